@@ -1,0 +1,52 @@
+/** The one error class of the project and the closed table of its codes. */
+
+/** Every code, the exit status it gives on the command line, and its one meaning. */
+export const ERROR_CODES = {
+  FAILED: { exit: 1, meaning: "the operation was tried and failed" },
+  USAGE: { exit: 2, meaning: "the command line or a value in it is not understood" },
+  BAD_CONFIG: { exit: 2, meaning: "a configuration file or definition does not fit its schema" },
+  NO_DAEMON: { exit: 3, meaning: "no daemon answers and none could or may be started" },
+  NOT_FOUND: { exit: 4, meaning: "no worker has this name" },
+  POLICY_REFUSED: { exit: 5, meaning: "a policy does not allow this" },
+  DEADLINE: { exit: 124, meaning: "the time given ran out before the operation was done" },
+  BAD_FRAME: { exit: 1, meaning: "the framing of the connection is broken; it is closed" },
+  BAD_REQUEST: { exit: 1, meaning: "a sound frame whose content is no known request" },
+  NOT_RUNNING: { exit: 1, meaning: "the worker is not running" },
+  START_FAILED: { exit: 1, meaning: "the worker could not be started" },
+  NO_PERMISSION: { exit: 1, meaning: "the peer may not speak to this daemon" },
+  CONNECTION_LOST: { exit: 3, meaning: "the daemon went away in the middle of a request" },
+  LIMIT: { exit: 1, meaning: "a documented limit was reached" },
+} as const;
+
+export type ErrorCode = keyof typeof ERROR_CODES;
+
+/** A failure with a code from {@link ERROR_CODES} and, where there is one, the way out. */
+export class IpcError extends Error {
+  override readonly name = "IpcError";
+  readonly code: ErrorCode;
+  /** The next thing to try, usually a command. */
+  readonly hint: string | undefined;
+
+  constructor(code: ErrorCode, message: string, more: { hint?: string; cause?: unknown } = {}) {
+    super(message, more.cause === undefined ? undefined : { cause: more.cause });
+    this.code = code;
+    this.hint = more.hint;
+  }
+
+  /** Wraps what enters from elsewhere, once; an IpcError passes unchanged. */
+  static from(error: unknown, doing: string): IpcError {
+    if (error instanceof IpcError) return error;
+    const reason = error instanceof Error ? error.message : String(error);
+    return new IpcError("FAILED", `${doing}: ${reason}`, { cause: error });
+  }
+}
+
+/** True for a string that names one of our codes; what a newer daemon sends may not. */
+export function isErrorCode(text: unknown): text is ErrorCode {
+  return typeof text === "string" && Object.hasOwn(ERROR_CODES, text);
+}
+
+/** Ends every `switch` over a union: a case added elsewhere fails to compile here. */
+export function never(value: never): never {
+  throw new Error(`unreachable: ${JSON.stringify(value)}`);
+}

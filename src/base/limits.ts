@@ -1,0 +1,27 @@
+/** Every limit of the daemon and the CLI, each with its reason. `docs/limits.md` is generated from this table. */
+
+export const LIMITS = {
+  frameBytes: { value: 10_485_760, why: "the largest frame of the bunctl protocol; checked before allocation" },
+  connections: { value: 1024, why: "control connections open at once; one more gets an Error and is closed" },
+  pipelinedBytes: { value: 16_777_216, why: "request bytes a client may have waiting before we stop reading it" },
+  outboxBytes: { value: 16_777_216, why: "answer bytes a client may leave unread before we stop serving it" },
+  subscriberEvents: { value: 4096, why: "events waiting for a slow subscriber; later ones are counted, told and dropped" },
+  nameChars: { value: 64, why: "worker names become directory names and columns of tables" },
+  workers: { value: 2000, why: "one shim process and a few descriptors each" },
+  instances: { value: 256, why: "instances of one app" },
+  args: { value: 4096, why: "arguments of one worker" },
+  specBytes: { value: 4_194_304, why: "start specification of one worker, what the shim reads" },
+  logLines: { value: 100_000, why: "lines one Logs request may ask for; the CLI reads files and has no limit" },
+  logAnswerBytes: { value: 8_388_608, why: "bytes of lines in one Logs answer, so that it fits a frame" },
+  lineChars: { value: 65_536, why: "characters of one line in an event or an answer; the log file keeps all" },
+  graceMs: { value: 3_600_000, why: "longest wait between SIGTERM and SIGKILL" },
+  restartDelayMs: { value: 86_400_000, why: "longest backoff delay" },
+  exitHistory: { value: 20, why: "last exits kept per worker for describe" },
+  watchDirs: { value: 4096, why: "directories watched per worker; inotify watches are a shared resource" },
+  configBytes: { value: 1_048_576, why: "largest ipcctl.json or env file" },
+} as const;
+
+/** The number behind a name of {@link LIMITS}. */
+export function limit(name: keyof typeof LIMITS): number {
+  return LIMITS[name].value;
+}

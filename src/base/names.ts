@@ -1,0 +1,38 @@
+/** Worker names: what the caller spells, and the id it maps to (bunctl's rule). */
+import { IpcError } from "./errors.ts";
+import { limit } from "./limits.ts";
+
+/**
+ * Maps a name to its id: trimmed, `[A-Za-z0-9._-]` kept and lower-cased, anything else `-`, leading and
+ * trailing `-` stripped. Two names with one id are one worker.
+ * @throws IpcError USAGE if nothing is left, if it is too long, or if it would be a path (`.`, `..`).
+ */
+export function toWorkerId(name: string): string {
+  const id = mapName(name);
+  if (id === "") {
+    throw new IpcError("USAGE", `worker name ${JSON.stringify(name)} has no usable character`, {
+      hint: "use letters, digits, '.', '_' or '-'",
+    });
+  }
+  if (id.length > limit("nameChars")) {
+    throw new IpcError("USAGE", `worker name of ${id.length} characters is too long (at most ${limit("nameChars")})`);
+  }
+  if (/^\.+$/.test(id)) {
+    throw new IpcError("USAGE", `worker name ${JSON.stringify(name)} would be a path, not a name`);
+  }
+  return id;
+}
+
+/** As {@link toWorkerId}, but `undefined` where that throws: for look-ups, where no such name simply means not found. */
+export function findWorkerId(name: string): string | undefined {
+  const id = mapName(name);
+  return id === "" || id.length > limit("nameChars") || /^\.+$/.test(id) ? undefined : id;
+}
+
+function mapName(name: string): string {
+  return name
+    .trim()
+    .replace(/[^A-Za-z0-9._-]/gu, "-")
+    .toLowerCase()
+    .replace(/^-+|-+$/g, "");
+}

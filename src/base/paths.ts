@@ -1,0 +1,70 @@
+/** Where everything lives: XDG directories, systemd's own, or one `IPCCTL_HOME`. */
+import { isAbsolute, join, dirname } from "node:path";
+
+/** Absolute paths of one installation of the daemon. Nothing here touches the disk. */
+export type Paths = {
+  /** Control socket. */
+  readonly socket: string;
+  /** Directory of the control socket, 0700. */
+  readonly runtimeDir: string;
+  /** Database, workers' directories, logs; survives a reboot, 0700. */
+  readonly stateDir: string;
+  /** The flock that makes the daemon the only one on this state directory. */
+  readonly lock: string;
+  readonly database: string;
+  readonly workersDir: string;
+  readonly daemonLog: string;
+  /** `config.json` of the daemon, may be absent. */
+  readonly config: string;
+};
+
+type Env = Readonly<Record<string, string | undefined>>;
+
+/** Computes the paths from the environment; `socket` (the `--socket` flag) wins over all. Relative values are ignored, as XDG says. */
+export function resolvePaths(env: Env, uid: number, socketFlag?: string): Paths {
+  const home = absolute(env.IPCCTL_HOME);
+  const stateDir = home ? join(home, "state") : stateDirOf(env, uid);
+  const runtimeDir = home ? join(home, "run") : runtimeDirOf(env, uid, stateDir);
+  const socket = socketFlag ?? absolute(env.IPCCTL_SOCKET) ?? join(runtimeDir, "ipcctl.sock");
+  return {
+    socket,
+    runtimeDir: dirname(socket),
+    stateDir,
+    lock: join(stateDir, "daemon.lock"),
+    database: join(stateDir, "ipcctl.db"),
+    workersDir: join(stateDir, "workers"),
+    daemonLog: join(home ? join(home, "log") : (absolute(env.LOGS_DIRECTORY) ?? stateDir), "daemon.log"),
+    config: home ? join(home, "config.json") : join(configDirOf(env, uid), "config.json"),
+  };
+}
+
+function stateDirOf(env: Env, uid: number): string {
+  const bySystemd = absolute(env.STATE_DIRECTORY?.split(":")[0]);
+  if (bySystemd) return bySystemd;
+  const xdg = absolute(env.XDG_STATE_HOME);
+  if (xdg) return join(xdg, "ipcctl");
+  if (uid === 0) return "/var/lib/ipcctl"; // where the systemd unit keeps it too, whatever HOME sudo left
+  return join(absolute(env.HOME) ?? `/var/tmp/ipcctl-${uid}`, ".local/state/ipcctl");
+}
+
+/** Never a bare name in /tmp, where anybody may be first. */
+function runtimeDirOf(env: Env, uid: number, stateDir: string): string {
+  const bySystemd = absolute(env.RUNTIME_DIRECTORY?.split(":")[0]);
+  if (bySystemd) return bySystemd;
+  const xdg = absolute(env.XDG_RUNTIME_DIR);
+  if (xdg) return join(xdg, "ipcctl");
+  return uid === 0 ? "/run/ipcctl" : join(stateDir, "run");
+}
+
+function configDirOf(env: Env, uid: number): string {
+  const bySystemd = absolute(env.CONFIGURATION_DIRECTORY?.split(":")[0]);
+  if (bySystemd) return bySystemd;
+  const xdg = absolute(env.XDG_CONFIG_HOME);
+  if (xdg) return join(xdg, "ipcctl");
+  const home = absolute(env.HOME);
+  return uid === 0 || !home ? "/etc/ipcctl" : join(home, ".config/ipcctl");
+}
+
+function absolute(path: string | undefined): string | undefined {
+  return path !== undefined && isAbsolute(path) ? path : undefined;
+}

@@ -1,0 +1,52 @@
+/** Durations and sizes as people write them (`10m`, `512M`), to milliseconds and bytes. */
+import { IpcError } from "./errors.ts";
+
+const DURATION_MS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 };
+const SIZE_BYTES: Record<string, number> = { "": 1, k: 1024, m: 1024 ** 2, g: 1024 ** 3, t: 1024 ** 4 };
+
+/**
+ * Milliseconds from `"10m"`, `"1h30m"`, `"500ms"` or a bare number, which counts in `bareUnit`.
+ * @throws IpcError USAGE naming `what`.
+ */
+export function parseDurationMs(text: string, what: string, bareUnit: "ms" | "s" = "s"): number {
+  const trimmed = text.trim().toLowerCase();
+  if (/^\d+(\.\d+)?$/.test(trimmed)) return Math.round(Number(trimmed) * DURATION_MS[bareUnit]!);
+  if (!/^(\d+(\.\d+)?(ms|s|m|h|d|w))+$/.test(trimmed)) {
+    throw new IpcError("USAGE", `${what}: ${JSON.stringify(text)} is not a duration, write for example 500ms, 10s, 5m, 1h30m`);
+  }
+  let total = 0;
+  for (const [, amount, , unit] of trimmed.matchAll(/(\d+(\.\d+)?)(ms|s|m|h|d|w)/g)) {
+    total += Number(amount) * DURATION_MS[unit!]!;
+  }
+  return Math.round(total);
+}
+
+/** Bytes from `"512M"`, `"1.5GiB"` or a bare number. Powers of 1024. @throws IpcError USAGE naming `what`. */
+export function parseSizeBytes(text: string, what: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?$/i.exec(text.trim());
+  if (!match) {
+    throw new IpcError("USAGE", `${what}: ${JSON.stringify(text)} is not a size, write for example 512M, 2G, 65536`);
+  }
+  return Math.round(Number(match[1]) * SIZE_BYTES[match[2]!.toLowerCase()]!);
+}
+
+/** `12.3 MiB`-style text with at most four digits, for tables. */
+export function formatBytes(bytes: number): string {
+  const units = ["B", "K", "M", "G", "T"];
+  let value = bytes;
+  let index = 0;
+  while (value >= 1024 && index < units.length - 1) {
+    value /= 1024;
+    index++;
+  }
+  return `${index === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)}${units[index]}`;
+}
+
+/** `3d 4h`, `5m 10s`, `12s`: two units at most, for tables. */
+export function formatUptime(seconds: number): string {
+  const s = Math.max(0, Math.floor(seconds));
+  if (s < 60) return `${s}s`;
+  if (s < 3600) return `${Math.floor(s / 60)}m ${s % 60}s`;
+  if (s < 86_400) return `${Math.floor(s / 3600)}h ${Math.floor((s % 3600) / 60)}m`;
+  return `${Math.floor(s / 86_400)}d ${Math.floor((s % 86_400) / 3600)}h`;
+}

@@ -1,0 +1,1 @@
+export async function runDaemon(_args: readonly string[]): Promise<void> {}

@@ -1,0 +1,204 @@
+/**
+ * The definition of an app: what stands inside `Start` and in `ipcctl.json`. bunctl's fields in all the
+ * spellings its versions wrote, and ours. Comes out in one normal form with units in the names.
+ */
+import { z } from "zod";
+import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
+import { splitWords } from "../base/shell-words.ts";
+import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
+import { findDuplicateKey } from "./json-keys.ts";
+
+/** Restart policies as bunctl prints them. */
+export const RESTART_POLICIES = ["no", "always", "on-failure", "unless-stopped"] as const;
+export type RestartPolicy = (typeof RESTART_POLICIES)[number];
+
+const POLICY_SPELLINGS: Record<string, RestartPolicy> = {
+  no: "no", always: "always", "on-failure": "on-failure", "unless-stopped": "unless-stopped",
+  No: "no", Always: "always", OnFailure: "on-failure", UnlessStopped: "unless-stopped",
+};
+
+const serdeDuration = z
+  .strictObject({ secs: z.int().min(0), nanos: z.int().min(0).max(999_999_999) })
+  .transform(({ secs, nanos }) => secs * 1000 + Math.round(nanos / 1e6));
+
+/** A duration: `{"secs","nanos"}`, `"10s"`, or milliseconds as a number. */
+const durationMs = z
+  .union([z.number().min(0), z.string().transform(wrapped((text) => parseDurationMs(text, "duration"))), serdeDuration])
+  .pipe(z.number().max(limit("restartDelayMs")))
+  .meta({ description: "a duration: \"10s\", {\"secs\":10,\"nanos\":0}, or milliseconds" });
+
+const sizeBytes = z
+  .union([z.int().min(0), z.string().transform(wrapped((text) => parseSizeBytes(text, "size")))])
+  .meta({ description: "a size: \"512M\" or bytes" });
+
+const restartPolicy = z
+  .string()
+  .refine((text) => Object.hasOwn(POLICY_SPELLINGS, text), `allowed are ${RESTART_POLICIES.join(", ")}`)
+  .transform((text) => POLICY_SPELLINGS[text]!);
+
+const checkType = z.union([
+  z.object({ type: z.literal("http"), url: z.url({ protocol: /^https?$/ }), expected_status: z.int().min(100).max(599).default(200) }),
+  z.object({ type: z.literal("tcp"), host: z.string().min(1), port: z.int().min(1).max(65_535) }),
+  z.object({ type: z.literal("exec"), command: z.string().min(1), args: z.array(z.string()).default([]) }),
+]);
+const healthShape = z.strictObject({
+  check_type: checkType,
+  interval: durationMs.default(30_000),
+  timeout: durationMs.default(5_000),
+  retries: z.int().min(1).max(1000).default(3),
+  start_period: durationMs.default(0),
+});
+/** `--health` and `"health"` in short: a URL is asked, `tcp://host:port` is connected to, anything else is run. */
+const healthText = z.string().min(1).transform((text) => ({
+  check_type: shortCheck(text), interval: 30_000, timeout: 5_000, retries: 3, start_period: 0,
+}));
+const health = z.union([healthText, healthShape]);
+
+const backoff = z.strictObject({
+  base_delay_ms: z.int().min(0).max(limit("restartDelayMs")).default(100),
+  max_delay_ms: z.int().min(0).max(limit("restartDelayMs")).default(30_000),
+  multiplier: z.number().min(1).max(1000).default(2),
+  jitter: z.number().min(0).max(1).default(0.3),
+  max_attempts: z.int().min(0).max(4_294_967_295).nullish().transform((value) => value ?? null),
+  exhausted_action: z.enum(["stop", "remove", "Stop", "Remove"]).default("stop").transform((a) => a.toLowerCase() as "stop" | "remove"),
+});
+
+const log = z.strictObject({
+  max_size: sizeBytes.default(10_485_760),
+  max_files: z.int().min(0).max(100_000).default(10),
+  max_total: sizeBytes.default(0),
+  max_age: z.union([z.literal(0), durationMs]).default(0),
+  compress: z.boolean().default(true),
+  when_full: z.enum(["block", "drop"]).default("block"),
+});
+
+const noNul = z.string().refine((text) => !text.includes("\0"), "must not contain a NUL byte");
+const absolutePath = noNul.refine((text) => text.startsWith("/"), "must be an absolute path");
+const maybe = <T extends z.ZodType>(schema: T) => schema.nullish().transform((value) => value ?? null);
+const envShape = z.record(
+  noNul.refine((key) => key !== "" && !key.includes("="), "a variable name is not empty and has no '='"), noNul,
+);
+
+/** As written by people and clients. Unknown fields are refused, so that a typing error does not pass for a setting. */
+export const appShape = z.strictObject({
+  name: z.string().min(1),
+  command: maybe(noNul.min(1)),
+  script: maybe(noNul.min(1)),
+  args: maybe(z.array(noNul).max(limit("args"))),
+  cwd: maybe(absolutePath),
+  env: envShape.nullish().transform((value) => value ?? {}),
+  base_env: maybe(envShape),
+  env_file: maybe(absolutePath),
+  interpreter: maybe(noNul.min(1)),
+  policy: maybe(z.string().min(1)),
+  auto_start: z.boolean().default(false),
+  restart_policy: restartPolicy.default("on-failure"),
+  max_memory: maybe(sizeBytes),
+  max_cpu_percent: maybe(z.number().gt(0).max(100_000)),
+  uid: maybe(z.int().min(0).max(4_294_967_294)),
+  gid: maybe(z.int().min(0).max(4_294_967_294)),
+  stdout_log: maybe(absolutePath),
+  stderr_log: maybe(absolutePath),
+  combined_log: maybe(absolutePath),
+  log_max_size: maybe(sizeBytes),
+  log_max_files: maybe(z.int().min(0).max(100_000)),
+  log: maybe(log),
+  health_check: maybe(healthShape),
+  health: maybe(health),
+  stop_timeout: durationMs.default(10_000),
+  kill_timeout: durationMs.default(5_000),
+  backoff: maybe(backoff),
+  instances: z.int().min(1).max(limit("instances")).default(1),
+  group: maybe(z.string().min(1).max(limit("nameChars"))),
+  cron: maybe(z.string().min(1)),
+  depends_on: z.array(z.string()).max(limit("workers")).nullish().transform((value) => value ?? []),
+  watch: z.union([z.boolean(), z.array(noNul)]).nullish().transform((value) => value ?? false),
+  ready: z.enum(["exec", "notify"]).default("exec"),
+  ready_timeout: durationMs.default(30_000),
+});
+
+/** The project file. */
+export const projectShape = z.strictObject({ $schema: z.string().optional(), apps: z.array(z.unknown()) });
+
+export type HealthCheck = z.output<typeof healthShape>;
+export type Backoff = z.output<typeof backoff>;
+export type LogLimits = z.output<typeof log>;
+
+type Written = z.output<typeof appShape>;
+/** An app in normal form. Durations in milliseconds, sizes in bytes. */
+export type AppConfig = Omit<
+  Written, "health_check" | "health" | "log_max_size" | "log_max_files" | "log" | "backoff" | "args" | "cwd"
+> & { args: string[]; cwd: string; health: HealthCheck | null; log: LogLimits; backoff: Backoff };
+
+/** From the JSON string inside `Start`. @throws IpcError BAD_CONFIG. */
+export function parseAppConfig(text: string, fallbackCwd: string): AppConfig {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw badConfig((error as Error).message); // JSON.parse throws SyntaxError only
+  }
+  const duplicate = findDuplicateKey(text);
+  if (duplicate !== undefined) throw badConfig(`duplicate field ${JSON.stringify(duplicate)}`);
+  return normalizeApp(value, fallbackCwd);
+}
+
+/** From a value that came out of JSON. @throws IpcError BAD_CONFIG naming the field. */
+export function normalizeApp(value: unknown, fallbackCwd: string): AppConfig {
+  const result = appShape.safeParse(value);
+  if (!result.success) {
+    const issue = result.error.issues[0]!;
+    throw badConfig([issue.path.join("."), issue.message].filter((part) => part !== "").join(": "));
+  }
+  const { health_check, health: short, log_max_size, log_max_files, log: limits, backoff: delays, ...app } = result.data;
+  if ((app.command === null) === (app.script === null)) throw badConfig("exactly one of command and script is needed");
+  const words = app.command === null ? [] : commandWords(app.command, app.args);
+  return {
+    ...app,
+    command: words[0] ?? null,
+    args: app.command === null ? (app.args ?? []) : words.slice(1),
+    cwd: app.cwd ?? fallbackCwd,
+    health: short ?? health_check,
+    log: limits ?? log.parse({
+      ...(log_max_size === null ? {} : { max_size: log_max_size }),
+      ...(log_max_files === null ? {} : { max_files: log_max_files }),
+    }),
+    backoff: delays ?? backoff.parse({}),
+  };
+}
+
+/** Without `args` the command is a line to split, as bunctl's older versions did; with them it is one path. */
+function commandWords(command: string, args: readonly string[] | null): string[] {
+  if (args !== null && args.length > 0) return [command, ...args];
+  try {
+    const words = splitWords(command);
+    if (words.length === 0) throw badConfig("command: is empty");
+    return words;
+  } catch (error) {
+    throw error instanceof IpcError && error.code === "USAGE" ? badConfig(`command: ${error.message}`) : error;
+  }
+}
+
+function shortCheck(text: string): HealthCheck["check_type"] {
+  if (/^https?:\/\//.test(text)) return { type: "http", url: text, expected_status: 200 };
+  const tcp = /^tcp:\/\/(.+):(\d{1,5})$/.exec(text);
+  if (tcp) return { type: "tcp", host: tcp[1]!, port: Number(tcp[2]) };
+  return { type: "exec", command: "/bin/sh", args: ["-c", text] };
+}
+
+/** Turns our parse errors into zod issues, so that they carry the path of the field. */
+function wrapped(parse: (text: string) => number) {
+  return (text: string, context: z.RefinementCtx): number => {
+    try {
+      return parse(text);
+    } catch (error) {
+      context.addIssue({ code: "custom", message: error instanceof Error ? error.message : String(error) });
+      return z.NEVER;
+    }
+  };
+}
+
+function badConfig(message: string): IpcError {
+  return new IpcError("BAD_CONFIG", message);
+}

@@ -1,0 +1,53 @@
+/** What the daemon answers: bunctl's four tags, with additions that its clients ignore. */
+import type { ErrorCode } from "../base/errors.ts";
+
+/** The number of this protocol; a daemon answers this one and the one before. */
+export const PROTOCOL = 1;
+
+export type EventMessage = {
+  readonly Event: { readonly event_type: string; readonly data: Readonly<Record<string, unknown>> };
+};
+
+export type Response =
+  | { readonly Success: { readonly message: string } }
+  | { readonly Error: { readonly message: string; readonly code: ErrorCode; readonly hint?: string } }
+  | { readonly Data: { readonly data: unknown } }
+  | EventMessage;
+
+/** The words of `status_change`. */
+export type StatusChange =
+  | "starting" | "running" | "stopping" | "crashed" | "stopped" | "backoff_exhausted" | "removed";
+
+/** Every event and the fields beside `app`. */
+export type WorkerEvent =
+  | { readonly type: "status_change"; readonly state: StatusChange }
+  | { readonly type: "process_started"; readonly pid: number }
+  | { readonly type: "process_exited"; readonly exit_code: number | null }
+  | { readonly type: "process_crashed"; readonly reason: string }
+  | { readonly type: "process_restarting"; readonly attempt: number; readonly delay_ms: number }
+  | { readonly type: "log_line"; readonly line: string; readonly stream: "stdout" | "stderr"; readonly timestamp: string }
+  | { readonly type: "health_check_failed"; readonly reason: string }
+  | { readonly type: "resource_limit_exceeded"; readonly resource: string; readonly limit: number; readonly current: number };
+
+/** What StatusEvents delivers; LogEvents delivers `log_line` alone, AllEvents everything. */
+export const STATUS_EVENTS: ReadonlySet<WorkerEvent["type"]> = new Set([
+  "status_change", "process_started", "process_exited", "process_crashed", "process_restarting",
+]);
+
+export function success(message: string): Response {
+  return { Success: { message } };
+}
+
+export function failure(error: { code: ErrorCode; message: string; hint?: string | undefined }): Response {
+  const { code, message, hint } = error;
+  return { Error: { message, code, ...(hint === undefined ? {} : { hint }) } };
+}
+
+export function data(value: unknown): Response {
+  return { Data: { data: value } };
+}
+
+export function event(app: string, body: WorkerEvent): EventMessage {
+  const { type, ...fields } = body;
+  return { Event: { event_type: type, data: { app, ...fields } } };
+}

@@ -1,0 +1,97 @@
+/** The objects that Status, Describe, Act and DaemonStatus answer: bunctl's eighteen keys first, then ours. */
+
+export type StateWord = "Starting" | "Running" | "Stopping" | "Stopped" | "Crashed" | "Backoff";
+
+/** One worker as Status shows it. Null where there is no value; every key is always present. */
+export type WorkerStatus = {
+  name: string;
+  state: StateWord;
+  pid: number | null;
+  restarts: number;
+  auto_start: boolean;
+  command: string;
+  args: string[];
+  cwd: string | null;
+  restart_policy: "No" | "Always" | "OnFailure" | "UnlessStopped";
+  last_exit_code: number | null;
+  uptime_seconds: number | null;
+  max_memory: number | null;
+  max_cpu_percent: number | null;
+  max_restart_attempts: number | null;
+  backoff_exhausted: boolean;
+  /** Variables the user set, values masked where they look secret. */
+  env: Record<string, string>;
+  memory_bytes: number | null;
+  /** Percent of one core, over the time since the last look. */
+  cpu_percent: number | null;
+  /** The app this is an instance of, and which one. */
+  app: string;
+  instance: number;
+  group: string | null;
+  policy: string;
+  /** True once the worker told READY; null where nothing tells. */
+  ready: boolean | null;
+  health: "healthy" | "unhealthy" | "starting" | null;
+  shim_pid: number | null;
+  log_bytes: number;
+  log_dropped_lines: number;
+  log_blocked: boolean;
+  log_dir: string;
+  /** Limits that are only watched, and what could not be enforced. */
+  degraded: string[];
+  last_exit_signal: string | null;
+  started_at: string | null;
+  /** Text of the worker's own `STATUS=` line. */
+  status_text: string | null;
+  /** Why the worker is in this state, in a few words, where it is not plain. */
+  reason: string | null;
+};
+
+/** One ended run. */
+export type ExitInfo = {
+  run: number;
+  pid: number | null;
+  kind: "exit" | "signal" | "exec" | "lost";
+  /** Exit code, signal number, or errno for `exec`. */
+  status: number;
+  signal: string | null;
+  step: string | null;
+  started_at: string | null;
+  ended_at: string;
+  stop_requested: boolean;
+  kill_method: string;
+  tree_killed: number;
+  max_rss_bytes: number;
+  cpu_seconds: number;
+  /** What was decided: restarted after so many ms, stopped, exhausted. */
+  outcome: string;
+};
+
+/** Answer of Describe. */
+export type WorkerDescription = WorkerStatus & {
+  definition: Record<string, unknown>;
+  exits: ExitInfo[];
+  log_files: { path: string; bytes: number }[];
+  limits: { name: string; value: number; mechanism: string; is_approximate: boolean }[];
+  tree: { pid: number; command: string }[];
+};
+
+/** Answer of DaemonStatus. */
+export type DaemonStatus = {
+  version: string;
+  protocol: number;
+  pid: number;
+  uptime_seconds: number;
+  socket: string;
+  state_dir: string;
+  daemon_log: string;
+  workers: number;
+  running: number;
+  connections: number;
+  subscribers: number;
+  memory_bytes: number;
+  cgroup: string | null;
+};
+
+/** Answer of Act: one per worker, in the order it was done. */
+export type ActResult = { name: string; ok: boolean; message: string; code?: string; hint?: string; pid?: number | null };

@@ -1,0 +1,71 @@
+/** Connects to the daemon, and starts it first if none answers. Safe when many do so at once: the daemon's flock decides. */
+import { mkdirSync, openSync, closeSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { IpcError } from "../base/errors.ts";
+import type { Paths } from "../base/paths.ts";
+import { Connection } from "./connection.ts";
+
+const START_DEADLINE_MS = 20_000;
+const MAIN = join(import.meta.dir, "..", "main.ts");
+
+/** Flags that keep Bun from reading anything of the folder it stands in. */
+export const CLEAN_BUN = ["--no-env-file", "--config=/dev/null"] as const;
+
+/** Opens a connection; with `mayStart` it starts a daemon in the background where none answers. @throws IpcError NO_DAEMON */
+export async function connectDaemon(paths: Paths, mayStart: boolean): Promise<Connection> {
+  try {
+    return await Connection.open(paths.socket);
+  } catch (error) {
+    if (!(error instanceof IpcError) || error.code !== "NO_DAEMON" || !mayStart) throw error;
+  }
+  return startDaemon(paths);
+}
+
+async function startDaemon(paths: Paths): Promise<Connection> {
+  mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
+  mkdirSync(dirname(paths.daemonLog), { recursive: true, mode: 0o700 });
+  const errorFile = `${paths.daemonLog}.stderr`;
+  const errors = openSync(errorFile, "a", 0o600);
+  const child = Bun.spawn([process.execPath, ...CLEAN_BUN, MAIN, "daemon", "--background", "--socket", paths.socket], {
+    cwd: "/",
+    env: cleanEnv(process.env),
+    detached: true,
+    stdio: ["ignore", errors, errors],
+  });
+  closeSync(errors);
+  child.unref();
+  return waitForDaemon(paths, child, errorFile);
+}
+
+/** The child may lose the race for the lock and exit: then somebody else's daemon is about to answer. */
+async function waitForDaemon(paths: Paths, child: Bun.Subprocess, errorFile: string): Promise<Connection> {
+  const deadline = performance.now() + START_DEADLINE_MS;
+  for (let pauseMs = 4; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
+    try {
+      return await Connection.open(paths.socket);
+    } catch (error) {
+      if (!(error instanceof IpcError) || error.code !== "NO_DAEMON") throw error;
+    }
+    const isDead = child.exitCode !== null && child.exitCode !== LOCK_HELD_EXIT;
+    if (isDead || performance.now() > deadline) throw notStarted(paths, errorFile, child.exitCode);
+    await Bun.sleep(pauseMs);
+  }
+}
+
+/** Exit status of a daemon that found another one on its state directory (EX_TEMPFAIL). */
+export const LOCK_HELD_EXIT = 75;
+
+function notStarted(paths: Paths, errorFile: string, exitCode: number | null): IpcError {
+  const lines = readFileSync(errorFile, "utf8").trimEnd().split("\n");
+  const why = exitCode === null ? `it did not answer within ${START_DEADLINE_MS / 1000} s` : (lines.at(-1) ?? "no message");
+  return new IpcError("NO_DAEMON", `the daemon could not be started: ${why}`, { hint: `see ${paths.daemonLog} and ${errorFile}` });
+}
+
+/** What Bun itself would obey must not travel on to the daemon and its workers. */
+export function cleanEnv(env: Readonly<Record<string, string | undefined>>): Record<string, string> {
+  const kept: Record<string, string> = {};
+  for (const [key, value] of Object.entries(env)) {
+    if (value !== undefined && !key.startsWith("BUN_")) kept[key] = value;
+  }
+  return kept;
+}

@@ -1,0 +1,145 @@
+/** One connection to the daemon: requests in order, events after a subscription. */
+import { closeSync, constants, openSync } from "node:fs";
+import { basename, dirname } from "node:path";
+import type { Socket } from "bun";
+import { IpcError, isErrorCode } from "../base/errors.ts";
+import { encodeMessage, FrameDecoder } from "../protocol/frame.ts";
+import type { EventMessage, Response } from "../protocol/responses.ts";
+
+/** `sun_path` with its ending NUL; longer paths are reached through the directory's descriptor. */
+const SOCKET_PATH_BYTES_MAX = 107;
+
+type Waiter = { readonly resolve: (response: Response) => void; readonly reject: (error: Error) => void };
+
+/** An open connection. Close it with `using` or {@link Connection.close}. */
+export class Connection implements Disposable {
+  readonly #socket: Socket;
+  readonly #decoder = new FrameDecoder();
+  readonly #waiters: Waiter[] = [];
+  readonly #outbox: Uint8Array[] = [];
+  #onEvent: ((event: EventMessage["Event"]) => void) | undefined;
+  #onClose: ((error: IpcError) => void) | undefined;
+  #closed: IpcError | undefined;
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
+  }
+
+  /** @throws IpcError NO_DAEMON if nobody listens there, NO_PERMISSION if we may not connect. */
+  static async open(path: string): Promise<Connection> {
+    let connection: Connection | undefined;
+    const on = (act: (open: Connection) => void) => connection && act(connection);
+    const reached = reachablePath(path);
+    try {
+      const socket = await Bun.connect({
+        unix: reached.path,
+        socket: {
+          // The daemon speaks only when spoken to, so nothing arrives before `connection` is set.
+          data: (_, bytes) => on((open) => open.#receive(bytes)),
+          close: () => on((open) => open.#fail(lost())),
+          error: (_, error) => on((open) => open.#fail(new IpcError("CONNECTION_LOST", `connection broke: ${error.message}`))),
+          drain: () => on((open) => open.#flush()),
+        },
+      });
+      connection = new Connection(socket);
+      return connection;
+    } catch (error) {
+      throw connectError(error, path);
+    } finally {
+      reached.close();
+    }
+  }
+
+  /** Sends one request and waits for its answer. @throws IpcError with the code the daemon gave. */
+  async request(message: unknown): Promise<Response> {
+    if (this.#closed) throw this.#closed;
+    const answer = new Promise<Response>((resolve, reject) => this.#waiters.push({ resolve, reject }));
+    this.#outbox.push(encodeMessage(message));
+    this.#flush();
+    const response = await answer;
+    if (!("Error" in response)) return response;
+    const { code, message: text, hint } = response.Error;
+    throw new IpcError(isErrorCode(code) ? code : "FAILED", text, hint === undefined ? {} : { hint });
+  }
+
+  /** The `data` of a `Data` answer. The daemon is ours and of our uid: its shape is believed. */
+  async query<T>(message: unknown): Promise<T> {
+    const response = await this.request(message);
+    if ("Data" in response) return response.Data.data as T;
+    throw new IpcError("FAILED", `unexpected answer ${JSON.stringify(response).slice(0, 80)}`);
+  }
+
+  /** Calls back for each event from now on; `onClose` once when the connection ends. */
+  onEvents(onEvent: (event: EventMessage["Event"]) => void, onClose: (error: IpcError) => void): void {
+    this.#onEvent = onEvent;
+    this.#onClose = onClose;
+    if (this.#closed) onClose(this.#closed);
+  }
+
+  close(): void {
+    this.#socket.end();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #receive(bytes: Uint8Array): void {
+    try {
+      this.#decoder.push(bytes);
+      for (let payload = this.#decoder.next(); payload; payload = this.#decoder.next()) {
+        this.#deliver(JSON.parse(Buffer.from(payload).toString("utf8")) as Response);
+      }
+    } catch (error) {
+      this.#fail(IpcError.from(error, "reading the daemon's answer"));
+      this.#socket.end();
+    }
+  }
+
+  #deliver(response: Response): void {
+    if ("Event" in response) this.#onEvent?.(response.Event);
+    else this.#waiters.shift()?.resolve(response);
+  }
+
+  #fail(error: IpcError): void {
+    if (this.#closed) return;
+    this.#closed = error;
+    for (const waiter of this.#waiters.splice(0)) waiter.reject(error);
+    this.#onClose?.(error);
+  }
+
+  /** Bun's `write` takes what fits and buffers nothing: the rest waits for `drain`. */
+  #flush(): void {
+    while (this.#outbox.length > 0) {
+      const bytes = this.#outbox[0]!;
+      const written = this.#socket.write(bytes);
+      if (written < bytes.length) {
+        this.#outbox[0] = bytes.subarray(Math.max(0, written));
+        return;
+      }
+      this.#outbox.shift();
+    }
+  }
+}
+
+/** A path that fits a socket address, whatever its length. `close` after connecting or binding. */
+export function reachablePath(path: string): { path: string; close: () => void } {
+  if (Buffer.byteLength(path) <= SOCKET_PATH_BYTES_MAX) return { path, close: () => undefined };
+  const directory = openSync(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
+  return { path: `/proc/self/fd/${directory}/${basename(path)}`, close: () => closeSync(directory) };
+}
+
+function connectError(error: unknown, path: string): IpcError {
+  const code = (error as { code?: string }).code;
+  if (code === "ENOENT" || code === "ECONNREFUSED") {
+    return new IpcError("NO_DAEMON", `no daemon answers at ${path}`, { hint: "start one with: ipcctl daemon, or start a worker", cause: error });
+  }
+  if (code === "EACCES" || code === "EPERM") {
+    return new IpcError("NO_PERMISSION", `may not connect to ${path}`, { hint: "the daemon belongs to another user", cause: error });
+  }
+  return new IpcError("NO_DAEMON", `cannot connect to ${path}: ${(error as Error).message}`, { cause: error });
+}
+
+function lost(): IpcError {
+  return new IpcError("CONNECTION_LOST", "the daemon closed the connection", { hint: "see: ipcctl daemon status" });
+}
