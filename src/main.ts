@@ -12,3 +12,5 @@ if (process.argv[2] === "daemon" && isServing(process.argv.slice(3))) {
 function isServing(args: readonly string[]): boolean {
   return !args.some((arg) => ["status", "stop", "restart", "help", "-h", "--help"].includes(arg));
 }
+
+export {};

@@ -1,0 +1,95 @@
+/** The few system calls that Bun does not offer, by its FFI. Loaded by the daemon only: a CLI call does not pay for it. */
+import { dlopen, FFIType, ptr, read } from "bun:ffi";
+import { IpcError } from "./errors.ts";
+
+const SYMBOLS = {
+  flock: { args: [FFIType.i32, FFIType.i32], returns: FFIType.i32 },
+  getsockopt: { args: [FFIType.i32, FFIType.i32, FFIType.i32, FFIType.ptr, FFIType.ptr], returns: FFIType.i32 },
+  socket: { args: [FFIType.i32, FFIType.i32, FFIType.i32], returns: FFIType.i32 },
+  sendto: {
+    args: [FFIType.i32, FFIType.ptr, FFIType.u64, FFIType.i32, FFIType.ptr, FFIType.u32], returns: FFIType.i64,
+  },
+  close: { args: [FFIType.i32], returns: FFIType.i32 },
+  signal: { args: [FFIType.i32, FFIType.u64], returns: FFIType.u64 },
+  prctl: { args: [FFIType.i32, FFIType.u64, FFIType.u64, FFIType.u64, FFIType.u64], returns: FFIType.i32 },
+  __errno_location: { args: [], returns: FFIType.ptr },
+} as const;
+
+/** glibc first, then musl by its names. */
+const LIBRARIES = ["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1", "libc.so"];
+
+function open() {
+  for (const name of LIBRARIES) {
+    try {
+      return dlopen(name, SYMBOLS).symbols;
+    } catch {
+      // The next name may be this machine's.
+    }
+  }
+  throw new IpcError("FAILED", `no C library found under the names ${LIBRARIES.join(", ")}`);
+}
+
+const libc = open();
+
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+const LOCK_UN = 8;
+const EWOULDBLOCK = 11;
+
+/** Takes an exclusive flock without waiting. `false` if somebody else holds it. */
+export function tryLock(fd: number): boolean {
+  if (libc.flock(fd, LOCK_EX | LOCK_NB) === 0) return true;
+  const errno = lastErrno();
+  if (errno === EWOULDBLOCK) return false;
+  throw new IpcError("FAILED", `flock failed with errno ${errno}`);
+}
+
+export function unlock(fd: number): void {
+  libc.flock(fd, LOCK_UN);
+}
+
+export type PeerCredentials = { readonly pid: number; readonly uid: number; readonly gid: number };
+
+/** Who is at the other end of a Unix socket (`SO_PEERCRED`); `undefined` if it is gone already. */
+export function peerCredentials(fd: number): PeerCredentials | undefined {
+  const SOL_SOCKET = 1;
+  const SO_PEERCRED = 17;
+  const credentials = new Int32Array(3);
+  const size = new Uint32Array([credentials.byteLength]);
+  if (libc.getsockopt(fd, SOL_SOCKET, SO_PEERCRED, ptr(credentials), ptr(size)) !== 0) return undefined;
+  return { pid: credentials[0]!, uid: credentials[1]! >>> 0, gid: credentials[2]! >>> 0 };
+}
+
+/** Sends one datagram to a Unix socket, `@` for the abstract namespace. Returns false if it was not taken. */
+export function sendDatagram(path: string, text: string): boolean {
+  const AF_UNIX = 1;
+  const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
+  const MSG_NOSIGNAL = 0x4000;
+  const name = Buffer.from(path.startsWith("@") ? `\0${path.slice(1)}` : path);
+  const address = Buffer.alloc(2 + name.length + (path.startsWith("@") ? 0 : 1));
+  address.writeUInt16LE(AF_UNIX, 0);
+  name.copy(address, 2);
+  const fd = libc.socket(AF_UNIX, SOCK_DGRAM_CLOEXEC, 0);
+  if (fd < 0) return false;
+  const bytes = Buffer.from(text);
+  const sent = Number(libc.sendto(fd, ptr(bytes), BigInt(bytes.length), MSG_NOSIGNAL, ptr(address), address.length));
+  libc.close(fd);
+  return sent === bytes.length;
+}
+
+/** An inherited SIGCHLD = SIG_IGN would lose every exit status: Bun's children would end in ECHILD. */
+export function restoreChildSignal(): void {
+  const SIGCHLD = 17;
+  libc.signal(SIGCHLD, 0n);
+}
+
+/** What `ps` and `top` show; Bun's `process.title` does nothing. At most 15 bytes. */
+export function setProcessName(name: string): void {
+  const PR_SET_NAME = 15;
+  const bytes = Buffer.from(`${name}\0`);
+  libc.prctl(PR_SET_NAME, BigInt(ptr(bytes)), 0n, 0n, 0n);
+}
+
+function lastErrno(): number {
+  return read.i32(libc.__errno_location()!, 0);
+}

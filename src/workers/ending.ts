@@ -1,0 +1,77 @@
+/** How a run ended, put together from the records on disk and from what the daemon itself did to it. */
+import { IpcError } from "../base/errors.ts";
+import type { ExitInfo } from "../protocol/status.ts";
+import type { ExitRecord, RunRecord } from "./records.ts";
+import { signalName } from "./signals.ts";
+
+/** One ended run, before it is decided what follows. */
+export type Ending = Omit<ExitInfo, "outcome"> & { readonly ranMs: number; readonly isSuccess: boolean; readonly droppedLines: number };
+
+/** @param failure why the daemon ended it itself (unhealthy, over a limit), which makes any exit a failure */
+export function fromExitRecord(record: ExitRecord, failure: string | null): Ending {
+  return {
+    run: record.run,
+    pid: record.pid === 0 ? null : record.pid,
+    kind: record.kind,
+    status: record.kind === "exec" ? record.errno : record.status,
+    signal: record.kind === "signal" ? signalName(record.status) : null,
+    step: record.kind === "exec" ? record.step : null,
+    started_at: isoTime(record.started_ns),
+    ended_at: isoTime(record.ended_ns),
+    stop_requested: record.stop_requested,
+    kill_method: record.kill_method,
+    tree_killed: record.tree_killed,
+    max_rss_bytes: record.max_rss_bytes,
+    cpu_seconds: record.cpu_us / 1e6,
+    ranMs: Math.max(0, (record.ended_ns - record.started_ns) / 1e6),
+    isSuccess: failure === null && record.kind === "exit" && record.status === 0,
+    droppedLines: record.dropped_lines,
+  };
+}
+
+/** The shim was killed, or the machine went down: nobody saw the exit. */
+export function lostRun(run: number, record: RunRecord | undefined, nowMs: number): Ending {
+  const startedMs = record ? record.started_ns / 1e6 : nowMs;
+  return {
+    run, pid: record?.pid ?? null, kind: "lost", status: 9, signal: "SIGKILL", step: null,
+    started_at: record ? isoTime(record.started_ns) : null, ended_at: new Date(nowMs).toISOString(),
+    stop_requested: false, kill_method: "none", tree_killed: 0, max_rss_bytes: 0, cpu_seconds: 0,
+    ranMs: Math.max(0, nowMs - startedMs), isSuccess: false, droppedLines: 0,
+  };
+}
+
+/** The run never got as far as a process of its own: bad directory, missing script, a shim that could not start. */
+export function failedLaunch(run: number, nowMs: number): Ending {
+  return { ...lostRun(run, undefined, nowMs), kind: "exec", status: 0, signal: null, step: "launch" };
+}
+
+/** A few words on an ending, for `reason` and for errors. */
+export function describeEnding(ending: Ending): string {
+  switch (ending.kind) {
+    case "exit": return `exited with status ${ending.status}`;
+    case "signal": return `killed by ${ending.signal}`;
+    case "lost": return "its shim was killed, and the worker with it";
+    case "exec": return `could not be executed (${ending.step}: ${errnoText(ending.status)})`;
+  }
+}
+
+/** The error of a `Start` whose process never came to be. */
+export function launchError(ending: Ending, executable: string): IpcError {
+  const what = ending.step === "exec" ? executable : (ending.step ?? "launch");
+  return new IpcError("START_FAILED", `${what}: ${errnoText(ending.status)}`, {
+    hint: ending.step === "exec" ? "name another one with --interpreter PATH" : "see: ipcctl doctor",
+  });
+}
+
+const ERRNO: Record<number, string> = {
+  1: "operation not permitted", 2: "no such file or directory", 7: "arguments and environment are too long",
+  8: "not an executable format", 13: "permission denied", 20: "not a directory", 22: "refused by the kernel (EINVAL)", 26: "file is busy",
+};
+
+function errnoText(errno: number): string {
+  return ERRNO[errno] ?? `errno ${errno}`;
+}
+
+function isoTime(ns: number): string {
+  return new Date(ns / 1e6).toISOString();
+}

@@ -1,0 +1,133 @@
+/**
+ * The life of a worker as a table: states × events → next state and effects. Pure; it never waits, reads a
+ * clock or does anything. `docs/worker-states.md` is generated from it.
+ */
+import type { StateWord } from "../protocol/status.ts";
+
+/** Every state: how the protocol spells it, and what it means. */
+export const STATES = {
+  stopped: { word: "Stopped", meaning: "no process, and none wanted; also after an exit that its policy does not restart" },
+  starting: { word: "Starting", meaning: "launched; not executed yet, or readiness not told yet" },
+  running: { word: "Running", meaning: "executed, and ready where readiness is told" },
+  stopping: { word: "Stopping", meaning: "asked to end; its tree is killed after the grace" },
+  restarting: { word: "Stopping", meaning: "asked to end, and to be started again once nothing of it is left" },
+  backoff: { word: "Backoff", meaning: "ended; the next start waits for its delay" },
+  crashed: { word: "Crashed", meaning: "ended once too often (backoff exhausted), or could not be executed" },
+} as const satisfies Record<string, { word: StateWord; meaning: string }>;
+
+export type State = keyof typeof STATES;
+
+/** Every event, and where it comes from. */
+export const EVENTS = {
+  start: "a user, a dependency or the daemon's own start wants it up",
+  stop: "a user wants it down",
+  restart: "a user, cron, watch, health or a limit wants a fresh process",
+  executed: "the shim reports the process; its readiness is still to be told",
+  ready: "readiness: READY was told, or the policy is ready on execution",
+  ended: "the run is over and is not to be started again",
+  ended_retry: "the run is over and the restart policy wants another one after a delay",
+  ended_exhausted: "the run is over and the attempts are used up",
+  retry_due: "the delay of the backoff has passed",
+} as const;
+
+export type Event = keyof typeof EVENTS;
+
+/** What the caller has to do after a transition, in order. */
+export const EFFECTS = {
+  launch: "start a new run",
+  end: "ask the shim to end the tree: signal, grace, SIGKILL",
+  arm: "set the timer of the backoff",
+  disarm: "cancel the timer of the backoff",
+} as const;
+
+export type Effect = keyof typeof EFFECTS;
+
+export type Transition = { readonly next: State; readonly effects: readonly Effect[] };
+
+const to = (next: State, ...effects: Effect[]): Transition => ({ next, effects });
+
+/** Total by type: a state or an event added above does not compile until its cells are written. */
+export const TABLE: { readonly [S in State]: { readonly [E in Event]: Transition } } = {
+  stopped: {
+    start: to("starting", "launch"),
+    stop: to("stopped"),
+    restart: to("starting", "launch"),
+    executed: to("stopped"),
+    ready: to("stopped"),
+    ended: to("stopped"),
+    ended_retry: to("stopped"),
+    ended_exhausted: to("stopped"),
+    retry_due: to("stopped"),
+  },
+  starting: {
+    start: to("starting"),
+    stop: to("stopping", "end"),
+    restart: to("restarting", "end"),
+    executed: to("starting"),
+    ready: to("running"),
+    ended: to("stopped"),
+    ended_retry: to("backoff", "arm"),
+    ended_exhausted: to("crashed"),
+    retry_due: to("starting"),
+  },
+  running: {
+    start: to("running"),
+    stop: to("stopping", "end"),
+    restart: to("restarting", "end"),
+    executed: to("running"),
+    ready: to("running"),
+    ended: to("stopped"),
+    ended_retry: to("backoff", "arm"),
+    ended_exhausted: to("crashed"),
+    retry_due: to("running"),
+  },
+  stopping: {
+    start: to("restarting"),
+    stop: to("stopping", "end"),
+    restart: to("restarting"),
+    executed: to("stopping", "end"),
+    ready: to("stopping"),
+    ended: to("stopped"),
+    ended_retry: to("stopped"),
+    ended_exhausted: to("stopped"),
+    retry_due: to("stopping"),
+  },
+  restarting: {
+    start: to("restarting"),
+    stop: to("stopping", "end"),
+    restart: to("restarting"),
+    executed: to("restarting", "end"),
+    ready: to("restarting"),
+    ended: to("starting", "launch"),
+    ended_retry: to("starting", "launch"),
+    ended_exhausted: to("starting", "launch"),
+    retry_due: to("restarting"),
+  },
+  backoff: {
+    start: to("starting", "disarm", "launch"),
+    stop: to("stopped", "disarm"),
+    restart: to("starting", "disarm", "launch"),
+    executed: to("backoff"),
+    ready: to("backoff"),
+    ended: to("backoff"),
+    ended_retry: to("backoff"),
+    ended_exhausted: to("backoff"),
+    retry_due: to("starting", "launch"),
+  },
+  crashed: {
+    start: to("starting", "launch"),
+    stop: to("stopped"),
+    restart: to("starting", "launch"),
+    executed: to("crashed"),
+    ready: to("crashed"),
+    ended: to("crashed"),
+    ended_retry: to("crashed"),
+    ended_exhausted: to("crashed"),
+    retry_due: to("crashed"),
+  },
+};
+
+/** True while a process (and its shim) exists or is being made. */
+export function isUp(state: State): boolean {
+  return state === "starting" || state === "running" || state === "stopping" || state === "restarting";
+}

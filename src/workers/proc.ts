@@ -1,0 +1,108 @@
+/** What /proc tells of processes: who descends from whom, memory, processor time. */
+import { readdirSync, readFileSync } from "node:fs";
+
+/** One line of the process table. */
+export type Process = {
+  readonly pid: number;
+  readonly parent: number;
+  readonly session: number;
+  /** Field 22 of /proc/PID/stat, in clock ticks since boot: with the pid it names one process for ever. */
+  readonly startTime: number;
+  readonly state: string;
+  readonly cpuTicks: number;
+  readonly memoryBytes: number;
+};
+
+const PAGE_BYTES = 4096;
+/** USER_HZ, part of the kernel's ABI on every architecture we run on. */
+export const TICKS_PER_SECOND = 100;
+
+/** One process, or `undefined` if there is none with that pid. */
+export function readProcess(pid: number): Process | undefined {
+  try {
+    return parseStat(readFileSync(`/proc/${pid}/stat`, "latin1"));
+  } catch {
+    return undefined; // It ended between being named and being read.
+  }
+}
+
+/** Every process that we may see, by pid. About 10 µs a process. */
+export function readProcesses(): Map<number, Process> {
+  const all = new Map<number, Process>();
+  for (const name of readdirSync("/proc")) {
+    const pid = Number(name);
+    if (!Number.isInteger(pid)) continue;
+    const process = readProcess(pid);
+    if (process) all.set(pid, process);
+  }
+  return all;
+}
+
+/** The name in parentheses may hold anything, parentheses included: fields are counted from the last one. */
+function parseStat(text: string): Process {
+  const pid = Number.parseInt(text, 10);
+  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+  return {
+    pid,
+    state: fields[0]!,
+    parent: Number(fields[1]),
+    session: Number(fields[3]),
+    cpuTicks: Number(fields[11]) + Number(fields[12]),
+    startTime: Number(fields[19]),
+    memoryBytes: Number(fields[21]) * PAGE_BYTES,
+  };
+}
+
+/** Children by parent, made once for a look at many trees. */
+export function childrenByParent(processes: ReadonlyMap<number, Process>): Map<number, Process[]> {
+  const children = new Map<number, Process[]>();
+  for (const process of processes.values()) {
+    const siblings = children.get(process.parent);
+    if (siblings) siblings.push(process);
+    else children.set(process.parent, [process]);
+  }
+  return children;
+}
+
+/** All below `root`, itself not included. */
+export function descendantsOf(root: number, children: ReadonlyMap<number, readonly Process[]>): Process[] {
+  const found: Process[] = [];
+  const open = [root];
+  const seen = new Set(open);
+  for (let pid = open.pop(); pid !== undefined; pid = open.pop()) {
+    for (const child of children.get(pid) ?? []) {
+      if (seen.has(child.pid)) continue;
+      seen.add(child.pid);
+      found.push(child);
+      open.push(child.pid);
+    }
+  }
+  return found;
+}
+
+/** Walks from a pid up to init: the chain of its ancestors, itself first. */
+export function ancestorsOf(pid: number): number[] {
+  const chain: number[] = [];
+  for (let at = pid; at > 0 && !chain.includes(at); ) {
+    chain.push(at);
+    const process = readProcess(at);
+    if (!process) break;
+    at = process.parent;
+  }
+  return chain;
+}
+
+/** The command line for people, or the name where there is none. */
+export function readCommandLine(pid: number): string {
+  try {
+    const text = readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ").trim();
+    return text === "" ? `[${readFileSync(`/proc/${pid}/comm`, "utf8").trim()}]` : text;
+  } catch {
+    return "";
+  }
+}
+
+/** Names this boot of the machine; a run of another boot cannot be alive. */
+export function bootId(): string {
+  return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+}

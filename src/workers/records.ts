@@ -1,0 +1,41 @@
+/** The `run` and `exit` records that a shim leaves on disk (`docs/shim.md`). A worker of our uid may have written them: everything is checked. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+
+const count = z.string().regex(/^\d{1,20}$/).transform(Number);
+const flag = z.enum(["0", "1"]).transform((text) => text === "1");
+
+const runShape = z.object({
+  version: count, run: count, pid: count, starttime: count, started_ns: count, boot_id: z.string(), shim_pid: count,
+  cgroup: z.string(),
+});
+const exitShape = z.object({
+  version: count, run: count, pid: count, kind: z.enum(["exit", "signal", "exec"]), status: count, errno: count,
+  step: z.string(), started_ns: count, ended_ns: count, stop_requested: flag, wall: flag, max_rss_bytes: count,
+  cpu_us: count, tree_killed: count, kill_method: z.string(), dropped_lines: count, dropped_bytes: count,
+  log_lines: count, log_bytes: count,
+});
+
+export type RunRecord = z.output<typeof runShape>;
+export type ExitRecord = z.output<typeof exitShape>;
+
+export function readRunRecord(dir: string): RunRecord | undefined {
+  return read(join(dir, "run"), runShape);
+}
+
+export function readExitRecord(dir: string): ExitRecord | undefined {
+  return read(join(dir, "exit"), exitShape);
+}
+
+function read<T extends z.ZodType>(path: string, shape: T): z.output<T> | undefined {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch {
+    return undefined; // No run has got so far yet.
+  }
+  const pairs = text.split("\n").filter((line) => line.includes("="));
+  const record = Object.fromEntries(pairs.map((line) => [line.slice(0, line.indexOf("=")), line.slice(line.indexOf("=") + 1)]));
+  return shape.safeParse(record).data;
+}

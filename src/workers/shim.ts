@@ -1,0 +1,187 @@
+/** The daemon's end of a shim: starting one, talking to one, adopting one. The frames are those of `docs/shim.md`. */
+import { closeSync, constants, openSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Socket } from "bun";
+import { IpcError } from "../base/errors.ts";
+import { encodeSpec, frame, SHIM_VERSION, u32, type Spec } from "./spec.ts";
+
+const REQUEST = { hello: 32, signal: 33, stop: 34, flush: 35 } as const;
+const REPLY = { state: 64, ready: 65, exited: 66, rotated: 67, logFull: 68, ok: 69, error: 70, status: 71 } as const;
+const FRAME_BYTES_MAX = 65_536;
+
+/** What a shim says of its run when it is asked first. */
+export type ShimState = {
+  readonly run: number;
+  readonly pid: number;
+  readonly startTime: number;
+  readonly startedNs: bigint;
+  readonly isReady: boolean;
+  readonly isStopping: boolean;
+  readonly hasExited: boolean;
+  readonly isLogBlocked: boolean;
+  readonly droppedLines: number;
+};
+
+/** What a shim tells unasked. `onGone` is the end of the run: its exit record is on disk, or the shim was killed. */
+export type ShimListener = {
+  onReady(): void;
+  onExited(): void;
+  onRotated(): void;
+  onLogFull(isBlocked: boolean, droppedLines: number): void;
+  onStatusText(text: string): void;
+  onGone(): void;
+};
+
+/** Whom a signal is for. */
+export const SCOPE = { worker: 0, group: 1, tree: 2 } as const;
+
+/** An open connection to a shim. Ends with `onGone`, once. */
+export class ShimLink {
+  readonly state: ShimState;
+  readonly #socket: Socket;
+  readonly #answers: ((errno: number) => void)[];
+
+  private constructor(socket: Socket, state: ShimState, answers: ((errno: number) => void)[]) {
+    this.#socket = socket;
+    this.state = state;
+    this.#answers = answers;
+  }
+
+  /** Connects to the shim of a worker's directory and asks for its state. `undefined` if none listens there. */
+  static async open(dir: string, listener: ShimListener): Promise<ShimLink | undefined> {
+    const answers: ((errno: number) => void)[] = [];
+    const first = Promise.withResolvers<ShimState | undefined>();
+    let held: Buffer = Buffer.alloc(0);
+    let isKnown = false;
+    const onFrame = (type: number, payload: Buffer): void => {
+      if (type === REPLY.state && !isKnown) {
+        isKnown = true;
+        first.resolve(parseState(payload));
+      } else deliver(type, payload, listener, answers);
+    };
+    const onEnd = (): void => {
+      first.resolve(undefined);
+      for (const answer of answers.splice(0)) answer(ESRCH);
+      if (isKnown) listener.onGone();
+      isKnown = false;
+    };
+    const socket = await connect(dir, (bytes) => {
+      held = held.length === 0 ? Buffer.from(bytes) : Buffer.concat([held, bytes]);
+      held = takeFrames(held, onFrame, () => socket?.terminate());
+    }, onEnd);
+    if (!socket) return undefined;
+    socket.write(frame(REQUEST.hello, u32(SHIM_VERSION)));
+    const state = await first.promise;
+    return state && new ShimLink(socket, state, answers);
+  }
+
+  /** @throws IpcError NOT_RUNNING if the process is gone, FAILED for another errno. */
+  async signal(signal: number, scope: (typeof SCOPE)[keyof typeof SCOPE]): Promise<void> {
+    const errno = await this.#ask(frame(REQUEST.signal, Buffer.concat([u32(signal), Buffer.of(scope)])));
+    if (errno === ESRCH) throw new IpcError("NOT_RUNNING", "the process is gone already");
+    if (errno !== 0) throw new IpcError("FAILED", `signal ${signal} was refused with errno ${errno}`);
+  }
+
+  /** Ends the whole tree: `signal`, then SIGKILL after the grace. The shim carries it out even if we are gone. */
+  stop(graceMs: number, signal: number): void {
+    void this.#ask(frame(REQUEST.stop, Buffer.concat([u32(graceMs), u32(signal)])));
+  }
+
+  async flushLogs(): Promise<void> {
+    const errno = await this.#ask(frame(REQUEST.flush, Buffer.alloc(0)));
+    if (errno !== 0) throw new IpcError("FAILED", `logs could not be emptied, errno ${errno}`);
+  }
+
+  /** Leaves the shim alone: it goes on without us. */
+  release(): void {
+    this.#socket.terminate();
+  }
+
+  #ask(request: Buffer): Promise<number> {
+    const { promise, resolve } = Promise.withResolvers<number>();
+    this.#answers.push(resolve);
+    // Requests are a few bytes and answered one by one: a send buffer too full for them is a dead shim.
+    if (this.#socket.write(request) !== request.length) this.#socket.terminate();
+    return promise;
+  }
+}
+
+const ESRCH = 3;
+
+/** Through the directory's descriptor: the path may be longer than a socket address. */
+async function connect(dir: string, onData: (bytes: Uint8Array) => void, onEnd: () => void): Promise<Socket | undefined> {
+  let directory: number;
+  try {
+    directory = openSync(dir, constants.O_RDONLY | constants.O_DIRECTORY);
+  } catch {
+    return undefined; // No directory, no shim.
+  }
+  try {
+    return await Bun.connect({
+      unix: `/proc/self/fd/${directory}/sock`,
+      socket: { data: (_, bytes) => onData(bytes), close: onEnd, error: () => undefined },
+    });
+  } catch {
+    return undefined; // ENOENT or ECONNREFUSED: nobody listens.
+  } finally {
+    closeSync(directory);
+  }
+}
+
+/** Gives out whole frames and returns what is left over. */
+function takeFrames(held: Buffer, onFrame: (type: number, payload: Buffer) => void, onBroken: () => void): Buffer {
+  let at = 0;
+  while (held.length - at >= 5) {
+    const length = held.readUInt32LE(at);
+    if (length < 1 || length > FRAME_BYTES_MAX) {
+      onBroken();
+      return Buffer.alloc(0);
+    }
+    if (held.length - at < 4 + length) break;
+    onFrame(held.readUInt8(at + 4), held.subarray(at + 5, at + 4 + length));
+    at += 4 + length;
+  }
+  return held.subarray(at);
+}
+
+function deliver(type: number, payload: Buffer, listener: ShimListener, answers: ((errno: number) => void)[]): void {
+  switch (type) {
+    case REPLY.ready: return listener.onReady();
+    case REPLY.exited: return listener.onExited();
+    case REPLY.rotated: return listener.onRotated();
+    case REPLY.logFull: return listener.onLogFull(payload.readUInt8(0) === 1, Number(payload.readBigUInt64LE(1)));
+    case REPLY.status: return listener.onStatusText(payload.toString("utf8"));
+    case REPLY.ok: return answers.shift()?.(0);
+    case REPLY.error: return answers.shift()?.(Math.abs(payload.readInt32LE(1)));
+    default: return undefined; // A later shim of the same contract number may tell more.
+  }
+}
+
+function parseState(payload: Buffer): ShimState {
+  return {
+    run: Number(payload.readBigUInt64LE(4)),
+    pid: payload.readUInt32LE(12),
+    startTime: Number(payload.readBigUInt64LE(16)),
+    startedNs: payload.readBigUInt64LE(24),
+    isReady: payload.readUInt8(40) === 1,
+    isStopping: payload.readUInt8(41) === 1,
+    hasExited: payload.readUInt8(42) === 1,
+    isLogBlocked: payload.readUInt8(43) === 1,
+    droppedLines: Number(payload.readBigUInt64LE(44)),
+  };
+}
+
+/** Exit statuses of `ipcctl-shim DIR`. */
+export const SHIM_EXIT = { done: 0, system: 71, locked: 75, noSpec: 76, badSpec: 78 } as const;
+
+export type SpawnedShim = { readonly exited: Promise<number>; readonly errorText: () => Promise<string> };
+
+/** Writes the spec and starts a shim on it. Whether it won the lock, its exit status or its socket tells. */
+export function spawnShim(binary: string, dir: string, spec: Spec): SpawnedShim {
+  const path = join(dir, "spec");
+  writeFileSync(`${path}.tmp`, encodeSpec(spec), { mode: 0o600 });
+  renameSync(`${path}.tmp`, path);
+  const child = Bun.spawn([binary, dir], { cwd: "/", env: {}, stdio: ["ignore", "ignore", "pipe"] });
+  child.unref();
+  return { exited: child.exited, errorText: () => new Response(child.stderr).text() };
+}

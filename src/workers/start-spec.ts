@@ -1,0 +1,47 @@
+/** From a definition to the specification that its shim gets. */
+import type { AppConfig } from "../protocol/app-config.ts";
+import type { Enforced } from "./cgroup.ts";
+import type { Launch } from "./launch.ts";
+import type { RawLog, Rlimit, Spec } from "./spec.ts";
+
+export const SIGTERM = 15;
+const RLIMIT_DATA = 2;
+/** How far above `max_memory` an allocation fails at once, where only watching guards the limit itself. */
+const MEMORY_BACKSTOP_FACTOR = 2;
+
+export function makeSpec(app: AppConfig, launch: Launch, run: number, cgroup: string | undefined, enforced: Enforced): Spec {
+  return {
+    run,
+    argv: launch.argv,
+    env: launch.env,
+    cwd: launch.cwd,
+    ...(app.uid === null && app.gid === null ? {} : { ids: { uid: app.uid ?? process.getuid!(), gid: app.gid ?? app.uid! } }),
+    stop: { graceMs: app.stop_timeout, signal: SIGTERM },
+    log: {
+      maxFileBytes: app.log.max_size,
+      maxFiles: app.log.max_files,
+      maxTotalBytes: app.log.max_total,
+      maxAgeMs: app.log.max_age,
+      whenFull: app.log.when_full,
+    },
+    rlimits: rlimitsOf(app, enforced),
+    ...(cgroup === undefined ? {} : { cgroup }),
+    isNotifying: app.ready === "notify",
+    rawLogs: rawLogsOf(app),
+  };
+}
+
+function rlimitsOf(app: AppConfig, enforced: Enforced): Rlimit[] {
+  if (app.max_memory === null || enforced.memory) return [];
+  const bytes = app.max_memory * MEMORY_BACKSTOP_FACTOR;
+  return [{ resource: RLIMIT_DATA, soft: bytes, hard: bytes }];
+}
+
+function rawLogsOf(app: AppConfig): RawLog[] {
+  const wanted = [
+    { stream: "stdout", path: app.stdout_log }, { stream: "stderr", path: app.stderr_log }, { stream: "both", path: app.combined_log },
+  ] as const;
+  return wanted.flatMap(({ stream, path }) =>
+    path === null ? [] : [{ stream, path, maxBytes: app.log.max_size, maxFiles: app.log.max_files }],
+  );
+}
