@@ -1,13 +1,9 @@
 /** One connection to the daemon: requests in order, events after a subscription. */
-import { closeSync, constants, openSync } from "node:fs";
-import { basename, dirname } from "node:path";
 import type { Socket } from "bun";
 import { IpcError, isErrorCode } from "../base/errors.ts";
+import { reachablePath } from "../base/socket-path.ts";
 import { encodeMessage, FrameDecoder } from "../protocol/frame.ts";
 import type { EventMessage, Response } from "../protocol/responses.ts";
-
-/** `sun_path` with its ending NUL; longer paths are reached through the directory's descriptor. */
-const SOCKET_PATH_BYTES_MAX = 107;
 
 type Waiter = { readonly resolve: (response: Response) => void; readonly reject: (error: Error) => void };
 
@@ -120,13 +116,6 @@ export class Connection implements Disposable {
       this.#outbox.shift();
     }
   }
-}
-
-/** A path that fits a socket address, whatever its length. `close` after connecting or binding. */
-export function reachablePath(path: string): { path: string; close: () => void } {
-  if (Buffer.byteLength(path) <= SOCKET_PATH_BYTES_MAX) return { path, close: () => undefined };
-  const directory = openSync(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY);
-  return { path: `/proc/self/fd/${directory}/${basename(path)}`, close: () => closeSync(directory) };
 }
 
 function connectError(error: unknown, path: string): IpcError {

@@ -33,13 +33,19 @@ export function resolveLaunch(
   app: Launchable, base: Readonly<Record<string, string | undefined>>, own: Readonly<Record<string, string>>,
 ): Launch {
   requireDirectory(app.cwd);
+  const env = cleanWorkerEnv(base);
+  Object.assign(env, app.env_file === null ? {} : readEnvFile(app.env_file), app.env, own);
+  env.PATH ??= "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+  return { argv: resolveArgv(app), env, cwd: app.cwd };
+}
+
+/** Without what belongs to the daemon or to whoever supervises it. */
+export function cleanWorkerEnv(base: Readonly<Record<string, string | undefined>>): Record<string, string> {
   const env: Record<string, string> = {};
   for (const [key, value] of Object.entries(base)) {
     if (value !== undefined && !NOT_INHERITED.test(key)) env[key] = value;
   }
-  Object.assign(env, app.env_file === null ? {} : readEnvFile(app.env_file), app.env, own);
-  env.PATH ??= "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-  return { argv: resolveArgv(app), env, cwd: app.cwd };
+  return env;
 }
 
 function resolveArgv(app: Launchable): string[] {

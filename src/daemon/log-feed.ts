@@ -1,0 +1,46 @@
+/** Log lines as events: follows the files of a worker while somebody is subscribed to them, and only then. */
+import { limit } from "../base/limits.ts";
+import { LineJoiner } from "../logs/cri.ts";
+import { followLog } from "../logs/follow.ts";
+import type { Worker } from "../workers/worker.ts";
+import type { Subscriptions } from "./subscriptions.ts";
+
+export class LogFeed {
+  readonly #workers: () => readonly Worker[];
+  readonly #subscriptions: Subscriptions;
+  readonly #running = new Map<string, AbortController>();
+
+  constructor(workers: () => readonly Worker[], subscriptions: Subscriptions) {
+    this.#workers = workers;
+    this.#subscriptions = subscriptions;
+    subscriptions.onChange = () => this.update();
+  }
+
+  /** Starts and ends followers so that they match who is subscribed to what. */
+  update(): void {
+    const wanted = new Map(this.#workers().filter((worker) => this.#subscriptions.wantsLogsOf(worker.id)).map((worker) => [worker.id, worker]));
+    for (const [id, abort] of this.#running) {
+      if (wanted.has(id)) continue;
+      abort.abort();
+      this.#running.delete(id);
+    }
+    for (const [id, worker] of wanted) {
+      if (this.#running.has(id)) continue;
+      const abort = new AbortController();
+      this.#running.set(id, abort);
+      void this.#feed(worker, abort.signal);
+    }
+  }
+
+  async #feed(worker: Worker, signal: AbortSignal): Promise<void> {
+    const joiner = new LineJoiner(limit("lineChars"));
+    const decoder = new TextDecoder();
+    for await (const { records } of followLog(worker.logDir, true, signal)) {
+      for (const record of records) {
+        const line = joiner.push(record);
+        if (line) this.#subscriptions.publish(worker.id, { type: "log_line", line: decoder.decode(line.text), stream: line.stream, timestamp: line.timestamp });
+      }
+      await Bun.sleep(0); // requests of others come between the batches of a fast log
+    }
+  }
+}

@@ -1,0 +1,163 @@
+/**
+ * One connection: frames in, requests one after the other, answers out, events in between after a subscription.
+ * A peer that sends too fast is not read, a peer that does not read is not served; neither costs memory beyond its limit.
+ */
+import type { Socket } from "bun";
+import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
+import { encodeMessage, FrameDecoder } from "../protocol/frame.ts";
+import { parseRequest, type Request } from "../protocol/requests.ts";
+import { failure, success, type EventMessage, type Response } from "../protocol/responses.ts";
+import { Outbox } from "./outbox.ts";
+import type { Subscriptions, Subscriber } from "./subscriptions.ts";
+
+/** Bytes of unfinished frames over all connections together: many half frames must not add up. */
+export type Budget = { heldBytes: number };
+
+export type SessionWorld = {
+  readonly handle: (request: Request) => Promise<Response>;
+  readonly subscriptions: Subscriptions;
+  readonly budget: Budget;
+  readonly onError: (error: unknown) => void;
+};
+
+export class Session implements Subscriber {
+  readonly #socket: Socket<unknown>;
+  readonly #world: SessionWorld;
+  readonly #decoder = new FrameDecoder();
+  readonly #outbox: Outbox;
+  #counted = 0;
+  #isBusy = false;
+  #isPaused = false;
+  #isClosed = false;
+  #isEnding = false;
+  #dropped = 0;
+  #pendingEvents = 0;
+
+  constructor(socket: Socket<unknown>, world: SessionWorld) {
+    this.#socket = socket;
+    this.#world = world;
+    this.#outbox = new Outbox(socket);
+  }
+
+  onData(bytes: Uint8Array): void {
+    if (this.#isEnding) return;
+    this.#decoder.push(bytes);
+    this.#count();
+    if (this.#world.budget.heldBytes > limit("unfinishedBytes")) {
+      return this.refuse(new IpcError("LIMIT", "too many unfinished requests are waiting, try again"));
+    }
+    if (this.#decoder.heldBytes > limit("pipelinedBytes")) this.#pause();
+    void this.#work();
+  }
+
+  onDrain(): void {
+    if (!this.#outbox.flush()) return;
+    this.#pendingEvents = 0;
+    if (this.#dropped > 0) this.#tellDropped();
+    if (this.#isEnding) this.#socket.end();
+    else void this.#work();
+  }
+
+  onClose(): void {
+    this.#isClosed = true;
+    this.#world.subscriptions.remove(this);
+    this.#outbox.clear();
+    this.#world.budget.heldBytes -= this.#counted;
+    this.#counted = 0;
+  }
+
+  /** One Error, then the end. */
+  refuse(error: IpcError): void {
+    this.#isEnding = true;
+    this.#pause();
+    this.#outbox.send(encodeMessage(failure(error)));
+    if (this.#outbox.bytes === 0) this.#socket.end();
+  }
+
+  /** An event for this subscriber. Past the limit it is counted, and the count is told once there is room. */
+  deliver(event: EventMessage): void {
+    if (this.#isClosed || this.#isEnding) return;
+    if (this.#pendingEvents >= limit("subscriberEvents") || this.#outbox.bytes > limit("outboxBytes")) {
+      this.#dropped++;
+      return;
+    }
+    this.#outbox.send(encodeMessage(event));
+    this.#pendingEvents = this.#outbox.bytes === 0 ? 0 : this.#pendingEvents + 1;
+  }
+
+  #tellDropped(): void {
+    const count = this.#dropped;
+    this.#dropped = 0;
+    this.#outbox.send(encodeMessage({ Event: { event_type: "events_dropped", data: { app: null, count } } }));
+  }
+
+  /** Requests in order: the next one starts when the answer to this one is out. */
+  async #work(): Promise<void> {
+    if (this.#isBusy) return;
+    this.#isBusy = true;
+    try {
+      while (!this.#isClosed && !this.#isEnding && this.#outbox.bytes < limit("outboxBytes")) {
+        const payload = this.#decoder.next();
+        this.#count();
+        if (!payload) break;
+        await this.#answer(payload);
+        if (this.#outbox.bytes > 0 && this.#pendingEvents === 0) break; // the peer does not read: `drain` goes on
+      }
+      if (this.#isPaused && !this.#isEnding && this.#decoder.heldBytes <= limit("pipelinedBytes")) this.#resume();
+    } catch (error) {
+      this.refuse(IpcError.from(error, "reading the request"));
+    } finally {
+      this.#isBusy = false;
+    }
+  }
+
+  async #answer(payload: Uint8Array): Promise<void> {
+    let response: Response;
+    try {
+      const request = parseRequest(payload);
+      if (request.tag === "Subscribe" || request.tag === "Unsubscribe") return this.#subscribe(request);
+      response = await this.#world.handle(request);
+    } catch (error) {
+      if (!(error instanceof IpcError)) this.#world.onError(error);
+      response = failure(IpcError.from(error, "carrying out the request"));
+    }
+    if (this.#isClosed) return;
+    this.#outbox.send(this.#encode(response));
+  }
+
+  /** The acknowledgement goes out before the first event and after the last. */
+  #subscribe(request: Request): void {
+    if (request.tag === "Subscribe") {
+      this.#outbox.send(encodeMessage(success("Subscribed to events")));
+      this.#world.subscriptions.put(this, request.subscription);
+    } else {
+      this.#world.subscriptions.remove(this);
+      this.#outbox.send(encodeMessage(success("Unsubscribed from events")));
+    }
+  }
+
+  #encode(response: Response): Uint8Array {
+    try {
+      return encodeMessage(response);
+    } catch (error) {
+      return encodeMessage(failure(IpcError.from(error, "the answer")));
+    }
+  }
+
+  #count(): void {
+    this.#world.budget.heldBytes += this.#decoder.heldBytes - this.#counted;
+    this.#counted = this.#decoder.heldBytes;
+  }
+
+  #pause(): void {
+    if (this.#isPaused) return;
+    this.#isPaused = true;
+    this.#socket.pause();
+  }
+
+  #resume(): void {
+    this.#isPaused = false;
+    this.#socket.resume();
+  }
+}

@@ -1,0 +1,148 @@
+/** Health checks: http, tcp, exec; after a start period, so many failures in a row end the run. */
+import type { HealthCheck } from "../protocol/app-config.ts";
+import type { WorkerStatus } from "../protocol/status.ts";
+import { cleanWorkerEnv } from "./launch.ts";
+import type { Worker } from "./worker.ts";
+
+/** Output of an exec check is not kept; this much of a failing http answer is never read either. */
+type Verdict = { readonly isHealthy: true } | { readonly isHealthy: false; readonly reason: string };
+
+/** Checks one worker for as long as it runs. Made when the worker appears, closed when it goes. */
+export class HealthMonitor implements Disposable {
+  readonly #worker: Worker;
+  readonly #onFailure: (reason: string) => void;
+  readonly #unwatch: () => void;
+  #run: { readonly pid: number; readonly abort: AbortController } | undefined;
+  #state: WorkerStatus["health"] = null;
+
+  constructor(worker: Worker, onFailure: (reason: string) => void) {
+    this.#worker = worker;
+    this.#onFailure = onFailure;
+    this.#unwatch = worker.watch(() => this.#follow());
+    this.#follow();
+  }
+
+  get state(): WorkerStatus["health"] { return this.#state; }
+
+  [Symbol.dispose](): void {
+    this.#unwatch();
+    this.#end();
+  }
+
+  /** One loop of checks per process: begins when it runs, ends when it goes. */
+  #follow(): void {
+    const check = this.#worker.config.health;
+    const pid = this.#worker.state === "running" ? this.#worker.live?.pid : undefined;
+    if (this.#run?.pid === pid) return;
+    this.#end();
+    if (check === null || pid === undefined) return;
+    const abort = new AbortController();
+    this.#run = { pid, abort };
+    this.#state = "starting";
+    void this.#loop(check, abort.signal);
+  }
+
+  #end(): void {
+    this.#run?.abort.abort();
+    this.#run = undefined;
+    this.#state = null;
+  }
+
+  async #loop(check: HealthCheck, signal: AbortSignal): Promise<void> {
+    const startedMs = performance.now();
+    for (let failures = 0; !signal.aborted; ) {
+      await pause(Math.max(check.interval, 10), signal);
+      if (signal.aborted) return;
+      const verdict = await probe(check, this.#worker, signal);
+      if (signal.aborted) return;
+      if (verdict.isHealthy) {
+        failures = 0;
+        this.#state = "healthy";
+        continue;
+      }
+      if (performance.now() - startedMs < check.start_period) continue; // A start may take that long.
+      failures++;
+      this.#onFailure(verdict.reason);
+      if (failures < check.retries) continue;
+      this.#state = "unhealthy";
+      this.#worker.fail(`unhealthy: ${verdict.reason} (${failures} times in a row)`);
+      return;
+    }
+  }
+}
+
+async function probe(check: HealthCheck, worker: Worker, signal: AbortSignal): Promise<Verdict> {
+  const deadline = AbortSignal.any([signal, AbortSignal.timeout(Math.max(1, check.timeout))]);
+  const late = `no answer within ${check.timeout / 1000} s`;
+  try {
+    switch (check.check_type.type) {
+      case "http": return await probeHttp(check.check_type, deadline);
+      case "tcp": return await probeTcp(check.check_type, deadline, late);
+      case "exec": return await probeExec(check.check_type, worker, deadline, late);
+    }
+  } catch (error) {
+    return { isHealthy: false, reason: deadline.aborted ? late : (error as Error).message };
+  }
+}
+
+async function probeHttp(check: { url: string; expected_status: number }, signal: AbortSignal): Promise<Verdict> {
+  const response = await fetch(check.url, { signal, redirect: "manual", keepalive: false, headers: { "user-agent": "ipcctl-health" } });
+  await response.body?.cancel();
+  if (response.status === check.expected_status) return { isHealthy: true };
+  return { isHealthy: false, reason: `${check.url} answered ${response.status}, not ${check.expected_status}` };
+}
+
+async function probeTcp(check: { host: string; port: number }, signal: AbortSignal, late: string): Promise<Verdict> {
+  const { promise, resolve } = Promise.withResolvers<Verdict>();
+  signal.addEventListener("abort", () => resolve({ isHealthy: false, reason: late }));
+  Bun.connect({
+    hostname: check.host,
+    port: check.port,
+    socket: {
+      open: (socket) => {
+        resolve({ isHealthy: true });
+        socket.end();
+      },
+      data: () => undefined,
+      connectError: (_, error) => resolve({ isHealthy: false, reason: `${check.host}:${check.port}: ${error.message}` }),
+    },
+  }).catch((error: Error) => resolve({ isHealthy: false, reason: `${check.host}:${check.port}: ${error.message}` }));
+  return promise;
+}
+
+/** Runs as the worker's user would run it: its folder and its environment. */
+async function probeExec(
+  check: { command: string; args: readonly string[] }, worker: Worker, signal: AbortSignal, late: string,
+): Promise<Verdict> {
+  const { config } = worker;
+  const child = Bun.spawn([check.command, ...check.args], {
+    cwd: config.cwd,
+    env: { ...cleanWorkerEnv(config.base_env ?? process.env), ...config.env },
+    stdio: ["ignore", "ignore", "ignore"],
+    detached: true,
+    ...(config.uid === null ? {} : { uid: config.uid }),
+    ...(config.gid === null ? {} : { gid: config.gid }),
+  });
+  const onAbort = (): void => {
+    try {
+      process.kill(-child.pid, "SIGKILL"); // its own group: a check may start others
+    } catch {
+      // It has just ended.
+    }
+  };
+  signal.addEventListener("abort", onAbort);
+  const status = await child.exited;
+  signal.removeEventListener("abort", onAbort);
+  if (signal.aborted) return { isHealthy: false, reason: late };
+  return status === 0 ? { isHealthy: true } : { isHealthy: false, reason: `${check.command} exited with status ${status}` };
+}
+
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener("abort", () => {
+      clearTimeout(timer);
+      resolve();
+    }, { once: true });
+  });
+}

@@ -1,0 +1,60 @@
+/** Memory and processor use of workers' trees, from one pass over /proc, shared by everybody who asks within a moment. */
+import { childrenByParent, descendantsOf, readProcesses, TICKS_PER_SECOND, type Process } from "./proc.ts";
+
+/** A pass this young is used again: 300 workers asked one by one cost one pass. */
+const FRESH_MS = 200;
+/** Two looks closer than this give no useful rate. */
+const RATE_MS = 500;
+
+export type Usage = { readonly memoryBytes: number; readonly cpuPercent: number; readonly tree: readonly Process[] };
+
+type Look = { readonly atMs: number; readonly cpuTicks: number; readonly percent: number };
+
+export class UsageMeter {
+  readonly #nowMs: () => number;
+  #takenMs = Number.NEGATIVE_INFINITY;
+  #processes = new Map<number, Process>();
+  #children = new Map<number, Process[]>();
+  readonly #looks = new Map<string, Look>();
+
+  constructor(nowMs: () => number) {
+    this.#nowMs = nowMs;
+  }
+
+  /** The worker's process and all its descendants. The percentage is over the time since the last look, at first since its start. */
+  measure(key: string, pid: number, startTime: number, uptimeSeconds: number): Usage | undefined {
+    this.#refresh();
+    const root = this.#processes.get(pid);
+    if (!root || root.startTime !== startTime) return undefined;
+    const tree = [root, ...descendantsOf(pid, this.#children)];
+    const cpuTicks = tree.reduce((sum, process) => sum + process.cpuTicks, 0);
+    return {
+      memoryBytes: tree.reduce((sum, process) => sum + process.memoryBytes, 0),
+      cpuPercent: this.#rate(`${key}/${pid}`, cpuTicks, uptimeSeconds),
+      tree,
+    };
+  }
+
+  forget(key: string): void {
+    for (const known of this.#looks.keys()) if (known.startsWith(`${key}/`)) this.#looks.delete(known);
+  }
+
+  #rate(key: string, cpuTicks: number, uptimeSeconds: number): number {
+    const nowMs = this.#takenMs;
+    const last = this.#looks.get(key);
+    if (last && nowMs - last.atMs < RATE_MS) return last.percent;
+    const seconds = last ? (nowMs - last.atMs) / 1000 : Math.max(uptimeSeconds, 0.01);
+    const ticks = Math.max(0, cpuTicks - (last?.cpuTicks ?? 0));
+    const percent = Math.round((ticks / TICKS_PER_SECOND / seconds) * 1000) / 10;
+    this.#looks.set(key, { atMs: nowMs, cpuTicks, percent });
+    return percent;
+  }
+
+  #refresh(): void {
+    const nowMs = this.#nowMs();
+    if (nowMs - this.#takenMs < FRESH_MS) return;
+    this.#takenMs = nowMs;
+    this.#processes = readProcesses();
+    this.#children = childrenByParent(this.#processes);
+  }
+}

@@ -1,0 +1,105 @@
+/** What restarts a worker from outside: changed files, a schedule, and limits that only we can watch. */
+import { watch, type FSWatcher } from "node:fs";
+import { resolve } from "node:path";
+import type { WorkerEvent } from "../protocol/responses.ts";
+import type { UsageMeter } from "./usage.ts";
+import type { Worker } from "./worker.ts";
+
+/** An editor writes several times for one save; a checkout changes many files. */
+const DEBOUNCE_MS = 200;
+const LIMIT_PERIOD_MS = 1000;
+/** Looks in a row over `max_cpu_percent` before it is told: a short burst is no news. */
+const CPU_LOOKS = 10;
+
+const IGNORED = /(^|\/)(\.git|\.hg|\.svn|node_modules|__pycache__|\.venv|venv|\.mypy_cache|\.pytest_cache|\.ruff_cache)(\/|$)|(~|\.swp|\.swx|\.tmp|\.pyc|\.log|4913)$/;
+
+/** Restarts the worker when a file below its watched folders changes. */
+export class FileWatch implements Disposable {
+  readonly #watchers: FSWatcher[] = [];
+  #timer: Timer | undefined;
+
+  constructor(worker: Worker, onProblem: (reason: string) => void) {
+    const { watch: wanted, cwd } = worker.config;
+    const folders = wanted === true ? [cwd] : wanted === false ? [] : wanted.map((folder) => resolve(cwd, folder));
+    for (const folder of folders) {
+      try {
+        const watcher = watch(folder, { recursive: true, persistent: false }, (_, file) => {
+          if (file !== null && IGNORED.test(String(file))) return;
+          clearTimeout(this.#timer);
+          this.#timer = setTimeout(() => {
+            if (worker.isUp || worker.state === "backoff") worker.restart(`${String(file)} changed`);
+          }, DEBOUNCE_MS);
+        });
+        watcher.on("error", (error) => onProblem(`${folder}: ${error.message}`));
+        this.#watchers.push(watcher);
+      } catch (error) {
+        onProblem(`${folder} cannot be watched: ${(error as Error).message}`);
+      }
+    }
+  }
+
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer);
+    for (const watcher of this.#watchers) watcher.close();
+  }
+}
+
+/** Restarts the worker by the clock. */
+export class CronRestart implements Disposable {
+  readonly #worker: Worker;
+  #timer: Timer | undefined;
+
+  constructor(worker: Worker) {
+    this.#worker = worker;
+    this.#arm();
+  }
+
+  /** setTimeout counts in 32 bits; a date further away is approached in steps. */
+  #arm(): void {
+    const { cron } = this.#worker.config;
+    const due = cron === null ? null : Bun.cron.parse(cron);
+    if (due === null) return;
+    const waitMs = due.getTime() - Date.now();
+    const STEP_MS = 86_400_000;
+    this.#timer = setTimeout(() => {
+      if (waitMs <= STEP_MS && this.#worker.isUp) this.#worker.restart(`cron ${cron}`);
+      this.#arm();
+    }, Math.min(Math.max(waitMs, 1), STEP_MS));
+    this.#timer.unref();
+  }
+
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer);
+  }
+}
+
+/** Looks at memory and processor time once a second, only where a limit is set that the kernel does not keep for us. */
+export class LimitWatch implements Disposable {
+  readonly #timer: Timer | undefined;
+  #looksOver = 0;
+
+  constructor(worker: Worker, usage: UsageMeter, nowMs: () => number, tell: (event: WorkerEvent) => void) {
+    const { max_memory, max_cpu_percent } = worker.config;
+    if (max_memory === null && max_cpu_percent === null) return;
+    this.#timer = setInterval(() => {
+      const { live } = worker;
+      if (!live) return;
+      const uptime = (nowMs() - Number(live.startedNs / 1_000_000n)) / 1000;
+      const now = usage.measure(worker.id, live.pid, live.startTime, uptime);
+      if (!now) return;
+      if (max_memory !== null && !worker.enforced.memory && now.memoryBytes > max_memory) {
+        tell({ type: "resource_limit_exceeded", resource: "memory", limit: max_memory, current: now.memoryBytes });
+        worker.fail(`memory of ${now.memoryBytes} bytes is over max_memory ${max_memory}`);
+      }
+      this.#looksOver = max_cpu_percent !== null && !worker.enforced.cpu && now.cpuPercent > max_cpu_percent ? this.#looksOver + 1 : 0;
+      if (this.#looksOver === CPU_LOOKS) {
+        tell({ type: "resource_limit_exceeded", resource: "cpu", limit: max_cpu_percent!, current: now.cpuPercent });
+      }
+    }, LIMIT_PERIOD_MS);
+    this.#timer.unref();
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
+  }
+}
