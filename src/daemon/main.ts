@@ -1,1 +1,173 @@
-export async function runDaemon(_args: readonly string[]): Promise<void> {}
+/** The daemon put together: lock, store, workers, socket; and taken apart again. */
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { IpcError } from "../base/errors.ts";
+import { restoreChildSignal, setProcessName, tryLock } from "../base/libc.ts";
+import { resolvePaths, type Paths } from "../base/paths.ts";
+import { VERSION } from "../base/version.ts";
+import { compressFinished } from "../logs/compress.ts";
+import { PROTOCOL } from "../protocol/responses.ts";
+import type { DaemonStatus } from "../protocol/status.ts";
+import { CgroupTree } from "../workers/cgroup.ts";
+import { HealthMonitor } from "../workers/health.ts";
+import { cleanWorkerEnv } from "../workers/launch.ts";
+import { readRunRecord } from "../workers/records.ts";
+import { Registry } from "../workers/registry.ts";
+import { Store } from "../workers/store.ts";
+import { UsageMeter } from "../workers/usage.ts";
+import { CronRestart, FileWatch, LimitWatch } from "../workers/watching.ts";
+import type { Worker, World } from "../workers/worker.ts";
+import { handle } from "./handlers.ts";
+import { LogFeed } from "./log-feed.ts";
+import { openLog } from "./log.ts";
+import { parseDaemonOptions } from "./options.ts";
+import { Server } from "./server.ts";
+import { Subscriptions } from "./subscriptions.ts";
+import { Systemd } from "./systemd.ts";
+
+/** Another daemon has the state directory (EX_TEMPFAIL). */
+const LOCK_HELD_EXIT = 75;
+const SHIM_BINARY = join(import.meta.dir, "..", "..", "native", "build", "ipcctl-shim");
+
+export async function runDaemon(args: readonly string[]): Promise<void> {
+  try {
+    await serve(args);
+  } catch (error) {
+    const failure = IpcError.from(error, "starting the daemon");
+    process.stderr.write(`ipcctl: ${failure.message}${failure.hint === undefined ? "" : `\n  ${failure.hint}`}\n`);
+    process.exit(failure.code === "USAGE" ? 2 : failure.code === "LIMIT" ? LOCK_HELD_EXIT : 1);
+  }
+}
+
+async function serve(args: readonly string[]): Promise<void> {
+  const options = parseDaemonOptions(args);
+  const uid = process.getuid!();
+  const paths = resolvePaths(process.env, uid, options.socket);
+  process.umask(0o077);
+  const lock = takeLock(paths);
+  restoreChildSignal();
+  setProcessName("ipcctl-daemon");
+  if (!existsSync(SHIM_BINARY)) throw new IpcError("FAILED", `the shim is not built (${SHIM_BINARY})`, { hint: "build it with: sh native/build.sh" });
+  const systemd = new Systemd(process.env, process.pid);
+  const { logger, reopen } = openLog(options.isBackground ? paths.daemonLog : undefined, process.env.IPCCTL_LOG_LEVEL ?? "info");
+  process.on("unhandledRejection", (error) => logger.error({ err: error }, "unhandled rejection"));
+  process.on("uncaughtException", (error) => logger.error({ err: error }, "uncaught exception"));
+  const startedMs = Date.now();
+  const store = new Store(paths.database);
+  const subscriptions = new Subscriptions();
+  const cgroups = CgroupTree.open(paths.stateDir);
+  const usage = new UsageMeter(() => performance.now());
+  const monitors = new Map<Worker, HealthMonitor>();
+  const compressing = new Map<string, Promise<void>>();
+  const compress = (worker: Worker): void => {
+    if (!worker.config.log.compress || compressing.has(worker.id)) return;
+    const work = compressFinished(worker.logDir)
+      .catch((error: Error) => logger.warn({ worker: worker.id, reason: error.message }, "log cannot be compressed"))
+      .finally(() => compressing.delete(worker.id));
+    compressing.set(worker.id, work);
+  };
+  const world: World = {
+    store, cgroups,
+    shimBinary: SHIM_BINARY,
+    workersDir: paths.workersDir,
+    daemonEnv: cleanWorkerEnv(process.env),
+    emit: (worker, event) => subscriptions.publish(worker.id, event),
+    log: (level, fields, text) => logger[level](fields, text),
+    random: Math.random,
+    nowMs: Date.now,
+    onRotated: compress,
+    onRemove: (worker) => void registry.deleteApp(registry.appOf(worker)),
+  };
+  const attend = (worker: Worker): (() => void) => {
+    const tell = (event: Parameters<World["emit"]>[1]): void => world.emit(worker, event);
+    const monitor = new HealthMonitor(worker, (reason) => tell({ type: "health_check_failed", reason }));
+    monitors.set(worker, monitor);
+    const parts = [
+      monitor, new CronRestart(worker), new LimitWatch(worker, usage, Date.now, tell),
+      new FileWatch(worker, (reason) => logger.warn({ worker: worker.id, reason }, "watch")),
+    ];
+    feed.update();
+    return () => {
+      for (const part of parts) part[Symbol.dispose]();
+      monitors.delete(worker);
+      usage.forget(worker.id);
+      feed.update();
+    };
+  };
+  const registry = new Registry(world, attend);
+  const feed = new LogFeed(() => registry.workers, subscriptions);
+  const shimPidOf = (worker: Worker): number | null => readRunRecord(worker.dir)?.shim_pid ?? null;
+
+  await registry.load();
+  for (const worker of registry.workers) compress(worker);
+
+  let isEnding = false;
+  const shutdown = async (keepWorkers: boolean): Promise<void> => {
+    if (isEnding) return;
+    isEnding = true;
+    systemd.stopping();
+    logger.info({ keepWorkers }, "stopping");
+    if (!keepWorkers) {
+      systemd.extend(60_000);
+      await Promise.all(registry.workers.map((worker) => worker.isUp || worker.state === "backoff" ? registry.stopForShutdown(worker) : undefined));
+      cgroups?.removeSelf();
+    }
+    registry.release();
+    server[Symbol.dispose]();
+    store[Symbol.dispose]();
+    closeSync(lock);
+    process.exit(0);
+  };
+  const daemonStatus = (): DaemonStatus => ({
+    version: VERSION, protocol: PROTOCOL, pid: process.pid, uptime_seconds: (Date.now() - startedMs) / 1000,
+    socket: paths.socket, state_dir: paths.stateDir, daemon_log: options.isBackground ? paths.daemonLog : "stderr",
+    workers: registry.workers.length, running: registry.workers.filter((worker) => worker.state === "running").length,
+    connections: server.connections, subscribers: subscriptions.size, memory_bytes: residentBytes(), cgroup: cgroups?.path ?? null,
+  });
+  const handlerWorld = {
+    registry, daemonStatus,
+    sources: { store, usage, nowMs: Date.now, healthOf: (worker: Worker) => monitors.get(worker)?.state ?? null, shimPidOf },
+    // The answer goes out before the end begins.
+    shutdown: (keepWorkers: boolean) => void setTimeout(() => void shutdown(keepWorkers), 20),
+  };
+  const trees = {
+    pids: () => new Set(registry.workers.flatMap(({ live, dir }) => (live ? [live.pid, readRunRecord(dir)?.shim_pid ?? live.pid] : []))),
+    isInGroup: (pid: number) => cgroups !== undefined && groupOf(pid).includes(`/${cgroups.path.split("/").at(-1)}/`),
+  };
+  const server = new Server(paths.socket, paths.runtimeDir, {
+    handle: (request) => handle(request, handlerWorld),
+    subscriptions, trees, uid,
+    onError: (error) => logger.error({ err: error }, "request failed"),
+    onRefused: (error) => logger.warn({ reason: error.message }, "connection refused"),
+  });
+  process.on("SIGHUP", () => {
+    systemd.reloading();
+    reopen();
+    systemd.ready(`supervising ${registry.workers.length} workers`);
+  });
+  // Workers outlive the daemon, also when a supervisor stops it: `ipcctl daemon stop` is what ends them.
+  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void shutdown(true));
+  logger.info({ pid: process.pid, version: VERSION, socket: paths.socket, workers: registry.workers.length, cgroup: cgroups?.path ?? null }, "ready");
+  systemd.ready(`supervising ${registry.workers.length} workers`);
+}
+
+/** Held until we end, however we end. @throws IpcError LIMIT if another daemon has it. */
+function takeLock(paths: Paths): number {
+  mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
+  mkdirSync(paths.workersDir, { recursive: true, mode: 0o700 });
+  const fd = openSync(paths.lock, "a+", 0o600);
+  if (tryLock(fd)) return fd;
+  throw new IpcError("LIMIT", `another daemon uses ${paths.stateDir}`, { hint: "see: ipcctl daemon status" });
+}
+
+function groupOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cgroup`, "utf8");
+  } catch {
+    return "";
+  }
+}
+
+function residentBytes(): number {
+  return Number(readFileSync("/proc/self/statm", "utf8").split(" ")[1]) * 4096;
+}

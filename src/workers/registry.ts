@@ -208,6 +208,12 @@ export class Registry {
     this.#world.store.deleteApp(app.id);
   }
 
+  /** Ends its process, but it stays wanted: the next daemon starts it again. */
+  async stopForShutdown(worker: Worker): Promise<void> {
+    worker.suspend();
+    await worker.waitFor(() => !worker.isUp);
+  }
+
   /** Lets every worker run on without us. */
   release(): void {
     for (const worker of this.workers) worker.release();

@@ -111,6 +111,11 @@ export class Worker {
     this.#dispatch("stop");
   }
 
+  /** Down for as long as no daemon runs: what is wanted stays as it is. */
+  suspend(): void {
+    this.#dispatch("stop");
+  }
+
   /** Wants a fresh process. `reason` is null for a user's wish. */
   restart(reason: string | null, graceMs: number | null = null): void {
     this.#save({ phase: "up", reason, ...(reason === null ? { attempts: 0 } : {}) });
@@ -360,9 +365,20 @@ export class Worker {
     this.#link = undefined;
     const record = readExitRecord(this.dir);
     if (record?.run === this.#row.run) return this.#finish(fromExitRecord(record, this.#failure));
+    if (!isLockFree(this.dir)) return void this.#rejoin(); // only the connection went: the shim lives
     const run = readRunRecord(this.dir);
     const ending = lostRun(this.#row.run, run?.run === this.#row.run ? run : undefined, this.#world.nowMs());
     void (run ? killLeftovers(run) : Promise.resolve()).then(() => this.#finish(ending));
+  }
+
+  /** The shim let go of a connection that we did not read fast enough. */
+  async #rejoin(): Promise<void> {
+    for (let pauseMs = 1; !isLockFree(this.dir); pauseMs = Math.min(pauseMs * 2, 100)) {
+      const link = await ShimLink.open(this.dir, this.#listener());
+      if (link) return this.#setLink(link);
+      await Bun.sleep(pauseMs);
+    }
+    this.#onGone();
   }
 
   #finish(ending: Ending): void {

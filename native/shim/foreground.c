@@ -1,0 +1,93 @@
+/* One run in the foreground: stdio and process group are the caller's, the exit status is the worker's. */
+#include "ipc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static struct ipc_spec spec;
+
+/* A signal from the terminal reached the worker's group without us; one by kill(2) was for us alone. */
+static void forward(const struct signalfd_siginfo *info, pid_t worker)
+{
+	bool is_from_terminal = info->ssi_code > 0;
+	bool is_keyboard = info->ssi_signo == SIGINT || info->ssi_signo == SIGQUIT || info->ssi_signo == SIGWINCH;
+	if (!(is_keyboard && is_from_terminal))
+		kill(worker, (int)info->ssi_signo);
+}
+
+static int wait_for(pid_t worker, int signals, bool *is_late)
+{
+	uint64_t wall_at = spec.wall_ms > 0 ? ipc_now_ms() + spec.wall_ms : UINT64_MAX;
+	for (;;) {
+		uint64_t now = ipc_now_ms();
+		int timeout = wall_at == UINT64_MAX ? -1 : wall_at <= now ? 0 : (int)(wall_at - now);
+		struct pollfd fd = { signals, POLLIN, 0 };
+		if (poll(&fd, 1, timeout) == 0) {
+			/* The first time asks, the second does not. */
+			kill(worker, *is_late ? SIGKILL : (int)spec.stop_signal);
+			*is_late = true;
+			wall_at = ipc_now_ms() + spec.grace_ms;
+		}
+		struct signalfd_siginfo info;
+		while (read(signals, &info, sizeof info) == (ssize_t)sizeof info) {
+			if (info.ssi_signo != SIGCHLD)
+				forward(&info, worker);
+		}
+		int status;
+		for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
+			if (pid == worker)
+				return status;
+		}
+	}
+}
+
+int ipc_foreground(const char *path)
+{
+	uint8_t *bytes = NULL;
+	size_t size = 0;
+	int rc = ipc_spec_read(AT_FDCWD, path, &bytes, &size);
+	unlink(path);
+	if (rc != 0 || ipc_spec_parse(bytes, size, 0, &spec) != 0) {
+		dprintf(2, "ipcctl-shim: %s: no usable start specification\n", path);
+		return IPC_EXIT_BAD_SPEC;
+	}
+	sigset_t set;
+	sigemptyset(&set);
+	int numbers[] = { SIGCHLD, SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH };
+	for (size_t i = 0; i < 8; i++)
+		sigaddset(&set, numbers[i]);
+	signal(SIGCHLD, SIG_DFL);
+	sigprocmask(SIG_SETMASK, &set, NULL);
+	int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	int report[2];
+	if (signals < 0 || pipe2(report, O_CLOEXEC) != 0)
+		return IPC_EXIT_SYSTEM;
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	struct ipc_child_fds fds = { -1, -1, -1, -1, -1, report[1] };
+	pid_t parent = getpid();
+	pid_t worker = fork();
+	if (worker < 0)
+		return IPC_EXIT_SYSTEM;
+	if (worker == 0)
+		ipc_child_exec(&spec, &fds, parent, true);
+	close(report[1]);
+	struct ipc_child_error error;
+	if (read(report[0], &error, sizeof error) == (ssize_t)sizeof error)
+		dprintf(2, "ipcctl: %s: %s (%s)\n", error.step == IPC_STEP_CWD ? spec.cwd : spec.argv[0], strerror(error.error),
+			ipc_step_names[error.step]);
+	bool is_late = false;
+	int status = wait_for(worker, signals, &is_late);
+	const char *method = "none";
+	ipc_tree_kill(spec.cgroup, 0, &method);
+	if (is_late)
+		return 124;
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}

@@ -1,0 +1,128 @@
+/* What the parts of the shim promise each other. The contract with the daemon is docs/shim.md. */
+#ifndef IPC_H
+#define IPC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define IPC_VERSION 1u
+#define IPC_SPEC_BYTES_MAX (4u * 1024 * 1024)
+#define IPC_RLIMITS_MAX 32u
+#define IPC_RAWLOGS_MAX 3u
+#define IPC_CONTROL_FD 198
+/* A worker's line longer than this is cut into partial records. */
+#define IPC_LINE_BYTES_MAX 16384u
+#define IPC_RECORD_HEAD_BYTES 40u
+#define IPC_READ_BYTES 131072u
+#define IPC_OUT_BYTES 262144u
+
+enum { IPC_EXIT_DONE = 0, IPC_EXIT_SYSTEM = 71, IPC_EXIT_LOCKED = 75, IPC_EXIT_NO_SPEC = 76, IPC_EXIT_BAD_SPEC = 78 };
+
+struct ipc_log_limits {
+	uint64_t max_file_bytes;
+	uint32_t max_files;
+	uint64_t max_total_bytes;
+	uint64_t max_age_ms;
+	bool is_dropping;
+};
+
+struct ipc_rlimit { uint32_t resource; uint64_t soft, hard; };
+struct ipc_rawlog { uint8_t streams; uint64_t max_bytes; uint32_t max_files; const char *path; int fd; uint64_t bytes; };
+
+/* A parsed spec. Strings live in the arena that ipc_spec_parse allocated, until exit. */
+struct ipc_spec {
+	uint64_t run;
+	char **argv;
+	char **envp;
+	const char *cwd;
+	bool has_ids;
+	uint32_t uid, gid;
+	uint32_t grace_ms, stop_signal;
+	struct ipc_log_limits log;
+	struct ipc_rlimit rlimits[IPC_RLIMITS_MAX];
+	size_t rlimit_count;
+	const char *cgroup;
+	bool is_notifying;
+	uint64_t wall_ms;
+	struct ipc_rawlog rawlogs[IPC_RAWLOGS_MAX];
+	size_t rawlog_count;
+};
+
+/* spec.c: bounded parser; 0 or -EINVAL/-ENOMEM. `extra_env` leaves room for so many more variables. */
+int ipc_spec_parse(const uint8_t *bytes, size_t size, size_t extra_env, struct ipc_spec *spec);
+int ipc_spec_read(int dirfd, const char *name, uint8_t **bytes, size_t *size);
+int ipc_log_limits_parse(const uint8_t *payload, size_t size, struct ipc_log_limits *limits);
+void ipc_spec_add_env(struct ipc_spec *spec, char *assignment);
+uint32_t ipc_get_u32(const uint8_t *at);
+uint64_t ipc_get_u64(const uint8_t *at);
+void ipc_put_u32(uint8_t *at, uint32_t value);
+void ipc_put_u64(uint8_t *at, uint64_t value);
+
+/* log.c: CRI records into numbered files. */
+struct ipc_stream {
+	int fd; /* read end, -1 once at its end */
+	bool is_stderr;
+	size_t in_len, in_pos;
+	size_t held_len;
+	char head[IPC_RECORD_HEAD_BYTES + 1];
+	uint8_t in[IPC_READ_BYTES];
+	uint8_t held[IPC_LINE_BYTES_MAX];
+};
+
+struct ipc_log {
+	int dirfd;
+	int fd;
+	uint64_t number;
+	uint64_t file_bytes;
+	uint64_t opened_ms;
+	struct ipc_log_limits limits;
+	size_t out_len;
+	bool is_stuck; /* the last write found no room */
+	bool is_tail_torn; /* the newest file needs a newline first */
+	uint64_t dropped_lines, dropped_bytes, lines, bytes;
+	uint64_t rotations;
+	uint8_t out[IPC_OUT_BYTES];
+};
+
+int ipc_log_open(struct ipc_log *log, int dirfd, const struct ipc_log_limits *limits);
+/* Takes all input that is waiting in the stream. True if it got all of it out; false: stuck, call again later. */
+bool ipc_log_feed(struct ipc_log *log, struct ipc_stream *stream);
+/* What stands in the stream without a newline becomes a record. */
+bool ipc_log_finish(struct ipc_log *log, struct ipc_stream *stream);
+bool ipc_log_flush(struct ipc_log *log);
+/* Counts everything that waits as dropped, so that the end can go on without room. */
+void ipc_log_give_up(struct ipc_log *log, struct ipc_stream *streams, size_t count);
+int ipc_log_rotate(struct ipc_log *log);
+void ipc_log_delete_old(struct ipc_log *log);
+void ipc_log_stamp(struct ipc_stream *stream);
+
+/* child.c: between fork and exec, an ordered list of steps. */
+enum ipc_step { IPC_STEP_NONE, IPC_STEP_CWD, IPC_STEP_EXEC, IPC_STEP_IDS, IPC_STEP_RLIMIT, IPC_STEP_CGROUP };
+struct ipc_child_error { int32_t error; int32_t step; };
+struct ipc_child_fds { int in, out, err, control, gate, report; };
+extern const char *const ipc_step_names[];
+_Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_foreground);
+
+/* tree.c: all processes below the shim. */
+size_t ipc_tree_list(const char *cgroup, pid_t except, pid_t **pids, size_t *capacity);
+size_t ipc_tree_signal(const char *cgroup, pid_t except, int signal);
+/* SIGKILL until nothing is left; the status of `worker` is left to be waited for. Returns how many were seen; sets `method`. */
+size_t ipc_tree_kill(const char *cgroup, pid_t worker, const char **method);
+bool ipc_tree_contains(pid_t root, pid_t pid);
+bool ipc_process_start_time(pid_t pid, uint64_t *start_time);
+
+/* record.c: durable small files. 0 or -errno. */
+int ipc_record_write(int dirfd, const char *name, const char *text, size_t size, bool is_durable);
+void ipc_boot_id(char out[64]);
+
+/* clock */
+uint64_t ipc_now_ms(void);      /* monotonic */
+uint64_t ipc_realtime_ns(void);
+uint64_t ipc_boottime_ns(void);
+
+int ipc_foreground(const char *spec_path);
+int ipc_supervise(const char *dir);
+
+#endif

@@ -1,0 +1,261 @@
+/* CRI records into numbered files: nothing is renamed or rewritten, a record is never split over two files. */
+#include "ipc.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+struct found { uint64_t number; uint64_t bytes; bool is_gz; };
+
+/* Lists log files, ascending. Returns how many; the caller frees. */
+static size_t list_files(int dirfd, struct found **files)
+{
+	*files = NULL;
+	int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	if (dir == NULL)
+		return 0;
+	size_t count = 0, capacity = 0;
+	for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
+		unsigned long long number;
+		int end = 0;
+		if (sscanf(entry->d_name, "%10llu.log%n", &number, &end) != 1 || end != 14)
+			continue;
+		bool is_gz = strcmp(entry->d_name + end, ".gz") == 0;
+		struct stat st;
+		if ((!is_gz && entry->d_name[end] != 0) || fstatat(dirfd, entry->d_name, &st, 0) != 0)
+			continue;
+		if (count == capacity) {
+			capacity = capacity == 0 ? 64 : capacity * 2;
+			struct found *grown = realloc(*files, capacity * sizeof **files);
+			if (grown == NULL)
+				break;
+			*files = grown;
+		}
+		(*files)[count++] = (struct found){ number, (uint64_t)st.st_size, is_gz };
+	}
+	closedir(dir);
+	/* A handful: insertion sort. */
+	for (size_t i = 1; i < count; i++) {
+		for (size_t j = i; j > 0 && (*files)[j - 1].number > (*files)[j].number; j--) {
+			struct found swap = (*files)[j];
+			(*files)[j] = (*files)[j - 1];
+			(*files)[j - 1] = swap;
+		}
+	}
+	return count;
+}
+
+static void name_of(uint64_t number, bool is_gz, char out[32])
+{
+	snprintf(out, 32, "%010llu.log%s", (unsigned long long)number, is_gz ? ".gz" : "");
+}
+
+static int open_number(struct ipc_log *log, uint64_t number)
+{
+	char name[32];
+	name_of(number, false, name);
+	int fd = openat(log->dirfd, name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -errno;
+	struct stat st;
+	if (log->fd >= 0)
+		close(log->fd);
+	log->fd = fd;
+	log->number = number;
+	log->file_bytes = fstat(fd, &st) == 0 ? (uint64_t)st.st_size : 0;
+	log->opened_ms = ipc_now_ms();
+	return 0;
+}
+
+/* The last byte of a file that a killed shim left may be in the middle of a record. */
+static bool is_torn(struct ipc_log *log)
+{
+	char name[32];
+	char last = '\n';
+	name_of(log->number, false, name);
+	int fd = openat(log->dirfd, name, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	if (log->file_bytes > 0 && pread(fd, &last, 1, (off_t)log->file_bytes - 1) != 1)
+		last = '\n';
+	close(fd);
+	return last != '\n';
+}
+
+int ipc_log_open(struct ipc_log *log, int dirfd, const struct ipc_log_limits *limits)
+{
+	log->dirfd = dirfd;
+	log->fd = -1;
+	log->limits = *limits;
+	struct found *files;
+	size_t count = list_files(dirfd, &files);
+	uint64_t number = count == 0 ? 1 : files[count - 1].number + (files[count - 1].is_gz ? 1 : 0);
+	free(files);
+	int rc = open_number(log, number);
+	if (rc == 0 && is_torn(log)) {
+		log->out[0] = '\n';
+		log->out_len = 1;
+		ipc_log_flush(log);
+	}
+	return rc;
+}
+
+bool ipc_log_flush(struct ipc_log *log)
+{
+	size_t at = 0;
+	while (at < log->out_len) {
+		ssize_t count = write(log->fd, log->out + at, log->out_len - at);
+		if (count < 0 && errno == EINTR)
+			continue;
+		if (count <= 0)
+			break;
+		at += (size_t)count;
+	}
+	log->file_bytes += at;
+	log->bytes += at;
+	memmove(log->out, log->out + at, log->out_len - at);
+	log->out_len -= at;
+	log->is_stuck = log->out_len > 0;
+	return !log->is_stuck;
+}
+
+void ipc_log_delete_old(struct ipc_log *log)
+{
+	struct found *files;
+	size_t count = list_files(log->dirfd, &files);
+	uint64_t total = 0;
+	size_t numbers = 0;
+	for (size_t i = 0; i < count; i++) {
+		total += files[i].bytes;
+		numbers += i == 0 || files[i].number != files[i - 1].number;
+	}
+	for (size_t i = 0; i < count && files[i].number < log->number; i++) {
+		bool is_over = (log->limits.max_files > 0 && numbers > log->limits.max_files) ||
+			       (log->limits.max_total_bytes > 0 && total > log->limits.max_total_bytes);
+		if (!is_over)
+			break;
+		char name[32];
+		name_of(files[i].number, files[i].is_gz, name);
+		unlinkat(log->dirfd, name, 0);
+		total -= files[i].bytes;
+		numbers -= i + 1 == count || files[i + 1].number != files[i].number;
+	}
+	free(files);
+}
+
+/* The next number. The buffer must be out: a record belongs to the file it was begun in. */
+int ipc_log_rotate(struct ipc_log *log)
+{
+	int rc = open_number(log, log->number + 1);
+	if (rc != 0)
+		return rc;
+	log->rotations++;
+	ipc_log_delete_old(log);
+	return 0;
+}
+
+/* One clock look per read, not per line: all of a read arrived together. */
+void ipc_log_stamp(struct ipc_stream *stream)
+{
+	struct timespec now;
+	struct tm tm;
+	char text[96];
+	clock_gettime(CLOCK_REALTIME, &now);
+	gmtime_r(&now.tv_sec, &tm);
+	size_t size = strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(text + size, sizeof text - size, ".%09ldZ %s F ", now.tv_nsec, stream->is_stderr ? "stderr" : "stdout");
+	memcpy(stream->head, text, IPC_RECORD_HEAD_BYTES);
+}
+
+/* One record of what is held and what follows. False: no room in the buffer and none on the disk. */
+static bool emit(struct ipc_log *log, struct ipc_stream *stream, char tag, const uint8_t *more, size_t more_len)
+{
+	size_t size = IPC_RECORD_HEAD_BYTES + stream->held_len + more_len + 1;
+	uint64_t limit = log->limits.max_file_bytes;
+	if (log->out_len + size > IPC_OUT_BYTES && !ipc_log_flush(log))
+		return false;
+	if (limit > 0 && log->file_bytes + log->out_len > 0 && log->file_bytes + log->out_len + size > limit) {
+		if (!ipc_log_flush(log))
+			return false;
+		ipc_log_rotate(log); /* no room for a new file: the old one grows over its size, nothing is lost */
+	}
+	uint8_t *at = log->out + log->out_len;
+	memcpy(at, stream->head, IPC_RECORD_HEAD_BYTES);
+	at[IPC_RECORD_HEAD_BYTES - 2] = (uint8_t)tag;
+	memcpy(at + IPC_RECORD_HEAD_BYTES, stream->held, stream->held_len);
+	if (more_len > 0)
+		memcpy(at + IPC_RECORD_HEAD_BYTES + stream->held_len, more, more_len);
+	at[size - 1] = '\n';
+	log->out_len += size;
+	log->lines += tag == 'F';
+	stream->held_len = 0;
+	return true;
+}
+
+static void drop_input(struct ipc_log *log, struct ipc_stream *stream)
+{
+	for (size_t at = stream->in_pos; at < stream->in_len; at++)
+		log->dropped_lines += stream->in[at] == '\n';
+	log->dropped_bytes += stream->in_len - stream->in_pos;
+	stream->in_pos = stream->in_len;
+}
+
+bool ipc_log_feed(struct ipc_log *log, struct ipc_stream *stream)
+{
+	if (log->is_stuck && !ipc_log_flush(log) && log->limits.is_dropping) {
+		drop_input(log, stream);
+		return true;
+	}
+	while (stream->in_pos < stream->in_len) {
+		const uint8_t *data = stream->in + stream->in_pos;
+		size_t left = stream->in_len - stream->in_pos;
+		const uint8_t *newline = memchr(data, '\n', left);
+		size_t take = newline != NULL ? (size_t)(newline - data) : left;
+		size_t room = IPC_LINE_BYTES_MAX - stream->held_len;
+		if (take > room) {
+			if (!emit(log, stream, 'P', data, room))
+				break;
+			stream->in_pos += room;
+		} else if (newline != NULL) {
+			if (!emit(log, stream, 'F', data, take))
+				break;
+			stream->in_pos += take + 1;
+		} else {
+			memcpy(stream->held + stream->held_len, data, take);
+			stream->held_len += take;
+			stream->in_pos += take;
+		}
+	}
+	if (stream->in_pos < stream->in_len && log->limits.is_dropping)
+		drop_input(log, stream);
+	return stream->in_pos == stream->in_len;
+}
+
+bool ipc_log_finish(struct ipc_log *log, struct ipc_stream *stream)
+{
+	if (stream->held_len > 0 && !emit(log, stream, 'F', NULL, 0))
+		return false;
+	return true;
+}
+
+void ipc_log_give_up(struct ipc_log *log, struct ipc_stream *streams, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		drop_input(log, &streams[i]);
+		log->dropped_lines += streams[i].held_len > 0;
+		log->dropped_bytes += streams[i].held_len;
+		streams[i].held_len = 0;
+	}
+	for (size_t at = 0; at < log->out_len; at++)
+		log->dropped_lines += log->out[at] == '\n';
+	log->dropped_bytes += log->out_len;
+	log->out_len = 0;
+	log->is_stuck = false;
+}

@@ -1,0 +1,212 @@
+/* Parses the start specification: frames of known types, every length checked before it is used. */
+#include "ipc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum {
+	T_VERSION = 1, T_RUN = 2, T_ARG = 3, T_ENV = 4, T_CWD = 5, T_IDS = 6, T_STOP = 7, T_LOG = 8, T_RLIMIT = 9,
+	T_CGROUP = 10, T_NOTIFY = 11, T_WALL = 12, T_RAWLOG = 13, T_END = 255,
+};
+
+uint32_t ipc_get_u32(const uint8_t *at)
+{
+	return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+}
+
+uint64_t ipc_get_u64(const uint8_t *at)
+{
+	return (uint64_t)ipc_get_u32(at) | (uint64_t)ipc_get_u32(at + 4) << 32;
+}
+
+void ipc_put_u32(uint8_t *at, uint32_t value)
+{
+	for (int i = 0; i < 4; i++)
+		at[i] = (uint8_t)(value >> (8 * i));
+}
+
+void ipc_put_u64(uint8_t *at, uint64_t value)
+{
+	ipc_put_u32(at, (uint32_t)value);
+	ipc_put_u32(at + 4, (uint32_t)(value >> 32));
+}
+
+int ipc_log_limits_parse(const uint8_t *payload, size_t size, struct ipc_log_limits *limits)
+{
+	if (size != 29 || payload[28] > 1)
+		return -EINVAL;
+	limits->max_file_bytes = ipc_get_u64(payload);
+	limits->max_files = ipc_get_u32(payload + 8);
+	limits->max_total_bytes = ipc_get_u64(payload + 12);
+	limits->max_age_ms = ipc_get_u64(payload + 20);
+	limits->is_dropping = payload[28] == 1;
+	return 0;
+}
+
+/* Copies a payload to the arena as a string. NULL if it holds a NUL, which exec would cut at. */
+static char *take_string(char **arena, const uint8_t *payload, size_t size)
+{
+	if (memchr(payload, 0, size) != NULL)
+		return NULL;
+	char *text = *arena;
+	memcpy(text, payload, size);
+	text[size] = 0;
+	*arena += size + 1;
+	return text;
+}
+
+static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct ipc_spec *spec)
+{
+	switch (type) {
+	case T_VERSION:
+		return size == 4 && ipc_get_u32(payload) == IPC_VERSION ? 0 : -EINVAL;
+	case T_RUN:
+		if (size != 8)
+			return -EINVAL;
+		spec->run = ipc_get_u64(payload);
+		return 0;
+	case T_IDS:
+		if (size != 8)
+			return -EINVAL;
+		spec->has_ids = true;
+		spec->uid = ipc_get_u32(payload);
+		spec->gid = ipc_get_u32(payload + 4);
+		return 0;
+	case T_STOP:
+		if (size != 8 || ipc_get_u32(payload + 4) < 1 || ipc_get_u32(payload + 4) > 64)
+			return -EINVAL;
+		spec->grace_ms = ipc_get_u32(payload);
+		spec->stop_signal = ipc_get_u32(payload + 4);
+		return 0;
+	case T_LOG:
+		return ipc_log_limits_parse(payload, size, &spec->log);
+	case T_RLIMIT:
+		if (size != 20 || spec->rlimit_count == IPC_RLIMITS_MAX)
+			return -EINVAL;
+		spec->rlimits[spec->rlimit_count++] = (struct ipc_rlimit){
+			ipc_get_u32(payload), ipc_get_u64(payload + 4), ipc_get_u64(payload + 12) };
+		return 0;
+	case T_NOTIFY:
+		spec->is_notifying = true;
+		return size == 0 ? 0 : -EINVAL;
+	case T_WALL:
+		if (size != 8)
+			return -EINVAL;
+		spec->wall_ms = ipc_get_u64(payload);
+		return 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+static int parse_text(uint8_t type, const uint8_t *payload, size_t size, struct ipc_spec *spec, char **arena,
+		      size_t *args, size_t *envs)
+{
+	size_t skip = type == T_RAWLOG ? 13 : 0;
+	if (size < skip)
+		return -EINVAL;
+	char *text = take_string(arena, payload + skip, size - skip);
+	if (text == NULL)
+		return -EINVAL;
+	switch (type) {
+	case T_ARG:
+		spec->argv[(*args)++] = text;
+		return 0;
+	case T_ENV:
+		spec->envp[(*envs)++] = text;
+		return strchr(text, '=') != NULL && text[0] != '=' ? 0 : -EINVAL;
+	case T_CWD:
+		spec->cwd = text;
+		return text[0] == '/' ? 0 : -EINVAL;
+	case T_CGROUP:
+		spec->cgroup = text;
+		return text[0] == '/' ? 0 : -EINVAL;
+	default:
+		if (spec->rawlog_count == IPC_RAWLOGS_MAX || payload[0] < 1 || payload[0] > 3 || text[0] != '/')
+			return -EINVAL;
+		spec->rawlogs[spec->rawlog_count++] = (struct ipc_rawlog){
+			.streams = payload[0], .max_bytes = ipc_get_u64(payload + 1),
+			.max_files = ipc_get_u32(payload + 9), .path = text, .fd = -1 };
+		return 0;
+	}
+}
+
+static bool is_text(uint8_t type)
+{
+	return type == T_ARG || type == T_ENV || type == T_CWD || type == T_CGROUP || type == T_RAWLOG;
+}
+
+int ipc_spec_parse(const uint8_t *bytes, size_t size, size_t extra_env, struct ipc_spec *spec)
+{
+	memset(spec, 0, sizeof *spec);
+	spec->grace_ms = 10000;
+	spec->stop_signal = 15;
+	if (size > IPC_SPEC_BYTES_MAX)
+		return -EINVAL;
+	/* Every frame is at least five bytes, so this bounds arguments, variables and ending NULs. */
+	size_t frames_max = size / 5 + 1;
+	char *arena = malloc(size + frames_max);
+	spec->argv = calloc(frames_max + 1, sizeof *spec->argv);
+	spec->envp = calloc(frames_max + 1 + extra_env, sizeof *spec->envp);
+	if (arena == NULL || spec->argv == NULL || spec->envp == NULL)
+		return -ENOMEM;
+	size_t args = 0, envs = 0, at = 0;
+	for (bool is_first = true;; is_first = false) {
+		if (size - at < 5)
+			return -EINVAL;
+		size_t length = ipc_get_u32(bytes + at);
+		uint8_t type = bytes[at + 4];
+		if (length < 1 || length > size - at - 4 || is_first != (type == T_VERSION))
+			return -EINVAL;
+		const uint8_t *payload = bytes + at + 5;
+		at += 4 + length;
+		if (type == T_END)
+			return length == 1 && at == size && args > 0 && spec->cwd != NULL ? 0 : -EINVAL;
+		int rc = is_text(type) ? parse_text(type, payload, length - 1, spec, &arena, &args, &envs)
+				       : parse_small(type, payload, length - 1, spec);
+		if (rc != 0)
+			return rc;
+	}
+}
+
+void ipc_spec_add_env(struct ipc_spec *spec, char *assignment)
+{
+	size_t count = 0;
+	while (spec->envp[count] != NULL)
+		count++;
+	spec->envp[count] = assignment;
+}
+
+int ipc_spec_read(int dirfd, const char *name, uint8_t **bytes, size_t *size)
+{
+	int fd = openat(dirfd, name, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	struct stat st;
+	int rc = 0;
+	if (fstat(fd, &st) != 0 || st.st_size > (off_t)IPC_SPEC_BYTES_MAX) {
+		rc = -EINVAL;
+		goto out;
+	}
+	*size = (size_t)st.st_size;
+	*bytes = malloc(*size + 1);
+	if (*bytes == NULL) {
+		rc = -ENOMEM;
+		goto out;
+	}
+	for (size_t at = 0; at < *size;) {
+		ssize_t count = read(fd, *bytes + at, *size - at);
+		if (count <= 0) {
+			rc = -EIO;
+			goto out;
+		}
+		at += (size_t)count;
+	}
+out:
+	close(fd);
+	return rc;
+}

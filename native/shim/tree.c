@@ -1,0 +1,183 @@
+/* All processes below the shim: as subreaper it is the ancestor of whatever the worker forked, however often. */
+#include "ipc.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+struct entry { pid_t pid, parent; bool is_ours; };
+
+/* Fields of /proc/PID/stat behind the name, which may hold anything. */
+static bool read_stat(pid_t pid, char *state, pid_t *parent, uint64_t *start_time)
+{
+	char path[64], text[1024];
+	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	ssize_t count = read(fd, text, sizeof text - 1);
+	close(fd);
+	if (count <= 0)
+		return false;
+	text[count] = 0;
+	char *at = strrchr(text, ')');
+	int ppid = 0;
+	unsigned long long start = 0;
+	if (at == NULL || sscanf(at + 2, "%c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", state, &ppid, &start) != 3)
+		return false;
+	*parent = ppid;
+	*start_time = start;
+	return true;
+}
+
+bool ipc_process_start_time(pid_t pid, uint64_t *start_time)
+{
+	char state;
+	pid_t parent;
+	return read_stat(pid, &state, &parent, start_time);
+}
+
+/* Is `pid` the root or below it? */
+bool ipc_tree_contains(pid_t root, pid_t pid)
+{
+	char state;
+	uint64_t start;
+	for (int depth = 0; pid > 0 && depth < 4096; depth++) {
+		if (pid == root)
+			return true;
+		if (!read_stat(pid, &state, &pid, &start))
+			return true; /* gone: it cannot be judged, so it is not trusted */
+	}
+	return false;
+}
+
+static size_t list_descendants(pid_t except, pid_t **pids, size_t *capacity)
+{
+	DIR *proc = opendir("/proc");
+	if (proc == NULL)
+		return 0;
+	struct entry *all = NULL;
+	size_t count = 0, room = 0;
+	for (struct dirent *file; (file = readdir(proc)) != NULL;) {
+		int pid = atoi(file->d_name);
+		char state = 0;
+		pid_t parent = 0;
+		uint64_t start;
+		if (pid <= 0 || !read_stat(pid, &state, &parent, &start) || state == 'Z')
+			continue;
+		if (count == room) {
+			room = room == 0 ? 512 : room * 2;
+			struct entry *grown = realloc(all, room * sizeof *all);
+			if (grown == NULL)
+				break;
+			all = grown;
+		}
+		all[count++] = (struct entry){ pid, parent, pid == getpid() };
+	}
+	closedir(proc);
+	/* Ours spreads from parent to child until a pass finds nothing new. */
+	for (bool is_new = true; is_new;) {
+		is_new = false;
+		for (size_t i = 0; i < count; i++) {
+			for (size_t j = 0; !all[i].is_ours && j < count; j++) {
+				if (all[j].is_ours && all[j].pid == all[i].parent)
+					all[i].is_ours = is_new = true;
+			}
+		}
+	}
+	size_t found = 0;
+	for (size_t i = 0; i < count; i++) {
+		if (!all[i].is_ours || all[i].pid == getpid() || all[i].pid == except)
+			continue;
+		if (found == *capacity) {
+			size_t grown_capacity = *capacity == 0 ? 64 : *capacity * 2;
+			pid_t *grown = realloc(*pids, grown_capacity * sizeof **pids);
+			if (grown == NULL)
+				break;
+			*pids = grown;
+			*capacity = grown_capacity;
+		}
+		(*pids)[found++] = all[i].pid;
+	}
+	free(all);
+	return found;
+}
+
+/* Is any child of ours left at all? A look at /proc is dear where this tells at once. */
+static bool has_children(void)
+{
+	siginfo_t info;
+	return waitid(P_ALL, 0, &info, WEXITED | WSTOPPED | WNOHANG | WNOWAIT) == 0;
+}
+
+size_t ipc_tree_list(const char *cgroup, pid_t except, pid_t **pids, size_t *capacity)
+{
+	(void)cgroup; /* members of the group are descendants too: nobody leaves the shim while it lives */
+	return has_children() ? list_descendants(except, pids, capacity) : 0;
+}
+
+size_t ipc_tree_signal(const char *cgroup, pid_t except, int signal)
+{
+	pid_t *pids = NULL;
+	size_t capacity = 0;
+	size_t count = ipc_tree_list(cgroup, except, &pids, &capacity);
+	for (size_t i = 0; i < count; i++)
+		kill(pids[i], signal);
+	free(pids);
+	return count;
+}
+
+static bool kill_group(const char *cgroup)
+{
+	char path[4096];
+	if (cgroup == NULL || (size_t)snprintf(path, sizeof path, "%s/cgroup.kill", cgroup) >= sizeof path)
+		return false;
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	bool is_done = write(fd, "1", 1) == 1;
+	close(fd);
+	return is_done;
+}
+
+/* A tree that forks faster than it is listed is stopped first: stopped processes fork no more. */
+size_t ipc_tree_kill(const char *cgroup, pid_t worker, const char **method)
+{
+	size_t seen = 0;
+	for (int round = 0; round < 10000; round++) {
+		pid_t *pids = NULL;
+		size_t capacity = 0;
+		size_t count = ipc_tree_list(cgroup, 0, &pids, &capacity);
+		if (count == 0) {
+			free(pids);
+			break;
+		}
+		if (round == 0)
+			*method = kill_group(cgroup) ? "cgroup" : "subreaper";
+		else if (round % 8 == 0)
+			kill_group(cgroup);
+		for (size_t i = 0; i < count; i++)
+			kill(pids[i], round > 2 ? SIGSTOP : SIGKILL);
+		for (size_t i = 0; i < count; i++)
+			kill(pids[i], SIGKILL);
+		if (count > seen)
+			seen = count;
+		free(pids);
+		/* Reap what became ours; the worker itself is left for the caller to see. */
+		for (;;) {
+			siginfo_t info = { 0 };
+			if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0 || info.si_pid == worker)
+				break;
+			waitpid(info.si_pid, NULL, WNOHANG);
+		}
+		nanosleep(&(struct timespec){ 0, 500000 }, NULL);
+	}
+	return seen;
+}

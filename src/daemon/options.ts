@@ -1,0 +1,29 @@
+/** The arguments of `ipcctl daemon`. Few, and read without a library: the daemon's memory is counted. */
+import { IpcError } from "../base/errors.ts";
+
+export type DaemonOptions = {
+  readonly socket: string | undefined;
+  /** Started by a CLI call: logs to the file only. */
+  readonly isBackground: boolean;
+};
+
+/** @throws IpcError USAGE naming the argument. */
+export function parseDaemonOptions(args: readonly string[]): DaemonOptions {
+  let socket: string | undefined;
+  let isBackground = false;
+  for (let index = 0; index < args.length; index++) {
+    const [flag, inline] = splitFlag(args[index]!);
+    if (flag === "--background") isBackground = true;
+    else if (flag === "--socket" || flag === "--config") {
+      const value = inline ?? args[++index];
+      if (value === undefined) throw new IpcError("USAGE", `${flag}: a path is missing`);
+      if (flag === "--socket") socket = value;
+    } else throw new IpcError("USAGE", `daemon: unknown argument ${args[index]}`, { hint: "see: ipcctl daemon --help" });
+  }
+  return { socket, isBackground };
+}
+
+function splitFlag(arg: string): [string, string | undefined] {
+  const at = arg.indexOf("=");
+  return at < 0 ? [arg, undefined] : [arg.slice(0, at), arg.slice(at + 1)];
+}
