@@ -1,6 +1,7 @@
 /** Log lines as events: follows the files of a worker while somebody is subscribed to them, and only then. */
 import { limit } from "../base/limits.ts";
 import { LineJoiner } from "../logs/cri.ts";
+import { endPosition } from "../logs/files.ts";
 import { followLog } from "../logs/follow.ts";
 import type { Worker } from "../workers/worker.ts";
 import type { Subscriptions } from "./subscriptions.ts";
@@ -35,7 +36,7 @@ export class LogFeed {
   async #feed(worker: Worker, signal: AbortSignal): Promise<void> {
     const joiner = new LineJoiner(limit("lineChars"));
     const decoder = new TextDecoder();
-    for await (const { records } of followLog(worker.logDir, true, signal)) {
+    for await (const { records } of followLog(worker.logDir, endPosition(worker.logDir), signal)) {
       for (const record of records) {
         const line = joiner.push(record);
         if (line) this.#subscriptions.publish(worker.id, { type: "log_line", line: decoder.decode(line.text), stream: line.stream, timestamp: line.timestamp });

@@ -2,10 +2,10 @@
  * Follows a worker's log as it grows and rotates. It reads the files itself, so it neither burdens the daemon nor ends
  * with it. At the end of file N it goes on with N+1 only if that exists, so that nothing is skipped.
  */
-import { closeSync, fstatSync, openSync, readSync, watch, type FSWatcher } from "node:fs";
+import { closeSync, fstatSync, openSync, readFileSync, readSync, watch, type FSWatcher } from "node:fs";
 import { gunzipSync } from "node:zlib";
 import { splitRecords, type LogRecord } from "./cri.ts";
-import { listLogFiles } from "./files.ts";
+import { listLogFiles, type Position } from "./files.ts";
 
 const BLOCK_BYTES = 1_048_576;
 /** Where the directory does not exist yet, or its watch missed something: the longest a line waits. */
@@ -17,30 +17,30 @@ export type Batch = {
   readonly missedFiles: number;
 };
 
-/** From the end (`atEnd`) or the beginning, until the signal is given. */
-export async function* followLog(dir: string, atEnd: boolean, signal: AbortSignal): AsyncGenerator<Batch> {
+/** From a position, until the signal is given. Without one from the first line there will be. */
+export async function* followLog(dir: string, from: Position | undefined, signal: AbortSignal): AsyncGenerator<Batch> {
   const waker = new Waker(dir, signal);
   const block = Buffer.allocUnsafe(BLOCK_BYTES);
   let open: { fd: number; number: number; offset: number } | undefined;
   let rest: Uint8Array = new Uint8Array(0);
-  let isFirst = true;
+  let last = from === undefined ? 0 : from.number - 1; // the file before the one to read next
+  let offset = from?.offset ?? 0;
   try {
     while (!signal.aborted) {
       if (!open) {
-        const files = listLogFiles(dir);
-        const file = atEnd && isFirst ? files.at(-1) : files[0];
-        if (file && !file.isCompressed) {
-          open = { fd: openSync(file.path, "r"), number: file.number, offset: atEnd && isFirst ? file.bytes : 0 };
-        } else if (file) {
-          yield { records: parseAll(gunzipSync(await Bun.file(file.path).bytes())), missedFiles: 0 };
-          open = openNext(dir, file.number)?.file;
-        }
-        isFirst = files.length > 0 ? false : isFirst;
-        if (!open) {
-          atEnd = false; // what appears from now on is new
+        const next = openNext(dir, last);
+        if (!next) {
           await waker.wait();
           continue;
         }
+        if (next.missed > 0 && last > 0) yield { records: [], missedFiles: next.missed };
+        if (next.whole) {
+          yield { records: parseAll(next.whole), missedFiles: 0 };
+          last = next.number;
+          offset = 0;
+          continue;
+        }
+        open = { fd: next.fd, number: next.number, offset: next.number === from?.number ? offset : 0 };
       }
       const count = readSync(open.fd, block, 0, BLOCK_BYTES, open.offset);
       if (count > 0) {
@@ -51,15 +51,13 @@ export async function* followLog(dir: string, atEnd: boolean, signal: AbortSigna
         if (records.length > 0) yield { records, missedFiles: 0 };
         continue;
       }
-      const next = openNext(dir, open.number);
-      if (next && fstatSync(open.fd).size <= open.offset) {
+      const hasNext = listLogFiles(dir).some((file) => file.number > open!.number);
+      if (hasNext && fstatSync(open.fd).size <= open.offset) {
         closeSync(open.fd);
-        open = next.file;
+        last = open.number;
+        open = undefined;
         rest = new Uint8Array(0);
-        if (next.missed > 0) yield { records: [], missedFiles: next.missed };
-        continue;
-      }
-      if (!next) await waker.wait();
+      } else if (!hasNext) await waker.wait();
     }
   } finally {
     waker.close();
@@ -67,15 +65,18 @@ export async function* followLog(dir: string, atEnd: boolean, signal: AbortSigna
   }
 }
 
-/** The next file after `number`, opened. A compressed one was finished and unread: its lines are taken as missed files. */
-function openNext(dir: string, number: number): { file: { fd: number; number: number; offset: number }; missed: number } | undefined {
-  const later = listLogFiles(dir).filter((file) => file.number > number);
-  const file = later.find((candidate) => !candidate.isCompressed);
+type Next = { readonly number: number; readonly missed: number; readonly fd: number; readonly whole?: Uint8Array };
+
+/** The next file after `number`: opened, or whole where it is compressed already. */
+function openNext(dir: string, number: number): Next | undefined {
+  const file = listLogFiles(dir).find((candidate) => candidate.number > number);
   if (!file) return undefined;
+  const missed = file.number - number - 1;
   try {
-    return { file: { fd: openSync(file.path, "r"), number: file.number, offset: 0 }, missed: file.number - number - 1 };
+    if (file.isCompressed) return { number: file.number, missed, fd: -1, whole: gunzipSync(readFileSync(file.path)) };
+    return { number: file.number, missed, fd: openSync(file.path, "r") };
   } catch {
-    return undefined; // Rotated away between the two calls; the next look sees what is there then.
+    return undefined; // Rotated or compressed between the two calls; the next look sees what is there then.
   }
 }
 

@@ -2,11 +2,11 @@
 import { closeSync, openSync, readFileSync, readSync } from "node:fs";
 import { gunzipSync } from "node:zlib";
 import { LineJoiner, parseRecord, type LogLine, type LogRecord, type Stream } from "./cri.ts";
-import { listLogFiles, type LogFile } from "./files.ts";
+import { listLogFiles, type LogFile, type Position } from "./files.ts";
 
 const BLOCK_BYTES = 262_144;
 
-export type TailOptions = { readonly stream?: Stream; readonly lineBytesMax?: number; readonly sinceMs?: number };
+export type TailOptions = { readonly stream?: Stream; readonly lineBytesMax?: number; readonly sinceMs?: number; readonly until?: Position };
 
 /** At most `count` lines, oldest first. */
 export function readLastLines(dir: string, count: number, options: TailOptions = {}): Promise<LogLine[]> {
@@ -20,10 +20,17 @@ export function readLastLines(dir: string, count: number, options: TailOptions =
     return false;
   };
   if (count > 0) {
-    for (const file of listLogFiles(dir).toReversed()) if (readBackwards(file, isEnough)) break;
+    for (const file of cutAt(listLogFiles(dir), options.until).toReversed()) if (readBackwards(file, isEnough)) break;
   }
   const joiner = new LineJoiner(options.lineBytesMax);
   return Promise.resolve(records.toReversed().flatMap((record) => joiner.push(record) ?? []));
+}
+
+function cutAt(files: readonly LogFile[], until: Position | undefined): LogFile[] {
+  if (!until) return [...files];
+  return files
+    .filter((file) => file.number <= until.number)
+    .map((file) => (file.number === until.number && !file.isCompressed ? { ...file, bytes: Math.min(file.bytes, until.offset) } : file));
 }
 
 /** Gives records newest first until told to stop; true if it was. */

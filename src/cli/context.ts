@@ -1,0 +1,66 @@
+/** What every command gets: the global flags, the paths, the three streams, and a connection when it asks for one. */
+import { resolvePaths, type Paths } from "../base/paths.ts";
+import { connectDaemon } from "../sdk/autostart.ts";
+import type { Connection } from "../sdk/connection.ts";
+
+/** Global flags, as they stand before any command. */
+export type GlobalFlags = {
+  readonly socket?: string;
+  readonly json?: boolean;
+  readonly color?: string;
+  readonly autostart?: boolean;
+  readonly quiet?: boolean;
+  readonly verbose?: boolean;
+};
+
+export class Context {
+  readonly flags: GlobalFlags;
+  readonly paths: Paths;
+  readonly isColored: boolean;
+  readonly cwd = process.cwd();
+
+  constructor(flags: GlobalFlags) {
+    this.flags = flags;
+    this.paths = resolvePaths(process.env, process.getuid!(), flags.socket);
+    this.isColored = !flags.json && wantsColor(flags.color, process.env, process.stdout.isTTY === true);
+  }
+
+  get isJson(): boolean {
+    return this.flags.json === true;
+  }
+
+  /** Starts a daemon where none answers, unless that was forbidden. @throws IpcError NO_DAEMON */
+  connect(mayStart = true): Promise<Connection> {
+    return connectDaemon(this.paths, mayStart && this.flags.autostart !== false);
+  }
+
+  /** A line of the answer. */
+  print(text: string): void {
+    process.stdout.write(`${text}\n`);
+  }
+
+  /** A line beside the answer; silent with -q. */
+  note(text: string): void {
+    if (!this.flags.quiet) process.stderr.write(`${text}\n`);
+  }
+
+  /** One SGR style around a text, or the text alone. */
+  style(code: number, text: string): string {
+    return this.isColored ? `\u001b[${code}m${text}\u001b[0m` : text;
+  }
+}
+
+/** `--color` > FORCE_COLOR > NO_COLOR > TERM=dumb > a terminal. */
+export function wantsColor(flag: string | undefined, env: Readonly<Record<string, string | undefined>>, isTerminal: boolean): boolean {
+  if (flag === "always") return true;
+  if (flag === "never") return false;
+  if (env.FORCE_COLOR !== undefined) return env.FORCE_COLOR !== "0" && env.FORCE_COLOR !== "false";
+  if (env.NO_COLOR !== undefined) return false;
+  return env.TERM !== "dumb" && isTerminal;
+}
+
+/** Names and fields come from people: control characters are shown, not obeyed. */
+export function printable(text: string): string {
+  // eslint-disable-next-line no-control-regex
+  return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, "0")}`);
+}

@@ -1,0 +1,112 @@
+/** `doctor`: what this machine can do, what is missing, and how to mend it. */
+import { accessSync, constants, existsSync, lstatSync, mkdirSync, readFileSync, statfsSync } from "node:fs";
+import { release } from "node:os";
+import { join } from "node:path";
+import { Connection } from "../sdk/connection.ts";
+import { SHIM_VERSION } from "../workers/spec.ts";
+import type { Context } from "./context.ts";
+
+export type Check = { name: string; status: "ok" | "warn" | "fail"; detail: string; remedy?: string };
+
+const SHIM_BINARY = join(import.meta.dir, "..", "..", "native", "build", "ipcctl-shim");
+const LEAST_FREE_BYTES = 100 * 1024 ** 2;
+const LEAST_FILES = 4096;
+
+export async function doctor(context: Context): Promise<number> {
+  const checks = [
+    checkBun(), await checkShim(), checkKernel(), checkFolder("state directory", context.paths.stateDir),
+    checkFolder("runtime directory", context.paths.runtimeDir), checkSpace(context.paths.stateDir),
+    await checkDaemon(context), await checkPython(), checkFiles(), checkInotify(), checkCgroup(),
+  ];
+  if (context.isJson) context.print(JSON.stringify(checks, null, 2));
+  const MARKS = { ok: context.style(32, "ok  "), warn: context.style(33, "warn"), fail: context.style(31, "FAIL") };
+  for (const check of context.isJson ? [] : checks) {
+    context.print(`${MARKS[check.status]}  ${check.name.padEnd(18)} ${check.detail}`);
+    if (check.remedy !== undefined) context.print(`      ${" ".repeat(18)} → ${check.remedy}`);
+  }
+  return checks.some((check) => check.status === "fail") ? 1 : 0;
+}
+
+function checkBun(): Check {
+  const [major, minor, patch] = Bun.version.split(".").map(Number);
+  const isEnough = major === 1 && (minor! > 4 || (minor === 4 && patch! >= 5));
+  const detail = `${Bun.version} at ${process.execPath}`;
+  return isEnough ? { name: "bun", status: "ok", detail } : { name: "bun", status: "fail", detail, remedy: "ipcctl needs Bun 1.4.5 or newer: npm run setup" };
+}
+
+async function checkShim(): Promise<Check> {
+  const remedy = "build it with: sh native/build.sh (needs a C compiler)";
+  if (!existsSync(SHIM_BINARY)) return { name: "shim", status: "fail", detail: "not built", remedy };
+  const child = Bun.spawn([SHIM_BINARY, "--version"], { stdio: ["ignore", "pipe", "ignore"] });
+  const text = (await new Response(child.stdout).text()).trim();
+  if (text !== `ipcctl-shim ${SHIM_VERSION}`) return { name: "shim", status: "fail", detail: `says ${JSON.stringify(text)}, expected version ${SHIM_VERSION}`, remedy };
+  return { name: "shim", status: "ok", detail: `${text} at ${SHIM_BINARY}` };
+}
+
+function checkKernel(): Check {
+  const [major, minor] = release().split(".").map(Number);
+  const isEnough = major! > 5 || (major === 5 && minor! >= 15);
+  return isEnough ? { name: "kernel", status: "ok", detail: release() } : { name: "kernel", status: "warn", detail: release(), remedy: "5.15 is the oldest that is tested" };
+}
+
+function checkFolder(name: string, path: string): Check {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+    accessSync(path, constants.W_OK);
+    const stat = lstatSync(path);
+    if ((stat.mode & 0o022) !== 0) return { name, status: "fail", detail: `${path} can be written by others`, remedy: `chmod 700 ${path}` };
+    if (stat.uid !== process.getuid!()) return { name, status: "fail", detail: `${path} belongs to user ${stat.uid}`, remedy: "set IPCCTL_HOME to a folder of yours" };
+    return { name, status: "ok", detail: path };
+  } catch (error) {
+    return { name, status: "fail", detail: (error as Error).message, remedy: "set IPCCTL_HOME to a folder of yours" };
+  }
+}
+
+function checkSpace(path: string): Check {
+  const { bavail, bsize } = statfsSync(path);
+  const free = bavail * bsize;
+  const detail = `${Math.round(free / 1024 ** 2)} MiB free for logs and state`;
+  return free >= LEAST_FREE_BYTES ? { name: "disk", status: "ok", detail } : { name: "disk", status: "warn", detail, remedy: "workers block or drop log lines when the disk is full" };
+}
+
+async function checkDaemon(context: Context): Promise<Check> {
+  try {
+    using connection = await Connection.open(context.paths.socket);
+    await connection.request("DaemonStatus");
+    return { name: "daemon", status: "ok", detail: `answers at ${context.paths.socket}` };
+  } catch (error) {
+    return { name: "daemon", status: "warn", detail: (error as Error).message, remedy: "the next start brings one up" };
+  }
+}
+
+async function checkPython(): Promise<Check> {
+  const python = Bun.which("python3");
+  if (python === null) return { name: "python", status: "warn", detail: "no python3 on PATH", remedy: "name one with --interpreter, or install python3" };
+  const child = Bun.spawn([python, "--version"], { stdio: ["ignore", "pipe", "ignore"] });
+  return { name: "python", status: "ok", detail: `${(await new Response(child.stdout).text()).trim()} at ${python}` };
+}
+
+function checkFiles(): Check {
+  const soft = Number(/^Max open files\s+(\d+)/m.exec(readFileSync("/proc/self/limits", "utf8"))?.[1] ?? 0);
+  if (soft >= LEAST_FILES) return { name: "open files", status: "ok", detail: String(soft) };
+  return { name: "open files", status: "warn", detail: `${soft}; each worker takes a few`, remedy: `ulimit -n ${LEAST_FILES} before the daemon starts` };
+}
+
+function checkInotify(): Check {
+  const watches = Number(readFileSync("/proc/sys/fs/inotify/max_user_watches", "utf8"));
+  if (watches >= 8192) return { name: "inotify", status: "ok", detail: `${watches} watches` };
+  return { name: "inotify", status: "warn", detail: `${watches} watches`, remedy: "sysctl fs.inotify.max_user_watches=65536, for --watch on large folders" };
+}
+
+function checkCgroup(): Check {
+  const mount = /^\S+ \S+ \S+ \S+ (\S+) (\S+) .* - cgroup2 /m.exec(readFileSync("/proc/self/mountinfo", "utf8"));
+  const remedy = "not needed: trees are then killed by the shim as subreaper, limits are watched";
+  if (!mount) return { name: "cgroup v2", status: "warn", detail: "not mounted", remedy };
+  try {
+    accessSync(mount[1]!, constants.W_OK);
+    const controllers = readFileSync(join(mount[1]!, "cgroup.controllers"), "utf8").trim();
+    return { name: "cgroup v2", status: "ok", detail: `${mount[1]} with ${controllers === "" ? "no controllers" : controllers}` };
+  } catch {
+    return { name: "cgroup v2", status: "warn", detail: `${mount[1]} is not delegated to this user`, remedy };
+  }
+}
