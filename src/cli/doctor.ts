@@ -99,7 +99,7 @@ function checkInotify(): Check {
 }
 
 function checkCgroup(): Check {
-  const mount = /^\S+ \S+ \S+ \S+ (\S+) (\S+) .* - cgroup2 /m.exec(readFileSync("/proc/self/mountinfo", "utf8"));
+  const mount = /^\S+ \S+ \S+ \S+ (\S+) .* - cgroup2 /m.exec(readFileSync("/proc/self/mountinfo", "utf8"));
   const remedy = "not needed: trees are then killed by the shim as subreaper, limits are watched";
   if (!mount) return { name: "cgroup v2", status: "warn", detail: "not mounted", remedy };
   try {

@@ -1,1 +1,55 @@
-export async function runCli(_args: readonly string[]): Promise<number> { return 0; }
+/** The command line from arguments to exit status. `status` and `list` without flags skip the table of commands: they are typed most. */
+import { ERROR_CODES, IpcError } from "../base/errors.ts";
+import { Context } from "./context.ts";
+import { status } from "./status.ts";
+
+const USAGE = 2;
+
+export async function runCli(args: readonly string[]): Promise<number> {
+  process.stdout.on("error", () => process.exit(0)); // the reader has gone: nobody is left to tell
+  const isJson = args.includes("--json");
+  try {
+    return isPlainStatus(args) ? await status(new Context({ json: isJson }), undefined) : await parseAndRun(args);
+  } catch (error) {
+    const failure = IpcError.from(error, "ipcctl");
+    report(failure, isJson);
+    return ERROR_CODES[failure.code].exit;
+  }
+}
+
+/** Anything unusual goes the long way; the test of the table holds both to the same answers. */
+export function isPlainStatus(args: readonly string[]): boolean {
+  const [command, flag, ...more] = args;
+  return (command === "status" || command === "list" || command === "ls") && (flag === undefined || flag === "--json") && more.length === 0;
+}
+
+async function parseAndRun(args: readonly string[]): Promise<number> {
+  if (args[0] === "__complete") return (await import("./completion.ts")).complete(args.slice(1));
+  const { buildProgram } = await import("./program.ts");
+  let status = 0;
+  const program = buildProgram(async (result) => {
+    status = await result;
+  });
+  for (const command of [program, ...program.commands, ...program.commands.flatMap((one) => one.commands)]) {
+    command.exitOverride().configureOutput({ writeErr: () => undefined });
+  }
+  if (args.length === 0) {
+    program.outputHelp();
+    return USAGE;
+  }
+  try {
+    await program.parseAsync([...args], { from: "user" });
+    return status;
+  } catch (error) {
+    const { code, exitCode, message } = error as { code?: string; exitCode?: number; message: string };
+    if (code === undefined || !code.startsWith("commander.")) throw error;
+    if (exitCode === 0) return 0; // help and version
+    throw new IpcError("USAGE", message.replace(/^error: /, "").replaceAll("\n", " "), { hint: "see: ipcctl --help" });
+  }
+}
+
+function report(error: IpcError, isJson: boolean): void {
+  const { code, message, hint } = error;
+  if (isJson) process.stderr.write(`${JSON.stringify({ error: { code, message, ...(hint === undefined ? {} : { hint }) } })}\n`);
+  else process.stderr.write(`ipcctl: ${message}${hint === undefined ? "" : `\n  ${hint}`}\n`);
+}

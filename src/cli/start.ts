@@ -34,7 +34,7 @@ export async function start(context: Context, operand: string | undefined, args:
   }
   const definition = fromFlags(context, operand, args, flags);
   using connection = await context.connect();
-  return startAll(context, connection, [definition], flags);
+  return await startAll(context, connection, [definition], flags);
 }
 
 async function isKnown(context: Context, name: string): Promise<boolean> {
@@ -146,7 +146,7 @@ async function startProject(context: Context, flags: StartFlags): Promise<number
   const { inDependencyOrder } = await import("../workers/dependencies.ts");
   const ordered = inDependencyOrder(definitions.map((definition) => ({ id: findWorkerId(definition.name) ?? "", config: { depends_on: (definition.depends_on as string[] | undefined) ?? [] }, definition })));
   using connection = await context.connect();
-  return startAll(context, connection, ordered.map((entry) => entry.definition), flags);
+  return await startAll(context, connection, ordered.map((entry) => entry.definition), flags);
 }
 
 /** @throws IpcError BAD_CONFIG naming the file. */

@@ -1,75 +1,67 @@
-/** One record of a log file: `2026-11-20T19:20:01.123456789Z stdout F text`, as the shim writes it, read from bytes. */
+/** One record of a log file in the CRI format: `2026-11-20T19:20:01.123456789Z stdout F text`. */
 
-export type LogStream = "stdout" | "stderr";
+export type Stream = "stdout" | "stderr";
 
-/** A record inside a buffer. Its text is `bytes[textStart, end)`, without the newline. */
-export type CriRecord = { readonly stream: LogStream; readonly isPartial: boolean; readonly textStart: number };
+export type LogRecord = {
+  /** RFC 3339 with nanoseconds. */
+  readonly timestamp: string;
+  readonly stream: Stream;
+  /** True if the line goes on in the next record of this stream. */
+  readonly isPartial: boolean;
+  readonly text: Uint8Array;
+};
 
-/** Length of `2026-11-20T19:20:01.123456789Z`. */
-const TIMESTAMP_BYTES = 30;
-/** Where the parts stand, from the start of the record: the shim's columns have a fixed width. */
-const STREAM_AT = TIMESTAMP_BYTES + 1;
-const TAG_AT = STREAM_AT + "stdout".length + 1;
-/** Length of everything before the text. */
-const PREFIX_BYTES = TAG_AT + 2;
+/** A whole line, its partial records joined. */
+export type LogLine = Omit<LogRecord, "isPartial">;
 
 const SPACE = 0x20;
-const TAG_FULL = 0x46;
-const TAG_PARTIAL = 0x50;
-const SHAPE = Buffer.from("0000-00-00T00:00:00.000000000Z std");
-const OUT = Buffer.from("out");
-const ERR = Buffer.from("err");
 
-/** What {@link classifyRecord} answers: a number, because the hot path must not allocate. */
-export const NO_RECORD = -1;
-export const IS_STDERR = 1;
-export const IS_PARTIAL = 2;
-
-/** {@link NO_RECORD}, or the sum of {@link IS_STDERR} and {@link IS_PARTIAL} where they hold. */
-export function classifyRecord(bytes: Uint8Array, start: number, end: number): number {
-  const length = end - start;
-  // A writer that drops blanks at the end of a line leaves an empty text without the blank before it.
-  if (length < PREFIX_BYTES - 1 || (length >= PREFIX_BYTES && bytes[start + PREFIX_BYTES - 1] !== SPACE)) return NO_RECORD;
-  const tag = bytes[start + TAG_AT];
-  if ((tag !== TAG_FULL && tag !== TAG_PARTIAL) || bytes[start + TAG_AT - 1] !== SPACE) return NO_RECORD;
-  if (!hasShape(bytes, start)) return NO_RECORD;
-  const isPartial = tag === TAG_PARTIAL ? IS_PARTIAL : 0;
-  const wordAt = start + STREAM_AT + 3;
-  if (matches(bytes, wordAt, OUT)) return isPartial;
-  return matches(bytes, wordAt, ERR) ? isPartial + IS_STDERR : NO_RECORD;
-}
-
-/** Where the text of a record begins that {@link classifyRecord} has accepted. */
-export function textStartOf(start: number, end: number): number {
-  return Math.min(start + PREFIX_BYTES, end);
-}
-
-/** The record in `bytes[start, end)`, or `undefined` for anything that is none. */
-export function parseRecord(bytes: Uint8Array, start: number, end: number): CriRecord | undefined {
-  const kind = classifyRecord(bytes, start, end);
-  if (kind === NO_RECORD) return undefined;
+/** Parses one record without its newline. `undefined` for what is none: the remains of a write that was cut off. */
+export function parseRecord(bytes: Uint8Array): LogRecord | undefined {
+  const first = bytes.indexOf(SPACE);
+  const second = bytes.indexOf(SPACE, first + 1);
+  if (first < 20 || second < 0 || bytes[second + 2] !== SPACE) return undefined;
+  const stream = Buffer.from(bytes.subarray(first + 1, second)).toString("latin1");
+  const tag = bytes[second + 1];
+  if ((stream !== "stdout" && stream !== "stderr") || (tag !== 0x46 && tag !== 0x50)) return undefined;
   return {
-    stream: kind & IS_STDERR ? "stderr" : "stdout",
-    isPartial: (kind & IS_PARTIAL) !== 0,
-    textStart: textStartOf(start, end),
+    timestamp: Buffer.from(bytes.subarray(0, first)).toString("latin1"),
+    stream,
+    isPartial: tag === 0x50,
+    text: bytes.subarray(second + 3),
   };
 }
 
-/** The timestamp of the record at `start`, which {@link parseRecord} has accepted. */
-export function timestampAt(bytes: Uint8Array, start: number): string {
-  return Buffer.from(bytes.buffer, bytes.byteOffset + start, TIMESTAMP_BYTES).latin1Slice();
-}
+/** Joins partial records to lines, each stream by itself. */
+export class LineJoiner {
+  readonly #open: Record<Stream, { timestamp: string; parts: Uint8Array[]; bytes: number } | undefined> = { stdout: undefined, stderr: undefined };
+  readonly #bytesMax: number;
 
-/** Digits where {@link SHAPE} has a zero, its very bytes elsewhere. */
-function hasShape(bytes: Uint8Array, start: number): boolean {
-  for (let index = 0; index < SHAPE.length; index++) {
-    const byte = bytes[start + index]!;
-    const wanted = SHAPE[index]!;
-    if (wanted === 0x30 ? byte < 0x30 || byte > 0x39 : byte !== wanted) return false;
+  /** @param bytesMax what is longer is cut here (the file keeps all) */
+  constructor(bytesMax = Number.POSITIVE_INFINITY) {
+    this.#bytesMax = bytesMax;
   }
-  return true;
+
+  /** The line that this record completes, if it does. */
+  push(record: LogRecord): LogLine | undefined {
+    const { stream } = record;
+    const open = this.#open[stream];
+    if (!open && !record.isPartial) return { timestamp: record.timestamp, stream, text: record.text.subarray(0, this.#bytesMax) };
+    const line = open ?? { timestamp: record.timestamp, parts: [], bytes: 0 };
+    if (line.bytes < this.#bytesMax) line.parts.push(Uint8Array.from(record.text.subarray(0, this.#bytesMax - line.bytes)));
+    line.bytes += record.text.length;
+    this.#open[stream] = record.isPartial ? line : undefined;
+    return record.isPartial ? undefined : { timestamp: line.timestamp, stream, text: Buffer.concat(line.parts) };
+  }
 }
 
-function matches(bytes: Uint8Array, at: number, word: Uint8Array): boolean {
-  return bytes[at] === word[0] && bytes[at + 1] === word[1] && bytes[at + 2] === word[2];
+/** Whole records in a block, and the bytes behind the last newline. */
+export function splitRecords(block: Uint8Array, onRecord: (record: LogRecord) => void): Uint8Array {
+  let at = 0;
+  for (let end = block.indexOf(0x0a, at); end >= 0; end = block.indexOf(0x0a, at)) {
+    const record = parseRecord(block.subarray(at, end));
+    if (record) onRecord(record);
+    at = end + 1;
+  }
+  return block.subarray(at);
 }

@@ -1,57 +1,26 @@
-/** The log files of one worker: `NNNNNNNNNN.log`, or `.log.gz` once finished and compressed. The highest number is the current one. */
+/** The log files of one worker, in order: the highest number is the one being written. */
 import { closeSync, openSync, readdirSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
 
-export type LogFile = {
-  readonly number: number;
-  readonly path: string;
-  readonly isCompressed: boolean;
-};
+export type LogFile = { readonly number: number; readonly path: string; readonly isCompressed: boolean; readonly bytes: number };
 
-/** A file with its size on disk. */
-export type SizedLogFile = LogFile & { readonly bytes: number };
-
-const NAME = /^(\d{10})\.log(\.gz)?$/;
-const NUMBER_DIGITS = 10;
-
-/** All files in order, oldest first; empty where there is no directory (a worker never started). */
+/** Ascending. Where a compressed file stands beside its original, the original counts: compressing was cut off. */
 export function listLogFiles(dir: string): LogFile[] {
   let names: string[];
   try {
     names = readdirSync(dir);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException; // readdir throws nothing else
-    if (code === "ENOENT" || code === "ENOTDIR") return [];
-    throw error;
+  } catch {
+    return []; // Never started.
   }
-  const byNumber = new Map<number, LogFile>();
-  for (const name of names) {
-    const match = NAME.exec(name);
-    if (!match) continue;
-    const number = Number(match[1]);
-    const isCompressed = match[2] !== undefined;
-    // Both exist while a compression is being finished: the plain one counts.
-    if (!isCompressed || !byNumber.has(number)) byNumber.set(number, { number, path: join(dir, name), isCompressed });
+  const files = new Map<number, LogFile>();
+  for (const name of names.sort()) {
+    const match = /^(\d{10})\.log(\.gz)?$/.exec(name);
+    if (!match || files.has(Number(match[1]))) continue; // "N.log" sorts before "N.log.gz"
+    const path = join(dir, name);
+    const bytes = statSync(path, { throwIfNoEntry: false })?.size;
+    if (bytes !== undefined) files.set(Number(match[1]), { number: Number(match[1]), path, isCompressed: match[2] !== undefined, bytes });
   }
-  return [...byNumber.values()].toSorted((a, b) => a.number - b.number);
-}
-
-/** As {@link listLogFiles}, with sizes; files that vanish while we look are left out. */
-export function measureLogFiles(dir: string): SizedLogFile[] {
-  return listLogFiles(dir).flatMap((file) => {
-    const bytes = statSync(file.path, { throwIfNoEntry: false })?.size;
-    return bytes === undefined ? [] : [{ ...file, bytes }];
-  });
-}
-
-/** Bytes on disk of all files together. */
-export function totalLogBytes(dir: string): number {
-  return measureLogFiles(dir).reduce((sum, file) => sum + file.bytes, 0);
-}
-
-/** Path of the plain file with a number. */
-export function logFilePath(dir: string, number: number): string {
-  return join(dir, `${String(number).padStart(NUMBER_DIGITS, "0")}.log`);
+  return [...files.values()];
 }
 
 /** A place between two records: what is before it has been written whole. */

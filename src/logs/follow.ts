@@ -24,7 +24,6 @@ export async function* followLog(dir: string, from: Position | undefined, signal
   let open: { fd: number; number: number; offset: number } | undefined;
   let rest: Uint8Array = new Uint8Array(0);
   let last = from === undefined ? 0 : from.number - 1; // the file before the one to read next
-  let offset = from?.offset ?? 0;
   try {
     while (!signal.aborted) {
       if (!open) {
@@ -37,10 +36,9 @@ export async function* followLog(dir: string, from: Position | undefined, signal
         if (next.whole) {
           yield { records: parseAll(next.whole), missedFiles: 0 };
           last = next.number;
-          offset = 0;
           continue;
         }
-        open = { fd: next.fd, number: next.number, offset: next.number === from?.number ? offset : 0 };
+        open = { fd: next.fd, number: next.number, offset: next.number === from?.number ? from.offset : 0 };
       }
       const count = readSync(open.fd, block, 0, BLOCK_BYTES, open.offset);
       if (count > 0) {
@@ -51,10 +49,11 @@ export async function* followLog(dir: string, from: Position | undefined, signal
         if (records.length > 0) yield { records, missedFiles: 0 };
         continue;
       }
-      const hasNext = listLogFiles(dir).some((file) => file.number > open!.number);
+      const { number } = open;
+      const hasNext = listLogFiles(dir).some((file) => file.number > number);
       if (hasNext && fstatSync(open.fd).size <= open.offset) {
         closeSync(open.fd);
-        last = open.number;
+        last = number;
         open = undefined;
         rest = new Uint8Array(0);
       } else if (!hasNext) await waker.wait();

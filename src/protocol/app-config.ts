@@ -5,13 +5,10 @@
 import { z } from "zod";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
+import { RESTART_POLICIES, type RestartPolicy } from "../base/restart-policies.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
 import { findDuplicateKey } from "./json-keys.ts";
-
-/** Restart policies as bunctl prints them. */
-export const RESTART_POLICIES = ["no", "always", "on-failure", "unless-stopped"] as const;
-export type RestartPolicy = (typeof RESTART_POLICIES)[number];
 
 const POLICY_SPELLINGS: Record<string, RestartPolicy> = {
   no: "no", always: "always", "on-failure": "on-failure", "unless-stopped": "unless-stopped",

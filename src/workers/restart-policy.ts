@@ -1,5 +1,6 @@
 /** Whether an ended run is started again, and when. Pure: the random number is an argument. */
-import type { Backoff, RestartPolicy } from "../protocol/app-config.ts";
+import type { RestartPolicy } from "../base/restart-policies.ts";
+import type { Backoff } from "../protocol/app-config.ts";
 
 /** A run this long counts as stable: the next failure starts again at the first delay. */
 export const STABLE_MS = 10_000;

@@ -1,7 +1,7 @@
 /** What Status and Describe show of a worker. Secrets are masked here, before anything leaves the daemon. */
 import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
-import type { RestartPolicy } from "../protocol/app-config.ts";
+import type { RestartPolicy } from "../base/restart-policies.ts";
 import type { WorkerDescription, WorkerStatus } from "../protocol/status.ts";
 import { choosePolicy } from "../sandbox/policy.ts";
 import { readCommandLine } from "./proc.ts";
