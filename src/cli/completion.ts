@@ -1,4 +1,5 @@
 /** Completion scripts, and the hidden `__complete` that they ask. */
+import type { Command } from "commander";
 import type { WorkerStatus } from "../protocol/status.ts";
 import { Connection } from "../sdk/connection.ts";
 import { Context } from "./context.ts";
@@ -30,9 +31,7 @@ export function printCompletion(context: Context, shell: string): Promise<number
 }
 
 /** Candidates for the last of the words typed so far, one a line. */
-export async function complete(words: readonly string[]): Promise<number> {
-  const { buildProgram } = await import("./program.ts");
-  const program = buildProgram(() => Promise.resolve());
+export async function complete(program: Command, words: readonly string[]): Promise<number> {
   const command = program.commands.find((one) => one.name() === words[0] || one.aliases().includes(words[0] ?? ""));
   const current = words.at(-1) ?? "";
   let found: string[];

@@ -24,8 +24,11 @@ export function isPlainStatus(args: readonly string[]): boolean {
 }
 
 async function parseAndRun(args: readonly string[]): Promise<number> {
-  if (args[0] === "__complete") return (await import("./completion.ts")).complete(args.slice(1));
   const { buildProgram } = await import("./program.ts");
+  if (args[0] === "__complete") {
+    const { complete } = await import("./completion.ts");
+    return complete(buildProgram(() => Promise.resolve()), args.slice(1));
+  }
   let status = 0;
   const program = buildProgram(async (result) => {
     status = await result;

@@ -1,0 +1,21 @@
+#!/bin/sh
+# Installs what a checkout needs on a machine that has Node with npm and a C compiler: the pinned Bun, the locked
+# packages, the shim. Does nothing that is done already.
+set -eu
+cd "$(dirname "$0")/.."
+bun=
+for candidate in node_modules/@oven/bun-linux-*/bin/bun node_modules/bun/bin/bun.exe; do
+  if [ -x "$candidate" ] && [ "$("$candidate" --version 2>/dev/null)" = 1.4.5 ]; then
+    bun=$candidate
+    break
+  fi
+done
+if [ -z "$bun" ]; then
+  # Without install scripts: npm brings the package with the binary for this machine, and Bun does the rest.
+  boot=$(mktemp -d)
+  trap 'rm -rf "$boot"' EXIT
+  npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts --prefix "$boot" bun@1.4.5 >&2
+  bun=$(ls "$boot"/node_modules/@oven/bun-linux-*/bin/bun | head -n 1)
+fi
+[ -d node_modules/zod ] && [ -d node_modules/fast-check ] && [ -x node_modules/bun/bin/bun.exe ] || "$bun" install --frozen-lockfile >&2
+sh native/build.sh >&2

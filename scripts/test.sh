@@ -1,0 +1,24 @@
+#!/bin/sh
+# All tests, from nothing: types, lint, format of commands, unit, life, crash, protocol. Ends with "N passed, N failed".
+set -u
+cd "$(dirname "$0")/.."
+sh scripts/setup.sh || { echo "0 passed, 1 failed"; exit 1; }
+bun=node_modules/bun/bin/bun.exe
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+failed=0
+passed=0
+step() {
+  echo "── $*"
+  if "$@"; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
+}
+step "$bun" check
+step sh native/build.sh --sanitize
+"$bun" --no-env-file test --timeout 60000 test 2>&1 | tee "$log"
+add() { sed -n "s/^ *\([0-9][0-9]*\) $1\$/\1/p" "$log" | tail -n 1; }
+passed=$((passed + $(add pass || echo 0) + 0))
+tests_failed=$(add fail)
+[ -n "$tests_failed" ] || tests_failed=1
+failed=$((failed + tests_failed))
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

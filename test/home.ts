@@ -1,0 +1,99 @@
+/** A daemon of its own for a test: temporary home, real shim, real Python. Gone with everything in it at the end. */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { resolvePaths } from "../src/base/paths.ts";
+import type { DaemonStatus, WorkerStatus } from "../src/protocol/status.ts";
+import { connectDaemon } from "../src/sdk/autostart.ts";
+import type { Connection } from "../src/sdk/connection.ts";
+
+export const ROOT = join(import.meta.dir, "..");
+const DEADLINE_MS = 20_000;
+
+export type CliResult = { readonly status: number; readonly stdout: string; readonly stderr: string };
+
+export class Home implements AsyncDisposable {
+  readonly dir = mkdtempSync(join(tmpdir(), "ipcctl-test-"));
+  readonly env: Record<string, string>;
+  readonly paths;
+
+  constructor() {
+    this.env = { ...(process.env as Record<string, string>), IPCCTL_HOME: join(this.dir, "home"), NO_COLOR: "1" };
+    delete this.env.FORCE_COLOR;
+    this.paths = resolvePaths(this.env, process.getuid!());
+  }
+
+  /** Writes a script of the test's and returns its path. */
+  script(name: string, text: string): string {
+    const path = join(this.dir, name);
+    writeFileSync(path, text);
+    return path;
+  }
+
+  async cli(...args: string[]): Promise<CliResult> {
+    const child = Bun.spawn([join(ROOT, "bin/ipcctl"), ...args], { cwd: this.dir, env: this.env, stdio: ["ignore", "pipe", "pipe"] });
+    const [stdout, stderr, status] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text(), child.exited]);
+    return { status, stdout, stderr };
+  }
+
+  async connect(): Promise<Connection> {
+    const before = process.env.IPCCTL_HOME;
+    process.env.IPCCTL_HOME = this.env.IPCCTL_HOME;
+    try {
+      return await connectDaemon(this.paths, true);
+    } finally {
+      if (before === undefined) delete process.env.IPCCTL_HOME;
+      else process.env.IPCCTL_HOME = before;
+    }
+  }
+
+  async start(name: string, script: string, more: object = {}): Promise<void> {
+    using connection = await this.connect();
+    await connection.request({ Start: { name, config: JSON.stringify({ name, script, cwd: this.dir, interpreter: "python3 -u", auto_start: true, ...more }) } });
+  }
+
+  async status(name: string): Promise<WorkerStatus> {
+    using connection = await this.connect();
+    return await connection.query<WorkerStatus>({ Status: { name } });
+  }
+
+  async lines(name: string, count = 100_000): Promise<string[]> {
+    using connection = await this.connect();
+    const answer = await connection.query<{ logs: { output: string[] } }>({ Logs: { name, lines: count } });
+    return answer.logs.output;
+  }
+
+  async daemonPid(): Promise<number> {
+    using connection = await this.connect();
+    return (await connection.query<DaemonStatus>("DaemonStatus")).pid;
+  }
+
+  /** kill -9, and waits until it is gone. */
+  async killDaemon(): Promise<void> {
+    const pid = await this.daemonPid();
+    process.kill(pid, "SIGKILL");
+    await waitUntil(() => !isAlive(pid), "the daemon is gone");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.cli("daemon", "stop");
+    rmSync(this.dir, { recursive: true, force: true });
+  }
+}
+
+/** Looks again and again until it holds; fails with the reason after a deadline. */
+export async function waitUntil(holds: () => boolean | Promise<boolean>, what: string): Promise<void> {
+  const deadline = performance.now() + DEADLINE_MS;
+  while (!(await holds())) {
+    if (performance.now() > deadline) throw new Error(`not within ${DEADLINE_MS / 1000} s: ${what}`);
+    await Bun.sleep(5);
+  }
+}
+
+export function isAlive(pid: number): boolean {
+  try {
+    return !/^State:\s+Z/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+  } catch {
+    return false;
+  }
+}
