@@ -3,6 +3,8 @@ import { mkdirSync, openSync, closeSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import type { Paths } from "../base/paths.ts";
+import { VERSION } from "../base/version.ts";
+import { PROTOCOL } from "../protocol/responses.ts";
 import { Connection } from "./connection.ts";
 
 const START_DEADLINE_MS = 20_000;
@@ -14,11 +16,24 @@ export const CLEAN_BUN = ["--no-env-file", "--config=/dev/null"] as const;
 /** Opens a connection; with `mayStart` it starts a daemon in the background where none answers. @throws IpcError NO_DAEMON */
 export async function connectDaemon(paths: Paths, mayStart: boolean): Promise<Connection> {
   try {
-    return await Connection.open(paths.socket);
+    return await openGreeted(paths.socket);
   } catch (error) {
     if (!(error instanceof IpcError) || error.code !== "NO_DAEMON" || !mayStart) throw error;
   }
   return startDaemon(paths);
+}
+
+/** The socket of a daemon that is being killed still takes connections: only one that answers is one. */
+async function openGreeted(path: string): Promise<Connection> {
+  const connection = await Connection.open(path);
+  try {
+    await connection.request({ Hello: { protocol: PROTOCOL, client: `ipcctl ${VERSION}` } });
+    return connection;
+  } catch (error) {
+    connection.close();
+    if (!(error instanceof IpcError) || error.code !== "CONNECTION_LOST") throw error;
+    throw new IpcError("NO_DAEMON", `the daemon at ${path} is going away`, { hint: "try again", cause: error });
+  }
 }
 
 async function startDaemon(paths: Paths): Promise<Connection> {
@@ -42,7 +57,7 @@ async function waitForDaemon(paths: Paths, child: Bun.Subprocess, errorFile: str
   const deadline = performance.now() + START_DEADLINE_MS;
   for (let pauseMs = 4; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
     try {
-      return await Connection.open(paths.socket);
+      return await openGreeted(paths.socket);
     } catch (error) {
       if (!(error instanceof IpcError) || error.code !== "NO_DAEMON") throw error;
     }

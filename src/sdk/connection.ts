@@ -54,8 +54,7 @@ export class Connection implements Disposable {
     this.#flush();
     const response = await answer;
     if (!("Error" in response)) return response;
-    const { code, message: text, hint } = response.Error;
-    throw new IpcError(isErrorCode(code) ? code : "FAILED", text, hint === undefined ? {} : { hint });
+    throw errorOf(response.Error);
   }
 
   /** The `data` of a `Data` answer. The daemon is ours and of our uid: its shape is believed. */
@@ -93,8 +92,10 @@ export class Connection implements Disposable {
   }
 
   #deliver(response: Response): void {
-    if ("Event" in response) this.#onEvent?.(response.Event);
-    else this.#waiters.shift()?.resolve(response);
+    if ("Event" in response) return this.#onEvent?.(response.Event);
+    const waiter = this.#waiters.shift();
+    if (waiter) waiter.resolve(response);
+    else if ("Error" in response) this.#fail(errorOf(response.Error)); // refused before we asked anything
   }
 
   #fail(error: IpcError): void {
@@ -127,6 +128,11 @@ function connectError(error: unknown, path: string): IpcError {
     return new IpcError("NO_PERMISSION", `may not connect to ${path}`, { hint: "the daemon belongs to another user", cause: error });
   }
   return new IpcError("NO_DAEMON", `cannot connect to ${path}: ${(error as Error).message}`, { cause: error });
+}
+
+/** What the daemon says went wrong; a newer one may have codes that we do not know. */
+function errorOf({ code, message, hint }: { code?: unknown; message: string; hint?: string }): IpcError {
+  return new IpcError(isErrorCode(code) ? code : "FAILED", message, hint === undefined ? {} : { hint });
 }
 
 function lost(): IpcError {
