@@ -39,9 +39,11 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
   const contextOf = (command: Command): Context => new Context(command.optsWithGlobals() as GlobalFlags);
   const add = (name: string, about: string, examples: string): Command => {
     const command = program.command(name).description(about).addHelpText("before", `examples:\n${examples.split("\n").map((line) => `  ${line}`).join("\n")}\n`);
+    return withGlobals(command);
+  };
+  const withGlobals = (command: Command): Command => {
     for (const option of program.options.filter(({ long }) => long !== "--version" && long !== "--color")) command.addOption(new Option(option.flags, option.description).hideHelp());
-    command.addOption(new Option("--color <when>").choices(["auto", "always", "never"]).hideHelp());
-    return command;
+    return command.addOption(new Option("--color <when>").choices(["auto", "always", "never"]).hideHelp());
   };
 
   runFlags(add("start", "start a worker: a script, a known name, or all of ipcctl.json in this folder",
@@ -109,10 +111,10 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
   add("doctor", "what this machine can do, what is missing, and how to mend it", "ipcctl doctor")
     .action((_: object, command: Command) => finish(doctor(contextOf(command))));
   const daemon = add("daemon", "serve in the foreground (for systemd), or control the one in the background", "ipcctl daemon\nipcctl daemon status\nipcctl daemon stop --keep-workers");
-  daemon.command("status").description("what it says of itself").action((_: object, command: Command) => finish(daemonStatus(contextOf(command))));
-  daemon.command("stop").description("end the daemon and its workers").option("--keep-workers", "let the workers run on")
+  withGlobals(daemon.command("status")).description("what it says of itself").action((_: object, command: Command) => finish(daemonStatus(contextOf(command))));
+  withGlobals(daemon.command("stop")).description("end the daemon and its workers").option("--keep-workers", "let the workers run on")
     .action((flags: { keepWorkers?: boolean }, command: Command) => finish(stopDaemon(contextOf(command), flags.keepWorkers === true)));
-  daemon.command("restart").description("a new daemon in its place; workers do not notice").action((_: object, command: Command) => finish(restartDaemon(contextOf(command))));
+  withGlobals(daemon.command("restart")).description("a new daemon in its place; workers do not notice").action((_: object, command: Command) => finish(restartDaemon(contextOf(command))));
   add("unit", "print a systemd unit for this installation", "ipcctl unit > /etc/systemd/system/ipcctl.service").option("--user", "for systemctl --user")
     .action((flags: { user?: boolean }, command: Command) => {
       contextOf(command).print(systemdUnit(flags.user === true).trimEnd());
