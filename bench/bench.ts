@@ -23,7 +23,7 @@ if (!existsSync(pm2)) {
   Bun.spawnSync(["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", out, "pm2@7.0.4"], { stdio: ["ignore", "ignore", "inherit"] });
 }
 
-await statusTime();
+if (process.argv[3] !== "quick") await statusTime();
 await startLatency();
 await pumpRate();
 await manyWorkers();

@@ -273,6 +273,7 @@ export class Worker {
       await this.#launchRun(run);
     } catch (error) {
       this.#launchFailure = IpcError.from(error, `starting ${this.id}`);
+      this.#world.log("error", { worker: this.id, run, reason: this.#launchFailure.message }, "not launched");
       this.#finish(failedLaunch(run, this.#world.nowMs()));
     }
   }
