@@ -203,7 +203,9 @@ static void drop_input(struct ipc_log *log, struct ipc_stream *stream)
 {
 	for (size_t at = stream->in_pos; at < stream->in_len; at++)
 		log->dropped_lines += stream->in[at] == '\n';
-	log->dropped_bytes += stream->in_len - stream->in_pos;
+	/* The beginning of a line whose end is dropped goes with it: it must not grow together with a later one. */
+	log->dropped_bytes += stream->in_len - stream->in_pos + stream->held_len;
+	stream->held_len = 0;
 	stream->in_pos = stream->in_len;
 }
 
@@ -248,10 +250,8 @@ bool ipc_log_finish(struct ipc_log *log, struct ipc_stream *stream)
 void ipc_log_give_up(struct ipc_log *log, struct ipc_stream *streams, size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
-		drop_input(log, &streams[i]);
 		log->dropped_lines += streams[i].held_len > 0;
-		log->dropped_bytes += streams[i].held_len;
-		streams[i].held_len = 0;
+		drop_input(log, &streams[i]);
 	}
 	for (size_t at = 0; at < log->out_len; at++)
 		log->dropped_lines += log->out[at] == '\n';

@@ -49,7 +49,7 @@ static struct {
 	uint64_t kill_at, wall_at, retry_at, told_at;
 	size_t killed;
 	const char *kill_method;
-	uint64_t told_rotations;
+	uint64_t told_rotations, told_dropped;
 } shim;
 
 static int die(int status, const char *what, int error)
@@ -118,8 +118,11 @@ static void tell_log(void)
 	}
 	uint64_t now = ipc_now_ms();
 	bool is_full = shim.log.is_stuck;
-	if (is_full == shim.was_full || (is_full && now < shim.told_at + 1000))
+	bool is_news = is_full != shim.was_full || shim.log.dropped_lines != shim.told_dropped;
+	/* Going into and out of it at once; the count while it lasts once a second. */
+	if (!is_news || (is_full && shim.was_full && now < shim.told_at + 1000))
 		return;
+	shim.told_dropped = shim.log.dropped_lines;
 	shim.was_full = is_full;
 	shim.told_at = now;
 	payload[0] = is_full;
@@ -509,14 +512,15 @@ static void loop(void)
 {
 	while (!is_tree_gone()) {
 		struct pollfd fds[6 + CLIENTS_MAX];
-		bool is_blocked = is_waiting_for_room();
+		bool is_waiting = is_waiting_for_room();
+		bool is_blocked = is_waiting && !shim.log.limits.is_dropping;
 		int watched[] = { shim.signals, shim.listener, is_blocked ? -1 : shim.streams[0].fd,
 				  is_blocked ? -1 : shim.streams[1].fd, shim.notify, shim.control };
 		for (size_t i = 0; i < 6; i++)
 			fds[i] = (struct pollfd){ watched[i], POLLIN, 0 };
 		for (size_t i = 0; i < CLIENTS_MAX; i++)
 			fds[6 + i] = (struct pollfd){ shim.clients[i].fd, POLLIN, 0 };
-		if (is_blocked && shim.retry_at == NEVER)
+		if (is_waiting && shim.retry_at == NEVER)
 			shim.retry_at = ipc_now_ms() + RETRY_MS;
 		if (poll(fds, 6 + CLIENTS_MAX, poll_timeout()) < 0 && errno != EINTR)
 			break;

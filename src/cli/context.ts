@@ -1,4 +1,5 @@
 /** What every command gets: the global flags, the paths, the three streams, and a connection when it asks for one. */
+import { fstatSync, writeSync } from "node:fs";
 import { resolvePaths, type Paths } from "../base/paths.ts";
 import { connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
@@ -22,7 +23,7 @@ export class Context {
   constructor(flags: GlobalFlags) {
     this.flags = flags;
     this.paths = resolvePaths(process.env, process.getuid!(), flags.socket);
-    this.isColored = !flags.json && wantsColor(flags.color, process.env, process.stdout.isTTY === true);
+    this.isColored = !flags.json && wantsColor(flags.color, process.env, isTerminal(1));
   }
 
   get isJson(): boolean {
@@ -36,7 +37,7 @@ export class Context {
 
   /** A line of the answer. */
   print(text: string): void {
-    process.stdout.write(`${text}\n`);
+    writeOut(`${text}\n`);
   }
 
   /** A line beside the answer; silent with -q. */
@@ -48,6 +49,28 @@ export class Context {
   style(code: number, text: string): string {
     return this.isColored ? `\u001b[${code}m${text}\u001b[0m` : text;
   }
+}
+
+/** Node's `process.stdout` takes longer to be made than `status` takes in all; plain descriptors do for most commands. */
+function writeOut(text: string): void {
+  let bytes: Uint8Array = Buffer.from(text);
+  while (bytes.length > 0) {
+    try {
+      bytes = bytes.subarray(writeSync(1, bytes));
+    } catch (error) {
+      const { code } = error as { code?: string };
+      if (code === "EPIPE") process.exit(0); // the reader has gone: nobody is left to tell
+      if (code !== "EAGAIN") throw error;
+      Bun.sleepSync(1); // somebody left the pipe non-blocking, and it is full
+    }
+  }
+}
+
+/** A character device that is a terminal's by its number (console, pty, serial), unlike /dev/null. */
+export function isTerminal(fd: number): boolean {
+  const stat = fstatSync(fd);
+  const major = (stat.rdev >> 8) & 0xfff;
+  return stat.isCharacterDevice() && (major === 4 || major === 5 || (major >= 136 && major <= 143) || major === 204);
 }
 
 /** `--color` > FORCE_COLOR > NO_COLOR > TERM=dumb > a terminal. */

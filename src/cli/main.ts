@@ -6,7 +6,6 @@ import { status } from "./status.ts";
 const USAGE = 2;
 
 export async function runCli(args: readonly string[]): Promise<number> {
-  process.stdout.on("error", () => process.exit(0)); // the reader has gone: nobody is left to tell
   const isJson = args.includes("--json");
   try {
     return isPlainStatus(args) ? await status(new Context({ json: isJson }), undefined) : await parseAndRun(args);

@@ -2,7 +2,7 @@
 import { formatBytes, formatUptime } from "../base/units.ts";
 import type { StateWord, WorkerDescription, WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
-import { printable, type Context } from "./context.ts";
+import { isTerminal, printable, type Context } from "./context.ts";
 import { pick } from "./select.ts";
 
 const GREEN = 32;
@@ -37,7 +37,7 @@ export async function status(context: Context, name: string | undefined): Promis
   using connection = await context.connect();
   const workers = await read(connection, name);
   if (context.isJson) context.print(JSON.stringify(workers, null, 2));
-  else await printTable(context, workers);
+  else printTable(context, workers);
   return 0;
 }
 
@@ -46,63 +46,64 @@ async function read(connection: Connection, name: string | undefined): Promise<W
   return name === undefined ? all : pick(all, [name]);
 }
 
-async function printTable(context: Context, workers: readonly WorkerStatus[]): Promise<void> {
+function printTable(context: Context, workers: readonly WorkerStatus[]): void {
   if (workers.length === 0) return context.note("no workers; start one with: ipcctl start worker.py");
-  context.print(await renderTable(context, workers, process.stdout.isTTY ? (process.stdout.columns ?? 80) : undefined));
+  context.print(renderTable(context, workers, isTerminal(1) ? (process.stdout.columns ?? 80) : undefined));
 }
 
-/** @param width columns of the terminal; undefined cuts nothing */
-export async function renderTable(context: Context, workers: readonly WorkerStatus[], width: number | undefined): Promise<string> {
-  const { default: Table } = await import("cli-table3");
-  let columns = [...COLUMNS];
-  const widthOf = (column: Column): number => Math.max(column.title.length, ...workers.map((worker) => Bun.stringWidth(column.cell(worker)))) + 2;
-  const total = (): number => columns.reduce((sum, column) => sum + widthOf(column), 0);
-  const LEAST_COMMAND = 12;
-  while (width !== undefined && columns.length > 2) {
-    const flexible = columns.find((column) => column.title === "command");
-    const least = total() - (flexible ? widthOf(flexible) - Math.min(widthOf(flexible), LEAST_COMMAND) : 0);
-    if (least <= width) break;
+const GAP = 2;
+/** The last column is cut down to this before one is given up. */
+const LEAST_COMMAND = 12;
+
+/**
+ * Laid out by hand: the library for tables takes longer to load than everything else that `status` does.
+ * @param width columns of the terminal; undefined cuts nothing
+ */
+export function renderTable(context: Context, workers: readonly WorkerStatus[], width: number | undefined): string {
+  let columns = COLUMNS.map((column) => {
+    const cells = [column.title, ...workers.map((worker) => column.cell(worker))];
+    return { ...column, cells, width: Math.max(...cells.map((cell) => Bun.stringWidth(cell))) };
+  });
+  const least = (): number => columns.reduce((sum, column) => sum + GAP + (column.title === "command" ? Math.min(column.width, LEAST_COMMAND) : column.width), -GAP);
+  while (width !== undefined && columns.length > 1 && least() > width) {
     const worst = Math.max(...columns.map((column) => column.rank));
     columns = columns.filter((column) => column.rank !== worst);
   }
-  const room = width === undefined ? Number.POSITIVE_INFINITY : width - total();
-  const widths = columns.map((column) => widthOf(column) + (column.title === "command" && room < 0 ? room : 0));
-  const blank = { top: "", "top-mid": "", "top-left": "", "top-right": "", bottom: "", "bottom-mid": "", "bottom-left": "", "bottom-right": "", left: "", "left-mid": "", mid: "", "mid-mid": "", right: "", "right-mid": "", middle: "" };
-  const table = new Table({
-    chars: blank,
-    style: { "padding-left": 0, "padding-right": 2, head: [], border: [] },
-    colAligns: columns.map((column) => (column.isRight ? "right" : "left")),
-    ...(width === undefined ? {} : { colWidths: widths }),
-  });
-  table.push(columns.map((column) => context.style(DIM, column.title)));
-  for (const worker of workers) {
-    table.push(columns.map((column) => (column.title === "state" ? context.style(STATE_COLORS[worker.state], column.cell(worker)) : column.cell(worker))));
-  }
-  return table.toString().split("\n").map((line) => line.trimEnd()).join("\n");
+  const row = (index: number): string => {
+    const cells = columns.map((column) => {
+      const cell = column.cells[index]!;
+      const blanks = " ".repeat(column.width - Bun.stringWidth(cell));
+      const styled = index === 0 ? context.style(DIM, cell) : column.title === "state" ? context.style(STATE_COLORS[workers[index - 1]!.state], cell) : cell;
+      return column.isRight ? blanks + styled : styled + blanks;
+    });
+    const line = cells.join(" ".repeat(GAP)).trimEnd();
+    return width !== undefined && Bun.stringWidth(line) > width ? `${Bun.sliceAnsi(line, 0, width - 1)}…` : line;
+  };
+  return Array.from({ length: workers.length + 1 }, (_, index) => row(index)).join("\n");
 }
 
 /** Redraws in place when something changed, at most twice a second, until interrupted. */
 export async function watchStatus(context: Context, name: string | undefined): Promise<number> {
   const PERIOD_MS = 500;
-  const isTerminal = process.stdout.isTTY === true;
+  const isDrawing = isTerminal(1);
   const ended = Promise.withResolvers<void>();
   process.once("SIGINT", () => ended.resolve());
   process.once("SIGTERM", () => ended.resolve());
   let shown = "";
   let isEnded = false;
   void ended.promise.then(() => (isEnded = true));
-  if (isTerminal) process.stdout.write("\u001b[?25l\u001b[2J");
+  if (isDrawing) process.stdout.write("\u001b[?25l\u001b[2J");
   try {
     while (!isEnded) {
       using connection = await context.connect();
       const workers = await read(connection, name);
-      const text = context.isJson ? JSON.stringify(workers) : await renderTable(context, workers, isTerminal ? process.stdout.columns : undefined);
-      if (text !== shown) process.stdout.write(isTerminal ? `\u001b[H${text.replaceAll("\n", "\u001b[K\n")}\u001b[K\n\u001b[J` : `${text}\n`);
+      const text = context.isJson ? JSON.stringify(workers) : renderTable(context, workers, isDrawing ? process.stdout.columns : undefined);
+      if (text !== shown) process.stdout.write(isDrawing ? `\u001b[H${text.replaceAll("\n", "\u001b[K\n")}\u001b[K\n\u001b[J` : `${text}\n`);
       shown = text;
       await Promise.race([Bun.sleep(PERIOD_MS), ended.promise]);
     }
   } finally {
-    if (isTerminal) process.stdout.write("\u001b[?25h");
+    if (isDrawing) process.stdout.write("\u001b[?25h");
   }
   return 0;
 }
@@ -115,13 +116,17 @@ export async function describe(context: Context, name: string): Promise<number> 
     return 0;
   }
   const { definition, exits, log_files, limits, tree, ...fields } = all;
-  const row = (key: string, value: unknown): void => context.print(`${context.style(DIM, key.padEnd(22))} ${printable(show(value))}`);
+  const { default: Table } = await import("cli-table3");
+  const none = Object.fromEntries(["top", "top-mid", "top-left", "top-right", "bottom", "bottom-mid", "bottom-left", "bottom-right", "left", "left-mid", "mid", "mid-mid", "right", "right-mid"].map((part) => [part, ""]));
+  const table = new Table({ chars: { ...none, middle: "  " }, style: { "padding-left": 0, "padding-right": 0, head: [], border: [] } });
+  const row = (key: string, value: unknown): void => void table.push([context.style(DIM, key), printable(show(value))]);
   for (const [key, value] of Object.entries(fields)) row(key, value);
   for (const [key, value] of Object.entries(definition)) if (!(key in fields) && key !== "base_env") row(key, value);
   for (const limit of limits) row(`limit ${limit.name}`, `${limit.value} by ${limit.mechanism}`);
   for (const process of tree) row(`process ${process.pid}`, process.command);
   for (const file of log_files) row("log file", `${file.path} (${formatBytes(file.bytes)})`);
   for (const exit of exits) row(`exit of run ${exit.run}`, `${exit.ended_at} ${exit.kind} ${exit.signal ?? exit.status}: ${exit.outcome}`);
+  context.print(table.toString().split("\n").map((line) => line.trimEnd()).join("\n"));
   return 0;
 }
 
