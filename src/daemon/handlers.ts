@@ -3,7 +3,7 @@ import { IpcError, never } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { toWorkerId } from "../base/names.ts";
 import { VERSION } from "../base/version.ts";
-import { deleteAllButNewest } from "../logs/compress.ts";
+import { emptyLogs } from "../logs/empty.ts";
 import { readLastLines } from "../logs/tail.ts";
 import { parseAppConfig } from "../protocol/app-config.ts";
 import type { Request, RequestOf } from "../protocol/requests.ts";
@@ -279,7 +279,7 @@ async function actOnApp(request: RequestOf<"Act">, app: App, workers: Worker[], 
     case "flush":
       return each(async (worker) => {
         if (worker.live) await worker.link.flushLogs();
-        else await deleteAllButNewest(worker.logDir, { isNewestEmptied: true });
+        else emptyLogs(worker.logDir);
         return "logs emptied";
       });
     default:

@@ -5,7 +5,7 @@ import { IpcError } from "../base/errors.ts";
 import { restoreChildSignal, setProcessName, tryLock } from "../base/libc.ts";
 import { resolvePaths, type Paths } from "../base/paths.ts";
 import { VERSION } from "../base/version.ts";
-import { compressFinished } from "../logs/compress.ts";
+import { listLogFiles } from "../logs/files.ts";
 import { PROTOCOL } from "../protocol/responses.ts";
 import type { DaemonStatus } from "../protocol/status.ts";
 import { CgroupTree } from "../workers/cgroup.ts";
@@ -61,7 +61,9 @@ async function serve(args: readonly string[]): Promise<void> {
   const compressing = new Map<string, Promise<void>>();
   const compress = (worker: Worker): void => {
     if (!worker.config.log.compress || compressing.has(worker.id)) return;
-    const work = compressFinished(worker.logDir)
+    if (!listLogFiles(worker.logDir).slice(0, -1).some((file) => !file.isCompressed)) return;
+    const work = import("../logs/compress.ts")
+      .then(({ compressFinished }) => compressFinished(worker.logDir))
       .catch((error: Error) => logger.warn({ worker: worker.id, reason: error.message }, "log cannot be compressed"))
       .finally(() => compressing.delete(worker.id));
     compressing.set(worker.id, work);

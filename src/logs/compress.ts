@@ -1,6 +1,5 @@
-/** Compresses finished log files and empties logs. Idempotent: a daemon killed in the middle leaves nothing half. */
-import { createReadStream, createWriteStream, existsSync, fsyncSync, openSync, closeSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+/** Compresses finished log files; loaded only when there is one, for streams are dear in memory. Idempotent: a daemon killed in the middle leaves nothing half. */
+import { createReadStream, createWriteStream, existsSync, fsyncSync, openSync, closeSync, renameSync, rmSync } from "node:fs";
 import { pipeline } from "node:stream/promises";
 import { createGzip } from "node:zlib";
 import { listLogFiles } from "./files.ts";
@@ -22,17 +21,6 @@ export async function compressFinished(dir: string): Promise<void> {
       if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error; // rotated away while we read it
     }
   }
-}
-
-/** For a worker that does not run: the next number begins empty and everything older goes. Numbers never go back. */
-export async function deleteAllButNewest(dir: string, options: { isNewestEmptied: boolean }): Promise<void> {
-  const files = listLogFiles(dir);
-  const newest = files.at(-1);
-  if (!newest) return;
-  if (options.isNewestEmptied) {
-    writeFileSync(join(dir, `${String(newest.number + 1).padStart(10, "0")}.log`), "", { mode: 0o600, flag: "wx" });
-  }
-  for (const file of options.isNewestEmptied ? files : files.slice(0, -1)) rmSync(file.path, { force: true });
 }
 
 function syncFile(path: string): void {

@@ -3,7 +3,6 @@
  * with it. At the end of file N it goes on with N+1 only if that exists, so that nothing is skipped.
  */
 import { closeSync, fstatSync, openSync, readFileSync, readSync, watch, type FSWatcher } from "node:fs";
-import { gunzipSync } from "node:zlib";
 import { splitRecords, type LogRecord } from "./cri.ts";
 import { listLogFiles, type Position } from "./files.ts";
 
@@ -72,7 +71,7 @@ function openNext(dir: string, number: number): Next | undefined {
   if (!file) return undefined;
   const missed = file.number - number - 1;
   try {
-    if (file.isCompressed) return { number: file.number, missed, fd: -1, whole: gunzipSync(readFileSync(file.path)) };
+    if (file.isCompressed) return { number: file.number, missed, fd: -1, whole: Bun.gunzipSync(readFileSync(file.path)) };
     return { number: file.number, missed, fd: openSync(file.path, "r") };
   } catch {
     return undefined; // Rotated or compressed between the two calls; the next look sees what is there then.

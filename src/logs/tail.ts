@@ -1,6 +1,5 @@
 /** The newest lines of a worker's log, read from the end backwards: a large log is never read whole. */
 import { closeSync, openSync, readFileSync, readSync } from "node:fs";
-import { gunzipSync } from "node:zlib";
 import { LineJoiner, parseRecord, type LogLine, type LogRecord, type Stream } from "./cri.ts";
 import { listLogFiles, type LogFile, type Position } from "./files.ts";
 
@@ -35,7 +34,7 @@ function cutAt(files: readonly LogFile[], until: Position | undefined): LogFile[
 
 /** Gives records newest first until told to stop; true if it was. */
 function readBackwards(file: LogFile, onRecord: (record: LogRecord) => boolean): boolean {
-  if (file.isCompressed) return scanBlock(gunzipSync(readFileSync(file.path)), onRecord).isStopped;
+  if (file.isCompressed) return scanBlock(Bun.gunzipSync(readFileSync(file.path)), onRecord).isStopped;
   let fd: number;
   try {
     fd = openSync(file.path, "r");

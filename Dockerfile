@@ -1,0 +1,20 @@
+# Debian rather than Alpine: wheels with compiled parts expect glibc. Not built in CI, where no Docker engine runs.
+FROM node:22-bookworm-slim AS build
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+WORKDIR /opt/ipcctl
+COPY package.json bun.lock ./
+RUN npm install --no-audit --no-fund --no-package-lock --ignore-scripts --prefix /tmp/boot bun@1.4.5 \
+  && /tmp/boot/node_modules/@oven/bun-linux-*/bin/bun install --frozen-lockfile --production
+COPY bin bin
+COPY src src
+COPY native native
+RUN sh native/build.sh
+
+FROM python:3.11-slim-bookworm
+COPY --from=build /opt/ipcctl /opt/ipcctl
+RUN ln -s /opt/ipcctl/bin/ipcctl /usr/local/bin/ipcctl && useradd --create-home worker
+USER worker
+STOPSIGNAL SIGTERM
+HEALTHCHECK CMD ["ipcctl", "daemon", "status"]
+# PID 1 must reap orphans: run with `docker run --init`.
+CMD ["ipcctl", "daemon"]
