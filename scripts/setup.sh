@@ -19,3 +19,8 @@ if [ -z "$bun" ]; then
 fi
 [ -d node_modules/zod ] && [ -d node_modules/fast-check ] && [ -x node_modules/bun/bin/bun.exe ] || "$bun" install --frozen-lockfile >&2
 sh native/build.sh >&2
+# One file for the daemon: it takes less memory than the modules one by one.
+if [ ! -f build/js/main.js ] || [ -n "$(find src package.json bun.lock -newer build/js/main.js)" ]; then
+  rm -rf build/js
+  node_modules/bun/bin/bun.exe build src/main.ts --target=bun --minify --splitting --outdir build/js >/dev/null
+fi

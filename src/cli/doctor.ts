@@ -2,13 +2,13 @@
 import { accessSync, constants, existsSync, lstatSync, mkdirSync, readFileSync, statfsSync } from "node:fs";
 import { release } from "node:os";
 import { join } from "node:path";
+import { SHIM_BINARY } from "../base/install.ts";
 import { Connection } from "../sdk/connection.ts";
 import { SHIM_VERSION } from "../workers/spec.ts";
 import type { Context } from "./context.ts";
 
 export type Check = { name: string; status: "ok" | "warn" | "fail"; detail: string; remedy?: string };
 
-const SHIM_BINARY = join(import.meta.dir, "..", "..", "native", "build", "ipcctl-shim");
 const LEAST_FREE_BYTES = 100 * 1024 ** 2;
 const LEAST_FILES = 4096;
 

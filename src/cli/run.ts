@@ -3,13 +3,13 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import { SHIM_BINARY } from "../base/install.ts";
 import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
 import { resolveLaunch } from "../workers/launch.ts";
 import { encodeSpec } from "../workers/spec.ts";
 import type { Context } from "./context.ts";
 import { refuseSandboxFlags, type StartFlags } from "./start.ts";
 
-const SHIM_BINARY = join(import.meta.dir, "..", "..", "native", "build", "ipcctl-shim");
 const RLIMIT_DATA = 2;
 const SIGTERM = 15;
 

@@ -1,9 +1,10 @@
 /** `unit`: a systemd unit for this installation. */
 import { realpathSync } from "node:fs";
 import { join } from "node:path";
+import { ROOT } from "../base/install.ts";
 
 export function systemdUnit(isUser: boolean): string {
-  const binary = realpathSync(join(import.meta.dir, "..", "..", "bin", "ipcctl"));
+  const binary = realpathSync(join(ROOT, "bin/ipcctl"));
   return `[Unit]
 Description=ipcctl, process manager for Python workers
 Documentation=man:ipcctl(1)
@@ -12,6 +13,7 @@ After=network.target
 [Service]
 Type=notify
 NotifyAccess=main
+Environment=BUN_JSC_useBaselineJIT=0 BUN_JSC_useConcurrentJIT=0
 ExecStart=${binary} daemon
 ExecReload=/bin/kill -HUP $MAINPID
 WatchdogSec=30

@@ -1,7 +1,7 @@
 /** The daemon put together: lock, store, workers, socket; and taken apart again. */
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import { SHIM_BINARY } from "../base/install.ts";
 import { restoreChildSignal, setProcessName, tryLock } from "../base/libc.ts";
 import { resolvePaths, type Paths } from "../base/paths.ts";
 import { VERSION } from "../base/version.ts";
@@ -27,7 +27,6 @@ import { Systemd } from "./systemd.ts";
 
 /** Another daemon has the state directory (EX_TEMPFAIL). */
 const LOCK_HELD_EXIT = 75;
-const SHIM_BINARY = join(import.meta.dir, "..", "..", "native", "build", "ipcctl-shim");
 
 export async function runDaemon(args: readonly string[]): Promise<void> {
   try {

@@ -1,17 +1,20 @@
 /** Connects to the daemon, and starts it first if none answers. Safe when many do so at once: the daemon's flock decides. */
 import { mkdirSync, openSync, closeSync, readFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import { daemonEntry } from "../base/install.ts";
 import type { Paths } from "../base/paths.ts";
 import { VERSION } from "../base/version.ts";
 import { PROTOCOL } from "../protocol/responses.ts";
 import { Connection } from "./connection.ts";
 
 const START_DEADLINE_MS = 20_000;
-const MAIN = join(import.meta.dir, "..", "main.ts");
 
 /** Flags that keep Bun from reading anything of the folder it stands in. */
 export const CLEAN_BUN = ["--no-env-file", "--config=/dev/null"] as const;
+
+/** The daemon waits far more than it computes: compilers of hot code cost it memory and gain it nothing. */
+const SMALL_BUN = { BUN_JSC_useBaselineJIT: "0", BUN_JSC_useConcurrentJIT: "0" };
 
 /** Opens a connection; with `mayStart` it starts a daemon in the background where none answers. @throws IpcError NO_DAEMON */
 export async function connectDaemon(paths: Paths, mayStart: boolean): Promise<Connection> {
@@ -41,9 +44,9 @@ async function startDaemon(paths: Paths): Promise<Connection> {
   mkdirSync(dirname(paths.daemonLog), { recursive: true, mode: 0o700 });
   const errorFile = `${paths.daemonLog}.stderr`;
   const errors = openSync(errorFile, "a", 0o600);
-  const child = Bun.spawn([process.execPath, ...CLEAN_BUN, MAIN, "daemon", "--background", "--socket", paths.socket], {
+  const child = Bun.spawn([process.execPath, ...CLEAN_BUN, daemonEntry(), "daemon", "--background", "--socket", paths.socket], {
     cwd: "/",
-    env: cleanEnv(process.env),
+    env: { ...cleanEnv(process.env), ...SMALL_BUN },
     detached: true,
     stdio: ["ignore", errors, errors],
   });
