@@ -1,0 +1,69 @@
+import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { Home, isAlive, ROOT, waitUntil } from "../home.ts";
+
+/** A notify socket as systemd's: prints each datagram as one JSON line. */
+const RECEIVER = `
+import json, socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind(sys.argv[1])
+print("bound", flush=True)
+while True: print(json.dumps(s.recv(65536).decode()), flush=True)
+`;
+
+test("a supervisor is told readiness, the watchdog, reloading and stopping, and workers survive the stop", async () => {
+  await using home = new Home();
+  const path = join(home.dir, "notify");
+  const receiver = Bun.spawn(["python3", home.script("receiver.py", RECEIVER), path], { stdio: ["ignore", Bun.file(join(home.dir, "told")), "ignore"] });
+  const told = (): string => readFileSync(join(home.dir, "told"), "utf8");
+  await waitUntil(() => told().includes("bound"), "the socket is bound");
+  const daemon = Bun.spawn([join(ROOT, "bin/ipcctl"), "daemon"], {
+    env: { ...home.env, NOTIFY_SOCKET: path, WATCHDOG_USEC: "40000" }, stdio: ["ignore", "ignore", Bun.file(join(home.dir, "stderr"))],
+  });
+  try {
+    await waitUntil(() => told().includes("READY=1\\nSTATUS=supervising 0 workers"), "READY is told");
+    await waitUntil(() => told().includes("WATCHDOG=1"), "the watchdog is told");
+    await home.start("loop", home.script("loop.py", "import os, time\nprint('NOTIFY_SOCKET' in os.environ, flush=True)\ntime.sleep(600)\n"), { base_env: null });
+    const { pid } = await home.status("loop");
+    await waitUntil(async () => (await home.lines("loop"))[0] === "False", "its own socket is not passed on");
+    daemon.kill("SIGHUP");
+    await waitUntil(() => /RELOADING=1\\nMONOTONIC_USEC=\d+/.test(told()), "reloading is told");
+    daemon.kill("SIGTERM");
+    expect(await daemon.exited).toBe(0);
+    expect(told()).toContain("STOPPING=1");
+    expect(isAlive(pid!)).toBe(true);
+    expect((await home.status("loop")).pid).toBe(pid);
+    const lines = readFileSync(join(home.dir, "stderr"), "utf8").trim().split("\n");
+    expect(lines.map((line) => JSON.parse(line).msg)).toContain("ready");
+  } finally {
+    receiver.kill("SIGKILL");
+  }
+}, 60_000);
+
+test("a second daemon on the same state is refused and the first goes on", async () => {
+  await using home = new Home();
+  const pid = await home.daemonPid();
+  const second = Bun.spawn([join(ROOT, "bin/ipcctl"), "daemon", "--socket", join(home.dir, "other.sock")], { env: home.env, stdio: ["ignore", "ignore", "pipe"] });
+  expect(await new Response(second.stderr).text()).toContain("another daemon uses");
+  expect(await second.exited).toBe(75);
+  expect(await home.daemonPid()).toBe(pid);
+});
+
+test("a changed file restarts a watched worker, once for many changes", async () => {
+  await using home = new Home();
+  const script = home.script("watched.py", "import time\ntime.sleep(600)\n");
+  await home.start("watched", script, { watch: true });
+  const before = (await home.status("watched")).pid;
+  for (let index = 0; index < 5; index++) home.script("module.py", `x = ${index}\n`);
+  await waitUntil(async () => ![before, null].includes((await home.status("watched")).pid), "it is restarted");
+  expect((await home.status("watched")).reason).toContain("module.py changed");
+});
+
+test("a worker over its memory limit is ended and restarted, and told as an event", async () => {
+  await using home = new Home();
+  const script = home.script("hog.py", "import time\nx = bytearray(90 * 1024 * 1024)\ntime.sleep(600)\n");
+  await home.start("hog", script, { max_memory: "64M", backoff: { base_delay_ms: 60_000, max_delay_ms: 60_000 } });
+  await waitUntil(async () => (await home.status("hog")).state === "Backoff", "it is ended");
+  expect((await home.status("hog")).reason).toMatch(/max_memory|SIGKILL/);
+}, 60_000);
