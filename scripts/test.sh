@@ -14,6 +14,7 @@ step() {
 }
 step "$bun" check
 step sh native/build.sh --sanitize
+step env ASAN_OPTIONS=detect_leaks=0 native/build/fuzz 2000
 "$bun" --no-env-file test --timeout 60000 test 2>&1 | tee "$log"
 add() { sed -n "s/^ *\([0-9][0-9]*\) $1\$/\1/p" "$log" | tail -n 1; }
 passed=$((passed + $(add pass || echo 0) + 0))

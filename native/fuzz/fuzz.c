@@ -1,0 +1,158 @@
+/* Seeded random and mutated input to the shim's parser of specifications and to its log writer, under sanitizers.
+ * The log writer must give back, from its records, exactly the bytes that went in. */
+#include "../shim/ipc.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static uint64_t state;
+
+static uint32_t next(uint32_t below)
+{
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return below == 0 ? 0 : (uint32_t)(state >> 16) % below;
+}
+
+static size_t put_frame(uint8_t *at, uint8_t type, const void *payload, size_t size)
+{
+	ipc_put_u32(at, (uint32_t)size + 1);
+	at[4] = type;
+	memcpy(at + 5, payload, size);
+	return size + 5;
+}
+
+/* A sound specification, so that mutations get past the first check. */
+static size_t sound_spec(uint8_t *bytes)
+{
+	uint8_t numbers[32] = { 1 };
+	size_t size = put_frame(bytes, 1, numbers, 4);
+	size += put_frame(bytes + size, 2, numbers, 8);
+	for (uint32_t i = next(5) + 1; i > 0; i--)
+		size += put_frame(bytes + size, 3, "argument", next(9));
+	for (uint32_t i = next(5); i > 0; i--)
+		size += put_frame(bytes + size, 4, "K=value", 2 + next(6));
+	size += put_frame(bytes + size, 5, "/tmp", 4);
+	size += put_frame(bytes + size, 8, numbers, 29);
+	size += put_frame(bytes + size, 9, numbers, 20);
+	size += put_frame(bytes + size, 13, "\1aaaaaaaabbbb/path", 18);
+	return size + put_frame(bytes + size, 255, "", 0);
+}
+
+static void fuzz_spec(void)
+{
+	uint8_t scratch[4096];
+	size_t size = next(4) == 0 ? next(512) : sound_spec(scratch);
+	bool is_sound = true;
+	if (size < 512 && next(4) == 0) {
+		for (size_t i = 0; i < size; i++)
+			scratch[i] = (uint8_t)next(256);
+	}
+	for (uint32_t i = next(4); i > 0 && size > 0; i--) {
+		scratch[next((uint32_t)size)] ^= (uint8_t)(1u << next(8));
+		is_sound = false;
+	}
+	if (next(4) == 0)
+		size = next((uint32_t)size + 1);
+	/* A block of exactly this size: the sanitizer sees one byte too far. */
+	uint8_t *bytes = malloc(size == 0 ? 1 : size);
+	memcpy(bytes, scratch, size);
+	struct ipc_spec spec;
+	if (ipc_spec_parse(bytes, size, 2, &spec) == 0) {
+		for (char **arg = spec.argv; *arg != NULL; arg++)
+			state ^= strlen(*arg);
+		for (char **env = spec.envp; *env != NULL; env++)
+			state ^= strlen(*env);
+		ipc_spec_add_env(&spec, "A=1");
+		ipc_spec_add_env(&spec, "B=2");
+	}
+	(void)is_sound;
+	free(bytes);
+}
+
+static struct ipc_log log_under_test;
+static struct ipc_stream stream;
+
+/* Bytes of the records of all files, in order: what a reader sees. */
+static size_t read_back(int dir, uint64_t last, uint8_t *out)
+{
+	size_t size = 0;
+	for (uint64_t number = 1; number <= last; number++) {
+		char name[32];
+		snprintf(name, sizeof name, "%010llu.log", (unsigned long long)number);
+		int fd = openat(dir, name, O_RDONLY);
+		FILE *file = fdopen(fd, "r");
+		char *line = NULL;
+		size_t room = 0;
+		for (ssize_t count; (count = getline(&line, &room, file)) > 0;) {
+			if (count < 41 || line[count - 1] != '\n' || (line[38] != 'F' && line[38] != 'P'))
+				abort();
+			memcpy(out + size, line + 40, (size_t)count - 41);
+			size += (size_t)count - 41;
+			if (line[38] == 'F')
+				out[size++] = '\n';
+		}
+		free(line);
+		fclose(file);
+		unlinkat(dir, name, 0);
+	}
+	return size;
+}
+
+static void fuzz_log(int dir)
+{
+	static uint8_t input[400000], output[500000];
+	size_t size = 1 + next(sizeof input - 2);
+	uint32_t density = 1 + next(30000);
+	for (size_t i = 0; i < size; i++)
+		input[i] = next(density) == 0 ? '\n' : (uint8_t)next(256);
+	if (input[size - 1] != '\n')
+		input[size++] = '\n';
+	struct ipc_log_limits limits = { .max_file_bytes = next(3) == 0 ? 0 : 1 + next(100000) };
+	memset(&log_under_test, 0, sizeof log_under_test);
+	memset(&stream, 0, sizeof stream);
+	if (ipc_log_open(&log_under_test, dir, &limits) != 0)
+		abort();
+	for (size_t at = 0; at < size;) {
+		size_t count = 1 + next(IPC_READ_BYTES);
+		count = count > size - at ? size - at : count;
+		memcpy(stream.in, input + at, count);
+		stream.in_len = count;
+		stream.in_pos = 0;
+		ipc_log_stamp(&stream);
+		if (!ipc_log_feed(&log_under_test, &stream))
+			abort();
+		at += count;
+	}
+	if (!ipc_log_finish(&log_under_test, &stream) || !ipc_log_flush(&log_under_test))
+		abort();
+	close(log_under_test.fd);
+	if (read_back(dir, log_under_test.number, output) != size || memcmp(input, output, size) != 0)
+		abort();
+}
+
+int main(int argc, char **argv)
+{
+	unsigned rounds = argc > 1 ? (unsigned)atoi(argv[1]) : 1000;
+	state = argc > 2 ? strtoull(argv[2], NULL, 10) : (uint64_t)getpid() * 2654435761u + 1;
+	printf("fuzz: %u rounds, seed %llu\n", rounds, (unsigned long long)state);
+	fflush(stdout);
+	char folder[] = "/tmp/ipcctl-fuzz-XXXXXX";
+	if (mkdtemp(folder) == NULL)
+		return 1;
+	int dir = open(folder, O_RDONLY | O_DIRECTORY);
+	for (unsigned i = 0; i < rounds; i++) {
+		for (int j = 0; j < 50; j++)
+			fuzz_spec();
+		if (i % 10 == 0)
+			fuzz_log(dir);
+	}
+	rmdir(folder);
+	puts("fuzz: ok");
+	return 0;
+}
