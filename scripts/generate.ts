@@ -1,7 +1,11 @@
 /** Writes the documents that are drawn from tables in the code. A test holds them to what this would write. */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Command } from "commander";
+import { ERROR_CODES } from "../src/base/errors.ts";
 import { LIMITS } from "../src/base/limits.ts";
+import { VERSION } from "../src/base/version.ts";
+import { buildProgram } from "../src/cli/program.ts";
 import { EFFECTS, EVENTS, STATES, TABLE, type Event, type State } from "../src/workers/machine.ts";
 
 const NOTICE = "<!-- Written by scripts/generate.ts; change the table in the code instead. -->";
@@ -53,8 +57,49 @@ export function limitsDocument(): string {
   return `# Limits\n\n${NOTICE}\n\n| limit | value | why |\n|---|---|---|\n${rows}\n`;
 }
 
+/** `docs/ipcctl.1`: the manual page, from the command table. */
+export function manualPage(): string {
+  const escape = (text: string): string => text.replaceAll("\\", "\\e").replaceAll("-", "\\-").replace(/^([.'])/gm, "\\&$1");
+  const program = buildProgram(() => Promise.resolve());
+  const options = (command: Command): string =>
+    command.options.filter((option) => !option.hidden).map((option) => `.TP\n.B ${escape(option.flags)}\n${escape(option.description)}\n`).join("");
+  const section = (command: Command, prefix: string): string =>
+    `.SS "${escape(`${prefix}${command.name()} ${command.usage().replace("[options] ", "").replace("[options]", "")}`.trim())}"\n${escape(command.description())}\n${options(command)}` +
+    command.commands.map((inner) => section(inner, `${prefix}${command.name()} `)).join("");
+  const codes = [...new Map(Object.values(ERROR_CODES).map(({ exit, meaning }) => [exit, meaning]))].sort(([a], [b]) => a - b);
+  return `.\\" Written by scripts/generate.ts from the command table.
+.TH IPCCTL 1 "" "ipcctl ${VERSION}" "User Commands"
+.SH NAME
+ipcctl \\- ${escape(program.description())}
+.SH SYNOPSIS
+.B ipcctl
+[options] command [arguments]
+.SH OPTIONS
+${options(program)}.SH COMMANDS
+${program.commands.map((command) => section(command, "")).join("")}.SH ENVIRONMENT
+.TP
+.B IPCCTL_SOCKET
+control socket of the daemon
+.TP
+.B IPCCTL_HOME
+one directory for everything the daemon writes
+.TP
+.B IPCCTL_LOG_LEVEL
+level of the daemon's own log (default: info)
+.SH EXIT STATUS
+.TP
+.B 0
+done
+${codes.map(([exit, meaning]) => `.TP\n.B ${exit}\n${escape(exit === 1 ? "the operation failed" : meaning)}\n`).join("")}.TP
+.B 128+n
+.B run
+ended by signal n
+`;
+}
+
 if (import.meta.main) {
   const docs = join(import.meta.dir, "..", "docs");
   writeFileSync(join(docs, "worker-states.md"), statesDocument());
   writeFileSync(join(docs, "limits.md"), limitsDocument());
+  writeFileSync(join(docs, "ipcctl.1"), manualPage());
 }

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -59,6 +60,7 @@ int ipc_foreground(const char *path)
 		dprintf(2, "ipcctl-shim: %s: no usable start specification\n", path);
 		return IPC_EXIT_BAD_SPEC;
 	}
+	free(bytes);
 	sigset_t set;
 	sigemptyset(&set);
 	int numbers[] = { SIGCHLD, SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH };

@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
-import { limitsDocument, statesDocument } from "../../scripts/generate.ts";
+import { limitsDocument, manualPage, statesDocument } from "../../scripts/generate.ts";
 import { toWorkerId } from "../../src/base/names.ts";
 import { parseDurationMs, parseSizeBytes } from "../../src/base/units.ts";
 import { VERSION } from "../../src/base/version.ts";
@@ -19,6 +19,7 @@ const config = (fields: object) => parseAppConfig(JSON.stringify({ name: "a", co
 test("the documents drawn from tables are what the tables say", () => {
   expect(readFileSync(join(root, "docs/worker-states.md"), "utf8")).toBe(statesDocument());
   expect(readFileSync(join(root, "docs/limits.md"), "utf8")).toBe(limitsDocument());
+  expect(readFileSync(join(root, "docs/ipcctl.1"), "utf8")).toBe(manualPage());
 });
 
 test("the version is that of the package", () => {
