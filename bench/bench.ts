@@ -20,7 +20,9 @@ const python = Bun.spawnSync(["python3", "-c", "import sys; print(sys.executable
 const pm2Env = { ...home.env, PM2_HOME: join(home.dir, "pm2") };
 if (!existsSync(pm2)) {
   mkdirSync(out, { recursive: true });
-  Bun.spawnSync(["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", out, "pm2@7.0.4"], { stdio: ["ignore", "ignore", "inherit"] });
+  Bun.spawnSync(["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", out, "pm2@7.0.4"], {
+    stdio: ["ignore", "ignore", "inherit"],
+  });
 }
 
 if (process.argv[3] !== "quick") await statusTime();
@@ -39,7 +41,7 @@ async function time(command: string[], env: Record<string, string> = home.env): 
 async function repeat(times: number, measure: () => Promise<number>): Promise<number> {
   const found: number[] = [];
   for (let index = 0; index < times; index++) found.push(await measure());
-  return found.sort((a, b) => a - b)[Math.floor(times / 2)]!;
+  return found.toSorted((a, b) => a - b)[Math.floor(times / 2)]!;
 }
 
 function print(what: string, ...values: string[]): void {
@@ -54,28 +56,55 @@ async function statusTime(): Promise<void> {
   const ours = await repeat(20, () => time([ipcctl, "status"]));
   const floor = await repeat(20, () => time([process.execPath, "-e", "0"]));
   const theirs = await repeat(7, () => time([pm2, "ls"], pm2Env));
-  print("status, 10 workers, whole process, median ms", `ipcctl ${ours.toFixed(1)}`, `bare bun ${floor.toFixed(1)}`, `pm2 ls ${theirs.toFixed(1)}`, `ratio ${(theirs / ours).toFixed(1)}`);
+  print(
+    "status, 10 workers, whole process, median ms",
+    `ipcctl ${ours.toFixed(1)}`,
+    `bare bun ${floor.toFixed(1)}`,
+    `pm2 ls ${theirs.toFixed(1)}`,
+    `ratio ${(theirs / ours).toFixed(1)}`,
+  );
   const pid = await home.daemonPid();
   const all = [pid, ...shims()];
   const before = all.reduce((sum, one) => sum + ticks(one), 0);
   await Bun.sleep(5000);
   const used = all.reduce((sum, one) => sum + ticks(one), 0) - before;
   const pm2Pid = Number(readFileSync(join(home.dir, "pm2/pm2.pid"), "utf8"));
-  print("daemon with 10 idle workers, resident MiB", `ipcctl ${(residentKiB(pid) / 1024).toFixed(1)}`, `pm2 ${(residentKiB(pm2Pid) / 1024).toFixed(1)}`);
+  print(
+    "daemon with 10 idle workers, resident MiB",
+    `ipcctl ${(residentKiB(pid) / 1024).toFixed(1)}`,
+    `pm2 ${(residentKiB(pm2Pid) / 1024).toFixed(1)}`,
+  );
   print("daemon and 10 shims idle, % of a core over 5 s", `ipcctl ${(used / 5).toFixed(2)}`);
-  print("a shim, private KiB", `${shims().map(privateKiB).sort((a, b) => a - b)[5]}`);
+  print(
+    "a shim, private KiB",
+    `${
+      shims()
+        .map(privateKiB)
+        .toSorted((a, b) => a - b)[5]
+    }`,
+  );
 }
 
 /** From asking to the first instruction of the script, against spawning the same Python directly. */
 async function startLatency(): Promise<void> {
   const script = home.script("first.py", "import os, time\nos.write(1, str(time.time_ns()).encode() + b'\\n')\n");
   using connection = await home.connect();
-  const config = JSON.stringify({ name: "first", script, cwd: home.dir, interpreter: python, restart_policy: "no", base_env: home.env });
+  const config = JSON.stringify({
+    name: "first",
+    script,
+    cwd: home.dir,
+    interpreter: python,
+    restart_policy: "no",
+    base_env: home.env,
+  });
   let seen = 0;
   const ours = await repeat(21, async () => {
     const start = Date.now();
     await connection.request({ Start: { name: "first", config } });
-    await waitUntil(async () => (await home.lines("first")).length > seen && (await home.status("first")).state === "Stopped", "it has run");
+    await waitUntil(
+      async () => (await home.lines("first")).length > seen && (await home.status("first")).state === "Stopped",
+      "it has run",
+    );
     const lines = await home.lines("first");
     seen = lines.length;
     return Number(lines.at(-1)) / 1e6 - start;
@@ -85,12 +114,19 @@ async function startLatency(): Promise<void> {
     const child = Bun.spawn([python, script], { env: home.env, stdio: ["ignore", "pipe", "ignore"] });
     return Number(await new Response(child.stdout).text()) / 1e6 - start;
   });
-  print("start to first instruction, median ms", `ipcctl ${ours.toFixed(1)}`, `direct spawn ${direct.toFixed(1)}`, `added ${(ours - direct).toFixed(1)}`);
+  print(
+    "start to first instruction, median ms",
+    `ipcctl ${ours.toFixed(1)}`,
+    `direct spawn ${direct.toFixed(1)}`,
+    `added ${(ours - direct).toFixed(1)}`,
+  );
 }
 
 async function pumpRate(): Promise<void> {
   const lines = 2_000_000;
-  const script = home.script("pump.py", `
+  const script = home.script(
+    "pump.py",
+    `
 import os, sys, time
 while not os.path.exists("go"): time.sleep(0.01)
 block = ("x" * 79 + "\\n").encode() * 1000
@@ -98,9 +134,18 @@ start = time.time()
 for _ in range(${lines / 1000}): sys.stdout.buffer.write(block)
 sys.stdout.buffer.flush()
 print(time.time() - start, file=sys.stderr, flush=True)
-`);
-  await home.start("pump", script, { interpreter: python, restart_policy: "no", log: { max_size: "64M", max_files: 0, compress: false } });
-  const follower = Bun.spawn([ipcctl, "logs", "-f", "-n", "0", "--stdout", "pump"], { cwd: home.dir, env: home.env, stdio: ["ignore", "pipe", "ignore"] });
+`,
+  );
+  await home.start("pump", script, {
+    interpreter: python,
+    restart_policy: "no",
+    log: { max_size: "64M", max_files: 0, compress: false },
+  });
+  const follower = Bun.spawn([ipcctl, "logs", "-f", "-n", "0", "--stdout", "pump"], {
+    cwd: home.dir,
+    env: home.env,
+    stdio: ["ignore", "pipe", "ignore"],
+  });
   let received = 0;
   void (async () => {
     for await (const chunk of follower.stdout) received += chunk.length / 80;
@@ -113,13 +158,22 @@ print(time.time() - start, file=sys.stderr, flush=True)
   await waitUntil(() => received >= lines, "the follower has all").catch(() => undefined);
   const followed = (performance.now() - start) / 1000;
   follower.kill();
-  print("80-byte lines a second, with logs -f attached", `into the log ${Math.round(lines / seconds).toLocaleString("en")}`, `followed ${Math.round(lines / followed).toLocaleString("en")}`, `lost ${lines - received}`);
+  print(
+    "80-byte lines a second, with logs -f attached",
+    `into the log ${Math.round(lines / seconds).toLocaleString("en")}`,
+    `followed ${Math.round(lines / followed).toLocaleString("en")}`,
+    `lost ${lines - received}`,
+  );
 }
 
 async function manyWorkers(): Promise<void> {
   const before = residentKiB(await home.daemonPid());
   const direct = performance.now();
-  const children = Array.from({ length: count }, () => Bun.spawn([python, "-c", "print(1, flush=True); import time; time.sleep(3600)"], { stdio: ["ignore", "pipe", "ignore"] }));
+  const children = Array.from({ length: count }, () =>
+    Bun.spawn([python, "-c", "print(1, flush=True); import time; time.sleep(3600)"], {
+      stdio: ["ignore", "pipe", "ignore"],
+    }),
+  );
   await Promise.all(children.map((child) => child.stdout.getReader().read()));
   const directMs = performance.now() - direct;
   for (const child of children) child.kill("SIGKILL");
@@ -130,8 +184,16 @@ async function manyWorkers(): Promise<void> {
   await Promise.all(names.map((name) => home.start(name, script, { interpreter: python })));
   await waitUntil(() => names.every(hasOutput), "all have written");
   const oursMs = performance.now() - start;
-  print(`${count} workers all running, ms`, `ipcctl ${oursMs.toFixed(0)}`, `direct spawn ${directMs.toFixed(0)}`, `ratio ${(oursMs / directMs).toFixed(2)}`);
-  print(`status with ${count} workers, whole process, median ms`, `ipcctl ${(await repeat(9, () => time([ipcctl, "status"]))).toFixed(1)}`);
+  print(
+    `${count} workers all running, ms`,
+    `ipcctl ${oursMs.toFixed(0)}`,
+    `direct spawn ${directMs.toFixed(0)}`,
+    `ratio ${(oursMs / directMs).toFixed(2)}`,
+  );
+  print(
+    `status with ${count} workers, whole process, median ms`,
+    `ipcctl ${(await repeat(9, () => time([ipcctl, "status"]))).toFixed(1)}`,
+  );
   const pid = await home.daemonPid();
   print("daemon, resident KiB per further worker", ((residentKiB(pid) - before) / count).toFixed(0));
   process.kill(pid, "SIGKILL");
@@ -147,13 +209,15 @@ function hasOutput(name: string): boolean {
 }
 
 function shims(): number[] {
-  return readdirSync("/proc").map(Number).filter((pid) => {
-    try {
-      return pid > 0 && readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(home.paths.workersDir);
-    } catch {
-      return false;
-    }
-  });
+  return readdirSync("/proc")
+    .map(Number)
+    .filter((pid) => {
+      try {
+        return pid > 0 && readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(home.paths.workersDir);
+      } catch {
+        return false;
+      }
+    });
 }
 
 function ticks(pid: number): number {
@@ -166,5 +230,8 @@ function residentKiB(pid: number): number {
 }
 
 function privateKiB(pid: number): number {
-  return [...readFileSync(`/proc/${pid}/smaps_rollup`, "utf8").matchAll(/Private_\w+:\s+(\d+)/g)].reduce((sum, [, kib]) => sum + Number(kib), 0);
+  return [...readFileSync(`/proc/${pid}/smaps_rollup`, "utf8").matchAll(/Private_\w+:\s+(\d+)/g)].reduce(
+    (sum, [, kib]) => sum + Number(kib),
+    0,
+  );
 }

@@ -2,6 +2,7 @@
 # Builds native/build/ipcctl-shim with nothing but a C compiler; static where the machine can link so.
 #   sh native/build.sh              the shim
 #   sh native/build.sh --sanitize   the same with AddressSanitizer and UBSan, as ipcctl-shim-asan, and the fuzzer of its parsers
+# shellcheck disable=SC2086 # cc and flags are lists of words
 set -eu
 cd "$(dirname "$0")"
 mkdir -p build

@@ -12,12 +12,17 @@ const NOTICE = "<!-- Written by scripts/generate.ts; change the table in the cod
 
 /** `docs/worker-states.md`. */
 export function statesDocument(): string {
-  const rows = (table: Record<string, string>): string => Object.entries(table).map(([key, text]) => `| \`${key}\` | ${text} |`).join("\n");
+  const rows = (table: Record<string, string>): string =>
+    Object.entries(table)
+      .map(([key, text]) => `| \`${key}\` | ${text} |`)
+      .join("\n");
   const states = Object.keys(STATES) as State[]; // keys of a closed table
   const events = Object.keys(EVENTS) as Event[]; // likewise
   const cell = (state: State, event: Event): string => {
     const { next, effects } = TABLE[state][event];
-    return next === state && effects.length === 0 ? "·" : `${next}${effects.length > 0 ? ` (${effects.join(", ")})` : ""}`;
+    return next === state && effects.length === 0
+      ? "·"
+      : `${next}${effects.length > 0 ? ` (${effects.join(", ")})` : ""}`;
   };
   return `# Worker states
 
@@ -53,20 +58,31 @@ ${events.map((event) => `| \`${event}\` | ${states.map((state) => cell(state, ev
 
 /** `docs/limits.md`. */
 export function limitsDocument(): string {
-  const rows = Object.entries(LIMITS).map(([name, { value, why }]) => `| \`${name}\` | ${value} | ${why} |`).join("\n");
+  const rows = Object.entries(LIMITS)
+    .map(([name, { value, why }]) => `| \`${name}\` | ${value} | ${why} |`)
+    .join("\n");
   return `# Limits\n\n${NOTICE}\n\n| limit | value | why |\n|---|---|---|\n${rows}\n`;
 }
 
 /** `docs/ipcctl.1`: the manual page, from the command table. */
 export function manualPage(): string {
-  const escape = (text: string): string => text.replaceAll("\\", "\\e").replaceAll("-", "\\-").replace(/^([.'])/gm, "\\&$1");
+  const escape = (text: string): string =>
+    text
+      .replaceAll("\\", "\\e")
+      .replaceAll("-", "\\-")
+      .replace(/^([.'])/gm, "\\&$1");
   const program = buildProgram(() => Promise.resolve());
   const options = (command: Command): string =>
-    command.options.filter((option) => !option.hidden).map((option) => `.TP\n.B ${escape(option.flags)}\n${escape(option.description)}\n`).join("");
+    command.options
+      .filter((option) => !option.hidden)
+      .map((option) => `.TP\n.B ${escape(option.flags)}\n${escape(option.description)}\n`)
+      .join("");
   const section = (command: Command, prefix: string): string =>
     `.SS "${escape(`${prefix}${command.name()} ${command.usage().replace("[options] ", "").replace("[options]", "")}`.trim())}"\n${escape(command.description())}\n${options(command)}` +
     command.commands.map((inner) => section(inner, `${prefix}${command.name()} `)).join("");
-  const codes = [...new Map(Object.values(ERROR_CODES).map(({ exit, meaning }) => [exit, meaning]))].sort(([a], [b]) => a - b);
+  const codes = [...new Map(Object.values(ERROR_CODES).map(({ exit, meaning }) => [exit, meaning]))].toSorted(
+    ([a], [b]) => a - b,
+  );
   return `.\\" Written by scripts/generate.ts from the command table.
 .TH IPCCTL 1 "" "ipcctl ${VERSION}" "User Commands"
 .SH NAME

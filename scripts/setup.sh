@@ -15,9 +15,11 @@ if [ -z "$bun" ]; then
   boot=$(mktemp -d)
   trap 'rm -rf "$boot"' EXIT
   npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts --prefix "$boot" bun@1.4.5 >&2
-  bun=$(ls "$boot"/node_modules/@oven/bun-linux-*/bin/bun | head -n 1)
+  for bun in "$boot"/node_modules/@oven/bun-linux-*/bin/bun; do "$bun" --version >/dev/null 2>&1 && break; done
 fi
-[ -d node_modules/zod ] && [ -d node_modules/fast-check ] && [ -x node_modules/bun/bin/bun.exe ] || "$bun" install --frozen-lockfile >&2
+if ! { [ -d node_modules/zod ] && [ -d node_modules/fast-check ] && [ -x node_modules/bun/bin/bun.exe ]; }; then
+  "$bun" install --frozen-lockfile >&2
+fi
 sh native/build.sh >&2
 # One file for the daemon: it takes less memory than the modules one by one.
 if [ ! -f build/js/main.js ] || [ -n "$(find src package.json bun.lock -newer build/js/main.js)" ]; then

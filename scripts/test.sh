@@ -1,7 +1,7 @@
 #!/bin/sh
 # All tests, from nothing: types, lint, format of commands, unit, life, crash, protocol. Ends with "N passed, N failed".
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
 sh scripts/setup.sh || { echo "0 passed, 1 failed"; exit 1; }
 bun=node_modules/bun/bin/bun.exe
 log=$(mktemp)
@@ -13,6 +13,10 @@ step() {
   if "$@"; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
 }
 step "$bun" check
+step node_modules/.bin/oxlint --type-aware
+step "$bun" fmt --check src test bench scripts
+if command -v shellcheck >/dev/null; then step shellcheck bin/ipcctl scripts/*.sh native/build.sh .ci/run
+else echo "── skipped: shellcheck is not installed"; fi
 step sh native/build.sh --sanitize
 step env ASAN_OPTIONS=detect_leaks=0 native/build/fuzz 2000
 "$bun" --no-env-file test --timeout 60000 test 2>&1 | tee "$log"

@@ -31,8 +31,16 @@ export class Home implements AsyncDisposable {
   }
 
   async cli(...args: string[]): Promise<CliResult> {
-    const child = Bun.spawn([join(ROOT, "bin/ipcctl"), ...args], { cwd: this.dir, env: this.env, stdio: ["ignore", "pipe", "pipe"] });
-    const [stdout, stderr, status] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text(), child.exited]);
+    const child = Bun.spawn([join(ROOT, "bin/ipcctl"), ...args], {
+      cwd: this.dir,
+      env: this.env,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const [stdout, stderr, status] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+      child.exited,
+    ]);
     return { status, stdout, stderr };
   }
 
@@ -49,7 +57,12 @@ export class Home implements AsyncDisposable {
 
   async start(name: string, script: string, more: object = {}): Promise<void> {
     using connection = await this.connect();
-    await connection.request({ Start: { name, config: JSON.stringify({ name, script, cwd: this.dir, interpreter: "python3 -u", auto_start: true, ...more }) } });
+    await connection.request({
+      Start: {
+        name,
+        config: JSON.stringify({ name, script, cwd: this.dir, interpreter: "python3 -u", auto_start: true, ...more }),
+      },
+    });
   }
 
   async status(name: string): Promise<WorkerStatus> {

@@ -4,9 +4,15 @@ export const LIMITS = {
   frameBytes: { value: 10_485_760, why: "the largest frame of the bunctl protocol; checked before allocation" },
   connections: { value: 1024, why: "control connections open at once; one more gets an Error and is closed" },
   pipelinedBytes: { value: 16_777_216, why: "request bytes a client may have waiting before we stop reading it" },
-  unfinishedBytes: { value: 67_108_864, why: "bytes of unfinished requests over all connections; beyond, the one that adds is closed" },
+  unfinishedBytes: {
+    value: 67_108_864,
+    why: "bytes of unfinished requests over all connections; beyond, the one that adds is closed",
+  },
   outboxBytes: { value: 16_777_216, why: "answer bytes a client may leave unread before we stop serving it" },
-  subscriberEvents: { value: 4096, why: "events waiting for a slow subscriber; later ones are counted, told and dropped" },
+  subscriberEvents: {
+    value: 4096,
+    why: "events waiting for a slow subscriber; later ones are counted, told and dropped",
+  },
   nameChars: { value: 64, why: "worker names become directory names and columns of tables" },
   workers: { value: 2000, why: "one shim process and a few descriptors each" },
   instances: { value: 256, why: "instances of one app" },

@@ -12,7 +12,10 @@ export function parseDurationMs(text: string, what: string, bareUnit: "ms" | "s"
   const trimmed = text.trim().toLowerCase();
   if (/^\d+(\.\d+)?$/.test(trimmed)) return Math.round(Number(trimmed) * DURATION_MS[bareUnit]!);
   if (!/^(\d+(\.\d+)?(ms|s|m|h|d|w))+$/.test(trimmed)) {
-    throw new IpcError("USAGE", `${what}: ${JSON.stringify(text)} is not a duration, write for example 500ms, 10s, 5m, 1h30m`);
+    throw new IpcError(
+      "USAGE",
+      `${what}: ${JSON.stringify(text)} is not a duration, write for example 500ms, 10s, 5m, 1h30m`,
+    );
   }
   let total = 0;
   for (const [, amount, , unit] of trimmed.matchAll(/(\d+(\.\d+)?)(ms|s|m|h|d|w)/g)) {

@@ -21,7 +21,22 @@ compdef _ipcctl ipcctl`,
 complete -c ipcctl -n '__fish_seen_subcommand_from start run' -F`,
 };
 
-const TAKES_NAMES = new Set(["stop", "restart", "reload", "delete", "rm", "describe", "scale", "signal", "flush", "status", "list", "ls", "logs", "start"]);
+const TAKES_NAMES = new Set([
+  "stop",
+  "restart",
+  "reload",
+  "delete",
+  "rm",
+  "describe",
+  "scale",
+  "signal",
+  "flush",
+  "status",
+  "list",
+  "ls",
+  "logs",
+  "start",
+]);
 /** A shell waits for us at every press of the key. */
 const PATIENCE_MS = 200;
 
@@ -39,7 +54,12 @@ export async function complete(program: Command, words: readonly string[]): Prom
   else if (current.startsWith("-")) found = command.options.flatMap((option) => option.long ?? []);
   else if (command.commands.length > 0) found = command.commands.map((one) => one.name());
   else found = TAKES_NAMES.has(command.name()) ? await workerNames() : [];
-  process.stdout.write(found.filter((word) => word.startsWith(current)).map((word) => `${word}\n`).join(""));
+  process.stdout.write(
+    found
+      .filter((word) => word.startsWith(current))
+      .map((word) => `${word}\n`)
+      .join(""),
+  );
   return 0;
 }
 

@@ -74,7 +74,11 @@ export function isTerminal(fd: number): boolean {
 }
 
 /** `--color` > FORCE_COLOR > NO_COLOR > TERM=dumb > a terminal. */
-export function wantsColor(flag: string | undefined, env: Readonly<Record<string, string | undefined>>, isTerminal: boolean): boolean {
+export function wantsColor(
+  flag: string | undefined,
+  env: Readonly<Record<string, string | undefined>>,
+  isTerminal: boolean,
+): boolean {
   if (flag === "always") return true;
   if (flag === "never") return false;
   if (env.FORCE_COLOR !== undefined) return env.FORCE_COLOR !== "0" && env.FORCE_COLOR !== "false";
@@ -84,6 +88,8 @@ export function wantsColor(flag: string | undefined, env: Readonly<Record<string
 
 /** Names and fields come from people: control characters are shown, not obeyed. */
 export function printable(text: string): string {
-  // eslint-disable-next-line no-control-regex
-  return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, "0")}`);
+  return text.replace(
+    /[\u0000-\u001f\u007f-\u009f]/g,
+    (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, "0")}`,
+  );
 }

@@ -8,7 +8,12 @@ import { select } from "./select.ts";
 export type ActOptions = { readonly graceMs?: number; readonly isParallel?: boolean; readonly waitMs?: number };
 
 /** One verb on everything that the patterns mean. The exit status is that of the first failure. */
-export async function act(context: Context, verb: string, patterns: readonly string[], options: ActOptions = {}): Promise<number> {
+export async function act(
+  context: Context,
+  verb: string,
+  patterns: readonly string[],
+  options: ActOptions = {},
+): Promise<number> {
   using connection = await context.connect();
   const names = (await select(connection, patterns)).map((worker) => worker.name);
   if (names.length === 0) {
@@ -16,7 +21,13 @@ export async function act(context: Context, verb: string, patterns: readonly str
     return 0;
   }
   const results = await connection.query<ActResult[]>({
-    Act: { verb, names, grace_ms: options.graceMs ?? null, is_parallel: options.isParallel ?? false, wait_ms: options.waitMs ?? 0 },
+    Act: {
+      verb,
+      names,
+      grace_ms: options.graceMs ?? null,
+      is_parallel: options.isParallel ?? false,
+      wait_ms: options.waitMs ?? 0,
+    },
   });
   if (context.isJson) context.print(JSON.stringify(results, null, 2));
   for (const result of context.isJson ? [] : results) {

@@ -10,7 +10,9 @@ export async function daemonStatus(context: Context): Promise<number> {
   const status = await connection.query<DaemonStatus>("DaemonStatus");
   if (context.isJson) context.print(JSON.stringify(status, null, 2));
   else {
-    context.print(`running (pid ${status.pid}), version ${status.version}, up ${formatUptime(status.uptime_seconds)}, ${formatBytes(status.memory_bytes)}`);
+    context.print(
+      `running (pid ${status.pid}), version ${status.version}, up ${formatUptime(status.uptime_seconds)}, ${formatBytes(status.memory_bytes)}`,
+    );
     context.print(`${status.running} of ${status.workers} workers run`);
     context.print(`socket ${status.socket}\nstate  ${status.state_dir}\nlog    ${status.daemon_log}`);
   }
@@ -37,7 +39,8 @@ export async function restartDaemon(context: Context): Promise<number> {
   });
   using connection = await context.connect();
   const status = await connection.query<DaemonStatus>("DaemonStatus");
-  if (!context.isJson) context.print(`daemon restarted (pid ${status.pid}), ${status.running} of ${status.workers} workers run`);
+  if (!context.isJson)
+    context.print(`daemon restarted (pid ${status.pid}), ${status.running} of ${status.workers} workers run`);
   else context.print(JSON.stringify(status, null, 2));
   return 0;
 }
@@ -45,8 +48,17 @@ export async function restartDaemon(context: Context): Promise<number> {
 async function end(context: Context, keepWorkers: boolean): Promise<void> {
   const connection = await context.connect(false);
   const gone = Promise.withResolvers<void>();
-  connection.onEvents(() => undefined, () => gone.resolve());
+  connection.onEvents(
+    () => undefined,
+    () => gone.resolve(),
+  );
   await connection.request({ Shutdown: { keep_workers: keepWorkers } });
   await gone.promise;
-  while (await Connection.open(context.paths.socket).then((open) => (open.close(), true), () => false)) await Bun.sleep(10);
+  while (
+    await Connection.open(context.paths.socket).then(
+      (open) => (open.close(), true),
+      () => false,
+    )
+  )
+    await Bun.sleep(10);
 }

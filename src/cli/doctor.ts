@@ -14,9 +14,17 @@ const LEAST_FILES = 4096;
 
 export async function doctor(context: Context): Promise<number> {
   const checks = [
-    checkBun(), await checkShim(), checkKernel(), checkFolder("state directory", context.paths.stateDir),
-    checkFolder("runtime directory", context.paths.runtimeDir), checkSpace(context.paths.stateDir),
-    await checkDaemon(context), await checkPython(), checkFiles(), checkInotify(), checkCgroup(),
+    checkBun(),
+    await checkShim(),
+    checkKernel(),
+    checkFolder("state directory", context.paths.stateDir),
+    checkFolder("runtime directory", context.paths.runtimeDir),
+    checkSpace(context.paths.stateDir),
+    await checkDaemon(context),
+    await checkPython(),
+    checkFiles(),
+    checkInotify(),
+    checkCgroup(),
   ];
   if (context.isJson) context.print(JSON.stringify(checks, null, 2));
   const MARKS = { ok: context.style(32, "ok  "), warn: context.style(33, "warn"), fail: context.style(31, "FAIL") };
@@ -31,7 +39,9 @@ function checkBun(): Check {
   const [major, minor, patch] = Bun.version.split(".").map(Number);
   const isEnough = major === 1 && (minor! > 4 || (minor === 4 && patch! >= 5));
   const detail = `${Bun.version} at ${process.execPath}`;
-  return isEnough ? { name: "bun", status: "ok", detail } : { name: "bun", status: "fail", detail, remedy: "ipcctl needs Bun 1.4.5 or newer: npm run setup" };
+  return isEnough
+    ? { name: "bun", status: "ok", detail }
+    : { name: "bun", status: "fail", detail, remedy: "ipcctl needs Bun 1.4.5 or newer: npm run setup" };
 }
 
 async function checkShim(): Promise<Check> {
@@ -39,14 +49,22 @@ async function checkShim(): Promise<Check> {
   if (!existsSync(SHIM_BINARY)) return { name: "shim", status: "fail", detail: "not built", remedy };
   const child = Bun.spawn([SHIM_BINARY, "--version"], { stdio: ["ignore", "pipe", "ignore"] });
   const text = (await new Response(child.stdout).text()).trim();
-  if (text !== `ipcctl-shim ${SHIM_VERSION}`) return { name: "shim", status: "fail", detail: `says ${JSON.stringify(text)}, expected version ${SHIM_VERSION}`, remedy };
+  if (text !== `ipcctl-shim ${SHIM_VERSION}`)
+    return {
+      name: "shim",
+      status: "fail",
+      detail: `says ${JSON.stringify(text)}, expected version ${SHIM_VERSION}`,
+      remedy,
+    };
   return { name: "shim", status: "ok", detail: `${text} at ${SHIM_BINARY}` };
 }
 
 function checkKernel(): Check {
   const [major, minor] = release().split(".").map(Number);
   const isEnough = major! > 5 || (major === 5 && minor! >= 15);
-  return isEnough ? { name: "kernel", status: "ok", detail: release() } : { name: "kernel", status: "warn", detail: release(), remedy: "5.15 is the oldest that is tested" };
+  return isEnough
+    ? { name: "kernel", status: "ok", detail: release() }
+    : { name: "kernel", status: "warn", detail: release(), remedy: "5.15 is the oldest that is tested" };
 }
 
 function checkFolder(name: string, path: string): Check {
@@ -54,8 +72,15 @@ function checkFolder(name: string, path: string): Check {
     mkdirSync(path, { recursive: true, mode: 0o700 });
     accessSync(path, constants.W_OK);
     const stat = lstatSync(path);
-    if ((stat.mode & 0o022) !== 0) return { name, status: "fail", detail: `${path} can be written by others`, remedy: `chmod 700 ${path}` };
-    if (stat.uid !== process.getuid!()) return { name, status: "fail", detail: `${path} belongs to user ${stat.uid}`, remedy: "set IPCCTL_HOME to a folder of yours" };
+    if ((stat.mode & 0o022) !== 0)
+      return { name, status: "fail", detail: `${path} can be written by others`, remedy: `chmod 700 ${path}` };
+    if (stat.uid !== process.getuid!())
+      return {
+        name,
+        status: "fail",
+        detail: `${path} belongs to user ${stat.uid}`,
+        remedy: "set IPCCTL_HOME to a folder of yours",
+      };
     return { name, status: "ok", detail: path };
   } catch (error) {
     return { name, status: "fail", detail: (error as Error).message, remedy: "set IPCCTL_HOME to a folder of yours" };
@@ -66,7 +91,9 @@ function checkSpace(path: string): Check {
   const { bavail, bsize } = statfsSync(path);
   const free = bavail * bsize;
   const detail = `${Math.round(free / 1024 ** 2)} MiB free for logs and state`;
-  return free >= LEAST_FREE_BYTES ? { name: "disk", status: "ok", detail } : { name: "disk", status: "warn", detail, remedy: "workers block or drop log lines when the disk is full" };
+  return free >= LEAST_FREE_BYTES
+    ? { name: "disk", status: "ok", detail }
+    : { name: "disk", status: "warn", detail, remedy: "workers block or drop log lines when the disk is full" };
 }
 
 async function checkDaemon(context: Context): Promise<Check> {
@@ -81,7 +108,13 @@ async function checkDaemon(context: Context): Promise<Check> {
 
 async function checkPython(): Promise<Check> {
   const python = Bun.which("python3");
-  if (python === null) return { name: "python", status: "warn", detail: "no python3 on PATH", remedy: "name one with --interpreter, or install python3" };
+  if (python === null)
+    return {
+      name: "python",
+      status: "warn",
+      detail: "no python3 on PATH",
+      remedy: "name one with --interpreter, or install python3",
+    };
   const child = Bun.spawn([python, "--version"], { stdio: ["ignore", "pipe", "ignore"] });
   return { name: "python", status: "ok", detail: `${(await new Response(child.stdout).text()).trim()} at ${python}` };
 }
@@ -89,13 +122,23 @@ async function checkPython(): Promise<Check> {
 function checkFiles(): Check {
   const soft = Number(/^Max open files\s+(\d+)/m.exec(readFileSync("/proc/self/limits", "utf8"))?.[1] ?? 0);
   if (soft >= LEAST_FILES) return { name: "open files", status: "ok", detail: String(soft) };
-  return { name: "open files", status: "warn", detail: `${soft}; each worker takes a few`, remedy: `ulimit -n ${LEAST_FILES} before the daemon starts` };
+  return {
+    name: "open files",
+    status: "warn",
+    detail: `${soft}; each worker takes a few`,
+    remedy: `ulimit -n ${LEAST_FILES} before the daemon starts`,
+  };
 }
 
 function checkInotify(): Check {
   const watches = Number(readFileSync("/proc/sys/fs/inotify/max_user_watches", "utf8"));
   if (watches >= 8192) return { name: "inotify", status: "ok", detail: `${watches} watches` };
-  return { name: "inotify", status: "warn", detail: `${watches} watches`, remedy: "sysctl fs.inotify.max_user_watches=65536, for --watch on large folders" };
+  return {
+    name: "inotify",
+    status: "warn",
+    detail: `${watches} watches`,
+    remedy: "sysctl fs.inotify.max_user_watches=65536, for --watch on large folders",
+  };
 }
 
 function checkCgroup(): Check {
@@ -105,7 +148,11 @@ function checkCgroup(): Check {
   try {
     accessSync(mount[1]!, constants.W_OK);
     const controllers = readFileSync(join(mount[1]!, "cgroup.controllers"), "utf8").trim();
-    return { name: "cgroup v2", status: "ok", detail: `${mount[1]} with ${controllers === "" ? "no controllers" : controllers}` };
+    return {
+      name: "cgroup v2",
+      status: "ok",
+      detail: `${mount[1]} with ${controllers === "" ? "no controllers" : controllers}`,
+    };
   } catch {
     return { name: "cgroup v2", status: "warn", detail: `${mount[1]} is not delegated to this user`, remedy };
   }

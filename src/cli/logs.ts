@@ -12,7 +12,13 @@ import { printable, type Context } from "./context.ts";
 import { pick } from "./select.ts";
 
 export type LogFlags = {
-  follow?: boolean; lines?: string; since?: string; stderr?: boolean; stdout?: boolean; timestamps?: boolean; grep?: string;
+  follow?: boolean;
+  lines?: string;
+  since?: string;
+  stderr?: boolean;
+  stdout?: boolean;
+  timestamps?: boolean;
+  grep?: string;
 };
 
 type Source = { readonly name: string; readonly dir: string };
@@ -23,9 +29,11 @@ const COLORS = [36, 35, 33, 32, 34, 31];
 export async function logs(context: Context, patterns: readonly string[], flags: LogFlags): Promise<number> {
   const sources = await findSources(context, patterns);
   const count = flags.lines === undefined ? 20 : flags.lines === "all" ? Number.MAX_SAFE_INTEGER : Number(flags.lines);
-  if (!Number.isInteger(count) || count < 0) throw new IpcError("USAGE", `--lines: ${JSON.stringify(flags.lines)} is not a number of lines`);
+  if (!Number.isInteger(count) || count < 0)
+    throw new IpcError("USAGE", `--lines: ${JSON.stringify(flags.lines)} is not a number of lines`);
   const show = renderer(context, sources, flags);
-  const stream: Stream | undefined = flags.stderr && !flags.stdout ? "stderr" : flags.stdout && !flags.stderr ? "stdout" : undefined;
+  const stream: Stream | undefined =
+    flags.stderr && !flags.stdout ? "stderr" : flags.stdout && !flags.stderr ? "stdout" : undefined;
   const sinceMs = flags.since === undefined ? undefined : Date.now() - parseDurationMs(flags.since, "--since");
   const wanted = flags.since !== undefined && flags.lines === undefined ? Number.MAX_SAFE_INTEGER : count;
   const abort = new AbortController();
@@ -35,7 +43,12 @@ export async function logs(context: Context, patterns: readonly string[], flags:
   for (const source of sources) {
     const until = ends.get(source);
     if (!until) continue;
-    for (const line of await readLastLines(source.dir, wanted, { until, ...(stream ? { stream } : {}), ...(sinceMs === undefined ? {} : { sinceMs }) })) past.push({ source, line });
+    for (const line of await readLastLines(source.dir, wanted, {
+      until,
+      ...(stream ? { stream } : {}),
+      ...(sinceMs === undefined ? {} : { sinceMs }),
+    }))
+      past.push({ source, line });
   }
   past.sort((a, b) => (a.line.timestamp < b.line.timestamp ? -1 : a.line.timestamp > b.line.timestamp ? 1 : 0));
   for (const { source, line } of past) await write(show(source, line));
@@ -45,10 +58,19 @@ export async function logs(context: Context, patterns: readonly string[], flags:
   return 0;
 }
 
-async function follow(source: Source, from: Position | undefined, stream: Stream | undefined, show: Show, abort: AbortController): Promise<void> {
+async function follow(
+  source: Source,
+  from: Position | undefined,
+  stream: Stream | undefined,
+  show: Show,
+  abort: AbortController,
+): Promise<void> {
   const joiner = new LineJoiner();
   for await (const { records, missedFiles } of followLog(source.dir, from, abort.signal)) {
-    if (missedFiles > 0) process.stderr.write(`ipcctl: ${source.name}: ${missedFiles} log files were rotated away before they could be read\n`);
+    if (missedFiles > 0)
+      process.stderr.write(
+        `ipcctl: ${source.name}: ${missedFiles} log files were rotated away before they could be read\n`,
+      );
     const out: Uint8Array[] = [];
     for (const record of records) {
       const line = joiner.push(record);
@@ -65,7 +87,8 @@ function renderer(context: Context, sources: readonly Source[], flags: LogFlags)
   return (source, line) => {
     const text = pattern || context.isJson ? Buffer.from(line.text).toString("utf8") : undefined;
     if (pattern && !pattern.test(text!)) return undefined;
-    if (context.isJson) return `${JSON.stringify({ name: source.name, timestamp: line.timestamp, stream: line.stream, line: text })}\n`;
+    if (context.isJson)
+      return `${JSON.stringify({ name: source.name, timestamp: line.timestamp, stream: line.stream, line: text })}\n`;
     const color = COLORS[sources.indexOf(source) % COLORS.length]!;
     const prefix = sources.length > 1 ? `${context.style(color, printable(source.name).padEnd(width))} | ` : "";
     const when = flags.timestamps ? `${line.timestamp} ` : "";
@@ -101,7 +124,9 @@ async function findSources(context: Context, patterns: readonly string[]): Promi
     return (patterns.length === 0 ? all : pick(all, patterns)).map(({ name, log_dir }) => ({ name, dir: log_dir }));
   } catch (error) {
     if (!(error instanceof IpcError) || error.code !== "NO_DAEMON") throw error;
-    const names = readdirSync(context.paths.workersDir).filter((name) => patterns.length === 0 || patterns.includes(name));
+    const names = readdirSync(context.paths.workersDir).filter(
+      (name) => patterns.length === 0 || patterns.includes(name),
+    );
     if (names.length === 0) throw error;
     return names.map((name) => ({ name, dir: join(context.paths.workersDir, name, "logs") }));
   }

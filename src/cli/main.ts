@@ -19,14 +19,21 @@ export async function runCli(args: readonly string[]): Promise<number> {
 /** Anything unusual goes the long way; the test of the table holds both to the same answers. */
 export function isPlainStatus(args: readonly string[]): boolean {
   const [command, flag, ...more] = args;
-  return (command === "status" || command === "list" || command === "ls") && (flag === undefined || flag === "--json") && more.length === 0;
+  return (
+    (command === "status" || command === "list" || command === "ls") &&
+    (flag === undefined || flag === "--json") &&
+    more.length === 0
+  );
 }
 
 async function parseAndRun(args: readonly string[]): Promise<number> {
   const { buildProgram } = await import("./program.ts");
   if (args[0] === "__complete") {
     const { complete } = await import("./completion.ts");
-    return complete(buildProgram(() => Promise.resolve()), args.slice(1));
+    return complete(
+      buildProgram(() => Promise.resolve()),
+      args.slice(1),
+    );
   }
   let status = 0;
   const program = buildProgram(async (result) => {
@@ -52,6 +59,7 @@ async function parseAndRun(args: readonly string[]): Promise<number> {
 
 function report(error: IpcError, isJson: boolean): void {
   const { code, message, hint } = error;
-  if (isJson) process.stderr.write(`${JSON.stringify({ error: { code, message, ...(hint === undefined ? {} : { hint }) } })}\n`);
+  if (isJson)
+    process.stderr.write(`${JSON.stringify({ error: { code, message, ...(hint === undefined ? {} : { hint }) } })}\n`);
   else process.stderr.write(`ipcctl: ${message}${hint === undefined ? "" : `\n  ${hint}`}\n`);
 }

@@ -36,19 +36,35 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .configureHelp({ sortSubcommands: false })
     .addHelpText("before", "examples:\n  ipcctl start worker.py\n  ipcctl status\n  ipcctl logs -f worker\n");
   /** Global flags are taken on either side of the command. */
-  const contextOf = (command: Command): Context => new Context(command.optsWithGlobals() as GlobalFlags);
+  const contextOf = (command: Command): Context => new Context(command.optsWithGlobals<GlobalFlags>());
   const add = (name: string, about: string, examples: string): Command => {
-    const command = program.command(name).description(about).addHelpText("before", `examples:\n${examples.split("\n").map((line) => `  ${line}`).join("\n")}\n`);
+    const command = program
+      .command(name)
+      .description(about)
+      .addHelpText(
+        "before",
+        `examples:\n${examples
+          .split("\n")
+          .map((line) => `  ${line}`)
+          .join("\n")}\n`,
+      );
     return withGlobals(command);
   };
   const withGlobals = (command: Command): Command => {
-    for (const option of program.options.filter(({ long }) => long !== "--version" && long !== "--color")) command.addOption(new Option(option.flags, option.description).hideHelp());
+    for (const option of program.options.filter(({ long }) => long !== "--version" && long !== "--color"))
+      command.addOption(new Option(option.flags, option.description).hideHelp());
     return command.addOption(new Option("--color <when>").choices(["auto", "always", "never"]).hideHelp());
   };
 
-  runFlags(add("start", "start a worker: a script, a known name, or all of ipcctl.json in this folder",
-    "ipcctl start worker.py\nipcctl start worker.py --name web -e PORT=8080 -- --verbose\nipcctl start --command 'gunicorn app:api' --name api\nipcctl start web"))
-    .argument("[script]", "script, or name of a known worker").argument("[args...]", "arguments of the script, behind --")
+  runFlags(
+    add(
+      "start",
+      "start a worker: a script, a known name, or all of ipcctl.json in this folder",
+      "ipcctl start worker.py\nipcctl start worker.py --name web -e PORT=8080 -- --verbose\nipcctl start --command 'gunicorn app:api' --name api\nipcctl start web",
+    ),
+  )
+    .argument("[script]", "script, or name of a known worker")
+    .argument("[args...]", "arguments of the script, behind --")
     .option("--command <cmd>", "run a command instead of a script")
     .option("--name <name>", "name of the worker (default: the script's)")
     .addOption(new Option("--restart <policy>", "when to start again").choices([...RESTART_POLICIES]))
@@ -63,66 +79,148 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .option("--health <check>", "URL to ask, tcp://HOST:PORT to connect to, or command to run")
     .option("--stop-timeout <time>", "grace between SIGTERM and SIGKILL (default: 10s)")
     .option("--config <file>", "project file instead of ipcctl.json")
-    .option("--uid <uid>", "run as this user (root only)").option("--gid <gid>", "run as this group (root only)")
+    .option("--uid <uid>", "run as this user (root only)")
+    .option("--gid <gid>", "run as this group (root only)")
     .option("--attach", "follow its output; Ctrl-C detaches")
-    .action((script: string | undefined, args: string[], flags: StartFlags, command: Command) => finish(start(contextOf(command), script, args, flags)));
+    .action((script: string | undefined, args: string[], flags: StartFlags, command: Command) =>
+      finish(start(contextOf(command), script, args, flags)),
+    );
 
-  add("stop", "stop workers: SIGTERM, grace, SIGKILL of the whole tree", "ipcctl stop web\nipcctl stop 'job-*' -t 30\nipcctl stop all")
-    .argument("<name...>", "name, glob, @group or all").option("-t, --timeout <seconds>", "grace before SIGKILL")
-    .action((names: string[], flags: { timeout?: string }, command: Command) => finish(act(contextOf(command), "stop", names, grace(flags.timeout))));
+  add(
+    "stop",
+    "stop workers: SIGTERM, grace, SIGKILL of the whole tree",
+    "ipcctl stop web\nipcctl stop 'job-*' -t 30\nipcctl stop all",
+  )
+    .argument("<name...>", "name, glob, @group or all")
+    .option("-t, --timeout <seconds>", "grace before SIGKILL")
+    .action((names: string[], flags: { timeout?: string }, command: Command) =>
+      finish(act(contextOf(command), "stop", names, grace(flags.timeout))),
+    );
   add("restart", "give workers a fresh process", "ipcctl restart web\nipcctl restart all --parallel")
-    .argument("<name...>", "name, glob, @group or all").option("--parallel", "all at once").option("--wait <ms>", "pause between two")
+    .argument("<name...>", "name, glob, @group or all")
+    .option("--parallel", "all at once")
+    .option("--wait <ms>", "pause between two")
     .action((names: string[], flags: { parallel?: boolean; wait?: string }, command: Command) =>
-      finish(act(contextOf(command), "restart", names, { isParallel: flags.parallel === true, ...waiting(flags.wait) })));
+      finish(
+        act(contextOf(command), "restart", names, { isParallel: flags.parallel === true, ...waiting(flags.wait) }),
+      ),
+    );
   add("reload", "replace instances one by one; the new one is ready before an old one goes", "ipcctl reload web")
-    .argument("<name...>", "name, glob, @group or all").option("--wait <ms>", "pause between two")
-    .action((names: string[], flags: { wait?: string }, command: Command) => finish(act(contextOf(command), "reload", names, waiting(flags.wait))));
-  add("delete", "stop and forget workers, with their logs", "ipcctl delete web").alias("rm")
-    .argument("<name...>", "name, glob, @group or all").option("-f, --force", "no grace: SIGKILL at once")
-    .action((names: string[], flags: { force?: boolean }, command: Command) => finish(act(contextOf(command), "delete", names, flags.force ? { graceMs: 0 } : {})));
-  add("describe", "everything known of one worker", "ipcctl describe web").argument("<name>")
+    .argument("<name...>", "name, glob, @group or all")
+    .option("--wait <ms>", "pause between two")
+    .action((names: string[], flags: { wait?: string }, command: Command) =>
+      finish(act(contextOf(command), "reload", names, waiting(flags.wait))),
+    );
+  add("delete", "stop and forget workers, with their logs", "ipcctl delete web")
+    .alias("rm")
+    .argument("<name...>", "name, glob, @group or all")
+    .option("-f, --force", "no grace: SIGKILL at once")
+    .action((names: string[], flags: { force?: boolean }, command: Command) =>
+      finish(act(contextOf(command), "delete", names, flags.force ? { graceMs: 0 } : {})),
+    );
+  add("describe", "everything known of one worker", "ipcctl describe web")
+    .argument("<name>")
     .action((name: string, _: object, command: Command) => finish(describe(contextOf(command), name)));
-  add("scale", "change the number of instances", "ipcctl scale web 4").argument("<name>").argument("<n>", "instances", Number)
-    .action((name: string, instances: number, _: object, command: Command) => finish(tell(contextOf(command), { Scale: { name, instances } })));
-  add("signal", "send a signal to workers", "ipcctl signal web HUP\nipcctl signal 'job-*' USR1").usage("<name...> <SIG>")
+  add("scale", "change the number of instances", "ipcctl scale web 4")
+    .argument("<name>")
+    .argument("<n>", "instances", Number)
+    .action((name: string, instances: number, _: object, command: Command) =>
+      finish(tell(contextOf(command), { Scale: { name, instances } })),
+    );
+  add("signal", "send a signal to workers", "ipcctl signal web HUP\nipcctl signal 'job-*' USR1")
+    .usage("<name...> <SIG>")
     .argument("<words...>", "names, globs or @groups, then the signal")
     .action((words: string[], _: object, command: Command) => {
-      if (words.length < 2) throw new IpcError("USAGE", "signal: name the workers and then the signal", { hint: "ipcctl signal web HUP" });
+      if (words.length < 2)
+        throw new IpcError("USAGE", "signal: name the workers and then the signal", { hint: "ipcctl signal web HUP" });
       return finish(signal(contextOf(command), words.slice(0, -1), words.at(-1)!));
     });
-  add("flush", "empty the logs of workers", "ipcctl flush web").argument("[name...]", "default: all")
-    .action((names: string[], _: object, command: Command) => finish(act(contextOf(command), "flush", names.length === 0 ? ["all"] : names)));
-  add("status", "the workers as a table", "ipcctl status\nipcctl status web --json\nipcctl status --watch").alias("list").alias("ls")
-    .argument("[name]").option("--watch", "refresh in place")
-    .action((name: string | undefined, flags: { watch?: boolean }, command: Command) => finish((flags.watch ? watchStatus : status)(contextOf(command), name)));
-  add("logs", "print the logs of workers, and follow them", "ipcctl logs web -n 100\nipcctl logs -f\nipcctl logs 'job-*' --since 10m --grep ERROR")
-    .argument("[name...]", "default: all").option("-f, --follow", "go on as they grow; survives the daemon")
-    .option("-n, --lines <n>", "how many of each worker (default: 20)").option("--since <time>", "only newer than, for example 10m")
-    .option("--stderr", "only stderr").option("--stdout", "only stdout").option("-t, --timestamps", "with the time of each line").option("--grep <re>", "only lines that match")
+  add("flush", "empty the logs of workers", "ipcctl flush web")
+    .argument("[name...]", "default: all")
+    .action((names: string[], _: object, command: Command) =>
+      finish(act(contextOf(command), "flush", names.length === 0 ? ["all"] : names)),
+    );
+  add("status", "the workers as a table", "ipcctl status\nipcctl status web --json\nipcctl status --watch")
+    .alias("list")
+    .alias("ls")
+    .argument("[name]")
+    .option("--watch", "refresh in place")
+    .action((name: string | undefined, flags: { watch?: boolean }, command: Command) =>
+      finish((flags.watch ? watchStatus : status)(contextOf(command), name)),
+    );
+  add(
+    "logs",
+    "print the logs of workers, and follow them",
+    "ipcctl logs web -n 100\nipcctl logs -f\nipcctl logs 'job-*' --since 10m --grep ERROR",
+  )
+    .argument("[name...]", "default: all")
+    .option("-f, --follow", "go on as they grow; survives the daemon")
+    .option("-n, --lines <n>", "how many of each worker (default: 20)")
+    .option("--since <time>", "only newer than, for example 10m")
+    .option("--stderr", "only stderr")
+    .option("--stdout", "only stdout")
+    .option("-t, --timestamps", "with the time of each line")
+    .option("--grep <re>", "only lines that match")
     .action((names: string[], flags: LogFlags, command: Command) => finish(logs(contextOf(command), names, flags)));
-  add("subscribe", "print events as they happen, one JSON object a line", "ipcctl subscribe status\nipcctl subscribe all web")
-    .argument("[what]", "status, logs or all", "all").argument("[name]")
-    .action((what: string, name: string | undefined, _: object, command: Command) => finish(subscribe(contextOf(command), what, name)));
-  runFlags(add("run", "run a script once in the foreground; its exit status is ours", "ipcctl run job.py -- input.csv\nipcctl run -c 'print(1)' --timeout 5"))
-    .argument("[script]").argument("[args...]", "arguments of the script, behind --").option("-c <code>", "Python code instead of a script").option("--timeout <seconds>", "end it after so long, with status 124")
+  add(
+    "subscribe",
+    "print events as they happen, one JSON object a line",
+    "ipcctl subscribe status\nipcctl subscribe all web",
+  )
+    .argument("[what]", "status, logs or all", "all")
+    .argument("[name]")
+    .action((what: string, name: string | undefined, _: object, command: Command) =>
+      finish(subscribe(contextOf(command), what, name)),
+    );
+  runFlags(
+    add(
+      "run",
+      "run a script once in the foreground; its exit status is ours",
+      "ipcctl run job.py -- input.csv\nipcctl run -c 'print(1)' --timeout 5",
+    ),
+  )
+    .argument("[script]")
+    .argument("[args...]", "arguments of the script, behind --")
+    .option("-c <code>", "Python code instead of a script")
+    .option("--timeout <seconds>", "end it after so long, with status 124")
     .action((script: string | undefined, args: string[], flags: StartFlags & { c?: string }, command: Command) =>
-      finish(flags.c === undefined ? run(contextOf(command), script, undefined, args, flags)
-        : run(contextOf(command), undefined, flags.c, script === undefined ? args : [script, ...args], flags)));
-  add("doctor", "what this machine can do, what is missing, and how to mend it", "ipcctl doctor")
-    .action((_: object, command: Command) => finish(doctor(contextOf(command))));
-  const daemon = add("daemon", "serve in the foreground (for systemd), or control the one in the background", "ipcctl daemon\nipcctl daemon status\nipcctl daemon stop --keep-workers");
-  withGlobals(daemon.command("status")).description("what it says of itself").action((_: object, command: Command) => finish(daemonStatus(contextOf(command))));
-  withGlobals(daemon.command("stop")).description("end the daemon and its workers").option("--keep-workers", "let the workers run on")
-    .action((flags: { keepWorkers?: boolean }, command: Command) => finish(stopDaemon(contextOf(command), flags.keepWorkers === true)));
-  withGlobals(daemon.command("restart")).description("a new daemon in its place; workers do not notice").action((_: object, command: Command) => finish(restartDaemon(contextOf(command))));
-  add("unit", "print a systemd unit for this installation", "ipcctl unit > /etc/systemd/system/ipcctl.service").option("--user", "for systemctl --user")
+      finish(
+        flags.c === undefined
+          ? run(contextOf(command), script, undefined, args, flags)
+          : run(contextOf(command), undefined, flags.c, script === undefined ? args : [script, ...args], flags),
+      ),
+    );
+  add("doctor", "what this machine can do, what is missing, and how to mend it", "ipcctl doctor").action(
+    (_: object, command: Command) => finish(doctor(contextOf(command))),
+  );
+  const daemon = add(
+    "daemon",
+    "serve in the foreground (for systemd), or control the one in the background",
+    "ipcctl daemon\nipcctl daemon status\nipcctl daemon stop --keep-workers",
+  );
+  withGlobals(daemon.command("status"))
+    .description("what it says of itself")
+    .action((_: object, command: Command) => finish(daemonStatus(contextOf(command))));
+  withGlobals(daemon.command("stop"))
+    .description("end the daemon and its workers")
+    .option("--keep-workers", "let the workers run on")
+    .action((flags: { keepWorkers?: boolean }, command: Command) =>
+      finish(stopDaemon(contextOf(command), flags.keepWorkers === true)),
+    );
+  withGlobals(daemon.command("restart"))
+    .description("a new daemon in its place; workers do not notice")
+    .action((_: object, command: Command) => finish(restartDaemon(contextOf(command))));
+  add("unit", "print a systemd unit for this installation", "ipcctl unit > /etc/systemd/system/ipcctl.service")
+    .option("--user", "for systemctl --user")
     .action((flags: { user?: boolean }, command: Command) => {
       contextOf(command).print(systemdUnit(flags.user === true).trimEnd());
       return finish(Promise.resolve(0));
     });
-  add("completion", "print a completion script", "ipcctl completion bash > /etc/bash_completion.d/ipcctl").addArgument(program.createArgument("<shell>").choices(["bash", "zsh", "fish"]))
+  add("completion", "print a completion script", "ipcctl completion bash > /etc/bash_completion.d/ipcctl")
+    .addArgument(program.createArgument("<shell>").choices(["bash", "zsh", "fish"]))
     .action((shell: string, _: object, command: Command) => finish(printCompletion(contextOf(command), shell)));
-  add("init", "write an ipcctl.json for this folder", "ipcctl init").option("-f, --force", "replace the one that is there")
+  add("init", "write an ipcctl.json for this folder", "ipcctl init")
+    .option("-f, --force", "replace the one that is there")
     .action((flags: { force?: boolean }, command: Command) => finish(init(contextOf(command), flags.force === true)));
   return program;
 }
@@ -135,7 +233,8 @@ function runFlags(command: Command): Command {
     .option("-e, --env <name=value>", "set a variable (repeatable)", collect)
     .option("--env-file <file>", "read variables from a file, at every start")
     .option("--policy <name>", "what it may do: trusted is the only one in this version")
-    .option("--allow-net [hosts]", "not in this version: there is no sandbox to open").option("--allow-listen [ports]", "not in this version: there is no sandbox to open")
+    .option("--allow-net [hosts]", "not in this version: there is no sandbox to open")
+    .option("--allow-listen [ports]", "not in this version: there is no sandbox to open")
     .option("--max-memory <size>", "memory limit, for example 512M");
 }
 

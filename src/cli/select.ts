@@ -30,8 +30,12 @@ function matches(worker: WorkerStatus, pattern: string): boolean {
 }
 
 function notFound(pattern: string, all: readonly WorkerStatus[]): IpcError {
-  if (pattern.startsWith("@")) return new IpcError("NOT_FOUND", `no worker is in group ${pattern.slice(1)}`, { hint: "see: ipcctl status" });
-  const near = all.map((worker) => worker.name).filter((name) => distance(name, pattern.toLowerCase()) <= 2).slice(0, 3);
+  if (pattern.startsWith("@"))
+    return new IpcError("NOT_FOUND", `no worker is in group ${pattern.slice(1)}`, { hint: "see: ipcctl status" });
+  const near = all
+    .map((worker) => worker.name)
+    .filter((name) => distance(name, pattern.toLowerCase()) <= 2)
+    .slice(0, 3);
   const hint = near.length > 0 ? `did you mean ${near.join(", ")}?` : "see: ipcctl status";
   return new IpcError("NOT_FOUND", `no worker matches ${JSON.stringify(pattern)}`, { hint });
 }
@@ -41,7 +45,8 @@ function distance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, index) => index);
   for (let i = 1; i <= a.length; i++) {
     const next = [i];
-    for (let j = 1; j <= b.length; j++) next[j] = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1));
+    for (let j = 1; j <= b.length; j++)
+      next[j] = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1));
     row = next;
   }
   return row[b.length]!;

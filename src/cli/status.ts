@@ -9,7 +9,14 @@ const GREEN = 32;
 const YELLOW = 33;
 const RED = 31;
 const DIM = 2;
-const STATE_COLORS: Record<StateWord, number> = { Running: GREEN, Starting: YELLOW, Stopping: YELLOW, Backoff: YELLOW, Stopped: DIM, Crashed: RED };
+const STATE_COLORS: Record<StateWord, number> = {
+  Running: GREEN,
+  Starting: YELLOW,
+  Stopping: YELLOW,
+  Backoff: YELLOW,
+  Stopped: DIM,
+  Crashed: RED,
+};
 
 type Column = { readonly title: string; readonly cell: (worker: WorkerStatus) => string; readonly isRight?: boolean };
 
@@ -18,10 +25,25 @@ const COLUMNS: readonly (Column & { readonly rank: number })[] = [
   { title: "name", rank: 0, cell: (worker) => printable(worker.name) },
   { title: "state", rank: 1, cell: (worker) => worker.state.toLowerCase() + noteOf(worker) },
   { title: "pid", rank: 2, isRight: true, cell: (worker) => String(worker.pid ?? "-") },
-  { title: "uptime", rank: 3, isRight: true, cell: (worker) => (worker.uptime_seconds === null ? "-" : formatUptime(worker.uptime_seconds)) },
+  {
+    title: "uptime",
+    rank: 3,
+    isRight: true,
+    cell: (worker) => (worker.uptime_seconds === null ? "-" : formatUptime(worker.uptime_seconds)),
+  },
   { title: "restarts", rank: 4, isRight: true, cell: (worker) => String(worker.restarts) },
-  { title: "cpu", rank: 6, isRight: true, cell: (worker) => (worker.cpu_percent === null ? "-" : `${worker.cpu_percent}%`) },
-  { title: "memory", rank: 5, isRight: true, cell: (worker) => (worker.memory_bytes === null ? "-" : formatBytes(worker.memory_bytes)) },
+  {
+    title: "cpu",
+    rank: 6,
+    isRight: true,
+    cell: (worker) => (worker.cpu_percent === null ? "-" : `${worker.cpu_percent}%`),
+  },
+  {
+    title: "memory",
+    rank: 5,
+    isRight: true,
+    cell: (worker) => (worker.memory_bytes === null ? "-" : formatBytes(worker.memory_bytes)),
+  },
   { title: "policy", rank: 7, cell: (worker) => worker.policy },
   { title: "command", rank: 8, cell: (worker) => printable([worker.command, ...worker.args].join(" ")) },
 ];
@@ -64,7 +86,11 @@ export function renderTable(context: Context, workers: readonly WorkerStatus[], 
     const cells = [column.title, ...workers.map((worker) => column.cell(worker))];
     return { ...column, cells, width: Math.max(...cells.map((cell) => Bun.stringWidth(cell))) };
   });
-  const least = (): number => columns.reduce((sum, column) => sum + GAP + (column.title === "command" ? Math.min(column.width, LEAST_COMMAND) : column.width), -GAP);
+  const least = (): number =>
+    columns.reduce(
+      (sum, column) => sum + GAP + (column.title === "command" ? Math.min(column.width, LEAST_COMMAND) : column.width),
+      -GAP,
+    );
   while (width !== undefined && columns.length > 1 && least() > width) {
     const worst = Math.max(...columns.map((column) => column.rank));
     columns = columns.filter((column) => column.rank !== worst);
@@ -73,7 +99,12 @@ export function renderTable(context: Context, workers: readonly WorkerStatus[], 
     const cells = columns.map((column) => {
       const cell = column.cells[index]!;
       const blanks = " ".repeat(column.width - Bun.stringWidth(cell));
-      const styled = index === 0 ? context.style(DIM, cell) : column.title === "state" ? context.style(STATE_COLORS[workers[index - 1]!.state], cell) : cell;
+      const styled =
+        index === 0
+          ? context.style(DIM, cell)
+          : column.title === "state"
+            ? context.style(STATE_COLORS[workers[index - 1]!.state], cell)
+            : cell;
       return column.isRight ? blanks + styled : styled + blanks;
     });
     const line = cells.join(" ".repeat(GAP)).trimEnd();
@@ -97,8 +128,13 @@ export async function watchStatus(context: Context, name: string | undefined): P
     while (!isEnded) {
       using connection = await context.connect();
       const workers = await read(connection, name);
-      const text = context.isJson ? JSON.stringify(workers) : renderTable(context, workers, isDrawing ? process.stdout.columns : undefined);
-      if (text !== shown) process.stdout.write(isDrawing ? `\u001b[H${text.replaceAll("\n", "\u001b[K\n")}\u001b[K\n\u001b[J` : `${text}\n`);
+      const text = context.isJson
+        ? JSON.stringify(workers)
+        : renderTable(context, workers, isDrawing ? process.stdout.columns : undefined);
+      if (text !== shown)
+        process.stdout.write(
+          isDrawing ? `\u001b[H${text.replaceAll("\n", "\u001b[K\n")}\u001b[K\n\u001b[J` : `${text}\n`,
+        );
       shown = text;
       await Promise.race([Bun.sleep(PERIOD_MS), ended.promise]);
     }
@@ -117,20 +153,47 @@ export async function describe(context: Context, name: string): Promise<number> 
   }
   const { definition, exits, log_files, limits, tree, ...fields } = all;
   const { default: Table } = await import("cli-table3");
-  const none = Object.fromEntries(["top", "top-mid", "top-left", "top-right", "bottom", "bottom-mid", "bottom-left", "bottom-right", "left", "left-mid", "mid", "mid-mid", "right", "right-mid"].map((part) => [part, ""]));
-  const table = new Table({ chars: { ...none, middle: "  " }, style: { "padding-left": 0, "padding-right": 0, head: [], border: [] } });
+  const none = Object.fromEntries(
+    [
+      "top",
+      "top-mid",
+      "top-left",
+      "top-right",
+      "bottom",
+      "bottom-mid",
+      "bottom-left",
+      "bottom-right",
+      "left",
+      "left-mid",
+      "mid",
+      "mid-mid",
+      "right",
+      "right-mid",
+    ].map((part) => [part, ""]),
+  );
+  const table = new Table({
+    chars: { ...none, middle: "  " },
+    style: { "padding-left": 0, "padding-right": 0, head: [], border: [] },
+  });
   const row = (key: string, value: unknown): void => void table.push([context.style(DIM, key), printable(show(value))]);
   for (const [key, value] of Object.entries(fields)) row(key, value);
   for (const [key, value] of Object.entries(definition)) if (!(key in fields) && key !== "base_env") row(key, value);
   for (const limit of limits) row(`limit ${limit.name}`, `${limit.value} by ${limit.mechanism}`);
   for (const process of tree) row(`process ${process.pid}`, process.command);
   for (const file of log_files) row("log file", `${file.path} (${formatBytes(file.bytes)})`);
-  for (const exit of exits) row(`exit of run ${exit.run}`, `${exit.ended_at} ${exit.kind} ${exit.signal ?? exit.status}: ${exit.outcome}`);
-  context.print(table.toString().split("\n").map((line) => line.trimEnd()).join("\n"));
+  for (const exit of exits)
+    row(`exit of run ${exit.run}`, `${exit.ended_at} ${exit.kind} ${exit.signal ?? exit.status}: ${exit.outcome}`);
+  context.print(
+    table
+      .toString()
+      .split("\n")
+      .map((line) => line.trimEnd())
+      .join("\n"),
+  );
   return 0;
 }
 
 function show(value: unknown): string {
   if (value === null) return "-";
-  return typeof value === "object" ? JSON.stringify(value) : String(value);
+  return typeof value === "object" ? JSON.stringify(value) : `${value as string | number}`;
 }

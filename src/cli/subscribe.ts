@@ -6,7 +6,8 @@ const KINDS: Record<string, string> = { status: "StatusEvents", logs: "LogEvents
 
 export async function subscribe(context: Context, what: string, name: string | undefined): Promise<number> {
   const kind = KINDS[what];
-  if (kind === undefined) throw new IpcError("USAGE", `subscribe: ${JSON.stringify(what)} is not one of ${Object.keys(KINDS).join(", ")}`);
+  if (kind === undefined)
+    throw new IpcError("USAGE", `subscribe: ${JSON.stringify(what)} is not one of ${Object.keys(KINDS).join(", ")}`);
   using connection = await context.connect();
   const ended = Promise.withResolvers<number>();
   connection.onEvents(

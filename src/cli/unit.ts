@@ -26,7 +26,10 @@ TimeoutStopSec=90
 Delegate=yes
 OOMPolicy=continue
 LimitNOFILE=65536
-${isUser ? "" : `RuntimeDirectory=ipcctl
+${
+  isUser
+    ? ""
+    : `RuntimeDirectory=ipcctl
 RuntimeDirectoryMode=0700
 RuntimeDirectoryPreserve=yes
 StateDirectory=ipcctl
@@ -38,7 +41,8 @@ ProtectClock=yes
 ProtectHostname=yes
 RestrictRealtime=yes
 LockPersonality=yes
-`}
+`
+}
 [Install]
 WantedBy=${isUser ? "default.target" : "multi-user.target"}
 `;

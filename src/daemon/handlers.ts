@@ -34,7 +34,11 @@ const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
   Restart: restart,
   Delete: remove,
   Status: ({ name }, { registry, sources }) =>
-    data(name === null ? registry.workers.map((worker) => statusOf(worker, sources)) : statusOf(registry.get(name), sources)),
+    data(
+      name === null
+        ? registry.workers.map((worker) => statusOf(worker, sources))
+        : statusOf(registry.get(name), sources),
+    ),
   List: (_, { registry }) => data(registry.workers.map((worker) => worker.id)),
   Logs: logs,
   Hello: hello,
@@ -52,7 +56,8 @@ const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
 
 /** Carries out one request. @throws IpcError for what is answered with `Error`. */
 export async function handle(request: Request, world: HandlerWorld): Promise<Response> {
-  if (request.tag === "Subscribe" || request.tag === "Unsubscribe") throw new Error("subscriptions belong to the session");
+  if (request.tag === "Subscribe" || request.tag === "Unsubscribe")
+    throw new Error("subscriptions belong to the session");
   const handler = HANDLERS[request.tag] as Handler<typeof request.tag>; // the table pairs tag and handler
   return handler(request as never, world);
 }
@@ -67,26 +72,39 @@ async function start({ config: text }: RequestOf<"Start">, world: HandlerWorld):
   } catch (error) {
     if (error instanceof IpcError && error.code === "POLICY_REFUSED") throw error;
     const cause = IpcError.from(error, "reading the definition");
-    throw new IpcError("BAD_CONFIG", `Invalid config: ${cause.message}`, { hint: cause.hint ?? "see: ipcctl start --help", cause });
+    throw new IpcError("BAD_CONFIG", `Invalid config: ${cause.message}`, {
+      hint: cause.hint ?? "see: ipcctl start --help",
+      cause,
+    });
   }
   requireRights(config.uid, config.gid);
   const isNew = registry.find(config.name) === undefined;
   const app = defined(() => registry.define(config), config.name);
   if (!app) {
     const worker = registry.get(config.name);
-    return withFields(`App ${config.name} is already running`, { name: worker.id, pid: worker.live?.pid ?? null, already_running: true });
+    return withFields(`App ${config.name} is already running`, {
+      name: worker.id,
+      pid: worker.live?.pid ?? null,
+      already_running: true,
+    });
   }
   try {
     await startChecked(app, registry);
   } catch (error) {
     if (isNew) await registry.deleteApp(app);
     const cause = IpcError.from(error, "starting");
-    throw new IpcError(cause.code === "FAILED" ? "START_FAILED" : cause.code, `Failed to start app ${config.name}: ${cause.message}`, {
-      cause, ...(cause.hint === undefined ? {} : { hint: cause.hint }),
-    });
+    throw new IpcError(
+      cause.code === "FAILED" ? "START_FAILED" : cause.code,
+      `Failed to start app ${config.name}: ${cause.message}`,
+      {
+        cause,
+        ...(cause.hint === undefined ? {} : { hint: cause.hint }),
+      },
+    );
   }
   return withFields(`Started app ${config.name}`, {
-    name: app.id, pid: app.workers[0]?.live?.pid ?? null,
+    name: app.id,
+    pid: app.workers[0]?.live?.pid ?? null,
     instances: app.workers.map((worker) => ({ name: worker.id, pid: worker.live?.pid ?? null })),
   });
 }
@@ -96,7 +114,10 @@ function defined(define: () => App | undefined, name: string): App | undefined {
     return define();
   } catch (error) {
     const cause = IpcError.from(error, "registering");
-    throw new IpcError(cause.code, `Failed to start app ${name}: ${cause.message}`, { cause, ...(cause.hint === undefined ? {} : { hint: cause.hint }) });
+    throw new IpcError(cause.code, `Failed to start app ${name}: ${cause.message}`, {
+      cause,
+      ...(cause.hint === undefined ? {} : { hint: cause.hint }),
+    });
   }
 }
 
@@ -149,14 +170,20 @@ function instancesOf(registry: Registry, name: string): Worker[] {
 }
 
 async function logs({ name, lines }: RequestOf<"Logs">, { registry }: HandlerWorld): Promise<Response> {
-  if (lines > limit("logLines")) throw new IpcError("LIMIT", `lines: at most ${limit("logLines")} in one answer, not ${lines}`, { hint: "ipcctl logs -n reads the files themselves" });
+  if (lines > limit("logLines"))
+    throw new IpcError("LIMIT", `lines: at most ${limit("logLines")} in one answer, not ${lines}`, {
+      hint: "ipcctl logs -n reads the files themselves",
+    });
   if (name !== null) {
     const worker = registry.get(name);
     return data({ type: "single", app: name, logs: await linesOf(worker, lines, limit("logAnswerBytes")) });
   }
   const { workers } = registry;
   const share = Math.floor(limit("logAnswerBytes") / Math.max(1, workers.length));
-  return data({ type: "all", apps: await Promise.all(workers.map(async (worker) => [worker.id, await linesOf(worker, lines, share)])) });
+  return data({
+    type: "all",
+    apps: await Promise.all(workers.map(async (worker) => [worker.id, await linesOf(worker, lines, share)])),
+  });
 }
 
 type LogLines = { errors: string[]; output: string[] };
@@ -180,7 +207,11 @@ async function linesOf(worker: Worker, count: number, bytesMax: number): Promise
 
 function hello({ protocol }: RequestOf<"Hello">): Response {
   if (protocol < PROTOCOL - 1) {
-    throw new IpcError("BAD_REQUEST", `protocol ${protocol} is too old, this daemon speaks ${PROTOCOL - 1} and ${PROTOCOL}`, { hint: "update the client" });
+    throw new IpcError(
+      "BAD_REQUEST",
+      `protocol ${protocol} is too old, this daemon speaks ${PROTOCOL - 1} and ${PROTOCOL}`,
+      { hint: "update the client" },
+    );
   }
   return data({ protocol: Math.min(protocol, PROTOCOL), version: VERSION, pid: process.pid });
 }
@@ -203,12 +234,19 @@ async function scale({ name, instances }: RequestOf<"Scale">, { registry }: Hand
 async function waitReady({ names, timeout_ms }: RequestOf<"WaitReady">, { registry }: HandlerWorld): Promise<Response> {
   const signal = AbortSignal.timeout(timeout_ms);
   for (const worker of names.flatMap((name) => instancesOf(registry, name))) {
-    const isDone = (): boolean => worker.state === "running" || worker.state === "crashed" || worker.state === "stopped";
+    const isDone = (): boolean =>
+      worker.state === "running" || worker.state === "crashed" || worker.state === "stopped";
     if (!(await worker.waitFor(isDone, signal))) {
-      throw new IpcError("DEADLINE", `${worker.id} was not ready within ${timeout_ms / 1000} s`, { hint: `see: ipcctl logs ${worker.id}` });
+      throw new IpcError("DEADLINE", `${worker.id} was not ready within ${timeout_ms / 1000} s`, {
+        hint: `see: ipcctl logs ${worker.id}`,
+      });
     }
     if (worker.state !== "running") {
-      throw new IpcError("START_FAILED", `${worker.id} ended before it was ready: ${worker.row.reason ?? worker.word}`, { hint: `see: ipcctl logs ${worker.id}` });
+      throw new IpcError(
+        "START_FAILED",
+        `${worker.id} ended before it was ready: ${worker.row.reason ?? worker.word}`,
+        { hint: `see: ipcctl logs ${worker.id}` },
+      );
     }
   }
   return success(`Ready: ${names.join(", ")}`);
@@ -225,20 +263,29 @@ async function act(request: RequestOf<"Act">, world: HandlerWorld): Promise<Resp
   const workers = [...new Set(known.flatMap((name) => instancesOf(registry, name)))];
   const order = inDependencyOrder(registry.apps);
   const isDownward = request.verb === "stop" || request.verb === "delete";
-  const apps = (isDownward ? order.toReversed() : order).filter((app) => app.workers.some((worker) => workers.includes(worker)));
+  const apps = (isDownward ? order.toReversed() : order).filter((app) =>
+    app.workers.some((worker) => workers.includes(worker)),
+  );
   const doApp = async (app: App): Promise<void> => {
     const own = app.workers.filter((worker) => workers.includes(worker));
     results.push(...(await actOnApp(request, app, own, world)));
   };
   if (request.is_parallel) await Promise.all(apps.map(doApp));
-  else if (isDownward && !apps.some((app) => app.config.depends_on.length > 0)) await Promise.all(apps.map(doApp)); // nothing to order
+  else if (isDownward && !apps.some((app) => app.config.depends_on.length > 0))
+    await Promise.all(apps.map(doApp)); // nothing to order
   else for (const app of apps) await doApp(app);
   return data(results);
 }
 
-async function actOnApp(request: RequestOf<"Act">, app: App, workers: Worker[], { registry }: HandlerWorld): Promise<ActResult[]> {
+async function actOnApp(
+  request: RequestOf<"Act">,
+  app: App,
+  workers: Worker[],
+  { registry }: HandlerWorld,
+): Promise<ActResult[]> {
   const { verb, grace_ms, wait_ms } = request;
-  const each = (act: (worker: Worker) => Promise<string>): Promise<ActResult[]> => Promise.all(workers.map((worker) => attempt(worker.id, () => act(worker))));
+  const each = (act: (worker: Worker) => Promise<string>): Promise<ActResult[]> =>
+    Promise.all(workers.map((worker) => attempt(worker.id, () => act(worker))));
   switch (verb) {
     case "start":
       return each(async (worker) => {
@@ -267,15 +314,19 @@ async function actOnApp(request: RequestOf<"Act">, app: App, workers: Worker[], 
       return results;
     }
     case "reload":
-      return [await attempt(app.id, async () => {
-        await registry.reloadApp(app, grace_ms, wait_ms);
-        return `reloaded ${workers.length} instance${workers.length === 1 ? "" : "s"}`;
-      })];
+      return [
+        await attempt(app.id, async () => {
+          await registry.reloadApp(app, grace_ms, wait_ms);
+          return `reloaded ${workers.length} instance${workers.length === 1 ? "" : "s"}`;
+        }),
+      ];
     case "delete":
-      return [await attempt(app.id, async () => {
-        await registry.deleteApp(app, grace_ms);
-        return "deleted";
-      })];
+      return [
+        await attempt(app.id, async () => {
+          await registry.deleteApp(app, grace_ms);
+          return "deleted";
+        }),
+      ];
     case "flush":
       return each(async (worker) => {
         if (worker.live) await worker.link.flushLogs();
@@ -296,7 +347,13 @@ async function attempt(name: string, act: () => Promise<string>): Promise<ActRes
 }
 
 function failed(name: string, error: IpcError): ActResult {
-  return { name, ok: false, message: error.message, code: error.code, ...(error.hint === undefined ? {} : { hint: error.hint }) };
+  return {
+    name,
+    ok: false,
+    message: error.message,
+    code: error.code,
+    ...(error.hint === undefined ? {} : { hint: error.hint }),
+  };
 }
 
 /** Success with more fields beside the message; a bunctl client passes over them. */

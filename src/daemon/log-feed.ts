@@ -19,7 +19,11 @@ export class LogFeed {
 
   /** Starts and ends followers so that they match who is subscribed to what. */
   update(): void {
-    const wanted = new Map(this.#workers().filter((worker) => this.#subscriptions.wantsLogsOf(worker.id)).map((worker) => [worker.id, worker]));
+    const wanted = new Map(
+      this.#workers()
+        .filter((worker) => this.#subscriptions.wantsLogsOf(worker.id))
+        .map((worker) => [worker.id, worker]),
+    );
     for (const [id, abort] of this.#running) {
       if (wanted.has(id)) continue;
       abort.abort();
@@ -39,7 +43,13 @@ export class LogFeed {
     for await (const { records } of followLog(worker.logDir, endPosition(worker.logDir), signal)) {
       for (const record of records) {
         const line = joiner.push(record);
-        if (line) this.#subscriptions.publish(worker.id, { type: "log_line", line: decoder.decode(line.text), stream: line.stream, timestamp: line.timestamp });
+        if (line)
+          this.#subscriptions.publish(worker.id, {
+            type: "log_line",
+            line: decoder.decode(line.text),
+            stream: line.stream,
+            timestamp: line.timestamp,
+          });
       }
       await Bun.sleep(0); // requests of others come between the batches of a fast log
     }

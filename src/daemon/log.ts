@@ -12,13 +12,15 @@ export type DaemonLog = { readonly logger: pino.Logger; readonly reopen: () => v
 
 /** @param path undefined for stderr */
 export function openLog(path: string | undefined, level: string): DaemonLog {
-  if (path === undefined) return { logger: pino({ level, base: null }, pino.destination({ dest: 2, sync: true })), reopen: () => undefined };
+  if (path === undefined)
+    return { logger: pino({ level, base: null }, pino.destination({ dest: 2, sync: true })), reopen: () => undefined };
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   const destination = pino.destination({ dest: path, sync: true, append: true, mode: 0o600 });
   let lines = 0;
   const rotate = (): void => {
     if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) < ROTATE_BYTES) return;
-    for (let index = KEPT_FILES - 1; index > 0; index--) renameQuietly(index === 1 ? path : `${path}.${index - 1}`, `${path}.${index}`);
+    for (let index = KEPT_FILES - 1; index > 0; index--)
+      renameQuietly(index === 1 ? path : `${path}.${index - 1}`, `${path}.${index}`);
     destination.reopen(path);
   };
   rotate();
@@ -28,7 +30,10 @@ export function openLog(path: string | undefined, level: string): DaemonLog {
       if (++lines % LOOK_LINES === 0) rotate();
     },
   };
-  return { logger: pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, stream), reopen: () => destination.reopen(path) };
+  return {
+    logger: pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, stream),
+    reopen: () => destination.reopen(path),
+  };
 }
 
 function renameQuietly(from: string, to: string): void {

@@ -46,9 +46,15 @@ async function serve(args: readonly string[]): Promise<void> {
   const lock = takeLock(paths);
   restoreChildSignal();
   setProcessName("ipcctl-daemon");
-  if (!existsSync(SHIM_BINARY)) throw new IpcError("FAILED", `the shim is not built (${SHIM_BINARY})`, { hint: "build it with: sh native/build.sh" });
+  if (!existsSync(SHIM_BINARY))
+    throw new IpcError("FAILED", `the shim is not built (${SHIM_BINARY})`, {
+      hint: "build it with: sh native/build.sh",
+    });
   const systemd = new Systemd(process.env, process.pid);
-  const { logger, reopen } = openLog(options.isBackground ? paths.daemonLog : undefined, process.env.IPCCTL_LOG_LEVEL ?? "info");
+  const { logger, reopen } = openLog(
+    options.isBackground ? paths.daemonLog : undefined,
+    process.env.IPCCTL_LOG_LEVEL ?? "info",
+  );
   process.on("unhandledRejection", (error) => logger.error({ err: error }, "unhandled rejection"));
   process.on("uncaughtException", (error) => logger.error({ err: error }, "uncaught exception"));
   const startedMs = Date.now();
@@ -60,7 +66,12 @@ async function serve(args: readonly string[]): Promise<void> {
   const compressing = new Map<string, Promise<void>>();
   const compress = (worker: Worker): void => {
     if (!worker.config.log.compress || compressing.has(worker.id)) return;
-    if (!listLogFiles(worker.logDir).slice(0, -1).some((file) => !file.isCompressed)) return;
+    if (
+      !listLogFiles(worker.logDir)
+        .slice(0, -1)
+        .some((file) => !file.isCompressed)
+    )
+      return;
     const work = import("../logs/compress.ts")
       .then(({ compressFinished }) => compressFinished(worker.logDir))
       .catch((error: Error) => logger.warn({ worker: worker.id, reason: error.message }, "log cannot be compressed"))
@@ -68,7 +79,8 @@ async function serve(args: readonly string[]): Promise<void> {
     compressing.set(worker.id, work);
   };
   const world: World = {
-    store, cgroups,
+    store,
+    cgroups,
     shimBinary: SHIM_BINARY,
     workersDir: paths.workersDir,
     daemonEnv: cleanWorkerEnv(process.env),
@@ -84,7 +96,9 @@ async function serve(args: readonly string[]): Promise<void> {
     const monitor = new HealthMonitor(worker, (reason) => tell({ type: "health_check_failed", reason }));
     monitors.set(worker, monitor);
     const parts = [
-      monitor, new CronRestart(worker), new LimitWatch(worker, usage, Date.now, tell),
+      monitor,
+      new CronRestart(worker),
+      new LimitWatch(worker, usage, Date.now, tell),
       new FileWatch(worker, (reason) => logger.warn({ worker: worker.id, reason }, "watch")),
     ];
     feed.update();
@@ -110,7 +124,11 @@ async function serve(args: readonly string[]): Promise<void> {
     logger.info({ keepWorkers }, "stopping");
     if (!keepWorkers) {
       systemd.extend(60_000);
-      await Promise.all(registry.workers.map((worker) => worker.isUp || worker.state === "backoff" ? registry.stopForShutdown(worker) : undefined));
+      await Promise.all(
+        registry.workers
+          .filter((worker) => worker.isUp || worker.state === "backoff")
+          .map((worker) => registry.stopForShutdown(worker)),
+      );
       cgroups?.removeSelf();
     }
     registry.release();
@@ -120,24 +138,45 @@ async function serve(args: readonly string[]): Promise<void> {
     process.exit(0);
   };
   const daemonStatus = (): DaemonStatus => ({
-    version: VERSION, protocol: PROTOCOL, pid: process.pid, uptime_seconds: (Date.now() - startedMs) / 1000,
-    socket: paths.socket, state_dir: paths.stateDir, daemon_log: options.isBackground ? paths.daemonLog : "stderr",
-    workers: registry.workers.length, running: registry.workers.filter((worker) => worker.state === "running").length,
-    connections: server.connections, subscribers: subscriptions.size, memory_bytes: residentBytes(), cgroup: cgroups?.path ?? null,
+    version: VERSION,
+    protocol: PROTOCOL,
+    pid: process.pid,
+    uptime_seconds: (Date.now() - startedMs) / 1000,
+    socket: paths.socket,
+    state_dir: paths.stateDir,
+    daemon_log: options.isBackground ? paths.daemonLog : "stderr",
+    workers: registry.workers.length,
+    running: registry.workers.filter((worker) => worker.state === "running").length,
+    connections: server.connections,
+    subscribers: subscriptions.size,
+    memory_bytes: residentBytes(),
+    cgroup: cgroups?.path ?? null,
   });
   const handlerWorld = {
-    registry, daemonStatus,
-    sources: { store, usage, nowMs: Date.now, healthOf: (worker: Worker) => monitors.get(worker)?.state ?? null, shimPidOf },
+    registry,
+    daemonStatus,
+    sources: {
+      store,
+      usage,
+      nowMs: Date.now,
+      healthOf: (worker: Worker) => monitors.get(worker)?.state ?? null,
+      shimPidOf,
+    },
     // The answer goes out before the end begins.
     shutdown: (keepWorkers: boolean) => void setTimeout(() => void shutdown(keepWorkers), 20),
   };
   const trees = {
-    pids: () => new Set(registry.workers.flatMap(({ live, dir }) => (live ? [live.pid, readRunRecord(dir)?.shim_pid ?? live.pid] : []))),
+    pids: () =>
+      new Set(
+        registry.workers.flatMap(({ live, dir }) => (live ? [live.pid, readRunRecord(dir)?.shim_pid ?? live.pid] : [])),
+      ),
     isInGroup: (pid: number) => cgroups !== undefined && groupOf(pid).includes(`/${cgroups.path.split("/").at(-1)}/`),
   };
   const server = new Server(paths.socket, paths.runtimeDir, {
     handle: (request) => handle(request, handlerWorld),
-    subscriptions, trees, uid,
+    subscriptions,
+    trees,
+    uid,
     onError: (error) => logger.error({ err: error }, "request failed"),
     onRefused: (error) => logger.warn({ reason: error.message }, "connection refused"),
   });
@@ -148,7 +187,16 @@ async function serve(args: readonly string[]): Promise<void> {
   });
   // Workers outlive the daemon, also when a supervisor stops it: `ipcctl daemon stop` is what ends them.
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void shutdown(true));
-  logger.info({ pid: process.pid, version: VERSION, socket: paths.socket, workers: registry.workers.length, cgroup: cgroups?.path ?? null }, "ready");
+  logger.info(
+    {
+      pid: process.pid,
+      version: VERSION,
+      socket: paths.socket,
+      workers: registry.workers.length,
+      cgroup: cgroups?.path ?? null,
+    },
+    "ready",
+  );
   systemd.ready(`supervising ${registry.workers.length} workers`);
 }
 

@@ -18,7 +18,8 @@ export function parseDaemonOptions(args: readonly string[]): DaemonOptions {
       const value = inline ?? args[++index];
       if (value === undefined) throw new IpcError("USAGE", `${flag}: a path is missing`);
       if (flag === "--socket") socket = value;
-    } else throw new IpcError("USAGE", `daemon: unknown argument ${args[index]}`, { hint: "see: ipcctl daemon --help" });
+    } else
+      throw new IpcError("USAGE", `daemon: unknown argument ${args[index]}`, { hint: "see: ipcctl daemon --help" });
   }
   return { socket, isBackground };
 }

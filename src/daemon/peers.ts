@@ -21,7 +21,8 @@ export function requirePermitted(fd: number, ownUid: number, trees: Trees): void
   const chain = ancestorsOf(peer.pid);
   // A parent outside our pid namespace ends the chain at 0; a peer whose own entry is gone cannot be judged.
   const inTree = trees.pids();
-  if (chain.length < 2 && peer.pid !== 1) throw new IpcError("NO_PERMISSION", "the peer went away before it could be identified");
+  if (chain.length < 2 && peer.pid !== 1)
+    throw new IpcError("NO_PERMISSION", "the peer went away before it could be identified");
   if (chain.some((pid) => inTree.has(pid)) || trees.isInGroup(peer.pid)) {
     throw new IpcError("NO_PERMISSION", "a process inside a worker's tree may not control the daemon");
   }

@@ -87,7 +87,9 @@ function prepareDirectory(path: string, uid: number): void {
   mkdirSync(path, { recursive: true, mode: 0o700 });
   const stat = lstatSync(path);
   if (stat.uid !== uid && stat.uid !== 0) {
-    throw new IpcError("NO_PERMISSION", `${path} belongs to user ${stat.uid}, not to ${uid}`, { hint: "choose another place with --socket PATH" });
+    throw new IpcError("NO_PERMISSION", `${path} belongs to user ${stat.uid}, not to ${uid}`, {
+      hint: "choose another place with --socket PATH",
+    });
   }
   if ((stat.mode & 0o022) !== 0 && (stat.mode & 0o1000) === 0) {
     throw new IpcError("NO_PERMISSION", `${path} can be written by others`, { hint: `chmod 700 ${path}` });
@@ -97,6 +99,9 @@ function prepareDirectory(path: string, uid: number): void {
 function removeStale(path: string): void {
   const stat = lstatSync(path, { throwIfNoEntry: false });
   if (!stat) return;
-  if (!stat.isSocket()) throw new IpcError("FAILED", `${path} exists and is not a socket`, { hint: "remove it, or choose another place with --socket PATH" });
+  if (!stat.isSocket())
+    throw new IpcError("FAILED", `${path} exists and is not a socket`, {
+      hint: "remove it, or choose another place with --socket PATH",
+    });
   rmSync(path);
 }

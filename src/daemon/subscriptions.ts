@@ -45,8 +45,11 @@ function matches(entry: Entry, id: string): boolean {
 
 function includes(kind: Subscription["kind"], type: WorkerEvent["type"]): boolean {
   switch (kind) {
-    case "status": return STATUS_EVENTS.has(type);
-    case "logs": return type === "log_line";
-    case "all": return true;
+    case "status":
+      return STATUS_EVENTS.has(type);
+    case "logs":
+      return type === "log_line";
+    case "all":
+      return true;
   }
 }

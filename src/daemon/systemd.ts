@@ -13,7 +13,8 @@ export class Systemd {
     const usec = Number(env.WATCHDOG_USEC ?? "");
     const isOurs = env.WATCHDOG_PID === undefined || Number(env.WATCHDOG_PID) === pid;
     this.#watchdogMs = usec > 0 && isOurs ? usec / 1000 : undefined;
-    for (const name of ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"]) delete env[name];
+    for (const name of ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"])
+      delete env[name];
   }
 
   /** After the socket is bound and every worker found again. Starts the watchdog: its timer runs only if the loop does. */

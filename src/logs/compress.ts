@@ -1,5 +1,14 @@
 /** Compresses finished log files; loaded only when there is one, for streams are dear in memory. Idempotent: a daemon killed in the middle leaves nothing half. */
-import { createReadStream, createWriteStream, existsSync, fsyncSync, openSync, closeSync, renameSync, rmSync } from "node:fs";
+import {
+  createReadStream,
+  createWriteStream,
+  existsSync,
+  fsyncSync,
+  openSync,
+  closeSync,
+  renameSync,
+  rmSync,
+} from "node:fs";
 import { pipeline } from "node:stream/promises";
 import { createGzip } from "node:zlib";
 import { listLogFiles } from "./files.ts";
@@ -11,7 +20,11 @@ export async function compressFinished(dir: string): Promise<void> {
     const target = `${file.path}.gz`;
     const temporary = `${target}.tmp`;
     try {
-      await pipeline(createReadStream(file.path), createGzip({ level: 6 }), createWriteStream(temporary, { mode: 0o600 }));
+      await pipeline(
+        createReadStream(file.path),
+        createGzip({ level: 6 }),
+        createWriteStream(temporary, { mode: 0o600 }),
+      );
       syncFile(temporary);
       if (!existsSync(file.path)) return rmSync(temporary, { force: true }); // deleted by rotation meanwhile
       renameSync(temporary, target);

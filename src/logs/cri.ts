@@ -34,7 +34,10 @@ export function parseRecord(bytes: Uint8Array): LogRecord | undefined {
 
 /** Joins partial records to lines, each stream by itself. */
 export class LineJoiner {
-  readonly #open: Record<Stream, { timestamp: string; parts: Uint8Array[]; bytes: number } | undefined> = { stdout: undefined, stderr: undefined };
+  readonly #open: Record<Stream, { timestamp: string; parts: Uint8Array[]; bytes: number } | undefined> = {
+    stdout: undefined,
+    stderr: undefined,
+  };
   readonly #bytesMax: number;
 
   /** @param bytesMax what is longer is cut here (the file keeps all) */
@@ -46,9 +49,11 @@ export class LineJoiner {
   push(record: LogRecord): LogLine | undefined {
     const { stream } = record;
     const open = this.#open[stream];
-    if (!open && !record.isPartial) return { timestamp: record.timestamp, stream, text: record.text.subarray(0, this.#bytesMax) };
+    if (!open && !record.isPartial)
+      return { timestamp: record.timestamp, stream, text: record.text.subarray(0, this.#bytesMax) };
     const line = open ?? { timestamp: record.timestamp, parts: [], bytes: 0 };
-    if (line.bytes < this.#bytesMax) line.parts.push(Uint8Array.from(record.text.subarray(0, this.#bytesMax - line.bytes)));
+    if (line.bytes < this.#bytesMax)
+      line.parts.push(Uint8Array.from(record.text.subarray(0, this.#bytesMax - line.bytes)));
     line.bytes += record.text.length;
     this.#open[stream] = record.isPartial ? line : undefined;
     return record.isPartial ? undefined : { timestamp: line.timestamp, stream, text: Buffer.concat(line.parts) };

@@ -2,7 +2,12 @@
 import { closeSync, openSync, readdirSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
 
-export type LogFile = { readonly number: number; readonly path: string; readonly isCompressed: boolean; readonly bytes: number };
+export type LogFile = {
+  readonly number: number;
+  readonly path: string;
+  readonly isCompressed: boolean;
+  readonly bytes: number;
+};
 
 /** Ascending. Where a compressed file stands beside its original, the original counts: compressing was cut off. */
 export function listLogFiles(dir: string): LogFile[] {
@@ -13,12 +18,13 @@ export function listLogFiles(dir: string): LogFile[] {
     return []; // Never started.
   }
   const files = new Map<number, LogFile>();
-  for (const name of names.sort()) {
+  for (const name of names.toSorted()) {
     const match = /^(\d{10})\.log(\.gz)?$/.exec(name);
     if (!match || files.has(Number(match[1]))) continue; // "N.log" sorts before "N.log.gz"
     const path = join(dir, name);
     const bytes = statSync(path, { throwIfNoEntry: false })?.size;
-    if (bytes !== undefined) files.set(Number(match[1]), { number: Number(match[1]), path, isCompressed: match[2] !== undefined, bytes });
+    if (bytes !== undefined)
+      files.set(Number(match[1]), { number: Number(match[1]), path, isCompressed: match[2] !== undefined, bytes });
   }
   return [...files.values()];
 }

@@ -43,7 +43,8 @@ export async function* followLog(dir: string, from: Position | undefined, signal
       if (count > 0) {
         open.offset += count;
         const records: LogRecord[] = [];
-        const bytes: Uint8Array = rest.length === 0 ? Buffer.from(block.subarray(0, count)) : Buffer.concat([rest, block.subarray(0, count)]);
+        const bytes: Uint8Array =
+          rest.length === 0 ? Buffer.from(block.subarray(0, count)) : Buffer.concat([rest, block.subarray(0, count)]);
         rest = splitRecords(bytes, (record) => records.push(record));
         if (records.length > 0) yield { records, missedFiles: 0 };
         continue;
@@ -71,7 +72,8 @@ function openNext(dir: string, number: number): Next | undefined {
   if (!file) return undefined;
   const missed = file.number - number - 1;
   try {
-    if (file.isCompressed) return { number: file.number, missed, fd: -1, whole: Bun.gunzipSync(readFileSync(file.path)) };
+    if (file.isCompressed)
+      return { number: file.number, missed, fd: -1, whole: Bun.gunzipSync(readFileSync(file.path)) };
     return { number: file.number, missed, fd: openSync(file.path, "r") };
   } catch {
     return undefined; // Rotated or compressed between the two calls; the next look sees what is there then.

@@ -5,7 +5,12 @@ import { listLogFiles, type LogFile, type Position } from "./files.ts";
 
 const BLOCK_BYTES = 262_144;
 
-export type TailOptions = { readonly stream?: Stream; readonly lineBytesMax?: number; readonly sinceMs?: number; readonly until?: Position };
+export type TailOptions = {
+  readonly stream?: Stream;
+  readonly lineBytesMax?: number;
+  readonly sinceMs?: number;
+  readonly until?: Position;
+};
 
 /** At most `count` lines, oldest first. */
 export function readLastLines(dir: string, count: number, options: TailOptions = {}): Promise<LogLine[]> {
@@ -29,7 +34,11 @@ function cutAt(files: readonly LogFile[], until: Position | undefined): LogFile[
   if (!until) return [...files];
   return files
     .filter((file) => file.number <= until.number)
-    .map((file) => (file.number === until.number && !file.isCompressed ? { ...file, bytes: Math.min(file.bytes, until.offset) } : file));
+    .map((file) =>
+      file.number === until.number && !file.isCompressed
+        ? { ...file, bytes: Math.min(file.bytes, until.offset) }
+        : file,
+    );
 }
 
 /** Gives records newest first until told to stop; true if it was. */
@@ -43,7 +52,7 @@ function readBackwards(file: LogFile, onRecord: (record: LogRecord) => boolean):
   }
   try {
     let carry: Uint8Array = new Uint8Array(0); // the head of a block: the end of a record that begins before it
-    for (let end = file.bytes; end > 0; ) {
+    for (let end = file.bytes; end > 0;) {
       const start = Math.max(0, end - BLOCK_BYTES);
       const block = Buffer.alloc(end - start);
       readSync(fd, block, 0, block.length, start);

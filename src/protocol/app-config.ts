@@ -11,8 +11,14 @@ import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
 import { findDuplicateKey } from "./json-keys.ts";
 
 const POLICY_SPELLINGS: Record<string, RestartPolicy> = {
-  no: "no", always: "always", "on-failure": "on-failure", "unless-stopped": "unless-stopped",
-  No: "no", Always: "always", OnFailure: "on-failure", UnlessStopped: "unless-stopped",
+  no: "no",
+  always: "always",
+  "on-failure": "on-failure",
+  "unless-stopped": "unless-stopped",
+  No: "no",
+  Always: "always",
+  OnFailure: "on-failure",
+  UnlessStopped: "unless-stopped",
 };
 
 const serdeDuration = z
@@ -23,11 +29,11 @@ const serdeDuration = z
 const durationMs = z
   .union([z.number().min(0), z.string().transform(wrapped((text) => parseDurationMs(text, "duration"))), serdeDuration])
   .pipe(z.number().max(limit("restartDelayMs")))
-  .meta({ description: "a duration: \"10s\", {\"secs\":10,\"nanos\":0}, or milliseconds" });
+  .meta({ description: 'a duration: "10s", {"secs":10,"nanos":0}, or milliseconds' });
 
 const sizeBytes = z
   .union([z.int().min(0), z.string().transform(wrapped((text) => parseSizeBytes(text, "size")))])
-  .meta({ description: "a size: \"512M\" or bytes" });
+  .meta({ description: 'a size: "512M" or bytes' });
 
 const restartPolicy = z
   .string()
@@ -35,7 +41,11 @@ const restartPolicy = z
   .transform((text) => POLICY_SPELLINGS[text]!);
 
 const checkType = z.union([
-  z.object({ type: z.literal("http"), url: z.url({ protocol: /^https?$/ }), expected_status: z.int().min(100).max(599).default(200) }),
+  z.object({
+    type: z.literal("http"),
+    url: z.url({ protocol: /^https?$/ }),
+    expected_status: z.int().min(100).max(599).default(200),
+  }),
   z.object({ type: z.literal("tcp"), host: z.string().min(1), port: z.int().min(1).max(65_535) }),
   z.object({ type: z.literal("exec"), command: z.string().min(1), args: z.array(z.string()).default([]) }),
 ]);
@@ -47,9 +57,16 @@ const healthShape = z.strictObject({
   start_period: durationMs.default(0),
 });
 /** `--health` and `"health"` in short: a URL is asked, `tcp://host:port` is connected to, anything else is run. */
-const healthText = z.string().min(1).transform((text) => ({
-  check_type: shortCheck(text), interval: 30_000, timeout: 5_000, retries: 3, start_period: 0,
-}));
+const healthText = z
+  .string()
+  .min(1)
+  .transform((text) => ({
+    check_type: shortCheck(text),
+    interval: 30_000,
+    timeout: 5_000,
+    retries: 3,
+    start_period: 0,
+  }));
 const health = z.union([healthText, healthShape]);
 
 const backoff = z.strictObject({
@@ -57,8 +74,16 @@ const backoff = z.strictObject({
   max_delay_ms: z.int().min(0).max(limit("restartDelayMs")).default(30_000),
   multiplier: z.number().min(1).max(1000).default(2),
   jitter: z.number().min(0).max(1).default(0.3),
-  max_attempts: z.int().min(0).max(4_294_967_295).nullish().transform((value) => value ?? null),
-  exhausted_action: z.enum(["stop", "remove", "Stop", "Remove"]).default("stop").transform((a) => a.toLowerCase() as "stop" | "remove"),
+  max_attempts: z
+    .int()
+    .min(0)
+    .max(4_294_967_295)
+    .nullish()
+    .transform((value) => value ?? null),
+  exhausted_action: z
+    .enum(["stop", "remove", "Stop", "Remove"])
+    .default("stop")
+    .transform((a) => a.toLowerCase() as "stop" | "remove"),
 });
 
 const log = z.strictObject({
@@ -74,7 +99,8 @@ const noNul = z.string().refine((text) => !text.includes("\0"), "must not contai
 const absolutePath = noNul.refine((text) => text.startsWith("/"), "must be an absolute path");
 const maybe = <T extends z.ZodType>(schema: T) => schema.nullish().transform((value) => value ?? null);
 const envShape = z.record(
-  noNul.refine((key) => key !== "" && !key.includes("="), "a variable name is not empty and has no '='"), noNul,
+  noNul.refine((key) => key !== "" && !key.includes("="), "a variable name is not empty and has no '='"),
+  noNul,
 );
 
 /** As written by people and clients. Unknown fields are refused, so that a typing error does not pass for a setting. */
@@ -109,8 +135,15 @@ export const appShape = z.strictObject({
   instances: z.int().min(1).max(limit("instances")).default(1),
   group: maybe(z.string().min(1).max(limit("nameChars"))),
   cron: maybe(z.string().min(1)),
-  depends_on: z.array(z.string()).max(limit("workers")).nullish().transform((value) => value ?? []),
-  watch: z.union([z.boolean(), z.array(noNul)]).nullish().transform((value) => value ?? false),
+  depends_on: z
+    .array(z.string())
+    .max(limit("workers"))
+    .nullish()
+    .transform((value) => value ?? []),
+  watch: z
+    .union([z.boolean(), z.array(noNul)])
+    .nullish()
+    .transform((value) => value ?? false),
   ready: z.enum(["exec", "notify"]).default("exec"),
   ready_timeout: durationMs.default(30_000),
 });
@@ -125,7 +158,8 @@ export type LogLimits = z.output<typeof log>;
 type Written = z.output<typeof appShape>;
 /** An app in normal form. Durations in milliseconds, sizes in bytes. */
 export type AppConfig = Omit<
-  Written, "health_check" | "health" | "log_max_size" | "log_max_files" | "log" | "backoff" | "args" | "cwd"
+  Written,
+  "health_check" | "health" | "log_max_size" | "log_max_files" | "log" | "backoff" | "args" | "cwd"
 > & { args: string[]; cwd: string; health: HealthCheck | null; log: LogLimits; backoff: Backoff };
 
 /** From the JSON string inside `Start`. @throws IpcError BAD_CONFIG. */
@@ -148,7 +182,15 @@ export function normalizeApp(value: unknown, fallbackCwd: string): AppConfig {
     const issue = result.error.issues[0]!;
     throw badConfig([issue.path.join("."), issue.message].filter((part) => part !== "").join(": "));
   }
-  const { health_check, health: short, log_max_size, log_max_files, log: limits, backoff: delays, ...app } = result.data;
+  const {
+    health_check,
+    health: short,
+    log_max_size,
+    log_max_files,
+    log: limits,
+    backoff: delays,
+    ...app
+  } = result.data;
   if ((app.command === null) === (app.script === null)) throw badConfig("exactly one of command and script is needed");
   const words = app.command === null ? [] : commandWords(app.command, app.args);
   return {
@@ -157,10 +199,12 @@ export function normalizeApp(value: unknown, fallbackCwd: string): AppConfig {
     args: app.command === null ? (app.args ?? []) : words.slice(1),
     cwd: app.cwd ?? fallbackCwd,
     health: short ?? health_check,
-    log: limits ?? log.parse({
-      ...(log_max_size === null ? {} : { max_size: log_max_size }),
-      ...(log_max_files === null ? {} : { max_files: log_max_files }),
-    }),
+    log:
+      limits ??
+      log.parse({
+        ...(log_max_size === null ? {} : { max_size: log_max_size }),
+        ...(log_max_files === null ? {} : { max_files: log_max_files }),
+      }),
     backoff: delays ?? backoff.parse({}),
   };
 }

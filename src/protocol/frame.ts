@@ -10,7 +10,10 @@ const HEADER_BYTES = 4;
 /** One frame around a payload. @throws IpcError LIMIT if it would be larger than a peer accepts. */
 export function encodeFrame(payload: Uint8Array): Uint8Array {
   if (payload.length > limit("frameBytes")) {
-    throw new IpcError("LIMIT", `a message of ${payload.length} bytes does not fit a frame (at most ${limit("frameBytes")})`);
+    throw new IpcError(
+      "LIMIT",
+      `a message of ${payload.length} bytes does not fit a frame (at most ${limit("frameBytes")})`,
+    );
   }
   const frame = new Uint8Array(HEADER_BYTES + payload.length);
   new DataView(frame.buffer).setUint32(0, payload.length, true);
@@ -58,7 +61,10 @@ export class FrameDecoder {
     if (length > this.#maxBytes) {
       this.#parts = [];
       this.#held = 0;
-      this.#broken = new IpcError("BAD_FRAME", `frame of ${length} bytes refused, the limit is ${this.#maxBytes} bytes`);
+      this.#broken = new IpcError(
+        "BAD_FRAME",
+        `frame of ${length} bytes refused, the limit is ${this.#maxBytes} bytes`,
+      );
       throw this.#broken;
     }
     if (this.#held < HEADER_BYTES + length) return undefined;

@@ -8,16 +8,26 @@ import { limit } from "../base/limits.ts";
 import { findDuplicateKey } from "./json-keys.ts";
 
 const name = z.string();
-const optionalName = z.string().nullish().transform((value) => value ?? null);
+const optionalName = z
+  .string()
+  .nullish()
+  .transform((value) => value ?? null);
 const names = z.array(z.string()).min(1).max(limit("workers"));
-const graceMs = z.int().min(0).max(limit("graceMs")).nullish().transform((value) => value ?? null);
+const graceMs = z
+  .int()
+  .min(0)
+  .max(limit("graceMs"))
+  .nullish()
+  .transform((value) => value ?? null);
 const filter = z.union([
   z.object({ app_name: optionalName }),
   z.tuple([optionalName]).transform(([app_name]) => ({ app_name })),
 ]);
 
 const subscription = z.union([
-  z.strictObject({ StatusEvents: filter }).transform((s) => ({ kind: "status" as const, app: s.StatusEvents.app_name })),
+  z
+    .strictObject({ StatusEvents: filter })
+    .transform((s) => ({ kind: "status" as const, app: s.StatusEvents.app_name })),
   z.strictObject({ LogEvents: filter }).transform((s) => ({ kind: "logs" as const, app: s.LogEvents.app_name })),
   z.strictObject({ AllEvents: filter }).transform((s) => ({ kind: "all" as const, app: s.AllEvents.app_name })),
 ]);

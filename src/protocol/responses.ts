@@ -16,7 +16,7 @@ export type Response =
 
 /** The words of `status_change`. */
 export type StatusChange =
-  | "starting" | "running" | "stopping" | "crashed" | "stopped" | "backoff_exhausted" | "removed";
+  "starting" | "running" | "stopping" | "crashed" | "stopped" | "backoff_exhausted" | "removed";
 
 /** Every event and the fields beside `app`. */
 export type WorkerEvent =
@@ -25,13 +25,27 @@ export type WorkerEvent =
   | { readonly type: "process_exited"; readonly exit_code: number | null }
   | { readonly type: "process_crashed"; readonly reason: string }
   | { readonly type: "process_restarting"; readonly attempt: number; readonly delay_ms: number }
-  | { readonly type: "log_line"; readonly line: string; readonly stream: "stdout" | "stderr"; readonly timestamp: string }
+  | {
+      readonly type: "log_line";
+      readonly line: string;
+      readonly stream: "stdout" | "stderr";
+      readonly timestamp: string;
+    }
   | { readonly type: "health_check_failed"; readonly reason: string }
-  | { readonly type: "resource_limit_exceeded"; readonly resource: string; readonly limit: number; readonly current: number };
+  | {
+      readonly type: "resource_limit_exceeded";
+      readonly resource: string;
+      readonly limit: number;
+      readonly current: number;
+    };
 
 /** What StatusEvents delivers; LogEvents delivers `log_line` alone, AllEvents everything. */
 export const STATUS_EVENTS: ReadonlySet<WorkerEvent["type"]> = new Set([
-  "status_change", "process_started", "process_exited", "process_crashed", "process_restarting",
+  "status_change",
+  "process_started",
+  "process_exited",
+  "process_crashed",
+  "process_restarting",
 ]);
 
 export function success(message: string): Response {

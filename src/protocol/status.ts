@@ -94,4 +94,11 @@ export type DaemonStatus = {
 };
 
 /** Answer of Act: one per worker, in the order it was done. */
-export type ActResult = { name: string; ok: boolean; message: string; code?: string; hint?: string; pid?: number | null };
+export type ActResult = {
+  name: string;
+  ok: boolean;
+  message: string;
+  code?: string;
+  hint?: string;
+  pid?: number | null;
+};

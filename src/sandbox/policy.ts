@@ -11,7 +11,11 @@ export const DEFAULT_POLICY = "trusted";
 export function choosePolicy(wanted: string | null): string {
   const policy = wanted ?? DEFAULT_POLICY;
   if (policy === DEFAULT_POLICY) return policy;
-  throw new IpcError("POLICY_REFUSED", `policy ${JSON.stringify(policy)} cannot be enforced by this version, which has no sandbox`, {
-    hint: "only --policy trusted (supervised, not confined) is there to choose",
-  });
+  throw new IpcError(
+    "POLICY_REFUSED",
+    `policy ${JSON.stringify(policy)} cannot be enforced by this version, which has no sandbox`,
+    {
+      hint: "only --policy trusted (supervised, not confined) is there to choose",
+    },
+  );
 }

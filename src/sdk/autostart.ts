@@ -44,12 +44,15 @@ async function startDaemon(paths: Paths): Promise<Connection> {
   mkdirSync(dirname(paths.daemonLog), { recursive: true, mode: 0o700 });
   const errorFile = `${paths.daemonLog}.stderr`;
   const errors = openSync(errorFile, "a", 0o600);
-  const child = Bun.spawn([process.execPath, ...CLEAN_BUN, daemonEntry(), "daemon", "--background", "--socket", paths.socket], {
-    cwd: "/",
-    env: { ...cleanEnv(process.env), ...SMALL_BUN },
-    detached: true,
-    stdio: ["ignore", errors, errors],
-  });
+  const child = Bun.spawn(
+    [process.execPath, ...CLEAN_BUN, daemonEntry(), "daemon", "--background", "--socket", paths.socket],
+    {
+      cwd: "/",
+      env: { ...cleanEnv(process.env), ...SMALL_BUN },
+      detached: true,
+      stdio: ["ignore", errors, errors],
+    },
+  );
   closeSync(errors);
   child.unref();
   return waitForDaemon(paths, child, errorFile);
@@ -75,8 +78,11 @@ export const LOCK_HELD_EXIT = 75;
 
 function notStarted(paths: Paths, errorFile: string, exitCode: number | null): IpcError {
   const lines = readFileSync(errorFile, "utf8").trimEnd().split("\n");
-  const why = exitCode === null ? `it did not answer within ${START_DEADLINE_MS / 1000} s` : (lines.at(-1) ?? "no message");
-  return new IpcError("NO_DAEMON", `the daemon could not be started: ${why}`, { hint: `see ${paths.daemonLog} and ${errorFile}` });
+  const why =
+    exitCode === null ? `it did not answer within ${START_DEADLINE_MS / 1000} s` : (lines.at(-1) ?? "no message");
+  return new IpcError("NO_DAEMON", `the daemon could not be started: ${why}`, {
+    hint: `see ${paths.daemonLog} and ${errorFile}`,
+  });
 }
 
 /** What Bun itself would obey must not travel on to the daemon and its workers. */

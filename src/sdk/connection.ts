@@ -33,7 +33,8 @@ export class Connection implements Disposable {
           // The daemon speaks only when spoken to, so nothing arrives before `connection` is set.
           data: (_, bytes) => on((open) => open.#receive(bytes)),
           close: () => on((open) => open.#fail(lost())),
-          error: (_, error) => on((open) => open.#fail(new IpcError("CONNECTION_LOST", `connection broke: ${error.message}`))),
+          error: (_, error) =>
+            on((open) => open.#fail(new IpcError("CONNECTION_LOST", `connection broke: ${error.message}`))),
           drain: () => on((open) => open.#flush()),
         },
       });
@@ -122,10 +123,16 @@ export class Connection implements Disposable {
 function connectError(error: unknown, path: string): IpcError {
   const code = (error as { code?: string }).code;
   if (code === "ENOENT" || code === "ECONNREFUSED") {
-    return new IpcError("NO_DAEMON", `no daemon answers at ${path}`, { hint: "start one with: ipcctl daemon, or start a worker", cause: error });
+    return new IpcError("NO_DAEMON", `no daemon answers at ${path}`, {
+      hint: "start one with: ipcctl daemon, or start a worker",
+      cause: error,
+    });
   }
   if (code === "EACCES" || code === "EPERM") {
-    return new IpcError("NO_PERMISSION", `may not connect to ${path}`, { hint: "the daemon belongs to another user", cause: error });
+    return new IpcError("NO_PERMISSION", `may not connect to ${path}`, {
+      hint: "the daemon belongs to another user",
+      cause: error,
+    });
   }
   return new IpcError("NO_DAEMON", `cannot connect to ${path}: ${(error as Error).message}`, { cause: error });
 }

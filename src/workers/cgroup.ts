@@ -42,7 +42,10 @@ export class CgroupTree {
     } catch {
       return undefined;
     }
-    const memory = limits.memoryBytes !== null && set(path, "memory.max", String(limits.memoryBytes)) && set(path, "memory.swap.max", "0", true);
+    const memory =
+      limits.memoryBytes !== null &&
+      set(path, "memory.max", String(limits.memoryBytes)) &&
+      set(path, "memory.swap.max", "0", true);
     const cpu = limits.cpuPercent !== null && set(path, "cpu.max", `${Math.round(limits.cpuPercent * 1000)} 100000`);
     return { path, enforced: { memory, cpu } };
   }
@@ -50,7 +53,10 @@ export class CgroupTree {
   /** Pids in a worker's group. */
   pids(id: string): number[] {
     try {
-      return readFileSync(join(this.path, id, "cgroup.procs"), "utf8").split("\n").filter(Boolean).map(Number);
+      return readFileSync(join(this.path, id, "cgroup.procs"), "utf8")
+        .split("\n")
+        .filter(Boolean)
+        .map(Number);
     } catch {
       return [];
     }
@@ -95,7 +101,10 @@ function findOwnGroup(): string | undefined {
 
 /** A group with children that have controllers may hold no process itself: the daemon moves into a leaf of its own. */
 function delegate(own: string, path: string): void {
-  const wanted = readFileSync(join(own, "cgroup.controllers"), "utf8").trim().split(" ").filter((name) => ["memory", "cpu", "pids"].includes(name));
+  const wanted = readFileSync(join(own, "cgroup.controllers"), "utf8")
+    .trim()
+    .split(" ")
+    .filter((name) => ["memory", "cpu", "pids"].includes(name));
   if (wanted.length === 0) return;
   const list = wanted.map((name) => `+${name}`).join(" ");
   if (!set(own, "cgroup.subtree_control", list)) {

@@ -5,7 +5,11 @@ import type { ExitRecord, RunRecord } from "./records.ts";
 import { signalName } from "./signals.ts";
 
 /** One ended run, before it is decided what follows. */
-export type Ending = Omit<ExitInfo, "outcome"> & { readonly ranMs: number; readonly isSuccess: boolean; readonly droppedLines: number };
+export type Ending = Omit<ExitInfo, "outcome"> & {
+  readonly ranMs: number;
+  readonly isSuccess: boolean;
+  readonly droppedLines: number;
+};
 
 /** @param failure why the daemon ended it itself (unhealthy, over a limit), which makes any exit a failure */
 export function fromExitRecord(record: ExitRecord, failure: string | null): Ending {
@@ -33,10 +37,22 @@ export function fromExitRecord(record: ExitRecord, failure: string | null): Endi
 export function lostRun(run: number, record: RunRecord | undefined, nowMs: number): Ending {
   const startedMs = record ? record.started_ns / 1e6 : nowMs;
   return {
-    run, pid: record?.pid ?? null, kind: "lost", status: 9, signal: "SIGKILL", step: null,
-    started_at: record ? isoTime(record.started_ns) : null, ended_at: new Date(nowMs).toISOString(),
-    stop_requested: false, kill_method: "none", tree_killed: 0, max_rss_bytes: 0, cpu_seconds: 0,
-    ranMs: Math.max(0, nowMs - startedMs), isSuccess: false, droppedLines: 0,
+    run,
+    pid: record?.pid ?? null,
+    kind: "lost",
+    status: 9,
+    signal: "SIGKILL",
+    step: null,
+    started_at: record ? isoTime(record.started_ns) : null,
+    ended_at: new Date(nowMs).toISOString(),
+    stop_requested: false,
+    kill_method: "none",
+    tree_killed: 0,
+    max_rss_bytes: 0,
+    cpu_seconds: 0,
+    ranMs: Math.max(0, nowMs - startedMs),
+    isSuccess: false,
+    droppedLines: 0,
   };
 }
 
@@ -48,10 +64,14 @@ export function failedLaunch(run: number, nowMs: number): Ending {
 /** A few words on an ending, for `reason` and for errors. */
 export function describeEnding(ending: Ending): string {
   switch (ending.kind) {
-    case "exit": return `exited with status ${ending.status}`;
-    case "signal": return `killed by ${ending.signal}`;
-    case "lost": return "its shim was killed, and the worker with it";
-    case "exec": return `could not be executed (${ending.step}: ${errnoText(ending.status)})`;
+    case "exit":
+      return `exited with status ${ending.status}`;
+    case "signal":
+      return `killed by ${ending.signal}`;
+    case "lost":
+      return "its shim was killed, and the worker with it";
+    case "exec":
+      return `could not be executed (${ending.step}: ${errnoText(ending.status)})`;
   }
 }
 
@@ -64,8 +84,14 @@ export function launchError(ending: Ending, executable: string): IpcError {
 }
 
 const ERRNO: Record<number, string> = {
-  1: "operation not permitted", 2: "no such file or directory", 7: "arguments and environment are too long",
-  8: "not an executable format", 13: "permission denied", 20: "not a directory", 22: "refused by the kernel (EINVAL)", 26: "file is busy",
+  1: "operation not permitted",
+  2: "no such file or directory",
+  7: "arguments and environment are too long",
+  8: "not an executable format",
+  13: "permission denied",
+  20: "not a directory",
+  22: "refused by the kernel (EINVAL)",
+  26: "file is busy",
 };
 
 function errnoText(errno: number): string {

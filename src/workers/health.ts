@@ -22,7 +22,9 @@ export class HealthMonitor implements Disposable {
     this.#follow();
   }
 
-  get state(): WorkerStatus["health"] { return this.#state; }
+  get state(): WorkerStatus["health"] {
+    return this.#state;
+  }
 
   [Symbol.dispose](): void {
     this.#unwatch();
@@ -50,7 +52,7 @@ export class HealthMonitor implements Disposable {
 
   async #loop(check: HealthCheck, signal: AbortSignal): Promise<void> {
     const startedMs = performance.now();
-    for (let failures = 0; !signal.aborted; ) {
+    for (let failures = 0; !signal.aborted;) {
       await pause(Math.max(check.interval, 10), signal);
       if (signal.aborted) return;
       const verdict = await probe(check, this.#worker, signal);
@@ -76,9 +78,12 @@ async function probe(check: HealthCheck, worker: Worker, signal: AbortSignal): P
   const late = `no answer within ${check.timeout / 1000} s`;
   try {
     switch (check.check_type.type) {
-      case "http": return await probeHttp(check.check_type, deadline);
-      case "tcp": return await probeTcp(check.check_type, deadline, late);
-      case "exec": return await probeExec(check.check_type, worker, deadline, late);
+      case "http":
+        return await probeHttp(check.check_type, deadline);
+      case "tcp":
+        return await probeTcp(check.check_type, deadline, late);
+      case "exec":
+        return await probeExec(check.check_type, worker, deadline, late);
     }
   } catch (error) {
     return { isHealthy: false, reason: deadline.aborted ? late : (error as Error).message };
@@ -86,7 +91,12 @@ async function probe(check: HealthCheck, worker: Worker, signal: AbortSignal): P
 }
 
 async function probeHttp(check: { url: string; expected_status: number }, signal: AbortSignal): Promise<Verdict> {
-  const response = await fetch(check.url, { signal, redirect: "manual", keepalive: false, headers: { "user-agent": "ipcctl-health" } });
+  const response = await fetch(check.url, {
+    signal,
+    redirect: "manual",
+    keepalive: false,
+    headers: { "user-agent": "ipcctl-health" },
+  });
   await response.body?.cancel();
   if (response.status === check.expected_status) return { isHealthy: true };
   return { isHealthy: false, reason: `${check.url} answered ${response.status}, not ${check.expected_status}` };
@@ -104,7 +114,8 @@ async function probeTcp(check: { host: string; port: number }, signal: AbortSign
         socket.end();
       },
       data: () => undefined,
-      connectError: (_, error) => resolve({ isHealthy: false, reason: `${check.host}:${check.port}: ${error.message}` }),
+      connectError: (_, error) =>
+        resolve({ isHealthy: false, reason: `${check.host}:${check.port}: ${error.message}` }),
     },
   }).catch((error: Error) => resolve({ isHealthy: false, reason: `${check.host}:${check.port}: ${error.message}` }));
   return promise;
@@ -112,7 +123,10 @@ async function probeTcp(check: { host: string; port: number }, signal: AbortSign
 
 /** Runs as the worker's user would run it: its folder and its environment. */
 async function probeExec(
-  check: { command: string; args: readonly string[] }, worker: Worker, signal: AbortSignal, late: string,
+  check: { command: string; args: readonly string[] },
+  worker: Worker,
+  signal: AbortSignal,
+  late: string,
 ): Promise<Verdict> {
   const { config } = worker;
   const child = Bun.spawn([check.command, ...check.args], {
@@ -134,15 +148,21 @@ async function probeExec(
   const status = await child.exited;
   signal.removeEventListener("abort", onAbort);
   if (signal.aborted) return { isHealthy: false, reason: late };
-  return status === 0 ? { isHealthy: true } : { isHealthy: false, reason: `${check.command} exited with status ${status}` };
+  return status === 0
+    ? { isHealthy: true }
+    : { isHealthy: false, reason: `${check.command} exited with status ${status}` };
 }
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => {
-      clearTimeout(timer);
-      resolve();
-    }, { once: true });
+    signal.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        resolve();
+      },
+      { once: true },
+    );
   });
 }

@@ -30,7 +30,9 @@ const NOT_INHERITED = /^(IPCCTL_|BUN_|LISTEN_|NOTIFY_SOCKET$|WATCHDOG_|INVOCATIO
  * @throws IpcError START_FAILED if the folder or the script is not there, BAD_CONFIG for a bad env file.
  */
 export function resolveLaunch(
-  app: Launchable, base: Readonly<Record<string, string | undefined>>, own: Readonly<Record<string, string>>,
+  app: Launchable,
+  base: Readonly<Record<string, string | undefined>>,
+  own: Readonly<Record<string, string>>,
 ): Launch {
   requireDirectory(app.cwd);
   const env = cleanWorkerEnv(base);
@@ -52,7 +54,7 @@ function resolveArgv(app: Launchable): string[] {
   if (app.script === null) return [...interpreterWords(app.interpreter), app.command!, ...app.args];
   const path = resolve(app.cwd, app.script);
   requireFile(path, app.script);
-  return [...(interpreterOf(app, path)), app.script, ...app.args];
+  return [...interpreterOf(app, path), app.script, ...app.args];
 }
 
 /** `--interpreter`, else a `#!` that names a particular program, else a venv beside the script, else by the ending. */
@@ -118,7 +120,11 @@ export function readEnvFile(path: string): Record<string, string> {
     const line = raw.trim();
     if (line === "" || line.startsWith("#")) continue;
     const match = /^(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)$/.exec(line);
-    if (!match) throw new IpcError("BAD_CONFIG", `env file ${path}:${index + 1}: ${JSON.stringify(line.slice(0, 40))} is not NAME=value`);
+    if (!match)
+      throw new IpcError(
+        "BAD_CONFIG",
+        `env file ${path}:${index + 1}: ${JSON.stringify(line.slice(0, 40))} is not NAME=value`,
+      );
     const value = match[2]!;
     env[match[1]!] = /^['"]/.test(value) ? (splitWords(value)[0] ?? "") : value.replace(/\s+#.*$/, "");
   }

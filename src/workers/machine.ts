@@ -6,7 +6,10 @@ import type { StateWord } from "../protocol/status.ts";
 
 /** Every state: how the protocol spells it, and what it means. */
 export const STATES = {
-  stopped: { word: "Stopped", meaning: "no process, and none wanted; also after an exit that its policy does not restart" },
+  stopped: {
+    word: "Stopped",
+    meaning: "no process, and none wanted; also after an exit that its policy does not restart",
+  },
   starting: { word: "Starting", meaning: "launched; not executed yet, or readiness not told yet" },
   running: { word: "Running", meaning: "executed, and ready where readiness is told" },
   stopping: { word: "Stopping", meaning: "asked to end; its tree is killed after the grace" },

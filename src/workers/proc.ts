@@ -83,7 +83,7 @@ export function descendantsOf(root: number, children: ReadonlyMap<number, readon
 /** Walks from a pid up to init: the chain of its ancestors, itself first. */
 export function ancestorsOf(pid: number): number[] {
   const chain: number[] = [];
-  for (let at = pid; at > 0 && !chain.includes(at); ) {
+  for (let at = pid; at > 0 && !chain.includes(at);) {
     chain.push(at);
     const process = readProcess(at);
     if (!process) break;

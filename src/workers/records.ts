@@ -3,18 +3,42 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 
-const count = z.string().regex(/^\d{1,20}$/).transform(Number);
+const count = z
+  .string()
+  .regex(/^\d{1,20}$/)
+  .transform(Number);
 const flag = z.enum(["0", "1"]).transform((text) => text === "1");
 
 const runShape = z.object({
-  version: count, run: count, pid: count, starttime: count, started_ns: count, boot_id: z.string(), shim_pid: count,
+  version: count,
+  run: count,
+  pid: count,
+  starttime: count,
+  started_ns: count,
+  boot_id: z.string(),
+  shim_pid: count,
   cgroup: z.string(),
 });
 const exitShape = z.object({
-  version: count, run: count, pid: count, kind: z.enum(["exit", "signal", "exec"]), status: count, errno: count,
-  step: z.string(), started_ns: count, ended_ns: count, stop_requested: flag, wall: flag, max_rss_bytes: count,
-  cpu_us: count, tree_killed: count, kill_method: z.string(), dropped_lines: count, dropped_bytes: count,
-  log_lines: count, log_bytes: count,
+  version: count,
+  run: count,
+  pid: count,
+  kind: z.enum(["exit", "signal", "exec"]),
+  status: count,
+  errno: count,
+  step: z.string(),
+  started_ns: count,
+  ended_ns: count,
+  stop_requested: flag,
+  wall: flag,
+  max_rss_bytes: count,
+  cpu_us: count,
+  tree_killed: count,
+  kill_method: z.string(),
+  dropped_lines: count,
+  dropped_bytes: count,
+  log_lines: count,
+  log_bytes: count,
 });
 
 export type RunRecord = z.output<typeof runShape>;
@@ -36,6 +60,8 @@ function read<T extends z.ZodType>(path: string, shape: T): z.output<T> | undefi
     return undefined; // No run has got so far yet.
   }
   const pairs = text.split("\n").filter((line) => line.includes("="));
-  const record = Object.fromEntries(pairs.map((line) => [line.slice(0, line.indexOf("=")), line.slice(line.indexOf("=") + 1)]));
+  const record = Object.fromEntries(
+    pairs.map((line) => [line.slice(0, line.indexOf("=")), line.slice(line.indexOf("=") + 1)]),
+  );
   return shape.safeParse(record).data;
 }

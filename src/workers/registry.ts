@@ -21,8 +21,12 @@ export class Registry {
     this.#attend = attend;
   }
 
-  get apps(): readonly App[] { return [...this.#apps.values()]; }
-  get workers(): readonly Worker[] { return [...this.#workers.values()]; }
+  get apps(): readonly App[] {
+    return [...this.#apps.values()];
+  }
+  get workers(): readonly Worker[] {
+    return [...this.#workers.values()];
+  }
 
   /** Reads the store and finds every worker again. */
   async load(): Promise<void> {
@@ -33,9 +37,11 @@ export class Registry {
       for (const row of store.instances(id)) this.#addWorker(app, new Worker(this.#world, config, row));
     }
     const wanted = new Set<Worker>();
-    await Promise.all(this.workers.map(async (worker) => {
-      if (await worker.adopt()) wanted.add(worker);
-    }));
+    await Promise.all(
+      this.workers.map(async (worker) => {
+        if (await worker.adopt()) wanted.add(worker);
+      }),
+    );
     await Promise.all(this.apps.map((app) => this.#removeSurplus(app)));
     for (const app of inDependencyOrder(this.apps)) {
       for (const worker of app.workers) if (wanted.has(worker)) void this.#startAfterDependencies(app, worker);
@@ -70,7 +76,8 @@ export class Registry {
     if (!known && this.#workers.has(id)) {
       throw new IpcError("FAILED", `the name ${id} is taken by an instance of ${this.#workers.get(id)!.config.name}`);
     }
-    if (!known && this.#apps.size >= limit("workers")) throw new IpcError("LIMIT", `${limit("workers")} workers are known already`);
+    if (!known && this.#apps.size >= limit("workers"))
+      throw new IpcError("LIMIT", `${limit("workers")} workers are known already`);
     requireNoCycle(this.apps, id, config.depends_on);
     return known ? this.#redefine(known, config) : this.#register(id, config);
   }
@@ -98,7 +105,8 @@ export class Registry {
   }
 
   #requireFree(id: string): void {
-    if (this.#workers.has(id)) throw new IpcError("FAILED", `the name ${id} is taken already, choose another one with --name`);
+    if (this.#workers.has(id))
+      throw new IpcError("FAILED", `the name ${id} is taken already, choose another one with --name`);
   }
 
   #grow(app: App, count: number): void {
@@ -107,7 +115,8 @@ export class Registry {
 
   #addInstance(app: App, index: number): Worker {
     const id = index === 0 ? app.id : `${app.id}-${index}`;
-    if (this.#workers.size >= limit("workers")) throw new IpcError("LIMIT", `${limit("workers")} workers are known already`);
+    if (this.#workers.size >= limit("workers"))
+      throw new IpcError("LIMIT", `${limit("workers")} workers are known already`);
     this.#requireFree(id);
     const worker = new Worker(this.#world, app.config, this.#world.store.addInstance(id, app.id, index));
     this.#addWorker(app, worker);
@@ -129,7 +138,10 @@ export class Registry {
     if (worker.isUp) return;
     for (const name of app.config.depends_on) {
       const needed = this.#apps.get(findWorkerId(name) ?? "");
-      if (!needed) throw new IpcError("NOT_FOUND", `${app.id} depends on ${name}, which is not known`, { hint: `start ${name} first` });
+      if (!needed)
+        throw new IpcError("NOT_FOUND", `${app.id} depends on ${name}, which is not known`, {
+          hint: `start ${name} first`,
+        });
       await this.startApp(needed);
     }
     worker.start();
@@ -147,9 +159,14 @@ export class Registry {
   async restartWorker(worker: Worker, reason: string | null, graceMs: number | null = null): Promise<void> {
     const before = worker.row.run;
     worker.restart(reason, graceMs);
-    await worker.waitFor(() => (worker.row.run > before && worker.state !== "starting") || worker.launchFailure !== undefined);
+    await worker.waitFor(
+      () => (worker.row.run > before && worker.state !== "starting") || worker.launchFailure !== undefined,
+    );
     if (worker.state !== "running") {
-      throw worker.launchFailure ?? new IpcError("START_FAILED", `${worker.id} did not come up again: ${worker.row.reason ?? worker.state}`);
+      throw (
+        worker.launchFailure ??
+        new IpcError("START_FAILED", `${worker.id} did not come up again: ${worker.row.reason ?? worker.state}`)
+      );
     }
   }
 
@@ -163,7 +180,11 @@ export class Registry {
     try {
       extra.start();
       await extra.waitFor(() => extra.state !== "starting");
-      if (extra.state !== "running") throw extra.launchFailure ?? new IpcError("START_FAILED", `the new ${app.id} did not become ready; the old one was left alone`);
+      if (extra.state !== "running")
+        throw (
+          extra.launchFailure ??
+          new IpcError("START_FAILED", `the new ${app.id} did not become ready; the old one was left alone`)
+        );
       for (const [index, worker] of old.entries()) {
         if (index > 0 && waitMs > 0) await Bun.sleep(waitMs);
         await this.restartWorker(worker, null, graceMs);

@@ -18,7 +18,11 @@ export type Verdict =
  * @param random uniform in [0, 1), spreads the delays of workers that fail together
  */
 export function decide(
-  policy: RestartPolicy, backoff: Backoff, ending: Ending, attempts: number, random: number,
+  policy: RestartPolicy,
+  backoff: Backoff,
+  ending: Ending,
+  attempts: number,
+  random: number,
 ): Verdict {
   if (policy === "no" || (policy === "on-failure" && ending.isSuccess)) return { event: "ended" };
   const attempt = (ending.ranMs >= STABLE_MS ? 0 : attempts) + 1;

@@ -65,10 +65,14 @@ export class ShimLink {
       if (isKnown) listener.onGone();
       isKnown = false;
     };
-    const socket = await connect(dir, (bytes) => {
-      held = held.length === 0 ? Buffer.from(bytes) : Buffer.concat([held, bytes]);
-      held = takeFrames(held, onFrame, () => socket?.terminate());
-    }, onEnd);
+    const socket = await connect(
+      dir,
+      (bytes) => {
+        held = held.length === 0 ? Buffer.from(bytes) : Buffer.concat([held, bytes]);
+        held = takeFrames(held, onFrame, () => socket?.terminate());
+      },
+      onEnd,
+    );
     if (!socket) return undefined;
     socket.write(frame(REQUEST.hello, u32(SHIM_VERSION)));
     const state = await first.promise;
@@ -109,7 +113,11 @@ export class ShimLink {
 const ESRCH = 3;
 
 /** Through the directory's descriptor: the path may be longer than a socket address. */
-async function connect(dir: string, onData: (bytes: Uint8Array) => void, onEnd: () => void): Promise<Socket | undefined> {
+async function connect(
+  dir: string,
+  onData: (bytes: Uint8Array) => void,
+  onEnd: () => void,
+): Promise<Socket | undefined> {
   let directory: number;
   try {
     directory = openSync(dir, constants.O_RDONLY | constants.O_DIRECTORY);
@@ -146,14 +154,22 @@ function takeFrames(held: Buffer, onFrame: (type: number, payload: Buffer) => vo
 
 function deliver(type: number, payload: Buffer, listener: ShimListener, answers: ((errno: number) => void)[]): void {
   switch (type) {
-    case REPLY.ready: return listener.onReady();
-    case REPLY.exited: return listener.onExited();
-    case REPLY.rotated: return listener.onRotated();
-    case REPLY.logFull: return listener.onLogFull(payload.readUInt8(0) === 1, Number(payload.readBigUInt64LE(1)));
-    case REPLY.status: return listener.onStatusText(payload.toString("utf8"));
-    case REPLY.ok: return answers.shift()?.(0);
-    case REPLY.error: return answers.shift()?.(Math.abs(payload.readInt32LE(1)));
-    default: return undefined; // A later shim of the same contract number may tell more.
+    case REPLY.ready:
+      return listener.onReady();
+    case REPLY.exited:
+      return listener.onExited();
+    case REPLY.rotated:
+      return listener.onRotated();
+    case REPLY.logFull:
+      return listener.onLogFull(payload.readUInt8(0) === 1, Number(payload.readBigUInt64LE(1)));
+    case REPLY.status:
+      return listener.onStatusText(payload.toString("utf8"));
+    case REPLY.ok:
+      return answers.shift()?.(0);
+    case REPLY.error:
+      return answers.shift()?.(Math.abs(payload.readInt32LE(1)));
+    default:
+      return undefined; // A later shim of the same contract number may tell more.
   }
 }
 

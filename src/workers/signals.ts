@@ -12,7 +12,10 @@ export function signalNumber(text: string): number {
   const name = upper.startsWith("SIG") ? upper : `SIG${upper}`;
   const number = (constants.signals as Record<string, number>)[name];
   if (number === undefined) {
-    throw new IpcError("USAGE", `signal ${JSON.stringify(text)} is unknown, write for example HUP, TERM, USR1 or a number from 1 to 64`);
+    throw new IpcError(
+      "USAGE",
+      `signal ${JSON.stringify(text)} is unknown, write for example HUP, TERM, USR1 or a number from 1 to 64`,
+    );
   }
   return number;
 }

@@ -7,8 +7,20 @@ export const SHIM_VERSION = 1;
 
 /** Frame types of the spec. */
 const TYPE = {
-  version: 1, run: 2, arg: 3, env: 4, cwd: 5, ids: 6, stop: 7, log: 8, rlimit: 9, cgroup: 10, notify: 11, wall: 12,
-  rawlog: 13, end: 255,
+  version: 1,
+  run: 2,
+  arg: 3,
+  env: 4,
+  cwd: 5,
+  ids: 6,
+  stop: 7,
+  log: 8,
+  rlimit: 9,
+  cgroup: 10,
+  notify: 11,
+  wall: 12,
+  rawlog: 13,
+  end: 255,
 } as const;
 
 export type LogSpec = {
@@ -22,7 +34,10 @@ export type LogSpec = {
 export type Rlimit = { readonly resource: number; readonly soft: number; readonly hard: number };
 
 export type RawLog = {
-  readonly stream: "stdout" | "stderr" | "both"; readonly path: string; readonly maxBytes: number; readonly maxFiles: number;
+  readonly stream: "stdout" | "stderr" | "both";
+  readonly path: string;
+  readonly maxBytes: number;
+  readonly maxFiles: number;
 };
 
 /** Everything one run needs. */
@@ -63,7 +78,10 @@ export function encodeSpec(spec: Spec): Uint8Array {
   frames.push(frame(TYPE.end, Buffer.alloc(0)));
   const bytes = Buffer.concat(frames);
   if (bytes.length > limit("specBytes")) {
-    throw new IpcError("LIMIT", `arguments and environment of ${bytes.length} bytes are too large (at most ${limit("specBytes")})`);
+    throw new IpcError(
+      "LIMIT",
+      `arguments and environment of ${bytes.length} bytes are too large (at most ${limit("specBytes")})`,
+    );
   }
   return bytes;
 }
@@ -71,7 +89,10 @@ export function encodeSpec(spec: Spec): Uint8Array {
 /** Payload of LOG, in a spec and as a request. */
 export function encodeLog(log: LogSpec): Buffer {
   return Buffer.concat([
-    u64(log.maxFileBytes), u32(log.maxFiles), u64(log.maxTotalBytes), u64(log.maxAgeMs),
+    u64(log.maxFileBytes),
+    u32(log.maxFiles),
+    u64(log.maxTotalBytes),
+    u64(log.maxAgeMs),
     Buffer.of(log.whenFull === "drop" ? 1 : 0),
   ]);
 }

@@ -9,13 +9,21 @@ const RLIMIT_DATA = 2;
 /** How far above `max_memory` an allocation fails at once, where only watching guards the limit itself. */
 const MEMORY_BACKSTOP_FACTOR = 2;
 
-export function makeSpec(app: AppConfig, launch: Launch, run: number, cgroup: string | undefined, enforced: Enforced): Spec {
+export function makeSpec(
+  app: AppConfig,
+  launch: Launch,
+  run: number,
+  cgroup: string | undefined,
+  enforced: Enforced,
+): Spec {
   return {
     run,
     argv: launch.argv,
     env: launch.env,
     cwd: launch.cwd,
-    ...(app.uid === null && app.gid === null ? {} : { ids: { uid: app.uid ?? process.getuid!(), gid: app.gid ?? app.uid! } }),
+    ...(app.uid === null && app.gid === null
+      ? {}
+      : { ids: { uid: app.uid ?? process.getuid!(), gid: app.gid ?? app.uid! } }),
     stop: { graceMs: app.stop_timeout, signal: SIGTERM },
     log: {
       maxFileBytes: app.log.max_size,
@@ -39,7 +47,9 @@ function rlimitsOf(app: AppConfig, enforced: Enforced): Rlimit[] {
 
 function rawLogsOf(app: AppConfig): RawLog[] {
   const wanted = [
-    { stream: "stdout", path: app.stdout_log }, { stream: "stderr", path: app.stderr_log }, { stream: "both", path: app.combined_log },
+    { stream: "stdout", path: app.stdout_log },
+    { stream: "stderr", path: app.stderr_log },
+    { stream: "both", path: app.combined_log },
   ] as const;
   return wanted.flatMap(({ stream, path }) =>
     path === null ? [] : [{ stream, path, maxBytes: app.log.max_size, maxFiles: app.log.max_files }],

@@ -11,7 +11,10 @@ import type { Usage, UsageMeter } from "./usage.ts";
 import type { Worker } from "./worker.ts";
 
 const POLICY_WORDS: Record<RestartPolicy, WorkerStatus["restart_policy"]> = {
-  no: "No", always: "Always", "on-failure": "OnFailure", "unless-stopped": "UnlessStopped",
+  no: "No",
+  always: "Always",
+  "on-failure": "OnFailure",
+  "unless-stopped": "UnlessStopped",
 };
 
 /** What the parts around a worker know of it. */
@@ -29,7 +32,9 @@ export function statusOf(worker: Worker, sources: Sources): WorkerStatus {
 
 function usageOf(worker: Worker, sources: Sources): Usage | undefined {
   const { live } = worker;
-  return live && sources.usage.measure(worker.id, live.pid, live.startTime, uptimeSeconds(worker, sources.nowMs()) ?? 0);
+  return (
+    live && sources.usage.measure(worker.id, live.pid, live.startTime, uptimeSeconds(worker, sources.nowMs()) ?? 0)
+  );
 }
 
 function statusWith(worker: Worker, sources: Sources, usage: Usage | undefined): WorkerStatus {
@@ -97,17 +102,29 @@ function limitsOf(worker: Worker): WorkerDescription["limits"] {
   const limits: WorkerDescription["limits"] = [];
   if (max_memory !== null) {
     const isHard = worker.enforced.memory;
-    limits.push({ name: "max_memory", value: max_memory, mechanism: isHard ? "cgroup memory.max" : "watched every second, RLIMIT_DATA at twice the limit", is_approximate: !isHard });
+    limits.push({
+      name: "max_memory",
+      value: max_memory,
+      mechanism: isHard ? "cgroup memory.max" : "watched every second, RLIMIT_DATA at twice the limit",
+      is_approximate: !isHard,
+    });
   }
   if (max_cpu_percent !== null) {
     const isHard = worker.enforced.cpu;
-    limits.push({ name: "max_cpu_percent", value: max_cpu_percent, mechanism: isHard ? "cgroup cpu.max" : "watched and reported only", is_approximate: !isHard });
+    limits.push({
+      name: "max_cpu_percent",
+      value: max_cpu_percent,
+      mechanism: isHard ? "cgroup cpu.max" : "watched and reported only",
+      is_approximate: !isHard,
+    });
   }
   return limits;
 }
 
 function degradedOf(worker: Worker): string[] {
-  return limitsOf(worker).filter((limit) => limit.is_approximate).map((limit) => `${limit.name} is approximate: ${limit.mechanism}`);
+  return limitsOf(worker)
+    .filter((limit) => limit.is_approximate)
+    .map((limit) => `${limit.name} is approximate: ${limit.mechanism}`);
 }
 
 function logFilesOf(worker: Worker): { path: string; bytes: number }[] {
@@ -117,9 +134,12 @@ function logFilesOf(worker: Worker): { path: string; bytes: number }[] {
   } catch {
     return []; // Never started.
   }
-  return names.filter((name) => /^\d{10}\.log(\.gz)?$/.test(name)).sort().flatMap((name) => {
-    const path = join(worker.logDir, name);
-    const bytes = statSync(path, { throwIfNoEntry: false })?.size; // may be rotated away between the two calls
-    return bytes === undefined ? [] : [{ path, bytes }];
-  });
+  return names
+    .filter((name) => /^\d{10}\.log(\.gz)?$/.test(name))
+    .toSorted()
+    .flatMap((name) => {
+      const path = join(worker.logDir, name);
+      const bytes = statSync(path, { throwIfNoEntry: false })?.size; // may be rotated away between the two calls
+      return bytes === undefined ? [] : [{ path, bytes }];
+    });
 }

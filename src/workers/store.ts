@@ -32,8 +32,14 @@ export type InstanceRow = {
 export type InstanceChange = Partial<Omit<InstanceRow, "id" | "app" | "instance">>;
 
 const COLUMNS: Record<keyof InstanceChange, string> = {
-  phase: "phase", run: "run", doneRun: "done_run", restarts: "restarts", attempts: "attempts",
-  retryAtMs: "retry_at_ms", droppedLines: "dropped_lines", reason: "reason",
+  phase: "phase",
+  run: "run",
+  doneRun: "done_run",
+  restarts: "restarts",
+  attempts: "attempts",
+  retryAtMs: "retry_at_ms",
+  droppedLines: "dropped_lines",
+  reason: "reason",
 };
 
 const SCHEMA = `
@@ -61,7 +67,8 @@ export class Store implements Disposable {
     this.#db.run("PRAGMA busy_timeout = 5000");
     this.#db.run("PRAGMA foreign_keys = ON");
     const { user_version: found } = this.#db.query("PRAGMA user_version").get() as { user_version: number };
-    if (found > SCHEMA_VERSION) throw new Error(`${path} was written by a newer ipcctl (schema ${found}, known ${SCHEMA_VERSION})`);
+    if (found > SCHEMA_VERSION)
+      throw new Error(`${path} was written by a newer ipcctl (schema ${found}, known ${SCHEMA_VERSION})`);
     this.#db.run(SCHEMA);
     this.#db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
   }
@@ -110,7 +117,9 @@ export class Store implements Disposable {
   finishRun(id: string, exit: ExitInfo, change: InstanceChange): void {
     this.#db.transaction(() => {
       this.#db
-        .query("INSERT INTO exits (instance, run, info) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET info = excluded.info")
+        .query(
+          "INSERT INTO exits (instance, run, info) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET info = excluded.info",
+        )
         .run(id, exit.run, JSON.stringify(exit));
       this.#db.query("DELETE FROM exits WHERE instance = ? AND run <= ?").run(id, exit.run - limit("exitHistory"));
       this.change(id, { ...change, doneRun: exit.run });
@@ -119,7 +128,9 @@ export class Store implements Disposable {
 
   /** Newest first. */
   exits(id: string): ExitInfo[] {
-    const rows = this.#db.query("SELECT info FROM exits WHERE instance = ? ORDER BY run DESC").all(id) as { info: string }[];
+    const rows = this.#db.query("SELECT info FROM exits WHERE instance = ? ORDER BY run DESC").all(id) as {
+      info: string;
+    }[];
     return rows.map(({ info }) => JSON.parse(info) as ExitInfo); // we wrote it ourselves
   }
 

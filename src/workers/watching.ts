@@ -11,7 +11,8 @@ const LIMIT_PERIOD_MS = 1000;
 /** Looks in a row over `max_cpu_percent` before it is told: a short burst is no news. */
 const CPU_LOOKS = 10;
 
-const IGNORED = /(^|\/)(\.git|\.hg|\.svn|node_modules|__pycache__|\.venv|venv|\.mypy_cache|\.pytest_cache|\.ruff_cache)(\/|$)|(~|\.swp|\.swx|\.tmp|\.pyc|\.log|4913)$/;
+const IGNORED =
+  /(^|\/)(\.git|\.hg|\.svn|node_modules|__pycache__|\.venv|venv|\.mypy_cache|\.pytest_cache|\.ruff_cache)(\/|$)|(~|\.swp|\.swx|\.tmp|\.pyc|\.log|4913)$/;
 
 /** Restarts the worker when a file below its watched folders changes. */
 export class FileWatch implements Disposable {
@@ -24,7 +25,7 @@ export class FileWatch implements Disposable {
     for (const folder of folders) {
       try {
         const watcher = watch(folder, { recursive: true, persistent: false }, (_, file) => {
-          if (file !== null && IGNORED.test(String(file))) return;
+          if (file !== null && IGNORED.test(file)) return;
           clearTimeout(this.#timer);
           this.#timer = setTimeout(() => {
             if (worker.isUp || worker.state === "backoff") worker.restart(`${String(file)} changed`);
@@ -61,10 +62,13 @@ export class CronRestart implements Disposable {
     if (due === null) return;
     const waitMs = due.getTime() - Date.now();
     const STEP_MS = 86_400_000;
-    this.#timer = setTimeout(() => {
-      if (waitMs <= STEP_MS && this.#worker.isUp) this.#worker.restart(`cron ${cron}`);
-      this.#arm();
-    }, Math.min(Math.max(waitMs, 1), STEP_MS));
+    this.#timer = setTimeout(
+      () => {
+        if (waitMs <= STEP_MS && this.#worker.isUp) this.#worker.restart(`cron ${cron}`);
+        this.#arm();
+      },
+      Math.min(Math.max(waitMs, 1), STEP_MS),
+    );
     this.#timer.unref();
   }
 
@@ -91,7 +95,8 @@ export class LimitWatch implements Disposable {
         tell({ type: "resource_limit_exceeded", resource: "memory", limit: max_memory, current: now.memoryBytes });
         worker.fail(`memory of ${now.memoryBytes} bytes is over max_memory ${max_memory}`);
       }
-      this.#looksOver = max_cpu_percent !== null && !worker.enforced.cpu && now.cpuPercent > max_cpu_percent ? this.#looksOver + 1 : 0;
+      this.#looksOver =
+        max_cpu_percent !== null && !worker.enforced.cpu && now.cpuPercent > max_cpu_percent ? this.#looksOver + 1 : 0;
       if (this.#looksOver === CPU_LOOKS) {
         tell({ type: "resource_limit_exceeded", resource: "cpu", limit: max_cpu_percent!, current: now.cpuPercent });
       }

@@ -75,21 +75,51 @@ export class Worker {
     this.#droppedLines = row.droppedLines;
   }
 
-  get config(): AppConfig { return this.#config; }
-  get row(): InstanceRow { return this.#row; }
-  get state(): State { return this.#state; }
-  get word(): StateWord { return STATES[this.#state].word; }
-  get isUp(): boolean { return isUp(this.#state); }
-  get isExhausted(): boolean { return this.#state === "crashed" && this.#row.phase === "crashed"; }
-  get live(): ShimState | undefined { return this.#live; }
-  get isReady(): boolean { return this.#isReady; }
-  get isLogBlocked(): boolean { return this.#isLogBlocked; }
-  get droppedLines(): number { return this.#droppedLines; }
-  get statusText(): string | null { return this.#statusText; }
-  get enforced(): Enforced { return this.#enforced; }
-  get dir(): string { return join(this.#world.workersDir, this.id); }
-  get logDir(): string { return join(this.dir, "logs"); }
-  get launchFailure(): IpcError | undefined { return this.#launchFailure; }
+  get config(): AppConfig {
+    return this.#config;
+  }
+  get row(): InstanceRow {
+    return this.#row;
+  }
+  get state(): State {
+    return this.#state;
+  }
+  get word(): StateWord {
+    return STATES[this.#state].word;
+  }
+  get isUp(): boolean {
+    return isUp(this.#state);
+  }
+  get isExhausted(): boolean {
+    return this.#state === "crashed" && this.#row.phase === "crashed";
+  }
+  get live(): ShimState | undefined {
+    return this.#live;
+  }
+  get isReady(): boolean {
+    return this.#isReady;
+  }
+  get isLogBlocked(): boolean {
+    return this.#isLogBlocked;
+  }
+  get droppedLines(): number {
+    return this.#droppedLines;
+  }
+  get statusText(): string | null {
+    return this.#statusText;
+  }
+  get enforced(): Enforced {
+    return this.#enforced;
+  }
+  get dir(): string {
+    return join(this.#world.workersDir, this.id);
+  }
+  get logDir(): string {
+    return join(this.dir, "logs");
+  }
+  get launchFailure(): IpcError | undefined {
+    return this.#launchFailure;
+  }
 
   /** A new definition; takes effect with the next run. */
   redefine(config: AppConfig): void {
@@ -187,7 +217,8 @@ export class Worker {
     if (await this.#adoptLive()) return false;
     const run = readRunRecord(this.dir);
     const exit = readExitRecord(this.dir);
-    if (exit && exit.run > this.#row.doneRun && exit.run === this.#row.run) return this.#adoptEnd(fromExitRecord(exit, null));
+    if (exit && exit.run > this.#row.doneRun && exit.run === this.#row.run)
+      return this.#adoptEnd(fromExitRecord(exit, null));
     if (run && run.run > this.#row.doneRun && run.run === this.#row.run) {
       const isReboot = run.boot_id !== bootId();
       await killLeftovers(run);
@@ -256,11 +287,16 @@ export class Worker {
 
   #do(effect: Effect): void {
     switch (effect) {
-      case "launch": return void this.#launch();
-      case "end": return this.#link?.stop(this.#graceMs ?? this.#config.stop_timeout, SIGTERM);
-      case "arm": return this.#armRetry(Math.max(0, this.#row.retryAtMs - this.#world.nowMs()));
-      case "disarm": return clearTimeout(this.#retryTimer);
-      default: return never(effect);
+      case "launch":
+        return void this.#launch();
+      case "end":
+        return this.#link?.stop(this.#graceMs ?? this.#config.stop_timeout, SIGTERM);
+      case "arm":
+        return this.#armRetry(Math.max(0, this.#row.retryAtMs - this.#world.nowMs()));
+      case "disarm":
+        return clearTimeout(this.#retryTimer);
+      default:
+        return never(effect);
     }
   }
 
@@ -281,10 +317,15 @@ export class Worker {
   async #launchRun(run: number): Promise<void> {
     const config = this.#config;
     const launch = resolveLaunch(config, config.base_env ?? this.#world.daemonEnv, {
-      IPCCTL_NAME: this.id, IPCCTL_APP: config.name, IPCCTL_INSTANCE: String(this.instance),
+      IPCCTL_NAME: this.id,
+      IPCCTL_APP: config.name,
+      IPCCTL_INSTANCE: String(this.instance),
     });
     mkdirSync(this.logDir, { recursive: true, mode: 0o700 });
-    const group = this.#world.cgroups?.prepare(this.id, { memoryBytes: config.max_memory, cpuPercent: config.max_cpu_percent });
+    const group = this.#world.cgroups?.prepare(this.id, {
+      memoryBytes: config.max_memory,
+      cpuPercent: config.max_cpu_percent,
+    });
     this.#enforced = group?.enforced ?? { memory: false, cpu: false };
     const spec = makeSpec(config, launch, run, group?.path, this.#enforced);
     for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 50)) {
@@ -391,8 +432,10 @@ export class Worker {
     this.#link = undefined;
     this.#isReady = false;
     this.#isLogBlocked = false;
-    if (!hasRun) this.#launchFailure ??= launchError(ending, this.#config.interpreter ?? this.#config.command ?? "python3");
-    if (hasRun) this.#world.emit(this, { type: "process_exited", exit_code: ending.kind === "exit" ? ending.status : null });
+    if (!hasRun)
+      this.#launchFailure ??= launchError(ending, this.#config.interpreter ?? this.#config.command ?? "python3");
+    if (hasRun)
+      this.#world.emit(this, { type: "process_exited", exit_code: ending.kind === "exit" ? ending.status : null });
     if (wasStopping) return this.#finishStopped(ending);
     const verdict = decide(this.#config.restart_policy, this.#config.backoff, ending, attempts, this.#world.random());
     const reason = this.#failure ?? describeEnding(ending);
@@ -403,7 +446,10 @@ export class Worker {
         break;
       case "ended_retry":
         this.#recordEnd(ending, `restarted after ${verdict.delayMs} ms`, {
-          phase: "backoff", reason, attempts: verdict.attempt, retryAtMs: this.#world.nowMs() + verdict.delayMs,
+          phase: "backoff",
+          reason,
+          attempts: verdict.attempt,
+          retryAtMs: this.#world.nowMs() + verdict.delayMs,
         });
         this.#announceCrash(ending);
         this.#world.emit(this, { type: "process_restarting", attempt: verdict.attempt, delay_ms: verdict.delayMs });
@@ -413,10 +459,12 @@ export class Worker {
         this.#announceCrash(ending);
         this.#world.emit(this, { type: "status_change", state: "backoff_exhausted" });
         break;
-      default: never(verdict);
+      default:
+        never(verdict);
     }
     this.#dispatch(verdict.event);
-    if (verdict.event === "ended_exhausted" && this.#config.backoff.exhausted_action === "remove") this.#world.onRemove(this);
+    if (verdict.event === "ended_exhausted" && this.#config.backoff.exhausted_action === "remove")
+      this.#world.onRemove(this);
   }
 
   /** An end that was asked for: the policy has no say. */
@@ -438,8 +486,11 @@ export class Worker {
     const full = { ...change, droppedLines: this.#droppedLines };
     this.#world.store.finishRun(this.id, { ...info, outcome }, full);
     this.#row = { ...this.#row, ...full, doneRun: ending.run };
-    this.#world.log(isSuccess || ending.stop_requested ? "info" : "warn",
-      { worker: this.id, run: ending.run, ranMs: Math.round(ranMs), outcome }, describeEnding(ending));
+    this.#world.log(
+      isSuccess || ending.stop_requested ? "info" : "warn",
+      { worker: this.id, run: ending.run, ranMs: Math.round(ranMs), outcome },
+      describeEnding(ending),
+    );
   }
 
   #armRetry(delayMs: number): void {

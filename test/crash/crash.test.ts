@@ -37,13 +37,19 @@ function checkCounters(lines: readonly string[]): number[] {
 }
 
 function livingShims(home: Home): number[] {
-  return readdirSync("/proc").map(Number).filter((pid) => {
-    try {
-      return Number.isInteger(pid) && readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(`${home.paths.workersDir}/`) && isAlive(pid);
-    } catch {
-      return false;
-    }
-  });
+  return readdirSync("/proc")
+    .map(Number)
+    .filter((pid) => {
+      try {
+        return (
+          Number.isInteger(pid) &&
+          readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(`${home.paths.workersDir}/`) &&
+          isAlive(pid)
+        );
+      } catch {
+        return false;
+      }
+    });
 }
 
 test("a killed daemon loses no worker and no line; the next one adopts pid, uptime and restart count", async () => {
@@ -69,8 +75,17 @@ test("killed in the middle of start, stop, restart and delete: one process or no
     if (verb !== "Start") await home.start("count", script);
     const pid = await home.daemonPid();
     const connection = await home.connect();
-    const config = JSON.stringify({ name: "count", script, cwd: home.dir, interpreter: "python3 -u", auto_start: true });
-    const answer = connection.request({ [verb]: { name: "count", ...(verb === "Start" ? { config } : {}) } }).then(() => true, () => false);
+    const config = JSON.stringify({
+      name: "count",
+      script,
+      cwd: home.dir,
+      interpreter: "python3 -u",
+      auto_start: true,
+    });
+    const answer = connection.request({ [verb]: { name: "count", ...(verb === "Start" ? { config } : {}) } }).then(
+      () => true,
+      () => false,
+    );
     await Bun.sleep(random() * 25);
     process.kill(pid, "SIGKILL");
     await answer;
@@ -78,7 +93,10 @@ test("killed in the middle of start, stop, restart and delete: one process or no
     using next = await home.connect();
     const names = await next.query<string[]>("List");
     if (names.length > 0) {
-      await waitUntil(async () => ["Running", "Stopped"].includes((await home.status("count")).state), "it has settled");
+      await waitUntil(
+        async () => ["Running", "Stopped"].includes((await home.status("count")).state),
+        "it has settled",
+      );
       const { state, shim_pid } = await home.status("count");
       expect(livingShims(home)).toEqual(state === "Running" ? [shim_pid!] : []);
     } else expect(livingShims(home)).toEqual([]);
@@ -90,13 +108,19 @@ test("killed in the middle of start, stop, restart and delete: one process or no
 test("a worker that ends while no daemon runs is counted and restarted by the next one", async () => {
   await using home = new Home();
   const go = join(home.dir, "go");
-  await home.start("job", home.script("job.py", `
+  await home.start(
+    "job",
+    home.script(
+      "job.py",
+      `
 import os, sys, time
 if os.path.exists(${JSON.stringify(go)} + "-done"): time.sleep(600)
 while not os.path.exists(${JSON.stringify(go)}): time.sleep(0.005)
 open(${JSON.stringify(go)} + "-done", "w").close()
 sys.exit(5)
-`));
+`,
+    ),
+  );
   const { shim_pid } = await home.status("job");
   await home.killDaemon();
   await Bun.write(go, "");
@@ -111,9 +135,15 @@ test("a killed shim takes its worker along, and the policy starts it again witho
   for (let round = 1; round <= 5; round++) {
     await Bun.sleep(random() * 30);
     const { pid, shim_pid } = await home.status("count");
-    await waitUntil(async () => (await home.lines("count", 1)).some((line) => line.startsWith(`${pid} `)), "this run has written");
+    await waitUntil(
+      async () => (await home.lines("count", 1)).some((line) => line.startsWith(`${pid} `)),
+      "this run has written",
+    );
     process.kill(shim_pid!, "SIGKILL");
-    await waitUntil(async () => (await home.status("count")).restarts === round && (await home.status("count")).state === "Running", "it runs again");
+    await waitUntil(
+      async () => (await home.status("count")).restarts === round && (await home.status("count")).state === "Running",
+      "it runs again",
+    );
     expect(isAlive(pid!)).toBe(false);
   }
   await home.cli("stop", "count");

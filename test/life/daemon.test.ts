@@ -15,16 +15,23 @@ while True: print(json.dumps(s.recv(65536).decode()), flush=True)
 test("a supervisor is told readiness, the watchdog, reloading and stopping, and workers survive the stop", async () => {
   await using home = new Home();
   const path = join(home.dir, "notify");
-  const receiver = Bun.spawn(["python3", home.script("receiver.py", RECEIVER), path], { stdio: ["ignore", Bun.file(join(home.dir, "told")), "ignore"] });
+  const receiver = Bun.spawn(["python3", home.script("receiver.py", RECEIVER), path], {
+    stdio: ["ignore", Bun.file(join(home.dir, "told")), "ignore"],
+  });
   const told = (): string => readFileSync(join(home.dir, "told"), "utf8");
   await waitUntil(() => told().includes("bound"), "the socket is bound");
   const daemon = Bun.spawn([join(ROOT, "bin/ipcctl"), "daemon"], {
-    env: { ...home.env, NOTIFY_SOCKET: path, WATCHDOG_USEC: "40000" }, stdio: ["ignore", "ignore", Bun.file(join(home.dir, "stderr"))],
+    env: { ...home.env, NOTIFY_SOCKET: path, WATCHDOG_USEC: "40000" },
+    stdio: ["ignore", "ignore", Bun.file(join(home.dir, "stderr"))],
   });
   try {
     await waitUntil(() => told().includes("READY=1\\nSTATUS=supervising 0 workers"), "READY is told");
     await waitUntil(() => told().includes("WATCHDOG=1"), "the watchdog is told");
-    await home.start("loop", home.script("loop.py", "import os, time\nprint('NOTIFY_SOCKET' in os.environ, flush=True)\ntime.sleep(600)\n"), { base_env: null });
+    await home.start(
+      "loop",
+      home.script("loop.py", "import os, time\nprint('NOTIFY_SOCKET' in os.environ, flush=True)\ntime.sleep(600)\n"),
+      { base_env: null },
+    );
     const { pid } = await home.status("loop");
     await waitUntil(async () => (await home.lines("loop"))[0] === "False", "its own socket is not passed on");
     daemon.kill("SIGHUP");
@@ -44,7 +51,10 @@ test("a supervisor is told readiness, the watchdog, reloading and stopping, and 
 test("a second daemon on the same state is refused and the first goes on", async () => {
   await using home = new Home();
   const pid = await home.daemonPid();
-  const second = Bun.spawn([join(ROOT, "bin/ipcctl"), "daemon", "--socket", join(home.dir, "other.sock")], { env: home.env, stdio: ["ignore", "ignore", "pipe"] });
+  const second = Bun.spawn([join(ROOT, "bin/ipcctl"), "daemon", "--socket", join(home.dir, "other.sock")], {
+    env: home.env,
+    stdio: ["ignore", "ignore", "pipe"],
+  });
   expect(await new Response(second.stderr).text()).toContain("another daemon uses");
   expect(await second.exited).toBe(75);
   expect(await home.daemonPid()).toBe(pid);

@@ -12,15 +12,21 @@ time.sleep(600)
 `;
 
 /** The worker's log folder on a disk of one mebibyte, half of it taken. */
-async function onSmallDisk(whenFull: "block" | "drop", check: (home: Home, logs: string) => Promise<void>): Promise<void> {
+async function onSmallDisk(
+  whenFull: "block" | "drop",
+  check: (home: Home, logs: string) => Promise<void>,
+): Promise<void> {
   if (process.getuid!() !== 0) return console.log("skipped: mounting a small disk needs root");
   await using home = new Home();
   const logs = join(home.paths.workersDir, "full", "logs");
   mkdirSync(logs, { recursive: true });
-  if (Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", logs]).exitCode !== 0) return console.log("skipped: a tmpfs cannot be mounted here");
+  if (Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", logs]).exitCode !== 0)
+    return console.log("skipped: a tmpfs cannot be mounted here");
   try {
     writeFileSync(join(logs, "ballast"), Buffer.alloc(512 * 1024));
-    await home.start("full", home.script("full.py", SCRIPT), { log: { when_full: whenFull, max_size: 0, max_files: 0 } });
+    await home.start("full", home.script("full.py", SCRIPT), {
+      log: { when_full: whenFull, max_size: 0, max_files: 0 },
+    });
     await check(home, logs);
     await home.cli("stop", "full", "-t", "1");
   } finally {
@@ -36,7 +42,10 @@ test("a full disk holds the worker up until there is room again, and no line is 
     Bun.spawnSync(["mount", "-o", "remount,size=8m", logs]);
     rmSync(join(logs, "ballast"));
     await waitUntil(() => Bun.file(join(home.dir, "done")).exists(), "the worker goes on");
-    await waitUntil(async () => (await home.cli("logs", "full", "-n", "1")).stdout === `${"19999".padStart(78, "0")}\n`, "the last line is in the log");
+    await waitUntil(
+      async () => (await home.cli("logs", "full", "-n", "1")).stdout === `${"19999".padStart(78, "0")}\n`,
+      "the last line is in the log",
+    );
     const { stdout } = await home.cli("logs", "full", "-n", "1000000");
     expect(stdout.trimEnd().split("\n").map(Number)).toEqual(Array.from({ length: 20_000 }, (_, index) => index));
     expect((await home.status("full")).log_dropped_lines).toBe(0);

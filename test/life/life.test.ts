@@ -19,7 +19,13 @@ test("a script is started, shown, logged, stopped and deleted from the command l
   await waitUntil(async () => (await home.cli("logs", "hello")).stdout === "up\n", "its line is in the log");
   expect((await home.cli("status")).stdout).toMatch(/^hello +running +\d+/m);
   const [shown] = JSON.parse((await home.cli("status", "hello", "--json")).stdout);
-  expect(shown).toMatchObject({ name: "hello", state: "Running", policy: "trusted", restart_policy: "OnFailure", restarts: 0 });
+  expect(shown).toMatchObject({
+    name: "hello",
+    state: "Running",
+    policy: "trusted",
+    restart_policy: "OnFailure",
+    restarts: 0,
+  });
   expect((await home.cli("start", "hello.py")).stdout).toContain("already running");
   expect((await home.cli("stop", "hello")).stdout).toBe("hello: stopped\n");
   expect(isAlive(shown.pid)).toBe(false);
@@ -28,10 +34,15 @@ test("a script is started, shown, logged, stopped and deleted from the command l
 });
 
 test.each([
-  [["status", "nope"], 4, "no worker matches"], [["frobnicate"], 2, "unknown command"], [["start", "nope.py"], 4, "neither a file"],
-  [["stop"], 2, "missing required argument"], [["start", "hello.py", "--policy", "strict"], 5, "cannot be enforced"],
-  [["start", "hello.py", "--allow-net"], 5, "no sandbox"], [["logs", "--lines", "x", "nope"], 4, "no worker"],
-  [["--no-autostart", "--socket", "/nonexistent/s", "status"], 3, "no daemon answers"], [["start", "hello.py", "--max-memory", "lots"], 2, "is not a size"],
+  [["status", "nope"], 4, "no worker matches"],
+  [["frobnicate"], 2, "unknown command"],
+  [["start", "nope.py"], 4, "neither a file"],
+  [["stop"], 2, "missing required argument"],
+  [["start", "hello.py", "--policy", "strict"], 5, "cannot be enforced"],
+  [["start", "hello.py", "--allow-net"], 5, "no sandbox"],
+  [["logs", "--lines", "x", "nope"], 4, "no worker"],
+  [["--no-autostart", "--socket", "/nonexistent/s", "status"], 3, "no daemon answers"],
+  [["start", "hello.py", "--max-memory", "lots"], 2, "is not a size"],
 ])("ipcctl %p exits with %d", async (args, status, text) => {
   const result = await home.cli(...args);
   expect(result.stderr).toContain(text);
@@ -49,7 +60,11 @@ print(json.dumps([sys.argv, __file__, __name__, sys.path[0], os.getcwd(), env, s
 sys.exit(3)
 `;
   home.script("plain.py", text);
-  const direct = Bun.spawn(["python3", "plain.py", "a", "b c"], { cwd: home.dir, env: home.env, stdio: ["ignore", "pipe", "pipe"] });
+  const direct = Bun.spawn(["python3", "plain.py", "a", "b c"], {
+    cwd: home.dir,
+    env: home.env,
+    stdio: ["ignore", "pipe", "pipe"],
+  });
   const expected = JSON.parse(await new Response(direct.stdout).text());
   await home.cli("start", "plain.py", "--restart", "no", "--", "a", "b c");
   await waitUntil(async () => (await home.status("plain")).state === "Stopped", "it has ended");
@@ -61,7 +76,9 @@ sys.exit(3)
 });
 
 test("output is lossless: binary bytes, empty lines, no newline at the end, lines of a megabyte", async () => {
-  const script = home.script("bytes.py", `
+  const script = home.script(
+    "bytes.py",
+    `
 import os, random
 r = random.Random(7)
 data = bytes(range(256)) * 3 + b"\\n\\n\\n" + b"x" * 1048576 + b"\\n" + r.randbytes(100000) + b"tail"
@@ -69,12 +86,13 @@ os.makedirs("out", exist_ok=True)
 open("out/expected", "wb").write(data)
 import sys
 sys.stdout.buffer.write(data)
-`);
+`,
+  );
   await home.start("bytes", script, { restart_policy: "no" });
   await waitUntil(async () => (await home.status("bytes")).state === "Stopped", "it has ended");
   const log = readFileSync(join((await home.status("bytes")).log_dir, "0000000001.log"));
   const parts: Buffer[] = [];
-  for (let at = 0; at < log.length; ) {
+  for (let at = 0; at < log.length;) {
     const end = log.indexOf(10, at);
     const record = log.subarray(at, end);
     parts.push(record.subarray(40));
@@ -87,18 +105,29 @@ sys.stdout.buffer.write(data)
 
 test("a hundred thousand fast lines survive rotation without a gap, and finished files are compressed", async () => {
   const script = home.script("fast.py", "for i in range(100000): print(f'{i:070d}')\n");
-  await home.start("fast", script, { restart_policy: "no", log: { max_size: "1M", max_files: 0 }, interpreter: "python3" });
+  await home.start("fast", script, {
+    restart_policy: "no",
+    log: { max_size: "1M", max_files: 0 },
+    interpreter: "python3",
+  });
   await waitUntil(async () => (await home.status("fast")).state === "Stopped", "it has ended");
   const { stdout } = await home.cli("logs", "fast", "-n", "100000");
   expect(stdout.trimEnd().split("\n").map(Number)).toEqual(Array.from({ length: 100_000 }, (_, index) => index));
   const dir = (await home.status("fast")).log_dir;
-  await waitUntil(() => readdirSync(dir).filter((name) => name.endsWith(".log")).length === 1, "all but the newest are compressed");
+  await waitUntil(
+    () => readdirSync(dir).filter((name) => name.endsWith(".log")).length === 1,
+    "all but the newest are compressed",
+  );
   expect(readdirSync(dir).filter((name) => name.endsWith(".gz")).length).toBeGreaterThan(5);
-  expect((await home.cli("logs", "fast", "-n", "3")).stdout.trimEnd().split("\n").map(Number)).toEqual([99_997, 99_998, 99_999]);
+  expect((await home.cli("logs", "fast", "-n", "3")).stdout.trimEnd().split("\n").map(Number)).toEqual([
+    99_997, 99_998, 99_999,
+  ]);
 });
 
 test("stop leaves nothing of the tree: double-forked, in sessions of their own, deaf to SIGTERM", async () => {
-  const script = home.script("tree.py", `
+  const script = home.script(
+    "tree.py",
+    `
 import os, signal, time
 for _ in range(3):
     if os.fork() == 0:
@@ -110,9 +139,11 @@ for _ in range(3):
             time.sleep(600)
         time.sleep(600)
 time.sleep(600)
-`);
+`,
+  );
   await home.start("tree", script);
-  const pids = (): number[] => readdirSync(home.dir).flatMap((name) => (name.startsWith("tree-") ? [Number(name.slice(5))] : []));
+  const pids = (): number[] =>
+    readdirSync(home.dir).flatMap((name) => (name.startsWith("tree-") ? [Number(name.slice(5))] : []));
   await waitUntil(() => pids().length === 3, "the grandchildren are there");
   expect((await home.cli("stop", "tree", "-t", "1")).status).toBe(0);
   expect(pids().filter(isAlive)).toEqual([]);
@@ -129,14 +160,20 @@ test("a worker that crashes is restarted with growing delays until its attempts 
 });
 
 test("readiness is told on the notify socket and on the control descriptor", async () => {
-  const notify = home.script("notify.py", `
+  const notify = home.script(
+    "notify.py",
+    `
 import os, socket, time
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 s.connect(os.environ["NOTIFY_SOCKET"])
 s.send(b"STATUS=warming up\\nREADY=1")
 time.sleep(600)
-`);
-  const control = home.script("control.py", 'import os, time\nos.write(int(os.environ["IPCCTL_CONTROL_FD"]), b"READY")\ntime.sleep(600)\n');
+`,
+  );
+  const control = home.script(
+    "control.py",
+    'import os, time\nos.write(int(os.environ["IPCCTL_CONTROL_FD"]), b"READY")\ntime.sleep(600)\n',
+  );
   for (const script of [notify, control]) {
     const result = await home.cli("start", script, "--wait-ready", "10");
     expect(result).toMatchObject({ status: 0, stderr: "" });
@@ -162,9 +199,13 @@ test("dependencies are started first", async () => {
 });
 
 test("instances know their number, scale up and down, and reload without a gap", async () => {
-  const script = home.script("inst.py", "import os, time\nprint(os.environ['IPCCTL_INSTANCE'], flush=True)\ntime.sleep(600)\n");
+  const script = home.script(
+    "inst.py",
+    "import os, time\nprint(os.environ['IPCCTL_INSTANCE'], flush=True)\ntime.sleep(600)\n",
+  );
   await home.start("inst", script, { instances: 3 });
-  const names = async (): Promise<string[]> => JSON.parse((await home.cli("status", "inst", "--json")).stdout).map((one: { name: string }) => one.name);
+  const names = async (): Promise<string[]> =>
+    JSON.parse((await home.cli("status", "inst", "--json")).stdout).map((one: { name: string }) => one.name);
   expect(await names()).toEqual(["inst", "inst-1", "inst-2"]);
   await waitUntil(async () => (await home.lines("inst-2"))[0] === "2", "the third knows its number");
   const before = (await home.status("inst-1")).pid;
@@ -178,7 +219,8 @@ test("instances know their number, scale up and down, and reload without a gap",
 test("an unhealthy worker is restarted", async () => {
   const script = home.script("sick.py", LOOP);
   await home.start("sick", script, {
-    health_check: { check_type: { type: "exec", command: "false" }, interval: 10, timeout: 1000, retries: 2 }, backoff: { base_delay_ms: 1 },
+    health_check: { check_type: { type: "exec", command: "false" }, interval: 10, timeout: 1000, retries: 2 },
+    backoff: { base_delay_ms: 1 },
   });
   await waitUntil(async () => (await home.status("sick")).restarts >= 1, "it is restarted");
   expect(JSON.parse((await home.cli("describe", "sick", "--json")).stdout).exits.length).toBeGreaterThan(0);
@@ -186,7 +228,10 @@ test("an unhealthy worker is restarted", async () => {
 });
 
 test("run passes exit status, signals and time limits through", async () => {
-  expect(await home.cli("run", "-c", "import sys; print('out'); sys.exit(7)")).toMatchObject({ status: 7, stdout: "out\n" });
+  expect(await home.cli("run", "-c", "import sys; print('out'); sys.exit(7)")).toMatchObject({
+    status: 7,
+    stdout: "out\n",
+  });
   expect((await home.cli("run", "-c", "import os; os.kill(os.getpid(), 15)")).status).toBe(143);
   expect((await home.cli("run", "--timeout", "0.2", "-c", "import time; time.sleep(60)")).status).toBe(124);
 });
@@ -202,11 +247,14 @@ test("the folder it stands in is neither run nor read", async () => {
 });
 
 test("a process inside a worker's tree may not drive the daemon", async () => {
-  const script = home.script("inside.py", `
+  const script = home.script(
+    "inside.py",
+    `
 import subprocess, os
 r = subprocess.run([${JSON.stringify(join(ROOT, "bin/ipcctl"))}, "status"], capture_output=True, text=True, env={**os.environ, "IPCCTL_HOME": ${JSON.stringify(home.env.IPCCTL_HOME)}})
 print(r.returncode, r.stderr.replace("\\n", " "))
-`);
+`,
+  );
   await home.start("inside", script, { restart_policy: "no" });
   await waitUntil(async () => (await home.status("inside")).state === "Stopped", "it has ended");
   expect((await home.lines("inside"))[0]).toMatch(/^1 .*inside a worker's tree/);
@@ -214,9 +262,13 @@ print(r.returncode, r.stderr.replace("\\n", " "))
 
 test("twenty command lines that start at once make one daemon", async () => {
   await using fresh = new Home();
-  const results = await Promise.all(Array.from({ length: 20 }, () => fresh.cli("daemon", "status").then(() => fresh.cli("status", "--json"))));
+  const results = await Promise.all(
+    Array.from({ length: 20 }, () => fresh.cli("daemon", "status").then(() => fresh.cli("status", "--json"))),
+  );
   expect(results.map((result) => result.status)).toEqual(Array.from({ length: 20 }, () => 0));
-  const log = readFileSync(fresh.paths.daemonLog, "utf8").split("\n").filter((line) => line.includes('"msg":"ready"'));
+  const log = readFileSync(fresh.paths.daemonLog, "utf8")
+    .split("\n")
+    .filter((line) => line.includes('"msg":"ready"'));
   expect(log.length).toBe(1);
 });
 

@@ -21,11 +21,24 @@ test("each command of README does what it is shown for", async () => {
   home.script("input.csv", "a,b\n");
   home.script("gunicorn", `#!/bin/sh\nexec sleep 600\n`);
   Bun.spawnSync(["chmod", "+x", join(home.dir, "gunicorn")]);
-  home.script("ipcctl.json", JSON.stringify({ apps: [{ name: "web", script: "web.py", instances: 2 }, { name: "job-1", script: "worker.py" }] }));
+  home.script(
+    "ipcctl.json",
+    JSON.stringify({
+      apps: [
+        { name: "web", script: "web.py", instances: 2 },
+        { name: "job-1", script: "worker.py" },
+      ],
+    }),
+  );
   const env = { ...home.env, PATH: `${join(ROOT, "bin")}:${home.dir}:${home.env.PATH}` };
   for (const command of commands) {
     const line = command.replace("> /etc/systemd/system/", `> ${home.dir}/`);
-    const child = Bun.spawn(["sh", "-c", ENDLESS.test(line) ? `exec ${line}` : line], { cwd: home.dir, env, stdio: ["ignore", "pipe", "pipe"], detached: true });
+    const child = Bun.spawn(["sh", "-c", ENDLESS.test(line) ? `exec ${line}` : line], {
+      cwd: home.dir,
+      env,
+      stdio: ["ignore", "pipe", "pipe"],
+      detached: true,
+    });
     if (ENDLESS.test(line)) {
       const { value } = await child.stdout.getReader().read();
       expect(Buffer.from(value ?? []).length).toBeGreaterThan(0);

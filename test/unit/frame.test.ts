@@ -4,19 +4,23 @@ import { encodeFrame, FrameDecoder } from "../../src/protocol/frame.ts";
 
 test("a stream of frames comes out whole wherever it is cut", () => {
   fc.assert(
-    fc.property(fc.array(fc.uint8Array({ maxLength: 300 }), { maxLength: 20 }), fc.array(fc.integer({ min: 1, max: 50 }), { minLength: 1 }), (payloads, cuts) => {
-      const stream = Buffer.concat(payloads.map((payload) => encodeFrame(payload)));
-      const decoder = new FrameDecoder();
-      const found: Uint8Array[] = [];
-      for (let at = 0, index = 0; at < stream.length; index++) {
-        const size = cuts[index % cuts.length]!;
-        decoder.push(stream.subarray(at, at + size));
-        at += size;
-        for (let payload = decoder.next(); payload; payload = decoder.next()) found.push(Uint8Array.from(payload));
-      }
-      expect(found).toEqual(payloads.map((payload) => Uint8Array.from(payload)));
-      expect(decoder.heldBytes).toBe(0);
-    }),
+    fc.property(
+      fc.array(fc.uint8Array({ maxLength: 300 }), { maxLength: 20 }),
+      fc.array(fc.integer({ min: 1, max: 50 }), { minLength: 1 }),
+      (payloads, cuts) => {
+        const stream = Buffer.concat(payloads.map((payload) => encodeFrame(payload)));
+        const decoder = new FrameDecoder();
+        const found: Uint8Array[] = [];
+        for (let at = 0, index = 0; at < stream.length; index++) {
+          const size = cuts[index % cuts.length]!;
+          decoder.push(stream.subarray(at, at + size));
+          at += size;
+          for (let payload = decoder.next(); payload; payload = decoder.next()) found.push(Uint8Array.from(payload));
+        }
+        expect(found).toEqual(payloads.map((payload) => Uint8Array.from(payload)));
+        expect(decoder.heldBytes).toBe(0);
+      },
+    ),
   );
 });
 

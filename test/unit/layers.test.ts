@@ -24,13 +24,17 @@ const ALLOWED: Record<string, readonly string[]> = {
 
 const files = [...new Bun.Glob("**/*.ts").scanSync(src)];
 const importsOf = (file: string): string[] =>
-  [...readFileSync(join(src, file), "utf8").matchAll(/(?:from|import)\s*\(?\s*"(\.[^"]+)"/g)].map(([, path]) => relative(src, join(src, file, "..", path!)));
+  [...readFileSync(join(src, file), "utf8").matchAll(/(?:from|import)\s*\(?\s*"(\.[^"]+)"/g)].map(([, path]) =>
+    relative(src, join(src, file, "..", path!)),
+  );
 const folderOf = (file: string): string => (file.includes("/") ? file.split("/")[0]! : ".");
 
 test("every arrow between folders is on the list", () => {
-  const wrong = files.flatMap((file) => importsOf(file)
-    .filter((target) => folderOf(target) !== folderOf(file) && !ALLOWED[folderOf(file)]?.includes(folderOf(target)))
-    .map((target) => `${file} → ${target}`));
+  const wrong = files.flatMap((file) =>
+    importsOf(file)
+      .filter((target) => folderOf(target) !== folderOf(file) && !ALLOWED[folderOf(file)]?.includes(folderOf(target)))
+      .map((target) => `${file} → ${target}`),
+  );
   expect(wrong).toEqual([]);
 });
 

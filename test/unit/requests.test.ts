@@ -15,9 +15,15 @@ test.each([
   ['{"List":null}', { tag: "List" }],
   ['{"Logs":{"name":"api","lines":20}}', { tag: "Logs", name: "api", lines: 20 }],
   ['{"Logs":{"lines":5}}', { tag: "Logs", name: null, lines: 5 }],
-  ['{"Subscribe":{"subscription":{"StatusEvents":{"app_name":null}}}}', { tag: "Subscribe", subscription: { kind: "status", app: null } }],
+  [
+    '{"Subscribe":{"subscription":{"StatusEvents":{"app_name":null}}}}',
+    { tag: "Subscribe", subscription: { kind: "status", app: null } },
+  ],
   ['{"Subscribe":{"subscription":{"LogEvents":{}}}}', { tag: "Subscribe", subscription: { kind: "logs", app: null } }],
-  ['{"Subscribe":{"subscription":{"AllEvents":{"app_name":"api"}}}}', { tag: "Subscribe", subscription: { kind: "all", app: "api" } }],
+  [
+    '{"Subscribe":{"subscription":{"AllEvents":{"app_name":"api"}}}}',
+    { tag: "Subscribe", subscription: { kind: "all", app: "api" } },
+  ],
   ['"Unsubscribe"', { tag: "Unsubscribe" }],
   ['{"Stop":["api"]}', { tag: "Stop", name: "api" }],
   ['{"Stop":{"name":"api","extra":[1,{"a":2}]}}', { tag: "Stop", name: "api" }],

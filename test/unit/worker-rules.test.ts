@@ -26,11 +26,21 @@ test("the version is that of the package", () => {
   expect(JSON.parse(readFileSync(join(root, "package.json"), "utf8")).version).toBe(VERSION);
 });
 
-test.each([["My App", "my-app"], ["app/path", "app-path"], ["app!@#$%", "app"], ["  A.b_C-1 ", "a.b_c-1"]])("the name %p maps to %p", (name, id) => {
+test.each([
+  ["My App", "my-app"],
+  ["app/path", "app-path"],
+  ["app!@#$%", "app"],
+  ["  A.b_C-1 ", "a.b_c-1"],
+])("the name %p maps to %p", (name, id) => {
   expect(toWorkerId(name)).toBe(id);
 });
 
-test.each([["", "no usable"], ["!!!", "no usable"], ["..", "a path"], ["x".repeat(65), "too long"]])("the name %p is refused", (name, why) => {
+test.each([
+  ["", "no usable"],
+  ["!!!", "no usable"],
+  ["..", "a path"],
+  ["x".repeat(65), "too long"],
+])("the name %p is refused", (name, why) => {
   expect(() => toWorkerId(name)).toThrow(why);
 });
 
@@ -40,7 +50,8 @@ test("a name of exactly the limit passes", () => {
 
 test("whatever happens to a stopped worker but a wish to run, it stays stopped", () => {
   for (const event of Object.keys(TABLE.stopped) as Event[]) {
-    if (event !== "start" && event !== "restart") expect(TABLE.stopped[event]).toEqual({ next: "stopped", effects: [] });
+    if (event !== "start" && event !== "restart")
+      expect(TABLE.stopped[event]).toEqual({ next: "stopped", effects: [] });
   }
 });
 
@@ -50,22 +61,32 @@ test("a stop leads out of every state to stopped or stopping", () => {
 
 test("no state launches a second run while one may be alive", () => {
   for (const state of ["starting", "running", "stopping"] as const) {
-    for (const event of Object.keys(TABLE[state]) as Event[]) expect(TABLE[state][event].effects).not.toContain("launch");
+    for (const event of Object.keys(TABLE[state]) as Event[])
+      expect(TABLE[state][event].effects).not.toContain("launch");
   }
 });
 
 test("a delay never exceeds the maximum and never goes below zero", () => {
   const backoff = config({}).backoff;
-  fc.assert(fc.property(fc.integer({ min: 1, max: 2000 }), fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }), (attempt, random) => {
-    const ms = delayMs(backoff, attempt, random);
-    expect(ms).toBeGreaterThanOrEqual(0);
-    expect(ms).toBeLessThanOrEqual(backoff.max_delay_ms);
-  }));
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 2000 }),
+      fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true }),
+      (attempt, random) => {
+        const ms = delayMs(backoff, attempt, random);
+        expect(ms).toBeGreaterThanOrEqual(0);
+        expect(ms).toBeLessThanOrEqual(backoff.max_delay_ms);
+      },
+    ),
+  );
 });
 
 test.each([
-  ["no", false, "ended"], ["on-failure", true, "ended"], ["on-failure", false, "ended_retry"],
-  ["always", true, "ended_retry"], ["unless-stopped", true, "ended_retry"],
+  ["no", false, "ended"],
+  ["on-failure", true, "ended"],
+  ["on-failure", false, "ended_retry"],
+  ["always", true, "ended_retry"],
+  ["unless-stopped", true, "ended_retry"],
 ] as const)("policy %s after success=%p gives %s", (policy, isSuccess, event) => {
   expect(decide(policy, config({}).backoff, { isSuccess, ranMs: 0 }, 0, 0.5).event).toBe(event);
 });
@@ -74,30 +95,51 @@ test("attempts are used up at the maximum, and forgotten after a stable run", ()
   const { backoff } = config({ backoff: { max_attempts: 2 } });
   expect(decide("always", backoff, { isSuccess: false, ranMs: 0 }, 1, 0.5).event).toBe("ended_retry");
   expect(decide("always", backoff, { isSuccess: false, ranMs: 0 }, 2, 0.5).event).toBe("ended_exhausted");
-  expect(decide("always", backoff, { isSuccess: false, ranMs: 10_000 }, 2, 0.5)).toMatchObject({ event: "ended_retry", attempt: 1 });
+  expect(decide("always", backoff, { isSuccess: false, ranMs: 10_000 }, 2, 0.5)).toMatchObject({
+    event: "ended_retry",
+    attempt: 1,
+  });
 });
 
-test.each([["10s", 10_000], ["1h30m", 5_400_000], ["500ms", 500], ["2", 2000]])("%s is %d ms", (text, ms) => {
+test.each([
+  ["10s", 10_000],
+  ["1h30m", 5_400_000],
+  ["500ms", 500],
+  ["2", 2000],
+])("%s is %d ms", (text, ms) => {
   expect(parseDurationMs(text, "--x")).toBe(ms);
 });
 
-test.each([["512M", 536_870_912], ["1.5GiB", 1_610_612_736], ["65536", 65_536]])("%s is %d bytes", (text, bytes) => {
+test.each([
+  ["512M", 536_870_912],
+  ["1.5GiB", 1_610_612_736],
+  ["65536", 65_536],
+])("%s is %d bytes", (text, bytes) => {
   expect(parseSizeBytes(text, "--x")).toBe(bytes);
 });
 
 test("durations are taken in all the spellings of bunctl", () => {
-  for (const spelling of [{ secs: 3, nanos: 0 }, "3s", 3000]) expect(config({ stop_timeout: spelling }).stop_timeout).toBe(3000);
+  for (const spelling of [{ secs: 3, nanos: 0 }, "3s", 3000])
+    expect(config({ stop_timeout: spelling }).stop_timeout).toBe(3000);
 });
 
 test.each([
-  [{ nope: 1 }, "nope"], [{ script: "x.py" }, "exactly one of command and script"], [{ backoff: { multiplier: 0.5 } }, "backoff.multiplier"],
-  [{ backoff: { jitter: 1.1 } }, "backoff.jitter"], [{ max_cpu_percent: 0 }, "max_cpu_percent"], [{ command: "a 'b" }, "open ' quote"], [{ restart_policy: "maybe" }, "on-failure"],
+  [{ nope: 1 }, "nope"],
+  [{ script: "x.py" }, "exactly one of command and script"],
+  [{ backoff: { multiplier: 0.5 } }, "backoff.multiplier"],
+  [{ backoff: { jitter: 1.1 } }, "backoff.jitter"],
+  [{ max_cpu_percent: 0 }, "max_cpu_percent"],
+  [{ command: "a 'b" }, "open ' quote"],
+  [{ restart_policy: "maybe" }, "on-failure"],
 ])("the definition with %p is refused by name", (fields, why) => {
   expect(() => config(fields)).toThrow(why);
 });
 
 test("a command without arguments is split as a shell would", () => {
-  expect(config({ command: `python3 -c 'print("a b")' x\\ y` })).toMatchObject({ command: "python3", args: ["-c", 'print("a b")', "x y"] });
+  expect(config({ command: `python3 -c 'print("a b")' x\\ y` })).toMatchObject({
+    command: "python3",
+    args: ["-c", 'print("a b")', "x y"],
+  });
 });
 
 test("any policy but trusted is refused, never ignored", () => {
@@ -107,13 +149,26 @@ test("any policy but trusted is refused, never ignored", () => {
 
 test("dependencies come first and circles are refused", () => {
   const app = (id: string, ...depends_on: string[]) => ({ id, config: { depends_on } });
-  expect(inDependencyOrder([app("web", "db"), app("db"), app("job", "web")]).map(({ id }) => id)).toEqual(["db", "web", "job"]);
+  expect(inDependencyOrder([app("web", "db"), app("db"), app("job", "web")]).map(({ id }) => id)).toEqual([
+    "db",
+    "web",
+    "job",
+  ]);
   expect(() => requireNoCycle([app("a", "b"), app("b", "c")], "c", ["a"])).toThrow("circle");
 });
 
 test("secrets are masked by name, by shape, and inside URLs", () => {
   expect(maskEnv({ PORT: "80", API_KEY: "x", DB: "postgres://u:pw@h/d", A: "ghp_abc", MY_PASSWORD: "p" })).toEqual({
-    PORT: "80", API_KEY: MASK, DB: `postgres://u:${MASK}@h/d`, A: MASK, MY_PASSWORD: MASK,
+    PORT: "80",
+    API_KEY: MASK,
+    DB: `postgres://u:${MASK}@h/d`,
+    A: MASK,
+    MY_PASSWORD: MASK,
   });
-  expect(maskArgs(["--token", "abc", "--password=x", "http://u:p@h"])).toEqual(["--token", MASK, `--password=${MASK}`, `http://u:${MASK}@h`]);
+  expect(maskArgs(["--token", "abc", "--password=x", "http://u:p@h"])).toEqual([
+    "--token",
+    MASK,
+    `--password=${MASK}`,
+    `http://u:${MASK}@h`,
+  ]);
 });
