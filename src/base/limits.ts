@@ -20,6 +20,10 @@ export const LIMITS = {
   specBytes: { value: 4_194_304, why: "start specification of one worker, what the shim reads" },
   logLines: { value: 100_000, why: "lines one Logs request may ask for; the CLI reads files and has no limit" },
   logAnswerBytes: { value: 8_388_608, why: "bytes of lines in one Logs answer, so that it fits a frame" },
+  logScanBytes: {
+    value: 67_108_864,
+    why: "bytes of log that one Logs request looks through for the lines of a quiet stream; it is read at one go",
+  },
   lineChars: { value: 65_536, why: "characters of one line in an event or an answer; the log file keeps all" },
   graceMs: { value: 3_600_000, why: "longest wait between SIGTERM and SIGKILL" },
   restartDelayMs: { value: 86_400_000, why: "longest backoff delay" },

@@ -24,6 +24,14 @@ export function parseDurationMs(text: string, what: string, bareUnit: "ms" | "s"
   return Math.round(total);
 }
 
+/** A whole number within bounds. @throws IpcError USAGE naming `what`, the text and the bounds. */
+export function parseCount(text: string, what: string, min = 0, max = Number.MAX_SAFE_INTEGER): number {
+  const value = /^\d+$/.test(text.trim()) ? Number(text) : Number.NaN;
+  if (value >= min && value <= max) return value;
+  const bounds = max === Number.MAX_SAFE_INTEGER ? `of ${min} or more` : `from ${min} to ${max}`;
+  throw new IpcError("USAGE", `${what}: ${JSON.stringify(text)} is not a whole number ${bounds}`);
+}
+
 /** Bytes from `"512M"`, `"1.5GiB"` or a bare number. Powers of 1024. @throws IpcError USAGE naming `what`. */
 export function parseSizeBytes(text: string, what: string): number {
   const match = /^(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?$/i.exec(text.trim());

@@ -2,10 +2,11 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
-import { parseDurationMs } from "../base/units.ts";
-import { LineJoiner, type LogLine, type Stream } from "../logs/cri.ts";
+import { parseCount, parseDurationMs } from "../base/units.ts";
+import { isoTime, LineJoiner, type LogLine } from "../logs/cri.ts";
 import { endPosition, type Position } from "../logs/files.ts";
 import { followLog } from "../logs/follow.ts";
+import { scanLog } from "../logs/scan.ts";
 import { readLastLines } from "../logs/tail.ts";
 import type { WorkerStatus } from "../protocol/status.ts";
 import { printable, type Context } from "./context.ts";
@@ -22,46 +23,109 @@ export type LogFlags = {
 };
 
 type Source = { readonly name: string; readonly dir: string };
-type Show = (source: Source, line: LogLine) => string | Uint8Array | undefined;
+type Show = (source: Source, line: LogLine) => Uint8Array;
+/** What of the past is wanted of each source. */
+type Wish = { readonly lines: number; readonly since: number; readonly accepts: (line: LogLine) => boolean };
+
+const NEWLINE = Buffer.from("\n");
+/** Written at once: a reader that goes away after the first line ends us soon. */
+const MERGE_LINES = 4096;
 
 const COLORS = [36, 35, 33, 32, 34, 31];
 
 export async function logs(context: Context, patterns: readonly string[], flags: LogFlags): Promise<number> {
   const sources = await findSources(context, patterns);
-  const count = flags.lines === undefined ? 20 : flags.lines === "all" ? Number.MAX_SAFE_INTEGER : Number(flags.lines);
-  if (!Number.isInteger(count) || count < 0)
-    throw new IpcError("USAGE", `--lines: ${JSON.stringify(flags.lines)} is not a number of lines`);
-  const show = renderer(context, sources, flags);
-  const stream: Stream | undefined =
-    flags.stderr && !flags.stdout ? "stderr" : flags.stdout && !flags.stderr ? "stdout" : undefined;
-  const sinceMs = flags.since === undefined ? undefined : Date.now() - parseDurationMs(flags.since, "--since");
-  const wanted = flags.since !== undefined && flags.lines === undefined ? Number.MAX_SAFE_INTEGER : count;
+  const wish: Wish = {
+    lines:
+      flags.lines === "all" || (flags.lines === undefined && flags.since !== undefined)
+        ? Number.POSITIVE_INFINITY
+        : parseCount(flags.lines ?? "20", "--lines"),
+    since: flags.since === undefined ? 0 : Date.now() - parseDurationMs(flags.since, "--since"),
+    accepts: filter(flags),
+  };
+  const show = renderer(context, sources, flags.timestamps === true);
   const abort = new AbortController();
   // The look back ends where the followers begin: a line in between is neither lost nor doubled.
   const ends = new Map(sources.map((source) => [source, endPosition(source.dir)]));
-  const past: { source: Source; line: LogLine }[] = [];
-  for (const source of sources) {
-    const until = ends.get(source);
-    if (!until) continue;
-    for (const line of await readLastLines(source.dir, wanted, {
-      until,
-      ...(stream ? { stream } : {}),
-      ...(sinceMs === undefined ? {} : { sinceMs }),
-    }))
-      past.push({ source, line });
-  }
-  past.sort((a, b) => (a.line.timestamp < b.line.timestamp ? -1 : a.line.timestamp > b.line.timestamp ? 1 : 0));
-  for (const { source, line } of past) await write(show(source, line));
+  const pasts = sources.map((source) => new Past(source, lookBack(source.dir, ends.get(source), wish)));
+  for await (const lines of merged(pasts))
+    await write(Buffer.concat(lines.map(({ source, line }) => show(source, line))));
   if (!flags.follow) return 0;
   for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => abort.abort());
-  await Promise.all(sources.map((source) => follow(source, ends.get(source), stream, show, abort)));
+  await Promise.all(sources.map((source) => follow(source, ends.get(source), wish.accepts, show, abort)));
   return 0;
+}
+
+/** The lines of before, oldest first: the newest so many, or all without holding them in memory. */
+async function* lookBack(dir: string, until: Position | undefined, wish: Wish): AsyncGenerator<LogLine[]> {
+  if (!until) return;
+  const { lines, since, accepts } = wish;
+  if (lines !== Number.POSITIVE_INFINITY) {
+    yield readLastLines(dir, lines, { until, sinceMs: since, accepts });
+    return;
+  }
+  const oldest = isoTime(since);
+  const joiner = new LineJoiner();
+  for await (const records of scanLog(dir, until, since)) {
+    yield records
+      .filter((record) => record.timestamp >= oldest)
+      .flatMap((record) => joiner.push(record) ?? [])
+      .filter(accepts);
+  }
+}
+
+/** One source of a merge: its next line, and more when asked. */
+class Past {
+  readonly source: Source;
+  readonly #batches: AsyncGenerator<LogLine[]>;
+  #batch: LogLine[] = [];
+  #next = 0;
+
+  constructor(source: Source, batches: AsyncGenerator<LogLine[]>) {
+    this.source = source;
+    this.#batches = batches;
+  }
+
+  get head(): LogLine | undefined {
+    return this.#batch[this.#next];
+  }
+
+  take(): { source: Source; line: LogLine } {
+    return { source: this.source, line: this.#batch[this.#next++]! };
+  }
+
+  /** False at the end. */
+  async fill(): Promise<boolean> {
+    while (this.head === undefined) {
+      const { value, done } = await this.#batches.next();
+      if (done) return false;
+      this.#batch = value;
+      this.#next = 0;
+    }
+    return true;
+  }
+}
+
+/** All lines in the order of their times, in batches. */
+async function* merged(pasts: readonly Past[]): AsyncGenerator<{ source: Source; line: LogLine }[]> {
+  let open = [...pasts];
+  for (;;) {
+    const filled = await Promise.all(open.map((past) => past.fill()));
+    open = open.filter((_, index) => filled[index]);
+    if (open.length === 0) return;
+    const lines: { source: Source; line: LogLine }[] = [];
+    while (lines.length < MERGE_LINES && open.every((past) => past.head !== undefined)) {
+      const oldest = open.reduce((a, b) => (b.head!.timestamp < a.head!.timestamp ? b : a));
+      lines.push(oldest.take());
+    }
+    yield lines;
+  }
 }
 
 async function follow(
   source: Source,
   from: Position | undefined,
-  stream: Stream | undefined,
+  accepts: Wish["accepts"],
   show: Show,
   abort: AbortController,
 ): Promise<void> {
@@ -74,39 +138,47 @@ async function follow(
     const out: Uint8Array[] = [];
     for (const record of records) {
       const line = joiner.push(record);
-      const text = line && (stream === undefined || line.stream === stream) ? show(source, line) : undefined;
-      if (text !== undefined) out.push(typeof text === "string" ? Buffer.from(text) : text);
+      if (line && accepts(line)) out.push(show(source, line));
     }
     if (out.length > 0) await write(Buffer.concat(out), abort);
   }
 }
 
-function renderer(context: Context, sources: readonly Source[], flags: LogFlags): Show {
-  const pattern = flags.grep === undefined ? undefined : compile(flags.grep);
+function renderer(context: Context, sources: readonly Source[], hasTimes: boolean): Show {
   const width = Math.max(...sources.map((source) => source.name.length), 0);
+  const { isJson } = context;
   return (source, line) => {
-    const text = pattern || context.isJson ? Buffer.from(line.text).toString("utf8") : undefined;
-    if (pattern && !pattern.test(text!)) return undefined;
-    if (context.isJson)
-      return `${JSON.stringify({ name: source.name, timestamp: line.timestamp, stream: line.stream, line: text })}\n`;
+    if (isJson) {
+      const { timestamp, stream } = line;
+      const text = Buffer.from(line.text).toString("utf8");
+      return Buffer.from(`${JSON.stringify({ name: source.name, timestamp, stream, line: text })}\n`);
+    }
     const color = COLORS[sources.indexOf(source) % COLORS.length]!;
     const prefix = sources.length > 1 ? `${context.style(color, printable(source.name).padEnd(width))} | ` : "";
-    const when = flags.timestamps ? `${line.timestamp} ` : "";
-    return Buffer.concat([Buffer.from(when + prefix), line.text, Buffer.from("\n")]);
+    const when = hasTimes ? `${line.timestamp} ` : "";
+    return Buffer.concat([Buffer.from(when + prefix), line.text, NEWLINE]);
   };
+}
+
+/** `--stdout`, `--stderr` and `--grep` together. */
+function filter({ stdout, stderr, grep }: LogFlags): Wish["accepts"] {
+  const stream = stderr && !stdout ? "stderr" : stdout && !stderr ? "stdout" : undefined;
+  const pattern = grep === undefined ? undefined : compile(grep);
+  return (line) =>
+    (stream === undefined || line.stream === stream) &&
+    (pattern === undefined || pattern.test(Buffer.from(line.text).toString("utf8")));
 }
 
 function compile(source: string): RegExp {
   try {
     return new RegExp(source);
   } catch (error) {
-    throw new IpcError("USAGE", `--grep: ${(error as Error).message}`);
+    throw new IpcError("USAGE", `--grep: ${JSON.stringify(source)}: ${(error as Error).message}`);
   }
 }
 
 /** Waits until the reader has taken it; a reader that went away ends us quietly. */
-async function write(text: string | Uint8Array | undefined, abort?: AbortController): Promise<void> {
-  if (text === undefined) return;
+async function write(text: Uint8Array, abort?: AbortController): Promise<void> {
   try {
     await Bun.write(Bun.stdout, text);
   } catch (error) {

@@ -2,7 +2,8 @@
 import { Command, Option } from "commander";
 import { IpcError } from "../base/errors.ts";
 import { RESTART_POLICIES } from "../base/restart-policies.ts";
-import { parseDurationMs } from "../base/units.ts";
+import { limit } from "../base/limits.ts";
+import { parseCount, parseDurationMs } from "../base/units.ts";
 import { VERSION } from "../base/version.ts";
 import { act, signal, tell } from "./control.ts";
 import { Context, type GlobalFlags } from "./context.ts";
@@ -123,9 +124,13 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .action((name: string, _: object, command: Command) => finish(describe(contextOf(command), name)));
   add("scale", "change the number of instances", "ipcctl scale web 4")
     .argument("<name>")
-    .argument("<n>", "instances", Number)
-    .action((name: string, instances: number, _: object, command: Command) =>
-      finish(tell(contextOf(command), { Scale: { name, instances } })),
+    .argument("<n>", "instances")
+    .action((name: string, instances: string, _: object, command: Command) =>
+      finish(
+        tell(contextOf(command), {
+          Scale: { name, instances: parseCount(instances, "instances", 1, limit("instances")) },
+        }),
+      ),
     );
   add("signal", "send a signal to workers", "ipcctl signal web HUP\nipcctl signal 'job-*' USR1")
     .usage("<name...> <SIG>")

@@ -4,7 +4,7 @@ import { basename, dirname, extname, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId } from "../base/names.ts";
-import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
+import { parseCount, parseDurationMs, parseSizeBytes } from "../base/units.ts";
 import type { WorkerStatus } from "../protocol/status.ts";
 import { cleanEnv } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
@@ -124,17 +124,20 @@ function fromFlags(
     restart_policy: flags.restart,
     max_memory: flags.maxMemory === undefined ? undefined : parseSizeBytes(flags.maxMemory, "--max-memory"),
     max_cpu_percent: number(flags.maxCpu, "--max-cpu"),
-    instances: number(flags.instances, "--instances"),
+    instances:
+      flags.instances === undefined ? undefined : parseCount(flags.instances, "--instances", 1, limit("instances")),
     group: flags.group,
     cron: flags.cron,
     depends_on: flags.dependsOn,
     watch: flags.watch,
     health: flags.health,
-    uid: number(flags.uid, "--uid"),
-    gid: number(flags.gid, "--gid"),
+    uid: flags.uid === undefined ? undefined : parseCount(flags.uid, "--uid", 0, 4_294_967_294),
+    gid: flags.gid === undefined ? undefined : parseCount(flags.gid, "--gid", 0, 4_294_967_294),
     stop_timeout: flags.stopTimeout === undefined ? undefined : parseDurationMs(flags.stopTimeout, "--stop-timeout"),
     backoff:
-      flags.maxRestarts === undefined ? undefined : { max_attempts: number(flags.maxRestarts, "--max-restarts") },
+      flags.maxRestarts === undefined
+        ? undefined
+        : { max_attempts: parseCount(flags.maxRestarts, "--max-restarts", 0, 4_294_967_295) },
     ...(flags.waitReady === undefined ? {} : { ready: "notify", ready_timeout: readyMs(flags) }),
     auto_start: true,
   });

@@ -169,30 +169,34 @@ function instancesOf(registry: Registry, name: string): Worker[] {
   return worker.id === app.id ? [...app.workers] : [worker];
 }
 
-async function logs({ name, lines }: RequestOf<"Logs">, { registry }: HandlerWorld): Promise<Response> {
+function logs({ name, lines }: RequestOf<"Logs">, { registry }: HandlerWorld): Response {
   if (lines > limit("logLines"))
     throw new IpcError("LIMIT", `lines: at most ${limit("logLines")} in one answer, not ${lines}`, {
       hint: "ipcctl logs -n reads the files themselves",
     });
   if (name !== null) {
     const worker = registry.get(name);
-    return data({ type: "single", app: name, logs: await linesOf(worker, lines, limit("logAnswerBytes")) });
+    return data({ type: "single", app: name, logs: linesOf(worker, lines, limit("logAnswerBytes")) });
   }
   const { workers } = registry;
   const share = Math.floor(limit("logAnswerBytes") / Math.max(1, workers.length));
   return data({
     type: "all",
-    apps: await Promise.all(workers.map(async (worker) => [worker.id, await linesOf(worker, lines, share)])),
+    apps: workers.map((worker) => [worker.id, linesOf(worker, lines, share)]),
   });
 }
 
 type LogLines = { errors: string[]; output: string[] };
 
 /** The newest `count` lines of each stream, oldest first, as many as fit. */
-async function linesOf(worker: Worker, count: number, bytesMax: number): Promise<LogLines> {
+function linesOf(worker: Worker, count: number, bytesMax: number): LogLines {
   const decode = new TextDecoder();
-  const pick = async (stream: "stdout" | "stderr"): Promise<string[]> => {
-    const found = await readLastLines(worker.logDir, count, { stream, lineBytesMax: limit("lineChars") });
+  const pick = (stream: "stdout" | "stderr"): string[] => {
+    const found = readLastLines(worker.logDir, count, {
+      stream,
+      lineBytesMax: limit("lineChars"),
+      scanBytesMax: limit("logScanBytes"),
+    });
     const texts: string[] = [];
     let bytes = 0;
     for (const { text } of found.toReversed()) {
@@ -202,7 +206,7 @@ async function linesOf(worker: Worker, count: number, bytesMax: number): Promise
     }
     return texts.toReversed();
   };
-  return { errors: await pick("stderr"), output: await pick("stdout") };
+  return { errors: pick("stderr"), output: pick("stdout") };
 }
 
 function hello({ protocol }: RequestOf<"Hello">): Response {
@@ -321,6 +325,17 @@ async function actOnApp(
         }),
       ];
     case "delete":
+      if (workers.length < app.workers.length) {
+        const some = workers.map((worker) => worker.id).join(", ");
+        const error = new IpcError(
+          "FAILED",
+          `${some} is not all of ${app.id}, which has ${app.workers.length} instances`,
+          {
+            hint: `fewer of them: ipcctl scale ${app.id} ${app.workers.length - workers.length}; all of it: ipcctl delete ${app.id}`,
+          },
+        );
+        return workers.map((worker) => failed(worker.id, error));
+      }
       return [
         await attempt(app.id, async () => {
           await registry.deleteApp(app, grace_ms);

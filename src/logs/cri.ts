@@ -16,6 +16,11 @@ export type LogLine = Omit<LogRecord, "isPartial">;
 
 const SPACE = 0x20;
 
+/** A time as records have it, to compare with theirs as text: without `Z`, so that it sorts before all of its millisecond. */
+export function isoTime(ms: number): string {
+  return new Date(ms).toISOString().slice(0, -1);
+}
+
 /** Parses one record without its newline. `undefined` for what is none: the remains of a write that was cut off. */
 export function parseRecord(bytes: Uint8Array): LogRecord | undefined {
   const first = bytes.indexOf(SPACE);

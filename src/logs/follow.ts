@@ -2,9 +2,10 @@
  * Follows a worker's log as it grows and rotates. It reads the files itself, so it neither burdens the daemon nor ends
  * with it. At the end of file N it goes on with N+1 only if that exists, so that nothing is skipped.
  */
-import { closeSync, fstatSync, openSync, readFileSync, readSync, watch, type FSWatcher } from "node:fs";
+import { closeSync, fstatSync, openSync, readSync, watch, type FSWatcher } from "node:fs";
 import { splitRecords, type LogRecord } from "./cri.ts";
-import { listLogFiles, type Position } from "./files.ts";
+import { listLogFiles, type LogFile, type Position } from "./files.ts";
+import { readRecords } from "./scan.ts";
 
 const BLOCK_BYTES = 1_048_576;
 /** Where the directory does not exist yet, or its watch missed something: the longest a line waits. */
@@ -32,8 +33,8 @@ export async function* followLog(dir: string, from: Position | undefined, signal
           continue;
         }
         if (next.missed > 0 && last > 0) yield { records: [], missedFiles: next.missed };
-        if (next.whole) {
-          yield { records: parseAll(next.whole), missedFiles: 0 };
+        if (next.compressed) {
+          for await (const records of readRecords(next.compressed)) yield { records, missedFiles: 0 };
           last = next.number;
           continue;
         }
@@ -64,26 +65,19 @@ export async function* followLog(dir: string, from: Position | undefined, signal
   }
 }
 
-type Next = { readonly number: number; readonly missed: number; readonly fd: number; readonly whole?: Uint8Array };
+type Next = { readonly number: number; readonly missed: number; readonly fd: number; readonly compressed?: LogFile };
 
-/** The next file after `number`: opened, or whole where it is compressed already. */
+/** The next file after `number`: opened, where it is not compressed already. */
 function openNext(dir: string, number: number): Next | undefined {
   const file = listLogFiles(dir).find((candidate) => candidate.number > number);
   if (!file) return undefined;
   const missed = file.number - number - 1;
   try {
-    if (file.isCompressed)
-      return { number: file.number, missed, fd: -1, whole: Bun.gunzipSync(readFileSync(file.path)) };
+    if (file.isCompressed) return { number: file.number, missed, fd: -1, compressed: file };
     return { number: file.number, missed, fd: openSync(file.path, "r") };
   } catch {
     return undefined; // Rotated or compressed between the two calls; the next look sees what is there then.
   }
-}
-
-function parseAll(bytes: Uint8Array): LogRecord[] {
-  const records: LogRecord[] = [];
-  splitRecords(bytes, (record) => records.push(record));
-  return records;
 }
 
 /** Sleeps until something in the directory changes. */
