@@ -45,13 +45,15 @@ export async function logs(context: Context, patterns: readonly string[], flags:
   };
   const show = renderer(context, sources, flags.timestamps === true);
   const abort = new AbortController();
+  if (flags.follow) for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => abort.abort());
   // The look back ends where the followers begin: a line in between is neither lost nor doubled.
   const ends = new Map(sources.map((source) => [source, endPosition(source.dir)]));
   const pasts = sources.map((source) => new Past(source, lookBack(source.dir, ends.get(source), wish)));
-  for await (const lines of merged(pasts))
+  for await (const lines of merged(pasts)) {
+    if (abort.signal.aborted) return 0;
     await write(Buffer.concat(lines.map(({ source, line }) => show(source, line))));
+  }
   if (!flags.follow) return 0;
-  for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => abort.abort());
   await Promise.all(sources.map((source) => follow(source, ends.get(source), wish.accepts, show, abort)));
   return 0;
 }
