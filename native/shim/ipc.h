@@ -98,6 +98,9 @@ int ipc_log_rotate(struct ipc_log *log);
 void ipc_log_delete_old(struct ipc_log *log);
 void ipc_log_stamp(struct ipc_stream *stream);
 
+/* raw.c */
+void ipc_rawlog_write(struct ipc_rawlog *raw, const uint8_t *data, size_t size);
+
 /* child.c: between fork and exec, an ordered list of steps. */
 enum ipc_step { IPC_STEP_NONE, IPC_STEP_CWD, IPC_STEP_EXEC, IPC_STEP_IDS, IPC_STEP_RLIMIT, IPC_STEP_CGROUP };
 struct ipc_child_error { int32_t error; int32_t step; };

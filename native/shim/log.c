@@ -126,11 +126,22 @@ bool ipc_log_flush(struct ipc_log *log)
 	return !log->is_stuck;
 }
 
+/* No single file may be larger than the cap of all. */
+static uint64_t file_limit(const struct ipc_log_limits *limits)
+{
+	uint64_t file = limits->max_file_bytes, total = limits->max_total_bytes;
+	if (total == 0)
+		return file;
+	return file == 0 || file > total / 2 ? total / 2 : file;
+}
+
 void ipc_log_delete_old(struct ipc_log *log)
 {
 	struct found *files;
 	size_t count = list_files(log->dirfd, &files);
-	uint64_t total = 0;
+	/* Room for the file that is being written: the cap holds at every moment, not only after a rotation. */
+	uint64_t room = file_limit(&log->limits);
+	uint64_t total = room > log->file_bytes ? room - log->file_bytes : 0;
 	size_t numbers = 0;
 	for (size_t i = 0; i < count; i++) {
 		total += files[i].bytes;
@@ -178,7 +189,7 @@ void ipc_log_stamp(struct ipc_stream *stream)
 static bool emit(struct ipc_log *log, struct ipc_stream *stream, char tag, const uint8_t *more, size_t more_len)
 {
 	size_t size = IPC_RECORD_HEAD_BYTES + stream->held_len + more_len + 1;
-	uint64_t limit = log->limits.max_file_bytes;
+	uint64_t limit = file_limit(&log->limits);
 	if (log->out_len + size > IPC_OUT_BYTES && !ipc_log_flush(log))
 		return false;
 	if (limit > 0 && log->file_bytes + log->out_len > 0 && log->file_bytes + log->out_len + size > limit) {

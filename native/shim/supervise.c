@@ -311,30 +311,9 @@ static void read_control(void)
 
 static void copy_raw(const struct ipc_stream *stream, const uint8_t *data, size_t size)
 {
-	for (size_t i = 0; i < shim.spec.rawlog_count; i++) {
-		struct ipc_rawlog *raw = &shim.spec.rawlogs[i];
-		if ((raw->streams & (stream->is_stderr ? 2 : 1)) == 0)
-			continue;
-		if (raw->fd >= 0 && raw->max_bytes > 0 && raw->bytes + size > raw->max_bytes) {
-			char from[PATH_MAX], to[PATH_MAX];
-			for (uint32_t n = raw->max_files > 1 ? raw->max_files - 1 : 1; n > 0; n--) {
-				snprintf(to, sizeof to, "%s.%u", raw->path, n);
-				snprintf(from, sizeof from, n == 1 ? "%s" : "%s.%u", raw->path, n - 1);
-				rename(from, to);
-			}
-			close(raw->fd);
-			raw->fd = -1;
-		}
-		if (raw->fd < 0) {
-			struct stat st;
-			raw->fd = open(raw->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-			raw->bytes = raw->fd >= 0 && fstat(raw->fd, &st) == 0 ? (uint64_t)st.st_size : 0;
-		}
-		/* A copy for convenience: the log itself is what nothing is lost from. */
-		ssize_t count = raw->fd < 0 ? -1 : write(raw->fd, data, size);
-		if (count > 0)
-			raw->bytes += (uint64_t)count;
-	}
+	for (size_t i = 0; i < shim.spec.rawlog_count; i++)
+		if (shim.spec.rawlogs[i].streams & (stream->is_stderr ? 2 : 1))
+			ipc_rawlog_write(&shim.spec.rawlogs[i], data, size);
 }
 
 /* One read, if what was read before is out. False at the end, or when there is nothing to read. */

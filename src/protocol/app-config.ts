@@ -95,6 +95,14 @@ const log = z.strictObject({
   when_full: z.enum(["block", "drop"]).default("block"),
 });
 
+const cron = z.string().superRefine((text, context) => {
+  try {
+    if (Bun.cron.parse(text) === null) throw new Error("never comes due");
+  } catch (error) {
+    context.addIssue({ code: "custom", message: `${JSON.stringify(text)}: ${(error as Error).message}` });
+  }
+});
+
 const noNul = z.string().refine((text) => !text.includes("\0"), "must not contain a NUL byte");
 const absolutePath = noNul.refine((text) => text.startsWith("/"), "must be an absolute path");
 const maybe = <T extends z.ZodType>(schema: T) => schema.nullish().transform((value) => value ?? null);
@@ -134,7 +142,7 @@ export const appShape = z.strictObject({
   backoff: maybe(backoff),
   instances: z.int().min(1).max(limit("instances")).default(1),
   group: maybe(z.string().min(1).max(limit("nameChars"))),
-  cron: maybe(z.string().min(1)),
+  cron: maybe(cron),
   depends_on: z
     .array(z.string())
     .max(limit("workers"))

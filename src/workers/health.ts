@@ -62,7 +62,8 @@ export class HealthMonitor implements Disposable {
         this.#state = "healthy";
         continue;
       }
-      if (performance.now() - startedMs < check.start_period) continue; // A start may take that long.
+      // A start may take that long; who was healthy once has started.
+      if (this.#state === "starting" && performance.now() - startedMs < check.start_period) continue;
       failures++;
       this.#onFailure(verdict.reason);
       if (failures < check.retries) continue;
@@ -95,6 +96,7 @@ async function probeHttp(check: { url: string; expected_status: number }, signal
     signal,
     redirect: "manual",
     keepalive: false,
+    proxy: false, // the answer of a proxy says nothing of the worker
     headers: { "user-agent": "ipcctl-health" },
   });
   await response.body?.cancel();

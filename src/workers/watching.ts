@@ -58,7 +58,7 @@ export class CronRestart implements Disposable {
   /** setTimeout counts in 32 bits; a date further away is approached in steps. */
   #arm(): void {
     const { cron } = this.#worker.config;
-    const due = cron === null ? null : Bun.cron.parse(cron);
+    const due = cron === null ? null : Bun.cron.parse(cron, new Date(Date.now()));
     if (due === null) return;
     const waitMs = due.getTime() - Date.now();
     const STEP_MS = 86_400_000;

@@ -260,10 +260,27 @@ test("completion offers commands, flags and worker names in bash", async () => {
   expect(complete("rest")).toEqual(["restart"]);
   expect(complete("stop", "ke")).toEqual(["kept"]);
   expect(complete("logs", "--si")).toEqual(["--since"]);
-  for (const shell of ["zsh", "fish"]) {
-    expect((await home.cli("completion", shell)).stdout).toContain("__complete");
-    if (Bun.which(shell) === null) console.log(`skipped: completion in ${shell}, which is not installed`);
-  }
+});
+
+test.each([
+  [
+    "zsh",
+    (script: string, typed: string) =>
+      `compdef() { }\ncompadd() { print -l -- \${(P)2} }\n${script}\nwords=(${typed})\nCURRENT=\${#words}\n_ipcctl`,
+  ],
+  ["fish", (script: string, typed: string) => `${script}\ncomplete -C '${typed}'`],
+])("completion offers the same in %s", async (shell, program) => {
+  const script = (await home.cli("completion", shell)).stdout;
+  expect(script).toContain("__complete");
+  if (Bun.which(shell) === null) return console.log(`skipped: completion in ${shell}, which is not installed`);
+  const complete = (typed: string): string[] => {
+    const env = { ...home.env, PATH: `${join(ROOT, "bin")}:${home.env.PATH}`, HOME: home.dir };
+    const child = Bun.spawnSync([shell, "-c", program(script, typed)], { env, cwd: home.dir });
+    return child.stdout.toString().trimEnd().split("\n");
+  };
+  expect(complete("ipcctl rest")).toEqual(["restart"]);
+  expect(complete("ipcctl stop ke")).toEqual(["kept"]);
+  expect(complete("ipcctl logs --si")).toEqual(["--since"]);
 });
 
 test("subscribe prints one JSON object a line and ends with the signal", async () => {
