@@ -1,0 +1,108 @@
+/** The same for an ordinary user: no root, no cgroup of its own, folders from HOME and XDG. */
+import { expect, test } from "bun:test";
+import {
+  chmodSync,
+  chownSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { isAlive, ROOT, waitUntil } from "../home.ts";
+
+const NOBODY = 65534;
+const isRoot = process.getuid!() === 0;
+
+/** A folder of the user's own with a copy of what runs, because the checkout may lie where only root may look. */
+function ordinaryUser(env: Record<string, string> = {}) {
+  const dir = mkdtempSync(join(tmpdir(), "ipcctl-user-"));
+  chmodSync(dir, 0o755);
+  const app = join(dir, "app");
+  for (const path of ["bin", "src", "build", "package.json", "native/build/ipcctl-shim", "node_modules/bun/bin"])
+    cpSync(join(ROOT, path), join(app, path), { recursive: true });
+  for (const name of ["commander", "zod", "chalk", "cli-table3", "pino", "@colors", "string-width"])
+    if (existsSync(join(ROOT, "node_modules", name)))
+      cpSync(join(ROOT, "node_modules", name), join(app, "node_modules", name), { recursive: true });
+  const home = join(dir, "home");
+  mkdirSync(home);
+  chownSync(home, NOBODY, NOBODY);
+  const cli = async (...args: string[]) => {
+    const child = Bun.spawn([join(app, "bin/ipcctl"), ...args], {
+      cwd: home,
+      env: { PATH: "/usr/local/bin:/usr/bin:/bin", HOME: home, ...env },
+      uid: NOBODY,
+      gid: NOBODY,
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const [stdout, stderr, status] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+      child.exited,
+    ]);
+    return { stdout, stderr, status };
+  };
+  return {
+    home,
+    cli,
+    async [Symbol.asyncDispose]() {
+      await cli("daemon", "stop");
+      rmSync(dir, { recursive: true, force: true });
+    },
+  };
+}
+
+test.if(isRoot)("an ordinary user has all of it: start, logs, adoption, and a stop that leaves nothing", async () => {
+  await using user = ordinaryUser();
+  writeFileSync(
+    join(user.home, "tree.py"),
+    `
+import os, signal, time
+if os.fork() == 0:
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.fork() == 0:
+        os.setsid()
+        open("grandchild", "w").write(str(os.getpid()))
+        print("grandchild up", flush=True)
+        time.sleep(600)
+    os._exit(0)
+time.sleep(600)
+`,
+  );
+  const started = await user.cli("start", "tree.py");
+  expect(started.stderr).toBe("");
+  await waitUntil(async () => (await user.cli("logs", "tree")).stdout === "grandchild up\n", "it is logged");
+  const grandchild = Number(readFileSync(join(user.home, "grandchild"), "utf8"));
+  const [before] = JSON.parse((await user.cli("status", "--json")).stdout);
+  for (const folder of [".local/state/ipcctl", ".local/state/ipcctl/run"])
+    expect(statSync(join(user.home, folder)).mode & 0o777).toBe(0o700);
+  const { pid } = JSON.parse((await user.cli("daemon", "status", "--json")).stdout);
+  process.kill(pid, "SIGKILL");
+  await waitUntil(() => !isAlive(pid), "the daemon is gone");
+  const [after] = JSON.parse((await user.cli("status", "--json")).stdout);
+  expect(after).toMatchObject({ pid: before.pid, restarts: 0, state: "Running" });
+  expect((await user.cli("stop", "tree", "-t", "1")).stdout).toBe("tree: stopped\n");
+  await waitUntil(() => !isAlive(grandchild), "nothing is left of the tree");
+  const refused = await user.cli("start", "tree.py", "--name", "root", "--uid", "0");
+  expect(refused.status).toBe(1);
+  expect(refused.stderr).toContain("root");
+});
+
+test.if(isRoot)("relative and foreign XDG folders are not used", async () => {
+  await using user = ordinaryUser({ XDG_RUNTIME_DIR: "/run", XDG_STATE_HOME: "relative" });
+  const { stderr, status } = await user.cli("status");
+  expect(status).toBeGreaterThan(0);
+  expect(stderr).toContain("/run/ipcctl");
+  expect(existsSync(join(user.home, "relative"))).toBe(false);
+  expect(existsSync("/run/ipcctl/ipcctl.sock") && statSync("/run/ipcctl").uid === NOBODY).toBe(false);
+});
+
+test.if(!isRoot)("skipped: another user's rights need root", () => {
+  console.log("skipped: tests of an ordinary user need root to become one");
+});
