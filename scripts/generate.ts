@@ -5,6 +5,7 @@ import type { Command } from "commander";
 import { ERROR_CODES } from "../src/base/errors.ts";
 import { LIMITS } from "../src/base/limits.ts";
 import { VERSION } from "../src/base/version.ts";
+import { projectJsonSchema } from "../src/protocol/project.ts";
 import { buildProgram } from "../src/cli/program.ts";
 import { EFFECTS, EVENTS, STATES, TABLE, type Event, type State } from "../src/workers/machine.ts";
 
@@ -54,6 +55,11 @@ Next state, and effects in their order. A dot: nothing happens.
 |---|${states.map(() => "---|").join("")}
 ${events.map((event) => `| \`${event}\` | ${states.map((state) => cell(state, event)).join(" | ")} |`).join("\n")}
 `;
+}
+
+/** `docs/ipcctl.schema.json`: for editors, named in `$schema`. */
+export function schemaDocument(): string {
+  return `${JSON.stringify(projectJsonSchema(), null, 2)}\n`;
 }
 
 /** `docs/limits.md`. */
@@ -118,4 +124,5 @@ if (import.meta.main) {
   writeFileSync(join(docs, "worker-states.md"), statesDocument());
   writeFileSync(join(docs, "limits.md"), limitsDocument());
   writeFileSync(join(docs, "ipcctl.1"), manualPage());
+  writeFileSync(join(docs, "ipcctl.schema.json"), schemaDocument());
 }

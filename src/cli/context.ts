@@ -31,8 +31,12 @@ export class Context {
   }
 
   /** Starts a daemon where none answers, unless that was forbidden. @throws IpcError NO_DAEMON */
-  connect(mayStart = true): Promise<Connection> {
-    return connectDaemon(this.paths, mayStart && this.flags.autostart !== false);
+  async connect(mayStart = true): Promise<Connection> {
+    const began = performance.now();
+    const connection = await connectDaemon(this.paths, mayStart && this.flags.autostart !== false);
+    if (this.flags.verbose)
+      this.note(`connected to ${this.paths.socket} in ${(performance.now() - began).toFixed(1)} ms`);
+    return connection;
   }
 
   /** A line of the answer. */

@@ -2,8 +2,8 @@
 import { existsSync, readdirSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import { readProject } from "../protocol/project.ts";
 import type { Context } from "./context.ts";
-import { readProject } from "./start.ts";
 
 const SOURCES = ["bunctl.json", "ecosystem.config.json"];
 

@@ -12,6 +12,7 @@ export async function runCli(args: readonly string[]): Promise<number> {
   } catch (error) {
     const failure = IpcError.from(error, "ipcctl");
     report(failure, isJson);
+    if (args.includes("-v") || args.includes("--verbose")) reportCauses(failure.cause);
     return ERROR_CODES[failure.code].exit;
   }
 }
@@ -55,6 +56,11 @@ async function parseAndRun(args: readonly string[]): Promise<number> {
     if (exitCode === 0) return 0; // help and version
     throw new IpcError("USAGE", message.replace(/^error: /, "").replaceAll("\n", " "), { hint: "see: ipcctl --help" });
   }
+}
+
+/** What lay below it, down to the first. */
+function reportCauses(cause: unknown): void {
+  for (let at = cause; at instanceof Error; at = at.cause) process.stderr.write(`  because: ${at.message}\n`);
 }
 
 function report(error: IpcError, isJson: boolean): void {

@@ -31,7 +31,7 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .addOption(new Option("--color <when>", "colour the output").choices(["auto", "always", "never"]).default("auto"))
     .option("--no-autostart", "fail instead of starting a daemon where none answers")
     .option("-q, --quiet", "no remarks on stderr")
-    .option("-v, --verbose", "more of them")
+    .option("-v, --verbose", "say which daemon is asked, and the causes of an error")
     .enablePositionalOptions()
     .showSuggestionAfterError()
     .configureHelp({ sortSubcommands: false })
@@ -201,7 +201,10 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
   const daemon = add(
     "daemon",
     "serve in the foreground (for systemd), or control the one in the background",
-    "ipcctl daemon\nipcctl daemon status\nipcctl daemon stop --keep-workers",
+    "ipcctl daemon\nipcctl daemon --config /etc/ipcctl/config.json\nipcctl daemon status\nipcctl daemon stop --keep-workers",
+  ).option(
+    "--config <file>",
+    "start the apps of this file that are not known yet (default: config.json, where there is one)",
   );
   withGlobals(daemon.command("status"))
     .description("what it says of itself")

@@ -1,10 +1,11 @@
 /** `start`: from flags, a known name or a project file to definitions, and to the daemon. */
-import { existsSync, readFileSync, statSync } from "node:fs";
-import { basename, dirname, extname, resolve } from "node:path";
+import { existsSync, statSync } from "node:fs";
+import { basename, extname, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId } from "../base/names.ts";
 import { parseCount, parseDurationMs, parseSizeBytes } from "../base/units.ts";
+import { readProjectApps, type Definition } from "../protocol/project.ts";
 import type { WorkerStatus } from "../protocol/status.ts";
 import { cleanEnv } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
@@ -40,8 +41,6 @@ export type StartFlags = {
   stopTimeout?: string;
   dependsOn?: string[];
 };
-
-type Definition = Record<string, unknown> & { name: string };
 
 const READY_DEFAULT_MS = 30_000;
 
@@ -228,16 +227,7 @@ async function startProject(context: Context, flags: StartFlags): Promise<number
       { hint: "ipcctl start worker.py, or ipcctl init" },
     );
   }
-  const apps = readProject(path);
-  const definitions = apps.map((app) =>
-    clean({
-      ...app,
-      cwd: resolve(dirname(path), typeof app.cwd === "string" ? app.cwd : "."),
-      ...(typeof app.env_file === "string" ? { env_file: resolve(dirname(path), app.env_file) } : {}),
-      base_env: cleanEnv(process.env),
-      auto_start: app.auto_start ?? true,
-    }),
-  );
+  const definitions = readProjectApps(path).map((app) => clean({ ...app, base_env: cleanEnv(process.env) }));
   const { inDependencyOrder } = await import("../workers/dependencies.ts");
   const ordered = inDependencyOrder(
     definitions.map((definition) => ({
@@ -253,27 +243,4 @@ async function startProject(context: Context, flags: StartFlags): Promise<number
     ordered.map((entry) => entry.definition),
     flags,
   );
-}
-
-/** @throws IpcError BAD_CONFIG naming the file. */
-export function readProject(path: string): Definition[] {
-  const bad = (why: string): IpcError => new IpcError("BAD_CONFIG", `${path}: ${why}`);
-  if (/\.[cm]?[jt]s$/.test(path))
-    throw new IpcError("BAD_CONFIG", `${path}: JavaScript configuration is not executed`, {
-      hint: "write it as ipcctl.json",
-    });
-  let value: unknown;
-  try {
-    if (statSync(path).size > limit("configBytes")) throw new Error(`larger than ${limit("configBytes")} bytes`);
-    value = JSON.parse(readFileSync(path, "utf8"));
-  } catch (error) {
-    throw bad((error as Error).message);
-  }
-  const apps = Array.isArray(value) ? value : (value as { apps?: unknown } | null)?.apps;
-  if (!Array.isArray(apps)) throw bad('"apps" must be an array');
-  return apps.map((app: unknown, index) => {
-    if (app === null || typeof app !== "object" || typeof (app as Definition).name !== "string")
-      throw bad(`apps[${index}] needs a name`);
-    return app as Definition;
-  });
 }

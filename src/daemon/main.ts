@@ -1,6 +1,6 @@
 /** The daemon put together: lock, store, workers, socket; and taken apart again. */
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync } from "node:fs";
-import { IpcError } from "../base/errors.ts";
+import { IpcError, type ErrorCode } from "../base/errors.ts";
 import { SHIM_BINARY } from "../base/install.ts";
 import { restoreChildSignal, setProcessName, tryLock } from "../base/libc.ts";
 import { resolvePaths, type Paths } from "../base/paths.ts";
@@ -11,6 +11,7 @@ import type { DaemonStatus } from "../protocol/status.ts";
 import { CgroupTree } from "../workers/cgroup.ts";
 import { HealthMonitor } from "../workers/health.ts";
 import { cleanWorkerEnv } from "../workers/launch.ts";
+import { PAGE_BYTES } from "../workers/proc.ts";
 import { readRunRecord } from "../workers/records.ts";
 import { Registry } from "../workers/registry.ts";
 import { Store } from "../workers/store.ts";
@@ -25,8 +26,8 @@ import { Server } from "./server.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import { Systemd } from "./systemd.ts";
 
-/** Another daemon has the state directory (EX_TEMPFAIL). */
-const LOCK_HELD_EXIT = 75;
+/** What a supervisor sees: another daemon has the state directory (EX_TEMPFAIL), the configuration is wrong (EX_CONFIG). */
+const EXITS: Partial<Record<ErrorCode, number>> = { USAGE: 2, LIMIT: 75, BAD_CONFIG: 78 };
 
 export async function runDaemon(args: readonly string[]): Promise<void> {
   try {
@@ -34,7 +35,7 @@ export async function runDaemon(args: readonly string[]): Promise<void> {
   } catch (error) {
     const failure = IpcError.from(error, "starting the daemon");
     process.stderr.write(`ipcctl: ${failure.message}${failure.hint === undefined ? "" : `\n  ${failure.hint}`}\n`);
-    process.exit(failure.code === "USAGE" ? 2 : failure.code === "LIMIT" ? LOCK_HELD_EXIT : 1);
+    process.exit(EXITS[failure.code] ?? 1);
   }
 }
 
@@ -180,13 +181,27 @@ async function serve(args: readonly string[]): Promise<void> {
     onError: (error) => logger.error({ err: error }, "request failed"),
     onRefused: (error) => logger.warn({ reason: error.message }, "connection refused"),
   });
+  /** Known apps keep the state that was last asked of them; a restart of the daemon starts nothing that was stopped. */
+  const startConfigured = async (): Promise<void> => {
+    const path = options.config ?? (existsSync(paths.config) ? paths.config : undefined);
+    if (path === undefined) return;
+    const { readProjectApps } = await import("../protocol/project.ts");
+    for (const app of readProjectApps(path)) {
+      if (registry.find(app.name) !== undefined || app.auto_start === false) continue;
+      await handle({ tag: "Start", name: app.name, config: JSON.stringify(app) }, handlerWorld).catch((error: Error) =>
+        logger.error({ worker: app.name, reason: error.message, config: path }, "configured app cannot be started"),
+      );
+    }
+  };
   process.on("SIGHUP", () => {
     systemd.reloading();
     reopen();
+    startConfigured().catch((error: Error) => logger.error({ reason: error.message }, "configuration not read"));
     systemd.ready(`supervising ${registry.workers.length} workers`);
   });
   // Workers outlive the daemon, also when a supervisor stops it: `ipcctl daemon stop` is what ends them.
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void shutdown(true));
+  await startConfigured();
   logger.info(
     {
       pid: process.pid,
@@ -218,5 +233,5 @@ function groupOf(pid: number): string {
 }
 
 function residentBytes(): number {
-  return Number(readFileSync("/proc/self/statm", "utf8").split(" ")[1]) * 4096;
+  return Number(readFileSync("/proc/self/statm", "utf8").split(" ")[1]) * PAGE_BYTES;
 }

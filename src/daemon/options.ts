@@ -3,6 +3,8 @@ import { IpcError } from "../base/errors.ts";
 
 export type DaemonOptions = {
   readonly socket: string | undefined;
+  /** A project file whose apps are started where they are not known yet. */
+  readonly config: string | undefined;
   /** Started by a CLI call: logs to the file only. */
   readonly isBackground: boolean;
 };
@@ -10,6 +12,7 @@ export type DaemonOptions = {
 /** @throws IpcError USAGE naming the argument. */
 export function parseDaemonOptions(args: readonly string[]): DaemonOptions {
   let socket: string | undefined;
+  let config: string | undefined;
   let isBackground = false;
   for (let index = 0; index < args.length; index++) {
     const [flag, inline] = splitFlag(args[index]!);
@@ -18,10 +21,11 @@ export function parseDaemonOptions(args: readonly string[]): DaemonOptions {
       const value = inline ?? args[++index];
       if (value === undefined) throw new IpcError("USAGE", `${flag}: a path is missing`);
       if (flag === "--socket") socket = value;
+      else config = value;
     } else
       throw new IpcError("USAGE", `daemon: unknown argument ${args[index]}`, { hint: "see: ipcctl daemon --help" });
   }
-  return { socket, isBackground };
+  return { socket, config, isBackground };
 }
 
 function splitFlag(arg: string): [string, string | undefined] {

@@ -38,7 +38,8 @@ const sizeBytes = z
 const restartPolicy = z
   .string()
   .refine((text) => Object.hasOwn(POLICY_SPELLINGS, text), `allowed are ${RESTART_POLICIES.join(", ")}`)
-  .transform((text) => POLICY_SPELLINGS[text]!);
+  .transform((text) => POLICY_SPELLINGS[text]!)
+  .meta({ description: `when to start again: ${RESTART_POLICIES.join(", ")}` });
 
 const checkType = z.union([
   z.object({
@@ -156,9 +157,6 @@ export const appShape = z.strictObject({
   ready_timeout: durationMs.default(30_000),
 });
 
-/** The project file. */
-export const projectShape = z.strictObject({ $schema: z.string().optional(), apps: z.array(z.unknown()) });
-
 export type HealthCheck = z.output<typeof healthShape>;
 export type Backoff = z.output<typeof backoff>;
 export type LogLimits = z.output<typeof log>;
@@ -186,10 +184,7 @@ export function parseAppConfig(text: string, fallbackCwd: string): AppConfig {
 /** From a value that came out of JSON. @throws IpcError BAD_CONFIG naming the field. */
 export function normalizeApp(value: unknown, fallbackCwd: string): AppConfig {
   const result = appShape.safeParse(value);
-  if (!result.success) {
-    const issue = result.error.issues[0]!;
-    throw badConfig([issue.path.join("."), issue.message].filter((part) => part !== "").join(": "));
-  }
+  if (!result.success) throw badConfig(explainIssue(result.error.issues[0]!));
   const {
     health_check,
     health: short,
@@ -217,6 +212,19 @@ export function normalizeApp(value: unknown, fallbackCwd: string): AppConfig {
   };
 }
 
+/** `path: message`. Of a union the branch that came furthest speaks: it is the one that was meant. */
+export function explainIssue(issue: z.core.$ZodIssue, above: readonly PropertyKey[] = []): string {
+  const path = [...above, ...issue.path];
+  if (issue.code === "invalid_union") {
+    const branches = issue.errors.flatMap((branch) => branch.slice(0, 1));
+    const meant = branches.find((one) => one.path.length > 0) ?? branches.find((one) => one.code !== "invalid_type");
+    if (meant) return explainIssue(meant, path);
+    const wanted = branches.flatMap((one) => (one.code === "invalid_type" ? one.expected : []));
+    return `${path.map(String).join(".")}: expected ${[...new Set(wanted)].join(" or ")}`;
+  }
+  return [path.map(String).join("."), issue.message].filter((part) => part !== "").join(": ");
+}
+
 /** Without `args` the command is a line to split, as bunctl's older versions did; with them it is one path. */
 function commandWords(command: string, args: readonly string[] | null): string[] {
   if (args !== null && args.length > 0) return [command, ...args];
@@ -242,7 +250,7 @@ function wrapped(parse: (text: string) => number) {
     try {
       return parse(text);
     } catch (error) {
-      context.addIssue({ code: "custom", message: error instanceof Error ? error.message : String(error) });
+      context.addIssue({ code: "custom", message: (error as Error).message.replace(/^\w+: /, "") });
       return z.NEVER;
     }
   };

@@ -13,7 +13,17 @@ export type Process = {
   readonly memoryBytes: number;
 };
 
-const PAGE_BYTES = 4096;
+/** What the kernel counts memory in: 4 KiB on x86-64, up to 64 KiB on arm64. From the auxiliary vector, entry AT_PAGESZ. */
+export const PAGE_BYTES = pageBytes();
+
+function pageBytes(): number {
+  const AT_PAGESZ = 6n;
+  const vector = readFileSync("/proc/self/auxv");
+  for (let at = 0; at + 16 <= vector.length; at += 16)
+    if (vector.readBigUInt64LE(at) === AT_PAGESZ) return Number(vector.readBigUInt64LE(at + 8));
+  return 4096;
+}
+
 /** USER_HZ, part of the kernel's ABI on every architecture we run on. */
 export const TICKS_PER_SECOND = 100;
 

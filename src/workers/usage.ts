@@ -8,7 +8,7 @@ const RATE_MS = 500;
 
 export type Usage = { readonly memoryBytes: number; readonly cpuPercent: number; readonly tree: readonly Process[] };
 
-type Look = { readonly atMs: number; readonly cpuTicks: number; readonly percent: number };
+type Look = { readonly pid: number; readonly atMs: number; readonly cpuTicks: number; readonly percent: number };
 
 export class UsageMeter {
   readonly #nowMs: () => number;
@@ -30,23 +30,24 @@ export class UsageMeter {
     const cpuTicks = tree.reduce((sum, process) => sum + process.cpuTicks, 0);
     return {
       memoryBytes: tree.reduce((sum, process) => sum + process.memoryBytes, 0),
-      cpuPercent: this.#rate(`${key}/${pid}`, cpuTicks, uptimeSeconds),
+      cpuPercent: this.#rate(key, pid, cpuTicks, uptimeSeconds),
       tree,
     };
   }
 
   forget(key: string): void {
-    for (const known of this.#looks.keys()) if (known.startsWith(`${key}/`)) this.#looks.delete(known);
+    this.#looks.delete(key);
   }
 
-  #rate(key: string, cpuTicks: number, uptimeSeconds: number): number {
+  #rate(key: string, pid: number, cpuTicks: number, uptimeSeconds: number): number {
     const nowMs = this.#takenMs;
-    const last = this.#looks.get(key);
+    const known = this.#looks.get(key);
+    const last = known?.pid === pid ? known : undefined;
     if (last && nowMs - last.atMs < RATE_MS) return last.percent;
     const seconds = last ? (nowMs - last.atMs) / 1000 : Math.max(uptimeSeconds, 0.01);
     const ticks = Math.max(0, cpuTicks - (last?.cpuTicks ?? 0));
     const percent = Math.round((ticks / TICKS_PER_SECOND / seconds) * 1000) / 10;
-    this.#looks.set(key, { atMs: nowMs, cpuTicks, percent });
+    this.#looks.set(key, { pid, atMs: nowMs, cpuTicks, percent });
     return percent;
   }
 

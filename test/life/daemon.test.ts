@@ -77,3 +77,39 @@ test("a worker over its memory limit is ended and restarted, and told as an even
   await waitUntil(async () => (await home.status("hog")).state === "Backoff", "it is ended");
   expect((await home.status("hog")).reason).toMatch(/max_memory|SIGKILL/);
 }, 60_000);
+
+test("daemon --config starts the apps that are not known yet, and leaves alone what was stopped", async () => {
+  await using home = new Home();
+  home.script("svc.py", "import time\ntime.sleep(600)\n");
+  const write = (...names: string[]): string =>
+    home.script("apps.json", JSON.stringify({ apps: names.map((name) => ({ name, script: "svc.py" })) }));
+  const config = write("one", "two");
+  const serve = () =>
+    Bun.spawn([join(ROOT, "bin/ipcctl"), "daemon", "--config", config], {
+      env: home.env,
+      stdio: ["ignore", "ignore", Bun.file(join(home.dir, "stderr"))],
+    });
+  const states = async (): Promise<string> => {
+    const { stdout } = await home.cli("--no-autostart", "status", "--json");
+    return (JSON.parse(stdout || "[]") as { name: string; state: string }[])
+      .map(({ name, state }) => `${name} ${state}`)
+      .toSorted()
+      .join(", ");
+  };
+  let daemon = serve();
+  await waitUntil(async () => (await states()) === "one Running, two Running", "both run");
+  await home.cli("stop", "two");
+  write("one", "two", "three");
+  daemon.kill("SIGHUP");
+  await waitUntil(async () => (await states()) === "one Running, three Running, two Stopped", "the new one runs");
+  daemon.kill("SIGTERM");
+  await daemon.exited;
+  daemon = serve();
+  await waitUntil(async () => (await states()) === "one Running, three Running, two Stopped", "as it was");
+  daemon.kill("SIGTERM");
+  await daemon.exited;
+  home.script("apps.json", '{"apps":[{"name":"x","script":"svc.py"}],"appps":[]}');
+  daemon = serve();
+  expect(await daemon.exited).toBe(78);
+  expect(readFileSync(join(home.dir, "stderr"), "utf8")).toContain('"appps"');
+});

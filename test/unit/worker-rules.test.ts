@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
-import { limitsDocument, manualPage, statesDocument } from "../../scripts/generate.ts";
+import { limitsDocument, manualPage, schemaDocument, statesDocument } from "../../scripts/generate.ts";
 import { toWorkerId } from "../../src/base/names.ts";
 import { parseDurationMs, parseSizeBytes } from "../../src/base/units.ts";
 import { VERSION } from "../../src/base/version.ts";
@@ -20,6 +20,7 @@ test("the documents drawn from tables are what the tables say", () => {
   expect(readFileSync(join(root, "docs/worker-states.md"), "utf8")).toBe(statesDocument());
   expect(readFileSync(join(root, "docs/limits.md"), "utf8")).toBe(limitsDocument());
   expect(readFileSync(join(root, "docs/ipcctl.1"), "utf8")).toBe(manualPage());
+  expect(readFileSync(join(root, "docs/ipcctl.schema.json"), "utf8")).toBe(schemaDocument());
 });
 
 test("the version is that of the package", () => {
@@ -171,4 +172,16 @@ test("secrets are masked by name, by shape, and inside URLs", () => {
     `--password=${MASK}`,
     `http://u:${MASK}@h`,
   ]);
+});
+
+test.each([
+  [{ stop_timeout: "soon" }, 'stop_timeout: "soon" is not a duration'],
+  [{ stop_timeout: true }, "stop_timeout: expected number or string or object"],
+  [{ max_memory: "lots" }, 'max_memory: "lots" is not a size'],
+  [{ health_check: { check_type: { type: "tcp", host: "h", port: 0 } } }, "health_check.check_type.port: Too small"],
+  [{ health: { check_type: { type: "ping" } } }, "health.check_type.type: Invalid"],
+  [{ cron: "0 0 30 2 *" }, 'cron: "0 0 30 2 *": never comes due'],
+  [{ watch: 3 }, "watch: expected boolean or array"],
+])("%j is refused with the field and the reason", (fields, message) => {
+  expect(() => config(fields)).toThrow(message);
 });
