@@ -1,35 +1,51 @@
 /**
- * Measures what README claims, side by side with pm2 where it can do the same, in one run:
- *   bun bench/bench.ts [workers]     (300 by default)
- * pm2 is installed into bench/out on the first run. Medians and ratios: the machine may be noisy.
+ * Measures what README claims, side by side with pm2 and supervisord where they can do the same, in one run:
+ *   bun bench/bench.ts [--workers 300] [--only status,start,pump,many] [--write]
+ * The peers are installed into bench/out on the first run. Medians and ratios: the machine may be noisy.
+ * `--write` puts the table into README.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpus } from "node:os";
 import { join } from "node:path";
+import { parseArgs } from "node:util";
 import type { DaemonStatus } from "../src/protocol/status.ts";
 import { Home, ROOT, waitUntil } from "../test/home.ts";
+import { countLines, pm2, settled, supervisord, type Peer, type Program } from "./peers.ts";
 
-const count = Number(process.argv[2] ?? 300);
-const out = join(import.meta.dir, "out");
-const pm2 = join(out, "node_modules/.bin/pm2");
+const { values: flags } = parseArgs({
+  options: { workers: { type: "string", default: "300" }, only: { type: "string" }, write: { type: "boolean" } },
+});
+const count = Number(flags.workers);
 const ipcctl = join(ROOT, "bin/ipcctl");
+const IDLE_SECONDS = 30;
+
+type Row = {
+  readonly what: string;
+  readonly ours: string;
+  readonly peers: readonly [string, string];
+  readonly note: string;
+};
+const rows: Row[] = [];
+const ms = (value: number): string => `${value.toFixed(value < 20 ? 1 : 0)} ms`;
+const mib = (kib: number): string => `${(kib / 1024).toFixed(1)} MiB`;
+const thousands = (value: number): string => Math.round(value).toLocaleString("en");
 
 await using home = new Home();
-const loop = home.script("loop.py", "import time\nwhile True: time.sleep(3600)\n");
 /** The interpreter itself, not a wrapper that a version manager put on PATH. */
 const python = Bun.spawnSync(["python3", "-c", "import sys; print(sys.executable)"]).stdout.toString().trim();
-const pm2Env = { ...home.env, PM2_HOME: join(home.dir, "pm2") };
-if (!existsSync(pm2)) {
-  mkdirSync(out, { recursive: true });
-  Bun.spawnSync(["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", out, "pm2@7.0.4"], {
-    stdio: ["ignore", "ignore", "inherit"],
-  });
-}
+const peers: [Peer, Peer] = [await pm2(home.dir, python, home.env), await supervisord(home.dir, python, home.env)];
+const parts = { status: statusTime, start: startLatency, pump: pumpRate, many: manyWorkers };
+for (const [name, part] of Object.entries(parts))
+  if (flags.only === undefined || flags.only.split(",").includes(name)) await part();
+for (const peer of peers) await peer[Symbol.asyncDispose]();
+if (flags.write) writeTable();
 
-if (process.argv[3] !== "quick") await statusTime();
-await startLatency();
-await pumpRate();
-await manyWorkers();
-await time([pm2, "kill"], pm2Env);
+function row(what: string, ours: string, [a, b]: readonly [string, string] = ["", ""], note = ""): void {
+  rows.push({ what, ours, peers: [a, b], note });
+  console.log(
+    `${what}\n    ipcctl ${ours}${a && `   ${peers[0].name} ${a}`}${b && `   ${peers[1].name} ${b}`}${note && `   (${note})`}`,
+  );
+}
 
 /** Milliseconds of one whole process. */
 async function time(command: string[], env: Record<string, string> = home.env): Promise<number> {
@@ -44,61 +60,58 @@ async function repeat(times: number, measure: () => Promise<number>): Promise<nu
   return found.toSorted((a, b) => a - b)[Math.floor(times / 2)]!;
 }
 
-function print(what: string, ...values: string[]): void {
-  console.log(`${what.padEnd(58)} ${values.join("   ")}`);
+/** The same question to both peers, one after the other. */
+async function both<T>(ask: (peer: Peer) => T | Promise<T>): Promise<[T, T]> {
+  return [await ask(peers[0]), await ask(peers[1])];
 }
 
 async function statusTime(): Promise<void> {
-  for (let index = 0; index < 10; index++) {
-    await home.start(`idle${index}`, loop, { interpreter: python });
-    await time([pm2, "start", loop, "--name", `idle${index}`, "--interpreter", python], pm2Env);
-  }
-  const ours = await repeat(20, () => time([ipcctl, "status"]));
-  const floor = await repeat(20, () => time([process.execPath, "-e", "0"]));
-  const theirs = await repeat(7, () => time([pm2, "ls"], pm2Env));
-  print(
-    "status, 10 workers, whole process, median ms",
-    `ipcctl ${ours.toFixed(1)}`,
-    `bare bun ${floor.toFixed(1)}`,
-    `pm2 ls ${theirs.toFixed(1)}`,
-    `ratio ${(theirs / ours).toFixed(1)}`,
+  const loop = home.script("loop.py", "import time\nwhile True: time.sleep(3600)\n");
+  const programs = Array.from({ length: 10 }, (_, index) => ({ name: `idle${index}`, script: loop }));
+  for (const { name } of programs) await home.start(name, loop, { interpreter: python });
+  await both((peer) => peer.start(programs));
+  const ours = await repeat(21, () => time([ipcctl, "status"]));
+  const floor = await repeat(21, () => time([process.execPath, "-e", "0"]));
+  const [a, b] = await both((peer) => repeat(7, () => time(peer.list, peer.env)));
+  row(
+    "status of 10 workers, whole process",
+    ms(ours),
+    [`${ms(a)} (${(a / ours).toFixed(1)}×)`, `${ms(b)} (${(b / ours).toFixed(1)}×)`],
+    `bare bun -e 0: ${ms(floor)}`,
   );
   const pid = await home.daemonPid();
-  const all = [pid, ...shims()];
-  const before = all.reduce((sum, one) => sum + ticks(one), 0);
-  await Bun.sleep(5000);
-  const used = all.reduce((sum, one) => sum + ticks(one), 0) - before;
-  const pm2Pid = Number(readFileSync(join(home.dir, "pm2/pm2.pid"), "utf8"));
-  print(
-    "daemon with 10 idle workers, resident MiB",
-    `ipcctl ${(residentKiB(pid) / 1024).toFixed(1)}`,
-    `pm2 ${(residentKiB(pm2Pid) / 1024).toFixed(1)}`,
-  );
-  print("daemon and 10 shims idle, % of a core over 5 s", `ipcctl ${(used / 5).toFixed(2)}`);
-  print(
-    "a shim, private KiB",
+  const resident = await both((peer) => mib(residentKiB(peer.pid())));
+  row("daemon with 10 idle workers, resident", mib(residentKiB(pid)), resident);
+  row(
+    "shim of a worker, private",
     `${
       shims()
         .map(privateKiB)
-        .toSorted((a, b) => a - b)[5]
-    }`,
+        .toSorted((x, y) => x - y)[5]
+    } KiB`,
   );
+  const groups = [[pid, ...shims()], [peers[0].pid()], [peers[1].pid()]];
+  const before = groups.map((pids) => cpuTicks(pids));
+  await Bun.sleep(IDLE_SECONDS * 1000);
+  const [x, y, z] = groups.map((pids, index) => `${((cpuTicks(pids) - before[index]!) / IDLE_SECONDS).toFixed(2)} %`);
+  row(`daemon (and 10 shims) idle, of a core over ${IDLE_SECONDS} s`, x!, [y!, z!]);
 }
 
 /** From asking to the first instruction of the script, against spawning the same Python directly. */
 async function startLatency(): Promise<void> {
   const script = home.script("first.py", "import os, time\nos.write(1, str(time.time_ns()).encode() + b'\\n')\n");
   using connection = await home.connect();
-  const config = JSON.stringify({
+  const definition = {
     name: "first",
     script,
     cwd: home.dir,
     interpreter: python,
     restart_policy: "no",
     base_env: home.env,
-  });
+  };
+  const config = JSON.stringify(definition);
   let seen = 0;
-  const ours = await repeat(21, async () => {
+  const ours = await repeat(31, async () => {
     const start = Date.now();
     await connection.request({ Start: { name: "first", config } });
     await waitUntil(
@@ -109,103 +122,147 @@ async function startLatency(): Promise<void> {
     seen = lines.length;
     return Number(lines.at(-1)) / 1e6 - start;
   });
-  const direct = await repeat(21, async () => {
+  const direct = await repeat(31, async () => {
     const start = Date.now();
     const child = Bun.spawn([python, script], { env: home.env, stdio: ["ignore", "pipe", "ignore"] });
     return Number(await new Response(child.stdout).text()) / 1e6 - start;
   });
-  print(
-    "start to first instruction, median ms",
-    `ipcctl ${ours.toFixed(1)}`,
-    `direct spawn ${direct.toFixed(1)}`,
-    `added ${(ours - direct).toFixed(1)}`,
+  row(
+    "start to the script's first instruction",
+    ms(ours),
+    ["", ""],
+    `spawning the same Python directly: ${ms(direct)}`,
   );
 }
 
+/** A worker that writes as fast as it can, with the manager's own follower attached; what is in its log at the end, and what the follower got. */
 async function pumpRate(): Promise<void> {
   const lines = 2_000_000;
-  const script = home.script(
-    "pump.py",
-    `
+  const source = (name: string): string => `
 import os, sys, time
-while not os.path.exists("go"): time.sleep(0.01)
+while not os.path.exists("go-${name}"): time.sleep(0.01)
 block = ("x" * 79 + "\\n").encode() * 1000
 start = time.time()
 for _ in range(${lines / 1000}): sys.stdout.buffer.write(block)
 sys.stdout.buffer.flush()
-print(time.time() - start, file=sys.stderr, flush=True)
-`,
-  );
-  await home.start("pump", script, {
+open("took-${name}", "w").write(str(time.time() - start))
+`;
+  const measure = async (
+    name: string,
+    follow: string[],
+    env: Record<string, string>,
+    logged: () => Promise<number>,
+  ): Promise<string> => {
+    const follower = Bun.spawn(follow, { cwd: home.dir, env, stdio: ["ignore", "pipe", "ignore"] });
+    let received = 0;
+    void (async () => {
+      for await (const chunk of follower.stdout) for (const byte of chunk) if (byte === 10) received++;
+    })();
+    await Bun.sleep(1500); // a follower has no way to say that it follows
+    writeFileSync(join(home.dir, `go-${name}`), "");
+    const took = join(home.dir, `took-${name}`);
+    await waitUntil(() => existsSync(took) && readFileSync(took, "utf8") !== "", "it has written").catch(
+      () => undefined,
+    );
+    const found = await logged();
+    const seconds = existsSync(took) ? Number(readFileSync(took, "utf8")) : Number.POSITIVE_INFINITY; // still writing
+    for (let last = -1; received < lines && received !== last;) {
+      last = received;
+      await Bun.sleep(2000);
+    }
+    follower.kill("SIGKILL");
+    return `${thousands(found / seconds)} lines/s, lost ${thousands(lines - found)}; follower lost ${thousands(Math.max(0, lines - received))}`;
+  };
+  await home.start("pump", home.script("pump-ipcctl.py", source("ipcctl")), {
     interpreter: python,
     restart_policy: "no",
     log: { max_size: "64M", max_files: 0, compress: false },
   });
-  const follower = Bun.spawn([ipcctl, "logs", "-f", "-n", "0", "--stdout", "pump"], {
-    cwd: home.dir,
-    env: home.env,
-    stdio: ["ignore", "pipe", "ignore"],
+  const ours = await measure("ipcctl", [ipcctl, "logs", "-f", "-n", "0", "pump"], home.env, async () => {
+    await waitUntil(async () => (await home.status("pump")).state === "Stopped", "it has ended");
+    const dir = (await home.status("pump")).log_dir;
+    const counts = await Promise.all(readdirSync(dir).map((file) => countLines(join(dir, file))));
+    return counts.reduce((sum, one) => sum + one, 0);
   });
-  let received = 0;
-  void (async () => {
-    for await (const chunk of follower.stdout) received += chunk.length / 80;
-  })();
-  await Bun.sleep(500); // the follower has no way to say that it follows
-  const start = performance.now();
-  await Bun.write(join(home.dir, "go"), "");
-  await waitUntil(async () => (await home.status("pump")).state === "Stopped", "it has ended");
-  const seconds = Number((await home.cli("logs", "--stderr", "pump")).stdout);
-  await waitUntil(() => received >= lines, "the follower has all").catch(() => undefined);
-  const followed = (performance.now() - start) / 1000;
-  follower.kill();
-  print(
-    "80-byte lines a second, with logs -f attached",
-    `into the log ${Math.round(lines / seconds).toLocaleString("en")}`,
-    `followed ${Math.round(lines / followed).toLocaleString("en")}`,
-    `lost ${lines - received}`,
-  );
+  const theirs = await both(async (peer) => {
+    const id = peer.name.split(" ")[0]!;
+    await peer.start([{ name: "pump", script: home.script(`pump-${id}.py`, source(id)) }]);
+    return measure(id, peer.follow("pump"), peer.env, async () => {
+      await settled(peer.log("pump"));
+      return countLines(peer.log("pump"));
+    });
+  });
+  row(`${thousands(lines)} lines of 80 bytes from one worker, followed`, ours, theirs);
 }
 
 async function manyWorkers(): Promise<void> {
   const before = residentKiB(await home.daemonPid());
+  const code = "import time\nprint(1, flush=True)\ntime.sleep(3600)\n";
+  const script = home.script("many.py", code);
+  const programs: Program[] = Array.from({ length: count }, (_, index) => ({ name: `many-${index + 1000}`, script }));
   const direct = performance.now();
-  const children = Array.from({ length: count }, () =>
-    Bun.spawn([python, "-c", "print(1, flush=True); import time; time.sleep(3600)"], {
-      stdio: ["ignore", "pipe", "ignore"],
-    }),
-  );
+  const children = programs.map(() => Bun.spawn([python, script], { stdio: ["ignore", "pipe", "ignore"] }));
   await Promise.all(children.map((child) => child.stdout.getReader().read()));
   const directMs = performance.now() - direct;
   for (const child of children) child.kill("SIGKILL");
   await Promise.all(children.map((child) => child.exited));
-  const script = home.script("many.py", "import time\nprint(1, flush=True)\ntime.sleep(3600)\n");
-  const names = Array.from({ length: count }, (_, index) => `many-${index + 1000}`);
   const start = performance.now();
-  await Promise.all(names.map((name) => home.start(name, script, { interpreter: python })));
-  await waitUntil(() => names.every(hasOutput), "all have written");
+  await Promise.all(programs.map(({ name }) => home.start(name, script, { interpreter: python })));
+  await waitUntil(
+    () => programs.every(({ name }) => hasOutput(join(home.paths.workersDir, name, "logs/0000000001.log"))),
+    "all have written",
+  );
   const oursMs = performance.now() - start;
-  print(
-    `${count} workers all running, ms`,
-    `ipcctl ${oursMs.toFixed(0)}`,
-    `direct spawn ${directMs.toFixed(0)}`,
-    `ratio ${(oursMs / directMs).toFixed(2)}`,
-  );
-  print(
-    `status with ${count} workers, whole process, median ms`,
-    `ipcctl ${(await repeat(9, () => time([ipcctl, "status"]))).toFixed(1)}`,
-  );
+  const status = await repeat(9, () => time([ipcctl, "status"]));
   const pid = await home.daemonPid();
-  print("daemon, resident KiB per further worker", ((residentKiB(pid) - before) / count).toFixed(0));
+  const perWorker = (residentKiB(pid) - before) / count;
   process.kill(pid, "SIGKILL");
   const killed = performance.now();
   using connection = await home.connect();
-  const status = await connection.query<DaemonStatus>("DaemonStatus");
-  print(`adoption of ${status.running} workers after kill -9, ms`, (performance.now() - killed).toFixed(0));
+  const { running } = await connection.query<DaemonStatus>("DaemonStatus");
+  const adoption = performance.now() - killed;
+  await connection.query({
+    Act: { verb: "stop", names: programs.map(({ name }) => name), grace_ms: 0, is_parallel: true, wait_ms: 0 },
+  });
+  const theirs = await both(async (peer) => {
+    const began = performance.now();
+    await peer.start(programs);
+    await waitUntil(() => programs.every(({ name }) => hasOutput(peer.log(name))), "all have written").catch(
+      () => undefined,
+    );
+    const missing = programs.filter(({ name }) => !hasOutput(peer.log(name))).length;
+    return { all: performance.now() - began, missing, list: await repeat(3, () => time(peer.list, peer.env)) };
+  });
+  row(
+    `${count} workers from nothing to all running`,
+    ms(oursMs),
+    [theirs[0], theirs[1]].map(({ all, missing }) =>
+      missing > 0 ? `${missing} missing after ${ms(all)}` : ms(all),
+    ) as [string, string],
+    `spawning them directly: ${ms(directMs)}`,
+  );
+  row(`status of ${count} workers, whole process`, ms(status), [ms(theirs[0].list), ms(theirs[1].list)]);
+  row("daemon, resident per further worker", `${perWorker.toFixed(0)} KiB`);
+  row(`after kill -9 of the daemon: ${running} workers adopted`, ms(adoption), [
+    "workers orphaned",
+    "workers orphaned",
+  ]);
 }
 
-function hasOutput(name: string): boolean {
-  const path = join(home.paths.workersDir, name, "logs", "0000000001.log");
+function hasOutput(path: string): boolean {
   return existsSync(path) && readFileSync(path).length > 0;
+}
+
+function writeTable(): void {
+  const path = join(ROOT, "README.md");
+  const begin = "<!-- bench -->\n";
+  const end = "<!-- /bench -->";
+  const text = readFileSync(path, "utf8");
+  const lines = rows.map(
+    ({ what, ours, peers: [a, b], note }) => `| ${what}${note && ` (${note})`} | ${ours} | ${a || "–"} | ${b || "–"} |`,
+  );
+  const table = `| ${cpus().length} cores, Bun ${Bun.version} | ipcctl | ${peers[0].name} | ${peers[1].name} |\n|---|---|---|---|\n${lines.join("\n")}\n`;
+  writeFileSync(path, text.slice(0, text.indexOf(begin) + begin.length) + table + text.slice(text.indexOf(end)));
 }
 
 function shims(): number[] {
@@ -220,9 +277,12 @@ function shims(): number[] {
     });
 }
 
-function ticks(pid: number): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]!.split(" ");
-  return Number(fields[11]) + Number(fields[12]);
+/** In ticks of 10 ms, so that ticks over seconds are percent of a core. */
+function cpuTicks(pids: readonly number[]): number {
+  return pids.reduce((sum, pid) => {
+    const fields = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]!.split(" ");
+    return sum + Number(fields[11]) + Number(fields[12]);
+  }, 0);
 }
 
 function residentKiB(pid: number): number {
