@@ -1,16 +1,26 @@
 /** Where every process of ipcctl in TypeScript begins: the daemon or a call of the command line. */
 
-if (process.argv[2] === "daemon" && isServing(process.argv.slice(3))) {
+const args = process.argv.slice(2);
+const at = commandAt(args);
+if (args[at] === "daemon" && isServing(args.slice(at + 1))) {
   const { runDaemon } = await import("./daemon/main.ts");
-  await runDaemon(process.argv.slice(3));
+  await runDaemon([...args.slice(0, at), ...args.slice(at + 1)]);
 } else {
   const { runCli } = await import("./cli/main.ts");
-  process.exitCode = await runCli(process.argv.slice(2));
+  process.exitCode = await runCli(args);
+}
+
+/** Global flags may stand before the command; two of them take a value. */
+function commandAt(words: readonly string[]): number {
+  let index = 0;
+  while (index < words.length && words[index]!.startsWith("-"))
+    index += words[index] === "--socket" || words[index] === "--color" ? 2 : 1;
+  return index;
 }
 
 /** `daemon status|stop|restart` and help are calls of the command line; plain `daemon` serves. */
-function isServing(args: readonly string[]): boolean {
-  return !args.some((arg) => ["status", "stop", "restart", "help", "-h", "--help"].includes(arg));
+function isServing(words: readonly string[]): boolean {
+  return !words.some((word) => ["status", "stop", "restart", "help", "-h", "--help"].includes(word));
 }
 
 export {};

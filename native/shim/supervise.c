@@ -454,7 +454,7 @@ static bool is_tree_gone(void)
 
 static uint64_t age_deadline(void)
 {
-	if (shim.log.limits.max_age_ms == 0 || shim.log.file_bytes == 0)
+	if (shim.log.limits.max_age_ms == 0 || shim.log.file_bytes == 0 || shim.log.is_stuck)
 		return NEVER;
 	return shim.log.opened_ms + shim.log.limits.max_age_ms;
 }
@@ -493,7 +493,9 @@ static void loop(void)
 		struct pollfd fds[6 + CLIENTS_MAX];
 		bool is_waiting = is_waiting_for_room();
 		bool is_blocked = is_waiting && !shim.log.limits.is_dropping;
-		int watched[] = { shim.signals, shim.listener, is_blocked ? -1 : shim.streams[0].fd,
+		/* What could not be executed is over already: a daemon that connected now would take it for running. */
+		int listener = shim.child_error.step == IPC_STEP_NONE ? shim.listener : -1;
+		int watched[] = { shim.signals, listener, is_blocked ? -1 : shim.streams[0].fd,
 				  is_blocked ? -1 : shim.streams[1].fd, shim.notify, shim.control };
 		for (size_t i = 0; i < 6; i++)
 			fds[i] = (struct pollfd){ watched[i], POLLIN, 0 };

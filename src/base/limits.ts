@@ -27,6 +27,7 @@ export const LIMITS = {
   lineChars: { value: 65_536, why: "characters of one line in an event or an answer; the log file keeps all" },
   graceMs: { value: 3_600_000, why: "longest wait between SIGTERM and SIGKILL" },
   restartDelayMs: { value: 86_400_000, why: "longest backoff delay" },
+  logAgeMs: { value: 315_360_000_000, why: "ten years; a log file that is older is closed long before" },
   exitHistory: { value: 20, why: "last exits kept per worker for describe" },
   watchDirs: { value: 4096, why: "directories watched per worker; inotify watches are a shared resource" },
   configBytes: { value: 1_048_576, why: "largest ipcctl.json or env file" },

@@ -1,5 +1,6 @@
 /** Where everything lives: XDG directories, systemd's own, or one `IPCCTL_HOME`. */
-import { isAbsolute, join, dirname } from "node:path";
+import { dirname, isAbsolute, join, resolve } from "node:path";
+import { IpcError } from "./errors.ts";
 
 /** Absolute paths of one installation of the daemon. Nothing here touches the disk. */
 export type Paths = {
@@ -22,10 +23,13 @@ type Env = Readonly<Record<string, string | undefined>>;
 
 /** Computes the paths from the environment; `socket` (the `--socket` flag) wins over all. Relative values are ignored, as XDG says. */
 export function resolvePaths(env: Env, uid: number, socketFlag?: string): Paths {
-  const home = absolute(env.IPCCTL_HOME);
+  const home = ours(env, "IPCCTL_HOME");
   const stateDir = home ? join(home, "state") : stateDirOf(env, uid);
   const runtimeDir = home ? join(home, "run") : runtimeDirOf(env, uid, stateDir);
-  const socket = socketFlag ?? absolute(env.IPCCTL_SOCKET) ?? join(runtimeDir, "ipcctl.sock");
+  const socket =
+    (socketFlag === undefined ? undefined : resolve(socketFlag)) ??
+    ours(env, "IPCCTL_SOCKET") ??
+    join(runtimeDir, "ipcctl.sock");
   return {
     socket,
     runtimeDir: dirname(socket),
@@ -36,6 +40,15 @@ export function resolvePaths(env: Env, uid: number, socketFlag?: string): Paths 
     daemonLog: join(home ? join(home, "log") : (absolute(env.LOGS_DIRECTORY) ?? stateDir), "daemon.log"),
     config: home ? join(home, "config.json") : join(configDirOf(env, uid), "config.json"),
   };
+}
+
+/** Of our own variables a relative value is an error: the daemon of another folder would answer. */
+function ours(env: Env, name: string): string | undefined {
+  const path = env[name];
+  if (path === undefined || path === "" || isAbsolute(path)) return absolute(path);
+  throw new IpcError("USAGE", `${name}: ${JSON.stringify(path)} is not an absolute path`, {
+    hint: `write ${name}=${resolve(path)}`,
+  });
 }
 
 function stateDirOf(env: Env, uid: number): string {

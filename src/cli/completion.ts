@@ -1,5 +1,5 @@
 /** Completion scripts, and the hidden `__complete` that they ask. */
-import type { Command } from "commander";
+import type { Command, Option } from "commander";
 import type { WorkerStatus } from "../protocol/status.ts";
 import { Connection } from "../sdk/connection.ts";
 import { Context } from "./context.ts";
@@ -16,27 +16,20 @@ _ipcctl() {
   words_found=(\${(f)"$(ipcctl __complete "\${(@)words[2,CURRENT]}" 2>/dev/null)"})
   compadd -a words_found || _files
 }
-compdef _ipcctl ipcctl`,
+if [ "$funcstack[1]" = _ipcctl ]; then _ipcctl "$@"; else compdef _ipcctl ipcctl; fi`,
   fish: `complete -c ipcctl -f -a '(ipcctl __complete (commandline -opc)[2..-1] (commandline -ct) 2>/dev/null)'
 complete -c ipcctl -n '__fish_seen_subcommand_from start run' -F`,
 };
 
-const TAKES_NAMES = new Set([
-  "stop",
-  "restart",
-  "reload",
-  "delete",
-  "rm",
-  "describe",
-  "scale",
-  "signal",
-  "flush",
-  "status",
-  "list",
-  "ls",
-  "logs",
-  "start",
-]);
+const TAKES_NAMES = new Set(
+  "stop restart reload delete describe scale signal flush status logs start subscribe".split(" "),
+);
+const SIGNALS = "HUP INT QUIT USR1 USR2 TERM KILL STOP CONT WINCH".split(" ");
+/** Words for an argument that is no worker. */
+const FIXED: Readonly<Record<string, readonly string[]>> = {
+  completion: ["bash", "zsh", "fish"],
+  subscribe: ["status", "logs", "all"],
+};
 /** A shell waits for us at every press of the key. */
 const PATIENCE_MS = 200;
 
@@ -45,28 +38,52 @@ export function printCompletion(context: Context, shell: string): Promise<number
   return Promise.resolve(0);
 }
 
-/** Candidates for the last of the words typed so far, one a line. */
+/** Candidates for the last of the words typed so far, one a line; none where the shell should offer files. */
 export async function complete(program: Command, words: readonly string[]): Promise<number> {
-  const command = program.commands.find((one) => one.name() === words[0] || one.aliases().includes(words[0] ?? ""));
   const current = words.at(-1) ?? "";
-  let found: string[];
-  if (words.length <= 1 || !command) found = program.commands.map((one) => one.name());
-  else if (current.startsWith("-")) found = command.options.flatMap((option) => option.long ?? []);
-  else if (command.commands.length > 0) found = command.commands.map((one) => one.name());
-  else found = TAKES_NAMES.has(command.name()) ? await workerNames() : [];
-  process.stdout.write(
-    found
-      .filter((word) => word.startsWith(current))
-      .map((word) => `${word}\n`)
-      .join(""),
-  );
+  const found = await candidates(program, words.slice(0, -1), current);
+  const lines = found.filter((word) => word.startsWith(current)).map((word) => `${word}\n`);
+  process.stdout.write(lines.join(""));
   return 0;
 }
 
+async function candidates(program: Command, before: readonly string[], current: string): Promise<readonly string[]> {
+  let command = program;
+  let operands = 0;
+  for (let index = 0; index < before.length; index++) {
+    const word = before[index]!;
+    if (word === "--") return []; // arguments of the script
+    const option = optionOf(command, program, word);
+    if (option && (option.required || option.optional) && !word.includes("=")) {
+      const isLast = index === before.length - 1;
+      if (isLast && option.required) return option.argChoices ?? [];
+      if (option.required) index++;
+    } else if (!word.startsWith("-")) {
+      const inner = command.commands.find((one) => one.name() === word || one.aliases().includes(word));
+      if (inner) command = inner;
+      else operands++;
+    }
+  }
+  if (current.startsWith("-")) return [...command.options, ...program.options].flatMap((option) => option.long ?? []);
+  const name = command.name();
+  if (command.commands.length > 0 && operands === 0) return command.commands.map((one) => one.name());
+  if (FIXED[name] && operands === 0) return FIXED[name];
+  if (name === "signal" && operands > 0) return [...SIGNALS, ...(await workerNames())];
+  return TAKES_NAMES.has(name) ? workerNames() : [];
+}
+
+function optionOf(command: Command, program: Command, word: string): Option | undefined {
+  const flag = word.split("=")[0]!;
+  return [...command.options, ...program.options].find((option) => option.long === flag || option.short === flag);
+}
+
+/** Names and groups. */
 async function workerNames(): Promise<string[]> {
   const ask = async (): Promise<string[]> => {
     using connection = await Connection.open(new Context({}).paths.socket);
-    return (await connection.query<WorkerStatus[]>({ Status: { name: null } })).map((worker) => worker.name);
+    const all = await connection.query<WorkerStatus[]>({ Status: { name: null } });
+    const groups = new Set(all.flatMap(({ group }) => (group === null ? [] : [`@${group}`])));
+    return [...all.map((worker) => worker.name), ...groups];
   };
   return Promise.race([ask().catch(() => []), Bun.sleep(PATIENCE_MS).then(() => [])]);
 }

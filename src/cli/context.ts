@@ -1,5 +1,6 @@
 /** What every command gets: the global flags, the paths, the three streams, and a connection when it asks for one. */
 import { fstatSync, writeSync } from "node:fs";
+import { IpcError } from "../base/errors.ts";
 import { resolvePaths, type Paths } from "../base/paths.ts";
 import { connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
@@ -49,14 +50,30 @@ export class Context {
     if (!this.flags.quiet) process.stderr.write(`${text}\n`);
   }
 
+  /** An error on stderr, as text or as JSON. */
+  fail(error: { code: string; message: string; hint?: string }): void {
+    writeError(error, this.isJson);
+  }
+
   /** One SGR style around a text, or the text alone. */
   style(code: number, text: string): string {
     return this.isColored ? `\u001b[${code}m${text}\u001b[0m` : text;
   }
 }
 
+/** One sentence and the next thing to try; with `--json` the one object that scripts read. */
+export function writeError(
+  { code, message, hint }: { code: string; message: string; hint?: string },
+  isJson: boolean,
+): void {
+  const text = isJson
+    ? JSON.stringify({ error: { code, message, ...(hint === undefined ? {} : { hint }) } })
+    : `ipcctl: ${printable(message)}${hint === undefined ? "" : `\n  ${printable(hint)}`}`;
+  process.stderr.write(`${text}\n`);
+}
+
 /** Node's `process.stdout` takes longer to be made than `status` takes in all; plain descriptors do for most commands. */
-function writeOut(text: string): void {
+export function writeOut(text: string): void {
   let bytes: Uint8Array = Buffer.from(text);
   while (bytes.length > 0) {
     try {
@@ -64,7 +81,8 @@ function writeOut(text: string): void {
     } catch (error) {
       const { code } = error as { code?: string };
       if (code === "EPIPE") process.exit(0); // the reader has gone: nobody is left to tell
-      if (code !== "EAGAIN") throw error;
+      if (code !== "EAGAIN")
+        throw new IpcError("FAILED", `writing the answer: ${(error as Error).message}`, { cause: error });
       Bun.sleepSync(1); // somebody left the pipe non-blocking, and it is full
     }
   }
@@ -85,8 +103,8 @@ export function wantsColor(
 ): boolean {
   if (flag === "always") return true;
   if (flag === "never") return false;
-  if (env.FORCE_COLOR !== undefined) return env.FORCE_COLOR !== "0" && env.FORCE_COLOR !== "false";
-  if (env.NO_COLOR !== undefined) return false;
+  if (env.FORCE_COLOR) return env.FORCE_COLOR !== "0" && env.FORCE_COLOR !== "false";
+  if (env.NO_COLOR) return false;
   return env.TERM !== "dumb" && isTerminal;
 }
 

@@ -1,11 +1,15 @@
-/** Commands that change workers: stop, restart, reload, delete, flush, scale, signal. */
+/** Commands that change workers: stop, restart, reload, delete, flush, signal, scale. */
 import { ERROR_CODES, isErrorCode } from "../base/errors.ts";
-import type { Response } from "../protocol/responses.ts";
 import type { ActResult } from "../protocol/status.ts";
 import { printable, type Context } from "./context.ts";
 import { select } from "./select.ts";
 
-export type ActOptions = { readonly graceMs?: number; readonly isParallel?: boolean; readonly waitMs?: number };
+export type ActOptions = {
+  readonly graceMs?: number;
+  readonly isParallel?: boolean;
+  readonly waitMs?: number;
+  readonly signal?: string;
+};
 
 /** One verb on everything that the patterns mean. The exit status is that of the first failure. */
 export async function act(
@@ -17,7 +21,8 @@ export async function act(
   using connection = await context.connect();
   const names = (await select(connection, patterns)).map((worker) => worker.name);
   if (names.length === 0) {
-    context.note("no workers");
+    if (context.isJson) context.print("[]");
+    else context.note("no workers");
     return 0;
   }
   const results = await connection.query<ActResult[]>({
@@ -27,35 +32,33 @@ export async function act(
       grace_ms: options.graceMs ?? null,
       is_parallel: options.isParallel ?? false,
       wait_ms: options.waitMs ?? 0,
+      signal: options.signal ?? "",
     },
   });
+  return report(context, results);
+}
+
+function report(context: Context, results: readonly ActResult[]): number {
   if (context.isJson) context.print(JSON.stringify(results, null, 2));
-  for (const result of context.isJson ? [] : results) {
-    const line = `${printable(result.name)}: ${printable(result.message)}`;
-    if (result.ok) context.print(line);
-    else context.note(`ipcctl: ${line}${result.hint === undefined ? "" : `\n  ${result.hint}`}`);
+  const failed = results.filter((result) => !result.ok);
+  for (const result of context.isJson ? [] : results)
+    if (result.ok) context.print(`${printable(result.name)}: ${printable(result.message)}`);
+  for (const { name, code = "FAILED", message, hint } of failed) {
+    const error = { code, message: `${name}: ${message}`, ...(hint === undefined ? {} : { hint }) };
+    context.fail(error);
   }
-  const failed = results.find((result) => !result.ok);
-  if (!failed) return 0;
-  return isErrorCode(failed.code) ? ERROR_CODES[failed.code].exit : 1;
+  const code = failed[0]?.code;
+  return failed.length === 0 ? 0 : isErrorCode(code) ? ERROR_CODES[code].exit : 1;
 }
 
-/** A request that is answered with one sentence. */
-export async function tell(context: Context, request: unknown): Promise<number> {
+/** So many instances of each app that the pattern means. */
+export async function scale(context: Context, pattern: string, instances: number): Promise<number> {
   using connection = await context.connect();
-  printMessage(context, await connection.request(request));
+  const apps = new Set((await select(connection, [pattern])).map((worker) => worker.app));
+  for (const name of apps) {
+    const response = await connection.request({ Scale: { name, instances } });
+    if (!("Success" in response)) continue;
+    context.print(context.isJson ? JSON.stringify(response.Success) : printable(response.Success.message));
+  }
   return 0;
-}
-
-export async function signal(context: Context, patterns: readonly string[], signalName: string): Promise<number> {
-  using connection = await context.connect();
-  const names = (await select(connection, patterns)).map((worker) => worker.name);
-  printMessage(context, await connection.request({ Signal: { names, signal: signalName } }));
-  return 0;
-}
-
-function printMessage(context: Context, response: Response): void {
-  if (!("Success" in response)) return;
-  if (context.isJson) context.print(JSON.stringify(response.Success));
-  else context.print(printable(response.Success.message));
 }

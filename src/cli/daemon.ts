@@ -25,10 +25,12 @@ export async function stopDaemon(context: Context, keepWorkers: boolean): Promis
     await end(context, keepWorkers);
   } catch (error) {
     if (!(error instanceof IpcError) || error.code !== "NO_DAEMON") throw error;
-    context.note("no daemon runs");
+    if (context.isJson) context.print(JSON.stringify({ stopped: false }));
+    else context.note("no daemon runs");
     return 0;
   }
-  if (!context.isJson) context.print(keepWorkers ? "daemon stopped, workers run on" : "daemon and workers stopped");
+  if (context.isJson) context.print(JSON.stringify({ stopped: true, workers_kept: keepWorkers }));
+  else context.print(keepWorkers ? "daemon stopped, workers run on" : "daemon and workers stopped");
   return 0;
 }
 

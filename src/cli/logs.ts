@@ -1,5 +1,5 @@
 /** `logs`: reads the files themselves, so that it neither needs nor burdens the daemon. */
-import { readdirSync } from "node:fs";
+import { existsSync, readdirSync, watch, type FSWatcher } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { parseCount, parseDurationMs } from "../base/units.ts";
@@ -33,7 +33,13 @@ const MERGE_LINES = 4096;
 
 const COLORS = [36, 35, 33, 32, 34, 31];
 
-export async function logs(context: Context, patterns: readonly string[], flags: LogFlags): Promise<number> {
+/** @param isAttached end when the workers have ended for good, with 1 if one of them failed */
+export async function logs(
+  context: Context,
+  patterns: readonly string[],
+  flags: LogFlags,
+  isAttached = false,
+): Promise<number> {
   const sources = await findSources(context, patterns);
   const wish: Wish = {
     lines:
@@ -45,6 +51,7 @@ export async function logs(context: Context, patterns: readonly string[], flags:
   };
   const show = renderer(context, sources, flags.timestamps === true);
   const abort = new AbortController();
+  const ending = new AbortController();
   if (flags.follow) for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => abort.abort());
   // The look back ends where the followers begin: a line in between is neither lost nor doubled.
   const ends = new Map(sources.map((source) => [source, endPosition(source.dir)]));
@@ -54,7 +61,65 @@ export async function logs(context: Context, patterns: readonly string[], flags:
     await write(Buffer.concat(lines.map(({ source, line }) => show(source, line))));
   }
   if (!flags.follow) return 0;
-  await Promise.all(sources.map((source) => follow(source, ends.get(source), wish.accepts, show, abort)));
+  const following = new Map<string, Promise<void>>();
+  const add = (source: Source): void => {
+    const done = follow(source, ends.get(source), wish.accepts, show, abort, ending.signal);
+    following.set(source.name, done);
+  };
+  for (const source of sources) add(source);
+  const appear = isAttached ? undefined : watchForNew(context, patterns, following, add);
+  const verdict = isAttached ? await endOfAll(context, sources, abort.signal) : 0;
+  if (isAttached) ending.abort();
+  else await aborted(abort.signal);
+  appear?.close();
+  await Promise.all(following.values());
+  return verdict;
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => (signal.aborted ? resolve() : signal.addEventListener("abort", () => resolve())));
+}
+
+/** Workers that appear while we follow, by `scale` or `start`, are followed from their first line. */
+function watchForNew(
+  context: Context,
+  patterns: readonly string[],
+  known: ReadonlyMap<string, unknown>,
+  add: (source: Source) => void,
+): FSWatcher | undefined {
+  let timer: Timer | undefined;
+  const look = async (): Promise<void> => {
+    const now = await findSources(context, patterns, false).catch(() => []);
+    for (const source of now) if (!known.has(source.name)) add(source);
+  };
+  try {
+    return watch(context.paths.workersDir, () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => void look(), 50);
+    });
+  } catch {
+    return undefined; // no worker was ever started
+  }
+}
+
+/** Waits until none of them runs or will run again by itself. */
+async function endOfAll(context: Context, sources: readonly Source[], signal: AbortSignal): Promise<number> {
+  const names = new Set(sources.map((source) => source.name));
+  while (!signal.aborted) {
+    using connection = await context.connect();
+    const changed = Promise.withResolvers<void>();
+    connection.onEvents(
+      () => changed.resolve(),
+      () => changed.resolve(),
+    );
+    await connection.request({ Subscribe: { subscription: { StatusEvents: { app_name: null } } } });
+    using asking = await context.connect();
+    const all = await asking.query<WorkerStatus[]>({ Status: { name: null } });
+    const ours = all.filter((worker) => names.has(worker.name));
+    if (ours.every(({ state }) => state === "Stopped" || state === "Crashed"))
+      return ours.every(({ last_exit_code }) => last_exit_code === 0 || last_exit_code === null) ? 0 : 1;
+    await Promise.race([changed.promise, aborted(signal)]);
+  }
   return 0;
 }
 
@@ -130,9 +195,10 @@ async function follow(
   accepts: Wish["accepts"],
   show: Show,
   abort: AbortController,
+  ending: AbortSignal,
 ): Promise<void> {
   const joiner = new LineJoiner();
-  for await (const { records, missedFiles } of followLog(source.dir, from, abort.signal)) {
+  for await (const { records, missedFiles } of followLog(source.dir, from, abort.signal, ending)) {
     if (missedFiles > 0)
       process.stderr.write(
         `ipcctl: ${source.name}: ${missedFiles} log files were rotated away before they could be read\n`,
@@ -191,17 +257,19 @@ async function write(text: Uint8Array, abort?: AbortController): Promise<void> {
 }
 
 /** From the daemon; from the state directory where none answers and none may be started. */
-async function findSources(context: Context, patterns: readonly string[]): Promise<Source[]> {
+async function findSources(context: Context, patterns: readonly string[], mayStart = true): Promise<Source[]> {
+  const wanted = patterns.length === 0 ? ["all"] : patterns;
   try {
-    using connection = await context.connect();
+    using connection = await context.connect(mayStart);
     const all = await connection.query<WorkerStatus[]>({ Status: { name: null } });
-    return (patterns.length === 0 ? all : pick(all, patterns)).map(({ name, log_dir }) => ({ name, dir: log_dir }));
+    return pick(all, wanted).map(({ name, log_dir }) => ({ name, dir: log_dir }));
   } catch (error) {
-    if (!(error instanceof IpcError) || error.code !== "NO_DAEMON") throw error;
-    const names = readdirSync(context.paths.workersDir).filter(
-      (name) => patterns.length === 0 || patterns.includes(name),
-    );
-    if (names.length === 0) throw error;
-    return names.map((name) => ({ name, dir: join(context.paths.workersDir, name, "logs") }));
+    if (!(error instanceof IpcError) || error.code !== "NO_DAEMON" || !existsSync(context.paths.workersDir))
+      throw error;
+    const all = readdirSync(context.paths.workersDir).map((name) => {
+      const [, app = name, number = "0"] = /^(.+)-(\d+)$/.exec(name) ?? [];
+      return { name, app, instance: Number(number), group: null }; // the group is known to the daemon only
+    });
+    return pick(all, wanted).map(({ name }) => ({ name, dir: join(context.paths.workersDir, name, "logs") }));
   }
 }

@@ -1,18 +1,21 @@
 /** The command line from arguments to exit status. `status` and `list` without flags skip the table of commands: they are typed most. */
 import { ERROR_CODES, IpcError } from "../base/errors.ts";
-import { Context } from "./context.ts";
+import type { Command, CommanderError } from "commander";
+import { Context, writeError, writeOut } from "./context.ts";
 import { status } from "./status.ts";
 
 const USAGE = 2;
 
 export async function runCli(args: readonly string[]): Promise<number> {
-  const isJson = args.includes("--json");
+  const own = args.includes("--") ? args.slice(0, args.indexOf("--")) : args; // the rest is the script's
+  const isJson = own.includes("--json");
   try {
     return isPlainStatus(args) ? await status(new Context({ json: isJson }), undefined) : await parseAndRun(args);
   } catch (error) {
     const failure = IpcError.from(error, "ipcctl");
-    report(failure, isJson);
-    if (args.includes("-v") || args.includes("--verbose")) reportCauses(failure.cause);
+    const { code, message, hint } = failure;
+    writeError({ code, message, ...(hint === undefined ? {} : { hint }) }, isJson);
+    if (own.includes("-v") || own.includes("--verbose")) reportCauses(failure.cause);
     return ERROR_CODES[failure.code].exit;
   }
 }
@@ -41,7 +44,10 @@ async function parseAndRun(args: readonly string[]): Promise<number> {
     status = await result;
   });
   for (const command of [program, ...program.commands, ...program.commands.flatMap((one) => one.commands)]) {
-    command.exitOverride().configureOutput({ writeErr: () => undefined });
+    command.exitOverride((error) => {
+      throw Object.assign(error, { command });
+    });
+    command.configureOutput({ writeErr: () => undefined, writeOut });
   }
   if (args.length === 0) {
     program.outputHelp();
@@ -51,21 +57,18 @@ async function parseAndRun(args: readonly string[]): Promise<number> {
     await program.parseAsync([...args], { from: "user" });
     return status;
   } catch (error) {
-    const { code, exitCode, message } = error as { code?: string; exitCode?: number; message: string };
+    const { code, exitCode, message, command } = error as CommanderError & { command?: Command };
     if (code === undefined || !code.startsWith("commander.")) throw error;
     if (exitCode === 0) return 0; // help and version
-    throw new IpcError("USAGE", message.replace(/^error: /, "").replaceAll("\n", " "), { hint: "see: ipcctl --help" });
+    const name = command === undefined || command === program ? "" : `${command.name()}: `;
+    const text = message.replace(/^error: /, "").replaceAll("\n", " ");
+    throw new IpcError("USAGE", code === "commander.help" ? "which command?" : name + text, {
+      hint: `see: ipcctl ${command === undefined || command === program ? "" : `${command.name()} `}--help`,
+    });
   }
 }
 
 /** What lay below it, down to the first. */
 function reportCauses(cause: unknown): void {
   for (let at = cause; at instanceof Error; at = at.cause) process.stderr.write(`  because: ${at.message}\n`);
-}
-
-function report(error: IpcError, isJson: boolean): void {
-  const { code, message, hint } = error;
-  if (isJson)
-    process.stderr.write(`${JSON.stringify({ error: { code, message, ...(hint === undefined ? {} : { hint }) } })}\n`);
-  else process.stderr.write(`ipcctl: ${message}${hint === undefined ? "" : `\n  ${hint}`}\n`);
 }

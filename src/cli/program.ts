@@ -5,7 +5,7 @@ import { RESTART_POLICIES } from "../base/restart-policies.ts";
 import { limit } from "../base/limits.ts";
 import { parseCount, parseDurationMs } from "../base/units.ts";
 import { VERSION } from "../base/version.ts";
-import { act, signal, tell } from "./control.ts";
+import { act, scale } from "./control.ts";
 import { Context, type GlobalFlags } from "./context.ts";
 import { printCompletion } from "./completion.ts";
 import { daemonStatus, restartDaemon, stopDaemon } from "./daemon.ts";
@@ -35,9 +35,13 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .enablePositionalOptions()
     .showSuggestionAfterError()
     .configureHelp({ sortSubcommands: false })
+    .addHelpText(
+      "afterAll",
+      "\n--socket, --json, --color, --no-autostart, -q and -v stand before or behind every command.",
+    )
     .addHelpText("before", "examples:\n  ipcctl start worker.py\n  ipcctl status\n  ipcctl logs -f worker\n");
   /** Global flags are taken on either side of the command. */
-  const contextOf = (command: Command): Context => new Context(command.optsWithGlobals<GlobalFlags>());
+  const contextOf = (command: Command): Context => new Context(globalFlags(command));
   const add = (name: string, about: string, examples: string): Command => {
     const command = program
       .command(name)
@@ -66,25 +70,27 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
   )
     .argument("[script]", "script, or name of a known worker")
     .argument("[args...]", "arguments of the script, behind --")
-    .option("--command <cmd>", "run a command instead of a script")
-    .option("--name <name>", "name of the worker (default: the script's)")
-    .addOption(new Option("--restart <policy>", "when to start again").choices([...RESTART_POLICIES]))
-    .option("--max-restarts <n>", "give up after so many restarts in a row")
+    .addOption(
+      new Option("--restart <policy>", "when to start again (default: on-failure)").choices([...RESTART_POLICIES]),
+    )
+    .option("--max-restarts <n>", "give up after so many restarts in a row (default: never)")
     .option("--max-cpu <percent>", "processor limit, 100 is one core")
-    .option("--instances <n>", "how many processes of it")
+    .option("--instances <n>", "how many processes of it (default: 1)")
     .option("--group <name>", "select it with @NAME")
     .option("--depends-on <name>", "start that one first (repeatable)", collect)
     .option("--cron <expr>", "restart on schedule")
     .option("--watch", "restart when files in its folder change")
-    .option("--wait-ready [seconds]", "wait until it tells READY")
+    .option("--wait-ready [seconds]", "wait until it tells READY (default: 30s)")
     .option("--health <check>", "URL to ask, tcp://HOST:PORT to connect to, or command to run")
     .option("--stop-timeout <time>", "grace between SIGTERM and SIGKILL (default: 10s)")
     .option("--config <file>", "project file instead of ipcctl.json")
-    .option("--uid <uid>", "run as this user (root only)")
-    .option("--gid <gid>", "run as this group (root only)")
     .option("--attach", "follow its output; Ctrl-C detaches")
     .action((script: string | undefined, args: string[], flags: StartFlags, command: Command) =>
-      finish(start(contextOf(command), script, args, flags)),
+      finish(
+        flags.command === undefined || script === undefined
+          ? start(contextOf(command), script, args, flags)
+          : start(contextOf(command), undefined, [script, ...args], flags),
+      ),
     );
 
   add(
@@ -126,11 +132,7 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .argument("<name>")
     .argument("<n>", "instances")
     .action((name: string, instances: string, _: object, command: Command) =>
-      finish(
-        tell(contextOf(command), {
-          Scale: { name, instances: parseCount(instances, "instances", 1, limit("instances")) },
-        }),
-      ),
+      finish(scale(contextOf(command), name, parseCount(instances, "instances", 1, limit("instances")))),
     );
   add("signal", "send a signal to workers", "ipcctl signal web HUP\nipcctl signal 'job-*' USR1")
     .usage("<name...> <SIG>")
@@ -138,7 +140,7 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .action((words: string[], _: object, command: Command) => {
       if (words.length < 2)
         throw new IpcError("USAGE", "signal: name the workers and then the signal", { hint: "ipcctl signal web HUP" });
-      return finish(signal(contextOf(command), words.slice(0, -1), words.at(-1)!));
+      return finish(act(contextOf(command), "signal", words.slice(0, -1), { signal: words.at(-1)! }));
     });
   add("flush", "empty the logs of workers", "ipcctl flush web")
     .argument("[name...]", "default: all")
@@ -191,7 +193,9 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .action((script: string | undefined, args: string[], flags: StartFlags & { c?: string }, command: Command) =>
       finish(
         flags.c === undefined
-          ? run(contextOf(command), script, undefined, args, flags)
+          ? flags.command === undefined || script === undefined
+            ? run(contextOf(command), script, undefined, args, flags)
+            : run(contextOf(command), undefined, undefined, [script, ...args], flags)
           : run(contextOf(command), undefined, flags.c, script === undefined ? args : [script, ...args], flags),
       ),
     );
@@ -236,6 +240,8 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
 /** Flags that `start` and `run` share. */
 function runFlags(command: Command): Command {
   return command
+    .option("--command <cmd>", "run a command instead of a script")
+    .option("--name <name>", "name of the worker (default: the script's)")
     .option("--interpreter <path>", "run the script with this")
     .option("-d, --cwd <dir>", "working directory (default: this one)")
     .option("-e, --env <name=value>", "set a variable (repeatable)", collect)
@@ -243,7 +249,19 @@ function runFlags(command: Command): Command {
     .option("--policy <name>", "what it may do: trusted is the only one in this version")
     .option("--allow-net [hosts]", "not in this version: there is no sandbox to open")
     .option("--allow-listen [ports]", "not in this version: there is no sandbox to open")
-    .option("--max-memory <size>", "memory limit, for example 512M");
+    .option("--max-memory <size>", "memory limit, for example 512M")
+    .option("--uid <user>", "run as this user, by name or number (root only)")
+    .option("--gid <group>", "run as this group, by name or number (root only)");
+}
+
+/** Taken on either side of the command; what was typed wins over a default, and the nearer one over the farther. */
+function globalFlags(command: Command): GlobalFlags {
+  const flags: Record<string, unknown> = {};
+  for (const key of ["socket", "json", "color", "autostart", "quiet", "verbose"]) {
+    for (let at: Command | null = command; at !== null && flags[key] === undefined; at = at.parent)
+      if (at.getOptionValueSource(key) === "cli") flags[key] = at.getOptionValue(key);
+  }
+  return flags;
 }
 
 function grace(seconds: string | undefined): { graceMs?: number } {

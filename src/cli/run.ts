@@ -1,14 +1,15 @@
 /** `run`: one-shot in the foreground, without the daemon: stdio is ours, the exit status is the worker's. */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { SHIM_BINARY } from "../base/install.ts";
+import { splitWords } from "../base/shell-words.ts";
 import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
 import { resolveLaunch } from "../workers/launch.ts";
 import { encodeSpec } from "../workers/spec.ts";
 import type { Context } from "./context.ts";
-import { refuseSandboxFlags, type StartFlags } from "./start.ts";
+import { identity, parseEnv, refuseSandboxFlags, type StartFlags } from "./start.ts";
 
 const RLIMIT_DATA = 2;
 const SIGTERM = 15;
@@ -21,23 +22,32 @@ export async function run(
   flags: StartFlags,
 ): Promise<number> {
   refuseSandboxFlags(flags);
-  if ((script === undefined) === (code === undefined))
-    throw new IpcError("USAGE", "run: give a script, or code with -c");
+  const words = flags.command === undefined ? [] : splitWords(flags.command);
+  if ([script, code, words[0]].filter((one) => one !== undefined).length !== 1)
+    throw new IpcError("USAGE", "run: give one of a script, code with -c, and --command");
+  if (script !== undefined && !existsSync(resolve(context.cwd, script)))
+    throw new IpcError("NOT_FOUND", `run: ${script} is not there`, { hint: "see: ipcctl run --help" });
+  const cwd = resolve(context.cwd, flags.cwd ?? ".");
+  if (!existsSync(cwd)) throw new IpcError("USAGE", `--cwd: ${cwd} is not a directory`);
   const launch = resolveLaunch(
     {
       script: script === undefined ? null : flags.cwd === undefined ? script : resolve(context.cwd, script),
-      command: code === undefined ? null : (flags.interpreter ?? "python3"),
-      args: code === undefined ? args : ["-c", code, ...args],
-      cwd: resolve(context.cwd, flags.cwd ?? "."),
-      interpreter: code === undefined ? (flags.interpreter ?? null) : null,
-      env: Object.fromEntries(
-        (flags.env ?? []).map((pair) => [pair.split("=")[0]!, pair.slice(pair.indexOf("=") + 1)]),
-      ),
+      command: code === undefined ? (words[0] ?? null) : splitWords(flags.interpreter ?? "python3")[0]!,
+      args:
+        code === undefined
+          ? [...words.slice(1), ...args]
+          : [...splitWords(flags.interpreter ?? "python3").slice(1), "-c", code, ...args],
+      cwd,
+      interpreter: script === undefined ? null : (flags.interpreter ?? null),
+      env: parseEnv(flags.env ?? []),
       env_file: flags.envFile === undefined ? null : resolve(context.cwd, flags.envFile),
     },
     process.env,
-    {},
+    flags.name === undefined ? {} : { IPCCTL_NAME: flags.name },
   );
+  const [uid, gid] = [identity(flags.uid, "--uid"), identity(flags.gid, "--gid")];
+  if ((uid !== undefined || gid !== undefined) && process.getuid!() !== 0)
+    throw new IpcError("NO_PERMISSION", "run: --uid and --gid need root");
   const memory = flags.maxMemory === undefined ? undefined : parseSizeBytes(flags.maxMemory, "--max-memory");
   const folder = mkdtempSync(join(tmpdir(), "ipcctl-run-"));
   const spec = join(folder, "spec");
@@ -49,6 +59,7 @@ export async function run(
         argv: launch.argv,
         env: launch.env,
         cwd: launch.cwd,
+        ...(uid === undefined && gid === undefined ? {} : { ids: { uid: uid ?? 0, gid: gid ?? uid! } }),
         stop: { graceMs: 10_000, signal: SIGTERM },
         ...(flags.timeout === undefined ? {} : { wallMs: Math.max(1, parseDurationMs(flags.timeout, "--timeout")) }),
         ...(memory === undefined ? {} : { rlimits: [{ resource: RLIMIT_DATA, soft: memory, hard: memory }] }),

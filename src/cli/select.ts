@@ -10,8 +10,8 @@ export async function select(connection: Connection, patterns: readonly string[]
   return pick(all, patterns);
 }
 
-export function pick(all: readonly WorkerStatus[], patterns: readonly string[]): WorkerStatus[] {
-  const chosen = new Set<WorkerStatus>();
+export function pick<T extends Selectable>(all: readonly T[], patterns: readonly string[]): T[] {
+  const chosen = new Set<T>();
   for (const pattern of patterns) {
     const found = all.filter((worker) => matches(worker, pattern));
     if (found.length === 0 && pattern !== "all") throw notFound(pattern, all);
@@ -20,16 +20,26 @@ export function pick(all: readonly WorkerStatus[], patterns: readonly string[]):
   return all.filter((worker) => chosen.has(worker));
 }
 
-function matches(worker: WorkerStatus, pattern: string): boolean {
-  if (pattern === "all") return true;
-  if (pattern.startsWith("@")) return worker.group === pattern.slice(1);
-  if (/[*?[]/.test(pattern)) return new Bun.Glob(pattern.toLowerCase()).match(worker.name);
-  const id = findWorkerId(pattern);
-  if (id === undefined) return false;
-  return worker.name === id || findWorkerId(worker.app) === id || (worker.instance === 0 && `${worker.name}-0` === id);
+/** What of a worker a pattern looks at. */
+export type Selectable = Pick<WorkerStatus, "name" | "app" | "instance" | "group">;
+
+/** Means several by its form. */
+export function isGlob(pattern: string): boolean {
+  return /[*?[{]/.test(pattern);
 }
 
-function notFound(pattern: string, all: readonly WorkerStatus[]): IpcError {
+export function matches(worker: Selectable, pattern: string): boolean {
+  if (pattern === "all") return true;
+  const wanted = pattern.toLowerCase();
+  if (wanted.startsWith("@")) return worker.group?.toLowerCase() === wanted.slice(1);
+  if (isGlob(wanted)) return new Bun.Glob(wanted).match(worker.name);
+  const isFirst = worker.instance === 0 && `${worker.name}-0` === wanted;
+  return (
+    worker.name === wanted || worker.app.toLowerCase() === wanted || findWorkerId(worker.app) === wanted || isFirst
+  );
+}
+
+function notFound(pattern: string, all: readonly Selectable[]): IpcError {
   if (pattern.startsWith("@"))
     return new IpcError("NOT_FOUND", `no worker is in group ${pattern.slice(1)}`, { hint: "see: ipcctl status" });
   const near = all

@@ -1,17 +1,30 @@
 /** `start`: from flags, a known name or a project file to definitions, and to the daemon. */
-import { existsSync, statSync } from "node:fs";
+import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename, extname, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId } from "../base/names.ts";
 import { parseCount, parseDurationMs, parseSizeBytes } from "../base/units.ts";
-import { readProjectApps, type Definition } from "../protocol/project.ts";
+import type { Definition } from "../protocol/project.ts";
 import type { WorkerStatus } from "../protocol/status.ts";
 import { cleanEnv } from "../sdk/autostart.ts";
-import type { Connection } from "../sdk/connection.ts";
+import { splitWords } from "../base/shell-words.ts";
 import { act } from "./control.ts";
 import { printable, type Context } from "./context.ts";
 import { logs } from "./logs.ts";
+import { isGlob, matches, select } from "./select.ts";
+
+/** Names of users and groups as `/etc/passwd` and `/etc/group` know them, or numbers. */
+export function identity(text: string | undefined, flag: "--uid" | "--gid"): number | undefined {
+  if (text === undefined) return undefined;
+  if (/^\d+$/.test(text)) return parseCount(text, flag, 0, 4_294_967_294);
+  const file = flag === "--uid" ? "/etc/passwd" : "/etc/group";
+  const line = readFileSync(file, "utf8")
+    .split("\n")
+    .find((one) => one.startsWith(`${text}:`));
+  if (line !== undefined) return Number(line.split(":")[2]);
+  throw new IpcError("USAGE", `${flag}: ${JSON.stringify(text)} is neither a number nor a name in ${file}`);
+}
 
 export type StartFlags = {
   name?: string;
@@ -51,25 +64,43 @@ export async function start(
   flags: StartFlags,
 ): Promise<number> {
   refuseSandboxFlags(flags);
-  const isFile = operand !== undefined && existsSync(resolve(context.cwd, operand));
-  if (operand === undefined && flags.command === undefined) return startProject(context, flags);
-  if (!isFile && flags.command === undefined && operand !== undefined) {
-    const isName = extname(operand) === "" && !operand.includes("/");
-    if (isName && (await isKnown(context, operand))) return act(context, "start", [operand]);
-    throw new IpcError("NOT_FOUND", `${operand} is neither a file here nor the name of a known worker`, {
-      hint: "see: ipcctl status, or ipcctl start --help",
-    });
-  }
-  const definition = fromFlags(context, operand, args, flags);
-  using connection = await context.connect();
-  return await startAll(context, connection, [definition], flags);
+  if (flags.command !== undefined) return startAll(context, [fromFlags(context, undefined, args, flags)], flags);
+  if (operand === undefined) return startProject(context, undefined, flags);
+  if (flags.config === undefined && existsSync(resolve(context.cwd, operand)))
+    return startAll(context, [fromFlags(context, operand, args, flags)], flags);
+  if (flags.config === undefined && (await isKnown(context, operand))) return startKnown(context, operand, flags);
+  return startProject(context, operand, flags);
 }
 
-async function isKnown(context: Context, name: string): Promise<boolean> {
+/** What was defined before: the definition is not the flags' to change. */
+async function startKnown(context: Context, pattern: string, flags: StartFlags): Promise<number> {
+  refuseDefinitionFlags(pattern, flags);
+  const status = await act(context, "start", [pattern]);
+  if (status !== 0 || (flags.waitReady === undefined && flags.attach === undefined)) return status;
+  using connection = await context.connect();
+  const names = (await select(connection, [pattern])).map((worker) => worker.name);
+  if (flags.waitReady !== undefined) await connection.request({ WaitReady: { names, timeout_ms: readyMs(flags) } });
+  return flags.attach ? attach(context, names) : 0;
+}
+
+const NO_DEFINITION = new Set(["attach", "waitReady", "config", "policy"]);
+
+function refuseDefinitionFlags(what: string, flags: StartFlags): void {
+  const globals = ["socket", "json", "color", "autostart", "quiet", "verbose"];
+  const given = Object.keys(flags).filter((key) => !NO_DEFINITION.has(key) && !globals.includes(key));
+  if (given.length === 0) return;
+  const flag = `--${given[0]!.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+  throw new IpcError("USAGE", `start ${what}: ${flag} changes nothing here, the definition is kept`, {
+    hint: `start the script itself, or write it into the project file; to define it anew: ipcctl delete ${what}`,
+  });
+}
+
+/** A pattern is known if it means a worker; where it does not, the project file may define it. */
+async function isKnown(context: Context, pattern: string): Promise<boolean> {
+  if (extname(pattern) !== "" && !isGlob(pattern)) return false;
   using connection = await context.connect();
   const all = await connection.query<WorkerStatus[]>({ Status: { name: null } });
-  const id = findWorkerId(name);
-  return name.startsWith("@") || all.some((worker) => worker.name === id || findWorkerId(worker.app) === id);
+  return pattern === "all" ? all.length > 0 : all.some((worker) => matches(worker, pattern));
 }
 
 /** Until the sandbox exists a wish for less than `trusted` is refused, never ignored. */
@@ -100,8 +131,6 @@ function fromFlags(
   args: readonly string[],
   flags: StartFlags,
 ): Definition {
-  if (operand !== undefined && flags.command !== undefined)
-    throw new IpcError("USAGE", `--command: cannot be combined with the script ${operand}`);
   const cwd = flags.cwd === undefined ? context.cwd : resolve(context.cwd, flags.cwd);
   const script = operand === undefined ? undefined : flags.cwd === undefined ? operand : resolve(context.cwd, operand);
   if (!statSync(cwd, { throwIfNoEntry: false })?.isDirectory())
@@ -115,6 +144,7 @@ function fromFlags(
     script,
     command: flags.command,
     args: script === undefined ? undefined : [...args],
+    ...(script === undefined && args.length > 0 ? commandWithArgs(flags.command!, args) : {}),
     interpreter: flags.interpreter,
     env: parseEnv(flags.env ?? []),
     env_file: flags.envFile === undefined ? undefined : resolve(context.cwd, flags.envFile),
@@ -122,7 +152,7 @@ function fromFlags(
     policy: flags.policy,
     restart_policy: flags.restart,
     max_memory: flags.maxMemory === undefined ? undefined : parseSizeBytes(flags.maxMemory, "--max-memory"),
-    max_cpu_percent: number(flags.maxCpu, "--max-cpu"),
+    max_cpu_percent: percent(flags.maxCpu),
     instances:
       flags.instances === undefined ? undefined : parseCount(flags.instances, "--instances", 1, limit("instances")),
     group: flags.group,
@@ -130,8 +160,8 @@ function fromFlags(
     depends_on: flags.dependsOn,
     watch: flags.watch,
     health: flags.health,
-    uid: flags.uid === undefined ? undefined : parseCount(flags.uid, "--uid", 0, 4_294_967_294),
-    gid: flags.gid === undefined ? undefined : parseCount(flags.gid, "--gid", 0, 4_294_967_294),
+    uid: identity(flags.uid, "--uid"),
+    gid: identity(flags.gid, "--gid"),
     stop_timeout: flags.stopTimeout === undefined ? undefined : parseDurationMs(flags.stopTimeout, "--stop-timeout"),
     backoff:
       flags.maxRestarts === undefined
@@ -142,11 +172,17 @@ function fromFlags(
   });
 }
 
+/** `--command 'CMD' -- args`: the words of the command, and more. */
+function commandWithArgs(command: string, args: readonly string[]): { command: string; args: string[] } {
+  const [first = "", ...more] = splitWords(command);
+  return { command: first, args: [...more, ...args] };
+}
+
 function readyMs(flags: StartFlags): number {
   return typeof flags.waitReady === "string" ? parseDurationMs(flags.waitReady, "--wait-ready") : READY_DEFAULT_MS;
 }
 
-function parseEnv(pairs: readonly string[]): Record<string, string> {
+export function parseEnv(pairs: readonly string[]): Record<string, string> {
   return Object.fromEntries(
     pairs.map((pair) => {
       const at = pair.indexOf("=");
@@ -158,89 +194,106 @@ function parseEnv(pairs: readonly string[]): Record<string, string> {
   );
 }
 
-function number(text: string | undefined, flag: string): number | undefined {
+function percent(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
-  const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value) || value < 0)
-    throw new IpcError("USAGE", `${flag}: ${JSON.stringify(text)} is not a number`);
-  return value;
+  const value = Number(text.replace(/%$/, ""));
+  if (text.trim() !== "" && value > 0 && value <= 100_000) return value;
+  throw new IpcError("USAGE", `--max-cpu: ${JSON.stringify(text)} is not a percentage above 0, 100 is one core`);
 }
 
 function clean(fields: Record<string, unknown> & { name: string }): Definition {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as Definition; // the name stays
 }
 
-async function startAll(
-  context: Context,
-  connection: Connection,
-  definitions: readonly Definition[],
-  flags: StartFlags,
-): Promise<number> {
+type Started = {
+  readonly name?: string;
+  readonly pid?: number | null;
+  readonly already_running?: boolean;
+  readonly is_other_definition?: boolean;
+  readonly instances?: { name: string; pid: number | null }[];
+};
+
+async function startAll(context: Context, definitions: readonly Definition[], flags: StartFlags): Promise<number> {
+  for (const { name } of definitions) requireSelectable(name);
+  using connection = await context.connect();
+  let status = 0;
   for (const definition of definitions) {
     const response = await connection.request({ Start: { name: definition.name, config: JSON.stringify(definition) } });
-    const answer =
-      "Success" in response
-        ? (response.Success as {
-            name?: string;
-            pid?: number | null;
-            already_running?: boolean;
-            instances?: { name: string; pid: number | null }[];
-          })
-        : {};
-    if (context.isJson)
-      context.print(
-        JSON.stringify({
-          name: answer.name,
-          pid: answer.pid ?? null,
-          already_running: answer.already_running === true,
-          instances: answer.instances ?? [],
-        }),
-      );
-    else if (answer.already_running) context.print(`${printable(answer.name!)} is already running (pid ${answer.pid})`);
-    else
-      for (const one of answer.instances ?? [])
-        context.print(`started ${printable(one.name)} (pid ${one.pid ?? "none"})`);
+    const answer = ("Success" in response ? response.Success : {}) as Started;
     if (flags.waitReady !== undefined)
       await connection.request({ WaitReady: { names: [definition.name], timeout_ms: readyMs(flags) } });
+    if (answer.is_other_definition) {
+      context.fail({
+        code: "FAILED",
+        message: `${answer.name} is running already (pid ${answer.pid}), with another definition; nothing was changed`,
+        hint: `another worker: --name NAME; the new definition for this one: ipcctl stop ${answer.name}, then start it again`,
+      });
+      status = 1;
+    } else print(context, answer);
   }
-  if (flags.attach)
-    return logs(
-      context,
-      definitions.map((definition) => definition.name),
-      { follow: true, lines: "all" },
-    );
-  return 0;
+  return flags.attach && status === 0
+    ? attach(
+        context,
+        definitions.map(({ name }) => name),
+      )
+    : status;
+}
+
+function print(context: Context, { name = "", pid = null, already_running = false, instances = [] }: Started): void {
+  if (context.isJson) context.print(JSON.stringify({ name, pid, already_running, instances }));
+  else if (already_running) context.print(`${printable(name)} is already running (pid ${pid})`);
+  else for (const one of instances) context.print(`started ${printable(one.name)} (pid ${one.pid})`);
+}
+
+/** A name that means something else wherever names are taken could not be stopped again. */
+function requireSelectable(name: string): void {
+  if (name !== "all" && !name.startsWith("@") && !isGlob(name)) return;
+  throw new IpcError("USAGE", `name ${JSON.stringify(name)}: "all", "@…" and globs select workers, they name none`, {
+    hint: "choose another one with --name",
+  });
+}
+
+function attach(context: Context, names: readonly string[]): Promise<number> {
+  return logs(context, names, { follow: true, lines: "all" }, true);
 }
 
 const PROJECT_FILES = ["ipcctl.json", "bunctl.json", "ecosystem.config.json"];
 
-/** Every app of the folder's project file. JavaScript configuration is never executed. */
-async function startProject(context: Context, flags: StartFlags): Promise<number> {
+/** Every app of the folder's project file, or those that are asked for. JavaScript configuration is never executed. */
+async function startProject(context: Context, pattern: string | undefined, flags: StartFlags): Promise<number> {
   const path =
     flags.config === undefined
       ? PROJECT_FILES.map((file) => resolve(context.cwd, file)).find((file) => existsSync(file))
       : resolve(context.cwd, flags.config);
-  if (path === undefined) {
-    throw new IpcError(
-      "USAGE",
-      `nothing to start: no operand, and no ${PROJECT_FILES.join(" or ")} in ${context.cwd}`,
-      { hint: "ipcctl start worker.py, or ipcctl init" },
-    );
-  }
-  const definitions = readProjectApps(path).map((app) => clean({ ...app, base_env: cleanEnv(process.env) }));
-  const { inDependencyOrder } = await import("../workers/dependencies.ts");
-  const ordered = inDependencyOrder(
-    definitions.map((definition) => ({
-      id: findWorkerId(definition.name) ?? "",
-      config: { depends_on: (definition.depends_on as string[] | undefined) ?? [] },
-      definition,
-    })),
-  );
-  using connection = await context.connect();
-  return await startAll(
-    context,
-    connection,
-    ordered.map((entry) => entry.definition),
-    flags,
-  );
+  if (path === undefined) throw nothingToStart(context, pattern);
+  const { readProjectApps } = await import("../protocol/project.ts");
+  const all = readProjectApps(path).map((app) => clean({ ...app, base_env: cleanEnv(process.env) }));
+  const apps = pattern === undefined ? all : pickApps(all, pattern, path);
+  refuseDefinitionFlags(pattern ?? basename(path), flags);
+  if (apps.length === 0) context.note(`${path} names no apps`);
+  return startAll(context, apps, flags);
+}
+
+function pickApps(all: readonly Definition[], pattern: string, path: string): Definition[] {
+  const asWorker = ({ name, group }: Definition) => ({
+    name: findWorkerId(name) ?? "",
+    app: name,
+    instance: 0,
+    group: typeof group === "string" ? group : null,
+  });
+  const found = all.filter((app) => pattern === "all" || matches(asWorker(app), pattern));
+  if (found.length > 0) return found;
+  throw new IpcError("NOT_FOUND", `${pattern} is neither a file here, nor a known worker, nor an app of ${path}`, {
+    hint: "see: ipcctl status, or ipcctl start --help",
+  });
+}
+
+function nothingToStart(context: Context, pattern: string | undefined): IpcError {
+  if (pattern !== undefined)
+    return new IpcError("NOT_FOUND", `${pattern} is neither a file here nor the name of a known worker`, {
+      hint: "see: ipcctl status, or ipcctl start --help",
+    });
+  return new IpcError("USAGE", `nothing to start: no operand, and no ${PROJECT_FILES.join(" or ")} in ${context.cwd}`, {
+    hint: "ipcctl start worker.py, or ipcctl init",
+  });
 }

@@ -70,10 +70,17 @@ async function read(connection: Connection, name: string | undefined): Promise<W
 
 function printTable(context: Context, workers: readonly WorkerStatus[]): void {
   if (workers.length === 0) return context.note("no workers; start one with: ipcctl start worker.py");
-  context.print(renderTable(context, workers, isTerminal(1) ? (process.stdout.columns ?? 80) : undefined));
+  context.print(renderTable(context, workers, isTerminal(1) ? terminalWidth() : undefined));
+}
+
+/** A pseudo-terminal that nobody gave a size says 0. */
+function terminalWidth(): number {
+  return process.stdout.columns || 80;
 }
 
 const GAP = 2;
+/** A name is cut down to this before the state is given up. */
+const LEAST_NAME = 16;
 /** The last column is cut down to this before one is given up. */
 const LEAST_COMMAND = 12;
 
@@ -91,6 +98,8 @@ export function renderTable(context: Context, workers: readonly WorkerStatus[], 
       (sum, column) => sum + GAP + (column.title === "command" ? Math.min(column.width, LEAST_COMMAND) : column.width),
       -GAP,
     );
+  if (width !== undefined && least() > width)
+    columns = columns.map((column) => (column.title === "name" ? cut(column, width) : column));
   while (width !== undefined && columns.length > 1 && least() > width) {
     const worst = Math.max(...columns.map((column) => column.rank));
     columns = columns.filter((column) => column.rank !== worst);
@@ -113,6 +122,15 @@ export function renderTable(context: Context, workers: readonly WorkerStatus[], 
   return Array.from({ length: workers.length + 1 }, (_, index) => row(index)).join("\n");
 }
 
+/** Long names give way so that pid, state and uptime are seen beside them. */
+function cut<T extends { readonly cells: readonly string[]; readonly width: number }>(column: T, width: number): T {
+  const most = Math.max(LEAST_NAME, Math.floor(width / 3));
+  if (column.width <= most) return column;
+  const short = (cell: string): string =>
+    Bun.stringWidth(cell) > most ? `${Bun.sliceAnsi(cell, 0, most - 1)}…` : cell;
+  return { ...column, cells: column.cells.map(short), width: most };
+}
+
 /** Redraws in place when something changed, at most twice a second, until interrupted. */
 export async function watchStatus(context: Context, name: string | undefined): Promise<number> {
   const PERIOD_MS = 500;
@@ -130,7 +148,7 @@ export async function watchStatus(context: Context, name: string | undefined): P
       const workers = await read(connection, name);
       const text = context.isJson
         ? JSON.stringify(workers)
-        : renderTable(context, workers, isDrawing ? process.stdout.columns : undefined);
+        : renderTable(context, workers, isDrawing ? terminalWidth() : undefined);
       if (text !== shown)
         process.stdout.write(
           isDrawing ? `\u001b[H${text.replaceAll("\n", "\u001b[K\n")}\u001b[K\n\u001b[J` : `${text}\n`,
@@ -144,13 +162,22 @@ export async function watchStatus(context: Context, name: string | undefined): P
   return 0;
 }
 
-export async function describe(context: Context, name: string): Promise<number> {
+/** One worker as an object; several, where the pattern means several, one after the other. */
+export async function describe(context: Context, pattern: string): Promise<number> {
   using connection = await context.connect();
-  const all = await connection.query<WorkerDescription>({ Describe: { name } });
-  if (context.isJson) {
-    context.print(JSON.stringify(all, null, 2));
-    return 0;
+  const chosen = pick(await connection.query<WorkerStatus[]>({ Status: { name: null } }), [pattern]);
+  const exact = chosen.filter((worker) => worker.name === pattern.toLowerCase());
+  const names = (exact.length === 1 ? exact : chosen).map((worker) => worker.name);
+  for (const [index, name] of names.entries()) {
+    const description = await connection.query<WorkerDescription>({ Describe: { name } });
+    if (index > 0 && !context.isJson) context.print("");
+    if (context.isJson) context.print(JSON.stringify(description, null, 2));
+    else await printDescription(context, description);
   }
+  return 0;
+}
+
+async function printDescription(context: Context, all: WorkerDescription): Promise<void> {
   const { definition, exits, log_files, limits, tree, ...fields } = all;
   const { default: Table } = await import("cli-table3");
   const none = Object.fromEntries(
@@ -175,7 +202,8 @@ export async function describe(context: Context, name: string): Promise<number> 
     chars: { ...none, middle: "  " },
     style: { "padding-left": 0, "padding-right": 0, head: [], border: [] },
   });
-  const row = (key: string, value: unknown): void => void table.push([context.style(DIM, key), printable(show(value))]);
+  const row = (key: string, value: unknown): void =>
+    void table.push([context.style(DIM, key), printable(show(value, key))]);
   for (const [key, value] of Object.entries(fields)) row(key, value);
   for (const [key, value] of Object.entries(definition)) if (!(key in fields) && key !== "base_env") row(key, value);
   for (const limit of limits) row(`limit ${limit.name}`, `${limit.value} by ${limit.mechanism}`);
@@ -190,10 +218,15 @@ export async function describe(context: Context, name: string): Promise<number> 
       .map((line) => line.trimEnd())
       .join("\n"),
   );
-  return 0;
 }
 
-function show(value: unknown): string {
+const DURATIONS = new Set(["stop_timeout", "kill_timeout", "ready_timeout"]);
+
+/** In units for people; `--json` has the numbers. */
+function show(value: unknown, key = ""): string {
   if (value === null) return "-";
+  if (typeof value === "number" && /(^|_)(bytes|memory)$/.test(key)) return formatBytes(value);
+  if (typeof value === "number" && key === "uptime_seconds") return formatUptime(value);
+  if (typeof value === "number" && DURATIONS.has(key)) return `${value / 1000}s`;
   return typeof value === "object" ? JSON.stringify(value) : `${value as string | number}`;
 }

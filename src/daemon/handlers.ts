@@ -5,12 +5,12 @@ import { toWorkerId } from "../base/names.ts";
 import { VERSION } from "../base/version.ts";
 import { emptyLogs } from "../logs/empty.ts";
 import { readLastLines } from "../logs/tail.ts";
-import { parseAppConfig } from "../protocol/app-config.ts";
+import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import type { Request, RequestOf } from "../protocol/requests.ts";
 import { data, PROTOCOL, success, type Response } from "../protocol/responses.ts";
 import type { ActResult, DaemonStatus } from "../protocol/status.ts";
 import { choosePolicy } from "../sandbox/policy.ts";
-import { inDependencyOrder } from "../workers/dependencies.ts";
+import { inDependencyOrder } from "../protocol/dependencies.ts";
 import type { App, Registry } from "../workers/registry.ts";
 import { SCOPE } from "../workers/shim.ts";
 import { signalNumber } from "../workers/signals.ts";
@@ -44,7 +44,6 @@ const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
   Hello: hello,
   Describe: ({ name }, { registry, sources }) => data(describeWorker(registry.get(name), sources)),
   Act: act,
-  Signal: signal,
   Scale: scale,
   WaitReady: waitReady,
   DaemonStatus: (_, { daemonStatus }) => data(daemonStatus()),
@@ -86,6 +85,7 @@ async function start({ config: text }: RequestOf<"Start">, world: HandlerWorld):
       name: worker.id,
       pid: worker.live?.pid ?? null,
       already_running: true,
+      is_other_definition: !isSameDefinition(worker.config, config),
     });
   }
   try {
@@ -104,9 +104,15 @@ async function start({ config: text }: RequestOf<"Start">, world: HandlerWorld):
   }
   return withFields(`Started app ${config.name}`, {
     name: app.id,
-    pid: app.workers[0]?.live?.pid ?? null,
-    instances: app.workers.map((worker) => ({ name: worker.id, pid: worker.live?.pid ?? null })),
+    pid: app.workers[0]?.lastPid ?? null,
+    instances: app.workers.map((worker) => ({ name: worker.id, pid: worker.lastPid })),
   });
+}
+
+/** Apart from the caller's environment and from what only says when to start. */
+function isSameDefinition(a: AppConfig, b: AppConfig): boolean {
+  const essence = (config: AppConfig): object => ({ ...config, base_env: null, auto_start: null });
+  return Bun.deepEquals(essence(a), essence(b));
 }
 
 function defined(define: () => App | undefined, name: string): App | undefined {
@@ -220,13 +226,6 @@ function hello({ protocol }: RequestOf<"Hello">): Response {
   return data({ protocol: Math.min(protocol, PROTOCOL), version: VERSION, pid: process.pid });
 }
 
-async function signal({ names, signal: text }: RequestOf<"Signal">, { registry }: HandlerWorld): Promise<Response> {
-  const number = signalNumber(text);
-  const workers = names.map((name) => registry.get(name));
-  for (const worker of workers) await worker.link.signal(number, SCOPE.worker);
-  return success(`Sent signal ${number} to ${workers.map((worker) => worker.id).join(", ")}`);
-}
-
 async function scale({ name, instances }: RequestOf<"Scale">, { registry }: HandlerWorld): Promise<Response> {
   const app = registry.appOf(registry.get(name));
   const before = app.config.instances;
@@ -260,11 +259,11 @@ async function waitReady({ names, timeout_ms }: RequestOf<"WaitReady">, { regist
 async function act(request: RequestOf<"Act">, world: HandlerWorld): Promise<Response> {
   const { registry } = world;
   const results: ActResult[] = [];
-  const known = request.names.filter((name) => registry.find(name) !== undefined);
+  const workers = registry.workers.filter((worker) => request.names.includes(worker.id));
   for (const name of request.names) {
-    if (!known.includes(name)) results.push(failed(name, new IpcError("NOT_FOUND", `App ${name} not found`)));
+    if (!workers.some((worker) => worker.id === name))
+      results.push(failed(name, new IpcError("NOT_FOUND", `App ${name} not found`)));
   }
-  const workers = [...new Set(known.flatMap((name) => instancesOf(registry, name)))];
   const order = inDependencyOrder(registry.apps);
   const isDownward = request.verb === "stop" || request.verb === "delete";
   const apps = (isDownward ? order.toReversed() : order).filter((app) =>
@@ -278,7 +277,8 @@ async function act(request: RequestOf<"Act">, world: HandlerWorld): Promise<Resp
   else if (isDownward && !apps.some((app) => app.config.depends_on.length > 0))
     await Promise.all(apps.map(doApp)); // nothing to order
   else for (const app of apps) await doApp(app);
-  return data(results);
+  const rank = new Map(request.names.map((name, index) => [name, index]));
+  return data(results.toSorted((a, b) => (rank.get(a.name) ?? 0) - (rank.get(b.name) ?? 0)));
 }
 
 async function actOnApp(
@@ -296,7 +296,7 @@ async function actOnApp(
         if (worker.isUp) return "already running";
         await registry.startApp({ ...app, workers: [worker] });
         if (worker.launchFailure) throw worker.launchFailure;
-        return `started (pid ${worker.live?.pid ?? "none"})`;
+        return `started (pid ${worker.lastPid})`;
       });
     case "stop":
       return each(async (worker) => {
@@ -308,7 +308,7 @@ async function actOnApp(
       const results: ActResult[] = [];
       const restartOne = async (worker: Worker): Promise<string> => {
         await registry.restartWorker(worker, null, grace_ms);
-        return `restarted (pid ${worker.live?.pid ?? "none"})`;
+        return `restarted (pid ${worker.lastPid})`;
       };
       if (request.is_parallel) return each(restartOne);
       for (const [index, worker] of workers.entries()) {
@@ -320,7 +320,7 @@ async function actOnApp(
     case "reload":
       return [
         await attempt(app.id, async () => {
-          await registry.reloadApp(app, grace_ms, wait_ms);
+          await registry.reloadApp(app, workers, grace_ms, wait_ms);
           return `reloaded ${workers.length} instance${workers.length === 1 ? "" : "s"}`;
         }),
       ];
@@ -342,6 +342,13 @@ async function actOnApp(
           return "deleted";
         }),
       ];
+    case "signal": {
+      const number = signalNumber(request.signal);
+      return each(async (worker) => {
+        await worker.link.signal(number, SCOPE.worker);
+        return `sent signal ${number}`;
+      });
+    }
     case "flush":
       return each(async (worker) => {
         if (worker.live) await worker.link.flushLogs();

@@ -1,5 +1,5 @@
 /** The daemon put together: lock, store, workers, socket; and taken apart again. */
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync } from "node:fs";
+import { closeSync, existsSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeSync } from "node:fs";
 import { IpcError, type ErrorCode } from "../base/errors.ts";
 import { SHIM_BINARY } from "../base/install.ts";
 import { restoreChildSignal, setProcessName, tryLock } from "../base/libc.ts";
@@ -45,6 +45,8 @@ async function serve(args: readonly string[]): Promise<void> {
   const paths = resolvePaths(process.env, uid, options.socket);
   process.umask(0o077);
   const lock = takeLock(paths);
+  ftruncateSync(lock);
+  writeSync(lock, `${JSON.stringify({ pid: process.pid, socket: paths.socket })}\n`);
   restoreChildSignal();
   setProcessName("ipcctl-daemon");
   if (!existsSync(SHIM_BINARY))

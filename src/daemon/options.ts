@@ -9,6 +9,9 @@ export type DaemonOptions = {
   readonly isBackground: boolean;
 };
 
+/** Global flags of the command line that say nothing to a daemon: it logs JSON, at the level of IPCCTL_LOG_LEVEL. */
+const GLOBAL = new Set(["--json", "--no-autostart", "-q", "--quiet", "-v", "--verbose"]);
+
 /** @throws IpcError USAGE naming the argument. */
 export function parseDaemonOptions(args: readonly string[]): DaemonOptions {
   let socket: string | undefined;
@@ -17,6 +20,8 @@ export function parseDaemonOptions(args: readonly string[]): DaemonOptions {
   for (let index = 0; index < args.length; index++) {
     const [flag, inline] = splitFlag(args[index]!);
     if (flag === "--background") isBackground = true;
+    else if (GLOBAL.has(flag)) continue;
+    else if (flag === "--color") index += inline === undefined ? 1 : 0;
     else if (flag === "--socket" || flag === "--config") {
       const value = inline ?? args[++index];
       if (value === undefined) throw new IpcError("USAGE", `${flag}: a path is missing`);

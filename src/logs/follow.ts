@@ -17,11 +17,20 @@ export type Batch = {
   readonly missedFiles: number;
 };
 
-/** From a position, until the signal is given. Without one from the first line there will be. */
-export async function* followLog(dir: string, from: Position | undefined, signal: AbortSignal): AsyncGenerator<Batch> {
-  const waker = new Waker(dir, signal);
+/**
+ * From a position, until the signal is given. Without one from the first line there will be.
+ * @param ending nothing more will be written: what is there is still read, then it ends
+ */
+export async function* followLog(
+  dir: string,
+  from: Position | undefined,
+  signal: AbortSignal,
+  ending?: AbortSignal,
+): AsyncGenerator<Batch> {
+  const waker = new Waker(dir, ending === undefined ? signal : AbortSignal.any([signal, ending]));
   const block = Buffer.allocUnsafe(BLOCK_BYTES);
   let open: { fd: number; number: number; offset: number } | undefined;
+  let isLast = false;
   let rest: Uint8Array = new Uint8Array(0);
   let last = from === undefined ? 0 : from.number - 1; // the file before the one to read next
   try {
@@ -29,6 +38,7 @@ export async function* followLog(dir: string, from: Position | undefined, signal
       if (!open) {
         const next = openNext(dir, last);
         if (!next) {
+          if (ending?.aborted) return;
           await waker.wait();
           continue;
         }
@@ -42,6 +52,7 @@ export async function* followLog(dir: string, from: Position | undefined, signal
       }
       const count = readSync(open.fd, block, 0, BLOCK_BYTES, open.offset);
       if (count > 0) {
+        isLast = false;
         open.offset += count;
         const records: LogRecord[] = [];
         const bytes: Uint8Array =
@@ -57,7 +68,11 @@ export async function* followLog(dir: string, from: Position | undefined, signal
         last = number;
         open = undefined;
         rest = new Uint8Array(0);
-      } else if (!hasNext) await waker.wait();
+      } else if (!hasNext) {
+        if (isLast) return;
+        isLast = ending?.aborted === true; // one more look: what was written before it was said to be over
+        if (!isLast) await waker.wait();
+      }
     }
   } finally {
     waker.close();

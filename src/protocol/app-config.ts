@@ -26,10 +26,16 @@ const serdeDuration = z
   .transform(({ secs, nanos }) => secs * 1000 + Math.round(nanos / 1e6));
 
 /** A duration: `{"secs","nanos"}`, `"10s"`, or milliseconds as a number. */
-const durationMs = z
-  .union([z.number().min(0), z.string().transform(wrapped((text) => parseDurationMs(text, "duration"))), serdeDuration])
-  .pipe(z.number().max(limit("restartDelayMs")))
-  .meta({ description: 'a duration: "10s", {"secs":10,"nanos":0}, or milliseconds' });
+const durationUpTo = (maxMs: number) =>
+  z
+    .union([
+      z.number().min(0),
+      z.string().transform(wrapped((text) => parseDurationMs(text, "duration"))),
+      serdeDuration,
+    ])
+    .pipe(z.number().max(maxMs))
+    .meta({ description: 'a duration: "10s", {"secs":10,"nanos":0}, or milliseconds' });
+const durationMs = durationUpTo(limit("restartDelayMs"));
 
 const sizeBytes = z
   .union([z.int().min(0), z.string().transform(wrapped((text) => parseSizeBytes(text, "size")))])
@@ -61,6 +67,7 @@ const healthShape = z.strictObject({
 const healthText = z
   .string()
   .min(1)
+  .refine((text) => !text.startsWith("tcp:") || /^tcp:\/\/.+:\d{1,5}$/.test(text), "write tcp://HOST:PORT")
   .transform((text) => ({
     check_type: shortCheck(text),
     interval: 30_000,
@@ -91,7 +98,7 @@ const log = z.strictObject({
   max_size: sizeBytes.default(10_485_760),
   max_files: z.int().min(0).max(100_000).default(10),
   max_total: sizeBytes.default(0),
-  max_age: z.union([z.literal(0), durationMs]).default(0),
+  max_age: durationUpTo(limit("logAgeMs")).default(0),
   compress: z.boolean().default(true),
   when_full: z.enum(["block", "drop"]).default("block"),
 });
@@ -223,6 +230,17 @@ export function explainIssue(issue: z.core.$ZodIssue, above: readonly PropertyKe
     return `${path.map(String).join(".")}: expected ${[...new Set(wanted)].join(" or ")}`;
   }
   return [path.map(String).join("."), issue.message].filter((part) => part !== "").join(": ");
+}
+
+/** A normal form that an older version wrote: what it did not know yet gets its default. */
+export function completeApp(stored: AppConfig): AppConfig {
+  const base = normalizeApp({ name: stored.name, command: "true" }, "/");
+  return {
+    ...base,
+    ...stored,
+    log: { ...base.log, ...stored.log },
+    backoff: { ...base.backoff, ...stored.backoff },
+  };
 }
 
 /** Without `args` the command is a line to split, as bunctl's older versions did; with them it is one path. */

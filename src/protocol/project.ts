@@ -1,10 +1,13 @@
 /** The project file: `ipcctl.json`, `bunctl.json`, pm2's `ecosystem.config.json`. Data, never code. */
 import { readFileSync, statSync } from "node:fs";
-import { dirname, resolve } from "node:path";
+import { basename, dirname, resolve } from "node:path";
 import { z } from "zod";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
-import { appShape, explainIssue } from "./app-config.ts";
+import { findWorkerId } from "../base/names.ts";
+import { splitWords } from "../base/shell-words.ts";
+import { appShape, explainIssue, normalizeApp, type AppConfig } from "./app-config.ts";
+import { inDependencyOrder, requireNoCycle } from "./dependencies.ts";
 import { findDuplicateKey } from "./json-keys.ts";
 
 /** An app as it was written: its fields are checked where it is started. */
@@ -50,13 +53,76 @@ export function readProject(path: string): Definition[] {
   return apps;
 }
 
-/** The same with paths made absolute, seen from the file's folder, ready to be sent. */
+/** Fields whose paths are seen from the file's folder. */
+const PATHS = ["env_file", "stdout_log", "stderr_log", "combined_log"] as const;
+
+/**
+ * The same ready to be sent: paths absolute, pm2's names translated, each checked as the daemon will check it, and what
+ * is depended upon first. @throws IpcError BAD_CONFIG naming file, app and field
+ */
 export function readProjectApps(path: string): Definition[] {
   const folder = dirname(resolve(path));
-  return readProject(path).map((app) => ({
+  const written =
+    basename(path) === "ecosystem.config.json" ? readProject(path).map((app) => fromPm2(app).app) : readProject(path);
+  const apps = written.map((app) => ({
     ...app,
     cwd: resolve(folder, typeof app.cwd === "string" ? app.cwd : "."),
-    ...(typeof app.env_file === "string" ? { env_file: resolve(folder, app.env_file) } : {}),
+    ...Object.fromEntries(
+      PATHS.flatMap((key) => (typeof app[key] === "string" ? [[key, resolve(folder, app[key])]] : [])),
+    ),
     auto_start: app.auto_start ?? true,
   }));
+  const checked = apps.map((app) => ({ id: findWorkerId(app.name) ?? "", config: checkedApp(app, path), app }));
+  for (const { id, config } of checked) requireNoCycle(checked, id, config.depends_on);
+  return inDependencyOrder(checked).map(({ app }) => app);
 }
+
+function checkedApp(app: Definition, path: string): AppConfig {
+  try {
+    return normalizeApp(app, "/");
+  } catch (error) {
+    throw new IpcError("BAD_CONFIG", `${path}: app ${JSON.stringify(app.name)}: ${(error as Error).message}`, {
+      hint: "the fields and their forms: docs/ipcctl.schema.json",
+    });
+  }
+}
+
+/** pm2's names for things, and which fields have no counterpart here. */
+export function fromPm2(written: Definition): { app: Definition; left: string[] } {
+  const app: Definition = { name: written.name };
+  const left: string[] = [];
+  for (const [key, value] of Object.entries(written)) {
+    const translate = PM2[key];
+    const fields =
+      translate?.(value) ?? (Object.hasOwn(appShape.shape, key) && !translate ? { [key]: value } : undefined);
+    if (fields)
+      Object.assign(
+        app,
+        fields,
+        "backoff" in fields ? { backoff: { ...(app.backoff as object), ...(fields.backoff as object) } } : {},
+      );
+    else left.push(key);
+  }
+  return { app, left };
+}
+
+/** What one of pm2's fields says in ours; nothing where it says nothing. */
+const PM2: Readonly<Record<string, (value: unknown) => Record<string, unknown> | undefined>> = {
+  args: (value) => ({ args: typeof value === "string" ? splitWords(value) : value }),
+  env: (value) => ({ env: Object.fromEntries(Object.entries(value ?? {}).map(([key, one]) => [key, String(one)])) }),
+  interpreter: (value) => (value === "none" ? {} : { interpreter: value }),
+  exec_interpreter: (value) => (value === "none" ? {} : { interpreter: value }),
+  autorestart: (value) => ({ restart_policy: value === false ? "no" : "always" }),
+  max_memory_restart: (value) => ({ max_memory: value }),
+  cron_restart: (value) => ({ cron: value }),
+  error_file: (value) => ({ stderr_log: value }),
+  err_file: (value) => ({ stderr_log: value }),
+  out_file: (value) => ({ stdout_log: value }),
+  log_file: (value) => ({ combined_log: value }),
+  kill_timeout: (value) => ({ stop_timeout: value }),
+  max_restarts: (value) => ({ backoff: { max_attempts: value } }),
+  restart_delay: (value) => ({ backoff: { base_delay_ms: value } }),
+  namespace: (value) => ({ group: value }),
+  instances: (value) => ({ instances: value === "max" || value === 0 ? navigator.hardwareConcurrency : value }),
+  exec_mode: () => ({}),
+};

@@ -46,15 +46,16 @@ const STRUCTS = {
   Subscribe: z.object({ subscription }),
   Hello: z.object({ protocol: z.int().min(0), client: z.string().max(128) }),
   Describe: z.object({ name }),
-  /** Several workers at once, in the order of their dependencies. */
+  /** Several instances at once, each named exactly, in the order of their dependencies. */
   Act: z.object({
-    verb: z.enum(["start", "stop", "restart", "reload", "delete", "flush"]),
+    verb: z.enum(["start", "stop", "restart", "reload", "delete", "flush", "signal"]),
     names,
     grace_ms: graceMs,
     is_parallel: z.boolean().default(false),
     wait_ms: z.int().min(0).max(limit("graceMs")).default(0),
+    /** By name or number; of the verb `signal` only. */
+    signal: z.string().default(""),
   }),
-  Signal: z.object({ names, signal: z.string() }),
   Scale: z.object({ name, instances: z.int().min(1).max(limit("instances")) }),
   WaitReady: z.object({ names, timeout_ms: z.int().min(0).max(limit("graceMs")) }),
   Shutdown: z.object({ keep_workers: z.boolean() }),

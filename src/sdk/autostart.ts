@@ -67,6 +67,7 @@ async function waitForDaemon(paths: Paths, child: Bun.Subprocess, errorFile: str
     } catch (error) {
       if (!(error instanceof IpcError) || error.code !== "NO_DAEMON") throw error;
     }
+    if (child.exitCode === LOCK_HELD_EXIT) requireSameSocket(paths);
     const isDead = child.exitCode !== null && child.exitCode !== LOCK_HELD_EXIT;
     if (isDead || performance.now() > deadline) throw notStarted(paths, errorFile, child.exitCode);
     await Bun.sleep(pauseMs);
@@ -76,10 +77,26 @@ async function waitForDaemon(paths: Paths, child: Bun.Subprocess, errorFile: str
 /** Exit status of a daemon that found another one on its state directory (EX_TEMPFAIL). */
 export const LOCK_HELD_EXIT = 75;
 
+/** The daemon that has the state listens somewhere else: waiting for it here would be in vain. */
+function requireSameSocket(paths: Paths): void {
+  let owner: { pid?: number; socket?: string };
+  try {
+    owner = JSON.parse(readFileSync(paths.lock, "utf8")) as typeof owner;
+  } catch {
+    return; // it has the lock and is about to write
+  }
+  if (owner.socket === undefined || owner.socket === paths.socket) return;
+  throw new IpcError(
+    "NO_DAEMON",
+    `no daemon answers at ${paths.socket}, and ${paths.stateDir} is in use by the one at ${owner.socket} (pid ${owner.pid})`,
+    { hint: `ipcctl --socket ${owner.socket} …, or another IPCCTL_HOME` },
+  );
+}
+
 function notStarted(paths: Paths, errorFile: string, exitCode: number | null): IpcError {
-  const lines = readFileSync(errorFile, "utf8").trimEnd().split("\n");
-  const why =
-    exitCode === null ? `it did not answer within ${START_DEADLINE_MS / 1000} s` : (lines.at(-1) ?? "no message");
+  const lines = readFileSync(errorFile, "utf8").split("\n");
+  const last = lines.findLast((line) => line.startsWith("ipcctl: "))?.slice("ipcctl: ".length);
+  const why = exitCode === null ? `it did not answer within ${START_DEADLINE_MS / 1000} s` : (last ?? "no message");
   return new IpcError("NO_DAEMON", `the daemon could not be started: ${why}`, {
     hint: `see ${paths.daemonLog} and ${errorFile}`,
   });

@@ -71,15 +71,20 @@ export function describeEnding(ending: Ending): string {
     case "lost":
       return "its shim was killed, and the worker with it";
     case "exec":
-      return `could not be executed (${ending.step}: ${errnoText(ending.status)})`;
+      return ending.step === "launch"
+        ? "could not be started"
+        : `could not be executed (${ending.step}: ${errnoText(ending.status)})`;
   }
 }
 
 /** The error of a `Start` whose process never came to be. */
-export function launchError(ending: Ending, executable: string): IpcError {
-  const what = ending.step === "exec" ? executable : (ending.step ?? "launch");
-  return new IpcError("START_FAILED", `${what}: ${errnoText(ending.status)}`, {
-    hint: ending.step === "exec" ? "name another one with --interpreter PATH" : "see: ipcctl doctor",
+export function launchError(ending: Ending, executable: string, isScript: boolean): IpcError {
+  if (ending.step !== "exec")
+    return new IpcError("START_FAILED", `${ending.step ?? "launch"}: ${errnoText(ending.status)}`, {
+      hint: "see: ipcctl doctor",
+    });
+  return new IpcError("START_FAILED", `${executable}: ${errnoText(ending.status)}`, {
+    hint: isScript ? "name another one with --interpreter PATH" : "name it with its whole path, or set PATH with --env",
   });
 }
 

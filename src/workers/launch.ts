@@ -61,19 +61,33 @@ function resolveArgv(app: Launchable): string[] {
 function interpreterOf(app: Launchable, path: string): string[] {
   if (app.interpreter !== null) return interpreterWords(app.interpreter);
   const shebang = statSync(path).isDirectory() ? undefined : readShebang(path); // a folder with __main__.py is Python's
-  const isPython = [".py", ".pyw", ".pyz"].includes(extname(path)) || /python[0-9.]*$/.test(shebang?.at(-1) ?? "");
-  const isPlain = shebang === undefined || /^(\/usr)?\/bin\/env$/.test(shebang[0]!) || /\/python3?$/.test(shebang[0]!);
-  if (isPython && isPlain) return [findVenv(path, app.cwd) ?? pythonOf(shebang)];
-  if (shebang !== undefined) return shebang;
+  const isPython =
+    [".py", ".pyw", ".pyz"].includes(extname(path)) ||
+    (shebang ?? []).some((word) => /(^|\/)python[0-9.]*$/.test(word));
+  const isSystem = shebang === undefined || /^\/usr(\/local)?\/bin\/python3?$/.test(shebang[0]!) || isEnv(shebang[0]!);
+  if (shebang?.[1] === "-S" && shebang.some((word) => word.includes("="))) return [shebang[0]!, ...shebang.slice(2)];
+  if (isPython && isSystem) return [findVenv(path, app.cwd) ?? pythonOf(shebang), ...optionsOf(shebang)];
+  if (shebang !== undefined) return isEnv(shebang[0]!) && shebang[1] === "-S" ? shebang.slice(2) : shebang;
   if ([".ts", ".tsx", ".mts", ".js", ".mjs", ".cjs"].includes(extname(path))) return [process.execPath];
   if (extname(path) === ".sh") return ["sh"];
   return ["python3"];
 }
 
+function isEnv(program: string): boolean {
+  return /^(\/usr)?\/bin\/env$/.test(program);
+}
+
 /** `env python3.12` keeps its version. */
 function pythonOf(shebang: readonly string[] | undefined): string {
-  const last = shebang?.at(-1);
-  return shebang?.length === 2 && last !== undefined && /^python[0-9.]+$/.test(last) ? last : "python3";
+  return shebang?.find((word) => /^python[0-9.]+$/.test(word)) ?? "python3";
+}
+
+/** `#!/usr/bin/python3 -u` and `#!/usr/bin/env -S python3 -u -X dev` keep their options. */
+function optionsOf(shebang: readonly string[] | undefined): string[] {
+  if (shebang === undefined) return [];
+  return isEnv(shebang[0]!)
+    ? shebang.slice(shebang.findIndex((word) => word.startsWith("python")) + 1)
+    : shebang.slice(1);
 }
 
 function interpreterWords(interpreter: string | null): string[] {
@@ -100,6 +114,7 @@ function readShebang(path: string): string[] | undefined {
     const match = /^#!\s*(\S+)[ \t]*([^\n]*)/.exec(bytes.toString("latin1", 0, count));
     if (!match) return undefined;
     const rest = match[2]!.trim();
+    if (isEnv(match[1]!) && rest.startsWith("-S")) return [match[1]!, "-S", ...splitWords(rest.slice(2))];
     return rest === "" ? [match[1]!] : [match[1]!, rest];
   } finally {
     closeSync(file);
@@ -125,10 +140,18 @@ export function readEnvFile(path: string): Record<string, string> {
         "BAD_CONFIG",
         `env file ${path}:${index + 1}: ${JSON.stringify(line.slice(0, 40))} is not NAME=value`,
       );
-    const value = match[2]!;
-    env[match[1]!] = /^['"]/.test(value) ? (splitWords(value)[0] ?? "") : value.replace(/\s+#.*$/, "");
+    env[match[1]!] = envValue(match[2]!, `env file ${path}:${index + 1}`);
   }
   return env;
+}
+
+function envValue(text: string, where: string): string {
+  if (!/^['"]/.test(text)) return text.replace(/\s+#.*$/, "");
+  try {
+    return splitWords(text)[0] ?? "";
+  } catch {
+    throw new IpcError("BAD_CONFIG", `${where}: a quote is not closed`);
+  }
 }
 
 function requireDirectory(path: string): void {

@@ -2,8 +2,8 @@
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId, toWorkerId } from "../base/names.ts";
-import type { AppConfig } from "../protocol/app-config.ts";
-import { inDependencyOrder, requireNoCycle } from "./dependencies.ts";
+import { completeApp, type AppConfig } from "../protocol/app-config.ts";
+import { inDependencyOrder, requireNoCycle } from "../protocol/dependencies.ts";
 import { Worker, type World } from "./worker.ts";
 
 export type App = { readonly id: string; config: AppConfig; readonly workers: Worker[] };
@@ -24,14 +24,16 @@ export class Registry {
   get apps(): readonly App[] {
     return [...this.#apps.values()];
   }
+  /** Instances of one app side by side, apps in the order in which they became known. */
   get workers(): readonly Worker[] {
-    return [...this.#workers.values()];
+    return this.apps.flatMap((app) => app.workers);
   }
 
   /** Reads the store and finds every worker again. */
   async load(): Promise<void> {
     const { store } = this.#world;
-    for (const { id, config } of store.apps()) {
+    for (const { id, config: stored } of store.apps()) {
+      const config = completeApp(stored);
       const app: App = { id, config, workers: [] };
       this.#apps.set(id, app);
       for (const row of store.instances(id)) this.#addWorker(app, new Worker(this.#world, config, row));
@@ -48,10 +50,11 @@ export class Registry {
     }
   }
 
-  /** By the name of an instance or of an app (its instance 0), however it is spelt. */
+  /** By the name of an instance or of an app (its instance 0, also `name-0`), however it is spelt. */
   find(name: string): Worker | undefined {
     const id = findWorkerId(name);
-    return id === undefined ? undefined : (this.#workers.get(id) ?? this.#apps.get(id)?.workers[0]);
+    if (id === undefined) return undefined;
+    return this.#workers.get(id) ?? this.#apps.get(id.replace(/-0$/, ""))?.workers[0];
   }
 
   /** @throws IpcError NOT_FOUND */
@@ -84,6 +87,8 @@ export class Registry {
 
   #register(id: string, config: AppConfig): App {
     for (let index = 1; index < config.instances; index++) this.#requireFree(`${id}-${index}`);
+    if (this.#workers.size + config.instances > limit("workers"))
+      throw new IpcError("LIMIT", `${limit("workers")} workers are the most, ${this.#workers.size} are known already`);
     const app: App = { id, config, workers: [] };
     this.#world.store.putApp(id, config);
     this.#apps.set(id, app);
@@ -157,6 +162,7 @@ export class Registry {
 
   /** Resolves when a fresh process runs. @throws IpcError START_FAILED */
   async restartWorker(worker: Worker, reason: string | null, graceMs: number | null = null): Promise<void> {
+    worker.requireLaunchable(); // better refused than down
     const before = worker.row.run;
     worker.restart(reason, graceMs);
     await worker.waitFor(
@@ -174,8 +180,10 @@ export class Registry {
    * One instance after the other gets a fresh process while the others, and one extra instance, stand in:
    * the new process is ready before an old one goes. @throws IpcError if the extra one does not come up; then nothing was touched.
    */
-  async reloadApp(app: App, graceMs: number | null, waitMs: number): Promise<void> {
-    const old = app.workers.filter((worker) => worker.isUp);
+  async reloadApp(app: App, workers: readonly Worker[], graceMs: number | null, waitMs: number): Promise<void> {
+    const old = workers.filter((worker) => worker.isUp);
+    if (old.length === 0)
+      throw new IpcError("NOT_RUNNING", `App ${app.id} is not running`, { hint: `start it: ipcctl start ${app.id}` });
     const extra = this.#addInstance(app, Math.max(...app.workers.map((worker) => worker.instance)) + 1);
     try {
       extra.start();

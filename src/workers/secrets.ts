@@ -13,6 +13,7 @@ export function maskEnv(env: Readonly<Record<string, string>>): Record<string, s
 }
 
 function maskValue(name: string, value: string): string {
+  if (name === "PWD" || name === "OLDPWD") return value; // folders, by a shell's own names
   if (SECRET_VALUE.test(value)) return MASK;
   const masked = maskUrls(value);
   if (masked !== value) return masked;

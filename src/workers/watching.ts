@@ -45,6 +45,15 @@ export class FileWatch implements Disposable {
   }
 }
 
+/** Null where it never comes, or was written by a version that took what this one does not. */
+function nextTime(cron: string): Date | null {
+  try {
+    return Bun.cron.parse(cron, new Date(Date.now()));
+  } catch {
+    return null;
+  }
+}
+
 /** Restarts the worker by the clock. */
 export class CronRestart implements Disposable {
   readonly #worker: Worker;
@@ -58,7 +67,7 @@ export class CronRestart implements Disposable {
   /** setTimeout counts in 32 bits; a date further away is approached in steps. */
   #arm(): void {
     const { cron } = this.#worker.config;
-    const due = cron === null ? null : Bun.cron.parse(cron, new Date(Date.now()));
+    const due = cron === null ? null : nextTime(cron);
     if (due === null) return;
     const waitMs = due.getTime() - Date.now();
     const STEP_MS = 86_400_000;

@@ -64,6 +64,9 @@ export class Worker {
   #stableTimer: Timer | undefined;
   #graceMs: number | null = null;
   #isRemoved = false;
+  /** What the present run executes, to name it if that fails. */
+  #executable = "";
+  #lastPid: number | null = null;
   readonly #watchers = new Set<() => void>();
 
   constructor(world: World, config: AppConfig, row: InstanceRow) {
@@ -119,6 +122,15 @@ export class Worker {
   }
   get launchFailure(): IpcError | undefined {
     return this.#launchFailure;
+  }
+  /** Of the process that runs, or of the last one that did. */
+  get lastPid(): number | null {
+    return this.#lastPid;
+  }
+
+  /** @throws IpcError if its folder, script or env file would not let it start now. */
+  requireLaunchable(): void {
+    resolveLaunch(this.#config, {}, {});
   }
 
   /** A new definition; takes effect with the next run. */
@@ -321,6 +333,7 @@ export class Worker {
       IPCCTL_APP: config.name,
       IPCCTL_INSTANCE: String(this.instance),
     });
+    this.#executable = launch.argv[0]!; // never empty: a script has an interpreter, a command a first word
     mkdirSync(this.logDir, { recursive: true, mode: 0o700 });
     const group = this.#world.cgroups?.prepare(this.id, {
       memoryBytes: config.max_memory,
@@ -368,6 +381,7 @@ export class Worker {
   #setLink(link: ShimLink): void {
     this.#link = link;
     this.#live = link.state;
+    this.#lastPid = link.state.pid;
     this.#isReady = link.state.isReady;
     this.#isLogBlocked = link.state.isLogBlocked;
     this.#statusText = null;
@@ -432,13 +446,12 @@ export class Worker {
     this.#link = undefined;
     this.#isReady = false;
     this.#isLogBlocked = false;
-    if (!hasRun)
-      this.#launchFailure ??= launchError(ending, this.#config.interpreter ?? this.#config.command ?? "python3");
+    if (!hasRun) this.#launchFailure ??= launchError(ending, this.#executable, this.#config.command === null);
     if (hasRun)
       this.#world.emit(this, { type: "process_exited", exit_code: ending.kind === "exit" ? ending.status : null });
     if (wasStopping) return this.#finishStopped(ending);
     const verdict = decide(this.#config.restart_policy, this.#config.backoff, ending, attempts, this.#world.random());
-    const reason = this.#failure ?? describeEnding(ending);
+    const reason = this.#failure ?? (hasRun ? null : this.#launchFailure?.message) ?? describeEnding(ending);
     switch (verdict.event) {
       case "ended":
         this.#recordEnd(ending, "stopped", { phase: "ended", reason });

@@ -8,7 +8,7 @@ import { parseDurationMs, parseSizeBytes } from "../../src/base/units.ts";
 import { VERSION } from "../../src/base/version.ts";
 import { parseAppConfig } from "../../src/protocol/app-config.ts";
 import { choosePolicy } from "../../src/sandbox/policy.ts";
-import { inDependencyOrder, requireNoCycle } from "../../src/workers/dependencies.ts";
+import { inDependencyOrder, requireNoCycle } from "../../src/protocol/dependencies.ts";
 import { TABLE, type Event, type State } from "../../src/workers/machine.ts";
 import { decide, delayMs } from "../../src/workers/restart-policy.ts";
 import { maskArgs, maskEnv, MASK } from "../../src/workers/secrets.ts";
