@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import { workerFileLimit } from "../base/file-limit.ts";
 import { SHIM_BINARY } from "../base/install.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
@@ -12,6 +13,7 @@ import type { Context } from "./context.ts";
 import { identity, parseEnv, refuseSandboxFlags, type StartFlags } from "./start.ts";
 
 const RLIMIT_DATA = 2;
+const RLIMIT_NOFILE = 7;
 const SIGTERM = 15;
 
 export async function run(
@@ -62,7 +64,10 @@ export async function run(
         ...(uid === undefined && gid === undefined ? {} : { ids: { uid: uid ?? 0, gid: gid ?? uid! } }),
         stop: { graceMs: 10_000, signal: SIGTERM },
         ...(flags.timeout === undefined ? {} : { wallMs: Math.max(1, parseDurationMs(flags.timeout, "--timeout")) }),
-        ...(memory === undefined ? {} : { rlimits: [{ resource: RLIMIT_DATA, soft: memory, hard: memory }] }),
+        rlimits: [
+          { resource: RLIMIT_NOFILE, ...workerFileLimit(null, process.env) },
+          ...(memory === undefined ? [] : [{ resource: RLIMIT_DATA, soft: memory, hard: memory }]),
+        ],
       }),
       { mode: 0o600 },
     );

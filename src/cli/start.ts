@@ -2,6 +2,7 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename, extname, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import { originalFileLimit } from "../base/file-limit.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId } from "../base/names.ts";
 import { parseCount, parseDurationMs, parseSizeBytes } from "../base/units.ts";
@@ -149,6 +150,7 @@ function fromFlags(
     env: parseEnv(flags.env ?? []),
     env_file: flags.envFile === undefined ? undefined : resolve(context.cwd, flags.envFile),
     base_env: cleanEnv(process.env),
+    base_nofile: originalFileLimit(process.env),
     policy: flags.policy,
     restart_policy: flags.restart,
     max_memory: flags.maxMemory === undefined ? undefined : parseSizeBytes(flags.maxMemory, "--max-memory"),
@@ -267,7 +269,9 @@ async function startProject(context: Context, pattern: string | undefined, flags
       : resolve(context.cwd, flags.config);
   if (path === undefined) throw nothingToStart(context, pattern);
   const { readProjectApps } = await import("../protocol/project.ts");
-  const all = readProjectApps(path).map((app) => clean({ ...app, base_env: cleanEnv(process.env) }));
+  const all = readProjectApps(path).map((app) =>
+    clean({ ...app, base_env: cleanEnv(process.env), base_nofile: originalFileLimit(process.env) }),
+  );
   const apps = pattern === undefined ? all : pickApps(all, pattern, path);
   refuseDefinitionFlags(pattern ?? basename(path), flags);
   if (apps.length === 0) context.note(`${path} names no apps`);

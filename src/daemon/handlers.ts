@@ -111,7 +111,7 @@ async function start({ config: text }: RequestOf<"Start">, world: HandlerWorld):
 
 /** Apart from the caller's environment and from what only says when to start. */
 function isSameDefinition(a: AppConfig, b: AppConfig): boolean {
-  const essence = (config: AppConfig): object => ({ ...config, base_env: null, auto_start: null });
+  const essence = (config: AppConfig): object => ({ ...config, base_env: null, base_nofile: null, auto_start: null });
   return Bun.deepEquals(essence(a), essence(b));
 }
 

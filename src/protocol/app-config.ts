@@ -128,6 +128,8 @@ export const appShape = z.strictObject({
   cwd: maybe(absolutePath),
   env: envShape.nullish().transform((value) => value ?? {}),
   base_env: maybe(envShape),
+  /** Soft limit of open files in the shell that asked, as `base_env` is its environment. */
+  base_nofile: maybe(z.int().min(1).max(0x7fff_ffff)),
   env_file: maybe(absolutePath),
   interpreter: maybe(noNul.min(1)),
   policy: maybe(z.string().min(1)),

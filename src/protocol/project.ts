@@ -22,7 +22,7 @@ const projectShape = z.strictObject({
 
 /** JSON Schema of `ipcctl.json`, for editors. */
 export function projectJsonSchema(): object {
-  const apps = z.array(appShape.omit({ base_env: true }));
+  const apps = z.array(appShape.omit({ base_env: true, base_nofile: true }));
   return z.toJSONSchema(z.strictObject({ $schema: z.string().optional(), apps }), {
     io: "input",
     unrepresentable: "any",

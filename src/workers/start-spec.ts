@@ -1,4 +1,5 @@
 /** From a definition to the specification that its shim gets. */
+import { workerFileLimit } from "../base/file-limit.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { Enforced } from "./cgroup.ts";
 import type { Launch } from "./launch.ts";
@@ -6,6 +7,7 @@ import type { RawLog, Rlimit, Spec } from "./spec.ts";
 
 export const SIGTERM = 15;
 const RLIMIT_DATA = 2;
+const RLIMIT_NOFILE = 7;
 /** How far above `max_memory` an allocation fails at once, where only watching guards the limit itself. */
 const MEMORY_BACKSTOP_FACTOR = 2;
 
@@ -40,9 +42,10 @@ export function makeSpec(
 }
 
 function rlimitsOf(app: AppConfig, enforced: Enforced): Rlimit[] {
-  if (app.max_memory === null || enforced.memory) return [];
+  const files = { resource: RLIMIT_NOFILE, ...workerFileLimit(app.base_nofile, process.env) };
+  if (app.max_memory === null || enforced.memory) return [files];
   const bytes = app.max_memory * MEMORY_BACKSTOP_FACTOR;
-  return [{ resource: RLIMIT_DATA, soft: bytes, hard: bytes }];
+  return [files, { resource: RLIMIT_DATA, soft: bytes, hard: bytes }];
 }
 
 function rawLogsOf(app: AppConfig): RawLog[] {

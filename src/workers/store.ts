@@ -4,6 +4,7 @@
  */
 import { Database } from "bun:sqlite";
 import { limit } from "../base/limits.ts";
+import { IpcError } from "../base/errors.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { ExitInfo } from "../protocol/status.ts";
 
@@ -61,16 +62,14 @@ export class Store implements Disposable {
   readonly #db: Database;
 
   constructor(path: string) {
-    this.#db = new Database(path, { create: true, strict: true });
-    this.#db.run("PRAGMA journal_mode = WAL");
-    this.#db.run("PRAGMA synchronous = NORMAL");
-    this.#db.run("PRAGMA busy_timeout = 5000");
-    this.#db.run("PRAGMA foreign_keys = ON");
-    const { user_version: found } = this.#db.query("PRAGMA user_version").get() as { user_version: number };
-    if (found > SCHEMA_VERSION)
-      throw new Error(`${path} was written by a newer ipcctl (schema ${found}, known ${SCHEMA_VERSION})`);
-    this.#db.run(SCHEMA);
-    this.#db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
+    try {
+      this.#db = openDatabase(path);
+    } catch (error) {
+      throw new IpcError("FAILED", `the database ${path} cannot be used: ${(error as Error).message}`, {
+        hint: "move it away, then start the workers by their names again: those that still run are taken over as they are",
+        cause: error,
+      });
+    }
   }
 
   apps(): { id: string; config: AppConfig }[] {
@@ -137,4 +136,17 @@ export class Store implements Disposable {
   [Symbol.dispose](): void {
     this.#db.close();
   }
+}
+
+function openDatabase(path: string): Database {
+  const db = new Database(path, { create: true, strict: true });
+  db.run("PRAGMA journal_mode = WAL");
+  db.run("PRAGMA synchronous = NORMAL");
+  db.run("PRAGMA busy_timeout = 5000");
+  db.run("PRAGMA foreign_keys = ON");
+  const { user_version: found } = db.query("PRAGMA user_version").get() as { user_version: number };
+  if (found > SCHEMA_VERSION) throw new Error(`written by a newer ipcctl (schema ${found}, known ${SCHEMA_VERSION})`);
+  db.run(SCHEMA);
+  db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
+  return db;
 }

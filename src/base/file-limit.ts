@@ -1,0 +1,26 @@
+/**
+ * The limit of open files that a worker gets. Bun raises its own soft limit as far as it may, and its children would
+ * inherit that; a plain script must see the limit that it would see under the shell it was started from.
+ */
+import { readFileSync } from "node:fs";
+
+/** What a login gives where nobody says otherwise. */
+const USUAL = 1024;
+
+/** The soft limit before Bun raised it, as the launcher noted it; `undefined` where it did not. */
+export function originalFileLimit(env: Readonly<Record<string, string | undefined>>): number | undefined {
+  const value = Number(env.IPCCTL_NOFILE);
+  if (env.IPCCTL_NOFILE === "unlimited") return hardFileLimit();
+  return Number.isInteger(value) && value > 0 ? value : undefined;
+}
+
+/** `{ soft, hard }` for a worker: the caller's soft limit, else ours before Bun, else the usual one; never above the hard one. */
+export function workerFileLimit(wanted: number | null, env: Readonly<Record<string, string | undefined>>) {
+  const hard = hardFileLimit();
+  return { soft: Math.min(wanted ?? originalFileLimit(env) ?? USUAL, hard), hard };
+}
+
+function hardFileLimit(): number {
+  const hard = /^Max open files\s+\S+\s+(\S+)/m.exec(readFileSync("/proc/self/limits", "utf8"))?.[1];
+  return hard === undefined || hard === "unlimited" ? 0x7fff_ffff : Number(hard);
+}
