@@ -8,7 +8,8 @@ RUN npm install --no-audit --no-fund --no-package-lock --ignore-scripts --prefix
 COPY bin bin
 COPY src src
 COPY native native
-RUN sh native/build.sh
+RUN sh native/build.sh \
+  && node_modules/bun/bin/bun.exe build src/main.ts --target=bun --minify --splitting --outdir build/js
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/ipcctl /opt/ipcctl
@@ -16,5 +17,6 @@ RUN ln -s /opt/ipcctl/bin/ipcctl /usr/local/bin/ipcctl && useradd --create-home 
 USER worker
 STOPSIGNAL SIGTERM
 HEALTHCHECK CMD ["ipcctl", "daemon", "status"]
-# PID 1 must reap orphans: run with `docker run --init`.
-CMD ["ipcctl", "daemon"]
+# PID 1 must reap orphans: run with `docker run --init`. Workers are ended with the container, after SIGTERM and their grace:
+# give `docker stop -t` more time than the longest stop_timeout.
+CMD ["ipcctl", "daemon", "--stop-workers"]

@@ -206,10 +206,12 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     "daemon",
     "serve in the foreground (for systemd), or control the one in the background",
     "ipcctl daemon\nipcctl daemon --config /etc/ipcctl/config.json\nipcctl daemon status\nipcctl daemon stop --keep-workers",
-  ).option(
-    "--config <file>",
-    "start the apps of this file that are not known yet (default: config.json, where there is one)",
-  );
+  )
+    .option(
+      "--config <file>",
+      "start the apps of this file that are not known yet (default: config.json, where there is one)",
+    )
+    .option("--stop-workers", "end the workers with the daemon on SIGTERM, for containers");
   withGlobals(daemon.command("status"))
     .description("what it says of itself")
     .action((_: object, command: Command) => finish(daemonStatus(contextOf(command))));

@@ -202,7 +202,7 @@ async function serve(args: readonly string[]): Promise<void> {
     systemd.ready(`supervising ${registry.workers.length} workers`);
   });
   // Workers outlive the daemon, also when a supervisor stops it: `ipcctl daemon stop` is what ends them.
-  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void shutdown(true));
+  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void shutdown(!options.stopsWorkers));
   await startConfigured();
   logger.info(
     {

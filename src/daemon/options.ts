@@ -5,6 +5,8 @@ export type DaemonOptions = {
   readonly socket: string | undefined;
   /** A project file whose apps are started where they are not known yet. */
   readonly config: string | undefined;
+  /** SIGTERM ends the workers too: for containers, where nothing of them would outlive us anyway. */
+  readonly stopsWorkers: boolean;
   /** Started by a CLI call: logs to the file only. */
   readonly isBackground: boolean;
 };
@@ -16,10 +18,12 @@ const GLOBAL = new Set(["--json", "--no-autostart", "-q", "--quiet", "-v", "--ve
 export function parseDaemonOptions(args: readonly string[]): DaemonOptions {
   let socket: string | undefined;
   let config: string | undefined;
+  let stopsWorkers = false;
   let isBackground = false;
   for (let index = 0; index < args.length; index++) {
     const [flag, inline] = splitFlag(args[index]!);
     if (flag === "--background") isBackground = true;
+    else if (flag === "--stop-workers") stopsWorkers = true;
     else if (GLOBAL.has(flag)) continue;
     else if (flag === "--color") index += inline === undefined ? 1 : 0;
     else if (flag === "--socket" || flag === "--config") {
@@ -30,7 +34,7 @@ export function parseDaemonOptions(args: readonly string[]): DaemonOptions {
     } else
       throw new IpcError("USAGE", `daemon: unknown argument ${args[index]}`, { hint: "see: ipcctl daemon --help" });
   }
-  return { socket, config, isBackground };
+  return { socket, config, stopsWorkers, isBackground };
 }
 
 function splitFlag(arg: string): [string, string | undefined] {

@@ -113,3 +113,20 @@ test("daemon --config starts the apps that are not known yet, and leaves alone w
   expect(await daemon.exited).toBe(78);
   expect(readFileSync(join(home.dir, "stderr"), "utf8")).toContain('"appps"');
 });
+
+test("daemon --stop-workers ends them with itself, and they are wanted again by the next", async () => {
+  await using home = new Home();
+  const daemon = Bun.spawn([join(ROOT, "bin/ipcctl"), "daemon", "--stop-workers"], {
+    env: home.env,
+    stdio: ["ignore", "ignore", "ignore"],
+  });
+  await waitUntil(async () => (await home.cli("--no-autostart", "status")).status === 0, "it serves");
+  await home.start("held", home.script("held.py", "import time\ntime.sleep(600)\n"));
+  const { pid } = await home.status("held");
+  const serving = await home.daemonPid();
+  process.kill(serving, "SIGTERM");
+  await waitUntil(() => !isAlive(serving), "the daemon is gone");
+  expect(isAlive(pid!)).toBe(false);
+  await waitUntil(async () => (await home.status("held")).state === "Running", "it is wanted again");
+  daemon.kill("SIGKILL");
+});
