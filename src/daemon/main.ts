@@ -77,8 +77,9 @@ async function serve(args: readonly string[]): Promise<void> {
       return;
     const work = import("../logs/compress.ts")
       .then(({ compressFinished }) => compressFinished(worker.logDir))
-      .catch((error: Error) => logger.warn({ worker: worker.id, reason: error.message }, "log cannot be compressed"))
-      .finally(() => compressing.delete(worker.id));
+      .finally(() => compressing.delete(worker.id))
+      .then(() => compress(worker)) // what was finished meanwhile
+      .catch((error: Error) => logger.warn({ worker: worker.id, reason: error.message }, "log cannot be compressed"));
     compressing.set(worker.id, work);
   };
   const world: World = {

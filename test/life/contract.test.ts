@@ -73,8 +73,9 @@ test("a start that cannot be leaves nothing behind, always, and names what could
 });
 
 test("a restart that could not start again touches nothing", async () => {
-  const script = home.script("vanish.py", "import time\ntime.sleep(600)\n");
+  const script = home.script("vanish.py", "import time\nprint('read', flush=True)\ntime.sleep(600)\n");
   await home.start("vanish", script);
+  await waitUntil(async () => (await home.lines("vanish"))[0] === "read", "Python has read it");
   const { pid } = await home.status("vanish");
   await Bun.file(script).delete();
   refused(await home.cli("restart", "vanish"), 1, "vanish.py does not exist");
