@@ -144,7 +144,7 @@ check("a client that never reads is stopped by a full socket", sent < 32 * 1024 
 check("and nobody else notices", client.ask("List")["Data"]["data"] == [])
 
 with open(os.path.join(folder, "flood.py"), "w") as file:
-    file.write("import time\nfor i in range(400000): print(f'{i:080d}')\ntime.sleep(600)\n")
+    file.write("import time\nfor i in range(400000): print(f'{i:080d}', flush=i == 399999)\ntime.sleep(600)\n")
 quick, lazy = Client(path), Client(path)
 for subscriber in (quick, lazy):
     subscriber.ask({"Subscribe": {"subscription": {"LogEvents": {"app_name": "flood"}}}})
