@@ -89,6 +89,7 @@ export class Home implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.cli("status"); // a daemon for workers that a test left without one
     await this.cli("daemon", "stop");
     rmSync(this.dir, { recursive: true, force: true });
   }
