@@ -98,6 +98,15 @@ int ipc_log_rotate(struct ipc_log *log);
 void ipc_log_delete_old(struct ipc_log *log);
 void ipc_log_stamp(struct ipc_stream *stream);
 
+/* meet.c: hands the descriptors of a channel from a client to the runtime in the worker. */
+#define IPC_CHANNEL_FDS 4
+struct ipc_meeting { int listener, runtime; };
+bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim);
+void ipc_meet_drop(struct ipc_meeting *meeting);
+int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, size_t fd_count, const uint8_t *payload, size_t size);
+ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, int *fds, size_t *fd_count);
+int ipc_meet_wake(pid_t worker);
+
 /* raw.c */
 void ipc_rawlog_write(struct ipc_rawlog *raw, const uint8_t *data, size_t size);
 

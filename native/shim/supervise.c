@@ -20,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CLIENTS_MAX 4
+#define CLIENTS_MAX 16 /* the daemon, its successor, and clients that open a channel, each for a moment */
 #define REQUEST_BYTES_MAX 64u /* the largest request is LOG; anything longer is no request */
 #define RETRY_MS 250u
 #define LEFTOVER_GRACE_MS 2000u
@@ -28,11 +28,18 @@
 
 enum {
 	Q_HELLO = 32, Q_SIGNAL = 33, Q_STOP = 34, Q_FLUSH = 35, Q_ROTATE = 36, Q_LOG = 37,
+	Q_OPEN = 38, Q_WAKE = 39,
 	A_STATE = 64, A_READY = 65, A_EXITED = 66, A_ROTATED = 67, A_LOGFULL = 68, A_OK = 69, A_ERR = 70, A_STATUS = 71,
-	A_CONTROL = 72,
+	A_CONTROL = 72, A_ATTACHED = 73,
 };
 
-struct client { int fd; size_t len; uint8_t in[4 + REQUEST_BYTES_MAX]; };
+struct client {
+	int fd;
+	size_t len;
+	uint8_t in[4 + REQUEST_BYTES_MAX];
+	int channel[IPC_CHANNEL_FDS]; /* came along, until an OPEN passes them on */
+	size_t channel_count;
+};
 
 static struct {
 	struct ipc_spec spec;
@@ -40,6 +47,7 @@ static struct {
 	struct ipc_stream streams[2];
 	struct client clients[CLIENTS_MAX];
 	int dirfd, lockfd, logdirfd, listener, signals, notify, control;
+	struct ipc_meeting meeting;
 	pid_t pid;
 	uint64_t start_time, started_ns, started_boot_ns, ended_ns;
 	bool is_in_group, is_ready, is_stopping, has_exited, is_stop_requested, is_wall_over, was_full;
@@ -60,8 +68,15 @@ static int die(int status, const char *what, int error)
 
 /* ---- frames to the daemon ---- */
 
+static void close_channel(struct client *client)
+{
+	while (client->channel_count > 0)
+		close(client->channel[--client->channel_count]);
+}
+
 static void drop_client(struct client *client)
 {
+	close_channel(client);
 	close(client->fd);
 	client->fd = -1;
 }
@@ -88,7 +103,7 @@ static void broadcast(uint8_t type, const uint8_t *payload, size_t size)
 
 static void send_state(struct client *client)
 {
-	uint8_t state[84];
+	uint8_t state[85];
 	ipc_put_u32(state, IPC_VERSION);
 	ipc_put_u64(state + 4, shim.spec.run);
 	ipc_put_u32(state + 12, (uint32_t)shim.pid);
@@ -104,6 +119,7 @@ static void send_state(struct client *client)
 	ipc_put_u64(state + 60, shim.log.number);
 	ipc_put_u64(state + 68, shim.log.lines);
 	ipc_put_u64(state + 76, shim.log.bytes);
+	state[84] = shim.meeting.runtime >= 0;
 	send_frame(client, A_STATE, state, sizeof state);
 }
 
@@ -129,6 +145,12 @@ static void tell_log(void)
 	ipc_put_u64(payload + 1, shim.log.dropped_lines);
 	ipc_put_u64(payload + 9, shim.log.dropped_bytes);
 	broadcast(A_LOGFULL, payload, sizeof payload);
+}
+
+static void tell_attached(void)
+{
+	uint8_t attached = shim.meeting.runtime >= 0;
+	broadcast(A_ATTACHED, &attached, 1);
 }
 
 /* ---- ending ---- */
@@ -201,6 +223,11 @@ static bool handle(struct client *client, uint8_t type, const uint8_t *payload, 
 		rc = flush_logs();
 	} else if (type == Q_ROTATE && size == 0) {
 		rc = ipc_log_flush(&shim.log) ? ipc_log_rotate(&shim.log) : -ENOSPC;
+	} else if (type == Q_OPEN) {
+		rc = ipc_meet_forward(&shim.meeting, client->channel, client->channel_count, payload, size);
+		close_channel(client);
+	} else if (type == Q_WAKE && size == 0) {
+		rc = shim.meeting.runtime >= 0 ? 0 : ipc_meet_wake(shim.pid);
 	} else if (type == Q_LOG) {
 		struct ipc_log_limits limits;
 		if (ipc_log_limits_parse(payload, size, &limits) != 0)
@@ -218,7 +245,8 @@ static bool handle(struct client *client, uint8_t type, const uint8_t *payload, 
 
 static void read_client(struct client *client)
 {
-	ssize_t count = recv(client->fd, client->in + client->len, sizeof client->in - client->len, MSG_DONTWAIT);
+	ssize_t count = ipc_meet_receive(client->fd, client->in + client->len, sizeof client->in - client->len,
+					 client->channel, &client->channel_count);
 	if (count <= 0) {
 		if (count == 0 || (errno != EAGAIN && errno != EINTR))
 			drop_client(client);
@@ -258,6 +286,7 @@ static void accept_client(void)
 		if (shim.clients[i].fd < 0) {
 			shim.clients[i].fd = fd;
 			shim.clients[i].len = 0;
+			shim.clients[i].channel_count = 0;
 			return;
 		}
 	}
@@ -490,20 +519,20 @@ static void do_due(void)
 static void loop(void)
 {
 	while (!is_tree_gone()) {
-		struct pollfd fds[6 + CLIENTS_MAX];
+		struct pollfd fds[8 + CLIENTS_MAX];
 		bool is_waiting = is_waiting_for_room();
 		bool is_blocked = is_waiting && !shim.log.limits.is_dropping;
 		/* What could not be executed is over already: a daemon that connected now would take it for running. */
 		int listener = shim.child_error.step == IPC_STEP_NONE ? shim.listener : -1;
 		int watched[] = { shim.signals, listener, is_blocked ? -1 : shim.streams[0].fd,
-				  is_blocked ? -1 : shim.streams[1].fd, shim.notify, shim.control };
-		for (size_t i = 0; i < 6; i++)
+				  is_blocked ? -1 : shim.streams[1].fd, shim.notify, shim.control, shim.meeting.listener, shim.meeting.runtime };
+		for (size_t i = 0; i < 8; i++)
 			fds[i] = (struct pollfd){ watched[i], POLLIN, 0 };
 		for (size_t i = 0; i < CLIENTS_MAX; i++)
-			fds[6 + i] = (struct pollfd){ shim.clients[i].fd, POLLIN, 0 };
+			fds[8 + i] = (struct pollfd){ shim.clients[i].fd, POLLIN, 0 };
 		if (is_waiting && shim.retry_at == NEVER)
 			shim.retry_at = ipc_now_ms() + RETRY_MS;
-		if (poll(fds, 6 + CLIENTS_MAX, poll_timeout()) < 0 && errno != EINTR)
+		if (poll(fds, 8 + CLIENTS_MAX, poll_timeout()) < 0 && errno != EINTR)
 			break;
 		if (fds[2].revents)
 			pump(&shim.streams[0]);
@@ -513,13 +542,19 @@ static void loop(void)
 		if (fds[0].revents)
 			reap();
 		for (int i = 0; i < CLIENTS_MAX; i++) {
-			if (fds[6 + i].fd >= 0 && fds[6 + i].revents)
+			if (fds[8 + i].fd >= 0 && fds[8 + i].revents)
 				read_client(&shim.clients[i]);
 		}
 		if (fds[4].revents)
 			read_notify();
 		if (fds[5].revents && shim.control >= 0)
 			read_control();
+		if (fds[7].revents) {
+			ipc_meet_drop(&shim.meeting);
+			tell_attached();
+		}
+		if (fds[6].revents && ipc_meet_accept(&shim.meeting, getpid()))
+			tell_attached();
 		if (fds[1].revents)
 			accept_client();
 		do_due();
@@ -537,7 +572,7 @@ static int listen_on(const char *name, int type)
 	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return -errno;
-	if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || (type == SOCK_STREAM && listen(fd, 16) != 0)) {
+	if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || (type != SOCK_DGRAM && listen(fd, 16) != 0)) {
 		int error = errno;
 		close(fd);
 		return -error;
@@ -676,6 +711,7 @@ static void finish(void)
 	write_exit_record();
 	unlink("sock");
 	unlink("notify");
+	unlink("plane");
 	close(shim.lockfd);
 	for (int i = 0; i < CLIENTS_MAX; i++) {
 		if (shim.clients[i].fd >= 0)
@@ -685,6 +721,7 @@ static void finish(void)
 
 int ipc_supervise(const char *dir)
 {
+	shim.meeting.listener = shim.meeting.runtime = -1;
 	shim.notify = shim.control = shim.streams[0].fd = shim.streams[1].fd = -1;
 	shim.kill_at = shim.wall_at = shim.retry_at = NEVER;
 	shim.kill_method = "none";
@@ -714,6 +751,8 @@ int ipc_supervise(const char *dir)
 		return die(IPC_EXIT_SYSTEM, "signalfd", rc);
 	if ((shim.listener = listen_on("sock", SOCK_STREAM)) < 0)
 		return die(IPC_EXIT_SYSTEM, "sock", shim.listener);
+	if ((shim.meeting.listener = listen_on("plane", SOCK_SEQPACKET)) < 0)
+		return die(IPC_EXIT_SYSTEM, "plane", shim.meeting.listener);
 	if (shim.spec.is_notifying) {
 		if ((shim.notify = listen_on("notify", SOCK_DGRAM)) < 0)
 			return die(IPC_EXIT_SYSTEM, "notify", shim.notify);

@@ -1,0 +1,105 @@
+/*
+ * Where the two ends of a channel meet: the runtime inside the worker waits on a connection to the socket `plane`, a client hands
+ * descriptors in with OPEN, and they are passed on. Nothing of what they carry is looked at here.
+ */
+#include "ipc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* Of the connections to `plane` the first that lives is the runtime; only processes of the worker's tree may make one. */
+bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim)
+{
+	int fd = accept4(meeting->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0)
+		return false;
+	struct ucred peer = { 0 };
+	socklen_t size = sizeof peer;
+	bool is_known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
+	if (meeting->runtime >= 0 || !is_known || !ipc_tree_contains(shim, peer.pid)) {
+		close(fd);
+		return false;
+	}
+	meeting->runtime = fd;
+	return true;
+}
+
+/* The runtime has nothing to say here: anything readable is its end, or noise that ends it. */
+void ipc_meet_drop(struct ipc_meeting *meeting)
+{
+	close(meeting->runtime);
+	meeting->runtime = -1;
+}
+
+/* 0 or -errno. The descriptors stay the caller's. */
+int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, size_t fd_count, const uint8_t *payload, size_t size)
+{
+	if (meeting->runtime < 0)
+		return -ENOTCONN;
+	if (fd_count == 0 || fd_count > IPC_CHANNEL_FDS)
+		return -EINVAL;
+	union { struct cmsghdr header; char bytes[CMSG_SPACE(IPC_CHANNEL_FDS * sizeof(int))]; } control;
+	memset(&control, 0, sizeof control);
+	struct iovec part = { (void *)(uintptr_t)payload, size };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes,
+				  .msg_controllen = CMSG_SPACE(fd_count * sizeof(int)) };
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(fd_count * sizeof(int));
+	memcpy(CMSG_DATA(header), fds, fd_count * sizeof(int));
+	return sendmsg(meeting->runtime, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size ? 0 : -errno;
+}
+
+/* recv() that keeps up to IPC_CHANNEL_FDS descriptors which came along; the kernel closes those beyond. */
+ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, int *fds, size_t *fd_count)
+{
+	union { struct cmsghdr header; char bytes[CMSG_SPACE(IPC_CHANNEL_FDS * sizeof(int))]; } control;
+	struct iovec part = { bytes, size };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control };
+	ssize_t count = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	if (count < 0)
+		return count;
+	for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header != NULL; header = CMSG_NXTHDR(&message, header)) {
+		if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS)
+			continue;
+		size_t got = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		int received[IPC_CHANNEL_FDS];
+		memcpy(received, CMSG_DATA(header), got * sizeof(int));
+		for (size_t i = 0; i < got; i++) {
+			if (*fd_count < IPC_CHANNEL_FDS)
+				fds[(*fd_count)++] = received[i];
+			else
+				close(received[i]);
+		}
+	}
+	return count;
+}
+
+/*
+ * Asks a Python that has our bootstrap to attach. SIGURG is ignored by default, so a process that has no handler for it, or that
+ * execs something else at this moment, takes no harm. 0 or -errno: -ENOSYS where nobody handles it.
+ */
+int ipc_meet_wake(pid_t worker)
+{
+	char path[64], line[256];
+	snprintf(path, sizeof path, "/proc/%d/status", (int)worker);
+	FILE *file = fopen(path, "re");
+	if (file == NULL)
+		return -ESRCH;
+	unsigned long long caught = 0;
+	while (fgets(line, sizeof line, file) != NULL) {
+		if (strncmp(line, "SigCgt:", 7) == 0)
+			caught = strtoull(line + 7, NULL, 16);
+	}
+	fclose(file);
+	if ((caught >> (SIGURG - 1) & 1) == 0)
+		return -ENOSYS;
+	return kill(worker, SIGURG) == 0 ? 0 : -errno;
+}
