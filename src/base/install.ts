@@ -5,6 +5,8 @@ import { dirname, join } from "node:path";
 /** The folder of package.json. */
 export const ROOT = findRoot(import.meta.dir);
 export const SHIM_BINARY = join(ROOT, "native/build/ipcctl-shim");
+/** First on PYTHONPATH of a Python that we start: makes `import ipcctl` and the console work, and takes itself away. */
+export const PYTHON_BOOT = join(ROOT, "python/boot");
 
 /** What a daemon is started from: the bundle, which takes less memory, unless the source is newer. */
 export function daemonEntry(): string {

@@ -83,6 +83,7 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .option("--wait-ready [seconds]", "wait until it tells READY (default: 30s)")
     .option("--health <check>", "URL to ask, tcp://HOST:PORT to connect to, or command to run")
     .option("--stop-timeout <time>", "grace between SIGTERM and SIGKILL (default: 10s)")
+    .option("--no-console", "let `ipcctl eval` not look into it")
     .option("--config <file>", "project file instead of ipcctl.json")
     .option("--attach", "follow its output; Ctrl-C detaches")
     .action((script: string | undefined, args: string[], flags: StartFlags, command: Command) =>

@@ -54,6 +54,7 @@ export type StartFlags = {
   timeout?: string;
   stopTimeout?: string;
   dependsOn?: string[];
+  console?: boolean;
 };
 
 const READY_DEFAULT_MS = 30_000;
@@ -88,7 +89,7 @@ const NO_DEFINITION = new Set(["attach", "waitReady", "config", "policy"]);
 
 function refuseDefinitionFlags(what: string, flags: StartFlags): void {
   const globals = ["socket", "json", "color", "autostart", "quiet", "verbose"];
-  const given = Object.keys(flags).filter((key) => !NO_DEFINITION.has(key) && !globals.includes(key));
+  const given = Object.keys(flags).filter((key) => !NO_DEFINITION.has(key) && !globals.includes(key) && key !== "console");
   if (given.length === 0) return;
   const flag = `--${given[0]!.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
   throw new IpcError("USAGE", `start ${what}: ${flag} changes nothing here, the definition is kept`, {
@@ -162,6 +163,7 @@ function fromFlags(
     depends_on: flags.dependsOn,
     watch: flags.watch,
     health: flags.health,
+    console: flags.console === false ? false : undefined,
     uid: identity(flags.uid, "--uid"),
     gid: identity(flags.gid, "--gid"),
     stop_timeout: flags.stopTimeout === undefined ? undefined : parseDurationMs(flags.stopTimeout, "--stop-timeout"),

@@ -162,6 +162,8 @@ export const appShape = z.strictObject({
     .union([z.boolean(), z.array(noNul)])
     .nullish()
     .transform((value) => value ?? false),
+  /** Whether `ipcctl eval` may look into it. */
+  console: z.boolean().default(true),
   ready: z.enum(["exec", "notify"]).default("exec"),
   ready_timeout: durationMs.default(30_000),
 });

@@ -3,8 +3,9 @@
  * tell the difference from `python3 script.py` typed in its folder.
  */
 import { closeSync, existsSync, openSync, readFileSync, readSync, statSync } from "node:fs";
-import { dirname, extname, join, resolve } from "node:path";
+import { basename, dirname, extname, join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import { PYTHON_BOOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
 import { splitWords } from "../base/shell-words.ts";
 
@@ -38,7 +39,14 @@ export function resolveLaunch(
   const env = cleanWorkerEnv(base);
   Object.assign(env, app.env_file === null ? {} : readEnvFile(app.env_file), app.env, own);
   env.PATH ??= "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-  return { argv: resolveArgv(app), env, cwd: app.cwd };
+  const argv = resolveArgv(app);
+  if (isPythonProgram(argv[0]!)) env.PYTHONPATH = env.PYTHONPATH ? `${PYTHON_BOOT}:${env.PYTHONPATH}` : PYTHON_BOOT;
+  return { argv, env, cwd: app.cwd };
+}
+
+/** By its name: what is no Python is not told about one. */
+function isPythonProgram(path: string): boolean {
+  return /^(python|pypy)[0-9.]*$/.test(basename(path));
 }
 
 /** Without what belongs to the daemon or to whoever supervises it. */

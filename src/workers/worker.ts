@@ -332,6 +332,8 @@ export class Worker {
       IPCCTL_NAME: this.id,
       IPCCTL_APP: config.name,
       IPCCTL_INSTANCE: String(this.instance),
+      IPCCTL_PLANE: join(this.dir, "plane"),
+      IPCCTL_CONSOLE: config.console ? "1" : "0",
     });
     this.#executable = launch.argv[0]!; // never empty: a script has an interpreter, a command a first word
     mkdirSync(this.logDir, { recursive: true, mode: 0o700 });

@@ -1,0 +1,52 @@
+"""Runs in every Python that ipcctl starts, before the script, and leaves next to no trace.
+
+It makes ``import ipcctl`` work without an installation, and puts a handler on SIGURG (which is ignored by default and used by
+nobody) so that ``ipcctl eval`` can ask for a console. Until then there is no thread and no descriptor. The folder of this file and the
+variable that led here are taken away again, and the user's own sitecustomize is run as if this one were not there.
+"""
+
+
+def _begin() -> None:
+    import os
+    import sys
+    from _frozen_importlib_external import PathFinder
+
+    here = os.path.dirname(os.path.abspath(__file__))
+    package = os.path.join(os.path.dirname(here), "ipcctl")
+    first, _, rest = os.environ.get("PYTHONPATH", "").partition(os.pathsep)
+    if first == here:
+        if rest:
+            os.environ["PYTHONPATH"] = rest
+        else:
+            del os.environ["PYTHONPATH"]
+    sys.path[:] = [entry for entry in sys.path if entry != here]
+
+    class Finder:
+        """Last in line: an ``ipcctl`` that the user has installed wins."""
+
+        @staticmethod
+        def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]
+            if name == "ipcctl":
+                return PathFinder.find_spec(name, [os.path.dirname(package)])
+            return None
+
+    sys.meta_path.append(Finder)
+    if os.environ.pop("IPCCTL_CONSOLE", "0") == "1" and "IPCCTL_PLANE" in os.environ:
+        import _signal
+
+        def wake(number: int, frame: object) -> None:
+            from ipcctl import _console
+
+            _console.wake()
+
+        _signal.signal(_signal.SIGURG, wake)
+    spec = PathFinder.find_spec("sitecustomize", sys.path)
+    if spec is not None and spec.loader is not None and spec.origin != os.path.abspath(__file__):
+        module = sys.modules["sitecustomize"]
+        module.__spec__ = spec
+        module.__file__ = spec.origin
+        spec.loader.exec_module(module)
+
+
+_begin()
+del _begin
