@@ -21,6 +21,7 @@ if ! { [ -d node_modules/zod ] && [ -d node_modules/fast-check ] && [ -x node_mo
   "$bun" install --frozen-lockfile >&2
 fi
 sh native/build.sh >&2
+sh native/build-python.sh >/dev/null
 # One file for the daemon: it takes less memory than the modules one by one.
 if [ ! -f build/js/main.js ] || [ -n "$(find src package.json bun.lock -newer build/js/main.js)" ]; then
   rm -rf build/js

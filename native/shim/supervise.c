@@ -227,7 +227,7 @@ static bool handle(struct client *client, uint8_t type, const uint8_t *payload, 
 		rc = ipc_meet_forward(&shim.meeting, client->channel, client->channel_count, payload, size);
 		close_channel(client);
 	} else if (type == Q_WAKE && size == 0) {
-		rc = shim.meeting.runtime >= 0 ? 0 : ipc_meet_wake(shim.pid);
+		rc = ipc_meet_wake(shim.pid);
 	} else if (type == Q_LOG) {
 		struct ipc_log_limits limits;
 		if (ipc_log_limits_parse(payload, size, &limits) != 0)

@@ -33,11 +33,27 @@ def _begin() -> None:
     sys.meta_path.append(Finder)
     if os.environ.pop("IPCCTL_CONSOLE", "0") == "1" and "IPCCTL_PLANE" in os.environ:
         import _signal
+        import _thread
 
-        def wake(number: int, frame: object) -> None:
+        started = False
+
+        def begin() -> None:
             from ipcctl import _console
 
-            _console.wake()
+            _console.serve()
+
+        def wake(number: int, frame: object) -> None:
+            # In the main thread, between any two instructions of the script, perhaps in the middle of an import: nothing may
+            # be imported here, and nothing raised but what interrupts a call.
+            nonlocal started
+            console = sys.modules.get("ipcctl._console")
+            if started:
+                on_signal = getattr(console, "on_signal", None)
+                if on_signal is not None:
+                    on_signal()
+            else:
+                started = True
+                _thread.start_new_thread(begin, ())
 
         _signal.signal(_signal.SIGURG, wake)
     spec = PathFinder.find_spec("sitecustomize", sys.path)

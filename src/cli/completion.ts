@@ -22,7 +22,7 @@ complete -c ipcctl -n '__fish_seen_subcommand_from start run' -F`,
 };
 
 const TAKES_NAMES = new Set(
-  "stop restart reload delete describe scale signal flush status logs start subscribe".split(" "),
+  "stop restart reload delete describe scale signal flush status logs start subscribe eval call repl".split(" "),
 );
 const SIGNALS = "HUP INT QUIT USR1 USR2 TERM KILL STOP CONT WINCH".split(" ");
 /** Words for an argument that is no worker. */

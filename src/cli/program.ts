@@ -10,6 +10,7 @@ import { Context, type GlobalFlags } from "./context.ts";
 import { printCompletion } from "./completion.ts";
 import { daemonStatus, restartDaemon, stopDaemon } from "./daemon.ts";
 import { doctor } from "./doctor.ts";
+import type { EvalFlags } from "./evaluate.ts";
 import { init } from "./init.ts";
 import { logs, type LogFlags } from "./logs.ts";
 import { run } from "./run.ts";
@@ -199,6 +200,36 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
             : run(contextOf(command), undefined, undefined, [script, ...args], flags)
           : run(contextOf(command), undefined, flags.c, script === undefined ? args : [script, ...args], flags),
       ),
+    );
+  add(
+    "eval",
+    "run code in a worker, also in a script that never asked for it; print its value",
+    "ipcctl eval web 'len(queue)'\nipcctl eval web 'import gc; gc.collect()' --timeout 5\nipcctl eval web config --json",
+  )
+    .argument("<name>")
+    .argument("<code>")
+    .option("--timeout <seconds>", "interrupt it after so long, with status 124")
+    .option("--namespace <name>", "names of its own, kept for the next time, instead of the script's")
+    .action((name: string, code: string, flags: EvalFlags, command: Command) =>
+      finish(import("./evaluate.ts").then(({ evaluate }) => evaluate(contextOf(command), name, code, flags))),
+    );
+  add(
+    "call",
+    "call a function that a worker exposes; arguments are JSON, else text",
+    "ipcctl call calc add 2 3\nipcctl call calc rows '{\"limit\": 10}' --stream",
+  )
+    .argument("<name>")
+    .argument("<function>")
+    .argument("[args...]")
+    .option("--timeout <seconds>", "interrupt it after so long, with status 124")
+    .option("--stream", "print the items of a generator as they come, one a line")
+    .action((name: string, fn: string, args: string[], flags: EvalFlags, command: Command) =>
+      finish(import("./evaluate.ts").then(({ call }) => call(contextOf(command), name, fn, args, flags))),
+    );
+  add("repl", "an interactive prompt in a worker", "ipcctl repl web")
+    .argument("<name>")
+    .action((name: string, _: object, command: Command) =>
+      finish(import("./evaluate.ts").then(({ repl }) => repl(contextOf(command), name))),
     );
   add("doctor", "what this machine can do, what is missing, and how to mend it", "ipcctl doctor").action(
     (_: object, command: Command) => finish(doctor(contextOf(command))),

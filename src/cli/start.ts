@@ -89,7 +89,9 @@ const NO_DEFINITION = new Set(["attach", "waitReady", "config", "policy"]);
 
 function refuseDefinitionFlags(what: string, flags: StartFlags): void {
   const globals = ["socket", "json", "color", "autostart", "quiet", "verbose"];
-  const given = Object.keys(flags).filter((key) => !NO_DEFINITION.has(key) && !globals.includes(key) && key !== "console");
+  const given = Object.keys(flags).filter(
+    (key) => !NO_DEFINITION.has(key) && !globals.includes(key) && key !== "console",
+  );
   if (given.length === 0) return;
   const flag = `--${given[0]!.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
   throw new IpcError("USAGE", `start ${what}: ${flag} changes nothing here, the definition is kept`, {

@@ -19,7 +19,7 @@ const ALLOWED: Record<string, readonly string[]> = {
   daemon: ["base", "protocol", "logs", "sandbox", "workers", "plane", "host", "http"],
   // `run` needs no daemon: it makes the same start specification itself.
   cli: ["base", "protocol", "logs", "sdk", "runtime", "workers"],
-  ".": ["cli", "daemon"],
+  ".": ["cli", "daemon", "runtime", "plane", "base"],
 };
 
 const files = [...new Bun.Glob("**/*.ts").scanSync(src)];

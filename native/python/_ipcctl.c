@@ -1,0 +1,110 @@
+/* The module: its state and its table of functions. */
+#include "ipcctl.h"
+
+#include <stddef.h>
+
+static const struct {
+	const char *name;
+	size_t offset;
+	int shown; /* also an attribute of the module */
+} taken[] = {
+	{ "undefined", offsetof(struct ipc_state, undefined), 1 },
+	{ "EncodeError", offsetof(struct ipc_state, encode_error), 1 },
+	{ "DecodeError", offsetof(struct ipc_state, decode_error), 1 },
+	{ "BrokenChannel", offsetof(struct ipc_state, broken_channel), 1 },
+	{ "Refused", offsetof(struct ipc_state, refused), 0 },
+	{ "failure", offsetof(struct ipc_state, failure), 0 },
+	{ "lower", offsetof(struct ipc_state, lower), 0 },
+	{ "big_bytes", offsetof(struct ipc_state, big_bytes), 0 },
+	{ "revive", offsetof(struct ipc_state, revive), 0 },
+	{ "revive_array", offsetof(struct ipc_state, revive_array), 0 },
+};
+#define TAKEN (sizeof taken / sizeof *taken)
+
+static PyObject **slot_of(struct ipc_state *state, size_t i)
+{
+	return (PyObject **)((char *)state + taken[i].offset);
+}
+
+static int module_exec(PyObject *module)
+{
+	struct ipc_state *state = PyModule_GetState(module);
+	PyObject *types = PyImport_ImportModule("ipcctl._types");
+	if (types == NULL)
+		return -1;
+	for (size_t i = 0; i < TAKEN; i++) {
+		PyObject *value = PyObject_GetAttrString(types, taken[i].name);
+		*slot_of(state, i) = value;
+		if (value == NULL ||
+		    (taken[i].shown && PyModule_AddObjectRef(module, taken[i].name, value) < 0)) {
+			Py_DECREF(types);
+			return -1;
+		}
+	}
+	Py_DECREF(types);
+	PyObject *ring = PyType_FromModuleAndSpec(module, &ipc_ring_spec, NULL);
+	if (ring == NULL)
+		return -1;
+	int rc = PyModule_AddObjectRef(module, "Ring", ring);
+	Py_DECREF(ring);
+	return rc;
+}
+
+static int module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+	struct ipc_state *state = PyModule_GetState(module);
+	if (state != NULL)
+		for (size_t i = 0; i < TAKEN; i++)
+			Py_VISIT(*slot_of(state, i));
+	return 0;
+}
+
+static int module_clear(PyObject *module)
+{
+	struct ipc_state *state = PyModule_GetState(module);
+	if (state != NULL)
+		for (size_t i = 0; i < TAKEN; i++)
+			Py_CLEAR(*slot_of(state, i));
+	return 0;
+}
+
+static void module_free(void *module)
+{
+	module_clear(module);
+}
+
+static PyMethodDef methods[] = {
+	{ "dumps", (PyCFunction)(void (*)(void))ipc_dumps, METH_FASTCALL | METH_KEYWORDS,
+	  "dumps(value, size_max=None) -> bytes\n\nThe value as CBOR; EncodeError where it has no form." },
+	{ "loads", ipc_loads, METH_O,
+	  "loads(buffer) -> object\n\nThe value of one CBOR item; DecodeError where it is none." },
+	{ "wait", ipc_wait, METH_VARARGS,
+	  "wait(bells, life_fds, timeout) -> list[int]\n\n"
+	  "Indexes into bells + life_fds of what is ready within timeout seconds (None: for ever).\n"
+	  "Bells are eventfds and are drained." },
+	{ NULL, NULL, 0, NULL },
+};
+
+static PyModuleDef_Slot slots[] = {
+	{ Py_mod_exec, (void *)module_exec },
+	{ 0, NULL },
+};
+
+static struct PyModuleDef definition = {
+	PyModuleDef_HEAD_INIT,
+	.m_name = "ipcctl._ipcctl",
+	.m_doc = "The data plane's lowest layer: values, rings, bells.",
+	.m_size = sizeof(struct ipc_state),
+	.m_methods = methods,
+	.m_slots = slots,
+	.m_traverse = module_traverse,
+	.m_clear = module_clear,
+	.m_free = module_free,
+};
+
+PyMODINIT_FUNC PyInit__ipcctl(void);
+
+PyMODINIT_FUNC PyInit__ipcctl(void)
+{
+	return PyModuleDef_Init(&definition);
+}

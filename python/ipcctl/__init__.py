@@ -1,0 +1,102 @@
+"""Calls between TypeScript and Python.
+
+In a worker that ipcctl started::
+
+    import ipcctl
+
+    @ipcctl.expose
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    ipcctl.serve()
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+from ._codec import BrokenChannel, DecodeError, EncodeError, JavaScriptError, undefined
+
+__all__ = [
+    "BrokenChannel",
+    "DecodeError",
+    "EncodeError",
+    "JavaScriptError",
+    "expose",
+    "ready",
+    "serve",
+    "stop",
+    "undefined",
+]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_is_stopping = threading.Event()
+
+
+@overload
+def expose(function: _F) -> _F: ...
+@overload
+def expose(*, name: str) -> Callable[[_F], _F]: ...
+def expose(function: _F | None = None, *, name: str | None = None) -> Any:
+    """Lets clients call the function by its name (or another one). Sync, async, or a generator, which becomes a stream.
+
+    :raises TypeError: if it is not callable
+    :raises ValueError: if another function has the name already
+    """
+
+    def add(one: _F) -> _F:
+        from ._runtime import runtime
+
+        if not callable(one):
+            raise TypeError(f"expose: {one!r} is not callable")
+        key = name or getattr(one, "__name__", None)
+        if not isinstance(key, str) or not key.isidentifier():
+            raise ValueError(f"expose: {key!r} is no name; give one with expose(name=…)")
+        known = runtime().exposed.get(key)
+        if known is not None and known is not one:
+            raise ValueError(f"expose: another function is exposed as {key!r} already")
+        runtime().exposed[key] = one
+        return one
+
+    return add if function is None else add(function)
+
+
+def ready() -> None:
+    """Tells the supervisor that this worker is ready (``--wait-ready``). Nothing happens where nobody waits for it."""
+    import socket
+
+    descriptor = os.environ.get("IPCCTL_CONTROL_FD")
+    if descriptor is not None:
+        with socket.socket(fileno=os.dup(int(descriptor))) as control:
+            control.send(b"READY")
+
+
+def serve() -> None:
+    """Answers calls in this thread until :func:`stop` is called or KeyboardInterrupt comes from outside.
+
+    :raises RuntimeError: if this process was not started by ipcctl
+    """
+    from . import _console
+    from ._runtime import runtime
+
+    path = os.environ.get("IPCCTL_PLANE")
+    if path is None:
+        raise RuntimeError("serve: not started by ipcctl (no IPCCTL_PLANE); start it with: ipcctl start SCRIPT")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGURG, lambda number, frame: _console.on_signal())
+    one = runtime()
+    one.attach(path)
+    ready()
+    one.serve(_is_stopping.is_set)
+
+
+def stop() -> None:
+    """Ends :func:`serve` after the present call."""
+    from ._runtime import runtime
+
+    _is_stopping.set()
+    runtime()._wake()

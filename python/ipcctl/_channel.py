@@ -1,0 +1,158 @@
+"""One client's channel: two rings in a sealed segment, two bells, and a socket whose end says that the client is gone."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import socket
+import struct
+import threading
+from collections import deque
+
+from ._codec import BrokenChannel, Ring, dumps, loads
+
+VERSION = 1
+DATA_OFFSET = 4096
+MAGIC = b"IPCCTL\x01\x00"
+_INTERRUPT_OFFSET = 64
+_RING_A, _RING_B = 256, 512
+_F_GET_SEALS = 1034
+_SEALS = 0x0002 | 0x0004  # F_SEAL_SHRINK, F_SEAL_GROW
+_MORE, _LAST = b"\x01", b"\x02"
+#: Bytes of one message, in parts or not; what a client may make us hold.
+MESSAGE_BYTES_MAX = 256 * 1024 * 1024
+#: Bytes that a client may leave unread before its channel is given up.
+OUTBOX_BYTES_MAX = 64 * 1024 * 1024
+
+
+class Channel:
+    """Not thread-safe but for :meth:`send`."""
+
+    def __init__(self, payload: bytes, fds: list[int]) -> None:
+        """:raises BrokenChannel: if what the client handed in is not as docs/shm-layout.md says."""
+        if len(fds) != 4 or len(payload) != 8:
+            raise BrokenChannel(f"a channel is 4 descriptors and 8 bytes, not {len(fds)} and {len(payload)}")
+        version, capacity = struct.unpack("<II", payload)
+        size = DATA_OFFSET + 2 * capacity
+        if version != VERSION:
+            raise BrokenChannel(f"layout {version} of a channel is not known, only {VERSION}")
+        if fcntl.fcntl(fds[0], _F_GET_SEALS) & _SEALS != _SEALS or os.fstat(fds[0]).st_size != size:
+            raise BrokenChannel("the segment is not sealed, or not of the size it claims")
+        self.map = mmap.mmap(fds[0], size)
+        os.close(fds[0])
+        if self.map[:8] != MAGIC:
+            raise BrokenChannel("the segment does not begin with the magic of a channel")
+        self.bell = fds[1]
+        self._client_bell = fds[2]
+        self.life = socket.socket(fileno=fds[3])
+        self.rx = Ring(self.map, _RING_A, DATA_OFFSET, capacity, False)
+        self.tx = Ring(self.map, _RING_B, DATA_OFFSET + capacity, capacity, True)
+        self._part_bytes = capacity // 4
+        self._lock = threading.Lock()
+        self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
+        self._parts: list[bytes] = []
+        self._parts_bytes = 0
+        #: Held by whoever reads: usually the serving thread, another one while that is busy with the user's code.
+        self.reading = threading.Lock()
+        #: Read by another thread, for the serving one to handle.
+        self.backlog: deque[list[object]] = deque()
+        self.is_open = True
+
+    def next(self) -> list[object] | None:
+        """The next message for the serving thread. :raises BrokenChannel, DecodeError:"""
+        if self.backlog:
+            return self.backlog.popleft()
+        with self.reading:
+            return self.receive()
+
+    def send(self, message: list[object]) -> None:
+        """Encodes and sends; what finds no room in the ring waits in order. From any thread."""
+        self.send_bytes(dumps(message))
+
+    def send_bytes(self, data: bytes) -> None:
+        if not self.is_open:
+            return
+        with self._lock:
+            if len(data) <= self._part_bytes:
+                self._put(data)
+            else:
+                step = self._part_bytes - 1
+                for at in range(0, len(data), step):
+                    self._put((_LAST if at + step >= len(data) else _MORE) + data[at : at + step])
+            if self.tx.needs_bell():
+                self._ring()
+
+    def _put(self, frame: bytes) -> None:
+        if not self._outbox and self.tx.try_send(frame):
+            return
+        self._outbox.append(frame)
+        self._outbox_bytes += len(frame)
+        if self._outbox_bytes > OUTBOX_BYTES_MAX:
+            self._outbox.clear()
+            self.is_open = False
+            raise BrokenChannel(f"the client left more than {OUTBOX_BYTES_MAX} bytes unread")
+
+    def flush(self) -> bool:
+        """Sends what waits, as far as there is room. True if nothing waits."""
+        if not self._outbox:
+            return True
+        with self._lock:
+            while self._outbox and self.tx.try_send(self._outbox[0]):
+                self._outbox_bytes -= len(self._outbox.popleft())
+            if self.tx.needs_bell():
+                self._ring()
+            return not self._outbox
+
+    def _ring(self) -> None:
+        try:
+            os.eventfd_write(self._client_bell, 1)
+        except OSError:
+            pass  # the counter is full: it is rung already
+
+    def receive(self) -> list[object] | None:
+        """The next whole message, if one is there. :raises BrokenChannel, DecodeError:"""
+        frame = self.rx.try_recv()
+        return None if frame is None else self.assemble(frame)
+
+    def assemble(self, frame: bytes) -> list[object] | None:
+        kind = frame[:1]
+        if kind == _MORE or kind == _LAST:
+            self._parts.append(frame[1:])
+            self._parts_bytes += len(frame)
+            if self._parts_bytes > MESSAGE_BYTES_MAX:
+                raise BrokenChannel(f"a message of more than {MESSAGE_BYTES_MAX} bytes")
+            if kind == _MORE:
+                return None
+            frame = b"".join(self._parts)
+            self._parts, self._parts_bytes = [], 0
+        message = loads(frame)
+        if type(message) is not list or len(message) < 2 or type(message[0]) is not int:
+            raise BrokenChannel("a message is an array of a kind, a number and more")
+        return message
+
+    def take_interrupt(self) -> int:
+        """The call that the client wants interrupted, once; 0 for none."""
+        (number,) = struct.unpack_from("<I", self.map, _INTERRUPT_OFFSET)
+        if number:
+            struct.pack_into("<I", self.map, _INTERRUPT_OFFSET, 0)
+        return int(number)
+
+    def drain_bell(self) -> None:
+        try:
+            os.eventfd_read(self.bell)
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        self.is_open = False
+        self._outbox.clear()
+        for fd in (self.bell, self._client_bell):
+            os.close(fd)
+        self.bell = self._client_bell = -1
+        self.life.close()
+        try:
+            self.map.close()
+        except BufferError:
+            pass  # a ring still looks into it; it goes with the ring

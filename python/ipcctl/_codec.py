@@ -1,0 +1,63 @@
+"""Picks who does the data plane's lowest layer: the C extension, or Python where it is missing.
+
+`IPCCTL_PURE=1` picks Python. `implementation` tells which one it is: "c" or "pure".
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from types import ModuleType
+
+from . import _pure
+from ._types import BrokenChannel, DecodeError, EncodeError, JavaScriptError, Undefined, undefined
+
+__all__ = [
+    "BrokenChannel",
+    "DecodeError",
+    "EncodeError",
+    "JavaScriptError",
+    "Ring",
+    "Undefined",
+    "dumps",
+    "implementation",
+    "loads",
+    "undefined",
+    "wait",
+]
+
+
+def load_extension() -> ModuleType | None:
+    """The C extension: beside the package, then in the checkout it lies in; None where there is
+    none that loads.
+    """
+    name = "ipcctl._ipcctl"
+    if name in sys.modules:
+        return sys.modules[name]
+    here = os.path.dirname(os.path.abspath(__file__))
+    for folder in (here, os.path.join(here, "..", "..", "native", "build", "python")):
+        path = os.path.join(folder, "_ipcctl.abi3.so")
+        if not os.path.exists(path):
+            continue
+        loader = importlib.machinery.ExtensionFileLoader(name, path)
+        spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+        assert spec is not None
+        try:
+            module = importlib.util.module_from_spec(spec)
+            loader.exec_module(module)
+        except ImportError:
+            continue  # of another architecture or libc: the pure one does as well
+        sys.modules[name] = module
+        return module
+    return None
+
+
+_module = None if os.environ.get("IPCCTL_PURE") == "1" else load_extension()
+implementation = "pure" if _module is None else "c"
+_chosen = _pure if _module is None else _module
+dumps = _chosen.dumps
+loads = _chosen.loads
+Ring = _chosen.Ring
+wait = _chosen.wait

@@ -1,0 +1,49 @@
+"""The console: lets a client into a script that never asked for it. Nothing of it exists before the first signal."""
+
+from __future__ import annotations
+
+import _thread
+import os
+import sys
+import threading
+
+_lock = threading.Lock()
+
+
+def on_signal() -> None:
+    """SIGURG came again: something is to be interrupted, or the thread that served has ended. In the main thread; imports nothing."""
+    runtime = getattr(sys.modules.get("ipcctl._runtime"), "_runtime", None)
+    if runtime is None:
+        return
+    runtime.on_signal()
+    if not runtime.is_served and not _lock.locked():
+        _thread.start_new_thread(serve, ())
+
+
+def serve() -> None:
+    """Serves in a thread of its own until somebody calls ``ipcctl.serve()``."""
+    if not _lock.acquire(blocking=False):
+        return
+    try:
+        from ._runtime import runtime
+
+        one = runtime()
+        one.attach(os.environ["IPCCTL_PLANE"])
+        while not one.is_wanted_elsewhere():
+            try:
+                one.serve(one.is_wanted_elsewhere)
+            except KeyboardInterrupt:
+                pass  # meant for a call that had just ended
+        one.handed_over()
+    except OSError:
+        pass  # the shim is gone, and we soon
+    finally:
+        _lock.release()
+
+
+def _forget() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)

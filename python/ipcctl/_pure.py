@@ -1,0 +1,755 @@
+"""The data plane's lowest layer in pure Python.
+
+It does what the C extension does, byte for byte and error for error.
+
+Where the two could differ, the rare forms, both call `_types`.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import select
+import struct
+import threading
+import time
+from typing import Any, NoReturn
+
+from ._types import (
+    MAX_DEPTH,
+    TAG_CONTENT,
+    TYPED_TAGS,
+    BrokenChannel,
+    DecodeError,
+    EncodeError,
+    Refused,
+    big_bytes,
+    failure,
+    lower,
+    revive,
+    revive_array,
+    undefined,
+)
+
+__all__ = [
+    "BrokenChannel",
+    "DecodeError",
+    "EncodeError",
+    "Ring",
+    "dumps",
+    "loads",
+    "undefined",
+    "wait",
+]
+
+_SIZE_MAX = (1 << 63) - 1
+_pack_float = struct.Struct(">Bd").pack
+_pack_1 = struct.Struct(">BB").pack
+_pack_2 = struct.Struct(">BH").pack
+_pack_4 = struct.Struct(">BI").pack
+_pack_8 = struct.Struct(">BQ").pack
+_U32 = struct.Struct("<I")
+
+
+class _Trouble(Exception):
+    """What went wrong, in the making: the place is noted from the inside out on the way up."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code = code
+        self.detail = detail
+        self.parts: list[Any] = []
+
+
+# --- encoding ---
+
+
+def _head(major: int, n: int) -> bytes:
+    major <<= 5
+    if n < 24:
+        return bytes((major | n,))
+    if n <= 0xFF:
+        return _pack_1(major | 24, n)
+    if n <= 0xFFFF:
+        return _pack_2(major | 25, n)
+    if n <= 0xFFFFFFFF:
+        return _pack_4(major | 26, n)
+    return _pack_8(major | 27, n)
+
+
+_CHANGED = "changed while it was sent"
+
+
+class _Encoder:
+    def __init__(self, limit: int) -> None:
+        self.out = bytearray()
+        self.limit = limit
+        self.ancestors: list[int] = []
+
+    def put(self, head: bytes, payload: Any = b"") -> None:
+        if len(head) + len(payload) > self.limit - len(self.out):
+            raise _Trouble("SIZE", f"more than {self.limit} bytes")
+        self.out += head
+        if payload:
+            self.out += payload
+
+    def text(self, text: str) -> None:
+        try:
+            utf8 = str.encode(text)
+        except UnicodeEncodeError:
+            raise _Trouble("TYPE", "cannot send a lone surrogate in a str") from None
+        self.put(_head(3, len(utf8)), utf8)
+
+    def enter(self, identity: Any) -> None:
+        if id(identity) in self.ancestors:
+            raise _Trouble("CYCLE", "cannot send a container that is inside itself")
+        if len(self.ancestors) == MAX_DEPTH:
+            raise _Trouble("DEPTH", f"more than {MAX_DEPTH} levels")
+        self.ancestors.append(id(identity))
+
+    def value(self, value: Any, identity: Any) -> None:
+        """`identity` is what a cycle is known by: the user's object where `value` is a lowered
+        form of it.
+        """
+        kind = type(value)
+        if kind is str:
+            self.text(value)
+        elif kind is int:
+            self.integer(value)
+        elif value is None:
+            self.put(b"\xf6")
+        elif kind is bool:
+            self.put(b"\xf5" if value else b"\xf4")
+        elif value is undefined:
+            self.put(b"\xf7")
+        elif kind is float:
+            self.put(_pack_float(0xFB, value))
+        elif kind is list or kind is tuple:
+            self.array(value, identity)
+        elif kind is dict:
+            self.map(value, identity)
+        elif kind is bytes or kind is bytearray:
+            self.put(_head(2, len(value)), value)
+        elif kind is set or kind is frozenset:
+            self.set(value, identity)
+        else:
+            self.lowered(value, identity)
+
+    def integer(self, number: int) -> None:
+        major = 0
+        if number < 0:
+            major, number = 1, ~number
+        if number <= 0xFFFFFFFFFFFFFFFF:
+            self.put(_head(major, number))
+        else:
+            self.put(_head(6, 2 + major))
+            raw = big_bytes(number)
+            self.put(_head(2, len(raw)), raw)
+
+    def array(self, items: Any, identity: Any) -> None:
+        size = len(items)
+        self.enter(identity)
+        self.put(_head(4, size))
+        at = 0
+        try:
+            while at < size:
+                try:
+                    item = items[at]
+                except IndexError:
+                    at = size
+                    break
+                self.value(item, item)
+                at += 1
+        except _Trouble as trouble:
+            trouble.parts.append(at)
+            raise
+        if len(items) != size:
+            raise _Trouble("TYPE", _CHANGED)
+        self.ancestors.pop()
+
+    def map(self, items: dict[Any, Any], identity: Any) -> None:
+        size = len(items)
+        texts = all(isinstance(key, str) for key in items)
+        self.enter(identity)
+        if not texts:
+            self.put(b"\xd9\x01\x03")
+        self.put(_head(5, size))
+        key: Any = None
+        try:
+            for key, value in items.items():
+                try:
+                    if texts:
+                        self.text(key)
+                    else:
+                        self.value(key, key)
+                    self.value(value, value)
+                except _Trouble as trouble:
+                    trouble.parts.append((key,))
+                    raise
+        except RuntimeError as error:
+            raise _changed(error)
+        if len(items) != size:
+            raise _Trouble("TYPE", _CHANGED)
+        self.ancestors.pop()
+
+    def set(self, items: Any, identity: Any) -> None:
+        size = len(items)
+        self.enter(identity)
+        self.put(b"\xd9\x01\x02")
+        self.put(_head(4, size))
+        at = 0
+        try:
+            for item in items:
+                try:
+                    self.value(item, item)
+                except _Trouble as trouble:
+                    trouble.parts.append(at)
+                    raise
+                at += 1
+        except RuntimeError as error:
+            raise _changed(error)
+        if len(items) != size:
+            raise _Trouble("TYPE", _CHANGED)
+        self.ancestors.pop()
+
+    def lowered(self, value: Any, identity: Any) -> None:
+        try:
+            tag, form = lower(value)
+        except Refused as refused:
+            raise _Trouble("TYPE", str(refused)) from None
+        if tag is not None:
+            self.put(_head(6, tag))
+        if type(form) is memoryview:  # in a lowered form it is its bytes
+            self.put(_head(2, form.nbytes), form)
+        else:
+            self.value(form, identity)
+
+
+def _changed(error: RuntimeError) -> Exception:
+    """What a dict or set says when it changed under its iteration; another RuntimeError is the
+    user's.
+    """
+    return (
+        _Trouble("TYPE", _CHANGED)
+        if "changed" in str(error) and "during iteration" in str(error)
+        else error
+    )
+
+
+def dumps(value: Any, size_max: int | None = None) -> bytes:
+    """The value as CBOR; EncodeError where it has no form."""
+    if size_max is None:
+        limit = _SIZE_MAX
+    else:
+        limit = size_max.__index__()
+        if limit < 0:
+            raise OverflowError("size_max must not be negative")
+    encoder = _Encoder(limit)
+    try:
+        encoder.value(value, value)
+    except _Trouble as trouble:
+        error = failure(EncodeError, trouble.code, trouble.parts, trouble.detail)
+    else:
+        return bytes(encoder.out)
+    raise error
+
+
+# --- decoding ---
+
+
+class _Decoder:
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+        self.end = len(data)
+        self.at = 0
+        self.depth = 0
+
+    def truncated(self) -> NoReturn:
+        raise _Trouble("MALFORMED", f"truncated at byte {self.end}")
+
+    def head(self) -> tuple[int, int, int, int]:
+        """Major type, additional information, argument, and where it stood."""
+        at = self.at
+        if at == self.end:
+            self.truncated()
+        first = self.data[at]
+        self.at = at + 1
+        info = first & 31
+        if info < 24:
+            return first >> 5, info, info, at
+        if info > 27:
+            raise _Trouble("MALFORMED", f"a reserved or indefinite length at byte {at}")
+        stop = at + 1 + (1 << (info - 24))
+        if stop > self.end:
+            self.truncated()
+        self.at = stop
+        return first >> 5, info, int.from_bytes(self.data[at + 1 : stop], "big"), at
+
+    def too_long(self, n: int, at: int) -> NoReturn:
+        raise _Trouble("SIZE", f"a length of {n} at byte {at}, larger than what is there")
+
+    def take(self, n: int, at: int) -> memoryview:
+        start = self.at
+        if n > self.end - start:
+            self.too_long(n, at)
+        self.at = start + n
+        return self.data[start : start + n]
+
+    def open(self, n: int, at: int, least: int) -> None:
+        if self.depth == MAX_DEPTH:
+            raise _Trouble("DEPTH", f"more than {MAX_DEPTH} levels")
+        if n > (self.end - self.at) // least:
+            self.too_long(n, at)
+        self.depth += 1
+
+    def value(self, keys: bool) -> Any:
+        """`keys`: arrays become tuples and sets frozensets, as what goes into a set or is a key
+        must be hashable.
+        """
+        major, info, n, at = self.head()
+        if major == 0:
+            return n
+        if major == 1:
+            return ~n
+        if major == 2:
+            return bytes(self.take(n, at))
+        if major == 3:
+            return self.text(n, at)
+        if major == 4:
+            return self.array(n, at, keys)
+        if major == 5:
+            return self.map(n, at, False)
+        if major == 6:
+            return self.tagged(n, at, keys)
+        if info == 20:
+            return False
+        if info == 21:
+            return True
+        if info == 22:
+            return None
+        if info == 23:
+            return undefined
+        if 25 <= info <= 27:
+            raw = bytes(self.data[at + 1 : self.at])
+            number = struct.unpack((">e", ">f", ">d")[info - 25], raw)[0]
+            # The NaNs of the short forms have no payload worth carrying over.
+            return math.nan if info < 27 and number != number else number
+        raise _Trouble("MALFORMED", f"a reserved simple value at byte {at}")
+
+    def text(self, n: int, at: int) -> str:
+        raw = self.take(n, at)
+        try:
+            return str(raw, "utf-8")
+        except UnicodeDecodeError:
+            raise _Trouble("MALFORMED", f"bad UTF-8 at byte {at}") from None
+
+    def array(self, n: int, at: int, keys: bool) -> Any:
+        self.open(n, at, 1)
+        items: list[Any] = []
+        try:
+            for _ in range(n):
+                items.append(self.value(keys))
+        except _Trouble as trouble:
+            trouble.parts.append(len(items))
+            raise
+        self.depth -= 1
+        return tuple(items) if keys else items
+
+    def map(self, n: int, at: int, any_key: bool) -> dict[Any, Any]:
+        self.open(n, at, 2)
+        items: dict[Any, Any] = {}
+        for _ in range(n):
+            if any_key:
+                key = self.value(True)
+            else:
+                major, _info, length, where = self.head()
+                if major != 3:
+                    raise _Trouble("MALFORMED", f"a key that is no text at byte {where}")
+                key = self.text(length, where)
+            try:
+                value = self.value(False)
+            except _Trouble as trouble:
+                trouble.parts.append((key,))
+                raise
+            try:
+                items[key] = value
+            except (TypeError, ValueError):
+                self.unhashable()
+        self.depth -= 1
+        return items
+
+    def set(self, n: int, at: int, keys: bool) -> Any:
+        self.open(n, at, 1)
+        items: set[Any] = set()
+        for index in range(n):
+            try:
+                item = self.value(True)
+                try:
+                    items.add(item)
+                except (TypeError, ValueError):
+                    self.unhashable()
+            except _Trouble as trouble:
+                trouble.parts.append(index)
+                raise
+        self.depth -= 1
+        return frozenset(items) if keys else items
+
+    def unhashable(self) -> NoReturn:
+        raise _Trouble(
+            "MALFORMED", "a key or an element of a set that Python cannot hash"
+        ) from None
+
+    def tagged(self, tag: int, at: int, keys: bool) -> Any:
+        content = TAG_CONTENT.get(tag)
+        if content is None:
+            raise _Trouble("MALFORMED", f"unknown tag {tag} at byte {at}")
+        if self.at == self.end:
+            self.truncated()
+        # Judged before going on: a chain of tags must not be a way around the limit of levels.
+        major = self.data[self.at] >> 5
+        if major not in (0, 1, 7) if content == 8 else major != content:
+            self.misplaced(tag, at)
+        inner: Any
+        if tag >= 40 and tag != 1004:
+            _major, _info, n, where = self.head()
+            if tag == 258:
+                return self.set(n, where, keys)
+            if tag == 259:
+                return self.map(n, where, True)
+            if tag == 40:
+                return self.nd(tag, at, n, where)
+            inner = bytearray(self.take(n, where))
+        else:
+            inner = self.value(False)
+        return self.revived(revive, tag, inner)
+
+    def misplaced(self, tag: int, at: int) -> NoReturn:
+        raise _Trouble("MALFORMED", f"tag {tag} on what it cannot be on, at byte {at}")
+
+    def revived(self, helper: Any, *args: Any) -> Any:
+        try:
+            return helper(*args)
+        except Refused as refused:
+            raise _Trouble("MALFORMED", str(refused)) from None
+
+    def nd(self, tag: int, at: int, pair: int, where: int) -> Any:
+        self.open(pair, where, 1)
+        if pair != 2:
+            self.misplaced(tag, at)
+        major, _info, count, where = self.head()
+        if major != 4:
+            self.misplaced(tag, at)
+        self.open(count, where, 1)
+        shape = []
+        for _ in range(count):
+            major, _info, length, where = self.head()
+            if major != 0:
+                self.misplaced(tag, at)
+            shape.append(length)
+        major, _info, typed, typed_at = self.head()
+        if major != 6 or typed not in TYPED_TAGS:
+            self.misplaced(tag, at)
+        major, _info, size, where = self.head()
+        if major != 2:
+            self.misplaced(typed, typed_at)
+        raw = bytearray(self.take(size, where))
+        self.depth -= 2
+        return self.revived(revive_array, shape, typed, raw)
+
+
+def loads(buffer: Any) -> Any:
+    """The value of one CBOR item; DecodeError where it is none."""
+    with memoryview(buffer) as whole:
+        if not whole.c_contiguous:
+            raise BufferError("the buffer is not contiguous")
+        # cast() knows no shape with a zero in it
+        with memoryview(b"") if whole.nbytes == 0 else whole.cast("B") as data:
+            decoder = _Decoder(data)
+            try:
+                value = decoder.value(False)
+                if decoder.at != decoder.end:
+                    raise _Trouble("MALFORMED", f"{decoder.end - decoder.at} bytes too many")
+                return value
+            except _Trouble as trouble:
+                error = failure(DecodeError, trouble.code, trouble.parts, trouble.detail)
+            # Slices of data must not outlive it: they are in the frames that the trouble came
+            # through.
+            del decoder
+            raise error
+
+
+# --- rings ---
+
+_HEAD, _TAIL, _CONSUMER_SLEEPS, _PRODUCER_WAITS = 0, 16, 32, 33  # words of 4 bytes
+_CONTROL_SIZE = 192
+_MASK = 0xFFFFFFFF
+_ZEROS = bytes(8)
+
+
+class Ring:
+    """One end of a byte ring in shared memory. Both ends start at `position`.
+
+    The peer is not trusted: what is read from the memory is read once and judged; the own position
+    is never read back.
+
+    About the order of memory accesses: Python has no atomics. A word is read and written through a
+    memoryview of "I", which CPython does with one 4-byte move, never torn. x86 keeps stores in
+    order and loads in order, which is all that head and tail need. ARM does neither; the
+    interpreter runs hundreds of instructions between two accesses, which makes a reordering
+    improbable, not impossible: where that is not enough, use the C extension. For the words about
+    sleeping, a store has to be seen before a later load, which x86 does not keep either: taking a
+    lock is a full barrier there. Whoever sleeps should still wake now and then.
+    """
+
+    __slots__ = (
+        "_broken",
+        "_capacity",
+        "_data",
+        "_lock",
+        "_own",
+        "_peer",
+        "_producer",
+        "_turn",
+        "_waits",
+        "_words",
+    )
+
+    def __init__(
+        self,
+        buffer: Any,
+        control_offset: int,
+        data_offset: int,
+        capacity: int,
+        is_producer: bool,
+        position: int = 0,
+    ) -> None:
+        whole = memoryview(buffer)
+        if whole.readonly:
+            raise BufferError("Object is not writable.")
+        whole = whole.cast("B")
+        if not 4096 <= capacity <= 1 << 30 or capacity & (capacity - 1):
+            raise ValueError("capacity must be a power of two from 4096 to 2^30")
+        if control_offset < 0 or control_offset % 64 or data_offset < 0 or data_offset % 8:
+            raise ValueError("control_offset must be a multiple of 64, data_offset of 8")
+        if control_offset > len(whole) - _CONTROL_SIZE or data_offset > len(whole) - capacity:
+            raise ValueError("the ring ends beyond the buffer")
+        if control_offset < data_offset + capacity and data_offset < control_offset + _CONTROL_SIZE:
+            raise ValueError("the control block overlaps the data")
+        if not 0 <= position <= _MASK or position % 8:
+            raise ValueError("position must be a multiple of 8 below 2^32")
+        self._words = whole[control_offset : control_offset + _CONTROL_SIZE].cast("I")
+        self._data = whole[data_offset : data_offset + capacity]
+        self._capacity = capacity
+        self._producer = bool(is_producer)
+        self._own = position
+        # As full as can be, so that the first send looks.
+        self._peer = position - capacity & _MASK if is_producer else position
+        self._broken = False
+        self._waits = False
+        self._lock = threading.Lock()
+        self._turn = threading.Lock()  # one frame at a time, as the GIL does it for the C extension
+
+    @property
+    def broken(self) -> bool:
+        """Whether the other side broke the channel."""
+        return self._broken
+
+    def _break(self, what: str) -> NoReturn:
+        self._broken = True
+        raise BrokenChannel(what)
+
+    def _usable(self, producer: bool) -> None:
+        if self._broken:
+            self._break("the channel is broken")
+        if self._producer is not producer:
+            raise TypeError(f"only the {'producer' if producer else 'consumer'} can do this")
+
+    def _fence(self) -> None:
+        with self._lock:
+            pass
+
+    def _look(self) -> int:
+        """Bytes in the ring after a fresh look at the other side's position."""
+        peer = self._words[_HEAD if self._producer else _TAIL]
+        used = (self._own - peer if self._producer else peer - self._own) & _MASK
+        if used > self._capacity or peer % 8:
+            self._break("the other side wrote an impossible position")
+        self._peer = peer
+        return used
+
+    def _copy_in(self, position: int, payload: Any) -> None:
+        at = position & (self._capacity - 1)
+        first = self._capacity - at
+        if len(payload) <= first:
+            self._data[at : at + len(payload)] = payload
+        else:
+            self._data[at:] = payload[:first]
+            self._data[: len(payload) - first] = payload[first:]
+
+    def try_send(self, payload: Any) -> bool:
+        """Sends a frame; False where there is no room yet, and then the consumer is asked to
+        ring once there is.
+        """
+        self._usable(True)
+        with memoryview(payload) as view:
+            if not view.c_contiguous:
+                raise BufferError("the payload is not contiguous")
+            with memoryview(b"") if view.nbytes == 0 else view.cast("B") as flat:
+                with self._turn:
+                    return self._send(flat)
+
+    def _send(self, payload: memoryview) -> bool:
+        size, capacity = len(payload), self._capacity
+        if size > capacity - 4:
+            raise ValueError(f"{size} bytes never fit into a ring of {capacity}")
+        frame = 4 + size + 7 & ~7
+        if frame > capacity - (self._own - self._peer & _MASK) and frame > capacity - self._look():
+            # Said before looking once more: either this look sees the room or the consumer sees the
+            # word.
+            self._words[_PRODUCER_WAITS] = 1
+            self._fence()
+            self._waits = True
+            if frame > capacity - self._look():
+                return False
+        if self._waits:
+            self._words[_PRODUCER_WAITS] = 0
+            self._waits = False
+        # Positions are multiples of 8: neither the length nor the last 8 bytes with the padding
+        # wrap.
+        own, end = self._own, 4 + size
+        self._copy_in(own, _U32.pack(size))
+        self._copy_in(own + 4, payload)
+        self._copy_in(own + end, _ZEROS[: frame - end])
+        self._own = own + frame & _MASK
+        self._words[_TAIL] = self._own
+        return True
+
+    def needs_bell(self) -> bool:
+        """After a send or receive: whether the other side waits for a bell. Clears that."""
+        self._usable(self._producer)
+        word = _CONSUMER_SLEEPS if self._producer else _PRODUCER_WAITS
+        self._fence()
+        if self._words[word] == 0:
+            return False
+        # Not one step, as it is in C: a word set between the two is lost only if the other side set
+        # it after our store to head or tail, and then its second look sees that store.
+        self._words[word] = 0
+        return True
+
+    def try_recv(self) -> bytes | None:
+        """The next frame, or None."""
+        self._usable(False)
+        with self._turn:
+            return self._receive()
+
+    def _receive(self) -> bytes | None:
+        own = self._own
+        used = self._peer - own & _MASK
+        if used == 0:
+            used = self._look()
+            if used == 0:
+                return None
+        data, capacity = self._data, self._capacity
+        at = own & (capacity - 1)
+        size = _U32.unpack_from(data, at)[0]
+        if size > used - 4:
+            self._break("the other side wrote a frame longer than what is there")
+        at = at + 4 & (capacity - 1)
+        if at + size <= capacity:
+            payload = bytes(data[at : at + size])
+        else:
+            payload = b"".join((data[at:], data[: size - (capacity - at)]))
+        self._own = own + (4 + size + 7 & ~7) & _MASK
+        self._words[_HEAD] = self._own
+        return payload
+
+    def recv_spin(self, microseconds: float) -> bytes | None:
+        """The next frame, waited for actively, letting other threads run, for so many
+        microseconds, or None.
+        """
+        span = float(microseconds)
+        if not 0 <= span <= 1e6:
+            raise ValueError("microseconds must be from 0 to 1000000")
+        payload = self.try_recv()
+        deadline = time.monotonic_ns() + int(span * 1000)
+        while payload is None and time.monotonic_ns() < deadline:
+            time.sleep(0)  # lets the GIL go
+            payload = self.try_recv()
+        return payload
+
+    def prepare_sleep(self) -> bool:
+        """Says that the consumer is about to wait for its bell; False where a frame has come
+        meanwhile.
+        """
+        self._usable(False)
+        self._words[_CONSUMER_SLEEPS] = 1
+        self._fence()
+        if self._look() == 0:
+            return True
+        self._words[_CONSUMER_SLEEPS] = 0
+        return False
+
+    def cancel_sleep(self) -> None:
+        """Takes prepare_sleep() back. Never raises for a broken channel: it stands in "finally"."""
+        if not self._broken:
+            self._usable(False)
+        if not self._producer:
+            self._words[_CONSUMER_SLEEPS] = 0
+
+
+# --- bells ---
+
+_WAIT_MAX = 1e6  # seconds; poll() counts milliseconds in 31 bits
+
+
+def _drain(fd: int) -> None:
+    """Empties an eventfd. The other side has it too and could be first: never a read that
+    blocks.
+    """
+    try:
+        os.preadv(fd, [bytearray(8)], -1, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            try:
+                os.read(fd, 8)  # kernels before 5.8
+            except OSError:
+                pass
+
+
+def _fd_of(item: Any) -> int:
+    fd = item if isinstance(item, int) else item.fileno()
+    if fd < 0:
+        raise ValueError(f"file descriptor cannot be a negative integer ({fd})")
+    return fd
+
+
+def wait(bells: Any, life_fds: Any, timeout: float | None) -> list[int]:
+    """Indexes into bells + life_fds of what is ready within `timeout` seconds (None: for ever).
+
+    Bells are eventfds and are drained.
+    """
+    milliseconds: int | None = None
+    if timeout is not None:
+        seconds = float(timeout)
+        if not seconds >= 0:
+            raise ValueError("timeout must not be negative")
+        milliseconds = math.ceil(min(seconds, _WAIT_MAX) * 1000)
+    fds = [_fd_of(item) for item in bells]
+    count = len(fds)
+    fds += [_fd_of(item) for item in life_fds]
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    # EINTR: Python itself runs the handlers and goes on with the time that is left.
+    events = dict(poll.poll(milliseconds))
+    ready = []
+    for index, fd in enumerate(fds):
+        event = events.get(fd)
+        if not event:
+            continue
+        if event & select.POLLNVAL:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))  # would be ready for ever
+        if index < count and event & select.POLLIN:
+            _drain(fd)
+        ready.append(index)
+    return ready

@@ -1,0 +1,687 @@
+"""The worker's side of calls: takes messages from all channels in one thread, runs what they ask, and answers.
+
+That thread is the console's until :func:`ipcctl.serve` is called, then the caller's, which usually is the main one.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import inspect
+import itertools
+import os
+import platform
+import select
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from . import _codec
+from ._channel import Channel
+from ._codec import BrokenChannel, DecodeError, EncodeError, JavaScriptError
+from ._evaluate import Capture, namespace, run
+
+CALL, EVAL, CANCEL, CREDIT, BIND, RETURN, THROW, UNBIND = range(1, 9)
+RESULT, ERROR, OUTPUT, STREAM, ITEM, END, INVOKE, HELLO = range(1, 9)
+
+#: How long to look for the next message before going to sleep: a caller that awaits in a row finds us awake.
+_SPIN_US = 60
+#: How often a thread that waits for a function of the client looks whether it must fetch the answer itself.
+_LOOK_SECONDS = 0.001
+#: Messages of one channel in a row before the others get their turn.
+_TURN_MESSAGES = 64
+
+
+class Runtime:
+    """One per process, made on first use."""
+
+    def __init__(self) -> None:
+        self.exposed: dict[str, Callable[..., Any]] = {}
+        self._channels: list[Channel] = []
+        self._meeting: socket.socket | None = None
+        self._poll = select.poll()
+        self._by_fd: dict[int, Channel] = {}
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll.register(self._bell, select.POLLIN)
+        self._thread: int | None = None
+        self._serving: Callable[[], bool] | None = None
+        self._running: tuple[Channel, int] | None = None
+        self._streams: dict[tuple[Channel, int], _Stream] = {}
+        self._tasks: dict[tuple[Channel, int], Any] = {}
+        self._invocations: dict[int, _Invocation] = {}
+        self._numbers = itertools.count(1)
+        self._bound: dict[str, Channel] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.RLock()
+
+    # ---- meeting clients ----
+
+    def attach(self, path: str) -> None:
+        """Connects to the shim, which hands over channels. The folder's descriptor leads around the length of an address."""
+        with self._lock:
+            if self._meeting is not None:
+                return
+            meeting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+            folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                meeting.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+            finally:
+                os.close(folder)
+            self._meeting = meeting
+            self._poll.register(meeting, select.POLLIN)
+            self._wake()
+
+    def _meet(self) -> None:
+        assert self._meeting is not None
+        size = 4 * array.array("i").itemsize
+        data, ancillary, _, _ = self._meeting.recvmsg(64, socket.CMSG_SPACE(size))
+        if not data:
+            self._poll.unregister(self._meeting)
+            self._meeting.close()
+            self._meeting = None
+            return
+        fds = array.array("i")
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        try:
+            channel = Channel(data, list(fds))
+        except (BrokenChannel, OSError, ValueError):
+            for fd in fds:
+                try:
+                    os.close(fd)
+                except OSError:
+                    pass
+            return
+        self._channels.append(channel)
+        for fd in (channel.bell, channel.life.fileno()):
+            self._by_fd[fd] = channel
+            self._poll.register(fd, select.POLLIN)
+        channel.send(
+            [
+                HELLO,
+                0,
+                {
+                    "pid": os.getpid(),
+                    "python": platform.python_version(),
+                    "implementation": _codec.implementation,
+                    "exposed": sorted(self.exposed),
+                },
+            ]
+        )
+
+    def _drop(self, channel: Channel) -> None:
+        if channel not in self._channels:
+            return
+        self._channels.remove(channel)
+        for fd in (channel.bell, channel.life.fileno()):
+            self._by_fd.pop(fd, None)
+            self._poll.unregister(fd)
+        for key in [key for key in self._streams if key[0] is channel]:
+            self._streams.pop(key).close()
+        for key in [key for key in self._tasks if key[0] is channel]:
+            self._cancel_task(key)
+        for name in [name for name, owner in self._bound.items() if owner is channel]:
+            self._unbind(name)
+        for invocation in [one for one in self._invocations.values() if one.channel is channel]:
+            invocation.fail(ConnectionError("the client that bound this function is gone"))
+        channel.close()
+
+    # ---- the loop ----
+
+    def serve(self, until: Callable[[], bool]) -> None:
+        """Takes and answers messages in this thread until ``until`` holds. Another thread that serves hands over."""
+        while True:
+            with self._lock:
+                if self._thread is None:
+                    self._thread = threading.get_ident()
+                    break
+                self._serving = until
+            self._wake()
+            time.sleep(0.001)
+        try:
+            while not until():
+                self._turn()
+        finally:
+            self._thread = None
+
+    @property
+    def is_served(self) -> bool:
+        return self._thread is not None
+
+    def is_wanted_elsewhere(self) -> bool:
+        """Somebody called :meth:`serve` while the console's thread did it."""
+        return self._serving is not None
+
+    def handed_over(self) -> None:
+        self._serving = None
+
+    def _wake(self) -> None:
+        os.eventfd_write(self._bell, 1)
+
+    def _turn(self) -> None:
+        """Everything that is there; else a short look out for more; else sleep until a bell."""
+        if self._take_all():
+            return
+        channels = self._channels
+        if len(channels) == 1 and channels[0].is_open:
+            try:
+                with channels[0].reading:
+                    frame = channels[0].rx.recv_spin(_SPIN_US)
+                    message = None if frame is None else channels[0].assemble(frame)
+                if frame is not None:
+                    if message is not None:
+                        self._handle(channels[0], message)
+                    return
+            except (BrokenChannel, DecodeError):
+                self._drop(channels[0])
+                return
+        self._sleep()
+
+    def _take_all(self) -> bool:
+        is_any = False
+        for channel in list(self._channels):
+            try:
+                channel.flush()
+                for _ in range(_TURN_MESSAGES):
+                    message = channel.next()
+                    if message is None:
+                        break
+                    is_any = True
+                    self._handle(channel, message)
+                if not channel.is_open:
+                    self._drop(channel)
+            except (BrokenChannel, DecodeError):
+                self._drop(channel)
+        for stream in list(self._streams.values()):
+            is_any = stream.pump() or is_any
+        return is_any
+
+    def _sleep(self) -> None:
+        timeout: int | None = None
+        asleep: list[Channel] = []
+        try:
+            for channel in list(self._channels):
+                try:
+                    if not channel.rx.prepare_sleep():
+                        return
+                except BrokenChannel:
+                    self._drop(channel)
+                    continue
+                asleep.append(channel)
+                if channel.backlog:
+                    return
+                if not channel.flush():
+                    timeout = 1  # the client has no way to say that there is room again
+            for fd, events in self._poll.poll(timeout):
+                self._on_ready(fd, events)
+        finally:
+            for channel in asleep:
+                channel.rx.cancel_sleep()
+
+    def _on_ready(self, fd: int, events: int) -> None:
+        if fd == self._bell:
+            os.eventfd_read(fd)
+        elif self._meeting is not None and fd == self._meeting.fileno():
+            self._meet()
+        elif (channel := self._by_fd.get(fd)) is not None:
+            if fd == channel.bell:
+                channel.drain_bell()
+            else:
+                self._drop(channel)
+
+    # ---- messages ----
+
+    def _handle(self, channel: Channel, message: list[Any]) -> None:
+        kind, number = message[0], message[1]
+        if type(number) is not int:
+            raise BrokenChannel("the number of a message is an integer")
+        try:
+            if kind == CALL:
+                _, _, name, args, kwargs = message
+                self._answer(channel, number, lambda: self._call(name, args, kwargs))
+            elif kind == EVAL:
+                _, _, code, options = message
+                self._evaluate(channel, number, code, options)
+            elif kind == CANCEL:
+                self._cancel(channel, number)
+            elif kind == CREDIT:
+                stream = self._streams.get((channel, number))
+                if stream is not None:
+                    stream.grant(message[2])
+            elif kind == BIND:
+                self._bind(channel, message[2])
+            elif kind == UNBIND:
+                self._unbind(message[2])
+            elif kind in (RETURN, THROW):
+                invocation = self._invocations.get(number)
+                if invocation is not None:
+                    if kind == RETURN:
+                        invocation.finish(message[2])
+                    else:
+                        invocation.fail(_javascript_error(message[2]))
+            else:
+                raise BrokenChannel(f"no message is of kind {kind}")
+        except (ValueError, IndexError, TypeError) as error:
+            if isinstance(error, (EncodeError, DecodeError)):
+                raise
+            raise BrokenChannel(f"a malformed message of kind {kind}: {error}") from error
+
+    def _call(self, name: str, args: list[Any], kwargs: dict[str, Any] | None) -> Any:
+        try:
+            function = self.exposed[name]
+        except KeyError:
+            known = ", ".join(sorted(self.exposed)) or "none"
+            raise LookupError(f"no function {name!r} is exposed; there is: {known}") from None
+        return function(*args, **(kwargs or {}))
+
+    def _evaluate(self, channel: Channel, number: int, code: str, options: dict[str, Any]) -> None:
+        mode = options.get("mode", "value")
+
+        def execute() -> Any:
+            value = run(code, namespace(options.get("namespace")))
+            if inspect.iscoroutine(value):
+                return _then(value, lambda result: _shown(result, mode))
+            return _shown(value, mode)
+
+        if not options.get("capture"):
+            return self._answer(channel, number, execute)
+        with Capture(lambda stream, text: channel.send([OUTPUT, number, stream, text])):
+            self._answer(channel, number, execute)
+
+    def _answer(self, channel: Channel, number: int, work: Callable[[], Any]) -> None:
+        """Runs it and sends its value, its error, or the beginning of a stream."""
+        before = self._running
+        try:
+            try:
+                self._running = (channel, number)
+                value = work()
+            finally:
+                self._running = before
+            if type(value) in _PLAIN:
+                pass
+            elif inspect.isawaitable(value):
+                return self._later(channel, number, value)
+            elif isinstance(value, (Iterator, AsyncIterator)):
+                return self._stream(channel, number, value)
+            channel.send([RESULT, number, value])
+        except BrokenChannel:
+            raise
+        except BaseException as error:  # noqa: B036 - KeyboardInterrupt and SystemExit of the called code are its answer
+            self._fail(channel, number, error)
+
+    def _fail(self, channel: Channel, number: int, error: BaseException) -> None:
+        channel.send([ERROR, number, describe(error)])
+
+    # ---- async ----
+
+    def _later(self, channel: Channel, number: int, awaitable: Any) -> None:
+        key = (channel, number)
+
+        async def finish() -> None:
+            try:
+                value = await awaitable
+                channel.send([RESULT, number, value])
+            except BrokenChannel:
+                pass
+            except BaseException as error:  # noqa: B036
+                if isinstance(error, asyncio.CancelledError):
+                    error = KeyboardInterrupt()
+                try:
+                    self._fail(channel, number, error)
+                except BrokenChannel:
+                    pass
+            finally:
+                self._tasks.pop(key, None)
+
+        self._tasks[key] = asyncio.run_coroutine_threadsafe(finish(), self.loop())
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of async functions, in a thread of its own."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="ipcctl-asyncio", daemon=True).start()
+        return self._loop
+
+    def _cancel_task(self, key: tuple[Channel, int]) -> None:
+        task = self._tasks.pop(key, None)
+        if task is not None:
+            task.cancel()
+
+    # ---- streams ----
+
+    def _stream(self, channel: Channel, number: int, items: Any) -> None:
+        key = (channel, number)
+        is_async = isinstance(items, AsyncIterator)
+        self._streams[key] = (_AsyncStream if is_async else _Stream)(self, channel, number, items)
+        channel.send([STREAM, number])
+
+    def end_stream(self, channel: Channel, number: int) -> None:
+        self._streams.pop((channel, number), None)
+
+    def run_as(self, channel: Channel, number: int, work: Callable[[], Any]) -> Any:
+        """So that an interrupt finds what runs."""
+        before = self._running
+        self._running = (channel, number)
+        try:
+            return work()
+        finally:
+            self._running = before
+
+    def _cancel(self, channel: Channel, number: int) -> None:
+        key = (channel, number)
+        self._cancel_task(key)
+        stream = self._streams.pop(key, None)
+        if stream is not None:
+            stream.close()
+
+    # ---- functions of the client ----
+
+    def _bind(self, channel: Channel, name: str) -> None:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise BrokenChannel(f"{name!r} is no name of a function")
+        self._bound[name] = channel
+        scope = namespace(None)
+        if name not in scope or isinstance(scope[name], BoundFunction):
+            scope[name] = BoundFunction(self, name)
+
+    def _unbind(self, name: str) -> None:
+        self._bound.pop(name, None)
+        scope = namespace(None)
+        if isinstance(scope.get(name), BoundFunction):
+            del scope[name]
+
+    def begin_invoke(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Invocation:
+        channel = self._bound.get(name)
+        if channel is None:
+            known = ", ".join(sorted(self._bound)) or "none"
+            raise LookupError(f"no client binds a function {name!r} at present; there is: {known}")
+        invocation = _Invocation(channel)
+        number = next(self._numbers)
+        self._invocations[number] = invocation
+        invocation.on_done(lambda: self._invocations.pop(number, None))
+        channel.send([INVOKE, number, name, list(args), kwargs or None])
+        return invocation
+
+    def invoke(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Blocks this thread only. In the serving thread messages are taken meanwhile, so that the function may call back."""
+        invocation = self.begin_invoke(name, args, kwargs)
+        if self._thread == threading.get_ident():
+            while not invocation.is_done:
+                self._turn()
+            return invocation.result()
+        # The serving thread may be busy with code that waits for this very thread: then the answer is fetched here.
+        while not invocation.wait(_LOOK_SECONDS):
+            if self._running is not None:
+                self._fetch_answers(invocation.channel)
+        return invocation.result()
+
+    def _fetch_answers(self, channel: Channel) -> None:
+        if not channel.reading.acquire(blocking=False):
+            return
+        try:
+            while (message := channel.receive()) is not None:
+                invocation = self._invocations.get(message[1]) if message[0] in (RETURN, THROW) else None
+                if invocation is None:
+                    channel.backlog.append(message)
+                elif message[0] == RETURN:
+                    invocation.finish(message[2])
+                else:
+                    invocation.fail(_javascript_error(message[2]))
+        except (BrokenChannel, DecodeError, IndexError):
+            channel.is_open = False  # the serving thread drops it
+        finally:
+            channel.reading.release()
+        self._wake()
+
+    # ---- interrupts ----
+
+    def on_signal(self) -> None:
+        """SIGURG, in the main thread: a client has written into its segment what is to be interrupted."""
+        for channel in self._channels:
+            number = channel.take_interrupt()
+            if number == 0:
+                continue
+            if (channel, number) in self._tasks:
+                self._cancel_task((channel, number))
+            elif self._running is not None and self._running[0] is channel and number in (self._running[1], _ANYTHING):
+                if self._thread == threading.get_ident():
+                    raise KeyboardInterrupt("interrupted by the client")
+                _raise_in_thread(self._thread)
+
+
+#: As the number of an interrupt: whatever of this client runs; it is going away.
+_ANYTHING = 0xFFFFFFFF
+#: Values that are neither awaitable nor a stream: most answers, told apart quickly.
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes, list, dict, tuple, set))
+
+
+def _raise_in_thread(thread: int | None) -> None:
+    import ctypes
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread or 0), ctypes.py_object(KeyboardInterrupt))
+
+
+async def _then(awaitable: Any, change: Callable[[Any], Any]) -> Any:
+    return change(await awaitable)
+
+
+def _shown(value: Any, mode: str) -> Any:
+    if mode == "repr":
+        return None if value is None else repr(value)
+    return None if mode == "exec" else value
+
+
+class _Stream:
+    """A generator, pulled as far as the client has given credit."""
+
+    def __init__(self, runtime: Runtime, channel: Channel, number: int, items: Any) -> None:
+        self._runtime, self.channel, self._number, self._items = runtime, channel, number, items
+        self._credit = 0
+
+    def grant(self, credit: object) -> None:
+        if type(credit) is not int or not 0 < credit <= 1 << 20:
+            raise BrokenChannel(f"{credit!r} is no credit")
+        self._credit += credit
+
+    def pump(self) -> bool:
+        """At most a few items, so that other messages get their turn. True if there was something to do."""
+        for _ in range(min(self._credit, _TURN_MESSAGES)):
+            try:
+                item = self._runtime.run_as(self.channel, self._number, lambda: next(self._items, _END))
+                if item is _END:
+                    self._runtime.end_stream(self.channel, self._number)
+                    self.channel.send([END, self._number])
+                    return True
+                self.channel.send([ITEM, self._number, item])
+            except BrokenChannel:
+                self._runtime._drop(self.channel)
+                return True
+            except BaseException as error:  # noqa: B036
+                self._runtime.end_stream(self.channel, self._number)
+                self._runtime._fail(self.channel, self._number, error)
+                return True
+            self._credit -= 1
+            if (self.channel, self._number) not in self._runtime._streams:
+                return True
+        return self._credit > 0
+
+    def close(self) -> None:
+        close = getattr(self._items, "close", None)
+        if close is not None:
+            try:
+                close()
+            except BaseException:  # noqa: B036 - nobody is left to tell
+                traceback.print_exc()
+
+
+class _AsyncStream(_Stream):
+    """An async generator, in the event loop's thread."""
+
+    def __init__(self, runtime: Runtime, channel: Channel, number: int, items: Any) -> None:
+        super().__init__(runtime, channel, number, items)
+        self._allowed = asyncio.Semaphore(0)
+        self._task = asyncio.run_coroutine_threadsafe(self._run(), runtime.loop())
+
+    def grant(self, credit: object) -> None:
+        super().grant(credit)
+        granted, self._credit = self._credit, 0
+        loop = self._runtime.loop()
+        for _ in range(granted):
+            loop.call_soon_threadsafe(self._allowed.release)
+
+    def pump(self) -> bool:
+        return False
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._allowed.acquire()
+                try:
+                    item = await self._items.__anext__()
+                except StopAsyncIteration:
+                    self.channel.send([END, self._number])
+                    return
+                self.channel.send([ITEM, self._number, item])
+        except (BrokenChannel, asyncio.CancelledError):
+            pass
+        except BaseException as error:  # noqa: B036
+            self._runtime._fail(self.channel, self._number, error)
+        finally:
+            close = getattr(self._items, "aclose", None)
+            if close is not None:
+                await close()
+            self._runtime.end_stream(self.channel, self._number)
+
+    def close(self) -> None:
+        self._task.cancel()
+
+
+_END = object()
+
+
+class _Invocation:
+    """One call of a client's function that is under way."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self._event = threading.Event()
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._callbacks: list[Callable[[], Any]] = []
+
+    @property
+    def is_done(self) -> bool:
+        return self._event.is_set()
+
+    def on_done(self, callback: Callable[[], Any]) -> None:
+        self._callbacks.append(callback)
+
+    def finish(self, value: Any) -> None:
+        self._value = value
+        self._end()
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+        self._end()
+
+    def _end(self) -> None:
+        self._event.set()
+        for callback in self._callbacks:
+            callback()
+
+    def wait(self, seconds: float) -> bool:
+        return self._event.wait(seconds)
+
+    def result(self) -> Any:
+        self._event.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+class BoundFunction:
+    """A function of the client, called from Python. Blocks the calling thread; ``await f.aio(…)`` does not block the event loop."""
+
+    def __init__(self, runtime: Runtime, name: str) -> None:
+        self._runtime = runtime
+        self.__name__ = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._runtime.invoke(self.__name__, args, kwargs)
+
+    async def aio(self, *args: Any, **kwargs: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        invocation = self._runtime.begin_invoke(self.__name__, args, kwargs)
+        done: asyncio.Future[None] = loop.create_future()
+        invocation.on_done(lambda: loop.call_soon_threadsafe(lambda: done.done() or done.set_result(None)))
+        if not invocation.is_done:
+            await done
+        return invocation.result()
+
+    def __repr__(self) -> str:
+        return f"<function {self.__name__} of the client>"
+
+
+def describe(error: BaseException, depth: int = 0) -> dict[str, Any]:
+    """What crosses of an exception: type, message, traceback with source lines, cause."""
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = os.path.dirname(__file__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(own + os.sep)]
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(theirs)] if theirs else []
+    lines += traceback.format_exception_only(error)
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    return {
+        "type": name,
+        "message": _text(error),
+        "traceback": "".join(lines).encode("utf-8", "replace").decode(),
+        "cause": None if cause is None or depth >= 8 else describe(cause, depth + 1),
+        "code": error.code if isinstance(error, (EncodeError, DecodeError)) else None,
+    }
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error).encode("utf-8", "replace").decode()
+    except Exception as failure:  # a __str__ of the user's
+        return f"<no text: {type(failure).__name__}>"
+
+
+def _javascript_error(error: Any) -> BaseException:
+    if not isinstance(error, dict):
+        return JavaScriptError(str(error))
+    made = JavaScriptError(str(error.get("message", "")))
+    made.type = str(error.get("type", "Error"))
+    made.stack = str(error.get("traceback") or "")
+    return made
+
+
+_runtime: Runtime | None = None
+_making = threading.Lock()
+
+
+def runtime() -> Runtime:
+    global _runtime
+    if _runtime is None:
+        with _making:  # the console's thread may come at the same time
+            if _runtime is None:
+                _runtime = Runtime()
+    return _runtime
+
+
+def forget() -> None:
+    """In a forked child: channels and threads are the parent's."""
+    global _runtime
+    _runtime = None
+
+
+os.register_at_fork(after_in_child=forget)
+assert sys.version_info >= (3, 11)

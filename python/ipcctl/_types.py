@@ -1,0 +1,507 @@
+"""What both codecs share: the classes of values and errors, and the rare forms of docs/encoding.md.
+
+The C extension and `_pure` each do the common types themselves and come here for the rest (dates,
+UUIDs, typed arrays, exceptions, subclasses), so that those cannot differ between the two.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import struct
+import sys
+from typing import Any, NoReturn
+
+MAX_DEPTH = 128
+_MAX_CAUSES = 16  # of an exception; two levels each, so that reporting an error never ends in DEPTH
+_MAX_DIMENSIONS = 32
+
+
+class Undefined:
+    """The type of `undefined`, JavaScript's other `null`."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return "undefined"
+
+    def __reduce__(self) -> str:
+        return "undefined"  # copies and pickles stay the one object
+
+    def __new__(cls) -> Undefined:
+        return undefined
+
+
+undefined: Undefined = object.__new__(Undefined)
+
+
+class _CodecError(ValueError):
+    """`code` says what kind, `path` where in the value."""
+
+    def __init__(self, code: str, path: str, detail: str) -> None:
+        super().__init__(code, path, detail)
+        self.code = code
+        self.path = path
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.detail}"
+
+
+class EncodeError(_CodecError):
+    """A value has no form on the wire: `code` is CYCLE, DEPTH, SIZE or TYPE."""
+
+
+class DecodeError(_CodecError):
+    """Bytes are no value: `code` is MALFORMED, DEPTH or SIZE."""
+
+
+class BrokenChannel(ConnectionError):
+    """The other side wrote what it must not, or is gone; the channel stays broken."""
+
+
+class JavaScriptError(Exception):
+    """An error that came from the other side, with its `type` (its name there) and `stack`."""
+
+    def __init__(self, message: str = "", type: str = "Error", stack: str | None = None) -> None:
+        super().__init__(message)
+        self.type = type
+        self.stack = stack
+        self.cause: Any = None  # also what is no exception; __cause__ is set where it is one
+
+
+class Refused(Exception):
+    """Inside the codecs: what becomes TYPE or MALFORMED once the place is known."""
+
+
+class Tagged:
+    """A lowered value that stands inside another."""
+
+    __slots__ = ("tag", "value")
+
+    def __init__(self, tag: int, value: Any) -> None:
+        self.tag = tag
+        self.value = value
+
+
+# --- the place in a value ---
+
+_NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*\Z")
+
+
+def _step(part: Any) -> str:
+    """Text of one step. A tuple holds the key of a map, a plain int an index."""
+    if type(part) is int:
+        return f"[{part}]"
+    key = part[0]
+    if isinstance(key, str):
+        key = str.__str__(key)
+        if len(key) <= 64 and _NAME.match(key):
+            return "." + key
+        return f"[{json.dumps(key[:64])}]"
+    # No repr of anything that could be huge or run foreign code.
+    if key is None or type(key) in (bool, float) or (type(key) is int and key.bit_length() <= 64):
+        return f"[{key!r}]"
+    return f"[<{type(key).__name__}>]"
+
+
+def failure(kind: type[_CodecError], code: str, parts: list[Any], detail: str) -> _CodecError:
+    """The error for a place whose steps were noted from the inside out."""
+    return kind(code, "$" + "".join(_step(part) for part in reversed(parts)), detail)
+
+
+# --- encoding ---
+
+_UNSIGNED = {1: 64, 2: 69, 4: 70, 8: 71}
+_SIGNED = {1: 72, 2: 77, 4: 78, 8: 79}
+_FLOAT = {2: 84, 4: 85, 8: 86}
+_KINDS = {"u": _UNSIGNED, "i": _SIGNED, "f": _FLOAT}
+_FORMATS = (
+    dict.fromkeys("BHILQNc", _UNSIGNED)
+    | dict.fromkeys("bhilqn", _SIGNED)
+    | dict.fromkeys("efd", _FLOAT)
+)
+_FORMAT_OF_TAG = {
+    68: "B",
+    64: "B",
+    69: "H",
+    70: "I",
+    71: "Q",
+    72: "b",
+    77: "h",
+    78: "i",
+    79: "q",
+    84: "e",
+    85: "f",
+    86: "d",
+}
+_ITEM_SIZE = {tag: struct.calcsize("=" + code) for tag, code in _FORMAT_OF_TAG.items()}
+_PLAIN = (type(None), bool, int, float, str, bytes, bytearray, list, tuple, dict, set, frozenset)
+_WAYS_OUT = {
+    "Decimal": "send str() or float() of it",
+    "Fraction": "send str() or float() of it",
+    "complex": "send [z.real, z.imag]",
+    "timedelta": "send its total_seconds()",
+    "time": "send its isoformat()",
+    "generator": "send list() of it",
+    "range": "send list() of it",
+    "dict_keys": "send list() of it",
+    "dict_values": "send list() of it",
+    "dict_items": "send list() of it",
+    "map": "send list() of it",
+    "filter": "send list() of it",
+    "zip": "send list() of it",
+    "deque": "send list() of it",
+    "mappingproxy": "send dict() of it",
+    "DataFrame": "send its to_dict('list')",
+    "Series": "send its to_numpy()",
+    "Tensor": "send its numpy()",
+}
+
+
+def big_bytes(number: int) -> bytes:
+    """The shortest big-endian form of an int that is not negative."""
+    return int.to_bytes(number, (int.bit_length(number) + 7) // 8, "big")
+
+
+def _lower_buffer(view: memoryview) -> tuple[int | None, Any]:
+    code = view.format.lstrip("@=<" if sys.byteorder == "little" else "@=>")
+    tag = _FORMATS[code].get(view.itemsize) if code in _FORMATS else None
+    if tag is None:
+        raise Refused(
+            f"cannot send a memoryview of format {view.format!r}; cast it to one of BHIQbhiqefd"
+        )
+    if not view.c_contiguous:
+        raise Refused("cannot send a memoryview that is not contiguous; send its tobytes()")
+    try:
+        raw: Any = view.cast("B") if view.nbytes else b""
+    except (TypeError, ValueError):
+        raw = view.tobytes()  # cast knows no "e" before Python 3.12, and no "<d"
+    if sys.byteorder == "big":
+        raw = _swapped(raw, view.itemsize)
+    if view.ndim != 1:
+        return 40, [list(view.shape or ()), Tagged(tag, raw)]
+    return (None if tag == 64 else tag), raw
+
+
+def _swapped(raw: Any, size: int) -> bytearray:
+    """The items of a big-endian machine, little-endian, or the other way round."""
+    out = bytearray(len(raw))
+    for at in range(size):
+        out[at::size] = bytes(raw)[size - 1 - at :: size]
+    return out
+
+
+def _lower_numpy(array: Any, np: Any) -> tuple[int | None, Any]:
+    dtype = array.dtype
+    if hasattr(array, "mask"):
+        raise Refused("cannot send a masked array, its mask would be lost; send its filled()")
+    tag = _KINDS[dtype.kind].get(dtype.itemsize) if dtype.kind in _KINDS else None
+    if tag is None:
+        raise Refused(f"cannot send a NumPy array of {dtype}; convert it with astype() or tolist()")
+    flat = np.ascontiguousarray(array).reshape(-1).astype(dtype.newbyteorder("<"), copy=False)
+    raw = flat.view(np.ndarray).view(np.uint8).data if flat.size else b""
+    if array.ndim != 1:
+        return 40, [list(array.shape), Tagged(tag, raw)]
+    return (None if tag == 64 else tag), raw
+
+
+def _clean(text: str) -> str:
+    """Text that has a UTF-8 form: a message with a lone surrogate must not hide the error it
+    tells of.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _error_form(error: BaseException, seen: list[BaseException]) -> Tagged:
+    import traceback
+
+    seen.append(error)
+    kind = type(error)
+    name = (
+        kind.__qualname__
+        if kind.__module__ in ("builtins", "__main__")
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    try:
+        message = str(error)
+    except Exception:
+        message = f"<{name} whose text cannot be made>"
+    cause: Any = error.__cause__
+    if cause is None and not error.__suppress_context__:
+        cause = error.__context__
+    stack: str | None
+    if isinstance(error, JavaScriptError):
+        name, stack = str(error.type), error.stack if isinstance(error.stack, str) else None
+        if cause is None:
+            cause = error.cause
+    else:
+        try:
+            stack = "".join(
+                traceback.format_exception(kind, error, error.__traceback__, chain=False)
+            )
+        except Exception:
+            stack = None
+    if isinstance(cause, BaseException):
+        # Chains may be circular or long in Python; an error is always worth sending.
+        if len(seen) >= _MAX_CAUSES or any(cause is one for one in seen):
+            cause = None
+        else:
+            cause = _error_form(cause, seen)
+    form = {
+        "type": _clean(name),
+        "message": _clean(message),
+        "traceback": None if stack is None else _clean(stack),
+        "cause": cause,
+    }
+    return Tagged(27, ["ipcctl.Error", form])
+
+
+def lower(value: Any) -> tuple[int | None, Any]:
+    """The tag and plain form of a value the codecs do not know by its exact type.
+
+    The form is of an exact built-in type; a memoryview in it means its bytes. Raises Refused.
+    """
+    kind = type(value)
+    if kind is Tagged:
+        return value.tag, value.value
+    if kind is memoryview:
+        return _lower_buffer(value)
+    modules = sys.modules
+    np = modules.get("numpy")
+    if np is not None and hasattr(np, "ndarray"):
+        if isinstance(value, np.ndarray):
+            return _lower_numpy(value, np)
+        if isinstance(value, np.generic):
+            if isinstance(value, np.bool_):
+                return None, bool(value)
+            if isinstance(value, np.timedelta64):  # a subclass of np.integer
+                raise Refused("cannot send timedelta64; send its number of seconds")
+            if isinstance(value, np.integer):
+                return None, int(value)
+            if isinstance(value, np.floating):
+                return None, float(value)
+    if isinstance(value, BaseException):
+        form = _error_form(value, [])
+        return form.tag, form.value
+    datetime = modules.get("datetime")
+    if datetime is not None:
+        if isinstance(value, datetime.datetime):
+            return _lower_datetime(value, datetime)
+        if isinstance(value, datetime.date):
+            return 1004, datetime.date.isoformat(value)
+    enum = modules.get("enum")
+    if enum is not None and isinstance(value, enum.Enum):
+        for _ in range(8):
+            value = value.value
+            if not isinstance(value, enum.Enum):
+                break
+        else:
+            raise Refused(
+                f"cannot send {kind.__name__}, a member whose value is a member without end"
+            )
+        return (None, value) if value is undefined or type(value) in _PLAIN else lower(value)
+    if hasattr(kind, "__dataclass_fields__"):
+        import dataclasses
+
+        return None, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    uuid = modules.get("uuid")
+    if uuid is not None and isinstance(value, uuid.UUID):
+        return 37, value.bytes
+    array = modules.get("array")
+    if array is not None and isinstance(value, array.array):
+        return _lower_buffer(memoryview(value))
+    # Subclasses of built-ins: those that hold others by what they iterate (an OrderedDict has an
+    # order of its own).
+    if isinstance(value, str):
+        return None, str.__str__(value)
+    if isinstance(value, int):
+        return None, int.__int__(value)
+    if isinstance(value, float):
+        return None, float.__float__(value)
+    if isinstance(value, (bytes, bytearray)):
+        return None, bytes(memoryview(value))
+    if isinstance(value, dict):
+        return None, dict(value)
+    if isinstance(value, (list, tuple)):
+        return None, list(value)
+    if isinstance(value, (set, frozenset)):
+        return None, set(value)
+    if isinstance(value, os.PathLike):
+        path = os.fspath(value)
+        return None, str.__str__(path) if isinstance(path, str) else os.fsdecode(path)
+    way = _WAYS_OUT.get(kind.__name__) or "send what it is made of: dict, list, str, numbers"
+    raise Refused(f"cannot send {'a class' if isinstance(value, type) else kind.__name__}; {way}")
+
+
+def _lower_datetime(value: Any, datetime: Any) -> tuple[int, Any]:
+    offset = value.utcoffset()
+    if offset is None:
+        raise Refused("cannot send a naive datetime; give it a tzinfo, as with astimezone()")
+    zero, minute = datetime.timedelta(0), datetime.timedelta(minutes=1)
+    if offset == zero and value.microsecond % 1000 == 0:
+        utc = value.replace(tzinfo=datetime.timezone.utc)
+        epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+        return 1, ((utc - epoch) // datetime.timedelta(milliseconds=1)) / 1000.0
+    if offset % minute:
+        # RFC 3339 has no seconds in an offset (local mean times have): the instant is what counts.
+        try:
+            value = value.astimezone(datetime.timezone.utc)
+        except OverflowError:
+            raise Refused(
+                "cannot send this datetime; its offset has seconds and it is no instant in UTC"
+            ) from None
+    return 0, datetime.datetime.isoformat(value, timespec="microseconds")
+
+
+# --- decoding ---
+
+TYPED_TAGS = frozenset(_FORMAT_OF_TAG)
+# The major type that must follow each tag known, 8 for a number. 64 stands only inside 40.
+TAG_CONTENT = {
+    0: 3,
+    1: 8,
+    2: 2,
+    3: 2,
+    27: 4,
+    37: 2,
+    40: 4,
+    258: 4,
+    259: 5,
+    1004: 3,
+} | dict.fromkeys(TYPED_TAGS - {64}, 2)
+
+_RFC3339 = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,32}))?(?:([Zz])|([+-])([01]\d|2[0-3]):([0-5]\d))\Z",
+    re.ASCII,
+)
+_DAY = re.compile(r"(\d{4})-(\d\d)-(\d\d)\Z", re.ASCII)
+
+
+def _bad(detail: str) -> NoReturn:
+    raise Refused(detail)
+
+
+def _revive_text_date(text: str) -> Any:
+    import datetime
+
+    match = _RFC3339.match(text) or _bad("a date that is not RFC 3339")
+    year, month, day, hour, minute, second, fraction, utc, sign, hours, minutes = match.groups()
+    zone = datetime.timezone.utc
+    if not utc:
+        offset = datetime.timedelta(hours=int(hours), minutes=int(minutes))
+        zone = datetime.timezone(-offset if sign == "-" else offset)
+    micros = int(((fraction or "") + "000000")[:6])
+    try:
+        return datetime.datetime(
+            int(year), int(month), int(day), int(hour), int(minute), int(second), micros, zone
+        )
+    except ValueError:
+        _bad("a date that does not exist")
+
+
+def _revive_seconds(seconds: Any) -> Any:
+    import datetime
+
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        _bad("a date that is no number")
+    epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+    try:
+        return epoch + datetime.timedelta(milliseconds=round(seconds * 1000))
+    except (OverflowError, ValueError):
+        _bad("a date that Python cannot hold")
+
+
+def _revive_day(text: str) -> Any:
+    import datetime
+
+    match = _DAY.match(text) or _bad("a date that is not YYYY-MM-DD")
+    try:
+        return datetime.date(int(match[1]), int(match[2]), int(match[3]))
+    except ValueError:
+        _bad("a date that does not exist")
+
+
+def _revive_error(value: Any) -> JavaScriptError:
+    if len(value) != 2 or value[0] != "ipcctl.Error" or type(value[1]) is not dict:
+        _bad("tag 27 is not on an ipcctl.Error")
+    form = value[1]
+    kind, message, stack = form.get("type"), form.get("message"), form.get("traceback")
+    if type(kind) is not str or type(message) is not str:
+        _bad("an error without type or message")
+    if stack is not None and stack is not undefined and type(stack) is not str:
+        _bad("an error whose traceback is no text")
+    error = JavaScriptError(message, kind, stack if type(stack) is str else None)
+    cause = form.get("cause")
+    error.cause = None if cause is undefined else cause
+    if isinstance(cause, BaseException):
+        error.__cause__ = cause
+    return error
+
+
+def revive(tag: int, content: Any) -> Any:
+    """The value of a tag and its decoded content (a private bytearray for typed arrays). Raises
+    Refused.
+    """
+    if tag == 0:
+        return _revive_text_date(content)
+    if tag == 1:
+        return _revive_seconds(content)
+    if tag == 2:
+        return int.from_bytes(content, "big")
+    if tag == 3:
+        return -1 - int.from_bytes(content, "big")
+    if tag == 27:
+        return _revive_error(content)
+    if tag == 37:
+        if len(content) != 16:
+            _bad("a UUID that has not 16 bytes")
+        import uuid
+
+        return uuid.UUID(bytes=bytes(content))
+    if tag == 1004:
+        return _revive_day(content)
+    return revive_array(None, tag, content)
+
+
+def revive_array(shape: list[int] | None, tag: int, raw: bytearray) -> Any:
+    """A typed array over `raw`, which nobody else has: NumPy's where the worker has it, else a
+    memoryview.
+    """
+    size = _ITEM_SIZE[tag]
+    if len(raw) % size:
+        _bad("a typed array that ends inside an item")
+    if shape is not None:
+        if len(shape) > _MAX_DIMENSIONS:
+            _bad("an array of more than 32 dimensions")
+        # The lengths beside a zero are judged as well: NumPy holds no larger ones.
+        count = math.prod(shape)
+        if count != len(raw) // size or math.prod(length or 1 for length in shape) >= 1 << 53:
+            _bad("an array whose shape does not fit its data")
+    code = _FORMAT_OF_TAG[tag]
+    np = sys.modules.get("numpy")
+    if np is not None and hasattr(np, "frombuffer"):
+        # "frombuffer" refuses nothing to read in older versions.
+        flat = (
+            np.frombuffer(raw, dtype="<" + code if size > 1 else code) if raw else np.empty(0, code)
+        )
+        try:
+            return flat if shape is None else flat.reshape(shape)
+        except (ValueError, OverflowError):
+            _bad("an array of a shape that NumPy cannot hold")
+    if sys.byteorder == "big":
+        raw = _swapped(raw, size)
+    if code == "e" and sys.version_info < (3, 12):
+        # memoryview has no half floats yet: the same numbers as floats, not their bits as something
+        # else.
+        halves = struct.unpack(f"={len(raw) // 2}e", raw)
+        raw, code = bytearray(struct.pack(f"={len(halves)}f", *halves)), "f"
+    view: Any = memoryview(raw)
+    if shape is None or 0 in shape:
+        return view.cast(code)  # a memoryview cannot have a shape with zeros
+    return view.cast(code, shape)

@@ -1,0 +1,168 @@
+/** `eval`, `call` and `repl`: into a worker, also one that never imported us. */
+import { createInterface } from "node:readline";
+import { join } from "node:path";
+import { IpcError } from "../base/errors.ts";
+import { parseDurationMs } from "../base/units.ts";
+import type { WorkerStatus } from "../protocol/status.ts";
+import type { PythonWorker } from "../runtime/python-worker.ts";
+import { printable, type Context } from "./context.ts";
+import { pick } from "./select.ts";
+
+const OPEN_MS = 10_000;
+const INTERRUPTED = 130;
+
+export type EvalFlags = { timeout?: string; namespace?: string; stream?: boolean };
+
+/** Prints the value as Python's `repr`, or as JSON; what the code prints is shown as it comes. */
+export async function evaluate(context: Context, name: string, code: string, flags: EvalFlags): Promise<number> {
+  using worker = await open(context, name);
+  return await ending(context, worker, async () => {
+    const value = (await worker.eval(code, {
+      mode: context.isJson ? "value" : "repr",
+      onOutput: echo,
+      timeout: timeoutOf(flags),
+      ...(flags.namespace === undefined ? {} : { namespace: flags.namespace }),
+    })) as unknown;
+    if (context.isJson) context.print(toJson(value));
+    else if (typeof value === "string") context.print(value);
+  });
+}
+
+/** Arguments are JSON, else text. */
+export async function call(
+  context: Context,
+  name: string,
+  fn: string,
+  args: readonly string[],
+  flags: EvalFlags,
+): Promise<number> {
+  using worker = await open(context, name);
+  return await ending(context, worker, async () => {
+    const value = (await worker.callWith(fn, args.map(parseArgument), { timeout: timeoutOf(flags) })) as unknown;
+    if (value !== null && typeof value === "object" && Symbol.asyncIterator in value) {
+      const items: unknown[] = [];
+      for await (const item of value as AsyncIterable<unknown>)
+        if (flags.stream) context.print(toJson(item));
+        else items.push(item);
+      if (!flags.stream) context.print(toJson(items));
+    } else context.print(toJson(value));
+  });
+}
+
+/** Lines from the keyboard, each evaluated; an unfinished statement goes on in the next line. Ctrl-D leaves. */
+export async function repl(context: Context, name: string): Promise<number> {
+  using worker = await open(context, name);
+  const { python, pid } = worker.hello;
+  const isTerminal = process.stdin.isTTY;
+  if (isTerminal) context.note(`Python ${python} of ${name} (pid ${pid}); Ctrl-C interrupts the code, Ctrl-D leaves`);
+  const lines = createInterface({
+    input: process.stdin,
+    output: isTerminal ? process.stdout : undefined,
+    terminal: isTerminal,
+  });
+  lines.on("SIGINT", () => worker.interrupt());
+  let held = "";
+  const prompt = (): void => {
+    if (!isTerminal) return;
+    lines.setPrompt(held === "" ? ">>> " : "... ");
+    lines.prompt();
+  };
+  prompt();
+  for await (const line of lines) {
+    const code = held === "" ? line : `${held}\n${line}`;
+    const isMore = line.trim() !== "" && (held !== "" || (await isUnfinished(worker, code)));
+    held = isMore ? code : "";
+    if (!isMore && code.trim() !== "") await show(context, worker, code);
+    prompt();
+  }
+  return 0;
+}
+
+async function show(context: Context, worker: PythonWorker, code: string): Promise<void> {
+  try {
+    const text = (await worker.eval(code, { mode: "repr", onOutput: echo })) as unknown;
+    if (typeof text === "string") context.print(text);
+  } catch (error) {
+    const { traceback, message } = error as { traceback?: string; message: string };
+    if (error instanceof IpcError) throw error;
+    process.stderr.write(`${traceback?.trimEnd() ?? message}\n`);
+  }
+}
+
+/** Asks Python itself: `codeop` knows what is a whole statement. */
+async function isUnfinished(worker: PythonWorker, code: string): Promise<boolean> {
+  const question = `__import__("codeop").compile_command(${JSON.stringify(code)}, "<repl>", "single") is None`;
+  try {
+    return ((await worker.eval(question, { namespace: "ipcctl-repl" })) as unknown) === true;
+  } catch {
+    return false; // a syntax error, or await at the top: it is shown when it runs
+  }
+}
+
+async function open(context: Context, name: string): Promise<PythonWorker> {
+  const { PythonWorker } = await import("../runtime/python-worker.ts");
+  using connection = await context.connect();
+  const chosen = pick(await connection.query<WorkerStatus[]>({ Status: { name: null } }), [name]);
+  const exact = chosen.filter((worker) => worker.name === name.toLowerCase());
+  const [worker, second] = exact.length > 0 ? exact : chosen;
+  if (!worker || second)
+    throw new IpcError("USAGE", `${JSON.stringify(name)} means ${chosen.length} workers, one is wanted`, {
+      hint: chosen.map((one) => one.name).join(", "),
+    });
+  if (worker.pid === null)
+    throw new IpcError("NOT_RUNNING", `${worker.name} is not running`, { hint: `ipcctl start ${worker.name}` });
+  return await PythonWorker.open(worker.name, join(worker.log_dir, "..", "sock"), OPEN_MS);
+}
+
+/** Ctrl-C interrupts the code, not the worker; an exception of the code is shown as Python shows it, with status 1. */
+async function ending(context: Context, worker: PythonWorker, work: () => Promise<void>): Promise<number> {
+  let isInterrupted = false;
+  process.on("SIGINT", () => {
+    isInterrupted = true;
+    worker.interrupt();
+  });
+  try {
+    await work();
+    return 0;
+  } catch (error) {
+    const { traceback, type, message } = error as { traceback?: string; type?: string; message: string };
+    if (traceback === undefined) throw error;
+    if (context.isJson)
+      context.fail({ code: "FAILED", message, ...(type === undefined ? {} : { hint: `a ${type} in Python` }) });
+    else process.stderr.write(`${printableTraceback(traceback)}\n`);
+    return isInterrupted ? INTERRUPTED : 1;
+  }
+}
+
+function printableTraceback(text: string): string {
+  return text.trimEnd().split("\n").map(printable).join("\n");
+}
+
+function echo(stream: "stdout" | "stderr", text: string): void {
+  (stream === "stderr" ? process.stderr : process.stdout).write(text);
+}
+
+function timeoutOf({ timeout }: EvalFlags): number | undefined {
+  return timeout === undefined ? undefined : parseDurationMs(timeout, "--timeout");
+}
+
+function parseArgument(text: string): unknown {
+  try {
+    return JSON.parse(text) as unknown;
+  } catch {
+    return text;
+  }
+}
+
+/** What JSON has no form for is shown as text: integers beyond 2^53, bytes as base64, sets as arrays. */
+function toJson(value: unknown): string {
+  const replace = (_: string, one: unknown): unknown => {
+    if (typeof one === "bigint") return one.toString();
+    if (one instanceof Set) return [...one];
+    if (one instanceof Map) return [...one];
+    if (one instanceof Uint8Array) return Buffer.from(one).toString("base64");
+    if (ArrayBuffer.isView(one) && !(one instanceof DataView)) return Array.from(one as unknown as ArrayLike<number>);
+    return one;
+  };
+  return JSON.stringify(value, replace) ?? "null";
+}

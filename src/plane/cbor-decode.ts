@@ -1,0 +1,266 @@
+/** CBOR to values, as `docs/encoding.md` says. The bytes come from the other side: every length is checked before it is used. */
+import { CodecError, NdArray, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
+import { DEPTH_MAX } from "./cbor-encode.ts";
+import { PythonError } from "./python-error.ts";
+
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+/** Shorter strings are put together from characters; a decoder call costs more. */
+const SHORT_CHARS = 24;
+
+/** One value and nothing behind it. @throws CodecError MALFORMED, DEPTH, SIZE */
+export function decode(bytes: Uint8Array): unknown {
+  const reader = new Reader(bytes);
+  const value = reader.value(0);
+  reader.end();
+  return value;
+}
+
+class Reader {
+  readonly #bytes: Uint8Array;
+  readonly #view: DataView;
+  #at = 0;
+
+  constructor(bytes: Uint8Array) {
+    this.#bytes = bytes;
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  }
+
+  end(): void {
+    if (this.#at !== this.#bytes.length) throw malformed(`${this.#bytes.length - this.#at} bytes behind the value`);
+  }
+
+  #need(count: number): number {
+    const at = this.#at;
+    if (count > this.#bytes.length - at) throw malformed("ends in the middle of a value");
+    this.#at = at + count;
+    return at;
+  }
+
+  /** The argument of a head; beyond the safe integers a bigint. */
+  #argument(low: number): number | bigint {
+    if (low < 24) return low;
+    switch (low) {
+      case 24:
+        return this.#bytes[this.#need(1)]!;
+      case 25:
+        return this.#view.getUint16(this.#need(2));
+      case 26:
+        return this.#view.getUint32(this.#need(4));
+      case 27: {
+        const at = this.#need(8);
+        const high = this.#view.getUint32(at);
+        if (high <= 0x1f_ffff) return high * 0x1_0000_0000 + this.#view.getUint32(at + 4);
+        return this.#view.getBigUint64(at);
+      }
+      default:
+        throw malformed("an indefinite or reserved length");
+    }
+  }
+
+  /** A count of something that takes at least `least` bytes each. */
+  #length(low: number, least: number): number {
+    const length = this.#argument(low);
+    if (typeof length === "bigint" || length * least > this.#bytes.length - this.#at)
+      throw new CodecError("SIZE", "a length larger than what is there");
+    return length;
+  }
+
+  value(depth: number): unknown {
+    const initial = this.#bytes[this.#need(1)]!;
+    const low = initial & 31;
+    switch (initial >> 5) {
+      case 0: {
+        const value = this.#argument(low);
+        return value;
+      }
+      case 1: {
+        const value = this.#argument(low);
+        if (typeof value === "bigint") return -1n - value;
+        return value === Number.MAX_SAFE_INTEGER ? -1n - BigInt(value) : -1 - value;
+      }
+      case 2:
+        return this.#byteString(low).slice();
+      case 3:
+        return this.#string(low);
+      case 4:
+        return this.#array(low, depth + 1);
+      case 5:
+        return this.#object(low, depth + 1);
+      case 6:
+        return this.#tagged(this.#argument(low), depth + 1);
+      default:
+        return this.#simple(initial);
+    }
+  }
+
+  #byteString(low: number): Uint8Array {
+    const length = this.#length(low, 1);
+    const at = this.#need(length);
+    return this.#bytes.subarray(at, at + length);
+  }
+
+  #string(low: number): string {
+    const length = this.#length(low, 1);
+    const at = this.#need(length);
+    const bytes = this.#bytes;
+    if (length <= SHORT_CHARS) {
+      let text = "";
+      let index = at;
+      for (; index < at + length; index++) {
+        const byte = bytes[index]!;
+        if (byte > 127) break;
+        text += String.fromCharCode(byte);
+      }
+      if (index === at + length) return text;
+    }
+    try {
+      return utf8.decode(bytes.subarray(at, at + length));
+    } catch {
+      throw malformed("a string that is not UTF-8");
+    }
+  }
+
+  #deeper(depth: number): void {
+    if (depth > DEPTH_MAX) throw new CodecError("DEPTH", `more than ${DEPTH_MAX} levels`);
+  }
+
+  #array(low: number, depth: number): unknown[] {
+    this.#deeper(depth);
+    const length = this.#length(low, 1);
+    const items: unknown[] = [];
+    for (let index = 0; index < length; index++) items.push(this.value(depth));
+    return items;
+  }
+
+  #object(low: number, depth: number): Record<string, unknown> {
+    this.#deeper(depth);
+    const length = this.#length(low, 2);
+    const object: Record<string, unknown> = {};
+    for (let index = 0; index < length; index++) {
+      const key = this.value(depth);
+      if (typeof key !== "string") throw malformed("an object whose key is no string");
+      const value = this.value(depth);
+      if (key === "__proto__")
+        Object.defineProperty(object, key, { value, enumerable: true, configurable: true, writable: true });
+      else object[key] = value;
+    }
+    return object;
+  }
+
+  #map(depth: number): Map<unknown, unknown> {
+    this.#deeper(depth);
+    const initial = this.#bytes[this.#need(1)]!;
+    if (initial >> 5 !== 5) throw malformed("tag 259 on something that is no map");
+    const length = this.#length(initial & 31, 2);
+    const map = new Map<unknown, unknown>();
+    for (let index = 0; index < length; index++) {
+      const key = this.value(depth);
+      map.set(key, this.value(depth));
+    }
+    return map;
+  }
+
+  #simple(initial: number): unknown {
+    switch (initial) {
+      case 0xf4:
+        return false;
+      case 0xf5:
+        return true;
+      case 0xf6:
+        return null;
+      case 0xf7:
+        return undefined;
+      case 0xfb:
+        return this.#view.getFloat64(this.#need(8));
+      default:
+        throw malformed(`the reserved byte 0x${initial.toString(16)}`);
+    }
+  }
+
+  #tagged(tag: number | bigint, depth: number): unknown {
+    this.#deeper(depth);
+    switch (tag) {
+      case 0:
+        return dateOf(Date.parse(this.#text("tag 0")));
+      case 1: {
+        const seconds = this.value(depth);
+        if (typeof seconds !== "number") throw malformed("tag 1 on something that is no number");
+        return dateOf(Math.round(seconds * 1000));
+      }
+      case 2:
+      case 3: {
+        const hex = Buffer.from(this.#bytesOnly("a large integer")).toString("hex");
+        const size = hex === "" ? 0n : BigInt(`0x${hex}`);
+        return tag === 2 ? size : -1n - size;
+      }
+      case 27:
+        return this.#exception(depth);
+      case 37: {
+        const hex = Buffer.from(this.#bytesOnly("a UUID")).toString("hex");
+        if (hex.length !== 32) throw malformed("a UUID that has not 16 bytes");
+        return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+      }
+      case 40:
+        return this.#ndarray(depth);
+      case 258: {
+        const items = this.value(depth - 1);
+        if (!Array.isArray(items)) throw malformed("tag 258 on something that is no array");
+        return new Set(items);
+      }
+      case 259:
+        return this.#map(depth);
+      case 1004:
+        return this.#text("tag 1004");
+      default: {
+        const type = typeof tag === "number" ? TYPED_ARRAYS.get(tag) : undefined;
+        if (!type) throw malformed(`the unknown tag ${tag}`);
+        const bytes = this.#bytesOnly("a typed array");
+        if (bytes.length % type.BYTES_PER_ELEMENT !== 0) throw malformed("a typed array that ends in an element");
+        return new type(Uint8Array.from(bytes).buffer); // copied, and so aligned
+      }
+    }
+  }
+
+  #text(what: string): string {
+    const value = this.value(DEPTH_MAX);
+    if (typeof value !== "string") throw malformed(`${what} on something that is no string`);
+    return value;
+  }
+
+  #bytesOnly(what: string): Uint8Array {
+    const initial = this.#bytes[this.#need(1)]!;
+    if (initial >> 5 !== 2) throw malformed(`${what} that is no byte string`);
+    return this.#byteString(initial & 31);
+  }
+
+  #ndarray(depth: number): NdArray {
+    const parts = this.value(depth);
+    if (!Array.isArray(parts) || parts.length !== 2 || !Array.isArray(parts[0]) || !ArrayBuffer.isView(parts[1]))
+      throw malformed("tag 40 on something that is not [shape, typed array]");
+    const shape: unknown[] = parts[0];
+    if (!shape.every((size) => Number.isSafeInteger(size) && (size as number) >= 0))
+      throw malformed("a shape that is none");
+    try {
+      return new NdArray(shape as number[], parts[1] as TypedArray);
+    } catch (error) {
+      throw malformed((error as Error).message);
+    }
+  }
+
+  #exception(depth: number): PythonError {
+    const parts = this.value(depth);
+    const error = Array.isArray(parts) && parts[0] === "ipcctl.Error" ? PythonError.from(parts[1]) : undefined;
+    if (!error) throw malformed("tag 27 on something that is no error");
+    return error;
+  }
+}
+
+function dateOf(ms: number): Date {
+  const date = new Date(ms);
+  if (Number.isNaN(date.getTime())) throw malformed("a time that is none");
+  return date;
+}
+
+function malformed(detail: string): CodecError {
+  return new CodecError("MALFORMED", detail);
+}

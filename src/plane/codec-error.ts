@@ -1,0 +1,71 @@
+/** Why a value has no form on the wire, or bytes are no value. */
+
+export type CodecCode = "CYCLE" | "DEPTH" | "SIZE" | "TYPE" | "MALFORMED";
+
+export class CodecError extends Error {
+  override readonly name = "CodecError";
+  readonly code: CodecCode;
+  /** Where in the value, put together on the way out: `$.rows[3].when`. */
+  path: string;
+  readonly #detail: string;
+
+  constructor(code: CodecCode, detail: string) {
+    super(`$: ${detail}`);
+    this.code = code;
+    this.path = "$";
+    this.#detail = detail;
+  }
+
+  /** Called by each container that the error passes on its way out. */
+  at(step: string): this {
+    this.path = `$${step}${this.path.slice(1)}`;
+    this.message = `${this.path}: ${this.#detail}`;
+    return this;
+  }
+}
+
+/** An n-dimensional array in C order: a NumPy array of more than one dimension. */
+export class NdArray {
+  readonly shape: readonly number[];
+  readonly data: TypedArray;
+
+  /** @throws RangeError if the shape does not fit the data */
+  constructor(shape: readonly number[], data: TypedArray) {
+    if (shape.reduce((product, size) => product * size, 1) !== data.length)
+      throw new RangeError(`a shape of [${shape.join(", ")}] does not fit ${data.length} elements`);
+    this.shape = shape;
+    this.data = data;
+  }
+}
+
+export type TypedArray =
+  | Int8Array
+  | Uint8Array
+  | Uint8ClampedArray
+  | Int16Array
+  | Uint16Array
+  | Int32Array
+  | Uint32Array
+  | BigInt64Array
+  | BigUint64Array
+  | Float16Array
+  | Float32Array
+  | Float64Array;
+
+type Constructor = { new (buffer: ArrayBuffer): TypedArray; readonly BYTES_PER_ELEMENT: number };
+
+/** RFC 8746 tags, little-endian. */
+export const TYPED_ARRAYS = new Map<number, Constructor>([
+  [64, Uint8Array],
+  [68, Uint8ClampedArray],
+  [69, Uint16Array],
+  [70, Uint32Array],
+  [71, BigUint64Array],
+  [72, Int8Array],
+  [77, Int16Array],
+  [78, Int32Array],
+  [79, BigInt64Array],
+  [84, Float16Array],
+  [85, Float32Array],
+  [86, Float64Array],
+]);

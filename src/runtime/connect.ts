@@ -1,0 +1,121 @@
+/** `import { connect } from "ipcctl"`: the daemon and its workers from a TypeScript program. */
+import { join, resolve } from "node:path";
+import { IpcError } from "../base/errors.ts";
+import { resolvePaths } from "../base/paths.ts";
+import type { WorkerStatus } from "../protocol/status.ts";
+import { cleanEnv, connectDaemon } from "../sdk/autostart.ts";
+import type { Connection } from "../sdk/connection.ts";
+import { PythonWorker } from "./python-worker.ts";
+
+const OPEN_MS = 10_000;
+
+export type ConnectOptions = {
+  /** Control socket; else IPCCTL_SOCKET, else the usual place. */
+  readonly socket?: string;
+  /** Start a daemon where none answers (default: true). */
+  readonly autostart?: boolean;
+};
+
+/** Fields of `ipcctl.json`, and the name where it is not the script's. */
+export type StartOptions = {
+  readonly name?: string;
+  readonly args?: readonly string[];
+  readonly cwd?: string;
+  readonly env?: Readonly<Record<string, string>>;
+  readonly interpreter?: string;
+  readonly policy?: string;
+  readonly restart_policy?: string;
+  readonly max_memory?: string | number;
+  readonly instances?: number;
+  readonly [field: string]: unknown;
+};
+
+/** Connects to the daemon, and starts it if none answers. @throws IpcError NO_DAEMON */
+export async function connect(options: ConnectOptions = {}): Promise<Ipcctl> {
+  const paths = resolvePaths(process.env, process.getuid!(), options.socket);
+  return new Ipcctl(await connectDaemon(paths, options.autostart ?? true));
+}
+
+export class Ipcctl implements Disposable, AsyncDisposable {
+  readonly #connection: Connection;
+  readonly #workers = new Set<PythonWorker>();
+
+  constructor(connection: Connection) {
+    this.#connection = connection;
+  }
+
+  /** Starts a worker where it does not run yet, and opens a channel to it. @throws IpcError START_FAILED, BAD_CONFIG */
+  async start(script: string, options: StartOptions = {}): Promise<PythonWorker> {
+    const path = resolve(options.cwd ?? process.cwd(), script);
+    const name =
+      options.name ??
+      path
+        .split("/")
+        .at(-1)!
+        .replace(/\.\w+$/, "");
+    const config = {
+      base_env: cleanEnv(process.env),
+      auto_start: true,
+      ...options,
+      name,
+      script: path,
+      cwd: options.cwd ?? process.cwd(),
+    };
+    const response = await this.#connection.request({ Start: { name, config: JSON.stringify(config) } });
+    const { name: id = name, is_other_definition: isOther } = ("Success" in response ? response.Success : {}) as {
+      name?: string;
+      is_other_definition?: boolean;
+    };
+    if (isOther)
+      throw new IpcError("FAILED", `${id} is running already, with another definition`, {
+        hint: `another name, or: ipcctl stop ${id}`,
+      });
+    return this.worker(id);
+  }
+
+  /** A channel to a worker that runs. @throws IpcError NOT_FOUND, NOT_RUNNING, DEADLINE */
+  async worker(name: string, timeoutMs = OPEN_MS): Promise<PythonWorker> {
+    const deadline = performance.now() + timeoutMs;
+    for (;;) {
+      const status = await this.#connection.query<WorkerStatus>({ Status: { name } });
+      if (status.state === "Stopped" || status.state === "Crashed")
+        throw new IpcError("NOT_RUNNING", `${status.name} is not running`, { hint: `ipcctl start ${status.name}` });
+      try {
+        const left = Math.max(1, deadline - performance.now());
+        const worker = await PythonWorker.open(status.name, join(status.log_dir, "..", "sock"), left);
+        this.#workers.add(worker);
+        return worker;
+      } catch (error) {
+        // Between two of its runs nobody listens; the next one is waited for.
+        const isBetween =
+          error instanceof IpcError && (error.code === "NOT_RUNNING" || error.code === "CONNECTION_LOST");
+        if (!isBetween || performance.now() > deadline) throw error;
+        await Bun.sleep(10);
+      }
+    }
+  }
+
+  /** What `ipcctl status --json` shows. */
+  status(): Promise<WorkerStatus[]> {
+    return this.#connection.query<WorkerStatus[]>({ Status: { name: null } });
+  }
+
+  async stop(name: string): Promise<void> {
+    await this.#connection.request({ Stop: { name } });
+  }
+
+  async delete(name: string): Promise<void> {
+    await this.#connection.request({ Delete: { name } });
+  }
+
+  /** Closes the channels that were opened through it; workers run on. */
+  [Symbol.dispose](): void {
+    for (const worker of this.#workers) worker[Symbol.dispose]();
+    this.#connection.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this[Symbol.dispose]();
+    return Promise.resolve();
+  }
+}

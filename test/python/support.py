@@ -1,0 +1,43 @@
+"""Finds the package and both implementations of its lowest layer."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from types import ModuleType
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PACKAGES = os.path.join(ROOT, "python")
+if PACKAGES not in sys.path:
+    sys.path.insert(0, PACKAGES)
+
+
+def _extension() -> ModuleType | None:
+    # IPCCTL_TEST_EXTENSION: another build of it, as the one with sanitizers.
+    path = os.environ.get("IPCCTL_TEST_EXTENSION")
+    if path is None:
+        if not os.path.exists(os.path.join(ROOT, "native/build/python/_ipcctl.abi3.so")):
+            subprocess.run(
+                ["sh", os.path.join(ROOT, "native/build-python.sh"), sys.executable], check=True
+            )
+        from ipcctl._codec import load_extension
+
+        return load_extension()
+    spec = importlib.util.spec_from_file_location("ipcctl._ipcctl", path)
+    assert spec is not None and spec.loader is not None
+    sys.modules["ipcctl._ipcctl"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+from ipcctl import _pure  # noqa: E402
+
+C = _extension()
+PURE = _pure
+IMPLEMENTATIONS: dict[str, ModuleType] = {"pure": PURE}
+if C is not None:
+    IMPLEMENTATIONS["c"] = C
+else:
+    print("skipped: the C extension is not built")

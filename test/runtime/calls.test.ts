@@ -1,0 +1,303 @@
+/** A TypeScript program and a real Python worker: calls, errors, streams, functions lent, interrupts, and every way to end. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { IpcError, Ipcctl, PythonError, type PythonWorker } from "ipcctl";
+import { Home, isAlive, waitUntil } from "../home.ts";
+
+const WORKER = `
+import asyncio, os, threading, time
+import ipcctl
+
+@ipcctl.expose
+def add(a, b=10): return a + b
+
+@ipcctl.expose
+def echo(value): return value
+
+@ipcctl.expose
+def kind(value): return type(value).__name__
+
+@ipcctl.expose
+def boom():
+    try:
+        {}["missing"]
+    except KeyError as error:
+        raise ValueError("no such thing") from error
+
+closed = []
+
+@ipcctl.expose
+def rows(n):
+    try:
+        for i in range(n):
+            made.append(i)
+            yield i
+    finally:
+        closed.append("rows")
+
+made = []
+
+@ipcctl.expose
+async def ticks(n):
+    try:
+        for i in range(n):
+            await asyncio.sleep(0)
+            yield i
+    finally:
+        closed.append("ticks")
+
+@ipcctl.expose
+async def nap(seconds):
+    await asyncio.sleep(seconds)
+    return "rested"
+
+@ipcctl.expose
+def forever():
+    while True: pass
+
+@ipcctl.expose
+def twice_and_one(x): return twice(x) + 1
+
+@ipcctl.expose
+def from_thread(x):
+    result = []
+    thread = threading.Thread(target=lambda: result.append(twice(x)))
+    thread.start()
+    thread.join()  # the serving thread waits, and the answer comes all the same
+    return result[0]
+
+@ipcctl.expose
+async def async_twice(x): return await twice.aio(x)
+
+@ipcctl.expose
+def die(): os._exit(9)
+
+ipcctl.serve()
+`;
+
+let home: Home;
+let ipc: Ipcctl;
+let py: PythonWorker;
+beforeAll(async () => {
+  home = new Home();
+  ipc = new Ipcctl(await home.connect());
+  py = await ipc.start(home.script("worker.py", WORKER), { cwd: home.dir });
+});
+afterAll(async () => {
+  ipc[Symbol.dispose]();
+  await home[Symbol.asyncDispose]();
+});
+
+async function failure(promise: Promise<unknown>): Promise<Error> {
+  return promise.then(
+    () => {
+      throw new Error("it did not fail");
+    },
+    (error: Error) => error,
+  );
+}
+
+test("positional and keyword arguments, and what a worker says of itself", async () => {
+  expect(await py.call("add", 2, 3)).toBe(5);
+  expect(await py.call("add", 2)).toBe(12);
+  expect(await py.callWith("add", [], { kwargs: { a: 1, b: 2 } })).toBe(3);
+  expect(py.hello.exposed).toContain("add");
+});
+
+test("values cross and come back", async () => {
+  const values: unknown[] = [
+    null,
+    undefined,
+    true,
+    0,
+    -0,
+    1.5,
+    Number.NaN,
+    -Infinity,
+    2 ** 53 - 1,
+    2n ** 53n,
+    -(2n ** 200n),
+    "häß 🎉",
+    "x".repeat(100_000),
+    new Uint8Array([0, 255]),
+    [1, [2, [3]]],
+    { a: { b: [null] }, __proto_: 1 },
+    new Set([1, "a"]),
+    new Map<unknown, unknown>([[1, "one"]]),
+    new Date("2026-11-20T19:20:01.123Z"),
+    new Float64Array([1.5, -2]),
+    new BigInt64Array([-1n]),
+  ];
+  for (const value of values) expect(await py.call("echo", value)).toEqual(value);
+  expect(await py.call("kind", undefined)).toBe("Undefined");
+  const long = new Uint8Array(3_000_000).fill(7); // in parts
+  expect(Buffer.from(await py.call("echo", long)).equals(Buffer.from(long))).toBe(true);
+  expect((await failure(py.call("echo", () => 1))).message).toContain("function cannot be sent");
+  expect((await failure(py.eval("object()"))).message).toContain("object");
+  expect(await py.call("add", 1, 1)).toBe(2);
+});
+
+test("an exception comes with type, message, traceback with source lines, and cause", async () => {
+  const error = (await failure(py.call("boom"))) as PythonError;
+  expect(error).toBeInstanceOf(PythonError);
+  expect(error.type).toBe("ValueError");
+  expect(error.message).toBe("ValueError: no such thing");
+  expect(error.traceback).toContain('raise ValueError("no such thing") from error');
+  expect(error.traceback).not.toContain("ipcctl/_runtime.py");
+  expect((error.cause as PythonError).type).toBe("KeyError");
+  expect((await failure(py.call("nope"))).message).toContain("no function 'nope' is exposed; there is: add");
+});
+
+test("a generator is a stream with backpressure, and leaving early closes it", async () => {
+  let sum = 0;
+  for await (const row of py.stream("rows", 1000)) sum += row;
+  expect(sum).toBe(499_500);
+  await py.exec("made.clear(); closed.clear()");
+  for await (const row of py.stream("rows", 1e9)) if (row === 5) break;
+  await waitUntil(async () => (await py.eval("closed")).includes("rows"), "the generator is closed");
+  expect(await py.eval("len(made)")).toBeLessThan(200);
+  const ticks: number[] = [];
+  for await (const tick of py.stream("ticks", 300)) ticks.push(tick);
+  expect(ticks).toEqual(Array.from({ length: 300 }, (_, index) => index));
+  for await (const tick of py.stream("ticks", 1e9)) if (tick === 3) break;
+  await waitUntil(
+    async () => (await py.eval("closed")).filter((name: string) => name === "ticks").length === 2,
+    "closed",
+  );
+  expect((await failure(py.stream("add", 1).next())).message).toContain("gave no stream");
+});
+
+test("async functions run beside each other", async () => {
+  const began = performance.now();
+  expect(await Promise.all(Array.from({ length: 20 }, () => py.call("nap", 0.1)))).toEqual(Array(20).fill("rested"));
+  expect(performance.now() - began).toBeLessThan(1500); // one after the other would be 2 s
+});
+
+test("Python calls functions of ours: sync, async, from threads, and back into Python meanwhile", async () => {
+  py.bind("twice", (x: number) => x * 2);
+  expect(await py.call("twice_and_one", 20)).toBe(41);
+  expect(await py.call("async_twice", 4)).toBe(8);
+  expect(await py.call("from_thread", 5)).toBe(10);
+  py.bind("twice", async (x: number) => (await py.call("add", x, x)) as number);
+  expect(await py.call("twice_and_one", 3)).toBe(7);
+  py.bind("twice", () => {
+    throw new RangeError("too much");
+  });
+  const error = (await failure(py.call("twice_and_one", 1))) as PythonError;
+  expect(error.type).toContain("JavaScriptError");
+  expect(error.message).toContain("too much");
+  py.unbind("twice");
+  expect((await failure(py.call("twice_and_one", 1))).message).toContain("twice");
+});
+
+test("interrupt, deadline and abort end the running code only", async () => {
+  const spinning = failure(py.call("forever"));
+  const poke = setInterval(() => py.interrupt(), 20);
+  expect(((await spinning) as PythonError).type).toBe("KeyboardInterrupt");
+  clearInterval(poke);
+  const late = (await failure(py.callWith("forever", [], { timeout: 50 }))) as IpcError;
+  expect(late.code).toBe("DEADLINE");
+  const abort = new AbortController();
+  const aborted = failure(py.callWith("nap", [60], { signal: abort.signal }));
+  abort.abort(new Error("changed my mind"));
+  expect((await aborted).message).toBe("changed my mind");
+  expect(await py.call("add", 1, 1)).toBe(2);
+});
+
+test("code: expressions, statements, await at the top, namespaces, output", async () => {
+  expect(await py.eval("sum(range(10))")).toBe(45);
+  expect(await py.eval("x = 5\nx * 2")).toBe(10);
+  expect(await py.eval("x")).toBe(5);
+  expect(await py.eval("await asyncio.sleep(0, 'woken')")).toBe("woken");
+  await py.exec("y = 1", { namespace: "mine" });
+  expect(await py.eval("y", { namespace: "mine" })).toBe(1);
+  expect(((await failure(py.eval("y"))) as PythonError).type).toBe("NameError");
+  const printed: string[] = [];
+  const error = (await failure(
+    py.eval("import sys\nprint('one')\nprint('two', file=sys.stderr)\n1 / 0", {
+      onOutput: (stream, text) => printed.push(`${stream} ${text}`),
+    }),
+  )) as PythonError;
+  expect(printed.join("")).toBe("stdout onestdout \nstderr twostderr \n");
+  expect(error.traceback).toContain("    1 / 0");
+  expect(((await failure(py.eval("def"))) as PythonError).type).toBe("SyntaxError");
+});
+
+test("many clients on one worker, and the daemon killed between them", async () => {
+  const clients = await Promise.all(Array.from({ length: 5 }, () => ipc.worker("worker")));
+  await Promise.all(
+    clients.map(async (client, number) => {
+      for (let index = 0; index < 200; index++) expect(await client.call("add", number, index)).toBe(number + index);
+    }),
+  );
+  await home.killDaemon();
+  for (const client of clients) expect(await client.call("add", 1, 1)).toBe(2);
+  for (const client of clients.slice(1)) client[Symbol.dispose]();
+  expect(await clients[0]!.call("add", 1, 2)).toBe(3);
+  clients[0]![Symbol.dispose]();
+  ipc[Symbol.dispose]();
+  ipc = new Ipcctl(await home.connect()); // the next daemon adopts the worker, and channels are opened to it as before
+  py = await ipc.worker("worker");
+  expect(await py.call("add", 1, 1)).toBe(2);
+});
+
+test("a worker that dies ends every pending call with a reason", async () => {
+  const waiting = [py.call("nap", 60), py.call("nap", 60), py.call("die")].map(failure);
+  for (const error of (await Promise.all(waiting)) as IpcError[]) {
+    expect(error.code).toBe("CONNECTION_LOST");
+    expect(error.message).toContain("worker");
+  }
+  expect(((await failure(py.call("add", 1, 1))) as IpcError).code).toBe("CONNECTION_LOST");
+  await waitUntil(async () => (await home.status("worker")).state === "Running", "it is restarted by its policy");
+  py = await ipc.worker("worker");
+  expect(await py.call("add", 1, 1)).toBe(2);
+  await ipc.stop("worker");
+  expect(((await failure(py.call("add", 1, 1))) as IpcError).code).toBe("CONNECTION_LOST");
+  expect(((await failure(ipc.worker("worker"))) as IpcError).code).toBe("NOT_RUNNING");
+});
+
+test("a script that knows nothing of us is looked into, and does not notice before", async () => {
+  const script = home.script(
+    "plain.py",
+    `
+import os, threading, time, sys
+print(len(os.listdir("/proc/self/fd")), threading.active_count(), "ipcctl" in sys.modules, flush=True)
+queue = [1, 2, 3]
+while True: time.sleep(600)
+`,
+  );
+  const direct = Bun.spawnSync(["timeout", "2", "python3", script], { stdin: "ignore" }).stdout.toString();
+  const plain = await ipc.start(script, { cwd: home.dir });
+  expect((await home.lines("plain"))[0]).toBe(direct.trim());
+  expect(await plain.eval("len(queue)")).toBe(3);
+  expect((await home.cli("eval", "plain", "queue")).stdout).toBe("[1, 2, 3]\n");
+  expect((await home.cli("eval", "plain", "queue", "--json")).stdout).toBe("[1,2,3]\n");
+  const wrong = await home.cli("eval", "plain", "1/0");
+  expect(wrong).toMatchObject({ status: 1, stdout: "" });
+  expect(wrong.stderr).toContain("ZeroDivisionError");
+  expect((await home.cli("eval", "plain", "while True: pass", "--timeout", "0.2")).status).toBe(124);
+  expect((await home.cli("eval", "plain", "print('said'); None")).stdout).toBe("said\n");
+  const { pid } = await home.status("plain");
+  expect(isAlive(pid!)).toBe(true);
+});
+
+test("what cannot be looked into says so", async () => {
+  await home.cli("start", "--command", "sleep 600", "--name", "sleeper");
+  const refused = await home.cli("eval", "sleeper", "1");
+  expect(refused.status).toBe(1);
+  expect(refused.stderr).toContain("no Python that ipcctl can look into");
+  home.script("shut.py", "import time\ntime.sleep(600)\n");
+  await home.cli("start", "shut.py", "--no-console");
+  expect((await home.cli("eval", "shut", "1")).stderr).toContain("--no-console");
+  expect((await home.cli("eval", "nobody", "1")).status).toBe(4);
+}, 30_000);
+
+test("a script may be looked into while it starts, over and over", async () => {
+  await home.start("early", home.script("early.py", "import time\nqueue = [1]\ntime.sleep(600)\n"));
+  for (let round = 0; round < 5; round++) {
+    await home.cli("restart", "early");
+    const worker = await ipc.worker("early");
+    expect(await worker.eval("1 + 1")).toBe(2);
+    worker[Symbol.dispose]();
+  }
+  expect((await home.status("early")).restarts).toBe(0);
+});
