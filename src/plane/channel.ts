@@ -271,13 +271,13 @@ async function handOver(path: string, name: string, timeoutMs: number, payload: 
   const reachable = reachablePath(path);
   const socket = connectUnix(reachable.path);
   reachable.close();
-  if (socket === undefined)
-    throw new IpcError("NOT_RUNNING", `${name} is not running`, { hint: `ipcctl start ${name}` });
+  if (socket === undefined) throw notRunning(name);
   try {
     let held: Buffer = Buffer.alloc(0);
     const next = async (): Promise<{ type: number; payload: Buffer } | undefined> => {
       while (held.length < 5 || held.length < 4 + held.readUInt32LE(0)) {
         const bytes = receive(socket, 0);
+        if (bytes?.length === 0) throw notRunning(name); // its shim has just ended
         if (bytes) held = Buffer.concat([held, bytes]);
         else if (performance.now() > deadline) return undefined;
         else await Bun.sleep(1); // other descriptors than Bun's own have no events
@@ -288,7 +288,7 @@ async function handOver(path: string, name: string, timeoutMs: number, payload: 
       return frame;
     };
     const ask = async (type: number, body: Uint8Array, with_: readonly number[] = []): Promise<number> => {
-      if (!sendWithFds(socket, Buffer.concat([frameHead(body.length + 1, type), body]), with_)) return ENOTCONN;
+      if (!sendWithFds(socket, Buffer.concat([frameHead(body.length + 1, type), body]), with_)) throw notRunning(name);
       for (let frame = await next(); frame !== undefined; frame = await next()) {
         if (frame.type === SHIM.ok && frame.payload[0] === type) return 0;
         if (frame.type === SHIM.error && frame.payload[0] === type) return frame.payload.readUInt32LE(1);
@@ -325,6 +325,10 @@ function frameHead(length: number, type: number): Buffer {
   head.writeUInt32LE(length, 0);
   head.writeUInt8(type, 4);
   return head;
+}
+
+function notRunning(name: string): IpcError {
+  return new IpcError("NOT_RUNNING", `${name} is not running`, { hint: `ipcctl start ${name}` });
 }
 
 function late(name: string, timeoutMs: number): IpcError {

@@ -110,7 +110,7 @@ export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly num
   return Number(libc.sendmsg(socket, ptr(message), MSG_NOSIGNAL)) === bytes.length;
 }
 
-/** Blocks for what comes, at most so long; undefined at the end of the connection or of the time. */
+/** Blocks for what comes, at most so long; empty at the end of the connection, undefined at the end of the time. */
 export function receive(socket: number, timeoutMs: number): Buffer | undefined {
   const poll = Buffer.alloc(8);
   poll.writeInt32LE(socket, 0);
@@ -118,5 +118,5 @@ export function receive(socket: number, timeoutMs: number): Buffer | undefined {
   if (libc.poll(ptr(poll), 1n, timeoutMs) <= 0) return undefined;
   const bytes = Buffer.alloc(4096);
   const count = Number(libc.recv(socket, ptr(bytes), BigInt(bytes.length), 0));
-  return count > 0 ? bytes.subarray(0, count) : undefined;
+  return bytes.subarray(0, Math.max(0, count));
 }

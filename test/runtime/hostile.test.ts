@@ -1,0 +1,198 @@
+/** A worker that writes whatever it likes into the segment, in the middle of traffic: the client reports a broken channel and goes on. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { Ipcctl, IpcError, type PythonWorker } from "ipcctl";
+import { SharedRingBuffer } from "../../src/plane/ring.ts";
+import { Home } from "../home.ts";
+
+const WORKER = `
+import os, random, signal, struct, sys, time
+import ipcctl
+from ipcctl import _runtime
+
+def segment():
+    return _runtime.runtime()._channels[-1].map
+
+@ipcctl.expose
+def add(a, b): return a + b
+
+@ipcctl.expose
+def write(offset, data):
+    segment()[offset:offset + len(data)] = bytes(data)
+    os.eventfd_write(_runtime.runtime()._channels[-1]._client_bell, 1)
+    time.sleep(0.1)  # so that the client sees it before the answer mends it
+
+@ipcctl.expose
+def scribble(seed, rounds):
+    """Random words into the control blocks and heads of frames, while answers go out."""
+    r, m = random.Random(seed), segment()
+    for _ in range(rounds):
+        offset = r.choice([256, 320, 384, 388, 512, 576, 640, 644, 4096 + r.randrange(1 << 21) // 4 * 4])
+        m[offset:offset + 4] = struct.pack("<I", r.choice([0, 1, 7, 8, 1 << 20, (1 << 20) + 8, 0xFFFFFFFF, r.getrandbits(32)]))
+
+@ipcctl.expose
+def send(data): _runtime.runtime()._channels[-1].send_bytes(bytes(data))
+
+@ipcctl.expose
+def truncate():
+    import fcntl
+    for fd in os.listdir("/proc/self/fd"):
+        try: path = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError: continue
+        if "ipcctl-channel" in path:
+            for size in (0, 1 << 30):
+                try: os.ftruncate(int(fd), size)
+                except OSError as error: yield error.errno
+            try: os.truncate(f"/proc/self/fd/{fd}", 0)
+            except OSError as error: yield error.errno
+
+@ipcctl.expose
+def freeze(): os.kill(os.getpid(), signal.SIGSTOP)
+
+@ipcctl.expose
+def half():
+    """Publishes a frame that was never written, and dies."""
+    m = segment()
+    tail = struct.unpack_from("<I", m, 576)[0]
+    struct.pack_into("<I", m, 4096 + (1 << 20) + tail % (1 << 20), 4000)
+    struct.pack_into("<I", m, 576, (tail + 16) % (1 << 32))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+ipcctl.serve()
+`;
+
+let home: Home;
+let ipc: Ipcctl;
+beforeAll(async () => {
+  home = new Home();
+  ipc = new Ipcctl(await home.connect());
+  await home.start("hostile", home.script("hostile.py", WORKER), {
+    restart_policy: "always",
+    backoff: { base_delay_ms: 1 },
+  });
+});
+afterAll(async () => {
+  ipc[Symbol.dispose]();
+  await home[Symbol.asyncDispose]();
+});
+
+/** How it ended: an answer, or one of the errors that are allowed. */
+async function outcome(promise: Promise<unknown>): Promise<string> {
+  return promise.then(
+    () => "answered",
+    (error: unknown) => {
+      if (error instanceof IpcError) return error.code;
+      throw error;
+    },
+  );
+}
+
+/** Worker and client must work as before with a new channel. */
+async function stillServes(): Promise<void> {
+  using fresh = await ipc.worker("hostile");
+  expect(await fresh.call("add", 1, 2)).toBe(3);
+}
+
+async function withWorker(attack: (py: PythonWorker) => Promise<void>): Promise<void> {
+  using py = await ipc.worker("hostile");
+  await attack(py);
+}
+
+test("random words in positions, lengths and sleep words, over and over", async () => {
+  const seed = Number(process.env.IPCCTL_SEED ?? Math.floor(Math.random() * 2 ** 31));
+  console.log(`hostile suite: IPCCTL_SEED=${seed}`);
+  const seen = new Set<string>();
+  for (let round = 0; round < 40; round++)
+    await withWorker(async (py) => {
+      const calls = Array.from({ length: 50 }, (_, index) => outcome(py.callWith("add", [index, 1], { timeout: 300 })));
+      calls.push(outcome(py.callWith("scribble", [seed + round, 1 + (round % 7)], { timeout: 300 })));
+      calls.push(
+        ...Array.from({ length: 50 }, (_, index) => outcome(py.callWith("add", [index, 1], { timeout: 300 }))),
+      );
+      for (const end of await Promise.all(calls)) seen.add(end);
+    });
+  for (const end of seen) expect(["answered", "CONNECTION_LOST", "DEADLINE"]).toContain(end);
+  await stillServes();
+}, 120_000);
+
+test.each([
+  ["a tail far ahead", 576, [0xff, 0xff, 0xff, 0x7f]],
+  ["a tail behind", 576, [0, 0, 0, 0xf0]],
+])("%s breaks the channel by name", async (_, offset, bytes) => {
+  await withWorker(async (py) => {
+    const ends = [outcome(py.callWith("write", [offset, bytes], { timeout: 2000 }))];
+    ends.push(outcome(py.callWith("add", [1, 1], { timeout: 2000 })));
+    expect((await Promise.all(ends)).some((end) => end !== "answered")).toBe(true);
+    expect(["CONNECTION_LOST", "DEADLINE"]).toContain(await outcome(py.callWith("add", [1, 1], { timeout: 500 })));
+  });
+  await stillServes();
+});
+
+test.each([
+  ["bytes that are no CBOR", [0xff, 0xff]],
+  ["a message that is no array", [0x20]],
+  ["a kind that is none", [0x82, 0x18, 0x63, 0x00]],
+  ["a number that is none", [0x83, 0x01, 0x61, 0x61, 0x00]],
+  ["a length that lies", [0x83, 0x01, 0x01, 0x9a, 0xff, 0xff, 0xff, 0xff]],
+])("%s breaks the channel and nothing else", async (_, bytes) => {
+  await withWorker(async (py) => {
+    await outcome(py.callWith("send", [bytes], { timeout: 2000 }));
+    expect(await outcome(py.callWith("add", [1, 1], { timeout: 1000 }))).toBe("CONNECTION_LOST");
+  });
+  await stillServes();
+});
+
+test("answers to calls that were never made are passed over", async () => {
+  await withWorker(async (py) => {
+    for (const bytes of [
+      [0x83, 0x01, 0x19, 0x27, 0x0f, 0x00],
+      [0x82, 0x06, 0x19, 0x27, 0x0f],
+      [0x83, 0x05, 0x19, 0x27, 0x0f, 0x00],
+    ])
+      await py.call("send", bytes);
+    expect(await py.call("add", 1, 1)).toBe(2);
+  });
+});
+
+test("the segment can be neither shrunk nor grown", async () => {
+  await withWorker(async (py) => {
+    const errors: number[] = [];
+    for await (const error of py.stream("truncate")) errors.push(error);
+    expect(errors.every((error) => error === 1 || error === 22)).toBe(true); // EPERM
+    expect(await py.call("add", 1, 1)).toBe(2);
+  });
+});
+
+test("a worker that dies in the middle of a write, and one that stops reading", async () => {
+  await withWorker(async (py) => {
+    expect(await outcome(py.callWith("half", [], { timeout: 5000 }))).toBe("CONNECTION_LOST");
+  });
+  await stillServes();
+  await withWorker(async (py) => {
+    const frozen = outcome(py.callWith("freeze", [], { timeout: 300 }));
+    const big = new Uint8Array(200_000);
+    const waiting = Array.from({ length: 50 }, () => outcome(py.callWith("add", [big, big], { timeout: 300 })));
+    expect(await frozen).toBe("DEADLINE");
+    for (const end of await Promise.all(waiting)) expect(["DEADLINE", "CONNECTION_LOST"]).toContain(end);
+    const { pid } = await home.status("hostile");
+    process.kill(pid!, "SIGKILL");
+  });
+  await stillServes();
+}, 30_000);
+
+test("a ring refuses what its other side cannot have written, whatever it is", () => {
+  const capacity = 4096;
+  for (let seed = 1; seed <= 3000; seed++) {
+    const segment = new Uint8Array(4096 + capacity);
+    const words = new Uint32Array(segment.buffer);
+    let state = seed;
+    const random = (): number => (state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0);
+    for (let index = 0; index < words.length; index++) words[index] = random() % 3 === 0 ? random() % 5000 : random();
+    words[0] = 0;
+    const ring = new SharedRingBuffer(segment, 0, 4096, capacity);
+    try {
+      for (let turn = 0; turn < 50 && ring.tryReceive() !== undefined; turn++);
+    } catch (error) {
+      expect((error as Error).name).toBe("BrokenChannel");
+    }
+  }
+});
