@@ -12,6 +12,7 @@ import {
   receive,
   ring,
   sendWithFds,
+  waitReadable,
 } from "./system.ts";
 
 export { BrokenChannel } from "./ring.ts";
@@ -32,6 +33,8 @@ const OUTBOX_BYTES_MAX = 64 * 1024 * 1024;
 /** Looks at the ring within one wait before the event loop gets its turn, and how often it is let in before sleep. */
 const SPIN_MS = 0.05;
 const IDLE_TURNS = 4;
+/** Looks of a blocking wait before it sleeps: some 50 µs. */
+const BLOCKING_SPINS = 10_000;
 
 /** Frames of the shim that matter here (docs/shim.md). */
 const SHIM = { hello: 32, open: 38, wake: 39, state: 64, ok: 69, error: 70, attached: 73 };
@@ -180,11 +183,18 @@ export class Channel implements Disposable {
     }
   }
 
-  /** Blocks this thread until a message is there; for programs that have nothing else to do. False after the time. */
+  /** Blocks this thread until a message was taken; for programs that have nothing else to do. False after the time. */
   waitBlocking(timeoutMs: number): boolean {
-    const deadline = performance.now() + timeoutMs;
-    for (let count = 1; !this.#rx.hasData; count++)
-      if ((count & 255) === 0 && (!this.#isOpen || performance.now() > deadline)) return false;
+    for (let count = 0; count < BLOCKING_SPINS; count++) if (this.#rx.hasData) return this.#takeBlocking();
+    let hasEnded = false;
+    if (this.#isOpen && this.#rx.prepareSleep())
+      hasEnded = waitReadable([this.#fds.bellClient, this.#fds.life], timeoutMs)[1]!;
+    if (this.#rx.hasData) return this.#takeBlocking();
+    if (hasEnded) this.#end(new BrokenChannel("the worker is gone"));
+    return false;
+  }
+
+  #takeBlocking(): boolean {
     this.#takeAll();
     return true;
   }

@@ -110,12 +110,20 @@ export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly num
   return Number(libc.sendmsg(socket, ptr(message), MSG_NOSIGNAL)) === bytes.length;
 }
 
+/** Blocks until one of the descriptors can be read or has ended, at most so long; which of them can. */
+export function waitReadable(fds: readonly number[], timeoutMs: number): boolean[] {
+  const poll = Buffer.alloc(8 * fds.length);
+  for (const [index, fd] of fds.entries()) {
+    poll.writeInt32LE(fd, 8 * index);
+    poll.writeInt16LE(1, 8 * index + 4); // POLLIN
+  }
+  libc.poll(ptr(poll), BigInt(fds.length), timeoutMs);
+  return fds.map((_, index) => poll.readInt16LE(8 * index + 6) !== 0);
+}
+
 /** Blocks for what comes, at most so long; empty at the end of the connection, undefined at the end of the time. */
 export function receive(socket: number, timeoutMs: number): Buffer | undefined {
-  const poll = Buffer.alloc(8);
-  poll.writeInt32LE(socket, 0);
-  poll.writeInt16LE(1, 4); // POLLIN
-  if (libc.poll(ptr(poll), 1n, timeoutMs) <= 0) return undefined;
+  if (!waitReadable([socket], timeoutMs)[0]) return undefined;
   const bytes = Buffer.alloc(4096);
   const count = Number(libc.recv(socket, ptr(bytes), BigInt(bytes.length), 0));
   return bytes.subarray(0, Math.max(0, count));

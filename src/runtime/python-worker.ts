@@ -10,6 +10,8 @@ const FROM = { result: 1, error: 2, output: 3, stream: 4, item: 5, end: 6, invok
 /** Items of a stream that may be under way or waiting here; half of it is granted again as they are taken. */
 const STREAM_WINDOW = 64;
 
+/** The longest sleep of a blocking call between two looks. */
+const BLOCKING_LOOK_MS = 100;
 /** As the number of an interrupt: whatever of ours runs. */
 const ANYTHING = 0xffff_ffff | 0;
 
@@ -106,6 +108,30 @@ export class PythonWorker implements Disposable, AsyncDisposable {
    */
   call(name: string, ...args: unknown[]): Promise<Answer> {
     return this.#request(TO.call, name, args, null);
+  }
+
+  /**
+   * The same, blocking this thread and its event loop: the quickest there is, for programs that have nothing else to do meanwhile.
+   * Functions that were lent are not answered while it waits.
+   */
+  callSync(name: string, ...args: unknown[]): Answer {
+    const number = this.#next++;
+    const end: { value?: unknown; error?: Error; isOver: boolean } = { isOver: false };
+    this.#pending.set(number, {
+      resolve: (value: unknown) => Object.assign(end, { value, isOver: true }),
+      reject: (error) => Object.assign(end, { error, isOver: true }),
+      onOutput: undefined,
+    });
+    try {
+      this.#send([TO.call, number, name, args, null]);
+      while (!end.isOver) this.#channel.waitBlocking(BLOCKING_LOOK_MS);
+    } catch (error) {
+      throw error instanceof BrokenChannel ? lost(this.name, error) : error;
+    } finally {
+      this.#pending.delete(number);
+    }
+    if (end.error) throw end.error;
+    return end.value;
   }
 
   /** The same with keyword arguments and options. */

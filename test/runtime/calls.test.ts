@@ -240,6 +240,12 @@ test("many clients on one worker, and the daemon killed between them", async () 
   expect(await py.call("add", 1, 1)).toBe(2);
 });
 
+test("a blocking call: its value, its error, a slow one", () => {
+  expect(py.callSync("add", 2, 3)).toBe(5);
+  expect(() => py.callSync("boom")).toThrow(PythonError);
+  expect(py.callSync("nap", 0.05)).toBe("rested");
+});
+
 test("a worker that dies ends every pending call with a reason", async () => {
   const waiting = [py.call("nap", 60), py.call("nap", 60), py.call("die")].map(failure);
   for (const error of (await Promise.all(waiting)) as IpcError[]) {
@@ -247,6 +253,8 @@ test("a worker that dies ends every pending call with a reason", async () => {
     expect(error.message).toContain("worker");
   }
   expect(((await failure(py.call("add", 1, 1))) as IpcError).code).toBe("CONNECTION_LOST");
+  using other = await ipc.worker("worker");
+  expect(() => other.callSync("die")).toThrow("the worker is gone");
   await waitUntil(async () => (await home.status("worker")).state === "Running", "it is restarted by its policy");
   py = await ipc.worker("worker");
   expect(await py.call("add", 1, 1)).toBe(2);
