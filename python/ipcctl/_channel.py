@@ -1,4 +1,4 @@
-"""One client's channel: two rings in a sealed segment, two bells, and a socket whose end says that the client is gone."""
+"""One client's channel: two rings in a sealed segment, and a socket: bytes are bells, its end says that the client is gone."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Channel:
 
     def __init__(self, payload: bytes, fds: list[int]) -> None:
         """:raises BrokenChannel: if what the client handed in is not as docs/shm-layout.md says."""
-        if len(fds) != 4 or len(payload) != 8:
-            raise BrokenChannel(f"a channel is 4 descriptors and 8 bytes, not {len(fds)} and {len(payload)}")
+        if len(fds) != 2 or len(payload) != 8:
+            raise BrokenChannel(f"a channel is 2 descriptors and 8 bytes, not {len(fds)} and {len(payload)}")
         version, capacity = struct.unpack("<II", payload)
         size = DATA_OFFSET + 2 * capacity
         if version != VERSION:
@@ -43,9 +43,8 @@ class Channel:
         os.close(fds[0])
         if self.map[:8] != MAGIC:
             raise BrokenChannel("the segment does not begin with the magic of a channel")
-        self.bell = fds[1]
-        self._client_bell = fds[2]
-        self.life = socket.socket(fileno=fds[3])
+        self.socket = socket.socket(fileno=fds[1])
+        self.socket.setblocking(False)
         self.rx = Ring(self.map, _RING_A, DATA_OFFSET, capacity, False)
         self.tx = Ring(self.map, _RING_B, DATA_OFFSET + capacity, capacity, True)
         self._part_bytes = capacity // 4
@@ -59,6 +58,12 @@ class Channel:
         #: Read by another thread, for the serving one to handle.
         self.backlog: deque[list[object]] = deque()
         self.is_open = True
+        self.is_rung = False
+
+    @property
+    def is_behind(self) -> bool:
+        """Something waits to be sent, or to be handled."""
+        return bool(self._outbox or self.backlog)
 
     def next(self) -> list[object] | None:
         """The next message for the serving thread. :raises BrokenChannel, DecodeError:"""
@@ -107,9 +112,9 @@ class Channel:
 
     def _ring(self) -> None:
         try:
-            os.eventfd_write(self._client_bell, 1)
+            self.socket.send(b"\x01", socket.MSG_NOSIGNAL)
         except OSError:
-            pass  # the counter is full: it is rung already
+            pass  # full: it is rung already; closed: its end is noticed by who reads
 
     def receive(self) -> list[object] | None:
         """The next whole message, if one is there. :raises BrokenChannel, DecodeError:"""
@@ -139,19 +144,20 @@ class Channel:
             struct.pack_into("<I", self.map, _INTERRUPT_OFFSET, 0)
         return int(number)
 
-    def drain_bell(self) -> None:
+    def drain_bell(self) -> bool:
+        """Takes the bells. False if the client is gone."""
+        self.is_rung = False
         try:
-            os.eventfd_read(self.bell)
+            return self.socket.recv(64) != b""
         except BlockingIOError:
-            pass
+            return True
+        except OSError:
+            return False
 
     def close(self) -> None:
         self.is_open = False
         self._outbox.clear()
-        for fd in (self.bell, self._client_bell):
-            os.close(fd)
-        self.bell = self._client_bell = -1
-        self.life.close()
+        self.socket.close()
         try:
             self.map.close()
         except BufferError:

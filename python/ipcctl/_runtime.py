@@ -77,7 +77,7 @@ class Runtime:
 
     def _meet(self) -> None:
         assert self._meeting is not None
-        size = 4 * array.array("i").itemsize
+        size = 4 * array.array("i").itemsize  # what the shim passes on at most
         data, ancillary, _, _ = self._meeting.recvmsg(64, socket.CMSG_SPACE(size))
         if not data:
             self._poll.unregister(self._meeting)
@@ -100,9 +100,9 @@ class Runtime:
                     pass
             return
         self._channels.append(channel)
-        for fd in (channel.bell, channel.life.fileno()):
-            self._by_fd[fd] = channel
-            self._poll.register(fd, select.POLLIN)
+        fd = channel.socket.fileno()
+        self._by_fd[fd] = channel
+        self._poll.register(fd, select.POLLIN)
         channel.send(
             [
                 HELLO,
@@ -120,9 +120,9 @@ class Runtime:
         if channel not in self._channels:
             return
         self._channels.remove(channel)
-        for fd in (channel.bell, channel.life.fileno()):
-            self._by_fd.pop(fd, None)
-            self._poll.unregister(fd)
+        fd = channel.socket.fileno()
+        self._by_fd.pop(fd, None)
+        self._poll.unregister(fd)
         for key in [key for key in self._streams if key[0] is channel]:
             self._streams.pop(key).close()
         for key in [key for key in self._tasks if key[0] is channel]:
@@ -167,22 +167,29 @@ class Runtime:
 
     def _turn(self) -> None:
         """Everything that is there; else a short look out for more; else sleep until a bell."""
-        if self._take_all():
-            return
         channels = self._channels
-        if len(channels) == 1 and channels[0].is_open:
-            try:
-                with channels[0].reading:
-                    frame = channels[0].rx.recv_spin(_SPIN_US)
-                    message = None if frame is None else channels[0].assemble(frame)
-                if frame is not None:
-                    if message is not None:
-                        self._handle(channels[0], message)
-                    return
-            except (BrokenChannel, DecodeError):
-                self._drop(channels[0])
+        if len(channels) == 1 and not self._streams and not channels[0].is_behind:
+            if self._take_one(channels[0]):
                 return
+        elif self._take_all():
+            return
         self._sleep()
+
+    def _take_one(self, channel: Channel) -> bool:
+        """The usual case, one client that calls: looks out for its next message and answers it."""
+        try:
+            with channel.reading:
+                frame = channel.rx.recv_spin(_SPIN_US)
+                if frame is None:
+                    return False
+                message = channel.assemble(frame)
+            if message is not None:
+                self._handle(channel, message)
+            if not channel.is_open:
+                self._drop(channel)
+        except (BrokenChannel, DecodeError):
+            self._drop(channel)
+        return True
 
     def _take_all(self) -> bool:
         is_any = False
@@ -208,6 +215,9 @@ class Runtime:
         asleep: list[Channel] = []
         try:
             for channel in list(self._channels):
+                if channel.is_rung and not channel.drain_bell():
+                    self._drop(channel)
+                    continue
                 try:
                     if not channel.rx.prepare_sleep():
                         return
@@ -231,10 +241,7 @@ class Runtime:
         elif self._meeting is not None and fd == self._meeting.fileno():
             self._meet()
         elif (channel := self._by_fd.get(fd)) is not None:
-            if fd == channel.bell:
-                channel.drain_bell()
-            else:
-                self._drop(channel)
+            channel.is_rung = True  # drained before the next sleep: the message comes first
 
     # ---- messages ----
 
@@ -245,7 +252,7 @@ class Runtime:
         try:
             if kind == CALL:
                 _, _, name, args, kwargs = message
-                self._answer(channel, number, lambda: self._call(name, args, kwargs))
+                self._answer(channel, number, self._call, name, args, kwargs)
             elif kind == EVAL:
                 _, _, code, options = message
                 self._evaluate(channel, number, code, options)
@@ -279,7 +286,7 @@ class Runtime:
         except KeyError:
             known = ", ".join(sorted(self.exposed)) or "none"
             raise LookupError(f"no function {name!r} is exposed; there is: {known}") from None
-        return function(*args, **(kwargs or {}))
+        return function(*args, **kwargs) if kwargs else function(*args)
 
     def _evaluate(self, channel: Channel, number: int, code: str, options: dict[str, Any]) -> None:
         mode = options.get("mode", "value")
@@ -295,13 +302,13 @@ class Runtime:
         with Capture(lambda stream, text: channel.send([OUTPUT, number, stream, text])):
             self._answer(channel, number, execute)
 
-    def _answer(self, channel: Channel, number: int, work: Callable[[], Any]) -> None:
+    def _answer(self, channel: Channel, number: int, work: Callable[..., Any], *args: Any) -> None:
         """Runs it and sends its value, its error, or the beginning of a stream."""
         before = self._running
         try:
             try:
                 self._running = (channel, number)
-                value = work()
+                value = work(*args)
             finally:
                 self._running = before
             if type(value) in _PLAIN:

@@ -6,9 +6,9 @@ import { BrokenChannel, SharedRingBuffer } from "./ring.ts";
 import {
   closeFd,
   connectUnix,
-  createEventfd,
   createPair,
   createSegment,
+  drain,
   receive,
   ring,
   sendWithFds,
@@ -50,16 +50,15 @@ export type ChannelListener = {
   readonly onClose: (error: Error) => void;
 };
 
-type Descriptors = { readonly bellWorker: number; readonly bellClient: number; readonly life: number };
-
 export class Channel implements Disposable {
   readonly #segment: Uint8Array;
   readonly #interrupt: Int32Array;
   readonly #tx: SharedRingBuffer;
   readonly #rx: SharedRingBuffer;
-  readonly #fds: Descriptors;
-  #bell: { cancel: () => Promise<void> } | undefined;
-  #life: Socket | undefined;
+  /** Bytes on it are bells, its end is the worker's. */
+  readonly #fd: number;
+  #socket: Socket | undefined;
+  #isWaking = false;
   readonly #listener: ChannelListener;
   readonly #outbox: Uint8Array[] = [];
   #outboxBytes = 0;
@@ -71,16 +70,15 @@ export class Channel implements Disposable {
   /** Falls when looking out was in vain, so that a slow worker does not cost the event loop its time. */
   #hope = 1;
 
-  private constructor(segment: Uint8Array, fds: Descriptors, listener: ChannelListener) {
+  private constructor(segment: Uint8Array, fd: number, listener: ChannelListener) {
     this.#segment = segment;
     this.#interrupt = new Int32Array(segment.buffer, segment.byteOffset + INTERRUPT, 1);
     this.#tx = new SharedRingBuffer(segment, RING_A, DATA_OFFSET, CAPACITY);
     this.#rx = new SharedRingBuffer(segment, RING_B, DATA_OFFSET + CAPACITY, CAPACITY);
-    this.#fds = fds;
+    this.#fd = fd;
     this.#listener = listener;
     setImmediate(() => this.#isOpen && this.#sleep()); // the worker may have spoken already
-    void this.#hearBell();
-    void this.#hearEnd();
+    void this.#hear();
   }
 
   /**
@@ -91,20 +89,19 @@ export class Channel implements Disposable {
     const segmentFd = createSegment(DATA_OFFSET + 2 * CAPACITY);
     const segment = Bun.mmap(`/proc/self/fd/${segmentFd}`, { shared: true });
     segment.set(MAGIC, 0);
-    const [bellWorker, bellClient] = [createEventfd(), createEventfd()];
-    const [life, workerLife] = createPair();
+    const [own, theirs] = createPair();
     try {
       const payload = Buffer.alloc(8);
       payload.writeUInt32LE(VERSION, 0);
       payload.writeUInt32LE(CAPACITY, 4);
-      await handOver(shimSocket, name, timeoutMs, payload, [segmentFd, bellWorker, bellClient, workerLife]);
-      return new Channel(segment, { bellWorker, bellClient, life }, listener);
+      await handOver(shimSocket, name, timeoutMs, payload, [segmentFd, theirs]);
+      return new Channel(segment, own, listener);
     } catch (error) {
-      for (const fd of [bellWorker, bellClient, life]) closeFd(fd);
+      closeFd(own);
       throw error;
     } finally {
       closeFd(segmentFd);
-      closeFd(workerLife);
+      closeFd(theirs);
     }
   }
 
@@ -125,7 +122,7 @@ export class Channel implements Disposable {
         this.#put(part, true);
       }
     }
-    if (this.#tx.needsBell()) ring(this.#fds.bellWorker);
+    this.#ringIfAsleep();
   }
 
   #put(frame: Uint8Array, isOwn: boolean): void {
@@ -149,7 +146,7 @@ export class Channel implements Disposable {
       for (; sent < this.#outbox.length && this.#tx.trySend(this.#outbox[sent]!); sent++)
         this.#outboxBytes -= this.#outbox[sent]!.length;
       this.#outbox.splice(0, sent);
-      if (this.#tx.needsBell()) ring(this.#fds.bellWorker);
+      this.#ringIfAsleep();
     } catch (error) {
       return this.#end(error as Error);
     }
@@ -159,6 +156,11 @@ export class Channel implements Disposable {
   /** An answer is awaited: looks out for it in the same turn of the event loop, and a few turns more, then sleeps. */
   expect(): void {
     if (this.#isPolling) return;
+    if (this.#isWaking) {
+      this.#isWaking = false; // it takes a while to wake: better asleep and rung than spinning on the core that it may need
+      if (!this.#rx.prepareSleep()) queueMicrotask(() => this.#takeAll());
+      return;
+    }
     this.#isPolling = true;
     queueMicrotask(() => this.#look(IDLE_TURNS));
   }
@@ -187,8 +189,7 @@ export class Channel implements Disposable {
   waitBlocking(timeoutMs: number): boolean {
     for (let count = 0; count < BLOCKING_SPINS; count++) if (this.#rx.hasData) return this.#takeBlocking();
     let hasEnded = false;
-    if (this.#isOpen && this.#rx.prepareSleep())
-      hasEnded = waitReadable([this.#fds.bellClient, this.#fds.life], timeoutMs)[1]!;
+    if (this.#isOpen && this.#rx.prepareSleep()) hasEnded = waitReadable(this.#fd, timeoutMs) && !drain(this.#fd);
     if (this.#rx.hasData) return this.#takeBlocking();
     if (hasEnded) this.#end(new BrokenChannel("the worker is gone"));
     return false;
@@ -228,21 +229,19 @@ export class Channel implements Disposable {
     this.#listener.onMessage(whole);
   }
 
-  async #hearBell(): Promise<void> {
-    const bell = Bun.file(this.#fds.bellClient).stream().getReader();
-    this.#bell = bell;
-    try {
-      while (this.#isOpen && !(await bell.read()).done) if (!this.#isPolling) this.#takeAll();
-    } catch {
-      // Closed with the channel.
-    }
+  #ringIfAsleep(): void {
+    if (!this.#tx.needsBell()) return;
+    ring(this.#fd);
+    this.#isWaking = true;
   }
 
-  async #hearEnd(): Promise<void> {
+  async #hear(): Promise<void> {
     const options = {
-      fd: this.#fds.life,
+      fd: this.#fd,
       socket: {
-        data: () => undefined,
+        data: () => {
+          if (this.#isOpen && !this.#isPolling) this.#takeAll();
+        },
         close: () => {
           if (!this.#isOpen) return;
           this.#takeAll(); // what it said last
@@ -250,8 +249,8 @@ export class Channel implements Disposable {
         },
       },
     };
-    this.#life = await Bun.connect(options as unknown as Bun.TCPSocketConnectOptions); // Bun takes `fd`; its types do not know
-    if (!this.#isOpen) this.#life.terminate();
+    this.#socket = await Bun.connect(options as unknown as Bun.TCPSocketConnectOptions); // Bun takes `fd`; its types do not know
+    if (!this.#isOpen) this.#socket.terminate();
   }
 
   /** Names the call that is to be interrupted; the signal makes the worker look. */
@@ -262,9 +261,7 @@ export class Channel implements Disposable {
   #end(error: Error): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;
-    closeFd(this.#fds.bellWorker);
-    this.#life?.terminate();
-    void this.#bell?.cancel();
+    if (this.#socket) this.#socket.terminate();
     this.#listener.onClose(error);
   }
 

@@ -7,13 +7,12 @@ const SYMBOLS = {
   memfd_create: { args: [pointer, u32], returns: i32 },
   ftruncate: { args: [i32, i64], returns: i32 },
   fcntl: { args: [i32, i32, i32], returns: i32 },
-  eventfd: { args: [u32, i32], returns: i32 },
   socketpair: { args: [i32, i32, i32, pointer], returns: i32 },
   socket: { args: [i32, i32, i32], returns: i32 },
   connect: { args: [i32, pointer, u32], returns: i32 },
   sendmsg: { args: [i32, pointer, i32], returns: i64 },
   recv: { args: [i32, pointer, u64, i32], returns: i64 },
-  write: { args: [i32, pointer, u64], returns: i64 },
+  send: { args: [i32, pointer, u64, i32], returns: i64 },
   poll: { args: [pointer, u64, i32], returns: i32 },
   close: { args: [i32], returns: i32 },
 } as const;
@@ -34,7 +33,6 @@ const MFD_CLOEXEC = 1;
 const MFD_ALLOW_SEALING = 2;
 const F_ADD_SEALS = 1033;
 const SEALS = 0x0001 | 0x0002 | 0x0004; // no more seals, no shrinking, no growing
-const EFD_CLOEXEC_NONBLOCK = 0o2004000;
 const AF_UNIX = 1;
 const SOCK_STREAM_CLOEXEC = 1 | 0o2000000;
 
@@ -54,10 +52,6 @@ export function createSegment(bytes: number): number {
   return fd;
 }
 
-export function createEventfd(): number {
-  return checked(libc.eventfd(0, EFD_CLOEXEC_NONBLOCK), "eventfd");
-}
-
 /** Two ends of a stream socket. */
 export function createPair(): [number, number] {
   const fds = new Int32Array(2);
@@ -65,12 +59,18 @@ export function createPair(): [number, number] {
   return [fds[0]!, fds[1]!];
 }
 
-const ONE = new BigUint64Array([1n]);
-const ONE_POINTER = ptr(ONE);
+const BELL = ptr(Buffer.from([1]));
+const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
 
-/** Adds one to an eventfd. A counter that is full is rung already. */
+/** One byte; where there is no room for it, it is rung already. */
 export function ring(fd: number): void {
-  libc.write(fd, ONE_POINTER, 8n);
+  libc.send(fd, BELL, 1n, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/** Takes the bells that were rung. False at the end of the connection. */
+export function drain(fd: number): boolean {
+  return Number(libc.recv(fd, ptr(Buffer.alloc(64)), 64n, MSG_DONTWAIT)) !== 0;
 }
 
 export function closeFd(fd: number): void {
@@ -106,24 +106,20 @@ export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly num
     message.writeBigUInt64LE(BigInt(ptr(control)), 32);
     message.writeBigUInt64LE(BigInt(control.length), 40);
   }
-  const MSG_NOSIGNAL = 0x4000;
   return Number(libc.sendmsg(socket, ptr(message), MSG_NOSIGNAL)) === bytes.length;
 }
 
-/** Blocks until one of the descriptors can be read or has ended, at most so long; which of them can. */
-export function waitReadable(fds: readonly number[], timeoutMs: number): boolean[] {
-  const poll = Buffer.alloc(8 * fds.length);
-  for (const [index, fd] of fds.entries()) {
-    poll.writeInt32LE(fd, 8 * index);
-    poll.writeInt16LE(1, 8 * index + 4); // POLLIN
-  }
-  libc.poll(ptr(poll), BigInt(fds.length), timeoutMs);
-  return fds.map((_, index) => poll.readInt16LE(8 * index + 6) !== 0);
+/** Blocks until a descriptor can be read or has ended, at most so long. */
+export function waitReadable(fd: number, timeoutMs: number): boolean {
+  const poll = Buffer.alloc(8);
+  poll.writeInt32LE(fd, 0);
+  poll.writeInt16LE(1, 4); // POLLIN
+  return libc.poll(ptr(poll), 1n, timeoutMs) > 0;
 }
 
 /** Blocks for what comes, at most so long; empty at the end of the connection, undefined at the end of the time. */
 export function receive(socket: number, timeoutMs: number): Buffer | undefined {
-  if (!waitReadable([socket], timeoutMs)[0]) return undefined;
+  if (!waitReadable(socket, timeoutMs)) return undefined;
   const bytes = Buffer.alloc(4096);
   const count = Number(libc.recv(socket, ptr(bytes), BigInt(bytes.length), 0));
   return bytes.subarray(0, Math.max(0, count));
