@@ -29,12 +29,12 @@ def serve() -> None:
 
         one = runtime()
         one.attach(os.environ["IPCCTL_PLANE"])
-        while not one.is_wanted_elsewhere():
+        while not one.is_wanted_elsewhere:
             try:
-                one.serve(one.is_wanted_elsewhere)
+                if not one.serve_if_free(lambda: one.is_wanted_elsewhere):
+                    return
             except KeyboardInterrupt:
                 pass  # meant for a call that had just ended
-        one.handed_over()
     except OSError:
         pass  # the shim is gone, and we soon
     finally:

@@ -48,7 +48,8 @@ class Runtime:
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll.register(self._bell, select.POLLIN)
         self._thread: int | None = None
-        self._serving: Callable[[], bool] | None = None
+        #: Somebody called :meth:`serve`; the console's thread makes room.
+        self.is_wanted_elsewhere = False
         self._running: tuple[Channel, int] | None = None
         self._streams: dict[tuple[Channel, int], _Stream] = {}
         self._tasks: dict[tuple[Channel, int], Any] = {}
@@ -136,31 +137,31 @@ class Runtime:
     # ---- the loop ----
 
     def serve(self, until: Callable[[], bool]) -> None:
-        """Takes and answers messages in this thread until ``until`` holds. Another thread that serves hands over."""
-        while True:
-            with self._lock:
-                if self._thread is None:
-                    self._thread = threading.get_ident()
-                    break
-                self._serving = until
-            self._wake()
-            time.sleep(0.001)
+        """Takes and answers messages in this thread until ``until`` holds. The console's thread, if it serves, hands over first."""
+        self.is_wanted_elsewhere = True
+        try:
+            while not self.serve_if_free(until):
+                self._wake()
+                time.sleep(0.001)
+        finally:
+            self.is_wanted_elsewhere = False
+
+    def serve_if_free(self, until: Callable[[], bool]) -> bool:
+        """The same; False at once if another thread serves."""
+        with self._lock:
+            if self._thread is not None:
+                return False
+            self._thread = threading.get_ident()
         try:
             while not until():
                 self._turn()
         finally:
             self._thread = None
+        return True
 
     @property
     def is_served(self) -> bool:
         return self._thread is not None
-
-    def is_wanted_elsewhere(self) -> bool:
-        """Somebody called :meth:`serve` while the console's thread did it."""
-        return self._serving is not None
-
-    def handed_over(self) -> None:
-        self._serving = None
 
     def _wake(self) -> None:
         os.eventfd_write(self._bell, 1)

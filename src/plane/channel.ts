@@ -187,7 +187,9 @@ export class Channel implements Disposable {
 
   /** Blocks this thread until a message was taken; for programs that have nothing else to do. False after the time. */
   waitBlocking(timeoutMs: number): boolean {
-    for (let count = 0; count < BLOCKING_SPINS; count++) if (this.#rx.hasData) return this.#takeBlocking();
+    const spins = this.#isWaking ? 0 : BLOCKING_SPINS; // one that sleeps may need this very core to wake on
+    this.#isWaking = false;
+    for (let count = 0; count < spins; count++) if (this.#rx.hasData) return this.#takeBlocking();
     let hasEnded = false;
     if (this.#isOpen && this.#rx.prepareSleep()) hasEnded = waitReadable(this.#fd, timeoutMs) && !drain(this.#fd);
     if (this.#rx.hasData) return this.#takeBlocking();

@@ -1,6 +1,7 @@
 /** A TypeScript program and a real Python worker: calls, errors, streams, functions lent, interrupts, and every way to end. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { IpcError, Ipcctl, PythonError, type PythonWorker } from "ipcctl";
+import { readdirSync, readFileSync } from "node:fs";
 import { Home, isAlive, waitUntil } from "../home.ts";
 
 const WORKER = `
@@ -308,4 +309,23 @@ test("a script may be looked into while it starts, over and over", async () => {
     worker[Symbol.dispose]();
   }
   expect((await home.status("early")).restarts).toBe(0);
+});
+
+test("an idle worker with a channel open is not woken", async () => {
+  await home.cli("delete", "worker", "-f");
+  py = await ipc.start(home.script("worker.py", WORKER), { cwd: home.dir });
+  expect(await py.call("add", 1, 1)).toBe(2);
+  const { pid } = await home.status("worker");
+  const switches = (): number =>
+    readdirSync(`/proc/${pid}/task`).reduce((sum, task) => {
+      const text = readFileSync(`/proc/${pid}/task/${task}/status`, "utf8");
+      return sum + Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(text)![1]);
+    }, 0);
+  let last = -1;
+  await waitUntil(async () => {
+    const before = last;
+    last = switches();
+    await Bun.sleep(200);
+    return switches() === last && last === before;
+  }, "no thread of it is scheduled");
 });
