@@ -492,6 +492,9 @@ class _Stream:
     def __init__(self, runtime: Runtime, channel: Channel, number: int, items: Any) -> None:
         self._runtime, self.channel, self._number, self._items = runtime, channel, number, items
         self._credit = 0
+        #: The generator runs, perhaps inside a call of the client's function that takes messages meanwhile.
+        self._is_running = False
+        self._is_closed = False
 
     def grant(self, credit: object) -> None:
         if type(credit) is not int or not 0 < credit <= 1 << 20:
@@ -500,9 +503,17 @@ class _Stream:
 
     def pump(self) -> bool:
         """At most a few items, so that other messages get their turn. True if there was something to do."""
+        if self._is_running:
+            return False
         for _ in range(min(self._credit, _TURN_MESSAGES)):
+            self._credit -= 1
             try:
+                self._is_running = True
                 item = self._runtime.run_as(self.channel, self._number, lambda: next(self._items, _END))
+                self._is_running = False
+                if self._is_closed:
+                    self.close()
+                    return True
                 if item is _END:
                     self._runtime.end_stream(self.channel, self._number)
                     self.channel.send([END, self._number])
@@ -512,21 +523,22 @@ class _Stream:
                 self._runtime._drop(self.channel)
                 return True
             except BaseException as error:  # noqa: B036
+                self._is_running = False
                 self._runtime.end_stream(self.channel, self._number)
-                self._runtime._fail(self.channel, self._number, error)
-                return True
-            self._credit -= 1
-            if (self.channel, self._number) not in self._runtime._streams:
+                if not self._is_closed:
+                    self._runtime._fail(self.channel, self._number, error)
                 return True
         return self._credit > 0
 
     def close(self) -> None:
+        self._is_closed = True
         close = getattr(self._items, "close", None)
-        if close is not None:
-            try:
-                close()
-            except BaseException:  # noqa: B036 - nobody is left to tell
-                traceback.print_exc()
+        if close is None or self._is_running:
+            return  # what runs is closed when it next gives something
+        try:
+            close()
+        except BaseException:  # noqa: B036 - nobody is left to tell
+            traceback.print_exc()
 
 
 class _AsyncStream(_Stream):

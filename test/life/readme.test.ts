@@ -1,6 +1,6 @@
 /** Every command that README shows is typed here, as it stands there, in a folder with what it names. */
 import { expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { Home, ROOT, waitUntil } from "../home.ts";
 
@@ -30,6 +30,7 @@ test("each command of README does what it is shown for", async () => {
       ],
     }),
   );
+  symlinkSync(join(ROOT, "examples"), join(home.dir, "examples"));
   const env = { ...home.env, PATH: `${join(ROOT, "bin")}:${home.dir}:${home.env.PATH}` };
   for (const command of commands) {
     const line = command.replace("> /etc/systemd/system/", `> ${home.dir}/`);
@@ -62,3 +63,38 @@ test("the examples are real", async () => {
   expect(await (await fetch(`http://127.0.0.1:${port}/`)).text()).toBe("hello from instance 0\n");
   expect((await home.status("flaky")).state).not.toBe("Stopped");
 }, 60_000);
+
+test("the TypeScript of README runs against its Python", async () => {
+  await using home = new Home();
+  const block = (language: string): string => new RegExp(`\`\`\`${language}\\n([\\s\\S]*?)\`\`\``).exec(readme)![1]!;
+  home.script("calc.py", block("python"));
+  const said = `console.log(row_, await py.call("add", 2, 3), await py.eval("sum(range(10))"));`;
+  const program = block("ts").replace("if (row.row === 10) break;", "{ row_ = row; if (row.row === 10) break; }");
+  const main = home.script("main.ts", `let row_: unknown;\n${program}\n${said}\n`);
+  mkdirSync(join(home.dir, "node_modules"));
+  symlinkSync(ROOT, join(home.dir, "node_modules/ipcctl"));
+  const child = Bun.spawn([process.execPath, "--no-env-file", main], {
+    cwd: home.dir,
+    env: home.env,
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  expect(await new Response(child.stderr).text()).toBe("");
+  expect(await new Response(child.stdout).text()).toContain('label: "row 10"');
+}, 30_000);
+
+test("the example of a backend answers with what Python says", async () => {
+  await using home = new Home();
+  const child = Bun.spawn([process.execPath, "--no-env-file", join(ROOT, "examples/backend.ts")], {
+    cwd: home.dir,
+    env: { ...home.env, PORT: "0" },
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const { value } = await child.stdout.getReader().read();
+  const url = /http:\S+/.exec(Buffer.from(value!).toString())![0];
+  expect(await (await fetch(`${url}add?a=2&b=3`, { proxy: false } as RequestInit)).json()).toBe(5);
+  expect(await (await fetch(`${url}primes?limit=20`, { proxy: false } as RequestInit)).text()).toBe(
+    "2\n3\n5\n7\n11\n13\n17\n19\n",
+  );
+  child.kill();
+  await child.exited;
+}, 30_000);

@@ -59,6 +59,10 @@ def forever():
 def twice_and_one(x): return twice(x) + 1
 
 @ipcctl.expose
+def doubled(n):
+    for i in range(n): yield twice(i)
+
+@ipcctl.expose
 def from_thread(x):
     result = []
     thread = threading.Thread(target=lambda: result.append(twice(x)))
@@ -186,6 +190,12 @@ test("Python calls functions of ours: sync, async, from threads, and back into P
   const error = (await failure(py.call("twice_and_one", 1))) as PythonError;
   expect(error.type).toContain("JavaScriptError");
   expect(error.message).toContain("too much");
+  py.bind("twice", (x: number) => x * 2);
+  const doubled: number[] = [];
+  for await (const item of py.stream("doubled", 300)) doubled.push(item);
+  expect(doubled).toEqual(Array.from({ length: 300 }, (_, index) => index * 2));
+  for await (const item of py.stream("doubled", 1e9)) if (item === 10) break;
+  expect(await py.call("add", 1, 1)).toBe(2);
   py.unbind("twice");
   expect((await failure(py.call("twice_and_one", 1))).message).toContain("twice");
 });
