@@ -18,10 +18,10 @@ const server = Bun.serve({
       return new Response(
         (async function* () {
           for await (const prime of py.stream("primes", limit)) yield `${prime}\n`; // a client that leaves ends the generator
-        })() as unknown as ReadableStream,
+        })(),
       );
     },
   },
   error: (error) => Response.json({ error: error.message }, { status: error instanceof PythonError ? 422 : 503 }),
 });
-console.log(`listening on ${server.url}`);
+console.log(`listening on ${server.url.href}`);

@@ -12,7 +12,7 @@ import sys
 from types import ModuleType
 
 from . import _pure
-from ._types import BrokenChannel, DecodeError, EncodeError, JavaScriptError, Undefined, undefined
+from ._types import BrokenChannel, DecodeError, EncodeError, JavaScriptError, StreamRef, Undefined, undefined
 
 __all__ = [
     "BrokenChannel",
@@ -20,6 +20,7 @@ __all__ = [
     "EncodeError",
     "JavaScriptError",
     "Ring",
+    "StreamRef",
     "Undefined",
     "dumps",
     "implementation",

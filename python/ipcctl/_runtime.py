@@ -17,16 +17,17 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from . import _codec
 from ._channel import Channel
-from ._codec import BrokenChannel, DecodeError, EncodeError, JavaScriptError
+from ._codec import BrokenChannel, DecodeError, EncodeError, JavaScriptError, StreamRef
 from ._evaluate import Capture, namespace, run
 
-CALL, EVAL, CANCEL, CREDIT, BIND, RETURN, THROW, UNBIND = range(1, 9)
-RESULT, ERROR, OUTPUT, STREAM, ITEM, END, INVOKE, HELLO = range(1, 9)
+CALL, EVAL, CANCEL, CREDIT, BIND, RETURN, THROW, UNBIND, PUSH, CLOSE, FAIL = range(1, 12)
+RESULT, ERROR, OUTPUT, STREAM, ITEM, END, INVOKE, HELLO, WANT, LEAVE = range(1, 11)
 
 #: How long to look for the next message before going to sleep: a caller that awaits in a row finds us awake.
 _SPIN_US = 60
@@ -54,6 +55,7 @@ class Runtime:
         self._streams: dict[tuple[Channel, int], _Stream] = {}
         self._tasks: dict[tuple[Channel, int], Any] = {}
         self._invocations: dict[int, _Invocation] = {}
+        self._incoming: dict[tuple[Channel, int], IncomingStream] = {}
         self._numbers = itertools.count(1)
         self._bound: dict[str, Channel] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -130,6 +132,8 @@ class Runtime:
             self._cancel_task(key)
         for name in [name for name, owner in self._bound.items() if owner is channel]:
             self._unbind(name)
+        for key in [key for key in self._incoming if key[0] is channel]:
+            self._incoming.pop(key).fail(ConnectionError("the client whose stream this is is gone"))
         for invocation in [one for one in self._invocations.values() if one.channel is channel]:
             invocation.fail(ConnectionError("the client that bound this function is gone"))
         channel.close()
@@ -253,6 +257,8 @@ class Runtime:
         try:
             if kind == CALL:
                 _, _, name, args, kwargs = message
+                if any(type(one) is StreamRef for one in args):
+                    args = [self._receive_stream(channel, one) for one in args]
                 self._answer(channel, number, self._call, name, args, kwargs)
             elif kind == EVAL:
                 _, _, code, options = message
@@ -267,13 +273,8 @@ class Runtime:
                 self._bind(channel, message[2])
             elif kind == UNBIND:
                 self._unbind(message[2])
-            elif kind in (RETURN, THROW):
-                invocation = self._invocations.get(number)
-                if invocation is not None:
-                    if kind == RETURN:
-                        invocation.finish(message[2])
-                    else:
-                        invocation.fail(_javascript_error(message[2]))
+            elif kind in _ANSWERS:
+                self._take_answer(channel, message)
             else:
                 raise BrokenChannel(f"no message is of kind {kind}")
         except (ValueError, IndexError, TypeError) as error:
@@ -435,18 +436,59 @@ class Runtime:
             return
         try:
             while (message := channel.receive()) is not None:
-                invocation = self._invocations.get(message[1]) if message[0] in (RETURN, THROW) else None
-                if invocation is None:
-                    channel.backlog.append(message)
-                elif message[0] == RETURN:
-                    invocation.finish(message[2])
+                if message[0] in _ANSWERS:
+                    self._take_answer(channel, message)
                 else:
-                    invocation.fail(_javascript_error(message[2]))
+                    channel.backlog.append(message)
         except (BrokenChannel, DecodeError, IndexError):
             channel.is_open = False  # the serving thread drops it
         finally:
             channel.reading.release()
         self._wake()
+
+    def _take_answer(self, channel: Channel, message: list[Any]) -> None:
+        """Of a function or a stream of the client; for what nobody waits any more nothing happens."""
+        kind, number = message[0], message[1]
+        if kind in (RETURN, THROW):
+            invocation = self._invocations.get(number)
+            if invocation is None:
+                return
+            if kind == RETURN:
+                invocation.finish(message[2])
+            else:
+                invocation.fail(_javascript_error(message[2]))
+            return
+        stream = self._incoming.get((channel, number))
+        if stream is None:
+            return
+        if kind == PUSH:
+            stream.push(message[2])
+            return
+        del self._incoming[channel, number]
+        stream.fail(_javascript_error(message[2]) if kind == FAIL else None)
+
+    # ---- streams of the client ----
+
+    def _receive_stream(self, channel: Channel, value: Any) -> Any:
+        if type(value) is not StreamRef:
+            return value
+        stream = IncomingStream(self, channel, value.number)
+        self._incoming[channel, value.number] = stream
+        return stream
+
+    def leave_stream(self, channel: Channel, number: int) -> None:
+        if self._incoming.pop((channel, number), None) is not None:
+            channel.send([LEAVE, number])
+
+    def wait_for(self, channel: Channel, is_done: Callable[[], bool]) -> None:
+        """Blocks this thread until something of the channel has come."""
+        while not is_done():
+            if self._thread == threading.get_ident():
+                self._turn()
+                continue
+            time.sleep(_LOOK_SECONDS)
+            if self._running is not None:
+                self._fetch_answers(channel)
 
     # ---- interrupts ----
 
@@ -584,6 +626,64 @@ class _AsyncStream(_Stream):
 
 
 _END = object()
+#: Messages that answer something of Python's; any thread may take them.
+_ANSWERS = frozenset((RETURN, THROW, PUSH, CLOSE, FAIL))
+#: Items that a client may send ahead of who takes them.
+_WINDOW = 64
+
+
+class IncomingStream(Iterator[Any], AsyncIterator[Any]):
+    """An async iterable of the client as an iterator; ``async for`` works as well. Leaving it (``close``) closes the client's."""
+
+    def __init__(self, runtime: Runtime, channel: Channel, number: int) -> None:
+        self._runtime, self._channel, self._number = runtime, channel, number
+        self._items: deque[Any] = deque()
+        self._error: BaseException | None = None
+        self._is_over = False
+        self._wanted = 0
+
+    def push(self, item: Any) -> None:
+        if len(self._items) > _WINDOW:
+            raise BrokenChannel("the client sent more of a stream than was wanted")
+        self._items.append(item)
+
+    def fail(self, error: BaseException | None) -> None:
+        self._error, self._is_over = error, True
+
+    def __next__(self) -> Any:
+        if not self._items and not self._is_over:
+            if self._wanted == 0:
+                self._channel.send([WANT, self._number, _WINDOW])
+                self._wanted = _WINDOW
+            self._runtime.wait_for(self._channel, lambda: bool(self._items) or self._is_over)
+        if self._items:
+            self._wanted -= 1
+            return self._items.popleft()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        raise StopIteration
+
+    def __aiter__(self) -> IncomingStream:
+        return self
+
+    async def __anext__(self) -> Any:
+        item = await asyncio.get_running_loop().run_in_executor(None, lambda: next(self, _END))
+        if item is _END:
+            raise StopAsyncIteration
+        return item
+
+    def close(self) -> None:
+        self._is_over = True
+        self._items.clear()
+        self._runtime.leave_stream(self._channel, self._number)
+
+    def __del__(self) -> None:
+        if not self._is_over:
+            try:
+                self.close()
+            except Exception:  # the channel is over, and with it the stream
+                pass
 
 
 class _Invocation:

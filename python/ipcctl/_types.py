@@ -427,6 +427,21 @@ def _revive_day(text: str) -> Any:
         _bad("a date that does not exist")
 
 
+class StreamRef:
+    """A stream of the client among the arguments of a call, by its number on the channel."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _revive_object(value: Any) -> Any:
+    if len(value) == 2 and value[0] == "ipcctl.Stream" and type(value[1]) is int:
+        return StreamRef(value[1])
+    return _revive_error(value)
+
+
 def _revive_error(value: Any) -> JavaScriptError:
     if len(value) != 2 or value[0] != "ipcctl.Error" or type(value[1]) is not dict:
         _bad("tag 27 is not on an ipcctl.Error")
@@ -457,7 +472,7 @@ def revive(tag: int, content: Any) -> Any:
     if tag == 3:
         return -1 - int.from_bytes(content, "big")
     if tag == 27:
-        return _revive_error(content)
+        return _revive_object(content)
     if tag == 37:
         if len(content) != 16:
             _bad("a UUID that has not 16 bytes")

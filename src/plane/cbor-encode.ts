@@ -1,5 +1,5 @@
 /** Values to CBOR, as `docs/encoding.md` says. Written for many small values: no allocation but for what grows the buffer. */
-import { CodecError, NdArray, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
+import { CodecError, NdArray, StreamRef, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
 import { PythonError } from "./python-error.ts";
 
 export const DEPTH_MAX = 128;
@@ -169,6 +169,10 @@ export class Encoder {
     if (value instanceof ArrayBuffer || value instanceof SharedArrayBuffer) return this.#raw(new Uint8Array(value));
     if (value instanceof NdArray) return this.#ndarray(value);
     if (value instanceof Error) return this.#error(value);
+    if (value instanceof StreamRef) {
+      this.#head(6, 27);
+      return this.#value(["ipcctl.Stream", value.number]);
+    }
     if (value instanceof URL) return this.#string(value.href);
     const name = (value.constructor as { name?: string } | undefined)?.name ?? "an object without a class";
     throw new CodecError(

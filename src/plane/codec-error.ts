@@ -24,6 +24,14 @@ export class CodecError extends Error {
   }
 }
 
+/** A stream among the arguments of a call, by its number on the channel. */
+export class StreamRef {
+  readonly number: number;
+  constructor(number: number) {
+    this.number = number;
+  }
+}
+
 /** An n-dimensional array in C order: a NumPy array of more than one dimension. */
 export class NdArray {
   readonly shape: readonly number[];

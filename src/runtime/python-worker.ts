@@ -3,10 +3,34 @@ import { IpcError } from "../base/errors.ts";
 import { BrokenChannel, Channel, pokeWorker } from "../plane/channel.ts";
 import { decode } from "../plane/cbor-decode.ts";
 import { Encoder, errorRecord } from "../plane/cbor-encode.ts";
+import { StreamRef } from "../plane/codec-error.ts";
 import { PythonError } from "../plane/python-error.ts";
 
-const TO = { call: 1, eval: 2, cancel: 3, credit: 4, bind: 5, return: 6, throw: 7, unbind: 8 } as const;
-const FROM = { result: 1, error: 2, output: 3, stream: 4, item: 5, end: 6, invoke: 7, hello: 8 } as const;
+const TO = {
+  call: 1,
+  eval: 2,
+  cancel: 3,
+  credit: 4,
+  bind: 5,
+  return: 6,
+  throw: 7,
+  unbind: 8,
+  push: 9,
+  close: 10,
+  fail: 11,
+} as const;
+const FROM = {
+  result: 1,
+  error: 2,
+  output: 3,
+  stream: 4,
+  item: 5,
+  end: 6,
+  invoke: 7,
+  hello: 8,
+  want: 9,
+  leave: 10,
+} as const;
 /** Items of a stream that may be under way or waiting here; half of it is granted again as they are taken. */
 const STREAM_WINDOW = 64;
 
@@ -56,6 +80,8 @@ export class PythonWorker implements Disposable, AsyncDisposable {
   readonly #pending = new Map<number, Pending>();
   readonly #streams = new Map<number, Stream>();
   readonly #bound = new Map<string, (...args: Answer[]) => unknown>();
+  /** Iterables of ours that Python takes items from. */
+  readonly #sources = new Map<number, Source>();
   #channel!: Channel;
   #next = 1;
   #hello: WorkerHello | undefined;
@@ -198,7 +224,8 @@ export class PythonWorker implements Disposable, AsyncDisposable {
     onOutput?: EvalOptions["onOutput"],
   ): Promise<Answer> {
     const number = this.#next++;
-    const message = more === undefined ? [kind, number, what, body] : [kind, number, what, body, more];
+    const sent = kind === TO.call ? (body as readonly unknown[]).map((one) => this.#lend(one)) : body;
+    const message = more === undefined ? [kind, number, what, sent] : [kind, number, what, sent, more];
     const { promise, resolve, reject } = Promise.withResolvers<Answer>();
     try {
       this.#send(message);
@@ -280,6 +307,12 @@ export class PythonWorker implements Disposable, AsyncDisposable {
       case FROM.invoke:
         void this.#invoke(number, String(value), more, message[4]);
         break;
+      case FROM.want:
+        this.#sources.get(number)?.want(Number(value));
+        break;
+      case FROM.leave:
+        this.#sources.get(number)?.leave();
+        break;
       case FROM.hello:
         this.#hello = value as WorkerHello;
         this.#onHello();
@@ -288,6 +321,21 @@ export class PythonWorker implements Disposable, AsyncDisposable {
         throw new BrokenChannel(`no message is of kind ${String(kind)}`);
     }
     if (this.#pending.size > 0) this.#channel.expect();
+  }
+
+  /** An async iterable or a ReadableStream among the arguments becomes an iterator in Python; it is read as Python asks for items. */
+  #lend(value: unknown): unknown {
+    if (value === null || typeof value !== "object" || !(Symbol.asyncIterator in value)) return value;
+    const number = this.#next++;
+    const iterator = (value as AsyncIterable<unknown>)[Symbol.asyncIterator]();
+    const send = (kind: number, ...more: unknown[]): void => {
+      if (kind !== TO.push) this.#sources.delete(number);
+      if (!this.#channel.isOpen) return;
+      this.#send([kind, number, ...more]);
+      if (this.#pending.size > 0) this.#channel.expect();
+    };
+    this.#sources.set(number, new Source(iterator, send));
+    return new StreamRef(number);
   }
 
   #openStream(number: number): void {
@@ -325,6 +373,7 @@ export class PythonWorker implements Disposable, AsyncDisposable {
     const error = lost(this.name, cause);
     for (const number of this.#pending.keys()) this.#settle(number)?.reject(error);
     for (const stream of this.#streams.values()) stream.fail(error);
+    for (const source of this.#sources.values()) source.leave();
   }
 
   /** Ends the channel; the worker runs on. Calls that are under way reject. */
@@ -341,6 +390,54 @@ export class PythonWorker implements Disposable, AsyncDisposable {
 
 function lost(name: string, cause: Error): IpcError {
   return new IpcError("CONNECTION_LOST", `${name}: ${cause.message}`, { cause, hint: `see: ipcctl describe ${name}` });
+}
+
+/** An async iterable that Python reads, as far as it has asked for. */
+class Source {
+  readonly #iterator: AsyncIterator<unknown>;
+  readonly #send: (kind: number, ...more: unknown[]) => void;
+  #wanted = 0;
+  #isReading = false;
+  #isOver = false;
+
+  constructor(iterator: AsyncIterator<unknown>, send: (kind: number, ...more: unknown[]) => void) {
+    this.#iterator = iterator;
+    this.#send = send;
+  }
+
+  want(count: number): void {
+    this.#wanted += count;
+    if (!this.#isReading) void this.#read();
+  }
+
+  async #read(): Promise<void> {
+    this.#isReading = true;
+    try {
+      while (this.#wanted > 0 && !this.#isOver) {
+        const { value, done } = await this.#iterator.next();
+        if (this.#isOver) return;
+        if (done) return this.#finish(TO.close);
+        this.#wanted--;
+        this.#send(TO.push, value);
+      }
+    } catch (error) {
+      if (!this.#isOver) this.#finish(TO.fail, errorRecord(error));
+    } finally {
+      this.#isReading = false;
+    }
+  }
+
+  #finish(kind: number, ...more: unknown[]): void {
+    this.#isOver = true;
+    this.#send(kind, ...more);
+  }
+
+  /** Python wants no more of it. */
+  leave(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    Promise.resolve(this.#iterator.return?.()).catch(() => undefined); // its own clean-up failed: nobody is there to be told
+  }
 }
 
 /** Items of a Python generator. One reader; leaving early tells the worker. */

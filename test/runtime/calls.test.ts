@@ -47,6 +47,25 @@ async def ticks(n):
         closed.append("ticks")
 
 @ipcctl.expose
+def total(items): return sum(len(i) if isinstance(i, bytes) else i for i in items)
+
+@ipcctl.expose
+async def async_total(items):
+    result = 0
+    async for item in items: result += item
+    return result
+
+@ipcctl.expose
+def first(items):
+    value = next(items)
+    items.close()
+    return value
+
+@ipcctl.expose
+def squares(items):
+    for item in items: yield item * item
+
+@ipcctl.expose
 async def nap(seconds):
     await asyncio.sleep(seconds)
     return "rested"
@@ -169,6 +188,37 @@ test("a generator is a stream with backpressure, and leaving early closes it", a
     "closed",
   );
   expect((await failure(py.stream("add", 1).next())).message).toContain("gave no stream");
+});
+
+test("an async iterable of ours is an iterator in Python, with backpressure both ways", async () => {
+  let made = 0;
+  let isClosed = false;
+  async function* numbers(count: number) {
+    try {
+      for (let index = 0; index < count; index++) {
+        made++;
+        yield index;
+      }
+    } finally {
+      isClosed = true;
+    }
+  }
+  expect(await py.call("total", numbers(1000))).toBe(499_500);
+  expect(await py.call("total", new Blob(["ab"]).stream())).toBe(2);
+  expect(await py.call("async_total", numbers(100))).toBe(4950);
+  made = 0;
+  isClosed = false;
+  expect(await py.call("first", numbers(1e9))).toBe(0);
+  await waitUntil(() => isClosed, "the iterable is closed");
+  expect(made).toBeLessThan(200);
+  const failing = (async function* () {
+    yield 1;
+    throw new RangeError("broke off");
+  })();
+  expect((await failure(py.call("total", failing))).message).toContain("broke off");
+  let sum = 0;
+  for await (const item of py.stream("squares", numbers(500))) sum += item;
+  expect(sum).toBe(41_541_750);
 });
 
 test("async functions run beside each other", async () => {
