@@ -7,6 +7,8 @@ export const ROOT = findRoot(import.meta.dir);
 export const SHIM_BINARY = join(ROOT, "native/build/ipcctl-shim");
 /** First on PYTHONPATH of a Python that we start: makes `import ipcctl` and the console work, and takes itself away. */
 export const PYTHON_BOOT = join(ROOT, "python/boot");
+/** Where the package `ipcctl` lies. */
+export const PYTHON_PACKAGES = join(ROOT, "python");
 
 /** What a daemon is started from: the bundle, which takes less memory, unless the source is newer. */
 export function daemonEntry(): string {

@@ -1,7 +1,10 @@
 /** `eval`, `call` and `repl`: into a worker, also one that never imported us. */
 import { createInterface } from "node:readline";
-import { join } from "node:path";
+import { existsSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import { PYTHON_PACKAGES } from "../base/install.ts";
+import { splitWords } from "../base/shell-words.ts";
 import { parseDurationMs } from "../base/units.ts";
 import type { WorkerStatus } from "../protocol/status.ts";
 import type { PythonWorker } from "../runtime/python-worker.ts";
@@ -47,6 +50,21 @@ export async function call(
       if (!flags.stream) context.print(toJson(items));
     } else context.print(toJson(value));
   });
+}
+
+/** Read by Python's own parser; the script is not run. */
+export async function types(context: Context, script: string, interpreter = "python3"): Promise<number> {
+  const path = resolve(context.cwd, script);
+  if (!existsSync(path)) throw new IpcError("NOT_FOUND", `types: ${script} is not there`);
+  const child = Bun.spawn([...splitWords(interpreter), "-m", "ipcctl._types_of", path], {
+    env: { ...process.env, PYTHONPATH: PYTHON_PACKAGES },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const [text, problem] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+  if ((await child.exited) !== 0)
+    throw new IpcError("FAILED", `types: ${script} cannot be read: ${problem.trim().split("\n").at(-1)}`);
+  context.print(text.trimEnd());
+  return 0;
 }
 
 /** Lines from the keyboard, each evaluated; an unfinished statement goes on in the next line. Ctrl-D leaves. */

@@ -226,6 +226,16 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .action((name: string, fn: string, args: string[], flags: EvalFlags, command: Command) =>
       finish(import("./evaluate.ts").then(({ call }) => call(contextOf(command), name, fn, args, flags))),
     );
+  add(
+    "types",
+    "TypeScript types of what a script exposes, from its annotations; the script is not run",
+    "ipcctl types worker.py > worker.d.ts",
+  )
+    .argument("<script>")
+    .option("--interpreter <path>", "the Python that reads it (default: python3)")
+    .action((script: string, flags: { interpreter?: string }, command: Command) =>
+      finish(import("./evaluate.ts").then(({ types }) => types(contextOf(command), script, flags.interpreter))),
+    );
   add("repl", "an interactive prompt in a worker", "ipcctl repl web")
     .argument("<name>")
     .action((name: string, _: object, command: Command) =>

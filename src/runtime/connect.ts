@@ -5,7 +5,7 @@ import { resolvePaths } from "../base/paths.ts";
 import type { WorkerStatus } from "../protocol/status.ts";
 import { cleanEnv, connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
-import { PythonWorker } from "./python-worker.ts";
+import { PythonWorker, type AnyFunctions } from "./python-worker.ts";
 
 const OPEN_MS = 10_000;
 
@@ -38,14 +38,17 @@ export async function connect(options: ConnectOptions = {}): Promise<Ipcctl> {
 
 export class Ipcctl implements Disposable, AsyncDisposable {
   readonly #connection: Connection;
-  readonly #workers = new Set<PythonWorker>();
+  readonly #workers = new Set<Disposable>();
 
   constructor(connection: Connection) {
     this.#connection = connection;
   }
 
-  /** Starts a worker where it does not run yet, and opens a channel to it. @throws IpcError START_FAILED, BAD_CONFIG */
-  async start(script: string, options: StartOptions = {}): Promise<PythonWorker> {
+  /**
+   * The type parameter names what the worker exposes: `ipc.start<Worker>("worker.py")` with `Worker` from `ipcctl types worker.py`.
+   *
+   * Starts a worker where it does not run yet, and opens a channel to it. @throws IpcError START_FAILED, BAD_CONFIG */
+  async start<W extends object = AnyFunctions>(script: string, options: StartOptions = {}): Promise<PythonWorker<W>> {
     const path = resolve(options.cwd ?? process.cwd(), script);
     const name =
       options.name ??
@@ -70,11 +73,11 @@ export class Ipcctl implements Disposable, AsyncDisposable {
       throw new IpcError("FAILED", `${id} is running already, with another definition`, {
         hint: `another name, or: ipcctl stop ${id}`,
       });
-    return this.worker(id);
+    return this.worker<W>(id);
   }
 
   /** A channel to a worker that runs. @throws IpcError NOT_FOUND, NOT_RUNNING, DEADLINE */
-  async worker(name: string, timeoutMs = OPEN_MS): Promise<PythonWorker> {
+  async worker<W extends object = AnyFunctions>(name: string, timeoutMs = OPEN_MS): Promise<PythonWorker<W>> {
     const deadline = performance.now() + timeoutMs;
     for (;;) {
       const status = await this.#connection.query<WorkerStatus>({ Status: { name } });
@@ -82,7 +85,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
         throw new IpcError("NOT_RUNNING", `${status.name} is not running`, { hint: `ipcctl start ${status.name}` });
       try {
         const left = Math.max(1, deadline - performance.now());
-        const worker = await PythonWorker.open(status.name, join(status.log_dir, "..", "sock"), left);
+        const worker = await PythonWorker.open<W>(status.name, join(status.log_dir, "..", "sock"), left);
         this.#workers.add(worker);
         return worker;
       } catch (error) {

@@ -72,7 +72,13 @@ export type WorkerHello = {
   readonly exposed: string[];
 };
 
-export class PythonWorker implements Disposable, AsyncDisposable {
+/** Functions by name: what `ipcctl types worker.py` writes, or anything where nothing is known of the worker. */
+export type AnyFunctions = { readonly [name: string]: (...args: Answer[]) => Answer };
+type ArgumentsOf<F> = F extends (...args: infer A) => unknown ? A : never;
+type AnswerOf<F> = F extends (...args: never[]) => infer R ? Awaited<R> : never;
+type ItemOf<F> = AnswerOf<F> extends AsyncIterable<infer Item> ? Item : Answer;
+
+export class PythonWorker<W extends object = AnyFunctions> implements Disposable, AsyncDisposable {
   readonly name: string;
   readonly #shimSocket: string;
   readonly #encoder = new Encoder();
@@ -92,8 +98,12 @@ export class PythonWorker implements Disposable, AsyncDisposable {
   }
 
   /** @throws IpcError NOT_RUNNING, DEADLINE, FAILED */
-  static async open(name: string, shimSocket: string, timeoutMs: number): Promise<PythonWorker> {
-    const worker = new PythonWorker(name, shimSocket);
+  static async open<W extends object = AnyFunctions>(
+    name: string,
+    shimSocket: string,
+    timeoutMs: number,
+  ): Promise<PythonWorker<W>> {
+    const worker = new PythonWorker<W>(name, shimSocket);
     const hello = Promise.withResolvers<void>();
     worker.#onHello = hello.resolve;
     worker.#channel = await Channel.open(shimSocket, name, timeoutMs, {
@@ -132,7 +142,7 @@ export class PythonWorker implements Disposable, AsyncDisposable {
    * Calls an exposed function. A generator's answer is an async iterable.
    * @throws PythonError what it raised; IpcError CONNECTION_LOST, DEADLINE; CodecError for a value without a form
    */
-  call(name: string, ...args: unknown[]): Promise<Answer> {
+  call<K extends keyof W & string>(name: K, ...args: ArgumentsOf<W[K]>): Promise<AnswerOf<W[K]>> {
     return this.#request(TO.call, name, args, null);
   }
 
@@ -140,7 +150,7 @@ export class PythonWorker implements Disposable, AsyncDisposable {
    * The same, blocking this thread and its event loop: the quickest there is, for programs that have nothing else to do meanwhile.
    * Functions that were lent are not answered while it waits.
    */
-  callSync(name: string, ...args: unknown[]): Answer {
+  callSync<K extends keyof W & string>(name: K, ...args: ArgumentsOf<W[K]>): AnswerOf<W[K]> {
     const number = this.#next++;
     const end: { value?: unknown; error?: Error; isOver: boolean } = { isOver: false };
     this.#pending.set(number, {
@@ -157,7 +167,7 @@ export class PythonWorker implements Disposable, AsyncDisposable {
       this.#pending.delete(number);
     }
     if (end.error) throw end.error;
-    return end.value;
+    return end.value as AnswerOf<W[K]>;
   }
 
   /** The same with keyword arguments and options. */
@@ -170,7 +180,10 @@ export class PythonWorker implements Disposable, AsyncDisposable {
   }
 
   /** A generator of the worker as an async iterable with backpressure; leaving the loop early closes the generator. */
-  async *stream(name: string, ...args: unknown[]): AsyncGenerator<Answer, void, undefined> {
+  async *stream<K extends keyof W & string>(
+    name: K,
+    ...args: ArgumentsOf<W[K]>
+  ): AsyncGenerator<ItemOf<W[K]>, void, undefined> {
     const answer = (await this.call(name, ...args)) as unknown;
     if (!(answer instanceof Stream))
       throw new IpcError("FAILED", `${name} gave no stream; it is no generator`, {

@@ -1,0 +1,77 @@
+/** `ipcctl types`: declarations from annotations, checked by the compiler against a program that uses them. */
+import { expect, test } from "bun:test";
+import { mkdirSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
+import { Home, ROOT } from "../home.ts";
+
+const SCRIPT = `
+import ipcctl
+from collections.abc import AsyncIterator, Iterator
+from typing import Literal, Optional
+raise SystemExit("it must not be run")
+
+@ipcctl.expose
+def greet(name: str, times: int = 1, mood: Literal["warm", "cold"] = "warm") -> list[str]:
+    """Says hello."""
+
+@ipcctl.expose(name="look_up")
+async def find(key: "str | None", table: dict[str, list[float]], *rest: bytes) -> Optional[tuple[int, str]]: ...
+
+@ipcctl.expose
+def rows(source: AsyncIterator[int]) -> Iterator[dict[int, set[str]]]: ...
+
+def hidden(): ...
+`;
+
+test("annotations become types, and the compiler holds a program to them", async () => {
+  await using home = new Home();
+  home.script("worker.py", SCRIPT);
+  const { stdout, stderr, status } = await home.cli("types", "worker.py");
+  expect({ stderr, status }).toEqual({ stderr: "", status: 0 });
+  expect(stdout).toContain("/** Says hello. */");
+  expect(stdout).toContain('greet: (name: string, times?: number | bigint, mood?: "warm" | "cold") => string[];');
+  expect(stdout).toContain(
+    "look_up: (key: string | null, table: Record<string, number[]>, ...rest: (Uint8Array)[]) => [number, string] | null;",
+  );
+  expect(stdout).toContain(
+    "rows: (source: AsyncIterable<number | bigint>) => AsyncIterableIterator<Map<number, Set<string>>>;",
+  );
+  expect(stdout).not.toContain("hidden");
+  home.script("worker.d.ts", stdout);
+  mkdirSync(join(home.dir, "node_modules/@types"), { recursive: true });
+  symlinkSync(ROOT, join(home.dir, "node_modules/ipcctl"));
+  symlinkSync(join(ROOT, "node_modules/@types/bun"), join(home.dir, "node_modules/@types/bun"));
+  home.script(
+    "tsconfig.json",
+    JSON.stringify({
+      compilerOptions: {
+        target: "ESNext",
+        module: "Preserve",
+        lib: ["ESNext"],
+        types: ["bun"],
+        strict: true,
+        noEmit: true,
+        allowImportingTsExtensions: true,
+        skipLibCheck: true,
+      },
+      include: ["good.ts", "bad.ts"],
+    }),
+  );
+  const program = (body: string): string =>
+    `import { connect } from "ipcctl";\nimport type { Worker } from "./worker.d.ts";\nawait using ipc = await connect();\nconst py = await ipc.start<Worker>("worker.py");\n${body}\nexport {};\n`;
+  home.script(
+    "good.ts",
+    program(
+      `const said: string[] = await py.call("greet", "you", 2, "cold");\nfor await (const row of py.stream("rows", (async function* () { yield 1; })())) row.get(1)!.has(said[0]!);`,
+    ),
+  );
+  home.script("bad.ts", program('await py.call("greet", 7);\nawait py.call("hidden");'));
+  const check = Bun.spawnSync([process.execPath, "check"], { cwd: home.dir });
+  const said = check.stdout.toString() + check.stderr.toString();
+  expect(said).toMatch(/bad\.ts\(5,/);
+  expect(said).toMatch(/bad\.ts\(6,/);
+  expect(said).not.toContain("good.ts");
+  expect((await home.cli("types", "nope.py")).status).toBe(4);
+  home.script("broken.py", "def (:\n");
+  expect((await home.cli("types", "broken.py")).stderr).toContain("SyntaxError");
+}, 30_000);
