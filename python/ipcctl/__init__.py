@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from ._codec import BrokenChannel, DecodeError, EncodeError, JavaScriptError, undefined
+from ._shared import shared
 
 __all__ = [
     "BrokenChannel",
@@ -29,6 +30,7 @@ __all__ = [
     "expose",
     "ready",
     "serve",
+    "shared",
     "stop",
     "undefined",
 ]

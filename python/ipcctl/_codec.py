@@ -12,7 +12,7 @@ import sys
 from types import ModuleType
 
 from . import _pure
-from ._types import BrokenChannel, DecodeError, EncodeError, JavaScriptError, StreamRef, Undefined, undefined
+from ._types import BrokenChannel, DecodeError, EncodeError, JavaScriptError, StreamRef, Tagged, Undefined, undefined
 
 __all__ = [
     "BrokenChannel",
@@ -21,6 +21,7 @@ __all__ = [
     "JavaScriptError",
     "Ring",
     "StreamRef",
+    "Tagged",
     "Undefined",
     "dumps",
     "implementation",

@@ -21,12 +21,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from . import _codec
+from . import _codec, _shared
 from ._channel import Channel
 from ._codec import BrokenChannel, DecodeError, EncodeError, JavaScriptError, StreamRef
 from ._evaluate import Capture, namespace, run
 
-CALL, EVAL, CANCEL, CREDIT, BIND, RETURN, THROW, UNBIND, PUSH, CLOSE, FAIL = range(1, 12)
+CALL, EVAL, CANCEL, CREDIT, BIND, RETURN, THROW, UNBIND, PUSH, CLOSE, FAIL, RELEASE = range(1, 13)
 RESULT, ERROR, OUTPUT, STREAM, ITEM, END, INVOKE, HELLO, WANT, LEAVE = range(1, 11)
 
 #: How long to look for the next message before going to sleep: a caller that awaits in a row finds us awake.
@@ -55,6 +55,8 @@ class Runtime:
         self._streams: dict[tuple[Channel, int], _Stream] = {}
         self._tasks: dict[tuple[Channel, int], Any] = {}
         self._invocations: dict[int, _Invocation] = {}
+        #: Held until the client has mapped it.
+        self._leases: dict[tuple[Channel, int], Any] = {}
         self._incoming: dict[tuple[Channel, int], IncomingStream] = {}
         self._numbers = itertools.count(1)
         self._bound: dict[str, Channel] = {}
@@ -132,6 +134,8 @@ class Runtime:
             self._cancel_task(key)
         for name in [name for name, owner in self._bound.items() if owner is channel]:
             self._unbind(name)
+        for key in [key for key in self._leases if key[0] is channel]:
+            del self._leases[key]
         for key in [key for key in self._incoming if key[0] is channel]:
             self._incoming.pop(key).fail(ConnectionError("the client whose stream this is is gone"))
         for invocation in [one for one in self._invocations.values() if one.channel is channel]:
@@ -275,6 +279,8 @@ class Runtime:
                 self._unbind(message[2])
             elif kind in _ANSWERS:
                 self._take_answer(channel, message)
+            elif kind == RELEASE:
+                self._leases.pop((channel, number), None)
             else:
                 raise BrokenChannel(f"no message is of kind {kind}")
         except (ValueError, IndexError, TypeError) as error:
@@ -319,6 +325,8 @@ class Runtime:
                 return self._later(channel, number, value)
             elif isinstance(value, (Iterator, AsyncIterator)):
                 return self._stream(channel, number, value)
+            else:
+                value = self._share(channel, value)
             channel.send([RESULT, number, value])
         except BrokenChannel:
             raise
@@ -327,6 +335,15 @@ class Runtime:
 
     def _fail(self, channel: Channel, number: int, error: BaseException) -> None:
         channel.send([ERROR, number, describe(error)])
+
+    def _share(self, channel: Channel, value: Any) -> Any:
+        """In place of memory that the client can map, where it lies. The worker holds it until the client has done so."""
+        found = _shared.describe(value)
+        if found is None:
+            return value
+        lease = next(self._numbers)
+        self._leases[channel, lease] = found[0]
+        return _codec.Tagged(27, ["ipcctl.Shared", [lease, *found[1]]])
 
     # ---- async ----
 

@@ -7,9 +7,12 @@ const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 /** Shorter strings are put together from characters; a decoder call costs more. */
 const SHORT_CHARS = 24;
 
-/** One value and nothing behind it. @throws CodecError MALFORMED, DEPTH, SIZE */
-export function decode(bytes: Uint8Array): unknown {
-  const reader = new Reader(bytes);
+/**
+ * @param onShared makes the value of memory that is to be mapped; without it such a value is malformed
+ *
+ * One value and nothing behind it. @throws CodecError MALFORMED, DEPTH, SIZE */
+export function decode(bytes: Uint8Array, onShared?: (form: unknown) => unknown): unknown {
+  const reader = new Reader(bytes, onShared);
   const value = reader.value(0);
   reader.end();
   return value;
@@ -18,9 +21,11 @@ export function decode(bytes: Uint8Array): unknown {
 class Reader {
   readonly #bytes: Uint8Array;
   readonly #view: DataView;
+  readonly #onShared: ((form: unknown) => unknown) | undefined;
   #at = 0;
 
-  constructor(bytes: Uint8Array) {
+  constructor(bytes: Uint8Array, onShared: ((form: unknown) => unknown) | undefined) {
+    this.#onShared = onShared;
     this.#bytes = bytes;
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
@@ -247,8 +252,9 @@ class Reader {
     }
   }
 
-  #exception(depth: number): PythonError {
+  #exception(depth: number): unknown {
     const parts = this.value(depth);
+    if (Array.isArray(parts) && parts[0] === "ipcctl.Shared" && this.#onShared) return this.#onShared(parts[1]);
     const error = Array.isArray(parts) && parts[0] === "ipcctl.Error" ? PythonError.from(parts[1]) : undefined;
     if (!error) throw malformed("tag 27 on something that is no error");
     return error;

@@ -52,6 +52,12 @@ export function createSegment(bytes: number): number {
   return fd;
 }
 
+/** The seals of a memfd; 0 of anything else. */
+export function readSeals(fd: number): number {
+  const F_GET_SEALS = 1034;
+  return Math.max(0, libc.fcntl(fd, F_GET_SEALS, 0));
+}
+
 /** Two ends of a stream socket. */
 export function createPair(): [number, number] {
   const fds = new Int32Array(2);

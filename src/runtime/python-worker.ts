@@ -5,6 +5,7 @@ import { decode } from "../plane/cbor-decode.ts";
 import { Encoder, errorRecord } from "../plane/cbor-encode.ts";
 import { StreamRef } from "../plane/codec-error.ts";
 import { PythonError } from "../plane/python-error.ts";
+import { mapShared } from "../plane/shared.ts";
 
 const TO = {
   call: 1,
@@ -18,6 +19,7 @@ const TO = {
   push: 9,
   close: 10,
   fail: 11,
+  release: 12,
 } as const;
 const FROM = {
   result: 1,
@@ -81,6 +83,7 @@ type ItemOf<F> = AnswerOf<F> extends AsyncIterable<infer Item> ? Item : Answer;
 export class PythonWorker<W extends object = AnyFunctions> implements Disposable, AsyncDisposable {
   readonly name: string;
   readonly #shimSocket: string;
+  readonly #pid: number;
   readonly #encoder = new Encoder();
   /** In the order of their beginning. */
   readonly #pending = new Map<number, Pending>();
@@ -92,7 +95,8 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   #next = 1;
   #hello: WorkerHello | undefined;
 
-  private constructor(name: string, shimSocket: string) {
+  private constructor(name: string, shimSocket: string, pid: number) {
+    this.#pid = pid;
     this.name = name;
     this.#shimSocket = shimSocket;
   }
@@ -102,8 +106,9 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     name: string,
     shimSocket: string,
     timeoutMs: number,
+    pid: number,
   ): Promise<PythonWorker<W>> {
-    const worker = new PythonWorker<W>(name, shimSocket);
+    const worker = new PythonWorker<W>(name, shimSocket, pid);
     const hello = Promise.withResolvers<void>();
     worker.#onHello = hello.resolve;
     worker.#channel = await Channel.open(shimSocket, name, timeoutMs, {
@@ -290,8 +295,15 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     return pending;
   }
 
+  /** Memory of the worker in place of a copy; once it is mapped the worker may let go of it. */
+  readonly #map = (form: unknown): unknown => {
+    const { lease, value } = mapShared(this.#pid, form);
+    this.#send([TO.release, lease]);
+    return value;
+  };
+
   #onMessage(bytes: Uint8Array): void {
-    const message = decode(bytes);
+    const message = decode(bytes, this.#map);
     if (!Array.isArray(message) || typeof message[1] !== "number") throw new BrokenChannel("a message that is none");
     const [kind, number, value, more] = message as [number, number, unknown, unknown];
     switch (kind) {

@@ -47,6 +47,22 @@ async def ticks(n):
         closed.append("ticks")
 
 @ipcctl.expose
+def filled(n):
+    global kept
+    kept = ipcctl.shared(8 * n).cast("d")
+    for i in range(n): kept[i] = i
+    return kept
+
+@ipcctl.expose
+def part(a, b): return kept[a:b]
+
+@ipcctl.expose
+def huge(n):
+    memory = ipcctl.shared(n)
+    memory[n - 1] = 7
+    return memory
+
+@ipcctl.expose
 def total(items): return sum(len(i) if isinstance(i, bytes) else i for i in items)
 
 @ipcctl.expose
@@ -219,6 +235,22 @@ test("an async iterable of ours is an iterator in Python, with backpressure both
   let sum = 0;
   for await (const item of py.stream("squares", numbers(500))) sum += item;
   expect(sum).toBe(41_541_750);
+});
+
+test("memory of the worker crosses without a copy, also a gigabyte", async () => {
+  const view = await py.call("filled", 1000);
+  expect(view).toBeInstanceOf(Float64Array);
+  expect(view[999]).toBe(999);
+  view[0] = 42;
+  expect(await py.eval("kept[0]")).toBe(42); // the same memory
+  const part = await py.call("part", 10, 20);
+  expect([...part]).toEqual(Array.from({ length: 10 }, (_, index) => index + 10));
+  await waitUntil(async () => (await py.eval("len(ipcctl._runtime.runtime()._leases)")) === 0, "the leases came back");
+  const before = process.memoryUsage.rss();
+  const huge = await py.call("huge", 2 ** 30);
+  expect(huge.length).toBe(2 ** 30);
+  expect(huge[2 ** 30 - 1]).toBe(7);
+  expect(process.memoryUsage.rss() - before).toBeLessThan(100 * 2 ** 20);
 });
 
 test("async functions run beside each other", async () => {

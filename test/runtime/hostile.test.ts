@@ -7,7 +7,7 @@ import { Home } from "../home.ts";
 const WORKER = `
 import os, random, signal, struct, sys, time
 import ipcctl
-from ipcctl import _runtime
+from ipcctl import _codec, _runtime
 
 def segment():
     return _runtime.runtime()._channels[-1].map
@@ -44,6 +44,17 @@ def truncate():
                 except OSError as error: yield error.errno
             try: os.truncate(f"/proc/self/fd/{fd}", 0)
             except OSError as error: yield error.errno
+
+@ipcctl.expose
+def claim(form):
+    """An answer over shared memory that is a lie."""
+    if form == "unsealed":
+        fd = os.memfd_create("loose"); os.ftruncate(fd, 4096); form = [1, fd, 0, 8, 64, [8]]
+    elif isinstance(form, str):
+        global kept
+        kept = ipcctl.shared(4096)
+        form = [1, kept.obj.descriptor, 0, 8192 if form == "big" else 8, 64, [8192] if form == "big" else [3, 3]]
+    return _codec.Tagged(27, ["ipcctl.Shared", form])
 
 @ipcctl.expose
 def freeze(): os.kill(os.getpid(), signal.SIGSTOP)
@@ -151,6 +162,20 @@ test("answers to calls that were never made are passed over", async () => {
       await py.call("send", bytes);
     expect(await py.call("add", 1, 1)).toBe(2);
   });
+});
+
+test.each([
+  ["a descriptor that is not there", [1, 999, 0, 8, 64, [8]]],
+  ["a descriptor that is a socket", [1, 4, 0, 8, 64, [8]]],
+  ["more than there is", "big"],
+  ["memory that is not sealed", "unsealed"],
+  ["a shape that does not fit", "shape"],
+  ["nonsense", [1, -1, "x", null, 3, {}]],
+])("shared memory with %s breaks the channel", async (_, form) => {
+  await withWorker(async (py) => {
+    expect(await outcome(py.callWith("claim", [form], { timeout: 2000 }))).toBe("CONNECTION_LOST");
+  });
+  await stillServes();
 });
 
 test("the segment can be neither shrunk nor grown", async () => {
