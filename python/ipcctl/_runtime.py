@@ -31,6 +31,8 @@ RESULT, ERROR, OUTPUT, STREAM, ITEM, END, INVOKE, HELLO, WANT, LEAVE = range(1, 
 
 #: How long to look for the next message before going to sleep: a caller that awaits in a row finds us awake.
 _SPIN_US = 60
+#: How long a call waits for its function where nobody serves yet: the script may be in the middle of its imports.
+_EXPOSE_SECONDS = 10.0
 #: How often a thread that waits for a function of the client looks whether it must fetch the answer itself.
 _LOOK_SECONDS = 0.001
 #: Messages of one channel in a row before the others get their turn.
@@ -51,6 +53,8 @@ class Runtime:
         self._thread: int | None = None
         #: Somebody called :meth:`serve`; the console's thread makes room.
         self.is_wanted_elsewhere = False
+        #: Calls of functions that the script, which may still be importing, has not exposed yet: until when, and what.
+        self._early: list[tuple[float, Channel, list[Any]]] = []
         self._running: tuple[Channel, int] | None = None
         self._streams: dict[tuple[Channel, int], _Stream] = {}
         self._tasks: dict[tuple[Channel, int], Any] = {}
@@ -177,6 +181,8 @@ class Runtime:
     def _turn(self) -> None:
         """Everything that is there; else a short look out for more; else sleep until a bell."""
         channels = self._channels
+        if self._early:
+            self._retry_early()
         if len(channels) == 1 and not self._streams and not channels[0].is_behind:
             if self._take_one(channels[0]):
                 return
@@ -220,7 +226,7 @@ class Runtime:
         return is_any
 
     def _sleep(self) -> None:
-        timeout: int | None = None
+        timeout: int | None = 20 if self._early else None
         asleep: list[Channel] = []
         try:
             for channel in list(self._channels):
@@ -261,6 +267,9 @@ class Runtime:
         try:
             if kind == CALL:
                 _, _, name, args, kwargs = message
+                if name not in self.exposed and not self.is_wanted_elsewhere:
+                    self._early.append((time.monotonic() + _EXPOSE_SECONDS, channel, message))
+                    return
                 if any(type(one) is StreamRef for one in args):
                     args = [self._receive_stream(channel, one) for one in args]
                 self._answer(channel, number, self._call, name, args, kwargs)
@@ -287,6 +296,20 @@ class Runtime:
             if isinstance(error, (EncodeError, DecodeError)):
                 raise
             raise BrokenChannel(f"a malformed message of kind {kind}: {error}") from error
+
+    def _retry_early(self) -> None:
+        now = time.monotonic()
+        waiting, self._early = self._early, []
+        for until, channel, message in waiting:
+            if not channel.is_open:
+                continue
+            name = message[2]
+            if name in self.exposed:
+                self._handle(channel, message)
+            elif now < until and not self.is_wanted_elsewhere:
+                self._early.append((until, channel, message))
+            else:
+                self._answer(channel, message[1], self._call, name, [], None)
 
     def _call(self, name: str, args: list[Any], kwargs: dict[str, Any] | None) -> Any:
         try:

@@ -392,6 +392,16 @@ test("what cannot be looked into says so", async () => {
   expect((await home.cli("eval", "nobody", "1")).status).toBe(4);
 }, 30_000);
 
+test("a call waits for a script that is still importing", async () => {
+  const script = home.script(
+    "late.py",
+    "import ipcctl, time\ntime.sleep(0.7)\n@ipcctl.expose\ndef hello(): return 'at last'\nipcctl.serve()\n",
+  );
+  const late = await ipc.start(script, { cwd: home.dir });
+  expect(await late.call("hello")).toBe("at last");
+  expect((await failure(late.call("nothing"))).message).toContain("there is: hello");
+});
+
 test("a script may be looked into while it starts, over and over", async () => {
   await home.start("early", home.script("early.py", "import time\nqueue = [1]\ntime.sleep(600)\n"));
   for (let round = 0; round < 5; round++) {
