@@ -367,8 +367,10 @@ while True: time.sleep(600)
 `,
   );
   const direct = Bun.spawnSync(["timeout", "2", "python3", script], { stdin: "ignore" }).stdout.toString();
-  const plain = await ipc.start(script, { cwd: home.dir });
+  await home.start("plain", script);
+  await waitUntil(async () => (await home.lines("plain")).length > 0, "it has looked");
   expect((await home.lines("plain"))[0]).toBe(direct.trim());
+  const plain = await ipc.worker("plain");
   expect(await plain.eval("len(queue)")).toBe(3);
   expect((await home.cli("eval", "plain", "queue")).stdout).toBe("[1, 2, 3]\n");
   expect((await home.cli("eval", "plain", "queue", "--json")).stdout).toBe("[1,2,3]\n");
