@@ -433,18 +433,32 @@ class Runtime:
     # ---- functions of the client ----
 
     def _bind(self, channel: Channel, name: str) -> None:
-        if not isinstance(name, str) or not name.isidentifier():
+        """``f`` becomes a name of the script, ``o.f`` an attribute of one; what the script calls so itself stays as it is."""
+        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or name.count(".") > 1:
             raise BrokenChannel(f"{name!r} is no name of a function")
         self._bound[name] = channel
         scope = namespace(None)
-        if name not in scope or isinstance(scope[name], BoundFunction):
-            scope[name] = BoundFunction(self, name)
+        first, _, attribute = name.partition(".")
+        if first in scope and not isinstance(scope[first], (BoundFunction, BoundObject)):
+            return
+        if not attribute:
+            scope[first] = BoundFunction(self, name)
+            return
+        if not isinstance(scope.get(first), BoundObject):
+            scope[first] = BoundObject()
+        setattr(scope[first], attribute, BoundFunction(self, name))
 
     def _unbind(self, name: str) -> None:
         self._bound.pop(name, None)
         scope = namespace(None)
-        if isinstance(scope.get(name), BoundFunction):
-            del scope[name]
+        first, _, attribute = name.partition(".")
+        held = scope.get(first)
+        if not attribute and isinstance(held, BoundFunction):
+            del scope[first]
+        elif isinstance(held, BoundObject):
+            held.__dict__.pop(attribute, None)
+            if not held.__dict__:
+                del scope[first]
 
     def begin_invoke(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Invocation:
         channel = self._bound.get(name)
@@ -787,6 +801,10 @@ class BoundFunction:
 
     def __repr__(self) -> str:
         return f"<function {self.__name__} of the client>"
+
+
+class BoundObject:
+    """Functions of the client under one name."""
 
 
 def describe(error: BaseException, depth: int = 0) -> dict[str, Any]:

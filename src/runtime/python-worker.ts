@@ -94,6 +94,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   #channel!: Channel;
   #next = 1;
   #hello: WorkerHello | undefined;
+  #isBlocking = false;
 
   private constructor(name: string, shimSocket: string, pid: number) {
     this.#pid = pid;
@@ -153,7 +154,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
 
   /**
    * The same, blocking this thread and its event loop: the quickest there is, for programs that have nothing else to do meanwhile.
-   * Functions that were lent are not answered while it waits.
+   * Functions that were lent are answered while it waits if they are sync.
    */
   callSync<K extends keyof W & string>(name: K, ...args: ArgumentsOf<W[K]>): AnswerOf<W[K]> {
     const number = this.#next++;
@@ -164,11 +165,13 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
       onOutput: undefined,
     });
     try {
+      this.#isBlocking = true;
       this.#send([TO.call, number, name, args, null]);
       while (!end.isOver) this.#channel.waitBlocking(BLOCKING_LOOK_MS);
     } catch (error) {
       throw error instanceof BrokenChannel ? lost(this.name, error) : error;
     } finally {
+      this.#isBlocking = false;
       this.#pending.delete(number);
     }
     if (end.error) throw end.error;
@@ -213,6 +216,15 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   bind(name: string, fn: (...args: Answer[]) => unknown): void {
     this.#bound.set(name, fn);
     this.#send([TO.bind, 0, name]);
+  }
+
+  /** Lends the functions of an object: Python calls `name.method(…)`. Other values of it are not lent. */
+  bindObject(name: string, object: Readonly<Record<string, unknown>>): void {
+    for (const [key, value] of Object.entries(object))
+      if (typeof value === "function")
+        this.bind(`${name}.${key}`, (...args: Answer[]) =>
+          (value as (...all: Answer[]) => unknown).apply(object, args),
+        );
   }
 
   unbind(name: string): void {
@@ -330,7 +342,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
         this.#streams.get(number)?.end();
         break;
       case FROM.invoke:
-        void this.#invoke(number, String(value), more, message[4]);
+        this.#invoke(number, String(value), more, message[4]);
         break;
       case FROM.want:
         this.#sources.get(number)?.want(Number(value));
@@ -381,17 +393,34 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     pending.resolve(stream);
   }
 
-  async #invoke(number: number, name: string, args: unknown, kwargs: unknown): Promise<void> {
+  /** A function that gives its value at once is answered at once, also while a blocking call waits. */
+  #invoke(number: number, name: string, args: unknown, kwargs: unknown): void {
+    const fail = (error: unknown): void => {
+      if (this.#channel.isOpen) this.#send([TO.throw, number, errorRecord(error)]);
+    };
+    const answer = (value: unknown): void => {
+      try {
+        this.#send([TO.return, number, value]);
+      } catch (error) {
+        fail(error);
+      }
+      if (this.#pending.size > 0 && this.#channel.isOpen) this.#channel.expect();
+    };
     try {
       const fn = this.#bound.get(name);
       if (!fn) throw new IpcError("NOT_FOUND", `no function ${name} is bound`);
       const list = Array.isArray(args) ? args : [];
-      const value = await fn(...(kwargs === null || kwargs === undefined ? list : [...list, kwargs]));
-      this.#send([TO.return, number, value]);
+      const value = fn(...(kwargs === null || kwargs === undefined ? list : [...list, kwargs]));
+      if (!(value instanceof Promise)) return answer(value);
+      if (this.#isBlocking)
+        throw new IpcError(
+          "FAILED",
+          `${name} is async, and this program waits in callSync; use call, or make ${name} sync`,
+        );
+      value.then(answer, fail);
     } catch (error) {
-      if (this.#channel.isOpen) this.#send([TO.throw, number, errorRecord(error)]);
+      fail(error);
     }
-    if (this.#pending.size > 0) this.#channel.expect();
   }
 
   #onClose(cause: Error): void {

@@ -282,6 +282,18 @@ test("Python calls functions of ours: sync, async, from threads, and back into P
   expect((await failure(py.call("twice_and_one", 1))).message).toContain("twice");
 });
 
+test("an object's functions are lent under its name", async () => {
+  const store = new Map([["a", 1]]);
+  py.bindObject("store", { get: (key: string) => store.get(key), size: () => store.size, secret: "not lent" });
+  expect(await py.eval('store.get("a") + store.size()')).toBe(2);
+  expect((await failure(py.eval("store.secret"))).message).toContain("secret");
+  using other = await ipc.worker("worker");
+  other.bindObject("mine", { f: () => 1 });
+  expect(await other.eval("mine.f()")).toBe(1);
+  other[Symbol.dispose]();
+  await waitUntil(() => py.eval("'mine' in globals()").then((is) => is === false), "it goes with its client");
+});
+
 test("interrupt, deadline and abort end the running code only", async () => {
   const spinning = failure(py.call("forever"));
   const poke = setInterval(() => py.interrupt(), 20);
@@ -337,6 +349,11 @@ test("a blocking call: its value, its error, a slow one", () => {
   expect(py.callSync("add", 2, 3)).toBe(5);
   expect(() => py.callSync("boom")).toThrow(PythonError);
   expect(py.callSync("nap", 0.05)).toBe("rested");
+  py.bind("twice", (x: number) => x * 2);
+  expect(py.callSync("twice_and_one", 3)).toBe(7);
+  py.bind("twice", async (x: number) => Promise.resolve(x));
+  expect(() => py.callSync("twice_and_one", 3)).toThrow("waits in callSync");
+  py.unbind("twice");
 });
 
 test("a worker that dies ends every pending call with a reason", async () => {
