@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import functools
 import inspect
 import itertools
 import os
@@ -112,18 +113,21 @@ class Runtime:
         fd = channel.socket.fileno()
         self._by_fd[fd] = channel
         self._poll.register(fd, select.POLLIN)
-        channel.send(
-            [
-                HELLO,
-                0,
-                {
-                    "pid": os.getpid(),
-                    "python": platform.python_version(),
-                    "implementation": _codec.implementation,
-                    "exposed": sorted(self.exposed),
-                },
-            ]
-        )
+        about = {
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+            "implementation": _codec.implementation,
+            "exposed": sorted(self.exposed),
+        }
+        self._safely(channel, lambda: channel.send([HELLO, 0, about]))
+
+    def _safely(self, channel: Channel, work: Callable[[], Any]) -> Any:
+        """What goes wrong with a channel costs the channel, and nothing else. None if it did."""
+        try:
+            return work()
+        except (BrokenChannel, DecodeError):
+            self._drop(channel)
+            return None
 
     def _drop(self, channel: Channel) -> None:
         if channel not in self._channels:
@@ -242,7 +246,7 @@ class Runtime:
                 asleep.append(channel)
                 if channel.backlog:
                     return
-                if not channel.flush():
+                if not self._safely(channel, channel.flush):
                     timeout = 1  # the client has no way to say that there is room again
             for fd, events in self._poll.poll(timeout):
                 self._on_ready(fd, events)
@@ -292,9 +296,9 @@ class Runtime:
                 self._leases.pop((channel, number), None)
             else:
                 raise BrokenChannel(f"no message is of kind {kind}")
-        except (ValueError, IndexError, TypeError) as error:
-            if isinstance(error, (EncodeError, DecodeError)):
-                raise
+        except BrokenChannel:
+            raise
+        except Exception as error:  # whatever the client sent, it costs it its channel and us nothing
             raise BrokenChannel(f"a malformed message of kind {kind}: {error}") from error
 
     def _retry_early(self) -> None:
@@ -305,11 +309,11 @@ class Runtime:
                 continue
             name = message[2]
             if name in self.exposed:
-                self._handle(channel, message)
+                self._safely(channel, functools.partial(self._handle, channel, message))
             elif now < until and not self.is_wanted_elsewhere:
                 self._early.append((until, channel, message))
             else:
-                self._answer(channel, message[1], self._call, name, [], None)
+                self._safely(channel, functools.partial(self._answer, channel, message[1], self._call, name, [], None))
 
     def _call(self, name: str, args: list[Any], kwargs: dict[str, Any] | None) -> Any:
         try:

@@ -2,6 +2,8 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl, IpcError, type PythonWorker } from "ipcctl";
 import { SharedRingBuffer } from "../../src/plane/ring.ts";
+import { join } from "node:path";
+import { reachablePath } from "../../src/base/socket-path.ts";
 import { Home } from "../home.ts";
 
 const WORKER = `
@@ -221,3 +223,22 @@ test("a ring refuses what its other side cannot have written, whatever it is", (
     }
   }
 });
+
+test("a client that writes whatever it likes costs the worker its channel, and nobody else anything", async () => {
+  using honest = await ipc.worker("hostile");
+  expect(await honest.call("add", 1, 1)).toBe(2);
+  const { pid, log_dir } = await home.status("hostile");
+  const socket = reachablePath(join(log_dir, "..", "sock"));
+  const seed = Math.floor(Math.random() * 2 ** 31);
+  const client = Bun.spawn(["python3", join(import.meta.dir, "hostile_client.py"), socket.path, `${seed}`], {
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const calls = setInterval(() => void honest.call("add", 1, 1).catch(() => undefined), 5);
+  const [stdout, stderr] = await Promise.all([new Response(client.stdout).text(), new Response(client.stderr).text()]);
+  clearInterval(calls);
+  socket.close();
+  expect({ seed, stderr, last: stdout.trim().split("\n").at(-1) }).toEqual({ seed, stderr: "", last: "done" });
+  expect((await home.status("hostile")).pid).toBe(pid);
+  expect(await honest.call("add", 2, 2)).toBe(4);
+  await stillServes();
+}, 60_000);
