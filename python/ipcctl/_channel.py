@@ -19,7 +19,7 @@ _INTERRUPT_OFFSET = 64
 _RING_A, _RING_B = 256, 512
 _F_GET_SEALS = 1034
 _SEALS = 0x0002 | 0x0004  # F_SEAL_SHRINK, F_SEAL_GROW
-_MORE, _LAST = b"\x01", b"\x02"
+_MORE, _LAST = 1, 2
 #: Bytes of one message, in parts or not; what a client may make us hold.
 MESSAGE_BYTES_MAX = 256 * 1024 * 1024
 #: Bytes that a client may leave unread before its channel is given up.
@@ -85,7 +85,7 @@ class Channel:
             else:
                 step = self._part_bytes - 1
                 for at in range(0, len(data), step):
-                    self._put((_LAST if at + step >= len(data) else _MORE) + data[at : at + step])
+                    self._put(bytes((_LAST if at + step >= len(data) else _MORE,)) + data[at : at + step])
             if self.tx.needs_bell():
                 self._ring()
 
@@ -122,13 +122,12 @@ class Channel:
         return None if frame is None else self.assemble(frame)
 
     def assemble(self, frame: bytes) -> list[object] | None:
-        kind = frame[:1]
-        if kind == _MORE or kind == _LAST:
+        if frame and 0 < frame[0] <= _LAST:
             self._parts.append(frame[1:])
             self._parts_bytes += len(frame)
             if self._parts_bytes > MESSAGE_BYTES_MAX:
                 raise BrokenChannel(f"a message of more than {MESSAGE_BYTES_MAX} bytes")
-            if kind == _MORE:
+            if frame[0] != _LAST:
                 return None
             frame = b"".join(self._parts)
             self._parts, self._parts_bytes = [], 0

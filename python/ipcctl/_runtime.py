@@ -274,8 +274,10 @@ class Runtime:
                 if name not in self.exposed and not self.is_wanted_elsewhere:
                     self._early.append((time.monotonic() + _EXPOSE_SECONDS, channel, message))
                     return
-                if any(type(one) is StreamRef for one in args):
-                    args = [self._receive_stream(channel, one) for one in args]
+                for one in args:  # a loop: any() over a generator would cost more than the call
+                    if type(one) is StreamRef:
+                        args = [self._receive_stream(channel, other) for other in args]
+                        break
                 self._answer(channel, number, self._call, name, args, kwargs)
             elif kind == EVAL:
                 _, _, code, options = message
