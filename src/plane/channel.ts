@@ -40,7 +40,8 @@ const BLOCKING_SPINS = 10_000;
 const SHIM = { hello: 32, open: 38, wake: 39, state: 64, ok: 69, error: 70, attached: 73 };
 /** A Python that starts has its handler by then; what has none after that never will. */
 const START_MS = 2000;
-const ENOTCONN = 107;
+/** No runtime is attached (ENOTCONN), the one that was has just ended (EPIPE, ECONNRESET), or it has too much to take (EAGAIN). */
+const NOT_NOW = new Set([107, 32, 104, 11]);
 const ENOSYS = 38;
 
 export type ChannelListener = {
@@ -307,7 +308,7 @@ async function handOver(path: string, name: string, timeoutMs: number, payload: 
     for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
       const errno = await ask(SHIM.open, payload, fds);
       if (errno === 0) return;
-      if (errno !== ENOTCONN) throw new IpcError("FAILED", `${name} did not take the channel (errno ${errno})`);
+      if (!NOT_NOW.has(errno)) throw new IpcError("FAILED", `${name} did not take the channel (errno ${errno})`);
       const asked = await ask(SHIM.wake, Buffer.alloc(0));
       const isHopeless = asked === ENOSYS && performance.now() > began + Math.min(START_MS, timeoutMs / 2);
       if (isHopeless || performance.now() > deadline) throw asked === ENOSYS ? noRuntime(name) : late(name, timeoutMs);
