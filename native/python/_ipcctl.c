@@ -18,12 +18,23 @@ static const struct {
 	{ "big_bytes", offsetof(struct ipc_state, big_bytes), 0 },
 	{ "revive", offsetof(struct ipc_state, revive), 0 },
 	{ "revive_array", offsetof(struct ipc_state, revive_array), 0 },
+	{ "StreamRef", offsetof(struct ipc_state, stream_ref), 0 },
 };
 #define TAKEN (sizeof taken / sizeof *taken)
 
 static PyObject **slot_of(struct ipc_state *state, size_t i)
 {
 	return (PyObject **)((char *)state + taken[i].offset);
+}
+
+static int add_type(PyObject *module, const char *name, PyType_Spec *spec)
+{
+	PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+	if (type == NULL)
+		return -1;
+	int rc = PyModule_AddObjectRef(module, name, type);
+	Py_DECREF(type);
+	return rc;
 }
 
 static int module_exec(PyObject *module)
@@ -42,12 +53,7 @@ static int module_exec(PyObject *module)
 		}
 	}
 	Py_DECREF(types);
-	PyObject *ring = PyType_FromModuleAndSpec(module, &ipc_ring_spec, NULL);
-	if (ring == NULL)
-		return -1;
-	int rc = PyModule_AddObjectRef(module, "Ring", ring);
-	Py_DECREF(ring);
-	return rc;
+	return add_type(module, "SharedRingBuffer", &ipc_ring_spec) < 0 || add_type(module, "Server", &ipc_server_spec) < 0 ? -1 : 0;
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
@@ -78,10 +84,6 @@ static PyMethodDef methods[] = {
 	  "dumps(value, size_max=None) -> bytes\n\nThe value as CBOR; EncodeError where it has no form." },
 	{ "loads", ipc_loads, METH_O,
 	  "loads(buffer) -> object\n\nThe value of one CBOR item; DecodeError where it is none." },
-	{ "wait", ipc_wait, METH_VARARGS,
-	  "wait(bells, life_fds, timeout) -> list[int]\n\n"
-	  "Indexes into bells + life_fds of what is ready within timeout seconds (None: for ever).\n"
-	  "Bells are eventfds and are drained." },
 	{ NULL, NULL, 0, NULL },
 };
 
@@ -93,7 +95,7 @@ static PyModuleDef_Slot slots[] = {
 static struct PyModuleDef definition = {
 	PyModuleDef_HEAD_INIT,
 	.m_name = "ipcctl._ipcctl",
-	.m_doc = "The data plane's lowest layer: values, rings, bells.",
+	.m_doc = "The data plane's lowest layer: values, rings, calls.",
 	.m_size = sizeof(struct ipc_state),
 	.m_methods = methods,
 	.m_slots = slots,

@@ -891,25 +891,95 @@ static PyObject *decode(struct decoder *d, int keys)
 	}
 }
 
-PyObject *ipc_loads(PyObject *module, PyObject *buffer)
+PyObject *ipc_decode(struct ipc_state *state, const unsigned char *bytes, size_t size)
 {
-	Py_buffer view;
-	if (PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE) < 0)
-		return NULL;
-	struct decoder d;
-	d.state = PyModule_GetState(module);
-	d.start = d.at = view.buf;
-	d.end = d.start + view.len;
-	d.depth = 0;
-	d.trouble.code = NULL;
-	d.trouble.detail = d.trouble.parts = NULL;
+	struct decoder d = { .state = state, .start = bytes, .at = bytes, .end = bytes + size };
 	PyObject *value = decode(&d, 0);
 	if (value != NULL && d.at != d.end) {
 		Py_CLEAR(value);
 		fail(&d.trouble, "MALFORMED", "%zu bytes too many", left(&d));
 	}
 	if (value == NULL)
-		settle(&d.trouble, d.state, d.state->decode_error);
+		settle(&d.trouble, state, state->decode_error);
+	return value;
+}
+
+PyObject *ipc_loads(PyObject *module, PyObject *buffer)
+{
+	Py_buffer view;
+	if (PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE) < 0)
+		return NULL;
+	PyObject *value = ipc_decode(PyModule_GetState(module), view.buf, (size_t)view.len);
 	PyBuffer_Release(&view);
 	return value;
+}
+
+/* ---- the usual message and its answer ---- */
+
+static PyObject *parse_args(struct decoder *d)
+{
+	struct head h = { 0 };
+	if (read_head(d, &h) < 0 || h.major != 4 || h.n > 255 || open_container(d, &h, 1) < 0)
+		return NULL;
+	PyObject *args = PyTuple_New((Py_ssize_t)h.n);
+	for (Py_ssize_t i = 0; args != NULL && i < (Py_ssize_t)h.n; i++) {
+		PyObject *item = decode(d, 0);
+		if (item == NULL || Py_IS_TYPE(item, (PyTypeObject *)d->state->stream_ref)) {
+			Py_XDECREF(item);
+			Py_CLEAR(args);
+		} else {
+			PyTuple_SetItem(args, i, item);
+		}
+	}
+	return args;
+}
+
+int ipc_parse_call(struct ipc_state *state, const unsigned char *bytes, size_t size, struct ipc_call *call)
+{
+	if (size < 2 || bytes[0] != 0x85 || bytes[1] != 1) /* five elements, the first of them CALL */
+		return 0;
+	struct decoder d = { .state = state, .start = bytes, .at = bytes + 2, .end = bytes + size, .depth = 1 };
+	struct head number = { 0 }, name = { 0 };
+	call->name = call->args = NULL;
+	if (read_head(&d, &number) == 0 && number.major == 0 && number.n <= INT64_MAX && read_head(&d, &name) == 0 &&
+	    name.major == 3 && (call->name = decode_text(&d, &name)) != NULL && (call->args = parse_args(&d)) != NULL &&
+	    left(&d) == 1 && *d.at == 0xf6) {
+		call->number = number.n;
+		return 1;
+	}
+	/* Whatever it was, the thorough way will say so. */
+	Py_CLEAR(call->name);
+	Py_CLEAR(call->args);
+	Py_CLEAR(d.trouble.parts);
+	Py_CLEAR(d.trouble.detail);
+	if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_MemoryError))
+		PyErr_Clear();
+	return PyErr_Occurred() ? -1 : 0;
+}
+
+int ipc_encode_result(struct ipc_state *state, uint64_t number, PyObject *value,
+		      int (*take)(void *context, const unsigned char *bytes, size_t size), void *context)
+{
+	struct encoder e;
+	e.state = state;
+	e.bytes = e.small;
+	e.length = 0;
+	e.capacity = sizeof e.small;
+	e.limit = (size_t)PY_SSIZE_T_MAX;
+	e.depth = 1;
+	e.trouble.code = NULL;
+	e.trouble.detail = e.trouble.parts = NULL;
+	e.ancestors[0] = NULL;
+	e.bytes[e.length++] = 0x83;
+	e.bytes[e.length++] = 1;
+	int rc = head(&e, 0, number);
+	if (rc == 0)
+		rc = encode(&e, value, value);
+	if (rc == 0)
+		rc = take(context, e.bytes, e.length);
+	else
+		settle(&e.trouble, state, state->encode_error);
+	if (e.bytes != e.small)
+		PyMem_Free(e.bytes);
+	return rc;
 }

@@ -6,6 +6,8 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
+#include "../ring/ring.h"
+
 /* Taken from ipcctl._types once, so that C and pure Python raise the same classes and share the rare forms. */
 struct ipc_state {
 	PyObject *undefined;
@@ -18,12 +20,40 @@ struct ipc_state {
 	PyObject *big_bytes;
 	PyObject *revive;
 	PyObject *revive_array;
+	PyObject *stream_ref;
 };
 
+/* One end of a ring. */
+struct ring {
+	PyObject_HEAD
+	Py_buffer view;
+	struct ipc_ring core;
+	int is_broken, is_held;
+};
+
+/* Raises BrokenChannel for a negative result of the core; -1. */
+int ipc_ring_refuse(struct ring *ring, int result);
+/* Waits actively, without the GIL, until something may have come; whether the deadline passed. */
+int ipc_ring_watch(struct ring *ring, int64_t deadline);
+int64_t ipc_now_ns(void);
+
+/* A CALL without keyword arguments and streams. The references are the caller's. */
+struct ipc_call {
+	uint64_t number;
+	PyObject *name, *args;
+};
+
+/* 1; 0 for anything else, well-formed or not, and then nothing is held; -1 with an exception. */
+int ipc_parse_call(struct ipc_state *state, const unsigned char *bytes, size_t size, struct ipc_call *call);
+PyObject *ipc_decode(struct ipc_state *state, const unsigned char *bytes, size_t size);
+/* Gives [1, number, value], encoded, to take; what that returns, or -1 with an exception. */
+int ipc_encode_result(struct ipc_state *state, uint64_t number, PyObject *value,
+		      int (*take)(void *context, const unsigned char *bytes, size_t size), void *context);
+
 extern PyType_Spec ipc_ring_spec;
+extern PyType_Spec ipc_server_spec;
 
 PyObject *ipc_dumps(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names);
 PyObject *ipc_loads(PyObject *module, PyObject *buffer);
-PyObject *ipc_wait(PyObject *module, PyObject *args);
 
 #endif

@@ -100,12 +100,28 @@ void ipc_log_stamp(struct ipc_stream *stream);
 
 /* meet.c: hands the descriptors of a channel from a client to the runtime in the worker. */
 #define IPC_CHANNEL_FDS 4
-struct ipc_meeting { int listener, runtime; };
+#define IPC_CHANNEL_FDS_FORWARDED 3 /* the last one stays here: its end is the client's */
+struct ipc_meeting { int listener, runtime; pid_t runtime_pid; };
 bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim);
 void ipc_meet_drop(struct ipc_meeting *meeting);
-int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, size_t fd_count, const uint8_t *payload, size_t size);
+int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, const uint8_t *payload, size_t size);
 ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, int *fds, size_t *fd_count);
-int ipc_meet_wake(pid_t worker);
+int ipc_meet_wake(const struct ipc_meeting *meeting, pid_t worker);
+
+/* channels.c */
+#define IPC_CHANNELS_MAX 128 /* two descriptors each, of the 1024 that a process has by default, and one place in every poll */
+#define IPC_CALLS_WORDS 36 /* calls, errors, bytes in, bytes out, 32 classes of latency */
+#define IPC_CALLS_BYTES (8 + 8 * IPC_CALLS_WORDS)
+struct ipc_calls { uint64_t words[IPC_CALLS_WORDS]; };
+struct ipc_channels {
+	struct { int segment, life; } one[IPC_CHANNELS_MAX];
+	size_t count;
+	struct ipc_calls ended; /* sums of those that are closed */
+};
+bool ipc_channels_full(const struct ipc_channels *channels);
+void ipc_channels_keep(struct ipc_channels *channels, int segment, int life);
+bool ipc_channels_end(struct ipc_channels *channels, size_t index);
+void ipc_channels_tell(const struct ipc_channels *channels, uint8_t payload[IPC_CALLS_BYTES]);
 
 /* raw.c */
 void ipc_rawlog_write(struct ipc_rawlog *raw, const uint8_t *data, size_t size);

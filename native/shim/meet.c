@@ -27,6 +27,7 @@ bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim)
 		return false;
 	}
 	meeting->runtime = fd;
+	meeting->runtime_pid = peer.pid;
 	return true;
 }
 
@@ -35,15 +36,15 @@ void ipc_meet_drop(struct ipc_meeting *meeting)
 {
 	close(meeting->runtime);
 	meeting->runtime = -1;
+	meeting->runtime_pid = 0;
 }
 
 /* 0 or -errno. The descriptors stay the caller's. */
-int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, size_t fd_count, const uint8_t *payload, size_t size)
+int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, const uint8_t *payload, size_t size)
 {
+	const size_t fd_count = IPC_CHANNEL_FDS_FORWARDED;
 	if (meeting->runtime < 0)
 		return -ENOTCONN;
-	if (fd_count == 0 || fd_count > IPC_CHANNEL_FDS)
-		return -EINVAL;
 	union { struct cmsghdr header; char bytes[CMSG_SPACE(IPC_CHANNEL_FDS * sizeof(int))]; } control;
 	memset(&control, 0, sizeof control);
 	struct iovec part = { (void *)(uintptr_t)payload, size };
@@ -82,24 +83,42 @@ ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, int *fds, size_t *fd_
 	return count;
 }
 
-/*
- * Asks a Python that has our bootstrap to attach. SIGURG is ignored by default, so a process that has no handler for it, or that
- * execs something else at this moment, takes no harm. 0 or -errno: -ENOSYS where nobody handles it.
- */
-int ipc_meet_wake(pid_t worker)
+static bool has_handler(pid_t pid)
 {
 	char path[64], line[256];
-	snprintf(path, sizeof path, "/proc/%d/status", (int)worker);
+	snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
 	FILE *file = fopen(path, "re");
 	if (file == NULL)
-		return -ESRCH;
+		return false;
 	unsigned long long caught = 0;
 	while (fgets(line, sizeof line, file) != NULL) {
 		if (strncmp(line, "SigCgt:", 7) == 0)
 			caught = strtoull(line + 7, NULL, 16);
 	}
 	fclose(file);
-	if ((caught >> (SIGURG - 1) & 1) == 0)
+	return (caught >> (SIGURG - 1) & 1) != 0;
+}
+
+/*
+ * Asks the Python that has our bootstrap to attach, or to look what is to be interrupted. That is the worker, or under a wrapper
+ * (`uv run`) one of its descendants. SIGURG is ignored by default, so a process that execs something else at this moment takes
+ * no harm. 0 or -errno: -ENOSYS where nobody handles it.
+ */
+int ipc_meet_wake(const struct ipc_meeting *meeting, pid_t worker)
+{
+	pid_t found = 0;
+	if (meeting->runtime >= 0 && ipc_tree_contains(getpid(), meeting->runtime_pid) && has_handler(meeting->runtime_pid))
+		found = meeting->runtime_pid;
+	else if (has_handler(worker))
+		found = worker;
+	pid_t *pids = NULL;
+	size_t capacity = 0, count = found == 0 ? ipc_tree_list(NULL, worker, &pids, &capacity) : 0;
+	for (size_t i = 0; i < count && found == 0; i++) {
+		if (has_handler(pids[i]))
+			found = pids[i];
+	}
+	free(pids);
+	if (found == 0)
 		return -ENOSYS;
-	return kill(worker, SIGURG) == 0 ? 0 : -errno;
+	return kill(found, SIGURG) == 0 ? 0 : -errno;
 }

@@ -28,9 +28,9 @@
 
 enum {
 	Q_HELLO = 32, Q_SIGNAL = 33, Q_STOP = 34, Q_FLUSH = 35, Q_ROTATE = 36, Q_LOG = 37,
-	Q_OPEN = 38, Q_WAKE = 39,
+	Q_OPEN = 38, Q_WAKE = 39, Q_CALLS = 40,
 	A_STATE = 64, A_READY = 65, A_EXITED = 66, A_ROTATED = 67, A_LOGFULL = 68, A_OK = 69, A_ERR = 70, A_STATUS = 71,
-	A_CONTROL = 72, A_ATTACHED = 73,
+	A_CONTROL = 72, A_ATTACHED = 73, A_CALLS = 74,
 };
 
 struct client {
@@ -48,6 +48,7 @@ static struct {
 	struct client clients[CLIENTS_MAX];
 	int dirfd, lockfd, logdirfd, listener, signals, notify, control;
 	struct ipc_meeting meeting;
+	struct ipc_channels channels;
 	pid_t pid;
 	uint64_t start_time, started_ns, started_boot_ns, ended_ns;
 	bool is_in_group, is_ready, is_stopping, has_exited, is_stop_requested, is_wall_over, was_full;
@@ -203,12 +204,34 @@ static int flush_logs(void)
 	return 0;
 }
 
+static int open_channel(struct client *client, const uint8_t *payload, size_t size)
+{
+	if (client->channel_count != IPC_CHANNEL_FDS)
+		return -EINVAL;
+	if (ipc_channels_full(&shim.channels))
+		return -EMFILE;
+	int rc = ipc_meet_forward(&shim.meeting, client->channel, payload, size);
+	if (rc != 0)
+		return rc;
+	ipc_channels_keep(&shim.channels, client->channel[0], client->channel[3]);
+	close(client->channel[1]);
+	close(client->channel[2]);
+	client->channel_count = 0;
+	return 0;
+}
+
 /* False: not a request of the contract, the peer is let go. */
 static bool handle(struct client *client, uint8_t type, const uint8_t *payload, size_t size)
 {
 	int rc = 0;
 	if (type == Q_HELLO && size == 4) {
 		send_state(client);
+		return true;
+	}
+	if (type == Q_CALLS && size == 0) {
+		uint8_t calls[IPC_CALLS_BYTES];
+		ipc_channels_tell(&shim.channels, calls);
+		send_frame(client, A_CALLS, calls, sizeof calls);
 		return true;
 	}
 	if (type == Q_SIGNAL && size == 5) {
@@ -224,10 +247,10 @@ static bool handle(struct client *client, uint8_t type, const uint8_t *payload, 
 	} else if (type == Q_ROTATE && size == 0) {
 		rc = ipc_log_flush(&shim.log) ? ipc_log_rotate(&shim.log) : -ENOSPC;
 	} else if (type == Q_OPEN) {
-		rc = ipc_meet_forward(&shim.meeting, client->channel, client->channel_count, payload, size);
+		rc = open_channel(client, payload, size);
 		close_channel(client);
 	} else if (type == Q_WAKE && size == 0) {
-		rc = ipc_meet_wake(shim.pid);
+		rc = ipc_meet_wake(&shim.meeting, shim.pid);
 	} else if (type == Q_LOG) {
 		struct ipc_log_limits limits;
 		if (ipc_log_limits_parse(payload, size, &limits) != 0)
@@ -519,7 +542,7 @@ static void do_due(void)
 static void loop(void)
 {
 	while (!is_tree_gone()) {
-		struct pollfd fds[8 + CLIENTS_MAX];
+		struct pollfd fds[8 + CLIENTS_MAX + IPC_CHANNELS_MAX];
 		bool is_waiting = is_waiting_for_room();
 		bool is_blocked = is_waiting && !shim.log.limits.is_dropping;
 		/* What could not be executed is over already: a daemon that connected now would take it for running. */
@@ -530,9 +553,12 @@ static void loop(void)
 			fds[i] = (struct pollfd){ watched[i], POLLIN, 0 };
 		for (size_t i = 0; i < CLIENTS_MAX; i++)
 			fds[8 + i] = (struct pollfd){ shim.clients[i].fd, POLLIN, 0 };
+		size_t channels = shim.channels.count;
+		for (size_t i = 0; i < channels; i++)
+			fds[8 + CLIENTS_MAX + i] = (struct pollfd){ shim.channels.one[i].life, POLLIN, 0 };
 		if (is_waiting && shim.retry_at == NEVER)
 			shim.retry_at = ipc_now_ms() + RETRY_MS;
-		if (poll(fds, 8 + CLIENTS_MAX, poll_timeout()) < 0 && errno != EINTR)
+		if (poll(fds, 8 + CLIENTS_MAX + channels, poll_timeout()) < 0 && errno != EINTR)
 			break;
 		if (fds[2].revents)
 			pump(&shim.streams[0]);
@@ -544,6 +570,10 @@ static void loop(void)
 		for (int i = 0; i < CLIENTS_MAX; i++) {
 			if (fds[8 + i].fd >= 0 && fds[8 + i].revents)
 				read_client(&shim.clients[i]);
+		}
+		for (size_t i = channels; i-- > 0;) { /* from the end: the last one takes the place of one that ends */
+			if (fds[8 + CLIENTS_MAX + i].revents && ipc_channels_end(&shim.channels, i))
+				ipc_meet_wake(&shim.meeting, shim.pid);
 		}
 		if (fds[4].revents)
 			read_notify();

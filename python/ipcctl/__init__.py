@@ -17,17 +17,23 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from ._codec import BrokenChannel, DecodeError, EncodeError, JavaScriptError, undefined
-from ._shared import shared
+from ._codec import BrokenChannel, DecodeError, EncodeError, JavaScriptError, SharedRingBuffer, undefined
+from ._shared import ArrowTable, shared
+
+if TYPE_CHECKING:
+    from ._pipe import Pipe
 
 __all__ = [
+    "ArrowTable",
     "BrokenChannel",
     "DecodeError",
     "EncodeError",
     "JavaScriptError",
+    "SharedRingBuffer",
     "expose",
+    "pipe",
     "ready",
     "serve",
     "shared",
@@ -94,6 +100,23 @@ def serve() -> None:
     one.attach(path)
     ready()
     one.serve(_is_stopping.is_set)
+
+
+def pipe(name: str, timeout: float | None = None) -> Pipe:
+    """Raw messages of bytes, both ways, with a client that opens a pipe of this name (``py.pipe(name)``); waits until one does.
+    Each opening gives one pipe; ask again for the next client.
+
+    :param timeout: seconds
+    :raises TimeoutError: if none did within the time
+    :raises RuntimeError: if this process was not started by ipcctl
+    """
+    from ._runtime import runtime
+
+    path = os.environ.get("IPCCTL_PLANE")
+    if path is None:
+        raise RuntimeError("pipe: not started by ipcctl (no IPCCTL_PLANE); start it with: ipcctl start SCRIPT")
+    runtime().attach(path)
+    return runtime().take_pipe(name, timeout)
 
 
 def stop() -> None:

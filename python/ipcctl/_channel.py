@@ -1,4 +1,5 @@
-"""One client's channel: two rings in a sealed segment, and a socket: bytes are bells, its end says that the client is gone."""
+"""One client's channel: two rings in a sealed segment, a socket whose bytes are bells and whose end says that the client is gone,
+and a socket for descriptors of shared memory."""
 
 from __future__ import annotations
 
@@ -8,47 +9,76 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections import deque
 
-from ._codec import BrokenChannel, Ring, dumps, loads
+from ._codec import BrokenChannel, Server, SharedRingBuffer, dumps, loads
+from ._shared import Sharing, here
 
-VERSION = 1
+VERSION = 2
 DATA_OFFSET = 4096
-MAGIC = b"IPCCTL\x01\x00"
+MAGIC = b"IPCCTL\x02\x00"
 _INTERRUPT_OFFSET = 64
 _RING_A, _RING_B = 256, 512
+#: Statistics in the segment, 64-bit words: calls, errors, bytes in, bytes out, and the latencies by powers of two of a microsecond.
+_STATISTICS, _BUCKETS = 1024, 32
+_CALLS, _ERRORS, _BYTES_IN, _BYTES_OUT, _FIRST_BUCKET = range(5)
 _F_GET_SEALS = 1034
 _SEALS = 0x0002 | 0x0004  # F_SEAL_SHRINK, F_SEAL_GROW
 _MORE, _LAST = 1, 2
+#: The message that says that a segment is gone.
+FORGET = 11
 #: Bytes of one message, in parts or not; what a client may make us hold.
 MESSAGE_BYTES_MAX = 256 * 1024 * 1024
 #: Bytes that a client may leave unread before its channel is given up.
 OUTBOX_BYTES_MAX = 64 * 1024 * 1024
+#: Bytes of a pipe's name.
+NAME_BYTES_MAX = 48
 
 
-class Channel:
-    """Not thread-safe but for :meth:`send`."""
+class Segment:
+    """What a client hands in: memory with two rings and a socket for bells. The name is empty but for a pipe."""
 
     def __init__(self, payload: bytes, fds: list[int]) -> None:
         """:raises BrokenChannel: if what the client handed in is not as docs/shm-layout.md says."""
-        if len(fds) != 2 or len(payload) != 8:
-            raise BrokenChannel(f"a channel is 2 descriptors and 8 bytes, not {len(fds)} and {len(payload)}")
-        version, capacity = struct.unpack("<II", payload)
+        if len(fds) != 3 or not 8 <= len(payload) <= 8 + NAME_BYTES_MAX:
+            raise BrokenChannel(f"a channel is 3 descriptors and 8 bytes or more, not {len(fds)} and {len(payload)}")
+        version, capacity = struct.unpack_from("<II", payload)
         size = DATA_OFFSET + 2 * capacity
         if version != VERSION:
             raise BrokenChannel(f"layout {version} of a channel is not known, only {VERSION}")
         if fcntl.fcntl(fds[0], _F_GET_SEALS) & _SEALS != _SEALS or os.fstat(fds[0]).st_size != size:
             raise BrokenChannel("the segment is not sealed, or not of the size it claims")
+        self.name = payload[8:].decode("utf-8", "replace")
         self.map = mmap.mmap(fds[0], size)
-        os.close(fds[0])
         if self.map[:8] != MAGIC:
             raise BrokenChannel("the segment does not begin with the magic of a channel")
+        self.rx = SharedRingBuffer(self.map, _RING_A, DATA_OFFSET, capacity, False)
+        self.tx = SharedRingBuffer(self.map, _RING_B, DATA_OFFSET + capacity, capacity, True)
         self.socket = socket.socket(fileno=fds[1])
         self.socket.setblocking(False)
-        self.rx = Ring(self.map, _RING_A, DATA_OFFSET, capacity, False)
-        self.tx = Ring(self.map, _RING_B, DATA_OFFSET + capacity, capacity, True)
-        self._part_bytes = capacity // 4
-        self._lock = threading.Lock()
+        self.descriptors = socket.socket(fileno=fds[2])
+        os.close(fds[0])
+
+    def ring(self) -> None:
+        try:
+            self.socket.send(b"\x01", socket.MSG_NOSIGNAL)
+        except OSError:
+            pass  # full: it is rung already; closed: its end is noticed by who reads
+
+
+class Channel:
+    """Not thread-safe but for :meth:`send`."""
+
+    def __init__(self, segment: Segment, exposed: dict[str, object]) -> None:
+        self.map, self.socket, self.rx, self.tx = segment.map, segment.socket, segment.rx, segment.tx
+        self._ring = segment.ring
+        self.sharing = Sharing(segment.descriptors)
+        #: Answers the usual calls, and knows which one runs.
+        self.server = Server(self.rx, self.tx, self.socket.fileno(), self.map, exposed)
+        self._statistics = memoryview(self.map)[_STATISTICS : _STATISTICS + 8 * (_FIRST_BUCKET + _BUCKETS)].cast("Q")
+        self._part_bytes = self.tx.capacity // 4
+        self._lock = threading.RLock()
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
         self._parts: list[bytes] = []
@@ -63,7 +93,7 @@ class Channel:
     @property
     def is_behind(self) -> bool:
         """Something waits to be sent, or to be handled."""
-        return bool(self._outbox or self.backlog)
+        return bool(self._outbox or self.backlog or self.sharing.forgotten)
 
     def next(self) -> list[object] | None:
         """The next message for the serving thread. :raises BrokenChannel, DecodeError:"""
@@ -74,12 +104,16 @@ class Channel:
 
     def send(self, message: list[object]) -> None:
         """Encodes and sends; what finds no room in the ring waits in order. From any thread."""
-        self.send_bytes(dumps(message))
-
-    def send_bytes(self, data: bytes) -> None:
-        if not self.is_open:
-            return
+        before = getattr(here, "channel", None)
+        here.channel = self
+        try:
+            data = dumps(message)
+        finally:
+            here.channel = before
         with self._lock:
+            if not self.is_open:
+                return
+            self._statistics[_BYTES_OUT] += len(data)
             if len(data) <= self._part_bytes:
                 self._put(data)
             else:
@@ -89,9 +123,20 @@ class Channel:
             if self.tx.needs_bell():
                 self._ring()
 
+    def count(self, began_ns: int, is_error: bool) -> None:
+        """One more request was answered, or failed."""
+        with self._lock:
+            if not self.is_open:
+                return
+            bucket = ((time.monotonic_ns() - began_ns) // 1000).bit_length()
+            self._statistics[_FIRST_BUCKET + min(bucket, _BUCKETS - 1)] += 1
+            self._statistics[_CALLS] += 1
+            self._statistics[_ERRORS] += is_error
+
     def _put(self, frame: bytes) -> None:
         if not self._outbox and self.tx.try_send(frame):
             return
+        self.server.is_queueing = True
         self._outbox.append(frame)
         self._outbox_bytes += len(frame)
         if self._outbox_bytes > OUTBOX_BYTES_MAX:
@@ -108,20 +153,25 @@ class Channel:
                 self._outbox_bytes -= len(self._outbox.popleft())
             if self.tx.needs_bell():
                 self._ring()
+            self.server.is_queueing = bool(self._outbox)
             return not self._outbox
 
-    def _ring(self) -> None:
-        try:
-            self.socket.send(b"\x01", socket.MSG_NOSIGNAL)
-        except OSError:
-            pass  # full: it is rung already; closed: its end is noticed by who reads
+    def tell_forgotten(self) -> None:
+        """Which of our segments the client may let go of."""
+        while self.sharing.forgotten:
+            self.send([FORGET, self.sharing.forgotten.popleft()])
 
     def receive(self) -> list[object] | None:
         """The next whole message, if one is there. :raises BrokenChannel, DecodeError:"""
-        frame = self.rx.try_recv()
-        return None if frame is None else self.assemble(frame)
+        frame = self.rx.try_receive()
+        if frame is None:
+            return None
+        if self.rx.needs_bell():
+            self._ring()
+        return self._assemble(frame)
 
-    def assemble(self, frame: bytes) -> list[object] | None:
+    def _assemble(self, frame: bytes) -> list[object] | None:
+        self._statistics[_BYTES_IN] += len(frame)
         if frame and 0 < frame[0] <= _LAST:
             self._parts.append(frame[1:])
             self._parts_bytes += len(frame)
@@ -131,7 +181,17 @@ class Channel:
                 return None
             frame = b"".join(self._parts)
             self._parts, self._parts_bytes = [], 0
-        message = loads(frame)
+        before = getattr(here, "channel", None)
+        here.channel = self
+        try:
+            message = loads(frame)
+        finally:
+            here.channel = before
+        return self.judge(message)
+
+    @staticmethod
+    def judge(message: object) -> list[object]:
+        """:raises BrokenChannel: if it is none"""
         if type(message) is not list or len(message) < 2 or type(message[0]) is not int:
             raise BrokenChannel("a message is an array of a kind, a number and more")
         return message
@@ -154,10 +214,10 @@ class Channel:
             return False
 
     def close(self) -> None:
-        self.is_open = False
-        self._outbox.clear()
-        self.socket.close()
-        try:
-            self.map.close()
-        except BufferError:
-            pass  # a ring still looks into it; it goes with the ring
+        with self._lock:
+            self.is_open = False
+            self._outbox.clear()
+            # A call of it may still run, and will want to answer: not through a descriptor that is somebody else's by then.
+            self.server.is_queueing, self.server.bell = True, -1
+            self.socket.close()
+            self.sharing.close()  # the map goes with the rings that look into it

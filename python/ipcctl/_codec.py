@@ -19,7 +19,8 @@ __all__ = [
     "DecodeError",
     "EncodeError",
     "JavaScriptError",
-    "Ring",
+    "Server",
+    "SharedRingBuffer",
     "StreamRef",
     "Tagged",
     "Undefined",
@@ -27,7 +28,6 @@ __all__ = [
     "implementation",
     "loads",
     "undefined",
-    "wait",
 ]
 
 
@@ -61,5 +61,5 @@ implementation = "pure" if _module is None else "c"
 _chosen = _pure if _module is None else _module
 dumps = _chosen.dumps
 loads = _chosen.loads
-Ring = _chosen.Ring
-wait = _chosen.wait
+SharedRingBuffer = _chosen.SharedRingBuffer
+Server = _chosen.Server

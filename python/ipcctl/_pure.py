@@ -7,10 +7,7 @@ Where the two could differ, the rare forms, both call `_types`.
 
 from __future__ import annotations
 
-import errno
 import math
-import os
-import select
 import struct
 import threading
 import time
@@ -36,11 +33,11 @@ __all__ = [
     "BrokenChannel",
     "DecodeError",
     "EncodeError",
-    "Ring",
+    "Server",
+    "SharedRingBuffer",
     "dumps",
     "loads",
     "undefined",
-    "wait",
 ]
 
 _SIZE_MAX = (1 << 63) - 1
@@ -486,7 +483,7 @@ _MASK = 0xFFFFFFFF
 _ZEROS = bytes(8)
 
 
-class Ring:
+class SharedRingBuffer:
     """One end of a byte ring in shared memory. Both ends start at `position`.
 
     The peer is not trusted: what is read from the memory is read once and judged; the own position
@@ -553,6 +550,16 @@ class Ring:
     def broken(self) -> bool:
         """Whether the other side broke the channel."""
         return self._broken
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of the ring."""
+        return self._capacity
+
+    @property
+    def has_data(self) -> bool:
+        """Whether there is a frame."""
+        return self._words[_TAIL] != self._own
 
     def _break(self, what: str) -> NoReturn:
         self._broken = True
@@ -636,7 +643,7 @@ class Ring:
         self._words[word] = 0
         return True
 
-    def try_recv(self) -> bytes | None:
+    def try_receive(self) -> bytes | None:
         """The next frame, or None."""
         self._usable(False)
         with self._turn:
@@ -663,18 +670,18 @@ class Ring:
         self._words[_HEAD] = self._own
         return payload
 
-    def recv_spin(self, microseconds: float) -> bytes | None:
+    def receive_spin(self, microseconds: float) -> bytes | None:
         """The next frame, waited for actively, letting other threads run, for so many
         microseconds, or None.
         """
         span = float(microseconds)
         if not 0 <= span <= 1e6:
             raise ValueError("microseconds must be from 0 to 1000000")
-        payload = self.try_recv()
+        payload = self.try_receive()
         deadline = time.monotonic_ns() + int(span * 1000)
         while payload is None and time.monotonic_ns() < deadline:
             time.sleep(0)  # lets the GIL go
-            payload = self.try_recv()
+            payload = self.try_receive()
         return payload
 
     def prepare_sleep(self) -> bool:
@@ -697,59 +704,24 @@ class Ring:
             self._words[_CONSUMER_SLEEPS] = 0
 
 
-# --- bells ---
+class Server:
+    """The worker's end of a channel. Here it only looks out for what comes: everything is for the thorough way."""
 
-_WAIT_MAX = 1e6  # seconds; poll() counts milliseconds in 31 bits
+    __slots__ = ("bell", "is_leaving", "is_paused", "is_queueing", "running", "_rx")
 
+    def __init__(self, rx: SharedRingBuffer, tx: SharedRingBuffer, bell: int, segment: Any, exposed: Any) -> None:
+        self._rx = rx
+        self.bell = bell
+        #: The number of the call that runs; 0 for none.
+        self.running = 0
+        self.is_paused = self.is_queueing = self.is_leaving = False
 
-def _drain(fd: int) -> None:
-    """Empties an eventfd. The other side has it too and could be first: never a read that
-    blocks.
-    """
-    try:
-        os.preadv(fd, [bytearray(8)], -1, os.RWF_NOWAIT)
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-            try:
-                os.read(fd, 8)  # kernels before 5.8
-            except OSError:
-                pass
-
-
-def _fd_of(item: Any) -> int:
-    fd = item if isinstance(item, int) else item.fileno()
-    if fd < 0:
-        raise ValueError(f"file descriptor cannot be a negative integer ({fd})")
-    return fd
-
-
-def wait(bells: Any, life_fds: Any, timeout: float | None) -> list[int]:
-    """Indexes into bells + life_fds of what is ready within `timeout` seconds (None: for ever).
-
-    Bells are eventfds and are drained.
-    """
-    milliseconds: int | None = None
-    if timeout is not None:
-        seconds = float(timeout)
-        if not seconds >= 0:
-            raise ValueError("timeout must not be negative")
-        milliseconds = math.ceil(min(seconds, _WAIT_MAX) * 1000)
-    fds = [_fd_of(item) for item in bells]
-    count = len(fds)
-    fds += [_fd_of(item) for item in life_fds]
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, select.POLLIN)
-    # EINTR: Python itself runs the handlers and goes on with the time that is left.
-    events = dict(poll.poll(milliseconds))
-    ready = []
-    for index, fd in enumerate(fds):
-        event = events.get(fd)
-        if not event:
-            continue
-        if event & select.POLLNVAL:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))  # would be ready for ever
-        if index < count and event & select.POLLIN:
-            _drain(fd)
-        ready.append(index)
-    return ready
+    def turn(self, microseconds: float, *_others: int) -> bool | None:
+        """False: nothing came within that time. None: there is something to take, or to look at."""
+        deadline = time.monotonic_ns() + int(microseconds * 1000)
+        while not (self._rx.has_data or self.is_paused or self.is_leaving):
+            if time.monotonic_ns() >= deadline:
+                return False
+            time.sleep(0)  # lets the GIL go
+        self.is_leaving = False
+        return None

@@ -22,16 +22,22 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-from . import _codec, _shared
-from ._channel import Channel
+from . import _codec
+from ._channel import Channel, Segment
 from ._codec import BrokenChannel, DecodeError, EncodeError, JavaScriptError, StreamRef
 from ._evaluate import Capture, namespace, run
+from ._pipe import Pipe
+from ._shared import here
 
-CALL, EVAL, CANCEL, CREDIT, BIND, RETURN, THROW, UNBIND, PUSH, CLOSE, FAIL, RELEASE = range(1, 13)
+CALL, EVAL, CANCEL, CREDIT, BIND, RETURN, THROW, UNBIND, PUSH, CLOSE, FAIL, FORGET = range(1, 13)
 RESULT, ERROR, OUTPUT, STREAM, ITEM, END, INVOKE, HELLO, WANT, LEAVE = range(1, 11)
 
 #: How long to look for the next message before going to sleep: a caller that awaits in a row finds us awake.
 _SPIN_US = 60
+#: How often a busy worker looks for new clients and for the end of others.
+_LOOK_AROUND_NS = 1_000_000
+#: Pipes that a client opened and nobody has taken.
+_PIPES_MAX = 64
 #: How long a call waits for its function where nobody serves yet: the script may be in the middle of its imports.
 _EXPOSE_SECONDS = 10.0
 #: How often a thread that waits for a function of the client looks whether it must fetch the answer itself.
@@ -56,12 +62,12 @@ class Runtime:
         self.is_wanted_elsewhere = False
         #: Calls of functions that the script, which may still be importing, has not exposed yet: until when, and what.
         self._early: list[tuple[float, Channel, list[Any]]] = []
-        self._running: tuple[Channel, int] | None = None
+        self._looked_ns = 0
+        self._pipes: dict[str, deque[Pipe]] = {}
+        self._has_pipe = threading.Condition()
         self._streams: dict[tuple[Channel, int], _Stream] = {}
         self._tasks: dict[tuple[Channel, int], Any] = {}
         self._invocations: dict[int, _Invocation] = {}
-        #: Held until the client has mapped it.
-        self._leases: dict[tuple[Channel, int], Any] = {}
         self._incoming: dict[tuple[Channel, int], IncomingStream] = {}
         self._numbers = itertools.count(1)
         self._bound: dict[str, Channel] = {}
@@ -101,7 +107,7 @@ class Runtime:
         for fd in fds:
             os.set_inheritable(fd, False)
         try:
-            channel = Channel(data, list(fds))
+            segment = Segment(data, list(fds))
         except (BrokenChannel, OSError, ValueError):
             for fd in fds:
                 try:
@@ -109,6 +115,9 @@ class Runtime:
                 except OSError:
                     pass
             return
+        if segment.name:
+            return self._keep_pipe(Pipe(segment))
+        channel = Channel(segment, self.exposed)
         self._channels.append(channel)
         fd = channel.socket.fileno()
         self._by_fd[fd] = channel
@@ -120,6 +129,32 @@ class Runtime:
             "exposed": sorted(self.exposed),
         }
         self._safely(channel, lambda: channel.send([HELLO, 0, about]))
+
+    def _keep_pipe(self, pipe: Pipe) -> None:
+        with self._has_pipe:
+            if sum(map(len, self._pipes.values())) >= _PIPES_MAX:
+                return pipe.close()
+            self._pipes.setdefault(pipe.name, deque()).append(pipe)
+            self._has_pipe.notify_all()
+
+    def take_pipe(self, name: str, timeout: float | None) -> Pipe:
+        """Waits for a client to open it; answers calls meanwhile where nobody else does."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+
+        def is_over() -> bool:
+            return bool(self._pipes.get(name)) or (deadline is not None and time.monotonic() >= deadline)
+
+        while True:
+            with self._has_pipe:
+                if self._pipes.get(name):
+                    return self._pipes[name].popleft()
+            if is_over():
+                raise TimeoutError(f"no client opened a pipe {name!r} within {timeout} s")
+            if deadline is None and not self.is_wanted_elsewhere:
+                if self.serve_if_free(lambda: is_over() or self.is_wanted_elsewhere):
+                    continue
+            with self._has_pipe:
+                self._has_pipe.wait_for(lambda: bool(self._pipes.get(name)), 0.05)
 
     def _safely(self, channel: Channel, work: Callable[[], Any]) -> Any:
         """What goes wrong with a channel costs the channel, and nothing else. None if it did."""
@@ -142,8 +177,6 @@ class Runtime:
             self._cancel_task(key)
         for name in [name for name, owner in self._bound.items() if owner is channel]:
             self._unbind(name)
-        for key in [key for key in self._leases if key[0] is channel]:
-            del self._leases[key]
         for key in [key for key in self._incoming if key[0] is channel]:
             self._incoming.pop(key).fail(ConnectionError("the client whose stream this is is gone"))
         for invocation in [one for one in self._invocations.values() if one.channel is channel]:
@@ -180,6 +213,8 @@ class Runtime:
         return self._thread is not None
 
     def _wake(self) -> None:
+        for channel in self._channels:
+            channel.server.is_leaving = True
         os.eventfd_write(self._bell, 1)
 
     def _turn(self) -> None:
@@ -187,47 +222,64 @@ class Runtime:
         channels = self._channels
         if self._early:
             self._retry_early()
-        if len(channels) == 1 and not self._streams and not channels[0].is_behind:
-            if self._take_one(channels[0]):
-                return
-        elif self._take_all():
-            return
-        self._sleep()
-
-    def _take_one(self, channel: Channel) -> bool:
-        """The usual case, one client that calls: looks out for its next message and answers it."""
-        try:
-            with channel.reading:
-                frame = channel.rx.recv_spin(_SPIN_US)
-                if frame is None:
-                    return False
-                message = channel.assemble(frame)
-            if message is not None:
-                self._handle(channel, message)
-            if not channel.is_open:
-                self._drop(channel)
-        except (BrokenChannel, DecodeError):
-            self._drop(channel)
-        return True
-
-    def _take_all(self) -> bool:
+        is_alone = len(channels) == 1 and not (self._streams or self._early or channels[0].is_behind)
         is_any = False
-        for channel in list(self._channels):
-            try:
-                channel.flush()
-                for _ in range(_TURN_MESSAGES):
-                    message = channel.next()
-                    if message is None:
-                        break
-                    is_any = True
-                    self._handle(channel, message)
-                if not channel.is_open:
-                    self._drop(channel)
-            except (BrokenChannel, DecodeError):
-                self._drop(channel)
+        for channel in channels if is_alone else list(channels):
+            is_any = self._take(channel, _SPIN_US if is_alone else 0) or is_any
         for stream in list(self._streams.values()):
             is_any = stream.pump() or is_any
-        return is_any
+        if is_any:
+            now = time.monotonic_ns()
+            if now - self._looked_ns > _LOOK_AROUND_NS:
+                self._looked_ns = now
+                for fd, events in self._poll.poll(0):
+                    self._on_ready(fd, events)
+        elif is_alone or not self._watch_all():
+            self._sleep()
+
+    def _take(self, channel: Channel, spin_us: int) -> bool:
+        """Takes and answers what is there of one channel, a limited number. False if there was nothing."""
+        before = getattr(here, "channel", None)
+        here.channel = channel
+        try:
+            if channel.is_behind:
+                channel.flush()
+                channel.tell_forgotten()
+                done = None
+            else:
+                meeting = -1 if self._meeting is None else self._meeting.fileno()
+                done = channel.server.turn(spin_us, meeting, self._bell)
+            if type(done) is bool:
+                is_any = done
+            elif done is None:
+                message = channel.next()
+                is_any = message is not None
+                if message is not None:
+                    self._handle(channel, message)
+            else:
+                is_any = True
+                if type(done) is tuple:
+                    self._finish(channel, *done)
+                else:
+                    self._handle(channel, channel.judge(done))
+            if not channel.is_open:
+                self._drop(channel)
+            return is_any
+        except (BrokenChannel, DecodeError):
+            self._drop(channel)
+            return True
+        finally:
+            here.channel = before
+
+    def _watch_all(self) -> bool:
+        """A short look out on several channels. False if nothing came."""
+        deadline = time.monotonic_ns() + _SPIN_US * 1000
+        while time.monotonic_ns() < deadline:
+            for channel in self._channels:
+                if channel.rx.has_data:
+                    return True
+            time.sleep(0)  # lets other threads run
+        return False
 
     def _sleep(self) -> None:
         timeout: int | None = 20 if self._early else None
@@ -246,6 +298,7 @@ class Runtime:
                 asleep.append(channel)
                 if channel.backlog:
                     return
+                self._safely(channel, channel.tell_forgotten)
                 if not self._safely(channel, channel.flush):
                     timeout = 1  # the client has no way to say that there is room again
             for fd, events in self._poll.poll(timeout):
@@ -294,8 +347,8 @@ class Runtime:
                 self._unbind(message[2])
             elif kind in _ANSWERS:
                 self._take_answer(channel, message)
-            elif kind == RELEASE:
-                self._leases.pop((channel, number), None)
+            elif kind == FORGET:
+                channel.sharing.forget(number)
             else:
                 raise BrokenChannel(f"no message is of kind {kind}")
         except BrokenChannel:
@@ -341,55 +394,53 @@ class Runtime:
 
     def _answer(self, channel: Channel, number: int, work: Callable[..., Any], *args: Any) -> None:
         """Runs it and sends its value, its error, or the beginning of a stream."""
-        before = self._running
+        began = time.monotonic_ns()
         try:
-            try:
-                self._running = (channel, number)
-                value = work(*args)
-            finally:
-                self._running = before
+            value, is_error = self.run_as(channel, number, lambda: work(*args)), False
+        except BaseException as error:  # noqa: B036 - KeyboardInterrupt and SystemExit of the called code are its answer
+            value, is_error = error, True
+        self._finish(channel, number, value, is_error, began)
+
+    def _finish(self, channel: Channel, number: int, value: Any, is_error: bool, began: int) -> None:
+        """Of a request that ran, whatever it gave."""
+        if is_error:
+            return self._fail(channel, number, value, began)
+        try:
             if type(value) in _PLAIN:
                 pass
             elif inspect.isawaitable(value):
-                return self._later(channel, number, value)
+                return self._later(channel, number, value, began)
             elif isinstance(value, (Iterator, AsyncIterator)):
-                return self._stream(channel, number, value)
-            else:
-                value = self._share(channel, value)
+                return self._stream(channel, number, value, began)
             channel.send([RESULT, number, value])
         except BrokenChannel:
             raise
-        except BaseException as error:  # noqa: B036 - KeyboardInterrupt and SystemExit of the called code are its answer
-            self._fail(channel, number, error)
+        except BaseException as error:  # noqa: B036
+            return self._fail(channel, number, error, began)
+        channel.count(began, False)
 
-    def _fail(self, channel: Channel, number: int, error: BaseException) -> None:
+    def _fail(self, channel: Channel, number: int, error: BaseException, began: int | None = None) -> None:
         channel.send([ERROR, number, describe(error)])
-
-    def _share(self, channel: Channel, value: Any) -> Any:
-        """In place of memory that the client can map, where it lies. The worker holds it until the client has done so."""
-        found = _shared.describe(value)
-        if found is None:
-            return value
-        lease = next(self._numbers)
-        self._leases[channel, lease] = found[0]
-        return _codec.Tagged(27, ["ipcctl.Shared", [lease, *found[1]]])
+        if began is not None:
+            channel.count(began, True)
 
     # ---- async ----
 
-    def _later(self, channel: Channel, number: int, awaitable: Any) -> None:
+    def _later(self, channel: Channel, number: int, awaitable: Any, began: int) -> None:
         key = (channel, number)
 
         async def finish() -> None:
             try:
                 value = await awaitable
                 channel.send([RESULT, number, value])
+                channel.count(began, False)
             except BrokenChannel:
                 pass
             except BaseException as error:  # noqa: B036
                 if isinstance(error, asyncio.CancelledError):
                     error = KeyboardInterrupt()
                 try:
-                    self._fail(channel, number, error)
+                    self._fail(channel, number, error, began)
                 except BrokenChannel:
                     pass
             finally:
@@ -411,23 +462,28 @@ class Runtime:
 
     # ---- streams ----
 
-    def _stream(self, channel: Channel, number: int, items: Any) -> None:
+    def _stream(self, channel: Channel, number: int, items: Any, began: int) -> None:
         key = (channel, number)
         is_async = isinstance(items, AsyncIterator)
         self._streams[key] = (_AsyncStream if is_async else _Stream)(self, channel, number, items)
         channel.send([STREAM, number])
+        channel.count(began, False)
 
     def end_stream(self, channel: Channel, number: int) -> None:
         self._streams.pop((channel, number), None)
 
     def run_as(self, channel: Channel, number: int, work: Callable[[], Any]) -> Any:
         """So that an interrupt finds what runs."""
-        before = self._running
-        self._running = (channel, number)
+        before = channel.server.running
+        channel.server.running = number
         try:
             return work()
         finally:
-            self._running = before
+            channel.server.running = before
+
+    @property
+    def _is_running(self) -> bool:
+        return any(channel.server.running for channel in self._channels)
 
     def _cancel(self, channel: Channel, number: int) -> None:
         key = (channel, number)
@@ -487,7 +543,7 @@ class Runtime:
             return invocation.result()
         # The serving thread may be busy with code that waits for this very thread: then the answer is fetched here.
         while not invocation.wait(_LOOK_SECONDS):
-            if self._running is not None:
+            if self._is_running:
                 self._fetch_answers(invocation.channel)
         return invocation.result()
 
@@ -495,6 +551,7 @@ class Runtime:
         if not channel.reading.acquire(blocking=False):
             return
         try:
+            channel.server.is_paused = True
             while (message := channel.receive()) is not None:
                 if message[0] in _ANSWERS:
                     self._take_answer(channel, message)
@@ -503,6 +560,7 @@ class Runtime:
         except (BrokenChannel, DecodeError, IndexError):
             channel.is_open = False  # the serving thread drops it
         finally:
+            channel.server.is_paused = False
             channel.reading.release()
         self._wake()
 
@@ -547,7 +605,7 @@ class Runtime:
                 self._turn()
                 continue
             time.sleep(_LOOK_SECONDS)
-            if self._running is not None:
+            if self._is_running:
                 self._fetch_answers(channel)
 
     # ---- interrupts ----
@@ -560,9 +618,10 @@ class Runtime:
                 continue
             if (channel, number) in self._tasks:
                 self._cancel_task((channel, number))
-            elif self._running is not None and self._running[0] is channel and number in (self._running[1], _ANYTHING):
+            elif (running := channel.server.running) and number in (running & _ANYTHING, _ANYTHING):
                 if self._thread == threading.get_ident():
                     raise KeyboardInterrupt("interrupted by the client")
+                channel.server.is_leaving = True  # so that no later call is hit
                 _raise_in_thread(self._thread)
 
 

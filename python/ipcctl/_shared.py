@@ -1,17 +1,32 @@
-"""Memory that a client maps instead of getting a copy."""
+"""Memory that both sides look into instead of getting copies: sealed memfds, handed over by descriptor once per channel."""
 
 from __future__ import annotations
 
+import array
 import fcntl
 import mmap
 import os
+import socket
+import struct
 import sys
+import threading
+import weakref
+from collections import deque
 from typing import Any
+
+from . import _types
+from ._types import BrokenChannel
 
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _SEALS = 0x0001 | 0x0002 | 0x0004  # no more seals, no shrinking, no growing
+_SEAL_SHRINK = 0x0002
 #: RFC 8746 tags of the formats that memoryviews and NumPy share.
 _TAGS = {"B": 64, "H": 69, "I": 70, "L": 71, "Q": 71, "b": 72, "h": 77, "i": 78, "l": 79, "q": 79, "e": 84, "f": 85, "d": 86}
+#: Segments of the other side that one channel holds at a time: each is a descriptor, of which a process has 1024 by default.
+SEGMENTS_MAX = 256
+
+#: Whose message this thread encodes or decodes: ``channel``.
+here = threading.local()
 
 
 class Segment(mmap.mmap):
@@ -24,49 +39,184 @@ class Segment(mmap.mmap):
         os.close(self.descriptor)
 
 
+def _segment(descriptor: int, nbytes: int) -> Segment:
+    import ctypes
+
+    segment = Segment(descriptor, nbytes)
+    segment.descriptor = descriptor
+    segment.address = ctypes.addressof(ctypes.c_char.from_buffer(segment))
+    _types.share = _share  # from now on there is something to look for
+    return segment
+
+
 def shared(nbytes: int) -> memoryview:
-    """Zeroed memory of so many bytes that crosses to a client without a copy when it, or an array over it, is returned.
+    """Zeroed memory of so many bytes that crosses to a client without a copy, wherever it, or an array over it, is sent.
 
     With NumPy: ``numpy.frombuffer(ipcctl.shared(8 * n)).reshape(…)``. Who gets it shares it: what is written later is seen.
 
     :raises ValueError: if ``nbytes`` is not positive
+    :raises OSError: if there is no descriptor, or no memory, left
     """
-    import ctypes
-
     if nbytes <= 0:
         raise ValueError(f"shared: {nbytes} is no number of bytes")
     descriptor = os.memfd_create("ipcctl-shared", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(descriptor, nbytes)
-    fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)
-    segment = Segment(descriptor, nbytes)
-    segment.descriptor = descriptor
-    segment.address = ctypes.addressof(ctypes.c_char.from_buffer(segment))
-    return memoryview(segment)
+    try:
+        os.ftruncate(descriptor, nbytes)
+        fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)
+        return memoryview(_segment(descriptor, nbytes))
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
-def describe(value: Any) -> tuple[Segment, list[Any]] | None:
-    """Of a view or array over a segment, what a client needs to map it: descriptor, offset, bytes, tag, shape."""
-    numpy = sys.modules.get("numpy")
+class ArrowTable:
+    """An Arrow table as its IPC stream, where pyarrow is not imported: ``pyarrow.ipc.open_stream(table.ipc).read_all()``."""
+
+    def __init__(self, ipc: Any) -> None:
+        self.ipc = ipc
+
+
+def _lower_arrow(table: Any, pyarrow: Any) -> tuple[int, list[Any]]:
+    """Written once, into memory that the client maps."""
+    counter = pyarrow.MockOutputStream()
+    with pyarrow.ipc.new_stream(counter, table.schema) as writer:
+        writer.write(table)
+    memory = shared(counter.size())
+    with pyarrow.ipc.new_stream(pyarrow.FixedSizeBufferWriter(pyarrow.py_buffer(memory)), table.schema) as writer:
+        writer.write(table)
+    return 27, ["ipcctl.Arrow", memory]
+
+
+def _revive_arrow(ipc: Any) -> Any:
+    pyarrow = sys.modules.get("pyarrow")
+    if pyarrow is None or not hasattr(pyarrow, "ipc"):
+        return ArrowTable(ipc)
+    try:
+        return pyarrow.ipc.open_stream(pyarrow.py_buffer(ipc)).read_all()
+    except pyarrow.ArrowException as error:
+        raise _types.Refused(f"an Arrow table that is none: {error}") from None
+
+
+def _share(value: Any) -> list[Any] | None:
+    """What the client needs to find a view or an array in a segment; None if it lies in none, or cannot be handed over."""
+    channel: Any = getattr(here, "channel", None)
+    found = None if channel is None else _place(value)
+    if found is None:
+        return None
+    segment, address, nbytes, tag, shape = found
+    number = channel.sharing.lend(segment)
+    return None if number is None else [number, address - segment.address, nbytes, tag, shape]
+
+
+def _borrow(form: Any) -> Any:
+    channel: Any = getattr(here, "channel", None)
+    if channel is None:
+        raise _types.Refused("shared memory outside of a channel")
+    return channel.sharing.borrow(form)
+
+
+_types.borrow, _types.lower_arrow, _types.revive_arrow = _borrow, _lower_arrow, _revive_arrow
+
+
+def _place(value: Any) -> tuple[Segment, int, int, int, list[int]] | None:
+    """Segment, address, bytes, tag and shape of a view or array that lies in a segment and is contiguous."""
     if type(value) is memoryview:
         if not value.c_contiguous or not isinstance(value.obj, Segment) or value.format not in _TAGS or value.nbytes == 0:
             return None
         import ctypes
 
-        segment = value.obj
         address = ctypes.addressof(ctypes.c_char.from_buffer(value.cast("B")))
-        return segment, _form(segment, address, value.nbytes, _TAGS[value.format], list(value.shape or (value.nbytes,)))
-    if numpy is None or not isinstance(value, numpy.ndarray) or not value.flags.c_contiguous or value.size == 0:
+        return value.obj, address, value.nbytes, _TAGS[value.format], list(value.shape or (value.nbytes,))
+    if hasattr(value, "mask") or not value.flags.c_contiguous or value.size == 0 or value.dtype.char not in _TAGS or value.dtype.byteorder == ">":
         return None
     base: Any = value
-    while isinstance(base, numpy.ndarray):
+    kind = sys.modules["numpy"].ndarray
+    while isinstance(base, kind):
         base = base.base
     owner = base.obj if type(base) is memoryview else base
-    kind = value.dtype.char
-    if not isinstance(owner, Segment) or kind not in _TAGS or value.dtype.byteorder == ">":
+    if not isinstance(owner, Segment):
         return None
-    address = value.__array_interface__["data"][0]
-    return owner, _form(owner, address, value.nbytes, _TAGS[kind], list(value.shape))
+    return owner, value.__array_interface__["data"][0], value.nbytes, _TAGS[value.dtype.char], list(value.shape)
 
 
-def _form(segment: Segment, address: int, nbytes: int, tag: int, shape: list[int]) -> list[Any]:
-    return [segment.descriptor, address - segment.address, nbytes, tag, shape]
+class Sharing:
+    """The segments of one channel: those handed out, and those taken. Descriptors travel on a socket of their own, ahead of the
+    message that names them."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        sock.setblocking(False)
+        self._lent: dict[int, tuple[int, weakref.ref[Segment]]] = {}
+        self._borrowed: dict[int, Segment] = {}
+        self._next = 1
+        #: Numbers of segments that are gone here, for the client to let go of.
+        self.forgotten: deque[int] = deque()
+
+    def lend(self, segment: Segment) -> int | None:
+        """Its number on this channel; None if it cannot be handed over now, and a copy has to do."""
+        key = id(segment)
+        known = self._lent.get(key)
+        if known is not None:
+            return known[0]
+        number, self._next = self._next, self._next + 1
+        try:
+            socket.send_fds(self._socket, [struct.pack("<I", number)], [segment.descriptor], socket.MSG_NOSIGNAL)
+        except OSError:
+            return None  # the queue is full, or too many descriptors are under way
+        self._lent[key] = number, weakref.ref(segment, lambda _: self._forget(key))
+        return number
+
+    def _forget(self, key: int) -> None:
+        known = self._lent.pop(key, None)
+        if known is not None:
+            self.forgotten.append(known[0])
+
+    def borrow(self, form: Any) -> Any:
+        """The view or array that the client means. :raises BrokenChannel: if it is not as large, or not as safe, as is said."""
+        if type(form) is not list or len(form) != 5 or type(form[4]) is not list:
+            raise BrokenChannel("shared memory that is described wrongly")
+        number, offset, nbytes, tag, shape = form
+        if not all(type(one) is int and one >= 0 for one in (number, offset, nbytes, tag, *shape)):
+            raise BrokenChannel("shared memory that is described wrongly")
+        while number not in self._borrowed:
+            self._receive()
+        segment = self._borrowed[number]
+        if tag not in _types.TYPED_TAGS or offset + nbytes > len(segment):
+            raise BrokenChannel("shared memory that is smaller than is said")
+        view = memoryview(segment)[offset : offset + nbytes]
+        try:
+            return _types.view_array(shape, tag, view)
+        except _types.Refused as error:
+            raise BrokenChannel(str(error)) from None
+
+    def _receive(self) -> None:
+        try:
+            data, ancillary, _, _ = self._socket.recvmsg(8, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
+        except OSError:
+            raise BrokenChannel("shared memory that was not handed over") from None
+        fds = array.array("i")
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        if len(data) != 4 or len(fds) != 1 or len(self._borrowed) >= SEGMENTS_MAX:
+            for fd in fds:
+                os.close(fd)
+            many = len(self._borrowed) >= SEGMENTS_MAX
+            raise BrokenChannel(f"more than {SEGMENTS_MAX} segments" if many else "a segment that is handed over wrongly")
+        try:
+            if fcntl.fcntl(fds[0], _F_GET_SEALS) & _SEAL_SHRINK == 0:
+                raise BrokenChannel("shared memory that could be taken away: it is not sealed")
+            segment = _segment(fds[0], os.fstat(fds[0]).st_size)
+        except (OSError, ValueError, BrokenChannel) as error:
+            os.close(fds[0])
+            raise BrokenChannel(f"shared memory that is none: {error}") from None
+        self._borrowed[struct.unpack("<I", data)[0]] = segment
+
+    def forget(self, number: int) -> None:
+        """The client lets go of it: what still looks into it here keeps it."""
+        self._borrowed.pop(number, None)
+
+    def close(self) -> None:
+        self._borrowed.clear()
+        self._lent.clear()
+        self._socket.close()

@@ -79,6 +79,14 @@ class Refused(Exception):
     """Inside the codecs: what becomes TYPE or MALFORMED once the place is known."""
 
 
+#: Set by `_shared` once there is shared memory: of a view or array, what finds it in a segment, or None; and the way back.
+share: Any = None
+borrow: Any = None
+#: Set by `_shared`: an Arrow table as tag and form; and the way back.
+lower_arrow: Any = None
+revive_arrow: Any = None
+
+
 class Tagged:
     """A lowered value that stands inside another."""
 
@@ -158,7 +166,7 @@ _WAYS_OUT = {
     "zip": "send list() of it",
     "deque": "send list() of it",
     "mappingproxy": "send dict() of it",
-    "DataFrame": "send its to_dict('list')",
+    "DataFrame": "send its to_dict('list'), or pyarrow.Table.from_pandas() of it",
     "Series": "send its to_numpy()",
     "Tensor": "send its numpy()",
 }
@@ -271,12 +279,14 @@ def lower(value: Any) -> tuple[int | None, Any]:
     if kind is Tagged:
         return value.tag, value.value
     if kind is memoryview:
-        return _lower_buffer(value)
+        form = None if share is None else share(value)
+        return (27, ["ipcctl.Shared", form]) if form is not None else _lower_buffer(value)
     modules = sys.modules
     np = modules.get("numpy")
     if np is not None and hasattr(np, "ndarray"):
         if isinstance(value, np.ndarray):
-            return _lower_numpy(value, np)
+            form = None if share is None else share(value)
+            return (27, ["ipcctl.Shared", form]) if form is not None else _lower_numpy(value, np)
         if isinstance(value, np.generic):
             if isinstance(value, np.bool_):
                 return None, bool(value)
@@ -287,8 +297,13 @@ def lower(value: Any) -> tuple[int | None, Any]:
             if isinstance(value, np.floating):
                 return None, float(value)
     if isinstance(value, BaseException):
-        form = _error_form(value, [])
-        return form.tag, form.value
+        error = _error_form(value, [])
+        return error.tag, error.value
+    pyarrow = modules.get("pyarrow")
+    if pyarrow is not None and lower_arrow is not None and hasattr(pyarrow, "RecordBatch"):
+        if isinstance(value, (pyarrow.Table, pyarrow.RecordBatch)):
+            result: tuple[int, Any] = lower_arrow(value, pyarrow)
+            return result
     datetime = modules.get("datetime")
     if datetime is not None:
         if isinstance(value, datetime.datetime):
@@ -439,6 +454,10 @@ class StreamRef:
 def _revive_object(value: Any) -> Any:
     if len(value) == 2 and value[0] == "ipcctl.Stream" and type(value[1]) is int:
         return StreamRef(value[1])
+    if len(value) == 2 and value[0] == "ipcctl.Shared" and borrow is not None:
+        return borrow(value[1])
+    if len(value) == 2 and value[0] == "ipcctl.Arrow" and revive_arrow is not None:
+        return revive_arrow(value[1])
     return _revive_error(value)
 
 
@@ -488,6 +507,11 @@ def revive_array(shape: list[int] | None, tag: int, raw: bytearray) -> Any:
     """A typed array over `raw`, which nobody else has: NumPy's where the worker has it, else a
     memoryview.
     """
+    return view_array(shape, tag, raw)
+
+
+def view_array(shape: list[int] | None, tag: int, raw: Any) -> Any:
+    """The same over any writable bytes; nothing is copied but half floats without NumPy."""
     size = _ITEM_SIZE[tag]
     if len(raw) % size:
         _bad("a typed array that ends inside an item")

@@ -129,7 +129,7 @@ async function open(context: Context, name: string): Promise<PythonWorker> {
     });
   if (worker.pid === null)
     throw new IpcError("NOT_RUNNING", `${worker.name} is not running`, { hint: `ipcctl start ${worker.name}` });
-  return await PythonWorker.open(worker.name, join(worker.log_dir, "..", "sock"), OPEN_MS, worker.pid);
+  return await PythonWorker.open(worker.name, join(worker.log_dir, "..", "sock"), OPEN_MS);
 }
 
 /** Ctrl-C interrupts the code, not the worker; an exception of the code is shown as Python shows it, with status 1. */

@@ -1,6 +1,6 @@
 /** `status`, `list`, `describe`: tables that fit the terminal, or JSON. */
 import { formatBytes, formatUptime } from "../base/units.ts";
-import type { StateWord, WorkerDescription, WorkerStatus } from "../protocol/status.ts";
+import type { CallStatus, StateWord, WorkerDescription, WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { isTerminal, printable, type Context } from "./context.ts";
 import { pick } from "./select.ts";
@@ -222,9 +222,15 @@ async function printDescription(context: Context, all: WorkerDescription): Promi
 
 const DURATIONS = new Set(["stop_timeout", "kill_timeout", "ready_timeout"]);
 
+function showCalls({ total, errors, waiting, channels, latency_us: { p50, p99 } }: CallStatus): string {
+  const latency = p50 === null ? "" : `, half within ${p50} µs, 99 % within ${p99} µs`;
+  return `${total} answered (${errors} errors), ${waiting} waiting, ${channels} channels${latency}`;
+}
+
 /** In units for people; `--json` has the numbers. */
 function show(value: unknown, key = ""): string {
   if (value === null) return "-";
+  if (key === "calls") return showCalls(value as CallStatus);
   if (typeof value === "number" && /(^|_)(bytes|memory)$/.test(key)) return formatBytes(value);
   if (typeof value === "number" && key === "uptime_seconds") return formatUptime(value);
   if (typeof value === "number" && DURATIONS.has(key)) return `${value / 1000}s`;

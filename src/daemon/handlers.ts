@@ -33,16 +33,20 @@ const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
   Stop: stop,
   Restart: restart,
   Delete: remove,
-  Status: ({ name }, { registry, sources }) =>
-    data(
-      name === null
-        ? registry.workers.map((worker) => statusOf(worker, sources))
-        : statusOf(registry.get(name), sources),
-    ),
+  Status: async ({ name }, { registry, sources }) => {
+    const workers = name === null ? registry.workers : [registry.get(name)];
+    await Promise.all(workers.map((worker) => worker.lookAtCalls()));
+    const all = workers.map((worker) => statusOf(worker, sources));
+    return data(name === null ? all : all[0]);
+  },
   List: (_, { registry }) => data(registry.workers.map((worker) => worker.id)),
   Logs: logs,
   Hello: hello,
-  Describe: ({ name }, { registry, sources }) => data(describeWorker(registry.get(name), sources)),
+  Describe: async ({ name }, { registry, sources }) => {
+    const worker = registry.get(name);
+    await worker.lookAtCalls();
+    return data(describeWorker(worker, sources));
+  },
   Act: act,
   Scale: scale,
   WaitReady: waitReady,

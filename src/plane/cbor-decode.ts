@@ -1,5 +1,5 @@
 /** CBOR to values, as `docs/encoding.md` says. The bytes come from the other side: every length is checked before it is used. */
-import { CodecError, NdArray, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
+import { ArrowTable, CodecError, NdArray, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
 import { DEPTH_MAX } from "./cbor-encode.ts";
 import { PythonError } from "./python-error.ts";
 
@@ -255,6 +255,8 @@ class Reader {
   #exception(depth: number): unknown {
     const parts = this.value(depth);
     if (Array.isArray(parts) && parts[0] === "ipcctl.Shared" && this.#onShared) return this.#onShared(parts[1]);
+    if (Array.isArray(parts) && parts[0] === "ipcctl.Arrow" && parts[1] instanceof Uint8Array)
+      return new ArrowTable(parts[1]);
     const error = Array.isArray(parts) && parts[0] === "ipcctl.Error" ? PythonError.from(parts[1]) : undefined;
     if (!error) throw malformed("tag 27 on something that is no error");
     return error;

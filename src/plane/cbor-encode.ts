@@ -1,5 +1,5 @@
 /** Values to CBOR, as `docs/encoding.md` says. Written for many small values: no allocation but for what grows the buffer. */
-import { CodecError, NdArray, StreamRef, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
+import { ArrowTable, CodecError, NdArray, StreamRef, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
 import { PythonError } from "./python-error.ts";
 
 export const DEPTH_MAX = 128;
@@ -14,6 +14,12 @@ export class Encoder {
   #at = 0;
   #sizeMax = Number.MAX_SAFE_INTEGER;
   readonly #open: object[] = [];
+  readonly #lend: ((value: ArrayBufferView | NdArray) => unknown[] | undefined) | undefined;
+
+  /** @param lend tells of an array where the other side finds it in shared memory; undefined if it is in none */
+  constructor(lend?: (value: ArrayBufferView | NdArray) => unknown[] | undefined) {
+    this.#lend = lend;
+  }
 
   /** @throws CodecError CYCLE, DEPTH, SIZE, TYPE */
   encode(value: unknown, sizeMax = 0x7fff_ffff): Uint8Array {
@@ -158,8 +164,8 @@ export class Encoder {
     if (Array.isArray(value)) return this.#array(value, value.length);
     const prototype: unknown = Object.getPrototypeOf(value);
     if (prototype === Object.prototype || prototype === null) return this.#plain(value as Record<string, unknown>);
-    if (value instanceof Uint8Array) return this.#raw(value);
-    if (ArrayBuffer.isView(value)) return this.#view_(value);
+    if (value instanceof Uint8Array) return this.#isLent(value) ? undefined : this.#raw(value);
+    if (ArrayBuffer.isView(value)) return this.#isLent(value) ? undefined : this.#view_(value);
     if (value instanceof Map) return this.#map(value);
     if (value instanceof Set) {
       this.#head(6, 258);
@@ -167,7 +173,11 @@ export class Encoder {
     }
     if (value instanceof Date) return this.#date(value);
     if (value instanceof ArrayBuffer || value instanceof SharedArrayBuffer) return this.#raw(new Uint8Array(value));
-    if (value instanceof NdArray) return this.#ndarray(value);
+    if (value instanceof NdArray) return this.#isLent(value) ? undefined : this.#ndarray(value);
+    if (value instanceof ArrowTable) {
+      this.#head(6, 27);
+      return this.#value(["ipcctl.Arrow", value.ipc]);
+    }
     if (value instanceof Error) return this.#error(value);
     if (value instanceof StreamRef) {
       this.#head(6, 27);
@@ -241,6 +251,15 @@ export class Encoder {
     const tag = TAG_OF.get(value.constructor);
     if (tag !== undefined) this.#head(6, tag);
     this.#raw(bytes); // a DataView is bytes
+  }
+
+  /** Sent as the place where the other side finds it. */
+  #isLent(value: ArrayBufferView | NdArray): boolean {
+    const form = this.#lend?.(value);
+    if (!form) return false;
+    this.#head(6, 27);
+    this.#value(["ipcctl.Shared", form]);
+    return true;
   }
 
   #ndarray({ shape, data }: NdArray): void {

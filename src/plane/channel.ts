@@ -1,31 +1,19 @@
 /** The client's end of a channel with a worker: makes the segment, hands it to the worker through its shim, sends and receives. */
 import type { Socket } from "bun";
-import { IpcError } from "../base/errors.ts";
-import { reachablePath } from "../base/socket-path.ts";
+import { CAPACITY, DATA_OFFSET, openSegment, type OpenSegment } from "./meet.ts";
 import { BrokenChannel, SharedRingBuffer } from "./ring.ts";
-import {
-  closeFd,
-  connectUnix,
-  createPair,
-  createSegment,
-  drain,
-  receive,
-  ring,
-  sendWithFds,
-  waitReadable,
-} from "./system.ts";
+import { Sharing } from "./sharing.ts";
+import { closeFd, drain, ring, waitReadable } from "./system.ts";
 
 export { BrokenChannel } from "./ring.ts";
 
-const VERSION = 1;
-const DATA_OFFSET = 4096;
-const MAGIC = Buffer.from("IPCCTL\x01\x00", "latin1");
+/** Offsets in the segment (docs/shm-layout.md). */
 const INTERRUPT = 64;
+const ASKED = 128;
 const RING_A = 256;
 const RING_B = 512;
 const MORE = 1;
 const LAST = 2;
-const CAPACITY = 1 << 20;
 /** Bytes of one message, in parts or not. */
 const MESSAGE_BYTES_MAX = 256 * 1024 * 1024;
 /** What may wait for a worker that does not read. */
@@ -36,14 +24,6 @@ const IDLE_TURNS = 4;
 /** Looks of a blocking wait before it sleeps: some 50 µs. */
 const BLOCKING_SPINS = 10_000;
 
-/** Frames of the shim that matter here (docs/shim.md). */
-const SHIM = { hello: 32, open: 38, wake: 39, state: 64, ok: 69, error: 70, attached: 73 };
-/** A Python that starts has its handler by then; what has none after that never will. */
-const START_MS = 2000;
-/** No runtime is attached (ENOTCONN), the one that was has just ended (EPIPE, ECONNRESET), or it has too much to take (EAGAIN). */
-const NOT_NOW = new Set([107, 32, 104, 11]);
-const ENOSYS = 38;
-
 export type ChannelListener = {
   /** A whole message, still encoded. */
   readonly onMessage: (bytes: Uint8Array) => void;
@@ -52,8 +32,12 @@ export type ChannelListener = {
 };
 
 export class Channel implements Disposable {
-  readonly #segment: Uint8Array;
+  /** The descriptor tells the shim of our end, the memory stays mapped with it. */
+  readonly #segment: OpenSegment;
   readonly #interrupt: Int32Array;
+  readonly #asked: Int32Array;
+  /** Memory that is handed over instead of copied. */
+  readonly sharing: Sharing;
   readonly #tx: SharedRingBuffer;
   readonly #rx: SharedRingBuffer;
   /** Bytes on it are bells, its end is the worker's. */
@@ -71,12 +55,15 @@ export class Channel implements Disposable {
   /** Falls when looking out was in vain, so that a slow worker does not cost the event loop its time. */
   #hope = 1;
 
-  private constructor(segment: Uint8Array, fd: number, listener: ChannelListener) {
+  private constructor(segment: OpenSegment, listener: ChannelListener) {
+    const { memory, bell, descriptors } = segment;
     this.#segment = segment;
-    this.#interrupt = new Int32Array(segment.buffer, segment.byteOffset + INTERRUPT, 1);
-    this.#tx = new SharedRingBuffer(segment, RING_A, DATA_OFFSET, CAPACITY);
-    this.#rx = new SharedRingBuffer(segment, RING_B, DATA_OFFSET + CAPACITY, CAPACITY);
-    this.#fd = fd;
+    this.#interrupt = new Int32Array(memory.buffer, memory.byteOffset + INTERRUPT, 1);
+    this.#asked = new Int32Array(memory.buffer, memory.byteOffset + ASKED, 1);
+    this.#tx = new SharedRingBuffer(memory, RING_A, DATA_OFFSET, CAPACITY, true);
+    this.#rx = new SharedRingBuffer(memory, RING_B, DATA_OFFSET + CAPACITY, CAPACITY, false);
+    this.sharing = new Sharing(descriptors);
+    this.#fd = bell;
     this.#listener = listener;
     setImmediate(() => this.#isOpen && this.#sleep()); // the worker may have spoken already
     void this.#hear();
@@ -87,27 +74,16 @@ export class Channel implements Disposable {
    * @throws IpcError NOT_RUNNING, DEADLINE if no runtime attaches in time, FAILED if the worker cannot have one
    */
   static async open(shimSocket: string, name: string, timeoutMs: number, listener: ChannelListener): Promise<Channel> {
-    const segmentFd = createSegment(DATA_OFFSET + 2 * CAPACITY);
-    const segment = Bun.mmap(`/proc/self/fd/${segmentFd}`, { shared: true });
-    segment.set(MAGIC, 0);
-    const [own, theirs] = createPair();
-    try {
-      const payload = Buffer.alloc(8);
-      payload.writeUInt32LE(VERSION, 0);
-      payload.writeUInt32LE(CAPACITY, 4);
-      await handOver(shimSocket, name, timeoutMs, payload, [segmentFd, theirs]);
-      return new Channel(segment, own, listener);
-    } catch (error) {
-      closeFd(own);
-      throw error;
-    } finally {
-      closeFd(segmentFd);
-      closeFd(theirs);
-    }
+    return new Channel(await openSegment(shimSocket, name, timeoutMs, ""), listener);
   }
 
   get isOpen(): boolean {
     return this.#isOpen;
+  }
+
+  /** One more request that will be answered: the difference to what the worker counts is shown as waiting. */
+  countRequest(): void {
+    this.#asked[0]!++;
   }
 
   /** Sends one message; what finds no room waits in order. @throws BrokenChannel if the channel is over */
@@ -211,6 +187,7 @@ export class Channel implements Disposable {
     try {
       this.#rx.cancelSleep();
       for (let frame = this.#rx.tryReceive(); frame !== undefined; frame = this.#rx.tryReceive()) this.#onFrame(frame);
+      if (this.#rx.needsBell()) ring(this.#fd); // it waits for room
     } catch (error) {
       return this.#end(error as Error);
     }
@@ -265,90 +242,12 @@ export class Channel implements Disposable {
     if (!this.#isOpen) return;
     this.#isOpen = false;
     if (this.#socket) this.#socket.terminate();
+    closeFd(this.#segment.life);
+    this.sharing.close();
     this.#listener.onClose(error);
   }
 
   [Symbol.dispose](): void {
     this.#end(new BrokenChannel("the channel was closed"));
-    void this.#segment; // mapped as long as the channel is held
   }
-}
-
-/** Through the shim: OPEN with the descriptors, once a runtime is attached; a script that knows nothing of us is asked to attach one. */
-async function handOver(path: string, name: string, timeoutMs: number, payload: Buffer, fds: number[]): Promise<void> {
-  const began = performance.now();
-  const deadline = began + timeoutMs;
-  const reachable = reachablePath(path);
-  const socket = connectUnix(reachable.path);
-  reachable.close();
-  if (socket === undefined) throw notRunning(name);
-  try {
-    let held: Buffer = Buffer.alloc(0);
-    const next = async (): Promise<{ type: number; payload: Buffer } | undefined> => {
-      while (held.length < 5 || held.length < 4 + held.readUInt32LE(0)) {
-        const bytes = receive(socket, 0);
-        if (bytes?.length === 0) throw notRunning(name); // its shim has just ended
-        if (bytes) held = Buffer.concat([held, bytes]);
-        else if (performance.now() > deadline) return undefined;
-        else await Bun.sleep(1); // other descriptors than Bun's own have no events
-      }
-      const end = 4 + held.readUInt32LE(0);
-      const frame = { type: held.readUInt8(4), payload: held.subarray(5, end) };
-      held = held.subarray(end);
-      return frame;
-    };
-    const ask = async (type: number, body: Uint8Array, with_: readonly number[] = []): Promise<number> => {
-      if (!sendWithFds(socket, Buffer.concat([frameHead(body.length + 1, type), body]), with_)) throw notRunning(name);
-      for (let frame = await next(); frame !== undefined; frame = await next()) {
-        if (frame.type === SHIM.ok && frame.payload[0] === type) return 0;
-        if (frame.type === SHIM.error && frame.payload[0] === type) return frame.payload.readUInt32LE(1);
-      }
-      throw late(name, timeoutMs);
-    };
-    for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
-      const errno = await ask(SHIM.open, payload, fds);
-      if (errno === 0) return;
-      if (!NOT_NOW.has(errno)) throw new IpcError("FAILED", `${name} did not take the channel (errno ${errno})`);
-      const asked = await ask(SHIM.wake, Buffer.alloc(0));
-      const isHopeless = asked === ENOSYS && performance.now() > began + Math.min(START_MS, timeoutMs / 2);
-      if (isHopeless || performance.now() > deadline) throw asked === ENOSYS ? noRuntime(name) : late(name, timeoutMs);
-      await Bun.sleep(pauseMs);
-    }
-  } finally {
-    closeFd(socket);
-  }
-}
-
-/** Asks the worker to look at what is to be interrupted. */
-export function pokeWorker(path: string): void {
-  const reachable = reachablePath(path);
-  const socket = connectUnix(reachable.path);
-  reachable.close();
-  if (socket === undefined) return;
-  sendWithFds(socket, frameHead(1, SHIM.wake), []);
-  receive(socket, 1000);
-  closeFd(socket);
-}
-
-function frameHead(length: number, type: number): Buffer {
-  const head = Buffer.alloc(5);
-  head.writeUInt32LE(length, 0);
-  head.writeUInt8(type, 4);
-  return head;
-}
-
-function notRunning(name: string): IpcError {
-  return new IpcError("NOT_RUNNING", `${name} is not running`, { hint: `ipcctl start ${name}` });
-}
-
-function late(name: string, timeoutMs: number): IpcError {
-  return new IpcError("DEADLINE", `${name} did not answer within ${timeoutMs / 1000} s`, {
-    hint: `its main thread may be in a long call; see: ipcctl logs ${name}`,
-  });
-}
-
-function noRuntime(name: string): IpcError {
-  return new IpcError("FAILED", `${name} is no Python that ipcctl can look into`, {
-    hint: "it needs Python 3.11 without -I, -E or -S, and no --no-console",
-  });
 }

@@ -46,6 +46,14 @@ export class NdArray {
   }
 }
 
+/** An Arrow table as its IPC stream: `tableFromIPC(table.ipc)` of apache-arrow reads it without a copy, `tableToIPC` makes it. */
+export class ArrowTable {
+  readonly ipc: Uint8Array;
+  constructor(ipc: Uint8Array) {
+    this.ipc = ipc;
+  }
+}
+
 export type TypedArray =
   | Int8Array
   | Uint8Array

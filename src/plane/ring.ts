@@ -4,7 +4,11 @@
 const HEAD = 0;
 const TAIL = 16;
 const CONSUMER_SLEEPS = 32;
+const PRODUCER_WAITS = 33;
 const ALIGN = 7;
+const CONTROL_BYTES = 192;
+const CAPACITY_MIN = 4096;
+const CAPACITY_MAX = 2 ** 30;
 
 /** The other side wrote what it must not, or is gone. The channel is over. */
 export class BrokenChannel extends Error {
@@ -19,16 +23,43 @@ export class SharedRingBuffer {
   readonly #data: Uint8Array;
   readonly #words: Uint32Array;
   readonly #mask: number;
+  readonly #isProducer: boolean;
+  /** Bytes of the ring. */
   readonly capacity: number;
-  #own = 0;
+  #own: number;
+  #waits = false;
 
   /**
+   * @param segment where both ends look; at an address that is a multiple of 4
    * @param controlOffset bytes, a multiple of 64
    * @param dataOffset bytes, a multiple of 8
-   * @param capacity bytes, a power of two
+   * @param capacity bytes, a power of two from 4096 to 2^30
+   * @param isProducer which of the two ends this is
+   * @param position where both ends begin, a multiple of 8 below 2^32
+   * @throws RangeError
    */
-  constructor(segment: Uint8Array, controlOffset: number, dataOffset: number, capacity: number) {
+  constructor(
+    segment: Uint8Array,
+    controlOffset: number,
+    dataOffset: number,
+    capacity: number,
+    isProducer: boolean,
+    position = 0,
+  ) {
     const { buffer, byteOffset } = segment;
+    const isSize = (value: number, unit: number): boolean => Number.isSafeInteger(value) && value >= 0 && value % unit === 0;
+    if (!isSize(capacity, 1) || capacity < CAPACITY_MIN || capacity > CAPACITY_MAX || (capacity & (capacity - 1)) !== 0)
+      throw new RangeError("capacity must be a power of two from 4096 to 2^30");
+    if (!isSize(controlOffset, 64) || !isSize(dataOffset, 8))
+      throw new RangeError("controlOffset must be a multiple of 64, dataOffset of 8");
+    if (controlOffset + CONTROL_BYTES > segment.length || dataOffset + capacity > segment.length)
+      throw new RangeError("the ring ends beyond the segment");
+    if (controlOffset < dataOffset + capacity && dataOffset < controlOffset + CONTROL_BYTES)
+      throw new RangeError("the control block overlaps the data");
+    if (!isSize(position, 8) || position >= 2 ** 32)
+      throw new RangeError("position must be a multiple of 8 below 2^32");
+    this.#own = position | 0;
+    this.#isProducer = isProducer;
     this.#control = new Int32Array(buffer, byteOffset + controlOffset, 48);
     this.#data = new Uint8Array(buffer, byteOffset + dataOffset, capacity);
     this.#words = new Uint32Array(buffer, byteOffset + dataOffset, capacity / 4);
@@ -36,15 +67,25 @@ export class SharedRingBuffer {
     this.capacity = capacity;
   }
 
-  /** Appends a frame; false where there is no room for it now. @throws RangeError if it can never fit, BrokenChannel */
+  /**
+   * Appends a frame; false where there is no room for it now, and then the consumer is asked to ring once there is.
+   * @throws RangeError if it can never fit, BrokenChannel
+   */
   trySend(payload: Uint8Array): boolean {
     const { length } = payload;
     const size = (length + 4 + ALIGN) & ~ALIGN;
     if (size > this.capacity)
       throw new RangeError(`a frame of ${length} bytes does not fit a ring of ${this.capacity}`);
-    const used = (this.#own - Atomics.load(this.#control, HEAD)) >>> 0;
-    if (used > this.capacity) throw new BrokenChannel("the consumer's position is impossible");
-    if (size > this.capacity - used) return false;
+    if (size > this.#room()) {
+      // Said before looking once more: either this look sees the room or the consumer sees the word.
+      Atomics.store(this.#control, PRODUCER_WAITS, 1);
+      this.#waits = true;
+      if (size > this.#room()) return false;
+    }
+    if (this.#waits) {
+      Atomics.store(this.#control, PRODUCER_WAITS, 0);
+      this.#waits = false;
+    }
     const at = this.#own & this.#mask;
     this.#words[at >>> 2] = length; // frames are aligned to eight bytes
     const begin = (at + 4) & this.#mask;
@@ -62,11 +103,16 @@ export class SharedRingBuffer {
     return true;
   }
 
-  /** After sending: whether the consumer says that it sleeps; the word is cleared, so that it is rung once. */
+  #room(): number {
+    const used = (this.#own - Atomics.load(this.#control, HEAD)) >>> 0;
+    if (used > this.capacity || (used & ALIGN) !== 0) throw new BrokenChannel("the consumer's position is impossible");
+    return this.capacity - used;
+  }
+
+  /** After sending or receiving: whether the other side waits for a bell. Clears that. */
   needsBell(): boolean {
-    return (
-      Atomics.load(this.#control, CONSUMER_SLEEPS) !== 0 && Atomics.exchange(this.#control, CONSUMER_SLEEPS, 0) !== 0
-    );
+    const word = this.#isProducer ? CONSUMER_SLEEPS : PRODUCER_WAITS;
+    return Atomics.load(this.#control, word) !== 0 && Atomics.exchange(this.#control, word, 0) !== 0;
   }
 
   /** A copy of the next frame, or undefined. @throws BrokenChannel */
@@ -74,10 +120,11 @@ export class SharedRingBuffer {
     const tail = Atomics.load(this.#control, TAIL);
     if (tail === this.#own) return undefined;
     const used = (tail - this.#own) >>> 0;
+    if (used > this.capacity || (used & ALIGN) !== 0) throw new BrokenChannel("the producer's position is impossible");
     const at = this.#own & this.#mask;
     const length = this.#words[at >>> 2]!; // once: it may change under us
     const size = (length + 4 + ALIGN) & ~ALIGN;
-    if (used > this.capacity || length > used - 4 || size > used)
+    if (length > used - 4 || size > used)
       throw new BrokenChannel("a frame is longer than what was sent");
     const begin = (at + 4) & this.#mask;
     const room = this.capacity - begin;
@@ -91,6 +138,13 @@ export class SharedRingBuffer {
     this.#own = (this.#own + size) | 0;
     Atomics.store(this.#control, HEAD, this.#own);
     return payload;
+  }
+
+  /** The next frame, looked for actively for so many microseconds; blocks this thread. @throws BrokenChannel */
+  receiveSpin(microseconds: number): Uint8Array | undefined {
+    const end = performance.now() + microseconds / 1000;
+    for (let looks = 0; !this.hasData; looks++) if ((looks & 15) === 15 && performance.now() >= end) return undefined;
+    return this.tryReceive();
   }
 
   /** Whether there is a frame. Cheap: one look at the producer's position. */

@@ -1,5 +1,6 @@
 /** The system calls of the data plane, by Bun's FFI. Loaded by programs that call workers, not by the daemon's or the CLI's start. */
-import { dlopen, FFIType, ptr } from "bun:ffi";
+import { dlopen, FFIType, ptr, toArrayBuffer, type Pointer } from "bun:ffi";
+import { fstatSync } from "node:fs";
 import { IpcError } from "../base/errors.ts";
 
 const { i32, u32, u64, i64, ptr: pointer } = FFIType;
@@ -11,6 +12,10 @@ const SYMBOLS = {
   socket: { args: [i32, i32, i32], returns: i32 },
   connect: { args: [i32, pointer, u32], returns: i32 },
   sendmsg: { args: [i32, pointer, i32], returns: i64 },
+  recvmsg: { args: [i32, pointer, i32], returns: i64 },
+  mmap: { args: [u64, u64, i32, i32, i32, i64], returns: pointer },
+  munmap: { args: [pointer, u64], returns: i32 },
+  pipe2: { args: [pointer, i32], returns: i32 },
   recv: { args: [i32, pointer, u64, i32], returns: i64 },
   send: { args: [i32, pointer, u64, i32], returns: i64 },
   poll: { args: [pointer, u64, i32], returns: i32 },
@@ -29,12 +34,24 @@ function open() {
 }
 
 const libc = open();
+/** Bun takes a context and a function that frees; its types do not know. */
+const adopt = toArrayBuffer as unknown as (
+  address: number,
+  offset: number,
+  length: number,
+  context: number,
+  free: Pointer,
+) => ArrayBuffer;
 const MFD_CLOEXEC = 1;
 const MFD_ALLOW_SEALING = 2;
 const F_ADD_SEALS = 1033;
 const SEALS = 0x0001 | 0x0002 | 0x0004; // no more seals, no shrinking, no growing
 const AF_UNIX = 1;
-const SOCK_STREAM_CLOEXEC = 1 | 0o2000000;
+const CLOEXEC = 0o2000000;
+const NONBLOCK = 0o4000;
+/** Kinds of sockets. */
+export const STREAM = 1;
+export const SEQPACKET = 5;
 
 function checked(result: number, what: string): number {
   if (result >= 0) return result;
@@ -52,21 +69,45 @@ export function createSegment(bytes: number): number {
   return fd;
 }
 
-/** The seals of a memfd; 0 of anything else. */
-export function readSeals(fd: number): number {
-  const F_GET_SEALS = 1034;
-  return Math.max(0, libc.fcntl(fd, F_GET_SEALS, 0));
+/**
+ * Maps a segment, readable and writable, as long as somebody holds the result. Bun.mmap would go through the path and read-ahead.
+ * @throws IpcError
+ */
+export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
+  const READ_WRITE = 3;
+  const SHARED = 1;
+  const address = libc.mmap(0n, BigInt(bytes), READ_WRITE, SHARED, fd, 0n) as unknown as number;
+  if (address === null || address < 0 || address >= Number.MAX_SAFE_INTEGER)
+    throw new IpcError("FAILED", `mapping ${bytes} bytes failed`, { hint: "the address space may be limited: ulimit -v" });
+  // munmap has the form that is wanted of a deallocator: it is given the address and, as context, the length.
+  const unmap = (libc.munmap as unknown as { readonly ptr: Pointer }).ptr;
+  return new Uint8Array(adopt(address, 0, bytes, bytes, unmap));
 }
 
-/** Two ends of a stream socket. */
-export function createPair(): [number, number] {
+/** Bytes of a memfd that cannot be shrunk; undefined of anything else. */
+export function sealedBytes(fd: number): number | undefined {
+  const F_GET_SEALS = 1034;
+  const F_SEAL_SHRINK = 2;
+  const seals = libc.fcntl(fd, F_GET_SEALS, 0);
+  return seals < 0 || (seals & F_SEAL_SHRINK) === 0 ? undefined : fstatSync(fd).size;
+}
+
+/** Two ends of a socket. */
+export function createPair(type: number): [number, number] {
   const fds = new Int32Array(2);
-  checked(libc.socketpair(AF_UNIX, SOCK_STREAM_CLOEXEC, 0, ptr(fds)), "socketpair");
+  checked(libc.socketpair(AF_UNIX, type | CLOEXEC, 0, ptr(fds)), "socketpair");
   return [fds[0]!, fds[1]!];
 }
 
+/** A pipe that nothing is written to: `[ours, theirs]`, theirs ends when ours does, also if this process is killed. */
+export function createLife(): [number, number] {
+  const fds = new Int32Array(2);
+  checked(libc.pipe2(ptr(fds), CLOEXEC | NONBLOCK), "pipe2");
+  return [fds[1]!, fds[0]!];
+}
+
 const BELL = ptr(Buffer.from([1]));
-const MSG_DONTWAIT = 0x40;
+export const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 
 /** One byte; where there is no room for it, it is rung already. */
@@ -89,14 +130,14 @@ export function connectUnix(path: string): number | undefined {
   const address = Buffer.alloc(2 + name.length);
   address.writeUInt16LE(AF_UNIX, 0);
   name.copy(address, 2);
-  const fd = checked(libc.socket(AF_UNIX, SOCK_STREAM_CLOEXEC, 0), "socket");
+  const fd = checked(libc.socket(AF_UNIX, STREAM | CLOEXEC, 0), "socket");
   if (libc.connect(fd, ptr(address), address.length) === 0) return fd;
   libc.close(fd);
   return undefined;
 }
 
 /** Sends bytes with descriptors beside them (`SCM_RIGHTS`). */
-export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly number[]): boolean {
+export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly number[], flags = 0): boolean {
   const control = Buffer.alloc(16 + fds.length * 4 + ((fds.length * 4) % 8));
   control.writeBigUInt64LE(BigInt(16 + fds.length * 4), 0);
   control.writeInt32LE(1, 8); // SOL_SOCKET
@@ -112,7 +153,28 @@ export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly num
     message.writeBigUInt64LE(BigInt(ptr(control)), 32);
     message.writeBigUInt64LE(BigInt(control.length), 40);
   }
-  return Number(libc.sendmsg(socket, ptr(message), MSG_NOSIGNAL)) === bytes.length;
+  return Number(libc.sendmsg(socket, ptr(message), MSG_NOSIGNAL | flags)) === bytes.length;
+}
+
+/** The next packet with its descriptor, if one is there; more than one descriptor, or none, is undefined too. */
+export function receiveFd(socket: number, bytes: Uint8Array): number | undefined {
+  const MSG_CMSG_CLOEXEC = 0x4000_0000;
+  const control = Buffer.alloc(24); // one descriptor: the kernel closes those beyond
+  const part = Buffer.alloc(16);
+  part.writeBigUInt64LE(BigInt(ptr(bytes)), 0);
+  part.writeBigUInt64LE(BigInt(bytes.length), 8);
+  const message = Buffer.alloc(56);
+  message.writeBigUInt64LE(BigInt(ptr(part)), 16);
+  message.writeBigUInt64LE(1n, 24);
+  message.writeBigUInt64LE(BigInt(ptr(control)), 32);
+  message.writeBigUInt64LE(BigInt(control.length), 40);
+  const count = Number(libc.recvmsg(socket, ptr(message), MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+  const hasFd = Number(message.readBigUInt64LE(40)) >= 20 && control.readInt32LE(8) === 1 && control.readInt32LE(12) === 1;
+  if (!hasFd) return undefined;
+  const fd = control.readInt32LE(16);
+  if (count === bytes.length) return fd;
+  closeFd(fd);
+  return undefined;
 }
 
 /** Blocks until a descriptor can be read or has ended, at most so long. */

@@ -2,6 +2,27 @@
 
 export type StateWord = "Starting" | "Running" | "Stopping" | "Stopped" | "Crashed" | "Backoff";
 
+/** Calls, evaluations and streams that clients began, counted by the worker itself. */
+export type CallStatus = {
+  /** Open channels. */
+  channels: number;
+  /** Requests that are sent and not answered: the depth of the queue, and what runs. */
+  waiting: number;
+  total: number;
+  errors: number;
+  /** Bytes of messages, from clients and to them. */
+  bytes_in: number;
+  bytes_out: number;
+  /** From taking a request to its answer; upper bounds, powers of two. */
+  latency_us: {
+    p50: number | null;
+    p90: number | null;
+    p99: number | null;
+    /** `histogram[i]`: how many took less than 2^i µs and not less than 2^(i-1). */
+    histogram: readonly number[];
+  };
+};
+
 /** One worker as Status shows it. Null where there is no value; every key is always present. */
 export type WorkerStatus = {
   name: string;
@@ -43,6 +64,8 @@ export type WorkerStatus = {
   started_at: string | null;
   /** Text of the worker's own `STATUS=` line. */
   status_text: string | null;
+  /** What clients called in this run; null where there is no runtime in it. */
+  calls: CallStatus | null;
   /** Why the worker is in this state, in a few words, where it is not plain. */
   reason: string | null;
 };

@@ -85,12 +85,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
         throw new IpcError("NOT_RUNNING", `${status.name} is not running`, { hint: `ipcctl start ${status.name}` });
       try {
         const left = Math.max(1, deadline - performance.now());
-        const worker = await PythonWorker.open<W>(
-          status.name,
-          join(status.log_dir, "..", "sock"),
-          left,
-          status.pid ?? 0,
-        );
+        const worker = await PythonWorker.open<W>(status.name, join(status.log_dir, "..", "sock"), left);
         this.#workers.add(worker);
         return worker;
       } catch (error) {

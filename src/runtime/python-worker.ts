@@ -1,11 +1,12 @@
 /** A worker as a program sees it: call its functions, evaluate code in it, stream from it, lend it functions. */
 import { IpcError } from "../base/errors.ts";
-import { BrokenChannel, Channel, pokeWorker } from "../plane/channel.ts";
+import { BrokenChannel, Channel } from "../plane/channel.ts";
+import { pokeWorker } from "../plane/meet.ts";
+import { Pipe } from "../plane/pipe.ts";
 import { decode } from "../plane/cbor-decode.ts";
 import { Encoder, errorRecord } from "../plane/cbor-encode.ts";
 import { StreamRef } from "../plane/codec-error.ts";
 import { PythonError } from "../plane/python-error.ts";
-import { mapShared } from "../plane/shared.ts";
 
 const TO = {
   call: 1,
@@ -19,7 +20,7 @@ const TO = {
   push: 9,
   close: 10,
   fail: 11,
-  release: 12,
+  forget: 12,
 } as const;
 const FROM = {
   result: 1,
@@ -32,10 +33,12 @@ const FROM = {
   hello: 8,
   want: 9,
   leave: 10,
+  forget: 11,
 } as const;
 /** Items of a stream that may be under way or waiting here; half of it is granted again as they are taken. */
 const STREAM_WINDOW = 64;
 
+const PIPE_OPEN_MS = 10_000;
 /** The longest sleep of a blocking call between two looks. */
 const BLOCKING_LOOK_MS = 100;
 /** As the number of an interrupt: whatever of ours runs. */
@@ -83,8 +86,7 @@ type ItemOf<F> = AnswerOf<F> extends AsyncIterable<infer Item> ? Item : Answer;
 export class PythonWorker<W extends object = AnyFunctions> implements Disposable, AsyncDisposable {
   readonly name: string;
   readonly #shimSocket: string;
-  readonly #pid: number;
-  readonly #encoder = new Encoder();
+  #encoder!: Encoder;
   /** In the order of their beginning. */
   readonly #pending = new Map<number, Pending>();
   readonly #streams = new Map<number, Stream>();
@@ -96,8 +98,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   #hello: WorkerHello | undefined;
   #isBlocking = false;
 
-  private constructor(name: string, shimSocket: string, pid: number) {
-    this.#pid = pid;
+  private constructor(name: string, shimSocket: string) {
     this.name = name;
     this.#shimSocket = shimSocket;
   }
@@ -107,9 +108,8 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     name: string,
     shimSocket: string,
     timeoutMs: number,
-    pid: number,
   ): Promise<PythonWorker<W>> {
-    const worker = new PythonWorker<W>(name, shimSocket, pid);
+    const worker = new PythonWorker<W>(name, shimSocket);
     const hello = Promise.withResolvers<void>();
     worker.#onHello = hello.resolve;
     worker.#channel = await Channel.open(shimSocket, name, timeoutMs, {
@@ -119,6 +119,9 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
         worker.#onClose(error);
       },
     });
+    const { sharing } = worker.#channel;
+    worker.#encoder = new Encoder(sharing.lend);
+    sharing.onForget = (number) => worker.#channel.isOpen && worker.#send([TO.forget, number]);
     const timer = setTimeout(
       () => hello.reject(new IpcError("DEADLINE", `${name} did not answer within ${timeoutMs / 1000} s`)),
       timeoutMs,
@@ -166,6 +169,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     });
     try {
       this.#isBlocking = true;
+      this.#channel.countRequest();
       this.#send([TO.call, number, name, args, null]);
       while (!end.isOver) this.#channel.waitBlocking(BLOCKING_LOOK_MS);
     } catch (error) {
@@ -231,6 +235,15 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     if (this.#bound.delete(name)) this.#send([TO.unbind, 0, name]);
   }
 
+  /**
+   * Opens a pipe: raw messages of bytes, both ways, the quickest there is. The worker takes it with `ipcctl.pipe(name)`.
+   * Several of one name go to the worker one after the other.
+   * @throws IpcError NOT_RUNNING, DEADLINE, BAD_CONFIG for a name of more than 48 bytes
+   */
+  pipe(name: string, timeoutMs = PIPE_OPEN_MS): Promise<Pipe> {
+    return Pipe.open(this.#shimSocket, this.name, timeoutMs, name);
+  }
+
   /** Raises KeyboardInterrupt in what runs for us, and in nothing else. */
   interrupt(): void {
     const number = [...this.#pending.keys()].at(-1);
@@ -259,6 +272,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     const { promise, resolve, reject } = Promise.withResolvers<Answer>();
     try {
       this.#send(message);
+      this.#channel.countRequest();
     } catch (error) {
       return Promise.reject(error instanceof BrokenChannel ? lost(this.name, error) : (error as Error));
     }
@@ -307,15 +321,8 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     return pending;
   }
 
-  /** Memory of the worker in place of a copy; once it is mapped the worker may let go of it. */
-  readonly #map = (form: unknown): unknown => {
-    const { lease, value } = mapShared(this.#pid, form);
-    this.#send([TO.release, lease]);
-    return value;
-  };
-
   #onMessage(bytes: Uint8Array): void {
-    const message = decode(bytes, this.#map);
+    const message = decode(bytes, this.#channel.sharing.borrow);
     if (!Array.isArray(message) || typeof message[1] !== "number") throw new BrokenChannel("a message that is none");
     const [kind, number, value, more] = message as [number, number, unknown, unknown];
     switch (kind) {
@@ -349,6 +356,9 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
         break;
       case FROM.leave:
         this.#sources.get(number)?.leave();
+        break;
+      case FROM.forget:
+        this.#channel.sharing.forget(number);
         break;
       case FROM.hello:
         this.#hello = value as WorkerHello;

@@ -5,8 +5,8 @@ import type { Socket } from "bun";
 import { IpcError } from "../base/errors.ts";
 import { encodeSpec, frame, SHIM_VERSION, u32, type Spec } from "./spec.ts";
 
-const REQUEST = { hello: 32, signal: 33, stop: 34, flush: 35 } as const;
-const REPLY = { state: 64, ready: 65, exited: 66, rotated: 67, logFull: 68, ok: 69, error: 70, status: 71 } as const;
+const REQUEST = { hello: 32, signal: 33, stop: 34, flush: 35, calls: 40 } as const;
+const REPLY = { state: 64, ready: 65, exited: 66, rotated: 67, logFull: 68, ok: 69, error: 70, status: 71, attached: 73, calls: 74 } as const;
 const FRAME_BYTES_MAX = 65_536;
 
 /** What a shim says of its run when it is asked first. */
@@ -20,6 +20,20 @@ export type ShimState = {
   readonly hasExited: boolean;
   readonly isLogBlocked: boolean;
   readonly droppedLines: number;
+  readonly isAttached: boolean;
+};
+
+/** What clients asked of the runtime in the worker in this run. The worker counts: the numbers are its own. */
+export type CallCounts = {
+  /** Open channels, and requests that wait for their answer. */
+  readonly channels: number;
+  readonly waiting: number;
+  readonly calls: number;
+  readonly errors: number;
+  readonly bytesIn: number;
+  readonly bytesOut: number;
+  /** Requests that took less than 2^i microseconds, and not less than 2^(i-1). */
+  readonly latencies: readonly number[];
 };
 
 /** What a shim tells unasked. `onGone` is the end of the run: its exit record is on disk, or the shim was killed. */
@@ -29,19 +43,26 @@ export type ShimListener = {
   onRotated(): void;
   onLogFull(isBlocked: boolean, droppedLines: number): void;
   onStatusText(text: string): void;
+  onAttached(isAttached: boolean): void;
   onGone(): void;
 };
 
 /** Whom a signal is for. */
 export const SCOPE = { worker: 0, group: 1, tree: 2 } as const;
 
+/** Who waits for what, in the order of the requests. */
+type Answers = {
+  readonly plain: ((errno: number) => void)[];
+  readonly calls: ((counts: CallCounts | undefined) => void)[];
+};
+
 /** An open connection to a shim. Ends with `onGone`, once. */
 export class ShimLink {
   readonly state: ShimState;
   readonly #socket: Socket;
-  readonly #answers: ((errno: number) => void)[];
+  readonly #answers: Answers;
 
-  private constructor(socket: Socket, state: ShimState, answers: ((errno: number) => void)[]) {
+  private constructor(socket: Socket, state: ShimState, answers: Answers) {
     this.#socket = socket;
     this.state = state;
     this.#answers = answers;
@@ -49,7 +70,7 @@ export class ShimLink {
 
   /** Connects to the shim of a worker's directory and asks for its state. `undefined` if none listens there. */
   static async open(dir: string, listener: ShimListener): Promise<ShimLink | undefined> {
-    const answers: ((errno: number) => void)[] = [];
+    const answers: Answers = { plain: [], calls: [] };
     const first = Promise.withResolvers<ShimState | undefined>();
     let held: Buffer = Buffer.alloc(0);
     let isKnown = false;
@@ -61,7 +82,8 @@ export class ShimLink {
     };
     const onEnd = (): void => {
       first.resolve(undefined);
-      for (const answer of answers.splice(0)) answer(ESRCH);
+      for (const answer of answers.plain.splice(0)) answer(ESRCH);
+      for (const answer of answers.calls.splice(0)) answer(undefined);
       if (isKnown) listener.onGone();
       isKnown = false;
     };
@@ -96,6 +118,14 @@ export class ShimLink {
     if (errno !== 0) throw new IpcError("FAILED", `logs could not be emptied, errno ${errno}`);
   }
 
+  /** Undefined if the shim is gone. */
+  calls(): Promise<CallCounts | undefined> {
+    const { promise, resolve } = Promise.withResolvers<CallCounts | undefined>();
+    this.#answers.calls.push(resolve);
+    this.#write(frame(REQUEST.calls, Buffer.alloc(0)));
+    return promise;
+  }
+
   /** Leaves the shim alone: it goes on without us. */
   release(): void {
     this.#socket.terminate();
@@ -103,10 +133,14 @@ export class ShimLink {
 
   #ask(request: Buffer): Promise<number> {
     const { promise, resolve } = Promise.withResolvers<number>();
-    this.#answers.push(resolve);
-    // Requests are a few bytes and answered one by one: a send buffer too full for them is a dead shim.
-    if (this.#socket.write(request) !== request.length) this.#socket.terminate();
+    this.#answers.plain.push(resolve);
+    this.#write(request);
     return promise;
+  }
+
+  /** Requests are a few bytes and answered one by one: a send buffer too full for them is a dead shim. */
+  #write(request: Buffer): void {
+    if (this.#socket.write(request) !== request.length) this.#socket.terminate();
   }
 }
 
@@ -152,7 +186,7 @@ function takeFrames(held: Buffer, onFrame: (type: number, payload: Buffer) => vo
   return held.subarray(at);
 }
 
-function deliver(type: number, payload: Buffer, listener: ShimListener, answers: ((errno: number) => void)[]): void {
+function deliver(type: number, payload: Buffer, listener: ShimListener, answers: Answers): void {
   switch (type) {
     case REPLY.ready:
       return listener.onReady();
@@ -165,9 +199,13 @@ function deliver(type: number, payload: Buffer, listener: ShimListener, answers:
     case REPLY.status:
       return listener.onStatusText(payload.toString("utf8"));
     case REPLY.ok:
-      return answers.shift()?.(0);
+      return answers.plain.shift()?.(0);
     case REPLY.error:
-      return answers.shift()?.(Math.abs(payload.readInt32LE(1)));
+      return answers.plain.shift()?.(Math.abs(payload.readInt32LE(1)));
+    case REPLY.attached:
+      return listener.onAttached(payload.readUInt8(0) === 1);
+    case REPLY.calls:
+      return answers.calls.shift()?.(parseCalls(payload));
     default:
       return undefined; // A later shim of the same contract number may tell more.
   }
@@ -184,6 +222,20 @@ function parseState(payload: Buffer): ShimState {
     hasExited: payload.readUInt8(42) === 1,
     isLogBlocked: payload.readUInt8(43) === 1,
     droppedLines: Number(payload.readBigUInt64LE(44)),
+    isAttached: payload.readUInt8(84) === 1,
+  };
+}
+
+function parseCalls(payload: Buffer): CallCounts {
+  const word = (index: number): number => Number(payload.readBigUInt64LE(8 + 8 * index));
+  return {
+    channels: payload.readUInt32LE(0),
+    waiting: payload.readUInt32LE(4),
+    calls: word(0),
+    errors: word(1),
+    bytesIn: word(2),
+    bytesOut: word(3),
+    latencies: Array.from({ length: 32 }, (_, index) => word(4 + index)),
   };
 }
 

@@ -74,7 +74,31 @@ function statusWith(worker: Worker, sources: Sources, usage: Usage | undefined):
     last_exit_signal: last?.signal ?? null,
     started_at: live ? new Date(Number(live.startedNs / 1_000_000n)).toISOString() : null,
     status_text: worker.statusText,
+    calls: callsOf(worker),
     reason: row.reason,
+  };
+}
+
+function callsOf({ calls }: Worker): WorkerStatus["calls"] {
+  if (!calls) return null;
+  const { latencies } = calls;
+  const total = latencies.reduce((sum, count) => sum + count, 0);
+  const quantile = (part: number): number | null => {
+    let seen = 0;
+    for (const [index, count] of latencies.entries()) {
+      seen += count;
+      if (count > 0 && seen >= total * part) return 2 ** index;
+    }
+    return null;
+  };
+  return {
+    channels: calls.channels,
+    waiting: calls.waiting,
+    total: calls.calls,
+    errors: calls.errors,
+    bytes_in: calls.bytesIn,
+    bytes_out: calls.bytesOut,
+    latency_us: { p50: quantile(0.5), p90: quantile(0.9), p99: quantile(0.99), histogram: latencies },
   };
 }
 

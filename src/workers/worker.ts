@@ -17,7 +17,7 @@ import { readExitRecord, readRunRecord } from "./records.ts";
 import { decide, STABLE_MS } from "./restart-policy.ts";
 import { isLockFree } from "./lock.ts";
 import { bootId } from "./proc.ts";
-import { SHIM_EXIT, ShimLink, spawnShim, type ShimListener, type ShimState } from "./shim.ts";
+import { SHIM_EXIT, ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "./shim.ts";
 import { SIGTERM, makeSpec } from "./start-spec.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";
 
@@ -41,6 +41,8 @@ export type World = {
 
 /** How long a shim that neither answers nor ends may keep us from its worker before we say so. */
 const SHIM_PATIENCE_MS = 10_000;
+/** A shim answers within microseconds; one that is stopped must not hold up `status`. */
+const CALLS_MS = 200;
 
 export class Worker {
   readonly id: string;
@@ -50,6 +52,9 @@ export class Worker {
   #state: State = "stopped";
   #row: InstanceRow;
   #link: ShimLink | undefined;
+  /** A runtime in the worker has met the shim in this run: there may be calls to count. */
+  #isAttached = false;
+  #calls: CallCounts | undefined;
   #live: ShimState | undefined;
   #isReady = false;
   #isLogBlocked = false;
@@ -175,6 +180,18 @@ export class Worker {
   }
 
   /** The connection to the shim. @throws IpcError NOT_RUNNING */
+  /** What clients asked of it in this run, as `lookAtCalls` found it last. */
+  get calls(): CallCounts | undefined {
+    return this.#live && this.#calls;
+  }
+
+  /** Asks the shim; a shim that does not answer at once leaves the numbers as they were. */
+  async lookAtCalls(): Promise<void> {
+    if (!this.#isAttached || !this.#link) return;
+    const counts = await Promise.race([this.#link.calls(), Bun.sleep(CALLS_MS)]);
+    if (counts) this.#calls = counts;
+  }
+
   get link(): ShimLink {
     if (!this.#link) throw new IpcError("NOT_RUNNING", `App ${this.id} is not running`);
     return this.#link;
@@ -386,11 +403,16 @@ export class Worker {
     this.#lastPid = link.state.pid;
     this.#isReady = link.state.isReady;
     this.#isLogBlocked = link.state.isLogBlocked;
+    this.#isAttached = link.state.isAttached;
+    this.#calls = undefined;
     this.#statusText = null;
   }
 
   #listener(): ShimListener {
     return {
+      onAttached: (isAttached) => {
+        this.#isAttached ||= isAttached;
+      },
       onReady: () => {
         this.#isReady = true;
         if (this.#state === "starting") this.#becomeReady();

@@ -215,7 +215,7 @@ test("a ring refuses what its other side cannot have written, whatever it is", (
     const random = (): number => (state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0);
     for (let index = 0; index < words.length; index++) words[index] = random() % 3 === 0 ? random() % 5000 : random();
     words[0] = 0;
-    const ring = new SharedRingBuffer(segment, 0, 4096, capacity);
+    const ring = new SharedRingBuffer(segment, 0, 4096, capacity, false);
     try {
       for (let turn = 0; turn < 50 && ring.tryReceive() !== undefined; turn++);
     } catch (error) {

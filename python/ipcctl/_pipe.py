@@ -1,0 +1,140 @@
+"""A pair of rings for raw bytes between a client and this worker: the quickest way for many small messages."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from ._channel import Segment
+from ._codec import BrokenChannel
+
+#: How long to look for the next message before going to sleep, in microseconds.
+_SPIN_US = 60
+#: Turns of a sender that waits for room before it begins to sleep between two looks.
+_EAGER_LOOKS = 200
+_LOOK_SECONDS = 0.0002
+
+
+class Pipe:
+    """Messages of bytes in both directions, in order. One thread may send while another one receives.
+
+    What crosses is as it is sent: nothing is encoded, and nobody answers.
+    """
+
+    def __init__(self, segment: Segment) -> None:
+        self.name = segment.name
+        self._rx, self._tx, self._socket, self._ring = segment.rx, segment.tx, segment.socket, segment.ring
+        segment.descriptors.close()
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        self._is_over = False
+        #: Bytes of the longest message.
+        self.message_bytes_max = self._tx.capacity - 4
+
+    def try_send(self, data: Any) -> bool:
+        """Sends bytes, or anything with a buffer, if there is room now.
+
+        :raises BrokenPipeError: if the pipe is closed
+        :raises ValueError: if it never fits (``message_bytes_max``)
+        """
+        if self._is_over:
+            raise BrokenPipeError(f"pipe {self.name!r} is closed")
+        if not self._tx.try_send(data):
+            return False
+        if self._tx.needs_bell():
+            self._ring()
+        return True
+
+    def send(self, data: Any, timeout: float | None = None) -> None:
+        """The same, waiting for room.
+
+        :param timeout: seconds
+        :raises TimeoutError: if there was none within the time
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        looks = 0
+        while not self.try_send(data):
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"pipe {self.name!r}: the client took nothing for {timeout} s")
+            looks += 1
+            time.sleep(0 if looks < _EAGER_LOOKS else _LOOK_SECONDS)
+            if looks % _EAGER_LOOKS == 0:
+                self._has_ended()
+
+    def try_receive(self) -> bytes | None:
+        """The next message if one is there."""
+        data = self._rx.try_receive()
+        if data is not None and self._rx.needs_bell():
+            self._ring()
+        return data
+
+    def receive(self, timeout: float | None = None) -> bytes | None:
+        """The next message; None at the end.
+
+        :param timeout: seconds
+        :raises TimeoutError: if none came within the time
+        :raises BrokenChannel: if the client wrote what it must not
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            data = self._rx.receive_spin(_SPIN_US)
+            if data is not None:
+                if self._rx.needs_bell():
+                    self._ring()
+                return data
+            if self._is_over or self._socket.fileno() < 0:
+                return None
+            try:
+                if not self._rx.prepare_sleep():
+                    continue
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if not self._poll.poll(None if left is None else left * 1000) and left == 0:
+                    raise TimeoutError(f"pipe {self.name!r}: nothing came for {timeout} s")
+                self._has_ended()
+            finally:
+                self._rx.cancel_sleep()
+
+    def _has_ended(self) -> bool:
+        """Takes the bells; whether the client is gone."""
+        try:
+            self._is_over = self._socket.recv(64) == b"" or self._is_over
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._is_over = True
+        return self._is_over
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Messages until the end."""
+        receive = self._rx.try_receive
+        taken = 0
+        while True:
+            data = receive()
+            if data is None:
+                data = self.receive()
+                if data is None:
+                    return
+            else:
+                taken += 1
+                if taken & 63 == 0 and self._rx.needs_bell():
+                    self._ring()
+            yield data
+
+    def close(self) -> None:
+        """Ends it for both sides; what the client has sent already can still be received."""
+        self._is_over = True
+        self._socket.close()
+
+    def __enter__(self) -> Pipe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Pipe {self.name!r}{' closed' if self._is_over else ''}>"
+
+
+__all__ = ["BrokenChannel", "Pipe"]

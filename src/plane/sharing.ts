@@ -1,0 +1,160 @@
+/** Memory that both sides look into instead of getting copies: sealed memfds, handed over by descriptor once per channel. */
+import { NdArray, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
+import { BrokenChannel } from "./ring.ts";
+import { closeFd, createSegment, map, MSG_DONTWAIT, receiveFd, sealedBytes, sendWithFds } from "./system.ts";
+
+/** Segments of the worker that one channel holds at a time: each is a descriptor, of which a process has 1024 by default. */
+export const SEGMENTS_MAX = 256;
+
+const TAG_OF = new Map<unknown, number>([...TYPED_ARRAYS].map(([tag, type]) => [type, tag]));
+
+/** A segment that this process has mapped, known by its buffer. */
+type Segment = { readonly fd: number; readonly onGone: (() => void)[] };
+
+const segments = new WeakMap<ArrayBufferLike, Segment>();
+const gone = new FinalizationRegistry<Segment>(({ fd, onGone }) => {
+  closeFd(fd);
+  for (const tell of onGone) tell();
+});
+/** Nothing is looked up before there is something to find. */
+let isUsed = false;
+
+function keep(buffer: ArrayBufferLike, fd: number): void {
+  const segment: Segment = { fd, onGone: [] };
+  segments.set(buffer, segment);
+  gone.register(buffer, segment);
+  isUsed = true;
+}
+
+type ArrayType = { readonly BYTES_PER_ELEMENT: number };
+type Instance<T> = T extends { readonly prototype: infer A } ? A : never;
+
+/**
+ * A zeroed typed array in memory that crosses to workers without a copy, wherever it, or a view of its buffer, is sent:
+ * `const data = shared(Float64Array, 1e6); … await py.call("sum", data)`. Who gets it shares it: what is written later is seen.
+ * What a worker made with `ipcctl.shared` and sent is of the same kind, and can be sent on.
+ *
+ * @param length elements
+ * @throws RangeError if it is not positive; IpcError if there is no descriptor, or no memory, left
+ */
+export function shared<T extends Exclude<(typeof ARRAY_TYPES)[number], never>>(type: T, length: number): Instance<T> {
+  if (!Number.isSafeInteger(length) || length <= 0) throw new RangeError(`shared: ${length} is no number of elements`);
+  const bytes = length * (type as ArrayType).BYTES_PER_ELEMENT;
+  const fd = createSegment(bytes);
+  try {
+    const { buffer } = map(fd, bytes);
+    keep(buffer, fd);
+    return new (type as unknown as new (buffer: ArrayBuffer) => Instance<T>)(buffer);
+  } catch (error) {
+    closeFd(fd);
+    throw error;
+  }
+}
+
+const ARRAY_TYPES = [
+  Int8Array,
+  Uint8Array,
+  Uint8ClampedArray,
+  Int16Array,
+  Uint16Array,
+  Int32Array,
+  Uint32Array,
+  BigInt64Array,
+  BigUint64Array,
+  Float16Array,
+  Float32Array,
+  Float64Array,
+] as const;
+
+/** The segments of one channel: those handed out, and those taken. Descriptors travel ahead of the message that names them. */
+export class Sharing {
+  readonly #socket: number;
+  readonly #lent = new WeakMap<ArrayBufferLike, number>();
+  readonly #borrowed = new Map<number, ArrayBuffer>();
+  #next = 1;
+  #isOpen = true;
+  /** Tells the worker to let go of a segment. */
+  onForget: (number: number) => void = () => undefined;
+
+  constructor(socket: number) {
+    this.#socket = socket;
+  }
+
+  /** What the worker needs to find it; undefined if it lies in no segment, or cannot be handed over now and a copy has to do. */
+  readonly lend = (value: ArrayBufferView | NdArray): unknown[] | undefined => {
+    if (!isUsed) return undefined;
+    const view = value instanceof NdArray ? value.data : value;
+    const segment = segments.get(view.buffer);
+    const tag = view instanceof Uint8Array ? 64 : TAG_OF.get(view.constructor);
+    if (!segment || tag === undefined || view.byteLength === 0) return undefined;
+    const number = this.#lent.get(view.buffer) ?? this.#handOver(view.buffer, segment);
+    const shape = value instanceof NdArray ? [...value.shape] : [(view as TypedArray).length];
+    return number === undefined ? undefined : [number, view.byteOffset, view.byteLength, tag, shape];
+  };
+
+  #handOver(buffer: ArrayBufferLike, segment: Segment): number | undefined {
+    const number = this.#next;
+    const packet = Buffer.alloc(4);
+    packet.writeUInt32LE(number);
+    if (!this.#isOpen || !sendWithFds(this.#socket, packet, [segment.fd], MSG_DONTWAIT)) return undefined;
+    this.#next++;
+    this.#lent.set(buffer, number);
+    segment.onGone.push(() => this.#isOpen && this.onForget(number));
+    return number;
+  }
+
+  /** @throws BrokenChannel if it is no sealed memfd, or not as large as is said */
+  readonly borrow = (form: unknown): TypedArray | NdArray => {
+    const [number, offset, bytes, tag, shape] = Array.isArray(form) ? (form as unknown[]) : [];
+    const type = TYPED_ARRAYS.get(tag as number);
+    if (!isCount(number) || !isCount(offset) || !isCount(bytes) || !type || !isShape(shape))
+      throw new BrokenChannel("shared memory that is described wrongly");
+    while (!this.#borrowed.has(number)) this.#receive();
+    const buffer = this.#borrowed.get(number)!;
+    const count = bytes / type.BYTES_PER_ELEMENT;
+    if (offset + bytes > buffer.byteLength || shape.reduce((product, one) => product * one, 1) !== count)
+      throw new BrokenChannel("shared memory that is smaller than is said");
+    if (offset % type.BYTES_PER_ELEMENT !== 0) throw new BrokenChannel("shared memory that is not aligned");
+    const View = type as unknown as new (buffer: ArrayBufferLike, byteOffset: number, length: number) => TypedArray;
+    const data = new View(buffer, offset, count);
+    return shape.length === 1 ? data : new NdArray(shape, data);
+  };
+
+  #receive(): void {
+    const packet = Buffer.alloc(4);
+    const fd = receiveFd(this.#socket, packet);
+    if (fd === undefined) throw new BrokenChannel("shared memory that was not handed over");
+    try {
+      const bytes = sealedBytes(fd);
+      if (bytes === undefined) throw new BrokenChannel("shared memory that could be taken away: it is not sealed");
+      if (bytes === 0 || this.#borrowed.size >= SEGMENTS_MAX)
+        throw new BrokenChannel(bytes === 0 ? "shared memory of no bytes" : `more than ${SEGMENTS_MAX} segments`);
+      const { buffer } = map(fd, bytes);
+      keep(buffer, fd);
+      this.#borrowed.set(packet.readUInt32LE(), buffer);
+    } catch (error) {
+      closeFd(fd);
+      throw error;
+    }
+  }
+
+  /** The worker lets go of it: what still looks into it here keeps it. */
+  forget(number: number): void {
+    this.#borrowed.delete(number);
+  }
+
+  close(): void {
+    if (!this.#isOpen) return;
+    this.#isOpen = false;
+    this.#borrowed.clear();
+    closeFd(this.#socket);
+  }
+}
+
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+function isShape(shape: unknown): shape is number[] {
+  return Array.isArray(shape) && shape.length > 0 && shape.every(isCount);
+}
