@@ -18,6 +18,8 @@ const LAST = 2;
 const MESSAGE_BYTES_MAX = 256 * 1024 * 1024;
 /** What may wait for a worker that does not read. */
 const OUTBOX_BYTES_MAX = 64 * 1024 * 1024;
+const OUTBOX_TIDY = 10_000;
+const ROOM_MS = 2;
 /** Looks at the ring within one wait before the event loop gets its turn, and how often it is let in before sleep. */
 const SPIN_MS = 0.05;
 const IDLE_TURNS = 4;
@@ -45,7 +47,9 @@ export class Channel implements Disposable {
   #socket: Socket | undefined;
   #isWaking = false;
   readonly #listener: ChannelListener;
-  readonly #outbox: Uint8Array[] = [];
+  /** What found no room, from `#outboxAt` on: taking from the front of a long array would move all of it. */
+  #outbox: Uint8Array[] = [];
+  #outboxAt = 0;
   #outboxBytes = 0;
   #flushTimer: Timer | undefined;
   #parts: Uint8Array[] = [];
@@ -111,23 +115,27 @@ export class Channel implements Disposable {
       this.#end(error);
       throw error;
     }
-    if (this.#outbox.length === 1) this.#flushTimer = setTimeout(() => this.#flush(), 1);
+    if (this.#outbox.length === 1) this.#flushTimer = setTimeout(() => this.#flush(), ROOM_MS);
   }
 
-  /** The worker has no way to say that there is room again; while something waits it is looked after every millisecond. */
+  /** The worker rings once there is room; should that be missed, a timer sees it. */
   #flush(): void {
     clearTimeout(this.#flushTimer);
     if (!this.#isOpen) return;
     try {
-      let sent = 0;
-      for (; sent < this.#outbox.length && this.#tx.trySend(this.#outbox[sent]!); sent++)
-        this.#outboxBytes -= this.#outbox[sent]!.length;
-      this.#outbox.splice(0, sent);
+      const outbox = this.#outbox;
+      let at = this.#outboxAt;
+      for (; at < outbox.length && this.#tx.trySend(outbox[at]!); at++) this.#outboxBytes -= outbox[at]!.length;
+      this.#outboxAt = at;
+      if (at === outbox.length || at > OUTBOX_TIDY) {
+        this.#outbox = outbox.slice(at);
+        this.#outboxAt = 0;
+      }
       this.#ringIfAsleep();
     } catch (error) {
       return this.#end(error as Error);
     }
-    if (this.#outbox.length > 0) this.#flushTimer = setTimeout(() => this.#flush(), 1);
+    if (this.#outbox.length > 0) this.#flushTimer = setTimeout(() => this.#flush(), ROOM_MS);
   }
 
   /** An answer is awaited: looks out for it in the same turn of the event loop, and a few turns more, then sleeps. */
