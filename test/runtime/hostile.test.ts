@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl, IpcError, type PythonWorker } from "ipcctl";
 import { SharedRingBuffer } from "../../src/plane/ring.ts";
+import { SEGMENTS_MAX } from "../../src/plane/sharing.ts";
 import { join } from "node:path";
 import { reachablePath } from "../../src/base/socket-path.ts";
 import { Home } from "../home.ts";
@@ -32,7 +33,10 @@ def scribble(seed, rounds):
         m[offset:offset + 4] = struct.pack("<I", r.choice([0, 1, 7, 8, 1 << 20, (1 << 20) + 8, 0xFFFFFFFF, r.getrandbits(32)]))
 
 @ipcctl.expose
-def send(data): _runtime.runtime()._channels[-1].send_bytes(bytes(data))
+def send(data):
+    channel = _runtime.runtime()._channels[-1]
+    channel._put(bytes(data))
+    channel._ring()
 
 @ipcctl.expose
 def truncate():
@@ -50,13 +54,34 @@ def truncate():
 @ipcctl.expose
 def claim(form):
     """An answer over shared memory that is a lie."""
-    if form == "unsealed":
-        fd = os.memfd_create("loose"); os.ftruncate(fd, 4096); form = [1, fd, 0, 8, 64, [8]]
-    elif isinstance(form, str):
-        global kept
-        kept = ipcctl.shared(4096)
-        form = [1, kept.obj.descriptor, 0, 8192 if form == "big" else 8, 64, [8192] if form == "big" else [3, 3]]
+    import socket
+    def hand(fds, packet=struct.pack("<I", 1)):
+        socket.send_fds(_runtime.runtime()._channels[-1].sharing._socket, [packet], fds)
+    def memfd(seals, size=4096):
+        import fcntl
+        fd = os.memfd_create("loose", os.MFD_ALLOW_SEALING); os.ftruncate(fd, size); fcntl.fcntl(fd, 1033, seals)
+        return fd
+    if form == "big": hand([memfd(7)]); form = [1, 0, 8192, 64, [8192]]
+    elif form == "shape": hand([memfd(7)]); form = [1, 0, 8, 64, [3, 3]]
+    elif form == "askew": hand([memfd(7)]); form = [1, 4, 8, 86, [1]]
+    elif form == "unsealed": hand([memfd(0)]); form = [1, 0, 8, 64, [8]]
+    elif form == "growable": hand([memfd(4)]); form = [1, 0, 8, 64, [8]]
+    elif form == "empty": hand([memfd(7, 0)]); form = [1, 0, 8, 64, [8]]
+    elif form == "socket": hand([0]); form = [1, 0, 8, 64, [8]]
+    elif form == "none": hand([]); form = [1, 0, 8, 64, [8]]
+    elif form == "two": hand([memfd(7), memfd(7)]); form = [2, 0, 8, 64, [8]]
+    elif form == "short": hand([memfd(7)], b"x"); form = [1, 0, 8, 64, [8]]
     return _codec.Tagged(27, ["ipcctl.Shared", form])
+
+@ipcctl.expose
+def hoard(count):
+    """As many segments as it likes."""
+    global hoarded
+    hoarded = []
+    for _ in range(count):
+        memory = ipcctl.shared(4096)
+        hoarded.append(memory.obj)
+        yield memory
 
 @ipcctl.expose
 def freeze(): os.kill(os.getpid(), signal.SIGSTOP)
@@ -167,17 +192,41 @@ test("answers to calls that were never made are passed over", async () => {
 });
 
 test.each([
-  ["a descriptor that is not there", [1, 999, 0, 8, 64, [8]]],
-  ["a descriptor that is a socket", [1, 4, 0, 8, 64, [8]]],
+  ["a descriptor that was not handed over", [9, 0, 8, 64, [8]]],
+  ["a descriptor that is a pipe", "socket"],
+  ["no descriptor", "none"],
+  ["another number than it came with", "two"],
+  ["a packet that is none", "short"],
   ["more than there is", "big"],
   ["memory that is not sealed", "unsealed"],
+  ["memory that may be shrunk", "growable"],
+  ["memory of no bytes", "empty"],
   ["a shape that does not fit", "shape"],
-  ["nonsense", [1, -1, "x", null, 3, {}]],
+  ["an address that is not aligned", "askew"],
+  ["nonsense", [1, "x", null, 3, {}]],
+  ["numbers below zero", [1, -8, 8, 64, [8]]],
 ])("shared memory with %s breaks the channel", async (_, form) => {
   await withWorker(async (py) => {
     expect(await outcome(py.callWith("claim", [form], { timeout: 2000 }))).toBe("CONNECTION_LOST");
   });
   await stillServes();
+});
+
+test("a worker that hoards segments is stopped at the limit", async () => {
+  await withWorker(async (py) => {
+    const held: unknown[] = [];
+    const error = await (async () => {
+      for await (const memory of py.stream("hoard", SEGMENTS_MAX + 1)) held.push(memory);
+    })().catch((error: unknown) => error as IpcError);
+    expect(held.length).toBeGreaterThanOrEqual(SEGMENTS_MAX - 64); // what had come is taken in order, up to the one too many
+    expect((error as IpcError).message).toContain(`more than ${SEGMENTS_MAX} segments`);
+  });
+  await stillServes();
+  await withWorker(async (py) => {
+    let count = 0;
+    for await (const memory of py.stream("hoard", SEGMENTS_MAX)) count += (memory as Uint8Array).length === 4096 ? 1 : 0;
+    expect(count).toBe(SEGMENTS_MAX);
+  });
 });
 
 test("the segment can be neither shrunk nor grown", async () => {

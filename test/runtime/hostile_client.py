@@ -20,7 +20,7 @@ def frame(kind, payload=b""):
     return struct.pack("<IB", len(payload) + 1, kind) + payload
 
 
-def open_channel(size=SIZE, seals=7, magic=b"IPCCTL\x01\x00", version=1, capacity=CAPACITY, extra=0):
+def open_channel(size=SIZE, seals=7, magic=b"IPCCTL\x02\x00", version=2, capacity=CAPACITY, label=b""):
     """Returns the map and our end of the socket; asks until a runtime is attached."""
     segment = os.memfd_create("hostile", os.MFD_ALLOW_SEALING)
     os.ftruncate(segment, size)
@@ -30,10 +30,12 @@ def open_channel(size=SIZE, seals=7, magic=b"IPCCTL\x01\x00", version=1, capacit
     own, theirs = socket.socketpair()
     shim = socket.socket(socket.AF_UNIX)
     shim.connect(path)
-    fds = array.array("i", [segment, theirs.fileno()] + [theirs.fileno()] * extra)
+    descriptors, their_descriptors = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    their_life, life = os.pipe()
+    fds = array.array("i", [segment, theirs.fileno(), their_descriptors.fileno(), their_life])
     for _ in range(500):
         shim.sendmsg(
-            [frame(38, struct.pack("<II", version, capacity))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+            [frame(38, struct.pack("<II", version, capacity) + label)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
         )
         answer = shim.recv(4096)
         if 69 in (answer[4], answer[-2]):
@@ -41,8 +43,10 @@ def open_channel(size=SIZE, seals=7, magic=b"IPCCTL\x01\x00", version=1, capacit
         shim.send(frame(39))
         shim.recv(4096)
         time.sleep(0.01)
-    os.close(segment)
-    theirs.close()
+    for fd in (segment, their_life, life):
+        os.close(fd)
+    for one in (theirs, descriptors, their_descriptors):
+        one.close()
     shim.close()
     return memory, own
 
@@ -59,10 +63,10 @@ for lie in (
     {"seals": 0},
     {"size": SIZE - 4096},
     {"magic": b"nothing"},
-    {"version": 2},
+    {"version": 1},
     {"capacity": 1 << 30},
     {"capacity": 12345},
-    {"extra": 1},
+    {"label": b"x" * 51},
 ):
     memory, own = open_channel(**lie)
     own.settimeout(20)
