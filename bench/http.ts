@@ -1,8 +1,9 @@
 /**
  * A scikit-learn model behind an HTTP route, three ways, in one run:
  *   bun bench/http.ts [--seconds N] [--rounds N] [--write]
- * The Bun server of examples/http-model with its worker; the same model as a FastAPI server; and the same Bun server that asks that FastAPI
- * server over HTTP. The load comes from a process of its own. `--write` puts the table into examples/http-model/README.md.
+ * The Bun server of examples/http-model with its worker; the same model as a Python HTTP server; and the same Bun server that asks that Python
+ * server over HTTP. One Python process each. The load comes from a process of its own. `--write` puts the table into
+ * examples/http-model/README.md.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
@@ -33,13 +34,15 @@ await using servers = new AsyncDisposableStack();
 let isOver = false;
 const bun = [process.execPath, "--no-env-file"];
 const ours = await serve([...bun, join(EXAMPLE, "server.ts"), "0"], { PYTHON: MODEL_PYTHON });
-const uvicorn = await serve([MODEL_PYTHON, join(EXAMPLE, "peer.py"), "0"]);
+const peer = join(EXAMPLE, "peer.py");
+const starlette = await serve([MODEL_PYTHON, peer, "starlette", "0"]);
 const forward = join(import.meta.dir, "http-forward.ts");
 const rows: Row[] = [
-  row("Bun.serve + ipcctl worker", ours),
-  row("FastAPI on uvicorn, asked directly", uvicorn),
-  row("Bun.serve → HTTP → FastAPI on uvicorn", await serve([...bun, forward, `${uvicorn}predict`])),
-  row("Bun.serve with a constant answer, no model", await serve([...bun, forward])),
+  row("Bun.serve, worker of ipcctl", ours),
+  row("uvicorn, Starlette", starlette),
+  row("uvicorn, FastAPI", await serve([MODEL_PYTHON, peer, "fastapi", "0"])),
+  row("Bun.serve, fetch from uvicorn, Starlette", await serve([...bun, forward, `${starlette}predict`])),
+  row("Bun.serve alone, a constant for an answer", await serve([...bun, forward])),
 ];
 for (let round = 0; round < Number(flags.rounds); round++)
   for (const { what, url, loaded, alone } of rows) {
