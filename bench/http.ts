@@ -152,4 +152,6 @@ function write(block: string): void {
     path,
     before.slice(0, before.indexOf(begin) + begin.length) + block + before.slice(before.indexOf(end)),
   );
+  // Examples are held to its format, tables too.
+  if (!Bun.spawnSync([process.execPath, "fmt", path], { cwd: ROOT }).success) throw new Error(`${path} has no format`);
 }

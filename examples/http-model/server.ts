@@ -7,7 +7,7 @@
 import { connect, IpcError, PythonError } from "ipcctl";
 import { listen, Refusal, type Prediction } from "./app.ts";
 
-/** As `ipcctl types examples/http-model/model.py` says. */
+/** What model.py exposes; `ipcctl types model.py` writes the outline of it. */
 type Model = { predict(rows: number[][]): Prediction[] };
 
 /** How long a request waits for the next run of a worker that has just died. */
