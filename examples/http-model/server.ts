@@ -4,7 +4,7 @@
  *   curl localhost:3000/predict -d '{"rows": [[5.1, 3.5, 1.4, 0.2]]}'
  * PORT may also come from the environment; 0 takes a free one. PYTHON is the interpreter that has scikit-learn.
  */
-import { connect, IpcError, PythonError } from "ipcctl";
+import { CodecError, connect, IpcError, PythonError } from "ipcctl";
 import { listen, Refusal, type Prediction } from "./app.ts";
 
 /** What model.py exposes; `ipcctl types model.py` writes the outline of it. */
@@ -28,6 +28,7 @@ const server = listen(Number(process.argv[2] ?? process.env.PORT ?? 3000), async
     return await model.call("predict", rows);
   } catch (error) {
     if (error instanceof PythonError) throw new Refusal(INPUT_ERRORS.has(error.type) ? 422 : 500, error.message, error);
+    if (error instanceof CodecError) throw new Refusal(422, error.message, error); // nested too deeply, say
     if (error instanceof IpcError) throw new Refusal(503, error.message, error);
     throw error;
   }

@@ -69,6 +69,7 @@ testModel("what scikit-learn refuses is told in its words", async () => {
   expect(await predict({ rows: [] })).toEqual(wrong("ValueError: Expected 2D array"));
   expect(await predict({ rows: [["a", 1, 2, 3]] })).toEqual(wrong("ValueError: dtype='numeric' is not compatible"));
   expect(await predict({ rows: [[{}, 1, 2, 3]] })).toEqual(wrong("TypeError: "));
+  expect(await predict(`{"rows": [${"[".repeat(200)}${"]".repeat(200)}]}`)).toEqual(wrong("128"));
   expect((await predict(SETOSA)).status).toBe(200);
 });
 
