@@ -32,6 +32,7 @@ struct server {
 	struct statistics *statistics;
 	int bell;
 	long long running; /* the call that runs, 0 for none */
+	int64_t began;	   /* of the answer that is sent */
 	char is_paused, is_queueing, is_leaving, is_held, is_rung;
 };
 
@@ -42,12 +43,16 @@ static void ring_bell(const struct server *server)
 		return;
 }
 
-static void count(struct server *server, int64_t nanoseconds)
+/* Before the answer is out: who has it may look at once. */
+static unsigned count(struct server *server)
 {
+	int64_t nanoseconds = ipc_now_ns() - server->began;
 	uint64_t us = nanoseconds < 1000 ? 0 : (uint64_t)nanoseconds / 1000;
 	unsigned bucket = us == 0 ? 0 : 64u - (unsigned)__builtin_clzll(us);
-	server->statistics->buckets[bucket < BUCKETS ? bucket : BUCKETS - 1]++;
+	bucket = bucket < BUCKETS ? bucket : BUCKETS - 1;
+	server->statistics->buckets[bucket]++;
 	server->statistics->calls++;
+	return bucket;
 }
 
 /* 1: sent. 0: Python has to queue or cut it. */
@@ -59,11 +64,15 @@ static int send_answer(void *context, const unsigned char *bytes, size_t size)
 		return 0;
 	if (tx->is_broken)
 		return ipc_ring_refuse(tx, IPC_RING_BAD_POSITION);
+	unsigned bucket = count(server);
 	int sent = ipc_ring_send(&tx->core, bytes, size);
+	if (sent == IPC_RING_NOTHING) { /* Python will count it when it sends it */
+		server->statistics->buckets[bucket]--;
+		server->statistics->calls--;
+		return 0;
+	}
 	if (sent < 0)
 		return ipc_ring_refuse(tx, sent);
-	if (sent == IPC_RING_NOTHING)
-		return 0;
 	server->statistics->bytes_out += size;
 	if (ipc_ring_needs_bell(&tx->core))
 		ring_bell(server);
@@ -107,10 +116,10 @@ static PyObject *run(struct server *server, struct ipc_state *state, PyObject *f
 		return unfinished(call->number, fetch_exception(), 1, began);
 	if (!is_plain(value))
 		return unfinished(call->number, value, 0, began);
+	server->began = began;
 	int sent = ipc_encode_result(state, call->number, value, send_answer, server);
 	if (sent == 1) {
 		Py_DECREF(value);
-		count(server, ipc_now_ns() - began);
 		Py_RETURN_TRUE;
 	}
 	if (sent == 0)

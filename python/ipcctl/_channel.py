@@ -26,8 +26,8 @@ _CALLS, _ERRORS, _BYTES_IN, _BYTES_OUT, _FIRST_BUCKET = range(5)
 _F_GET_SEALS = 1034
 _SEALS = 0x0002 | 0x0004  # F_SEAL_SHRINK, F_SEAL_GROW
 _MORE, _LAST = 1, 2
-#: The message that says that a segment is gone.
-FORGET = 11
+#: Messages that are made or told apart here: docs/shm-layout.md.
+ERROR, FORGET = 2, 11
 #: Bytes of one message, in parts or not; what a client may make us hold.
 MESSAGE_BYTES_MAX = 256 * 1024 * 1024
 #: Bytes that a client may leave unread before its channel is given up.
@@ -102,8 +102,11 @@ class Channel:
         with self.reading:
             return self.receive()
 
-    def send(self, message: list[object]) -> None:
-        """Encodes and sends; what finds no room in the ring waits in order. From any thread."""
+    def send(self, message: list[object], began_ns: int | None = None) -> None:
+        """Encodes and sends; what finds no room in the ring waits in order. From any thread.
+
+        :param began_ns: when the request began whose answer this is; it is counted before the answer is out
+        """
         before = getattr(here, "channel", None)
         here.channel = self
         try:
@@ -113,6 +116,8 @@ class Channel:
         with self._lock:
             if not self.is_open:
                 return
+            if began_ns is not None:
+                self._count(began_ns, message[0] == ERROR)
             self._statistics[_BYTES_OUT] += len(data)
             if len(data) <= self._part_bytes:
                 self._put(data)
@@ -123,15 +128,11 @@ class Channel:
             if self.tx.needs_bell():
                 self._ring()
 
-    def count(self, began_ns: int, is_error: bool) -> None:
-        """One more request was answered, or failed."""
-        with self._lock:
-            if not self.is_open:
-                return
-            bucket = ((time.monotonic_ns() - began_ns) // 1000).bit_length()
-            self._statistics[_FIRST_BUCKET + min(bucket, _BUCKETS - 1)] += 1
-            self._statistics[_CALLS] += 1
-            self._statistics[_ERRORS] += is_error
+    def _count(self, began_ns: int, is_error: bool) -> None:
+        bucket = ((time.monotonic_ns() - began_ns) // 1000).bit_length()
+        self._statistics[_FIRST_BUCKET + min(bucket, _BUCKETS - 1)] += 1
+        self._statistics[_CALLS] += 1
+        self._statistics[_ERRORS] += is_error
 
     def _put(self, frame: bytes) -> None:
         if not self._outbox and self.tx.try_send(frame):

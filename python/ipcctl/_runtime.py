@@ -412,17 +412,14 @@ class Runtime:
                 return self._later(channel, number, value, began)
             elif isinstance(value, (Iterator, AsyncIterator)):
                 return self._stream(channel, number, value, began)
-            channel.send([RESULT, number, value])
+            channel.send([RESULT, number, value], began)
         except BrokenChannel:
             raise
         except BaseException as error:  # noqa: B036
-            return self._fail(channel, number, error, began)
-        channel.count(began, False)
+            self._fail(channel, number, error, began)
 
     def _fail(self, channel: Channel, number: int, error: BaseException, began: int | None = None) -> None:
-        channel.send([ERROR, number, describe(error)])
-        if began is not None:
-            channel.count(began, True)
+        channel.send([ERROR, number, describe(error)], began)
 
     # ---- async ----
 
@@ -432,8 +429,7 @@ class Runtime:
         async def finish() -> None:
             try:
                 value = await awaitable
-                channel.send([RESULT, number, value])
-                channel.count(began, False)
+                channel.send([RESULT, number, value], began)
             except BrokenChannel:
                 pass
             except BaseException as error:  # noqa: B036
@@ -466,8 +462,7 @@ class Runtime:
         key = (channel, number)
         is_async = isinstance(items, AsyncIterator)
         self._streams[key] = (_AsyncStream if is_async else _Stream)(self, channel, number, items)
-        channel.send([STREAM, number])
-        channel.count(began, False)
+        channel.send([STREAM, number], began)
 
     def end_stream(self, channel: Channel, number: int) -> None:
         self._streams.pop((channel, number), None)

@@ -47,7 +47,8 @@ export class SharedRingBuffer {
     position = 0,
   ) {
     const { buffer, byteOffset } = segment;
-    const isSize = (value: number, unit: number): boolean => Number.isSafeInteger(value) && value >= 0 && value % unit === 0;
+    const isSize = (value: number, unit: number): boolean =>
+      Number.isSafeInteger(value) && value >= 0 && value % unit === 0;
     if (!isSize(capacity, 1) || capacity < CAPACITY_MIN || capacity > CAPACITY_MAX || (capacity & (capacity - 1)) !== 0)
       throw new RangeError("capacity must be a power of two from 4096 to 2^30");
     if (!isSize(controlOffset, 64) || !isSize(dataOffset, 8))
@@ -124,8 +125,7 @@ export class SharedRingBuffer {
     const at = this.#own & this.#mask;
     const length = this.#words[at >>> 2]!; // once: it may change under us
     const size = (length + 4 + ALIGN) & ~ALIGN;
-    if (length > used - 4 || size > used)
-      throw new BrokenChannel("a frame is longer than what was sent");
+    if (length > used - 4 || size > used) throw new BrokenChannel("a frame is longer than what was sent");
     const begin = (at + 4) & this.#mask;
     const room = this.capacity - begin;
     let payload: Uint8Array;

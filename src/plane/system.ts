@@ -78,7 +78,9 @@ export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
   const SHARED = 1;
   const address = libc.mmap(0n, BigInt(bytes), READ_WRITE, SHARED, fd, 0n) as unknown as number;
   if (address === null || address < 0 || address >= Number.MAX_SAFE_INTEGER)
-    throw new IpcError("FAILED", `mapping ${bytes} bytes failed`, { hint: "the address space may be limited: ulimit -v" });
+    throw new IpcError("FAILED", `mapping ${bytes} bytes failed`, {
+      hint: "the address space may be limited: ulimit -v",
+    });
   // munmap has the form that is wanted of a deallocator: it is given the address and, as context, the length.
   const unmap = (libc.munmap as unknown as { readonly ptr: Pointer }).ptr;
   return new Uint8Array(adopt(address, 0, bytes, bytes, unmap));
@@ -169,7 +171,8 @@ export function receiveFd(socket: number, bytes: Uint8Array): number | undefined
   message.writeBigUInt64LE(BigInt(ptr(control)), 32);
   message.writeBigUInt64LE(BigInt(control.length), 40);
   const count = Number(libc.recvmsg(socket, ptr(message), MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
-  const hasFd = Number(message.readBigUInt64LE(40)) >= 20 && control.readInt32LE(8) === 1 && control.readInt32LE(12) === 1;
+  const hasFd =
+    Number(message.readBigUInt64LE(40)) >= 20 && control.readInt32LE(8) === 1 && control.readInt32LE(12) === 1;
   if (!hasFd) return undefined;
   const fd = control.readInt32LE(16);
   if (count === bytes.length) return fd;

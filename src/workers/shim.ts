@@ -6,7 +6,18 @@ import { IpcError } from "../base/errors.ts";
 import { encodeSpec, frame, SHIM_VERSION, u32, type Spec } from "./spec.ts";
 
 const REQUEST = { hello: 32, signal: 33, stop: 34, flush: 35, calls: 40 } as const;
-const REPLY = { state: 64, ready: 65, exited: 66, rotated: 67, logFull: 68, ok: 69, error: 70, status: 71, attached: 73, calls: 74 } as const;
+const REPLY = {
+  state: 64,
+  ready: 65,
+  exited: 66,
+  rotated: 67,
+  logFull: 68,
+  ok: 69,
+  error: 70,
+  status: 71,
+  attached: 73,
+  calls: 74,
+} as const;
 const FRAME_BYTES_MAX = 65_536;
 
 /** What a shim says of its run when it is asked first. */

@@ -224,7 +224,8 @@ test("a worker that hoards segments is stopped at the limit", async () => {
   await stillServes();
   await withWorker(async (py) => {
     let count = 0;
-    for await (const memory of py.stream("hoard", SEGMENTS_MAX)) count += (memory as Uint8Array).length === 4096 ? 1 : 0;
+    for await (const memory of py.stream("hoard", SEGMENTS_MAX))
+      count += (memory as Uint8Array).length === 4096 ? 1 : 0;
     expect(count).toBe(SEGMENTS_MAX);
   });
 });

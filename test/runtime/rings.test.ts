@@ -15,7 +15,16 @@ const seed = Number(process.env.IPCCTL_SEED ?? Math.floor(Math.random() * 2 ** 3
 
 function compile(out: string, ...flags: string[]): string {
   const sources = ["native/fuzz/ring_peer.c", "native/ring/ring.c"].map((path) => join(ROOT, path));
-  const { exitCode, stderr } = Bun.spawnSync(["cc", "-std=c11", "-D_GNU_SOURCE", "-pthread", ...flags, "-o", out, ...sources]);
+  const { exitCode, stderr } = Bun.spawnSync([
+    "cc",
+    "-std=c11",
+    "-D_GNU_SOURCE",
+    "-pthread",
+    ...flags,
+    "-o",
+    out,
+    ...sources,
+  ]);
   return exitCode === 0 ? "" : stderr.toString();
 }
 
@@ -27,7 +36,9 @@ afterAll(() => rmSync(folder, { recursive: true }));
 
 const LANGUAGES: Record<string, (path: string, role: string) => { command: string[]; env?: Record<string, string> }> = {
   C: (path, role) => ({ command: [binary, path, role] }),
-  TypeScript: (path, role) => ({ command: [process.execPath, "--no-env-file", join(PEERS, "ring_peer.ts"), path, role] }),
+  TypeScript: (path, role) => ({
+    command: [process.execPath, "--no-env-file", join(PEERS, "ring_peer.ts"), path, role],
+  }),
   Python: (path, role) => ({ command: ["python3", join(PEERS, "ring_peer.py"), join(ROOT, "python"), path, role] }),
   "pure Python": (path, role) => ({
     command: ["python3", join(PEERS, "ring_peer.py"), join(ROOT, "python"), path, role],
@@ -46,7 +57,10 @@ test.each(pairs)(
         env: { ...process.env, ...env },
         stdio: ["ignore", "pipe", "pipe"],
       });
-      const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+      const [stdout, stderr] = await Promise.all([
+        new Response(child.stdout).text(),
+        new Response(child.stderr).text(),
+      ]);
       expect(stderr).toBe("");
       return stdout.trim();
     };
