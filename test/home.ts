@@ -111,3 +111,8 @@ export function isAlive(pid: number): boolean {
     return false;
   }
 }
+
+/** Begins a worker that `IPCCTL_TEST_PURE` wants without the C extension (see test/runtime/pure.test.ts). */
+export function workerPrelude(): string {
+  return process.env.IPCCTL_TEST_PURE === "1" ? 'import os\nos.environ["IPCCTL_PURE"] = "1"\n' : "";
+}

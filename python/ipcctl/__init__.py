@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._codec import BrokenChannel, DecodeError, EncodeError, JavaScriptError, SharedRingBuffer, undefined
+from ._default import close_default_namespace, evaluate, execute
 from ._shared import ArrowTable, shared
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ __all__ = [
     "EncodeError",
     "JavaScriptError",
     "SharedRingBuffer",
+    "close_default_namespace",
+    "evaluate",
+    "execute",
     "expose",
     "pipe",
     "ready",
@@ -40,6 +44,8 @@ __all__ = [
     "stop",
     "undefined",
 ]
+
+eval, exec = evaluate, execute  # by the names of the built-ins, as ``ipcctl.eval``; ``from ipcctl import *`` leaves those alone
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _is_stopping = threading.Event()

@@ -28,6 +28,10 @@ def namespace(name: str | None) -> dict[str, Any]:
     return _namespaces[name]
 
 
+def forget_namespace(name: str) -> None:
+    _namespaces.pop(name, None)
+
+
 def run(code: str, scope: dict[str, Any]) -> Any:
     """The value of the code, or a coroutine that gives it if the code awaits. None where it ends in no expression."""
     filename = f"<eval-{next(_numbers)}>"

@@ -25,7 +25,7 @@ from typing import Any
 from . import _codec
 from ._channel import Channel, Segment
 from ._codec import BrokenChannel, DecodeError, EncodeError, JavaScriptError, StreamRef
-from ._evaluate import Capture, namespace, run
+from ._evaluate import Capture, forget_namespace, namespace, run
 from ._pipe import Pipe
 from ._shared import here
 
@@ -63,6 +63,8 @@ class Runtime:
         #: Calls of functions that the script, which may still be importing, has not exposed yet: until when, and what.
         self._early: list[tuple[float, Channel, list[Any]]] = []
         self._looked_ns = 0
+        #: Called when the last client has closed its channel.
+        self.on_last_client_gone: Callable[[], None] | None = None
         self._pipes: dict[str, deque[Pipe]] = {}
         self._has_pipe = threading.Condition()
         self._streams: dict[tuple[Channel, int], _Stream] = {}
@@ -182,6 +184,8 @@ class Runtime:
         for invocation in [one for one in self._invocations.values() if one.channel is channel]:
             invocation.fail(ConnectionError("the client that bound this function is gone"))
         channel.close()
+        if not self._channels and self.on_last_client_gone is not None:
+            self.on_last_client_gone()
 
     # ---- the loop ----
 
@@ -380,6 +384,8 @@ class Runtime:
 
     def _evaluate(self, channel: Channel, number: int, code: str, options: dict[str, Any]) -> None:
         mode = options.get("mode", "value")
+        if mode == "forget":
+            return self._answer(channel, number, forget_namespace, options["namespace"])
 
         def execute() -> Any:
             value = run(code, namespace(options.get("namespace")))

@@ -46,6 +46,7 @@ export class Channel implements Disposable {
   readonly #fd: number;
   #socket: Socket | undefined;
   #isWaking = false;
+  #isRef = true;
   readonly #listener: ChannelListener;
   /** What found no room, from `#outboxAt` on: taking from the front of a long array would move all of it. */
   #outbox: Uint8Array[] = [];
@@ -239,6 +240,14 @@ export class Channel implements Disposable {
     };
     this.#socket = await Bun.connect(options as unknown as Bun.TCPSocketConnectOptions); // Bun takes `fd`; its types do not know
     if (!this.#isOpen) this.#socket.terminate();
+    else if (!this.#isRef) this.#socket.unref();
+  }
+
+  /** Whether an open channel keeps the program alive. */
+  setRef(isRef: boolean): void {
+    this.#isRef = isRef;
+    if (isRef) this.#socket?.ref();
+    else this.#socket?.unref();
   }
 
   /** Names the call that is to be interrupted; the signal makes the worker look. */

@@ -8,6 +8,8 @@ import type { Connection } from "../sdk/connection.ts";
 import { PythonWorker, type AnyFunctions } from "./python-worker.ts";
 
 const OPEN_MS = 10_000;
+/** Ends of a worker while a channel to it is opened: a second one in a row is no accident. */
+const ENDINGS_MAX = 2;
 
 export type ConnectOptions = {
   /** Control socket; else IPCCTL_SOCKET, else the usual place. */
@@ -79,10 +81,12 @@ export class Ipcctl implements Disposable, AsyncDisposable {
   /** A channel to a worker that runs. @throws IpcError NOT_FOUND, NOT_RUNNING, DEADLINE */
   async worker<W extends object = AnyFunctions>(name: string, timeoutMs = OPEN_MS): Promise<PythonWorker<W>> {
     const deadline = performance.now() + timeoutMs;
+    let restarts: number | undefined;
     for (;;) {
       const status = await this.#connection.query<WorkerStatus>({ Status: { name } });
-      if (status.state === "Stopped" || status.state === "Crashed")
-        throw new IpcError("NOT_RUNNING", `${status.name} is not running`, { hint: `ipcctl start ${status.name}` });
+      restarts ??= status.restarts;
+      const keepsEnding = status.restarts - restarts >= ENDINGS_MAX;
+      if (status.state === "Stopped" || status.state === "Crashed" || keepsEnding) throw await this.#ended(status);
       try {
         const left = Math.max(1, deadline - performance.now());
         const worker = await PythonWorker.open<W>(status.name, join(status.log_dir, "..", "sock"), left);
@@ -98,6 +102,18 @@ export class Ipcctl implements Disposable, AsyncDisposable {
     }
   }
 
+  /** Why there is no channel to it: with the last thing that it said, if it ended by itself. */
+  async #ended({ name, last_exit_code, last_exit_signal, state }: WorkerStatus): Promise<IpcError> {
+    const how = last_exit_signal ?? (last_exit_code === null ? null : `exit code ${last_exit_code}`);
+    if (state === "Stopped" || how === null)
+      return new IpcError("NOT_RUNNING", `${name} is not running`, { hint: `ipcctl start ${name}` });
+    const { logs } = await this.#connection.query<{ logs: { errors: string[] } }>({ Logs: { name, lines: 5 } });
+    const said = logs.errors.findLast((line) => line.trim() !== "");
+    return new IpcError("NOT_RUNNING", `${name} ended with ${how}${said === undefined ? "" : `: ${said.trim()}`}`, {
+      hint: `ipcctl logs ${name}`,
+    });
+  }
+
   /** What `ipcctl status --json` shows. */
   status(): Promise<WorkerStatus[]> {
     return this.#connection.query<WorkerStatus[]>({ Status: { name: null } });
@@ -109,6 +125,11 @@ export class Ipcctl implements Disposable, AsyncDisposable {
 
   async delete(name: string): Promise<void> {
     await this.#connection.request({ Delete: { name } });
+  }
+
+  /** Whether the connection to the daemon keeps the program alive. */
+  setRef(isRef: boolean): void {
+    this.#connection.setRef(isRef);
   }
 
   /** Closes the channels that were opened through it; workers run on. */

@@ -97,6 +97,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   #next = 1;
   #hello: WorkerHello | undefined;
   #isBlocking = false;
+  #isBackground = false;
 
   private constructor(name: string, shimSocket: string) {
     this.name = name;
@@ -216,6 +217,17 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     await this.eval(code, { ...options, mode: "exec" });
   }
 
+  /** What was defined in a namespace of its own is gone. */
+  async forgetNamespace(namespace: string): Promise<void> {
+    await this.#request(TO.eval, "", { mode: "forget", namespace }, undefined);
+  }
+
+  /** From now on only requests that wait for their answer keep the program alive. */
+  unrefWhenIdle(): void {
+    this.#isBackground = true;
+    this.#channel.setRef(this.#pending.size > 0);
+  }
+
   /** Lends a function to Python, by its name in the script's namespace. It may be async, and may call back into Python. */
   bind(name: string, fn: (...args: Answer[]) => unknown): void {
     this.#bound.set(name, fn);
@@ -277,6 +289,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
       return Promise.reject(error instanceof BrokenChannel ? lost(this.name, error) : (error as Error));
     }
     this.#pending.set(number, { resolve, reject, onOutput });
+    if (this.#isBackground) this.#channel.setRef(true);
     this.#channel.expect();
     return promise;
   }
@@ -318,6 +331,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   #settle(number: number): Pending | undefined {
     const pending = this.#pending.get(number);
     this.#pending.delete(number);
+    if (this.#isBackground && this.#pending.size === 0) this.#channel.setRef(false);
     return pending;
   }
 

@@ -65,6 +65,12 @@ export class Connection implements Disposable {
     throw new IpcError("FAILED", `unexpected answer ${JSON.stringify(response).slice(0, 80)}`);
   }
 
+  /** Whether an open connection keeps the program alive. */
+  setRef(isRef: boolean): void {
+    if (isRef) this.#socket.ref();
+    else this.#socket.unref();
+  }
+
   /** Calls back for each event from now on; `onClose` once when the connection ends. */
   onEvents(onEvent: (event: EventMessage["Event"]) => void, onClose: (error: IpcError) => void): void {
     this.#onEvent = onEvent;

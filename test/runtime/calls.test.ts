@@ -2,9 +2,9 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { IpcError, Ipcctl, PythonError, type PythonWorker } from "ipcctl";
 import { readdirSync, readFileSync } from "node:fs";
-import { Home, isAlive, waitUntil } from "../home.ts";
+import { Home, isAlive, waitUntil, workerPrelude } from "../home.ts";
 
-const WORKER = `
+const WORKER = `${workerPrelude()}
 import asyncio, os, threading, time
 import ipcctl
 

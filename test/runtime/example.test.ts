@@ -1,13 +1,13 @@
-/** examples/http-model as its README says, where the Python of bench/http.ts is installed already; nothing is installed for a test. */
+/** examples/http-model as its README says. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Ipcctl } from "ipcctl";
-import { isInstalled, MODEL_PYTHON } from "../../bench/http-venv.ts";
+import { pythonWithPackages } from "../packages.ts";
 import { Home, ROOT, waitUntil } from "../home.ts";
 
-if (!isInstalled()) console.log("skipped: scikit-learn is not installed");
-const testModel = isInstalled() ? test : test.skip;
+const python = await pythonWithPackages();
+const testModel = python ? test : test.skip;
 
 const SETOSA = { rows: [[5.1, 3.5, 1.4, 0.2]] };
 let home: Home;
@@ -15,18 +15,18 @@ let url: string;
 let server: Bun.Subprocess<"ignore", "pipe", "pipe">;
 
 beforeAll(async () => {
-  if (!isInstalled()) return;
+  if (!python) return;
   home = new Home();
   server = Bun.spawn([process.execPath, "--no-env-file", join(ROOT, "examples/http-model/server.ts"), "0"], {
     cwd: home.dir,
-    env: { ...home.env, PYTHON: MODEL_PYTHON },
+    env: { ...home.env, PYTHON: python },
     stdio: ["ignore", "pipe", "pipe"],
   });
   const { value } = await server.stdout.getReader().read();
   url = /http:\S+/.exec(Buffer.from(value!).toString())![0];
 }, 30_000);
 afterAll(async () => {
-  if (!isInstalled()) return;
+  if (!python) return;
   server.kill();
   await server.exited;
   await home[Symbol.asyncDispose]();

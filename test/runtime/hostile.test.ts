@@ -5,9 +5,9 @@ import { SharedRingBuffer } from "../../src/plane/ring.ts";
 import { SEGMENTS_MAX } from "../../src/plane/sharing.ts";
 import { join } from "node:path";
 import { reachablePath } from "../../src/base/socket-path.ts";
-import { Home } from "../home.ts";
+import { Home, workerPrelude } from "../home.ts";
 
-const WORKER = `
+const WORKER = `${workerPrelude()}
 import os, random, signal, struct, sys, time
 import ipcctl
 from ipcctl import _codec, _runtime

@@ -4,10 +4,10 @@ import { tableFromArrays, tableFromIPC, tableToIPC } from "apache-arrow";
 import { ArrowTable, Ipcctl, NdArray, shared, type Pipe, type PythonWorker } from "ipcctl";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { Home, ROOT, waitUntil } from "../home.ts";
+import { Home, ROOT, waitUntil, workerPrelude } from "../home.ts";
 import { pythonWithPackages } from "../packages.ts";
 
-const WORKER = `
+const WORKER = `${workerPrelude()}
 import os, threading, time
 import ipcctl
 

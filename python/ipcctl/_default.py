@@ -1,0 +1,57 @@
+"""``ipcctl.eval`` and ``ipcctl.exec`` in Python: code strings in a namespace that belongs to the asyncio task, or else to the thread,
+that runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+from typing import Any
+
+from ._evaluate import run
+
+#: The namespace, and whose it is. A task or thread that only inherited it gets one of its own.
+_slot: contextvars.ContextVar[tuple[dict[str, Any], object]] = contextvars.ContextVar("ipcctl_default")
+
+
+def _owner() -> object:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return task or threading.current_thread()
+
+
+def default_namespace() -> dict[str, Any]:
+    """The namespace of this task or thread, made on first use; it goes with its task or thread."""
+    owner = _owner()
+    found = _slot.get(None)
+    if found is None or found[1] is not owner:
+        found = {"__name__": "__ipcctl__", "__builtins__": __builtins__}, owner
+        _slot.set(found)
+    return found[0]
+
+
+def close_default_namespace() -> None:
+    """Forgets what :func:`evaluate` and :func:`execute` defined in this task or thread."""
+    _slot.set(({"__name__": "__ipcctl__", "__builtins__": __builtins__}, _owner()))
+
+
+def evaluate(code: str) -> Any:
+    """The value of the last expression of the code, None where it ends in a statement. Names that it defines stay for the next code
+    of the same asyncio task, or thread, and no other sees them. Code that awaits at its top gives an awaitable.
+
+    :raises Exception: what the code raises
+    """
+    return run(code, default_namespace())
+
+
+def execute(code: str) -> Any:
+    """Runs statements; None, or an awaitable if the code awaits at its top."""
+    value = run(code, default_namespace())
+    return _nothing(value) if inspect.iscoroutine(value) else None
+
+
+async def _nothing(awaitable: Any) -> None:
+    await awaitable
