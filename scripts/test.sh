@@ -15,7 +15,7 @@ step() {
 step "$bun" check
 step node_modules/.bin/oxlint --type-aware
 step "$bun" fmt --check src test bench scripts examples
-if command -v shellcheck >/dev/null; then step shellcheck bin/ipcctl scripts/*.sh native/build.sh native/build-python.sh .ci/run
+if command -v shellcheck >/dev/null; then step shellcheck bin/ipcctl scripts/*.sh native/build.sh native/build-python.sh native/build-node.sh .ci/run
 else echo "── skipped: shellcheck is not installed"; fi
 step sh native/build.sh --sanitize
 step env ASAN_OPTIONS=detect_leaks=0 native/build/fuzz 2000

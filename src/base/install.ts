@@ -3,7 +3,7 @@ import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 
 /** The folder of package.json. */
-export const ROOT = findRoot(import.meta.dir);
+export const ROOT = findRoot(import.meta.dirname);
 export const SHIM_BINARY = join(ROOT, "native/build/ipcctl-shim");
 /** First on PYTHONPATH of a Python that we start: makes `import ipcctl` and the console work, and takes itself away. */
 export const PYTHON_BOOT = join(ROOT, "python/boot");

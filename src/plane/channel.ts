@@ -1,5 +1,5 @@
 /** The client's end of a channel with a worker: makes the segment, hands it to the worker through its shim, sends and receives. */
-import type { Socket } from "bun";
+import { openStream, type StreamSocket } from "../base/platform.ts";
 import { CAPACITY, DATA_OFFSET, openSegment, type OpenSegment } from "./meet.ts";
 import { BrokenChannel, SharedRingBuffer } from "./ring.ts";
 import { Sharing } from "./sharing.ts";
@@ -44,7 +44,7 @@ export class Channel implements Disposable {
   readonly #rx: SharedRingBuffer;
   /** Bytes on it are bells, its end is the worker's. */
   readonly #fd: number;
-  #socket: Socket | undefined;
+  #socket: StreamSocket | undefined;
   #isWaking = false;
   #isRef = true;
   readonly #listener: ChannelListener;
@@ -225,9 +225,9 @@ export class Channel implements Disposable {
   }
 
   async #hear(): Promise<void> {
-    const options = {
-      fd: this.#fd,
-      socket: {
+    this.#socket = await openStream(
+      { fd: this.#fd },
+      {
         data: () => {
           if (this.#isOpen && !this.#isPolling) this.#takeAll();
         },
@@ -237,8 +237,7 @@ export class Channel implements Disposable {
           this.#end(new BrokenChannel("the worker is gone"));
         },
       },
-    };
-    this.#socket = await Bun.connect(options as unknown as Bun.TCPSocketConnectOptions); // Bun takes `fd`; its types do not know
+    );
     if (!this.#isOpen) this.#socket.terminate();
     else if (!this.#isRef) this.#socket.unref();
   }

@@ -81,7 +81,7 @@ export const TYPED_ARRAYS = new Map<number, Constructor>([
   [77, Int16Array],
   [78, Int32Array],
   [79, BigInt64Array],
-  [84, Float16Array],
+  ...(typeof Float16Array === "undefined" ? [] : [[84, Float16Array] as const]), // Node has it from 24 on
   [85, Float32Array],
   [86, Float64Array],
 ]);

@@ -1,5 +1,6 @@
 /** Opening a channel: the client makes the segment and hands its descriptors to the worker, through the worker's shim. */
 import { IpcError } from "../base/errors.ts";
+import { sleep } from "../base/platform.ts";
 import { reachablePath } from "../base/socket-path.ts";
 import {
   closeFd,
@@ -93,7 +94,7 @@ async function handOver(path: string, name: string, timeoutMs: number, payload: 
         if (bytes?.length === 0) throw notRunning(name); // its shim has just ended
         if (bytes) held = Buffer.concat([held, bytes]);
         else if (performance.now() > deadline) return undefined;
-        else await Bun.sleep(1); // other descriptors than Bun's own have no events
+        else await sleep(1); // other descriptors than the event loop's own have no events
       }
       const end = 4 + held.readUInt32LE(0);
       const frame = { type: held.readUInt8(4), payload: held.subarray(5, end) };
@@ -119,7 +120,7 @@ async function handOver(path: string, name: string, timeoutMs: number, payload: 
       const asked = await ask(SHIM.wake, Buffer.alloc(0));
       const isHopeless = asked === ENOSYS && performance.now() > began + Math.min(START_MS, timeoutMs / 2);
       if (isHopeless || performance.now() > deadline) throw asked === ENOSYS ? noRuntime(name) : late(name, timeoutMs);
-      await Bun.sleep(pauseMs);
+      await sleep(pauseMs);
     }
   } finally {
     closeFd(socket);

@@ -1,6 +1,6 @@
 /** A pair of rings for raw bytes between this program and a worker. */
-import type { Socket } from "bun";
 import { IpcError } from "../base/errors.ts";
+import { openStream, sleep, type StreamSocket } from "../base/platform.ts";
 import { CAPACITY, DATA_OFFSET, openSegment, type OpenSegment } from "./meet.ts";
 import { BrokenChannel, SharedRingBuffer } from "./ring.ts";
 import { closeFd, drain, ring, waitReadable } from "./system.ts";
@@ -26,7 +26,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   readonly #tx: SharedRingBuffer;
   readonly #rx: SharedRingBuffer;
   readonly #fd: number;
-  #socket: Socket | undefined;
+  #socket: StreamSocket | undefined;
   #isOver = false;
   #isClosed = false;
   #wake: (() => void) | undefined;
@@ -63,7 +63,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   /** The same, waiting for room. */
   async send(message: Uint8Array): Promise<void> {
     for (let looks = 0; !this.trySend(message); looks++)
-      await (looks < 100 ? new Promise<void>((resolve) => setImmediate(resolve)) : Bun.sleep(ROOM_MS));
+      await (looks < 100 ? new Promise<void>((resolve) => setImmediate(resolve)) : sleep(ROOM_MS));
   }
 
   /** The next message if one is there. @throws BrokenChannel if the worker wrote what it must not */
@@ -134,17 +134,16 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
       this.#wake?.();
       this.#wake = undefined;
     };
-    const options = {
-      fd: this.#fd,
-      socket: {
+    this.#socket = await openStream(
+      { fd: this.#fd },
+      {
         data: onBell,
         close: () => {
           this.#isOver = true;
           onBell();
         },
       },
-    };
-    this.#socket = await Bun.connect(options as unknown as Bun.TCPSocketConnectOptions); // Bun takes `fd`; its types do not know
+    );
     if (this.#isClosed) this.#socket.terminate();
   }
 

@@ -26,8 +26,7 @@ function keep(buffer: ArrayBufferLike, fd: number): void {
   isUsed = true;
 }
 
-type ArrayType = { readonly BYTES_PER_ELEMENT: number };
-type Instance<T> = T extends { readonly prototype: infer A } ? A : never;
+type ArrayType<A extends TypedArray> = { new (buffer: ArrayBuffer): A; readonly BYTES_PER_ELEMENT: number };
 
 /**
  * A zeroed typed array in memory that crosses to workers without a copy, wherever it, or a view of its buffer, is sent:
@@ -37,34 +36,19 @@ type Instance<T> = T extends { readonly prototype: infer A } ? A : never;
  * @param length elements
  * @throws RangeError if it is not positive; IpcError if there is no descriptor, or no memory, left
  */
-export function shared<T extends Exclude<(typeof ARRAY_TYPES)[number], never>>(type: T, length: number): Instance<T> {
+export function shared<A extends TypedArray>(type: ArrayType<A>, length: number): A {
   if (!Number.isSafeInteger(length) || length <= 0) throw new RangeError(`shared: ${length} is no number of elements`);
-  const bytes = length * (type as ArrayType).BYTES_PER_ELEMENT;
+  const bytes = length * type.BYTES_PER_ELEMENT;
   const fd = createSegment(bytes);
   try {
     const { buffer } = map(fd, bytes);
     keep(buffer, fd);
-    return new (type as unknown as new (buffer: ArrayBuffer) => Instance<T>)(buffer);
+    return new type(buffer);
   } catch (error) {
     closeFd(fd);
     throw error;
   }
 }
-
-const ARRAY_TYPES = [
-  Int8Array,
-  Uint8Array,
-  Uint8ClampedArray,
-  Int16Array,
-  Uint16Array,
-  Int32Array,
-  Uint32Array,
-  BigInt64Array,
-  BigUint64Array,
-  Float16Array,
-  Float32Array,
-  Float64Array,
-] as const;
 
 /** The segments of one channel: those handed out, and those taken. Descriptors travel ahead of the message that names them. */
 export class Sharing {

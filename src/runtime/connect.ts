@@ -1,6 +1,7 @@
 /** `import { connect } from "ipcctl"`: the daemon and its workers from a TypeScript program. */
 import { join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import { sleep } from "../base/platform.ts";
 import { resolvePaths } from "../base/paths.ts";
 import type { WorkerStatus } from "../protocol/status.ts";
 import { cleanEnv, connectDaemon } from "../sdk/autostart.ts";
@@ -97,7 +98,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
         const isBetween =
           error instanceof IpcError && (error.code === "NOT_RUNNING" || error.code === "CONNECTION_LOST");
         if (!isBetween || performance.now() > deadline) throw error;
-        await Bun.sleep(10);
+        await sleep(10);
       }
     }
   }

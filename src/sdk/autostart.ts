@@ -3,15 +3,13 @@ import { mkdirSync, openSync, closeSync, readFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { daemonEntry } from "../base/install.ts";
+import { bunCommand, sleep, spawnDetached, type DetachedChild } from "../base/platform.ts";
 import type { Paths } from "../base/paths.ts";
 import { VERSION } from "../base/version.ts";
 import { PROTOCOL } from "../protocol/responses.ts";
 import { Connection } from "./connection.ts";
 
 const START_DEADLINE_MS = 20_000;
-
-/** Flags that keep Bun from reading anything of the folder it stands in. */
-export const CLEAN_BUN = ["--no-env-file", "--config=/dev/null"] as const;
 
 /** The daemon waits far more than it computes: compilers of hot code cost it memory and gain it nothing. */
 const SMALL_BUN = { BUN_JSC_useBaselineJIT: "0", BUN_JSC_useConcurrentJIT: "0" };
@@ -44,22 +42,14 @@ async function startDaemon(paths: Paths): Promise<Connection> {
   mkdirSync(dirname(paths.daemonLog), { recursive: true, mode: 0o700 });
   const errorFile = `${paths.daemonLog}.stderr`;
   const errors = openSync(errorFile, "a", 0o600);
-  const child = Bun.spawn(
-    [process.execPath, ...CLEAN_BUN, daemonEntry(), "daemon", "--background", "--socket", paths.socket],
-    {
-      cwd: "/",
-      env: { ...cleanEnv(process.env), ...SMALL_BUN },
-      detached: true,
-      stdio: ["ignore", errors, errors],
-    },
-  );
+  const command = [...bunCommand(daemonEntry()), "daemon", "--background", "--socket", paths.socket];
+  const child = spawnDetached(command, { ...cleanEnv(process.env), ...SMALL_BUN }, errors);
   closeSync(errors);
-  child.unref();
   return waitForDaemon(paths, child, errorFile);
 }
 
 /** The child may lose the race for the lock and exit: then somebody else's daemon is about to answer. */
-async function waitForDaemon(paths: Paths, child: Bun.Subprocess, errorFile: string): Promise<Connection> {
+async function waitForDaemon(paths: Paths, child: DetachedChild, errorFile: string): Promise<Connection> {
   const deadline = performance.now() + START_DEADLINE_MS;
   for (let pauseMs = 4; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
     try {
@@ -70,7 +60,7 @@ async function waitForDaemon(paths: Paths, child: Bun.Subprocess, errorFile: str
     if (child.exitCode === LOCK_HELD_EXIT) requireSameSocket(paths);
     const isDead = child.exitCode !== null && child.exitCode !== LOCK_HELD_EXIT;
     if (isDead || performance.now() > deadline) throw notStarted(paths, errorFile, child.exitCode);
-    await Bun.sleep(pauseMs);
+    await sleep(pauseMs);
   }
 }
 

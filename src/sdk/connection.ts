@@ -1,6 +1,6 @@
 /** One connection to the daemon: requests in order, events after a subscription. */
-import type { Socket } from "bun";
 import { IpcError, isErrorCode } from "../base/errors.ts";
+import { openStream, type StreamSocket } from "../base/platform.ts";
 import { reachablePath } from "../base/socket-path.ts";
 import { encodeMessage, FrameDecoder } from "../protocol/frame.ts";
 import type { EventMessage, Response } from "../protocol/responses.ts";
@@ -9,7 +9,7 @@ type Waiter = { readonly resolve: (response: Response) => void; readonly reject:
 
 /** An open connection. Close it with `using` or {@link Connection.close}. */
 export class Connection implements Disposable {
-  readonly #socket: Socket;
+  readonly #socket: StreamSocket;
   readonly #decoder = new FrameDecoder();
   readonly #waiters: Waiter[] = [];
   readonly #outbox: Uint8Array[] = [];
@@ -17,7 +17,7 @@ export class Connection implements Disposable {
   #onClose: ((error: IpcError) => void) | undefined;
   #closed: IpcError | undefined;
 
-  private constructor(socket: Socket) {
+  private constructor(socket: StreamSocket) {
     this.#socket = socket;
   }
 
@@ -27,17 +27,17 @@ export class Connection implements Disposable {
     const on = (act: (open: Connection) => void) => connection && act(connection);
     const reached = reachablePath(path);
     try {
-      const socket = await Bun.connect({
-        unix: reached.path,
-        socket: {
+      const socket = await openStream(
+        { unix: reached.path },
+        {
           // The daemon speaks only when spoken to, so nothing arrives before `connection` is set.
-          data: (_, bytes) => on((open) => open.#receive(bytes)),
+          data: (bytes) => on((open) => open.#receive(bytes)),
           close: () => on((open) => open.#fail(lost())),
-          error: (_, error) =>
+          error: (error) =>
             on((open) => open.#fail(new IpcError("CONNECTION_LOST", `connection broke: ${error.message}`))),
           drain: () => on((open) => open.#flush()),
         },
-      });
+      );
       connection = new Connection(socket);
       return connection;
     } catch (error) {

@@ -1,0 +1,223 @@
+/* The system calls of the data plane for Node, which has no foreign functions: src/plane/system-node.ts. Results below 0 are -errno. */
+#include "napi.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define ARGS_MAX 4
+#define FDS_MAX 8
+
+struct args { napi_env env; napi_value values[ARGS_MAX]; };
+
+static struct args take(napi_env env, napi_callback_info info)
+{
+	struct args args = { .env = env };
+	size_t count = ARGS_MAX;
+	napi_get_cb_info(env, info, &count, args.values, NULL, NULL);
+	return args;
+}
+
+static int32_t number(const struct args *args, int index)
+{
+	int32_t value = -1;
+	napi_get_value_int32(args->env, args->values[index], &value);
+	return value;
+}
+
+static int64_t large(const struct args *args, int index)
+{
+	int64_t value = -1;
+	napi_get_value_int64(args->env, args->values[index], &value);
+	return value;
+}
+
+/* The bytes of a Uint8Array or the numbers of an Int32Array. */
+static void *array(const struct args *args, int index, size_t *length)
+{
+	int type;
+	void *data = NULL;
+	*length = 0;
+	napi_get_typedarray_info(args->env, args->values[index], &type, length, &data, NULL, NULL);
+	return data;
+}
+
+static napi_value result(napi_env env, int64_t value)
+{
+	napi_value made = NULL;
+	napi_create_int64(env, value < 0 ? -(int64_t)errno : value, &made);
+	return made;
+}
+
+static napi_value create_segment(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	int fd = memfd_create("ipcctl-channel", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd >= 0 && (ftruncate(fd, large(&args, 0)) != 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW) != 0)) {
+		int error = errno;
+		close(fd);
+		errno = error;
+		fd = -1;
+	}
+	return result(env, fd);
+}
+
+static void unmap(napi_env env, void *data, void *hint)
+{
+	(void)env;
+	munmap(data, (size_t)hint);
+}
+
+/* An ArrayBuffer, or -errno. */
+static napi_value map(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	size_t size = (size_t)large(&args, 1);
+	void *data = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, number(&args, 0), 0);
+	napi_value buffer = NULL;
+	if (data == MAP_FAILED)
+		return result(env, -1);
+	if (napi_create_external_arraybuffer(env, data, size, unmap, (void *)size, &buffer) == 0)
+		return buffer;
+	munmap(data, size);
+	errno = ENOMEM;
+	return result(env, -1);
+}
+
+static napi_value get_seals(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	return result(env, fcntl(number(&args, 0), F_GET_SEALS));
+}
+
+static napi_value create_pair(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	size_t length;
+	int32_t *fds = array(&args, 1, &length);
+	return result(env, length == 2 ? socketpair(AF_UNIX, number(&args, 0) | SOCK_CLOEXEC, 0, fds) : -1);
+}
+
+static napi_value create_pipe(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	size_t length;
+	int32_t *fds = array(&args, 0, &length);
+	return result(env, length == 2 ? pipe2(fds, O_CLOEXEC | O_NONBLOCK) : -1);
+}
+
+static napi_value send_bytes(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	size_t length;
+	const void *bytes = array(&args, 1, &length);
+	return result(env, send(number(&args, 0), bytes, length, number(&args, 2) | MSG_NOSIGNAL));
+}
+
+static napi_value receive_bytes(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	size_t length;
+	void *bytes = array(&args, 1, &length);
+	return result(env, recv(number(&args, 0), bytes, length, number(&args, 2)));
+}
+
+static napi_value send_fds(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	size_t length, count;
+	void *bytes = array(&args, 1, &length);
+	const int32_t *fds = array(&args, 2, &count);
+	union { struct cmsghdr header; char bytes[CMSG_SPACE(FDS_MAX * sizeof(int))]; } control;
+	memset(&control, 0, sizeof control);
+	struct iovec part = { bytes, length };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+	if (count > FDS_MAX) {
+		errno = EINVAL;
+		return result(env, -1);
+	}
+	if (count > 0) {
+		message.msg_control = control.bytes;
+		message.msg_controllen = CMSG_SPACE(count * sizeof(int));
+		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+		header->cmsg_level = SOL_SOCKET;
+		header->cmsg_type = SCM_RIGHTS;
+		header->cmsg_len = CMSG_LEN(count * sizeof(int));
+		memcpy(CMSG_DATA(header), fds, count * sizeof(int));
+	}
+	return result(env, sendmsg(number(&args, 0), &message, number(&args, 3) | MSG_NOSIGNAL));
+}
+
+/* The descriptor of the next packet if it is of just the size of the buffer; -1 otherwise, whatever came. */
+static napi_value receive_fd(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	size_t length;
+	void *bytes = array(&args, 1, &length);
+	union { struct cmsghdr header; char bytes[CMSG_SPACE(sizeof(int))]; } control;
+	struct iovec part = { bytes, length };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control };
+	ssize_t count = recvmsg(number(&args, 0), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	struct cmsghdr *header = count < 0 ? NULL : CMSG_FIRSTHDR(&message);
+	int fd = -1;
+	if (header != NULL && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS && header->cmsg_len == CMSG_LEN(sizeof fd))
+		memcpy(&fd, CMSG_DATA(header), sizeof fd);
+	if (fd >= 0 && (size_t)count != length) {
+		close(fd);
+		fd = -1;
+	}
+	errno = EBADMSG;
+	return result(env, fd);
+}
+
+static napi_value wait_readable(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	struct pollfd polled = { number(&args, 0), POLLIN, 0 };
+	return result(env, poll(&polled, 1, number(&args, 1)));
+}
+
+static napi_value connect_unix(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	size_t length = 0;
+	napi_get_value_string_utf8(env, args.values[0], address.sun_path, sizeof address.sun_path, &length);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
+		int error = errno;
+		close(fd);
+		errno = error;
+		fd = -1;
+	}
+	return result(env, fd);
+}
+
+static napi_value close_fd(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	return result(env, close(number(&args, 0)));
+}
+
+__attribute__((visibility("default"))) napi_value napi_register_module_v1(napi_env env, napi_value exports);
+
+napi_value napi_register_module_v1(napi_env env, napi_value exports)
+{
+	static const struct { const char *name; napi_callback callback; } functions[] = {
+		{ "createSegment", create_segment }, { "map", map }, { "getSeals", get_seals }, { "createPair", create_pair },
+		{ "createPipe", create_pipe }, { "send", send_bytes }, { "receive", receive_bytes }, { "sendFds", send_fds },
+		{ "receiveFd", receive_fd }, { "waitReadable", wait_readable }, { "connectUnix", connect_unix }, { "close", close_fd },
+	};
+	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
+		napi_value function;
+		if (napi_create_function(env, functions[i].name, (size_t)-1, functions[i].callback, NULL, &function) == 0)
+			napi_set_named_property(env, exports, functions[i].name, function);
+	}
+	return exports;
+}

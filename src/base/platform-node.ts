@@ -1,0 +1,52 @@
+/** What the SDK takes from Node 22 or newer; see platform.ts. */
+import { spawn } from "node:child_process";
+import { createConnection, Socket } from "node:net";
+import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
+import { ROOT } from "./install.ts";
+import type { DetachedChild, StreamEvents, StreamSocket } from "./platform.ts";
+
+const NODE_MIN = 22;
+if (Number(process.versions.node.split(".")[0]) < NODE_MIN)
+  throw new Error(`ipcctl needs Node ${NODE_MIN} or newer, or Bun; this is Node ${process.versions.node}`);
+
+export function openStream(to: { unix: string } | { fd: number }, on: StreamEvents): Promise<StreamSocket> {
+  const { promise, resolve, reject } = Promise.withResolvers<StreamSocket>();
+  const socket = "fd" in to ? new Socket({ fd: to.fd, readable: true, writable: false }) : createConnection(to.unix);
+  const open: StreamSocket = {
+    write: (bytes) => {
+      socket.write(bytes); // Node keeps what does not fit
+      return bytes.length;
+    },
+    end: () => void socket.end(),
+    terminate: () => void socket.destroy(),
+    ref: () => void socket.ref(),
+    unref: () => void socket.unref(),
+  };
+  let isOpen = "fd" in to;
+  socket.on("data", (bytes: Buffer) => on.data(bytes)); // no encoding is set
+  socket.on("error", (error) => (isOpen ? on.error?.(error) : reject(error)));
+  socket.on("close", () => isOpen && on.close());
+  socket.on("connect", () => {
+    isOpen = true;
+    resolve(open);
+  });
+  if ("fd" in to) resolve(open);
+  return promise;
+}
+
+export async function sleep(ms: number): Promise<void> {
+  await setTimeout(ms);
+}
+
+export function spawnDetached(command: string[], env: Record<string, string>, output: number): DetachedChild {
+  const [program, ...args] = command as [string, ...string[]];
+  const child = spawn(program, args, { cwd: "/", env, detached: true, stdio: ["ignore", output, output] });
+  child.unref();
+  return child;
+}
+
+/** The launcher finds Bun, and the entry by itself. */
+export function bunCommand(_entry: string): string[] {
+  return [join(ROOT, "bin/ipcctl")];
+}

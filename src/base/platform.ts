@@ -1,0 +1,50 @@
+/** What the SDK takes from Bun. Its twin for Node is platform-node.ts; the bundle for Node is built with that one in place of this. */
+
+export type StreamSocket = {
+  /** How many bytes were taken. */
+  readonly write: (bytes: Uint8Array) => number;
+  readonly end: () => void;
+  readonly terminate: () => void;
+  readonly ref: () => void;
+  readonly unref: () => void;
+};
+
+export type StreamEvents = {
+  readonly data: (bytes: Uint8Array) => void;
+  readonly close: () => void;
+  readonly error?: (error: Error) => void;
+  /** What was not taken can be written. */
+  readonly drain?: () => void;
+};
+
+/** Connects to a Unix socket, or takes one that is connected. Rejects with an error that has a `code`. */
+export async function openStream(to: { unix: string } | { fd: number }, on: StreamEvents): Promise<StreamSocket> {
+  const socket = {
+    data: (_: unknown, bytes: Uint8Array) => on.data(bytes),
+    close: () => on.close(),
+    error: (_: unknown, error: Error) => on.error?.(error),
+    drain: () => on.drain?.(),
+  };
+  return Bun.connect({ ...to, socket } as unknown as Bun.UnixSocketOptions); // Bun takes `fd`; its types do not know
+}
+
+export function sleep(ms: number): Promise<void> {
+  return Bun.sleep(ms);
+}
+
+export type DetachedChild = { readonly exitCode: number | null };
+
+/** A process that outlives this one. Its output goes to a descriptor. */
+export function spawnDetached(command: string[], env: Record<string, string>, output: number): DetachedChild {
+  const child = Bun.spawn(command, { cwd: "/", env, detached: true, stdio: ["ignore", output, output] });
+  child.unref();
+  return child;
+}
+
+/** Flags that keep Bun from reading anything of the folder it stands in. */
+export const CLEAN_BUN: readonly string[] = ["--no-env-file", "--config=/dev/null"];
+
+/** What runs a file of ours on Bun. */
+export function bunCommand(entry: string): string[] {
+  return [process.execPath, ...CLEAN_BUN, entry];
+}

@@ -1,0 +1,113 @@
+/** The system calls of the data plane on Node, by a small addon; see system.ts, whose face this is. */
+import { fstatSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { IpcError } from "../base/errors.ts";
+import { ROOT } from "../base/install.ts";
+
+/** Results below 0 are -errno. */
+type Addon = {
+  readonly createSegment: (bytes: number) => number;
+  readonly map: (fd: number, bytes: number) => ArrayBuffer | number;
+  readonly getSeals: (fd: number) => number;
+  readonly createPair: (type: number, fds: Int32Array) => number;
+  readonly createPipe: (fds: Int32Array) => number;
+  readonly send: (fd: number, bytes: Uint8Array, flags: number) => number;
+  readonly receive: (fd: number, bytes: Uint8Array, flags: number) => number;
+  readonly sendFds: (fd: number, bytes: Uint8Array, fds: Int32Array, flags: number) => number;
+  readonly receiveFd: (fd: number, bytes: Uint8Array) => number;
+  readonly waitReadable: (fd: number, timeoutMs: number) => number;
+  readonly connectUnix: (path: string) => number;
+  readonly close: (fd: number) => number;
+};
+
+const ADDON = join(ROOT, "native/build/plane.node");
+
+function load(): Addon {
+  try {
+    return createRequire(import.meta.url)(ADDON) as Addon;
+  } catch (error) {
+    throw new IpcError("FAILED", `${ADDON} cannot be loaded: ${(error as Error).message}`, {
+      hint: `build it: sh ${join(ROOT, "native/build-node.sh")}`,
+    });
+  }
+}
+
+const system = load();
+
+export const STREAM = 1;
+export const SEQPACKET = 5;
+export const MSG_DONTWAIT = 0x40;
+const F_SEAL_SHRINK = 2;
+const BELL = Uint8Array.of(1);
+const bells = new Uint8Array(64);
+
+function checked(result: number, what: string): number {
+  if (result >= 0) return result;
+  throw new IpcError("FAILED", `${what} failed (errno ${-result})`, { hint: "see: ipcctl doctor" });
+}
+
+export function createSegment(bytes: number): number {
+  return checked(system.createSegment(bytes), "memfd_create");
+}
+
+export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
+  const buffer = system.map(fd, bytes);
+  if (typeof buffer !== "number") return new Uint8Array(buffer);
+  throw new IpcError("FAILED", `mapping ${bytes} bytes failed (errno ${-buffer})`, {
+    hint: "the address space may be limited: ulimit -v",
+  });
+}
+
+export function sealedBytes(fd: number): number | undefined {
+  const seals = system.getSeals(fd);
+  return seals < 0 || (seals & F_SEAL_SHRINK) === 0 ? undefined : fstatSync(fd).size;
+}
+
+export function createPair(type: number): [number, number] {
+  const fds = new Int32Array(2);
+  checked(system.createPair(type, fds), "socketpair");
+  return [fds[0]!, fds[1]!];
+}
+
+export function createLife(): [number, number] {
+  const fds = new Int32Array(2);
+  checked(system.createPipe(fds), "pipe2");
+  return [fds[1]!, fds[0]!];
+}
+
+export function ring(fd: number): void {
+  system.send(fd, BELL, MSG_DONTWAIT);
+}
+
+export function drain(fd: number): boolean {
+  return system.receive(fd, bells, MSG_DONTWAIT) !== 0;
+}
+
+export function closeFd(fd: number): void {
+  system.close(fd);
+}
+
+export function connectUnix(path: string): number | undefined {
+  const fd = system.connectUnix(path);
+  return fd < 0 ? undefined : fd;
+}
+
+export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly number[], flags = 0): boolean {
+  return system.sendFds(socket, bytes, Int32Array.from(fds), flags) === bytes.length;
+}
+
+export function receiveFd(socket: number, bytes: Uint8Array): number | undefined {
+  const fd = system.receiveFd(socket, bytes);
+  return fd < 0 ? undefined : fd;
+}
+
+export function waitReadable(fd: number, timeoutMs: number): boolean {
+  return system.waitReadable(fd, timeoutMs) > 0;
+}
+
+export function receive(socket: number, timeoutMs: number): Buffer | undefined {
+  if (!waitReadable(socket, timeoutMs)) return undefined;
+  const bytes = Buffer.alloc(4096);
+  return bytes.subarray(0, Math.max(0, system.receive(socket, bytes, 0)));
+}

@@ -1,0 +1,178 @@
+/** The SDK on Node 22, from the bundle that is built for it. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { existsSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { Home, ROOT } from "../home.ts";
+
+const VERSION = "22.23.3";
+const FOLDER = join(ROOT, "build/test-node");
+const NODE = join(FOLDER, `node_modules/node-linux-${process.arch}/bin/node`);
+
+/** From the npm registry, once. Undefined, and a line that says why, where it cannot be had. */
+async function installNode(): Promise<string | undefined> {
+  if (existsSync(NODE)) return NODE;
+  mkdirSync(FOLDER, { recursive: true });
+  const packages = [`node-linux-${process.arch}@${VERSION}`];
+  const npm = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--prefix", FOLDER];
+  const child = Bun.spawn([...npm, ...packages], { stdio: ["ignore", "ignore", "pipe"] });
+  const stderr = await new Response(child.stderr).text();
+  if ((await child.exited) === 0 && existsSync(NODE)) return NODE;
+  console.log(`skipped: Node ${VERSION} cannot be installed here: ${stderr.trim().split("\n").at(-1)}`);
+  return undefined;
+}
+
+// Each face of what differs must stay the same; the compiler sees to it.
+type Face<Twin extends Original, Original> = Twin;
+export type Platform = Face<
+  Omit<typeof import("../../src/base/platform.ts"), "CLEAN_BUN">,
+  typeof import("../../src/base/platform-node.ts")
+>;
+export type System = Face<typeof import("../../src/plane/system-node.ts"), typeof import("../../src/plane/system.ts")>;
+
+const WORKER = `
+import threading
+import ipcctl
+@ipcctl.expose
+def add(a, b): return a + b
+@ipcctl.expose
+def boom(): raise ValueError("no")
+@ipcctl.expose
+def rows(n):
+    for i in range(n): yield i
+@ipcctl.expose
+def total(items): return sum(items)
+@ipcctl.expose
+def increase(values):
+    for i in range(len(values)): values[i] += 1
+@ipcctl.expose
+def made():
+    memory = ipcctl.shared(1 << 30)
+    memory[-1] = 7
+    return memory
+@ipcctl.expose
+def call_back(x): return twice(x) + 1
+@ipcctl.expose
+def die():
+    import os; os._exit(3)
+def answer():
+    for message in (pipe := ipcctl.pipe("echo")): pipe.send(message)
+threading.Thread(target=answer, daemon=True).start()
+ipcctl.serve()
+`;
+
+let home: Home;
+let node: string | undefined;
+beforeAll(async () => {
+  home = new Home();
+  node = await installNode();
+}, 120_000);
+afterAll(() => home[Symbol.asyncDispose]());
+
+async function run(text: string): Promise<{ stdout: string; stderr: string; status: number }> {
+  const child = Bun.spawn([node!, home.script("program.mjs", text)], {
+    cwd: home.dir,
+    env: home.env,
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  const [stdout, stderr, status] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  return { stdout, stderr, status };
+}
+
+const IMPORT = `import * as ipcctl from ${JSON.stringify(join(ROOT, "build/js/ipcctl.node.js"))};`;
+
+test("calls, streams, functions lent, memory shared, pipes, errors, and the ends of things", async () => {
+  if (!node) return;
+  const worker = home.script("calc.py", WORKER);
+  const { stdout, stderr, status } = await run(`${IMPORT}
+    const show = (value) => console.log(JSON.stringify(value));
+    const ipc = await ipcctl.connect(); // starts the daemon
+    const py = await ipc.start(${JSON.stringify(worker)}, { restart_policy: "no" });
+    show([await py.call("add", 2, 3), py.callSync("add", 1, 1), await py.eval("sum(range(10))")]);
+    show(await py.call("boom").catch((error) => [error instanceof ipcctl.PythonError, error.type, error.message]));
+    let sum = 0;
+    for await (const row of py.stream("rows", 1000)) sum += row;
+    show(sum);
+    show(await py.call("total", (async function* () { for (let i = 0; i < 500; i++) yield i; })()));
+    const values = ipcctl.shared(Float64Array, 4);
+    await py.call("increase", values);
+    show([...values]);
+    const before = process.memoryUsage.rss();
+    const huge = await py.call("made");
+    show([huge.length, huge.at(-1), process.memoryUsage.rss() - before < 50e6]);
+    py.bind("twice", async (x) => x * 2);
+    show(await py.call("call_back", 5));
+    const pipe = await py.pipe("echo");
+    await pipe.send(Buffer.from("hi"));
+    show(Buffer.from(await pipe.receive()).toString());
+    show(Buffer.from((await pipe.send(Buffer.from("ho")), pipe.receiveSync())).toString());
+    pipe.close();
+    show(await py.callWith("add", [1, 1], { signal: AbortSignal.abort(new Error("stop")) }).catch((error) => error.message));
+    show(await py.eval("while True: pass", { timeout: 50 }).catch((error) => error.code));
+    show(await py.call("add", "a", "b"));
+    show(await py.call("die").catch((error) => error.code));
+    show(await ipcctl.eval("6 * 7"));
+    await ipc.delete("calc");
+    ipc[Symbol.dispose]();
+  `);
+  expect(stderr).toBe("");
+  expect(stdout.trim().split("\n")).toEqual([
+    "[5,2,45]",
+    '[true,"ValueError","ValueError: no"]',
+    "499500",
+    "124750",
+    "[1,1,1,1]",
+    `[${2 ** 30},7,true]`,
+    "11",
+    '"hi"',
+    '"ho"',
+    '"stop"',
+    '"DEADLINE"',
+    '"ab"',
+    '"CONNECTION_LOST"',
+    "42",
+  ]);
+  expect(status).toBe(0);
+}, 60_000);
+
+test("a hostile worker costs a program on Node its channel, no more", async () => {
+  if (!node) return;
+  const worker = home.script(
+    "hostile.py",
+    `
+import random, struct
+import ipcctl
+from ipcctl import _runtime
+@ipcctl.expose
+def add(a, b): return a + b
+@ipcctl.expose
+def scribble(seed):
+    r, m = random.Random(seed), _runtime.runtime()._channels[-1].map
+    for _ in range(5):
+        offset = r.choice([256, 320, 384, 512, 576, 640, 4096 + r.randrange(1 << 21) // 4 * 4])
+        m[offset:offset + 4] = struct.pack("<I", r.choice([0, 7, 8, (1 << 20) + 8, 0xFFFFFFFF, r.getrandbits(32)]))
+ipcctl.serve()
+`,
+  );
+  const { stdout, stderr } = await run(`${IMPORT}
+    const ipc = await ipcctl.connect();
+    await ipc.start(${JSON.stringify(worker)});
+    const seen = new Set();
+    for (let round = 0; round < 20; round++) {
+      const py = await ipc.worker("hostile");
+      const end = (promise) => promise.then(() => "answered", (error) => error.code);
+      const calls = [py.callWith("add", [1, 1], { timeout: 300 }), py.callWith("scribble", [round], { timeout: 300 })];
+      for (let index = 0; index < 20; index++) calls.push(py.callWith("add", [index, 1], { timeout: 300 }));
+      for (const one of await Promise.all(calls.map(end))) seen.add(one);
+      py[Symbol.dispose]();
+    }
+    const py = await ipc.worker("hostile");
+    console.log([...seen].every((one) => ["answered", "CONNECTION_LOST", "DEADLINE"].includes(one)), await py.call("add", 1, 2));
+    ipc[Symbol.dispose]();
+  `);
+  expect(stderr).toBe("");
+  expect(stdout).toBe("true 3\n");
+}, 60_000);
