@@ -24,4 +24,3 @@ const { outputs, logs } = await Bun.build({
   ],
 });
 if (outputs.length === 0) throw new AggregateError(logs, "the bundle for Node could not be built");
-export {};
