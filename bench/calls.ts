@@ -1,10 +1,11 @@
 /**
- * Calls into one Python worker, side by side with what people use instead, in one run:
+ * Calls into a Python worker, side by side with what people use instead, in one run:
  *   bun bench/calls.ts [--write]
- * The same echo of 64 bytes over: a channel of ipcctl, a Unix socket, JSON lines over stdin and stdout, and HTTP keep-alive against uvicorn
- * (installed into bench/out). `--write` puts the table into README.
+ * An echo of 64 bytes over a pipe and by a call of ipcctl, over a Unix socket, JSON lines, HTTP keep-alive against uvicorn, ZeroMQ, gRPC,
+ * pythonia, python-shell and node-calls-python; what is installed for that lies in bench/out. Then rates, large messages, and many at
+ * once. `--write` puts the table into README.
  */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -15,21 +16,48 @@ const { values: flags } = parseArgs({ options: { write: { type: "boolean" } } })
 const OUT = join(import.meta.dir, "out");
 const python = Bun.spawnSync(["python3", "-c", "import sys; print(sys.executable)"]).stdout.toString().trim();
 const payload = new Uint8Array(64).fill(120);
+const BLOCK_BYTES = 65_536;
+const GIGABYTE = 2 ** 30;
 
 await using home = new Home();
 const ipc = new Ipcctl(await home.connect());
 const throughput: string[] = [];
-const rows: { what: string; p50: number; p99: number; note: string }[] = [];
+const rows: { what: string; p50: number; p99: number }[] = [];
 
 const WORKER = `
+import threading
 import ipcctl
 @ipcctl.expose
 def echo(data): return data
 @ipcctl.expose
 def add(a, b): return a + b
-count = 0
 @ipcctl.expose
 def size(data): return len(data)
+@ipcctl.expose
+def make(nbytes):
+    global made
+    made = ipcctl.shared(nbytes).cast("d")
+    made[-1] = 7
+@ipcctl.expose
+def give(): return made
+
+def answer():
+    while True:
+        with ipcctl.pipe("echo") as pipe:
+            for message in pipe: pipe.send(message)
+def swallow():
+    while True:
+        with ipcctl.pipe("sink") as pipe:
+            for message in pipe:
+                if len(message) == 1: pipe.send(message)
+def pour():
+    while True:
+        with ipcctl.pipe("source") as pipe:
+            for order in pipe:
+                count, size = map(int, order.split())
+                message = bytes(size)
+                for _ in range(count): pipe.send(message)
+for one in (answer, swallow, pour): threading.Thread(target=one, daemon=True).start()
 ipcctl.serve()
 `;
 const SOCKET = `
@@ -58,20 +86,36 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(len(body)).encode())]})
     await send({"type": "http.response.body", "body": body})
 `;
+/** Client of the worker for the runs with many: makes calls until it is told to end, and says how many. */
+const CLIENT = `
+import { connect } from ${JSON.stringify(join(ROOT, "src/index.ts"))};
+const ipc = await connect();
+const py = await ipc.worker(process.argv[2]);
+process.stdout.write("ready\\n");
+for await (const _ of process.stdin) break;
+let count = 0;
+for (const end = performance.now() + 2000; performance.now() < end; count++) await py.call("add", count, 1);
+console.log(count);
+process.exit(0);
+`;
 
-const py = await ipc.start(home.script("calls.py", WORKER), { cwd: home.dir, interpreter: python });
-await measure("call(echo, 64 bytes), blocking", 50_000, () => void py.callSync("echo", payload));
+const script = home.script("calls.py", WORKER);
+const py = await ipc.start(script, { cwd: home.dir, interpreter: python });
+await pipes();
 await measure("call(echo, 64 bytes), awaited", 50_000, () => py.call("echo", payload));
+await measure("call(echo, 64 bytes), blocking", 50_000, () => void py.callSync("echo", payload));
 await measure("call(add, 2, 3), awaited", 50_000, () => py.call("add", 2, 3));
-await fromIdle("call(echo, 64 bytes) from idle, both asleep", () => py.call("echo", payload));
 await socketEcho();
 await jsonLines();
 await http();
+await others();
 await rates(py);
+await largeArray(py);
+await many();
 ipc[Symbol.dispose]();
 if (flags.write) writeTable();
 
-async function measure(what: string, times: number, once: () => unknown, note = ""): Promise<void> {
+async function measure(what: string, times: number, once: () => unknown): Promise<void> {
   for (let index = 0; index < times / 5; index++) await once();
   const found = new Float64Array(times);
   for (let index = 0; index < times; index++) {
@@ -80,28 +124,50 @@ async function measure(what: string, times: number, once: () => unknown, note = 
     if (answer instanceof Promise) await answer;
     found[index] = Bun.nanoseconds() - start;
   }
-  add(what, found, note);
+  add(what, found);
 }
 
-/** With a pause between two, long enough that both sides have gone to sleep. */
-async function fromIdle(what: string, once: () => unknown): Promise<void> {
-  const found = new Float64Array(300);
-  for (let index = 0; index < found.length; index++) {
-    await Bun.sleep(3);
-    const start = Bun.nanoseconds();
-    await once();
-    found[index] = Bun.nanoseconds() - start;
-  }
-  add(what, found, "");
-}
-
-function add(what: string, nanoseconds: Float64Array, note: string): void {
+function add(what: string, nanoseconds: Float64Array): void {
   const sorted = nanoseconds.toSorted();
   const at = (part: number): number => sorted[Math.floor(sorted.length * part)]! / 1000;
-  rows.push({ what, p50: at(0.5), p99: at(0.99), note });
+  rows.push({ what, p50: at(0.5), p99: at(0.99) });
   console.log(
-    `${what.padEnd(52)} p50 ${at(0.5).toFixed(2).padStart(8)} µs   p99 ${at(0.99).toFixed(1).padStart(8)} µs   ${note}`,
+    `${what.padEnd(52)} p50 ${at(0.5).toFixed(2).padStart(8)} µs   p99 ${at(0.99).toFixed(1).padStart(8)} µs`,
   );
+}
+
+function tell(line: string): void {
+  throughput.push(line);
+  console.log(line);
+}
+
+function median(found: readonly number[]): number {
+  return found.toSorted((a, b) => a - b)[found.length >> 1]!;
+}
+
+async function pipes(): Promise<void> {
+  using pipe = await py.pipe("echo");
+  await measure("pipe, echo of 64 bytes, blocking", 50_000, () => {
+    pipe.trySend(payload);
+    pipe.receiveSync();
+  });
+  await measure("pipe, echo of 64 bytes, awaited", 50_000, () => {
+    pipe.trySend(payload);
+    return pipe.receive();
+  });
+}
+
+/** Both asleep: with a pause before each, taking turns, so that both see the same machine. */
+async function fromIdle(contestants: Record<string, () => Promise<unknown>>): Promise<void> {
+  const found = Object.entries(contestants).map(([what, once]) => ({ what, once, times: new Float64Array(400) }));
+  for (let index = 0; index < 400; index++)
+    for (const { once, times } of found) {
+      await Bun.sleep(3);
+      const start = Bun.nanoseconds();
+      await once();
+      times[index] = Bun.nanoseconds() - start;
+    }
+  for (const { what, times } of found) add(what, times);
 }
 
 async function socketEcho(): Promise<void> {
@@ -127,7 +193,10 @@ async function socketEcho(): Promise<void> {
     return promise;
   };
   await measure("Unix socket, raw echo of 64 bytes", 20_000, once);
-  await fromIdle("Unix socket, raw echo from idle", once);
+  await fromIdle({
+    "call(echo, 64 bytes) from idle, both asleep": () => py.call("echo", payload),
+    "Unix socket, raw echo from idle": once,
+  });
   socket.end();
   server.kill();
 }
@@ -145,19 +214,26 @@ async function jsonLines(): Promise<void> {
   child.kill();
 }
 
-async function http(): Promise<void> {
-  const venv = join(OUT, "http");
-  if (!existsSync(join(venv, "bin/uvicorn"))) {
+function venv(name: string, ...packages: string[]): string {
+  const folder = join(OUT, name);
+  if (!existsSync(join(folder, "done"))) {
+    rmSync(folder, { recursive: true, force: true });
     mkdirSync(OUT, { recursive: true });
-    Bun.spawnSync([python, "-m", "venv", venv]);
-    Bun.spawnSync([join(venv, "bin/pip"), "install", "--quiet", "uvicorn==0.38.0", "uvloop", "httptools"]);
+    Bun.spawnSync([python, "-m", "venv", folder]);
+    const pip = [join(folder, "bin/pip"), "install", "--quiet", "--disable-pip-version-check", ...packages];
+    if (Bun.spawnSync(pip).exitCode === 0) writeFileSync(join(folder, "done"), "");
   }
-  if (!existsSync(join(venv, "bin/uvicorn"))) return console.log("skipped: uvicorn cannot be installed");
+  return folder;
+}
+
+async function http(): Promise<void> {
+  const folder = venv("http", "uvicorn==0.38.0", "uvloop==0.22.1", "httptools==0.7.1");
+  if (!existsSync(join(folder, "done"))) return console.log("skipped: uvicorn cannot be installed");
   home.script("app.py", HTTP);
   const probe = Bun.serve({ port: 0, fetch: () => new Response() });
   const { port } = probe;
   await probe.stop(true);
-  const server = Bun.spawn([join(venv, "bin/uvicorn"), "app:app", "--port", `${port}`, "--log-level", "critical"], {
+  const server = Bun.spawn([join(folder, "bin/uvicorn"), "app:app", "--port", `${port}`, "--log-level", "critical"], {
     cwd: home.dir,
   });
   const url = `http://127.0.0.1:${port}/`;
@@ -177,22 +253,77 @@ async function http(): Promise<void> {
   server.kill();
 }
 
+/** The rest runs in Node, which all of them are made for, and times itself. */
+async function others(): Promise<void> {
+  const folder = join(OUT, "peers");
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, "package.json"), '{ "private": true }');
+  const theirs = join(venv("peers-venv", "pyzmq==27.3.0", "grpcio==1.85.1", "javascript==1!1.2.6"), "bin/python");
+  const peers: [name: string, peer: string, package_: string, times: number][] = [
+    ["ZeroMQ, request and reply over ipc", "zeromq", "zeromq@6.8.0", 5000],
+    ["gRPC over a Unix socket", "grpc", "@grpc/grpc-js@1.14.7", 3000],
+    ["pythonia (JSPyBridge)", "pythonia", "pythonia@1.2.6", 5000],
+    ["python-shell, lines of text", "python-shell", "python-shell@5.0.0", 5000],
+    ["node-calls-python, in process", "node-calls-python", "node-calls-python@1.11.1", 5000],
+    ["pymport, in process", "pymport", "pymport@1.5.1", 0],
+  ];
+  for (const [name, peer, package_, times] of peers) {
+    const npm = Bun.spawnSync(["npm", "install", "--no-audit", "--no-fund", "--prefix", folder, package_]);
+    const why = npm.stderr.toString().match(/(?:npm error|node-pre-gyp ERR!) (.{20,100})/)?.[1];
+    if (npm.exitCode !== 0) {
+      console.log(`skipped: ${name}: npm install fails: ${why ?? npm.exitCode}`);
+      continue;
+    }
+    for (const left of ["zeromq.sock", "grpc.sock"]) rmSync(join(folder, left), { force: true });
+    const interpreter = peer === "node-calls-python" || peer === "python-shell" ? python : theirs;
+    const child = Bun.spawnSync(
+      ["node", join(import.meta.dir, "call-peers.mjs"), peer, folder, interpreter, `${times}`],
+      { timeout: 60_000 },
+    );
+    const last = child.stdout.toString().trim().split("\n").at(-1) ?? "";
+    if (child.exitCode === 0 && last.startsWith("[")) add(name, Float64Array.from(JSON.parse(last) as number[]));
+    else console.log(`skipped: ${name}: ${child.stderr.toString().trim().split("\n")[0] ?? child.exitCode}`);
+  }
+}
+
+async function repeated(times: number, run: () => Promise<number>): Promise<number> {
+  const found: number[] = [];
+  for (let index = 0; index < times; index++) found.push(await run());
+  return median(found);
+}
+
 async function rates(worker: PythonWorker): Promise<void> {
-  const best = async (times: number, run: () => Promise<number>): Promise<number> => {
-    const found: number[] = [];
-    for (let index = 0; index < times; index++) found.push(await run());
-    return found.toSorted((a, b) => a - b)[Math.floor(times / 2)]!;
-  };
-  const pipelined = await best(5, async () => {
+  const pipelined = async (window: number): Promise<number> => {
     const count = 200_000;
     const start = performance.now();
-    const calls: Promise<unknown>[] = [];
-    for (let index = 0; index < count; index++) calls.push(worker.call("add", index, 1));
+    let calls: Promise<unknown>[] = [];
+    for (let index = 0; index < count; index++) {
+      calls.push(worker.call("add", index, 1));
+      if (calls.length < window) continue;
+      await Promise.all(calls);
+      calls = [];
+    }
     await Promise.all(calls);
     return (count / (performance.now() - start)) * 1000;
-  });
-  const block = new Uint8Array(65_536).fill(1);
-  const bytes = await best(5, async () => {
+  };
+  const sink = async (bytes: number, count: number): Promise<number> => {
+    using pipe = await worker.pipe("sink");
+    const message = new Uint8Array(bytes).fill(1);
+    const start = performance.now();
+    for (let index = 0; index < count; index++) while (!pipe.trySend(message)); // full: the other core is at it
+    await pipe.send(new Uint8Array(1));
+    await pipe.receive(); // all of them were taken
+    return (count / (performance.now() - start)) * 1000;
+  };
+  const source = async (bytes: number, count: number): Promise<number> => {
+    using pipe = await worker.pipe("source");
+    const start = performance.now();
+    await pipe.send(Buffer.from(`${count} ${bytes}`));
+    for (let index = 0; index < count; index++) if (!pipe.tryReceive()) await pipe.receive();
+    return (count / (performance.now() - start)) * 1000;
+  };
+  const block = new Uint8Array(BLOCK_BYTES).fill(1);
+  const argumentsRate = async (): Promise<number> => {
     const count = 2000;
     const start = performance.now();
     const calls: Promise<unknown>[] = [];
@@ -201,17 +332,103 @@ async function rates(worker: PythonWorker): Promise<void> {
       if (index % 200 === 199) await calls.at(-200); // so many under way, as a program would
     }
     await Promise.all(calls);
-    return (count * block.length) / (performance.now() - start) / 1e6;
-  });
-  const target = new Uint8Array(block.length);
-  const start = performance.now();
-  for (let index = 0; index < 20_000; index++) target.set(block);
-  const memcpy = (20_000 * block.length) / (performance.now() - start) / 1e6;
-  throughput.push(
-    `pipelined calls into one worker: ${Math.round(pipelined).toLocaleString("en")} per second`,
-    `64 KiB arguments: ${bytes.toFixed(1)} GB/s (memcpy in one process: ${memcpy.toFixed(1)})`,
+    return (count / (performance.now() - start)) * 1000;
+  };
+  const memcpy = (from: Uint8Array, to: Uint8Array): number => {
+    const start = performance.now();
+    let copied = 0;
+    for (; copied < 4 * GIGABYTE; copied += BLOCK_BYTES)
+      to.set(from.subarray(copied % from.length, (copied % from.length) + BLOCK_BYTES), copied % to.length);
+    return copied / (performance.now() - start) / 1e6;
+  };
+  const count = (value: number): string => Math.round(value).toLocaleString("en");
+  const gigabytes = (perSecond: number): string => ((perSecond * BLOCK_BYTES) / 1e9).toFixed(1);
+  tell(
+    `pipelined calls into one worker: ${count(await repeated(5, () => pipelined(1000)))} per second with up to 1,000 under way, ` +
+      `${count(await repeated(5, () => pipelined(200_000)))} with 200,000 at once`,
   );
-  for (const line of throughput) console.log(line);
+  tell(
+    `messages of 64 bytes through a pipe, one way: ${count(await repeated(5, () => sink(64, 1_000_000)))} per second to Python, ` +
+      `${count(await repeated(5, () => source(64, 1_000_000)))} from it`,
+  );
+  const [cold, hot] = [new Uint8Array(2 ** 28).fill(1), new Uint8Array(BLOCK_BYTES).fill(1)];
+  const [copyCold, copyHot] = [memcpy(cold, cold.slice()), memcpy(hot, hot.slice())];
+  tell(
+    `messages of 64 KiB through a pipe: ${gigabytes(await repeated(5, () => sink(BLOCK_BYTES, 20_000)))} GB/s to Python, ` +
+      `${gigabytes(await repeated(5, () => source(BLOCK_BYTES, 20_000)))} from it; as arguments of calls ` +
+      `${gigabytes(await repeated(5, argumentsRate))}; memcpy in one process ${copyCold.toFixed(1)} GB/s of memory that is in no cache, ` +
+      `${copyHot.toFixed(0)} of the same 64 KiB again and again`,
+  );
+}
+
+/** Handed over the first time, so that it is mapped each time; awake, as a program in the middle of its work is. */
+async function largeArray(worker: PythonWorker): Promise<void> {
+  const residentBytes = (): number => Number(readFileSync("/proc/self/statm", "utf8").split(" ")[1]) * 4096;
+  const before = residentBytes();
+  const found: number[] = [];
+  let grown = 0;
+  for (let index = 0; index < 21; index++) {
+    await worker.call("make", GIGABYTE);
+    Bun.gc(true);
+    for (let call = 0; call < 1000; call++) await worker.call("add", call, 1);
+    const start = Bun.nanoseconds();
+    const array = (await worker.call("give")) as Float64Array;
+    found.push(Bun.nanoseconds() - start);
+    if (array.length !== GIGABYTE / 8 || array.at(-1) !== 7) throw new Error("not the array");
+    grown = Math.max(grown, residentBytes() - before);
+  }
+  tell(
+    `an array of 1 GiB, from the call to the typed array that views it: ${(median(found) / 1000).toFixed(0)} µs; ` +
+      `resident memory of the program grew by ${(grown / 2 ** 20).toFixed(0)} MiB over ${found.length} of them`,
+  );
+}
+
+/** Eight programs on one worker, and one program on eight workers: how much in all, and how evenly. */
+async function many(): Promise<void> {
+  const client = home.script("client.ts", CLIENT);
+  const alone = await clients(client, ["calls"]);
+  const eight = await clients(
+    client,
+    Array.from({ length: 8 }, () => "calls"),
+  );
+  const spread = (counts: readonly number[]): string =>
+    `the slowest got ${((Math.min(...counts) / Math.max(...counts)) * 100).toFixed(0)} % of the quickest`;
+  const perSecond = (counts: readonly number[]): string =>
+    Math.round(counts.reduce((sum, one) => sum + one) / 2).toLocaleString("en");
+  tell(
+    `one program calling one worker, awaiting each call: ${perSecond(alone)} calls per second; ` +
+      `eight programs on one worker: ${perSecond(eight)} in all, ${spread(eight)}`,
+  );
+  const workers = await Promise.all(
+    Array.from({ length: 8 }, (_, index) =>
+      ipc.start(script, { cwd: home.dir, interpreter: python, name: `calls-of-${index}` }),
+    ),
+  );
+  const counts = workers.map(() => 0);
+  const end = performance.now() + 2000;
+  await Promise.all(
+    workers.map(async (worker, index) => {
+      for (; performance.now() < end; counts[index]!++) await worker.call("add", 1, 2);
+    }),
+  );
+  tell(`one program on eight workers: ${perSecond(counts)} in all, ${spread(counts)}`);
+}
+
+async function clients(path: string, names: readonly string[]): Promise<number[]> {
+  const children = names.map((name) =>
+    Bun.spawn([process.execPath, "--no-env-file", path, name], { env: home.env, stdin: "pipe", stdout: "pipe" }),
+  );
+  const outputs = children.map((child) => child.stdout.getReader());
+  await Promise.all(outputs.map((output) => output.read())); // all of them are ready
+  for (const { stdin } of children) {
+    void stdin.write("go\n");
+    await stdin.flush();
+  }
+  const counts = await Promise.all(
+    outputs.map(async (output) => Number(Buffer.from((await output.read()).value!).toString())),
+  );
+  await Promise.all(children.map(({ exited }) => exited));
+  return counts;
 }
 
 function writeTable(): void {
@@ -222,6 +439,6 @@ function writeTable(): void {
   const lines = rows.map(
     ({ what, p50, p99 }) => `| ${what} | ${p50.toFixed(1)} µs | ${p99.toFixed(0)} µs | ${(p50 / base).toFixed(1)} |`,
   );
-  const table = `| ${cpus().length} cores, Bun ${Bun.version} | p50 | p99 | against awaited |\n|---|---|---|---|\n${lines.join("\n")}\n\n${throughput.map((line) => `* ${line}`).join("\n")}\n`;
+  const table = `| ${cpus().length} cores, Bun ${Bun.version} | p50 | p99 | against an awaited call |\n|---|---|---|---|\n${lines.join("\n")}\n\n${throughput.map((line) => `* ${line}`).join("\n")}\n`;
   writeFileSync(path, text.slice(0, text.indexOf(begin) + begin.length) + table + text.slice(text.indexOf(end)));
 }
