@@ -53,7 +53,11 @@ static int module_exec(PyObject *module)
 		}
 	}
 	Py_DECREF(types);
-	return add_type(module, "SharedRingBuffer", &ipc_ring_spec) < 0 || add_type(module, "Server", &ipc_server_spec) < 0 ? -1 : 0;
+	if (add_type(module, "SharedRingBuffer", &ipc_ring_spec) < 0 || add_type(module, "Server", &ipc_server_spec) < 0)
+		return -1;
+	struct ipc_state *own = PyModule_GetState(module);
+	own->server_type = PyObject_GetAttrString(module, "Server");
+	return own->server_type == NULL ? -1 : 0;
 }
 
 static int module_traverse(PyObject *module, visitproc visit, void *arg)
@@ -62,6 +66,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
 	if (state != NULL)
 		for (size_t i = 0; i < TAKEN; i++)
 			Py_VISIT(*slot_of(state, i));
+	if (state != NULL)
+		Py_VISIT(state->server_type);
 	return 0;
 }
 
@@ -71,6 +77,8 @@ static int module_clear(PyObject *module)
 	if (state != NULL)
 		for (size_t i = 0; i < TAKEN; i++)
 			Py_CLEAR(*slot_of(state, i));
+	if (state != NULL)
+		Py_CLEAR(state->server_type);
 	return 0;
 }
 
@@ -84,6 +92,12 @@ static PyMethodDef methods[] = {
 	  "dumps(value, size_max=None) -> bytes\n\nThe value as CBOR; EncodeError where it has no form." },
 	{ "loads", ipc_loads, METH_O,
 	  "loads(buffer) -> object\n\nThe value of one CBOR item; DecodeError where it is none." },
+	{ "turn", ipc_turn, METH_VARARGS,
+	  "turn(servers, here, microseconds, fd, fd) -> object\n\n"
+	  "Answers calls on all channels as long as they come, looking out for the next one for so long (0: not at all), then\n"
+	  "sleeping until a client rings or one of the descriptors is ready. False: no call came. True: look around, then go on.\n"
+	  "(channel, what) for Python: None: what comes is for the thorough way. False: the channel is broken. A list: a message.\n"
+	  "A tuple (number, value or exception, whether it is an exception, when it began): an answer." },
 	{ NULL, NULL, 0, NULL },
 };
 

@@ -21,6 +21,7 @@ struct ipc_state {
 	PyObject *revive;
 	PyObject *revive_array;
 	PyObject *stream_ref;
+	PyObject *server_type;
 };
 
 /* One end of a ring. */
@@ -55,5 +56,6 @@ extern PyType_Spec ipc_server_spec;
 
 PyObject *ipc_dumps(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names);
 PyObject *ipc_loads(PyObject *module, PyObject *buffer);
+PyObject *ipc_turn(PyObject *module, PyObject *args);
 
 #endif

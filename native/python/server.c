@@ -13,6 +13,8 @@
 #define BUDGET 64
 #define TURN_NS 1000000
 #define OTHERS 2
+/* As many as the shim lets in. */
+#define CHANNELS_MAX 128
 /* Frames up to this size need no allocation. */
 #define SMALL 2048
 /* Offsets in the segment: docs/shm-layout.md. */
@@ -33,7 +35,17 @@ struct server {
 	int bell;
 	long long running; /* the call that runs, 0 for none */
 	int64_t began;	   /* of the answer that is sent */
+	PyObject *channel; /* what Python knows it by */
 	char is_paused, is_queueing, is_leaving, is_held, is_rung;
+};
+
+/* One run through all channels. */
+struct turn {
+	struct ipc_state *state;
+	struct server **servers, *present;
+	Py_ssize_t count;
+	PyObject *here;
+	int64_t until; /* 0: nothing was taken yet. 1: over */
 };
 
 static void ring_bell(const struct server *server)
@@ -182,91 +194,216 @@ static PyObject *take(struct server *server, struct ipc_state *state)
 	return done;
 }
 
-/*
- * Until the client rings. 1: it did, or a frame has come. 0: there is something for Python to look at. -1 with an exception.
- * Bells are taken before the next sleep, not before the message that they announce.
- */
-static int sleep_until_bell(struct server *server, const int others[OTHERS])
+/* Encoding and decoding in Python ask whose message it is; told only when it changes. */
+static int enter(struct turn *turn, struct server *server)
 {
-	char bells[64];
-	if (server->is_rung && recv(server->bell, bells, sizeof bells, MSG_DONTWAIT) == 0)
+	if (turn->present == server)
 		return 0;
-	server->is_rung = 0;
-	int may = ipc_ring_prepare_sleep(&server->rx->core);
-	if (may < 0)
-		return ipc_ring_refuse(server->rx, may);
-	if (may == IPC_RING_NOTHING)
-		return 1;
-	struct pollfd polled[1 + OTHERS] = { { server->bell, POLLIN, 0 } };
-	for (int i = 0; i < OTHERS; i++)
-		polled[1 + i] = (struct pollfd){ others[i], POLLIN, 0 };
-	int ready;
-	Py_BEGIN_ALLOW_THREADS
-	ready = poll(polled, 1 + OTHERS, -1);
-	Py_END_ALLOW_THREADS
-	ipc_ring_cancel_sleep(&server->rx->core);
-	if (ready < 0)
-		return PyErr_CheckSignals() < 0 ? -1 : 0;
-	server->is_rung = (polled[0].revents & POLLIN) != 0;
-	for (int i = 0; i < OTHERS; i++)
-		if (polled[1 + i].revents != 0)
-			return 0;
-	return polled[0].revents == POLLIN;
+	turn->present = server;
+	return PyObject_SetAttrString(turn->here, "channel", server->channel);
 }
 
-static PyObject *server_turn(PyObject *self, PyObject *args)
+/* As many messages of one channel as may be taken in a row: True; or what Python shall do, or NULL; None for the thorough way. */
+static PyObject *take_some(struct turn *turn, struct server *server)
 {
-	struct server *server = (struct server *)self;
-	struct ipc_state *state = PyType_GetModuleState(Py_TYPE(self));
-	double span;
-	int others[OTHERS];
-	if (state == NULL || !PyArg_ParseTuple(args, "dii:turn", &span, &others[0], &others[1]))
+	if (enter(turn, server) < 0)
 		return NULL;
-	int64_t deadline = 0, until = 0;
-	for (int taken = 0; taken < BUDGET;) {
-		if (server->rx->is_broken || server->is_paused || server->is_leaving) {
-			server->is_leaving = 0;
+	for (int taken = 0; taken < BUDGET && ipc_ring_has_data(&server->rx->core); taken++) {
+		if (server->rx->is_broken || server->is_paused)
 			Py_RETURN_NONE;
-		}
-		if (!ipc_ring_has_data(&server->rx->core)) {
-			if (span <= 0 || (until != 0 && ipc_now_ns() > until))
-				return PyBool_FromLong(taken > 0);
-			if (deadline == 0)
-				deadline = ipc_now_ns() + (int64_t)(span * 1000);
-			if (ipc_ring_watch(server->rx, deadline) && !ipc_ring_has_data(&server->rx->core)) {
-				if (taken > 0)
-					Py_RETURN_TRUE;
-				int is_rung = sleep_until_bell(server, others);
-				if (is_rung < 0)
-					return NULL;
-				if (is_rung == 0)
-					Py_RETURN_FALSE;
-				deadline = 0;
-			}
-			continue;
-		}
 		if (PyErr_CheckSignals() < 0)
 			return NULL;
-		PyObject *done = take(server, state);
+		PyObject *done = take(server, turn->state);
 		if (done != Py_True)
 			return done;
 		Py_DECREF(done);
-		deadline = 0;
 		int64_t now = ipc_now_ns();
-		if (taken++ == 0)
-			until = now + TURN_NS;
-		else if (now > until)
+		if (turn->until == 0)
+			turn->until = now + TURN_NS;
+		if (server->is_leaving || now > turn->until) {
+			server->is_leaving = 0;
+			turn->until = 1; /* over */
 			break;
+		}
 	}
 	Py_RETURN_TRUE;
 }
 
+static int has_any(const struct turn *turn)
+{
+	for (Py_ssize_t i = 0; i < turn->count; i++)
+		if (ipc_ring_has_data(&turn->servers[i]->rx->core))
+			return 1;
+	return 0;
+}
+
+/* Looks out without the GIL, and takes with it: another thread may have been quicker. Whether something has come. */
+static int watch(const struct turn *turn, int64_t span_ns)
+{
+	uint32_t seen[CHANNELS_MAX], *tails[CHANNELS_MAX];
+	for (Py_ssize_t i = 0; i < turn->count; i++) {
+		seen[i] = turn->servers[i]->rx->core.own;
+		tails[i] = turn->servers[i]->rx->core.tail;
+	}
+	int found = 0;
+	int64_t deadline = ipc_now_ns() + span_ns;
+	Py_BEGIN_ALLOW_THREADS
+	do {
+		ipc_pause();
+		for (Py_ssize_t i = 0; i < turn->count; i++)
+			found |= __atomic_load_n(tails[i], __ATOMIC_RELAXED) != seen[i];
+	} while (!found && ipc_now_ns() < deadline);
+	Py_END_ALLOW_THREADS
+	return has_any(turn);
+}
+
+/*
+ * Until a client rings. 1: one did, or a frame has come. 0: there is something for Python to look at. -1 with an exception.
+ * Bells are taken before the next sleep, not before the message that they announce.
+ */
+static int sleep_until_bell(struct turn *turn, const int others[OTHERS])
+{
+	struct pollfd polled[CHANNELS_MAX + OTHERS];
+	char bells[64];
+	Py_ssize_t asleep = 0;
+	int may = IPC_RING_OK, is_over = 0;
+	for (; asleep < turn->count && may == IPC_RING_OK && !is_over; asleep++) {
+		struct server *server = turn->servers[asleep];
+		is_over = server->is_rung && recv(server->bell, bells, sizeof bells, MSG_DONTWAIT) == 0;
+		server->is_rung = 0;
+		may = ipc_ring_prepare_sleep(&server->rx->core);
+		polled[asleep] = (struct pollfd){ server->bell, POLLIN, 0 };
+	}
+	for (int i = 0; i < OTHERS; i++)
+		polled[turn->count + i] = (struct pollfd){ others[i], POLLIN, 0 };
+	int ready = 0;
+	if (may == IPC_RING_OK && !is_over) {
+		Py_BEGIN_ALLOW_THREADS
+		ready = poll(polled, (nfds_t)(turn->count + OTHERS), -1);
+		Py_END_ALLOW_THREADS
+	}
+	for (Py_ssize_t i = 0; i < asleep; i++)
+		ipc_ring_cancel_sleep(&turn->servers[i]->rx->core);
+	if (may < 0)
+		turn->servers[asleep - 1]->rx->is_broken = 1; /* which the next look finds */
+	if (may != IPC_RING_OK)
+		return 1;
+	if (is_over)
+		return 0;
+	if (ready < 0)
+		return PyErr_CheckSignals() < 0 ? -1 : 0;
+	int is_plain_bell = 0;
+	for (Py_ssize_t i = 0; i < turn->count; i++) {
+		turn->servers[i]->is_rung = (polled[i].revents & POLLIN) != 0;
+		is_plain_bell |= polled[i].revents == POLLIN;
+		is_over |= (polled[i].revents & ~POLLIN) != 0;
+	}
+	for (int i = 0; i < OTHERS; i++)
+		is_over |= polled[turn->count + i].revents != 0;
+	return is_plain_bell && !is_over;
+}
+
+/* What the turn ends with: what is to be done, for which channel. */
+static PyObject *ended(struct turn *turn, Py_ssize_t index, PyObject *done)
+{
+	if (done == NULL) {
+		/* Python finds out whose ring is broken. */
+		PyObject *type, *value, *traceback;
+		PyErr_Fetch(&type, &value, &traceback);
+		int is_channel = type != NULL && (PyErr_GivenExceptionMatches(type, turn->state->broken_channel) ||
+						  PyErr_GivenExceptionMatches(type, turn->state->decode_error));
+		if (!is_channel) {
+			PyErr_Restore(type, value, traceback);
+			return NULL;
+		}
+		Py_XDECREF(type);
+		Py_XDECREF(value);
+		Py_XDECREF(traceback);
+		done = Py_NewRef(Py_False);
+	}
+	PyObject *result = Py_BuildValue("(ON)", turn->servers[index]->channel, done);
+	return result;
+}
+
+static PyObject *run_turn(struct turn *turn, int64_t span_ns, const int others[OTHERS])
+{
+	int is_any = 0;
+	for (;;) {
+		int has_taken = 0;
+		for (Py_ssize_t i = 0; i < turn->count; i++) {
+			struct server *server = turn->servers[i];
+			if (server->rx->is_broken)
+				return ended(turn, i, Py_NewRef(Py_False));
+			if (server->is_leaving) {
+				server->is_leaving = 0;
+				Py_RETURN_TRUE;
+			}
+			if (!ipc_ring_has_data(&server->rx->core))
+				continue;
+			PyObject *done = take_some(turn, server);
+			if (done != Py_True)
+				return ended(turn, i, done);
+			Py_DECREF(done);
+			has_taken = is_any = 1;
+		}
+		if (turn->until != 0 && (turn->until == 1 || ipc_now_ns() > turn->until))
+			Py_RETURN_TRUE;
+		if (has_taken || (span_ns > 0 && watch(turn, span_ns)))
+			continue;
+		if (is_any)
+			Py_RETURN_TRUE;
+		if (span_ns <= 0)
+			Py_RETURN_FALSE;
+		int is_rung = sleep_until_bell(turn, others);
+		if (is_rung < 0)
+			return NULL;
+		if (is_rung == 0)
+			Py_RETURN_FALSE;
+	}
+}
+
+PyObject *ipc_turn(PyObject *module, PyObject *args)
+{
+	PyObject *list;
+	double span;
+	int others[OTHERS];
+	struct server *servers[CHANNELS_MAX];
+	struct turn turn = { .state = PyModule_GetState(module), .servers = servers };
+	if (!PyArg_ParseTuple(args, "O!Odii:turn", &PyTuple_Type, &list, &turn.here, &span, &others[0], &others[1]))
+		return NULL;
+	turn.count = PyTuple_Size(list);
+	if (turn.count > CHANNELS_MAX) {
+		PyErr_Format(PyExc_ValueError, "at most %d channels", CHANNELS_MAX);
+		return NULL;
+	}
+	for (Py_ssize_t i = 0; i < turn.count; i++) {
+		PyObject *one = PyTuple_GetItem(list, i);
+		if (!Py_IS_TYPE(one, (PyTypeObject *)turn.state->server_type)) {
+			PyErr_SetString(PyExc_TypeError, "turn: a tuple of Server");
+			return NULL;
+		}
+		servers[i] = (struct server *)one; /* held by the tuple, which the caller holds */
+	}
+	PyObject *before = PyObject_GetAttrString(turn.here, "channel");
+	if (before == NULL)
+		return NULL;
+	PyObject *result = run_turn(&turn, (int64_t)(span * 1000), others);
+	PyObject *type, *value, *traceback;
+	PyErr_Fetch(&type, &value, &traceback);
+	if (turn.present != NULL && PyObject_SetAttrString(turn.here, "channel", before) < 0)
+		PyErr_Clear();
+	PyErr_Restore(type, value, traceback);
+	Py_DECREF(before);
+	return result;
+}
+
 static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *named)
 {
-	static char *names[] = { "rx", "tx", "bell", "segment", "exposed", NULL };
-	PyObject *rx, *tx, *segment, *exposed;
+	static char *names[] = { "rx", "tx", "bell", "segment", "exposed", "channel", NULL };
+	PyObject *rx, *tx, *segment, *exposed, *channel;
 	int bell;
-	if (!PyArg_ParseTupleAndKeywords(args, named, "OOiOO!:Server", names, &rx, &tx, &bell, &segment, &PyDict_Type, &exposed))
+	if (!PyArg_ParseTupleAndKeywords(args, named, "OOiOO!O:Server", names, &rx, &tx, &bell, &segment, &PyDict_Type, &exposed,
+					 &channel))
 		return NULL;
 	PyObject *module = PyType_GetModule(type);
 	PyObject *ring_type = module == NULL ? NULL : PyObject_GetAttrString(module, "SharedRingBuffer");
@@ -297,6 +434,7 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *named)
 	server->rx = (struct ring *)Py_NewRef(rx);
 	server->tx = (struct ring *)Py_NewRef(tx);
 	server->exposed = Py_NewRef(exposed);
+	server->channel = Py_NewRef(channel);
 	server->bell = bell;
 	return (PyObject *)server;
 }
@@ -308,6 +446,7 @@ static void server_dealloc(PyObject *self)
 	Py_XDECREF((PyObject *)server->rx);
 	Py_XDECREF((PyObject *)server->tx);
 	Py_XDECREF(server->exposed);
+	Py_XDECREF(server->channel);
 	if (server->is_held)
 		PyBuffer_Release(&server->segment);
 	freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
@@ -315,12 +454,21 @@ static void server_dealloc(PyObject *self)
 	Py_DECREF(type);
 }
 
+/* The channel holds the server and the server the channel: whoever closes the one lets go of the other. */
+static PyObject *server_close(PyObject *self, PyObject *nothing)
+{
+	(void)nothing;
+	struct server *server = (struct server *)self;
+	PyObject *channel = server->channel;
+	server->channel = Py_NewRef(Py_None);
+	server->bell = -1;
+	server->is_queueing = 1;
+	Py_XDECREF(channel);
+	Py_RETURN_NONE;
+}
+
 static PyMethodDef server_methods[] = {
-	{ "turn", server_turn, METH_VARARGS,
-	  "turn(microseconds, fd, fd) -> object\n\n"
-	  "Answers calls as long as they come, looking out for the next one for so long (0: not at all), then sleeping until the\n"
-	  "client rings or one of the descriptors is ready. False: no call came. True: look around, then go on. None: what comes is for the thorough way. A list: a message for it. A tuple (number, value or exception,\n"
-	  "whether it is an exception, when it began): an answer for it." },
+	{ "close", server_close, METH_NOARGS, "Answers no more, and forgets the channel." },
 	{ NULL, NULL, 0, NULL },
 };
 
@@ -329,7 +477,6 @@ static PyMethodDef server_methods[] = {
 
 static PyMemberDef server_members[] = {
 	{ "running", T_LONGLONG, offsetof(struct server, running), 0, "The number of the call that runs; 0 for none." },
-	{ "bell", T_INT, offsetof(struct server, bell), 0, "The socket for bells; -1 for none." },
 	{ "is_paused", T_BOOL, offsetof(struct server, is_paused), 0, "Another thread takes messages." },
 	{ "is_queueing", T_BOOL, offsetof(struct server, is_queueing), 0, "Messages wait for room; later ones must not overtake." },
 	{ "is_leaving", T_BOOL, offsetof(struct server, is_leaving), 0, "The turn ends before the next message." },
@@ -341,7 +488,7 @@ static PyType_Slot server_slots[] = {
 	{ Py_tp_dealloc, (void *)server_dealloc },
 	{ Py_tp_methods, server_methods },
 	{ Py_tp_members, server_members },
-	{ Py_tp_doc, "Server(rx, tx, bell, segment, exposed)\n\nThe worker's end of a channel, for the usual calls." },
+	{ Py_tp_doc, "Server(rx, tx, bell, segment, exposed, channel)\n\nThe worker's end of a channel, for the usual calls." },
 	{ 0, NULL },
 };
 

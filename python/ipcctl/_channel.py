@@ -75,7 +75,7 @@ class Channel:
         self._ring = segment.ring
         self.sharing = Sharing(segment.descriptors)
         #: Answers the usual calls, and knows which one runs.
-        self.server = Server(self.rx, self.tx, self.socket.fileno(), self.map, exposed)
+        self.server = Server(self.rx, self.tx, self.socket.fileno(), self.map, exposed, self)
         self._statistics = memoryview(self.map)[_STATISTICS : _STATISTICS + 8 * (_FIRST_BUCKET + _BUCKETS)].cast("Q")
         self._part_bytes = self.tx.capacity // 4
         self._lock = threading.RLock()
@@ -107,7 +107,7 @@ class Channel:
 
         :param began_ns: when the request began whose answer this is; it is counted before the answer is out
         """
-        before = getattr(here, "channel", None)
+        before = here.channel
         here.channel = self
         try:
             data = dumps(message)
@@ -182,7 +182,7 @@ class Channel:
                 return None
             frame = b"".join(self._parts)
             self._parts, self._parts_bytes = [], 0
-        before = getattr(here, "channel", None)
+        before = here.channel
         here.channel = self
         try:
             message = loads(frame)
@@ -219,6 +219,6 @@ class Channel:
             self.is_open = False
             self._outbox.clear()
             # A call of it may still run, and will want to answer: not through a descriptor that is somebody else's by then.
-            self.server.is_queueing, self.server.bell = True, -1
+            self.server.close()
             self.socket.close()
             self.sharing.close()  # the map goes with the rings that look into it

@@ -27,6 +27,7 @@ __all__ = [
     "dumps",
     "implementation",
     "loads",
+    "turn",
     "undefined",
 ]
 
@@ -63,3 +64,4 @@ dumps = _chosen.dumps
 loads = _chosen.loads
 SharedRingBuffer = _chosen.SharedRingBuffer
 Server = _chosen.Server
+turn = _chosen.turn

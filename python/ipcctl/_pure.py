@@ -37,6 +37,7 @@ __all__ = [
     "SharedRingBuffer",
     "dumps",
     "loads",
+    "turn",
     "undefined",
 ]
 
@@ -705,23 +706,32 @@ class SharedRingBuffer:
 
 
 class Server:
-    """The worker's end of a channel. Here it only looks out for what comes: everything is for the thorough way."""
+    """The worker's end of a channel. Here it only holds what belongs to it: everything is for the thorough way."""
 
-    __slots__ = ("bell", "is_leaving", "is_paused", "is_queueing", "running", "_rx")
+    __slots__ = ("channel", "is_leaving", "is_paused", "is_queueing", "running", "rx")
 
-    def __init__(self, rx: SharedRingBuffer, tx: SharedRingBuffer, bell: int, segment: Any, exposed: Any) -> None:
-        self._rx = rx
-        self.bell = bell
+    def __init__(self, rx: SharedRingBuffer, tx: SharedRingBuffer, bell: int, segment: Any, exposed: Any, channel: Any) -> None:
+        self.rx = rx
+        self.channel = channel
         #: The number of the call that runs; 0 for none.
         self.running = 0
         self.is_paused = self.is_queueing = self.is_leaving = False
 
-    def turn(self, microseconds: float, *_others: int) -> bool | None:
-        """False: nothing came within that time. None: there is something to take, or to look at."""
-        deadline = time.monotonic_ns() + int(microseconds * 1000)
-        while not (self._rx.has_data or self.is_paused or self.is_leaving):
-            if time.monotonic_ns() >= deadline:
-                return False
-            time.sleep(0)  # lets the GIL go
-        self.is_leaving = False
-        return None
+    def close(self) -> None:
+        """Forgets the channel."""
+        self.channel = None
+
+
+def turn(servers: tuple[Server, ...], here: Any, microseconds: float, *_others: int) -> Any:
+    """False: nothing came within that time. (channel, None): there is something to take. True: something is to be looked at."""
+    deadline = time.monotonic_ns() + int(microseconds * 1000)
+    while True:
+        for server in servers:
+            if server.is_leaving:
+                server.is_leaving = False
+                return True
+            if server.rx.has_data:
+                return server.channel, None
+        if time.monotonic_ns() >= deadline:
+            return False
+        time.sleep(0)  # lets the GIL go

@@ -223,67 +223,54 @@ class Runtime:
 
     def _turn(self) -> None:
         """Everything that is there; else a short look out for more; else sleep until a bell."""
-        channels = self._channels
         if self._early:
             self._retry_early()
-        is_alone = len(channels) == 1 and not (self._streams or self._early or channels[0].is_behind)
+        is_busy = bool(self._streams or self._early)
         is_any = False
-        for channel in channels if is_alone else list(channels):
-            is_any = self._take(channel, _SPIN_US if is_alone else 0) or is_any
+        for channel in self._channels:
+            if channel.is_behind:
+                is_busy = True
+                is_any = self._safely(channel, functools.partial(self._catch_up, channel)) or is_any
+                break  # the list may be another one now
+        servers = tuple([channel.server for channel in self._channels])
+        meeting = -1 if self._meeting is None else self._meeting.fileno()
+        done = _codec.turn(servers, here, 0 if is_busy or not servers else _SPIN_US, meeting, self._bell)
+        if type(done) is bool:
+            is_any = done or is_any
+        else:
+            is_any = True
+            self._safely(done[0], functools.partial(self._take, *done))
         for stream in list(self._streams.values()):
             is_any = stream.pump() or is_any
-        if is_any:
-            now = time.monotonic_ns()
-            if now - self._looked_ns > _LOOK_AROUND_NS:
-                self._looked_ns = now
-                for fd, events in self._poll.poll(0):
-                    self._on_ready(fd, events)
-        elif is_alone or not self._watch_all():
-            self._sleep()
+        if not is_any:
+            return self._sleep()
+        now = time.monotonic_ns()
+        if now - self._looked_ns > _LOOK_AROUND_NS:
+            self._looked_ns = now
+            for fd, events in self._poll.poll(0):
+                self._on_ready(fd, events)
 
-    def _take(self, channel: Channel, spin_us: int) -> bool:
-        """Takes and answers what is there of one channel, a limited number. False if there was nothing."""
-        before = getattr(here, "channel", None)
-        here.channel = channel
-        try:
-            if channel.is_behind:
-                channel.flush()
-                channel.tell_forgotten()
-                done = None
-            else:
-                meeting = -1 if self._meeting is None else self._meeting.fileno()
-                done = channel.server.turn(spin_us, meeting, self._bell)
-            if type(done) is bool:
-                is_any = done
-            elif done is None:
-                message = channel.next()
-                is_any = message is not None
-                if message is not None:
-                    self._handle(channel, message)
-            else:
-                is_any = True
-                if type(done) is tuple:
-                    self._finish(channel, *done)
-                else:
-                    self._handle(channel, channel.judge(done))
-            if not channel.is_open:
-                self._drop(channel)
-            return is_any
-        except (BrokenChannel, DecodeError):
+    def _catch_up(self, channel: Channel) -> bool:
+        """What another thread has read for this one, and what waits for room. False if there was nothing to handle."""
+        channel.flush()
+        channel.tell_forgotten()
+        if not channel.backlog:
+            return False
+        self._handle(channel, channel.backlog.popleft())
+        return True
+
+    def _take(self, channel: Channel, done: Any) -> None:
+        """What the quick way has left over."""
+        if done is False:
+            raise BrokenChannel("the client wrote what it must not")
+        if type(done) is tuple:
+            self._finish(channel, *done)
+        else:
+            message = channel.next() if done is None else channel.judge(done)
+            if message is not None:
+                self._handle(channel, message)
+        if not channel.is_open:
             self._drop(channel)
-            return True
-        finally:
-            here.channel = before
-
-    def _watch_all(self) -> bool:
-        """A short look out on several channels. False if nothing came."""
-        deadline = time.monotonic_ns() + _SPIN_US * 1000
-        while time.monotonic_ns() < deadline:
-            for channel in self._channels:
-                if channel.rx.has_data:
-                    return True
-            time.sleep(0)  # lets other threads run
-        return False
 
     def _sleep(self) -> None:
         timeout: int | None = 20 if self._early else None

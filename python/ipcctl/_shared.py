@@ -25,8 +25,13 @@ _TAGS = {"B": 64, "H": 69, "I": 70, "L": 71, "Q": 71, "b": 72, "h": 77, "i": 78,
 #: Segments of the other side that one channel holds at a time: each is a descriptor, of which a process has 1024 by default.
 SEGMENTS_MAX = 256
 
-#: Whose message this thread encodes or decodes: ``channel``.
-here = threading.local()
+class _Here(threading.local):
+    """Whose message this thread encodes or decodes."""
+
+    channel: Any = None
+
+
+here = _Here()
 
 
 class Segment(mmap.mmap):
@@ -99,7 +104,7 @@ def _revive_arrow(ipc: Any) -> Any:
 
 def _share(value: Any) -> list[Any] | None:
     """What the client needs to find a view or an array in a segment; None if it lies in none, or cannot be handed over."""
-    channel: Any = getattr(here, "channel", None)
+    channel: Any = here.channel
     found = None if channel is None else _place(value)
     if found is None:
         return None
@@ -109,7 +114,7 @@ def _share(value: Any) -> list[Any] | None:
 
 
 def _borrow(form: Any) -> Any:
-    channel: Any = getattr(here, "channel", None)
+    channel: Any = here.channel
     if channel is None:
         raise _types.Refused("shared memory outside of a channel")
     return channel.sharing.borrow(form)
