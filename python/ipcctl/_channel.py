@@ -30,7 +30,7 @@ _MORE, _LAST = 1, 2
 ERROR, FORGET = 2, 11
 #: Bytes of one message, in parts or not; what a client may make us hold.
 MESSAGE_BYTES_MAX = 256 * 1024 * 1024
-#: Bytes that a client may leave unread before its channel is given up.
+#: Bytes that a client may leave unread; with the next message its channel is given up.
 OUTBOX_BYTES_MAX = 64 * 1024 * 1024
 #: Bytes of a pipe's name.
 NAME_BYTES_MAX = 48
@@ -110,12 +110,16 @@ class Channel:
         before = here.channel
         here.channel = self
         try:
-            data = dumps(message)
+            data = dumps(message, MESSAGE_BYTES_MAX)
         finally:
             here.channel = before
         with self._lock:
             if not self.is_open:
                 return
+            if self._outbox_bytes > OUTBOX_BYTES_MAX:
+                self._outbox.clear()
+                self.is_open = False
+                raise BrokenChannel(f"the client left more than {OUTBOX_BYTES_MAX} bytes unread")
             if began_ns is not None:
                 self._count(began_ns, message[0] == ERROR)
             self._statistics[_BYTES_OUT] += len(data)
@@ -140,10 +144,6 @@ class Channel:
         self.server.is_queueing = True
         self._outbox.append(frame)
         self._outbox_bytes += len(frame)
-        if self._outbox_bytes > OUTBOX_BYTES_MAX:
-            self._outbox.clear()
-            self.is_open = False
-            raise BrokenChannel(f"the client left more than {OUTBOX_BYTES_MAX} bytes unread")
 
     def flush(self) -> bool:
         """Sends what waits, as far as there is room. True if nothing waits."""
@@ -175,7 +175,7 @@ class Channel:
         self._statistics[_BYTES_IN] += len(frame)
         if frame and 0 < frame[0] <= _LAST:
             self._parts.append(frame[1:])
-            self._parts_bytes += len(frame)
+            self._parts_bytes += len(frame) - 1
             if self._parts_bytes > MESSAGE_BYTES_MAX:
                 raise BrokenChannel(f"a message of more than {MESSAGE_BYTES_MAX} bytes")
             if frame[0] != _LAST:

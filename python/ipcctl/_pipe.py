@@ -29,9 +29,16 @@ class Pipe:
         segment.descriptors.close()
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+        self._life = select.poll()
+        self._life.register(self._socket, 0)
         self._is_over = False
         #: Bytes of the longest message.
         self.message_bytes_max = self._tx.capacity - 4
+
+    @property
+    def is_open(self) -> bool:
+        """Neither side has closed it."""
+        return not (self._is_over or self._is_hung_up())
 
     def try_send(self, data: Any) -> bool:
         """Sends bytes, or anything with a buffer, if there is room now.
@@ -60,8 +67,8 @@ class Pipe:
                 raise TimeoutError(f"pipe {self.name!r}: the client took nothing for {timeout} s")
             looks += 1
             time.sleep(0 if looks < _EAGER_LOOKS else _LOOK_SECONDS)
-            if looks % _EAGER_LOOKS == 0:
-                self._has_ended()
+            if looks % _EAGER_LOOKS == 0 and self._is_hung_up():
+                self._is_over = True
 
     def try_receive(self) -> bytes | None:
         """The next message if one is there."""
@@ -92,19 +99,22 @@ class Pipe:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 if not self._poll.poll(None if left is None else left * 1000) and left == 0:
                     raise TimeoutError(f"pipe {self.name!r}: nothing came for {timeout} s")
-                self._has_ended()
+                self._take_bells()
             finally:
                 self._rx.cancel_sleep()
 
-    def _has_ended(self) -> bool:
-        """Takes the bells; whether the client is gone."""
+    def _take_bells(self) -> None:
+        """For who receives only; sees the end too."""
         try:
             self._is_over = self._socket.recv(64) == b"" or self._is_over
         except BlockingIOError:
             pass
         except OSError:
             self._is_over = True
-        return self._is_over
+
+    def _is_hung_up(self) -> bool:
+        """Whether the client is gone, seen without taking a bell from another thread."""
+        return self._socket.fileno() < 0 or bool(self._life.poll(0))
 
     def __iter__(self) -> Iterator[bytes]:
         """Messages until the end."""

@@ -135,6 +135,8 @@ class Runtime:
     def _keep_pipe(self, pipe: Pipe) -> None:
         with self._has_pipe:
             if sum(map(len, self._pipes.values())) >= _PIPES_MAX:
+                self._pipes = {name: deque(one for one in some if one.is_open) for name, some in self._pipes.items()}
+            if sum(map(len, self._pipes.values())) >= _PIPES_MAX:
                 return pipe.close()
             self._pipes.setdefault(pipe.name, deque()).append(pipe)
             self._has_pipe.notify_all()

@@ -30,6 +30,27 @@ export const LIMITS = {
   logAgeMs: { value: 315_360_000_000, why: "ten years; a log file that is older is closed long before" },
   exitHistory: { value: 20, why: "last exits kept per worker for describe" },
   watchDirs: { value: 4096, why: "directories watched per worker; inotify watches are a shared resource" },
+  channels: {
+    value: 128,
+    why: "channels and pipes of one worker; each is two descriptors of its shim, and one of its poll",
+  },
+  messageBytes: {
+    value: 268_435_456,
+    why: "one message of a call, either way; what one side can make the other hold. Larger data belongs in shared memory",
+  },
+  unreadBytes: {
+    value: 67_108_864,
+    why: "messages that may wait for a side that does not read; with the next one the channel is given up",
+  },
+  segments: {
+    value: 256,
+    why: "pieces of shared memory of one side that the other holds per channel; each is a descriptor",
+  },
+  pipeMessageBytes: { value: 1_048_572, why: "one message of a pipe: what its ring of 1 MiB holds" },
+  pipeNameBytes: { value: 48, why: "a request to the shim is 64 bytes" },
+  pipesUntaken: { value: 64, why: "pipes that clients opened and the worker has not taken; one more is closed" },
+  streamItems: { value: 64, why: "items of a stream under way; the sender waits until some are taken" },
+  valueDepth: { value: 128, why: "levels of a value; a decoder must not run out of stack" },
   configBytes: { value: 1_048_576, why: "largest ipcctl.json or env file" },
 } as const;
 

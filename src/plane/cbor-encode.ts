@@ -1,8 +1,9 @@
 /** Values to CBOR, as `docs/encoding.md` says. Written for many small values: no allocation but for what grows the buffer. */
+import { limit } from "../base/limits.ts";
 import { ArrowTable, CodecError, NdArray, StreamRef, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
 import { PythonError } from "./python-error.ts";
 
-export const DEPTH_MAX = 128;
+export const DEPTH_MAX = limit("valueDepth");
 const FIRST_BYTES = 4096;
 const TAG_OF = new Map<unknown, number>([...TYPED_ARRAYS].map(([tag, type]) => [type, tag]));
 const utf8 = new TextEncoder();
@@ -22,7 +23,7 @@ export class Encoder {
   }
 
   /** @throws CodecError CYCLE, DEPTH, SIZE, TYPE */
-  encode(value: unknown, sizeMax = 0x7fff_ffff): Uint8Array {
+  encode(value: unknown, sizeMax = limit("messageBytes")): Uint8Array {
     this.#at = 0;
     this.#sizeMax = sizeMax;
     this.#open.length = 0;
@@ -32,7 +33,11 @@ export class Encoder {
 
   #room(count: number): void {
     const needed = this.#at + count;
-    if (needed > this.#sizeMax) throw new CodecError("SIZE", `more than ${this.#sizeMax} bytes`);
+    if (needed > this.#sizeMax)
+      throw new CodecError(
+        "SIZE",
+        `more than ${this.#sizeMax} bytes; large data belongs in shared memory: shared(Uint8Array, n)`,
+      );
     if (needed <= this.#bytes.length) return;
     const grown = new Uint8Array(Math.max(needed, this.#bytes.length * 2));
     grown.set(this.#bytes.subarray(0, this.#at));

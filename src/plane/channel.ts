@@ -1,4 +1,5 @@
 /** The client's end of a channel with a worker: makes the segment, hands it to the worker through its shim, sends and receives. */
+import { limit } from "../base/limits.ts";
 import { openStream, type StreamSocket } from "../base/platform.ts";
 import { CAPACITY, DATA_OFFSET, openSegment, type OpenSegment } from "./meet.ts";
 import { BrokenChannel, SharedRingBuffer } from "./ring.ts";
@@ -14,10 +15,8 @@ const RING_A = 256;
 const RING_B = 512;
 const MORE = 1;
 const LAST = 2;
-/** Bytes of one message, in parts or not. */
-const MESSAGE_BYTES_MAX = 256 * 1024 * 1024;
-/** What may wait for a worker that does not read. */
-const OUTBOX_BYTES_MAX = 64 * 1024 * 1024;
+const MESSAGE_BYTES_MAX = limit("messageBytes");
+const OUTBOX_BYTES_MAX = limit("unreadBytes");
 const OUTBOX_TIDY = 10_000;
 const ROOM_MS = 2;
 /** Looks at the ring within one wait before the event loop gets its turn, and how often it is let in before sleep. */
@@ -94,6 +93,11 @@ export class Channel implements Disposable {
   /** Sends one message; what finds no room waits in order. @throws BrokenChannel if the channel is over */
   send(message: Uint8Array): void {
     if (!this.#isOpen) throw new BrokenChannel("the channel is closed");
+    if (this.#outboxBytes > OUTBOX_BYTES_MAX) {
+      const error = new BrokenChannel(`the worker left more than ${OUTBOX_BYTES_MAX} bytes unread`);
+      this.#end(error);
+      throw error;
+    }
     const most = CAPACITY / 4;
     if (message.length <= most) this.#put(message, false);
     else {
@@ -111,11 +115,6 @@ export class Channel implements Disposable {
     if (this.#outbox.length === 0 && this.#tx.trySend(frame)) return;
     this.#outbox.push(isOwn ? frame : frame.slice());
     this.#outboxBytes += frame.length;
-    if (this.#outboxBytes > OUTBOX_BYTES_MAX) {
-      const error = new BrokenChannel(`the worker left more than ${OUTBOX_BYTES_MAX} bytes unread`);
-      this.#end(error);
-      throw error;
-    }
     if (this.#outbox.length === 1) this.#flushTimer = setTimeout(() => this.#flush(), ROOM_MS);
   }
 

@@ -1,5 +1,6 @@
 /** Opening a channel: the client makes the segment and hands its descriptors to the worker, through the worker's shim. */
 import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
 import { sleep } from "../base/platform.ts";
 import { reachablePath } from "../base/socket-path.ts";
 import {
@@ -19,8 +20,7 @@ const VERSION = 2;
 const MAGIC = Buffer.from("IPCCTL\x02\x00", "latin1");
 export const DATA_OFFSET = 4096;
 export const CAPACITY = 1 << 20;
-/** A request of the shim's is 64 bytes at most. */
-const PIPE_NAME_BYTES_MAX = 48;
+const PIPE_NAME_BYTES_MAX = limit("pipeNameBytes");
 
 /** Frames of the shim that matter here (docs/shim.md). */
 const SHIM = { open: 38, wake: 39, ok: 69, error: 70 };
@@ -113,7 +113,7 @@ async function handOver(path: string, name: string, timeoutMs: number, payload: 
       const errno = await ask(SHIM.open, payload, fds);
       if (errno === 0) return;
       if (errno === EMFILE)
-        throw new IpcError("FAILED", `${name} has as many channels as it can have, 128`, {
+        throw new IpcError("FAILED", `${name} has as many channels as it can have, ${limit("channels")}`, {
           hint: "close those that are not needed; one per program is enough",
         });
       if (!NOT_NOW.has(errno)) throw new IpcError("FAILED", `${name} did not take the channel (errno ${errno})`);

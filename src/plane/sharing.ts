@@ -1,10 +1,10 @@
 /** Memory that both sides look into instead of getting copies: sealed memfds, handed over by descriptor once per channel. */
+import { limit } from "../base/limits.ts";
 import { NdArray, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
 import { BrokenChannel } from "./ring.ts";
 import { closeFd, createSegment, map, MSG_DONTWAIT, receiveFd, sealedBytes, sendWithFds } from "./system.ts";
 
-/** Segments of the worker that one channel holds at a time: each is a descriptor, of which a process has 1024 by default. */
-export const SEGMENTS_MAX = 256;
+const SEGMENTS_MAX = limit("segments");
 
 const TAG_OF = new Map<unknown, number>([...TYPED_ARRAYS].map(([tag, type]) => [type, tag]));
 

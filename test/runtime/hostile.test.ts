@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl, IpcError, type PythonWorker } from "ipcctl";
 import { SharedRingBuffer } from "../../src/plane/ring.ts";
-import { SEGMENTS_MAX } from "../../src/plane/sharing.ts";
+import { limit } from "../../src/base/limits.ts";
 import { join } from "node:path";
 import { reachablePath } from "../../src/base/socket-path.ts";
 import { Home, workerPrelude } from "../home.ts";
@@ -97,6 +97,8 @@ def half():
 
 ipcctl.serve()
 `;
+
+const SEGMENTS_MAX = limit("segments");
 
 let home: Home;
 let ipc: Ipcctl;
@@ -252,6 +254,21 @@ test("a worker that dies in the middle of a write, and one that stops reading", 
     for (const end of await Promise.all(waiting)) expect(["DEADLINE", "CONNECTION_LOST"]).toContain(end);
     const { pid } = await home.status("hostile");
     process.kill(pid!, "SIGKILL");
+  });
+  await stillServes();
+}, 30_000);
+
+test("what waits for a worker that does not read has a limit", async () => {
+  await withWorker(async (py) => {
+    const frozen = outcome(py.callWith("freeze", [], { timeout: 300 }));
+    expect(await frozen).toBe("DEADLINE");
+    const part = new Uint8Array(limit("unreadBytes") / 8);
+    const waiting = Array.from({ length: 5 }, () => outcome(py.call("add", part, part)));
+    expect(py.isOpen).toBe(true); // at the limit
+    const last = await py.call("add", 1, 1).catch((error: Error) => error);
+    expect((last as Error).message).toContain(`left more than ${limit("unreadBytes")} bytes unread`);
+    for (const end of await Promise.all(waiting)) expect(end).toBe("CONNECTION_LOST");
+    process.kill((await home.status("hostile")).pid!, "SIGKILL");
   });
   await stillServes();
 }, 30_000);

@@ -4,6 +4,7 @@ import { tableFromArrays, tableFromIPC, tableToIPC } from "apache-arrow";
 import { ArrowTable, Ipcctl, NdArray, shared, type Pipe, type PythonWorker } from "ipcctl";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
+import { limit } from "../../src/base/limits.ts";
 import { Home, ROOT, waitUntil, workerPrelude } from "../home.ts";
 import { pythonWithPackages } from "../packages.ts";
 
@@ -363,6 +364,39 @@ test("as many channels as there may be, and one more", async () => {
   }
   await waitUntil(async () => (await home.status("share")).calls!.channels === channels, "all are free");
 }, 30_000);
+
+test("pipes that nobody takes: as many as may wait, and one more", async () => {
+  const held: Pipe[] = [];
+  try {
+    for (let count = 0; count < limit("pipesUntaken"); count++) held.push(await py.pipe("untaken"));
+    const left = held.filter((pipe) => pipe.isOpen).length;
+    expect(left).toBeGreaterThanOrEqual(limit("pipesUntaken") - 8); // those of other tests count as well
+    for (let count = 0; count < 8; count++) held.push(await py.pipe("untaken"));
+    await waitUntil(() => !held.at(-1)!.isOpen, "the last one is closed");
+    expect(held[0]!.isOpen).toBe(true);
+  } finally {
+    for (const pipe of held) pipe.close();
+  }
+});
+
+test("messages as large as may be, and larger ones, either way", async () => {
+  using other = await ipc.start(join(home.dir, "share.py"), { cwd: home.dir, name: "large" });
+  const most = limit("messageBytes");
+  const size = async (work: Promise<unknown>): Promise<string> =>
+    work.then(
+      (value) => `${(value as Uint8Array).length ?? value}`,
+      (error: Error) => error.message,
+    );
+  expect(await size(other.eval(`bytes(${most - 100})`))).toBe(`${most - 100}`);
+  expect(await size(other.eval(`bytes(${most})`))).toContain(`more than ${most} bytes`);
+  const large = new Uint8Array(most);
+  expect(await size(other.call("kind", large))).toContain(
+    `more than ${most} bytes; large data belongs in shared memory`,
+  );
+  expect(await other.call("kind", large.subarray(100))).toBe("bytes ");
+  expect(await other.call("kind", 1)).toBe("int "); // neither cost the channel
+  await ipc.delete("large");
+}, 60_000);
 
 test("a pipe ends with its worker", async () => {
   const pipe: Pipe = await py.pipe("echo");
