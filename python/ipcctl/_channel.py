@@ -11,6 +11,8 @@ import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 from ._codec import BrokenChannel, Server, SharedRingBuffer, dumps, loads
 from ._shared import Sharing, here
@@ -70,7 +72,7 @@ class Segment:
 class Channel:
     """Not thread-safe but for :meth:`send`."""
 
-    def __init__(self, segment: Segment, exposed: dict[str, object]) -> None:
+    def __init__(self, segment: Segment, exposed: dict[str, Callable[..., Any]]) -> None:
         self.map, self.socket, self.rx, self.tx = segment.map, segment.socket, segment.rx, segment.tx
         self._ring = segment.ring
         self.sharing = Sharing(segment.descriptors)

@@ -72,8 +72,8 @@ class Capture:
 
     def __enter__(self) -> None:
         self._before = (sys.stdout, sys.stderr)
-        sys.stdout = _Tee(self._before[0], "stdout", self)  # type: ignore[assignment]
-        sys.stderr = _Tee(self._before[1], "stderr", self)  # type: ignore[assignment]
+        sys.stdout = _Tee(self._before[0], "stdout", self)
+        sys.stderr = _Tee(self._before[1], "stderr", self)
 
     def __exit__(self, *_: object) -> None:
         sys.stdout, sys.stderr = self._before

@@ -72,7 +72,7 @@ class Pipe:
 
     def try_receive(self) -> bytes | None:
         """The next message if one is there."""
-        data = self._rx.try_receive()
+        data: bytes | None = self._rx.try_receive()
         if data is not None and self._rx.needs_bell():
             self._ring()
         return data
@@ -85,6 +85,7 @@ class Pipe:
         :raises BrokenChannel: if the client wrote what it must not
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        data: bytes | None
         while True:
             data = self._rx.receive_spin(_SPIN_US)
             if data is not None:

@@ -849,13 +849,18 @@ class BoundFunction:
         loop = asyncio.get_running_loop()
         invocation = self._runtime.begin_invoke(self.__name__, args, kwargs)
         done: asyncio.Future[None] = loop.create_future()
-        invocation.on_done(lambda: loop.call_soon_threadsafe(lambda: done.done() or done.set_result(None)))
+        invocation.on_done(lambda: loop.call_soon_threadsafe(_settle, done))
         if not invocation.is_done:
             await done
         return invocation.result()
 
     def __repr__(self) -> str:
         return f"<function {self.__name__} of the client>"
+
+
+def _settle(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
 
 
 class BoundObject:
