@@ -361,25 +361,28 @@ async function rates(worker: PythonWorker): Promise<void> {
   );
 }
 
-/** Handed over the first time, so that it is mapped each time; awake, as a program in the middle of its work is. */
+/** Handed over for the first time, so that it has to be mapped, and again; awake, as a program in the middle of its work is. */
 async function largeArray(worker: PythonWorker): Promise<void> {
   const residentBytes = (): number => Number(readFileSync("/proc/self/statm", "utf8").split(" ")[1]) * 4096;
   const before = residentBytes();
-  const found: number[] = [];
+  const [first, again]: [number[], number[]] = [[], []];
   let grown = 0;
   for (let index = 0; index < 21; index++) {
     await worker.call("make", GIGABYTE);
     Bun.gc(true);
     for (let call = 0; call < 1000; call++) await worker.call("add", call, 1);
-    const start = Bun.nanoseconds();
-    const array = (await worker.call("give")) as Float64Array;
-    found.push(Bun.nanoseconds() - start);
+    let array!: Float64Array;
+    for (const found of [first, again]) {
+      const start = Bun.nanoseconds();
+      array = (await worker.call("give")) as Float64Array;
+      found.push(Bun.nanoseconds() - start);
+    }
     if (array.length !== GIGABYTE / 8 || array.at(-1) !== 7) throw new Error("not the array");
     grown = Math.max(grown, residentBytes() - before);
   }
   tell(
-    `an array of 1 GiB, from the call to the typed array that views it: ${(median(found) / 1000).toFixed(0)} µs; ` +
-      `resident memory of the program grew by ${(grown / 2 ** 20).toFixed(0)} MiB over ${found.length} of them`,
+    `an array of 1 GiB, from the call to the typed array that views it: ${(median(first) / 1000).toFixed(0)} µs the first time, when it is mapped, ` +
+      `${(median(again) / 1000).toFixed(0)} µs again; resident memory of the program grew by ${(grown / 2 ** 20).toFixed(0)} MiB over ${first.length} of them`,
   );
 }
 

@@ -618,7 +618,7 @@ class Runtime:
 #: As the number of an interrupt: whatever of this client runs; it is going away.
 _ANYTHING = 0xFFFFFFFF
 #: Values that are neither awaitable nor a stream: most answers, told apart quickly.
-_PLAIN = frozenset((type(None), bool, int, float, str, bytes, list, dict, tuple, set))
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes, list, dict, tuple, set, memoryview))
 
 
 def _raise_in_thread(thread: int | None) -> None:

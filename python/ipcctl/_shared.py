@@ -165,7 +165,8 @@ class Sharing:
             return known[0]
         number, self._next = self._next, self._next + 1
         try:
-            socket.send_fds(self._socket, [struct.pack("<I", number)], [segment.descriptor], socket.MSG_NOSIGNAL)
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("@i", segment.descriptor))
+            self._socket.sendmsg((struct.pack("<I", number),), (rights,), socket.MSG_NOSIGNAL)
         except OSError:
             return None  # the queue is full, or too many descriptors are under way
         self._lent[key] = number, weakref.ref(segment, lambda _: self._forget(key))

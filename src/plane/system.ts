@@ -1,6 +1,5 @@
 /** The system calls of the data plane, by Bun's FFI. Loaded by programs that call workers, not by the daemon's or the CLI's start. */
 import { dlopen, FFIType, ptr, toArrayBuffer, type Pointer } from "bun:ffi";
-import { fstatSync } from "node:fs";
 import { IpcError } from "../base/errors.ts";
 
 const { i32, u32, u64, i64, ptr: pointer } = FFIType;
@@ -14,6 +13,7 @@ const SYMBOLS = {
   sendmsg: { args: [i32, pointer, i32], returns: i64 },
   recvmsg: { args: [i32, pointer, i32], returns: i64 },
   mmap: { args: [u64, u64, i32, i32, i32, i64], returns: pointer },
+  lseek: { args: [i32, i64, i32], returns: i64 },
   munmap: { args: [pointer, u64], returns: i32 },
   pipe2: { args: [pointer, i32], returns: i32 },
   recv: { args: [i32, pointer, u64, i32], returns: i64 },
@@ -90,8 +90,10 @@ export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
 export function sealedBytes(fd: number): number | undefined {
   const F_GET_SEALS = 1034;
   const F_SEAL_SHRINK = 2;
+  const SEEK_END = 2;
   const seals = libc.fcntl(fd, F_GET_SEALS, 0);
-  return seals < 0 || (seals & F_SEAL_SHRINK) === 0 ? undefined : fstatSync(fd).size;
+  if (seals < 0 || (seals & F_SEAL_SHRINK) === 0) return undefined;
+  return Number(libc.lseek(fd, 0 as unknown as bigint, SEEK_END)); // a third of the time of fstatSync
 }
 
 /** Two ends of a socket. */
@@ -108,7 +110,8 @@ export function createLife(): [number, number] {
   return [fds[1]!, fds[0]!];
 }
 
-const BELL = ptr(Buffer.from([1]));
+const bell = Buffer.from(new ArrayBuffer(1)); // of any content; held, and in a place of its own
+const BELL = ptr(bell);
 export const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 
@@ -158,23 +161,34 @@ export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly num
   return Number(libc.sendmsg(socket, ptr(message), MSG_NOSIGNAL | flags)) === bytes.length;
 }
 
-/** The next packet with its descriptor, if one is there; more than one descriptor, or none, is undefined too. */
+/** A `struct msghdr` for one packet and one descriptor, made once: the kernel closes descriptors beyond. */
+const incoming = (() => {
+  // Over buffers of their own: the memory of a small typed array moves once somebody asks for its buffer.
+  const [packet, control, part, header] = [8, 24, 16, 56].map((bytes) => Buffer.from(new ArrayBuffer(bytes))) as [
+    Buffer,
+    Buffer,
+    Buffer,
+    Buffer,
+  ];
+  part.writeBigUInt64LE(BigInt(ptr(packet)), 0);
+  header.writeBigUInt64LE(BigInt(ptr(part)), 16);
+  header.writeBigUInt64LE(1n, 24);
+  header.writeBigUInt64LE(BigInt(ptr(control)), 32);
+  return { packet, control, part, header, address: ptr(header) };
+})();
+
+/** The next packet of at most 8 bytes with its descriptor, if one is there; more than one descriptor, or none, is undefined too. */
 export function receiveFd(socket: number, bytes: Uint8Array): number | undefined {
   const MSG_CMSG_CLOEXEC = 0x4000_0000;
-  const control = Buffer.alloc(24); // one descriptor: the kernel closes those beyond
-  const part = Buffer.alloc(16);
-  part.writeBigUInt64LE(BigInt(ptr(bytes)), 0);
-  part.writeBigUInt64LE(BigInt(bytes.length), 8);
-  const message = Buffer.alloc(56);
-  message.writeBigUInt64LE(BigInt(ptr(part)), 16);
-  message.writeBigUInt64LE(1n, 24);
-  message.writeBigUInt64LE(BigInt(ptr(control)), 32);
-  message.writeBigUInt64LE(BigInt(control.length), 40);
-  const count = Number(libc.recvmsg(socket, ptr(message), MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+  const { packet, control, part, header } = incoming;
+  part.writeUInt32LE(bytes.length, 8);
+  header.writeUInt32LE(control.length, 40);
+  const count = Number(libc.recvmsg(socket, incoming.address, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
   const hasFd =
-    Number(message.readBigUInt64LE(40)) >= 20 && control.readInt32LE(8) === 1 && control.readInt32LE(12) === 1;
+    count >= 0 && header.readUInt32LE(40) >= 20 && control.readInt32LE(8) === 1 && control.readInt32LE(12) === 1;
   if (!hasFd) return undefined;
   const fd = control.readInt32LE(16);
+  bytes.set(packet.subarray(0, bytes.length));
   if (count === bytes.length) return fd;
   closeFd(fd);
   return undefined;
