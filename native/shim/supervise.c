@@ -159,8 +159,12 @@ static void tell_attached(void)
 static void stop(uint32_t grace_ms, int signal)
 {
 	uint64_t deadline = ipc_now_ms() + grace_ms;
-	if (!shim.has_exited && !shim.is_stopping)
+	if (!shim.has_exited && !shim.is_stopping) {
+		/* Who listens on the control descriptor hears it there as well, ahead of the signal. */
+		if (shim.control >= 0 && send(shim.control, "STOP", 4, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+			errno = 0;
 		kill(-shim.pid, signal);
+	}
 	shim.is_stopping = true;
 	if (deadline < shim.kill_at)
 		shim.kill_at = deadline;

@@ -90,7 +90,9 @@ def ready() -> None:
 
 
 def serve() -> None:
-    """Answers calls in this thread until :func:`stop` is called or KeyboardInterrupt comes from outside.
+    """Answers calls in this thread until :func:`stop` is called or KeyboardInterrupt comes from outside. In the main thread SIGTERM
+    (``ipcctl stop``) ends it like :func:`stop`: the call that runs may finish, and the script goes on behind this line. A handler of
+    the script's own stays.
 
     :raises RuntimeError: if this process was not started by ipcctl
     """
@@ -102,6 +104,8 @@ def serve() -> None:
         raise RuntimeError("serve: not started by ipcctl (no IPCCTL_PLANE); start it with: ipcctl start SCRIPT")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGURG, lambda number, frame: _console.on_signal())
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, lambda number, frame: stop())
     one = runtime()
     one.attach(path)
     ready()

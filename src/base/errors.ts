@@ -14,7 +14,10 @@ export const ERROR_CODES = {
   NOT_RUNNING: { exit: 1, meaning: "the worker is not running" },
   START_FAILED: { exit: 1, meaning: "the worker could not be started" },
   NO_PERMISSION: { exit: 1, meaning: "the peer may not speak to this daemon" },
-  CONNECTION_LOST: { exit: 3, meaning: "the daemon went away in the middle of a request" },
+  CONNECTION_LOST: { exit: 3, meaning: "the daemon, or the channel to a worker, went away in the middle of a request" },
+  WORKER_CRASHED: { exit: 1, meaning: "the worker ended by itself, and not well, before it answered" },
+  WORKER_STOPPED: { exit: 1, meaning: "the worker was stopped, or had done its work, before it answered" },
+  WORKER_RESTARTED: { exit: 1, meaning: "the worker was restarted before it answered" },
   LIMIT: { exit: 1, meaning: "a documented limit was reached" },
 } as const;
 

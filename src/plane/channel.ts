@@ -2,11 +2,11 @@
 import { limit } from "../base/limits.ts";
 import { openStream, type StreamSocket } from "../base/platform.ts";
 import { CAPACITY, DATA_OFFSET, openSegment, type OpenSegment } from "./meet.ts";
-import { BrokenChannel, SharedRingBuffer } from "./ring.ts";
+import { BrokenChannel, PeerGone, SharedRingBuffer } from "./ring.ts";
 import { Sharing } from "./sharing.ts";
 import { closeFd, drain, ring, waitReadable } from "./system.ts";
 
-export { BrokenChannel } from "./ring.ts";
+export { BrokenChannel, PeerGone } from "./ring.ts";
 
 /** Offsets in the segment (docs/shm-layout.md). */
 const INTERRUPT = 64;
@@ -178,7 +178,7 @@ export class Channel implements Disposable {
     let hasEnded = false;
     if (this.#isOpen && this.#rx.prepareSleep()) hasEnded = waitReadable(this.#fd, timeoutMs) && !drain(this.#fd);
     if (this.#rx.hasData) return this.#takeBlocking();
-    if (hasEnded) this.#end(new BrokenChannel("the worker is gone"));
+    if (hasEnded) this.#end(new PeerGone());
     return false;
   }
 
@@ -233,7 +233,7 @@ export class Channel implements Disposable {
         close: () => {
           if (!this.#isOpen) return;
           this.#takeAll(); // what it said last
-          this.#end(new BrokenChannel("the worker is gone"));
+          this.#end(new PeerGone());
         },
       },
     );

@@ -12,7 +12,14 @@ const CAPACITY_MAX = 2 ** 30;
 
 /** The other side wrote what it must not, or is gone. The channel is over. */
 export class BrokenChannel extends Error {
-  override readonly name = "BrokenChannel";
+  override readonly name: string = "BrokenChannel";
+}
+
+/** The other side ended, and broke nothing. */
+export class PeerGone extends BrokenChannel {
+  constructor() {
+    super("the worker is gone");
+  }
 }
 
 /**

@@ -3,12 +3,14 @@ import { join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { sleep } from "../base/platform.ts";
 import { resolvePaths } from "../base/paths.ts";
-import type { WorkerStatus } from "../protocol/status.ts";
+import type { ExitInfo, WorkerDescription, WorkerStatus } from "../protocol/status.ts";
 import { cleanEnv, connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { PythonWorker, type AnyFunctions } from "./python-worker.ts";
 
 const OPEN_MS = 10_000;
+/** The daemon hears of an end within milliseconds. */
+const ENDING_MS = 2000;
 /** Ends of a worker while a channel to it is opened: a second one in a row is no accident. */
 const ENDINGS_MAX = 2;
 
@@ -90,7 +92,9 @@ export class Ipcctl implements Disposable, AsyncDisposable {
       if (status.state === "Stopped" || status.state === "Crashed" || keepsEnding) throw await this.#ended(status);
       try {
         const left = Math.max(1, deadline - performance.now());
-        const worker = await PythonWorker.open<W>(status.name, join(status.log_dir, "..", "sock"), left);
+        const socket = join(status.log_dir, "..", "sock");
+        const { name: id, pid } = status;
+        const worker = await PythonWorker.open<W>(id, socket, left, () => this.#whatHappened(id, pid));
         this.#workers.add(worker);
         return worker;
       } catch (error) {
@@ -113,6 +117,24 @@ export class Ipcctl implements Disposable, AsyncDisposable {
     return new IpcError("NOT_RUNNING", `${name} ended with ${how}${said === undefined ? "" : `: ${said.trim()}`}`, {
       hint: `ipcctl logs ${name}`,
     });
+  }
+
+  /** How the run with this pid ended, as soon as the daemon knows; undefined if it never says. */
+  async #whatHappened(name: string, pid: number | null): Promise<IpcError | undefined> {
+    const deadline = performance.now() + ENDING_MS;
+    for (let pauseMs = 2; performance.now() < deadline; pauseMs = Math.min(pauseMs * 2, 50)) {
+      let exits: readonly ExitInfo[];
+      try {
+        ({ exits } = await this.#connection.query<WorkerDescription>({ Describe: { name } }));
+      } catch (error) {
+        if (!(error instanceof IpcError) || error.code !== "NOT_FOUND") throw error;
+        return new IpcError("WORKER_STOPPED", `${name} was deleted`);
+      }
+      const exit = exits.find((one) => one.pid === pid);
+      if (exit) return errorOfExit(name, exit);
+      await sleep(pauseMs);
+    }
+    return undefined;
   }
 
   /** What `ipcctl status --json` shows. */
@@ -143,4 +165,14 @@ export class Ipcctl implements Disposable, AsyncDisposable {
     this[Symbol.dispose]();
     return Promise.resolve();
   }
+}
+
+function errorOfExit(name: string, { kind, status, signal, stop_requested, outcome }: ExitInfo): IpcError {
+  const hint = `see: ipcctl describe ${name}`;
+  if (stop_requested && outcome.startsWith("restarted"))
+    return new IpcError("WORKER_RESTARTED", `${name} was restarted`, { hint: "open a channel to its next run" });
+  if (stop_requested) return new IpcError("WORKER_STOPPED", `${name} was stopped`, { hint: `ipcctl start ${name}` });
+  if (kind === "exit" && status === 0) return new IpcError("WORKER_STOPPED", `${name} ended (exit code 0)`, { hint });
+  const how = signal === null ? `exit code ${status}` : `signal ${signal}`;
+  return new IpcError("WORKER_CRASHED", `${name} crashed (${how})`, { hint: `ipcctl logs ${name}` });
 }

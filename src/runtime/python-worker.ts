@@ -1,6 +1,6 @@
 /** A worker as a program sees it: call its functions, evaluate code in it, stream from it, lend it functions. */
 import { IpcError } from "../base/errors.ts";
-import { BrokenChannel, Channel } from "../plane/channel.ts";
+import { BrokenChannel, Channel, PeerGone } from "../plane/channel.ts";
 import { pokeWorker } from "../plane/meet.ts";
 import { Pipe } from "../plane/pipe.ts";
 import { decode } from "../plane/cbor-decode.ts";
@@ -98,6 +98,8 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   #hello: WorkerHello | undefined;
   #isBlocking = false;
   #isBackground = false;
+  /** Asked once the worker is gone: whether it crashed, was stopped or restarted. */
+  #whatHappened: (() => Promise<IpcError | undefined>) | undefined;
 
   private constructor(name: string, shimSocket: string) {
     this.name = name;
@@ -109,8 +111,10 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     name: string,
     shimSocket: string,
     timeoutMs: number,
+    whatHappened?: () => Promise<IpcError | undefined>,
   ): Promise<PythonWorker<W>> {
     const worker = new PythonWorker<W>(name, shimSocket);
+    worker.#whatHappened = whatHappened;
     const hello = Promise.withResolvers<void>();
     worker.#onHello = hello.resolve;
     worker.#channel = await Channel.open(shimSocket, name, timeoutMs, {
@@ -150,7 +154,8 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
 
   /**
    * Calls an exposed function. A generator's answer is an async iterable.
-   * @throws PythonError what it raised; IpcError CONNECTION_LOST, DEADLINE; CodecError for a value without a form
+   * @throws PythonError what it raised; IpcError WORKER_CRASHED, WORKER_STOPPED, WORKER_RESTARTED, CONNECTION_LOST; CodecError for
+   * a value without a form
    */
   call<K extends keyof W & string>(name: K, ...args: ArgumentsOf<W[K]>): Promise<AnswerOf<W[K]>> {
     return this.#request(TO.call, name, args, null);
@@ -158,7 +163,8 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
 
   /**
    * The same, blocking this thread and its event loop: the quickest there is, for programs that have nothing else to do meanwhile.
-   * Functions that were lent are answered while it waits if they are sync.
+   * Functions that were lent are answered while it waits if they are sync. A worker that ends is a CONNECTION_LOST here: whoever
+   * blocks cannot ask why.
    */
   callSync<K extends keyof W & string>(name: K, ...args: ArgumentsOf<W[K]>): AnswerOf<W[K]> {
     const number = this.#next++;
@@ -448,10 +454,21 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   }
 
   #onClose(cause: Error): void {
-    const error = lost(this.name, cause);
-    for (const number of this.#pending.keys()) this.#settle(number)?.reject(error);
-    for (const stream of this.#streams.values()) stream.fail(error);
+    const pending = [...this.#pending.keys()].flatMap((number) => this.#settle(number) ?? []);
+    const streams = [...this.#streams.values()];
     for (const source of this.#sources.values()) source.leave();
+    const fail = (error: Error): void => {
+      for (const one of pending) one.reject(error);
+      for (const stream of streams) stream.fail(error);
+    };
+    const whatHappened = this.#whatHappened;
+    const isWorth =
+      cause instanceof PeerGone && whatHappened && !this.#isBlocking && pending.length + streams.length > 0;
+    if (!isWorth) return fail(lost(this.name, cause));
+    void whatHappened().then(
+      (error) => fail(error ?? lost(this.name, cause)),
+      () => fail(lost(this.name, cause)), // the daemon is gone as well
+    );
   }
 
   /** Ends the channel; the worker runs on. Calls that are under way reject. */

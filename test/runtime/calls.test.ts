@@ -1,7 +1,8 @@
 /** A TypeScript program and a real Python worker: calls, errors, streams, functions lent, interrupts, and every way to end. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { IpcError, Ipcctl, PythonError, type PythonWorker } from "ipcctl";
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { Home, isAlive, waitUntil, workerPrelude } from "../home.ts";
 
 const WORKER = `${workerPrelude()}
@@ -358,8 +359,8 @@ test("a blocking call: its value, its error, a slow one", () => {
 test("a worker that dies ends every pending call with a reason", async () => {
   const waiting = [py.call("nap", 60), py.call("nap", 60), py.call("die")].map(failure);
   for (const error of (await Promise.all(waiting)) as IpcError[]) {
-    expect(error.code).toBe("CONNECTION_LOST");
-    expect(error.message).toContain("worker");
+    expect(error.code).toBe("WORKER_CRASHED");
+    expect(error.message).toBe("worker crashed (exit code 9)");
   }
   expect(((await failure(py.call("add", 1, 1))) as IpcError).code).toBe("CONNECTION_LOST");
   using other = await ipc.worker("worker");
@@ -367,10 +368,68 @@ test("a worker that dies ends every pending call with a reason", async () => {
   await waitUntil(async () => (await home.status("worker")).state === "Running", "it is restarted by its policy");
   py = await ipc.worker("worker");
   expect(await py.call("add", 1, 1)).toBe(2);
+  const stream = py.stream("ticks", 1e9);
+  await stream.next();
+  const [nap, item] = [failure(py.call("nap", 60)), failure(async_(stream))];
+  using connection = await home.connect();
+  await connection.request({ Restart: { name: "worker" } });
+  for (const error of [await nap, await item]) expect((error as IpcError).code).toBe("WORKER_RESTARTED");
+  py = await ipc.worker("worker");
+  const stopped = failure(py.call("nap", 60));
   await ipc.stop("worker");
+  expect(((await stopped) as IpcError).code).toBe("WORKER_STOPPED");
   expect(((await failure(py.call("add", 1, 1))) as IpcError).code).toBe("CONNECTION_LOST");
   expect(((await failure(ipc.worker("worker"))) as IpcError).code).toBe("NOT_RUNNING");
 });
+
+test("stop lets the call that runs finish, and the script go on behind serve()", async () => {
+  const script = home.script(
+    "polite.py",
+    `
+import os, time
+import ipcctl
+@ipcctl.expose
+def slow(path):
+    open(path, "w").close()
+    time.sleep(0.3)
+    return "done"
+ipcctl.serve()
+print("cleaned up", flush=True)
+`,
+  );
+  const flag = join(home.dir, "slow-runs");
+  using polite = await ipc.start(script, { cwd: home.dir });
+  const answer = polite.call("slow", flag);
+  await waitUntil(() => existsSync(flag), "it runs");
+  await ipc.stop("polite");
+  expect(await answer).toBe("done");
+  await waitUntil(async () => (await home.status("polite")).state === "Stopped", "it is stopped");
+  expect(await home.lines("polite")).toEqual(["cleaned up"]);
+  expect((await home.status("polite")).last_exit_code).toBe(0);
+});
+
+test("STOP comes on the control descriptor ahead of the signal", async () => {
+  const script = home.script(
+    "controlled.py",
+    `
+import os, signal, socket
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+control = socket.socket(fileno=int(os.environ["IPCCTL_CONTROL_FD"]))
+control.send(b"READY")
+print(control.recv(100).decode(), flush=True)
+`,
+  );
+  await home.start("controlled", script, { ready: "notify" });
+  await waitUntil(async () => (await home.status("controlled")).ready === true, "it is ready");
+  await ipc.stop("controlled");
+  await waitUntil(async () => (await home.status("controlled")).state === "Stopped", "it is stopped");
+  expect(await home.lines("controlled")).toEqual(["STOP"]);
+});
+
+/** To its end. */
+async function async_(items: AsyncIterable<unknown>): Promise<void> {
+  for await (const _ of items);
+}
 
 test("a script that knows nothing of us is looked into, and does not notice before", async () => {
   const script = home.script(

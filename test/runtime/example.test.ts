@@ -89,7 +89,7 @@ testModel(
     const answer = predict(SETOSA);
     await waitUntil(() => existsSync(flag), "the prediction has begun");
     process.kill((await home.status("model")).pid!, "SIGKILL");
-    expect(await answer).toEqual({ status: 503, json: { error: expect.stringMatching(/^model: /) } });
+    expect(await answer).toEqual({ status: 503, json: { error: "model crashed (signal SIGKILL)" } });
     expect((await predict(SETOSA)).status).toBe(200);
   },
   30_000,

@@ -132,7 +132,7 @@ test("calls, streams, functions lent, memory shared, pipes, errors, and the ends
     '"stop"',
     '"DEADLINE"',
     '"ab"',
-    '"CONNECTION_LOST"',
+    '"WORKER_CRASHED"',
     "42",
   ]);
   expect(status).toBe(0);
