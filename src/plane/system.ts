@@ -110,19 +110,29 @@ export function createLife(): [number, number] {
   return [fds[1]!, fds[0]!];
 }
 
-const bell = Buffer.from(new ArrayBuffer(1)); // of any content; held, and in a place of its own
-const BELL = ptr(bell);
+/**
+ * Memory whose address the kernel is told. It must stay where it is, so it is over a buffer of its own (that of a small typed array moves
+ * once somebody asks for it), and it must live, so it hangs on an object that functions refer to: a constant of this module that none of
+ * them names is collected.
+ */
+function fixed(bytes: number): { readonly bytes: Buffer; readonly at: Pointer } {
+  const buffer = Buffer.from(new ArrayBuffer(bytes));
+  return { bytes: buffer, at: ptr(buffer) };
+}
+
+const bell = fixed(1);
+const bells = fixed(64);
 export const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 
 /** One byte; where there is no room for it, it is rung already. */
 export function ring(fd: number): void {
-  libc.send(fd, BELL, 1n, MSG_DONTWAIT | MSG_NOSIGNAL);
+  libc.send(fd, bell.at, 1n, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 /** Takes the bells that were rung. False at the end of the connection. */
 export function drain(fd: number): boolean {
-  return Number(libc.recv(fd, ptr(Buffer.alloc(64)), 64n, MSG_DONTWAIT)) !== 0;
+  return Number(libc.recv(fd, bells.at, 64n, MSG_DONTWAIT)) !== 0;
 }
 
 export function closeFd(fd: number): void {
@@ -141,71 +151,68 @@ export function connectUnix(path: string): number | undefined {
   return undefined;
 }
 
-/** Sends bytes with descriptors beside them (`SCM_RIGHTS`). */
+const FDS_MAX = 8;
+const BYTES_MAX = 128;
+const outgoing = { data: fixed(BYTES_MAX), control: fixed(16 + FDS_MAX * 4), part: fixed(16), header: fixed(56) };
+outgoing.part.bytes.writeBigUInt64LE(BigInt(outgoing.data.at), 0);
+outgoing.header.bytes.writeBigUInt64LE(BigInt(outgoing.part.at), 16);
+outgoing.header.bytes.writeBigUInt64LE(1n, 24);
+outgoing.header.bytes.writeBigUInt64LE(BigInt(outgoing.control.at), 32);
+
+/** Sends at most 128 bytes with at most 8 descriptors beside them (`SCM_RIGHTS`). */
 export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly number[], flags = 0): boolean {
-  const control = Buffer.alloc(16 + fds.length * 4 + ((fds.length * 4) % 8));
-  control.writeBigUInt64LE(BigInt(16 + fds.length * 4), 0);
-  control.writeInt32LE(1, 8); // SOL_SOCKET
-  control.writeInt32LE(1, 12); // SCM_RIGHTS
-  for (const [index, fd] of fds.entries()) control.writeInt32LE(fd, 16 + index * 4);
-  const part = Buffer.alloc(16);
-  part.writeBigUInt64LE(BigInt(ptr(bytes)), 0);
-  part.writeBigUInt64LE(BigInt(bytes.length), 8);
-  const message = Buffer.alloc(56);
-  message.writeBigUInt64LE(BigInt(ptr(part)), 16);
-  message.writeBigUInt64LE(1n, 24);
-  if (fds.length > 0) {
-    message.writeBigUInt64LE(BigInt(ptr(control)), 32);
-    message.writeBigUInt64LE(BigInt(control.length), 40);
-  }
-  return Number(libc.sendmsg(socket, ptr(message), MSG_NOSIGNAL | flags)) === bytes.length;
+  if (bytes.length > BYTES_MAX || fds.length > FDS_MAX) throw new RangeError("more than a request of ours has");
+  const { data, control, part, header } = outgoing;
+  data.bytes.set(bytes);
+  part.bytes.writeUInt32LE(bytes.length, 8);
+  control.bytes.writeUInt32LE(16 + fds.length * 4, 0);
+  control.bytes.writeInt32LE(1, 8); // SOL_SOCKET
+  control.bytes.writeInt32LE(1, 12); // SCM_RIGHTS
+  for (const [index, fd] of fds.entries()) control.bytes.writeInt32LE(fd, 16 + index * 4);
+  header.bytes.writeUInt32LE(fds.length === 0 ? 0 : 16 + fds.length * 4 + ((fds.length * 4) % 8), 40);
+  return Number(libc.sendmsg(socket, header.at, MSG_NOSIGNAL | flags)) === bytes.length;
 }
 
-/** A `struct msghdr` for one packet and one descriptor, made once: the kernel closes descriptors beyond. */
-const incoming = (() => {
-  // Over buffers of their own: the memory of a small typed array moves once somebody asks for its buffer.
-  const [packet, control, part, header] = [8, 24, 16, 56].map((bytes) => Buffer.from(new ArrayBuffer(bytes))) as [
-    Buffer,
-    Buffer,
-    Buffer,
-    Buffer,
-  ];
-  part.writeBigUInt64LE(BigInt(ptr(packet)), 0);
-  header.writeBigUInt64LE(BigInt(ptr(part)), 16);
-  header.writeBigUInt64LE(1n, 24);
-  header.writeBigUInt64LE(BigInt(ptr(control)), 32);
-  return { packet, control, part, header, address: ptr(header) };
-})();
+/** For one packet and one descriptor: the kernel closes descriptors beyond. */
+const incoming = { data: fixed(8), control: fixed(24), part: fixed(16), header: fixed(56) };
+incoming.part.bytes.writeBigUInt64LE(BigInt(incoming.data.at), 0);
+incoming.header.bytes.writeBigUInt64LE(BigInt(incoming.part.at), 16);
+incoming.header.bytes.writeBigUInt64LE(1n, 24);
+incoming.header.bytes.writeBigUInt64LE(BigInt(incoming.control.at), 32);
 
 /** The next packet of at most 8 bytes with its descriptor, if one is there; more than one descriptor, or none, is undefined too. */
 export function receiveFd(socket: number, bytes: Uint8Array): number | undefined {
   const MSG_CMSG_CLOEXEC = 0x4000_0000;
-  const { packet, control, part, header } = incoming;
-  part.writeUInt32LE(bytes.length, 8);
-  header.writeUInt32LE(control.length, 40);
-  const count = Number(libc.recvmsg(socket, incoming.address, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+  const { data, control, part, header } = incoming;
+  part.bytes.writeUInt32LE(bytes.length, 8);
+  header.bytes.writeUInt32LE(control.bytes.length, 40);
+  const count = Number(libc.recvmsg(socket, header.at, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
   const hasFd =
-    count >= 0 && header.readUInt32LE(40) >= 20 && control.readInt32LE(8) === 1 && control.readInt32LE(12) === 1;
+    count >= 0 &&
+    header.bytes.readUInt32LE(40) >= 20 &&
+    control.bytes.readInt32LE(8) === 1 &&
+    control.bytes.readInt32LE(12) === 1;
   if (!hasFd) return undefined;
-  const fd = control.readInt32LE(16);
-  bytes.set(packet.subarray(0, bytes.length));
+  const fd = control.bytes.readInt32LE(16);
+  bytes.set(data.bytes.subarray(0, bytes.length));
   if (count === bytes.length) return fd;
   closeFd(fd);
   return undefined;
 }
 
+const polled = fixed(8);
+const received = fixed(4096);
+
 /** Blocks until a descriptor can be read or has ended, at most so long. */
 export function waitReadable(fd: number, timeoutMs: number): boolean {
-  const poll = Buffer.alloc(8);
-  poll.writeInt32LE(fd, 0);
-  poll.writeInt16LE(1, 4); // POLLIN
-  return libc.poll(ptr(poll), 1n, timeoutMs) > 0;
+  polled.bytes.writeInt32LE(fd, 0);
+  polled.bytes.writeInt16LE(1, 4); // POLLIN
+  return libc.poll(polled.at, 1n, timeoutMs) > 0;
 }
 
 /** Blocks for what comes, at most so long; empty at the end of the connection, undefined at the end of the time. */
 export function receive(socket: number, timeoutMs: number): Buffer | undefined {
   if (!waitReadable(socket, timeoutMs)) return undefined;
-  const bytes = Buffer.alloc(4096);
-  const count = Number(libc.recv(socket, ptr(bytes), BigInt(bytes.length), 0));
-  return bytes.subarray(0, Math.max(0, count));
+  const count = Number(libc.recv(socket, received.at, BigInt(received.bytes.length), 0));
+  return Buffer.from(received.bytes.subarray(0, Math.max(0, count)));
 }
