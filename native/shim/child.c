@@ -18,7 +18,8 @@
 
 extern char **environ;
 
-const char *const ipc_step_names[] = { "none", "cwd", "exec", "ids", "rlimit", "cgroup" };
+const char *const ipc_step_names[] = { "none", "cwd", "exec", "ids", "rlimit", "cgroup",
+					"privileges", "landlock", "seccomp" };
 
 static void reset_signals(void)
 {
@@ -109,6 +110,9 @@ _Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_chil
 	if (chdir(spec->cwd) != 0)
 		fail(fds->report, errno, IPC_STEP_CWD);
 	seal_descriptors(fds->control);
+	enum ipc_step step = IPC_STEP_NONE;
+	if ((rc = ipc_confine(spec, &step)) != 0)
+		fail(fds->report, rc, step);
 	environ = spec->envp;
 	execvp(spec->argv[0], spec->argv);
 	fail(fds->report, errno, IPC_STEP_EXEC);

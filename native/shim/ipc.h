@@ -11,6 +11,9 @@
 #define IPC_SPEC_BYTES_MAX (4u * 1024 * 1024)
 #define IPC_RLIMITS_MAX 32u
 #define IPC_RAWLOGS_MAX 3u
+#define IPC_PATHS_MAX 256u /* Landlock rules; each is an open descriptor while it is added */
+#define IPC_FILTERS_MAX 4u
+#define IPC_FILTER_STEPS_MAX 4096u /* what the kernel takes: BPF_MAXINSNS */
 #define IPC_CONTROL_FD 198
 /* A worker's line longer than this is cut into partial records. */
 #define IPC_LINE_BYTES_MAX 16384u
@@ -31,6 +34,9 @@ struct ipc_log_limits {
 struct ipc_rlimit { uint32_t resource; uint64_t soft, hard; };
 struct ipc_rawlog { uint8_t streams; uint64_t max_bytes; uint32_t max_files; const char *path; int fd; uint64_t bytes; };
 
+struct ipc_path_rule { uint64_t access; bool is_optional; const char *path; };
+struct ipc_filter { const uint8_t *bytes; size_t steps; };
+
 /* A parsed spec. Strings live in the arena that ipc_spec_parse allocated, until exit. */
 struct ipc_spec {
 	uint64_t run;
@@ -48,6 +54,12 @@ struct ipc_spec {
 	uint64_t wall_ms;
 	struct ipc_rawlog rawlogs[IPC_RAWLOGS_MAX];
 	size_t rawlog_count;
+	bool is_confined, has_no_capabilities;
+	uint64_t landlock_fs, landlock_net, landlock_scoped;
+	struct ipc_path_rule paths[IPC_PATHS_MAX];
+	size_t path_count;
+	struct ipc_filter filters[IPC_FILTERS_MAX];
+	size_t filter_count;
 };
 
 /* spec.c: bounded parser; 0 or -EINVAL/-ENOMEM. `extra_env` leaves room for so many more variables. */
@@ -127,11 +139,17 @@ void ipc_channels_tell(const struct ipc_channels *channels, uint8_t payload[IPC_
 void ipc_rawlog_write(struct ipc_rawlog *raw, const uint8_t *data, size_t size);
 
 /* child.c: between fork and exec, an ordered list of steps. */
-enum ipc_step { IPC_STEP_NONE, IPC_STEP_CWD, IPC_STEP_EXEC, IPC_STEP_IDS, IPC_STEP_RLIMIT, IPC_STEP_CGROUP };
+enum ipc_step {
+	IPC_STEP_NONE, IPC_STEP_CWD, IPC_STEP_EXEC, IPC_STEP_IDS, IPC_STEP_RLIMIT, IPC_STEP_CGROUP,
+	IPC_STEP_PRIVILEGES, IPC_STEP_LANDLOCK, IPC_STEP_SECCOMP,
+};
 struct ipc_child_error { int32_t error; int32_t step; };
 struct ipc_child_fds { int in, out, err, control, gate, report; };
 extern const char *const ipc_step_names[];
 _Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_foreground);
+
+/* confine.c: 0, or -errno with the step that failed. */
+int ipc_confine(const struct ipc_spec *spec, enum ipc_step *step);
 
 /* tree.c: all processes below the shim. */
 size_t ipc_tree_list(const char *cgroup, pid_t except, pid_t **pids, size_t *capacity);

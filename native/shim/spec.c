@@ -10,7 +10,8 @@
 
 enum {
 	T_VERSION = 1, T_RUN = 2, T_ARG = 3, T_ENV = 4, T_CWD = 5, T_IDS = 6, T_STOP = 7, T_LOG = 8, T_RLIMIT = 9,
-	T_CGROUP = 10, T_NOTIFY = 11, T_WALL = 12, T_RAWLOG = 13, T_END = 255,
+	T_CGROUP = 10, T_NOTIFY = 11, T_WALL = 12, T_RAWLOG = 13,
+	T_CONFINE = 14, T_LANDLOCK = 15, T_PATH = 16, T_FILTER = 17, T_END = 255,
 };
 
 uint32_t ipc_get_u32(const uint8_t *at)
@@ -98,15 +99,38 @@ static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct
 			return -EINVAL;
 		spec->wall_ms = ipc_get_u64(payload);
 		return 0;
+	case T_CONFINE:
+		if (size != 1 || payload[0] > 1)
+			return -EINVAL;
+		spec->is_confined = true;
+		spec->has_no_capabilities = payload[0] == 1;
+		return 0;
+	case T_LANDLOCK:
+		if (size != 24)
+			return -EINVAL;
+		spec->landlock_fs = ipc_get_u64(payload);
+		spec->landlock_net = ipc_get_u64(payload + 8);
+		spec->landlock_scoped = ipc_get_u64(payload + 16);
+		return 0;
 	default:
 		return -EINVAL;
 	}
 }
 
+static int parse_filter(const uint8_t *payload, size_t size, struct ipc_spec *spec, char **arena)
+{
+	if (size == 0 || size % 8 != 0 || size / 8 > IPC_FILTER_STEPS_MAX || spec->filter_count == IPC_FILTERS_MAX)
+		return -EINVAL;
+	memcpy(*arena, payload, size);
+	spec->filters[spec->filter_count++] = (struct ipc_filter){ (const uint8_t *)*arena, size / 8 };
+	*arena += size;
+	return 0;
+}
+
 static int parse_text(uint8_t type, const uint8_t *payload, size_t size, struct ipc_spec *spec, char **arena,
 		      size_t *args, size_t *envs)
 {
-	size_t skip = type == T_RAWLOG ? 13 : 0;
+	size_t skip = type == T_RAWLOG ? 13 : type == T_PATH ? 9 : 0;
 	if (size < skip)
 		return -EINVAL;
 	char *text = take_string(arena, payload + skip, size - skip);
@@ -125,6 +149,11 @@ static int parse_text(uint8_t type, const uint8_t *payload, size_t size, struct 
 	case T_CGROUP:
 		spec->cgroup = text;
 		return text[0] == '/' ? 0 : -EINVAL;
+	case T_PATH:
+		if (spec->path_count == IPC_PATHS_MAX || payload[8] > 1 || text[0] != '/')
+			return -EINVAL;
+		spec->paths[spec->path_count++] = (struct ipc_path_rule){ ipc_get_u64(payload), payload[8] == 1, text };
+		return 0;
 	default:
 		if (spec->rawlog_count == IPC_RAWLOGS_MAX || payload[0] < 1 || payload[0] > 3 || text[0] != '/')
 			return -EINVAL;
@@ -137,7 +166,8 @@ static int parse_text(uint8_t type, const uint8_t *payload, size_t size, struct 
 
 static bool is_text(uint8_t type)
 {
-	return type == T_ARG || type == T_ENV || type == T_CWD || type == T_CGROUP || type == T_RAWLOG;
+	return type == T_ARG || type == T_ENV || type == T_CWD || type == T_CGROUP || type == T_RAWLOG ||
+	       type == T_PATH;
 }
 
 int ipc_spec_parse(const uint8_t *bytes, size_t size, size_t extra_env, struct ipc_spec *spec)
@@ -166,8 +196,9 @@ int ipc_spec_parse(const uint8_t *bytes, size_t size, size_t extra_env, struct i
 		at += 4 + length;
 		if (type == T_END)
 			return length == 1 && at == size && args > 0 && spec->cwd != NULL ? 0 : -EINVAL;
-		int rc = is_text(type) ? parse_text(type, payload, length - 1, spec, &arena, &args, &envs)
-				       : parse_small(type, payload, length - 1, spec);
+		int rc = is_text(type)	    ? parse_text(type, payload, length - 1, spec, &arena, &args, &envs)
+			 : type == T_FILTER ? parse_filter(payload, length - 1, spec, &arena)
+					    : parse_small(type, payload, length - 1, spec);
 		if (rc != 0)
 			return rc;
 	}

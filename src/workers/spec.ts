@@ -20,6 +20,10 @@ const TYPE = {
   notify: 11,
   wall: 12,
   rawlog: 13,
+  confine: 14,
+  landlock: 15,
+  path: 16,
+  filter: 17,
   end: 255,
 } as const;
 
@@ -40,6 +44,16 @@ export type RawLog = {
   readonly maxFiles: number;
 };
 
+/** What the shim does to the worker before it may run; compiled by `src/sandbox`. */
+export type Confinement = {
+  readonly dropsCapabilities: boolean;
+  /** Rights that are handled, and so denied but for what `paths` grant; 0 for what stays as it is. */
+  readonly landlock?: { readonly fs: bigint; readonly net: bigint; readonly scoped: bigint };
+  readonly paths?: readonly { readonly access: bigint; readonly path: string; readonly isOptional?: boolean }[];
+  /** Programs of seccomp, eight bytes a step. */
+  readonly filters?: readonly Uint8Array[];
+};
+
 /** Everything one run needs. */
 export type Spec = {
   readonly run: number;
@@ -54,6 +68,7 @@ export type Spec = {
   readonly isNotifying?: boolean;
   readonly wallMs?: number;
   readonly rawLogs?: readonly RawLog[];
+  readonly confinement?: Confinement | undefined;
 };
 
 /** Bytes of the spec file. @throws IpcError LIMIT if arguments and environment are too large. */
@@ -75,6 +90,7 @@ export function encodeSpec(spec: Spec): Uint8Array {
   if (spec.isNotifying) frames.push(frame(TYPE.notify, Buffer.alloc(0)));
   if (spec.wallMs !== undefined) frames.push(frame(TYPE.wall, u64(spec.wallMs)));
   for (const raw of spec.rawLogs ?? []) frames.push(frame(TYPE.rawlog, encodeRawLog(raw)));
+  if (spec.confinement) frames.push(...encodeConfinement(spec.confinement));
   frames.push(frame(TYPE.end, Buffer.alloc(0)));
   const bytes = Buffer.concat(frames);
   if (bytes.length > limit("specBytes")) {
@@ -84,6 +100,19 @@ export function encodeSpec(spec: Spec): Uint8Array {
     );
   }
   return bytes;
+}
+
+function encodeConfinement({ dropsCapabilities, landlock, paths = [], filters = [] }: Confinement): Buffer[] {
+  return [
+    frame(TYPE.confine, Buffer.of(dropsCapabilities ? 1 : 0)),
+    ...(landlock
+      ? [frame(TYPE.landlock, Buffer.concat([u64(landlock.fs), u64(landlock.net), u64(landlock.scoped)]))]
+      : []),
+    ...paths.map(({ access, path, isOptional }) =>
+      frame(TYPE.path, Buffer.concat([u64(access), Buffer.of(isOptional ? 1 : 0), Buffer.from(path)])),
+    ),
+    ...filters.map((program) => frame(TYPE.filter, Buffer.from(program))),
+  ];
 }
 
 /** Payload of LOG, in a spec and as a request. */

@@ -1,0 +1,119 @@
+/*
+ * Confinement of a worker, between fork and exec: no new privileges, no capabilities, Landlock, seccomp, in this order. What is
+ * granted and denied the daemon has compiled; here it is carried out, and where the kernel refuses a step the worker does not start.
+ */
+#include "ipc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_landlock_create_ruleset
+#define SYS_landlock_create_ruleset 444
+#define SYS_landlock_add_rule 445
+#define SYS_landlock_restrict_self 446
+#endif
+#define RULE_PATH_BENEATH 1
+#define CAPABILITY_VERSION_3 0x20080522
+
+/* What concerns folders only: to be taken off where the path is a file (the kernel refuses it with EINVAL). */
+#define FILE_RIGHTS (1u << 0 | 1u << 1 | 1u << 2 | 1u << 14 | 1u << 15) /* execute, write, read, truncate, ioctl on devices */
+
+struct ruleset { uint64_t fs, net, scoped; };
+struct __attribute__((packed)) path_rule { uint64_t access; int32_t parent; };
+
+static int allow_path(int ruleset, const struct ipc_path_rule *rule)
+{
+	/* O_PATH: opened without asking whether it may be read. */
+	int fd = open(rule->path, O_PATH | O_CLOEXEC);
+	if (fd < 0)
+		return rule->is_optional && errno == ENOENT ? 0 : -errno;
+	struct stat status;
+	int rc = fstat(fd, &status) == 0 ? 0 : -errno;
+	struct path_rule allowed = { rule->access, fd };
+	if (rc == 0 && !S_ISDIR(status.st_mode))
+		allowed.access &= FILE_RIGHTS;
+	if (rc == 0 && allowed.access != 0 && syscall(SYS_landlock_add_rule, ruleset, RULE_PATH_BENEATH, &allowed, 0) != 0)
+		rc = -errno;
+	close(fd);
+	return rc;
+}
+
+/* The ruleset as a descriptor, or -errno. Fields that the kernel does not know must be zero, and then it may be given fewer. */
+static int make_ruleset(const struct ipc_spec *spec)
+{
+	struct ruleset wanted = { spec->landlock_fs, spec->landlock_net, spec->landlock_scoped };
+	size_t size = wanted.scoped != 0 ? 24 : wanted.net != 0 ? 16 : 8;
+	long fd = syscall(SYS_landlock_create_ruleset, &wanted, size, 0);
+	if (fd < 0)
+		return -errno;
+	for (size_t i = 0; i < spec->path_count; i++) {
+		int rc = allow_path((int)fd, &spec->paths[i]);
+		if (rc != 0) {
+			close((int)fd);
+			return rc;
+		}
+	}
+	return (int)fd;
+}
+
+static int drop_capabilities(void)
+{
+	for (int capability = 0; prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++) {
+		/* Without CAP_SETPCAP it cannot be dropped from the bounding set; with no_new_privs nothing comes out of that set. */
+		if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 && errno != EPERM)
+			return -errno;
+	}
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0 && errno != EINVAL)
+		return -errno;
+	struct { uint32_t version; int32_t pid; } head = { CAPABILITY_VERSION_3, 0 };
+	struct { uint32_t effective, permitted, inheritable; } none[2] = { { 0, 0, 0 }, { 0, 0, 0 } };
+	return syscall(SYS_capset, &head, none) == 0 ? 0 : -errno;
+}
+
+static int filter_calls(const struct ipc_spec *spec)
+{
+	for (size_t i = 0; i < spec->filter_count; i++) {
+		struct sock_filter program[IPC_FILTER_STEPS_MAX];
+		memcpy(program, spec->filters[i].bytes, spec->filters[i].steps * sizeof *program);
+		struct sock_fprog filter = { (unsigned short)spec->filters[i].steps, program };
+		if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) != 0)
+			return -errno;
+	}
+	return 0;
+}
+
+int ipc_confine(const struct ipc_spec *spec, enum ipc_step *step)
+{
+	if (!spec->is_confined)
+		return 0;
+	*step = IPC_STEP_PRIVILEGES;
+	int rc = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : -errno;
+	int ruleset = -1;
+	if (rc == 0 && (spec->landlock_fs | spec->landlock_net | spec->landlock_scoped) != 0) {
+		*step = IPC_STEP_LANDLOCK;
+		ruleset = make_ruleset(spec); /* while the paths can still be reached with what we may do */
+		rc = ruleset < 0 ? ruleset : 0;
+	}
+	if (rc == 0 && spec->has_no_capabilities) {
+		*step = IPC_STEP_PRIVILEGES;
+		rc = drop_capabilities();
+	}
+	if (rc == 0 && ruleset >= 0) {
+		*step = IPC_STEP_LANDLOCK;
+		rc = syscall(SYS_landlock_restrict_self, ruleset, 0) == 0 ? 0 : -errno;
+		close(ruleset);
+	}
+	if (rc == 0) {
+		*step = IPC_STEP_SECCOMP;
+		rc = filter_calls(spec);
+	}
+	return rc;
+}
