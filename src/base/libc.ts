@@ -13,6 +13,10 @@ const SYMBOLS = {
   close: { args: [FFIType.i32], returns: FFIType.i32 },
   signal: { args: [FFIType.i32, FFIType.u64], returns: FFIType.u64 },
   prctl: { args: [FFIType.i32, FFIType.u64, FFIType.u64, FFIType.u64, FFIType.u64], returns: FFIType.i32 },
+  syscall: {
+    args: [FFIType.i64, FFIType.i64, FFIType.i64, FFIType.i64],
+    returns: FFIType.i64,
+  },
   __errno_location: { args: [], returns: FFIType.ptr },
 } as const;
 
@@ -93,4 +97,11 @@ export function setProcessName(name: string): void {
 
 function lastErrno(): number {
   return read.i32(libc.__errno_location()!, 0);
+}
+
+/** The ABI of Landlock; 0 where the kernel has none, or it is not switched on. */
+export function landlockAbi(): number {
+  const LANDLOCK_CREATE_RULESET = 444;
+  const VERSION = 1;
+  return Math.max(0, Number(libc.syscall(LANDLOCK_CREATE_RULESET, 0, 0, VERSION)));
 }

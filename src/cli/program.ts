@@ -241,6 +241,30 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .action((name: string, _: object, command: Command) =>
       finish(import("./evaluate.ts").then(({ repl }) => repl(contextOf(command), name))),
     );
+  const policy = add(
+    "policy",
+    "what a worker may do: the policies there are, and what they mean on this machine",
+    "ipcctl policy list\nipcctl policy explain no-network\nipcctl policy check my-policy.json",
+  );
+  withGlobals(policy.command("list"))
+    .description("those that ship")
+    .action((_: object, command: Command) =>
+      finish(import("./policy.ts").then(({ listPolicies }) => listPolicies(contextOf(command)))),
+    );
+  for (const [name, operand, description] of [
+    ["show", "<policy>", "one with all that it extends, as JSON"],
+    ["explain", "<policy>", "each grant and denial, with what enforces it on this machine"],
+    ["check", "<file>", "whether a file is a policy, and can be enforced here"],
+  ] as const)
+    withGlobals(policy.command(`${name} ${operand}`))
+      .description(description)
+      .action((what: string, _: object, command: Command) =>
+        finish(
+          import("./policy.ts").then(({ showPolicy, explainPolicy, checkPolicy }) =>
+            ({ show: showPolicy, explain: explainPolicy, check: checkPolicy })[name](contextOf(command), what),
+          ),
+        ),
+      );
   add("doctor", "what this machine can do, what is missing, and how to mend it", "ipcctl doctor").action(
     (_: object, command: Command) => finish(doctor(contextOf(command))),
   );
@@ -290,9 +314,12 @@ function runFlags(command: Command): Command {
     .option("-d, --cwd <dir>", "working directory (default: this one)")
     .option("-e, --env <name=value>", "set a variable (repeatable)", collect)
     .option("--env-file <file>", "read variables from a file, at every start")
-    .option("--policy <name>", "what it may do: trusted is the only one in this version")
-    .option("--allow-net [hosts]", "not in this version: there is no sandbox to open")
-    .option("--allow-listen [ports]", "not in this version: there is no sandbox to open")
+    .option(
+      "--policy <name>",
+      "what it may do: trusted, no-network, read-only, or the path of a file (default: trusted)",
+    )
+    .option("--allow-net [hosts]", "not in this version")
+    .option("--allow-listen [ports]", "not in this version")
     .option("--max-memory <size>", "memory limit, for example 512M")
     .option("--uid <user>", "run as this user, by name or number (root only)")
     .option("--gid <group>", "run as this group, by name or number (root only)");

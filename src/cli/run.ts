@@ -10,7 +10,7 @@ import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
 import { resolveLaunch } from "../workers/launch.ts";
 import { encodeSpec } from "../workers/spec.ts";
 import type { Context } from "./context.ts";
-import { identity, parseEnv, refuseSandboxFlags, type StartFlags } from "./start.ts";
+import { identity, parseEnv, policyPath, refuseSandboxFlags, type StartFlags } from "./start.ts";
 
 const RLIMIT_DATA = 2;
 const RLIMIT_NOFILE = 7;
@@ -54,6 +54,9 @@ export async function run(
   const folder = mkdtempSync(join(tmpdir(), "ipcctl-run-"));
   const spec = join(folder, "spec");
   try {
+    const policy = policyPath(context, flags.policy) ?? null;
+    const { confine } = await import("../workers/start-spec.ts"); // with it come policies, their schema, and libc
+    const confinement = confine(policy, join(folder, "scratch"), uid ?? null, launch.env);
     writeFileSync(
       spec,
       encodeSpec({
@@ -68,6 +71,7 @@ export async function run(
           { resource: RLIMIT_NOFILE, ...workerFileLimit(null, process.env) },
           ...(memory === undefined ? [] : [{ resource: RLIMIT_DATA, soft: memory, hard: memory }]),
         ],
+        confinement,
       }),
       { mode: 0o600 },
     );

@@ -85,7 +85,7 @@ async function startKnown(context: Context, pattern: string, flags: StartFlags):
   return flags.attach ? attach(context, names) : 0;
 }
 
-const NO_DEFINITION = new Set(["attach", "waitReady", "config", "policy"]);
+const NO_DEFINITION = new Set(["attach", "waitReady", "config"]);
 
 function refuseDefinitionFlags(what: string, flags: StartFlags): void {
   const globals = ["socket", "json", "color", "autostart", "quiet", "verbose"];
@@ -107,26 +107,22 @@ async function isKnown(context: Context, pattern: string): Promise<boolean> {
   return pattern === "all" ? all.length > 0 : all.some((worker) => matches(worker, pattern));
 }
 
-/** Until the sandbox exists a wish for less than `trusted` is refused, never ignored. */
+/** A wish that nothing here can grant is refused, never ignored. */
 export function refuseSandboxFlags(flags: StartFlags): void {
-  if (flags.policy !== undefined && flags.policy !== "trusted") {
-    throw new IpcError(
-      "POLICY_REFUSED",
-      `--policy: ${JSON.stringify(flags.policy)} cannot be enforced by this version, which has no sandbox`,
-      {
-        hint: "only --policy trusted (supervised, not confined) is there to choose",
-      },
-    );
-  }
   for (const [flag, value] of [
     ["--allow-net", flags.allowNet],
     ["--allow-listen", flags.allowListen],
   ] as const) {
     if (value !== undefined)
-      throw new IpcError("POLICY_REFUSED", `${flag}: there is no sandbox in this version that it could open`, {
-        hint: "leave it out: workers are not confined",
+      throw new IpcError("POLICY_REFUSED", `${flag}: this version knows no network by host or port`, {
+        hint: "--policy trusted has all of it, --policy no-network none",
       });
   }
+}
+
+/** A name stays; the path of a policy file is relative to where we are. */
+export function policyPath(context: Context, policy: string | undefined): string | undefined {
+  return policy?.includes("/") ? resolve(context.cwd, policy) : policy;
 }
 
 function fromFlags(
@@ -154,7 +150,7 @@ function fromFlags(
     env_file: flags.envFile === undefined ? undefined : resolve(context.cwd, flags.envFile),
     base_env: cleanEnv(process.env),
     base_nofile: originalFileLimit(process.env),
-    policy: flags.policy,
+    policy: policyPath(context, flags.policy),
     restart_policy: flags.restart,
     max_memory: flags.maxMemory === undefined ? undefined : parseSizeBytes(flags.maxMemory, "--max-memory"),
     max_cpu_percent: percent(flags.maxCpu),

@@ -9,7 +9,9 @@ import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import type { Request, RequestOf } from "../protocol/requests.ts";
 import { data, PROTOCOL, success, type Response } from "../protocol/responses.ts";
 import type { ActResult, DaemonStatus } from "../protocol/status.ts";
-import { choosePolicy } from "../sandbox/policy.ts";
+import { thisMachine } from "../sandbox/machine.ts";
+import { compilePlan } from "../sandbox/plan.ts";
+import { choosePolicy, loadPolicy } from "../sandbox/policy.ts";
 import { inDependencyOrder } from "../protocol/dependencies.ts";
 import type { App, Registry } from "../workers/registry.ts";
 import { SCOPE } from "../workers/shim.ts";
@@ -70,7 +72,9 @@ async function start({ config: text }: RequestOf<"Start">, world: HandlerWorld):
   let config;
   try {
     config = parseAppConfig(text, "/");
-    config = { ...config, policy: choosePolicy(config.policy), name: config.name.trim() };
+    const policy = choosePolicy(config.policy);
+    compilePlan(loadPolicy(policy), thisMachine(), "/"); // refused here and now, not at the first start
+    config = { ...config, policy, name: config.name.trim() };
     toWorkerId(config.name);
   } catch (error) {
     if (error instanceof IpcError && error.code === "POLICY_REFUSED") throw error;

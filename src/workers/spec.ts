@@ -145,8 +145,8 @@ export function u32(value: number): Buffer {
   return bytes;
 }
 
-function u64(value: number): Buffer {
+function u64(value: number | bigint): Buffer {
   const bytes = Buffer.alloc(8);
-  bytes.writeBigUInt64LE(BigInt(Math.trunc(value)));
+  bytes.writeBigUInt64LE(typeof value === "bigint" ? value : BigInt(Math.trunc(value)));
   return bytes;
 }

@@ -3,7 +3,11 @@ import { workerFileLimit } from "../base/file-limit.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { Enforced } from "./cgroup.ts";
 import type { Launch } from "./launch.ts";
-import type { RawLog, Rlimit, Spec } from "./spec.ts";
+import { chownSync, mkdirSync } from "node:fs";
+import { thisMachine } from "../sandbox/machine.ts";
+import { compilePlan } from "../sandbox/plan.ts";
+import { DEFAULT_POLICY, loadPolicy } from "../sandbox/policy.ts";
+import type { Confinement, RawLog, Rlimit, Spec } from "./spec.ts";
 
 export const SIGTERM = 15;
 const RLIMIT_DATA = 2;
@@ -17,6 +21,7 @@ export function makeSpec(
   run: number,
   cgroup: string | undefined,
   enforced: Enforced,
+  confinement: Confinement | undefined,
 ): Spec {
   return {
     run,
@@ -38,6 +43,7 @@ export function makeSpec(
     ...(cgroup === undefined ? {} : { cgroup }),
     isNotifying: app.ready === "notify",
     rawLogs: rawLogsOf(app),
+    confinement,
   };
 }
 
@@ -57,4 +63,23 @@ function rawLogsOf(app: AppConfig): RawLog[] {
   return wanted.flatMap(({ stream, path }) =>
     path === null ? [] : [{ stream, path, maxBytes: app.log.max_size, maxFiles: app.log.max_files }],
   );
+}
+
+/**
+ * What the shim does to the worker under its policy. Makes its scratch folder and points `TMPDIR` there, where it has one.
+ * @throws IpcError POLICY_REFUSED, BAD_CONFIG
+ */
+export function confine(
+  policy: string | null,
+  scratch: string,
+  uid: number | null,
+  env: Record<string, string>,
+): Confinement | undefined {
+  const plan = compilePlan(loadPolicy(policy ?? DEFAULT_POLICY), thisMachine(), scratch);
+  if (plan.hasScratch) {
+    mkdirSync(scratch, { recursive: true, mode: 0o700 });
+    if (uid !== null && process.getuid!() === 0) chownSync(scratch, uid, -1);
+    env.TMPDIR = scratch;
+  }
+  return plan.confinement;
 }

@@ -3,7 +3,7 @@ import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { RestartPolicy } from "../base/restart-policies.ts";
 import type { WorkerDescription, WorkerStatus } from "../protocol/status.ts";
-import { choosePolicy } from "../sandbox/policy.ts";
+import { DEFAULT_POLICY } from "../sandbox/policy.ts";
 import { readCommandLine } from "./proc.ts";
 import { maskArgs, maskEnv } from "./secrets.ts";
 import type { Store } from "./store.ts";
@@ -62,7 +62,7 @@ function statusWith(worker: Worker, sources: Sources, usage: Usage | undefined):
     app: config.name,
     instance: worker.instance,
     group: config.group,
-    policy: choosePolicy(config.policy),
+    policy: config.policy ?? DEFAULT_POLICY,
     ready: config.ready === "notify" ? worker.isReady : null,
     health: sources.healthOf(worker),
     shim_pid: live ? sources.shimPidOf(worker) : null,

@@ -18,7 +18,7 @@ import { decide, STABLE_MS } from "./restart-policy.ts";
 import { isLockFree } from "./lock.ts";
 import { bootId } from "./proc.ts";
 import { SHIM_EXIT, ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "./shim.ts";
-import { SIGTERM, makeSpec } from "./start-spec.ts";
+import { confine, SIGTERM, makeSpec } from "./start-spec.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";
 
 /** What a worker needs of the world. */
@@ -354,12 +354,13 @@ export class Worker {
     });
     this.#executable = launch.argv[0]!; // never empty: a script has an interpreter, a command a first word
     mkdirSync(this.logDir, { recursive: true, mode: 0o700 });
+    const confinement = confine(config.policy, join(this.dir, "scratch"), config.uid, launch.env);
     const group = this.#world.cgroups?.prepare(this.id, {
       memoryBytes: config.max_memory,
       cpuPercent: config.max_cpu_percent,
     });
     this.#enforced = group?.enforced ?? { memory: false, cpu: false };
-    const spec = makeSpec(config, launch, run, group?.path, this.#enforced);
+    const spec = makeSpec(config, launch, run, group?.path, this.#enforced, confinement);
     for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 50)) {
       const shim = spawnShim(this.#world.shimBinary, this.dir, spec);
       const outcome = await this.#waitForShim(shim.exited);

@@ -18,7 +18,7 @@ const ALLOWED: Record<string, readonly string[]> = {
   runtime: ["base", "protocol", "plane", "sdk"],
   daemon: ["base", "protocol", "logs", "sandbox", "workers", "plane", "host", "http"],
   // `run` needs no daemon: it makes the same start specification itself.
-  cli: ["base", "protocol", "logs", "sdk", "runtime", "workers"],
+  cli: ["base", "protocol", "logs", "sdk", "runtime", "workers", "sandbox"],
   ".": ["cli", "daemon", "runtime", "plane", "base"],
 };
 

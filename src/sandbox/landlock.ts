@@ -1,0 +1,69 @@
+/** Rights of Landlock, by the ABI of the kernel that knows them (https://docs.kernel.org/userspace-api/landlock.html). */
+
+/** On files and folders: bit, and the ABI that brought it. */
+const FILE_RIGHTS = {
+  execute: [0n, 1],
+  writeFile: [1n, 1],
+  readFile: [2n, 1],
+  readDir: [3n, 1],
+  removeDir: [4n, 1],
+  removeFile: [5n, 1],
+  makeChar: [6n, 1],
+  makeDir: [7n, 1],
+  makeReg: [8n, 1],
+  makeSock: [9n, 1],
+  makeFifo: [10n, 1],
+  makeBlock: [11n, 1],
+  makeSym: [12n, 1],
+  refer: [13n, 2],
+  truncate: [14n, 3],
+  ioctlDev: [15n, 5],
+} as const;
+
+type FileRight = keyof typeof FILE_RIGHTS;
+
+const CHANGING: readonly FileRight[] = [
+  "writeFile",
+  "removeDir",
+  "removeFile",
+  "makeChar",
+  "makeDir",
+  "makeReg",
+  "makeSock",
+  "makeFifo",
+  "makeBlock",
+  "makeSym",
+  "refer",
+  "truncate",
+];
+
+/** Whoever may truncate without being asked may empty what it may only read: before this ABI writing cannot be denied. */
+export const ABI_OF_WRITING = 3;
+export const ABI_OF_TCP = 4;
+export const ABI_OF_SCOPES = 6;
+
+function bits(rights: readonly FileRight[], abi: number): bigint {
+  return rights
+    .filter((right) => FILE_RIGHTS[right][1] <= abi)
+    .reduce((sum, right) => sum | (1n << FILE_RIGHTS[right][0]), 0n);
+}
+
+/** Everything that changes a file or folder. */
+export function changingRights(abi: number): bigint {
+  return bits(CHANGING, abi);
+}
+
+/** Writing into what is there, as into /dev/null. */
+export function writingRights(abi: number): bigint {
+  return bits(["writeFile", "truncate"], abi);
+}
+
+/** A right that nobody misses, for a domain that is wanted for what it does by being there: no tracing of processes outside. */
+export function tokenRight(): bigint {
+  return bits(["makeBlock"], 1);
+}
+
+/** TCP bind and connect. */
+export const TCP_RIGHTS = 3n;
+export const SCOPE_ABSTRACT_SOCKETS = 1n;
+export const SCOPE_SIGNALS = 2n;
