@@ -1,5 +1,5 @@
 /** `run`: one-shot in the foreground, without the daemon: stdio is ours, the exit status is the worker's. */
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
@@ -55,6 +55,7 @@ export async function run(
   const spec = join(folder, "spec");
   try {
     const policy = policyPath(context, flags.policy) ?? null;
+    if (uid !== undefined) chmodSync(folder, 0o711); // the scratch folder in it is the other user's
     const { confine } = await import("../workers/start-spec.ts"); // with it come policies, their schema, and libc
     const confinement = confine(policy, join(folder, "scratch"), uid ?? null, launch.env);
     writeFileSync(

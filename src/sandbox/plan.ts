@@ -13,7 +13,7 @@ import {
 } from "./landlock.ts";
 import type { Machine } from "./machine.ts";
 import type { Policy } from "./policy.ts";
-import { denyProgram, NO_METADATA, NO_NETWORK, type Rule } from "./seccomp.ts";
+import { denyProgram, NO_LIMITS_OF_OTHERS, NO_METADATA, NO_NETWORK, NO_TYPING, type Rule } from "./seccomp.ts";
 
 /** One grant or denial. */
 export type PlanItem = {
@@ -87,16 +87,21 @@ export function compilePlan(policy: Policy, machine: Machine, scratch: string): 
     for (const path of HARMLESS_DEVICES)
       paths.push({ access: writingRights(machine.landlockAbi), path, isOptional: true });
     for (const { path } of paths) say(`files.write ${path}`, "granted", "Landlock");
+    rules.push(...NO_LIMITS_OF_OTHERS);
     if (machine.landlockAbi >= ABI_OF_SCOPES) {
       scoped |= SCOPE_SIGNALS;
       say("signals to others", "denied", "Landlock");
     }
   }
   if (policy.metadata === "deny") {
-    rules.push(...NO_METADATA);
+    rules.push(...NO_METADATA); // which has the terminal's as well: of two rules for one call the first would count
     say("files.metadata", "denied", "seccomp: modes, owners, times and attributes, in the scratch folder too");
-  } else say("files.metadata", "granted", "what the user may change");
+  } else {
+    rules.push(...NO_TYPING);
+    say("files.metadata", "granted", "what the user may change");
+  }
   if (fs === 0n && net === 0n && scoped === 0n) fs = tokenRight();
+  say("typing into the terminal", "denied", "seccomp: TIOCSTI, TIOCLINUX");
   say("tracing of other processes, their memory", "denied", "Landlock: only those of the worker");
   say("new privileges (setuid, capabilities)", "denied", "no_new_privs; all capabilities are dropped");
   return {

@@ -26,6 +26,8 @@ const MACHINES: Readonly<Record<string, Machine>> = {
 const CALLS = {
   socket: [41, 198],
   socketpair: [53, 199],
+  ioctl: [16, 29],
+  prlimit64: [302, 261],
   io_uring_setup: [425, 425],
   io_uring_enter: [426, 426],
   io_uring_register: [427, 427],
@@ -60,6 +62,8 @@ export type Rule = {
   readonly errno: number;
   /** Not denied where this argument (its low 32 bits) is one of these. */
   readonly unless?: { readonly argument: number; readonly is: readonly number[] };
+  /** Denied only there. */
+  readonly when?: { readonly argument: number; readonly is: readonly number[] };
 };
 
 /** The program that denies what the rules say and allows the rest. Foreign calling conventions of the same kernel end the process. */
@@ -73,16 +77,17 @@ export function denyProgram(rules: readonly Rule[], arch: string = process.arch)
     [LOAD, 0, 0, AT_NUMBER],
   ];
   if (arch === "x64") steps.push([IF_AT_LEAST, 0, 1, 0x4000_0000], [RETURN, 0, 0, KILL]); // the x32 convention
-  for (const { call, errno, unless } of rules) {
+  for (const { call, errno, unless, when } of rules) {
     const number = CALLS[call][machine.column];
     if (number < 0) continue;
     const deny: (typeof steps)[number] = [RETURN, 0, 0, ERRNO | errno];
-    const body: typeof steps = unless
+    const allow: (typeof steps)[number] = [RETURN, 0, 0, ALLOW];
+    const test = unless ?? when;
+    const body: typeof steps = test
       ? [
-          [LOAD, 0, 0, atArgument(unless.argument)],
-          ...unless.is.map((value, index): (typeof steps)[number] => [IF_EQUAL, unless.is.length - index, 0, value]),
-          deny,
-          [RETURN, 0, 0, ALLOW],
+          [LOAD, 0, 0, atArgument(test.argument)],
+          ...test.is.map((value, index): (typeof steps)[number] => [IF_EQUAL, test.is.length - index, 0, value]),
+          ...(unless ? [deny, allow] : [allow, deny]),
         ]
       : [deny];
     steps.push([IF_EQUAL, 0, body.length, number], ...body);
@@ -99,17 +104,31 @@ export function denyProgram(rules: readonly Rule[], arch: string = process.arch)
 }
 
 const AF_UNIX = 1;
-const AF_NETLINK = 16;
 
-/** No sockets but Unix ones, and netlink, which tells of interfaces; no second way to make them. */
+/** No sockets but Unix ones, and no second way to make them. */
 export const NO_NETWORK: readonly Rule[] = [
-  { call: "socket", errno: EPERM, unless: { argument: 0, is: [AF_UNIX, AF_NETLINK] } },
+  { call: "socket", errno: EPERM, unless: { argument: 0, is: [AF_UNIX] } },
   { call: "socketpair", errno: EPERM, unless: { argument: 0, is: [AF_UNIX] } },
   { call: "io_uring_setup", errno: ENOSYS },
   { call: "io_uring_enter", errno: ENOSYS },
   { call: "io_uring_register", errno: ENOSYS },
 ];
 
+const TIOCSTI = 0x5412;
+const TIOCLINUX = 0x541c;
+
+/** What is typed into the user's terminal runs outside of any confinement. */
+export const NO_TYPING: readonly Rule[] = [
+  { call: "ioctl", errno: EPERM, when: { argument: 1, is: [TIOCSTI, TIOCLINUX] } },
+];
+
+/** Limits of other processes. */
+export const NO_LIMITS_OF_OTHERS: readonly Rule[] = [
+  { call: "prlimit64", errno: EPERM, unless: { argument: 0, is: [0] } },
+];
+
+const FS_IOC_SETFLAGS = 0x4008_6602;
+const FS_IOC_FSSETXATTR = 0x401c_5820;
 const METADATA: readonly Call[] = [
   "chmod",
   "fchmod",
@@ -135,4 +154,7 @@ const METADATA: readonly Call[] = [
 ];
 
 /** Modes, owners, times and attributes: what Landlock does not guard. */
-export const NO_METADATA: readonly Rule[] = METADATA.map((call) => ({ call, errno: EPERM }));
+export const NO_METADATA: readonly Rule[] = [
+  ...METADATA.map((call) => ({ call, errno: EPERM })),
+  { call: "ioctl", errno: EPERM, when: { argument: 1, is: [TIOCSTI, TIOCLINUX, FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR] } },
+];

@@ -354,7 +354,12 @@ export class Worker {
     });
     this.#executable = launch.argv[0]!; // never empty: a script has an interpreter, a command a first word
     mkdirSync(this.logDir, { recursive: true, mode: 0o700 });
-    const confinement = confine(config.policy, join(this.dir, "scratch"), config.uid, launch.env);
+    const scratch = join(this.dir, "scratch");
+    const confinement = confine(config.policy, scratch, config.uid, launch.env);
+    if (launch.env.TMPDIR === scratch && config.uid !== null && config.uid !== process.getuid!())
+      throw new IpcError("POLICY_REFUSED", `${this.id}: a scratch folder for another user is not in this version`, {
+        hint: "without uid, or a policy without files.scratch",
+      });
     const group = this.#world.cgroups?.prepare(this.id, {
       memoryBytes: config.max_memory,
       cpuPercent: config.max_cpu_percent,

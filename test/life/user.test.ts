@@ -24,7 +24,15 @@ function ordinaryUser(env: Record<string, string> = {}) {
   const dir = mkdtempSync(join(tmpdir(), "ipcctl-user-"));
   chmodSync(dir, 0o755);
   const app = join(dir, "app");
-  for (const path of ["bin", "src", "build", "package.json", "native/build/ipcctl-shim", "node_modules/bun/bin"])
+  for (const path of [
+    "bin",
+    "src",
+    "build/js",
+    "policies",
+    "package.json",
+    "native/build/ipcctl-shim",
+    "node_modules/bun/bin",
+  ])
     cpSync(join(ROOT, path), join(app, path), { recursive: true });
   for (const name of ["commander", "zod", "chalk", "cli-table3", "pino", "@colors", "string-width"])
     if (existsSync(join(ROOT, "node_modules", name)))
