@@ -3,6 +3,7 @@ import { accessSync, constants, existsSync, lstatSync, mkdirSync, readFileSync, 
 import { release } from "node:os";
 import { join } from "node:path";
 import { SHIM_BINARY } from "../base/install.ts";
+import { IpcError } from "../base/errors.ts";
 import { Connection } from "../sdk/connection.ts";
 import { SHIM_VERSION } from "../workers/spec.ts";
 import type { Context } from "./context.ts";
@@ -25,6 +26,7 @@ export async function doctor(context: Context): Promise<number> {
     checkFiles(),
     checkInotify(),
     checkCgroup(),
+    await checkPolicies(),
   ];
   if (context.isJson) context.print(JSON.stringify(checks, null, 2));
   const MARKS = { ok: context.style(32, "ok  "), warn: context.style(33, "warn"), fail: context.style(31, "FAIL") };
@@ -139,6 +141,26 @@ function checkInotify(): Check {
     detail: `${watches} watches`,
     remedy: "sysctl fs.inotify.max_user_watches=65536, for --watch on large folders",
   };
+}
+
+/** Which of the policies that ship this kernel can enforce. */
+async function checkPolicies(): Promise<Check> {
+  const { thisMachine } = await import("../sandbox/machine.ts");
+  const { compilePlan } = await import("../sandbox/plan.ts");
+  const { loadPolicy, shippedPolicies } = await import("../sandbox/policy.ts");
+  const machine = thisMachine();
+  const refused = shippedPolicies().flatMap((name) => {
+    try {
+      compilePlan(loadPolicy(name), machine, "/");
+      return [];
+    } catch (error) {
+      return [IpcError.from(error, name)];
+    }
+  });
+  const detail = `Landlock ${machine.landlockAbi}, seccomp ${machine.hasSeccomp ? "yes" : "no"}`;
+  if (refused.length === 0) return { name: "policies", status: "ok", detail: `all that ship; ${detail}` };
+  const remedy = refused[0]!.hint ?? "a newer kernel";
+  return { name: "policies", status: "warn", detail: `${detail}; ${refused[0]!.message}`, remedy };
 }
 
 function checkCgroup(): Check {
