@@ -36,7 +36,7 @@ struct server {
 	long long running; /* the call that runs, 0 for none */
 	int64_t began;	   /* of the answer that is sent */
 	PyObject *channel; /* what Python knows it by */
-	char is_paused, is_queueing, is_leaving, is_held, is_rung;
+	char is_paused, is_queueing, is_leaving, is_careful, is_held, is_rung;
 };
 
 /* One run through all channels. */
@@ -149,7 +149,10 @@ static PyObject *handle(struct server *server, struct ipc_state *state, const un
 	int is_call = ipc_parse_call(state, bytes, size, &call);
 	if (is_call < 0)
 		return NULL;
-	if (is_call) {
+	if (is_call && server->is_careful) { /* since it was decoded: by code of the user's, perhaps */
+		Py_DECREF(call.name);
+		Py_DECREF(call.args);
+	} else if (is_call) {
 		PyObject *function = PyDict_GetItemWithError(server->exposed, call.name);
 		PyObject *done = NULL;
 		if (function != NULL) {
@@ -209,7 +212,7 @@ static PyObject *take_some(struct turn *turn, struct server *server)
 	if (enter(turn, server) < 0)
 		return NULL;
 	for (int taken = 0; taken < BUDGET && ipc_ring_has_data(&server->rx->core); taken++) {
-		if (server->rx->is_broken || server->is_paused)
+		if (server->rx->is_broken || server->is_paused || server->is_careful)
 			Py_RETURN_NONE;
 		if (PyErr_CheckSignals() < 0)
 			return NULL;
@@ -479,6 +482,7 @@ static PyMemberDef server_members[] = {
 	{ "running", T_LONGLONG, offsetof(struct server, running), 0, "The number of the call that runs; 0 for none." },
 	{ "is_paused", T_BOOL, offsetof(struct server, is_paused), 0, "Another thread takes messages." },
 	{ "is_queueing", T_BOOL, offsetof(struct server, is_queueing), 0, "Messages wait for room; later ones must not overtake." },
+	{ "is_careful", T_BOOL, offsetof(struct server, is_careful), 0, "Calls may have been interrupted before they began." },
 	{ "is_leaving", T_BOOL, offsetof(struct server, is_leaving), 0, "The turn ends before the next message." },
 	{ NULL, 0, 0, 0, NULL },
 };

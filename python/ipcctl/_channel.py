@@ -91,6 +91,8 @@ class Channel:
         self.backlog: deque[list[object]] = deque()
         self.is_open = True
         self.is_rung = False
+        #: Requests that were interrupted and have not begun.
+        self._cancelled: set[int] = set()
 
     @property
     def is_behind(self) -> bool:
@@ -198,6 +200,21 @@ class Channel:
         if type(message) is not list or len(message) < 2 or type(message[0]) is not int:
             raise BrokenChannel("a message is an array of a kind, a number and more")
         return message
+
+    def cancel_ahead(self, number: int) -> None:
+        """An interrupt came before its request, which waits in the ring: it is not to begin."""
+        self._cancelled.add(number)
+        self.server.is_careful = True
+
+    def is_cancelled(self, number: int) -> bool:
+        """Whether this request, which is about to begin, was interrupted already. Forgets those that came before it."""
+        if not self._cancelled:
+            return False
+        low = number & 0xFFFFFFFF
+        found = low in self._cancelled
+        self._cancelled = {one for one in self._cancelled if one > low}
+        self.server.is_careful = bool(self._cancelled)
+        return found
 
     def take_interrupt(self) -> int:
         """The call that the client wants interrupted, once; 0 for none."""

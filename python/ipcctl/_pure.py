@@ -708,14 +708,14 @@ class SharedRingBuffer:
 class Server:
     """The worker's end of a channel. Here it only holds what belongs to it: everything is for the thorough way."""
 
-    __slots__ = ("channel", "is_leaving", "is_paused", "is_queueing", "running", "rx")
+    __slots__ = ("channel", "is_careful", "is_leaving", "is_paused", "is_queueing", "running", "rx")
 
     def __init__(self, rx: SharedRingBuffer, tx: SharedRingBuffer, bell: int, segment: Any, exposed: Any, channel: Any) -> None:
         self.rx = rx
         self.channel = channel
         #: The number of the call that runs; 0 for none.
         self.running = 0
-        self.is_paused = self.is_queueing = self.is_leaving = False
+        self.is_paused = self.is_queueing = self.is_leaving = self.is_careful = False
 
     def close(self) -> None:
         """Forgets the channel."""

@@ -315,6 +315,9 @@ class Runtime:
         if type(number) is not int:
             raise BrokenChannel("the number of a message is an integer")
         try:
+            if kind in (CALL, EVAL) and channel.is_cancelled(number):
+                interrupted = KeyboardInterrupt("interrupted by the client before it began")
+                return self._fail(channel, number, interrupted, time.monotonic_ns())
             if kind == CALL:
                 _, _, name, args, kwargs = message
                 if name not in self.exposed and not self.is_wanted_elsewhere:
@@ -613,6 +616,8 @@ class Runtime:
                     raise KeyboardInterrupt("interrupted by the client")
                 channel.server.is_leaving = True  # so that no later call is hit
                 _raise_in_thread(self._thread)
+            elif number != _ANYTHING:
+                channel.cancel_ahead(number)
 
 
 #: As the number of an interrupt: whatever of this client runs; it is going away.

@@ -22,6 +22,8 @@ const ROOM_MS = 2;
 /** Looks at the ring within one wait before the event loop gets its turn, and how often it is let in before sleep. */
 const SPIN_MS = 0.05;
 const IDLE_TURNS = 4;
+const HOPE_LOST = 0.05;
+const RETRY_EVERY = 64;
 /** Looks of a blocking wait before it sleeps: some 50 µs. */
 const BLOCKING_SPINS = 10_000;
 
@@ -37,6 +39,8 @@ export class Channel implements Disposable {
   readonly #segment: OpenSegment;
   readonly #interrupt: Int32Array;
   readonly #asked: Int32Array;
+  /** Calls whose interrupt the worker has not been told of yet. */
+  readonly #interrupts: number[] = [];
   /** Memory that is handed over instead of copied. */
   readonly sharing: Sharing;
   readonly #tx: SharedRingBuffer;
@@ -58,6 +62,8 @@ export class Channel implements Disposable {
   #isPolling = false;
   /** Falls when looking out was in vain, so that a slow worker does not cost the event loop its time. */
   #hope = 1;
+  /** Requests since there was none left. */
+  #lost = 0;
 
   private constructor(segment: OpenSegment, listener: ChannelListener) {
     const { memory, bell, descriptors } = segment;
@@ -141,6 +147,9 @@ export class Channel implements Disposable {
   /** An answer is awaited: looks out for it in the same turn of the event loop, and a few turns more, then sleeps. */
   expect(): void {
     if (this.#isPolling) return;
+    // Client and worker may be on one core, where looking out keeps the worker from answering, until the kernel parts them; it does so
+    // only if it sees two that want to run. So now and then it is tried again.
+    if (this.#hope < HOPE_LOST && (++this.#lost & (RETRY_EVERY - 1)) === 0) this.#hope = 1;
     if (this.#isWaking) {
       this.#isWaking = false; // it takes a while to wake: better asleep and rung than spinning on the core that it may need
       if (!this.#rx.prepareSleep()) queueMicrotask(() => this.#takeAll());
@@ -163,7 +172,7 @@ export class Channel implements Disposable {
       }
     } while ((++count & 15) !== 0 || performance.now() < deadline);
     this.#hope *= 0.7;
-    if (turns > 0 && this.#hope > 0.05) setImmediate(() => this.#look(turns - 1));
+    if (turns > 0 && this.#hope > HOPE_LOST) setImmediate(() => this.#look(turns - 1));
     else {
       this.#isPolling = false;
       this.#sleep();
@@ -248,9 +257,25 @@ export class Channel implements Disposable {
     else this.#socket?.unref();
   }
 
-  /** Names the call that is to be interrupted; the signal makes the worker look. */
-  markInterrupt(number: number): void {
-    Atomics.store(this.#interrupt, 0, number);
+  /** Has a call interrupted: its number in the segment, and a signal that makes the worker look. One after the other, as they are taken. */
+  interrupt(number: number, poke: () => void): void {
+    this.#interrupts.push(number);
+    if (this.#interrupts.length === 1) this.#passInterrupts(poke, 1);
+  }
+
+  #passInterrupts(poke: () => void, pauseMs: number): void {
+    if (!this.#isOpen) return;
+    if (Atomics.load(this.#interrupt, 0) === 0) {
+      const number = this.#interrupts[0];
+      if (number === undefined) return;
+      Atomics.store(this.#interrupt, 0, number);
+      poke();
+      this.#interrupts.shift();
+      if (this.#interrupts.length === 0) return;
+      pauseMs = 1;
+    }
+    const next = Math.min(pauseMs * 2, 100); // it may be in a long call of C
+    setTimeout(() => this.#passInterrupts(poke, next), pauseMs).unref();
   }
 
   #end(error: Error): void {

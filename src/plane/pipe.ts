@@ -10,6 +10,8 @@ const RING_B = 512;
 /** As in a channel: how long to look out in one turn of the event loop, and in how many. */
 const SPIN_MS = 0.05;
 const IDLE_TURNS = 4;
+const HOPE_LOST = 0.05;
+const RETRY_EVERY = 64;
 const BLOCKING_SPIN_US = 50;
 /** A bell that is lost to a racing sender costs this much. */
 const ROOM_MS = 1;
@@ -31,6 +33,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   #isClosed = false;
   #wake: (() => void) | undefined;
   #hope = 1;
+  #lost = 0;
 
   private constructor(name: string, segment: OpenSegment) {
     this.name = name;
@@ -76,11 +79,12 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
 
   /** The next message; undefined at the end. @throws BrokenChannel */
   async receive(): Promise<Uint8Array | undefined> {
+    if (this.#hope < HOPE_LOST && (++this.#lost & (RETRY_EVERY - 1)) === 0) this.#hope = 1; // as in a channel
     for (let turns = 0; ; turns++) {
       const message = this.#spin() ? this.tryReceive() : undefined;
       if (message !== undefined) return message;
       if (this.#isClosed || (this.#isOver && !this.#rx.hasData)) return undefined;
-      if (turns < IDLE_TURNS && this.#hope > 0.05) await new Promise<void>((resolve) => setImmediate(resolve));
+      if (turns < IDLE_TURNS && this.#hope > HOPE_LOST) await new Promise<void>((resolve) => setImmediate(resolve));
       else if (this.#rx.prepareSleep()) await new Promise<void>((resolve) => (this.#wake = resolve));
     }
   }
@@ -94,7 +98,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
         this.#hope = Math.min(1, this.#hope + 0.25);
         return true;
       }
-    this.#hope = Math.max(0.05, this.#hope * 0.7);
+    this.#hope *= 0.7;
     return false;
   }
 

@@ -269,8 +269,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   }
 
   #interrupt(number: number): void {
-    this.#channel.markInterrupt(number);
-    pokeWorker(this.#shimSocket);
+    this.#channel.interrupt(number, () => pokeWorker(this.#shimSocket));
   }
 
   #send(message: unknown[]): void {

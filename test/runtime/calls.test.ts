@@ -426,6 +426,25 @@ print(control.recv(100).decode(), flush=True)
   expect(await home.lines("controlled")).toEqual(["STOP"]);
 });
 
+test("what is interrupted before it began does not begin", async () => {
+  using own = await ipc.start(join(home.dir, "worker.py"), { cwd: home.dir, name: "queue" });
+  const flag = join(home.dir, `began-${Math.random()}`);
+  await own.eval("import time");
+  const busy = own.eval("time.sleep(0.3)");
+  const queued = failure(own.eval(`open(${JSON.stringify(flag)}, "w"); time.sleep(60)`, { timeout: 50 }));
+  expect(((await queued) as IpcError).code).toBe("DEADLINE");
+  await busy;
+  expect(await own.call("add", 1, 1)).toBe(2); // at once: it is not behind a minute of sleep
+  expect(existsSync(flag)).toBe(false);
+  for (let round = 0; round < 200; round++) {
+    const controller = new AbortController();
+    const call = failure(own.callWith("forever", [], { signal: controller.signal }));
+    controller.abort(new Error("never mind"));
+    expect((await call).message).toBe("never mind");
+  }
+  expect(await own.call("add", 1, 1)).toBe(2);
+});
+
 /** To its end. */
 async function async_(items: AsyncIterable<unknown>): Promise<void> {
   for await (const _ of items);
