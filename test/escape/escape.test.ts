@@ -73,7 +73,17 @@ async function openPeer(uid: number | undefined): Promise<Peer> {
     },
   );
   const reader = child.stdout.getReader();
-  const line = async (): Promise<unknown> => JSON.parse(Buffer.from((await reader.read()).value!).toString());
+  let held = "";
+  const line = async (): Promise<unknown> => {
+    while (!held.includes("\n")) {
+      const { value, done } = await reader.read(); // a piece of a line, or more than one: as the kernel had it
+      if (done) throw new Error("the peer ended");
+      held += Buffer.from(value).toString();
+    }
+    const text = held.slice(0, held.indexOf("\n"));
+    held = held.slice(text.length + 1);
+    return JSON.parse(text);
+  };
   const where = (await line()) as Where;
   return {
     where,
