@@ -6,9 +6,11 @@
 #include <grp.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -19,7 +21,7 @@
 extern char **environ;
 
 const char *const ipc_step_names[] = { "none", "cwd", "exec", "ids", "rlimit", "cgroup",
-					"privileges", "landlock", "seccomp" };
+					"privileges", "landlock", "seccomp", "namespaces" };
 
 static void reset_signals(void)
 {
@@ -64,8 +66,8 @@ static int set_rlimits(const struct ipc_spec *spec)
 	return 0;
 }
 
-/* Marks everything above stdio close-on-exec, then keeps the control descriptor. */
-static void seal_descriptors(int control)
+/* Marks everything above stdio close-on-exec, then keeps the two that the worker is to have. */
+static void seal_descriptors(int control, int plane)
 {
 	if (syscall(SYS_close_range, 3u, ~0u, 4u /* CLOSE_RANGE_CLOEXEC */) != 0) {
 		for (int fd = 3; fd < 1024; fd++)
@@ -73,6 +75,72 @@ static void seal_descriptors(int control)
 	}
 	if (control >= 0)
 		dup2(control, IPC_CONTROL_FD);
+	if (plane >= 0)
+		dup2(plane, IPC_PLANE_FD);
+}
+
+int ipc_report_open(int fds[2])
+{
+	return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) == 0 ? 0 : -errno;
+}
+
+void ipc_report_read(int fd, struct ipc_child_error *error, int *listener)
+{
+	*error = (struct ipc_child_error){ 0, IPC_STEP_NONE };
+	*listener = -1;
+	struct ipc_child_error message;
+	int fds[IPC_CHANNEL_FDS];
+	size_t count = 0;
+	/* The end of it means that exec succeeded: it closes with it. */
+	for (ssize_t size; (size = ipc_meet_receive(fd, &message, sizeof message, true, fds, &count)) > 0;) {
+		if (size == (ssize_t)sizeof message)
+			*error = message;
+	}
+	if (count > 0)
+		*listener = fds[0];
+}
+
+/* Hands the listener over. One byte along with it, so that it is a message. */
+static int hand_over(int report, int listener)
+{
+	union { struct cmsghdr header; char bytes[CMSG_SPACE(sizeof(int))]; } control;
+	memset(&control, 0, sizeof control);
+	struct iovec part = { "l", 1 };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes };
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(header), &listener, sizeof listener);
+	return sendmsg(report, &message, MSG_NOSIGNAL) == 1 ? 0 : -errno;
+}
+
+/* execvp whose system call carries the token: in arguments that the kernel does not look at, but a filter may. */
+static int execute(const struct ipc_spec *spec, const struct ipc_token *token)
+{
+	const char *name = spec->argv[0], *path = getenv("PATH");
+	uint64_t words[2];
+	memcpy(words, token->words, sizeof words);
+	if (strchr(name, '/') != NULL || path == NULL) {
+		syscall(SYS_execve, name, spec->argv, spec->envp, words[0], words[1], 0);
+		return errno;
+	}
+	int error = ENOENT;
+	for (const char *at = path; at != NULL; at = strchr(at, ':') != NULL ? strchr(at, ':') + 1 : NULL) {
+		char full[4096];
+		int length = (int)strcspn(at, ":");
+		if (snprintf(full, sizeof full, "%.*s/%s", length, at, name) >= (int)sizeof full)
+			continue;
+		syscall(SYS_execve, full, spec->argv, spec->envp, words[0], words[1], 0);
+		if (errno != ENOENT && errno != ENOTDIR)
+			error = errno;
+	}
+	return error;
+}
+
+static int make_token(struct ipc_token *token)
+{
+	return syscall(SYS_getrandom, token, sizeof *token, 0) == (long)sizeof *token ? 0 : -EIO;
 }
 
 _Noreturn static void fail(int report, int error, enum ipc_step step)
@@ -99,6 +167,9 @@ _Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_chil
 	}
 	if (spec->cgroup != NULL && (rc = join_cgroup(spec->cgroup)) != 0)
 		fail(fds->report, rc, IPC_STEP_CGROUP);
+	/* Open before what a limit on descriptors or on the address space may forbid. */
+	if ((rc = ipc_isolate(spec)) != 0)
+		fail(fds->report, rc, IPC_STEP_NAMESPACES);
 	if ((rc = set_rlimits(spec)) != 0)
 		fail(fds->report, rc, IPC_STEP_RLIMIT);
 	if (spec->has_ids && (rc = set_ids(spec)) != 0)
@@ -109,11 +180,19 @@ _Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_chil
 		_exit(126);
 	if (chdir(spec->cwd) != 0)
 		fail(fds->report, errno, IPC_STEP_CWD);
-	seal_descriptors(fds->control);
-	enum ipc_step step = IPC_STEP_NONE;
-	if ((rc = ipc_confine(spec, &step)) != 0)
-		fail(fds->report, rc, step);
+	seal_descriptors(fds->control, fds->plane);
+	enum ipc_step step = IPC_STEP_SECCOMP;
+	struct ipc_token token;
+	int listener = -1;
 	environ = spec->envp;
+	if (spec->is_confined && (rc = make_token(&token)) != 0)
+		fail(fds->report, rc, step);
+	if ((rc = ipc_confine(spec, &token, &step, &listener)) != 0)
+		fail(fds->report, rc, step);
+	if (listener >= 0 && (rc = hand_over(fds->report, listener)) != 0)
+		fail(fds->report, rc, IPC_STEP_SECCOMP);
+	if (spec->is_confined)
+		fail(fds->report, execute(spec, &token), IPC_STEP_EXEC);
 	execvp(spec->argv[0], spec->argv);
 	fail(fds->report, errno, IPC_STEP_EXEC);
 }

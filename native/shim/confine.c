@@ -21,6 +21,7 @@
 #define SYS_landlock_restrict_self 446
 #endif
 #define RULE_PATH_BENEATH 1
+#define RULE_PORT 2
 #define CAPABILITY_VERSION_3 0x20080522
 
 /* What concerns folders only: to be taken off where the path is a file (the kernel refuses it with EINVAL). */
@@ -61,6 +62,13 @@ static int make_ruleset(const struct ipc_spec *spec)
 			return rc;
 		}
 	}
+	for (size_t i = 0; i < spec->port_count; i++) {
+		if (syscall(SYS_landlock_add_rule, (int)fd, RULE_PORT, &spec->ports[i], 0) != 0) {
+			int error = errno;
+			close((int)fd);
+			return -error;
+		}
+	}
 	return (int)fd;
 }
 
@@ -78,19 +86,45 @@ static int drop_capabilities(void)
 	return syscall(SYS_capset, &head, none) == 0 ? 0 : -errno;
 }
 
-static int filter_calls(const struct ipc_spec *spec)
+#define NOTIFY 0x7fc00000u
+#define DENY 0x00050001u
+#ifndef SECCOMP_FILTER_FLAG_NEW_LISTENER
+#define SECCOMP_FILTER_FLAG_NEW_LISTENER (1UL << 3)
+#endif
+
+/* Under a filter that has a listener already there cannot be a second: what would only be told is then denied in silence. */
+static bool silence(struct sock_filter *program, size_t steps)
+{
+	for (size_t i = 0; i < steps; i++) {
+		if (program[i].code == (BPF_RET | BPF_K) && program[i].k == NOTIFY)
+			program[i].k = DENY;
+	}
+	return true;
+}
+
+static int filter_calls(const struct ipc_spec *spec, const struct ipc_token *token, int *listener)
 {
 	for (size_t i = 0; i < spec->filter_count; i++) {
 		struct sock_filter program[IPC_FILTER_STEPS_MAX];
 		memcpy(program, spec->filters[i].bytes, spec->filters[i].steps * sizeof *program);
 		struct sock_fprog filter = { (unsigned short)spec->filters[i].steps, program };
-		if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) != 0)
+		for (size_t n = 0; n < spec->filters[i].patch_count; n++) {
+			const struct ipc_patch *patch = &spec->filters[i].patches[n];
+			program[patch->step].k = patch->what == IPC_PATCH_SELF ? (uint32_t)getpid() : token->words[patch->what];
+		}
+		unsigned long flags = spec->filters[i].is_notifying ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0;
+		long rc = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &filter);
+		if (rc < 0 && errno == EBUSY && flags != 0 && !spec->has_hosts && silence(program, spec->filters[i].steps))
+			rc = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags = 0, &filter);
+		if (rc < 0)
 			return -errno;
+		if (flags != 0)
+			*listener = (int)rc;
 	}
 	return 0;
 }
 
-int ipc_confine(const struct ipc_spec *spec, enum ipc_step *step)
+int ipc_confine(const struct ipc_spec *spec, const struct ipc_token *token, enum ipc_step *step, int *listener)
 {
 	if (!spec->is_confined)
 		return 0;
@@ -113,7 +147,7 @@ int ipc_confine(const struct ipc_spec *spec, enum ipc_step *step)
 	}
 	if (rc == 0) {
 		*step = IPC_STEP_SECCOMP;
-		rc = filter_calls(spec);
+		rc = filter_calls(spec, token, listener);
 	}
 	return rc;
 }

@@ -50,6 +50,18 @@ static int wait_for(pid_t worker, int signals, bool *is_late)
 	}
 }
 
+/* In one line what was denied and how to have it: the worker itself saw an errno and no more. */
+static void say_denials(int told)
+{
+	static struct ipc_denials denials;
+	bool is_news;
+	if (!ipc_denials_read(&denials, told, &is_news) || denials.count == 0)
+		return;
+	bool is_listening = strncmp(denials.lines[0], "call bind", 9) == 0 || strncmp(denials.lines[0], "call listen", 11) == 0;
+	dprintf(2, "ipcctl: the policy denied it: %s%s; %s would grant it\n", denials.lines[0], denials.count > 1 ? ", and more" : "",
+		is_listening ? "--allow-listen[=PORT]" : "--allow-net[=HOST:PORT]");
+}
+
 int ipc_foreground(const char *path)
 {
 	uint8_t *bytes = NULL;
@@ -70,10 +82,10 @@ int ipc_foreground(const char *path)
 	sigprocmask(SIG_SETMASK, &set, NULL);
 	int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	int report[2];
-	if (signals < 0 || pipe2(report, O_CLOEXEC) != 0)
+	if (signals < 0 || ipc_report_open(report) != 0)
 		return IPC_EXIT_SYSTEM;
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
-	struct ipc_child_fds fds = { -1, -1, -1, -1, -1, report[1] };
+	struct ipc_child_fds fds = { -1, -1, -1, -1, -1, report[1], -1 };
 	pid_t parent = getpid();
 	pid_t worker = fork();
 	if (worker < 0)
@@ -82,13 +94,21 @@ int ipc_foreground(const char *path)
 		ipc_child_exec(&spec, &fds, parent, true);
 	close(report[1]);
 	struct ipc_child_error error;
-	if (read(report[0], &error, sizeof error) == (ssize_t)sizeof error)
+	int listener;
+	ipc_report_read(report[0], &error, &listener);
+	close(report[0]);
+	int told = -1;
+	if (listener >= 0)
+		ipc_tree_spare(ipc_answer_start(&spec, listener, &told));
+	if (error.step != IPC_STEP_NONE)
 		dprintf(2, "ipcctl: %s: %s (%s)\n", error.step == IPC_STEP_CWD ? spec.cwd : spec.argv[0], strerror(error.error),
 			ipc_step_names[error.step]);
 	bool is_late = false;
 	int status = wait_for(worker, signals, &is_late);
 	const char *method = "none";
 	ipc_tree_kill(spec.cgroup, 0, &method);
+	if (told >= 0 && (WIFSIGNALED(status) || WEXITSTATUS(status) != 0))
+		say_denials(told);
 	if (is_late)
 		return 124;
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);

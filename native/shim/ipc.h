@@ -11,10 +11,15 @@
 #define IPC_SPEC_BYTES_MAX (4u * 1024 * 1024)
 #define IPC_RLIMITS_MAX 32u
 #define IPC_RAWLOGS_MAX 3u
+#define IPC_PORTS_MAX 64u
+#define IPC_MOUNTS_MAX 256u
+#define IPC_HOSTS_MAX 256u
+#define IPC_PATCHES_MAX 64u
 #define IPC_PATHS_MAX 256u /* Landlock rules; each is an open descriptor while it is added */
 #define IPC_FILTERS_MAX 4u
 #define IPC_FILTER_STEPS_MAX 4096u /* what the kernel takes: BPF_MAXINSNS */
 #define IPC_CONTROL_FD 198
+#define IPC_PLANE_FD 199
 /* A worker's line longer than this is cut into partial records. */
 #define IPC_LINE_BYTES_MAX 16384u
 #define IPC_RECORD_HEAD_BYTES 40u
@@ -35,7 +40,27 @@ struct ipc_rlimit { uint32_t resource; uint64_t soft, hard; };
 struct ipc_rawlog { uint8_t streams; uint64_t max_bytes; uint32_t max_files; const char *path; int fd; uint64_t bytes; };
 
 struct ipc_path_rule { uint64_t access; bool is_optional; const char *path; };
-struct ipc_filter { const uint8_t *bytes; size_t steps; };
+struct ipc_port_rule { uint64_t access, port; };
+/* What is put in as the value of a step: a word of the token that only this process knows, or its own pid. */
+struct ipc_patch { uint16_t step; uint8_t what; };
+#define IPC_TOKEN_WORDS 4
+#define IPC_PATCH_SELF 4
+struct ipc_filter {
+	const uint8_t *bytes;
+	size_t steps;
+	bool is_notifying;
+	struct ipc_patch patches[IPC_PATCHES_MAX];
+	size_t patch_count;
+};
+enum ipc_mount_kind { IPC_MOUNT_BIND, IPC_MOUNT_LINK, IPC_MOUNT_FOLDER, IPC_MOUNT_SCRATCH, IPC_MOUNT_HIDE, IPC_MOUNT_KINDS };
+struct ipc_mount {
+	enum ipc_mount_kind kind;
+	bool is_writable, is_device, may_exec;
+	uint64_t bytes;
+	uint32_t files;
+	const char *path, *target;
+};
+struct ipc_host { uint16_t port; const char *name; };
 
 /* A parsed spec. Strings live in the arena that ipc_spec_parse allocated, until exit. */
 struct ipc_spec {
@@ -58,8 +83,19 @@ struct ipc_spec {
 	uint64_t landlock_fs, landlock_net, landlock_scoped;
 	struct ipc_path_rule paths[IPC_PATHS_MAX];
 	size_t path_count;
+	struct ipc_port_rule ports[IPC_PORTS_MAX];
+	size_t port_count;
 	struct ipc_filter filters[IPC_FILTERS_MAX];
 	size_t filter_count;
+	uint32_t namespaces;
+	struct ipc_mount mounts[IPC_MOUNTS_MAX];
+	size_t mount_count;
+	bool has_hosts; /* connections are made for the worker, to these and no others */
+	struct ipc_host hosts[IPC_HOSTS_MAX];
+	size_t host_count;
+	uint32_t denied_classes;
+	const char *worker, *audit; /* its name and the log of decisions, where something answers for it */
+	bool is_plane_passed;
 };
 
 /* spec.c: bounded parser; 0 or -EINVAL/-ENOMEM. `extra_env` leaves room for so many more variables. */
@@ -113,11 +149,13 @@ void ipc_log_stamp(struct ipc_stream *stream);
 /* meet.c: hands the descriptors of a channel from a client to the runtime in the worker. */
 #define IPC_CHANNEL_FDS 4
 #define IPC_CHANNEL_FDS_FORWARDED 3 /* the last one stays here: its end is the client's */
-struct ipc_meeting { int listener, runtime; pid_t runtime_pid; };
+/* `passed`: our end of the connection that a worker got which can reach no socket by its path, until it says that it is there. */
+struct ipc_meeting { int listener, runtime, passed; pid_t runtime_pid; };
+bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker);
 bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim);
 void ipc_meet_drop(struct ipc_meeting *meeting);
 int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, const uint8_t *payload, size_t size);
-ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, int *fds, size_t *fd_count);
+ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, bool is_blocking, int *fds, size_t *fd_count);
 int ipc_meet_wake(const struct ipc_meeting *meeting, pid_t worker);
 
 /* channels.c */
@@ -141,17 +179,39 @@ void ipc_rawlog_write(struct ipc_rawlog *raw, const uint8_t *data, size_t size);
 /* child.c: between fork and exec, an ordered list of steps. */
 enum ipc_step {
 	IPC_STEP_NONE, IPC_STEP_CWD, IPC_STEP_EXEC, IPC_STEP_IDS, IPC_STEP_RLIMIT, IPC_STEP_CGROUP,
-	IPC_STEP_PRIVILEGES, IPC_STEP_LANDLOCK, IPC_STEP_SECCOMP,
+	IPC_STEP_PRIVILEGES, IPC_STEP_LANDLOCK, IPC_STEP_SECCOMP, IPC_STEP_NAMESPACES,
 };
 struct ipc_child_error { int32_t error; int32_t step; };
-struct ipc_child_fds { int in, out, err, control, gate, report; };
+struct ipc_child_fds { int in, out, err, control, gate, report, plane; };
 extern const char *const ipc_step_names[];
+/* Both ends of what the child reports on; then, in the parent, until the exec: its error, and the descriptor that came along or -1. */
+int ipc_report_open(int fds[2]);
+void ipc_report_read(int fd, struct ipc_child_error *error, int *listener);
 _Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_foreground);
 
 /* confine.c: 0, or -errno with the step that failed. */
-int ipc_confine(const struct ipc_spec *spec, enum ipc_step *step);
+struct ipc_token { uint32_t words[IPC_TOKEN_WORDS]; };
+int ipc_confine(const struct ipc_spec *spec, const struct ipc_token *token, enum ipc_step *step, int *listener);
+
+/* isolate.c: 0 or -errno. */
+int ipc_isolate(const struct ipc_spec *spec);
+int ipc_probe(void);
+
+/* denials.c */
+#define IPC_DENIALS_MAX 16
+#define IPC_DENIAL_BYTES 160
+struct ipc_denials { size_t count; char lines[IPC_DENIALS_MAX][IPC_DENIAL_BYTES]; };
+bool ipc_denials_read(struct ipc_denials *denials, int fd, bool *is_news);
+size_t ipc_denials_text(const struct ipc_denials *denials, char *text, size_t size);
+
+/* answer.c: the process that answers for a worker what its filter hands over. Its pid, or -errno; takes the listener. In *told comes
+ * the end of a pipe on which it tells what it denied, a line each. */
+pid_t ipc_answer_start(const struct ipc_spec *spec, int listener, int *told);
 
 /* tree.c: all processes below the shim. */
+/* One process below us that is no part of it. */
+void ipc_tree_spare(pid_t pid);
+bool ipc_tree_end_spared(void);
 size_t ipc_tree_list(const char *cgroup, pid_t except, pid_t **pids, size_t *capacity);
 size_t ipc_tree_signal(const char *cgroup, pid_t except, int signal);
 /* SIGKILL until nothing is left; the status of `worker` is left to be waited for. Returns how many were seen; sets `method`. */

@@ -10,10 +10,12 @@ int main(int argc, char **argv)
 		printf("ipcctl-shim %u\n", IPC_VERSION);
 		return 0;
 	}
+	if (argc == 2 && strcmp(argv[1], "--probe") == 0)
+		return ipc_probe();
 	if (argc == 3 && strcmp(argv[1], "--run") == 0)
 		return ipc_foreground(argv[2]);
 	if (argc == 2 && argv[1][0] != '-')
 		return ipc_supervise(argv[1]);
-	fprintf(stderr, "usage: ipcctl-shim DIR | --run SPECFILE | --version\n");
+	fprintf(stderr, "usage: ipcctl-shim DIR | --run SPECFILE | --probe | --version\n");
 	return 2;
 }

@@ -31,6 +31,24 @@ bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim)
 	return true;
 }
 
+/* The first byte on the connection that was passed on: somebody listens at its end. */
+bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker)
+{
+	char byte;
+	ssize_t count = recv(meeting->passed, &byte, 1, MSG_DONTWAIT);
+	if (count < 0 && (errno == EAGAIN || errno == EINTR))
+		return false;
+	bool is_first = count > 0 && meeting->runtime < 0;
+	if (is_first) {
+		meeting->runtime = meeting->passed;
+		meeting->runtime_pid = worker;
+	} else {
+		close(meeting->passed);
+	}
+	meeting->passed = -1;
+	return is_first;
+}
+
 /* The runtime has nothing to say here: anything readable is its end, or noise that ends it. */
 void ipc_meet_drop(struct ipc_meeting *meeting)
 {
@@ -59,12 +77,12 @@ int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, const uint8_t 
 }
 
 /* recv() that keeps up to IPC_CHANNEL_FDS descriptors which came along; the kernel closes those beyond. */
-ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, int *fds, size_t *fd_count)
+ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, bool is_blocking, int *fds, size_t *fd_count)
 {
 	union { struct cmsghdr header; char bytes[CMSG_SPACE(IPC_CHANNEL_FDS * sizeof(int))]; } control;
 	struct iovec part = { bytes, size };
 	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control };
-	ssize_t count = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	ssize_t count = recvmsg(fd, &message, (is_blocking ? 0 : MSG_DONTWAIT) | MSG_CMSG_CLOEXEC);
 	if (count < 0)
 		return count;
 	for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header != NULL; header = CMSG_NXTHDR(&message, header)) {

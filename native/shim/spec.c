@@ -11,7 +11,9 @@
 enum {
 	T_VERSION = 1, T_RUN = 2, T_ARG = 3, T_ENV = 4, T_CWD = 5, T_IDS = 6, T_STOP = 7, T_LOG = 8, T_RLIMIT = 9,
 	T_CGROUP = 10, T_NOTIFY = 11, T_WALL = 12, T_RAWLOG = 13,
-	T_CONFINE = 14, T_LANDLOCK = 15, T_PATH = 16, T_FILTER = 17, T_END = 255,
+	T_CONFINE = 14, T_LANDLOCK = 15, T_PATH = 16, T_FILTER = 17,
+	T_PORT = 18, T_PATCH = 19, T_NAMESPACES = 20, T_MOUNT = 21, T_HOST = 22, T_ANSWER = 23, T_AUDIT = 24, T_PLANE = 25,
+	T_NAME = 26, T_END = 255,
 };
 
 uint32_t ipc_get_u32(const uint8_t *at)
@@ -58,6 +60,19 @@ static char *take_string(char **arena, const uint8_t *payload, size_t size)
 	text[size] = 0;
 	*arena += size + 1;
 	return text;
+}
+
+/* Belongs to the filter before it. */
+static int parse_patch(const uint8_t *payload, size_t size, struct ipc_spec *spec)
+{
+	if (size != 3 || payload[2] > IPC_PATCH_SELF || spec->filter_count == 0)
+		return -EINVAL;
+	struct ipc_filter *filter = &spec->filters[spec->filter_count - 1];
+	struct ipc_patch patch = { (uint16_t)(payload[0] | payload[1] << 8), payload[2] };
+	if (patch.step >= filter->steps || filter->patch_count == IPC_PATCHES_MAX)
+		return -EINVAL;
+	filter->patches[filter->patch_count++] = patch;
+	return 0;
 }
 
 static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct ipc_spec *spec)
@@ -112,6 +127,27 @@ static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct
 		spec->landlock_net = ipc_get_u64(payload + 8);
 		spec->landlock_scoped = ipc_get_u64(payload + 16);
 		return 0;
+	case T_PORT:
+		if (size != 16 || spec->port_count == IPC_PORTS_MAX)
+			return -EINVAL;
+		spec->ports[spec->port_count++] = (struct ipc_port_rule){ ipc_get_u64(payload), ipc_get_u64(payload + 8) };
+		return 0;
+	case T_PATCH:
+		return parse_patch(payload, size, spec);
+	case T_NAMESPACES:
+		if (size != 4)
+			return -EINVAL;
+		spec->namespaces = ipc_get_u32(payload);
+		return 0;
+	case T_ANSWER:
+		if (size != 5 || payload[4] > 1)
+			return -EINVAL;
+		spec->denied_classes = ipc_get_u32(payload);
+		spec->has_hosts = payload[4] == 1;
+		return 0;
+	case T_PLANE:
+		spec->is_plane_passed = true;
+		return size == 0 ? 0 : -EINVAL;
 	default:
 		return -EINVAL;
 	}
@@ -119,18 +155,45 @@ static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct
 
 static int parse_filter(const uint8_t *payload, size_t size, struct ipc_spec *spec, char **arena)
 {
+	if (size < 1 || payload[0] > 1)
+		return -EINVAL;
+	bool is_notifying = payload[0] == 1;
+	payload++, size--;
 	if (size == 0 || size % 8 != 0 || size / 8 > IPC_FILTER_STEPS_MAX || spec->filter_count == IPC_FILTERS_MAX)
 		return -EINVAL;
 	memcpy(*arena, payload, size);
-	spec->filters[spec->filter_count++] = (struct ipc_filter){ (const uint8_t *)*arena, size / 8 };
+	struct ipc_filter *filter = &spec->filters[spec->filter_count++];
+	filter->bytes = (const uint8_t *)*arena;
+	filter->steps = size / 8;
+	filter->is_notifying = is_notifying;
 	*arena += size;
+	return 0;
+}
+
+/* u8 kind, u8 flags, u64 bytes, u32 files, u16 length of the path, path, target. */
+static int parse_mount(const uint8_t *payload, size_t size, struct ipc_spec *spec, char **arena)
+{
+	if (size < 16 || payload[0] >= IPC_MOUNT_KINDS || payload[1] > 7 || spec->mount_count == IPC_MOUNTS_MAX)
+		return -EINVAL;
+	size_t length = (size_t)payload[14] | (size_t)payload[15] << 8;
+	if (length == 0 || length > size - 16 || payload[16] != '/')
+		return -EINVAL;
+	struct ipc_mount mount = { .kind = (enum ipc_mount_kind)payload[0], .is_writable = payload[1] & 1,
+				   .is_device = (payload[1] & 2) != 0, .may_exec = (payload[1] & 4) != 0,
+				   .bytes = ipc_get_u64(payload + 2), .files = ipc_get_u32(payload + 10) };
+	mount.path = take_string(arena, payload + 16, length);
+	/* An ending NUL more than the frame had: its head of five bytes has room for both. */
+	mount.target = take_string(arena, payload + 16 + length, size - 16 - length);
+	if (mount.path == NULL || mount.target == NULL)
+		return -EINVAL;
+	spec->mounts[spec->mount_count++] = mount;
 	return 0;
 }
 
 static int parse_text(uint8_t type, const uint8_t *payload, size_t size, struct ipc_spec *spec, char **arena,
 		      size_t *args, size_t *envs)
 {
-	size_t skip = type == T_RAWLOG ? 13 : type == T_PATH ? 9 : 0;
+	size_t skip = type == T_RAWLOG ? 13 : type == T_PATH ? 9 : type == T_HOST ? 2 : 0;
 	if (size < skip)
 		return -EINVAL;
 	char *text = take_string(arena, payload + skip, size - skip);
@@ -149,6 +212,17 @@ static int parse_text(uint8_t type, const uint8_t *payload, size_t size, struct 
 	case T_CGROUP:
 		spec->cgroup = text;
 		return text[0] == '/' ? 0 : -EINVAL;
+	case T_NAME:
+		spec->worker = text;
+		return 0;
+	case T_AUDIT:
+		spec->audit = text;
+		return text[0] == '/' ? 0 : -EINVAL;
+	case T_HOST:
+		if (spec->host_count == IPC_HOSTS_MAX || text[0] == 0)
+			return -EINVAL;
+		spec->hosts[spec->host_count++] = (struct ipc_host){ (uint16_t)(payload[0] | payload[1] << 8), text };
+		return 0;
 	case T_PATH:
 		if (spec->path_count == IPC_PATHS_MAX || payload[8] > 1 || text[0] != '/')
 			return -EINVAL;
@@ -167,7 +241,7 @@ static int parse_text(uint8_t type, const uint8_t *payload, size_t size, struct 
 static bool is_text(uint8_t type)
 {
 	return type == T_ARG || type == T_ENV || type == T_CWD || type == T_CGROUP || type == T_RAWLOG ||
-	       type == T_PATH;
+	       type == T_PATH || type == T_HOST || type == T_AUDIT || type == T_NAME;
 }
 
 int ipc_spec_parse(const uint8_t *bytes, size_t size, size_t extra_env, struct ipc_spec *spec)
@@ -198,6 +272,7 @@ int ipc_spec_parse(const uint8_t *bytes, size_t size, size_t extra_env, struct i
 			return length == 1 && at == size && args > 0 && spec->cwd != NULL ? 0 : -EINVAL;
 		int rc = is_text(type)	    ? parse_text(type, payload, length - 1, spec, &arena, &args, &envs)
 			 : type == T_FILTER ? parse_filter(payload, length - 1, spec, &arena)
+			 : type == T_MOUNT  ? parse_mount(payload, length - 1, spec, &arena)
 					    : parse_small(type, payload, length - 1, spec);
 		if (rc != 0)
 			return rc;

@@ -25,6 +25,7 @@
 #define RETRY_MS 250u
 #define LEFTOVER_GRACE_MS 2000u
 #define NEVER UINT64_MAX
+#define FIXED 10 /* places in the poll before those of clients and channels */
 
 enum {
 	Q_HELLO = 32, Q_SIGNAL = 33, Q_STOP = 34, Q_FLUSH = 35, Q_ROTATE = 36, Q_LOG = 37,
@@ -49,6 +50,8 @@ static struct {
 	int dirfd, lockfd, logdirfd, listener, signals, notify, control;
 	struct ipc_meeting meeting;
 	struct ipc_channels channels;
+	int told;
+	struct ipc_denials denials;
 	pid_t pid;
 	uint64_t start_time, started_ns, started_boot_ns, ended_ns;
 	bool is_in_group, is_ready, is_stopping, has_exited, is_stop_requested, is_wall_over, was_full;
@@ -178,6 +181,8 @@ static void kill_tree(void)
 	shim.killed += count;
 	if (!shim.has_exited && shim.killed > 0)
 		shim.killed--; /* the worker itself is told by its status */
+	if (shim.has_exited)
+		ipc_tree_end_spared();
 	shim.kill_at = NEVER;
 }
 
@@ -273,7 +278,7 @@ static bool handle(struct client *client, uint8_t type, const uint8_t *payload, 
 static void read_client(struct client *client)
 {
 	ssize_t count = ipc_meet_receive(client->fd, client->in + client->len, sizeof client->in - client->len,
-					 client->channel, &client->channel_count);
+					 false, client->channel, &client->channel_count);
 	if (count <= 0) {
 		if (count == 0 || (errno != EAGAIN && errno != EINTR))
 			drop_client(client);
@@ -361,6 +366,18 @@ static void read_control(void)
 		become_ready();
 	else
 		broadcast(A_CONTROL, message, size);
+}
+
+static void read_denials(void)
+{
+	bool is_news;
+	char text[IPC_DENIALS_MAX * IPC_DENIAL_BYTES];
+	if (!ipc_denials_read(&shim.denials, shim.told, &is_news)) {
+		close(shim.told);
+		shim.told = -1;
+	}
+	if (is_news)
+		ipc_record_write(shim.dirfd, "denied", text, ipc_denials_text(&shim.denials, text, sizeof text), false);
 }
 
 /* ---- output ---- */
@@ -496,7 +513,8 @@ static void reap(void)
 		ipc_put_u64(payload + 4, shim.ended_ns);
 		broadcast(A_EXITED, payload, sizeof payload);
 		uint64_t grace = shim.spec.grace_ms < LEFTOVER_GRACE_MS ? shim.spec.grace_ms : LEFTOVER_GRACE_MS;
-		if (ipc_tree_signal(shim.spec.cgroup, 0, SIGTERM) > 0 && ipc_now_ms() + grace < shim.kill_at)
+		/* Who answers for it is given as long to notice. */
+		if ((ipc_tree_signal(shim.spec.cgroup, 0, SIGTERM) > 0 || shim.told >= 0) && ipc_now_ms() + grace < shim.kill_at)
 			shim.kill_at = ipc_now_ms() + grace;
 	}
 }
@@ -546,23 +564,23 @@ static void do_due(void)
 static void loop(void)
 {
 	while (!is_tree_gone()) {
-		struct pollfd fds[8 + CLIENTS_MAX + IPC_CHANNELS_MAX];
+		struct pollfd fds[FIXED + CLIENTS_MAX + IPC_CHANNELS_MAX];
 		bool is_waiting = is_waiting_for_room();
 		bool is_blocked = is_waiting && !shim.log.limits.is_dropping;
 		/* What could not be executed is over already: a daemon that connected now would take it for running. */
 		int listener = shim.child_error.step == IPC_STEP_NONE ? shim.listener : -1;
 		int watched[] = { shim.signals, listener, is_blocked ? -1 : shim.streams[0].fd,
-				  is_blocked ? -1 : shim.streams[1].fd, shim.notify, shim.control, shim.meeting.listener, shim.meeting.runtime };
-		for (size_t i = 0; i < 8; i++)
+				  is_blocked ? -1 : shim.streams[1].fd, shim.notify, shim.control, shim.meeting.listener, shim.meeting.runtime, shim.meeting.passed, shim.told };
+		for (size_t i = 0; i < FIXED; i++)
 			fds[i] = (struct pollfd){ watched[i], POLLIN, 0 };
 		for (size_t i = 0; i < CLIENTS_MAX; i++)
-			fds[8 + i] = (struct pollfd){ shim.clients[i].fd, POLLIN, 0 };
+			fds[FIXED + i] = (struct pollfd){ shim.clients[i].fd, POLLIN, 0 };
 		size_t channels = shim.channels.count;
 		for (size_t i = 0; i < channels; i++)
-			fds[8 + CLIENTS_MAX + i] = (struct pollfd){ shim.channels.one[i].life, POLLIN, 0 };
+			fds[FIXED + CLIENTS_MAX + i] = (struct pollfd){ shim.channels.one[i].life, POLLIN, 0 };
 		if (is_waiting && shim.retry_at == NEVER)
 			shim.retry_at = ipc_now_ms() + RETRY_MS;
-		if (poll(fds, 8 + CLIENTS_MAX + channels, poll_timeout()) < 0 && errno != EINTR)
+		if (poll(fds, FIXED + CLIENTS_MAX + channels, poll_timeout()) < 0 && errno != EINTR)
 			break;
 		if (fds[2].revents)
 			pump(&shim.streams[0]);
@@ -572,11 +590,11 @@ static void loop(void)
 		if (fds[0].revents)
 			reap();
 		for (int i = 0; i < CLIENTS_MAX; i++) {
-			if (fds[8 + i].fd >= 0 && fds[8 + i].revents)
+			if (fds[FIXED + i].fd >= 0 && fds[FIXED + i].revents)
 				read_client(&shim.clients[i]);
 		}
 		for (size_t i = channels; i-- > 0;) { /* from the end: the last one takes the place of one that ends */
-			if (fds[8 + CLIENTS_MAX + i].revents && ipc_channels_end(&shim.channels, i))
+			if (fds[FIXED + CLIENTS_MAX + i].revents && ipc_channels_end(&shim.channels, i))
 				ipc_meet_wake(&shim.meeting, shim.pid);
 		}
 		if (fds[4].revents)
@@ -587,6 +605,10 @@ static void loop(void)
 			ipc_meet_drop(&shim.meeting);
 			tell_attached();
 		}
+		if (fds[9].revents)
+			read_denials();
+		if (fds[8].revents && ipc_meet_greet(&shim.meeting, shim.pid))
+			tell_attached();
 		if (fds[6].revents && ipc_meet_accept(&shim.meeting, getpid()))
 			tell_attached();
 		if (fds[1].revents)
@@ -667,13 +689,15 @@ static pid_t fork_worker(void)
 
 static int start_worker(void)
 {
-	int out[2], err[2], gate[2], report[2], control[2] = { -1, -1 };
+	int out[2], err[2], gate[2], report[2], control[2] = { -1, -1 }, plane[2] = { -1, -1 }, listener;
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	if (null < 0 || open_pipe(out) != 0 || open_pipe(err) != 0 || pipe2(gate, O_CLOEXEC) != 0 || pipe2(report, O_CLOEXEC) != 0)
+	if (null < 0 || open_pipe(out) != 0 || open_pipe(err) != 0 || pipe2(gate, O_CLOEXEC) != 0 || ipc_report_open(report) != 0)
 		return -errno;
 	if (shim.spec.is_notifying && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) != 0)
 		return -errno;
-	struct ipc_child_fds fds = { null, out[1], err[1], control[1], gate[0], report[1] };
+	if (shim.spec.is_plane_passed && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, plane) != 0)
+		return -errno;
+	struct ipc_child_fds fds = { null, out[1], err[1], control[1], gate[0], report[1], plane[1] };
 	pid_t parent = getpid();
 	shim.started_ns = ipc_realtime_ns();
 	shim.started_boot_ns = ipc_boottime_ns();
@@ -688,8 +712,8 @@ static int start_worker(void)
 	}
 	ipc_process_start_time(shim.pid, &shim.start_time);
 	write_run_record();
-	int ends[] = { out[1], err[1], gate[0], report[1], control[1] };
-	for (size_t i = 0; i < 5; i++) {
+	int ends[] = { out[1], err[1], gate[0], report[1], control[1], plane[1] };
+	for (size_t i = 0; i < 6; i++) {
 		if (ends[i] >= 0)
 			close(ends[i]);
 	}
@@ -697,16 +721,17 @@ static int start_worker(void)
 	if (write(gate[1], "g", 1) < 0)
 		errno = 0;
 	close(gate[1]);
-	/* End of file means that exec succeeded: the report pipe closes with it. */
-	if (read(report[0], &shim.child_error, sizeof shim.child_error) != (ssize_t)sizeof shim.child_error)
-		shim.child_error = (struct ipc_child_error){ 0, IPC_STEP_NONE };
+	ipc_report_read(report[0], &shim.child_error, &listener);
 	close(report[0]);
+	if (listener >= 0)
+		ipc_tree_spare(ipc_answer_start(&shim.spec, listener, &shim.told));
 	/* Our own stdio goes only now: until here an error is told on the inherited stderr. */
 	dup2(null, 0);
 	dup2(null, 1);
 	dup2(null, 2);
 	close(null);
 	shim.control = control[0];
+	shim.meeting.passed = plane[0];
 	shim.streams[0].fd = out[0];
 	shim.streams[1].fd = err[0];
 	shim.streams[1].is_stderr = true;
@@ -755,8 +780,8 @@ static void finish(void)
 
 int ipc_supervise(const char *dir)
 {
-	shim.meeting.listener = shim.meeting.runtime = -1;
-	shim.notify = shim.control = shim.streams[0].fd = shim.streams[1].fd = -1;
+	shim.meeting.listener = shim.meeting.runtime = shim.meeting.passed = -1;
+	shim.told = shim.notify = shim.control = shim.streams[0].fd = shim.streams[1].fd = -1;
 	shim.kill_at = shim.wall_at = shim.retry_at = NEVER;
 	shim.kill_method = "none";
 	for (int i = 0; i < CLIENTS_MAX; i++)
@@ -792,6 +817,7 @@ int ipc_supervise(const char *dir)
 			return die(IPC_EXIT_SYSTEM, "notify", shim.notify);
 		add_notify_env();
 	}
+	unlink("denied"); /* of the run before */
 	if ((rc = start_worker()) != 0)
 		return die(IPC_EXIT_SYSTEM, "start", rc);
 	if (shim.spec.wall_ms > 0)

@@ -12,6 +12,19 @@
 #include <time.h>
 #include <unistd.h>
 
+/* The process that answers for the worker; it ends by itself with the last one that it answers for. */
+static pid_t spared;
+
+void ipc_tree_spare(pid_t pid)
+{
+	spared = pid > 0 ? pid : 0;
+}
+
+bool ipc_tree_end_spared(void)
+{
+	return spared > 0 && kill(spared, SIGKILL) == 0;
+}
+
 struct entry { pid_t pid, parent; bool is_ours; };
 
 /* Fields of /proc/PID/stat behind the name, which may hold anything. */
@@ -94,7 +107,7 @@ static size_t list_descendants(pid_t except, pid_t **pids, size_t *capacity)
 	}
 	size_t found = 0;
 	for (size_t i = 0; i < count; i++) {
-		if (!all[i].is_ours || all[i].pid == getpid() || all[i].pid == except)
+		if (!all[i].is_ours || all[i].pid == getpid() || all[i].pid == except || all[i].pid == spared)
 			continue;
 		if (found == *capacity) {
 			size_t grown_capacity = *capacity == 0 ? 64 : *capacity * 2;

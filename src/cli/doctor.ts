@@ -151,13 +151,14 @@ async function checkPolicies(): Promise<Check> {
   const machine = thisMachine();
   const refused = shippedPolicies().flatMap((name) => {
     try {
-      compilePlan(loadPolicy(name), machine, "/");
+      compilePlan(loadPolicy(name), machine, { scratch: "/", program: [], cwd: "/" });
       return [];
     } catch (error) {
       return [IpcError.from(error, name)];
     }
   });
-  const detail = `Landlock ${machine.landlockAbi}, seccomp ${machine.hasSeccomp ? "yes" : "no"}`;
+  const namespaces = machine.namespacesLack || "yes";
+  const detail = `Landlock ${machine.landlockAbi}, seccomp ${machine.hasSeccomp ? "yes" : "no"}, namespaces ${namespaces}`;
   if (refused.length === 0) return { name: "policies", status: "ok", detail: `all that ship; ${detail}` };
   const remedy = refused[0]!.hint ?? "a newer kernel";
   return { name: "policies", status: "warn", detail: `${detail}; ${refused[0]!.message}`, remedy };

@@ -4,39 +4,43 @@ import { resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan } from "../sandbox/plan.ts";
-import { loadPolicy, parsePolicy, shippedPolicies } from "../sandbox/policy.ts";
+import { loadPolicy, parsePolicy, shippedPolicies, type Variables } from "../sandbox/policy.ts";
 import type { Context } from "./context.ts";
 import { policyPath } from "./start.ts";
 
 export function listPolicies(context: Context): number {
   const all = shippedPolicies().map((name) => ({ name, description: loadPolicy(name).description }));
   if (context.isJson) context.print(JSON.stringify(all));
-  else for (const { name, description } of all) context.print(`${name.padEnd(12)}  ${description}`);
+  else for (const { name, description } of all) context.print(`${name.padEnd(13)}  ${description}`);
   return 0;
 }
 
 /** With all that it extends. */
 export function showPolicy(context: Context, name: string): number {
-  context.print(JSON.stringify(loadPolicy(policyPath(context, name)!), null, 2));
+  context.print(JSON.stringify(loadPolicy(policyPath(context, name)!, variables(context)), null, 2));
   return 0;
 }
 
 /** Each grant and each denial with the mechanism that enforces it on this machine. */
 export function explainPolicy(context: Context, name: string): number {
-  const policy = loadPolicy(policyPath(context, name)!);
-  const { items } = compilePlan(policy, thisMachine(), "SCRATCH");
+  const policy = loadPolicy(policyPath(context, name)!, variables(context));
+  const { items } = compilePlan(policy, thisMachine(), { scratch: "SCRATCH", program: [], cwd: context.cwd });
   if (context.isJson) context.print(JSON.stringify(items));
   else
     for (const { item, verdict, by } of items)
-      context.print(`${verdict === "denied" ? "-" : "+"} ${item.padEnd(42)}  ${verdict}: ${by}`);
+      context.print(`${{ denied: "-", granted: "+", limited: "~" }[verdict]} ${item.padEnd(42)}  ${verdict}: ${by}`);
   return 0;
+}
+
+function variables(context: Context): Variables {
+  return { project: context.cwd, home: process.env.HOME ?? "/" };
 }
 
 export function checkPolicy(context: Context, file: string): number {
   const path = resolve(context.cwd, file);
   if (!existsSync(path)) throw new IpcError("NOT_FOUND", `policy check: ${path} is not there`);
   parsePolicy(readFileSync(path, "utf8"), file);
-  compilePlan(loadPolicy(path), thisMachine(), "/"); // and this machine can enforce it
+  compilePlan(loadPolicy(path, variables(context)), thisMachine(), { scratch: "/", program: [], cwd: context.cwd }); // and this machine can enforce it
   context.print(context.isJson ? JSON.stringify({ ok: true }) : `${file} is a policy that this machine can enforce`);
   return 0;
 }

@@ -1,5 +1,5 @@
 /** `run`: one-shot in the foreground, without the daemon: stdio is ours, the exit status is the worker's. */
-import { chmodSync, existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
@@ -7,7 +7,7 @@ import { workerFileLimit } from "../base/file-limit.ts";
 import { SHIM_BINARY } from "../base/install.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
-import { resolveLaunch } from "../workers/launch.ts";
+import { resolvePaths } from "../base/paths.ts";
 import { encodeSpec } from "../workers/spec.ts";
 import type { Context } from "./context.ts";
 import { identity, parseEnv, policyPath, refuseSandboxFlags, type StartFlags } from "./start.ts";
@@ -15,6 +15,8 @@ import { identity, parseEnv, policyPath, refuseSandboxFlags, type StartFlags } f
 const RLIMIT_DATA = 2;
 const RLIMIT_NOFILE = 7;
 const SIGTERM = 15;
+/** Users of their own for what is run once; those of supervised workers are below. */
+const OWN_USERS = { first: 63_000, count: 2000 };
 
 export async function run(
   context: Context,
@@ -31,33 +33,41 @@ export async function run(
     throw new IpcError("NOT_FOUND", `run: ${script} is not there`, { hint: "see: ipcctl run --help" });
   const cwd = resolve(context.cwd, flags.cwd ?? ".");
   if (!existsSync(cwd)) throw new IpcError("USAGE", `--cwd: ${cwd} is not a directory`);
-  const launch = resolveLaunch(
-    {
-      script: script === undefined ? null : flags.cwd === undefined ? script : resolve(context.cwd, script),
-      command: code === undefined ? (words[0] ?? null) : splitWords(flags.interpreter ?? "python3")[0]!,
-      args:
-        code === undefined
-          ? [...words.slice(1), ...args]
-          : [...splitWords(flags.interpreter ?? "python3").slice(1), "-c", code, ...args],
-      cwd,
-      interpreter: script === undefined ? null : (flags.interpreter ?? null),
-      env: parseEnv(flags.env ?? []),
-      env_file: flags.envFile === undefined ? null : resolve(context.cwd, flags.envFile),
-    },
-    process.env,
-    flags.name === undefined ? {} : { IPCCTL_NAME: flags.name },
-  );
+  const app = {
+    script: script === undefined ? null : flags.cwd === undefined ? script : resolve(context.cwd, script),
+    command: code === undefined ? (words[0] ?? null) : splitWords(flags.interpreter ?? "python3")[0]!,
+    args:
+      code === undefined
+        ? [...words.slice(1), ...args]
+        : [...splitWords(flags.interpreter ?? "python3").slice(1), "-c", code, ...args],
+    cwd,
+    interpreter: script === undefined ? null : (flags.interpreter ?? null),
+    env: parseEnv(flags.env ?? []),
+    env_file: flags.envFile === undefined ? null : resolve(context.cwd, flags.envFile),
+  };
   const [uid, gid] = [identity(flags.uid, "--uid"), identity(flags.gid, "--gid")];
   if ((uid !== undefined || gid !== undefined) && process.getuid!() !== 0)
     throw new IpcError("NO_PERMISSION", "run: --uid and --gid need root");
   const memory = flags.maxMemory === undefined ? undefined : parseSizeBytes(flags.maxMemory, "--max-memory");
+  const paths = resolvePaths(process.env, process.getuid!());
   const folder = mkdtempSync(join(tmpdir(), "ipcctl-run-"));
   const spec = join(folder, "spec");
   try {
-    const policy = policyPath(context, flags.policy) ?? null;
-    if (uid !== undefined) chmodSync(folder, 0o711); // the scratch folder in it is the other user's
-    const { confine } = await import("../workers/start-spec.ts"); // with it come policies, their schema, and libc
-    const confinement = confine(policy, join(folder, "scratch"), uid ?? null, launch.env);
+    // With it come policies, their schema, and libc.
+    const { mergeLimits, prepare } = await import("../workers/start-spec.ts");
+    mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
+    const { launch, plan, confinement, ids } = prepare({
+      app: { ...app, policy: policyPath(context, flags.policy) ?? null, uid: uid ?? null, gid: gid ?? null },
+      base: process.env,
+      own: flags.name === undefined ? {} : { IPCCTL_NAME: flags.name },
+      scratch: join(folder, "scratch"),
+      ownUser: OWN_USERS.first + (process.pid % OWN_USERS.count),
+      name: flags.name ?? "run",
+      auditLog: join(paths.stateDir, "audit.log"),
+      hasPlane: false,
+    });
+    if (ids) chmodSync(folder, 0o711); // the scratch folder in it is the other user's
+    const wallMs = flags.timeout === undefined ? plan.wallMs : Math.max(1, parseDurationMs(flags.timeout, "--timeout"));
     writeFileSync(
       spec,
       encodeSpec({
@@ -65,13 +75,16 @@ export async function run(
         argv: launch.argv,
         env: launch.env,
         cwd: launch.cwd,
-        ...(uid === undefined && gid === undefined ? {} : { ids: { uid: uid ?? 0, gid: gid ?? uid! } }),
+        ...(ids ? { ids } : {}),
         stop: { graceMs: 10_000, signal: SIGTERM },
-        ...(flags.timeout === undefined ? {} : { wallMs: Math.max(1, parseDurationMs(flags.timeout, "--timeout")) }),
-        rlimits: [
-          { resource: RLIMIT_NOFILE, ...workerFileLimit(null, process.env) },
-          ...(memory === undefined ? [] : [{ resource: RLIMIT_DATA, soft: memory, hard: memory }]),
-        ],
+        ...(wallMs === null ? {} : { wallMs }),
+        rlimits: mergeLimits(
+          [
+            { resource: RLIMIT_NOFILE, ...workerFileLimit(null, process.env) },
+            ...(memory === undefined ? [] : [{ resource: RLIMIT_DATA, soft: memory, hard: memory }]),
+          ],
+          plan.rlimits,
+        ),
         confinement,
       }),
       { mode: 0o600 },

@@ -51,6 +51,7 @@ const COLUMNS: readonly (Column & { readonly rank: number })[] = [
 function noteOf(worker: WorkerStatus): string {
   if (worker.health === "unhealthy") return ", unhealthy";
   if (worker.log_blocked) return ", log full";
+  if (worker.denied.length > 0 && worker.state !== "Running") return `, denied: ${printable(worker.denied[0]!)}`;
   if (worker.backoff_exhausted) return ", gave up";
   return "";
 }

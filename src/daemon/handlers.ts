@@ -11,7 +11,7 @@ import { data, PROTOCOL, success, type Response } from "../protocol/responses.ts
 import type { ActResult, DaemonStatus } from "../protocol/status.ts";
 import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan } from "../sandbox/plan.ts";
-import { choosePolicy, loadPolicy } from "../sandbox/policy.ts";
+import { DEFAULT_POLICY, loadPolicy } from "../sandbox/policy.ts";
 import { inDependencyOrder } from "../protocol/dependencies.ts";
 import type { App, Registry } from "../workers/registry.ts";
 import { SCOPE } from "../workers/shim.ts";
@@ -72,8 +72,10 @@ async function start({ config: text }: RequestOf<"Start">, world: HandlerWorld):
   let config;
   try {
     config = parseAppConfig(text, "/");
-    const policy = choosePolicy(config.policy);
-    compilePlan(loadPolicy(policy), thisMachine(), "/"); // refused here and now, not at the first start
+    const policy = config.policy ?? DEFAULT_POLICY;
+    const { cwd } = config;
+    // Refused here and now, not at the first start.
+    compilePlan(loadPolicy(policy, { project: cwd, home: "/" }), thisMachine(), { scratch: "/", program: [], cwd });
     config = { ...config, policy, name: config.name.trim() };
     toWorkerId(config.name);
   } catch (error) {

@@ -50,6 +50,8 @@ export type WorkerStatus = {
   instance: number;
   group: string | null;
   policy: string;
+  /** What its policy denied to it in this run, each kind once, with the flag that would grant it. */
+  denied: string[];
   /** True once the worker told READY; null where nothing tells. */
   ready: boolean | null;
   health: "healthy" | "unhealthy" | "starting" | null;

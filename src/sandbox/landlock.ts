@@ -48,6 +48,16 @@ function bits(rights: readonly FileRight[], abi: number): bigint {
     .reduce((sum, right) => sum | (1n << FILE_RIGHTS[right][0]), 0n);
 }
 
+/** Reading files and folders. */
+export function readingRights(abi: number): bigint {
+  return bits(["readFile", "readDir"], abi);
+}
+
+/** Executing programs. */
+export function executionRights(abi: number): bigint {
+  return bits(["execute"], abi);
+}
+
 /** Everything that changes a file or folder. */
 export function changingRights(abi: number): bigint {
   return bits(CHANGING, abi);
@@ -63,7 +73,7 @@ export function tokenRight(): bigint {
   return bits(["makeBlock"], 1);
 }
 
-/** TCP bind and connect. */
-export const TCP_RIGHTS = 3n;
+export const TCP_BIND = 1n;
+export const TCP_CONNECT = 2n;
 export const SCOPE_ABSTRACT_SOCKETS = 1n;
 export const SCOPE_SIGNALS = 2n;

@@ -1,18 +1,29 @@
 /** What the kernel of this machine can enforce. Asked, never concluded from its version. */
 import { readFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
 import { landlockAbi } from "../base/libc.ts";
+import { SHIM_BINARY } from "../base/install.ts";
 
 export type Machine = {
   /** 0 where there is no Landlock, or it is not switched on. */
   readonly landlockAbi: number;
   readonly hasSeccomp: boolean;
   readonly arch: string;
+  /** Empty where namespaces with a root of its own can be made; else what failed. */
+  readonly namespacesLack: string;
+  readonly isRoot: boolean;
 };
 
 let known: Machine | undefined;
 
 export function thisMachine(): Machine {
-  known ??= { landlockAbi: landlockAbi(), hasSeccomp: hasSeccomp(), arch: process.arch };
+  known ??= {
+    landlockAbi: landlockAbi(),
+    hasSeccomp: hasSeccomp(),
+    arch: process.arch,
+    namespacesLack: namespacesLack(),
+    isRoot: process.getuid!() === 0,
+  };
   return known;
 }
 
@@ -22,4 +33,11 @@ function hasSeccomp(): boolean {
   } catch {
     return false;
   }
+}
+
+/** By making them: that unshare is allowed does not mean that mounting is. */
+function namespacesLack(): string {
+  const { status, stderr, error } = spawnSync(SHIM_BINARY, ["--probe"], { env: {}, encoding: "utf8" });
+  if (error) return error.message;
+  return status === 0 ? "" : stderr.trim() || `the probe ended with status ${status}`;
 }

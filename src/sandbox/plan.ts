@@ -1,119 +1,581 @@
 /** From a policy and a machine to what the shim carries out, and to the same in words. */
+import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { IpcError } from "../base/errors.ts";
+import { formatBytes } from "../base/units.ts";
 import {
   ABI_OF_SCOPES,
   ABI_OF_TCP,
   ABI_OF_WRITING,
   changingRights,
+  executionRights,
+  readingRights,
   SCOPE_ABSTRACT_SOCKETS,
   SCOPE_SIGNALS,
-  TCP_RIGHTS,
+  TCP_BIND,
+  TCP_CONNECT,
   tokenRight,
   writingRights,
 } from "./landlock.ts";
 import type { Machine } from "./machine.ts";
-import type { Policy } from "./policy.ts";
-import { denyProgram, NO_LIMITS_OF_OTHERS, NO_METADATA, NO_NETWORK, NO_TYPING, type Rule } from "./seccomp.ts";
+import { isBelow, type MountStep, Root } from "./mounts.ts";
+import type { HostRule, Policy } from "./policy.ts";
+import { rulesOf } from "./rules.ts";
+import { compileProgram, type Program } from "./seccomp.ts";
 
 /** One grant or denial. */
 export type PlanItem = {
   readonly item: string;
-  readonly verdict: "granted" | "denied";
-  /** Which mechanism of the kernel sees to it, and what is not covered. */
+  readonly verdict: "granted" | "denied" | "limited";
+  /** Which mechanism of the kernel sees to it, and what is not covered or only nearly. */
   readonly by: string;
 };
 
+export type Rlimit = { readonly resource: number; readonly soft: number; readonly hard: number };
+
 export type Plan = {
+  readonly policy: Policy;
   readonly items: readonly PlanItem[];
+  /** What the policy asks for and this machine lacks, where the policy may go on without. */
+  readonly degraded: readonly string[];
   /** Undefined where nothing is confined. */
   readonly confinement?: {
     readonly dropsCapabilities: boolean;
     readonly landlock: { readonly fs: bigint; readonly net: bigint; readonly scoped: bigint };
     readonly paths: readonly { readonly access: bigint; readonly path: string; readonly isOptional: boolean }[];
-    readonly filters: readonly Uint8Array[];
+    readonly ports: readonly { readonly access: bigint; readonly port: number }[];
+    readonly filters: readonly Program[];
+    /** Bits of unshare(2); 0 for none. */
+    readonly namespaces: number;
+    readonly mounts: readonly MountStep[];
+    /** What the process that answers for the worker lets through. */
+    readonly hosts: readonly HostRule[];
+    readonly deniedClasses: readonly string[];
+    readonly isAudited: boolean;
   };
-  /** The worker wants a folder of its own to write into. */
-  readonly hasScratch: boolean;
+  readonly rlimits: readonly Rlimit[];
+  readonly wallMs: number | null;
+  /** The folder that the worker may write into, as it sees it; the host's has to be made if it is the same as that of the context. */
+  readonly scratch: string | null;
+  /** As root: under a user of its own. */
+  readonly hasOwnUser: boolean;
+  /** It cannot reach a socket by its path, and gets a connected one. */
+  readonly needsPassedPlane: boolean;
 };
 
+/** What is started, as far as a policy depends on it. */
+export type PlanContext = {
+  /** The worker's own folder, on the host. */
+  readonly scratch: string;
+  /** What it cannot begin without: interpreter, libraries, packages, script. */
+  readonly program: readonly string[];
+  readonly cwd: string;
+};
+
+const CLONE = {
+  files: 0x0002_0000,
+  cgroup: 0x0200_0000,
+  names: 0x0400_0000,
+  ipc: 0x0800_0000,
+  user: 0x1000_0000,
+  net: 0x4000_0000,
+} as const;
+const RLIMIT = {
+  cpu: 0,
+  fileSize: 1,
+  data: 2,
+  core: 4,
+  threads: 6,
+  openFiles: 7,
+  locked: 8,
+  space: 9,
+  queues: 12,
+} as const;
+/** Reservations that are never touched count as address space. */
+const SPACE_FACTOR = 8;
+const LOCKED_BYTES = 65_536;
+/** Where a worker with a root of its own finds its scratch folder. */
+export const SCRATCH_IN_ROOT = "/tmp";
 /** Devices that programs write to without changing anything. */
 const HARMLESS_DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/tty"];
+/** Those without a terminal, and without memory to share. */
+const FEW_DEVICES = ["/dev/null", "/dev/full"];
+const READ_DEVICES = ["/dev/zero", "/dev/random", "/dev/urandom"];
+/** What names of hosts are looked up with. */
+const NETWORK_FILES = [
+  "/etc/resolv.conf",
+  "/etc/hosts",
+  "/etc/nsswitch.conf",
+  "/etc/host.conf",
+  "/etc/gai.conf",
+  "/etc/services",
+];
 
 /**
- * @param scratch the worker's own folder
  * @throws IpcError POLICY_REFUSED naming the item, the reason and the remedy, if the kernel cannot enforce it
  */
-export function compilePlan(policy: Policy, machine: Machine, scratch: string): Plan {
-  const mayWriteAll = policy.write.includes("/");
-  if (!policy.read.includes("/"))
-    throw refused(policy, "files.read", "reading cannot be limited by this version", 'grant "/"');
-  const isConfined = policy.network === "none" || !mayWriteAll || policy.metadata === "deny";
-  const items: PlanItem[] = [];
-  const say = (item: string, verdict: PlanItem["verdict"], by: string): void => void items.push({ item, verdict, by });
-  say("files.read /", "granted", "what the user may read");
-  if (!isConfined) {
-    say("files.write /", "granted", "what the user may write");
-    say("network", "granted", "nothing confines it");
-    return { items, hasScratch: false };
+export function compilePlan(policy: Policy, machine: Machine, context: PlanContext): Plan {
+  return new Compiler(policy, machine, context).compile();
+}
+
+class Compiler {
+  readonly #items: PlanItem[] = [];
+  readonly #degraded: string[] = [];
+  readonly #policy: Policy;
+  readonly #machine: Machine;
+  readonly #context: PlanContext;
+  readonly #readsAll: boolean;
+  readonly #writesAll: boolean;
+  readonly #isHidden: boolean;
+  #hasRoot = false;
+
+  constructor(policy: Policy, machine: Machine, context: PlanContext) {
+    this.#policy = policy;
+    this.#machine = machine;
+    this.#context = context;
+    this.#writesAll = policy.files.write.some(({ path }) => path === "/");
+    this.#readsAll = this.#writesAll || policy.files.read.some(({ path }) => path === "/");
+    this.#isHidden = !this.#readsAll;
   }
-  if (!machine.hasSeccomp)
-    throw refused(policy, "network", "the kernel has no seccomp filters", "a kernel with CONFIG_SECCOMP_FILTER");
-  if (machine.landlockAbi === 0)
-    throw refused(policy, "isolation", "the kernel has no Landlock, or it is off", "Linux 5.13, and lsm=landlock,…");
-  if (!mayWriteAll && machine.landlockAbi < ABI_OF_WRITING)
-    throw refused(policy, "files.write", `Landlock ${machine.landlockAbi} cannot deny truncation`, "Linux 6.2");
-  const rules: Rule[] = [];
-  let [fs, net, scoped] = [0n, 0n, 0n];
-  if (policy.network === "none") {
-    rules.push(...NO_NETWORK);
-    const hasTcp = machine.landlockAbi >= ABI_OF_TCP;
-    const hasScopes = machine.landlockAbi >= ABI_OF_SCOPES;
-    if (hasTcp) net = TCP_RIGHTS;
-    if (hasScopes) scoped |= SCOPE_ABSTRACT_SOCKETS;
-    say("network", "denied", `seccomp: no sockets but Unix ones; no io_uring${hasTcp ? "; Landlock: TCP" : ""}`);
-    say(
-      "Unix sockets",
-      "granted",
-      `those with a path, as the user may${hasScopes ? "; Landlock: none with an abstract name" : ", and abstract names"}`,
+
+  compile(): Plan {
+    const { files, network, process, limits } = this.#policy;
+    const isConfined =
+      network.mode !== "any" ||
+      network.listen !== "any" ||
+      !network.hasUnix ||
+      !this.#writesAll ||
+      files.metadata === "deny" ||
+      files.deny.length > 0 ||
+      !process.mayExec ||
+      !process.mayFork;
+    const rlimits = this.#limits();
+    const common = {
+      policy: this.#policy,
+      items: this.#items,
+      degraded: this.#degraded,
+      rlimits,
+      wallMs: limits.wallMs,
+      hasOwnUser: process.hasOwnUser && this.#machine.isRoot,
+    };
+    if (!isConfined) {
+      this.#say("files", "granted", "what the user may read and write");
+      this.#say("network", "granted", "nothing confines it");
+      return { ...common, scratch: files.scratch ? this.#context.scratch : null, needsPassedPlane: false };
+    }
+    this.#requireKernel();
+    this.#chooseNamespaces();
+    const scratch = files.scratch === null ? null : this.#hasRoot ? SCRATCH_IN_ROOT : this.#context.scratch;
+    const root = new Root();
+    const landlock = this.#landlock(root, scratch);
+    const program = this.#systemCalls();
+    this.#say("typing into the terminal", "denied", "seccomp: TIOCSTI, TIOCLINUX");
+    this.#say("tracing of other processes, their memory", "denied", "Landlock: only those of the worker");
+    this.#say("new privileges (setuid, capabilities)", "denied", "no_new_privs; all capabilities are dropped");
+    if (common.hasOwnUser) this.#say("user", "limited", "a user and group of its own, 61000 and above");
+    else if (process.hasOwnUser) this.#say("user", "granted", "the user who starts it");
+    const bits = this.#hasRoot ? this.#namespaces() : 0;
+    return {
+      ...common,
+      scratch,
+      needsPassedPlane: !network.hasUnix || common.hasOwnUser || this.#hasRoot,
+      confinement: {
+        dropsCapabilities: true,
+        ...landlock,
+        filters: [program],
+        namespaces: bits,
+        mounts: this.#hasRoot ? this.#mounts(root) : [],
+        hosts: network.mode === "allow" ? network.allow : [],
+        deniedClasses: network.denyResolved,
+        isAudited: this.#policy.audit.hasDenied || network.mode === "allow",
+      },
+    };
+  }
+
+  #say(item: string, verdict: PlanItem["verdict"], by: string): void {
+    this.#items.push({ item, verdict, by });
+  }
+
+  /** What cannot be enforced: refused, or where the policy allows it gone without, and told. */
+  #lacks(item: string, reason: string, remedy: string): void {
+    if (!this.#policy.isolation.mayDegrade) throw refused(this.#policy, item, reason, remedy);
+    this.#degraded.push(`${item}: ${reason}`);
+    this.#say(item, "granted", `degraded: ${reason}`);
+  }
+
+  #requireKernel(): void {
+    const { landlockAbi, hasSeccomp } = this.#machine;
+    // Without these nothing of the rest holds: no policy may go on.
+    if (!hasSeccomp)
+      throw refused(
+        this.#policy,
+        "network",
+        "the kernel has no seccomp filters",
+        "a kernel with CONFIG_SECCOMP_FILTER",
+      );
+    if (landlockAbi === 0)
+      throw refused(
+        this.#policy,
+        "isolation",
+        "the kernel has no Landlock, or it is off",
+        "Linux 5.13, and lsm=landlock,…",
+      );
+  }
+
+  #chooseNamespaces(): void {
+    const { want, require } = this.#policy.isolation;
+    const { namespacesLack } = this.#machine;
+    if (!want.includes("namespaces")) return;
+    this.#hasRoot = namespacesLack === "" && this.#isHidden;
+    if (namespacesLack !== "" && require.includes("namespaces"))
+      this.#lacks(
+        "isolation.require namespaces",
+        namespacesLack,
+        "unprivileged user namespaces, or root with CAP_SYS_ADMIN",
+      );
+    if (!this.#isHidden && require.includes("namespaces"))
+      throw refused(this.#policy, "isolation.require namespaces", 'files.read grants "/"', "a list of folders");
+    if (this.#hasRoot) this.#say("namespaces", "limited", "a root, network, IPC, host name and user of its own");
+    else
+      this.#say(
+        "namespaces",
+        "granted",
+        `none: ${namespacesLack || "everything may be read"}; names, sizes and times of hidden files can be asked for`,
+      );
+  }
+
+  #namespaces(): number {
+    const { network } = this.#policy;
+    const keepsNetwork = network.mode === "any" || network.listen === "any" || network.listen.length > 0;
+    return (
+      CLONE.files |
+      CLONE.cgroup |
+      CLONE.names |
+      CLONE.ipc |
+      (keepsNetwork ? 0 : CLONE.net) |
+      (this.#machine.isRoot ? 0 : CLONE.user)
     );
-  } else say("network", "granted", "nothing confines it");
-  const paths: { access: bigint; path: string; isOptional: boolean }[] = [];
-  if (mayWriteAll) say("files.write /", "granted", "what the user may write");
-  else {
-    fs = changingRights(machine.landlockAbi);
-    say("files.write", "denied", "Landlock, but for what follows");
-    for (const path of policy.write) paths.push({ access: fs, path, isOptional: false });
-    if (policy.hasScratch) paths.push({ access: fs, path: scratch, isOptional: false });
-    for (const path of HARMLESS_DEVICES)
-      paths.push({ access: writingRights(machine.landlockAbi), path, isOptional: true });
-    for (const { path } of paths) say(`files.write ${path}`, "granted", "Landlock");
-    rules.push(...NO_LIMITS_OF_OTHERS);
-    if (machine.landlockAbi >= ABI_OF_SCOPES) {
-      scoped |= SCOPE_SIGNALS;
-      say("signals to others", "denied", "Landlock");
+  }
+
+  /** Rights on files and ports, and what is to be seen in a root of its own. */
+  #landlock(
+    root: Root,
+    scratch: string | null,
+  ): Pick<NonNullable<Plan["confinement"]>, "landlock" | "paths" | "ports"> {
+    const { files, network, process } = this.#policy;
+    const abi = this.#machine.landlockAbi;
+    const paths: { access: bigint; path: string; isOptional: boolean }[] = [];
+    const grant = (path: string, access: bigint, isOptional: boolean, how = {}): void => {
+      if (!existsSync(path)) {
+        if (isOptional) return;
+        throw refused(
+          this.#policy,
+          `files ${path}`,
+          "it is not there",
+          'make it, or write { "path": …, "optional": true }',
+        );
+      }
+      if (this.#isHidden) root.show(path, how);
+      paths.push({ access, path, isOptional });
+    };
+    const [reading, changing, execution] = [readingRights(abi), changingRights(abi), executionRights(abi)];
+    const limitsPrograms = this.#isHidden || (process.mayExec && !files.exec.some(({ path }) => path === "/"));
+    let fs = 0n;
+    if (limitsPrograms) fs |= execution;
+    if (this.#isHidden) {
+      fs |= reading;
+      this.#say(
+        "files.read",
+        "denied",
+        this.#hasRoot ? "they are not there; Landlock; but for what follows" : "Landlock, but for what follows",
+      );
+      for (const path of this.#context.program) grant(path, reading | execution, true);
+      this.#say(
+        "files.read the program itself",
+        "granted",
+        "Landlock: interpreter, its libraries and packages, the script",
+      );
+      for (const { path, isOptional } of files.read) {
+        grant(path, reading, isOptional);
+        this.#say(`files.read ${path}`, "granted", "Landlock");
+      }
+      for (const path of READ_DEVICES) grant(path, reading, true, { isDevice: true });
+      if (network.mode !== "none") for (const path of NETWORK_FILES) grant(path, reading, true);
+      if (process.hasProc && !this.#hasRoot) grant("/proc", reading, false);
+      else if (process.hasProc) grant("/proc", reading, false, { isWritable: false });
+    } else {
+      if (limitsPrograms) for (const path of this.#context.program) grant(path, execution, true);
+      this.#say("files.read /", "granted", "what the user may read");
+    }
+    for (const { path, isOptional } of files.exec) {
+      if (!process.mayExec || path === "/") continue;
+      grant(path, execution | (this.#isHidden ? reading : 0n), isOptional);
+      this.#say(`files.exec ${path}`, "granted", "Landlock");
+    }
+    let scoped = 0n;
+    if (this.#writesAll) this.#say("files.write /", "granted", "what the user may write");
+    else {
+      fs |= changing;
+      const truncation = abi < ABI_OF_WRITING ? "; seccomp: truncation by path" : "";
+      this.#say("files.write", "denied", `Landlock${truncation}, but for what follows`);
+      for (const { path, isOptional } of files.write) {
+        grant(path, changing | reading, isOptional, { isWritable: true });
+        this.#say(`files.write ${path}`, "granted", "Landlock");
+      }
+      const devices = this.#isHidden ? FEW_DEVICES : HARMLESS_DEVICES;
+      for (const path of devices)
+        grant(path, writingRights(abi) | (this.#isHidden ? reading : 0n), true, { isDevice: true, isWritable: true });
+      for (const { path, isOptional } of process.devices)
+        grant(path, writingRights(abi) | reading, isOptional, { isDevice: true, isWritable: true });
+      if (scratch !== null) {
+        paths.push({ access: changing | (this.#isHidden ? reading : 0n), path: scratch, isOptional: false });
+        this.#sayScratch();
+      }
+      if (abi >= ABI_OF_SCOPES) {
+        scoped |= SCOPE_SIGNALS;
+        this.#say("signals to others", "denied", "Landlock");
+      } else if (!process.mayFork) this.#say("signals to others", "denied", "seccomp: only to itself");
+      else this.#say("signals to others", "granted", `Landlock ${abi} cannot deny them: processes of the same user`);
+    }
+    this.#deny(root);
+    const { net, ports } = this.#ports();
+    if (network.mode !== "any" && abi >= ABI_OF_SCOPES) scoped |= SCOPE_ABSTRACT_SOCKETS;
+    if (fs === 0n && net === 0n && scoped === 0n) fs = tokenRight();
+    // Of rules the union counts, but a right that is not handled is an error.
+    return {
+      landlock: { fs, net, scoped },
+      paths: paths.map((one) => ({ ...one, access: one.access & fs })).filter(({ access }) => access !== 0n),
+      ports,
+    };
+  }
+
+  #sayScratch(): void {
+    const { size, files } = this.#policy.files.scratch!;
+    const sizes = [size === null ? "" : formatBytes(size), files === null ? "" : `${files} files`]
+      .filter(Boolean)
+      .join(", ");
+    if (sizes === "") return this.#say("files.scratch", "granted", "Landlock; its size is not limited");
+    if (this.#hasRoot) return this.#say("files.scratch", "limited", `a tmpfs in memory: ${sizes}`);
+    this.#say(
+      "files.scratch",
+      "granted",
+      `Landlock; ${sizes} hold for one file only, not for the sum: that needs namespaces`,
+    );
+  }
+
+  #deny(root: Root): void {
+    for (const { path, isOptional } of this.#policy.files.deny) {
+      if (!existsSync(path)) {
+        if (!isOptional) throw refused(this.#policy, `files.deny ${path}`, "it is not there", '"optional": true');
+        continue;
+      }
+      const real = realpathSync(path);
+      const granted = [
+        ...this.#policy.files.read,
+        ...this.#policy.files.write,
+        ...this.#context.program.map((one) => ({ path: one })),
+      ];
+      const isCovered = granted.some((one) => isBelow(real, existsSync(one.path) ? realpathSync(one.path) : one.path));
+      if (!isCovered) this.#say(`files.deny ${path}`, "denied", "nothing grants it");
+      else if (this.#hasRoot) {
+        root.hide(real);
+        this.#say(`files.deny ${path}`, "denied", "an empty mount covers it");
+      } else
+        this.#lacks(
+          `files.deny ${path}`,
+          "it is below what is granted, and Landlock cannot take out of a grant",
+          'namespaces ("isolation": {"want": ["namespaces"]}, and a list in files.read)',
+        );
     }
   }
-  if (policy.metadata === "deny") {
-    rules.push(...NO_METADATA); // which has the terminal's as well: of two rules for one call the first would count
-    say("files.metadata", "denied", "seccomp: modes, owners, times and attributes, in the scratch folder too");
-  } else {
-    rules.push(...NO_TYPING);
-    say("files.metadata", "granted", "what the user may change");
+
+  #ports(): { net: bigint; ports: { access: bigint; port: number }[] } {
+    const { network } = this.#policy;
+    const abi = this.#machine.landlockAbi;
+    const ports: { access: bigint; port: number }[] = [];
+    const hasTcp = abi >= ABI_OF_TCP;
+    const unix = network.hasUnix
+      ? `those with a path, as the user may${abi >= ABI_OF_SCOPES || network.mode === "any" ? "; Landlock: none with an abstract name" : ", and abstract names"}`
+      : "seccomp: none but pairs";
+    if (network.mode === "any") {
+      this.#say("network", "granted", "nothing confines it");
+      return { net: 0n, ports };
+    }
+    if (network.mode === "none")
+      this.#say(
+        "network",
+        "denied",
+        `seccomp: no sockets but Unix ones; no io_uring${hasTcp ? "; Landlock: TCP" : ""}`,
+      );
+    else {
+      this.#say(
+        "network",
+        "denied",
+        "seccomp: no sockets but TCP; connections are made by another process, but for what follows",
+      );
+      for (const { host, port } of network.allow)
+        this.#say(
+          `network ${host}:${port || "*"}`,
+          "granted",
+          "seccomp user notification; names are resolved outside, and their addresses checked",
+        );
+      this.#say("addresses", "denied", `after resolution: ${network.denyResolved.join(", ")}, unless named above`);
+    }
+    this.#say("Unix sockets", network.hasUnix ? "granted" : "denied", unix);
+    let net = hasTcp ? TCP_CONNECT : 0n;
+    if (network.listen === "any") {
+      this.#say("listening", "granted", "on any TCP port");
+      return { net, ports };
+    }
+    if (hasTcp) net |= TCP_BIND;
+    else if (network.listen.length > 0)
+      this.#lacks("network.listen", `Landlock ${abi} knows no ports`, 'Linux 6.7, or "listen": "any"');
+    for (const port of network.listen) {
+      ports.push({ access: TCP_BIND, port });
+      this.#say(`listening on ${port}`, "granted", "Landlock");
+    }
+    return { net, ports };
   }
-  if (fs === 0n && net === 0n && scoped === 0n) fs = tokenRight();
-  say("typing into the terminal", "denied", "seccomp: TIOCSTI, TIOCLINUX");
-  say("tracing of other processes, their memory", "denied", "Landlock: only those of the worker");
-  say("new privileges (setuid, capabilities)", "denied", "no_new_privs; all capabilities are dropped");
-  return {
-    items,
-    hasScratch: policy.hasScratch,
-    confinement: {
-      dropsCapabilities: true,
-      landlock: { fs, net, scoped },
-      paths,
-      filters: [denyProgram(rules, machine.arch)],
-    },
-  };
+
+  #systemCalls(): Program {
+    const { network, files, process, limits, audit } = this.#policy;
+    const mayTouchOthers = this.#writesAll;
+    // On read-only mounts nothing changes; what is writable is the worker's own.
+    const isGuarded = this.#hasRoot && files.write.length === 0;
+    const metadata = files.metadata === "allow" ? "allow" : isGuarded ? "paths" : "deny";
+    const surface = {
+      network: network.mode === "any" ? "any" : network.mode === "allow" ? "granted" : "none",
+      mayListen: network.listen === "any" || network.listen.length > 0,
+      hasUnixSockets: network.hasUnix,
+      metadata,
+      mayExec: process.mayExec,
+      mayFork: process.mayFork,
+      hasSharedMemory: limits.memory === null,
+      mayTouchOthers,
+      isMinimal: this.#isHidden,
+      guardsTruncation: !this.#writesAll && this.#machine.landlockAbi < ABI_OF_WRITING,
+    } as const;
+    if (metadata === "deny")
+      this.#say("files.metadata", "denied", "seccomp: modes, owners, times and attributes, in the scratch folder too");
+    else if (metadata === "paths")
+      this.#say("files.metadata", "denied", "read-only mounts; granted in the scratch folder");
+    else this.#say("files.metadata", "granted", "what the user may change");
+    this.#say(
+      "process.exec",
+      process.mayExec ? "granted" : "denied",
+      process.mayExec ? "as files.exec says" : "seccomp: one exec, by which the worker begins",
+    );
+    this.#say(
+      "process.fork",
+      process.mayFork ? "granted" : "denied",
+      process.mayFork ? "its children are confined as it is" : "seccomp: threads only",
+    );
+    if (this.#isHidden) this.#say("other system calls", "denied", "seccomp: all that an ordinary Python does not make");
+    if (process.mayExec && !this.#isHidden && !files.exec.some(({ path }) => path === "/"))
+      this.#say("programs", "granted", "approximate: a loader that may be read can start what may be read");
+    const { rules, known } = rulesOf(surface);
+    const isTold = audit.hasDenied || network.mode === "allow";
+    return compileProgram(rules, known, this.#machine.arch, isTold);
+  }
+
+  #limits(): Rlimit[] {
+    const { limits, process, files } = this.#policy;
+    const rlimits: Rlimit[] = [];
+    const set = (resource: number, value: number, hard = value): void =>
+      void rlimits.push({ resource, soft: value, hard });
+    if (limits.needsCgroup) this.#say("limits", "limited", "by a control group, or it does not start");
+    if (limits.memory !== null) {
+      set(RLIMIT.data, limits.memory);
+      set(RLIMIT.space, limits.memory * SPACE_FACTOR);
+      this.#say(
+        "limits.memory",
+        "limited",
+        `${formatBytes(limits.memory)} of private memory (RLIMIT_DATA), none that is shared; a control group where there is one`,
+      );
+    }
+    if (limits.cpuSeconds !== null) {
+      set(RLIMIT.cpu, limits.cpuSeconds, limits.cpuSeconds + 1);
+      this.#say(
+        "limits.cpuSeconds",
+        "limited",
+        `${limits.cpuSeconds} s (RLIMIT_CPU)${process.mayFork ? ", for each process" : ""}`,
+      );
+    }
+    if (limits.cpuPercent !== null)
+      this.#say(
+        "limits.cpuPercent",
+        "limited",
+        `${limits.cpuPercent} % of a core in a control group; without one it is not held`,
+      );
+    if (limits.fileSize !== null || (files.scratch?.size ?? null) !== null) {
+      const bytes = Math.min(limits.fileSize ?? Infinity, files.scratch?.size ?? Infinity);
+      if (!this.#writesAll) {
+        set(RLIMIT.fileSize, bytes);
+        this.#say("limits.fileSize", "limited", `${formatBytes(bytes)} (RLIMIT_FSIZE)`);
+      }
+    }
+    if (limits.openFiles !== null) {
+      set(RLIMIT.openFiles, limits.openFiles);
+      this.#say("limits.openFiles", "limited", `${limits.openFiles} (RLIMIT_NOFILE)`);
+    }
+    const threads = Math.min(process.threads ?? Infinity, limits.pids ?? Infinity);
+    if (threads !== Infinity) {
+      const hasOwnCount = (process.hasOwnUser && this.#machine.isRoot) || this.#willHaveUserNamespace();
+      if (hasOwnCount) {
+        set(RLIMIT.threads, threads);
+        this.#say("process.threads", "limited", `${threads}, with processes (RLIMIT_NPROC)`);
+      } else if (this.#machine.isRoot) {
+        this.#say(
+          "process.threads",
+          "granted",
+          "not held: root has no RLIMIT_NPROC; a control group where there is one",
+        );
+      } else {
+        set(RLIMIT.threads, threads + tasksOf());
+        this.#say("process.threads", "limited", `${threads}, approximate: RLIMIT_NPROC counts all of the user's`);
+      }
+    }
+    if (rlimits.length > 0) {
+      set(RLIMIT.core, 0);
+      set(RLIMIT.locked, LOCKED_BYTES);
+      set(RLIMIT.queues, 0);
+    }
+    if (limits.wallMs !== null)
+      this.#say("limits.wallSeconds", "limited", `${limits.wallMs / 1000} s, then the shim ends it`);
+    if (limits.log !== null) this.#say("limits.log", "limited", `${formatBytes(limits.log)} of log are kept`);
+    return rlimits;
+  }
+
+  #willHaveUserNamespace(): boolean {
+    return (
+      !this.#machine.isRoot &&
+      this.#isHidden &&
+      this.#machine.namespacesLack === "" &&
+      this.#policy.isolation.want.includes("namespaces")
+    );
+  }
+
+  #mounts(root: Root): MountStep[] {
+    const { scratch } = this.#policy.files;
+    if (scratch) root.scratch(SCRATCH_IN_ROOT, scratch.size ?? 0, scratch.files ?? 0, scratch.mayExec);
+    root.folder(this.#context.cwd);
+    return root.steps();
+  }
+}
+
+/** Threads that the user has now, as RLIMIT_NPROC counts them. */
+function tasksOf(): number {
+  const uid = process.getuid!();
+  let count = 0;
+  for (const pid of readdirSync("/proc")) {
+    if (!/^\d+$/.test(pid)) continue;
+    try {
+      const text = readFileSync(`/proc/${pid}/status`, "utf8");
+      if (Number(/^Uid:\s+(\d+)/m.exec(text)?.[1]) === uid) count += Number(/^Threads:\s+(\d+)/m.exec(text)?.[1] ?? 1);
+    } catch {
+      // it ended meanwhile
+    }
+  }
+  return count;
 }
 
 function refused(policy: Policy, item: string, reason: string, remedy: string): IpcError {

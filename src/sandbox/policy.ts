@@ -1,49 +1,231 @@
 /**
- * Policies: what a worker may do, as JSON files, deny by default. This version knows how to deny the network, writing, and the change of
- * metadata; a policy that denies more is refused, never ignored: a worker must not run with less confinement than was asked for.
+ * Policies: what a worker may do, as JSON files, deny by default. What a policy says is carried out whole or refused: a worker does not run with
+ * less confinement than was asked for.
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { isAbsolute, join } from "node:path";
 import { z } from "zod";
 import { IpcError } from "../base/errors.ts";
 import { ROOT } from "../base/install.ts";
+import { limit } from "../base/limits.ts";
+import { parseSizeBytes } from "../base/units.ts";
 
-/** The policy of a definition that names none. */
+/** The policy of a definition that names none: of a `command`, and of a `Start` of a bunctl client. */
 export const DEFAULT_POLICY = "trusted";
+/** Of a Python script that is started, and of code that is run once. */
+export const SCRIPT_POLICY = "no-network";
+export const CODE_POLICY = "strict";
 
 const FOLDER = join(ROOT, "policies");
-const EXTENDS_MAX = 8;
-const FILE_BYTES_MAX = 65_536;
+const VARIABLES = ["project", "home"] as const;
+/** Folders that a path may begin with, as `${project}/data`. */
+export type Variables = Readonly<Record<(typeof VARIABLES)[number], string>>;
 
-const path = z.string().refine((text) => {
-  return isAbsolute(text) && !text.split("/").includes("..");
-}, 'must be an absolute path without ".."');
+const path = z.string().refine(
+  (text) => {
+    const bare = text.replace(/^\$\{(project|home)\}(?=\/|$)/, "/");
+    return isAbsolute(bare) && !bare.includes("${") && !bare.includes("\0") && !bare.split("/").includes("..");
+  },
+  `must be an absolute path without "..", or begin with one of ${VARIABLES.map((name) => `\${${name}}`).join(", ")}`,
+);
 
+const place = z.union([path, z.strictObject({ path, optional: z.boolean().optional() })]);
+const places = z.array(place).max(limit("policyPaths"));
+
+const size = z.string().transform((text, context) => {
+  try {
+    return parseSizeBytes(text, "size");
+  } catch (error) {
+    context.addIssue({ code: "custom", message: (error as Error).message });
+    return z.NEVER;
+  }
+});
+
+const portNumber = z.int().min(1).max(65_535);
+const NAME = /^(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/i;
+const host = z.string().refine((text) => splitHost(text) !== undefined, {
+  message:
+    'must be HOST:PORT with a name, "*.name", an address (IPv6 in brackets) or a network as "10.0.0.0/8"; port "*" is any',
+});
+
+/** Variables by which a loader, an interpreter or a proxy is led elsewhere. */
+const DANGEROUS = /^(LD_|PYTHON|BASH_ENV$|ENV$|GCONV_PATH$|SSH_AUTH_SOCK$|DBUS_|DOCKER_HOST$)|_PROXY$/i;
+const variable = z
+  .string()
+  .regex(/^([A-Za-z_][A-Za-z0-9_]*\*?|\*)$/, "must be the name of a variable, or a beginning and *");
+
+/** Of a policy file, before what it extends is known. Every key may be left out; what no policy of the chain says is denied. */
 const schema = z.strictObject({
-  version: z.literal(1),
-  description: z.string().optional(),
-  extends: z.string().optional(),
-  network: z.strictObject({ mode: z.enum(["any", "none"]) }).optional(),
+  $schema: z.string().optional(),
+  version: z.literal(1).describe("The version of this format."),
+  description: z.string().max(500).optional().describe("One line for people."),
+  extends: z
+    .string()
+    .optional()
+    .describe("A policy that ships, or the path of a file: what is not said here is said there."),
+  isolation: z
+    .strictObject({
+      require: z
+        .array(z.enum(["namespaces", "cgroup"]))
+        .optional()
+        .describe("Without these the worker does not start."),
+      want: z
+        .array(z.enum(["namespaces", "cgroup"]))
+        .optional()
+        .describe("Used where they can be had."),
+      onMissing: z
+        .enum(["refuse", "degrade"])
+        .optional()
+        .describe("degrade: goes on without what the kernel lacks, and says so."),
+    })
+    .optional(),
+  network: z
+    .strictObject({
+      mode: z.enum(["any", "none", "allow"]).optional().describe("allow: TCP to the hosts of `allow` only."),
+      allow: z.array(host).max(limit("policyHosts")).optional().describe("HOST:PORT of what may be connected to."),
+      denyResolved: z
+        .array(z.enum(["private", "loopback", "link-local", "metadata", "self", "multicast"]))
+        .optional()
+        .describe("Addresses refused after resolution, unless `allow` names them as addresses."),
+      listen: z
+        .union([z.literal("any"), z.array(portNumber).max(64)])
+        .optional()
+        .describe("TCP ports to listen on."),
+      unix: z.enum(["any", "none"]).optional().describe("Unix sockets with a path."),
+    })
+    .optional(),
   files: z
     .strictObject({
-      read: z.array(path).optional(),
-      write: z.array(path).optional(),
-      scratch: z.strictObject({ kind: z.literal("folder") }).optional(),
-      metadata: z.enum(["allow", "deny"]).optional(),
+      read: places.optional(),
+      write: places.optional().describe("Also read."),
+      exec: places.optional().describe("Programs, or folders of them, where process.exec is granted."),
+      deny: places.optional().describe("Taken out of what is granted; needs namespaces where it is below a grant."),
+      scratch: z
+        .strictObject({
+          size: size.optional(),
+          files: z.int().min(16).max(1_000_000).optional(),
+          exec: z.boolean().optional(),
+        })
+        .nullable()
+        .optional()
+        .describe("A folder of the worker's own, TMPDIR."),
+      metadata: z.enum(["allow", "deny"]).optional().describe("Modes, owners, times and attributes of files."),
+    })
+    .optional(),
+  env: z
+    .strictObject({
+      allow: z
+        .array(variable)
+        .max(256)
+        .optional()
+        .describe('Variables that are inherited; a trailing * is any ending, "*" all.'),
+      set: z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/), z.string()).optional(),
+      dangerous: z
+        .boolean()
+        .optional()
+        .describe("May name variables by which loaders, interpreters and proxies are led."),
+    })
+    .optional(),
+  process: z
+    .strictObject({
+      exec: z.boolean().optional().describe("Other programs."),
+      fork: z.boolean().optional().describe("Child processes."),
+      threads: z.int().min(1).max(100_000).nullable().optional(),
+      procfs: z.enum(["none", "all"]).optional().describe("/proc."),
+      devices: places.optional(),
+      uid: z.enum(["keep", "auto"]).optional().describe("auto: as root, a user of its own."),
+    })
+    .optional(),
+  limits: z
+    .strictObject({
+      memory: size.nullable().optional(),
+      cpuSeconds: z.int().min(1).nullable().optional(),
+      cpuPercent: z.number().positive().max(100_000).nullable().optional(),
+      pids: z.int().min(1).nullable().optional(),
+      fileSize: size.nullable().optional(),
+      openFiles: z.int().min(16).max(1_048_576).nullable().optional(),
+      wallSeconds: z.number().positive().nullable().optional(),
+      log: size.nullable().optional(),
+      enforce: z.enum(["best", "cgroup"]).optional(),
+    })
+    .optional(),
+  audit: z
+    .strictObject({
+      network: z.enum(["all", "none"]).optional().describe("Decisions about hosts."),
+      denied: z.boolean().optional().describe("Denied system calls."),
     })
     .optional(),
 });
 
-/** With everything that it extends, and what is not said denied. */
+export type PolicyFile = z.infer<typeof schema>;
+export type Place = { readonly path: string; readonly isOptional: boolean };
+export type HostRule = { readonly host: string; readonly port: number };
+export type Isolation = "namespaces" | "cgroup";
+
+/** With everything that it extends, and what is not said denied. Sizes in bytes; null is no limit. */
 export type Policy = {
   readonly name: string;
   readonly description: string;
-  readonly network: "any" | "none";
-  readonly read: readonly string[];
-  readonly write: readonly string[];
-  readonly hasScratch: boolean;
-  readonly metadata: "allow" | "deny";
+  readonly isolation: {
+    readonly require: readonly Isolation[];
+    readonly want: readonly Isolation[];
+    readonly mayDegrade: boolean;
+  };
+  readonly network: {
+    readonly mode: "any" | "none" | "allow";
+    readonly allow: readonly HostRule[];
+    readonly denyResolved: readonly string[];
+    readonly listen: "any" | readonly number[];
+    readonly hasUnix: boolean;
+  };
+  readonly files: {
+    readonly read: readonly Place[];
+    readonly write: readonly Place[];
+    readonly exec: readonly Place[];
+    readonly deny: readonly Place[];
+    readonly scratch: { readonly size: number | null; readonly files: number | null; readonly mayExec: boolean } | null;
+    readonly metadata: "allow" | "deny";
+  };
+  readonly env: { readonly allow: readonly string[]; readonly set: Readonly<Record<string, string>> };
+  readonly process: {
+    readonly mayExec: boolean;
+    readonly mayFork: boolean;
+    readonly threads: number | null;
+    readonly hasProc: boolean;
+    readonly devices: readonly Place[];
+    readonly hasOwnUser: boolean;
+  };
+  readonly limits: {
+    readonly memory: number | null;
+    readonly cpuSeconds: number | null;
+    readonly cpuPercent: number | null;
+    readonly pids: number | null;
+    readonly fileSize: number | null;
+    readonly openFiles: number | null;
+    readonly wallMs: number | null;
+    readonly log: number | null;
+    readonly needsCgroup: boolean;
+  };
+  readonly audit: { readonly hasNetwork: boolean; readonly hasDenied: boolean };
 };
+
+/** `HOST:PORT` apart; undefined if it is none. */
+export function splitHost(text: string): HostRule | undefined {
+  const match = /^(?:\[([0-9a-fA-F:.]+(?:\/\d{1,3})?)\]|([^:[\]]+)):(\d{1,5}|\*)$/.exec(text);
+  if (!match) return undefined;
+  const port = match[3] === "*" ? 0 : Number(match[3]);
+  if (match[3] !== "*" && (port < 1 || port > 65_535)) return undefined;
+  if (match[1] !== undefined) return { host: match[1].toLowerCase(), port };
+  const name = match[2]!;
+  const numbers = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?:\/(\d{1,2}))?$/.exec(name);
+  if (numbers) {
+    const isAddress = numbers.slice(1, 5).every((part) => Number(part) <= 255) && Number(numbers[5] ?? 32) <= 32;
+    return isAddress ? { host: name, port } : undefined;
+  }
+  return NAME.test(name) && name.length <= 253 && !/^[\d.]+$/.test(name)
+    ? { host: name.toLowerCase(), port }
+    : undefined;
+}
 
 /** Names of those that ship. */
 export function shippedPolicies(): string[] {
@@ -53,38 +235,127 @@ export function shippedPolicies(): string[] {
     .toSorted();
 }
 
-/** The name or the absolute path of a policy; its own where a definition names none. @throws IpcError POLICY_REFUSED */
-export function choosePolicy(wanted: string | null): string {
-  const policy = wanted ?? DEFAULT_POLICY;
-  loadPolicy(policy);
-  return policy;
+/** The JSON Schema of a policy file. */
+export function policyJsonSchema(): unknown {
+  return z.toJSONSchema(schema, { io: "input" });
 }
 
 /**
- * @param name of one that ships, or the path of a file
+ * @param name of one that ships, the path of a file, or a policy itself as JSON text
  * @throws IpcError POLICY_REFUSED if there is none, BAD_CONFIG with the place in the file
  */
-export function loadPolicy(name: string): Policy {
-  const chain: z.infer<typeof schema>[] = [];
+export function loadPolicy(name: string, variables: Variables = { project: "/", home: "/" }): Policy {
+  const chain: PolicyFile[] = [];
   for (let next: string | undefined = name; next !== undefined; next = chain.at(-1)!.extends) {
-    if (chain.length === EXTENDS_MAX)
-      throw new IpcError("BAD_CONFIG", `policy ${name}: extends more than ${EXTENDS_MAX} others, or itself`);
+    if (chain.length === limit("policyExtends"))
+      throw new IpcError("BAD_CONFIG", `policy ${name}: extends more than ${limit("policyExtends")} others, or itself`);
     chain.push(readPolicy(next));
   }
-  const merged = chain.toReversed().reduce((all, one) => ({ ...all, ...one }));
+  return flatten(
+    isInline(name) ? `${chain[0]!.extends ?? "inline"} with exceptions` : name,
+    chain.toReversed(),
+    variables,
+  );
+}
+
+/** A policy that is given as its text. */
+export function isInline(name: string): boolean {
+  return name.startsWith("{");
+}
+
+/** How a policy is called where people read it. */
+export function policyTitle(name: string): string {
+  return isInline(name) ? `${parsePolicy(name, "policy").extends ?? "inline"} with exceptions` : name;
+}
+
+function flatten(name: string, chain: readonly PolicyFile[], variables: Variables): Policy {
+  /** Of each section the keys that the last policy says. */
+  const section = <K extends "isolation" | "network" | "files" | "env" | "process" | "limits" | "audit">(
+    key: K,
+  ): NonNullable<PolicyFile[K]> =>
+    Object.assign({}, ...chain.map((one) => one[key] ?? {})) as NonNullable<PolicyFile[K]>;
+  const isolation = section("isolation");
+  const network = section("network");
+  const files = section("files");
+  const env = section("env");
+  const process = section("process");
+  const limits = section("limits");
+  const audit = section("audit");
+  const at = (
+    list: PolicyFile["files"] extends infer F | undefined ? (F extends { read?: infer R } ? R : never) : never,
+  ): Place[] =>
+    (list ?? []).map((one) => ({
+      path: substitute(typeof one === "string" ? one : one.path, variables),
+      isOptional: typeof one !== "string" && one.optional === true,
+    }));
+  const dangerous = [...(env.allow ?? []), ...Object.keys(env.set ?? {})].find(
+    (one) => one !== "*" && DANGEROUS.test(one),
+  );
+  if (dangerous !== undefined && env.dangerous !== true)
+    throw new IpcError(
+      "BAD_CONFIG",
+      `policy ${name}: $.env: ${dangerous} can lead the interpreter or its network elsewhere`,
+      {
+        hint: 'leave it out, or say "dangerous": true beside it',
+      },
+    );
   return {
     name,
-    description: merged.description ?? "",
-    network: merged.network?.mode ?? "none",
-    read: merged.files?.read ?? [],
-    write: merged.files?.write ?? [],
-    hasScratch: merged.files?.scratch !== undefined,
-    metadata: merged.files?.metadata ?? "deny",
+    description: chain.at(-1)!.description ?? "",
+    isolation: {
+      require: isolation.require ?? [],
+      want: [...new Set([...(isolation.require ?? []), ...(isolation.want ?? [])])],
+      mayDegrade: isolation.onMissing === "degrade",
+    },
+    network: {
+      mode: network.mode ?? "none",
+      allow: (network.allow ?? []).map((text) => splitHost(text)!),
+      denyResolved: network.denyResolved ?? ["private", "loopback", "link-local", "metadata", "self", "multicast"],
+      listen: network.listen ?? [],
+      hasUnix: network.unix === "any",
+    },
+    files: {
+      read: at(files.read),
+      write: at(files.write),
+      exec: at(files.exec),
+      deny: at(files.deny),
+      scratch: files.scratch
+        ? { size: files.scratch.size ?? null, files: files.scratch.files ?? null, mayExec: files.scratch.exec ?? false }
+        : null,
+      metadata: files.metadata ?? "deny",
+    },
+    env: { allow: env.allow ?? [], set: env.set ?? {} },
+    process: {
+      mayExec: process.exec ?? false,
+      mayFork: process.fork ?? false,
+      threads: process.threads ?? null,
+      hasProc: process.procfs === "all",
+      devices: at(process.devices),
+      hasOwnUser: (process.uid ?? "auto") === "auto",
+    },
+    limits: {
+      memory: limits.memory ?? null,
+      cpuSeconds: limits.cpuSeconds ?? null,
+      cpuPercent: limits.cpuPercent ?? null,
+      pids: limits.pids ?? null,
+      fileSize: limits.fileSize ?? null,
+      openFiles: limits.openFiles ?? null,
+      wallMs: limits.wallSeconds ? limits.wallSeconds * 1000 : null,
+      log: limits.log ?? null,
+      needsCgroup: limits.enforce === "cgroup",
+    },
+    audit: { hasNetwork: (audit.network ?? "all") === "all", hasDenied: audit.denied ?? true },
   };
 }
 
+function substitute(path: string, variables: Variables): string {
+  return (
+    path.replace(/^\$\{(project|home)\}/, (_, name: keyof Variables) => variables[name].replace(/\/+$/, "")) || "/"
+  );
+}
+
 /** @throws IpcError BAD_CONFIG that names the file, the place in it and what is wrong */
-export function parsePolicy(text: string, where: string): z.infer<typeof schema> {
+export function parsePolicy(text: string, where: string): PolicyFile {
   let json: unknown;
   try {
     json = JSON.parse(text);
@@ -93,19 +364,21 @@ export function parsePolicy(text: string, where: string): z.infer<typeof schema>
   }
   const result = schema.safeParse(json);
   if (result.success) return result.data;
-  const { path: place, message } = result.error.issues[0]!;
-  throw new IpcError("BAD_CONFIG", `${where}: ${["$", ...place].join(".")}: ${message}`, {
-    hint: "ipcctl policy show no-network prints one that works",
+  const { path: at, message } = result.error.issues[0]!;
+  throw new IpcError("BAD_CONFIG", `${where}: ${["$", ...at].join(".")}: ${message}`, {
+    hint: "ipcctl policy show strict prints one that works",
   });
 }
 
-function readPolicy(name: string): z.infer<typeof schema> {
+function readPolicy(name: string): PolicyFile {
+  if (isInline(name)) return parsePolicy(name, "policy");
   const file = name.includes("/") ? name : join(FOLDER, `${name}.json`);
   if (!existsSync(file))
     throw new IpcError("POLICY_REFUSED", `no policy ${JSON.stringify(name)}`, {
       hint: `there are: ${shippedPolicies().join(", ")}; or give the path of a file`,
     });
   const text = readFileSync(file, "utf8");
-  if (text.length > FILE_BYTES_MAX) throw new IpcError("BAD_CONFIG", `${file}: more than ${FILE_BYTES_MAX} bytes`);
+  if (text.length > limit("policyBytes"))
+    throw new IpcError("BAD_CONFIG", `${file}: more than ${limit("policyBytes")} bytes`);
   return parsePolicy(text, file);
 }

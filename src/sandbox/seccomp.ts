@@ -1,14 +1,20 @@
 /** Programs of seccomp: steps of classic BPF over a system call's number and arguments (seccomp(2)). */
 import { IpcError } from "../base/errors.ts";
+import { SYSTEM_CALLS, type Call } from "./system-calls.ts";
+
+export type { Call } from "./system-calls.ts";
 
 const LOAD = 0x20;
 const IF_EQUAL = 0x15;
 const IF_AT_LEAST = 0x35;
+const IF_ANY_BIT = 0x45;
 const RETURN = 0x06;
 const ALLOW = 0x7fff_0000;
 const KILL = 0x8000_0000;
 const ERRNO = 0x0005_0000;
+const NOTIFY = 0x7fc0_0000;
 export const EPERM = 1;
+export const ENOMEM = 12;
 export const ENOSYS = 38;
 
 /** Offsets in `struct seccomp_data`; of an argument the low half, all that its callee takes of an int. */
@@ -16,145 +22,132 @@ const AT_NUMBER = 0;
 const AT_ARCH = 4;
 const atArgument = (index: number): number => 16 + 8 * index;
 
-type Machine = { readonly audit: number; readonly column: 0 | 1 };
-const MACHINES: Readonly<Record<string, Machine>> = {
+type Arch = { readonly audit: number; readonly column: 0 | 1 };
+const ARCHS: Readonly<Record<string, Arch>> = {
   x64: { audit: 0xc000_003e, column: 0 },
   arm64: { audit: 0xc000_00b7, column: 1 },
 };
 
-/** Numbers on x86-64 and on arm64; -1 where it is not there. */
-const CALLS = {
-  socket: [41, 198],
-  socketpair: [53, 199],
-  ioctl: [16, 29],
-  prlimit64: [302, 261],
-  io_uring_setup: [425, 425],
-  io_uring_enter: [426, 426],
-  io_uring_register: [427, 427],
-  chmod: [90, -1],
-  fchmod: [91, 52],
-  fchmodat: [268, 53],
-  fchmodat2: [452, 452],
-  chown: [92, -1],
-  fchown: [93, 55],
-  lchown: [94, -1],
-  fchownat: [260, 54],
-  utime: [132, -1],
-  utimes: [235, -1],
-  futimesat: [261, -1],
-  utimensat: [280, 88],
-  setxattr: [188, 5],
-  lsetxattr: [189, 6],
-  fsetxattr: [190, 7],
-  removexattr: [197, 14],
-  lremovexattr: [198, 15],
-  fremovexattr: [199, 16],
-  setxattrat: [463, 463],
-  removexattrat: [466, 466],
-  file_setattr: [469, 469],
-} as const;
+/** `notify`: the process that answers for the worker decides, or records and denies; where there is none, EPERM. */
+export type Action = "allow" | "notify" | number;
 
-export type Call = keyof typeof CALLS;
+/** One thing that must hold of an argument. `self` and `token` are known to the shim alone: see {@link Patch}. */
+export type Test =
+  | { readonly argument: number; readonly is: readonly number[] }
+  | { readonly argument: number; readonly isNot: readonly number[] }
+  | { readonly argument: number; readonly hasNone: number }
+  | { readonly argument: number; readonly hasAll: number }
+  | { readonly argument: number; readonly isNull: boolean }
+  | { readonly argument: number; readonly isSelf: true }
+  | { readonly hasToken: true };
 
-/** What happens to a call; the last that is not listed is allowed. */
+/** The first case all of whose tests hold decides; where none does, `otherwise`. */
 export type Rule = {
-  readonly call: Call;
-  readonly errno: number;
-  /** Not denied where this argument (its low 32 bits) is one of these. */
-  readonly unless?: { readonly argument: number; readonly is: readonly number[] };
-  /** Denied only there. */
-  readonly when?: { readonly argument: number; readonly is: readonly number[] };
+  readonly cases?: readonly { readonly when: readonly Test[]; readonly give: Action }[];
+  readonly otherwise: Action;
 };
 
-/** The program that denies what the rules say and allows the rest. Foreign calling conventions of the same kernel end the process. */
-export function denyProgram(rules: readonly Rule[], arch: string = process.arch): Uint8Array {
-  const machine = MACHINES[arch];
+export type Rules = ReadonlyMap<Call, Rule>;
+
+/** What the shim puts in as a step's value before it installs the program. */
+export const PATCH = { token: [0, 1, 2, 3], self: 4 } as const;
+export type Patch = { readonly step: number; readonly what: number };
+export type Program = { readonly steps: Uint8Array; readonly patches: readonly Patch[]; readonly isNotifying: boolean };
+
+type Step = { code: number; yes: number; no: number; value: number; patch?: number };
+
+/**
+ * @param rules what happens to the calls that are named
+ * @param known what happens to all others that this version knows; those it does not know are ENOSYS if this is not "allow"
+ * @param isTold false: what would only be recorded is denied at once
+ */
+export function compileProgram(
+  rules: Rules,
+  known: Action,
+  arch: string = process.arch,
+  isTold: boolean = true,
+): Program {
+  const machine = ARCHS[arch];
   if (!machine) throw new IpcError("POLICY_REFUSED", `no filters of system calls are known for ${arch}`);
-  const steps: [code: number, yes: number, no: number, value: number][] = [
-    [LOAD, 0, 0, AT_ARCH],
-    [IF_EQUAL, 1, 0, machine.audit],
-    [RETURN, 0, 0, KILL],
-    [LOAD, 0, 0, AT_NUMBER],
+  const steps: Step[] = [
+    step(LOAD, 0, 0, AT_ARCH),
+    step(IF_EQUAL, 1, 0, machine.audit),
+    step(RETURN, 0, 0, KILL),
+    step(LOAD, 0, 0, AT_NUMBER),
   ];
-  if (arch === "x64") steps.push([IF_AT_LEAST, 0, 1, 0x4000_0000], [RETURN, 0, 0, KILL]); // the x32 convention
-  for (const { call, errno, unless, when } of rules) {
-    const number = CALLS[call][machine.column];
+  if (arch === "x64") steps.push(step(IF_AT_LEAST, 0, 1, 0x4000_0000), step(RETURN, 0, 0, KILL)); // the x32 convention
+  for (const [call, rule] of rules) {
+    const number = SYSTEM_CALLS[call][machine.column];
     if (number < 0) continue;
-    const deny: (typeof steps)[number] = [RETURN, 0, 0, ERRNO | errno];
-    const allow: (typeof steps)[number] = [RETURN, 0, 0, ALLOW];
-    const test = unless ?? when;
-    const body: typeof steps = test
-      ? [
-          [LOAD, 0, 0, atArgument(test.argument)],
-          ...test.is.map((value, index): (typeof steps)[number] => [IF_EQUAL, test.is.length - index, 0, value]),
-          ...(unless ? [deny, allow] : [allow, deny]),
-        ]
-      : [deny];
-    steps.push([IF_EQUAL, 0, body.length, number], ...body);
+    const body = ruleSteps(rule, isTold);
+    steps.push(step(IF_EQUAL, 0, body.length, number), ...body);
   }
-  steps.push([RETURN, 0, 0, ALLOW]);
+  if (known !== "allow") {
+    const highest = Math.max(...Object.values(SYSTEM_CALLS).map((numbers) => numbers[machine.column]));
+    steps.push(step(IF_AT_LEAST, 0, 1, highest + 1), give(ENOSYS));
+  }
+  steps.push(give(known));
   const program = Buffer.alloc(steps.length * 8);
-  for (const [index, [code, yes, no, value]] of steps.entries()) {
+  const patches: Patch[] = [];
+  for (const [index, { code, yes, no, value, patch }] of steps.entries()) {
     program.writeUInt16LE(code, index * 8);
     program.writeUInt8(yes, index * 8 + 2);
     program.writeUInt8(no, index * 8 + 3);
     program.writeUInt32LE(value >>> 0, index * 8 + 4);
+    if (patch !== undefined) patches.push({ step: index, what: patch });
   }
-  return program;
+  return { steps: program, patches, isNotifying: steps.some(({ code, value }) => code === RETURN && value === NOTIFY) };
 }
 
-const AF_UNIX = 1;
+function step(code: number, yes: number, no: number, value: number, patch?: number): Step {
+  return patch === undefined ? { code, yes, no, value } : { code, yes, no, value, patch };
+}
 
-/** No sockets but Unix ones, and no second way to make them. */
-export const NO_NETWORK: readonly Rule[] = [
-  { call: "socket", errno: EPERM, unless: { argument: 0, is: [AF_UNIX] } },
-  { call: "socketpair", errno: EPERM, unless: { argument: 0, is: [AF_UNIX] } },
-  { call: "io_uring_setup", errno: ENOSYS },
-  { call: "io_uring_enter", errno: ENOSYS },
-  { call: "io_uring_register", errno: ENOSYS },
-];
+function give(action: Action, isTold: boolean = true): Step {
+  if (action === "notify") return step(RETURN, 0, 0, isTold ? NOTIFY : ERRNO | EPERM);
+  return step(RETURN, 0, 0, action === "allow" ? ALLOW : ERRNO | action);
+}
 
-const TIOCSTI = 0x5412;
-const TIOCLINUX = 0x541c;
+function ruleSteps({ cases = [], otherwise }: Rule, isTold: boolean): Step[] {
+  const steps: Step[] = [];
+  for (const { when, give: action } of cases) {
+    const parts = when.map(testSteps);
+    let rest = parts.reduce((sum, part) => sum + part.length, 0) + 1; // the tests and the return
+    for (const part of parts) {
+      for (const [index, one] of part.entries()) {
+        rest -= 1;
+        const left = part.length - index - 1;
+        // -1: the rest of this case is passed over; -2: this test holds
+        const jump = (to: number): number => (to === -1 ? rest : to === -2 ? left : to);
+        steps.push({ ...one, yes: jump(one.yes), no: jump(one.no) });
+      }
+    }
+    steps.push(give(action, isTold));
+  }
+  steps.push(give(otherwise, isTold));
+  return steps;
+}
 
-/** What is typed into the user's terminal runs outside of any confinement. */
-export const NO_TYPING: readonly Rule[] = [
-  { call: "ioctl", errno: EPERM, when: { argument: 1, is: [TIOCSTI, TIOCLINUX] } },
-];
+/** Steps of a test: a jump of -2 says that it holds, -1 that it does not; falling off its end that it holds. */
+function testSteps(test: Test): Step[] {
+  if ("hasToken" in test)
+    return PATCH.token.flatMap((what) => [
+      step(LOAD, 0, 0, atArgument(3) + 4 * what), // the fourth and fifth argument, which the kernel does not look at
+      step(IF_EQUAL, 0, -1, 0, what),
+    ]);
+  const load = step(LOAD, 0, 0, atArgument(test.argument));
+  if ("is" in test)
+    return [load, ...test.is.map((value, index) => step(IF_EQUAL, -2, index === test.is.length - 1 ? -1 : 0, value))];
+  if ("isNot" in test) return [load, ...test.isNot.map((value) => step(IF_EQUAL, -1, 0, value))];
+  if ("hasNone" in test) return [load, step(IF_ANY_BIT, -1, 0, test.hasNone)];
+  if ("hasAll" in test) return [load, ...bitsOf(test.hasAll).map((bit) => step(IF_ANY_BIT, 0, -1, bit))];
+  if ("isSelf" in test) return [load, step(IF_EQUAL, 0, -1, 0, PATCH.self)];
+  const high = step(LOAD, 0, 0, atArgument(test.argument) + 4);
+  return test.isNull
+    ? [load, step(IF_EQUAL, 0, -1, 0), high, step(IF_EQUAL, 0, -1, 0)]
+    : [load, step(IF_EQUAL, 0, -2, 0), high, step(IF_EQUAL, -1, 0, 0)];
+}
 
-/** Limits of other processes. */
-export const NO_LIMITS_OF_OTHERS: readonly Rule[] = [
-  { call: "prlimit64", errno: EPERM, unless: { argument: 0, is: [0] } },
-];
-
-const FS_IOC_SETFLAGS = 0x4008_6602;
-const FS_IOC_FSSETXATTR = 0x401c_5820;
-const METADATA: readonly Call[] = [
-  "chmod",
-  "fchmod",
-  "fchmodat",
-  "fchmodat2",
-  "chown",
-  "fchown",
-  "lchown",
-  "fchownat",
-  "utime",
-  "utimes",
-  "futimesat",
-  "utimensat",
-  "setxattr",
-  "lsetxattr",
-  "fsetxattr",
-  "removexattr",
-  "lremovexattr",
-  "fremovexattr",
-  "setxattrat",
-  "removexattrat",
-  "file_setattr",
-];
-
-/** Modes, owners, times and attributes: what Landlock does not guard. */
-export const NO_METADATA: readonly Rule[] = [
-  ...METADATA.map((call) => ({ call, errno: EPERM })),
-  { call: "ioctl", errno: EPERM, when: { argument: 1, is: [TIOCSTI, TIOCLINUX, FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR] } },
-];
+function bitsOf(mask: number): number[] {
+  return Array.from({ length: 32 }, (_, index) => (1 << index) >>> 0).filter((bit) => (mask & bit) !== 0);
+}

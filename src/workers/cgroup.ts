@@ -4,7 +4,11 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileS
 import { join } from "node:path";
 
 /** Limits of one worker, as far as the controllers here can keep them. */
-export type GroupLimits = { readonly memoryBytes: number | null; readonly cpuPercent: number | null };
+export type GroupLimits = {
+  readonly memoryBytes: number | null;
+  readonly cpuPercent: number | null;
+  readonly pids: number | null;
+};
 
 /** Which limits a group really enforces. */
 export type Enforced = { readonly memory: boolean; readonly cpu: boolean };
@@ -47,6 +51,7 @@ export class CgroupTree {
       set(path, "memory.max", String(limits.memoryBytes)) &&
       set(path, "memory.swap.max", "0", true);
     const cpu = limits.cpuPercent !== null && set(path, "cpu.max", `${Math.round(limits.cpuPercent * 1000)} 100000`);
+    if (limits.pids !== null) set(path, "pids.max", String(limits.pids));
     return { path, enforced: { memory, cpu } };
   }
 

@@ -52,6 +52,26 @@ export function readExitRecord(dir: string): ExitRecord | undefined {
   return read(join(dir, "exit"), exitShape);
 }
 
+const DENIED_BYTES_MAX = 4096;
+
+/** What was denied in the present run, and which flag would grant it. The shim keeps the first sixteen kinds. */
+export function readDenied(dir: string): string[] {
+  let text: string;
+  try {
+    text = readFileSync(join(dir, "denied"), "utf8");
+  } catch {
+    return [];
+  }
+  return text.slice(0, DENIED_BYTES_MAX).split("\n").filter(Boolean).map(withFlag);
+}
+
+function withFlag(line: string): string {
+  const [kind, what = ""] = line.split(" ");
+  if (kind === "network") return `${line} (--allow-net=${what})`;
+  if (what === "bind" || what === "listen" || what.startsWith("accept")) return `${line} (--allow-listen=PORT)`;
+  return `${line} (--allow-net, or --allow-net=HOST:PORT)`;
+}
+
 function read<T extends z.ZodType>(path: string, shape: T): z.output<T> | undefined {
   let text: string;
   try {

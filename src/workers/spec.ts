@@ -1,6 +1,9 @@
 /** The start specification of one run, as `docs/shim.md` lays it out for the shim. */
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
+import type { MountStep } from "../sandbox/mounts.ts";
+import type { HostRule } from "../sandbox/policy.ts";
+import type { Program } from "../sandbox/seccomp.ts";
 
 /** The number of the contract between daemon and shim; the shim prints it with `--version`. */
 export const SHIM_VERSION = 1;
@@ -24,6 +27,15 @@ const TYPE = {
   landlock: 15,
   path: 16,
   filter: 17,
+  port: 18,
+  patch: 19,
+  namespaces: 20,
+  mount: 21,
+  host: 22,
+  answer: 23,
+  audit: 24,
+  plane: 25,
+  name: 26,
   end: 255,
 } as const;
 
@@ -35,7 +47,8 @@ export type LogSpec = {
   readonly whenFull: "block" | "drop";
 };
 
-export type Rlimit = { readonly resource: number; readonly soft: number; readonly hard: number };
+import type { Rlimit } from "../sandbox/plan.ts";
+export type { Rlimit } from "../sandbox/plan.ts";
 
 export type RawLog = {
   readonly stream: "stdout" | "stderr" | "both";
@@ -50,9 +63,30 @@ export type Confinement = {
   /** Rights that are handled, and so denied but for what `paths` grant; 0 for what stays as it is. */
   readonly landlock?: { readonly fs: bigint; readonly net: bigint; readonly scoped: bigint };
   readonly paths?: readonly { readonly access: bigint; readonly path: string; readonly isOptional?: boolean }[];
-  /** Programs of seccomp, eight bytes a step. */
-  readonly filters?: readonly Uint8Array[];
+  readonly ports?: readonly { readonly access: bigint; readonly port: number }[];
+  readonly filters?: readonly Program[];
+  /** Bits of unshare(2). */
+  readonly namespaces?: number;
+  readonly mounts?: readonly MountStep[];
+  /** Undefined: nothing is connected in the worker's stead. */
+  readonly hosts?: readonly HostRule[] | undefined;
+  readonly deniedClasses?: readonly string[];
+  /** The log of decisions, and who the worker is there. */
+  readonly audit?: { readonly path: string; readonly worker: string } | undefined;
+  /** It gets the connection to the shim as a descriptor. */
+  readonly isPlanePassed?: boolean;
 };
+
+/** As `enum` in native/shim/net.h has them. */
+const ADDRESS_CLASSES: Readonly<Record<string, number>> = {
+  private: 1,
+  loopback: 2,
+  "link-local": 4,
+  metadata: 8,
+  self: 16,
+  multicast: 32,
+};
+const MOUNT_KINDS = { bind: 0, link: 1, folder: 2, scratch: 3, hide: 4 } as const;
 
 /** Everything one run needs. */
 export type Spec = {
@@ -102,17 +136,43 @@ export function encodeSpec(spec: Spec): Uint8Array {
   return bytes;
 }
 
-function encodeConfinement({ dropsCapabilities, landlock, paths = [], filters = [] }: Confinement): Buffer[] {
+function encodeConfinement(confinement: Confinement): Buffer[] {
+  const { dropsCapabilities, landlock, paths = [], ports = [], filters = [], mounts = [], hosts, audit } = confinement;
+  const classes = (confinement.deniedClasses ?? []).reduce((bits, name) => bits | (ADDRESS_CLASSES[name] ?? 0), 0);
   return [
     frame(TYPE.confine, Buffer.of(dropsCapabilities ? 1 : 0)),
+    ...(confinement.namespaces ? [frame(TYPE.namespaces, u32(confinement.namespaces))] : []),
+    ...mounts.map((step) => frame(TYPE.mount, encodeMount(step))),
     ...(landlock
       ? [frame(TYPE.landlock, Buffer.concat([u64(landlock.fs), u64(landlock.net), u64(landlock.scoped)]))]
       : []),
     ...paths.map(({ access, path, isOptional }) =>
       frame(TYPE.path, Buffer.concat([u64(access), Buffer.of(isOptional ? 1 : 0), Buffer.from(path)])),
     ),
-    ...filters.map((program) => frame(TYPE.filter, Buffer.from(program))),
+    ...ports.map(({ access, port }) => frame(TYPE.port, Buffer.concat([u64(access), u64(port)]))),
+    ...filters.flatMap(({ steps, patches, isNotifying }) => [
+      frame(TYPE.filter, Buffer.concat([Buffer.of(isNotifying ? 1 : 0), steps])),
+      ...patches.map(({ step, what }) => frame(TYPE.patch, Buffer.of(step & 0xff, step >> 8, what))),
+    ]),
+    frame(TYPE.answer, Buffer.concat([u32(classes), Buffer.of(hosts === undefined ? 0 : 1)])),
+    ...(hosts ?? []).map(({ host, port }) =>
+      frame(TYPE.host, Buffer.concat([Buffer.of(port & 0xff, port >> 8), Buffer.from(host)])),
+    ),
+    ...(audit ? [frame(TYPE.name, Buffer.from(audit.worker)), frame(TYPE.audit, Buffer.from(audit.path))] : []),
+    ...(confinement.isPlanePassed ? [frame(TYPE.plane, Buffer.alloc(0))] : []),
   ];
+}
+
+function encodeMount(step: MountStep): Buffer {
+  const flags =
+    (step.kind === "bind" && step.isWritable ? 1 : 0) |
+    (step.kind === "bind" && step.isDevice ? 2 : 0) |
+    (step.kind === "scratch" && step.mayExec ? 4 : 0);
+  const [bytes, files] = step.kind === "scratch" ? [step.bytes, step.files] : [0, 0];
+  const path = Buffer.from(step.path);
+  const target = Buffer.from(step.kind === "link" ? step.target : "");
+  const head = [Buffer.of(MOUNT_KINDS[step.kind], flags), u64(bytes), u32(files)];
+  return Buffer.concat([...head, Buffer.of(path.length & 0xff, path.length >> 8), path, target]);
 }
 
 /** Payload of LOG, in a spec and as a request. */

@@ -1,12 +1,15 @@
 /** From a definition to the specification that its shim gets. */
+import { chownSync, mkdirSync } from "node:fs";
+import { resolve } from "node:path";
+import { IpcError } from "../base/errors.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
-import type { Enforced } from "./cgroup.ts";
-import type { Launch } from "./launch.ts";
-import { chownSync, mkdirSync } from "node:fs";
 import { thisMachine } from "../sandbox/machine.ts";
-import { compilePlan } from "../sandbox/plan.ts";
-import { DEFAULT_POLICY, loadPolicy } from "../sandbox/policy.ts";
+import { compilePlan, type Plan } from "../sandbox/plan.ts";
+import { DEFAULT_POLICY, loadPolicy, type Policy } from "../sandbox/policy.ts";
+import type { Enforced } from "./cgroup.ts";
+import { cleanWorkerEnv, type Launch, type Launchable, resolveLaunch } from "./launch.ts";
+import { describeProgram, homeOf, pythonPath } from "./program.ts";
 import type { Confinement, RawLog, Rlimit, Spec } from "./spec.ts";
 
 export const SIGTERM = 15;
@@ -14,37 +17,43 @@ const RLIMIT_DATA = 2;
 const RLIMIT_NOFILE = 7;
 /** How far above `max_memory` an allocation fails at once, where only watching guards the limit itself. */
 const MEMORY_BACKSTOP_FACTOR = 2;
+const PLANE_FD = "199";
+const PATH_IN_ROOT = "/usr/local/bin:/usr/bin:/bin";
 
 export function makeSpec(
   app: AppConfig,
-  launch: Launch,
+  prepared: Prepared,
   run: number,
   cgroup: string | undefined,
   enforced: Enforced,
-  confinement: Confinement | undefined,
 ): Spec {
+  const { launch, plan } = prepared;
   return {
     run,
     argv: launch.argv,
     env: launch.env,
     cwd: launch.cwd,
-    ...(app.uid === null && app.gid === null
-      ? {}
-      : { ids: { uid: app.uid ?? process.getuid!(), gid: app.gid ?? app.uid! } }),
+    ...(prepared.ids ? { ids: prepared.ids } : {}),
     stop: { graceMs: app.stop_timeout, signal: SIGTERM },
     log: {
       maxFileBytes: app.log.max_size,
       maxFiles: app.log.max_files,
-      maxTotalBytes: app.log.max_total,
+      maxTotalBytes: lowerLogLimit(app.log.max_total, plan.policy.limits.log),
       maxAgeMs: app.log.max_age,
       whenFull: app.log.when_full,
     },
-    rlimits: rlimitsOf(app, enforced),
+    rlimits: mergeLimits(rlimitsOf(app, enforced), heldByGroup(plan.rlimits, enforced)),
     ...(cgroup === undefined ? {} : { cgroup }),
+    ...(plan.wallMs === null ? {} : { wallMs: plan.wallMs }),
     isNotifying: app.ready === "notify",
     rawLogs: rawLogsOf(app),
-    confinement,
+    confinement: prepared.confinement,
   };
+}
+
+/** 0 is no limit. */
+function lowerLogLimit(bytes: number, ofPolicy: number | null): number {
+  return ofPolicy === null ? bytes : bytes === 0 ? ofPolicy : Math.min(bytes, ofPolicy);
 }
 
 function rlimitsOf(app: AppConfig, enforced: Enforced): Rlimit[] {
@@ -52,6 +61,21 @@ function rlimitsOf(app: AppConfig, enforced: Enforced): Rlimit[] {
   if (app.max_memory === null || enforced.memory) return [files];
   const bytes = app.max_memory * MEMORY_BACKSTOP_FACTOR;
   return [files, { resource: RLIMIT_DATA, soft: bytes, hard: bytes }];
+}
+
+/** What a control group holds exactly needs no rlimit that holds it only nearly. */
+function heldByGroup(rlimits: readonly Rlimit[], enforced: Enforced): readonly Rlimit[] {
+  return enforced.memory ? rlimits.filter(({ resource }) => resource !== RLIMIT_DATA) : rlimits;
+}
+
+/** Of two limits on the same thing the lower one. */
+export function mergeLimits(some: readonly Rlimit[], more: readonly Rlimit[]): Rlimit[] {
+  const all = new Map<number, Rlimit>();
+  for (const { resource, soft, hard } of [...some, ...more]) {
+    const had = all.get(resource);
+    all.set(resource, { resource, soft: Math.min(soft, had?.soft ?? soft), hard: Math.min(hard, had?.hard ?? hard) });
+  }
+  return [...all.values()];
 }
 
 function rawLogsOf(app: AppConfig): RawLog[] {
@@ -65,21 +89,109 @@ function rawLogsOf(app: AppConfig): RawLog[] {
   );
 }
 
+/** A definition made ready under its policy. */
+export type Prepared = {
+  readonly launch: Launch;
+  readonly plan: Plan;
+  readonly confinement: Confinement | undefined;
+  readonly ids?: { readonly uid: number; readonly gid: number };
+};
+
+export type Preparation = {
+  readonly app: Launchable & {
+    readonly policy: string | null;
+    readonly uid: number | null;
+    readonly gid: number | null;
+  };
+  /** The environment to build on. */
+  readonly base: Readonly<Record<string, string | undefined>>;
+  /** Variables that ipcctl adds. */
+  readonly own: Readonly<Record<string, string>>;
+  /** Where the worker's own folder is, if its policy has one. */
+  readonly scratch: string;
+  /** A user of its own, for policies that want one, where we are root. */
+  readonly ownUser: number;
+  readonly name: string;
+  readonly auditLog: string;
+  /** There is a connection to the shim to be passed on. */
+  readonly hasPlane: boolean;
+};
+
 /**
- * What the shim does to the worker under its policy. Makes its scratch folder and points `TMPDIR` there, where it has one.
- * @throws IpcError POLICY_REFUSED, BAD_CONFIG
+ * What runs, in which environment, and what the shim does to it under its policy. Makes its scratch folder, where that is on the host.
+ * @throws IpcError POLICY_REFUSED, BAD_CONFIG, START_FAILED
  */
-export function confine(
-  policy: string | null,
-  scratch: string,
-  uid: number | null,
-  env: Record<string, string>,
-): Confinement | undefined {
-  const plan = compilePlan(loadPolicy(policy ?? DEFAULT_POLICY), thisMachine(), scratch);
-  if (plan.hasScratch) {
-    mkdirSync(scratch, { recursive: true, mode: 0o700 });
-    if (uid !== null && process.getuid!() === 0) chownSync(scratch, uid, -1);
-    env.TMPDIR = scratch;
+export function prepare(wanted: Preparation): Prepared {
+  const { app, scratch } = wanted;
+  const policy = loadPolicy(app.policy ?? DEFAULT_POLICY, { project: app.cwd, home: homeOf(wanted.base) });
+  const launch = resolveLaunch(app, allowed(wanted.base, policy), wanted.own);
+  const hidesFiles =
+    !policy.files.read.some(({ path }) => path === "/") && !policy.files.write.some(({ path }) => path === "/");
+  const script = app.script === null ? [] : [resolve(app.cwd, app.script)];
+  const program =
+    hidesFiles || !policy.process.mayExec
+      ? describeProgram(launch.argv[0]!, [...script, ...pythonPath(launch.env)], launch.cwd, launch.env)
+      : { executable: launch.argv[0]!, readable: [] };
+  const plan = compilePlan(policy, thisMachine(), { scratch, program: program.readable, cwd: launch.cwd });
+  const isOther = plan.hasOwnUser && app.uid === null;
+  const ids = isOther
+    ? { uid: wanted.ownUser, gid: wanted.ownUser }
+    : app.uid === null && app.gid === null
+      ? undefined
+      : { uid: app.uid ?? process.getuid!(), gid: app.gid ?? app.uid! };
+  const env = { ...launch.env, ...policy.env.set };
+  if (hidesFiles) env.PATH = app.env.PATH ?? PATH_IN_ROOT; // the caller's would tell where he has what
+  if (plan.scratch !== null) {
+    env.TMPDIR = plan.scratch;
+    if (hidesFiles) env.HOME = plan.scratch;
+    if (plan.scratch === scratch) {
+      mkdirSync(scratch, { recursive: true, mode: 0o700 });
+      if (ids && process.getuid!() === 0) chownSync(scratch, ids.uid, ids.gid);
+    }
   }
-  return plan.confinement;
+  if (policy.network.mode === "allow") env.RES_OPTIONS = "use-vc"; // names are asked for by TCP, where we can answer
+  const passesPlane = plan.needsPassedPlane && wanted.hasPlane;
+  if (passesPlane) env.IPCCTL_PLANE_FD = PLANE_FD;
+  const { confinement } = plan;
+  return {
+    launch: { argv: [program.executable, ...launch.argv.slice(1)], env, cwd: launch.cwd },
+    plan,
+    ...(ids ? { ids } : {}),
+    confinement: confinement && {
+      ...confinement,
+      hosts: policy.network.mode === "allow" ? confinement.hosts : undefined,
+      audit: confinement.isAudited ? { path: wanted.auditLog, worker: wanted.name } : undefined,
+      isPlanePassed: passesPlane,
+    },
+  };
+}
+
+/** What of the environment the policy lets through; what a definition says itself is not asked about. */
+function allowed(base: Readonly<Record<string, string | undefined>>, { env }: Policy): Record<string, string> {
+  const all = cleanWorkerEnv(base);
+  if (env.allow.includes("*")) return all;
+  const patterns = env.allow.map((one) =>
+    one.endsWith("*") ? (name: string) => name.startsWith(one.slice(0, -1)) : (name: string) => name === one,
+  );
+  return Object.fromEntries(Object.entries(all).filter(([name]) => name === "PATH" || patterns.some((is) => is(name))));
+}
+
+const OWN_USERS = { first: 61_000, count: 2000 };
+
+/** The user, and group, of a worker that has one of its own. Always the same, so that what it left behind stays its. */
+export function ownUserOf(id: string): number {
+  return OWN_USERS.first + (Number(Bun.hash(id)) % OWN_USERS.count);
+}
+
+/** @throws IpcError POLICY_REFUSED if the policy wants a control group and there is none */
+export function requireGroup(policy: Policy, hasGroup: boolean): void {
+  if (hasGroup) return;
+  if (policy.limits.needsCgroup || (policy.isolation.require.includes("cgroup") && !policy.isolation.mayDegrade))
+    throw new IpcError(
+      "POLICY_REFUSED",
+      `policy ${policy.name}: limits.enforce "cgroup" cannot be enforced: no control group is ours to make`,
+      {
+        hint: 'run the daemon in a systemd unit with Delegate=yes, or "enforce": "best"',
+      },
+    );
 }

@@ -3,7 +3,7 @@ import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { RestartPolicy } from "../base/restart-policies.ts";
 import type { WorkerDescription, WorkerStatus } from "../protocol/status.ts";
-import { DEFAULT_POLICY } from "../sandbox/policy.ts";
+import { DEFAULT_POLICY, policyTitle } from "../sandbox/policy.ts";
 import { readCommandLine } from "./proc.ts";
 import { maskArgs, maskEnv } from "./secrets.ts";
 import type { Store } from "./store.ts";
@@ -62,7 +62,8 @@ function statusWith(worker: Worker, sources: Sources, usage: Usage | undefined):
     app: config.name,
     instance: worker.instance,
     group: config.group,
-    policy: config.policy ?? DEFAULT_POLICY,
+    policy: policyTitle(config.policy ?? DEFAULT_POLICY),
+    denied: worker.denied,
     ready: config.ready === "notify" ? worker.isReady : null,
     health: sources.healthOf(worker),
     shim_pid: live ? sources.shimPidOf(worker) : null,
@@ -146,9 +147,10 @@ function limitsOf(worker: Worker): WorkerDescription["limits"] {
 }
 
 function degradedOf(worker: Worker): string[] {
-  return limitsOf(worker)
+  const limits = limitsOf(worker)
     .filter((limit) => limit.is_approximate)
     .map((limit) => `${limit.name} is approximate: ${limit.mechanism}`);
+  return [...worker.degraded, ...limits];
 }
 
 function logFilesOf(worker: Worker): { path: string; bytes: number }[] {

@@ -3,7 +3,7 @@
  * and carries out the effects. All that must survive the daemon goes to the store before it is acted upon.
  */
 import { mkdirSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { IpcError, never } from "../base/errors.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { StateWord } from "../protocol/status.ts";
@@ -11,14 +11,14 @@ import type { WorkerEvent } from "../protocol/responses.ts";
 import type { CgroupTree, Enforced } from "./cgroup.ts";
 import { describeEnding, failedLaunch, fromExitRecord, launchError, lostRun, type Ending } from "./ending.ts";
 import { killLeftovers } from "./leftovers.ts";
-import { resolveLaunch } from "./launch.ts";
 import { isUp, STATES, TABLE, type Effect, type Event, type State } from "./machine.ts";
-import { readExitRecord, readRunRecord } from "./records.ts";
+import { readDenied, readExitRecord, readRunRecord } from "./records.ts";
 import { decide, STABLE_MS } from "./restart-policy.ts";
 import { isLockFree } from "./lock.ts";
 import { bootId } from "./proc.ts";
 import { SHIM_EXIT, ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "./shim.ts";
-import { confine, SIGTERM, makeSpec } from "./start-spec.ts";
+import { resolveLaunch } from "./launch.ts";
+import { makeSpec, ownUserOf, prepare, requireGroup, SIGTERM } from "./start-spec.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";
 
 /** What a worker needs of the world. */
@@ -61,6 +61,8 @@ export class Worker {
   #droppedLines = 0;
   #statusText: string | null = null;
   #enforced: Enforced = { memory: false, cpu: false };
+  /** What its policy asks for and this machine lacks, if the policy allows that. */
+  #degraded: readonly string[] = [];
   /** Why the daemon itself is ending this run; makes its end a failure. */
   #failure: string | null = null;
   #launchFailure: IpcError | undefined;
@@ -124,6 +126,14 @@ export class Worker {
   }
   get logDir(): string {
     return join(this.dir, "logs");
+  }
+  /** What its policy asks for and this machine lacks. */
+  get degraded(): readonly string[] {
+    return this.#degraded;
+  }
+  /** What was denied to it in this run: the shim's side of it keeps the first ones. */
+  get denied(): string[] {
+    return readDenied(this.dir);
   }
   get launchFailure(): IpcError | undefined {
     return this.#launchFailure;
@@ -345,27 +355,34 @@ export class Worker {
 
   async #launchRun(run: number): Promise<void> {
     const config = this.#config;
-    const launch = resolveLaunch(config, config.base_env ?? this.#world.daemonEnv, {
-      IPCCTL_NAME: this.id,
-      IPCCTL_APP: config.name,
-      IPCCTL_INSTANCE: String(this.instance),
-      IPCCTL_PLANE: join(this.dir, "plane"),
-      IPCCTL_CONSOLE: config.console ? "1" : "0",
-    });
-    this.#executable = launch.argv[0]!; // never empty: a script has an interpreter, a command a first word
     mkdirSync(this.logDir, { recursive: true, mode: 0o700 });
-    const scratch = join(this.dir, "scratch");
-    const confinement = confine(config.policy, scratch, config.uid, launch.env);
-    if (launch.env.TMPDIR === scratch && config.uid !== null && config.uid !== process.getuid!())
-      throw new IpcError("POLICY_REFUSED", `${this.id}: a scratch folder for another user is not in this version`, {
-        hint: "without uid, or a policy without files.scratch",
-      });
-    const group = this.#world.cgroups?.prepare(this.id, {
-      memoryBytes: config.max_memory,
-      cpuPercent: config.max_cpu_percent,
+    const prepared = prepare({
+      app: config,
+      base: config.base_env ?? this.#world.daemonEnv,
+      own: {
+        IPCCTL_NAME: this.id,
+        IPCCTL_APP: config.name,
+        IPCCTL_INSTANCE: String(this.instance),
+        IPCCTL_PLANE: join(this.dir, "plane"),
+        IPCCTL_CONSOLE: config.console ? "1" : "0",
+      },
+      scratch: join(this.dir, "scratch"),
+      ownUser: ownUserOf(this.id),
+      name: this.id,
+      auditLog: join(dirname(this.#world.workersDir), "audit.log"),
+      hasPlane: true,
     });
+    const { policy } = prepared.plan;
+    this.#executable = prepared.launch.argv[0]!; // never empty: a script has an interpreter, a command a first word
+    const group = this.#world.cgroups?.prepare(this.id, {
+      memoryBytes: lower(config.max_memory, policy.limits.memory),
+      cpuPercent: lower(config.max_cpu_percent, policy.limits.cpuPercent),
+      pids: policy.limits.pids,
+    });
+    requireGroup(policy, group !== undefined);
     this.#enforced = group?.enforced ?? { memory: false, cpu: false };
-    const spec = makeSpec(config, launch, run, group?.path, this.#enforced, confinement);
+    this.#degraded = prepared.plan.degraded;
+    const spec = makeSpec(config, prepared, run, group?.path, this.#enforced);
     for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 50)) {
       const shim = spawnShim(this.#world.shimBinary, this.dir, spec);
       const outcome = await this.#waitForShim(shim.exited);
@@ -567,4 +584,9 @@ export class Worker {
   #changed(): void {
     for (const onChange of [...this.#watchers]) onChange();
   }
+}
+
+/** Of two limits the lower one. */
+function lower(one: number | null, other: number | null): number | null {
+  return one === null || other === null ? (one ?? other) : Math.min(one, other);
 }

@@ -38,7 +38,7 @@ test.each([
   [["frobnicate"], 2, "unknown command"],
   [["start", "nope.py"], 4, "neither a file"],
   [["stop"], 2, "missing required argument"],
-  [["start", "hello.py", "--policy", "strict"], 5, "no policy"],
+  [["start", "hello.py", "--policy", "stric"], 5, "no policy"],
   [["start", "hello.py", "--allow-net"], 5, "no network by host or port"],
   [["logs", "--lines", "x", "nope"], 4, "no worker"],
   [["--no-autostart", "--socket", "/nonexistent/s", "status"], 3, "no daemon answers"],

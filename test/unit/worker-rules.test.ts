@@ -7,10 +7,7 @@ import { toWorkerId } from "../../src/base/names.ts";
 import { parseDurationMs, parseSizeBytes } from "../../src/base/units.ts";
 import { VERSION } from "../../src/base/version.ts";
 import { parseAppConfig } from "../../src/protocol/app-config.ts";
-import { compilePlan } from "../../src/sandbox/plan.ts";
-import { choosePolicy, loadPolicy } from "../../src/sandbox/policy.ts";
 import { inDependencyOrder, requireNoCycle } from "../../src/protocol/dependencies.ts";
-import type { IpcError } from "../../src/base/errors.ts";
 import { TABLE, type Event, type State } from "../../src/workers/machine.ts";
 import { decide, delayMs } from "../../src/workers/restart-policy.ts";
 import { maskArgs, maskEnv, MASK } from "../../src/workers/secrets.ts";
@@ -144,74 +141,6 @@ test("a command without arguments is split as a shell would", () => {
     args: ["-c", 'print("a b")', "x y"],
   });
 });
-
-test("a policy that is not there is refused, never ignored", () => {
-  expect(choosePolicy(null)).toBe("trusted");
-  expect(choosePolicy("no-network")).toBe("no-network");
-  expect(() => choosePolicy("strict")).toThrow("no policy");
-});
-
-const able = { landlockAbi: 7, hasSeccomp: true, arch: "x64" };
-
-test.each([
-  ["no-network", { ...able, hasSeccomp: false }, "no seccomp"],
-  ["no-network", { ...able, landlockAbi: 0 }, "no Landlock"],
-  ["no-network", { ...able, arch: "ppc64" }, "ppc64"],
-  ["read-only", { ...able, landlockAbi: 2 }, "truncation"],
-])("%s is refused where the kernel cannot enforce it: %p", (name, machine, reason) => {
-  expect(() => compilePlan(loadPolicy(name), machine, "/scratch")).toThrow(reason);
-});
-
-test.each([1, 2, 3, 4, 5, 6, 7])("Landlock %d is asked for nothing that it does not know", (landlockAbi) => {
-  for (const arch of ["x64", "arm64"])
-    for (const name of landlockAbi < 3 ? ["no-network"] : ["no-network", "read-only"]) {
-      const { confinement } = compilePlan(loadPolicy(name), { ...able, landlockAbi, arch }, "/scratch");
-      const { fs, net, scoped } = confinement!.landlock;
-      expect(fs >> BigInt([0, 13, 14, 15, 15, 16, 16, 16][landlockAbi]!)).toBe(0n);
-      if (landlockAbi < 4) expect(net).toBe(0n);
-      if (landlockAbi < 6) expect(scoped).toBe(0n);
-      expect(fs | net | scoped).not.toBe(0n); // there is a domain: tracing stays inside
-      for (const { access } of confinement!.paths) expect(access & ~fs).toBe(0n);
-    }
-});
-
-test("random policies never grant what they deny", () => {
-  const kinds = fc.record({
-    network: fc.constantFrom("any" as const, "none" as const),
-    write: fc.array(fc.constantFrom("/", "/srv", "/tmp/x"), { maxLength: 3 }),
-    hasScratch: fc.boolean(),
-    metadata: fc.constantFrom("allow" as const, "deny" as const),
-    landlockAbi: fc.integer({ min: 0, max: 9 }),
-  });
-  fc.assert(
-    fc.property(kinds, ({ landlockAbi, ...denials }) => {
-      const policy = { name: "random", description: "", read: ["/"], ...denials };
-      let plan;
-      try {
-        plan = compilePlan(policy, { ...able, landlockAbi }, "/scratch");
-      } catch (error) {
-        return (error as IpcError).code === "POLICY_REFUSED";
-      }
-      const { confinement } = plan;
-      if (denials.network === "none" && !plan.items.some((one) => one.item === "network" && one.verdict === "denied"))
-        return false;
-      if (denials.network === "none" && !confinement?.filters.some((program) => filters(program, 41))) return false;
-      if (denials.metadata === "deny" && !confinement?.filters.some((program) => filters(program, 90))) return false;
-      if (denials.write.includes("/")) return true;
-      const granted = new Set([...denials.write, ...(denials.hasScratch ? ["/scratch"] : [])]);
-      const writable = confinement!.paths.filter(({ path }) => !path.startsWith("/dev/")).map(({ path }) => path);
-      return (confinement!.landlock.fs & 2n) !== 0n && writable.every((path) => granted.has(path));
-    }),
-  );
-});
-
-/** Whether the program looks at this system call. */
-function filters(program: Uint8Array, call: number): boolean {
-  const steps = Buffer.from(program);
-  for (let at = 0; at < steps.length; at += 8)
-    if (steps.readUInt16LE(at) === 0x15 && steps.readUInt32LE(at + 4) === call) return true;
-  return false;
-}
 
 test("dependencies come first and circles are refused", () => {
   const app = (id: string, ...depends_on: string[]) => ({ id, config: { depends_on } });

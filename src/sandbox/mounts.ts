@@ -1,0 +1,90 @@
+/** The fresh root of a worker: only what it may see, each thing where it is on the machine. */
+import { lstatSync, readlinkSync } from "node:fs";
+import { dirname, isAbsolute, join } from "node:path";
+
+/** In order; the shim makes the folders on the way. */
+export type MountStep =
+  | { readonly kind: "bind"; readonly path: string; readonly isWritable: boolean; readonly isDevice: boolean }
+  | { readonly kind: "link"; readonly path: string; readonly target: string }
+  | { readonly kind: "folder"; readonly path: string }
+  | {
+      readonly kind: "scratch";
+      readonly path: string;
+      readonly bytes: number;
+      readonly files: number;
+      readonly mayExec: boolean;
+    }
+  | { readonly kind: "hide"; readonly path: string };
+
+const LINKS_MAX = 40;
+
+/** Whether `path` is `folder` or below it. */
+export function isBelow(path: string, folder: string): boolean {
+  return folder === "/" || path === folder || path.startsWith(`${folder}/`);
+}
+
+/** Collects what is to be seen; symbolic links on the way become such links, so that nothing widens. */
+export class Root {
+  readonly #steps: MountStep[] = [];
+  readonly #bound: { path: string; isWritable: boolean }[] = [];
+  readonly #links = new Set<string>();
+
+  /** @returns where the path really is; undefined if it is not there */
+  show(path: string, how: { isWritable?: boolean; isDevice?: boolean } = {}): string | undefined {
+    const real = this.#walk(path);
+    if (real === undefined) return undefined;
+    const isWritable = how.isWritable === true;
+    if (this.#bound.some((one) => isBelow(real, one.path) && (one.isWritable || !isWritable))) return real;
+    this.#bound.push({ path: real, isWritable });
+    this.#steps.push({ kind: "bind", path: real, isWritable, isDevice: how.isDevice === true });
+    return real;
+  }
+
+  folder(path: string): void {
+    this.#steps.push({ kind: "folder", path });
+  }
+
+  scratch(path: string, bytes: number, files: number, mayExec: boolean): void {
+    this.#steps.unshift({ kind: "scratch", path, bytes, files, mayExec });
+  }
+
+  hide(path: string): void {
+    this.#steps.push({ kind: "hide", path });
+  }
+
+  /** Outer folders before what is in them; what is hidden last. */
+  steps(): MountStep[] {
+    const order = (step: MountStep): number => (step.kind === "hide" ? 2 : step.kind === "scratch" ? 0 : 1);
+    const depth = (step: MountStep): number => step.path.split("/").length;
+    return this.#steps.toSorted((a, b) => order(a) - order(b) || depth(a) - depth(b));
+  }
+
+  #walk(path: string): string | undefined {
+    const rest = path.split("/").filter(Boolean);
+    let at = "/";
+    for (let links = 0; rest.length > 0;) {
+      const name = rest.shift()!;
+      if (name === ".") continue;
+      if (name === "..") {
+        at = dirname(at);
+        continue;
+      }
+      const next = join(at, name);
+      const status = lstatSync(next, { throwIfNoEntry: false });
+      if (status === undefined) return undefined;
+      if (!status.isSymbolicLink()) {
+        at = next;
+        continue;
+      }
+      if (++links > LINKS_MAX) return undefined;
+      const target = readlinkSync(next);
+      if (!this.#links.has(next) && !this.#bound.some((one) => isBelow(next, one.path))) {
+        this.#links.add(next);
+        this.#steps.push({ kind: "link", path: next, target });
+      }
+      rest.unshift(...target.split("/").filter(Boolean));
+      if (isAbsolute(target)) at = "/";
+    }
+    return at;
+  }
+}

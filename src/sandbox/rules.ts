@@ -1,0 +1,216 @@
+/**
+ * Which system calls a confined worker may make. Two kinds of program: one that denies what a policy takes away and allows the rest, and,
+ * for a policy that limits reading, one that allows what an ordinary CPython makes and denies the rest.
+ */
+import { type Action, type Call, ENOMEM, ENOSYS, EPERM, type Rule, type Rules, type Test } from "./seccomp.ts";
+
+/** What a policy says, as far as system calls are concerned. */
+export type Surface = {
+  /** `granted`: TCP to some hosts only, which another process connects. */
+  readonly network: "any" | "none" | "granted";
+  /** Bind, listen, accept for TCP; which ports is up to Landlock. */
+  readonly mayListen: boolean;
+  readonly hasUnixSockets: boolean;
+  /** `paths`: only by the name of a file, where every other file is on a read-only mount. */
+  readonly metadata: "allow" | "deny" | "paths";
+  readonly mayExec: boolean;
+  readonly mayFork: boolean;
+  /** Memory that no rlimit counts: memfd, anonymous shared mappings. */
+  readonly hasSharedMemory: boolean;
+  /** May signal others, as its user may, and change their limits. */
+  readonly mayTouchOthers: boolean;
+  /** Everything that is not known to be needed is denied. */
+  readonly isMinimal: boolean;
+  /** Landlock does not guard truncation here. */
+  readonly guardsTruncation: boolean;
+};
+
+const AF_UNIX = 1;
+const AF_INET = 2;
+const AF_INET6 = 10;
+const STREAM = 1;
+const SEQPACKET = 5;
+const SOCKET_FLAGS = [0, 0x800, 0x8_0000, 0x8_0800]; // SOCK_NONBLOCK, SOCK_CLOEXEC
+const MSG_FASTOPEN = 0x2000_0000;
+const TIOCSTI = 0x5412;
+const TIOCLINUX = 0x541c;
+const FS_IOC_SETFLAGS = 0x4008_6602;
+const FS_IOC_FSSETXATTR = 0x401c_5820;
+const THREAD = 0x0001_0100; // CLONE_THREAD, CLONE_VM
+const NEW_NAMESPACES = 0x7e02_0080;
+const CLONE_PARENT = 0x8000;
+const SHARED_ANONYMOUS = 0x21;
+const O_TRUNC = 0o1000;
+const AT_EMPTY_PATH = 0x1000;
+
+const withFlags = (...types: number[]): number[] => types.flatMap((type) => SOCKET_FLAGS.map((flags) => type | flags));
+const deny = (errno: number = EPERM): Rule => ({ otherwise: errno });
+const allowOnly = (...when: Test[]): Rule => ({ cases: [{ when, give: "allow" }], otherwise: EPERM });
+const denyOnly = (errno: number, ...when: Test[]): Rule => ({ cases: [{ when, give: errno }], otherwise: "allow" });
+
+/** The rules, and what happens to all other calls. */
+export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
+  const rules = new Map<Call, Rule>();
+  const all = (calls: readonly Call[], rule: Rule): void => calls.forEach((call) => rules.set(call, rule));
+  if (surface.isMinimal) all(ORDINARY, { otherwise: "allow" });
+  addNetwork(rules, surface);
+  addMetadata(rules, surface);
+  addProcesses(rules, surface);
+  const terminal = [TIOCSTI, TIOCLINUX];
+  const flags = surface.metadata === "allow" ? [] : [FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR];
+  rules.set(
+    "ioctl",
+    surface.isMinimal
+      ? allowOnly({ argument: 1, is: HARMLESS_IOCTLS })
+      : denyOnly(EPERM, { argument: 1, is: [...terminal, ...flags] }),
+  );
+  if (!surface.hasSharedMemory) {
+    all(["memfd_create"], deny());
+    rules.set("mmap", denyOnly(ENOMEM, { argument: 3, hasAll: SHARED_ANONYMOUS }));
+  }
+  if (surface.guardsTruncation) {
+    all(["truncate"], deny());
+    rules.set("openat", denyOnly(EPERM, { argument: 2, hasAll: O_TRUNC }, { argument: 2, hasNone: 3 }));
+    rules.set("open", denyOnly(EPERM, { argument: 1, hasAll: O_TRUNC }, { argument: 1, hasNone: 3 }));
+    all(["openat2"], deny(ENOSYS));
+  }
+  if (!surface.isMinimal) return { rules, known: "allow" };
+  all(["openat2", "clone3"], deny(ENOSYS)); // what they ask for is in memory, where a filter cannot look
+  rules.set("fcntl", denyOnly(EPERM, { argument: 1, is: FCNTL_OF_SIGNALS }));
+  rules.set("prctl", allowOnly({ argument: 0, is: HARMLESS_PRCTLS }));
+  rules.set("personality", allowOnly({ argument: 0, is: [0, 0xffff_ffff] }));
+  rules.set("setpriority", allowOnly({ argument: 0, is: [0] }, { argument: 1, is: [0] }));
+  const ownTask: Rule = {
+    cases: [
+      { when: [{ argument: 0, is: [0] }], give: "allow" },
+      { when: [{ argument: 0, isSelf: true }], give: "allow" },
+    ],
+    otherwise: EPERM,
+  };
+  all(["sched_setaffinity"], ownTask);
+  return { rules, known: EPERM };
+}
+
+function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
+  const { network, mayListen, hasUnixSockets, isMinimal } = surface;
+  const calls: readonly Call[] = ["connect", "bind", "listen", "accept", "accept4"];
+  if (network === "any") {
+    if (isMinimal) for (const call of ["socket", ...calls] as const) rules.set(call, { otherwise: "allow" });
+    return;
+  }
+  for (const call of ["io_uring_setup", "io_uring_enter", "io_uring_register"] as const) rules.set(call, deny(ENOSYS));
+  const unix: Test = { argument: 0, is: [AF_UNIX] };
+  const tcp: Test[] = [
+    { argument: 0, is: [AF_INET, AF_INET6] },
+    { argument: 1, is: withFlags(STREAM) },
+    { argument: 2, is: [0, 6] },
+  ];
+  const hasTcp = network === "granted" || mayListen;
+  rules.set("socket", {
+    cases: [
+      ...(hasUnixSockets ? [{ when: [unix], give: "allow" } as const] : []),
+      ...(hasTcp ? [{ when: tcp, give: "allow" } as const] : []),
+    ],
+    otherwise: "notify",
+  });
+  // Datagrams of a pair can be sent to any address: only what stays connected.
+  rules.set(
+    "socketpair",
+    hasUnixSockets ? allowOnly(unix) : allowOnly(unix, { argument: 1, is: withFlags(STREAM, SEQPACKET) }),
+  );
+  if (!hasTcp) return;
+  // Unix sockets and TCP look alike here: who has both connects nowhere by TCP, and binds what Landlock lets him.
+  rules.set("connect", { otherwise: network === "granted" ? "notify" : hasUnixSockets ? "allow" : EPERM });
+  for (const call of ["bind", "listen", "accept", "accept4"] as const)
+    rules.set(call, { otherwise: mayListen || hasUnixSockets ? "allow" : "notify" });
+  rules.set(
+    "sendto",
+    allowOnly({ argument: 3, hasNone: MSG_FASTOPEN }, ...(hasUnixSockets ? [] : [{ argument: 4, isNull: true }])),
+  );
+  rules.set("sendmsg", allowOnly({ argument: 2, hasNone: MSG_FASTOPEN }));
+  rules.set("sendmmsg", allowOnly({ argument: 3, hasNone: MSG_FASTOPEN }));
+}
+
+function addMetadata(rules: Map<Call, Rule>, { metadata, isMinimal }: Surface): void {
+  if (metadata === "allow") {
+    if (isMinimal) for (const call of METADATA) rules.set(call, { otherwise: "allow" });
+    return;
+  }
+  for (const call of METADATA) rules.set(call, deny());
+  if (metadata !== "paths") return;
+  for (const call of ["chmod", "fchmodat", "utime", "utimes"] as const) rules.set(call, { otherwise: "allow" });
+  rules.set("utimensat", allowOnly({ argument: 1, isNull: false }, { argument: 3, hasNone: AT_EMPTY_PATH }));
+}
+
+function addProcesses(rules: Map<Call, Rule>, { mayExec, mayFork, mayTouchOthers, isMinimal }: Surface): void {
+  const namespaces: Test = { argument: 0, hasNone: (NEW_NAMESPACES | CLONE_PARENT) >>> 0 };
+  if (!mayExec) {
+    rules.set("execve", allowOnly({ hasToken: true })); // the one by which the shim becomes the worker
+    rules.set("execveat", deny());
+  } else if (isMinimal) for (const call of ["execve", "execveat"] as const) rules.set(call, { otherwise: "allow" });
+  if (!mayFork) {
+    for (const call of ["fork", "vfork"] as const) rules.set(call, deny());
+    rules.set("clone", allowOnly({ argument: 0, hasAll: THREAD }, namespaces));
+    rules.set("clone3", deny(ENOSYS));
+  } else if (isMinimal) {
+    for (const call of ["fork", "vfork"] as const) rules.set(call, { otherwise: "allow" });
+    rules.set("clone", allowOnly(namespaces));
+  }
+  const self: Test = { argument: 0, isSelf: true };
+  if (!mayFork && !mayTouchOthers)
+    for (const call of ["kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"] as const)
+      rules.set(call, allowOnly(self));
+  else if (isMinimal)
+    for (const call of ["kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"] as const)
+      rules.set(call, { otherwise: "allow" });
+  if (!mayTouchOthers)
+    rules.set("prlimit64", {
+      cases: [
+        { when: [{ argument: 0, is: [0] }], give: "allow" },
+        { when: [self], give: "allow" },
+      ],
+      otherwise: EPERM,
+    });
+}
+
+const METADATA: readonly Call[] = [
+  ...(["chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"] as const),
+  ...(["utime", "utimes", "futimesat", "utimensat"] as const),
+  ...(["setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"] as const),
+  ...(["setxattrat", "removexattrat", "file_setattr"] as const),
+];
+
+/** TCGETS, TIOCGPGRP, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. */
+const HARMLESS_IOCTLS = [0x5401, 0x540f, 0x5413, 0x541b, 0x5421, 0x5450, 0x5451];
+/** F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: the kernel would signal in the worker's stead. */
+const FCNTL_OF_SIGNALS = [8, 10, 15, 1024, 1026];
+/** Names of threads, timer slack, huge pages, names of mappings; questions. */
+const HARMLESS_PRCTLS = [2, 3, 15, 16, 21, 23, 27, 29, 30, 39, 41, 42, 0x5356_4d41];
+
+/** What CPython, its libraries and the usual packages need; those that depend on the policy are added above. */
+const ORDINARY: readonly Call[] = [
+  ...(["read", "write", "open", "openat", "close", "stat", "fstat", "lstat", "newfstatat", "statx", "poll"] as const),
+  ...(["lseek", "mmap", "mprotect", "munmap", "mremap", "brk", "msync", "mincore", "madvise", "membarrier"] as const),
+  ...(["mlock", "mlock2", "munlock", "pread64", "pwrite64", "readv", "writev", "preadv", "pwritev"] as const),
+  ...(["preadv2", "pwritev2", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigpending"] as const),
+  ...(["rt_sigtimedwait", "rt_sigsuspend", "sigaltstack", "access", "faccessat", "faccessat2", "pipe"] as const),
+  ...(["pipe2", "select", "pselect6", "ppoll", "sched_yield", "dup", "dup2", "dup3", "pause", "nanosleep"] as const),
+  ...(["clock_nanosleep", "getitimer", "alarm", "setitimer", "getpid", "gettid", "sendfile"] as const),
+  ...(["sendto", "recvfrom", "sendmsg", "recvmsg", "sendmmsg", "recvmmsg", "shutdown"] as const),
+  ...(["getsockname", "getpeername", "setsockopt", "getsockopt", "exit", "exit_group", "wait4", "waitid"] as const),
+  ...(["uname", "flock", "fsync", "fdatasync", "truncate", "ftruncate", "getdents", "getdents64"] as const),
+  ...(["getcwd", "chdir", "fchdir", "rename", "renameat", "renameat2", "mkdir", "mkdirat", "rmdir"] as const),
+  ...(["creat", "link", "linkat", "unlink", "unlinkat", "symlink", "symlinkat", "readlink"] as const),
+  ...(["readlinkat", "umask", "gettimeofday", "getrlimit", "setrlimit", "getrusage", "sysinfo", "times"] as const),
+  ...(["getuid", "getgid", "geteuid", "getegid", "getppid", "getpgrp", "getgroups", "getresuid"] as const),
+  ...(["getresgid", "getpgid", "getsid", "getpriority", "getxattr", "lgetxattr", "fgetxattr"] as const),
+  ...(["listxattr", "llistxattr", "flistxattr", "sched_getparam", "sched_getscheduler"] as const),
+  ...(["sched_get_priority_max", "sched_get_priority_min", "sched_rr_get_interval"] as const),
+  ...(["sched_getaffinity", "arch_prctl", "time", "getcpu", "futex", "futex_waitv", "set_tid_address"] as const),
+  ...(["set_robust_list", "get_robust_list", "rseq", "restart_syscall", "epoll_create"] as const),
+  ...(["epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "epoll_pwait2", "eventfd", "eventfd2"] as const),
+  ...(["signalfd", "signalfd4", "timerfd_create", "timerfd_settime", "timerfd_gettime"] as const),
+  ...(["timer_create", "timer_settime", "timer_gettime", "timer_getoverrun", "timer_delete"] as const),
+  ...(["clock_gettime", "clock_getres", "getrandom", "memfd_create", "fadvise64", "readahead"] as const),
+  ...(["fallocate", "sync_file_range", "splice", "tee", "copy_file_range", "close_range", "mknod", "mknodat"] as const),
+];

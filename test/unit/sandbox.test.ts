@@ -1,0 +1,297 @@
+/** Policies, and what they become: for every policy the compiled program is run, in an interpreter of its steps. */
+import { expect, test } from "bun:test";
+import fc from "fast-check";
+import { IpcError } from "../../src/base/errors.ts";
+import type { Machine } from "../../src/sandbox/machine.ts";
+import { compilePlan, type Plan } from "../../src/sandbox/plan.ts";
+import { loadPolicy, parsePolicy, policyJsonSchema, shippedPolicies, splitHost } from "../../src/sandbox/policy.ts";
+import { SYSTEM_CALLS, type Call } from "../../src/sandbox/system-calls.ts";
+
+const ABLE: Machine = { landlockAbi: 7, hasSeccomp: true, arch: "x64", namespacesLack: "", isRoot: false };
+const CONTEXT = { scratch: "/scratch", program: ["/usr/lib"], cwd: "/srv" };
+const plan = (name: string, machine: Partial<Machine> = {}): Plan =>
+  compilePlan(loadPolicy(name, { project: "/srv", home: "/srv" }), { ...ABLE, ...machine }, CONTEXT);
+const inline = (policy: object): string => JSON.stringify({ version: 1, ...policy });
+
+const TOKEN = [11, 22, 33, 44];
+const SELF = 1234;
+
+/** What the program says to a call: "allow", "notify", "kill" or an errno. */
+function judge(
+  program: Uint8Array,
+  patches: readonly { step: number; what: number }[],
+  number: number,
+  args: readonly bigint[] = [],
+  audit = 0xc000_003e,
+): string | number {
+  const steps = Buffer.from(program);
+  for (const { step, what } of patches) steps.writeUInt32LE(what === 4 ? SELF : TOKEN[what]!, step * 8 + 4);
+  const data = Buffer.alloc(64);
+  data.writeUInt32LE(number, 0);
+  data.writeUInt32LE(audit, 4);
+  for (const [index, value] of args.entries()) data.writeBigUInt64LE(BigInt.asUintN(64, value), 16 + 8 * index);
+  let accumulator = 0;
+  for (let at = 0; ; at++) {
+    const [code, yes, no, value] = [
+      steps.readUInt16LE(at * 8),
+      steps.readUInt8(at * 8 + 2),
+      steps.readUInt8(at * 8 + 3),
+      steps.readUInt32LE(at * 8 + 4),
+    ];
+    if (code === 0x20) accumulator = data.readUInt32LE(value);
+    else if (code === 0x15) at += accumulator === value ? yes : no;
+    else if (code === 0x35) at += accumulator >= value ? yes : no;
+    else if (code === 0x45) at += (accumulator & value) !== 0 ? yes : no;
+    else if (code === 0x06) {
+      if (value === 0x7fff_0000) return "allow";
+      if (value === 0x7fc0_0000) return "notify";
+      return value === 0x8000_0000 ? "kill" : value & 0xffff;
+    } else throw new Error(`step ${at}: code ${code}`);
+  }
+}
+
+function verdict({ confinement }: Plan, call: Call, ...args: (number | bigint)[]): string | number {
+  if (!confinement) return "allow";
+  const { steps, patches } = confinement.filters[0]!;
+  return judge(steps, patches, SYSTEM_CALLS[call][0], args.map(BigInt));
+}
+
+test("a policy that is not there is refused, never ignored", () => {
+  expect(() => loadPolicy("nobody-knows")).toThrow("no policy");
+});
+
+test.each([
+  ["no-network", { hasSeccomp: false }, "no seccomp"],
+  ["no-network", { landlockAbi: 0 }, "no Landlock"],
+  ["no-network", { arch: "ppc64" }, "ppc64"],
+  [inline({ extends: "strict", isolation: { require: ["namespaces"] } }), { namespacesLack: "EPERM" }, "namespaces"],
+  [inline({ extends: "no-network", network: { listen: [80] } }), { landlockAbi: 3 }, "ports"],
+  [inline({ extends: "no-network", files: { deny: ["/etc"] } }), {}, "take out of a grant"],
+])("%s is refused where the kernel cannot enforce it: %p", (name, machine, reason) => {
+  expect(() => plan(name, machine)).toThrow(reason);
+});
+
+test("degrade goes on without, and says so", () => {
+  const policy = inline({ extends: "no-network", network: { listen: [80] }, isolation: { onMissing: "degrade" } });
+  const { degraded, confinement } = plan(policy, { landlockAbi: 3 });
+  expect(degraded).toEqual([expect.stringContaining("network.listen: Landlock 3")]);
+  expect(confinement).toBeDefined();
+  expect(() => plan(policy, { landlockAbi: 0 })).toThrow("no Landlock"); // never without all of it
+});
+
+test.each([1, 2, 3, 4, 5, 6, 7])("Landlock %d is asked for nothing that it does not know", (landlockAbi) => {
+  for (const arch of ["x64", "arm64"])
+    for (const namespacesLack of ["", "EPERM"])
+      for (const name of shippedPolicies().filter((one) => one !== "trusted")) {
+        const { confinement } = plan(name, { landlockAbi, arch, namespacesLack });
+        const { fs, net, scoped } = confinement!.landlock;
+        expect(fs >> BigInt([0, 13, 14, 15, 15, 16, 16, 16][landlockAbi]!)).toBe(0n);
+        if (landlockAbi < 4) expect(net).toBe(0n);
+        if (landlockAbi < 6) expect(scoped).toBe(0n);
+        expect(fs | net | scoped).not.toBe(0n); // there is a domain: tracing stays inside
+        for (const { access } of confinement!.paths) expect(access & ~fs).toBe(0n);
+        if (fs !== 8192n) for (const { path } of confinement!.paths) expect(path.startsWith("/")).toBe(true);
+      }
+});
+
+test("where Landlock does not guard truncation, seccomp does", () => {
+  const reader = plan("read-only", { landlockAbi: 2 });
+  expect(verdict(reader, "openat", 3, 4, 0o1000)).toBe(1);
+  for (const flags of [0, 0o1001, 0o1002, 0o101]) expect(verdict(reader, "openat", 3, 4, flags)).toBe("allow"); // Landlock's matter
+  expect(verdict(reader, "truncate")).toBe(1);
+  expect(verdict(reader, "openat2")).toBe(38);
+});
+
+test("exec needs the token that only the shim knows, and nothing else will do", () => {
+  const strict = plan("strict");
+  const token = [BigInt(TOKEN[0]!) | (BigInt(TOKEN[1]!) << 32n), BigInt(TOKEN[2]!) | (BigInt(TOKEN[3]!) << 32n)];
+  expect(verdict(strict, "execve", 1, 2, 3, ...token)).toBe("allow");
+  for (const wrong of [
+    [0n, 0n],
+    [token[0]!, token[1]! ^ 1n],
+    [token[0]! ^ (1n << 63n), token[1]!],
+    [token[1]!, token[0]!],
+  ])
+    expect(verdict(strict, "execve", 1, 2, 3, ...wrong)).toBe(1);
+  expect(verdict(strict, "execveat", 1, 2, 3, ...token)).toBe(1);
+});
+
+test("strict: threads and no processes, itself and nobody else, pairs and no sockets", () => {
+  const strict = plan("strict");
+  const THREAD = 0x3d0f00;
+  expect(verdict(strict, "clone", THREAD)).toBe("allow");
+  for (const flags of [17, 0x4111, THREAD | 0x1000_0000, THREAD | 0x2_0000, THREAD & ~0x1_0000, THREAD & ~0x100])
+    expect(verdict(strict, "clone", flags)).toBe(1);
+  expect(verdict(strict, "clone3")).toBe(38);
+  for (const call of ["fork", "vfork", "ptrace", "unshare", "bpf", "keyctl", "mount"] as const)
+    expect(verdict(strict, call)).toBe(1);
+  for (const call of ["kill", "tgkill", "rt_sigqueueinfo"] as const) {
+    expect(verdict(strict, call, SELF)).toBe("allow");
+    for (const other of [0, 1, -1, -SELF]) expect(verdict(strict, call, other)).toBe(1);
+  }
+  expect(verdict(strict, "socketpair", 1, 0x8_0001)).toBe("allow");
+  expect(verdict(strict, "socketpair", 1, 0x8_0002)).toBe(1);
+  for (const family of [1, 2, 10, 16, 17, 40]) expect(verdict(strict, "socket", family, 1, 0)).toBe("notify");
+  expect(verdict(strict, "mmap", 0, 4096, 3, 0x22)).toBe("allow");
+  expect(verdict(strict, "mmap", 0, 4096, 3, 0x21)).toBe(12);
+  expect(verdict(strict, "ioctl", 1, 0x5413)).toBe("allow");
+  expect(verdict(strict, "ioctl", 1, 0x5412)).toBe(1);
+  expect(judge(strict.confinement!.filters[0]!.steps, [], 9999)).toBe(38); // newer than we: as on an older kernel
+  expect(judge(strict.confinement!.filters[0]!.steps, [], 41 + 0x4000_0000)).toBe("kill");
+  expect(judge(strict.confinement!.filters[0]!.steps, [], 41, [], 0x4000_0003)).toBe("kill");
+});
+
+test("net-allowlist: TCP only, and only as another process connects it", () => {
+  const net = plan("net-allowlist");
+  expect(verdict(net, "socket", 2, 0x8_0801, 6)).toBe("allow");
+  for (const [family, type, protocol] of [
+    [2, 2, 0],
+    [2, 3, 1],
+    [10, 1, 262],
+    [1, 1, 0],
+    [40, 1, 0],
+  ] as const)
+    expect(verdict(net, "socket", family, type, protocol)).toBe("notify");
+  for (const call of ["connect", "bind", "listen", "accept4"] as const) expect(verdict(net, call)).toBe("notify");
+  expect(verdict(net, "sendto", 3, 4, 5, 0, 0, 0)).toBe("allow");
+  for (const [flags, address] of [
+    [0, 1n << 40n],
+    [0, 8],
+    [0x2000_0000, 0],
+  ] as const)
+    expect(verdict(net, "sendto", 3, 4, 5, flags, address, 16)).toBe(1);
+  for (const call of ["sendmsg", "sendmmsg"] as const)
+    expect(verdict(net, call, 3, 4, 0x2000_0000, 0x2000_0000)).toBe(1);
+});
+
+test("hosts are names, addresses and networks with a port", () => {
+  expect(splitHost("api.Example.com:443")).toEqual({ host: "api.example.com", port: 443 });
+  expect(splitHost("*.pypi.org:*")).toEqual({ host: "*.pypi.org", port: 0 });
+  expect(splitHost("10.0.0.0/8:5432")).toEqual({ host: "10.0.0.0/8", port: 5432 });
+  expect(splitHost("[2001:db8::1]:443")).toEqual({ host: "2001:db8::1", port: 443 });
+  for (const bad of [
+    "example.com",
+    "example.com:0",
+    "example.com:65536",
+    "*:443",
+    "a..b:1",
+    "300.1.1.1:80",
+    "10.0.0.0/33:1",
+    "http://x:80",
+    "a b:1",
+    "",
+  ])
+    expect(splitHost(bad)).toBeUndefined();
+});
+
+test.each([
+  [{ extends: "strict", env: { allow: ["LD_PRELOAD"] } }, "LD_PRELOAD"],
+  [{ extends: "strict", env: { set: { PYTHONSTARTUP: "/x" } } }, "PYTHONSTARTUP"],
+  [{ files: { read: ["${other}/x"] } }, "$.files.read.0"],
+  [{ files: { read: ["/a/../b"] } }, "$.files.read.0"],
+  [{ limits: { memory: "much" } }, "$.limits.memory"],
+  [{ network: { allow: ["example.com"] } }, "$.network.allow.0"],
+  [{ process: { exce: true } }, "$.process"],
+])("%j is refused by its place", (policy, place) => {
+  expect(() => loadPolicy(inline(policy))).toThrow(place);
+});
+
+test("variables begin a path, and lists of a section replace those of what is extended", () => {
+  const policy = loadPolicy(inline({ extends: "analysis", files: { read: ["${project}/data", "${home}"] } }), {
+    project: "/srv/app/",
+    home: "/home/me",
+  });
+  expect(policy.files.read.map(({ path }) => path)).toEqual(["/srv/app/data", "/home/me"]);
+  expect(policy.files.scratch).toEqual({ size: 1024 ** 3, files: 65_536, mayExec: false }); // and other keys stay
+  expect(policyJsonSchema()).toHaveProperty("properties.network");
+  expect(parsePolicy('{"version":1}', "x")).toEqual({ version: 1 });
+});
+
+test("random policies never become a plan that grants what they deny", () => {
+  const kinds = fc.record({
+    mode: fc.constantFrom("any", "none", "allow"),
+    unix: fc.constantFrom("any", "none"),
+    listen: fc.constantFrom("any", [], [8080]),
+    read: fc.subarray(["/", "/etc", "/usr/share"]),
+    write: fc.subarray(["/", "/var", "/dev/shm"]),
+    metadata: fc.constantFrom("allow", "deny"),
+    exec: fc.boolean(),
+    fork: fc.boolean(),
+    memory: fc.constantFrom("64M", null),
+    scratch: fc.constantFrom(null, {}, { size: "1M" }),
+    want: fc.subarray(["namespaces"]),
+    landlockAbi: fc.integer({ min: 0, max: 9 }),
+    namespacesLack: fc.constantFrom("", "EPERM"),
+    arch: fc.constantFrom("x64", "arm64"),
+    isRoot: fc.boolean(),
+  });
+  fc.assert(
+    fc.property(kinds, (one) => {
+      const text = inline({
+        isolation: { want: one.want },
+        network: { mode: one.mode, unix: one.unix, listen: one.listen },
+        files: { read: one.read, write: one.write, exec: ["/"], scratch: one.scratch, metadata: one.metadata },
+        process: { exec: one.exec, fork: one.fork, procfs: "all" },
+        limits: { memory: one.memory },
+      });
+      let made: Plan;
+      try {
+        made = plan(text, { landlockAbi: one.landlockAbi, namespacesLack: one.namespacesLack, isRoot: one.isRoot });
+      } catch (error) {
+        expect((error as IpcError).code).toBe("POLICY_REFUSED");
+        return;
+      }
+      if (!made.confinement) {
+        // Only where there is nothing to deny.
+        expect([one.mode, one.unix, one.listen, one.metadata, one.exec, one.fork]).toEqual([
+          "any",
+          "any",
+          "any",
+          "allow",
+          true,
+          true,
+        ]);
+        return;
+      }
+      const denied = (call: Call, ...args: number[]): void =>
+        expect([call, verdict(made, call, ...args)]).not.toEqual([call, "allow"]);
+      if (one.mode !== "any") {
+        for (const [family, type] of [
+          [2, 2],
+          [10, 3],
+          [16, 3],
+          [17, 3],
+          [40, 1],
+        ] as const)
+          denied("socket", family, type, 0);
+        denied("io_uring_setup");
+        if (one.mode === "none" && one.listen.length === 0) denied("socket", 2, 1, 0);
+        if (one.mode === "allow") denied("connect");
+        if (one.unix === "none") denied("socket", 1, 1, 0);
+      }
+      if (!one.exec) denied("execve", 1, 2, 3, 4, 5);
+      if (!one.exec) denied("execveat");
+      if (!one.fork) for (const flags of [17, 0x4111]) denied("clone", flags);
+      if (!one.fork) denied("fork");
+      if (one.metadata === "deny") for (const call of ["fchmod", "fchown", "fsetxattr"] as const) denied(call);
+      denied("ioctl", 0, 0x5412);
+      const { landlock, paths, mounts } = made.confinement;
+      const readsAll = one.read.includes("/") || one.write.includes("/");
+      if (!one.write.includes("/")) {
+        expect(landlock.fs & 2n).toBe(2n);
+        const writable = new Set([...one.write, made.scratch, "/dev/null", "/dev/zero", "/dev/full", "/dev/tty"]);
+        for (const { path, access } of paths) if ((access & 2n) !== 0n) expect(writable).toContain(path);
+        for (const step of mounts)
+          if (step.kind === "bind" && step.isWritable) expect([...writable].includes(step.path)).toBe(true);
+      }
+      if (!readsAll) {
+        expect(landlock.fs & 4n).toBe(4n);
+        const readable = new Set([...one.read, ...one.write, ...CONTEXT.program, made.scratch]);
+        for (const { path, access } of paths)
+          if ((access & 4n) !== 0n && !path.startsWith("/dev/") && path !== "/proc" && !path.startsWith("/etc/"))
+            expect(readable).toContain(path);
+      }
+    }),
+    { numRuns: 500 },
+  );
+});
