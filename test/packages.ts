@@ -3,7 +3,10 @@ import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { ROOT } from "./home.ts";
 
-const PACKAGES = ["numpy==2.4.6", "pyarrow==26.0.1", "scikit-learn==1.9.1"];
+const PACKAGES = [
+  ...["numpy==2.4.6", "pyarrow==26.0.1", "scikit-learn==1.9.1"],
+  ...["pandas==3.1.1", "matplotlib==3.11.2", "requests==2.34.2"],
+];
 const VENV = join(ROOT, "build/test-python");
 const DONE = join(VENV, PACKAGES.join("+"));
 

@@ -1,0 +1,3 @@
+"""A module that lies beside a script; ordinary.py imports it."""
+
+VALUE = 42
