@@ -11,6 +11,7 @@ import csv
 import ctypes
 import ctypes.util
 import datetime
+import dbm.dumb
 import fcntl
 import getpass
 import gzip
@@ -44,6 +45,7 @@ import tempfile
 import threading
 import time
 import uuid
+import venv
 import warnings
 import zipfile
 import zoneinfo
@@ -109,6 +111,13 @@ def sqlite_memory() -> None:
     assert sqlite3.connect(":memory:").execute("select 6 * 7").fetchone() == (42,)
 
 
+def key_value_file() -> None:
+    with dbm.dumb.open(path("keys"), "c") as base:
+        base["a"] = "b"
+    with dbm.dumb.open(path("keys"), "r") as base:
+        assert base["a"] == b"b"
+
+
 def zip_archive() -> None:
     with zipfile.ZipFile(path("x.zip"), "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(written("zipped"), "zipped")
@@ -123,6 +132,17 @@ def tar_archive() -> None:
     with tarfile.open(path("x.tar.gz")) as archive:
         archive.extractall(path("untarred"))
     assert os.listdir(path("untarred")) == ["tarred"]
+
+
+def tar_modes() -> None:
+    with tarfile.open(path("modes.tar"), "w") as archive:
+        member = tarfile.TarInfo("program")
+        member.mode = 0o755
+        archive.addfile(member)
+    with tarfile.open(path("modes.tar")) as archive:
+        archive.extractall(path("modes"))
+    if not os.access(path("modes/program"), os.X_OK):
+        raise PermissionError(1, "mode not kept", path("modes/program"))  # tarfile itself is silent about it
 
 
 def gzip_file() -> None:
@@ -191,6 +211,11 @@ def change_mode() -> None:
 
 def change_times() -> None:
     os.utime(written("times"), (1, 1))
+
+
+def virtual_environment() -> None:
+    venv.create(path("venv"), symlinks=True)
+    assert os.path.exists(path("venv/bin/python"))
 
 
 def bytecode_in_scratch() -> None:
@@ -522,6 +547,16 @@ def scikit_learn() -> None:
     rows, labels = [[n, n % 3] for n in range(30)], [int(n > 15) for n in range(30)]
     assert LogisticRegression().fit(rows, labels).score(rows, labels) > 0.9
     assert RandomForestClassifier(4, n_jobs=2, random_state=1).fit(rows, labels).score(rows, labels) > 0.9
+
+
+def joblib_processes() -> None:
+    from joblib import Parallel, delayed
+
+    if os.getpid() in Parallel(n_jobs=2)(delayed(os.getpid)() for _ in range(2)):
+        raise PermissionError(13, "serial")  # joblib itself only warns
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown()
 
 
 def matplotlib() -> None:

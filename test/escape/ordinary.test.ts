@@ -33,8 +33,10 @@ const THINGS: Readonly<Record<string, readonly [what: string, deniedUnder?: read
   temporary: ["`tempfile`: files and folders"],
   sqlite_file: ["SQLite, a file in `TMPDIR`, with a write-ahead log"],
   sqlite_memory: ["SQLite in memory"],
+  key_value_file: ["`dbm.dumb`, what `shelve` may use (changes modes)", READ_ONLY],
   zip_archive: ["`zipfile`: pack and unpack in `TMPDIR`"],
   tar_archive: ["`tarfile`: pack and unpack in `TMPDIR`"],
+  tar_modes: ["`tarfile`: modes as they were packed (else they are lost without a word)", READ_ONLY],
   gzip_file: ["`gzip`, a file in `TMPDIR`"],
   csv_file: ["`csv`, a file in `TMPDIR`"],
   json_and_pickle: ["`json` to a file in `TMPDIR`, `pickle`"],
@@ -46,6 +48,7 @@ const THINGS: Readonly<Record<string, readonly [what: string, deniedUnder?: read
   copy_folder: ["`shutil.copytree` in `TMPDIR` (copies modes and times too)", READ_ONLY],
   change_mode: ["`os.chmod` in `TMPDIR`", READ_ONLY],
   change_times: ["`os.utime` in `TMPDIR`", READ_ONLY],
+  virtual_environment: ["make a virtual environment in `TMPDIR` (changes modes)", READ_ONLY],
   bytecode_in_scratch: ["keep bytecode in `TMPDIR` (`sys.pycache_prefix`)"],
   list_own_folder: ["list the script's own folder"],
   import_beside: ["import a module that lies beside the script"],
@@ -97,10 +100,11 @@ const THINGS: Readonly<Record<string, readonly [what: string, deniedUnder?: read
   pandas: ["pandas: CSV in `TMPDIR`, `groupby`, time zones"],
   pyarrow: ["PyArrow: Parquet in `TMPDIR`"],
   scikit_learn: ["scikit-learn: fit, with threads"],
+  joblib_processes: ["joblib in processes (else it goes on in one, with a warning)", READ_ONLY],
   matplotlib: ["Matplotlib: a picture into `TMPDIR`"],
   requests: ["import requests"],
 };
-const PACKAGES = ["numpy", "pandas", "pyarrow", "scikit_learn", "matplotlib", "requests"];
+const PACKAGES = ["numpy", "pandas", "pyarrow", "scikit_learn", "joblib_processes", "matplotlib", "requests"];
 /** What this machine may lack: without it the thing fails in the control run, and is left out, by name. */
 const MAY_LACK = new Set(["time_zones", "multiprocessing_memory", "find_library", "resolve_localhost"]);
 
