@@ -143,7 +143,7 @@ export function prepare(wanted: Preparation): Prepared {
   if (hidesFiles) env.PATH = app.env.PATH ?? PATH_IN_ROOT; // the caller's would tell where he has what
   if (plan.scratch !== null) {
     env.TMPDIR = plan.scratch;
-    if (hidesFiles) env.HOME = plan.scratch;
+    if (hidesFiles) env.HOME = app.env.HOME ?? plan.scratch;
     if (plan.scratch === scratch) {
       mkdirSync(scratch, { recursive: true, mode: 0o700 });
       if (ids && process.getuid!() === 0) chownSync(scratch, ids.uid, ids.gid);
