@@ -4,14 +4,14 @@
  * One parent starts everything with posix_spawn, one after the other, round after round. bubblewrap and firejail are taken from the machine,
  * sandbox-runtime is installed into bench/out; what is missing is left out by name. `--write` puts the table into README.
  */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { SHIM_BINARY } from "../src/base/install.ts";
 import { DEFAULT_POLICY, loadPolicy, shippedPolicies } from "../src/sandbox/policy.ts";
 import { encodeSpec } from "../src/workers/spec.ts";
-import { confine, SIGTERM } from "../src/workers/start-spec.ts";
+import { prepare, SIGTERM } from "../src/workers/start-spec.ts";
 import { Home, ROOT } from "../test/home.ts";
 
 const { values: flags } = parseArgs({ options: { quick: { type: "boolean" }, write: { type: "boolean" } } });
@@ -65,6 +65,8 @@ type Start = {
 };
 
 await using home = new Home();
+chmodSync(home.dir, 0o755); // for users of their own
+chmodSync(home.dir, 0o755); // for users of their own
 await using parent = openParent();
 const notes: string[] = [];
 const PLAIN = "plain `python3 -I -S -c pass`";
@@ -141,10 +143,22 @@ function shimStarts(): Start[] {
 function shimStart(policy: string, what: string): (Start & { readonly spec: Buffer }) | undefined {
   const file = join(home.dir, "spec");
   try {
-    const env: Record<string, string> = {};
-    const confinement = confine(policy, join(home.dir, "scratch"), null, env);
+    const { launch, plan, ids, confinement } = prepare({
+      app: {
+        ...{ script: null, command: BARE[0]!, args: BARE.slice(1), cwd: home.dir, interpreter: null },
+        ...{ env: {}, env_file: null, policy, uid: null, gid: null },
+      },
+      base: {},
+      own: {},
+      scratch: join(home.dir, "scratch"),
+      ownUser: 65_000,
+      name: "bench",
+      auditLog: join(home.dir, "audit.log"),
+      hasPlane: false,
+    });
     const stop = { graceMs: 10_000, signal: SIGTERM };
-    const spec = Buffer.from(encodeSpec({ run: 1, argv: BARE, env, cwd: home.dir, stop, confinement }));
+    const { rlimits } = plan;
+    const spec = Buffer.from(encodeSpec({ run: 1, ...launch, ...(ids ? { ids } : {}), stop, rlimits, confinement }));
     const once = (): Promise<number> => {
       writeFileSync(file, spec, { mode: 0o600 }); // the shim takes it away
       return parent.time([SHIM_BINARY, "--run", file], {});

@@ -6,7 +6,7 @@ import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan } from "../sandbox/plan.ts";
 import { loadPolicy, parsePolicy, shippedPolicies, type Variables } from "../sandbox/policy.ts";
 import type { Context } from "./context.ts";
-import { policyPath } from "./start.ts";
+import { policyPath } from "./exceptions.ts";
 
 export function listPolicies(context: Context): number {
   const all = shippedPolicies().map((name) => ({ name, description: loadPolicy(name).description }));

@@ -1,4 +1,5 @@
 /** The command table: every command, its flags and its help. Help, completion and the manual page are drawn from it. */
+import type { AuditFlags } from "./audit.ts";
 import { Command, Option } from "commander";
 import { IpcError } from "../base/errors.ts";
 import { RESTART_POLICIES } from "../base/restart-policies.ts";
@@ -299,6 +300,18 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
   add("completion", "print a completion script", "ipcctl completion bash > /etc/bash_completion.d/ipcctl")
     .addArgument(program.createArgument("<shell>").choices(["bash", "zsh", "fish"]))
     .action((shell: string, _: object, command: Command) => finish(printCompletion(contextOf(command), shell)));
+  add(
+    "audit",
+    "what was decided about workers: starts, denials, connections",
+    "ipcctl audit\nipcctl audit -f web\nipcctl audit --denied --json",
+  )
+    .argument("[name]", "of one worker")
+    .option("-f, --follow", "go on with what is decided from now on")
+    .option("--denied", "denials only")
+    .option("-n, --lines <n>", "the last so many (default: 1000, with -f 10)")
+    .action((name: string | undefined, flags: AuditFlags, command: Command) =>
+      finish(import("./audit.ts").then(({ audit }) => audit(contextOf(command), name, flags))),
+    );
   add("init", "write an ipcctl.json for this folder", "ipcctl init")
     .option("-f, --force", "replace the one that is there")
     .action((flags: { force?: boolean }, command: Command) => finish(init(contextOf(command), flags.force === true)));
@@ -316,10 +329,12 @@ function runFlags(command: Command): Command {
     .option("--env-file <file>", "read variables from a file, at every start")
     .option(
       "--policy <name>",
-      "what it may do: trusted, no-network, read-only, or the path of a file (default: trusted)",
+      "what it may do: see `ipcctl policy list`, or the path of a file (default: no-network for `start` of Python, strict for `run`)",
     )
-    .option("--allow-net [hosts]", "not in this version")
-    .option("--allow-listen [ports]", "not in this version")
+    .option("--allow-net [hosts]", "grant the network, or HOST:PORT,… of it")
+    .option("--allow-listen [ports]", "grant listening on TCP, or on PORT,… of it")
+    .option("--allow-read <path>", "grant reading a file or folder (repeatable)", collect)
+    .option("--allow-write <path>", "grant writing a file or folder (repeatable)", collect)
     .option("--max-memory <size>", "memory limit, for example 512M")
     .option("--uid <user>", "run as this user, by name or number (root only)")
     .option("--gid <group>", "run as this group, by name or number (root only)");

@@ -7,10 +7,12 @@ import { workerFileLimit } from "../base/file-limit.ts";
 import { SHIM_BINARY } from "../base/install.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
+import { chosenDefault, CODE_POLICY, DEFAULT_POLICY } from "../base/policies.ts";
 import { resolvePaths } from "../base/paths.ts";
 import { encodeSpec } from "../workers/spec.ts";
-import type { Context } from "./context.ts";
-import { identity, parseEnv, policyPath, refuseSandboxFlags, type StartFlags } from "./start.ts";
+import { isTerminal, type Context } from "./context.ts";
+import { policyPath, withExceptions } from "./exceptions.ts";
+import { identity, parseEnv, type StartFlags } from "./start.ts";
 
 const RLIMIT_DATA = 2;
 const RLIMIT_NOFILE = 7;
@@ -25,7 +27,6 @@ export async function run(
   args: readonly string[],
   flags: StartFlags,
 ): Promise<number> {
-  refuseSandboxFlags(flags);
   const words = flags.command === undefined ? [] : splitWords(flags.command);
   if ([script, code, words[0]].filter((one) => one !== undefined).length !== 1)
     throw new IpcError("USAGE", "run: give one of a script, code with -c, and --command");
@@ -53,11 +54,17 @@ export async function run(
   const folder = mkdtempSync(join(tmpdir(), "ipcctl-run-"));
   const spec = join(folder, "spec");
   try {
+    const chosen = policyPath(context, flags.policy) ?? chosenDefault(process.env, context.cwd);
+    const policy = await withExceptions(
+      context,
+      flags,
+      chosen ?? (flags.command === undefined ? CODE_POLICY : DEFAULT_POLICY),
+    );
     // With it come policies, their schema, and libc.
     const { mergeLimits, prepare } = await import("../workers/start-spec.ts");
     mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
     const { launch, plan, confinement, ids } = prepare({
-      app: { ...app, policy: policyPath(context, flags.policy) ?? null, uid: uid ?? null, gid: gid ?? null },
+      app: { ...app, policy, uid: uid ?? null, gid: gid ?? null },
       base: process.env,
       own: flags.name === undefined ? {} : { IPCCTL_NAME: flags.name },
       scratch: join(folder, "scratch"),
@@ -97,7 +104,14 @@ export async function run(
     // The keyboard's signals reach the worker by its process group; one sent to us alone is passed on by hand.
     for (const name of ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const) process.on(name, () => child.kill(name));
     for (const name of ["SIGINT", "SIGQUIT"] as const) process.on(name, () => undefined);
-    return await child.exited;
+    const status = await child.exited;
+    for (const what of plan.degraded) context.note(`not enforced here: ${what}`);
+    // At a terminal sits somebody who may not know of policies; a program that calls us wants the worker's own words only.
+    if (status !== 0 && chosen === undefined && flags.command === undefined && isTerminal(2))
+      context.note(
+        `it ran under the policy ${CODE_POLICY}; --allow-read PATH, --allow-write PATH and --allow-net=HOST:PORT grant more, --policy trusted all`,
+      );
+    return status;
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

@@ -8,6 +8,8 @@ import { findWorkerId } from "../base/names.ts";
 import { parseCount, parseDurationMs, parseSizeBytes } from "../base/units.ts";
 import type { Definition } from "../protocol/project.ts";
 import type { WorkerStatus } from "../protocol/status.ts";
+import { chosenDefault, DEFAULT_POLICY, SCRIPT_POLICY, withDefaultPolicy } from "../base/policies.ts";
+import { policyPath, type PolicyFlags, withExceptions } from "./exceptions.ts";
 import { cleanEnv } from "../sdk/autostart.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { act } from "./control.ts";
@@ -27,16 +29,13 @@ export function identity(text: string | undefined, flag: "--uid" | "--gid"): num
   throw new IpcError("USAGE", `${flag}: ${JSON.stringify(text)} is neither a number nor a name in ${file}`);
 }
 
-export type StartFlags = {
+export type StartFlags = PolicyFlags & {
   name?: string;
   interpreter?: string;
   command?: string;
   cwd?: string;
   env?: string[];
   envFile?: string;
-  policy?: string;
-  allowNet?: string | boolean;
-  allowListen?: string | boolean;
   restart?: string;
   maxRestarts?: string;
   maxMemory?: string;
@@ -65,11 +64,10 @@ export async function start(
   args: readonly string[],
   flags: StartFlags,
 ): Promise<number> {
-  refuseSandboxFlags(flags);
-  if (flags.command !== undefined) return startAll(context, [fromFlags(context, undefined, args, flags)], flags);
+  if (flags.command !== undefined) return startAll(context, [await fromFlags(context, undefined, args, flags)], flags);
   if (operand === undefined) return startProject(context, undefined, flags);
   if (flags.config === undefined && existsSync(resolve(context.cwd, operand)))
-    return startAll(context, [fromFlags(context, operand, args, flags)], flags);
+    return startAll(context, [await fromFlags(context, operand, args, flags)], flags);
   if (flags.config === undefined && (await isKnown(context, operand))) return startKnown(context, operand, flags);
   return startProject(context, operand, flags);
 }
@@ -107,30 +105,12 @@ async function isKnown(context: Context, pattern: string): Promise<boolean> {
   return pattern === "all" ? all.length > 0 : all.some((worker) => matches(worker, pattern));
 }
 
-/** A wish that nothing here can grant is refused, never ignored. */
-export function refuseSandboxFlags(flags: StartFlags): void {
-  for (const [flag, value] of [
-    ["--allow-net", flags.allowNet],
-    ["--allow-listen", flags.allowListen],
-  ] as const) {
-    if (value !== undefined)
-      throw new IpcError("POLICY_REFUSED", `${flag}: this version knows no network by host or port`, {
-        hint: "--policy trusted has all of it, --policy no-network none",
-      });
-  }
-}
-
-/** A name stays; the path of a policy file is relative to where we are. */
-export function policyPath(context: Context, policy: string | undefined): string | undefined {
-  return policy?.includes("/") ? resolve(context.cwd, policy) : policy;
-}
-
-function fromFlags(
+async function fromFlags(
   context: Context,
   operand: string | undefined,
   args: readonly string[],
   flags: StartFlags,
-): Definition {
+): Promise<Definition> {
   const cwd = flags.cwd === undefined ? context.cwd : resolve(context.cwd, flags.cwd);
   const script = operand === undefined ? undefined : flags.cwd === undefined ? operand : resolve(context.cwd, operand);
   if (!statSync(cwd, { throwIfNoEntry: false })?.isDirectory())
@@ -138,6 +118,10 @@ function fromFlags(
   const name =
     flags.name ??
     (script === undefined ? basename(flags.command!.trim().split(/\s+/)[0]!) : basename(script, extname(script)));
+  const { policy = DEFAULT_POLICY } = withDefaultPolicy(
+    { script, cwd, interpreter: flags.interpreter, policy: policyPath(context, flags.policy) },
+    chosenDefault(process.env, context.cwd) ?? SCRIPT_POLICY,
+  );
   return clean({
     name,
     cwd,
@@ -150,7 +134,7 @@ function fromFlags(
     env_file: flags.envFile === undefined ? undefined : resolve(context.cwd, flags.envFile),
     base_env: cleanEnv(process.env),
     base_nofile: originalFileLimit(process.env),
-    policy: policyPath(context, flags.policy),
+    policy: await withExceptions(context, flags, policy),
     restart_policy: flags.restart,
     max_memory: flags.maxMemory === undefined ? undefined : parseSizeBytes(flags.maxMemory, "--max-memory"),
     max_cpu_percent: percent(flags.maxCpu),

@@ -4,6 +4,7 @@ import { basename, dirname, resolve } from "node:path";
 import { z } from "zod";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
+import { chosenDefault, SCRIPT_POLICY, withDefaultPolicy } from "../base/policies.ts";
 import { findWorkerId } from "../base/names.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { appShape, explainIssue, normalizeApp, type AppConfig } from "./app-config.ts";
@@ -18,12 +19,14 @@ const projectShape = z.strictObject({
   $schema: z.string().optional(),
   apps: z.array(z.looseObject({ name: z.string().min(1) })),
   daemon: z.unknown().optional(),
+  default_policy: z.string().min(1).optional(),
 });
 
 /** JSON Schema of `ipcctl.json`, for editors. */
 export function projectJsonSchema(): object {
   const apps = z.array(appShape.omit({ base_env: true, base_nofile: true }));
-  return z.toJSONSchema(z.strictObject({ $schema: z.string().optional(), apps }), {
+  const default_policy = z.string().min(1).optional();
+  return z.toJSONSchema(z.strictObject({ $schema: z.string().optional(), apps, default_policy }), {
     io: "input",
     unrepresentable: "any",
   });
@@ -31,6 +34,10 @@ export function projectJsonSchema(): object {
 
 /** Apps of a file, in its order, as written. @throws IpcError BAD_CONFIG naming the file and the place in it. */
 export function readProject(path: string): Definition[] {
+  return readProjectFile(path).apps;
+}
+
+function readProjectFile(path: string): { apps: Definition[]; defaultPolicy: string | undefined } {
   const bad = (why: string, hint?: string): IpcError =>
     new IpcError("BAD_CONFIG", `${path}: ${why}`, hint === undefined ? {} : { hint });
   if (/\.[cm]?[jt]s$/.test(path)) throw bad("JavaScript configuration is not executed", "write it as ipcctl.json");
@@ -50,7 +57,7 @@ export function readProject(path: string): Definition[] {
   const { apps } = result.data;
   const twice = apps.find((app, index) => apps.findIndex(({ name }) => name === app.name) !== index);
   if (twice) throw bad(`two apps are named ${JSON.stringify(twice.name)}`);
-  return apps;
+  return { apps, defaultPolicy: result.data.default_policy };
 }
 
 /** Fields whose paths are seen from the file's folder. */
@@ -62,16 +69,27 @@ const PATHS = ["env_file", "stdout_log", "stderr_log", "combined_log"] as const;
  */
 export function readProjectApps(path: string): Definition[] {
   const folder = dirname(resolve(path));
+  const { defaultPolicy } = readProjectFile(path);
+  const inFolder = (policy: string): string =>
+    policy.includes("/") && !policy.startsWith("{") ? resolve(folder, policy) : policy;
   const written =
     basename(path) === "ecosystem.config.json" ? readProject(path).map((app) => fromPm2(app).app) : readProject(path);
-  const apps = written.map((app) => ({
-    ...app,
-    cwd: resolve(folder, typeof app.cwd === "string" ? app.cwd : "."),
-    ...Object.fromEntries(
-      PATHS.flatMap((key) => (typeof app[key] === "string" ? [[key, resolve(folder, app[key])]] : [])),
-    ),
-    auto_start: app.auto_start ?? true,
-  }));
+  const apps = written
+    .map((app) => ({
+      ...app,
+      cwd: resolve(folder, typeof app.cwd === "string" ? app.cwd : "."),
+      ...Object.fromEntries(
+        PATHS.flatMap((key) => (typeof app[key] === "string" ? [[key, resolve(folder, app[key])]] : [])),
+      ),
+      ...(typeof app.policy === "string" ? { policy: inFolder(app.policy) } : {}),
+      auto_start: app.auto_start ?? true,
+    }))
+    .map((app) =>
+      withDefaultPolicy(
+        app,
+        chosenDefault(process.env, folder) ?? (defaultPolicy === undefined ? SCRIPT_POLICY : inFolder(defaultPolicy)),
+      ),
+    );
   const checked = apps.map((app) => ({ id: findWorkerId(app.name) ?? "", config: checkedApp(app, path), app }));
   for (const { id, config } of checked) requireNoCycle(checked, id, config.depends_on);
   return inDependencyOrder(checked).map(({ app }) => app);

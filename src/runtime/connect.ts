@@ -1,5 +1,6 @@
 /** `import { connect } from "ipcctl"`: the daemon and its workers from a TypeScript program. */
 import { join, resolve } from "node:path";
+import { chosenDefault, SCRIPT_POLICY, withDefaultPolicy } from "../base/policies.ts";
 import { IpcError } from "../base/errors.ts";
 import { sleep } from "../base/platform.ts";
 import { resolvePaths } from "../base/paths.ts";
@@ -69,7 +70,12 @@ export class Ipcctl implements Disposable, AsyncDisposable {
       script: path,
       cwd: options.cwd ?? process.cwd(),
     };
-    const response = await this.#connection.request({ Start: { name, config: JSON.stringify(config) } });
+    const response = await this.#connection.request({
+      Start: {
+        name,
+        config: JSON.stringify(withDefaultPolicy(config, chosenDefault(process.env, process.cwd()) ?? SCRIPT_POLICY)),
+      },
+    });
     const { name: id = name, is_other_definition: isOther } = ("Success" in response ? response.Success : {}) as {
       name?: string;
       is_other_definition?: boolean;

@@ -126,6 +126,8 @@ class Compiler {
   readonly #readsAll: boolean;
   readonly #writesAll: boolean;
   readonly #isHidden: boolean;
+  /** Where connections are made by another process, it makes none of this kind. */
+  readonly #hasUnix: boolean;
   #hasRoot = false;
 
   constructor(policy: Policy, machine: Machine, context: PlanContext) {
@@ -135,6 +137,7 @@ class Compiler {
     this.#writesAll = policy.files.write.some(({ path }) => path === "/");
     this.#readsAll = this.#writesAll || policy.files.read.some(({ path }) => path === "/");
     this.#isHidden = !this.#readsAll;
+    this.#hasUnix = policy.network.hasUnix && policy.network.mode !== "allow";
   }
 
   compile(): Plan {
@@ -142,7 +145,7 @@ class Compiler {
     const isConfined =
       network.mode !== "any" ||
       network.listen !== "any" ||
-      !network.hasUnix ||
+      !this.#hasUnix ||
       !this.#writesAll ||
       files.metadata === "deny" ||
       files.deny.length > 0 ||
@@ -177,7 +180,7 @@ class Compiler {
     return {
       ...common,
       scratch,
-      needsPassedPlane: !network.hasUnix || common.hasOwnUser || this.#hasRoot,
+      needsPassedPlane: !this.#hasUnix || common.hasOwnUser || this.#hasRoot,
       confinement: {
         dropsCapabilities: true,
         ...landlock,
@@ -393,7 +396,7 @@ class Compiler {
     const abi = this.#machine.landlockAbi;
     const ports: { access: bigint; port: number }[] = [];
     const hasTcp = abi >= ABI_OF_TCP;
-    const unix = network.hasUnix
+    const unix = this.#hasUnix
       ? `those with a path, as the user may${abi >= ABI_OF_SCOPES || network.mode === "any" ? "; Landlock: none with an abstract name" : ", and abstract names"}`
       : "seccomp: none but pairs";
     if (network.mode === "any") {
@@ -420,8 +423,15 @@ class Compiler {
         );
       this.#say("addresses", "denied", `after resolution: ${network.denyResolved.join(", ")}, unless named above`);
     }
-    this.#say("Unix sockets", network.hasUnix ? "granted" : "denied", unix);
+    this.#say("Unix sockets", this.#hasUnix ? "granted" : "denied", unix);
     let net = hasTcp ? TCP_CONNECT : 0n;
+    // Unix sockets are connected by the same call: what connects by TCP only Landlock tells apart.
+    if (!hasTcp && this.#hasUnix && network.listen.length > 0)
+      this.#lacks(
+        "network.mode none",
+        `Landlock ${abi} knows no ports, and who listens has sockets`,
+        'Linux 6.7, or "unix": "none"',
+      );
     if (network.listen === "any") {
       this.#say("listening", "granted", "on any TCP port");
       return { net, ports };
@@ -445,7 +455,7 @@ class Compiler {
     const surface = {
       network: network.mode === "any" ? "any" : network.mode === "allow" ? "granted" : "none",
       mayListen: network.listen === "any" || network.listen.length > 0,
-      hasUnixSockets: network.hasUnix,
+      hasUnixSockets: this.#hasUnix,
       metadata,
       mayExec: process.mayExec,
       mayFork: process.mayFork,

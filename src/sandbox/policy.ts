@@ -10,11 +10,7 @@ import { ROOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
 import { parseSizeBytes } from "../base/units.ts";
 
-/** The policy of a definition that names none: of a `command`, and of a `Start` of a bunctl client. */
-export const DEFAULT_POLICY = "trusted";
-/** Of a Python script that is started, and of code that is run once. */
-export const SCRIPT_POLICY = "no-network";
-export const CODE_POLICY = "strict";
+export { DEFAULT_POLICY } from "../base/policies.ts";
 
 const FOLDER = join(ROOT, "policies");
 const VARIABLES = ["project", "home"] as const;

@@ -1,12 +1,13 @@
 /** From a definition to the specification that its shim gets. */
-import { chownSync, mkdirSync } from "node:fs";
-import { resolve } from "node:path";
+import { chownSync, mkdirSync, statSync } from "node:fs";
+import { dirname, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan, type Plan } from "../sandbox/plan.ts";
-import { DEFAULT_POLICY, loadPolicy, type Policy } from "../sandbox/policy.ts";
+import { DEFAULT_POLICY, isInline, loadPolicy, type Policy } from "../sandbox/policy.ts";
+import { audit } from "./audit.ts";
 import type { Enforced } from "./cgroup.ts";
 import { cleanWorkerEnv, type Launch, type Launchable, resolveLaunch } from "./launch.ts";
 import { describeProgram, homeOf, pythonPath } from "./program.ts";
@@ -139,6 +140,8 @@ export function prepare(wanted: Preparation): Prepared {
     : app.uid === null && app.gid === null
       ? undefined
       : { uid: app.uid ?? process.getuid!(), gid: app.gid ?? app.uid! };
+  if (isOther && plan.confinement?.namespaces === 0)
+    for (const path of [launch.cwd, program.executable, ...script]) requireReadable(path, wanted.ownUser, policy);
   const env = { ...launch.env, ...policy.env.set };
   if (hidesFiles) env.PATH = app.env.PATH ?? PATH_IN_ROOT; // the caller's would tell where he has what
   if (plan.scratch !== null) {
@@ -153,6 +156,13 @@ export function prepare(wanted: Preparation): Prepared {
   const passesPlane = plan.needsPassedPlane && wanted.hasPlane;
   if (passesPlane) env.IPCCTL_PLANE_FD = PLANE_FD;
   const { confinement } = plan;
+  audit(wanted.auditLog, {
+    worker: wanted.name,
+    event: "start",
+    policy: policy.name,
+    ...(isInline(app.policy ?? "") ? { exceptions: JSON.parse(app.policy!) as unknown } : {}),
+    degraded: plan.degraded,
+  });
   return {
     launch: { argv: [program.executable, ...launch.argv.slice(1)], env, cwd: launch.cwd },
     plan,
@@ -174,6 +184,23 @@ function allowed(base: Readonly<Record<string, string | undefined>>, { env }: Po
     one.endsWith("*") ? (name: string) => name.startsWith(one.slice(0, -1)) : (name: string) => name === one,
   );
   return Object.fromEntries(Object.entries(all).filter(([name]) => name === "PATH" || patterns.some((is) => is(name))));
+}
+
+/** Without a root of its own a worker goes by the modes of the folders as they are. */
+function requireReadable(path: string, uid: number, policy: Policy): void {
+  for (let at = path; ; at = dirname(at)) {
+    const status = statSync(at, { throwIfNoEntry: false });
+    const bit = status === undefined || status.isDirectory() ? 0o001 : 0o004;
+    if (status !== undefined && (status.mode & bit) === 0 && status.uid !== uid)
+      throw new IpcError(
+        "POLICY_REFUSED",
+        `policy ${policy.name}: ${path} cannot be reached by the worker's own user (${uid}): ${at} is closed to others`,
+        {
+          hint: `chmod o+${bit === 1 ? "x" : "r"} ${at}; or a policy with "process": {"uid": "keep"}`,
+        },
+      );
+    if (at === dirname(at)) return;
+  }
 }
 
 const OWN_USERS = { first: 61_000, count: 2000 };

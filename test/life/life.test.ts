@@ -22,7 +22,7 @@ test("a script is started, shown, logged, stopped and deleted from the command l
   expect(shown).toMatchObject({
     name: "hello",
     state: "Running",
-    policy: "trusted",
+    policy: "no-network",
     restart_policy: "OnFailure",
     restarts: 0,
   });
@@ -39,7 +39,9 @@ test.each([
   [["start", "nope.py"], 4, "neither a file"],
   [["stop"], 2, "missing required argument"],
   [["start", "hello.py", "--policy", "stric"], 5, "no policy"],
-  [["start", "hello.py", "--allow-net"], 5, "no network by host or port"],
+  [["start", "hello.py", "--allow-net=example.com"], 2, "is not HOST:PORT"],
+  [["start", "hello.py", "--allow-listen=0"], 2, "--allow-listen"],
+  [["start", "hello.py", "--allow-read", "/not/there"], 5, "/not/there"],
   [["logs", "--lines", "x", "nope"], 4, "no worker"],
   [["--no-autostart", "--socket", "/nonexistent/s", "status"], 3, "no daemon answers"],
   [["start", "hello.py", "--max-memory", "lots"], 2, "is not a size"],

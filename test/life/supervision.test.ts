@@ -175,7 +175,7 @@ test("a log file is closed by its age", async () => {
 
 test("run --timeout ends it with 124, and leaves nothing", async () => {
   home.script("endless.py", "import os, time\nopen('endless-pid', 'w').write(str(os.getpid()))\ntime.sleep(600)\n");
-  const result = await home.cli("run", "endless.py", "--timeout", "1");
+  const result = await home.cli("run", "--policy", "trusted", "endless.py", "--timeout", "1");
   expect(result.status).toBe(124);
   expect(isAlive(Number(readFileSync(join(home.dir, "endless-pid"), "utf8")))).toBe(false);
 });
