@@ -1,7 +1,8 @@
 #!/bin/sh
 # Builds native/build/ipcctl-shim with nothing but a C compiler; static where the machine can link so.
 #   sh native/build.sh              the shim
-#   sh native/build.sh --sanitize   the same with AddressSanitizer and UBSan, as ipcctl-shim-asan, and the fuzzer of its parsers
+#   sh native/build.sh --sanitize   the same with AddressSanitizer and UBSan, as ipcctl-shim-asan, the fuzzers of its parsers,
+#                                   and the network server by itself
 # shellcheck disable=SC2086 # cc and flags are lists of words
 set -eu
 cd "$(dirname "$0")"
@@ -14,6 +15,10 @@ if [ "${1:-}" = --sanitize ]; then
   # Leaks are no matter: a shim allocates once and lives as long as its worker.
   $cc $flags -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -o build/fuzz fuzz/fuzz.c shim/spec.c shim/log.c shim/record.c
   echo "native/build/fuzz"
+  $cc $flags -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -o build/net_fuzz fuzz/net_fuzz.c shim/netdns.c shim/netrules.c
+  echo "native/build/net_fuzz"
+  $cc $flags -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -o build/net_peer_asan fuzz/net_peer.c shim/net*.c
+  echo "native/build/net_peer_asan"
   exit 0
 fi
 out=build/ipcctl-shim

@@ -1,0 +1,52 @@
+/*
+ * The network of one worker: a process that answers the system calls its seccomp filter hands over. The worker never connects by itself; a
+ * socket that is connected, to an address that was checked, is put in the place of its own.
+ */
+#ifndef IPC_NET_H
+#define IPC_NET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define IPC_NET_RULES_MAX 256
+#define IPC_NET_PENDING_MAX 64 /* connects that block and are not through; one more gets ENOBUFS */
+#define IPC_NET_STUBS_MAX 32   /* conversations with the stub of the name service; one more waits for its turn */
+#define IPC_NET_NAMES_MAX 4096 /* names that have an address of the stub; one more gets SERVFAIL */
+#define IPC_NET_AUDIT_BYTES_MAX (64u * 1024 * 1024) /* where the configuration says nothing */
+
+enum {
+	IPC_NET_PRIVATE = 1,
+	IPC_NET_LOOPBACK = 2,
+	IPC_NET_LINK_LOCAL = 4,
+	IPC_NET_METADATA = 8,
+	IPC_NET_SELF = 16,
+	IPC_NET_MULTICAST = 32, /* and broadcast and reserved */
+};
+
+/*
+ * host: a name; "*.name" (any depth, not the name itself); an IPv4 or IPv6 literal; or a CIDR such as "10.0.0.0/8". port 0: any.
+ * A literal or a CIDR of at least 8 bits (IPv6: 7) grants its addresses in spite of their class, but those of metadata services only where
+ * the literal is exact: 0.0.0.0/0 is no name for 10.0.0.1, nor 169.254.0.0/16 for 169.254.169.254. "localhost" grants 127.0.0.1 and ::1.
+ */
+struct ipc_net_rule { const char *host; uint16_t port; };
+
+struct ipc_net {
+	const char *worker;
+	const struct ipc_net_rule *rules;
+	size_t rule_count;
+	bool any_host;       /* every name and address, but for `denied` */
+	uint32_t denied;     /* classes of addresses */
+	int audit;           /* -1, or opened with O_APPEND */
+	uint64_t audit_max;  /* bytes of the file; 0: as above. Nothing is written while it is that large */
+	int told;            /* -1, or a pipe: one line for each denial as long as there is room */
+	const char *hosts, *resolv_conf; /* NULL: those in /etc */
+	uint16_t dns_port;   /* 0: 53 */
+};
+
+/* 0, or -EINVAL: `host` is nothing that a rule can name. */
+int ipc_net_check_host(const char *host);
+/* Serves until the last process under the filter is gone. The listener stays open. */
+void ipc_net_serve(const struct ipc_net *net, int listener);
+
+#endif

@@ -1,0 +1,188 @@
+/*
+ * What was granted and denied, a line of JSON each. What a worker may repeat as fast as it likes must not fill a disk: so many lines in a
+ * second, the next one says how many there were besides, and none at all once the file is large.
+ */
+#include "netparts.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define DENIED_A_SECOND 20u
+#define GRANTED_A_SECOND 100u
+/* Of strings, escaped: a line stays below its limit whatever is in it. */
+#define TEXT_MAX 120
+#define HOST_MAX 260
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
+}
+
+struct text { char *at; size_t size, room; };
+
+static void put(struct text *text, const char *bytes)
+{
+	size_t size = strlen(bytes);
+	if (size > text->room - text->size)
+		size = text->room - text->size;
+	memcpy(text->at + text->size, bytes, size);
+	text->size += size;
+}
+
+static void put_string(struct text *text, const char *key, const char *value)
+{
+	put(text, ",\"");
+	put(text, key);
+	if (value == NULL) {
+		put(text, "\":null");
+		return;
+	}
+	put(text, "\":\"");
+	size_t begin = text->size, most = strcmp(key, "host") == 0 ? HOST_MAX : TEXT_MAX;
+	for (const unsigned char *at = (const unsigned char *)value; *at != 0; at++) {
+		char escaped[8] = { (char)*at };
+		if (*at < 0x20 || *at >= 0x7f)
+			snprintf(escaped, sizeof escaped, "\\u%04x", *at);
+		else if (*at == '"' || *at == '\\')
+			snprintf(escaped, sizeof escaped, "\\%c", *at);
+		if (text->size - begin > most) {
+			put(text, "...");
+			break;
+		}
+		put(text, escaped);
+	}
+	put(text, "\"");
+}
+
+static void put_number(struct text *text, const char *key, uint64_t value)
+{
+	char number[48];
+	snprintf(number, sizeof number, ",\"%s\":%llu", key, (unsigned long long)value);
+	put(text, number);
+}
+
+/* The line without its end, so that a count may be added. */
+static void format(const struct ipc_audit *audit, const struct ipc_audit_line *line, char out[IPC_AUDIT_LINE_MAX])
+{
+	struct text text = { out, 0, IPC_AUDIT_LINE_MAX - 64 };
+	struct timespec now;
+	struct tm tm;
+	char stamp[64], address[IPC_ADDRESS_TEXT];
+	clock_gettime(CLOCK_REALTIME, &now);
+	gmtime_r(&now.tv_sec, &tm);
+	size_t size = strftime(stamp, sizeof stamp - 8, "{\"time\":\"%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(stamp + size, sizeof stamp - size, ".%03ldZ\"", now.tv_nsec / 1000000 % 1000);
+	put(&text, stamp);
+	put_string(&text, "worker", audit->worker);
+	put_string(&text, "event", line->event);
+	if (line->call != NULL)
+		put_string(&text, "call", line->call);
+	put_string(&text, "host", line->host);
+	if (line->address != NULL)
+		ipc_address_print(line->address, address);
+	put_string(&text, "address", line->address == NULL ? NULL : address);
+	if (line->port >= 0)
+		put_number(&text, "port", (uint64_t)line->port);
+	else
+		put(&text, ",\"port\":null");
+	put_string(&text, "verdict", line->is_granted ? "granted" : "denied");
+	put_string(&text, "reason", line->reason);
+	text.at[text.size] = 0;
+}
+
+static bool emit(struct ipc_audit *audit, struct ipc_audit_bucket *bucket, const char *body, uint64_t suppressed)
+{
+	char line[IPC_AUDIT_LINE_MAX];
+	struct text text = { line, 0, sizeof line - 1 };
+	struct stat status;
+	if (fstat(audit->fd, &status) == 0 && S_ISREG(status.st_mode) && (uint64_t)status.st_size >= audit->bytes_max) {
+		audit->is_full = true;
+		return false;
+	}
+	audit->is_full = false;
+	put(&text, body);
+	if (suppressed > 0)
+		put_number(&text, "suppressed", suppressed);
+	put(&text, "}\n");
+	ssize_t count;
+	do
+		count = write(audit->fd, line, text.size);
+	while (count < 0 && errno == EINTR);
+	bucket->suppressed = 0;
+	return true;
+}
+
+static void tell(const struct ipc_audit *audit, const struct ipc_audit_line *line)
+{
+	char text[512], address[IPC_ADDRESS_TEXT];
+	int size;
+	if (line->call != NULL) {
+		size = snprintf(text, sizeof text, "call %.300s\n", line->call);
+	} else {
+		if (line->address != NULL)
+			ipc_address_print(line->address, address);
+		const char *host = line->host != NULL ? line->host : line->address != NULL ? address : "?";
+		const char *format = strchr(host, ':') != NULL ? "network [%.300s]:%d\n" : line->port >= 0 ? "network %.300s:%d\n" : "network %.300s\n";
+		size = snprintf(text, sizeof text, format, host, line->port);
+	}
+	/* Best effort: a line goes into a pipe whole or not at all. */
+	if (size > 0 && (size_t)size < sizeof text && write(audit->told, text, (size_t)size) < 0)
+		errno = 0;
+}
+
+void ipc_audit_write(struct ipc_audit *audit, const struct ipc_audit_line *line)
+{
+	struct ipc_audit_bucket *bucket = line->is_granted ? &audit->granted : &audit->denied;
+	uint64_t second = now_ms() / 1000;
+	if (!line->is_granted && audit->told >= 0)
+		tell(audit, line);
+	if (audit->fd < 0)
+		return;
+	if (second != bucket->second) {
+		bucket->second = second;
+		bucket->used = 0;
+	}
+	if (bucket->used >= (line->is_granted ? GRANTED_A_SECOND : DENIED_A_SECOND)) {
+		/* One in a while is formatted, to have something to say when the second is over. */
+		if (bucket->suppressed++ == 0)
+			format(audit, line, bucket->last);
+		return;
+	}
+	char body[IPC_AUDIT_LINE_MAX];
+	format(audit, line, body);
+	bucket->used++;
+	if (!emit(audit, bucket, body, bucket->suppressed)) {
+		bucket->suppressed++;
+		memcpy(bucket->last, body, sizeof body);
+	}
+}
+
+int ipc_audit_due(struct ipc_audit *audit)
+{
+	/* In a full file nothing is due: the next line looks whether it still is. */
+	if (audit->is_full || (audit->granted.suppressed == 0 && audit->denied.suppressed == 0))
+		return -1;
+	return (int)(1000 - now_ms() % 1000);
+}
+
+static void flush(struct ipc_audit *audit, struct ipc_audit_bucket *bucket, bool is_end)
+{
+	uint64_t second = now_ms() / 1000;
+	if (audit->fd < 0 || bucket->suppressed == 0 || (second == bucket->second && !is_end))
+		return;
+	bucket->second = second;
+	bucket->used = 1;
+	emit(audit, bucket, bucket->last, bucket->suppressed - 1);
+}
+
+void ipc_audit_flush(struct ipc_audit *audit, bool is_end)
+{
+	flush(audit, &audit->granted, is_end);
+	flush(audit, &audit->denied, is_end);
+}
