@@ -123,7 +123,7 @@ int main(int argc, char **argv)
 		return 2;
 	net.denied = (uint32_t)number("NET_PEER_DENIED", 63);
 	net.dns_port = (uint16_t)number("NET_PEER_DNS_PORT", 0);
-	net.told = (int)number("NET_PEER_TOLD", (uint64_t)-1);
+	net.told = getenv("NET_PEER_TOLD") != NULL ? atoi(getenv("NET_PEER_TOLD")) : -1;
 	net.audit_max = number("NET_PEER_AUDIT_MAX", 0);
 	net.hosts = getenv("NET_PEER_HOSTS");
 	net.resolv_conf = getenv("NET_PEER_RESOLV_CONF");
