@@ -199,7 +199,11 @@ function readAudit(): Line[] {
 /** One attempt under the rules; its descriptors are looked at afterwards. */
 async function attempt(rules: string[], what: string, args: unknown[], options: Options = {}): Promise<Ended> {
   for (const path of [audit, fds]) rmSync(path, { force: true });
-  if (options.uid !== undefined) for (const path of [audit, fds]) (writeFileSync(path, ""), chmodSync(path, 0o666));
+  if (options.uid !== undefined)
+    for (const path of [audit, fds]) {
+      writeFileSync(path, "");
+      chmodSync(path, 0o666);
+    }
   const python = options.uid === undefined ? "python3" : SYSTEM_PYTHON;
   const user =
     options.uid === undefined ? [] : ["setpriv", `--reuid=${options.uid}`, `--regid=${options.uid}`, "--clear-groups"];
@@ -229,7 +233,7 @@ async function attempt(rules: string[], what: string, args: unknown[], options: 
   }
   const status = await child.exited;
   const [before, after] = readFileSync(fds, "utf8").trim().split(" ");
-  expect(after).toBe(before!);
+  expect(after).toBe(before);
   return { got: text === "" ? undefined : JSON.parse(text), status, lines: readAudit() };
 }
 
@@ -332,7 +336,7 @@ test("an address is dialed only if it was checked; the next one is tried", async
     ],
     { env: { NET_PEER_ANY: "1" } },
   );
-  expect(any.got).toEqual(Array(3).fill(["EACCES", "EACCES"]));
+  expect(any.got).toEqual([1, 2, 3].map(() => ["EACCES", "EACCES"]));
   const open = await attempt(
     [],
     "connects",
@@ -342,7 +346,7 @@ test("an address is dialed only if it was checked; the next one is tried", async
     ],
     { env: { NET_PEER_ANY: "1", NET_PEER_DENIED: "8" } },
   );
-  expect(open.got).toEqual(Array(2).fill(["pong", "pong"]));
+  expect(open.got).toEqual([1, 2].map(() => ["pong", "pong"]));
 });
 
 test("both versions, mapped ones, the machine's own addresses, localhost", async () => {
@@ -355,7 +359,7 @@ test("both versions, mapped ones, the machine's own addresses, localhost", async
     ],
     { env: { NET_PEER_DENIED: "0" } },
   );
-  expect(six6.got).toEqual(Array(2).fill(["pong", "pong"]));
+  expect(six6.got).toEqual([1, 2].map(() => ["pong", "pong"]));
   const targets = [
     ["127.0.0.1", allowed.port],
     ["::ffff:127.0.0.1", allowed.port],
