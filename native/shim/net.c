@@ -1047,7 +1047,7 @@ static void serve_polled(const struct polled *polled)
 
 static bool set_up(const struct ipc_net *net, int listener)
 {
-	memset(&server, 0, sizeof server);
+	/* Zero already, and large: what is never needed is never touched. */
 	server.net = net;
 	server.listener = listener;
 	server.pidfd = -1;
@@ -1059,8 +1059,8 @@ static bool set_up(const struct ipc_net *net, int listener)
 	for (size_t i = 0; i < IPC_NET_STUBS_MAX; i++)
 		server.stub[i].fd = -1;
 	for (size_t i = 0; i < IPC_NET_PENDING_MAX; i++)
-		server.pending[i].lookup = server.pending[i].fd = server.pending[i].target.socket = server.lookup[i].fd = -1;
-	server.routes = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+		server.pending[i].lookup = server.pending[i].fd = server.pending[i].target.socket = -1;
+	server.routes = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
 	ipc_resolver_read(&server.resolver);
 	if (ipc_patterns_compile(&server.patterns, net) != 0) {
 		/* Rules that cannot be read grant nothing. */

@@ -326,6 +326,8 @@ test("an address is dialed only if it was checked; the next one is tried", async
   expect(denials(lines)).toContain(`connect mixed.test 169.254.169.254 ${port}: address is metadata`);
   const dead = await attempt(rules, "connects", [["dead.test", port]]);
   expect(dead.got).toEqual([["ECONNREFUSED", "pong"]]); // who does not wait gets the first one
+  const unserved = await attempt(rules, "connects", [["missing.test", port]], { env: { NET_PEER_DNS_PORT: "1" } });
+  expect(unserved.got).toEqual([["EHOSTUNREACH", "EHOSTUNREACH"]]);
   const any = await attempt(
     [],
     "connects",

@@ -238,7 +238,7 @@ def dns(name: str) -> dict:
         "tunnel": ask(frame(query(b"\n\"\xff" + b"a" * 50 + b".evil.example"))),
         "long": ask(b"\xff\xff" + b"x" * 1000),
         "short": ask(b"\0\1x"),
-        "garbage": ask(frame(b"\xc0\x0c" * 100)),
+        "garbage": ask(frame(b"\x0c\xc0" * 100)),
         "pointer": ask(frame(struct.pack("!HHHHHH", 7, 0x100, 1, 0, 0, 0) + b"\xc0\x0c\0\1\0\1")),
         "answer": ask(frame(b"\0\7\x81\x80" + good[6:])),
     }
