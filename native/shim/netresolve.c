@@ -178,7 +178,6 @@ static bool send_questions(struct ipc_lookup *lookup)
 {
 	uint8_t out[2 * (2 + IPC_DNS_QUERY_MAX)];
 	size_t size = 0;
-	bool is_sent = false;
 	for (int i = 0; i < 2; i++) {
 		if (lookup->is_answered[i])
 			continue;
@@ -187,13 +186,14 @@ static bool send_questions(struct ipc_lookup *lookup)
 			return false;
 		out[size] = (uint8_t)(length >> 8);
 		out[size + 1] = (uint8_t)length;
-		if (!lookup->is_tcp)
-			is_sent = send(lookup->fd, out + 2, length, MSG_NOSIGNAL) == (ssize_t)length || is_sent;
-		else
+		/* That the first one was refused is told to whoever sends the second one, and to nobody else. */
+		if (lookup->is_tcp)
 			size += length + 2;
+		else if (send(lookup->fd, out + 2, length, MSG_NOSIGNAL) != (ssize_t)length)
+			return false;
 	}
 	lookup->is_sent = true;
-	return lookup->is_tcp ? send(lookup->fd, out, size, MSG_NOSIGNAL) == (ssize_t)size : is_sent;
+	return !lookup->is_tcp || send(lookup->fd, out, size, MSG_NOSIGNAL) == (ssize_t)size;
 }
 
 /* True: there is none left. */

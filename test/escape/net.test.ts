@@ -2,7 +2,7 @@
  * The network of a worker under a host list, by native/fuzz/net_peer.c: the server that answers the worker's calls, under sanitizers, and a
  * filter. Names come from a hosts file and a name server of the test's.
  */
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -114,9 +114,15 @@ async function serveNames(): Promise<{ port: number; stop: () => void }> {
       socket: {
         data(socket, data, port, address) {
           const query = Buffer.from(data);
-          socket.send(Buffer.concat([Buffer.from([0, 0]), answerQuestion(query, false).subarray(2)]), port, address); // forged
-          socket.send(answerQuestion(query, false), port, address);
+          const forged = Buffer.concat([Buffer.from([0, 0]), answerQuestion(query, false).subarray(2)]);
+          for (const answer of [forged, answerQuestion(query, false)])
+            try {
+              socket.send(answer, port, address);
+            } catch {
+              // who asked has what it needs, and the socket says so of an answer before
+            }
         },
+        error() {},
       },
     });
     try {
@@ -148,6 +154,7 @@ async function serveNames(): Promise<{ port: number; stop: () => void }> {
   }
 }
 
+setDefaultTimeout(60_000);
 let names: Awaited<ReturnType<typeof serveNames>>;
 beforeAll(async () => {
   const sources = readdirSync(join(ROOT, "native/shim")).filter(
@@ -552,7 +559,7 @@ test("connects that wait: too many, interrupted, limited in time, and a worker t
   } finally {
     server.stop();
   }
-}, 30_000);
+});
 
 for (const how of ["interrupted", "restarted"])
   test(`a connect that is ${how} ends well`, async () => {
@@ -563,7 +570,7 @@ for (const how of ["interrupted", "restarted"])
     } finally {
       server.stop();
     }
-  }, 30_000);
+  });
 
 test("as a user without privileges", async () => {
   if (process.getuid!() !== 0 || !existsSync(SYSTEM_PYTHON)) {
