@@ -1,62 +1,73 @@
 /*
- * The process that answers for a worker what its filter hands over: it records what is denied. It is a child of the shim, holds nothing
- * but what it needs, and ends with the last process that the filter is upon.
+ * The process that answers for a worker what its filter hands over: a child of the shim, as the user who started the worker. It holds
+ * nothing but what it needs, and ends with the last process that the filter is upon.
  */
 #include "ipc.h"
+#include "net.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/seccomp.h>
-#include <poll.h>
 #include <signal.h>
-#include <string.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static void serve(int listener)
+enum { LISTENER = 3, AUDIT = 4, TOLD = 5 };
+
+/* Above all that stays open, then down to its place. */
+static int settle(int fd, int place)
 {
-	union { struct seccomp_notif one; char room[512]; } asked;
-	union { struct seccomp_notif_resp one; char room[512]; } answer;
-	for (;;) {
-		struct pollfd fd = { listener, POLLIN, 0 };
-		if (poll(&fd, 1, -1) < 0)
-			continue;
-		if (!(fd.revents & POLLIN))
-			return;
-		memset(&asked, 0, sizeof asked);
-		if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &asked) != 0)
-			continue;
-		memset(&answer, 0, sizeof answer);
-		answer.one.id = asked.one.id;
-		answer.one.error = -EPERM;
-		ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, &answer);
+	int high = fcntl(fd, F_DUPFD_CLOEXEC, 16);
+	return high < 0 ? -1 : dup2(high, place);
+}
+
+_Noreturn static void run(const struct ipc_spec *spec, int listener, int told)
+{
+	static struct ipc_net_rule rules[IPC_HOSTS_MAX];
+	for (size_t i = 0; i < spec->host_count; i++)
+		rules[i] = (struct ipc_net_rule){ spec->hosts[i].name, spec->hosts[i].port };
+	int audit = spec->audit == NULL ? -1 : open(spec->audit, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (settle(listener, LISTENER) < 0 || settle(told, TOLD) < 0 || (audit >= 0 && settle(audit, AUDIT) < 0))
+		_exit(IPC_EXIT_SYSTEM);
+	/* The lock of the run among others: who holds it is taken for its shim. */
+	if (syscall(SYS_close_range, 6u, ~0u, 0u) != 0) {
+		for (int fd = 6; fd < 4096; fd++)
+			close(fd);
 	}
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	for (int fd = 0; fd < LISTENER && null >= 0; fd++)
+		dup2(null, fd);
+	struct ipc_net net = {
+		.worker = spec->worker != NULL ? spec->worker : "", .rules = rules, .rule_count = spec->host_count,
+		.denied = spec->denied_classes, .audit = audit >= 0 ? AUDIT : -1, .audit_path = spec->audit, .told = TOLD,
+		.audit_max = 16u * 1024 * 1024,
+	};
+	ipc_net_serve(&net, LISTENER);
+	_exit(0);
 }
 
 pid_t ipc_answer_start(const struct ipc_spec *spec, int listener, int *told)
 {
-	int pipe[2];
+	int ends[2];
 	*told = -1;
-	if (pipe2(pipe, O_CLOEXEC | O_NONBLOCK) != 0)
+	if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) {
+		close(listener);
 		return -errno;
+	}
 	pid_t parent = getpid();
 	pid_t pid = fork();
-	if (pid != 0) {
-		int error = errno;
-		close(listener);
-		close(pipe[1]);
-		*told = pipe[0];
-		return pid < 0 ? -error : pid;
+	if (pid == 0) {
+		/* Without the shim there is no worker either; what ends that is for it alone to hear. */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(0);
+		setsid();
+		close(ends[0]);
+		run(spec, listener, ends[1]);
 	}
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(0);
-	(void)spec;
-	setsid();
-	dup2(listener, 3);
-	syscall(436, 4u, ~0u, 0u); /* close_range */
-	serve(3);
-	_exit(0);
+	int error = errno;
+	close(listener);
+	close(ends[1]);
+	*told = ends[0];
+	return pid < 0 ? -error : pid;
 }

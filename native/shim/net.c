@@ -1051,7 +1051,7 @@ static bool set_up(const struct ipc_net *net, int listener)
 	server.net = net;
 	server.listener = listener;
 	server.pidfd = -1;
-	server.audit = (struct ipc_audit){ .fd = net->audit, .told = net->told, .worker = net->worker,
+	server.audit = (struct ipc_audit){ .fd = net->audit, .told = net->told, .worker = net->worker, .path = net->audit_path,
 					   .bytes_max = net->audit_max > 0 ? net->audit_max : IPC_NET_AUDIT_BYTES_MAX };
 	server.resolver = (struct ipc_resolver){ .hosts_path = net->hosts != NULL ? net->hosts : "/etc/hosts",
 						 .conf_path = net->resolv_conf != NULL ? net->resolv_conf : "/etc/resolv.conf",

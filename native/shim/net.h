@@ -38,6 +38,7 @@ struct ipc_net {
 	bool any_host;       /* every name and address, but for `denied` */
 	uint32_t denied;     /* classes of addresses */
 	int audit;           /* -1, or opened with O_APPEND */
+	const char *audit_path; /* NULL, or where the file is opened again once it was rotated away */
 	uint64_t audit_max;  /* bytes of the file; 0: as above. Nothing is written while it is that large */
 	int told;            /* -1, or a pipe: one line for each denial as long as there is room */
 	const char *hosts, *resolv_conf; /* NULL: those in /etc */

@@ -5,6 +5,7 @@
 #include "netparts.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -96,11 +97,26 @@ static void format(const struct ipc_audit *audit, const struct ipc_audit_line *l
 	text.at[text.size] = 0;
 }
 
+/* The log is rotated by renaming: what has another name now is let go. */
+static void reopen(struct ipc_audit *audit)
+{
+	struct stat open_one, named;
+	if (fstat(audit->fd, &open_one) == 0 && stat(audit->path, &named) == 0 && open_one.st_ino == named.st_ino && open_one.st_dev == named.st_dev)
+		return;
+	int fd = open(audit->path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (fd < 0)
+		return;
+	dup3(fd, audit->fd, O_CLOEXEC);
+	close(fd);
+}
+
 static bool emit(struct ipc_audit *audit, struct ipc_audit_bucket *bucket, const char *body, uint64_t suppressed)
 {
 	char line[IPC_AUDIT_LINE_MAX];
 	struct text text = { line, 0, sizeof line - 1 };
 	struct stat status;
+	if (audit->path != NULL)
+		reopen(audit);
 	if (fstat(audit->fd, &status) == 0 && S_ISREG(status.st_mode) && (uint64_t)status.st_size >= audit->bytes_max) {
 		audit->is_full = true;
 		return false;

@@ -107,7 +107,7 @@ void ipc_lookup_end(struct ipc_lookup *lookup);
 struct ipc_audit_bucket { uint64_t second; unsigned used; uint64_t suppressed; char last[IPC_AUDIT_LINE_MAX]; };
 struct ipc_audit {
 	int fd, told;
-	const char *worker;
+	const char *worker, *path;
 	uint64_t bytes_max;
 	bool is_full;
 	struct ipc_audit_bucket granted, denied;

@@ -22,7 +22,8 @@ export function policyPath(context: Context, policy: string | undefined): string
  * @returns `chosen` itself where there are none, else a policy that extends it, as JSON text
  */
 export async function withExceptions(context: Context, flags: PolicyFlags, chosen: string): Promise<string> {
-  const { allowNet, allowListen, allowRead = [], allowWrite = [] } = flags;
+  const { allowRead = [], allowWrite = [] } = flags;
+  const [allowNet, allowListen] = [flags.allowNet, flags.allowListen].map((one) => (one === "" ? true : one));
   if (allowNet === undefined && allowListen === undefined && allowRead.length + allowWrite.length === 0) return chosen;
   const { loadPolicy, splitHost } = await import("../sandbox/policy.ts");
   const { network, files } = loadPolicy(chosen, { project: context.cwd, home: process.env.HOME ?? "/" });

@@ -54,7 +54,7 @@ async function parseAndRun(args: readonly string[]): Promise<number> {
     return USAGE;
   }
   try {
-    await program.parseAsync([...args], { from: "user" });
+    await program.parseAsync(withoutValues(args), { from: "user" });
     return status;
   } catch (error) {
     const { code, exitCode, message, command } = error as CommanderError & { command?: Command };
@@ -66,6 +66,14 @@ async function parseAndRun(args: readonly string[]): Promise<number> {
       hint: `see: ipcctl ${command === undefined || command === program ? "" : `${command.name()} `}--help`,
     });
   }
+}
+
+/** Flags whose value may only follow a `=`: the next word is the script, not theirs. */
+const VALUE_BEHIND_EQUALS = new Set(["--allow-net", "--allow-listen", "--wait-ready"]);
+
+function withoutValues(args: readonly string[]): string[] {
+  const end = args.indexOf("--");
+  return args.map((arg, index) => (VALUE_BEHIND_EQUALS.has(arg) && (end < 0 || index < end) ? `${arg}=` : arg));
 }
 
 /** What lay below it, down to the first. */

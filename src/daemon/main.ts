@@ -1,5 +1,6 @@
 /** The daemon put together: lock, store, workers, socket; and taken apart again. */
 import { closeSync, existsSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeSync } from "node:fs";
+import { join } from "node:path";
 import { IpcError, type ErrorCode } from "../base/errors.ts";
 import { SHIM_BINARY } from "../base/install.ts";
 import { restoreChildSignal, setProcessName, tryLock } from "../base/libc.ts";
@@ -8,6 +9,7 @@ import { VERSION } from "../base/version.ts";
 import { listLogFiles } from "../logs/files.ts";
 import { PROTOCOL } from "../protocol/responses.ts";
 import type { DaemonStatus } from "../protocol/status.ts";
+import { rotateAudit } from "../workers/audit.ts";
 import { CgroupTree } from "../workers/cgroup.ts";
 import { HealthMonitor } from "../workers/health.ts";
 import { cleanWorkerEnv } from "../workers/launch.ts";
@@ -26,6 +28,8 @@ import { Server } from "./server.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import { Systemd } from "./systemd.ts";
 
+/** How often the audit log is looked at: it grows by some lines a second at most. */
+const AUDIT_LOOK_MS = 60_000;
 /** What a supervisor sees: another daemon has the state directory (EX_TEMPFAIL), the configuration is wrong (EX_CONFIG). */
 const EXITS: Partial<Record<ErrorCode, number>> = { USAGE: 2, LIMIT: 75, BAD_CONFIG: 78 };
 
@@ -196,6 +200,8 @@ async function serve(args: readonly string[]): Promise<void> {
       );
     }
   };
+  const auditLog = join(paths.stateDir, "audit.log");
+  setInterval(() => rotateAudit(auditLog), AUDIT_LOOK_MS).unref();
   process.on("SIGHUP", () => {
     systemd.reloading();
     reopen();

@@ -165,6 +165,14 @@ class Compiler {
       this.#say("network", "granted", "nothing confines it");
       return { ...common, scratch: files.scratch ? this.#context.scratch : null, needsPassedPlane: false };
     }
+    for (const { path, isOptional } of [...files.read, ...files.write, ...files.exec, ...process.devices])
+      if (!isOptional && !existsSync(path))
+        throw refused(
+          this.#policy,
+          `files ${path}`,
+          "it is not there",
+          'make it, or write { "path": …, "optional": true }',
+        );
     this.#requireKernel();
     this.#chooseNamespaces();
     const scratch = files.scratch === null ? null : this.#hasRoot ? SCRATCH_IN_ROOT : this.#context.scratch;
@@ -268,15 +276,7 @@ class Compiler {
     const abi = this.#machine.landlockAbi;
     const paths: { access: bigint; path: string; isOptional: boolean }[] = [];
     const grant = (path: string, access: bigint, isOptional: boolean, how = {}): void => {
-      if (!existsSync(path)) {
-        if (isOptional) return;
-        throw refused(
-          this.#policy,
-          `files ${path}`,
-          "it is not there",
-          'make it, or write { "path": …, "optional": true }',
-        );
-      }
+      if (isOptional && !existsSync(path)) return;
       if (this.#isHidden) root.show(path, how);
       paths.push({ access, path, isOptional });
     };
