@@ -19,6 +19,7 @@ if command -v shellcheck >/dev/null; then step shellcheck bin/ipcctl scripts/*.s
 else echo "── skipped: shellcheck is not installed"; fi
 step sh native/build.sh --sanitize
 step env ASAN_OPTIONS=detect_leaks=0 native/build/fuzz 2000
+step env ASAN_OPTIONS=detect_leaks=0 native/build/net_fuzz 2000
 step python3 -m unittest discover -s test/python
 "$bun" --no-env-file test --timeout 60000 test 2>&1 | tee "$log"
 add() { sed -n "s/^ *\([0-9][0-9]*\) $1\$/\1/p" "$log" | tail -n 1; }

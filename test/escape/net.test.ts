@@ -384,8 +384,8 @@ test("both versions, mapped ones, the machine's own addresses, localhost", async
   const range = await attempt([`127.0.0.0/8`, `::1`], "literals", targets);
   expect(range.got.slice(0, 3)).toEqual(["pong", "pong", "pong"]);
   // 16: only what is the machine's own
-  const own = await attempt([], "literals", targets, { env: { NET_PEER_ANY: "1", NET_PEER_DENIED: "16" } });
-  expect(own.got.slice(0, 3)).toEqual(["EACCES", "EACCES", "EACCES"]);
+  const own = await attempt([], "literals", targets.slice(0, 3), { env: { NET_PEER_ANY: "1", NET_PEER_DENIED: "16" } });
+  expect(own.got).toEqual(["EACCES", "EACCES", "EACCES"]);
   expect(denials(own.lines)[0]).toBe(`connect null 127.0.0.1 ${allowed.port}: address is self`);
 });
 
