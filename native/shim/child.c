@@ -181,6 +181,9 @@ _Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_chil
 	if (chdir(spec->cwd) != 0)
 		fail(fds->report, errno, IPC_STEP_CWD);
 	seal_descriptors(fds->control, fds->plane);
+	/* Under Yama only an ancestor may read the memory of a process of the same user, or whom that process names and his descendants. */
+	if (spec->has_hosts)
+		prctl(PR_SET_PTRACER, parent, 0, 0, 0);
 	enum ipc_step step = IPC_STEP_SECCOMP;
 	struct ipc_token token;
 	int listener = -1;

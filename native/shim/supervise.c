@@ -375,6 +375,9 @@ static void read_denials(void)
 	if (!ipc_denials_read(&shim.denials, shim.told, &is_news)) {
 		close(shim.told);
 		shim.told = -1;
+		/* Who connects for the worker is gone before it: what it does from now on would fail in odd ways. */
+		if (shim.spec.has_hosts && !shim.has_exited)
+			stop(0, (int)shim.spec.stop_signal);
 	}
 	if (is_news)
 		ipc_record_write(shim.dirfd, "denied", text, ipc_denials_text(&shim.denials, text, sizeof text), false);

@@ -12,6 +12,8 @@ export type Machine = {
   /** Empty where namespaces with a root of its own can be made; else what failed. */
   readonly namespacesLack: string;
   readonly isRoot: boolean;
+  /** Who may read the memory of whom (kernel.yama.ptrace_scope); 0 where there is no Yama. */
+  readonly yama: number;
 };
 
 let known: Machine | undefined;
@@ -23,6 +25,7 @@ export function thisMachine(): Machine {
     arch: process.arch,
     namespacesLack: namespacesLack(),
     isRoot: process.getuid!() === 0,
+    yama: yama(),
   };
   return known;
 }
@@ -32,6 +35,14 @@ function hasSeccomp(): boolean {
     return readFileSync("/proc/sys/kernel/seccomp/actions_avail", "utf8").includes("errno");
   } catch {
     return false;
+  }
+}
+
+function yama(): number {
+  try {
+    return Number(readFileSync("/proc/sys/kernel/yama/ptrace_scope", "utf8"));
+  } catch {
+    return 0;
   }
 }
 

@@ -421,6 +421,7 @@ class Compiler {
           "granted",
           "seccomp user notification; names are resolved outside, and their addresses checked",
         );
+      this.#requireReading();
       this.#say("addresses", "denied", `after resolution: ${network.denyResolved.join(", ")}, unless named above`);
     }
     this.#say("Unix sockets", this.#hasUnix ? "granted" : "denied", unix);
@@ -444,6 +445,21 @@ class Compiler {
       this.#say(`listening on ${port}`, "granted", "Landlock");
     }
     return { net, ports };
+  }
+
+  /** Who connects for the worker reads the address in its memory. */
+  #requireReading(): void {
+    const { yama, isRoot } = this.#machine;
+    if (isRoot || yama === 0) return;
+    if (yama > 1)
+      throw refused(
+        this.#policy,
+        "network.allow",
+        `kernel.yama.ptrace_scope is ${yama}`,
+        "a scope of 1 or 0, or a daemon that runs as root",
+      );
+    if (this.#policy.process.mayFork)
+      this.#say("network of its child processes", "denied", "kernel.yama.ptrace_scope is 1: theirs cannot be read");
   }
 
   #systemCalls(): Program {

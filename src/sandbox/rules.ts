@@ -28,9 +28,13 @@ export type Surface = {
 const AF_UNIX = 1;
 const AF_INET = 2;
 const AF_INET6 = 10;
+const AF_NETLINK = 16;
 const STREAM = 1;
 const SEQPACKET = 5;
 const SOCKET_FLAGS = [0, 0x800, 0x8_0000, 0x8_0800]; // SOCK_NONBLOCK, SOCK_CLOEXEC
+const IP_OPTIONS = 4;
+/** IPV6_RTHDR, and what set it before RFC 3542. */
+const IPV6_ROUTING = [57, 5, 6];
 const MSG_FASTOPEN = 0x2000_0000;
 const TIOCSTI = 0x5412;
 const TIOCLINUX = 0x541c;
@@ -110,6 +114,8 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
     cases: [
       ...(hasUnixSockets ? [{ when: [unix], give: "allow" } as const] : []),
       ...(hasTcp ? [{ when: tcp, give: "allow" } as const] : []),
+      // The C library asks a cache of names and the kernel's addresses whenever it looks up a name: no news.
+      { when: [{ argument: 0, is: [AF_UNIX, AF_NETLINK] }], give: EPERM },
     ],
     otherwise: "notify",
   });
@@ -127,6 +133,27 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
     "sendto",
     allowOnly({ argument: 3, hasNone: MSG_FASTOPEN }, ...(hasUnixSockets ? [] : [{ argument: 4, isNull: true }])),
   );
+  if (network === "granted")
+    rules.set("setsockopt", {
+      cases: [
+        // Routes through hosts of the sender's choice.
+        {
+          when: [
+            { argument: 1, is: [0] },
+            { argument: 2, is: [IP_OPTIONS] },
+          ],
+          give: EPERM,
+        },
+        {
+          when: [
+            { argument: 1, is: [41] },
+            { argument: 2, is: IPV6_ROUTING },
+          ],
+          give: EPERM,
+        },
+      ],
+      otherwise: "allow",
+    });
   rules.set("sendmsg", allowOnly({ argument: 2, hasNone: MSG_FASTOPEN }));
   rules.set("sendmmsg", allowOnly({ argument: 3, hasNone: MSG_FASTOPEN }));
 }

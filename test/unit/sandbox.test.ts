@@ -7,7 +7,7 @@ import { compilePlan, type Plan } from "../../src/sandbox/plan.ts";
 import { loadPolicy, parsePolicy, policyJsonSchema, shippedPolicies, splitHost } from "../../src/sandbox/policy.ts";
 import { SYSTEM_CALLS, type Call } from "../../src/sandbox/system-calls.ts";
 
-const ABLE: Machine = { landlockAbi: 7, hasSeccomp: true, arch: "x64", namespacesLack: "", isRoot: false };
+const ABLE: Machine = { landlockAbi: 7, hasSeccomp: true, arch: "x64", namespacesLack: "", isRoot: false, yama: 0 };
 const CONTEXT = { scratch: "/scratch", program: ["/usr/lib"], cwd: "/srv" };
 const plan = (name: string, machine: Partial<Machine> = {}): Plan =>
   compilePlan(loadPolicy(name, { project: "/srv", home: "/srv" }), { ...ABLE, ...machine }, CONTEXT);
@@ -66,6 +66,7 @@ test.each([
   ["no-network", { arch: "ppc64" }, "ppc64"],
   [inline({ extends: "strict", isolation: { require: ["namespaces"] } }), { namespacesLack: "EPERM" }, "namespaces"],
   [inline({ extends: "no-network", network: { listen: [80] } }), { landlockAbi: 3 }, "ports"],
+  ["net-allowlist", { yama: 2 }, "ptrace_scope"],
   [inline({ extends: "no-network", files: { deny: ["/etc"] } }), {}, "take out of a grant"],
 ])("%s is refused where the kernel cannot enforce it: %p", (name, machine, reason) => {
   expect(() => plan(name, machine)).toThrow(reason);
@@ -131,7 +132,8 @@ test("strict: threads and no processes, itself and nobody else, pairs and no soc
   }
   expect(verdict(strict, "socketpair", 1, 0x8_0001)).toBe("allow");
   expect(verdict(strict, "socketpair", 1, 0x8_0002)).toBe(1);
-  for (const family of [1, 2, 10, 16, 17, 40]) expect(verdict(strict, "socket", family, 1, 0)).toBe("notify");
+  for (const family of [1, 16]) expect(verdict(strict, "socket", family, 1, 0)).toBe(1);
+  for (const family of [2, 10, 17, 40]) expect(verdict(strict, "socket", family, 1, 0)).toBe("notify");
   expect(verdict(strict, "mmap", 0, 4096, 3, 0x22)).toBe("allow");
   expect(verdict(strict, "mmap", 0, 4096, 3, 0x21)).toBe(12);
   expect(verdict(strict, "ioctl", 1, 0x5413)).toBe("allow");
@@ -148,11 +150,16 @@ test("net-allowlist: TCP only, and only as another process connects it", () => {
     [2, 2, 0],
     [2, 3, 1],
     [10, 1, 262],
-    [1, 1, 0],
     [40, 1, 0],
   ] as const)
     expect(verdict(net, "socket", family, type, protocol)).toBe("notify");
   for (const call of ["connect", "bind", "listen", "accept4"] as const) expect(verdict(net, call)).toBe("notify");
+  for (const [level, name] of [
+    [0, 4],
+    [41, 57],
+  ] as const)
+    expect(verdict(net, "setsockopt", 3, level, name)).toBe(1);
+  expect(verdict(net, "setsockopt", 3, 6, 1)).toBe("allow");
   expect(verdict(net, "sendto", 3, 4, 5, 0, 0, 0)).toBe("allow");
   for (const [flags, address] of [
     [0, 1n << 40n],
