@@ -143,57 +143,94 @@ static int make_token(struct ipc_token *token)
 	return syscall(SYS_getrandom, token, sizeof *token, 0) == (long)sizeof *token ? 0 : -EIO;
 }
 
-_Noreturn static void fail(int report, int error, enum ipc_step step)
+static int tell(int report, int error, enum ipc_step step)
 {
 	struct ipc_child_error message = { error < 0 ? -error : error, (int32_t)step };
-	if (write(report, &message, sizeof message) < 0)
-		_exit(126);
-	_exit(message.error == ENOENT ? 127 : 126);
+	return write(report, &message, sizeof message) < 0 ? EIO : message.error;
 }
 
-_Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_foreground)
+_Noreturn static void fail(int report, int error, enum ipc_step step)
 {
-	int rc;
-	if (!is_foreground)
-		setsid();
-	reset_signals();
-	if (!is_foreground) {
-		char go;
-		if (read(fds->gate, &go, 1) != 1)
-			_exit(126); /* the shim died before it let us go */
-		dup2(fds->in, 0);
-		dup2(fds->out, 1);
-		dup2(fds->err, 2);
-	}
+	_exit(tell(report, error, step) == ENOENT ? 127 : 126);
+}
+
+/* All steps up to the exec, which has not to come. 0, or -errno with the step that failed. */
+static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_child, struct ipc_token *token,
+		  enum ipc_step *step)
+{
+	int rc, listener = -1;
+	*step = IPC_STEP_CGROUP;
 	if (spec->cgroup != NULL && (rc = join_cgroup(spec->cgroup)) != 0)
-		fail(fds->report, rc, IPC_STEP_CGROUP);
-	/* Open before what a limit on descriptors or on the address space may forbid. */
+		return rc;
+	/* Before what a limit on descriptors or on the address space may forbid. */
+	*step = IPC_STEP_NAMESPACES;
 	if ((rc = ipc_isolate(spec)) != 0)
-		fail(fds->report, rc, IPC_STEP_NAMESPACES);
+		return rc;
+	*step = IPC_STEP_RLIMIT;
 	if ((rc = set_rlimits(spec)) != 0)
-		fail(fds->report, rc, IPC_STEP_RLIMIT);
+		return rc;
+	*step = IPC_STEP_IDS;
 	if (spec->has_ids && (rc = set_ids(spec)) != 0)
-		fail(fds->report, rc, IPC_STEP_IDS);
+		return rc;
 	/* After the change of user, which clears it. A parent that died before is noticed by its pid. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
+	if (is_child && getppid() != parent)
 		_exit(126);
+	*step = IPC_STEP_CWD;
 	if (chdir(spec->cwd) != 0)
-		fail(fds->report, errno, IPC_STEP_CWD);
+		return -errno;
 	seal_descriptors(fds->control, fds->plane);
 	/* Under Yama only an ancestor may read the memory of a process of the same user, or whom that process names and his descendants. */
 	if (spec->has_hosts)
 		prctl(PR_SET_PTRACER, parent, 0, 0, 0);
-	enum ipc_step step = IPC_STEP_SECCOMP;
+	*step = IPC_STEP_SECCOMP;
+	if (spec->is_confined && (rc = make_token(token)) != 0)
+		return rc;
+	if ((rc = ipc_confine(spec, token, step, &listener)) != 0)
+		return rc;
+	*step = IPC_STEP_SECCOMP;
+	return listener >= 0 ? hand_over(fds->report, listener) : 0;
+}
+
+/* The shim has written down who we are. False: it died before. */
+static bool pass_gate(const struct ipc_child_fds *fds)
+{
+	char go;
+	if (read(fds->gate, &go, 1) != 1)
+		return false;
+	dup2(fds->in, 0);
+	dup2(fds->out, 1);
+	dup2(fds->err, 2);
+	return true;
+}
+
+int ipc_child_become(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t shim)
+{
 	struct ipc_token token;
-	int listener = -1;
+	enum ipc_step step;
+	setsid();
+	sigset_t none;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	if (!pass_gate(fds))
+		return EPIPE;
+	int rc = settle(spec, fds, shim, false, &token, &step);
+	return rc == 0 ? 0 : tell(fds->report, rc, step);
+}
+
+_Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_foreground)
+{
+	struct ipc_token token;
+	enum ipc_step step;
+	if (!is_foreground)
+		setsid();
+	reset_signals();
+	if (!is_foreground && !pass_gate(fds))
+		_exit(126);
+	int rc = settle(spec, fds, parent, true, &token, &step);
+	if (rc != 0)
+		fail(fds->report, rc, step);
 	environ = spec->envp;
-	if (spec->is_confined && (rc = make_token(&token)) != 0)
-		fail(fds->report, rc, step);
-	if ((rc = ipc_confine(spec, &token, &step, &listener)) != 0)
-		fail(fds->report, rc, step);
-	if (listener >= 0 && (rc = hand_over(fds->report, listener)) != 0)
-		fail(fds->report, rc, IPC_STEP_SECCOMP);
 	if (spec->is_confined)
 		fail(fds->report, execute(spec, &token), IPC_STEP_EXEC);
 	execvp(spec->argv[0], spec->argv);

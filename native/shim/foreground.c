@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,22 +17,23 @@
 static struct ipc_spec spec;
 
 /* A signal from the terminal reached the worker's group without us; one by kill(2) was for us alone. */
-static void forward(const struct signalfd_siginfo *info, pid_t worker)
+static void forward(const struct signalfd_siginfo *info, pid_t worker, bool is_elsewhere)
 {
 	bool is_from_terminal = info->ssi_code > 0;
 	bool is_keyboard = info->ssi_signo == SIGINT || info->ssi_signo == SIGQUIT || info->ssi_signo == SIGWINCH;
-	if (!(is_keyboard && is_from_terminal))
+	if (is_elsewhere || !(is_keyboard && is_from_terminal))
 		kill(worker, (int)info->ssi_signo);
 }
 
-static int wait_for(pid_t worker, int signals, bool *is_late)
+/* `remote`: the connection to a snapshot that has forked the worker, or -1. */
+static int wait_for(pid_t worker, int signals, int remote, bool *is_late)
 {
 	uint64_t wall_at = spec.wall_ms > 0 ? ipc_now_ms() + spec.wall_ms : UINT64_MAX;
 	for (;;) {
 		uint64_t now = ipc_now_ms();
 		int timeout = wall_at == UINT64_MAX ? -1 : wall_at <= now ? 0 : (int)(wall_at - now);
-		struct pollfd fd = { signals, POLLIN, 0 };
-		if (poll(&fd, 1, timeout) == 0) {
+		struct pollfd fds[2] = { { signals, POLLIN, 0 }, { remote, POLLIN, 0 } };
+		if (poll(fds, 2, timeout) == 0) {
 			/* The first time asks, the second does not. */
 			kill(worker, *is_late ? SIGKILL : (int)spec.stop_signal);
 			*is_late = true;
@@ -40,9 +42,14 @@ static int wait_for(pid_t worker, int signals, bool *is_late)
 		struct signalfd_siginfo info;
 		while (read(signals, &info, sizeof info) == (ssize_t)sizeof info) {
 			if (info.ssi_signo != SIGCHLD)
-				forward(&info, worker);
+				forward(&info, worker, remote >= 0);
 		}
 		int status;
+		struct rusage usage;
+		if (fds[1].revents != 0) {
+			ipc_zygote_read(remote, &status, &usage);
+			return status;
+		}
 		for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
 			if (pid == worker)
 				return status;
@@ -62,6 +69,20 @@ static void say_denials(int told)
 		is_listening ? "--allow-listen[=PORT]" : "--allow-net[=HOST:PORT]");
 }
 
+static int fork_elsewhere(const uint8_t *bytes, size_t size, int report, pid_t *worker)
+{
+	int gate[2];
+	if (pipe2(gate, O_CLOEXEC) != 0)
+		return -errno;
+	struct ipc_child_fds fds = { 0, 1, 2, -1, gate[0], report, -1 };
+	int remote = ipc_zygote_fork(&spec, bytes, size, &fds, worker);
+	if (remote >= 0 && write(gate[1], "g", 1) != 1)
+		remote = -EPIPE;
+	close(gate[0]);
+	close(gate[1]);
+	return remote;
+}
+
 int ipc_foreground(const char *path)
 {
 	uint8_t *bytes = NULL;
@@ -72,7 +93,6 @@ int ipc_foreground(const char *path)
 		dprintf(2, "ipcctl-shim: %s: no usable start specification\n", path);
 		return IPC_EXIT_BAD_SPEC;
 	}
-	free(bytes);
 	sigset_t set;
 	sigemptyset(&set);
 	int numbers[] = { SIGCHLD, SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH };
@@ -87,7 +107,17 @@ int ipc_foreground(const char *path)
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	struct ipc_child_fds fds = { -1, -1, -1, -1, -1, report[1], -1 };
 	pid_t parent = getpid();
-	pid_t worker = fork();
+	int remote = -1;
+	pid_t worker = 0;
+	if (spec.zygote != NULL) {
+		remote = fork_elsewhere(bytes, size, report[1], &worker);
+		if (remote < 0) {
+			dprintf(2, "ipcctl: the snapshot does not answer: %s\n", strerror(-remote));
+			return IPC_EXIT_SYSTEM;
+		}
+	} else {
+		worker = fork();
+	}
 	if (worker < 0)
 		return IPC_EXIT_SYSTEM;
 	if (worker == 0)
@@ -104,7 +134,7 @@ int ipc_foreground(const char *path)
 		dprintf(2, "ipcctl: %s: %s (%s)\n", error.step == IPC_STEP_CWD ? spec.cwd : spec.argv[0], strerror(error.error),
 			ipc_step_names[error.step]);
 	bool is_late = false;
-	int status = wait_for(worker, signals, &is_late);
+	int status = wait_for(worker, signals, remote, &is_late);
 	const char *method = "none";
 	ipc_tree_kill(spec.cgroup, 0, &method);
 	if (told >= 0 && (WIFSIGNALED(status) || WEXITSTATUS(status) != 0))

@@ -96,6 +96,7 @@ struct ipc_spec {
 	uint32_t denied_classes;
 	const char *worker, *audit; /* its name and the log of decisions, where something answers for it */
 	bool is_plane_passed;
+	const char *zygote; /* the socket of a snapshot, which forks in our stead */
 };
 
 /* spec.c: bounded parser; 0 or -EINVAL/-ENOMEM. `extra_env` leaves room for so many more variables. */
@@ -152,7 +153,7 @@ void ipc_log_stamp(struct ipc_stream *stream);
 /* `passed`: our end of the connection that a worker got which can reach no socket by its path, until it says that it is there. */
 struct ipc_meeting { int listener, runtime, passed; pid_t runtime_pid; };
 bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker);
-bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim);
+bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim, pid_t worker);
 void ipc_meet_drop(struct ipc_meeting *meeting);
 int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, const uint8_t *payload, size_t size);
 ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, bool is_blocking, int *fds, size_t *fd_count);
@@ -187,6 +188,8 @@ extern const char *const ipc_step_names[];
 /* Both ends of what the child reports on; then, in the parent, until the exec: its error, and the descriptor that came along or -1. */
 int ipc_report_open(int fds[2]);
 void ipc_report_read(int fd, struct ipc_child_error *error, int *listener);
+/* The same without the exec, for a process that was forked elsewhere. 0, or an errno that `report` was told. */
+int ipc_child_become(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t shim);
 _Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_foreground);
 
 /* confine.c: 0, or -errno with the step that failed. */
@@ -196,6 +199,12 @@ int ipc_confine(const struct ipc_spec *spec, const struct ipc_token *token, enum
 /* isolate.c: 0 or -errno. */
 int ipc_isolate(const struct ipc_spec *spec);
 int ipc_probe(void);
+
+/* zygote.c: the connection by which the end of the worker is told, or -errno. */
+struct rusage;
+int ipc_zygote_fork(const struct ipc_spec *spec, const uint8_t *bytes, size_t size, const struct ipc_child_fds *fds, pid_t *pid);
+/* False: the snapshot is gone, and what it forked with it. */
+bool ipc_zygote_read(int fd, int *status, struct rusage *usage);
 
 /* denials.c */
 #define IPC_DENIALS_MAX 16

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 /* Of the connections to `plane` the first that lives is the runtime; only processes of the worker's tree may make one. */
-bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim)
+bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim, pid_t worker)
 {
 	int fd = accept4(meeting->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0)
@@ -22,7 +22,7 @@ bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim)
 	struct ucred peer = { 0 };
 	socklen_t size = sizeof peer;
 	bool is_known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
-	if (meeting->runtime >= 0 || !is_known || !ipc_tree_contains(shim, peer.pid)) {
+	if (meeting->runtime >= 0 || !is_known || (!ipc_tree_contains(shim, peer.pid) && !ipc_tree_contains(worker, peer.pid))) {
 		close(fd);
 		return false;
 	}
@@ -125,7 +125,7 @@ static bool has_handler(pid_t pid)
 int ipc_meet_wake(const struct ipc_meeting *meeting, pid_t worker)
 {
 	pid_t found = 0;
-	if (meeting->runtime >= 0 && ipc_tree_contains(getpid(), meeting->runtime_pid) && has_handler(meeting->runtime_pid))
+	if (meeting->runtime >= 0 && (ipc_tree_contains(getpid(), meeting->runtime_pid) || meeting->runtime_pid == worker) && has_handler(meeting->runtime_pid))
 		found = meeting->runtime_pid;
 	else if (has_handler(worker))
 		found = worker;

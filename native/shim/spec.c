@@ -13,7 +13,7 @@ enum {
 	T_CGROUP = 10, T_NOTIFY = 11, T_WALL = 12, T_RAWLOG = 13,
 	T_CONFINE = 14, T_LANDLOCK = 15, T_PATH = 16, T_FILTER = 17,
 	T_PORT = 18, T_PATCH = 19, T_NAMESPACES = 20, T_MOUNT = 21, T_HOST = 22, T_ANSWER = 23, T_AUDIT = 24, T_PLANE = 25,
-	T_NAME = 26, T_END = 255,
+	T_NAME = 26, T_ZYGOTE = 27, T_END = 255,
 };
 
 uint32_t ipc_get_u32(const uint8_t *at)
@@ -212,6 +212,9 @@ static int parse_text(uint8_t type, const uint8_t *payload, size_t size, struct 
 	case T_CGROUP:
 		spec->cgroup = text;
 		return text[0] == '/' ? 0 : -EINVAL;
+	case T_ZYGOTE:
+		spec->zygote = text;
+		return text[0] == '/' ? 0 : -EINVAL;
 	case T_NAME:
 		spec->worker = text;
 		return 0;
@@ -241,7 +244,7 @@ static int parse_text(uint8_t type, const uint8_t *payload, size_t size, struct 
 static bool is_text(uint8_t type)
 {
 	return type == T_ARG || type == T_ENV || type == T_CWD || type == T_CGROUP || type == T_RAWLOG ||
-	       type == T_PATH || type == T_HOST || type == T_AUDIT || type == T_NAME;
+	       type == T_PATH || type == T_HOST || type == T_AUDIT || type == T_NAME || type == T_ZYGOTE;
 }
 
 int ipc_spec_parse(const uint8_t *bytes, size_t size, size_t extra_env, struct ipc_spec *spec)

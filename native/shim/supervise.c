@@ -25,7 +25,7 @@
 #define RETRY_MS 250u
 #define LEFTOVER_GRACE_MS 2000u
 #define NEVER UINT64_MAX
-#define FIXED 10 /* places in the poll before those of clients and channels */
+#define FIXED 11 /* places in the poll before those of clients and channels */
 
 enum {
 	Q_HELLO = 32, Q_SIGNAL = 33, Q_STOP = 34, Q_FLUSH = 35, Q_ROTATE = 36, Q_LOG = 37,
@@ -50,7 +50,9 @@ static struct {
 	int dirfd, lockfd, logdirfd, listener, signals, notify, control;
 	struct ipc_meeting meeting;
 	struct ipc_channels channels;
-	int told;
+	int told, remote; /* remote: the connection to a snapshot that has forked the worker */
+	uint8_t *spec_bytes;
+	size_t spec_size;
 	struct ipc_denials denials;
 	pid_t pid;
 	uint64_t start_time, started_ns, started_boot_ns, ended_ns;
@@ -176,6 +178,8 @@ static void stop(uint32_t grace_ms, int signal)
 static void kill_tree(void)
 {
 	const char *method = shim.kill_method;
+	if (shim.remote >= 0 && !shim.has_exited)
+		kill(shim.pid, SIGKILL); /* its parent tells of its end before it lets go of the pid */
 	size_t count = ipc_tree_kill(shim.spec.cgroup, shim.has_exited ? 0 : shim.pid, &method);
 	shim.kill_method = method;
 	shim.killed += count;
@@ -194,7 +198,7 @@ static int signal_scope(uint32_t number, uint8_t scope)
 		return -EINVAL;
 	if (shim.has_exited)
 		return -ESRCH;
-	if (scope == 2)
+	if (scope == 2 && shim.remote < 0)
 		return ipc_tree_signal(shim.spec.cgroup, 0, (int)number) > 0 ? 0 : -ESRCH;
 	return kill(scope == 1 ? -shim.pid : shim.pid, (int)number) == 0 ? 0 : -errno;
 }
@@ -313,7 +317,9 @@ static void accept_client(void)
 	socklen_t size = sizeof peer;
 	bool is_known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
 	/* Whoever is below us is the worker or its offspring: it does not drive its own supervisor. */
-	bool is_allowed = is_known && (peer.uid == geteuid() || peer.uid == 0) && !ipc_tree_contains(getpid(), peer.pid);
+	/* That of a snapshot is not below us. */
+	bool is_workers = ipc_tree_contains(getpid(), peer.pid) || ipc_tree_contains(shim.pid, peer.pid);
+	bool is_allowed = is_known && (peer.uid == geteuid() || peer.uid == 0) && !is_workers;
 	for (int i = 0; is_allowed && i < CLIENTS_MAX; i++) {
 		if (shim.clients[i].fd < 0) {
 			shim.clients[i].fd = fd;
@@ -492,6 +498,32 @@ static void write_exit_record(void)
 
 /* ---- reaping ---- */
 
+static void note_end(int status, const struct rusage *usage)
+{
+	shim.has_exited = true;
+	shim.status = status;
+	shim.usage = *usage;
+	shim.ended_ns = ipc_realtime_ns();
+	uint8_t payload[12];
+	ipc_put_u32(payload, (uint32_t)status);
+	ipc_put_u64(payload + 4, shim.ended_ns);
+	broadcast(A_EXITED, payload, sizeof payload);
+	uint64_t grace = shim.spec.grace_ms < LEFTOVER_GRACE_MS ? shim.spec.grace_ms : LEFTOVER_GRACE_MS;
+	/* Who answers for it is given as long to notice. */
+	if ((ipc_tree_signal(shim.spec.cgroup, 0, SIGTERM) > 0 || shim.told >= 0) && ipc_now_ms() + grace < shim.kill_at)
+		shim.kill_at = ipc_now_ms() + grace;
+}
+
+static void read_remote(void)
+{
+	int status;
+	struct rusage usage;
+	ipc_zygote_read(shim.remote, &status, &usage);
+	close(shim.remote);
+	shim.remote = -1;
+	note_end(status, &usage);
+}
+
 static void reap(void)
 {
 	struct signalfd_siginfo info;
@@ -507,18 +539,7 @@ static void reap(void)
 			return;
 		if (pid != shim.pid || shim.has_exited)
 			continue;
-		shim.has_exited = true;
-		shim.status = status;
-		shim.usage = usage;
-		shim.ended_ns = ipc_realtime_ns();
-		uint8_t payload[12];
-		ipc_put_u32(payload, (uint32_t)status);
-		ipc_put_u64(payload + 4, shim.ended_ns);
-		broadcast(A_EXITED, payload, sizeof payload);
-		uint64_t grace = shim.spec.grace_ms < LEFTOVER_GRACE_MS ? shim.spec.grace_ms : LEFTOVER_GRACE_MS;
-		/* Who answers for it is given as long to notice. */
-		if ((ipc_tree_signal(shim.spec.cgroup, 0, SIGTERM) > 0 || shim.told >= 0) && ipc_now_ms() + grace < shim.kill_at)
-			shim.kill_at = ipc_now_ms() + grace;
+		note_end(status, &usage);
 	}
 }
 
@@ -573,7 +594,7 @@ static void loop(void)
 		/* What could not be executed is over already: a daemon that connected now would take it for running. */
 		int listener = shim.child_error.step == IPC_STEP_NONE ? shim.listener : -1;
 		int watched[] = { shim.signals, listener, is_blocked ? -1 : shim.streams[0].fd,
-				  is_blocked ? -1 : shim.streams[1].fd, shim.notify, shim.control, shim.meeting.listener, shim.meeting.runtime, shim.meeting.passed, shim.told };
+				  is_blocked ? -1 : shim.streams[1].fd, shim.notify, shim.control, shim.meeting.listener, shim.meeting.runtime, shim.meeting.passed, shim.told, shim.remote };
 		for (size_t i = 0; i < FIXED; i++)
 			fds[i] = (struct pollfd){ watched[i], POLLIN, 0 };
 		for (size_t i = 0; i < CLIENTS_MAX; i++)
@@ -608,11 +629,13 @@ static void loop(void)
 			ipc_meet_drop(&shim.meeting);
 			tell_attached();
 		}
+		if (fds[10].revents)
+			read_remote();
 		if (fds[9].revents)
 			read_denials();
 		if (fds[8].revents && ipc_meet_greet(&shim.meeting, shim.pid))
 			tell_attached();
-		if (fds[6].revents && ipc_meet_accept(&shim.meeting, getpid()))
+		if (fds[6].revents && ipc_meet_accept(&shim.meeting, getpid(), shim.pid))
 			tell_attached();
 		if (fds[1].revents)
 			accept_client();
@@ -704,7 +727,13 @@ static int start_worker(void)
 	pid_t parent = getpid();
 	shim.started_ns = ipc_realtime_ns();
 	shim.started_boot_ns = ipc_boottime_ns();
-	shim.pid = fork_worker();
+	if (shim.spec.zygote != NULL) {
+		shim.remote = ipc_zygote_fork(&shim.spec, shim.spec_bytes, shim.spec_size, &fds, &shim.pid);
+		if (shim.remote < 0)
+			return shim.remote;
+	} else {
+		shim.pid = fork_worker();
+	}
 	if (shim.pid < 0)
 		return -errno;
 	if (shim.pid == 0) {
@@ -784,7 +813,7 @@ static void finish(void)
 int ipc_supervise(const char *dir)
 {
 	shim.meeting.listener = shim.meeting.runtime = shim.meeting.passed = -1;
-	shim.told = shim.notify = shim.control = shim.streams[0].fd = shim.streams[1].fd = -1;
+	shim.remote = shim.told = shim.notify = shim.control = shim.streams[0].fd = shim.streams[1].fd = -1;
 	shim.kill_at = shim.wall_at = shim.retry_at = NEVER;
 	shim.kill_method = "none";
 	for (int i = 0; i < CLIENTS_MAX; i++)
@@ -793,15 +822,12 @@ int ipc_supervise(const char *dir)
 	int rc = take_lock(dir);
 	if (rc != 0)
 		return rc == -EWOULDBLOCK ? IPC_EXIT_LOCKED : die(IPC_EXIT_SYSTEM, dir, rc);
-	uint8_t *bytes = NULL;
-	size_t size = 0;
-	rc = ipc_spec_read(shim.dirfd, "spec", &bytes, &size);
+	rc = ipc_spec_read(shim.dirfd, "spec", &shim.spec_bytes, &shim.spec_size);
 	if (rc != 0)
 		return rc == -ENOENT ? IPC_EXIT_NO_SPEC : die(IPC_EXIT_SYSTEM, "spec", rc);
 	unlink("spec");
-	if (ipc_spec_parse(bytes, size, 2, &shim.spec) != 0)
+	if (ipc_spec_parse(shim.spec_bytes, shim.spec_size, 2, &shim.spec) != 0)
 		return die(IPC_EXIT_BAD_SPEC, "spec is malformed", EINVAL);
-	free(bytes);
 	mkdir("logs", 0700);
 	shim.logdirfd = open("logs", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (shim.logdirfd < 0)
@@ -822,7 +848,8 @@ int ipc_supervise(const char *dir)
 	}
 	unlink("denied"); /* of the run before */
 	if ((rc = start_worker()) != 0)
-		return die(IPC_EXIT_SYSTEM, "start", rc);
+		return die(IPC_EXIT_SYSTEM, shim.spec.zygote != NULL ? "the snapshot does not answer" : "start", rc);
+	free(shim.spec_bytes);
 	if (shim.spec.wall_ms > 0)
 		shim.wall_at = ipc_now_ms() + shim.spec.wall_ms;
 	loop();

@@ -1,5 +1,6 @@
 /** The command table: every command, its flags and its help. Help, completion and the manual page are drawn from it. */
 import type { AuditFlags } from "./audit.ts";
+import type { SnapshotFlags } from "./snapshot.ts";
 import { Command, Option } from "commander";
 import { IpcError } from "../base/errors.ts";
 import { RESTART_POLICIES } from "../base/restart-policies.ts";
@@ -300,6 +301,29 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
   add("completion", "print a completion script", "ipcctl completion bash > /etc/bash_completion.d/ipcctl")
     .addArgument(program.createArgument("<shell>").choices(["bash", "zsh", "fish"]))
     .action((shell: string, _: object, command: Command) => finish(printCompletion(contextOf(command), shell)));
+  const snapshot = add(
+    "snapshot",
+    "processes with their imports done, from which workers fork",
+    "ipcctl snapshot create science --import numpy,pandas\nipcctl run --snapshot science script.py\nipcctl snapshot list",
+  );
+  withGlobals(snapshot.command("create <name>"))
+    .description("make one")
+    .requiredOption("--import <modules>", "what it imports, separated by commas")
+    .option("--policy <name>", "of what `run` forks from it and names no other")
+    .option("--interpreter <path>", "the Python it is of")
+    .action((name: string, flags: SnapshotFlags, command: Command) =>
+      finish(import("./snapshot.ts").then(({ createSnapshot }) => createSnapshot(contextOf(command), name, flags))),
+    );
+  withGlobals(snapshot.command("list"))
+    .description("what there is")
+    .action((_: object, command: Command) =>
+      finish(import("./snapshot.ts").then(({ listSnapshots }) => listSnapshots(contextOf(command)))),
+    );
+  withGlobals(snapshot.command("delete <name>"))
+    .description("end and forget one")
+    .action((name: string, _: object, command: Command) =>
+      finish(import("./snapshot.ts").then(({ deleteSnapshot }) => deleteSnapshot(contextOf(command), name))),
+    );
   add(
     "audit",
     "what was decided about workers: starts, denials, connections",
@@ -335,6 +359,7 @@ function runFlags(command: Command): Command {
     .option("--allow-listen [ports]", "grant listening on TCP, or on PORT,… of it")
     .option("--allow-read <path>", "grant reading a file or folder (repeatable)", collect)
     .option("--allow-write <path>", "grant writing a file or folder (repeatable)", collect)
+    .option("--snapshot <name>", "fork it from a snapshot instead of starting a Python")
     .option("--max-memory <size>", "memory limit, for example 512M")
     .option("--uid <user>", "run as this user, by name or number (root only)")
     .option("--gid <group>", "run as this group, by name or number (root only)");

@@ -34,13 +34,18 @@ export async function run(
     throw new IpcError("NOT_FOUND", `run: ${script} is not there`, { hint: "see: ipcctl run --help" });
   const cwd = resolve(context.cwd, flags.cwd ?? ".");
   if (!existsSync(cwd)) throw new IpcError("USAGE", `--cwd: ${cwd} is not a directory`);
+  const paths = resolvePaths(process.env, process.getuid!());
+  const snapshot =
+    flags.snapshot === undefined
+      ? undefined
+      : (await import("../workers/snapshot.ts")).findSnapshot(flags.snapshot, paths.workersDir);
+  if (snapshot && flags.command !== undefined)
+    throw new IpcError("USAGE", "run: a snapshot forks scripts and code; --command is neither");
+  const python = snapshot === undefined ? splitWords(flags.interpreter ?? "python3") : [snapshot.python];
   const app = {
     script: script === undefined ? null : flags.cwd === undefined ? script : resolve(context.cwd, script),
-    command: code === undefined ? (words[0] ?? null) : splitWords(flags.interpreter ?? "python3")[0]!,
-    args:
-      code === undefined
-        ? [...words.slice(1), ...args]
-        : [...splitWords(flags.interpreter ?? "python3").slice(1), "-c", code, ...args],
+    command: code === undefined ? (words[0] ?? null) : python[0]!,
+    args: code === undefined ? [...words.slice(1), ...args] : [...python.slice(1), "-c", code, ...args],
     cwd,
     interpreter: script === undefined ? null : (flags.interpreter ?? null),
     env: parseEnv(flags.env ?? []),
@@ -50,11 +55,10 @@ export async function run(
   if ((uid !== undefined || gid !== undefined) && process.getuid!() !== 0)
     throw new IpcError("NO_PERMISSION", "run: --uid and --gid need root");
   const memory = flags.maxMemory === undefined ? undefined : parseSizeBytes(flags.maxMemory, "--max-memory");
-  const paths = resolvePaths(process.env, process.getuid!());
   const folder = mkdtempSync(join(tmpdir(), "ipcctl-run-"));
   const spec = join(folder, "spec");
   try {
-    const chosen = policyPath(context, flags.policy) ?? chosenDefault(process.env, context.cwd);
+    const chosen = policyPath(context, flags.policy) ?? snapshot?.policy ?? chosenDefault(process.env, context.cwd);
     const policy = await withExceptions(
       context,
       flags,
@@ -63,8 +67,8 @@ export async function run(
     // With it come policies, their schema, and libc.
     const { mergeLimits, prepare } = await import("../workers/start-spec.ts");
     mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
-    const { launch, plan, confinement, ids } = prepare({
-      app: { ...app, policy, uid: uid ?? null, gid: gid ?? null },
+    const { launch, plan, confinement, ids, zygote } = prepare({
+      app: { ...app, snapshot, policy, uid: uid ?? null, gid: gid ?? null },
       base: process.env,
       own: flags.name === undefined ? {} : { IPCCTL_NAME: flags.name },
       scratch: join(folder, "scratch"),
@@ -93,6 +97,7 @@ export async function run(
           plan.rlimits,
         ),
         confinement,
+        zygote,
       }),
       { mode: 0o600 },
     );

@@ -54,6 +54,7 @@ export type StartFlags = PolicyFlags & {
   stopTimeout?: string;
   dependsOn?: string[];
   console?: boolean;
+  snapshot?: string;
 };
 
 const READY_DEFAULT_MS = 30_000;
@@ -134,6 +135,7 @@ async function fromFlags(
     env_file: flags.envFile === undefined ? undefined : resolve(context.cwd, flags.envFile),
     base_env: cleanEnv(process.env),
     base_nofile: originalFileLimit(process.env),
+    snapshot: flags.snapshot,
     policy: await withExceptions(context, flags, policy),
     restart_policy: flags.restart,
     max_memory: flags.maxMemory === undefined ? undefined : parseSizeBytes(flags.maxMemory, "--max-memory"),

@@ -133,6 +133,7 @@ export const appShape = z.strictObject({
   env_file: maybe(absolutePath),
   interpreter: maybe(noNul.min(1)),
   policy: maybe(z.string().min(1)),
+  snapshot: maybe(z.string().min(1)),
   auto_start: z.boolean().default(false),
   restart_policy: restartPolicy.default("on-failure"),
   max_memory: maybe(sizeBytes),

@@ -36,6 +36,7 @@ const TYPE = {
   audit: 24,
   plane: 25,
   name: 26,
+  zygote: 27,
   end: 255,
 } as const;
 
@@ -103,6 +104,8 @@ export type Spec = {
   readonly wallMs?: number;
   readonly rawLogs?: readonly RawLog[];
   readonly confinement?: Confinement | undefined;
+  /** Socket of a snapshot that forks the worker instead of the shim. */
+  readonly zygote?: string | undefined;
 };
 
 /** Bytes of the spec file. @throws IpcError LIMIT if arguments and environment are too large. */
@@ -124,6 +127,7 @@ export function encodeSpec(spec: Spec): Uint8Array {
   if (spec.isNotifying) frames.push(frame(TYPE.notify, Buffer.alloc(0)));
   if (spec.wallMs !== undefined) frames.push(frame(TYPE.wall, u64(spec.wallMs)));
   for (const raw of spec.rawLogs ?? []) frames.push(frame(TYPE.rawlog, encodeRawLog(raw)));
+  if (spec.zygote !== undefined) frames.push(frame(TYPE.zygote, Buffer.from(spec.zygote)));
   if (spec.confinement) frames.push(...encodeConfinement(spec.confinement));
   frames.push(frame(TYPE.end, Buffer.alloc(0)));
   const bytes = Buffer.concat(frames);

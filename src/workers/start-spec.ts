@@ -1,5 +1,5 @@
 /** From a definition to the specification that its shim gets. */
-import { chownSync, mkdirSync, statSync } from "node:fs";
+import { chownSync, mkdirSync, realpathSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
@@ -11,6 +11,7 @@ import { audit } from "./audit.ts";
 import type { Enforced } from "./cgroup.ts";
 import { cleanWorkerEnv, type Launch, type Launchable, resolveLaunch } from "./launch.ts";
 import { describeProgram, homeOf, pythonPath } from "./program.ts";
+import type { Snapshot } from "./snapshot.ts";
 import type { Confinement, RawLog, Rlimit, Spec } from "./spec.ts";
 
 export const SIGTERM = 15;
@@ -49,6 +50,7 @@ export function makeSpec(
     isNotifying: app.ready === "notify",
     rawLogs: rawLogsOf(app),
     confinement: prepared.confinement,
+    zygote: prepared.zygote,
   };
 }
 
@@ -96,6 +98,7 @@ export type Prepared = {
   readonly plan: Plan;
   readonly confinement: Confinement | undefined;
   readonly ids?: { readonly uid: number; readonly gid: number };
+  readonly zygote?: string | undefined;
 };
 
 export type Preparation = {
@@ -103,6 +106,7 @@ export type Preparation = {
     readonly policy: string | null;
     readonly uid: number | null;
     readonly gid: number | null;
+    readonly snapshot?: Snapshot | undefined;
   };
   /** The environment to build on. */
   readonly base: Readonly<Record<string, string | undefined>>;
@@ -125,7 +129,11 @@ export type Preparation = {
 export function prepare(wanted: Preparation): Prepared {
   const { app, scratch } = wanted;
   const policy = loadPolicy(app.policy ?? DEFAULT_POLICY, { project: app.cwd, home: homeOf(wanted.base) });
-  const launch = resolveLaunch(app, allowed(wanted.base, policy), wanted.own);
+  const { snapshot } = app;
+  if (snapshot && app.interpreter !== null)
+    throw new IpcError("USAGE", "a snapshot has its interpreter already", { hint: "leave out --interpreter" });
+  const interpreter = app.script === null ? app.interpreter : (snapshot?.python ?? app.interpreter);
+  const launch = resolveLaunch({ ...app, interpreter }, allowed(wanted.base, policy), wanted.own);
   const hidesFiles =
     !policy.files.read.some(({ path }) => path === "/") && !policy.files.write.some(({ path }) => path === "/");
   const script = app.script === null ? [] : [resolve(app.cwd, app.script)];
@@ -141,7 +149,8 @@ export function prepare(wanted: Preparation): Prepared {
       ? undefined
       : { uid: app.uid ?? process.getuid!(), gid: app.gid ?? app.uid! };
   if (isOther && plan.confinement?.namespaces === 0)
-    for (const path of [launch.cwd, program.executable, ...script]) requireReadable(path, wanted.ownUser, policy);
+    for (const path of [launch.cwd, program.executable, realpathSync(program.executable), ...script])
+      requireReadable(path, wanted.ownUser, policy);
   const env = { ...launch.env, ...policy.env.set };
   if (hidesFiles) env.PATH = app.env.PATH ?? PATH_IN_ROOT; // the caller's would tell where he has what
   if (plan.scratch !== null) {
@@ -167,6 +176,7 @@ export function prepare(wanted: Preparation): Prepared {
     launch: { argv: [program.executable, ...launch.argv.slice(1)], env, cwd: launch.cwd },
     plan,
     ...(ids ? { ids } : {}),
+    ...(snapshot ? { zygote: snapshot.socket } : {}),
     confinement: confinement && {
       ...confinement,
       hosts: policy.network.mode === "allow" ? confinement.hosts : undefined,

@@ -16,6 +16,7 @@ import { readDenied, readExitRecord, readRunRecord } from "./records.ts";
 import { decide, STABLE_MS } from "./restart-policy.ts";
 import { isLockFree } from "./lock.ts";
 import { bootId } from "./proc.ts";
+import { findSnapshot } from "./snapshot.ts";
 import { SHIM_EXIT, ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "./shim.ts";
 import { resolveLaunch } from "./launch.ts";
 import { makeSpec, ownUserOf, prepare, requireGroup, SIGTERM } from "./start-spec.ts";
@@ -357,7 +358,10 @@ export class Worker {
     const config = this.#config;
     mkdirSync(this.logDir, { recursive: true, mode: 0o700 });
     const prepared = prepare({
-      app: config,
+      app: {
+        ...config,
+        snapshot: config.snapshot === null ? undefined : findSnapshot(config.snapshot, this.#world.workersDir),
+      },
       base: config.base_env ?? this.#world.daemonEnv,
       own: {
         IPCCTL_NAME: this.id,

@@ -1,0 +1,115 @@
+/** `snapshot create|list|delete`: processes that have their imports done, from which `start` and `run` fork. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { IpcError } from "../base/errors.ts";
+import { PYTHON_PACKAGES, ROOT } from "../base/install.ts";
+import type { WorkerStatus } from "../protocol/status.ts";
+import { formatBytes } from "../base/units.ts";
+import { findSnapshot, SNAPSHOT_GROUP, SNAPSHOT_PREFIX } from "../workers/snapshot.ts";
+import { act } from "./control.ts";
+import type { Context } from "./context.ts";
+import { policyPath } from "./exceptions.ts";
+
+export type SnapshotFlags = { import?: string; policy?: string; interpreter?: string };
+
+const LIBRARY = join(ROOT, "native/build/become.so");
+const READY_MS = 120_000;
+/** A fork takes the calling thread only: libraries that have pools are told to have none. */
+const ONE_THREAD = [
+  "OPENBLAS_NUM_THREADS",
+  "OMP_NUM_THREADS",
+  "MKL_NUM_THREADS",
+  "NUMEXPR_NUM_THREADS",
+  "VECLIB_MAXIMUM_THREADS",
+];
+
+export async function createSnapshot(context: Context, name: string, flags: SnapshotFlags): Promise<number> {
+  if (!existsSync(LIBRARY)) throw new IpcError("FAILED", `${LIBRARY} is not built`, { hint: "sh native/build.sh" });
+  const imports = (flags.import ?? "")
+    .split(",")
+    .map((one) => one.trim())
+    .filter(Boolean);
+  const bad = imports.find((one) => !/^[A-Za-z_][A-Za-z0-9_.]*$/.test(one));
+  if (imports.length === 0 || bad !== undefined)
+    throw new IpcError(
+      "USAGE",
+      `--import: ${bad === undefined ? "nothing to import" : `${JSON.stringify(bad)} is no module`}`,
+      {
+        hint: `for example: ipcctl snapshot create ${name} --import numpy,pandas`,
+      },
+    );
+  const { PATH, LANG, HOME, TZ } = process.env;
+  const policy = policyPath(context, flags.policy);
+  if (policy !== undefined) (await import("../sandbox/policy.ts")).loadPolicy(policy);
+  const app = {
+    name: SNAPSHOT_PREFIX + name,
+    script: join(PYTHON_PACKAGES, "run/zygote.py"),
+    args: [LIBRARY, ...imports],
+    interpreter: flags.interpreter,
+    cwd: "/",
+    // No secret of anybody's: what forks from it reads its memory.
+    base_env: Object.fromEntries(Object.entries({ PATH, LANG, HOME, TZ }).filter(([, value]) => value !== undefined)),
+    env: {
+      ...Object.fromEntries(ONE_THREAD.map((key) => [key, "1"])),
+      ARROW_DEFAULT_MEMORY_POOL: "system", // its own one has a thread that cleans up
+      JE_ARROW_MALLOC_CONF: "background_thread:false",
+      ...(policy === undefined ? {} : { IPCCTL_SNAPSHOT_POLICY: policy }),
+    },
+    policy: "trusted",
+    group: SNAPSHOT_GROUP,
+    console: false,
+    ready: "notify",
+    ready_timeout: READY_MS,
+    restart_policy: "on-failure",
+    backoff: { base_delay_ms: 100, max_attempts: 2 },
+    auto_start: true,
+  };
+  using connection = await context.connect();
+  const response = await connection.request({ Start: { name: app.name, config: JSON.stringify(app) } });
+  if ("Success" in response && (response.Success as { already_running?: boolean }).already_running === true)
+    throw new IpcError("FAILED", `there is a snapshot ${name} already`, { hint: `ipcctl snapshot delete ${name}` });
+  try {
+    await connection.request({ WaitReady: { names: [app.name], timeout_ms: READY_MS } });
+  } catch (error) {
+    const { logs } = await connection.query<{ logs: { errors: string[] } }>({ Logs: { name: app.name, lines: 3 } });
+    await connection.request({ Delete: { name: app.name } });
+    throw new IpcError("FAILED", `snapshot ${name}: ${logs.errors.at(-1) ?? (error as Error).message}`, {
+      cause: error,
+    });
+  }
+  context.print(context.isJson ? JSON.stringify({ name, imports }) : `created ${name}: ${imports.join(", ")}`);
+  return 0;
+}
+
+export async function listSnapshots(context: Context): Promise<number> {
+  using connection = await context.connect();
+  const all = (await connection.query<WorkerStatus[]>({ Status: { name: null } }))
+    .filter(({ group, app }) => group === SNAPSHOT_GROUP && app.startsWith(SNAPSHOT_PREFIX))
+    .map(({ app, state, pid, memory_bytes }) => {
+      const name = app.slice(SNAPSHOT_PREFIX.length);
+      return { name, state, pid, memory_bytes, ...describe(name, context.paths.workersDir) };
+    });
+  if (context.isJson) context.print(JSON.stringify(all));
+  else if (all.length === 0) context.note("no snapshots; make one with: ipcctl snapshot create NAME --import numpy");
+  else
+    for (const { name, state, memory_bytes: bytes, imports, policy } of all)
+      context.print(
+        `${name}  ${state.toLowerCase()}  ${bytes === null ? "-" : formatBytes(bytes)}  ${imports.join(",")}${policy === null ? "" : `  policy ${policy}`}`,
+      );
+  return 0;
+}
+
+function describe(
+  name: string,
+  workersDir: string,
+): { imports: string[]; policy: string | null; python: string | null } {
+  try {
+    return findSnapshot(name, workersDir);
+  } catch {
+    return { imports: [], policy: null, python: null }; // never ready
+  }
+}
+
+export function deleteSnapshot(context: Context, name: string): Promise<number> {
+  return act(context, "delete", [SNAPSHOT_PREFIX + name]);
+}
