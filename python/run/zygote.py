@@ -148,6 +148,7 @@ class Zygote:
     def renew(self, connection: socket.socket) -> None:
         """What was imported is not what is installed any more: begins anew, and so do the imports. Running children end with us."""
         connection.close()
+        os.environ["PYTHONPATH"] = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "boot")
         os.execv(sys.executable, [sys.executable, *sys.argv])
 
     def fork(self, connection: socket.socket, shim: int, specification: bytes, fds: dict[str, int]) -> None:
@@ -268,8 +269,8 @@ def run(arguments: list[str]) -> None:
 
 def show(error: BaseException) -> None:
     """The traceback as of a Python of its own: it begins in the script."""
-    trace = error.__traceback__
-    sys.excepthook(type(error), error, trace.tb_next if trace else None)
+    trace = error.__traceback__.tb_next if error.__traceback__ else None
+    sys.excepthook(type(error), error.with_traceback(trace), trace)
 
 
 def main() -> None:

@@ -1,0 +1,174 @@
+/** Snapshots: workers forked from a process that has its imports done. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { chmodSync, existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { Ipcctl } from "ipcctl";
+import { Home, isAlive, ROOT, waitUntil } from "../home.ts";
+
+/** The command line with its input left open. */
+const spawn = (...args: string[]) =>
+  Bun.spawn([join(ROOT, "bin/ipcctl"), ...args], { cwd: home.dir, env: home.env, stdio: ["pipe", "pipe", "pipe"] });
+
+let home: Home;
+beforeAll(async () => {
+  home = new Home();
+  chmodSync(home.dir, 0o755); // for users of their own
+  home.script("slow_package.py", "import random\nVALUE = random.random()\nSECRETS = []\n");
+  home.env.SNAPSHOT_TEST_SECRET = "s3cret";
+  const made = await home.cli("snapshot", "create", "one", "--import", "json,decimal,sqlite3");
+  expect(made).toEqual({ stdout: "created one: json, decimal, sqlite3\n", stderr: "", status: 0 });
+});
+afterAll(() => home[Symbol.asyncDispose]());
+
+test("list shows it, a second one of the name is refused, and so is what cannot be imported", async () => {
+  const [only] = JSON.parse((await home.cli("snapshot", "list", "--json")).stdout) as Record<string, unknown>[];
+  expect(only).toMatchObject({ name: "one", state: "Running", imports: ["json", "decimal", "sqlite3"], policy: null });
+  expect((await home.cli("snapshot", "create", "one", "--import", "json")).stderr).toContain("already");
+  const bad = await home.cli("snapshot", "create", "bad", "--import", "no_such_module_here");
+  expect(bad.stderr).toContain("No module named 'no_such_module_here'");
+  expect(bad.status).toBe(1);
+  expect((await home.cli("snapshot", "create", "bad", "--import", "a;b")).status).toBe(2);
+  expect((await home.cli("snapshot", "list")).stdout.split("\n")).toHaveLength(2); // nothing of it is left
+  expect((await home.cli("run", "--snapshot", "other", "-c", "1")).stderr).toContain('no snapshot "other"');
+});
+
+test("run: arguments, input, output, environment and exit status are a Python's own", async () => {
+  const script = home.script(
+    "whole.py",
+    `
+import sys, os, json
+def is_open(fd):
+    try: os.fstat(fd)
+    except OSError: return False
+    return True
+print(json.dumps({"argv": sys.argv, "name": __name__, "file": __file__, "path": sys.path[0], "set": os.environ.get("SET"), "loaded": "decimal" in sys.modules,
+    "secret": [value for key, value in os.environ.items() if "SECRET" in key], "open": [fd for fd in range(3, 300) if is_open(fd)]}))
+print("to stderr", file=sys.stderr)
+sys.exit(int(sys.stdin.readline()))
+`,
+  );
+  const child = spawn("run", "--snapshot", "one", "-e", "SET=yes", script, "--", "a", "--b");
+  void child.stdin.write("7\n");
+  await child.stdin.end();
+  const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+  expect(await child.exited).toBe(7);
+  expect(stderr).toBe("to stderr\n");
+  expect(JSON.parse(stdout)).toEqual({
+    ...{ argv: [script, "a", "--b"], name: "__main__", file: script, path: home.dir, set: "yes" },
+    ...{ loaded: true, secret: [], open: [] },
+  });
+  const failing = await home.cli("run", "--snapshot", "one", "-c", "def f(): 1/0\nf()");
+  expect(failing.status).toBe(1);
+  expect(failing.stderr).toStartWith('Traceback (most recent call last):\n  File "<string>", line 2, in <module>\n');
+  expect(failing.stderr).not.toContain("zygote");
+  expect(
+    (await home.cli("run", "--snapshot", "one", "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"))
+      .status,
+  ).toBe(143);
+});
+
+test("the child is confined before its first line, as one that was started", async () => {
+  const attempts = `
+import os, socket, json
+found = {}
+for name, attempt in {"socket": socket.socket, "fork": os.fork, "exec": lambda: os.execv("/bin/true", ["true"]), "passwd": lambda: open("/etc/passwd"),
+                      "proc": lambda: os.listdir("/proc"), "parent": lambda: os.kill(os.getppid() or 1, 0)}.items():
+    try: attempt(); found[name] = "got through"
+    except OSError as error: found[name] = "denied"
+print(json.dumps(found))
+`;
+  const { stdout } = await home.cli("run", "--snapshot", "one", "-c", attempts);
+  expect(new Set(Object.values(JSON.parse(stdout) as object))).toEqual(new Set(["denied"]));
+});
+
+test("two children share no randomness and none of the state", async () => {
+  const code = "import random, uuid, os; print(random.random(), uuid.uuid4(), os.urandom(4).hex(), os.getpid())";
+  const runs = await Promise.all([1, 2, 3].map(() => home.cli("run", "--snapshot", "one", "-c", code)));
+  const words = runs.flatMap(({ stdout }) => stdout.trim().split(" "));
+  expect(new Set(words.slice(0, 3)).size + new Set(words).size).toBe(3 + words.length);
+});
+
+test("a worker that was forked is supervised, called, looked into, restarted and stopped like any other", async () => {
+  const script = home.script(
+    "served.py",
+    `import ipcctl, os\n@ipcctl.expose\ndef pid(): return os.getpid()\nprint("begun", flush=True)\nipcctl.serve()\n`,
+  );
+  using ipc = new Ipcctl(await home.connect());
+  for (const policy of ["strict", "no-network", "trusted"]) {
+    const py = await ipc.start(script, { cwd: home.dir, policy, snapshot: "one", name: `of-${policy}` });
+    const status = await home.status(`of-${policy}`);
+    expect(await py.eval("__import__('os').getpid() > 0 and 'decimal' in __import__('sys').modules")).toBe(true);
+    if (policy === "trusted") expect(await py.call("pid")).toBe(status.pid!);
+    await waitUntil(async () => (await home.lines(`of-${policy}`)).includes("begun"), "its output is logged");
+    process.kill(status.pid!, "SIGKILL");
+    await waitUntil(async () => {
+      const { pid, state } = await home.status(`of-${policy}`);
+      return state === "Running" && pid !== status.pid;
+    }, "it runs again");
+    expect((await home.status(`of-${policy}`)).last_exit_signal).not.toBeNull();
+    expect((await home.cli("stop", `of-${policy}`)).status).toBe(0);
+    await waitUntil(() => !isAlive(status.pid!), "it is gone");
+  }
+});
+
+test("an unmodified script that was forked can be looked into", async () => {
+  home.script("plain.py", "import time\nqueue = [1, 2]\nwhile True: time.sleep(0.01)\n");
+  expect((await home.cli("start", "plain.py", "--snapshot", "one")).status).toBe(0);
+  expect((await home.cli("eval", "plain", "len(queue)")).stdout).toBe("2\n");
+  expect((await home.cli("delete", "plain", "-f")).status).toBe(0);
+});
+
+test("whoever asked for it is killed: so is what was forked; the snapshot is killed: so is all of it, and all comes back", async () => {
+  const pids = home.script(
+    "pids.py",
+    "import os, time\nopen('one-pid', 'w').write(str(os.getpid()))\nwhile True: time.sleep(0.01)\n",
+  );
+  const file = join(home.dir, "one-pid");
+  const child = spawn("run", "--snapshot", "one", "--policy", "trusted", pids);
+  await waitUntil(() => existsSync(file) && readFileSync(file, "utf8") !== "", "it runs");
+  const pid = Number(readFileSync(file, "utf8"));
+  const shim = Bun.spawnSync(["pgrep", "-P", `${child.pid}`])
+    .stdout.toString()
+    .trim();
+  process.kill(Number(shim), "SIGKILL");
+  await waitUntil(() => !isAlive(pid), "it ended with its shim");
+  await child.exited;
+
+  expect((await home.cli("start", "pids.py", "--snapshot", "one")).status).toBe(0);
+  const before = await home.status("pids");
+  process.kill((await home.status("snapshot-one")).pid!, "SIGKILL");
+  await waitUntil(async () => {
+    const { state, pid: now } = await home.status("pids");
+    return state === "Running" && now !== before.pid;
+  }, "both are back");
+  expect((await home.cli("delete", "pids", "-f")).status).toBe(0);
+});
+
+test("what is installed changes: the snapshot imports anew before it forks again", async () => {
+  const venv = join(home.dir, "venv");
+  expect(Bun.spawnSync(["python3", "-m", "venv", "--without-pip", venv]).success).toBe(true);
+  const python = join(venv, "bin/python");
+  expect((await home.cli("snapshot", "create", "two", "--import", "json", "--interpreter", python)).status).toBe(0);
+  const run = (): Promise<{ stdout: string }> =>
+    home.cli(
+      "run",
+      "--snapshot",
+      "two",
+      "--policy",
+      "trusted",
+      "-c",
+      "import sys; print('added' in sys.modules, sys.path[-1])",
+    );
+  const [, folder = ""] = (await run()).stdout.trim().split(" ");
+  expect(folder).toStartWith(venv);
+  const { pid, restarts } = await home.status("snapshot-two");
+  await Bun.write(join(folder, "ready.pth"), "import added\n");
+  await Bun.write(join(folder, "added.py"), "");
+  expect((await run()).stdout).toStartWith("True");
+  expect(await home.status("snapshot-two")).toMatchObject({ pid, restarts }); // the same process, begun anew
+});
+
+test("delete ends it, and what asks for it afterwards is refused by its name", async () => {
+  expect((await home.cli("snapshot", "delete", "one")).status).toBe(0);
+  expect((await home.cli("run", "--snapshot", "one", "-c", "1")).status).toBe(4);
+});
