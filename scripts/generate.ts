@@ -5,6 +5,7 @@ import type { Command } from "commander";
 import { ERROR_CODES } from "../src/base/errors.ts";
 import { LIMITS } from "../src/base/limits.ts";
 import { VERSION } from "../src/base/version.ts";
+import { policyJsonSchema } from "../src/sandbox/policy.ts";
 import { projectJsonSchema } from "../src/protocol/project.ts";
 import { buildProgram } from "../src/cli/program.ts";
 import { EFFECTS, EVENTS, STATES, TABLE, type Event, type State } from "../src/workers/machine.ts";
@@ -60,6 +61,11 @@ ${events.map((event) => `| \`${event}\` | ${states.map((state) => cell(state, ev
 /** `docs/ipcctl.schema.json`: for editors, named in `$schema`. */
 export function schemaDocument(): string {
   return `${JSON.stringify(projectJsonSchema(), null, 2)}\n`;
+}
+
+/** `docs/policy.schema.json`: of a policy, likewise. */
+export function policySchemaDocument(): string {
+  return `${JSON.stringify(policyJsonSchema(), null, 2)}\n`;
 }
 
 /** `docs/limits.md`. */
@@ -125,4 +131,5 @@ if (import.meta.main) {
   writeFileSync(join(docs, "limits.md"), limitsDocument());
   writeFileSync(join(docs, "ipcctl.1"), manualPage());
   writeFileSync(join(docs, "ipcctl.schema.json"), schemaDocument());
+  writeFileSync(join(docs, "policy.schema.json"), policySchemaDocument());
 }

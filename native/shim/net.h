@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #define IPC_NET_RULES_MAX 256
-#define IPC_NET_PENDING_MAX 64 /* connects that block and are not through; one more gets ENOBUFS */
+#define IPC_NET_PENDING_MAX 256 /* connects that block and are not through; one more gets ENOBUFS */
 #define IPC_NET_STUBS_MAX 32   /* conversations with the stub of the name service; one more waits for its turn */
 #define IPC_NET_NAMES_MAX 4096 /* names that have an address of the stub; one more gets SERVFAIL */
 #define IPC_NET_AUDIT_BYTES_MAX (64u * 1024 * 1024) /* where the configuration says nothing */

@@ -69,7 +69,7 @@ async function parseAndRun(args: readonly string[]): Promise<number> {
 }
 
 /** Flags whose value may only follow a `=`: the next word is the script, not theirs. */
-const VALUE_BEHIND_EQUALS = new Set(["--allow-net", "--allow-listen", "--wait-ready"]);
+const VALUE_BEHIND_EQUALS = new Set(["--allow-net", "--allow-listen"]);
 
 function withoutValues(args: readonly string[]): string[] {
   const end = args.indexOf("--");

@@ -167,9 +167,7 @@ function commandWithArgs(command: string, args: readonly string[]): { command: s
 }
 
 function readyMs(flags: StartFlags): number {
-  return typeof flags.waitReady === "string" && flags.waitReady !== ""
-    ? parseDurationMs(flags.waitReady, "--wait-ready")
-    : READY_DEFAULT_MS;
+  return typeof flags.waitReady === "string" ? parseDurationMs(flags.waitReady, "--wait-ready") : READY_DEFAULT_MS;
 }
 
 export function parseEnv(pairs: readonly string[]): Record<string, string> {

@@ -69,6 +69,8 @@ export type PlanContext = {
   /** What it cannot begin without: interpreter, libraries, packages, script. */
   readonly program: readonly string[];
   readonly cwd: string;
+  /** The user that was asked for, if one was: others may be he. */
+  readonly uid?: number | undefined;
 };
 
 const CLONE = {
@@ -545,18 +547,20 @@ class Compiler {
     }
     const threads = Math.min(process.threads ?? Infinity, limits.pids ?? Infinity);
     if (threads !== Infinity) {
-      const hasOwnCount = (process.hasOwnUser && this.#machine.isRoot) || this.#willHaveUserNamespace();
+      const { uid = globalThis.process.getuid!() } = this.#context;
+      const hasOwnUser = process.hasOwnUser && this.#machine.isRoot && this.#context.uid === undefined;
+      const hasOwnCount = hasOwnUser || this.#willHaveUserNamespace();
       if (hasOwnCount) {
         set(RLIMIT.threads, threads);
         this.#say("process.threads", "limited", `${threads}, with processes (RLIMIT_NPROC)`);
-      } else if (this.#machine.isRoot) {
+      } else if (uid === 0) {
         this.#say(
           "process.threads",
           "granted",
           "not held: root has no RLIMIT_NPROC; a control group where there is one",
         );
       } else {
-        set(RLIMIT.threads, threads + tasksOf());
+        set(RLIMIT.threads, threads + tasksOf(uid));
         this.#say("process.threads", "limited", `${threads}, approximate: RLIMIT_NPROC counts all of the user's`);
       }
     }
@@ -589,8 +593,7 @@ class Compiler {
 }
 
 /** Threads that the user has now, as RLIMIT_NPROC counts them. */
-function tasksOf(): number {
-  const uid = process.getuid!();
+function tasksOf(uid: number): number {
   let count = 0;
   for (const pid of readdirSync("/proc")) {
     if (!/^\d+$/.test(pid)) continue;

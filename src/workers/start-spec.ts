@@ -141,7 +141,12 @@ export function prepare(wanted: Preparation): Prepared {
     hidesFiles || !policy.process.mayExec
       ? describeProgram(launch.argv[0]!, [...script, ...pythonPath(launch.env)], launch.cwd, launch.env)
       : { executable: launch.argv[0]!, readable: [] };
-  const plan = compilePlan(policy, thisMachine(), { scratch, program: program.readable, cwd: launch.cwd });
+  const plan = compilePlan(policy, thisMachine(), {
+    scratch,
+    program: program.readable,
+    cwd: launch.cwd,
+    uid: app.uid ?? undefined,
+  });
   const isOther = plan.hasOwnUser && app.uid === null;
   const ids = isOther
     ? { uid: wanted.ownUser, gid: wanted.ownUser }

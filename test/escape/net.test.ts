@@ -547,7 +547,7 @@ async function fullServer(): Promise<{ port: number; open: () => void; stop: () 
 test("connects that wait: too many, interrupted, limited in time, and a worker that is killed among them", async () => {
   const server = await fullServer();
   try {
-    const { got, status } = await attempt([`127.0.0.1`], "pending", [server.port, 80]);
+    const { got, status } = await attempt([`127.0.0.1`], "pending", [server.port, 280]);
     expect(status).toBe(137);
     expect(got).toEqual({
       limited: "EINPROGRESS",

@@ -17,6 +17,8 @@ test("each command of README does what it is shown for", async () => {
   const worker = "import time\nprint('ERROR made up', flush=True)\ntime.sleep(600)\n";
   home.script("worker.py", worker);
   home.script("web.py", worker);
+  home.script("crawler.py", worker);
+  home.script("input.csv", "");
   home.script("job.py", "import sys\nprint(sys.argv)\n");
   home.script("input.csv", "a,b\n");
   home.script("gunicorn", `#!/bin/sh\nexec sleep 600\n`);

@@ -2,7 +2,13 @@ import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
-import { limitsDocument, manualPage, schemaDocument, statesDocument } from "../../scripts/generate.ts";
+import {
+  limitsDocument,
+  manualPage,
+  policySchemaDocument,
+  schemaDocument,
+  statesDocument,
+} from "../../scripts/generate.ts";
 import { toWorkerId } from "../../src/base/names.ts";
 import { parseDurationMs, parseSizeBytes } from "../../src/base/units.ts";
 import { VERSION } from "../../src/base/version.ts";
@@ -20,6 +26,7 @@ test("the documents drawn from tables are what the tables say", () => {
   expect(readFileSync(join(root, "docs/limits.md"), "utf8")).toBe(limitsDocument());
   expect(readFileSync(join(root, "docs/ipcctl.1"), "utf8")).toBe(manualPage());
   expect(readFileSync(join(root, "docs/ipcctl.schema.json"), "utf8")).toBe(schemaDocument());
+  expect(readFileSync(join(root, "docs/policy.schema.json"), "utf8")).toBe(policySchemaDocument());
 });
 
 test("the version is that of the package", () => {
