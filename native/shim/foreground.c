@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 static struct ipc_spec spec;
+static pid_t caller;
 
 /* A signal from the terminal reached the worker's group without us; one by kill(2) was for us alone. */
 static void forward(const struct signalfd_siginfo *info, pid_t worker, bool is_elsewhere)
@@ -38,6 +39,11 @@ static int wait_for(pid_t worker, int signals, int remote, bool *is_late)
 			kill(worker, *is_late ? SIGKILL : (int)spec.stop_signal);
 			*is_late = true;
 			wall_at = ipc_now_ms() + spec.grace_ms;
+		}
+		/* Who asked for it was killed: nobody waits for its end any more. */
+		if (getppid() != caller) {
+			kill(worker, SIGKILL);
+			caller = getppid();
 		}
 		struct signalfd_siginfo info;
 		while (read(signals, &info, sizeof info) == (ssize_t)sizeof info) {
@@ -85,6 +91,8 @@ static int fork_elsewhere(const uint8_t *bytes, size_t size, int report, pid_t *
 
 int ipc_foreground(const char *path)
 {
+	caller = getppid();
+	prctl(PR_SET_PDEATHSIG, SIGHUP);
 	uint8_t *bytes = NULL;
 	size_t size = 0;
 	int rc = ipc_spec_read(AT_FDCWD, path, &bytes, &size);

@@ -226,6 +226,7 @@ size_t ipc_tree_signal(const char *cgroup, pid_t except, int signal);
 /* SIGKILL until nothing is left; the status of `worker` is left to be waited for. Returns how many were seen; sets `method`. */
 size_t ipc_tree_kill(const char *cgroup, pid_t worker, const char **method);
 bool ipc_tree_contains(pid_t root, pid_t pid);
+bool ipc_tree_confined(pid_t pid);
 bool ipc_process_start_time(pid_t pid, uint64_t *start_time);
 
 /* record.c: durable small files. 0 or -errno. */

@@ -40,7 +40,7 @@ void ipc_rawlog_write(struct ipc_rawlog *raw, const uint8_t *data, size_t size)
 	while (size > 0) {
 		if (raw->fd < 0) {
 			struct stat st;
-			raw->fd = open(raw->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+			raw->fd = open(raw->path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
 			raw->bytes = raw->fd >= 0 && fstat(raw->fd, &st) == 0 ? (uint64_t)st.st_size : 0;
 		}
 		if (raw->fd < 0)

@@ -318,7 +318,8 @@ static void accept_client(void)
 	bool is_known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
 	/* Whoever is below us is the worker or its offspring: it does not drive its own supervisor. */
 	/* That of a snapshot is not below us. */
-	bool is_workers = ipc_tree_contains(getpid(), peer.pid) || ipc_tree_contains(shim.pid, peer.pid);
+	bool is_workers = ipc_tree_contains(getpid(), peer.pid) || ipc_tree_contains(shim.pid, peer.pid) ||
+			  ipc_tree_confined(peer.pid);
 	bool is_allowed = is_known && (peer.uid == geteuid() || peer.uid == 0) && !is_workers;
 	for (int i = 0; is_allowed && i < CLIENTS_MAX; i++) {
 		if (shim.clients[i].fd < 0) {

@@ -71,6 +71,46 @@ bool ipc_tree_contains(pid_t root, pid_t pid)
 	return false;
 }
 
+static bool is_shim(pid_t pid)
+{
+	char path[64], target[4096];
+	snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
+	ssize_t size = readlink(path, target, sizeof target - 1);
+	if (size < 0)
+		return false;
+	target[size] = 0;
+	char *deleted = strstr(target, " (deleted)");
+	if (deleted != NULL)
+		*deleted = 0;
+	const char *name = strrchr(target, '/');
+	return name != NULL && strcmp(name, "/ipcctl-shim") == 0;
+}
+
+/* Is it, or does it come from, a worker that some shim has confined? */
+bool ipc_tree_confined(pid_t pid)
+{
+	char path[64], text[4096];
+	snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t count = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+	if (fd >= 0)
+		close(fd);
+	text[count > 0 ? count : 0] = 0;
+	if (count <= 0)
+		return true; /* gone: it cannot be judged, so it is not trusted */
+	if (strstr(text, "\nNoNewPrivs:\t1") == NULL)
+		return false;
+	char state;
+	uint64_t start;
+	for (int depth = 0; pid > 0 && depth < 4096; depth++) {
+		if (is_shim(pid))
+			return true;
+		if (!read_stat(pid, &state, &pid, &start))
+			return true;
+	}
+	return false;
+}
+
 static size_t list_descendants(pid_t except, pid_t **pids, size_t *capacity)
 {
 	DIR *proc = opendir("/proc");

@@ -1,6 +1,6 @@
 /** `doctor`: what this machine can do, what is missing, and how to mend it. */
 import { accessSync, constants, existsSync, lstatSync, mkdirSync, readFileSync, statfsSync } from "node:fs";
-import { release } from "node:os";
+import { release, tmpdir } from "node:os";
 import { join } from "node:path";
 import { SHIM_BINARY } from "../base/install.ts";
 import { IpcError } from "../base/errors.ts";
@@ -151,7 +151,7 @@ async function checkPolicies(): Promise<Check> {
   const machine = thisMachine();
   const refused = shippedPolicies().flatMap((name) => {
     try {
-      compilePlan(loadPolicy(name), machine, { scratch: "/", program: [], cwd: "/" });
+      compilePlan(loadPolicy(name, { project: tmpdir(), home: "/" }), machine, { scratch: "/", program: [], cwd: "/" });
       return [];
     } catch (error) {
       return [IpcError.from(error, name)];

@@ -56,7 +56,7 @@ export async function call(
 export async function types(context: Context, script: string, interpreter = "python3"): Promise<number> {
   const path = resolve(context.cwd, script);
   if (!existsSync(path)) throw new IpcError("NOT_FOUND", `types: ${script} is not there`);
-  const child = Bun.spawn([...splitWords(interpreter), "-m", "ipcctl._types_of", path], {
+  const child = Bun.spawn([...splitWords(interpreter), "-P", "-m", "ipcctl._types_of", path], {
     env: { ...process.env, PYTHONPATH: PYTHON_PACKAGES },
     stdio: ["ignore", "pipe", "pipe"],
   });

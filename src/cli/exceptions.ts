@@ -27,6 +27,11 @@ export async function withExceptions(context: Context, flags: PolicyFlags, chose
   if (allowNet === undefined && allowListen === undefined && allowRead.length + allowWrite.length === 0) return chosen;
   const { loadPolicy, splitHost } = await import("../sandbox/policy.ts");
   const { network, files } = loadPolicy(chosen, { project: context.cwd, home: process.env.HOME ?? "/" });
+  for (const [flag, list] of [
+    ["--allow-read", allowRead],
+    ["--allow-write", allowWrite],
+  ] as const)
+    if (list.includes("")) throw new IpcError("USAGE", `${flag}: a path is missing`);
   const hosts = typeof allowNet === "string" ? allowNet.split(",").map((one) => one.trim()) : [];
   const bad = hosts.find((host) => splitHost(host) === undefined);
   if (bad !== undefined)

@@ -1,7 +1,7 @@
 /** Who may speak to the daemon: its own user and root, but nobody from inside a worker's tree. */
 import { IpcError } from "../base/errors.ts";
 import { peerCredentials } from "../base/libc.ts";
-import { ancestorsOf } from "../workers/proc.ts";
+import { ancestorsOf, isConfined } from "../workers/proc.ts";
 
 /** What identifies the trees of our workers. */
 export type Trees = {
@@ -23,7 +23,7 @@ export function requirePermitted(fd: number, ownUid: number, trees: Trees): void
   const inTree = trees.pids();
   if (chain.length < 2 && peer.pid !== 1)
     throw new IpcError("NO_PERMISSION", "the peer went away before it could be identified");
-  if (chain.some((pid) => inTree.has(pid)) || trees.isInGroup(peer.pid)) {
+  if (chain.some((pid) => inTree.has(pid)) || trees.isInGroup(peer.pid) || isConfined(peer.pid)) {
     throw new IpcError("NO_PERMISSION", "a process inside a worker's tree may not control the daemon");
   }
 }

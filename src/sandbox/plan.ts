@@ -1,5 +1,6 @@
 /** From a policy and a machine to what the shim carries out, and to the same in words. */
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
+import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { formatBytes } from "../base/units.ts";
 import {
@@ -97,6 +98,7 @@ const SPACE_FACTOR = 8;
 const LOCKED_BYTES = 65_536;
 /** Where a worker with a root of its own finds its scratch folder. */
 export const SCRATCH_IN_ROOT = "/tmp";
+const OTHER_SCRATCH_IN_ROOT = "/.scratch";
 /** Devices that programs write to without changing anything. */
 const HARMLESS_DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/tty"];
 /** Those without a terminal, and without memory to share. */
@@ -177,7 +179,10 @@ class Compiler {
         );
     this.#requireKernel();
     this.#chooseNamespaces();
-    const scratch = files.scratch === null ? null : this.#hasRoot ? SCRATCH_IN_ROOT : this.#context.scratch;
+    // Where the worker sees all of /tmp its own folder needs another place.
+    const seen = [...files.read, ...files.write, ...files.exec].some(({ path }) => isBelow(SCRATCH_IN_ROOT, path));
+    const inRoot = seen ? OTHER_SCRATCH_IN_ROOT : SCRATCH_IN_ROOT;
+    const scratch = files.scratch === null ? null : this.#hasRoot ? inRoot : this.#context.scratch;
     const root = new Root();
     const landlock = this.#landlock(root, scratch);
     const program = this.#systemCalls();
@@ -196,7 +201,7 @@ class Compiler {
         ...landlock,
         filters: [program],
         namespaces: bits,
-        mounts: this.#hasRoot ? this.#mounts(root) : [],
+        mounts: this.#hasRoot ? this.#mounts(root, inRoot) : [],
         hosts: network.mode === "allow" ? network.allow : [],
         deniedClasses: network.denyResolved,
         isAudited: this.#policy.audit.hasDenied || network.mode === "allow",
@@ -277,8 +282,11 @@ class Compiler {
     const { files, network, process } = this.#policy;
     const abi = this.#machine.landlockAbi;
     const paths: { access: bigint; path: string; isOptional: boolean }[] = [];
+    const denied = files.deny.flatMap(({ path }) => (existsSync(path) ? [realpathSync(path)] : []));
     const grant = (path: string, access: bigint, isOptional: boolean, how = {}): void => {
       if (isOptional && !existsSync(path)) return;
+      this.#requireNoLink(path);
+      if (denied.some((one) => isBelow(realpathSync(path), one))) return;
       if (this.#isHidden) root.show(path, how);
       paths.push({ access, path, isOptional });
     };
@@ -341,9 +349,9 @@ class Compiler {
       } else if (!process.mayFork) this.#say("signals to others", "denied", "seccomp: only to itself");
       else this.#say("signals to others", "granted", `Landlock ${abi} cannot deny them: processes of the same user`);
     }
-    this.#deny(root);
+    this.#deny(root, paths);
     const { net, ports } = this.#ports();
-    if (network.mode !== "any" && abi >= ABI_OF_SCOPES) scoped |= SCOPE_ABSTRACT_SOCKETS;
+    if ((network.mode !== "any" || !this.#hasUnix) && abi >= ABI_OF_SCOPES) scoped |= SCOPE_ABSTRACT_SOCKETS;
     if (fs === 0n && net === 0n && scoped === 0n) fs = tokenRight();
     // Of rules the union counts, but a right that is not handled is an error.
     return {
@@ -367,19 +375,29 @@ class Compiler {
     );
   }
 
-  #deny(root: Root): void {
+  /** What may be written now may have been written before: a link there leads where somebody wanted it to. */
+  #requireNoLink(path: string): void {
+    for (const { path: written } of this.#policy.files.write) {
+      if (written === "/" || path === written || !isBelow(path, written) || !existsSync(path)) continue;
+      if (realpathSync(path) !== join(realpathSync(written), path.slice(written.length)))
+        throw refused(
+          this.#policy,
+          `files ${path}`,
+          `it is a link, below ${written} which may be written`,
+          "the path itself",
+        );
+    }
+  }
+
+  #deny(root: Root, granted: readonly { readonly path: string }[]): void {
     for (const { path, isOptional } of this.#policy.files.deny) {
       if (!existsSync(path)) {
         if (!isOptional) throw refused(this.#policy, `files.deny ${path}`, "it is not there", '"optional": true');
         continue;
       }
       const real = realpathSync(path);
-      const granted = [
-        ...this.#policy.files.read,
-        ...this.#policy.files.write,
-        ...this.#context.program.map((one) => ({ path: one })),
-      ];
-      const isCovered = granted.some((one) => isBelow(real, existsSync(one.path) ? realpathSync(one.path) : one.path));
+      const isCovered =
+        this.#readsAll || granted.some((one) => existsSync(one.path) && isBelow(real, realpathSync(one.path)));
       if (!isCovered) this.#say(`files.deny ${path}`, "denied", "nothing grants it");
       else if (this.#hasRoot) {
         root.hide(real);
@@ -584,10 +602,10 @@ class Compiler {
     );
   }
 
-  #mounts(root: Root): MountStep[] {
+  #mounts(root: Root, at: string): MountStep[] {
     const { scratch } = this.#policy.files;
-    if (scratch) root.scratch(SCRATCH_IN_ROOT, scratch.size ?? 0, scratch.files ?? 0, scratch.mayExec);
-    root.folder(this.#context.cwd);
+    if (scratch) root.scratch(at, scratch.size ?? 0, scratch.files ?? 0, scratch.mayExec);
+    if (this.#context.cwd !== "/") root.folder(this.#context.cwd);
     return root.steps();
   }
 }

@@ -3,7 +3,8 @@
  * less confinement than was asked for.
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { isAbsolute, join } from "node:path";
+import { isIPv4, isIPv6 } from "node:net";
+import { dirname, isAbsolute, join, resolve } from "node:path";
 import { z } from "zod";
 import { IpcError } from "../base/errors.ts";
 import { ROOT } from "../base/install.ts";
@@ -30,13 +31,19 @@ const places = z.array(place).max(limit("policyPaths"));
 
 const size = z.string().transform((text, context) => {
   try {
-    return parseSizeBytes(text, "size");
+    const bytes = parseSizeBytes(text, "size");
+    if (bytes < SIZE_MIN || bytes > SIZE_MAX) throw new Error("must be from 4K to 1024T");
+    return bytes;
   } catch (error) {
     context.addIssue({ code: "custom", message: (error as Error).message });
     return z.NEVER;
   }
 });
 
+/** A page; and far beyond any machine, but a number that every counter of the kernel holds. */
+const SIZE_MIN = 4096;
+const SIZE_MAX = 1024 ** 5;
+const SECONDS_MAX = 1_000_000_000;
 const portNumber = z.int().min(1).max(65_535);
 const NAME = /^(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/i;
 const host = z.string().refine((text) => splitHost(text) !== undefined, {
@@ -44,8 +51,21 @@ const host = z.string().refine((text) => splitHost(text) !== undefined, {
     'must be HOST:PORT with a name, "*.name", an address (IPv6 in brackets) or a network as "10.0.0.0/8"; port "*" is any',
 });
 
-/** Variables by which a loader, an interpreter or a proxy is led elsewhere. */
-const DANGEROUS = /^(LD_|PYTHON|BASH_ENV$|ENV$|GCONV_PATH$|SSH_AUTH_SOCK$|DBUS_|DOCKER_HOST$)|_PROXY$/i;
+/** Variables, and beginnings of some, by which a loader, an interpreter or a proxy is led elsewhere. */
+const DANGEROUS = [
+  ...["LD_*", "PYTHON*", "BASH_ENV", "ENV", "GCONV_PATH", "SSH_AUTH_SOCK", "DBUS_*", "DOCKER_HOST"],
+  ...["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"],
+];
+
+/** Whether a name, or a beginning and a star, can mean one of them. */
+function isDangerous(name: string): boolean {
+  const beginning = name.toUpperCase().replace(/\*$/, "");
+  return DANGEROUS.some((one) => {
+    const other = one.replace(/\*$/, "");
+    if (name.endsWith("*") && other.startsWith(beginning)) return true;
+    return one.endsWith("*") ? beginning.startsWith(other) : beginning === other && !name.endsWith("*");
+  });
+}
 const variable = z
   .string()
   .regex(/^([A-Za-z_][A-Za-z0-9_]*\*?|\*)$/, "must be the name of a variable, or a beginning and *");
@@ -135,12 +155,12 @@ const schema = z.strictObject({
   limits: z
     .strictObject({
       memory: size.nullable().optional(),
-      cpuSeconds: z.int().min(1).nullable().optional(),
+      cpuSeconds: z.int().min(1).max(SECONDS_MAX).nullable().optional(),
       cpuPercent: z.number().positive().max(100_000).nullable().optional(),
-      pids: z.int().min(1).nullable().optional(),
+      pids: z.int().min(1).max(4_194_304).nullable().optional(),
       fileSize: size.nullable().optional(),
       openFiles: z.int().min(16).max(1_048_576).nullable().optional(),
-      wallSeconds: z.number().positive().nullable().optional(),
+      wallSeconds: z.number().positive().max(SECONDS_MAX).nullable().optional(),
       log: size.nullable().optional(),
       enforce: z.enum(["best", "cgroup"]).optional(),
     })
@@ -211,14 +231,17 @@ export function splitHost(text: string): HostRule | undefined {
   if (!match) return undefined;
   const port = match[3] === "*" ? 0 : Number(match[3]);
   if (match[3] !== "*" && (port < 1 || port > 65_535)) return undefined;
-  if (match[1] !== undefined) return { host: match[1].toLowerCase(), port };
+  if (match[1] !== undefined) {
+    const [address = "", bits] = match[1].split("/");
+    return isIPv6(address) && Number(bits ?? 128) <= 128 ? { host: match[1].toLowerCase(), port } : undefined;
+  }
   const name = match[2]!;
   const numbers = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?:\/(\d{1,2}))?$/.exec(name);
   if (numbers) {
-    const isAddress = numbers.slice(1, 5).every((part) => Number(part) <= 255) && Number(numbers[5] ?? 32) <= 32;
+    const isAddress = isIPv4(name.split("/")[0]!) && Number(numbers[5] ?? 32) <= 32;
     return isAddress ? { host: name, port } : undefined;
   }
-  return NAME.test(name) && name.length <= 253 && !/^[\d.]+$/.test(name)
+  return NAME.test(name) && name.length <= 253 && !/(^|\.)\d+$/.test(name)
     ? { host: name.toLowerCase(), port }
     : undefined;
 }
@@ -240,12 +263,19 @@ export function policyJsonSchema(): unknown {
  * @param name of one that ships, the path of a file, or a policy itself as JSON text
  * @throws IpcError POLICY_REFUSED if there is none, BAD_CONFIG with the place in the file
  */
-export function loadPolicy(name: string, variables: Variables = { project: "/", home: "/" }): Policy {
+export function loadPolicy(name: string, variables: Variables = { project: "/project", home: "/home" }): Policy {
   const chain: PolicyFile[] = [];
   for (let next: string | undefined = name; next !== undefined; next = chain.at(-1)!.extends) {
     if (chain.length === limit("policyExtends"))
       throw new IpcError("BAD_CONFIG", `policy ${name}: extends more than ${limit("policyExtends")} others, or itself`);
     chain.push(readPolicy(next));
+    // What it extends is beside it.
+    const { extends: base } = chain.at(-1)!;
+    if (base?.includes("/") && !isInline(base) && !isAbsolute(base))
+      chain[chain.length - 1] = {
+        ...chain.at(-1)!,
+        extends: resolve(next.includes("/") && !isInline(next) ? dirname(next) : ".", base),
+      };
   }
   return flatten(
     isInline(name) ? `${chain[0]!.extends ?? "inline"} with exceptions` : name,
@@ -274,6 +304,7 @@ function flatten(name: string, chain: readonly PolicyFile[], variables: Variable
   const network = section("network");
   const files = section("files");
   const env = section("env");
+  requireProject(name, files, variables);
   const process = section("process");
   const limits = section("limits");
   const audit = section("audit");
@@ -285,7 +316,7 @@ function flatten(name: string, chain: readonly PolicyFile[], variables: Variable
       isOptional: typeof one !== "string" && one.optional === true,
     }));
   const dangerous = [...(env.allow ?? []), ...Object.keys(env.set ?? {})].find(
-    (one) => one !== "*" && DANGEROUS.test(one),
+    (one) => one !== "*" && isDangerous(one),
   );
   if (dangerous !== undefined && env.dangerous !== true)
     throw new IpcError(
@@ -336,7 +367,7 @@ function flatten(name: string, chain: readonly PolicyFile[], variables: Variable
       pids: limits.pids ?? null,
       fileSize: limits.fileSize ?? null,
       openFiles: limits.openFiles ?? null,
-      wallMs: limits.wallSeconds ? limits.wallSeconds * 1000 : null,
+      wallMs: limits.wallSeconds ? Math.ceil(limits.wallSeconds * 1000) : null,
       log: limits.log ?? null,
       needsCgroup: limits.enforce === "cgroup",
     },
@@ -348,6 +379,18 @@ function substitute(path: string, variables: Variables): string {
   return (
     path.replace(/^\$\{(project|home)\}/, (_, name: keyof Variables) => variables[name].replace(/\/+$/, "")) || "/"
   );
+}
+
+/** A project that is all of the machine, or of the user, was hardly meant. @throws IpcError POLICY_REFUSED */
+function requireProject(name: string, files: NonNullable<PolicyFile["files"]>, { project, home }: Variables): void {
+  const lists = [files.read, files.write, files.exec].flatMap((list) => list ?? []);
+  const isUsed = lists.some((one) => (typeof one === "string" ? one : one.path).startsWith("${project}"));
+  const folder = resolve(project);
+  const what = folder === "/" ? "all of the machine" : folder === resolve(home) ? "your home folder" : undefined;
+  if (isUsed && what !== undefined)
+    throw new IpcError("POLICY_REFUSED", `policy ${name}: \${project} would be ${what} (${project})`, {
+      hint: "start it in the folder of the project, with cd or --cwd; or --policy strict --allow-read PATH",
+    });
 }
 
 /** @throws IpcError BAD_CONFIG that names the file, the place in it and what is wrong */

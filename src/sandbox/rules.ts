@@ -44,6 +44,7 @@ const THREAD = 0x0001_0100; // CLONE_THREAD, CLONE_VM
 const NEW_NAMESPACES = 0x7e02_0080;
 const CLONE_PARENT = 0x8000;
 const SHARED_ANONYMOUS = 0x21;
+const MAP_GROWSDOWN = 0x100;
 const O_TRUNC = 0o1000;
 const AT_EMPTY_PATH = 0x1000;
 
@@ -70,7 +71,13 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   );
   if (!surface.hasSharedMemory) {
     all(["memfd_create"], deny());
-    rules.set("mmap", denyOnly(ENOMEM, { argument: 3, hasAll: SHARED_ANONYMOUS }));
+    rules.set("mmap", {
+      cases: [
+        { when: [{ argument: 3, hasAll: SHARED_ANONYMOUS }], give: ENOMEM },
+        { when: [{ argument: 3, hasAll: MAP_GROWSDOWN }], give: ENOMEM }, // counts as a stack, of which no limit is asked
+      ],
+      otherwise: "allow",
+    });
   }
   if (surface.guardsTruncation) {
     all(["truncate"], deny());
@@ -99,7 +106,11 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
   const { network, mayListen, hasUnixSockets, isMinimal } = surface;
   const calls: readonly Call[] = ["connect", "bind", "listen", "accept", "accept4"];
   if (network === "any") {
-    if (isMinimal) for (const call of ["socket", ...calls] as const) rules.set(call, { otherwise: "allow" });
+    if (isMinimal)
+      for (const call of ["socket", "socketpair", ...calls] as const) rules.set(call, { otherwise: "allow" });
+    if (hasUnixSockets) return;
+    rules.set("socket", denyOnly(EPERM, { argument: 0, is: [AF_UNIX] }));
+    rules.set("socketpair", allowOnly({ argument: 1, is: withFlags(STREAM, SEQPACKET) }));
     return;
   }
   for (const call of ["io_uring_setup", "io_uring_enter", "io_uring_register"] as const) rules.set(call, deny(ENOSYS));
@@ -190,6 +201,7 @@ function addProcesses(rules: Map<Call, Rule>, { mayExec, mayFork, mayTouchOthers
   else if (isMinimal)
     for (const call of ["kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"] as const)
       rules.set(call, { otherwise: "allow" });
+  if (!mayTouchOthers) for (const call of SYSTEM_V) rules.set(call, deny());
   if (!mayTouchOthers)
     rules.set("prlimit64", {
       cases: [
@@ -205,6 +217,12 @@ const METADATA: readonly Call[] = [
   ...(["utime", "utimes", "futimesat", "utimensat"] as const),
   ...(["setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"] as const),
   ...(["setxattrat", "removexattrat", "file_setattr"] as const),
+];
+
+/** Memory, messages and semaphores that go by a number, whoever made them. */
+const SYSTEM_V: readonly Call[] = [
+  ...(["shmget", "shmat", "shmctl", "semget", "semop", "semtimedop", "semctl"] as const),
+  ...(["msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink"] as const),
 ];
 
 /** TCGETS, TIOCGPGRP, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. */

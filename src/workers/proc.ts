@@ -1,5 +1,5 @@
 /** What /proc tells of processes: who descends from whom, memory, processor time. */
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 
 /** One line of the process table. */
 export type Process = {
@@ -100,6 +100,24 @@ export function ancestorsOf(pid: number): number[] {
     at = process.parent;
   }
   return chain;
+}
+
+/** Whether it is, or comes from, a worker that a shim has confined: also one of `ipcctl run`. */
+export function isConfined(pid: number): boolean {
+  try {
+    if (!/^NoNewPrivs:\s+1/m.test(readFileSync(`/proc/${pid}/status`, "utf8"))) return false;
+    return ancestorsOf(pid).some((one) => isShim(one));
+  } catch {
+    return true; // gone: it cannot be judged
+  }
+}
+
+function isShim(pid: number): boolean {
+  try {
+    return /\/ipcctl-shim( \(deleted\))?$/.test(readlinkSync(`/proc/${pid}/exe`));
+  } catch {
+    return false; // another user's, or a thread of the kernel
+  }
 }
 
 /** The command line for people, or the name where there is none. */

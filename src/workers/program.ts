@@ -27,6 +27,7 @@ export type Program = {
 /**
  * @param executable first word of the command
  * @param files what belongs to it: the script
+ * @param isChosen by the user, or found on the PATH; what the script or its folder names is not run to ask it something
  * @throws IpcError POLICY_REFUSED if it is no program that the kernel could start by itself
  */
 export function describeProgram(
@@ -34,10 +35,11 @@ export function describeProgram(
   files: readonly string[],
   cwd: string,
   env: Readonly<Record<string, string>>,
+  isChosen: boolean,
 ): Program {
   const found = find(executable, cwd, env.PATH ?? "");
   if (found === undefined) return { executable, readable: [...SYSTEM, ...files] }; // starting it will say so
-  const path = isScript(found) ? asks(found, cwd, env) : found;
+  const path = isScript(found) ? asks(found, cwd, env, isChosen) : found;
   const real = realpathSync(path);
   const prefix = dirname(dirname(real));
   const venv = dirname(dirname(path));
@@ -68,6 +70,7 @@ function find(name: string, cwd: string, path: string): string | undefined {
       : undefined;
   return path
     .split(delimiter)
+    .filter((folder) => folder.startsWith("/"))
     .map((folder) => join(folder, name))
     .find((file) => existsSync(file));
 }
@@ -84,16 +87,17 @@ function isScript(path: string): boolean {
 }
 
 /** The interpreter that a wrapper ends in: it is run once, before anything of the worker's, to ask. */
-function asks(wrapper: string, cwd: string, env: Readonly<Record<string, string>>): string {
+function asks(wrapper: string, cwd: string, env: Readonly<Record<string, string>>, isChosen: boolean): string {
   const isPython = /^(python|pypy)[0-9.]*$/.test(basename(wrapper));
-  const { stdout } = isPython
-    ? spawnSync(wrapper, ["-I", "-S", "-c", "import sys; print(sys.executable)"], {
-        cwd,
-        env: { ...env },
-        encoding: "utf8",
-        timeout: 30_000,
-      })
-    : { stdout: "" };
+  const { stdout } =
+    isPython && isChosen
+      ? spawnSync(wrapper, ["-I", "-S", "-c", "import sys; print(sys.executable)"], {
+          cwd,
+          env: { ...env },
+          encoding: "utf8",
+          timeout: 30_000,
+        })
+      : { stdout: "" };
   const path = (stdout ?? "").trim();
   if (path.startsWith("/") && existsSync(path) && !isScript(path)) return path;
   throw new IpcError("POLICY_REFUSED", `${wrapper} is a script that starts another program, which the policy denies`, {

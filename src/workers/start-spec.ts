@@ -1,7 +1,9 @@
 /** From a definition to the specification that its shim gets. */
-import { chownSync, mkdirSync, realpathSync, statSync } from "node:fs";
+import { chownSync, existsSync, mkdirSync, realpathSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import { ROOT } from "../base/install.ts";
+import { isBelow } from "../sandbox/mounts.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import { thisMachine } from "../sandbox/machine.ts";
@@ -120,6 +122,8 @@ export type Preparation = {
   readonly auditLog: string;
   /** There is a connection to the shim to be passed on. */
   readonly hasPlane: boolean;
+  /** Files that we write, or run, in the worker's name. */
+  readonly daemonFiles?: readonly string[];
 };
 
 /**
@@ -139,7 +143,13 @@ export function prepare(wanted: Preparation): Prepared {
   const script = app.script === null ? [] : [resolve(app.cwd, app.script)];
   const program =
     hidesFiles || !policy.process.mayExec
-      ? describeProgram(launch.argv[0]!, [...script, ...pythonPath(launch.env)], launch.cwd, launch.env)
+      ? describeProgram(
+          launch.argv[0]!,
+          [...script, ...pythonPath(launch.env)],
+          launch.cwd,
+          launch.env,
+          app.interpreter !== null || !launch.argv[0]!.includes("/"),
+        )
       : { executable: launch.argv[0]!, readable: [] };
   const plan = compilePlan(policy, thisMachine(), {
     scratch,
@@ -147,6 +157,15 @@ export function prepare(wanted: Preparation): Prepared {
     cwd: launch.cwd,
     uid: app.uid ?? undefined,
   });
+  for (const path of [
+    program.executable,
+    dirname(wanted.auditLog),
+    ROOT,
+    app.policy ?? "",
+    app.env_file ?? "",
+    ...(wanted.daemonFiles ?? []),
+  ])
+    if (path.startsWith("/")) requireUnwritten(path, policy);
   const isOther = plan.hasOwnUser && app.uid === null;
   const ids = isOther
     ? { uid: wanted.ownUser, gid: wanted.ownUser }
@@ -199,6 +218,24 @@ function allowed(base: Readonly<Record<string, string | undefined>>, { env }: Po
     one.endsWith("*") ? (name: string) => name.startsWith(one.slice(0, -1)) : (name: string) => name === one,
   );
   return Object.fromEntries(Object.entries(all).filter(([name]) => name === "PATH" || patterns.some((is) => is(name))));
+}
+
+/** What decides how a worker is started, or is written to by us, is not the worker's to change. */
+function requireUnwritten(path: string, policy: Policy): void {
+  if (policy.process.mayExec && policy.process.mayFork && policy.files.read.some((one) => one.path === "/")) return; // it is the user, all but
+  for (const { path: granted } of policy.files.write) {
+    if (granted === "/" || !existsSync(granted)) continue;
+    const folder = realpathSync(granted);
+    const real = existsSync(path) ? realpathSync(path) : path;
+    if ([path, real].some((one) => isBelow(one, folder) || isBelow(one, granted)))
+      throw new IpcError(
+        "POLICY_REFUSED",
+        `policy ${policy.name}: files.write ${granted} covers ${path}, by which the worker is started or watched`,
+        {
+          hint: "grant a folder beside it",
+        },
+      );
+  }
 }
 
 /** Without a root of its own a worker goes by the modes of the folders as they are. */

@@ -375,6 +375,7 @@ export class Worker {
       name: this.id,
       auditLog: join(dirname(this.#world.workersDir), "audit.log"),
       hasPlane: true,
+      daemonFiles: [config.stdout_log, config.stderr_log, config.combined_log].filter((path) => path !== null),
     });
     const { policy } = prepared.plan;
     this.#executable = prepared.launch.argv[0]!; // never empty: a script has an interpreter, a command a first word

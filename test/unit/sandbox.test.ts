@@ -10,7 +10,7 @@ import { SYSTEM_CALLS, type Call } from "../../src/sandbox/system-calls.ts";
 const ABLE: Machine = { landlockAbi: 7, hasSeccomp: true, arch: "x64", namespacesLack: "", isRoot: false, yama: 0 };
 const CONTEXT = { scratch: "/scratch", program: ["/usr/lib"], cwd: "/srv" };
 const plan = (name: string, machine: Partial<Machine> = {}): Plan =>
-  compilePlan(loadPolicy(name, { project: "/srv", home: "/srv" }), { ...ABLE, ...machine }, CONTEXT);
+  compilePlan(loadPolicy(name, { project: "/srv", home: "/home/me" }), { ...ABLE, ...machine }, CONTEXT);
 const inline = (policy: object): string => JSON.stringify({ version: 1, ...policy });
 
 const TOKEN = [11, 22, 33, 44];
