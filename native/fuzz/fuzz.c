@@ -27,6 +27,73 @@ static size_t put_frame(uint8_t *at, uint8_t type, const void *payload, size_t s
 	return size + 5;
 }
 
+/* u8 kind, u8 flags, u64 bytes, u32 files, u16 length of the path, path, target: lengths that fit, and some that do not. */
+static size_t some_mount(uint8_t *at)
+{
+	uint8_t mount[16 + 24] = { (uint8_t)next(IPC_MOUNT_KINDS + (next(8) == 0)), (uint8_t)next(8) };
+	size_t path = 1 + next(12), target = next(12);
+	ipc_put_u64(mount + 2, next(1u << 31));
+	ipc_put_u32(mount + 10, next(1u << 31));
+	mount[14] = (uint8_t)(next(16) == 0 ? next(256) : path);
+	mount[15] = (uint8_t)(next(32) == 0 ? next(256) : 0);
+	memset(mount + 16, 'p', path + target);
+	mount[16] = '/';
+	return put_frame(at, 21, mount, 16 + path + target);
+}
+
+/* What confines a worker: frames 14 to 26, in an order that a daemon writes them in. */
+static size_t sound_confinement(uint8_t *bytes)
+{
+	uint8_t numbers[32] = { 1 }, filter[1 + 8 * 6] = { (uint8_t)next(2) };
+	size_t size = put_frame(bytes, 14, numbers, 1);
+	size += put_frame(bytes + size, 20, numbers, 4);
+	for (uint32_t i = next(6); i > 0; i--)
+		size += some_mount(bytes + size);
+	size += put_frame(bytes + size, 15, numbers, 24);
+	for (uint32_t i = next(4); i > 0; i--)
+		size += put_frame(bytes + size, 16, "rightsss\1/granted", 9 + 1 + next(8));
+	for (uint32_t i = next(3); i > 0; i--)
+		size += put_frame(bytes + size, 18, numbers, 16);
+	for (uint32_t i = next(3); i > 0; i--) {
+		size_t steps = 1 + next(6);
+		size += put_frame(bytes + size, 17, filter, 1 + 8 * steps);
+		for (uint32_t n = next(4); n > 0; n--) {
+			uint8_t patch[3] = { (uint8_t)next((uint32_t)steps + (next(16) == 0)), 0, (uint8_t)next(IPC_PATCH_SELF + 1) };
+			size += put_frame(bytes + size, 19, patch, 3);
+		}
+	}
+	size += put_frame(bytes + size, 23, numbers, 5);
+	for (uint32_t i = next(4); i > 0; i--)
+		size += put_frame(bytes + size, 22, "\0\0host.example", 2 + 1 + next(12));
+	size += put_frame(bytes + size, 26, "worker", 1 + next(6));
+	size += put_frame(bytes + size, 24, "/audit.log", 1 + next(10));
+	return next(2) == 0 ? size : size + put_frame(bytes + size, 25, "", 0);
+}
+
+/* Of what was taken every string ends, every number is within what the shim will index with it. */
+static void check_confinement(const struct ipc_spec *spec)
+{
+	for (size_t i = 0; i < spec->mount_count; i++) {
+		if (spec->mounts[i].kind >= IPC_MOUNT_KINDS || spec->mounts[i].path[0] != '/')
+			abort();
+		state ^= strlen(spec->mounts[i].path) + strlen(spec->mounts[i].target);
+	}
+	for (size_t i = 0; i < spec->filter_count; i++) {
+		const struct ipc_filter *filter = &spec->filters[i];
+		for (size_t n = 0; n < filter->patch_count; n++) {
+			if (filter->patches[n].step >= filter->steps || filter->patches[n].what > IPC_PATCH_SELF)
+				abort();
+		}
+		for (size_t n = 0; n < filter->steps * 8; n++)
+			state ^= filter->bytes[n];
+	}
+	for (size_t i = 0; i < spec->host_count; i++)
+		state ^= strlen(spec->hosts[i].name);
+	for (size_t i = 0; i < spec->path_count; i++)
+		state ^= strlen(spec->paths[i].path);
+	state ^= (spec->worker != NULL ? strlen(spec->worker) : 0) ^ (spec->audit != NULL ? strlen(spec->audit) : 0);
+}
+
 /* A sound specification, so that mutations get past the first check. */
 static size_t sound_spec(uint8_t *bytes)
 {
@@ -41,6 +108,7 @@ static size_t sound_spec(uint8_t *bytes)
 	size += put_frame(bytes + size, 8, numbers, 29);
 	size += put_frame(bytes + size, 9, numbers, 20);
 	size += put_frame(bytes + size, 13, "\1aaaaaaaabbbb/path", 18);
+	size += sound_confinement(bytes + size);
 	return size + put_frame(bytes + size, 255, "", 0);
 }
 
@@ -68,6 +136,7 @@ static void fuzz_spec(void)
 			state ^= strlen(*arg);
 		for (char **env = spec.envp; *env != NULL; env++)
 			state ^= strlen(*env);
+		check_confinement(&spec);
 		ipc_spec_add_env(&spec, "A=1");
 		ipc_spec_add_env(&spec, "B=2");
 	}

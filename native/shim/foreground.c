@@ -27,14 +27,14 @@ static void forward(const struct signalfd_siginfo *info, pid_t worker, bool is_e
 }
 
 /* `remote`: the connection to a snapshot that has forked the worker, or -1. */
-static int wait_for(pid_t worker, int signals, int remote, bool *is_late)
+static int wait_for(pid_t worker, int signals, int remote, int told, bool *is_late)
 {
 	uint64_t wall_at = spec.wall_ms > 0 ? ipc_now_ms() + spec.wall_ms : UINT64_MAX;
 	for (;;) {
 		uint64_t now = ipc_now_ms();
 		int timeout = wall_at == UINT64_MAX ? -1 : wall_at <= now ? 0 : (int)(wall_at - now);
-		struct pollfd fds[2] = { { signals, POLLIN, 0 }, { remote, POLLIN, 0 } };
-		if (poll(fds, 2, timeout) == 0) {
+		struct pollfd fds[3] = { { signals, POLLIN, 0 }, { remote, POLLIN, 0 }, { spec.has_hosts ? told : -1, 0, 0 } };
+		if (poll(fds, 3, timeout) == 0) {
 			/* The first time asks, the second does not. */
 			kill(worker, *is_late ? SIGKILL : (int)spec.stop_signal);
 			*is_late = true;
@@ -59,6 +59,12 @@ static int wait_for(pid_t worker, int signals, int remote, bool *is_late)
 		for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
 			if (pid == worker)
 				return status;
+		}
+		/* Who connects for the worker is gone before it: what it does from now on would fail in odd ways. */
+		if (remote < 0 && fds[2].revents & POLLHUP) {
+			if (kill(worker, SIGKILL) == 0)
+				dprintf(2, "ipcctl: the process that connects for it has ended, and so it was ended\n");
+			told = -1;
 		}
 	}
 }
@@ -142,7 +148,7 @@ int ipc_foreground(const char *path)
 		dprintf(2, "ipcctl: %s: %s (%s)\n", error.step == IPC_STEP_CWD ? spec.cwd : spec.argv[0], strerror(error.error),
 			ipc_step_names[error.step]);
 	bool is_late = false;
-	int status = wait_for(worker, signals, remote, &is_late);
+	int status = wait_for(worker, signals, remote, told, &is_late);
 	const char *method = "none";
 	ipc_tree_kill(spec.cgroup, 0, &method);
 	if (told >= 0 && (WIFSIGNALED(status) || WEXITSTATUS(status) != 0))

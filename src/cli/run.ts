@@ -17,8 +17,6 @@ import { identity, parseEnv, type StartFlags } from "./start.ts";
 const RLIMIT_DATA = 2;
 const RLIMIT_NOFILE = 7;
 const SIGTERM = 15;
-/** Users of their own for what is run once; those of supervised workers are below. */
-const OWN_USERS = { first: 63_000, count: 2000 };
 
 export async function run(
   context: Context,
@@ -65,14 +63,14 @@ export async function run(
       chosen ?? (flags.command === undefined ? CODE_POLICY : DEFAULT_POLICY),
     );
     // With it come policies, their schema, and libc.
-    const { mergeLimits, prepare } = await import("../workers/start-spec.ts");
+    const { mergeLimits, ownUserOfRun, prepare } = await import("../workers/start-spec.ts");
     mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
     const { launch, plan, confinement, ids, zygote } = prepare({
       app: { ...app, snapshot, policy, uid: uid ?? null, gid: gid ?? null },
       base: process.env,
       own: flags.name === undefined ? {} : { IPCCTL_NAME: flags.name },
       scratch: join(folder, "scratch"),
-      ownUser: OWN_USERS.first + (process.pid % OWN_USERS.count),
+      ownUser: ownUserOfRun(process.pid),
       name: flags.name ?? "run",
       auditLog: join(paths.stateDir, "audit.log"),
       hasPlane: false,
@@ -101,6 +99,8 @@ export async function run(
       }),
       { mode: 0o600 },
     );
+    if (chosen !== undefined || isTerminal(2))
+      for (const what of plan.degraded) context.note(`not enforced here: ${what}`);
     const child = Bun.spawn([SHIM_BINARY, "--run", spec], {
       cwd: "/",
       env: {},
@@ -110,7 +110,6 @@ export async function run(
     for (const name of ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const) process.on(name, () => child.kill(name));
     for (const name of ["SIGINT", "SIGQUIT"] as const) process.on(name, () => undefined);
     const status = await child.exited;
-    for (const what of plan.degraded) context.note(`not enforced here: ${what}`);
     // At a terminal sits somebody who may not know of policies; a program that calls us wants the worker's own words only.
     if (status !== 0 && chosen === undefined && flags.command === undefined && isTerminal(2))
       context.note(

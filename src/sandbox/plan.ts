@@ -313,6 +313,7 @@ class Compiler {
       }
       for (const path of READ_DEVICES) grant(path, reading, true, { isDevice: true });
       if (network.mode !== "none") for (const path of NETWORK_FILES) grant(path, reading, true);
+      if (process.hasProc) this.#say("process.procfs", "granted", "other processes of its user can be seen");
       if (process.hasProc && !this.#hasRoot) grant("/proc", reading, false);
       else if (process.hasProc) grant("/proc", reading, false, { isWritable: false });
     } else {
@@ -368,11 +369,9 @@ class Compiler {
       .join(", ");
     if (sizes === "") return this.#say("files.scratch", "granted", "Landlock; its size is not limited");
     if (this.#hasRoot) return this.#say("files.scratch", "limited", `a tmpfs in memory: ${sizes}`);
-    this.#say(
-      "files.scratch",
-      "granted",
-      `Landlock; ${sizes} hold for one file only, not for the sum: that needs namespaces`,
-    );
+    const reason = `without namespaces ${sizes} hold for one file only, not for the sum`;
+    this.#say("files.scratch", "granted", `Landlock; ${reason}`);
+    this.#degraded.push(`files.scratch: ${reason}`);
   }
 
   /** What may be written now may have been written before: a link there leads where somebody wanted it to. */
@@ -421,13 +420,14 @@ class Compiler {
       : "seccomp: none but pairs";
     if (network.mode === "any") {
       this.#say("network", "granted", "nothing confines it");
+      this.#say("Unix sockets", this.#hasUnix ? "granted" : "denied", unix);
       return { net: 0n, ports };
     }
     if (network.mode === "none")
       this.#say(
         "network",
         "denied",
-        `seccomp: no sockets but Unix ones; no io_uring${hasTcp ? "; Landlock: TCP" : ""}`,
+        `seccomp: no sockets${this.#hasUnix ? " but Unix ones" : ""}; no io_uring${hasTcp ? "; Landlock: TCP" : ""}`,
       );
     else {
       this.#say(
@@ -535,7 +535,7 @@ class Compiler {
       this.#say(
         "limits.memory",
         "limited",
-        `${formatBytes(limits.memory)} of private memory (RLIMIT_DATA), none that is shared; a control group where there is one`,
+        `${formatBytes(limits.memory)} of private memory (RLIMIT_DATA), ${SPACE_FACTOR} times that of address space, and none that is shared; held exactly by a control group where there is one`,
       );
     }
     if (limits.cpuSeconds !== null) {

@@ -2,9 +2,9 @@
  * Policies: what a worker may do, as JSON files, deny by default. What a policy says is carried out whole or refused: a worker does not run with
  * less confinement than was asked for.
  */
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { isIPv4, isIPv6 } from "node:net";
-import { dirname, isAbsolute, join, resolve } from "node:path";
+import { dirname, isAbsolute, join, normalize, resolve } from "node:path";
 import { z } from "zod";
 import { IpcError } from "../base/errors.ts";
 import { ROOT } from "../base/install.ts";
@@ -135,7 +135,12 @@ const schema = z.strictObject({
         .max(256)
         .optional()
         .describe('Variables that are inherited; a trailing * is any ending, "*" all.'),
-      set: z.record(z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/), z.string()).optional(),
+      set: z
+        .record(
+          z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/),
+          z.string().refine((text) => !text.includes("\0"), "holds a NUL"),
+        )
+        .optional(),
       dangerous: z
         .boolean()
         .optional()
@@ -159,7 +164,7 @@ const schema = z.strictObject({
       cpuPercent: z.number().positive().max(100_000).nullable().optional(),
       pids: z.int().min(1).max(4_194_304).nullable().optional(),
       fileSize: size.nullable().optional(),
-      openFiles: z.int().min(16).max(1_048_576).nullable().optional(),
+      openFiles: z.int().min(204).max(1_048_576).nullable().optional(),
       wallSeconds: z.number().positive().max(SECONDS_MAX).nullable().optional(),
       log: size.nullable().optional(),
       enforce: z.enum(["best", "cgroup"]).optional(),
@@ -376,9 +381,8 @@ function flatten(name: string, chain: readonly PolicyFile[], variables: Variable
 }
 
 function substitute(path: string, variables: Variables): string {
-  return (
-    path.replace(/^\$\{(project|home)\}/, (_, name: keyof Variables) => variables[name].replace(/\/+$/, "")) || "/"
-  );
+  const whole = path.replace(/^\$\{(project|home)\}/, (_, name: keyof Variables) => variables[name]);
+  return normalize(whole).replace(/(.)\/+$/, "$1");
 }
 
 /** A project that is all of the machine, or of the user, was hardly meant. @throws IpcError POLICY_REFUSED */
@@ -416,8 +420,9 @@ function readPolicy(name: string): PolicyFile {
     throw new IpcError("POLICY_REFUSED", `no policy ${JSON.stringify(name)}`, {
       hint: `there are: ${shippedPolicies().join(", ")}; or give the path of a file`,
     });
-  const text = readFileSync(file, "utf8");
-  if (text.length > limit("policyBytes"))
+  const status = statSync(file);
+  if (!status.isFile()) throw new IpcError("BAD_CONFIG", `${file} is no file`);
+  if (status.size > limit("policyBytes"))
     throw new IpcError("BAD_CONFIG", `${file}: more than ${limit("policyBytes")} bytes`);
-  return parsePolicy(text, file);
+  return parsePolicy(readFileSync(file, "utf8"), file);
 }

@@ -90,15 +90,6 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   rules.set("fcntl", denyOnly(EPERM, { argument: 1, is: FCNTL_OF_SIGNALS }));
   rules.set("prctl", allowOnly({ argument: 0, is: HARMLESS_PRCTLS }));
   rules.set("personality", allowOnly({ argument: 0, is: [0, 0xffff_ffff] }));
-  rules.set("setpriority", allowOnly({ argument: 0, is: [0] }, { argument: 1, is: [0] }));
-  const ownTask: Rule = {
-    cases: [
-      { when: [{ argument: 0, is: [0] }], give: "allow" },
-      { when: [{ argument: 0, isSelf: true }], give: "allow" },
-    ],
-    otherwise: EPERM,
-  };
-  all(["sched_setaffinity"], ownTask);
   return { rules, known: EPERM };
 }
 
@@ -109,7 +100,7 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
     if (isMinimal)
       for (const call of ["socket", "socketpair", ...calls] as const) rules.set(call, { otherwise: "allow" });
     if (hasUnixSockets) return;
-    rules.set("socket", denyOnly(EPERM, { argument: 0, is: [AF_UNIX] }));
+    rules.set("socket", allowOnly({ argument: 0, is: [AF_INET, AF_INET6, AF_NETLINK] }));
     rules.set("socketpair", allowOnly({ argument: 1, is: withFlags(STREAM, SEQPACKET) }));
     return;
   }
@@ -201,7 +192,17 @@ function addProcesses(rules: Map<Call, Rule>, { mayExec, mayFork, mayTouchOthers
   else if (isMinimal)
     for (const call of ["kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"] as const)
       rules.set(call, { otherwise: "allow" });
-  if (!mayTouchOthers) for (const call of SYSTEM_V) rules.set(call, deny());
+  if (!mayTouchOthers) {
+    for (const call of [...SYSTEM_V, ...OF_OTHERS]) rules.set(call, deny());
+    rules.set("setpriority", allowOnly({ argument: 0, is: [0] }, { argument: 1, is: [0] }));
+    rules.set("sched_setaffinity", {
+      cases: [
+        { when: [{ argument: 0, is: [0] }], give: "allow" },
+        { when: [self], give: "allow" },
+      ],
+      otherwise: EPERM,
+    });
+  }
   if (!mayTouchOthers)
     rules.set("prlimit64", {
       cases: [
@@ -223,6 +224,12 @@ const METADATA: readonly Call[] = [
 const SYSTEM_V: readonly Call[] = [
   ...(["shmget", "shmat", "shmctl", "semget", "semop", "semtimedop", "semctl"] as const),
   ...(["msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink"] as const),
+];
+
+/** Keys of the user and of the session; how others are scheduled, their memory, their priority on the disk. */
+const OF_OTHERS: readonly Call[] = [
+  ...(["add_key", "request_key", "keyctl", "sched_setscheduler", "sched_setparam", "sched_setattr"] as const),
+  ...(["ioprio_set", "process_madvise", "process_mrelease", "migrate_pages", "move_pages", "kcmp"] as const),
 ];
 
 /** TCGETS, TIOCGPGRP, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. */

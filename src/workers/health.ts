@@ -1,4 +1,5 @@
 /** Health checks: http, tcp, exec; after a start period, so many failures in a row end the run. */
+import { statSync } from "node:fs";
 import type { HealthCheck } from "../protocol/app-config.ts";
 import type { WorkerStatus } from "../protocol/status.ts";
 import { cleanWorkerEnv } from "./launch.ts";
@@ -136,8 +137,7 @@ async function probeExec(
     env: { ...cleanWorkerEnv(config.base_env ?? process.env), ...config.env },
     stdio: ["ignore", "ignore", "ignore"],
     detached: true,
-    ...(config.uid === null ? {} : { uid: config.uid }),
-    ...(config.gid === null ? {} : { gid: config.gid }),
+    ...idsOf(worker),
   });
   const onAbort = (): void => {
     try {
@@ -153,6 +153,15 @@ async function probeExec(
   return status === 0
     ? { isHealthy: true }
     : { isHealthy: false, reason: `${check.command} exited with status ${status}` };
+}
+
+/** Of the process, which may have a user of its own; only root may become another. */
+function idsOf({ live, config }: Worker): { uid?: number; gid?: number } {
+  if (process.getuid!() !== 0) return {};
+  const status = live ? statSync(`/proc/${live.pid}`, { throwIfNoEntry: false }) : undefined;
+  const uid = status?.uid ?? config.uid;
+  const gid = status?.gid ?? config.gid;
+  return { ...(uid === null ? {} : { uid }), ...(gid === null ? {} : { gid }) };
 }
 
 function pause(ms: number, signal: AbortSignal): Promise<void> {

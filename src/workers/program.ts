@@ -18,6 +18,9 @@ const SYSTEM = [
   ],
 ];
 
+/** A wrapper takes some ten milliseconds; the daemon waits for it. */
+const ASKING_MS = 5000;
+
 export type Program = {
   /** Its first word, absolute, and no script that would have to start another program. */
   readonly executable: string;
@@ -41,6 +44,10 @@ export function describeProgram(
   if (found === undefined) return { executable, readable: [...SYSTEM, ...files] }; // starting it will say so
   const path = isScript(found) ? asks(found, cwd, env, isChosen) : found;
   const real = realpathSync(path);
+  if (!isChosen && !/^(python|pypy)[0-9.]*$/.test(basename(real)))
+    throw new IpcError("POLICY_REFUSED", `${path} is no Python but ${real}`, {
+      hint: "--interpreter says which program is to be trusted with the script",
+    });
   const prefix = dirname(dirname(real));
   const venv = dirname(dirname(path));
   const isVenv = existsSync(join(venv, "pyvenv.cfg"));
@@ -95,7 +102,7 @@ function asks(wrapper: string, cwd: string, env: Readonly<Record<string, string>
           cwd,
           env: { ...env },
           encoding: "utf8",
-          timeout: 30_000,
+          timeout: ASKING_MS,
         })
       : { stdout: "" };
   const path = (stdout ?? "").trim();
@@ -122,7 +129,7 @@ export function pythonPath(env: Readonly<Record<string, string>>): string[] {
 /** The user who starts a worker without another one said: what `${home}` means. */
 export function homeOf(env: Readonly<Record<string, string | undefined>>): string {
   return (
-    env.HOME ??
+    (env.HOME || undefined) ??
     readFileSync("/etc/passwd", "utf8")
       .split("\n")
       .map((line) => line.split(":"))

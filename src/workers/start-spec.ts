@@ -1,6 +1,6 @@
 /** From a definition to the specification that its shim gets. */
-import { chownSync, existsSync, mkdirSync, realpathSync, statSync } from "node:fs";
-import { dirname, resolve } from "node:path";
+import { chownSync, existsSync, lstatSync, mkdirSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { ROOT } from "../base/install.ts";
 import { isBelow } from "../sandbox/mounts.ts";
@@ -116,6 +116,8 @@ export type Preparation = {
   readonly own: Readonly<Record<string, string>>;
   /** Where the worker's own folder is, if its policy has one. */
   readonly scratch: string;
+  /** Others cannot come there. */
+  readonly isScratchShut?: boolean;
   /** A user of its own, for policies that want one, where we are root. */
   readonly ownUser: number;
   readonly name: string;
@@ -131,7 +133,7 @@ export type Preparation = {
  * @throws IpcError POLICY_REFUSED, BAD_CONFIG, START_FAILED
  */
 export function prepare(wanted: Preparation): Prepared {
-  const { app, scratch } = wanted;
+  const { app } = wanted;
   const policy = loadPolicy(app.policy ?? DEFAULT_POLICY, { project: app.cwd, home: homeOf(wanted.base) });
   const { snapshot } = app;
   if (snapshot && app.interpreter !== null)
@@ -145,13 +147,20 @@ export function prepare(wanted: Preparation): Prepared {
     hidesFiles || !policy.process.mayExec
       ? describeProgram(
           launch.argv[0]!,
-          [...script, ...pythonPath(launch.env)],
+          [
+            ...script,
+            ...pythonPath({ PYTHONPATH: app.env.PYTHONPATH ?? allowed(wanted.base, policy).PYTHONPATH ?? "" }),
+          ],
           launch.cwd,
           launch.env,
           app.interpreter !== null || !launch.argv[0]!.includes("/"),
         )
       : { executable: launch.argv[0]!, readable: [] };
-  const plan = compilePlan(policy, thisMachine(), {
+  const machine = thisMachine();
+  const isOther = policy.process.hasOwnUser && machine.isRoot && app.uid === null;
+  const isReached = policy.isolation.want.includes("namespaces") && machine.namespacesLack === "";
+  const scratch = isOther && !isReached && wanted.isScratchShut ? openScratch(wanted) : wanted.scratch;
+  const plan = compilePlan(policy, machine, {
     scratch,
     program: program.readable,
     cwd: launch.cwd,
@@ -166,7 +175,6 @@ export function prepare(wanted: Preparation): Prepared {
     ...(wanted.daemonFiles ?? []),
   ])
     if (path.startsWith("/")) requireUnwritten(path, policy);
-  const isOther = plan.hasOwnUser && app.uid === null;
   const ids = isOther
     ? { uid: wanted.ownUser, gid: wanted.ownUser }
     : app.uid === null && app.gid === null
@@ -220,6 +228,16 @@ function allowed(base: Readonly<Record<string, string | undefined>>, { env }: Po
   return Object.fromEntries(Object.entries(all).filter(([name]) => name === "PATH" || patterns.some((is) => is(name))));
 }
 
+/** A folder for a worker with a user of its own, which could not come to the one in the state directory. @throws IpcError FAILED */
+function openScratch({ scratch, name }: Preparation): string {
+  const all = `/var/tmp/ipcctl-scratch-${Bun.hash(dirname(dirname(scratch))).toString(36)}`;
+  mkdirSync(all, { recursive: true, mode: 0o711 });
+  const status = lstatSync(all);
+  if (!status.isDirectory() || status.uid !== process.getuid!() || (status.mode & 0o022) !== 0)
+    throw new IpcError("FAILED", `${all} is not ours alone`, { hint: `look what it is, and remove it` });
+  return join(all, name);
+}
+
 /** What decides how a worker is started, or is written to by us, is not the worker's to change. */
 function requireUnwritten(path: string, policy: Policy): void {
   if (policy.process.mayExec && policy.process.mayFork && policy.files.read.some((one) => one.path === "/")) return; // it is the user, all but
@@ -255,11 +273,28 @@ function requireReadable(path: string, uid: number, policy: Policy): void {
   }
 }
 
-const OWN_USERS = { first: 61_000, count: 2000 };
+/**
+ * Far from what systems give out (people, services, systemd's dynamic users, the subordinate ranges of containers); where a user namespace
+ * knows the low numbers only, from those that Debian keeps for such uses.
+ */
+const OWN_USERS = hasLargeUids() ? { first: 3_000_000_000, count: 500_000 } : { first: 61_000, count: 90 };
+
+function hasLargeUids(): boolean {
+  try {
+    return /^\s*0\s+0\s+4294967295/.test(readFileSync("/proc/self/uid_map", "utf8"));
+  } catch {
+    return false;
+  }
+}
 
 /** The user, and group, of a worker that has one of its own. Always the same, so that what it left behind stays its. */
 export function ownUserOf(id: string): number {
-  return OWN_USERS.first + (Number(Bun.hash(id)) % OWN_USERS.count);
+  return OWN_USERS.first + Number(Bun.hash(id) % BigInt(OWN_USERS.count));
+}
+
+/** Of what is run once, beside those of workers. */
+export function ownUserOfRun(pid: number): number {
+  return OWN_USERS.first + OWN_USERS.count + (pid % OWN_USERS.count);
 }
 
 /** @throws IpcError POLICY_REFUSED if the policy wants a control group and there is none */

@@ -3,7 +3,7 @@
  * and carries out the effects. All that must survive the daemon goes to the store before it is acted upon.
  */
 import { mkdirSync, rmSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { IpcError, never } from "../base/errors.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { StateWord } from "../protocol/status.ts";
@@ -371,11 +371,12 @@ export class Worker {
         IPCCTL_CONSOLE: config.console ? "1" : "0",
       },
       scratch: join(this.dir, "scratch"),
+      isScratchShut: true,
       ownUser: ownUserOf(this.id),
       name: this.id,
       auditLog: join(dirname(this.#world.workersDir), "audit.log"),
       hasPlane: true,
-      daemonFiles: [config.stdout_log, config.stderr_log, config.combined_log].filter((path) => path !== null),
+      daemonFiles: daemonFilesOf(config),
     });
     const { policy } = prepared.plan;
     this.#executable = prepared.launch.argv[0]!; // never empty: a script has an interpreter, a command a first word
@@ -589,6 +590,14 @@ export class Worker {
   #changed(): void {
     for (const onChange of [...this.#watchers]) onChange();
   }
+}
+
+/** What the daemon and the shim write, or run, for the worker. */
+function daemonFilesOf(config: AppConfig): string[] {
+  const check = config.health?.check_type;
+  const run = check?.type === "exec" ? [check.command, ...check.args].filter((word) => word.includes("/")) : [];
+  const logs = [config.stdout_log, config.stderr_log, config.combined_log].filter((path) => path !== null);
+  return [...logs, ...run].map((path) => resolve(config.cwd, path));
 }
 
 /** Of two limits the lower one. */
