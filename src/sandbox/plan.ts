@@ -186,6 +186,13 @@ class Compiler {
     const root = new Root();
     const landlock = this.#landlock(root, scratch);
     const program = this.#systemCalls();
+    const { allow } = this.#policy.env;
+    if (!allow.includes("*"))
+      this.#say(
+        "env",
+        "limited",
+        allow.length === 0 ? "nothing is inherited" : `of what is inherited: ${allow.join(", ")}`,
+      );
     this.#say("typing into the terminal", "denied", "seccomp: TIOCSTI, TIOCLINUX");
     this.#say("tracing of other processes, their memory", "denied", "Landlock: only those of the worker");
     this.#say("new privileges (setuid, capabilities)", "denied", "no_new_privs; all capabilities are dropped");
@@ -312,8 +319,11 @@ class Compiler {
         this.#say(`files.read ${path}`, "granted", "Landlock");
       }
       for (const path of READ_DEVICES) grant(path, reading, true, { isDevice: true });
-      if (network.mode !== "none") for (const path of NETWORK_FILES) grant(path, reading, true);
-      if (process.hasProc) this.#say("process.procfs", "granted", "other processes of its user can be seen");
+      if (network.mode !== "none") {
+        for (const path of NETWORK_FILES) grant(path, reading, true);
+        this.#say(`files.read ${NETWORK_FILES.join(" ")}`, "granted", "Landlock: what names are looked up with");
+      }
+      if (process.hasProc) this.#say("files.read /proc", "granted", "other processes of its user can be seen");
       if (process.hasProc && !this.#hasRoot) grant("/proc", reading, false);
       else if (process.hasProc) grant("/proc", reading, false, { isWritable: false });
     } else {
@@ -338,8 +348,10 @@ class Compiler {
       const devices = this.#isHidden ? FEW_DEVICES : HARMLESS_DEVICES;
       for (const path of devices)
         grant(path, writingRights(abi) | (this.#isHidden ? reading : 0n), true, { isDevice: true, isWritable: true });
-      for (const { path, isOptional } of process.devices)
+      for (const { path, isOptional } of process.devices) {
+        this.#say(`process.devices ${path}`, "granted", "Landlock: reading and writing");
         grant(path, writingRights(abi) | reading, isOptional, { isDevice: true, isWritable: true });
+      }
       if (scratch !== null) {
         paths.push({ access: changing | (this.#isHidden ? reading : 0n), path: scratch, isOptional: false });
         this.#sayScratch();

@@ -1,5 +1,5 @@
 /** From a definition to the specification that its shim gets. */
-import { chownSync, existsSync, lstatSync, mkdirSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { chmodSync, chownSync, existsSync, lstatSync, mkdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { ROOT } from "../base/install.ts";
@@ -153,7 +153,7 @@ export function prepare(wanted: Preparation): Prepared {
           ],
           launch.cwd,
           launch.env,
-          app.interpreter !== null || !launch.argv[0]!.includes("/"),
+          app.interpreter !== null || app.script === null || !launch.argv[0]!.includes("/"),
         )
       : { executable: launch.argv[0]!, readable: [] };
   const machine = thisMachine();
@@ -235,6 +235,7 @@ function openScratch({ scratch, name }: Preparation): string {
   const status = lstatSync(all);
   if (!status.isDirectory() || status.uid !== process.getuid!() || (status.mode & 0o022) !== 0)
     throw new IpcError("FAILED", `${all} is not ours alone`, { hint: `look what it is, and remove it` });
+  chmodSync(all, 0o711); // whatever the umask is
   return join(all, name);
 }
 
