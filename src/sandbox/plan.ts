@@ -155,7 +155,7 @@ class Compiler {
       files.deny.length > 0 ||
       !process.mayExec ||
       !process.mayFork;
-    const rlimits = this.#limits();
+    const rlimits = this.#limits(isConfined);
     const common = {
       policy: this.#policy,
       items: this.#items,
@@ -535,7 +535,7 @@ class Compiler {
     return compileProgram(rules, known, this.#machine.arch, isTold);
   }
 
-  #limits(): Rlimit[] {
+  #limits(isConfined: boolean): Rlimit[] {
     const { limits, process, files } = this.#policy;
     const rlimits: Rlimit[] = [];
     const set = (resource: number, value: number, hard = value): void =>
@@ -544,11 +544,7 @@ class Compiler {
     if (limits.memory !== null) {
       set(RLIMIT.data, limits.memory);
       set(RLIMIT.space, limits.memory * SPACE_FACTOR);
-      this.#say(
-        "limits.memory",
-        "limited",
-        `${formatBytes(limits.memory)} of private memory (RLIMIT_DATA), ${SPACE_FACTOR} times that of address space, and none that is shared; held exactly by a control group where there is one`,
-      );
+      this.#sayMemory(limits.memory, isConfined);
     }
     if (limits.cpuSeconds !== null) {
       set(RLIMIT.cpu, limits.cpuSeconds, limits.cpuSeconds + 1);
@@ -603,6 +599,17 @@ class Compiler {
       this.#say("limits.wallSeconds", "limited", `${limits.wallMs / 1000} s, then the shim ends it`);
     if (limits.log !== null) this.#say("limits.log", "limited", `${formatBytes(limits.log)} of log are kept`);
     return rlimits;
+  }
+
+  /** An rlimit counts what may be written now, and nothing that is not mapped; `run` makes no control group. */
+  #sayMemory(bytes: number, isConfined: boolean): void {
+    const shared =
+      !isConfined || this.#writesAll ? "what is shared; " : !this.#isHidden ? "shared segments of System V; " : "";
+    this.#say(
+      "limits.memory",
+      "limited",
+      `${formatBytes(bytes)} of private memory that may be written (RLIMIT_DATA)${this.#policy.process.mayFork ? ", for each process" : ""}${shared === "" ? ", none that is shared" : ""}; not held without a control group, which \`run\` never has: ${shared}what is read-only once it is written, up to ${formatBytes(bytes * SPACE_FACTOR)} of address space (RLIMIT_AS)`,
+    );
   }
 
   #willHaveUserNamespace(): boolean {
