@@ -101,6 +101,8 @@ export const SCRATCH_IN_ROOT = "/tmp";
 const OTHER_SCRATCH_IN_ROOT = "/.scratch";
 /** Devices that programs write to without changing anything. */
 const HARMLESS_DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/tty"];
+/** A shared mapping of it is shared memory. */
+const MEMORY_DEVICE = "/dev/zero";
 /** Those without a terminal, and without memory to share. */
 const FEW_DEVICES = ["/dev/null", "/dev/full"];
 const READ_DEVICES = ["/dev/zero", "/dev/random", "/dev/urandom"];
@@ -345,7 +347,10 @@ class Compiler {
         grant(path, changing | reading, isOptional, { isWritable: true });
         this.#say(`files.write ${path}`, "granted", "Landlock");
       }
-      const devices = this.#isHidden ? FEW_DEVICES : HARMLESS_DEVICES;
+      const limitsMemory = this.#policy.limits.memory !== null;
+      const devices = this.#isHidden
+        ? FEW_DEVICES
+        : HARMLESS_DEVICES.filter((path) => !limitsMemory || path !== MEMORY_DEVICE);
       for (const path of devices)
         grant(path, writingRights(abi) | (this.#isHidden ? reading : 0n), true, { isDevice: true, isWritable: true });
       for (const { path, isOptional } of process.devices) {
