@@ -86,6 +86,7 @@ const RLIMIT = {
   cpu: 0,
   fileSize: 1,
   data: 2,
+  stack: 3,
   core: 4,
   threads: 6,
   openFiles: 7,
@@ -96,6 +97,8 @@ const RLIMIT = {
 /** Reservations that are never touched count as address space. */
 const SPACE_FACTOR = 8;
 const LOCKED_BYTES = 65_536;
+/** Each thread gets as much. */
+const STACK_BYTES = 8_388_608;
 /** Where a worker with a root of its own finds its scratch folder. */
 export const SCRATCH_IN_ROOT = "/tmp";
 const OTHER_SCRATCH_IN_ROOT = "/.scratch";
@@ -549,6 +552,9 @@ class Compiler {
     if (limits.memory !== null) {
       set(RLIMIT.data, limits.memory);
       set(RLIMIT.space, limits.memory * SPACE_FACTOR);
+      // Of a stack only its own limit counts, and a worker may raise that as far as it goes.
+      const stack = ownStackLimit();
+      set(RLIMIT.stack, Math.min(stack.soft, limits.memory, STACK_BYTES), Math.min(stack.hard, limits.memory));
       this.#sayMemory(limits.memory, isConfined);
     }
     if (limits.cpuSeconds !== null) {
@@ -632,6 +638,14 @@ class Compiler {
     if (this.#context.cwd !== "/") root.folder(this.#context.cwd);
     return root.steps();
   }
+}
+
+/** What a worker would inherit; as the shim cannot raise it, neither may a plan. */
+function ownStackLimit(): { readonly soft: number; readonly hard: number } {
+  const [, soft, hard] = /^Max stack size\s+(\S+)\s+(\S+)/m.exec(readFileSync("/proc/self/limits", "utf8")) ?? [];
+  const bytes = (text: string | undefined): number =>
+    text === undefined || text === "unlimited" ? Infinity : Number(text);
+  return { soft: bytes(soft), hard: bytes(hard) };
 }
 
 /** Threads that the user has now, as RLIMIT_NPROC counts them. */
