@@ -20,6 +20,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { WorkerStatus } from "../../src/protocol/status.ts";
+import { ownUserOf } from "../../src/workers/start-spec.ts";
 import { type CliResult, ROOT, waitUntil } from "../home.ts";
 
 const MIB = 1 << 20;
@@ -27,7 +28,7 @@ const NOBODY = 65_534;
 const SYSTEM_PYTHON = "/usr/bin/python3";
 /** Tells that something hangs, not how fast it is. */
 const PATIENCE_MS = 10_000;
-const PACE_MS = 500;
+const PACE_MS = 1000;
 const isRoot = process.getuid!() === 0;
 const hasNamespaces = Bun.spawnSync([join(ROOT, "native/build/ipcctl-shim"), "--probe"], {
   stdio: ["ignore", "ignore", "ignore"],
@@ -390,7 +391,7 @@ onEverySite(
       expect(result?.had).toBeGreaterThan(1500); // ms, of both
       await expectTold(site, forking, "limits.cpuSeconds", "processor time of children in sum", /for each process/);
     };
-    return [...jobs, children];
+    return [children, ...jobs];
   },
   5,
 );
@@ -555,3 +556,8 @@ onEverySite("time", (site) => [
     expect({ results, status }).toEqual({ results: [{ had: 0, by: "stays" }], status: 124 });
   },
 ]);
+
+test("workers seldom share a user, whose threads are counted together", () => {
+  const names = Array.from({ length: 200 }, (_, index) => `worker-${index}`);
+  expect(new Set(names.map((name) => ownUserOf(name))).size).toBeGreaterThan(180);
+});
