@@ -17,6 +17,8 @@ import { identity, parseEnv, type StartFlags } from "./start.ts";
 const RLIMIT_DATA = 2;
 const RLIMIT_NOFILE = 7;
 const SIGTERM = 15;
+const TIMED_OUT = 124;
+const CPU_USED_UP = 128 + 24; // SIGXCPU
 
 export async function run(
   context: Context,
@@ -63,7 +65,7 @@ export async function run(
       chosen ?? (flags.command === undefined ? CODE_POLICY : DEFAULT_POLICY),
     );
     // With it come policies, their schema, and libc.
-    const { mergeLimits, ownUserOfRun, prepare } = await import("../workers/start-spec.ts");
+    const { mergeLimits, ownUserOfRun, prepare, requireGroup } = await import("../workers/start-spec.ts");
     mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
     const { launch, plan, confinement, ids, zygote } = prepare({
       app: { ...app, snapshot, policy, uid: uid ?? null, gid: gid ?? null },
@@ -75,8 +77,10 @@ export async function run(
       auditLog: join(paths.stateDir, "audit.log"),
       hasPlane: false,
     });
+    requireGroup(plan.policy, undefined); // it makes none
     if (ids) chmodSync(folder, 0o711); // the scratch folder in it is the other user's
-    const wallMs = flags.timeout === undefined ? plan.wallMs : Math.max(1, parseDurationMs(flags.timeout, "--timeout"));
+    const timeoutMs = flags.timeout === undefined ? Infinity : Math.max(1, parseDurationMs(flags.timeout, "--timeout"));
+    const wallMs = plan.wallMs === null && timeoutMs === Infinity ? null : Math.min(plan.wallMs ?? Infinity, timeoutMs);
     writeFileSync(
       spec,
       encodeSpec({
@@ -110,6 +114,11 @@ export async function run(
     for (const name of ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const) process.on(name, () => child.kill(name));
     for (const name of ["SIGINT", "SIGQUIT"] as const) process.on(name, () => undefined);
     const status = await child.exited;
+    const { cpuSeconds } = plan.policy.limits;
+    if (status === TIMED_OUT && wallMs !== null && wallMs < timeoutMs)
+      context.note(`it ran longer than wallSeconds ${wallMs / 1000} of the policy ${plan.policy.name}`);
+    if (status === CPU_USED_UP && cpuSeconds !== null)
+      context.note(`it used up cpuSeconds ${cpuSeconds} of the policy ${plan.policy.name}`);
     // At a terminal sits somebody who may not know of policies; a program that calls us wants the worker's own words only.
     if (status !== 0 && chosen === undefined && flags.command === undefined && isTerminal(2))
       context.note(

@@ -70,7 +70,7 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
       : denyOnly(EPERM, { argument: 1, is: [...terminal, ...flags] }),
   );
   if (!surface.hasSharedMemory) {
-    all(["memfd_create"], deny());
+    all(["memfd_create", "memfd_secret", "shmget"], deny());
     rules.set("mmap", {
       cases: [
         { when: [{ argument: 3, hasAll: SHARED_ANONYMOUS }], give: ENOMEM },

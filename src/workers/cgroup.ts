@@ -11,7 +11,7 @@ export type GroupLimits = {
 };
 
 /** Which limits a group really enforces. */
-export type Enforced = { readonly memory: boolean; readonly cpu: boolean };
+export type Enforced = { readonly memory: boolean; readonly cpu: boolean; readonly pids: boolean };
 
 /** The folder of groups of one state directory. */
 export class CgroupTree {
@@ -51,8 +51,8 @@ export class CgroupTree {
       set(path, "memory.max", String(limits.memoryBytes)) &&
       set(path, "memory.swap.max", "0", true);
     const cpu = limits.cpuPercent !== null && set(path, "cpu.max", `${Math.round(limits.cpuPercent * 1000)} 100000`);
-    if (limits.pids !== null) set(path, "pids.max", String(limits.pids));
-    return { path, enforced: { memory, cpu } };
+    const pids = limits.pids !== null && set(path, "pids.max", String(limits.pids));
+    return { path, enforced: { memory, cpu, pids } };
   }
 
   /** Pids in a worker's group. */

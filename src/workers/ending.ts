@@ -1,5 +1,6 @@
 /** How a run ended, put together from the records on disk and from what the daemon itself did to it. */
 import { IpcError } from "../base/errors.ts";
+import { formatBytes } from "../base/units.ts";
 import type { ExitInfo } from "../protocol/status.ts";
 import type { ExitRecord, RunRecord } from "./records.ts";
 import { signalName } from "./signals.ts";
@@ -9,6 +10,8 @@ export type Ending = Omit<ExitInfo, "outcome"> & {
   readonly ranMs: number;
   readonly isSuccess: boolean;
   readonly droppedLines: number;
+  /** It was ended because its time was over. */
+  readonly isWallOver: boolean;
 };
 
 /** @param failure why the daemon ended it itself (unhealthy, over a limit), which makes any exit a failure */
@@ -30,6 +33,7 @@ export function fromExitRecord(record: ExitRecord, failure: string | null): Endi
     ranMs: Math.max(0, (record.ended_ns - record.started_ns) / 1e6),
     isSuccess: failure === null && record.kind === "exit" && record.status === 0,
     droppedLines: record.dropped_lines,
+    isWallOver: record.wall,
   };
 }
 
@@ -53,6 +57,7 @@ export function lostRun(run: number, record: RunRecord | undefined, nowMs: numbe
     ranMs: Math.max(0, nowMs - startedMs),
     isSuccess: false,
     droppedLines: 0,
+    isWallOver: false,
   };
 }
 
@@ -61,8 +66,34 @@ export function failedLaunch(run: number, nowMs: number): Ending {
   return { ...lostRun(run, undefined, nowMs), kind: "exec", status: 0, signal: null, step: "launch" };
 }
 
+/** Limits of the policy, for the words on an ending that came of one. */
+export type PolicyLimits = {
+  readonly policy: string;
+  readonly wallMs: number | null;
+  readonly cpuSeconds: number | null;
+  readonly memory: number | null;
+};
+
 /** A few words on an ending, for `reason` and for errors. */
-export function describeEnding(ending: Ending): string {
+export function describeEnding(ending: Ending, limits?: PolicyLimits): string {
+  const plain = describePlain(ending);
+  if (limits === undefined) return plain;
+  const { policy, wallMs, cpuSeconds, memory } = limits;
+  if (ending.isWallOver && wallMs !== null)
+    return `ran longer than wallSeconds ${wallMs / 1000} of policy ${policy}; ${plain}`;
+  const isOut =
+    ending.signal === "SIGXCPU" ||
+    (ending.signal === "SIGKILL" && cpuSeconds !== null && ending.cpu_seconds >= cpuSeconds);
+  if (isOut && cpuSeconds !== null) return `used up cpuSeconds ${cpuSeconds} of policy ${policy}; ${plain}`;
+  if (!ending.isSuccess && memory !== null && ending.max_rss_bytes > memory * NEAR)
+    return `${plain}; its memory is limited to ${formatBytes(memory)} by policy ${policy}`;
+  return plain;
+}
+
+/** What a worker had in use at most, of its limit, when the next piece was refused. */
+const NEAR = 0.8;
+
+function describePlain(ending: Ending): string {
   switch (ending.kind) {
     case "exit":
       return `exited with status ${ending.status}`;

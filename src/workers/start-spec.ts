@@ -298,15 +298,20 @@ export function ownUserOfRun(pid: number): number {
   return OWN_USERS.first + OWN_USERS.count + (pid % OWN_USERS.count);
 }
 
-/** @throws IpcError POLICY_REFUSED if the policy wants a control group and there is none */
-export function requireGroup(policy: Policy, hasGroup: boolean): void {
-  if (hasGroup) return;
-  if (policy.limits.needsCgroup || (policy.isolation.require.includes("cgroup") && !policy.isolation.mayDegrade))
-    throw new IpcError(
-      "POLICY_REFUSED",
-      `policy ${policy.name}: limits.enforce "cgroup" cannot be enforced: no control group is ours to make`,
-      {
-        hint: 'run the daemon in a systemd unit with Delegate=yes, or "enforce": "best"',
-      },
-    );
+/** @throws IpcError POLICY_REFUSED if the policy wants a control group and there is none, or one that does not hold its limits */
+export function requireGroup({ name, limits, isolation }: Policy, enforced: Enforced | undefined): void {
+  const missing = [
+    limits.memory !== null && enforced?.memory !== true ? "memory" : "",
+    limits.cpuPercent !== null && enforced?.cpu !== true ? "cpu" : "",
+    limits.pids !== null && enforced?.pids !== true ? "pids" : "",
+  ].filter(Boolean);
+  const reason =
+    enforced === undefined ? "no control group is ours to make" : `it has no controller for ${missing.join(", ")}`;
+  const lacksLimits = limits.needsCgroup && (enforced === undefined || missing.length > 0);
+  const lacksGroup = isolation.require.includes("cgroup") && !isolation.mayDegrade && enforced === undefined;
+  if (!lacksLimits && !lacksGroup) return;
+  const item = lacksLimits ? 'limits.enforce "cgroup"' : "isolation.require cgroup";
+  throw new IpcError("POLICY_REFUSED", `policy ${name}: ${item} cannot be enforced: ${reason}`, {
+    hint: 'start it, not run, by a daemon in a systemd unit with Delegate=yes; or "enforce": "best"',
+  });
 }

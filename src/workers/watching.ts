@@ -92,7 +92,10 @@ export class LimitWatch implements Disposable {
   #looksOver = 0;
 
   constructor(worker: Worker, usage: UsageMeter, nowMs: () => number, tell: (event: WorkerEvent) => void) {
-    const { max_memory, max_cpu_percent } = worker.config;
+    const { max_cpu_percent } = worker.config;
+    const ofPolicy = worker.policyLimits?.memory ?? Infinity;
+    const lowest = Math.min(worker.config.max_memory ?? Infinity, ofPolicy);
+    const max_memory = lowest === Infinity ? null : lowest;
     if (max_memory === null && max_cpu_percent === null) return;
     this.#timer = setInterval(() => {
       const { live } = worker;
@@ -102,7 +105,9 @@ export class LimitWatch implements Disposable {
       if (!now) return;
       if (max_memory !== null && !worker.enforced.memory && now.memoryBytes > max_memory) {
         tell({ type: "resource_limit_exceeded", resource: "memory", limit: max_memory, current: now.memoryBytes });
-        worker.fail(`memory of ${now.memoryBytes} bytes is over max_memory ${max_memory}`);
+        worker.fail(
+          `memory of ${now.memoryBytes} bytes is over ${max_memory === ofPolicy ? "limits.memory of its policy" : "max_memory"}, ${max_memory}`,
+        );
       }
       this.#looksOver =
         max_cpu_percent !== null && !worker.enforced.cpu && now.cpuPercent > max_cpu_percent ? this.#looksOver + 1 : 0;

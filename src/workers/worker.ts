@@ -7,9 +7,18 @@ import { dirname, join, resolve } from "node:path";
 import { IpcError, never } from "../base/errors.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { StateWord } from "../protocol/status.ts";
+import { DEFAULT_POLICY, loadPolicy } from "../sandbox/policy.ts";
 import type { WorkerEvent } from "../protocol/responses.ts";
 import type { CgroupTree, Enforced } from "./cgroup.ts";
-import { describeEnding, failedLaunch, fromExitRecord, launchError, lostRun, type Ending } from "./ending.ts";
+import {
+  describeEnding,
+  failedLaunch,
+  fromExitRecord,
+  launchError,
+  lostRun,
+  type Ending,
+  type PolicyLimits,
+} from "./ending.ts";
 import { killLeftovers } from "./leftovers.ts";
 import { isUp, STATES, TABLE, type Effect, type Event, type State } from "./machine.ts";
 import { readDenied, readExitRecord, readRunRecord } from "./records.ts";
@@ -61,7 +70,7 @@ export class Worker {
   #isLogBlocked = false;
   #droppedLines = 0;
   #statusText: string | null = null;
-  #enforced: Enforced = { memory: false, cpu: false };
+  #enforced: Enforced = { memory: false, cpu: false, pids: false };
   /** What its policy asks for and this machine lacks, if the policy allows that. */
   #degraded: readonly string[] = [];
   /** Why the daemon itself is ending this run; makes its end a failure. */
@@ -131,6 +140,18 @@ export class Worker {
   /** What its policy asks for and this machine lacks. */
   get degraded(): readonly string[] {
     return this.#degraded;
+  }
+  /** Those of its policy; undefined where that is not to be read any more. */
+  get policyLimits(): PolicyLimits | undefined {
+    try {
+      const { name, limits } = loadPolicy(this.#config.policy ?? DEFAULT_POLICY, {
+        project: this.#config.cwd,
+        home: "/",
+      });
+      return { policy: name, ...limits };
+    } catch {
+      return undefined;
+    }
   }
   /** What was denied to it in this run: the shim's side of it keeps the first ones. */
   get denied(): string[] {
@@ -385,8 +406,8 @@ export class Worker {
       cpuPercent: lower(config.max_cpu_percent, policy.limits.cpuPercent),
       pids: policy.limits.pids,
     });
-    requireGroup(policy, group !== undefined);
-    this.#enforced = group?.enforced ?? { memory: false, cpu: false };
+    requireGroup(policy, group?.enforced);
+    this.#enforced = group?.enforced ?? { memory: false, cpu: false, pids: false };
     this.#degraded = prepared.plan.degraded;
     const spec = makeSpec(config, prepared, run, group?.path, this.#enforced);
     for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 50)) {
@@ -504,7 +525,8 @@ export class Worker {
       this.#world.emit(this, { type: "process_exited", exit_code: ending.kind === "exit" ? ending.status : null });
     if (wasStopping) return this.#finishStopped(ending);
     const verdict = decide(this.#config.restart_policy, this.#config.backoff, ending, attempts, this.#world.random());
-    const reason = this.#failure ?? (hasRun ? null : this.#launchFailure?.message) ?? describeEnding(ending);
+    const reason =
+      this.#failure ?? (hasRun ? null : this.#launchFailure?.message) ?? describeEnding(ending, this.policyLimits);
     switch (verdict.event) {
       case "ended":
         this.#recordEnd(ending, "stopped", { phase: "ended", reason });
@@ -547,7 +569,7 @@ export class Worker {
   }
 
   #recordEnd(ending: Ending, outcome: string, change: InstanceChange): void {
-    const { ranMs, isSuccess, droppedLines, ...info } = ending;
+    const { ranMs, isSuccess, droppedLines, isWallOver: _, ...info } = ending;
     this.#droppedLines = this.#row.droppedLines + droppedLines;
     const full = { ...change, droppedLines: this.#droppedLines };
     this.#world.store.finishRun(this.id, { ...info, outcome }, full);
