@@ -18,7 +18,7 @@ __attribute__((visibility("default"))) size_t ipcctl_words(int kind, char *room,
 	char *cwd[] = { (char *)(uintptr_t)spec.cwd, NULL };
 	char **words = kind == 0 ? spec.argv : kind == 1 ? spec.envp : cwd;
 	size_t used = 1;
-	for (; *words != NULL; words++) {
+	for (; words != NULL && *words != NULL; words++) {
 		size_t length = strlen(*words) + 1;
 		if (used + length <= size)
 			memcpy(room + used - 1, *words, length);

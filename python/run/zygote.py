@@ -7,7 +7,6 @@ specification says (native/become) before the first line of the script is even r
 import array
 import builtins
 import ctypes
-import errno
 import gc
 import importlib
 import io
@@ -95,12 +94,16 @@ class Child(Exception):
     """Raised in the child, to get out of everything that is the parent's."""
 
 
+PDEATHSIG = 1  # prctl
+
+
 class Zygote:
+    """Keeps one child in store, which waits for whoever asks next: the fork is over before it is asked for."""
+
     def __init__(self, library: ctypes.CDLL, folder: str) -> None:
         self.library = library
         self.poll = select.epoll()
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.listener.settimeout(10)
         here = os.open(folder, os.O_PATH | os.O_DIRECTORY)
         path = f"/proc/self/fd/{here}/fork"  # leads around the length of an address
         try:
@@ -110,72 +113,105 @@ class Zygote:
         self.listener.bind(path)
         os.close(here)
         self.listener.listen(64)
-        self.poll.register(self.listener, select.EPOLLIN)
-        self.running: dict[int, tuple[int, int, socket.socket]] = {}  # by connection and by pidfd: child, pidfd, connection
+        self.running: dict[int, tuple[int, socket.socket]] = {}  # by pidfd and by connection: pidfd, connection
+        self.children: dict[int, int] = {}  # by pidfd
         self.born_of = fingerprint()
 
     def serve(self) -> None:
+        spare, spare_pidfd = self.store()
         while True:
             for fd, _ in self.poll.poll():
-                if fd == self.listener.fileno():
-                    self.accept()
-                elif fd in self.running:
-                    child, pidfd, connection = self.running[fd]
-                    if fd == pidfd:
-                        self.reap(child, pidfd, connection)
-                    else:  # whoever asked for it is gone
-                        self.poll.unregister(fd)
-                        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                if fd == spare.fileno():
+                    self.take(spare, spare_pidfd)
+                    spare, spare_pidfd = self.store()
+                elif fd in self.children:
+                    self.reap(fd)
+                elif fd in self.running:  # whoever asked for it is gone
+                    self.poll.unregister(fd)
+                    signal.pidfd_send_signal(self.running[fd][0], signal.SIGKILL)
 
-    def accept(self) -> None:
+    def store(self) -> tuple[socket.socket, int]:
+        """Forks the next child. It says by a message with a connection that somebody has asked it."""
+        ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        parent = os.getpid()
+        child = os.fork()
+        if child == 0:
+            ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(0)
+            ours.close()
+            self.forget()
+            raise Child(*self.wait(its))
+        its.close()
+        pidfd = os.pidfd_open(child)
+        self.children[pidfd] = child
+        self.poll.register(ours, select.EPOLLIN)
+        self.poll.register(pidfd, select.EPOLLIN)
+        return ours, pidfd
+
+    def forget(self) -> None:
+        """In the child: what is the parent's with others is none of its business, and must end when the parent lets go of it."""
+        self.poll.close()
+        for _, connection in set(self.running.values()):
+            connection.close()
+        for pidfd in self.children:
+            os.close(pidfd)
+        self.running.clear()
+        self.children.clear()
+
+    def wait(self, parent: socket.socket) -> tuple[int, bytes, dict[str, int]]:
+        """In the child: until somebody asks for it in the right way. Whoever does not ends it."""
+        compile("0", "<string>", "exec")  # what is touched now is not copied later
+        words(self.library, 0)
         connection, _ = self.listener.accept()
+        socket.send_fds(parent, [b"n" if fingerprint() != self.born_of else b"a"], [connection.fileno()])
         connection.settimeout(10)  # a shim sends at once, or is none
         pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        try:
-            if uid not in (0, os.geteuid()):
-                raise OSError(errno.EPERM, "another user")
-            if fingerprint() != self.born_of:
-                self.renew(connection)
-            asked = receive(connection)
-            if asked is None:
-                raise OSError(errno.EINVAL, "no specification")
-            specification, fds = asked
-        except OSError:
-            connection.close()
-            return
-        self.fork(connection, pid, specification, fds)
+        asked = None if uid not in (0, os.geteuid()) or fingerprint() != self.born_of else receive(connection)
+        if asked is None:
+            os._exit(0)
+        connection.sendall(struct.pack("<I", os.getpid()))
+        return (pid, *asked)
 
-    def renew(self, connection: socket.socket) -> None:
+    def take(self, spare: socket.socket, pidfd: int) -> None:
+        """The child in store was asked, or died."""
+        message, fds, _, _ = socket.recv_fds(spare, 1, 1)
+        self.poll.unregister(spare)
+        spare.close()
+        if message == b"n":
+            for fd in fds:
+                os.close(fd)
+            self.renew()
+        if message == b"":
+            sys.exit("snapshot: a child ended before anybody asked for it")
+        for fd in fds:
+            connection = socket.socket(fileno=fd)
+            self.running[pidfd] = self.running[connection.fileno()] = (pidfd, connection)
+            self.poll.register(connection, select.EPOLLRDHUP)
+
+    def renew(self) -> None:
         """What was imported is not what is installed any more: begins anew, and so do the imports. Running children end with us."""
-        connection.close()
         os.environ["PYTHONPATH"] = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "boot")
         os.execv(sys.executable, [sys.executable, *sys.argv])
 
-    def fork(self, connection: socket.socket, shim: int, specification: bytes, fds: dict[str, int]) -> None:
-        child = os.fork()
-        if child == 0:
-            raise Child(shim, specification, fds)
-        for fd in fds.values():
-            os.close(fd)
-        pidfd = os.pidfd_open(child)
+    def reap(self, pidfd: int) -> None:
+        _, status, usage = os.wait4(self.children.pop(pidfd), 0)
+        self.poll.unregister(pidfd)
+        os.close(pidfd)
+        if pidfd not in self.running:
+            return
+        _, connection = self.running.pop(pidfd)
+        del self.running[connection.fileno()]
         try:
-            connection.sendall(struct.pack("<I", child))
-        except OSError:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        self.running[pidfd] = self.running[connection.fileno()] = (child, pidfd, connection)
-        self.poll.register(pidfd, select.EPOLLIN)
-        self.poll.register(connection, select.EPOLLRDHUP)
-
-    def reap(self, child: int, pidfd: int, connection: socket.socket) -> None:
-        _, status, usage = os.wait4(child, 0)
+            self.poll.unregister(connection)
+        except FileNotFoundError:
+            pass  # it is gone since we looked
         cpu = int((usage.ru_utime + usage.ru_stime) * 1e6)
         try:
+            connection.settimeout(1)
             connection.sendall(struct.pack("<IQQ", status, usage.ru_maxrss, cpu))
         except OSError:
             pass
-        del self.running[pidfd], self.running[connection.fileno()]
-        self.poll.unregister(pidfd)
-        os.close(pidfd)
         connection.close()
 
 
@@ -290,7 +326,6 @@ def main() -> None:
         zygote.serve()
     except Child as child:
         asked = child.args
-    zygote.poll.close()
     sys.path[:] = [entry for entry in sys.path if entry != os.path.dirname(os.path.abspath(__file__))]
     arguments = lock_down(zygote.library, *asked)
     del zygote
