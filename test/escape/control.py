@@ -24,6 +24,7 @@ options = argparse.ArgumentParser()
 options.add_argument("--uid", type=int)
 options.add_argument("--policy")
 options.add_argument("--family")
+options.add_argument("--denies", default="", help="tags, with commas: of what gets through, only what is against one of these")
 options.add_argument("--all", action="store_true")
 options.add_argument("names", nargs="*")
 asked = options.parse_args()
@@ -96,7 +97,10 @@ with ThreadPoolExecutor(3) as pool:
     for found in pool.map(run, [[name] for name in alone]):
         results.update(found)
 
+denied = set(asked.denies.split(",")) - {""}
 for row in rows:
+    if denied and not denied & set(row["against"]):
+        continue
     one = results[row["name"]]
     if asked.all or one["escaped"] is bool(asked.policy) or one.get("left"):
         word = "through" if one["escaped"] else "denied "

@@ -50,8 +50,8 @@ def put(*path: str, text: str = "content\n", mode: int = 0o644) -> str:
     return full
 
 
-if os.getpid() != os.getsid(0):
-    os.setsid() if os.getpgid(0) != os.getpid() else None  # a group of processes of its own
+if os.getpgid(0) != os.getpid():
+    os.setsid()  # a group of processes of its own
 
 
 # Files.
@@ -95,6 +95,15 @@ for one in caught:
         signal.signal(one, lambda number, _: os.write(evidence, f"\n{process} {number}\n".encode()))
     except (OSError, ValueError):
         pass
+# A third one, with a terminal.
+screen, slave = os.openpty()
+terminal = os.ttyname(slave)
+terminal_pid = os.fork() if daemon_pid else 1
+if daemon_pid and terminal_pid == 0:
+    process = "terminal-signal"
+    os.setsid()
+    fcntl.ioctl(slave, 0x540E, 0)  # TIOCSCTTY
+    daemon_pid = 0
 if daemon_pid == 0:
     libc.prctl(1, 9, 0, 0, 0)  # ends with the peer
     if os.getppid() == 1:
@@ -264,7 +273,7 @@ def state() -> dict:
     lines = open(evidence_path).read().splitlines()
     changed = sorted(path for path in {*now, *before_files} if now.get(path) != before_files.get(path))
     return {
-        "signals": [line for line in lines if line.startswith(("signal", "daemon-signal"))],
+        "signals": [line for line in lines if line.startswith(("signal", "daemon-signal", "terminal-signal"))],
         "hits": sorted(set(hits)),
         "changed": [os.path.relpath(path, base) if path.startswith(base) else path for path in changed],
         "own": {name: [before_own[name], value] for name, value in mine.items() if value != before_own[name]},
@@ -300,6 +309,7 @@ print(
             "state": state_folder,
             "cli": cli,
             "daemon_pid": daemon_pid,
+            "terminal": terminal,
             "peer": {
                 "pid": os.getpid(),
                 "address": ADDRESS,
@@ -317,6 +327,7 @@ for line in sys.stdin:
     print(json.dumps(state()), flush=True)
 # What has a name in the kernel, or lies outside of our folder.
 os.kill(daemon_pid, signal.SIGKILL)
+os.kill(terminal_pid, signal.SIGKILL)
 libc.shmctl(segment, 0, None)
 libc.syscall(MQ_UNLINK, queue.encode())
 libc.syscall(KEYCTL, 9, key, -4)  # KEYCTL_UNLINK

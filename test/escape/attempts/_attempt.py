@@ -313,7 +313,7 @@ def evidence() -> bytes:
     return content(where["evidence"])
 
 
-def noticed(what: str, act: Callable[[], object], seconds: float = 1) -> bool:
+def noticed(what: str, act: Callable[[], object], seconds: float = 0.4) -> bool:
     """The peer has it in its evidence after the act, and had it less often before."""
     before = evidence().count(what.encode())
     act()

@@ -335,10 +335,12 @@ def another_kernel() -> bool:
     return reached("kexec_load", 0, 99, 0, 0)
 
 
-@attempt("must", against="privileges kernel", needs="root")
+@attempt("must", against="privileges kernel", needs="root kernel")
 def quota() -> bool:
-    """quotactl, as user 0 may."""
-    return reached("quotactl", 0x800007 << 8, None, 0, None)
+    """quotactl: how long one may be above a quota, of nothing."""
+    with open("/proc/self/mountinfo") as file:
+        line = next(line.split() for line in file if line.split()[4] == "/")
+    return reached("quotactl", 0x800006 << 8, buffer(line[line.index("-") + 2].encode()), 0, buffer(bytes(64)))
 
 
 @attempt("must", against="privileges kernel", needs="root")
@@ -558,7 +560,7 @@ def helper_started() -> bool:
     try:
         call("request_key", buffer(b"user"), buffer(b"ipcctl-escape-none"), buffer(b"hello"), -4)
     except OSError as error:
-        return error.errno in (126, 127, 128, 129)  # no key: somebody was asked
+        return error.errno in (2, 126, 127, 128, 129)  # no key, or no such program: somebody was asked
     return True
 
 

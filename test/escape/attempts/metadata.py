@@ -359,6 +359,26 @@ def seal_for_ever() -> bool:
     return True
 
 
+@attempt("must", against="metadata", needs="filesystem kernel")
+def encrypt_for_ever() -> bool:
+    """A folder that may only be read, encrypted. Not done: any other error than a refusal shows that it was let in."""
+    with opened(where["folder"], os.O_RDONLY) as fd:
+        try:
+            fcntl.ioctl(fd, 0x800C6613, buffer(bytes(24)))  # FS_IOC_SET_ENCRYPTION_POLICY
+        except OSError as error:
+            return error.errno not in (1, 13, 25, 38)
+    return True
+
+
+@attempt("should", against="metadata", needs="filesystem kernel")
+def share_blocks() -> bool:
+    """FIDEDUPERANGE: the owner may have a file that he opened for reading laid out anew."""
+    with opened(existing(), os.O_RDONLY) as fd:
+        data = bytearray(struct.pack("QQHHI", 0, 1, 1, 0, 0) + struct.pack("qQQiI", fd, 1, 0, 0, 0))
+        fcntl.ioctl(fd, 0xC0189436, data)
+        return struct.unpack_from("i", data, 48)[0] not in (-1, -13)
+
+
 @attempt("should", against="kernel")
 def lease() -> bool:
     """A lease: whoever opens the file waits for us."""
@@ -379,7 +399,7 @@ def lock_what_is_read() -> bool:
         return True
 
 
-@attempt("info", against="metadata kernel")
+@attempt("info", against="kernel")
 def read_without_a_trace() -> bool:
     """O_NOATIME: read by the owner, and nobody sees when."""
     with opened(existing(), os.O_RDONLY | os.O_NOATIME) as fd:

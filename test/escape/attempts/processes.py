@@ -8,6 +8,7 @@ import select
 import signal
 import socket
 import struct
+import termios
 import time
 
 from _attempt import (
@@ -128,9 +129,9 @@ def map_of_memory() -> bool:
     return b"[stack]" in content(f"/proc/{peer()}/maps")
 
 
-@attempt("must", against="others")
+@attempt("should", against="reading")
 def list_of_descriptors() -> bool:
-    """What it has open."""
+    """How many files it has open, by number."""
     return str(where["peer"]["socket"]) in os.listdir(f"/proc/{peer()}/fd")
 
 
@@ -218,7 +219,7 @@ def counted_by_the_hardware() -> bool:
         return len(os.read(fd, 8)) == 8
 
 
-@attempt("must", against="writing others")
+@attempt("must", against="writing")
 def references_cleared() -> bool:
     """/proc/PID/clear_refs: every page of it is walked."""
     with opened(f"/proc/{peer()}/clear_refs", os.O_WRONLY) as fd:
@@ -259,7 +260,7 @@ def handle_of_the_peer() -> bool:
         return True
 
 
-@attempt("info", against="others signals scheduling kernel")
+@attempt("info", against="kernel")
 def scheduling_of_the_peer_read() -> bool:
     """How it is scheduled."""
     return os.sched_getscheduler(peer()) >= 0
@@ -427,6 +428,45 @@ def signal_by_a_folder() -> bool:
         os.rmdir(folder)
 
 
+def terminal() -> int:
+    """Another process's, opened for reading: what drives it asks for no right to write."""
+    return os.open(where["terminal"], os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+
+
+@attempt("must", against="signals", needs="kernel")
+def signal_by_a_terminal() -> bool:
+    """The window of another process's terminal changes its size, by ioctl on a descriptor for reading: SIGWINCH."""
+
+    def act() -> None:
+        with closing(terminal()) as fd:
+            size = bytearray(8)
+            fcntl.ioctl(fd, 0x5413, size)
+            fcntl.ioctl(fd, 0x5414, struct.pack("4H", 7, *struct.unpack("4H", size)[1:]))
+            fcntl.ioctl(fd, 0x5414, struct.pack("4H", 0, *struct.unpack("4H", size)[1:]))
+
+    return signalled(28, act, "terminal-signal")
+
+
+@attempt("should", against="metadata kernel", needs="kernel")
+def settings_of_a_terminal() -> bool:
+    """Another process's terminal does not show any more what is typed, by ioctl on a descriptor for reading."""
+    with closing(terminal()) as fd:
+        before = termios.tcgetattr(fd)
+        changed = [*before[:3], before[3] ^ termios.ECHO, *before[4:]]
+        termios.tcsetattr(fd, termios.TCSANOW, changed)
+        is_changed = termios.tcgetattr(fd)[3] == changed[3]
+        termios.tcsetattr(fd, termios.TCSANOW, before)
+        return is_changed
+
+
+@attempt("must", against="privileges others", needs="root kernel")
+def typing_into_another_terminal() -> bool:
+    """TIOCSTI into a terminal that is not ours."""
+    with closing(terminal()) as fd:
+        fcntl.ioctl(fd, 0x5412, b"\n")
+        return True
+
+
 @attempt("must", against="signals fork")
 def signal_by_a_child() -> bool:
     """A child sends it."""
@@ -502,7 +542,7 @@ def class_of_the_peer() -> bool:
 @attempt("must", against="scheduling", needs="kernel")
 def class_of_the_peer_by_attributes() -> bool:
     """sched_setattr, a second way."""
-    call("sched_setattr", peer(), buffer(struct.pack("IIQiIQQQ", 48, 3, 0, 0, 0, 0, 0, 0), 48), 0)
+    call("sched_setattr", peer(), buffer(struct.pack("IIQiIQQQ", 48, 3, 0, os.getpriority(os.PRIO_PROCESS, peer()), 0, 0, 0, 0), 48), 0)
     is_set = os.sched_getscheduler(peer()) == os.SCHED_BATCH
     os.sched_setscheduler(peer(), os.SCHED_OTHER, os.sched_param(0))
     return is_set
@@ -535,7 +575,7 @@ def group_of_the_peer() -> bool:
         return os.write(fd, b"1") == 1
 
 
-@attempt("should", against="writing others")
+@attempt("should", against="writing")
 def dump_of_the_peer() -> bool:
     """/proc/PID/coredump_filter: what is in its dump when it dies."""
     path = f"/proc/{peer()}/coredump_filter"
@@ -661,7 +701,7 @@ def adopt() -> bool:
     return libc.prctl(36, 1, 0, 0, 0) == 0
 
 
-@attempt("should", against="kernel others", alone=True)
+@attempt("should", against="kernel", alone=True)
 def live_on_without_the_parent() -> bool:
     """The wish to end with the supervisor, withdrawn."""
     return libc.prctl(1, 0, 0, 0, 0) == 0

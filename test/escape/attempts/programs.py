@@ -259,7 +259,7 @@ def setuid_program() -> bool:
     try:
         return process.wait(0.3) is None
     except subprocess.TimeoutExpired:
-        return b"\nUid:\t%d\t0\t" % os.getuid() in content(f"/proc/{process.pid}/status")
+        return os.getuid() != 0 and b"\nUid:\t%d\t0\t" % os.getuid() in content(f"/proc/{process.pid}/status")
     finally:
         process.stdin.close()
         process.kill()

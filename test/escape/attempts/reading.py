@@ -461,7 +461,7 @@ def read_by_a_changed_root() -> bool:
     return is_secret(content("/" + os.path.basename(secret())))
 
 
-@attempt("must", against="reading privileges", needs="root")
+@attempt("must", against="reading", needs="root")
 def passwords() -> bool:
     """The machine's passwords."""
     return b"root:" in content("/etc/shadow")
@@ -522,6 +522,13 @@ def told_by_a_server() -> bool:
         s.connect(os.path.join(where["state"], "ctl.sock"))
         s.sendall(b"ping")
         return s.recv(4) == b"pong"
+
+
+@attempt("should", against="reading", needs="kernel")
+def terminal_of_another_process() -> bool:
+    """The terminal of another process opened for reading: what its user types comes to us."""
+    with opened(where["terminal"], os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK) as fd:
+        return os.isatty(fd)
 
 
 @attempt("must", against="reading")

@@ -449,7 +449,7 @@ def limits_seen() -> bool:
 
 @attempt("must", against="limits exec fork", alone=True)
 def processor_of_programs() -> bool:
-    """2 seconds of a program that we start."""
+    """As much of the processor as it gets in 2 seconds, by a program that we start."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     subprocess.run(["timeout", "2", "sh", "-c", "while :; do :; done"], timeout=6)
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before > 1 and bool(content("/proc/self/stat"))
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before > 0.3 and bool(content("/proc/self/stat"))

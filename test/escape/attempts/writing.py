@@ -121,7 +121,7 @@ def overwrite_by_splice() -> bool:
 
     def write(text: bytes) -> None:
         out, into = os.pipe()
-        with opened(existing(), os.O_WRONLY) as fd, closing(out), closing(into):
+        with closing(out), closing(into), opened(existing(), os.O_WRONLY) as fd:
             os.write(into, text)
             os.splice(out, fd, len(text))
 
