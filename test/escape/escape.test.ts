@@ -1,38 +1,37 @@
 /**
- * Each attempt must succeed without confinement, or it proves nothing; under a policy all that the policy denies must fail. As the user who
- * runs the tests and, for root, as another one without privileges.
+ * Each attempt must succeed without confinement, or it proves nothing; under a policy all that the policy denies must fail, and nothing may have
+ * been done to what they aim at. As the user who runs the tests and, for root, as another one without privileges.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, closeSync, cpSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Ipcctl } from "ipcctl";
-import { Home, waitUntil } from "../home.ts";
+import { Home, ROOT, waitUntil } from "../home.ts";
 
-const NETWORK = [
-  ...["tcp", "tcp6_mapped", "fastopen", "udp", "mptcp", "listen", "packet", "icmp", "vsock", "netlink"],
-  ...["raw_call", "x32_call", "int80_call", "io_uring", "child_process", "http", "abstract_socket"],
-];
-const OTHERS = ["ptrace", "read_memory", "proc_memory", "steal_socket", "setuid_program", "type_into_terminal"];
-const WRITING = [
-  ...["write", "append", "truncate", "truncate_reading", "mkdir", "rename", "unlink", "link", "symlink", "fifo"],
-  ...["unix_listener", "temporary", "through_proc", "by_a_symlink", "shell", "copy"],
-];
-const METADATA = ["chmod", "utime", "attribute", "flags"];
-const PEER = ["signal_peer", "signal_by_kernel", "limit_peer"];
-/** What this machine or this user may lack: without it the attempt fails in the control run, and is left out, by name. */
-const MAY_LACK = new Set([
-  ...["packet", "icmp", "vsock", "mptcp", "fastopen", "x32_call", "int80_call", "io_uring", "tcp6_mapped"],
-  ...[
-    "attribute",
-    "flags",
-    "type_into_terminal",
-    "ptrace",
-    "read_memory",
-    "proc_memory",
-    "steal_socket",
-    "signal_by_kernel",
-  ],
-]);
+type Policy = {
+  /** Attempts against any of these must fail (see TAGS in attempts/_attempt.py). */
+  readonly denies: readonly string[];
+  /** Attempts that must get through all the same: nothing else is taken away. */
+  readonly keeps: readonly string[];
+  /** Attempts that get through though they should not: to be mended. They are not run. */
+  readonly gaps: readonly string[];
+};
+const BOTH = ["network", "others", "privileges", "descriptors"];
+const POLICIES: Readonly<Record<string, Policy>> = {
+  "no-network": { denies: BOTH, keeps: ["into_tmp", "read", "shell", "child_by_clone3", "faults"], gaps: [] },
+  "read-only": {
+    denies: [...BOTH, "writing", "metadata", "signals", "scheduling"],
+    keeps: ["read", "shell", "child_by_clone3"],
+    gaps: [
+      ...["change_version", "change_version_by_the_file_system", "lay_out_again", "seal_for_ever", "encrypt_for_ever"],
+      ...["signal_by_a_terminal", "settings_of_a_terminal"],
+      ...["priority_of_the_peer", "priority_of_the_user", "class_of_the_peer", "class_of_the_peer_by_attributes"],
+      ...["processors_of_the_peer", "disk_time_of_the_peer"],
+    ],
+  },
+};
+/** Attempts that spoil their process run each in one of their own, so many at a time. */
+const AT_A_TIME = 3;
 const NOBODY = 65_534;
 const SYSTEM_PYTHON = "/usr/bin/python3";
 const isRoot = process.getuid!() === 0;
@@ -43,35 +42,45 @@ function pythonOf(uid: number | undefined): string {
   return uid === undefined ? "python3" : SYSTEM_PYTHON;
 }
 
+type Attempt = {
+  readonly name: string;
+  readonly family: string;
+  readonly level: "must" | "should" | "info";
+  readonly against: readonly string[];
+  readonly needs: readonly string[];
+  readonly alone: boolean;
+};
+
 let home: Home;
-beforeAll(() => {
+let attempts: readonly Attempt[];
+beforeAll(async () => {
   home = new Home();
   chmodSync(home.dir, 0o755);
-  for (const name of ["peer.py", "attempts.py", "benign.py"])
+  for (const name of ["peer.py", "attempts.py", "attempts", "benign.py"])
     // where another user can read them
-    home.script(name, readFileSync(join(import.meta.dir, name), "utf8"));
+    cpSync(join(import.meta.dir, name), join(home.dir, name), { recursive: true });
+  const child = Bun.spawn(["python3", join(home.dir, "attempts.py"), "{}", "--list"], { stdio: ["ignore", "pipe", "inherit"] });
+  attempts = (await new Response(child.stdout).json()) as Attempt[];
 });
 afterAll(() => home[Symbol.asyncDispose]());
 
-type Where = Record<string, unknown>;
-type Peer = AsyncDisposable & {
-  readonly where: Where;
-  readonly state: () => Promise<{ hits: string[]; files: number }>;
-};
+type Where = { readonly secret: string } & Record<string, unknown>;
+/** What was done to the peer. */
+type Done = { signals: string[]; hits: string[]; changed: string[]; own: object; daemon: boolean };
+type Peer = AsyncDisposable & { readonly where: Where; readonly state: () => Promise<Done> };
 
-/** A fresh folder and a fresh process to aim at. */
+function asUser(uid: number | undefined, command: string[]): string[] {
+  return uid === undefined ? command : ["setpriv", `--reuid=${uid}`, `--regid=${uid}`, "--clear-groups", ...command];
+}
+
+/** Fresh files and a fresh process to aim at. */
 async function openPeer(uid: number | undefined): Promise<Peer> {
-  const folder = join(home.dir, `target-${Math.random()}`);
+  const folder = join(home.dir, `t${Math.random().toString(36).slice(2)}`);
   mkdirSync(folder);
-  for (const name of ["existing", "victim"]) writeFileSync(join(folder, name), "content");
-  if (uid !== undefined) for (const path of ["", "existing", "victim"]) chownSync(join(folder, path), uid, uid);
-  const command = [pythonOf(uid), join(home.dir, "peer.py"), folder];
-  const child = Bun.spawn(
-    uid === undefined ? command : ["setpriv", `--reuid=${uid}`, `--regid=${uid}`, "--clear-groups", ...command],
-    {
-      stdio: ["pipe", "pipe", "inherit"],
-    },
-  );
+  if (uid !== undefined) chownSync(folder, uid, uid);
+  const child = Bun.spawn(asUser(uid, [pythonOf(uid), join(home.dir, "peer.py"), folder, join(ROOT, "bin/ipcctl")]), {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
   const reader = child.stdout.getReader();
   let held = "";
   const line = async (): Promise<unknown> => {
@@ -84,33 +93,93 @@ async function openPeer(uid: number | undefined): Promise<Peer> {
     held = held.slice(text.length + 1);
     return JSON.parse(text);
   };
-  const where = (await line()) as Where;
   return {
-    where,
+    where: (await line()) as Where,
     state: async () => {
       void child.stdin.write("state\n");
       await child.stdin.flush();
-      return (await line()) as { hits: string[]; files: number };
+      return (await line()) as Done;
     },
     [Symbol.asyncDispose]: async () => {
-      child.kill("SIGKILL");
+      await child.stdin.end(); // it takes away what has a name in the kernel
       await child.exited;
     },
   };
 }
 
-async function run(policy: string, uid: number | undefined, script: string, ...args: string[]): Promise<string> {
-  const flags = uid === undefined ? [] : ["--uid", `${uid}`, "--gid", `${uid}`, "--interpreter", pythonOf(uid)];
-  const path = join(home.dir, script);
-  const { stdout, stderr, status } = await home.cli("run", "--policy", policy, ...flags, path, "--", ...args);
-  if (status !== 0) throw new Error(`${script} under ${policy}: ${status} ${stderr}`);
-  return stdout;
+type Outcome = { readonly escaped: boolean; readonly why?: string; readonly left?: object };
+type Command = (uid: number | undefined, script: string, args: string[]) => string[];
+
+/** With nothing between the attempts and the kernel; but with a parent whose environment has the secret as well. */
+const unconfined: Command = (uid, script, args) =>
+  asUser(uid, ["/bin/sh", "-c", '"$@"; exit $?', "sh", pythonOf(uid), script, ...args]);
+
+function confined(policy: string): Command {
+  return (uid, script, args) => [
+    ...[join(ROOT, "bin/ipcctl"), "run", "--policy", policy],
+    ...(uid === undefined ? [] : ["--uid", `${uid}`, "--gid", `${uid}`, "--interpreter", pythonOf(uid)]),
+    ...[script, "--", ...args],
+  ];
 }
 
-async function attempt(policy: string, uid: number | undefined): Promise<{ got: Record<string, boolean>; peer: Peer }> {
-  const peer = await openPeer(uid);
-  const got = JSON.parse(await run(policy, uid, "attempts.py", JSON.stringify(peer.where))) as Record<string, boolean>;
-  return { got, peer };
+/** Runs a script with a secret in the environment and two descriptors that its caller left open. */
+async function launch(command: string[], secret: string): Promise<{ stdout: string; stderr: string }> {
+  const leaked = [openSync("/", "r"), openSync(secret, "r")];
+  const child = Bun.spawn(command, {
+    cwd: home.dir,
+    env: { ...home.env, ESCAPE_SECRET_TOKEN: "not for the worker", SSH_AUTH_SOCK: "/run/agent" },
+    stdio: ["ignore", "pipe", "pipe", ...leaked],
+  });
+  for (const fd of leaked) closeSync(fd);
+  const [stdout, stderr] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+  await child.exited;
+  return { stdout, stderr };
+}
+
+/** One process for them; where it is killed in the midst, another one for the rest. */
+async function runTogether(command: Command, uid: number | undefined, where: Where, names: string[], into: Map<string, Outcome>): Promise<void> {
+  let left = names;
+  while (left.length > 0) {
+    const args = [JSON.stringify(where), left.join(",")];
+    const { stdout, stderr } = await launch(command(uid, join(home.dir, "attempts.py"), args), where.secret);
+    for (const line of stdout.split("\n").filter((line) => line.startsWith("{"))) {
+      const { begin, end, ...outcome } = JSON.parse(line) as { begin?: string; end?: string } & Outcome;
+      if (begin !== undefined) into.set(begin, { escaped: false, why: "it died" });
+      if (end !== undefined) into.set(end, outcome);
+    }
+    const rest = left.filter((name) => !into.has(name));
+    if (rest.length === left.length) throw new Error(`nothing ran: ${stderr}`);
+    left = rest;
+  }
+}
+
+async function runAll(command: Command, uid: number | undefined, where: Where, rows: readonly Attempt[]): Promise<Map<string, Outcome>> {
+  const found = new Map<string, Outcome>();
+  const names = (isAlone: boolean): string[] => rows.filter((row) => row.alone === isAlone).map((row) => row.name);
+  await runTogether(command, uid, where, names(false), found);
+  const queue = names(true);
+  const work = async (): Promise<void> => {
+    for (let name = queue.pop(); name !== undefined; name = queue.pop())
+      await runTogether(command, uid, where, [name], found);
+  };
+  await Promise.all(Array.from({ length: AT_A_TIME }, work));
+  return found;
+}
+
+/** Processes of attempts that live on. */
+function survivors(): string[] {
+  const script = join(home.dir, "attempts.py");
+  return readdirSync("/proc").filter((name) => {
+    try {
+      return /^\d+$/.test(name) && readFileSync(`/proc/${name}/cmdline`, "utf8").includes(script);
+    } catch {
+      return false;
+    }
+  });
+}
+
+function isAgainst(attempt: Attempt, tags: readonly string[]): boolean {
+  return attempt.against.some((tag) => tags.includes(tag));
 }
 
 const users: [name: string, uid: number | undefined][] = [
@@ -119,33 +188,50 @@ const users: [name: string, uid: number | undefined][] = [
 ];
 if (!canBeAnother) console.log(`skipped: attempts as another user need root and ${SYSTEM_PYTHON}`);
 
-for (const [name, uid] of users)
-  test(`as ${name}`, async () => {
-    const { got: control, peer } = await attempt("trusted", uid);
-    await using _ = peer;
-    const lacking = Object.keys(control).filter((one) => !control[one]);
-    expect(lacking.filter((one) => !MAY_LACK.has(one))).toEqual([]);
-    if (lacking.length > 0) console.log(`left out as ${name}, fails without confinement too: ${lacking.join(", ")}`);
-    const escaped = (got: Record<string, boolean>): string[] =>
-      Object.keys(got).filter((one) => control[one] && got[one]);
+for (const [user, uid] of users) {
+  /** What succeeds without confinement. */
+  let possible: readonly Attempt[] = [];
 
-    for (const policy of ["no-network", "read-only"]) expect(await run(policy, uid, "benign.py")).toBe('"benign"\n');
+  test(`as ${user}, without a policy, the attempts succeed`, async () => {
+    await using peer = await openPeer(uid);
+    const all = Object.values(POLICIES).flatMap(({ denies }) => denies);
+    const kept = Object.values(POLICIES).flatMap(({ keeps }) => keeps);
+    const rows = attempts.filter((row) => isAgainst(row, all) || kept.includes(row.name));
+    const found = await runAll(unconfined, uid, peer.where, rows);
+    possible = rows.filter((row) => found.get(row.name)?.escaped);
+    const failed = rows.filter((row) => !possible.includes(row));
+    const isExcused = ({ needs }: Attempt): boolean => needs.length > 0;
+    expect(failed.filter((row) => !isExcused(row)).map((row) => [row.name, found.get(row.name)?.why])).toEqual([]);
+    expect([...found].filter(([, outcome]) => outcome.left)).toEqual([]); // no attempt spoils the next one
+    expect(possible.length).toBeGreaterThan(rows.length * 0.75);
+    console.log(`as ${user} ${possible.length} succeed; left out: ${failed.map(({ name }) => name).join(", ")}`);
+    await waitUntil(() => survivors().length === 0, "no attempt is left");
+  }, 120_000);
 
-    const offline = await attempt("no-network", uid);
-    await using _offline = offline.peer;
-    expect(escaped(offline.got).filter((one) => [...NETWORK, ...OTHERS].includes(one))).toEqual([]);
-    expect(escaped(offline.got)).toContain("write"); // and nothing else is taken away
+  for (const [policy, { denies, keeps, gaps }] of Object.entries(POLICIES))
+    test(`as ${user}, under ${policy}, those fail that it denies`, async () => {
+      const { stdout } = await launch(confined(policy)(uid, join(home.dir, "benign.py"), []), "/dev/null");
+      expect(stdout).toBe('"benign"\n');
 
-    const reader = await attempt("read-only", uid);
-    await using _reader = reader.peer;
-    const denied = [...NETWORK, ...OTHERS, ...WRITING, ...METADATA, "signal_peer", "limit_peer"];
-    expect(escaped(reader.got).filter((one) => denied.includes(one))).toEqual([]);
-    const { hits, files } = await reader.peer.state();
-    expect({ hits, isLimited: files === 64 }).toEqual({ hits: [], isLimited: false });
-    expect(Object.keys(control).toSorted()).toEqual(
-      [...NETWORK, ...OTHERS, ...WRITING, ...METADATA, ...PEER].toSorted(),
-    );
-  }, 60_000);
+      await using peer = await openPeer(uid);
+      const where = { ...peer.where, scratch: "" }; // the worker's own
+      const rows = possible.filter(({ name, ...row }) => isAgainst({ name, ...row }, denies) && !gaps.includes(name));
+      expect(rows.length).toBeGreaterThan(20);
+      const found = await runAll(confined(policy), uid, where, rows);
+      const through = rows.filter((row) => found.get(row.name)?.escaped);
+      expect(through.filter(({ level }) => level !== "info").map(({ name }) => name)).toEqual([]);
+      const nothing: Done = { signals: [], hits: [], changed: [], own: {}, daemon: true };
+      expect(await peer.state()).toEqual(nothing);
+
+      const kept = possible.filter(({ name }) => keeps.includes(name));
+      const still = await runAll(confined(policy), uid, where, kept);
+      expect(kept.filter(({ name }) => !still.get(name)?.escaped).map(({ name }) => name)).toEqual([]);
+
+      const away = attempts.filter(({ name }) => name === "another_session");
+      await runAll(confined(policy), uid, where, away);
+      expect(survivors()).toEqual([]);
+    }, 120_000);
+}
 
 test("a supervised worker is confined, answers calls, and is not weaker after a restart", async () => {
   const script = home.script(
