@@ -7,6 +7,7 @@ Without a policy it prints what FAILS, and why; under one what GETS THROUGH, and
 """
 
 import argparse
+import atexit
 import json
 import os
 import shutil
@@ -31,6 +32,7 @@ asked = options.parse_args()
 
 base = tempfile.mkdtemp(prefix="ipcctl-escape-", dir="/tmp")
 os.chmod(base, 0o755)
+atexit.register(shutil.rmtree, base, ignore_errors=True)
 for name in ("attempts.py", "attempts", "peer.py"):  # where another user can read them
     source = os.path.join(HERE, name)
     shutil.copytree(source, os.path.join(base, name)) if os.path.isdir(source) else shutil.copy(source, base)
@@ -78,7 +80,7 @@ def once(names: list[str]) -> dict[str, dict]:
         name = said.get("begin") or said.get("end")
         found[name] = {"escaped": False, "why": f"died: {status} {err.decode()[-300:]}"} if "begin" in said else said
     if not found:
-        raise SystemExit(f"nothing ran: {status} {err.decode()}")
+        raise SystemExit(f"nothing ran: {names} {status} {err.decode()}")
     return found
 
 
@@ -118,4 +120,3 @@ except subprocess.TimeoutExpired:
     peer.kill()
 if asked.policy:
     subprocess.run([os.path.join(ROOT, "bin/ipcctl"), "daemon", "stop"], env=environment, stdout=-1, stderr=-1)
-shutil.rmtree(base, ignore_errors=True)

@@ -3,7 +3,17 @@
  * been done to what they aim at. As the user who runs the tests and, for root, as another one without privileges.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { chmodSync, chownSync, closeSync, cpSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { Ipcctl } from "ipcctl";
 import { Home, ROOT, waitUntil } from "../home.ts";
@@ -59,7 +69,9 @@ beforeAll(async () => {
   for (const name of ["peer.py", "attempts.py", "attempts", "benign.py"])
     // where another user can read them
     cpSync(join(import.meta.dir, name), join(home.dir, name), { recursive: true });
-  const child = Bun.spawn(["python3", join(home.dir, "attempts.py"), "{}", "--list"], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = Bun.spawn(["python3", join(home.dir, "attempts.py"), "{}", "--list"], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   attempts = (await new Response(child.stdout).json()) as Attempt[];
 });
 afterAll(() => home[Symbol.asyncDispose]());
@@ -137,7 +149,13 @@ async function launch(command: string[], secret: string): Promise<{ stdout: stri
 }
 
 /** One process for them; where it is killed in the midst, another one for the rest. */
-async function runTogether(command: Command, uid: number | undefined, where: Where, names: string[], into: Map<string, Outcome>): Promise<void> {
+async function runTogether(
+  command: Command,
+  uid: number | undefined,
+  where: Where,
+  names: string[],
+  into: Map<string, Outcome>,
+): Promise<void> {
   let left = names;
   while (left.length > 0) {
     const args = [JSON.stringify(where), left.join(",")];
@@ -153,7 +171,12 @@ async function runTogether(command: Command, uid: number | undefined, where: Whe
   }
 }
 
-async function runAll(command: Command, uid: number | undefined, where: Where, rows: readonly Attempt[]): Promise<Map<string, Outcome>> {
+async function runAll(
+  command: Command,
+  uid: number | undefined,
+  where: Where,
+  rows: readonly Attempt[],
+): Promise<Map<string, Outcome>> {
   const found = new Map<string, Outcome>();
   const names = (isAlone: boolean): string[] => rows.filter((row) => row.alone === isAlone).map((row) => row.name);
   await runTogether(command, uid, where, names(false), found);
@@ -258,6 +281,23 @@ ipcctl.serve()
   using again = await ipc.worker("confined");
   expect(await again.call("outcome")).toEqual([1, 13, "ok"]);
 });
+
+test.failing(
+  "a script that runs confined cannot have the supervisor start an unconfined worker",
+  async () => {
+    const proof = join(home.dir, "unconfined");
+    const evil = home.script("evil.py", `open(${JSON.stringify(proof)}, "w")`);
+    const command = JSON.stringify([join(ROOT, "bin/ipcctl"), "start", evil, "--policy", "trusted", "--restart", "no"]);
+    const env = `dict(os.environ, IPCCTL_HOME=${JSON.stringify(home.env.IPCCTL_HOME)})`;
+    const script = home.script("asks.py", `import os, subprocess\nsubprocess.run(${command}, env=${env})`);
+    await home.daemonPid();
+    const { stderr } = await home.cli("run", "--policy", "read-only", script);
+    expect(stderr).not.toContain("Traceback");
+    await Bun.sleep(500);
+    expect(existsSync(proof)).toBe(false);
+  },
+  20_000,
+);
 
 test("a policy that cannot be carried out is an error that names it, and nothing starts", async () => {
   const script = home.script("never.py", "open('started', 'w')");
