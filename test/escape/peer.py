@@ -122,7 +122,10 @@ memfd = os.memfd_create("ring")
 os.write(memfd, RING)
 
 
-# Servers.
+# Servers. Signals are for the first thread: Python looks after them there, and is woken for them there only.
+signal.pthread_sigmask(signal.SIG_BLOCK, caught)
+
+
 def answer(client: socket.socket, kind: str) -> None:
     try:
         client.settimeout(2)
@@ -208,6 +211,7 @@ def read_fifo() -> None:
 
 
 threading.Thread(target=read_fifo, daemon=True).start()
+signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
 
 memory = bytearray(MARK.encode() * 400)
 page = (ctypes.c_char * len(memory)).from_buffer(memory)

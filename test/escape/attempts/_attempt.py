@@ -313,11 +313,11 @@ def evidence() -> bytes:
     return content(where["evidence"])
 
 
-def noticed(what: str, act: Callable[[], object], seconds: float = 0.4) -> bool:
+def noticed(what: str, act: Callable[[], object]) -> bool:
     """The peer has it in its evidence after the act, and had it less often before."""
     before = evidence().count(what.encode())
     act()
-    end = time.monotonic() + seconds
+    end = time.monotonic() + where.get("patience", 1)
     while time.monotonic() < end:
         if evidence().count(what.encode()) > before:
             return True
