@@ -649,7 +649,7 @@ def child_as_of_old() -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
-@attempt("must", against="fork")
+@attempt("must", against="fork", alone=True)
 def child_of_the_parent() -> bool:
     """A sibling of ours (CLONE_PARENT): the supervisor has a child that it did not start."""
     parent, (out, into) = os.getppid(), os.pipe()
@@ -662,7 +662,7 @@ def child_of_the_parent() -> bool:
         return os.read(out, 10) == str(parent).encode()
 
 
-@attempt("must", against="fork")
+@attempt("must", against="fork", alone=True)
 def another_session() -> bool:
     """A process that has nothing to do with ours any more. It lives for three seconds: nobody may find it after our end."""
     out, into = os.pipe()

@@ -201,7 +201,7 @@ def by_a_link() -> bool:
         return subprocess.run([path], timeout=5).returncode == 0
 
 
-@attempt("must", against="exec fork")
+@attempt("must", against="exec fork", alone=True)
 def on_a_terminal() -> bool:
     """On a terminal of its own."""
     pid, fd = pty.fork()
