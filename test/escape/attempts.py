@@ -25,7 +25,7 @@ FAMILIES = (
     *("environment", "processes", "programs", "ipc", "kernel", "resources"),
 )
 SECONDS = 8
-ALONE_SECONDS = 20
+ALONE_SECONDS = 60
 
 
 def load() -> None:
