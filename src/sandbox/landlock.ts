@@ -35,6 +35,7 @@ const CHANGING: readonly FileRight[] = [
   "makeSym",
   "refer",
   "truncate",
+  "ioctlDev",
 ];
 
 /** Whoever may truncate without being asked may empty what it may only read: before this ABI writing cannot be denied. */
@@ -65,7 +66,7 @@ export function changingRights(abi: number): bigint {
 
 /** Writing into what is there, as into /dev/null. */
 export function writingRights(abi: number): bigint {
-  return bits(["writeFile", "truncate"], abi);
+  return bits(["writeFile", "truncate", "ioctlDev"], abi);
 }
 
 /** A right that nobody misses, for a domain that is wanted for what it does by being there: no tracing of processes outside. */

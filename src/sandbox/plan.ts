@@ -90,6 +90,7 @@ const RLIMIT = {
   core: 4,
   threads: 6,
   openFiles: 7,
+  signals: 11,
   locked: 8,
   space: 9,
   queues: 12,
@@ -97,6 +98,8 @@ const RLIMIT = {
 /** Reservations that are never touched count as address space. */
 const SPACE_FACTOR = 8;
 const LOCKED_BYTES = 65_536;
+/** Signals that wait to be delivered, timers included. */
+const SIGNALS_WAITING = 2048;
 /** Each thread gets as much. */
 const STACK_BYTES = 8_388_608;
 /** Where a worker with a root of its own finds its scratch folder. */
@@ -269,7 +272,7 @@ class Compiler {
       this.#say(
         "namespaces",
         "granted",
-        `none: ${namespacesLack || "everything may be read"}; names, sizes and times of hidden files can be asked for`,
+        `none: ${namespacesLack || "everything may be read"}; names, sizes and times of hidden files can be asked for, native code can be loaded from the scratch folder`,
       );
   }
 
@@ -605,6 +608,7 @@ class Compiler {
       set(RLIMIT.core, 0);
       set(RLIMIT.locked, LOCKED_BYTES);
       set(RLIMIT.queues, 0);
+      set(RLIMIT.signals, SIGNALS_WAITING);
     }
     if (limits.wallMs !== null)
       this.#say("limits.wallSeconds", "limited", `${limits.wallMs / 1000} s, then the shim ends it`);

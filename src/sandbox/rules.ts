@@ -38,14 +38,16 @@ const IPV6_ROUTING = [57, 5, 6];
 const MSG_FASTOPEN = 0x2000_0000;
 const TIOCSTI = 0x5412;
 const TIOCLINUX = 0x541c;
-const FS_IOC_SETFLAGS = 0x4008_6602;
-const FS_IOC_FSSETXATTR = 0x401c_5820;
+/** TCGETS2, TCSETS2 and its kin, TIOCGPTN, TIOCSPTLCK. */
+const TERMINALS_TOO = [0x802c_542a, 0x402c_542b, 0x402c_542c, 0x402c_542d, 0x8004_5430, 0x4004_5431];
 const THREAD = 0x0001_0100; // CLONE_THREAD, CLONE_VM
 const NEW_NAMESPACES = 0x7e02_0080;
 const CLONE_PARENT = 0x8000;
 const SHARED_ANONYMOUS = 0x21;
+const F_SETPIPE_SZ = 1031;
 const MAP_GROWSDOWN = 0x100;
 const O_TRUNC = 0o1000;
+const SET_ID_BITS = 0o6000;
 const AT_EMPTY_PATH = 0x1000;
 
 const withFlags = (...types: number[]): number[] => types.flatMap((type) => SOCKET_FLAGS.map((flags) => type | flags));
@@ -61,14 +63,7 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   addNetwork(rules, surface);
   addMetadata(rules, surface);
   addProcesses(rules, surface);
-  const terminal = [TIOCSTI, TIOCLINUX];
-  const flags = surface.metadata === "allow" ? [] : [FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR];
-  rules.set(
-    "ioctl",
-    surface.isMinimal
-      ? allowOnly({ argument: 1, is: HARMLESS_IOCTLS })
-      : denyOnly(EPERM, { argument: 1, is: [...terminal, ...flags] }),
-  );
+  rules.set("ioctl", ioctlRule(surface));
   if (!surface.hasSharedMemory) {
     all(["memfd_create", "memfd_secret", "shmget"], deny());
     rules.set("mmap", {
@@ -87,10 +82,27 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   }
   if (!surface.isMinimal) return { rules, known: "allow" };
   all(["openat2", "clone3"], deny(ENOSYS)); // what they ask for is in memory, where a filter cannot look
-  rules.set("fcntl", denyOnly(EPERM, { argument: 1, is: FCNTL_OF_SIGNALS }));
+  const grown = surface.hasSharedMemory ? [] : [F_SETPIPE_SZ]; // memory of the kernel, which no rlimit counts
+  rules.set("fcntl", denyOnly(EPERM, { argument: 1, is: [...FCNTL_OF_SIGNALS, ...grown] }));
   rules.set("prctl", allowOnly({ argument: 0, is: HARMLESS_PRCTLS }));
   rules.set("personality", allowOnly({ argument: 0, is: [0, 0xffff_ffff] }));
   return { rules, known: EPERM };
+}
+
+/** Questions and switches of files, sockets and terminals; what else there is changes something, or is a device's. */
+function ioctlRule({ isMinimal, metadata }: Surface): Rule {
+  if (isMinimal) return allowOnly({ argument: 1, is: HARMLESS_IOCTLS });
+  const typing: Test = { argument: 1, is: [TIOCSTI, TIOCLINUX] };
+  if (metadata === "allow") return denyOnly(EPERM, typing);
+  return {
+    cases: [
+      { when: [typing], give: EPERM },
+      { when: [{ argument: 1, isFrom: 0x5400, to: 0x547f }], give: "allow" }, // terminals, FIO…
+      { when: [{ argument: 1, isFrom: 0x8900, to: 0x89ff }], give: "allow" }, // sockets
+      { when: [{ argument: 1, is: TERMINALS_TOO }], give: "allow" },
+    ],
+    otherwise: EPERM,
+  };
 }
 
 function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
@@ -167,7 +179,9 @@ function addMetadata(rules: Map<Call, Rule>, { metadata, isMinimal }: Surface): 
   }
   for (const call of METADATA) rules.set(call, deny());
   if (metadata !== "paths") return;
-  for (const call of ["chmod", "fchmodat", "utime", "utimes"] as const) rules.set(call, { otherwise: "allow" });
+  for (const call of ["utime", "utimes"] as const) rules.set(call, { otherwise: "allow" });
+  rules.set("chmod", allowOnly({ argument: 1, hasNone: SET_ID_BITS }));
+  rules.set("fchmodat", allowOnly({ argument: 2, hasNone: SET_ID_BITS }));
   rules.set("utimensat", allowOnly({ argument: 1, isNull: false }, { argument: 3, hasNone: AT_EMPTY_PATH }));
 }
 
@@ -193,7 +207,9 @@ function addProcesses(rules: Map<Call, Rule>, { mayExec, mayFork, mayTouchOthers
     for (const call of ["kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo"] as const)
       rules.set(call, { otherwise: "allow" });
   if (!mayTouchOthers) {
-    for (const call of [...SYSTEM_V, ...OF_OTHERS]) rules.set(call, deny());
+    for (const call of [...SYSTEM_V, ...OF_OTHERS, ...OWN_WORLDS]) rules.set(call, deny());
+    rules.set("clone3", deny(ENOSYS)); // its flags are in memory
+    if (mayFork && !isMinimal) rules.set("clone", allowOnly(namespaces));
     rules.set("setpriority", allowOnly({ argument: 0, is: [0] }, { argument: 1, is: [0] }));
     rules.set("sched_setaffinity", {
       cases: [
@@ -230,6 +246,12 @@ const SYSTEM_V: readonly Call[] = [
 const OF_OTHERS: readonly Call[] = [
   ...(["add_key", "request_key", "keyctl", "sched_setscheduler", "sched_setparam", "sched_setattr"] as const),
   ...(["ioprio_set", "process_madvise", "process_mrelease", "migrate_pages", "move_pages", "kcmp"] as const),
+];
+
+/** Namespaces and mounts: nothing there is more than it may have already, but much of the kernel that needs not be reached. */
+const OWN_WORLDS: readonly Call[] = [
+  ...(["unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "open_tree", "move_mount"] as const),
+  ...(["mount_setattr", "fsopen", "fsmount", "fsconfig", "fspick", "userfaultfd", "perf_event_open", "bpf"] as const),
 ];
 
 /** TCGETS, TIOCGPGRP, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. */

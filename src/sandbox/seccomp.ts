@@ -35,6 +35,7 @@ export type Action = "allow" | "notify" | number;
 export type Test =
   | { readonly argument: number; readonly is: readonly number[] }
   | { readonly argument: number; readonly isNot: readonly number[] }
+  | { readonly argument: number; readonly isFrom: number; readonly to: number }
   | { readonly argument: number; readonly hasNone: number }
   | { readonly argument: number; readonly hasAll: number }
   | { readonly argument: number; readonly isNull: boolean }
@@ -139,6 +140,7 @@ function testSteps(test: Test): Step[] {
   if ("is" in test)
     return [load, ...test.is.map((value, index) => step(IF_EQUAL, -2, index === test.is.length - 1 ? -1 : 0, value))];
   if ("isNot" in test) return [load, ...test.isNot.map((value) => step(IF_EQUAL, -1, 0, value))];
+  if ("isFrom" in test) return [load, step(IF_AT_LEAST, 0, -1, test.isFrom), step(IF_AT_LEAST, -1, 0, test.to + 1)];
   if ("hasNone" in test) return [load, step(IF_ANY_BIT, -1, 0, test.hasNone)];
   if ("hasAll" in test) return [load, ...bitsOf(test.hasAll).map((bit) => step(IF_ANY_BIT, 0, -1, bit))];
   if ("isSelf" in test) return [load, step(IF_EQUAL, 0, -1, 0, PATCH.self)];
