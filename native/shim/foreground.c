@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -30,11 +31,14 @@ static void forward(const struct signalfd_siginfo *info, pid_t worker, bool is_e
 static int wait_for(pid_t worker, int signals, int remote, int told, bool *is_late)
 {
 	uint64_t wall_at = spec.wall_ms > 0 ? ipc_now_ms() + spec.wall_ms : UINT64_MAX;
+	uint64_t alone_at = UINT64_MAX;
 	for (;;) {
 		uint64_t now = ipc_now_ms();
-		int timeout = wall_at == UINT64_MAX ? -1 : wall_at <= now ? 0 : (int)(wall_at - now);
+		uint64_t due = wall_at < alone_at ? wall_at : alone_at;
+		int timeout = due == UINT64_MAX ? -1 : due <= now ? 0 : due - now > INT_MAX ? INT_MAX : (int)(due - now);
 		struct pollfd fds[3] = { { signals, POLLIN, 0 }, { remote, POLLIN, 0 }, { spec.has_hosts ? told : -1, 0, 0 } };
-		if (poll(fds, 3, timeout) == 0) {
+		poll(fds, 3, timeout);
+		if (ipc_now_ms() >= wall_at) {
 			/* The first time asks, the second does not. */
 			kill(worker, *is_late ? SIGKILL : (int)spec.stop_signal);
 			*is_late = true;
@@ -60,11 +64,15 @@ static int wait_for(pid_t worker, int signals, int remote, int told, bool *is_la
 			if (pid == worker)
 				return status;
 		}
-		/* Who connects for the worker is gone before it: what it does from now on would fail in odd ways. */
+		/* Who connects for the worker ends with it, a moment before we hear of that; or before it, and then it would fail in odd ways. */
 		if (remote < 0 && fds[2].revents & POLLHUP) {
-			if (kill(worker, SIGKILL) == 0)
-				dprintf(2, "ipcctl: the process that connects for it has ended, and so it was ended\n");
 			told = -1;
+			alone_at = ipc_now_ms() + IPC_ALONE_MS;
+		}
+		if (ipc_now_ms() >= alone_at) {
+			alone_at = UINT64_MAX;
+			kill(worker, SIGKILL);
+			dprintf(2, "ipcctl: the process that connects for it has ended, and so it was ended\n");
 		}
 	}
 }

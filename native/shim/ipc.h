@@ -21,6 +21,8 @@
 #define IPC_CONTROL_FD 198
 #define IPC_PLANE_FD 199
 /* A worker's line longer than this is cut into partial records. */
+/* How long a worker may outlive the process that connects for it: both end together, but are not heard of together. */
+#define IPC_ALONE_MS 1000u
 #define IPC_LINE_BYTES_MAX 16384u
 #define IPC_RECORD_HEAD_BYTES 40u
 #define IPC_READ_BYTES 131072u

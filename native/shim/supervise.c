@@ -60,7 +60,7 @@ static struct {
 	int status;
 	struct rusage usage;
 	struct ipc_child_error child_error;
-	uint64_t kill_at, wall_at, retry_at, told_at;
+	uint64_t kill_at, wall_at, retry_at, told_at, alone_at;
 	size_t killed;
 	const char *kill_method;
 	uint64_t told_rotations, told_dropped;
@@ -382,9 +382,9 @@ static void read_denials(void)
 	if (!ipc_denials_read(&shim.denials, shim.told, &is_news)) {
 		close(shim.told);
 		shim.told = -1;
-		/* Who connects for the worker is gone before it: what it does from now on would fail in odd ways. */
+		/* Who connects for the worker ends with it; or before it, and then it would fail in odd ways. */
 		if (shim.spec.has_hosts && !shim.has_exited)
-			stop(0, (int)shim.spec.stop_signal);
+			shim.alone_at = ipc_now_ms() + IPC_ALONE_MS;
 	}
 	if (is_news)
 		ipc_record_write(shim.dirfd, "denied", text, ipc_denials_text(&shim.denials, text, sizeof text), false);
@@ -561,8 +561,8 @@ static uint64_t age_deadline(void)
 static int poll_timeout(void)
 {
 	uint64_t due = shim.kill_at;
-	uint64_t others[] = { shim.wall_at, shim.retry_at, age_deadline() };
-	for (size_t i = 0; i < 3; i++)
+	uint64_t others[] = { shim.wall_at, shim.retry_at, shim.alone_at, age_deadline() };
+	for (size_t i = 0; i < 4; i++)
 		due = others[i] < due ? others[i] : due;
 	if (due == NEVER)
 		return -1;
@@ -577,6 +577,11 @@ static void do_due(void)
 		shim.wall_at = NEVER;
 		shim.is_wall_over = true;
 		stop(shim.spec.grace_ms, (int)shim.spec.stop_signal);
+	}
+	if (now >= shim.alone_at) {
+		shim.alone_at = NEVER;
+		if (!shim.has_exited)
+			kill(shim.pid, SIGKILL);
 	}
 	if (now >= shim.kill_at)
 		kill_tree();
@@ -815,7 +820,7 @@ int ipc_supervise(const char *dir)
 {
 	shim.meeting.listener = shim.meeting.runtime = shim.meeting.passed = -1;
 	shim.remote = shim.told = shim.notify = shim.control = shim.streams[0].fd = shim.streams[1].fd = -1;
-	shim.kill_at = shim.wall_at = shim.retry_at = NEVER;
+	shim.kill_at = shim.wall_at = shim.retry_at = shim.alone_at = NEVER;
 	shim.kill_method = "none";
 	for (int i = 0; i < CLIENTS_MAX; i++)
 		shim.clients[i].fd = -1;
