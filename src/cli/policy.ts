@@ -28,8 +28,16 @@ export function explainPolicy(context: Context, name: string): number {
   if (context.isJson) context.print(JSON.stringify(items));
   else
     for (const { item, verdict, by } of items)
-      context.print(`${{ denied: "-", granted: "+", limited: "~" }[verdict]} ${item.padEnd(42)}  ${verdict}: ${by}`);
+      context.print(`${mark(context, verdict)} ${item.padEnd(42)}  ${verdict}: ${by}`);
   return 0;
+}
+
+/** A sign, and its colour (SGR): red, green, yellow. */
+const MARKS = { denied: ["-", 31], granted: ["+", 32], limited: ["~", 33] } as const;
+
+function mark(context: Context, verdict: keyof typeof MARKS): string {
+  const [sign, color] = MARKS[verdict];
+  return context.style(color, sign);
 }
 
 function variables(context: Context): Variables {

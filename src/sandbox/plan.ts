@@ -204,7 +204,7 @@ class Compiler {
     this.#say("typing into the terminal", "denied", "seccomp: TIOCSTI, TIOCLINUX");
     this.#say("tracing of other processes, their memory", "denied", "Landlock: only those of the worker");
     this.#say("new privileges (setuid, capabilities)", "denied", "no_new_privs; all capabilities are dropped");
-    if (common.hasOwnUser) this.#say("user", "limited", "a user and group of its own, 61000 and above");
+    if (common.hasOwnUser) this.#say("user", "limited", "a user and group that are nobody's");
     else if (process.hasOwnUser) this.#say("user", "granted", "the user who starts it");
     const bits = this.#hasRoot ? this.#namespaces() : 0;
     return {
