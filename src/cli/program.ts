@@ -13,7 +13,6 @@ import { printCompletion } from "./completion.ts";
 import { daemonStatus, restartDaemon, stopDaemon } from "./daemon.ts";
 import { doctor } from "./doctor.ts";
 import type { EvalFlags } from "./evaluate.ts";
-import { init } from "./init.ts";
 import { logs, type LogFlags } from "./logs.ts";
 import { run } from "./run.ts";
 import { start, type StartFlags } from "./start.ts";
@@ -338,7 +337,9 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     );
   add("init", "write an ipcctl.json for this folder", "ipcctl init")
     .option("-f, --force", "replace the one that is there")
-    .action((flags: { force?: boolean }, command: Command) => finish(init(contextOf(command), flags.force === true)));
+    .action((flags: { force?: boolean }, command: Command) =>
+      finish(import("./init.ts").then(({ init }) => init(contextOf(command), flags.force === true))),
+    );
   return program;
 }
 

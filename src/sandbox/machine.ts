@@ -17,13 +17,17 @@ export type Machine = {
 };
 
 let known: Machine | undefined;
+let lack: string | undefined;
 
 export function thisMachine(): Machine {
   known ??= {
     landlockAbi: landlockAbi(),
     hasSeccomp: hasSeccomp(),
     arch: process.arch,
-    namespacesLack: namespacesLack(),
+    /** Asked for when it is wanted: it takes a process. */
+    get namespacesLack() {
+      return (lack ??= namespacesLack());
+    },
     isRoot: process.getuid!() === 0,
     yama: yama(),
   };

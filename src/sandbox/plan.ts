@@ -256,8 +256,8 @@ class Compiler {
 
   #chooseNamespaces(): void {
     const { want, require } = this.#policy.isolation;
-    const { namespacesLack } = this.#machine;
     if (!want.includes("namespaces")) return;
+    const { namespacesLack } = this.#machine;
     this.#hasRoot = namespacesLack === "" && this.#isHidden;
     if (namespacesLack !== "" && require.includes("namespaces"))
       this.#lacks(
