@@ -161,13 +161,20 @@ class Zygote:
 
     def wait(self, parent: socket.socket) -> tuple[int, bytes, dict[str, int]]:
         """In the child: until somebody asks for it in the right way. Whoever does not ends it."""
-        compile("0", "<string>", "exec")  # what is touched now is not copied later
+        # All that can be done before it is known what for; and what is touched now is not copied later.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGURG, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        os.environ.clear()
+        compile("0", "<string>", "exec")
         words(self.library, 0)
+        ctypes.byref(Fields(parent=0))
+        types.ModuleType("__main__")
         connection, _ = self.listener.accept()
-        socket.send_fds(parent, [b"n" if fingerprint() != self.born_of else b"a"], [connection.fileno()])
+        is_stale = fingerprint() != self.born_of
+        socket.send_fds(parent, [b"n" if is_stale else b"a"], [connection.fileno()])
         connection.settimeout(10)  # a shim sends at once, or is none
         pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        asked = None if uid not in (0, os.geteuid()) or fingerprint() != self.born_of else receive(connection)
+        asked = None if uid not in (0, os.geteuid()) or is_stale else receive(connection)
         if asked is None:
             os._exit(0)
         connection.sendall(struct.pack("<I", os.getpid()))
@@ -217,12 +224,9 @@ class Zygote:
 
 def lock_down(library: ctypes.CDLL, shim: int, specification: bytes, fds: dict[str, int]) -> list[str]:
     """Makes this process what the specification says, for ever. Returns the arguments."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGURG, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_DFL)
     if not library.ipcctl_read(specification, ctypes.c_size_t(len(specification))):
         os._exit(126)
     arguments, environment = words(library, 0), words(library, 1)
-    os.environ.clear()
     os.environ.update(pair.partition("=")[::2] for pair in environment)
     if "control" in fds:
         os.environ["IPCCTL_CONTROL_FD"] = "198"
