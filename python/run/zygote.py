@@ -247,7 +247,8 @@ def reseed() -> None:
 
 def open_streams() -> None:
     is_unbuffered = os.environ.get("PYTHONUNBUFFERED", "") != ""
-    sys.stdin = sys.__stdin__ = open(0, closefd=False)
+    sys.stdin = open(0, closefd=False)
+    setattr(sys, "__stdin__", sys.stdin)
     for fd, name in ((1, "stdout"), (2, "stderr")):
         raw = open(fd, "wb", 0, closefd=False)
         line = is_unbuffered or fd == 2 or os.isatty(fd)
@@ -283,7 +284,7 @@ def listen_for_console() -> None:
 def run(arguments: list[str]) -> None:
     """The script, or with -c the code, as Python would run it: the first word is the interpreter."""
     main = types.ModuleType("__main__")
-    main.__builtins__ = builtins
+    setattr(main, "__builtins__", builtins)
     sys.modules["__main__"] = main
     if arguments[1] == "-c":
         sys.argv = ["-c", *arguments[3:]]

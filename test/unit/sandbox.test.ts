@@ -1,5 +1,7 @@
 /** Policies, and what they become: for every policy the compiled program is run, in an interpreter of its steps. */
 import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import fc from "fast-check";
 import { IpcError } from "../../src/base/errors.ts";
 import type { Machine } from "../../src/sandbox/machine.ts";
@@ -212,6 +214,14 @@ test("variables begin a path, and lists of a section replace those of what is ex
   expect(policy.files.scratch).toEqual({ size: 1024 ** 3, files: 65_536, mayExec: false }); // and other keys stay
   expect(policyJsonSchema()).toHaveProperty("properties.network");
   expect(parsePolicy('{"version":1}', "x")).toEqual({ version: 1 });
+});
+
+test("the policy that the documents show is one", () => {
+  const text = readFileSync(join(import.meta.dir, "../../docs/security.md"), "utf8");
+  const [, shown = ""] = /```json\n([^`]+)```/.exec(text) ?? [];
+  const policy = loadPolicy(shown.trim());
+  expect(policy.network.allow).toHaveLength(3);
+  expect(policy.limits.wallMs).toBe(900_000);
 });
 
 test("random policies never become a plan that grants what they deny", () => {
