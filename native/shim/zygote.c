@@ -87,7 +87,10 @@ int ipc_zygote_fork(const struct ipc_spec *spec, const uint8_t *bytes, size_t si
 		struct timeval patience = { PATIENCE_S, 0 };
 		if (rc >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0 && recv(fd, answer, 4, MSG_WAITALL) == 4) {
 			*pid = (pid_t)ipc_get_u32(answer);
-			return fd;
+			if (*pid > 1)
+				return fd;
+			close(fd);
+			return -EPROTO; /* these would be signals to many */
 		}
 		if (fd >= 0)
 			close(fd);

@@ -64,6 +64,21 @@ def fingerprint() -> str:
     return repr(seen)
 
 
+def bonds(pid: int | str) -> list[str]:
+    """What a confined process has and cannot take off. A worker may be the user, and even run a shim: it is told by these."""
+    with open(f"/proc/{pid}/status") as file:
+        return [line for line in file if line.startswith(("NoNewPrivs:", "Seccomp:", "Seccomp_filters:"))]
+
+
+def is_shim(pid: int, uid: int) -> bool:
+    """Whether a free shim asks: nobody else may have a process made that is confined by nothing but what he says."""
+    try:
+        name = os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
+        return uid in (0, os.geteuid()) and name == "ipcctl-shim" and bonds(pid) == bonds("self")
+    except OSError:
+        return False
+
+
 def receive(connection: socket.socket) -> tuple[bytes, dict[str, int]] | None:
     """A specification with its descriptors; None at the end, or for what is none."""
     fds = array.array("i")
@@ -95,6 +110,7 @@ class Child(Exception):
 
 
 PDEATHSIG = 1  # prctl
+LOST_MAX = 3
 
 
 class Zygote:
@@ -113,9 +129,11 @@ class Zygote:
         self.listener.bind(path)
         os.close(here)
         self.listener.listen(64)
-        self.running: dict[int, tuple[int, socket.socket]] = {}  # by pidfd and by connection: pidfd, connection
+        #: By pidfd and by connection: pidfd, connection, and where the child says whether it took what it was asked for.
+        self.running: dict[int, tuple[int, socket.socket, socket.socket]] = {}
         self.children: dict[int, int] = {}  # by pidfd
         self.born_of = fingerprint()
+        self.lost = 0  # children in store that ended, one after the other
 
     def serve(self) -> None:
         spare, spare_pidfd = self.store()
@@ -152,8 +170,9 @@ class Zygote:
     def forget(self) -> None:
         """In the child: what is the parent's with others is none of its business, and must end when the parent lets go of it."""
         self.poll.close()
-        for _, connection in set(self.running.values()):
+        for _, connection, told in set(self.running.values()):
             connection.close()
+            told.close()
         for pidfd in self.children:
             os.close(pidfd)
         self.running.clear()
@@ -174,9 +193,10 @@ class Zygote:
         socket.send_fds(parent, [b"n" if is_stale else b"a"], [connection.fileno()])
         connection.settimeout(10)  # a shim sends at once, or is none
         pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        asked = None if uid not in (0, os.geteuid()) or is_stale else receive(connection)
+        asked = receive(connection) if not is_stale and is_shim(pid, uid) else None
         if asked is None:
             os._exit(0)
+        parent.send(b"k")
         connection.sendall(struct.pack("<I", os.getpid()))
         return (pid, *asked)
 
@@ -184,16 +204,17 @@ class Zygote:
         """The child in store was asked, or died."""
         message, fds, _, _ = socket.recv_fds(spare, 1, 1)
         self.poll.unregister(spare)
-        spare.close()
+        spare.setblocking(False)
         if message == b"n":
             for fd in fds:
                 os.close(fd)
             self.renew()
-        if message == b"":
-            sys.exit("snapshot: a child ended before anybody asked for it")
+        self.lost = 0 if message else self.lost + 1
+        if self.lost == LOST_MAX:
+            sys.exit("snapshot: its children end before anybody asks for them")
         for fd in fds:
             connection = socket.socket(fileno=fd)
-            self.running[pidfd] = self.running[connection.fileno()] = (pidfd, connection)
+            self.running[pidfd] = self.running[connection.fileno()] = (pidfd, connection, spare)
             self.poll.register(connection, select.EPOLLRDHUP)
 
     def renew(self) -> None:
@@ -207,7 +228,7 @@ class Zygote:
         os.close(pidfd)
         if pidfd not in self.running:
             return
-        _, connection = self.running.pop(pidfd)
+        _, connection, told = self.running.pop(pidfd)
         del self.running[connection.fileno()]
         try:
             self.poll.unregister(connection)
@@ -215,10 +236,12 @@ class Zygote:
             pass  # it is gone since we looked
         cpu = int((usage.ru_utime + usage.ru_stime) * 1e6)
         try:
-            connection.settimeout(1)
-            connection.sendall(struct.pack("<IQQ", status, usage.ru_maxrss, cpu))
+            if told.recv(1) == b"k":  # else nobody knows of it
+                connection.settimeout(1)
+                connection.sendall(struct.pack("<IQQ", status, usage.ru_maxrss, cpu))
         except OSError:
             pass
+        told.close()
         connection.close()
 
 

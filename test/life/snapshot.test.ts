@@ -1,6 +1,6 @@
 /** Snapshots: workers forked from a process that has its imports done. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { chmodSync, existsSync, readFileSync } from "node:fs";
+import { chmodSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Ipcctl } from "ipcctl";
 import { Home, isAlive, ROOT, waitUntil } from "../home.ts";
@@ -142,6 +142,53 @@ test("whoever asked for it is killed: so is what was forked; the snapshot is kil
     return state === "Running" && now !== before.pid;
   }, "both are back");
   expect((await home.cli("delete", "pids", "-f")).status).toBe(0);
+});
+
+test("garbage and strangers get nothing from a snapshot, and it goes on", async () => {
+  const socket = join(home.env.IPCCTL_HOME!, "state/workers/snapshot-one/fork");
+  const knock = `
+import os, socket, struct, sys
+def ask(data):
+    s = socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect(${JSON.stringify(socket)})
+    try: socket.send_fds(s, [data], [0, 1, 2, 2]); s.shutdown(socket.SHUT_WR); return s.recv(100)
+    except OSError as error: return error.errno
+shim = ${JSON.stringify(join(ROOT, "native/build/ipcctl-shim"))}
+print([ask(data) for data in (b"", b"x", struct.pack("<IB", 5, 15) + b"hello", struct.pack("<IB", 2**32 - 1, 255), os.urandom(10000))])
+`;
+  for (const command of [
+    ["python3", "-c", knock],
+    [join(ROOT, "bin/ipcctl"), "run", "--policy", "no-network", "-c", knock],
+  ]) {
+    const { stdout } = Bun.spawnSync(command, { cwd: home.dir, env: home.env, stderr: "inherit" });
+    expect(stdout.toString()).not.toMatch(/b'[^']/); // no pid comes back
+  }
+  // A worker that is the user, all but the network, may have a shim of its own; it is confined like the worker.
+  const spec = join(home.dir, "spec");
+  const { encodeSpec } = await import("../../src/workers/spec.ts");
+  const proof = join(home.dir, "proof");
+  const wanted = {
+    run: 1,
+    argv: ["python3", "-c", `import socket; socket.socket(); open(${JSON.stringify(proof)}, "w")`],
+    env: {},
+    cwd: "/",
+    stop: { graceMs: 100, signal: 15 },
+    zygote: socket,
+  };
+  writeFileSync(spec, encodeSpec(wanted));
+  const byShim = `import subprocess; subprocess.run([${JSON.stringify(join(ROOT, "native/build/ipcctl-shim"))}, "--run", ${JSON.stringify(spec)}], timeout=2)`;
+  expect((await home.cli("run", "--policy", "no-network", "-c", byShim)).status).toBe(1);
+  expect(existsSync(proof)).toBe(false);
+  writeFileSync(spec, encodeSpec(wanted));
+  Bun.spawnSync([join(ROOT, "native/build/ipcctl-shim"), "--run", spec]);
+  expect(existsSync(proof)).toBe(true); // the same from a free one works
+  const pid = (await home.status("snapshot-one")).pid!;
+  const [spare] = readFileSync(`/proc/${pid}/task/${pid}/children`, "latin1").trim().split(" ").map(Number);
+  process.kill(spare!, "SIGKILL"); // the one in store: another takes its place
+  const many = await Promise.all(
+    Array.from({ length: 30 }, (_, index) => home.cli("run", "--snapshot", "one", "-c", `print(${index})`)),
+  );
+  expect(many.map(({ stdout }) => Number(stdout))).toEqual(Array.from({ length: 30 }, (_, index) => index));
+  expect((await home.status("snapshot-one")).pid).toBe(pid);
 });
 
 test("what is installed changes: the snapshot imports anew before it forks again", async () => {
