@@ -88,6 +88,11 @@ export function writeOut(text: string): void {
   }
 }
 
+/** A pseudo-terminal that nobody gave a size says 0. */
+export function terminalWidth(): number {
+  return process.stdout.columns || 80;
+}
+
 /** A character device that is a terminal's by its number (console, pty, serial), unlike /dev/null. */
 export function isTerminal(fd: number): boolean {
   const stat = fstatSync(fd);

@@ -5,7 +5,7 @@ import { IpcError } from "../base/errors.ts";
 import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan } from "../sandbox/plan.ts";
 import { loadPolicy, parsePolicy, shippedPolicies, type Variables } from "../sandbox/policy.ts";
-import type { Context } from "./context.ts";
+import { isTerminal, terminalWidth, type Context } from "./context.ts";
 import { policyPath } from "./exceptions.ts";
 
 export function listPolicies(context: Context): number {
@@ -27,10 +27,33 @@ export function explainPolicy(context: Context, name: string): number {
   const { items } = compilePlan(policy, thisMachine(), { scratch: "SCRATCH", program: [], cwd: context.cwd });
   if (context.isJson) context.print(JSON.stringify(items));
   else
-    for (const { item, verdict, by } of items)
-      context.print(`${mark(context, verdict)} ${item.padEnd(42)}  ${verdict}: ${by}`);
+    for (const { item, verdict, by } of items) {
+      const head = `${mark(context, verdict)} ${item.padEnd(42)}  ${verdict}: `;
+      context.print(isTerminal(1) ? head + hang(by, terminalWidth()) : head + by);
+    }
   return 0;
 }
+
+/** Behind the head of its line where that leaves room, and with an indentation below it. */
+function hang(text: string, width: number): string {
+  const lines: string[] = [""];
+  let room = width - HEAD_COLUMNS;
+  if (room < 24) {
+    lines.push("");
+    room = width - INDENT.length;
+  }
+  for (const word of text.split(" ")) {
+    const line = lines.at(-1)!;
+    if (line !== "" && line.length + 1 + word.length > room) {
+      lines.push(word);
+      room = width - INDENT.length;
+    } else lines[lines.length - 1] = line === "" ? word : `${line} ${word}`;
+  }
+  return lines.join(`\n${INDENT}`);
+}
+
+const HEAD_COLUMNS = 55;
+const INDENT = " ".repeat(6);
 
 /** A sign, and its colour (SGR): red, green, yellow. */
 const MARKS = { denied: ["-", 31], granted: ["+", 32], limited: ["~", 33] } as const;

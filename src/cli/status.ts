@@ -2,7 +2,7 @@
 import { formatBytes, formatUptime } from "../base/units.ts";
 import type { CallStatus, StateWord, WorkerDescription, WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
-import { isTerminal, printable, type Context } from "./context.ts";
+import { isTerminal, terminalWidth, printable, type Context } from "./context.ts";
 import { pick } from "./select.ts";
 
 const GREEN = 32;
@@ -72,11 +72,6 @@ async function read(connection: Connection, name: string | undefined): Promise<W
 function printTable(context: Context, workers: readonly WorkerStatus[]): void {
   if (workers.length === 0) return context.note("no workers; start one with: ipcctl start worker.py");
   context.print(renderTable(context, workers, isTerminal(1) ? terminalWidth() : undefined));
-}
-
-/** A pseudo-terminal that nobody gave a size says 0. */
-function terminalWidth(): number {
-  return process.stdout.columns || 80;
 }
 
 const GAP = 2;

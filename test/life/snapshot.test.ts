@@ -189,7 +189,7 @@ print([ask(data) for data in (b"", b"x", struct.pack("<IB", 5, 15) + b"hello", s
   );
   expect(many.map(({ stdout }) => Number(stdout))).toEqual(Array.from({ length: 30 }, (_, index) => index));
   expect((await home.status("snapshot-one")).pid).toBe(pid);
-});
+}, 60_000);
 
 test("what is installed changes: the snapshot imports anew before it forks again", async () => {
   const venv = join(home.dir, "venv");
