@@ -10,6 +10,10 @@ import { ROOT } from "../home.ts";
 
 const ATTEMPTS = join(import.meta.dir, "net_attempts.py");
 const SYSTEM_PYTHON = "/usr/bin/python3";
+/** Python itself: what a wrapper in PATH, a shell script often, asks of the network on its way would be counted as an attempt's. */
+const PYTHON = Bun.spawnSync(["python3", "-I", "-S", "-c", "import sys; print(sys.executable)"])
+  .stdout.toString()
+  .trim();
 const NOBODY = 65_534;
 const folder = mkdtempSync(join(tmpdir(), "ipcctl-net-"));
 const binary = join(folder, "net-peer");
@@ -211,7 +215,7 @@ async function attempt(rules: string[], what: string, args: unknown[], options: 
       writeFileSync(path, "");
       chmodSync(path, 0o666);
     }
-  const python = options.uid === undefined ? "python3" : SYSTEM_PYTHON;
+  const python = options.uid === undefined ? PYTHON : SYSTEM_PYTHON;
   const user =
     options.uid === undefined ? [] : ["setpriv", `--reuid=${options.uid}`, `--regid=${options.uid}`, "--clear-groups"];
   const child = Bun.spawn(
@@ -219,7 +223,7 @@ async function attempt(rules: string[], what: string, args: unknown[], options: 
     {
       stdio: ["ignore", "pipe", "inherit"],
       env: {
-        ...process.env,
+        ...{ PATH: process.env.PATH, HOME: folder }, // without a home Python asks who it is, and the name service its sockets
         ...{
           NET_PEER_HOSTS: join(folder, "hosts"),
           NET_PEER_RESOLV_CONF: join(folder, "resolv.conf"),
@@ -448,7 +452,7 @@ test("questions that are none, halves, and floods", async () => {
 
 test("ways round it", async () => {
   const where = { port: allowed.port, unix };
-  const control = Bun.spawnSync(["python3", ATTEMPTS, "refusals", JSON.stringify([where])]);
+  const control = Bun.spawnSync([PYTHON, ATTEMPTS, "refusals", JSON.stringify([where])]);
   const free = JSON.parse(control.stdout.toString()) as Record<string, string>;
   for (const one of ["udp", "unix", "listen", "bind", "datagram_pair"])
     expect([one, free[one]]).toEqual([one, expect.not.stringMatching(/^E/)]);
@@ -477,7 +481,7 @@ test("ways round it", async () => {
 
 test("calls that are wrong in themselves get the kernel's errors", async () => {
   const { got } = await attempt([`127.0.0.1:${allowed.port}`], "malformed", [allowed.port]);
-  const control = Bun.spawnSync(["python3", ATTEMPTS, "malformed", JSON.stringify([allowed.port])]);
+  const control = Bun.spawnSync([PYTHON, ATTEMPTS, "malformed", JSON.stringify([allowed.port])]);
   const free = JSON.parse(control.stdout.toString()) as string[];
   expect(got).toEqual(free.map((one, index) => (index === 9 ? "EAFNOSUPPORT" : one)));
   expect(got.at(-1)).toBe("ok");
@@ -512,7 +516,7 @@ test("denials are told", async () => {
       path,
       binary,
       "--",
-      "python3",
+      PYTHON,
       ATTEMPTS,
       "connects",
       `[["evil.test",1],["192.0.2.1",80],["fd00::1",443]]`,
@@ -531,7 +535,7 @@ test("denials are told", async () => {
 // ---- connects that are not through ----
 
 async function fullServer(): Promise<{ port: number; open: () => void; stop: () => void }> {
-  const child = Bun.spawn(["python3", ATTEMPTS, "full_server"], { stdio: ["pipe", "pipe", "inherit"] });
+  const child = Bun.spawn([PYTHON, ATTEMPTS, "full_server"], { stdio: ["pipe", "pipe", "inherit"] });
   const reader = child.stdout.getReader();
   const { value } = await reader.read();
   return {
