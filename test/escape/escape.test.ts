@@ -158,7 +158,7 @@ async function launch(command: string[], secret: string): Promise<{ stdout: stri
   const leaked = [openSync("/", "r"), openSync(secret, "r")];
   const child = Bun.spawn(command, {
     cwd: home.dir,
-    env: { ...home.env, ESCAPE_SECRET_TOKEN: "not for the worker", SSH_AUTH_SOCK: "/run/agent" },
+    env: { HOME: home.dir, ...home.env, ESCAPE_SECRET_TOKEN: "not for the worker", SSH_AUTH_SOCK: "/run/agent" },
     stdio: ["ignore", "pipe", "pipe", ...leaked],
   });
   for (const fd of leaked) closeSync(fd);
