@@ -31,7 +31,7 @@ __attribute__((visibility("default"))) size_t ipcctl_words(int kind, char *room,
 
 __attribute__((visibility("default"))) int ipcctl_become(const struct become *what)
 {
-	struct ipc_child_fds fds = { what->in, what->out, what->err, what->control, what->gate, what->report, what->plane };
+	struct ipc_child_fds fds = { what->in, what->out, what->err, what->control, what->gate, what->report, what->plane, -1 };
 	int rc = ipc_child_become(&spec, &fds, what->parent);
 	if (rc != 0)
 		return rc;

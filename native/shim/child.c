@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #ifndef SYS_close_range
@@ -105,6 +107,19 @@ void ipc_report_read(int fd, struct ipc_child_error *error, int *listener)
 		*listener = fds[0];
 }
 
+pid_t ipc_report_pid(int fd, const struct ipc_spec *spec, pid_t forked)
+{
+	struct ipc_child_pids pids;
+	if (!(spec->namespaces & IPC_NAMESPACE_PROCESSES) || spec->zygote != NULL)
+		return forked;
+	/* What is no message of this size is an error, and left for who reads those. */
+	if (recv(fd, &pids, sizeof pids, MSG_PEEK) != (ssize_t)sizeof pids || recv(fd, &pids, sizeof pids, 0) != (ssize_t)sizeof pids)
+		return forked;
+	waitpid(forked, NULL, 0);
+	ipc_tree_spare(pids.first);
+	return pids.worker;
+}
+
 /* Hands the listener over. One byte along with it, so that it is a message. */
 static int hand_over(int report, int listener)
 {
@@ -160,8 +175,8 @@ _Noreturn static void fail(int report, int error, enum ipc_step step)
 }
 
 /* All steps up to the exec, which has not to come. 0, or -errno with the step that failed. */
-static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_child, struct ipc_token *token,
-		  enum ipc_step *step)
+static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_child, uint32_t namespaces,
+		  struct ipc_token *token, enum ipc_step *step)
 {
 	int rc, listener = -1;
 	*step = IPC_STEP_CGROUP;
@@ -169,7 +184,7 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 		return rc;
 	/* Before what a limit on descriptors or on the address space may forbid. */
 	*step = IPC_STEP_NAMESPACES;
-	if ((rc = ipc_isolate(spec)) != 0)
+	if ((rc = ipc_isolate(spec, namespaces)) != 0)
 		return rc;
 	*step = IPC_STEP_RLIMIT;
 	if ((rc = set_rlimits(spec)) != 0)
@@ -177,17 +192,19 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 	*step = IPC_STEP_IDS;
 	if (spec->has_ids && (rc = set_ids(spec)) != 0)
 		return rc;
-	/* After the change of user, which clears it. A parent that died before is noticed by its pid. */
+	/* After the change of user, which clears it. A parent that died before is noticed by its pid, or where it has none here by its pipe. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (is_child && getppid() != parent)
+	bool is_inside = namespaces & IPC_NAMESPACE_PROCESSES;
+	if (is_inside ? poll(&(struct pollfd){ fds->life, 0, 0 }, 1, 0) != 0 : is_child && getppid() != parent)
 		_exit(126);
 	*step = IPC_STEP_CWD;
 	if (chdir(spec->cwd) != 0)
 		return -errno;
 	seal_descriptors(fds->control, fds->plane);
-	/* Under Yama only an ancestor may read the memory of a process of the same user, or whom that process names and his descendants. */
+	/* Under Yama only an ancestor may read the memory of a process of the same user, or whom that process names and his descendants; from
+	 * where the shim has no number it can name but all. */
 	if (spec->has_hosts)
-		prctl(PR_SET_PTRACER, parent, 0, 0, 0);
+		prctl(PR_SET_PTRACER, is_inside ? PR_SET_PTRACER_ANY : (unsigned long)parent, 0, 0, 0);
 	*step = IPC_STEP_SECCOMP;
 	if (spec->is_confined && (rc = make_token(token)) != 0)
 		return rc;
@@ -219,7 +236,10 @@ int ipc_child_become(const struct ipc_spec *spec, const struct ipc_child_fds *fd
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	if (!pass_gate(fds))
 		return EPIPE;
-	int rc = settle(spec, fds, shim, false, &token, &step);
+	int rc = spec->namespaces & IPC_NAMESPACE_PROCESSES ? -EINVAL : 0; /* it would be another process */
+	step = IPC_STEP_NAMESPACES;
+	if (rc == 0)
+		rc = settle(spec, fds, shim, false, 0, &token, &step);
 	return rc == 0 ? 0 : tell(fds->report, rc, step);
 }
 
@@ -227,12 +247,16 @@ _Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_chil
 {
 	struct ipc_token token;
 	enum ipc_step step;
+	uint32_t namespaces;
+	int rc = ipc_isolate_processes(spec, fds, &namespaces);
+	if (rc != 0)
+		fail(fds->report, rc, IPC_STEP_NAMESPACES);
 	if (!is_foreground)
 		setsid();
 	reset_signals();
 	if (!is_foreground && !pass_gate(fds))
 		_exit(126);
-	int rc = settle(spec, fds, parent, true, &token, &step);
+	rc = settle(spec, fds, parent, true, namespaces, &token, &step);
 	if (rc != 0)
 		fail(fds->report, rc, step);
 	environ = spec->envp;

@@ -94,7 +94,7 @@ static int fork_elsewhere(const uint8_t *bytes, size_t size, int report, pid_t *
 	int gate[2];
 	if (pipe2(gate, O_CLOEXEC) != 0)
 		return -errno;
-	struct ipc_child_fds fds = { 0, 1, 2, -1, gate[0], report, -1 };
+	struct ipc_child_fds fds = { 0, 1, 2, -1, gate[0], report, -1, -1 };
 	int remote = ipc_zygote_fork(&spec, bytes, size, &fds, worker);
 	if (remote >= 0 && write(gate[1], "g", 1) != 1)
 		remote = -EPIPE;
@@ -123,11 +123,11 @@ int ipc_foreground(const char *path)
 	signal(SIGCHLD, SIG_DFL);
 	sigprocmask(SIG_SETMASK, &set, NULL);
 	int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	int report[2];
-	if (signals < 0 || ipc_report_open(report) != 0)
+	int report[2], life[2];
+	if (signals < 0 || ipc_report_open(report) != 0 || pipe2(life, O_CLOEXEC) != 0)
 		return IPC_EXIT_SYSTEM;
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
-	struct ipc_child_fds fds = { -1, -1, -1, -1, -1, report[1], -1 };
+	struct ipc_child_fds fds = { -1, -1, -1, -1, -1, report[1], -1, life[0] };
 	pid_t parent = getpid();
 	int remote = -1;
 	pid_t worker = 0;
@@ -142,9 +142,13 @@ int ipc_foreground(const char *path)
 	}
 	if (worker < 0)
 		return IPC_EXIT_SYSTEM;
-	if (worker == 0)
+	if (worker == 0) {
+		close(life[1]);
 		ipc_child_exec(&spec, &fds, parent, true);
+	}
 	close(report[1]);
+	close(life[0]);
+	worker = ipc_report_pid(report[0], &spec, worker);
 	struct ipc_child_error error;
 	int listener;
 	ipc_report_read(report[0], &error, &listener);

@@ -185,11 +185,14 @@ enum ipc_step {
 	IPC_STEP_PRIVILEGES, IPC_STEP_LANDLOCK, IPC_STEP_SECCOMP, IPC_STEP_NAMESPACES,
 };
 struct ipc_child_error { int32_t error; int32_t step; };
-struct ipc_child_fds { int in, out, err, control, gate, report, plane; };
+/* `life`: closed at the other end when the worker is over, or the shim. */
+struct ipc_child_fds { int in, out, err, control, gate, report, plane, life; };
 extern const char *const ipc_step_names[];
 /* Both ends of what the child reports on; then, in the parent, until the exec: its error, and the descriptor that came along or -1. */
 int ipc_report_open(int fds[2]);
 void ipc_report_read(int fd, struct ipc_child_error *error, int *listener);
+/* The process that will be the worker: the forked one, or where that makes a namespace of processes the one that it made. */
+pid_t ipc_report_pid(int fd, const struct ipc_spec *spec, pid_t forked);
 /* The same without the exec, for a process that was forked elsewhere. 0, or an errno that `report` was told. */
 int ipc_child_become(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t shim);
 _Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_foreground);
@@ -199,7 +202,13 @@ struct ipc_token { uint32_t words[IPC_TOKEN_WORDS]; };
 int ipc_confine(const struct ipc_spec *spec, const struct ipc_token *token, enum ipc_step *step, int *listener);
 
 /* isolate.c: 0 or -errno. */
-int ipc_isolate(const struct ipc_spec *spec);
+#define IPC_NAMESPACE_PROCESSES 0x20000000u /* CLONE_NEWPID */
+struct ipc_child_pids { int32_t first, worker, unused[2]; };
+/* Namespaces of `but` are there already. */
+int ipc_isolate(const struct ipc_spec *spec, uint32_t but);
+/* In a child: returns in another one of the same parent, the second process of a namespace of processes; the caller becomes its first
+ * one's maker and ends. Its pid goes to `report`. Sets `done` to the namespaces that it is in. */
+int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fds *fds, uint32_t *done);
 int ipc_probe(void);
 
 /* zygote.c: the connection by which the end of the worker is told, or -errno. */
@@ -220,9 +229,10 @@ size_t ipc_denials_text(const struct ipc_denials *denials, char *text, size_t si
 pid_t ipc_answer_start(const struct ipc_spec *spec, int listener, int *told);
 
 /* tree.c: all processes below the shim. */
-/* One process below us that is no part of it. */
+/* Processes below us that are no part of it: who answers for it, and the first one of its namespace. */
+#define IPC_SPARED_MAX 2
 void ipc_tree_spare(pid_t pid);
-bool ipc_tree_end_spared(void);
+void ipc_tree_end_spared(void);
 size_t ipc_tree_list(const char *cgroup, pid_t except, pid_t **pids, size_t *capacity);
 size_t ipc_tree_signal(const char *cgroup, pid_t except, int signal);
 /* SIGKILL until nothing is left; the status of `worker` is left to be waited for. Returns how many were seen; sets `method`. */

@@ -7,9 +7,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -204,16 +206,67 @@ static int build_root(const struct ipc_spec *spec)
 	return mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL) == 0 ? 0 : -errno;
 }
 
-int ipc_isolate(const struct ipc_spec *spec)
+/* The first process of a namespace: what loses its parent becomes its child, and what is left when it ends is killed by the kernel. Nobody
+ * can signal it from within, and it does nothing but wait. */
+_Noreturn static void be_first(int life)
+{
+	char end;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	signal(SIGCHLD, SIG_IGN); /* how they ended is nobody's question: the kernel reaps */
+	setsid();
+	if (chdir("/") != 0 || dup2(life, 0) != 0 || syscall(SYS_close_range, 1u, ~0u, 0u) != 0)
+		_exit(1);
+	while (read(0, &end, 1) < 0 && errno == EINTR)
+		;
+	while (wait(NULL) >= 0 || errno == EINTR)
+		;
+	_exit(0);
+}
+
+int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fds *fds, uint32_t *done)
+{
+	uint32_t flags = spec->namespaces & (IPC_NAMESPACE_PROCESSES | CLONE_NEWUSER);
+	*done = 0;
+	if (!(flags & IPC_NAMESPACE_PROCESSES))
+		return 0;
+	uid_t uid = getuid();
+	gid_t gid = getgid();
+	if (unshare((int)flags) != 0)
+		return -errno;
+	int rc = flags & CLONE_NEWUSER ? map_user(uid, gid) : 0;
+	if (rc != 0)
+		return rc;
+	/* Both are the shim's children: it hears of their end, and they of its. */
+	struct ipc_child_pids pids = { .first = (int32_t)syscall(SYS_clone, CLONE_PARENT, 0, 0, 0, 0) };
+	if (pids.first == 0)
+		be_first(fds->life);
+	if (pids.first > 0)
+		pids.worker = (int32_t)syscall(SYS_clone, CLONE_PARENT, 0, 0, 0, 0);
+	if (pids.first < 0 || pids.worker < 0) {
+		rc = -errno;
+		if (pids.first > 0)
+			kill(pids.first, SIGKILL);
+		return rc;
+	}
+	if (pids.worker == 0) {
+		*done = flags;
+		return 0;
+	}
+	_exit(write(fds->report, &pids, sizeof pids) == (ssize_t)sizeof pids ? 0 : 126);
+}
+
+int ipc_isolate(const struct ipc_spec *spec, uint32_t but)
 {
 	if (spec->namespaces == 0)
 		return 0;
 	uid_t uid = getuid();
 	gid_t gid = getgid();
 	mode_t mask = umask(0);
-	if (unshare((int)spec->namespaces) != 0)
+	uint32_t flags = spec->namespaces & ~but;
+	if (unshare((int)flags) != 0)
 		return -errno;
-	int rc = spec->namespaces & CLONE_NEWUSER ? map_user(uid, gid) : 0;
+	int rc = flags & CLONE_NEWUSER ? map_user(uid, gid) : 0;
 	if (rc == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
 		rc = -errno;
 	if (rc == 0)
@@ -230,13 +283,18 @@ int ipc_probe(void)
 		return 1;
 	if (child == 0) {
 		static struct ipc_spec spec;
-		spec.namespaces = (uint32_t)(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP);
+		spec.namespaces = (uint32_t)(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP);
 		if (geteuid() != 0)
 			spec.namespaces |= CLONE_NEWUSER;
 		spec.mounts[spec.mount_count++] = (struct ipc_mount){ .kind = IPC_MOUNT_SCRATCH, .path = "/tmp", .bytes = 65536, .files = 16 };
 		spec.mounts[spec.mount_count++] = (struct ipc_mount){ .kind = IPC_MOUNT_BIND, .path = "/dev/null", .is_device = true, .is_writable = true };
-		int rc = ipc_isolate(&spec);
+		int rc = ipc_isolate(&spec, 0);
 		if (rc == 0 && access("/dev/null", W_OK) != 0)
+			rc = -errno;
+		pid_t first = rc == 0 ? fork() : 0;
+		if (first == 0 && rc == 0)
+			_exit(getpid() == 1 ? 0 : 1);
+		if (first < 0 || (first > 0 && waitpid(first, NULL, 0) != first))
 			rc = -errno;
 		if (rc != 0)
 			dprintf(2, "namespaces: %s\n", strerror(-rc));

@@ -51,6 +51,7 @@ static struct {
 	struct ipc_meeting meeting;
 	struct ipc_channels channels;
 	int told, remote; /* remote: the connection to a snapshot that has forked the worker */
+	int life; /* what the first process of the worker's namespace waits for the end of */
 	uint8_t *spec_bytes;
 	size_t spec_size;
 	struct ipc_denials denials;
@@ -505,6 +506,8 @@ static void note_end(int status, const struct rusage *usage)
 	shim.status = status;
 	shim.usage = *usage;
 	shim.ended_ns = ipc_realtime_ns();
+	close(shim.life);
+	shim.life = -1;
 	uint8_t payload[12];
 	ipc_put_u32(payload, (uint32_t)status);
 	ipc_put_u64(payload + 4, shim.ended_ns);
@@ -721,15 +724,18 @@ static pid_t fork_worker(void)
 
 static int start_worker(void)
 {
-	int out[2], err[2], gate[2], report[2], control[2] = { -1, -1 }, plane[2] = { -1, -1 }, listener;
+	int out[2], err[2], gate[2], report[2], life[2], control[2] = { -1, -1 }, plane[2] = { -1, -1 }, listener;
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (null < 0 || open_pipe(out) != 0 || open_pipe(err) != 0 || pipe2(gate, O_CLOEXEC) != 0 || ipc_report_open(report) != 0)
 		return -errno;
+	if (pipe2(life, O_CLOEXEC) != 0)
+		return -errno;
+	shim.life = life[1];
 	if (shim.spec.is_notifying && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) != 0)
 		return -errno;
 	if (shim.spec.is_plane_passed && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, plane) != 0)
 		return -errno;
-	struct ipc_child_fds fds = { null, out[1], err[1], control[1], gate[0], report[1], plane[1] };
+	struct ipc_child_fds fds = { null, out[1], err[1], control[1], gate[0], report[1], plane[1], life[0] };
 	pid_t parent = getpid();
 	shim.started_ns = ipc_realtime_ns();
 	shim.started_boot_ns = ipc_boottime_ns();
@@ -744,17 +750,19 @@ static int start_worker(void)
 		return -errno;
 	if (shim.pid == 0) {
 		close(gate[1]);
+		close(life[1]);
 		if (shim.is_in_group)
 			shim.spec.cgroup = NULL; /* nothing left to join; this is the child's copy */
 		ipc_child_exec(&shim.spec, &fds, parent, false);
 	}
-	ipc_process_start_time(shim.pid, &shim.start_time);
-	write_run_record();
-	int ends[] = { out[1], err[1], gate[0], report[1], control[1], plane[1] };
-	for (size_t i = 0; i < 6; i++) {
+	int ends[] = { out[1], err[1], gate[0], report[1], control[1], plane[1], life[0] };
+	for (size_t i = 0; i < 7; i++) {
 		if (ends[i] >= 0)
 			close(ends[i]);
 	}
+	shim.pid = ipc_report_pid(report[0], &shim.spec, shim.pid);
+	ipc_process_start_time(shim.pid, &shim.start_time);
+	write_run_record();
 	/* A child that was killed already does not read; its status says so like that of any other. */
 	if (write(gate[1], "g", 1) < 0)
 		errno = 0;
@@ -819,7 +827,7 @@ static void finish(void)
 int ipc_supervise(const char *dir)
 {
 	shim.meeting.listener = shim.meeting.runtime = shim.meeting.passed = -1;
-	shim.remote = shim.told = shim.notify = shim.control = shim.streams[0].fd = shim.streams[1].fd = -1;
+	shim.life = shim.remote = shim.told = shim.notify = shim.control = shim.streams[0].fd = shim.streams[1].fd = -1;
 	shim.kill_at = shim.wall_at = shim.retry_at = shim.alone_at = NEVER;
 	shim.kill_method = "none";
 	for (int i = 0; i < CLIENTS_MAX; i++)

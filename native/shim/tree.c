@@ -12,17 +12,34 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The process that answers for the worker; it ends by itself with the last one that it answers for. */
-static pid_t spared;
+/* They end by themselves with the last one of the tree. */
+static pid_t spared[IPC_SPARED_MAX];
 
 void ipc_tree_spare(pid_t pid)
 {
-	spared = pid > 0 ? pid : 0;
+	for (size_t i = 0; pid > 0 && i < IPC_SPARED_MAX; i++) {
+		if (spared[i] == 0) {
+			spared[i] = pid;
+			return;
+		}
+	}
 }
 
-bool ipc_tree_end_spared(void)
+void ipc_tree_end_spared(void)
 {
-	return spared > 0 && kill(spared, SIGKILL) == 0;
+	for (size_t i = 0; i < IPC_SPARED_MAX; i++) {
+		if (spared[i] > 0)
+			kill(spared[i], SIGKILL);
+	}
+}
+
+static bool is_spared(pid_t pid)
+{
+	for (size_t i = 0; i < IPC_SPARED_MAX; i++) {
+		if (spared[i] == pid)
+			return true;
+	}
+	return false;
 }
 
 struct entry { pid_t pid, parent; bool is_ours; };
@@ -147,7 +164,7 @@ static size_t list_descendants(pid_t except, pid_t **pids, size_t *capacity)
 	}
 	size_t found = 0;
 	for (size_t i = 0; i < count; i++) {
-		if (!all[i].is_ours || all[i].pid == getpid() || all[i].pid == except || all[i].pid == spared)
+		if (!all[i].is_ours || all[i].pid == getpid() || all[i].pid == except || is_spared(all[i].pid))
 			continue;
 		if (found == *capacity) {
 			size_t grown_capacity = *capacity == 0 ? 64 : *capacity * 2;

@@ -70,6 +70,8 @@ export type PlanContext = {
   /** What it cannot begin without: interpreter, libraries, packages, script. */
   readonly program: readonly string[];
   readonly cwd: string;
+  /** By a snapshot: it is there already, and cannot become the first of a namespace's processes. */
+  readonly isForked?: boolean;
   /** The user that was asked for, if one was: others may be he. */
   readonly uid?: number | undefined;
 };
@@ -79,6 +81,7 @@ const CLONE = {
   cgroup: 0x0200_0000,
   names: 0x0400_0000,
   ipc: 0x0800_0000,
+  processes: 0x2000_0000,
   user: 0x1000_0000,
   net: 0x4000_0000,
 } as const;
@@ -267,13 +270,28 @@ class Compiler {
       );
     if (!this.#isHidden && require.includes("namespaces"))
       throw refused(this.#policy, "isolation.require namespaces", 'files.read grants "/"', "a list of folders");
-    if (this.#hasRoot) this.#say("namespaces", "limited", "a root, network, IPC, host name and user of its own");
+    const processes = this.#hidesProcesses ? ", processes" : "";
+    if (this.#hasRoot)
+      this.#say("namespaces", "limited", `a root${processes}, network, IPC, host name and user of its own`);
     else
       this.#say(
         "namespaces",
         "granted",
         `none: ${namespacesLack || "everything may be read"}; names, sizes and times of hidden files can be asked for, native code can be loaded from the scratch folder`,
       );
+  }
+
+  /**
+   * Where it can make none it has nobody to hide them from: signals are for itself then, and there is no /proc. Where it sees /proc, that
+   * is of the namespace around, and would call its processes by other numbers.
+   */
+  #wantsOwnProcesses(): boolean {
+    const { mayFork, hasProc } = this.#policy.process;
+    return mayFork && !hasProc && this.#context.isForked !== true;
+  }
+
+  get #hidesProcesses(): boolean {
+    return this.#hasRoot && this.#wantsOwnProcesses();
   }
 
   #namespaces(): number {
@@ -285,6 +303,7 @@ class Compiler {
       CLONE.names |
       CLONE.ipc |
       (keepsNetwork ? 0 : CLONE.net) |
+      (this.#hidesProcesses ? CLONE.processes : 0) |
       (this.#machine.isRoot ? 0 : CLONE.user)
     );
   }
@@ -369,8 +388,13 @@ class Compiler {
       }
       if (abi >= ABI_OF_SCOPES) {
         scoped |= SCOPE_SIGNALS;
-        this.#say("signals to others", "denied", "Landlock");
+        this.#say(
+          "signals to others",
+          "denied",
+          this.#hidesProcesses ? "Landlock; it has processes of its own" : "Landlock",
+        );
       } else if (!process.mayFork) this.#say("signals to others", "denied", "seccomp: only to itself");
+      else if (this.#hidesProcesses) this.#say("signals to others", "denied", "it has processes of its own");
       else this.#say("signals to others", "granted", `Landlock ${abi} cannot deny them: processes of the same user`);
     }
     this.#deny(root, paths);
@@ -591,7 +615,8 @@ class Compiler {
       const hasOwnUser = process.hasOwnUser && this.#machine.isRoot && this.#context.uid === undefined;
       const hasOwnCount = hasOwnUser || this.#willHaveUserNamespace();
       if (hasOwnCount) {
-        set(RLIMIT.threads, threads);
+        const first = this.#willHaveUserNamespace() && this.#wantsOwnProcesses() ? 1 : 0; // which is counted, but not the worker's
+        set(RLIMIT.threads, threads + first);
         this.#say("process.threads", "limited", `${threads}, with processes (RLIMIT_NPROC)`);
       } else if (uid === 0) {
         this.#say(

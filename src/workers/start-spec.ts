@@ -164,6 +164,7 @@ export function prepare(wanted: Preparation): Prepared {
     scratch,
     program: program.readable,
     cwd: launch.cwd,
+    isForked: snapshot !== undefined,
     uid: app.uid ?? undefined,
   });
   for (const path of [

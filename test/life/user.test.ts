@@ -102,6 +102,39 @@ time.sleep(600)
   expect(refused.stderr).toContain("root");
 });
 
+test.if(isRoot)(
+  "a policy that grants fork gives an ordinary user's worker processes of its own, where it can",
+  async () => {
+    await using user = ordinaryUser();
+    writeFileSync(
+      join(user.home, "forking.json"),
+      JSON.stringify({ version: 1, extends: "strict", process: { fork: true, threads: 3 } }),
+    );
+    const explained = await user.cli("policy", "explain", "./forking.json");
+    if (!/namespaces +limited: a root, processes/.test(explained.stdout))
+      return console.log(`skipped: an ordinary user has no namespaces here: ${explained.stdout}${explained.stderr}`);
+    writeFileSync(
+      join(user.home, "forks.py"),
+      `
+import os
+children = []
+try:
+    while len(children) < 9:
+        child = os.fork()
+        if child == 0:
+            os.read(0, 1)
+            os._exit(0)
+        children.append(child)
+except BlockingIOError:
+    pass
+print(os.getpid(), children, flush=True)
+`,
+    );
+    const { stdout, stderr } = await user.cli("run", "--policy", "./forking.json", "forks.py");
+    expect({ stdout, stderr }).toEqual({ stdout: "2 [3, 4]\n", stderr: "" }); // with itself three
+  },
+);
+
 test.if(isRoot)("relative and foreign XDG folders are not used", async () => {
   await using user = ordinaryUser({ XDG_RUNTIME_DIR: "/run", XDG_STATE_HOME: "relative" });
   const { stderr, status } = await user.cli("status");

@@ -74,6 +74,26 @@ test.each([
   expect(() => plan(name, machine)).toThrow(reason);
 });
 
+test("who may fork has processes of its own, or is told that signals reach others", () => {
+  const forking = inline({ extends: "strict", process: { fork: true } });
+  const processes = 0x2000_0000;
+  const bits = ({ confinement }: Plan): number => confinement!.namespaces & processes;
+  const signals = ({ items }: Plan): string | undefined =>
+    items.find(({ item }) => item === "signals to others")?.verdict;
+  for (const landlockAbi of [5, 6]) {
+    expect([bits(plan(forking, { landlockAbi })), signals(plan(forking, { landlockAbi }))]).toEqual([
+      processes,
+      "denied",
+    ]);
+    expect([bits(plan("strict", { landlockAbi })), signals(plan("strict", { landlockAbi }))]).toEqual([0, "denied"]);
+  }
+  expect(signals(plan(forking, { landlockAbi: 5, namespacesLack: "EPERM" }))).toBe("granted");
+  const seeing = inline({ extends: "strict", process: { fork: true, procfs: "all" } }); // by the numbers of those around
+  expect([bits(plan(seeing)), signals(plan(seeing, { landlockAbi: 5 }))]).toEqual([0, "granted"]);
+  const forked = compilePlan(loadPolicy(forking), ABLE, { ...CONTEXT, isForked: true });
+  expect(bits(forked)).toBe(0);
+});
+
 test("degrade goes on without, and says so", () => {
   const policy = inline({ extends: "no-network", network: { listen: [80] }, isolation: { onMissing: "degrade" } });
   const { degraded, confinement } = plan(policy, { landlockAbi: 3 });

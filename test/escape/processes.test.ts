@@ -1,0 +1,131 @@
+/** Workers that may fork have processes of their own: they see no others, and none of theirs outlives them. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { chmodSync, readdirSync, readFileSync } from "node:fs";
+import { Home, isAlive, waitUntil } from "../home.ts";
+
+let home: Home;
+let hasNamespaces = false;
+let policy: string;
+beforeAll(async () => {
+  home = new Home();
+  chmodSync(home.dir, 0o755);
+  policy = home.script(
+    "forking.json",
+    JSON.stringify({ version: 1, extends: "strict", process: { fork: true }, limits: { cpuSeconds: null } }),
+  );
+  const { stdout } = await home.cli("policy", "explain", policy);
+  hasNamespaces = /namespaces +limited: a root, processes/.test(stdout);
+});
+afterAll(() => home[Symbol.asyncDispose]());
+
+/** Says who it is, and what it can do to the first process, to one outside, and to a group outside. */
+const LOOKS = `
+import errno, json, os, signal, sys
+def tried(send, number):
+    try:
+        send(number, signal.SIGKILL)
+        return "sent"
+    except OSError as error:
+        return errno.errorcode[error.errno]
+first = tried(os.kill, 1)
+child = os.fork()
+if child == 0:
+    os._exit(7)
+ended = os.waitpid(child, 0)[1]
+print(json.dumps([os.getpid(), os.getppid(), first in ("sent", "EPERM"), tried(os.kill, int(sys.argv[1])), tried(os.killpg, int(sys.argv[1])), ended >> 8]))
+`;
+
+test("it has numbers of its own, and those of others are nobody's", async () => {
+  if (!hasNamespaces) return console.log("skipped: no namespaces here");
+  const script = home.script("looks.py", LOOKS);
+  const outside = Bun.spawn(["cat"], { stdin: "pipe", stdout: "ignore" });
+  const { stdout, stderr } = await home.cli("run", "--policy", policy, script, "--", `${outside.pid}`);
+  expect(stderr).toBe("");
+  expect(JSON.parse(stdout)).toEqual([2, 0, true, "ESRCH", "ESRCH", 7]);
+  expect(isAlive(outside.pid)).toBe(true);
+  outside.kill();
+});
+
+/** Orphans that ignore what asks them to end. */
+const ORPHANS = `
+import os, signal, sys, time
+born, tell = os.pipe()
+for number in range(3):
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.fork() == 0:
+            os.write(tell, b"!")
+            time.sleep(1000)
+        os._exit(0)
+    os.wait()
+for number in range(3):
+    os.read(born, 1)
+print("all", flush=True)
+if len(sys.argv) == 1:
+    time.sleep(1000)
+`;
+
+function processesOf(script: string): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      try {
+        return isAlive(pid) && readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(script);
+      } catch {
+        return false;
+      }
+    });
+}
+
+test("what it leaves behind ends with it, by run, by stop, by its own end", async () => {
+  const script = home.script("orphans.py", ORPHANS);
+  const { stdout, status } = await home.cli("run", "--policy", policy, script, "--", "end");
+  expect({ stdout, status }).toEqual({ stdout: "all\n", status: 0 });
+  expect(processesOf(script)).toEqual([]);
+  const more = { policy, stop_timeout: 5, restart_policy: "no" };
+  await home.start("stays", script, more);
+  await waitUntil(async () => (await home.lines("stays")).length === 1, "its children are there");
+  expect(processesOf(script)).toHaveLength(4);
+  expect((await home.cli("stop", "stays")).status).toBe(0);
+  expect(processesOf(script)).toEqual([]);
+  await home.start("goes", script, { ...more, args: ["end"] });
+  await waitUntil(async () => (await home.status("goes")).state !== "Running", "it ended");
+  expect(processesOf(script)).toEqual([]);
+});
+
+test("the shim is killed: so is all of it", async () => {
+  if (!hasNamespaces) return console.log("skipped: no namespaces here");
+  const script = home.script("lost.py", ORPHANS);
+  await home.start("lost", script, { policy, restart_policy: "no" });
+  await waitUntil(async () => (await home.lines("lost")).length === 1, "its children are there");
+  process.kill(parentOf((await home.status("lost")).pid!), "SIGKILL");
+  await waitUntil(() => processesOf(script).length === 0, "nothing of it is left");
+  // and by run, whose caller is not there to look after it
+  const child = Bun.spawn([`${import.meta.dir}/../../bin/ipcctl`, "run", "--policy", policy, script], {
+    cwd: home.dir,
+    env: home.env,
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  expect(Buffer.from((await child.stdout.getReader().read()).value!).toString()).toBe("all\n");
+  const shim = processesOf(script).map(parentOf).find(isShim)!;
+  process.kill(shim, "SIGKILL");
+  await waitUntil(() => processesOf(script).length === 0, "nothing of that is left either");
+  await child.exited;
+});
+
+function parentOf(pid: number): number {
+  try {
+    return Number(/^PPid:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))![1]);
+  } catch {
+    return 0;
+  }
+}
+
+function isShim(pid: number): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("ipcctl-shim\0--run");
+  } catch {
+    return false;
+  }
+}
