@@ -10,22 +10,18 @@ import { listen, Refusal, type Prediction } from "./app.ts";
 /** What model.py exposes; `ipcctl types model.py` writes the outline of it. */
 type Model = { predict(rows: number[][]): Prediction[] };
 
-/** How long a request waits for the next run of a worker that has just died. */
-const REOPEN_MS = 5000;
 /** What scikit-learn raises for input that it cannot take; anything else is a fault of ours. */
 const INPUT_ERRORS = new Set(["ValueError", "TypeError"]);
 
-let ipc = await connect();
-let model = await ipc.start<Model>("model.py", {
+const ipc = await connect();
+const model = await ipc.start<Model>("model.py", {
   cwd: import.meta.dir,
   interpreter: process.env.PYTHON ?? "python3",
 });
-let opening: Promise<void> | undefined;
 
 const server = listen(Number(process.argv[2] ?? process.env.PORT ?? 3000), async (rows) => {
   try {
-    if (!model.isOpen) await (opening ??= reopen());
-    return await model.call("predict", rows);
+    return await model.call("predict", rows); // by the worker's next run, if this one has just died
   } catch (error) {
     if (error instanceof PythonError) throw new Refusal(INPUT_ERRORS.has(error.type) ? 422 : 500, error.message, error);
     if (error instanceof CodecError) throw new Refusal(422, error.message, error); // nested too deeply, say
@@ -34,17 +30,6 @@ const server = listen(Number(process.argv[2] ?? process.env.PORT ?? 3000), async
   }
 });
 console.log(`listening on ${server.url.href}`);
-
-/** The daemon restarts the worker; the channel to the run before went with it. The daemon may be another one by now, too. */
-async function reopen(): Promise<void> {
-  try {
-    ipc[Symbol.dispose]();
-    ipc = await connect();
-    model = await ipc.worker<Model>(model.name, REOPEN_MS);
-  } finally {
-    opening = undefined;
-  }
-}
 
 const shutDown = async (): Promise<void> => {
   await server.stop(); // requests that are under way are answered first

@@ -129,7 +129,8 @@ async function open(context: Context, name: string): Promise<PythonWorker> {
     });
   if (worker.pid === null)
     throw new IpcError("NOT_RUNNING", `${worker.name} is not running`, { hint: `ipcctl start ${worker.name}` });
-  return await PythonWorker.open(worker.name, join(worker.log_dir, "..", "sock"), OPEN_MS);
+  const run = { name: worker.name, shimSocket: join(worker.log_dir, "..", "sock") };
+  return await PythonWorker.open((attach, timeoutMs) => attach(run, timeoutMs), OPEN_MS);
 }
 
 /** Ctrl-C interrupts the code, not the worker; an exception of the code is shown as Python shows it, with status 1. */

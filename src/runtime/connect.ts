@@ -7,9 +7,8 @@ import { resolvePaths } from "../base/paths.ts";
 import type { ExitInfo, WorkerDescription, WorkerStatus } from "../protocol/status.ts";
 import { cleanEnv, connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
-import { PythonWorker, type AnyFunctions } from "./python-worker.ts";
+import { PythonWorker, REOPEN_MS, type AnyFunctions, type Attach } from "./python-worker.ts";
 
-const OPEN_MS = 10_000;
 /** The daemon hears of an end within milliseconds. */
 const ENDING_MS = 2000;
 /** Ends of a worker while a channel to it is opened: a second one in a row is no accident. */
@@ -39,15 +38,32 @@ export type StartOptions = {
 /** Connects to the daemon, and starts it if none answers. @throws IpcError NO_DAEMON */
 export async function connect(options: ConnectOptions = {}): Promise<Ipcctl> {
   const paths = resolvePaths(process.env, process.getuid!(), options.socket);
-  return new Ipcctl(await connectDaemon(paths, options.autostart ?? true));
+  const open = (): Promise<Connection> => connectDaemon(paths, options.autostart ?? true);
+  return new Ipcctl(await open(), open);
 }
 
+/** A connection to the daemon that is made anew when that was restarted. */
 export class Ipcctl implements Disposable, AsyncDisposable {
-  readonly #connection: Connection;
+  #connection: Connection;
+  readonly #open: (() => Promise<Connection>) | undefined;
+  #opening: Promise<Connection> | undefined;
+  #isRef = true;
+  #isDisposed = false;
   readonly #workers = new Set<Disposable>();
 
-  constructor(connection: Connection) {
+  /** @param open makes the next connection; without it there is none */
+  constructor(connection: Connection, open?: () => Promise<Connection>) {
     this.#connection = connection;
+    this.#open = open;
+  }
+
+  async #daemon(): Promise<Connection> {
+    if (this.#connection.isOpen || this.#isDisposed || !this.#open) return this.#connection;
+    this.#opening ??= this.#open().finally(() => (this.#opening = undefined));
+    this.#connection = await this.#opening;
+    if (this.#isDisposed) this.#connection.close();
+    else this.#connection.setRef(this.#isRef);
+    return this.#connection;
   }
 
   /**
@@ -70,7 +86,9 @@ export class Ipcctl implements Disposable, AsyncDisposable {
       script: path,
       cwd: options.cwd ?? process.cwd(),
     };
-    const response = await this.#connection.request({
+    const response = await (
+      await this.#daemon()
+    ).request({
       Start: {
         name,
         config: JSON.stringify(withDefaultPolicy(config, chosenDefault(process.env, process.cwd()) ?? SCRIPT_POLICY)),
@@ -88,26 +106,34 @@ export class Ipcctl implements Disposable, AsyncDisposable {
   }
 
   /** A channel to a worker that runs. @throws IpcError NOT_FOUND, NOT_RUNNING, DEADLINE */
-  async worker<W extends object = AnyFunctions>(name: string, timeoutMs = OPEN_MS): Promise<PythonWorker<W>> {
+  async worker<W extends object = AnyFunctions>(name: string, timeoutMs = REOPEN_MS): Promise<PythonWorker<W>> {
+    const worker = await PythonWorker.open<W>((attach, ms) => this.#attach(name, attach, ms), timeoutMs);
+    this.#workers.add(worker);
+    return worker;
+  }
+
+  /** To the run that there is, or to the next one if that is about to be. */
+  async #attach(name: string, attach: Attach, timeoutMs: number): Promise<void> {
     const deadline = performance.now() + timeoutMs;
     let restarts: number | undefined;
     for (;;) {
-      const status = await this.#connection.query<WorkerStatus>({ Status: { name } });
-      restarts ??= status.restarts;
-      const keepsEnding = status.restarts - restarts >= ENDINGS_MAX;
-      if (status.state === "Stopped" || status.state === "Crashed" || keepsEnding) throw await this.#ended(status);
+      let isOver = false;
       try {
-        const left = Math.max(1, deadline - performance.now());
-        const socket = join(status.log_dir, "..", "sock");
+        const status = await (await this.#daemon()).query<WorkerStatus>({ Status: { name } });
+        restarts ??= status.restarts;
+        const keepsEnding = status.restarts - restarts >= ENDINGS_MAX;
+        isOver = status.state === "Stopped" || status.state === "Crashed" || keepsEnding;
+        if (isOver) throw await this.#ended(status);
         const { name: id, pid } = status;
-        const worker = await PythonWorker.open<W>(id, socket, left, () => this.#whatHappened(id, pid));
-        this.#workers.add(worker);
-        return worker;
+        const shimSocket = join(status.log_dir, "..", "sock");
+        const whatHappened = (): Promise<IpcError | undefined> => this.#whatHappened(id, pid);
+        return await attach({ name: id, shimSocket, whatHappened }, Math.max(1, deadline - performance.now()));
       } catch (error) {
-        // Between two of its runs nobody listens; the next one is waited for.
+        // Between two of its runs, or of the daemon's, nobody listens; the next one is waited for.
         const isBetween =
-          error instanceof IpcError && (error.code === "NOT_RUNNING" || error.code === "CONNECTION_LOST");
-        if (!isBetween || performance.now() > deadline) throw error;
+          error instanceof IpcError && (error.code === "CONNECTION_LOST" || error.code === "NOT_RUNNING");
+        const isAlone = !this.#connection.isOpen && !this.#open;
+        if (!isBetween || isOver || isAlone || this.#isDisposed || performance.now() > deadline) throw error;
         await sleep(10);
       }
     }
@@ -118,7 +144,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
     const how = last_exit_signal ?? (last_exit_code === null ? null : `exit code ${last_exit_code}`);
     if (state === "Stopped" || how === null)
       return new IpcError("NOT_RUNNING", `${name} is not running`, { hint: `ipcctl start ${name}` });
-    const { logs } = await this.#connection.query<{ logs: { errors: string[] } }>({ Logs: { name, lines: 5 } });
+    const { logs } = await (await this.#daemon()).query<{ logs: { errors: string[] } }>({ Logs: { name, lines: 5 } });
     const said = logs.errors.findLast((line) => line.trim() !== "");
     return new IpcError("NOT_RUNNING", `${name} ended with ${how}${said === undefined ? "" : `: ${said.trim()}`}`, {
       hint: `ipcctl logs ${name}`,
@@ -131,7 +157,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
     for (let pauseMs = 2; performance.now() < deadline; pauseMs = Math.min(pauseMs * 2, 50)) {
       let exits: readonly ExitInfo[];
       try {
-        ({ exits } = await this.#connection.query<WorkerDescription>({ Describe: { name } }));
+        ({ exits } = await (await this.#daemon()).query<WorkerDescription>({ Describe: { name } }));
       } catch (error) {
         if (!(error instanceof IpcError) || error.code !== "NOT_FOUND") throw error;
         return new IpcError("WORKER_STOPPED", `${name} was deleted`);
@@ -144,25 +170,27 @@ export class Ipcctl implements Disposable, AsyncDisposable {
   }
 
   /** What `ipcctl status --json` shows. */
-  status(): Promise<WorkerStatus[]> {
-    return this.#connection.query<WorkerStatus[]>({ Status: { name: null } });
+  async status(): Promise<WorkerStatus[]> {
+    return await (await this.#daemon()).query<WorkerStatus[]>({ Status: { name: null } });
   }
 
   async stop(name: string): Promise<void> {
-    await this.#connection.request({ Stop: { name } });
+    await (await this.#daemon()).request({ Stop: { name } });
   }
 
   async delete(name: string): Promise<void> {
-    await this.#connection.request({ Delete: { name } });
+    await (await this.#daemon()).request({ Delete: { name } });
   }
 
   /** Whether the connection to the daemon keeps the program alive. */
   setRef(isRef: boolean): void {
+    this.#isRef = isRef;
     this.#connection.setRef(isRef);
   }
 
   /** Closes the channels that were opened through it; workers run on. */
   [Symbol.dispose](): void {
+    this.#isDisposed = true;
     for (const worker of this.#workers) worker[Symbol.dispose]();
     this.#connection.close();
   }
@@ -176,7 +204,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
 function errorOfExit(name: string, { kind, status, signal, stop_requested, outcome }: ExitInfo): IpcError {
   const hint = `see: ipcctl describe ${name}`;
   if (stop_requested && outcome.startsWith("restarted"))
-    return new IpcError("WORKER_RESTARTED", `${name} was restarted`, { hint: "open a channel to its next run" });
+    return new IpcError("WORKER_RESTARTED", `${name} was restarted`, { hint: "the next request goes to its next run" });
   if (stop_requested) return new IpcError("WORKER_STOPPED", `${name} was stopped`, { hint: `ipcctl start ${name}` });
   if (kind === "exit" && status === 0) return new IpcError("WORKER_STOPPED", `${name} ended (exit code 0)`, { hint });
   const how = signal === null ? `exit code ${status}` : `signal ${signal}`;

@@ -39,6 +39,8 @@ const FROM = {
 const STREAM_WINDOW = 64;
 
 const PIPE_OPEN_MS = 10_000;
+/** How long the next run of a worker that ended is waited for: more than a restart, less than what a user of a server waits for. */
+export const REOPEN_MS = 10_000;
 /** The longest sleep of a blocking call between two looks. */
 const BLOCKING_LOOK_MS = 100;
 /** As the number of an interrupt: whatever of ours runs. */
@@ -83,9 +85,27 @@ type ArgumentsOf<F> = F extends (...args: infer A) => unknown ? A : never;
 type AnswerOf<F> = F extends (...args: never[]) => infer R ? Awaited<R> : never;
 type ItemOf<F> = AnswerOf<F> extends AsyncIterable<infer Item> ? Item : Answer;
 
-export class PythonWorker<W extends object = AnyFunctions> implements Disposable, AsyncDisposable {
+/** Where a run of a worker is to be reached. */
+export type Run = {
   readonly name: string;
-  readonly #shimSocket: string;
+  readonly shimSocket: string;
+  /** Asked once it is gone: whether it crashed, was stopped or restarted. */
+  readonly whatHappened?: () => Promise<IpcError | undefined>;
+};
+export type Attach = (run: Run, timeoutMs: number) => Promise<void>;
+
+/**
+ * A channel to a worker, and after that has ended to its next run: requests that were under way reject, since nobody knows how far
+ * they came, and the next request waits until there is a run that takes it. Functions that were lent are lent again.
+ */
+export class PythonWorker<W extends object = AnyFunctions> implements Disposable, AsyncDisposable {
+  #run!: Run;
+  readonly #seek: (attach: Attach, timeoutMs: number) => Promise<void>;
+  readonly #attached: Attach = (run, timeoutMs) => this.#attach(run, timeoutMs);
+  #reopening: Promise<void> | undefined;
+  /** The last channel ended with its worker. */
+  #mayReopen = false;
+  #isDisposed = false;
   #encoder!: Encoder;
   /** In the order of their beginning. */
   readonly #pending = new Map<number, Pending>();
@@ -98,64 +118,86 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   #hello: WorkerHello | undefined;
   #isBlocking = false;
   #isBackground = false;
-  /** Asked once the worker is gone: whether it crashed, was stopped or restarted. */
-  #whatHappened: (() => Promise<IpcError | undefined>) | undefined;
 
-  private constructor(name: string, shimSocket: string) {
-    this.name = name;
-    this.#shimSocket = shimSocket;
+  private constructor(seek: (attach: Attach, timeoutMs: number) => Promise<void>) {
+    this.#seek = seek;
   }
 
-  /** @throws IpcError NOT_RUNNING, DEADLINE, FAILED */
+  /**
+   * @param seek finds a run and attaches to it: now, and after that has ended
+   * @throws IpcError NOT_RUNNING, DEADLINE, FAILED
+   */
   static async open<W extends object = AnyFunctions>(
-    name: string,
-    shimSocket: string,
+    seek: (attach: Attach, timeoutMs: number) => Promise<void>,
     timeoutMs: number,
-    whatHappened?: () => Promise<IpcError | undefined>,
   ): Promise<PythonWorker<W>> {
-    const worker = new PythonWorker<W>(name, shimSocket);
-    worker.#whatHappened = whatHappened;
+    const worker = new PythonWorker<W>(seek);
+    await seek(worker.#attached, timeoutMs);
+    return worker;
+  }
+
+  async #attach(run: Run, timeoutMs: number): Promise<void> {
+    const { name, shimSocket } = run;
     const hello = Promise.withResolvers<void>();
-    worker.#onHello = hello.resolve;
-    worker.#channel = await Channel.open(shimSocket, name, timeoutMs, {
-      onMessage: (bytes) => worker.#onMessage(bytes),
+    const channel = await Channel.open(shimSocket, name, timeoutMs, {
+      onMessage: (bytes) => this.#onMessage(bytes),
       onClose: (error) => {
         hello.reject(lost(name, error));
-        worker.#onClose(error);
+        this.#onClose(error);
       },
     });
-    const { sharing } = worker.#channel;
-    worker.#encoder = new Encoder(sharing.lend);
-    sharing.onForget = (number) => worker.#channel.isOpen && worker.#send([TO.forget, number]);
+    this.#run = run;
+    this.#channel = channel;
+    this.#onHello = hello.resolve;
+    this.#encoder = new Encoder(channel.sharing.lend);
+    channel.sharing.onForget = (number) => channel.isOpen && this.#send([TO.forget, number]);
     const timer = setTimeout(
       () => hello.reject(new IpcError("DEADLINE", `${name} did not answer within ${timeoutMs / 1000} s`)),
       timeoutMs,
     );
     try {
+      if (this.#isDisposed) throw lost(name, new BrokenChannel("the channel was closed"));
+      for (const bound of this.#bound.keys()) this.#send([TO.bind, 0, bound]);
       await hello.promise;
-      return worker;
+      if (this.#isBackground) channel.setRef(false);
     } catch (error) {
-      worker[Symbol.dispose]();
+      const isLate = channel.isOpen; // it did nothing that would speak against another attempt
+      channel[Symbol.dispose]();
+      if (isLate) this.#mayReopen = !this.#isDisposed;
       throw error;
     } finally {
       clearTimeout(timer);
     }
   }
 
+  /** Undefined where a request can be sent at once, or never again. */
+  #ready(): Promise<void> | undefined {
+    if (this.#reopening !== undefined) return this.#reopening;
+    if (this.#channel.isOpen || !this.#mayReopen) return undefined;
+    this.#reopening = this.#seek(this.#attached, REOPEN_MS).finally(() => (this.#reopening = undefined));
+    return this.#reopening;
+  }
+
   #onHello: () => void = () => undefined;
 
+  get name(): string {
+    return this.#run.name;
+  }
+
+  /** What the present run said of itself, or the last one. */
   get hello(): WorkerHello {
     return this.#hello!; // `open` waits for it
   }
 
+  /** Whether there is a channel now. Without one the next request waits for the next run, if there is to be one. */
   get isOpen(): boolean {
     return this.#channel.isOpen;
   }
 
   /**
    * Calls an exposed function. A generator's answer is an async iterable.
-   * @throws PythonError what it raised; IpcError WORKER_CRASHED, WORKER_STOPPED, WORKER_RESTARTED, CONNECTION_LOST; CodecError for
-   * a value without a form
+   * @throws PythonError what it raised; IpcError WORKER_CRASHED, WORKER_STOPPED, WORKER_RESTARTED, CONNECTION_LOST if its run ended
+   * meanwhile, NOT_RUNNING if there is no other to come, DEADLINE if none came within 10 s; CodecError for a value without a form
    */
   call<K extends keyof W & string>(name: K, ...args: ArgumentsOf<W[K]>): Promise<AnswerOf<W[K]>> {
     return this.#request(TO.call, name, args, null);
@@ -164,7 +206,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   /**
    * The same, blocking this thread and its event loop: the quickest there is, for programs that have nothing else to do meanwhile.
    * Functions that were lent are answered while it waits if they are sync. A worker that ends is a CONNECTION_LOST here: whoever
-   * blocks cannot ask why.
+   * blocks cannot ask why, nor wait for its next run, which an awaited request does.
    */
   callSync<K extends keyof W & string>(name: K, ...args: ArgumentsOf<W[K]>): AnswerOf<W[K]> {
     const number = this.#next++;
@@ -195,7 +237,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     args: readonly unknown[],
     options: CallOptions & { readonly kwargs?: Readonly<Record<string, unknown>> } = {},
   ): Promise<Answer> {
-    return this.#withOptions(options, () => this.#request(TO.call, name, args, options.kwargs ?? null));
+    return this.#withOptions(options, () => this.#ask(TO.call, name, args, options.kwargs ?? null));
   }
 
   /** A generator of the worker as an async iterable with backpressure; leaving the loop early closes the generator. */
@@ -215,7 +257,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   eval(code: string, options: EvalOptions = {}): Promise<Answer> {
     const { namespace, mode = "value", onOutput } = options;
     const settings = { mode, ...(namespace === undefined ? {} : { namespace }), capture: onOutput !== undefined };
-    return this.#withOptions(options, () => this.#request(TO.eval, code, settings, undefined, onOutput));
+    return this.#withOptions(options, () => this.#ask(TO.eval, code, settings, undefined, onOutput));
   }
 
   /** Runs statements. */
@@ -237,7 +279,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   /** Lends a function to Python, by its name in the script's namespace. It may be async, and may call back into Python. */
   bind(name: string, fn: (...args: Answer[]) => unknown): void {
     this.#bound.set(name, fn);
-    this.#send([TO.bind, 0, name]);
+    if (this.#channel.isOpen || !this.#mayReopen) this.#send([TO.bind, 0, name]);
   }
 
   /** Lends the functions of an object: Python calls `name.method(…)`. Other values of it are not lent. */
@@ -250,7 +292,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   }
 
   unbind(name: string): void {
-    if (this.#bound.delete(name)) this.#send([TO.unbind, 0, name]);
+    if (this.#bound.delete(name) && this.#channel.isOpen) this.#send([TO.unbind, 0, name]);
   }
 
   /**
@@ -259,7 +301,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
    * @throws IpcError NOT_RUNNING, DEADLINE, BAD_CONFIG for a name of more than 48 bytes
    */
   pipe(name: string, timeoutMs = PIPE_OPEN_MS): Promise<Pipe> {
-    return Pipe.open(this.#shimSocket, this.name, timeoutMs, name);
+    return Pipe.open(this.#run.shimSocket, this.name, timeoutMs, name);
   }
 
   /** Raises KeyboardInterrupt in what runs for us, and in nothing else. */
@@ -269,20 +311,21 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   }
 
   #interrupt(number: number): void {
-    this.#channel.interrupt(number, () => pokeWorker(this.#shimSocket));
+    this.#channel.interrupt(number, () => pokeWorker(this.#run.shimSocket));
   }
 
   #send(message: unknown[]): void {
     this.#channel.send(this.#encoder.encode(message));
   }
 
-  #request(
-    kind: number,
-    what: string,
-    body: unknown,
-    more: unknown,
-    onOutput?: EvalOptions["onOutput"],
-  ): Promise<Answer> {
+  #request(kind: number, what: string, body: unknown, more: unknown): Promise<Answer> {
+    const ready = this.#ready();
+    return ready === undefined
+      ? this.#ask(kind, what, body, more)
+      : ready.then(() => this.#ask(kind, what, body, more));
+  }
+
+  #ask(kind: number, what: string, body: unknown, more: unknown, onOutput?: EvalOptions["onOutput"]): Promise<Answer> {
     const number = this.#next++;
     const sent = kind === TO.call ? (body as readonly unknown[]).map((one) => this.#lend(one)) : body;
     const message = more === undefined ? [kind, number, what, sent] : [kind, number, what, sent, more];
@@ -301,14 +344,24 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
 
   /** A deadline or an abort ends the waiting at once and the code soon. */
   #withOptions({ timeout, signal }: CallOptions, begin: () => Promise<Answer>): Promise<Answer> {
-    if (timeout === undefined && signal === undefined) return begin();
+    const ready = this.#ready();
+    if (timeout === undefined && signal === undefined) return ready === undefined ? begin() : ready.then(begin);
     if (signal?.aborted) return Promise.reject(signal.reason as Error);
-    const number = this.#next;
-    const answer = begin();
+    const { promise: answer, resolve, reject } = Promise.withResolvers<Answer>();
+    let number: number | undefined;
+    let isGivenUp = false;
+    const ask = (): void => {
+      if (isGivenUp) return;
+      number = this.#next;
+      begin().then(resolve, reject);
+    };
+    if (ready === undefined) ask();
+    else ready.then(ask, reject);
     const give = (error: Error): void => {
-      const pending = this.#pending.get(number);
+      isGivenUp = true;
+      if (number === undefined) return reject(error);
+      const pending = this.#settle(number);
       if (!pending) return;
-      this.#settle(number);
       pending.reject(error);
       if (this.#channel.isOpen) this.#interrupt(number);
     };
@@ -322,7 +375,9 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
               give(
                 new IpcError(
                   "DEADLINE",
-                  `${this.name} did not answer within ${timeout / 1000} s; its code was interrupted`,
+                  number === undefined
+                    ? `${this.name} did not come back within ${timeout / 1000} s`
+                    : `${this.name} did not answer within ${timeout / 1000} s; its code was interrupted`,
                 ),
               ),
             timeout,
@@ -453,6 +508,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   }
 
   #onClose(cause: Error): void {
+    this.#mayReopen = cause instanceof PeerGone && !this.#isDisposed; // who broke the rules is not asked again
     const pending = [...this.#pending.keys()].flatMap((number) => this.#settle(number) ?? []);
     const streams = [...this.#streams.values()];
     for (const source of this.#sources.values()) source.leave();
@@ -460,7 +516,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
       for (const one of pending) one.reject(error);
       for (const stream of streams) stream.fail(error);
     };
-    const whatHappened = this.#whatHappened;
+    const { whatHappened } = this.#run;
     const isWorth =
       cause instanceof PeerGone && whatHappened && !this.#isBlocking && pending.length + streams.length > 0;
     if (!isWorth) return fail(lost(this.name, cause));
@@ -472,6 +528,8 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
 
   /** Ends the channel; the worker runs on. Calls that are under way reject. */
   [Symbol.dispose](): void {
+    this.#isDisposed = true;
+    this.#mayReopen = false;
     if (this.#channel.isOpen && this.#pending.size > 0) this.#interrupt(ANYTHING);
     this.#channel[Symbol.dispose]();
   }

@@ -47,6 +47,10 @@ export class Connection implements Disposable {
     }
   }
 
+  get isOpen(): boolean {
+    return this.#closed === undefined;
+  }
+
   /** Sends one request and waits for its answer. @throws IpcError with the code the daemon gave. */
   async request(message: unknown): Promise<Response> {
     if (this.#closed) throw this.#closed;
@@ -79,6 +83,7 @@ export class Connection implements Disposable {
   }
 
   close(): void {
+    this.#closed ??= new IpcError("CONNECTION_LOST", "the connection to the daemon was closed");
     this.#socket.end();
   }
 

@@ -1,7 +1,7 @@
 /** A TypeScript program and a real Python worker: calls, errors, streams, functions lent, interrupts, and every way to end. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { IpcError, Ipcctl, PythonError, type PythonWorker } from "ipcctl";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Home, isAlive, waitUntil, workerPrelude } from "../home.ts";
 
@@ -120,7 +120,7 @@ let ipc: Ipcctl;
 let py: PythonWorker;
 beforeAll(async () => {
   home = new Home();
-  ipc = new Ipcctl(await home.connect());
+  ipc = new Ipcctl(await home.connect(), () => home.connect());
   py = await ipc.start(home.script("worker.py", WORKER), { cwd: home.dir });
 });
 afterAll(async () => {
@@ -340,7 +340,7 @@ test("many clients on one worker, and the daemon killed between them", async () 
   expect(await clients[0]!.call("add", 1, 2)).toBe(3);
   clients[0]![Symbol.dispose]();
   ipc[Symbol.dispose]();
-  ipc = new Ipcctl(await home.connect()); // the next daemon adopts the worker, and channels are opened to it as before
+  ipc = new Ipcctl(await home.connect(), () => home.connect()); // the next daemon adopts the worker, and channels are opened to it as before
   py = await ipc.worker("worker");
   expect(await py.call("add", 1, 1)).toBe(2);
 });
@@ -356,17 +356,23 @@ test("a blocking call: its value, its error, a slow one", () => {
   py.unbind("twice");
 });
 
-test("a worker that dies ends every pending call with a reason", async () => {
+test("a worker that dies ends every pending call with a reason, and the next one goes to its next run", async () => {
+  py.bind("twice", (x: number) => x * 2);
+  const printed: string[] = [];
   const waiting = [py.call("nap", 60), py.call("nap", 60), py.call("die")].map(failure);
   for (const error of (await Promise.all(waiting)) as IpcError[]) {
     expect(error.code).toBe("WORKER_CRASHED");
     expect(error.message).toBe("worker crashed (exit code 9)");
   }
-  expect(((await failure(py.call("add", 1, 1))) as IpcError).code).toBe("CONNECTION_LOST");
+  const [sum, twice, told] = await Promise.all([
+    py.call("add", 1, 1),
+    py.call("twice_and_one", 3), // what was lent is lent again
+    py.eval("print('again')", { timeout: 10_000, onOutput: (_, text) => printed.push(text) }),
+  ]);
+  expect([sum, twice, told]).toEqual([2, 7, null]);
   using other = await ipc.worker("worker");
   expect(() => other.callSync("die")).toThrow("the worker is gone");
-  await waitUntil(async () => (await home.status("worker")).state === "Running", "it is restarted by its policy");
-  py = await ipc.worker("worker");
+  expect(await other.call("add", 1, 1)).toBe(2);
   expect(await py.call("add", 1, 1)).toBe(2);
   const stream = py.stream("ticks", 1e9);
   await stream.next();
@@ -374,12 +380,59 @@ test("a worker that dies ends every pending call with a reason", async () => {
   using connection = await home.connect();
   await connection.request({ Restart: { name: "worker" } });
   for (const error of [await nap, await item]) expect((error as IpcError).code).toBe("WORKER_RESTARTED");
-  py = await ipc.worker("worker");
+  expect(await py.call("add", 1, 1)).toBe(2);
   const stopped = failure(py.call("nap", 60));
   await ipc.stop("worker");
   expect(((await stopped) as IpcError).code).toBe("WORKER_STOPPED");
-  expect(((await failure(py.call("add", 1, 1))) as IpcError).code).toBe("CONNECTION_LOST");
-  expect(((await failure(ipc.worker("worker"))) as IpcError).code).toBe("NOT_RUNNING");
+  for (const one of [py.call("add", 1, 1), py.callWith("add", [1, 1], { timeout: 10_000 }), ipc.worker("worker")])
+    expect(((await failure(one)) as IpcError).code).toBe("NOT_RUNNING");
+  await home.cli("start", "worker");
+  expect(await py.call("add", 1, 1)).toBe(2);
+  py[Symbol.dispose]();
+  for (const one of [py.call("add", 1, 1), py.callWith("add", [1, 1], { timeout: 10_000 })])
+    expect(((await failure(one)) as IpcError).code).toBe("CONNECTION_LOST"); // it was closed by us
+});
+
+test("who waits for the next run waits no longer than he said, and survives another daemon", async () => {
+  const hold = join(home.dir, "hold");
+  const script = home.script(
+    "returns.py",
+    `
+import os, time
+import ipcctl
+while os.path.exists(${JSON.stringify(hold)}): time.sleep(0.01)
+@ipcctl.expose
+def pid(): return os.getpid()
+@ipcctl.expose
+def die(): os._exit(3)
+ipcctl.serve()
+`,
+  );
+  using own = new Ipcctl(await home.connect(), () => home.connect());
+  const worker = await own.start(script, { cwd: home.dir, backoff: { base_delay_ms: 1, max_delay_ms: 1 } });
+  const first = (await worker.call("pid")) as number;
+  writeFileSync(hold, "");
+  expect(((await failure(worker.call("die"))) as IpcError).code).toBe("WORKER_CRASHED");
+  expect((await failure(worker.callWith("pid", [], { timeout: 50 }))).message).toContain("did not come back within");
+  const gone = new Error("the user has gone");
+  const aborting = new AbortController();
+  const abandoned = failure(worker.callWith("pid", [], { signal: aborting.signal }));
+  aborting.abort(gone);
+  expect(await abandoned).toBe(gone);
+  const waiting = [worker.call("pid"), worker.call("pid"), worker.eval("1 + 1")];
+  await home.killDaemon();
+  rmSync(hold);
+  const [second, same, two] = (await Promise.all(waiting)) as number[];
+  expect([second === first, same, two]).toEqual([false, second, 2]);
+  // both at once: the next daemon is started by who asks for it
+  process.kill(second!, "SIGSTOP");
+  const dying = failure(worker.call("pid"));
+  await home.killDaemon();
+  process.kill(second!, "SIGKILL");
+  expect(["WORKER_CRASHED", "CONNECTION_LOST"]).toContain(((await dying) as IpcError).code);
+  expect(await worker.call("pid")).not.toBe(second);
+  await own.delete("returns");
+  expect(((await failure(worker.call("pid"))) as IpcError).code).toBe("NOT_FOUND");
 });
 
 test("stop lets the call that runs finish, and the script go on behind serve()", async () => {
