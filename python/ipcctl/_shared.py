@@ -60,11 +60,19 @@ def shared(nbytes: int) -> memoryview:
     With NumPy: ``numpy.frombuffer(ipcctl.shared(8 * n)).reshape(…)``. Who gets it shares it: what is written later is seen.
 
     :raises ValueError: if ``nbytes`` is not positive
+    :raises PermissionError: where the worker's policy limits its memory: what is shared would not be counted
     :raises OSError: if there is no descriptor, or no memory, left
     """
     if nbytes <= 0:
         raise ValueError(f"shared: {nbytes} is no number of bytes")
-    descriptor = os.memfd_create("ipcctl-shared", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        descriptor = os.memfd_create("ipcctl-shared", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except PermissionError as error:
+        raise PermissionError(
+            error.errno,
+            "shared: the policy of this worker limits its memory (limits.memory), and memory that is shared would not be counted; "
+            "send the array itself, which is copied, or take a client's, which it gets by ipcctl's shared() and passes as an argument",
+        ) from None
     try:
         os.ftruncate(descriptor, nbytes)
         fcntl.fcntl(descriptor, _F_ADD_SEALS, _SEALS)

@@ -1,5 +1,16 @@
 /** From a definition to the specification that its shim gets. */
-import { chmodSync, chownSync, existsSync, lstatSync, mkdirSync, readFileSync, realpathSync, statSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  realpathSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { ROOT } from "../base/install.ts";
@@ -229,15 +240,39 @@ function allowed(base: Readonly<Record<string, string | undefined>>, { env }: Po
   return Object.fromEntries(Object.entries(all).filter(([name]) => name === "PATH" || patterns.some((is) => is(name))));
 }
 
+/** For the workers of one state directory. */
+function openScratches(scratch: string): string {
+  return `/var/tmp/ipcctl-scratch-${Bun.hash(dirname(dirname(scratch))).toString(36)}`;
+}
+
+/** Anybody may have put something else there. */
+function isOursAlone(path: string): boolean {
+  const status = lstatSync(path, { throwIfNoEntry: false });
+  return (
+    status !== undefined && status.isDirectory() && status.uid === process.getuid!() && (status.mode & 0o022) === 0
+  );
+}
+
 /** A folder for a worker with a user of its own, which could not come to the one in the state directory. @throws IpcError FAILED */
 function openScratch({ scratch, name }: Preparation): string {
-  const all = `/var/tmp/ipcctl-scratch-${Bun.hash(dirname(dirname(scratch))).toString(36)}`;
+  const all = openScratches(scratch);
   mkdirSync(all, { recursive: true, mode: 0o711 });
-  const status = lstatSync(all);
-  if (!status.isDirectory() || status.uid !== process.getuid!() || (status.mode & 0o022) !== 0)
+  if (!isOursAlone(all))
     throw new IpcError("FAILED", `${all} is not ours alone`, { hint: `look what it is, and remove it` });
   chmodSync(all, 0o711); // whatever the umask is
   return join(all, name);
+}
+
+/** What a worker that is deleted had there. */
+export function removeOpenScratch(scratch: string, name: string): void {
+  const all = openScratches(scratch);
+  if (!isOursAlone(all)) return;
+  rmSync(join(all, name), { recursive: true, force: true });
+  try {
+    rmdirSync(all);
+  } catch {
+    // others have theirs in it
+  }
 }
 
 /** What decides how a worker is started, or is written to by us, is not the worker's to change. */

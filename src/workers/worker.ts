@@ -28,7 +28,7 @@ import { bootId } from "./proc.ts";
 import { findSnapshot } from "./snapshot.ts";
 import { SHIM_EXIT, ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "./shim.ts";
 import { resolveLaunch } from "./launch.ts";
-import { makeSpec, ownUserOf, prepare, requireGroup, SIGTERM } from "./start-spec.ts";
+import { makeSpec, ownUserOf, prepare, removeOpenScratch, requireGroup, SIGTERM } from "./start-spec.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";
 
 /** What a worker needs of the world. */
@@ -264,6 +264,7 @@ export class Worker {
     this.#isRemoved = true;
     this.#clearTimers();
     this.#world.cgroups?.remove(this.id);
+    removeOpenScratch(join(this.dir, "scratch"), this.id);
     rmSync(this.dir, { recursive: true, force: true });
     this.#world.emit(this, { type: "status_change", state: "removed" });
     this.#changed();

@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { ROOT, Home, waitUntil } from "../home.ts";
 
 setDefaultTimeout(60_000);
@@ -391,11 +391,18 @@ test("what is granted is told: /proc, devices, files of names, the environment",
 });
 
 test.skipIf(!isRoot || !hasPython)("without namespaces a daemon that is root starts a strict worker", async () => {
-  const script = home.script("bare.py", "import tempfile; tempfile.TemporaryFile(); print('written', flush=True)");
+  const script = home.script(
+    "bare.py",
+    "import tempfile; open(tempfile.gettempdir() + '/left', 'w'); print(tempfile.gettempdir(), flush=True)",
+  );
   const bare = policy({ isolation: { want: [] } });
   await home.start("bare", script, { interpreter: SYSTEM_PYTHON, policy: bare, restart_policy: "no" });
   await waitUntil(async () => (await home.lines("bare")).length > 0, "it says something");
-  expect(await home.lines("bare")).toEqual([expect.stringContaining("written")]);
+  const [scratch] = await home.lines("bare");
+  expect(scratch).toStartWith("/var/tmp/ipcctl-scratch-");
+  expect(existsSync(join(scratch!, "left"))).toBe(true);
+  expect((await home.cli("delete", "bare")).status).toBe(0);
+  expect(existsSync(dirname(scratch!))).toBe(false); // it was the only one
 });
 
 // ---- where one is ----

@@ -1,6 +1,6 @@
 /** A TypeScript program and a real Python worker: calls, errors, streams, functions lent, interrupts, and every way to end. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { IpcError, Ipcctl, PythonError, type PythonWorker } from "ipcctl";
+import { IpcError, Ipcctl, PythonError, shared, type PythonWorker } from "ipcctl";
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Home, isAlive, waitUntil, workerPrelude } from "../home.ts";
@@ -433,6 +433,32 @@ ipcctl.serve()
   expect(await worker.call("pid")).not.toBe(second);
   await own.delete("returns");
   expect(((await failure(worker.call("pid"))) as IpcError).code).toBe("NOT_FOUND");
+});
+
+test("a confined worker takes memory of ours without a copy, and says why it gives none", async () => {
+  const script = home.script(
+    "confined.py",
+    `
+import ipcctl
+@ipcctl.expose
+def double(values):
+    for i in range(len(values)): values[i] *= 2
+@ipcctl.expose
+def lend(): return ipcctl.shared(4096)
+ipcctl.serve()
+`,
+  );
+  const worker = await ipc.start<{ double(values: Float64Array): null; lend(): Uint8Array }>(script, {
+    cwd: home.dir,
+    policy: "strict",
+    ...(existsSync("/usr/bin/python3") ? { interpreter: "/usr/bin/python3" } : {}), // which a user of its own may read
+  });
+  const values = shared(Float64Array, 3);
+  values.set([1, 2, 3]);
+  await worker.call("double", values);
+  expect([...values]).toEqual([2, 4, 6]);
+  const error = (await failure(worker.call("lend"))) as PythonError;
+  expect([error.type, error.message]).toEqual(["PermissionError", expect.stringContaining("limits.memory")]);
 });
 
 test("stop lets the call that runs finish, and the script go on behind serve()", async () => {
