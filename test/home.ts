@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { resolvePaths } from "../src/base/paths.ts";
 import type { DaemonStatus, WorkerStatus } from "../src/protocol/status.ts";
 import { connectDaemon } from "../src/sdk/autostart.ts";
+import { openScratches } from "../src/workers/start-spec.ts";
 import type { Connection } from "../src/sdk/connection.ts";
 
 export const ROOT = join(import.meta.dir, "..");
@@ -91,6 +92,7 @@ export class Home implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.cli("status"); // a daemon for workers that a test left without one
     await this.cli("daemon", "stop");
+    rmSync(openScratches(join(this.paths.stateDir, "workers/any/scratch")), { recursive: true, force: true });
     rmSync(this.dir, { recursive: true, force: true });
   }
 }

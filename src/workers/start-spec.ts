@@ -241,7 +241,7 @@ function allowed(base: Readonly<Record<string, string | undefined>>, { env }: Po
 }
 
 /** For the workers of one state directory. */
-function openScratches(scratch: string): string {
+export function openScratches(scratch: string): string {
   return `/var/tmp/ipcctl-scratch-${Bun.hash(dirname(dirname(scratch))).toString(36)}`;
 }
 
