@@ -59,6 +59,9 @@ struct notif_addfd { uint64_t id; uint32_t flags, srcfd, newfd, newfd_flags; };
 #define FAKES 0x20000u /* 198.18.0.0/15 */
 #define CHAINS 1024u
 #define NEVER UINT64_MAX
+#define MISSING_MS 1000u /* a name that is not there is asked for again */
+/* One for each that may wait for it. */
+#define IPC_NET_LOOKUPS_MAX (IPC_NET_PENDING_MAX + IPC_NET_STUBS_MAX)
 
 /* A socket of the worker. */
 struct target { int number, socket, domain; bool is_nonblocking, is_cloexec; };
@@ -89,6 +92,8 @@ struct pending {
 
 struct stub {
 	int fd;
+	int lookup; /* that its question waits for, or -1 */
+	bool is_answering;
 	uint64_t active;
 	size_t in_len, out_at, out_len;
 	uint8_t in[2 + IPC_DNS_QUERY_MAX], out[2 + IPC_DNS_QUERY_MAX + 16];
@@ -98,7 +103,8 @@ struct name {
 	char text[IPC_NAME_BYTES];
 	uint16_t next; /* in its chain, plus one */
 	uint32_t fake;
-	uint64_t used, fresh_until;
+	uint64_t used, fresh_until, missing_until;
+	int rcode; /* of what is missing */
 	struct ipc_found found;
 };
 
@@ -110,8 +116,8 @@ static struct {
 	struct ipc_resolver resolver;
 	struct ipc_audit audit;
 	struct pending pending[IPC_NET_PENDING_MAX];
-	struct ipc_lookup lookup[IPC_NET_PENDING_MAX];
-	bool is_lookup_used[IPC_NET_PENDING_MAX];
+	struct ipc_lookup lookup[IPC_NET_LOOKUPS_MAX];
+	bool is_lookup_used[IPC_NET_LOOKUPS_MAX];
 	struct stub stub[IPC_NET_STUBS_MAX];
 	struct name name[IPC_NET_NAMES_MAX];
 	size_t name_count;
@@ -382,6 +388,10 @@ static void release(struct pending *pending)
 		if (server.pending[i].state != FREE && server.pending[i].lookup == lookup)
 			return;
 	}
+	for (size_t i = 0; i < IPC_NET_STUBS_MAX; i++) {
+		if (server.stub[i].fd >= 0 && server.stub[i].lookup == lookup)
+			return;
+	}
 	ipc_lookup_end(&server.lookup[lookup]);
 	server.is_lookup_used[lookup] = false;
 }
@@ -553,17 +563,26 @@ static bool is_fake(const struct ipc_address *address, uint32_t *fake)
 	return ipc_address_is_v4(address) && at[0] == 198 && (at[1] & ~1) == 18;
 }
 
-static void use_found(struct pending *pending, struct name *name, const struct ipc_found *found)
+static void use_found(struct pending *pending, const struct ipc_found *found)
 {
-	if (name != NULL) {
-		uint64_t ttl = found->ttl < 1 ? 1 : found->ttl > CACHE_S_MAX ? CACHE_S_MAX : found->ttl;
-		name->found = *found;
-		name->fresh_until = server.now + ttl * 1000;
-	}
 	pending->candidates = *found;
 	pending->next = 0;
 	begin(pending);
 }
+
+static void keep_found(struct name *name, const struct ipc_found *found, int error)
+{
+	if (found->count == 0) {
+		name->rcode = error == 0 || error == -EHOSTUNREACH ? IPC_RCODE_NO_NAME : IPC_RCODE_FAILED;
+		name->missing_until = server.now + MISSING_MS;
+		return;
+	}
+	uint64_t ttl = found->ttl < 1 ? 1 : found->ttl > CACHE_S_MAX ? CACHE_S_MAX : found->ttl;
+	name->found = *found;
+	name->fresh_until = server.now + ttl * 1000;
+}
+
+static void go_on(struct stub *stub);
 
 /* A lookup is over: all that wait for it go on. */
 static void end_lookup(int index)
@@ -571,7 +590,9 @@ static void end_lookup(int index)
 	struct ipc_lookup *lookup = &server.lookup[index];
 	struct ipc_found found;
 	ipc_lookup_result(lookup, &found);
-	struct name *name = lookup->error == 0 ? find_name(lookup->name) : NULL;
+	struct name *name = find_name(lookup->name);
+	if (name != NULL)
+		keep_found(name, &found, lookup->error);
 	for (size_t i = 0; i < IPC_NET_PENDING_MAX; i++) {
 		struct pending *pending = &server.pending[i];
 		if (pending->state != LOOKING || pending->lookup != index)
@@ -580,7 +601,7 @@ static void end_lookup(int index)
 			record("connect", pending->host, NULL, pending->port, true, "name has no address");
 			finish(pending, lookup->error == 0 ? -EHOSTUNREACH : lookup->error);
 		} else {
-			use_found(pending, name, &found);
+			use_found(pending, &found);
 		}
 	}
 	/* Those that dial still name it; nobody waits any more. */
@@ -590,57 +611,97 @@ static void end_lookup(int index)
 	}
 	ipc_lookup_end(lookup);
 	server.is_lookup_used[index] = false;
+	for (size_t i = 0; i < IPC_NET_STUBS_MAX; i++) {
+		if (server.stub[i].fd >= 0 && server.stub[i].lookup == index)
+			go_on(&server.stub[i]);
+	}
+}
+
+/* One that is under way, or a place for a new one; -1: there is none. */
+static int find_lookup(const char *name, bool *is_new)
+{
+	int free = -1;
+	*is_new = false;
+	for (int i = 0; i < IPC_NET_LOOKUPS_MAX; i++) {
+		if (server.is_lookup_used[i] && strcmp(server.lookup[i].name, name) == 0)
+			return i;
+		if (!server.is_lookup_used[i])
+			free = i;
+	}
+	*is_new = free >= 0;
+	return free;
+}
+
+static void start_lookup(int index, const char *name)
+{
+	server.is_lookup_used[index] = true;
+	if (ipc_lookup_start(&server.lookup[index], &server.resolver, name, server.now))
+		end_lookup(index);
 }
 
 static void look_up(struct pending *pending)
 {
-	int free = -1;
+	bool is_new;
 	pending->state = LOOKING;
-	for (int i = 0; i < IPC_NET_PENDING_MAX; i++) {
-		if (server.is_lookup_used[i] && strcmp(server.lookup[i].name, pending->host) == 0) {
-			pending->lookup = i;
-			return;
-		}
-		if (!server.is_lookup_used[i])
-			free = i;
-	}
-	/* There are as many as connects that wait, and this one has none yet. */
-	if (free < 0) {
+	pending->lookup = find_lookup(pending->host, &is_new);
+	/* There are as many as connects and questions that wait, and this one has none yet. */
+	if (pending->lookup < 0)
 		finish(pending, -ENOBUFS);
-		return;
-	}
-	pending->lookup = free;
-	server.is_lookup_used[free] = true;
-	if (ipc_lookup_start(&server.lookup[free], &server.resolver, pending->host, server.now))
-		end_lookup(free);
+	else if (is_new)
+		start_lookup(pending->lookup, pending->host);
 }
 
 /* ---- the stub ---- */
 
-static size_t answer_query(const uint8_t *query, size_t size, uint8_t *out)
+/*
+ * The real address is looked up when the worker asks for the name, although it gets none: where it asks it waits, in a thread of its own if it
+ * does anything else meanwhile; where it connects nothing of the kind is expected. False: not known yet.
+ */
+static bool is_known(struct stub *stub, struct name *name)
+{
+	bool is_new;
+	if (name->fresh_until > server.now || name->missing_until > server.now)
+		return true;
+	int lookup = find_lookup(name->text, &is_new);
+	if (lookup < 0)
+		return true; /* then the connect looks it up */
+	stub->lookup = lookup;
+	stub->is_answering = true;
+	if (is_new)
+		start_lookup(lookup, name->text);
+	stub->is_answering = false;
+	return stub->lookup < 0;
+}
+
+/* -1: the answer is not known yet. */
+static ssize_t answer_query(struct stub *stub, const uint8_t *query, size_t size, uint8_t *out)
 {
 	struct ipc_question question;
 	int rcode = ipc_dns_read_question(query, size, &question);
 	if (rcode < 0)
 		return 0;
 	if (rcode != IPC_RCODE_OK)
-		return ipc_dns_write_answer(query, &question, rcode, NULL, out);
+		return (ssize_t)ipc_dns_write_answer(query, &question, rcode, NULL, out);
 	if (!question.is_plain || !ipc_patterns_match_name(&server.patterns, question.text, 0)) {
 		record("dns", question.text, NULL, -1, false, "no rule names it");
-		return ipc_dns_write_answer(query, &question, IPC_RCODE_NO_NAME, NULL, out);
+		return (ssize_t)ipc_dns_write_answer(query, &question, IPC_RCODE_NO_NAME, NULL, out);
 	}
 	if (question.type != IPC_DNS_A)
-		return ipc_dns_write_answer(query, &question, IPC_RCODE_OK, NULL, out);
+		return (ssize_t)ipc_dns_write_answer(query, &question, IPC_RCODE_OK, NULL, out);
 	struct name *name = find_name(question.text);
 	if (name == NULL)
 		name = add_name(question.text);
 	if (name == NULL) {
 		record("dns", question.text, NULL, -1, false, "too many names");
-		return ipc_dns_write_answer(query, &question, IPC_RCODE_FAILED, NULL, out);
+		return (ssize_t)ipc_dns_write_answer(query, &question, IPC_RCODE_FAILED, NULL, out);
 	}
 	name->used = server.now;
+	if (!is_known(stub, name))
+		return -1;
+	if (name->fresh_until <= server.now && name->missing_until > server.now)
+		return (ssize_t)ipc_dns_write_answer(query, &question, name->rcode, NULL, out);
 	uint8_t address[4] = { 198, (uint8_t)(18 + (name->fake >> 16)), (uint8_t)(name->fake >> 8), (uint8_t)name->fake };
-	return ipc_dns_write_answer(query, &question, IPC_RCODE_OK, address, out);
+	return (ssize_t)ipc_dns_write_answer(query, &question, IPC_RCODE_OK, address, out);
 }
 
 /* False: closed, or as good as. */
@@ -659,18 +720,20 @@ static bool send_stub(struct stub *stub)
 /* One answer at a time: nothing more is read while it waits. */
 static bool answer_stub(struct stub *stub)
 {
-	while (stub->out_len == 0 && stub->in_len >= 2) {
+	while (stub->out_len == 0 && stub->lookup < 0 && stub->in_len >= 2) {
 		size_t length = (size_t)stub->in[0] << 8 | stub->in[1];
 		if (length > IPC_DNS_QUERY_MAX)
 			return false;
 		if (stub->in_len < 2 + length)
 			return true;
-		size_t size = answer_query(stub->in + 2, length, stub->out + 2);
+		ssize_t size = answer_query(stub, stub->in + 2, length, stub->out + 2);
+		if (size < 0)
+			return true; /* the question stays, and is read again */
 		if (size == 0)
 			return false;
 		stub->out[0] = (uint8_t)(size >> 8);
 		stub->out[1] = (uint8_t)size;
-		stub->out_len = size + 2;
+		stub->out_len = (size_t)size + 2;
 		stub->in_len -= 2 + length;
 		memmove(stub->in, stub->in + 2 + length, stub->in_len);
 		if (!send_stub(stub))
@@ -679,9 +742,20 @@ static bool answer_stub(struct stub *stub)
 	return true;
 }
 
+/* Not within a lookup that ends as it begins: who began it goes on by itself. */
+static void go_on(struct stub *stub)
+{
+	stub->lookup = -1;
+	if (stub->is_answering)
+		return;
+	stub->active = server.now;
+	if (!answer_stub(stub))
+		close_fd(&stub->fd);
+}
+
 static void serve_stub(struct stub *stub)
 {
-	bool is_open = send_stub(stub);
+	bool is_open = stub->lookup < 0 && send_stub(stub); /* nothing is read while one waits: it has gone */
 	if (is_open && stub->out_len == 0) {
 		ssize_t count = recv(stub->fd, stub->in + stub->in_len, sizeof stub->in - stub->in_len, 0);
 		if (count > 0) {
@@ -733,7 +807,7 @@ static void open_stub(struct pending *pending)
 		finish(pending, rc);
 		return;
 	}
-	*stub = (struct stub){ .fd = pair[0], .active = server.now };
+	*stub = (struct stub){ .fd = pair[0], .lookup = -1, .active = server.now };
 	finish(pending, 0);
 }
 
@@ -881,7 +955,7 @@ static void try_connect(struct pending *pending, struct name *name, bool was_int
 	else if (name == NULL)
 		begin(pending);
 	else if (name->found.count > 0 && name->fresh_until > server.now)
-		use_found(pending, NULL, &name->found);
+		use_found(pending, &name->found);
 	else
 		look_up(pending);
 }
@@ -977,7 +1051,8 @@ static void admit_queued(void)
 	}
 }
 
-struct polled { struct pollfd fd[1 + 2 * IPC_NET_PENDING_MAX + IPC_NET_STUBS_MAX]; uint16_t owner[1 + 2 * IPC_NET_PENDING_MAX + IPC_NET_STUBS_MAX]; size_t count; };
+#define POLLED_MAX (1 + IPC_NET_PENDING_MAX + IPC_NET_LOOKUPS_MAX + IPC_NET_STUBS_MAX)
+struct polled { struct pollfd fd[POLLED_MAX]; uint16_t owner[POLLED_MAX]; size_t count; };
 
 static void watch(struct polled *polled, int fd, short events, size_t owner)
 {
@@ -1014,10 +1089,11 @@ static int prepare(struct polled *polled)
 		}
 	}
 	for (size_t i = 0; i < IPC_NET_STUBS_MAX; i++) {
-		if (server.stub[i].fd >= 0)
-			watch(polled, server.stub[i].fd, server.stub[i].out_len > 0 ? POLLOUT : POLLIN, OWNER_STUB + i);
+		struct stub *stub = &server.stub[i];
+		if (stub->fd >= 0)
+			watch(polled, stub->fd, stub->lookup >= 0 ? 0 : stub->out_len > 0 ? POLLOUT : POLLIN, OWNER_STUB + i);
 	}
-	for (size_t i = 0; i < IPC_NET_PENDING_MAX; i++) {
+	for (size_t i = 0; i < IPC_NET_LOOKUPS_MAX; i++) {
 		if (!server.is_lookup_used[i])
 			continue;
 		watch(polled, server.lookup[i].fd, ipc_lookup_events(&server.lookup[i]), OWNER_LOOKUP + i);

@@ -63,10 +63,13 @@ const ZONE: Record<string, { a?: string[]; aaaa?: string; alias?: string; isLarg
   "mapped.test": { aaaa: "00000000000000000000ffff7f000001" },
   "nat.test": { aaaa: "0064ff9b0000000000000000a9fea9fe" },
   "metadata.test": { a: ["169.254.169.254"] },
+  "slow.test": { a: ["127.0.0.1"] },
   "six.test": { aaaa: "00000000000000000000000000000001" },
   "deep.wild.test": { a: ["127.0.0.1"] },
 };
 const asked: string[] = [];
+/** What is not answered yet. */
+let held: { readonly name: string; readonly until: Promise<void> } | undefined;
 
 function encodeName(name: string): Buffer {
   const labels = name.split(".").map((label) => Buffer.from([label.length, ...Buffer.from(label)]));
@@ -118,13 +121,18 @@ async function serveNames(): Promise<{ port: number; stop: () => void }> {
       socket: {
         data(socket, data, port, address) {
           const query = Buffer.from(data);
-          const forged = Buffer.concat([Buffer.from([0, 0]), answerQuestion(query, false).subarray(2)]);
-          for (const answer of [forged, answerQuestion(query, false)])
-            try {
-              socket.send(answer, port, address);
-            } catch {
-              // who asked has what it needs, and the socket says so of an answer before
-            }
+          const whole = answerQuestion(query, false);
+          const forged = Buffer.concat([Buffer.from([0, 0]), whole.subarray(2)]);
+          const say = (): void => {
+            for (const answer of [forged, whole])
+              try {
+                socket.send(answer, port, address);
+              } catch {
+                // who asked has what it needs, and the socket says so of an answer before
+              }
+          };
+          if (held && query.includes(encodeName(held.name))) void held.until.then(say);
+          else say();
         },
         error() {},
       },
@@ -332,13 +340,13 @@ test("an address is dialed only if it was checked; the next one is tried", async
   ]);
   expect(got).toEqual([
     ["pong", "pong"],
-    ["EHOSTUNREACH", "EHOSTUNREACH"],
+    ["no such name", "no such name"],
   ]);
   expect(denials(lines)).toContain(`connect mixed.test 169.254.169.254 ${port}: address is metadata`);
   const dead = await attempt(rules, "connects", [["dead.test", port]]);
   expect(dead.got).toEqual([["ECONNREFUSED", "pong"]]); // who does not wait gets the first one
   const unserved = await attempt(rules, "connects", [["missing.test", port]], { env: { NET_PEER_DNS_PORT: "1" } });
-  expect(unserved.got).toEqual([["EHOSTUNREACH", "EHOSTUNREACH"]]);
+  expect(unserved.got).toEqual([["no such name", "no such name"]]);
   const any = await attempt(
     [],
     "connects",
@@ -361,6 +369,46 @@ test("an address is dialed only if it was checked; the next one is tried", async
   );
   expect(open.got).toEqual([1, 2].map(() => ["pong", "pong"]));
 });
+
+/** The name is not found before somebody has been at the port. */
+async function whileHeld(name: string, run: (gate: number) => Promise<void>): Promise<void> {
+  const gate = Promise.withResolvers<void>();
+  const server = Bun.listen({
+    hostname: "127.0.0.1",
+    port: 0,
+    socket: {
+      open(socket) {
+        gate.resolve();
+        socket.end("pong");
+      },
+      data() {},
+    },
+  });
+  held = { name, until: gate.promise };
+  asked.length = 0;
+  try {
+    await run(server.port);
+  } finally {
+    held = undefined;
+    server.stop(true);
+  }
+}
+
+test("who looks up a name in a thread does not wait when it connects", () =>
+  whileHeld("slow.test", async (gate) => {
+    const { got } = await attempt([`slow.test`, `127.0.0.1:${gate}`], "meanwhile", ["slow.test", allowed.port, gate], {
+      env: { NET_PEER_DENIED: "0" },
+    });
+    expect(got).toEqual(["pong", "pong", "pong"]);
+    expect(asked.filter((name) => name === "slow.test")).toHaveLength(2); // A and AAAA, for all of them
+  }));
+
+test("questions that nobody waits for any more", () =>
+  whileHeld("slow.test", async (gate) => {
+    const rules = [`slow.test`, `good.test`, `127.0.0.1:${gate}`];
+    const { got } = await attempt(rules, "abandoned", ["slow.test", "good.test", gate]);
+    expect(got).toEqual(["pong", [2], 1]);
+  }));
 
 test("both versions, mapped ones, the machine's own addresses, localhost", async () => {
   const six6 = await attempt(

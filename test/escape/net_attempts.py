@@ -151,6 +151,24 @@ def parallel(host: str, port: int, count: int) -> list:
     return [sorted({str(g) for g in got}), sorted({str(g) for g in asyncio.run(all_at_once())})]
 
 
+def meanwhile(host: str, port: int, gate: int) -> list:
+    """A loop that goes on while a name is looked up: without that the gate is never reached, and the name never found."""
+
+    async def one(host: str, port: int) -> str:
+        reader, writer = await asyncio.open_connection(host, port)
+        answer = await reader.read(4)
+        writer.close()
+        return answer.decode()
+
+    async def main() -> list:
+        slow = asyncio.create_task(one(host, port))
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        return [await one("127.0.0.1", gate), await slow, await one(host, port)]
+
+    return asyncio.run(main())
+
+
 def race(allowed: int, forbidden: int, rounds: int) -> dict:
     """One thread turns the address over while another one connects with it."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -254,6 +272,26 @@ def dns(name: str) -> dict:
         s.close()
     result["after"] = ask(good)
     return result
+
+
+def abandoned(slow: str, good: str, gate: int) -> list:
+    """Questions that wait for their answer, more than there are places for, and nobody waits for it."""
+    message = query(slow.encode())
+    question = struct.pack("!H", len(message)) + message
+    left = []
+    for count in range(40):
+        s = socket.create_connection(("9.9.9.9", 53), timeout=TIMEOUT_S)
+        s.sendall(question * (1 + count % 3))
+        left.append(s)
+        if count % 2 == 0:
+            s.close()
+    with socket.create_connection(("127.0.0.1", gate), timeout=TIMEOUT_S) as s:
+        opened = s.recv(4).decode()
+    answered = []
+    for s in left[1::2]:
+        answered.append(len(s.recv(2)))
+        s.close()
+    return [opened, sorted(set(answered)), outcome(lambda: len(socket.getaddrinfo(good, 80, type=socket.SOCK_STREAM)))]
 
 
 def refusals(where: dict) -> dict:
