@@ -130,7 +130,12 @@ function openParent(): AsyncDisposable & {
 
 /** The shim in the foreground, as `run` starts it, under each policy, and under each without namespaces where that is another thing. */
 function shimStarts(): Start[] {
-  return policies.flatMap((name) => {
+  const forking = home.script(
+    "forking.json",
+    JSON.stringify({ version: 1, extends: "strict", process: { fork: true } }),
+  );
+  const withProcesses = shimStart(forking, "shim, `strict` with `fork` (and a namespace of processes)");
+  const all = policies.flatMap((name) => {
     const start = shimStart(name, `shim, \`${name}\``);
     if (start === undefined) return [];
     const file = home.script(
@@ -140,6 +145,7 @@ function shimStarts(): Start[] {
     const variant = isPolicy(file) ? shimStart(file, `shim, \`${name}\` without namespaces`) : undefined;
     return [start, variant].filter((one) => one !== undefined && (one === start || !one.spec.equals(start.spec)));
   }) as Start[];
+  return withProcesses ? [...all, withProcesses] : all;
 }
 
 function shimStart(policy: string, what: string): (Start & { readonly spec: Buffer }) | undefined {
