@@ -11,6 +11,13 @@ import type { Connection } from "../src/sdk/connection.ts";
 export const ROOT = join(import.meta.dir, "..");
 const DEADLINE_MS = 20_000;
 
+/** As whoever runs the tests has it: for what is fetched from elsewhere. */
+export const environment = { ...(process.env as Record<string, string>) };
+/** What it says to us, to Python and of the network is none of the tests' business: by IPCCTL_SOCKET they would stop his own daemon. */
+const FOREIGN =
+  /^(IPCCTL_(?!TEST_|SEED$).*|POLICY_FILE|PYTHON.*|XDG_.*|.*_proxy|RES_OPTIONS|LOCALDOMAIN|LD_PRELOAD|BASH_ENV|LANG|LANGUAGE|LC_.*|(FORCE|NO)_COLOR|(STATE|RUNTIME|LOGS|CONFIGURATION|CACHE)_DIRECTORY|NOTIFY_SOCKET|WATCHDOG_.*)$/i;
+for (const name of Object.keys(process.env)) if (FOREIGN.test(name)) delete process.env[name];
+
 export type CliResult = { readonly status: number; readonly stdout: string; readonly stderr: string };
 
 export class Home implements AsyncDisposable {
@@ -20,7 +27,6 @@ export class Home implements AsyncDisposable {
 
   constructor() {
     this.env = { ...(process.env as Record<string, string>), IPCCTL_HOME: join(this.dir, "home"), NO_COLOR: "1" };
-    delete this.env.FORCE_COLOR;
     this.paths = resolvePaths(this.env, process.getuid!());
   }
 

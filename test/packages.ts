@@ -1,7 +1,7 @@
 /** A Python with the packages that people call from TypeScript, installed once, in build/, for the tests that need them. */
 import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { ROOT } from "./home.ts";
+import { environment, ROOT } from "./home.ts";
 
 const PACKAGES = [
   ...["numpy==2.4.6", "pyarrow==26.0.1", "scikit-learn==1.9.1"],
@@ -20,7 +20,7 @@ export async function pythonWithPackages(): Promise<string | undefined> {
     ["python3", "-m", "venv", VENV],
     [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", ...PACKAGES],
   ]) {
-    const child = Bun.spawn(command, { stdio: ["ignore", "ignore", "pipe"] });
+    const child = Bun.spawn(command, { env: environment, stdio: ["ignore", "ignore", "pipe"] });
     const stderr = await new Response(child.stderr).text();
     if ((await child.exited) === 0) continue;
     console.log(`skipped: ${PACKAGES.join(", ")} cannot be installed here: ${stderr.trim().split("\n").at(-1)}`);
