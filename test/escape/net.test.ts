@@ -45,7 +45,10 @@ function listen(hostname: string): Server {
 
 const allowed = listen("127.0.0.1");
 const forbidden = listen("127.0.0.1");
-const six = listen("::1");
+/** With version 6 off nobody listens there, and what is about it is left out. */
+const hasSix = existsSync("/proc/net/if_inet6") && /^0{31}1 /m.test(readFileSync("/proc/net/if_inet6", "utf8"));
+if (!hasSix) console.log("skipped: connections by IPv6, which is off");
+const six = hasSix ? listen("::1") : { port: 1 };
 const web = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: () => new Response("pong") });
 const unix = join(folder, "unix");
 const unixServer = Bun.listen({ unix, socket: { data() {} } });
@@ -411,33 +414,33 @@ test("questions that nobody waits for any more", () =>
   }));
 
 test("both versions, mapped ones, the machine's own addresses, localhost", async () => {
-  const six6 = await attempt(
-    [`six.test:${six.port}`, `sixlisted.test`],
-    "connects",
-    [
-      ["six.test", six.port],
-      ["sixlisted.test", six.port],
-    ],
-    { env: { NET_PEER_DENIED: "0" } },
-  );
-  expect(six6.got).toEqual([1, 2].map(() => ["pong", "pong"]));
-  const targets = [
-    ["127.0.0.1", allowed.port],
-    ["::ffff:127.0.0.1", allowed.port],
-    ["::1", six.port],
-    ["::127.0.0.1", allowed.port],
-    ["0.0.0.0", allowed.port],
-    ["::", six.port],
+  if (hasSix) {
+    const names = ["six.test", "sixlisted.test"].map((name) => [name, six.port]);
+    const { got } = await attempt([`six.test:${six.port}`, `sixlisted.test`], "connects", names, {
+      env: { NET_PEER_DENIED: "0" },
+    });
+    expect(got).toEqual([1, 2].map(() => ["pong", "pong"]));
+  }
+  const all: [host: string, port: number, local: string][] = [
+    ["127.0.0.1", allowed.port, "pong"],
+    ["::ffff:127.0.0.1", allowed.port, "pong"],
+    ["::1", six.port, "pong"],
+    ["::127.0.0.1", allowed.port, "EACCES"],
+    ["0.0.0.0", allowed.port, "EACCES"],
+    ["::", six.port, "EACCES"],
   ];
+  const here = all.filter(([host]) => hasSix || !host.includes(":"));
+  const targets = here.map(([host, port]) => [host, port]);
   const local = await attempt([`localhost`], "literals", targets);
-  expect(local.got).toEqual(["pong", "pong", "pong", "EACCES", "EACCES", "EACCES"]);
+  expect(local.got).toEqual(here.map(([, , answer]) => answer));
   const none = await attempt([`0.0.0.0/0`, `::/0`], "literals", targets);
-  expect(none.got).toEqual(Array(6).fill("EACCES"));
-  const range = await attempt([`127.0.0.0/8`, `::1`], "literals", targets);
-  expect(range.got.slice(0, 3)).toEqual(["pong", "pong", "pong"]);
+  expect(none.got).toEqual(here.map(() => "EACCES"));
+  const reached = here.filter(([, , answer]) => answer === "pong").map(([host, port]) => [host, port]);
+  const range = await attempt([`127.0.0.0/8`, `::1`], "literals", reached);
+  expect(range.got).toEqual(reached.map(() => "pong"));
   // 16: only what is the machine's own
-  const own = await attempt([], "literals", targets.slice(0, 3), { env: { NET_PEER_ANY: "1", NET_PEER_DENIED: "16" } });
-  expect(own.got).toEqual(["EACCES", "EACCES", "EACCES"]);
+  const own = await attempt([], "literals", reached, { env: { NET_PEER_ANY: "1", NET_PEER_DENIED: "16" } });
+  expect(own.got).toEqual(reached.map(() => "EACCES"));
   expect(denials(own.lines)[0]).toBe(`connect null 127.0.0.1 ${allowed.port}: address is self`);
 });
 
