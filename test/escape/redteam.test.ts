@@ -65,7 +65,7 @@ const reading = (...paths: string[]): string =>
 function plantVenv(project: string, trace: string): void {
   mkdirSync(join(project, ".venv/bin"), { recursive: true });
   writeFileSync(join(project, ".venv/pyvenv.cfg"), "home = /usr/bin\n");
-  writeFileSync(join(project, ".venv/bin/python"), `#!/bin/sh\nid > ${trace}\nexec ${SYSTEM_PYTHON} "$@"\n`);
+  writeFileSync(join(project, ".venv/bin/python"), `#!/bin/sh\nid > '${trace}'\nexec ${SYSTEM_PYTHON} "$@"\n`);
   chmodSync(join(project, ".venv/bin/python"), 0o755);
 }
 
@@ -98,7 +98,7 @@ project = ${JSON.stringify(project)}
 os.makedirs(f"{project}/.venv/bin", exist_ok=True)
 open(f"{project}/.venv/pyvenv.cfg", "w").write("home = /usr/bin")
 with os.fdopen(os.open(f"{project}/.venv/bin/python", os.O_CREAT | os.O_WRONLY, 0o777), "w") as file:
-    file.write("#!/bin/sh\\nid > ${trace}\\nexec ${SYSTEM_PYTHON} \\"$@\\"\\n")
+    file.write("#!/bin/sh\\nid > '${trace}'\\nexec ${SYSTEM_PYTHON} \\"$@\\"\\n")
 sys.exit(1)`;
   writeFileSync(join(project, "job.py"), code);
   await cli(project, "start", "job.py", "--name", "planter", "--policy", "strict", "--allow-write", project);
@@ -117,7 +117,7 @@ test.skipIf(!isRoot || !hasPython)("a health check is not run as root where the 
   chmodSync(check, 0o777);
   const script = home.script(
     "healthy.py",
-    `import time\nopen(${JSON.stringify(check)}, "w").write("#!/bin/sh\\nid > ${trace}\\n")\ntime.sleep(60)`,
+    `import time\nopen(${JSON.stringify(check)}, "w").write("#!/bin/sh\\nid > '${trace}'\\n")\ntime.sleep(60)`,
   );
   const start = home.start("healthy", script, {
     interpreter: SYSTEM_PYTHON,
@@ -252,7 +252,7 @@ os.chmod(sys.argv[1], 0o777); print("ready", flush=True); sys.stdin.read()`,
 
 const COMMAND = `
 import os, subprocess, sys
-print(subprocess.run([sys.argv[1], "start", "--command", f"touch {sys.argv[2]}", "--policy", "trusted", "--name", sys.argv[3], "--restart", "no"],
+print(subprocess.run([sys.argv[1], "start", "--command", f"touch '{sys.argv[2]}'", "--policy", "trusted", "--name", sys.argv[3], "--restart", "no"],
     env={**os.environ, "IPCCTL_HOME": sys.argv[4]}, capture_output=True, text=True).stderr)`;
 
 for (const name of ["no-network", "read-only"])
