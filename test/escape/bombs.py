@@ -446,7 +446,17 @@ def stay() -> None:
         signal.pause()
 
 
+def keep_no_dumps() -> None:
+    """Some bombs die of it: no file, and with 1 the kernel hands the dump to no program that would keep and report it either."""
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (min(1, hard) if hard != resource.RLIM_INFINITY else 1, hard))
+    except (OSError, ValueError):
+        pass
+
+
 def main(words: list[str]) -> None:
+    keep_no_dumps()
     while words:
         end = words.index("+") if "+" in words else len(words)
         name, *arguments = words[:end]

@@ -49,6 +49,8 @@ peer = subprocess.Popen([*as_user, PYTHON, os.path.join(base, "peer.py"), target
 where = json.loads(peer.stdout.readline())
 if asked.policy:
     where["scratch"] = ""  # the worker's own
+else:
+    where["is_control"] = True
 script = os.path.join(base, "attempts.py")
 
 

@@ -50,8 +50,8 @@ def put(*path: str, text: str = "content\n", mode: int = 0o644) -> str:
     return full
 
 
-if os.getpgid(0) != os.getpid():
-    os.setsid()  # a group of processes of its own
+if os.getsid(0) != os.getpid():
+    os.setsid()  # a group of processes of its own, and a session: some attempts are aimed at either as a whole
 
 
 # Files.
@@ -74,9 +74,11 @@ other = os.path.join(state_folder, "workers", "other")
 put(other, "logs", "out", text="log of another worker " + MARK)
 put(other, "plane", text="RING" + "\0" * 4092, mode=0o600)
 put(other, "spec.json", text='{"name":"other","policy":"read-only"}')
-put("/dev/shm", shm, text="", mode=0o600)
-with open("/dev/shm/" + shm, "r+b") as file:
-    file.write(RING)
+has_shm = os.access("/dev/shm", os.W_OK)  # a container may lack it
+if has_shm:
+    put("/dev/shm", shm, text="", mode=0o600)
+    with open("/dev/shm/" + shm, "r+b") as file:
+        file.write(RING)
 evidence = os.open(evidence_path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
 hits: list[str] = []
 
@@ -112,7 +114,7 @@ if daemon_pid == 0:
         time.sleep(60)
 
 # Kernel objects with a name.
-segment = libc.shmget(sysv_key, 4096, 0o1600)
+segment = libc.shmget(sysv_key, 4096, 0o3600)
 place = libc.shmat(segment, None, 0)
 ctypes.memmove(place, b"RING", 4)
 attributes = struct.pack("8l", 0, 4, 64, 0, 0, 0, 0, 0)
@@ -120,6 +122,26 @@ mqueue = libc.syscall(MQ_OPEN, queue.encode(), 0o102, 0o600, attributes)
 key = libc.syscall(ADD_KEY, b"user", key_name.encode(), MARK.encode(), len(MARK), -4)  # the keyring of the user
 memfd = os.memfd_create("ring")
 os.write(memfd, RING)
+# A process that takes away what has a name in the kernel, or lies outside of our folder, as soon as we end: after a SIGKILL as well.
+ends, alive = os.pipe()
+cleaner_pid = os.fork()
+if cleaner_pid == 0:
+    os.setsid()
+    os.close(alive)
+    os.read(ends, 1)
+    for one in (daemon_pid, terminal_pid):
+        try:
+            os.kill(one, signal.SIGKILL)
+        except OSError:
+            pass  # it ended with the peer
+    libc.shmctl(segment, 0, None)
+    libc.syscall(MQ_UNLINK, queue.encode())
+    libc.syscall(KEYCTL, 9, key, -4)  # KEYCTL_UNLINK
+    for path in (marker, "/dev/shm/" + shm):
+        if os.path.lexists(path):
+            os.unlink(path)
+    shutil.rmtree(base, ignore_errors=True)
+    os._exit(0)
 
 
 # Servers. Signals are for the first thread: Python looks after them there, and is woken for them there only.
@@ -185,9 +207,12 @@ try:
 except OSError:
     tcp6 = 0
 udp = serve(INET, DATAGRAM, ("127.0.0.1", 0), "udp")
-udplite = socket.socket(INET, DATAGRAM, 136)
-udplite.bind(udp.getsockname())
-threading.Thread(target=echo, args=(udplite, "udplite"), daemon=True).start()
+try:
+    udplite = socket.socket(INET, DATAGRAM, 136)
+    udplite.bind(udp.getsockname())
+    threading.Thread(target=echo, args=(udplite, "udplite"), daemon=True).start()
+except OSError:
+    pass  # not every kernel has it
 os.chdir(folder)  # for names that are not too long for a Unix socket
 control = serve(UNIX, STREAM, "control", "unix")
 serve(UNIX, DATAGRAM, "control.dgram", "unix-dgram")
@@ -285,6 +310,18 @@ def state() -> dict:
     }
 
 
+# What the kernel has there already.
+def words(path: str, column: int) -> list[str]:
+    try:
+        with open(path) as file:
+            return [line.split()[column] for line in file]
+    except OSError:
+        return []
+
+
+with open("/proc/sys/kernel/core_pattern") as file:
+    core_pattern = file.read().strip()
+drivers = os.listdir("/sys/class/misc") if os.path.isdir("/sys/class/misc") else []
 ADDRESS = ctypes.addressof(page)
 print(
     json.dumps(
@@ -312,6 +349,10 @@ print(
             "tmp_marker": marker,
             "state": state_folder,
             "cli": cli,
+            "core_pattern": core_pattern,
+            "drivers": drivers,
+            "protocols": words("/proc/net/protocols", 0),
+            "filesystems": words("/proc/filesystems", -1),
             "daemon_pid": daemon_pid,
             "terminal": terminal,
             "peer": {
@@ -329,14 +370,6 @@ print(
 )
 for line in sys.stdin:
     print(json.dumps(state()), flush=True)
-# What has a name in the kernel, or lies outside of our folder.
-os.kill(daemon_pid, signal.SIGKILL)
-os.kill(terminal_pid, signal.SIGKILL)
-libc.shmctl(segment, 0, None)
-libc.syscall(MQ_UNLINK, queue.encode())
-libc.syscall(KEYCTL, 9, key, -4)  # KEYCTL_UNLINK
-for path in (marker, "/dev/shm/" + shm):
-    if os.path.lexists(path):
-        os.unlink(path)
-shutil.rmtree(base, ignore_errors=True)
+os.close(alive)
+os.waitpid(cleaner_pid, 0)
 os._exit(0)

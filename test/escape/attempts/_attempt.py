@@ -38,6 +38,8 @@ NEEDS = {
     "x86-64": "this architecture",
     "filesystem": "a file system that can do it",
     "leak": "the two descriptors that the caller leaves open",
+    "shm": "/dev/shm, which a container may lack or have small",
+    "room": "limits of the machine and of the user that leave room for it",
 }
 
 
@@ -109,6 +111,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "umount2": (166, 39),
     "swapon": (167, 224),
     "reboot": (169, 142),
+    "sethostname": (170, 161),
     "setdomainname": (171, 162),
     "iopl": (172, None),
     "ioperm": (173, None),
@@ -214,6 +217,17 @@ def reached(name: str, *args: object, denied: tuple[int, ...] = (1, 13, 38)) -> 
         if error.errno in denied:
             raise
     return True
+
+
+def part(count: int) -> int:
+    """Of what is to be used up: all where it must be refused; less in the control run, where the machine's other users lack what is taken."""
+    return max(1, count // 10) if where.get("is_control") else count
+
+
+def loaded(kind: str, name: str) -> None:
+    """What the kernel would first have to load a module for is left alone: the module would stay."""
+    if name not in where[kind]:
+        raise NotImplementedError(f"{name} is not there")
 
 
 def buffer(data: bytes, size: int | None = None) -> ctypes.Array:

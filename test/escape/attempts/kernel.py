@@ -1,6 +1,7 @@
 """Parts of the kernel that a worker has no use for: namespaces, mounts, modules, devices, and calls that had many mistakes."""
 
 import ctypes
+import errno
 import fcntl
 import os
 import socket
@@ -19,6 +20,7 @@ from _attempt import (
     existing,
     in_child,
     libc,
+    loaded,
     number,
     opened,
     reached,
@@ -175,6 +177,7 @@ def mount() -> bool:
 @attempt("must", against="kernel", needs="kernel", alone=True)
 def mount_in_layers() -> bool:
     """overlayfs: a folder that may only be read, with what we write above it."""
+    loaded("filesystems", "overlay")
     enter(NEWNS)
     base = scratch("layers")
     for name in ("", "upper", "work", "all"):
@@ -277,25 +280,22 @@ def mounts_listed() -> bool:
 # What takes a capability: calls made wrong on purpose, or such as change nothing.
 @attempt("must", against="privileges kernel", needs="root")
 def name_changed() -> bool:
-    """sethostname, to the name that it has."""
-    socket.sethostname(socket.gethostname())
-    return True
+    """sethostname, to a name that is too long."""
+    return reached("sethostname", buffer(b"x" * 65), 65)
 
 
 @attempt("must", against="privileges kernel", needs="root")
 def domain_changed() -> bool:
-    """setdomainname, to the name that it has."""
-    name = content("/proc/sys/kernel/domainname").strip()
-    return call("setdomainname", buffer(name), len(name)) == 0
+    """setdomainname, to a name that is too long."""
+    return reached("setdomainname", buffer(b"x" * 65), 65)
 
 
 @attempt("must", against="privileges kernel", needs="root")
 def clock_changed() -> bool:
-    """adjtimex, to the length of a tick that it has."""
+    """adjtimex, to a tick without a length."""
     data = buffer(bytes(208))
-    call("adjtimex", data)
     struct.pack_into("I", data, 0, 0x4000)  # ADJ_TICK
-    return call("adjtimex", data) >= 0
+    return reached("adjtimex", data)
 
 
 @attempt("must", against="privileges kernel", needs="root")
@@ -324,9 +324,9 @@ def module() -> bool:
 
 @attempt("must", against="privileges kernel", needs="root kernel")
 def module_from_a_file() -> bool:
-    """finit_module, of a file that is none."""
+    """finit_module, with a flag that there is not."""
     with opened(existing(), os.O_RDONLY) as fd:
-        return reached("finit_module", fd, buffer(b""), 0)
+        return reached("finit_module", fd, buffer(b""), 0x4000)
 
 
 @attempt("must", against="privileges kernel", needs="root kernel")
@@ -337,10 +337,10 @@ def another_kernel() -> bool:
 
 @attempt("must", against="privileges kernel", needs="root kernel")
 def quota() -> bool:
-    """quotactl: how long one may be above a quota, of nothing."""
+    """quotactl: how long one may be above a quota, with fields that there are not."""
     with open("/proc/self/mountinfo") as file:
         line = next(line.split() for line in file if line.split()[4] == "/")
-    return reached("quotactl", 0x800006 << 8, buffer(line[line.index("-") + 2].encode()), 0, buffer(bytes(64)))
+    return reached("quotactl", 0x800006 << 8, buffer(line[line.index("-") + 2].encode()), 0, buffer(b"\xff" * 64))
 
 
 @attempt("must", against="privileges kernel", needs="root")
@@ -389,6 +389,7 @@ def opens(path: str, flags: int = os.O_RDWR) -> bool:
 @attempt("must", against="writing kernel", needs="root kernel")
 def virtual_machines() -> bool:
     """/dev/kvm, and its version."""
+    loaded("drivers", "kvm")
     with opened("/dev/kvm", os.O_RDWR) as fd:
         return fcntl.ioctl(fd, 0xAE00) == 12
 
@@ -396,6 +397,7 @@ def virtual_machines() -> bool:
 @attempt("must", against="kernel", needs="root kernel")
 def virtual_machines_while_reading() -> bool:
     """The same opened for reading only: a device is driven by ioctl, and that asks for no right to write."""
+    loaded("drivers", "kvm")
     with opened("/dev/kvm", os.O_RDONLY) as fd, closing(fcntl.ioctl(fd, 0xAE01, 0)):
         return True
 
@@ -403,12 +405,14 @@ def virtual_machines_while_reading() -> bool:
 @attempt("must", against="writing kernel", needs="root kernel")
 def file_systems_of_ours() -> bool:
     """/dev/fuse."""
+    loaded("drivers", "fuse")
     return opens("/dev/fuse")
 
 
 @attempt("must", against="kernel", needs="root kernel")
 def host_of_the_machine() -> bool:
     """/dev/vsock: the number of this virtual machine."""
+    loaded("drivers", "vsock")
     with opened("/dev/vsock", os.O_RDONLY) as fd:
         fcntl.ioctl(fd, 0x7B9, bytearray(4))
         return True
@@ -416,9 +420,14 @@ def host_of_the_machine() -> bool:
 
 @attempt("must", against="kernel", needs="root kernel")
 def loop_devices_while_reading() -> bool:
-    """/dev/loop-control: a free device is asked for, and made."""
+    """/dev/loop-control: a device is taken away that cannot be there."""
+    loaded("drivers", "loop-control")
     with opened("/dev/loop-control", os.O_RDONLY) as fd:
-        return fcntl.ioctl(fd, 0x4C82) >= 0
+        try:
+            fcntl.ioctl(fd, 0x4C81, 0x7FFFFFFF)
+        except OSError as error:
+            return error.errno == errno.ENODEV
+    return True
 
 
 @attempt("must", against="privileges", needs="root kernel")
@@ -556,12 +565,8 @@ def calls_in_the_background() -> bool:
 
 @attempt("must", against="kernel", needs="kernel")
 def helper_started() -> bool:
-    """request_key with something to say: the kernel starts a program as user 0 to find the key."""
-    try:
-        call("request_key", buffer(b"user"), buffer(b"ipcctl-escape-none"), buffer(b"hello"), -4)
-    except OSError as error:
-        return error.errno in (2, 126, 127, 128, 129)  # no key, or no such program: somebody was asked
-    return True
+    """request_key with something to say: the kernel starts a program as user 0 to find the key. Here there is too much to say."""
+    return reached("request_key", buffer(b"user"), buffer(b"ipcctl-escape-none"), buffer(b"x" * 70000), -2)
 
 
 @attempt("info", against="kernel")

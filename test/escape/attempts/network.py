@@ -2,6 +2,8 @@
 
 import asyncio
 import ctypes
+import errno
+import fcntl
 import http.client
 import os
 import select
@@ -19,6 +21,7 @@ from _attempt import (
     closing,
     in_child,
     libc,
+    loaded,
     native,
     nonce,
     noticed,
@@ -367,6 +370,7 @@ def news_of_devices() -> bool:
 @attempt("must", against="network", needs="kernel")
 def vsock() -> bool:
     """The socket between a virtual machine and its host, which no network namespace cuts off."""
+    loaded("protocols", "AF_VSOCK")
     with socket.socket(40, socket.SOCK_STREAM) as s:
         s.bind((0xFFFFFFFF, 0xFFFFFFFF))
         s.listen()
@@ -375,21 +379,24 @@ def vsock() -> bool:
 
 @attempt("should", against="network", needs="kernel")
 def any_other_family() -> bool:
-    """Some family of sockets beyond the usual: old code, and modules loaded for the asking."""
+    """Some family of sockets beyond the usual: old code, and modules loaded for the asking. Of a kind that there is not, so that none is loaded."""
     usual = {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_PACKET, 40}
-    for family in range(2, 48):
-        for kind in (1, 2, 3, 5) if family not in usual else ():
-            try:
-                socket.socket(family, kind).close()
-            except OSError:
+    for family in range(2, 46):
+        if family in usual:
+            continue
+        try:
+            socket.socket(family, 15).close()
+        except OSError as error:
+            if error.errno != errno.EINVAL:
                 continue
-            return True
+        return True
     return False
 
 
 @attempt("must", against="network", needs="kernel")
 def sctp() -> bool:
     """SCTP, which rules for TCP do not cover."""
+    loaded("protocols", "SCTP")
     socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132).close()
     return True
 
@@ -530,11 +537,13 @@ def in_a_namespace_of_its_own() -> bool:
 
 @attempt("must", against="network privileges writing", needs="root kernel", alone=True)
 def tunnel() -> bool:
-    """A network interface whose packets we write."""
+    """A network interface whose packets we write: one of no kind, that is not made."""
+    loaded("drivers", "tun")
     with opened("/dev/net/tun", os.O_RDWR) as fd:
-        import fcntl
-
-        fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", b"escape%d", 1))
+        try:
+            fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", b"escape%d", 0))
+        except OSError as error:
+            return error.errno == errno.EINVAL
         return True
 
 

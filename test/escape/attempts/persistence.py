@@ -30,6 +30,12 @@ def planted(*path: str, above: bool = True) -> bool:
             pass
 
 
+def could_be_planted(folder: str) -> bool:
+    """A file that somebody will run, but for its name: what looks into the folder meanwhile finds nothing."""
+    with opened(folder, os.O_TMPFILE | os.O_WRONLY, 0o600) as fd:
+        return os.write(fd, b"x") == 1
+
+
 @attempt("must", against="writing")
 def shell_start() -> bool:
     """The shell's start file."""
@@ -158,7 +164,7 @@ def module_renamed() -> bool:
 @attempt("must", against="writing", needs="root")
 def standard_library() -> bool:
     """A module in Python's own library."""
-    return planted(fresh(sysconfig.get_path("stdlib"), "zz_escape") + ".py", above=False)
+    return could_be_planted(sysconfig.get_path("stdlib"))
 
 
 @attempt("must", against="writing", needs="root")
@@ -172,36 +178,34 @@ def script_of_this_run() -> bool:
 @attempt("must", against="writing", needs="root")
 def time_table() -> bool:
     """A line that cron runs."""
-    return planted(fresh("/etc/cron.d", "escape"), above=False)
+    return could_be_planted("/etc/cron.d")
 
 
 @attempt("must", against="writing", needs="root")
 def start_of_all_shells() -> bool:
     """What every login runs."""
-    return planted(fresh("/etc/profile.d", "escape") + ".sh", above=False)
+    return could_be_planted("/etc/profile.d")
 
 
 @attempt("must", against="writing", needs="root")
 def libraries_of_all() -> bool:
     """A file in the loader's configuration."""
-    return planted(fresh("/etc/ld.so.conf.d", "escape") + ".conf", above=False)
+    return could_be_planted("/etc/ld.so.conf.d")
 
 
 @attempt("must", against="writing", needs="root")
 def service_of_the_machine() -> bool:
     """A unit that systemd starts."""
-    return planted(fresh("/etc/systemd/system", "escape") + ".service", above=False)
+    return could_be_planted("/etc/systemd/system")
 
 
 @attempt("must", against="writing", needs="root kernel")
 def helper_of_the_kernel() -> bool:
-    """A program that the kernel starts as user 0, outside of everything."""
+    """The name of a program that the kernel starts as user 0, outside of everything. It stays as it is."""
     for path in ("/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/sys/kernel/uevent_helper"):
         try:
-            before = content(path)
             with opened(path, os.O_WRONLY) as fd:
-                os.write(fd, before)
-            return True
+                return os.write(fd, b"") == 0
         except OSError:
             continue
     return False
@@ -211,7 +215,7 @@ def helper_of_the_kernel() -> bool:
 def spool_of_time_tables() -> bool:
     """The user's own table of cron, or of at."""
     folder = next(one for one in ("/var/spool/cron/crontabs", "/var/spool/cron", "/var/spool/at") if os.path.isdir(one))
-    return planted(fresh(folder, "escape"), above=False)
+    return could_be_planted(folder)
 
 
 @attempt("should", against="writing")

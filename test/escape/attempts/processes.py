@@ -480,8 +480,12 @@ def signal_by_a_child() -> bool:
 
 @attempt("must", against="signals", needs="user")
 def signal_to_all() -> bool:
-    """kill of all that may be signalled, with one that is ignored."""
-    return os.getuid() != 0 and signalled(23, lambda: os.kill(-1, 23))
+    """kill of all that may be signalled, with one that most ignore; in the control run with none, for the user's own programs get it too."""
+    if os.getuid() == 0:
+        return False
+    if where.get("is_control"):
+        return os.kill(-1, 0) is None
+    return signalled(23, lambda: os.kill(-1, 23))
 
 
 @attempt("should", against="signals")
@@ -509,10 +513,10 @@ def limit_of_the_peer_read() -> bool:
 def first_to_die() -> bool:
     """/proc/PID/oom_score_adj: it goes first when memory is short."""
     path = f"/proc/{peer()}/oom_score_adj"
-    before = int(content(path))
+    wanted = min(1000, int(content(path)) + 1)
     with opened(path, os.O_WRONLY) as fd:
-        os.write(fd, str(min(1000, before + 1)).encode())
-    return int(content(path)) == before + 1
+        os.write(fd, str(wanted).encode())
+    return int(content(path)) == wanted
 
 
 @attempt("must", against="scheduling")

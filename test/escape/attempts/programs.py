@@ -9,6 +9,7 @@ import pty
 import shutil
 import subprocess
 import sys
+import time
 
 from _attempt import IS_X86, MACHINE, attempt, buffer, call, closing, content, gone_after, libc, native, opened, scratch
 
@@ -253,17 +254,24 @@ def compiler() -> bool:
 
 @attempt("must", against="privileges", needs="user service")
 def setuid_program() -> bool:
-    """A program that runs as user 0, whoever starts it."""
-    path = next(one for one in map(shutil.which, ("su", "mount", "chsh", "passwd", "sudo")) if one and os.stat(one).st_mode & 0o4000)
-    process = subprocess.Popen([path], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        return process.wait(0.3) is None
-    except subprocess.TimeoutExpired:
-        return os.getuid() != 0 and b"\nUid:\t%d\t0\t" % os.getuid() in content(f"/proc/{process.pid}/status")
-    finally:
-        process.stdin.close()
-        process.kill()
-        process.wait()
+    """A program that runs as user 0, whoever starts it: it waits with its help, for a pipe that is full, and asks for no password."""
+    path = next(one for one in map(shutil.which, ("mount", "umount", "chsh", "passwd", "su", "sudo")) if one and os.stat(one).st_mode & 0o4000)
+    out, into = os.pipe()
+    with closing(out), closing(into):
+        os.set_blocking(into, False)
+        os.write(into, bytes(1 << 20))
+        os.set_blocking(into, True)
+        process = subprocess.Popen([path, "--help"], stdin=subprocess.DEVNULL, stdout=into, stderr=into)
+        try:
+            end = time.monotonic() + 1
+            while process.poll() is None and time.monotonic() < end:
+                if os.getuid() != 0 and b"\nUid:\t%d\t0\t" % os.getuid() in content(f"/proc/{process.pid}/status"):
+                    return True
+                time.sleep(0.001)
+            return False
+        finally:
+            process.kill()
+            process.wait()
 
 
 @attempt("must", against="privileges")

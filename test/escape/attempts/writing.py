@@ -1,6 +1,7 @@
 """Ways to change what lies outside of the scratch folder."""
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -31,6 +32,7 @@ from _attempt import (
     noticed,
     opened,
     outside,
+    reached,
     scratch,
     where,
     within,
@@ -503,7 +505,7 @@ def by_a_shell_command() -> bool:
     """A program that we start writes."""
     path = outside()
     with gone_after(path):
-        return subprocess.run(["sh", "-c", f"echo x > {path}"], capture_output=True, timeout=5).returncode == 0 and os.path.exists(path)
+        return subprocess.run(["sh", "-c", 'echo x > "$0"', path], capture_output=True, timeout=5).returncode == 0 and os.path.exists(path)
 
 
 @attempt("must", against="writing")
@@ -549,9 +551,11 @@ def marker_of_another_program() -> bool:
     return added(write, path)
 
 
-@attempt("must", against="writing", alone=True)
+@attempt("must", against="writing", needs="kernel", alone=True)
 def by_dying() -> bool:
-    """A dump of memory that the kernel writes where a child of ours dies."""
+    """A dump of memory that the kernel writes where a child of ours dies. Not where a program gets it, which would keep and report it."""
+    if where["core_pattern"].startswith(("|", "@", "/")):
+        return False
     resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))
     os.chdir(where["folder"])
     before = set(os.listdir("."))
@@ -569,13 +573,8 @@ def by_dying() -> bool:
 
 @attempt("must", against="writing", needs="root kernel", alone=True)
 def by_the_accounting() -> bool:
-    """The kernel's accounting of processes, into a file of our choice."""
-    path = outside()
-    with gone_after(path):
-        open(path, "w").close()
-        call("acct", buffer(path.encode()))
-        call("acct", None)
-        return True
+    """The kernel's accounting of processes, into a folder of our choice: into a file, it would end the machine's own."""
+    return reached("acct", buffer(where["folder"].encode()))
 
 
 @attempt("must", against="writing kernel", needs="kernel", alone=True)
@@ -609,11 +608,9 @@ def by_a_changed_root() -> bool:
 
 @attempt("must", against="writing", needs="root")
 def settings_of_the_kernel() -> bool:
-    """/proc/sys: user 0 needs no capability for it."""
-    path = "/proc/sys/kernel/core_pattern"
-    before = content(path)
-    with opened(path, os.O_WRONLY) as fd:
-        return os.write(fd, before) > 0
+    """/proc/sys: user 0 needs no capability for it. Nothing is written, which the kernel allows whom it allows more."""
+    with opened("/proc/sys/kernel/core_pattern", os.O_WRONLY) as fd:
+        return os.write(fd, b"") == 0
 
 
 @attempt("must", against="writing", needs="root kernel")
@@ -630,18 +627,24 @@ def settings_of_devices() -> bool:
 
 @attempt("must", against="writing privileges", needs="root kernel")
 def disk_written() -> bool:
-    """The disk below the file system, opened for writing."""
+    """The disk below the file system, opened for writing; and for us alone, which the kernel refuses as long as it is mounted."""
     with open("/proc/self/mountinfo") as file:
         line = next(line.split() for line in file if line.split()[4] == "/")
-    with opened(line[line.index("-") + 2], os.O_WRONLY):
-        return True
+    try:
+        with opened(line[line.index("-") + 2], os.O_WRONLY | os.O_EXCL):
+            return True
+    except OSError as error:
+        return error.errno == errno.EBUSY
 
 
 @attempt("must", against="writing", needs="root kernel")
 def log_of_the_kernel() -> bool:
-    """Lines in the kernel's log that are ours."""
+    """Lines in the kernel's log that are ours: one that is too long to be kept."""
     with opened("/dev/kmsg", os.O_WRONLY) as fd:
-        return os.write(fd, b"<7>ipcctl escape attempt") > 0
+        try:
+            return os.write(fd, b"x" * 16384) > 0
+        except OSError as error:
+            return error.errno == errno.EINVAL
 
 
 @attempt("must", against="writing", needs="root kernel")
