@@ -241,10 +241,15 @@ function countOf(mark: string): number {
   }).length;
 }
 
+/**
+ * So much at least is there at once: nothing, if meanwhile one was rotated away and another one grew in its place. The packed copy of a file counts
+ * once it has taken the file's place.
+ */
 function sizeOf(folder: string): number {
-  return readdirSync(folder)
-    .map((name) => statSync(join(folder, name), { throwIfNoEntry: false })?.size ?? 0) // it may be rotated away
-    .reduce((sum, size) => sum + size, 0);
+  const names = readdirSync(folder);
+  const files = names.filter((name) => !names.includes(name.replace(/\.gz.*$/, "")) || !name.includes(".gz"));
+  const sizes = files.map((name) => statSync(join(folder, name), { throwIfNoEntry: false })?.size ?? 0);
+  return files.every((name) => existsSync(join(folder, name))) ? sizes.reduce((sum, size) => sum + size, 0) : 0;
 }
 
 /** Says what is not held, and that the user is told. */
