@@ -117,6 +117,7 @@ const DENIAL_ERRNOS = new Set([1, 2, 12, 13, 19, 30, 38, 97, 99, 101]); // EPERM
 const DENIAL_CLASSES = new Set(["gaierror", "KeyError", "ModuleNotFoundError"]); // no name service, no such user, nothing beside the script
 
 const withPackages = await pythonWithPackages();
+const isRoot = process.getuid!() === 0;
 const NOBODY = 65_534;
 const SYSTEM_PYTHON = "/usr/bin/python3";
 const DOCUMENT = join(ROOT, "docs/security.md");
@@ -197,7 +198,10 @@ async function run(policy: Policy, { uid, python, lacks }: User): Promise<Outcom
   }
   expect(readdirSync(app).toSorted()).toEqual(["beside.py", "ordinary.py"]);
   if (READ_ONLY.includes(policy)) expect(readdirSync(dwelling)).toEqual([]);
-  return Object.fromEntries(outcomes.map((one) => [one.name, one]));
+  // Below /tmp the program lies in one of the worker's own, where its user may write what nobody else sees.
+  const isOwn = hasNamespaces && !isRoot && app.startsWith("/tmp/") && SCRIPT_ONLY.includes(policy);
+  const known = outcomes.filter(({ name }) => !(isOwn && name === "write_beside"));
+  return Object.fromEntries(known.map((one) => [one.name, one]));
 }
 
 function isDenial({ error }: Outcome): boolean {
@@ -254,7 +258,7 @@ test("ordinary things work or are denied as the table says, and so do the docume
   else expect(text.slice(from, to)).toBe(table(found));
 }, 120_000);
 
-const canBeAnother = process.getuid!() === 0 && existsSync(SYSTEM_PYTHON);
+const canBeAnother = isRoot && existsSync(SYSTEM_PYTHON);
 if (!canBeAnother) console.log(`skipped: ordinary things as another user need root and ${SYSTEM_PYTHON}`);
 test.if(canBeAnother)(
   "for a user without privileges it is the same",

@@ -490,7 +490,7 @@ test.skipIf(!existsSync("/usr/bin/gcc") || process.arch !== "x64")(
     const binary = join(home.dir, "registers");
     Bun.spawnSync(["gcc", "-static", "-nostdlib", "-O1", "-o", binary, source]);
     chmodSync(binary, 0o755);
-    const { stdout } = await cli(home.dir, "run", "--policy", "strict", "--command", binary);
+    const { stdout } = await cli(home.dir, "run", "--policy", "strict", "--command", `'${binary}'`);
     expect(stdout).toBe("\0".repeat(16));
   },
 );

@@ -184,6 +184,7 @@ def mount_in_layers() -> bool:
         os.mkdir(os.path.join(base, name))
     options = f"lowerdir={where['folder']},upperdir={base}/upper,workdir={base}/work,userxattr"
     call("mount", buffer(b"none"), buffer(f"{base}/all".encode()), buffer(b"overlay"), 0, buffer(options.encode()))
+    os.chmod(f"{base}/work/work", 0o700)  # of the kernel's making, and shut to whoever clears away after us
     return os.path.exists(f"{base}/all/existing")
 
 

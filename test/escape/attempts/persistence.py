@@ -1,5 +1,6 @@
 """Ways to be run again, later and by somebody who is not confined."""
 
+import errno
 import glob
 import os
 import subprocess
@@ -10,11 +11,13 @@ from _attempt import attempt, content, fresh, gone_after, in_child, nonce, opene
 
 
 def planted(*path: str, above: bool = True) -> bool:
-    """A new file that somebody will run or believe."""
+    """A new file that somebody will run or believe. Where the user's own folders are not there, one of the same name in a /tmp of ours is none."""
     full = os.path.join(*path)
     folder = os.path.dirname(full)
     made = []
     while above and not os.path.isdir(folder):
+        if folder in (where["home"], where["folder"]):
+            raise FileNotFoundError(errno.ENOENT, "not there", folder)
         made.append(folder)
         folder = os.path.dirname(folder)
     for one in reversed(made):
