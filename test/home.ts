@@ -17,6 +17,7 @@ export const environment = { ...(process.env as Record<string, string>) };
 const FOREIGN =
   /^(IPCCTL_(?!TEST_|SEED$).*|POLICY_FILE|PYTHON.*|XDG_.*|.*_proxy|RES_OPTIONS|LOCALDOMAIN|LD_PRELOAD|BASH_ENV|LANG|LANGUAGE|LC_.*|(FORCE|NO)_COLOR|(STATE|RUNTIME|LOGS|CONFIGURATION|CACHE)_DIRECTORY|NOTIFY_SOCKET|WATCHDOG_.*)$/i;
 for (const name of Object.keys(process.env)) if (FOREIGN.test(name)) delete process.env[name];
+if (tmpdir().length > 40) process.env.TMPDIR = "/tmp"; // scripts of the tests bind sockets there, whose names have 107 bytes
 process.umask(0o022); // other users read what the tests make, and run the copies of what is here
 
 export type CliResult = { readonly status: number; readonly stdout: string; readonly stderr: string };

@@ -78,13 +78,24 @@ export async function openSegment(
   }
 }
 
+/** `undefined` where nobody listens, nor is the folder there. */
+function connectTo(path: string): number | undefined {
+  let reachable: ReturnType<typeof reachablePath>;
+  try {
+    reachable = reachablePath(path);
+  } catch {
+    return undefined;
+  }
+  const socket = connectUnix(reachable.path);
+  reachable.close();
+  return socket;
+}
+
 /** OPEN with the descriptors, once a runtime is attached; a script that knows nothing of us is asked to attach one. */
 async function handOver(path: string, name: string, timeoutMs: number, payload: Buffer, fds: number[]): Promise<void> {
   const began = performance.now();
   const deadline = began + timeoutMs;
-  const reachable = reachablePath(path);
-  const socket = connectUnix(reachable.path);
-  reachable.close();
+  const socket = connectTo(path);
   if (socket === undefined) throw notRunning(name);
   try {
     let held: Buffer = Buffer.alloc(0);
@@ -129,9 +140,7 @@ async function handOver(path: string, name: string, timeoutMs: number, payload: 
 
 /** Asks the worker to look at what is to be interrupted. */
 export function pokeWorker(path: string): void {
-  const reachable = reachablePath(path);
-  const socket = connectUnix(reachable.path);
-  reachable.close();
+  const socket = connectTo(path);
   if (socket === undefined) return;
   sendWithFds(socket, frameHead(1, SHIM.wake), []);
   receive(socket, 1000);

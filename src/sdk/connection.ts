@@ -25,8 +25,9 @@ export class Connection implements Disposable {
   static async open(path: string): Promise<Connection> {
     let connection: Connection | undefined;
     const on = (act: (open: Connection) => void) => connection && act(connection);
-    const reached = reachablePath(path);
+    let reached: ReturnType<typeof reachablePath> | undefined;
     try {
+      reached = reachablePath(path); // of a long one the folder must be there
       const socket = await openStream(
         { unix: reached.path },
         {
@@ -43,7 +44,7 @@ export class Connection implements Disposable {
     } catch (error) {
       throw connectError(error, path);
     } finally {
-      reached.close();
+      reached?.close();
     }
   }
 

@@ -60,6 +60,15 @@ test("a second daemon on the same state is refused and the first goes on", async
   expect(await home.daemonPid()).toBe(pid);
 });
 
+test("in a folder whose name is longer than an address of a socket it is started, and serves, too", async () => {
+  await using home = new Home();
+  home.env.IPCCTL_HOME = join(home.dir, "long".repeat(30), "home");
+  expect((await home.cli("status", "--no-autostart")).stderr).toContain("no daemon answers");
+  home.script("one.py", "import ipcctl\n@ipcctl.expose\ndef ping(): return 'pong'\nipcctl.serve()\n");
+  expect(await home.cli("start", "one.py")).toMatchObject({ status: 0, stderr: "" });
+  expect(await home.cli("call", "one", "ping")).toMatchObject({ status: 0, stdout: '"pong"\n' });
+});
+
 test("a changed file restarts a watched worker, once for many changes", async () => {
   await using home = new Home();
   const script = home.script("watched.py", "import time\ntime.sleep(600)\n");
