@@ -322,10 +322,14 @@ onEverySite("memory", (site) => {
   return WAYS.flatMap((way) => [
     async () => {
       const bombs = MEMORY_BOMBS.map(([bomb]) => [bomb, 16 * MEMORY]);
-      const { results, status } = await site.detonate(way, policy, ...bombs);
+      const { results, ...end } = await site.detonate(way, policy, ...bombs);
       expect(results.every(({ had }) => had <= MEMORY)).toBe(true);
-      if (status === "SIGKILL") return; // by a control group
-      expect(results.map(({ by }) => by)).toEqual(MEMORY_BOMBS.map(([, , refusal]) => expect.stringMatching(refusal)));
+      if (end.status === "SIGKILL") return; // by a control group
+      expect({ way, end, by: results.map(({ by }) => by) }).toEqual({
+        way,
+        end: expect.anything(),
+        by: MEMORY_BOMBS.map(([, , refusal]) => expect.stringMatching(refusal)),
+      });
       const tooFew = MEMORY_BOMBS.filter(([, least], index) => results[index]!.had < least);
       expect(tooFew).toEqual([]); // what the limit allows works
     },

@@ -177,7 +177,7 @@ def echo(server: socket.socket, kind: str) -> None:
         data, address = server.recvfrom(4096)
         note(kind, data[28:] if kind == "raw" else data)
         try:
-            if address:
+            if address and data != b"pong":  # by a socket of ours in other hands it comes from ourselves: no end of answers
                 server.sendto(b"pong", address)
         except OSError:
             pass
