@@ -1,45 +1,136 @@
 #include "become.h"
 #include "../shim/ipc.h"
 
-#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <unistd.h>
+
+#define BONDS_BYTES 256
+#define EARLY (uint32_t)(CLONE_NEWNET | CLONE_NEWIPC) /* take longer than all the others */
+#define PATIENCE_S 10 /* a shim sends at once, or is none */
 
 static struct ipc_spec spec;
 
-__attribute__((visibility("default"))) const void *ipcctl_read(const uint8_t *bytes, size_t size)
+__attribute__((visibility("default"))) char **ipcctl_words(int kind)
 {
-	return ipc_spec_parse(bytes, size, 0, &spec) == 0 ? &spec : NULL;
+	return kind == 0 ? spec.argv : spec.envp;
 }
 
-__attribute__((visibility("default"))) size_t ipcctl_words(int kind, char *room, size_t size)
+/* What a confined process has and cannot take off. A worker may be the user, and even run a shim: it is told by these. */
+static void read_bonds(pid_t pid, char bonds[BONDS_BYTES])
 {
-	char *cwd[] = { (char *)(uintptr_t)spec.cwd, NULL };
-	char **words = kind == 0 ? spec.argv : kind == 1 ? spec.envp : cwd;
-	size_t used = 1;
-	for (; words != NULL && *words != NULL; words++) {
-		size_t length = strlen(*words) + 1;
-		if (used + length <= size)
-			memcpy(room + used - 1, *words, length);
-		used += length;
+	char path[64], line[256];
+	size_t used = 0;
+	snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+	FILE *file = fopen(path, "re");
+	while (file != NULL && fgets(line, sizeof line, file) != NULL) {
+		if ((strncmp(line, "NoNewPrivs:", 11) == 0 || strncmp(line, "Seccomp", 7) == 0) && used + strlen(line) < BONDS_BYTES)
+			used += (size_t)snprintf(bonds + used, BONDS_BYTES - used, "%s", line);
 	}
-	if (used <= size)
-		room[used - 1] = 0;
-	return used;
+	bonds[used] = 0;
+	if (file != NULL)
+		fclose(file);
 }
 
-__attribute__((visibility("default"))) int ipcctl_become(const struct become *what)
+/* Whether a free shim asks: nobody else may have a process made that is confined by nothing but what he says. */
+static bool is_shim(const struct ucred *peer, const char *ours)
 {
-	struct ipc_child_fds fds = { what->in, what->out, what->err, what->control, what->gate, what->report, what->plane, -1 };
-	int rc = ipc_child_become(&spec, &fds, what->parent);
-	if (rc != 0)
-		return rc;
+	char path[64], target[4096], bonds[BONDS_BYTES];
+	snprintf(path, sizeof path, "/proc/%d/exe", (int)peer->pid);
+	ssize_t length = readlink(path, target, sizeof target - 1);
+	if (length < 0 || (peer->uid != 0 && peer->uid != geteuid()))
+		return false;
+	target[length] = 0;
+	const char *name = strrchr(target, '/');
+	read_bonds(peer->pid, bonds);
+	return name != NULL && (strcmp(name, "/ipcctl-shim") == 0 || strcmp(name, "/ipcctl-shim (deleted)") == 0) && bonds[0] != 0 &&
+	       strcmp(bonds, ours) == 0;
+}
+
+static bool tell(int parent, char what, uint32_t value)
+{
+	uint8_t message[5] = { (uint8_t)what };
+	ipc_put_u32(message + 1, value);
+	return send(parent, message, sizeof message, MSG_NOSIGNAL) == sizeof message;
+}
+
+/* A specification, and the descriptors that came with its head. */
+static bool receive(int from, struct ipc_child_fds *fds)
+{
+	union { struct cmsghdr header; char bytes[CMSG_SPACE(IPC_CHILD_FDS * sizeof(int))]; } control;
+	uint8_t head[IPC_ZYGOTE_HEAD];
+	struct iovec part = { head, sizeof head };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control };
+	if (recvmsg(from, &message, MSG_WAITALL | MSG_CMSG_CLOEXEC) != sizeof head)
+		return false;
+	int given[IPC_CHILD_FDS], all[IPC_CHILD_FDS];
+	size_t count = 0, used = 0, size = ipc_get_u32(head);
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	if (header != NULL && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
+		count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		memcpy(given, CMSG_DATA(header), count * sizeof(int));
+	}
+	for (size_t i = 0; i < IPC_CHILD_FDS; i++) {
+		bool is_given = (head[8] >> i & 1) != 0;
+		if (is_given && used == count)
+			return false;
+		all[i] = is_given ? given[used++] : -1;
+	}
+	memcpy(fds, all, sizeof *fds);
+	if (used != count || size > IPC_SPEC_BYTES_MAX || fds->in < 0 || fds->out < 0 || fds->err < 0 || fds->gate < 0 || fds->report < 0)
+		return false;
+	uint8_t *bytes = malloc(size + 1);
+	bool is_good = bytes != NULL && recv(from, bytes, size, MSG_WAITALL) == (ssize_t)size && ipc_spec_parse(bytes, size, 0, &spec) == 0;
+	free(bytes);
+	return is_good && spec.namespaces == ipc_get_u32(head + 4);
+}
+
+__attribute__((visibility("default"))) int ipcctl_become(int listener, int parent, int connection, uint32_t namespaces)
+{
+	struct ipc_child_fds fds;
+	uint8_t head[IPC_ZYGOTE_HEAD];
+	char yes, bonds[BONDS_BYTES];
+	/* In a user namespace we could not see any more who asks, and without it an ordinary user gets into none. */
+	namespaces = namespaces & CLONE_NEWUSER ? 0 : namespaces & EARLY;
+	read_bonds(getpid(), bonds);
+	if (ipc_isolate_enter(namespaces) != 0)
+		_exit(1);
+	memset(&spec, 0, sizeof spec); /* what is touched now is not copied later */
+	if (connection < 0) {
+		connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+		if (connection < 0 || ipc_child_hand_over(parent, connection) != 0)
+			_exit(1);
+	}
+	/* Before the head is taken: if not this one, then another child takes it. */
+	struct timeval patience = { PATIENCE_S, 0 };
+	struct ucred peer = { 0 };
+	socklen_t peer_size = sizeof peer;
+	if (setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) != 0 ||
+	    getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) != 0 || !is_shim(&peer, bonds) ||
+	    recv(connection, head, sizeof head, MSG_PEEK | MSG_WAITALL) != sizeof head)
+		_exit(1);
+	uint32_t wanted = ipc_get_u32(head + 4);
+	if (namespaces != 0 && (wanted & (EARLY | CLONE_NEWUSER)) != namespaces) {
+		tell(parent, 'm', wanted);
+		_exit(0);
+	}
+	if (!tell(parent, 'k', wanted) || !receive(connection, &fds))
+		_exit(1);
+	close(connection);
+	if (ipc_child_become(&spec, &fds, peer.pid) != 0)
+		_exit(126); /* it has told the shim why */
+	if (read(parent, &yes, 1) != 1 || yes != 'y')
+		_exit(1);
 	syscall(SYS_close_range, 3u, IPC_CONTROL_FD - 1u, 0u);
 	syscall(SYS_close_range, IPC_PLANE_FD + 1u, ~0u, 0u);
-	if (what->control < 0)
+	if (fds.control < 0)
 		close(IPC_CONTROL_FD);
-	if (what->plane < 0)
+	if (fds.plane < 0)
 		close(IPC_PLANE_FD);
-	return 0;
+	return fds.control >= 0;
 }

@@ -5,17 +5,19 @@
 #ifndef IPC_BECOME_H
 #define IPC_BECOME_H
 
-#include <stddef.h>
 #include <stdint.h>
 
-/* Descriptors, -1 where there is none, and the pid of the shim. */
-struct become { int in, out, err, report, gate, control, plane, parent; };
-
-/* Not NULL if the bytes are a specification; it is kept. */
-const void *ipcctl_read(const uint8_t *bytes, size_t size);
-/* Arguments (0), variables (1) or the working directory (2), each with an ending NUL, and one more. Returns how much room they need. */
-size_t ipcctl_words(int kind, char *room, size_t size);
-/* 0, or an errno that the shim has been told. Everything but stdio, control and plane is closed afterwards. */
-int ipcctl_become(const struct become *what);
+/*
+ * In a child of the zygote: waits on `listener` until a shim asks for it (or for a connection of that kind that is there already; else -1)
+ * and becomes what the specification says. `parent`, a SEQPACKET socket, hears of it:
+ *   l, with the connection   somebody asks
+ *   m, u32                   he wants other namespaces than those that were entered ahead of time: another child has to take the connection
+ *   k, u32                   he gets this one; the namespaces that he wants
+ * and the end of it as soon as the worker is locked down. The parent has to answer y if what is imported is still what is installed, and
+ * tells him who we are. `namespaces` are entered ahead of time. 1 if there is a control descriptor, else 0; does not return if it fails. Everything but stdio, control and plane is closed afterwards.
+ */
+int ipcctl_become(int listener, int parent, int connection, uint32_t namespaces);
+/* Arguments (0) or variables (1) of what it has become; NULL before. */
+char **ipcctl_words(int kind);
 
 #endif

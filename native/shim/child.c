@@ -120,8 +120,8 @@ pid_t ipc_report_pid(int fd, const struct ipc_spec *spec, pid_t forked)
 	return pids.worker;
 }
 
-/* Hands the listener over. One byte along with it, so that it is a message. */
-static int hand_over(int report, int listener)
+/* One byte along with it, so that it is a message. */
+int ipc_child_hand_over(int to, int fd)
 {
 	union { struct cmsghdr header; char bytes[CMSG_SPACE(sizeof(int))]; } control;
 	memset(&control, 0, sizeof control);
@@ -131,8 +131,8 @@ static int hand_over(int report, int listener)
 	header->cmsg_level = SOL_SOCKET;
 	header->cmsg_type = SCM_RIGHTS;
 	header->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(header), &listener, sizeof listener);
-	return sendmsg(report, &message, MSG_NOSIGNAL) == 1 ? 0 : -errno;
+	memcpy(CMSG_DATA(header), &fd, sizeof fd);
+	return sendmsg(to, &message, MSG_NOSIGNAL) == 1 ? 0 : -errno;
 }
 
 /* execvp whose system call carries the token: in arguments that the kernel does not look at, but a filter may. */
@@ -175,8 +175,8 @@ _Noreturn static void fail(int report, int error, enum ipc_step step)
 }
 
 /* All steps up to the exec, which has not to come. 0, or -errno with the step that failed. */
-static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_child, uint32_t namespaces,
-		  struct ipc_token *token, enum ipc_step *step)
+static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_child, struct ipc_token *token,
+		  enum ipc_step *step)
 {
 	int rc, listener = -1;
 	*step = IPC_STEP_CGROUP;
@@ -184,7 +184,7 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 		return rc;
 	/* Before what a limit on descriptors or on the address space may forbid. */
 	*step = IPC_STEP_NAMESPACES;
-	if ((rc = ipc_isolate(spec, namespaces)) != 0)
+	if ((rc = ipc_isolate(spec)) != 0)
 		return rc;
 	*step = IPC_STEP_RLIMIT;
 	if ((rc = set_rlimits(spec)) != 0)
@@ -194,7 +194,7 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 		return rc;
 	/* After the change of user, which clears it. A parent that died before is noticed by its pid, or where it has none here by its pipe. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	bool is_inside = namespaces & IPC_NAMESPACE_PROCESSES;
+	bool is_inside = spec->namespaces & IPC_NAMESPACE_PROCESSES;
 	if (is_inside ? poll(&(struct pollfd){ fds->life, 0, 0 }, 1, 0) != 0 : is_child && getppid() != parent)
 		_exit(126);
 	*step = IPC_STEP_CWD;
@@ -211,7 +211,7 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 	if ((rc = ipc_confine(spec, token, step, &listener)) != 0)
 		return rc;
 	*step = IPC_STEP_SECCOMP;
-	return listener >= 0 ? hand_over(fds->report, listener) : 0;
+	return listener >= 0 ? ipc_child_hand_over(fds->report, listener) : 0;
 }
 
 /* The shim has written down who we are. False: it died before. */
@@ -234,21 +234,21 @@ int ipc_child_become(const struct ipc_spec *spec, const struct ipc_child_fds *fd
 	sigset_t none;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	if (!pass_gate(fds))
-		return EPIPE;
-	int rc = spec->namespaces & IPC_NAMESPACE_PROCESSES ? -EINVAL : 0; /* it would be another process */
+	/* While the shim is writing down who we are. It may know us only when we are done, so the gate comes last. */
 	step = IPC_STEP_NAMESPACES;
+	int rc = spec->namespaces & IPC_NAMESPACE_PROCESSES ? -EINVAL : 0; /* it would be another process */
 	if (rc == 0)
-		rc = settle(spec, fds, shim, false, 0, &token, &step);
-	return rc == 0 ? 0 : tell(fds->report, rc, step);
+		rc = settle(spec, fds, shim, false, &token, &step);
+	if (rc != 0)
+		return tell(fds->report, rc, step);
+	return pass_gate(fds) ? 0 : EPIPE;
 }
 
 _Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_foreground)
 {
 	struct ipc_token token;
 	enum ipc_step step;
-	uint32_t namespaces;
-	int rc = ipc_isolate_processes(spec, fds, &namespaces);
+	int rc = ipc_isolate_processes(spec, fds);
 	if (rc != 0)
 		fail(fds->report, rc, IPC_STEP_NAMESPACES);
 	if (!is_foreground)
@@ -256,7 +256,7 @@ _Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_chil
 	reset_signals();
 	if (!is_foreground && !pass_gate(fds))
 		_exit(126);
-	rc = settle(spec, fds, parent, true, namespaces, &token, &step);
+	rc = settle(spec, fds, parent, true, &token, &step);
 	if (rc != 0)
 		fail(fds->report, rc, step);
 	environ = spec->envp;

@@ -187,12 +187,14 @@ enum ipc_step {
 struct ipc_child_error { int32_t error; int32_t step; };
 /* `life`: closed at the other end when the worker is over, or the shim. */
 struct ipc_child_fds { int in, out, err, control, gate, report, plane, life; };
+#define IPC_CHILD_FDS (sizeof(struct ipc_child_fds) / sizeof(int))
 extern const char *const ipc_step_names[];
 /* Both ends of what the child reports on; then, in the parent, until the exec: its error, and the descriptor that came along or -1. */
 int ipc_report_open(int fds[2]);
 void ipc_report_read(int fd, struct ipc_child_error *error, int *listener);
 /* The process that will be the worker: the forked one, or where that makes a namespace of processes the one that it made. */
 pid_t ipc_report_pid(int fd, const struct ipc_spec *spec, pid_t forked);
+int ipc_child_hand_over(int to, int fd);
 /* The same without the exec, for a process that was forked elsewhere. 0, or an errno that `report` was told. */
 int ipc_child_become(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t shim);
 _Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_foreground);
@@ -202,16 +204,20 @@ struct ipc_token { uint32_t words[IPC_TOKEN_WORDS]; };
 int ipc_confine(const struct ipc_spec *spec, const struct ipc_token *token, enum ipc_step *step, int *listener);
 
 /* isolate.c: 0 or -errno. */
+/* Some of the namespaces ahead of time; ipc_isolate then enters the others. */
+int ipc_isolate_enter(uint32_t namespaces);
+int ipc_isolate(const struct ipc_spec *spec);
 #define IPC_NAMESPACE_PROCESSES 0x20000000u /* CLONE_NEWPID */
 struct ipc_child_pids { int32_t first, worker, unused[2]; };
-/* Namespaces of `but` are there already. */
-int ipc_isolate(const struct ipc_spec *spec, uint32_t but);
-/* In a child: returns in another one of the same parent, the second process of a namespace of processes; the caller becomes its first
- * one's maker and ends. Its pid goes to `report`. Sets `done` to the namespaces that it is in. */
-int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fds *fds, uint32_t *done);
+/* In a child: returns in another one of the same parent, the second process of a namespace of processes; the caller tells `report` its pid,
+ * and that of the first one, and ends. */
+int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fds *fds);
 int ipc_probe(void);
 
-/* zygote.c: the connection by which the end of the worker is told, or -errno. */
+/* zygote.c: the connection, on which it is asked: u32 size of the specification, u32 its namespaces, u8 which of the descriptors come
+ * along; then the specification. */
+#define IPC_ZYGOTE_HEAD 9
+/* The connection by which the end of the worker is told, or -errno. */
 struct rusage;
 int ipc_zygote_fork(const struct ipc_spec *spec, const uint8_t *bytes, size_t size, const struct ipc_child_fds *fds, pid_t *pid);
 /* False: the snapshot is gone, and what it forked with it. */

@@ -91,6 +91,20 @@ static int take_tree(const struct ipc_mount *mount)
 	return -error;
 }
 
+/* With the folders on the way to it, which are mostly there. */
+static int make_folder(char *path)
+{
+	if (mkdir(path, 0755) == 0 || errno == EEXIST)
+		return 0;
+	char *slash = strrchr(path, '/');
+	if (errno != ENOENT || slash == NULL)
+		return -errno;
+	*slash = 0;
+	int rc = make_folder(path);
+	*slash = '/';
+	return rc != 0 ? rc : mkdir(path, 0755) == 0 || errno == EEXIST ? 0 : -errno;
+}
+
 /* Folders on the way to a relative path, and the last part as well where it is to be a folder. */
 static int make_way(const char *path, bool is_folder)
 {
@@ -99,17 +113,11 @@ static int make_way(const char *path, bool is_folder)
 	if (length >= sizeof part)
 		return -ENAMETOOLONG;
 	memcpy(part, path, length + 1);
-	for (char *at = part; *at != 0; at++) {
-		if (*at != '/')
-			continue;
-		*at = 0;
-		if (mkdir(part, 0755) != 0 && errno != EEXIST)
-			return -errno;
-		*at = '/';
-	}
-	if (is_folder && mkdir(part, 0755) != 0 && errno != EEXIST)
-		return -errno;
-	return 0;
+	char *end = is_folder ? part + length : strrchr(part, '/');
+	if (end == NULL)
+		return 0;
+	*end = 0;
+	return make_folder(part);
 }
 
 static int attach(const struct ipc_mount *mount, int tree)
@@ -206,6 +214,20 @@ static int build_root(const struct ipc_spec *spec)
 	return mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL) == 0 ? 0 : -errno;
 }
 
+static uint32_t entered;
+
+int ipc_isolate_enter(uint32_t namespaces)
+{
+	uid_t uid = getuid();
+	gid_t gid = getgid();
+	if (namespaces == 0)
+		return 0;
+	if (unshare((int)namespaces) != 0)
+		return -errno;
+	entered |= namespaces;
+	return namespaces & CLONE_NEWUSER ? map_user(uid, gid) : 0;
+}
+
 /* The first process of a namespace: what loses its parent becomes its child, and what is left when it ends is killed by the kernel. Nobody
  * can signal it from within, and it does nothing but wait. */
 _Noreturn static void be_first(int life)
@@ -224,17 +246,11 @@ _Noreturn static void be_first(int life)
 	_exit(0);
 }
 
-int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fds *fds, uint32_t *done)
+int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fds *fds)
 {
-	uint32_t flags = spec->namespaces & (IPC_NAMESPACE_PROCESSES | CLONE_NEWUSER);
-	*done = 0;
-	if (!(flags & IPC_NAMESPACE_PROCESSES))
+	if (!(spec->namespaces & IPC_NAMESPACE_PROCESSES))
 		return 0;
-	uid_t uid = getuid();
-	gid_t gid = getgid();
-	if (unshare((int)flags) != 0)
-		return -errno;
-	int rc = flags & CLONE_NEWUSER ? map_user(uid, gid) : 0;
+	int rc = ipc_isolate_enter(spec->namespaces & (IPC_NAMESPACE_PROCESSES | CLONE_NEWUSER));
 	if (rc != 0)
 		return rc;
 	/* Both are the shim's children: it hears of their end, and they of its. */
@@ -249,24 +265,17 @@ int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fd
 			kill(pids.first, SIGKILL);
 		return rc;
 	}
-	if (pids.worker == 0) {
-		*done = flags;
+	if (pids.worker == 0)
 		return 0;
-	}
 	_exit(write(fds->report, &pids, sizeof pids) == (ssize_t)sizeof pids ? 0 : 126);
 }
 
-int ipc_isolate(const struct ipc_spec *spec, uint32_t but)
+int ipc_isolate(const struct ipc_spec *spec)
 {
 	if (spec->namespaces == 0)
 		return 0;
-	uid_t uid = getuid();
-	gid_t gid = getgid();
 	mode_t mask = umask(0);
-	uint32_t flags = spec->namespaces & ~but;
-	if (unshare((int)flags) != 0)
-		return -errno;
-	int rc = flags & CLONE_NEWUSER ? map_user(uid, gid) : 0;
+	int rc = ipc_isolate_enter(spec->namespaces & ~entered);
 	if (rc == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
 		rc = -errno;
 	if (rc == 0)
@@ -288,7 +297,7 @@ int ipc_probe(void)
 			spec.namespaces |= CLONE_NEWUSER;
 		spec.mounts[spec.mount_count++] = (struct ipc_mount){ .kind = IPC_MOUNT_SCRATCH, .path = "/tmp", .bytes = 65536, .files = 16 };
 		spec.mounts[spec.mount_count++] = (struct ipc_mount){ .kind = IPC_MOUNT_BIND, .path = "/dev/null", .is_device = true, .is_writable = true };
-		int rc = ipc_isolate(&spec, 0);
+		int rc = ipc_isolate(&spec);
 		if (rc == 0 && access("/dev/null", W_OK) != 0)
 			rc = -errno;
 		pid_t first = rc == 0 ? fork() : 0;

@@ -735,7 +735,7 @@ static int start_worker(void)
 		return -errno;
 	if (shim.spec.is_plane_passed && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, plane) != 0)
 		return -errno;
-	struct ipc_child_fds fds = { null, out[1], err[1], control[1], gate[0], report[1], plane[1], life[0] };
+	struct ipc_child_fds fds = { null, out[1], err[1], control[1], gate[0], report[1], plane[1], shim.spec.zygote != NULL ? -1 : life[0] };
 	pid_t parent = getpid();
 	shim.started_ns = ipc_realtime_ns();
 	shim.started_boot_ns = ipc_boottime_ns();

@@ -11,7 +11,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define FDS 7
 #define PATIENCE_S 10
 
 static int connect_to(const char *path)
@@ -49,21 +48,22 @@ static int send_all(int fd, const uint8_t *bytes, size_t size)
 	return 0;
 }
 
-/* u32 size, u8 which descriptors, these along with it; then the specification. */
-static int ask(int fd, const uint8_t *bytes, size_t size, const struct ipc_child_fds *fds)
+static int ask(int fd, uint32_t namespaces, const uint8_t *bytes, size_t size, const struct ipc_child_fds *fds)
 {
-	int all[FDS] = { fds->in, fds->out, fds->err, fds->report, fds->gate, fds->control, fds->plane }, given[FDS];
+	int all[IPC_CHILD_FDS], given[IPC_CHILD_FDS];
+	memcpy(all, fds, sizeof all);
 	size_t count = 0;
-	uint8_t head[5];
+	uint8_t head[IPC_ZYGOTE_HEAD];
 	ipc_put_u32(head, (uint32_t)size);
-	head[4] = 0;
-	for (int i = 0; i < FDS; i++) {
+	ipc_put_u32(head + 4, namespaces);
+	head[8] = 0;
+	for (size_t i = 0; i < IPC_CHILD_FDS; i++) {
 		if (all[i] >= 0) {
 			given[count++] = all[i];
-			head[4] = (uint8_t)(head[4] | 1 << i);
+			head[8] = (uint8_t)(head[8] | 1 << i);
 		}
 	}
-	union { struct cmsghdr header; char bytes[CMSG_SPACE(FDS * sizeof(int))]; } control;
+	union { struct cmsghdr header; char bytes[CMSG_SPACE(IPC_CHILD_FDS * sizeof(int))]; } control;
 	memset(&control, 0, sizeof control);
 	struct iovec part = { head, sizeof head };
 	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = CMSG_SPACE(count * sizeof(int)) };
@@ -82,7 +82,7 @@ int ipc_zygote_fork(const struct ipc_spec *spec, const uint8_t *bytes, size_t si
 	uint64_t until = ipc_now_ms() + PATIENCE_S * 1000;
 	for (;;) {
 		int fd = connect_to(spec->zygote);
-		int rc = fd < 0 ? fd : ask(fd, bytes, size, fds);
+		int rc = fd < 0 ? fd : ask(fd, spec->namespaces, bytes, size, fds);
 		uint8_t answer[4];
 		struct timeval patience = { PATIENCE_S, 0 };
 		if (rc >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0 && recv(fd, answer, 4, MSG_WAITALL) == 4) {

@@ -4,8 +4,8 @@ It runs nothing of a worker itself. Before the fork nobody's code runs but that 
 specification says (native/become) before the first line of the script is even read. argv: the library that does so, and what to import.
 """
 
-import array
 import builtins
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -18,31 +18,15 @@ import socket
 import struct
 import sys
 import types
-
-HEAD = struct.Struct("<IB")  # bytes of the specification, which descriptors came along
-DESCRIPTORS = ("in", "out", "err", "report", "gate", "control", "plane")
-SPECIFICATION_MAX = 4 * 1024 * 1024  # what a shim reads, too
-
-
-class Fields(ctypes.Structure):
-    """struct become in native/become/become.h"""
-
-    _fields_ = [(name, ctypes.c_int) for name in DESCRIPTORS] + [("parent", ctypes.c_int)]
-
-
-def load(path: str) -> ctypes.CDLL:
-    library = ctypes.CDLL(path)
-    library.ipcctl_read.restype = ctypes.c_void_p
-    library.ipcctl_words.restype = ctypes.c_size_t
-    return library
-
+from collections.abc import Callable
 
 def words(library: ctypes.CDLL, kind: int) -> list[str]:
-    """Arguments (0), environment (1) or working directory (2) of the specification that was read last."""
-    size = library.ipcctl_words(kind, None, 0)
-    room = ctypes.create_string_buffer(size)
-    library.ipcctl_words(kind, room, size)
-    return [os.fsdecode(word) for word in room.raw[: size - 1].split(b"\0")[:-1]] if size > 1 else []
+    """Arguments (0) or environment (1) of the specification that it has become."""
+    found: list[str] = []
+    words = library.ipcctl_words(kind)
+    while words and (word := words[len(found)]) is not None:
+        found.append(os.fsdecode(word))
+    return found
 
 
 def single_threaded() -> None:
@@ -64,52 +48,29 @@ def fingerprint() -> str:
     return repr(seen)
 
 
-def bonds(pid: int | str) -> list[str]:
-    """What a confined process has and cannot take off. A worker may be the user, and even run a shim: it is told by these."""
-    with open(f"/proc/{pid}/status") as file:
-        return [line for line in file if line.startswith(("NoNewPrivs:", "Seccomp:", "Seccomp_filters:"))]
-
-
-def is_shim(pid: int, uid: int) -> bool:
-    """Whether a free shim asks: nobody else may have a process made that is confined by nothing but what he says."""
-    try:
-        name = os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
-        return uid in (0, os.geteuid()) and name == "ipcctl-shim" and bonds(pid) == bonds("self")
-    except OSError:
-        return False
-
-
-def receive(connection: socket.socket) -> tuple[bytes, dict[str, int]] | None:
-    """A specification with its descriptors; None at the end, or for what is none."""
-    fds = array.array("i")
-    data, ancillary, _, _ = connection.recvmsg(HEAD.size, socket.CMSG_SPACE(len(DESCRIPTORS) * fds.itemsize))
-    for level, kind, content in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-    got: dict[str, int] = {}
-    if len(data) == HEAD.size:
-        size, which = HEAD.unpack(data)
-        names = [name for bit, name in enumerate(DESCRIPTORS) if which >> bit & 1]
-        if len(names) == len(fds) and size <= SPECIFICATION_MAX and which & 7 == 7:
-            got = dict(zip(names, fds))
-            parts = bytearray()
-            while len(parts) < size:
-                part = connection.recv(size - len(parts))
-                if not part:
-                    break
-                parts += part
-            if len(parts) == size:
-                return bytes(parts), got
-    for fd in fds:
-        os.close(fd)
-    return None
-
-
-class Child(Exception):
-    """Raised in the child, to get out of everything that is the parent's."""
-
-
 PDEATHSIG = 1  # prctl
+
+
+def schedule(policy: int) -> None:
+    with contextlib.suppress(OSError):  # where that is forbidden
+        os.sched_setscheduler(0, policy, os.sched_param(0))
+
+
+class Worker(Exception):
+    """Raised in the child that has become a worker, to get out of everything that is the parent's."""
+
+
+class Child:
+    """A child from its fork to its end."""
+
+    def __init__(self, pid: int, told: socket.socket) -> None:
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+        self.told = told  # where it says how far it has come: see native/become/become.h
+        self.connection: socket.socket | None = None  # of whoever has asked for it
+        self.is_known = False  # to him
+
+
 LOST_MAX = 3
 
 
@@ -129,136 +90,153 @@ class Zygote:
         self.listener.bind(path)
         os.close(here)
         self.listener.listen(64)
-        #: By pidfd and by connection: pidfd, connection, and where the child says whether it took what it was asked for.
-        self.running: dict[int, tuple[int, socket.socket, socket.socket]] = {}
-        self.children: dict[int, int] = {}  # by pidfd
+        self.acts: dict[int, Callable[[], object]] = {}  # by descriptor: what to do when it has something to say
+        self.children: set[Child] = set()
+        self.spare: Child | None = None
         self.born_of = fingerprint()
+        self.scheduler = os.sched_getscheduler(0)
         self.lost = 0  # children in store that ended, one after the other
+        self.wanted = (0, 0)  # namespaces of those who asked last
 
     def serve(self) -> None:
-        spare, spare_pidfd = self.store()
+        if self.scheduler == os.SCHED_OTHER:
+            # Whoever waits for a worker waits for the child: what it wakes us for takes another processor, or what the child leaves.
+            schedule(os.SCHED_BATCH)
+        self.store()
         while True:
-            for fd, _ in self.poll.poll():
-                if fd == spare.fileno():
-                    self.take(spare, spare_pidfd)
-                    spare, spare_pidfd = self.store()
-                elif fd in self.children:
-                    self.reap(fd)
-                elif fd in self.running:  # whoever asked for it is gone
-                    self.poll.unregister(fd)
-                    signal.pidfd_send_signal(self.running[fd][0], signal.SIGKILL)
+            for fd, _ in self.poll.poll(maxevents=1):  # what is done about one may be the end of another
+                self.acts[fd]()
 
-    def store(self) -> tuple[socket.socket, int]:
-        """Forks the next child. It says by a message with a connection that somebody has asked it."""
+    def on(self, fd: int, events: int, act: Callable[[], object]) -> None:
+        self.acts[fd] = act
+        self.poll.register(fd, events)
+
+    def off(self, fd: int) -> None:
+        if self.acts.pop(fd, None):
+            self.poll.unregister(fd)
+
+    def store(self, connection: socket.socket | None = None) -> None:
+        """Forks the next child: the one in store, or one for who is here already."""
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
-        child = os.fork()
-        if child == 0:
+        pid = os.fork()
+        if pid == 0:
             ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(0)
             ours.close()
-            self.forget()
-            raise Child(*self.wait(its))
+            raise Worker(self.wait(its.detach(), connection.detach() if connection else -1))
         its.close()
-        pidfd = os.pidfd_open(child)
-        self.children[pidfd] = child
-        self.poll.register(ours, select.EPOLLIN)
-        self.poll.register(pidfd, select.EPOLLIN)
-        return ours, pidfd
+        child = Child(pid, ours)
+        self.children.add(child)
+        self.on(child.pidfd, select.EPOLLIN, lambda: self.reap(child))
+        self.on(ours.fileno(), select.EPOLLIN, lambda: self.hear(child))
+        if connection:
+            self.meet(child, connection)
+        else:
+            self.spare = child
+            self.off(self.listener.fileno())
 
-    def forget(self) -> None:
-        """In the child: what is the parent's with others is none of its business, and must end when the parent lets go of it."""
+    def wait(self, parent: int, connection: int) -> bool:
+        """In the child: until somebody asks for it and it has become what he asked for. True if there is a control descriptor."""
+        # What is the parent's with others is none of its business, and must end when the parent lets go of it.
         self.poll.close()
-        for _, connection, told in set(self.running.values()):
-            connection.close()
-            told.close()
-        for pidfd in self.children:
-            os.close(pidfd)
-        self.running.clear()
+        self.acts.clear()
+        for child in self.children:
+            child.told.close()
+            os.close(child.pidfd)
+            if child.connection:
+                child.connection.close()
         self.children.clear()
-
-    def wait(self, parent: socket.socket) -> tuple[int, bytes, dict[str, int]]:
-        """In the child: until somebody asks for it in the right way. Whoever does not ends it."""
+        if self.scheduler == os.SCHED_OTHER:
+            schedule(os.SCHED_OTHER)
         # All that can be done before it is known what for; and what is touched now is not copied later.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGURG, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         os.environ.clear()
-        compile("0", "<string>", "exec")
-        words(self.library, 0)
-        ctypes.byref(Fields(parent=0))
-        types.ModuleType("__main__")
-        connection, _ = self.listener.accept()
-        is_stale = fingerprint() != self.born_of
-        socket.send_fds(parent, [b"n" if is_stale else b"a"], [connection.fileno()])
-        connection.settimeout(10)  # a shim sends at once, or is none
-        pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        asked = receive(connection) if not is_stale and is_shim(pid, uid) else None
-        if asked is None:
-            os._exit(0)
-        parent.send(b"k")
-        connection.sendall(struct.pack("<I", os.getpid()))
-        return (pid, *asked)
+        os.environ["A"] = ", ".join(words(self.library, 0))
+        os.environ.clear()
+        open_streams()
+        with io.open_code(os.devnull) as file:
+            exec(compile(file.read(), os.path.abspath("."), "exec"), types.ModuleType("__main__").__dict__)
+        namespaces = self.wanted[0] if len(set(self.wanted)) == 1 and connection < 0 else 0
+        return bool(self.library.ipcctl_become(self.listener.detach(), parent, connection, ctypes.c_uint32(namespaces)))
 
-    def take(self, spare: socket.socket, pidfd: int) -> None:
-        """The child in store was asked, or died."""
-        message, fds, _, _ = socket.recv_fds(spare, 1, 1)
-        self.poll.unregister(spare)
-        spare.setblocking(False)
-        if message == b"n":
-            for fd in fds:
-                os.close(fd)
+    def hear(self, child: Child) -> bool:
+        """What the child says, if only that it will say no more: it is locked down, or dead. False then."""
+        try:
+            message, fds, _, _ = socket.recv_fds(child.told, 5, 1)
+        except ConnectionResetError:
+            return True  # it has not heard all that we said; what it said comes now
+        if fds:  # and l
+            self.lost = 0
+            self.spare = None
+            self.on(self.listener.fileno(), select.EPOLLIN, self.store)  # who comes before this one is a worker need not wait for that
+            self.meet(child, socket.socket(fileno=fds[0]))
+        elif message[:1] == b"m" and child.connection:
+            connection, child.connection = child.connection, None
+            self.off(connection.fileno())
+            self.store(connection)
+        elif message[:1] == b"k":
+            self.wanted = (self.wanted[1], struct.unpack("<xI", message)[0])
+            if child.connection:
+                self.introduce(child, child.connection)
+        else:
+            self.off(child.told.fileno())
+            if self.spare is child:
+                self.lost += 1
+                self.wanted = (0, 0)
+                if self.lost == LOST_MAX:
+                    sys.exit("snapshot: its children end before anybody asks for them")
+            if self.spare in (child, None):
+                self.store()
+        return message != b""
+
+    def meet(self, child: Child, connection: socket.socket) -> None:
+        """Somebody asks for it; whether he may, it finds out itself."""
+        child.connection = connection
+        connection.set_inheritable(False)  # it came as it was sent
+        if fingerprint() != self.born_of:
             self.renew()
-        self.lost = 0 if message else self.lost + 1
-        if self.lost == LOST_MAX:
-            sys.exit("snapshot: its children end before anybody asks for them")
-        for fd in fds:
-            connection = socket.socket(fileno=fd)
-            self.running[pidfd] = self.running[connection.fileno()] = (pidfd, connection, spare)
-            self.poll.register(connection, select.EPOLLRDHUP)
+        self.on(connection.fileno(), select.EPOLLRDHUP, lambda: self.kill(child))
+
+    def introduce(self, child: Child, connection: socket.socket) -> None:
+        """To whoever has asked for it."""
+        with contextlib.suppress(OSError):  # one of them is gone
+            child.told.send(b"y")
+            connection.sendall(struct.pack("<I", child.pid))
+            child.is_known = True
+
+    def kill(self, child: Child) -> None:
+        if child.connection:
+            self.off(child.connection.fileno())
+        signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
 
     def renew(self) -> None:
         """What was imported is not what is installed any more: begins anew, and so do the imports. Running children end with us."""
+        for child in self.children:
+            self.kill(child)
+            os.waitpid(child.pid, 0)
         os.environ["PYTHONPATH"] = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "boot")
         os.execv(sys.executable, [sys.executable, *sys.argv])
 
-    def reap(self, pidfd: int) -> None:
-        _, status, usage = os.wait4(self.children.pop(pidfd), 0)
-        self.poll.unregister(pidfd)
-        os.close(pidfd)
-        if pidfd not in self.running:
+    def reap(self, child: Child) -> None:
+        while child.told.fileno() in self.acts and self.hear(child):
+            pass  # what it said before its end
+        _, status, usage = os.wait4(child.pid, 0)
+        self.off(child.pidfd)
+        os.close(child.pidfd)
+        self.children.remove(child)
+        child.told.close()
+        if child.connection is None:
             return
-        _, connection, told = self.running.pop(pidfd)
-        del self.running[connection.fileno()]
-        try:
-            self.poll.unregister(connection)
-        except FileNotFoundError:
-            pass  # it is gone since we looked
+        self.off(child.connection.fileno())
         cpu = int((usage.ru_utime + usage.ru_stime) * 1e6)
-        try:
-            if told.recv(1) == b"k":  # else nobody knows of it
-                connection.settimeout(1)
-                connection.sendall(struct.pack("<IQQ", status, usage.ru_maxrss, cpu))
-        except OSError:
-            pass
-        told.close()
-        connection.close()
-
-
-def lock_down(library: ctypes.CDLL, shim: int, specification: bytes, fds: dict[str, int]) -> list[str]:
-    """Makes this process what the specification says, for ever. Returns the arguments."""
-    if not library.ipcctl_read(specification, ctypes.c_size_t(len(specification))):
-        os._exit(126)
-    arguments, environment = words(library, 0), words(library, 1)
-    os.environ.update(pair.partition("=")[::2] for pair in environment)
-    if "control" in fds:
-        os.environ["IPCCTL_CONTROL_FD"] = "198"
-    fields = Fields(**{name: fds.get(name, -1) for name in DESCRIPTORS}, parent=shim)
-    if library.ipcctl_become(ctypes.byref(fields)) != 0:
-        os._exit(126)  # it has told the shim why
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    return arguments
+        if child.is_known:  # else nobody knows of it
+            with contextlib.suppress(OSError):
+                child.connection.settimeout(1)
+                child.connection.sendall(struct.pack("<IQQ", status, usage.ru_maxrss, cpu))
+        child.connection.close()
 
 
 def reseed() -> None:
@@ -344,19 +322,29 @@ def main() -> None:
         importlib.import_module(name)
     single_threaded()
     folder = os.path.dirname(os.environ["IPCCTL_PLANE"])
-    zygote = Zygote(load(library_path), folder)
+    library = ctypes.CDLL(library_path)
+    library.ipcctl_words.restype = ctypes.POINTER(ctypes.c_char_p)
+    zygote = Zygote(library, folder)
     with open(os.path.join(folder, "snapshot"), "w") as file:
         json.dump({"python": sys.executable, "imports": imports, "policy": os.environ.get("IPCCTL_SNAPSHOT_POLICY")}, file)
     gc.collect()
     gc.freeze()  # what is here stays: nothing of it is touched, and so copied, by a collection in a child
     importlib.import_module("ipcctl").ready()
+    has_control = False
     try:
         zygote.serve()
-    except Child as child:
-        asked = child.args
+    except Worker as worker:
+        (has_control,) = worker.args
     sys.path[:] = [entry for entry in sys.path if entry != os.path.dirname(os.path.abspath(__file__))]
-    arguments = lock_down(zygote.library, *asked)
+    arguments, environment = words(zygote.library, 0), words(zygote.library, 1)
     del zygote
+    for variable in environment:
+        name, _, value = variable.partition("=")
+        os.environ[name] = value
+    if has_control:
+        os.environ["IPCCTL_CONTROL_FD"] = "198"
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     reseed()
     open_streams()
     listen_for_console()

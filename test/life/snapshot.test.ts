@@ -1,6 +1,6 @@
 /** Snapshots: workers forked from a process that has its imports done. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { chmodSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, existsSync, readFileSync, readlinkSync, realpathSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Ipcctl } from "ipcctl";
 import { Home, isAlive, ROOT, waitUntil } from "../home.ts";
@@ -81,6 +81,38 @@ print(json.dumps(found))
   expect(new Set(Object.values(JSON.parse(stdout) as object))).toEqual(new Set(["denied"]));
 });
 
+test("whatever was asked for before, a worker has the namespaces of its own policy, and shares none", async () => {
+  const kinds = ["net", "ipc", "mnt"];
+  const namespaces = (pid: number | string): string[] => kinds.map((kind) => readlinkSync(`/proc/${pid}/ns/${kind}`));
+  const ours = namespaces("self");
+  const seen: string[] = [];
+  const order = [
+    "trusted",
+    "strict",
+    "strict",
+    "strict",
+    "no-network",
+    "strict",
+    "strict",
+    "trusted",
+    "trusted",
+    "strict",
+  ];
+  const children: ReturnType<typeof spawn>[] = [];
+  for (const policy of order) {
+    const code = "import os; print(os.getpid(), flush=True); input()";
+    const child = spawn("run", "--snapshot", "one", "--policy", policy, "-c", code);
+    children.push(child);
+    const { value } = await child.stdout.getReader().read();
+    const its = namespaces(Number(Buffer.from(value!).toString()));
+    if (policy === "strict") seen.push(...its);
+    else expect(its).toEqual(ours);
+  }
+  expect(new Set([...seen, ...ours]).size).toBe(seen.length + ours.length);
+  for (const child of children) void child.stdin.write("\n");
+  expect(await Promise.all(children.map(({ exited }) => exited))).toEqual(order.map(() => 0));
+});
+
 test("two children share no randomness and none of the state", async () => {
   const code = "import random, uuid, os; print(random.random(), uuid.uuid4(), os.urandom(4).hex(), os.getpid())";
   const runs = await Promise.all([1, 2, 3].map(() => home.cli("run", "--snapshot", "one", "-c", code)));
@@ -153,7 +185,7 @@ def ask(data):
     try: socket.send_fds(s, [data], [0, 1, 2, 2]); s.shutdown(socket.SHUT_WR); return s.recv(100)
     except OSError as error: return error.errno
 shim = ${JSON.stringify(join(ROOT, "native/build/ipcctl-shim"))}
-print([ask(data) for data in (b"", b"x", struct.pack("<IB", 5, 15) + b"hello", struct.pack("<IB", 2**32 - 1, 255), os.urandom(10000))])
+print([ask(data) for data in (b"", b"x", struct.pack("<IIB", 5, 0, 15) + b"hello", struct.pack("<IIB", 2**32 - 1, 0, 255), os.urandom(10000))])
 `;
   for (const command of [
     ["python3", "-c", knock],
@@ -162,6 +194,21 @@ print([ask(data) for data in (b"", b"x", struct.pack("<IB", 5, 15) + b"hello", s
     const { stdout } = Bun.spawnSync(command, { cwd: home.dir, env: home.env, stderr: "inherit" });
     expect(stdout.toString()).not.toMatch(/b'[^']/); // no pid comes back
   }
+  // The same from what passes for a free shim; and from one that says nothing at all, while others ask.
+  const shim = join(home.dir, "ipcctl-shim");
+  const [python, prefix] = Bun.spawnSync(["python3", "-c", "import sys; print(sys.executable, sys.base_prefix)"])
+    .stdout.toString()
+    .trim()
+    .split(" ") as [string, string];
+  copyFileSync(realpathSync(python), shim);
+  const env = { ...home.env, PYTHONHOME: prefix };
+  expect(Bun.spawnSync([shim, "-c", knock], { env, stderr: "inherit" }).success).toBe(true);
+  const silence = `import socket; s = socket.socket(socket.AF_UNIX); s.connect(${JSON.stringify(socket)}); print(1, flush=True); s.recv(1)`;
+  const silent = Bun.spawn([shim, "-c", silence], { env, stdout: "pipe" });
+  await silent.stdout.getReader().read();
+  expect((await home.cli("run", "--snapshot", "one", "-c", "print(1)")).stdout).toBe("1\n");
+  silent.kill("SIGKILL");
+  await silent.exited;
   // A worker that is the user, all but the network, may have a shim of its own; it is confined like the worker.
   const spec = join(home.dir, "spec");
   const { encodeSpec } = await import("../../src/workers/spec.ts");
@@ -181,6 +228,10 @@ print([ask(data) for data in (b"", b"x", struct.pack("<IB", 5, 15) + b"hello", s
   writeFileSync(spec, encodeSpec(wanted));
   Bun.spawnSync([join(ROOT, "native/build/ipcctl-shim"), "--run", spec]);
   expect(existsSync(proof)).toBe(true); // the same from a free one works
+  writeFileSync(spec, encodeSpec({ ...wanted, cwd: "/nowhere" }));
+  const failed = Bun.spawnSync([join(ROOT, "native/build/ipcctl-shim"), "--run", spec]);
+  expect(failed.stderr.toString()).toBe("ipcctl: /nowhere: No such file or directory (cwd)\n");
+  expect(failed.exitCode).toBe(126);
   const pid = (await home.status("snapshot-one")).pid!;
   const [spare] = readFileSync(`/proc/${pid}/task/${pid}/children`, "latin1").trim().split(" ").map(Number);
   process.kill(spare!, "SIGKILL"); // the one in store: another takes its place
@@ -209,10 +260,15 @@ test("what is installed changes: the snapshot imports anew before it forks again
   const [, folder = ""] = (await run()).stdout.trim().split(" ");
   expect(folder).toStartWith(venv);
   const { pid, restarts } = await home.status("snapshot-two");
+  const code = "import os, time; print(os.getpid(), flush=True); time.sleep(100)";
+  const running = spawn("run", "--snapshot", "two", "--policy", "trusted", "-c", code);
+  const its = Number(Buffer.from((await running.stdout.getReader().read()).value!).toString());
   await Bun.write(join(folder, "ready.pth"), "import added\n");
   await Bun.write(join(folder, "added.py"), "");
   expect((await run()).stdout).toStartWith("True");
   expect(await home.status("snapshot-two")).toMatchObject({ pid, restarts }); // the same process, begun anew
+  expect(await running.exited).toBe(137);
+  expect(isAlive(its)).toBe(false); // what was forked from it before has ended
 });
 
 test("delete ends it, and what asks for it afterwards is refused by its name", async () => {
