@@ -44,6 +44,7 @@ function judge(
     else if (code === 0x15) at += accumulator === value ? yes : no;
     else if (code === 0x35) at += accumulator >= value ? yes : no;
     else if (code === 0x45) at += (accumulator & value) !== 0 ? yes : no;
+    else if (code === 0x05) at += value;
     else if (code === 0x06) {
       if (value === 0x7fff_0000) return "allow";
       if (value === 0x7fc0_0000) return "notify";
