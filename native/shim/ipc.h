@@ -54,7 +54,7 @@ struct ipc_filter {
 	struct ipc_patch patches[IPC_PATCHES_MAX];
 	size_t patch_count;
 };
-enum ipc_mount_kind { IPC_MOUNT_BIND, IPC_MOUNT_LINK, IPC_MOUNT_FOLDER, IPC_MOUNT_SCRATCH, IPC_MOUNT_HIDE, IPC_MOUNT_KINDS };
+enum ipc_mount_kind { IPC_MOUNT_BIND, IPC_MOUNT_LINK, IPC_MOUNT_FOLDER, IPC_MOUNT_SCRATCH, IPC_MOUNT_HIDE, IPC_MOUNT_COVER, IPC_MOUNT_KINDS };
 struct ipc_mount {
 	enum ipc_mount_kind kind;
 	bool is_writable, is_device, may_exec;

@@ -173,6 +173,9 @@ static int carry_out(const struct ipc_mount *step, int tree, const struct ipc_sp
 		if (rc == 0 && spec->has_ids && chown(to, spec->uid, spec->gid) != 0)
 			rc = -errno;
 		return rc;
+	case IPC_MOUNT_COVER: /* read-only once all is in it */
+		rc = make_way(to, true);
+		return rc != 0 ? rc : mount_memory(to, 65536, 4096, MS_NOSUID | MS_NODEV, "0755");
 	default: { /* hidden: an empty folder over it, or for a file the null device's emptiness */
 		struct stat status;
 		if (lstat(to, &status) != 0)
@@ -207,6 +210,11 @@ static int build_root(const struct ipc_spec *spec)
 			return rc;
 		if (trees[i] >= 0)
 			close(trees[i]);
+	}
+	for (size_t i = 0; i < spec->mount_count; i++) {
+		if (spec->mounts[i].kind == IPC_MOUNT_COVER &&
+		    mount(NULL, spec->mounts[i].path + 1, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL) != 0)
+			return -errno;
 	}
 	/* The old root ends up on top of the new one, and goes. */
 	if (syscall(SYS_pivot_root, ".", ".") != 0 || umount2(".", MNT_DETACH) != 0 || chdir("/") != 0)

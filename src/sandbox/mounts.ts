@@ -14,7 +14,8 @@ export type MountStep =
       readonly files: number;
       readonly mayExec: boolean;
     }
-  | { readonly kind: "hide"; readonly path: string };
+  | { readonly kind: "hide"; readonly path: string }
+  | { readonly kind: "cover"; readonly path: string };
 
 const LINKS_MAX = 40;
 
@@ -54,9 +55,27 @@ export class Root {
 
   /** Outer folders before what is in them; what is hidden last. */
   steps(): MountStep[] {
-    const order = (step: MountStep): number => (step.kind === "hide" ? 2 : step.kind === "scratch" ? 0 : 1);
+    const order = (step: MountStep): number =>
+      step.kind === "hide" ? 3 : step.kind === "cover" ? 1 : step.kind === "scratch" ? 0 : 2;
     const depth = (step: MountStep): number => step.path.split("/").length;
-    return this.#steps.toSorted((a, b) => order(a) - order(b) || depth(a) - depth(b));
+    return [...this.#steps, ...this.#covers()].toSorted((a, b) => order(a) - order(b) || depth(a) - depth(b));
+  }
+
+  /**
+   * A script below /tmp is shown in the scratch folder's place: the folders on the way to it are not the scratch folder's, or what is
+   * written beside the script would seem to be there, and be lost.
+   */
+  #covers(): MountStep[] {
+    const scratch = this.#steps.find(({ kind }) => kind === "scratch");
+    const found = new Set<string>();
+    for (const { kind, path } of scratch ? this.#steps : []) {
+      if (kind === "scratch" || !isBelow(path, scratch!.path)) continue;
+      const [name] = path.slice(scratch!.path.length + 1).split("/");
+      const outermost = join(scratch!.path, name!);
+      const isShown = this.#steps.some((one) => one.path === outermost && one.kind !== "folder");
+      if (!isShown) found.add(outermost);
+    }
+    return [...found].map((path) => ({ kind: "cover", path }));
   }
 
   #walk(path: string): string | undefined {

@@ -87,7 +87,7 @@ const ADDRESS_CLASSES: Readonly<Record<string, number>> = {
   self: 16,
   multicast: 32,
 };
-const MOUNT_KINDS = { bind: 0, link: 1, folder: 2, scratch: 3, hide: 4 } as const;
+const MOUNT_KINDS = { bind: 0, link: 1, folder: 2, scratch: 3, hide: 4, cover: 5 } as const;
 
 /** Everything one run needs. */
 export type Spec = {

@@ -135,6 +135,23 @@ print(os.getpid(), children, flush=True)
   },
 );
 
+test.if(isRoot)("what is written beside a script below /tmp is refused, not lost", async () => {
+  await using user = ordinaryUser(); // at home below /tmp
+  const script = `
+import os, tempfile
+for path in (os.path.join(os.path.dirname(os.path.abspath(__file__)), "beside"), "here", "/tmp/free", os.path.join(tempfile.gettempdir(), "own")):
+    try:
+        open(path, "w").close()
+        print("written")
+    except OSError as error:
+        print("refused")
+print(open(__file__).readline() == "\\n")
+`;
+  writeFileSync(join(user.home, "writes.py"), script);
+  const { stdout, stderr } = await user.cli("run", "writes.py");
+  expect({ stdout, stderr }).toEqual({ stdout: "refused\nrefused\nwritten\nwritten\nTrue\n", stderr: "" });
+});
+
 test.if(isRoot)("relative and foreign XDG folders are not used", async () => {
   await using user = ordinaryUser({ XDG_RUNTIME_DIR: "/run", XDG_STATE_HOME: "relative" });
   const { stderr, status } = await user.cli("status");

@@ -95,6 +95,21 @@ test("who may fork has processes of its own, or is told that signals reach other
   expect(bits(forked)).toBe(0);
 });
 
+test("what leads to a script in the scratch folder's place is covered, not the scratch folder", () => {
+  const context = { ...CONTEXT, program: ["/etc/passwd"], cwd: "/tmp/agent/work" };
+  const covers = (policy: string): string[] =>
+    compilePlan(loadPolicy(policy), ABLE, context)
+      .confinement!.mounts.filter(({ kind }) => kind === "cover")
+      .map(({ path }) => path);
+  expect(covers("strict")).toEqual(["/tmp/agent"]);
+  const order = compilePlan(loadPolicy("strict"), ABLE, context).confinement!.mounts.map(({ kind }) => kind);
+  expect(order.indexOf("cover")).toBeGreaterThan(order.indexOf("scratch"));
+  expect(order.indexOf("cover")).toBeLessThan(order.indexOf("bind"));
+  expect(
+    compilePlan(loadPolicy("strict"), ABLE, CONTEXT).confinement!.mounts.filter(({ kind }) => kind === "cover"),
+  ).toEqual([]);
+});
+
 test("degrade goes on without, and says so", () => {
   const policy = inline({ extends: "no-network", network: { listen: [80] }, isolation: { onMissing: "degrade" } });
   const { degraded, confinement } = plan(policy, { landlockAbi: 3 });
