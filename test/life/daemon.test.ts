@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { Home, isAlive, ROOT, waitUntil } from "../home.ts";
 
@@ -69,11 +69,26 @@ test("in a folder whose name is longer than an address of a socket it is started
   expect(await home.cli("call", "one", "ping")).toMatchObject({ status: 0, stdout: '"pong"\n' });
 });
 
+/** Whether the process has an inotify watch on the folder. */
+function isWatched(pid: number, folder: string): boolean {
+  const inode = `ino:${statSync(folder).ino.toString(16)} `;
+  return readdirSync(`/proc/${pid}/fdinfo`).some((fd) => {
+    try {
+      const lines = readFileSync(`/proc/${pid}/fdinfo/${fd}`, "utf8").split("\n");
+      return lines.some((line) => line.startsWith("inotify ") && line.includes(inode));
+    } catch {
+      return false; // closed meanwhile
+    }
+  });
+}
+
 test("a changed file restarts a watched worker, once for many changes", async () => {
   await using home = new Home();
   const script = home.script("watched.py", "import time\ntime.sleep(600)\n");
   await home.start("watched", script, { watch: true });
   const before = (await home.status("watched")).pid;
+  const daemon = await home.daemonPid();
+  await waitUntil(() => isWatched(daemon, home.dir), "the folder is watched"); // Bun does so in a thread of its own
   for (let index = 0; index < 5; index++) home.script("module.py", `x = ${index}\n`);
   await waitUntil(async () => ![before, null].includes((await home.status("watched")).pid), "it is restarted");
   expect((await home.status("watched")).reason).toContain("module.py changed");
