@@ -130,7 +130,16 @@ async function open(context: Context, name: string): Promise<PythonWorker> {
   if (worker.pid === null)
     throw new IpcError("NOT_RUNNING", `${worker.name} is not running`, { hint: `ipcctl start ${worker.name}` });
   const run = { name: worker.name, shimSocket: join(worker.log_dir, "..", "sock") };
-  return await PythonWorker.open((attach, timeoutMs) => attach(run, timeoutMs), OPEN_MS);
+  let isOpened = false;
+  return await PythonWorker.open(async (attach, timeoutMs) => {
+    // What was typed before is gone with its run: another one would be taken for it.
+    if (isOpened)
+      throw new IpcError("NOT_RUNNING", `this run of ${run.name} has ended`, {
+        hint: `see: ipcctl describe ${run.name}`,
+      });
+    isOpened = true;
+    await attach(run, timeoutMs);
+  }, OPEN_MS);
 }
 
 /** Ctrl-C interrupts the code, not the worker; an exception of the code is shown as Python shows it, with status 1. */

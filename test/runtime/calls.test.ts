@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { IpcError, Ipcctl, PythonError, shared, type PythonWorker } from "ipcctl";
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Home, isAlive, waitUntil, workerPrelude } from "../home.ts";
+import { Home, isAlive, ROOT, waitUntil, workerPrelude } from "../home.ts";
 
 const WORKER = `${workerPrelude()}
 import asyncio, os, threading, time
@@ -566,6 +566,23 @@ test("what cannot be looked into says so", async () => {
   expect((await home.cli("eval", "shut", "1")).stderr).toContain("--no-console");
   expect((await home.cli("eval", "nobody", "1")).status).toBe(4);
 }, 30_000);
+
+test("a repl ends with the run that it speaks to", async () => {
+  await home.start("spoken", home.script("spoken.py", "import time\ntime.sleep(600)\n"));
+  const child = Bun.spawn([join(ROOT, "bin/ipcctl"), "repl", "spoken"], {
+    env: home.env,
+    stdio: ["pipe", "pipe", "pipe"],
+  });
+  void child.stdin.write("x = 41\nx + 1\n");
+  await child.stdin.flush();
+  const reader = child.stdout.getReader();
+  expect(Buffer.from((await reader.read()).value!).toString()).toBe("42\n");
+  await home.cli("restart", "spoken");
+  void child.stdin.write("x\n");
+  await child.stdin.end();
+  expect(await child.exited).not.toBe(0);
+  expect(await new Response(child.stderr).text()).toContain("this run of spoken has ended");
+});
 
 test("a call waits for a script that is still importing", async () => {
   const script = home.script(
