@@ -1,5 +1,6 @@
 /** Memory and processor use of workers' trees, from one pass over /proc, shared by everybody who asks within a moment. */
-import { childrenByParent, descendantsOf, readProcesses, TICKS_PER_SECOND, type Process } from "./proc.ts";
+import { readFileSync } from "node:fs";
+import { childrenByParent, descendantsOf, PAGE_BYTES, readProcesses, TICKS_PER_SECOND, type Process } from "./proc.ts";
 
 /** A pass this young is used again: 300 workers asked one by one cost one pass. */
 const FRESH_MS = 200;
@@ -9,6 +10,18 @@ const RATE_MS = 500;
 export type Usage = { readonly memoryBytes: number; readonly cpuPercent: number; readonly tree: readonly Process[] };
 
 type Look = { readonly pid: number; readonly atMs: number; readonly cpuTicks: number; readonly percent: number };
+
+/** Resident bytes that are in no file: what was written, not what was loaded. */
+export function ownMemoryOf(tree: readonly Process[]): number {
+  return tree.reduce((sum, { pid, memoryBytes }) => {
+    try {
+      const [, resident, shared] = readFileSync(`/proc/${pid}/statm`, "utf8").split(" ").map(Number);
+      return sum + (resident! - shared!) * PAGE_BYTES;
+    } catch {
+      return sum + memoryBytes; // it has just ended
+    }
+  }, 0);
+}
 
 export class UsageMeter {
   readonly #nowMs: () => number;

@@ -2,7 +2,7 @@
 import { watch, type FSWatcher } from "node:fs";
 import { resolve } from "node:path";
 import type { WorkerEvent } from "../protocol/responses.ts";
-import type { UsageMeter } from "./usage.ts";
+import { ownMemoryOf, type UsageMeter } from "./usage.ts";
 import type { Worker } from "./worker.ts";
 
 /** An editor writes several times for one save; a checkout changes many files. */
@@ -92,23 +92,27 @@ export class LimitWatch implements Disposable {
   #looksOver = 0;
 
   constructor(worker: Worker, usage: UsageMeter, nowMs: () => number, tell: (event: WorkerEvent) => void) {
-    const { max_cpu_percent } = worker.config;
-    const ofPolicy = worker.policyLimits?.memory ?? Infinity;
-    const lowest = Math.min(worker.config.max_memory ?? Infinity, ofPolicy);
-    const max_memory = lowest === Infinity ? null : lowest;
-    if (max_memory === null && max_cpu_percent === null) return;
+    const { max_cpu_percent, max_memory } = worker.config;
+    const ofPolicy = worker.policyLimits?.memory ?? null;
+    if (max_memory === null && ofPolicy === null && max_cpu_percent === null) return;
     this.#timer = setInterval(() => {
       const { live } = worker;
       if (!live) return;
       const uptime = (nowMs() - Number(live.startedNs / 1_000_000n)) / 1000;
       const now = usage.measure(worker.id, live.pid, live.startTime, uptime);
       if (!now) return;
-      if (max_memory !== null && !worker.enforced.memory && now.memoryBytes > max_memory) {
-        tell({ type: "resource_limit_exceeded", resource: "memory", limit: max_memory, current: now.memoryBytes });
-        worker.fail(
-          `memory of ${now.memoryBytes} bytes is over ${max_memory === ofPolicy ? "limits.memory of its policy" : "max_memory"}, ${max_memory}`,
-        );
-      }
+      const check = (what: string, limit: number | null, measure: () => number): boolean => {
+        // What is resident is the most that it can be, and known already.
+        if (limit === null || worker.enforced.memory || now.memoryBytes <= limit) return false;
+        const current = measure();
+        if (current <= limit) return false;
+        tell({ type: "resource_limit_exceeded", resource: "memory", limit, current });
+        worker.fail(`memory of ${current} bytes is over ${what}, ${limit}`);
+        return true;
+      };
+      if (!check("max_memory", max_memory, () => now.memoryBytes))
+        // Its own memory, as the kernel refuses it: with the interpreter's code one could not have all that is granted.
+        check("limits.memory of its policy", ofPolicy, () => ownMemoryOf(now.tree));
       this.#looksOver =
         max_cpu_percent !== null && !worker.enforced.cpu && now.cpuPercent > max_cpu_percent ? this.#looksOver + 1 : 0;
       if (this.#looksOver === CPU_LOOKS) {

@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import { chmodSync, existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { Home, isAlive, ROOT, waitUntil } from "../home.ts";
 
@@ -101,6 +101,30 @@ test("a worker over its memory limit is ended and restarted, and told as an even
   await waitUntil(async () => (await home.status("hog")).state === "Backoff", "it is ended");
   expect((await home.status("hog")).reason).toMatch(/max_memory|SIGKILL/);
 }, 60_000);
+
+test("what a policy grants may be used: the interpreter's own code does not count", async () => {
+  await using home = new Home();
+  chmodSync(home.dir, 0o755);
+  const interpreter = existsSync("/usr/bin/python3") ? "/usr/bin/python3" : "python3"; // for users of their own
+  const policy = home.script("near.json", JSON.stringify({ version: 1, extends: "strict", limits: { memory: "64M" } }));
+  const near = home.script(
+    "near.py",
+    `
+import time
+kept = bytearray(b"x") * (57 * 2**20) # with what Python has of its own it is below, with its code above
+print("has it", flush=True)
+time.sleep(600)
+`,
+  );
+  await home.start("near", near, { policy, interpreter, restart_policy: "no" });
+  await waitUntil(async () => (await home.lines("near")).length === 1, "it has all of it");
+  expect((await home.status("near")).memory_bytes).toBeGreaterThan(64 * 2 ** 20);
+  // who is looked at after it, and is over
+  const hog = home.script("hog.py", "import time\nx = bytearray(90 * 1024 * 1024)\ntime.sleep(600)\n");
+  await home.start("hog", hog, { max_memory: "64M", restart_policy: "no" });
+  await waitUntil(async () => (await home.status("hog")).state === "Stopped", "the other one is ended");
+  expect((await home.status("near")).state).toBe("Running");
+});
 
 test("daemon --config starts the apps that are not known yet, and leaves alone what was stopped", async () => {
   await using home = new Home();
