@@ -59,6 +59,8 @@ export type Plan = {
   readonly scratch: string | null;
   /** As root: under a user of its own. */
   readonly hasOwnUser: boolean;
+  /** The first one of its namespace of processes, which is counted with it. */
+  readonly extraProcesses: number;
   /** It cannot reach a socket by its path, and gets a connected one. */
   readonly needsPassedPlane: boolean;
 };
@@ -178,7 +180,8 @@ class Compiler {
     if (!isConfined) {
       this.#say("files", "granted", "what the user may read and write");
       this.#say("network", "granted", "nothing confines it");
-      return { ...common, scratch: files.scratch ? this.#context.scratch : null, needsPassedPlane: false };
+      const scratch = files.scratch ? this.#context.scratch : null;
+      return { ...common, scratch, extraProcesses: 0, needsPassedPlane: false };
     }
     for (const { path, isOptional } of [...files.read, ...files.write, ...files.exec, ...process.devices])
       if (!isOptional && !existsSync(path))
@@ -213,6 +216,7 @@ class Compiler {
     return {
       ...common,
       scratch,
+      extraProcesses: this.#hidesProcesses ? 1 : 0,
       needsPassedPlane: !this.#hasUnix || common.hasOwnUser || this.#hasRoot,
       confinement: {
         dropsCapabilities: true,

@@ -405,7 +405,7 @@ export class Worker {
     const group = this.#world.cgroups?.prepare(this.id, {
       memoryBytes: lower(config.max_memory, policy.limits.memory),
       cpuPercent: lower(config.max_cpu_percent, policy.limits.cpuPercent),
-      pids: policy.limits.pids,
+      pids: policy.limits.pids === null ? null : policy.limits.pids + prepared.plan.extraProcesses,
     });
     requireGroup(policy, group?.enforced);
     this.#enforced = group?.enforced ?? { memory: false, cpu: false, pids: false };
