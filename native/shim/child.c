@@ -201,10 +201,10 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 	if (chdir(spec->cwd) != 0)
 		return -errno;
 	seal_descriptors(fds->control, fds->plane);
-	/* Under Yama only an ancestor may read the memory of a process of the same user, or whom that process names and his descendants; from
-	 * where the shim has no number it can name but all. */
-	if (spec->has_hosts)
-		prctl(PR_SET_PTRACER, is_inside ? PR_SET_PTRACER_ANY : (unsigned long)parent, 0, 0, 0);
+	/* Under Yama only an ancestor may read the memory of a process of the same user, or whom that process names and his descendants; or who
+	 * has the capability, as the owner of a user namespace has for all that is in it. */
+	if (spec->has_hosts && !is_inside)
+		prctl(PR_SET_PTRACER, parent, 0, 0, 0);
 	*step = IPC_STEP_SECCOMP;
 	if (spec->is_confined && (rc = make_token(token)) != 0)
 		return rc;

@@ -521,13 +521,14 @@ class Compiler {
   /** Who connects for the worker reads the address in its memory. */
   #requireReading(): void {
     const { yama, isRoot } = this.#machine;
-    if (isRoot || yama === 0) return;
+    // Who made a user namespace has every capability over what is in it.
+    if (isRoot || yama === 0 || (this.#hasRoot && yama < 3)) return;
     if (yama > 1)
       throw refused(
         this.#policy,
         "network.allow",
         `kernel.yama.ptrace_scope is ${yama}`,
-        "a scope of 1 or 0, or a daemon that runs as root",
+        "a scope of 1 or 0, namespaces with a scope of 2, or a daemon that runs as root",
       );
     if (this.#policy.process.mayFork)
       this.#say("network of its child processes", "denied", "kernel.yama.ptrace_scope is 1: theirs cannot be read");

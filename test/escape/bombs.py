@@ -173,10 +173,10 @@ def memory_thread_stacks(most: int) -> None:
 
 
 def memory_children(most: int) -> None:
-    """Each child has the limit anew; all of them at once."""
-    ready, reports = os.pipe()
+    """Each child has the limit anew; all of them at once. A control group kills some of them, which then report nothing."""
     children = []
     for _ in range(4):
+        ready, reports = os.pipe()
         pid = os.fork()
         if pid == 0:
             had = 0
@@ -188,9 +188,10 @@ def memory_children(most: int) -> None:
                 had += PIECE
             os.write(reports, had.to_bytes(8, "little"))
             signal.pause()
-        children.append(pid)
-    had = sum(int.from_bytes(os.read(ready, 8), "little") for _ in children)
-    for pid in children:
+        os.close(reports)
+        children.append((pid, ready))
+    had = sum(int.from_bytes(os.read(ready, 8), "little") for _, ready in children)
+    for pid, _ in children:
         os.kill(pid, signal.SIGKILL)
     say(had, None)
 

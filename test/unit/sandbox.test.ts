@@ -69,7 +69,8 @@ test.each([
   ["no-network", { arch: "ppc64" }, "ppc64"],
   [inline({ extends: "strict", isolation: { require: ["namespaces"] } }), { namespacesLack: "EPERM" }, "namespaces"],
   [inline({ extends: "no-network", network: { listen: [80] } }), { landlockAbi: 3 }, "ports"],
-  ["net-allowlist", { yama: 2 }, "ptrace_scope"],
+  ["net-allowlist", { yama: 2, namespacesLack: "EPERM" }, "ptrace_scope"],
+  ["net-allowlist", { yama: 3 }, "ptrace_scope"],
   [inline({ extends: "no-network", files: { deny: ["/etc"] } }), {}, "take out of a grant"],
 ])("%s is refused where the kernel cannot enforce it: %p", (name, machine, reason) => {
   expect(() => plan(name, machine)).toThrow(reason);
@@ -108,6 +109,18 @@ test("what leads to a script in the scratch folder's place is covered, not the s
   expect(
     compilePlan(loadPolicy("strict"), ABLE, CONTEXT).confinement!.mounts.filter(({ kind }) => kind === "cover"),
   ).toEqual([]);
+});
+
+test("who owns the user namespace needs no leave to read what is in it", () => {
+  expect(plan("net-allowlist", { yama: 2 }).confinement!.namespaces).not.toBe(0);
+  const forking = inline({ extends: "net-allowlist", process: { fork: true } });
+  const denied = (machine: Partial<Machine>): boolean =>
+    plan(forking, machine).items.some(({ item }) => item === "network of its child processes");
+  expect([
+    denied({ yama: 1 }),
+    denied({ yama: 1, namespacesLack: "EPERM" }),
+    denied({ yama: 1, isRoot: true }),
+  ]).toEqual([...[false, true, false]]);
 });
 
 test("degrade goes on without, and says so", () => {
