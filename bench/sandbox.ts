@@ -13,7 +13,7 @@ import { DEFAULT_POLICY, loadPolicy, shippedPolicies } from "../src/sandbox/poli
 import { pythonWithPackages } from "../test/packages.ts";
 import { findSnapshot, type Snapshot } from "../src/workers/snapshot.ts";
 import { encodeSpec } from "../src/workers/spec.ts";
-import { prepare, SIGTERM } from "../src/workers/start-spec.ts";
+import { type Preparation, prepare, SIGTERM } from "../src/workers/start-spec.ts";
 import { Home, ROOT } from "../test/home.ts";
 
 const { values: flags } = parseArgs({ options: { quick: { type: "boolean" }, write: { type: "boolean" } } });
@@ -148,25 +148,30 @@ function shimStarts(): Start[] {
   return withProcesses ? [...all, withProcesses] : all;
 }
 
+type Started = Pick<Preparation["app"], "script" | "command" | "args" | "interpreter" | "policy" | "snapshot">;
+
+/** What the shim is given for it. */
+function specOf(started: Started): Buffer {
+  const { launch, plan, ids, confinement, zygote } = prepare({
+    app: { ...started, cwd: home.dir, env: {}, env_file: null, uid: null, gid: null },
+    base: {},
+    own: {},
+    scratch: join(home.dir, "scratch"),
+    ownUser: 65_000,
+    name: "bench",
+    auditLog: join(home.dir, "audit.log"),
+    hasPlane: false,
+  });
+  const stop = { graceMs: 10_000, signal: SIGTERM };
+  const { rlimits } = plan;
+  return Buffer.from(encodeSpec({ run: 1, ...launch, ...(ids ? { ids } : {}), stop, rlimits, confinement, zygote }));
+}
+
 function shimStart(policy: string, what: string): (Start & { readonly spec: Buffer }) | undefined {
   const file = join(home.dir, "spec");
   try {
-    const { launch, plan, ids, confinement } = prepare({
-      app: {
-        ...{ script: null, command: BARE[0]!, args: BARE.slice(1), cwd: home.dir, interpreter: null },
-        ...{ env: {}, env_file: null, policy, uid: null, gid: null },
-      },
-      base: {},
-      own: {},
-      scratch: join(home.dir, "scratch"),
-      ownUser: 65_000,
-      name: "bench",
-      auditLog: join(home.dir, "audit.log"),
-      hasPlane: false,
-    });
-    const stop = { graceMs: 10_000, signal: SIGTERM };
-    const { rlimits } = plan;
-    const spec = Buffer.from(encodeSpec({ run: 1, ...launch, ...(ids ? { ids } : {}), stop, rlimits, confinement }));
+    const app = { script: null, command: BARE[0]!, args: BARE.slice(1), interpreter: null, policy };
+    const spec = specOf(app);
     const once = (): Promise<number> => {
       writeFileSync(file, spec, { mode: 0o600 }); // the shim takes it away
       return parent.time([SHIM_BINARY, "--run", file], {});
@@ -306,23 +311,9 @@ async function firstInstruction(
   snapshot: Snapshot | undefined,
   interpreter: string,
 ): Promise<number> {
-  const { launch, plan, ids, confinement, zygote } = prepare({
-    app: {
-      ...{ script, command: null, args: [], cwd: home.dir, interpreter: snapshot ? null : interpreter },
-      ...{ env: {}, env_file: null, policy, uid: null, gid: null, snapshot },
-    },
-    base: {},
-    own: {},
-    scratch: join(home.dir, "scratch"),
-    ownUser: 65_000,
-    name: "bench",
-    auditLog: join(home.dir, "audit.log"),
-    hasPlane: false,
-  });
-  const stop = { graceMs: 10_000, signal: SIGTERM };
   const file = join(home.dir, "spec");
-  const { rlimits } = plan;
-  writeFileSync(file, encodeSpec({ run: 1, ...launch, ...(ids ? { ids } : {}), stop, rlimits, confinement, zygote }));
+  const app = { script, command: null, args: [], interpreter: snapshot ? null : interpreter, policy, snapshot };
+  writeFileSync(file, specOf(app));
   const began = performance.timeOrigin + performance.now();
   const child = Bun.spawn([SHIM_BINARY, "--run", file], { env: {}, stdio: ["ignore", "pipe", "inherit"] });
   const first = Number(await new Response(child.stdout).text()) / 1e6;

@@ -22,6 +22,16 @@ process.umask(0o022); // other users read what the tests make, and run the copie
 
 export type CliResult = { readonly status: number; readonly stdout: string; readonly stderr: string };
 
+/** All that it says, and how it ends. */
+export async function outcomeOf(child: Bun.Subprocess<"ignore", "pipe", "pipe">): Promise<CliResult> {
+  const [stdout, stderr, status] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  return { status, stdout, stderr };
+}
+
 export class Home implements AsyncDisposable {
   readonly dir = mkdtempSync(join(tmpdir(), "ipcctl-test-"));
   readonly env: Record<string, string>;
@@ -45,12 +55,7 @@ export class Home implements AsyncDisposable {
       env: this.env,
       stdio: ["ignore", "pipe", "pipe"],
     });
-    const [stdout, stderr, status] = await Promise.all([
-      new Response(child.stdout).text(),
-      new Response(child.stderr).text(),
-      child.exited,
-    ]);
-    return { status, stdout, stderr };
+    return await outcomeOf(child);
   }
 
   async connect(): Promise<Connection> {

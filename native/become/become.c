@@ -38,18 +38,13 @@ static void read_bonds(pid_t pid, char bonds[BONDS_BYTES])
 }
 
 /* Whether a free shim asks: nobody else may have a process made that is confined by nothing but what he says. */
-static bool is_shim(const struct ucred *peer, const char *ours)
+static bool is_free_shim(const struct ucred *peer, const char *ours)
 {
-	char path[64], target[4096], bonds[BONDS_BYTES];
-	snprintf(path, sizeof path, "/proc/%d/exe", (int)peer->pid);
-	ssize_t length = readlink(path, target, sizeof target - 1);
-	if (length < 0 || (peer->uid != 0 && peer->uid != geteuid()))
+	char bonds[BONDS_BYTES];
+	if ((peer->uid != 0 && peer->uid != geteuid()) || !ipc_process_is_shim(peer->pid))
 		return false;
-	target[length] = 0;
-	const char *name = strrchr(target, '/');
 	read_bonds(peer->pid, bonds);
-	return name != NULL && (strcmp(name, "/ipcctl-shim") == 0 || strcmp(name, "/ipcctl-shim (deleted)") == 0) && bonds[0] != 0 &&
-	       strcmp(bonds, ours) == 0;
+	return bonds[0] != 0 && strcmp(bonds, ours) == 0;
 }
 
 static bool tell(int parent, char what, uint32_t value)
@@ -111,7 +106,7 @@ __attribute__((visibility("default"))) int ipcctl_become(int listener, int paren
 	struct ucred peer = { 0 };
 	socklen_t peer_size = sizeof peer;
 	if (setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) != 0 ||
-	    getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) != 0 || !is_shim(&peer, bonds) ||
+	    getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) != 0 || !is_free_shim(&peer, bonds) ||
 	    recv(connection, head, sizeof head, MSG_PEEK | MSG_WAITALL) != sizeof head)
 		_exit(1);
 	uint32_t wanted = ipc_get_u32(head + 4);

@@ -123,8 +123,10 @@ int ipc_foreground(const char *path)
 	signal(SIGCHLD, SIG_DFL);
 	sigprocmask(SIG_SETMASK, &set, NULL);
 	int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	int report[2], life[2];
-	if (signals < 0 || ipc_report_open(report) != 0 || pipe2(life, O_CLOEXEC) != 0)
+	int report[2], life[2] = { -1, -1 };
+	if (signals < 0 || ipc_report_open(report) != 0)
+		return IPC_EXIT_SYSTEM;
+	if (spec.namespaces & IPC_NAMESPACE_PROCESSES && pipe2(life, O_CLOEXEC) != 0)
 		return IPC_EXIT_SYSTEM;
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	struct ipc_child_fds fds = { -1, -1, -1, -1, -1, report[1], -1, life[0] };

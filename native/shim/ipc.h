@@ -245,6 +245,8 @@ size_t ipc_tree_signal(const char *cgroup, pid_t except, int signal);
 size_t ipc_tree_kill(const char *cgroup, pid_t worker, const char **method);
 bool ipc_tree_contains(pid_t root, pid_t pid);
 bool ipc_tree_confined(pid_t pid);
+/* By the program that it runs. */
+bool ipc_process_is_shim(pid_t pid);
 bool ipc_process_start_time(pid_t pid, uint64_t *start_time);
 
 /* record.c: durable small files. 0 or -errno. */

@@ -724,18 +724,18 @@ static pid_t fork_worker(void)
 
 static int start_worker(void)
 {
-	int out[2], err[2], gate[2], report[2], life[2], control[2] = { -1, -1 }, plane[2] = { -1, -1 }, listener;
+	int out[2], err[2], gate[2], report[2], life[2] = { -1, -1 }, control[2] = { -1, -1 }, plane[2] = { -1, -1 }, listener;
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (null < 0 || open_pipe(out) != 0 || open_pipe(err) != 0 || pipe2(gate, O_CLOEXEC) != 0 || ipc_report_open(report) != 0)
 		return -errno;
-	if (pipe2(life, O_CLOEXEC) != 0)
+	if (shim.spec.namespaces & IPC_NAMESPACE_PROCESSES && pipe2(life, O_CLOEXEC) != 0)
 		return -errno;
 	shim.life = life[1];
 	if (shim.spec.is_notifying && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) != 0)
 		return -errno;
 	if (shim.spec.is_plane_passed && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, plane) != 0)
 		return -errno;
-	struct ipc_child_fds fds = { null, out[1], err[1], control[1], gate[0], report[1], plane[1], shim.spec.zygote != NULL ? -1 : life[0] };
+	struct ipc_child_fds fds = { null, out[1], err[1], control[1], gate[0], report[1], plane[1], life[0] };
 	pid_t parent = getpid();
 	shim.started_ns = ipc_realtime_ns();
 	shim.started_boot_ns = ipc_boottime_ns();

@@ -88,7 +88,7 @@ bool ipc_tree_contains(pid_t root, pid_t pid)
 	return false;
 }
 
-static bool is_shim(pid_t pid)
+bool ipc_process_is_shim(pid_t pid)
 {
 	char path[64], target[4096];
 	snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
@@ -96,11 +96,8 @@ static bool is_shim(pid_t pid)
 	if (size < 0)
 		return false;
 	target[size] = 0;
-	char *deleted = strstr(target, " (deleted)");
-	if (deleted != NULL)
-		*deleted = 0;
 	const char *name = strrchr(target, '/');
-	return name != NULL && strcmp(name, "/ipcctl-shim") == 0;
+	return name != NULL && (strcmp(name, "/ipcctl-shim") == 0 || strcmp(name, "/ipcctl-shim (deleted)") == 0);
 }
 
 /* Is it, or does it come from, a worker that some shim has confined? */
@@ -120,7 +117,7 @@ bool ipc_tree_confined(pid_t pid)
 	char state;
 	uint64_t start;
 	for (int depth = 0; pid > 0 && depth < 4096; depth++) {
-		if (is_shim(pid))
+		if (ipc_process_is_shim(pid))
 			return true;
 		if (!read_stat(pid, &state, &pid, &start))
 			return true;

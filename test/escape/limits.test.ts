@@ -21,7 +21,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { WorkerStatus } from "../../src/protocol/status.ts";
 import { ownUserOf } from "../../src/workers/start-spec.ts";
-import { type CliResult, ROOT, waitUntil } from "../home.ts";
+import { type CliResult, outcomeOf, ROOT, waitUntil } from "../home.ts";
 
 const MIB = 1 << 20;
 const NOBODY = 65_534;
@@ -109,12 +109,7 @@ class Site {
 
   async cli(...args: string[]): Promise<CliResult> {
     const child = this.spawn(...args);
-    const [stdout, stderr, status] = await Promise.all([
-      new Response(child.stdout).text(),
-      new Response(child.stderr).text(),
-      child.exited,
-    ]);
-    return { status, stdout, stderr };
+    return await outcomeOf(child);
   }
 
   async open(): Promise<void> {

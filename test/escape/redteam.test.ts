@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { ROOT, Home, waitUntil } from "../home.ts";
+import { type CliResult, ROOT, Home, outcomeOf, waitUntil } from "../home.ts";
 
 setDefaultTimeout(60_000);
 const SYSTEM_PYTHON = "/usr/bin/python3";
@@ -33,21 +33,14 @@ function policy(more: object, base = "strict"): string {
   return home.script(`policy-${++count}.json`, JSON.stringify({ version: 1, extends: base, ...more }));
 }
 
-type Result = { readonly status: number; readonly stdout: string; readonly stderr: string };
-
 /** `ipcctl` in a folder, ended after a while: what hangs is a finding too. */
-async function cli(cwd: string, ...args: string[]): Promise<Result> {
+async function cli(cwd: string, ...args: string[]): Promise<CliResult> {
   const child = Bun.spawn(["timeout", "-k", "1", "20", join(ROOT, "bin/ipcctl"), ...args], {
     cwd,
     env: home.env,
     stdio: ["ignore", "pipe", "pipe"],
   });
-  const [stdout, stderr, status] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-    child.exited,
-  ]);
-  return { status, stdout, stderr };
+  return await outcomeOf(child);
 }
 
 /** Python in the foreground; the last line of what it printed. */

@@ -14,7 +14,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { isAlive, ROOT, waitUntil } from "../home.ts";
+import { isAlive, outcomeOf, ROOT, waitUntil } from "../home.ts";
 
 const NOBODY = 65534;
 const isRoot = process.getuid!() === 0;
@@ -48,12 +48,7 @@ function ordinaryUser(env: Record<string, string> = {}) {
       gid: NOBODY,
       stdio: ["ignore", "pipe", "pipe"],
     });
-    const [stdout, stderr, status] = await Promise.all([
-      new Response(child.stdout).text(),
-      new Response(child.stderr).text(),
-      child.exited,
-    ]);
-    return { stdout, stderr, status };
+    return await outcomeOf(child);
   };
   return {
     home,

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl } from "ipcctl";
 import { join } from "node:path";
-import { Home, ROOT, waitUntil } from "../home.ts";
+import { Home, outcomeOf, ROOT, waitUntil } from "../home.ts";
 
 let home: Home;
 beforeAll(() => {
@@ -20,12 +20,7 @@ async function run(code: string): Promise<{ stdout: string; stderr: string; stat
     env: home.env,
     stdio: ["ignore", "pipe", "pipe"],
   });
-  const [stdout, stderr, status] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-    child.exited,
-  ]);
-  return { stdout, stderr, status };
+  return await outcomeOf(child);
 }
 
 test("a program evaluates Python without a worker of its own, ends by itself, and leaves nothing", async () => {

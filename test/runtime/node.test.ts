@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { Home, ROOT } from "../home.ts";
+import { Home, outcomeOf, ROOT } from "../home.ts";
 
 const VERSION = "22.23.3";
 const FOLDER = join(ROOT, "build/test-node");
@@ -74,12 +74,7 @@ async function run(text: string): Promise<{ stdout: string; stderr: string; stat
     env: home.env,
     stdio: ["ignore", "pipe", "pipe"],
   });
-  const [stdout, stderr, status] = await Promise.all([
-    new Response(child.stdout).text(),
-    new Response(child.stderr).text(),
-    child.exited,
-  ]);
-  return { stdout, stderr, status };
+  return await outcomeOf(child);
 }
 
 const IMPORT = `import * as ipcctl from ${JSON.stringify(join(ROOT, "build/js/ipcctl.node.js"))};`;

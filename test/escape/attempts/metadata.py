@@ -312,32 +312,28 @@ def change_flags_by_the_new_call() -> bool:
     return True
 
 
+def is_version_changed(get: int, put: int) -> bool:
+    with opened(existing(), os.O_RDONLY) as fd:
+        word = bytearray(8)
+        fcntl.ioctl(fd, get, word)
+        (before,) = struct.unpack_from("I", word)
+        fcntl.ioctl(fd, put, struct.pack("q", before ^ 1))
+        fcntl.ioctl(fd, get, word)
+        is_changed = struct.unpack_from("I", word)[0] == before ^ 1
+        fcntl.ioctl(fd, put, struct.pack("q", before))
+        return is_changed
+
+
 @attempt("must", against="metadata", needs="filesystem")
 def change_version() -> bool:
     """The inode's generation, by which network file systems know a file: FS_IOC_SETVERSION on a descriptor for reading."""
-    with opened(existing(), os.O_RDONLY) as fd:
-        word = bytearray(8)
-        fcntl.ioctl(fd, 0x80087601, word)
-        (before,) = struct.unpack_from("I", word)
-        fcntl.ioctl(fd, 0x40087602, struct.pack("q", before ^ 1))
-        fcntl.ioctl(fd, 0x80087601, word)
-        is_changed = struct.unpack_from("I", word)[0] == before ^ 1
-        fcntl.ioctl(fd, 0x40087602, struct.pack("q", before))
-        return is_changed
+    return is_version_changed(0x80087601, 0x40087602)
 
 
 @attempt("must", against="metadata", needs="filesystem")
 def change_version_by_the_file_system() -> bool:
     """The same by ext4's own number, EXT4_IOC_SETVERSION."""
-    with opened(existing(), os.O_RDONLY) as fd:
-        word = bytearray(8)
-        fcntl.ioctl(fd, 0x80086603, word)
-        (before,) = struct.unpack_from("I", word)
-        fcntl.ioctl(fd, 0x40086604, struct.pack("q", before ^ 1))
-        fcntl.ioctl(fd, 0x80086603, word)
-        is_changed = struct.unpack_from("I", word)[0] == before ^ 1
-        fcntl.ioctl(fd, 0x40086604, struct.pack("q", before))
-        return is_changed
+    return is_version_changed(0x80086603, 0x40086604)
 
 
 @attempt("should", against="metadata", needs="filesystem")

@@ -322,6 +322,16 @@ def whiteout() -> bool:
         return os.path.exists(name)
 
 
+def added_by(path: str) -> bool:
+    """By another name of the file."""
+
+    def write(text: bytes) -> None:
+        with open(path, "ab") as file:
+            file.write(text)
+
+    return added(write)
+
+
 @attempt("must", against="writing")
 def link() -> bool:
     """A second name for a file."""
@@ -334,12 +344,7 @@ def link_to_ours() -> bool:
     path = scratch("hard")
     os.link(existing(), path)
     with gone_after(path):
-
-        def write(text: bytes) -> None:
-            with open(path, "ab") as file:
-                file.write(text)
-
-        return added(write)
+        return added_by(path)
 
 
 @attempt("must", against="writing")
@@ -354,12 +359,7 @@ def through_a_link() -> bool:
     path = scratch("link")
     os.symlink(existing(), path)
     with gone_after(path):
-
-        def write(text: bytes) -> None:
-            with open(path, "ab") as file:
-                file.write(text)
-
-        return added(write)
+        return added_by(path)
 
 
 @attempt("must", against="writing")
