@@ -150,7 +150,8 @@ export function prepare(wanted: Preparation): Prepared {
   if (snapshot && app.interpreter !== null)
     throw new IpcError("USAGE", "a snapshot has its interpreter already", { hint: "leave out --interpreter" });
   const interpreter = app.script === null ? app.interpreter : (snapshot?.python ?? app.interpreter);
-  const launch = resolveLaunch({ ...app, interpreter }, allowed(wanted.base, policy), wanted.own);
+  const inherited = allowed(wanted.base, policy);
+  const launch = resolveLaunch({ ...app, interpreter }, inherited, wanted.own);
   const hidesFiles =
     !policy.files.read.some(({ path }) => path === "/") && !policy.files.write.some(({ path }) => path === "/");
   const script = app.script === null ? [] : [resolve(app.cwd, app.script)];
@@ -158,10 +159,7 @@ export function prepare(wanted: Preparation): Prepared {
     hidesFiles || !policy.process.mayExec
       ? describeProgram(
           launch.argv[0]!,
-          [
-            ...script,
-            ...pythonPath({ PYTHONPATH: app.env.PYTHONPATH ?? allowed(wanted.base, policy).PYTHONPATH ?? "" }),
-          ],
+          [...script, ...pythonPath({ PYTHONPATH: app.env.PYTHONPATH ?? inherited.PYTHONPATH ?? "" })],
           launch.cwd,
           launch.env,
           app.interpreter !== null || app.script === null || !launch.argv[0]!.includes("/"),
