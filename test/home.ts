@@ -1,18 +1,21 @@
 /** A daemon of its own for a test: temporary home, real shim, real Python. Gone with everything in it at the end. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { resolvePaths } from "../src/base/paths.ts";
 import type { DaemonStatus, WorkerStatus } from "../src/protocol/status.ts";
 import { connectDaemon } from "../src/sdk/autostart.ts";
 import { openScratches } from "../src/workers/start-spec.ts";
 import type { Connection } from "../src/sdk/connection.ts";
+import { waitUntil, within, witnesses, type Witness } from "./deadline.ts";
+import "./needs.ts"; // keeps the environment as it is before it is changed here
+
+export { waitUntil, within } from "./deadline.ts";
 
 export const ROOT = join(import.meta.dir, "..");
-const DEADLINE_MS = 20_000;
+/** What one command line may take: `stop` waits for a grace of ten seconds. */
+const CLI_MS = 60_000;
 
-/** As whoever runs the tests has it: for what is fetched from elsewhere. */
-export const environment = { ...(process.env as Record<string, string>) };
 /** What it says to us, to Python and of the network is none of the tests' business: by IPCCTL_SOCKET they would stop his own daemon. */
 const FOREIGN =
   /^(IPCCTL_(?!TEST_|SEED$).*|POLICY_FILE|PYTHON.*|XDG_.*|.*_proxy|RES_OPTIONS|LOCALDOMAIN|LD_PRELOAD|BASH_ENV|LANG|LANGUAGE|LC_.*|(FORCE|NO)_COLOR|(STATE|RUNTIME|LOGS|CONFIGURATION|CACHE)_DIRECTORY|NOTIFY_SOCKET|WATCHDOG_.*)$/i;
@@ -32,7 +35,7 @@ export async function outcomeOf(child: Bun.Subprocess<"ignore", "pipe", "pipe">)
   return { status, stdout, stderr };
 }
 
-export class Home implements AsyncDisposable {
+export class Home implements AsyncDisposable, Witness {
   readonly dir = mkdtempSync(join(tmpdir(), "ipcctl-test-"));
   readonly env: Record<string, string>;
   readonly paths;
@@ -40,6 +43,7 @@ export class Home implements AsyncDisposable {
   constructor() {
     this.env = { ...(process.env as Record<string, string>), IPCCTL_HOME: join(this.dir, "home"), NO_COLOR: "1" };
     this.paths = resolvePaths(this.env, process.getuid!());
+    witnesses.add(this);
   }
 
   /** Writes a script of the test's and returns its path. */
@@ -50,12 +54,20 @@ export class Home implements AsyncDisposable {
   }
 
   async cli(...args: string[]): Promise<CliResult> {
-    const child = Bun.spawn([join(ROOT, "bin/ipcctl"), ...args], {
+    const child = this.#spawn(args);
+    try {
+      return await within(CLI_MS, `ipcctl ${args.join(" ")}`, outcomeOf(child));
+    } finally {
+      child.kill("SIGKILL");
+    }
+  }
+
+  #spawn(args: readonly string[]): Bun.Subprocess<"ignore", "pipe", "pipe"> {
+    return Bun.spawn([join(ROOT, "bin/ipcctl"), ...args], {
       cwd: this.dir,
       env: this.env,
       stdio: ["ignore", "pipe", "pipe"],
     });
-    return await outcomeOf(child);
   }
 
   async connect(): Promise<Connection> {
@@ -102,20 +114,98 @@ export class Home implements AsyncDisposable {
     await waitUntil(() => !isAlive(pid), "the daemon is gone");
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.cli("status"); // a daemon for workers that a test left without one
-    await this.cli("daemon", "stop");
+  /** Status, processes with what each of them waits for, and the last lines of each log. */
+  async report(): Promise<string> {
+    const child = this.#spawn(["--no-autostart", "status"]);
+    const limit = setTimeout(() => child.kill("SIGKILL"), 5000);
+    const { stdout, stderr } = await outcomeOf(child);
+    clearTimeout(limit);
+    const logs = [this.paths.daemonLog];
+    if (existsSync(this.paths.workersDir))
+      for (const name of readdirSync(this.paths.workersDir)) {
+        const folder = join(this.paths.workersDir, name, "logs");
+        const files = existsSync(folder) ? readdirSync(folder).filter((file) => file.endsWith(".log")) : [];
+        logs.push(
+          ...files
+            .toSorted()
+            .slice(-1)
+            .map((file) => join(folder, file)),
+        );
+      }
+    const tails = logs.filter((path) => existsSync(path)).map((path) => `${path}:\n${tailOf(path)}`);
+    return [`── ${this.dir}`, stdout + stderr, ...this.#processes().map(describeProcess), ...tails].join("\n");
+  }
+
+  /** Whatever runs in it or by it, but for the tests themselves. */
+  #processes(): number[] {
+    const isOurs = (pid: number): boolean => {
+      try {
+        const read = (name: string): string => readFileSync(`/proc/${pid}/${name}`, "latin1");
+        return (
+          read("cmdline").includes(`${this.dir}/`) ||
+          read("environ").includes(`IPCCTL_HOME=${this.env.IPCCTL_HOME}\0`) ||
+          `${readlinkSync(`/proc/${pid}/cwd`)}/`.startsWith(`${this.dir}/`)
+        );
+      } catch {
+        return false; // gone, or another user's
+      }
+    };
+    const all = readdirSync("/proc").map(Number);
+    return all.filter((pid) => Number.isInteger(pid) && pid !== process.pid && isOurs(pid) && isAlive(pid));
+  }
+
+  /** Ends all of it at once, for when nothing of it can be asked any more. */
+  kill(): void {
+    const deadline = performance.now() + 10_000; // not even SIGKILL ends what sleeps in the kernel
+    for (let found = this.#processes(); found.length > 0 && performance.now() < deadline; found = this.#processes())
+      for (const pid of found) {
+        try {
+          process.kill(pid, "SIGKILL");
+        } catch {
+          // it has just ended
+        }
+      }
+    this.#remove();
+  }
+
+  #remove(): void {
+    witnesses.delete(this);
     rmSync(openScratches(join(this.paths.stateDir, "workers/any/scratch")), { recursive: true, force: true });
     rmSync(this.dir, { recursive: true, force: true });
   }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!witnesses.has(this)) return; // its test was given up
+    try {
+      await this.cli("status"); // a daemon for workers that a test left without one
+      await this.cli("daemon", "stop");
+    } finally {
+      this.kill();
+    }
+  }
 }
 
-/** Looks again and again until it holds; fails with the reason after a deadline. */
-export async function waitUntil(holds: () => boolean | Promise<boolean>, what: string): Promise<void> {
-  const deadline = performance.now() + DEADLINE_MS;
-  while (!(await holds())) {
-    if (performance.now() > deadline) throw new Error(`not within ${DEADLINE_MS / 1000} s: ${what}`);
-    await Bun.sleep(5);
+/** A daemon of the test's own, for what may hang or harm others: gone, with all that it started, whatever becomes of the test. */
+export async function withDaemon<T>(work: (home: Home) => Promise<T>): Promise<T> {
+  await using home = new Home();
+  return await work(home);
+}
+
+function tailOf(path: string): string {
+  return readFileSync(path, "latin1").trimEnd().split("\n").slice(-8).join("\n");
+}
+
+/** `123 S python3 worker.py (in futex_wait_queue)`. */
+function describeProcess(pid: number): string {
+  try {
+    const read = (name: string): string => readFileSync(`/proc/${pid}/${name}`, "latin1");
+    const state = /^State:\s+(\S)/m.exec(read("status"))?.[1];
+    const [program = "", ...args] = read("cmdline")
+      .split("\0")
+      .filter((word) => word !== "");
+    return `${pid} ${state} ${[basename(program), ...args].join(" ").slice(0, 160)} (in ${read("wchan")})`;
+  } catch {
+    return `${pid} has ended`;
   }
 }
 
