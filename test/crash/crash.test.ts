@@ -3,17 +3,9 @@ import { expect, test } from "bun:test";
 import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Home, isAlive, waitUntil } from "../home.ts";
+import { randomFrom, seed } from "../seed.ts";
 
-const seed = Number(process.env.IPCCTL_SEED ?? Math.floor(Math.random() * 2 ** 31));
-console.log(`crash suite: IPCCTL_SEED=${seed}`);
-let state = seed;
-/** mulberry32: small, and the same everywhere. */
-function random(): number {
-  state = (state + 0x6d2b79f5) | 0;
-  let t = Math.imul(state ^ (state >>> 15), 1 | state);
-  t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-  return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-}
+const random = randomFrom(seed);
 
 /** Prints its pid and a counter; each line is one write, as print with -u makes it. */
 const COUNTER = `

@@ -17,6 +17,7 @@ import {
 import { join } from "node:path";
 import { Ipcctl } from "ipcctl";
 import { Home, ROOT, waitUntil } from "../home.ts";
+import { SYSTEM_PYTHON, canBeAnother, isRoot } from "../needs.ts";
 
 type Policy = {
   /** Attempts against any of these must fail (see TAGS in attempts/_attempt.py). */
@@ -56,9 +57,7 @@ const POLICIES: Readonly<Record<string, Policy>> = {
 /** Attempts that spoil their process run each in one of their own, so many at a time. */
 const AT_A_TIME = 3;
 const NOBODY = 65_534;
-const SYSTEM_PYTHON = "/usr/bin/python3";
-const isRoot = process.getuid!() === 0;
-const canBeAnother = isRoot && existsSync(SYSTEM_PYTHON);
+const hasAnother = await canBeAnother("attempts as another user");
 
 /** Another user may not reach the Python of the one who runs the tests. */
 function pythonOf(uid: number | undefined): string {
@@ -226,9 +225,8 @@ function isAgainst(attempt: Attempt, tags: readonly string[]): boolean {
 
 const users: [name: string, uid: number | undefined][] = [
   [isRoot ? "root" : "an ordinary user", undefined],
-  ...(canBeAnother ? [["nobody", NOBODY] as [string, number]] : []),
+  ...(hasAnother ? [["nobody", NOBODY] as [string, number]] : []),
 ];
-if (!canBeAnother) console.log(`skipped: attempts as another user need root and ${SYSTEM_PYTHON}`);
 
 for (const [user, uid] of users) {
   /** What succeeds without confinement. */

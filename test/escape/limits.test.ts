@@ -22,14 +22,13 @@ import { join } from "node:path";
 import type { WorkerStatus } from "../../src/protocol/status.ts";
 import { ownUserOf } from "../../src/workers/start-spec.ts";
 import { type CliResult, outcomeOf, ROOT, waitUntil } from "../home.ts";
+import { SYSTEM_PYTHON, canBeAnother, isRoot, skipUnless } from "../needs.ts";
 
 const MIB = 1 << 20;
 const NOBODY = 65_534;
-const SYSTEM_PYTHON = "/usr/bin/python3";
 /** Tells that something hangs, not how fast it is. */
 const PATIENCE_MS = 10_000;
 const PACE_MS = 1000;
-const isRoot = process.getuid!() === 0;
 const hasNamespaces = Bun.spawnSync([join(ROOT, "native/build/ipcctl-shim"), "--probe"], {
   stdio: ["ignore", "ignore", "ignore"],
 }).success;
@@ -51,7 +50,7 @@ const WAYS = ["run", "start"] as const;
 type Way = (typeof WAYS)[number];
 const SHELTERS = [...(hasNamespaces ? (["namespaces"] as const) : []), "none"] as const;
 type Shelter = (typeof SHELTERS)[number];
-if (!hasNamespaces) console.log("skipped: limits of a scratch folder with namespaces, this machine gives none");
+skipUnless(hasNamespaces, "namespaces", "limits of a scratch folder in namespaces");
 
 type Changes = {
   readonly files?: object;
@@ -270,9 +269,8 @@ async function inTurn(jobs: readonly (() => Promise<unknown>)[], atOnce = 3): Pr
 const sites: Site[] = [];
 const users: [name: string, uid: number | undefined][] = [
   [isRoot ? "root" : "an ordinary user", undefined],
-  ...(isRoot && existsSync(SYSTEM_PYTHON) ? [["nobody", NOBODY] as [string, number]] : []),
+  ...((await canBeAnother("limits of another user")) ? [["nobody", NOBODY] as [string, number]] : []),
 ];
-if (users.length === 1) console.log(`skipped: limits of another user need root and ${SYSTEM_PYTHON}`);
 /** Under `run` the grace of a worker that ignores SIGTERM is 10 s: it passes while the others go off. */
 const staying = new Map<Site, Promise<Outcome>>();
 /** Enough for it to say that it stays, on a machine that has much else to do. */

@@ -7,9 +7,9 @@ import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ROOT } from "../home.ts";
+import { SYSTEM_PYTHON, canBeAnother, skipUnless } from "../needs.ts";
 
 const ATTEMPTS = join(import.meta.dir, "net_attempts.py");
-const SYSTEM_PYTHON = "/usr/bin/python3";
 /** Python itself: what a wrapper in PATH, a shell script often, asks of the network on its way would be counted as an attempt's. */
 const PYTHON = Bun.spawnSync(["python3", "-I", "-S", "-c", "import sys; print(sys.executable)"])
   .stdout.toString()
@@ -47,7 +47,7 @@ const allowed = listen("127.0.0.1");
 const forbidden = listen("127.0.0.1");
 /** With version 6 off nobody listens there, and what is about it is left out. */
 const hasSix = existsSync("/proc/net/if_inet6") && /^0{31}1 /m.test(readFileSync("/proc/net/if_inet6", "utf8"));
-if (!hasSix) console.log("skipped: connections by IPv6, which is off");
+skipUnless(hasSix, "IPv6", "connections by IPv6");
 const six = hasSix ? listen("::1") : { port: 1 };
 const web = Bun.serve({ hostname: "127.0.0.1", port: 0, fetch: () => new Response("pong") });
 const unix = join(folder, "unix");
@@ -601,8 +601,7 @@ async function fullServer(): Promise<{ port: number; open: () => void; stop: () 
 
 test("connects that wait: too many, interrupted, limited in time, and a worker that is killed among them", async () => {
   const files = Number(Bun.spawnSync(["sh", "-c", "ulimit -Hn"]).stdout.toString()); // not a number: without a limit
-  if (files < 1024)
-    return console.log(`skipped: more connects than may wait, for no more than ${files} files may be open`);
+  if (skipUnless(!(files < 1024), "1024 open files", "more connects than may wait")) return;
   const server = await fullServer();
   try {
     const { got, status } = await attempt([`127.0.0.1`], "pending", [server.port, 280]);
@@ -631,10 +630,7 @@ for (const how of ["interrupted", "restarted"])
   });
 
 test("as a user without privileges", async () => {
-  if (process.getuid!() !== 0 || !existsSync(SYSTEM_PYTHON)) {
-    console.log(`skipped: another user needs root and ${SYSTEM_PYTHON}`);
-    return;
-  }
+  if (!(await canBeAnother("the network as another user"))) return;
   const { got } = await attempt(
     [`good.test:${web.port}`, `127.0.0.1:${web.port}`],
     "clients",

@@ -4,18 +4,10 @@
  * into docs/security.md; without it the table there must be the same.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import {
-  chmodSync,
-  chownSync,
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  writeFileSync,
-} from "node:fs";
+import { chmodSync, chownSync, copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Home, ROOT } from "../home.ts";
+import { SYSTEM_PYTHON, canBeAnother, skipUnless } from "../needs.ts";
 import { pythonWithPackages } from "../packages.ts";
 
 type Policy = (typeof POLICIES)[number];
@@ -117,9 +109,7 @@ const DENIAL_ERRNOS = new Set([1, 2, 12, 13, 19, 30, 38, 97, 99, 101]); // EPERM
 const DENIAL_CLASSES = new Set(["gaierror", "KeyError", "ModuleNotFoundError"]); // no name service, no such user, nothing beside the script
 
 const withPackages = await pythonWithPackages();
-const isRoot = process.getuid!() === 0;
 const NOBODY = 65_534;
-const SYSTEM_PYTHON = "/usr/bin/python3";
 const DOCUMENT = join(ROOT, "docs/security.md");
 const MARKS = ["<!-- ordinary:begin -->\n", "<!-- ordinary:end -->"] as const;
 
@@ -249,15 +239,13 @@ test("ordinary things work or are denied as the table says, and so do the docume
   const text = readFileSync(DOCUMENT, "utf8");
   const [from, to] = [text.indexOf(MARKS[0]) + MARKS[0].length, text.indexOf(MARKS[1])];
   expect(to).toBeGreaterThanOrEqual(from);
-  if (!hasNamespaces) console.log("skipped: the table in the documents is of a machine with namespaces");
-  else if (process.env.IPCCTL_TEST_WRITE === "1")
+  if (skipUnless(hasNamespaces, "namespaces", "the table in the documents")) return;
+  if (process.env.IPCCTL_TEST_WRITE === "1")
     writeFileSync(DOCUMENT, text.slice(0, from) + table(found) + text.slice(to));
   else expect(text.slice(from, to)).toBe(table(found));
 }, 120_000);
 
-const canBeAnother = isRoot && existsSync(SYSTEM_PYTHON);
-if (!canBeAnother) console.log(`skipped: ordinary things as another user need root and ${SYSTEM_PYTHON}`);
-test.if(canBeAnother)(
+test.if(await canBeAnother("ordinary things as another user"))(
   "for a user without privileges it is the same",
   () => measure({ uid: NOBODY, python: SYSTEM_PYTHON, lacks: PACKAGES }).then(() => undefined),
   120_000,

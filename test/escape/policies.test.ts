@@ -4,6 +4,7 @@ import { appendFileSync, chmodSync, existsSync, readFileSync, statSync, truncate
 import { join } from "node:path";
 import { Ipcctl } from "ipcctl";
 import { Home, isAlive, ROOT, waitUntil } from "../home.ts";
+import { skipUnless } from "../needs.ts";
 import { pythonWithPackages } from "../packages.ts";
 
 let home: Home;
@@ -61,7 +62,7 @@ test("hosts that are granted are reached, by address and by name, and no others"
 
 test("packages that make connections of their own get through as well", async () => {
   const python = await pythonWithPackages();
-  if (python === undefined) return console.log("skipped: requests cannot be installed");
+  if (skipUnless(python !== undefined, "requests from PyPI", "packages that make connections")) return;
   const code = `import asyncio, requests
 print(requests.get(${JSON.stringify(url(web))}, timeout=5).text)
 async def main():
@@ -72,7 +73,7 @@ asyncio.run(main())`;
   const { stdout, stderr } = await home.cli(
     "run",
     "--interpreter",
-    python,
+    python!,
     `--allow-net=127.0.0.1:${web.port}`,
     "-c",
     code,

@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { chmodSync, readdirSync, readFileSync } from "node:fs";
 import { Home, isAlive, waitUntil } from "../home.ts";
+import { skipUnless } from "../needs.ts";
 
 let home: Home;
 let hasNamespaces = false;
@@ -36,7 +37,7 @@ print(json.dumps([os.getpid(), os.getppid(), first in ("sent", "EPERM"), tried(o
 `;
 
 test("it has numbers of its own, and those of others are nobody's", async () => {
-  if (!hasNamespaces) return console.log("skipped: no namespaces here");
+  if (skipUnless(hasNamespaces, "namespaces", "numbers of processes of its own")) return;
   const script = home.script("looks.py", LOOKS);
   const outside = Bun.spawn(["cat"], { stdin: "pipe", stdout: "ignore" });
   const { stdout, stderr } = await home.cli("run", "--policy", policy, script, "--", `${outside.pid}`);
@@ -95,7 +96,7 @@ test("what it leaves behind ends with it, by run, by stop, by its own end", asyn
 });
 
 test("the shim is killed: so is all of it", async () => {
-  if (!hasNamespaces) return console.log("skipped: no namespaces here");
+  if (skipUnless(hasNamespaces, "namespaces", "processes whose shim is killed")) return;
   const script = home.script("lost.py", ORPHANS);
   await home.start("lost", script, { policy, restart_policy: "no" });
   await waitUntil(async () => (await home.lines("lost")).length === 1, "its children are there");

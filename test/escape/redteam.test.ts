@@ -6,12 +6,16 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { type CliResult, ROOT, Home, outcomeOf, waitUntil } from "../home.ts";
+import { SYSTEM_PYTHON, hasTool, isRoot, skipUnless } from "../needs.ts";
 
 setDefaultTimeout(60_000);
-const SYSTEM_PYTHON = "/usr/bin/python3";
-const isRoot = process.getuid!() === 0;
-const hasPython = existsSync(SYSTEM_PYTHON);
-if (!hasPython) console.log(`skipped: needs ${SYSTEM_PYTHON}`);
+const hasPython = await hasTool(SYSTEM_PYTHON, "python3-minimal");
+skipUnless(hasPython, SYSTEM_PYTHON, "what a confined Python is denied");
+skipUnless(isRoot, "root", "what a worker may not do to a daemon that is root");
+const isX64 = process.arch === "x64";
+skipUnless(isX64, "x86-64", "arguments and registers of system calls");
+const hasCompiler = isX64 && (await hasTool("/usr/bin/gcc", "gcc"));
+if (isX64) skipUnless(hasCompiler, "/usr/bin/gcc", "what is left of the token");
 
 let home: Home;
 beforeAll(() => {
@@ -465,25 +469,19 @@ print([call(*one)[1] for one in (
     (234, os.getppid(), os.getppid(), 0), (302, os.getppid(), 7, 0, 0), (434, os.getppid(), 0), (59, 0, 0, 0, 0, 0), (322, -100, 0, 0, 0, 0),
     (72, 1, 8, 0), (72, 1, 10, 0), (72, 1, 15, 0), (141, 2, nobody, 5), (157, 4, 0, 0, 0, 0))])`;
 
-test.skipIf(process.arch !== "x64" || !hasPython)(
-  "high halves of arguments change nothing; others are not to be reached",
-  async () => {
-    const errors = Array.from({ length: 20 }, (_, index) => (index < 2 ? "ENOMEM" : "EPERM"));
-    expect(await python([], HELD)).toBe(`[${errors.map((one) => `'${one}'`).join(", ")}]`);
-  },
-);
+test.skipIf(!isX64 || !hasPython)("high halves of arguments change nothing; others are not to be reached", async () => {
+  const errors = Array.from({ length: 20 }, (_, index) => (index < 2 ? "ENOMEM" : "EPERM"));
+  expect(await python([], HELD)).toBe(`[${errors.map((one) => `'${one}'`).join(", ")}]`);
+});
 
-test.skipIf(!existsSync("/usr/bin/gcc") || process.arch !== "x64")(
-  "of the token nothing is left in the registers",
-  async () => {
-    const source = home.script(
-      "registers.c",
-      `__attribute__((naked)) void _start(void) { __asm__("push %r8; push %r10; mov %rsp,%rsi; mov $16,%edx; mov $1,%edi; mov $1,%eax; syscall; xor %edi,%edi; mov $231,%eax; syscall"); }`,
-    );
-    const binary = join(home.dir, "registers");
-    Bun.spawnSync(["gcc", "-static", "-nostdlib", "-O1", "-o", binary, source]);
-    chmodSync(binary, 0o755);
-    const { stdout } = await cli(home.dir, "run", "--policy", "strict", "--command", `'${binary}'`);
-    expect(stdout).toBe("\0".repeat(16));
-  },
-);
+test.skipIf(!hasCompiler)("of the token nothing is left in the registers", async () => {
+  const source = home.script(
+    "registers.c",
+    `__attribute__((naked)) void _start(void) { __asm__("push %r8; push %r10; mov %rsp,%rsi; mov $16,%edx; mov $1,%edi; mov $1,%eax; syscall; xor %edi,%edi; mov $231,%eax; syscall"); }`,
+  );
+  const binary = join(home.dir, "registers");
+  Bun.spawnSync(["gcc", "-static", "-nostdlib", "-O1", "-o", binary, source]);
+  chmodSync(binary, 0o755);
+  const { stdout } = await cli(home.dir, "run", "--policy", "strict", "--command", `'${binary}'`);
+  expect(stdout).toBe("\0".repeat(16));
+});

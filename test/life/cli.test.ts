@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Home, isAlive, ROOT, waitUntil } from "../home.ts";
+import { hasTool, skipUnless } from "../needs.ts";
 
 let home: Home;
 beforeAll(() => {
@@ -272,7 +273,7 @@ test.each([
 ])("completion offers the same in %s", async (shell, program) => {
   const script = (await home.cli("completion", shell)).stdout;
   expect(script).toContain("__complete");
-  if (Bun.which(shell) === null) return console.log(`skipped: completion in ${shell}, which is not installed`);
+  if (skipUnless(await hasTool(shell, shell), shell, `completion in ${shell}`)) return;
   const complete = (typed: string): string[] => {
     const env = { ...home.env, PATH: `${join(ROOT, "bin")}:${home.env.PATH}`, HOME: home.dir };
     const child = Bun.spawnSync([shell, "-c", program(script, typed)], { env, cwd: home.dir });

@@ -2,6 +2,7 @@ import { expect, test } from "bun:test";
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Home, waitUntil } from "../home.ts";
+import { isRoot, skipUnless } from "../needs.ts";
 
 const SCRIPT = `
 import os
@@ -16,12 +17,12 @@ async function onSmallDisk(
   whenFull: "block" | "drop",
   check: (home: Home, logs: string) => Promise<void>,
 ): Promise<void> {
-  if (process.getuid!() !== 0) return console.log("skipped: mounting a small disk needs root");
+  if (skipUnless(isRoot, "root", `a full disk (${whenFull})`)) return;
   await using home = new Home();
   const logs = join(home.paths.workersDir, "full", "logs");
   mkdirSync(logs, { recursive: true });
-  if (Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", logs]).exitCode !== 0)
-    return console.log("skipped: a tmpfs cannot be mounted here");
+  const isMounted = Bun.spawnSync(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", logs]).success;
+  if (skipUnless(isMounted, "tmpfs mounts", `a full disk (${whenFull})`)) return;
   try {
     writeFileSync(join(logs, "ballast"), Buffer.alloc(512 * 1024));
     await home.start("full", home.script("full.py", SCRIPT), {

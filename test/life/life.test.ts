@@ -2,6 +2,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { Home, isAlive, ROOT, waitUntil } from "../home.ts";
+import { hasTool, skipUnless } from "../needs.ts";
 
 let home: Home;
 beforeAll(() => {
@@ -281,7 +282,7 @@ test("twenty command lines that start at once make one daemon", async () => {
 test("the systemd unit is made of lines that systemd knows", async () => {
   const { stdout } = await home.cli("unit");
   const path = home.script("ipcctl.service", stdout);
-  if (Bun.which("systemd-analyze") === null) return console.log("skipped: systemd-analyze is not on this machine");
+  if (skipUnless(await hasTool("systemd-analyze", "systemd"), "systemd-analyze", "the systemd unit")) return;
   const child = Bun.spawn(["systemd-analyze", "verify", "--man=no", path], { stdio: ["ignore", "pipe", "pipe"] });
   expect(await new Response(child.stderr).text()).toBe("");
   expect(await child.exited).toBe(0);

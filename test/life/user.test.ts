@@ -15,9 +15,10 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { isAlive, outcomeOf, ROOT, waitUntil } from "../home.ts";
+import { isRoot, skipUnless } from "../needs.ts";
 
 const NOBODY = 65534;
-const isRoot = process.getuid!() === 0;
+skipUnless(isRoot, "root", "all of it as an ordinary user");
 
 /** A folder of the user's own with a copy of what runs, because the checkout may lie where only root may look. */
 function ordinaryUser(env: Record<string, string> = {}) {
@@ -106,8 +107,9 @@ test.if(isRoot)(
       JSON.stringify({ version: 1, extends: "strict", process: { fork: true, threads: 3 } }),
     );
     const explained = await user.cli("policy", "explain", "./forking.json");
-    if (!/namespaces +limited: a root, processes/.test(explained.stdout))
-      return console.log(`skipped: an ordinary user has no namespaces here: ${explained.stdout}${explained.stderr}`);
+    expect(explained.stderr).toBe("");
+    const hasNamespaces = /namespaces +limited: a root, processes/.test(explained.stdout);
+    if (skipUnless(hasNamespaces, "namespaces", "an ordinary user's processes of its own")) return;
     writeFileSync(
       join(user.home, "forks.py"),
       `
@@ -154,8 +156,4 @@ test.if(isRoot)("relative and foreign XDG folders are not used", async () => {
   expect(stderr).toContain("/run/ipcctl");
   expect(existsSync(join(user.home, "relative"))).toBe(false);
   expect(existsSync("/run/ipcctl/ipcctl.sock") && statSync("/run/ipcctl").uid === NOBODY).toBe(false);
-});
-
-test.if(!isRoot)("skipped: another user's rights need root", () => {
-  console.log("skipped: tests of an ordinary user need root to become one");
 });

@@ -33,11 +33,19 @@ def _extension() -> ModuleType | None:
 
 
 from ipcctl import _pure  # noqa: E402
+from needs import skip_unless  # noqa: E402
 
 C = _extension()
 PURE = _pure
 IMPLEMENTATIONS: dict[str, ModuleType] = {"pure": PURE}
 if C is not None:
     IMPLEMENTATIONS["c"] = C
-else:
-    print("skipped: the C extension is not built")
+skip_unless(C is not None, "C extension", "the C half of what has two")
+
+
+def python_with_numpy() -> str | None:
+    """This one, or that of the virtual environment that the suite makes."""
+    if importlib.util.find_spec("numpy") is not None:
+        return sys.executable
+    python = os.path.join(ROOT, "build/test-python/bin/python")
+    return python if os.path.exists(python) else None

@@ -21,7 +21,7 @@ from support import IMPLEMENTATIONS, PACKAGES
 from ipcctl import BrokenChannel
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-SEED = int(os.environ.get("SEED", "7"))
+SEED = int(os.environ.get("IPCCTL_SEED", "7"))
 CAPACITY = 4096
 SIZE = 256 + CAPACITY
 U32 = struct.Struct("<I")
@@ -355,7 +355,7 @@ class HostilePeers(unittest.TestCase):
             with self.subTest(name):
                 done = subprocess.run(
                     [sys.executable, "-c", HOSTILE, name, str(SEED), HERE, PACKAGES],
-                    capture_output=True, text=True, timeout=120,
+                    capture_output=True, text=True, timeout=1200,
                 )  # fmt: skip
                 self.assertEqual(
                     (done.returncode, done.stdout[-9:]),

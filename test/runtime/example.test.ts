@@ -5,9 +5,11 @@ import { join } from "node:path";
 import { Ipcctl } from "ipcctl";
 import { pythonWithPackages } from "../packages.ts";
 import { Home, ROOT, waitUntil } from "../home.ts";
+import { skipUnless } from "../needs.ts";
 
 const python = await pythonWithPackages();
-const testModel = python ? test : test.skip;
+const hasModel = !skipUnless(python !== undefined, "scikit-learn from PyPI", "examples/http-model");
+const testModel = test.if(hasModel);
 
 const SETOSA = { rows: [[5.1, 3.5, 1.4, 0.2]] };
 let home: Home;
@@ -15,7 +17,7 @@ let url: string;
 let server: Bun.Subprocess<"ignore", "pipe", "pipe">;
 
 beforeAll(async () => {
-  if (!python) return;
+  if (!hasModel) return;
   home = new Home();
   server = Bun.spawn([process.execPath, "--no-env-file", join(ROOT, "examples/http-model/server.ts"), "0"], {
     cwd: home.dir,
@@ -26,7 +28,7 @@ beforeAll(async () => {
   url = /http:\S+/.exec(Buffer.from(value!).toString())![0];
 }, 30_000);
 afterAll(async () => {
-  if (!python) return;
+  if (!hasModel) return;
   server.kill();
   await server.exited;
   await home[Symbol.asyncDispose]();

@@ -6,6 +6,7 @@ import { limit } from "../../src/base/limits.ts";
 import { join } from "node:path";
 import { reachablePath } from "../../src/base/socket-path.ts";
 import { Home, workerPrelude } from "../home.ts";
+import { seed } from "../seed.ts";
 
 const WORKER = `${workerPrelude()}
 import os, random, signal, struct, sys, time
@@ -138,8 +139,6 @@ async function withWorker(attack: (py: PythonWorker) => Promise<void>): Promise<
 }
 
 test("random words in positions, lengths and sleep words, over and over", async () => {
-  const seed = Number(process.env.IPCCTL_SEED ?? Math.floor(Math.random() * 2 ** 31));
-  console.log(`hostile suite: IPCCTL_SEED=${seed}`);
   const seen = new Set<string>();
   for (let round = 0; round < 40; round++)
     await withWorker(async (py) => {
@@ -296,7 +295,6 @@ test("a client that writes whatever it likes costs the worker its channel, and n
   expect(await honest.call("add", 1, 1)).toBe(2);
   const { pid, log_dir } = await home.status("hostile");
   const socket = reachablePath(join(log_dir, "..", "sock"));
-  const seed = Math.floor(Math.random() * 2 ** 31);
   const client = Bun.spawn(["python3", join(import.meta.dir, "hostile_client.py"), socket.path, `${seed}`], {
     stdio: ["ignore", "pipe", "pipe"],
   });

@@ -1,25 +1,9 @@
 /** The SDK on Node 22, from the bundle that is built for it. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { Home, outcomeOf, ROOT } from "../home.ts";
-
-const VERSION = "22.23.3";
-const FOLDER = join(ROOT, "build/test-node");
-const NODE = join(FOLDER, `node_modules/node-linux-${process.arch}/bin/node`);
-
-/** From the npm registry, once. Undefined, and a line that says why, where it cannot be had. */
-async function installNode(): Promise<string | undefined> {
-  if (existsSync(NODE)) return NODE;
-  mkdirSync(FOLDER, { recursive: true });
-  const packages = [`node-linux-${process.arch}@${VERSION}`];
-  const npm = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--prefix", FOLDER];
-  const child = Bun.spawn([...npm, ...packages], { stdio: ["ignore", "ignore", "pipe"] });
-  const stderr = await new Response(child.stderr).text();
-  if ((await child.exited) === 0 && existsSync(NODE)) return NODE;
-  console.log(`skipped: Node ${VERSION} cannot be installed here: ${stderr.trim().split("\n").at(-1)}`);
-  return undefined;
-}
+import { skipUnless } from "../needs.ts";
+import { installNode, NODE_VERSION } from "../node.ts";
 
 // Each face of what differs must stay the same; the compiler sees to it.
 type Face<Twin extends Original, Original> = Twin;
@@ -60,12 +44,12 @@ threading.Thread(target=answer, daemon=True).start()
 ipcctl.serve()
 `;
 
+const node = await installNode();
+const hasNode = !skipUnless(node !== undefined, `Node ${NODE_VERSION}`, "the SDK on Node");
 let home: Home;
-let node: string | undefined;
-beforeAll(async () => {
+beforeAll(() => {
   home = new Home();
-  node = await installNode();
-}, 120_000);
+});
 afterAll(() => home[Symbol.asyncDispose]());
 
 async function run(text: string): Promise<{ stdout: string; stderr: string; status: number }> {
@@ -79,10 +63,11 @@ async function run(text: string): Promise<{ stdout: string; stderr: string; stat
 
 const IMPORT = `import * as ipcctl from ${JSON.stringify(join(ROOT, "build/js/ipcctl.node.js"))};`;
 
-test("calls, streams, functions lent, memory shared, pipes, errors, and the ends of things", async () => {
-  if (!node) return;
-  const worker = home.script("calc.py", WORKER);
-  const { stdout, stderr, status } = await run(`${IMPORT}
+test.if(hasNode)(
+  "calls, streams, functions lent, memory shared, pipes, errors, and the ends of things",
+  async () => {
+    const worker = home.script("calc.py", WORKER);
+    const { stdout, stderr, status } = await run(`${IMPORT}
     const show = (value) => console.log(JSON.stringify(value));
     const ipc = await ipcctl.connect(); // starts the daemon
     const py = await ipc.start(${JSON.stringify(worker)}, { restart_policy: "no" });
@@ -113,31 +98,34 @@ test("calls, streams, functions lent, memory shared, pipes, errors, and the ends
     await ipc.delete("calc");
     ipc[Symbol.dispose]();
   `);
-  expect(stderr).toBe("");
-  expect(stdout.trim().split("\n")).toEqual([
-    "[5,2,45]",
-    '[true,"ValueError","ValueError: no"]',
-    "499500",
-    "124750",
-    "[1,1,1,1]",
-    `[${2 ** 30},7,true]`,
-    "11",
-    '"hi"',
-    '"ho"',
-    '"stop"',
-    '"DEADLINE"',
-    '"ab"',
-    '"WORKER_CRASHED"',
-    "42",
-  ]);
-  expect(status).toBe(0);
-}, 60_000);
+    expect(stderr).toBe("");
+    expect(stdout.trim().split("\n")).toEqual([
+      "[5,2,45]",
+      '[true,"ValueError","ValueError: no"]',
+      "499500",
+      "124750",
+      "[1,1,1,1]",
+      `[${2 ** 30},7,true]`,
+      "11",
+      '"hi"',
+      '"ho"',
+      '"stop"',
+      '"DEADLINE"',
+      '"ab"',
+      '"WORKER_CRASHED"',
+      "42",
+    ]);
+    expect(status).toBe(0);
+  },
+  60_000,
+);
 
-test("a hostile worker costs a program on Node its channel, no more", async () => {
-  if (!node) return;
-  const worker = home.script(
-    "hostile.py",
-    `
+test.if(hasNode)(
+  "a hostile worker costs a program on Node its channel, no more",
+  async () => {
+    const worker = home.script(
+      "hostile.py",
+      `
 import random, struct
 import ipcctl
 from ipcctl import _runtime
@@ -151,8 +139,8 @@ def scribble(seed):
         m[offset:offset + 4] = struct.pack("<I", r.choice([0, 7, 8, (1 << 20) + 8, 0xFFFFFFFF, r.getrandbits(32)]))
 ipcctl.serve()
 `,
-  );
-  const { stdout, stderr } = await run(`${IMPORT}
+    );
+    const { stdout, stderr } = await run(`${IMPORT}
     const ipc = await ipcctl.connect();
     await ipc.start(${JSON.stringify(worker)});
     const seen = new Set();
@@ -168,6 +156,8 @@ ipcctl.serve()
     console.log([...seen].every((one) => ["answered", "CONNECTION_LOST", "DEADLINE"].includes(one)), await py.call("add", 1, 2));
     ipc[Symbol.dispose]();
   `);
-  expect(stderr).toBe("");
-  expect(stdout).toBe("true 3\n");
-}, 60_000);
+    expect(stderr).toBe("");
+    expect(stdout).toBe("true 3\n");
+  },
+  60_000,
+);

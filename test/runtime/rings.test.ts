@@ -6,12 +6,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { SharedRingBuffer } from "ipcctl";
 import { ROOT } from "../home.ts";
+import { skipUnless } from "../needs.ts";
+import { seed } from "../seed.ts";
 
 const FRAMES = 1500;
 const folder = mkdtempSync(join(tmpdir(), "ipcctl-rings-"));
 const binary = join(folder, "ring-peer");
 const PEERS = join(import.meta.dir, "peers");
-const seed = Number(process.env.IPCCTL_SEED ?? Math.floor(Math.random() * 2 ** 31));
 
 function compile(out: string, ...flags: string[]): string {
   const sources = ["native/fuzz/ring_peer.c", "native/ring/ring.c"].map((path) => join(ROOT, path));
@@ -29,7 +30,6 @@ function compile(out: string, ...flags: string[]): string {
 }
 
 beforeAll(() => {
-  console.log(`rings: IPCCTL_SEED=${seed}`);
   expect(compile(binary, "-O2", "-Wall", "-Wextra", "-Werror")).toBe("");
 });
 afterAll(() => rmSync(folder, { recursive: true }));
@@ -74,7 +74,7 @@ test.each(pairs)(
 test("two C threads under ThreadSanitizer", () => {
   const tsan = join(folder, "ring-peer-tsan");
   const error = compile(tsan, "-g", "-O1", "-fsanitize=thread");
-  if (error !== "") return console.log(`skipped: no ThreadSanitizer here: ${error.split("\n")[0]}`);
+  if (skipUnless(error === "", "ThreadSanitizer", "two threads under ThreadSanitizer")) return;
   // Its shadow memory needs the addresses that randomisation may take.
   const run = Bun.spawnSync(["setarch", "-R", tsan, "threads", `${seed}`, "20000"]);
   expect(run.stderr.toString()).toBe("");

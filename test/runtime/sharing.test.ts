@@ -6,6 +6,7 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { limit } from "../../src/base/limits.ts";
 import { Home, ROOT, waitUntil, workerPrelude } from "../home.ts";
+import { skipUnless } from "../needs.ts";
 import { pythonWithPackages } from "../packages.ts";
 
 const WORKER = `${workerPrelude()}
@@ -127,7 +128,8 @@ beforeAll(async () => {
   ipc = new Ipcctl(await home.connect());
   py = await ipc.start(home.script("share.py", WORKER), { cwd: home.dir, restart_policy: "no" });
   const python = await pythonWithPackages();
-  if (python) np = await ipc.start(home.script("np.py", NUMPY), { cwd: home.dir, interpreter: python });
+  if (!skipUnless(python !== undefined, "NumPy from PyPI", "NumPy and Arrow"))
+    np = await ipc.start(home.script("np.py", NUMPY), { cwd: home.dir, interpreter: python! });
 }, 300_000);
 afterAll(async () => {
   ipc[Symbol.dispose]();

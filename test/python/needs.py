@@ -1,0 +1,26 @@
+"""What the tests need beyond a checkout, and what becomes of them where it is missing, as in needs.ts."""
+
+from __future__ import annotations
+
+import os
+import unittest
+from typing import Callable, TypeVar
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+Test = TypeVar("Test")
+
+
+def skip_unless(has: bool, need: str, what: str) -> Callable[[Test], Test]:
+    """A decorator that leaves out what follows unless the machine has what it needs."""
+    if has:
+        return lambda test: test
+    line = f"skipped: {what}: no {need} here"
+    with open(os.path.join(HERE, "../kernel-features"), encoding="utf-8") as file:
+        features = file.read().splitlines()
+    if os.environ.get("IPCCTL_TEST_REQUIRE") == "all" and need not in features:
+        raise RuntimeError(f"{line}, and IPCCTL_TEST_REQUIRE=all")
+    print(line)
+    if path := os.environ.get("IPCCTL_TEST_SKIPPED"):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    return unittest.skip(line)
