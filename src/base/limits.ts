@@ -22,7 +22,7 @@ export const LIMITS = {
   logAnswerBytes: { value: 8_388_608, why: "bytes of lines in one Logs answer, so that it fits a frame" },
   logScanBytes: {
     value: 67_108_864,
-    why: "bytes of log that one Logs request looks through for the lines of a quiet stream; it is read at one go",
+    why: "bytes of log that one Logs request looks through for the lines of a quiet stream",
   },
   lineChars: { value: 65_536, why: "characters of one line in an event or an answer; the log file keeps all" },
   graceMs: { value: 3_600_000, why: "longest wait between SIGTERM and SIGKILL" },

@@ -3,7 +3,7 @@ import { existsSync, readdirSync, watch, type FSWatcher } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { parseCount, parseDurationMs } from "../base/units.ts";
-import { isoTime, LineJoiner, type LogLine } from "../logs/cri.ts";
+import { isoTime, LineJoiner, type LogLine, type LogRecord } from "../logs/cri.ts";
 import { endPosition, type Position } from "../logs/files.ts";
 import { followLog } from "../logs/follow.ts";
 import { scanLog } from "../logs/scan.ts";
@@ -24,6 +24,8 @@ export type LogFlags = {
 
 type Source = { readonly name: string; readonly dir: string };
 type Show = (source: Source, line: LogLine) => Uint8Array;
+/** Lines of before, and what stands for them where they are gone. */
+type PastBatch = { readonly lines: readonly LogLine[]; readonly lost?: string | undefined };
 /** What of the past is wanted of each source. */
 type Wish = { readonly lines: number; readonly since: number; readonly accepts: (line: LogLine) => boolean };
 
@@ -52,28 +54,51 @@ export async function logs(
   const show = renderer(context, sources, flags.timestamps === true);
   const abort = new AbortController();
   const ending = new AbortController();
+  const output = new Output(abort);
   if (flags.follow) for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => abort.abort());
   // The look back ends where the followers begin: a line in between is neither lost nor doubled.
   const ends = new Map(sources.map((source) => [source, endPosition(source.dir)]));
-  const pasts = sources.map((source) => new Past(source, lookBack(source.dir, ends.get(source), wish)));
+  const joiners = new Map(sources.map((source) => [source, new LineJoiner()]));
+  const pasts = sources.map(
+    (source) => new Past(source, lookBack(source.dir, ends.get(source), wish, joiners.get(source)!)),
+  );
   for await (const lines of merged(pasts)) {
-    if (abort.signal.aborted) return 0;
-    await write(Buffer.concat(lines.map(({ source, line }) => show(source, line))));
+    await output.write(Buffer.concat(lines.map(({ source, line }) => show(source, line))));
+    if (abort.signal.aborted) return output.giveUp();
   }
   if (!flags.follow) return 0;
   const following = new Map<string, Promise<void>>();
+  const failed = Promise.withResolvers<never>();
+  const follow = async (source: Source): Promise<void> => {
+    const joiner = joiners.get(source) ?? new LineJoiner();
+    for await (const { records, lost } of followLog(source.dir, ends.get(source), abort.signal, ending.signal)) {
+      if (lost !== undefined) say(source, lost);
+      const lines = joinedLines(joiner, records).filter(wish.accepts);
+      if (lines.length > 0) await output.write(Buffer.concat(lines.map((line) => show(source, line))));
+    }
+  };
   const add = (source: Source): void => {
-    const done = follow(source, ends.get(source), wish.accepts, show, abort, ending.signal);
+    const done = follow(source);
+    done.catch(failed.reject);
     following.set(source.name, done);
   };
   for (const source of sources) add(source);
   const appear = isAttached ? undefined : watchForNew(context, patterns, following, add);
-  const verdict = isAttached ? await endOfAll(context, sources, abort.signal) : 0;
-  if (isAttached) ending.abort();
-  else await aborted(abort.signal);
-  appear?.close();
-  await Promise.all(following.values());
-  return verdict;
+  try {
+    const end = isAttached ? endOfAll(context, sources, abort.signal) : aborted(abort.signal).then(() => 0);
+    const verdict = await Promise.race([end, failed.promise]);
+    ending.abort();
+    await Promise.all(following.values());
+    return abort.signal.aborted ? output.giveUp() : verdict;
+  } finally {
+    abort.abort();
+    appear?.close();
+  }
+}
+
+/** Beside the lines: what is missing among them. */
+function say({ name }: Source, sentence: string): void {
+  process.stderr.write(`ipcctl: ${printable(name)}: ${sentence}\n`);
 }
 
 function aborted(signal: AbortSignal): Promise<void> {
@@ -123,32 +148,43 @@ async function endOfAll(context: Context, sources: readonly Source[], signal: Ab
   return 0;
 }
 
-/** The lines of before, oldest first: the newest so many, or all without holding them in memory. */
-async function* lookBack(dir: string, until: Position | undefined, wish: Wish): AsyncGenerator<LogLine[]> {
+/**
+ * The lines of before, oldest first: the newest so many, or all without holding them in memory. The beginning of a line
+ * that goes on behind `until` stays in the joiner, for the follower.
+ */
+async function* lookBack(
+  dir: string,
+  until: Position | undefined,
+  wish: Wish,
+  joiner: LineJoiner,
+): AsyncGenerator<PastBatch> {
   if (!until) return;
-  const { lines, since, accepts } = wish;
-  if (lines !== Number.POSITIVE_INFINITY) {
-    yield readLastLines(dir, lines, { until, sinceMs: since, accepts });
+  const { lines: count, since, accepts } = wish;
+  if (count !== Number.POSITIVE_INFINITY) {
+    const { lines, lost, unfinished } = await readLastLines(dir, count, { until, sinceMs: since, accepts });
+    for (const record of unfinished) joiner.push(record);
+    for (const sentence of lost) yield { lines: [], lost: sentence };
+    yield { lines };
     return;
   }
   const oldest = isoTime(since);
-  const joiner = new LineJoiner();
-  for await (const records of scanLog(dir, until, since)) {
-    yield records
-      .filter((record) => record.timestamp >= oldest)
-      .flatMap((record) => joiner.push(record) ?? [])
-      .filter(accepts);
-  }
+  const isWanted = (line: LogLine): boolean => line.timestamp >= oldest && accepts(line);
+  for await (const { records, lost } of scanLog(dir, until, since))
+    yield { lines: joinedLines(joiner, records).filter(isWanted), lost };
+}
+
+function joinedLines(joiner: LineJoiner, records: readonly LogRecord[]): LogLine[] {
+  return records.flatMap((record) => joiner.push(record) ?? []);
 }
 
 /** One source of a merge: its next line, and more when asked. */
 class Past {
   readonly source: Source;
-  readonly #batches: AsyncGenerator<LogLine[]>;
-  #batch: LogLine[] = [];
+  readonly #batches: AsyncGenerator<PastBatch>;
+  #batch: readonly LogLine[] = [];
   #next = 0;
 
-  constructor(source: Source, batches: AsyncGenerator<LogLine[]>) {
+  constructor(source: Source, batches: AsyncGenerator<PastBatch>) {
     this.source = source;
     this.#batches = batches;
   }
@@ -166,7 +202,8 @@ class Past {
     while (this.head === undefined) {
       const { value, done } = await this.#batches.next();
       if (done) return false;
-      this.#batch = value;
+      if (value.lost !== undefined) say(this.source, value.lost);
+      this.#batch = value.lines;
       this.#next = 0;
     }
     return true;
@@ -186,29 +223,6 @@ async function* merged(pasts: readonly Past[]): AsyncGenerator<{ source: Source;
       lines.push(oldest.take());
     }
     yield lines;
-  }
-}
-
-async function follow(
-  source: Source,
-  from: Position | undefined,
-  accepts: Wish["accepts"],
-  show: Show,
-  abort: AbortController,
-  ending: AbortSignal,
-): Promise<void> {
-  const joiner = new LineJoiner();
-  for await (const { records, missedFiles } of followLog(source.dir, from, abort.signal, ending)) {
-    if (missedFiles > 0)
-      process.stderr.write(
-        `ipcctl: ${source.name}: ${missedFiles} log files were rotated away before they could be read\n`,
-      );
-    const out: Uint8Array[] = [];
-    for (const record of records) {
-      const line = joiner.push(record);
-      if (line && accepts(line)) out.push(show(source, line));
-    }
-    if (out.length > 0) await write(Buffer.concat(out), abort);
   }
 }
 
@@ -245,13 +259,44 @@ function compile(source: string): RegExp {
   }
 }
 
-/** Waits until the reader has taken it; a reader that went away ends us quietly. */
-async function write(text: Uint8Array, abort?: AbortController): Promise<void> {
+/** Standard output, one piece after the other: those under way at the same time would be mixed. */
+class Output {
+  readonly #abort: AbortController;
+  #pending = 0;
+  #last = Promise.resolve();
+
+  constructor(abort: AbortController) {
+    this.#abort = abort;
+  }
+
+  /** Waits until the reader has taken it, or until we are told to end. */
+  async write(text: Uint8Array): Promise<void> {
+    this.#pending++;
+    this.#last = this.#last.then(async () => {
+      await put(text);
+      this.#pending--;
+    });
+    const { signal } = this.#abort;
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const giveUp = (): void => resolve();
+    signal.addEventListener("abort", giveUp);
+    if (signal.aborted) giveUp();
+    this.#last.then(resolve, reject);
+    await promise.finally(() => signal.removeEventListener("abort", giveUp));
+  }
+
+  /** Told to end: a reader that does not read keeps nobody. */
+  giveUp(): number {
+    return this.#pending > 0 ? process.exit(0) : 0;
+  }
+}
+
+/** A reader that went away ends us quietly. */
+async function put(text: Uint8Array): Promise<void> {
   try {
     await Bun.write(Bun.stdout, text);
   } catch (error) {
     if ((error as { code?: string }).code !== "EPIPE") throw error;
-    abort?.abort();
     process.exit(0);
   }
 }

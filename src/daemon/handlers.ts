@@ -185,44 +185,46 @@ function instancesOf(registry: Registry, name: string): Worker[] {
   return worker.id === app.id ? [...app.workers] : [worker];
 }
 
-function logs({ name, lines }: RequestOf<"Logs">, { registry }: HandlerWorld): Response {
+async function logs({ name, lines }: RequestOf<"Logs">, { registry }: HandlerWorld): Promise<Response> {
   if (lines > limit("logLines"))
     throw new IpcError("LIMIT", `lines: at most ${limit("logLines")} in one answer, not ${lines}`, {
       hint: "ipcctl logs -n reads the files themselves",
     });
   if (name !== null) {
     const worker = registry.get(name);
-    return data({ type: "single", app: name, logs: linesOf(worker, lines, limit("logAnswerBytes")) });
+    return data({ type: "single", app: name, logs: await linesOf(worker, lines, limit("logAnswerBytes")) });
   }
   const { workers } = registry;
   const share = Math.floor(limit("logAnswerBytes") / Math.max(1, workers.length));
-  return data({
-    type: "all",
-    apps: workers.map((worker) => [worker.id, linesOf(worker, lines, share)]),
-  });
+  const apps: [string, LogLines][] = [];
+  for (const worker of workers) apps.push([worker.id, await linesOf(worker, lines, share)]); // one after the other: each holds what it reads
+  return data({ type: "all", apps });
 }
 
-type LogLines = { errors: string[]; output: string[] };
+type LogLines = { errors: string[]; output: string[]; lost?: string[] };
 
-/** The newest `count` lines of each stream, oldest first, as many as fit. */
-function linesOf(worker: Worker, count: number, bytesMax: number): LogLines {
+/** The newest `count` lines of each stream, oldest first, as many as fit; and what of them could not be read. */
+async function linesOf(worker: Worker, count: number, bytesMax: number): Promise<LogLines> {
   const decode = new TextDecoder();
-  const pick = (stream: "stdout" | "stderr"): string[] => {
-    const found = readLastLines(worker.logDir, count, {
+  const missing = new Set<string>();
+  const pick = async (stream: "stdout" | "stderr"): Promise<string[]> => {
+    const { lines, lost } = await readLastLines(worker.logDir, count, {
       stream,
       lineBytesMax: limit("lineChars"),
       scanBytesMax: limit("logScanBytes"),
     });
+    for (const sentence of lost) missing.add(sentence);
     const texts: string[] = [];
     let bytes = 0;
-    for (const { text } of found.toReversed()) {
+    for (const { text } of lines.toReversed()) {
       bytes += text.length * 2 + 8; // JSON may escape; a line of control characters is cut rather than the frame refused
       if (bytes > bytesMax / 2) break;
       texts.push(decode.decode(text));
     }
     return texts.toReversed();
   };
-  return { errors: pick("stderr"), output: pick("stdout") };
+  const found = { errors: await pick("stderr"), output: await pick("stdout") };
+  return missing.size === 0 ? found : { ...found, lost: [...missing] };
 }
 
 function hello({ protocol }: RequestOf<"Hello">): Response {

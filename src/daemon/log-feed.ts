@@ -9,11 +9,17 @@ import type { Subscriptions } from "./subscriptions.ts";
 export class LogFeed {
   readonly #workers: () => readonly Worker[];
   readonly #subscriptions: Subscriptions;
+  readonly #onError: (worker: string, error: unknown) => void;
   readonly #running = new Map<string, AbortController>();
 
-  constructor(workers: () => readonly Worker[], subscriptions: Subscriptions) {
+  constructor(
+    workers: () => readonly Worker[],
+    subscriptions: Subscriptions,
+    onError: (worker: string, error: unknown) => void,
+  ) {
     this.#workers = workers;
     this.#subscriptions = subscriptions;
+    this.#onError = onError;
     subscriptions.onChange = () => this.update();
   }
 
@@ -33,14 +39,19 @@ export class LogFeed {
       if (this.#running.has(id)) continue;
       const abort = new AbortController();
       this.#running.set(id, abort);
-      void this.#feed(worker, abort.signal);
+      this.#feed(worker, abort.signal).catch((error: unknown) => {
+        this.#onError(id, error);
+        if (this.#running.get(id) === abort) this.#running.delete(id); // the next change of subscriptions tries again
+        this.#subscriptions.publish(id, { type: "log_lost", reason: `reading the log: ${(error as Error).message}` });
+      });
     }
   }
 
   async #feed(worker: Worker, signal: AbortSignal): Promise<void> {
     const joiner = new LineJoiner(limit("lineChars"));
     const decoder = new TextDecoder();
-    for await (const { records } of followLog(worker.logDir, endPosition(worker.logDir), signal)) {
+    for await (const { records, lost } of followLog(worker.logDir, endPosition(worker.logDir), signal)) {
+      if (lost !== undefined) this.#subscriptions.publish(worker.id, { type: "log_lost", reason: lost });
       for (const record of records) {
         const line = joiner.push(record);
         if (line)

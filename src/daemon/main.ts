@@ -73,12 +73,8 @@ async function serve(args: readonly string[]): Promise<void> {
   const compressing = new Map<string, Promise<void>>();
   const compress = (worker: Worker): void => {
     if (!worker.config.log.compress || compressing.has(worker.id)) return;
-    if (
-      !listLogFiles(worker.logDir)
-        .slice(0, -1)
-        .some((file) => !file.isCompressed)
-    )
-      return;
+    const finished = listLogFiles(worker.logDir).slice(0, -1);
+    if (finished.every((file) => file.isCompressed)) return;
     const work = import("../logs/compress.ts")
       .then(({ compressFinished }) => compressFinished(worker.logDir))
       .finally(() => compressing.delete(worker.id))
@@ -118,7 +114,11 @@ async function serve(args: readonly string[]): Promise<void> {
     };
   };
   const registry = new Registry(world, attend);
-  const feed = new LogFeed(() => registry.workers, subscriptions);
+  const feed = new LogFeed(
+    () => registry.workers,
+    subscriptions,
+    (worker, error) => logger.error({ worker, err: error }, "its log cannot be followed"),
+  );
   const shimPidOf = (worker: Worker): number | null => readRunRecord(worker.dir)?.shim_pid ?? null;
 
   await registry.load();

@@ -48,7 +48,7 @@ function includes(kind: Subscription["kind"], type: WorkerEvent["type"]): boolea
     case "status":
       return STATUS_EVENTS.has(type);
     case "logs":
-      return type === "log_line";
+      return type === "log_line" || type === "log_lost";
     case "all":
       return true;
   }

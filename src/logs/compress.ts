@@ -1,38 +1,47 @@
 /** Compresses finished log files; loaded only when there is one, for streams are dear in memory. Idempotent: a daemon killed in the middle leaves nothing half. */
 import {
+  closeSync,
   createReadStream,
   createWriteStream,
-  existsSync,
   fsyncSync,
   openSync,
-  closeSync,
+  readdirSync,
   renameSync,
   rmSync,
+  unlinkSync,
 } from "node:fs";
+import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { createGzip } from "node:zlib";
-import { listLogFiles } from "./files.ts";
+import { listLogFiles, logFileName } from "./files.ts";
 
 /** Compresses all but the newest file. The original goes only after its copy is complete and on disk. */
 export async function compressFinished(dir: string): Promise<void> {
-  for (const file of listLogFiles(dir).slice(0, -1)) {
-    if (file.isCompressed) continue;
-    const target = `${file.path}.gz`;
+  for (const name of readdirSync(dir)) if (name.endsWith(".gz.tmp")) rmSync(join(dir, name), { force: true }); // of one that was killed
+  for (const { number, isCompressed } of listLogFiles(dir).slice(0, -1)) {
+    if (isCompressed) continue;
+    const path = join(dir, logFileName(number));
+    const target = join(dir, logFileName(number, true));
     const temporary = `${target}.tmp`;
     try {
-      await pipeline(
-        createReadStream(file.path),
-        createGzip({ level: 6 }),
-        createWriteStream(temporary, { mode: 0o600 }),
-      );
+      await pipeline(createReadStream(path), createGzip({ level: 6 }), createWriteStream(temporary, { mode: 0o600 }));
       syncFile(temporary);
-      if (!existsSync(file.path)) return rmSync(temporary, { force: true }); // deleted by rotation meanwhile
       renameSync(temporary, target);
-      rmSync(file.path, { force: true });
+      replace(path, target);
     } catch (error) {
       rmSync(temporary, { force: true });
       if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error; // rotated away while we read it
     }
+  }
+}
+
+/** Where the original was deleted meanwhile, the log has no place for its copy any more. */
+function replace(path: string, copy: string): void {
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    rmSync(copy, { force: true });
+    throw error;
   }
 }
 

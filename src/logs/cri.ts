@@ -58,7 +58,7 @@ export class LineJoiner {
       return { timestamp: record.timestamp, stream, text: record.text.subarray(0, this.#bytesMax) };
     const line = open ?? { timestamp: record.timestamp, parts: [], bytes: 0 };
     if (line.bytes < this.#bytesMax)
-      line.parts.push(Uint8Array.from(record.text.subarray(0, this.#bytesMax - line.bytes)));
+      line.parts.push(new Uint8Array(record.text.subarray(0, this.#bytesMax - line.bytes)));
     line.bytes += record.text.length;
     this.#open[stream] = record.isPartial ? line : undefined;
     return record.isPartial ? undefined : { timestamp: line.timestamp, stream, text: Buffer.concat(line.parts) };

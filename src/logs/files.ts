@@ -1,15 +1,20 @@
 /** The log files of one worker, in order: the highest number is the one being written. */
-import { closeSync, openSync, readdirSync, readSync, statSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readdirSync, readSync } from "node:fs";
 import { join } from "node:path";
 
-export type LogFile = {
-  readonly number: number;
-  readonly path: string;
-  readonly isCompressed: boolean;
-  readonly bytes: number;
-};
+export type LogFile = { readonly number: number; readonly isCompressed: boolean };
 
-/** Ascending. Where a compressed file stands beside its original, the original counts: compressing was cut off. */
+/** A place between two records, in the bytes as they were written: it holds also when the file is compressed meanwhile. */
+export type Position = { readonly number: number; readonly offset: number };
+
+/** Read at once: enough to be quick, little beside what a daemon holds. */
+const BLOCK_BYTES = 262_144;
+/** A compressed file can only be read forwards. Backwards it is unpacked again for each so many bytes from its end. */
+const WINDOW_BYTES = 33_554_432;
+/** More than the longest record. */
+const RECORD_BYTES_MAX = 32_768;
+
+/** By number. Where a compressed file stands beside its original, the original counts: compressing was cut off. */
 export function listLogFiles(dir: string): LogFile[] {
   let names: string[];
   try {
@@ -20,28 +25,148 @@ export function listLogFiles(dir: string): LogFile[] {
   const files = new Map<number, LogFile>();
   for (const name of names.toSorted()) {
     const match = /^(\d{10})\.log(\.gz)?$/.exec(name);
-    if (!match || files.has(Number(match[1]))) continue; // "N.log" sorts before "N.log.gz"
-    const path = join(dir, name);
-    const bytes = statSync(path, { throwIfNoEntry: false })?.size;
-    if (bytes !== undefined)
-      files.set(Number(match[1]), { number: Number(match[1]), path, isCompressed: match[2] !== undefined, bytes });
+    const number = Number(match?.[1]);
+    if (!match || files.has(number)) continue; // "N.log" sorts before "N.log.gz"
+    files.set(number, { number, isCompressed: match[2] !== undefined });
   }
   return [...files.values()];
 }
 
-/** A place between two records: what is before it has been written whole. */
-export type Position = { readonly number: number; readonly offset: number };
+export function logFileName(number: number, isCompressed = false): string {
+  return `${String(number).padStart(10, "0")}.log${isCompressed ? ".gz" : ""}`;
+}
 
 /** Behind the last whole record of now, so that a look back and a follower can meet there without a gap. */
 export function endPosition(dir: string): Position | undefined {
-  const newest = listLogFiles(dir).at(-1);
-  if (!newest) return undefined;
-  if (newest.isCompressed) return { number: newest.number + 1, offset: 0 };
-  const RECORD_BYTES_MAX = 32_768;
-  const start = Math.max(0, newest.bytes - RECORD_BYTES_MAX);
-  const block = Buffer.alloc(newest.bytes - start);
-  const fd = openSync(newest.path, "r");
-  readSync(fd, block, 0, block.length, start);
-  closeSync(fd);
-  return { number: newest.number, offset: start + block.lastIndexOf(0x0a) + 1 };
+  for (;;) {
+    const newest = listLogFiles(dir).at(-1);
+    if (!newest) return undefined;
+    using file = LogReader.open(dir, newest.number);
+    if (!file) continue; // rotated away since, so there is a newer one
+    if (file.isCompressed) return { number: file.number + 1, offset: 0 };
+    const { size } = file.stat();
+    const start = Math.max(0, size - RECORD_BYTES_MAX);
+    return { number: file.number, offset: start + file.read(start, size - start).lastIndexOf(0x0a) + 1 };
+  }
+}
+
+/** One sentence of what cannot be read any more; `undefined` where nothing is missing. */
+export function rotatedAway(first: number, last: number): string | undefined {
+  if (last < first) return undefined;
+  if (last === first) return `a log file was rotated away or deleted before it could be read: ${logFileName(first)}`;
+  const names = `${logFileName(first)} to ${logFileName(last)}`;
+  return `${last - first + 1} log files were rotated away or deleted before they could be read: ${names}`;
+}
+
+/**
+ * One log file, open: from here on it can be read to its end, whether it is compressed or deleted meanwhile. Offsets
+ * are those of the bytes as they were written.
+ */
+export class LogReader implements Disposable {
+  readonly number: number;
+  readonly isCompressed: boolean;
+  readonly #fd: number;
+  #damage: string | undefined;
+
+  private constructor(number: number, isCompressed: boolean, fd: number) {
+    this.number = number;
+    this.isCompressed = isCompressed;
+    this.#fd = fd;
+  }
+
+  /** `undefined` if there is none of this number. */
+  static open(dir: string, number: number): LogReader | undefined {
+    // The original goes only after its copy is there: looked for in this order, one of them is found.
+    for (const isCompressed of [false, true]) {
+      try {
+        return new LogReader(number, isCompressed, openSync(join(dir, logFileName(number, isCompressed)), "r"));
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+      }
+    }
+    return undefined;
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#fd);
+  }
+
+  /** A sentence if the compressed bytes made no sense; what came before them has been given. */
+  get damage(): string | undefined {
+    return this.#damage;
+  }
+
+  /** Of the file as it is on disk. */
+  stat(): { readonly size: number; readonly modifiedMs: number; readonly isDeleted: boolean } {
+    const { size, mtimeMs, nlink } = fstatSync(this.#fd);
+    return { size, modifiedMs: mtimeMs, isDeleted: nlink === 0 };
+  }
+
+  /** So many bytes of the file as it is on disk; fewer only at its end. */
+  read(offset: number, bytesMax = BLOCK_BYTES): Buffer {
+    const block = Buffer.allocUnsafe(bytesMax);
+    let count = 0;
+    while (count < bytesMax) {
+      const more = readSync(this.#fd, block, count, bytesMax - count, offset + count);
+      if (more === 0) break;
+      count += more;
+    }
+    return block.subarray(0, count);
+  }
+
+  /** The bytes between two places, in blocks. */
+  async *forwards(from = 0, to = Number.POSITIVE_INFINITY): AsyncGenerator<Buffer> {
+    if (this.isCompressed) return yield* this.#unpack(from, to);
+    for (let at = from; at < to;) {
+      const block = this.read(at, Math.min(BLOCK_BYTES, to - at));
+      if (block.length === 0) return;
+      at += block.length;
+      yield block;
+    }
+  }
+
+  /** The bytes before a place, or before the end of now, in blocks from the last to the first. */
+  async *backwards(to?: number): AsyncGenerator<Buffer> {
+    if (this.isCompressed) return yield* this.#unpackBackwards(to ?? Number.POSITIVE_INFINITY);
+    for (let end = to ?? this.stat().size; end > 0;) {
+      const start = Math.max(0, end - BLOCK_BYTES);
+      yield this.read(start, end - start);
+      end = start;
+    }
+  }
+
+  /** The newest bytes stay in a window while it is unpacked; what lies before is unpacked once more, if it is wanted. */
+  async *#unpackBackwards(to: number): AsyncGenerator<Buffer> {
+    for (let end = to; end > 0;) {
+      const window: Buffer[] = [];
+      let held = 0;
+      let seen = 0;
+      for await (const block of this.#unpack(0, end)) {
+        seen += block.length;
+        held += block.length;
+        window.push(block);
+        while (held - window[0]!.length >= WINDOW_BYTES) held -= window.shift()!.length;
+      }
+      yield* window.toReversed();
+      end = seen - held;
+    }
+  }
+
+  async *#unpack(from: number, to: number): AsyncGenerator<Buffer> {
+    // Loaded only when there is a compressed file, for streams are dear in memory.
+    const { unpack } = await import("./unpack.ts");
+    let at = 0;
+    try {
+      for await (const block of unpack((offset, bytes) => this.read(offset, bytes), BLOCK_BYTES)) {
+        const start = at;
+        at += block.length;
+        if (at > from) yield block.subarray(Math.max(0, from - start), Math.max(0, to - start));
+        if (at >= to) return;
+      }
+    } catch (error) {
+      const { code = "", message } = error as NodeJS.ErrnoException;
+      if (!code.startsWith("Z_")) throw error;
+      this.#damage = `${logFileName(this.number, true)} is damaged, what follows in it cannot be read (${message})`;
+    }
+  }
 }

@@ -2,20 +2,14 @@
  * Follows a worker's log as it grows and rotates. It reads the files itself, so it neither burdens the daemon nor ends
  * with it. At the end of file N it goes on with N+1 only if that exists, so that nothing is skipped.
  */
-import { closeSync, fstatSync, openSync, readSync, watch, type FSWatcher } from "node:fs";
+import { statSync, watch, type FSWatcher } from "node:fs";
 import { splitRecords, type LogRecord } from "./cri.ts";
-import { listLogFiles, type LogFile, type Position } from "./files.ts";
-import { readRecords } from "./scan.ts";
+import { endPosition, listLogFiles, logFileName, LogReader, rotatedAway, type Position } from "./files.ts";
+import { readRecords, type Batch } from "./scan.ts";
 
 const BLOCK_BYTES = 1_048_576;
 /** Where the directory does not exist yet, or its watch missed something: the longest a line waits. */
 const SAFETY_POLL_MS = 1000;
-
-export type Batch = {
-  readonly records: readonly LogRecord[];
-  /** Files that vanished before they were read: said, never passed over. */
-  readonly missedFiles: number;
-};
 
 /**
  * From a position, until the signal is given. Without one from the first line there will be.
@@ -27,79 +21,111 @@ export async function* followLog(
   signal: AbortSignal,
   ending?: AbortSignal,
 ): AsyncGenerator<Batch> {
-  const waker = new Waker(dir, ending === undefined ? signal : AbortSignal.any([signal, ending]));
-  const block = Buffer.allocUnsafe(BLOCK_BYTES);
-  let open: { fd: number; number: number; offset: number } | undefined;
-  let isLast = false;
-  let rest: Uint8Array = new Uint8Array(0);
-  let last = from === undefined ? 0 : from.number - 1; // the file before the one to read next
-  try {
-    while (!signal.aborted) {
-      if (!open) {
-        const next = openNext(dir, last);
-        if (!next) {
-          if (ending?.aborted) return;
-          await waker.wait();
-          continue;
-        }
-        if (next.missed > 0 && last > 0) yield { records: [], missedFiles: next.missed };
-        if (next.compressed) {
-          for await (const records of readRecords(next.compressed)) yield { records, missedFiles: 0 };
-          last = next.number;
-          continue;
-        }
-        open = { fd: next.fd, number: next.number, offset: next.number === from?.number ? from.offset : 0 };
-      }
-      const count = readSync(open.fd, block, 0, BLOCK_BYTES, open.offset);
-      if (count > 0) {
-        isLast = false;
-        open.offset += count;
-        const records: LogRecord[] = [];
-        const bytes: Uint8Array =
-          rest.length === 0 ? Buffer.from(block.subarray(0, count)) : Buffer.concat([rest, block.subarray(0, count)]);
-        rest = splitRecords(bytes, (record) => records.push(record));
-        if (records.length > 0) yield { records, missedFiles: 0 };
-        continue;
-      }
-      const { number } = open;
-      const hasNext = listLogFiles(dir).some((file) => file.number > number);
-      if (hasNext && fstatSync(open.fd).size <= open.offset) {
-        closeSync(open.fd);
-        last = number;
-        open = undefined;
-        rest = new Uint8Array(0);
-      } else if (!hasNext) {
-        if (isLast) return;
-        isLast = ending?.aborted === true; // one more look: what was written before it was said to be over
-        if (!isLast) await waker.wait();
-      }
+  using waker = new Waker(dir, ending === undefined ? signal : AbortSignal.any([signal, ending]));
+  let place = from ?? { number: 1, offset: 0 };
+  /** The newest file that was there. Where all are older, somebody deleted the log and it began anew. */
+  let newest = place.offset > 0 ? place.number : place.number - 1;
+  let isEmptied = false;
+  while (!signal.aborted) {
+    using file = LogReader.open(dir, place.number);
+    if (file) {
+      [newest, isEmptied] = [file.number, false];
+      const next = yield* file.isCompressed
+        ? readToEnd(file, place, signal)
+        : readAsItGrows(dir, file, place, waker, signal, ending);
+      if (next === undefined) return;
+      place = next;
+      continue;
     }
-  } finally {
-    waker.close();
-    if (open) closeSync(open.fd);
+    const numbers = listLogFiles(dir).map(({ number }) => number);
+    const next = numbers.find((number) => number >= place.number);
+    if (next !== undefined) {
+      if (next > place.number) yield { records: [], lost: rotatedAway(place.number, next - 1) };
+      place = next > place.number ? { number: next, offset: 0 } : place;
+    } else if (numbers.length > 0 && (isEmptied || numbers.at(-1)! < newest)) {
+      yield { records: [], lost: "the log was deleted and began anew" };
+      place = { number: numbers[0]!, offset: 0 };
+    } else {
+      isEmptied = numbers.length === 0 && newest > 0;
+      if (ending?.aborted) return;
+      await waker.wait();
+    }
   }
 }
 
-type Next = { readonly number: number; readonly missed: number; readonly fd: number; readonly compressed?: LogFile };
+/** Gives where to go on, nothing if that was all. */
+type Next = Position | undefined;
 
-/** The next file after `number`: opened, where it is not compressed already. */
-function openNext(dir: string, number: number): Next | undefined {
-  const file = listLogFiles(dir).find((candidate) => candidate.number > number);
-  if (!file) return undefined;
-  const missed = file.number - number - 1;
-  try {
-    if (file.isCompressed) return { number: file.number, missed, fd: -1, compressed: file };
-    return { number: file.number, missed, fd: openSync(file.path, "r") };
-  } catch {
-    return undefined; // Rotated or compressed between the two calls; the next look sees what is there then.
+async function* readToEnd(file: LogReader, from: Position, signal: AbortSignal): AsyncGenerator<Batch, Next> {
+  for await (const batch of readRecords(file, from.offset)) {
+    yield batch;
+    if (signal.aborted) return undefined;
   }
+  return { number: file.number + 1, offset: 0 };
+}
+
+async function* readAsItGrows(
+  dir: string,
+  file: LogReader,
+  from: Position,
+  waker: Waker,
+  signal: AbortSignal,
+  ending: AbortSignal | undefined,
+): AsyncGenerator<Batch, Next> {
+  const { number } = file;
+  let { offset } = from;
+  let rest: Uint8Array = new Uint8Array(0);
+  let isLast = false;
+  let resume: Position | undefined; // set once the file was deleted under our eyes
+  while (!signal.aborted) {
+    const hasNext = listLogFiles(dir).some((other) => other.number > number); // looked for before the size: what is written last is seen
+    const { size, isDeleted } = file.stat();
+    if (size > offset) {
+      isLast = false;
+      const block = file.read(offset, Math.min(BLOCK_BYTES, size - offset));
+      offset += block.length;
+      const records: LogRecord[] = [];
+      rest = splitRecords(rest.length === 0 ? block : Buffer.concat([rest, block]), (record) => records.push(record));
+      if (records.length > 0) yield { records };
+    } else if (size < offset) {
+      yield {
+        records: [],
+        lost: `${logFileName(number)} was cut off while it was read; what follows is from its new beginning`,
+      };
+      [offset, rest] = [0, new Uint8Array(0)];
+    } else if (hasNext) {
+      return { number: number + 1, offset: 0 };
+    } else {
+      if (isDeleted && resume === undefined) {
+        const others = listLogFiles(dir); // looked at anew: rotated files are deleted, too, but only behind a newer one
+        if (others.some((other) => other.number > number)) continue;
+        const hasSuccessor = others.some((other) => other.number === number);
+        resume = (hasSuccessor ? undefined : endPosition(dir)) ?? { number: hasSuccessor ? number : 1, offset: 0 };
+        yield {
+          records: [],
+          lost: `${logFileName(number)} was deleted while it was in use; what is written next is in another file`,
+        };
+      }
+      if (resume !== undefined && isBehind(resume, endPosition(dir))) return resume;
+      if (isLast) return undefined;
+      isLast = ending?.aborted === true; // one more look: what was written before it was said to be over
+      if (!isLast) await waker.wait();
+    }
+  }
+  return undefined;
+}
+
+function isBehind(place: Position, end: Position | undefined): boolean {
+  if (end === undefined) return false;
+  return end.number > place.number || (end.number === place.number && end.offset > place.offset);
 }
 
 /** Sleeps until something in the directory changes. */
-class Waker {
+class Waker implements Disposable {
   readonly #dir: string;
   readonly #signal: AbortSignal;
   #watcher: FSWatcher | undefined;
+  #watched: number | undefined;
   #wake: (() => void) | undefined;
   #isDue = false;
 
@@ -130,7 +156,11 @@ class Waker {
   }
 
   #open(): void {
-    if (this.#watcher) return;
+    const inode = statSync(this.#dir, { throwIfNoEntry: false })?.ino;
+    if (this.#watcher && inode === this.#watched) return;
+    this.#watcher?.close(); // of a folder that was deleted
+    this.#watcher = undefined;
+    this.#watched = inode;
     try {
       this.#watcher = watch(this.#dir, this.#ring);
       this.#watcher.on("error", () => {
@@ -143,7 +173,7 @@ class Waker {
     }
   }
 
-  close(): void {
+  [Symbol.dispose](): void {
     this.#signal.removeEventListener("abort", this.#ring);
     this.#watcher?.close();
   }

@@ -1,121 +1,147 @@
 /** The newest lines of a worker's log, read from the end backwards: a large log is never read whole. */
-import { closeSync, openSync, readFileSync, readSync } from "node:fs";
 import { isoTime, LineJoiner, parseRecord, type LogLine, type LogRecord, type Stream } from "./cri.ts";
-import { listLogFiles, type LogFile, type Position } from "./files.ts";
-
-const BLOCK_BYTES = 262_144;
-/** How much larger a compressed log usually is than its file. */
-const COMPRESSION = 10;
+import { endPosition, listLogFiles, LogReader, rotatedAway, type Position } from "./files.ts";
 
 export type TailOptions = {
   readonly stream?: Stream;
   readonly lineBytesMax?: number;
   readonly sinceMs?: number;
   readonly until?: Position;
-  /** Files are looked at until this much is read: a stream that hardly writes must not cost the reading of all. */
+  /** So much is looked through at most: a stream that hardly writes must not cost the reading of all. */
   readonly scanBytesMax?: number;
   /** Only lines for which it holds are given and counted. */
   readonly accepts?: (line: LogLine) => boolean;
 };
 
-/** A line found from its end: its records, newest first. `line` stands there once the next older line was met. */
+/** A line found from its end: its records, newest first. `line` stands there once the next older one of its stream was met; null if it is not wanted. */
 type Found = { readonly records: LogRecord[]; line?: LogLine | null };
 
-/** At most `count` lines, oldest first. */
-export function readLastLines(dir: string, count: number, options: TailOptions = {}): LogLine[] {
-  const found: Found[] = []; // newest first
-  const open: Partial<Record<Stream, Found>> = {};
-  const oldest = isoTime(options.sinceMs ?? 0);
-  let accepted = 0;
-  const close = (one: Found | undefined): void => {
-    if (!one) return;
-    const joiner = new LineJoiner(options.lineBytesMax);
-    const line = one.records.toReversed().flatMap((record) => joiner.push(record) ?? [])[0]!; // it ends with a whole one
-    one.line = options.accepts === undefined || options.accepts(line) ? line : null;
-    one.records.length = 0;
-    if (one.line) accepted++;
-  };
-  const isEnough = (record: LogRecord): boolean => {
-    if (options.stream !== undefined && record.stream !== options.stream) return false;
-    if (record.timestamp < oldest) return true;
-    if (record.isPartial) {
-      open[record.stream]?.records.push(record); // without an end it is still being written
-      return false;
-    }
-    close(open[record.stream]);
-    if (found.at(-1)?.line === null) found.pop();
-    if (accepted >= count) {
-      delete open[record.stream];
-      return true;
-    }
-    found.push((open[record.stream] = { records: [record] }));
-    return false;
-  };
-  if (count > 0) {
-    let scanned = 0;
-    for (const file of cutAt(listLogFiles(dir), options.until).toReversed()) {
-      if (readBackwards(file, isEnough)) break;
-      scanned += file.isCompressed ? file.bytes * COMPRESSION : file.bytes;
-      if (scanned >= (options.scanBytesMax ?? Number.POSITIVE_INFINITY)) break;
-    }
-  }
-  close(open.stdout);
-  close(open.stderr);
-  const lines = found.toReversed().flatMap(({ line }) => line ?? []);
-  return count === 0 ? [] : lines.slice(-count);
-}
+export type Tail = {
+  /** Oldest first. */
+  readonly lines: readonly LogLine[];
+  /** The records, oldest first, of lines whose end is yet to come: who follows goes on with them. */
+  readonly unfinished: readonly LogRecord[];
+  /** Sentences of what could not be read although it was wanted. */
+  readonly lost: readonly string[];
+};
 
-function cutAt(files: readonly LogFile[], until: Position | undefined): LogFile[] {
-  if (!until) return [...files];
-  return files
-    .filter((file) => file.number <= until.number)
-    .map((file) =>
-      file.number === until.number && !file.isCompressed
-        ? { ...file, bytes: Math.min(file.bytes, until.offset) }
-        : file,
-    );
-}
+/** How much further the beginning of a long line is looked for once there are lines enough. */
+const BEGINNING_BYTES = 1_048_576;
 
-/** Gives records newest first until told to stop; true if it was. */
-function readBackwards(file: LogFile, onRecord: (record: LogRecord) => boolean): boolean {
-  if (file.isCompressed) return scanBlock(Bun.gunzipSync(readFileSync(file.path)), onRecord).isStopped;
-  let fd: number;
-  try {
-    fd = openSync(file.path, "r");
-  } catch {
-    return false; // Rotated away since it was listed.
-  }
-  try {
+/** The newest `count` lines. */
+export async function readLastLines(dir: string, count: number, options: TailOptions = {}): Promise<Tail> {
+  const lines = new LastLines(count, options);
+  const lost: string[] = [];
+  const { until = endPosition(dir), sinceMs = 0, scanBytesMax = Number.POSITIVE_INFINITY } = options;
+  const first = listLogFiles(dir)[0]?.number;
+  if (count === 0 || until === undefined || first === undefined) return { lines: [], unfinished: [], lost };
+  let scanned = 0;
+  let enoughAt: number | undefined;
+  let lastGone: number | undefined;
+  for (let number = until.number; number >= first; number--) {
+    if (number === until.number && until.offset === 0) continue; // nothing of it is meant, and it may be yet to come
+    using file = LogReader.open(dir, number);
+    if (!file) {
+      lastGone ??= number;
+      continue;
+    }
+    if (lastGone !== undefined) lost.push(rotatedAway(number + 1, lastGone)!);
+    lastGone = undefined;
+    if (file.stat().modifiedMs < sinceMs) continue;
     let carry: Uint8Array = new Uint8Array(0); // the head of a block: the end of a record that begins before it
-    for (let end = file.bytes; end > 0;) {
-      const start = Math.max(0, end - BLOCK_BYTES);
-      const block = Buffer.alloc(end - start);
-      readSync(fd, block, 0, block.length, start);
-      const joined = Buffer.concat([block, carry]);
-      const isFirst = start === 0;
-      const cut = isFirst ? -1 : joined.indexOf(0x0a);
-      if (!isFirst && cut < 0) {
-        carry = joined;
-      } else {
-        if (scanBlock(joined.subarray(cut + 1), onRecord).isStopped) return true;
-        carry = joined.subarray(0, cut + 1);
-      }
-      end = start;
+    for await (const block of file.backwards(number === until.number ? until.offset : undefined)) {
+      const joined = carry.length === 0 ? block : Buffer.concat([block, carry]);
+      const cut = joined.indexOf(0x0a) + 1;
+      scanBackwards(joined.subarray(cut), (record) => lines.push(record));
+      carry = joined.subarray(0, cut === 0 ? joined.length : cut);
+      scanned += block.length;
+      if (lines.isEnough) enoughAt ??= scanned;
+      if (
+        lines.isComplete ||
+        scanned >= Math.min(scanBytesMax, (enoughAt ?? Number.POSITIVE_INFINITY) + BEGINNING_BYTES)
+      )
+        return { ...lines.take(), lost: lost.toReversed() };
+      await new Promise((resolve) => setImmediate(resolve)); // a daemon has others to serve
+    }
+    scanBackwards(carry, (record) => lines.push(record));
+    if (file.damage !== undefined) lost.push(file.damage);
+  }
+  if (lastGone !== undefined) lost.push(rotatedAway(first, lastGone)!);
+  return { ...lines.take(), lost: lost.toReversed() };
+}
+
+/** Takes records newest first and makes lines of them, each stream by itself. */
+class LastLines {
+  readonly #count: number;
+  readonly #options: TailOptions;
+  readonly #oldest: string;
+  readonly #found: Found[] = []; // newest first
+  readonly #open: Partial<Record<Stream, Found>> = {};
+  readonly #unfinished: LogRecord[] = []; // newest first
+  #accepted = 0;
+
+  constructor(count: number, options: TailOptions) {
+    this.#count = count;
+    this.#options = options;
+    this.#oldest = isoTime(options.sinceMs ?? 0);
+  }
+
+  push(record: LogRecord): void {
+    const { stream, isPartial } = record;
+    if (this.#options.stream !== undefined && stream !== this.#options.stream) return;
+    const open = this.#open[stream];
+    if (isPartial) {
+      (open?.records ?? this.#unfinished).push(record);
+      return;
+    }
+    this.#close(open);
+    if (this.#found.at(-1)?.line === null) this.#found.pop();
+    const next: Found = { records: [record] };
+    this.#open[stream] = next;
+    this.#found.push(next);
+  }
+
+  get isEnough(): boolean {
+    return this.#accepted >= this.#count;
+  }
+
+  /** Enough, and none of the newest could begin further back. */
+  get isComplete(): boolean {
+    if (!this.isEnough) return false;
+    let accepted = 0;
+    for (const { line } of this.#found) {
+      if (line === undefined) return false;
+      if (line !== null && ++accepted === this.#count) return true;
     }
     return false;
-  } finally {
-    closeSync(fd);
+  }
+
+  take(): { lines: LogLine[]; unfinished: LogRecord[] } {
+    this.#close(this.#open.stdout);
+    this.#close(this.#open.stderr);
+    const lines = this.#found.toReversed().flatMap(({ line }) => line ?? []);
+    return { lines: lines.slice(-this.#count), unfinished: this.#unfinished.toReversed() };
+  }
+
+  #close(one: Found | undefined): void {
+    if (!one) return;
+    const { accepts, lineBytesMax } = this.#options;
+    const joiner = new LineJoiner(lineBytesMax);
+    const line = one.records.toReversed().flatMap((record) => joiner.push(record) ?? [])[0]!; // it ends with a whole one
+    const isWanted = line.timestamp >= this.#oldest && (accepts === undefined || accepts(line));
+    one.line = isWanted ? { ...line, text: new Uint8Array(line.text) } : null; // a copy: its block need not stay
+    one.records.length = 0;
+    if (isWanted) this.#accepted++;
   }
 }
 
 /** Records of a block, last first. What stands behind the last newline is still being written. */
-function scanBlock(block: Uint8Array, onRecord: (record: LogRecord) => boolean): { isStopped: boolean } {
+function scanBackwards(block: Uint8Array, onRecord: (record: LogRecord) => void): void {
   let end = block.lastIndexOf(0x0a);
   while (end >= 0) {
     const start = end === 0 ? -1 : block.lastIndexOf(0x0a, end - 1);
     const record = parseRecord(block.subarray(start + 1, end));
-    if (record && onRecord(record)) return { isStopped: true };
+    if (record) onRecord(record);
     end = start;
   }
-  return { isStopped: false };
 }

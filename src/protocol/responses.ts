@@ -31,6 +31,8 @@ export type WorkerEvent =
       readonly stream: "stdout" | "stderr";
       readonly timestamp: string;
     }
+  /** Lines that were deleted, or damaged, before they could be read. */
+  | { readonly type: "log_lost"; readonly reason: string }
   | { readonly type: "health_check_failed"; readonly reason: string }
   | {
       readonly type: "resource_limit_exceeded";
@@ -39,7 +41,7 @@ export type WorkerEvent =
       readonly current: number;
     };
 
-/** What StatusEvents delivers; LogEvents delivers `log_line` alone, AllEvents everything. */
+/** What StatusEvents delivers; LogEvents delivers `log_line` and `log_lost`, AllEvents everything. */
 export const STATUS_EVENTS: ReadonlySet<WorkerEvent["type"]> = new Set([
   "status_change",
   "process_started",

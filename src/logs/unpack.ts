@@ -1,0 +1,23 @@
+/** What is in a compressed file, block by block: it is never in memory whole. */
+import { Readable } from "node:stream";
+import { createGunzip } from "node:zlib";
+
+/** @param read gives so many bytes of the file from a place on, fewer only at its end */
+export async function* unpack(
+  read: (offset: number, bytes: number) => Buffer,
+  blockBytes: number,
+): AsyncGenerator<Buffer> {
+  function* pieces(): Generator<Buffer> {
+    for (let at = 0, piece: Buffer; (piece = read(at, blockBytes)).length > 0; at += piece.length) yield piece;
+  }
+  // Not a stream of the descriptor: that closes it at its own time, which is the owner's to do.
+  const source = Readable.from(pieces());
+  const stream = source.pipe(createGunzip({ chunkSize: blockBytes }));
+  source.on("error", (error) => stream.destroy(error));
+  try {
+    yield* stream as AsyncIterable<Buffer>;
+  } finally {
+    source.destroy();
+    stream.destroy();
+  }
+}
