@@ -6,6 +6,7 @@ COPY package.json bun.lock ./
 RUN npm install --no-audit --no-fund --no-package-lock --ignore-scripts --prefix /tmp/boot bun@1.4.5 \
   && /tmp/boot/node_modules/@oven/bun-linux-*/bin/bun install --frozen-lockfile --production
 COPY bin bin
+COPY contract contract
 COPY src src
 COPY native native
 RUN sh native/build.sh \

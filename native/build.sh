@@ -22,7 +22,7 @@ if [ "${1:-}" = --sanitize ]; then
   exit 0
 fi
 out=build/ipcctl-shim
-if [ -x $out ] && [ -z "$(find shim become build.sh -newer $out)" ]; then
+if [ -x $out ] && [ -z "$(find shim become contract.h build.sh -newer $out)" ]; then
   exit 0
 fi
 # Built beside and moved: a shim that runs keeps its file.

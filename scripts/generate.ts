@@ -1,13 +1,14 @@
 /** Writes the documents that are drawn from tables in the code. A test holds them to what this would write. */
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { ERROR_CODES } from "../src/base/errors.ts";
-import { LIMITS } from "../src/base/limits.ts";
+import { LIMITS } from "../contract/limits.ts";
 import { VERSION } from "../src/base/version.ts";
 import { policyJsonSchema } from "../src/sandbox/policy.ts";
 import { projectJsonSchema } from "../src/protocol/project.ts";
 import { buildProgram } from "../src/cli/program.ts";
+import { contractHeader, contractModule, DOCUMENTS, withTables } from "./contract.ts";
 import { EFFECTS, EVENTS, STATES, TABLE, type Event, type State } from "../src/workers/machine.ts";
 
 const NOTICE = "<!-- Written by scripts/generate.ts; change the table in the code instead. -->";
@@ -126,7 +127,14 @@ ended by signal n
 }
 
 if (import.meta.main) {
-  const docs = join(import.meta.dir, "..", "docs");
+  const root = join(import.meta.dir, "..");
+  const docs = join(root, "docs");
+  writeFileSync(join(root, "native/contract.h"), contractHeader());
+  writeFileSync(join(root, "python/ipcctl/_contract.py"), contractModule());
+  for (const file of Object.keys(DOCUMENTS)) {
+    const path = join(docs, file);
+    writeFileSync(path, withTables(file, readFileSync(path, "utf8")));
+  }
   writeFileSync(join(docs, "worker-states.md"), statesDocument());
   writeFileSync(join(docs, "limits.md"), limitsDocument());
   writeFileSync(join(docs, "ipcctl.1"), manualPage());

@@ -24,7 +24,7 @@ sh native/build.sh >&2
 sh native/build-python.sh >/dev/null
 sh native/build-node.sh >&2
 # One file for the daemon: it takes less memory than the modules one by one.
-if [ ! -f build/js/main.js ] || [ -n "$(find src package.json bun.lock -newer build/js/main.js)" ]; then
+if [ ! -f build/js/main.js ] || [ -n "$(find contract src package.json bun.lock -newer build/js/main.js)" ]; then
   rm -rf build/js
   node_modules/bun/bin/bun.exe build src/main.ts --target=bun --minify --splitting --outdir build/js >/dev/null
   node_modules/bun/bin/bun.exe --no-env-file scripts/build-node.ts

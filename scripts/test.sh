@@ -23,7 +23,7 @@ step() {
 step "$bun" --no-env-file test/install.ts
 step "$bun" check
 step node_modules/.bin/oxlint --type-aware
-step "$bun" fmt --check src test bench scripts examples
+step "$bun" fmt --check contract src test bench scripts examples
 shellcheck=$(command -v shellcheck || echo build/test-shellcheck/bin/shellcheck)
 if sh test/skip-unless.sh shellcheck "the shell scripts" -x "$shellcheck"; then
   step "$shellcheck" bin/ipcctl scripts/*.sh native/build.sh native/build-python.sh native/build-node.sh .ci/run test/*.sh

@@ -109,10 +109,10 @@ static uint64_t number(const char *key, uint64_t otherwise)
 
 int main(int argc, char **argv)
 {
-	static struct ipc_net_rule rules[IPC_NET_RULES_MAX];
+	static struct ipc_net_rule rules[IPC_HOSTS_MAX];
 	struct ipc_net net = { .worker = "peer", .rules = rules, .any_host = getenv("NET_PEER_ANY") != NULL, .audit = -1 };
 	int at = 1, channel[2];
-	for (; at < argc && strcmp(argv[at], "--") != 0 && net.rule_count < IPC_NET_RULES_MAX; at++) {
+	for (; at < argc && strcmp(argv[at], "--") != 0 && net.rule_count < IPC_HOSTS_MAX; at++) {
 		rules[net.rule_count++] = parse_rule(argv[at]);
 		if (ipc_net_check_host(rules[net.rule_count - 1].host) != 0) {
 			fprintf(stderr, "net_peer: what is %s?\n", argv[at]);

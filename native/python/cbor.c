@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define DEPTH_MAX 128
 /* Lists up to this length are allocated as told; longer ones grow with what really comes. */
 #define TRUSTED_LENGTH 1024
 
@@ -103,7 +102,7 @@ struct encoder {
 	size_t length, capacity, limit;
 	int depth;
 	struct trouble trouble;
-	PyObject *ancestors[DEPTH_MAX]; /* borrowed: the callers hold them */
+	PyObject *ancestors[IPC_VALUE_DEPTH_MAX]; /* borrowed: the callers hold them */
 	unsigned char small[1024];
 };
 
@@ -251,8 +250,8 @@ static int enter(struct encoder *e, PyObject *identity)
 	for (int i = 0; i < e->depth; i++)
 		if (e->ancestors[i] == identity)
 			return fail(&e->trouble, "CYCLE", "cannot send a container that is inside itself");
-	if (e->depth == DEPTH_MAX)
-		return fail(&e->trouble, "DEPTH", "more than %d levels", DEPTH_MAX);
+	if (e->depth == IPC_VALUE_DEPTH_MAX)
+		return fail(&e->trouble, "DEPTH", "more than %d levels", IPC_VALUE_DEPTH_MAX);
 	e->ancestors[e->depth++] = identity;
 	return 0;
 }
@@ -520,8 +519,8 @@ static int too_long(struct decoder *d, const struct head *h)
 /* Every item takes a byte at least, so a count can be judged before anything is allocated. */
 static inline int open_container(struct decoder *d, const struct head *h, size_t least)
 {
-	if (d->depth == DEPTH_MAX)
-		return fail(&d->trouble, "DEPTH", "more than %d levels", DEPTH_MAX);
+	if (d->depth == IPC_VALUE_DEPTH_MAX)
+		return fail(&d->trouble, "DEPTH", "more than %d levels", IPC_VALUE_DEPTH_MAX);
 	if (h->n > left(d) / least)
 		return too_long(d, h);
 	d->depth++;
@@ -936,7 +935,7 @@ static PyObject *parse_args(struct decoder *d)
 
 int ipc_parse_call(struct ipc_state *state, const unsigned char *bytes, size_t size, struct ipc_call *call)
 {
-	if (size < 2 || bytes[0] != 0x85 || bytes[1] != 1) /* five elements, the first of them CALL */
+	if (size < 2 || bytes[0] != 0x85 || bytes[1] != IPC_TO_WORKER_CALL) /* five elements, the first of them CALL */
 		return 0;
 	struct decoder d = { .state = state, .start = bytes, .at = bytes + 2, .end = bytes + size, .depth = 1 };
 	struct head number = { 0 }, name = { 0 };
@@ -971,7 +970,7 @@ int ipc_encode_result(struct ipc_state *state, uint64_t number, PyObject *value,
 	e.trouble.detail = e.trouble.parts = NULL;
 	e.ancestors[0] = NULL;
 	e.bytes[e.length++] = 0x83;
-	e.bytes[e.length++] = 1;
+	e.bytes[e.length++] = IPC_TO_CLIENT_RESULT;
 	int rc = head(&e, 0, number);
 	if (rc == 0)
 		rc = encode(&e, value, value);

@@ -14,17 +14,16 @@
 #define TURN_NS 1000000
 #define OTHERS 2
 /* As many as the shim lets in. */
-#define CHANNELS_MAX 128
+#define CHANNELS_MAX IPC_CHANNELS_MAX
 /* Frames up to this size need no allocation. */
 #define SMALL 2048
-/* Offsets in the segment: docs/shm-layout.md. */
-#define STATISTICS 1024
-#define BUCKETS 32
-
+#define BUCKETS IPC_LATENCY_CLASSES
 /* Written by this side only; whoever reads it believes nothing. */
 struct statistics {
-	uint64_t calls, errors, bytes_in, bytes_out, buckets[BUCKETS];
+	uint64_t calls, errors, bytes_in, bytes_out, buckets[BUCKETS], nanoseconds;
 };
+_Static_assert(sizeof(struct statistics) == 8 * IPC_STATISTICS_WORDS, "as contract/segment.ts says");
+_Static_assert(offsetof(struct statistics, buckets) == 8 * IPC_STATISTICS_LATENCIES, "likewise");
 
 struct server {
 	PyObject_HEAD
@@ -55,16 +54,15 @@ static void ring_bell(const struct server *server)
 		return;
 }
 
-/* Before the answer is out: who has it may look at once. */
-static unsigned count(struct server *server)
+/* One answer more, before it is out: who has it may look at once. `sign` 1, or -1 to take it back. */
+static void count(struct server *server, int64_t nanoseconds, int sign)
 {
-	int64_t nanoseconds = ipc_now_ns() - server->began;
 	uint64_t us = nanoseconds < 1000 ? 0 : (uint64_t)nanoseconds / 1000;
 	unsigned bucket = us == 0 ? 0 : 64u - (unsigned)__builtin_clzll(us);
 	bucket = bucket < BUCKETS ? bucket : BUCKETS - 1;
-	server->statistics->buckets[bucket]++;
-	server->statistics->calls++;
-	return bucket;
+	server->statistics->buckets[bucket] += (uint64_t)sign;
+	server->statistics->calls += (uint64_t)sign;
+	server->statistics->nanoseconds += (uint64_t)(sign * nanoseconds);
 }
 
 /* 1: sent. 0: Python has to queue or cut it. */
@@ -76,11 +74,11 @@ static int send_answer(void *context, const unsigned char *bytes, size_t size)
 		return 0;
 	if (tx->is_broken)
 		return ipc_ring_refuse(tx, IPC_RING_BAD_POSITION);
-	unsigned bucket = count(server);
+	int64_t nanoseconds = ipc_now_ns() - server->began;
+	count(server, nanoseconds, 1);
 	int sent = ipc_ring_send(&tx->core, bytes, size);
 	if (sent == IPC_RING_NOTHING) { /* Python will count it when it sends it */
-		server->statistics->buckets[bucket]--;
-		server->statistics->calls--;
+		count(server, nanoseconds, -1);
 		return 0;
 	}
 	if (sent < 0)
@@ -181,7 +179,7 @@ static PyObject *take(struct server *server, struct ipc_state *state)
 	unsigned char small[SMALL], *bytes = small;
 	/* Parts of a message are put together with a lock held. */
 	unsigned char first = length > 0 ? rx->core.data[(rx->core.own + 4) & (rx->core.capacity - 1)] : 0;
-	if (found == IPC_RING_NOTHING || first == 1 || first == 2)
+	if (found == IPC_RING_NOTHING || first == IPC_PART_MORE || first == IPC_PART_LAST)
 		Py_RETURN_NONE;
 	if (length > SMALL && (bytes = PyMem_Malloc(length)) == NULL)
 		return PyErr_NoMemory();
@@ -428,12 +426,12 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *named)
 		return NULL;
 	}
 	server->is_held = 1;
-	if (server->segment.len < (Py_ssize_t)(STATISTICS + sizeof *server->statistics)) {
+	if (server->segment.len < (Py_ssize_t)(IPC_SEGMENT_STATISTICS + sizeof *server->statistics)) {
 		PyErr_SetString(PyExc_ValueError, "the segment has no room for statistics");
 		Py_DECREF(server);
 		return NULL;
 	}
-	server->statistics = (struct statistics *)(void *)((char *)server->segment.buf + STATISTICS);
+	server->statistics = (struct statistics *)(void *)((char *)server->segment.buf + IPC_SEGMENT_STATISTICS);
 	server->rx = (struct ring *)Py_NewRef(rx);
 	server->tx = (struct ring *)Py_NewRef(tx);
 	server->exposed = Py_NewRef(exposed);

@@ -14,14 +14,6 @@ static uint32_t fence_word;
 #define FENCE() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 #endif
 
-/* Each word that the other side writes has a cache line of its own. */
-struct control {
-	_Alignas(64) uint32_t head;
-	_Alignas(64) uint32_t tail;
-	_Alignas(64) uint32_t consumer_sleeps;
-	uint32_t producer_waits;
-};
-
 const char *ipc_ring_open(struct ipc_ring *ring, void *base, size_t size, size_t control, size_t data, size_t capacity,
 			  uint32_t position, int is_producer)
 {
@@ -39,10 +31,10 @@ const char *ipc_ring_open(struct ipc_ring *ring, void *base, size_t size, size_t
 		return "the buffer is not aligned";
 	char *block = (char *)base + control;
 	/* Word by word: the buffer need not be aligned to a cache line to be correct, as a bytearray's is not. */
-	ring->head = (uint32_t *)(void *)(block + offsetof(struct control, head));
-	ring->tail = (uint32_t *)(void *)(block + offsetof(struct control, tail));
-	ring->consumer_sleeps = (uint32_t *)(void *)(block + offsetof(struct control, consumer_sleeps));
-	ring->producer_waits = (uint32_t *)(void *)(block + offsetof(struct control, producer_waits));
+	ring->head = (uint32_t *)(void *)(block + IPC_RING_HEAD);
+	ring->tail = (uint32_t *)(void *)(block + IPC_RING_TAIL);
+	ring->consumer_sleeps = (uint32_t *)(void *)(block + IPC_RING_CONSUMER_SLEEPS);
+	ring->producer_waits = (uint32_t *)(void *)(block + IPC_RING_PRODUCER_WAITS);
 	ring->data = (unsigned char *)base + data;
 	ring->capacity = (uint32_t)capacity;
 	ring->is_producer = is_producer;

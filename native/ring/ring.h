@@ -5,12 +5,10 @@
 #ifndef IPCCTL_RING_H
 #define IPCCTL_RING_H
 
+#include "../contract.h"
+
 #include <stddef.h>
 #include <stdint.h>
-
-#define IPC_RING_CONTROL_BYTES 192
-#define IPC_RING_CAPACITY_MIN 4096u
-#define IPC_RING_CAPACITY_MAX (1u << 30)
 
 enum ipc_ring_result {
 	IPC_RING_OK = 1,

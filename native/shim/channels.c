@@ -8,28 +8,22 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Offsets in the segment: docs/shm-layout.md. The worker may write anything there; these are numbers to show, no more. */
-#define INTERRUPT 64
-#define ASKED 128
-#define STATISTICS 1024
-#define INTERRUPT_ANYTHING 0xffffffffu
-
 static void add(struct ipc_calls *sum, const struct ipc_calls *more)
 {
-	for (size_t i = 0; i < IPC_CALLS_WORDS; i++)
+	for (size_t i = 0; i < IPC_STATISTICS_WORDS; i++)
 		sum->words[i] += more->words[i];
 }
 
-/* How many requests wait for their answer. */
+/* How many requests wait for their answer. The worker may write anything into the segment: these are numbers to show, no more. */
 static uint32_t look(int segment, struct ipc_calls *calls)
 {
-	uint8_t bytes[8 * IPC_CALLS_WORDS], asked[4];
+	uint8_t bytes[8 * IPC_STATISTICS_WORDS], asked[4];
 	memset(calls, 0, sizeof *calls);
-	if (pread(segment, bytes, sizeof bytes, STATISTICS) != (ssize_t)sizeof bytes || pread(segment, asked, 4, ASKED) != 4)
+	if (pread(segment, bytes, sizeof bytes, IPC_SEGMENT_STATISTICS) != (ssize_t)sizeof bytes || pread(segment, asked, 4, IPC_SEGMENT_ASKED) != 4)
 		return 0;
-	for (size_t i = 0; i < IPC_CALLS_WORDS; i++)
+	for (size_t i = 0; i < IPC_STATISTICS_WORDS; i++)
 		calls->words[i] = ipc_get_u64(bytes + 8 * i);
-	uint32_t waiting = ipc_get_u32(asked) - (uint32_t)calls->words[0];
+	uint32_t waiting = ipc_get_u32(asked) - (uint32_t)calls->words[IPC_STATISTICS_ANSWERED];
 	return waiting > INT32_MAX ? 0 : waiting; /* answers that were counted before their questions */
 }
 
@@ -52,8 +46,8 @@ bool ipc_channels_end(struct ipc_channels *channels, size_t index)
 	int segment = channels->one[index].segment;
 	bool is_busy = look(segment, &calls) > 0;
 	uint8_t anything[4];
-	ipc_put_u32(anything, INTERRUPT_ANYTHING);
-	if (is_busy && pwrite(segment, anything, 4, INTERRUPT) != 4)
+	ipc_put_u32(anything, IPC_GONE);
+	if (is_busy && pwrite(segment, anything, 4, IPC_SEGMENT_GONE) != 4)
 		is_busy = false;
 	add(&channels->ended, &calls);
 	close(segment);
@@ -62,8 +56,8 @@ bool ipc_channels_end(struct ipc_channels *channels, size_t index)
 	return is_busy;
 }
 
-/* What CALLS answers: u32 channels, u32 waiting, then the sums. */
-void ipc_channels_tell(const struct ipc_channels *channels, uint8_t payload[IPC_CALLS_BYTES])
+/* What CALLS answers in this version: u32 channels, u32 waiting, then the sums. Its length. */
+size_t ipc_channels_tell(const struct ipc_channels *channels, uint32_t version, uint8_t payload[IPC_CALLS_BYTES])
 {
 	struct ipc_calls sum = channels->ended;
 	uint64_t waiting = 0;
@@ -74,6 +68,8 @@ void ipc_channels_tell(const struct ipc_channels *channels, uint8_t payload[IPC_
 	}
 	ipc_put_u32(payload, (uint32_t)channels->count);
 	ipc_put_u32(payload + 4, waiting > UINT32_MAX ? UINT32_MAX : (uint32_t)waiting);
-	for (size_t i = 0; i < IPC_CALLS_WORDS; i++)
+	size_t words = version == 1 ? IPC_STATISTICS_WORDS_1 : IPC_STATISTICS_WORDS;
+	for (size_t i = 0; i < words; i++)
 		ipc_put_u64(payload + 8 + 8 * i, sum.words[i]);
+	return 8 + 8 * words;
 }

@@ -22,8 +22,7 @@
 
 extern char **environ;
 
-const char *const ipc_step_names[] = { "none", "cwd", "exec", "ids", "rlimit", "cgroup",
-					"privileges", "landlock", "seccomp", "namespaces" };
+const char *const ipc_step_names[] = { IPC_STEP_NAMES };
 
 static void reset_signals(void)
 {

@@ -2,33 +2,19 @@
 #ifndef IPC_H
 #define IPC_H
 
+#include "../contract.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
-#define IPC_VERSION 1u
-#define IPC_SPEC_BYTES_MAX (4u * 1024 * 1024)
-#define IPC_RLIMITS_MAX 32u
-#define IPC_RAWLOGS_MAX 3u
-#define IPC_PORTS_MAX 64u
-#define IPC_MOUNTS_MAX 256u
-#define IPC_HOSTS_MAX 256u
-#define IPC_PATCHES_MAX 64u
-#define IPC_PATHS_MAX 256u /* Landlock rules; each is an open descriptor while it is added */
-#define IPC_FILTERS_MAX 4u
-#define IPC_FILTER_STEPS_MAX 4096u /* what the kernel takes: BPF_MAXINSNS */
-#define IPC_CONTROL_FD 198
-#define IPC_PLANE_FD 199
-/* A worker's line longer than this is cut into partial records. */
+#define IPC_MOUNT_KINDS (IPC_MOUNT_COVER + 1)
 /* How long a worker may outlive the process that connects for it: both end together, but are not heard of together. */
 #define IPC_ALONE_MS 1000u
-#define IPC_LINE_BYTES_MAX 16384u
 #define IPC_RECORD_HEAD_BYTES 40u
 #define IPC_READ_BYTES 131072u
 #define IPC_OUT_BYTES 262144u
-
-enum { IPC_EXIT_DONE = 0, IPC_EXIT_SYSTEM = 71, IPC_EXIT_LOCKED = 75, IPC_EXIT_NO_SPEC = 76, IPC_EXIT_BAD_SPEC = 78 };
 
 struct ipc_log_limits {
 	uint64_t max_file_bytes;
@@ -54,7 +40,6 @@ struct ipc_filter {
 	struct ipc_patch patches[IPC_PATCHES_MAX];
 	size_t patch_count;
 };
-enum ipc_mount_kind { IPC_MOUNT_BIND, IPC_MOUNT_LINK, IPC_MOUNT_FOLDER, IPC_MOUNT_SCRATCH, IPC_MOUNT_HIDE, IPC_MOUNT_COVER, IPC_MOUNT_KINDS };
 struct ipc_mount {
 	enum ipc_mount_kind kind;
 	bool is_writable, is_device, may_exec;
@@ -73,6 +58,7 @@ struct ipc_spec {
 	bool has_ids;
 	uint32_t uid, gid;
 	uint32_t grace_ms, stop_signal;
+	uint8_t kill_mode; /* IPC_KILL_* */
 	struct ipc_log_limits log;
 	struct ipc_rlimit rlimits[IPC_RLIMITS_MAX];
 	size_t rlimit_count;
@@ -150,8 +136,6 @@ void ipc_log_delete_old(struct ipc_log *log);
 void ipc_log_stamp(struct ipc_stream *stream);
 
 /* meet.c: hands the descriptors of a channel from a client to the runtime in the worker. */
-#define IPC_CHANNEL_FDS 4
-#define IPC_CHANNEL_FDS_FORWARDED 3 /* the last one stays here: its end is the client's */
 /* `passed`: our end of the connection that a worker got which can reach no socket by its path, until it says that it is there. */
 struct ipc_meeting { int listener, runtime, passed; pid_t runtime_pid; };
 bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker);
@@ -162,10 +146,8 @@ ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, bool is_blocking, int
 int ipc_meet_wake(const struct ipc_meeting *meeting, pid_t worker);
 
 /* channels.c */
-#define IPC_CHANNELS_MAX 128 /* two descriptors each, of the 1024 that a process has by default, and one place in every poll */
-#define IPC_CALLS_WORDS 36 /* calls, errors, bytes in, bytes out, 32 classes of latency */
-#define IPC_CALLS_BYTES (8 + 8 * IPC_CALLS_WORDS)
-struct ipc_calls { uint64_t words[IPC_CALLS_WORDS]; };
+#define IPC_CALLS_BYTES (8 + 8 * IPC_STATISTICS_WORDS)
+struct ipc_calls { uint64_t words[IPC_STATISTICS_WORDS]; };
 struct ipc_channels {
 	struct { int segment, life; } one[IPC_CHANNELS_MAX];
 	size_t count;
@@ -174,16 +156,12 @@ struct ipc_channels {
 bool ipc_channels_full(const struct ipc_channels *channels);
 void ipc_channels_keep(struct ipc_channels *channels, int segment, int life);
 bool ipc_channels_end(struct ipc_channels *channels, size_t index);
-void ipc_channels_tell(const struct ipc_channels *channels, uint8_t payload[IPC_CALLS_BYTES]);
+size_t ipc_channels_tell(const struct ipc_channels *channels, uint32_t version, uint8_t payload[IPC_CALLS_BYTES]);
 
 /* raw.c */
 void ipc_rawlog_write(struct ipc_rawlog *raw, const uint8_t *data, size_t size);
 
 /* child.c: between fork and exec, an ordered list of steps. */
-enum ipc_step {
-	IPC_STEP_NONE, IPC_STEP_CWD, IPC_STEP_EXEC, IPC_STEP_IDS, IPC_STEP_RLIMIT, IPC_STEP_CGROUP,
-	IPC_STEP_PRIVILEGES, IPC_STEP_LANDLOCK, IPC_STEP_SECCOMP, IPC_STEP_NAMESPACES,
-};
 struct ipc_child_error { int32_t error; int32_t step; };
 /* `life`: closed at the other end when the worker is over, or the shim. */
 struct ipc_child_fds { int in, out, err, control, gate, report, plane, life; };

@@ -7,7 +7,7 @@
 int main(int argc, char **argv)
 {
 	if (argc == 2 && strcmp(argv[1], "--version") == 0) {
-		printf("ipcctl-shim %u\n", IPC_VERSION);
+		printf("ipcctl-shim %d\n", IPC_SHIM_VERSION);
 		return 0;
 	}
 	if (argc == 2 && strcmp(argv[1], "--probe") == 0)

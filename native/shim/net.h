@@ -5,24 +5,16 @@
 #ifndef IPC_NET_H
 #define IPC_NET_H
 
+#include "../contract.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-#define IPC_NET_RULES_MAX 256
 #define IPC_NET_PENDING_MAX 256 /* connects that block and are not through; one more gets ENOBUFS */
 #define IPC_NET_STUBS_MAX 32   /* conversations with the stub of the name service; one more waits for its turn */
 #define IPC_NET_NAMES_MAX 4096 /* names that have an address of the stub; one more gets SERVFAIL */
 #define IPC_NET_AUDIT_BYTES_MAX (64u * 1024 * 1024) /* where the configuration says nothing */
-
-enum {
-	IPC_NET_PRIVATE = 1,
-	IPC_NET_LOOPBACK = 2,
-	IPC_NET_LINK_LOCAL = 4,
-	IPC_NET_METADATA = 8,
-	IPC_NET_SELF = 16,
-	IPC_NET_MULTICAST = 32, /* and broadcast and reserved */
-};
 
 /*
  * host: a name; "*.name" (any depth, not the name itself); an IPv4 or IPv6 literal; or a CIDR such as "10.0.0.0/8". port 0: any.

@@ -20,7 +20,7 @@ struct ipc_pattern {
 	uint8_t prefix;
 	uint16_t port;
 };
-#define IPC_PATTERNS_MAX (3 * IPC_NET_RULES_MAX)
+#define IPC_PATTERNS_MAX (3 * IPC_HOSTS_MAX)
 struct ipc_patterns { struct ipc_pattern one[IPC_PATTERNS_MAX]; size_t count; bool any_host; };
 
 /* How closely a rule names an address: WIDE is a route rather than a name. */

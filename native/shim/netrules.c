@@ -263,7 +263,7 @@ int ipc_patterns_compile(struct ipc_patterns *patterns, const struct ipc_net *ne
 {
 	patterns->count = 0;
 	patterns->any_host = net->any_host;
-	if (net->rule_count > IPC_NET_RULES_MAX)
+	if (net->rule_count > IPC_HOSTS_MAX)
 		return -EINVAL;
 	for (size_t i = 0; i < net->rule_count; i++) {
 		struct ipc_pattern *pattern = &patterns->one[patterns->count];

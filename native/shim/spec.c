@@ -8,14 +8,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum {
-	T_VERSION = 1, T_RUN = 2, T_ARG = 3, T_ENV = 4, T_CWD = 5, T_IDS = 6, T_STOP = 7, T_LOG = 8, T_RLIMIT = 9,
-	T_CGROUP = 10, T_NOTIFY = 11, T_WALL = 12, T_RAWLOG = 13,
-	T_CONFINE = 14, T_LANDLOCK = 15, T_PATH = 16, T_FILTER = 17,
-	T_PORT = 18, T_PATCH = 19, T_NAMESPACES = 20, T_MOUNT = 21, T_HOST = 22, T_ANSWER = 23, T_AUDIT = 24, T_PLANE = 25,
-	T_NAME = 26, T_ZYGOTE = 27, T_END = 255,
-};
-
 uint32_t ipc_get_u32(const uint8_t *at)
 {
 	return (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
@@ -78,74 +70,79 @@ static int parse_patch(const uint8_t *payload, size_t size, struct ipc_spec *spe
 static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct ipc_spec *spec)
 {
 	switch (type) {
-	case T_VERSION:
-		return size == 4 && ipc_get_u32(payload) == IPC_VERSION ? 0 : -EINVAL;
-	case T_RUN:
+	case IPC_SPEC_VERSION:
+		return size == 4 && ipc_get_u32(payload) >= IPC_SHIM_VERSION_MIN && ipc_get_u32(payload) <= IPC_SHIM_VERSION ? 0 : -EINVAL;
+	case IPC_SPEC_RUN:
 		if (size != 8)
 			return -EINVAL;
 		spec->run = ipc_get_u64(payload);
 		return 0;
-	case T_IDS:
+	case IPC_SPEC_IDS:
 		if (size != 8)
 			return -EINVAL;
 		spec->has_ids = true;
 		spec->uid = ipc_get_u32(payload);
 		spec->gid = ipc_get_u32(payload + 4);
 		return 0;
-	case T_STOP:
+	case IPC_SPEC_STOP:
 		if (size != 8 || ipc_get_u32(payload + 4) < 1 || ipc_get_u32(payload + 4) > 64)
 			return -EINVAL;
 		spec->grace_ms = ipc_get_u32(payload);
 		spec->stop_signal = ipc_get_u32(payload + 4);
 		return 0;
-	case T_LOG:
+	case IPC_SPEC_LOG:
 		return ipc_log_limits_parse(payload, size, &spec->log);
-	case T_RLIMIT:
+	case IPC_SPEC_RLIMIT:
 		if (size != 20 || spec->rlimit_count == IPC_RLIMITS_MAX)
 			return -EINVAL;
 		spec->rlimits[spec->rlimit_count++] = (struct ipc_rlimit){
 			ipc_get_u32(payload), ipc_get_u64(payload + 4), ipc_get_u64(payload + 12) };
 		return 0;
-	case T_NOTIFY:
+	case IPC_SPEC_NOTIFY:
 		spec->is_notifying = true;
 		return size == 0 ? 0 : -EINVAL;
-	case T_WALL:
+	case IPC_SPEC_WALL:
 		if (size != 8)
 			return -EINVAL;
 		spec->wall_ms = ipc_get_u64(payload);
 		return 0;
-	case T_CONFINE:
+	case IPC_SPEC_CONFINE:
 		if (size != 1 || payload[0] > 1)
 			return -EINVAL;
 		spec->is_confined = true;
 		spec->has_no_capabilities = payload[0] == 1;
 		return 0;
-	case T_LANDLOCK:
+	case IPC_SPEC_LANDLOCK:
 		if (size != 24)
 			return -EINVAL;
 		spec->landlock_fs = ipc_get_u64(payload);
 		spec->landlock_net = ipc_get_u64(payload + 8);
 		spec->landlock_scoped = ipc_get_u64(payload + 16);
 		return 0;
-	case T_PORT:
+	case IPC_SPEC_PORT:
 		if (size != 16 || spec->port_count == IPC_PORTS_MAX)
 			return -EINVAL;
 		spec->ports[spec->port_count++] = (struct ipc_port_rule){ ipc_get_u64(payload), ipc_get_u64(payload + 8) };
 		return 0;
-	case T_PATCH:
+	case IPC_SPEC_PATCH:
 		return parse_patch(payload, size, spec);
-	case T_NAMESPACES:
+	case IPC_SPEC_NAMESPACES:
 		if (size != 4)
 			return -EINVAL;
 		spec->namespaces = ipc_get_u32(payload);
 		return 0;
-	case T_ANSWER:
+	case IPC_SPEC_ANSWER:
 		if (size != 5 || payload[4] > 1)
 			return -EINVAL;
 		spec->denied_classes = ipc_get_u32(payload);
 		spec->has_hosts = payload[4] == 1;
 		return 0;
-	case T_PLANE:
+	case IPC_SPEC_KILL:
+		if (size != 1 || payload[0] > IPC_KILL_TREE)
+			return -EINVAL;
+		spec->kill_mode = payload[0];
+		return 0;
+	case IPC_SPEC_PLANE:
 		spec->is_plane_passed = true;
 		return size == 0 ? 0 : -EINVAL;
 	default:
@@ -173,13 +170,13 @@ static int parse_filter(const uint8_t *payload, size_t size, struct ipc_spec *sp
 /* u8 kind, u8 flags, u64 bytes, u32 files, u16 length of the path, path, target. */
 static int parse_mount(const uint8_t *payload, size_t size, struct ipc_spec *spec, char **arena)
 {
-	if (size < 16 || payload[0] >= IPC_MOUNT_KINDS || payload[1] > 7 || spec->mount_count == IPC_MOUNTS_MAX)
+	if (size < 16 || payload[0] >= IPC_MOUNT_KINDS || payload[1] > (IPC_MOUNT_FLAG_WRITABLE | IPC_MOUNT_FLAG_DEVICE | IPC_MOUNT_FLAG_MAY_EXEC) || spec->mount_count == IPC_MOUNTS_MAX)
 		return -EINVAL;
 	size_t length = (size_t)payload[14] | (size_t)payload[15] << 8;
 	if (length == 0 || length > size - 16 || payload[16] != '/')
 		return -EINVAL;
-	struct ipc_mount mount = { .kind = (enum ipc_mount_kind)payload[0], .is_writable = payload[1] & 1,
-				   .is_device = (payload[1] & 2) != 0, .may_exec = (payload[1] & 4) != 0,
+	struct ipc_mount mount = { .kind = (enum ipc_mount_kind)payload[0], .is_writable = (payload[1] & IPC_MOUNT_FLAG_WRITABLE) != 0,
+				   .is_device = (payload[1] & IPC_MOUNT_FLAG_DEVICE) != 0, .may_exec = (payload[1] & IPC_MOUNT_FLAG_MAY_EXEC) != 0,
 				   .bytes = ipc_get_u64(payload + 2), .files = ipc_get_u32(payload + 10) };
 	mount.path = take_string(arena, payload + 16, length);
 	/* An ending NUL more than the frame had: its head of five bytes has room for both. */
@@ -193,46 +190,46 @@ static int parse_mount(const uint8_t *payload, size_t size, struct ipc_spec *spe
 static int parse_text(uint8_t type, const uint8_t *payload, size_t size, struct ipc_spec *spec, char **arena,
 		      size_t *args, size_t *envs)
 {
-	size_t skip = type == T_RAWLOG ? 13 : type == T_PATH ? 9 : type == T_HOST ? 2 : 0;
+	size_t skip = type == IPC_SPEC_RAWLOG ? 13 : type == IPC_SPEC_PATH ? 9 : type == IPC_SPEC_HOST ? 2 : 0;
 	if (size < skip)
 		return -EINVAL;
 	char *text = take_string(arena, payload + skip, size - skip);
 	if (text == NULL)
 		return -EINVAL;
 	switch (type) {
-	case T_ARG:
+	case IPC_SPEC_ARG:
 		spec->argv[(*args)++] = text;
 		return 0;
-	case T_ENV:
+	case IPC_SPEC_ENV:
 		spec->envp[(*envs)++] = text;
 		return strchr(text, '=') != NULL && text[0] != '=' ? 0 : -EINVAL;
-	case T_CWD:
+	case IPC_SPEC_CWD:
 		spec->cwd = text;
 		return text[0] == '/' ? 0 : -EINVAL;
-	case T_CGROUP:
+	case IPC_SPEC_CGROUP:
 		spec->cgroup = text;
 		return text[0] == '/' ? 0 : -EINVAL;
-	case T_ZYGOTE:
+	case IPC_SPEC_ZYGOTE:
 		spec->zygote = text;
 		return text[0] == '/' ? 0 : -EINVAL;
-	case T_NAME:
+	case IPC_SPEC_NAME:
 		spec->worker = text;
 		return 0;
-	case T_AUDIT:
+	case IPC_SPEC_AUDIT:
 		spec->audit = text;
 		return text[0] == '/' ? 0 : -EINVAL;
-	case T_HOST:
+	case IPC_SPEC_HOST:
 		if (spec->host_count == IPC_HOSTS_MAX || text[0] == 0)
 			return -EINVAL;
 		spec->hosts[spec->host_count++] = (struct ipc_host){ (uint16_t)(payload[0] | payload[1] << 8), text };
 		return 0;
-	case T_PATH:
+	case IPC_SPEC_PATH:
 		if (spec->path_count == IPC_PATHS_MAX || payload[8] > 1 || text[0] != '/')
 			return -EINVAL;
 		spec->paths[spec->path_count++] = (struct ipc_path_rule){ ipc_get_u64(payload), payload[8] == 1, text };
 		return 0;
 	default:
-		if (spec->rawlog_count == IPC_RAWLOGS_MAX || payload[0] < 1 || payload[0] > 3 || text[0] != '/')
+		if (spec->rawlog_count == IPC_RAWLOGS_MAX || payload[0] < IPC_RAW_STDOUT || payload[0] > IPC_RAW_BOTH || text[0] != '/')
 			return -EINVAL;
 		spec->rawlogs[spec->rawlog_count++] = (struct ipc_rawlog){
 			.streams = payload[0], .max_bytes = ipc_get_u64(payload + 1),
@@ -243,8 +240,8 @@ static int parse_text(uint8_t type, const uint8_t *payload, size_t size, struct 
 
 static bool is_text(uint8_t type)
 {
-	return type == T_ARG || type == T_ENV || type == T_CWD || type == T_CGROUP || type == T_RAWLOG ||
-	       type == T_PATH || type == T_HOST || type == T_AUDIT || type == T_NAME || type == T_ZYGOTE;
+	return type == IPC_SPEC_ARG || type == IPC_SPEC_ENV || type == IPC_SPEC_CWD || type == IPC_SPEC_CGROUP || type == IPC_SPEC_RAWLOG ||
+	       type == IPC_SPEC_PATH || type == IPC_SPEC_HOST || type == IPC_SPEC_AUDIT || type == IPC_SPEC_NAME || type == IPC_SPEC_ZYGOTE;
 }
 
 int ipc_spec_parse(const uint8_t *bytes, size_t size, size_t extra_env, struct ipc_spec *spec)
@@ -267,15 +264,15 @@ int ipc_spec_parse(const uint8_t *bytes, size_t size, size_t extra_env, struct i
 			return -EINVAL;
 		size_t length = ipc_get_u32(bytes + at);
 		uint8_t type = bytes[at + 4];
-		if (length < 1 || length > size - at - 4 || is_first != (type == T_VERSION))
+		if (length < 1 || length > size - at - 4 || is_first != (type == IPC_SPEC_VERSION))
 			return -EINVAL;
 		const uint8_t *payload = bytes + at + 5;
 		at += 4 + length;
-		if (type == T_END)
+		if (type == IPC_SPEC_END)
 			return length == 1 && at == size && args > 0 && spec->cwd != NULL ? 0 : -EINVAL;
 		int rc = is_text(type)	    ? parse_text(type, payload, length - 1, spec, &arena, &args, &envs)
-			 : type == T_FILTER ? parse_filter(payload, length - 1, spec, &arena)
-			 : type == T_MOUNT  ? parse_mount(payload, length - 1, spec, &arena)
+			 : type == IPC_SPEC_FILTER ? parse_filter(payload, length - 1, spec, &arena)
+			 : type == IPC_SPEC_MOUNT  ? parse_mount(payload, length - 1, spec, &arena)
 					    : parse_small(type, payload, length - 1, spec);
 		if (rc != 0)
 			return rc;

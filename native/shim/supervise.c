@@ -20,24 +20,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CLIENTS_MAX 16 /* the daemon, its successor, and clients that open a channel, each for a moment */
-#define REQUEST_BYTES_MAX 64u /* the largest request is LOG; anything longer is no request */
 #define RETRY_MS 250u
 #define LEFTOVER_GRACE_MS 2000u
 #define NEVER UINT64_MAX
 #define FIXED 11 /* places in the poll before those of clients and channels */
 
-enum {
-	Q_HELLO = 32, Q_SIGNAL = 33, Q_STOP = 34, Q_FLUSH = 35, Q_ROTATE = 36, Q_LOG = 37,
-	Q_OPEN = 38, Q_WAKE = 39, Q_CALLS = 40,
-	A_STATE = 64, A_READY = 65, A_EXITED = 66, A_ROTATED = 67, A_LOGFULL = 68, A_OK = 69, A_ERR = 70, A_STATUS = 71,
-	A_CONTROL = 72, A_ATTACHED = 73, A_CALLS = 74,
-};
-
 struct client {
 	int fd;
+	uint32_t version; /* the lower one of its and ours */
 	size_t len;
-	uint8_t in[4 + REQUEST_BYTES_MAX];
+	uint8_t in[4 + IPC_REQUEST_BYTES_MAX];
 	int channel[IPC_CHANNEL_FDS]; /* came along, until an OPEN passes them on */
 	size_t channel_count;
 };
@@ -46,7 +38,7 @@ static struct {
 	struct ipc_spec spec;
 	struct ipc_log log;
 	struct ipc_stream streams[2];
-	struct client clients[CLIENTS_MAX];
+	struct client clients[IPC_CLIENTS_MAX];
 	int dirfd, lockfd, logdirfd, listener, signals, notify, control;
 	struct ipc_meeting meeting;
 	struct ipc_channels channels;
@@ -90,7 +82,7 @@ static void drop_client(struct client *client)
 
 static void send_frame(struct client *client, uint8_t type, const uint8_t *payload, size_t size)
 {
-	uint8_t frame[5 + 4096];
+	uint8_t frame[5 + IPC_REPLY_BYTES_MAX];
 	if (client->fd < 0 || size > sizeof frame - 5)
 		return;
 	ipc_put_u32(frame, (uint32_t)size + 1);
@@ -104,30 +96,30 @@ static void send_frame(struct client *client, uint8_t type, const uint8_t *paylo
 
 static void broadcast(uint8_t type, const uint8_t *payload, size_t size)
 {
-	for (int i = 0; i < CLIENTS_MAX; i++)
+	for (int i = 0; i < IPC_CLIENTS_MAX; i++)
 		send_frame(&shim.clients[i], type, payload, size);
 }
 
 static void send_state(struct client *client)
 {
-	uint8_t state[85];
-	ipc_put_u32(state, IPC_VERSION);
-	ipc_put_u64(state + 4, shim.spec.run);
-	ipc_put_u32(state + 12, (uint32_t)shim.pid);
-	ipc_put_u64(state + 16, shim.start_time);
-	ipc_put_u64(state + 24, shim.started_ns);
-	ipc_put_u64(state + 32, shim.started_boot_ns);
-	state[40] = shim.is_ready;
-	state[41] = shim.is_stopping;
-	state[42] = shim.has_exited;
-	state[43] = shim.log.is_stuck;
-	ipc_put_u64(state + 44, shim.log.dropped_lines);
-	ipc_put_u64(state + 52, shim.log.dropped_bytes);
-	ipc_put_u64(state + 60, shim.log.number);
-	ipc_put_u64(state + 68, shim.log.lines);
-	ipc_put_u64(state + 76, shim.log.bytes);
-	state[84] = shim.meeting.runtime >= 0;
-	send_frame(client, A_STATE, state, sizeof state);
+	uint8_t state[IPC_STATE_SIZE];
+	ipc_put_u32(state + IPC_STATE_VERSION, IPC_SHIM_VERSION);
+	ipc_put_u64(state + IPC_STATE_RUN, shim.spec.run);
+	ipc_put_u32(state + IPC_STATE_PID, (uint32_t)shim.pid);
+	ipc_put_u64(state + IPC_STATE_START_TIME, shim.start_time);
+	ipc_put_u64(state + IPC_STATE_STARTED_NS, shim.started_ns);
+	ipc_put_u64(state + IPC_STATE_START_BOOTTIME_NS, shim.started_boot_ns);
+	state[IPC_STATE_READY] = shim.is_ready;
+	state[IPC_STATE_STOPPING] = shim.is_stopping;
+	state[IPC_STATE_EXITED] = shim.has_exited;
+	state[IPC_STATE_LOG_BLOCKED] = shim.log.is_stuck;
+	ipc_put_u64(state + IPC_STATE_DROPPED_LINES, shim.log.dropped_lines);
+	ipc_put_u64(state + IPC_STATE_DROPPED_BYTES, shim.log.dropped_bytes);
+	ipc_put_u64(state + IPC_STATE_LOG_FILE, shim.log.number);
+	ipc_put_u64(state + IPC_STATE_LOG_LINES, shim.log.lines);
+	ipc_put_u64(state + IPC_STATE_LOG_BYTES, shim.log.bytes);
+	state[IPC_STATE_ATTACHED] = shim.meeting.runtime >= 0;
+	send_frame(client, IPC_REPLY_STATE, state, sizeof state);
 }
 
 static void tell_log(void)
@@ -137,7 +129,7 @@ static void tell_log(void)
 		shim.told_rotations = shim.log.rotations;
 		ipc_put_u64(payload, shim.log.number - 1);
 		ipc_put_u64(payload + 8, shim.log.number);
-		broadcast(A_ROTATED, payload, 16);
+		broadcast(IPC_REPLY_ROTATED, payload, 16);
 	}
 	uint64_t now = ipc_now_ms();
 	bool is_full = shim.log.is_stuck;
@@ -151,13 +143,13 @@ static void tell_log(void)
 	payload[0] = is_full;
 	ipc_put_u64(payload + 1, shim.log.dropped_lines);
 	ipc_put_u64(payload + 9, shim.log.dropped_bytes);
-	broadcast(A_LOGFULL, payload, sizeof payload);
+	broadcast(IPC_REPLY_LOG_FULL, payload, sizeof payload);
 }
 
 static void tell_attached(void)
 {
 	uint8_t attached = shim.meeting.runtime >= 0;
-	broadcast(A_ATTACHED, &attached, 1);
+	broadcast(IPC_REPLY_ATTACHED, &attached, 1);
 }
 
 /* ---- ending ---- */
@@ -195,13 +187,13 @@ static void kill_tree(void)
 
 static int signal_scope(uint32_t number, uint8_t scope)
 {
-	if (number > 64 || scope > 2)
+	if (number > 64 || scope > IPC_SCOPE_TREE)
 		return -EINVAL;
 	if (shim.has_exited)
 		return -ESRCH;
-	if (scope == 2 && shim.remote < 0)
+	if (scope == IPC_SCOPE_TREE && shim.remote < 0)
 		return ipc_tree_signal(shim.spec.cgroup, 0, (int)number) > 0 ? 0 : -ESRCH;
-	return kill(scope == 1 ? -shim.pid : shim.pid, (int)number) == 0 ? 0 : -errno;
+	return kill(scope == IPC_SCOPE_GROUP ? -shim.pid : shim.pid, (int)number) == 0 ? 0 : -errno;
 }
 
 static int flush_logs(void)
@@ -238,34 +230,36 @@ static int open_channel(struct client *client, const uint8_t *payload, size_t si
 static bool handle(struct client *client, uint8_t type, const uint8_t *payload, size_t size)
 {
 	int rc = 0;
-	if (type == Q_HELLO && size == 4) {
+	if (type == IPC_REQUEST_HELLO && size == 4 && ipc_get_u32(payload) >= IPC_SHIM_VERSION_MIN) {
+		client->version = ipc_get_u32(payload) < IPC_SHIM_VERSION ? ipc_get_u32(payload) : IPC_SHIM_VERSION;
 		send_state(client);
 		return true;
 	}
-	if (type == Q_CALLS && size == 0) {
+	if (type == IPC_REQUEST_CALLS && size == 0) {
 		uint8_t calls[IPC_CALLS_BYTES];
-		ipc_channels_tell(&shim.channels, calls);
-		send_frame(client, A_CALLS, calls, sizeof calls);
+		send_frame(client, IPC_REPLY_CALLS, calls, ipc_channels_tell(&shim.channels, client->version, calls));
 		return true;
 	}
-	if (type == Q_SIGNAL && size == 5) {
+	if (type == IPC_REQUEST_HELLO && size == 4) {
+		rc = -EPROTO; /* a version that never was */
+	} else if (type == IPC_REQUEST_SIGNAL && size == 5) {
 		rc = signal_scope(ipc_get_u32(payload), payload[4]);
-	} else if (type == Q_STOP && size == 8) {
+	} else if (type == IPC_REQUEST_STOP && size == 8) {
 		uint32_t number = ipc_get_u32(payload + 4);
 		if (number < 1 || number > 64)
 			return false;
 		shim.is_stop_requested = true;
 		stop(ipc_get_u32(payload), (int)number);
-	} else if (type == Q_FLUSH && size == 0) {
+	} else if (type == IPC_REQUEST_FLUSH && size == 0) {
 		rc = flush_logs();
-	} else if (type == Q_ROTATE && size == 0) {
+	} else if (type == IPC_REQUEST_ROTATE && size == 0) {
 		rc = ipc_log_flush(&shim.log) ? ipc_log_rotate(&shim.log) : -ENOSPC;
-	} else if (type == Q_OPEN) {
+	} else if (type == IPC_REQUEST_OPEN) {
 		rc = open_channel(client, payload, size);
 		close_channel(client);
-	} else if (type == Q_WAKE && size == 0) {
+	} else if (type == IPC_REQUEST_WAKE && size == 0) {
 		rc = ipc_meet_wake(&shim.meeting, shim.pid);
-	} else if (type == Q_LOG) {
+	} else if (type == IPC_REQUEST_LOG) {
 		struct ipc_log_limits limits;
 		if (ipc_log_limits_parse(payload, size, &limits) != 0)
 			return false;
@@ -276,7 +270,7 @@ static bool handle(struct client *client, uint8_t type, const uint8_t *payload, 
 	}
 	uint8_t answer[5] = { type };
 	ipc_put_u32(answer + 1, (uint32_t)-rc);
-	send_frame(client, rc == 0 ? A_OK : A_ERR, answer, rc == 0 ? 1 : 5);
+	send_frame(client, rc == 0 ? IPC_REPLY_OK : IPC_REPLY_ERROR, answer, rc == 0 ? 1 : 5);
 	return true;
 }
 
@@ -293,7 +287,7 @@ static void read_client(struct client *client)
 	size_t at = 0;
 	while (client->fd >= 0 && client->len - at >= 5) {
 		uint32_t length = ipc_get_u32(client->in + at);
-		if (length < 1 || length > REQUEST_BYTES_MAX) {
+		if (length < 1 || length > IPC_REQUEST_BYTES_MAX) {
 			drop_client(client);
 			return;
 		}
@@ -322,9 +316,10 @@ static void accept_client(void)
 	bool is_workers = ipc_tree_contains(getpid(), peer.pid) || ipc_tree_contains(shim.pid, peer.pid) ||
 			  ipc_tree_confined(peer.pid);
 	bool is_allowed = is_known && (peer.uid == geteuid() || peer.uid == 0) && !is_workers;
-	for (int i = 0; is_allowed && i < CLIENTS_MAX; i++) {
+	for (int i = 0; is_allowed && i < IPC_CLIENTS_MAX; i++) {
 		if (shim.clients[i].fd < 0) {
 			shim.clients[i].fd = fd;
+			shim.clients[i].version = IPC_SHIM_VERSION_MIN;
 			shim.clients[i].len = 0;
 			shim.clients[i].channel_count = 0;
 			return;
@@ -340,7 +335,7 @@ static void become_ready(void)
 	if (shim.is_ready)
 		return;
 	shim.is_ready = true;
-	broadcast(A_READY, NULL, 0);
+	broadcast(IPC_REPLY_READY, NULL, 0);
 }
 
 static void read_notify(void)
@@ -354,13 +349,13 @@ static void read_notify(void)
 		if (strcmp(line, "READY=1") == 0)
 			become_ready();
 		else if (strncmp(line, "STATUS=", 7) == 0)
-			broadcast(A_STATUS, (const uint8_t *)line + 7, strnlen(line + 7, 512));
+			broadcast(IPC_REPLY_STATUS, (const uint8_t *)line + 7, strnlen(line + 7, 512));
 	}
 }
 
 static void read_control(void)
 {
-	uint8_t message[4096];
+	uint8_t message[IPC_REPLY_BYTES_MAX];
 	ssize_t count = recv(shim.control, message, sizeof message, MSG_DONTWAIT);
 	if (count <= 0) {
 		if (count == 0) {
@@ -373,7 +368,7 @@ static void read_control(void)
 	if (size >= 5 && memcmp(message, "READY", 5) == 0 && (size == 5 || (size == 6 && message[5] == '\n')))
 		become_ready();
 	else
-		broadcast(A_CONTROL, message, size);
+		broadcast(IPC_REPLY_CONTROL, message, size);
 }
 
 static void read_denials(void)
@@ -396,7 +391,7 @@ static void read_denials(void)
 static void copy_raw(const struct ipc_stream *stream, const uint8_t *data, size_t size)
 {
 	for (size_t i = 0; i < shim.spec.rawlog_count; i++)
-		if (shim.spec.rawlogs[i].streams & (stream->is_stderr ? 2 : 1))
+		if (shim.spec.rawlogs[i].streams & (stream->is_stderr ? IPC_RAW_STDERR : IPC_RAW_STDOUT))
 			ipc_rawlog_write(&shim.spec.rawlogs[i], data, size);
 }
 
@@ -511,7 +506,7 @@ static void note_end(int status, const struct rusage *usage)
 	uint8_t payload[12];
 	ipc_put_u32(payload, (uint32_t)status);
 	ipc_put_u64(payload + 4, shim.ended_ns);
-	broadcast(A_EXITED, payload, sizeof payload);
+	broadcast(IPC_REPLY_EXITED, payload, sizeof payload);
 	uint64_t grace = shim.spec.grace_ms < LEFTOVER_GRACE_MS ? shim.spec.grace_ms : LEFTOVER_GRACE_MS;
 	/* Who answers for it is given as long to notice. */
 	if ((ipc_tree_signal(shim.spec.cgroup, 0, SIGTERM) > 0 || shim.told >= 0) && ipc_now_ms() + grace < shim.kill_at)
@@ -597,7 +592,7 @@ static void do_due(void)
 static void loop(void)
 {
 	while (!is_tree_gone()) {
-		struct pollfd fds[FIXED + CLIENTS_MAX + IPC_CHANNELS_MAX];
+		struct pollfd fds[FIXED + IPC_CLIENTS_MAX + IPC_CHANNELS_MAX];
 		bool is_waiting = is_waiting_for_room();
 		bool is_blocked = is_waiting && !shim.log.limits.is_dropping;
 		/* What could not be executed is over already: a daemon that connected now would take it for running. */
@@ -606,14 +601,14 @@ static void loop(void)
 				  is_blocked ? -1 : shim.streams[1].fd, shim.notify, shim.control, shim.meeting.listener, shim.meeting.runtime, shim.meeting.passed, shim.told, shim.remote };
 		for (size_t i = 0; i < FIXED; i++)
 			fds[i] = (struct pollfd){ watched[i], POLLIN, 0 };
-		for (size_t i = 0; i < CLIENTS_MAX; i++)
+		for (size_t i = 0; i < IPC_CLIENTS_MAX; i++)
 			fds[FIXED + i] = (struct pollfd){ shim.clients[i].fd, POLLIN, 0 };
 		size_t channels = shim.channels.count;
 		for (size_t i = 0; i < channels; i++)
-			fds[FIXED + CLIENTS_MAX + i] = (struct pollfd){ shim.channels.one[i].life, POLLIN, 0 };
+			fds[FIXED + IPC_CLIENTS_MAX + i] = (struct pollfd){ shim.channels.one[i].life, POLLIN, 0 };
 		if (is_waiting && shim.retry_at == NEVER)
 			shim.retry_at = ipc_now_ms() + RETRY_MS;
-		if (poll(fds, FIXED + CLIENTS_MAX + channels, poll_timeout()) < 0 && errno != EINTR)
+		if (poll(fds, FIXED + IPC_CLIENTS_MAX + channels, poll_timeout()) < 0 && errno != EINTR)
 			break;
 		if (fds[2].revents)
 			pump(&shim.streams[0]);
@@ -622,12 +617,12 @@ static void loop(void)
 		ipc_log_flush(&shim.log);
 		if (fds[0].revents)
 			reap();
-		for (int i = 0; i < CLIENTS_MAX; i++) {
+		for (int i = 0; i < IPC_CLIENTS_MAX; i++) {
 			if (fds[FIXED + i].fd >= 0 && fds[FIXED + i].revents)
 				read_client(&shim.clients[i]);
 		}
 		for (size_t i = channels; i-- > 0;) { /* from the end: the last one takes the place of one that ends */
-			if (fds[FIXED + CLIENTS_MAX + i].revents && ipc_channels_end(&shim.channels, i))
+			if (fds[FIXED + IPC_CLIENTS_MAX + i].revents && ipc_channels_end(&shim.channels, i))
 				ipc_meet_wake(&shim.meeting, shim.pid);
 		}
 		if (fds[4].revents)
@@ -818,7 +813,7 @@ static void finish(void)
 	unlink("notify");
 	unlink("plane");
 	close(shim.lockfd);
-	for (int i = 0; i < CLIENTS_MAX; i++) {
+	for (int i = 0; i < IPC_CLIENTS_MAX; i++) {
 		if (shim.clients[i].fd >= 0)
 			drop_client(&shim.clients[i]);
 	}
@@ -830,7 +825,7 @@ int ipc_supervise(const char *dir)
 	shim.life = shim.remote = shim.told = shim.notify = shim.control = shim.streams[0].fd = shim.streams[1].fd = -1;
 	shim.kill_at = shim.wall_at = shim.retry_at = shim.alone_at = NEVER;
 	shim.kill_method = "none";
-	for (int i = 0; i < CLIENTS_MAX; i++)
+	for (int i = 0; i < IPC_CLIENTS_MAX; i++)
 		shim.clients[i].fd = -1;
 	setsid();
 	int rc = take_lock(dir);

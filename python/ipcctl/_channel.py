@@ -14,28 +14,22 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from . import _contract
 from ._codec import BrokenChannel, Server, SharedRingBuffer, dumps, loads
+from ._contract import MESSAGE_BYTES_MAX
+from ._contract import UNREAD_BYTES_MAX as OUTBOX_BYTES_MAX
 from ._shared import Sharing, here
 
-VERSION = 2
-DATA_OFFSET = 4096
-MAGIC = b"IPCCTL\x02\x00"
-_INTERRUPT_OFFSET = 64
-_RING_A, _RING_B = 256, 512
-#: Statistics in the segment, 64-bit words: calls, errors, bytes in, bytes out, and the latencies by powers of two of a microsecond.
-_STATISTICS, _BUCKETS = 1024, 32
-_CALLS, _ERRORS, _BYTES_IN, _BYTES_OUT, _FIRST_BUCKET = range(5)
+#: Words of the statistics in the segment.
+_CALLS, _ERRORS = _contract.STATISTICS_ANSWERED, _contract.STATISTICS_ERRORS
+_BYTES_IN, _BYTES_OUT = _contract.STATISTICS_BYTES_IN, _contract.STATISTICS_BYTES_OUT
+_FIRST_BUCKET, _NANOSECONDS = _contract.STATISTICS_LATENCIES, _contract.STATISTICS_NANOSECONDS
 _F_GET_SEALS = 1034
 _SEALS = 0x0002 | 0x0004  # F_SEAL_SHRINK, F_SEAL_GROW
-_MORE, _LAST = 1, 2
-#: Messages that are made or told apart here: docs/shm-layout.md.
-ERROR, FORGET = 2, 11
-#: Bytes of one message, in parts or not; what a client may make us hold.
-MESSAGE_BYTES_MAX = 256 * 1024 * 1024
-#: Bytes that a client may leave unread; with the next message its channel is given up.
-OUTBOX_BYTES_MAX = 64 * 1024 * 1024
-#: Bytes of a pipe's name.
-NAME_BYTES_MAX = 48
+_MORE, _LAST = _contract.PART_MORE, _contract.PART_LAST
+_INTERRUPT_OFFSET = _contract.SEGMENT_GONE
+#: Messages that are made or told apart here.
+ERROR, FORGET = _contract.TO_CLIENT_ERROR, _contract.TO_CLIENT_FORGET
 
 
 class Segment:
@@ -43,20 +37,23 @@ class Segment:
 
     def __init__(self, payload: bytes, fds: list[int]) -> None:
         """:raises BrokenChannel: if what the client handed in is not as docs/shm-layout.md says."""
-        if len(fds) != 3 or not 8 <= len(payload) <= 8 + NAME_BYTES_MAX:
+        if len(fds) != _contract.CHANNEL_FDS_FORWARDED or len(payload) < _contract.OPEN_KIND:
             raise BrokenChannel(f"a channel is 3 descriptors and 8 bytes or more, not {len(fds)} and {len(payload)}")
         version, capacity = struct.unpack_from("<II", payload)
-        size = DATA_OFFSET + 2 * capacity
-        if version != VERSION:
-            raise BrokenChannel(f"layout {version} of a channel is not known, only {VERSION}")
+        size = _contract.SEGMENT_DATA + 2 * capacity
+        if not _contract.SEGMENT_VERSION_MIN <= version <= _contract.SEGMENT_VERSION:
+            known = f"{_contract.SEGMENT_VERSION_MIN} and {_contract.SEGMENT_VERSION}"
+            raise BrokenChannel(f"layout {version} of a channel is not known, only {known}")
         if fcntl.fcntl(fds[0], _F_GET_SEALS) & _SEALS != _SEALS or os.fstat(fds[0]).st_size != size:
             raise BrokenChannel("the segment is not sealed, or not of the size it claims")
-        self.name = payload[8:].decode("utf-8", "replace")
+        #: Of the layout: what the client knows.
+        self.version = version
+        self.kind, self.name = _kind_and_name(version, payload)
         self.map = mmap.mmap(fds[0], size)
-        if self.map[:8] != MAGIC:
+        if self.map[:8] != _contract.MAGIC + bytes((version, 0)):
             raise BrokenChannel("the segment does not begin with the magic of a channel")
-        self.rx = SharedRingBuffer(self.map, _RING_A, DATA_OFFSET, capacity, False)
-        self.tx = SharedRingBuffer(self.map, _RING_B, DATA_OFFSET + capacity, capacity, True)
+        self.rx = SharedRingBuffer(self.map, _contract.SEGMENT_RING_A, _contract.SEGMENT_DATA, capacity, False)
+        self.tx = SharedRingBuffer(self.map, _contract.SEGMENT_RING_B, _contract.SEGMENT_DATA + capacity, capacity, True)
         self.socket = socket.socket(fileno=fds[1])
         self.socket.setblocking(False)
         self.descriptors = socket.socket(fileno=fds[2])
@@ -69,6 +66,22 @@ class Segment:
             pass  # full: it is rung already; closed: its end is noticed by who reads
 
 
+def _kind_and_name(version: int, payload: bytes) -> tuple[int, str]:
+    """:raises BrokenChannel: if the kind is not known, or the name not one of that kind"""
+    if version == _contract.SEGMENT_VERSION_MIN:
+        label = payload[_contract.OPEN_KIND :]
+        kind = _contract.CHANNEL_PIPE if label else _contract.CHANNEL_CALLS
+    else:
+        if len(payload) < _contract.OPEN_NAME:
+            raise BrokenChannel("the kind of the channel is missing")
+        kind, label = payload[_contract.OPEN_KIND], payload[_contract.OPEN_NAME :]
+    if kind not in (_contract.CHANNEL_CALLS, _contract.CHANNEL_PIPE):
+        raise BrokenChannel(f"channels of kind {kind} are not known")
+    if bool(label) != (kind == _contract.CHANNEL_PIPE) or len(label) > _contract.PIPE_NAME_BYTES_MAX:
+        raise BrokenChannel(f"a name of {len(label)} bytes; a pipe has one of 1 to {_contract.PIPE_NAME_BYTES_MAX}, calls have none")
+    return kind, label.decode("utf-8", "replace")
+
+
 class Channel:
     """Not thread-safe but for :meth:`send`."""
 
@@ -78,7 +91,8 @@ class Channel:
         self.sharing = Sharing(segment.descriptors)
         #: Answers the usual calls, and knows which one runs.
         self.server = Server(self.rx, self.tx, self.socket.fileno(), self.map, exposed, self)
-        self._statistics = memoryview(self.map)[_STATISTICS : _STATISTICS + 8 * (_FIRST_BUCKET + _BUCKETS)].cast("Q")
+        at = _contract.SEGMENT_STATISTICS
+        self._statistics = memoryview(self.map)[at : at + 8 * _contract.STATISTICS_WORDS].cast("Q")
         self._part_bytes = self.tx.capacity // 4
         self._lock = threading.RLock()
         self._outbox: deque[bytes] = deque()
@@ -137,8 +151,10 @@ class Channel:
                 self._ring()
 
     def _count(self, began_ns: int, is_error: bool) -> None:
-        bucket = ((time.monotonic_ns() - began_ns) // 1000).bit_length()
-        self._statistics[_FIRST_BUCKET + min(bucket, _BUCKETS - 1)] += 1
+        nanoseconds = time.monotonic_ns() - began_ns
+        bucket = (nanoseconds // 1000).bit_length()
+        self._statistics[_FIRST_BUCKET + min(bucket, _contract.LATENCY_CLASSES - 1)] += 1
+        self._statistics[_NANOSECONDS] += nanoseconds
         self._statistics[_CALLS] += 1
         self._statistics[_ERRORS] += is_error
 

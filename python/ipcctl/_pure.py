@@ -13,6 +13,7 @@ import threading
 import time
 from typing import Any, NoReturn
 
+from . import _contract
 from ._types import (
     MAX_DEPTH,
     TAG_CONTENT,
@@ -478,8 +479,9 @@ def loads(buffer: Any) -> Any:
 
 # --- rings ---
 
-_HEAD, _TAIL, _CONSUMER_SLEEPS, _PRODUCER_WAITS = 0, 16, 32, 33  # words of 4 bytes
-_CONTROL_SIZE = 192
+# Words of 4 bytes.
+_HEAD, _TAIL = _contract.RING_HEAD // 4, _contract.RING_TAIL // 4
+_CONSUMER_SLEEPS, _PRODUCER_WAITS = _contract.RING_CONSUMER_SLEEPS // 4, _contract.RING_PRODUCER_WAITS // 4
 _MASK = 0xFFFFFFFF
 _ZEROS = bytes(8)
 
@@ -525,17 +527,17 @@ class SharedRingBuffer:
         if whole.readonly:
             raise BufferError("Object is not writable.")
         whole = whole.cast("B")
-        if not 4096 <= capacity <= 1 << 30 or capacity & (capacity - 1):
+        if not _contract.RING_CAPACITY_MIN <= capacity <= _contract.RING_CAPACITY_MAX or capacity & (capacity - 1):
             raise ValueError("capacity must be a power of two from 4096 to 2^30")
         if control_offset < 0 or control_offset % 64 or data_offset < 0 or data_offset % 8:
             raise ValueError("control_offset must be a multiple of 64, data_offset of 8")
-        if control_offset > len(whole) - _CONTROL_SIZE or data_offset > len(whole) - capacity:
+        if control_offset > len(whole) - _contract.RING_CONTROL_BYTES or data_offset > len(whole) - capacity:
             raise ValueError("the ring ends beyond the buffer")
-        if control_offset < data_offset + capacity and data_offset < control_offset + _CONTROL_SIZE:
+        if control_offset < data_offset + capacity and data_offset < control_offset + _contract.RING_CONTROL_BYTES:
             raise ValueError("the control block overlaps the data")
         if not 0 <= position <= _MASK or position % 8:
             raise ValueError("position must be a multiple of 8 below 2^32")
-        self._words = whole[control_offset : control_offset + _CONTROL_SIZE].cast("I")
+        self._words = whole[control_offset : control_offset + _contract.RING_CONTROL_BYTES].cast("I")
         self._data = whole[data_offset : data_offset + capacity]
         self._capacity = capacity
         self._producer = bool(is_producer)

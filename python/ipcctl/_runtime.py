@@ -25,19 +25,39 @@ from typing import Any
 from . import _codec
 from ._channel import Channel, Segment
 from ._codec import BrokenChannel, DecodeError, EncodeError, JavaScriptError, StreamRef
+from ._contract import CHANNEL_FDS_FORWARDED
+from ._contract import PIPES_UNTAKEN_MAX as _PIPES_MAX
+from ._contract import STREAM_ITEMS_MAX as _WINDOW
+from ._contract import TO_WORKER_CALL as CALL
+from ._contract import TO_WORKER_EVAL as EVAL
+from ._contract import TO_WORKER_CANCEL as CANCEL
+from ._contract import TO_WORKER_CREDIT as CREDIT
+from ._contract import TO_WORKER_BIND as BIND
+from ._contract import TO_WORKER_RETURN as RETURN
+from ._contract import TO_WORKER_THROW as THROW
+from ._contract import TO_WORKER_UNBIND as UNBIND
+from ._contract import TO_WORKER_PUSH as PUSH
+from ._contract import TO_WORKER_CLOSE as CLOSE
+from ._contract import TO_WORKER_FAIL as FAIL
+from ._contract import TO_WORKER_FORGET as FORGET
+from ._contract import TO_CLIENT_RESULT as RESULT
+from ._contract import TO_CLIENT_ERROR as ERROR
+from ._contract import TO_CLIENT_OUTPUT as OUTPUT
+from ._contract import TO_CLIENT_STREAM as STREAM
+from ._contract import TO_CLIENT_ITEM as ITEM
+from ._contract import TO_CLIENT_END as END
+from ._contract import TO_CLIENT_INVOKE as INVOKE
+from ._contract import TO_CLIENT_HELLO as HELLO
+from ._contract import TO_CLIENT_WANT as WANT
+from ._contract import TO_CLIENT_LEAVE as LEAVE
 from ._evaluate import Capture, forget_namespace, namespace, run
 from ._pipe import Pipe
 from ._shared import here
-
-CALL, EVAL, CANCEL, CREDIT, BIND, RETURN, THROW, UNBIND, PUSH, CLOSE, FAIL, FORGET = range(1, 13)
-RESULT, ERROR, OUTPUT, STREAM, ITEM, END, INVOKE, HELLO, WANT, LEAVE = range(1, 11)
 
 #: How long to look for the next message before going to sleep: a caller that awaits in a row finds us awake.
 _SPIN_US = 60
 #: How often a busy worker looks for new clients and for the end of others.
 _LOOK_AROUND_NS = 1_000_000
-#: Pipes that a client opened and nobody has taken.
-_PIPES_MAX = 64
 #: How long a call waits for its function where nobody serves yet: the script may be in the middle of its imports.
 _EXPOSE_SECONDS = 10.0
 #: How often a thread that waits for a function of the client looks whether it must fetch the answer itself.
@@ -106,7 +126,7 @@ class Runtime:
 
     def _meet(self) -> None:
         assert self._meeting is not None
-        size = 4 * array.array("i").itemsize  # what the shim passes on at most
+        size = CHANNEL_FDS_FORWARDED * array.array("i").itemsize
         data, ancillary, _, _ = self._meeting.recvmsg(64, socket.CMSG_SPACE(size))
         if not data:
             self._poll.unregister(self._meeting)
@@ -753,8 +773,6 @@ class _AsyncStream(_Stream):
 _END = object()
 #: Messages that answer something of Python's; any thread may take them.
 _ANSWERS = frozenset((RETURN, THROW, PUSH, CLOSE, FAIL))
-#: Items that a client may send ahead of who takes them.
-_WINDOW = 64
 
 
 class IncomingStream(Iterator[Any], AsyncIterator[Any]):

@@ -15,6 +15,7 @@ from collections import deque
 from typing import Any
 
 from . import _types
+from ._contract import SEGMENTS_MAX
 from ._types import BrokenChannel
 
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
@@ -22,8 +23,6 @@ _SEALS = 0x0001 | 0x0002 | 0x0004  # no more seals, no shrinking, no growing
 _SEAL_SHRINK = 0x0002
 #: RFC 8746 tags of the formats that memoryviews and NumPy share.
 _TAGS = {"B": 64, "H": 69, "I": 70, "L": 71, "Q": 71, "b": 72, "h": 77, "i": 78, "l": 79, "q": 79, "e": 84, "f": 85, "d": 86}
-#: Segments of the other side that one channel holds at a time: each is a descriptor, of which a process has 1024 by default.
-SEGMENTS_MAX = 256
 
 class _Here(threading.local):
     """Whose message this thread encodes or decodes."""

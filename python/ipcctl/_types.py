@@ -14,7 +14,8 @@ import struct
 import sys
 from typing import Any, NoReturn
 
-MAX_DEPTH = 128
+from ._contract import VALUE_DEPTH_MAX as MAX_DEPTH
+
 _MAX_CAUSES = 16  # of an exception; two levels each, so that reporting an error never ends in DEPTH
 _MAX_DIMENSIONS = 32
 

@@ -342,7 +342,7 @@ def main() -> None:
         name, _, value = variable.partition("=")
         os.environ[name] = value
     if has_control:
-        os.environ["IPCCTL_CONTROL_FD"] = "198"
+        os.environ["IPCCTL_CONTROL_FD"] = str(importlib.import_module("ipcctl._contract").CONTROL_FD)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     reseed()

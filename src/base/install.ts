@@ -15,7 +15,10 @@ export function daemonEntry(): string {
   const bundle = join(ROOT, "build/js/main.js");
   const source = join(ROOT, "src/main.ts");
   const built = statSync(bundle, { throwIfNoEntry: false })?.mtimeMs;
-  return built !== undefined && (!existsSync(source) || built >= newestMs(join(ROOT, "src"))) ? bundle : source;
+  return built !== undefined &&
+    (!existsSync(source) || built >= Math.max(...["contract", "src"].map((folder) => newestMs(join(ROOT, folder)))))
+    ? bundle
+    : source;
 }
 
 function newestMs(folder: string): number {

@@ -2,10 +2,10 @@
 import { accessSync, constants, existsSync, lstatSync, mkdirSync, readFileSync, statfsSync } from "node:fs";
 import { release, tmpdir } from "node:os";
 import { join } from "node:path";
+import { SHIM_VERSION } from "../../contract/shim.ts";
 import { SHIM_BINARY } from "../base/install.ts";
 import { IpcError } from "../base/errors.ts";
 import { Connection } from "../sdk/connection.ts";
-import { SHIM_VERSION } from "../workers/spec.ts";
 import type { Context } from "./context.ts";
 
 export type Check = { name: string; status: "ok" | "warn" | "fail"; detail: string; remedy?: string };

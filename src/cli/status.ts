@@ -218,9 +218,10 @@ async function printDescription(context: Context, all: WorkerDescription): Promi
 
 const DURATIONS = new Set(["stop_timeout", "kill_timeout", "ready_timeout"]);
 
-function showCalls({ total, errors, waiting, channels, latency_us: { p50, p99 } }: CallStatus): string {
+function showCalls({ total, errors, waiting, channels, seconds, latency_us: { p50, p99 } }: CallStatus): string {
+  const time = seconds === null ? "" : ` in ${seconds.toFixed(3)} s`;
   const latency = p50 === null ? "" : `, half within ${p50} µs, 99 % within ${p99} µs`;
-  return `${total} answered (${errors} errors), ${waiting} waiting, ${channels} channels${latency}`;
+  return `${total} answered${time} (${errors} errors), ${waiting} waiting, ${channels} channels${latency}`;
 }
 
 /** In units for people; `--json` has the numbers. */

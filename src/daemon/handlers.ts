@@ -1,4 +1,5 @@
 /** What each request does. One function per tag; the table is total by type. */
+import { SCOPE } from "../../contract/shim.ts";
 import { IpcError, never } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { toWorkerId } from "../base/names.ts";
@@ -14,7 +15,6 @@ import { compilePlan } from "../sandbox/plan.ts";
 import { DEFAULT_POLICY, loadPolicy } from "../sandbox/policy.ts";
 import { inDependencyOrder } from "../protocol/dependencies.ts";
 import type { App, Registry } from "../workers/registry.ts";
-import { SCOPE } from "../workers/shim.ts";
 import { signalNumber } from "../workers/signals.ts";
 import { describeWorker, statusOf, type Sources } from "../workers/status.ts";
 import type { Worker } from "../workers/worker.ts";

@@ -1,20 +1,16 @@
 /** The client's end of a channel with a worker: makes the segment, hands it to the worker through its shim, sends and receives. */
+import { PART, SEGMENT } from "../../contract/segment.ts";
 import { limit } from "../base/limits.ts";
 import { openStream, type StreamSocket } from "../base/platform.ts";
-import { CAPACITY, DATA_OFFSET, openSegment, type OpenSegment } from "./meet.ts";
+import { CAPACITY, openSegment, type OpenSegment } from "./meet.ts";
 import { BrokenChannel, PeerGone, SharedRingBuffer } from "./ring.ts";
 import { Sharing } from "./sharing.ts";
 import { closeFd, drain, ring, waitReadable } from "./system.ts";
 
 export { BrokenChannel, PeerGone } from "./ring.ts";
 
-/** Offsets in the segment (docs/shm-layout.md). */
-const INTERRUPT = 64;
-const ASKED = 128;
-const RING_A = 256;
-const RING_B = 512;
-const MORE = 1;
-const LAST = 2;
+const { gone: INTERRUPT, asked: ASKED, ringA: RING_A, ringB: RING_B, data: DATA_OFFSET } = SEGMENT;
+const { more: MORE, last: LAST } = PART;
 const MESSAGE_BYTES_MAX = limit("messageBytes");
 const OUTBOX_BYTES_MAX = limit("unreadBytes");
 const OUTBOX_TIDY = 10_000;

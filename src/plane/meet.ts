@@ -1,4 +1,6 @@
 /** Opening a channel: the client makes the segment and hands its descriptors to the worker, through the worker's shim. */
+import { CHANNEL_KIND, MAGIC, OPEN, SEGMENT, SEGMENT_VERSION, SEGMENT_VERSION_MIN } from "../../contract/segment.ts";
+import { REPLY, REQUEST, SHIM_VERSION, STATE } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { sleep } from "../base/platform.ts";
@@ -16,14 +18,9 @@ import {
   STREAM,
 } from "./system.ts";
 
-const VERSION = 2;
-const MAGIC = Buffer.from("IPCCTL\x02\x00", "latin1");
-export const DATA_OFFSET = 4096;
 export const CAPACITY = 1 << 20;
 const PIPE_NAME_BYTES_MAX = limit("pipeNameBytes");
 
-/** Frames of the shim that matter here (docs/shim.md). */
-const SHIM = { open: 38, wake: 39, ok: 69, error: 70 };
 /** A Python that starts has its handler by then; what has none after that never will. */
 const START_MS = 2000;
 /** No runtime is attached (ENOTCONN), the one that was has just ended (EPIPE, ECONNRESET), or it has too much to take (EAGAIN). */
@@ -33,6 +30,8 @@ const EMFILE = 24;
 
 /** What a client holds of a channel. Each descriptor is its to close. */
 export type OpenSegment = {
+  /** Of its layout: what the worker's runtime knows. */
+  readonly version: number;
   readonly memory: Uint8Array;
   /** Bytes on it are bells, its end is the worker's. */
   readonly bell: number;
@@ -56,26 +55,38 @@ export async function openSegment(
   const label = Buffer.from(pipeName);
   if (label.length > PIPE_NAME_BYTES_MAX)
     throw new IpcError("BAD_CONFIG", `pipe ${pipeName}: a name has at most ${PIPE_NAME_BYTES_MAX} bytes`);
-  const bytes = DATA_OFFSET + 2 * CAPACITY;
+  using shim = ShimDoor.open(shimSocket, name, timeoutMs);
+  const version = segmentVersion(await shim.version());
+  const bytes = SEGMENT.data + 2 * CAPACITY;
   const segment = createSegment(bytes);
   const memory = map(segment, bytes);
-  memory.set(MAGIC, 0);
+  memory.set([...Buffer.from(MAGIC), version, 0], SEGMENT.magic);
   const [bell, theirBell] = createPair(STREAM);
   const [descriptors, theirDescriptors] = createPair(SEQPACKET);
   const [life, theirLife] = createLife();
   try {
-    const payload = Buffer.alloc(8 + label.length);
-    payload.writeUInt32LE(VERSION, 0);
-    payload.writeUInt32LE(CAPACITY, 4);
-    label.copy(payload, 8);
-    await handOver(shimSocket, name, timeoutMs, payload, [segment, theirBell, theirDescriptors, theirLife]);
-    return { memory, bell, descriptors, life };
+    await shim.handOver(openPayload(version, label), [segment, theirBell, theirDescriptors, theirLife]);
+    return { version, memory, bell, descriptors, life };
   } catch (error) {
     for (const fd of [bell, descriptors, life]) closeFd(fd);
     throw error;
   } finally {
     for (const fd of [segment, theirBell, theirDescriptors, theirLife]) closeFd(fd);
   }
+}
+
+/** The runtime in a worker is as old as its shim. */
+function segmentVersion(shimVersion: number): number {
+  return shimVersion >= 2 ? SEGMENT_VERSION : SEGMENT_VERSION_MIN;
+}
+
+function openPayload(version: number, pipeName: Buffer): Buffer {
+  const head = Buffer.alloc(version === SEGMENT_VERSION ? OPEN.name : OPEN.kind);
+  head.writeUInt32LE(version, OPEN.version);
+  head.writeUInt32LE(CAPACITY, OPEN.capacity);
+  if (version === SEGMENT_VERSION)
+    head.writeUInt8(pipeName.length > 0 ? CHANNEL_KIND.pipe : CHANNEL_KIND.calls, OPEN.kind);
+  return Buffer.concat([head, pipeName]);
 }
 
 /** `undefined` where nobody listens, nor is the folder there. */
@@ -91,50 +102,88 @@ function connectTo(path: string): number | undefined {
   return socket;
 }
 
-/** OPEN with the descriptors, once a runtime is attached; a script that knows nothing of us is asked to attach one. */
-async function handOver(path: string, name: string, timeoutMs: number, payload: Buffer, fds: number[]): Promise<void> {
-  const began = performance.now();
-  const deadline = began + timeoutMs;
-  const socket = connectTo(path);
-  if (socket === undefined) throw notRunning(name);
-  try {
-    let held: Buffer = Buffer.alloc(0);
-    const next = async (): Promise<{ type: number; payload: Buffer } | undefined> => {
-      while (held.length < 5 || held.length < 4 + held.readUInt32LE(0)) {
-        const bytes = receive(socket, 0);
-        if (bytes?.length === 0) throw notRunning(name); // its shim has just ended
-        if (bytes) held = Buffer.concat([held, bytes]);
-        else if (performance.now() > deadline) return undefined;
-        else await sleep(1); // other descriptors than the event loop's own have no events
-      }
-      const end = 4 + held.readUInt32LE(0);
-      const frame = { type: held.readUInt8(4), payload: held.subarray(5, end) };
-      held = held.subarray(end);
-      return frame;
-    };
-    const ask = async (type: number, body: Uint8Array, with_: readonly number[] = []): Promise<number> => {
-      if (!sendWithFds(socket, Buffer.concat([frameHead(body.length + 1, type), body]), with_)) throw notRunning(name);
-      for (let frame = await next(); frame !== undefined; frame = await next()) {
-        if (frame.type === SHIM.ok && frame.payload[0] === type) return 0;
-        if (frame.type === SHIM.error && frame.payload[0] === type) return frame.payload.readUInt32LE(1);
-      }
-      throw late(name, timeoutMs);
-    };
+/** A connection to a worker's shim, for a moment. */
+class ShimDoor implements Disposable {
+  readonly #socket: number;
+  readonly #name: string;
+  readonly #timeoutMs: number;
+  readonly #began = performance.now();
+  readonly #deadline: number;
+  #held: Buffer = Buffer.alloc(0);
+
+  private constructor(socket: number, name: string, timeoutMs: number) {
+    this.#socket = socket;
+    this.#name = name;
+    this.#timeoutMs = timeoutMs;
+    this.#deadline = this.#began + timeoutMs;
+  }
+
+  static open(path: string, name: string, timeoutMs: number): ShimDoor {
+    const socket = connectTo(path);
+    if (socket === undefined) throw notRunning(name);
+    return new ShimDoor(socket, name, timeoutMs);
+  }
+
+  /** Of its contract. */
+  async version(): Promise<number> {
+    const hello = Buffer.alloc(4);
+    hello.writeUInt32LE(SHIM_VERSION);
+    this.#send(REQUEST.hello, hello, []);
+    for (let frame = await this.#next(); frame !== undefined; frame = await this.#next())
+      if (frame.type === REPLY.state) return frame.payload.readUInt32LE(STATE.version);
+    throw late(this.#name, this.#timeoutMs);
+  }
+
+  /** OPEN with the descriptors, once a runtime is attached; a script that knows nothing of us is asked to attach one. */
+  async handOver(payload: Buffer, fds: readonly number[]): Promise<void> {
+    const name = this.#name;
     for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
-      const errno = await ask(SHIM.open, payload, fds);
+      const errno = await this.#ask(REQUEST.open, payload, fds);
       if (errno === 0) return;
       if (errno === EMFILE)
         throw new IpcError("FAILED", `${name} has as many channels as it can have, ${limit("channels")}`, {
           hint: "close those that are not needed; one per program is enough",
         });
       if (!NOT_NOW.has(errno)) throw new IpcError("FAILED", `${name} did not take the channel (errno ${errno})`);
-      const asked = await ask(SHIM.wake, Buffer.alloc(0));
-      const isHopeless = asked === ENOSYS && performance.now() > began + Math.min(START_MS, timeoutMs / 2);
-      if (isHopeless || performance.now() > deadline) throw asked === ENOSYS ? noRuntime(name) : late(name, timeoutMs);
+      const asked = await this.#ask(REQUEST.wake, Buffer.alloc(0));
+      const now = performance.now();
+      const isHopeless = asked === ENOSYS && now > this.#began + Math.min(START_MS, this.#timeoutMs / 2);
+      if (isHopeless || now > this.#deadline) throw asked === ENOSYS ? noRuntime(name) : late(name, this.#timeoutMs);
       await sleep(pauseMs);
     }
-  } finally {
-    closeFd(socket);
+  }
+
+  async #ask(type: number, body: Uint8Array, fds: readonly number[] = []): Promise<number> {
+    this.#send(type, body, fds);
+    for (let frame = await this.#next(); frame !== undefined; frame = await this.#next()) {
+      if (frame.type === REPLY.ok && frame.payload[0] === type) return 0;
+      if (frame.type === REPLY.error && frame.payload[0] === type) return frame.payload.readUInt32LE(1);
+    }
+    throw late(this.#name, this.#timeoutMs);
+  }
+
+  #send(type: number, body: Uint8Array, fds: readonly number[]): void {
+    const bytes = Buffer.concat([frameHead(body.length + 1, type), body]);
+    if (!sendWithFds(this.#socket, bytes, fds)) throw notRunning(this.#name);
+  }
+
+  /** Undefined after the time. */
+  async #next(): Promise<{ type: number; payload: Buffer } | undefined> {
+    while (this.#held.length < 5 || this.#held.length < 4 + this.#held.readUInt32LE(0)) {
+      const bytes = receive(this.#socket, 0);
+      if (bytes?.length === 0) throw notRunning(this.#name); // its shim has just ended
+      if (bytes) this.#held = Buffer.concat([this.#held, bytes]);
+      else if (performance.now() > this.#deadline) return undefined;
+      else await sleep(1); // other descriptors than the event loop's own have no events
+    }
+    const end = 4 + this.#held.readUInt32LE(0);
+    const frame = { type: this.#held.readUInt8(4), payload: this.#held.subarray(5, end) };
+    this.#held = this.#held.subarray(end);
+    return frame;
+  }
+
+  [Symbol.dispose](): void {
+    closeFd(this.#socket);
   }
 }
 
@@ -142,7 +191,7 @@ async function handOver(path: string, name: string, timeoutMs: number, payload: 
 export function pokeWorker(path: string): void {
   const socket = connectTo(path);
   if (socket === undefined) return;
-  sendWithFds(socket, frameHead(1, SHIM.wake), []);
+  sendWithFds(socket, frameHead(1, REQUEST.wake), []);
   receive(socket, 1000);
   closeFd(socket);
 }

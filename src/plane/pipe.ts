@@ -1,12 +1,11 @@
 /** A pair of rings for raw bytes between this program and a worker. */
+import { SEGMENT } from "../../contract/segment.ts";
 import { IpcError } from "../base/errors.ts";
 import { openStream, sleep, type StreamSocket } from "../base/platform.ts";
-import { CAPACITY, DATA_OFFSET, openSegment, type OpenSegment } from "./meet.ts";
+import { CAPACITY, openSegment, type OpenSegment } from "./meet.ts";
 import { BrokenChannel, SharedRingBuffer } from "./ring.ts";
 import { closeFd, drain, ring, waitReadable } from "./system.ts";
 
-const RING_A = 256;
-const RING_B = 512;
 /** As in a channel: how long to look out in one turn of the event loop, and in how many. */
 const SPIN_MS = 0.05;
 const IDLE_TURNS = 4;
@@ -39,8 +38,8 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     this.name = name;
     this.#segment = segment;
     this.#fd = segment.bell;
-    this.#tx = new SharedRingBuffer(segment.memory, RING_A, DATA_OFFSET, CAPACITY, true);
-    this.#rx = new SharedRingBuffer(segment.memory, RING_B, DATA_OFFSET + CAPACITY, CAPACITY, false);
+    this.#tx = new SharedRingBuffer(segment.memory, SEGMENT.ringA, SEGMENT.data, CAPACITY, true);
+    this.#rx = new SharedRingBuffer(segment.memory, SEGMENT.ringB, SEGMENT.data + CAPACITY, CAPACITY, false);
     closeFd(segment.descriptors);
     void this.#hear();
   }

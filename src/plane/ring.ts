@@ -1,14 +1,13 @@
 /** One direction of a channel: a byte ring in shared memory with one producer and one consumer, as `docs/shm-layout.md` lays it out. */
 
+import { RING, RING_CAPACITY_MAX, RING_CAPACITY_MIN } from "../../contract/segment.ts";
+
 /** Offsets inside a control block, in words of 32 bits. */
-const HEAD = 0;
-const TAIL = 16;
-const CONSUMER_SLEEPS = 32;
-const PRODUCER_WAITS = 33;
+const HEAD = RING.head / 4;
+const TAIL = RING.tail / 4;
+const CONSUMER_SLEEPS = RING.consumerSleeps / 4;
+const PRODUCER_WAITS = RING.producerWaits / 4;
 const ALIGN = 7;
-const CONTROL_BYTES = 192;
-const CAPACITY_MIN = 4096;
-const CAPACITY_MAX = 2 ** 30;
 
 /** The other side wrote what it must not, or is gone. The channel is over. */
 export class BrokenChannel extends Error {
@@ -56,19 +55,24 @@ export class SharedRingBuffer {
     const { buffer, byteOffset } = segment;
     const isSize = (value: number, unit: number): boolean =>
       Number.isSafeInteger(value) && value >= 0 && value % unit === 0;
-    if (!isSize(capacity, 1) || capacity < CAPACITY_MIN || capacity > CAPACITY_MAX || (capacity & (capacity - 1)) !== 0)
+    if (
+      !isSize(capacity, 1) ||
+      capacity < RING_CAPACITY_MIN ||
+      capacity > RING_CAPACITY_MAX ||
+      (capacity & (capacity - 1)) !== 0
+    )
       throw new RangeError("capacity must be a power of two from 4096 to 2^30");
     if (!isSize(controlOffset, 64) || !isSize(dataOffset, 8))
       throw new RangeError("controlOffset must be a multiple of 64, dataOffset of 8");
-    if (controlOffset + CONTROL_BYTES > segment.length || dataOffset + capacity > segment.length)
+    if (controlOffset + RING.controlBytes > segment.length || dataOffset + capacity > segment.length)
       throw new RangeError("the ring ends beyond the segment");
-    if (controlOffset < dataOffset + capacity && dataOffset < controlOffset + CONTROL_BYTES)
+    if (controlOffset < dataOffset + capacity && dataOffset < controlOffset + RING.controlBytes)
       throw new RangeError("the control block overlaps the data");
     if (!isSize(position, 8) || position >= 2 ** 32)
       throw new RangeError("position must be a multiple of 8 below 2^32");
     this.#own = position | 0;
     this.#isProducer = isProducer;
-    this.#control = new Int32Array(buffer, byteOffset + controlOffset, 48);
+    this.#control = new Int32Array(buffer, byteOffset + controlOffset, RING.controlBytes / 4);
     this.#data = new Uint8Array(buffer, byteOffset + dataOffset, capacity);
     this.#words = new Uint32Array(buffer, byteOffset + dataOffset, capacity / 4);
     this.#mask = capacity - 1;

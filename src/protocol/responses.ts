@@ -2,7 +2,7 @@
 import type { ErrorCode } from "../base/errors.ts";
 
 /** The number of this protocol; a daemon answers this one and the one before. */
-export const PROTOCOL = 1;
+export const PROTOCOL = 2;
 
 export type EventMessage = {
   readonly Event: { readonly event_type: string; readonly data: Readonly<Record<string, unknown>> };

@@ -1,5 +1,8 @@
 /** A worker as a program sees it: call its functions, evaluate code in it, stream from it, lend it functions. */
+import { TO_CLIENT as FROM, TO_WORKER as TO } from "../../contract/messages.ts";
+import { GONE } from "../../contract/segment.ts";
 import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
 import { BrokenChannel, Channel, PeerGone } from "../plane/channel.ts";
 import { pokeWorker } from "../plane/meet.ts";
 import { Pipe } from "../plane/pipe.ts";
@@ -8,35 +11,8 @@ import { Encoder, errorRecord } from "../plane/cbor-encode.ts";
 import { StreamRef } from "../plane/codec-error.ts";
 import { PythonError } from "../plane/python-error.ts";
 
-const TO = {
-  call: 1,
-  eval: 2,
-  cancel: 3,
-  credit: 4,
-  bind: 5,
-  return: 6,
-  throw: 7,
-  unbind: 8,
-  push: 9,
-  close: 10,
-  fail: 11,
-  forget: 12,
-} as const;
-const FROM = {
-  result: 1,
-  error: 2,
-  output: 3,
-  stream: 4,
-  item: 5,
-  end: 6,
-  invoke: 7,
-  hello: 8,
-  want: 9,
-  leave: 10,
-  forget: 11,
-} as const;
 /** Items of a stream that may be under way or waiting here; half of it is granted again as they are taken. */
-const STREAM_WINDOW = 64;
+const STREAM_WINDOW = limit("streamItems");
 
 const PIPE_OPEN_MS = 10_000;
 /** How long the next run of a worker that ended is waited for: more than a restart, less than what a user of a server waits for. */
@@ -44,7 +20,7 @@ export const REOPEN_MS = 10_000;
 /** The longest sleep of a blocking call between two looks. */
 const BLOCKING_LOOK_MS = 100;
 /** As the number of an interrupt: whatever of ours runs. */
-const ANYTHING = 0xffff_ffff | 0;
+const ANYTHING = GONE | 0;
 
 /** How one request is made. */
 export type CallOptions = {

@@ -19,7 +19,7 @@ import {
 } from "./landlock.ts";
 import type { Machine } from "./machine.ts";
 import { isBelow, type MountStep, Root } from "./mounts.ts";
-import type { HostRule, Policy } from "./policy.ts";
+import type { AddressClass, HostRule, Policy } from "./policy.ts";
 import { rulesOf } from "./rules.ts";
 import { compileProgram, type Program } from "./seccomp.ts";
 
@@ -50,7 +50,7 @@ export type Plan = {
     readonly mounts: readonly MountStep[];
     /** What the process that answers for the worker lets through. */
     readonly hosts: readonly HostRule[];
-    readonly deniedClasses: readonly string[];
+    readonly deniedClasses: readonly AddressClass[];
     readonly isAudited: boolean;
   };
   readonly rlimits: readonly Rlimit[];

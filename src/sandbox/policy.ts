@@ -6,6 +6,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { isIPv4, isIPv6 } from "node:net";
 import { dirname, isAbsolute, join, normalize, resolve } from "node:path";
 import { z } from "zod";
+import { ADDRESS_CLASS } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { ROOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
@@ -14,6 +15,8 @@ import { parseSizeBytes } from "../base/units.ts";
 export { DEFAULT_POLICY } from "../base/policies.ts";
 
 const FOLDER = join(ROOT, "policies");
+export type AddressClass = keyof typeof ADDRESS_CLASS;
+const ADDRESS_CLASSES = Object.keys(ADDRESS_CLASS) as AddressClass[]; // keys of a closed table
 const VARIABLES = ["project", "home"] as const;
 /** Folders that a path may begin with, as `${project}/data`. */
 export type Variables = Readonly<Record<(typeof VARIABLES)[number], string>>;
@@ -100,7 +103,7 @@ const schema = z.strictObject({
       mode: z.enum(["any", "none", "allow"]).optional().describe("allow: TCP to the hosts of `allow` only."),
       allow: z.array(host).max(limit("policyHosts")).optional().describe("HOST:PORT of what may be connected to."),
       denyResolved: z
-        .array(z.enum(["private", "loopback", "link-local", "metadata", "self", "multicast"]))
+        .array(z.enum(ADDRESS_CLASSES))
         .optional()
         .describe("Addresses refused after resolution, unless `allow` names them as addresses."),
       listen: z
@@ -195,7 +198,7 @@ export type Policy = {
   readonly network: {
     readonly mode: "any" | "none" | "allow";
     readonly allow: readonly HostRule[];
-    readonly denyResolved: readonly string[];
+    readonly denyResolved: readonly AddressClass[];
     readonly listen: "any" | readonly number[];
     readonly hasUnix: boolean;
   };
@@ -342,7 +345,7 @@ function flatten(name: string, chain: readonly PolicyFile[], variables: Variable
     network: {
       mode: network.mode ?? "none",
       allow: (network.allow ?? []).map((text) => splitHost(text)!),
-      denyResolved: network.denyResolved ?? ["private", "loopback", "link-local", "metadata", "self", "multicast"],
+      denyResolved: network.denyResolved ?? ADDRESS_CLASSES,
       listen: network.listen ?? [],
       hasUnix: network.unix === "any",
     },

@@ -2,26 +2,17 @@
 import { closeSync, constants, openSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Socket } from "bun";
+import { LATENCY_CLASSES, STATISTICS } from "../../contract/segment.ts";
+import { REPLY, REQUEST, SCOPE, SHIM_VERSION, STATE } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
-import { encodeSpec, frame, SHIM_VERSION, u32, type Spec } from "./spec.ts";
+import { encodeSpec, frame, u32, type Spec } from "./spec.ts";
 
-const REQUEST = { hello: 32, signal: 33, stop: 34, flush: 35, calls: 40 } as const;
-const REPLY = {
-  state: 64,
-  ready: 65,
-  exited: 66,
-  rotated: 67,
-  logFull: 68,
-  ok: 69,
-  error: 70,
-  status: 71,
-  attached: 73,
-  calls: 74,
-} as const;
 const FRAME_BYTES_MAX = 65_536;
 
 /** What a shim says of its run when it is asked first. */
 export type ShimState = {
+  /** Of its contract: it is older than ours where it was started before an upgrade. */
+  readonly version: number;
   readonly run: number;
   readonly pid: number;
   readonly startTime: number;
@@ -45,6 +36,8 @@ export type CallCounts = {
   readonly bytesOut: number;
   /** Requests that took less than 2^i microseconds, and not less than 2^(i-1). */
   readonly latencies: readonly number[];
+  /** Of all requests together; undefined where the shim is too old to tell. */
+  readonly nanoseconds: number | undefined;
 };
 
 /** What a shim tells unasked. `onGone` is the end of the run: its exit record is on disk, or the shim was killed. */
@@ -57,9 +50,6 @@ export type ShimListener = {
   onAttached(isAttached: boolean): void;
   onGone(): void;
 };
-
-/** Whom a signal is for. */
-export const SCOPE = { worker: 0, group: 1, tree: 2 } as const;
 
 /** Who waits for what, in the order of the requests. */
 type Answers = {
@@ -224,34 +214,34 @@ function deliver(type: number, payload: Buffer, listener: ShimListener, answers:
 
 function parseState(payload: Buffer): ShimState {
   return {
-    run: Number(payload.readBigUInt64LE(4)),
-    pid: payload.readUInt32LE(12),
-    startTime: Number(payload.readBigUInt64LE(16)),
-    startedNs: payload.readBigUInt64LE(24),
-    isReady: payload.readUInt8(40) === 1,
-    isStopping: payload.readUInt8(41) === 1,
-    hasExited: payload.readUInt8(42) === 1,
-    isLogBlocked: payload.readUInt8(43) === 1,
-    droppedLines: Number(payload.readBigUInt64LE(44)),
-    isAttached: payload.readUInt8(84) === 1,
+    version: payload.readUInt32LE(STATE.version),
+    run: Number(payload.readBigUInt64LE(STATE.run)),
+    pid: payload.readUInt32LE(STATE.pid),
+    startTime: Number(payload.readBigUInt64LE(STATE.startTime)),
+    startedNs: payload.readBigUInt64LE(STATE.startedNs),
+    isReady: payload.readUInt8(STATE.ready) === 1,
+    isStopping: payload.readUInt8(STATE.stopping) === 1,
+    hasExited: payload.readUInt8(STATE.exited) === 1,
+    isLogBlocked: payload.readUInt8(STATE.logBlocked) === 1,
+    droppedLines: Number(payload.readBigUInt64LE(STATE.droppedLines)),
+    isAttached: payload.readUInt8(STATE.attached) === 1,
   };
 }
 
 function parseCalls(payload: Buffer): CallCounts {
+  const words = (payload.length - 8) / 8; // fewer from an older shim
   const word = (index: number): number => Number(payload.readBigUInt64LE(8 + 8 * index));
   return {
     channels: payload.readUInt32LE(0),
     waiting: payload.readUInt32LE(4),
-    calls: word(0),
-    errors: word(1),
-    bytesIn: word(2),
-    bytesOut: word(3),
-    latencies: Array.from({ length: 32 }, (_, index) => word(4 + index)),
+    calls: word(STATISTICS.answered),
+    errors: word(STATISTICS.errors),
+    bytesIn: word(STATISTICS.bytesIn),
+    bytesOut: word(STATISTICS.bytesOut),
+    latencies: Array.from({ length: LATENCY_CLASSES }, (_, index) => word(STATISTICS.latencies + index)),
+    nanoseconds: words > STATISTICS.nanoseconds ? word(STATISTICS.nanoseconds) : undefined,
   };
 }
-
-/** Exit statuses of `ipcctl-shim DIR`. */
-export const SHIM_EXIT = { done: 0, system: 71, locked: 75, noSpec: 76, badSpec: 78 } as const;
 
 export type SpawnedShim = { readonly exited: Promise<number>; readonly errorText: () => Promise<string> };
 

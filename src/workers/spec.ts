@@ -1,44 +1,19 @@
 /** The start specification of one run, as `docs/shim.md` lays it out for the shim. */
+import {
+  ADDRESS_CLASS,
+  KILL_MODE,
+  MOUNT,
+  MOUNT_FLAG,
+  RAW_STREAM,
+  SHIM_VERSION,
+  SHIM_VERSION_MIN,
+  SPEC,
+} from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import type { MountStep } from "../sandbox/mounts.ts";
-import type { HostRule } from "../sandbox/policy.ts";
+import type { AddressClass, HostRule } from "../sandbox/policy.ts";
 import type { Program } from "../sandbox/seccomp.ts";
-
-/** The number of the contract between daemon and shim; the shim prints it with `--version`. */
-export const SHIM_VERSION = 1;
-
-/** Frame types of the spec. */
-const TYPE = {
-  version: 1,
-  run: 2,
-  arg: 3,
-  env: 4,
-  cwd: 5,
-  ids: 6,
-  stop: 7,
-  log: 8,
-  rlimit: 9,
-  cgroup: 10,
-  notify: 11,
-  wall: 12,
-  rawlog: 13,
-  confine: 14,
-  landlock: 15,
-  path: 16,
-  filter: 17,
-  port: 18,
-  patch: 19,
-  namespaces: 20,
-  mount: 21,
-  host: 22,
-  answer: 23,
-  audit: 24,
-  plane: 25,
-  name: 26,
-  zygote: 27,
-  end: 255,
-} as const;
 
 export type LogSpec = {
   readonly maxFileBytes: number;
@@ -52,7 +27,7 @@ import type { Rlimit } from "../sandbox/plan.ts";
 export type { Rlimit } from "../sandbox/plan.ts";
 
 export type RawLog = {
-  readonly stream: "stdout" | "stderr" | "both";
+  readonly stream: keyof typeof RAW_STREAM;
   readonly path: string;
   readonly maxBytes: number;
   readonly maxFiles: number;
@@ -71,23 +46,12 @@ export type Confinement = {
   readonly mounts?: readonly MountStep[];
   /** Undefined: nothing is connected in the worker's stead. */
   readonly hosts?: readonly HostRule[] | undefined;
-  readonly deniedClasses?: readonly string[];
+  readonly deniedClasses?: readonly AddressClass[];
   /** The log of decisions, and who the worker is there. */
   readonly audit?: { readonly path: string; readonly worker: string } | undefined;
   /** It gets the connection to the shim as a descriptor. */
   readonly isPlanePassed?: boolean;
 };
-
-/** As `enum` in native/shim/net.h has them. */
-const ADDRESS_CLASSES: Readonly<Record<string, number>> = {
-  private: 1,
-  loopback: 2,
-  "link-local": 4,
-  metadata: 8,
-  self: 16,
-  multicast: 32,
-};
-const MOUNT_KINDS = { bind: 0, link: 1, folder: 2, scratch: 3, hide: 4, cover: 5 } as const;
 
 /** Everything one run needs. */
 export type Spec = {
@@ -97,6 +61,8 @@ export type Spec = {
   readonly cwd: string;
   readonly ids?: { readonly uid: number; readonly gid: number };
   readonly stop: { readonly graceMs: number; readonly signal: number };
+  /** Whom the signal of a stop is for; the worker alone if it is not said. */
+  readonly killMode?: keyof typeof KILL_MODE;
   readonly log?: LogSpec;
   readonly rlimits?: readonly Rlimit[];
   readonly cgroup?: string;
@@ -110,26 +76,29 @@ export type Spec = {
 
 /** Bytes of the spec file. @throws IpcError LIMIT if arguments and environment are too large. */
 export function encodeSpec(spec: Spec): Uint8Array {
+  const killMode = KILL_MODE[spec.killMode ?? "main"];
   const frames: Buffer[] = [
-    frame(TYPE.version, u32(SHIM_VERSION)),
-    frame(TYPE.run, u64(spec.run)),
-    ...spec.argv.map((arg) => frame(TYPE.arg, Buffer.from(arg))),
-    ...Object.entries(spec.env).map(([key, value]) => frame(TYPE.env, Buffer.from(`${key}=${value}`))),
-    frame(TYPE.cwd, Buffer.from(spec.cwd)),
-    frame(TYPE.stop, Buffer.concat([u32(spec.stop.graceMs), u32(spec.stop.signal)])),
+    // The lowest that will do: a snapshot that was made by an older installation reads it as well.
+    frame(SPEC.version, u32(killMode === KILL_MODE.main ? SHIM_VERSION_MIN : SHIM_VERSION)),
+    frame(SPEC.run, u64(spec.run)),
+    ...spec.argv.map((arg) => frame(SPEC.arg, Buffer.from(arg))),
+    ...Object.entries(spec.env).map(([key, value]) => frame(SPEC.env, Buffer.from(`${key}=${value}`))),
+    frame(SPEC.cwd, Buffer.from(spec.cwd)),
+    frame(SPEC.stop, Buffer.concat([u32(spec.stop.graceMs), u32(spec.stop.signal)])),
   ];
-  if (spec.ids) frames.push(frame(TYPE.ids, Buffer.concat([u32(spec.ids.uid), u32(spec.ids.gid)])));
-  if (spec.log) frames.push(frame(TYPE.log, encodeLog(spec.log)));
+  if (killMode !== KILL_MODE.main) frames.push(frame(SPEC.kill, Buffer.of(killMode)));
+  if (spec.ids) frames.push(frame(SPEC.ids, Buffer.concat([u32(spec.ids.uid), u32(spec.ids.gid)])));
+  if (spec.log) frames.push(frame(SPEC.log, encodeLog(spec.log)));
   for (const { resource, soft, hard } of spec.rlimits ?? []) {
-    frames.push(frame(TYPE.rlimit, Buffer.concat([u32(resource), u64(soft), u64(hard)])));
+    frames.push(frame(SPEC.rlimit, Buffer.concat([u32(resource), u64(soft), u64(hard)])));
   }
-  if (spec.cgroup !== undefined) frames.push(frame(TYPE.cgroup, Buffer.from(spec.cgroup)));
-  if (spec.isNotifying) frames.push(frame(TYPE.notify, Buffer.alloc(0)));
-  if (spec.wallMs !== undefined) frames.push(frame(TYPE.wall, u64(spec.wallMs)));
-  for (const raw of spec.rawLogs ?? []) frames.push(frame(TYPE.rawlog, encodeRawLog(raw)));
-  if (spec.zygote !== undefined) frames.push(frame(TYPE.zygote, Buffer.from(spec.zygote)));
+  if (spec.cgroup !== undefined) frames.push(frame(SPEC.cgroup, Buffer.from(spec.cgroup)));
+  if (spec.isNotifying) frames.push(frame(SPEC.notify, Buffer.alloc(0)));
+  if (spec.wallMs !== undefined) frames.push(frame(SPEC.wall, u64(spec.wallMs)));
+  for (const raw of spec.rawLogs ?? []) frames.push(frame(SPEC.rawlog, encodeRawLog(raw)));
+  if (spec.zygote !== undefined) frames.push(frame(SPEC.zygote, Buffer.from(spec.zygote)));
   if (spec.confinement) frames.push(...encodeConfinement(spec.confinement));
-  frames.push(frame(TYPE.end, Buffer.alloc(0)));
+  frames.push(frame(SPEC.end, Buffer.alloc(0)));
   const bytes = Buffer.concat(frames);
   if (bytes.length > limit("specBytes")) {
     throw new IpcError(
@@ -142,40 +111,40 @@ export function encodeSpec(spec: Spec): Uint8Array {
 
 function encodeConfinement(confinement: Confinement): Buffer[] {
   const { dropsCapabilities, landlock, paths = [], ports = [], filters = [], mounts = [], hosts, audit } = confinement;
-  const classes = (confinement.deniedClasses ?? []).reduce((bits, name) => bits | (ADDRESS_CLASSES[name] ?? 0), 0);
+  const classes = (confinement.deniedClasses ?? []).reduce((bits, name) => bits | ADDRESS_CLASS[name], 0);
   return [
-    frame(TYPE.confine, Buffer.of(dropsCapabilities ? 1 : 0)),
-    ...(confinement.namespaces ? [frame(TYPE.namespaces, u32(confinement.namespaces))] : []),
-    ...mounts.map((step) => frame(TYPE.mount, encodeMount(step))),
+    frame(SPEC.confine, Buffer.of(dropsCapabilities ? 1 : 0)),
+    ...(confinement.namespaces ? [frame(SPEC.namespaces, u32(confinement.namespaces))] : []),
+    ...mounts.map((step) => frame(SPEC.mount, encodeMount(step))),
     ...(landlock
-      ? [frame(TYPE.landlock, Buffer.concat([u64(landlock.fs), u64(landlock.net), u64(landlock.scoped)]))]
+      ? [frame(SPEC.landlock, Buffer.concat([u64(landlock.fs), u64(landlock.net), u64(landlock.scoped)]))]
       : []),
     ...paths.map(({ access, path, isOptional }) =>
-      frame(TYPE.path, Buffer.concat([u64(access), Buffer.of(isOptional ? 1 : 0), Buffer.from(path)])),
+      frame(SPEC.path, Buffer.concat([u64(access), Buffer.of(isOptional ? 1 : 0), Buffer.from(path)])),
     ),
-    ...ports.map(({ access, port }) => frame(TYPE.port, Buffer.concat([u64(access), u64(port)]))),
+    ...ports.map(({ access, port }) => frame(SPEC.port, Buffer.concat([u64(access), u64(port)]))),
     ...filters.flatMap(({ steps, patches, isNotifying }) => [
-      frame(TYPE.filter, Buffer.concat([Buffer.of(isNotifying ? 1 : 0), steps])),
-      ...patches.map(({ step, what }) => frame(TYPE.patch, Buffer.of(step & 0xff, step >> 8, what))),
+      frame(SPEC.filter, Buffer.concat([Buffer.of(isNotifying ? 1 : 0), steps])),
+      ...patches.map(({ step, what }) => frame(SPEC.patch, Buffer.of(step & 0xff, step >> 8, what))),
     ]),
-    frame(TYPE.answer, Buffer.concat([u32(classes), Buffer.of(hosts === undefined ? 0 : 1)])),
+    frame(SPEC.answer, Buffer.concat([u32(classes), Buffer.of(hosts === undefined ? 0 : 1)])),
     ...(hosts ?? []).map(({ host, port }) =>
-      frame(TYPE.host, Buffer.concat([Buffer.of(port & 0xff, port >> 8), Buffer.from(host)])),
+      frame(SPEC.host, Buffer.concat([Buffer.of(port & 0xff, port >> 8), Buffer.from(host)])),
     ),
-    ...(audit ? [frame(TYPE.name, Buffer.from(audit.worker)), frame(TYPE.audit, Buffer.from(audit.path))] : []),
-    ...(confinement.isPlanePassed ? [frame(TYPE.plane, Buffer.alloc(0))] : []),
+    ...(audit ? [frame(SPEC.name, Buffer.from(audit.worker)), frame(SPEC.audit, Buffer.from(audit.path))] : []),
+    ...(confinement.isPlanePassed ? [frame(SPEC.plane, Buffer.alloc(0))] : []),
   ];
 }
 
 function encodeMount(step: MountStep): Buffer {
   const flags =
-    (step.kind === "bind" && step.isWritable ? 1 : 0) |
-    (step.kind === "bind" && step.isDevice ? 2 : 0) |
-    (step.kind === "scratch" && step.mayExec ? 4 : 0);
+    (step.kind === "bind" && step.isWritable ? MOUNT_FLAG.writable : 0) |
+    (step.kind === "bind" && step.isDevice ? MOUNT_FLAG.device : 0) |
+    (step.kind === "scratch" && step.mayExec ? MOUNT_FLAG.mayExec : 0);
   const [bytes, files] = step.kind === "scratch" ? [step.bytes, step.files] : [0, 0];
   const path = Buffer.from(step.path);
   const target = Buffer.from(step.kind === "link" ? step.target : "");
-  const head = [Buffer.of(MOUNT_KINDS[step.kind], flags), u64(bytes), u32(files)];
+  const head = [Buffer.of(MOUNT[step.kind], flags), u64(bytes), u32(files)];
   return Buffer.concat([...head, Buffer.of(path.length & 0xff, path.length >> 8), path, target]);
 }
 
@@ -191,8 +160,12 @@ export function encodeLog(log: LogSpec): Buffer {
 }
 
 function encodeRawLog(raw: RawLog): Buffer {
-  const stream = { stdout: 1, stderr: 2, both: 3 }[raw.stream];
-  return Buffer.concat([Buffer.of(stream), u64(raw.maxBytes), u32(raw.maxFiles), Buffer.from(raw.path)]);
+  return Buffer.concat([
+    Buffer.of(RAW_STREAM[raw.stream]),
+    u64(raw.maxBytes),
+    u32(raw.maxFiles),
+    Buffer.from(raw.path),
+  ]);
 }
 
 /** `[u32 length of type and payload][u8 type][payload]`, as on the shim's socket. */

@@ -12,6 +12,7 @@ import {
   statSync,
 } from "node:fs";
 import { dirname, join, resolve } from "node:path";
+import { WORKER_FD } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { ROOT } from "../base/install.ts";
 import { isBelow } from "../sandbox/mounts.ts";
@@ -32,7 +33,6 @@ const RLIMIT_DATA = 2;
 const RLIMIT_NOFILE = 7;
 /** How far above `max_memory` an allocation fails at once, where only watching guards the limit itself. */
 const MEMORY_BACKSTOP_FACTOR = 2;
-const PLANE_FD = "199";
 const PATH_IN_ROOT = "/usr/local/bin:/usr/bin:/bin";
 
 export function makeSpec(
@@ -205,7 +205,7 @@ export function prepare(wanted: Preparation): Prepared {
   }
   if (policy.network.mode === "allow") env.RES_OPTIONS = "use-vc"; // names are asked for by TCP, where we can answer
   const passesPlane = plan.needsPassedPlane && wanted.hasPlane;
-  if (passesPlane) env.IPCCTL_PLANE_FD = PLANE_FD;
+  if (passesPlane) env.IPCCTL_PLANE_FD = String(WORKER_FD.plane);
   const { confinement } = plan;
   audit(wanted.auditLog, {
     worker: wanted.name,

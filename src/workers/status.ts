@@ -99,6 +99,7 @@ function callsOf({ calls }: Worker): WorkerStatus["calls"] {
     errors: calls.errors,
     bytes_in: calls.bytesIn,
     bytes_out: calls.bytesOut,
+    seconds: calls.nanoseconds === undefined ? null : calls.nanoseconds / 1e9,
     latency_us: { p50: quantile(0.5), p90: quantile(0.9), p99: quantile(0.99), histogram: latencies },
   };
 }

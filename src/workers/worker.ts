@@ -4,6 +4,7 @@
  */
 import { mkdirSync, rmSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
+import { SHIM_EXIT } from "../../contract/shim.ts";
 import { IpcError, never } from "../base/errors.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { StateWord } from "../protocol/status.ts";
@@ -26,7 +27,7 @@ import { decide, STABLE_MS } from "./restart-policy.ts";
 import { isLockFree } from "./lock.ts";
 import { bootId } from "./proc.ts";
 import { findSnapshot } from "./snapshot.ts";
-import { SHIM_EXIT, ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "./shim.ts";
+import { ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "./shim.ts";
 import { resolveLaunch } from "./launch.ts";
 import { makeSpec, ownUserOf, prepare, removeOpenScratch, requireGroup, SIGTERM } from "./start-spec.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";

@@ -316,8 +316,14 @@ test("what is counted shows in status", async () => {
   expect(calls!.bytes_out - before.bytes_out).toBeGreaterThan(1000);
   expect(calls!.latency_us.histogram.reduce((sum, one) => sum + one)).toBe(calls!.total);
   expect(calls!.latency_us.p50).toBeGreaterThan(0);
+  const withinUs = (power: (bucket: number) => number): number =>
+    calls!.latency_us.histogram.reduce((sum, count, bucket) => sum + count * power(bucket), 0);
+  expect(calls!.seconds! * 1e6).toBeLessThanOrEqual(withinUs((bucket) => 2 ** bucket));
+  expect(calls!.seconds! * 1e6).toBeGreaterThanOrEqual(withinUs((bucket) => (bucket === 0 ? 0 : 2 ** (bucket - 1))));
   const described = await home.cli("describe", "share");
-  expect(described.stdout).toMatch(/calls +\d+ answered \(\d+ errors\), 0 waiting, \d+ channels, half within \d+ µs/);
+  expect(described.stdout).toMatch(
+    /calls +\d+ answered in \d+\.\d{3} s \(\d+ errors\), 0 waiting, \d+ channels, half within \d+ µs/,
+  );
   const plain = home.script("plain.py", "import time\nwhile True: time.sleep(1)");
   await home.start("plain", plain);
   expect((await home.status("plain")).calls).toBeNull();

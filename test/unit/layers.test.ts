@@ -2,23 +2,24 @@ import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join, relative } from "node:path";
 
-const src = join(import.meta.dir, "..", "..", "src");
+const root = join(import.meta.dir, "..", "..");
+const src = join(root, "src");
 
 /** Arrows between folders. Adding one means adding a line of why to docs/architecture.md. */
 const ALLOWED: Record<string, readonly string[]> = {
-  base: [],
+  base: ["contract"],
   protocol: ["base"],
   logs: ["base"],
-  sandbox: ["base"],
-  plane: ["base"],
-  workers: ["base", "protocol", "sandbox", "logs", "plane"],
+  sandbox: ["base", "contract"],
+  plane: ["base", "contract"],
+  workers: ["base", "contract", "protocol", "sandbox", "logs", "plane"],
   host: ["base", "protocol", "plane"],
   http: ["base", "protocol"],
   sdk: ["base", "protocol"],
-  runtime: ["base", "protocol", "plane", "sdk"],
-  daemon: ["base", "protocol", "logs", "sandbox", "workers", "plane", "host", "http"],
+  runtime: ["base", "contract", "protocol", "plane", "sdk"],
+  daemon: ["base", "contract", "protocol", "logs", "sandbox", "workers", "plane", "host", "http"],
   // `run` needs no daemon: it makes the same start specification itself.
-  cli: ["base", "protocol", "logs", "sdk", "runtime", "workers", "sandbox"],
+  cli: ["base", "contract", "protocol", "logs", "sdk", "runtime", "workers", "sandbox"],
   ".": ["cli", "daemon", "runtime", "plane", "base"],
 };
 
@@ -27,7 +28,8 @@ const importsOf = (file: string): string[] =>
   [...readFileSync(join(src, file), "utf8").matchAll(/(?:from|import)\s*\(?\s*"(\.[^"]+)"/g)].map(([, path]) =>
     relative(src, join(src, file, "..", path!)),
   );
-const folderOf = (file: string): string => (file.includes("/") ? file.split("/")[0]! : ".");
+const folderOf = (file: string): string =>
+  file.startsWith("../contract/") ? "contract" : file.includes("/") ? file.split("/")[0]! : ".";
 
 test("every arrow between folders is on the list", () => {
   const wrong = files.flatMap((file) =>
@@ -43,10 +45,21 @@ test("no file imports itself by a circle", () => {
   const visit = (file: string, path: readonly string[]): void => {
     if (path.includes(file)) throw new Error(`circle: ${[...path, file].join(" → ")}`);
     if (done.has(file)) return;
-    for (const target of importsOf(file)) visit(target, [...path, file]);
+    for (const target of importsOf(file)) if (folderOf(target) !== "contract") visit(target, [...path, file]);
     done.add(file);
   };
   for (const file of files) visit(file, []);
+});
+
+test("the contract is tables and types: it does nothing, and needs nothing", () => {
+  for (const file of new Bun.Glob("*").scanSync(join(root, "contract"))) {
+    const text = readFileSync(join(root, "contract", file), "utf8");
+    expect(
+      `${file}: ${/=>|\bfunction\b|\bclass\b|\bnew\b/.exec(text.replaceAll(/\/\*[^]*?\*\/|"[^"]*"|'[^']*'/g, ""))?.[0]}`,
+    ).toBe(`${file}: undefined`);
+    for (const [, path] of text.matchAll(/(?:from|import)\s*\(?\s*"([^"]+)"/g))
+      expect(path).toMatch(/^\.\/[a-z]+\.ts$/);
+  }
 });
 
 test("no default export, no any, no enum, no rooms named after nothing", () => {

@@ -1,0 +1,117 @@
+"""Numbers that this package shares with its clients and with the shim.
+
+Written by scripts/generate.ts from contract/; change the tables there.
+"""
+
+MAGIC = b"IPCCTL"
+
+# Descriptors of the worker.
+CONTROL_FD = 198
+PLANE_FD = 199
+
+# Those of them that the runtime gets.
+CHANNEL_FDS_FORWARDED = 3
+
+# Limits of both sides of a call.
+VALUE_DEPTH_MAX = 128
+
+# The layout of a channel.
+SEGMENT_VERSION = 3
+
+# The oldest one that is served.
+SEGMENT_VERSION_MIN = 2
+
+# Offsets in the segment.
+SEGMENT_MAGIC = 0
+SEGMENT_GONE = 64
+SEGMENT_INTERRUPTS = 68
+SEGMENT_ENDED = 72
+SEGMENT_ASKED = 128
+SEGMENT_RING_A = 256
+SEGMENT_RING_B = 512
+SEGMENT_STATISTICS = 1024
+SEGMENT_SLOTS = 1536
+SEGMENT_DATA = 4096
+
+# Numbers that are to be interrupted.
+SLOTS = 64
+
+# The client is.
+GONE = 0xffffffff
+
+# Offsets in a control block, and its size.
+RING_HEAD = 0
+RING_TAIL = 64
+RING_CPU = 68
+RING_AWAKE = 72
+RING_CONSUMER_SLEEPS = 128
+RING_PRODUCER_WAITS = 132
+RING_CONTROL_BYTES = 192
+
+# Bytes of a ring.
+RING_CAPACITY_MIN = 4096
+
+# Likewise.
+RING_CAPACITY_MAX = 1073741824
+
+# Words of the statistics, 64 bits each, and how many they are.
+STATISTICS_ANSWERED = 0
+STATISTICS_ERRORS = 1
+STATISTICS_BYTES_IN = 2
+STATISTICS_BYTES_OUT = 3
+STATISTICS_LATENCIES = 4
+STATISTICS_NANOSECONDS = 36
+STATISTICS_WORDS = 37
+
+# Powers of two of a µs.
+LATENCY_CLASSES = 32
+
+# Offsets in the payload of OPEN.
+OPEN_VERSION = 0
+OPEN_CAPACITY = 4
+OPEN_KIND = 8
+OPEN_NAME = 9
+
+# What a segment is for.
+CHANNEL_CALLS = 0
+CHANNEL_PIPE = 1
+CHANNEL_HOST = 2
+
+# First bytes of parts of a message.
+PART_MORE = 1
+PART_LAST = 2
+
+# Messages of clients.
+TO_WORKER_CALL = 1
+TO_WORKER_EVAL = 2
+TO_WORKER_CANCEL = 3
+TO_WORKER_CREDIT = 4
+TO_WORKER_BIND = 5
+TO_WORKER_RETURN = 6
+TO_WORKER_THROW = 7
+TO_WORKER_UNBIND = 8
+TO_WORKER_PUSH = 9
+TO_WORKER_CLOSE = 10
+TO_WORKER_FAIL = 11
+TO_WORKER_FORGET = 12
+
+# Messages of workers.
+TO_CLIENT_RESULT = 1
+TO_CLIENT_ERROR = 2
+TO_CLIENT_OUTPUT = 3
+TO_CLIENT_STREAM = 4
+TO_CLIENT_ITEM = 5
+TO_CLIENT_END = 6
+TO_CLIENT_INVOKE = 7
+TO_CLIENT_HELLO = 8
+TO_CLIENT_WANT = 9
+TO_CLIENT_LEAVE = 10
+TO_CLIENT_FORGET = 11
+
+# Limits, as docs/limits.md has them.
+MESSAGE_BYTES_MAX = 268435456
+UNREAD_BYTES_MAX = 67108864
+PIPE_NAME_BYTES_MAX = 48
+PIPES_UNTAKEN_MAX = 64
+SEGMENTS_MAX = 256
+STREAM_ITEMS_MAX = 64

@@ -1,0 +1,210 @@
+/** What is written from `contract/`: the header for C, the module for Python, and the tables in the documents. */
+import { LIMITS } from "../contract/limits.ts";
+import * as messages from "../contract/messages.ts";
+import * as segment from "../contract/segment.ts";
+import * as shim from "../contract/shim.ts";
+
+type Table = Readonly<Record<string, number>>;
+/** Names and numbers. `*` in the name of a table stands for the key, or is left away with the name of a single number. */
+type Part = {
+  readonly name: string;
+  readonly numbers: number | Table;
+  readonly says: string;
+  /** The name of the type, where code in C has variables of it. */
+  readonly type?: string;
+  /** Whether code in Python needs it; C gets everything. */
+  readonly isForPython?: boolean;
+};
+
+const limits = (...names: (keyof typeof LIMITS)[]): Table =>
+  Object.fromEntries(names.map((name) => [name, LIMITS[name].value]));
+const { answered, errors, bytesIn, bytesOut, latencies, nanoseconds, words } = segment.STATISTICS;
+
+const PARTS: readonly Part[] = [
+  { name: "SHIM_VERSION", numbers: shim.SHIM_VERSION, says: "The shim's contract." },
+  { name: "SHIM_VERSION_MIN", numbers: shim.SHIM_VERSION_MIN, says: "The oldest one that is spoken." },
+  { name: "SPEC_*", numbers: shim.SPEC, says: "Frames of the start specification." },
+  { name: "REQUEST_*", numbers: shim.REQUEST, says: "Requests to the shim." },
+  { name: "REPLY_*", numbers: shim.REPLY, says: "What it tells and answers." },
+  { name: "STATE_*", numbers: shim.STATE, says: "Offsets in STATE, and its length." },
+  { name: "SCOPE_*", numbers: shim.SCOPE, says: "Whom a signal is for." },
+  { name: "KILL_*", numbers: shim.KILL_MODE, says: "Whom the signal of a stop is for." },
+  { name: "MOUNT_*", numbers: shim.MOUNT, says: "How a part of the root is made.", type: "ipc_mount_kind" },
+  { name: "MOUNT_FLAG_*", numbers: shim.MOUNT_FLAG, says: "Bits of a mount." },
+  { name: "NET_*", numbers: shim.ADDRESS_CLASS, says: "Classes of addresses." },
+  { name: "RAW_*", numbers: shim.RAW_STREAM, says: "Streams of a raw log." },
+  { name: "*_FD", numbers: shim.WORKER_FD, says: "Descriptors of the worker.", isForPython: true },
+  { name: "CHANNEL_FDS", numbers: shim.CHANNEL_FDS, says: "Descriptors that come with OPEN." },
+  {
+    name: "CHANNEL_FDS_FORWARDED",
+    numbers: shim.CHANNEL_FDS_FORWARDED,
+    says: "Those of them that the runtime gets.",
+    isForPython: true,
+  },
+  { name: "EXIT_*", numbers: shim.SHIM_EXIT, says: "Exit statuses of the shim." },
+  { name: "STEP_*", numbers: shim.STEP, says: "Steps between fork and exec.", type: "ipc_step" },
+  { name: "*_MAX", numbers: shim.SHIM_MAX, says: "How much of each the shim takes." },
+  { name: "*_MAX", numbers: limits("specBytes", "channels"), says: "Limits, as docs/limits.md has them." },
+  { name: "*_MAX", numbers: limits("valueDepth"), says: "Limits of both sides of a call.", isForPython: true },
+  {
+    name: "SEGMENT_VERSION",
+    numbers: segment.SEGMENT_VERSION,
+    says: "The layout of a channel.",
+    isForPython: true,
+  },
+  {
+    name: "SEGMENT_VERSION_MIN",
+    numbers: segment.SEGMENT_VERSION_MIN,
+    says: "The oldest one that is served.",
+    isForPython: true,
+  },
+  { name: "SEGMENT_*", numbers: segment.SEGMENT, says: "Offsets in the segment.", isForPython: true },
+  { name: "SLOTS", numbers: segment.SLOTS, says: "Numbers that are to be interrupted.", isForPython: true },
+  { name: "GONE", numbers: segment.GONE, says: "The client is.", isForPython: true },
+  { name: "RING_*", numbers: segment.RING, says: "Offsets in a control block, and its size.", isForPython: true },
+  { name: "RING_CAPACITY_MIN", numbers: segment.RING_CAPACITY_MIN, says: "Bytes of a ring.", isForPython: true },
+  { name: "RING_CAPACITY_MAX", numbers: segment.RING_CAPACITY_MAX, says: "Likewise.", isForPython: true },
+  {
+    name: "STATISTICS_*",
+    numbers: { answered, errors, bytesIn, bytesOut, latencies, nanoseconds, words },
+    says: "Words of the statistics, 64 bits each, and how many they are.",
+    isForPython: true,
+  },
+  { name: "STATISTICS_WORDS_1", numbers: segment.STATISTICS_WORDS_1, says: "As many in version 1 of the shim." },
+  { name: "LATENCY_CLASSES", numbers: segment.LATENCY_CLASSES, says: "Powers of two of a µs.", isForPython: true },
+  { name: "OPEN_*", numbers: segment.OPEN, says: "Offsets in the payload of OPEN.", isForPython: true },
+  { name: "CHANNEL_*", numbers: segment.CHANNEL_KIND, says: "What a segment is for.", isForPython: true },
+  { name: "PART_*", numbers: segment.PART, says: "First bytes of parts of a message.", isForPython: true },
+  { name: "TO_WORKER_*", numbers: messages.TO_WORKER, says: "Messages of clients.", isForPython: true },
+  { name: "TO_CLIENT_*", numbers: messages.TO_CLIENT, says: "Messages of workers.", isForPython: true },
+];
+/** Limits that only Python needs a copy of. */
+const PYTHON_LIMITS = limits("messageBytes", "unreadBytes", "pipeNameBytes", "pipesUntaken", "segments", "streamItems");
+
+/** `bytesIn` → `BYTES_IN` */
+function upper(key: string): string {
+  return key.replaceAll(/[A-Z]/g, "_$&").replaceAll("-", "_").toUpperCase();
+}
+
+function namesOf({ name, numbers }: Part): [name: string, value: number][] {
+  if (typeof numbers === "number") return [[name, numbers]];
+  return Object.entries(numbers).map(([key, value]) => [name.replace("*", upper(key)), value]);
+}
+
+/** `native/contract.h`. */
+export function contractHeader(): string {
+  const literal = (value: number): string => (value > 0x7fff_ffff ? `0x${value.toString(16)}u` : `${value}`);
+  const part = (one: Part): string => {
+    if (typeof one.numbers === "number") return `#define IPC_${one.name} ${literal(one.numbers)} /* ${one.says} */\n`;
+    const lines = namesOf(one).map(([name, value]) => `\tIPC_${name} = ${literal(value)},\n`);
+    return `\n/* ${one.says} */\nenum ${one.type === undefined ? "" : `${one.type} `}{\n${lines.join("")}};\n`;
+  };
+  const steps = Object.keys(shim.STEP).map((name) => `"${name}"`);
+  return `/* Written by scripts/generate.ts from contract/; change the tables there. */
+#ifndef IPC_CONTRACT_H
+#define IPC_CONTRACT_H
+
+#define IPC_STEP_NAMES ${steps.join(", ")}
+${PARTS.map(part).join("")}
+#endif
+`;
+}
+
+/** `python/ipcctl/_contract.py`. */
+export function contractModule(): string {
+  const literal = (value: number): string => (value > 0x7fff_ffff ? `0x${value.toString(16)}` : `${value}`);
+  const text = (one: Part): string =>
+    `\n# ${one.says}\n${namesOf(one)
+      .map(([name, value]) => `${name} = ${literal(value)}\n`)
+      .join("")}`;
+  return `"""Numbers that this package shares with its clients and with the shim.
+
+Written by scripts/generate.ts from contract/; change the tables there.
+"""
+
+MAGIC = b"${segment.MAGIC}"
+${[
+  ...PARTS.filter(({ isForPython }) => isForPython),
+  { name: "*_MAX", numbers: PYTHON_LIMITS, says: "Limits, as docs/limits.md has them." },
+]
+  .map(text)
+  .join("")}`;
+}
+
+const row = (...cells: (string | number)[]): string => `| ${cells.join(" | ")} |`.replaceAll("  |", " |");
+const table = (head: readonly string[], rows: readonly string[]): string =>
+  [row(...head), `|${"---|".repeat(head.length)}`, ...rows].join("\n");
+const entries = <K extends string>(numbers: Readonly<Record<K, number>>): [K, number][] =>
+  Object.entries(numbers) as [K, number][]; // keys of a closed table
+
+/** Tables of documents, by the name of the place that they are put in. */
+const TABLES: Readonly<Record<string, () => string>> = {
+  "shim.md: spec": () =>
+    table(
+      ["type", "name", "payload", ""],
+      entries(shim.SPEC).map(([key, type]) => row(type, key.toUpperCase(), ...shim.SPEC_PAYLOADS[key])),
+    ),
+  "shim.md: requests": () =>
+    table(
+      ["type", "name", "payload", "answer"],
+      entries(shim.REQUEST).map(([key, type]) => row(type, key.toUpperCase(), ...shim.REQUEST_PAYLOADS[key])),
+    ),
+  "shim.md: replies": () =>
+    table(
+      ["type", "name", "payload"],
+      entries(shim.REPLY).map(([key, type]) =>
+        row(type, shim.REPLY_NAMES[key] ?? key.toUpperCase(), shim.REPLY_PAYLOADS[key]),
+      ),
+    ),
+  "shm-layout.md: segment": () =>
+    table(
+      ["offset", "size", "holds"],
+      entries(segment.SEGMENT).map(([key, offset]) => row(offset, ...segment.SEGMENT_FIELDS[key])),
+    ),
+  "shm-layout.md: kinds": () =>
+    table(
+      ["kind", "is for"],
+      entries(segment.CHANNEL_KIND).map(([key, kind]) => row(kind, segment.CHANNEL_KINDS[key])),
+    ),
+  "shm-layout.md: control": () =>
+    table(
+      ["offset", "word", "written by", "holds"],
+      Object.entries(segment.RING_FIELDS).map(([key, about]) =>
+        row(segment.RING[key as keyof typeof segment.RING_FIELDS], `\`${upper(key).toLowerCase()}\``, ...about),
+      ),
+    ),
+  "shm-layout.md: to worker": () =>
+    table(
+      ["client to worker", "fields"],
+      entries(messages.TO_WORKER).map(([key, kind]) =>
+        row(`${kind} ${key.toUpperCase()}`, messages.TO_WORKER_FIELDS[key]),
+      ),
+    ),
+  "shm-layout.md: to client": () =>
+    table(
+      ["worker to client", "fields"],
+      entries(messages.TO_CLIENT).map(([key, kind]) =>
+        row(`${kind} ${key.toUpperCase()}`, messages.TO_CLIENT_FIELDS[key]),
+      ),
+    ),
+};
+
+/** The document with its tables as they are to be: each lies between `<!-- table: NAME (…) -->` and `<!-- end of table -->`. */
+export function withTables(file: string, text: string): string {
+  return text.replaceAll(
+    /(<!-- table: ([^(]+?) \(.*?\) -->\n)[^]*?(\n<!-- end of table -->)/g,
+    (_, head: string, name: string, tail: string) => {
+      const make = TABLES[`${file}: ${name}`];
+      if (!make) throw new Error(`${file}: no table ${JSON.stringify(name)} is known`);
+      return `${head}\n${make()}\n${tail}`;
+    },
+  );
+}
+
+/** Documents that hold tables, and how many. */
+export const DOCUMENTS: Readonly<Record<string, number>> = Object.fromEntries(
+  ["shim.md", "shm-layout.md"].map((file) => [
+    file,
+    Object.keys(TABLES).filter((name) => name.startsWith(`${file}: `)).length,
+  ]),
+);
