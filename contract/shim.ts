@@ -154,7 +154,7 @@ export const REQUEST_PAYLOADS: Readonly<Record<keyof typeof REQUEST, readonly [p
   ],
   wake: [
     "empty",
-    "OK: the worker got SIGURG, which asks it to attach a runtime, or to look what is to be interrupted; ERR ENOSYS: it has no handler for that. Under a wrapper (`uv run`) the descendant that is attached, or has the handler, gets it",
+    "OK: the worker got SIGURG, which asks it to attach a runtime, or to look what is to be interrupted; ERR EAGAIN: nobody has a handler for that, but something of the worker runs or has just run, and may be a Python that starts; ERR ENOSYS: nobody has one, and all of the worker has slept for a second. Under a wrapper (`uv run`) the descendant that is attached, or has the handler, gets it",
   ],
   calls: ["empty", "CALLS"],
 };

@@ -137,13 +137,18 @@ void ipc_log_stamp(struct ipc_stream *stream);
 
 /* meet.c: hands the descriptors of a channel from a client to the runtime in the worker. */
 /* `passed`: our end of the connection that a worker got which can reach no socket by its path, until it says that it is there. */
-struct ipc_meeting { int listener, runtime, passed; pid_t runtime_pid; };
+struct ipc_meeting {
+	int listener, runtime, passed;
+	pid_t runtime_pid;
+	uint64_t activity, quiet_since; /* of a worker without a handler, as it was seen last (IPC_MEET_QUIET_MS) */
+};
+#define IPC_MEET_QUIET_MS 1000
 bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker);
 bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim, pid_t worker);
 void ipc_meet_drop(struct ipc_meeting *meeting);
 int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, const uint8_t *payload, size_t size);
 ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, bool is_blocking, int *fds, size_t *fd_count);
-int ipc_meet_wake(const struct ipc_meeting *meeting, pid_t worker);
+int ipc_meet_wake(struct ipc_meeting *meeting, pid_t worker);
 
 /* channels.c */
 #define IPC_CALLS_BYTES (8 + 8 * IPC_STATISTICS_WORDS)

@@ -101,42 +101,73 @@ ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, bool is_blocking, int
 	return count;
 }
 
-static bool has_handler(pid_t pid)
+struct look { bool has_handler, is_active; uint64_t ran; };
+
+static struct look look_at(pid_t pid)
 {
-	char path[64], line[256];
+	struct look look = { false, false, 0 };
+	char path[64], line[1024];
 	snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
 	FILE *file = fopen(path, "re");
 	if (file == NULL)
-		return false;
-	unsigned long long caught = 0;
+		return look;
 	while (fgets(line, sizeof line, file) != NULL) {
-		if (strncmp(line, "SigCgt:", 7) == 0)
-			caught = strtoull(line + 7, NULL, 16);
+		char *value = strchr(line, ':');
+		if (value == NULL)
+			continue;
+		*value++ = 0;
+		if (strcmp(line, "State") == 0)
+			look.is_active = strchr("RDTt", value[strspn(value, " \t")]) != NULL;
+		else if (strcmp(line, "SigCgt") == 0)
+			look.has_handler = (strtoull(value, NULL, 16) >> (SIGURG - 1) & 1) != 0;
+		else if (strstr(line, "voluntary_ctxt_switches") != NULL)
+			look.ran += strtoull(value, NULL, 10);
 	}
 	fclose(file);
-	return (caught >> (SIGURG - 1) & 1) != 0;
+	/* The other threads have switches of their own; what they use is counted here. */
+	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+	if ((file = fopen(path, "re")) == NULL)
+		return look;
+	unsigned long user, kernel;
+	char *end = fgets(line, sizeof line, file) != NULL ? strrchr(line, ')') : NULL;
+	if (end != NULL && sscanf(end, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel) == 2)
+		look.ran += user + kernel;
+	fclose(file);
+	return look;
 }
 
 /*
  * Asks the Python that has our bootstrap to attach, or to look what is to be interrupted. That is the worker, or under a wrapper
  * (`uv run`) one of its descendants. SIGURG is ignored by default, so a process that execs something else at this moment takes
- * no harm. 0 or -errno: -ENOSYS where nobody handles it.
+ * no harm. 0 or -errno where nobody handles it: -EAGAIN while something of the worker still runs, waits for a disk or is held, and
+ * may be a Python that starts, however slowly; -ENOSYS once all of it has slept for a while, which no start does.
  */
-int ipc_meet_wake(const struct ipc_meeting *meeting, pid_t worker)
+int ipc_meet_wake(struct ipc_meeting *meeting, pid_t worker)
 {
-	pid_t found = 0;
-	if (meeting->runtime >= 0 && (ipc_tree_contains(getpid(), meeting->runtime_pid) || meeting->runtime_pid == worker) && has_handler(meeting->runtime_pid))
-		found = meeting->runtime_pid;
-	else if (has_handler(worker))
-		found = worker;
+	if (meeting->runtime >= 0 && (ipc_tree_contains(getpid(), meeting->runtime_pid) || meeting->runtime_pid == worker) &&
+	    look_at(meeting->runtime_pid).has_handler)
+		return kill(meeting->runtime_pid, SIGURG) == 0 ? 0 : -errno;
 	pid_t *pids = NULL;
-	size_t capacity = 0, count = found == 0 ? ipc_tree_list(NULL, worker, &pids, &capacity) : 0;
-	for (size_t i = 0; i < count && found == 0; i++) {
-		if (has_handler(pids[i]))
-			found = pids[i];
+	pid_t found = 0;
+	size_t capacity = 0, count = 0;
+	uint64_t activity = 0;
+	bool is_active = false;
+	for (size_t i = 0; i <= count && found == 0; i++) {
+		pid_t pid = i == 0 ? worker : pids[i - 1];
+		struct look look = look_at(pid);
+		if (look.has_handler)
+			found = pid;
+		is_active |= look.is_active;
+		activity = activity * 31 + (uint64_t)pid + look.ran;
+		if (i == 0 && found == 0)
+			count = ipc_tree_list(NULL, worker, &pids, &capacity);
 	}
 	free(pids);
-	if (found == 0)
-		return -ENOSYS;
-	return kill(found, SIGURG) == 0 ? 0 : -errno;
+	if (found != 0)
+		return kill(found, SIGURG) == 0 ? 0 : -errno;
+	uint64_t now = ipc_now_ms();
+	if (is_active || activity != meeting->activity)
+		meeting->quiet_since = now;
+	meeting->activity = activity;
+	return now - meeting->quiet_since < IPC_MEET_QUIET_MS ? -EAGAIN : -ENOSYS;
 }

@@ -21,10 +21,11 @@ import {
 export const CAPACITY = 1 << 20;
 const PIPE_NAME_BYTES_MAX = limit("pipeNameBytes");
 
-/** A Python that starts has its handler by then; what has none after that never will. */
+/** What sleeps without a handler (ENOSYS) may be about to serve for so long. */
 const START_MS = 2000;
 /** No runtime is attached (ENOTCONN), the one that was has just ended (EPIPE, ECONNRESET), or it has too much to take (EAGAIN). */
-const NOT_NOW = new Set([107, 32, 104, 11]);
+const EAGAIN = 11;
+const NOT_NOW = new Set([107, 32, 104, EAGAIN]);
 const ENOSYS = 38;
 const EMFILE = 24;
 
@@ -110,6 +111,8 @@ class ShimDoor implements Disposable {
   readonly #began = performance.now();
   readonly #deadline: number;
   #held: Buffer = Buffer.alloc(0);
+  /** What WAKE was answered last. */
+  #woken = 0;
 
   private constructor(socket: number, name: string, timeoutMs: number) {
     this.#socket = socket;
@@ -131,7 +134,7 @@ class ShimDoor implements Disposable {
     this.#send(REQUEST.hello, hello, []);
     for (let frame = await this.#next(); frame !== undefined; frame = await this.#next())
       if (frame.type === REPLY.state) return frame.payload.readUInt32LE(STATE.version);
-    throw late(this.#name, this.#timeoutMs);
+    throw this.#late();
   }
 
   /** OPEN with the descriptors, once a runtime is attached; a script that knows nothing of us is asked to attach one. */
@@ -145,12 +148,16 @@ class ShimDoor implements Disposable {
           hint: "close those that are not needed; one per program is enough",
         });
       if (!NOT_NOW.has(errno)) throw new IpcError("FAILED", `${name} did not take the channel (errno ${errno})`);
-      const asked = await this.#ask(REQUEST.wake, Buffer.alloc(0));
+      this.#woken = await this.#ask(REQUEST.wake, Buffer.alloc(0));
       const now = performance.now();
-      const isHopeless = asked === ENOSYS && now > this.#began + Math.min(START_MS, this.#timeoutMs / 2);
-      if (isHopeless || now > this.#deadline) throw asked === ENOSYS ? noRuntime(name) : late(name, this.#timeoutMs);
+      if (this.#woken === ENOSYS && now > this.#began + Math.min(START_MS, this.#timeoutMs / 2)) throw noRuntime(name);
+      if (now > this.#deadline) throw this.#late();
       await sleep(pauseMs);
     }
+  }
+
+  #late(): IpcError {
+    return (this.#woken === EAGAIN ? starting : late)(this.#name, this.#timeoutMs);
   }
 
   async #ask(type: number, body: Uint8Array, fds: readonly number[] = []): Promise<number> {
@@ -159,7 +166,7 @@ class ShimDoor implements Disposable {
       if (frame.type === REPLY.ok && frame.payload[0] === type) return 0;
       if (frame.type === REPLY.error && frame.payload[0] === type) return frame.payload.readUInt32LE(1);
     }
-    throw late(this.#name, this.#timeoutMs);
+    throw this.#late();
   }
 
   #send(type: number, body: Uint8Array, fds: readonly number[]): void {
@@ -211,6 +218,18 @@ function late(name: string, timeoutMs: number): IpcError {
   return new IpcError("DEADLINE", `${name} did not answer within ${timeoutMs / 1000} s`, {
     hint: `its main thread may be in a long call; see: ipcctl logs ${name}`,
   });
+}
+
+/** It has been busy all the time, with its own start or with something that has no room for us. */
+function starting(name: string, timeoutMs: number): IpcError {
+  const seconds = timeoutMs / 1000;
+  return new IpcError(
+    "DEADLINE",
+    `${name} has not let ipcctl in within ${seconds} s: it still starts, or is no Python`,
+    {
+      hint: `see: ipcctl logs ${name}`,
+    },
+  );
 }
 
 function noRuntime(name: string): IpcError {

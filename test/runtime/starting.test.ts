@@ -1,0 +1,58 @@
+/** A client that comes while a worker starts waits for it, however slow the machine is; one that comes to what will never let it in is told so. */
+import { expect, test } from "bun:test";
+import { Ipcctl, type IpcError } from "ipcctl";
+import { chmodSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { Home, waitUntil, withDaemon } from "../home.ts";
+
+const SLEEP = "import time\ntime.sleep(600)\n";
+/** Longer than a client waits for what sleeps without a handler. */
+const LONG_S = 3;
+
+/** A Python whose start takes as long as the test wants: busy (or held), until `go` is there. */
+function slowPython(home: Home, wait: string): string {
+  const path = home.script("python3", `#!/bin/sh\n${wait}\nexec "$(command -v python3)" -u "$@"\n`);
+  chmodSync(path, 0o755);
+  return path;
+}
+
+const uptime = async (home: Home, name: string): Promise<number> => {
+  const { started_at } = await home.status(name);
+  return started_at === null ? 0 : Date.now() / 1000 - Date.parse(started_at) / 1000;
+};
+
+test.each([
+  ["busy", (home: Home) => `while [ ! -e '${home.dir}/go' ]; do :; done`],
+  ["stopped", () => "kill -STOP $$"],
+])("a start that is %s for longer than any clock allows is waited for", async (how, wait) => {
+  await withDaemon(async (home) => {
+    await home.start("slow", home.script("slow.py", SLEEP), { interpreter: slowPython(home, wait(home)) });
+    using ipc = new Ipcctl(await home.connect());
+    const opened = ipc.worker("slow");
+    await Promise.race([opened, waitUntil(async () => (await uptime(home, "slow")) > LONG_S, "time has passed")]);
+    writeFileSync(join(home.dir, "go"), "");
+    if (how === "stopped") process.kill((await home.status("slow")).pid!, "SIGCONT");
+    using py = await opened;
+    expect(await py.eval("1 + 1")).toBe(2);
+  });
+});
+
+test("what sleeps and has no handler is said to be no Python to look into, long before the deadline", async () => {
+  await withDaemon(async (home) => {
+    await home.cli("start", "--command", "sleep 600", "--name", "sleeper");
+    using ipc = new Ipcctl(await home.connect());
+    const began = performance.now();
+    const error = (await ipc.worker("sleeper", 600_000).catch((error: unknown) => error)) as IpcError;
+    expect([error.code, error.message]).toEqual(["FAILED", "sleeper is no Python that ipcctl can look into"]);
+    expect(performance.now() - began).toBeLessThan(300_000);
+  });
+});
+
+test("what is busy all the time and has no handler is told from what sleeps", async () => {
+  await withDaemon(async (home) => {
+    await home.cli("start", "--command", "sh -c 'while :; do :; done'", "--name", "busy");
+    const { status, stderr } = await home.cli("eval", "busy", "1");
+    expect(stderr).toContain("it still starts, or is no Python");
+    expect(status).toBe(124);
+  });
+});
