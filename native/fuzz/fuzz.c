@@ -97,8 +97,8 @@ static void check_confinement(const struct ipc_spec *spec)
 /* A sound specification, so that mutations get past the first check. */
 static size_t sound_spec(uint8_t *bytes)
 {
-	uint8_t numbers[32] = { 1 };
-	size_t size = put_frame(bytes, 1, numbers, 4);
+	uint8_t numbers[32] = { 1 }, version[4] = { (uint8_t)(1 + next(2)) }, mode = (uint8_t)(next(3) + (next(16) == 0));
+	size_t size = put_frame(bytes, 1, version, 4);
 	size += put_frame(bytes + size, 2, numbers, 8);
 	for (uint32_t i = next(5) + 1; i > 0; i--)
 		size += put_frame(bytes + size, 3, "argument", next(9));
@@ -108,6 +108,8 @@ static size_t sound_spec(uint8_t *bytes)
 	size += put_frame(bytes + size, 8, numbers, 29);
 	size += put_frame(bytes + size, 9, numbers, 20);
 	size += put_frame(bytes + size, 13, "\1aaaaaaaabbbb/path", 18);
+	if (next(2) == 0)
+		size += put_frame(bytes + size, 28, &mode, 1);
 	size += sound_confinement(bytes + size);
 	return size + put_frame(bytes + size, 255, "", 0);
 }
@@ -136,6 +138,8 @@ static void fuzz_spec(void)
 			state ^= strlen(*arg);
 		for (char **env = spec.envp; *env != NULL; env++)
 			state ^= strlen(*env);
+		if (spec.kill_mode > 2)
+			abort();
 		check_confinement(&spec);
 		ipc_spec_add_env(&spec, "A=1");
 		ipc_spec_add_env(&spec, "B=2");

@@ -1,6 +1,6 @@
 /** Completion scripts, and the hidden `__complete` that they ask. */
 import type { Command, Option } from "commander";
-import type { WorkerStatus } from "../protocol/status.ts";
+import { readWorkers } from "../protocol/status.ts";
 import { Connection } from "../sdk/connection.ts";
 import { Context } from "./context.ts";
 
@@ -81,7 +81,7 @@ function optionOf(command: Command, program: Command, word: string): Option | un
 async function workerNames(): Promise<string[]> {
   const ask = async (): Promise<string[]> => {
     using connection = await Connection.open(new Context({}).paths.socket);
-    const all = await connection.query<WorkerStatus[]>({ Status: { name: null } });
+    const all = await connection.query({ Status: { name: null } }, readWorkers);
     const groups = new Set(all.flatMap(({ group }) => (group === null ? [] : [`@${group}`])));
     return [...all.map((worker) => worker.name), ...groups];
   };

@@ -1,13 +1,13 @@
 /** `daemon status|stop|restart`. Plain `daemon` serves and never comes here. */
 import { IpcError } from "../base/errors.ts";
 import { formatBytes, formatUptime } from "../base/units.ts";
-import type { DaemonStatus } from "../protocol/status.ts";
+import { readDaemon } from "../protocol/status.ts";
 import { Connection } from "../sdk/connection.ts";
 import type { Context } from "./context.ts";
 
 export async function daemonStatus(context: Context): Promise<number> {
   using connection = await context.connect(false);
-  const status = await connection.query<DaemonStatus>("DaemonStatus");
+  const status = await connection.query("DaemonStatus", readDaemon);
   if (context.isJson) context.print(JSON.stringify(status, null, 2));
   else {
     context.print(
@@ -40,7 +40,7 @@ export async function restartDaemon(context: Context): Promise<number> {
     if (!(error instanceof IpcError) || error.code !== "NO_DAEMON") throw error;
   });
   using connection = await context.connect();
-  const status = await connection.query<DaemonStatus>("DaemonStatus");
+  const status = await connection.query("DaemonStatus", readDaemon);
   if (!context.isJson)
     context.print(`daemon restarted (pid ${status.pid}), ${status.running} of ${status.workers} workers run`);
   else context.print(JSON.stringify(status, null, 2));

@@ -6,7 +6,7 @@ import { IpcError } from "../base/errors.ts";
 import { PYTHON_PACKAGES } from "../base/install.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { parseDurationMs } from "../base/units.ts";
-import type { WorkerStatus } from "../protocol/status.ts";
+import { readWorkers } from "../protocol/status.ts";
 import type { PythonWorker } from "../runtime/python-worker.ts";
 import { printable, type Context } from "./context.ts";
 import { pick } from "./select.ts";
@@ -120,7 +120,7 @@ async function isUnfinished(worker: PythonWorker, code: string): Promise<boolean
 async function open(context: Context, name: string): Promise<PythonWorker> {
   const { PythonWorker } = await import("../runtime/python-worker.ts");
   using connection = await context.connect();
-  const chosen = pick(await connection.query<WorkerStatus[]>({ Status: { name: null } }), [name]);
+  const chosen = pick(await connection.query({ Status: { name: null } }, readWorkers), [name]);
   const exact = chosen.filter((worker) => worker.name === name.toLowerCase());
   const [worker, second] = exact.length > 0 ? exact : chosen;
   if (!worker || second)

@@ -8,7 +8,7 @@ import { endPosition, type Position } from "../logs/files.ts";
 import { followLog } from "../logs/follow.ts";
 import { scanLog } from "../logs/scan.ts";
 import { readLastLines } from "../logs/tail.ts";
-import type { WorkerStatus } from "../protocol/status.ts";
+import { readWorkers } from "../protocol/status.ts";
 import { printable, type Context } from "./context.ts";
 import { pick } from "./select.ts";
 
@@ -139,7 +139,7 @@ async function endOfAll(context: Context, sources: readonly Source[], signal: Ab
     );
     await connection.request({ Subscribe: { subscription: { StatusEvents: { app_name: null } } } });
     using asking = await context.connect();
-    const all = await asking.query<WorkerStatus[]>({ Status: { name: null } });
+    const all = await asking.query({ Status: { name: null } }, readWorkers);
     const ours = all.filter((worker) => names.has(worker.name));
     if (ours.every(({ state }) => state === "Stopped" || state === "Crashed"))
       return ours.every(({ last_exit_code }) => last_exit_code === 0 || last_exit_code === null) ? 0 : 1;
@@ -306,7 +306,7 @@ async function findSources(context: Context, patterns: readonly string[], maySta
   const wanted = patterns.length === 0 ? ["all"] : patterns;
   try {
     using connection = await context.connect(mayStart);
-    const all = await connection.query<WorkerStatus[]>({ Status: { name: null } });
+    const all = await connection.query({ Status: { name: null } }, readWorkers);
     return pick(all, wanted).map(({ name, log_dir }) => ({ name, dir: log_dir }));
   } catch (error) {
     if (!(error instanceof IpcError) || error.code !== "NO_DAEMON" || !existsSync(context.paths.workersDir))

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { PYTHON_PACKAGES, ROOT } from "../base/install.ts";
-import type { WorkerStatus } from "../protocol/status.ts";
+import { readWorkers } from "../protocol/status.ts";
 import { formatBytes } from "../base/units.ts";
 import { findSnapshot, SNAPSHOT_GROUP, SNAPSHOT_PREFIX } from "../workers/snapshot.ts";
 import { act } from "./control.ts";
@@ -83,7 +83,7 @@ export async function createSnapshot(context: Context, name: string, flags: Snap
 
 export async function listSnapshots(context: Context): Promise<number> {
   using connection = await context.connect();
-  const all = (await connection.query<WorkerStatus[]>({ Status: { name: null } }))
+  const all = (await connection.query({ Status: { name: null } }, readWorkers))
     .filter(({ group, app }) => group === SNAPSHOT_GROUP && app.startsWith(SNAPSHOT_PREFIX))
     .map(({ app, state, pid, memory_bytes }) => {
       const name = app.slice(SNAPSHOT_PREFIX.length);

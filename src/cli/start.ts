@@ -7,7 +7,7 @@ import { limit } from "../base/limits.ts";
 import { findWorkerId } from "../base/names.ts";
 import { parseCount, parseDurationMs, parseSizeBytes } from "../base/units.ts";
 import type { Definition } from "../protocol/project.ts";
-import type { WorkerStatus } from "../protocol/status.ts";
+import { readWorkers } from "../protocol/status.ts";
 import { chosenDefault, DEFAULT_POLICY, SCRIPT_POLICY, withDefaultPolicy } from "../base/policies.ts";
 import { policyPath, type PolicyFlags, withExceptions } from "./exceptions.ts";
 import { cleanEnv } from "../sdk/autostart.ts";
@@ -102,7 +102,7 @@ function refuseDefinitionFlags(what: string, flags: StartFlags): void {
 async function isKnown(context: Context, pattern: string): Promise<boolean> {
   if (extname(pattern) !== "" && !isGlob(pattern)) return false;
   using connection = await context.connect();
-  const all = await connection.query<WorkerStatus[]>({ Status: { name: null } });
+  const all = await connection.query({ Status: { name: null } }, readWorkers);
   return pattern === "all" ? all.length > 0 : all.some((worker) => matches(worker, pattern));
 }
 

@@ -1,6 +1,13 @@
 /** `status`, `list`, `describe`: tables that fit the terminal, or JSON. */
 import { formatBytes, formatUptime } from "../base/units.ts";
-import type { CallStatus, StateWord, WorkerDescription, WorkerStatus } from "../protocol/status.ts";
+import {
+  readDescription,
+  readWorkers,
+  type CallStatus,
+  type StateWord,
+  type WorkerDescription,
+  type WorkerStatus,
+} from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { isTerminal, terminalWidth, printable, type Context } from "./context.ts";
 import { pick } from "./select.ts";
@@ -65,7 +72,7 @@ export async function status(context: Context, name: string | undefined): Promis
 }
 
 async function read(connection: Connection, name: string | undefined): Promise<WorkerStatus[]> {
-  const all = await connection.query<WorkerStatus[]>({ Status: { name: null } });
+  const all = await connection.query({ Status: { name: null } }, readWorkers);
   return name === undefined ? all : pick(all, [name]);
 }
 
@@ -161,11 +168,11 @@ export async function watchStatus(context: Context, name: string | undefined): P
 /** One worker as an object; several, where the pattern means several, one after the other. */
 export async function describe(context: Context, pattern: string): Promise<number> {
   using connection = await context.connect();
-  const chosen = pick(await connection.query<WorkerStatus[]>({ Status: { name: null } }), [pattern]);
+  const chosen = pick(await connection.query({ Status: { name: null } }, readWorkers), [pattern]);
   const exact = chosen.filter((worker) => worker.name === pattern.toLowerCase());
   const names = (exact.length === 1 ? exact : chosen).map((worker) => worker.name);
   for (const [index, name] of names.entries()) {
-    const description = await connection.query<WorkerDescription>({ Describe: { name } });
+    const description = await connection.query({ Describe: { name } }, readDescription);
     if (index > 0 && !context.isJson) context.print("");
     if (context.isJson) context.print(JSON.stringify(description, null, 2));
     else await printDescription(context, description);

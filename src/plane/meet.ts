@@ -1,5 +1,13 @@
 /** Opening a channel: the client makes the segment and hands its descriptors to the worker, through the worker's shim. */
-import { CHANNEL_KIND, MAGIC, OPEN, SEGMENT, SEGMENT_VERSION, SEGMENT_VERSION_MIN } from "../../contract/segment.ts";
+import {
+  CHANNEL_KIND,
+  MAGIC,
+  OPEN,
+  SEGMENT,
+  SEGMENT_VERSION,
+  SEGMENT_VERSION_BY_SHIM,
+  SEGMENT_VERSION_MIN,
+} from "../../contract/segment.ts";
 import { REPLY, REQUEST, SHIM_VERSION, STATE } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
@@ -57,7 +65,7 @@ export async function openSegment(
   if (label.length > PIPE_NAME_BYTES_MAX)
     throw new IpcError("BAD_CONFIG", `pipe ${pipeName}: a name has at most ${PIPE_NAME_BYTES_MAX} bytes`);
   using shim = ShimDoor.open(shimSocket, name, timeoutMs);
-  const version = segmentVersion(await shim.version());
+  const version = SEGMENT_VERSION_BY_SHIM[await shim.version()] ?? SEGMENT_VERSION;
   const bytes = SEGMENT.data + 2 * CAPACITY;
   const segment = createSegment(bytes);
   const memory = map(segment, bytes);
@@ -76,17 +84,12 @@ export async function openSegment(
   }
 }
 
-/** The runtime in a worker is as old as its shim. */
-function segmentVersion(shimVersion: number): number {
-  return shimVersion >= 2 ? SEGMENT_VERSION : SEGMENT_VERSION_MIN;
-}
-
 function openPayload(version: number, pipeName: Buffer): Buffer {
-  const head = Buffer.alloc(version === SEGMENT_VERSION ? OPEN.name : OPEN.kind);
+  const hasKind = version > SEGMENT_VERSION_MIN;
+  const head = Buffer.alloc(hasKind ? OPEN.name : OPEN.kind);
   head.writeUInt32LE(version, OPEN.version);
   head.writeUInt32LE(CAPACITY, OPEN.capacity);
-  if (version === SEGMENT_VERSION)
-    head.writeUInt8(pipeName.length > 0 ? CHANNEL_KIND.pipe : CHANNEL_KIND.calls, OPEN.kind);
+  if (hasKind) head.writeUInt8(pipeName.length > 0 ? CHANNEL_KIND.pipe : CHANNEL_KIND.calls, OPEN.kind);
   return Buffer.concat([head, pipeName]);
 }
 

@@ -129,3 +129,94 @@ export type ActResult = {
   hint?: string;
   pid?: number | null;
 };
+
+/** Stands in for what a daemon of an earlier protocol does not send. */
+const UNKNOWN_CALLS: CallStatus = {
+  channels: 0,
+  waiting: 0,
+  total: 0,
+  errors: 0,
+  bytes_in: 0,
+  bytes_out: 0,
+  seconds: null,
+  latency_us: { p50: null, p90: null, p99: null, histogram: [] },
+};
+const UNKNOWN_WORKER: WorkerStatus = {
+  name: "",
+  state: "Stopped",
+  pid: null,
+  restarts: 0,
+  auto_start: false,
+  command: "",
+  args: [],
+  cwd: null,
+  restart_policy: "No",
+  last_exit_code: null,
+  uptime_seconds: null,
+  max_memory: null,
+  max_cpu_percent: null,
+  max_restart_attempts: null,
+  backoff_exhausted: false,
+  env: {},
+  memory_bytes: null,
+  cpu_percent: null,
+  app: "",
+  instance: 0,
+  group: null,
+  policy: "trusted",
+  denied: [],
+  ready: null,
+  health: null,
+  shim_pid: null,
+  log_bytes: 0,
+  log_dropped_lines: 0,
+  log_blocked: false,
+  log_dir: "",
+  degraded: [],
+  last_exit_signal: null,
+  started_at: null,
+  status_text: null,
+  calls: null,
+  reason: null,
+};
+const UNKNOWN_PARTS = { definition: {}, exits: [], log_files: [], limits: [], tree: [] };
+const UNKNOWN_DAEMON: DaemonStatus = {
+  version: "",
+  protocol: 1,
+  pid: 0,
+  uptime_seconds: 0,
+  socket: "",
+  state_dir: "",
+  daemon_log: "",
+  workers: 0,
+  running: 0,
+  connections: 0,
+  subscribers: 0,
+  memory_bytes: 0,
+  cgroup: null,
+};
+
+// The daemon is of our uid and believed: whatever it sends has the form that it says.
+
+/** One worker of an answer of this protocol or the one before. */
+export function readWorker(data: unknown): WorkerStatus {
+  const sent = data as Partial<WorkerStatus>;
+  const name = sent.name ?? "";
+  const calls = sent.calls ? { ...UNKNOWN_CALLS, ...sent.calls } : null;
+  return { ...UNKNOWN_WORKER, app: name, ...sent, calls };
+}
+
+/** Answer of Status for all workers. */
+export function readWorkers(data: unknown): WorkerStatus[] {
+  return (data as unknown[]).map(readWorker);
+}
+
+/** Answer of Describe. */
+export function readDescription(data: unknown): WorkerDescription {
+  return { ...UNKNOWN_PARTS, ...(data as Partial<WorkerDescription>), ...readWorker(data) };
+}
+
+/** Answer of DaemonStatus. */
+export function readDaemon(data: unknown): DaemonStatus {
+  return { ...UNKNOWN_DAEMON, ...(data as Partial<DaemonStatus>) };
+}

@@ -4,7 +4,7 @@ import { chosenDefault, SCRIPT_POLICY, withDefaultPolicy } from "../base/policie
 import { IpcError } from "../base/errors.ts";
 import { sleep } from "../base/platform.ts";
 import { resolvePaths } from "../base/paths.ts";
-import type { ExitInfo, WorkerDescription, WorkerStatus } from "../protocol/status.ts";
+import { readDescription, readWorker, readWorkers, type ExitInfo, type WorkerStatus } from "../protocol/status.ts";
 import { cleanEnv, connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { PythonWorker, REOPEN_MS, type AnyFunctions, type Attach } from "./python-worker.ts";
@@ -119,7 +119,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
     for (;;) {
       let isOver = false;
       try {
-        const status = await (await this.#daemon()).query<WorkerStatus>({ Status: { name } });
+        const status = await (await this.#daemon()).query({ Status: { name } }, readWorker);
         restarts ??= status.restarts;
         const keepsEnding = status.restarts - restarts >= ENDINGS_MAX;
         isOver = status.state === "Stopped" || status.state === "Crashed" || keepsEnding;
@@ -157,7 +157,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
     for (let pauseMs = 2; performance.now() < deadline; pauseMs = Math.min(pauseMs * 2, 50)) {
       let exits: readonly ExitInfo[];
       try {
-        ({ exits } = await (await this.#daemon()).query<WorkerDescription>({ Describe: { name } }));
+        ({ exits } = await (await this.#daemon()).query({ Describe: { name } }, readDescription));
       } catch (error) {
         if (!(error instanceof IpcError) || error.code !== "NOT_FOUND") throw error;
         return new IpcError("WORKER_STOPPED", `${name} was deleted`);
@@ -171,7 +171,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
 
   /** What `ipcctl status --json` shows. */
   async status(): Promise<WorkerStatus[]> {
-    return await (await this.#daemon()).query<WorkerStatus[]>({ Status: { name: null } });
+    return await (await this.#daemon()).query({ Status: { name: null } }, readWorkers);
   }
 
   async stop(name: string): Promise<void> {

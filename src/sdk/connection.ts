@@ -63,10 +63,14 @@ export class Connection implements Disposable {
     throw errorOf(response.Error);
   }
 
-  /** The `data` of a `Data` answer. The daemon is ours and of our uid: its shape is believed. */
-  async query<T>(message: unknown): Promise<T> {
+  /**
+   * The `data` of a `Data` answer. The daemon is ours and of our uid: its shape is believed.
+   *
+   * @param read fills in what a daemon of an earlier protocol does not send
+   */
+  async query<T>(message: unknown, read: (data: unknown) => T = (data) => data as T): Promise<T> {
     const response = await this.request(message);
-    if ("Data" in response) return response.Data.data as T;
+    if ("Data" in response) return read(response.Data.data);
     throw new IpcError("FAILED", `unexpected answer ${JSON.stringify(response).slice(0, 80)}`);
   }
 
