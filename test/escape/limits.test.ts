@@ -27,7 +27,7 @@ import { SYSTEM_PYTHON, canBeAnother, isRoot, skipUnless } from "../needs.ts";
 const MIB = 1 << 20;
 const NOBODY = 65_534;
 /** Tells that something hangs, not how fast it is. */
-const PATIENCE_MS = 10_000;
+const PATIENCE_MS = 120_000;
 const PACE_MS = 1000;
 const hasNamespaces = Bun.spawnSync([join(ROOT, "native/build/ipcctl-shim"), "--probe"], {
   stdio: ["ignore", "ignore", "ignore"],
@@ -274,7 +274,7 @@ const users: [name: string, uid: number | undefined][] = [
 /** Under `run` the grace of a worker that ignores SIGTERM is 10 s: it passes while the others go off. */
 const staying = new Map<Site, Promise<Outcome>>();
 /** Enough for it to say that it stays, on a machine that has much else to do. */
-const wallPolicy = (site: Site): string => site.policy("namespaces", { limits: { wallSeconds: 3 } });
+const wallPolicy = (site: Site): string => site.policy("namespaces", { limits: { wallSeconds: 10 } });
 beforeAll(async () => {
   for (const [name, uid] of users) sites.push(new Site(name, uid));
   await Promise.all(sites.map((site) => site.open()));

@@ -176,7 +176,7 @@ async function run(policy: Policy, { uid, python, lacks }: User): Promise<Outcom
         "-e",
         `HOME=${dwelling}`,
         "--timeout",
-        "50s",
+        "300s",
       ],
       ...(uid === undefined ? [] : ["--uid", `${uid}`, "--gid", `${uid}`]),
       ...[join(app, "ordinary.py"), "--", "--port", `${tcp.port}`, "--udp", `${udp.port}`, "--other", other, ...some],

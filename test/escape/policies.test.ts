@@ -31,7 +31,7 @@ function serve(text: string): Web {
 const CLIENT = `
 import sys, urllib.request
 for url in sys.argv[1:]:
-    try: print(urllib.request.urlopen(url, timeout=5).read().decode())
+    try: print(urllib.request.urlopen(url, timeout=60).read().decode())
     except OSError as error: print(type(error).__name__)
 `;
 const url = (server: { port: number }, host = "127.0.0.1"): string => `http://${host}:${server.port}/`;
@@ -64,7 +64,7 @@ test("packages that make connections of their own get through as well", async ()
   const python = await pythonWithPackages();
   if (skipUnless(python !== undefined, "requests from PyPI", "packages that make connections")) return;
   const code = `import asyncio, requests
-print(requests.get(${JSON.stringify(url(web))}, timeout=5).text)
+print(requests.get(${JSON.stringify(url(web))}, timeout=60).text)
 async def main():
     reader, writer = await asyncio.open_connection("127.0.0.1", ${web.port})
     writer.write(b"GET / HTTP/1.0\\r\\n\\r\\n")
@@ -121,7 +121,7 @@ test("a worker that ran into a denial is known by it, with the flag that helps",
     `import ipcctl, urllib.request
 @ipcctl.expose
 def fetch(url):
-    try: return urllib.request.urlopen(url, timeout=5).read().decode()
+    try: return urllib.request.urlopen(url, timeout=60).read().decode()
     except OSError as error: return type(error).__name__
 ipcctl.serve()
 `,

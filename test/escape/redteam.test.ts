@@ -39,7 +39,7 @@ function policy(more: object, base = "strict"): string {
 
 /** `ipcctl` in a folder, ended after a while: what hangs is a finding too. */
 async function cli(cwd: string, ...args: string[]): Promise<CliResult> {
-  const child = Bun.spawn(["timeout", "-k", "1", "20", join(ROOT, "bin/ipcctl"), ...args], {
+  const child = Bun.spawn(["timeout", "-k", "1", "200", join(ROOT, "bin/ipcctl"), ...args], {
     cwd,
     env: home.env,
     stdio: ["ignore", "pipe", "pipe"],
@@ -332,7 +332,7 @@ test("a time that is short is not none", async () => {
     "--policy",
     file,
     "-c",
-    "import time; time.sleep(3); print('not ended')",
+    "import time; time.sleep(300); print('not ended')",
   );
   expect(stdout).toBe("");
 });

@@ -182,7 +182,7 @@ time.sleep(600)
     'import os, time\nos.write(int(os.environ["IPCCTL_CONTROL_FD"]), b"READY")\ntime.sleep(600)\n',
   );
   for (const script of [notify, control]) {
-    const result = await home.cli("start", script, "--wait-ready", "10");
+    const result = await home.cli("start", script, "--wait-ready", "300");
     expect(result).toMatchObject({ status: 0, stderr: "" });
   }
   expect(await home.status("notify")).toMatchObject({ state: "Running", ready: true, status_text: "warming up" });

@@ -37,9 +37,9 @@ test("an http check finds it healthy, then sick, and restarts it", async () => {
   const health = {
     check_type: { type: "http", url: `http://127.0.0.1:${port}/` },
     interval: 20,
-    timeout: 2000,
+    timeout: 60_000,
     retries: 2,
-    start_period: 10_000,
+    start_period: 60_000,
   };
   await home.start("web", script, { health_check: health, backoff: { base_delay_ms: 1, max_delay_ms: 1 } });
   await home.start("other", home.script("noop.py", SLEEP));
@@ -55,7 +55,12 @@ test("an http check finds it healthy, then sick, and restarts it", async () => {
 
 test("a tcp check restarts what does not listen", async () => {
   await home.start("deaf", home.script("deaf.py", SLEEP), {
-    health_check: { check_type: { type: "tcp", host: "127.0.0.1", port: 1 }, interval: 20, timeout: 500, retries: 2 },
+    health_check: {
+      check_type: { type: "tcp", host: "127.0.0.1", port: 1 },
+      interval: 20,
+      timeout: 60_000,
+      retries: 2,
+    },
     restart_policy: "no",
   });
   await waitUntil(async () => (await state("deaf")) === "Stopped", "it is ended");
@@ -173,9 +178,13 @@ test("a log file is closed by its age", async () => {
 });
 
 test("run --timeout ends it with 124, and leaves nothing", async () => {
-  home.script("endless.py", "import os, time\nopen('endless-pid', 'w').write(str(os.getpid()))\ntime.sleep(600)\n");
-  const result = await home.cli("run", "--policy", "trusted", "endless.py", "--timeout", "1");
-  expect(result.status).toBe(124);
+  home.script(
+    "endless.py",
+    "import os, time\nopen('endless-new', 'w').write(str(os.getpid())); os.rename('endless-new', 'endless-pid')\ntime.sleep(600)\n",
+  );
+  for (let seconds = 1; !existsSync(join(home.dir, "endless-pid")); seconds *= 2)
+    // it may need longer to start
+    expect((await home.cli("run", "--policy", "trusted", "endless.py", "--timeout", `${seconds}`)).status).toBe(124);
   expect(isAlive(Number(readFileSync(join(home.dir, "endless-pid"), "utf8")))).toBe(false);
 });
 

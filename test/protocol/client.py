@@ -10,7 +10,7 @@ import sys
 class Client:
     def __init__(self, path):
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(20)
+        self.socket.settimeout(200)
         self.socket.connect(path)
 
     def send_bytes(self, payload):

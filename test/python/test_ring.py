@@ -118,7 +118,7 @@ class Rings(unittest.TestCase):
                 sender, receiver, _ = ends(module, module)
                 began = time.monotonic()
                 self.assertIsNone(receiver.receive_spin(20000))
-                self.assertTrue(0.019 < time.monotonic() - began < 5)
+                self.assertTrue(0.019 < time.monotonic() - began < 60)
                 for bad in (-1, float("nan"), 2e6):
                     self.assertRaises(ValueError, receiver.receive_spin, bad)
                 threading.Timer(0.02, sender.try_send, (b"late",)).start()
@@ -141,11 +141,11 @@ class Rings(unittest.TestCase):
                 for thread in threads:
                     thread.start()
                 for number in range(1000):
-                    deadline = time.monotonic() + 30
+                    deadline = time.monotonic() + 300
                     while not sender.try_send(b"%d" % number):
                         self.assertLess(time.monotonic(), deadline)
                         time.sleep(0)
-                deadline = time.monotonic() + 30
+                deadline = time.monotonic() + 300
                 while len(got) < 1000 and time.monotonic() < deadline:
                     time.sleep(0.01)
                 stop.set()

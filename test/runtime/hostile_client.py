@@ -69,7 +69,7 @@ for lie in (
     {"label": b"x" * 51},
 ):
     memory, own = open_channel(**lie)
-    own.settimeout(20)
+    own.settimeout(200)
     while (said := own.recv(64)) != b"":
         assert set(said) == {1}, said
     print("refused", lie, flush=True)
@@ -82,8 +82,7 @@ for payload in (b"", b"\xff", b"\x20", b"\x82\x18\x63\x00", b"\x83\x01\x61a\x00"
 print("garbage sent", flush=True)
 
 # Random words everywhere, while the worker looks.
-deadline = time.monotonic() + 1.5
-while time.monotonic() < deadline:
+for _ in range(300):
     memory, own = open_channel()
     for _ in range(random_.randrange(1, 60)):
         offset = random_.choice([64, 256, 320, 384, 512, 576, 640, 4096 + random_.randrange(2 * CAPACITY) // 4 * 4])
