@@ -18,6 +18,7 @@ export const ERROR_CODES = {
   WORKER_CRASHED: { exit: 1, meaning: "the worker ended by itself, and not well, before it answered" },
   WORKER_STOPPED: { exit: 1, meaning: "the worker was stopped, or had done its work, before it answered" },
   WORKER_RESTARTED: { exit: 1, meaning: "the worker was restarted before it answered" },
+  SUPERSEDED: { exit: 1, meaning: "a later stop or delete of the same worker cut it short" },
   LIMIT: { exit: 1, meaning: "a documented limit was reached" },
 } as const;
 
@@ -29,11 +30,18 @@ export class IpcError extends Error {
   readonly code: ErrorCode;
   /** The next thing to try, usually a command. */
   readonly hint: string | undefined;
+  /** The last lines of what the process printed that failed, where there is one. */
+  readonly output: readonly string[];
 
-  constructor(code: ErrorCode, message: string, more: { hint?: string; cause?: unknown } = {}) {
+  constructor(
+    code: ErrorCode,
+    message: string,
+    more: { hint?: string; cause?: unknown; output?: readonly string[] } = {},
+  ) {
     super(message, more.cause === undefined ? undefined : { cause: more.cause });
     this.code = code;
     this.hint = more.hint;
+    this.output = more.output ?? [];
   }
 
   /** Wraps what enters from elsewhere, once; an IpcError passes unchanged. */

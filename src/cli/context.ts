@@ -51,7 +51,7 @@ export class Context {
   }
 
   /** An error on stderr, as text or as JSON. */
-  fail(error: { code: string; message: string; hint?: string }): void {
+  fail(error: Failure): void {
     writeError(error, this.isJson);
   }
 
@@ -62,15 +62,25 @@ export class Context {
 }
 
 /** One sentence and the next thing to try; with `--json` the one object that scripts read. */
-export function writeError(
-  { code, message, hint }: { code: string; message: string; hint?: string },
-  isJson: boolean,
-): void {
+export function writeError({ code, message, hint, output = [] }: Failure, isJson: boolean): void {
+  const more = output.length === 0 ? {} : { output };
   const text = isJson
-    ? JSON.stringify({ error: { code, message, ...(hint === undefined ? {} : { hint }) } })
-    : `ipcctl: ${printable(message)}${hint === undefined ? "" : `\n  ${printable(hint)}`}`;
+    ? JSON.stringify({ error: { code, message, ...(hint === undefined ? {} : { hint }), ...more } })
+    : [
+        `ipcctl: ${printable(message)}`,
+        ...output.map((line) => `  | ${printable(line)}`),
+        ...(hint === undefined ? [] : [`  ${printable(hint)}`]),
+      ].join("\n");
   process.stderr.write(`${text}\n`);
 }
+
+export type Failure = {
+  readonly code: string;
+  readonly message: string;
+  readonly hint?: string;
+  /** The last lines that the process printed which failed. */
+  readonly output?: readonly string[];
+};
 
 /** Node's `process.stdout` takes longer to be made than `status` takes in all; plain descriptors do for most commands. */
 export function writeOut(text: string): void {

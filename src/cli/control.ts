@@ -1,8 +1,9 @@
 /** Commands that change workers: stop, restart, reload, delete, flush, signal, scale. */
-import { ERROR_CODES, isErrorCode } from "../base/errors.ts";
-import type { ActResult } from "../protocol/status.ts";
+import { ERROR_CODES, IpcError, isErrorCode } from "../base/errors.ts";
+import { readWorkers, type ActResult, type WorkerStatus } from "../protocol/status.ts";
+import type { Connection } from "../sdk/connection.ts";
 import { printable, type Context } from "./context.ts";
-import { select } from "./select.ts";
+import { isGlob, matches, pick, select } from "./select.ts";
 
 export type ActOptions = {
   readonly graceMs?: number;
@@ -19,7 +20,11 @@ export async function act(
   options: ActOptions = {},
 ): Promise<number> {
   using connection = await context.connect();
-  const names = (await select(connection, patterns)).map((worker) => worker.name);
+  const all = await connection.query({ Status: { name: null } }, readWorkers);
+  const isStray = verb === "delete" && (await deleteStray(connection, all, patterns));
+  if (isStray) return report(context, [{ name: patterns[0]!, ok: true, message: "deleted" }]);
+  const chosen = pick(all, patterns);
+  const names = chosen.map((worker) => worker.name);
   if (names.length === 0) {
     if (context.isJson) context.print("[]");
     else context.note("no workers");
@@ -29,6 +34,7 @@ export async function act(
     Act: {
       verb,
       names,
+      apps: wholeApps(all, chosen),
       grace_ms: options.graceMs ?? null,
       is_parallel: options.isParallel ?? false,
       wait_ms: options.waitMs ?? 0,
@@ -38,13 +44,38 @@ export async function act(
   return report(context, results);
 }
 
+/** Apps of which nothing is left out: how many instances they have may be another number when the turn comes. */
+function wholeApps(all: readonly WorkerStatus[], chosen: readonly WorkerStatus[]): string[] {
+  const isWhole = ({ app }: WorkerStatus): boolean =>
+    all.filter((one) => one.app === app).every((one) => chosen.includes(one));
+  return chosen.filter((worker) => worker.instance === 0 && isWhole(worker)).map((worker) => worker.name);
+}
+
+/** What the daemon does not know may live on in its folder all the same. */
+async function deleteStray(
+  connection: Connection,
+  all: readonly WorkerStatus[],
+  patterns: readonly string[],
+): Promise<boolean> {
+  const [name] = patterns;
+  if (name === undefined || patterns.length > 1 || isGlob(name) || name === "all" || name.startsWith("@")) return false;
+  if (all.some((worker) => matches(worker, name))) return false;
+  try {
+    await connection.request({ Delete: { name } });
+    return true;
+  } catch (error) {
+    if (error instanceof IpcError && error.code === "NOT_FOUND") return false; // the usual case: a typing error
+    throw error;
+  }
+}
+
 function report(context: Context, results: readonly ActResult[]): number {
   if (context.isJson) context.print(JSON.stringify(results, null, 2));
   const failed = results.filter((result) => !result.ok);
   for (const result of context.isJson ? [] : results)
     if (result.ok) context.print(`${printable(result.name)}: ${printable(result.message)}`);
-  for (const { name, code = "FAILED", message, hint } of failed) {
-    const error = { code, message: `${name}: ${message}`, ...(hint === undefined ? {} : { hint }) };
+  for (const { name, code = "FAILED", message, hint, output = [] } of failed) {
+    const error = { code, message: `${name}: ${message}`, output, ...(hint === undefined ? {} : { hint }) };
     context.fail(error);
   }
   const code = failed[0]?.code;

@@ -13,8 +13,8 @@ export async function runCli(args: readonly string[]): Promise<number> {
     return isPlainStatus(args) ? await status(new Context({ json: isJson }), undefined) : await parseAndRun(args);
   } catch (error) {
     const failure = IpcError.from(error, "ipcctl");
-    const { code, message, hint } = failure;
-    writeError({ code, message, ...(hint === undefined ? {} : { hint }) }, isJson);
+    const { code, message, hint, output } = failure;
+    writeError({ code, message, output, ...(hint === undefined ? {} : { hint }) }, isJson);
     if (own.includes("-v") || own.includes("--verbose")) reportCauses(failure.cause);
     return ERROR_CODES[failure.code].exit;
   }

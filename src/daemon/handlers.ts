@@ -2,7 +2,7 @@
 import { SCOPE } from "../../contract/shim.ts";
 import { IpcError, never } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
-import { toWorkerId } from "../base/names.ts";
+import { findWorkerId, toWorkerId } from "../base/names.ts";
 import { VERSION } from "../base/version.ts";
 import { emptyLogs } from "../logs/empty.ts";
 import { readLastLines } from "../logs/tail.ts";
@@ -14,7 +14,8 @@ import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan } from "../sandbox/plan.ts";
 import { DEFAULT_POLICY, loadPolicy } from "../sandbox/policy.ts";
 import { inDependencyOrder } from "../protocol/dependencies.ts";
-import type { App, Registry } from "../workers/registry.ts";
+import type { Turn } from "../workers/queue.ts";
+import type { App, Registry, Started } from "../workers/registry.ts";
 import { signalNumber } from "../workers/signals.ts";
 import { describeWorker, statusOf, type Sources } from "../workers/status.ts";
 import type { Worker } from "../workers/worker.ts";
@@ -87,34 +88,29 @@ async function start({ config: text }: RequestOf<"Start">, world: HandlerWorld):
     });
   }
   requireRights(config.uid, config.gid);
-  const isNew = registry.find(config.name) === undefined;
-  const app = defined(() => registry.define(config), config.name);
-  if (!app) {
-    const worker = registry.get(config.name);
-    return withFields(`App ${config.name} is already running`, {
-      name: worker.id,
-      pid: worker.live?.pid ?? null,
-      already_running: true,
-      is_other_definition: !isSameDefinition(worker.config, config),
-    });
-  }
+  let started: Started;
   try {
-    await startChecked(app, registry);
+    started = await registry.start(config);
   } catch (error) {
-    if (isNew) await registry.deleteApp(app);
     const cause = IpcError.from(error, "starting");
     throw new IpcError(
       cause.code === "FAILED" ? "START_FAILED" : cause.code,
       `Failed to start app ${config.name}: ${cause.message}`,
-      {
-        cause,
-        ...(cause.hint === undefined ? {} : { hint: cause.hint }),
-      },
+      { cause, output: cause.output, ...(cause.hint === undefined ? {} : { hint: cause.hint }) },
     );
   }
+  const { app } = started;
+  const [first] = app.workers;
+  if (started.isRunningAlready)
+    return withFields(`App ${config.name} is already running`, {
+      name: app.id,
+      pid: first?.live?.pid ?? null,
+      already_running: true,
+      is_other_definition: first !== undefined && !isSameDefinition(first.config, config),
+    });
   return withFields(`Started app ${config.name}`, {
     name: app.id,
-    pid: app.workers[0]?.lastPid ?? null,
+    pid: first?.lastPid ?? null,
     instances: app.workers.map((worker) => ({ name: worker.id, pid: worker.lastPid })),
   });
 }
@@ -125,18 +121,6 @@ function isSameDefinition(a: AppConfig, b: AppConfig): boolean {
   return Bun.deepEquals(essence(a), essence(b));
 }
 
-function defined(define: () => App | undefined, name: string): App | undefined {
-  try {
-    return define();
-  } catch (error) {
-    const cause = IpcError.from(error, "registering");
-    throw new IpcError(cause.code, `Failed to start app ${name}: ${cause.message}`, {
-      cause,
-      ...(cause.hint === undefined ? {} : { hint: cause.hint }),
-    });
-  }
-}
-
 /** Another user's identity can be given by root only; better said now than as a failed start. */
 function requireRights(uid: number | null, gid: number | null): void {
   const own = process.getuid!();
@@ -144,36 +128,43 @@ function requireRights(uid: number | null, gid: number | null): void {
   throw new IpcError("NO_PERMISSION", "Invalid config: uid and gid need a daemon that runs as root");
 }
 
-async function startChecked(app: App, registry: Registry): Promise<void> {
-  await registry.startApp(app);
-  for (const worker of app.workers) {
-    if (worker.launchFailure) throw worker.launchFailure;
-  }
-}
-
 async function stop({ name }: RequestOf<"Stop">, { registry }: HandlerWorld): Promise<Response> {
-  const workers = instancesOf(registry, name);
-  if (!workers.some(isWanted)) throw new IpcError("NOT_RUNNING", `App ${name} is not running`);
-  await Promise.all(workers.map((worker) => registry.stopWorker(worker, null)));
+  const { app, workers } = meant(registry, name);
+  if (!workers.some((worker) => worker.isWanted)) throw new IpcError("NOT_RUNNING", `App ${name} is not running`);
+  await registry.inTurn(app.id, { what: `stop ${name}`, workers: idsOf(workers), isFinal: true }, async () => {
+    await Promise.all(workers.map((worker) => registry.stopWorker(worker, null)));
+  });
   return success(`Stopped app ${name}`);
 }
 
 async function restart({ name }: RequestOf<"Restart">, { registry }: HandlerWorld): Promise<Response> {
-  const workers = instancesOf(registry, name);
+  const { app, workers } = meant(registry, name);
   const wasUp = workers.some((worker) => worker.isUp);
-  await Promise.all(workers.map((worker) => registry.restartWorker(worker, null)));
-  const pid = workers[0]?.live?.pid ?? null;
+  const pid = await registry.inTurn(app.id, { what: `restart ${name}`, workers: idsOf(workers) }, async (turn) => {
+    const present = workers.filter((worker) => app.workers.includes(worker));
+    if (present.length === 0) registry.get(name); // deleted, or scaled down, meanwhile
+    await Promise.all(present.map((worker) => registry.restartWorker(turn, worker)));
+    return present[0]?.live?.pid ?? null;
+  });
   return withFields(`${wasUp ? "Restarted" : "Started"} app ${name} with PID ${pid}`, { pid });
 }
 
 async function remove({ name }: RequestOf<"Delete">, { registry }: HandlerWorld): Promise<Response> {
-  await registry.deleteApp(registry.appOf(registry.get(name)));
+  const worker = registry.find(name);
+  const id = worker ? registry.appOf(worker).id : findWorkerId(name);
+  if (id === undefined) registry.get(name);
+  else await registry.deleteApp(id); // also what lives in its folder while we know nothing of it
   return success(`Deleted app ${name}`);
 }
 
-/** A process lives, or is to live again after its delay. */
-function isWanted(worker: Worker): boolean {
-  return worker.isUp || worker.state === "backoff";
+/** The name of an app means all its instances; `web-0` is its first alone. @throws IpcError NOT_FOUND */
+function meant(registry: Registry, name: string): { app: App; workers: Worker[] } {
+  const workers = instancesOf(registry, name);
+  return { app: registry.appOf(workers[0]!), workers }; // never empty: an app has an instance
+}
+
+function idsOf(workers: readonly Worker[]): string[] {
+  return workers.map((worker) => worker.id);
 }
 
 /** The name of an app means all its instances; `web-0` is its first alone. */
@@ -239,23 +230,33 @@ function hello({ protocol }: RequestOf<"Hello">): Response {
 }
 
 async function scale({ name, instances }: RequestOf<"Scale">, { registry }: HandlerWorld): Promise<Response> {
-  const app = registry.appOf(registry.get(name));
-  const before = app.config.instances;
-  await registry.scale(app, instances);
-  return success(`Scaled app ${app.id} from ${before} to ${instances}`);
+  const { id } = registry.appOf(registry.get(name));
+  const before = await registry.inTurn(
+    id,
+    { what: `scale ${id} ${instances}`, workers: "all", detail: instances },
+    async (turn) => {
+      const app = registry.appOf(registry.get(id));
+      const had = app.config.instances;
+      await registry.scale(turn, app, instances);
+      return had;
+    },
+  );
+  return success(`Scaled app ${id} from ${before} to ${instances}`);
 }
 
 /** Until each is running (ready, where told), one has failed, or the time is up. */
 async function waitReady({ names, timeout_ms }: RequestOf<"WaitReady">, { registry }: HandlerWorld): Promise<Response> {
-  const signal = AbortSignal.timeout(timeout_ms);
+  const deadline = performance.now() + timeout_ms;
   for (const worker of names.flatMap((name) => instancesOf(registry, name))) {
     const isDone = (): boolean =>
       worker.state === "running" || worker.state === "crashed" || worker.state === "stopped";
-    if (!(await worker.waitFor(isDone, signal))) {
+    const leftMs = Math.max(0, deadline - performance.now());
+    await worker.waitFor(isDone, { else: "was not ready", ms: leftMs }).catch((error: IpcError) => {
+      if (error.code !== "DEADLINE") throw error;
       throw new IpcError("DEADLINE", `${worker.id} was not ready within ${timeout_ms / 1000} s`, {
         hint: `see: ipcctl logs ${worker.id}`,
       });
-    }
+    });
     if (worker.state !== "running") {
       throw new IpcError(
         "START_FAILED",
@@ -271,33 +272,85 @@ async function waitReady({ names, timeout_ms }: RequestOf<"WaitReady">, { regist
 async function act(request: RequestOf<"Act">, world: HandlerWorld): Promise<Response> {
   const { registry } = world;
   const results: ActResult[] = [];
-  const workers = registry.workers.filter((worker) => request.names.includes(worker.id));
-  for (const name of request.names) {
-    if (!workers.some((worker) => worker.id === name))
-      results.push(failed(name, new IpcError("NOT_FOUND", `App ${name} not found`)));
+  const apps = new Map<string, Chosen>();
+  for (const name of [...request.names, ...request.apps]) {
+    const worker = registry.workers.find(({ id }) => id === name);
+    if (!worker) {
+      if (!request.apps.includes(name)) results.push(failed(name, new IpcError("NOT_FOUND", `App ${name} not found`)));
+      continue;
+    }
+    const { id } = registry.appOf(worker);
+    const chosen = apps.get(id) ?? { names: new Set(), isWhole: request.apps.includes(id) };
+    apps.set(id, { ...chosen, names: chosen.names.add(name) });
   }
-  const order = inDependencyOrder(registry.apps);
+  const order = inDependencyOrder(registry.apps).filter((app) => apps.has(app.id));
   const isDownward = request.verb === "stop" || request.verb === "delete";
-  const apps = (isDownward ? order.toReversed() : order).filter((app) =>
-    app.workers.some((worker) => workers.includes(worker)),
-  );
+  const inOrder = isDownward ? order.toReversed() : order;
   const doApp = async (app: App): Promise<void> => {
-    const own = app.workers.filter((worker) => workers.includes(worker));
-    results.push(...(await actOnApp(request, app, own, world)));
+    results.push(...(await actOnApp(request, app.id, apps.get(app.id)!, world))); // of these apps only
   };
-  if (request.is_parallel) await Promise.all(apps.map(doApp));
-  else if (isDownward && !apps.some((app) => app.config.depends_on.length > 0))
-    await Promise.all(apps.map(doApp)); // nothing to order
-  else for (const app of apps) await doApp(app);
+  if (request.is_parallel) await Promise.all(inOrder.map(doApp));
+  else if (isDownward && !inOrder.some((app) => app.config.depends_on.length > 0))
+    await Promise.all(inOrder.map(doApp)); // nothing to order
+  else for (const app of inOrder) await doApp(app);
   const rank = new Map(request.names.map((name, index) => [name, index]));
   return data(results.toSorted((a, b) => (rank.get(a.name) ?? 0) - (rank.get(b.name) ?? 0)));
 }
 
+/** Instances by name, or all that the app has when the turn comes. */
+type Chosen = { readonly names: Set<string>; readonly isWhole: boolean };
+
+/** In its turn. Each worker has a result, also where the turn never comes. */
 async function actOnApp(
   request: RequestOf<"Act">,
-  app: App,
-  workers: Worker[],
+  id: string,
+  { names, isWhole }: Chosen,
   { registry }: HandlerWorld,
+): Promise<ActResult[]> {
+  const { verb, grace_ms, wait_ms } = request;
+  const all = [...names];
+  if (verb === "signal" || verb === "flush") return actAtOnce(request, all, registry);
+  if (verb === "delete") {
+    const app = registry.apps.find((one) => one.id === id);
+    if (app && !isWhole && all.length < app.workers.length) return refusePartOf(app, all);
+    return [
+      await attempt(id, async () => {
+        await registry.deleteApp(id, grace_ms);
+        return "deleted";
+      }),
+    ];
+  }
+  const isStop = verb === "stop";
+  const wasWanted = new Set(all.filter((name) => registry.find(name)?.isWanted));
+  const wish = {
+    what: `${verb} ${isWhole ? id : all.join(" ")}`,
+    workers: isWhole ? ("all" as const) : all,
+    isFinal: isStop,
+    detail: { grace_ms, wait_ms, isParallel: request.is_parallel },
+  };
+  if (isStop)
+    registry.hurry(
+      all.map((name) => registry.get(name)),
+      grace_ms,
+    );
+  const work = registry.inTurn(id, wish, async (turn): Promise<ActResult[]> => {
+    const app = registry.apps.find((one) => one.id === id);
+    const workers = (app?.workers ?? []).filter((worker) => isWhole || names.has(worker.id));
+    const missing = all
+      .filter((name) => (app === undefined || !isWhole) && !workers.some((worker) => worker.id === name))
+      .map((name) => failed(name, new IpcError("NOT_FOUND", `App ${name} not found: it was deleted meanwhile`)));
+    return app ? [...(await actOnWorkers(request, turn, app, workers, wasWanted, registry)), ...missing] : missing;
+  });
+  return work.catch((error: unknown) => all.map((name) => failed(name, IpcError.from(error, name))));
+}
+
+async function actOnWorkers(
+  request: RequestOf<"Act">,
+  turn: Turn,
+  app: App,
+  workers: readonly Worker[],
+  wasWanted: ReadonlySet<string>,
+  registry: Registry,
 ): Promise<ActResult[]> {
   const { verb, grace_ms, wait_ms } = request;
   const each = (act: (worker: Worker) => Promise<string>): Promise<ActResult[]> =>
@@ -306,70 +359,77 @@ async function actOnApp(
     case "start":
       return each(async (worker) => {
         if (worker.isUp) return "already running";
-        await registry.startApp({ ...app, workers: [worker] });
-        if (worker.launchFailure) throw worker.launchFailure;
+        await registry.startWorker(turn, worker);
         return `started (pid ${worker.lastPid})`;
       });
     case "stop":
       return each(async (worker) => {
-        const was = isWanted(worker);
+        const was = worker.isWanted || wasWanted.has(worker.id);
         await registry.stopWorker(worker, grace_ms);
-        return was ? "stopped" : "not running";
+        if (!was) return "not running";
+        return worker.row.reason === null ? "stopped" : `stopped (${worker.row.reason})`;
       });
     case "restart": {
       const results: ActResult[] = [];
       const restartOne = async (worker: Worker): Promise<string> => {
-        await registry.restartWorker(worker, null, grace_ms);
+        await registry.restartWorker(turn, worker, grace_ms);
         return `restarted (pid ${worker.lastPid})`;
       };
       if (request.is_parallel) return each(restartOne);
       for (const [index, worker] of workers.entries()) {
-        if (index > 0 && wait_ms > 0) await Bun.sleep(wait_ms);
-        results.push(await attempt(worker.id, () => restartOne(worker)));
+        results.push(
+          await attempt(worker.id, async () => {
+            if (index > 0 && wait_ms > 0) await turn.unlessCut(Bun.sleep(wait_ms));
+            return restartOne(worker);
+          }),
+        );
       }
       return results;
     }
     case "reload":
       return [
         await attempt(app.id, async () => {
-          await registry.reloadApp(app, workers, grace_ms, wait_ms);
-          return `reloaded ${workers.length} instance${workers.length === 1 ? "" : "s"}`;
+          const count = await registry.reloadApp(turn, app, workers, grace_ms, wait_ms);
+          return `reloaded ${count} instance${count === 1 ? "" : "s"}`;
         }),
       ];
     case "delete":
-      if (workers.length < app.workers.length) {
-        const some = workers.map((worker) => worker.id).join(", ");
-        const error = new IpcError(
-          "FAILED",
-          `${some} is not all of ${app.id}, which has ${app.workers.length} instances`,
-          {
-            hint: `fewer of them: ipcctl scale ${app.id} ${app.workers.length - workers.length}; all of it: ipcctl delete ${app.id}`,
-          },
-        );
-        return workers.map((worker) => failed(worker.id, error));
-      }
-      return [
-        await attempt(app.id, async () => {
-          await registry.deleteApp(app, grace_ms);
-          return "deleted";
-        }),
-      ];
-    case "signal": {
-      const number = signalNumber(request.signal);
-      return each(async (worker) => {
-        await worker.link.signal(number, SCOPE.worker);
-        return `sent signal ${number}`;
-      });
-    }
+    case "signal":
     case "flush":
-      return each(async (worker) => {
-        if (worker.live) await worker.link.flushLogs();
-        else emptyLogs(worker.logDir);
-        return "logs emptied";
-      });
+      throw new Error(`${verb} is not done in turn`); // sent elsewhere by the caller
     default:
       return never(verb);
   }
+}
+
+function refusePartOf(app: App, names: readonly string[]): ActResult[] {
+  const error = new IpcError(
+    "FAILED",
+    `${names.join(", ")} is not all of ${app.id}, which has ${app.workers.length} instances`,
+    {
+      hint: `fewer of them: ipcctl scale ${app.id} ${app.workers.length - names.length}; all of it: ipcctl delete ${app.id}`,
+    },
+  );
+  return names.map((name) => failed(name, error));
+}
+
+/** What changes nothing that others wait for needs no turn. */
+function actAtOnce(request: RequestOf<"Act">, names: readonly string[], registry: Registry): Promise<ActResult[]> {
+  const number = request.verb === "signal" ? signalNumber(request.signal) : 0;
+  return Promise.all(
+    names.map((name) =>
+      attempt(name, async () => {
+        const worker = registry.get(name);
+        if (request.verb === "signal") {
+          await worker.link.signal(number, SCOPE.worker);
+          return `sent signal ${number}`;
+        }
+        if (worker.live) await worker.link.flushLogs();
+        else emptyLogs(worker.logDir);
+        return "logs emptied";
+      }),
+    ),
+  );
 }
 
 async function attempt(name: string, act: () => Promise<string>): Promise<ActResult> {
@@ -387,6 +447,7 @@ function failed(name: string, error: IpcError): ActResult {
     message: error.message,
     code: error.code,
     ...(error.hint === undefined ? {} : { hint: error.hint }),
+    ...(error.output.length === 0 ? {} : { output: error.output }),
   };
 }
 

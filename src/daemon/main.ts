@@ -69,7 +69,6 @@ async function serve(args: readonly string[]): Promise<void> {
   const subscriptions = new Subscriptions();
   const cgroups = CgroupTree.open(paths.stateDir);
   const usage = new UsageMeter(() => performance.now());
-  const monitors = new Map<Worker, HealthMonitor>();
   const compressing = new Map<string, Promise<void>>();
   const compress = (worker: Worker): void => {
     if (!worker.config.log.compress || compressing.has(worker.id)) return;
@@ -88,28 +87,42 @@ async function serve(args: readonly string[]): Promise<void> {
     shimBinary: SHIM_BINARY,
     workersDir: paths.workersDir,
     daemonEnv: cleanWorkerEnv(process.env),
-    emit: (worker, event) => subscriptions.publish(worker.id, event),
+    emit: (worker, event) => {
+      if (!worker.isExtra) subscriptions.publish(worker.id, event);
+    },
     log: (level, fields, text) => logger[level](fields, text),
     random: Math.random,
     nowMs: Date.now,
     onRotated: compress,
-    onRemove: (worker) => void registry.deleteApp(registry.appOf(worker)),
+    onRemove: (worker) => {
+      const { id } = registry.appOf(worker);
+      registry.deleteApp(id).catch((error: Error) => logger.error({ app: id, reason: error.message }, "removing it"));
+    },
+    watchRun: (worker, run) => {
+      const tell = (event: Parameters<World["emit"]>[1]): void => world.emit(worker, event);
+      const health = new HealthMonitor(worker, run, (reason) => tell({ type: "health_check_failed", reason }));
+      const limits = new LimitWatch(worker, run, usage, Date.now, tell);
+      return {
+        get health() {
+          return health.health;
+        },
+        [Symbol.dispose]: () => {
+          health[Symbol.dispose]();
+          limits[Symbol.dispose]();
+          usage.forget(worker.id);
+        },
+      };
+    },
   };
   const attend = (worker: Worker): (() => void) => {
-    const tell = (event: Parameters<World["emit"]>[1]): void => world.emit(worker, event);
-    const monitor = new HealthMonitor(worker, (reason) => tell({ type: "health_check_failed", reason }));
-    monitors.set(worker, monitor);
+    const restart = (reason: string): void => registry.restartByItself(worker, reason);
     const parts = [
-      monitor,
-      new CronRestart(worker),
-      new LimitWatch(worker, usage, Date.now, tell),
-      new FileWatch(worker, (reason) => logger.warn({ worker: worker.id, reason }, "watch")),
+      new CronRestart(worker, restart),
+      new FileWatch(worker, restart, (reason) => logger.warn({ worker: worker.id, reason }, "watch")),
     ];
     feed.update();
     return () => {
       for (const part of parts) part[Symbol.dispose]();
-      monitors.delete(worker);
-      usage.forget(worker.id);
       feed.update();
     };
   };
@@ -132,11 +145,7 @@ async function serve(args: readonly string[]): Promise<void> {
     logger.info({ keepWorkers }, "stopping");
     if (!keepWorkers) {
       systemd.extend(60_000);
-      await Promise.all(
-        registry.workers
-          .filter((worker) => worker.isUp || worker.state === "backoff")
-          .map((worker) => registry.stopForShutdown(worker)),
-      );
+      await registry.stopForShutdown();
       cgroups?.removeSelf();
     }
     registry.release();
@@ -167,7 +176,6 @@ async function serve(args: readonly string[]): Promise<void> {
       store,
       usage,
       nowMs: Date.now,
-      healthOf: (worker: Worker) => monitors.get(worker)?.state ?? null,
       shimPidOf,
     },
     // The answer goes out before the end begins.
@@ -176,7 +184,9 @@ async function serve(args: readonly string[]): Promise<void> {
   const trees = {
     pids: () =>
       new Set(
-        registry.workers.flatMap(({ live, dir }) => (live ? [live.pid, readRunRecord(dir)?.shim_pid ?? live.pid] : [])),
+        registry.everyWorker.flatMap(({ live, dir }) =>
+          live ? [live.pid, readRunRecord(dir)?.shim_pid ?? live.pid] : [],
+        ),
       ),
     isInGroup: (pid: number) => cgroups !== undefined && groupOf(pid).includes(`/${cgroups.path.split("/").at(-1)}/`),
   };

@@ -50,6 +50,8 @@ const STRUCTS = {
   Act: z.object({
     verb: z.enum(["start", "stop", "restart", "reload", "delete", "flush", "signal"]),
     names,
+    /** Apps of which all instances are meant, whichever they are when the turn comes; those of now are among the names. */
+    apps: z.array(z.string()).max(limit("workers")).default([]),
     grace_ms: graceMs,
     is_parallel: z.boolean().default(false),
     wait_ms: z.int().min(0).max(limit("graceMs")).default(0),

@@ -1,5 +1,5 @@
 /** What the daemon answers: bunctl's four tags, with additions that its clients ignore. */
-import type { ErrorCode } from "../base/errors.ts";
+import type { ErrorCode, IpcError } from "../base/errors.ts";
 
 /** The number of this protocol; a daemon answers this one and the one before. */
 export const PROTOCOL = 2;
@@ -10,7 +10,15 @@ export type EventMessage = {
 
 export type Response =
   | { readonly Success: { readonly message: string } }
-  | { readonly Error: { readonly message: string; readonly code: ErrorCode; readonly hint?: string } }
+  | {
+      readonly Error: {
+        readonly message: string;
+        readonly code: ErrorCode;
+        readonly hint?: string;
+        /** The last lines that the process printed which failed. */
+        readonly output?: readonly string[];
+      };
+    }
   | { readonly Data: { readonly data: unknown } }
   | EventMessage;
 
@@ -54,9 +62,10 @@ export function success(message: string): Response {
   return { Success: { message } };
 }
 
-export function failure(error: { code: ErrorCode; message: string; hint?: string | undefined }): Response {
-  const { code, message, hint } = error;
-  return { Error: { message, code, ...(hint === undefined ? {} : { hint }) } };
+export function failure({ code, message, hint, output }: IpcError): Response {
+  return {
+    Error: { message, code, ...(hint === undefined ? {} : { hint }), ...(output.length === 0 ? {} : { output }) },
+  };
 }
 
 export function data(value: unknown): Response {

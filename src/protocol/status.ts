@@ -127,6 +127,8 @@ export type ActResult = {
   message: string;
   code?: string;
   hint?: string;
+  /** The last lines that the process printed which failed. */
+  output?: readonly string[];
   pid?: number | null;
 };
 

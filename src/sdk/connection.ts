@@ -154,9 +154,14 @@ function connectError(error: unknown, path: string): IpcError {
 }
 
 /** What the daemon says went wrong; a newer one may have codes that we do not know. */
-function errorOf({ code, message, hint }: { code?: unknown; message: string; hint?: string }): IpcError {
-  return new IpcError(isErrorCode(code) ? code : "FAILED", message, hint === undefined ? {} : { hint });
+function errorOf({ code, message, hint, output = [] }: RemoteError): IpcError {
+  return new IpcError(isErrorCode(code) ? code : "FAILED", message, {
+    output,
+    ...(hint === undefined ? {} : { hint }),
+  });
 }
+
+type RemoteError = { code?: unknown; message: string; hint?: string; output?: readonly string[] };
 
 function lost(): IpcError {
   return new IpcError("CONNECTION_LOST", "the daemon closed the connection", { hint: "see: ipcctl daemon status" });

@@ -1,54 +1,43 @@
 /** Health checks: http, tcp, exec; after a start period, so many failures in a row end the run. */
 import { statSync } from "node:fs";
 import type { HealthCheck } from "../protocol/app-config.ts";
-import type { WorkerStatus } from "../protocol/status.ts";
 import { cleanWorkerEnv } from "./launch.ts";
+import type { Run, RunMonitor } from "./run.ts";
 import type { Worker } from "./worker.ts";
 
 /** Output of an exec check is not kept; this much of a failing http answer is never read either. */
 type Verdict = { readonly isHealthy: true } | { readonly isHealthy: false; readonly reason: string };
 
-/** Checks one worker for as long as it runs. Made when the worker appears, closed when it goes. */
-export class HealthMonitor implements Disposable {
+/** Checks one run of a worker, from when it is ready to its end. */
+export class HealthMonitor implements RunMonitor {
   readonly #worker: Worker;
+  readonly #run: Run;
   readonly #onFailure: (reason: string) => void;
   readonly #unwatch: () => void;
-  #run: { readonly pid: number; readonly abort: AbortController } | undefined;
-  #state: WorkerStatus["health"] = null;
+  readonly #abort = new AbortController();
+  #state: RunMonitor["health"] = null;
 
-  constructor(worker: Worker, onFailure: (reason: string) => void) {
+  constructor(worker: Worker, run: Run, onFailure: (reason: string) => void) {
     this.#worker = worker;
+    this.#run = run;
     this.#onFailure = onFailure;
-    this.#unwatch = worker.watch(() => this.#follow());
-    this.#follow();
+    this.#unwatch = worker.watch(() => this.#begin());
   }
 
-  get state(): WorkerStatus["health"] {
+  get health(): RunMonitor["health"] {
     return this.#state;
   }
 
   [Symbol.dispose](): void {
     this.#unwatch();
-    this.#end();
+    this.#abort.abort();
   }
 
-  /** One loop of checks per process: begins when it runs, ends when it goes. */
-  #follow(): void {
+  #begin(): void {
     const check = this.#worker.config.health;
-    const pid = this.#worker.state === "running" ? this.#worker.live?.pid : undefined;
-    if (this.#run?.pid === pid) return;
-    this.#end();
-    if (check === null || pid === undefined) return;
-    const abort = new AbortController();
-    this.#run = { pid, abort };
+    if (check === null || this.#state !== null || this.#worker.state !== "running") return;
     this.#state = "starting";
-    void this.#loop(check, abort.signal);
-  }
-
-  #end(): void {
-    this.#run?.abort.abort();
-    this.#run = undefined;
-    this.#state = null;
+    void this.#loop(check, this.#abort.signal);
   }
 
   async #loop(check: HealthCheck, signal: AbortSignal): Promise<void> {
@@ -69,7 +58,7 @@ export class HealthMonitor implements Disposable {
       this.#onFailure(verdict.reason);
       if (failures < check.retries) continue;
       this.#state = "unhealthy";
-      this.#worker.fail(`unhealthy: ${verdict.reason} (${failures} times in a row)`);
+      this.#run.fail(`unhealthy: ${verdict.reason} (${failures} times in a row)`, this.#worker.config.stop_timeout);
       return;
     }
   }

@@ -1,14 +1,69 @@
-/** Ends what a killed shim left behind. The worker itself has died with it; its children may not have. */
+/** Ends what lives of a run without the help of its shim: the shim was killed, does not answer, or is nobody's. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { bootId, readProcesses, type Process } from "./proc.ts";
-import type { RunRecord } from "./records.ts";
+import { isLockFree } from "./lock.ts";
+import { bootId, childrenByParent, descendantsOf, readProcesses, shimsOf, type Process } from "./proc.ts";
+import { readRunRecord, type RunRecord } from "./records.ts";
+import { ShimLink, type ShimListener } from "./shim.ts";
 
 const SIGKILL_WAIT_MS = 5000;
+/** How long a shim may take to see that its worker is gone, and the kernel to end one that we kill. */
+export const FORCE_WAIT_MS = 3000;
+
+/** What a killed shim left behind. The worker itself has died with it; its children may not have. Waits until they are gone. */
+export async function killLeftovers(dir: string, run: RunRecord): Promise<void> {
+  if (run.boot_id === bootId()) await killTree(dir, run, []);
+}
+
+/**
+ * The worker's tree first, so that its shim may still write down what it printed and how it ended; then the shim.
+ * True once nobody holds the folder's lock.
+ */
+export async function endByForce(dir: string): Promise<boolean> {
+  const run = readRunRecord(dir);
+  if (run?.boot_id === bootId()) await killTree(dir, run, shimsOf(dir));
+  if (await isFreeWithin(dir, FORCE_WAIT_MS)) return true;
+  for (const pid of shimsOf(dir)) kill(pid);
+  const isFree = await isFreeWithin(dir, FORCE_WAIT_MS);
+  if (run && isFree) await killLeftovers(dir, run);
+  return isFree;
+}
+
+/** Ends a shim that belongs to no worker that we know, and its worker: asked first, then by force. True once it is gone. */
+export async function endStray(dir: string, graceMs: number, signal: number): Promise<boolean> {
+  if (isLockFree(dir)) {
+    const run = readRunRecord(dir);
+    if (run) await killLeftovers(dir, run);
+    return true;
+  }
+  const link = await ShimLink.open(dir, DEAF);
+  if (link && (await link.stop(graceMs, signal)) && (await isFreeWithin(dir, graceMs + FORCE_WAIT_MS))) return true;
+  link?.release();
+  return endByForce(dir);
+}
+
+const nothing = (): void => undefined;
+const DEAF: ShimListener = {
+  onReady: nothing,
+  onExited: nothing,
+  onRotated: nothing,
+  onLogFull: nothing,
+  onStatusText: nothing,
+  onAttached: nothing,
+  onGone: nothing,
+};
+
+async function isFreeWithin(dir: string, ms: number): Promise<boolean> {
+  const deadline = performance.now() + ms;
+  for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 50)) {
+    if (isLockFree(dir)) return true;
+    if (performance.now() > deadline) return false;
+    await Bun.sleep(pauseMs); // A lock tells nobody that it is given up.
+  }
+}
 
 /** Kills, and waits until gone. A pid counts only together with its start time, a session only if the run made it. */
-export async function killLeftovers(run: RunRecord): Promise<void> {
-  if (run.boot_id !== bootId()) return;
+async function killTree(dir: string, run: RunRecord, shims: readonly number[]): Promise<void> {
   if (run.cgroup !== "" && existsSync(join(run.cgroup, "cgroup.kill"))) {
     try {
       writeFileSync(join(run.cgroup, "cgroup.kill"), "1");
@@ -18,20 +73,36 @@ export async function killLeftovers(run: RunRecord): Promise<void> {
   }
   const deadline = performance.now() + SIGKILL_WAIT_MS;
   for (let pauseMs = 1; performance.now() < deadline; pauseMs = Math.min(pauseMs * 2, 50)) {
-    const left = findLeftovers(run);
+    const left = findLeftovers(dir, run, shims);
     if (left.length === 0) return;
     for (const { pid } of left) kill(pid);
     await Bun.sleep(pauseMs); // Death is not told to those who are not the parent.
   }
 }
 
-function findLeftovers(run: RunRecord): Process[] {
-  const inGroup = new Set(run.cgroup === "" ? [] : groupPids(run.cgroup));
-  return [...readProcesses().values()].filter((process) => {
+function findLeftovers(dir: string, run: RunRecord, shims: readonly number[]): Process[] {
+  const all = readProcesses();
+  const children = childrenByParent(all);
+  const isOurs = new Set(run.cgroup === "" ? [] : groupPids(run.cgroup));
+  // A shim takes in what leaves the session of its worker. It ends itself, once nothing is left of the tree.
+  for (const root of [run.pid, ...shims]) {
+    if (root === run.pid && all.get(root)?.startTime !== run.starttime) continue;
+    for (const { pid } of descendantsOf(root, children)) if (!shims.includes(pid)) isOurs.add(pid);
+  }
+  return [...all.values()].filter((process) => {
     if (process.state === "Z" || process.startTime < run.starttime) return false;
     if (process.pid === run.pid) return process.startTime === run.starttime;
-    return process.session === run.pid || inGroup.has(process.pid);
+    return process.session === run.pid || isOurs.has(process.pid) || isMarked(process.pid, dir);
   });
+}
+
+/** It has the environment of this worker: how one is known that left the session of a worker whose shim was killed. */
+function isMarked(pid: number, dir: string): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/environ`, "latin1").includes(`IPCCTL_PLANE=${dir}/plane\0`);
+  } catch {
+    return false; // another user's, or gone
+  }
 }
 
 function groupPids(path: string): number[] {

@@ -15,7 +15,10 @@ export const STATES = {
   stopping: { word: "Stopping", meaning: "asked to end; its tree is killed after the grace" },
   restarting: { word: "Stopping", meaning: "asked to end, and to be started again once nothing of it is left" },
   backoff: { word: "Backoff", meaning: "ended; the next start waits for its delay" },
-  crashed: { word: "Crashed", meaning: "ended once too often (backoff exhausted), or could not be executed" },
+  crashed: {
+    word: "Crashed",
+    meaning: "ended once too often (backoff exhausted), or could not be executed when a user started it",
+  },
 } as const satisfies Record<string, { word: StateWord; meaning: string }>;
 
 export type State = keyof typeof STATES;
@@ -25,11 +28,10 @@ export const EVENTS = {
   start: "a user, a dependency or the daemon's own start wants it up",
   stop: "a user wants it down",
   restart: "a user, cron, watch, health or a limit wants a fresh process",
-  executed: "the shim reports the process; its readiness is still to be told",
   ready: "readiness: READY was told, or the policy is ready on execution",
   ended: "the run is over and is not to be started again",
   ended_retry: "the run is over and the restart policy wants another one after a delay",
-  ended_exhausted: "the run is over and the attempts are used up",
+  ended_exhausted: "the run is over and no attempt is left, or a start that was asked for could not be executed",
   retry_due: "the delay of the backoff has passed",
 } as const;
 
@@ -38,7 +40,7 @@ export type Event = keyof typeof EVENTS;
 /** What the caller has to do after a transition, in order. */
 export const EFFECTS = {
   launch: "start a new run",
-  end: "ask the shim to end the tree: signal, grace, SIGKILL",
+  end: "ask the shim to end the tree: signal, grace, SIGKILL; as soon as it answers, and until it has confirmed it",
   arm: "set the timer of the backoff",
   disarm: "cancel the timer of the backoff",
 } as const;
@@ -55,7 +57,6 @@ export const TABLE: { readonly [S in State]: { readonly [E in Event]: Transition
     start: to("starting", "launch"),
     stop: to("stopped"),
     restart: to("starting", "launch"),
-    executed: to("stopped"),
     ready: to("stopped"),
     ended: to("stopped"),
     ended_retry: to("stopped"),
@@ -66,7 +67,6 @@ export const TABLE: { readonly [S in State]: { readonly [E in Event]: Transition
     start: to("starting"),
     stop: to("stopping", "end"),
     restart: to("restarting", "end"),
-    executed: to("starting"),
     ready: to("running"),
     ended: to("stopped"),
     ended_retry: to("backoff", "arm"),
@@ -77,7 +77,6 @@ export const TABLE: { readonly [S in State]: { readonly [E in Event]: Transition
     start: to("running"),
     stop: to("stopping", "end"),
     restart: to("restarting", "end"),
-    executed: to("running"),
     ready: to("running"),
     ended: to("stopped"),
     ended_retry: to("backoff", "arm"),
@@ -88,7 +87,6 @@ export const TABLE: { readonly [S in State]: { readonly [E in Event]: Transition
     start: to("restarting"),
     stop: to("stopping", "end"),
     restart: to("restarting"),
-    executed: to("stopping", "end"),
     ready: to("stopping"),
     ended: to("stopped"),
     ended_retry: to("stopped"),
@@ -99,7 +97,6 @@ export const TABLE: { readonly [S in State]: { readonly [E in Event]: Transition
     start: to("restarting"),
     stop: to("stopping", "end"),
     restart: to("restarting"),
-    executed: to("restarting", "end"),
     ready: to("restarting"),
     ended: to("starting", "launch"),
     ended_retry: to("starting", "launch"),
@@ -110,7 +107,6 @@ export const TABLE: { readonly [S in State]: { readonly [E in Event]: Transition
     start: to("starting", "disarm", "launch"),
     stop: to("stopped", "disarm"),
     restart: to("starting", "disarm", "launch"),
-    executed: to("backoff"),
     ready: to("backoff"),
     ended: to("backoff"),
     ended_retry: to("backoff"),
@@ -121,7 +117,6 @@ export const TABLE: { readonly [S in State]: { readonly [E in Event]: Transition
     start: to("starting", "launch"),
     stop: to("stopped"),
     restart: to("starting", "launch"),
-    executed: to("crashed"),
     ready: to("crashed"),
     ended: to("crashed"),
     ended_retry: to("crashed"),

@@ -1,5 +1,5 @@
 /** What /proc tells of processes: who descends from whom, memory, processor time. */
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 
 /** One line of the process table. */
 export type Process = {
@@ -109,6 +109,27 @@ export function isConfined(pid: number): boolean {
     return ancestorsOf(pid).some((one) => isShim(one));
   } catch {
     return true; // gone: it cannot be judged
+  }
+}
+
+/** The shims whose folder this is: one, and perhaps the process beside it that answers for the worker. */
+export function shimsOf(dir: string): number[] {
+  let real: string;
+  try {
+    real = realpathSync(dir);
+  } catch {
+    return []; // No folder, no shim.
+  }
+  return [...readProcesses().values()]
+    .filter(({ pid, state }) => state !== "Z" && isShim(pid) && folderOf(pid) === real)
+    .map(({ pid }) => pid);
+}
+
+function folderOf(pid: number): string | undefined {
+  try {
+    return readlinkSync(`/proc/${pid}/cwd`);
+  } catch {
+    return undefined; // It has just ended.
   }
 }
 

@@ -1,12 +1,36 @@
-/** All apps and their instances: names, definitions, and what is done to several in the order of their dependencies. */
+/**
+ * All apps and their instances: names, definitions, and what is done to them. Whatever starts, stops or replaces workers
+ * of an app does so in its turn, which `inTurn` gives: users' verbs, schedules, watched files, the daemon's own end.
+ */
+import { mkdirSync, readdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId, toWorkerId } from "../base/names.ts";
 import { completeApp, type AppConfig } from "../protocol/app-config.ts";
 import { inDependencyOrder, requireNoCycle } from "../protocol/dependencies.ts";
+import { readLastLines } from "../logs/tail.ts";
+import { endStray } from "./leftovers.ts";
+import { isLockFree } from "./lock.ts";
+import { VerbQueue, type Turn, type Wish } from "./queue.ts";
+import { SIGTERM } from "./start-spec.ts";
 import { Worker, type World } from "./worker.ts";
 
-export type App = { readonly id: string; config: AppConfig; readonly workers: Worker[] };
+/** `extras` stand in while others are replaced: no verb means them, and no list shows them. */
+export type App = {
+  readonly id: string;
+  config: AppConfig;
+  readonly workers: Worker[];
+  readonly extras: Worker[];
+};
+
+/** Between the name of an app and the number of an extra instance: no name that a user gives can have it. */
+const EXTRA = "~";
+/** Lines of an extra that failed which go with the error. */
+const LAST_LINES = 10;
+
+/** What `start` found or did. */
+export type Started = { readonly app: App; readonly isRunningAlready: boolean };
 
 export class Registry {
   readonly #world: World;
@@ -15,6 +39,9 @@ export class Registry {
   /** Called for each worker that appears, with what is to be called when it goes. */
   readonly #attend: (worker: Worker) => () => void;
   readonly #attendances = new Map<string, () => void>();
+  readonly #queues = new Map<string, VerbQueue>();
+  readonly #strays = new Map<string, Promise<void>>();
+  #isClosing = false;
 
   constructor(world: World, attend: (worker: Worker) => () => void) {
     this.#world = world;
@@ -28,25 +55,41 @@ export class Registry {
   get workers(): readonly Worker[] {
     return this.apps.flatMap((app) => app.workers);
   }
+  /** Also those that only stand in. */
+  get everyWorker(): readonly Worker[] {
+    return this.apps.flatMap((app) => [...app.workers, ...app.extras]);
+  }
 
   /** Reads the store and finds every worker again. */
   async load(): Promise<void> {
     const { store } = this.#world;
     for (const { id, config: stored } of store.apps()) {
       const config = completeApp(stored);
-      const app: App = { id, config, workers: [] };
+      const app: App = { id, config, workers: [], extras: [] };
       this.#apps.set(id, app);
-      for (const row of store.instances(id)) this.#addWorker(app, new Worker(this.#world, config, row));
+      for (const row of store.instances(id)) {
+        if (row.id.includes(EXTRA)) store.deleteInstance(row.id);
+        else this.#addWorker(app, new Worker(this.#world, config, row));
+      }
+      this.#grow(app, config.instances); // a daemon may have been killed before it had made them all
     }
+    // A daemon that was killed in the middle of a reload, or of a delete, could not take away what it had to.
+    for (const id of this.#foldersLike((name) => name.includes(EXTRA)))
+      this.#endStray(id).catch((error: Error) => this.#world.log("error", { worker: id }, error.message));
     const wanted = new Set<Worker>();
     await Promise.all(
       this.workers.map(async (worker) => {
         if (await worker.adopt()) wanted.add(worker);
       }),
     );
-    await Promise.all(this.apps.map((app) => this.#removeSurplus(app)));
     for (const app of inDependencyOrder(this.apps)) {
-      for (const worker of app.workers) if (wanted.has(worker)) void this.#startAfterDependencies(app, worker);
+      const workers = app.workers.filter((worker) => wanted.has(worker));
+      const isSurplus = app.workers.some((worker) => worker.instance >= app.config.instances);
+      if (workers.length === 0 && !isSurplus) continue;
+      this.#ownVerb(app, { what: `start ${app.id}`, workers: "all" }, async (turn) => {
+        await this.#removeSurplus(app);
+        await this.#startWorkers(turn, app, workers, false);
+      });
     }
   }
 
@@ -64,16 +107,54 @@ export class Registry {
     return worker;
   }
 
+  /** @throws IpcError NOT_FOUND if it was deleted meanwhile */
   appOf(worker: Worker): App {
-    return [...this.#apps.values()].find((app) => app.workers.includes(worker))!; // every worker is made with its app
+    const app = this.apps.find(({ workers, extras }) => workers.includes(worker) || extras.includes(worker));
+    if (!app) throw gone(worker.id);
+    return app;
   }
 
   /**
-   * Takes a definition. A new name is registered; a known one gets the definition where nothing of it runs.
-   * Running already: unchanged, and `undefined` is returned.
+   * Carries out a verb on an app, known or not, when its turn has come. Where it is given up before that, or on the
+   * way, by a `stop` or `delete`: @throws IpcError SUPERSEDED
    */
-  define(config: AppConfig): App | undefined {
+  inTurn<T>(id: string, wish: Wish, task: (turn: Turn) => Promise<T>): Promise<T> {
+    if (this.#isClosing) return Promise.reject(new IpcError("SUPERSEDED", `${wish.what}: the daemon is stopping`));
+    const queue = this.#queues.get(id) ?? new VerbQueue();
+    this.#queues.set(id, queue);
+    return queue.add(wish, task).finally(() => {
+      if (queue.isEmpty) this.#queues.delete(id);
+    });
+  }
+
+  /** One that nobody waits for. */
+  #ownVerb(app: App, wish: Wish, task: (turn: Turn) => Promise<void>): void {
+    this.inTurn(app.id, wish, task).catch((error: unknown) => {
+      const { code, message } = IpcError.from(error, wish.what);
+      this.#world.log(code === "SUPERSEDED" ? "info" : "error", { app: app.id, reason: message }, wish.what);
+    });
+  }
+
+  /** Starts a definition: registers it, or gives it to a known app of which nothing runs. @throws IpcError what hinders it */
+  start(config: AppConfig): Promise<Started> {
     const id = toWorkerId(config.name);
+    return this.inTurn(id, { what: `start ${id}`, workers: "all", detail: config }, async (turn) => {
+      const isNew = !this.#apps.has(id);
+      const app = this.#define(id, config);
+      if (!app) return { app: this.#apps.get(id)!, isRunningAlready: true }; // only a known one runs already
+      try {
+        await this.#removeSurplus(app);
+        await this.#startWorkers(turn, app, app.workers, true);
+      } catch (error) {
+        if (isNew && !turn.signal.aborted) await this.#remove(app, null);
+        throw error;
+      }
+      return { app, isRunningAlready: false };
+    });
+  }
+
+  /** Undefined, and nothing is changed, if some of it runs. */
+  #define(id: string, config: AppConfig): App | undefined {
     const known = this.#apps.get(id);
     if (known?.workers.some((worker) => worker.isUp)) return undefined;
     if (!known && this.#workers.has(id)) {
@@ -89,7 +170,7 @@ export class Registry {
     for (let index = 1; index < config.instances; index++) this.#requireFree(`${id}-${index}`);
     if (this.#workers.size + config.instances > limit("workers"))
       throw new IpcError("LIMIT", `${limit("workers")} workers are the most, ${this.#workers.size} are known already`);
-    const app: App = { id, config, workers: [] };
+    const app: App = { id, config, workers: [], extras: [] };
     this.#world.store.putApp(id, config);
     this.#apps.set(id, app);
     this.#grow(app, config.instances);
@@ -105,7 +186,6 @@ export class Registry {
       this.#attendances.set(worker.id, this.#attend(worker)); // health, schedule and watched folders may be others now
     }
     this.#grow(app, config.instances);
-    void this.#removeSurplus(app);
     return app;
   }
 
@@ -134,117 +214,264 @@ export class Registry {
     this.#attendances.set(worker.id, this.#attend(worker));
   }
 
-  /** Starts what this app depends on first, then the app; resolves when every instance is started, ready where told. */
-  async startApp(app: App): Promise<void> {
-    await Promise.all(app.workers.map((worker) => this.#startAfterDependencies(app, worker)));
+  /** Each of them, after what the app depends on. */
+  async #startWorkers(turn: Turn, app: App, workers: readonly Worker[], isAskedFor: boolean): Promise<void> {
+    const all = await Promise.allSettled(workers.map((worker) => this.#startWorker(turn, app, worker, isAskedFor)));
+    for (const one of all) if (one.status === "rejected") throw one.reason;
   }
 
-  async #startAfterDependencies(app: App, worker: Worker): Promise<void> {
-    if (worker.isUp) return;
+  /** Starts what it depends on first; resolves when it is started, ready where told. @throws IpcError START_FAILED */
+  async startWorker(turn: Turn, worker: Worker): Promise<void> {
+    await this.#startWorker(turn, this.appOf(worker), worker, true);
+  }
+
+  async #startWorker(turn: Turn, app: App, worker: Worker, isAskedFor: boolean): Promise<void> {
+    turn.check();
+    if (worker.isUp && worker.state !== "stopping") return;
     for (const name of app.config.depends_on) {
       const needed = this.#apps.get(findWorkerId(name) ?? "");
       if (!needed)
         throw new IpcError("NOT_FOUND", `${app.id} depends on ${name}, which is not known`, {
           hint: `start ${name} first`,
         });
-      await this.startApp(needed);
+      await turn.unlessCut(this.#startNeeded(needed, isAskedFor));
     }
-    worker.start();
+    worker.start(isAskedFor);
     const isSettled = (): boolean => worker.state !== "starting" || worker.launchFailure !== undefined;
-    await worker.waitFor(isSettled);
+    await worker.waitFor(isSettled, { else: "was not started", ms: worker.startMs, signal: turn.signal });
+    if (worker.launchFailure) throw worker.launchFailure;
   }
 
-  /** Resolves when it is down. */
+  /** In the turn of its own app. Dependencies have no circle, so nobody waits for himself. */
+  async #startNeeded(app: App, isAskedFor: boolean): Promise<void> {
+    if (app.workers.every((worker) => worker.state === "running")) return;
+    await this.inTurn(app.id, { what: `start ${app.id}`, workers: "all" }, (turn) =>
+      this.#startWorkers(turn, app, app.workers, isAskedFor),
+    );
+  }
+
+  /** Resolves when it is down. @throws IpcError DEADLINE if that cannot be brought about */
   async stopWorker(worker: Worker, graceMs: number | null): Promise<void> {
     worker.stop(graceMs);
-    await worker.waitFor(() => !worker.isUp);
+    await worker.waitFor(() => !worker.isUp, { else: "was not stopped", ms: worker.stopMs });
+  }
+
+  /** Before its turn: who waits for a stop may be given less time by the next one who wants it. */
+  hurry(workers: readonly Worker[], graceMs: number | null): void {
+    for (const worker of workers) if (worker.state === "stopping" && graceMs !== null) worker.stop(graceMs);
   }
 
   /** Resolves when a fresh process runs. @throws IpcError START_FAILED */
-  async restartWorker(worker: Worker, reason: string | null, graceMs: number | null = null): Promise<void> {
+  async restartWorker(turn: Turn, worker: Worker, graceMs: number | null = null): Promise<void> {
+    turn.check();
     worker.requireLaunchable(); // better refused than down
-    const before = worker.row.run;
-    worker.restart(reason, graceMs);
-    await worker.waitFor(
-      () => (worker.row.run > before && worker.state !== "starting") || worker.launchFailure !== undefined,
-    );
+    await this.#restartWorker(turn, worker, null, graceMs);
     if (worker.state !== "running") {
       throw (
         worker.launchFailure ??
-        new IpcError("START_FAILED", `${worker.id} did not come up again: ${worker.row.reason ?? worker.state}`)
+        new IpcError("START_FAILED", `${worker.id} did not come up again: ${worker.row.reason ?? worker.state}`, {
+          hint: `see: ipcctl logs ${worker.id}`,
+        })
       );
     }
+  }
+
+  async #restartWorker(turn: Turn, worker: Worker, reason: string | null, graceMs: number | null): Promise<void> {
+    const before = worker.row.run;
+    worker.restart(reason, graceMs);
+    const hasSettled = (): boolean => {
+      const isFresh = worker.row.run > before;
+      if (isFresh) turn.begin();
+      return (isFresh && worker.state !== "starting") || worker.launchFailure !== undefined;
+    };
+    const ms = worker.stopMs + worker.startMs;
+    await worker.waitFor(hasSettled, { else: "was not restarted", ms, signal: turn.signal });
+  }
+
+  /** For a schedule or a changed file: like a user's, but what is not wanted any more by then is left alone. */
+  restartByItself(worker: Worker, reason: string): void {
+    const app = this.apps.find(({ workers }) => workers.includes(worker));
+    if (!app) return;
+    const wish = { what: `restart ${worker.id}`, workers: [worker.id], detail: "by itself" };
+    this.#ownVerb(app, wish, async (turn) => {
+      if (worker.isWanted && app.workers.includes(worker)) await this.#restartWorker(turn, worker, reason, null);
+    });
   }
 
   /**
    * One instance after the other gets a fresh process while the others, and one extra instance, stand in:
    * the new process is ready before an old one goes. @throws IpcError if the extra one does not come up; then nothing was touched.
    */
-  async reloadApp(app: App, workers: readonly Worker[], graceMs: number | null, waitMs: number): Promise<void> {
+  async reloadApp(
+    turn: Turn,
+    app: App,
+    workers: readonly Worker[],
+    graceMs: number | null,
+    waitMs: number,
+  ): Promise<number> {
+    turn.check();
     const old = workers.filter((worker) => worker.isUp);
     if (old.length === 0)
       throw new IpcError("NOT_RUNNING", `App ${app.id} is not running`, { hint: `start it: ipcctl start ${app.id}` });
-    const extra = this.#addInstance(app, Math.max(...app.workers.map((worker) => worker.instance)) + 1);
+    for (const worker of old) worker.requireLaunchable();
+    turn.begin();
+    const extra = this.#addExtra(app);
     try {
-      extra.start();
-      await extra.waitFor(() => extra.state !== "starting");
-      if (extra.state !== "running")
-        throw (
-          extra.launchFailure ??
-          new IpcError("START_FAILED", `the new ${app.id} did not become ready; the old one was left alone`)
-        );
+      await this.#endStray(extra.id); // of a reload that a killed daemon could not finish
+      turn.check();
+      extra.start(true);
+      const isSettled = (): boolean => extra.state !== "starting";
+      await extra.waitFor(isSettled, { else: "did not become ready", ms: extra.startMs, signal: turn.signal });
+      await requireStanding(app, extra, "the old one was left alone");
       for (const [index, worker] of old.entries()) {
-        if (index > 0 && waitMs > 0) await Bun.sleep(waitMs);
-        await this.restartWorker(worker, null, graceMs);
+        if (index > 0 && waitMs > 0) await turn.unlessCut(Bun.sleep(waitMs));
+        await requireStanding(app, extra, `${index} of ${old.length} instances were reloaded, the others left alone`);
+        await this.restartWorker(turn, worker, graceMs);
       }
     } finally {
-      await this.#removeWorker(app, extra);
+      await this.#discard(app.extras, extra, graceMs);
     }
+    return old.length;
+  }
+
+  #addExtra(app: App): Worker {
+    let number = 1;
+    const idOf = (): string => `${app.id}${EXTRA}${number}`;
+    while (app.extras.some((extra) => extra.id === idOf())) number++;
+    const id = idOf();
+    const instance = Math.max(...app.workers.map((worker) => worker.instance)) + number;
+    const row = this.#world.store.addInstance(id, app.id, instance);
+    // It does one thing: nothing restarts it, and its end is the end of the reload.
+    const config = { ...app.config, restart_policy: "no" as const, cron: null, watch: false };
+    const extra = new Worker(this.#world, config, row, true);
+    app.extras.push(extra);
+    return extra;
   }
 
   /** Makes the number of instances so. New ones start if the app is up; the highest go first. */
-  async scale(app: App, count: number): Promise<void> {
+  async scale(turn: Turn, app: App, count: number): Promise<void> {
+    turn.check();
+    const wasUp = app.workers.some((worker) => worker.isUp);
     app.config = { ...app.config, instances: count };
     this.#world.store.putApp(app.id, app.config);
     for (const worker of app.workers) worker.redefine(app.config);
     this.#grow(app, count);
-    if (app.workers.some((worker) => worker.isUp)) await this.startApp(app);
     await this.#removeSurplus(app);
+    if (wasUp) await this.#startWorkers(turn, app, app.workers, true);
   }
 
   async #removeSurplus(app: App): Promise<void> {
     const surplus = app.workers.filter((worker) => worker.instance >= app.config.instances);
-    await Promise.all(surplus.map((worker) => this.#removeWorker(app, worker)));
+    await Promise.all(surplus.map((worker) => this.#discard(app.workers, worker, null)));
   }
 
-  async #removeWorker(app: App, worker: Worker): Promise<void> {
-    await this.stopWorker(worker, null);
-    const index = app.workers.indexOf(worker);
-    if (index < 0) return; // Two asked for it.
-    app.workers.splice(index, 1);
-    this.#workers.delete(worker.id);
-    this.#world.store.deleteInstance(worker.id);
-    worker.dispose();
-    this.#attendances.get(worker.id)?.();
-    this.#attendances.delete(worker.id);
+  /** Ends one instance and forgets it. Not to be cut short: nothing of it may stay. */
+  async #discard(list: Worker[], worker: Worker, graceMs: number | null): Promise<void> {
+    await this.stopWorker(worker, graceMs);
+    if (list.includes(worker)) this.#forget([worker], () => this.#world.store.deleteInstance(worker.id)); // two may have asked for it
   }
 
-  /** Stops and forgets an app with all its instances and logs. */
-  async deleteApp(app: App, graceMs: number | null = null): Promise<void> {
-    await Promise.all([...app.workers].map((worker) => this.stopWorker(worker, graceMs)));
-    for (const worker of [...app.workers]) await this.#removeWorker(app, worker);
+  /** Their folders, then the store, then what is left of them; in one go. */
+  #forget(workers: readonly Worker[], record: () => void): void {
+    for (const worker of workers) worker.discard();
+    record();
+    for (const worker of workers) {
+      for (const { workers: all, extras } of this.apps)
+        for (const list of [all, extras]) if (list.includes(worker)) list.splice(list.indexOf(worker), 1);
+      this.#workers.delete(worker.id);
+      worker.dispose();
+      this.#attendances.get(worker.id)?.();
+      this.#attendances.delete(worker.id);
+    }
+  }
+
+  /** Stops and forgets an app with all its instances and logs. @throws IpcError NOT_FOUND if there is nothing of it */
+  deleteApp(id: string, graceMs: number | null = null): Promise<void> {
+    return this.inTurn(id, { what: `delete ${id}`, workers: "all", isFinal: true }, async () => {
+      const app = this.#apps.get(id);
+      if (app) return this.#remove(app, graceMs);
+      if (!(await this.#endStrays(id, graceMs))) throw gone(id);
+    });
+  }
+
+  async #remove(app: App, graceMs: number | null): Promise<void> {
+    const all = (): Worker[] => [...app.workers, ...app.extras];
+    await Promise.all(all().map((worker) => this.stopWorker(worker, graceMs)));
+    await this.#endStrays(app.id, graceMs);
+    // Of all at once, so that no daemon ever finds a part of it.
+    this.#forget(all(), () => this.#world.store.deleteApp(app.id));
     this.#apps.delete(app.id);
-    this.#world.store.deleteApp(app.id);
   }
 
-  /** Ends its process, but it stays wanted: the next daemon starts it again. */
-  async stopForShutdown(worker: Worker): Promise<void> {
-    worker.suspend();
-    await worker.waitFor(() => !worker.isUp);
+  /** Of the folders that an app of this name can have, those that belong to nobody and in which a shim lives. True if there was one. */
+  async #endStrays(id: string, graceMs: number | null): Promise<boolean> {
+    const isOurs = (name: string): boolean =>
+      name === id || (name.startsWith(id) && /^[-~]\d+$/.test(name.slice(id.length)));
+    const strays = this.#foldersLike(isOurs).filter((name) => !isLockFree(join(this.#world.workersDir, name)));
+    await Promise.all(strays.map((name) => this.#endStray(name, graceMs)));
+    return strays.length > 0;
+  }
+
+  /** Folders of no worker that we know. */
+  #foldersLike(isOurs: (name: string) => boolean): string[] {
+    const known = new Set(this.everyWorker.map(({ id }) => id));
+    mkdirSync(this.#world.workersDir, { recursive: true, mode: 0o700 });
+    return readdirSync(this.#world.workersDir).filter((name) => isOurs(name) && !known.has(name));
+  }
+
+  /** Two who want it end it together: what the second finds is not to be a folder that is used again. */
+  #endStray(id: string, graceMs: number | null = null): Promise<void> {
+    const ending = this.#strays.get(id) ?? this.#endStrayAlone(id, graceMs).finally(() => this.#strays.delete(id));
+    this.#strays.set(id, ending);
+    return ending;
+  }
+
+  async #endStrayAlone(id: string, graceMs: number | null): Promise<void> {
+    const dir = join(this.#world.workersDir, id);
+    if (!isLockFree(dir)) this.#world.log("warn", { worker: id }, "ending a worker that belongs to nobody");
+    if (!(await endStray(dir, graceMs ?? STRAY_GRACE_MS, SIGTERM)))
+      throw new IpcError("FAILED", `the shim in ${dir} belongs to nobody and cannot be ended`, {
+        hint: "see: ipcctl doctor",
+      });
+    this.#world.cgroups?.remove(id);
+    rmSync(dir, { recursive: true, force: true });
+  }
+
+  /** Ends what runs, but it stays wanted: the next daemon starts it again. What is under way is given up. */
+  async stopForShutdown(): Promise<void> {
+    this.#isClosing = true;
+    for (const queue of this.#queues.values()) queue.cut("all", "the end of the daemon");
+    const stop = async (worker: Worker): Promise<void> => {
+      worker.suspend();
+      await worker.waitFor(() => !worker.isUp, { else: "was not stopped", ms: worker.stopMs });
+    };
+    const all = await Promise.allSettled(this.everyWorker.filter((worker) => worker.isWanted).map(stop));
+    for (const one of all)
+      if (one.status === "rejected")
+        this.#world.log("error", { reason: (one.reason as Error).message }, "stopping the daemon");
   }
 
   /** Lets every worker run on without us. */
   release(): void {
-    for (const worker of this.workers) worker.release();
+    this.#isClosing = true;
+    for (const worker of this.everyWorker) worker.release();
   }
+}
+
+/** What a shim that belongs to nobody gives its worker; its definition is not known. */
+const STRAY_GRACE_MS = 10_000;
+
+function gone(name: string): IpcError {
+  return new IpcError("NOT_FOUND", `App ${name} not found`, { hint: "see: ipcctl status" });
+}
+
+/** @throws IpcError START_FAILED with what it printed, unless the extra instance runs */
+async function requireStanding({ id }: App, extra: Worker, rest: string): Promise<void> {
+  if (extra.state === "running") return;
+  const decode = new TextDecoder();
+  const { lines } = await readLastLines(extra.logDir, LAST_LINES, { lineBytesMax: 1024 });
+  const reason = extra.launchFailure?.message ?? extra.row.reason ?? extra.word;
+  throw new IpcError("START_FAILED", `the new ${id} does not run (${reason}); ${rest}`, {
+    output: lines.map(({ text }) => decode.decode(text)),
+  });
 }

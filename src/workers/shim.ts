@@ -55,7 +55,15 @@ export type ShimListener = {
 type Answers = {
   readonly plain: ((errno: number) => void)[];
   readonly calls: ((counts: CallCounts | undefined) => void)[];
+  /** The connection has ended. */
+  isOver: boolean;
 };
+
+/** A shim answers within microseconds. One that does not is stopped, or the machine is very busy. */
+const HELLO_MS = 5000;
+const ANSWER_MS = 10_000;
+/** A STOP does no harm twice: better asked again than waited for. */
+const STOP_ANSWER_MS = 1000;
 
 /** An open connection to a shim. Ends with `onGone`, once. */
 export class ShimLink {
@@ -69,9 +77,9 @@ export class ShimLink {
     this.#answers = answers;
   }
 
-  /** Connects to the shim of a worker's directory and asks for its state. `undefined` if none listens there. */
+  /** Connects to the shim of a worker's directory and asks for its state. `undefined` if none listens there, or answers in time. */
   static async open(dir: string, listener: ShimListener): Promise<ShimLink | undefined> {
-    const answers: Answers = { plain: [], calls: [] };
+    const answers: Answers = { plain: [], calls: [], isOver: false };
     const first = Promise.withResolvers<ShimState | undefined>();
     let held: Buffer = Buffer.alloc(0);
     let isKnown = false;
@@ -82,6 +90,7 @@ export class ShimLink {
       } else deliver(type, payload, listener, answers);
     };
     const onEnd = (): void => {
+      answers.isOver = true;
       first.resolve(undefined);
       for (const answer of answers.plain.splice(0)) answer(ESRCH);
       for (const answer of answers.calls.splice(0)) answer(undefined);
@@ -98,30 +107,43 @@ export class ShimLink {
     );
     if (!socket) return undefined;
     socket.write(frame(REQUEST.hello, u32(SHIM_VERSION)));
+    const timer = setTimeout(() => socket.terminate(), HELLO_MS);
     const state = await first.promise;
+    clearTimeout(timer);
     return state && new ShimLink(socket, state, answers);
+  }
+
+  /** False once it has ended: `onGone` has been called, or is not to be any more. */
+  get isOpen(): boolean {
+    return !this.#answers.isOver;
   }
 
   /** @throws IpcError NOT_RUNNING if the process is gone, FAILED for another errno. */
   async signal(signal: number, scope: (typeof SCOPE)[keyof typeof SCOPE]): Promise<void> {
     const errno = await this.#ask(frame(REQUEST.signal, Buffer.concat([u32(signal), Buffer.of(scope)])));
     if (errno === ESRCH) throw new IpcError("NOT_RUNNING", "the process is gone already");
+    if (errno === ETIMEDOUT) throw silent(`signal ${signal}`);
     if (errno !== 0) throw new IpcError("FAILED", `signal ${signal} was refused with errno ${errno}`);
   }
 
-  /** Ends the whole tree: `signal`, then SIGKILL after the grace. The shim carries it out even if we are gone. */
-  stop(graceMs: number, signal: number): void {
-    void this.#ask(frame(REQUEST.stop, Buffer.concat([u32(graceMs), u32(signal)])));
+  /**
+   * Ends the whole tree: `signal`, then SIGKILL after the grace. The shim carries it out even if we are gone.
+   * Resolves to whether it has said that it will; where it has not, it may never have heard of it.
+   */
+  async stop(graceMs: number, signal: number): Promise<boolean> {
+    return (await this.#ask(frame(REQUEST.stop, Buffer.concat([u32(graceMs), u32(signal)])), STOP_ANSWER_MS)) === 0;
   }
 
   async flushLogs(): Promise<void> {
     const errno = await this.#ask(frame(REQUEST.flush, Buffer.alloc(0)));
+    if (errno === ETIMEDOUT) throw silent("emptying the logs");
     if (errno !== 0) throw new IpcError("FAILED", `logs could not be emptied, errno ${errno}`);
   }
 
   /** Undefined if the shim is gone. */
   calls(): Promise<CallCounts | undefined> {
     const { promise, resolve } = Promise.withResolvers<CallCounts | undefined>();
+    if (this.#answers.isOver) return Promise.resolve(undefined);
     this.#answers.calls.push(resolve);
     this.#write(frame(REQUEST.calls, Buffer.alloc(0)));
     return promise;
@@ -132,9 +154,15 @@ export class ShimLink {
     this.#socket.terminate();
   }
 
-  #ask(request: Buffer): Promise<number> {
+  /** The errno of the answer; ESRCH where the link ends before it, ETIMEDOUT where it does not come. */
+  #ask(request: Buffer, patienceMs = ANSWER_MS): Promise<number> {
     const { promise, resolve } = Promise.withResolvers<number>();
-    this.#answers.plain.push(resolve);
+    if (this.#answers.isOver) return Promise.resolve(ESRCH);
+    const timer = setTimeout(() => resolve(ETIMEDOUT), patienceMs);
+    this.#answers.plain.push((errno) => {
+      clearTimeout(timer);
+      resolve(errno);
+    });
     this.#write(request);
     return promise;
   }
@@ -146,6 +174,13 @@ export class ShimLink {
 }
 
 const ESRCH = 3;
+const ETIMEDOUT = 110;
+
+function silent(what: string): IpcError {
+  return new IpcError("DEADLINE", `${what}: its shim has not answered within ${ANSWER_MS / 1000} s`, {
+    hint: "a stop ends it all the same: ipcctl stop NAME",
+  });
+}
 
 /** Through the directory's descriptor: the path may be longer than a socket address. */
 async function connect(

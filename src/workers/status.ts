@@ -22,7 +22,6 @@ export type Sources = {
   readonly store: Store;
   readonly usage: UsageMeter;
   readonly nowMs: () => number;
-  readonly healthOf: (worker: Worker) => WorkerStatus["health"];
   readonly shimPidOf: (worker: Worker) => number | null;
 };
 
@@ -65,7 +64,7 @@ function statusWith(worker: Worker, sources: Sources, usage: Usage | undefined):
     policy: policyTitle(config.policy ?? DEFAULT_POLICY),
     denied: worker.denied,
     ready: config.ready === "notify" ? worker.isReady : null,
-    health: sources.healthOf(worker),
+    health: worker.health,
     shim_pid: live ? sources.shimPidOf(worker) : null,
     log_bytes: logFilesOf(worker).reduce((sum, file) => sum + file.bytes, 0),
     log_dropped_lines: worker.droppedLines,
@@ -127,24 +126,34 @@ function limitsOf(worker: Worker): WorkerDescription["limits"] {
   const { max_memory, max_cpu_percent } = worker.config;
   const limits: WorkerDescription["limits"] = [];
   if (max_memory !== null) {
-    const isHard = worker.enforced.memory;
     limits.push({
       name: "max_memory",
       value: max_memory,
-      mechanism: isHard ? "cgroup memory.max" : "watched every second, RLIMIT_DATA at twice the limit",
-      is_approximate: !isHard,
+      ...mechanismOf(
+        worker.enforced?.memory,
+        "cgroup memory.max",
+        "watched every second, RLIMIT_DATA at twice the limit",
+      ),
     });
   }
   if (max_cpu_percent !== null) {
-    const isHard = worker.enforced.cpu;
     limits.push({
       name: "max_cpu_percent",
       value: max_cpu_percent,
-      mechanism: isHard ? "cgroup cpu.max" : "watched and reported only",
-      is_approximate: !isHard,
+      ...mechanismOf(worker.enforced?.cpu, "cgroup cpu.max", "watched and reported only"),
     });
   }
   return limits;
+}
+
+/** @param isHard undefined where nothing runs: how it is held is found out anew at each start */
+function mechanismOf(
+  isHard: boolean | undefined,
+  hard: string,
+  soft: string,
+): { mechanism: string; is_approximate: boolean } {
+  if (isHard === undefined) return { mechanism: "not running", is_approximate: false };
+  return { mechanism: isHard ? hard : soft, is_approximate: !isHard };
 }
 
 function degradedOf(worker: Worker): string[] {

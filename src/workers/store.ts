@@ -10,9 +10,9 @@ import type { ExitInfo } from "../protocol/status.ts";
 
 /**
  * What is wanted of a worker: `up` a run is or should be alive · `backoff` the next run waits · `down` a user stopped it ·
- * `ended` its policy does not start it again · `crashed` its attempts are used up.
+ * `ended` its policy does not start it again · `crashed` its attempts are used up · `failed` it could not be executed when it was started.
  */
-export type Phase = "up" | "backoff" | "down" | "ended" | "crashed";
+export type Phase = "up" | "backoff" | "down" | "ended" | "crashed" | "failed";
 
 /** One instance as stored. `run` is the newest run handed out, `doneRun` the newest whose end was counted. */
 export type InstanceRow = {

@@ -2,6 +2,7 @@
 import { watch, type FSWatcher } from "node:fs";
 import { resolve } from "node:path";
 import type { WorkerEvent } from "../protocol/responses.ts";
+import type { Run } from "./run.ts";
 import { ownMemoryOf, type UsageMeter } from "./usage.ts";
 import type { Worker } from "./worker.ts";
 
@@ -19,7 +20,7 @@ export class FileWatch implements Disposable {
   readonly #watchers: FSWatcher[] = [];
   #timer: Timer | undefined;
 
-  constructor(worker: Worker, onProblem: (reason: string) => void) {
+  constructor(worker: Worker, restart: (reason: string) => void, onProblem: (reason: string) => void) {
     const { watch: wanted, cwd } = worker.config;
     const folders = wanted === true ? [cwd] : wanted === false ? [] : wanted.map((folder) => resolve(cwd, folder));
     for (const folder of folders) {
@@ -28,7 +29,7 @@ export class FileWatch implements Disposable {
           if (file !== null && IGNORED.test(file)) return;
           clearTimeout(this.#timer);
           this.#timer = setTimeout(() => {
-            if (worker.isUp || worker.state === "backoff") worker.restart(`${String(file)} changed`);
+            if (worker.isWanted) restart(`${String(file)} changed`);
           }, DEBOUNCE_MS);
         });
         watcher.on("error", (error) => onProblem(`${folder}: ${error.message}`));
@@ -57,10 +58,12 @@ function nextTime(cron: string): Date | null {
 /** Restarts the worker by the clock. */
 export class CronRestart implements Disposable {
   readonly #worker: Worker;
+  readonly #restart: (reason: string) => void;
   #timer: Timer | undefined;
 
-  constructor(worker: Worker) {
+  constructor(worker: Worker, restart: (reason: string) => void) {
     this.#worker = worker;
+    this.#restart = restart;
     this.#arm();
   }
 
@@ -73,7 +76,7 @@ export class CronRestart implements Disposable {
     const STEP_MS = 86_400_000;
     this.#timer = setTimeout(
       () => {
-        if (waitMs <= STEP_MS && this.#worker.isUp) this.#worker.restart(`cron ${cron}`);
+        if (waitMs <= STEP_MS && this.#worker.isUp) this.#restart(`cron ${cron}`);
         this.#arm();
       },
       Math.min(Math.max(waitMs, 1), STEP_MS),
@@ -91,30 +94,30 @@ export class LimitWatch implements Disposable {
   readonly #timer: Timer | undefined;
   #looksOver = 0;
 
-  constructor(worker: Worker, usage: UsageMeter, nowMs: () => number, tell: (event: WorkerEvent) => void) {
+  constructor(worker: Worker, run: Run, usage: UsageMeter, nowMs: () => number, tell: (event: WorkerEvent) => void) {
     const { max_cpu_percent, max_memory } = worker.config;
     const ofPolicy = worker.policyLimits?.memory ?? null;
     if (max_memory === null && ofPolicy === null && max_cpu_percent === null) return;
     this.#timer = setInterval(() => {
-      const { live } = worker;
+      const { live } = run;
       if (!live) return;
       const uptime = (nowMs() - Number(live.startedNs / 1_000_000n)) / 1000;
       const now = usage.measure(worker.id, live.pid, live.startTime, uptime);
       if (!now) return;
       const check = (what: string, limit: number | null, measure: () => number): boolean => {
         // What is resident is the most that it can be, and known already.
-        if (limit === null || worker.enforced.memory || now.memoryBytes <= limit) return false;
+        if (limit === null || run.enforced.memory || now.memoryBytes <= limit) return false;
         const current = measure();
         if (current <= limit) return false;
         tell({ type: "resource_limit_exceeded", resource: "memory", limit, current });
-        worker.fail(`memory of ${current} bytes is over ${what}, ${limit}`);
+        run.fail(`memory of ${current} bytes is over ${what}, ${limit}`, worker.config.stop_timeout);
         return true;
       };
       if (!check("max_memory", max_memory, () => now.memoryBytes))
         // Its own memory, as the kernel refuses it: with the interpreter's code one could not have all that is granted.
         check("limits.memory of its policy", ofPolicy, () => ownMemoryOf(now.tree));
       this.#looksOver =
-        max_cpu_percent !== null && !worker.enforced.cpu && now.cpuPercent > max_cpu_percent ? this.#looksOver + 1 : 0;
+        max_cpu_percent !== null && !run.enforced.cpu && now.cpuPercent > max_cpu_percent ? this.#looksOver + 1 : 0;
       if (this.#looksOver === CPU_LOOKS) {
         tell({ type: "resource_limit_exceeded", resource: "cpu", limit: max_cpu_percent!, current: now.cpuPercent });
       }

@@ -2,9 +2,8 @@
  * One instance of an app, supervised: drives the table of `machine.ts` with what its shim tells and what users want,
  * and carries out the effects. All that must survive the daemon goes to the store before it is acted upon.
  */
-import { mkdirSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { SHIM_EXIT } from "../../contract/shim.ts";
 import { IpcError, never } from "../base/errors.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { StateWord } from "../protocol/status.ts";
@@ -23,13 +22,15 @@ import {
 import { killLeftovers } from "./leftovers.ts";
 import { isUp, STATES, TABLE, type Effect, type Event, type State } from "./machine.ts";
 import { readDenied, readExitRecord, readRunRecord } from "./records.ts";
-import { decide, STABLE_MS } from "./restart-policy.ts";
+import { decide, STABLE_MS, type Verdict } from "./restart-policy.ts";
 import { isLockFree } from "./lock.ts";
 import { bootId } from "./proc.ts";
 import { findSnapshot } from "./snapshot.ts";
-import { ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "./shim.ts";
+import { LAUNCH_MS, Run, stopWithinMs, type RunMonitor } from "./run.ts";
+import type { CallCounts, ShimLink, ShimState } from "./shim.ts";
+import type { Spec } from "./spec.ts";
 import { resolveLaunch } from "./launch.ts";
-import { makeSpec, ownUserOf, prepare, removeOpenScratch, requireGroup, SIGTERM } from "./start-spec.ts";
+import { makeSpec, ownUserOf, prepare, removeOpenScratch, requireGroup } from "./start-spec.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";
 
 /** What a worker needs of the world. */
@@ -48,52 +49,56 @@ export type World = {
   readonly onRotated: (worker: Worker) => void;
   /** `exhausted_action: remove`. */
   readonly onRemove: (worker: Worker) => void;
+  /** What watches a run from its first to its last moment. */
+  readonly watchRun: (worker: Worker, run: Run) => RunMonitor;
 };
 
-/** How long a shim that neither answers nor ends may keep us from its worker before we say so. */
+/** How long a daemon's start is held up by a shim that holds its lock and does not answer. */
 const SHIM_PATIENCE_MS = 10_000;
 /** A shim answers within microseconds; one that is stopped must not hold up `status`. */
 const CALLS_MS = 200;
+/** What is waited for beyond what the worker itself is given: a busy machine is the normal one. */
+const MARGIN_MS = 10_000;
+
+/** After the name of a folder: its worker is deleted, and so will it be. */
+const RUBBISH = "~deleted";
+
+/** How a wait ends if what is waited for does not come. */
+export type Patience = {
+  /** For people, after the worker's name: `was not started`. */
+  readonly else: string;
+  readonly ms: number;
+  /** Its reason is the error that is thrown. */
+  readonly signal?: AbortSignal;
+};
 
 export class Worker {
   readonly id: string;
   readonly instance: number;
+  /** Stands in during a reload: nobody's to see or to select. */
+  readonly isExtra: boolean;
   readonly #world: World;
   #config: AppConfig;
   #state: State = "stopped";
   #row: InstanceRow;
-  #link: ShimLink | undefined;
-  /** A runtime in the worker has met the shim in this run: there may be calls to count. */
-  #isAttached = false;
-  #calls: CallCounts | undefined;
-  #live: ShimState | undefined;
-  #isReady = false;
-  #isLogBlocked = false;
-  #droppedLines = 0;
-  #statusText: string | null = null;
-  #enforced: Enforced = { memory: false, cpu: false, pids: false };
-  /** What its policy asks for and this machine lacks, if the policy allows that. */
-  #degraded: readonly string[] = [];
-  /** Why the daemon itself is ending this run; makes its end a failure. */
-  #failure: string | null = null;
+  /** From the launch to the end of its tree. */
+  #run: Run | undefined;
+  /** The next run is one that a user asked for, and hears of. */
+  #isAskedFor = false;
   #launchFailure: IpcError | undefined;
   #retryTimer: Timer | undefined;
-  #readyTimer: Timer | undefined;
-  #stableTimer: Timer | undefined;
   #graceMs: number | null = null;
   #isRemoved = false;
-  /** What the present run executes, to name it if that fails. */
-  #executable = "";
   #lastPid: number | null = null;
   readonly #watchers = new Set<() => void>();
 
-  constructor(world: World, config: AppConfig, row: InstanceRow) {
+  constructor(world: World, config: AppConfig, row: InstanceRow, isExtra = false) {
     this.#world = world;
     this.#config = config;
     this.#row = row;
     this.id = row.id;
     this.instance = row.instance;
-    this.#droppedLines = row.droppedLines;
+    this.isExtra = isExtra;
   }
 
   get config(): AppConfig {
@@ -111,26 +116,34 @@ export class Worker {
   get isUp(): boolean {
     return isUp(this.#state);
   }
+  /** A process lives, or is to live again after its delay. */
+  get isWanted(): boolean {
+    return this.isUp || this.#state === "backoff";
+  }
   get isExhausted(): boolean {
     return this.#state === "crashed" && this.#row.phase === "crashed";
   }
   get live(): ShimState | undefined {
-    return this.#live;
+    return this.#run?.live;
   }
   get isReady(): boolean {
-    return this.#isReady;
+    return this.#run?.isReady ?? false;
   }
   get isLogBlocked(): boolean {
-    return this.#isLogBlocked;
+    return this.#run?.isLogBlocked ?? false;
   }
   get droppedLines(): number {
-    return this.#droppedLines;
+    return this.#row.droppedLines + (this.#run?.droppedLines ?? 0);
   }
   get statusText(): string | null {
-    return this.#statusText;
+    return this.#run?.statusText ?? null;
   }
-  get enforced(): Enforced {
-    return this.#enforced;
+  get health(): RunMonitor["health"] {
+    return this.#run?.monitor?.health ?? null;
+  }
+  /** Undefined while nothing runs. */
+  get enforced(): Enforced | undefined {
+    return this.#run?.enforced;
   }
   get dir(): string {
     return join(this.#world.workersDir, this.id);
@@ -140,7 +153,7 @@ export class Worker {
   }
   /** What its policy asks for and this machine lacks. */
   get degraded(): readonly string[] {
-    return this.#degraded;
+    return this.#run?.degraded ?? [];
   }
   /** Those of its policy; undefined where that is not to be read any more. */
   get policyLimits(): PolicyLimits | undefined {
@@ -165,6 +178,28 @@ export class Worker {
   get lastPid(): number | null {
     return this.#lastPid;
   }
+  /** What clients asked of it in this run, as `lookAtCalls` found it last. */
+  get calls(): CallCounts | undefined {
+    return this.#run?.calls;
+  }
+  /** The connection to the shim. @throws IpcError NOT_RUNNING */
+  get link(): ShimLink {
+    const link = this.#run?.link;
+    if (!link) throw new IpcError("NOT_RUNNING", `App ${this.id} is not running`);
+    return link;
+  }
+  /** The longest that its start may take. */
+  get startMs(): number {
+    const { ready, ready_timeout } = this.#config;
+    return LAUNCH_MS + (ready === "notify" ? ready_timeout : 0) + MARGIN_MS;
+  }
+  /** The longest that its stop may take, as it was asked for last. */
+  get stopMs(): number {
+    return stopWithinMs(this.#graceMs ?? this.#config.stop_timeout, this.#finishMs) + MARGIN_MS;
+  }
+  get #finishMs(): number {
+    return 2 * this.#config.stop_timeout;
+  }
 
   /** @throws IpcError if its folder, script or env file would not let it start now. */
   requireLaunchable(): void {
@@ -176,15 +211,19 @@ export class Worker {
     this.#config = config;
   }
 
-  /** Wants it up. Nothing happens if it is; the attempts start anew if it was not. */
-  start(): void {
+  /**
+   * Wants it up. Nothing happens if it is; the attempts start anew if it was not.
+   * @param isAskedFor by somebody who hears of its failure; if it cannot be executed at all it is not tried again
+   */
+  start(isAskedFor: boolean): void {
     if (!isUp(this.#state)) this.#save({ phase: "up", attempts: 0, reason: null });
     else this.#save({ phase: "up" });
+    if (this.#state !== "starting" && this.#state !== "running") this.#isAskedFor = isAskedFor;
     this.#launchFailure = undefined;
     this.#dispatch("start");
   }
 
-  /** Wants it down, under every policy, also out of backoff. */
+  /** Wants it down, under every policy, also out of backoff. Asked again it may shorten the grace. */
   stop(graceMs: number | null): void {
     this.#save({ phase: "down", attempts: 0, reason: null });
     this.#graceMs = graceMs;
@@ -193,6 +232,7 @@ export class Worker {
 
   /** Down for as long as no daemon runs: what is wanted stays as it is. */
   suspend(): void {
+    this.#graceMs = null;
     this.#dispatch("stop");
   }
 
@@ -200,34 +240,14 @@ export class Worker {
   restart(reason: string | null, graceMs: number | null = null): void {
     this.#save({ phase: "up", reason, ...(reason === null ? { attempts: 0 } : {}) });
     this.#graceMs = graceMs;
+    this.#isAskedFor = false;
     this.#launchFailure = undefined;
     this.#dispatch("restart");
   }
 
-  /** Ends this run as a failure: what follows is up to the restart policy. */
-  fail(reason: string): void {
-    if (!this.#link || this.#failure !== null) return;
-    this.#failure = reason;
-    this.#world.log("warn", { worker: this.id, reason }, "ending the run");
-    this.#link.stop(this.#config.stop_timeout, SIGTERM);
-  }
-
-  /** The connection to the shim. @throws IpcError NOT_RUNNING */
-  /** What clients asked of it in this run, as `lookAtCalls` found it last. */
-  get calls(): CallCounts | undefined {
-    return this.#live && this.#calls;
-  }
-
-  /** Asks the shim; a shim that does not answer at once leaves the numbers as they were. */
+  /** Asks the shim for the counts of calls. */
   async lookAtCalls(): Promise<void> {
-    if (!this.#isAttached || !this.#link) return;
-    const counts = await Promise.race([this.#link.calls(), Bun.sleep(CALLS_MS)]);
-    if (counts) this.#calls = counts;
-  }
-
-  get link(): ShimLink {
-    if (!this.#link) throw new IpcError("NOT_RUNNING", `App ${this.id} is not running`);
-    return this.#link;
+    await this.#run?.lookAtCalls(CALLS_MS);
   }
 
   /** Calls back at every change of state, readiness and the like, until the returned function is called. */
@@ -236,38 +256,65 @@ export class Worker {
     return () => this.#watchers.delete(onChange);
   }
 
-  /** Waits until `is` holds, looking at every change. False if the signal was given first. */
-  waitFor(is: () => boolean, signal?: AbortSignal): Promise<boolean> {
-    if (is()) return Promise.resolve(true);
-    if (signal?.aborted) return Promise.resolve(false);
-    return new Promise((resolve) => {
-      const finish = (result: boolean): void => {
-        unwatch();
-        signal?.removeEventListener("abort", onAbort);
-        resolve(result);
-      };
-      const onAbort = (): void => finish(false);
-      const unwatch = this.watch(() => is() && finish(true));
-      signal?.addEventListener("abort", onAbort);
-    });
+  /**
+   * Waits until `is` holds, looking at every change.
+   * @throws IpcError NOT_FOUND if it is deleted meanwhile, DEADLINE if the time is up, or the reason of the signal
+   */
+  async waitFor(is: () => boolean, patience: Patience): Promise<void> {
+    patience.signal?.throwIfAborted();
+    if (is()) return;
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const look = (): void => {
+      if (is()) resolve();
+      else if (this.#isRemoved)
+        reject(new IpcError("NOT_FOUND", `${this.id} ${patience.else}: it was deleted meanwhile`));
+    };
+    const onAbort = (): void => reject(patience.signal!.reason as IpcError); // given by those who cut us short
+    const timer = setTimeout(
+      () => reject(new IpcError("DEADLINE", `${this.id} ${patience.else} within ${patience.ms / 1000} s`)),
+      patience.ms,
+    );
+    const unwatch = this.watch(look);
+    patience.signal?.addEventListener("abort", onAbort);
+    try {
+      look();
+      await promise;
+      patience.signal?.throwIfAborted();
+    } finally {
+      clearTimeout(timer);
+      unwatch();
+      patience.signal?.removeEventListener("abort", onAbort);
+    }
   }
 
   /** Lets go of the shim without touching the run: the daemon goes, the worker stays. */
   release(): void {
     this.#isRemoved = true;
-    this.#clearTimers();
-    this.#link?.release();
-    this.#link = undefined;
+    clearTimeout(this.#retryTimer);
+    this.#run?.release();
+    this.#run = undefined;
   }
 
-  /** Removes what is left on disk. Only when nothing runs. */
+  /**
+   * Takes its folder out of the way, before the store forgets it: a daemon that is killed in between leaves a name that
+   * the next one knows for rubbish. Only when nothing runs.
+   */
+  discard(): void {
+    this.release();
+    rmSync(this.#rubbish, { recursive: true, force: true });
+    if (existsSync(this.dir)) renameSync(this.dir, this.#rubbish);
+  }
+
+  get #rubbish(): string {
+    return `${this.dir}${RUBBISH}`;
+  }
+
+  /** Removes what is left on disk. */
   dispose(): void {
-    this.#isRemoved = true;
-    this.#clearTimers();
     this.#world.cgroups?.remove(this.id);
     removeOpenScratch(join(this.dir, "scratch"), this.id);
-    rmSync(this.dir, { recursive: true, force: true });
-    this.#world.emit(this, { type: "status_change", state: "removed" });
+    rmSync(this.#rubbish, { recursive: true, force: true });
+    this.#emit({ type: "status_change", state: "removed" });
     this.#changed();
   }
 
@@ -284,12 +331,12 @@ export class Worker {
       return this.#adoptEnd(fromExitRecord(exit, null));
     if (run && run.run > this.#row.doneRun && run.run === this.#row.run) {
       const isReboot = run.boot_id !== bootId();
-      await killLeftovers(run);
+      await killLeftovers(this.dir, run);
       if (!isReboot) return this.#adoptEnd(lostRun(run.run, run, this.#world.nowMs()));
       this.#world.store.change(this.id, { doneRun: run.run });
       return phase === "up" && (this.#config.auto_start || this.#config.restart_policy !== "no");
     }
-    if (phase === "crashed") this.#state = "crashed";
+    if (phase === "crashed" || phase === "failed") this.#state = "crashed";
     if (phase === "backoff") {
       this.#state = "backoff";
       this.#armRetry(Math.max(0, this.#row.retryAtMs - this.#world.nowMs()));
@@ -297,36 +344,44 @@ export class Worker {
     return phase === "up"; // Asked for, and killed before a shim took it.
   }
 
+  /** True if a shim lives, whether it answers or not. */
   async #adoptLive(): Promise<boolean> {
-    const start = this.#world.nowMs();
+    const deadline = performance.now() + SHIM_PATIENCE_MS;
+    const run = this.#newRun(readRunRecord(this.dir)?.run ?? this.#row.run);
     for (let pauseMs = 2; ; pauseMs = Math.min(pauseMs * 2, 100)) {
-      const link = await ShimLink.open(this.dir, this.#listener());
-      if (link) {
-        this.#adoptLink(link);
-        return true;
-      }
+      this.#run = run;
+      if (await run.adopt()) return true;
+      this.#run = undefined;
       if (isLockFree(this.dir)) return false;
-      if (this.#world.nowMs() - start > SHIM_PATIENCE_MS) {
-        this.#world.log("warn", { worker: this.id }, "a shim holds the lock and does not answer; waiting for it");
-      }
+      if (performance.now() > deadline) break;
       await Bun.sleep(pauseMs); // The shim is about to listen or about to end; neither can be waited for otherwise.
     }
+    this.#world.log("warn", { worker: this.id }, "a shim holds the lock and does not answer; going on without it");
+    this.#run = run;
+    this.#state = this.#row.phase === "up" || this.#row.phase === "backoff" ? "starting" : "stopping";
+    if (this.#state === "stopping") this.#do("end");
+    void run.rejoin();
+    return true;
   }
 
-  #adoptLink(link: ShimLink): void {
-    const { phase, run } = this.#row;
-    this.#world.log("info", { worker: this.id, pid: link.state.pid, run: link.state.run }, "adopted");
-    this.#save({ run: Math.max(run, link.state.run) });
-    this.#setLink(link);
-    if (phase === "up" || phase === "backoff") this.#state = link.state.isStopping ? "restarting" : "starting";
-    else this.#state = "stopping";
-    if (phase === "backoff") this.#save({ phase: "up" });
-    if (this.#state === "starting") {
-      if (this.#config.ready === "exec" || link.state.isReady) this.#becomeReady();
-      else this.#armReadyTimer();
-    } else if (this.#state === "stopping" && !link.state.isStopping) this.#do("end");
-    this.#armStableTimer();
-    this.#changed();
+  #newRun(number: number): Run {
+    const run: Run = new Run(
+      number,
+      {
+        dir: this.dir,
+        finishMs: this.#finishMs,
+        nowMs: this.#world.nowMs,
+        log: (level, fields, text) => this.#world.log(level, { worker: this.id, ...fields }, text),
+      },
+      {
+        onLink: (isFirst) => this.#onLink(run, isFirst),
+        onReady: () => (this.#state === "starting" ? this.#becomeReady(run) : this.#changed()),
+        onChanged: () => this.#changed(),
+        onRotated: () => this.#world.onRotated(this),
+        onEnd: (ending) => this.#finish(run, ending),
+      },
+    );
+    return run;
   }
 
   /** The end of a run that nobody watched: counted as if we had. */
@@ -337,7 +392,7 @@ export class Worker {
       return true;
     }
     this.#state = isWanted ? "running" : "stopping";
-    this.#finish(ending);
+    this.#finish(undefined, ending);
     return false;
   }
 
@@ -353,7 +408,7 @@ export class Worker {
       case "launch":
         return void this.#launch();
       case "end":
-        return this.#link?.stop(this.#graceMs ?? this.#config.stop_timeout, SIGTERM);
+        return this.#run?.stop(this.#graceMs ?? this.#config.stop_timeout);
       case "arm":
         return this.#armRetry(Math.max(0, this.#row.retryAtMs - this.#world.nowMs()));
       case "disarm":
@@ -365,19 +420,24 @@ export class Worker {
 
   /** One run: spec on disk, shim started, its socket answered. Every way out ends in a link or in an ending. */
   async #launch(): Promise<void> {
-    const run = this.#row.run + 1;
-    this.#save({ run, phase: "up" });
-    this.#failure = null;
+    const number = this.#row.run + 1;
+    const run = this.#newRun(number);
+    run.isAskedFor = this.#isAskedFor;
+    this.#isAskedFor = false;
+    this.#run = run;
     try {
-      await this.#launchRun(run);
+      this.#save({ run: number, phase: "up" });
+      await run.launch(this.#world.shimBinary, this.#prepare(run));
     } catch (error) {
+      if (this.#run !== run) return;
       this.#launchFailure = IpcError.from(error, `starting ${this.id}`);
-      this.#world.log("error", { worker: this.id, run, reason: this.#launchFailure.message }, "not launched");
-      this.#finish(failedLaunch(run, this.#world.nowMs()));
+      this.#world.log("error", { worker: this.id, run: number, reason: this.#launchFailure.message }, "not launched");
+      run.release();
+      this.#finish(run, failedLaunch(number, this.#world.nowMs()));
     }
   }
 
-  async #launchRun(run: number): Promise<void> {
+  #prepare(run: Run): Spec {
     const config = this.#config;
     mkdirSync(this.logDir, { recursive: true, mode: 0o700 });
     const prepared = prepare({
@@ -402,137 +462,68 @@ export class Worker {
       daemonFiles: daemonFilesOf(config),
     });
     const { policy } = prepared.plan;
-    this.#executable = prepared.launch.argv[0]!; // never empty: a script has an interpreter, a command a first word
+    run.executable = prepared.launch.argv[0]!; // never empty: a script has an interpreter, a command a first word
     const group = this.#world.cgroups?.prepare(this.id, {
       memoryBytes: lower(config.max_memory, policy.limits.memory),
       cpuPercent: lower(config.max_cpu_percent, policy.limits.cpuPercent),
       pids: policy.limits.pids === null ? null : policy.limits.pids + prepared.plan.extraProcesses,
     });
     requireGroup(policy, group?.enforced);
-    this.#enforced = group?.enforced ?? { memory: false, cpu: false, pids: false };
-    this.#degraded = prepared.plan.degraded;
-    const spec = makeSpec(config, prepared, run, group?.path, this.#enforced);
-    for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 50)) {
-      const shim = spawnShim(this.#world.shimBinary, this.dir, spec);
-      const outcome = await this.#waitForShim(shim.exited);
-      if (outcome instanceof ShimLink) return this.#onLink(outcome);
-      if (outcome === SHIM_EXIT.done) return this.#onGone();
-      if (outcome !== SHIM_EXIT.locked && outcome !== SHIM_EXIT.noSpec) {
-        const text = (await shim.errorText()).trim();
-        throw new IpcError("START_FAILED", `the shim ended with status ${outcome}${text === "" ? "" : `: ${text}`}`);
-      }
-      await Bun.sleep(pauseMs); // The shim of the run before is in its last moments; it holds the lock until then.
+    run.enforced = group?.enforced ?? { memory: false, cpu: false, pids: false };
+    run.degraded = prepared.plan.degraded;
+    return makeSpec(config, prepared, run.number, group?.path, run.enforced);
+  }
+
+  #onLink(run: Run, isFirst: boolean): void {
+    const { live } = run;
+    if (!live) return;
+    this.#lastPid = live.pid;
+    if (live.run !== this.#row.run) this.#save({ run: Math.max(this.#row.run, live.run) });
+    if (!isFirst) return this.#changed();
+    run.monitor = this.#world.watchRun(this, run);
+    const isAdopted = !isUp(this.#state);
+    this.#world.log("info", { worker: this.id, pid: live.pid, run: live.run }, isAdopted ? "adopted" : "started");
+    if (isAdopted) this.#takeIn(live);
+    else this.#emit({ type: "process_started", pid: live.pid });
+    if (this.#state === "starting") {
+      if (this.#config.ready === "exec" || run.isReady) this.#becomeReady(run);
+      else this.#armReadyTimer(run);
     }
+    this.#forgetAttemptsOnceStable(run);
+    this.#changed();
   }
 
-  /** The shim binds its socket before it starts the worker; a link or an exit status, whichever is first. */
-  async #waitForShim(exited: Promise<number>): Promise<ShimLink | number> {
-    let status: number | undefined;
-    void exited.then((code) => (status = code));
-    for (let pauseMs = 0.5; ; pauseMs = Math.min(pauseMs * 2, 20)) {
-      const link = await ShimLink.open(this.dir, this.#listener());
-      if (link) return link;
-      if (status !== undefined) return status;
-      await Promise.race([exited, Bun.sleep(pauseMs)]);
-    }
+  /** A run of the daemon before. */
+  #takeIn(live: ShimState): void {
+    const { phase } = this.#row;
+    if (phase === "up" || phase === "backoff") this.#state = live.isStopping ? "restarting" : "starting";
+    else this.#state = "stopping";
+    if (phase === "backoff") this.#save({ phase: "up" });
+    if (this.#state === "stopping" && !live.isStopping) this.#do("end"); // asked again, the grace would begin anew
   }
 
-  #onLink(link: ShimLink): void {
-    this.#setLink(link);
-    if (link.state.run !== this.#row.run) this.#save({ run: Math.max(this.#row.run, link.state.run) });
-    this.#world.log("info", { worker: this.id, pid: link.state.pid, run: link.state.run }, "started");
-    this.#world.emit(this, { type: "process_started", pid: link.state.pid });
-    this.#dispatch("executed");
-    if (this.#state !== "starting") return;
-    if (this.#config.ready === "exec" || link.state.isReady) this.#becomeReady();
-    else this.#armReadyTimer();
-    this.#armStableTimer();
-  }
-
-  #setLink(link: ShimLink): void {
-    this.#link = link;
-    this.#live = link.state;
-    this.#lastPid = link.state.pid;
-    this.#isReady = link.state.isReady;
-    this.#isLogBlocked = link.state.isLogBlocked;
-    this.#isAttached = link.state.isAttached;
-    this.#calls = undefined;
-    this.#statusText = null;
-  }
-
-  #listener(): ShimListener {
-    return {
-      onAttached: (isAttached) => {
-        this.#isAttached ||= isAttached;
-      },
-      onReady: () => {
-        this.#isReady = true;
-        if (this.#state === "starting") this.#becomeReady();
-        else this.#changed();
-      },
-      onExited: () => this.#changed(),
-      onRotated: () => this.#world.onRotated(this),
-      onLogFull: (isBlocked, droppedLines) => {
-        this.#isLogBlocked = isBlocked;
-        this.#droppedLines = this.#row.droppedLines + droppedLines;
-        this.#world.log("warn", { worker: this.id, isBlocked, droppedLines }, "log cannot be written");
-        this.#changed();
-      },
-      onStatusText: (text) => {
-        this.#statusText = text;
-      },
-      onGone: () => this.#onGone(),
-    };
-  }
-
-  #becomeReady(): void {
-    clearTimeout(this.#readyTimer);
+  #becomeReady(run: Run): void {
+    run.forget(run.readyTimer);
     this.#dispatch("ready");
-    this.#world.emit(this, { type: "status_change", state: "running" });
+    this.#emit({ type: "status_change", state: "running" });
   }
 
-  /** The run is over: its exit record is on disk, or its shim was killed and nobody else knows. */
-  #onGone(): void {
-    if (this.#isRemoved) return;
-    this.#link = undefined;
-    const record = readExitRecord(this.dir);
-    if (record?.run === this.#row.run) return this.#finish(fromExitRecord(record, this.#failure));
-    if (!isLockFree(this.dir)) return void this.#rejoin(); // only the connection went: the shim lives
-    const run = readRunRecord(this.dir);
-    const ending = lostRun(this.#row.run, run?.run === this.#row.run ? run : undefined, this.#world.nowMs());
-    void (run ? killLeftovers(run) : Promise.resolve()).then(() => this.#finish(ending));
-  }
-
-  /** The shim let go of a connection that we did not read fast enough. */
-  async #rejoin(): Promise<void> {
-    for (let pauseMs = 1; !isLockFree(this.dir); pauseMs = Math.min(pauseMs * 2, 100)) {
-      const link = await ShimLink.open(this.dir, this.#listener());
-      if (link) return this.#setLink(link);
-      await Bun.sleep(pauseMs);
-    }
-    this.#onGone();
-  }
-
-  #finish(ending: Ending): void {
+  /** The run is over, and all that belongs to it: what is told here goes into the store, and decides what follows. */
+  #finish(run: Run | undefined, ending: Ending): void {
+    if (this.#isRemoved || run !== this.#run) return;
     const hasRun = ending.kind !== "exec";
     const wasStopping = this.#state === "stopping" || this.#state === "restarting";
-    const attempts = this.#row.attempts;
-    this.#clearTimers();
-    this.#live = undefined;
-    this.#link = undefined;
-    this.#isReady = false;
-    this.#isLogBlocked = false;
-    if (!hasRun) this.#launchFailure ??= launchError(ending, this.#executable, this.#config.command === null);
-    if (hasRun)
-      this.#world.emit(this, { type: "process_exited", exit_code: ending.kind === "exit" ? ending.status : null });
-    if (wasStopping) return this.#finishStopped(ending);
-    const verdict = decide(this.#config.restart_policy, this.#config.backoff, ending, attempts, this.#world.random());
+    this.#run = undefined;
+    if (!hasRun) this.#launchFailure ??= launchError(ending, run?.executable ?? this.id, this.#config.command === null);
+    if (hasRun) this.#emit({ type: "process_exited", exit_code: ending.kind === "exit" ? ending.status : null });
+    if (wasStopping) return this.#finishStopped(run, ending);
+    const verdict = this.#judge(run, ending);
     const reason =
-      this.#failure ?? (hasRun ? null : this.#launchFailure?.message) ?? describeEnding(ending, this.policyLimits);
+      run?.failure ?? (hasRun ? null : this.#launchFailure?.message) ?? describeEnding(ending, this.policyLimits);
     switch (verdict.event) {
       case "ended":
         this.#recordEnd(ending, "stopped", { phase: "ended", reason });
-        this.#world.emit(this, { type: "status_change", state: "stopped" });
+        this.#emit({ type: "status_change", state: "stopped" });
         break;
       case "ended_retry":
         this.#recordEnd(ending, `restarted after ${verdict.delayMs} ms`, {
@@ -542,13 +533,17 @@ export class Worker {
           retryAtMs: this.#world.nowMs() + verdict.delayMs,
         });
         this.#announceCrash(ending);
-        this.#world.emit(this, { type: "process_restarting", attempt: verdict.attempt, delay_ms: verdict.delayMs });
+        this.#emit({ type: "process_restarting", attempt: verdict.attempt, delay_ms: verdict.delayMs });
         break;
       case "ended_exhausted":
         this.#recordEnd(ending, `attempts used up (${verdict.attempt})`, { phase: "crashed", reason });
         this.#announceCrash(ending);
-        this.#world.emit(this, { type: "status_change", state: "backoff_exhausted" });
+        this.#emit({ type: "status_change", state: "backoff_exhausted" });
         break;
+      case "failed":
+        this.#recordEnd(ending, "not tried again", { phase: "failed", reason });
+        this.#announceCrash(ending);
+        return this.#dispatch("ended_exhausted");
       default:
         never(verdict);
     }
@@ -557,23 +552,32 @@ export class Worker {
       this.#world.onRemove(this);
   }
 
+  /** Who asked for a start that comes to nothing is told so, and tries again himself: nothing is announced behind his back. */
+  #judge(run: Run | undefined, ending: Ending): Verdict | { readonly event: "failed" } {
+    if (run?.isAskedFor === true && ending.kind === "exec") return { event: "failed" };
+    const { restart_policy, backoff } = this.#config;
+    return decide(restart_policy, backoff, ending, this.#row.attempts, this.#world.random());
+  }
+
   /** An end that was asked for: the policy has no say. */
-  #finishStopped(ending: Ending): void {
+  #finishStopped(run: Run | undefined, ending: Ending): void {
     const isRestart = this.#state === "restarting";
-    this.#recordEnd(ending, isRestart ? "restarted as asked" : "stopped as asked", {});
-    if (!isRestart) this.#world.emit(this, { type: "status_change", state: "stopped" });
+    const forced = run?.forced ?? null;
+    const outcome = isRestart ? "restarted as asked" : "stopped as asked";
+    if (forced === null) this.#recordEnd(ending, outcome, {});
+    else this.#recordEnd(ending, `${outcome}: ${forced}`, { reason: forced });
+    if (!isRestart) this.#emit({ type: "status_change", state: "stopped" });
     this.#dispatch("ended");
   }
 
   #announceCrash(ending: Ending): void {
-    this.#world.emit(this, { type: "status_change", state: "crashed" });
-    if (ending.kind === "lost") this.#world.emit(this, { type: "process_crashed", reason: describeEnding(ending) });
+    this.#emit({ type: "status_change", state: "crashed" });
+    if (ending.kind === "lost") this.#emit({ type: "process_crashed", reason: describeEnding(ending) });
   }
 
   #recordEnd(ending: Ending, outcome: string, change: InstanceChange): void {
     const { ranMs, isSuccess, droppedLines, isWallOver: _, ...info } = ending;
-    this.#droppedLines = this.#row.droppedLines + droppedLines;
-    const full = { ...change, droppedLines: this.#droppedLines };
+    const full = { ...change, droppedLines: this.#row.droppedLines + droppedLines };
     this.#world.store.finishRun(this.id, { ...info, outcome }, full);
     this.#row = { ...this.#row, ...full, doneRun: ending.run };
     this.#world.log(
@@ -586,29 +590,30 @@ export class Worker {
   #armRetry(delayMs: number): void {
     this.#retryTimer = setTimeout(() => {
       this.#save({ restarts: this.#row.restarts + 1 });
-      this.#world.emit(this, { type: "status_change", state: "starting" });
+      this.#emit({ type: "status_change", state: "starting" });
       this.#dispatch("retry_due");
     }, delayMs);
   }
 
-  #armReadyTimer(): void {
+  #armReadyTimer(run: Run): void {
     const { ready_timeout } = this.#config;
-    this.#readyTimer = setTimeout(() => this.fail(`not ready within ${ready_timeout / 1000} s`), ready_timeout);
+    run.readyTimer = run.after(ready_timeout, () =>
+      run.fail(`not ready within ${ready_timeout / 1000} s`, this.#config.stop_timeout),
+    );
   }
 
   /** The attempts are forgotten once a run has been stable, so that the next failure starts at the first delay. */
-  #armStableTimer(): void {
-    if (this.#row.attempts === 0) return;
-    this.#stableTimer = setTimeout(() => this.#save({ attempts: 0 }), STABLE_MS);
-  }
-
-  #clearTimers(): void {
-    for (const timer of [this.#retryTimer, this.#readyTimer, this.#stableTimer]) clearTimeout(timer);
+  #forgetAttemptsOnceStable(run: Run): void {
+    if (this.#row.attempts > 0) run.after(STABLE_MS, () => this.#save({ attempts: 0 }));
   }
 
   #save(change: InstanceChange): void {
     this.#world.store.change(this.id, change);
     this.#row = { ...this.#row, ...change };
+  }
+
+  #emit(event: WorkerEvent): void {
+    this.#world.emit(this, event);
   }
 
   #changed(): void {

@@ -71,8 +71,8 @@ test("a schedule restarts by the clock, month after month, and not what is stopp
   jest.useFakeTimers({ now: new Date("2026-01-30T10:00:30Z") });
   try {
     const reasons: string[] = [];
-    const worker = { config: { cron: "0 12 1 * *" }, isUp: true, restart: (why: string) => reasons.push(why) };
-    using _cron = new CronRestart(worker as unknown as Worker);
+    const worker = { config: { cron: "0 12 1 * *" }, isUp: true };
+    using _cron = new CronRestart(worker as unknown as Worker, (why) => reasons.push(why));
     const DAY_MS = 86_400_000;
     for (let day = 0; day < 2; day++) jest.advanceTimersByTime(DAY_MS);
     expect(reasons).toEqual([]);

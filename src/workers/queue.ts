@@ -1,0 +1,146 @@
+/**
+ * The verbs on the workers of one app, in order of arrival. `stop` and `delete` cut short what is before them; two
+ * equal ones in a row are one. Verbs on different workers of the app do not wait for each other.
+ */
+import { IpcError } from "../base/errors.ts";
+
+export type Wish = {
+  /** For people: `restart web`. */
+  readonly what: string;
+  /** Ids of the workers that it touches, or all that the app has by then. */
+  readonly workers: readonly string[] | "all";
+  /** It ends what it touches: what is before it is cut short. */
+  readonly isFinal?: boolean;
+  /** What else two wishes of the same words and workers must have in common to be equal. */
+  readonly detail?: unknown;
+};
+
+/** The time of one wish: until it is done, or cut short by a later one. */
+export class Turn {
+  readonly #cut = new AbortController();
+  #hasBegun = false;
+
+  /** Given once it is cut short; its reason is the error to throw. */
+  get signal(): AbortSignal {
+    return this.#cut.signal;
+  }
+
+  /** Whether an equal wish that comes now is served by this one. */
+  get isOpen(): boolean {
+    return !this.#hasBegun && !this.#cut.signal.aborted;
+  }
+
+  /** @throws IpcError SUPERSEDED if it was cut short: nothing more may be done to the workers */
+  check(): void {
+    this.#cut.signal.throwIfAborted();
+  }
+
+  /** What it waits for. @throws IpcError SUPERSEDED as soon as it is cut short */
+  async unlessCut<T>(promise: Promise<T>): Promise<T> {
+    this.check();
+    const { promise: cut, reject } = Promise.withResolvers<never>();
+    const onAbort = (): void => reject(this.signal.reason as IpcError); // given by `cut`
+    this.signal.addEventListener("abort", onAbort);
+    try {
+      return await Promise.race([promise, cut]);
+    } finally {
+      this.signal.removeEventListener("abort", onAbort);
+    }
+  }
+
+  /** From here on an equal wish is another one: what a fresh process reads may have changed since. */
+  begin(): void {
+    this.#hasBegun = true;
+  }
+
+  cut(error: IpcError): void {
+    this.#cut.abort(error);
+  }
+}
+
+type Entry = {
+  readonly wish: Wish;
+  readonly turn: Turn;
+  readonly done: Promise<unknown>;
+  /** Undefined once it runs. */
+  run: (() => void) | undefined;
+  readonly drop: (error: IpcError) => void;
+};
+
+export class VerbQueue {
+  readonly #entries: Entry[] = [];
+
+  get isEmpty(): boolean {
+    return this.#entries.length === 0;
+  }
+
+  /** Runs the task when its turn has come. @throws IpcError SUPERSEDED, or what the task throws */
+  add<T>(wish: Wish, task: (turn: Turn) => Promise<T>): Promise<T> {
+    if (wish.isFinal === true) this.cut(wish.workers, wish.what);
+    const before = this.#entries.findLast((entry) => overlap(entry.wish.workers, wish.workers));
+    if (before?.turn.isOpen === true && isEqual(before.wish, wish)) return before.done as Promise<T>; // the same task, with the same result
+    const turn = new Turn();
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    const entry: Entry = {
+      wish,
+      turn,
+      done: promise,
+      run: () => {
+        entry.run = undefined;
+        const leave = (tell: () => void): void => {
+          this.#leave(entry);
+          tell();
+        };
+        task(turn).then(
+          (result) => leave(() => resolve(result)),
+          (error) => leave(() => reject(error)),
+        );
+      },
+      drop: (error) => {
+        this.#leave(entry);
+        reject(error);
+      },
+    };
+    this.#entries.push(entry);
+    this.#go();
+    return promise;
+  }
+
+  /** Ends what is under way or waits on these workers, unless it ends them itself. */
+  cut(workers: Wish["workers"], by: string): void {
+    for (const { wish, turn, run, drop } of [...this.#entries]) {
+      if (wish.isFinal === true || turn.signal.aborted || !overlap(wish.workers, workers)) continue;
+      const error = new IpcError("SUPERSEDED", `${wish.what} was cut short by: ${by}`);
+      turn.cut(error);
+      if (run) drop(error);
+    }
+  }
+
+  #leave(entry: Entry): void {
+    const index = this.#entries.indexOf(entry);
+    if (index >= 0) this.#entries.splice(index, 1);
+    this.#go();
+  }
+
+  /** What was cut short only tidies up after itself: whoever ends the workers need not wait for that. */
+  #go(): void {
+    for (const entry of [...this.#entries]) {
+      const index = this.#entries.indexOf(entry);
+      if (index < 0) continue; // one that began just now has cut it short
+      const before = this.#entries.slice(0, index);
+      const isHeldUp = before.some(
+        ({ wish, turn }) =>
+          overlap(wish.workers, entry.wish.workers) && !(entry.wish.isFinal === true && turn.signal.aborted),
+      );
+      if (!isHeldUp) entry.run?.();
+    }
+  }
+}
+
+function overlap(some: Wish["workers"], others: Wish["workers"]): boolean {
+  return some === "all" || others === "all" || some.some((id) => others.includes(id));
+}
+
+function isEqual(a: Wish, b: Wish): boolean {
+  return a.what === b.what && Bun.deepEquals([a.workers, a.detail], [b.workers, b.detail]);
+}

@@ -1,0 +1,320 @@
+/**
+ * One run of a worker, from its specification to its end: the link to its shim, what the shim told of it, what was
+ * asked of it, its deadlines and monitors. Nothing of it is used again: the next run is another object.
+ */
+import { SHIM_EXIT } from "../../contract/shim.ts";
+import { IpcError } from "../base/errors.ts";
+import type { Enforced } from "./cgroup.ts";
+import { failedLaunch, fromExitRecord, lostRun, type Ending } from "./ending.ts";
+import { endByForce, FORCE_WAIT_MS, killLeftovers } from "./leftovers.ts";
+import { isLockFree } from "./lock.ts";
+import { readExitRecord, readRunRecord } from "./records.ts";
+import { ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "./shim.ts";
+import type { Spec } from "./spec.ts";
+import { SIGTERM } from "./start-spec.ts";
+
+/** How long a shim may take to answer after it was spawned, or another one to give up the lock, on a busy machine. */
+export const LAUNCH_MS = 30_000;
+/** What a shim gets beyond the grace before the daemon ends the worker's processes itself. */
+export const STOP_SLACK_MS = 5000;
+/** Between two times that a shim is asked to stop. */
+const ASK_AGAIN_MS = 250;
+const ASK_AGAIN_MAX_MS = 8000;
+
+/** What the worker is told of its run. */
+export type RunListener = {
+  /** The shim answers, for the first time or again. */
+  onLink(isFirst: boolean): void;
+  onReady(): void;
+  onChanged(): void;
+  onRotated(): void;
+  /** Once, and the last that is heard. */
+  onEnd(ending: Ending): void;
+};
+
+export type RunFacts = {
+  readonly dir: string;
+  /** What a shim may take to write the rest of the output to a full disk, and the record of the exit: a grace for each. */
+  readonly finishMs: number;
+  readonly nowMs: () => number;
+  readonly log: (level: "info" | "warn" | "error", fields: object, text: string) => void;
+};
+
+/** Limits that are watched, and the state of health; ends with the run. */
+export type RunMonitor = Disposable & { readonly health: "healthy" | "unhealthy" | "starting" | null };
+
+type StopWish = { readonly killAtMs: number; readonly signal: number };
+
+/** The longest that a stop may take, whatever the shim does. */
+export function stopWithinMs(graceMs: number, finishMs: number): number {
+  return graceMs + STOP_SLACK_MS + finishMs + 3 * FORCE_WAIT_MS + 10_000;
+}
+
+export class Run {
+  /** The shim's own number, should it turn out to be another run than was thought. */
+  number: number;
+  /** What it executes, to name it if that fails. */
+  executable = "";
+  enforced: Enforced = { memory: false, cpu: false, pids: false };
+  /** What its policy asks for and this machine lacks, if the policy allows that. */
+  degraded: readonly string[] = [];
+  /** A user asked for it and hears of its failure: it is not tried again where it cannot be executed. */
+  isAskedFor = false;
+  live: ShimState | undefined;
+  isReady = false;
+  isLogBlocked = false;
+  droppedLines = 0;
+  statusText: string | null = null;
+  calls: CallCounts | undefined;
+  monitor: RunMonitor | undefined;
+  readonly #facts: RunFacts;
+  readonly #listener: RunListener;
+  readonly #timers = new Set<Timer>();
+  #link: ShimLink | undefined;
+  /** A runtime in the worker has met the shim: there may be calls to count. */
+  #isAttached = false;
+  #hasExited = false;
+  #isFinishing = false;
+  #wish: StopWish | undefined;
+  #forceTimer: Timer | undefined;
+  /** Ends it where it does not tell that it is ready. */
+  readyTimer: Timer | undefined;
+  #failure: string | null = null;
+  /** Why the daemon ended the processes itself. */
+  #forced: string | null = null;
+  #isOver = false;
+
+  constructor(number: number, facts: RunFacts, listener: RunListener) {
+    this.number = number;
+    this.#facts = facts;
+    this.#listener = listener;
+  }
+
+  get link(): ShimLink | undefined {
+    return this.#link;
+  }
+  /** Why the daemon itself is ending it; makes its end a failure. */
+  get failure(): string | null {
+    return this.#failure;
+  }
+  get forced(): string | null {
+    return this.#forced;
+  }
+  get isStopping(): boolean {
+    return this.#wish !== undefined;
+  }
+
+  /** Spawns its shim and waits for its socket. Every way out ends in a link, in an ending, or in an error. */
+  async launch(binary: string, spec: Spec): Promise<void> {
+    const deadline = performance.now() + LAUNCH_MS;
+    for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 50)) {
+      const shim = spawnShim(binary, this.#facts.dir, spec);
+      const outcome = await this.#waitForShim(shim.exited, deadline);
+      if (this.#isOver) return outcome instanceof ShimLink ? outcome.release() : undefined;
+      if (outcome instanceof ShimLink) return this.#attach(outcome);
+      if (outcome === SHIM_EXIT.done) return this.#onGone();
+      if (outcome !== SHIM_EXIT.locked && outcome !== SHIM_EXIT.noSpec) {
+        const text = (await shim.errorText()).trim();
+        throw new IpcError("START_FAILED", `the shim ended with status ${outcome}${text === "" ? "" : `: ${text}`}`);
+      }
+      if (this.#wish) return this.#end(failedLaunch(this.number, this.#facts.nowMs())); // none of it is left to be stopped
+      if (performance.now() > deadline) await this.#giveUpLaunch();
+      await Bun.sleep(pauseMs); // The shim of the run before is in its last moments; it holds the lock until then.
+    }
+  }
+
+  /** The shim binds its socket before it starts the worker; a link or an exit status, whichever is first. */
+  async #waitForShim(exited: Promise<number>, deadline: number): Promise<ShimLink | number> {
+    let status: number | undefined;
+    void exited.then((code) => (status = code));
+    for (let pauseMs = 0.5; ; pauseMs = Math.min(pauseMs * 2, 20)) {
+      const link = await this.#open();
+      if (link) return link;
+      if (status !== undefined) return status;
+      if (performance.now() > deadline) await this.#giveUpLaunch();
+      await Promise.race([exited, Bun.sleep(pauseMs)]);
+    }
+  }
+
+  async #giveUpLaunch(): Promise<never> {
+    await endByForce(this.#facts.dir);
+    throw new IpcError("START_FAILED", `its shim has not answered within ${LAUNCH_MS / 1000} s, and was killed`, {
+      hint: "see: ipcctl doctor",
+    });
+  }
+
+  /** A run that was there before us. False if no shim answers; {@link rejoin} waits for one that holds the lock. */
+  async adopt(): Promise<boolean> {
+    const link = await this.#open();
+    if (link) this.#attach(link);
+    return link !== undefined;
+  }
+
+  /** Until the shim answers again, or has ended. */
+  async rejoin(): Promise<void> {
+    for (let pauseMs = 1; !isLockFree(this.#facts.dir); pauseMs = Math.min(pauseMs * 2, 100)) {
+      const link = await this.#open();
+      if (this.#isOver) return link?.release();
+      if (link) return this.#attach(link);
+      await Bun.sleep(pauseMs); // It is about to listen or about to end; neither can be waited for otherwise.
+      if (this.#isOver) return;
+    }
+    this.#onGone();
+  }
+
+  async #open(): Promise<ShimLink | undefined> {
+    let link: ShimLink | undefined;
+    const listener = this.#shimListener(() => link);
+    link = await ShimLink.open(this.#facts.dir, listener);
+    return link?.isOpen === true ? link : undefined; // it may have ended between its answer and now
+  }
+
+  /** @param own the link that speaks; another one may have taken its place */
+  #shimListener(own: () => ShimLink | undefined): ShimListener {
+    return {
+      onAttached: (isAttached) => {
+        this.#isAttached ||= isAttached;
+      },
+      onReady: () => this.#becomeReady(),
+      onExited: () => {
+        this.#hasExited = true;
+        this.#listener.onChanged();
+      },
+      onRotated: () => this.#listener.onRotated(),
+      onLogFull: (isBlocked, droppedLines) => {
+        this.isLogBlocked = isBlocked;
+        this.droppedLines = droppedLines;
+        this.#facts.log("warn", { isBlocked, droppedLines }, "log cannot be written");
+        this.#listener.onChanged();
+      },
+      onStatusText: (text) => {
+        this.statusText = text;
+      },
+      onGone: () => {
+        if (this.#link === undefined || this.#link !== own()) return; // not attached: whoever opened it looks again
+        this.#link = undefined;
+        this.#onGone();
+      },
+    };
+  }
+
+  #attach(link: ShimLink): void {
+    const isFirst = this.live === undefined;
+    const { state } = link;
+    this.#link = link;
+    this.live = state;
+    this.number = state.run;
+    this.isLogBlocked = state.isLogBlocked;
+    this.droppedLines = state.droppedLines;
+    this.#isAttached ||= state.isAttached;
+    this.#hasExited ||= state.hasExited;
+    if (isFirst) this.isReady = state.isReady;
+    this.#listener.onLink(isFirst);
+    if (!isFirst && state.isReady) this.#becomeReady(); // told while nobody listened
+    if (this.#wish) void this.#askToStop(link, this.#wish); // what was asked before may be lost with the link
+  }
+
+  #becomeReady(): void {
+    if (this.isReady) return;
+    this.isReady = true;
+    this.#listener.onReady();
+  }
+
+  /** Asks the shim; a shim that does not answer at once leaves the numbers as they were. */
+  async lookAtCalls(patienceMs: number): Promise<void> {
+    if (!this.#isAttached || !this.#link) return;
+    const counts = await Promise.race([this.#link.calls(), Bun.sleep(patienceMs)]);
+    if (counts) this.calls = counts;
+  }
+
+  /** Calls back after so long, unless it is over by then. */
+  after(ms: number, act: () => void): Timer {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      act();
+    }, ms);
+    this.#timers.add(timer);
+    return timer;
+  }
+
+  forget(timer: Timer | undefined): void {
+    clearTimeout(timer);
+    if (timer) this.#timers.delete(timer);
+  }
+
+  /**
+   * Ends the tree: the signal, then SIGKILL after the grace, of several the shortest. The shim is asked until it says
+   * that it will; if it does not do it in time, the daemon does.
+   */
+  stop(graceMs: number, signal = SIGTERM): void {
+    if (this.#isOver) return;
+    const killAtMs = Math.min(performance.now() + graceMs, this.#wish?.killAtMs ?? Number.POSITIVE_INFINITY);
+    const wish = { killAtMs, signal };
+    this.#wish = wish;
+    this.forget(this.#forceTimer);
+    this.#forceTimer = this.after(killAtMs + STOP_SLACK_MS - performance.now(), () => void this.#force());
+    if (this.#link) void this.#askToStop(this.#link, wish);
+  }
+
+  async #askToStop(link: ShimLink, wish: StopWish): Promise<void> {
+    for (let pauseMs = ASK_AGAIN_MS; ; pauseMs = Math.min(pauseMs * 2, ASK_AGAIN_MAX_MS)) {
+      const graceMs = Math.max(0, Math.round(wish.killAtMs - performance.now()));
+      if (await link.stop(graceMs, wish.signal)) return;
+      const isStale = (): boolean => this.#isOver || this.#link !== link || this.#wish !== wish;
+      if (isStale()) return; // the next link, or the next wish, asks anew
+      await Bun.sleep(pauseMs);
+      if (isStale()) return;
+    }
+  }
+
+  async #force(): Promise<void> {
+    const { dir, finishMs, log } = this.#facts;
+    if (this.#hasExited && !this.#isFinishing) {
+      this.#isFinishing = true; // It may wait for room on the disk: what it still holds would be lost with it.
+      this.#forceTimer = this.after(finishMs, () => void this.#force());
+      return;
+    }
+    this.#forced = "its shim did not carry out the stop, and the daemon killed it";
+    log("error", { run: this.number }, this.#forced);
+    if ((await endByForce(dir)) || this.#isOver) return;
+    log("error", { run: this.number }, "its shim cannot be killed; trying again");
+    this.#forceTimer = this.after(STOP_SLACK_MS, () => void this.#force());
+  }
+
+  /** Ends it as a failure: what follows is up to the restart policy. */
+  fail(reason: string, graceMs: number): void {
+    if (!this.#link || this.#wish || this.#isOver) return;
+    this.#failure = reason;
+    this.#facts.log("warn", { reason }, "ending the run");
+    this.stop(graceMs);
+  }
+
+  /** The run is over, with its exit record on disk or with a shim that was killed; or only the connection is. */
+  #onGone(): void {
+    if (this.#isOver) return;
+    const { dir, nowMs } = this.#facts;
+    const exit = readExitRecord(dir);
+    if (exit?.run === this.number) return this.#end(fromExitRecord(exit, this.#failure));
+    if (!isLockFree(dir)) return void this.rejoin();
+    const record = readRunRecord(dir);
+    const run = record?.run === this.number ? record : undefined;
+    void (record ? killLeftovers(dir, record) : Promise.resolve()).then(() =>
+      this.#end(lostRun(this.number, run, nowMs())),
+    );
+  }
+
+  #end(ending: Ending): void {
+    if (this.#isOver) return;
+    this.release();
+    this.#listener.onEnd(this.#forced === null ? ending : { ...ending, kill_method: "daemon" });
+  }
+
+  /** Lets go of it without touching it: the daemon goes, the worker stays. */
+  release(): void {
+    this.#isOver = true;
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.monitor?.[Symbol.dispose]();
+    this.#link?.release();
+    this.#link = undefined;
+  }
+}

@@ -1,0 +1,252 @@
+/**
+ * Verbs at random, many at once, on a daemon of their own; after each round what is listed must be what lives.
+ * As a command: `bun test/soak/verbs.ts [MINUTES] [SEED] [HOGS]`, with that many loops beside it that take processor time.
+ */
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { IpcError } from "../../src/base/errors.ts";
+import type { ActResult, WorkerStatus } from "../../src/protocol/status.ts";
+import { Home, isAlive, waitUntil } from "../home.ts";
+import { randomFrom, seed as randomSeed } from "../seed.ts";
+
+const SLEEP = "import time\ntime.sleep(600)\n";
+const DEAF = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nwhile True: time.sleep(600)\n";
+const BRIEF = "import sys\nsys.exit(3)\n";
+const READY = `
+import os, socket, time
+time.sleep(0.05)
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect(os.environ["NOTIFY_SOCKET"]); s.send(b"READY=1")
+time.sleep(600)
+`;
+const TREE = `
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0: time.sleep(600)
+    os._exit(0)
+os.wait()
+time.sleep(600)
+`;
+
+/** Each kind of worker that a verb may meet. */
+const APPS: Readonly<Record<string, { readonly text: string; readonly more: object }>> = {
+  one: { text: SLEEP, more: {} },
+  three: { text: SLEEP, more: { instances: 3 } },
+  deaf: { text: DEAF, more: { stop_timeout: 200 } },
+  brief: { text: BRIEF, more: { restart_policy: "always", backoff: { base_delay_ms: 20, max_delay_ms: 40 } } },
+  told: { text: READY, more: { ready: "notify", ready_timeout: 20_000 } },
+  tree: { text: TREE, more: { instances: 2, stop_timeout: 500 } },
+};
+const NAMES = Object.keys(APPS);
+const VERBS = ["start", "stop", "restart", "reload", "scale", "delete", "define"] as const;
+
+/** How a verb may end beside well; anything else is a fault. */
+const EXPECTED = new Set(["SUPERSEDED", "NOT_FOUND", "NOT_RUNNING", "START_FAILED"]);
+const VERB_MS = 120_000;
+
+export type Chaos = { readonly killsDaemon: boolean; readonly killsShims: boolean };
+
+export class VerbFuzz {
+  readonly #home: Home;
+  readonly #random: () => number;
+  readonly #scripts = new Map<string, string>();
+  readonly outcomes = new Map<string, number>();
+
+  constructor(home: Home, random: () => number) {
+    this.#home = home;
+    this.#random = random;
+    for (const [name, { text }] of Object.entries(APPS)) this.#scripts.set(name, home.script(`${name}.py`, text));
+  }
+
+  #pick<T>(all: readonly T[]): T {
+    return all[Math.floor(this.#random() * all.length)]!;
+  }
+
+  /** So that there is something for each verb to meet. */
+  async #defineAll(): Promise<void> {
+    for (const name of NAMES) await this.#define(name);
+  }
+
+  async #define(name: string): Promise<void> {
+    await this.#home.start(name, this.#scripts.get(name)!, APPS[name]!.more);
+  }
+
+  /** So many verbs at once, then a look at what is left. @throws Error with what does not agree */
+  async round(count: number, chaos: Chaos = { killsDaemon: false, killsShims: false }): Promise<void> {
+    await this.#defineAll();
+    const began = performance.now();
+    const work = Array.from({ length: count }, () => this.#verb(chaos.killsDaemon));
+    if (chaos.killsShims) work.push(this.#killShims());
+    if (chaos.killsDaemon) {
+      await Bun.sleep(this.#random() * 150); // how far the verbs get is what is random here
+      await this.#home.killDaemon();
+    }
+    await Promise.all(work);
+    await this.agree(`after ${count} verbs in ${Math.round(performance.now() - began)} ms`);
+  }
+
+  /** One verb on one app, on some, or on all; its own connection, as each command has. */
+  async #verb(mayLose: boolean): Promise<void> {
+    const verb = this.#pick(VERBS);
+    const name = this.#pick(NAMES);
+    const instances = 1 + Math.floor(this.#random() * 4);
+    const isAll = this.#random() < 0.1;
+    const graceMs = this.#random() < 0.3 ? 100 : null;
+    const isParallel = this.#random() < 0.5;
+    await Bun.sleep(this.#random() * 50);
+    const what = `${verb} ${isAll ? "all" : name}`;
+    const late = setTimeout(() => {
+      console.error(`not within ${VERB_MS / 1000} s: ${what}`);
+      process.exit(1); // whoever hangs would hang the clean-up as well
+    }, VERB_MS);
+    try {
+      if (verb === "define") await this.#define(name);
+      else await this.#ask(verb, name, { isAll, instances, graceMs, isParallel });
+      this.#note(`${verb} ok`);
+    } catch (error) {
+      const { code, message } = IpcError.from(error, what);
+      const isLost = mayLose && (code === "CONNECTION_LOST" || code === "NO_DAEMON");
+      if (!isLost && !EXPECTED.has(code)) throw new Error(`${what}: ${code} ${message}`, { cause: error });
+      this.#note(`${verb} ${code}`);
+    } finally {
+      clearTimeout(late);
+    }
+  }
+
+  async #ask(
+    verb: Exclude<(typeof VERBS)[number], "define">,
+    name: string,
+    how: { isAll: boolean; instances: number; graceMs: number | null; isParallel: boolean },
+  ): Promise<void> {
+    using connection = await this.#home.connect();
+    if (verb === "scale") return void (await connection.request({ Scale: { name, instances: how.instances } }));
+    const all = await connection.query<WorkerStatus[]>({ Status: { name: null } });
+    const names = all.filter((worker) => how.isAll || worker.app === name).map((worker) => worker.name);
+    if (names.length === 0) throw new IpcError("NOT_FOUND", name);
+    const apps = [...new Set(all.filter((one) => names.includes(one.name)).map((one) => one.app))];
+    const results = await connection.query<ActResult[]>({
+      Act: { verb, names, apps, grace_ms: how.graceMs, is_parallel: how.isParallel },
+    });
+    for (const { ok, code, message, name: which } of results) {
+      if (!ok && !EXPECTED.has(code ?? "")) throw new IpcError("FAILED", `${which}: ${code}: ${message}`);
+      if (!ok) this.#note(`${verb} ${code}`);
+    }
+  }
+
+  async #killShims(): Promise<void> {
+    for (let count = 0; count < 5; count++) {
+      await Bun.sleep(this.#random() * 100);
+      const shims = [...this.#living().shims];
+      try {
+        if (shims.length > 0) process.kill(this.#pick(shims), "SIGKILL");
+      } catch {
+        // It has just ended by itself.
+      }
+    }
+  }
+
+  #note(what: string): void {
+    this.outcomes.set(what, (this.outcomes.get(what) ?? 0) + 1);
+  }
+
+  /** Processes below this home: shims by their folder, workers and what they forked by their environment. */
+  #living(): { shims: Set<number>; workers: Map<number, string> } {
+    const { workersDir } = this.#home.paths;
+    const shims = new Set<number>();
+    const workers = new Map<number, string>();
+    for (const pid of readdirSync("/proc").map(Number).filter(Number.isInteger)) {
+      try {
+        const isShim = readlinkSync(`/proc/${pid}/exe`).endsWith("/ipcctl-shim");
+        if (isShim && readlinkSync(`/proc/${pid}/cwd`).startsWith(`${workersDir}/`) && isAlive(pid)) shims.add(pid);
+        const plane = new RegExp(`IPCCTL_PLANE=${workersDir}/([^/\\0]*)/plane`).exec(
+          readFileSync(`/proc/${pid}/environ`, "latin1"),
+        );
+        if (plane && !isShim && isAlive(pid)) workers.set(pid, plane[1]!);
+      } catch {
+        // It has just ended.
+      }
+    }
+    return { shims, workers };
+  }
+
+  /** What is listed is what lives, and each app has as many instances as it is defined to have. */
+  async agree(when: string): Promise<void> {
+    let found = "";
+    const isSettled = async (): Promise<boolean> => {
+      using connection = await this.#home.connect();
+      const listed = await connection.query<WorkerStatus[]>({ Status: { name: null } });
+      const { shims, workers } = this.#living();
+      const again = await connection.query<WorkerStatus[]>({ Status: { name: null } });
+      const upOf = (all: readonly WorkerStatus[]): number[] =>
+        all.flatMap(({ pid, shim_pid }) => [pid ?? 0, shim_pid ?? 0]).filter((pid) => pid > 0);
+      const faults: string[] = [];
+      if (!Bun.deepEquals(upOf(listed), upOf(again))) faults.push("it changes");
+      const pids = new Set(upOf(listed));
+      const names = new Set(listed.map(({ name }) => name));
+      for (const shim of shims) if (!pids.has(shim)) faults.push(`shim ${shim} is not listed`);
+      for (const [pid, name] of workers) {
+        const worker = listed.find((one) => one.name === name);
+        if (!worker?.pid) faults.push(`process ${pid} of ${name} lives, which is ${worker?.state ?? "not listed"}`);
+      }
+      for (const { name, pid, shim_pid, state } of listed) {
+        if (state === "Stopping" || state === "Starting") faults.push(`${name} is ${state}`);
+        if (pid !== null && !workers.has(pid)) faults.push(`${name} has pid ${pid}, which is not alive`);
+        if (shim_pid !== null && !shims.has(shim_pid)) faults.push(`${name} has shim ${shim_pid}, which is not alive`);
+      }
+      for (const folder of readdirSync(this.#home.paths.workersDir))
+        if (!names.has(folder)) faults.push(`the folder ${folder} is left`);
+      for (const { name, app, instance } of listed)
+        if (name !== (instance === 0 ? app : `${app}-${instance}`)) faults.push(`${name} is instance ${instance}`);
+      for (const name of NAMES) {
+        const instances = listed.filter((one) => one.app === name).map(({ instance }) => instance);
+        if (instances.some((instance, index) => instance !== index)) faults.push(`${name} has ${instances.join()}`);
+      }
+      found = faults.join("; ");
+      return faults.length === 0;
+    };
+    await waitUntil(isSettled, `listed = live, ${when}`).catch((error: Error) => {
+      throw new Error(found, { cause: error });
+    });
+  }
+
+  /** Nothing may be left. */
+  async end(): Promise<void> {
+    using connection = await this.#home.connect();
+    const all = await connection.query<WorkerStatus[]>({ Status: { name: null } });
+    const names = all.map(({ name }) => name);
+    if (names.length > 0)
+      await connection.query({ Act: { verb: "delete", names, apps: [...new Set(all.map(({ app }) => app))] } });
+    await this.agree("after deleting all");
+    const { shims, workers } = this.#living();
+    if (shims.size + workers.size > 0)
+      throw new Error(`left: shims ${[...shims].join()}, workers ${[...workers.keys()].join()}`);
+  }
+}
+
+async function main(minutes: number, seed: number, hogs: number): Promise<void> {
+  console.log(`verbs: ${minutes} minutes, seed ${seed}, ${hogs} hogs`);
+  const beside = Array.from({ length: hogs }, () => Bun.spawn(["sh", "-c", "while :; do :; done"]));
+  try {
+    await using home = new Home();
+    const random = randomFrom(seed);
+    const fuzz = new VerbFuzz(home, random);
+    const deadline = performance.now() + minutes * 60_000;
+    let rounds = 0;
+    for (; performance.now() < deadline; rounds++) {
+      const killsDaemon = rounds % 4 === 3;
+      await fuzz.round(40, { killsDaemon, killsShims: rounds % 3 === 2 });
+      if (rounds % 10 === 9) console.log(`${rounds + 1} rounds`);
+    }
+    await fuzz.end();
+    console.log(`${rounds} rounds of 40, nothing left; ended so:`);
+    for (const [what, count] of [...fuzz.outcomes].toSorted(([a], [b]) => (a < b ? -1 : 1)))
+      console.log(`  ${what}: ${count}`);
+  } finally {
+    for (const hog of beside) hog.kill("SIGKILL");
+  }
+}
+
+if (import.meta.main) {
+  const [minutes = "5", seed = String(randomSeed), hogs = "0"] = process.argv.slice(2);
+  await main(Number(minutes), Number(seed), Number(hogs));
+  process.exit(0);
+}
