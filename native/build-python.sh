@@ -32,6 +32,6 @@ fi
 mkdir -p build/$name
 out=build/$name/_ipcctl.abi3.so
 # Built beside and moved: a process that has it mapped keeps its file.
-$cc $flags $optimise -I"$include" -o $out.tmp python/*.c ring/ring.c
+$cc $flags $optimise -I"$include" -o $out.tmp python/*.c ring/*.c
 mv -f $out.tmp $out
 echo "native/$out"

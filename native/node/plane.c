@@ -1,4 +1,5 @@
 /* The system calls of the data plane for Node, which has no foreign functions: src/plane/system-node.ts. Results below 0 are -errno. */
+#include "../ring/cores.h"
 #include "napi.h"
 
 #include <errno.h>
@@ -205,6 +206,18 @@ static napi_value close_fd(napi_env env, napi_callback_info info)
 	return result(env, close(number(&args, 0)));
 }
 
+static napi_value core(napi_env env, napi_callback_info info)
+{
+	(void)info;
+	return result(env, ipc_core());
+}
+
+static napi_value leave_core(napi_env env, napi_callback_info info)
+{
+	(void)info;
+	return result(env, ipc_core_leave());
+}
+
 __attribute__((visibility("default"))) napi_value napi_register_module_v1(napi_env env, napi_value exports);
 
 napi_value napi_register_module_v1(napi_env env, napi_value exports)
@@ -213,6 +226,7 @@ napi_value napi_register_module_v1(napi_env env, napi_value exports)
 		{ "createSegment", create_segment }, { "map", map }, { "getSeals", get_seals }, { "createPair", create_pair },
 		{ "createPipe", create_pipe }, { "send", send_bytes }, { "receive", receive_bytes }, { "sendFds", send_fds },
 		{ "receiveFd", receive_fd }, { "waitReadable", wait_readable }, { "connectUnix", connect_unix }, { "close", close_fd },
+		{ "core", core }, { "leaveCore", leave_core },
 	};
 	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
 		napi_value function;

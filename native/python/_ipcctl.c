@@ -94,10 +94,12 @@ static PyMethodDef methods[] = {
 	  "loads(buffer) -> object\n\nThe value of one CBOR item; DecodeError where it is none." },
 	{ "turn", ipc_turn, METH_VARARGS,
 	  "turn(servers, here, microseconds, fd, fd) -> object\n\n"
-	  "Answers calls on all channels as long as they come, looking out for the next one for so long (0: not at all), then\n"
+	  "Answers calls on all channels as long as they come, looking out for the next one where that pays, for so long at most (0: not at all), then\n"
 	  "sleeping until a client rings or one of the descriptors is ready. False: no call came. True: look around, then go on.\n"
 	  "(channel, what) for Python: None: what comes is for the thorough way. False: the channel is broken. A list: a message.\n"
 	  "A tuple (number, value or exception, whether it is an exception, when it began): an answer." },
+	{ "waiting", ipc_waiting, METH_NOARGS,
+	  "waiting() -> dict\n\nHow often this process looked out, found something, slept, was moved, and rang, since it began." },
 	{ NULL, NULL, 0, NULL },
 };
 

@@ -7,6 +7,7 @@
 #include <Python.h>
 
 #include "../ring/ring.h"
+#include "outlook.h"
 
 /* Taken from ipcctl._types once, so that C and pure Python raise the same classes and share the rare forms. */
 struct ipc_state {
@@ -22,6 +23,10 @@ struct ipc_state {
 	PyObject *revive_array;
 	PyObject *stream_ref;
 	PyObject *server_type;
+	/* All channels are looked at by one thread. */
+	struct ipc_outlook outlook;
+	struct ipc_load_meter meter;
+	unsigned long long turns; /* begun */
 };
 
 /* One end of a ring. */
@@ -57,5 +62,6 @@ extern PyType_Spec ipc_server_spec;
 PyObject *ipc_dumps(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names);
 PyObject *ipc_loads(PyObject *module, PyObject *buffer);
 PyObject *ipc_turn(PyObject *module, PyObject *args);
+PyObject *ipc_waiting(PyObject *module, PyObject *nothing);
 
 #endif

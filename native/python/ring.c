@@ -38,6 +38,7 @@ static PyObject *ring_try_send(PyObject *self, PyObject *payload)
 		return NULL;
 	int sent;
 	Py_ssize_t size;
+	ipc_ring_tell_core(&ring->core, ipc_core());
 	if (PyBytes_CheckExact(payload)) {
 		size = PyBytes_Size(payload);
 		sent = ipc_ring_send(&ring->core, PyBytes_AsString(payload), (size_t)size);
@@ -62,7 +63,11 @@ static PyObject *ring_needs_bell(PyObject *self, PyObject *nothing)
 	struct ring *ring = (struct ring *)self;
 	if (usable(ring, ring->core.is_producer) < 0)
 		return NULL;
-	return PyBool_FromLong(ipc_ring_needs_bell(&ring->core));
+	int is_needed = ipc_ring_needs_bell(&ring->core);
+	struct ipc_state *state = PyType_GetModuleState(Py_TYPE(self));
+	if (is_needed && state != NULL)
+		state->outlook.bells++;
+	return PyBool_FromLong(is_needed);
 }
 
 /* A frame, None where there is none (only then is no reference made), or NULL. */

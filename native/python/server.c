@@ -5,6 +5,7 @@
 #include "ipcctl.h"
 
 #include <poll.h>
+#include <signal.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -13,6 +14,8 @@
 #define BUDGET 64
 #define TURN_NS 1000000
 #define OTHERS 2
+/* Between two readings of the clock while we look out: beyond, we were off the core. */
+#define OFF_NS 4000
 /* As many as the shim lets in. */
 #define CHANNELS_MAX IPC_CHANNELS_MAX
 /* Frames up to this size need no allocation. */
@@ -27,6 +30,7 @@ _Static_assert(offsetof(struct statistics, buckets) == 8 * IPC_STATISTICS_LATENC
 
 struct server {
 	PyObject_HEAD
+	struct ipc_state *state;
 	struct ring *rx, *tx;
 	PyObject *exposed;
 	Py_buffer segment;
@@ -45,10 +49,12 @@ struct turn {
 	Py_ssize_t count;
 	PyObject *here;
 	int64_t until; /* 0: nothing was taken yet. 1: over */
+	unsigned long long number;
 };
 
 static void ring_bell(const struct server *server)
 {
+	server->state->outlook.bells++;
 	/* Full: it is rung already. Closed: its end is noticed by who reads. */
 	if (send(server->bell, "\1", 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		return;
@@ -76,6 +82,7 @@ static int send_answer(void *context, const unsigned char *bytes, size_t size)
 		return ipc_ring_refuse(tx, IPC_RING_BAD_POSITION);
 	int64_t nanoseconds = ipc_now_ns() - server->began;
 	count(server, nanoseconds, 1);
+	ipc_ring_tell_core(&tx->core, ipc_core());
 	int sent = ipc_ring_send(&tx->core, bytes, size);
 	if (sent == IPC_RING_NOTHING) { /* Python will count it when it sends it */
 		count(server, nanoseconds, -1);
@@ -209,11 +216,13 @@ static PyObject *take_some(struct turn *turn, struct server *server)
 {
 	if (enter(turn, server) < 0)
 		return NULL;
+	turn->state->outlook.client = ipc_ring_peer_core(&server->rx->core);
 	for (int taken = 0; taken < BUDGET && ipc_ring_has_data(&server->rx->core); taken++) {
 		if (server->rx->is_broken || server->is_paused || server->is_careful)
 			Py_RETURN_NONE;
 		if (PyErr_CheckSignals() < 0)
 			return NULL;
+		turn->state->outlook.taken++;
 		PyObject *done = take(server, turn->state);
 		if (done != Py_True)
 			return done;
@@ -238,8 +247,11 @@ static int has_any(const struct turn *turn)
 	return 0;
 }
 
-/* Looks out without the GIL, and takes with it: another thread may have been quicker. Whether something has come. */
-static int watch(const struct turn *turn, int64_t span_ns)
+/*
+ * Looks out without the GIL, and takes with it: another thread may have been quicker. Whether something has come. Over early when we were
+ * off the core, which somebody else needs then.
+ */
+static int watch(const struct turn *turn, int64_t span_ns, int *was_off)
 {
 	uint32_t seen[CHANNELS_MAX], *tails[CHANNELS_MAX];
 	for (Py_ssize_t i = 0; i < turn->count; i++) {
@@ -247,15 +259,75 @@ static int watch(const struct turn *turn, int64_t span_ns)
 		tails[i] = turn->servers[i]->rx->core.tail;
 	}
 	int found = 0;
-	int64_t deadline = ipc_now_ns() + span_ns;
+	int64_t now = ipc_now_ns(), deadline = now + span_ns;
+	*was_off = 0;
 	Py_BEGIN_ALLOW_THREADS
 	do {
 		ipc_pause();
 		for (Py_ssize_t i = 0; i < turn->count; i++)
 			found |= __atomic_load_n(tails[i], __ATOMIC_RELAXED) != seen[i];
-	} while (!found && ipc_now_ns() < deadline);
+		int64_t before = now;
+		now = ipc_now_ns();
+		*was_off = now - before > OFF_NS;
+	} while (!found && !*was_off && now < deadline);
 	Py_END_ALLOW_THREADS
 	return has_any(turn);
+}
+
+/* Whether something has come; if not, it is time to sleep. */
+static int look_out(const struct turn *turn, int64_t span_ns)
+{
+	struct ipc_outlook *outlook = &turn->state->outlook;
+	int64_t now = ipc_now_ns();
+	enum ipc_rest rest = ipc_outlook_rest(outlook, now, ipc_core(), ipc_load(&turn->state->meter, now));
+	int was_off;
+	if (rest == IPC_REST_JOIN)
+		outlook->joined += (unsigned)ipc_core_join(outlook->client);
+	if (rest == IPC_REST_PART) {
+		int has_parted = ipc_core_leave();
+		outlook->parted += (unsigned)has_parted;
+		rest = has_parted ? IPC_REST_LOOK : rest;
+	}
+	if (rest == IPC_REST_LOOK) {
+		outlook->looks++;
+		if (watch(turn, span_ns, &was_off)) {
+			ipc_outlook_found(outlook, was_off);
+			return 1;
+		}
+	}
+	if (rest == IPC_REST_LOOK || rest == IPC_REST_PART)
+		ipc_outlook_missed(outlook);
+	return 0;
+}
+
+/*
+ * Whether Python has something to do before this thread may sleep: it was told so, messages wait for room, or a function of the user's took
+ * messages itself, and whatever they began is known to Python alone.
+ */
+static int is_wanted(const struct turn *turn)
+{
+	for (Py_ssize_t i = 0; i < turn->count; i++)
+		if (turn->servers[i]->is_leaving || turn->servers[i]->is_queueing)
+			return 1;
+	return turn->state->turns != turn->number;
+}
+
+/* Without the GIL. Less than 0: a signal came, which may have been just before, when no handler of Python's could run any more. */
+static int poll_or_signal(struct pollfd *polled, nfds_t count)
+{
+	int ready = -1;
+	sigset_t all, before;
+	sigfillset(&all);
+	if (PyErr_CheckSignals() < 0)
+		return -1;
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	if (PyErr_CheckSignals() == 0) {
+		Py_BEGIN_ALLOW_THREADS
+		ready = ppoll(polled, count, NULL, &before);
+		Py_END_ALLOW_THREADS
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return ready;
 }
 
 /*
@@ -279,9 +351,9 @@ static int sleep_until_bell(struct turn *turn, const int others[OTHERS])
 		polled[turn->count + i] = (struct pollfd){ others[i], POLLIN, 0 };
 	int ready = 0;
 	if (may == IPC_RING_OK && !is_over) {
-		Py_BEGIN_ALLOW_THREADS
-		ready = poll(polled, (nfds_t)(turn->count + OTHERS), -1);
-		Py_END_ALLOW_THREADS
+		ready = poll_or_signal(polled, (nfds_t)(turn->count + OTHERS));
+		ipc_outlook_slept(&turn->state->outlook, ipc_now_ns());
+		turn->until = 0; /* the others were looked at as well */
 	}
 	for (Py_ssize_t i = 0; i < asleep; i++)
 		ipc_ring_cancel_sleep(&turn->servers[i]->rx->core);
@@ -292,7 +364,7 @@ static int sleep_until_bell(struct turn *turn, const int others[OTHERS])
 	if (is_over)
 		return 0;
 	if (ready < 0)
-		return PyErr_CheckSignals() < 0 ? -1 : 0;
+		return PyErr_Occurred() || PyErr_CheckSignals() < 0 ? -1 : 0;
 	int is_plain_bell = 0;
 	for (Py_ssize_t i = 0; i < turn->count; i++) {
 		turn->servers[i]->is_rung = (polled[i].revents & POLLIN) != 0;
@@ -329,6 +401,7 @@ static PyObject *ended(struct turn *turn, Py_ssize_t index, PyObject *done)
 static PyObject *run_turn(struct turn *turn, int64_t span_ns, const int others[OTHERS])
 {
 	int is_any = 0;
+	turn->number = ++turn->state->turns;
 	for (;;) {
 		int has_taken = 0;
 		for (Py_ssize_t i = 0; i < turn->count; i++) {
@@ -349,12 +422,16 @@ static PyObject *run_turn(struct turn *turn, int64_t span_ns, const int others[O
 		}
 		if (turn->until != 0 && (turn->until == 1 || ipc_now_ns() > turn->until))
 			Py_RETURN_TRUE;
-		if (has_taken || (span_ns > 0 && watch(turn, span_ns)))
+		if (has_taken)
 			continue;
-		if (is_any)
-			Py_RETURN_TRUE;
 		if (span_ns <= 0)
-			Py_RETURN_FALSE;
+			return PyBool_FromLong(is_any);
+		if (is_wanted(turn))
+			Py_RETURN_TRUE;
+		if (look_out(turn, span_ns))
+			continue;
+		if (is_wanted(turn))
+			Py_RETURN_TRUE;
 		int is_rung = sleep_until_bell(turn, others);
 		if (is_rung < 0)
 			return NULL;
@@ -398,6 +475,14 @@ PyObject *ipc_turn(PyObject *module, PyObject *args)
 	return result;
 }
 
+PyObject *ipc_waiting(PyObject *module, PyObject *nothing)
+{
+	(void)nothing;
+	const struct ipc_outlook *outlook = &((struct ipc_state *)PyModule_GetState(module))->outlook;
+	return Py_BuildValue("{sKsKsKsKsKsK}", "looks", outlook->looks, "found", outlook->found, "sleeps", outlook->sleeps, "parted",
+			     outlook->parted, "joined", outlook->joined, "bells", outlook->bells);
+}
+
 static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *named)
 {
 	static char *names[] = { "rx", "tx", "bell", "segment", "exposed", "channel", NULL };
@@ -437,6 +522,7 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *named)
 	server->exposed = Py_NewRef(exposed);
 	server->channel = Py_NewRef(channel);
 	server->bell = bell;
+	server->state = PyModule_GetState(module);
 	return (PyObject *)server;
 }
 

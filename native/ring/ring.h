@@ -19,7 +19,7 @@ enum ipc_ring_result {
 };
 
 struct ipc_ring {
-	uint32_t *head, *tail, *consumer_sleeps, *producer_waits;
+	uint32_t *head, *tail, *core, *consumer_sleeps, *producer_waits;
 	unsigned char *data;
 	uint32_t capacity;
 	uint32_t own;  /* tail of the producer, head of the consumer: published, never read */
@@ -53,6 +53,20 @@ int ipc_ring_needs_bell(struct ipc_ring *ring);
 /* OK: the consumer may sleep. NOTHING: a frame has come. BAD_POSITION. */
 int ipc_ring_prepare_sleep(struct ipc_ring *ring);
 void ipc_ring_cancel_sleep(struct ipc_ring *ring);
+
+/*
+ * Hints about who is where, to whoever waits for the other side: the producer says on which core it runs, counted from one, the consumer
+ * reads it. Nobody relies on them.
+ */
+static inline void ipc_ring_tell_core(const struct ipc_ring *ring, uint32_t core)
+{
+	__atomic_store_n(ring->core, core, __ATOMIC_RELAXED);
+}
+
+static inline uint32_t ipc_ring_peer_core(const struct ipc_ring *ring)
+{
+	return __atomic_load_n(ring->core, __ATOMIC_RELAXED);
+}
 
 /* One step of a busy wait. */
 static inline void ipc_pause(void)

@@ -29,6 +29,7 @@ __all__ = [
     "loads",
     "turn",
     "undefined",
+    "waiting",
 ]
 
 
@@ -65,3 +66,4 @@ loads = _chosen.loads
 SharedRingBuffer = _chosen.SharedRingBuffer
 Server = _chosen.Server
 turn = _chosen.turn
+waiting = _chosen.waiting

@@ -14,6 +14,7 @@ import time
 from typing import Any, NoReturn
 
 from . import _contract
+from ._outlook import JOIN, PART, SLEEP, LoadMeter, Outlook, core, join_core, leave_core
 from ._types import (
     MAX_DEPTH,
     TAG_CONTENT,
@@ -40,6 +41,7 @@ __all__ = [
     "loads",
     "turn",
     "undefined",
+    "waiting",
 ]
 
 _SIZE_MAX = (1 << 63) - 1
@@ -480,10 +482,12 @@ def loads(buffer: Any) -> Any:
 # --- rings ---
 
 # Words of 4 bytes.
-_HEAD, _TAIL = _contract.RING_HEAD // 4, _contract.RING_TAIL // 4
+_HEAD, _TAIL, _CORE = _contract.RING_HEAD // 4, _contract.RING_TAIL // 4, _contract.RING_CPU // 4
 _CONSUMER_SLEEPS, _PRODUCER_WAITS = _contract.RING_CONSUMER_SLEEPS // 4, _contract.RING_PRODUCER_WAITS // 4
 _MASK = 0xFFFFFFFF
 _ZEROS = bytes(8)
+#: All channels are looked at by one thread.
+_outlook, _meter = Outlook(), LoadMeter()
 
 
 class SharedRingBuffer:
@@ -564,6 +568,11 @@ class SharedRingBuffer:
         """Whether there is a frame."""
         return self._words[_TAIL] != self._own
 
+    @property
+    def peer_core(self) -> int:
+        """Where the producer ran when it last sent, counted from one, as it says; 0 is unknown."""
+        return self._words[_CORE]
+
     def _break(self, what: str) -> NoReturn:
         self._broken = True
         raise BrokenChannel(what)
@@ -631,6 +640,7 @@ class SharedRingBuffer:
         self._copy_in(own + 4, payload)
         self._copy_in(own + end, _ZEROS[: frame - end])
         self._own = own + frame & _MASK
+        self._words[_CORE] = core()
         self._words[_TAIL] = self._own
         return True
 
@@ -644,6 +654,7 @@ class SharedRingBuffer:
         # Not one step, as it is in C: a word set between the two is lost only if the other side set
         # it after our store to head or tail, and then its second look sees that store.
         self._words[word] = 0
+        _outlook.bells += 1
         return True
 
     def try_receive(self) -> bytes | None:
@@ -724,16 +735,71 @@ class Server:
         self.channel = None
 
 
+#: Between two looks: beyond, we were off the core, or another thread had its turn.
+_OFF_NS = 50_000
+#: The last turn ended in sleep.
+_is_resting = False
+
+
 def turn(servers: tuple[Server, ...], here: Any, microseconds: float, *_others: int) -> Any:
-    """False: nothing came within that time. (channel, None): there is something to take. True: something is to be looked at."""
-    deadline = time.monotonic_ns() + int(microseconds * 1000)
-    while True:
-        for server in servers:
-            if server.is_leaving:
-                server.is_leaving = False
-                return True
-            if server.rx.has_data:
-                return server.channel, None
-        if time.monotonic_ns() >= deadline:
-            return False
+    """False: nothing came, and it is time to sleep. (channel, None): there is something to take. True: something is to be looked at.
+
+    Looks out for that time at most, where that pays.
+    """
+    global _is_resting
+    if _is_resting:
+        _is_resting = False
+        _outlook.wake(time.monotonic_ns())
+    found = _find(servers)
+    if found is None and microseconds > 0:
+        found = _look_out(servers, int(microseconds * 1000))
+    if found is None:
+        _is_resting = microseconds > 0
+        return False
+    if found.is_leaving:
+        found.is_leaving = False
+        return True
+    _outlook.client = found.rx.peer_core
+    _outlook.taken += 1
+    return found.channel, None
+
+
+def _find(servers: tuple[Server, ...]) -> Server | None:
+    for server in servers:
+        if server.is_leaving or server.rx.has_data:
+            return server
+    return None
+
+
+def _look_out(servers: tuple[Server, ...], span_ns: int) -> Server | None:
+    now = time.monotonic_ns()
+    rest = _outlook.rest(now, core(), _meter.load(now))
+    if rest == SLEEP:
+        return None
+    if rest == JOIN:
+        _outlook.joined += join_core(_outlook.client)
+        return None
+    if rest == PART:
+        if not leave_core():
+            _outlook.miss()
+            return None
+        _outlook.parted += 1
+    _outlook.looks += 1
+    deadline, was_off = now + span_ns, False
+    while now < deadline and not was_off:
         time.sleep(0)  # lets the GIL go
+        before, now = now, time.monotonic_ns()
+        was_off = now - before > _OFF_NS
+        found = _find(servers)
+        if found is not None:
+            _outlook.find(was_off)
+            return found
+    _outlook.miss()
+    return None
+
+
+def waiting() -> dict[str, int]:
+    """How often this process looked out, found something, slept, was moved, and rang, since it began."""
+    one = _outlook
+    counts = {"looks": one.looks, "found": one.found, "sleeps": one.sleeps}
+    return {**counts, "parted": one.parted, "joined": one.joined, "bells": one.bells}

@@ -151,6 +151,7 @@ class Runtime:
         if segment.name:
             return self._keep_pipe(Pipe(segment))
         channel = Channel(segment, self.exposed)
+        channel.sharing.on_forgotten = self._wake
         self._channels.append(channel)
         fd = channel.socket.fileno()
         self._by_fd[fd] = channel

@@ -12,6 +12,7 @@ import sys
 import threading
 import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from . import _types
@@ -163,6 +164,8 @@ class Sharing:
         self._next = 1
         #: Numbers of segments that are gone here, for the client to let go of.
         self.forgotten: deque[int] = deque()
+        #: Called for each of them, by whoever let go of it last.
+        self.on_forgotten: Callable[[], None] = lambda: None
 
     def lend(self, segment: Segment) -> int | None:
         """Its number on this channel; None if it cannot be handed over now, and a copy has to do."""
@@ -183,6 +186,7 @@ class Sharing:
         known = self._lent.pop(key, None)
         if known is not None:
             self.forgotten.append(known[0])
+            self.on_forgotten()
 
     def borrow(self, form: Any) -> Any:
         """The view or array that the client means. :raises BrokenChannel: if it is not as large, or not as safe, as is said."""

@@ -3,9 +3,10 @@ import { PART, SEGMENT } from "../../contract/segment.ts";
 import { limit } from "../base/limits.ts";
 import { openStream, type StreamSocket } from "../base/platform.ts";
 import { CAPACITY, openSegment, type OpenSegment } from "./meet.ts";
+import { outlook, type Awaited } from "./outlook.ts";
 import { BrokenChannel, PeerGone, SharedRingBuffer } from "./ring.ts";
 import { Sharing } from "./sharing.ts";
-import { closeFd, drain, ring, waitReadable } from "./system.ts";
+import { closeFd, core, drain, ring, waitReadable } from "./system.ts";
 
 export { BrokenChannel, PeerGone } from "./ring.ts";
 
@@ -15,13 +16,6 @@ const MESSAGE_BYTES_MAX = limit("messageBytes");
 const OUTBOX_BYTES_MAX = limit("unreadBytes");
 const OUTBOX_TIDY = 10_000;
 const ROOM_MS = 2;
-/** Looks at the ring within one wait before the event loop gets its turn, and how often it is let in before sleep. */
-const SPIN_MS = 0.05;
-const IDLE_TURNS = 4;
-const HOPE_LOST = 0.05;
-const RETRY_EVERY = 64;
-/** Looks of a blocking wait before it sleeps: some 50 µs. */
-const BLOCKING_SPINS = 10_000;
 
 export type ChannelListener = {
   /** A whole message, still encoded. */
@@ -44,7 +38,6 @@ export class Channel implements Disposable {
   /** Bytes on it are bells, its end is the worker's. */
   readonly #fd: number;
   #socket: StreamSocket | undefined;
-  #isWaking = false;
   #isRef = true;
   readonly #listener: ChannelListener;
   /** What found no room, from `#outboxAt` on: taking from the front of a long array would move all of it. */
@@ -55,11 +48,9 @@ export class Channel implements Disposable {
   #parts: Uint8Array[] = [];
   #partsBytes = 0;
   #isOpen = true;
-  #isPolling = false;
-  /** Falls when looking out was in vain, so that a slow worker does not cost the event loop its time. */
-  #hope = 1;
-  /** Requests since there was none left. */
-  #lost = 0;
+  /** Looks out, or is about to: the worker need not ring. */
+  #isLooking = false;
+  readonly #awaited: Awaited;
 
   private constructor(segment: OpenSegment, listener: ChannelListener) {
     const { memory, bell, descriptors } = segment;
@@ -69,6 +60,7 @@ export class Channel implements Disposable {
     this.#tx = new SharedRingBuffer(memory, RING_A, DATA_OFFSET, CAPACITY, true);
     this.#rx = new SharedRingBuffer(memory, RING_B, DATA_OFFSET + CAPACITY, CAPACITY, false);
     this.sharing = new Sharing(descriptors);
+    this.#awaited = { rx: this.#rx, isWaking: false, endLook: () => this.#endLook() };
     this.#fd = bell;
     this.#listener = listener;
     setImmediate(() => this.#isOpen && this.#sleep()); // the worker may have spoken already
@@ -100,6 +92,7 @@ export class Channel implements Disposable {
       this.#end(error);
       throw error;
     }
+    this.#tx.tellCore(core());
     const most = CAPACITY / 4;
     if (message.length <= most) this.#put(message, false);
     else {
@@ -111,6 +104,17 @@ export class Channel implements Disposable {
       }
     }
     this.#ringIfAsleep();
+  }
+
+  /** The same, before `waitBlocking`: nobody need ring for the answer. */
+  sendBlocking(message: Uint8Array): void {
+    this.#rx.cancelSleep();
+    try {
+      this.send(message);
+    } catch (error) {
+      if (this.#isOpen) this.#sleep();
+      throw error;
+    }
   }
 
   #put(frame: Uint8Array, isOwn: boolean): void {
@@ -140,46 +144,28 @@ export class Channel implements Disposable {
     if (this.#outbox.length > 0) this.#flushTimer = setTimeout(() => this.#flush(), ROOM_MS);
   }
 
-  /** An answer is awaited: looks out for it in the same turn of the event loop, and a few turns more, then sleeps. */
+  /** An answer will be awaited: looks out for it before the event loop goes on, where that pays, then sleeps. Before what asks for it is sent. */
   expect(): void {
-    if (this.#isPolling) return;
-    // Client and worker may be on one core, where looking out keeps the worker from answering, until the kernel parts them; it does so
-    // only if it sees two that want to run. So now and then it is tried again.
-    if (this.#hope < HOPE_LOST && (++this.#lost & (RETRY_EVERY - 1)) === 0) this.#hope = 1;
-    if (this.#isWaking) {
-      this.#isWaking = false; // it takes a while to wake: better asleep and rung than spinning on the core that it may need
-      if (!this.#rx.prepareSleep()) queueMicrotask(() => this.#takeAll());
-      return;
-    }
-    this.#isPolling = true;
-    queueMicrotask(() => this.#look(IDLE_TURNS));
+    if (this.#isLooking || !this.#isOpen) return;
+    this.#isLooking = true;
+    this.#rx.cancelSleep();
+    outlook.expect(this.#awaited);
   }
 
-  #look(turns: number): void {
+  #endLook(): void {
+    this.#isLooking = false;
+    this.#awaited.isWaking = false;
     if (!this.#isOpen) return;
-    const deadline = performance.now() + SPIN_MS * this.#hope;
-    let count = 0;
-    do {
-      if (this.#rx.hasData) {
-        this.#hope = Math.min(1, this.#hope + 0.25);
-        this.#isPolling = false;
-        this.#takeAll();
-        return;
-      }
-    } while ((++count & 15) !== 0 || performance.now() < deadline);
-    this.#hope *= 0.7;
-    if (turns > 0 && this.#hope > HOPE_LOST) setImmediate(() => this.#look(turns - 1));
-    else {
-      this.#isPolling = false;
-      this.#sleep();
-    }
+    if (this.#rx.hasData) this.#takeAll();
+    else this.#sleep();
   }
 
   /** Blocks this thread until a message was taken; for programs that have nothing else to do. False after the time. */
   waitBlocking(timeoutMs: number): boolean {
-    const spins = this.#isWaking ? 0 : BLOCKING_SPINS; // one that sleeps may need this very core to wake on
-    this.#isWaking = false;
-    for (let count = 0; count < spins; count++) if (this.#rx.hasData) return this.#takeBlocking();
+    this.#rx.cancelSleep();
+    const hasFound = outlook.lookBlocking(this.#awaited);
+    this.#awaited.isWaking = false;
+    if (hasFound) return this.#takeBlocking();
     let hasEnded = false;
     if (this.#isOpen && this.#rx.prepareSleep()) hasEnded = waitReadable(this.#fd, timeoutMs) && !drain(this.#fd);
     if (this.#rx.hasData) return this.#takeBlocking();
@@ -200,12 +186,12 @@ export class Channel implements Disposable {
     try {
       this.#rx.cancelSleep();
       for (let frame = this.#rx.tryReceive(); frame !== undefined; frame = this.#rx.tryReceive()) this.#onFrame(frame);
-      if (this.#rx.needsBell()) ring(this.#fd); // it waits for room
+      if (this.#rx.needsBell()) this.#ring(); // it waits for room
     } catch (error) {
       return this.#end(error as Error);
     }
     if (this.#outbox.length > 0) this.#flush(); // answers mean that there is room
-    if (this.#isOpen && !this.#isPolling) this.#sleep();
+    if (this.#isOpen && !this.#isLooking) this.#sleep();
   }
 
   #onFrame(frame: Uint8Array): void {
@@ -224,8 +210,13 @@ export class Channel implements Disposable {
 
   #ringIfAsleep(): void {
     if (!this.#tx.needsBell()) return;
+    this.#ring();
+    this.#awaited.isWaking = true;
+  }
+
+  #ring(): void {
+    outlook.counts.bells++;
     ring(this.#fd);
-    this.#isWaking = true;
   }
 
   async #hear(): Promise<void> {
@@ -233,7 +224,7 @@ export class Channel implements Disposable {
       { fd: this.#fd },
       {
         data: () => {
-          if (this.#isOpen && !this.#isPolling) this.#takeAll();
+          if (this.#isOpen && !this.#isLooking) this.#takeAll();
         },
         close: () => {
           if (!this.#isOpen) return;

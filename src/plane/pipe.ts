@@ -3,15 +3,10 @@ import { SEGMENT } from "../../contract/segment.ts";
 import { IpcError } from "../base/errors.ts";
 import { openStream, sleep, type StreamSocket } from "../base/platform.ts";
 import { CAPACITY, openSegment, type OpenSegment } from "./meet.ts";
+import { outlook, type Awaited } from "./outlook.ts";
 import { BrokenChannel, SharedRingBuffer } from "./ring.ts";
-import { closeFd, drain, ring, waitReadable } from "./system.ts";
+import { closeFd, core, drain, ring, waitReadable } from "./system.ts";
 
-/** As in a channel: how long to look out in one turn of the event loop, and in how many. */
-const SPIN_MS = 0.05;
-const IDLE_TURNS = 4;
-const HOPE_LOST = 0.05;
-const RETRY_EVERY = 64;
-const BLOCKING_SPIN_US = 50;
 /** A bell that is lost to a racing sender costs this much. */
 const ROOM_MS = 1;
 
@@ -31,8 +26,8 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   #isOver = false;
   #isClosed = false;
   #wake: (() => void) | undefined;
-  #hope = 1;
-  #lost = 0;
+  readonly #awaited: Awaited;
+  #onLooked: (() => void) | undefined;
 
   private constructor(name: string, segment: OpenSegment) {
     this.name = name;
@@ -40,6 +35,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     this.#fd = segment.bell;
     this.#tx = new SharedRingBuffer(segment.memory, SEGMENT.ringA, SEGMENT.data, CAPACITY, true);
     this.#rx = new SharedRingBuffer(segment.memory, SEGMENT.ringB, SEGMENT.data + CAPACITY, CAPACITY, false);
+    this.#awaited = { rx: this.#rx, isWaking: false, endLook: () => this.#onLooked?.() };
     closeFd(segment.descriptors);
     void this.#hear();
   }
@@ -57,8 +53,11 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   /** Sends if there is room now. @throws RangeError if it never fits, BrokenChannel if the pipe is closed */
   trySend(message: Uint8Array): boolean {
     if (this.#isOver || this.#isClosed) throw this.#closed();
+    this.#tx.tellCore(core());
     if (!this.#tx.trySend(message)) return false;
-    if (this.#tx.needsBell()) ring(this.#fd);
+    if (!this.#tx.needsBell()) return true;
+    this.#ring();
+    this.#awaited.isWaking = true;
     return true;
   }
 
@@ -72,51 +71,40 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   tryReceive(): Uint8Array | undefined {
     if (this.#isClosed) return undefined;
     const message = this.#rx.tryReceive();
-    if (message !== undefined && this.#rx.needsBell()) ring(this.#fd);
+    if (message !== undefined && this.#rx.needsBell()) this.#ring();
     return message;
   }
 
   /** The next message; undefined at the end. @throws BrokenChannel */
   async receive(): Promise<Uint8Array | undefined> {
-    if (this.#hope < HOPE_LOST && (++this.#lost & (RETRY_EVERY - 1)) === 0) this.#hope = 1; // as in a channel
-    for (let turns = 0; ; turns++) {
-      const message = this.#spin() ? this.tryReceive() : undefined;
+    for (;;) {
+      const message = this.tryReceive();
       if (message !== undefined) return message;
-      if (this.#isClosed || (this.#isOver && !this.#rx.hasData)) return undefined;
-      if (turns < IDLE_TURNS && this.#hope > HOPE_LOST) await new Promise<void>((resolve) => setImmediate(resolve));
-      else if (this.#rx.prepareSleep()) await new Promise<void>((resolve) => (this.#wake = resolve));
+      if (this.#isClosed || this.#isOver) return undefined;
+      this.#rx.cancelSleep();
+      await new Promise<void>((resolve) => {
+        this.#onLooked = resolve;
+        outlook.expect(this.#awaited);
+      });
+      this.#awaited.isWaking = false;
+      if (this.isOpen && this.#rx.prepareSleep()) await new Promise<void>((resolve) => (this.#wake = resolve));
     }
-  }
-
-  /** Looks out for a short time, shorter where that was in vain before. */
-  #spin(): boolean {
-    if (this.#rx.hasData) return true;
-    const end = performance.now() + SPIN_MS * this.#hope;
-    for (let looks = 0; (looks & 15) !== 15 || performance.now() < end; looks++)
-      if (this.#rx.hasData) {
-        this.#hope = Math.min(1, this.#hope + 0.25);
-        return true;
-      }
-    this.#hope *= 0.7;
-    return false;
   }
 
   /** The next message, blocking this thread; undefined at the end, or after the time. @throws BrokenChannel */
   receiveSync(timeoutMs = Number.POSITIVE_INFINITY): Uint8Array | undefined {
-    const message = this.tryReceive() ?? this.#rx.receiveSpin(BLOCKING_SPIN_US);
-    if (message !== undefined) return message;
     const end = performance.now() + timeoutMs;
-    while (!this.#isClosed) {
-      if (this.#rx.prepareSleep()) {
-        const left = Math.min(end - performance.now(), 2 ** 30);
-        if (left <= 0) return undefined;
-        if (waitReadable(this.#fd, left) && !drain(this.#fd)) this.#isOver = true;
-        this.#rx.cancelSleep();
-      }
-      const late = this.tryReceive();
-      if (late !== undefined || this.#isOver) return late;
+    for (;;) {
+      const message = this.tryReceive();
+      if (message !== undefined || this.#isClosed || this.#isOver) return message;
+      this.#rx.cancelSleep();
+      const hasFound = outlook.lookBlocking(this.#awaited);
+      this.#awaited.isWaking = false;
+      if (hasFound || !this.#rx.prepareSleep()) continue;
+      const left = Math.min(end - performance.now(), 2 ** 30);
+      if (left <= 0) return undefined;
+      if (waitReadable(this.#fd, left) && !drain(this.#fd)) this.#isOver = true;
     }
-    return undefined;
   }
 
   /** Messages until the end; leaving the loop early closes the pipe. */
@@ -130,6 +118,11 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     } finally {
       this[Symbol.dispose]();
     }
+  }
+
+  #ring(): void {
+    outlook.counts.bells++;
+    ring(this.#fd);
   }
 
   async #hear(): Promise<void> {

@@ -5,6 +5,7 @@ import { RING, RING_CAPACITY_MAX, RING_CAPACITY_MIN } from "../../contract/segme
 /** Offsets inside a control block, in words of 32 bits. */
 const HEAD = RING.head / 4;
 const TAIL = RING.tail / 4;
+const CPU = RING.cpu / 4;
 const CONSUMER_SLEEPS = RING.consumerSleeps / 4;
 const PRODUCER_WAITS = RING.producerWaits / 4;
 const ALIGN = 7;
@@ -169,6 +170,16 @@ export class SharedRingBuffer {
     if (Atomics.load(this.#control, TAIL) === this.#own) return true;
     this.cancelSleep();
     return false;
+  }
+
+  /** A hint for the consumer: the core that this producer runs on, counted from one. Said before what is sent with it. */
+  tellCore(core: number): void {
+    this.#control[CPU] = core;
+  }
+
+  /** Where the producer ran when it last sent, as it says; 0 where it does not. */
+  get peerCore(): number {
+    return this.#control[CPU]!;
   }
 
   cancelSleep(): void {

@@ -19,6 +19,8 @@ type Addon = {
   readonly waitReadable: (fd: number, timeoutMs: number) => number;
   readonly connectUnix: (path: string) => number;
   readonly close: (fd: number) => number;
+  readonly core: () => number;
+  readonly leaveCore: () => number;
 };
 
 const ADDON = join(ROOT, "native/build/plane.node");
@@ -110,4 +112,12 @@ export function receive(socket: number, timeoutMs: number): Buffer | undefined {
   if (!waitReadable(socket, timeoutMs)) return undefined;
   const bytes = Buffer.alloc(4096);
   return bytes.subarray(0, Math.max(0, system.receive(socket, bytes, 0)));
+}
+
+export function core(): number {
+  return system.core();
+}
+
+export function leaveCore(): boolean {
+  return system.leaveCore() === 1;
 }

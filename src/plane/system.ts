@@ -1,5 +1,6 @@
 /** The system calls of the data plane, by Bun's FFI. Loaded by programs that call workers, not by the daemon's or the CLI's start. */
 import { dlopen, FFIType, ptr, toArrayBuffer, type Pointer } from "bun:ffi";
+import { readFileSync } from "node:fs";
 import { IpcError } from "../base/errors.ts";
 
 const { i32, u32, u64, i64, ptr: pointer } = FFIType;
@@ -20,6 +21,9 @@ const SYMBOLS = {
   send: { args: [i32, pointer, u64, i32], returns: i64 },
   poll: { args: [pointer, u64, i32], returns: i32 },
   close: { args: [i32], returns: i32 },
+  sched_getcpu: { args: [], returns: i32 },
+  sched_getaffinity: { args: [i32, u64, pointer], returns: i32 },
+  sched_setaffinity: { args: [i32, u64, pointer], returns: i32 },
 } as const;
 
 function open() {
@@ -215,4 +219,44 @@ export function receive(socket: number, timeoutMs: number): Buffer | undefined {
   if (!waitReadable(socket, timeoutMs)) return undefined;
   const count = Number(libc.recv(socket, received.at, BigInt(received.bytes.length), 0));
   return Buffer.from(received.bytes.subarray(0, Math.max(0, count)));
+}
+
+/** The core that this thread runs on, counted from one; 0 is unknown. */
+export function core(): number {
+  return libc.sched_getcpu() + 1;
+}
+
+const CORE_SET_BYTES = 128;
+const allowed = fixed(CORE_SET_BYTES);
+const all = fixed(CORE_SET_BYTES);
+all.bytes.fill(0xff);
+
+/**
+ * Moves this thread off its core, where it may run on all that are online: a set that was chosen for it, or for its group, is not ours
+ * to touch. Whether it did. More than all are put back: a set of just these would not grow with the group, nor with the machine.
+ */
+export function leaveCore(): boolean {
+  const bytes = BigInt(CORE_SET_BYTES);
+  const here = core() - 1;
+  if (here < 0 || libc.sched_getaffinity(0, bytes, allowed.at) < 0 || !isAllOnline(allowed.bytes)) return false;
+  allowed.bytes[here >> 3]! &= ~(1 << (here & 7));
+  const hasMoved = libc.sched_setaffinity(0, bytes, allowed.at) === 0;
+  if (hasMoved) libc.sched_setaffinity(0, bytes, all.at);
+  return hasMoved;
+}
+
+/** Whether a set of cores is what the kernel says is online, as "0-3,8". */
+function isAllOnline(set: Buffer): boolean {
+  let text: string;
+  try {
+    text = readFileSync("/sys/devices/system/cpu/online", "latin1");
+  } catch {
+    return false;
+  }
+  const online = new Uint8Array(CORE_SET_BYTES);
+  for (const range of text.trim().split(",")) {
+    const [first = Number.NaN, last = first] = range.split("-").map(Number);
+    for (let one = first; one <= last; one++) online[one >> 3]! |= 1 << (one & 7);
+  }
+  return set.equals(online);
 }

@@ -195,7 +195,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     try {
       this.#isBlocking = true;
       this.#channel.countRequest();
-      this.#send([TO.call, number, name, args, null]);
+      this.#channel.sendBlocking(this.#encoder.encode([TO.call, number, name, args, null]));
       while (!end.isOver) this.#channel.waitBlocking(BLOCKING_LOOK_MS);
     } catch (error) {
       throw error instanceof BrokenChannel ? lost(this.name, error) : error;
@@ -307,6 +307,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     const message = more === undefined ? [kind, number, what, sent] : [kind, number, what, sent, more];
     const { promise, resolve, reject } = Promise.withResolvers<Answer>();
     try {
+      this.#channel.expect(); // first: the answer may be there before we are back
       this.#send(message);
       this.#channel.countRequest();
     } catch (error) {
@@ -314,7 +315,6 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     }
     this.#pending.set(number, { resolve, reject, onOutput });
     if (this.#isBackground) this.#channel.setRef(true);
-    this.#channel.expect();
     return promise;
   }
 
@@ -428,8 +428,8 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     const send = (kind: number, ...more: unknown[]): void => {
       if (kind !== TO.push) this.#sources.delete(number);
       if (!this.#channel.isOpen) return;
-      this.#send([kind, number, ...more]);
       if (this.#pending.size > 0) this.#channel.expect();
+      this.#send([kind, number, ...more]);
     };
     this.#sources.set(number, new Source(iterator, send));
     return new StreamRef(number);

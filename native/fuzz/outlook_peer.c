@@ -1,0 +1,35 @@
+/*
+ * The rules of a worker's waiting, driven by a script, for the tests that compare languages. Reads lines:
+ *   rest NOW HERE LOAD | found WAS_OFF | missed | slept NOW | from CORE TAKEN
+ * and prints for each: the decision (or -), skip, misses.
+ */
+#include "../python/outlook.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+int main(void)
+{
+	struct ipc_outlook outlook = { 0 };
+	static const char *const names[] = { "sleep", "look", "part", "join" };
+	char line[128];
+	while (fgets(line, sizeof line, stdin) != NULL) {
+		const char *decision = "-";
+		int64_t now;
+		unsigned first, second;
+		int load;
+		if (sscanf(line, "rest %" SCNd64 " %u %d", &now, &first, &load) == 3)
+			decision = names[ipc_outlook_rest(&outlook, now, first, (enum ipc_load)load)];
+		else if (sscanf(line, "found %u", &first) == 1)
+			ipc_outlook_found(&outlook, (int)first);
+		else if (sscanf(line, "slept %" SCNd64, &now) == 1)
+			ipc_outlook_slept(&outlook, now);
+		else if (sscanf(line, "from %u %u", &first, &second) == 2) {
+			outlook.client = first;
+			outlook.taken = second;
+		} else
+			ipc_outlook_missed(&outlook);
+		printf("%s %u %u\n", decision, outlook.skip, outlook.misses);
+	}
+	return 0;
+}

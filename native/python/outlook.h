@@ -1,0 +1,36 @@
+/*
+ * Whether a worker looks out for the next message before it sleeps, and on which core: docs/waiting.md. Only the rules: they know no
+ * clock and move nobody.
+ */
+#ifndef IPCCTL_OUTLOOK_H
+#define IPCCTL_OUTLOOK_H
+
+#include "../ring/cores.h"
+
+#include <stdint.h>
+
+/* What to do when there is nothing to take. */
+enum ipc_rest {
+	IPC_REST_SLEEP,
+	IPC_REST_LOOK,
+	IPC_REST_PART, /* leave this core; then look, if that was possible */
+	IPC_REST_JOIN, /* go to the client's core; then sleep */
+};
+
+struct ipc_outlook {
+	int64_t began_ns; /* the present rest */
+	int64_t slept_ns; /* how long the last one was that ended in sleep; 0 for none yet */
+	int64_t moved_ns; /* when the thread was last moved, or tried to */
+	uint32_t client;  /* the core of whoever sent the last message, as he says */
+	unsigned taken;	  /* messages since the last sleep */
+	unsigned skip, misses, guesses;
+	/* For who wants to know how it goes. */
+	unsigned long long looks, found, sleeps, parted, joined, bells;
+};
+
+enum ipc_rest ipc_outlook_rest(struct ipc_outlook *outlook, int64_t now_ns, uint32_t here, enum ipc_load load);
+void ipc_outlook_found(struct ipc_outlook *outlook, int was_off);
+void ipc_outlook_missed(struct ipc_outlook *outlook);
+void ipc_outlook_slept(struct ipc_outlook *outlook, int64_t now_ns);
+
+#endif
