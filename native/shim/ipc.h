@@ -129,6 +129,8 @@ bool ipc_log_feed(struct ipc_log *log, struct ipc_stream *stream);
 /* What stands in the stream without a newline becomes a record. */
 bool ipc_log_finish(struct ipc_log *log, struct ipc_stream *stream);
 bool ipc_log_flush(struct ipc_log *log);
+/* Before everything written so far is deleted: drops the rest of a record whose beginning goes with it. */
+void ipc_log_cut(struct ipc_log *log);
 /* Counts everything that waits as dropped, so that the end can go on without room. */
 void ipc_log_give_up(struct ipc_log *log, struct ipc_stream *streams, size_t count);
 int ipc_log_rotate(struct ipc_log *log);
@@ -233,6 +235,8 @@ bool ipc_process_is_shim(pid_t pid);
 bool ipc_process_start_time(pid_t pid, uint64_t *start_time);
 
 /* record.c: durable small files. 0 or -errno. */
+/* Takes the room for one that is to be written later, whatever has become of the disk by then. */
+void ipc_record_reserve(int dirfd, const char *name);
 int ipc_record_write(int dirfd, const char *name, const char *text, size_t size, bool is_durable);
 void ipc_boot_id(char out[64]);
 

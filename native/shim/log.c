@@ -126,6 +126,17 @@ bool ipc_log_flush(struct ipc_log *log)
 	return !log->is_stuck;
 }
 
+void ipc_log_cut(struct ipc_log *log)
+{
+	if (!is_torn(log))
+		return;
+	const uint8_t *newline = memchr(log->out, '\n', log->out_len);
+	size_t rest = newline == NULL ? log->out_len : (size_t)(newline - log->out) + 1;
+	memmove(log->out, log->out + rest, log->out_len - rest);
+	log->out_len -= rest;
+	log->is_stuck = log->out_len > 0;
+}
+
 /* No single file may be larger than the cap of all. */
 static uint64_t file_limit(const struct ipc_log_limits *limits)
 {

@@ -8,17 +8,36 @@
 #include <time.h>
 #include <unistd.h>
 
+#define RESERVED_BYTES 1024
+
+void ipc_record_reserve(int dirfd, const char *name)
+{
+	char temporary[32], blanks[RESERVED_BYTES];
+	snprintf(temporary, sizeof temporary, "%s.tmp", name);
+	memset(blanks, '\n', sizeof blanks);
+	int fd = openat(dirfd, temporary, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return;
+	/* Without it the record is written as well as it can be. */
+	if (write(fd, blanks, sizeof blanks) < 0)
+		errno = 0;
+	close(fd);
+}
+
 int ipc_record_write(int dirfd, const char *name, const char *text, size_t size, bool is_durable)
 {
 	char temporary[32];
 	snprintf(temporary, sizeof temporary, "%s.tmp", name);
-	int fd = openat(dirfd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	int fd = openat(dirfd, temporary, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -errno;
 	int rc = 0;
+	/* Over what is there, and only then cut: what was reserved has its room on a full disk. */
 	ssize_t count = write(fd, text, size);
 	if (count != (ssize_t)size)
 		rc = count < 0 ? -errno : -ENOSPC;
+	else if (ftruncate(fd, (off_t)size) != 0)
+		rc = -errno;
 	else if (is_durable && fsync(fd) != 0)
 		rc = -errno;
 	close(fd);

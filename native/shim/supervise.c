@@ -196,10 +196,11 @@ static int signal_scope(uint32_t number, uint8_t scope)
 	return kill(scope == IPC_SCOPE_GROUP ? -shim.pid : shim.pid, (int)number) == 0 ? 0 : -errno;
 }
 
+/* A full disk is what this is asked for most: what waits for room goes with the rest of its record. */
 static int flush_logs(void)
 {
 	if (!ipc_log_flush(&shim.log))
-		return -ENOSPC;
+		ipc_log_cut(&shim.log);
 	int rc = ipc_log_rotate(&shim.log);
 	if (rc != 0)
 		return rc;
@@ -856,6 +857,7 @@ int ipc_supervise(const char *dir)
 		add_notify_env();
 	}
 	unlink("denied"); /* of the run before */
+	ipc_record_reserve(shim.dirfd, "exit");
 	if ((rc = start_worker()) != 0)
 		return die(IPC_EXIT_SYSTEM, shim.spec.zygote != NULL ? "the snapshot does not answer" : "start", rc);
 	free(shim.spec_bytes);
