@@ -44,11 +44,11 @@ export class IpcError extends Error {
     this.output = more.output ?? [];
   }
 
-  /** Wraps what enters from elsewhere, once; an IpcError passes unchanged. */
-  static from(error: unknown, doing: string): IpcError {
+  /** Wraps what enters from elsewhere, once; an IpcError passes unchanged. `doing` only where nobody says it again before the message. */
+  static from(error: unknown, doing?: string): IpcError {
     if (error instanceof IpcError) return error;
     const reason = error instanceof Error ? error.message : String(error);
-    return new IpcError("FAILED", `${doing}: ${reason}`, { cause: error });
+    return new IpcError("FAILED", doing === undefined ? reason : `${doing}: ${reason}`, { cause: error });
   }
 }
 

@@ -12,7 +12,7 @@ export async function runCli(args: readonly string[]): Promise<number> {
   try {
     return isPlainStatus(args) ? await status(new Context({ json: isJson }), undefined) : await parseAndRun(args);
   } catch (error) {
-    const failure = IpcError.from(error, "ipcctl");
+    const failure = IpcError.from(error);
     const { code, message, hint, output } = failure;
     writeError({ code, message, output, ...(hint === undefined ? {} : { hint }) }, isJson);
     if (own.includes("-v") || own.includes("--verbose")) reportCauses(failure.cause);

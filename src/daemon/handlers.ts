@@ -341,7 +341,7 @@ async function actOnApp(
       .map((name) => failed(name, new IpcError("NOT_FOUND", `App ${name} not found: it was deleted meanwhile`)));
     return app ? [...(await actOnWorkers(request, turn, app, workers, wasWanted, registry)), ...missing] : missing;
   });
-  return work.catch((error: unknown) => all.map((name) => failed(name, IpcError.from(error, name))));
+  return work.catch((error: unknown) => all.map((name) => failed(name, IpcError.from(error))));
 }
 
 async function actOnWorkers(
@@ -436,7 +436,7 @@ async function attempt(name: string, act: () => Promise<string>): Promise<ActRes
   try {
     return { name, ok: true, message: await act() };
   } catch (error) {
-    return failed(name, IpcError.from(error, name));
+    return failed(name, IpcError.from(error));
   }
 }
 
