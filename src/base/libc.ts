@@ -10,6 +10,7 @@ const SYMBOLS = {
     args: [FFIType.i32, FFIType.ptr, FFIType.u64, FFIType.i32, FFIType.ptr, FFIType.u32],
     returns: FFIType.i64,
   },
+  connect: { args: [FFIType.i32, FFIType.ptr, FFIType.u32], returns: FFIType.i32 },
   close: { args: [FFIType.i32], returns: FFIType.i32 },
   signal: { args: [FFIType.i32, FFIType.u64], returns: FFIType.u64 },
   prctl: { args: [FFIType.i32, FFIType.u64, FFIType.u64, FFIType.u64, FFIType.u64], returns: FFIType.i32 },
@@ -65,15 +66,33 @@ export function peerCredentials(fd: number): PeerCredentials | undefined {
   return { pid: credentials[0]!, uid: credentials[1]! >>> 0, gid: credentials[2]! >>> 0 };
 }
 
-/** Sends one datagram to a Unix socket, `@` for the abstract namespace. Returns false if it was not taken. */
-export function sendDatagram(path: string, text: string): boolean {
-  const AF_UNIX = 1;
-  const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
-  const MSG_NOSIGNAL = 0x4000;
+const AF_UNIX = 1;
+
+/** `@` for the abstract namespace. */
+function unixAddress(path: string): Buffer {
   const name = Buffer.from(path.startsWith("@") ? `\0${path.slice(1)}` : path);
   const address = Buffer.alloc(2 + name.length + (path.startsWith("@") ? 0 : 1));
   address.writeUInt16LE(AF_UNIX, 0);
   name.copy(address, 2);
+  return address;
+}
+
+/** Whether somebody listens on a stream socket of this path, at most 107 bytes. */
+export function isListening(path: string): boolean {
+  const SOCK_STREAM_NONBLOCK_CLOEXEC = 1 | 0o4000 | 0o2000000;
+  const address = unixAddress(path);
+  const fd = libc.socket(AF_UNIX, SOCK_STREAM_NONBLOCK_CLOEXEC, 0);
+  if (fd < 0) return false;
+  const isTaken = libc.connect(fd, ptr(address), address.length) === 0 || lastErrno() === EWOULDBLOCK; // its queue is full
+  libc.close(fd);
+  return isTaken;
+}
+
+/** Sends one datagram to a Unix socket, `@` for the abstract namespace. Returns false if it was not taken. */
+export function sendDatagram(path: string, text: string): boolean {
+  const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
+  const MSG_NOSIGNAL = 0x4000;
+  const address = unixAddress(path);
   const fd = libc.socket(AF_UNIX, SOCK_DGRAM_CLOEXEC, 0);
   if (fd < 0) return false;
   const bytes = Buffer.from(text);

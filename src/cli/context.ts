@@ -34,7 +34,7 @@ export class Context {
   /** Starts a daemon where none answers, unless that was forbidden. @throws IpcError NO_DAEMON */
   async connect(mayStart = true): Promise<Connection> {
     const began = performance.now();
-    const connection = await connectDaemon(this.paths, mayStart && this.flags.autostart !== false);
+    const connection = await connectDaemon(this.paths, mayStart && this.flags.autostart !== false, writeNotice);
     if (this.flags.verbose)
       this.note(`connected to ${this.paths.socket} in ${(performance.now() - began).toFixed(1)} ms`);
     return connection;
@@ -59,6 +59,11 @@ export class Context {
   style(code: number, text: string): string {
     return this.isColored ? `\u001b[${code}m${text}\u001b[0m` : text;
   }
+}
+
+/** What a daemon had to say when it was started. Not silent with -q: something was broken. */
+function writeNotice(text: string): void {
+  process.stderr.write(`ipcctl: ${printable(text)}\n`);
 }
 
 /** One sentence and the next thing to try; with `--json` the one object that scripts read. */

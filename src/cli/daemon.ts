@@ -1,9 +1,12 @@
 /** `daemon status|stop|restart`. Plain `daemon` serves and never comes here. */
+import { findLockHolder, isHeard, SIGUSR2, type LockHolder } from "../base/daemon-lock.ts";
 import { IpcError } from "../base/errors.ts";
+import { daemonEntry } from "../base/install.ts";
+import { bunCommand } from "../base/platform.ts";
 import { formatBytes, formatUptime } from "../base/units.ts";
 import { readDaemon } from "../protocol/status.ts";
-import { Connection } from "../sdk/connection.ts";
-import type { Context } from "./context.ts";
+import { cleanEnv, requireSameSocket } from "../sdk/autostart.ts";
+import { printable, type Context } from "./context.ts";
 
 export async function daemonStatus(context: Context): Promise<number> {
   using connection = await context.connect(false);
@@ -15,30 +18,41 @@ export async function daemonStatus(context: Context): Promise<number> {
     );
     context.print(`${status.running} of ${status.workers} workers run`);
     context.print(`socket ${status.socket}\nstate  ${status.state_dir}\nlog    ${status.daemon_log}`);
+    for (const text of status.degraded) context.print(`degraded: ${printable(text)}`);
   }
   return 0;
 }
+
+/** How long a daemon without a socket may take to end, beyond what its workers are given. */
+const END_MS = 30_000;
 
 /** Returns when the daemon has gone. */
 export async function stopDaemon(context: Context, keepWorkers: boolean): Promise<number> {
-  try {
-    await end(context, keepWorkers);
-  } catch (error) {
-    if (!(error instanceof IpcError) || error.code !== "NO_DAEMON") throw error;
-    if (context.isJson) context.print(JSON.stringify({ stopped: false }));
-    else context.note("no daemon runs");
-    return 0;
-  }
-  if (context.isJson) context.print(JSON.stringify({ stopped: true, workers_kept: keepWorkers }));
-  else context.print(keepWorkers ? "daemon stopped, workers run on" : "daemon and workers stopped");
-  return 0;
+  const isStopped = await end(context, keepWorkers);
+  const { livingWorkers } = await import("../workers/strays.ts"); // it loads the C library, for which no other command waits
+  const left = keepWorkers ? [] : livingWorkers(context.paths.workersDir);
+  if (context.isJson) {
+    const rest = left.length === 0 ? {} : { workers_left: left };
+    context.print(
+      JSON.stringify(isStopped ? { stopped: true, workers_kept: keepWorkers, ...rest } : { stopped: false, ...rest }),
+    );
+  } else if (!isStopped) context.note("no daemon runs");
+  else if (left.length === 0)
+    context.print(keepWorkers ? "daemon stopped, workers run on" : "daemon and workers stopped");
+  if (left.length === 0) return 0;
+  throw new IpcError(
+    "FAILED",
+    `${isStopped ? "the daemon is stopped, but" : "without a daemon"} these workers run on: ${left.join(", ")}`,
+    {
+      hint: "ipcctl status takes them in again, then: ipcctl daemon stop",
+    },
+  );
 }
 
-/** A new daemon in place of the old one; workers do not notice. */
+/** A new daemon in place of the old one; workers do not notice. The old one goes only if a new one can start. */
 export async function restartDaemon(context: Context): Promise<number> {
-  await end(context, true).catch((error: unknown) => {
-    if (!(error instanceof IpcError) || error.code !== "NO_DAEMON") throw error;
-  });
+  await requireStartable(context);
+  await end(context, true);
   using connection = await context.connect();
   const status = await connection.query("DaemonStatus", readDaemon);
   if (!context.isJson)
@@ -47,7 +61,38 @@ export async function restartDaemon(context: Context): Promise<number> {
   return 0;
 }
 
-async function end(context: Context, keepWorkers: boolean): Promise<void> {
+async function requireStartable(context: Context): Promise<void> {
+  const command = [...bunCommand(daemonEntry()), "daemon", "--check", "--socket", context.paths.socket];
+  const child = Bun.spawn(command, { cwd: "/", env: cleanEnv(process.env), stdio: ["ignore", "ignore", "pipe"] });
+  const text = await new Response(child.stderr).text();
+  if ((await child.exited) === 0) return;
+  const [why = "", hint] = text
+    .trim()
+    .replace(/^ipcctl: /, "")
+    .split("\n  ");
+  throw new IpcError(
+    "NO_DAEMON",
+    `a new daemon could not start, so the old one was left as it is: ${why}`,
+    hint === undefined ? {} : { hint },
+  );
+}
+
+/** False if no daemon runs. Returns when it has gone. */
+async function end(context: Context, keepWorkers: boolean): Promise<boolean> {
+  const holder = findLockHolder(context.paths.lock);
+  try {
+    await askToEnd(context, keepWorkers);
+  } catch (error) {
+    if (!(error instanceof IpcError) || error.code !== "NO_DAEMON") throw error;
+    if (!holder) return false;
+    requireSameSocket(context.paths, holder);
+    await endByLock(holder, keepWorkers);
+  }
+  while (holder && findLockHolder(context.paths.lock)?.pid === holder.pid) await Bun.sleep(10);
+  return true;
+}
+
+async function askToEnd(context: Context, keepWorkers: boolean): Promise<void> {
   const connection = await context.connect(false);
   const gone = Promise.withResolvers<void>();
   connection.onEvents(
@@ -56,11 +101,32 @@ async function end(context: Context, keepWorkers: boolean): Promise<void> {
   );
   await connection.request({ Shutdown: { keep_workers: keepWorkers } });
   await gone.promise;
-  while (
-    await Connection.open(context.paths.socket).then(
-      (open) => (open.close(), true),
-      () => false,
-    )
-  )
-    await Bun.sleep(10);
+}
+
+/** Its socket is gone and cannot be made again: it is told by a signal. */
+async function endByLock({ pid }: LockHolder, keepWorkers: boolean): Promise<void> {
+  if (!keepWorkers && !isHeard(pid, SIGUSR2))
+    throw new IpcError(
+      "FAILED",
+      `the daemon (pid ${pid}) is too old to be told without its socket that its workers are to end`,
+      {
+        hint: "ipcctl daemon restart, then: ipcctl daemon stop",
+      },
+    );
+  process.kill(pid, keepWorkers ? "SIGTERM" : "SIGUSR2");
+  const deadline = performance.now() + END_MS;
+  while (isAlive(pid) && performance.now() < deadline) await Bun.sleep(10);
+  if (isAlive(pid))
+    throw new IpcError("DEADLINE", `the daemon (pid ${pid}) has not ended within ${END_MS / 1000} s`, {
+      hint: `kill -9 ${pid} ends it, and leaves its workers to the next one`,
+    });
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
 }

@@ -3,8 +3,10 @@ import { accessSync, constants, existsSync, lstatSync, mkdirSync, readFileSync, 
 import { release, tmpdir } from "node:os";
 import { join } from "node:path";
 import { SHIM_VERSION } from "../../contract/shim.ts";
+import { findLockHolder } from "../base/daemon-lock.ts";
 import { SHIM_BINARY } from "../base/install.ts";
 import { IpcError } from "../base/errors.ts";
+import { readDaemon } from "../protocol/status.ts";
 import { Connection } from "../sdk/connection.ts";
 import type { Context } from "./context.ts";
 
@@ -22,6 +24,7 @@ export async function doctor(context: Context): Promise<number> {
     checkFolder("runtime directory", context.paths.runtimeDir),
     checkSpace(context.paths.stateDir),
     await checkDaemon(context),
+    await checkDatabase(context.paths.database),
     await checkPython(),
     checkFiles(),
     checkInotify(),
@@ -92,20 +95,67 @@ function checkFolder(name: string, path: string): Check {
 function checkSpace(path: string): Check {
   const { bavail, bsize } = statfsSync(path);
   const free = bavail * bsize;
-  const detail = `${Math.round(free / 1024 ** 2)} MiB free for logs and state`;
-  return free >= LEAST_FREE_BYTES
-    ? { name: "disk", status: "ok", detail }
-    : { name: "disk", status: "warn", detail, remedy: "workers block or drop log lines when the disk is full" };
+  const detail = `${Math.round(free / 1024 ** 2)} MiB free for logs and state on the disk of ${path}`;
+  if (free >= LEAST_FREE_BYTES) return { name: "disk", status: "ok", detail };
+  if (free > 0)
+    return { name: "disk", status: "warn", detail, remedy: "workers block or drop log lines when the disk is full" };
+  return {
+    name: "disk",
+    status: "fail",
+    detail: `the disk of ${path} is full`,
+    remedy: "nothing new can be started: ipcctl flush NAME empties the log of a worker",
+  };
 }
 
-async function checkDaemon(context: Context): Promise<Check> {
+async function checkDaemon({ paths }: Context): Promise<Check> {
+  const name = "daemon";
+  const holder = findLockHolder(paths.lock);
   try {
-    using connection = await Connection.open(context.paths.socket);
-    await connection.request("DaemonStatus");
-    return { name: "daemon", status: "ok", detail: `answers at ${context.paths.socket}` };
+    using connection = await Connection.open(paths.socket);
+    const { pid, degraded } = await connection.query("DaemonStatus", readDaemon);
+    if (holder && holder.pid !== pid)
+      return {
+        name,
+        status: "warn",
+        detail: `pid ${pid} answers at ${paths.socket}, and pid ${holder.pid} has the state in ${paths.stateDir}`,
+        remedy: "one of the two belongs to another IPCCTL_HOME: end it there, or choose another --socket",
+      };
+    const troubles = degraded.filter((text) => !text.includes(paths.database)); // that has a line of its own
+    if (troubles.length > 0)
+      return { name, status: "warn", detail: troubles.join("; "), remedy: `see: ${paths.daemonLog}` };
+    return { name, status: "ok", detail: `answers at ${paths.socket}` };
   } catch (error) {
-    return { name: "daemon", status: "warn", detail: (error as Error).message, remedy: "the next start brings one up" };
+    const { message } = error as Error;
+    if (!holder) return { name, status: "warn", detail: message, remedy: "the next start brings one up" };
+    const lies = describeFile(paths.socket);
+    return {
+      name,
+      status: "warn",
+      detail: `runs (pid ${holder.pid}), but ${message}; ${lies}`,
+      remedy: "ipcctl daemon status asks it to make its socket again",
+    };
   }
+}
+
+function describeFile(path: string): string {
+  const stat = lstatSync(path, { throwIfNoEntry: false });
+  if (!stat) return "no file is there";
+  return `${stat.isSocket() ? "a socket" : "no socket"} of user ${stat.uid} is there`;
+}
+
+async function checkDatabase(path: string): Promise<Check> {
+  const name = "database";
+  const { describeBroken, requireReadableSchema } = await import("../workers/store.ts");
+  try {
+    requireReadableSchema(path);
+  } catch (error) {
+    const { message, hint } = IpcError.from(error);
+    return { name, status: "fail", detail: message, ...(hint === undefined ? {} : { remedy: hint }) };
+  }
+  const broken = describeBroken(path);
+  if (broken === undefined) return { name, status: "ok", detail: path };
+  const [detail, remedy] = broken.split("; ") as [string, string];
+  return { name, status: "warn", detail, remedy };
 }
 
 async function checkPython(): Promise<Check> {

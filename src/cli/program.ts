@@ -278,7 +278,8 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
       "--config <file>",
       "start the apps of this file that are not known yet (default: config.json, where there is one)",
     )
-    .option("--stop-workers", "end the workers with the daemon on SIGTERM, for containers");
+    .option("--stop-workers", "end the workers with the daemon on SIGTERM, for containers")
+    .option("--check", "say whether a daemon could start, and start none");
   withGlobals(daemon.command("status"))
     .description("what it says of itself")
     .action((_: object, command: Command) => finish(daemonStatus(contextOf(command))));

@@ -1,6 +1,7 @@
 /** `status`, `list`, `describe`: tables that fit the terminal, or JSON. */
 import { formatBytes, formatUptime } from "../base/units.ts";
 import {
+  readDaemon,
   readDescription,
   readWorkers,
   type CallStatus,
@@ -67,7 +68,11 @@ export async function status(context: Context, name: string | undefined): Promis
   using connection = await context.connect();
   const workers = await read(connection, name);
   if (context.isJson) context.print(JSON.stringify(workers, null, 2));
-  else printTable(context, workers);
+  else {
+    printTable(context, workers);
+    const { degraded } = await connection.query("DaemonStatus", readDaemon);
+    for (const text of degraded) context.note(`degraded: ${printable(text)}`);
+  }
   return 0;
 }
 

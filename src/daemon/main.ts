@@ -1,6 +1,18 @@
 /** The daemon put together: lock, store, workers, socket; and taken apart again. */
-import { closeSync, existsSync, ftruncateSync, mkdirSync, openSync, readFileSync, writeSync } from "node:fs";
-import { join } from "node:path";
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  utimesSync,
+  writeSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import type { LockText } from "../base/daemon-lock.ts";
 import { IpcError, type ErrorCode } from "../base/errors.ts";
 import { SHIM_BINARY } from "../base/install.ts";
 import { restoreChildSignal, setProcessName, tryLock } from "../base/libc.ts";
@@ -16,26 +28,33 @@ import { cleanWorkerEnv } from "../workers/launch.ts";
 import { PAGE_BYTES } from "../workers/proc.ts";
 import { readRunRecord } from "../workers/records.ts";
 import { Registry } from "../workers/registry.ts";
-import { Store } from "../workers/store.ts";
+import { isNoRoom } from "../workers/reserve.ts";
+import { describeBroken, requireReadableSchema, Store } from "../workers/store.ts";
 import { UsageMeter } from "../workers/usage.ts";
 import { CronRestart, FileWatch, LimitWatch } from "../workers/watching.ts";
 import type { Worker, World } from "../workers/worker.ts";
 import { handle } from "./handlers.ts";
 import { LogFeed } from "./log-feed.ts";
 import { openLog } from "./log.ts";
-import { parseDaemonOptions } from "./options.ts";
-import { Server } from "./server.ts";
+import { parseDaemonOptions, type DaemonOptions } from "./options.ts";
+import { requireSocketFolder, Server } from "./server.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import { Systemd } from "./systemd.ts";
 
 /** How often the audit log is looked at: it grows by some lines a second at most. */
 const AUDIT_LOOK_MS = 60_000;
+/** How often the socket's file and the database are looked at: others may remove them. */
+const FILES_LOOK_MS = 2000;
+/** Cleaners of temporary folders take what nobody has touched for days. */
+const TOUCH_MS = 30 * 60_000;
 /** What a supervisor sees: another daemon has the state directory (EX_TEMPFAIL), the configuration is wrong (EX_CONFIG). */
 const EXITS: Partial<Record<ErrorCode, number>> = { USAGE: 2, LIMIT: 75, BAD_CONFIG: 78 };
 
 export async function runDaemon(args: readonly string[]): Promise<void> {
   try {
-    await serve(args);
+    const options = parseDaemonOptions(args);
+    if (options.isCheck) await checkStart(options);
+    else await serve(options);
   } catch (error) {
     const failure = IpcError.from(error, "starting the daemon");
     process.stderr.write(`ipcctl: ${failure.message}${failure.hint === undefined ? "" : `\n  ${failure.hint}`}\n`);
@@ -43,20 +62,20 @@ export async function runDaemon(args: readonly string[]): Promise<void> {
   }
 }
 
-async function serve(args: readonly string[]): Promise<void> {
-  const options = parseDaemonOptions(args);
+async function serve(options: DaemonOptions): Promise<void> {
   const uid = process.getuid!();
   const paths = resolvePaths(process.env, uid, options.socket);
   process.umask(0o077);
   const lock = takeLock(paths);
-  ftruncateSync(lock);
-  writeSync(lock, `${JSON.stringify({ pid: process.pid, socket: paths.socket })}\n`);
-  restoreChildSignal();
+  /** Whoever finds no socket asks for one; until there is a server it is about to be made anyway. */
+  let rebind = (): void => undefined;
+  process.on("SIGUSR1", () => rebind());
   setProcessName("ipcctl-daemon");
-  if (!existsSync(SHIM_BINARY))
-    throw new IpcError("FAILED", `the shim is not built (${SHIM_BINARY})`, {
-      hint: "build it with: sh native/build.sh",
-    });
+  const sign = (isStarting: boolean): void =>
+    signLock(lock, { pid: process.pid, socket: paths.socket, is_starting: isStarting });
+  sign(true);
+  restoreChildSignal();
+  requireShim();
   const systemd = new Systemd(process.env, process.pid);
   const { logger, reopen } = openLog(
     options.isBackground ? paths.daemonLog : undefined,
@@ -65,7 +84,16 @@ async function serve(args: readonly string[]): Promise<void> {
   process.on("unhandledRejection", (error) => logger.error({ err: error }, "unhandled rejection"));
   process.on("uncaughtException", (error) => logger.error({ err: error }, "uncaught exception"));
   const startedMs = Date.now();
-  const store = new Store(paths.database);
+  /** While it starts, whoever started it hears of it too. */
+  let isStarting = true;
+  const warn = (text: string): void => {
+    logger.warn(text);
+    if (isStarting && options.isBackground) tellStarter(text);
+  };
+  const store = new Store(paths.database, {
+    onTrouble: warn,
+    onHealed: (text) => logger.info(text),
+  });
   const subscriptions = new Subscriptions();
   const cgroups = CgroupTree.open(paths.stateDir);
   const usage = new UsageMeter(() => performance.now());
@@ -134,7 +162,11 @@ async function serve(args: readonly string[]): Promise<void> {
   );
   const shimPidOf = (worker: Worker): number | null => readRunRecord(worker.dir)?.shim_pid ?? null;
 
-  await registry.load();
+  const taken = await registry.load();
+  if (taken.length > 0)
+    warn(
+      `${taken.length} ${taken.length === 1 ? "worker was" : "workers were"} not in the database and taken in from ${paths.workersDir}: ${taken.join(", ")}`,
+    );
   for (const worker of registry.workers) compress(worker);
 
   let isEnding = false;
@@ -168,6 +200,7 @@ async function serve(args: readonly string[]): Promise<void> {
     subscribers: subscriptions.size,
     memory_bytes: residentBytes(),
     cgroup: cgroups?.path ?? null,
+    degraded: [store.trouble, server.trouble, describeBroken(paths.database)].filter((text) => text !== undefined),
   });
   const handlerWorld = {
     registry,
@@ -197,7 +230,17 @@ async function serve(args: readonly string[]): Promise<void> {
     uid,
     onError: (error) => logger.error({ err: error }, "request failed"),
     onRefused: (error) => logger.warn({ reason: error.message }, "connection refused"),
+    onRebound: (text) => logger.warn(text),
   });
+  rebind = () => server.look();
+  isStarting = false;
+  sign(false);
+  const look = (): void => {
+    server.look();
+    store.look();
+  };
+  setInterval(look, FILES_LOOK_MS).unref();
+  setInterval(() => [paths.socket, paths.lock].forEach(touch), TOUCH_MS).unref();
   /** Known apps keep the state that was last asked of them; a restart of the daemon starts nothing that was stopped. */
   const startConfigured = async (): Promise<void> => {
     const path = options.config ?? (existsSync(paths.config) ? paths.config : undefined);
@@ -220,6 +263,8 @@ async function serve(args: readonly string[]): Promise<void> {
   });
   // Workers outlive the daemon, also when a supervisor stops it: `ipcctl daemon stop` is what ends them.
   for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void shutdown(!options.stopsWorkers));
+  // What `daemon stop` says where the socket is gone.
+  process.on("SIGUSR2", () => void shutdown(false));
   await startConfigured();
   logger.info(
     {
@@ -234,13 +279,72 @@ async function serve(args: readonly string[]): Promise<void> {
   systemd.ready(`supervising ${registry.workers.length} workers`);
 }
 
+/** What would keep a daemon from starting, found out beside one that runs: its lock is left alone. */
+async function checkStart(options: DaemonOptions): Promise<void> {
+  const paths = resolvePaths(process.env, process.getuid!(), options.socket);
+  requireShim();
+  for (const folder of [paths.stateDir, paths.workersDir, dirname(paths.daemonLog)]) requireFolder(folder);
+  requireSocketFolder(paths.runtimeDir, process.getuid!());
+  requireReadableSchema(paths.database);
+  const config = options.config ?? (existsSync(paths.config) ? paths.config : undefined);
+  if (config === undefined) return;
+  const { readProjectApps } = await import("../protocol/project.ts");
+  readProjectApps(config);
+}
+
+function requireShim(): void {
+  if (existsSync(SHIM_BINARY)) return;
+  throw new IpcError("FAILED", `the shim is not built (${SHIM_BINARY})`, { hint: "build it with: sh native/build.sh" });
+}
+
+function requireFolder(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+    accessSync(path, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    throw new IpcError("FAILED", `${path} cannot be used: ${(error as Error).message}`, {
+      hint: "make it writable, or choose another place with IPCCTL_HOME",
+      cause: error,
+    });
+  }
+}
+
 /** Held until we end, however we end. @throws IpcError LIMIT if another daemon has it. */
 function takeLock(paths: Paths): number {
-  mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
-  mkdirSync(paths.workersDir, { recursive: true, mode: 0o700 });
-  const fd = openSync(paths.lock, "a+", 0o600);
+  requireFolder(paths.stateDir);
+  requireFolder(paths.workersDir);
+  const fd = openSync(paths.lock, constants.O_RDWR | constants.O_CREAT, 0o600);
   if (tryLock(fd)) return fd;
   throw new IpcError("LIMIT", `another daemon uses ${paths.stateDir}`, { hint: "see: ipcctl daemon status" });
+}
+
+/** Who has it, and where it listens. Written over what was there, which has its room on a full disk already. */
+function signLock(lock: number, owner: LockText): void {
+  const text = Buffer.from(`${JSON.stringify(owner)}\n`);
+  try {
+    writeSync(lock, text, 0, text.length, 0);
+    ftruncateSync(lock, text.length);
+  } catch (error) {
+    if (!isNoRoom(error)) throw error; // it is found by its name then
+    ftruncateSync(lock);
+  }
+}
+
+function touch(path: string): void {
+  try {
+    utimesSync(path, new Date(), new Date());
+  } catch {
+    // It was removed, or is another user's by now.
+  }
+}
+
+/** On the stream that the command which started us reads. */
+function tellStarter(text: string): void {
+  try {
+    writeSync(2, `ipcctl: ${text}\n`);
+  } catch {
+    // On a full disk it cannot be heard; `status` says it too.
+  }
 }
 
 function groupOf(pid: number): string {

@@ -9,6 +9,8 @@ export type DaemonOptions = {
   readonly stopsWorkers: boolean;
   /** Started by a CLI call: logs to the file only. */
   readonly isBackground: boolean;
+  /** Only says whether one could start. */
+  readonly isCheck: boolean;
 };
 
 /** Global flags of the command line that say nothing to a daemon: it logs JSON, at the level of IPCCTL_LOG_LEVEL. */
@@ -20,9 +22,11 @@ export function parseDaemonOptions(args: readonly string[]): DaemonOptions {
   let config: string | undefined;
   let stopsWorkers = false;
   let isBackground = false;
+  let isCheck = false;
   for (let index = 0; index < args.length; index++) {
     const [flag, inline] = splitFlag(args[index]!);
     if (flag === "--background") isBackground = true;
+    else if (flag === "--check") isCheck = true;
     else if (flag === "--stop-workers") stopsWorkers = true;
     else if (GLOBAL.has(flag)) continue;
     else if (flag === "--color") index += inline === undefined ? 1 : 0;
@@ -34,7 +38,7 @@ export function parseDaemonOptions(args: readonly string[]): DaemonOptions {
     } else
       throw new IpcError("USAGE", `daemon: unknown argument ${args[index]}`, { hint: "see: ipcctl daemon --help" });
   }
-  return { socket, config, stopsWorkers, isBackground };
+  return { socket, config, stopsWorkers, isBackground, isCheck };
 }
 
 function splitFlag(arg: string): [string, string | undefined] {

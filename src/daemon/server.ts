@@ -1,7 +1,8 @@
 /** The control socket: listens, checks peers, makes sessions, counts them. */
-import { chmodSync, lstatSync, mkdirSync, rmSync } from "node:fs";
+import { chmodSync, lstatSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import type { UnixSocketListener } from "bun";
 import { IpcError } from "../base/errors.ts";
+import { isListening } from "../base/libc.ts";
 import { limit } from "../base/limits.ts";
 import { reachablePath } from "../base/socket-path.ts";
 import { requirePermitted, type Trees } from "./peers.ts";
@@ -11,36 +12,106 @@ export type ServerWorld = Omit<SessionWorld, "budget"> & {
   readonly trees: Trees;
   readonly uid: number;
   readonly onRefused: (error: IpcError) => void;
+  /** The socket's file was gone: what became of it. */
+  readonly onRebound: (text: string) => void;
 };
+
+/** A daemon that is being killed still listens for a moment after it has lost its lock. */
+const DYING_MS = 1000;
 
 export class Server implements Disposable {
   readonly #path: string;
+  readonly #runtimeDir: string;
+  readonly #world: SessionWorld & ServerWorld;
   readonly #sessions = new Set<Session>();
-  readonly #listener: UnixSocketListener<Session | undefined>;
+  #listener: UnixSocketListener<Session | undefined> | undefined;
+  /** Which file is ours: another one may lie at its path by now. */
+  #file: { readonly ino: number; readonly dev: number } | undefined;
+  #trouble: string | undefined;
 
-  /** The caller holds the daemon's lock: a socket file that is there is a dead daemon's. */
+  /** The caller holds the daemon's lock: a socket file on which nobody listens is a dead daemon's. */
   constructor(path: string, runtimeDir: string, world: ServerWorld) {
     this.#path = path;
-    prepareDirectory(runtimeDir, world.uid);
-    removeStale(path);
-    const reached = reachablePath(path);
-    const mask = process.umask(0o177);
-    try {
-      this.#listener = this.#listen(reached.path, { ...world, budget: { heldBytes: 0 } });
-      chmodSync(path, 0o600);
-    } finally {
-      process.umask(mask);
-      reached.close();
-    }
+    this.#runtimeDir = runtimeDir;
+    this.#world = { ...world, budget: { heldBytes: 0 } };
+    this.bind(DYING_MS);
   }
 
   get connections(): number {
     return this.#sessions.size;
   }
 
+  /** Why the socket's file could not be made again; undefined while it is there. */
+  get trouble(): string | undefined {
+    return this.#trouble;
+  }
+
+  /** To be called every few seconds: makes the socket's file again where it was removed or replaced. */
+  look(): void {
+    const found = lstatSync(this.#path, { throwIfNoEntry: false });
+    if (this.#isOurs(found)) return;
+    const what = found ? "replaced" : "removed";
+    try {
+      this.bind();
+      this.#trouble = undefined;
+      this.#world.onRebound(`the socket ${this.#path} was ${what}: it was made again`);
+    } catch (error) {
+      const text = `the socket ${this.#path} was ${what} and cannot be made again: ${(error as Error).message}`;
+      if (text !== this.#trouble) this.#world.onRebound(text);
+      this.#trouble = text;
+    }
+  }
+
+  /** Listens at the path, whatever has become of the file there; open connections stay. @throws IpcError if it is somebody else's */
+  bind(patienceMs = 0): void {
+    requireSocketFolder(this.#runtimeDir, this.#world.uid);
+    this.#requireVacant(patienceMs);
+    const fresh = `${this.#path}.new`;
+    rmSync(fresh, { force: true }); // of a daemon that was killed right here
+    const reached = reachablePath(fresh);
+    const mask = process.umask(0o177);
+    try {
+      const listener = this.#listen(reached.path, this.#world);
+      chmodSync(fresh, 0o600);
+      renameSync(fresh, this.#path); // at no moment is there none
+      this.#listener?.stop();
+      this.#listener = listener;
+    } finally {
+      process.umask(mask);
+      reached.close();
+    }
+    const { ino, dev } = lstatSync(this.#path);
+    this.#file = { ino, dev };
+  }
+
   [Symbol.dispose](): void {
-    this.#listener.stop(true);
-    rmSync(this.#path, { force: true });
+    this.#listener?.stop(true);
+    if (this.#isOurs(lstatSync(this.#path, { throwIfNoEntry: false }))) rmSync(this.#path, { force: true });
+  }
+
+  #isOurs(found: { ino: number; dev: number } | undefined): boolean {
+    return found !== undefined && found.ino === this.#file?.ino && found.dev === this.#file.dev;
+  }
+
+  /** What lies there is nobody's: ours, or left behind by a dead daemon. */
+  #requireVacant(patienceMs: number): void {
+    const stat = lstatSync(this.#path, { throwIfNoEntry: false });
+    if (!stat || this.#isOurs(stat)) return;
+    const elsewhere = "remove it, or choose another place with --socket PATH";
+    if (!stat.isSocket()) throw new IpcError("FAILED", `${this.#path} exists and is not a socket`, { hint: elsewhere });
+    if (stat.uid !== this.#world.uid)
+      throw new IpcError("NO_PERMISSION", `${this.#path} belongs to user ${stat.uid}`, { hint: elsewhere });
+    const reached = reachablePath(this.#path);
+    try {
+      const deadline = performance.now() + patienceMs;
+      while (isListening(reached.path) && performance.now() < deadline) Bun.sleepSync(10);
+      if (!isListening(reached.path)) return;
+    } finally {
+      reached.close();
+    }
+    throw new IpcError("FAILED", `another daemon listens at ${this.#path}`, {
+      hint: "end that one, or choose another place with --socket PATH",
+    });
   }
 
   #listen(path: string, world: SessionWorld & ServerWorld): UnixSocketListener<Session | undefined> {
@@ -83,8 +154,18 @@ function fdOf(socket: unknown): number {
 }
 
 /** 0700 and ours: a directory that others may write to could give our clients another socket. */
-function prepareDirectory(path: string, uid: number): void {
-  mkdirSync(path, { recursive: true, mode: 0o700 });
+export function requireSocketFolder(path: string, uid: number): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    const isSession = process.env.XDG_RUNTIME_DIR !== undefined && path.startsWith(process.env.XDG_RUNTIME_DIR);
+    throw new IpcError("FAILED", `${path} cannot be made: ${(error as Error).message}`, {
+      hint: isSession
+        ? "there is no session of this user: env -u XDG_RUNTIME_DIR ipcctl status"
+        : "choose another place with --socket PATH",
+      cause: error,
+    });
+  }
   const stat = lstatSync(path);
   if (stat.uid !== uid && stat.uid !== 0) {
     throw new IpcError("NO_PERMISSION", `${path} belongs to user ${stat.uid}, not to ${uid}`, {
@@ -94,14 +175,4 @@ function prepareDirectory(path: string, uid: number): void {
   if ((stat.mode & 0o022) !== 0 && (stat.mode & 0o1000) === 0) {
     throw new IpcError("NO_PERMISSION", `${path} can be written by others`, { hint: `chmod 700 ${path}` });
   }
-}
-
-function removeStale(path: string): void {
-  const stat = lstatSync(path, { throwIfNoEntry: false });
-  if (!stat) return;
-  if (!stat.isSocket())
-    throw new IpcError("FAILED", `${path} exists and is not a socket`, {
-      hint: "remove it, or choose another place with --socket PATH",
-    });
-  rmSync(path);
 }

@@ -118,6 +118,8 @@ export type DaemonStatus = {
   subscribers: number;
   memory_bytes: number;
   cgroup: string | null;
+  /** What the daemon itself cannot do at the moment, or had to give up, in sentences. */
+  degraded: string[];
 };
 
 /** Answer of Act: one per worker, in the order it was done. */
@@ -196,6 +198,7 @@ const UNKNOWN_DAEMON: DaemonStatus = {
   subscribers: 0,
   memory_bytes: 0,
   cgroup: null,
+  degraded: [],
 };
 
 // The daemon is of our uid and believed: whatever it sends has the form that it says.

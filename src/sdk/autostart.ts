@@ -1,6 +1,7 @@
 /** Connects to the daemon, and starts it first if none answers. Safe when many do so at once: the daemon's flock decides. */
-import { mkdirSync, openSync, closeSync, readFileSync } from "node:fs";
+import { closeSync, fstatSync, mkdirSync, openSync, readFileSync, statfsSync } from "node:fs";
 import { dirname } from "node:path";
+import { findLockHolder, isHeard, SIGUSR1, type LockHolder } from "../base/daemon-lock.ts";
 import { IpcError } from "../base/errors.ts";
 import { daemonEntry } from "../base/install.ts";
 import { bunCommand, sleep, spawnDetached, type DetachedChild } from "../base/platform.ts";
@@ -14,14 +15,59 @@ const START_DEADLINE_MS = 20_000;
 /** The daemon waits far more than it computes: compilers of hot code cost it memory and gain it nothing. */
 const SMALL_BUN = { BUN_JSC_useBaselineJIT: "0", BUN_JSC_useConcurrentJIT: "0" };
 
-/** Opens a connection; with `mayStart` it starts a daemon in the background where none answers. @throws IpcError NO_DAEMON */
-export async function connectDaemon(paths: Paths, mayStart: boolean): Promise<Connection> {
+/** How long a daemon that has its lock, and no socket, may take to make one again. */
+const RECALL_MS = 3000;
+
+/**
+ * Opens a connection. A daemon whose socket is gone is asked to make it again; with `mayStart` one is started in the
+ * background where none runs, and what it has to say of that goes to `onNotice`. @throws IpcError NO_DAEMON
+ */
+export async function connectDaemon(
+  paths: Paths,
+  mayStart: boolean,
+  onNotice: (text: string) => void = () => undefined,
+): Promise<Connection> {
   try {
     return await openGreeted(paths.socket);
   } catch (error) {
-    if (!(error instanceof IpcError) || error.code !== "NO_DAEMON" || !mayStart) throw error;
+    if (!isAbsent(error)) throw error;
+    const recalled = await recallDaemon(paths);
+    if (recalled) return recalled;
+    if (!mayStart) throw error;
   }
-  return startDaemon(paths);
+  return startDaemon(paths, onNotice);
+}
+
+function isAbsent(error: unknown): boolean {
+  return error instanceof IpcError && error.code === "NO_DAEMON";
+}
+
+/** Undefined if no daemon runs. @throws IpcError NO_DAEMON if one does and cannot be reached */
+async function recallDaemon(paths: Paths): Promise<Connection | undefined> {
+  const began = performance.now();
+  for (let pauseMs = 4, signalled = 0; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
+    const holder = findLockHolder(paths.lock);
+    if (!holder) return undefined;
+    requireSameSocket(paths, holder);
+    if (signalled !== holder.pid && isHeard(holder.pid, SIGUSR1)) {
+      process.kill(holder.pid, "SIGUSR1");
+      signalled = holder.pid;
+    }
+    await sleep(pauseMs);
+    try {
+      return await openGreeted(paths.socket);
+    } catch (error) {
+      if (!isAbsent(error)) throw error;
+    }
+    const patienceMs = holder.isStarting ? START_DEADLINE_MS : RECALL_MS;
+    if (performance.now() - began > patienceMs) throw unreachable(paths, holder);
+  }
+}
+
+function unreachable(paths: Paths, { pid }: LockHolder): IpcError {
+  return new IpcError("NO_DAEMON", `the daemon runs (pid ${pid}), but does not answer at ${paths.socket}`, {
+    hint: `ipcctl doctor says what lies there; ipcctl daemon stop and ipcctl daemon restart reach it all the same`,
+  });
 }
 
 /** The socket of a daemon that is being killed still takes connections: only one that answers is one. */
@@ -37,19 +83,32 @@ async function openGreeted(path: string): Promise<Connection> {
   }
 }
 
-async function startDaemon(paths: Paths): Promise<Connection> {
+async function startDaemon(paths: Paths, onNotice: (text: string) => void): Promise<Connection> {
   mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
   mkdirSync(dirname(paths.daemonLog), { recursive: true, mode: 0o700 });
   const errorFile = `${paths.daemonLog}.stderr`;
   const errors = openSync(errorFile, "a", 0o600);
+  const told = { file: errorFile, from: fstatSync(errors).size };
   const command = [...bunCommand(daemonEntry()), "daemon", "--background", "--socket", paths.socket];
   const child = spawnDetached(command, { ...cleanEnv(process.env), ...SMALL_BUN }, errors);
   closeSync(errors);
-  return waitForDaemon(paths, child, errorFile);
+  const connection = await waitForDaemon(paths, child, told);
+  for (const notice of noticesOf(told)) onNotice(notice);
+  return connection;
+}
+
+/** What a daemon wrote that was started just now; others may write to the file as well. */
+type Told = { readonly file: string; readonly from: number };
+
+const HEAD = "ipcctl: ";
+
+function noticesOf({ file, from }: Told): string[] {
+  const lines = readFileSync(file).subarray(from).toString("utf8").split("\n");
+  return lines.filter((line) => line.startsWith(HEAD)).map((line) => line.slice(HEAD.length));
 }
 
 /** The child may lose the race for the lock and exit: then somebody else's daemon is about to answer. */
-async function waitForDaemon(paths: Paths, child: DetachedChild, errorFile: string): Promise<Connection> {
+async function waitForDaemon(paths: Paths, child: DetachedChild, told: Told): Promise<Connection> {
   const deadline = performance.now() + START_DEADLINE_MS;
   for (let pauseMs = 4; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
     try {
@@ -57,9 +116,10 @@ async function waitForDaemon(paths: Paths, child: DetachedChild, errorFile: stri
     } catch (error) {
       if (!(error instanceof IpcError) || error.code !== "NO_DAEMON") throw error;
     }
-    if (child.exitCode === LOCK_HELD_EXIT) requireSameSocket(paths);
+    const holder = child.exitCode === LOCK_HELD_EXIT ? findLockHolder(paths.lock) : undefined;
+    if (holder) requireSameSocket(paths, holder);
     const isDead = child.exitCode !== null && child.exitCode !== LOCK_HELD_EXIT;
-    if (isDead || performance.now() > deadline) throw notStarted(paths, errorFile, child.exitCode);
+    if (isDead || performance.now() > deadline) throw notStarted(paths, told, child.exitCode);
     await sleep(pauseMs);
   }
 }
@@ -68,13 +128,7 @@ async function waitForDaemon(paths: Paths, child: DetachedChild, errorFile: stri
 export const LOCK_HELD_EXIT = 75;
 
 /** The daemon that has the state listens somewhere else: waiting for it here would be in vain. */
-function requireSameSocket(paths: Paths): void {
-  let owner: { pid?: number; socket?: string };
-  try {
-    owner = JSON.parse(readFileSync(paths.lock, "utf8")) as typeof owner;
-  } catch {
-    return; // it has the lock and is about to write
-  }
+export function requireSameSocket(paths: Paths, owner: LockHolder): void {
   if (owner.socket === undefined || owner.socket === paths.socket) return;
   throw new IpcError(
     "NO_DAEMON",
@@ -83,13 +137,19 @@ function requireSameSocket(paths: Paths): void {
   );
 }
 
-function notStarted(paths: Paths, errorFile: string, exitCode: number | null): IpcError {
-  const lines = readFileSync(errorFile, "utf8").split("\n");
-  const last = lines.findLast((line) => line.startsWith("ipcctl: "))?.slice("ipcctl: ".length);
-  const why = exitCode === null ? `it did not answer within ${START_DEADLINE_MS / 1000} s` : (last ?? "no message");
+function notStarted(paths: Paths, told: Told, exitCode: number | null): IpcError {
+  const why =
+    exitCode === null
+      ? `it did not answer within ${START_DEADLINE_MS / 1000} s`
+      : (noticesOf(told).at(-1) ?? silence(paths));
   return new IpcError("NO_DAEMON", `the daemon could not be started: ${why}`, {
-    hint: `see ${paths.daemonLog} and ${errorFile}`,
+    hint: `see ${paths.daemonLog} and ${told.file}`,
   });
+}
+
+/** On a full disk a daemon cannot say either why it ends. */
+function silence({ stateDir }: Paths): string {
+  return statfsSync(stateDir).bavail === 0 ? `the disk of ${stateDir} is full` : "no message";
 }
 
 /** What Bun itself would obey must not travel on to the daemon and its workers. */

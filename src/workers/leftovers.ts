@@ -43,7 +43,8 @@ export async function endStray(dir: string, graceMs: number, signal: number): Pr
 }
 
 const nothing = (): void => undefined;
-const DEAF: ShimListener = {
+/** Of a link that only asks. */
+export const DEAF: ShimListener = {
   onReady: nothing,
   onExited: nothing,
   onRotated: nothing,

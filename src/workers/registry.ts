@@ -7,13 +7,15 @@ import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId, toWorkerId } from "../base/names.ts";
-import { completeApp, type AppConfig } from "../protocol/app-config.ts";
+import type { AppConfig } from "../protocol/app-config.ts";
 import { inDependencyOrder, requireNoCycle } from "../protocol/dependencies.ts";
 import { readLastLines } from "../logs/tail.ts";
+import { readDefinition } from "./definition.ts";
 import { endStray } from "./leftovers.ts";
 import { isLockFree } from "./lock.ts";
 import { VerbQueue, type Turn, type Wish } from "./queue.ts";
 import { SIGTERM } from "./start-spec.ts";
+import { isFolderOf, takeInStrays } from "./strays.ts";
 import { Worker, type World } from "./worker.ts";
 
 /** `extras` stand in while others are replaced: no verb means them, and no list shows them. */
@@ -60,11 +62,11 @@ export class Registry {
     return this.apps.flatMap((app) => [...app.workers, ...app.extras]);
   }
 
-  /** Reads the store and finds every worker again. */
-  async load(): Promise<void> {
+  /** Reads the store and finds every worker again. Returns those that only their folders knew. */
+  async load(): Promise<string[]> {
     const { store } = this.#world;
-    for (const { id, config: stored } of store.apps()) {
-      const config = completeApp(stored);
+    const taken = await takeInStrays(this.#world, (id) => id.includes(EXTRA));
+    for (const { id, config } of store.apps()) {
       const app: App = { id, config, workers: [], extras: [] };
       this.#apps.set(id, app);
       for (const row of store.instances(id)) {
@@ -91,6 +93,7 @@ export class Registry {
         await this.#startWorkers(turn, app, workers, false);
       });
     }
+    return taken;
   }
 
   /** By the name of an instance or of an app (its instance 0, also `name-0`), however it is spelt. */
@@ -170,10 +173,13 @@ export class Registry {
     for (let index = 1; index < config.instances; index++) this.#requireFree(`${id}-${index}`);
     if (this.#workers.size + config.instances > limit("workers"))
       throw new IpcError("LIMIT", `${limit("workers")} workers are the most, ${this.#workers.size} are known already`);
+    this.#world.store.requireRoom();
     const app: App = { id, config, workers: [], extras: [] };
-    this.#world.store.putApp(id, config);
-    this.#apps.set(id, app);
-    this.#grow(app, config.instances);
+    this.#world.store.batch(() => {
+      this.#world.store.putApp(id, config);
+      this.#apps.set(id, app);
+      this.#grow(app, config.instances);
+    });
     return app;
   }
 
@@ -403,11 +409,10 @@ export class Registry {
     this.#apps.delete(app.id);
   }
 
-  /** Of the folders that an app of this name can have, those that belong to nobody and in which a shim lives. True if there was one. */
+  /** Of the folders that belong to nobody, those of this app in which a shim lives. True if there was one. */
   async #endStrays(id: string, graceMs: number | null): Promise<boolean> {
-    const isOurs = (name: string): boolean =>
-      name === id || (name.startsWith(id) && /^[-~]\d+$/.test(name.slice(id.length)));
-    const strays = this.#foldersLike(isOurs).filter((name) => !isLockFree(join(this.#world.workersDir, name)));
+    const { workersDir } = this.#world;
+    const strays = this.#foldersLike((name) => !isLockFree(join(workersDir, name)) && isFolderOf(id, workersDir, name));
     await Promise.all(strays.map((name) => this.#endStray(name, graceMs)));
     return strays.length > 0;
   }
@@ -416,7 +421,7 @@ export class Registry {
   #foldersLike(isOurs: (name: string) => boolean): string[] {
     const known = new Set(this.everyWorker.map(({ id }) => id));
     mkdirSync(this.#world.workersDir, { recursive: true, mode: 0o700 });
-    return readdirSync(this.#world.workersDir).filter((name) => isOurs(name) && !known.has(name));
+    return readdirSync(this.#world.workersDir).filter((name) => !known.has(name) && isOurs(name));
   }
 
   /** Two who want it end it together: what the second finds is not to be a folder that is used again. */
@@ -429,7 +434,8 @@ export class Registry {
   async #endStrayAlone(id: string, graceMs: number | null): Promise<void> {
     const dir = join(this.#world.workersDir, id);
     if (!isLockFree(dir)) this.#world.log("warn", { worker: id }, "ending a worker that belongs to nobody");
-    if (!(await endStray(dir, graceMs ?? STRAY_GRACE_MS, SIGTERM)))
+    const stopTimeout = readDefinition(dir)?.config.stop_timeout ?? STRAY_GRACE_MS;
+    if (!(await endStray(dir, graceMs ?? stopTimeout, SIGTERM)))
       throw new IpcError("FAILED", `the shim in ${dir} belongs to nobody and cannot be ended`, {
         hint: "see: ipcctl doctor",
       });
@@ -449,6 +455,15 @@ export class Registry {
     for (const one of all)
       if (one.status === "rejected")
         this.#world.log("error", { reason: (one.reason as Error).message }, "stopping the daemon");
+    const { workersDir, log } = this.#world;
+    const strays = this.#foldersLike((name) => !isLockFree(join(workersDir, name)));
+    await Promise.all(
+      strays.map((id) => {
+        log("warn", { worker: id }, "ending a worker that belongs to nobody");
+        const dir = join(workersDir, id);
+        return endStray(dir, readDefinition(dir)?.config.stop_timeout ?? STRAY_GRACE_MS, SIGTERM);
+      }),
+    );
   }
 
   /** Lets every worker run on without us. */
@@ -458,7 +473,7 @@ export class Registry {
   }
 }
 
-/** What a shim that belongs to nobody gives its worker; its definition is not known. */
+/** What a shim that belongs to nobody gives its worker where its definition is not known. */
 const STRAY_GRACE_MS = 10_000;
 
 function gone(name: string): IpcError {

@@ -9,6 +9,7 @@ import { failedLaunch, fromExitRecord, lostRun, type Ending } from "./ending.ts"
 import { endByForce, FORCE_WAIT_MS, killLeftovers } from "./leftovers.ts";
 import { isLockFree } from "./lock.ts";
 import { readExitRecord, readRunRecord } from "./records.ts";
+import { noRoom } from "./reserve.ts";
 import { ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "./shim.ts";
 import type { Spec } from "./spec.ts";
 import { SIGTERM } from "./start-spec.ts";
@@ -37,6 +38,8 @@ export type RunFacts = {
   /** What a shim may take to write the rest of the output to a full disk, and the record of the exit: a grace for each. */
   readonly finishMs: number;
   readonly nowMs: () => number;
+  /** Does what needs room for a moment on a full disk. */
+  readonly withRoom: <T>(act: () => T) => T;
   readonly log: (level: "info" | "warn" | "error", fields: object, text: string) => void;
 };
 
@@ -108,13 +111,14 @@ export class Run {
   async launch(binary: string, spec: Spec): Promise<void> {
     const deadline = performance.now() + LAUNCH_MS;
     for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 50)) {
-      const shim = spawnShim(binary, this.#facts.dir, spec);
+      const shim = this.#facts.withRoom(() => spawnShim(binary, this.#facts.dir, spec));
       const outcome = await this.#waitForShim(shim.exited, deadline);
       if (this.#isOver) return outcome instanceof ShimLink ? outcome.release() : undefined;
       if (outcome instanceof ShimLink) return this.#attach(outcome);
       if (outcome === SHIM_EXIT.done) return this.#onGone();
       if (outcome !== SHIM_EXIT.locked && outcome !== SHIM_EXIT.noSpec) {
         const text = (await shim.errorText()).trim();
+        if (/No space left on device|Disk quota exceeded/.test(text)) throw noRoom(this.#facts.dir, new Error(text));
         throw new IpcError("START_FAILED", `the shim ended with status ${outcome}${text === "" ? "" : `: ${text}`}`);
       }
       if (this.#wish) return this.#end(failedLaunch(this.number, this.#facts.nowMs())); // none of it is left to be stopped

@@ -109,7 +109,7 @@ export function describeWorker(worker: Worker, sources: Sources): WorkerDescript
   return {
     ...statusWith(worker, sources, usage),
     definition: { ...definition, args: maskArgs(args), env: maskEnv(env), base_env: base_env && maskEnv(base_env) },
-    exits: sources.store.exits(worker.id),
+    exits: [...sources.store.exits(worker.id)],
     log_files: logFilesOf(worker),
     limits: limitsOf(worker),
     tree: (usage?.tree ?? []).map(({ pid }) => ({ pid, command: readCommandLine(pid) })),

@@ -1,12 +1,16 @@
 /**
- * What must survive the daemon: definitions and, per worker, what is wanted and what was counted. One SQLite file.
+ * What must survive the daemon: definitions and, per worker, what is wanted and what was counted. Memory is what counts
+ * while the daemon lives; one SQLite file follows it at every change, and catches up where it could not be written.
  * WAL with synchronous=NORMAL: nothing is lost when the daemon is killed; a power cut may lose the last moments.
  */
 import { Database } from "bun:sqlite";
-import { limit } from "../base/limits.ts";
+import { accessSync, closeSync, constants, openSync, readdirSync, readSync, renameSync, statSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
-import type { AppConfig } from "../protocol/app-config.ts";
+import { limit } from "../base/limits.ts";
+import { completeApp, type AppConfig } from "../protocol/app-config.ts";
 import type { ExitInfo } from "../protocol/status.ts";
+import { isNoRoom, noRoom, Reserve } from "./reserve.ts";
 
 /**
  * What is wanted of a worker: `up` a run is or should be alive · `backoff` the next run waits · `down` a user stopped it ·
@@ -32,17 +36,6 @@ export type InstanceRow = {
 /** Fields of an instance that change. */
 export type InstanceChange = Partial<Omit<InstanceRow, "id" | "app" | "instance">>;
 
-const COLUMNS: Record<keyof InstanceChange, string> = {
-  phase: "phase",
-  run: "run",
-  doneRun: "done_run",
-  restarts: "restarts",
-  attempts: "attempts",
-  retryAtMs: "retry_at_ms",
-  droppedLines: "dropped_lines",
-  reason: "reason",
-};
-
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS apps (id TEXT PRIMARY KEY, config TEXT NOT NULL) STRICT;
   CREATE TABLE IF NOT EXISTS instances (
@@ -57,96 +50,422 @@ const SCHEMA = `
 
 /** Number of the schema, in `user_version`; a newer file is refused rather than guessed at. */
 const SCHEMA_VERSION = 1;
+/** The log of the database is taken into it after so many pages: what is full of a log of a few pages is not the disk. */
+const CHECKPOINT_PAGES = 100;
+/** Between two tries of what could not be written. */
+const RETRY_MS = 250;
+
+/** Who is told when the file falls behind, and when it has caught up. */
+export type StoreEvents = { readonly onTrouble: (text: string) => void; readonly onHealed: (text: string) => void };
 
 export class Store implements Disposable {
-  readonly #db: Database;
+  readonly #path: string;
+  readonly #events: StoreEvents;
+  readonly #reserve: Reserve;
+  readonly #apps = new Map<string, AppConfig>();
+  readonly #rows = new Map<string, InstanceRow>();
+  /** Newest first. */
+  readonly #exits = new Map<string, readonly ExitInfo[]>();
+  /** What the file does not have yet. A name that is in no map any more is to be deleted. */
+  readonly #behind = { apps: new Set<string>(), rows: new Set<string>(), exits: new Map<string, ExitInfo[]>() };
+  #db: Database | undefined;
+  /** Which file is open: another one may lie at its path by now. */
+  #inode = 0;
+  #trouble: string | undefined;
+  #isFull = false;
+  #retry: Timer | undefined;
+  #batches = 0;
 
-  constructor(path: string) {
+  /** Nothing was known: the file was missing, empty or broken. What is on disk beside it tells more. */
+  readonly isNew: boolean;
+
+  /** A broken file is moved aside, and a new one begun. @throws IpcError for one of a newer ipcctl, or that is locked */
+  constructor(path: string, events: StoreEvents) {
+    this.#path = path;
+    this.#events = events;
+    this.#reserve = new Reserve(join(dirname(path), "reserve"));
+    this.#open();
+    this.isNew = this.#apps.size === 0;
+    this.#reserve.restore();
+  }
+
+  apps(): { id: string; config: AppConfig }[] {
+    return [...this.#apps].map(([id, config]) => ({ id, config }));
+  }
+
+  instances(app: string): InstanceRow[] {
+    return [...this.#rows.values()].filter((row) => row.app === app).toSorted((a, b) => a.instance - b.instance);
+  }
+
+  putApp(id: string, config: AppConfig): void {
+    this.#apps.set(id, config);
+    this.#behind.apps.add(id);
+    this.#save();
+  }
+
+  deleteApp(id: string): void {
+    this.batch(() => {
+      for (const row of this.instances(id)) this.deleteInstance(row.id);
+      this.#apps.delete(id);
+      this.#behind.apps.add(id);
+      this.#save();
+    });
+  }
+
+  addInstance(id: string, app: string, instance: number): InstanceRow {
+    if (this.#rows.has(id)) throw new Error(`instance ${id} is known already`);
+    const counts = { run: 0, doneRun: 0, restarts: 0, attempts: 0, retryAtMs: 0, droppedLines: 0 };
+    const row: InstanceRow = { id, app, instance, phase: "down", ...counts, reason: null };
+    this.#rows.set(id, row);
+    this.#behind.rows.add(id);
+    this.#save();
+    return row;
+  }
+
+  deleteInstance(id: string): void {
+    this.#rows.delete(id);
+    this.#exits.delete(id);
+    this.#behind.exits.delete(id);
+    this.#behind.rows.add(id);
+    this.#save();
+  }
+
+  change(id: string, change: InstanceChange): void {
+    const row = this.#rows.get(id);
+    if (!row || Object.keys(change).length === 0) return;
+    this.#rows.set(id, { ...row, ...change });
+    this.#behind.rows.add(id);
+    this.#save();
+  }
+
+  /** Counts the end of a run together with what follows from it, once: a daemon killed here counts it again, or not, as a whole. */
+  finishRun(id: string, exit: ExitInfo, change: InstanceChange): void {
+    if (!this.#rows.has(id)) return;
+    this.batch(() => {
+      const oldest = exit.run - limit("exitHistory");
+      const others = this.exits(id).filter(({ run }) => run !== exit.run && run > oldest);
+      this.#exits.set(
+        id,
+        [exit, ...others].toSorted((a, b) => b.run - a.run),
+      );
+      this.#behind.exits.set(id, [...(this.#behind.exits.get(id) ?? []), exit].slice(-limit("exitHistory")));
+      this.change(id, { ...change, doneRun: exit.run });
+    });
+  }
+
+  /** Newest first. */
+  exits(id: string): readonly ExitInfo[] {
+    return this.#exits.get(id) ?? [];
+  }
+
+  /** What is changed in it reaches the file together, or not at all. */
+  batch<T>(act: () => T): T {
+    this.#batches++;
     try {
-      this.#db = openDatabase(path);
+      return act();
+    } finally {
+      this.#batches--;
+      this.#save();
+    }
+  }
+
+  /** The file does not know what this worker's state is. */
+  isBehind(id: string): boolean {
+    return this.#behind.rows.has(id) || this.#behind.exits.has(id);
+  }
+
+  /** Why the file is behind, in a sentence; undefined where it is not. */
+  get trouble(): string | undefined {
+    return this.#trouble;
+  }
+
+  /** Before something new is begun that needs room for good. @throws IpcError if there is none, or the file is behind */
+  requireRoom(): void {
+    if (this.#flush() && this.#reserve.restore()) return;
+    if (this.#trouble === undefined || this.#isFull) throw noRoom(dirname(this.#path), undefined);
+    throw new IpcError("FAILED", this.#trouble, { hint: TROUBLE_HINT });
+  }
+
+  /** Does what needs room for a moment, on a full disk with what is kept for that. @throws IpcError if it is full all the same */
+  withRoom<T>(act: () => T): T {
+    try {
+      return this.#reserve.lend(act);
     } catch (error) {
-      throw new IpcError("FAILED", `the database ${path} cannot be used: ${(error as Error).message}`, {
-        hint: "move it away, then start the workers by their names again: those that still run are taken over as they are",
+      throw isNoRoom(error) ? noRoom(dirname(this.#path), error) : error;
+    }
+  }
+
+  /** To be called now and then: a file that was removed or replaced is written anew, and the reserve is taken again. */
+  look(): void {
+    if (this.#db && inodeOf(this.#path) !== this.#inode) {
+      this.#events.onTrouble(`the database ${this.#path} was removed or replaced: it is written anew`);
+      this.#renew();
+    }
+    if (this.#flush()) this.#reserve.restore();
+  }
+
+  [Symbol.dispose](): void {
+    clearTimeout(this.#retry);
+    this.#flush();
+    clearTimeout(this.#retry);
+    this.#close();
+  }
+
+  #save(): void {
+    if (this.#batches === 0) this.#flush();
+  }
+
+  /** True if the file has everything. */
+  #flush(): boolean {
+    const { apps, rows, exits } = this.#behind;
+    if (apps.size + rows.size + exits.size === 0 && this.#db) return true;
+    try {
+      this.#db ??= this.#create();
+      this.#reserve.lend(() => this.#write(this.#db!));
+    } catch (error) {
+      if (isBroken(error)) this.#setAside(error as Error);
+      else this.#report(error as Error);
+      return false;
+    }
+    for (const part of [apps, rows, exits]) part.clear();
+    if (this.#trouble !== undefined) this.#events.onHealed(`the database ${this.#path} is written again`);
+    this.#trouble = undefined;
+    return true;
+  }
+
+  #write(db: Database): void {
+    try {
+      db.transaction(() => this.#writeAll(db))();
+    } catch (error) {
+      if (!isNoRoom(error)) throw error;
+      db.run("PRAGMA wal_checkpoint(RESTART)"); // what is in the log may fit where the database has room already
+      db.transaction(() => this.#writeAll(db))();
+    }
+  }
+
+  #writeAll(db: Database): void {
+    for (const id of this.#behind.apps) {
+      const config = this.#apps.get(id);
+      if (config) db.query(PUT_APP).run(id, JSON.stringify(config));
+      else db.query("DELETE FROM apps WHERE id = ?").run(id);
+    }
+    for (const id of this.#behind.rows) {
+      const row = this.#rows.get(id);
+      if (row) db.query(PUT_ROW).run(row);
+      else db.query("DELETE FROM instances WHERE id = ?").run(id);
+    }
+    for (const [id, exits] of this.#behind.exits) {
+      for (const exit of exits) db.query(PUT_EXIT).run(id, exit.run, JSON.stringify(exit));
+      const newest = this.exits(id)[0]?.run ?? 0;
+      db.query("DELETE FROM exits WHERE instance = ? AND run <= ?").run(id, newest - limit("exitHistory"));
+    }
+  }
+
+  /** Said once: what follows from it is the same until it is over. */
+  #report(error: Error): void {
+    clearTimeout(this.#retry);
+    this.#retry = setTimeout(() => this.#flush(), RETRY_MS);
+    this.#isFull = isNoRoom(error);
+    if (this.#trouble !== undefined) return;
+    const why = this.#isFull ? "the disk is full" : error.message;
+    this.#trouble = `the database ${this.#path} cannot be written (${why}): what changes is kept in memory until it can`;
+    this.#events.onTrouble(this.#trouble);
+  }
+
+  #open(): void {
+    try {
+      this.#db = openDatabase(this.#path);
+      this.#inode = inodeOf(this.#path);
+      this.#load(this.#db);
+    } catch (error) {
+      this.#close();
+      if (isBroken(error) || isUnusable(this.#path)) return this.#setAside(error as Error);
+      if (isNoRoom(error)) return this.#report(error as Error); // there is no file yet, and no room for one
+      if (error instanceof IpcError) throw error;
+      throw new IpcError("FAILED", `the database ${this.#path} cannot be used: ${(error as Error).message}`, {
+        hint: "move it away: what runs is then taken in from the folders of the workers",
         cause: error,
       });
     }
   }
 
-  apps(): { id: string; config: AppConfig }[] {
-    const rows = this.#db.query("SELECT id, config FROM apps ORDER BY rowid").all() as { id: string; config: string }[];
-    return rows.map(({ id, config }) => ({ id, config: JSON.parse(config) as AppConfig })); // we wrote it ourselves
+  #load(db: Database): void {
+    const apps = db.query("SELECT id, config FROM apps ORDER BY rowid").all() as { id: string; config: string }[];
+    const rows = db.query(SELECT_ROWS).all() as InstanceRow[];
+    const exits = db.query("SELECT instance, info FROM exits ORDER BY run DESC").all() as ExitRow[];
+    const byInstance = Map.groupBy(exits, ({ instance }) => instance);
+    try {
+      for (const { id, config } of apps) this.#apps.set(id, completeApp(JSON.parse(config) as AppConfig));
+      for (const row of rows) this.#rows.set(row.id, row);
+      for (const [id, own] of byInstance) {
+        this.#exits.set(
+          id,
+          own.map(({ info }) => JSON.parse(info) as ExitInfo),
+        );
+      }
+    } catch (error) {
+      for (const part of [this.#apps, this.#rows, this.#exits]) part.clear();
+      throw broken(`a row is not what was written: ${(error as Error).message}`);
+    }
   }
 
-  instances(app: string): InstanceRow[] {
-    return this.#db
-      .query(
-        `SELECT id, app, instance, phase, run, done_run AS doneRun, restarts, attempts, retry_at_ms AS retryAtMs,
-         dropped_lines AS droppedLines, reason FROM instances WHERE app = ? ORDER BY instance`,
-      )
-      .all(app) as InstanceRow[];
+  /** A file that is no sound database is kept for whoever wants to look, and everything that is known goes to a new one. */
+  #setAside(error: Error): void {
+    const to = asideName(this.#path);
+    this.#close();
+    for (const ending of ["-wal", "-shm", ""]) {
+      if (statSync(this.#path + ending, { throwIfNoEntry: false })) renameSync(this.#path + ending, to + ending);
+    }
+    this.#events.onTrouble(`the database ${this.#path} is broken (${error.message}): it was moved to ${to}`);
+    this.#renew();
   }
 
-  putApp(id: string, config: AppConfig): void {
-    this.#db
-      .query("INSERT INTO apps (id, config) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET config = excluded.config")
-      .run(id, JSON.stringify(config));
+  /** A new file, with all that is known. */
+  #renew(): void {
+    this.#close();
+    for (const id of this.#apps.keys()) this.#behind.apps.add(id);
+    for (const id of this.#rows.keys()) this.#behind.rows.add(id);
+    for (const [id, exits] of this.#exits) this.#behind.exits.set(id, exits.toReversed());
+    try {
+      this.#db = this.#create();
+    } catch (error) {
+      this.#report(error as Error);
+    }
+    this.#save();
   }
 
-  deleteApp(id: string): void {
-    this.#db.query("DELETE FROM apps WHERE id = ?").run(id);
+  #create(): Database {
+    const db = this.#reserve.lend(() => openDatabase(this.#path));
+    this.#inode = inodeOf(this.#path);
+    return db;
   }
 
-  addInstance(id: string, app: string, instance: number): InstanceRow {
-    this.#db.query("INSERT INTO instances (id, app, instance) VALUES (?, ?, ?)").run(id, app, instance);
-    return this.instances(app).find((row) => row.id === id)!;
-  }
-
-  deleteInstance(id: string): void {
-    this.#db.query("DELETE FROM instances WHERE id = ?").run(id);
-  }
-
-  change(id: string, change: InstanceChange): void {
-    const keys = Object.keys(change) as (keyof InstanceChange)[];
-    if (keys.length === 0) return;
-    const assignments = keys.map((key) => `${COLUMNS[key]} = ?`).join(", ");
-    this.#db.query(`UPDATE instances SET ${assignments} WHERE id = ?`).run(...keys.map((key) => change[key]!), id);
-  }
-
-  /** Counts the end of a run together with what follows from it, once: a daemon killed here counts it again, or not, as a whole. */
-  finishRun(id: string, exit: ExitInfo, change: InstanceChange): void {
-    this.#db.transaction(() => {
-      this.#db
-        .query(
-          "INSERT INTO exits (instance, run, info) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET info = excluded.info",
-        )
-        .run(id, exit.run, JSON.stringify(exit));
-      this.#db.query("DELETE FROM exits WHERE instance = ? AND run <= ?").run(id, exit.run - limit("exitHistory"));
-      this.change(id, { ...change, doneRun: exit.run });
-    })();
-  }
-
-  /** Newest first. */
-  exits(id: string): ExitInfo[] {
-    const rows = this.#db.query("SELECT info FROM exits WHERE instance = ? ORDER BY run DESC").all(id) as {
-      info: string;
-    }[];
-    return rows.map(({ info }) => JSON.parse(info) as ExitInfo); // we wrote it ourselves
-  }
-
-  [Symbol.dispose](): void {
-    this.#db.close();
+  #close(): void {
+    this.#db?.close();
+    this.#db = undefined;
   }
 }
 
+const TROUBLE_HINT = "free some room, or make the folder writable: ipcctl doctor says what it sees";
+
+type ExitRow = { readonly instance: string; readonly info: string };
+
+const SELECT_ROWS = `SELECT id, app, instance, phase, run, done_run AS doneRun, restarts, attempts,
+  retry_at_ms AS retryAtMs, dropped_lines AS droppedLines, reason FROM instances`;
+const PUT_APP = "INSERT INTO apps (id, config) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET config = excluded.config";
+const PUT_ROW = `
+  INSERT INTO instances (id, app, instance, phase, run, done_run, restarts, attempts, retry_at_ms, dropped_lines, reason)
+  VALUES ($id, $app, $instance, $phase, $run, $doneRun, $restarts, $attempts, $retryAtMs, $droppedLines, $reason)
+  ON CONFLICT (id) DO UPDATE SET phase = $phase, run = $run, done_run = $doneRun, restarts = $restarts,
+    attempts = $attempts, retry_at_ms = $retryAtMs, dropped_lines = $droppedLines, reason = $reason`;
+const PUT_EXIT = `INSERT INTO exits (instance, run, info) SELECT id, ?2, ?3 FROM instances WHERE id = ?1
+  ON CONFLICT DO UPDATE SET info = excluded.info`;
+
+/** Nobody else opens it: the daemon has its lock. Then SQLite needs no file of shared memory, which a full disk has no room for. */
 function openDatabase(path: string): Database {
   const db = new Database(path, { create: true, strict: true });
-  db.run("PRAGMA journal_mode = WAL");
-  db.run("PRAGMA synchronous = NORMAL");
-  db.run("PRAGMA busy_timeout = 5000");
-  db.run("PRAGMA foreign_keys = ON");
-  const { user_version: found } = db.query("PRAGMA user_version").get() as { user_version: number };
-  if (found > SCHEMA_VERSION) throw new Error(`written by a newer ipcctl (schema ${found}, known ${SCHEMA_VERSION})`);
-  db.run(SCHEMA);
-  db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
-  return db;
+  try {
+    db.run("PRAGMA busy_timeout = 5000");
+    db.run("PRAGMA locking_mode = EXCLUSIVE");
+    const { user_version: found } = db.query("PRAGMA user_version").get() as { user_version: number };
+    requireKnownSchema(path, found);
+    db.run("PRAGMA journal_mode = WAL");
+    db.run("PRAGMA synchronous = NORMAL");
+    db.run(`PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
+    db.run("PRAGMA foreign_keys = ON");
+    const { quick_check: verdict } = db.query("PRAGMA quick_check(1)").get() as { quick_check: string };
+    if (verdict !== "ok") throw broken(verdict);
+    if (found === SCHEMA_VERSION) return db;
+    db.run(SCHEMA);
+    db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
+    db.run("PRAGMA wal_checkpoint(TRUNCATE)"); // whoever looks at the number reads the file alone
+    return db;
+  } catch (error) {
+    db.close();
+    throw error;
+  }
+}
+
+function requireKnownSchema(path: string, found: number): void {
+  if (found <= SCHEMA_VERSION) return;
+  throw new IpcError(
+    "FAILED",
+    `the database ${path} was written by a newer ipcctl (schema ${found}, known ${SCHEMA_VERSION})`,
+    {
+      hint: "use the ipcctl that wrote it, or another IPCCTL_HOME",
+    },
+  );
+}
+
+/** Looks without opening, beside a daemon that has it open. @throws IpcError if it is of a newer ipcctl */
+export function requireReadableSchema(path: string): void {
+  const HEAD_BYTES = 64;
+  const NUMBER_AT = 60;
+  const head = Buffer.alloc(HEAD_BYTES);
+  try {
+    const file = openSync(path, "r");
+    try {
+      if (readSync(file, head, 0, HEAD_BYTES, 0) < HEAD_BYTES) return;
+    } finally {
+      closeSync(file);
+    }
+  } catch {
+    return; // None yet, or one that is going to be moved aside.
+  }
+  if (head.toString("latin1", 0, 15) === "SQLite format 3") requireKnownSchema(path, head.readUInt32BE(NUMBER_AT));
+}
+
+function broken(message: string): Error {
+  return Object.assign(new Error(message), { code: "SQLITE_CORRUPT" });
+}
+
+function isBroken(error: unknown): boolean {
+  return /^SQLITE_(CORRUPT|NOTADB)/.test(String((error as { code?: unknown }).code));
+}
+
+/** Something that can never be opened lies there: a folder, a file of somebody else. */
+function isUnusable(path: string): boolean {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (!stat) return false;
+  if (!stat.isFile()) return true;
+  try {
+    accessSync(path, constants.R_OK | constants.W_OK);
+    return false;
+  } catch {
+    return true;
+  }
+}
+
+function inodeOf(path: string): number {
+  return statSync(path, { throwIfNoEntry: false })?.ino ?? 0;
+}
+
+const ASIDE = ".broken-";
+
+function asideName(path: string): string {
+  const stamp = new Date()
+    .toISOString()
+    .replaceAll(/[-:]|\.\d+/g, "")
+    .replace("T", "-");
+  for (let count = 1; ; count++) {
+    const name = `${path}${ASIDE}${stamp}${count === 1 ? "" : `.${count}`}`;
+    if (!statSync(name, { throwIfNoEntry: false })) return name;
+  }
+}
+
+/** Databases that were moved aside and still lie there: removing them is how they are acknowledged. */
+function brokenDatabases(path: string): string[] {
+  try {
+    return readdirSync(dirname(path))
+      .filter((name) => name.startsWith(basename(path) + ASIDE) && !/-(wal|shm)$/.test(name))
+      .map((name) => join(dirname(path), name));
+  } catch {
+    return []; // no state folder yet
+  }
+}
+
+/** In a sentence, with what ends it. */
+export function describeBroken(path: string): string | undefined {
+  const [first] = brokenDatabases(path);
+  return first && `a broken database was moved to ${first}; once it is of no use to you: rm -r ${path}${ASIDE}*`;
 }

@@ -10,6 +10,7 @@ import type { StateWord } from "../protocol/status.ts";
 import { DEFAULT_POLICY, loadPolicy } from "../sandbox/policy.ts";
 import type { WorkerEvent } from "../protocol/responses.ts";
 import type { CgroupTree, Enforced } from "./cgroup.ts";
+import { readDefinition, writeDefinition, type Definition } from "./definition.ts";
 import {
   describeEnding,
   failedLaunch,
@@ -22,6 +23,7 @@ import {
 import { killLeftovers } from "./leftovers.ts";
 import { isUp, STATES, TABLE, type Effect, type Event, type State } from "./machine.ts";
 import { readDenied, readExitRecord, readRunRecord } from "./records.ts";
+import { isNoRoom, noRoom, tryRoom } from "./reserve.ts";
 import { decide, STABLE_MS, type Verdict } from "./restart-policy.ts";
 import { isLockFree } from "./lock.ts";
 import { bootId } from "./proc.ts";
@@ -89,6 +91,8 @@ export class Worker {
   #retryTimer: Timer | undefined;
   #graceMs: number | null = null;
   #isRemoved = false;
+  /** Its definition was lost with the database of an older daemon, and read from its process. */
+  #isGuess = false;
   #lastPid: number | null = null;
   readonly #watchers = new Set<() => void>();
 
@@ -153,7 +157,13 @@ export class Worker {
   }
   /** What its policy asks for and this machine lacks. */
   get degraded(): readonly string[] {
-    return this.#run?.degraded ?? [];
+    const lost = "its definition was lost, and this is what its process shows: delete it and start it anew";
+    const behind = "its state is kept in memory alone: the database cannot be written";
+    return [
+      ...(this.#isGuess ? [lost] : []),
+      ...(this.#world.store.isBehind(this.id) ? [behind] : []),
+      ...(this.#run?.degraded ?? []),
+    ];
   }
   /** Those of its policy; undefined where that is not to be read any more. */
   get policyLimits(): PolicyLimits | undefined {
@@ -201,14 +211,30 @@ export class Worker {
     return 2 * this.#config.stop_timeout;
   }
 
-  /** @throws IpcError if its folder, script or env file would not let it start now. */
+  /** @throws IpcError if its folder, script or env file, or a full disk, would not let it start now. */
   requireLaunchable(): void {
     resolveLaunch(this.#config, {}, {});
+    this.#world.store.withRoom(() => tryRoom(this.dir));
   }
 
   /** A new definition; takes effect with the next run. */
   redefine(config: AppConfig): void {
     this.#config = config;
+    this.#isGuess = false;
+    if (existsSync(this.dir)) this.#keepDefinition();
+  }
+
+  /** Beside the shim's records, so that a lost database loses no worker. What has no room now is written with the next run. */
+  #keepDefinition(): void {
+    try {
+      this.#world.store.withRoom(() => writeDefinition(this.dir, this.#definition));
+    } catch (error) {
+      this.#world.log("warn", { worker: this.id, reason: (error as Error).message }, "definition not written");
+    }
+  }
+
+  get #definition(): Definition {
+    return { app: this.#row.app, instance: this.instance, config: this.#config, isGuess: this.#isGuess };
   }
 
   /**
@@ -324,9 +350,12 @@ export class Worker {
    */
   async adopt(): Promise<boolean> {
     const { phase } = this.#row;
+    this.#isGuess = readDefinition(this.dir)?.isGuess ?? false;
     if (await this.#adoptLive()) return false;
     const run = readRunRecord(this.dir);
     const exit = readExitRecord(this.dir);
+    const newest = newestRun(this.dir);
+    if (newest > this.#row.run) this.#save({ run: newest }); // handed out on a full disk, by a daemon that was killed then
     if (exit && exit.run > this.#row.doneRun && exit.run === this.#row.run)
       return this.#adoptEnd(fromExitRecord(exit, null));
     if (run && run.run > this.#row.doneRun && run.run === this.#row.run) {
@@ -371,6 +400,7 @@ export class Worker {
         dir: this.dir,
         finishMs: this.#finishMs,
         nowMs: this.#world.nowMs,
+        withRoom: (act) => this.#world.store.withRoom(act),
         log: (level, fields, text) => this.#world.log(level, { worker: this.id, ...fields }, text),
       },
       {
@@ -420,17 +450,19 @@ export class Worker {
 
   /** One run: spec on disk, shim started, its socket answered. Every way out ends in a link or in an ending. */
   async #launch(): Promise<void> {
-    const number = this.#row.run + 1;
+    const number = Math.max(this.#row.run, newestRun(this.dir)) + 1;
     const run = this.#newRun(number);
     run.isAskedFor = this.#isAskedFor;
     this.#isAskedFor = false;
     this.#run = run;
     try {
       this.#save({ run: number, phase: "up" });
-      await run.launch(this.#world.shimBinary, this.#prepare(run));
+      const spec = this.#prepare(run);
+      this.#world.store.withRoom(() => writeDefinition(this.dir, this.#definition));
+      await run.launch(this.#world.shimBinary, spec);
     } catch (error) {
       if (this.#run !== run) return;
-      this.#launchFailure = IpcError.from(error, `starting ${this.id}`);
+      this.#launchFailure = IpcError.from(isNoRoom(error) ? noRoom(this.dir, error) : error);
       this.#world.log("error", { worker: this.id, run: number, reason: this.#launchFailure.message }, "not launched");
       run.release();
       this.#finish(run, failedLaunch(number, this.#world.nowMs()));
@@ -483,6 +515,7 @@ export class Worker {
     run.monitor = this.#world.watchRun(this, run);
     const isAdopted = !isUp(this.#state);
     this.#world.log("info", { worker: this.id, pid: live.pid, run: live.run }, isAdopted ? "adopted" : "started");
+    if (isAdopted) this.#keepDefinition(); // an older daemon may not have
     if (isAdopted) this.#takeIn(live);
     else this.#emit({ type: "process_started", pid: live.pid });
     if (this.#state === "starting") {
@@ -627,6 +660,11 @@ function daemonFilesOf(config: AppConfig): string[] {
   const run = check?.type === "exec" ? [check.command, ...check.args].filter((word) => word.includes("/")) : [];
   const logs = [config.stdout_log, config.stderr_log, config.combined_log].filter((path) => path !== null);
   return [...logs, ...run].map((path) => resolve(config.cwd, path));
+}
+
+/** By the records in its folder; 0 if none was ever begun. */
+function newestRun(dir: string): number {
+  return Math.max(readRunRecord(dir)?.run ?? 0, readExitRecord(dir)?.run ?? 0);
 }
 
 /** Of two limits the lower one. */

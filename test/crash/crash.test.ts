@@ -1,6 +1,6 @@
 /** Kills the daemon at random moments and looks whether anything was lost, doubled or orphaned. IPCCTL_SEED replays a run. */
 import { expect, test } from "bun:test";
-import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { Home, isAlive, waitUntil } from "../home.ts";
 import { randomFrom, seed } from "../seed.ts";
@@ -167,19 +167,3 @@ test("daemon restart upgrades in place", async () => {
   expect(await home.daemonPid()).not.toBe(daemon);
   expect(await home.status("count")).toMatchObject({ pid: before.pid!, restarts: 0 });
 }, 60_000);
-
-test("a destroyed database costs no worker: moved away, they are taken over by their names", async () => {
-  await using home = new Home();
-  const script = home.script("kept.py", "import time\ntime.sleep(600)\n");
-  await home.start("kept", script);
-  const { pid } = await home.status("kept");
-  await home.killDaemon();
-  for (const ending of ["-wal", "-shm"]) rmSync(home.paths.database + ending, { force: true });
-  writeFileSync(home.paths.database, Buffer.alloc(8192, 7));
-  const refused = await home.cli("status");
-  expect(refused.status).toBe(3);
-  expect(refused.stderr).toContain(home.paths.database);
-  renameSync(home.paths.database, `${home.paths.database}.bad`);
-  await home.start("kept", script);
-  expect(await home.status("kept")).toMatchObject({ pid, state: "Running" });
-});

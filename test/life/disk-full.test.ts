@@ -1,7 +1,9 @@
 import { expect, test } from "bun:test";
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Home, waitUntil } from "../home.ts";
+import type { DaemonStatus } from "../../src/protocol/status.ts";
+import { fillDisk, mountDisk, resizeDisk, unmountDisk } from "../disk.ts";
+import { Home, isAlive, waitUntil } from "../home.ts";
 import { isRoot, skipUnless } from "../needs.ts";
 
 const SCRIPT = `
@@ -62,4 +64,194 @@ test("a full disk drops lines and counts them, if so configured, and the worker 
     const kept = stdout.trimEnd().split("\n").length;
     expect(kept + (await home.status("full")).log_dropped_lines).toBe(20_000);
   });
+}, 60_000);
+
+const FLOOD = `
+import os, signal
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+line = b"x" * 99 + b"\\n"
+while True: os.write(1, line * 40)
+`;
+const WAITING = `
+import os, sys, time
+while not os.path.exists(sys.argv[1]): time.sleep(0.02)
+sys.exit(3)
+`;
+
+/** Everything that ipcctl writes is on a disk of its own. */
+class SmallDisk implements AsyncDisposable {
+  readonly home: Home;
+
+  private constructor(home: Home) {
+    this.home = home;
+  }
+
+  /** Undefined, and said, where none can be mounted. */
+  static async make(what: string): Promise<SmallDisk | undefined> {
+    const home = new Home();
+    const disk = new SmallDisk(home);
+    mkdirSync(disk.dir);
+    if (mountDisk(disk.dir, "12m", what)) return disk;
+    await home[Symbol.asyncDispose]();
+    return undefined;
+  }
+
+  get dir(): string {
+    return this.home.env.IPCCTL_HOME!;
+  }
+  get reserve(): string {
+    return join(this.home.paths.stateDir, "reserve");
+  }
+
+  /** Not a byte is left, and nothing is kept for the moment when that is so. */
+  fill(): void {
+    rmSync(this.reserve, { force: true });
+    fillDisk(this.dir);
+  }
+
+  enlarge(): void {
+    resizeDisk(this.dir, "64m");
+  }
+
+  async degraded(): Promise<string> {
+    return (JSON.parse((await this.home.cli("daemon", "status", "--json")).stdout) as DaemonStatus).degraded.join("\n");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.home.cli("daemon", "stop");
+    unmountDisk(this.dir);
+    await this.home[Symbol.asyncDispose]();
+  }
+}
+
+test("a full disk keeps nobody from stopping what fills it, and what was wanted is written once there is room", async () => {
+  await using disk = await SmallDisk.make("stopping on a full disk");
+  if (!disk) return;
+  const { home } = disk;
+  const flood = home.script("flood.py", FLOOD);
+  await home.start("dropper", flood, { log: { when_full: "drop", max_size: 0, max_files: 0 } });
+  const log = { when_full: "block", max_size: 0, max_files: 0 };
+  await home.start("blocker", flood, { log, stop_timeout: 1000 });
+  await waitUntil(async () => (await home.status("blocker")).log_blocked, "the disk is full");
+  disk.fill();
+  const refused = await home.cli("start", flood, "--name", "more");
+  expect(refused).toMatchObject({ status: 1, stdout: "" });
+  expect(refused.stderr).toContain(`the disk of ${home.paths.stateDir} is full`);
+  expect(refused.stderr).toContain("ipcctl flush NAME");
+  expect((await home.cli("status", "--json")).stdout).not.toContain('"more"');
+  expect(existsSync(join(home.paths.workersDir, "more"))).toBe(false);
+
+  await home.cli("daemon", "stop", "--keep-workers"); // the next one's database has no room of its own yet
+  disk.fill();
+  const { pid } = await home.status("dropper");
+  const stopped = await home.cli("stop", "dropper", "-t", "1");
+  expect(stopped).toMatchObject({ status: 0, stdout: "dropper: stopped\n" });
+  expect(isAlive(pid!)).toBe(false);
+  expect(await home.status("dropper")).toMatchObject({ state: "Stopped", pid: null });
+  expect((await home.status("dropper")).degraded.join()).toContain("kept in memory");
+  expect(await disk.degraded()).toContain("the disk is full");
+  expect((await home.cli("status")).stderr).toContain(home.paths.database);
+
+  process.kill((await home.status("blocker")).pid!, "SIGSTOP"); // it would fill any disk at once
+  disk.enlarge();
+  await waitUntil(async () => (await disk.degraded()) === "", "what was wanted is written");
+  expect((await home.status("dropper")).degraded).toEqual([]);
+  const said = readFileSync(home.paths.daemonLog, "utf8");
+  expect(said.match(/the database [^ ]+ cannot be written/g)?.length ?? 0).toBeLessThanOrEqual(1);
+  expect(said).toContain("is written again");
+  await waitUntil(() => existsSync(disk.reserve), "the reserve is taken again");
+  await home.killDaemon();
+  expect(await home.status("dropper")).toMatchObject({ state: "Stopped" });
+  expect((await home.cli("restart", "dropper")).status).toBe(0);
+  expect((await home.cli("delete", "dropper", "blocker", "-f")).status).toBe(0);
+}, 120_000);
+
+test("on a full disk a log is emptied, a worker restarted with what is kept for that, and all of it stopped", async () => {
+  await using disk = await SmallDisk.make("flush and restart on a full disk");
+  if (!disk) return;
+  const { home } = disk;
+  await home.start("blocker", home.script("flood.py", FLOOD), {
+    log: { when_full: "block", max_size: 0, max_files: 0 },
+    stop_timeout: 500,
+  });
+  await waitUntil(async () => (await home.status("blocker")).log_blocked, "the disk is full");
+  const before = await home.status("blocker");
+  const restarted = await home.cli("restart", "blocker");
+  expect(restarted).toMatchObject({ status: 0, stderr: "" });
+  expect((await home.status("blocker")).pid).not.toBe(before.pid);
+  await waitUntil(async () => (await home.status("blocker")).log_blocked, "the disk is full again");
+  disk.fill();
+  const kept = await home.status("blocker");
+  const held = await home.cli("restart", "blocker");
+  expect(held.status).toBe(1);
+  expect(held.stderr).toStartWith(`ipcctl: blocker: the disk of ${home.paths.stateDir} is full\n`);
+  expect(await home.status("blocker")).toMatchObject({ state: "Running", pid: kept.pid });
+  expect(await home.cli("flush", "blocker")).toMatchObject({ status: 0, stdout: "blocker: logs emptied\n" });
+  await waitUntil(async () => (await home.status("blocker")).log_blocked, "and full again");
+  disk.fill();
+  const { pid } = await home.status("blocker");
+  expect(await home.cli("delete", "blocker", "-f")).toMatchObject({ status: 0, stdout: "blocker: deleted\n" });
+  expect(isAlive(pid!)).toBe(false);
+  expect(await home.cli("daemon", "stop")).toMatchObject({ status: 0, stdout: "daemon and workers stopped\n" });
+}, 120_000);
+
+test("a worker that ends on a full disk has ended, also where its shim cannot write down how", async () => {
+  await using disk = await SmallDisk.make("ends of runs on a full disk");
+  if (!disk) return;
+  const { home } = disk;
+  const script = home.script("waiting.py", WAITING);
+  for (const name of ["silent", "plain"]) {
+    const go = join(home.dir, `go-${name}`);
+    await home.start(name, script, { args: [go], restart_policy: "no", stop_timeout: 200 });
+  }
+  const record = join(home.paths.workersDir, "silent", "exit.tmp"); // has room of its own: only a folder keeps it from being written
+  rmSync(record);
+  mkdirSync(record);
+  disk.fill();
+  for (const name of ["silent", "plain"]) writeFileSync(join(home.dir, `go-${name}`), "");
+  for (const name of ["silent", "plain"]) {
+    await waitUntil(async () => (await home.status(name)).state === "Stopped", `${name} has ended`);
+    expect((await home.status(name)).pid).toBeNull();
+    expect((await home.cli("stop", name)).status).toBe(0);
+  }
+  disk.enlarge();
+  await waitUntil(async () => (await disk.degraded()) === "", "all is written");
+  rmSync(record, { recursive: true });
+  for (const name of ["silent", "plain"]) {
+    expect((await home.cli("restart", name)).status).toBe(0);
+    expect((await home.cli("delete", name, "-f")).status).toBe(0);
+  }
+}, 120_000);
+
+test("a daemon starts on a full disk and takes over who lives", async () => {
+  await using disk = await SmallDisk.make("a daemon's start on a full disk");
+  if (!disk) return;
+  const { home } = disk;
+  const script = home.script("waiting.py", WAITING);
+  for (const name of ["one", "two"]) await home.start(name, script, { args: ["/nowhere"] });
+  const { pid } = await home.status("one");
+  disk.fill();
+  await home.killDaemon();
+  disk.fill();
+  expect((await home.cli("status")).status).toBe(0);
+  expect(await home.status("one")).toMatchObject({ state: "Running", pid });
+  expect((await home.cli("stop", "one")).status).toBe(0);
+  expect(isAlive(pid!)).toBe(false);
+  expect((await home.cli("daemon", "restart")).status).toBe(0);
+  expect((await home.cli("daemon", "stop")).status).toBe(0);
+  disk.enlarge();
+  await waitUntil(async () => (await home.status("two")).state === "Running", "it is wanted again");
+  await waitUntil(async () => (await disk.degraded()) === "", "all is written");
+}, 120_000);
+
+test("with nothing there yet, a daemon on a full disk says which one and ends nothing", async () => {
+  await using disk = await SmallDisk.make("a first start on a full disk");
+  if (!disk) return;
+  const { home } = disk;
+  disk.fill();
+  const refused = await home.cli("start", home.script("waiting.py", WAITING));
+  expect(refused.status).toBe(1);
+  expect(refused.stderr).toContain(`the disk of ${home.paths.stateDir} is full`);
+  disk.enlarge();
+  expect((await home.cli("start", "waiting.py")).status).toBe(0);
 }, 60_000);

@@ -1,0 +1,61 @@
+/** Who holds the daemon's lock, as seen from outside: what is left to find a daemon by when its socket is gone. */
+import { readdirSync, readFileSync, statSync } from "node:fs";
+
+export type LockHolder = {
+  readonly pid: number;
+  readonly socket: string | undefined;
+  /** It still finds its workers, and has no socket yet. */
+  readonly isStarting: boolean;
+};
+
+/** What stands in the lock file. */
+export type LockText = { readonly pid: number; readonly socket: string; readonly is_starting: boolean };
+
+/** The live process that has the lock file open and wrote its name into it. Undefined if no daemon runs. */
+export function findLockHolder(lock: string): LockHolder | undefined {
+  let owner: { readonly [Key in keyof LockText]?: unknown };
+  try {
+    owner = JSON.parse(readFileSync(lock, "utf8")) as typeof owner;
+  } catch {
+    owner = {}; // never used, or written on a full disk
+  }
+  const socket = typeof owner.socket === "string" ? owner.socket : undefined;
+  const named = typeof owner.pid === "number" ? [owner.pid] : daemonPids();
+  const pid = named.find((one) => hasOpen(one, lock));
+  return pid === undefined ? undefined : { pid, socket, isStarting: owner.is_starting === true };
+}
+
+/** Whether a signal would be heard rather than kill: an older daemon does not know all of them. */
+export function isHeard(pid: number, signal: 10 | 12): boolean {
+  const caught = /^SigCgt:\s*([0-9a-f]+)$/m.exec(readIfThere(`/proc/${pid}/status`))?.[1] ?? "0";
+  return ((BigInt(`0x${caught}`) >> BigInt(signal - 1)) & 1n) === 1n;
+}
+
+export const SIGUSR1 = 10;
+export const SIGUSR2 = 12;
+
+/** By its own name; for a lock that does not say who has it. */
+function daemonPids(): number[] {
+  const pids = readdirSync("/proc").map(Number).filter(Number.isInteger);
+  return pids.filter((pid) => readIfThere(`/proc/${pid}/comm`) === "ipcctl-daemon\n");
+}
+
+function hasOpen(pid: number, path: string): boolean {
+  try {
+    const wanted = statSync(path);
+    return readdirSync(`/proc/${pid}/fd`).some((fd) => {
+      const open = statSync(`/proc/${pid}/fd/${fd}`, { throwIfNoEntry: false });
+      return open?.ino === wanted.ino && open.dev === wanted.dev;
+    });
+  } catch {
+    return false; // gone, or another user's
+  }
+}
+
+function readIfThere(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}

@@ -1,0 +1,101 @@
+/**
+ * The definition of a worker beside its shim's records: what a daemon needs to supervise it further when the database
+ * is lost. A worker of our uid may have written it: it is checked like any other input.
+ */
+import { readFileSync, readlinkSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { completeApp, normalizeApp, type AppConfig } from "../protocol/app-config.ts";
+import { cleanWorkerEnv } from "./launch.ts";
+
+/** What belongs to which app. `isGuess`: nobody wrote it down, it was read from the process that runs. */
+export type Definition = {
+  readonly app: string;
+  readonly instance: number;
+  readonly config: AppConfig;
+  readonly isGuess: boolean;
+};
+
+const FILE = "definition.json";
+const shape = z.object({
+  version: z.literal(1),
+  app: z.string().min(1),
+  instance: z.int().min(0),
+  is_guess: z.boolean().default(false),
+  config: z.looseObject({ name: z.string() }),
+});
+
+/** Undefined where there is none that can be read. */
+export function readDefinition(dir: string): Definition | undefined {
+  try {
+    const { app, instance, is_guess, config } = shape.parse(JSON.parse(readFileSync(join(dir, FILE), "utf8")));
+    return { app, instance, isGuess: is_guess, config: checkConfig(config as unknown as AppConfig) };
+  } catch {
+    return undefined; // Of an older daemon, or damaged.
+  }
+}
+
+/** Whole or not at all; only where it says something else than before. */
+export function writeDefinition(dir: string, { app, instance, config, isGuess }: Definition): void {
+  const path = join(dir, FILE);
+  const text = `${JSON.stringify({ version: 1, app, instance, is_guess: isGuess, config })}\n`;
+  if (readIfThere(path) === text) return;
+  writeFileSync(`${path}.tmp`, text, { mode: 0o600 });
+  renameSync(`${path}.tmp`, path);
+}
+
+/**
+ * What can be seen of a process whose definition is lost. It is not started again by itself, and by a user under the
+ * narrowest policy: under which one it runs nobody knows any more.
+ */
+export function guessDefinition(id: string, pid: number): Definition {
+  const words = readWords(`/proc/${pid}/cmdline`);
+  const env = readWords(`/proc/${pid}/environ`).flatMap((pair) => {
+    const at = pair.indexOf("=");
+    return at > 0 ? [[pair.slice(0, at), pair.slice(at + 1)] as const] : [];
+  });
+  const config = normalizeApp(
+    {
+      name: id,
+      command: words[0] || "unknown",
+      cwd: folderOf(pid),
+      base_env: cleanWorkerEnv(Object.fromEntries(env)),
+      restart_policy: "no",
+      policy: "strict",
+    },
+    "/",
+  );
+  return {
+    app: id,
+    instance: 0,
+    isGuess: true,
+    config: { ...config, command: words[0] || "unknown", args: words.slice(1) },
+  };
+}
+
+/** Every field as the schema of an app has it; what an older version did not know yet gets its default. */
+function checkConfig(stored: AppConfig): AppConfig {
+  const complete = completeApp(stored);
+  normalizeApp(complete, "/");
+  return complete;
+}
+
+function readWords(path: string): string[] {
+  return (readIfThere(path) ?? "").split("\0").slice(0, -1);
+}
+
+function folderOf(pid: number): string {
+  try {
+    return readlinkSync(`/proc/${pid}/cwd`);
+  } catch {
+    return "/";
+  }
+}
+
+function readIfThere(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,135 @@
+/**
+ * Shims that live below `workers/` and are in no registry: after a lost database, or a daemon that was killed between
+ * two steps. What is on disk says who they are, so that they are taken in and never forgotten.
+ */
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { findWorkerId } from "../base/names.ts";
+import { guessDefinition, readDefinition, writeDefinition, type Definition } from "./definition.ts";
+import { fromExitRecord } from "./ending.ts";
+import { DEAF } from "./leftovers.ts";
+import { isLockFree } from "./lock.ts";
+import { readExitRecord, readRunRecord } from "./records.ts";
+import { ShimLink, type ShimState } from "./shim.ts";
+import type { Store } from "./store.ts";
+
+/** How long a shim that holds its lock may take to answer. */
+const PATIENCE_MS = 10_000;
+
+/** What is taken in needs from the world. */
+export type StrayWorld = {
+  readonly store: Store;
+  readonly workersDir: string;
+  readonly log: (level: "info" | "warn", fields: object, text: string) => void;
+};
+
+/**
+ * Puts every live shim that the store does not know into it, as its own folder describes it. Where the store is new,
+ * those that do not run come back too, stopped. Returns the ids.
+ */
+export async function takeInStrays(
+  { store, workersDir, log }: StrayWorld,
+  isSkipped: (id: string) => boolean,
+): Promise<string[]> {
+  const known = new Set(store.apps().flatMap(({ id }) => store.instances(id).map((row) => row.id)));
+  const taken = await Promise.all(
+    foldersIn(workersDir)
+      .filter((id) => !known.has(id) && !isSkipped(id))
+      .map(async (id) => {
+        const dir = join(workersDir, id);
+        const live = isLockFree(dir) ? undefined : await lookAt(dir);
+        const definition = ownDefinition(id, dir) ?? (live && guessDefinition(id, live.pid));
+        if (!definition || (!live && !store.isNew)) return undefined;
+        return { id, dir, live, definition };
+      }),
+  );
+  const strays = taken.filter((stray) => stray !== undefined);
+  // Together, or not at all: the store is new no more once it knows one of them.
+  store.batch(() => {
+    for (const { id, dir, live, definition } of strays) {
+      addRow(store, id, definition);
+      if (live) store.change(id, { phase: live.isStopping ? "down" : "up", run: live.run, doneRun: live.run - 1 });
+      else addLastRun(store, id, dir);
+      if (definition.isGuess) store.withRoom(() => writeDefinition(dir, definition));
+      log("warn", { worker: id, pid: live?.pid ?? null, isGuess: definition.isGuess }, "taken in from its folder");
+    }
+    const apps = new Set(strays.map(({ definition }) => definition.app));
+    for (const { id, config } of store.apps()) if (apps.has(id)) fillHoles(store, id, config.instances);
+  });
+  return strays.map(({ id }) => id);
+}
+
+/** By its definition; where it has none, by its name: `web`, `web-1`, or `web~1` that stood in. */
+export function isFolderOf(app: string, workersDir: string, name: string): boolean {
+  const definition = readDefinition(join(workersDir, name));
+  if (definition) return definition.app === app;
+  return name === app || (name.startsWith(app) && /^[-~]\d+$/.test(name.slice(app.length)));
+}
+
+/** Ids of the folders whose shim lives. */
+export function livingWorkers(workersDir: string): string[] {
+  return foldersIn(workersDir).filter((id) => !isLockFree(join(workersDir, id)));
+}
+
+/** A definition counts only in the folder that it belongs to. */
+function ownDefinition(id: string, dir: string): Definition | undefined {
+  const definition = readDefinition(dir);
+  if (!definition) return undefined;
+  const { app, instance, config } = definition;
+  const isOwn = id === (instance === 0 ? app : `${app}-${instance}`) && findWorkerId(config.name) === app;
+  return isOwn ? definition : undefined;
+}
+
+function addRow(store: Store, id: string, { app, instance, config }: Definition): void {
+  if (!store.apps().some((known) => known.id === app)) store.putApp(app, config);
+  store.addInstance(id, app, instance);
+}
+
+/** Of one that does not run: its last end is kept. One whose end nobody wrote down was wanted when its shim, or the machine, went. */
+function addLastRun(store: Store, id: string, dir: string): void {
+  const run = readRunRecord(dir)?.run ?? 0;
+  const exit = readExitRecord(dir);
+  if (exit && exit.run >= run) {
+    const { ranMs: _, isSuccess: __, isWallOver: ___, droppedLines, ...info } = fromExitRecord(exit, null);
+    const reason = "not started again: what was wanted of it was lost with the database";
+    store.finishRun(id, { ...info, outcome: "not known" }, { run: exit.run, droppedLines, reason });
+  } else if (run > 0) store.change(id, { phase: "up", run, doneRun: run - 1 });
+}
+
+/** Instances have numbers without a gap. */
+function fillHoles(store: Store, app: string, count: number): void {
+  const found = new Set(store.instances(app).map((row) => row.instance));
+  for (let index = 0; index < count; index++) {
+    const id = index === 0 ? app : `${app}-${index}`;
+    if (!found.has(index)) store.addInstance(id, app, index);
+  }
+}
+
+/** What a live shim says of its run. Undefined once it has ended, or if it says nothing. */
+async function lookAt(dir: string): Promise<ShimState | undefined> {
+  const link = await openLink(dir);
+  link?.release();
+  return link?.state;
+}
+
+async function openLink(dir: string): Promise<ShimLink | undefined> {
+  const deadline = performance.now() + PATIENCE_MS;
+  for (let pauseMs = 2; !isLockFree(dir) && performance.now() < deadline; pauseMs = Math.min(pauseMs * 2, 100)) {
+    const link = await ShimLink.open(dir, DEAF);
+    if (link) return link;
+    await Bun.sleep(pauseMs); // it is about to listen, or about to end
+  }
+  return undefined;
+}
+
+function foldersIn(workersDir: string): string[] {
+  try {
+    const entries = readdirSync(workersDir, { withFileTypes: true });
+    return entries
+      .filter((entry) => entry.isDirectory())
+      .map(({ name }) => name)
+      .toSorted();
+  } catch {
+    return []; // no worker yet
+  }
+}
