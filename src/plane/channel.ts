@@ -75,6 +75,11 @@ export class Channel implements Disposable {
     return new Channel(await openSegment(shimSocket, name, timeoutMs, ""), listener);
   }
 
+  /** Of its layout: what the worker's runtime knows. */
+  get version(): number {
+    return this.#segment.version;
+  }
+
   get isOpen(): boolean {
     return this.#isOpen;
   }

@@ -3,6 +3,7 @@ import {
   CHANNEL_KIND,
   MAGIC,
   OPEN,
+  RING,
   SEGMENT,
   SEGMENT_VERSION,
   SEGMENT_VERSION_BY_SHIM,
@@ -19,11 +20,13 @@ import {
   createLife,
   createPair,
   createSegment,
+  drain,
   map,
   receive,
   SEQPACKET,
   sendWithFds,
   STREAM,
+  waitReadable,
 } from "./system.ts";
 
 export const CAPACITY = 1 << 20;
@@ -34,6 +37,8 @@ const START_MS = 2000;
 /** No runtime is attached (ENOTCONN), the one that was has just ended (EPIPE, ECONNRESET), or it has too much to take (EAGAIN). */
 const EAGAIN = 11;
 const NOT_NOW = new Set([107, 32, 104, EAGAIN]);
+/** How long an idle worker may take for its first message, before other work of this program goes first. */
+const SOON_MS = 2;
 const ENOSYS = 38;
 const EMFILE = 24;
 
@@ -53,6 +58,7 @@ export type OpenSegment = {
 /**
  * @param shimSocket the socket of the worker's shim
  * @param pipeName bytes in UTF-8; empty for a channel
+ * @param known the layout of a channel that the worker has taken, if there is one
  * @throws IpcError NOT_RUNNING, DEADLINE if no runtime attaches in time, FAILED if the worker cannot have one
  */
 export async function openSegment(
@@ -60,12 +66,24 @@ export async function openSegment(
   name: string,
   timeoutMs: number,
   pipeName: string,
+  known?: number,
 ): Promise<OpenSegment> {
   const label = Buffer.from(pipeName);
   if (label.length > PIPE_NAME_BYTES_MAX)
     throw new IpcError("BAD_CONFIG", `pipe ${pipeName}: a name has at most ${PIPE_NAME_BYTES_MAX} bytes`);
   using shim = ShimDoor.open(shimSocket, name, timeoutMs);
-  const version = SEGMENT_VERSION_BY_SHIM[await shim.version()] ?? SEGMENT_VERSION;
+  let version = known ?? SEGMENT_VERSION_BY_SHIM[(await shim.state()).version] ?? SEGMENT_VERSION;
+  for (;;) {
+    const segment = await offerSegment(shim, version, label);
+    if (label.length > 0 || (await isTaken(shim, segment))) return segment;
+    if (!(await shim.state()).isAttached) throw notRunning(name); // it has just ended
+    // A worker from an older snapshot, or with an older package of its own, is older than its shim.
+    if (version === SEGMENT_VERSION_MIN) throw unknownVersion(name);
+    version = SEGMENT_VERSION_MIN;
+  }
+}
+
+async function offerSegment(shim: ShimDoor, version: number, pipeName: Buffer): Promise<OpenSegment> {
   const bytes = SEGMENT.data + 2 * CAPACITY;
   const segment = createSegment(bytes);
   const memory = map(segment, bytes);
@@ -73,15 +91,31 @@ export async function openSegment(
   const [bell, theirBell] = createPair(STREAM);
   const [descriptors, theirDescriptors] = createPair(SEQPACKET);
   const [life, theirLife] = createLife();
+  const offered = { version, memory, bell, descriptors, life };
   try {
-    await shim.handOver(openPayload(version, label), [segment, theirBell, theirDescriptors, theirLife]);
-    return { version, memory, bell, descriptors, life };
+    await shim.handOver(openPayload(version, pipeName), [segment, theirBell, theirDescriptors, theirLife]);
+    return offered;
   } catch (error) {
-    for (const fd of [bell, descriptors, life]) closeFd(fd);
+    closeSegment(offered);
     throw error;
   } finally {
     for (const fd of [segment, theirBell, theirDescriptors, theirLife]) closeFd(fd);
   }
+}
+
+/** Whether the runtime has taken it; else it is closed here as well. */
+async function isTaken(shim: ShimDoor, segment: OpenSegment): Promise<boolean> {
+  let isGreeted = false;
+  try {
+    isGreeted = await shim.greets(segment);
+  } finally {
+    if (!isGreeted) closeSegment(segment);
+  }
+  return isGreeted;
+}
+
+function closeSegment({ bell, descriptors, life }: OpenSegment): void {
+  for (const fd of [bell, descriptors, life]) closeFd(fd);
 }
 
 function openPayload(version: number, pipeName: Buffer): Buffer {
@@ -130,14 +164,29 @@ class ShimDoor implements Disposable {
     return new ShimDoor(socket, name, timeoutMs);
   }
 
-  /** Of its contract. */
-  async version(): Promise<number> {
+  /** The version of its contract, and whether the worker has a runtime. */
+  async state(): Promise<{ version: number; isAttached: boolean }> {
     const hello = Buffer.alloc(4);
     hello.writeUInt32LE(SHIM_VERSION);
     this.#send(REQUEST.hello, hello, []);
     for (let frame = await this.#next(); frame !== undefined; frame = await this.#next())
-      if (frame.type === REPLY.state) return frame.payload.readUInt32LE(STATE.version);
-    throw this.#late();
+      if (frame.type === REPLY.state) {
+        const { payload } = frame;
+        return { version: payload.readUInt32LE(STATE.version), isAttached: payload.readUInt8(STATE.attached) === 1 };
+      }
+    throw late(this.#name, this.#timeoutMs);
+  }
+
+  /** Waits for the first message, which says that the runtime has taken the channel. False if it closes it without one. */
+  async greets({ memory, bell }: OpenSegment): Promise<boolean> {
+    const tail = new Int32Array(memory.buffer, memory.byteOffset + SEGMENT.ringB + RING.tail, 1);
+    for (const began = performance.now(); Atomics.load(tail, 0) === 0;) {
+      if (waitReadable(bell, 0) && !drain(bell)) return Atomics.load(tail, 0) !== 0;
+      if (performance.now() > this.#deadline) throw late(this.#name, this.#timeoutMs);
+      // It comes at once, or after what the worker is busy with.
+      await (performance.now() - began < SOON_MS ? new Promise<void>((resolve) => setImmediate(resolve)) : sleep(1));
+    }
+    return true;
   }
 
   /** OPEN with the descriptors, once a runtime is attached; a script that knows nothing of us is asked to attach one. */
@@ -238,5 +287,11 @@ function starting(name: string, timeoutMs: number): IpcError {
 function noRuntime(name: string): IpcError {
   return new IpcError("FAILED", `${name} is no Python that ipcctl can look into`, {
     hint: "it needs Python 3.11 without -I, -E or -S, and no --no-console",
+  });
+}
+
+function unknownVersion(name: string): IpcError {
+  return new IpcError("FAILED", `${name} runs a version of ipcctl that this one cannot speak to`, {
+    hint: `ipcctl restart ${name}`,
   });
 }

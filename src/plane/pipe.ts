@@ -40,9 +40,16 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     void this.#hear();
   }
 
-  static async open(shimSocket: string, worker: string, timeoutMs: number, name: string): Promise<Pipe> {
+  /** @param version the layout of the channel that the worker has taken */
+  static async open(
+    shimSocket: string,
+    worker: string,
+    timeoutMs: number,
+    name: string,
+    version?: number,
+  ): Promise<Pipe> {
     if (name === "") throw new IpcError("BAD_CONFIG", "a pipe needs a name");
-    return new Pipe(name, await openSegment(shimSocket, worker, timeoutMs, name));
+    return new Pipe(name, await openSegment(shimSocket, worker, timeoutMs, name, version));
   }
 
   /** Neither side has closed it. */

@@ -277,7 +277,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
    * @throws IpcError NOT_RUNNING, DEADLINE, BAD_CONFIG for a name of more than 48 bytes
    */
   pipe(name: string, timeoutMs = PIPE_OPEN_MS): Promise<Pipe> {
-    return Pipe.open(this.#run.shimSocket, this.name, timeoutMs, name);
+    return Pipe.open(this.#run.shimSocket, this.name, timeoutMs, name, this.#channel.version);
   }
 
   /** Raises KeyboardInterrupt in what runs for us, and in nothing else. */
