@@ -39,6 +39,8 @@ export class Home implements AsyncDisposable, Witness {
   readonly dir = mkdtempSync(join(tmpdir(), "ipcctl-test-"));
   readonly env: Record<string, string>;
   readonly paths;
+  /** Whose command line is run. */
+  installation = ROOT;
 
   constructor() {
     this.env = { ...(process.env as Record<string, string>), IPCCTL_HOME: join(this.dir, "home"), NO_COLOR: "1" };
@@ -63,7 +65,7 @@ export class Home implements AsyncDisposable, Witness {
   }
 
   #spawn(args: readonly string[]): Bun.Subprocess<"ignore", "pipe", "pipe"> {
-    return Bun.spawn([join(ROOT, "bin/ipcctl"), ...args], {
+    return Bun.spawn([join(this.installation, "bin/ipcctl"), ...args], {
       cwd: this.dir,
       env: this.env,
       stdio: ["ignore", "pipe", "pipe"],
