@@ -107,9 +107,19 @@ int ipc_log_open(struct ipc_log *log, int dirfd, const struct ipc_log_limits *li
 	return rc;
 }
 
+/* A file that was deleted by hand takes what is written, and nobody sees it. */
+static void leave_deleted(struct ipc_log *log)
+{
+	struct stat st;
+	if (fstat(log->fd, &st) == 0 && st.st_nlink == 0 && open_number(log, log->number + 1) == 0)
+		log->rotations++;
+}
+
 bool ipc_log_flush(struct ipc_log *log)
 {
 	size_t at = 0;
+	if (log->out_len > 0)
+		leave_deleted(log);
 	while (at < log->out_len) {
 		ssize_t count = write(log->fd, log->out + at, log->out_len - at);
 		if (count < 0 && errno == EINTR)

@@ -1,5 +1,5 @@
 /** `logs`: reads the files themselves, so that it neither needs nor burdens the daemon. */
-import { existsSync, readdirSync, watch, type FSWatcher } from "node:fs";
+import { existsSync, readdirSync, watch, write as writeFile, type FSWatcher } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { parseCount, parseDurationMs } from "../base/units.ts";
@@ -291,14 +291,27 @@ class Output {
   }
 }
 
-/** A reader that went away ends us quietly. */
+/**
+ * By a thread that may wait, as nothing else is sure: Bun's own writer to a pipe that is full writes parts of it twice.
+ * A reader that went away ends us quietly.
+ */
 async function put(text: Uint8Array): Promise<void> {
-  try {
-    await Bun.write(Bun.stdout, text);
-  } catch (error) {
-    if ((error as { code?: string }).code !== "EPIPE") throw error;
-    process.exit(0);
+  for (let at = 0; at < text.length;) {
+    try {
+      at += await writeSome(1, text, at);
+    } catch (error) {
+      const { code } = error as { code?: string };
+      if (code === "EPIPE") process.exit(0);
+      if (code !== "EAGAIN") throw error;
+      await Bun.sleep(1); // somebody left the pipe non-blocking, and it is full
+    }
   }
+}
+
+function writeSome(fd: number, bytes: Uint8Array, from: number): Promise<number> {
+  return new Promise((resolve, reject) =>
+    writeFile(fd, bytes, from, bytes.length - from, (error, count) => (error ? reject(error) : resolve(count))),
+  );
 }
 
 /** From the daemon; from the state directory where none answers and none may be started. */

@@ -2,7 +2,8 @@
  * Follows a worker's log as it grows and rotates. It reads the files itself, so it neither burdens the daemon nor ends
  * with it. At the end of file N it goes on with N+1 only if that exists, so that nothing is skipped.
  */
-import { statSync, watch, type FSWatcher } from "node:fs";
+import { existsSync, statSync, watch, type FSWatcher } from "node:fs";
+import { join } from "node:path";
 import { splitRecords, type LogRecord } from "./cri.ts";
 import { endPosition, listLogFiles, logFileName, LogReader, rotatedAway, type Position } from "./files.ts";
 import { readRecords, type Batch } from "./scan.ts";
@@ -78,7 +79,7 @@ async function* readAsItGrows(
   let isLast = false;
   let resume: Position | undefined; // set once the file was deleted under our eyes
   while (!signal.aborted) {
-    const hasNext = listLogFiles(dir).some((other) => other.number > number); // looked for before the size: what is written last is seen
+    const hasNext = file.stat().size <= offset && isThereAfter(dir, number); // before the size: what is written last is seen
     const { size, isDeleted } = file.stat();
     if (size > offset) {
       isLast = false;
@@ -113,6 +114,11 @@ async function* readAsItGrows(
     }
   }
   return undefined;
+}
+
+function isThereAfter(dir: string, number: number): boolean {
+  if (existsSync(join(dir, logFileName(number + 1)))) return true; // as a rule; the list may be long
+  return listLogFiles(dir).some((file) => file.number > number);
 }
 
 function isBehind(place: Position, end: Position | undefined): boolean {
