@@ -131,6 +131,7 @@ function requireRights(uid: number | null, gid: number | null): void {
 async function stop({ name }: RequestOf<"Stop">, { registry }: HandlerWorld): Promise<Response> {
   const { app, workers } = meant(registry, name);
   if (!workers.some((worker) => worker.isWanted)) throw new IpcError("NOT_RUNNING", `App ${name} is not running`);
+  registry.hurry(workers, null);
   await registry.inTurn(app.id, { what: `stop ${name}`, workers: idsOf(workers), isFinal: true }, async () => {
     await Promise.all(workers.map((worker) => registry.stopWorker(worker, null)));
   });

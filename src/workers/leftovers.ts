@@ -7,6 +7,8 @@ import { readRunRecord, type RunRecord } from "./records.ts";
 import { ShimLink, type ShimListener } from "./shim.ts";
 
 const SIGKILL_WAIT_MS = 5000;
+/** A shim on a busy machine may not answer at once. */
+const ASK_TRIES = 5;
 /** How long a shim may take to see that its worker is gone, and the kernel to end one that we kill. */
 export const FORCE_WAIT_MS = 3000;
 
@@ -15,13 +17,19 @@ export async function killLeftovers(dir: string, run: RunRecord): Promise<void> 
   if (run.boot_id === bootId()) await killTree(dir, run, []);
 }
 
+/** The worker with its tree, while its shim lives. */
+export async function killWorker(dir: string): Promise<void> {
+  const run = readRunRecord(dir);
+  if (run?.boot_id === bootId()) await killTree(dir, run, shimsOf(dir));
+}
+
 /**
  * The worker's tree first, so that its shim may still write down what it printed and how it ended; then the shim.
  * True once nobody holds the folder's lock.
  */
 export async function endByForce(dir: string): Promise<boolean> {
   const run = readRunRecord(dir);
-  if (run?.boot_id === bootId()) await killTree(dir, run, shimsOf(dir));
+  await killWorker(dir);
   if (await isFreeWithin(dir, FORCE_WAIT_MS)) return true;
   for (const pid of shimsOf(dir)) kill(pid);
   const isFree = await isFreeWithin(dir, FORCE_WAIT_MS);
@@ -37,7 +45,9 @@ export async function endStray(dir: string, graceMs: number, signal: number): Pr
     return true;
   }
   const link = await ShimLink.open(dir, DEAF);
-  if (link && (await link.stop(graceMs, signal)) && (await isFreeWithin(dir, graceMs + FORCE_WAIT_MS))) return true;
+  let isAsked = false;
+  for (let tries = 0; link && tries < ASK_TRIES && !isAsked; tries++) isAsked = await link.stop(graceMs, signal);
+  if (isAsked && (await isFreeWithin(dir, graceMs + FORCE_WAIT_MS))) return true;
   link?.release();
   return endByForce(dir);
 }

@@ -262,9 +262,9 @@ export class Registry {
     await worker.waitFor(() => !worker.isUp, { else: "was not stopped", ms: worker.stopMs });
   }
 
-  /** Before its turn: who waits for a stop may be given less time by the next one who wants it. */
+  /** Before its turn: what is stopping already is asked again, and may be given less time. */
   hurry(workers: readonly Worker[], graceMs: number | null): void {
-    for (const worker of workers) if (worker.state === "stopping" && graceMs !== null) worker.stop(graceMs);
+    for (const worker of workers) if (worker.state === "stopping") worker.stop(graceMs);
   }
 
   /** Resolves when a fresh process runs. @throws IpcError START_FAILED */

@@ -6,7 +6,7 @@ import { SHIM_EXIT } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import type { Enforced } from "./cgroup.ts";
 import { failedLaunch, fromExitRecord, lostRun, type Ending } from "./ending.ts";
-import { endByForce, FORCE_WAIT_MS, killLeftovers } from "./leftovers.ts";
+import { endByForce, FORCE_WAIT_MS, killLeftovers, killWorker } from "./leftovers.ts";
 import { isLockFree } from "./lock.ts";
 import { readExitRecord, readRunRecord } from "./records.ts";
 import { noRoom } from "./reserve.ts";
@@ -35,7 +35,7 @@ export type RunListener = {
 
 export type RunFacts = {
   readonly dir: string;
-  /** What a shim may take to write the rest of the output to a full disk, and the record of the exit: a grace for each. */
+  /** What a shim may take after its worker has exited. */
   readonly finishMs: number;
   readonly nowMs: () => number;
   /** Does what needs room for a moment on a full disk. */
@@ -50,7 +50,7 @@ type StopWish = { readonly killAtMs: number; readonly signal: number };
 
 /** The longest that a stop may take, whatever the shim does. */
 export function stopWithinMs(graceMs: number, finishMs: number): number {
-  return graceMs + STOP_SLACK_MS + finishMs + 3 * FORCE_WAIT_MS + 10_000;
+  return graceMs + STOP_SLACK_MS + finishMs + 4 * FORCE_WAIT_MS + 15_000;
 }
 
 export class Run {
@@ -271,18 +271,22 @@ export class Run {
     }
   }
 
+  /** In steps, each of which may be enough: a shim that lives tells of the worker's end, and writes down what is left. */
   async #force(): Promise<void> {
     const { dir, finishMs, log } = this.#facts;
+    let nextMs = FORCE_WAIT_MS;
     if (this.#hasExited && !this.#isFinishing) {
       this.#isFinishing = true; // It may wait for room on the disk: what it still holds would be lost with it.
-      this.#forceTimer = this.after(finishMs, () => void this.#force());
-      return;
+      nextMs = finishMs;
+    } else if (this.#forced === null) {
+      this.#forced = "its shim did not carry out the stop, and the daemon killed it";
+      log("error", { run: this.number }, this.#forced);
+      await killWorker(dir);
+    } else {
+      log("error", { run: this.number }, "killing its shim");
+      await endByForce(dir);
     }
-    this.#forced = "its shim did not carry out the stop, and the daemon killed it";
-    log("error", { run: this.number }, this.#forced);
-    if ((await endByForce(dir)) || this.#isOver) return;
-    log("error", { run: this.number }, "its shim cannot be killed; trying again");
-    this.#forceTimer = this.after(STOP_SLACK_MS, () => void this.#force());
+    if (!this.#isOver) this.#forceTimer = this.after(nextMs, () => void this.#force());
   }
 
   /** Ends it as a failure: what follows is up to the restart policy. */

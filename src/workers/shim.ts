@@ -60,7 +60,7 @@ type Answers = {
 };
 
 /** A shim answers within microseconds. One that does not is stopped, or the machine is very busy. */
-const HELLO_MS = 5000;
+const HELLO_MS = 3000;
 const ANSWER_MS = 10_000;
 /** A STOP does no harm twice: better asked again than waited for. */
 const STOP_ANSWER_MS = 1000;

@@ -56,9 +56,11 @@ export type World = {
 };
 
 /** How long a daemon's start is held up by a shim that holds its lock and does not answer. */
-const SHIM_PATIENCE_MS = 10_000;
+const SHIM_PATIENCE_MS = 3000;
 /** A shim answers within microseconds; one that is stopped must not hold up `status`. */
 const CALLS_MS = 200;
+/** What a busy disk may take for both of the last writes of a shim. */
+const SLOW_DISK_MS = 5000;
 /** What is waited for beyond what the worker itself is given: a busy machine is the normal one. */
 const MARGIN_MS = 10_000;
 
@@ -207,8 +209,9 @@ export class Worker {
   get stopMs(): number {
     return stopWithinMs(this.#graceMs ?? this.#config.stop_timeout, this.#finishMs) + MARGIN_MS;
   }
+  /** What a shim may take to write the rest of the output to a full disk, and the record of the exit: a grace for each. */
   get #finishMs(): number {
-    return 2 * this.#config.stop_timeout;
+    return 2 * this.#config.stop_timeout + SLOW_DISK_MS;
   }
 
   /** @throws IpcError if its folder, script or env file, or a full disk, would not let it start now. */
@@ -462,10 +465,10 @@ export class Worker {
       await run.launch(this.#world.shimBinary, spec);
     } catch (error) {
       if (this.#run !== run) return;
-      this.#launchFailure = IpcError.from(isNoRoom(error) ? noRoom(this.dir, error) : error);
-      this.#world.log("error", { worker: this.id, run: number, reason: this.#launchFailure.message }, "not launched");
+      const failure = IpcError.from(isNoRoom(error) ? noRoom(this.dir, error) : error);
+      this.#world.log("error", { worker: this.id, run: number, reason: failure.message }, "not launched");
       run.release();
-      this.#finish(run, failedLaunch(number, this.#world.nowMs()));
+      this.#finish(run, failedLaunch(number, this.#world.nowMs()), failure);
     }
   }
 
@@ -542,12 +545,13 @@ export class Worker {
   }
 
   /** The run is over, and all that belongs to it: what is told here goes into the store, and decides what follows. */
-  #finish(run: Run | undefined, ending: Ending): void {
+  #finish(run: Run | undefined, ending: Ending, failure?: IpcError): void {
     if (this.#isRemoved || run !== this.#run) return;
     const hasRun = ending.kind !== "exec";
     const wasStopping = this.#state === "stopping" || this.#state === "restarting";
     this.#run = undefined;
-    if (!hasRun) this.#launchFailure ??= launchError(ending, run?.executable ?? this.id, this.#config.command === null);
+    if (!hasRun && !wasStopping)
+      this.#launchFailure = failure ?? launchError(ending, run?.executable ?? this.id, this.#config.command === null);
     if (hasRun) this.#emit({ type: "process_exited", exit_code: ending.kind === "exit" ? ending.status : null });
     if (wasStopping) return this.#finishStopped(run, ending);
     const verdict = this.#judge(run, ending);

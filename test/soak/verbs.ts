@@ -43,7 +43,12 @@ const VERBS = ["start", "stop", "restart", "reload", "scale", "delete", "define"
 const EXPECTED = new Set(["SUPERSEDED", "NOT_FOUND", "NOT_RUNNING", "START_FAILED"]);
 const VERB_MS = 120_000;
 
-export type Chaos = { readonly killsDaemon: boolean; readonly killsShims: boolean };
+/** What happens besides. A shim that is frozen goes on again after some seconds, unless it was ended for it. */
+export type Chaos = {
+  readonly killsDaemon?: boolean;
+  readonly killsShims?: boolean;
+  readonly freezesShims?: boolean;
+};
 
 export class VerbFuzz {
   readonly #home: Home;
@@ -71,12 +76,16 @@ export class VerbFuzz {
   }
 
   /** So many verbs at once, then a look at what is left. @throws Error with what does not agree */
-  async round(count: number, chaos: Chaos = { killsDaemon: false, killsShims: false }): Promise<void> {
+  async round(
+    count: number,
+    { killsDaemon = false, killsShims = false, freezesShims = false }: Chaos = {},
+  ): Promise<void> {
     await this.#defineAll();
     const began = performance.now();
-    const work = Array.from({ length: count }, () => this.#verb(chaos.killsDaemon));
-    if (chaos.killsShims) work.push(this.#killShims());
-    if (chaos.killsDaemon) {
+    const work = Array.from({ length: count }, () => this.#verb(killsDaemon));
+    if (killsShims) work.push(this.#signalShims("SIGKILL"));
+    if (freezesShims) work.push(this.#signalShims("SIGSTOP"));
+    if (killsDaemon) {
       await Bun.sleep(this.#random() * 150); // how far the verbs get is what is random here
       await this.#home.killDaemon();
     }
@@ -132,16 +141,18 @@ export class VerbFuzz {
     }
   }
 
-  async #killShims(): Promise<void> {
+  async #signalShims(signal: "SIGKILL" | "SIGSTOP"): Promise<void> {
+    const frozen: number[] = [];
     for (let count = 0; count < 5; count++) {
       await Bun.sleep(this.#random() * 100);
       const shims = [...this.#living().shims];
-      try {
-        if (shims.length > 0) process.kill(this.#pick(shims), "SIGKILL");
-      } catch {
-        // It has just ended by itself.
-      }
+      if (shims.length === 0) continue;
+      const pid = this.#pick(shims);
+      send(pid, signal);
+      if (signal === "SIGSTOP") frozen.push(pid);
     }
+    if (frozen.length > 0) await Bun.sleep(this.#random() * 8000);
+    for (const pid of frozen) send(pid, "SIGCONT");
   }
 
   #note(what: string): void {
@@ -222,6 +233,14 @@ export class VerbFuzz {
   }
 }
 
+function send(pid: number, signal: "SIGKILL" | "SIGSTOP" | "SIGCONT"): void {
+  try {
+    process.kill(pid, signal);
+  } catch {
+    // It has just ended by itself.
+  }
+}
+
 async function main(minutes: number, seed: number, hogs: number): Promise<void> {
   console.log(`verbs: ${minutes} minutes, seed ${seed}, ${hogs} hogs`);
   const beside = Array.from({ length: hogs }, () => Bun.spawn(["sh", "-c", "while :; do :; done"]));
@@ -232,8 +251,11 @@ async function main(minutes: number, seed: number, hogs: number): Promise<void> 
     const deadline = performance.now() + minutes * 60_000;
     let rounds = 0;
     for (; performance.now() < deadline; rounds++) {
-      const killsDaemon = rounds % 4 === 3;
-      await fuzz.round(40, { killsDaemon, killsShims: rounds % 3 === 2 });
+      await fuzz.round(40, {
+        killsDaemon: rounds % 4 === 3,
+        killsShims: rounds % 3 === 2,
+        freezesShims: rounds % 5 === 4,
+      });
       if (rounds % 10 === 9) console.log(`${rounds + 1} rounds`);
     }
     await fuzz.end();

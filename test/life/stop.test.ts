@@ -1,0 +1,182 @@
+/** A stop is confirmed: what gets lost on its way to the shim is asked again, and a shim that does not carry it out is overruled. */
+import { expect, test } from "bun:test";
+import { renameSync } from "node:fs";
+import { createConnection, createServer, type Server, type Socket } from "node:net";
+import { dirname, join } from "node:path";
+import { REPLY, REQUEST } from "../../contract/shim.ts";
+import type { WorkerDescription, WorkerStatus } from "../../src/protocol/status.ts";
+import { Home, isAlive, waitUntil } from "../home.ts";
+
+const SLEEP = "import time\nprint('up', flush=True)\ntime.sleep(600)\n";
+/** Forks a child that leaves the session and the process group. */
+const TREE = `
+import os, time
+child = os.fork()
+if child == 0:
+    os.setsid()
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+    os._exit(0)
+os.waitpid(child, 0)
+time.sleep(600)
+`;
+
+const ESRCH = 3;
+/** What becomes of a STOP: it goes on to the shim, it is swallowed, it is refused, or the connection breaks ahead of it. */
+type Fate = "pass" | "swallow" | "refuse" | "break";
+
+/** Stands between the daemon and a shim, in the place of its socket. */
+class Proxy implements Disposable {
+  /** Fates of the next STOPs; after them all pass. */
+  readonly fates: Fate[];
+  stops = 0;
+  readonly #server: Server;
+  readonly #sockets = new Set<Socket>();
+
+  constructor(dir: string, fates: Fate[]) {
+    this.fates = fates;
+    renameSync(join(dir, "sock"), join(dir, "sock.real"));
+    this.#server = createServer((daemon) => {
+      const shim = createConnection(join(dir, "sock.real"));
+      for (const socket of [daemon, shim]) {
+        this.#sockets.add(socket);
+        socket.on("error", () => undefined);
+      }
+      daemon.on("close", () => shim.destroy());
+      shim.on("close", () => daemon.destroy());
+      shim.on("data", (bytes) => daemon.write(bytes));
+      let held = Buffer.alloc(0);
+      daemon.on("data", (bytes: Buffer) => {
+        held = Buffer.concat([held, bytes]);
+        while (held.length >= 5 && held.length >= 4 + held.readUInt32LE(0)) {
+          const frame = held.subarray(0, 4 + held.readUInt32LE(0));
+          held = held.subarray(frame.length);
+          this.#pass(frame, daemon, shim);
+        }
+      });
+    });
+    this.#server.listen(join(dir, "sock"));
+  }
+
+  #pass(frame: Buffer, daemon: Socket, shim: Socket): void {
+    const fate = frame[4] === REQUEST.stop ? (this.fates.shift() ?? "pass") : "pass";
+    if (frame[4] === REQUEST.stop) this.stops++;
+    if (fate === "pass") shim.write(frame);
+    if (fate === "break") daemon.destroy();
+    if (fate === "refuse") {
+      const answer = Buffer.from([6, 0, 0, 0, REPLY.error, REQUEST.stop, 0, 0, 0, 0]);
+      answer.writeInt32LE(ESRCH, 6);
+      daemon.write(answer);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    for (const socket of this.#sockets) socket.destroy();
+    this.#server.close();
+  }
+}
+
+/** A worker whose shim the daemon speaks to through a proxy. */
+async function proxied(home: Home, fates: Fate[]): Promise<Proxy> {
+  await home.start("far", home.script("far.py", SLEEP));
+  await waitUntil(async () => (await home.lines("far"))[0] === "up", "it is up");
+  const { log_dir, pid } = await home.status("far");
+  await home.killDaemon();
+  const proxy = new Proxy(dirname(log_dir), fates);
+  expect((await home.status("far")).pid).toBe(pid);
+  return proxy;
+}
+
+test.each([
+  ["is lost with the connection", ["break"], 2],
+  ["is lost with one connection after the other", ["break", "break", "break"], 4],
+  ["is not answered", ["swallow"], 2],
+  ["is refused by a shim that lives", ["refuse", "refuse"], 3],
+] as [string, Fate[], number][])("a stop that %s is asked again", async (_, fates, stops) => {
+  await using home = new Home();
+  using proxy = await proxied(home, fates);
+  const { pid } = await home.status("far");
+  expect((await home.cli("stop", "far")).stdout).toBe("far: stopped\n");
+  expect(proxy.stops).toBeGreaterThanOrEqual(stops); // more where the machine is too busy to answer within a second
+  expect(isAlive(pid!)).toBe(false);
+  const { exits } = await describe(home, "far");
+  expect(exits[0]).toMatchObject({ stop_requested: true, kill_method: "none", outcome: "stopped as asked" });
+});
+
+test("a second stop while the first is lost is asked at once, with its own grace", async () => {
+  await using home = new Home();
+  using proxy = await proxied(home, ["swallow"]);
+  const first = home.cli("stop", "far");
+  await waitUntil(() => proxy.stops === 1, "the first is lost");
+  expect((await home.cli("stop", "far", "-t", "1")).status).toBe(0);
+  expect((await first).status).toBe(0);
+});
+
+test("a restart whose stop is lost comes through", async () => {
+  await using home = new Home();
+  using _proxy = await proxied(home, ["break"]);
+  const { pid } = await home.status("far");
+  expect((await home.cli("restart", "far")).stdout).toMatch(/^far: restarted \(pid \d+\)\n$/);
+  expect((await home.status("far")).pid).not.toBe(pid);
+});
+
+test("a shim that is stopped does not keep its worker: the daemon ends the tree, and says so", async () => {
+  await using home = new Home();
+  await home.start("held", home.script("held.py", TREE));
+  await waitUntil(async () => (await home.lines("held")).length > 0, "the child has left");
+  const child = Number((await home.lines("held"))[0]);
+  const { pid, shim_pid } = await home.status("held");
+  process.kill(shim_pid!, "SIGSTOP");
+  const { status, stdout } = await home.cli("stop", "held", "-t", "0");
+  expect(stdout).toBe("held: stopped (its shim did not carry out the stop, and the daemon killed it)\n");
+  expect(status).toBe(0);
+  await waitUntil(() => ![pid!, shim_pid!, child].some(isAlive), "nothing of it is left");
+  const held: WorkerStatus = await home.status("held");
+  expect(held).toMatchObject({ state: "Stopped", pid: null });
+  expect(held.reason).toContain("the daemon killed it");
+  expect((await describe(home, "held")).exits[0]).toMatchObject({ kill_method: "daemon" });
+  expect((await home.cli("start", "held")).status).toBe(0);
+});
+
+test("the same for a shim that is stopped already when the daemon starts: it starts, and ends the worker when asked", async () => {
+  await using home = new Home();
+  await home.start("mute", home.script("mute.py", SLEEP));
+  await home.start("other", home.script("other.py", SLEEP));
+  const { pid, shim_pid } = await home.status("mute");
+  const other = await home.status("other");
+  await home.killDaemon();
+  process.kill(shim_pid!, "SIGSTOP");
+  expect((await home.status("other")).pid).toBe(other.pid);
+  const { stdout } = await home.cli("stop", "mute", "-t", "0");
+  expect(stdout).toContain("mute: stopped (its shim did not carry out the stop");
+  await waitUntil(() => ![pid!, shim_pid!].some(isAlive), "nothing of it is left");
+});
+
+test("a stopped shim that goes on again is taken in as it was", async () => {
+  await using home = new Home();
+  await home.start("back", home.script("back.py", SLEEP));
+  const { pid, shim_pid } = await home.status("back");
+  await home.killDaemon();
+  process.kill(shim_pid!, "SIGSTOP");
+  expect((await home.status("back")).pid).toBe(null);
+  process.kill(shim_pid!, "SIGCONT");
+  await waitUntil(async () => (await home.status("back")).pid === pid, "it is taken in");
+  expect(await home.status("back")).toMatchObject({ state: "Running", restarts: 0 });
+});
+
+test("what left the session of a worker dies with a shim that is killed", async () => {
+  await using home = new Home();
+  await home.start("left", home.script("left.py", TREE), { restart_policy: "no" });
+  await waitUntil(async () => (await home.lines("left")).length > 0, "the child has left");
+  const child = Number((await home.lines("left"))[0]);
+  const { shim_pid } = await home.status("left");
+  process.kill(shim_pid!, "SIGKILL");
+  await waitUntil(async () => (await home.status("left")).state === "Stopped", "its end is counted");
+  expect(isAlive(child)).toBe(false);
+});
+
+async function describe(home: Home, name: string): Promise<WorkerDescription> {
+  using connection = await home.connect();
+  return await connection.query<WorkerDescription>({ Describe: { name } });
+}
