@@ -1,6 +1,7 @@
 /** Where everything lives: XDG directories, systemd's own, or one `IPCCTL_HOME`. */
 import { dirname, isAbsolute, join, resolve } from "node:path";
 import { IpcError } from "./errors.ts";
+import { absolutePath } from "./working-directory.ts";
 
 /** Absolute paths of one installation of the daemon. Nothing here touches the disk. */
 export type Paths = {
@@ -27,7 +28,7 @@ export function resolvePaths(env: Env, uid: number, socketFlag?: string): Paths 
   const stateDir = home ? join(home, "state") : stateDirOf(env, uid);
   const runtimeDir = home ? join(home, "run") : runtimeDirOf(env, uid, stateDir);
   const socket =
-    (socketFlag === undefined ? undefined : resolve(socketFlag)) ??
+    (socketFlag === undefined ? undefined : absolutePath(socketFlag)) ??
     ours(env, "IPCCTL_SOCKET") ??
     join(runtimeDir, "ipcctl.sock");
   return {

@@ -1,6 +1,7 @@
 /** Which policy a worker has whose definition names none. */
 import { closeSync, existsSync, openSync, readSync, statSync } from "node:fs";
 import { extname, resolve } from "node:path";
+import { absolutePath } from "./working-directory.ts";
 
 /** Of a `command`, of a script of another language, and of a `Start` of a bunctl client. */
 export const DEFAULT_POLICY = "trusted";
@@ -24,10 +25,13 @@ export function withDefaultPolicy<T extends Startable>(app: T, policy: string): 
 }
 
 /** The user's choice of another default: a name, or the absolute path of a file. */
-export function chosenDefault(env: Readonly<Record<string, string | undefined>>, cwd: string): string | undefined {
+export function chosenDefault(
+  env: Readonly<Record<string, string | undefined>>,
+  here: string | undefined,
+): string | undefined {
   const chosen = env.POLICY_FILE;
   if (chosen === undefined || chosen === "") return undefined;
-  return chosen.includes("/") || chosen.endsWith(".json") ? resolve(cwd, chosen) : chosen;
+  return chosen.includes("/") || chosen.endsWith(".json") ? absolutePath(chosen, here) : chosen;
 }
 
 /** As `ipcctl start` decides what runs a script. */

@@ -2,6 +2,7 @@
 import { fstatSync, writeSync } from "node:fs";
 import { IpcError } from "../base/errors.ts";
 import { resolvePaths, type Paths } from "../base/paths.ts";
+import { absolutePath, workingDirectory } from "../base/working-directory.ts";
 import { connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
 
@@ -19,12 +20,23 @@ export class Context {
   readonly flags: GlobalFlags;
   readonly paths: Paths;
   readonly isColored: boolean;
-  readonly cwd = process.cwd();
+  /** The folder that the user stands in; nothing if it was deleted. */
+  readonly here = workingDirectory();
 
   constructor(flags: GlobalFlags) {
     this.flags = flags;
     this.paths = resolvePaths(process.env, process.getuid!(), flags.socket);
     this.isColored = !flags.json && wantsColor(flags.color, process.env, isTerminal(1));
+  }
+
+  /** Where programs start and their files are looked for. */
+  get cwd(): string {
+    return this.here ?? "/";
+  }
+
+  /** A path as the user wrote it. @throws IpcError USAGE for a relative one if the folder that he stands in was deleted */
+  resolve(path: string): string {
+    return absolutePath(path, this.here);
   }
 
   get isJson(): boolean {

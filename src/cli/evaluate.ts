@@ -1,7 +1,7 @@
 /** `eval`, `call` and `repl`: into a worker, also one that never imported us. */
 import { createInterface } from "node:readline";
 import { existsSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { PYTHON_PACKAGES } from "../base/install.ts";
 import { splitWords } from "../base/shell-words.ts";
@@ -54,7 +54,7 @@ export async function call(
 
 /** Read by Python's own parser; the script is not run. */
 export async function types(context: Context, script: string, interpreter = "python3"): Promise<number> {
-  const path = resolve(context.cwd, script);
+  const path = context.resolve(script);
   if (!existsSync(path)) throw new IpcError("NOT_FOUND", `types: ${script} is not there`);
   const child = Bun.spawn([...splitWords(interpreter), "-P", "-m", "ipcctl._types_of", path], {
     env: { ...process.env, PYTHONPATH: PYTHON_PACKAGES },

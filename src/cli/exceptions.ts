@@ -1,5 +1,4 @@
 /** `--policy` and the flags that grant an exception, to one policy. */
-import { resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { parseCount } from "../base/units.ts";
 import type { Context } from "./context.ts";
@@ -14,7 +13,7 @@ export type PolicyFlags = {
 
 /** A name stays; the path of a policy file is relative to where we are. */
 export function policyPath(context: Context, policy: string | undefined): string | undefined {
-  return policy?.includes("/") && !policy.startsWith("{") ? resolve(context.cwd, policy) : policy;
+  return policy?.includes("/") && !policy.startsWith("{") ? context.resolve(policy) : policy;
 }
 
 /**
@@ -47,7 +46,7 @@ export async function withExceptions(context: Context, flags: PolicyFlags, chose
   );
   const paths = (more: string[], old: readonly { path: string; isOptional: boolean }[]): object[] => [
     ...old.map(({ path, isOptional }) => ({ path, optional: isOptional })),
-    ...more.map((path) => ({ path: resolve(context.cwd, path) })),
+    ...more.map((path) => ({ path: context.resolve(path) })),
   ];
   return JSON.stringify({
     version: 1,

@@ -1,6 +1,6 @@
 /** `init`: an ipcctl.json for this folder, from a pm2 or bunctl file if there is one, else from its Python scripts. */
 import { existsSync, readdirSync, writeFileSync } from "node:fs";
-import { basename, join } from "node:path";
+import { basename } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { fromPm2, readProject, type Definition } from "../protocol/project.ts";
 import type { Context } from "./context.ts";
@@ -9,7 +9,7 @@ import type { Context } from "./context.ts";
 const NO_WORKER = /^(_.*|setup|conftest|manage|noxfile|test_.*|.*_test)\.py$/;
 
 export function init(context: Context, isForced: boolean): Promise<number> {
-  const target = join(context.cwd, "ipcctl.json");
+  const target = context.resolve("ipcctl.json");
   if (existsSync(target) && !isForced)
     throw new IpcError("FAILED", `${target} exists already`, { hint: "replace it with: ipcctl init --force" });
   const apps = findApps(context);
@@ -21,9 +21,9 @@ export function init(context: Context, isForced: boolean): Promise<number> {
 }
 
 function findApps(context: Context): Definition[] {
-  const bunctl = join(context.cwd, "bunctl.json");
+  const bunctl = context.resolve("bunctl.json");
   if (existsSync(bunctl)) return readProject(bunctl);
-  const pm2 = join(context.cwd, "ecosystem.config.json");
+  const pm2 = context.resolve("ecosystem.config.json");
   if (existsSync(pm2))
     return readProject(pm2).map((written) => {
       const { app, left } = fromPm2(written);
@@ -32,7 +32,7 @@ function findApps(context: Context): Definition[] {
     });
   const code = ["js", "cjs", "mjs"]
     .map((ending) => `ecosystem.config.${ending}`)
-    .find((file) => existsSync(join(context.cwd, file)));
+    .find((file) => existsSync(context.resolve(file)));
   if (code !== undefined)
     throw new IpcError("FAILED", `${code} is a program, and ipcctl runs none to be configured`, {
       hint: `write what it says once: node -p 'JSON.stringify(require("./${code}"))' > ecosystem.config.json; then: ipcctl init`,

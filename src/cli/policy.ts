@@ -1,6 +1,5 @@
 /** `policy list|show|explain|check`: what there is, what one says, what it means on this machine, whether a file is one. */
 import { existsSync, readFileSync } from "node:fs";
-import { resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan } from "../sandbox/plan.ts";
@@ -68,7 +67,7 @@ function variables(context: Context): Variables {
 }
 
 export function checkPolicy(context: Context, file: string): number {
-  const path = resolve(context.cwd, file);
+  const path = context.resolve(file);
   if (!existsSync(path)) throw new IpcError("NOT_FOUND", `policy check: ${path} is not there`);
   parsePolicy(readFileSync(path, "utf8"), file);
   compilePlan(loadPolicy(path, variables(context)), thisMachine(), { scratch: "/", program: [], cwd: context.cwd }); // and this machine can enforce it

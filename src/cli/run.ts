@@ -1,7 +1,7 @@
 /** `run`: one-shot in the foreground, without the daemon: stdio is ours, the exit status is the worker's. */
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
 import { SHIM_BINARY } from "../base/install.ts";
@@ -30,9 +30,9 @@ export async function run(
   const words = flags.command === undefined ? [] : splitWords(flags.command);
   if ([script, code, words[0]].filter((one) => one !== undefined).length !== 1)
     throw new IpcError("USAGE", "run: give one of a script, code with -c, and --command");
-  if (script !== undefined && !existsSync(resolve(context.cwd, script)))
+  if (script !== undefined && !existsSync(context.resolve(script)))
     throw new IpcError("NOT_FOUND", `run: ${script} is not there`, { hint: "see: ipcctl run --help" });
-  const cwd = resolve(context.cwd, flags.cwd ?? ".");
+  const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);
   if (!existsSync(cwd)) throw new IpcError("USAGE", `--cwd: ${cwd} is not a directory`);
   const paths = resolvePaths(process.env, process.getuid!());
   const snapshot =
@@ -43,13 +43,13 @@ export async function run(
     throw new IpcError("USAGE", "run: a snapshot forks scripts and code; --command is neither");
   const python = snapshot === undefined ? splitWords(flags.interpreter ?? "python3") : [snapshot.python];
   const app = {
-    script: script === undefined ? null : flags.cwd === undefined ? script : resolve(context.cwd, script),
+    script: script === undefined ? null : flags.cwd === undefined ? script : context.resolve(script),
     command: code === undefined ? (words[0] ?? null) : python[0]!,
     args: code === undefined ? [...words.slice(1), ...args] : [...python.slice(1), "-c", code, ...args],
     cwd,
     interpreter: script === undefined ? null : (flags.interpreter ?? null),
     env: parseEnv(flags.env ?? []),
-    env_file: flags.envFile === undefined ? null : resolve(context.cwd, flags.envFile),
+    env_file: flags.envFile === undefined ? null : context.resolve(flags.envFile),
   };
   const [uid, gid] = [identity(flags.uid, "--uid"), identity(flags.gid, "--gid")];
   if ((uid !== undefined || gid !== undefined) && process.getuid!() !== 0)
@@ -58,7 +58,7 @@ export async function run(
   const folder = mkdtempSync(join(tmpdir(), "ipcctl-run-"));
   const spec = join(folder, "spec");
   try {
-    const chosen = policyPath(context, flags.policy) ?? snapshot?.policy ?? chosenDefault(process.env, context.cwd);
+    const chosen = policyPath(context, flags.policy) ?? snapshot?.policy ?? chosenDefault(process.env, context.here);
     const policy = await withExceptions(
       context,
       flags,

@@ -1,6 +1,6 @@
 /** `start`: from flags, a known name or a project file to definitions, and to the daemon. */
 import { existsSync, readFileSync, statSync } from "node:fs";
-import { basename, extname, resolve } from "node:path";
+import { basename, extname, isAbsolute } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { originalFileLimit } from "../base/file-limit.ts";
 import { limit } from "../base/limits.ts";
@@ -67,10 +67,15 @@ export async function start(
 ): Promise<number> {
   if (flags.command !== undefined) return startAll(context, [await fromFlags(context, undefined, args, flags)], flags);
   if (operand === undefined) return startProject(context, undefined, flags);
-  if (flags.config === undefined && existsSync(resolve(context.cwd, operand)))
+  if (flags.config === undefined && isFile(context, operand))
     return startAll(context, [await fromFlags(context, operand, args, flags)], flags);
   if (flags.config === undefined && (await isKnown(context, operand))) return startKnown(context, operand, flags);
   return startProject(context, operand, flags);
+}
+
+/** Where the working directory was deleted, a relative path means no file, and may still be the name of a worker. */
+function isFile(context: Context, operand: string): boolean {
+  return (context.here !== undefined || isAbsolute(operand)) && existsSync(context.resolve(operand));
 }
 
 /** What was defined before: the definition is not the flags' to change. */
@@ -112,8 +117,8 @@ async function fromFlags(
   args: readonly string[],
   flags: StartFlags,
 ): Promise<Definition> {
-  const cwd = flags.cwd === undefined ? context.cwd : resolve(context.cwd, flags.cwd);
-  const script = operand === undefined ? undefined : flags.cwd === undefined ? operand : resolve(context.cwd, operand);
+  const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);
+  const script = operand === undefined ? undefined : flags.cwd === undefined ? operand : context.resolve(operand);
   if (!statSync(cwd, { throwIfNoEntry: false })?.isDirectory())
     throw new IpcError("USAGE", `--cwd: ${cwd} is not a directory`);
   const name =
@@ -121,7 +126,7 @@ async function fromFlags(
     (script === undefined ? basename(flags.command!.trim().split(/\s+/)[0]!) : basename(script, extname(script)));
   const { policy = DEFAULT_POLICY } = withDefaultPolicy(
     { script, cwd, interpreter: flags.interpreter, policy: policyPath(context, flags.policy) },
-    chosenDefault(process.env, context.cwd) ?? SCRIPT_POLICY,
+    chosenDefault(process.env, context.here) ?? SCRIPT_POLICY,
   );
   return clean({
     name,
@@ -132,7 +137,7 @@ async function fromFlags(
     ...(script === undefined && args.length > 0 ? commandWithArgs(flags.command!, args) : {}),
     interpreter: flags.interpreter,
     env: parseEnv(flags.env ?? []),
-    env_file: flags.envFile === undefined ? undefined : resolve(context.cwd, flags.envFile),
+    env_file: flags.envFile === undefined ? undefined : context.resolve(flags.envFile),
     base_env: cleanEnv(process.env),
     base_nofile: originalFileLimit(process.env),
     snapshot: flags.snapshot,
@@ -249,10 +254,8 @@ const PROJECT_FILES = ["ipcctl.json", "bunctl.json", "ecosystem.config.json"];
 
 /** Every app of the folder's project file, or those that are asked for. JavaScript configuration is never executed. */
 async function startProject(context: Context, pattern: string | undefined, flags: StartFlags): Promise<number> {
-  const path =
-    flags.config === undefined
-      ? PROJECT_FILES.map((file) => resolve(context.cwd, file)).find((file) => existsSync(file))
-      : resolve(context.cwd, flags.config);
+  const file = flags.config ?? PROJECT_FILES.find((one) => isFile(context, one));
+  const path = file === undefined ? undefined : context.resolve(file);
   if (path === undefined) throw nothingToStart(context, pattern);
   const { readProjectApps } = await import("../protocol/project.ts");
   const all = readProjectApps(path).map((app) =>
@@ -279,6 +282,7 @@ function pickApps(all: readonly Definition[], pattern: string, path: string): De
 }
 
 function nothingToStart(context: Context, pattern: string | undefined): IpcError {
+  context.resolve(pattern ?? "."); // says so where the folder that it is meant to be in was deleted
   if (pattern !== undefined)
     return new IpcError("NOT_FOUND", `${pattern} is neither a file here nor the name of a known worker`, {
       hint: "see: ipcctl status, or ipcctl start --help",

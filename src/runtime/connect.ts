@@ -1,9 +1,10 @@
 /** `import { connect } from "ipcctl"`: the daemon and its workers from a TypeScript program. */
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { chosenDefault, SCRIPT_POLICY, withDefaultPolicy } from "../base/policies.ts";
 import { IpcError } from "../base/errors.ts";
 import { sleep } from "../base/platform.ts";
 import { resolvePaths } from "../base/paths.ts";
+import { absolutePath, workingDirectory } from "../base/working-directory.ts";
 import { readDescription, readWorker, readWorkers, type ExitInfo, type WorkerStatus } from "../protocol/status.ts";
 import { cleanEnv, connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
@@ -71,7 +72,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
    *
    * Starts a worker where it does not run yet, and opens a channel to it. @throws IpcError START_FAILED, BAD_CONFIG */
   async start<W extends object = AnyFunctions>(script: string, options: StartOptions = {}): Promise<PythonWorker<W>> {
-    const path = resolve(options.cwd ?? process.cwd(), script);
+    const path = absolutePath(script, options.cwd ?? workingDirectory());
     const name =
       options.name ??
       path
@@ -84,14 +85,16 @@ export class Ipcctl implements Disposable, AsyncDisposable {
       ...options,
       name,
       script: path,
-      cwd: options.cwd ?? process.cwd(),
+      cwd: options.cwd ?? workingDirectory() ?? "/",
     };
     const response = await (
       await this.#daemon()
     ).request({
       Start: {
         name,
-        config: JSON.stringify(withDefaultPolicy(config, chosenDefault(process.env, process.cwd()) ?? SCRIPT_POLICY)),
+        config: JSON.stringify(
+          withDefaultPolicy(config, chosenDefault(process.env, workingDirectory()) ?? SCRIPT_POLICY),
+        ),
       },
     });
     const { name: id = name, is_other_definition: isOther } = ("Success" in response ? response.Success : {}) as {
