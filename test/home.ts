@@ -135,7 +135,8 @@ export class Home implements AsyncDisposable, Witness {
         );
       }
     const tails = logs.filter((path) => existsSync(path)).map((path) => `${path}:\n${tailOf(path)}`);
-    return [`── ${this.dir}`, stdout + stderr, ...this.#processes().map(describeProcess), ...tails].join("\n");
+    const told = [stdout + stderr, ...this.#processes().map(describeProcess), ...tails].map((text) => shorten(text));
+    return shorten([`── ${this.dir}`, ...told].join("\n"), 20_000);
   }
 
   /** Whatever runs in it or by it, but for the tests themselves. */
@@ -191,6 +192,10 @@ export class Home implements AsyncDisposable, Witness {
 export async function withDaemon<T>(work: (home: Home) => Promise<T>): Promise<T> {
   await using home = new Home();
   return await work(home);
+}
+
+function shorten(text: string, most = 4000): string {
+  return text.length <= most ? text : `${text.slice(0, most)}\n… ${text.length - most} characters more`;
 }
 
 function tailOf(path: string): string {

@@ -13,3 +13,7 @@ export function randomFrom(seed: number): () => number {
     return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
   };
 }
+
+export function pick<T>(random: () => number, all: readonly T[]): T {
+  return all[Math.floor(random() * all.length)]!;
+}

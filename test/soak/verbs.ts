@@ -1,12 +1,12 @@
 /**
  * Verbs at random, many at once, on a daemon of their own; after each round what is listed must be what lives.
- * As a command: `bun test/soak/verbs.ts [MINUTES] [SEED] [HOGS]`, with that many loops beside it that take processor time.
+ * As a command: `bun test/soak/verbs.ts [MINUTES] [SEED]`.
  */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { IpcError } from "../../src/base/errors.ts";
 import type { ActResult, WorkerStatus } from "../../src/protocol/status.ts";
 import { Home, isAlive, waitUntil } from "../home.ts";
-import { randomFrom, seed as randomSeed } from "../seed.ts";
+import { soak } from "./soak.ts";
 
 const SLEEP = "import time\ntime.sleep(600)\n";
 const DEAF = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nwhile True: time.sleep(600)\n";
@@ -241,34 +241,17 @@ function send(pid: number, signal: "SIGKILL" | "SIGSTOP" | "SIGCONT"): void {
   }
 }
 
-async function main(minutes: number, seed: number, hogs: number): Promise<void> {
-  console.log(`verbs: ${minutes} minutes, seed ${seed}, ${hogs} hogs`);
-  const beside = Array.from({ length: hogs }, () => Bun.spawn(["sh", "-c", "while :; do :; done"]));
-  try {
-    await using home = new Home();
-    const random = randomFrom(seed);
+if (import.meta.main)
+  await soak("verbs", 5, async ({ home, random, goesOn }) => {
     const fuzz = new VerbFuzz(home, random);
-    const deadline = performance.now() + minutes * 60_000;
     let rounds = 0;
-    for (; performance.now() < deadline; rounds++) {
+    for (; goesOn(); rounds++)
       await fuzz.round(40, {
         killsDaemon: rounds % 4 === 3,
         killsShims: rounds % 3 === 2,
         freezesShims: rounds % 5 === 4,
       });
-      if (rounds % 10 === 9) console.log(`${rounds + 1} rounds`);
-    }
     await fuzz.end();
-    console.log(`${rounds} rounds of 40, nothing left; ended so:`);
-    for (const [what, count] of [...fuzz.outcomes].toSorted(([a], [b]) => (a < b ? -1 : 1)))
-      console.log(`  ${what}: ${count}`);
-  } finally {
-    for (const hog of beside) hog.kill("SIGKILL");
-  }
-}
-
-if (import.meta.main) {
-  const [minutes = "5", seed = String(randomSeed), hogs = "0"] = process.argv.slice(2);
-  await main(Number(minutes), Number(seed), Number(hogs));
-  process.exit(0);
-}
+    const outcomes = [...fuzz.outcomes].toSorted(([a], [b]) => (a < b ? -1 : 1)).map(([what, n]) => `  ${what}: ${n}`);
+    return [`${rounds} rounds of 40, nothing left`, ...outcomes].join("\n");
+  });
