@@ -154,7 +154,7 @@ function lend(py: PythonWorker): void {
   py.bind(`slow_${name}`, async (x: number) => (await Bun.sleep(random() * 30), x));
 }
 
-const paths = resolvePaths(process.env as Record<string, string>, process.getuid!());
+const paths = resolvePaths(process.env, process.getuid!());
 using ipc = new Ipcctl(await connectDaemon(paths, true), () => connectDaemon(paths, true));
 let py = await ipc.worker("soaked");
 lend(py);

@@ -89,8 +89,8 @@ function living(home: Home): { shims: Set<number>; workers: Set<number> } {
 function agrees(all: readonly WorkerStatus[], home: Home): boolean {
   const { shims, workers } = living(home);
   return (
-    Bun.deepEquals(new Set(all.map(({ pid }) => pid)), workers as Set<number | null>) &&
-    Bun.deepEquals(new Set(all.map(({ shim_pid }) => shim_pid)), shims as Set<number | null>)
+    Bun.deepEquals(new Set(all.map(({ pid }) => pid)), workers) &&
+    Bun.deepEquals(new Set(all.map(({ shim_pid }) => shim_pid)), shims)
   );
 }
 
