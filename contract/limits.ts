@@ -42,6 +42,14 @@ export const LIMITS = {
     value: 67_108_864,
     why: "messages that may wait for a side that does not read; with the next one the channel is given up",
   },
+  unreadMs: {
+    value: 30_000,
+    why: "how long code waits that prints for a client which takes nothing; then the channel is given up",
+  },
+  wishes: {
+    value: 1_048_576,
+    why: "requests of one client that are to be interrupted and have not ended; one more ends its channel",
+  },
   segments: {
     value: 256,
     why: "pieces of shared memory of one side that the other holds per channel; each is a descriptor",

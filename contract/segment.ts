@@ -36,7 +36,7 @@ export const SEGMENT_FIELDS: Readonly<Record<keyof typeof SEGMENT, readonly [siz
   interrupts: ["4", "version 3: `interrupts`: raised by one by the client after it has put a number into a slot"],
   ended: [
     "4",
-    "version 3: `ended`: 1 once the worker has ended everything of this channel and forgotten it; until then the shim repeats its signal",
+    "version 3: `ended`: 0 until the worker has ended everything of this channel and forgotten it, then why; until then the shim of a client that is gone repeats its signal",
   ],
   asked: ["4", "`asked`: how many CALLs and EVALs the client has sent, modulo 2^32"],
   ringA: ["192", "control block of ring A, client to worker"],
@@ -56,6 +56,16 @@ export const SEGMENT_FIELDS: Readonly<Record<keyof typeof SEGMENT, readonly [siz
 export const SLOTS = 64;
 /** In `gone`: the client is. */
 export const GONE = 0xffff_ffff;
+
+/** In `ended`: why the worker has ended the channel. */
+export const ENDED = { closed: 1, unread: 2, broken: 3, fault: 4 } as const;
+
+export const ENDED_MEANING: Readonly<Record<keyof typeof ENDED, string>> = {
+  closed: "the client is gone, or is leaving",
+  unread: "the client did not read what it was sent",
+  broken: "the client wrote what it must not",
+  fault: "something went wrong in the worker",
+};
 
 /** Offsets in the control block of a ring, and its size. */
 export const RING = {

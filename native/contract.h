@@ -213,6 +213,14 @@ enum {
 #define IPC_SLOTS 64 /* Numbers that are to be interrupted. */
 #define IPC_GONE 0xffffffffu /* The client is. */
 
+/* Why the worker has ended a channel. */
+enum {
+	IPC_ENDED_CLOSED = 1,
+	IPC_ENDED_UNREAD = 2,
+	IPC_ENDED_BROKEN = 3,
+	IPC_ENDED_FAULT = 4,
+};
+
 /* Offsets in a control block, and its size. */
 enum {
 	IPC_RING_HEAD = 0,

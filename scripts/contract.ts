@@ -61,6 +61,7 @@ const PARTS: readonly Part[] = [
   { name: "SEGMENT_*", numbers: segment.SEGMENT, says: "Offsets in the segment.", isForPython: true },
   { name: "SLOTS", numbers: segment.SLOTS, says: "Numbers that are to be interrupted.", isForPython: true },
   { name: "GONE", numbers: segment.GONE, says: "The client is.", isForPython: true },
+  { name: "ENDED_*", numbers: segment.ENDED, says: "Why the worker has ended a channel.", isForPython: true },
   { name: "RING_*", numbers: segment.RING, says: "Offsets in a control block, and its size.", isForPython: true },
   { name: "RING_CAPACITY_MIN", numbers: segment.RING_CAPACITY_MIN, says: "Bytes of a ring.", isForPython: true },
   { name: "RING_CAPACITY_MAX", numbers: segment.RING_CAPACITY_MAX, says: "Likewise.", isForPython: true },
@@ -79,7 +80,16 @@ const PARTS: readonly Part[] = [
   { name: "TO_CLIENT_*", numbers: messages.TO_CLIENT, says: "Messages of workers.", isForPython: true },
 ];
 /** Limits that only Python needs a copy of. */
-const PYTHON_LIMITS = limits("messageBytes", "unreadBytes", "pipeNameBytes", "pipesUntaken", "segments", "streamItems");
+const PYTHON_LIMITS = limits(
+  "messageBytes",
+  "unreadBytes",
+  "unreadMs",
+  "wishes",
+  "pipeNameBytes",
+  "pipesUntaken",
+  "segments",
+  "streamItems",
+);
 
 /** `bytesIn` → `BYTES_IN` */
 function upper(key: string): string {
@@ -165,6 +175,11 @@ const TABLES: Readonly<Record<string, () => string>> = {
     table(
       ["kind", "is for"],
       entries(segment.CHANNEL_KIND).map(([key, kind]) => row(kind, segment.CHANNEL_KINDS[key])),
+    ),
+  "shm-layout.md: ended": () =>
+    table(
+      ["`ended`", "because"],
+      entries(segment.ENDED).map(([key, why]) => row(why, segment.ENDED_MEANING[key])),
     ),
   "shm-layout.md: control": () =>
     table(

@@ -19,6 +19,7 @@ static const struct {
 	{ "revive", offsetof(struct ipc_state, revive), 0 },
 	{ "revive_array", offsetof(struct ipc_state, revive_array), 0 },
 	{ "StreamRef", offsetof(struct ipc_state, stream_ref), 0 },
+	{ "Interrupted", offsetof(struct ipc_state, interrupted), 0 },
 };
 #define TAKEN (sizeof taken / sizeof *taken)
 
@@ -98,6 +99,14 @@ static PyMethodDef methods[] = {
 	  "sleeping until a client rings or one of the descriptors is ready. False: no call came. True: look around, then go on.\n"
 	  "(channel, what) for Python: None: what comes is for the thorough way. False: the channel is broken. A list: a message.\n"
 	  "A tuple (number, value or exception, whether it is an exception, when it began): an answer." },
+	{ "shield", ipc_shield, METH_NOARGS,
+	  "shield() -> bool\n\nFrom here on no interrupt is raised in this thread; True if one could have been, and unshield() is due." },
+	{ "unshield", ipc_unshield, METH_NOARGS, "Interrupts are raised again, at once where one has come meanwhile." },
+	{ "check", ipc_check, METH_NOARGS, "Raises the interrupt of the innermost request of this thread, if one is due." },
+	{ "deliver", ipc_deliver, METH_NOARGS,
+	  "deliver() -> bool\n\nRaises the interrupt of the innermost request if its code runs: here, or in the thread that runs it." },
+	{ "raised", ipc_raised, METH_NOARGS, "An interrupt that was sent to this thread has been raised." },
+	{ "forget", ipc_forget, METH_NOARGS, "In a forked child: nothing runs here for anybody." },
 	{ "waiting", ipc_waiting, METH_NOARGS,
 	  "waiting() -> dict\n\nHow often this process looked out, found something, slept, was moved, and rang, since it began." },
 	{ NULL, NULL, 0, NULL },

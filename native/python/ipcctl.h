@@ -22,7 +22,9 @@ struct ipc_state {
 	PyObject *revive;
 	PyObject *revive_array;
 	PyObject *stream_ref;
+	PyObject *interrupted;
 	PyObject *server_type;
+	struct ipc_frame *innermost; /* of the requests whose code runs: server.c */
 	/* All channels are looked at by one thread. */
 	struct ipc_outlook outlook;
 	struct ipc_load_meter meter;
@@ -62,6 +64,12 @@ extern PyType_Spec ipc_server_spec;
 PyObject *ipc_dumps(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names);
 PyObject *ipc_loads(PyObject *module, PyObject *buffer);
 PyObject *ipc_turn(PyObject *module, PyObject *args);
+PyObject *ipc_shield(PyObject *module, PyObject *nothing);
+PyObject *ipc_unshield(PyObject *module, PyObject *nothing);
+PyObject *ipc_check(PyObject *module, PyObject *nothing);
+PyObject *ipc_deliver(PyObject *module, PyObject *nothing);
+PyObject *ipc_raised(PyObject *module, PyObject *nothing);
+PyObject *ipc_forget(PyObject *module, PyObject *nothing);
 PyObject *ipc_waiting(PyObject *module, PyObject *nothing);
 
 #endif

@@ -1,6 +1,6 @@
 /*
  * The usual turn of a worker: take a CALL, run the function, send its value. What is not usual (streams, keyword arguments, code
- * strings, errors, values that need Python to judge them) is handed to ipcctl._runtime, which does it thoroughly.
+ * strings, errors, values that need Python to judge them) is handed to ipcctl._calling, which does it thoroughly.
  */
 #include "ipcctl.h"
 
@@ -36,11 +36,31 @@ struct server {
 	Py_buffer segment;
 	struct statistics *statistics;
 	int bell;
-	long long running; /* the call that runs, 0 for none */
-	int64_t began;	   /* of the answer that is sent */
-	PyObject *channel; /* what Python knows it by */
-	char is_paused, is_queueing, is_leaving, is_careful, is_held, is_rung;
+	int64_t began;		 /* of the answer that is sent */
+	PyObject *channel;	 /* what Python knows it by */
+	PyObject *wanted;	 /* numbers of requests that the client wants interrupted and that have not ended */
+	const uint64_t *wishes;	 /* changes when there is something for Channel.look() to take */
+	uint64_t seen;		 /* its value at the last look */
+	unsigned long long last; /* the highest number of a request that has begun, or was refused */
+	char is_paused, is_queueing, is_leaving, is_gone, is_held, is_rung;
 };
+
+/*
+ * A request whose code runs, on the stack of the serving thread. Code that calls a function of the client takes other requests
+ * meanwhile: so there may be several, and only the innermost one can be interrupted. An exception is raised in the user's code alone,
+ * never in what serves it.
+ */
+struct ipc_frame {
+	struct server *server;
+	uint64_t number;
+	struct ipc_frame *outer;
+	unsigned long thread;
+	int64_t due_ns, gap_ns; /* when it may be interrupted again; code that ended the first exception gets another one later */
+	char is_in_user;	/* an exception may be raised */
+	char is_sent;		/* one is on its way to this thread, and has not been raised */
+};
+#define AGAIN_NS 1000000000
+#define AGAIN_NS_MAX 60000000000
 
 /* One run through all channels. */
 struct turn {
@@ -121,16 +141,94 @@ static PyObject *fetch_exception(void)
 	return value;
 }
 
+static int has_news(const struct server *server)
+{
+	return __atomic_load_n(server->wishes, __ATOMIC_RELAXED) != server->seen;
+}
+
+/* Whether the client wants this request interrupted. */
+static int is_wanted(const struct server *server, uint64_t number)
+{
+	if (server->is_gone || PySet_Size(server->wanted) == 0)
+		return server->is_gone;
+	PyObject *key = PyLong_FromUnsignedLongLong(number);
+	int found = key == NULL ? -1 : PySet_Contains(server->wanted, key);
+	Py_XDECREF(key);
+	if (found < 0)
+		PyErr_Clear(); /* no memory: it is asked again at the next signal */
+	return found > 0;
+}
+
+/* Whether an exception is to be raised in it now. */
+static int is_due(const struct ipc_frame *frame)
+{
+	return frame != NULL && is_wanted(frame->server, frame->number) && ipc_now_ns() >= frame->due_ns;
+}
+
+static void postpone(struct ipc_frame *frame)
+{
+	frame->gap_ns = frame->gap_ns == 0 ? AGAIN_NS : frame->gap_ns < AGAIN_NS_MAX ? 2 * frame->gap_ns : AGAIN_NS_MAX;
+	frame->due_ns = ipc_now_ns() + frame->gap_ns;
+}
+
+/* An exception that was sent to this thread and has not been raised is none yet: it is due again. */
+static void take_back(struct ipc_frame *frame)
+{
+	if (!frame->is_sent)
+		return;
+	frame->is_sent = 0;
+	frame->due_ns = 0;
+	PyThreadState_SetAsyncExc(frame->thread, NULL);
+}
+
+/* 1, 0 if the request is not to begin, -1 with an exception. */
+static int may_begin(struct server *server, uint64_t number)
+{
+	if (number > server->last)
+		server->last = number;
+	if (has_news(server) && !server->is_gone) {
+		PyObject *looked = PyObject_CallMethod(server->channel, "look", NULL);
+		if (looked == NULL)
+			return -1;
+		Py_DECREF(looked);
+	}
+	return !is_wanted(server, number);
+}
+
+/*
+ * Runs the user's code for a request: its value, or the exception that it raised. There is no instruction of Python's between the code
+ * and what says that it runs: whatever a handler of a signal finds is so.
+ */
+static PyObject *perform(struct server *server, struct ipc_state *state, uint64_t number, PyObject *function, PyObject *args,
+			 PyObject *named, int *is_error)
+{
+	struct ipc_frame frame = { .server = server, .number = number, .outer = state->innermost, .thread = PyThread_get_thread_ident() };
+	PyObject *value = NULL;
+	state->innermost = &frame;
+	int may = may_begin(server, number);
+	if (may > 0) {
+		frame.is_in_user = 1;
+		value = PyObject_Call(function, args, named);
+		frame.is_in_user = 0;
+	} else if (may == 0) {
+		PyErr_SetString(state->interrupted, "interrupted by the client before it began");
+	}
+	*is_error = value == NULL;
+	if (value == NULL)
+		value = fetch_exception(); /* makes one of what was sent, which tells that it is no longer on its way */
+	take_back(&frame);
+	state->innermost = frame.outer;
+	return value;
+}
+
 /* True: answered. Else what Python shall finish, or NULL. */
 static PyObject *run(struct server *server, struct ipc_state *state, PyObject *function, const struct ipc_call *call)
 {
 	int64_t began = ipc_now_ns();
-	long long before = server->running;
-	server->running = (long long)call->number;
-	PyObject *value = PyObject_Call(function, call->args, NULL);
-	server->running = before;
-	if (value == NULL)
-		return unfinished(call->number, fetch_exception(), 1, began);
+	int is_error;
+	PyObject *value = perform(server, state, call->number, function, call->args, NULL, &is_error);
+	if (is_error)
+		return unfinished(call->number, value, 1, began);
 	if (!is_plain(value))
 		return unfinished(call->number, value, 0, began);
 	server->began = began;
@@ -154,10 +252,7 @@ static PyObject *handle(struct server *server, struct ipc_state *state, const un
 	int is_call = ipc_parse_call(state, bytes, size, &call);
 	if (is_call < 0)
 		return NULL;
-	if (is_call && server->is_careful) { /* since it was decoded: by code of the user's, perhaps */
-		Py_DECREF(call.name);
-		Py_DECREF(call.args);
-	} else if (is_call) {
+	if (is_call) {
 		PyObject *function = PyDict_GetItemWithError(server->exposed, call.name);
 		PyObject *done = NULL;
 		if (function != NULL) {
@@ -218,7 +313,7 @@ static PyObject *take_some(struct turn *turn, struct server *server)
 		return NULL;
 	turn->state->outlook.client = ipc_ring_peer_core(&server->rx->core);
 	for (int taken = 0; taken < BUDGET && ipc_ring_has_data(&server->rx->core); taken++) {
-		if (server->rx->is_broken || server->is_paused || server->is_careful)
+		if (server->rx->is_broken || server->is_paused)
 			Py_RETURN_NONE;
 		if (PyErr_CheckSignals() < 0)
 			return NULL;
@@ -304,10 +399,10 @@ static int look_out(const struct turn *turn, int64_t span_ns)
  * Whether Python has something to do before this thread may sleep: it was told so, messages wait for room, or a function of the user's took
  * messages itself, and whatever they began is known to Python alone.
  */
-static int is_wanted(const struct turn *turn)
+static int is_due_elsewhere(const struct turn *turn)
 {
 	for (Py_ssize_t i = 0; i < turn->count; i++)
-		if (turn->servers[i]->is_leaving || turn->servers[i]->is_queueing)
+		if (turn->servers[i]->is_leaving || turn->servers[i]->is_queueing || has_news(turn->servers[i]))
 			return 1;
 	return turn->state->turns != turn->number;
 }
@@ -408,7 +503,7 @@ static PyObject *run_turn(struct turn *turn, int64_t span_ns, const int others[O
 			struct server *server = turn->servers[i];
 			if (server->rx->is_broken)
 				return ended(turn, i, Py_NewRef(Py_False));
-			if (server->is_leaving) {
+			if (server->is_leaving || has_news(server)) {
 				server->is_leaving = 0;
 				Py_RETURN_TRUE;
 			}
@@ -426,11 +521,11 @@ static PyObject *run_turn(struct turn *turn, int64_t span_ns, const int others[O
 			continue;
 		if (span_ns <= 0)
 			return PyBool_FromLong(is_any);
-		if (is_wanted(turn))
+		if (is_due_elsewhere(turn))
 			Py_RETURN_TRUE;
 		if (look_out(turn, span_ns))
 			continue;
-		if (is_wanted(turn))
+		if (is_due_elsewhere(turn))
 			Py_RETURN_TRUE;
 		int is_rung = sleep_until_bell(turn, others);
 		if (is_rung < 0)
@@ -517,6 +612,12 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *named)
 		return NULL;
 	}
 	server->statistics = (struct statistics *)(void *)((char *)server->segment.buf + IPC_SEGMENT_STATISTICS);
+	server->wishes = (const uint64_t *)(const void *)((const char *)server->segment.buf + IPC_SEGMENT_GONE);
+	server->wanted = PySet_New(NULL);
+	if (server->wanted == NULL) {
+		Py_DECREF(server);
+		return NULL;
+	}
 	server->rx = (struct ring *)Py_NewRef(rx);
 	server->tx = (struct ring *)Py_NewRef(tx);
 	server->exposed = Py_NewRef(exposed);
@@ -534,6 +635,7 @@ static void server_dealloc(PyObject *self)
 	Py_XDECREF((PyObject *)server->tx);
 	Py_XDECREF(server->exposed);
 	Py_XDECREF(server->channel);
+	Py_XDECREF(server->wanted);
 	if (server->is_held)
 		PyBuffer_Release(&server->segment);
 	freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
@@ -554,8 +656,157 @@ static PyObject *server_close(PyObject *self, PyObject *nothing)
 	Py_RETURN_NONE;
 }
 
+static struct ipc_state *state_of(PyObject *self)
+{
+	return PyType_GetModuleState(Py_TYPE(self));
+}
+
+static PyObject *server_perform(PyObject *self, PyObject *args)
+{
+	unsigned long long number;
+	PyObject *function, *given, *named;
+	if (!PyArg_ParseTuple(args, "KOO!O:perform", &number, &function, &PyTuple_Type, &given, &named))
+		return NULL;
+	int is_error;
+	PyObject *value = perform((struct server *)self, state_of(self), number, function, given, named == Py_None ? NULL : named, &is_error);
+	return Py_BuildValue("(NO)", value, is_error ? Py_True : Py_False);
+}
+
+/* Before a look: what changes later is news again. */
+static PyObject *server_acknowledge(PyObject *self, PyObject *nothing)
+{
+	(void)nothing;
+	struct server *server = (struct server *)self;
+	server->seen = __atomic_load_n(server->wishes, __ATOMIC_SEQ_CST);
+	Py_RETURN_NONE;
+}
+
+static PyObject *server_want(PyObject *self, PyObject *number)
+{
+	struct server *server = (struct server *)self;
+	if (PySet_Add(server->wanted, number) < 0)
+		return NULL;
+	unsigned long long wanted = PyLong_AsUnsignedLongLong(number);
+	if (wanted == (unsigned long long)-1 && PyErr_Occurred())
+		return NULL;
+	for (struct ipc_frame *frame = state_of(self)->innermost; frame != NULL; frame = frame->outer)
+		if (frame->server == server && frame->number == wanted)
+			frame->due_ns = 0; /* asked once more: raised once more */
+	Py_RETURN_NONE;
+}
+
+static PyObject *server_running(PyObject *self, PyObject *nothing)
+{
+	(void)nothing;
+	PyObject *numbers = PyList_New(0);
+	for (struct ipc_frame *frame = state_of(self)->innermost; frame != NULL && numbers != NULL; frame = frame->outer) {
+		PyObject *number = (PyObject *)frame->server == self ? PyLong_FromUnsignedLongLong(frame->number) : NULL;
+		if (number != NULL && PyList_Append(numbers, number) < 0)
+			Py_CLEAR(numbers);
+		Py_XDECREF(number);
+	}
+	return numbers;
+}
+
+static PyObject *server_has_news(PyObject *self, void *nothing)
+{
+	(void)nothing;
+	return PyBool_FromLong(has_news((struct server *)self));
+}
+
+static PyGetSetDef server_getters[] = {
+	{ "has_news", server_has_news, NULL, "The client has asked for an interrupt, or is gone, since the last look.", NULL },
+	{ NULL, NULL, NULL, NULL, NULL },
+};
+
+static PyObject *interrupt(struct ipc_state *state, struct ipc_frame *frame)
+{
+	postpone(frame);
+	PyErr_SetString(state->interrupted, "interrupted by the client");
+	return NULL;
+}
+
+/* The frame of this thread that runs the user's code, or NULL. */
+static struct ipc_frame *own_frame(const struct ipc_state *state)
+{
+	struct ipc_frame *frame = state->innermost;
+	return frame != NULL && frame->thread == PyThread_get_thread_ident() ? frame : NULL;
+}
+
+PyObject *ipc_shield(PyObject *module, PyObject *nothing)
+{
+	(void)nothing;
+	struct ipc_frame *frame = own_frame(PyModule_GetState(module));
+	if (frame == NULL || !frame->is_in_user)
+		Py_RETURN_FALSE;
+	frame->is_in_user = 0;
+	take_back(frame);
+	Py_RETURN_TRUE;
+}
+
+PyObject *ipc_unshield(PyObject *module, PyObject *nothing)
+{
+	(void)nothing;
+	struct ipc_state *state = PyModule_GetState(module);
+	struct ipc_frame *frame = own_frame(state);
+	if (frame == NULL)
+		Py_RETURN_NONE;
+	frame->is_in_user = 1;
+	if (is_due(frame))
+		return interrupt(state, frame);
+	Py_RETURN_NONE;
+}
+
+PyObject *ipc_check(PyObject *module, PyObject *nothing)
+{
+	(void)nothing;
+	struct ipc_state *state = PyModule_GetState(module);
+	struct ipc_frame *frame = own_frame(state);
+	if (is_due(frame))
+		return interrupt(state, frame);
+	Py_RETURN_NONE;
+}
+
+PyObject *ipc_deliver(PyObject *module, PyObject *nothing)
+{
+	(void)nothing;
+	struct ipc_state *state = PyModule_GetState(module);
+	struct ipc_frame *frame = state->innermost;
+	if (frame == NULL || !frame->is_in_user || frame->is_sent || !is_due(frame))
+		Py_RETURN_FALSE;
+	if (frame->thread == PyThread_get_thread_ident())
+		return interrupt(state, frame);
+	postpone(frame);
+	frame->is_sent = 1;
+	PyThreadState_SetAsyncExc(frame->thread, state->interrupted);
+	Py_RETURN_TRUE;
+}
+
+PyObject *ipc_raised(PyObject *module, PyObject *nothing)
+{
+	(void)nothing;
+	struct ipc_frame *frame = own_frame(PyModule_GetState(module));
+	if (frame != NULL)
+		frame->is_sent = 0;
+	Py_RETURN_NONE;
+}
+
+PyObject *ipc_forget(PyObject *module, PyObject *nothing)
+{
+	(void)nothing;
+	struct ipc_state *state = PyModule_GetState(module);
+	state->innermost = NULL;
+	Py_RETURN_NONE;
+}
+
 static PyMethodDef server_methods[] = {
 	{ "close", server_close, METH_NOARGS, "Answers no more, and forgets the channel." },
+	{ "perform", server_perform, METH_VARARGS,
+	  "perform(number, function, args, kwargs) -> (object, bool)\n\n"
+	  "Runs code of the user's for a request: its value and False, or its exception and True. Interrupts are raised in it alone." },
+	{ "acknowledge", server_acknowledge, METH_NOARGS, "What the client asks for from now on is news." },
+	{ "want", server_want, METH_O, "want(number)\n\nThe client wants this request interrupted, once more perhaps." },
+	{ "running", server_running, METH_NOARGS, "Numbers of its requests whose code runs, or waits for one that does." },
 	{ NULL, NULL, 0, NULL },
 };
 
@@ -563,10 +814,11 @@ static PyMethodDef server_methods[] = {
 #include <structmember.h>
 
 static PyMemberDef server_members[] = {
-	{ "running", T_LONGLONG, offsetof(struct server, running), 0, "The number of the call that runs; 0 for none." },
+	{ "wanted", T_OBJECT_EX, offsetof(struct server, wanted), READONLY, "Numbers of requests to be interrupted that have not ended." },
+	{ "last", T_ULONGLONG, offsetof(struct server, last), READONLY, "The highest number of a request that has begun, or was refused." },
+	{ "is_gone", T_BOOL, offsetof(struct server, is_gone), 0, "The client is gone: nothing of it begins or goes on." },
 	{ "is_paused", T_BOOL, offsetof(struct server, is_paused), 0, "Another thread takes messages." },
 	{ "is_queueing", T_BOOL, offsetof(struct server, is_queueing), 0, "Messages wait for room; later ones must not overtake." },
-	{ "is_careful", T_BOOL, offsetof(struct server, is_careful), 0, "Calls may have been interrupted before they began." },
 	{ "is_leaving", T_BOOL, offsetof(struct server, is_leaving), 0, "The turn ends before the next message." },
 	{ NULL, 0, 0, 0, NULL },
 };
@@ -576,6 +828,7 @@ static PyType_Slot server_slots[] = {
 	{ Py_tp_dealloc, (void *)server_dealloc },
 	{ Py_tp_methods, server_methods },
 	{ Py_tp_members, server_members },
+	{ Py_tp_getset, server_getters },
 	{ Py_tp_doc, "Server(rx, tx, bell, segment, exposed, channel)\n\nThe worker's end of a channel, for the usual calls." },
 	{ 0, NULL },
 };

@@ -32,28 +32,79 @@ bool ipc_channels_full(const struct ipc_channels *channels)
 	return channels->count == IPC_CHANNELS_MAX;
 }
 
-/* Takes both descriptors. */
-void ipc_channels_keep(struct ipc_channels *channels, int segment, int life)
+/* Takes both descriptors. `payload` is that of the OPEN they came with. */
+void ipc_channels_keep(struct ipc_channels *channels, int segment, int life, const uint8_t *payload, size_t size)
 {
-	channels->one[channels->count].segment = segment;
-	channels->one[channels->count++].life = life;
+	struct ipc_channel *channel = &channels->one[channels->count++];
+	*channel = (struct ipc_channel){ .segment = segment, .life = life };
+	uint32_t version = size >= IPC_OPEN_CAPACITY ? ipc_get_u32(payload + IPC_OPEN_VERSION) : 0;
+	channel->is_confirmed = version >= 3 && size > IPC_OPEN_KIND && payload[IPC_OPEN_KIND] != IPC_CHANNEL_PIPE;
 }
 
-/* The client is gone. True if something of it may still run: then the worker is to be woken, to find the wish to end it. */
-bool ipc_channels_end(struct ipc_channels *channels, size_t index)
+static void forget(struct ipc_channels *channels, size_t index)
 {
 	struct ipc_calls calls;
-	int segment = channels->one[index].segment;
-	bool is_busy = look(segment, &calls) > 0;
-	uint8_t anything[4];
-	ipc_put_u32(anything, IPC_GONE);
-	if (is_busy && pwrite(segment, anything, 4, IPC_SEGMENT_GONE) != 4)
-		is_busy = false;
+	struct ipc_channel *channel = &channels->one[index];
+	look(channel->segment, &calls);
 	add(&channels->ended, &calls);
-	close(segment);
-	close(channels->one[index].life);
-	channels->one[index] = channels->one[--channels->count];
-	return is_busy;
+	close(channel->segment);
+	if (channel->life >= 0)
+		close(channel->life);
+	*channel = channels->one[--channels->count];
+}
+
+/*
+ * The client is gone, which is written into the segment: nothing of it may begin or go on. True if the worker is to be woken at once.
+ * One that says when it has ended everything is given the time to hear of it by itself, and is woken until it says so: a signal is
+ * lost where it comes right ahead of a sleep.
+ */
+bool ipc_channels_leave(struct ipc_channels *channels, size_t index)
+{
+	struct ipc_channel *channel = &channels->one[index];
+	struct ipc_calls calls;
+	bool is_busy = look(channel->segment, &calls) > 0;
+	uint8_t gone[4];
+	ipc_put_u32(gone, IPC_GONE);
+	bool is_told = pwrite(channel->segment, gone, 4, IPC_SEGMENT_GONE) == 4;
+	if (!channel->is_confirmed || !is_told) {
+		forget(channels, index);
+		return is_busy && is_told;
+	}
+	close(channel->life);
+	channel->life = -1;
+	channel->pause_ms = IPC_LEAVE_MS;
+	channel->look_at = ipc_now_ms() + channel->pause_ms;
+	return false;
+}
+
+uint64_t ipc_channels_due(const struct ipc_channels *channels)
+{
+	uint64_t due = UINT64_MAX;
+	for (size_t i = 0; i < channels->count; i++)
+		if (channels->one[i].life < 0 && channels->one[i].look_at < due)
+			due = channels->one[i].look_at;
+	return due;
+}
+
+/* Looks after those whose client is gone. True if the worker is to be woken. */
+bool ipc_channels_attend(struct ipc_channels *channels, bool is_attached)
+{
+	bool is_waking = false;
+	uint64_t now = ipc_now_ms();
+	for (size_t i = channels->count; i-- > 0;) { /* from the end: the last one takes the place of one that ends */
+		struct ipc_channel *channel = &channels->one[i];
+		if (channel->life >= 0 || (is_attached && now < channel->look_at))
+			continue;
+		uint8_t ended[4];
+		if (!is_attached || pread(channel->segment, ended, 4, IPC_SEGMENT_ENDED) != 4 || ipc_get_u32(ended) != 0) {
+			forget(channels, i);
+			continue;
+		}
+		is_waking = true;
+		channel->pause_ms = channel->pause_ms < IPC_LEAVE_MS_MAX / 2 ? 2 * channel->pause_ms : IPC_LEAVE_MS_MAX;
+		channel->look_at = now + channel->pause_ms;
+	}
+	return is_waking;
 }
 
 /* What CALLS answers in this version: u32 channels, u32 waiting, then the sums. Its length. */
@@ -61,12 +112,14 @@ size_t ipc_channels_tell(const struct ipc_channels *channels, uint32_t version, 
 {
 	struct ipc_calls sum = channels->ended;
 	uint64_t waiting = 0;
+	uint32_t open = 0;
 	for (size_t i = 0; i < channels->count; i++) {
 		struct ipc_calls calls;
 		waiting += look(channels->one[i].segment, &calls);
 		add(&sum, &calls);
+		open += channels->one[i].life >= 0;
 	}
-	ipc_put_u32(payload, (uint32_t)channels->count);
+	ipc_put_u32(payload, open);
 	ipc_put_u32(payload + 4, waiting > UINT32_MAX ? UINT32_MAX : (uint32_t)waiting);
 	size_t words = version == 1 ? IPC_STATISTICS_WORDS_1 : IPC_STATISTICS_WORDS;
 	for (size_t i = 0; i < words; i++)

@@ -155,14 +155,23 @@ int ipc_meet_wake(struct ipc_meeting *meeting, pid_t worker);
 /* channels.c */
 #define IPC_CALLS_BYTES (8 + 8 * IPC_STATISTICS_WORDS)
 struct ipc_calls { uint64_t words[IPC_STATISTICS_WORDS]; };
+#define IPC_LEAVE_MS 20u /* that a worker has to hear of the end of its client before it is woken */
+#define IPC_LEAVE_MS_MAX 1000u
+struct ipc_channel {
+	int segment, life; /* no life: the client is gone, and the worker has not said that it has ended what it did for it */
+	bool is_confirmed; /* the worker says so */
+	uint64_t look_at, pause_ms;
+};
 struct ipc_channels {
-	struct { int segment, life; } one[IPC_CHANNELS_MAX];
+	struct ipc_channel one[IPC_CHANNELS_MAX];
 	size_t count;
 	struct ipc_calls ended; /* sums of those that are closed */
 };
 bool ipc_channels_full(const struct ipc_channels *channels);
-void ipc_channels_keep(struct ipc_channels *channels, int segment, int life);
-bool ipc_channels_end(struct ipc_channels *channels, size_t index);
+void ipc_channels_keep(struct ipc_channels *channels, int segment, int life, const uint8_t *payload, size_t size);
+bool ipc_channels_leave(struct ipc_channels *channels, size_t index);
+uint64_t ipc_channels_due(const struct ipc_channels *channels);
+bool ipc_channels_attend(struct ipc_channels *channels, bool is_attached);
 size_t ipc_channels_tell(const struct ipc_channels *channels, uint32_t version, uint8_t payload[IPC_CALLS_BYTES]);
 
 /* raw.c */

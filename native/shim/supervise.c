@@ -220,7 +220,7 @@ static int open_channel(struct client *client, const uint8_t *payload, size_t si
 	int rc = ipc_meet_forward(&shim.meeting, client->channel, payload, size);
 	if (rc != 0)
 		return rc;
-	ipc_channels_keep(&shim.channels, client->channel[0], client->channel[3]);
+	ipc_channels_keep(&shim.channels, client->channel[0], client->channel[3], payload, size);
 	close(client->channel[1]);
 	close(client->channel[2]);
 	client->channel_count = 0;
@@ -560,8 +560,8 @@ static uint64_t age_deadline(void)
 static int poll_timeout(void)
 {
 	uint64_t due = shim.kill_at;
-	uint64_t others[] = { shim.wall_at, shim.retry_at, shim.alone_at, age_deadline() };
-	for (size_t i = 0; i < 4; i++)
+	uint64_t others[] = { shim.wall_at, shim.retry_at, shim.alone_at, age_deadline(), ipc_channels_due(&shim.channels) };
+	for (size_t i = 0; i < sizeof others / sizeof *others; i++)
 		due = others[i] < due ? others[i] : due;
 	if (due == NEVER)
 		return -1;
@@ -586,6 +586,8 @@ static void do_due(void)
 		kill_tree();
 	if (now >= shim.retry_at)
 		retry_log();
+	if (now >= ipc_channels_due(&shim.channels) && ipc_channels_attend(&shim.channels, shim.meeting.runtime >= 0))
+		ipc_meet_wake(&shim.meeting, shim.pid);
 	if (now >= age_deadline() && ipc_log_flush(&shim.log))
 		ipc_log_rotate(&shim.log);
 }
@@ -623,7 +625,7 @@ static void loop(void)
 				read_client(&shim.clients[i]);
 		}
 		for (size_t i = channels; i-- > 0;) { /* from the end: the last one takes the place of one that ends */
-			if (fds[FIXED + IPC_CLIENTS_MAX + i].revents && ipc_channels_end(&shim.channels, i))
+			if (fds[FIXED + IPC_CLIENTS_MAX + i].revents && ipc_channels_leave(&shim.channels, i))
 				ipc_meet_wake(&shim.meeting, shim.pid);
 		}
 		if (fds[4].revents)
@@ -632,6 +634,7 @@ static void loop(void)
 			read_control();
 		if (fds[7].revents) {
 			ipc_meet_drop(&shim.meeting);
+			ipc_channels_attend(&shim.channels, false);
 			tell_attached();
 		}
 		if (fds[10].revents)

@@ -46,12 +46,10 @@ def _begin() -> None:
             # In the main thread, between any two instructions of the script, perhaps in the middle of an import: nothing may
             # be imported here, and nothing raised but what interrupts a call.
             nonlocal started
-            console = sys.modules.get("ipcctl._console")
-            if started:
-                on_signal = getattr(console, "on_signal", None)
-                if on_signal is not None:
-                    on_signal()
-            else:
+            on_signal = getattr(sys.modules.get("ipcctl._console"), "on_signal", None)
+            if on_signal is not None:  # whoever serves: the script itself, perhaps in a thread of its own
+                on_signal()
+            elif not started:
                 started = True
                 _thread.start_new_thread(begin, ())
 

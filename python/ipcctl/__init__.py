@@ -59,24 +59,29 @@ def expose(function: _F | None = None, *, name: str | None = None) -> Any:
     """Lets clients call the function by its name (or another one). Sync, async, or a generator, which becomes a stream.
 
     :raises TypeError: if it is not callable
-    :raises ValueError: if another function has the name already
+    :raises ValueError: if a function that was defined elsewhere has the name already
     """
 
     def add(one: _F) -> _F:
-        from ._runtime import runtime
+        from ._serving import serving
 
         if not callable(one):
             raise TypeError(f"expose: {one!r} is not callable")
         key = name or getattr(one, "__name__", None)
         if not isinstance(key, str) or not key.isidentifier():
             raise ValueError(f"expose: {key!r} is no name; give one with expose(name=…)")
-        known = runtime().exposed.get(key)
-        if known is not None and known is not one:
+        known = serving().exposed.get(key)
+        if known is not None and known is not one and _place(known) != _place(one):
             raise ValueError(f"expose: another function is exposed as {key!r} already")
-        runtime().exposed[key] = one
+        serving().exposed[key] = one
         return one
 
     return add if function is None else add(function)
+
+
+def _place(function: Callable[..., Any]) -> object:
+    """Where it was defined: a module that is reloaded defines its functions again."""
+    return getattr(function, "__module__", None), getattr(function, "__qualname__", function)
 
 
 def ready() -> None:
@@ -97,7 +102,7 @@ def serve() -> None:
     :raises RuntimeError: if this process was not started by ipcctl
     """
     from . import _console
-    from ._runtime import runtime
+    from ._serving import serving
 
     path = os.environ.get("IPCCTL_PLANE")
     if path is None:
@@ -106,7 +111,7 @@ def serve() -> None:
         signal.signal(signal.SIGURG, lambda number, frame: _console.on_signal())
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
             signal.signal(signal.SIGTERM, lambda number, frame: stop())
-    one = runtime()
+    one = serving()
     one.attach(path)
     ready()
     one.serve(_is_stopping.is_set)
@@ -120,18 +125,18 @@ def pipe(name: str, timeout: float | None = None) -> Pipe:
     :raises TimeoutError: if none did within the time
     :raises RuntimeError: if this process was not started by ipcctl
     """
-    from ._runtime import runtime
+    from ._serving import serving
 
     path = os.environ.get("IPCCTL_PLANE")
     if path is None:
         raise RuntimeError("pipe: not started by ipcctl (no IPCCTL_PLANE); start it with: ipcctl start SCRIPT")
-    runtime().attach(path)
-    return runtime().take_pipe(name, timeout)
+    serving().attach(path)
+    return serving().take_pipe(name, timeout)
 
 
 def stop() -> None:
     """Ends :func:`serve` after the present call."""
-    from ._runtime import runtime
+    from ._serving import serving
 
     _is_stopping.set()
-    runtime()._wake()
+    serving().wake()

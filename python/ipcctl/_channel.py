@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import select
 import socket
 import struct
 import threading
@@ -15,9 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _contract
-from ._codec import BrokenChannel, Server, SharedRingBuffer, dumps, loads
+from ._codec import BrokenChannel, Server, SharedRingBuffer, check, dumps, loads, shield, unshield
 from ._contract import MESSAGE_BYTES_MAX
 from ._contract import UNREAD_BYTES_MAX as OUTBOX_BYTES_MAX
+from ._contract import UNREAD_MS_MAX as _UNREAD_MS
 from ._shared import Sharing, here
 
 #: Words of the statistics in the segment.
@@ -27,9 +29,10 @@ _FIRST_BUCKET, _NANOSECONDS = _contract.STATISTICS_LATENCIES, _contract.STATISTI
 _F_GET_SEALS = 1034
 _SEALS = 0x0002 | 0x0004  # F_SEAL_SHRINK, F_SEAL_GROW
 _MORE, _LAST = _contract.PART_MORE, _contract.PART_LAST
-_INTERRUPT_OFFSET = _contract.SEGMENT_GONE
 #: Messages that are made or told apart here.
 ERROR, FORGET = _contract.TO_CLIENT_ERROR, _contract.TO_CLIENT_FORGET
+#: How long to wait for room before looking anew: a client rings once there is some.
+_ROOM_SECONDS = 0.05
 
 
 class Segment:
@@ -83,16 +86,21 @@ def _kind_and_name(version: int, payload: bytes) -> tuple[int, str]:
 
 
 class Channel:
-    """Not thread-safe but for :meth:`send`."""
+    """Not thread-safe but for :meth:`send`, :meth:`send_paced` and :meth:`look`."""
 
-    def __init__(self, segment: Segment, exposed: dict[str, Callable[..., Any]]) -> None:
+    def __init__(self, segment: Segment, exposed: dict[str, Callable[..., Any]], session: Any) -> None:
         self.map, self.socket, self.rx, self.tx = segment.map, segment.socket, segment.rx, segment.tx
         self._ring = segment.ring
+        self._version = segment.version
+        #: What it belongs to, told of interrupts: :class:`ipcctl._session.Session`.
+        self.session = session
         self.sharing = Sharing(segment.descriptors)
         #: Answers the usual calls, and knows which one runs.
         self.server = Server(self.rx, self.tx, self.socket.fileno(), self.map, exposed, self)
         at = _contract.SEGMENT_STATISTICS
         self._statistics = memoryview(self.map)[at : at + 8 * _contract.STATISTICS_WORDS].cast("Q")
+        at = _contract.SEGMENT_SLOTS
+        self._slots = memoryview(self.map)[at : at + 8 * _contract.SLOTS].cast("Q")
         self._part_bytes = self.tx.capacity // 4
         self._lock = threading.RLock()
         self._outbox: deque[bytes] = deque()
@@ -105,8 +113,8 @@ class Channel:
         self.backlog: deque[list[object]] = deque()
         self.is_open = True
         self.is_rung = False
-        #: Requests that were interrupted and have not begun.
-        self._cancelled: set[int] = set()
+        self._looking = threading.Lock()
+        self._has_to_look = False
 
     @property
     def is_behind(self) -> bool:
@@ -125,6 +133,14 @@ class Channel:
 
         :param began_ns: when the request began whose answer this is; it is counted before the answer is out
         """
+        was_exposed = shield()  # an exception in the middle would lose a bell, or tear a message
+        try:
+            self._send(message, began_ns)
+        finally:
+            if was_exposed:
+                unshield()
+
+    def _send(self, message: list[object], began_ns: int | None) -> None:
         before = here.channel
         here.channel = self
         try:
@@ -135,8 +151,7 @@ class Channel:
             if not self.is_open:
                 return
             if self._outbox_bytes > OUTBOX_BYTES_MAX:
-                self._outbox.clear()
-                self.is_open = False
+                self.end(_contract.ENDED_UNREAD)
                 raise BrokenChannel(f"the client left more than {OUTBOX_BYTES_MAX} bytes unread")
             if began_ns is not None:
                 self._count(began_ns, message[0] == ERROR)
@@ -150,6 +165,34 @@ class Channel:
             if self.tx.needs_bell():
                 self._ring()
 
+    def send_paced(self, message: list[object]) -> None:
+        """The same for what may come without end, in the serving thread: waits until the client has taken what came before.
+
+        :raises Interrupted: if the request that is served is interrupted meanwhile
+        :raises BrokenChannel: if the client is gone, or has taken nothing for 30 s
+        """
+        was_exposed = shield()
+        try:
+            stuck_since: float | None = None
+            waiting = self._outbox_bytes
+            while not self.flush():
+                if self._outbox_bytes != waiting or stuck_since is None:
+                    waiting, stuck_since = self._outbox_bytes, time.monotonic()
+                elif time.monotonic() - stuck_since > _UNREAD_MS / 1000:
+                    self.end(_contract.ENDED_UNREAD)
+                    raise BrokenChannel(f"the client took nothing for {_UNREAD_MS // 1000} s")
+                if self.server.has_news:
+                    self.look()
+                check()
+                if select.select([self.socket], [], [], _ROOM_SECONDS)[0] and not self.drain_bell():
+                    self.server.is_gone = True
+                if not self.is_open:
+                    return
+            self._send(message, None)
+        finally:
+            if was_exposed:
+                unshield()
+
     def _count(self, began_ns: int, is_error: bool) -> None:
         nanoseconds = time.monotonic_ns() - began_ns
         bucket = (nanoseconds // 1000).bit_length()
@@ -159,6 +202,8 @@ class Channel:
         self._statistics[_ERRORS] += is_error
 
     def _put(self, frame: bytes) -> None:
+        if self._outbox:
+            self.flush()  # the serving thread, which does so otherwise, may be busy for long
         if not self._outbox and self.tx.try_send(frame):
             return
         self.server.is_queueing = True
@@ -217,27 +262,40 @@ class Channel:
             raise BrokenChannel("a message is an array of a kind, a number and more")
         return message
 
-    def cancel_ahead(self, number: int) -> None:
-        """An interrupt came before its request, which waits in the ring: it is not to begin."""
-        self._cancelled.add(number)
-        self.server.is_careful = True
+    def look(self) -> None:
+        """Takes what the client wants interrupted, and sees whether it is gone.
 
-    def is_cancelled(self, number: int) -> bool:
-        """Whether this request, which is about to begin, was interrupted already. Forgets those that came before it."""
-        if not self._cancelled:
-            return False
-        low = number & 0xFFFFFFFF
-        found = low in self._cancelled
-        self._cancelled = {one for one in self._cancelled if one > low}
-        self.server.is_careful = bool(self._cancelled)
-        return found
+        From any thread, and from the handler of a signal in the middle of this very method: whoever comes second leaves a note, which
+        the first one finds before it leaves.
+        """
+        self._has_to_look = True
+        while self._has_to_look and self._looking.acquire(blocking=False):
+            try:
+                self._has_to_look = False
+                self._take_wishes()
+            finally:
+                self._looking.release()
 
-    def take_interrupt(self) -> int:
-        """The call that the client wants interrupted, once; 0 for none."""
-        (number,) = struct.unpack_from("<I", self.map, _INTERRUPT_OFFSET)
-        if number:
-            struct.pack_into("<I", self.map, _INTERRUPT_OFFSET, 0)
-        return int(number)
+    def _take_wishes(self) -> None:
+        server = self.server
+        server.acknowledge()
+        if not self.is_open:
+            return
+        (gone,) = struct.unpack_from("<I", self.map, _contract.SEGMENT_GONE)
+        if gone == _contract.GONE:
+            server.is_gone = True
+        elif gone != 0 and self._version == 2:
+            server.want(gone)
+            struct.pack_into("<I", self.map, _contract.SEGMENT_GONE, 0)
+        if self._version >= 3:
+            for index, number in enumerate(self._slots):
+                if number != 0:
+                    server.want(number)
+                    self._slots[index] = 0
+        if len(server.wanted) > _contract.WISHES_MAX:
+            server.is_gone = True
+        server.is_leaving = True  # the serving thread has something to settle
+        self.session.on_wishes()
 
     def drain_bell(self) -> bool:
         """Takes the bells. False if the client is gone."""
@@ -249,11 +307,24 @@ class Channel:
         except OSError:
             return False
 
-    def close(self) -> None:
+    def end(self, why: int) -> None:
+        """Nothing is sent or taken any more; the client, and the shim, find out why. The first reason stands."""
         with self._lock:
-            self.is_open = False
+            if self.is_open:
+                self.is_open = False
+                struct.pack_into("<I", self.map, _contract.SEGMENT_ENDED, why)
             self._outbox.clear()
+            self._outbox_bytes = 0
+
+    def close(self) -> None:
+        self.end(_contract.ENDED_CLOSED)
+        with self._lock:
             # A call of it may still run, and will want to answer: not through a descriptor that is somebody else's by then.
             self.server.close()
             self.socket.close()
             self.sharing.close()  # the map goes with the rings that look into it
+
+    def abandon(self) -> None:
+        """In a forked child: the rings are the parent's."""
+        self.is_open = False
+        self.server.is_queueing = self.server.is_gone = True

@@ -12,23 +12,29 @@ import sys
 from types import ModuleType
 
 from . import _pure
-from ._types import BrokenChannel, DecodeError, EncodeError, JavaScriptError, StreamRef, Tagged, Undefined, undefined
+from ._types import BrokenChannel, DecodeError, EncodeError, Interrupted, JavaScriptError, StreamRef, Tagged, Undefined, undefined
 
 __all__ = [
     "BrokenChannel",
     "DecodeError",
     "EncodeError",
+    "Interrupted",
     "JavaScriptError",
     "Server",
     "SharedRingBuffer",
     "StreamRef",
     "Tagged",
     "Undefined",
+    "check",
+    "deliver",
     "dumps",
+    "forget",
     "implementation",
     "loads",
+    "shield",
     "turn",
     "undefined",
+    "unshield",
     "waiting",
 ]
 
@@ -66,4 +72,7 @@ loads = _chosen.loads
 SharedRingBuffer = _chosen.SharedRingBuffer
 Server = _chosen.Server
 turn = _chosen.turn
+#: Interrupts: raised in code of the user's that runs for a client, and nowhere else.
+shield, unshield, check, deliver, forget = _chosen.shield, _chosen.unshield, _chosen.check, _chosen.deliver, _chosen.forget
+Interrupted.on_raise = _chosen.raised
 waiting = _chosen.waiting

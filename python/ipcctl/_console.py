@@ -12,12 +12,11 @@ _lock = threading.Lock()
 
 def on_signal() -> None:
     """SIGURG came again: something is to be interrupted, or the thread that served has ended. In the main thread; imports nothing."""
-    runtime = getattr(sys.modules.get("ipcctl._runtime"), "_runtime", None)
-    if runtime is None:
-        return
-    runtime.on_signal()
-    if not runtime.is_served and not _lock.locked():
+    serving = getattr(sys.modules.get("ipcctl._serving"), "_serving", None)
+    if (serving is None or not serving.is_served) and not _lock.locked():
         _thread.start_new_thread(serve, ())
+    if serving is not None:
+        serving.on_signal()
 
 
 def serve() -> None:
@@ -25,16 +24,13 @@ def serve() -> None:
     if not _lock.acquire(blocking=False):
         return
     try:
-        from ._runtime import runtime
+        from ._serving import serving
 
-        one = runtime()
+        one = serving()
         one.attach(os.environ["IPCCTL_PLANE"])
         while not one.is_wanted_elsewhere:
-            try:
-                if not one.serve_if_free(lambda: one.is_wanted_elsewhere):
-                    return
-            except KeyboardInterrupt:
-                pass  # meant for a call that had just ended
+            if not one.serve_if_free(lambda: one.is_wanted_elsewhere):
+                return
     except OSError:
         pass  # the shim is gone, and we soon
     finally:

@@ -39,6 +39,12 @@ SLOTS = 64
 # The client is.
 GONE = 0xffffffff
 
+# Why the worker has ended a channel.
+ENDED_CLOSED = 1
+ENDED_UNREAD = 2
+ENDED_BROKEN = 3
+ENDED_FAULT = 4
+
 # Offsets in a control block, and its size.
 RING_HEAD = 0
 RING_TAIL = 64
@@ -111,6 +117,8 @@ TO_CLIENT_FORGET = 11
 # Limits, as docs/limits.md has them.
 MESSAGE_BYTES_MAX = 268435456
 UNREAD_BYTES_MAX = 67108864
+UNREAD_MS_MAX = 30000
+WISHES_MAX = 1048576
 PIPE_NAME_BYTES_MAX = 48
 PIPES_UNTAKEN_MAX = 64
 SEGMENTS_MAX = 256

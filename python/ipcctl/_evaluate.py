@@ -6,11 +6,15 @@ import ast
 import inspect
 import itertools
 import linecache
+import os
 import sys
 import threading
+import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from ._codec import BrokenChannel, Interrupted, shield, unshield
 
 _numbers = itertools.count(1)
 #: Sources kept for tracebacks; older ones are forgotten.
@@ -64,26 +68,138 @@ async def _run_async(body: types.CodeType | None, value: types.CodeType | None, 
 
 
 class Capture:
-    """Stands in for ``sys.stdout`` and ``sys.stderr`` while code runs: what this thread writes goes to the client, all else where it went."""
+    """Stands in for ``sys.stdout`` and ``sys.stderr`` while code runs: what this thread writes goes to the client, all else where it went.
 
-    def __init__(self, tell: Callable[[str, str], None]) -> None:
+    What is printed is joined and sent a few milliseconds later by a thread of ours, so that it is seen while the code goes on; with
+    more than that the code itself sends it, and waits as long as the client has no room.
+
+    :param tell: sends text of a stream. The third argument says whether it is to wait for room; without, it gives False where there is none
+    """
+
+    def __init__(self, tell: Callable[[str, str, bool], bool]) -> None:
         self._tell = tell
         self._thread = threading.get_ident()
+        self._lock = threading.Lock()
+        self._parts: list[tuple[str, str]] = []
+        self._chars = 0
+        self._is_over = False
 
     def __enter__(self) -> None:
         self._before = (sys.stdout, sys.stderr)
         sys.stdout = _Tee(self._before[0], "stdout", self)
         sys.stderr = _Tee(self._before[1], "stderr", self)
+        _captures.add(self)
 
     def __exit__(self, *_: object) -> None:
         sys.stdout, sys.stderr = self._before
+        _captures.discard(self)
+        try:
+            self._send(True)
+        except (BrokenChannel, Interrupted):
+            pass  # the answer is next, and says so
+        self._is_over = True
 
     def write(self, below: Any, stream: str, text: str) -> int:
-        if threading.get_ident() != self._thread:
+        if threading.get_ident() != self._thread or self._is_over:
             return int(below.write(text))
-        if text:
-            self._tell(stream, text)
+        if not text.isascii():
+            if stream == "stderr":
+                text = text.encode("utf-8", "backslashreplace").decode()
+            else:
+                text.encode()  # as Python's own stream does it: a lone surrogate is an error of the print
+        was_exposed = shield()
+        try:
+            with self._lock:
+                self._parts.append((stream, text))
+                self._chars += len(text)
+                is_much = self._chars > _EAGER_CHARS
+            if is_much:
+                self._send(True)
+            else:
+                _flusher.arm(self)
+        finally:
+            if was_exposed:
+                unshield()
         return len(text)
+
+    def _send(self, is_paced: bool) -> bool:
+        """False if the client has no room for it now."""
+        while True:
+            with self._lock:  # never while it waits: whoever prints would not be interruptible
+                if not self._parts:
+                    return True
+                stream = self._parts[0][0]
+                count = next((at for at, part in enumerate(self._parts) if part[0] != stream), len(self._parts))
+                text = "".join(part[1] for part in self._parts[:count])
+                piece, rest = text[:_PIECE_CHARS], text[_PIECE_CHARS:]
+                self._parts[:count] = [(stream, rest)] if rest else []
+                self._chars -= len(piece)
+                if not is_paced:  # in order, and without waiting: with the lock held
+                    if self._tell(stream, piece, False):
+                        continue
+                    self._parts.insert(0, (stream, piece))
+                    self._chars += len(piece)
+                    return False
+            self._tell(stream, piece, True)
+
+    def flush_soon(self) -> bool:
+        """By the thread of ours. True if it is to come again."""
+        return not self._is_over and not self._send(False)
+
+    def abandon(self) -> None:
+        """In a forked child: the client is the parent's."""
+        self._is_over = True
+        self._parts.clear()
+
+
+#: Characters that are sent together, and that wait for the thread at most.
+_PIECE_CHARS = 32_768
+_EAGER_CHARS = 16_384
+_FLUSH_SECONDS = 0.004
+_captures: set[Capture] = set()
+
+
+class _Flusher:
+    """Sends what was printed a moment ago, in a thread that is started by the first print."""
+
+    def __init__(self) -> None:
+        self._armed: set[Capture] = set()
+        self._has_some = threading.Event()
+        self._is_started = False
+
+    def arm(self, capture: Capture) -> None:
+        self._armed.add(capture)
+        if not self._has_some.is_set():
+            self._has_some.set()
+        if not self._is_started:
+            self._is_started = True
+            threading.Thread(target=self._run, name="ipcctl-output", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self._has_some.wait()
+            time.sleep(_FLUSH_SECONDS)
+            self._has_some.clear()
+            for capture in list(self._armed):
+                self._armed.discard(capture)
+                try:
+                    if capture.flush_soon():
+                        self.arm(capture)
+                except Exception:
+                    capture.abandon()  # the client is gone
+
+
+_flusher = _Flusher()
+
+
+def _forget() -> None:
+    global _flusher
+    for capture in _captures:
+        capture.abandon()
+    _flusher = _Flusher()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 class _Tee:
@@ -94,6 +210,13 @@ class _Tee:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         return self._capture.write(self._below, self._stream, text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        self._below.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._below, name)

@@ -22,6 +22,7 @@ from ._types import (
     BrokenChannel,
     DecodeError,
     EncodeError,
+    Interrupted,
     Refused,
     big_bytes,
     failure,
@@ -718,21 +719,215 @@ class SharedRingBuffer:
             self._words[_CONSUMER_SLEEPS] = 0
 
 
-class Server:
-    """The worker's end of a channel. Here it only holds what belongs to it: everything is for the thorough way."""
+class _Frame:
+    """A request whose code runs, on the stack of the serving thread."""
 
-    __slots__ = ("channel", "is_careful", "is_leaving", "is_paused", "is_queueing", "running", "rx")
+    __slots__ = ("due", "gap", "is_in_user", "is_sent", "number", "outer", "server", "thread")
+
+    def __init__(self, server: Server, number: int, outer: _Frame | None) -> None:
+        self.server, self.number, self.outer = server, number, outer
+        self.thread = threading.get_ident()
+        #: When it may be interrupted again: code that ended the first exception gets another one later.
+        self.due, self.gap = 0.0, _AGAIN_SECONDS
+        #: An exception may be raised: the user's code runs, and none of what serves it.
+        self.is_in_user = False
+        #: One is on its way to the thread, and has not been raised.
+        self.is_sent = False
+
+    @property
+    def is_due(self) -> bool:
+        return self.server.is_wanted(self.number) and time.monotonic() >= self.due
+
+    def postpone(self) -> None:
+        self.due = time.monotonic() + self.gap
+        self.gap = min(2 * self.gap, _AGAIN_SECONDS_MAX)
+
+    def interrupt(self) -> NoReturn:
+        self.postpone()
+        raise Interrupted
+
+    def leave_user(self) -> None:
+        """From here on nothing is raised, and nothing is on its way."""
+        with _sending:
+            self.is_in_user = False
+        self.take_back()
+
+    def take_back(self) -> None:
+        """What was sent and has not been raised is none yet: it is due again."""
+        while self.is_sent:
+            try:
+                _send_exception(self.thread, None)
+                if self.is_sent:
+                    self.is_sent, self.due = False, 0.0
+            except Interrupted:
+                pass  # it came at the last moment; there is no other
+
+
+_AGAIN_SECONDS, _AGAIN_SECONDS_MAX = 1.0, 60.0
+#: The innermost request whose code runs.
+_innermost: _Frame | None = None
+#: Held while another thread looks whether it may send an exception, and sends it.
+_sending = threading.Lock()
+
+
+def _own_frame() -> _Frame | None:
+    frame = _innermost
+    return frame if frame is not None and frame.thread == threading.get_ident() else None
+
+
+def _send_exception(thread: int, kind: type[BaseException] | None) -> None:
+    import ctypes
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None if kind is None else ctypes.py_object(kind))
+
+
+def shield() -> bool:
+    """From here on no interrupt is raised in this thread; True if one could have been, and unshield() is due."""
+    frame = _own_frame()
+    if frame is None or not frame.is_in_user:
+        return False
+    frame.leave_user()
+    return True
+
+
+def unshield() -> None:
+    """Interrupts are raised again, at once where one has come meanwhile."""
+    frame = _own_frame()
+    if frame is not None:
+        frame.is_in_user = True
+        if frame.is_due:
+            frame.interrupt()
+
+
+def check() -> None:
+    """Raises the interrupt of the innermost request of this thread, if one is due."""
+    frame = _own_frame()
+    if frame is not None and frame.is_due:
+        frame.interrupt()
+
+
+def deliver() -> bool:
+    """Raises the interrupt of the innermost request if its code runs: here, or in the thread that runs it."""
+    frame = _own_frame()
+    if frame is not None:
+        if frame.is_in_user and frame.is_due:
+            frame.interrupt()
+        return False
+    if not _sending.acquire(blocking=False):
+        return False  # this is a signal in the middle of a signal: the client asks again
+    try:
+        frame = _innermost
+        if frame is None or not frame.is_in_user or frame.is_sent or not frame.is_due:
+            return False
+        frame.postpone()
+        frame.is_sent = True
+        _send_exception(frame.thread, Interrupted)
+        return True
+    finally:
+        _sending.release()
+
+
+def raised() -> None:
+    """An interrupt that was sent to this thread has been raised."""
+    frame = _own_frame()
+    if frame is not None:
+        frame.is_sent = False
+
+
+def forget() -> None:
+    """In a forked child: nothing runs here for anybody."""
+    global _innermost, _sending
+    _innermost, _sending = None, threading.Lock()
+
+
+class Server:
+    """The worker's end of a channel. Here calls are all for the thorough way."""
+
+    __slots__ = ("_seen", "_wishes", "channel", "is_gone", "is_leaving", "is_paused", "is_queueing", "last", "rx", "wanted")
 
     def __init__(self, rx: SharedRingBuffer, tx: SharedRingBuffer, bell: int, segment: Any, exposed: Any, channel: Any) -> None:
         self.rx = rx
         self.channel = channel
-        #: The number of the call that runs; 0 for none.
-        self.running = 0
-        self.is_paused = self.is_queueing = self.is_leaving = self.is_careful = False
+        #: Numbers of requests that the client wants interrupted and that have not ended.
+        self.wanted: set[int] = set()
+        #: The highest number of a request that has begun, or was refused.
+        self.last = 0
+        self.is_paused = self.is_queueing = self.is_leaving = self.is_gone = False
+        self._wishes = memoryview(segment)[_contract.SEGMENT_GONE : _contract.SEGMENT_GONE + 8].cast("Q")
+        self._seen = 0
+
+    @property
+    def has_news(self) -> bool:
+        """The client has asked for an interrupt, or is gone, since the last look."""
+        return self._wishes[0] != self._seen
+
+    def acknowledge(self) -> None:
+        """What the client asks for from now on is news."""
+        self._seen = self._wishes[0]
+
+    def want(self, number: int) -> None:
+        """The client wants this request interrupted, once more perhaps."""
+        self.wanted.add(number)
+        frame = _innermost
+        while frame is not None:
+            if frame.server is self and frame.number == number:
+                frame.due = 0.0
+            frame = frame.outer
+
+    def is_wanted(self, number: int) -> bool:
+        """Whether the client wants this request interrupted."""
+        return self.is_gone or number in self.wanted
+
+    def running(self) -> list[int]:
+        """Numbers of its requests whose code runs, or waits for one that does."""
+        numbers = []
+        frame = _innermost
+        while frame is not None:
+            if frame.server is self:
+                numbers.append(frame.number)
+            frame = frame.outer
+        return numbers
+
+    def perform(self, number: int, function: Any, args: tuple[Any, ...], kwargs: Any) -> tuple[Any, bool]:
+        """Runs code of the user's for a request: its value and False, or its exception and True. Interrupts are raised in it alone,
+        but for the few instructions between the code and what says that it runs: one that comes there is caught here.
+        """
+        global _innermost
+        frame = _Frame(self, number, _innermost)
+        _innermost = frame
+        if number > self.last:
+            self.last = number
+        if self.has_news and not self.is_gone:
+            self.channel.look()
+        outcome: tuple[Any, bool] | None = None
+        while True:
+            try:
+                if outcome is None:
+                    outcome = _run(frame, function, args, kwargs or {})
+                frame.leave_user()
+                break
+            except Interrupted as late:
+                outcome = outcome or (late, True)
+        _innermost = frame.outer
+        return outcome
 
     def close(self) -> None:
         """Forgets the channel."""
         self.channel = None
+        self._wishes = _NO_WISHES
+
+
+_NO_WISHES = memoryview(bytes(8)).cast("Q")
+
+
+def _run(frame: _Frame, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
+    try:
+        frame.is_in_user = True
+        if frame.server.is_wanted(frame.number):  # by now: from here on a signal raises it
+            return Interrupted("interrupted by the client before it began"), True
+        return function(*args, **kwargs), False
+    except BaseException as error:  # noqa: B036 - KeyboardInterrupt and SystemExit of the code are its answer
+        return error, True
 
 
 #: Between two looks: beyond, we were off the core, or another thread had its turn.
@@ -756,7 +951,7 @@ def turn(servers: tuple[Server, ...], here: Any, microseconds: float, *_others: 
     if found is None:
         _is_resting = microseconds > 0
         return False
-    if found.is_leaving:
+    if found.is_leaving or found.has_news:
         found.is_leaving = False
         return True
     _outlook.client = found.rx.peer_core
@@ -766,7 +961,7 @@ def turn(servers: tuple[Server, ...], here: Any, microseconds: float, *_others: 
 
 def _find(servers: tuple[Server, ...]) -> Server | None:
     for server in servers:
-        if server.is_leaving or server.rx.has_data:
+        if server.is_leaving or server.has_news or server.rx.has_data:
             return server
     return None
 

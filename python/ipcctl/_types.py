@@ -12,6 +12,7 @@ import os
 import re
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from ._contract import VALUE_DEPTH_MAX as MAX_DEPTH
@@ -74,6 +75,24 @@ class JavaScriptError(Exception):
         self.type = type
         self.stack = stack
         self.cause: Any = None  # also what is no exception; __cause__ is set where it is one
+
+
+class Interrupted(KeyboardInterrupt):
+    """What an interrupt of a client raises in the code that runs for it. To that code it is a KeyboardInterrupt."""
+
+    #: Told when one comes to be: an exception that is sent to another thread is made when it is raised there.
+    on_raise: Callable[[], object] = staticmethod(lambda: None)
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(args or ("interrupted by the client",)))
+        Interrupted.on_raise()
+
+    def __reduce__(self) -> tuple[type[KeyboardInterrupt], tuple[object, ...]]:
+        return KeyboardInterrupt, self.args
+
+
+Interrupted.__name__ = Interrupted.__qualname__ = "KeyboardInterrupt"
+Interrupted.__module__ = "builtins"
 
 
 class Refused(Exception):

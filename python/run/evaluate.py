@@ -1,7 +1,7 @@
 """The worker behind ``ipcctl.eval()`` in TypeScript: an empty namespace that ends with its client."""
 
 import ipcctl
-from ipcctl._runtime import runtime
+from ipcctl._serving import serving
 
-runtime().on_last_client_gone = ipcctl.stop
+serving().on_last_client_gone = ipcctl.stop
 ipcctl.serve()

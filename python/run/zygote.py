@@ -318,7 +318,7 @@ def show(error: BaseException) -> None:
 def main() -> None:
     library_path, *imports = sys.argv[1:]
     single_threaded()
-    for name in [*imports, "ipcctl", "ipcctl._console", "ipcctl._runtime", "runpy", "traceback", "random"]:
+    for name in [*imports, "ipcctl", "ipcctl._console", "ipcctl._serving", "runpy", "traceback", "random"]:
         importlib.import_module(name)
     single_threaded()
     folder = os.path.dirname(os.environ["IPCCTL_PLANE"])

@@ -1,21 +1,24 @@
 /** The client's end of a channel with a worker: makes the segment, hands it to the worker through its shim, sends and receives. */
-import { PART, SEGMENT } from "../../contract/segment.ts";
+import { ENDED, PART, SEGMENT } from "../../contract/segment.ts";
 import { limit } from "../base/limits.ts";
 import { openStream, type StreamSocket } from "../base/platform.ts";
-import { CAPACITY, openSegment, type OpenSegment } from "./meet.ts";
+import { CAPACITY, openSegment, poker, type OpenSegment, type Poke } from "./meet.ts";
 import { outlook, type Awaited } from "./outlook.ts";
 import { BrokenChannel, PeerGone, SharedRingBuffer } from "./ring.ts";
 import { Sharing } from "./sharing.ts";
 import { closeFd, core, drain, ring, waitReadable } from "./system.ts";
+import { Wishes } from "./wishes.ts";
 
 export { BrokenChannel, PeerGone } from "./ring.ts";
 
-const { gone: INTERRUPT, asked: ASKED, ringA: RING_A, ringB: RING_B, data: DATA_OFFSET } = SEGMENT;
+const { asked: ASKED, ringA: RING_A, ringB: RING_B, data: DATA_OFFSET } = SEGMENT;
 const { more: MORE, last: LAST } = PART;
 const MESSAGE_BYTES_MAX = limit("messageBytes");
 const OUTBOX_BYTES_MAX = limit("unreadBytes");
 const OUTBOX_TIDY = 10_000;
 const ROOM_MS = 2;
+/** How long messages are taken in one turn of the event loop. */
+const TAKE_MS = 4;
 
 export type ChannelListener = {
   /** A whole message, still encoded. */
@@ -27,10 +30,8 @@ export type ChannelListener = {
 export class Channel implements Disposable {
   /** The descriptor tells the shim of our end, the memory stays mapped with it. */
   readonly #segment: OpenSegment;
-  readonly #interrupt: Int32Array;
+  readonly #wishes: Wishes;
   readonly #asked: Int32Array;
-  /** Calls whose interrupt the worker has not been told of yet. */
-  readonly #interrupts: number[] = [];
   /** Memory that is handed over instead of copied. */
   readonly sharing: Sharing;
   readonly #tx: SharedRingBuffer;
@@ -52,10 +53,13 @@ export class Channel implements Disposable {
   #isLooking = false;
   readonly #awaited: Awaited;
 
-  private constructor(segment: OpenSegment, listener: ChannelListener) {
+  private constructor(segment: OpenSegment, poke: Poke, listener: ChannelListener) {
     const { memory, bell, descriptors } = segment;
     this.#segment = segment;
-    this.#interrupt = new Int32Array(memory.buffer, memory.byteOffset + INTERRUPT, 1);
+    this.#wishes = new Wishes(memory, segment.version, () => {
+      ring(bell); // for a worker that sleeps
+      poke(); // for one whose code runs
+    });
     this.#asked = new Int32Array(memory.buffer, memory.byteOffset + ASKED, 1);
     this.#tx = new SharedRingBuffer(memory, RING_A, DATA_OFFSET, CAPACITY, true);
     this.#rx = new SharedRingBuffer(memory, RING_B, DATA_OFFSET + CAPACITY, CAPACITY, false);
@@ -72,7 +76,7 @@ export class Channel implements Disposable {
    * @throws IpcError NOT_RUNNING, DEADLINE if no runtime attaches in time, FAILED if the worker cannot have one
    */
   static async open(shimSocket: string, name: string, timeoutMs: number, listener: ChannelListener): Promise<Channel> {
-    return new Channel(await openSegment(shimSocket, name, timeoutMs, ""), listener);
+    return new Channel(await openSegment(shimSocket, name, timeoutMs, ""), poker(shimSocket), listener);
   }
 
   /** Of its layout: what the worker's runtime knows. */
@@ -174,7 +178,7 @@ export class Channel implements Disposable {
     let hasEnded = false;
     if (this.#isOpen && this.#rx.prepareSleep()) hasEnded = waitReadable(this.#fd, timeoutMs) && !drain(this.#fd);
     if (this.#rx.hasData) return this.#takeBlocking();
-    if (hasEnded) this.#end(new PeerGone());
+    if (hasEnded) this.#end(this.#reason());
     return false;
   }
 
@@ -188,15 +192,28 @@ export class Channel implements Disposable {
   }
 
   #takeAll(): void {
+    let isMore = false;
     try {
       this.#rx.cancelSleep();
-      for (let frame = this.#rx.tryReceive(); frame !== undefined; frame = this.#rx.tryReceive()) this.#onFrame(frame);
+      let deadline = 0;
+      let count = 0;
+      for (let frame = this.#rx.tryReceive(); frame !== undefined; frame = this.#rx.tryReceive()) {
+        this.#onFrame(frame);
+        if ((++count & 7) !== 0) continue;
+        if (this.#rx.needsBell()) this.#ring();
+        if (deadline === 0) deadline = performance.now() + TAKE_MS;
+        if (performance.now() < deadline) continue;
+        isMore = true; // of a worker that sends without end: timers and others have their turn
+        break;
+      }
       if (this.#rx.needsBell()) this.#ring(); // it waits for room
     } catch (error) {
       return this.#end(error as Error);
     }
     if (this.#outbox.length > 0) this.#flush(); // answers mean that there is room
-    if (this.#isOpen && !this.#isLooking) this.#sleep();
+    if (!this.#isOpen || this.#isLooking) return;
+    if (isMore) setImmediate(() => this.#isOpen && !this.#isLooking && this.#takeAll());
+    else this.#sleep();
   }
 
   #onFrame(frame: Uint8Array): void {
@@ -234,7 +251,7 @@ export class Channel implements Disposable {
         close: () => {
           if (!this.#isOpen) return;
           this.#takeAll(); // what it said last
-          this.#end(new PeerGone());
+          this.#end(this.#reason());
         },
       },
     );
@@ -249,30 +266,36 @@ export class Channel implements Disposable {
     else this.#socket?.unref();
   }
 
-  /** Has a call interrupted: its number in the segment, and a signal that makes the worker look. One after the other, as they are taken. */
-  interrupt(number: number, poke: () => void): void {
-    this.#interrupts.push(number);
-    if (this.#interrupts.length === 1) this.#passInterrupts(poke, 1);
+  /** Has a request interrupted, now and until {@link Channel.settled} says that it has ended. */
+  interrupt(number: number): void {
+    this.#wishes.want(number);
   }
 
-  #passInterrupts(poke: () => void, pauseMs: number): void {
-    if (!this.#isOpen) return;
-    if (Atomics.load(this.#interrupt, 0) === 0) {
-      const number = this.#interrupts[0];
-      if (number === undefined) return;
-      Atomics.store(this.#interrupt, 0, number);
-      poke();
-      this.#interrupts.shift();
-      if (this.#interrupts.length === 0) return;
-      pauseMs = 1;
+  /** A request has ended. */
+  settled(number: number): void {
+    if (this.#wishes.isAny) this.#wishes.ended(number);
+  }
+
+  /** The other side is gone: why, where it says so. */
+  #reason(): Error {
+    switch (this.#wishes.why) {
+      case ENDED.unread:
+        return new PeerGone(
+          "the worker gave this channel up, since what it sent was not read; its code was interrupted",
+        );
+      case ENDED.broken:
+        return new BrokenChannel("the worker could not read what it was sent, and ended the channel");
+      case ENDED.fault:
+        return new PeerGone("the worker ended this channel after a fault of its own, which its log shows");
+      default:
+        return new PeerGone();
     }
-    const next = Math.min(pauseMs * 2, 100); // it may be in a long call of C
-    setTimeout(() => this.#passInterrupts(poke, next), pauseMs).unref();
   }
 
   #end(error: Error): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;
+    this.#wishes.leave();
     if (this.#socket) this.#socket.terminate();
     closeFd(this.#segment.life);
     this.sharing.close();

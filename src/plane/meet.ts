@@ -37,6 +37,8 @@ const START_MS = 2000;
 /** No runtime is attached (ENOTCONN), the one that was has just ended (EPIPE, ECONNRESET), or it has too much to take (EAGAIN). */
 const EAGAIN = 11;
 const NOT_NOW = new Set([107, 32, 104, EAGAIN]);
+/** How long the shim has to answer. */
+const POKE_MS = 1000;
 /** How long an idle worker may take for its first message, before other work of this program goes first. */
 const SOON_MS = 2;
 const ENOSYS = 38;
@@ -247,12 +249,29 @@ class ShimDoor implements Disposable {
 }
 
 /** Asks the worker to look at what is to be interrupted. */
-export function pokeWorker(path: string): void {
-  const socket = connectTo(path);
-  if (socket === undefined) return;
-  sendWithFds(socket, frameHead(1, REQUEST.wake), []);
-  receive(socket, 1000);
-  closeFd(socket);
+export type Poke = () => void;
+
+/** For a worker's shim, which serves few at a time: one connection at once, and that for a moment. */
+export function poker(path: string): Poke {
+  let isAsking = false;
+  let isDueAgain = false;
+  const ask = async (): Promise<void> => {
+    const socket = connectTo(path);
+    if (socket === undefined) return;
+    sendWithFds(socket, frameHead(1, REQUEST.wake), []);
+    const deadline = performance.now() + POKE_MS;
+    while (receive(socket, 0) === undefined && performance.now() < deadline) await sleep(1);
+    closeFd(socket);
+  };
+  return function poke(): void {
+    isDueAgain = isAsking;
+    if (isAsking) return;
+    isAsking = true;
+    void ask().finally(() => {
+      isAsking = false;
+      if (isDueAgain) poke();
+    });
+  };
 }
 
 function frameHead(length: number, type: number): Buffer {

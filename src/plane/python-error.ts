@@ -1,6 +1,6 @@
 /** An exception that came out of Python. */
 
-/** What crosses of one: see `describe` in python/ipcctl/_runtime.py. */
+/** What crosses of one: see `describe` in python/ipcctl/_calling.py. */
 export type ErrorRecord = {
   readonly type: string;
   readonly message: string;

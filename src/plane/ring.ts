@@ -15,10 +15,10 @@ export class BrokenChannel extends Error {
   override readonly name: string = "BrokenChannel";
 }
 
-/** The other side ended, and broke nothing. */
+/** The other side ended the channel, and nobody broke anything. */
 export class PeerGone extends BrokenChannel {
-  constructor() {
-    super("the worker is gone");
+  constructor(message = "the worker is gone") {
+    super(message);
   }
 }
 

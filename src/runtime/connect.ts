@@ -43,12 +43,11 @@ export async function connect(options: ConnectOptions = {}): Promise<Ipcctl> {
   return new Ipcctl(await open(), open);
 }
 
-/** A connection to the daemon that is made anew when that was restarted. */
+/** A connection to the daemon that is made anew when that was restarted. Only what is under way keeps the program alive. */
 export class Ipcctl implements Disposable, AsyncDisposable {
   #connection: Connection;
   readonly #open: (() => Promise<Connection>) | undefined;
   #opening: Promise<Connection> | undefined;
-  #isRef = true;
   #isDisposed = false;
   readonly #workers = new Set<Disposable>();
 
@@ -63,7 +62,6 @@ export class Ipcctl implements Disposable, AsyncDisposable {
     this.#opening ??= this.#open().finally(() => (this.#opening = undefined));
     this.#connection = await this.#opening;
     if (this.#isDisposed) this.#connection.close();
-    else this.#connection.setRef(this.#isRef);
     return this.#connection;
   }
 
@@ -183,12 +181,6 @@ export class Ipcctl implements Disposable, AsyncDisposable {
 
   async delete(name: string): Promise<void> {
     await (await this.#daemon()).request({ Delete: { name } });
-  }
-
-  /** Whether the connection to the daemon keeps the program alive. */
-  setRef(isRef: boolean): void {
-    this.#isRef = isRef;
-    this.#connection.setRef(isRef);
   }
 
   /** Closes the channels that were opened through it; workers run on. */

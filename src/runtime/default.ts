@@ -32,8 +32,6 @@ async function open(): Promise<PythonWorker> {
     for (const { name, state } of await ipc.status())
       if (LEFT.test(name) && name !== NAME && state === "Stopped") await ipc.delete(name).catch(() => undefined); // another program may be quicker
     const worker = await ipc.start(join(ROOT, "python/run/evaluate.py"), { name: NAME, restart_policy: "no" });
-    worker.unrefWhenIdle();
-    ipc.setRef(false);
     process.once("beforeExit", closeDefaultRuntimeQuietly);
     return worker;
   } catch (error) {
@@ -47,7 +45,6 @@ export async function closeDefaultRuntime(): Promise<void> {
   const ending = ipc;
   opening = ipc = undefined;
   process.removeListener("beforeExit", closeDefaultRuntimeQuietly);
-  ending?.setRef(true);
   await ending?.delete(NAME);
   ending?.[Symbol.dispose]();
 }

@@ -1,10 +1,8 @@
 /** A worker as a program sees it: call its functions, evaluate code in it, stream from it, lend it functions. */
 import { TO_CLIENT as FROM, TO_WORKER as TO } from "../../contract/messages.ts";
-import { GONE } from "../../contract/segment.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { BrokenChannel, Channel, PeerGone } from "../plane/channel.ts";
-import { pokeWorker } from "../plane/meet.ts";
 import { Pipe } from "../plane/pipe.ts";
 import { decode } from "../plane/cbor-decode.ts";
 import { Encoder, errorRecord } from "../plane/cbor-encode.ts";
@@ -19,12 +17,12 @@ const PIPE_OPEN_MS = 10_000;
 export const REOPEN_MS = 10_000;
 /** The longest sleep of a blocking call between two looks. */
 const BLOCKING_LOOK_MS = 100;
-/** As the number of an interrupt: whatever of ours runs. */
-const ANYTHING = GONE | 0;
+/** A generator whose reader left is told so; one that computes for longer does not hear it, and is interrupted. */
+const LEAVE_MS = 20;
 
 /** How one request is made. */
 export type CallOptions = {
-  /** Milliseconds; then the code is interrupted and the promise rejects with DEADLINE. */
+  /** Milliseconds, of a stream to its end; then the code is interrupted and the promise, or the stream, rejects with DEADLINE. */
   readonly timeout?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 };
@@ -85,7 +83,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   #encoder!: Encoder;
   /** In the order of their beginning. */
   readonly #pending = new Map<number, Pending>();
-  readonly #streams = new Map<number, Stream>();
+  readonly #streams = new Map<number, StreamState>();
   readonly #bound = new Map<string, (...args: Answer[]) => unknown>();
   /** Iterables of ours that Python takes items from. */
   readonly #sources = new Map<number, Source>();
@@ -93,7 +91,9 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   #next = 1;
   #hello: WorkerHello | undefined;
   #isBlocking = false;
-  #isBackground = false;
+  /** An idle channel keeps the program alive. */
+  #isKept = false;
+  #isRef = true;
 
   private constructor(seek: (attach: Attach, timeoutMs: number) => Promise<void>) {
     this.#seek = seek;
@@ -135,7 +135,8 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
       if (this.#isDisposed) throw lost(name, new BrokenChannel("the channel was closed"));
       for (const bound of this.#bound.keys()) this.#send([TO.bind, 0, bound]);
       await hello.promise;
-      if (this.#isBackground) channel.setRef(false);
+      this.#isRef = true;
+      this.#updateRef();
     } catch (error) {
       const isLate = channel.isOpen; // it did nothing that would speak against another attempt
       channel[Symbol.dispose]();
@@ -216,12 +217,24 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     return this.#withOptions(options, () => this.#ask(TO.call, name, args, options.kwargs ?? null));
   }
 
-  /** A generator of the worker as an async iterable with backpressure; leaving the loop early closes the generator. */
-  async *stream<K extends keyof W & string>(
+  /**
+   * A generator of the worker as an async iterable with backpressure; leaving the loop early closes the generator. It begins with
+   * the first item that is asked for.
+   */
+  stream<K extends keyof W & string>(
     name: K,
     ...args: ArgumentsOf<W[K]>
   ): AsyncGenerator<ItemOf<W[K]>, void, undefined> {
-    const answer = (await this.call(name, ...args)) as unknown;
+    return this.streamWith(name, args) as AsyncGenerator<ItemOf<W[K]>, void, undefined>;
+  }
+
+  /** The same with keyword arguments and options, which hold until the end of the stream. */
+  async *streamWith(
+    name: string,
+    args: readonly unknown[],
+    options: CallOptions & { readonly kwargs?: Readonly<Record<string, unknown>> } = {},
+  ): AsyncGenerator<Answer, void, undefined> {
+    const answer = (await this.callWith(name, args, options)) as unknown;
     if (!(answer instanceof Stream))
       throw new IpcError("FAILED", `${name} gave no stream; it is no generator`, {
         hint: `call("${name}", …) gives its value`,
@@ -246,11 +259,27 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     await this.#request(TO.eval, "", { mode: "forget", namespace }, undefined);
   }
 
-  /** From now on only requests that wait for their answer keep the program alive. */
-  unrefWhenIdle(): void {
-    this.#isBackground = true;
-    this.#channel.setRef(this.#pending.size > 0);
+  /** From now on this worker keeps the program alive: one that lends functions and has nothing else to do waits for them to be called. */
+  ref(): void {
+    this.#isKept = true;
+    this.#updateRef();
   }
+
+  /** From now on only what is under way keeps the program alive: requests, and streams that are read. It is so from the beginning. */
+  unref(): void {
+    this.#isKept = false;
+    this.#updateRef();
+  }
+
+  #updateRef(): void {
+    const isRef = this.#isKept || this.#pending.size > 0 || this.#readers > 0;
+    if (isRef === this.#isRef) return;
+    this.#isRef = isRef;
+    this.#channel.setRef(isRef);
+  }
+
+  /** Streams whose next item is awaited. */
+  #readers = 0;
 
   /** Lends a function to Python, by its name in the script's namespace. It may be async, and may call back into Python. */
   bind(name: string, fn: (...args: Answer[]) => unknown): void {
@@ -280,14 +309,14 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     return Pipe.open(this.#run.shimSocket, this.name, timeoutMs, name, this.#channel.version);
   }
 
-  /** Raises KeyboardInterrupt in what runs for us, and in nothing else. */
+  /**
+   * Raises KeyboardInterrupt in what runs for us, and in nothing else: in the request that was made last and is not answered, else in
+   * the stream that is being read.
+   */
   interrupt(): void {
-    const number = [...this.#pending.keys()].at(-1);
-    if (number !== undefined) this.#interrupt(number);
-  }
-
-  #interrupt(number: number): void {
-    this.#channel.interrupt(number, () => pokeWorker(this.#run.shimSocket));
+    const reading = [...this.#streams].findLast(([, stream]) => stream.isAwaited) ?? [...this.#streams].at(-1);
+    const number = [...this.#pending.keys()].at(-1) ?? reading?.[0];
+    if (number !== undefined) this.#channel.interrupt(number);
   }
 
   #send(message: unknown[]): void {
@@ -314,7 +343,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
       return Promise.reject(error instanceof BrokenChannel ? lost(this.name, error) : (error as Error));
     }
     this.#pending.set(number, { resolve, reject, onOutput });
-    if (this.#isBackground) this.#channel.setRef(true);
+    if (!this.#isRef) this.#updateRef();
     return promise;
   }
 
@@ -337,37 +366,33 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
       isGivenUp = true;
       if (number === undefined) return reject(error);
       const pending = this.#settle(number);
-      if (!pending) return;
-      pending.reject(error);
-      if (this.#channel.isOpen) this.#interrupt(number);
+      const stream = this.#streams.get(number);
+      if (!pending && !stream) return;
+      pending?.reject(error);
+      stream?.fail(error);
+      if (this.#channel.isOpen) this.#channel.interrupt(number);
     };
     const onAbort = (): void => give(signal!.reason as Error);
     signal?.addEventListener("abort", onAbort, { once: true });
-    const timer =
-      timeout === undefined
-        ? undefined
-        : setTimeout(
-            () =>
-              give(
-                new IpcError(
-                  "DEADLINE",
-                  number === undefined
-                    ? `${this.name} did not come back within ${timeout / 1000} s`
-                    : `${this.name} did not answer within ${timeout / 1000} s; its code was interrupted`,
-                ),
-              ),
-            timeout,
-          );
-    return answer.finally(() => {
+    const timer = timeout === undefined ? undefined : setTimeout(() => give(this.#late(timeout, number)), timeout);
+    const finish = (): void => {
       clearTimeout(timer);
       signal?.removeEventListener("abort", onAbort);
-    });
+    };
+    answer.then((value) => (value instanceof Stream ? value.onOver(finish) : finish()), finish);
+    return answer;
+  }
+
+  #late(timeout: number, number: number | undefined): IpcError {
+    const seconds = `${timeout / 1000} s`;
+    if (number === undefined) return new IpcError("DEADLINE", `${this.name} did not come back within ${seconds}`);
+    return new IpcError("DEADLINE", `${this.name} did not answer within ${seconds}; its code was asked to stop`);
   }
 
   #settle(number: number): Pending | undefined {
     const pending = this.#pending.get(number);
     this.#pending.delete(number);
-    if (this.#isBackground && this.#pending.size === 0) this.#channel.setRef(false);
+    if (this.#pending.size === 0) this.#updateRef();
     return pending;
   }
 
@@ -377,9 +402,11 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     const [kind, number, value, more] = message as [number, number, unknown, unknown];
     switch (kind) {
       case FROM.result:
+        this.#channel.settled(number);
         this.#settle(number)?.resolve(value);
         break;
       case FROM.error: {
+        this.#channel.settled(number);
         const error = PythonError.from(value) ?? new BrokenChannel("an error that is none");
         const stream = this.#streams.get(number);
         if (stream) stream.fail(error);
@@ -396,6 +423,8 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
         this.#streams.get(number)?.push(value);
         break;
       case FROM.end:
+        this.#channel.settled(number);
+        this.#left.delete(number);
         this.#streams.get(number)?.end();
         break;
       case FROM.invoke:
@@ -437,20 +466,35 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
 
   #openStream(number: number): void {
     const pending = this.#settle(number);
-    if (!pending) return this.#send([TO.cancel, number]);
-    const stream = new Stream(
+    if (!pending) return this.#leave(number);
+    const state = new StreamState(
       (credit) => {
         if (!this.#channel.isOpen) return;
-        this.#send([TO.credit, number, credit]);
         this.#channel.expect();
+        this.#send([TO.credit, number, credit]);
       },
       (isEarly) => {
         this.#streams.delete(number);
-        if (isEarly && this.#channel.isOpen) this.#send([TO.cancel, number]);
+        if (isEarly && this.#channel.isOpen) this.#leave(number);
+      },
+      (isAwaited) => {
+        this.#readers += isAwaited ? 1 : -1;
+        this.#updateRef();
       },
     );
-    this.#streams.set(number, stream);
-    pending.resolve(stream);
+    this.#streams.set(number, state);
+    pending.resolve(new Stream(state));
+  }
+
+  /** Streams that we have left, until the worker says that they are over. */
+  readonly #left = new Set<number>();
+
+  #leave(number: number): void {
+    this.#send([TO.cancel, number]);
+    this.#left.add(number);
+    setTimeout(() => {
+      if (this.#left.delete(number) && this.#channel.isOpen) this.#channel.interrupt(number);
+    }, LEAVE_MS).unref();
   }
 
   /** A function that gives its value at once is answered at once, also while a blocking call waits. */
@@ -485,6 +529,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
 
   #onClose(cause: Error): void {
     this.#mayReopen = cause instanceof PeerGone && !this.#isDisposed; // who broke the rules is not asked again
+    this.#left.clear();
     const pending = [...this.#pending.keys()].flatMap((number) => this.#settle(number) ?? []);
     const streams = [...this.#streams.values()];
     for (const source of this.#sources.values()) source.leave();
@@ -506,7 +551,6 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   [Symbol.dispose](): void {
     this.#isDisposed = true;
     this.#mayReopen = false;
-    if (this.#channel.isOpen && this.#pending.size > 0) this.#interrupt(ANYTHING);
     this.#channel[Symbol.dispose]();
   }
 
@@ -568,76 +612,141 @@ class Source {
   }
 }
 
-/** Items of a Python generator. One reader; leaving early tells the worker. */
-class Stream implements AsyncIterableIterator<Answer> {
+/** Who waits for an item. What it reads from is kept as long: `return()` is to find it. */
+type Reader = PromiseWithResolvers<IteratorResult<Answer>> & { readonly stream: Stream };
+
+/** Items of a Python generator that have come, and who waits for the next ones. */
+class StreamState {
   readonly #grant: (credit: number) => void;
   readonly #onEnd: (isEarly: boolean) => void;
+  readonly #onAwaited: (isAwaited: boolean) => void;
   readonly #items: unknown[] = [];
-  #waiting: PromiseWithResolvers<IteratorResult<Answer>> | undefined;
+  readonly #waiting: Reader[] = [];
   #error: Error | undefined;
   #isOver = false;
+  /** Items that may come still, and those that were taken since more were allowed. */
+  #credit = 0;
   #taken = 0;
+  #onOver: (() => void) | undefined;
 
-  constructor(grant: (credit: number) => void, onEnd: (isEarly: boolean) => void) {
+  constructor(
+    grant: (credit: number) => void,
+    onEnd: (isEarly: boolean) => void,
+    onAwaited: (isAwaited: boolean) => void,
+  ) {
     this.#grant = grant;
     this.#onEnd = onEnd;
-    grant(STREAM_WINDOW);
+    this.#onAwaited = onAwaited;
   }
 
+  get isAwaited(): boolean {
+    return this.#waiting.length > 0;
+  }
+
+  onOver(callback: () => void): void {
+    if (this.#isOver) callback();
+    else this.#onOver = callback;
+  }
+
+  /** @throws BrokenChannel if the worker sends more than it may */
   push(item: unknown): void {
     if (this.#isOver) return;
-    if (this.#waiting) {
-      this.#waiting.resolve({ value: item, done: false });
-      this.#waiting = undefined;
-      this.#count();
-    } else this.#items.push(item);
+    if (this.#credit-- === 0) throw new BrokenChannel("the worker sent more of a stream than was asked for");
+    const reader = this.#waiting.shift();
+    if (!reader) return void this.#items.push(item);
+    this.#count();
+    if (!this.isAwaited) this.#onAwaited(false);
+    reader.resolve({ value: item, done: false });
   }
 
   #count(): void {
     if (++this.#taken < STREAM_WINDOW / 2) return;
     this.#taken = 0;
-    this.#grant(STREAM_WINDOW / 2);
+    this.#allow(STREAM_WINDOW / 2);
+  }
+
+  #allow(count: number): void {
+    this.#credit += count;
+    this.#grant(count);
   }
 
   end(): void {
     this.#finish(false);
-    this.#waiting?.resolve({ value: undefined, done: true });
-    this.#waiting = undefined;
   }
 
   fail(error: Error): void {
-    this.#error = error;
+    this.#error ??= error;
     this.#finish(false);
-    this.#waiting?.reject(error);
-    if (this.#waiting) this.#error = undefined;
-    this.#waiting = undefined;
+  }
+
+  /** The reader wants no more. */
+  leave(): void {
+    this.#items.length = 0;
+    this.#error = undefined;
+    this.#finish(true);
   }
 
   #finish(isEarly: boolean): void {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#onEnd(isEarly);
+    this.#onOver?.();
+    if (this.isAwaited) this.#onAwaited(false);
+    for (const reader of this.#waiting.splice(0)) this.#close(reader);
   }
 
-  next(): Promise<IteratorResult<Answer>> {
+  /** The error once, then the end. */
+  #close(reader: Reader): void {
+    const error = this.#error;
+    this.#error = undefined;
+    if (error) reader.reject(error);
+    else reader.resolve({ value: undefined, done: true });
+  }
+
+  next(stream: Stream): Promise<IteratorResult<Answer>> {
     if (this.#items.length > 0) {
       const value = this.#items.shift();
       if (!this.#isOver) this.#count();
       return Promise.resolve({ value, done: false });
     }
-    if (this.#error) {
-      const error = this.#error;
-      this.#error = undefined;
-      return Promise.reject(error);
+    const reader = { ...Promise.withResolvers<IteratorResult<Answer>>(), stream };
+    if (this.#isOver) this.#close(reader);
+    else {
+      if (!this.isAwaited) this.#onAwaited(true);
+      this.#waiting.push(reader);
+      if (this.#credit === 0 && this.#taken === 0) this.#allow(STREAM_WINDOW);
     }
-    if (this.#isOver) return Promise.resolve({ value: undefined, done: true });
-    this.#waiting ??= Promise.withResolvers();
-    return this.#waiting.promise;
+    return reader.promise;
+  }
+}
+
+/** A stream that nobody can read any more is left. */
+const abandoned = new FinalizationRegistry<StreamState>((state) => state.leave());
+
+/** A Python generator as its reader has it. Leaving early tells the worker; so does forgetting it. */
+class Stream implements AsyncIterableIterator<Answer> {
+  readonly #state: StreamState;
+
+  constructor(state: StreamState) {
+    this.#state = state;
+    abandoned.register(this, state, state);
+    state.onOver(() => abandoned.unregister(state));
+  }
+
+  /** Called once it has ended, however it did. */
+  onOver(callback: () => void): void {
+    this.#state.onOver(() => {
+      abandoned.unregister(this.#state);
+      callback();
+    });
+  }
+
+  next(): Promise<IteratorResult<Answer>> {
+    return this.#state.next(this);
   }
 
   return(): Promise<IteratorResult<Answer>> {
-    this.#items.length = 0;
-    this.#finish(true);
+    this.#state.leave();
     return Promise.resolve({ value: undefined, done: true });
   }
 

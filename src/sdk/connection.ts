@@ -40,6 +40,7 @@ export class Connection implements Disposable {
         },
       );
       connection = new Connection(socket);
+      connection.#updateRef();
       return connection;
     } catch (error) {
       throw connectError(error, path);
@@ -57,6 +58,7 @@ export class Connection implements Disposable {
     if (this.#closed) throw this.#closed;
     const answer = new Promise<Response>((resolve, reject) => this.#waiters.push({ resolve, reject }));
     this.#outbox.push(encodeMessage(message));
+    this.#updateRef();
     this.#flush();
     const response = await answer;
     if (!("Error" in response)) return response;
@@ -74,9 +76,9 @@ export class Connection implements Disposable {
     throw new IpcError("FAILED", `unexpected answer ${JSON.stringify(response).slice(0, 80)}`);
   }
 
-  /** Whether an open connection keeps the program alive. */
-  setRef(isRef: boolean): void {
-    if (isRef) this.#socket.ref();
+  /** Only who waits for something keeps the program alive. */
+  #updateRef(): void {
+    if (this.#waiters.length > 0 || this.#onEvent !== undefined) this.#socket.ref();
     else this.#socket.unref();
   }
 
@@ -84,6 +86,7 @@ export class Connection implements Disposable {
   onEvents(onEvent: (event: EventMessage["Event"]) => void, onClose: (error: IpcError) => void): void {
     this.#onEvent = onEvent;
     this.#onClose = onClose;
+    this.#updateRef();
     if (this.#closed) onClose(this.#closed);
   }
 
@@ -111,6 +114,7 @@ export class Connection implements Disposable {
   #deliver(response: Response): void {
     if ("Event" in response) return this.#onEvent?.(response.Event);
     const waiter = this.#waiters.shift();
+    this.#updateRef();
     if (waiter) waiter.resolve(response);
     else if ("Error" in response) this.#fail(errorOf(response.Error)); // refused before we asked anything
   }

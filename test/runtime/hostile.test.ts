@@ -11,10 +11,10 @@ import { seed } from "../seed.ts";
 const WORKER = `${workerPrelude()}
 import os, random, signal, struct, sys, time
 import ipcctl
-from ipcctl import _codec, _runtime
+from ipcctl import _codec, _serving
 
 def segment():
-    return _runtime.runtime()._channels[-1].map
+    return _serving.serving()._sessions[-1].channel.map
 
 @ipcctl.expose
 def add(a, b): return a + b
@@ -22,7 +22,7 @@ def add(a, b): return a + b
 @ipcctl.expose
 def write(offset, data):
     segment()[offset:offset + len(data)] = bytes(data)
-    _runtime.runtime()._channels[-1]._ring()
+    _serving.serving()._sessions[-1].channel._ring()
     time.sleep(30)  # the client sees it before the answer mends it, and closes, which ends this
 
 @ipcctl.expose
@@ -35,7 +35,7 @@ def scribble(seed, rounds):
 
 @ipcctl.expose
 def send(data):
-    channel = _runtime.runtime()._channels[-1]
+    channel = _serving.serving()._sessions[-1].channel
     channel._put(bytes(data))
     channel._ring()
 
@@ -57,7 +57,7 @@ def claim(form):
     """An answer over shared memory that is a lie."""
     import socket
     def hand(fds, packet=struct.pack("<I", 1)):
-        socket.send_fds(_runtime.runtime()._channels[-1].sharing._socket, [packet], fds)
+        socket.send_fds(_serving.serving()._sessions[-1].channel.sharing._socket, [packet], fds)
     def memfd(seals, size=4096):
         import fcntl
         fd = os.memfd_create("loose", os.MFD_ALLOW_SEALING); os.ftruncate(fd, size); fcntl.fcntl(fd, 1033, seals)

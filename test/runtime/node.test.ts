@@ -128,12 +128,12 @@ test.if(hasNode)(
       `
 import random, struct
 import ipcctl
-from ipcctl import _runtime
+from ipcctl import _serving
 @ipcctl.expose
 def add(a, b): return a + b
 @ipcctl.expose
 def scribble(seed):
-    r, m = random.Random(seed), _runtime.runtime()._channels[-1].map
+    r, m = random.Random(seed), _serving.serving()._sessions[-1].channel.map
     for _ in range(5):
         offset = r.choice([256, 320, 384, 512, 576, 640, 4096 + r.randrange(1 << 21) // 4 * 4])
         m[offset:offset + 4] = struct.pack("<I", r.choice([0, 7, 8, (1 << 20) + 8, 0xFFFFFFFF, r.getrandbits(32)]))

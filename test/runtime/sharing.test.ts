@@ -34,10 +34,10 @@ def rows(n):
         yield {"part": memory[: n // 2], "rest": [memory[n // 2 :]]}
 
 @ipcctl.expose
-def lent(): return len(ipcctl._runtime.runtime()._channels[0].sharing._lent)
+def lent(): return len(ipcctl._serving.serving()._sessions[0].channel.sharing._lent)
 
 @ipcctl.expose
-def borrowed(): return len(ipcctl._runtime.runtime()._channels[0].sharing._borrowed)
+def borrowed(): return len(ipcctl._serving.serving()._sessions[0].channel.sharing._borrowed)
 
 @ipcctl.expose
 def rss(): return int(open("/proc/self/statm").read().split()[1]) * 4096

@@ -1,0 +1,233 @@
+"""What one client asks for: its calls and evaluations, from their beginning to their answer."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ._codec import BrokenChannel, DecodeError, EncodeError, Interrupted, StreamRef
+from ._contract import TO_CLIENT_RESULT as RESULT
+from ._contract import TO_CLIENT_ERROR as ERROR
+from ._contract import TO_CLIENT_OUTPUT as OUTPUT
+from ._evaluate import Capture, forget_namespace, namespace, run
+
+if TYPE_CHECKING:
+    from ._session import Session
+
+#: How long a call waits for its function where nobody serves yet: the script may be in the middle of its imports.
+EXPOSE_SECONDS = 10.0
+#: Values that are neither awaitable nor a stream: most answers, told apart quickly.
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes, list, dict, tuple, set, memoryview))
+
+
+class Calls:
+    """The requests of one client that are under way."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._channel = session.channel
+        #: Async functions, which run in the event loop's thread.
+        self.tasks: dict[int, Task] = {}
+        #: Calls of functions that the script, which may still be importing, has not exposed yet: until when, and what.
+        self.early: dict[int, tuple[float, list[Any]]] = {}
+
+    def call(self, message: list[Any]) -> None:
+        _, number, name, args, kwargs = message
+        serving = self._session.serving
+        if name not in serving.exposed and not serving.is_wanted_elsewhere:
+            self.early[number] = time.monotonic() + EXPOSE_SECONDS, message
+            return
+        for one in args:  # a loop: any() over a generator would cost more than the call
+            if type(one) is StreamRef:
+                args = [self._session.receive_stream(other) for other in args]
+                break
+        self._answer(number, self._apply, name, args, kwargs)
+
+    def retry_early(self) -> None:
+        """Those whose function is there by now, and those whose time is over."""
+        is_served = self._session.serving.is_wanted_elsewhere
+        for number, (until, message) in list(self.early.items()):
+            is_over = is_served or time.monotonic() >= until
+            if message[2] not in self._session.serving.exposed and not is_over:
+                continue
+            if self.early.pop(number, None) is None:
+                continue  # by code that ran meanwhile
+            if message[2] in self._session.serving.exposed:
+                self.call(message)
+            else:
+                self._answer(number, self._apply, message[2], [], None)
+
+    def _apply(self, name: str, args: list[Any], kwargs: dict[str, Any] | None) -> Any:
+        try:
+            function = self._session.serving.exposed[name]
+        except KeyError:
+            known = ", ".join(sorted(self._session.serving.exposed)) or "none"
+            raise LookupError(f"no function {name!r} is exposed; there is: {known}") from None
+        return function(*args, **kwargs) if kwargs else function(*args)
+
+    def evaluate(self, number: int, code: str, options: dict[str, Any]) -> None:
+        mode = options.get("mode", "value")
+        if mode == "forget":
+            return self._answer(number, forget_namespace, options["namespace"])
+
+        def execute() -> Any:
+            value = run(code, namespace(options.get("namespace")))
+            if inspect.iscoroutine(value):
+                return _then(value, lambda result: _shown(result, mode))
+            return _shown(value, mode)
+
+        if not options.get("capture"):
+            return self._answer(number, execute)
+        capture = Capture(lambda stream, text, is_paced: self._print(number, stream, text, is_paced))
+        began = time.monotonic_ns()
+        with capture:
+            value, is_error = self._channel.server.perform(number, execute, (), None)
+        self.finish(number, value, is_error, began)
+
+    def _print(self, number: int, stream: str, text: str, is_paced: bool) -> bool:
+        """Sends what was printed. False if the client has no room, and nobody is to wait for it."""
+        message = [OUTPUT, number, stream, text]
+        if is_paced:
+            self._channel.send_paced(message)
+        elif self._channel.flush():
+            self._channel.send(message)
+        else:
+            return False
+        return True
+
+    def _answer(self, number: int, work: Callable[..., Any], *args: Any) -> None:
+        """Runs it and sends its value, its error, or the beginning of a stream."""
+        began = time.monotonic_ns()
+        value, is_error = self._channel.server.perform(number, work, args, None)
+        self.finish(number, value, is_error, began)
+
+    def finish(self, number: int, value: Any, is_error: bool, began: int) -> None:
+        """Of a request that ran, whatever it gave. :raises BrokenChannel:"""
+        if is_error:
+            return self.fail(number, value, began)
+        try:
+            if type(value) in _PLAIN:
+                pass
+            elif inspect.isawaitable(value):
+                return self._later(number, value, began)
+            elif isinstance(value, (Iterator, AsyncIterator)):
+                return self._session.begin_stream(number, value, began)
+            self._channel.send([RESULT, number, value], began)
+        except BrokenChannel:
+            raise
+        except BaseException as error:  # noqa: B036 - a value without a form, or a conversion of the user's that fails
+            self.fail(number, error, began)
+
+    def fail(self, number: int, error: BaseException, began: int | None = None) -> None:
+        self._channel.send([ERROR, number, describe(error)], began)
+
+    def refuse(self, number: int) -> None:
+        """One that was interrupted before it began."""
+        self._answer(number, _nothing)
+
+    def _later(self, number: int, awaitable: Any, began: int) -> None:
+        task = self.tasks[number] = Task(self, self._session.serving.loop(), number, awaitable, began)
+        if self._channel.server.is_gone or number in self._channel.server.wanted:
+            task.cancel()  # while it was in nobody's list
+        task.begin()
+
+
+class Task:
+    """An async function's run in the event loop's thread. All of its state belongs to that thread."""
+
+    def __init__(self, calls: Calls, loop: asyncio.AbstractEventLoop, number: int, awaitable: Any, began: int) -> None:
+        self._calls, self._loop, self._number, self._awaitable, self._began = calls, loop, number, awaitable, began
+        self._task: asyncio.Task[tuple[Any, bool]] | None = None
+        self._is_cancelled = False
+
+    def begin(self) -> None:
+        self._loop.call_soon_threadsafe(self._start)
+
+    def cancel(self) -> None:
+        """From any thread, at any time."""
+        self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        self._is_cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._run())
+        self._task.add_done_callback(self._end)
+        if self._is_cancelled:
+            self._task.cancel()
+
+    async def _run(self) -> tuple[Any, bool]:
+        try:
+            return await self._awaitable, False
+        except BaseException as error:  # noqa: B036 - SystemExit, too, is an answer, and would end the loop
+            return error, True
+
+    def _end(self, task: asyncio.Task[tuple[Any, bool]]) -> None:
+        self._calls.tasks.pop(self._number, None)
+        if task.cancelled():  # before its first step
+            value, is_error = None, True
+            close = getattr(self._awaitable, "close", None)
+            if close is not None:
+                close()
+        else:
+            value, is_error = task.result()
+        if is_error and (self._is_cancelled or isinstance(value, asyncio.CancelledError)):
+            value = Interrupted()
+        try:
+            if not is_error:
+                return self._calls._channel.send([RESULT, self._number, value], self._began)
+        except BrokenChannel:
+            return
+        except BaseException as error:  # noqa: B036
+            value = error
+        try:
+            self._calls.fail(self._number, value, self._began)
+        except BrokenChannel:
+            pass
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _then(awaitable: Any, change: Callable[[Any], Any]) -> Any:
+    return change(await awaitable)
+
+
+def _shown(value: Any, mode: str) -> Any:
+    if mode == "repr":
+        return None if value is None else repr(value)
+    return None if mode == "exec" else value
+
+
+def describe(error: BaseException, depth: int = 0) -> dict[str, Any]:
+    """What crosses of an exception: type, message, traceback with source lines, cause."""
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = os.path.dirname(__file__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(own + os.sep)]
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(theirs)] if theirs else []
+    lines += traceback.format_exception_only(error)
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    return {
+        "type": name,
+        "message": _text(error),
+        "traceback": "".join(lines).encode("utf-8", "replace").decode(),
+        "cause": None if cause is None or depth >= 8 else describe(cause, depth + 1),
+        "code": error.code if isinstance(error, (EncodeError, DecodeError)) else None,
+    }
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error).encode("utf-8", "replace").decode()
+    except Exception as failure:  # a __str__ of the user's
+        return f"<no text: {type(failure).__name__}>"

@@ -1,0 +1,456 @@
+"""The worker's side of calls: takes messages from all clients in one thread, runs what they ask, and answers.
+
+That thread is the console's until :func:`ipcctl.serve` is called, then the caller's, which usually is the main one.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import platform
+import select
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from . import _codec
+from ._bound import Bound
+from ._channel import Channel, Segment
+from ._codec import BrokenChannel, DecodeError
+from ._contract import CHANNEL_FDS_FORWARDED
+from ._contract import PIPES_UNTAKEN_MAX as _PIPES_MAX
+from ._contract import TO_CLIENT_HELLO as HELLO
+from ._pipe import Pipe
+from ._session import ANSWERS, Session
+from ._shared import here
+from ._streams import Outgoing
+
+#: How long to look for the next message before going to sleep: a caller that awaits in a row finds us awake.
+_SPIN_US = 60
+#: How often a busy worker looks for new clients and for the end of others.
+_LOOK_AROUND_NS = 1_000_000
+#: How often a thread that waits for the client looks whether it must fetch the answer itself.
+_LOOK_SECONDS = 0.001
+
+
+class Serving:
+    """One per process, made on first use."""
+
+    def __init__(self) -> None:
+        self.exposed: dict[str, Callable[..., Any]] = {}
+        self.bound = Bound(self)
+        #: Streams that may go on: a client has given them credit.
+        self.ready: deque[Outgoing] = deque()
+        #: Somebody called :meth:`serve`; the console's thread makes room.
+        self.is_wanted_elsewhere = False
+        #: Called when the last client has closed its channel.
+        self.on_last_client_gone: Callable[[], None] | None = None
+        self._sessions: list[Session] = []
+        self._by_fd: dict[int, Session] = {}
+        #: What the quick way has left over and has not been taken yet: a nested turn may run out of stack on the way to it.
+        self._owed: deque[tuple[Session, Any]] = deque()
+        self._depth = 0
+        self._meeting: socket.socket | None = None
+        self._poll = select.poll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll.register(self._bell, select.POLLIN)
+        self._thread: int | None = None
+        self._looked_ns = 0
+        self._pipes: dict[str, deque[Pipe]] = {}
+        self._has_pipe = threading.Condition()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.RLock()
+
+    # ---- meeting clients ----
+
+    def attach(self, path: str) -> None:
+        """Connects to the shim, which hands over channels. The folder's descriptor leads around the length of an address."""
+        with self._lock:
+            if self._meeting is not None:
+                return
+            passed = os.environ.pop("IPCCTL_PLANE_FD", None)
+            if passed is not None:  # where no socket can be reached by its path; it is ours alone
+                meeting = socket.socket(fileno=int(passed))
+                meeting.set_inheritable(False)
+                meeting.setblocking(True)
+                meeting.send(b"a")  # says that somebody listens at this end
+                self._meet_by(meeting)
+                return
+            meeting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+            folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                meeting.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+            finally:
+                os.close(folder)
+            self._meet_by(meeting)
+
+    def _meet_by(self, meeting: socket.socket) -> None:
+        self._meeting = meeting
+        self._poll.register(meeting, select.POLLIN)
+        self.wake()
+
+    def _meet(self) -> None:
+        assert self._meeting is not None
+        size = CHANNEL_FDS_FORWARDED * array.array("i").itemsize
+        data, ancillary, _, _ = self._meeting.recvmsg(64, socket.CMSG_SPACE(size))
+        if not data:
+            self._poll.unregister(self._meeting)
+            self._meeting.close()
+            self._meeting = None
+            return
+        fds = array.array("i")
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        try:
+            segment = Segment(data, list(fds))
+        except (BrokenChannel, OSError, ValueError):
+            for fd in fds:
+                try:
+                    os.close(fd)
+                except OSError:
+                    pass
+            return
+        if segment.name:
+            return self._keep_pipe(Pipe(segment))
+        session = Session(self, segment)
+        session.channel.sharing.on_forgotten = self.wake
+        self._sessions.append(session)
+        fd = session.channel.socket.fileno()
+        self._by_fd[fd] = session
+        self._poll.register(fd, select.POLLIN)
+        about = {
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+            "implementation": _codec.implementation,
+            "exposed": sorted(self.exposed),
+        }
+        self._guard(session, lambda: session.channel.send([HELLO, 0, about]))
+
+    def _keep_pipe(self, pipe: Pipe) -> None:
+        with self._has_pipe:
+            if sum(map(len, self._pipes.values())) >= _PIPES_MAX:
+                self._pipes = {name: deque(one for one in some if one.is_open) for name, some in self._pipes.items()}
+            if sum(map(len, self._pipes.values())) >= _PIPES_MAX:
+                return pipe.close()
+            self._pipes.setdefault(pipe.name, deque()).append(pipe)
+            self._has_pipe.notify_all()
+
+    def take_pipe(self, name: str, timeout: float | None) -> Pipe:
+        """Waits for a client to open it; answers calls meanwhile where nobody else does."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+
+        def is_over() -> bool:
+            return bool(self._pipes.get(name)) or (deadline is not None and time.monotonic() >= deadline)
+
+        while True:
+            with self._has_pipe:
+                if self._pipes.get(name):
+                    return self._pipes[name].popleft()
+            if is_over():
+                raise TimeoutError(f"no client opened a pipe {name!r} within {timeout} s")
+            if deadline is None and not self.is_wanted_elsewhere:
+                if self.serve_if_free(lambda: is_over() or self.is_wanted_elsewhere):
+                    continue
+            with self._has_pipe:
+                self._has_pipe.wait_for(lambda: bool(self._pipes.get(name)), 0.05)
+
+    def _guard(self, session: Session, work: Callable[[], Any]) -> Any:
+        """What goes wrong with one client costs that client, and nothing else. None if it did."""
+        try:
+            return work()
+        except RecursionError as error:
+            if self._depth > 1:
+                raise  # code of the user's is to make room; what is owed is owed still
+            return self._drop(session, error)
+        except Exception as error:
+            return self._drop(session, error)
+
+    def _drop(self, session: Session, cause: BaseException | None = None) -> None:
+        if session not in self._sessions:
+            return
+        self._sessions.remove(session)
+        fd = session.channel.socket.fileno()
+        self._by_fd.pop(fd, None)
+        self._poll.unregister(fd)
+        try:
+            session.end(cause)
+        except RecursionError:
+            raise
+        except Exception:  # a generator's clean-up, perhaps
+            traceback.print_exc()
+        if not self._sessions and self.on_last_client_gone is not None:
+            self.on_last_client_gone()
+
+    # ---- the loop ----
+
+    def serve(self, until: Callable[[], bool]) -> None:
+        """Takes and answers messages in this thread until ``until`` holds. The console's thread, if it serves, hands over first."""
+        self.is_wanted_elsewhere = True
+        try:
+            while not self.serve_if_free(until):
+                self.wake()
+                time.sleep(0.001)
+        finally:
+            self.is_wanted_elsewhere = False
+
+    def serve_if_free(self, until: Callable[[], bool]) -> bool:
+        """The same; False at once if another thread serves."""
+        with self._lock:
+            if self._thread is not None:
+                return False
+            self._thread = threading.get_ident()
+        try:
+            while not until():
+                self._turn()
+        finally:
+            self._thread = None
+        return True
+
+    @property
+    def is_served(self) -> bool:
+        return self._thread is not None
+
+    @property
+    def is_here(self) -> bool:
+        """This thread is the one that serves."""
+        return self._thread == threading.get_ident()
+
+    def wake(self) -> None:
+        """Has the serving thread look around."""
+        for session in list(self._sessions):
+            session.channel.server.is_leaving = True
+        os.eventfd_write(self._bell, 1)
+
+    def wait(self, session: Session, is_done: Callable[[], bool]) -> None:
+        """Blocks code that runs for a client until something has come. In the serving thread other requests are taken meanwhile.
+
+        :raises Interrupted: if the request of that code is interrupted
+        """
+        if not self.is_here:
+            while not is_done():
+                time.sleep(_LOOK_SECONDS)
+                self.fetch_answers(session)
+            return
+        was_exposed = _codec.shield()
+        try:
+            while not is_done():
+                _codec.check()
+                self._turn()
+        finally:
+            if was_exposed:
+                _codec.unshield()
+
+    def _turn(self) -> None:
+        """Everything that is there; else a short look out for more; else sleep until a bell."""
+        self._depth += 1
+        try:
+            self._take_turn()
+        finally:
+            self._depth -= 1
+
+    def _take_turn(self) -> None:
+        has_early = self._settle()
+        is_any = self._work_off()
+        for session in list(self._sessions):
+            if session.channel.is_behind:
+                is_any = self._guard(session, lambda one=session: self._catch_up(one)) or is_any
+        sessions = self._sessions
+        servers = tuple([session.channel.server for session in sessions])
+        is_busy = bool(self.ready or self._owed or has_early or any(session.channel.is_behind for session in sessions))
+        meeting = -1 if self._meeting is None else self._meeting.fileno()
+        done = _codec.turn(servers, here, 0 if is_busy or not servers else _SPIN_US, meeting, self._bell)
+        if type(done) is bool:
+            is_any = done or is_any
+        else:
+            is_any = True
+            self._owed.append((done[0].session, done[1]))
+            self._work_off()
+        for _ in range(len(self.ready)):
+            is_any = True
+            stream = self.ready.popleft()
+            self._guard(stream.session, stream.pump)
+        if not is_any:
+            return self._sleep(has_early)
+        now = time.monotonic_ns()
+        if now - self._looked_ns > _LOOK_AROUND_NS:
+            self._looked_ns = now
+            for fd, events in self._poll.poll(0):
+                self._on_ready(fd, events)
+
+    def _settle(self) -> bool:
+        """Clients that are gone, and requests that are to end or may begin now. True if calls wait for their function."""
+        has_early = False
+        for session in list(self._sessions):
+            server = session.channel.server
+            if server.has_news:
+                session.channel.look()
+            if server.is_gone or not session.channel.is_open:
+                self._drop(session)
+                continue
+            if server.wanted:
+                self._guard(session, session.settle_wishes)
+            if session.calls.early:
+                self._guard(session, session.calls.retry_early)
+                has_early = has_early or bool(session.calls.early)
+        return has_early
+
+    def _work_off(self) -> bool:
+        """What the quick way has left over. Where the stack ends before an answer is out it stays for the next turn."""
+        is_any = bool(self._owed)
+        while self._owed:
+            session, done = self._owed.popleft()
+            try:
+                self._guard(session, lambda: self._take(session, done))
+            except RecursionError:
+                if type(done) is tuple:
+                    self._owed.appendleft((session, done))
+                raise
+        return is_any
+
+    def _catch_up(self, session: Session) -> bool:
+        """What another thread has read for this one, and what waits for room. False if there was nothing to handle."""
+        channel = session.channel
+        channel.flush()
+        channel.tell_forgotten()
+        if not channel.backlog:
+            return False
+        self._handle(session, channel.backlog.popleft())
+        return True
+
+    def _take(self, session: Session, done: Any) -> None:
+        channel = session.channel
+        if done is False:
+            raise BrokenChannel("the client wrote what it must not")
+        if type(done) is tuple:
+            return session.calls.finish(*done)
+        message = channel.next() if done is None else channel.judge(done)
+        if message is not None:
+            self._handle(session, message)
+
+    def _handle(self, session: Session, message: list[Any]) -> None:
+        """A message that the stack is too small for stays to be handled by a turn that has more of it."""
+        begun = session.channel.server.last
+        try:
+            session.handle(message)
+        except RecursionError:
+            if session.channel.server.last == begun:
+                session.channel.backlog.appendleft(message)
+            raise
+
+    def _sleep(self, has_early: bool) -> None:
+        timeout: int | None = 20 if has_early else None
+        asleep: list[Channel] = []
+        try:
+            for session in list(self._sessions):
+                channel = session.channel
+                if channel.is_rung and not channel.drain_bell():
+                    self._drop(session)
+                    continue
+                try:
+                    if not channel.rx.prepare_sleep():
+                        return
+                except BrokenChannel as error:
+                    self._drop(session, error)
+                    continue
+                asleep.append(channel)
+                if channel.backlog or channel.server.has_news:
+                    return
+                self._guard(session, channel.tell_forgotten)
+                if not self._guard(session, channel.flush):
+                    timeout = 1  # the client has no way to say that there is room again
+            for fd, events in self._poll.poll(timeout):
+                self._on_ready(fd, events)
+        finally:
+            for channel in asleep:
+                channel.rx.cancel_sleep()
+
+    def _on_ready(self, fd: int, events: int) -> None:
+        if fd == self._bell:
+            os.eventfd_read(fd)
+        elif self._meeting is not None and fd == self._meeting.fileno():
+            self._meet()
+        elif (session := self._by_fd.get(fd)) is not None:
+            if events & (select.POLLHUP | select.POLLERR):
+                session.channel.server.is_gone = True  # nothing that it left is begun
+            else:
+                session.channel.is_rung = True  # drained before the next sleep: the message comes first
+
+    def fetch_answers(self, session: Session) -> None:
+        """For a thread that waits for the client while code of the user's keeps the serving thread."""
+        channel = session.channel
+        if not any(one.channel.server.running() for one in list(self._sessions)):
+            return
+        if not channel.reading.acquire(blocking=False):
+            return
+        try:
+            channel.server.is_paused = True
+            while (message := channel.receive()) is not None:
+                if message[0] in ANSWERS:
+                    session.take_answer(message)
+                else:
+                    channel.backlog.append(message)
+        except (BrokenChannel, DecodeError, IndexError):
+            channel.server.is_gone = True  # the serving thread drops it
+        finally:
+            channel.server.is_paused = False
+            channel.reading.release()
+        self.wake()
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of async functions, in a thread of its own."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="ipcctl-asyncio", daemon=True).start()
+        return self._loop
+
+    # ---- interrupts ----
+
+    def on_signal(self) -> None:
+        """SIGURG, in the main thread: a client has said what is to be interrupted, or is gone.
+
+        :raises Interrupted: if it is what this very thread runs
+        """
+        for session in list(self._sessions):
+            if session.channel.server.has_news:
+                session.channel.look()
+        _codec.deliver()
+
+    def abandon(self) -> None:
+        """In a forked child: channels and threads are the parent's."""
+        for session in self._sessions:
+            session.channel.abandon()
+        _codec.forget()
+
+
+_serving: Serving | None = None
+_making = threading.Lock()
+
+
+def serving() -> Serving:
+    global _serving
+    if _serving is None:
+        with _making:  # the console's thread may come at the same time
+            if _serving is None:
+                _serving = Serving()
+    return _serving
+
+
+def forget() -> None:
+    """In a forked child: what is served is served by the parent."""
+    global _serving, _making
+    if _serving is not None:
+        _serving.abandon()
+    _serving, _making = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=forget)
+assert sys.version_info >= (3, 11)

@@ -1,0 +1,196 @@
+"""One client: its channel, the messages that come on it, and everything that is under way for it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from ._calling import Calls
+from ._channel import Channel, Segment
+from ._codec import BrokenChannel, DecodeError, JavaScriptError, StreamRef
+from ._contract import ENDED_BROKEN, ENDED_FAULT
+from ._contract import TO_WORKER_CALL as CALL
+from ._contract import TO_WORKER_EVAL as EVAL
+from ._contract import TO_WORKER_CANCEL as CANCEL
+from ._contract import TO_WORKER_CREDIT as CREDIT
+from ._contract import TO_WORKER_BIND as BIND
+from ._contract import TO_WORKER_RETURN as RETURN
+from ._contract import TO_WORKER_THROW as THROW
+from ._contract import TO_WORKER_UNBIND as UNBIND
+from ._contract import TO_WORKER_PUSH as PUSH
+from ._contract import TO_WORKER_CLOSE as CLOSE
+from ._contract import TO_WORKER_FAIL as FAIL
+from ._contract import TO_WORKER_FORGET as FORGET
+from ._contract import TO_CLIENT_END as END
+from ._contract import TO_CLIENT_STREAM as STREAM
+from ._streams import AsyncOutgoing, Incoming, Outgoing
+
+if TYPE_CHECKING:
+    from ._serving import Serving
+
+#: Messages that answer something of Python's; any thread may take them.
+ANSWERS = frozenset((RETURN, THROW, PUSH, CLOSE, FAIL))
+
+
+class Session:
+    """Belongs to the serving thread. Only :meth:`on_wishes`, :meth:`take_answer` and what a task says at its end come from others.
+
+    Interrupts: the client says which of its requests it wants ended (:meth:`Channel.look`), and that stands in ``server.wanted`` until
+    the request has ended, however it does. A request that has not begun is refused by ``server.perform``; code that runs gets an
+    exception when it is the innermost that runs (``deliver``, ``check``, ``unshield``); the rest is settled here.
+    """
+
+    def __init__(self, serving: Serving, segment: Segment) -> None:
+        self.serving = serving
+        self.channel = Channel(segment, serving.exposed, self)
+        self.calls = Calls(self)
+        self.streams: dict[int, Outgoing] = {}
+        self.incoming: dict[int, Incoming] = {}
+
+    # ---- messages ----
+
+    def handle(self, message: list[Any]) -> None:
+        """:raises BrokenChannel: if it is malformed"""
+        kind, number = message[0], message[1]
+        if type(number) is not int or number < 0:
+            raise BrokenChannel("the number of a message is an integer from 0")
+        try:
+            if kind == CALL:
+                self.calls.call(message)
+            elif kind == EVAL:
+                self.calls.evaluate(number, message[2], message[3])
+            elif kind == CANCEL:
+                self._cancel(number)
+            elif kind == CREDIT:
+                if (stream := self.streams.get(number)) is not None:
+                    stream.grant(message[2])
+            elif kind == BIND:
+                self.serving.bound.bind(self, message[2])
+            elif kind == UNBIND:
+                self.serving.bound.unbind(message[2])
+            elif kind in ANSWERS:
+                self.take_answer(message)
+            elif kind == FORGET:
+                self.channel.sharing.forget(number)
+            else:
+                raise BrokenChannel(f"no message is of kind {kind}")
+        except (BrokenChannel, RecursionError):
+            raise
+        except Exception as error:  # whatever the client sent, it costs it its channel and us nothing
+            raise BrokenChannel(f"a malformed message of kind {kind}: {error}") from error
+
+    def take_answer(self, message: list[Any]) -> None:
+        """Of a function or a stream of the client; for what nobody waits any more nothing happens."""
+        kind, number = message[0], message[1]
+        if kind in (RETURN, THROW):
+            invocation = self.serving.bound.invocations.get(number)
+            if invocation is None or invocation.session is not self:
+                return
+            if kind == RETURN:
+                invocation.finish(message[2])
+            else:
+                invocation.fail(_javascript_error(message[2]))
+            return
+        stream = self.incoming.get(number)
+        if stream is None:
+            return
+        if kind == PUSH:
+            stream.push(message[2])
+            return
+        del self.incoming[number]
+        stream.fail(_javascript_error(message[2]) if kind == FAIL else None)
+
+    def fail(self, number: int, error: BaseException) -> None:
+        self.calls.fail(number, error)
+
+    def fail_safely(self, number: int, error: BaseException) -> None:
+        """From a thread that does not mind whether the client is there."""
+        try:
+            self.calls.fail(number, error)
+        except BrokenChannel:
+            pass
+
+    # ---- streams ----
+
+    def begin_stream(self, number: int, items: Any, began: int) -> None:
+        stream = (AsyncOutgoing if isinstance(items, AsyncIterator) else Outgoing)(self, number, items)
+        self.streams[number] = stream
+        self.channel.send([STREAM, number], began)
+        stream.begin()
+
+    def end_stream(self, number: int) -> None:
+        self.streams.pop(number, None)
+
+    def receive_stream(self, value: Any) -> Any:
+        if type(value) is not StreamRef:
+            return value
+        stream = self.incoming[value.number] = Incoming(self, value.number)
+        return stream
+
+    # ---- interrupts ----
+
+    def on_wishes(self) -> None:
+        """There is something new in ``server.wanted``. What needs no serving thread is ended at once: that may be busy for long."""
+        server = self.channel.server
+        for number, task in list(self.calls.tasks.items()):
+            if server.is_gone or number in server.wanted:
+                task.cancel()
+
+    def settle_wishes(self) -> None:
+        """Ends what is wanted ended and does not run, and forgets what has ended. In the serving thread, between two messages: a request
+        has not begun, or runs, or is in a list here."""
+        server = self.channel.server
+        running = server.running()
+        for number in list(server.wanted):
+            if self.calls.early.pop(number, None) is not None:
+                self.calls.refuse(number)
+            elif number in running or number in self.calls.tasks or number > server.last:
+                continue
+            elif (stream := self.streams.get(number)) is not None:
+                stream.interrupt()
+            server.wanted.discard(number)
+
+    def _cancel(self, number: int) -> None:
+        """The client takes no more of a stream, or of an answer."""
+        task = self.calls.tasks.get(number)
+        if task is not None:
+            task.cancel()
+        stream = self.streams.pop(number, None)
+        if stream is not None:
+            stream.close()
+            self.channel.send([END, number])
+
+    # ---- the end ----
+
+    def end(self, cause: BaseException | None) -> None:
+        """The channel is over, by its client or by what went wrong here. Nothing of the client goes on, but for code that runs in this
+        very thread: that is interrupted when it gets there."""
+        channel = self.channel
+        if cause is not None:
+            channel.end(ENDED_BROKEN if isinstance(cause, (BrokenChannel, DecodeError)) else ENDED_FAULT)
+        channel.server.is_gone = True
+        self.calls.early.clear()
+        for task in list(self.calls.tasks.values()):
+            task.cancel()
+        for number in list(self.streams):
+            stream = self.streams.pop(number, None)
+            if stream is not None:
+                stream.close()
+        for number in list(self.incoming):
+            incoming = self.incoming.pop(number, None)
+            if incoming is not None:
+                incoming.fail(ConnectionError("the client whose stream this is is gone"))
+        self.serving.bound.forget(self)
+        channel.close()
+        if cause is not None and not isinstance(cause, (BrokenChannel, DecodeError)):
+            traceback.print_exception(cause)
+
+
+def _javascript_error(error: Any) -> BaseException:
+    if not isinstance(error, dict):
+        return JavaScriptError(str(error))
+    made = JavaScriptError(str(error.get("message", "")))
+    made.type = str(error.get("type", "Error"))
+    made.stack = str(error.get("traceback") or "")
+    return made

@@ -1,0 +1,212 @@
+"""Streams both ways: generators that a client reads as far as it has given credit, and iterables of a client as iterators."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ._codec import BrokenChannel, Interrupted
+from ._contract import STREAM_ITEMS_MAX as _WINDOW
+from ._contract import TO_CLIENT_ITEM as ITEM
+from ._contract import TO_CLIENT_END as END
+from ._contract import TO_CLIENT_WANT as WANT
+from ._contract import TO_CLIENT_LEAVE as LEAVE
+
+if TYPE_CHECKING:
+    from ._session import Session
+
+#: Items in a row before other messages get their turn.
+_TURN_ITEMS = 64
+_OVER = object()
+
+
+class Outgoing:
+    """A generator. It costs nothing as long as it has no credit: only what may go on is looked at, in :attr:`Serving.ready`."""
+
+    def __init__(self, session: Session, number: int, items: Any) -> None:
+        self.session, self._number, self._items = session, number, items
+        self._credit = 0
+        #: It runs, perhaps inside a call of the client's function that takes messages meanwhile.
+        self._is_running = False
+        self._is_ready = False
+        self._is_over = False
+
+    def begin(self) -> None:
+        """Once the client knows that it is a stream."""
+
+    def grant(self, credit: object) -> None:
+        if type(credit) is not int or not 0 < credit <= 1 << 20:
+            raise BrokenChannel(f"{credit!r} is no credit")
+        self._credit += credit
+        self._queue()
+
+    def _queue(self) -> None:
+        if not self._is_ready and not self._is_running and self._credit > 0:
+            self._is_ready = True
+            self.session.serving.ready.append(self)
+
+    def pump(self) -> None:
+        """At most a few items, so that other messages get their turn. :raises BrokenChannel:"""
+        self._is_ready = False
+        if self._is_running or self._is_over:
+            return
+        for _ in range(min(self._credit, _TURN_ITEMS)):
+            self._credit -= 1
+            self._is_running = True
+            item, is_error = self.session.channel.server.perform(self._number, next, (self._items, _OVER), None)
+            self._is_running = False
+            if self._is_over:
+                return self._close()
+            if is_error:
+                return self._fail(item)
+            if item is _OVER:
+                self._is_over = True
+                self.session.end_stream(self._number)
+                return self.session.channel.send([END, self._number])
+            try:
+                self.session.channel.send([ITEM, self._number, item])
+            except BrokenChannel:
+                raise
+            except BaseException as error:  # noqa: B036 - a value without a form, or a conversion of the user's that fails
+                return self._fail(error)
+        self._queue()
+
+    def _fail(self, error: BaseException) -> None:
+        self._is_over = True
+        self.session.end_stream(self._number)
+        self.session.fail(self._number, error)
+        self._close()
+
+    def interrupt(self) -> None:
+        """The client wants it ended with an error. What computes is interrupted as any code that runs."""
+        if not self._is_running and not self._is_over:
+            self._fail(Interrupted())
+
+    def close(self) -> None:
+        """The client takes no more of it."""
+        self._is_over = True
+        if not self._is_running:  # what runs is closed when it next gives something
+            self._close()
+
+    def _close(self) -> None:
+        close = getattr(self._items, "close", None)
+        if close is None:
+            return
+        try:
+            close()
+        except BaseException:  # noqa: B036 - nobody is left to tell
+            traceback.print_exc()
+
+
+class AsyncOutgoing(Outgoing):
+    """An async generator, in the event loop's thread."""
+
+    def __init__(self, session: Session, number: int, items: Any) -> None:
+        super().__init__(session, number, items)
+        self._allowed = asyncio.Semaphore(0)
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        self.session.serving.loop().call_soon_threadsafe(self._start)
+
+    def _start(self) -> None:
+        self._task = asyncio.ensure_future(self._run())
+        self._task.add_done_callback(lambda _: self.session.end_stream(self._number))
+        if self._is_over:
+            self._task.cancel()
+
+    def _queue(self) -> None:
+        granted, self._credit = self._credit, 0
+        loop = self.session.serving.loop()
+        for _ in range(granted):
+            loop.call_soon_threadsafe(self._allowed.release)
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._allowed.acquire()
+                try:
+                    item = await self._items.__anext__()
+                except StopAsyncIteration:
+                    return self.session.channel.send([END, self._number])
+                self.session.channel.send([ITEM, self._number, item])
+        except (BrokenChannel, asyncio.CancelledError):
+            pass
+        except BaseException as error:  # noqa: B036
+            if not self._is_over:
+                self.session.fail_safely(self._number, error)
+        finally:
+            close = getattr(self._items, "aclose", None)
+            if close is not None:
+                await close()
+
+    def interrupt(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self.session.fail_safely(self._number, Interrupted())
+            self._cancel()
+
+    def close(self) -> None:
+        self._is_over = True
+        self._cancel()
+
+    def _cancel(self) -> None:
+        self.session.serving.loop().call_soon_threadsafe(lambda: self._task is not None and self._task.cancel())
+
+
+class Incoming(Iterator[Any], AsyncIterator[Any]):
+    """An async iterable of the client as an iterator; ``async for`` works as well. Leaving it (``close``) closes the client's."""
+
+    def __init__(self, session: Session, number: int) -> None:
+        self._session, self._number = session, number
+        self._items: deque[Any] = deque()
+        self._error: BaseException | None = None
+        self._is_over = False
+        self._wanted = 0
+
+    def push(self, item: Any) -> None:
+        if len(self._items) > _WINDOW:
+            raise BrokenChannel("the client sent more of a stream than was wanted")
+        self._items.append(item)
+
+    def fail(self, error: BaseException | None) -> None:
+        self._error, self._is_over = error, True
+
+    def __next__(self) -> Any:
+        if not self._items and not self._is_over:
+            if self._wanted == 0:
+                self._session.channel.send([WANT, self._number, _WINDOW])
+                self._wanted = _WINDOW
+            self._session.serving.wait(self._session, lambda: bool(self._items) or self._is_over)
+        if self._items:
+            self._wanted -= 1
+            return self._items.popleft()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        raise StopIteration
+
+    def __aiter__(self) -> Incoming:
+        return self
+
+    async def __anext__(self) -> Any:
+        item = await asyncio.get_running_loop().run_in_executor(None, lambda: next(self, _OVER))
+        if item is _OVER:
+            raise StopAsyncIteration
+        return item
+
+    def close(self) -> None:
+        self._is_over = True
+        self._items.clear()
+        if self._session.incoming.pop(self._number, None) is not None:
+            self._session.channel.send([LEAVE, self._number])
+
+    def __del__(self) -> None:
+        if not self._is_over:
+            try:
+                self.close()
+            except Exception:  # the channel is over, and with it the stream
+                pass

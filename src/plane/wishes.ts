@@ -1,0 +1,120 @@
+/**
+ * The client's part of interrupts. A wish that a request be ended is state, not an event: it is written into the segment, the worker is
+ * told to look, and told again as long as the request has not ended. A signal that is lost costs time, and nothing else.
+ */
+import { GONE, SEGMENT, SLOTS } from "../../contract/segment.ts";
+
+/** In words from `gone` on. */
+const AT = {
+  gone: 0,
+  interrupts: (SEGMENT.interrupts - SEGMENT.gone) / 4,
+  ended: (SEGMENT.ended - SEGMENT.gone) / 4,
+};
+/** Between two signals, growing: code that is interrupted has time to clean up. */
+const PAUSE_MS_MIN = 5;
+const PAUSE_MS_MAX = 1000;
+
+export class Wishes {
+  readonly #words: Int32Array;
+  /** None in version 2 of the segment, where `gone` holds the one request that is to be interrupted. */
+  readonly #slots: BigInt64Array | undefined;
+  readonly #signal: () => void;
+  /** Requests that are to end and have not. */
+  readonly #wanted = new Set<number>();
+  /** Those of them that found no place in the segment. */
+  readonly #unsaid = new Set<number>();
+  #timer: Timer | undefined;
+  #pauseMs = PAUSE_MS_MIN;
+  #isSignalDue = false;
+  #isOver = false;
+
+  /** @param signal has the worker look, whatever it does */
+  constructor(memory: Uint8Array, version: number, signal: () => void) {
+    const { buffer, byteOffset } = memory;
+    this.#words = new Int32Array(buffer, byteOffset + SEGMENT.gone, 3);
+    if (version >= 3) this.#slots = new BigInt64Array(buffer, byteOffset + SEGMENT.slots, SLOTS);
+    this.#signal = signal;
+  }
+
+  /** Some request is to end. Where none is, {@link Wishes.ended} need not be told. */
+  get isAny(): boolean {
+    return this.#wanted.size > 0;
+  }
+
+  /** What the worker says of the end of the channel: one of {@link ENDED}, or whatever it wrote. */
+  get why(): number {
+    return Atomics.load(this.#words, AT.ended);
+  }
+
+  /** A request is to end; asked once more, it is interrupted once more. */
+  want(number: number): void {
+    if (this.#isOver) return;
+    this.#wanted.add(number);
+    if (!this.#say(number)) this.#unsaid.add(number);
+    this.#pauseMs = PAUSE_MS_MIN;
+    this.#signalSoon();
+    clearTimeout(this.#timer);
+    this.#arm();
+  }
+
+  /** A request has ended, however it did. */
+  ended(number: number): void {
+    this.#wanted.delete(number);
+    this.#unsaid.delete(number);
+    if (this.#unsaid.size > 0 && this.#sayMore()) this.#signalSoon();
+  }
+
+  /** The client closes the channel: nothing of it begins or goes on. */
+  leave(): void {
+    this.#isOver = true;
+    clearTimeout(this.#timer);
+    Atomics.store(this.#words, AT.gone, GONE | 0);
+    if (this.#slots) Atomics.add(this.#words, AT.interrupts, 1);
+  }
+
+  #say(number: number): boolean {
+    if (!this.#slots) return Atomics.compareExchange(this.#words, AT.gone, 0, number | 0) === 0;
+    for (let slot = 0; slot < SLOTS; slot++) {
+      if (Atomics.load(this.#slots, slot) !== 0n) continue;
+      Atomics.store(this.#slots, slot, BigInt(number));
+      Atomics.add(this.#words, AT.interrupts, 1);
+      return true;
+    }
+    return false;
+  }
+
+  #sayMore(): boolean {
+    let hasSaid = false;
+    for (const number of this.#unsaid) {
+      if (!this.#say(number)) break;
+      this.#unsaid.delete(number);
+      hasSaid = true;
+    }
+    return hasSaid;
+  }
+
+  /** One signal for all that is asked in this turn of the event loop. */
+  #signalSoon(): void {
+    if (this.#isSignalDue) return;
+    this.#isSignalDue = true;
+    queueMicrotask(() => {
+      this.#isSignalDue = false;
+      if (!this.#isOver && this.isAny) this.#signal();
+    });
+  }
+
+  #arm(): void {
+    this.#timer = setTimeout(() => this.#remind(), this.#pauseMs);
+    this.#timer.unref();
+  }
+
+  #remind(): void {
+    if (!this.isAny || this.#isOver) return;
+    this.#sayMore();
+    if (!this.#slots && this.#unsaid.size === 0 && Atomics.load(this.#words, AT.gone) === 0)
+      return this.#wanted.clear(); // all of them were taken, which is all that there is to know in version 2
+    this.#signal();
+    this.#pauseMs = Math.min(this.#pauseMs * 2, PAUSE_MS_MAX);
+    this.#arm();
+  }
+}
