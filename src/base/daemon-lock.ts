@@ -1,15 +1,23 @@
 /** Who holds the daemon's lock, as seen from outside: what is left to find a daemon by when its socket is gone. */
 import { readdirSync, readFileSync, statSync } from "node:fs";
 
-export type LockHolder = {
-  readonly pid: number;
-  readonly socket: string | undefined;
-  /** It still finds its workers, and has no socket yet. */
-  readonly isStarting: boolean;
-};
+/** It finds its workers and has no socket yet; it serves; it stops its workers and takes no more. */
+export type DaemonPhase = "starting" | "serving" | "ending";
 
 /** What stands in the lock file. */
-export type LockText = { readonly pid: number; readonly socket: string; readonly is_starting: boolean };
+export type LockText = { readonly pid: number; readonly socket: string; readonly phase: DaemonPhase };
+
+export type LockHolder = {
+  readonly pid: number;
+  /** Undefined where the file does not say it. */
+  readonly socket: string | undefined;
+  readonly phase: DaemonPhase | undefined;
+};
+
+const PHASES: readonly DaemonPhase[] = ["starting", "serving", "ending"];
+
+/** Begins a line on the stderr of a daemon that whoever started it shows; other daemons may write there, too. */
+export const NOTICE = "ipcctl: notice: ";
 
 /** The live process that has the lock file open and wrote its name into it. Undefined if no daemon runs. */
 export function findLockHolder(lock: string): LockHolder | undefined {
@@ -22,7 +30,8 @@ export function findLockHolder(lock: string): LockHolder | undefined {
   const socket = typeof owner.socket === "string" ? owner.socket : undefined;
   const named = typeof owner.pid === "number" ? [owner.pid] : daemonPids();
   const pid = named.find((one) => hasOpen(one, lock));
-  return pid === undefined ? undefined : { pid, socket, isStarting: owner.is_starting === true };
+  const phase = PHASES.find((one) => one === owner.phase);
+  return pid === undefined ? undefined : { pid, socket, phase };
 }
 
 /** Whether a signal would be heard rather than kill: an older daemon does not know all of them. */

@@ -23,8 +23,8 @@ export async function daemonStatus(context: Context): Promise<number> {
   return 0;
 }
 
-/** How long a daemon without a socket may take to end, beyond what its workers are given. */
-const END_MS = 30_000;
+/** How long a daemon may take to begin its end after a signal. How long it takes then is up to its workers. */
+const HEARD_MS = 10_000;
 
 /** Returns when the daemon has gone. */
 export async function stopDaemon(context: Context, keepWorkers: boolean): Promise<number> {
@@ -81,19 +81,19 @@ async function requireStartable(context: Context): Promise<void> {
 async function end(context: Context, keepWorkers: boolean): Promise<boolean> {
   const holder = findLockHolder(context.paths.lock);
   try {
-    await askToEnd(context, keepWorkers);
+    await askToEnd(context, keepWorkers, false);
   } catch (error) {
     if (!(error instanceof IpcError) || error.code !== "NO_DAEMON") throw error;
     if (!holder) return false;
     requireSameSocket(context.paths, holder);
-    await endByLock(holder, keepWorkers);
+    await endByLock(context, holder, keepWorkers);
   }
   while (holder && findLockHolder(context.paths.lock)?.pid === holder.pid) await Bun.sleep(10);
   return true;
 }
 
-async function askToEnd(context: Context, keepWorkers: boolean): Promise<void> {
-  const connection = await context.connect(false);
+async function askToEnd(context: Context, keepWorkers: boolean, mayStart: boolean): Promise<void> {
+  const connection = await context.connect(mayStart);
   const gone = Promise.withResolvers<void>();
   connection.onEvents(
     () => undefined,
@@ -103,23 +103,22 @@ async function askToEnd(context: Context, keepWorkers: boolean): Promise<void> {
   await gone.promise;
 }
 
-/** Its socket is gone and cannot be made again: it is told by a signal. */
-async function endByLock({ pid }: LockHolder, keepWorkers: boolean): Promise<void> {
-  if (!keepWorkers && !isHeard(pid, SIGUSR2))
-    throw new IpcError(
-      "FAILED",
-      `the daemon (pid ${pid}) is too old to be told without its socket that its workers are to end`,
-      {
-        hint: "ipcctl daemon restart, then: ipcctl daemon stop",
-      },
-    );
-  process.kill(pid, keepWorkers ? "SIGTERM" : "SIGUSR2");
-  const deadline = performance.now() + END_MS;
-  while (isAlive(pid) && performance.now() < deadline) await Bun.sleep(10);
-  if (isAlive(pid))
-    throw new IpcError("DEADLINE", `the daemon (pid ${pid}) has not ended within ${END_MS / 1000} s`, {
-      hint: `kill -9 ${pid} ends it, and leaves its workers to the next one`,
-    });
+/** Its socket is gone and cannot be made again, or it hangs: it is told by a signal, and killed if it does not listen to that either. */
+async function endByLock(context: Context, { pid }: LockHolder, keepWorkers: boolean): Promise<void> {
+  const isHeardOut = keepWorkers || isHeard(pid, SIGUSR2); // an older daemon ends without its workers only
+  process.kill(pid, keepWorkers || !isHeardOut ? "SIGTERM" : "SIGUSR2");
+  const deadline = performance.now() + HEARD_MS;
+  const isEnding = (): boolean => findLockHolder(context.paths.lock)?.phase === "ending";
+  let wasKilled = false;
+  while (isAlive(pid)) {
+    if (performance.now() > deadline && !wasKilled && !isEnding()) {
+      context.note(`the daemon (pid ${pid}) hangs and is killed; its workers are not`);
+      process.kill(pid, "SIGKILL");
+      wasKilled = true;
+    }
+    await Bun.sleep(10);
+  }
+  if (!keepWorkers && (wasKilled || !isHeardOut)) await askToEnd(context, false, true); // the next one takes them in and ends them
 }
 
 function isAlive(pid: number): boolean {

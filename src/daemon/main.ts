@@ -1,22 +1,11 @@
 /** The daemon put together: lock, store, workers, socket; and taken apart again. */
-import {
-  accessSync,
-  closeSync,
-  constants,
-  existsSync,
-  ftruncateSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  utimesSync,
-  writeSync,
-} from "node:fs";
+import { accessSync, constants, existsSync, mkdirSync, readFileSync, utimesSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
-import type { LockText } from "../base/daemon-lock.ts";
+import { NOTICE } from "../base/daemon-lock.ts";
 import { IpcError, type ErrorCode } from "../base/errors.ts";
 import { SHIM_BINARY } from "../base/install.ts";
-import { restoreChildSignal, setProcessName, tryLock } from "../base/libc.ts";
-import { resolvePaths, type Paths } from "../base/paths.ts";
+import { restoreChildSignal, setProcessName } from "../base/libc.ts";
+import { resolvePaths } from "../base/paths.ts";
 import { VERSION } from "../base/version.ts";
 import { listLogFiles } from "../logs/files.ts";
 import { PROTOCOL } from "../protocol/responses.ts";
@@ -28,13 +17,13 @@ import { cleanWorkerEnv } from "../workers/launch.ts";
 import { PAGE_BYTES } from "../workers/proc.ts";
 import { readRunRecord } from "../workers/records.ts";
 import { Registry } from "../workers/registry.ts";
-import { isNoRoom } from "../workers/reserve.ts";
 import { describeBroken, requireReadableSchema, Store } from "../workers/store.ts";
 import { UsageMeter } from "../workers/usage.ts";
 import { CronRestart, FileWatch, LimitWatch } from "../workers/watching.ts";
 import type { Worker, World } from "../workers/worker.ts";
 import { handle } from "./handlers.ts";
 import { LogFeed } from "./log-feed.ts";
+import { DaemonLock } from "./lock.ts";
 import { openLog } from "./log.ts";
 import { parseDaemonOptions, type DaemonOptions } from "./options.ts";
 import { requireSocketFolder, Server } from "./server.ts";
@@ -66,14 +55,14 @@ async function serve(options: DaemonOptions): Promise<void> {
   const uid = process.getuid!();
   const paths = resolvePaths(process.env, uid, options.socket);
   process.umask(0o077);
-  const lock = takeLock(paths);
+  requireFolder(paths.stateDir);
+  requireFolder(paths.workersDir);
+  const lock = new DaemonLock(paths);
   /** Whoever finds no socket asks for one; until there is a server it is about to be made anyway. */
   let rebind = (): void => undefined;
   process.on("SIGUSR1", () => rebind());
   setProcessName("ipcctl-daemon");
-  const sign = (isStarting: boolean): void =>
-    signLock(lock, { pid: process.pid, socket: paths.socket, is_starting: isStarting });
-  sign(true);
+  lock.sign("starting");
   restoreChildSignal();
   requireShim();
   const systemd = new Systemd(process.env, process.pid);
@@ -173,6 +162,7 @@ async function serve(options: DaemonOptions): Promise<void> {
   const shutdown = async (keepWorkers: boolean): Promise<void> => {
     if (isEnding) return;
     isEnding = true;
+    lock.sign("ending");
     systemd.stopping();
     logger.info({ keepWorkers }, "stopping");
     if (!keepWorkers) {
@@ -183,7 +173,7 @@ async function serve(options: DaemonOptions): Promise<void> {
     registry.release();
     server[Symbol.dispose]();
     store[Symbol.dispose]();
-    closeSync(lock);
+    lock[Symbol.dispose]();
     process.exit(0);
   };
   const daemonStatus = (): DaemonStatus => ({
@@ -234,8 +224,16 @@ async function serve(options: DaemonOptions): Promise<void> {
   });
   rebind = () => server.look();
   isStarting = false;
-  sign(false);
+  lock.sign("serving");
   const look = (): void => {
+    if (isEnding) return;
+    if (!lock.look()) {
+      logger.error(
+        { lock: paths.lock },
+        "the lock was removed, and another daemon has taken it: this one ends, its workers run on",
+      );
+      return void shutdown(true);
+    }
     server.look();
     store.look();
   };
@@ -309,27 +307,6 @@ function requireFolder(path: string): void {
   }
 }
 
-/** Held until we end, however we end. @throws IpcError LIMIT if another daemon has it. */
-function takeLock(paths: Paths): number {
-  requireFolder(paths.stateDir);
-  requireFolder(paths.workersDir);
-  const fd = openSync(paths.lock, constants.O_RDWR | constants.O_CREAT, 0o600);
-  if (tryLock(fd)) return fd;
-  throw new IpcError("LIMIT", `another daemon uses ${paths.stateDir}`, { hint: "see: ipcctl daemon status" });
-}
-
-/** Who has it, and where it listens. Written over what was there, which has its room on a full disk already. */
-function signLock(lock: number, owner: LockText): void {
-  const text = Buffer.from(`${JSON.stringify(owner)}\n`);
-  try {
-    writeSync(lock, text, 0, text.length, 0);
-    ftruncateSync(lock, text.length);
-  } catch (error) {
-    if (!isNoRoom(error)) throw error; // it is found by its name then
-    ftruncateSync(lock);
-  }
-}
-
 function touch(path: string): void {
   try {
     utimesSync(path, new Date(), new Date());
@@ -341,7 +318,7 @@ function touch(path: string): void {
 /** On the stream that the command which started us reads. */
 function tellStarter(text: string): void {
   try {
-    writeSync(2, `ipcctl: ${text}\n`);
+    writeSync(2, `${NOTICE}${text}\n`);
   } catch {
     // On a full disk it cannot be heard; `status` says it too.
   }

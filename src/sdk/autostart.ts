@@ -1,7 +1,7 @@
 /** Connects to the daemon, and starts it first if none answers. Safe when many do so at once: the daemon's flock decides. */
 import { closeSync, fstatSync, mkdirSync, openSync, readFileSync, statfsSync } from "node:fs";
 import { dirname } from "node:path";
-import { findLockHolder, isHeard, SIGUSR1, type LockHolder } from "../base/daemon-lock.ts";
+import { NOTICE, findLockHolder, isHeard, SIGUSR1, type LockHolder } from "../base/daemon-lock.ts";
 import { IpcError } from "../base/errors.ts";
 import { daemonEntry } from "../base/install.ts";
 import { bunCommand, sleep, spawnDetached, type DetachedChild } from "../base/platform.ts";
@@ -31,7 +31,7 @@ export async function connectDaemon(
     return await openGreeted(paths.socket);
   } catch (error) {
     if (!isAbsent(error)) throw error;
-    const recalled = await recallDaemon(paths);
+    const recalled = await recallDaemon(paths, error);
     if (recalled) return recalled;
     if (!mayStart) throw error;
   }
@@ -43,12 +43,14 @@ function isAbsent(error: unknown): boolean {
 }
 
 /** Undefined if no daemon runs. @throws IpcError NO_DAEMON if one does and cannot be reached */
-async function recallDaemon(paths: Paths): Promise<Connection | undefined> {
+async function recallDaemon(paths: Paths, first: unknown): Promise<Connection | undefined> {
   const began = performance.now();
+  let error = first;
   for (let pauseMs = 4, signalled = 0; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
     const holder = findLockHolder(paths.lock);
     if (!holder) return undefined;
     requireSameSocket(paths, holder);
+    if (error instanceof Silence) throw unreachable(paths, holder);
     if (signalled !== holder.pid && isHeard(holder.pid, SIGUSR1)) {
       process.kill(holder.pid, "SIGUSR1");
       signalled = holder.pid;
@@ -56,10 +58,11 @@ async function recallDaemon(paths: Paths): Promise<Connection | undefined> {
     await sleep(pauseMs);
     try {
       return await openGreeted(paths.socket);
-    } catch (error) {
-      if (!isAbsent(error)) throw error;
+    } catch (next) {
+      if (!isAbsent(next)) throw next;
+      error = next;
     }
-    const patienceMs = holder.isStarting ? START_DEADLINE_MS : RECALL_MS;
+    const patienceMs = holder.phase === "starting" ? START_DEADLINE_MS : RECALL_MS;
     if (performance.now() - began > patienceMs) throw unreachable(paths, holder);
   }
 }
@@ -70,16 +73,36 @@ function unreachable(paths: Paths, { pid }: LockHolder): IpcError {
   });
 }
 
+/** A daemon answers within milliseconds. One that does not is stopped, or the machine is very busy. */
+const GREET_MS = 10_000;
+
+/** Somebody listens and says nothing. */
+class Silence extends IpcError {
+  constructor(path: string) {
+    super("NO_DAEMON", `the daemon at ${path} has not answered within ${GREET_MS / 1000} s`, {
+      hint: "ipcctl daemon restart puts another one in its place",
+    });
+  }
+}
+
 /** The socket of a daemon that is being killed still takes connections: only one that answers is one. */
 async function openGreeted(path: string): Promise<Connection> {
   const connection = await Connection.open(path);
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => late.reject(new Silence(path)), GREET_MS);
   try {
-    await connection.request({ Hello: { protocol: PROTOCOL, client: `ipcctl ${VERSION}` } });
+    await Promise.race([
+      connection.request({ Hello: { protocol: PROTOCOL, client: `ipcctl ${VERSION}` } }),
+      late.promise,
+    ]);
     return connection;
   } catch (error) {
+    connection.setRef(false); // the end of a connection to one that hangs never comes
     connection.close();
     if (!(error instanceof IpcError) || error.code !== "CONNECTION_LOST") throw error;
     throw new IpcError("NO_DAEMON", `the daemon at ${path} is going away`, { hint: "try again", cause: error });
+  } finally {
+    clearTimeout(timer);
   }
 }
 
@@ -93,18 +116,18 @@ async function startDaemon(paths: Paths, onNotice: (text: string) => void): Prom
   const child = spawnDetached(command, { ...cleanEnv(process.env), ...SMALL_BUN }, errors);
   closeSync(errors);
   const connection = await waitForDaemon(paths, child, told);
-  for (const notice of noticesOf(told)) onNotice(notice);
+  for (const notice of linesOf(told, NOTICE)) onNotice(notice);
   return connection;
 }
+
+const HEAD = "ipcctl: ";
 
 /** What a daemon wrote that was started just now; others may write to the file as well. */
 type Told = { readonly file: string; readonly from: number };
 
-const HEAD = "ipcctl: ";
-
-function noticesOf({ file, from }: Told): string[] {
+function linesOf({ file, from }: Told, head: string): string[] {
   const lines = readFileSync(file).subarray(from).toString("utf8").split("\n");
-  return lines.filter((line) => line.startsWith(HEAD)).map((line) => line.slice(HEAD.length));
+  return lines.filter((line) => line.startsWith(head)).map((line) => line.slice(head.length));
 }
 
 /** The child may lose the race for the lock and exit: then somebody else's daemon is about to answer. */
@@ -141,7 +164,7 @@ function notStarted(paths: Paths, told: Told, exitCode: number | null): IpcError
   const why =
     exitCode === null
       ? `it did not answer within ${START_DEADLINE_MS / 1000} s`
-      : (noticesOf(told).at(-1) ?? silence(paths));
+      : (linesOf(told, HEAD).at(-1) ?? silence(paths));
   return new IpcError("NO_DAEMON", `the daemon could not be started: ${why}`, {
     hint: `see ${paths.daemonLog} and ${told.file}`,
   });

@@ -4,7 +4,17 @@
  * WAL with synchronous=NORMAL: nothing is lost when the daemon is killed; a power cut may lose the last moments.
  */
 import { Database } from "bun:sqlite";
-import { accessSync, closeSync, constants, openSync, readdirSync, readSync, renameSync, statSync } from "node:fs";
+import {
+  accessSync,
+  closeSync,
+  constants,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readSync,
+  renameSync,
+  statSync,
+} from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
@@ -335,6 +345,7 @@ export class Store implements Disposable {
   }
 
   #create(): Database {
+    mkdirSync(dirname(this.#path), { recursive: true, mode: 0o700 }); // it may have been removed with all that was in it
     const db = this.#reserve.lend(() => openDatabase(this.#path));
     this.#inode = inodeOf(this.#path);
     return db;

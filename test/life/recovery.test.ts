@@ -19,7 +19,8 @@ const SLEEPER = "import time\nwhile True: time.sleep(1)\n";
 
 /** Without asking the daemon: its socket may be gone. */
 function lockOwner(home: Home): number {
-  return (JSON.parse(readFileSync(home.paths.lock, "utf8")) as { pid: number }).pid;
+  const text = readFileSync(home.paths.lock, "utf8");
+  return text === "" ? -1 : (JSON.parse(text) as { pid: number }).pid; // taken, and not signed yet
 }
 
 async function killByLock(home: Home): Promise<void> {
@@ -96,6 +97,63 @@ test("what lies in the socket's place is not taken away, and the daemon is reach
   expect(lstatSync(home.paths.socket).ino).toBe(inode);
   expect((await home.cli("daemon")).stderr).toContain("another daemon listens");
   other.stop(true);
+}, 60_000);
+
+test.each(["restart", "stop"])(
+  "a daemon that hangs is told of after a while, and daemon %s ends it",
+  async (verb) => {
+    await using home = new Home();
+    await home.start("kept", home.script("kept.py", SLEEPER), { stop_timeout: 500 });
+    const { pid } = await home.status("kept");
+    const daemon = lockOwner(home);
+    process.kill(daemon, "SIGSTOP");
+    const [refused, ended] = await Promise.all([home.cli("status"), home.cli("daemon", verb)]);
+    expect(refused.status).toBe(3);
+    expect(refused.stderr).toContain(`the daemon runs (pid ${daemon}), but does not answer`);
+    expect(ended.status).toBe(0);
+    expect(ended.stderr).toBe(`the daemon (pid ${daemon}) hangs and is killed; its workers are not\n`);
+    expect(isAlive(daemon)).toBe(false);
+    expect(isAlive(pid!)).toBe(verb === "restart");
+    if (verb === "restart") expect(await home.status("kept")).toMatchObject({ state: "Running", pid });
+  },
+  60_000,
+);
+
+test("a lock that was removed is taken again, or its daemon makes room for the one that took it", async () => {
+  await using home = new Home();
+  await home.start("kept", home.script("kept.py", SLEEPER));
+  const { pid } = await home.status("kept");
+  const first = lockOwner(home);
+  rmSync(home.paths.lock);
+  await waitUntil(() => existsSync(home.paths.lock) && lockOwner(home) === first, "it is taken again");
+  expect((await home.cli("daemon")).stderr).toContain("another daemon uses");
+  // Whoever is quicker than the next look is the daemon from then on.
+  process.kill(first, "SIGSTOP");
+  rmSync(home.paths.lock);
+  rmSync(home.paths.socket);
+  const second = Bun.spawn([join(ROOT, "bin/ipcctl"), "daemon"], {
+    env: home.env,
+    stdio: ["ignore", "ignore", Bun.file(join(home.dir, "stderr"))],
+  });
+  await waitUntil(() => existsSync(home.paths.lock) && lockOwner(home) === second.pid, "the second one has the lock");
+  process.kill(first, "SIGCONT");
+  await waitUntil(() => !isAlive(first), "the first one ends");
+  expect(await home.daemonPid()).toBe(second.pid);
+  expect(await home.status("kept")).toMatchObject({ state: "Running", pid });
+}, 60_000);
+
+test("all of the state may be removed under a daemon: it goes on, and is reached and ended as before", async () => {
+  await using home = new Home();
+  await home.start("kept", home.script("kept.py", SLEEPER), { stop_timeout: 500 });
+  const { pid } = await home.status("kept");
+  const daemon = lockOwner(home);
+  rmSync(home.env.IPCCTL_HOME!, { recursive: true });
+  await waitUntil(() => existsSync(home.paths.lock) && existsSync(home.paths.socket), "its files are made again");
+  expect(await home.daemonPid()).toBe(daemon);
+  expect(await home.status("kept")).toMatchObject({ state: "Running", pid });
+  await waitUntil(() => existsSync(home.paths.database), "the database is written anew");
+  expect((await home.cli("delete", "kept", "-f")).status).toBe(0);
+  expect(isAlive(pid!)).toBe(false);
 }, 60_000);
 
 test("a stale lock and a pid that is somebody else's are nobody's daemon", async () => {
