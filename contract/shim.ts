@@ -117,7 +117,7 @@ export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload
   ],
   kill: [
     "u8 mode (0 main, 1 group, 2 tree)",
-    "from version 2 on; optional: whom the signal of a stop goes to, the worker alone, its process group or every process of its tree; without it 0",
+    "from version 2 on; optional: whom the signal of a stop goes to, the main process, its process group or every process of its tree; without it the main process, but its group while that is a shell",
   ],
   end: ["empty", ""],
 };
@@ -143,7 +143,7 @@ export const REQUEST_PAYLOADS: Readonly<Record<keyof typeof REQUEST, readonly [p
   signal: ["u32 signal, u8 scope (0 the worker, 1 its process group, 2 the whole tree)", "OK or ERR"],
   stop: [
     "u32 grace_ms, u32 signal",
-    "OK at once; the shim signals the worker's whole process group (signal), then SIGKILLs **the tree** after the grace; repeated STOP may only shorten the grace",
+    "OK at once; the shim signals whom KILL says; when the main process has ended, what is left of its tree and was not asked yet gets SIGTERM; **the tree** gets SIGKILL after the grace; repeated STOP may only shorten the grace",
   ],
   flush: ["empty", "OK: next log file opened, all older ones deleted"],
   rotate: ["empty", "OK: next log file opened"],

@@ -58,7 +58,7 @@ struct ipc_spec {
 	bool has_ids;
 	uint32_t uid, gid;
 	uint32_t grace_ms, stop_signal;
-	uint8_t kill_mode; /* IPC_KILL_* */
+	uint8_t kill_mode; /* IPC_KILL_*, or IPC_KILL_UNSAID */
 	struct ipc_log_limits log;
 	struct ipc_rlimit rlimits[IPC_RLIMITS_MAX];
 	size_t rlimit_count;
@@ -234,6 +234,8 @@ pid_t ipc_answer_start(const struct ipc_spec *spec, int listener, int *told);
 void ipc_tree_spare(pid_t pid);
 void ipc_tree_end_spared(void);
 size_t ipc_tree_list(const char *cgroup, pid_t except, pid_t **pids, size_t *capacity);
+/* The same below another root, which need not be ours. */
+size_t ipc_tree_below(pid_t root, pid_t except, pid_t **pids, size_t *capacity);
 size_t ipc_tree_signal(const char *cgroup, pid_t except, int signal);
 /* SIGKILL until nothing is left; the status of `worker` is left to be waited for. Returns how many were seen; sets `method`. */
 size_t ipc_tree_kill(const char *cgroup, pid_t worker, const char **method);
@@ -242,6 +244,13 @@ bool ipc_tree_confined(pid_t pid);
 /* By the program that it runs. */
 bool ipc_process_is_shim(pid_t pid);
 bool ipc_process_start_time(pid_t pid, uint64_t *start_time);
+
+/* stop.c: whom the signal goes to that asks a worker to end. */
+#define IPC_KILL_UNSAID 255 /* the main process, but its group while that is a shell */
+/* `root`: below it is the worker's tree. */
+void ipc_stop_ask(pid_t root, pid_t worker, uint8_t mode, int signal);
+/* The main process has ended: SIGTERM to those that are left and were not asked yet. Returns how many are left. */
+size_t ipc_stop_ask_rest(const char *cgroup);
 
 /* record.c: durable small files. 0 or -errno. */
 /* Takes the room for one that is to be written later, whatever has become of the disk by then. */

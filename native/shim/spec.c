@@ -249,6 +249,7 @@ int ipc_spec_parse(const uint8_t *bytes, size_t size, size_t extra_env, struct i
 	memset(spec, 0, sizeof *spec);
 	spec->grace_ms = 10000;
 	spec->stop_signal = 15;
+	spec->kill_mode = IPC_KILL_UNSAID;
 	if (size > IPC_SPEC_BYTES_MAX)
 		return -EINVAL;
 	/* Every frame is at least five bytes, so this bounds arguments, variables and ending NULs. */

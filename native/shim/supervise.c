@@ -161,7 +161,7 @@ static void stop(uint32_t grace_ms, int signal)
 		/* Who listens on the control descriptor hears it there as well, ahead of the signal. */
 		if (shim.control >= 0 && send(shim.control, "STOP", 4, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 			errno = 0;
-		kill(-shim.pid, signal);
+		ipc_stop_ask(shim.remote >= 0 ? shim.pid : getpid(), shim.pid, shim.spec.kill_mode, signal);
 	}
 	shim.is_stopping = true;
 	if (deadline < shim.kill_at)
@@ -509,8 +509,10 @@ static void note_end(int status, const struct rusage *usage)
 	ipc_put_u64(payload + 4, shim.ended_ns);
 	broadcast(IPC_REPLY_EXITED, payload, sizeof payload);
 	uint64_t grace = shim.spec.grace_ms < LEFTOVER_GRACE_MS ? shim.spec.grace_ms : LEFTOVER_GRACE_MS;
-	/* Who answers for it is given as long to notice. */
-	if ((ipc_tree_signal(shim.spec.cgroup, 0, SIGTERM) > 0 || shim.told >= 0) && ipc_now_ms() + grace < shim.kill_at)
+	size_t left = ipc_stop_ask_rest(shim.spec.cgroup);
+	/* What was begun under a stop has until its deadline. Who answers for the worker is given a moment to notice its end. */
+	bool is_brief = left > 0 ? !shim.is_stopping : shim.told >= 0;
+	if (is_brief && ipc_now_ms() + grace < shim.kill_at)
 		shim.kill_at = ipc_now_ms() + grace;
 }
 

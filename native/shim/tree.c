@@ -125,7 +125,7 @@ bool ipc_tree_confined(pid_t pid)
 	return false;
 }
 
-static size_t list_descendants(pid_t except, pid_t **pids, size_t *capacity)
+size_t ipc_tree_below(pid_t root, pid_t except, pid_t **pids, size_t *capacity)
 {
 	DIR *proc = opendir("/proc");
 	if (proc == NULL)
@@ -146,7 +146,7 @@ static size_t list_descendants(pid_t except, pid_t **pids, size_t *capacity)
 				break;
 			all = grown;
 		}
-		all[count++] = (struct entry){ pid, parent, pid == getpid() };
+		all[count++] = (struct entry){ pid, parent, pid == root };
 	}
 	closedir(proc);
 	/* Ours spreads from parent to child until a pass finds nothing new. */
@@ -161,7 +161,7 @@ static size_t list_descendants(pid_t except, pid_t **pids, size_t *capacity)
 	}
 	size_t found = 0;
 	for (size_t i = 0; i < count; i++) {
-		if (!all[i].is_ours || all[i].pid == getpid() || all[i].pid == except || is_spared(all[i].pid))
+		if (!all[i].is_ours || all[i].pid == root || all[i].pid == except || is_spared(all[i].pid))
 			continue;
 		if (found == *capacity) {
 			size_t grown_capacity = *capacity == 0 ? 64 : *capacity * 2;
@@ -187,7 +187,7 @@ static bool has_children(void)
 size_t ipc_tree_list(const char *cgroup, pid_t except, pid_t **pids, size_t *capacity)
 {
 	(void)cgroup; /* members of the group are descendants too: nobody leaves the shim while it lives */
-	return has_children() ? list_descendants(except, pids, capacity) : 0;
+	return has_children() ? ipc_tree_below(getpid(), except, pids, capacity) : 0;
 }
 
 size_t ipc_tree_signal(const char *cgroup, pid_t except, int signal)

@@ -4,6 +4,7 @@ import type { SnapshotFlags } from "./snapshot.ts";
 import { Command, Option } from "commander";
 import { IpcError } from "../base/errors.ts";
 import { RESTART_POLICIES } from "../base/restart-policies.ts";
+import { KILL_MODES } from "../base/kill-modes.ts";
 import { limit } from "../base/limits.ts";
 import { parseCount, parseDurationMs } from "../base/units.ts";
 import { VERSION } from "../base/version.ts";
@@ -85,6 +86,9 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .option("--wait-ready [seconds]", "wait until it tells READY (default: 30s)")
     .option("--health <check>", "URL to ask, tcp://HOST:PORT to connect to, or command to run")
     .option("--stop-timeout <time>", "grace between SIGTERM and SIGKILL (default: 10s)")
+    .addOption(
+      new Option("--kill-mode <mode>", "who gets SIGTERM (default: main; group for a shell)").choices([...KILL_MODES]),
+    )
     .option("--no-console", "let `ipcctl eval` not look into it")
     .option("--config <file>", "project file instead of ipcctl.json")
     .option("--attach", "follow its output; Ctrl-C detaches")
@@ -98,7 +102,7 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
 
   add(
     "stop",
-    "stop workers: SIGTERM, grace, SIGKILL of the whole tree",
+    "stop workers: SIGTERM to the main process, grace, SIGKILL of the whole tree",
     "ipcctl stop web\nipcctl stop 'job-*' -t 30\nipcctl stop all",
   )
     .argument("<name...>", "name, glob, @group or all")

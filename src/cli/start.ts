@@ -52,6 +52,7 @@ export type StartFlags = PolicyFlags & {
   attach?: boolean;
   timeout?: string;
   stopTimeout?: string;
+  killMode?: string;
   dependsOn?: string[];
   console?: boolean;
   snapshot?: string;
@@ -156,6 +157,7 @@ async function fromFlags(
     uid: identity(flags.uid, "--uid"),
     gid: identity(flags.gid, "--gid"),
     stop_timeout: flags.stopTimeout === undefined ? undefined : parseDurationMs(flags.stopTimeout, "--stop-timeout"),
+    kill_mode: flags.killMode,
     backoff:
       flags.maxRestarts === undefined
         ? undefined

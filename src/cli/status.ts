@@ -238,6 +238,7 @@ function showCalls({ total, errors, waiting, channels, seconds, latency_us: { p5
 
 /** In units for people; `--json` has the numbers. */
 function show(value: unknown, key = ""): string {
+  if (key === "kill_mode") return (value as string | null) ?? "main, or group while it is a shell";
   if (value === null) return "-";
   if (key === "calls") return showCalls(value as CallStatus);
   if (typeof value === "number" && /(^|_)(bytes|memory)$/.test(key)) return formatBytes(value);

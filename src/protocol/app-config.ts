@@ -4,6 +4,7 @@
  */
 import { z } from "zod";
 import { IpcError } from "../base/errors.ts";
+import { KILL_MODES } from "../base/kill-modes.ts";
 import { limit } from "../base/limits.ts";
 import { RESTART_POLICIES, type RestartPolicy } from "../base/restart-policies.ts";
 import { splitWords } from "../base/shell-words.ts";
@@ -150,6 +151,10 @@ export const appShape = z.strictObject({
   health: maybe(health),
   stop_timeout: durationMs.default(10_000),
   kill_timeout: durationMs.default(5_000),
+  kill_mode: maybe(z.enum(KILL_MODES)).meta({
+    description:
+      "whom the signal goes to that asks it to end: the main process, its group, or every process of its tree; default: main, but group while the main process is a shell",
+  }),
   backoff: maybe(backoff),
   instances: z.int().min(1).max(limit("instances")).default(1),
   group: maybe(z.string().min(1).max(limit("nameChars"))),

@@ -127,7 +127,8 @@ export class ShimLink {
   }
 
   /**
-   * Ends the whole tree: `signal`, then SIGKILL after the grace. The shim carries it out even if we are gone.
+   * Ends the run: `signal` to whom the kill mode says, SIGKILL to the whole tree after the grace. The shim carries it out even if we are
+   * gone.
    * Resolves to whether it has said that it will; where it has not, it may never have heard of it.
    */
   async stop(graceMs: number, signal: number): Promise<boolean> {

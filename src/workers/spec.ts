@@ -10,6 +10,7 @@ import {
   SPEC,
 } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
+import type { KillMode } from "../base/kill-modes.ts";
 import { limit } from "../base/limits.ts";
 import type { MountStep } from "../sandbox/mounts.ts";
 import type { AddressClass, HostRule } from "../sandbox/policy.ts";
@@ -61,8 +62,8 @@ export type Spec = {
   readonly cwd: string;
   readonly ids?: { readonly uid: number; readonly gid: number };
   readonly stop: { readonly graceMs: number; readonly signal: number };
-  /** Whom the signal of a stop is for; the worker alone if it is not said. */
-  readonly killMode?: keyof typeof KILL_MODE;
+  /** Whom the signal of a stop is for. Null, or left out: the shim looks what the main process is. */
+  readonly killMode?: KillMode | null;
   readonly log?: LogSpec;
   readonly rlimits?: readonly Rlimit[];
   readonly cgroup?: string;
@@ -76,17 +77,17 @@ export type Spec = {
 
 /** Bytes of the spec file. @throws IpcError LIMIT if arguments and environment are too large. */
 export function encodeSpec(spec: Spec): Uint8Array {
-  const killMode = KILL_MODE[spec.killMode ?? "main"];
+  const { killMode = null } = spec;
   const frames: Buffer[] = [
     // The lowest that will do: a snapshot that was made by an older installation reads it as well.
-    frame(SPEC.version, u32(killMode === KILL_MODE.main ? SHIM_VERSION_MIN : SHIM_VERSION)),
+    frame(SPEC.version, u32(killMode === null ? SHIM_VERSION_MIN : SHIM_VERSION)),
     frame(SPEC.run, u64(spec.run)),
     ...spec.argv.map((arg) => frame(SPEC.arg, Buffer.from(arg))),
     ...Object.entries(spec.env).map(([key, value]) => frame(SPEC.env, Buffer.from(`${key}=${value}`))),
     frame(SPEC.cwd, Buffer.from(spec.cwd)),
     frame(SPEC.stop, Buffer.concat([u32(spec.stop.graceMs), u32(spec.stop.signal)])),
   ];
-  if (killMode !== KILL_MODE.main) frames.push(frame(SPEC.kill, Buffer.of(killMode)));
+  if (killMode !== null) frames.push(frame(SPEC.kill, Buffer.of(KILL_MODE[killMode])));
   if (spec.ids) frames.push(frame(SPEC.ids, Buffer.concat([u32(spec.ids.uid), u32(spec.ids.gid)])));
   if (spec.log) frames.push(frame(SPEC.log, encodeLog(spec.log)));
   for (const { resource, soft, hard } of spec.rlimits ?? []) {

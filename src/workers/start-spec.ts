@@ -50,6 +50,7 @@ export function makeSpec(
     cwd: launch.cwd,
     ...(prepared.ids ? { ids: prepared.ids } : {}),
     stop: { graceMs: app.stop_timeout, signal: SIGTERM },
+    killMode: app.kill_mode,
     log: {
       maxFileBytes: app.log.max_size,
       maxFiles: app.log.max_files,
