@@ -18,13 +18,32 @@
 static struct ipc_spec spec;
 static pid_t caller;
 
-/* A signal from the terminal reached the worker's group without us; one by kill(2) was for us alone. */
+/* How long the caller may take to pass on what the terminal sent to him, and to us. */
+#define ECHO_MS 5000u
+
+/* What the terminal has sent and the caller has not yet passed on, of each signal. */
+static struct { unsigned count; uint64_t until_ms; } echoes[NSIG];
+
+/*
+ * A signal from the terminal reached the worker's group without us; one by kill(2) was for us alone. The caller cannot tell the one from the
+ * other and passes on what he gets: of those from the terminal we have heard before.
+ */
 static void forward(const struct signalfd_siginfo *info, pid_t worker, bool is_elsewhere)
 {
-	bool is_from_terminal = info->ssi_code > 0;
-	bool is_keyboard = info->ssi_signo == SIGINT || info->ssi_signo == SIGQUIT || info->ssi_signo == SIGWINCH;
-	if (is_elsewhere || !(is_keyboard && is_from_terminal))
-		kill(worker, (int)info->ssi_signo);
+	uint32_t number = info->ssi_signo;
+	bool is_keyboard = number == SIGINT || number == SIGQUIT || number == SIGWINCH;
+	if (is_keyboard && info->ssi_code > 0) {
+		echoes[number].count += number != SIGWINCH;
+		echoes[number].until_ms = ipc_now_ms() + ECHO_MS;
+		if (!is_elsewhere && getpgid(worker) == getpgrp())
+			return;
+	} else if (is_keyboard && (pid_t)info->ssi_pid == caller && echoes[number].count > 0) {
+		bool is_echo = ipc_now_ms() < echoes[number].until_ms;
+		echoes[number].count = is_echo ? echoes[number].count - 1 : 0;
+		if (is_echo)
+			return;
+	}
+	kill(worker, (int)number);
 }
 
 /* `remote`: the connection to a snapshot that has forked the worker, or -1. */

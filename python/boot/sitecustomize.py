@@ -1,8 +1,9 @@
 """Runs in every Python that ipcctl starts, before the script, and leaves next to no trace.
 
 It makes ``import ipcctl`` work without an installation, and puts a handler on SIGURG (which is ignored by default and used by
-nobody) so that ``ipcctl eval`` can ask for a console. Until then there is no thread and no descriptor. The folder of this file and the
-variable that led here are taken away again, and the user's own sitecustomize is run as if this one were not there.
+nobody) so that ``ipcctl eval`` can ask for a console. Until then there is no thread and no descriptor. Unbuffered output, which ipcctl
+asks for, is made to bear signals. The folder of this file and the variable that led here are taken away again, and the user's own
+sitecustomize is run as if this one were not there.
 """
 
 
@@ -19,6 +20,9 @@ def _begin() -> None:
             os.environ["PYTHONPATH"] = rest
         else:
             del os.environ["PYTHONPATH"]
+    from _ipcctl_stdio import make_whole
+
+    make_whole()
     sys.path[:] = [entry for entry in sys.path if entry != here]
 
     class Finder:

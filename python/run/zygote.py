@@ -20,6 +20,8 @@ import sys
 import types
 from collections.abc import Callable
 
+from _ipcctl_stdio import WholeWriter  # which python/boot has brought
+
 def words(library: ctypes.CDLL, kind: int) -> list[str]:
     """Arguments (0) or environment (1) of the specification that it has become."""
     found: list[str] = []
@@ -251,8 +253,8 @@ def open_streams() -> None:
     sys.stdin = open(0, closefd=False)
     setattr(sys, "__stdin__", sys.stdin)
     for fd, name in ((1, "stdout"), (2, "stderr")):
-        raw = open(fd, "wb", 0, closefd=False)
-        line = is_unbuffered or fd == 2 or os.isatty(fd)
+        raw = WholeWriter(fd, "wb", closefd=False)
+        line = not is_unbuffered and (fd == 2 or os.isatty(fd))
         errors = "backslashreplace" if fd == 2 else "strict"
         stream = io.TextIOWrapper(
             raw if is_unbuffered else io.BufferedWriter(raw), errors=errors, line_buffering=line, write_through=is_unbuffered

@@ -110,9 +110,9 @@ export async function run(
       env: {},
       stdio: ["inherit", "inherit", "inherit"],
     });
-    // The keyboard's signals reach the worker by its process group; one sent to us alone is passed on by hand.
-    for (const name of ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const) process.on(name, () => child.kill(name));
-    for (const name of ["SIGINT", "SIGQUIT"] as const) process.on(name, () => undefined);
+    // What is sent to us alone is passed on. The keyboard's signals come to us all: the shim, which sees who sends, passes none on twice.
+    for (const name of ["SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const)
+      process.on(name, () => child.kill(name));
     const status = await child.exited;
     const { cpuSeconds } = plan.policy.limits;
     if (status === TIMED_OUT && wallMs !== null && wallMs < timeoutMs)

@@ -1,6 +1,6 @@
 /**
  * From a definition to what is executed: interpreter, arguments, environment. A plain script must not be able to
- * tell the difference from `python3 script.py` typed in its folder.
+ * tell the difference from `PYTHONUNBUFFERED=1 python3 script.py` typed in its folder.
  */
 import { closeSync, existsSync, openSync, readFileSync, readSync, statSync } from "node:fs";
 import { basename, dirname, extname, join, resolve } from "node:path";
@@ -40,7 +40,10 @@ export function resolveLaunch(
   Object.assign(env, app.env_file === null ? {} : readEnvFile(app.env_file), app.env, own);
   env.PATH ??= "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
   const argv = resolveArgv(app);
-  if (isPythonProgram(argv[0]!)) env.PYTHONPATH = env.PYTHONPATH ? `${PYTHON_BOOT}:${env.PYTHONPATH}` : PYTHON_BOOT;
+  if (isPythonProgram(argv[0]!)) {
+    env.PYTHONPATH = env.PYTHONPATH ? `${PYTHON_BOOT}:${env.PYTHONPATH}` : PYTHON_BOOT;
+    env.PYTHONUNBUFFERED ??= "1"; // what it prints is to be seen when it prints it, and not lost when it is killed
+  }
   return { argv, env, cwd: app.cwd };
 }
 

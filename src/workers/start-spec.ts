@@ -229,6 +229,9 @@ export function prepare(wanted: Preparation): Prepared {
   };
 }
 
+/** By these it is found, and prints as its user wants it to: they tell nothing. */
+const ALWAYS_ALLOWED = new Set(["PATH", "PYTHONUNBUFFERED"]);
+
 /** What of the environment the policy lets through; what a definition says itself is not asked about. */
 function allowed(base: Readonly<Record<string, string | undefined>>, { env }: Policy): Record<string, string> {
   const all = cleanWorkerEnv(base);
@@ -236,7 +239,9 @@ function allowed(base: Readonly<Record<string, string | undefined>>, { env }: Po
   const patterns = env.allow.map((one) =>
     one.endsWith("*") ? (name: string) => name.startsWith(one.slice(0, -1)) : (name: string) => name === one,
   );
-  return Object.fromEntries(Object.entries(all).filter(([name]) => name === "PATH" || patterns.some((is) => is(name))));
+  return Object.fromEntries(
+    Object.entries(all).filter(([name]) => ALWAYS_ALLOWED.has(name) || patterns.some((is) => is(name))),
+  );
 }
 
 /** For the workers of one state directory. */

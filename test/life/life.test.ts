@@ -65,7 +65,7 @@ sys.exit(3)
   home.script("plain.py", text);
   const direct = Bun.spawn(["sh", "-c", "ulimit -Sn 300; exec python3 plain.py a 'b c'"], {
     cwd: home.dir,
-    env: home.env,
+    env: { ...home.env, PYTHONUNBUFFERED: "1" }, // the one thing that we add
     stdio: ["ignore", "pipe", "pipe"],
   });
   const expected = JSON.parse(await new Response(direct.stdout).text());
