@@ -151,6 +151,43 @@ static void fuzz_spec(void)
 static struct ipc_log log_under_test;
 static struct ipc_stream stream;
 
+/* What a shim left that was killed in the middle of a write ends before what the next one writes. */
+static void fuzz_tail(int dir)
+{
+	char left[512];
+	const char *streams[] = { "stdout", "stderr" };
+	bool is_open[2] = { false, false };
+	size_t size = 0;
+	for (uint32_t i = next(5); i > 0; i--) {
+		bool is_stderr = next(2) == 1, is_partial = next(2) == 1;
+		is_open[is_stderr] = is_partial;
+		size += (size_t)snprintf(left + size, sizeof left - size, "2026-11-20T19:20:01.123456789Z %s %c %u\n", streams[is_stderr],
+					 is_partial ? 'P' : 'F', next(1000));
+	}
+	bool is_whole = next(2) == 0 || size == 0;
+	if (!is_whole)
+		size -= 1 + next(2); /* the newline, and a digit */
+	int fd = openat(dir, "0000000001.log", O_WRONLY | O_CREAT, 0600);
+	if (write(fd, left, size) != (ssize_t)size)
+		abort();
+	close(fd);
+	struct ipc_log_limits limits = { 0 };
+	memset(&log_under_test, 0, sizeof log_under_test);
+	if (ipc_log_open(&log_under_test, dir, &limits) != 0)
+		abort();
+	close(log_under_test.fd);
+	char found[1024];
+	fd = openat(dir, "0000000001.log", O_RDONLY);
+	ssize_t count = read(fd, found, sizeof found - 1);
+	close(fd);
+	found[count] = 0;
+	unlinkat(dir, "0000000001.log", 0);
+	if (strncmp(found, left, size) != 0 || (size_t)count - size != (size_t)!is_whole + 41u * ((size_t)is_open[0] + is_open[1]))
+		abort();
+	if (count > 0 && found[count - 1] != '\n')
+		abort();
+}
+
 /* Bytes of the records of all files, in order: what a reader sees. */
 static size_t read_back(int dir, uint64_t last, uint8_t *out)
 {
@@ -200,12 +237,65 @@ static void fuzz_log(int dir)
 		ipc_log_stamp(&stream);
 		if (!ipc_log_feed(&log_under_test, &stream))
 			abort();
+		if (next(4) == 0)
+			ipc_log_show(&log_under_test, &stream);
+		if ((ipc_log_due(&log_under_test, &stream) == UINT64_MAX) != (stream.held_len == 0))
+			abort();
 		at += count;
 	}
 	if (!ipc_log_finish(&log_under_test, &stream) || !ipc_log_flush(&log_under_test))
 		abort();
 	close(log_under_test.fd);
 	if (read_back(dir, log_under_test.number, output) != size || memcmp(input, output, size) != 0)
+		abort();
+}
+
+/* The disk is full now and then, and what has no room is dropped: what is left of one line never grows together with another one. Each line
+ * here is of one letter. */
+static void fuzz_drop(int dir)
+{
+	static uint8_t input[200000], output[500000];
+	size_t size = 0;
+	for (uint8_t letter = 0; size < sizeof input; letter = (uint8_t)((letter + 1) % 50)) {
+		size_t length = next(8) == 0 ? next(40000) : next(100);
+		length = length >= sizeof input - size ? sizeof input - size - 1 : length;
+		memset(input + size, 'A' + letter, length);
+		input[size + length] = '\n';
+		size += length + 1;
+	}
+	struct ipc_log_limits limits = { .is_dropping = true };
+	memset(&log_under_test, 0, sizeof log_under_test);
+	memset(&stream, 0, sizeof stream);
+	if (ipc_log_open(&log_under_test, dir, &limits) != 0)
+		abort();
+	int room = log_under_test.fd, full = open("/dev/full", O_WRONLY);
+	for (size_t at = 0; at < size;) {
+		size_t count = 1 + next(30000);
+		count = count > size - at ? size - at : count;
+		memcpy(stream.in, input + at, count);
+		stream.in_len = count;
+		stream.in_pos = 0;
+		log_under_test.fd = next(3) == 0 ? full : room;
+		ipc_log_stamp(&stream);
+		ipc_log_feed(&log_under_test, &stream);
+		if (next(2) == 0)
+			ipc_log_show(&log_under_test, &stream);
+		if (next(2) == 0)
+			ipc_log_flush(&log_under_test);
+		at += count;
+	}
+	log_under_test.fd = room;
+	if (!ipc_log_flush(&log_under_test) || !ipc_log_feed(&log_under_test, &stream) || !ipc_log_finish(&log_under_test, &stream) ||
+	    !ipc_log_flush(&log_under_test))
+		abort();
+	close(full);
+	close(log_under_test.fd);
+	size = read_back(dir, 1, output);
+	for (size_t i = 1; i < size; i++) {
+		if (output[i] != '\n' && output[i - 1] != '\n' && output[i] != output[i - 1])
+			abort();
+	}
+	if (size > 0 && output[size - 1] != '\n')
 		abort();
 }
 
@@ -224,6 +314,9 @@ int main(int argc, char **argv)
 			fuzz_spec();
 		if (i % 10 == 0)
 			fuzz_log(dir);
+		fuzz_tail(dir);
+		if (i % 10 == 5)
+			fuzz_drop(dir);
 	}
 	rmdir(folder);
 	puts("fuzz: ok");

@@ -12,6 +12,8 @@
 #define IPC_MOUNT_KINDS (IPC_MOUNT_COVER + 1)
 /* How long a worker may outlive the process that connects for it: both end together, but are not heard of together. */
 #define IPC_ALONE_MS 1000u
+/* What waits for its newline longer than this becomes a partial record: a prompt is seen, and a killed shim takes no more along. */
+#define IPC_SHOW_MS 200u
 #define IPC_RECORD_HEAD_BYTES 40u
 #define IPC_READ_BYTES 131072u
 #define IPC_OUT_BYTES 262144u
@@ -103,6 +105,9 @@ struct ipc_stream {
 	bool is_stderr;
 	size_t in_len, in_pos;
 	size_t held_len;
+	uint64_t held_ms; /* when the oldest byte that is held came */
+	bool is_open; /* the last record was a partial one */
+	bool is_cut; /* and what followed it was dropped */
 	char head[IPC_RECORD_HEAD_BYTES + 1];
 	uint8_t in[IPC_READ_BYTES];
 	uint8_t held[IPC_LINE_BYTES_MAX];
@@ -117,7 +122,6 @@ struct ipc_log {
 	struct ipc_log_limits limits;
 	size_t out_len;
 	bool is_stuck; /* the last write found no room */
-	bool is_tail_torn; /* the newest file needs a newline first */
 	uint64_t dropped_lines, dropped_bytes, lines, bytes;
 	uint64_t rotations;
 	uint8_t out[IPC_OUT_BYTES];
@@ -128,6 +132,9 @@ int ipc_log_open(struct ipc_log *log, int dirfd, const struct ipc_log_limits *li
 bool ipc_log_feed(struct ipc_log *log, struct ipc_stream *stream);
 /* What stands in the stream without a newline becomes a record. */
 bool ipc_log_finish(struct ipc_log *log, struct ipc_stream *stream);
+/* When what is held without a newline is to be shown; UINT64_MAX: nothing is, or there is no room. */
+uint64_t ipc_log_due(const struct ipc_log *log, const struct ipc_stream *stream);
+void ipc_log_show(struct ipc_log *log, struct ipc_stream *stream);
 bool ipc_log_flush(struct ipc_log *log);
 /* Before everything written so far is deleted: drops the rest of a record whose beginning goes with it. */
 void ipc_log_cut(struct ipc_log *log);

@@ -11,6 +11,9 @@
 #include <time.h>
 #include <unistd.h>
 
+/* How much of the newest file is looked at for a line that a killed shim has left open. */
+#define TAIL_BYTES 262144u
+
 struct found { uint64_t number; uint64_t bytes; bool is_gz; };
 
 /* Lists log files, ascending. Returns how many; the caller frees. */
@@ -74,19 +77,66 @@ static int open_number(struct ipc_log *log, uint64_t number)
 	return 0;
 }
 
-/* The last byte of a file that a killed shim left may be in the middle of a record. */
-static bool is_torn(struct ipc_log *log)
+/* One clock look per read, not per line: all of a read arrived together. */
+static void stamp(char head[IPC_RECORD_HEAD_BYTES], bool is_stderr)
+{
+	struct timespec now;
+	struct tm tm;
+	char text[96];
+	clock_gettime(CLOCK_REALTIME, &now);
+	gmtime_r(&now.tv_sec, &tm);
+	size_t size = strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(text + size, sizeof text - size, ".%09ldZ %s F ", now.tv_nsec, is_stderr ? "stderr" : "stdout");
+	memcpy(head, text, IPC_RECORD_HEAD_BYTES);
+}
+
+/* What of a line of the file says whether it goes on, and of which stream it is. */
+struct beginning { size_t size; uint8_t bytes[IPC_RECORD_HEAD_BYTES]; };
+
+static void note_open(const struct beginning *line, bool is_open[2])
+{
+	if (line->size < IPC_RECORD_HEAD_BYTES)
+		return; /* the remains of a write */
+	bool is_stderr = memcmp(line->bytes + 29, "Z stderr ", 9) == 0;
+	if (is_stderr || memcmp(line->bytes + 29, "Z stdout ", 9) == 0)
+		is_open[is_stderr] = line->bytes[IPC_RECORD_HEAD_BYTES - 2] == 'P';
+}
+
+/* A killed shim may have left the file in the middle of a record, or a line in the middle of its records: both end here, so that nothing of
+ * this run goes on with them. */
+static void mend_tail(struct ipc_log *log)
 {
 	char name[32];
-	char last = '\n';
 	name_of(log->number, false, name);
-	int fd = openat(log->dirfd, name, O_RDONLY | O_CLOEXEC);
+	int fd = log->file_bytes == 0 ? -1 : openat(log->dirfd, name, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return false;
-	if (log->file_bytes > 0 && pread(fd, &last, 1, (off_t)log->file_bytes - 1) != 1)
-		last = '\n';
+		return;
+	struct beginning line = { 0 };
+	bool is_open[2] = { false, false };
+	uint8_t block[8192];
+	uint64_t at = log->file_bytes > TAIL_BYTES ? log->file_bytes - TAIL_BYTES : 0;
+	for (ssize_t count; (count = pread(fd, block, sizeof block, (off_t)at)) > 0; at += (uint64_t)count) {
+		for (ssize_t i = 0; i < count; i++) {
+			if (block[i] == '\n') {
+				note_open(&line, is_open);
+				line.size = 0;
+			} else if (line.size < sizeof line.bytes) {
+				line.bytes[line.size++] = block[i];
+			}
+		}
+	}
 	close(fd);
-	return last != '\n';
+	note_open(&line, is_open);
+	if (line.size > 0)
+		log->out[log->out_len++] = '\n';
+	for (int i = 0; i < 2; i++) {
+		if (!is_open[i])
+			continue;
+		stamp((char *)log->out + log->out_len, i == 1);
+		log->out_len += IPC_RECORD_HEAD_BYTES;
+		log->out[log->out_len++] = '\n';
+	}
+	ipc_log_flush(log);
 }
 
 int ipc_log_open(struct ipc_log *log, int dirfd, const struct ipc_log_limits *limits)
@@ -99,11 +149,8 @@ int ipc_log_open(struct ipc_log *log, int dirfd, const struct ipc_log_limits *li
 	uint64_t number = count == 0 ? 1 : files[count - 1].number + (files[count - 1].is_gz ? 1 : 0);
 	free(files);
 	int rc = open_number(log, number);
-	if (rc == 0 && is_torn(log)) {
-		log->out[0] = '\n';
-		log->out_len = 1;
-		ipc_log_flush(log);
-	}
+	if (rc == 0)
+		mend_tail(log);
 	return rc;
 }
 
@@ -134,6 +181,21 @@ bool ipc_log_flush(struct ipc_log *log)
 	log->out_len -= at;
 	log->is_stuck = log->out_len > 0;
 	return !log->is_stuck;
+}
+
+/* A full disk took a part of the record at the end. */
+static bool is_torn(struct ipc_log *log)
+{
+	char name[32];
+	char last = '\n';
+	name_of(log->number, false, name);
+	int fd = openat(log->dirfd, name, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	if (log->file_bytes > 0 && pread(fd, &last, 1, (off_t)log->file_bytes - 1) != 1)
+		last = '\n';
+	close(fd);
+	return last != '\n';
 }
 
 void ipc_log_cut(struct ipc_log *log)
@@ -193,17 +255,9 @@ int ipc_log_rotate(struct ipc_log *log)
 	return 0;
 }
 
-/* One clock look per read, not per line: all of a read arrived together. */
 void ipc_log_stamp(struct ipc_stream *stream)
 {
-	struct timespec now;
-	struct tm tm;
-	char text[96];
-	clock_gettime(CLOCK_REALTIME, &now);
-	gmtime_r(&now.tv_sec, &tm);
-	size_t size = strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &tm);
-	snprintf(text + size, sizeof text - size, ".%09ldZ %s F ", now.tv_nsec, stream->is_stderr ? "stderr" : "stdout");
-	memcpy(stream->head, text, IPC_RECORD_HEAD_BYTES);
+	stamp(stream->head, stream->is_stderr);
 }
 
 /* One record of what is held and what follows. False: no room in the buffer and none on the disk. */
@@ -228,14 +282,18 @@ static bool emit(struct ipc_log *log, struct ipc_stream *stream, char tag, const
 	log->out_len += size;
 	log->lines += tag == 'F';
 	stream->held_len = 0;
+	stream->is_open = tag == 'P';
 	return true;
 }
 
 static void drop_input(struct ipc_log *log, struct ipc_stream *stream)
 {
+	if (stream->in_pos == stream->in_len && stream->held_len == 0)
+		return;
 	for (size_t at = stream->in_pos; at < stream->in_len; at++)
 		log->dropped_lines += stream->in[at] == '\n';
-	/* The beginning of a line whose end is dropped goes with it: it must not grow together with a later one. */
+	/* The beginning of a line whose end is dropped goes with it: it must not grow together with a later one. What of it is written is ended. */
+	stream->is_cut = stream->is_open;
 	log->dropped_bytes += stream->in_len - stream->in_pos + stream->held_len;
 	stream->held_len = 0;
 	stream->in_pos = stream->in_len;
@@ -247,7 +305,9 @@ bool ipc_log_feed(struct ipc_log *log, struct ipc_stream *stream)
 		drop_input(log, stream);
 		return true;
 	}
-	while (stream->in_pos < stream->in_len) {
+	if (stream->is_cut && emit(log, stream, 'F', NULL, 0))
+		stream->is_cut = false;
+	while (stream->in_pos < stream->in_len && !stream->is_cut) {
 		const uint8_t *data = stream->in + stream->in_pos;
 		size_t left = stream->in_len - stream->in_pos;
 		const uint8_t *newline = memchr(data, '\n', left);
@@ -262,6 +322,8 @@ bool ipc_log_feed(struct ipc_log *log, struct ipc_stream *stream)
 				break;
 			stream->in_pos += take + 1;
 		} else {
+			if (stream->held_len == 0)
+				stream->held_ms = ipc_now_ms();
 			memcpy(stream->held + stream->held_len, data, take);
 			stream->held_len += take;
 			stream->in_pos += take;
@@ -274,9 +336,18 @@ bool ipc_log_feed(struct ipc_log *log, struct ipc_stream *stream)
 
 bool ipc_log_finish(struct ipc_log *log, struct ipc_stream *stream)
 {
-	if (stream->held_len > 0 && !emit(log, stream, 'F', NULL, 0))
-		return false;
-	return true;
+	return (stream->held_len == 0 && !stream->is_open) || emit(log, stream, 'F', NULL, 0);
+}
+
+uint64_t ipc_log_due(const struct ipc_log *log, const struct ipc_stream *stream)
+{
+	return stream->held_len == 0 || log->is_stuck ? UINT64_MAX : stream->held_ms + IPC_SHOW_MS;
+}
+
+void ipc_log_show(struct ipc_log *log, struct ipc_stream *stream)
+{
+	if (stream->held_len > 0)
+		emit(log, stream, 'P', NULL, 0);
 }
 
 void ipc_log_give_up(struct ipc_log *log, struct ipc_stream *streams, size_t count)

@@ -562,7 +562,8 @@ static uint64_t age_deadline(void)
 static int poll_timeout(void)
 {
 	uint64_t due = shim.kill_at;
-	uint64_t others[] = { shim.wall_at, shim.retry_at, shim.alone_at, age_deadline(), ipc_channels_due(&shim.channels) };
+	uint64_t others[] = { shim.wall_at, shim.retry_at, shim.alone_at, age_deadline(), ipc_channels_due(&shim.channels),
+			      ipc_log_due(&shim.log, &shim.streams[0]), ipc_log_due(&shim.log, &shim.streams[1]) };
 	for (size_t i = 0; i < sizeof others / sizeof *others; i++)
 		due = others[i] < due ? others[i] : due;
 	if (due == NEVER)
@@ -588,6 +589,12 @@ static void do_due(void)
 		kill_tree();
 	if (now >= shim.retry_at)
 		retry_log();
+	for (int i = 0; i < 2; i++) {
+		if (now >= ipc_log_due(&shim.log, &shim.streams[i])) {
+			ipc_log_show(&shim.log, &shim.streams[i]);
+			ipc_log_flush(&shim.log);
+		}
+	}
 	if (now >= ipc_channels_due(&shim.channels) && ipc_channels_attend(&shim.channels, shim.meeting.runtime >= 0))
 		ipc_meet_wake(&shim.meeting, shim.pid);
 	if (now >= age_deadline() && ipc_log_flush(&shim.log))

@@ -1,6 +1,7 @@
 /** `logs`: reads the files themselves, so that it neither needs nor burdens the daemon. */
 import { existsSync, readdirSync, watch, write as writeFile, type FSWatcher } from "node:fs";
 import { join } from "node:path";
+import { SHIM_MAX } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { parseCount, parseDurationMs } from "../base/units.ts";
 import { isoTime, LineJoiner, type LogLine, type LogRecord } from "../logs/cri.ts";
@@ -10,6 +11,7 @@ import { scanLog } from "../logs/scan.ts";
 import { readLastLines } from "../logs/tail.ts";
 import { readWorkers } from "../protocol/status.ts";
 import { printable, type Context } from "./context.ts";
+import { LogPrinter, type Source, type SourcedLine } from "./log-printer.ts";
 import { pick } from "./select.ts";
 
 export type LogFlags = {
@@ -22,18 +24,13 @@ export type LogFlags = {
   grep?: string;
 };
 
-type Source = { readonly name: string; readonly dir: string };
-type Show = (source: Source, line: LogLine) => Uint8Array;
 /** Lines of before, and what stands for them where they are gone. */
 type PastBatch = { readonly lines: readonly LogLine[]; readonly lost?: string | undefined };
 /** What of the past is wanted of each source. */
 type Wish = { readonly lines: number; readonly since: number; readonly accepts: (line: LogLine) => boolean };
 
-const NEWLINE = Buffer.from("\n");
 /** Written at once: a reader that goes away after the first line ends us soon. */
 const MERGE_LINES = 4096;
-
-const COLORS = [36, 35, 33, 32, 34, 31];
 
 /** @param isAttached end when the workers have ended for good, with 1 if one of them failed */
 export async function logs(
@@ -51,7 +48,12 @@ export async function logs(
     since: flags.since === undefined ? 0 : Date.now() - parseDurationMs(flags.since, "--since"),
     accepts: filter(flags),
   };
-  const show = renderer(context, sources, flags.timestamps === true);
+  const printer = new LogPrinter(context, sources, flags.timestamps === true);
+  /** What waits for its newline: with `--grep` it is not known yet whether it is wanted. */
+  const unfinished = (source: Source, joiner: LineJoiner): Uint8Array =>
+    printer.unfinished(
+      flags.grep === undefined ? ofSource(source, joiner.unfinished(SHIM_MAX.lineBytes).filter(wish.accepts)) : [],
+    );
   const abort = new AbortController();
   const ending = new AbortController();
   const output = new Output(abort);
@@ -63,10 +65,14 @@ export async function logs(
     (source) => new Past(source, lookBack(source.dir, ends.get(source), wish, joiners.get(source)!)),
   );
   for await (const lines of merged(pasts)) {
-    await output.write(Buffer.concat(lines.map(({ source, line }) => show(source, line))));
+    await output.write(printer.lines(lines));
     if (abort.signal.aborted) return output.giveUp();
   }
-  if (!flags.follow) return 0;
+  if (wish.lines > 0) for (const [source, joiner] of joiners) await output.write(unfinished(source, joiner));
+  if (!flags.follow) {
+    await output.write(printer.end());
+    return 0;
+  }
   const following = new Map<string, Promise<void>>();
   const failed = Promise.withResolvers<never>();
   const follow = async (source: Source): Promise<void> => {
@@ -74,7 +80,7 @@ export async function logs(
     for await (const { records, lost } of followLog(source.dir, ends.get(source), abort.signal, ending.signal)) {
       if (lost !== undefined) say(source, lost);
       const lines = joinedLines(joiner, records).filter(wish.accepts);
-      if (lines.length > 0) await output.write(Buffer.concat(lines.map((line) => show(source, line))));
+      await output.write(Buffer.concat([printer.lines(ofSource(source, lines)), unfinished(source, joiner)]));
     }
   };
   const add = (source: Source): void => {
@@ -89,11 +95,16 @@ export async function logs(
     const verdict = await Promise.race([end, failed.promise]);
     ending.abort();
     await Promise.all(following.values());
+    await output.write(printer.end());
     return abort.signal.aborted ? output.giveUp() : verdict;
   } finally {
     abort.abort();
     appear?.close();
   }
+}
+
+function ofSource(source: Source, lines: readonly LogLine[]): SourcedLine[] {
+  return lines.map((line) => ({ source, line }));
 }
 
 /** Beside the lines: what is missing among them. */
@@ -193,7 +204,7 @@ class Past {
     return this.#batch[this.#next];
   }
 
-  take(): { source: Source; line: LogLine } {
+  take(): SourcedLine {
     return { source: this.source, line: this.#batch[this.#next++]! };
   }
 
@@ -211,35 +222,19 @@ class Past {
 }
 
 /** All lines in the order of their times, in batches. */
-async function* merged(pasts: readonly Past[]): AsyncGenerator<{ source: Source; line: LogLine }[]> {
+async function* merged(pasts: readonly Past[]): AsyncGenerator<SourcedLine[]> {
   let open = [...pasts];
   for (;;) {
     const filled = await Promise.all(open.map((past) => past.fill()));
     open = open.filter((_, index) => filled[index]);
     if (open.length === 0) return;
-    const lines: { source: Source; line: LogLine }[] = [];
+    const lines: SourcedLine[] = [];
     while (lines.length < MERGE_LINES && open.every((past) => past.head !== undefined)) {
       const oldest = open.reduce((a, b) => (b.head!.timestamp < a.head!.timestamp ? b : a));
       lines.push(oldest.take());
     }
     yield lines;
   }
-}
-
-function renderer(context: Context, sources: readonly Source[], hasTimes: boolean): Show {
-  const width = Math.max(...sources.map((source) => source.name.length), 0);
-  const { isJson } = context;
-  return (source, line) => {
-    if (isJson) {
-      const { timestamp, stream } = line;
-      const text = Buffer.from(line.text).toString("utf8");
-      return Buffer.from(`${JSON.stringify({ name: source.name, timestamp, stream, line: text })}\n`);
-    }
-    const color = COLORS[sources.indexOf(source) % COLORS.length]!;
-    const prefix = sources.length > 1 ? `${context.style(color, printable(source.name).padEnd(width))} | ` : "";
-    const when = hasTimes ? `${line.timestamp} ` : "";
-    return Buffer.concat([Buffer.from(when + prefix), line.text, NEWLINE]);
-  };
 }
 
 /** `--stdout`, `--stderr` and `--grep` together. */
@@ -271,6 +266,7 @@ class Output {
 
   /** Waits until the reader has taken it, or until we are told to end. */
   async write(text: Uint8Array): Promise<void> {
+    if (text.length === 0) return;
     this.#pending++;
     this.#last = this.#last.then(async () => {
       await put(text);

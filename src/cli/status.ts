@@ -218,7 +218,10 @@ async function printDescription(context: Context, all: WorkerDescription): Promi
   for (const process of tree) row(`process ${process.pid}`, process.command);
   for (const file of log_files) row("log file", `${file.path} (${formatBytes(file.bytes)})`);
   for (const exit of exits)
-    row(`exit of run ${exit.run}`, `${exit.ended_at} ${exit.kind} ${exit.signal ?? exit.status}: ${exit.outcome}`);
+    row(
+      `exit of run ${exit.run}`,
+      `${exit.ended_at} ${exit.kind} ${exit.signal ?? exit.status}: ${exit.outcome}${exit.kind === "lost" ? "; what it printed last may be lost" : ""}`,
+    );
   context.print(
     table
       .toString()

@@ -5,6 +5,7 @@ import { limit } from "../base/limits.ts";
 import { findWorkerId, toWorkerId } from "../base/names.ts";
 import { VERSION } from "../base/version.ts";
 import { emptyLogs } from "../logs/empty.ts";
+import { LineJoiner } from "../logs/cri.ts";
 import { readLastLines } from "../logs/tail.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import type { Request, RequestOf } from "../protocol/requests.ts";
@@ -200,15 +201,17 @@ async function linesOf(worker: Worker, count: number, bytesMax: number): Promise
   const decode = new TextDecoder();
   const missing = new Set<string>();
   const pick = async (stream: "stdout" | "stderr"): Promise<string[]> => {
-    const { lines, lost } = await readLastLines(worker.logDir, count, {
+    const { lines, unfinished, lost } = await readLastLines(worker.logDir, count, {
       stream,
       lineBytesMax: limit("lineChars"),
       scanBytesMax: limit("logScanBytes"),
     });
     for (const sentence of lost) missing.add(sentence);
+    const joiner = new LineJoiner(limit("lineChars"));
+    for (const record of unfinished) joiner.push(record);
     const texts: string[] = [];
     let bytes = 0;
-    for (const { text } of lines.toReversed()) {
+    for (const { text } of [...lines, ...joiner.unfinished()].toReversed()) {
       bytes += text.length * 2 + 8; // JSON may escape; a line of control characters is cut rather than the frame refused
       if (bytes > bytesMax / 2) break;
       texts.push(decode.decode(text));

@@ -39,10 +39,11 @@ export function parseRecord(bytes: Uint8Array): LogRecord | undefined {
 
 /** Joins partial records to lines, each stream by itself. */
 export class LineJoiner {
-  readonly #open: Record<Stream, { timestamp: string; parts: Uint8Array[]; bytes: number } | undefined> = {
-    stdout: undefined,
-    stderr: undefined,
-  };
+  readonly #open: Record<Stream, { timestamp: string; parts: Uint8Array[]; bytes: number; last: number } | undefined> =
+    {
+      stdout: undefined,
+      stderr: undefined,
+    };
   readonly #bytesMax: number;
 
   /** @param bytesMax what is longer is cut here (the file keeps all) */
@@ -56,12 +57,24 @@ export class LineJoiner {
     const open = this.#open[stream];
     if (!open && !record.isPartial)
       return { timestamp: record.timestamp, stream, text: record.text.subarray(0, this.#bytesMax) };
-    const line = open ?? { timestamp: record.timestamp, parts: [], bytes: 0 };
+    const line = open ?? { timestamp: record.timestamp, parts: [], bytes: 0, last: 0 };
     if (line.bytes < this.#bytesMax)
       line.parts.push(new Uint8Array(record.text.subarray(0, this.#bytesMax - line.bytes)));
     line.bytes += record.text.length;
+    line.last = record.text.length;
     this.#open[stream] = record.isPartial ? line : undefined;
     return record.isPartial ? undefined : { timestamp: line.timestamp, stream, text: Buffer.concat(line.parts) };
+  }
+
+  /**
+   * The lines that were begun, as far as they have come.
+   * @param cutAt without those whose last record is so long: it was cut for its length, and the next one comes at once
+   */
+  unfinished(cutAt = Number.POSITIVE_INFINITY): LogLine[] {
+    return (["stdout", "stderr"] as const).flatMap((stream) => {
+      const open = this.#open[stream];
+      return open && open.last < cutAt ? [{ timestamp: open.timestamp, stream, text: Buffer.concat(open.parts) }] : [];
+    });
   }
 }
 

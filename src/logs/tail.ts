@@ -107,7 +107,7 @@ class LastLines {
 
   /** Enough, and none of the newest could begin further back. */
   get isComplete(): boolean {
-    if (!this.isEnough) return false;
+    if (!this.isEnough || this.#unfinished.some(({ stream }) => this.#open[stream] === undefined)) return false;
     let accepted = 0;
     for (const { line } of this.#found) {
       if (line === undefined) return false;

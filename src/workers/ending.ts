@@ -100,7 +100,7 @@ function describePlain(ending: Ending): string {
     case "signal":
       return `killed by ${ending.signal}`;
     case "lost":
-      return "its shim was killed, and the worker with it";
+      return "its shim was killed, and the worker with it; what it printed last may be lost";
     case "exec":
       return ending.step === "launch"
         ? "could not be started"

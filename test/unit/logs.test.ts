@@ -364,3 +364,11 @@ test("an abort ends a follower in the middle of a file", async () => {
   await follower.abort();
   expect(follower.said).toEqual(numbers(0, 10));
 });
+
+test("the beginning of a line that is not finished is found behind many lines of the other stream", async () => {
+  const errors = Array.from({ length: 10_000 }, (_, index) => record(`error ${index}`, "F", "stderr")).join("");
+  writeFileSync(path(1), record("before") + record("begun", "P") + errors + record(" and goes on", "P"));
+  const { lines: found, unfinished } = await readLastLines(dir, 3);
+  expect(found.map((line) => text(line.text))).toEqual(["error 9997", "error 9998", "error 9999"]);
+  expect(unfinished.map((one) => text(one.text))).toEqual(["begun", " and goes on"]);
+});
