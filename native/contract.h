@@ -188,6 +188,7 @@ enum {
 enum {
 	IPC_SPEC_BYTES_MAX = 4194304,
 	IPC_CHANNELS_MAX = 128,
+	IPC_AUDIT_BYTES_MAX = 16777216,
 };
 
 /* Limits of both sides of a call. */

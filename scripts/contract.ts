@@ -44,7 +44,11 @@ const PARTS: readonly Part[] = [
   { name: "EXIT_*", numbers: shim.SHIM_EXIT, says: "Exit statuses of the shim." },
   { name: "STEP_*", numbers: shim.STEP, says: "Steps between fork and exec.", type: "ipc_step" },
   { name: "*_MAX", numbers: shim.SHIM_MAX, says: "How much of each the shim takes." },
-  { name: "*_MAX", numbers: limits("specBytes", "channels"), says: "Limits, as docs/limits.md has them." },
+  {
+    name: "*_MAX",
+    numbers: limits("specBytes", "channels", "auditBytes"),
+    says: "Limits, as docs/limits.md has them.",
+  },
   { name: "*_MAX", numbers: limits("valueDepth"), says: "Limits of both sides of a call.", isForPython: true },
   {
     name: "SEGMENT_VERSION",

@@ -40,7 +40,7 @@ _Noreturn static void run(const struct ipc_spec *spec, int listener, int told)
 	struct ipc_net net = {
 		.worker = spec->worker != NULL ? spec->worker : "", .rules = rules, .rule_count = spec->host_count,
 		.denied = spec->denied_classes, .audit = audit >= 0 ? AUDIT : -1, .audit_path = spec->audit, .told = TOLD,
-		.audit_max = 16u * 1024 * 1024,
+		.audit_max = IPC_AUDIT_BYTES_MAX,
 	};
 	ipc_net_serve(&net, LISTENER);
 	_exit(0);

@@ -29,7 +29,8 @@ import {
   waitReadable,
 } from "./system.ts";
 
-export const CAPACITY = 1 << 20;
+/** Of a ring: the longest message of a pipe, and its length before it. */
+export const CAPACITY = limit("pipeMessageBytes") + 4;
 const PIPE_NAME_BYTES_MAX = limit("pipeNameBytes");
 
 /** What sleeps without a handler (ENOSYS) may be about to serve for so long. */

@@ -1,6 +1,7 @@
 /** A pair of rings for raw bytes between this program and a worker. */
 import { SEGMENT } from "../../contract/segment.ts";
 import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
 import { openStream, sleep, type StreamSocket } from "../base/platform.ts";
 import { CAPACITY, openSegment, type OpenSegment } from "./meet.ts";
 import { outlook, type Awaited } from "./outlook.ts";
@@ -17,7 +18,7 @@ const ROOM_MS = 1;
 export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   readonly name: string;
   /** Bytes of the longest message. */
-  readonly messageBytesMax = CAPACITY - 4;
+  readonly messageBytesMax = limit("pipeMessageBytes");
   readonly #segment: OpenSegment;
   readonly #tx: SharedRingBuffer;
   readonly #rx: SharedRingBuffer;

@@ -1,6 +1,7 @@
 /** What restarts a worker from outside: changed files, a schedule, and limits that only we can watch. */
-import { watch, type FSWatcher } from "node:fs";
-import { resolve } from "node:path";
+import { existsSync, readdirSync, statSync, watch, type FSWatcher } from "node:fs";
+import { join, relative, resolve } from "node:path";
+import { limit } from "../base/limits.ts";
 import type { WorkerEvent } from "../protocol/responses.ts";
 import type { Run } from "./run.ts";
 import { ownMemoryOf, type UsageMeter } from "./usage.ts";
@@ -15,34 +16,90 @@ const CPU_LOOKS = 10;
 const IGNORED =
   /(^|\/)(\.git|\.hg|\.svn|node_modules|__pycache__|\.venv|venv|\.mypy_cache|\.pytest_cache|\.ruff_cache)(\/|$)|(~|\.swp|\.swx|\.tmp|\.pyc|\.log|4913)$/;
 
-/** Restarts the worker when a file below its watched folders changes. */
+/**
+ * Restarts the worker when a file below its watched folders changes. Each folder is watched by itself: what is ignored,
+ * which may be most of a project, costs the machine no watch.
+ */
 export class FileWatch implements Disposable {
-  readonly #watchers: FSWatcher[] = [];
+  readonly #watchers = new Map<string, FSWatcher>();
+  readonly #onChange: (file: string) => void;
+  readonly #onProblem: (reason: string) => void;
+  #isFull = false;
   #timer: Timer | undefined;
 
   constructor(worker: Worker, restart: (reason: string) => void, onProblem: (reason: string) => void) {
+    this.#onProblem = onProblem;
+    this.#onChange = (file) => {
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => {
+        if (worker.isWanted) restart(`${file} changed`);
+      }, DEBOUNCE_MS);
+    };
     const { watch: wanted, cwd } = worker.config;
-    const folders = wanted === true ? [cwd] : wanted === false ? [] : wanted.map((folder) => resolve(cwd, folder));
-    for (const folder of folders) {
-      try {
-        const watcher = watch(folder, { recursive: true, persistent: false }, (_, file) => {
-          if (file !== null && IGNORED.test(file)) return;
-          clearTimeout(this.#timer);
-          this.#timer = setTimeout(() => {
-            if (worker.isWanted) restart(`${String(file)} changed`);
-          }, DEBOUNCE_MS);
-        });
-        watcher.on("error", (error) => onProblem(`${folder}: ${error.message}`));
-        this.#watchers.push(watcher);
-      } catch (error) {
-        onProblem(`${folder} cannot be watched: ${(error as Error).message}`);
-      }
+    const roots = wanted === true ? [cwd] : wanted === false ? [] : wanted.map((folder) => resolve(cwd, folder));
+    for (const root of roots) this.#add(root, root);
+  }
+
+  #add(root: string, folder: string): void {
+    if (this.#watchers.has(folder) || this.#isFull) return;
+    if (this.#watchers.size === limit("watchDirs")) {
+      this.#isFull = true;
+      this.#onProblem(
+        `${root} has folders that are not watched: ${limit("watchDirs")} are watched for one worker; list those that matter in "watch" of its definition`,
+      );
+      return;
+    }
+    try {
+      const watcher = watch(folder, { persistent: false }, (event, name) => {
+        if (name !== null) this.#see(root, join(folder, name), event === "rename");
+      });
+      watcher.on("error", () => this.#remove(folder)); // deleted
+      this.#watchers.set(folder, watcher);
+    } catch (error) {
+      if (folder === root || existsSync(folder))
+        this.#onProblem(`${folder} cannot be watched: ${(error as Error).message}`);
+      return;
+    }
+    for (const below of foldersIn(folder)) if (!isIgnored(root, below)) this.#add(root, below);
+  }
+
+  /** @param isNews it came, went, or was replaced */
+  #see(root: string, path: string, isNews: boolean): void {
+    if (isIgnored(root, path)) return;
+    if (isNews) {
+      this.#remove(path);
+      if (statSync(path, { throwIfNoEntry: false })?.isDirectory() === true) this.#add(root, path);
+    }
+    this.#onChange(relative(root, path));
+  }
+
+  /** With all below it: a folder that was moved away is none of ours any more. */
+  #remove(folder: string): void {
+    for (const [watched, watcher] of this.#watchers) {
+      if (watched !== folder && !watched.startsWith(`${folder}/`)) continue;
+      watcher.close();
+      this.#watchers.delete(watched);
+      this.#isFull = false;
     }
   }
 
   [Symbol.dispose](): void {
     clearTimeout(this.#timer);
-    for (const watcher of this.#watchers) watcher.close();
+    for (const watcher of this.#watchers.values()) watcher.close();
+  }
+}
+
+function isIgnored(root: string, path: string): boolean {
+  return IGNORED.test(relative(root, path));
+}
+
+/** Links are not followed: they may lead out, and in circles. */
+function foldersIn(folder: string): string[] {
+  try {
+    const entries = readdirSync(folder, { withFileTypes: true });
+    return entries.filter((entry) => entry.isDirectory()).map((entry) => join(folder, entry.name));
+  } catch {
+    return []; // deleted meanwhile, or not ours to read
   }
 }
 

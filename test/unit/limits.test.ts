@@ -1,0 +1,213 @@
+/** Every limit drives code, in each language that has a copy of it. */
+import type { Socket } from "bun";
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { LIMITS } from "../../contract/limits.ts";
+import { toWorkerId } from "../../src/base/names.ts";
+import { Session } from "../../src/daemon/session.ts";
+import { Subscriptions } from "../../src/daemon/subscriptions.ts";
+import { decode } from "../../src/plane/cbor-decode.ts";
+import { Encoder } from "../../src/plane/cbor-encode.ts";
+import { parseAppConfig } from "../../src/protocol/app-config.ts";
+import { encodeFrame, FrameDecoder } from "../../src/protocol/frame.ts";
+import { readProject } from "../../src/protocol/project.ts";
+import { parseRequest } from "../../src/protocol/requests.ts";
+import { event, success, type Response } from "../../src/protocol/responses.ts";
+import { loadPolicy, parsePolicy } from "../../src/sandbox/policy.ts";
+import { rotateAudit } from "../../src/workers/audit.ts";
+import { encodeSpec } from "../../src/workers/spec.ts";
+import { waitUntil } from "../deadline.ts";
+
+const ROOT = join(import.meta.dir, "..", "..");
+
+const textOf = (pattern: string, without: string): string =>
+  [...new Bun.Glob(pattern).scanSync(ROOT)]
+    .filter((file) => file !== without && !file.includes("/build/"))
+    .map((file) => readFileSync(join(ROOT, file), "utf8"))
+    .join("\n");
+
+/** What is generated for a language, and all that is written in it. */
+const LANGUAGES = [
+  { copy: "native/contract.h", code: textOf("native/**/*.{c,h}", "native/contract.h"), prefix: "IPC_" },
+  { copy: "python/ipcctl/_contract.py", code: textOf("python/**/*.py", "python/ipcctl/_contract.py"), prefix: "" },
+].map((one) => ({ ...one, copied: readFileSync(join(ROOT, one.copy), "utf8") }));
+const typescript = textOf("src/**/*.ts", "");
+
+/** `pipeNameBytes` → `PIPE_NAME_BYTES_MAX` */
+const upper = (name: string): string => `${name.replaceAll(/[A-Z]/g, "_$&").toUpperCase()}_MAX`;
+const has = (text: string, name: string): boolean => new RegExp(`\\b${name}\\b`).test(text);
+
+test("no limit stands in the table that no code reads", () => {
+  const unread = Object.keys(LIMITS).filter(
+    (name) =>
+      !new RegExp(`\\blimit\\(\\s*"${name}"|\\bLIMITS\\.${name}\\b`).test(typescript) &&
+      !LANGUAGES.some(
+        ({ copied, code, prefix }) => has(copied, prefix + upper(name)) && has(code, prefix + upper(name)),
+      ),
+  );
+  expect(unread).toEqual([]);
+});
+
+test("no language has a copy of a limit that its code does not read", () => {
+  const unread = LANGUAGES.flatMap(({ copy, copied, code, prefix }) =>
+    Object.keys(LIMITS)
+      .map((name) => prefix + upper(name))
+      .filter((name) => has(copied, name) && !has(code, name))
+      .map((name) => `${copy}: ${name}`),
+  );
+  expect(unread).toEqual([]);
+});
+
+/** What a limit takes, and what it refuses with: with the number itself, and with one more. */
+const BOUNDS: Partial<Record<keyof typeof LIMITS, (count: number) => unknown>> = {
+  nameChars: (count) => toWorkerId("n".repeat(count)),
+  instances: (count) => parseAppConfig(JSON.stringify({ name: "a", command: "true", instances: count }), "/"),
+  args: (count) => parseAppConfig(JSON.stringify({ name: "a", command: "true", args: Array(count).fill("x") }), "/"),
+  restartDelayMs: (count) =>
+    parseAppConfig(JSON.stringify({ name: "a", command: "true", backoff: { max_delay_ms: count } }), "/"),
+  logAgeMs: (count) => parseAppConfig(JSON.stringify({ name: "a", command: "true", log: { max_age: count } }), "/"),
+  workers: (count) => request({ Act: { verb: "stop", names: Array(count).fill("a") } }),
+  graceMs: (count) => request({ Act: { verb: "stop", names: ["a"], grace_ms: count } }),
+  frameBytes: (count) => {
+    encodeFrame(new Uint8Array(count));
+    const decoder = new FrameDecoder();
+    decoder.push(Uint8Array.of(count, count >> 8, count >> 16, count >> 24));
+    decoder.next();
+  },
+  specBytes: (count) => {
+    const spec = (bytes: number) =>
+      encodeSpec({ run: 1, argv: ["x".repeat(bytes)], env: {}, cwd: "/", stop: { graceMs: 1, signal: 15 } });
+    spec(count - (spec(1).length - 1));
+  },
+  configBytes: (count) => readProject(file("ipcctl.json", JSON.stringify({ apps: [] }).padEnd(count))),
+  policyBytes: (count) => loadPolicy(file("big.json", JSON.stringify({ version: 1 }).padEnd(count))),
+  policyExtends: (count) => {
+    for (let index = 0; index < count; index++)
+      file(
+        `p${index}.json`,
+        JSON.stringify({ version: 1, ...(index === 0 ? {} : { extends: `./p${index - 1}.json` }) }),
+      );
+    loadPolicy(join(dir, `p${count - 1}.json`));
+  },
+  policyPaths: (count) =>
+    parsePolicy(
+      JSON.stringify({ version: 1, files: { read: Array.from({ length: count }, (_, at) => `/${at}`) } }),
+      "p",
+    ),
+  policyHosts: (count) =>
+    parsePolicy(
+      JSON.stringify({
+        version: 1,
+        network: { mode: "allow", allow: Array.from({ length: count }, (_, at) => `h${at}:1`) },
+      }),
+      "p",
+    ),
+  valueDepth: (count) => {
+    let value: unknown[] = [];
+    for (let level = 1; level < count; level++) value = [value];
+    decode(Uint8Array.from({ length: count }, (_, at) => (at === count - 1 ? 0x80 : 0x81)));
+    new Encoder().encode(value);
+  },
+};
+
+let dir: string;
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), "ipcctl-limits-"));
+});
+afterEach(() => rmSync(dir, { recursive: true, force: true }));
+
+const file = (name: string, text: string): string => {
+  writeFileSync(join(dir, name), text);
+  return join(dir, name);
+};
+const request = (message: object): unknown => parseRequest(Buffer.from(JSON.stringify(message)));
+
+for (const [name, take] of Object.entries(BOUNDS))
+  test(`${name}: as much as the limit is taken, and one more refused`, () => {
+    const { value } = LIMITS[name as keyof typeof LIMITS];
+    take(value);
+    expect(() => take(value + 1)).toThrow();
+  });
+
+test("auditBytes: a log that is as large is rotated, and no smaller one", () => {
+  const path = file("audit.log", "");
+  truncateSync(path, LIMITS.auditBytes.value - 1);
+  rotateAudit(path);
+  expect(existsSync(`${path}.1`)).toBe(false);
+  truncateSync(path, LIMITS.auditBytes.value);
+  rotateAudit(path);
+  expect(existsSync(`${path}.1`)).toBe(true);
+});
+
+/** One connection whose peer takes so many bytes and no more. */
+function connection(takes: number, handle: () => Promise<Response> = () => Promise.resolve(success("done"))) {
+  const seen = { written: [] as Uint8Array[], taken: 0, isPaused: false, isEnded: false, room: takes };
+  const socket = {
+    write: (bytes: Uint8Array): number => {
+      const count = Math.min(bytes.length, seen.room);
+      seen.room -= count;
+      seen.taken += count;
+      seen.written.push(bytes.slice(0, count));
+      return count;
+    },
+    pause: () => (seen.isPaused = true),
+    resume: () => (seen.isPaused = false),
+    end: () => (seen.isEnded = true),
+  } as unknown as Socket<unknown>;
+  const budget = { heldBytes: 0 };
+  const session = new Session(socket, { handle, subscriptions: new Subscriptions(), budget, onError: () => undefined });
+  const told = (): string => Buffer.concat(seen.written).toString("latin1");
+  return { session, seen, budget, told };
+}
+
+const line = event("a", { type: "log_line", line: "x", stream: "stdout", timestamp: "now" });
+
+test("subscriberEvents: so many wait for a slow subscriber, of one more it is told", () => {
+  for (const more of [0, 1]) {
+    const { session, seen, told } = connection(0);
+    for (let count = 0; count < LIMITS.subscriberEvents.value + more; count++) session.deliver(line);
+    seen.room = Number.POSITIVE_INFINITY;
+    session.onDrain();
+    expect(told().split('"log_line"').length - 1).toBe(LIMITS.subscriberEvents.value);
+    expect(told().includes('"events_dropped"')).toBe(more === 1);
+  }
+});
+
+test("outboxBytes: so much waits for a slow subscriber, and with more no event is added", () => {
+  const long = event("a", { type: "log_line", line: "x".repeat(1_048_576), stream: "stdout", timestamp: "now" });
+  const { session, seen, told } = connection(0);
+  for (let count = 0; count < 20; count++) session.deliver(long);
+  seen.room = Number.POSITIVE_INFINITY;
+  session.onDrain();
+  expect(told().split('"log_line"').length - 1).toBe(LIMITS.outboxBytes.value / 1_048_576);
+  expect(told()).toContain('"count":4');
+});
+
+test("pipelinedBytes: a client that has more waiting is not read, and read again when that is done", async () => {
+  const gate = Promise.withResolvers<Response>();
+  const { session, seen } = connection(Number.POSITIVE_INFINITY, () => gate.promise);
+  const request = encodeFrame(Buffer.from('"List"'.padEnd(1_048_572))); // 1 MiB with its head
+  session.onData(request);
+  const rest = Buffer.alloc(LIMITS.pipelinedBytes.value + 1);
+  for (let at = 0; at + request.length <= rest.length; at += request.length) rest.set(request, at);
+  session.onData(rest.subarray(0, LIMITS.pipelinedBytes.value));
+  expect(seen.isPaused).toBe(false);
+  session.onData(rest.subarray(LIMITS.pipelinedBytes.value));
+  expect(seen.isPaused).toBe(true);
+  gate.resolve(success("done"));
+  await waitUntil(() => !seen.isPaused, "it is read again");
+});
+
+test("unfinishedBytes: so much is held for all connections, and the one that adds more is closed", () => {
+  const { session, seen, budget, told } = connection(Number.POSITIVE_INFINITY);
+  const begun = Buffer.alloc(1000);
+  begun.writeUInt32LE(5000);
+  budget.heldBytes = LIMITS.unfinishedBytes.value - begun.length;
+  session.onData(begun);
+  expect(seen.isEnded).toBe(false);
+  session.onData(Uint8Array.of(1));
+  expect(seen.isEnded).toBe(true);
+  expect(told()).toContain("too many unfinished requests");
+});
