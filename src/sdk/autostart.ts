@@ -97,8 +97,7 @@ async function openGreeted(path: string): Promise<Connection> {
     ]);
     return connection;
   } catch (error) {
-    connection.setRef(false); // the end of a connection to one that hangs never comes
-    connection.close();
+    connection.terminate();
     if (!(error instanceof IpcError) || error.code !== "CONNECTION_LOST") throw error;
     throw new IpcError("NO_DAEMON", `the daemon at ${path} is going away`, { hint: "try again", cause: error });
   } finally {

@@ -90,6 +90,12 @@ export class Connection implements Disposable {
     if (this.#closed) onClose(this.#closed);
   }
 
+  /** Gives up a peer that does not answer: it may never say good-bye either. */
+  terminate(): void {
+    this.#fail(new IpcError("CONNECTION_LOST", "the connection to the daemon was given up"));
+    this.#socket.terminate();
+  }
+
   close(): void {
     this.#closed ??= new IpcError("CONNECTION_LOST", "the connection to the daemon was closed");
     this.#socket.end();
