@@ -217,7 +217,10 @@ export class Worker {
   /** @throws IpcError if its folder, script or env file, or a full disk, would not let it start now. */
   requireLaunchable(): void {
     resolveLaunch(this.#config, {}, {});
-    this.#world.store.withRoom(() => tryRoom(this.dir));
+    this.#world.store.withRoom(() => {
+      mkdirSync(this.dir, { recursive: true, mode: 0o700 }); // it may never have run
+      tryRoom(this.dir);
+    });
   }
 
   /** A new definition; takes effect with the next run. */

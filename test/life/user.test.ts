@@ -28,6 +28,7 @@ function ordinaryUser(env: Record<string, string> = {}) {
   for (const path of [
     "bin",
     "src",
+    "contract",
     "build/js",
     "policies",
     "package.json",

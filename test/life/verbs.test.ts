@@ -74,7 +74,6 @@ test("who waits for a worker to be ready hears that it is deleted", async () => 
   await waitUntil(async () => (await listed("late"))[0]?.state === "Starting", "it is starting");
   using connection = await home.connect();
   const waiting = errorOf(connection.request({ WaitReady: { names: ["late"], timeout_ms: 600_000 } }));
-  // Its own connection: the answer says that the one before it is waited for by now.
   await home.cli("delete", "late", "-f");
   expect((await starting).code).toBe("SUPERSEDED");
   expect(["NOT_FOUND", "START_FAILED"]).toContain((await waiting).code);
@@ -207,6 +206,13 @@ test("delete ends what lives in the folders of that app, whatever the daemon kno
   expect((await home.cli("delete", "unknown", "-f")).stdout).toBe("unknown: deleted\n");
   await waitUntil(() => !isAlive(unknown), "the stray is gone");
   expect((await home.cli("delete", "unknown", "-f")).status).toBe(4);
+});
+
+test("a restart starts what has never run", async () => {
+  await home.start("never", home.script("sleep.py", SLEEP));
+  await home.cli("stop", "never");
+  await home.cli("scale", "never", "2");
+  expect((await home.cli("restart", "never-1")).stdout).toMatch(/^never-1: restarted \(pid \d+\)\n$/);
 });
 
 test("forty verbs at once, of any kind: all end, and what is listed is what lives", async () => {
