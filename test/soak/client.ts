@@ -120,11 +120,13 @@ const THINGS: readonly [weight: number, what: string, work: (py: PythonWorker) =
     "lent function",
     async (py) => {
       const x = number();
-      same(
-        await py.call(pick(random, ["through", "async_through", "thread_through"]), `back_${name}`, x),
-        x * 2 + 1,
-        "through",
-      );
+      // While the serving thread waits for another thread nothing is served: that one may not call back.
+      const [through, back] = pick(random, [
+        ["through", "back"],
+        ["async_through", "back"],
+        ["thread_through", "plain"],
+      ] as const);
+      same(await py.call(through, `${back}_${name}`, x), x * 2 + 1, through);
     },
   ],
   [2, "async call", async (py) => same(await py.call("nap", random() * 0.02), "rested", "nap")],
@@ -151,34 +153,45 @@ const WEIGHTED = THINGS.flatMap(([weight, what, work]) => Array.from({ length: w
 
 function lend(py: PythonWorker): void {
   py.bind(`back_${name}`, async (x: number) => (random() < 0.5 ? x * 2 : ((await py.call("add", x, x)) as number)));
+  py.bind(`plain_${name}`, (x: number) => x * 2);
   py.bind(`slow_${name}`, async (x: number) => (await Bun.sleep(random() * 30), x));
 }
 
-const paths = resolvePaths(process.env, process.getuid!());
-using ipc = new Ipcctl(await connectDaemon(paths, true), () => connectDaemon(paths, true));
-let py = await ipc.worker("soaked");
-lend(py);
-let done = 0;
-while (!isOver) {
-  const things = Array.from({ length: AT_A_TIME }, () => pick(random, WEIGHTED));
-  const isClosed = random() < 0.05;
-  const working = things.map(({ what, work }) =>
-    within(PATIENCE_MS, `${name}: ${what}`, work(py)).catch((error: Error) => {
-      if (isClosed && error instanceof IpcError && error.code === "CONNECTION_LOST") return;
-      throw new Error(`${what}: ${error.message}`, { cause: error });
-    }),
-  );
-  if (isClosed) {
-    await Bun.sleep(random() * 20);
-    py[Symbol.dispose]();
-  }
-  await Promise.all(working);
-  done += things.length;
-  if (!isClosed) continue;
-  py = await within(PATIENCE_MS, `${name}: another channel`, ipc.worker("soaked"));
+async function main(): Promise<void> {
+  const paths = resolvePaths(process.env, process.getuid!());
+  using ipc = new Ipcctl(await connectDaemon(paths, true), () => connectDaemon(paths, true));
+  let py = await ipc.worker("soaked");
   lend(py);
+  let done = 0;
+  while (!isOver) {
+    const things = Array.from({ length: AT_A_TIME }, () => pick(random, WEIGHTED));
+    const isClosed = random() < 0.05;
+    const working = things.map(({ what, work }) =>
+      within(PATIENCE_MS, `${name}: ${what}`, work(py)).catch((error: Error) => {
+        if (isClosed && error instanceof IpcError && error.code === "CONNECTION_LOST") return;
+        throw new Error(`${what}: ${error.message}`, { cause: error });
+      }),
+    );
+    if (isClosed) {
+      await Bun.sleep(random() * 20);
+      py[Symbol.dispose]();
+    }
+    await Promise.all(working);
+    done += things.length;
+    if (!isClosed) continue;
+    py = await within(PATIENCE_MS, `${name}: another channel`, ipc.worker("soaked"));
+    lend(py);
+  }
+  await over;
+  py[Symbol.dispose]();
+  console.log(done);
 }
-await over;
-py[Symbol.dispose]();
-console.log(done);
-process.exit(0);
+
+await main().then(
+  () => process.exit(0),
+  (error: Error) => {
+    console.error(error.message);
+    console.error(error);
+    process.exit(1);
+  },
+);
