@@ -60,8 +60,10 @@ const SCHEMA = `
 
 /** Number of the schema, in `user_version`; a newer file is refused rather than guessed at. */
 const SCHEMA_VERSION = 1;
-/** The log of the database is taken into it after so many pages: what is full of a log of a few pages is not the disk. */
-const CHECKPOINT_PAGES = 100;
+/** The log of the database is taken into it, and begun anew, after so many pages. */
+const CHECKPOINT_PAGES = 32;
+/** What the database and its log have of the disk beyond what is in them: twice what the log holds before it begins anew. */
+const ROOM_BYTES = 2 * CHECKPOINT_PAGES * 4096;
 /** Between two tries of what could not be written. */
 const RETRY_MS = 250;
 
@@ -386,14 +388,29 @@ function openDatabase(path: string): Database {
     db.run("PRAGMA foreign_keys = ON");
     const { quick_check: verdict } = db.query("PRAGMA quick_check(1)").get() as { quick_check: string };
     if (verdict !== "ok") throw broken(verdict);
-    if (found === SCHEMA_VERSION) return db;
-    db.run(SCHEMA);
-    db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
-    db.run("PRAGMA wal_checkpoint(TRUNCATE)"); // whoever looks at the number reads the file alone
+    if (found !== SCHEMA_VERSION) {
+      db.run(SCHEMA);
+      db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
+    }
+    takeRoom(db);
     return db;
   } catch (error) {
     db.close();
     throw error;
+  }
+}
+
+/** What is written later goes over it: into pages that are free, by a log that begins at its beginning, also on a full disk. */
+function takeRoom(db: Database): void {
+  try {
+    db.transaction(() => {
+      db.run("CREATE TABLE room (bytes BLOB)");
+      db.run(`INSERT INTO room VALUES (zeroblob(${ROOM_BYTES}))`);
+      db.run("DROP TABLE room");
+    })();
+    db.run("PRAGMA wal_checkpoint(RESTART)");
+  } catch (error) {
+    if (!isNoRoom(error)) throw error; // then the reserve has to do
   }
 }
 

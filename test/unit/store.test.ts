@@ -207,14 +207,18 @@ test("on a full disk nothing throws, the reserve is used first, and all is writt
     fillStore(store, 1);
     expect(existsSync(reserve)).toBe(true);
     fillDisk(disk);
-    for (let run = 2; existsSync(reserve); run++)
-      store.finishRun("web", exitOf(run), { run, reason: "x".repeat(10_000) });
+    // What changes goes over what was there, for ever.
+    let last = 1;
+    while (last < 500) store.finishRun("web", exitOf(++last), { run: last, reason: `${last}`.padEnd(2000) });
+    expect(existsSync(reserve)).toBe(true);
+    // What is new takes what the database has of the disk, then the reserve.
+    let apps = 0;
+    const grow = (): void => store.putApp(`app-${apps++}`, { ...CONFIG, args: ["x".repeat(20_000)] });
+    while (existsSync(reserve)) grow();
     expect(store.trouble).toBeUndefined();
     expect(() => store.requireRoom()).toThrow(`the disk of ${disk} is full`);
     fillDisk(disk);
-    let last = store.instances("web")[0]!.run;
-    while (store.trouble === undefined)
-      store.finishRun("web", exitOf(++last), { run: last, reason: "y".repeat(10_000) });
+    while (store.trouble === undefined) grow();
     store.finishRun("web", exitOf(++last), { run: last, reason: "the last wish" });
     expect(told.troubles).toHaveLength(1);
     expect(told.troubles[0]).toContain("the disk is full");
@@ -229,6 +233,7 @@ test("on a full disk nothing throws, the reserve is used first, and all is writt
   }
   using again = openStore(path).store;
   expect(again.instances("web")[0]!.reason).toBe("the last wish");
+  expect(again.apps().length).toBeGreaterThan(20);
 });
 
 test("a daemon opens its database on a full disk, and begins one there as soon as there is room", () => {
