@@ -1,5 +1,14 @@
 /** A daemon of its own for a test: temporary home, real shim, real Python. Gone with everything in it at the end. */
-import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { resolvePaths } from "../src/base/paths.ts";
@@ -22,6 +31,20 @@ const FOREIGN =
 for (const name of Object.keys(process.env)) if (FOREIGN.test(name)) delete process.env[name];
 if (tmpdir().length > 40) process.env.TMPDIR = "/tmp"; // scripts of the tests bind sockets there, whose names have 107 bytes
 process.umask(0o022); // other users read what the tests make, and run the copies of what is here
+
+/** What is published, built and installed, in another folder: for users who may not look into the checkout. */
+export function copyOfApp(app: string): string {
+  const published = (JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { files: string[] }).files;
+  for (const path of [...published, "package.json", "native/build", "node_modules"])
+    if (existsSync(join(ROOT, path)))
+      cpSync(join(ROOT, path), join(app, path), {
+        recursive: true,
+        preserveTimestamps: true, // what was built is used as long as it is newer than its source
+        filter: (from) =>
+          !/node_modules\/(typescript|oxlint|@oxlint|apache-arrow|@types)|native\/build\/.*(asan|fuzz)/.test(from),
+      });
+  return app;
+}
 
 export type CliResult = { readonly status: number; readonly stdout: string; readonly stderr: string };
 

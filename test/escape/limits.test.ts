@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import {
   chmodSync,
   chownSync,
-  cpSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -21,7 +21,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { WorkerStatus } from "../../src/protocol/status.ts";
 import { ownUserOf } from "../../src/workers/start-spec.ts";
-import { type CliResult, outcomeOf, ROOT, waitUntil } from "../home.ts";
+import { type CliResult, copyOfApp, outcomeOf, ROOT, waitUntil } from "../home.ts";
 import { SYSTEM_PYTHON, canBeAnother, isRoot, skipUnless } from "../needs.ts";
 
 const MIB = 1 << 20;
@@ -87,7 +87,7 @@ class Site {
     chmodSync(this.dir, 0o755);
     if (uid !== undefined) chownSync(home, uid, uid);
     this.#env = { PATH: "/usr/local/bin:/usr/bin:/bin", HOME: home, IPCCTL_HOME: join(home, "ipcctl"), NO_COLOR: "1" };
-    cpSync(join(import.meta.dir, "bombs.py"), join(this.dir, "bombs.py"));
+    copyFileSync(join(import.meta.dir, "bombs.py"), join(this.dir, "bombs.py"));
     this.script("innocent.py", 'import ipcctl\n@ipcctl.expose\ndef ping(): return "pong"\nipcctl.serve()\n');
   }
 
@@ -199,17 +199,6 @@ class Site {
     const { stdout } = await this.cli("logs", name, "-n", "1000");
     return { results: resultsOf(stdout), status: last_exit_signal ?? last_exit_code, stderr: "", reason };
   }
-}
-
-function copyOfApp(app: string): string {
-  for (const path of ["bin", "src", "build/js", "python", "policies", "package.json", "native/build", "node_modules"])
-    if (existsSync(join(ROOT, path)))
-      cpSync(join(ROOT, path), join(app, path), {
-        recursive: true,
-        preserveTimestamps: true, // what was built is used as long as it is newer than its source
-        filter: (from) => !/node_modules\/(typescript|oxlint|@oxlint|apache-arrow|@types)/.test(from),
-      });
-  return app;
 }
 
 /** The one that every user may run. */

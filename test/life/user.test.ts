@@ -3,7 +3,6 @@ import { expect, test } from "bun:test";
 import {
   chmodSync,
   chownSync,
-  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -14,7 +13,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { isAlive, outcomeOf, ROOT, waitUntil } from "../home.ts";
+import { copyOfApp, isAlive, outcomeOf, waitUntil } from "../home.ts";
 import { isRoot, skipUnless } from "../needs.ts";
 
 const NOBODY = 65534;
@@ -24,21 +23,7 @@ skipUnless(isRoot, "root", "all of it as an ordinary user");
 function ordinaryUser(env: Record<string, string> = {}) {
   const dir = mkdtempSync(join(tmpdir(), "ipcctl-user-"));
   chmodSync(dir, 0o755);
-  const app = join(dir, "app");
-  for (const path of [
-    "bin",
-    "src",
-    "contract",
-    "build/js",
-    "policies",
-    "package.json",
-    "native/build/ipcctl-shim",
-    "node_modules/bun/bin",
-  ])
-    cpSync(join(ROOT, path), join(app, path), { recursive: true });
-  for (const name of ["commander", "zod", "chalk", "cli-table3", "pino", "@colors", "string-width"])
-    if (existsSync(join(ROOT, "node_modules", name)))
-      cpSync(join(ROOT, "node_modules", name), join(app, "node_modules", name), { recursive: true });
+  const app = copyOfApp(join(dir, "app"));
   const home = join(dir, "home");
   mkdirSync(home);
   chownSync(home, NOBODY, NOBODY);
