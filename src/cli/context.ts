@@ -140,6 +140,14 @@ export function wantsColor(
   return env.TERM !== "dumb" && isTerminal;
 }
 
+/** A value as JSON whose text a terminal does not obey either: JSON itself leaves the controls from U+007F to U+009F. */
+export function jsonText(value: unknown): string {
+  return JSON.stringify(value).replace(
+    /[\u007f-\u009f]/g,
+    (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
+
 /** Names and fields come from people: control characters are shown, not obeyed. */
 export function printable(text: string): string {
   return text.replace(

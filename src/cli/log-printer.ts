@@ -1,6 +1,7 @@
 /** How lines of logs are shown: those that wait for their newline too, in their place, to be gone on with. */
 import type { LogLine } from "../logs/cri.ts";
-import { isTerminal, printable, type Context } from "./context.ts";
+import { isTerminal, jsonText, printable, type Context } from "./context.ts";
+import { endOfVisible, visible } from "./visible.ts";
 
 export type Source = { readonly name: string; readonly dir: string };
 export type SourcedLine = { readonly source: Source; readonly line: LogLine };
@@ -9,6 +10,8 @@ const COLORS = [36, 35, 33, 32, 34, 31];
 const CARRIAGE_RETURN = 0x0d;
 const NEWLINE = Buffer.from("\n");
 const NOTHING = new Uint8Array(0);
+const ESCAPE = 0x1b;
+const RESET = Buffer.from("\u001b[0m");
 
 /** What of a line that is not finished was shown. */
 type Shown = {
@@ -73,21 +76,22 @@ export class LogPrinter {
     const { timestamp, stream } = line;
     const text = Buffer.from(line.text.subarray(from, to)).toString("utf8");
     const object = { name: source.name, timestamp, stream, line: text, ...(isFinished ? {} : { partial: true }) };
-    return [Buffer.from(`${JSON.stringify(object)}\n`)];
+    return [Buffer.from(`${jsonText(object)}\n`)];
   }
 
   #showText(source: Source, line: LogLine, isFinished: boolean): Uint8Array[] {
     const key = keyOf(source, line);
     const shown = this.#shown.get(key);
-    // A return at the end may be that of a newline to come.
-    const end = line.text.length - (!isFinished && line.text.at(-1) === CARRIAGE_RETURN ? 1 : 0);
+    const end = isFinished ? line.text.length : this.#endOfUnfinished(line.text);
     if (!isFinished && end <= (shown?.bytes ?? 0)) return [];
     const prefix = this.#prefix(source, line);
     const isOpen = this.#open === key;
     const start = isOpen ? shown!.bytes : (shown?.from ?? 0);
     const out = isOpen ? [] : [this.end(), prefix];
-    out.push(this.#returning(line.text.subarray(start, end), prefix, !isOpen));
+    const text = line.text.subarray(start, end);
+    out.push(this.#returning(this.#isOnTerminal ? visible(text) : text, prefix, !isOpen));
     if (isFinished) {
+      if (this.#isOnTerminal && prefix.length > 0 && line.text.includes(ESCAPE)) out.push(RESET); // the next name is not its to colour
       out.push(NEWLINE);
       this.#shown.delete(key);
       this.#open = undefined;
@@ -96,6 +100,12 @@ export class LogPrinter {
       this.#open = key;
     }
     return out;
+  }
+
+  /** A return at the end may be that of a newline to come; on a terminal a character and a colour are shown whole. */
+  #endOfUnfinished(text: Uint8Array): number {
+    const end = this.#isOnTerminal ? endOfVisible(text.subarray(0, endOfCharacters(text))) : text.length;
+    return text[end - 1] === CARRIAGE_RETURN ? end - 1 : end;
   }
 
   #prefix(source: Source, { timestamp }: LogLine): Uint8Array {

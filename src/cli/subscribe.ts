@@ -1,6 +1,6 @@
 /** `subscribe`: events as they happen, until interrupted or until the daemon goes. */
 import { IpcError } from "../base/errors.ts";
-import type { Context } from "./context.ts";
+import { jsonText, type Context } from "./context.ts";
 import { select } from "./select.ts";
 
 const KINDS: Record<string, string> = { status: "StatusEvents", logs: "LogEvents", all: "AllEvents" };
@@ -22,8 +22,7 @@ export async function subscribe(context: Context, what: string, pattern: string 
   using events = await context.connect();
   events.onEvents(
     ({ event_type, data }) => {
-      if (isMeant(data.app))
-        context.print(JSON.stringify({ time: new Date().toISOString(), event: event_type, ...data }));
+      if (isMeant(data.app)) context.print(jsonText({ time: new Date().toISOString(), event: event_type, ...data }));
     },
     (error) => ended.reject(error),
   );

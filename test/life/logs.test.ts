@@ -219,3 +219,25 @@ test("a pipe that is full gets every byte once", async () => {
   );
   expect(breaks(numbersOf(stdout), 0, 300 * 606 - 1)).toEqual([]);
 });
+
+test("on a terminal a program's colours are obeyed and its other controls shown; elsewhere all are as they were", async () => {
+  const script = home.script(
+    "rude.py",
+    "import sys\nsys.stdout.buffer.write('\\x1b]0;mine\\x07title \\x1b[31mred\\x1b[0m \\u009b2J é\\n1%\\r2%\\n'.encode())\n",
+  );
+  for (const name of ["rude", "rude2"]) await home.start(name, script, { restart_policy: "no" });
+  for (const name of ["rude", "rude2"]) await isOver(name);
+  const onTerminal = async (...args: string[]): Promise<string> => {
+    const command = ["python3", "-c", "import pty, sys; pty.spawn(sys.argv[1:])", join(ROOT, "bin/ipcctl"), ...args];
+    const child = Bun.spawn(command, { env: home.env, stdio: ["ignore", "pipe", "pipe"] });
+    return (await outcomeOf(child)).stdout.replaceAll("\r\n", "\n");
+  };
+  expect(await onTerminal("logs", "rude")).toBe("\\x1b]0;mine\\x07title \u001b[31mred\u001b[0m \\x9b2J é\n1%\r2%\n");
+  expect((await onTerminal("logs", "rude", "rude2")).split("\n")[0]).toBe(
+    "rude  | \\x1b]0;mine\\x07title \u001b[31mred\u001b[0m \\x9b2J é\u001b[0m",
+  );
+  expect(await onTerminal("logs", "rude", "--json")).not.toMatch(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/);
+  expect((await home.cli("logs", "rude")).stdout).toBe(
+    "\u001b]0;mine\u0007title \u001b[31mred\u001b[0m \u009b2J é\n1%\n2%\n",
+  );
+});
