@@ -29,6 +29,10 @@ struct ipc_state {
 	struct ipc_outlook outlook;
 	struct ipc_load_meter meter;
 	unsigned long long turns; /* begun */
+	/* Where more want an answer than can be awake at once. */
+	size_t next;		  /* whose turn it is */
+	unsigned stay_skip, stay_misses;
+	uint32_t cores;
 };
 
 /* One end of a ring. */

@@ -16,6 +16,14 @@
 #define OTHERS 2
 /* Between two readings of the clock while we look out: beyond, we were off the core. */
 #define OFF_NS 4000
+/*
+ * Where more clients wait than can be awake beside us, one after the other has us for so long while the others sleep: that takes two wakes a
+ * turn instead of two a call. It keeps its turn while its next message comes soon, or, after a bell, as soon as it can be awake.
+ */
+#define STAY_NS 200000
+#define SOON_NS 10000
+#define WAKE_NS 60000
+#define STAY_MISSES_MAX 8
 /* As many as the shim lets in. */
 #define CHANNELS_MAX IPC_CHANNELS_MAX
 /* Frames up to this size need no allocation. */
@@ -42,6 +50,8 @@ struct server {
 	const uint64_t *wishes;	 /* changes when there is something for Channel.look() to take */
 	uint64_t seen;		 /* its value at the last look */
 	unsigned long long last; /* the highest number of a request that has begun, or was refused */
+	uint32_t awake;		 /* what the client was told */
+	char was_rung;		 /* for the last answer */
 	char is_paused, is_queueing, is_leaving, is_gone, is_held, is_rung;
 };
 
@@ -111,7 +121,8 @@ static int send_answer(void *context, const unsigned char *bytes, size_t size)
 	if (sent < 0)
 		return ipc_ring_refuse(tx, sent);
 	server->statistics->bytes_out += size;
-	if (ipc_ring_needs_bell(&tx->core))
+	server->was_rung = (char)ipc_ring_needs_bell(&tx->core);
+	if (server->was_rung)
 		ring_bell(server);
 	return 1;
 }
@@ -306,23 +317,46 @@ static int enter(struct turn *turn, struct server *server)
 	return PyObject_SetAttrString(turn->here, "channel", server->channel);
 }
 
-/* As many messages of one channel as may be taken in a row: True; or what Python shall do, or NULL; None for the thorough way. */
-static PyObject *take_some(struct turn *turn, struct server *server)
+static uint32_t count_waiting(const struct turn *turn, const struct server *except)
+{
+	uint32_t count = 0;
+	for (Py_ssize_t i = 0; i < turn->count; i++)
+		count += turn->servers[i] != except && ipc_ring_has_data(&turn->servers[i]->rx->core);
+	return count;
+}
+
+static void tell_awake(struct server *server, uint32_t others)
+{
+	if (server->awake == others)
+		return;
+	server->awake = others;
+	ipc_ring_tell_awake(&server->tx->core, others);
+}
+
+/*
+ * As many messages of one channel as may be taken in a row: True; or what Python shall do, or NULL; None for the thorough way. With the last
+ * answer of its turn the client learns that others wait.
+ */
+static PyObject *take_some(struct turn *turn, struct server *server, int64_t stay_until)
 {
 	if (enter(turn, server) < 0)
 		return NULL;
 	turn->state->outlook.client = ipc_ring_peer_core(&server->rx->core);
+	int64_t now = 0;
 	for (int taken = 0; taken < BUDGET && ipc_ring_has_data(&server->rx->core); taken++) {
 		if (server->rx->is_broken || server->is_paused)
 			Py_RETURN_NONE;
 		if (PyErr_CheckSignals() < 0)
 			return NULL;
+		if (stay_until != 0 && now > stay_until)
+			tell_awake(server, count_waiting(turn, server));
 		turn->state->outlook.taken++;
 		PyObject *done = take(server, turn->state);
 		if (done != Py_True)
 			return done;
 		Py_DECREF(done);
-		int64_t now = ipc_now_ns();
+		int is_last = stay_until != 0 && now > stay_until;
+		now = ipc_now_ns();
 		if (turn->until == 0)
 			turn->until = now + TURN_NS;
 		if (server->is_leaving || now > turn->until) {
@@ -330,6 +364,8 @@ static PyObject *take_some(struct turn *turn, struct server *server)
 			turn->until = 1; /* over */
 			break;
 		}
+		if (is_last)
+			break;
 	}
 	Py_RETURN_TRUE;
 }
@@ -367,6 +403,43 @@ static int watch(const struct turn *turn, int64_t span_ns, int *was_off)
 	} while (!found && !*was_off && now < deadline);
 	Py_END_ALLOW_THREADS
 	return has_any(turn);
+}
+
+/* Whether the next message of the channel that has its turn comes soon. */
+static int stays(const struct turn *turn, struct server *server)
+{
+	struct ipc_state *state = turn->state;
+	struct turn one = { .servers = &server, .count = 1 };
+	int was_off;
+	if (!server->was_rung && ipc_ring_peer_core(&server->rx->core) == ipc_core())
+		return 0;
+	if (watch(&one, server->was_rung ? WAKE_NS : SOON_NS, &was_off)) {
+		state->stay_misses = 0;
+		return 1;
+	}
+	if (state->stay_misses < STAY_MISSES_MAX)
+		state->stay_misses++;
+	state->stay_skip = (1u << state->stay_misses) - 1;
+	return 0;
+}
+
+/* The turn of one channel; what take_some() gives. */
+static PyObject *serve(struct turn *turn, struct server *server)
+{
+	struct ipc_state *state = turn->state;
+	uint32_t others = turn->count > 1 ? count_waiting(turn, server) : 0;
+	int is_crowd = others + 2 > state->cores && others > 0;
+	int may_stay = is_crowd && state->stay_skip == 0;
+	if (is_crowd && !may_stay)
+		state->stay_skip--;
+	tell_awake(server, is_crowd && !may_stay ? others : 0);
+	int64_t until = may_stay ? ipc_now_ns() + STAY_NS : 0;
+	PyObject *done = take_some(turn, server, until);
+	while (done == Py_True && may_stay && turn->until != 1 && ipc_now_ns() < until && stays(turn, server)) {
+		Py_DECREF(done);
+		done = take_some(turn, server, until);
+	}
+	return done;
 }
 
 /* Whether something has come; if not, it is time to sleep. */
@@ -472,7 +545,7 @@ static int sleep_until_bell(struct turn *turn, const int others[OTHERS])
 }
 
 /* What the turn ends with: what is to be done, for which channel. */
-static PyObject *ended(struct turn *turn, Py_ssize_t index, PyObject *done)
+static PyObject *ended(const struct turn *turn, const struct server *server, PyObject *done)
 {
 	if (done == NULL) {
 		/* Python finds out whose ring is broken. */
@@ -489,7 +562,7 @@ static PyObject *ended(struct turn *turn, Py_ssize_t index, PyObject *done)
 		Py_XDECREF(traceback);
 		done = Py_NewRef(Py_False);
 	}
-	PyObject *result = Py_BuildValue("(ON)", turn->servers[index]->channel, done);
+	PyObject *result = Py_BuildValue("(ON)", server->channel, done);
 	return result;
 }
 
@@ -497,21 +570,26 @@ static PyObject *run_turn(struct turn *turn, int64_t span_ns, const int others[O
 {
 	int is_any = 0;
 	turn->number = ++turn->state->turns;
+	if (turn->state->cores == 0)
+		turn->state->cores = ipc_cores();
 	for (;;) {
 		int has_taken = 0;
-		for (Py_ssize_t i = 0; i < turn->count; i++) {
+		size_t count = (size_t)turn->count, first = turn->state->next;
+		for (size_t k = 0; k < count; k++) {
+			size_t i = (first + k) % count;
 			struct server *server = turn->servers[i];
 			if (server->rx->is_broken)
-				return ended(turn, i, Py_NewRef(Py_False));
+				return ended(turn, server, Py_NewRef(Py_False));
 			if (server->is_leaving || has_news(server)) {
 				server->is_leaving = 0;
 				Py_RETURN_TRUE;
 			}
 			if (!ipc_ring_has_data(&server->rx->core))
 				continue;
-			PyObject *done = take_some(turn, server);
+			turn->state->next = i + 1;
+			PyObject *done = serve(turn, server);
 			if (done != Py_True)
-				return ended(turn, i, done);
+				return ended(turn, server, done);
 			Py_DECREF(done);
 			has_taken = is_any = 1;
 		}

@@ -19,6 +19,12 @@ uint32_t ipc_core(void)
 	return core < 0 ? 0 : (uint32_t)core + 1;
 }
 
+uint32_t ipc_cores(void)
+{
+	cpu_set_t allowed;
+	return sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? (uint32_t)CPU_COUNT(&allowed) : CPU_SETSIZE;
+}
+
 /* A small text file of the kernel's; whether there was one. */
 static int read_text(const char *path, char *text, size_t size)
 {

@@ -9,6 +9,9 @@
 
 uint32_t ipc_core(void);
 
+/* How many this thread may run on. */
+uint32_t ipc_cores(void);
+
 /*
  * Moves this thread off its core, or to one; whether it did. Only where the thread may run on all cores that are online: a set that was
  * chosen for it, or for its group, is not ours to touch.

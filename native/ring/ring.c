@@ -34,6 +34,7 @@ const char *ipc_ring_open(struct ipc_ring *ring, void *base, size_t size, size_t
 	ring->head = (uint32_t *)(void *)(block + IPC_RING_HEAD);
 	ring->tail = (uint32_t *)(void *)(block + IPC_RING_TAIL);
 	ring->core = (uint32_t *)(void *)(block + IPC_RING_CPU);
+	ring->awake = (uint32_t *)(void *)(block + IPC_RING_AWAKE);
 	ring->consumer_sleeps = (uint32_t *)(void *)(block + IPC_RING_CONSUMER_SLEEPS);
 	ring->producer_waits = (uint32_t *)(void *)(block + IPC_RING_PRODUCER_WAITS);
 	ring->data = (unsigned char *)base + data;

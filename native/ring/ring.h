@@ -19,7 +19,7 @@ enum ipc_ring_result {
 };
 
 struct ipc_ring {
-	uint32_t *head, *tail, *core, *consumer_sleeps, *producer_waits;
+	uint32_t *head, *tail, *core, *awake, *consumer_sleeps, *producer_waits;
 	unsigned char *data;
 	uint32_t capacity;
 	uint32_t own;  /* tail of the producer, head of the consumer: published, never read */
@@ -66,6 +66,12 @@ static inline void ipc_ring_tell_core(const struct ipc_ring *ring, uint32_t core
 static inline uint32_t ipc_ring_peer_core(const struct ipc_ring *ring)
 {
 	return __atomic_load_n(ring->core, __ATOMIC_RELAXED);
+}
+
+/* How many other sides of the producer wait for it. */
+static inline void ipc_ring_tell_awake(const struct ipc_ring *ring, uint32_t others)
+{
+	__atomic_store_n(ring->awake, others, __ATOMIC_RELAXED);
 }
 
 /* One step of a busy wait. */

@@ -934,6 +934,8 @@ def _run(frame: _Frame, function: Any, args: tuple[Any, ...], kwargs: dict[str, 
 _OFF_NS = 50_000
 #: The last turn ended in sleep.
 _is_resting = False
+#: Which of the servers is looked at first.
+_next = 0
 
 
 def turn(servers: tuple[Server, ...], here: Any, microseconds: float, *_others: int) -> Any:
@@ -941,10 +943,11 @@ def turn(servers: tuple[Server, ...], here: Any, microseconds: float, *_others: 
 
     Looks out for that time at most, where that pays.
     """
-    global _is_resting
+    global _is_resting, _next
     if _is_resting:
         _is_resting = False
         _outlook.wake(time.monotonic_ns())
+    _next += 1  # each has its turn
     found = _find(servers)
     if found is None and microseconds > 0:
         found = _look_out(servers, int(microseconds * 1000))
@@ -960,7 +963,9 @@ def turn(servers: tuple[Server, ...], here: Any, microseconds: float, *_others: 
 
 
 def _find(servers: tuple[Server, ...]) -> Server | None:
-    for server in servers:
+    count = len(servers)
+    for index in range(_next, _next + count):
+        server = servers[index % count]
         if server.is_leaving or server.has_news or server.rx.has_data:
             return server
     return None

@@ -3,6 +3,7 @@
  * since what a look at one of them costs, all wait for.
  */
 import type { SharedRingBuffer } from "./ring.ts";
+import { availableParallelism } from "node:os";
 import { LoadMeter, type Load } from "./load.ts";
 import { core, leaveCore } from "./system.ts";
 
@@ -20,7 +21,7 @@ const EVENT_LOOP_MS = 1;
 
 /** One end of a channel that waits. */
 export type Awaited = {
-  readonly rx: Pick<SharedRingBuffer, "hasData" | "peerCore">;
+  readonly rx: Pick<SharedRingBuffer, "hasData" | "peerCore" | "othersAwake">;
   /** The other side slept when it was last sent to, and is only waking up. */
   isWaking: boolean;
   /** The look has ended: takes what is there, or sleeps. */
@@ -32,6 +33,7 @@ export type Machine = {
   /** The core that this thread runs on, counted from one; 0 is unknown. */
   readonly core: () => number;
   readonly leaveCore: () => boolean;
+  readonly cores: number;
   readonly load: () => Load;
   /** Calls back before the program goes on with anything else, or after its event loop had a turn. */
   readonly soon: (look: () => void) => void;
@@ -100,10 +102,14 @@ export class Outlook {
     return false;
   }
 
-  /** Not where the other side is only waking up, and may need this very core for it, or is on this core. */
+  /**
+   * Not where the other side is only waking up, and may need this very core for it; nor where it is awake for more than there are cores, and
+   * somebody else has his turn; nor where it is on this core.
+   */
   #isWorth(one: Awaited): boolean {
     if (one.isWaking) return false;
-    const { peerCore } = one.rx;
+    const { peerCore, othersAwake } = one.rx;
+    if (othersAwake !== 0 && othersAwake + 2 > this.#machine.cores) return false;
     if (peerCore === 0 || peerCore !== this.#machine.core()) return true;
     if (this.#now - this.#left >= LEAVE_EVERY_MS) this.#leave();
     return false;
@@ -152,6 +158,7 @@ export const outlook = new Outlook({
   now: () => performance.now(),
   core,
   leaveCore,
+  cores: availableParallelism(),
   load: () => meter.load(),
   soon: queueMicrotask,
   later: (look) => void setImmediate(look),

@@ -6,6 +6,7 @@ import { RING, RING_CAPACITY_MAX, RING_CAPACITY_MIN } from "../../contract/segme
 const HEAD = RING.head / 4;
 const TAIL = RING.tail / 4;
 const CPU = RING.cpu / 4;
+const AWAKE = RING.awake / 4;
 const CONSUMER_SLEEPS = RING.consumerSleeps / 4;
 const PRODUCER_WAITS = RING.producerWaits / 4;
 const ALIGN = 7;
@@ -180,6 +181,11 @@ export class SharedRingBuffer {
   /** Where the producer ran when it last sent, as it says; 0 where it does not. */
   get peerCore(): number {
     return this.#control[CPU]!;
+  }
+
+  /** How many others the producer is awake for, as it says. */
+  get othersAwake(): number {
+    return this.#control[AWAKE]! >>> 0;
   }
 
   cancelSleep(): void {

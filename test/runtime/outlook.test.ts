@@ -1,6 +1,6 @@
 /** How a worker waits: its rules in C and in Python by one script, then counts of what real ones do. */
 import { afterAll, beforeAll, expect, spyOn, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Ipcctl, type PythonWorker } from "ipcctl";
@@ -220,6 +220,76 @@ test("what another thread lets go of, or cannot send at once, wakes a worker tha
     const sizes = [300_000, 900_000, 900_000, 900_000, 900_000];
     const answers = (await Promise.all(sizes.map((size) => py.call("large", size)))) as Uint8Array[];
     expect(answers.map(({ length }) => length)).toEqual(sizes);
+  }));
+
+const CROWD = `
+import os, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}) # no room for two, on whatever machine
+import ipcctl
+from ipcctl import _serving
+done = 0
+@ipcctl.expose
+def wait_for(path):
+    while not os.path.exists(path): pass
+@ipcctl.expose
+def busy(us):
+    global done
+    done += 1
+    end = time.monotonic_ns() + us * 1000
+    while time.monotonic_ns() < end: pass
+@ipcctl.expose
+def count(): return done
+@ipcctl.expose
+def others_awake():
+    channels = [one.channel for one in _serving.serving()._sessions]
+    return [int.from_bytes(one.map[512 + 72:512 + 76], "little") for one in channels]
+ipcctl.serve()
+`;
+
+/** Two channels to one worker, which is busy until all that `send` asks for lies in its rings. */
+async function withTwo(send: (one: PythonWorker, other: PythonWorker) => Promise<void>): Promise<void> {
+  await using home = new Home();
+  const ipc = new Ipcctl(await home.connect());
+  const one = await ipc.start(home.script("crowd.py", PRELUDE + CROWD), { cwd: home.dir });
+  const other = await ipc.worker("crowd");
+  const flag = join(home.dir, "flag");
+  try {
+    const blocked = one.call("wait_for", flag);
+    const rest = send(one, other);
+    writeFileSync(flag, "");
+    await blocked;
+    await rest;
+  } finally {
+    other[Symbol.dispose]();
+    ipc[Symbol.dispose]();
+  }
+}
+
+test.each(["calls", "code"])("a program with many %s under way does not keep others from theirs", (kind) =>
+  withTwo(async (one, other) => {
+    const MANY = 2000;
+    const all: Promise<unknown>[] = [];
+    for (let index = 0; index < MANY; index++) all.push(kind === "calls" ? one.call("busy", 20) : one.eval("busy(20)"));
+    const seen = Number(await other.call("count"));
+    await Promise.all(all);
+    expect(seen).toBeLessThan(MANY / 4);
+    expect(await other.call("count")).toBe(MANY);
+  }),
+);
+
+test("where more wait than there are cores, one after the other has the worker", () =>
+  withTwo(async (one, other) => {
+    const busy = Array.from({ length: 10 }, () => one.call("busy", 1000));
+    const seen: Promise<unknown>[] = [];
+    for (let index = 0; index < 4; index++) {
+      busy.push(other.call("busy", 1000));
+      seen.push(other.call("others_awake"));
+    }
+    const words = (await Promise.all(seen)) as number[][];
+    await Promise.all(busy);
+    if (PRELUDE !== "") return; // each message is a turn
+    expect(words.map(([first]) => first)).toContain(1); // it had its turn, and knows that others wait
+    expect(await one.call("others_awake")).toEqual([0, 0]);
   }));
 
 /** A program that is on one core with its worker and with the server of a raw echo, and prints what it counted and measured. */

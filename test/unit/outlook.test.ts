@@ -22,13 +22,14 @@ class Scene {
       this.moves++;
       return true;
     },
+    cores: 2, // one for the worker
     load: () => this.load,
     soon: (look) => void this.soon.push(look),
     later: (look) => void this.later.push(look),
   });
 
-  channel(peerCore = 2): Awaited & { ended: boolean[]; rx: { hasData: boolean; peerCore: number } } {
-    const rx = { hasData: false, peerCore };
+  channel(peerCore = 2, othersAwake = 0): Awaited & { ended: boolean[]; rx: { hasData: boolean; peerCore: number } } {
+    const rx = { hasData: false, peerCore, othersAwake };
     const ended: boolean[] = [];
     const endLook = (): void => {
       ended.push(rx.hasData);
@@ -136,6 +137,21 @@ test("nobody looks on the worker's core; it is left where another one is free", 
   }
   expect(scene.moves).toBe(9);
   expect(scene.outlook.counts).toMatchObject({ looks: 0, left: 9 });
+});
+
+test("nobody looks for a worker that is awake for more than there are cores, until it is his turn", () => {
+  const scene = new Scene();
+  for (const [othersAwake, looks] of [
+    [1, 0],
+    [2 ** 32 - 1, 0],
+    [0, 1],
+  ] as const) {
+    const one = scene.channel(2, othersAwake);
+    scene.outlook.expect(one);
+    scene.run();
+    expect(one.ended).toEqual([false]);
+    expect(scene.outlook.counts.looks).toBe(looks);
+  }
 });
 
 test("a core that no machine has, or none, costs nothing but a look", () => {
