@@ -103,9 +103,6 @@ export class Run {
   get forced(): string | null {
     return this.#forced;
   }
-  get isStopping(): boolean {
-    return this.#wish !== undefined;
-  }
 
   /** Spawns its shim and waits for its socket. Every way out ends in a link, in an ending, or in an error. */
   async launch(binary: string, spec: Spec): Promise<void> {
@@ -291,7 +288,7 @@ export class Run {
 
   /** Ends it as a failure: what follows is up to the restart policy. */
   fail(reason: string, graceMs: number): void {
-    if (!this.#link || this.#wish || this.#isOver) return;
+    if (this.#wish || this.#isOver) return;
     this.#failure = reason;
     this.#facts.log("warn", { reason }, "ending the run");
     this.stop(graceMs);

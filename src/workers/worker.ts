@@ -303,7 +303,12 @@ export class Worker {
     };
     const onAbort = (): void => reject(patience.signal!.reason as IpcError); // given by those who cut us short
     const timer = setTimeout(
-      () => reject(new IpcError("DEADLINE", `${this.id} ${patience.else} within ${patience.ms / 1000} s`)),
+      () =>
+        reject(
+          new IpcError("DEADLINE", `${this.id} ${patience.else} within ${patience.ms / 1000} s`, {
+            hint: `see: ipcctl describe ${this.id}`,
+          }),
+        ),
       patience.ms,
     );
     const unwatch = this.watch(look);
