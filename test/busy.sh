@@ -15,6 +15,7 @@ if [ "${IPCCTL_BUSY:-}" != detached ]; then
   exit 0
 fi
 work=$(mktemp -d)
+chmod 755 "$work" # other users look into it as into any checkout
 hogs=
 end() {
   for hog in $hogs; do kill "$hog" 2>/dev/null || true; done

@@ -250,11 +250,11 @@ for (const [user, uid] of users) {
 
   for (const [policy, { denies, keeps, gaps }] of Object.entries(POLICIES))
     test(`as ${user}, under ${policy}, those fail that it denies`, async () => {
-      const { stdout } = await launch(
+      const { stdout, stderr } = await launch(
         confined(policy)(uid, join(home.dir, "benign.py"), denies.includes("fork") ? ["alone"] : []),
         "/dev/null",
       );
-      expect(stdout).toBe('"benign"\n');
+      if (stdout !== '"benign"\n') throw new Error(`an ordinary worker ended so: ${stdout}${stderr}`);
 
       await using peer = await openPeer(uid);
       const where = { ...peer.where, scratch: "", patience: 0.3 }; // the worker's own folder; what comes late the peer tells

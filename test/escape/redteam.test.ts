@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { type CliResult, ROOT, Home, outcomeOf, waitUntil } from "../home.ts";
+import { type CliResult, copyOfApp, ROOT, Home, outcomeOf, waitUntil } from "../home.ts";
 import { SYSTEM_PYTHON, hasTool, isRoot, skipUnless } from "../needs.ts";
 
 setDefaultTimeout(60_000);
@@ -400,6 +400,19 @@ test.skipIf(!isRoot || !hasPython)("without namespaces a daemon that is root sta
   expect(existsSync(join(scratch!, "left"))).toBe(true);
   expect((await home.cli("delete", "bare")).status).toBe(0);
   expect(existsSync(dirname(scratch!))).toBe(false); // it was the only one
+});
+
+test.skipIf(!isRoot || !hasPython)("nor does it matter there that only root may look into the checkout", async () => {
+  const closed = folder();
+  const app = copyOfApp(join(closed, "app"));
+  chmodSync(closed, 0o700);
+  const args = ["run", "--interpreter", SYSTEM_PYTHON, "--policy", policy({ isolation: { want: [] } })];
+  const child = Bun.spawn([join(app, "bin/ipcctl"), ...args, "-c", "print('ran')"], {
+    cwd: home.dir,
+    env: home.env,
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  expect((await outcomeOf(child)).stdout).toBe("ran\n");
 });
 
 // ---- where one is ----
