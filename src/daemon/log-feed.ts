@@ -6,6 +6,13 @@ import { followLog } from "../logs/follow.ts";
 import type { Worker } from "../workers/worker.ts";
 import type { Subscriptions } from "./subscriptions.ts";
 
+/** Published at a time, far less than a subscriber may have waiting. */
+const SLICE_LINES = 1000;
+const SLICE_BYTES = 1_048_576;
+/** The files keep what is to come, so a subscriber that reads is waited for; one that has stopped reading only so long. */
+const PATIENCE_MS = 2000;
+const LOOK_MS = 5;
+
 export class LogFeed {
   readonly #workers: () => readonly Worker[];
   readonly #subscriptions: Subscriptions;
@@ -50,19 +57,32 @@ export class LogFeed {
   async #feed(worker: Worker, signal: AbortSignal): Promise<void> {
     const joiner = new LineJoiner(limit("lineChars"));
     const decoder = new TextDecoder();
+    let [lines, bytes] = [0, 0]; // since there was a pause
     for await (const { records, lost } of followLog(worker.logDir, endPosition(worker.logDir), signal)) {
       if (lost !== undefined) this.#subscriptions.publish(worker.id, { type: "log_lost", reason: lost });
       for (const record of records) {
         const line = joiner.push(record);
-        if (line)
-          this.#subscriptions.publish(worker.id, {
-            type: "log_line",
-            line: decoder.decode(line.text),
-            stream: line.stream,
-            timestamp: line.timestamp,
-          });
+        if (!line) continue;
+        this.#subscriptions.publish(worker.id, {
+          type: "log_line",
+          line: decoder.decode(line.text),
+          stream: line.stream,
+          timestamp: line.timestamp,
+        });
+        lines++;
+        bytes += line.text.length;
+        if (lines < SLICE_LINES && bytes < SLICE_BYTES) continue;
+        [lines, bytes] = [0, 0];
+        await this.#pause(worker.id, signal);
+        if (signal.aborted) return;
       }
       await Bun.sleep(0); // requests of others come between the batches of a fast log
     }
+  }
+
+  async #pause(id: string, signal: AbortSignal): Promise<void> {
+    const began = performance.now();
+    do await Bun.sleep(this.#subscriptions.isBehindWith(id) ? LOOK_MS : 0);
+    while (this.#subscriptions.isBehindWith(id) && performance.now() - began < PATIENCE_MS && !signal.aborted);
   }
 }

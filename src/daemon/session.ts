@@ -75,6 +75,12 @@ export class Session implements Subscriber {
     if (this.#outbox.bytes === 0) this.#socket.end();
   }
 
+  /** One that was told that it lost events is waited for no more until it has read what there is. */
+  get isBehind(): boolean {
+    const isFull = this.#pendingEvents > limit("subscriberEvents") / 2 || this.#outbox.bytes > limit("outboxBytes") / 2;
+    return isFull && this.#dropped === 0 && !this.#isClosed && !this.#isEnding;
+  }
+
   /** An event for this subscriber. Past the limit it is counted, and the count is told once there is room. */
   deliver(event: EventMessage): void {
     if (this.#isClosed || this.#isEnding) return;

@@ -3,7 +3,11 @@ import { findWorkerId } from "../base/names.ts";
 import type { Subscription } from "../protocol/requests.ts";
 import { event, STATUS_EVENTS, type EventMessage, type WorkerEvent } from "../protocol/responses.ts";
 
-export type Subscriber = { deliver(event: EventMessage): void };
+export type Subscriber = {
+  deliver(event: EventMessage): void;
+  /** It reads, and has much to read: more would soon be dropped. */
+  readonly isBehind: boolean;
+};
 
 type Entry = { readonly kind: Subscription["kind"]; readonly id: string | null };
 
@@ -35,7 +39,18 @@ export class Subscriptions {
   }
 
   wantsLogsOf(id: string): boolean {
-    return [...this.#entries.values()].some((entry) => entry.kind !== "status" && matches(entry, id));
+    return this.#readersOf(id).length > 0;
+  }
+
+  /** Somebody who gets the worker's lines has much to read. */
+  isBehindWith(id: string): boolean {
+    return this.#readersOf(id).some((subscriber) => subscriber.isBehind);
+  }
+
+  #readersOf(id: string): Subscriber[] {
+    return [...this.#entries]
+      .filter(([, entry]) => entry.kind !== "status" && matches(entry, id))
+      .map(([subscriber]) => subscriber);
   }
 }
 

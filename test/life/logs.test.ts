@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { logFileName } from "../../src/logs/files.ts";
+import type { DaemonStatus } from "../../src/protocol/status.ts";
 import { Home, outcomeOf, ROOT, waitUntil } from "../home.ts";
 
 let home: Home;
@@ -225,8 +226,10 @@ test("on a terminal a program's colours are obeyed and its other controls shown;
     "rude.py",
     "import sys\nsys.stdout.buffer.write('\\x1b]0;mine\\x07title \\x1b[31mred\\x1b[0m \\u009b2J é\\n1%\\r2%\\n'.encode())\n",
   );
-  for (const name of ["rude", "rude2"]) await home.start(name, script, { restart_policy: "no" });
-  for (const name of ["rude", "rude2"]) await isOver(name);
+  for (const name of ["rude", "rude2"]) {
+    await home.start(name, script, { restart_policy: "no" });
+    await isOver(name); // lines of several are in the order of their times
+  }
   const onTerminal = async (...args: string[]): Promise<string> => {
     const command = ["python3", "-c", "import pty, sys; pty.spawn(sys.argv[1:])", join(ROOT, "bin/ipcctl"), ...args];
     const child = Bun.spawn(command, { env: home.env, stdio: ["ignore", "pipe", "pipe"] });
@@ -241,3 +244,34 @@ test("on a terminal a program's colours are obeyed and its other controls shown;
     "\u001b]0;mine\u0007title \u001b[31mred\u001b[0m \u009b2J é\n1%\n2%\n",
   );
 });
+
+test("a subscriber that reads gets every line of a flood, beside one that has stopped reading", async () => {
+  await home.start("told", flood("told", 60_000), { restart_policy: "no", log: { max_size: "64K", max_files: 0 } });
+  await waitUntil(async () => (await home.lines("told")).length === 1, "it is up");
+  const subscription = { Subscribe: { subscription: { LogEvents: { app_name: "told" } } } };
+  const stopped = Bun.spawn([join(ROOT, "bin/ipcctl"), "subscribe", "logs", "told"], {
+    env: home.env,
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  await waitUntil(async () => (await daemonStatus()).subscribers === 1, "it is subscribed");
+  stopped.kill("SIGSTOP");
+  using connection = await home.connect();
+  const numbers: number[] = [];
+  const others: string[] = [];
+  connection.onEvents(
+    ({ event_type, data }) =>
+      event_type === "log_line" ? numbers.push(Number.parseInt(String(data.line), 10)) : others.push(event_type),
+    () => others.push("closed"),
+  );
+  await connection.request(subscription);
+  writeFileSync(join(home.dir, "told-go"), "");
+  await waitUntil(() => numbers.at(-1) === 59_999 || others.length > 0, "it was told all");
+  expect(others).toEqual([]);
+  expect(breaks(numbers, 1, 59_999)).toEqual([]);
+  stopped.kill("SIGKILL");
+});
+
+async function daemonStatus(): Promise<DaemonStatus> {
+  using connection = await home.connect();
+  return await connection.query<DaemonStatus>("DaemonStatus");
+}
