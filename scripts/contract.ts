@@ -21,7 +21,7 @@ const limits = (...names: (keyof typeof LIMITS)[]): Table =>
 const { answered, errors, bytesIn, bytesOut, latencies, nanoseconds, words } = segment.STATISTICS;
 
 const PARTS: readonly Part[] = [
-  { name: "SHIM_VERSION", numbers: shim.SHIM_VERSION, says: "The shim's contract." },
+  { name: "SHIM_VERSION", numbers: shim.SHIM_VERSION, says: "The shim's contract.", isForPython: true },
   { name: "SHIM_VERSION_MIN", numbers: shim.SHIM_VERSION_MIN, says: "The oldest one that is spoken." },
   { name: "SPEC_*", numbers: shim.SPEC, says: "Frames of the start specification." },
   { name: "REQUEST_*", numbers: shim.REQUEST, says: "Requests to the shim." },

@@ -5,6 +5,9 @@ Written by scripts/generate.ts from contract/; change the tables there.
 
 MAGIC = b"IPCCTL"
 
+# The shim's contract.
+SHIM_VERSION = 2
+
 # Descriptors of the worker.
 CONTROL_FD = 198
 PLANE_FD = 199

@@ -327,8 +327,10 @@ def main() -> None:
     library = ctypes.CDLL(library_path)
     library.ipcctl_words.restype = ctypes.POINTER(ctypes.c_char_p)
     zygote = Zygote(library, folder)
+    version = importlib.import_module("ipcctl._contract").SHIM_VERSION
     with open(os.path.join(folder, "snapshot"), "w") as file:
-        json.dump({"python": sys.executable, "imports": imports, "policy": os.environ.get("IPCCTL_SNAPSHOT_POLICY")}, file)
+        about = {"python": sys.executable, "imports": imports, "policy": os.environ.get("IPCCTL_SNAPSHOT_POLICY"), "spec": version}
+        json.dump(about, file)
     gc.collect()
     gc.freeze()  # what is here stays: nothing of it is touched, and so copied, by a collection in a child
     importlib.import_module("ipcctl").ready()

@@ -1,4 +1,4 @@
-/** Splits a command line into words as a POSIX shell would, without expanding anything. */
+/** Command lines split into words as a POSIX shell would, without expanding anything; and a word for one. */
 import { IpcError } from "./errors.ts";
 
 /** Words of `text`: blanks separate, `'…'`, `"…"` and `\` quote. @throws IpcError USAGE on an open quote. */
@@ -36,4 +36,9 @@ function closingQuote(text: string, open: number): number {
 /** In double quotes a backslash quotes only what a shell says it does. */
 function unquote(inner: string, quote: string): string {
   return quote === "'" ? inner : inner.replace(/\\(["\\$`])/g, "$1");
+}
+
+/** The text as one word of a shell, quoted where that is needed. */
+export function shellWord(text: string): string {
+  return /^[\w./:=@%+,-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`;
 }

@@ -2,32 +2,50 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
+import { SHIM_VERSION_MIN } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { findWorkerId } from "../base/names.ts";
+import { shellWord } from "../base/shell-words.ts";
 
 /** Of the app that is the snapshot NAME: `snapshot-NAME`. */
 export const SNAPSHOT_PREFIX = "snapshot-";
 /** `@snapshots` selects them all. */
 export const SNAPSHOT_GROUP = "snapshots";
 
-const shape = z.object({ python: z.string(), imports: z.array(z.string()), policy: z.string().nullable() });
+const shape = z.object({
+  python: z.string(),
+  imports: z.array(z.string()),
+  policy: z.string().nullable(),
+  /** The version of specifications that it reads. */
+  spec: z.int().default(1),
+});
 
 export type Snapshot = z.infer<typeof shape> & {
   /** Where it is asked to fork. */
   readonly socket: string;
 };
 
-/** @throws IpcError NOT_FOUND if there is none, or it was never ready */
-export function findSnapshot(name: string, workersDir: string): Snapshot {
+/**
+ * @param spec the version of the specification that it is to read
+ * @throws IpcError NOT_FOUND if there is none, or it was never ready; FAILED if it is too old for the specification
+ */
+export function findSnapshot(name: string, workersDir: string, spec = SHIM_VERSION_MIN): Snapshot {
   const id = findWorkerId(SNAPSHOT_PREFIX + name);
   const dir = join(workersDir, id ?? "");
+  let found: Snapshot;
   try {
     if (id === undefined) throw new Error("no name of a worker");
-    return { ...shape.parse(JSON.parse(readFileSync(join(dir, "snapshot"), "utf8"))), socket: join(dir, "fork") };
+    found = { ...shape.parse(JSON.parse(readFileSync(join(dir, "snapshot"), "utf8"))), socket: join(dir, "fork") };
   } catch (error) {
     throw new IpcError("NOT_FOUND", `no snapshot ${JSON.stringify(name)}`, {
       hint: `ipcctl snapshot list; ipcctl snapshot create ${name} --import numpy`,
       cause: error,
     });
   }
+  if (found.spec >= spec) return found;
+  const policy = found.policy === null ? "" : ` --policy ${shellWord(found.policy)}`;
+  const create = `ipcctl snapshot create ${name} --import ${found.imports.join(",")}${policy}`;
+  throw new IpcError("FAILED", `snapshot ${name} was made by an older ipcctl, which knows no kill mode`, {
+    hint: `ipcctl snapshot delete ${name} && ${create}`,
+  });
 }

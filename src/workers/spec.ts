@@ -75,12 +75,16 @@ export type Spec = {
   readonly zygote?: string | undefined;
 };
 
+/** The lowest version of a specification with this mode: a snapshot that was made by an older installation reads that as well. */
+export function specVersion(killMode: KillMode | null): number {
+  return killMode === null ? SHIM_VERSION_MIN : SHIM_VERSION;
+}
+
 /** Bytes of the spec file. @throws IpcError LIMIT if arguments and environment are too large. */
 export function encodeSpec(spec: Spec): Uint8Array {
   const { killMode = null } = spec;
   const frames: Buffer[] = [
-    // The lowest that will do: a snapshot that was made by an older installation reads it as well.
-    frame(SPEC.version, u32(killMode === null ? SHIM_VERSION_MIN : SHIM_VERSION)),
+    frame(SPEC.version, u32(specVersion(killMode))),
     frame(SPEC.run, u64(spec.run)),
     ...spec.argv.map((arg) => frame(SPEC.arg, Buffer.from(arg))),
     ...Object.entries(spec.env).map(([key, value]) => frame(SPEC.env, Buffer.from(`${key}=${value}`))),

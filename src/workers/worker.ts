@@ -28,6 +28,7 @@ import { decide, STABLE_MS, type Verdict } from "./restart-policy.ts";
 import { isLockFree } from "./lock.ts";
 import { bootId } from "./proc.ts";
 import { findSnapshot } from "./snapshot.ts";
+import { specVersion } from "./spec.ts";
 import { LAUNCH_MS, Run, stopWithinMs, type RunMonitor } from "./run.ts";
 import type { CallCounts, ShimLink, ShimState } from "./shim.ts";
 import type { Spec } from "./spec.ts";
@@ -486,7 +487,10 @@ export class Worker {
     const prepared = prepare({
       app: {
         ...config,
-        snapshot: config.snapshot === null ? undefined : findSnapshot(config.snapshot, this.#world.workersDir),
+        snapshot:
+          config.snapshot === null
+            ? undefined
+            : findSnapshot(config.snapshot, this.#world.workersDir, specVersion(config.kill_mode)),
       },
       base: config.base_env ?? this.#world.daemonEnv,
       own: {

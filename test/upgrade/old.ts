@@ -9,14 +9,21 @@ const COMMIT = "e37c9f4db4e7d2c49ca82c1da9cb40b9f1735bec";
 const PARTS = "bin native package.json policies python src";
 const BUNDLE = "bun build src/main.ts --target=bun --minify --splitting --outdir build/js";
 
-/** Its folder; undefined, and said, in a clone that does not have the commit. @throws under `CI=true` where it is missing */
-export async function oldInstallation(): Promise<string | undefined> {
-  const folder = join(ROOT, "build", `upgrade-${COMMIT.slice(0, 12)}`);
-  if (existsSync(folder)) return folder;
-  const has = Bun.spawnSync(["git", "cat-file", "-e", `${COMMIT}^{commit}`], { cwd: ROOT, stderr: "ignore" }).success;
+const FOLDER = join(ROOT, "build", `upgrade-${COMMIT.slice(0, 12)}`);
+
+/** Whether the clone has neither the commit nor what was built from it, which is said. @throws under `CI=true` then */
+export function isOldMissing(): boolean {
+  const has =
+    existsSync(FOLDER) ||
+    Bun.spawnSync(["git", "cat-file", "-e", `${COMMIT}^{commit}`], { cwd: ROOT, stderr: "ignore" }).success;
   if (!has && process.env.CI === "true") throw new Error(`the clone has no ${COMMIT}: fetch the whole history`);
-  if (skipUnless(has, `commit ${COMMIT.slice(0, 12)}`, "upgrades from the version before")) return undefined;
-  const draft = `${folder}.tmp-${process.pid}`;
+  return skipUnless(has, `commit ${COMMIT.slice(0, 12)}`, "upgrades from the version before");
+}
+
+/** Its folder. */
+export async function oldInstallation(): Promise<string> {
+  if (existsSync(FOLDER)) return FOLDER;
+  const draft = `${FOLDER}.tmp-${process.pid}`;
   rmSync(draft, { recursive: true, force: true });
   mkdirSync(draft, { recursive: true });
   try {
@@ -24,11 +31,11 @@ export async function oldInstallation(): Promise<string | undefined> {
     symlinkSync(join(ROOT, "node_modules"), join(draft, "node_modules"));
     await run(draft, "sh native/build.sh && sh native/build-python.sh");
     await run(draft, BUNDLE.replace("bun", "node_modules/bun/bin/bun.exe"));
-    renameSync(draft, folder); // an unfinished one is under another name
+    renameSync(draft, FOLDER); // an unfinished one is under another name
   } finally {
     rmSync(draft, { recursive: true, force: true });
   }
-  return folder;
+  return FOLDER;
 }
 
 async function run(cwd: string, command: string): Promise<void> {

@@ -1,12 +1,13 @@
 /** Upgrades and downgrades between this version and the one before, with workers that run meanwhile, and both mixed in every way. */
 import { beforeAll, expect, test } from "bun:test";
+import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { WorkerStatus } from "../../src/protocol/status.ts";
 import { Home, isAlive, outcomeOf, ROOT, waitUntil, within } from "../home.ts";
-import { oldInstallation } from "./old.ts";
+import { isOldMissing, oldInstallation } from "./old.ts";
 
 const SERVED = `
-import time
+import os, time
 import ipcctl
 
 state = {"kept": 0, "interruptions": 0}
@@ -34,6 +35,12 @@ def nap(seconds):
         state["interruptions"] += 1
         raise
     return "slept"
+
+@ipcctl.expose
+def wait_for(begun, path):
+    open(begun, "w").close()
+    while not os.path.exists(path): time.sleep(0.01)
+    return "waited"
 
 @ipcctl.expose
 def rows(count): yield from range(count)
@@ -67,16 +74,16 @@ const NAMES = Object.keys(SCRIPTS);
 const PROTOCOLS = { old: 1, new: 2 };
 type Which = keyof typeof PROTOCOLS;
 
-let installations: Record<Which, string> | undefined;
+const installations: Record<Which, string> = { old: "", new: ROOT };
+const isMissing = isOldMissing();
 beforeAll(async () => {
-  const old = await oldInstallation();
-  if (old !== undefined) installations = { old, new: ROOT };
+  if (!isMissing) installations.old = await oldInstallation();
 }, 600_000);
 
 /** A home with a daemon of this version, and the workers up. Its command line is of the same version until it is told otherwise. */
 class Mixed extends Home {
   use(which: Which): void {
-    this.installation = installations![which];
+    this.installation = installations[which];
   }
 
   static async begin(which: Which): Promise<Mixed> {
@@ -131,7 +138,7 @@ class Mixed extends Home {
 
   /** A program with the package of this version goes through all that the worker can do. */
   async program(which: Which): Promise<unknown> {
-    const child = Bun.spawn([process.execPath, join(import.meta.dir, "client.ts"), installations![which]], {
+    const child = Bun.spawn([process.execPath, join(import.meta.dir, "client.ts"), installations[which]], {
       cwd: this.dir,
       env: this.env,
       stdio: ["ignore", "pipe", "pipe"],
@@ -197,21 +204,19 @@ const outcome = (kept: number, interrupted: number): object => ({
   evaluated: 42,
 });
 
-const upgrade = (title: string, body: () => Promise<void>): void =>
-  test(
-    title,
-    async () => {
-      if (installations !== undefined) await body();
-    },
-    180_000,
-  );
+const upgrade = (title: string, body: () => Promise<void>): void => test.skipIf(isMissing)(title, body, 180_000);
 
 upgrade("upgrade: the next daemon adopts what the one before started, and goes on with it", async () => {
   await using home = await Mixed.begin("old");
   await home.ok("eval", "plain", "x = x + 1");
   await home.ok("call", "served", "keep", "7");
   expect(await home.program("old")).toEqual(outcome(7, 2));
+  const [begun, path] = [join(home.dir, "begun"), join(home.dir, "go-on")];
+  const underWay = home.ok("call", "served", "wait_for", begun, path);
+  await waitUntil(() => existsSync(begun), "a call is under way");
   await home.changeDaemon("new");
+  writeFileSync(path, "");
+  expect(await underWay).toBe('"waited"\n');
   expect(await home.ok("eval", "plain", "x")).toBe("42\n");
   expect(await home.ok("call", "served", "kept")).toBe("7\n");
   expect(await home.program("new")).toEqual(outcome(7, 4));
@@ -257,13 +262,13 @@ upgrade("downgrade: the daemon before adopts what the new one started", async ()
   await home.expectDeleted();
 });
 
-upgrade(
-  "a worker that a snapshot of the version before forks is spoken to as what it is, and the other way round",
-  async () => {
-    for (const [first, second] of [
-      ["old", "new"],
-      ["new", "old"],
-    ] as const) {
+for (const [first, second] of [
+  ["old", "new"],
+  ["new", "old"],
+] as const)
+  upgrade(
+    `the ${second} version speaks to a worker that a snapshot of the ${first} one forks as to what it is`,
+    async () => {
       await using home = new Mixed();
       home.use(first);
       await home.ok("snapshot", "create", "warm", "--import", "json");
@@ -278,7 +283,27 @@ upgrade(
       expect(await home.program("new")).toEqual(outcome(0, 2));
       expect(await home.program("old")).toEqual(outcome(0, 4));
       await home.expectInterrupts();
-    }
+    },
+  );
+
+upgrade(
+  "what a snapshot of the version before cannot fork is refused, with the commands that make it anew",
+  async () => {
+    await using home = new Mixed();
+    home.use("old");
+    await home.ok("snapshot", "create", "warm", "--import", "json,decimal");
+    await home.killDaemon();
+    home.use("new");
+    const script = home.script("plain.py", PLAIN);
+    const start = ["start", script, "--snapshot", "warm", "--kill-mode", "group"];
+    const { status, stderr } = await home.cli(...start);
+    expect(stderr).toContain("snapshot warm was made by an older ipcctl, which knows no kill mode");
+    expect(status).toBe(1);
+    const [again = ""] = /ipcctl snapshot delete .*/.exec(stderr)!;
+    expect(again).toBe("ipcctl snapshot delete warm && ipcctl snapshot create warm --import json,decimal");
+    for (const command of again.split(" && ")) await home.ok(...command.split(" ").slice(1));
+    await home.ok(...start);
+    expect((await home.of("plain")).state).toBe("Running");
   },
 );
 
