@@ -23,7 +23,7 @@ export { waitUntil, within } from "./deadline.ts";
 
 export const ROOT = join(import.meta.dir, "..");
 /** What one command line may take: `stop` waits for a grace of ten seconds. */
-const CLI_MS = 60_000;
+const CLI_MS = 120_000;
 
 /** What it says to us, to Python and of the network is none of the tests' business: by IPCCTL_SOCKET they would stop his own daemon. */
 const FOREIGN =

@@ -48,9 +48,6 @@ export async function hasTool(command: string, debianPackage: string): Promise<b
   return Bun.which(command) !== null;
 }
 
-/** Python compiles what it imports; all of it would take longer than many tests. */
-const PIP_FLAGS = ["--no-compile", "--only-binary", ":all:"];
-
 /** A virtual environment in build/ with these packages, made once. Undefined where they cannot be installed. */
 export async function venvWith(name: string, packages: readonly string[]): Promise<string | undefined> {
   const venv = join(ROOT, "build", name);
@@ -59,7 +56,7 @@ export async function venvWith(name: string, packages: readonly string[]): Promi
   mkdirSync(join(ROOT, "build"), { recursive: true });
   for (const command of [
     ["python3", "-m", "venv", "--clear", venv],
-    [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", ...PIP_FLAGS, ...packages],
+    [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", ...packages],
   ])
     if ((await Bun.spawn(command, { env: environment, stdio: ["ignore", "ignore", "inherit"] }).exited) !== 0)
       return undefined;

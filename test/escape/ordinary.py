@@ -50,7 +50,7 @@ import warnings
 import zipfile
 import zoneinfo
 
-SECONDS_MAX = 20
+SECONDS_MAX = 120
 HOST = "127.0.0.1"
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 scratch = ""  # made in main()

@@ -243,12 +243,12 @@ test("ordinary things work or are denied as the table says, and so do the docume
   if (process.env.IPCCTL_TEST_WRITE === "1")
     writeFileSync(DOCUMENT, text.slice(0, from) + table(found) + text.slice(to));
   else expect(text.slice(from, to)).toBe(table(found));
-}, 120_000);
+}, 300_000);
 
 test.if(await canBeAnother("ordinary things as another user"))(
   "for a user without privileges it is the same",
   () => measure({ uid: NOBODY, python: SYSTEM_PYTHON, lacks: PACKAGES }).then(() => undefined),
-  120_000,
+  300_000,
 );
 
 test("the table speaks of all that ordinary.py does", () => {
