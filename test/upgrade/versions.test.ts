@@ -1,4 +1,4 @@
-/** Workers whose runtime knows other layouts of a channel than their shim is taken to know. */
+/** Sides of other versions, as far as one of them can be had without its binaries. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl } from "ipcctl";
 import { Home } from "../home.ts";
@@ -48,4 +48,15 @@ test("one that knows none of ours says so, and what to do", async () => {
   expect((error as Error).message).toBe("stranger runs a version of ipcctl that this one cannot speak to");
   expect(await home.cli("restart", "stranger")).toMatchObject({ status: 0 });
   expect((await home.cli("eval", "stranger", "1")).stderr).toContain("ipcctl restart stranger");
+});
+
+test("the daemon speaks the protocol before as well, and refuses older ones by number", async () => {
+  using connection = await home.connect();
+  const hello = (protocol: number): Promise<unknown> =>
+    connection.query<{ protocol: number }>({ Hello: { protocol, client: "a test" } }).then(
+      (answer) => answer.protocol,
+      (error: Error) => error.message,
+    );
+  expect(await Promise.all([hello(1), hello(2), hello(3)])).toEqual([1, 2, 2]);
+  expect(await hello(0)).toBe("protocol 0 is too old, this daemon speaks 1 and 2");
 });
