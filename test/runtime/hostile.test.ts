@@ -3,9 +3,10 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl, IpcError, type PythonWorker } from "ipcctl";
 import { SharedRingBuffer } from "../../src/plane/ring.ts";
 import { limit } from "../../src/base/limits.ts";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { reachablePath } from "../../src/base/socket-path.ts";
-import { Home, workerPrelude } from "../home.ts";
+import { Home, waitUntil, workerPrelude } from "../home.ts";
 import { seed } from "../seed.ts";
 
 const WORKER = `${workerPrelude()}
@@ -85,9 +86,6 @@ def hoard(count):
         yield memory
 
 @ipcctl.expose
-def freeze(): os.kill(os.getpid(), signal.SIGSTOP)
-
-@ipcctl.expose
 def half():
     """Publishes a frame that was never written, and dies."""
     m = segment()
@@ -133,6 +131,13 @@ async function outcome(promise: Promise<unknown>): Promise<string> {
 async function stillServes(): Promise<void> {
   using fresh = await ipc.worker("hostile");
   expect(await fresh.call("add", 1, 2)).toBe(3);
+}
+
+/** The worker reads nothing from here on. */
+async function freeze(): Promise<void> {
+  const pid = (await home.status("hostile")).pid!;
+  process.kill(pid, "SIGSTOP");
+  await waitUntil(() => /^State:\s+T/m.test(readFileSync(`/proc/${pid}/status`, "utf8")), "the worker is stopped");
 }
 
 async function withWorker(attack: (py: PythonWorker) => Promise<void>): Promise<void> {
@@ -250,10 +255,9 @@ test("a worker that dies in the middle of a write, and one that stops reading", 
   });
   await stillServes();
   await withWorker(async (py) => {
-    const frozen = outcome(py.callWith("freeze", [], { timeout: 300 }));
+    await freeze();
     const big = new Uint8Array(200_000);
     const waiting = Array.from({ length: 50 }, () => outcome(py.callWith("add", [big, big], { timeout: 300 })));
-    expect(await frozen).toBe("DEADLINE");
     for (const end of await Promise.all(waiting)) expect(["DEADLINE", "CONNECTION_LOST"]).toContain(end);
     const { pid } = await home.status("hostile");
     process.kill(pid!, "SIGKILL");
@@ -263,8 +267,7 @@ test("a worker that dies in the middle of a write, and one that stops reading", 
 
 test("what waits for a worker that does not read has a limit", async () => {
   await withWorker(async (py) => {
-    const frozen = outcome(py.callWith("freeze", [], { timeout: 300 }));
-    expect(await frozen).toBe("DEADLINE");
+    await freeze();
     const part = new Uint8Array(limit("unreadBytes") / 8);
     const waiting = Array.from({ length: 5 }, () => outcome(py.call("add", part, part)));
     expect(py.isOpen).toBe(true); // at the limit
