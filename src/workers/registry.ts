@@ -142,7 +142,12 @@ export class Registry {
   start(config: AppConfig): Promise<Started> {
     const id = toWorkerId(config.name);
     return this.inTurn(id, { what: `start ${id}`, workers: "all", detail: config }, async (turn) => {
-      const isNew = !this.#apps.has(id);
+      const known = this.#apps.get(id);
+      for (const worker of known?.workers ?? []) {
+        const isDown = (): boolean => worker.state !== "stopping"; // a daemon before us had begun it
+        await worker.waitFor(isDown, { else: "was not stopped", ms: worker.stopMs, signal: turn.signal });
+      }
+      const isNew = known === undefined;
       const app = this.#define(id, config);
       if (!app) return { app: this.#apps.get(id)!, isRunningAlready: true }; // only a known one runs already
       try {
@@ -233,7 +238,7 @@ export class Registry {
 
   async #startWorker(turn: Turn, app: App, worker: Worker, isAskedFor: boolean): Promise<void> {
     turn.check();
-    if (worker.isUp && worker.state !== "stopping") return;
+    if (worker.isStarted) return;
     for (const name of app.config.depends_on) {
       const needed = this.#apps.get(findWorkerId(name) ?? "");
       if (!needed)
@@ -243,8 +248,10 @@ export class Registry {
       await turn.unlessCut(this.#startNeeded(needed, isAskedFor));
     }
     worker.start(isAskedFor);
-    const isSettled = (): boolean => worker.state !== "starting" || worker.launchFailure !== undefined;
-    await worker.waitFor(isSettled, { else: "was not started", ms: worker.startMs, signal: turn.signal });
+    const isSettled = (): boolean =>
+      (worker.state !== "starting" && worker.state !== "restarting") || worker.launchFailure !== undefined;
+    const ms = worker.stopMs + worker.startMs; // a run that a daemon before us had begun to stop may have to end first
+    await worker.waitFor(isSettled, { else: "was not started", ms, signal: turn.signal });
     if (worker.launchFailure) throw worker.launchFailure;
   }
 

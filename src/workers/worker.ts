@@ -123,6 +123,10 @@ export class Worker {
   get isUp(): boolean {
     return isUp(this.#state);
   }
+  /** It runs, or is about to: a start has nothing to do. */
+  get isStarted(): boolean {
+    return this.#state === "running" || this.#state === "starting";
+  }
   /** A process lives, or is to live again after its delay. */
   get isWanted(): boolean {
     return this.isUp || this.#state === "backoff";
@@ -251,7 +255,7 @@ export class Worker {
   start(isAskedFor: boolean): void {
     if (!isUp(this.#state)) this.#save({ phase: "up", attempts: 0, reason: null });
     else this.#save({ phase: "up" });
-    if (this.#state !== "starting" && this.#state !== "running") this.#isAskedFor = isAskedFor;
+    if (!this.isStarted) this.#isAskedFor = isAskedFor;
     this.#launchFailure = undefined;
     this.#dispatch("start");
   }

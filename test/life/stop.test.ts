@@ -165,6 +165,28 @@ test("a stopped shim that goes on again is taken in as it was", async () => {
   expect(await home.status("back")).toMatchObject({ state: "Running", restarts: 0 });
 });
 
+test("a daemon that takes in a worker which is being stopped starts it anew when asked, once it is down", async () => {
+  await using home = new Home();
+  const script = home.script(
+    "last.py",
+    "import os, signal, sys, time\n" +
+      "def end(*_):\n    print('asked', flush=True)\n    while not os.path.exists('may-go'): time.sleep(0.005)\n    sys.exit()\n" +
+      "signal.signal(15, end)\nprint('up', flush=True)\ntime.sleep(600)\n",
+  );
+  await home.start("last", script, { stop_timeout: 600_000 });
+  const { pid } = await home.status("last");
+  await waitUntil(async () => (await home.lines("last")).includes("up"), "it is up");
+  const stopping = home.cli("stop", "last");
+  await waitUntil(async () => (await home.lines("last")).includes("asked"), "it is asked to end");
+  await home.killDaemon();
+  expect((await stopping).status).toBe(3);
+  expect(await home.status("last")).toMatchObject({ state: "Stopping", pid });
+  const starting = home.cli("start", "last");
+  await Bun.write(join(home.dir, "may-go"), "");
+  expect((await starting).stdout).toMatch(/^last: started \(pid \d+\)\n$/);
+  expect((await home.status("last")).pid).not.toBe(pid);
+});
+
 test("what left the session of a worker dies with a shim that is killed", async () => {
   await using home = new Home();
   await home.start("left", home.script("left.py", TREE), { restart_policy: "no" });
