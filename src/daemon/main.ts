@@ -89,13 +89,9 @@ async function serve(options: DaemonOptions): Promise<void> {
   const compressing = new Map<string, Promise<void>>();
   const compress = (worker: Worker): void => {
     if (!worker.config.log.compress || compressing.has(worker.id)) return;
-    const finished = listLogFiles(worker.logDir).slice(0, -1);
-    if (finished.every((file) => file.isCompressed)) return;
-    const work = import("../logs/compress.ts")
-      .then(({ compressFinished }) => compressFinished(worker.logDir))
-      .finally(() => compressing.delete(worker.id))
-      .then(() => compress(worker)) // what was finished meanwhile
-      .catch((error: Error) => logger.warn({ worker: worker.id, reason: error.message }, "log cannot be compressed"));
+    const work = compressLog(worker.logDir)
+      .catch((error: Error) => logger.warn({ worker: worker.id, reason: error.message }, "log cannot be compressed"))
+      .finally(() => compressing.delete(worker.id));
     compressing.set(worker.id, work);
   };
   const world: World = {
@@ -321,6 +317,16 @@ function tellStarter(text: string): void {
     writeSync(2, `${NOTICE}${text}\n`);
   } catch {
     // On a full disk it cannot be heard; `status` says it too.
+  }
+}
+
+/** All but the file that is being written, also what is finished meanwhile. */
+async function compressLog(dir: string): Promise<void> {
+  for (let count = 1; count > 0;) {
+    const finished = listLogFiles(dir).slice(0, -1);
+    if (finished.every((file) => file.isCompressed)) return;
+    const { compressFinished } = await import("../logs/compress.ts");
+    count = await compressFinished(dir);
   }
 }
 

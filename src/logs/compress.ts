@@ -15,8 +15,9 @@ import { pipeline } from "node:stream/promises";
 import { createGzip } from "node:zlib";
 import { listLogFiles, logFileName } from "./files.ts";
 
-/** Compresses all but the newest file. The original goes only after its copy is complete and on disk. */
-export async function compressFinished(dir: string): Promise<void> {
+/** Compresses all but the newest file; gives how many. The original goes only after its copy is complete and on disk. */
+export async function compressFinished(dir: string): Promise<number> {
+  let count = 0;
   for (const name of readdirSync(dir)) if (name.endsWith(".gz.tmp")) rmSync(join(dir, name), { force: true }); // of one that was killed
   for (const { number, isCompressed } of listLogFiles(dir).slice(0, -1)) {
     if (isCompressed) continue;
@@ -28,11 +29,13 @@ export async function compressFinished(dir: string): Promise<void> {
       syncFile(temporary);
       renameSync(temporary, target);
       replace(path, target);
+      count++;
     } catch (error) {
       rmSync(temporary, { force: true });
       if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error; // rotated away while we read it
     }
   }
+  return count;
 }
 
 /** Where the original was deleted meanwhile, the log has no place for its copy any more. */

@@ -19,7 +19,8 @@ export function listLogFiles(dir: string): LogFile[] {
   let names: string[];
   try {
     names = readdirSync(dir);
-  } catch {
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
     return []; // Never started.
   }
   const files = new Map<number, LogFile>();
@@ -38,11 +39,15 @@ export function logFileName(number: number, isCompressed = false): string {
 
 /** Behind the last whole record of now, so that a look back and a follower can meet there without a gap. */
 export function endPosition(dir: string): Position | undefined {
-  for (;;) {
+  for (let missed = 0; ;) {
     const newest = listLogFiles(dir).at(-1);
     if (!newest) return undefined;
     using file = LogReader.open(dir, newest.number);
-    if (!file) continue; // rotated away since, so there is a newer one
+    if (!file) {
+      if (missed === newest.number) return { number: missed + 1, offset: 0 }; // a link that leads nowhere
+      missed = newest.number; // rotated away since, so there is a newer one
+      continue;
+    }
     if (file.isCompressed) return { number: file.number + 1, offset: 0 };
     const { size } = file.stat();
     const start = Math.max(0, size - RECORD_BYTES_MAX);

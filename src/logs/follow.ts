@@ -27,6 +27,7 @@ export async function* followLog(
   /** The newest file that was there. Where all are older, somebody deleted the log and it began anew. */
   let newest = place.offset > 0 ? place.number : place.number - 1;
   let isEmptied = false;
+  let missed = 0;
   while (!signal.aborted) {
     using file = LogReader.open(dir, place.number);
     if (file) {
@@ -43,6 +44,8 @@ export async function* followLog(
     if (next !== undefined) {
       if (next > place.number) yield { records: [], lost: rotatedAway(place.number, next - 1) };
       place = next > place.number ? { number: next, offset: 0 } : place;
+      if (missed === next) await waker.wait(); // a link that leads nowhere
+      missed = next;
     } else if (numbers.length > 0 && (isEmptied || numbers.at(-1)! < newest)) {
       yield { records: [], lost: "the log was deleted and began anew" };
       place = { number: numbers[0]!, offset: 0 };

@@ -8,6 +8,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from "node:fs";
@@ -371,4 +372,24 @@ test("the beginning of a line that is not finished is found behind many lines of
   const { lines: found, unfinished } = await readLastLines(dir, 3);
   expect(found.map((line) => text(line.text))).toEqual(["error 9997", "error 9998", "error 9999"]);
   expect(unfinished.map((one) => text(one.text))).toEqual(["begun", " and goes on"]);
+});
+
+test("a link that leads nowhere is taken for a file that is gone, and nobody turns in circles", async () => {
+  write(1, 0, 10);
+  symlinkSync(join(dir, "nowhere"), path(2));
+  expect(endPosition(dir)).toEqual({ number: 3, offset: 0 });
+  expect(await compressFinished(dir)).toBe(1);
+  write(3, 10, 20);
+  expect(await compressFinished(dir)).toBe(0);
+  const follower = new Following({ number: 1, offset: 0 });
+  await follower.has("9");
+  rmSync(path(2));
+  await follower.has("19");
+  await follower.abort();
+});
+
+test("a folder that cannot be read is an error, not an empty log", () => {
+  writeFileSync(join(dir, "no-folder"), "");
+  expect(() => listLogFiles(join(dir, "no-folder"))).toThrow("ENOTDIR");
+  expect(listLogFiles(join(dir, "never-started"))).toEqual([]);
 });
