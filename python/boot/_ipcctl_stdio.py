@@ -11,7 +11,7 @@ import sys
 class WholeWriter(io.FileIO):
     """Writes on until all is written. Where nothing can be written without waiting, and that is not wished, it says how far it came."""
 
-    def write(self, data) -> int | None:  # type: ignore[no-untyped-def,override]
+    def write(self, data):  # type: ignore[no-untyped-def,override] # old Pythons read this
         count = super().write(data)
         size = len(data) if isinstance(data, bytes) else memoryview(data).nbytes
         if count is None or count == size:
