@@ -1,7 +1,6 @@
-/** Randomness that can be had again: `IPCCTL_SEED=N`, as printed, repeats a run. */
+/** Randomness that can be had again: `IPCCTL_SEED=N`, as preload.ts prints it, repeats a run. */
 const given = process.env.IPCCTL_SEED;
 export const seed = given === undefined ? Math.floor(Math.random() * 2 ** 31) : Number(given) % 2 ** 31;
-if (given === undefined) console.log(`IPCCTL_SEED=${seed}`);
 
 /** Numbers from 0 to 1, the same for each seed and everywhere (mulberry32). */
 export function randomFrom(seed: number): () => number {

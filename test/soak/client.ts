@@ -108,7 +108,7 @@ const THINGS: readonly [weight: number, what: string, work: (py: PythonWorker) =
     2,
     "stream of ours",
     async (py) => {
-      const count = number() % 200;
+      const count = 1 + (number() % 200);
       const items = (async function* () {
         for (let index = 0; index < count; index++) yield index;
       })();

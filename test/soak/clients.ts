@@ -10,7 +10,7 @@ import { soak } from "./soak.ts";
 
 const CLIENTS = ["a", "b", "c"];
 const WORKER = `${workerPrelude()}
-import asyncio, gc, os, threading, time
+import asyncio, collections, gc, os, threading, time
 import ipcctl
 
 @ipcctl.expose
@@ -60,22 +60,20 @@ def forever():
 
 @ipcctl.expose
 def held():
-    """What may grow: collections of the runtime and of its channels, tasks, generators, threads."""
+    """What may grow: objects of the package and what they hold, tasks, generators, threads."""
     gc.collect()
-    one = ipcctl._runtime.runtime()
     sizes = {}
-    def look(name, value):
-        slots = [slot for kind in type(value).__mro__ for slot in getattr(kind, "__slots__", ())]
-        for key in [*getattr(value, "__dict__", ()), *slots]:
-            try: size = len(getattr(value, key))
-            except (TypeError, AttributeError): continue
-            if isinstance(getattr(value, key), (str, bytes, memoryview, bytearray)): continue
-            sizes[f"{name}.{key}"] = sizes.get(f"{name}.{key}", 0) + size
-    look("runtime", one)
-    for channel in one._channels: look("channel", channel)
+    def add(name, size): sizes[name] = sizes.get(name, 0) + size
     for value in gc.get_objects():
-        if isinstance(value, (asyncio.Task, asyncio.Future)) or type(value).__name__ in ("generator", "async_generator"):
-            sizes[type(value).__name__] = sizes.get(type(value).__name__, 0) + 1
+        kind = type(value)
+        if isinstance(value, (asyncio.Task, asyncio.Future)) or kind.__name__ in ("generator", "async_generator", "coroutine"):
+            add(kind.__name__, 1)
+        elif kind.__module__.split(".")[0] == "ipcctl":
+            add(kind.__name__, 1)
+            slots = [slot for base in kind.__mro__ for slot in getattr(base, "__slots__", ())]
+            for key in [*getattr(value, "__dict__", ()), *slots]:
+                held = getattr(value, key, None)
+                if isinstance(held, (dict, list, set, collections.deque)): add(f"{kind.__name__}.{key}", len(held))
     sizes["threads"] = threading.active_count()
     return sizes
 
