@@ -1,6 +1,6 @@
 /**
  * Calls into a Python worker, side by side with what people use instead, in one run:
- *   bun bench/calls.ts [--write]
+ *   bun bench/calls.ts [--only waiting] [--short] [--write]
  * An echo of 64 bytes over a pipe and by a call of ipcctl, over a Unix socket, JSON lines, HTTP keep-alive against uvicorn, ZeroMQ, gRPC,
  * pythonia, python-shell and node-calls-python; what is installed for that lies in bench/out. Then rates, large messages, and many at
  * once. `--write` puts the table into README.
@@ -11,13 +11,20 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Ipcctl, type PythonWorker } from "ipcctl";
 import { Home, ROOT, waitUntil } from "../test/home.ts";
+import { besideHogs, FULL, median, sharesOf, SHORT, together, type Shares } from "./beside-hogs.ts";
 
-const { values: flags } = parseArgs({ options: { write: { type: "boolean" } } });
+const { values: flags } = parseArgs({
+  options: { write: { type: "boolean" }, short: { type: "boolean" }, only: { type: "string" } },
+});
+const effort = flags.short ? SHORT : FULL;
 const OUT = join(import.meta.dir, "out");
 const python = Bun.spawnSync(["python3", "-c", "import sys; print(sys.executable)"]).stdout.toString().trim();
 const payload = new Uint8Array(64).fill(120);
 const BLOCK_BYTES = 65_536;
 const GIGABYTE = 2 ** 30;
+/** Programs on one worker, workers of one program. */
+const MANY = 8;
+const MANY_SECONDS = 2;
 
 await using home = new Home();
 const ipc = new Ipcctl(await home.connect());
@@ -61,8 +68,8 @@ for one in (answer, swallow, pour): threading.Thread(target=one, daemon=True).st
 ipcctl.serve()
 `;
 const SOCKET = `
-import socket, sys
-s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen()
+import os, socket, sys
+s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1] + "-"); s.listen(); os.rename(sys.argv[1] + "-", sys.argv[1])
 c, _ = s.accept()
 while True:
     data = c.recv(65536)
@@ -92,26 +99,36 @@ import { connect } from ${JSON.stringify(join(ROOT, "src/index.ts"))};
 const ipc = await connect();
 const py = await ipc.worker(process.argv[2]);
 process.stdout.write("ready\\n");
-for await (const _ of process.stdin) break;
-let count = 0;
-for (const end = performance.now() + 2000; performance.now() < end; count++) await py.call("add", count, 1);
-console.log(count);
+for await (const _ of console) {
+  let count = 0;
+  for (const end = performance.now() + 2000; performance.now() < end; count++) await py.call("add", count, 1);
+  console.log(count);
+}
 process.exit(0);
 `;
 
 const script = home.script("calls.py", WORKER);
 const py = await ipc.start(script, { cwd: home.dir, interpreter: python });
-await pipes();
-await measure("call(echo, 64 bytes), awaited", 50_000, () => py.call("echo", payload));
-await measure("call(echo, 64 bytes), blocking", 50_000, () => void py.callSync("echo", payload));
-await measure("call(add, 2, 3), awaited", 50_000, () => py.call("add", 2, 3));
-await socketEcho();
-await jsonLines();
-await http();
-await others();
-await rates(py);
-await largeArray(py);
-await many();
+const parts: Record<string, () => Promise<void>> = {
+  single: async () => {
+    await pipes();
+    await measure("call(echo, 64 bytes), awaited", 50_000, () => py.call("echo", payload));
+    await measure("call(echo, 64 bytes), blocking", 50_000, () => void py.callSync("echo", payload));
+    await measure("call(add, 2, 3), awaited", 50_000, () => py.call("add", 2, 3));
+    await socketEcho();
+  },
+  peers: async () => {
+    await jsonLines();
+    await http();
+    await others();
+  },
+  rates: () => rates(py),
+  array: () => largeArray(py),
+  waiting,
+  many,
+};
+for (const [name, part] of Object.entries(parts))
+  if (flags.only === undefined || flags.only.split(",").includes(name)) await part();
 ipc[Symbol.dispose]();
 if (flags.write) writeTable();
 
@@ -141,10 +158,6 @@ function tell(line: string): void {
   console.log(line);
 }
 
-function median(found: readonly number[]): number {
-  return found.toSorted((a, b) => a - b)[found.length >> 1]!;
-}
-
 async function pipes(): Promise<void> {
   using pipe = await py.pipe("echo");
   await measure("pipe, echo of 64 bytes, blocking", 50_000, () => {
@@ -170,9 +183,13 @@ async function fromIdle(contestants: Record<string, () => Promise<unknown>>): Pr
   for (const { what, times } of found) add(what, times);
 }
 
-async function socketEcho(): Promise<void> {
-  const path = join(home.dir, "echo.sock");
-  const server = Bun.spawn([python, home.script("echo.py", SOCKET), path]);
+type Echo = Disposable & { readonly once: () => Promise<void> };
+
+/** A server of its own, and a connection to it. */
+async function openEcho(name: string): Promise<Echo> {
+  const path = join(home.dir, name);
+  // In a session of its own, as a worker is: the kernel shares cores out by sessions.
+  const server = Bun.spawn([python, home.script("echo.py", SOCKET), path], { detached: true });
   await waitUntil(() => existsSync(path), "it listens");
   let got = 0;
   let wake: (() => void) | undefined;
@@ -192,13 +209,26 @@ async function socketEcho(): Promise<void> {
     socket.write(payload);
     return promise;
   };
-  await measure("Unix socket, raw echo of 64 bytes", 20_000, once);
+  const close = (): void => {
+    socket.end();
+    server.kill();
+  };
+  return { once, [Symbol.dispose]: close };
+}
+
+async function socketEcho(): Promise<void> {
+  using echo = await openEcho("echo.sock");
+  await measure("Unix socket, raw echo of 64 bytes", 20_000, echo.once);
   await fromIdle({
     "call(echo, 64 bytes) from idle, both asleep": () => py.call("echo", payload),
-    "Unix socket, raw echo from idle": once,
+    "Unix socket, raw echo from idle": echo.once,
   });
-  socket.end();
-  server.kill();
+}
+
+async function waiting(): Promise<void> {
+  using echo = await openEcho("echo-beside.sock");
+  const call = { name: "call(echo, 64 bytes)", once: () => py.call("echo", payload) };
+  await besideHogs(call, { name: "a raw socket echo", once: echo.once }, effort, tell);
 }
 
 async function jsonLines(): Promise<void> {
@@ -386,52 +416,74 @@ async function largeArray(worker: PythonWorker): Promise<void> {
   );
 }
 
-/** Eight programs on one worker, and one program on eight workers: how much in all, and how evenly. */
+/** Eight programs on one worker, and one program on eight workers, in turns with what they are held against. */
 async function many(): Promise<void> {
-  const client = home.script("client.ts", CLIENT);
-  const alone = await clients(client, ["calls"]);
-  const eight = await clients(
-    client,
-    Array.from({ length: 8 }, () => "calls"),
-  );
-  const spread = (counts: readonly number[]): string =>
-    `the slowest got ${((Math.min(...counts) / Math.max(...counts)) * 100).toFixed(0)} % of the quickest`;
-  const perSecond = (counts: readonly number[]): string =>
-    Math.round(counts.reduce((sum, one) => sum + one) / 2).toLocaleString("en");
-  tell(
-    `one program calling one worker, awaiting each call: ${perSecond(alone)} calls per second; ` +
-      `eight programs on one worker: ${perSecond(eight)} in all, ${spread(eight)}`,
-  );
+  const found: Record<"alone" | "eight" | "fan" | "echo", Shares[]> = { alone: [], eight: [], fan: [], echo: [] };
+  const programs = await startPrograms(home.script("client.ts", CLIENT));
   const workers = await Promise.all(
-    Array.from({ length: 8 }, (_, index) =>
+    Array.from({ length: MANY }, (_, index) =>
       ipc.start(script, { cwd: home.dir, interpreter: python, name: `calls-of-${index}` }),
     ),
   );
-  const counts = workers.map(() => 0);
-  const end = performance.now() + 2000;
-  await Promise.all(
-    workers.map(async (worker, index) => {
-      for (; performance.now() < end; counts[index]!++) await worker.call("add", 1, 2);
-    }),
+  const echoes = await Promise.all(Array.from({ length: MANY }, (_, index) => openEcho(`echo-${index}.sock`)));
+  for (let round = 0; round < effort.rounds; round++) {
+    found.alone.push(await programs.run(1));
+    found.eight.push(await programs.run(MANY));
+    found.fan.push(
+      await together(
+        workers.map((worker) => () => worker.call("add", 1, 2)),
+        MANY_SECONDS,
+      ),
+    );
+    found.echo.push(
+      await together(
+        echoes.map(({ once }) => once),
+        MANY_SECONDS,
+      ),
+    );
+  }
+  await programs.end();
+  for (const echo of echoes) echo[Symbol.dispose]();
+  const rate = (shares: readonly Shares[]): number => median(shares.map(({ perSecond }) => perSecond));
+  const even = (shares: readonly Shares[]): string =>
+    `the slowest got ${(median(shares.map(({ evenness }) => evenness)) * 100).toFixed(0)} % of the quickest`;
+  const count = (value: number): string => Math.round(value).toLocaleString("en");
+  tell(
+    `one program calling one worker, awaiting each call: ${count(rate(found.alone))} calls per second; ` +
+      `eight programs on one worker: ${count(rate(found.eight))} in all, ${((rate(found.eight) / rate(found.alone)) * 100).toFixed(0)} % of that, ${even(found.eight)}`,
   );
-  tell(`one program on eight workers: ${perSecond(counts)} in all, ${spread(counts)}`);
+  tell(
+    `one program on eight workers: ${count(rate(found.fan))} in all, ${even(found.fan)}; with eight raw socket echoes: ${count(rate(found.echo))}, ` +
+      `so that calls are ${(rate(found.fan) / rate(found.echo)).toFixed(1)} times as many`,
+  );
 }
 
-async function clients(path: string, names: readonly string[]): Promise<number[]> {
-  const children = names.map((name) =>
-    Bun.spawn([process.execPath, "--no-env-file", path, name], { env: home.env, stdin: "pipe", stdout: "pipe" }),
+type Programs = { readonly run: (count: number) => Promise<Shares>; readonly end: () => Promise<unknown> };
+
+/** Programs that call the same worker, so many at once as they are told to. */
+async function startPrograms(path: string): Promise<Programs> {
+  const children = Array.from({ length: MANY }, () =>
+    Bun.spawn([process.execPath, "--no-env-file", path, "calls"], { env: home.env, stdin: "pipe", stdout: "pipe" }),
   );
   const outputs = children.map((child) => child.stdout.getReader());
   await Promise.all(outputs.map((output) => output.read())); // all of them are ready
-  for (const { stdin } of children) {
-    void stdin.write("go\n");
-    await stdin.flush();
-  }
-  const counts = await Promise.all(
-    outputs.map(async (output) => Number(Buffer.from((await output.read()).value!).toString())),
-  );
-  await Promise.all(children.map(({ exited }) => exited));
-  return counts;
+  return {
+    run: async (count) => {
+      for (const { stdin } of children.slice(0, count)) {
+        void stdin.write("go\n");
+        await stdin.flush();
+      }
+      const said = await Promise.all(outputs.slice(0, count).map((output) => output.read()));
+      return sharesOf(
+        said.map(({ value }) => Number(Buffer.from(value!).toString())),
+        MANY_SECONDS,
+      );
+    },
+    end: () => {
+      for (const { stdin } of children) void stdin.end();
+      return Promise.all(children.map(({ exited }) => exited));
+    },
+  };
 }
 
 function writeTable(): void {

@@ -302,7 +302,7 @@ const ipc = await connect();
 const py = await ipc.worker("waits");
 await py.call("pin", Number(core));
 // In a session of its own, as the worker is: the kernel shares cores out by sessions.
-const echo = Bun.spawn(["setsid", python, server, path], { stdio: ["ignore", "ignore", "ignore"] });
+const echo = Bun.spawn([python, server, path], { stdio: ["ignore", "ignore", "ignore"], detached: true });
 while (!existsSync(path)) await Bun.sleep(1);
 let wake;
 const socket = await Bun.connect({ unix: path, socket: { data: () => wake() } });
@@ -333,6 +333,7 @@ const ECHO = `
 import os, socket, sys
 path = sys.argv[1]
 listener = socket.socket(socket.AF_UNIX); listener.bind(path + "-"); listener.listen(); os.rename(path + "-", path)
+listener.settimeout(30)
 peer, _ = listener.accept()
 while data := peer.recv(65536): peer.sendall(data)
 `;
