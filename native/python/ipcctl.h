@@ -40,13 +40,19 @@ struct ring {
 	PyObject_HEAD
 	Py_buffer view;
 	struct ipc_ring core;
-	int is_broken, is_held;
+	struct ipc_outlook outlook; /* where one thread waits for this ring alone */
+	int is_broken, is_held, is_resting;
 };
 
 /* Raises BrokenChannel for a negative result of the core; -1. */
 int ipc_ring_refuse(struct ring *ring, int result);
-/* Waits actively, without the GIL, until something may have come; whether the deadline passed. */
-int ipc_ring_watch(struct ring *ring, int64_t deadline);
+/*
+ * Looks out without the GIL, and whoever takes does it with the GIL: another thread may have been quicker. Whether something has come. Over early
+ * when we were off the core, which somebody else needs then.
+ */
+int ipc_watch(const struct ring *const *rings, Py_ssize_t count, int64_t span_ns, int *was_off);
+/* The same where that pays, moving this thread if need be. If nothing has come it is time to sleep. */
+int ipc_look_out(struct ipc_state *state, struct ipc_outlook *outlook, const struct ring *const *rings, Py_ssize_t count, int64_t span_ns);
 int64_t ipc_now_ns(void);
 
 /* A CALL without keyword arguments and streams. The references are the caller's. */

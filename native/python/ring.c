@@ -4,6 +4,9 @@
 #include <time.h>
 
 #define SPIN_MAX 1e6
+#define RINGS_MAX IPC_CHANNELS_MAX
+/* Between two readings of the clock while we look out: beyond, we were off the core. */
+#define OFF_NS 4000
 
 static int broken(struct ring *ring, const char *what)
 {
@@ -106,46 +109,111 @@ int64_t ipc_now_ns(void)
 	return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
-int ipc_ring_watch(struct ring *ring, int64_t deadline)
+int ipc_watch(const struct ring *const *rings, Py_ssize_t count, int64_t span_ns, int *was_off)
 {
-	/* Another thread may receive meanwhile: this one only watches, and takes with the GIL held. */
-	uint32_t seen = ring->core.own, *tail = ring->core.tail;
-	int is_late;
+	uint32_t seen[RINGS_MAX], *tails[RINGS_MAX];
+	for (Py_ssize_t i = 0; i < count; i++) {
+		seen[i] = rings[i]->core.own;
+		tails[i] = rings[i]->core.tail;
+	}
+	int found = 0;
+	int64_t now = ipc_now_ns(), deadline = now + span_ns;
+	*was_off = 0;
 	Py_BEGIN_ALLOW_THREADS
 	do {
 		ipc_pause();
-		is_late = ipc_now_ns() >= deadline; /* the clock takes most of the 50 ns */
-	} while (__atomic_load_n(tail, __ATOMIC_RELAXED) == seen && !is_late);
+		for (Py_ssize_t i = 0; i < count; i++)
+			found |= __atomic_load_n(tails[i], __ATOMIC_RELAXED) != seen[i];
+		int64_t before = now;
+		now = ipc_now_ns();
+		*was_off = now - before > OFF_NS;
+	} while (!found && !*was_off && now < deadline);
 	Py_END_ALLOW_THREADS
-	return is_late;
+	for (Py_ssize_t i = 0; i < count; i++)
+		if (ipc_ring_has_data(&rings[i]->core))
+			return 1;
+	return 0;
+}
+
+int ipc_look_out(struct ipc_state *state, struct ipc_outlook *outlook, const struct ring *const *rings, Py_ssize_t count, int64_t span_ns)
+{
+	int64_t now = ipc_now_ns();
+	enum ipc_rest rest = ipc_outlook_rest(outlook, now, ipc_core(), ipc_load(&state->meter, now));
+	int was_off;
+	if (rest == IPC_REST_JOIN)
+		outlook->joined += (unsigned)ipc_core_join(outlook->client);
+	if (rest == IPC_REST_PART) {
+		int has_parted = ipc_core_leave();
+		outlook->parted += (unsigned)has_parted;
+		rest = has_parted ? IPC_REST_LOOK : rest;
+	}
+	if (rest == IPC_REST_LOOK) {
+		outlook->looks++;
+		if (ipc_watch(rings, count, span_ns, &was_off)) {
+			ipc_outlook_found(outlook, was_off);
+			return 1;
+		}
+	}
+	if (rest == IPC_REST_LOOK || rest == IPC_REST_PART)
+		ipc_outlook_missed(outlook);
+	return 0;
+}
+
+static int get_span(PyObject *microseconds, int64_t *span_ns)
+{
+	double span = PyFloat_AsDouble(microseconds);
+	if (span == -1.0 && PyErr_Occurred())
+		return -1;
+	if (!(span >= 0 && span <= SPIN_MAX)) {
+		PyErr_SetString(PyExc_ValueError, "microseconds must be from 0 to 1000000");
+		return -1;
+	}
+	*span_ns = (int64_t)(span * 1000);
+	return 0;
 }
 
 static PyObject *ring_receive_spin(PyObject *self, PyObject *microseconds)
 {
 	struct ring *ring = (struct ring *)self;
-	double span = PyFloat_AsDouble(microseconds);
-	if (span == -1.0 && PyErr_Occurred())
+	const struct ring *one = ring;
+	int64_t span;
+	if (get_span(microseconds, &span) < 0)
 		return NULL;
-	if (!(span >= 0 && span <= SPIN_MAX)) {
-		PyErr_SetString(PyExc_ValueError, "microseconds must be from 0 to 1000000");
-		return NULL;
+	int64_t deadline = ipc_now_ns() + span;
+	for (;;) {
+		int was_off;
+		if (usable(ring, 0) < 0)
+			return NULL;
+		PyObject *payload = receive(ring);
+		if (payload != Py_None)
+			return payload;
+		int64_t left = deadline - ipc_now_ns();
+		if (left <= 0)
+			return Py_NewRef(Py_None);
+		ipc_watch(&one, 1, left, &was_off);
 	}
-	if (usable(ring, 0) < 0)
+}
+
+/* receive_spin() by the rules of docs/waiting.md. */
+static PyObject *ring_look_out(PyObject *self, PyObject *microseconds)
+{
+	struct ring *ring = (struct ring *)self;
+	const struct ring *one = ring;
+	struct ipc_state *state = PyType_GetModuleState(Py_TYPE(self));
+	int64_t span;
+	if (get_span(microseconds, &span) < 0 || usable(ring, 0) < 0)
 		return NULL;
 	PyObject *payload = receive(ring);
-	if (payload != Py_None)
-		return payload;
-	int64_t deadline = ipc_now_ns() + (int64_t)(span * 1000);
-	for (;;) {
-		int is_late = ipc_ring_watch(ring, deadline);
+	if (payload == Py_None && ipc_look_out(state, &ring->outlook, &one, 1, span)) {
 		if (usable(ring, 0) < 0)
 			return NULL;
 		payload = receive(ring);
-		if (payload != Py_None)
-			return payload;
-		if (is_late)
-			return Py_NewRef(Py_None);
 	}
+	if (payload == NULL || payload == Py_None)
+		return Py_XNewRef(payload);
+	ring->outlook.taken++;
+	ring->outlook.client = ipc_ring_peer_core(&ring->core);
+	return payload;
 }
 
 static PyObject *ring_prepare_sleep(PyObject *self, PyObject *nothing)
@@ -157,6 +225,7 @@ static PyObject *ring_prepare_sleep(PyObject *self, PyObject *nothing)
 	int may = ipc_ring_prepare_sleep(&ring->core);
 	if (may < 0)
 		ipc_ring_refuse(ring, may);
+	ring->is_resting = may == IPC_RING_OK;
 	return may < 0 ? NULL : PyBool_FromLong(may == IPC_RING_OK);
 }
 
@@ -169,6 +238,9 @@ static PyObject *ring_cancel_sleep(PyObject *self, PyObject *nothing)
 		return NULL;
 	if (!ring->core.is_producer)
 		ipc_ring_cancel_sleep(&ring->core);
+	if (ring->is_resting)
+		ipc_outlook_slept(&ring->outlook, ipc_now_ns());
+	ring->is_resting = 0;
 	Py_RETURN_NONE;
 }
 
@@ -242,6 +314,8 @@ static PyMethodDef ring_methods[] = {
 	{ "try_receive", ring_try_receive, METH_NOARGS, "The next frame, or None." },
 	{ "receive_spin", ring_receive_spin, METH_O,
 	  "The next frame, waited for actively and without the GIL for so many microseconds, or None." },
+	{ "look_out", ring_look_out, METH_O,
+	  "The same where that pays. After None: sleep, by prepare_sleep()." },
 	{ "prepare_sleep", ring_prepare_sleep, METH_NOARGS,
 	  "Says that the consumer is about to wait for its bell; False where a frame has come meanwhile." },
 	{ "cancel_sleep", ring_cancel_sleep, METH_NOARGS, "Takes prepare_sleep() back." },

@@ -14,8 +14,6 @@
 #define BUDGET 64
 #define TURN_NS 1000000
 #define OTHERS 2
-/* Between two readings of the clock while we look out: beyond, we were off the core. */
-#define OFF_NS 4000
 /*
  * Where more clients wait than can be awake beside us, one after the other has us for so long while the others sleep: that takes two wakes a
  * turn instead of two a call. It keeps its turn while its next message comes soon, or, after a bell, as soon as it can be awake.
@@ -370,50 +368,15 @@ static PyObject *take_some(struct turn *turn, struct server *server, int64_t sta
 	Py_RETURN_TRUE;
 }
 
-static int has_any(const struct turn *turn)
-{
-	for (Py_ssize_t i = 0; i < turn->count; i++)
-		if (ipc_ring_has_data(&turn->servers[i]->rx->core))
-			return 1;
-	return 0;
-}
-
-/*
- * Looks out without the GIL, and takes with it: another thread may have been quicker. Whether something has come. Over early when we were
- * off the core, which somebody else needs then.
- */
-static int watch(const struct turn *turn, int64_t span_ns, int *was_off)
-{
-	uint32_t seen[CHANNELS_MAX], *tails[CHANNELS_MAX];
-	for (Py_ssize_t i = 0; i < turn->count; i++) {
-		seen[i] = turn->servers[i]->rx->core.own;
-		tails[i] = turn->servers[i]->rx->core.tail;
-	}
-	int found = 0;
-	int64_t now = ipc_now_ns(), deadline = now + span_ns;
-	*was_off = 0;
-	Py_BEGIN_ALLOW_THREADS
-	do {
-		ipc_pause();
-		for (Py_ssize_t i = 0; i < turn->count; i++)
-			found |= __atomic_load_n(tails[i], __ATOMIC_RELAXED) != seen[i];
-		int64_t before = now;
-		now = ipc_now_ns();
-		*was_off = now - before > OFF_NS;
-	} while (!found && !*was_off && now < deadline);
-	Py_END_ALLOW_THREADS
-	return has_any(turn);
-}
-
 /* Whether the next message of the channel that has its turn comes soon. */
 static int stays(const struct turn *turn, struct server *server)
 {
 	struct ipc_state *state = turn->state;
-	struct turn one = { .servers = &server, .count = 1 };
+	const struct ring *ring = server->rx;
 	int was_off;
 	if (!server->was_rung && ipc_ring_peer_core(&server->rx->core) == ipc_core())
 		return 0;
-	if (watch(&one, server->was_rung ? WAKE_NS : SOON_NS, &was_off)) {
+	if (ipc_watch(&ring, 1, server->was_rung ? WAKE_NS : SOON_NS, &was_off)) {
 		state->stay_misses = 0;
 		return 1;
 	}
@@ -445,27 +408,10 @@ static PyObject *serve(struct turn *turn, struct server *server)
 /* Whether something has come; if not, it is time to sleep. */
 static int look_out(const struct turn *turn, int64_t span_ns)
 {
-	struct ipc_outlook *outlook = &turn->state->outlook;
-	int64_t now = ipc_now_ns();
-	enum ipc_rest rest = ipc_outlook_rest(outlook, now, ipc_core(), ipc_load(&turn->state->meter, now));
-	int was_off;
-	if (rest == IPC_REST_JOIN)
-		outlook->joined += (unsigned)ipc_core_join(outlook->client);
-	if (rest == IPC_REST_PART) {
-		int has_parted = ipc_core_leave();
-		outlook->parted += (unsigned)has_parted;
-		rest = has_parted ? IPC_REST_LOOK : rest;
-	}
-	if (rest == IPC_REST_LOOK) {
-		outlook->looks++;
-		if (watch(turn, span_ns, &was_off)) {
-			ipc_outlook_found(outlook, was_off);
-			return 1;
-		}
-	}
-	if (rest == IPC_REST_LOOK || rest == IPC_REST_PART)
-		ipc_outlook_missed(outlook);
-	return 0;
+	const struct ring *rings[CHANNELS_MAX];
+	for (Py_ssize_t i = 0; i < turn->count; i++)
+		rings[i] = turn->servers[i]->rx;
+	return ipc_look_out(turn->state, &turn->state->outlook, rings, turn->count, span_ns);
 }
 
 /*

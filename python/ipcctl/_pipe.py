@@ -87,7 +87,7 @@ class Pipe:
         deadline = None if timeout is None else time.monotonic() + timeout
         data: bytes | None
         while True:
-            data = self._rx.receive_spin(_SPIN_US)
+            data = self._rx.look_out(_SPIN_US)
             if data is not None:
                 if self._rx.needs_bell():
                     self._ring()

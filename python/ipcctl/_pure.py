@@ -11,7 +11,8 @@ import math
 import struct
 import threading
 import time
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 from . import _contract
 from ._outlook import JOIN, PART, SLEEP, LoadMeter, Outlook, core, join_core, leave_core
@@ -487,6 +488,7 @@ _HEAD, _TAIL, _CORE = _contract.RING_HEAD // 4, _contract.RING_TAIL // 4, _contr
 _CONSUMER_SLEEPS, _PRODUCER_WAITS = _contract.RING_CONSUMER_SLEEPS // 4, _contract.RING_PRODUCER_WAITS // 4
 _MASK = 0xFFFFFFFF
 _ZEROS = bytes(8)
+_Found = TypeVar("_Found")
 #: All channels are looked at by one thread.
 _outlook, _meter = Outlook(), LoadMeter()
 
@@ -510,7 +512,9 @@ class SharedRingBuffer:
         "_broken",
         "_capacity",
         "_data",
+        "_is_resting",
         "_lock",
+        "_outlook",
         "_own",
         "_peer",
         "_producer",
@@ -550,6 +554,9 @@ class SharedRingBuffer:
         # As full as can be, so that the first send looks.
         self._peer = position - capacity & _MASK if is_producer else position
         self._broken = False
+        self._is_resting = False
+        #: Where one thread waits for this ring alone.
+        self._outlook = Outlook()
         self._waits = False
         self._lock = threading.Lock()
         self._turn = threading.Lock()  # one frame at a time, as the GIL does it for the C extension
@@ -689,14 +696,23 @@ class SharedRingBuffer:
         """The next frame, waited for actively, letting other threads run, for so many
         microseconds, or None.
         """
-        span = float(microseconds)
-        if not 0 <= span <= 1e6:
-            raise ValueError("microseconds must be from 0 to 1000000")
+        span_ns = _nanoseconds(microseconds)
         payload = self.try_receive()
-        deadline = time.monotonic_ns() + int(span * 1000)
+        deadline = time.monotonic_ns() + span_ns
         while payload is None and time.monotonic_ns() < deadline:
             time.sleep(0)  # lets the GIL go
             payload = self.try_receive()
+        return payload
+
+    def look_out(self, microseconds: float) -> bytes | None:
+        """The same where that pays. After None: sleep, by prepare_sleep()."""
+        span_ns = _nanoseconds(microseconds)
+        payload = self.try_receive()
+        if payload is None:
+            payload = _look_out(self._outlook, self.try_receive, span_ns)
+        if payload is not None:
+            self._outlook.taken += 1
+            self._outlook.client = self.peer_core
         return payload
 
     def prepare_sleep(self) -> bool:
@@ -706,10 +722,10 @@ class SharedRingBuffer:
         self._usable(False)
         self._words[_CONSUMER_SLEEPS] = 1
         self._fence()
-        if self._look() == 0:
-            return True
-        self._words[_CONSUMER_SLEEPS] = 0
-        return False
+        self._is_resting = self._look() == 0
+        if not self._is_resting:
+            self._words[_CONSUMER_SLEEPS] = 0
+        return self._is_resting
 
     def cancel_sleep(self) -> None:
         """Takes prepare_sleep() back. Never raises for a broken channel: it stands in "finally"."""
@@ -717,6 +733,9 @@ class SharedRingBuffer:
             self._usable(False)
         if not self._producer:
             self._words[_CONSUMER_SLEEPS] = 0
+        if self._is_resting:
+            self._outlook.wake(time.monotonic_ns())
+        self._is_resting = False
 
 
 class _Frame:
@@ -840,6 +859,13 @@ def forget() -> None:
     _innermost, _sending = None, threading.Lock()
 
 
+def _nanoseconds(microseconds: float) -> int:
+    span = float(microseconds)
+    if not 0 <= span <= 1e6:
+        raise ValueError("microseconds must be from 0 to 1000000")
+    return int(span * 1000)
+
+
 class Server:
     """The worker's end of a channel. Here calls are all for the thorough way."""
 
@@ -950,7 +976,7 @@ def turn(servers: tuple[Server, ...], here: Any, microseconds: float, *_others: 
     _next += 1  # each has its turn
     found = _find(servers)
     if found is None and microseconds > 0:
-        found = _look_out(servers, int(microseconds * 1000))
+        found = _look_out(_outlook, lambda: _find(servers), int(microseconds * 1000))
     if found is None:
         _is_resting = microseconds > 0
         return False
@@ -971,30 +997,31 @@ def _find(servers: tuple[Server, ...]) -> Server | None:
     return None
 
 
-def _look_out(servers: tuple[Server, ...], span_ns: int) -> Server | None:
+def _look_out(outlook: Outlook, find: Callable[[], _Found | None], span_ns: int) -> _Found | None:
+    """What is found while it looks out, where that pays; None: it is time to sleep."""
     now = time.monotonic_ns()
-    rest = _outlook.rest(now, core(), _meter.load(now))
+    rest = outlook.rest(now, core(), _meter.load(now))
     if rest == SLEEP:
         return None
     if rest == JOIN:
-        _outlook.joined += join_core(_outlook.client)
+        outlook.joined += join_core(outlook.client)
         return None
     if rest == PART:
         if not leave_core():
-            _outlook.miss()
+            outlook.miss()
             return None
-        _outlook.parted += 1
-    _outlook.looks += 1
+        outlook.parted += 1
+    outlook.looks += 1
     deadline, was_off = now + span_ns, False
     while now < deadline and not was_off:
         time.sleep(0)  # lets the GIL go
         before, now = now, time.monotonic_ns()
         was_off = now - before > _OFF_NS
-        found = _find(servers)
+        found = find()
         if found is not None:
-            _outlook.find(was_off)
+            outlook.find(was_off)
             return found
-    _outlook.miss()
+    outlook.miss()
     return None
 
 

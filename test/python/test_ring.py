@@ -121,8 +121,12 @@ class Rings(unittest.TestCase):
                 self.assertTrue(0.019 < time.monotonic() - began < 60)
                 for bad in (-1, float("nan"), 2e6):
                     self.assertRaises(ValueError, receiver.receive_spin, bad)
+                    self.assertRaises(ValueError, receiver.look_out, bad)
+                self.assertIsNone(receiver.look_out(60))
                 threading.Timer(0.02, sender.try_send, (b"late",)).start()
                 self.assertEqual(receiver.receive_spin(1000000), b"late")
+                sender.try_send(b"there")
+                self.assertEqual(receiver.look_out(0), b"there")
 
     def test_many_threads_while_spinning(self) -> None:
         for name, module in IMPLEMENTATIONS.items():
@@ -187,7 +191,7 @@ def put(m: ModuleType, ring: Any, payload: bytes, mine: int, theirs: int) -> Non
 
 
 def take(m: ModuleType, ring: Any, mine: int, theirs: int) -> bytes:
-    while (payload := ring.try_receive()) is None:
+    while (payload := ring.look_out(60)) is None:
         if ring.prepare_sleep():
             sleep_until(m, mine)
             ring.cancel_sleep()
@@ -302,6 +306,7 @@ def attack(module: ModuleType, seed: int) -> None:
                     receiver.try_receive,
                     receiver.prepare_sleep,
                     lambda: receiver.receive_spin(5),
+                    lambda: receiver.look_out(5),
                     receiver.needs_bell,
                 ],
             ),
