@@ -205,6 +205,22 @@ test.each([
   await home.cli("delete", "wrapper", "-f");
 });
 
+test.each([
+  ["that dies of the signal", ""],
+  ["that passes the signal on", "signal.signal(signal.SIGTERM, lambda *_: child.terminate())"],
+])("a wrapper %s: its program is asked once, and has the grace to end", async (_, handler) => {
+  home.script("child.py", CHILD);
+  const script = home.script(
+    "wrapper.py",
+    `import signal, subprocess, sys\nchild = subprocess.Popen(["python3", "child.py"])\n${handler}\nsys.exit(child.wait())\n`,
+  );
+  await home.start("wrapped", script, { restart_policy: "no" });
+  await waitUntil(async () => (await home.lines("wrapped"))[0] === "up", "the program runs");
+  expect((await home.cli("stop", "wrapped")).status).toBe(0);
+  expect(await home.lines("wrapped")).toEqual(["up", "asked 1"]);
+  await home.cli("delete", "wrapped", "-f");
+});
+
 test("a shell that has executed its program is none any more", async () => {
   home.script("horse.py", WORK_HORSE);
   await home.start("exec", home.script("exec.sh", "#!/bin/sh\n:\nexec python3 -u horse.py\n"), {
