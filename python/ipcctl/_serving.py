@@ -419,9 +419,14 @@ class Serving:
 
         :raises Interrupted: if it is what this very thread runs
         """
-        for session in list(self._sessions):
-            if session.channel.server.has_news:
-                session.channel.look()
+        was_exposed = _codec.shield()  # another signal in the middle of this one raises nothing
+        try:
+            for session in list(self._sessions):
+                if session.channel.server.has_news:
+                    session.channel.look()
+        finally:
+            if was_exposed:
+                _codec.unshield()
         _codec.deliver()
 
     def abandon(self) -> None:
