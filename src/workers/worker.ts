@@ -304,14 +304,14 @@ export class Worker {
     const look = (): void => {
       if (is()) resolve();
       else if (this.#isRemoved)
-        reject(new IpcError("NOT_FOUND", `${this.id} ${patience.else}: it was deleted meanwhile`));
+        reject(new IpcError("NOT_FOUND", `${this.#title} ${patience.else}: it was deleted meanwhile`));
     };
     const onAbort = (): void => reject(patience.signal!.reason as IpcError); // given by those who cut us short
     const timer = setTimeout(
       () =>
         reject(
-          new IpcError("DEADLINE", `${this.id} ${patience.else} within ${patience.ms / 1000} s`, {
-            hint: `see: ipcctl describe ${this.id}`,
+          new IpcError("DEADLINE", `${this.#title} ${patience.else} within ${patience.ms / 1000} s`, {
+            hint: `see: ipcctl describe ${this.isExtra ? this.#row.app : this.id}`,
           }),
         ),
       patience.ms,
@@ -327,6 +327,11 @@ export class Worker {
       unwatch();
       patience.signal?.removeEventListener("abort", onAbort);
     }
+  }
+
+  /** For people: the id of an extra instance means nothing to them. */
+  get #title(): string {
+    return this.isExtra ? `the new ${this.#row.app}` : this.id;
   }
 
   /** Lets go of the shim without touching the run: the daemon goes, the worker stays. */
