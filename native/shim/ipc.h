@@ -261,7 +261,7 @@ size_t ipc_stop_ask_rest(const char *cgroup);
 
 /* record.c: durable small files. 0 or -errno. */
 /* Takes the room for one that is to be written later, whatever has become of the disk by then. */
-void ipc_record_reserve(int dirfd, const char *name);
+int ipc_record_reserve(int dirfd, const char *name);
 int ipc_record_write(int dirfd, const char *name, const char *text, size_t size, bool is_durable);
 void ipc_boot_id(char out[64]);
 

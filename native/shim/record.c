@@ -10,18 +10,18 @@
 
 #define RESERVED_BYTES 1024
 
-void ipc_record_reserve(int dirfd, const char *name)
+int ipc_record_reserve(int dirfd, const char *name)
 {
 	char temporary[32], blanks[RESERVED_BYTES];
 	snprintf(temporary, sizeof temporary, "%s.tmp", name);
 	memset(blanks, '\n', sizeof blanks);
 	int fd = openat(dirfd, temporary, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	if (fd < 0)
-		return;
-	/* Without it the record is written as well as it can be. */
-	if (write(fd, blanks, sizeof blanks) < 0)
-		errno = 0;
+		return -errno;
+	ssize_t count = write(fd, blanks, sizeof blanks);
+	int rc = count == (ssize_t)sizeof blanks ? 0 : count < 0 ? -errno : -ENOSPC;
 	close(fd);
+	return rc;
 }
 
 int ipc_record_write(int dirfd, const char *name, const char *text, size_t size, bool is_durable)

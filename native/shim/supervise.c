@@ -869,7 +869,11 @@ int ipc_supervise(const char *dir)
 		add_notify_env();
 	}
 	unlink("denied"); /* of the run before */
-	ipc_record_reserve(shim.dirfd, "exit");
+	/* A run that nobody could find again, or whose end nobody could read, is not begun. */
+	if ((rc = ipc_record_reserve(shim.dirfd, "run")) == 0)
+		rc = ipc_record_reserve(shim.dirfd, "exit");
+	if (rc == -ENOSPC || rc == -EDQUOT)
+		return die(IPC_EXIT_SYSTEM, "records", rc);
 	if ((rc = start_worker()) != 0)
 		return die(IPC_EXIT_SYSTEM, shim.spec.zygote != NULL ? "the snapshot does not answer" : "start", rc);
 	free(shim.spec_bytes);

@@ -1,5 +1,5 @@
 /** Room kept on the state's disk for the moment when it is full: stopping what fills it must not need room from it. */
-import { closeSync, openSync, rmSync, statfsSync, statSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, rmSync, statfsSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 
@@ -15,9 +15,14 @@ export class Reserve {
     this.#path = path;
   }
 
+  /** There is something to give up. */
+  get isHeld(): boolean {
+    return statSync(this.#path, { throwIfNoEntry: false }) !== undefined;
+  }
+
   /** Makes room. False if there was nothing to give up. */
   release(): boolean {
-    if (statSync(this.#path, { throwIfNoEntry: false }) === undefined) return false;
+    if (!this.isHeld) return false;
     rmSync(this.#path, { force: true });
     return true;
   }
@@ -63,6 +68,7 @@ const RUN_BYTES = 1 << 16;
 export function tryRoom(dir: string): void {
   const path = join(dir, "room.tmp");
   try {
+    mkdirSync(dir, { recursive: true, mode: 0o700 }); // it may never have run
     writeFileSync(path, Buffer.alloc(RUN_BYTES), { mode: 0o600 });
   } finally {
     rmSync(path, { force: true });

@@ -40,6 +40,8 @@ export type RunFacts = {
   readonly nowMs: () => number;
   /** Does what needs room for a moment on a full disk. */
   readonly withRoom: <T>(act: () => T) => T;
+  /** For one that needs room itself. False if there is none to be made. */
+  readonly makeRoom: () => boolean;
   readonly log: (level: "info" | "warn" | "error", fields: object, text: string) => void;
 };
 
@@ -115,7 +117,10 @@ export class Run {
       if (outcome === SHIM_EXIT.done) return this.#onGone();
       if (outcome !== SHIM_EXIT.locked && outcome !== SHIM_EXIT.noSpec) {
         const text = (await shim.errorText()).trim();
-        if (/No space left on device|Disk quota exceeded/.test(text)) throw noRoom(this.#facts.dir, new Error(text));
+        if (/No space left on device|Disk quota exceeded/.test(text)) {
+          if (this.#facts.makeRoom()) continue;
+          throw noRoom(this.#facts.dir, new Error(text));
+        }
         throw new IpcError("START_FAILED", `the shim ended with status ${outcome}${text === "" ? "" : `: ${text}`}`);
       }
       if (this.#wish) return this.#end(failedLaunch(this.number, this.#facts.nowMs())); // none of it is left to be stopped

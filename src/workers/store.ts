@@ -20,7 +20,7 @@ import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { completeApp, type AppConfig } from "../protocol/app-config.ts";
 import type { ExitInfo } from "../protocol/status.ts";
-import { isNoRoom, noRoom, Reserve } from "./reserve.ts";
+import { isNoRoom, noRoom, Reserve, tryRoom } from "./reserve.ts";
 
 /**
  * What is wanted of a worker: `up` a run is or should be alive · `backoff` the next run waits · `down` a user stopped it ·
@@ -205,6 +205,22 @@ export class Store implements Disposable {
     } catch (error) {
       throw isNoRoom(error) ? noRoom(dirname(this.#path), error) : error;
     }
+  }
+
+  /** Before a run is ended for another one: whether there will be room for that. @throws IpcError if not */
+  requireRoomToRun(dir: string): void {
+    try {
+      tryRoom(dir);
+    } catch (error) {
+      // What is kept is not given up yet: who fills the disk would have it before the run that it is for.
+      if (isNoRoom(error) && !this.#reserve.isHeld) throw noRoom(dirname(this.#path), error);
+      if (!isNoRoom(error)) throw error;
+    }
+  }
+
+  /** For another process that met a full disk. False if nothing is kept for that any more. */
+  makeRoom(): boolean {
+    return this.#reserve.release();
   }
 
   /** To be called now and then: a file that was removed or replaced is written anew, and the reserve is taken again. */

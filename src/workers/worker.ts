@@ -23,7 +23,7 @@ import {
 import { killLeftovers } from "./leftovers.ts";
 import { isUp, STATES, TABLE, type Effect, type Event, type State } from "./machine.ts";
 import { readDenied, readExitRecord, readRunRecord } from "./records.ts";
-import { isNoRoom, noRoom, tryRoom } from "./reserve.ts";
+import { isNoRoom, noRoom } from "./reserve.ts";
 import { decide, STABLE_MS, type Verdict } from "./restart-policy.ts";
 import { isLockFree } from "./lock.ts";
 import { bootId } from "./proc.ts";
@@ -222,10 +222,7 @@ export class Worker {
   /** @throws IpcError if its folder, script or env file, or a full disk, would not let it start now. */
   requireLaunchable(): void {
     resolveLaunch(this.#config, {}, {});
-    this.#world.store.withRoom(() => {
-      mkdirSync(this.dir, { recursive: true, mode: 0o700 }); // it may never have run
-      tryRoom(this.dir);
-    });
+    this.#world.store.requireRoomToRun(this.dir);
   }
 
   /** A new definition; takes effect with the next run. */
@@ -422,6 +419,7 @@ export class Worker {
         finishMs: this.#finishMs,
         nowMs: this.#world.nowMs,
         withRoom: (act) => this.#world.store.withRoom(act),
+        makeRoom: () => this.#world.store.makeRoom(),
         log: (level, fields, text) => this.#world.log(level, { worker: this.id, ...fields }, text),
       },
       {

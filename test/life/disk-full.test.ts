@@ -244,6 +244,25 @@ test("a daemon starts on a full disk and takes over who lives", async () => {
   await waitUntil(async () => (await disk.degraded()) === "", "all is written");
 }, 120_000);
 
+test("no run is begun on a full disk that nobody could find again, and one that is wanted begins once there is room", async () => {
+  await using disk = await SmallDisk.make("a run's records on a full disk");
+  if (!disk) return;
+  const { home } = disk;
+  const go = join(home.dir, "go");
+  const backoff = { base_delay_ms: 50, max_delay_ms: 50 };
+  await home.start("kept", home.script("waiting.py", WAITING), { args: [go], restart_policy: "always", backoff });
+  const { pid } = await home.status("kept");
+  disk.fill();
+  writeFileSync(go, "");
+  await waitUntil(async () => (await home.status("kept")).reason?.includes("is full") === true, "it is said");
+  rmSync(go);
+  disk.enlarge();
+  await waitUntil(async () => (await home.status("kept")).state === "Running", "it runs again");
+  const now = await home.status("kept");
+  expect(now.pid).not.toBe(pid);
+  expect(readFileSync(`/proc/${now.shim_pid}/comm`, "utf8")).toBe("ipcctl-shim\n");
+}, 60_000);
+
 test("with nothing there yet, a daemon on a full disk says which one and ends nothing", async () => {
   await using disk = await SmallDisk.make("a first start on a full disk");
   if (!disk) return;

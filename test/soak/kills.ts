@@ -1,8 +1,7 @@
 /** 50 workers whose daemon, shims and processes are killed at random; then what is listed is what lives, and nothing was lost or doubled. */
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-import type { WorkerStatus } from "../../src/protocol/status.ts";
-import { isAlive, waitUntil, type Home } from "../home.ts";
+import { waitUntil } from "../home.ts";
 import { pick } from "../seed.ts";
+import { agrees, list, living } from "./living.ts";
 import { soak } from "./soak.ts";
 
 const WORKERS = 50;
@@ -57,41 +56,12 @@ await soak("kills", 2, async ({ home, random, goesOn }) => {
   return `killed ${kills.daemon} daemons, ${kills.shim} shims, ${kills.worker} workers; ${lines} lines without a gap or a double`;
 });
 
-async function list(home: Home): Promise<WorkerStatus[]> {
-  using connection = await home.connect();
-  return await connection.query<WorkerStatus[]>({ Status: { name: null } });
-}
-
 function kill(pid: number): void {
   try {
     process.kill(pid, "SIGKILL");
   } catch {
     // it has just ended
   }
-}
-
-/** Below this home: shims by their folder, workers by their environment. */
-function living(home: Home): { shims: Set<number>; workers: Set<number> } {
-  const { workersDir } = home.paths;
-  const [shims, workers] = [new Set<number>(), new Set<number>()];
-  for (const pid of readdirSync("/proc").map(Number).filter(Number.isInteger))
-    try {
-      const isShim = readlinkSync(`/proc/${pid}/exe`).endsWith("/ipcctl-shim");
-      if (isShim && readlinkSync(`/proc/${pid}/cwd`).startsWith(`${workersDir}/`) && isAlive(pid)) shims.add(pid);
-      const isOurs = readFileSync(`/proc/${pid}/environ`, "latin1").includes(`IPCCTL_PLANE=${workersDir}/`);
-      if (isOurs && !isShim && isAlive(pid)) workers.add(pid);
-    } catch {
-      // it has just ended
-    }
-  return { shims, workers };
-}
-
-function agrees(all: readonly WorkerStatus[], home: Home): boolean {
-  const { shims, workers } = living(home);
-  return (
-    Bun.deepEquals(new Set(all.map(({ pid }) => pid)), workers) &&
-    Bun.deepEquals(new Set(all.map(({ shim_pid }) => shim_pid)), shims)
-  );
 }
 
 /** For each process the counter is 0, 1, 2 …; the number of lines. */
