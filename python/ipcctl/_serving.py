@@ -254,6 +254,13 @@ class Serving:
         self._depth += 1
         try:
             self._take_turn()
+        except RecursionError:
+            if self._depth > 1:
+                raise  # code of the user's is to make room; what is owed is owed still
+            traceback.print_exc()
+        except Exception:  # a fault of ours ends no worker
+            traceback.print_exc()
+            time.sleep(_LOOK_SECONDS)
         finally:
             self._depth -= 1
 
@@ -272,8 +279,9 @@ class Serving:
             is_any = done or is_any
         else:
             is_any = True
-            self._owed.append((done[0].session, done[1]))
-            self._work_off()
+            if done[0] is not None:  # its client has left while its code ran
+                self._owed.append((done[0].session, done[1]))
+                self._work_off()
         for _ in range(len(self.ready)):
             is_any = True
             stream = self.ready.popleft()

@@ -135,6 +135,24 @@ test("an outer call ends where it waits for a function of its client, and an inn
   await isClean(b);
 });
 
+test("a client leaves while its call waits for its own function: the call ends, and the worker goes on", async () => {
+  await using a = await fresh();
+  using other = await ipc.worker(a.name);
+  for (let round = 0; round < 10; round++) {
+    const leaving = await ipc.worker(a.name);
+    const asked = Promise.withResolvers<void>();
+    leaving.bind("lent", () => (asked.resolve(), new Promise(() => undefined)));
+    const asking = failure(leaving.call("ask", round));
+    await asked.promise;
+    leaving[Symbol.dispose]();
+    await asking;
+    expect(await soon("the worker is free", other.call("add", 1))).toBe(2);
+  }
+  await isClean(other);
+  expect((await home.status(a.name)).restarts).toBe(0);
+  expect(await home.lines(a.name)).toEqual([]); // no traceback of ours
+});
+
 test("calls of another client come back, whatever becomes of one that calls its client in a loop", async () => {
   await using a = await fresh();
   using b = await ipc.worker(a.name);
