@@ -9,10 +9,14 @@ import { parseDurationMs } from "../base/units.ts";
 import { readWorkers } from "../protocol/status.ts";
 import type { PythonWorker } from "../runtime/python-worker.ts";
 import { printable, type Context } from "./context.ts";
+import { put } from "./output.ts";
 import { pick } from "./select.ts";
 
 const OPEN_MS = 10_000;
 const INTERRUPTED = 130;
+/** How long code that is interrupted has to end before we say that it goes on, and output to be read before we end. */
+const STOP_MS = 500;
+const FLUSH_MS = 1000;
 
 export type EvalFlags = { timeout?: string; namespace?: string; stream?: boolean };
 
@@ -26,6 +30,7 @@ export async function evaluate(context: Context, name: string, code: string, fla
       timeout: timeoutOf(flags),
       ...(flags.namespace === undefined ? {} : { namespace: flags.namespace }),
     })) as unknown;
+    await flushed();
     if (context.isJson) context.print(toJson(value));
     else if (typeof value === "string") context.print(value);
   });
@@ -99,6 +104,7 @@ export async function repl(context: Context, name: string): Promise<number> {
 async function show(context: Context, worker: PythonWorker, code: string): Promise<void> {
   try {
     const text = (await worker.eval(code, { mode: "repr", onOutput: echo })) as unknown;
+    await flushed();
     if (typeof text === "string") context.print(text);
   } catch (error) {
     const { traceback, message } = error as { traceback?: string; message: string };
@@ -151,8 +157,11 @@ async function ending(context: Context, worker: PythonWorker, work: () => Promis
   });
   try {
     await work();
+    await flushed();
     return 0;
   } catch (error) {
+    await Promise.race([flushed(), Bun.sleep(FLUSH_MS)]); // a reader that does not read keeps nobody
+    if (error instanceof IpcError && error.code === "DEADLINE") throw await outcome(worker, error);
     const { traceback, type, message } = error as { traceback?: string; type?: string; message: string };
     if (traceback === undefined) throw error;
     if (context.isJson)
@@ -166,8 +175,31 @@ function printableTraceback(text: string): string {
   return text.trimEnd().split("\n").map(printable).join("\n");
 }
 
-function echo(stream: "stdout" | "stderr", text: string): void {
-  (stream === "stderr" ? process.stderr : process.stdout).write(text);
+/** What was printed and is not written yet. */
+let writing: Promise<void> = Promise.resolve();
+
+/** The worker waits with us for a reader that is slow. */
+function echo(stream: "stdout" | "stderr", text: string): Promise<void> {
+  writing = writing.then(() => put(stream === "stderr" ? 2 : 1, Buffer.from(text)));
+  return writing;
+}
+
+function flushed(): Promise<void> {
+  return writing;
+}
+
+/** Whether the code that took too long has ended since. */
+async function outcome(worker: PythonWorker, error: IpcError): Promise<IpcError> {
+  const head = error.message.replace("; its code was asked to stop", "");
+  if (head === error.message) return error; // nothing had begun
+  if (await worker.hasStopped(STOP_MS)) return new IpcError("DEADLINE", `${head}; its code was interrupted`);
+  return new IpcError(
+    "DEADLINE",
+    `${head}; its code was asked to stop, and is still in a call that cannot be interrupted`,
+    {
+      hint: `if it does not end: ipcctl restart ${worker.name}`,
+    },
+  );
 }
 
 function timeoutOf({ timeout }: EvalFlags): number | undefined {

@@ -1,5 +1,5 @@
 /** `logs`: reads the files themselves, so that it neither needs nor burdens the daemon. */
-import { existsSync, readdirSync, watch, write as writeFile, type FSWatcher } from "node:fs";
+import { existsSync, readdirSync, watch, type FSWatcher } from "node:fs";
 import { join } from "node:path";
 import { SHIM_MAX } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
@@ -12,6 +12,7 @@ import { readLastLines } from "../logs/tail.ts";
 import { readWorkers } from "../protocol/status.ts";
 import { printable, type Context } from "./context.ts";
 import { LogPrinter, type Source, type SourcedLine } from "./log-printer.ts";
+import { put } from "./output.ts";
 import { pick } from "./select.ts";
 
 export type LogFlags = {
@@ -269,7 +270,7 @@ class Output {
     if (text.length === 0) return;
     this.#pending++;
     this.#last = this.#last.then(async () => {
-      await put(text);
+      await put(1, text);
       this.#pending--;
     });
     const { signal } = this.#abort;
@@ -285,29 +286,6 @@ class Output {
   giveUp(): number {
     return this.#pending > 0 ? process.exit(0) : 0;
   }
-}
-
-/**
- * By a thread that may wait, as nothing else is sure: Bun's own writer to a pipe that is full writes parts of it twice.
- * A reader that went away ends us quietly.
- */
-async function put(text: Uint8Array): Promise<void> {
-  for (let at = 0; at < text.length;) {
-    try {
-      at += await writeSome(1, text, at);
-    } catch (error) {
-      const { code } = error as { code?: string };
-      if (code === "EPIPE") process.exit(0);
-      if (code !== "EAGAIN") throw error;
-      await Bun.sleep(1); // somebody left the pipe non-blocking, and it is full
-    }
-  }
-}
-
-function writeSome(fd: number, bytes: Uint8Array, from: number): Promise<number> {
-  return new Promise((resolve, reject) =>
-    writeFile(fd, bytes, from, bytes.length - from, (error, count) => (error ? reject(error) : resolve(count))),
-  );
 }
 
 /** From the daemon; from the state directory where none answers and none may be started. */

@@ -49,6 +49,9 @@ export class Channel implements Disposable {
   #parts: Uint8Array[] = [];
   #partsBytes = 0;
   #isOpen = true;
+  #isPaused = false;
+  /** The worker is gone, and what it said last is still to be taken. */
+  #isEnding = false;
   /** Looks out, or is about to: the worker need not ring. */
   #isLooking = false;
   readonly #awaited: Awaited;
@@ -183,7 +186,7 @@ export class Channel implements Disposable {
   }
 
   #takeBlocking(): boolean {
-    this.#takeAll();
+    this.#takeAll(true);
     return true;
   }
 
@@ -191,7 +194,9 @@ export class Channel implements Disposable {
     if (!this.#rx.prepareSleep()) this.#takeAll();
   }
 
-  #takeAll(): void {
+  /** @param isBlocking whoever blocks takes all, however little is wanted at present */
+  #takeAll(isBlocking = false): void {
+    if (this.#isPaused && !isBlocking) return;
     let isMore = false;
     try {
       this.#rx.cancelSleep();
@@ -199,6 +204,7 @@ export class Channel implements Disposable {
       let count = 0;
       for (let frame = this.#rx.tryReceive(); frame !== undefined; frame = this.#rx.tryReceive()) {
         this.#onFrame(frame);
+        if (this.#isPaused && !isBlocking) break;
         if ((++count & 7) !== 0) continue;
         if (this.#rx.needsBell()) this.#ring();
         if (deadline === 0) deadline = performance.now() + TAKE_MS;
@@ -211,7 +217,7 @@ export class Channel implements Disposable {
       return this.#end(error as Error);
     }
     if (this.#outbox.length > 0) this.#flush(); // answers mean that there is room
-    if (!this.#isOpen || this.#isLooking) return;
+    if (!this.#isOpen || this.#isLooking || this.#isPaused) return;
     if (isMore) setImmediate(() => this.#isOpen && !this.#isLooking && this.#takeAll());
     else this.#sleep();
   }
@@ -250,13 +256,36 @@ export class Channel implements Disposable {
         },
         close: () => {
           if (!this.#isOpen) return;
-          this.#takeAll(); // what it said last
-          this.#end(this.#reason());
+          if (this.#isPaused) this.#isEnding = true;
+          else this.#endAfterAll();
         },
       },
     );
     if (!this.#isOpen) this.#socket.terminate();
     else if (!this.#isRef) this.#socket.unref();
+  }
+
+  /** What it said last, and the end. */
+  #endAfterAll(): void {
+    this.#takeAll();
+    this.#end(this.#reason());
+  }
+
+  /** Takes nothing more for the time being: the worker waits once the ring is full. */
+  pause(): void {
+    this.#isPaused = true;
+  }
+
+  resume(): void {
+    this.#isPaused = false;
+    if (!this.#isOpen) return;
+    if (this.#isEnding) this.#endAfterAll();
+    else this.#takeAll();
+  }
+
+  /** Something was interrupted and has not ended. */
+  get isInterrupting(): boolean {
+    return this.#wishes.isAny;
   }
 
   /** Whether an open channel keeps the program alive. */

@@ -2,6 +2,7 @@
 import { TO_CLIENT as FROM, TO_WORKER as TO } from "../../contract/messages.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
+import { sleep } from "../base/platform.ts";
 import { BrokenChannel, Channel, PeerGone } from "../plane/channel.ts";
 import { Pipe } from "../plane/pipe.ts";
 import { decode } from "../plane/cbor-decode.ts";
@@ -32,8 +33,11 @@ export type EvalOptions = CallOptions & {
   readonly namespace?: string | undefined;
   /** `repr`: the text that Python would print; `exec`: no value. */
   readonly mode?: "value" | "repr" | "exec" | undefined;
-  /** Gets what the code prints, as it prints it; without it the text goes where the worker's output goes. */
-  readonly onOutput?: ((stream: "stdout" | "stderr", text: string) => void) | undefined;
+  /**
+   * Gets what the code prints, as it prints it; without it the text goes where the worker's output goes. As long as a promise that it
+   * gives is pending, nothing more is taken from the worker, whose code then waits in its print.
+   */
+  readonly onOutput?: ((stream: "stdout" | "stderr", text: string) => unknown) | undefined;
 };
 
 // oxlint-disable-next-line typescript/no-explicit-any -- what Python sends is whatever the caller says it is
@@ -370,6 +374,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
       if (!pending && !stream) return;
       pending?.reject(error);
       stream?.fail(error);
+      this.#release(number);
       if (this.#channel.isOpen) this.#channel.interrupt(number);
     };
     const onAbort = (): void => give(signal!.reason as Error);
@@ -414,7 +419,10 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
         break;
       }
       case FROM.output:
-        this.#pending.get(number)?.onOutput?.(value === "stderr" ? "stderr" : "stdout", String(more));
+        this.#hold(
+          number,
+          this.#pending.get(number)?.onOutput?.(value === "stderr" ? "stderr" : "stdout", String(more)),
+        );
         break;
       case FROM.stream:
         this.#openStream(number);
@@ -447,6 +455,33 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
         throw new BrokenChannel(`no message is of kind ${String(kind)}`);
     }
     if (this.#pending.size > 0) this.#channel.expect();
+  }
+
+  /** Takes nothing more until what was given is taken care of, or its request has ended. */
+  #hold(number: number, taken: unknown): void {
+    if (!(taken instanceof Promise)) return;
+    if (this.#held.size === 0) this.#channel.pause();
+    this.#held.set(number, (this.#held.get(number) ?? 0) + 1);
+    const go = (): void => {
+      const left = (this.#held.get(number) ?? 0) - 1;
+      if (left > 0) this.#held.set(number, left);
+      else this.#release(number);
+    };
+    taken.then(go, go);
+  }
+
+  #release(number: number): void {
+    if (this.#held.delete(number) && this.#held.size === 0) this.#channel.resume();
+  }
+
+  /** How many pieces of output of a request are being taken care of. */
+  readonly #held = new Map<number, number>();
+
+  /** Whether all that was given up has ended, after so many milliseconds at most. Code in one long call of C does not until that returns. */
+  async hasStopped(timeoutMs: number): Promise<boolean> {
+    const deadline = performance.now() + timeoutMs;
+    while (this.#channel.isOpen && this.#channel.isInterrupting && performance.now() < deadline) await sleep(5);
+    return !this.#channel.isOpen || !this.#channel.isInterrupting;
   }
 
   /** An async iterable or a ReadableStream among the arguments becomes an iterator in Python; it is read as Python asks for items. */

@@ -354,3 +354,40 @@ test("what code prints without end comes as it is printed, to a slow client too,
   expect(seen.join("").endsWith("a\nb\n")).toBe(true);
   expect(((await failure(a.eval("print('\\ud800')", { onOutput: () => undefined }))) as PythonError).type).toBe("UnicodeEncodeError"); // prettier-ignore
 }, 300_000);
+
+test("output that is taken slowly keeps its code waiting, and is all there in the end", async () => {
+  await using a = await fresh();
+  const gate = Promise.withResolvers<void>();
+  let bytes = 0;
+  const answer = a.eval("for i in range(5_000): print('x' * 9_999)", {
+    onOutput: async (_, text) => {
+      bytes += text.length;
+      await gate.promise;
+    },
+  });
+  await waitUntil(() => bytes > 0, "the first text");
+  await waitUntil(() => readFileSync(`/proc/${a.hello.pid}/stat`, "utf8").split(" ")[2] === "S", "the code waits");
+  expect(bytes).toBeLessThan(100_000);
+  gate.resolve();
+  await within(60_000, "the rest", answer);
+  expect(bytes).toBe(50_000_000);
+  // One that is never taken does not keep the deadline from ending its code.
+  const stuck = failure(
+    a.eval("while True: print('y')", { timeout: 300, onOutput: () => new Promise(() => undefined) }),
+  );
+  expect(((await soon("the deadline", stuck)) as IpcError).code).toBe("DEADLINE");
+  await isClean(a);
+});
+
+test("the command line says what became of code that took too long", async () => {
+  await using a = await fresh(home.script("asked.py", `${workerPrelude()}import time\nwhile True: time.sleep(600)\n`));
+  const ended = await home.cli("eval", a.name, "while True: pass", "--timeout", "0.2");
+  expect(ended).toMatchObject({
+    status: 124,
+    stderr: expect.stringContaining("; its code was interrupted\n") as string,
+  });
+  const goesOn = await home.cli("eval", a.name, "import time; time.sleep(5)", "--timeout", "0.2");
+  expect(goesOn.status).toBe(124);
+  expect(goesOn.stderr).toContain("still in a call that cannot be interrupted");
+  expect(goesOn.stderr).toContain(`ipcctl restart ${a.name}`);
+});

@@ -1,0 +1,25 @@
+/** Writing to a standard stream that may be a full pipe. */
+import { write as writeFile } from "node:fs";
+
+/**
+ * By a thread that may wait, as nothing else is sure: Bun's own writer to a pipe that is full writes parts of it twice.
+ * A reader that went away ends us quietly.
+ */
+export async function put(fd: number, text: Uint8Array): Promise<void> {
+  for (let at = 0; at < text.length;) {
+    try {
+      at += await writeSome(fd, text, at);
+    } catch (error) {
+      const { code } = error as { code?: string };
+      if (code === "EPIPE") process.exit(0);
+      if (code !== "EAGAIN") throw error;
+      await Bun.sleep(1); // somebody left the pipe non-blocking, and it is full
+    }
+  }
+}
+
+function writeSome(fd: number, bytes: Uint8Array, from: number): Promise<number> {
+  return new Promise((resolve, reject) =>
+    writeFile(fd, bytes, from, bytes.length - from, (error, count) => (error ? reject(error) : resolve(count))),
+  );
+}
