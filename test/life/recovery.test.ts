@@ -287,6 +287,7 @@ test("a shim that nobody knows is taken in at the start of a daemon, and ended w
 /** As if the database were of a moment before they came to be. Only where no daemon runs. */
 function forget(home: Home, ...names: string[]): void {
   using db = new Database(home.paths.database);
+  db.run("PRAGMA busy_timeout = 30000"); // other threads of a killed daemon hold its files a moment longer
   db.run("PRAGMA foreign_keys = ON");
   for (const name of names) db.query("DELETE FROM apps WHERE id = ?").run(name);
 }
