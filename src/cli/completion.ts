@@ -31,7 +31,7 @@ const FIXED: Readonly<Record<string, readonly string[]>> = {
   subscribe: ["status", "logs", "all"],
 };
 /** A shell waits for us at every press of the key. */
-const PATIENCE_MS = 200;
+const PATIENCE_MS = 1000;
 
 export function printCompletion(context: Context, shell: string): Promise<number> {
   context.print(SCRIPTS[shell]!);

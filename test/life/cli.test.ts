@@ -259,7 +259,7 @@ test("completion offers commands, flags and worker names in bash", async () => {
     return Bun.spawnSync(["bash", "-c", text], { env: home.env }).stdout.toString().trimEnd().split("\n");
   };
   expect(complete("rest")).toEqual(["restart"]);
-  expect(complete("stop", "ke")).toEqual(["kept"]);
+  await waitUntil(() => complete("stop", "ke").join() === "kept", "a name, for which the daemon is not waited long");
   expect(complete("logs", "--si")).toEqual(["--since"]);
 });
 
@@ -280,7 +280,10 @@ test.each([
     return child.stdout.toString().trimEnd().split("\n");
   };
   expect(complete("ipcctl rest")).toEqual(["restart"]);
-  expect(complete("ipcctl stop ke")).toEqual(["kept"]);
+  await waitUntil(
+    () => complete("ipcctl stop ke").join() === "kept",
+    "a name, for which the daemon is not waited long",
+  );
   expect(complete("ipcctl logs --si")).toEqual(["--since"]);
 });
 
