@@ -1,0 +1,89 @@
+"""Limits of one client's channel, at their number and one past it."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import socket
+import struct
+import unittest
+from typing import Any
+from unittest import mock
+
+import support  # noqa: F401 - finds the package
+from ipcctl import _channel, _contract
+
+CAPACITY = 1 << 14
+
+
+def made() -> tuple[_channel.Channel, list[socket.socket]]:
+    """A channel whose client is this very process: its sockets."""
+    memory = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, 4096 + 2 * CAPACITY)
+    os.pwrite(memory, b"IPCCTL\x03\x00", 0)
+    fcntl.fcntl(memory, 1033, 2 | 4)
+    pairs = [socket.socketpair(), socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)]
+    fds = array.array("i", [memory, *(theirs.detach() for _, theirs in pairs)])
+    segment = _channel.Segment(struct.pack("<IIB", 3, CAPACITY, 0), list(fds))
+    session = mock.Mock()
+    return _channel.Channel(segment, {}, session), [ours for ours, _ in pairs]
+
+
+def ask(channel: _channel.Channel, numbers: range) -> None:
+    """The client wants so many requests interrupted, a few at a time as there are slots."""
+    words = memoryview(channel.map)[:4096].cast("I")
+    slots = memoryview(channel.map)[1536:2048].cast("Q")
+    for at in range(0, len(numbers), 64):
+        for slot, number in enumerate(numbers[at : at + 64]):
+            slots[slot] = number
+        words[17] += 1
+        channel.look()
+        assert not any(slots)
+
+
+class Limits(unittest.TestCase):
+    def test_requests_to_be_interrupted(self) -> None:
+        channel, ours = made()
+        with mock.patch.object(_contract, "WISHES_MAX", 1000):
+            ask(channel, range(1, 1001))
+            self.assertEqual((len(channel.server.wanted), channel.server.is_gone), (1000, False))
+            ask(channel, range(1001, 1002))
+            self.assertTrue(channel.server.is_gone)
+        channel.close()
+        for one in ours:
+            one.close()
+
+    def test_a_client_that_takes_nothing(self) -> None:
+        channel, ours = made()
+        text: list[Any] = [3, 1, "stdout", "x" * 3000]
+        with mock.patch.object(_channel, "_UNREAD_MS", 200):
+            with self.assertRaisesRegex(_channel.BrokenChannel, "took nothing"):
+                for _ in range(10):
+                    channel.send_paced(text)
+        self.assertFalse(channel.is_open)
+        self.assertEqual(struct.unpack_from("<I", channel.map, 72), (_contract.ENDED_UNREAD,))
+        channel.close()
+        for one in ours:
+            one.close()
+
+    def test_a_client_that_takes_a_little_now_and_then(self) -> None:
+        channel, ours = made()
+        text: list[Any] = [3, 1, "stdout", "x" * 3000]
+        sent = taken = 0
+        while sent < 40:  # more than there is room for: each time some is made
+            channel.send_paced(text)
+            sent += 1
+            if channel.is_behind:
+                head = struct.unpack_from("<I", channel.map, 512)[0]
+                tail = struct.unpack_from("<I", channel.map, 512 + 64)[0]
+                struct.pack_into("<I", channel.map, 512, tail)
+                taken += tail != head
+        self.assertTrue(channel.is_open and taken > 3)
+        channel.close()
+        for one in ours:
+            one.close()
+
+
+if __name__ == "__main__":
+    unittest.main()
