@@ -28,6 +28,9 @@ shellcheck=$(command -v shellcheck || echo build/test-shellcheck/bin/shellcheck)
 if sh test/skip-unless.sh shellcheck "the shell scripts" -x "$shellcheck"; then
   step "$shellcheck" bin/ipcctl scripts/*.sh native/build.sh native/build-python.sh native/build-node.sh .ci/run test/*.sh
 else failed=$((failed + $? - 1)); fi
+if sh test/skip-unless.sh mypy "the types of python/ipcctl" -x build/test-mypy/bin/mypy; then
+  step build/test-mypy/bin/mypy --strict --cache-dir build/mypy --python-executable build/test-mypy/bin/python python/ipcctl
+else failed=$((failed + $? - 1)); fi
 step sh native/build.sh --sanitize
 step env ASAN_OPTIONS=detect_leaks=0 native/build/fuzz 2000 "$IPCCTL_SEED"
 step env ASAN_OPTIONS=detect_leaks=0 native/build/net_fuzz 2000 "$IPCCTL_SEED"

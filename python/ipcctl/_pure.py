@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from . import _contract
+from ._contract import VALUE_DEPTH_MAX as MAX_DEPTH
 from ._outlook import JOIN, PART, SLEEP, LoadMeter, Outlook, core, join_core, leave_core
 from ._types import (
-    MAX_DEPTH,
     TAG_CONTENT,
     TYPED_TAGS,
     BrokenChannel,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import functools
 import os
 import platform
 import select
@@ -269,7 +270,7 @@ class Serving:
         is_any = self._work_off()
         for session in list(self._sessions):
             if session.channel.is_behind:
-                is_any = self._guard(session, lambda one=session: self._catch_up(one)) or is_any
+                is_any = self._guard(session, functools.partial(self._catch_up, session)) or is_any
         sessions = self._sessions
         servers = tuple([session.channel.server for session in sessions])
         is_busy = bool(self.ready or self._owed or has_early or any(session.channel.is_behind for session in sessions))
