@@ -11,10 +11,11 @@ async function runTests(text: string, env: Record<string, string> = {}): Promise
   try {
     const file = join(folder, "one.test.ts");
     writeFileSync(file, text.replaceAll("@/", `${join(import.meta.dir, "..")}/`));
+    const { IPCCTL_TEST_REQUIRE: _, IPCCTL_TEST_SKIPPED: __, ...outer } = process.env as Record<string, string>;
     const preload = join(import.meta.dir, "../preload.ts");
     const child = Bun.spawn([process.execPath, "--no-env-file", "test", "--preload", preload, file], {
       cwd: folder,
-      env: { ...(process.env as Record<string, string>), ...env },
+      env: { ...outer, ...env },
       stdio: ["ignore", "pipe", "pipe"],
     });
     return await outcomeOf(child);
