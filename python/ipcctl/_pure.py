@@ -766,9 +766,10 @@ class _Frame:
         raise Interrupted
 
     def leave_user(self) -> None:
-        """From here on nothing is raised, and nothing is on its way."""
-        with _sending:
-            self.is_in_user = False
+        """From here on nothing is raised, and nothing is on its way. No lock: an exception that comes right behind one would leave it held."""
+        self.is_in_user = False
+        while _sending:  # another thread has seen that an exception may be raised, and sends it
+            time.sleep(0)
         self.take_back()
 
     def take_back(self) -> None:
@@ -785,8 +786,8 @@ class _Frame:
 _AGAIN_SECONDS, _AGAIN_SECONDS_MAX = 1.0, 60.0
 #: The innermost request whose code runs.
 _innermost: _Frame | None = None
-#: Held while another thread looks whether it may send an exception, and sends it.
-_sending = threading.Lock()
+#: Not 0 while another thread looks whether it may send an exception, and sends it.
+_sending = 0
 
 
 def _own_frame() -> _Frame | None:
@@ -805,7 +806,11 @@ def shield() -> bool:
     frame = _own_frame()
     if frame is None or not frame.is_in_user:
         return False
-    frame.leave_user()
+    try:
+        frame.leave_user()
+    except Interrupted:  # the last one on its way
+        frame.is_in_user = True
+        raise
     return True
 
 
@@ -832,8 +837,8 @@ def deliver() -> bool:
         if frame.is_in_user and frame.is_due:
             frame.interrupt()
         return False
-    if not _sending.acquire(blocking=False):
-        return False  # this is a signal in the middle of a signal: the client asks again
+    global _sending
+    _sending += 1  # by the main thread alone, which handles signals; perhaps in the middle of this
     try:
         frame = _innermost
         if frame is None or not frame.is_in_user or frame.is_sent or not frame.is_due:
@@ -843,7 +848,7 @@ def deliver() -> bool:
         _send_exception(frame.thread, Interrupted)
         return True
     finally:
-        _sending.release()
+        _sending -= 1
 
 
 def raised() -> None:
@@ -856,7 +861,7 @@ def raised() -> None:
 def forget() -> None:
     """In a forked child: nothing runs here for anybody."""
     global _innermost, _sending
-    _innermost, _sending = None, threading.Lock()
+    _innermost, _sending = None, 0
 
 
 def _nanoseconds(microseconds: float) -> int:
