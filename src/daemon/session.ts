@@ -11,6 +11,9 @@ import { failure, success, type EventMessage, type Response } from "../protocol/
 import { Outbox } from "./outbox.ts";
 import type { Subscriptions, Subscriber } from "./subscriptions.ts";
 
+/** How long one that was refused may take to read it. */
+const REFUSED_MS = 100;
+
 /** Bytes of unfinished frames over all connections together: many half frames must not add up. */
 export type Budget = { heldBytes: number };
 
@@ -55,7 +58,7 @@ export class Session implements Subscriber {
     if (!this.#outbox.flush()) return;
     this.#pendingEvents = 0;
     if (this.#dropped > 0) this.#tellDropped();
-    if (this.#isEnding) this.#socket.end();
+    if (this.#isEnding) this.#endSoon();
     else void this.#work();
   }
 
@@ -72,7 +75,12 @@ export class Session implements Subscriber {
     this.#isEnding = true;
     this.#pause();
     this.#outbox.send(encodeMessage(failure(error)));
-    if (this.#outbox.bytes === 0) this.#socket.end();
+    if (this.#outbox.bytes === 0) this.#endSoon();
+  }
+
+  /** Not at once: a client that still connects would be told that it cannot, instead of why not. */
+  #endSoon(): void {
+    setTimeout(() => this.#isClosed || this.#socket.end(), REFUSED_MS).unref();
   }
 
   /** One that was told that it lost events is waited for no more until it has read what there is. */

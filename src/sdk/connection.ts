@@ -24,14 +24,18 @@ export class Connection implements Disposable {
   /** @throws IpcError NO_DAEMON if nobody listens there, NO_PERMISSION if we may not connect. */
   static async open(path: string): Promise<Connection> {
     let connection: Connection | undefined;
-    const on = (act: (open: Connection) => void) => connection && act(connection);
+    /** What a daemon says that refuses us may be there before we are. */
+    const early: ((open: Connection) => void)[] = [];
+    const on = (act: (open: Connection) => void): void => {
+      if (connection) act(connection);
+      else early.push(act);
+    };
     let reached: ReturnType<typeof reachablePath> | undefined;
     try {
       reached = reachablePath(path); // of a long one the folder must be there
       const socket = await openStream(
         { unix: reached.path },
         {
-          // The daemon speaks only when spoken to, so nothing arrives before `connection` is set.
           data: (bytes) => on((open) => open.#receive(bytes)),
           close: () => on((open) => open.#fail(lost())),
           error: (error) =>
@@ -41,6 +45,7 @@ export class Connection implements Disposable {
       );
       connection = new Connection(socket);
       connection.#updateRef();
+      for (const act of early) act(connection);
       return connection;
     } catch (error) {
       throw connectError(error, path);
