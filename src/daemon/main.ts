@@ -131,7 +131,11 @@ async function serve(options: DaemonOptions): Promise<void> {
     const restart = (reason: string): void => registry.restartByItself(worker, reason);
     const parts = [
       new CronRestart(worker, restart),
-      new FileWatch(worker, restart, (reason) => logger.warn({ worker: worker.id, reason }, "watch")),
+      new FileWatch(worker, restart, (reason) => logger.warn({ worker: worker.id, reason }, "watch"), [
+        paths.stateDir,
+        dirname(paths.socket),
+        dirname(paths.daemonLog),
+      ]),
     ];
     feed.update();
     return () => {

@@ -27,8 +27,17 @@ export class FileWatch implements Disposable {
   #isFull = false;
   #timer: Timer | undefined;
 
-  constructor(worker: Worker, restart: (reason: string) => void, onProblem: (reason: string) => void) {
+  readonly #own: readonly string[];
+
+  /** @param own folders that the daemon writes to, whose changes are no news */
+  constructor(
+    worker: Worker,
+    restart: (reason: string) => void,
+    onProblem: (reason: string) => void,
+    own: readonly string[],
+  ) {
     this.#onProblem = onProblem;
+    this.#own = own;
     this.#onChange = (file) => {
       clearTimeout(this.#timer);
       this.#timer = setTimeout(() => {
@@ -60,17 +69,21 @@ export class FileWatch implements Disposable {
         this.#onProblem(`${folder} cannot be watched: ${(error as Error).message}`);
       return;
     }
-    for (const below of foldersIn(folder)) if (!isIgnored(root, below)) this.#add(root, below);
+    for (const below of foldersIn(folder)) if (!this.#isIgnored(root, below)) this.#add(root, below);
   }
 
   /** @param isNews it came, went, or was replaced */
   #see(root: string, path: string, isNews: boolean): void {
-    if (isIgnored(root, path)) return;
+    if (this.#isIgnored(root, path)) return;
     if (isNews) {
       this.#remove(path);
       if (statSync(path, { throwIfNoEntry: false })?.isDirectory() === true) this.#add(root, path);
     }
     this.#onChange(relative(root, path));
+  }
+
+  #isIgnored(root: string, path: string): boolean {
+    return IGNORED.test(relative(root, path)) || this.#own.some((one) => path === one || path.startsWith(`${one}/`));
   }
 
   /** With all below it: a folder that was moved away is none of ours any more. */
@@ -87,10 +100,6 @@ export class FileWatch implements Disposable {
     clearTimeout(this.#timer);
     for (const watcher of this.#watchers.values()) watcher.close();
   }
-}
-
-function isIgnored(root: string, path: string): boolean {
-  return IGNORED.test(relative(root, path));
 }
 
 /** Links are not followed: they may lead out, and in circles. */
