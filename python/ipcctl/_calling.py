@@ -48,8 +48,9 @@ class Calls:
                 break
         self._answer(number, self._apply, name, args, kwargs)
 
-    def retry_early(self) -> None:
-        """Those whose function is there by now, and those whose time is over."""
+    def retry_early(self) -> bool:
+        """Those whose function is there by now, and those whose time is over. True if there were any."""
+        is_any = False
         is_served = self._session.serving.is_wanted_elsewhere
         for number, (until, message) in list(self.early.items()):
             is_over = is_served or time.monotonic() >= until
@@ -57,10 +58,12 @@ class Calls:
                 continue
             if self.early.pop(number, None) is None:
                 continue  # by code that ran meanwhile
+            is_any = True
             if message[2] in self._session.serving.exposed:
                 self.call(message)
             else:
                 self._answer(number, self._apply, message[2], [], None)
+        return is_any
 
     def _apply(self, name: str, args: list[Any], kwargs: dict[str, Any] | None) -> Any:
         try:

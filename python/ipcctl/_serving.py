@@ -266,14 +266,15 @@ class Serving:
             self._depth -= 1
 
     def _take_turn(self) -> None:
-        has_early = self._settle()
-        is_any = self._work_off()
+        is_any, has_early = self._settle()
+        is_any = self._work_off() or is_any
         for session in list(self._sessions):
             if session.channel.is_behind:
                 is_any = self._guard(session, functools.partial(self._catch_up, session)) or is_any
         sessions = self._sessions
         servers = tuple([session.channel.server for session in sessions])
-        is_busy = bool(self.ready or self._owed or has_early or any(session.channel.is_behind for session in sessions))
+        # What has just been done may be what the code below waits for: then there is no sleep before it has looked.
+        is_busy = is_any or bool(self.ready or has_early or any(session.channel.is_behind for session in sessions))
         meeting = -1 if self._meeting is None else self._meeting.fileno()
         done = _codec.turn(servers, here, 0 if is_busy or not servers else _SPIN_US, meeting, self._bell)
         if type(done) is bool:
@@ -295,22 +296,25 @@ class Serving:
             for fd, events in self._poll.poll(0):
                 self._on_ready(fd, events)
 
-    def _settle(self) -> bool:
-        """Clients that are gone, and requests that are to end or may begin now. True if calls wait for their function."""
-        has_early = False
+    def _settle(self) -> tuple[bool, bool]:
+        """Clients that are gone, and requests that are to end or may begin now: whether there were any, and whether calls wait for their
+        function.
+        """
+        is_any = has_early = False
         for session in list(self._sessions):
             server = session.channel.server
             if server.has_news:
                 session.channel.look()
             if server.is_gone or not session.channel.is_open:
                 self._drop(session)
+                is_any = True
                 continue
             if server.wanted:
-                self._guard(session, session.settle_wishes)
+                is_any = self._guard(session, session.settle_wishes) or is_any
             if session.calls.early:
-                self._guard(session, session.calls.retry_early)
+                is_any = self._guard(session, session.calls.retry_early) or is_any
                 has_early = has_early or bool(session.calls.early)
-        return has_early
+        return is_any, has_early
 
     def _work_off(self) -> bool:
         """What the quick way has left over. Where the stack ends before an answer is out it stays for the next turn."""

@@ -137,9 +137,11 @@ class Session:
             if server.is_gone or number in server.wanted:
                 task.cancel()
 
-    def settle_wishes(self) -> None:
+    def settle_wishes(self) -> bool:
         """Ends what is wanted ended and does not run, and forgets what has ended. In the serving thread, between two messages: a request
-        has not begun, or runs, or is in a list here."""
+        has not begun, or runs, or is in a list here. True if there was something.
+        """
+        is_any = False
         server = self.channel.server
         running = server.running()
         for number in list(server.wanted):
@@ -150,6 +152,8 @@ class Session:
             elif (stream := self.streams.get(number)) is not None:
                 stream.interrupt()
             server.wanted.discard(number)
+            is_any = True
+        return is_any
 
     def _cancel(self, number: int) -> None:
         """The client takes no more of a stream, or of an answer."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import array
 import fcntl
 import os
+import select
 import socket
 import struct
+import threading
 import unittest
 from typing import Any
 from unittest import mock
 
 import support  # noqa: F401 - finds the package
-from ipcctl import _channel, _contract
+from ipcctl import _channel, _contract, _serving, _session
+from ipcctl._types import StreamRef
 
 CAPACITY = 1 << 14
 
@@ -83,6 +86,45 @@ class Limits(unittest.TestCase):
         channel.close()
         for one in ours:
             one.close()
+
+
+class Waiting(unittest.TestCase):
+    """Code that waits for its client goes on as soon as what it waits for has come, whoever took it, and whatever else is silent."""
+
+    def hold(self, come: Any) -> None:
+        serving = _serving.Serving()
+        channel, ours = made()
+        session = _session.Session.__new__(_session.Session)
+        with mock.patch.object(_session, "Channel", lambda *_: channel):
+            session.__init__(serving, mock.Mock())  # type: ignore[misc]
+        channel.session = session
+        serving._sessions.append(session)
+        serving._by_fd[channel.socket.fileno()] = session
+        serving._poll.register(channel.socket, select.POLLIN)
+        stream = session.receive_stream(StreamRef(5))
+        stream._wanted = 64
+        come(session)
+
+        def wait() -> None:
+            serving._thread = threading.get_ident()
+            serving.wait(session, lambda: bool(stream._items) or stream._is_over)
+
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        thread.join(30)
+        is_waiting = thread.is_alive()
+        for one in ours:
+            one.close()
+        self.assertFalse(is_waiting)
+
+    def test_an_item_that_another_thread_has_read(self) -> None:
+        self.hold(lambda session: session.channel.backlog.append([_contract.TO_WORKER_PUSH, 5, "item"]))
+
+    def test_the_end_of_its_client(self) -> None:
+        def leave(session: Any) -> None:
+            session.channel.server.is_gone = True
+
+        self.hold(leave)
 
 
 if __name__ == "__main__":
