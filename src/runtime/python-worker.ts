@@ -565,6 +565,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   #onClose(cause: Error): void {
     this.#mayReopen = cause instanceof PeerGone && !this.#isDisposed; // who broke the rules is not asked again
     this.#left.clear();
+    this.#held.clear(); // of another channel than the next one
     const pending = [...this.#pending.keys()].flatMap((number) => this.#settle(number) ?? []);
     const streams = [...this.#streams.values()];
     for (const source of this.#sources.values()) source.leave();
