@@ -11,6 +11,7 @@ trap 'rm -rf "$out"' EXIT
 export IPCCTL_TEST_SKIPPED="$out/skipped"
 : >"$IPCCTL_TEST_SKIPPED"
 : >"$out/failed"
+: >"$out/details"
 IPCCTL_SEED=${IPCCTL_SEED:-$(($(od -An -N4 -tu4 /dev/urandom) % 2147483648))}
 export IPCCTL_SEED
 echo "── IPCCTL_SEED=$IPCCTL_SEED"
@@ -46,8 +47,12 @@ for file in $(find test -name '*.test.ts' | LC_ALL=C sort); do
   file_failed=$(count fail)
   passed=$((passed + ${file_passed:-0}))
   failed=$((failed + ${file_failed:-1}))
-  [ "${file_failed:-1}" -eq 0 ] || { sed -n "s|^(fail) |$file: |p" "$out/log"; [ -n "$file_failed" ] || echo "$file: it did not end"; } >>"$out/failed"
+  [ "${file_failed:-1}" -eq 0 ] && continue
+  { sed -n "s|^(fail) |$file: |p" "$out/log" | sort -u; [ -n "$file_failed" ] || echo "$file: it did not end"; } >>"$out/failed"
+  { echo "── $file again, where it failed"; grep -B 60 '^(fail) ' "$out/log" | grep -v '^(pass) ' || tail -n 60 "$out/log"; } >>"$out/details"
 done
+# A log whose beginning is cut off still says why.
+cat "$out/details"
 echo "── IPCCTL_SEED=$IPCCTL_SEED"
 cat "$IPCCTL_TEST_SKIPPED"
 sed 's/^/failed: /' "$out/failed"
