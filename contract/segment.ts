@@ -7,6 +7,8 @@
 export const SEGMENT_VERSION = 3;
 /** The oldest one that is still served. */
 export const SEGMENT_VERSION_MIN = 2;
+/** The first one with `slots`, `interrupts` and `ended`, and whose `gone` says no more than that. */
+export const SEGMENT_VERSION_SLOTS = 3;
 /** The layout that a runtime knows, by the version of the shim that it was started with. */
 export const SEGMENT_VERSION_BY_SHIM: Readonly<Record<number, number>> = { 1: 2, 2: 3 };
 /** The segment begins with these; then comes its version in one byte, and a zero. */

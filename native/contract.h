@@ -197,6 +197,7 @@ enum {
 };
 #define IPC_SEGMENT_VERSION 3 /* The layout of a channel. */
 #define IPC_SEGMENT_VERSION_MIN 2 /* The oldest one that is served. */
+#define IPC_SEGMENT_VERSION_SLOTS 3 /* The first one with slots. */
 
 /* Offsets in the segment. */
 enum {

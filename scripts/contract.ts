@@ -62,6 +62,12 @@ const PARTS: readonly Part[] = [
     says: "The oldest one that is served.",
     isForPython: true,
   },
+  {
+    name: "SEGMENT_VERSION_SLOTS",
+    numbers: segment.SEGMENT_VERSION_SLOTS,
+    says: "The first one with slots.",
+    isForPython: true,
+  },
   { name: "SEGMENT_*", numbers: segment.SEGMENT, says: "Offsets in the segment.", isForPython: true },
   { name: "SLOTS", numbers: segment.SLOTS, says: "Numbers that are to be interrupted.", isForPython: true },
   { name: "GONE", numbers: segment.GONE, says: "The client is.", isForPython: true },

@@ -38,7 +38,7 @@ void ipc_channels_keep(struct ipc_channels *channels, int segment, int life, con
 	struct ipc_channel *channel = &channels->one[channels->count++];
 	*channel = (struct ipc_channel){ .segment = segment, .life = life };
 	uint32_t version = size >= IPC_OPEN_CAPACITY ? ipc_get_u32(payload + IPC_OPEN_VERSION) : 0;
-	channel->is_confirmed = version >= 3 && size > IPC_OPEN_KIND && payload[IPC_OPEN_KIND] != IPC_CHANNEL_PIPE;
+	channel->is_confirmed = version >= IPC_SEGMENT_VERSION_SLOTS && size > IPC_OPEN_KIND && payload[IPC_OPEN_KIND] != IPC_CHANNEL_PIPE;
 }
 
 static void forget(struct ipc_channels *channels, size_t index)

@@ -284,10 +284,10 @@ class Channel:
         (gone,) = struct.unpack_from("<I", self.map, _contract.SEGMENT_GONE)
         if gone == _contract.GONE:
             server.is_gone = True
-        elif gone != 0 and self._version == 2:
+        elif gone != 0 and self._version < _contract.SEGMENT_VERSION_SLOTS:
             server.want(gone)
             struct.pack_into("<I", self.map, _contract.SEGMENT_GONE, 0)
-        if self._version >= 3:
+        if self._version >= _contract.SEGMENT_VERSION_SLOTS:
             for index, number in enumerate(self._slots):
                 if number != 0:
                     server.want(number)

@@ -24,6 +24,9 @@ SEGMENT_VERSION = 3
 # The oldest one that is served.
 SEGMENT_VERSION_MIN = 2
 
+# The first one with slots.
+SEGMENT_VERSION_SLOTS = 3
+
 # Offsets in the segment.
 SEGMENT_MAGIC = 0
 SEGMENT_GONE = 64

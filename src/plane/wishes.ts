@@ -2,7 +2,7 @@
  * The client's part of interrupts. A wish that a request be ended is state, not an event: it is written into the segment, the worker is
  * told to look, and told again as long as the request has not ended. A signal that is lost costs time, and nothing else.
  */
-import { GONE, SEGMENT, SLOTS } from "../../contract/segment.ts";
+import { GONE, SEGMENT, SEGMENT_VERSION_SLOTS, SLOTS } from "../../contract/segment.ts";
 
 /** In words from `gone` on. */
 const AT = {
@@ -32,7 +32,7 @@ export class Wishes {
   constructor(memory: Uint8Array, version: number, signal: () => void) {
     const { buffer, byteOffset } = memory;
     this.#words = new Int32Array(buffer, byteOffset + SEGMENT.gone, 3);
-    if (version >= 3) this.#slots = new BigInt64Array(buffer, byteOffset + SEGMENT.slots, SLOTS);
+    if (version >= SEGMENT_VERSION_SLOTS) this.#slots = new BigInt64Array(buffer, byteOffset + SEGMENT.slots, SLOTS);
     this.#signal = signal;
   }
 
