@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ._codec import BrokenChannel, DecodeError, EncodeError, Interrupted, StreamRef
+from ._contract import TO_WORKER_CALL as CALL
 from ._contract import TO_CLIENT_RESULT as RESULT
 from ._contract import TO_CLIENT_ERROR as ERROR
 from ._contract import TO_CLIENT_OUTPUT as OUTPUT
@@ -39,13 +40,13 @@ class Calls:
     def call(self, message: list[Any]) -> None:
         _, number, name, args, kwargs = message
         serving = self._session.serving
-        if name not in serving.exposed and not serving.is_wanted_elsewhere:
-            self.early[number] = time.monotonic() + EXPOSE_SECONDS, message
-            return
         for one in args:  # a loop: any() over a generator would cost more than the call
-            if type(one) is StreamRef:
+            if type(one) is StreamRef:  # from now on the client is told when nobody reads it any more, also if nothing begins
                 args = [self._session.receive_stream(other) for other in args]
                 break
+        if name not in serving.exposed and not serving.is_wanted_elsewhere:
+            self.early[number] = time.monotonic() + EXPOSE_SECONDS, [CALL, number, name, args, kwargs]
+            return
         self._answer(number, self._apply, name, args, kwargs)
 
     def retry_early(self) -> bool:
@@ -89,8 +90,8 @@ class Calls:
         capture = Capture(lambda stream, text, is_paced: self._print(number, stream, text, is_paced))
         began = time.monotonic_ns()
         with capture:
-            value, is_error = self._channel.server.perform(number, execute, (), None)
-        self.finish(number, value, is_error, began)
+            outcome = [self._channel.server.perform(number, execute, (), None)]
+        self.finish(number, *outcome.pop(), began)
 
     def _print(self, number: int, stream: str, text: str, is_paced: bool) -> bool:
         """Sends what was printed. False if the client has no room, and nobody is to wait for it."""
@@ -104,10 +105,13 @@ class Calls:
         return True
 
     def _answer(self, number: int, work: Callable[..., Any], *args: Any) -> None:
-        """Runs it and sends its value, its error, or the beginning of a stream."""
+        """Runs it and sends its value, its error, or the beginning of a stream.
+
+        No variable of a frame below the code holds its exception, which holds the frames of the code, and they this one: arguments would
+        stay until the collector comes.
+        """
         began = time.monotonic_ns()
-        value, is_error = self._channel.server.perform(number, work, args, None)
-        self.finish(number, value, is_error, began)
+        self.finish(number, *self._channel.server.perform(number, work, args, None), began)
 
     def finish(self, number: int, value: Any, is_error: bool, began: int) -> None:
         """Of a request that ran, whatever it gave. :raises BrokenChannel:"""

@@ -30,7 +30,7 @@ _F_GET_SEALS = 1034
 _SEALS = 0x0002 | 0x0004  # F_SEAL_SHRINK, F_SEAL_GROW
 _MORE, _LAST = _contract.PART_MORE, _contract.PART_LAST
 #: Messages that are made or told apart here.
-ERROR, FORGET = _contract.TO_CLIENT_ERROR, _contract.TO_CLIENT_FORGET
+ERROR, FORGET, LEAVE = _contract.TO_CLIENT_ERROR, _contract.TO_CLIENT_FORGET, _contract.TO_CLIENT_LEAVE
 #: How long to wait for room before looking anew: a client rings once there is some.
 _ROOM_SECONDS = 0.05
 
@@ -109,8 +109,10 @@ class Channel:
         self._parts_bytes = 0
         #: Held by whoever reads: usually the serving thread, another one while that is busy with the user's code.
         self.reading = threading.Lock()
-        #: Read by another thread, for the serving one to handle.
+        #: Read by another thread, for the serving one to handle: before what the ring holds, hence it is paused as long.
         self.backlog: deque[list[object]] = deque()
+        #: Numbers of streams of the client that were dropped unread.
+        self.left: deque[int] = deque()
         self.is_open = True
         self.is_rung = False
         self._looking = threading.Lock()
@@ -119,14 +121,19 @@ class Channel:
     @property
     def is_behind(self) -> bool:
         """Something waits to be sent, or to be handled."""
-        return bool(self._outbox or self.backlog or self.sharing.forgotten)
+        return bool(self._outbox or self.backlog or self.left or self.sharing.forgotten)
 
     def next(self) -> list[object] | None:
         """The next message for the serving thread. :raises BrokenChannel, DecodeError:"""
-        if self.backlog:
-            return self.backlog.popleft()
         with self.reading:
-            return self.receive()
+            message = self.backlog.popleft() if self.backlog else self.receive()
+            self.server.is_paused = bool(self.backlog)
+            return message
+
+    def put_back(self, message: list[object]) -> None:
+        """It is the next one again."""
+        self.backlog.appendleft(message)
+        self.server.is_paused = True
 
     def send(self, message: list[object], began_ns: int | None = None) -> None:
         """Encodes and sends; what finds no room in the ring waits in order. From any thread.
@@ -223,7 +230,9 @@ class Channel:
             return not self._outbox
 
     def tell_forgotten(self) -> None:
-        """Which of our segments the client may let go of."""
+        """Which of our segments the client may let go of, and which of its streams nobody reads."""
+        while self.left:
+            self.send([LEAVE, self.left.popleft()])
         while self.sharing.forgotten:
             self.send([FORGET, self.sharing.forgotten.popleft()])
 

@@ -940,7 +940,10 @@ class Server:
             except Interrupted as late:
                 outcome = outcome or (late, True)
         _innermost = frame.outer
-        return outcome
+        try:
+            return outcome
+        finally:
+            del outcome  # an exception would hold the frames of its code, and they this one
 
     def close(self) -> None:
         """Forgets the channel."""

@@ -283,6 +283,7 @@ class Serving:
             is_any = True
             if done[0] is not None:  # its client has left while its code ran
                 self._owed.append((done[0].session, done[1]))
+                del done  # an exception among it would hold the frames of its code, and they this one
                 self._work_off()
         for _ in range(len(self.ready)):
             is_any = True
@@ -336,7 +337,9 @@ class Serving:
         channel.tell_forgotten()
         if not channel.backlog:
             return False
-        self._handle(session, channel.backlog.popleft())
+        message = channel.next()
+        if message is not None:
+            self._handle(session, message)
         return True
 
     def _take(self, session: Session, done: Any) -> None:
@@ -356,7 +359,7 @@ class Serving:
             session.handle(message)
         except RecursionError:
             if session.channel.server.last == begun:
-                session.channel.backlog.appendleft(message)
+                session.channel.put_back(message)
             raise
 
     def _sleep(self, has_early: bool) -> None:
@@ -414,7 +417,7 @@ class Serving:
         except (BrokenChannel, DecodeError, IndexError):
             channel.server.is_gone = True  # the serving thread drops it
         finally:
-            channel.server.is_paused = False
+            channel.server.is_paused = bool(channel.backlog)
             channel.reading.release()
         self.wake()
 

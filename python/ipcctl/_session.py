@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from ._calling import Calls
 from ._channel import Channel, Segment
@@ -46,7 +47,8 @@ class Session:
         self.channel = Channel(segment, serving.exposed, self)
         self.calls = Calls(self)
         self.streams: dict[int, Outgoing] = {}
-        self.incoming: dict[int, Incoming] = {}
+        #: Whoever reads them keeps them: the client is told to leave one that nobody reads any more.
+        self.incoming: WeakValueDictionary[int, Incoming] = WeakValueDictionary()
 
     # ---- messages ----
 
@@ -98,7 +100,7 @@ class Session:
         if kind == PUSH:
             stream.push(message[2])
             return
-        del self.incoming[number]
+        self.incoming.pop(number, None)
         stream.fail(_javascript_error(message[2]) if kind == FAIL else None)
 
     def fail(self, number: int, error: BaseException) -> None:
@@ -127,6 +129,11 @@ class Session:
             return value
         stream = self.incoming[value.number] = Incoming(self, value.number)
         return stream
+
+    def leave_soon(self, number: int) -> None:
+        """Nobody reads this stream of the client any more. From anywhere."""
+        self.channel.left.append(number)
+        self.serving.wake()
 
     # ---- interrupts ----
 
@@ -161,8 +168,7 @@ class Session:
         if task is not None:
             task.cancel()
         stream = self.streams.pop(number, None)
-        if stream is not None:
-            stream.close()
+        if stream is not None and stream.close():
             self.channel.send([END, number])
 
     # ---- the end ----

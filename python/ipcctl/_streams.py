@@ -59,7 +59,8 @@ class Outgoing:
             item, is_error = self.session.channel.server.perform(self._number, next, (self._items, _OVER), None)
             self._is_running = False
             if self._is_over:
-                return self._close()
+                self._close()
+                return self.session.channel.send([END, self._number])
             if is_error:
                 return self._fail(item)
             if item is _OVER:
@@ -85,11 +86,13 @@ class Outgoing:
         if not self._is_running and not self._is_over:
             self._fail(Interrupted())
 
-    def close(self) -> None:
-        """The client takes no more of it."""
+    def close(self) -> bool:
+        """The client takes no more of it. False if it runs: it is closed when it next gives something, or is interrupted, and ends then."""
         self._is_over = True
-        if not self._is_running:  # what runs is closed when it next gives something
-            self._close()
+        if self._is_running:
+            return False
+        self._close()
+        return True
 
     def _close(self) -> None:
         close = getattr(self._items, "close", None)
@@ -133,9 +136,9 @@ class AsyncOutgoing(Outgoing):
                 except StopAsyncIteration:
                     return self.session.channel.send([END, self._number])
                 self.session.channel.send([ITEM, self._number, item])
-        except (BrokenChannel, asyncio.CancelledError):
+        except BrokenChannel:
             pass
-        except BaseException as error:  # noqa: B036
+        except BaseException as error:  # noqa: B036 - also a cancellation that is not ours, of something that it awaits
             if not self._is_over:
                 self.session.fail_safely(self._number, error)
         finally:
@@ -149,9 +152,10 @@ class AsyncOutgoing(Outgoing):
             self.session.fail_safely(self._number, Interrupted())
             self._cancel()
 
-    def close(self) -> None:
+    def close(self) -> bool:
         self._is_over = True
         self._cancel()
+        return True
 
     def _cancel(self) -> None:
         self.session.serving.loop().call_soon_threadsafe(lambda: self._task is not None and self._task.cancel())
@@ -178,8 +182,8 @@ class Incoming(Iterator[Any], AsyncIterator[Any]):
     def __next__(self) -> Any:
         if not self._items and not self._is_over:
             if self._wanted == 0:
+                self._wanted = _WINDOW  # first: an interrupt that comes with the sending must not have it asked for twice
                 self._session.channel.send([WANT, self._number, _WINDOW])
-                self._wanted = _WINDOW
             self._session.serving.wait(self._session, lambda: bool(self._items) or self._is_over)
         if self._items:
             self._wanted -= 1
@@ -199,14 +203,12 @@ class Incoming(Iterator[Any], AsyncIterator[Any]):
         return item
 
     def close(self) -> None:
-        self._is_over = True
+        was_over, self._is_over = self._is_over, True
         self._items.clear()
-        if self._session.incoming.pop(self._number, None) is not None:
+        if not was_over:
+            self._session.incoming.pop(self._number, None)
             self._session.channel.send([LEAVE, self._number])
 
     def __del__(self) -> None:
-        if not self._is_over:
-            try:
-                self.close()
-            except Exception:  # the channel is over, and with it the stream
-                pass
+        if not self._is_over:  # it may be collected anywhere, also in the middle of a message that is sent
+            self._session.leave_soon(self._number)

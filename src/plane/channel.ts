@@ -50,7 +50,7 @@ export class Channel implements Disposable {
   #partsBytes = 0;
   #isOpen = true;
   #isPaused = false;
-  /** The worker is gone, and what it said last is still to be taken. */
+  /** The worker is gone: what it said last is taken, all of it. */
   #isEnding = false;
   /** Looks out, or is about to: the worker need not ring. */
   #isLooking = false;
@@ -196,15 +196,22 @@ export class Channel implements Disposable {
 
   /** @param isBlocking whoever blocks takes all, however little is wanted at present */
   #takeAll(isBlocking = false): void {
-    if (this.#isPaused && !isBlocking) return;
+    const isAnyway = isBlocking || this.#isEnding;
+    if (this.#isPaused && !isAnyway) return;
     let isMore = false;
+    let bytesLeft = CAPACITY; // of one that is gone: whatever it has left behind may still write
     try {
       this.#rx.cancelSleep();
       let deadline = 0;
       let count = 0;
       for (let frame = this.#rx.tryReceive(); frame !== undefined; frame = this.#rx.tryReceive()) {
         this.#onFrame(frame);
-        if (this.#isPaused && !isBlocking) break;
+        if (this.#isEnding) {
+          bytesLeft -= frame.length + 8;
+          if (bytesLeft > 0) continue;
+          break;
+        }
+        if (this.#isPaused && !isAnyway) break;
         if ((++count & 7) !== 0) continue;
         if (this.#rx.needsBell()) this.#ring();
         if (deadline === 0) deadline = performance.now() + TAKE_MS;
@@ -217,7 +224,7 @@ export class Channel implements Disposable {
       return this.#end(error as Error);
     }
     if (this.#outbox.length > 0) this.#flush(); // answers mean that there is room
-    if (!this.#isOpen || this.#isLooking || this.#isPaused) return;
+    if (!this.#isOpen || this.#isLooking || this.#isPaused || this.#isEnding) return;
     if (isMore) setImmediate(() => this.#isOpen && !this.#isLooking && this.#takeAll());
     else this.#sleep();
   }
@@ -255,9 +262,7 @@ export class Channel implements Disposable {
           if (this.#isOpen && !this.#isLooking) this.#takeAll();
         },
         close: () => {
-          if (!this.#isOpen) return;
-          if (this.#isPaused) this.#isEnding = true;
-          else this.#endAfterAll();
+          if (this.#isOpen) this.#endAfterAll();
         },
       },
     );
@@ -267,6 +272,7 @@ export class Channel implements Disposable {
 
   /** What it said last, and the end. */
   #endAfterAll(): void {
+    this.#isEnding = true;
     this.#takeAll();
     this.#end(this.#reason());
   }
@@ -278,14 +284,17 @@ export class Channel implements Disposable {
 
   resume(): void {
     this.#isPaused = false;
-    if (!this.#isOpen) return;
-    if (this.#isEnding) this.#endAfterAll();
-    else this.#takeAll();
+    if (this.#isOpen) this.#takeAll();
   }
 
   /** Something was interrupted and has not ended. */
   get isInterrupting(): boolean {
     return this.#wishes.isAny;
+  }
+
+  /** The worker is gone, and what it said last is being taken. */
+  get isEnding(): boolean {
+    return this.#isEnding;
   }
 
   /** Whether an open channel keeps the program alive. */

@@ -108,7 +108,11 @@ export class Ipcctl implements Disposable, AsyncDisposable {
 
   /** A channel to a worker that runs. @throws IpcError NOT_FOUND, NOT_RUNNING, DEADLINE */
   async worker<W extends object = AnyFunctions>(name: string, timeoutMs = REOPEN_MS): Promise<PythonWorker<W>> {
-    const worker = await PythonWorker.open<W>((attach, ms) => this.#attach(name, attach, ms), timeoutMs);
+    const worker: PythonWorker<W> = await PythonWorker.open<W>(
+      (attach, ms) => this.#attach(name, attach, ms),
+      timeoutMs,
+      () => this.#workers.delete(worker),
+    );
     this.#workers.add(worker);
     return worker;
   }

@@ -35,13 +35,22 @@ export type EvalOptions = CallOptions & {
   readonly mode?: "value" | "repr" | "exec" | undefined;
   /**
    * Gets what the code prints, as it prints it; without it the text goes where the worker's output goes. As long as a promise that it
-   * gives is pending, nothing more is taken from the worker, whose code then waits in its print.
+   * gives is pending, nothing more is taken from the worker, whose code then waits in its print. What it throws is what the promise
+   * rejects with, and ends the code.
    */
   readonly onOutput?: ((stream: "stdout" | "stderr", text: string) => unknown) | undefined;
 };
 
 // oxlint-disable-next-line typescript/no-explicit-any -- what Python sends is whatever the caller says it is
 type Answer = any;
+
+/** A request whose output is being taken care of: how many pieces, and what has come of it that has to wait for that. */
+type Held = {
+  count: number;
+  readonly onOutput: NonNullable<EvalOptions["onOutput"]>;
+  readonly later: (readonly [kind: number, value: unknown, more: unknown])[];
+  onFree?: () => void;
+};
 
 type Pending = {
   readonly resolve: (value: Answer) => void;
@@ -99,8 +108,11 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   #isKept = false;
   #isRef = true;
 
-  private constructor(seek: (attach: Attach, timeoutMs: number) => Promise<void>) {
+  readonly #onDispose: (() => void) | undefined;
+
+  private constructor(seek: (attach: Attach, timeoutMs: number) => Promise<void>, onDispose?: () => void) {
     this.#seek = seek;
+    this.#onDispose = onDispose;
   }
 
   /**
@@ -110,8 +122,9 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   static async open<W extends object = AnyFunctions>(
     seek: (attach: Attach, timeoutMs: number) => Promise<void>,
     timeoutMs: number,
+    onDispose?: () => void,
   ): Promise<PythonWorker<W>> {
-    const worker = new PythonWorker<W>(seek);
+    const worker = new PythonWorker<W>(seek, onDispose);
     await seek(worker.#attached, timeoutMs);
     return worker;
   }
@@ -199,8 +212,8 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     });
     try {
       this.#isBlocking = true;
-      this.#channel.countRequest();
       this.#channel.sendBlocking(this.#encoder.encode([TO.call, number, name, args, null]));
+      this.#channel.countRequest();
       while (!end.isOver) this.#channel.waitBlocking(BLOCKING_LOOK_MS);
     } catch (error) {
       throw error instanceof BrokenChannel ? lost(this.name, error) : error;
@@ -336,14 +349,15 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
 
   #ask(kind: number, what: string, body: unknown, more: unknown, onOutput?: EvalOptions["onOutput"]): Promise<Answer> {
     const number = this.#next++;
-    const sent = kind === TO.call ? (body as readonly unknown[]).map((one) => this.#lend(one)) : body;
-    const message = more === undefined ? [kind, number, what, sent] : [kind, number, what, sent, more];
     const { promise, resolve, reject } = Promise.withResolvers<Answer>();
     try {
+      const sent = kind === TO.call ? (body as readonly unknown[]).map((one) => this.#lend(one)) : body;
+      const message = more === undefined ? [kind, number, what, sent] : [kind, number, what, sent, more];
       this.#channel.expect(); // first: the answer may be there before we are back
       this.#send(message);
       this.#channel.countRequest();
     } catch (error) {
+      for (let lent = number + 1; lent < this.#next; lent++) this.#leaveSource(lent); // Python never heard of them
       return Promise.reject(error instanceof BrokenChannel ? lost(this.name, error) : (error as Error));
     }
     this.#pending.set(number, { resolve, reject, onOutput });
@@ -368,14 +382,8 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     else ready.then(ask, reject);
     const give = (error: Error): void => {
       isGivenUp = true;
-      if (number === undefined) return reject(error);
-      const pending = this.#settle(number);
-      const stream = this.#streams.get(number);
-      if (!pending && !stream) return;
-      pending?.reject(error);
-      stream?.fail(error);
-      this.#release(number);
-      if (this.#channel.isOpen) this.#channel.interrupt(number);
+      if (number === undefined) reject(error);
+      else this.#giveUp(number, error);
     };
     const onAbort = (): void => give(signal!.reason as Error);
     signal?.addEventListener("abort", onAbort, { once: true });
@@ -405,6 +413,9 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     const message = decode(bytes, this.#channel.sharing.borrow);
     if (!Array.isArray(message) || typeof message[1] !== "number") throw new BrokenChannel("a message that is none");
     const [kind, number, value, more] = message as [number, number, unknown, unknown];
+    const held = this.#channel.isEnding ? this.#held.get(number) : undefined;
+    if (held && (kind === FROM.output || kind === FROM.result || kind === FROM.error))
+      return void held.later.push([kind, value, more]);
     switch (kind) {
       case FROM.result:
         this.#channel.settled(number);
@@ -412,6 +423,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
         break;
       case FROM.error: {
         this.#channel.settled(number);
+        this.#left.delete(number);
         const error = PythonError.from(value) ?? new BrokenChannel("an error that is none");
         const stream = this.#streams.get(number);
         if (stream) stream.fail(error);
@@ -419,10 +431,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
         break;
       }
       case FROM.output:
-        this.#hold(
-          number,
-          this.#pending.get(number)?.onOutput?.(value === "stderr" ? "stderr" : "stdout", String(more)),
-        );
+        this.#onOutput(number, value, more);
         break;
       case FROM.stream:
         this.#openStream(number);
@@ -442,7 +451,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
         this.#sources.get(number)?.want(Number(value));
         break;
       case FROM.leave:
-        this.#sources.get(number)?.leave();
+        this.#leaveSource(number);
         break;
       case FROM.forget:
         this.#channel.sharing.forget(number);
@@ -458,24 +467,62 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   }
 
   /** Takes nothing more until what was given is taken care of, or its request has ended. */
-  #hold(number: number, taken: unknown): void {
+  #onOutput(number: number, stream: unknown, text: unknown): void {
+    const onOutput = this.#pending.get(number)?.onOutput;
+    if (!onOutput) return;
+    let taken: unknown;
+    try {
+      taken = onOutput(stream === "stderr" ? "stderr" : "stdout", String(text));
+    } catch (error) {
+      return this.#giveUp(number, error as Error);
+    }
     if (!(taken instanceof Promise)) return;
     if (this.#held.size === 0) this.#channel.pause();
-    this.#held.set(number, (this.#held.get(number) ?? 0) + 1);
+    const held = this.#held.get(number) ?? { count: 0, onOutput, later: [] };
+    this.#held.set(number, held);
+    held.count++;
     const go = (): void => {
-      const left = (this.#held.get(number) ?? 0) - 1;
-      if (left > 0) this.#held.set(number, left);
-      else this.#release(number);
+      if (--held.count > 0) return;
+      held.onFree?.();
+      if (this.#held.get(number) === held) this.#release(number);
     };
-    taken.then(go, go);
+    taken.then(go, (error: Error) => {
+      if (this.#held.get(number) === held) this.#giveUp(number, error);
+      go();
+    });
+  }
+
+  /** The caller waits for a request no longer, and its code is to end. */
+  #giveUp(number: number, error: Error): void {
+    const pending = this.#settle(number);
+    const stream = this.#streams.get(number);
+    if (!pending && !stream) return;
+    pending?.reject(error);
+    stream?.fail(error);
+    this.#release(number);
+    if (this.#channel.isOpen) this.#channel.interrupt(number);
+  }
+
+  /** What the worker said before it ended, for one whose output was being taken care of then. */
+  async #finish(number: number, held: Held): Promise<void> {
+    if (held.count > 0) await new Promise<void>((resolve) => (held.onFree = resolve));
+    try {
+      for (const [kind, value, more] of held.later) {
+        if (kind === FROM.output) await held.onOutput(value === "stderr" ? "stderr" : "stdout", String(more));
+        else if (kind === FROM.result) this.#settle(number)?.resolve(value);
+        else throw PythonError.from(value) ?? new BrokenChannel("an error that is none");
+      }
+    } catch (error) {
+      this.#settle(number)?.reject(error as Error);
+    }
   }
 
   #release(number: number): void {
     if (this.#held.delete(number) && this.#held.size === 0) this.#channel.resume();
   }
 
-  /** How many pieces of output of a request are being taken care of. */
-  readonly #held = new Map<number, number>();
+  /** Requests whose output is being taken care of. */
+  readonly #held = new Map<number, Held>();
 
   /** Whether all that was given up has ended, after so many milliseconds at most. Code in one long call of C does not until that returns. */
   async hasStopped(timeoutMs: number): Promise<boolean> {
@@ -499,18 +546,25 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     return new StreamRef(number);
   }
 
+  #leaveSource(number: number): void {
+    const source = this.#sources.get(number);
+    this.#sources.delete(number);
+    source?.leave();
+  }
+
   #openStream(number: number): void {
     const pending = this.#settle(number);
     if (!pending) return this.#leave(number);
+    const channel = this.#channel; // a stream may be read, and left, when there is another one
     const state = new StreamState(
       (credit) => {
-        if (!this.#channel.isOpen) return;
-        this.#channel.expect();
+        if (!channel.isOpen) return;
+        channel.expect();
         this.#send([TO.credit, number, credit]);
       },
       (isEarly) => {
         this.#streams.delete(number);
-        if (isEarly && this.#channel.isOpen) this.#leave(number);
+        if (isEarly && channel.isOpen) this.#leave(number);
       },
       (isAwaited) => {
         this.#readers += isAwaited ? 1 : -1;
@@ -534,16 +588,18 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
 
   /** A function that gives its value at once is answered at once, also while a blocking call waits. */
   #invoke(number: number, name: string, args: unknown, kwargs: unknown): void {
+    const channel = this.#channel; // the next run counts anew: there the number would be somebody else's
     const fail = (error: unknown): void => {
-      if (this.#channel.isOpen) this.#send([TO.throw, number, errorRecord(error)]);
+      if (channel.isOpen) this.#send([TO.throw, number, errorRecord(error)]);
     };
     const answer = (value: unknown): void => {
+      if (!channel.isOpen) return;
       try {
         this.#send([TO.return, number, value]);
       } catch (error) {
         fail(error);
       }
-      if (this.#pending.size > 0 && this.#channel.isOpen) this.#channel.expect();
+      if (this.#pending.size > 0 && channel.isOpen) channel.expect();
     };
     try {
       const fn = this.#bound.get(name);
@@ -565,10 +621,18 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   #onClose(cause: Error): void {
     this.#mayReopen = cause instanceof PeerGone && !this.#isDisposed; // who broke the rules is not asked again
     this.#left.clear();
+    const held = [...this.#held];
     this.#held.clear(); // of another channel than the next one
-    const pending = [...this.#pending.keys()].flatMap((number) => this.#settle(number) ?? []);
+    const answered = new Set<number>();
+    for (const [number, one] of held) {
+      if (one.later.some(([kind]) => kind !== FROM.output)) answered.add(number);
+      void this.#finish(number, one);
+    }
+    const open = [...this.#pending.keys()].filter((number) => !answered.has(number));
+    const pending = open.flatMap((number) => this.#settle(number) ?? []);
     const streams = [...this.#streams.values()];
-    for (const source of this.#sources.values()) source.leave();
+    this.#streams.clear(); // their numbers say nothing to the next run
+    for (const number of this.#sources.keys()) this.#leaveSource(number);
     const fail = (error: Error): void => {
       for (const one of pending) one.reject(error);
       for (const stream of streams) stream.fail(error);
@@ -588,6 +652,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     this.#isDisposed = true;
     this.#mayReopen = false;
     this.#channel[Symbol.dispose]();
+    this.#onDispose?.();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
