@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ._codec import BrokenChannel, Interrupted
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Items in a row before other messages get their turn.
 _TURN_ITEMS = 64
+#: How often an event loop that waits for the client looks whether it must fetch the answer itself.
+_LOOK_SECONDS, _LOOK_SECONDS_MAX = 0.001, 0.05
 _OVER = object()
 
 
@@ -170,37 +172,75 @@ class Incoming(Iterator[Any], AsyncIterator[Any]):
         self._error: BaseException | None = None
         self._is_over = False
         self._wanted = 0
+        #: Of those who wait in an event loop.
+        self._tells: list[Callable[[], None]] = []
 
     def push(self, item: Any) -> None:
         if len(self._items) > _WINDOW:
             raise BrokenChannel("the client sent more of a stream than was wanted")
         self._items.append(item)
+        self._tell()
 
     def fail(self, error: BaseException | None) -> None:
         self._error, self._is_over = error, True
+        self._tell()
 
-    def __next__(self) -> Any:
-        if not self._items and not self._is_over:
-            if self._wanted == 0:
-                self._wanted = _WINDOW  # first: an interrupt that comes with the sending must not have it asked for twice
-                self._session.channel.send([WANT, self._number, _WINDOW])
-            self._session.serving.wait(self._session, lambda: bool(self._items) or self._is_over)
+    def _tell(self) -> None:
+        for tell in self._tells.copy():
+            tell()
+
+    def _has_come(self) -> bool:
+        return bool(self._items) or self._is_over
+
+    def _ask(self) -> None:
+        if self._wanted == 0:
+            self._wanted = _WINDOW  # first: an interrupt that comes with the sending must not have it asked for twice
+            self._session.channel.send([WANT, self._number, _WINDOW])
+
+    def _take(self, end: type[Exception]) -> Any:
         if self._items:
             self._wanted -= 1
             return self._items.popleft()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
-        raise StopIteration
+        raise end
+
+    def __next__(self) -> Any:
+        if not self._has_come():
+            self._ask()
+            self._session.serving.wait(self._session, self._has_come)
+        return self._take(StopIteration)
 
     def __aiter__(self) -> Incoming:
         return self
 
     async def __anext__(self) -> Any:
-        item = await asyncio.get_running_loop().run_in_executor(None, lambda: next(self, _OVER))
-        if item is _OVER:
-            raise StopAsyncIteration
-        return item
+        if not self._has_come():
+            self._ask()
+            await self._wait()
+        return self._take(StopAsyncIteration)
+
+    async def _wait(self) -> None:
+        """In the event loop: a thread that waited for a client that sends nothing would outlast whoever gave up."""
+        loop = asyncio.get_running_loop()
+        came: asyncio.Future[None] = loop.create_future()
+
+        def tell() -> None:
+            try:
+                loop.call_soon_threadsafe(lambda: came.done() or came.set_result(None))
+            except RuntimeError:
+                pass  # that loop was closed: nobody waits any more
+
+        self._tells.append(tell)
+        look_seconds = _LOOK_SECONDS
+        try:
+            while not self._has_come():
+                await asyncio.wait((came,), timeout=look_seconds)
+                look_seconds = min(2 * look_seconds, _LOOK_SECONDS_MAX)
+                self._session.serving.fetch_answers(self._session)  # the serving thread may be in code that waits for this one
+        finally:
+            self._tells.remove(tell)
 
     def close(self) -> None:
         was_over, self._is_over = self._is_over, True

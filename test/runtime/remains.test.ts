@@ -35,6 +35,16 @@ def greedy(items): # asks, is interrupted while it asks, and asks again
     return sum(items)
 
 @ipcctl.expose
+async def total(items):
+    sum = 0
+    async for item in items: sum += item
+    return sum
+
+@ipcctl.expose
+def total_elsewhere(items): # its thread waits for that of the event loop
+    return asyncio.run_coroutine_threadsafe(total(items), ipcctl._serving.serving().loop()).result()
+
+@ipcctl.expose
 def ask(): return slow()
 
 @ipcctl.expose
@@ -281,12 +291,28 @@ def slow_send(message, began):
     send(message, began)
     if message[0] == ${TO_CLIENT.want}:
         channel._send = send
-        while not channel.server.has_news: time.sleep(0.001)
-        channel.look()
+        while not channel.server.wanted: # a signal may have looked before us
+            channel.look()
+            time.sleep(0.001)
 channel._send = slow_send
 `);
   const total = a.call("greedy", items);
   await waitUntil(() => wanted > 0, "it has asked");
   a.interrupt();
   expect(await soon("the total", total)).toBe(2000);
+});
+
+test("async functions that are given up while they read a silent stream keep no other from reading", async () => {
+  await using a = await fresh();
+  const silent = (): AsyncIterable<number> => ({
+    [Symbol.asyncIterator]: () => ({ next: () => new Promise<never>(() => undefined) }),
+  });
+  const given = Array.from({ length: 64 }, () => failure(a.callWith("total", [silent()], { timeout: 100 })));
+  for (const error of await soon("their ends", Promise.all(given))) expect((error as IpcError).code).toBe("DEADLINE");
+  expect(await a.hasStopped(10_000)).toBe(true);
+  const three = async function* (): AsyncGenerator<number> {
+    for (const item of [1, 2, 3]) yield item;
+  };
+  expect(await soon("the total", a.call("total", three()))).toBe(6);
+  expect(await soon("that of a thread that waits", a.call("total_elsewhere", three()))).toBe(6);
 });
