@@ -1,5 +1,6 @@
 /** Completion scripts, and the hidden `__complete` that they ask. */
 import type { Command, Option } from "commander";
+import { atMost } from "../base/patience.ts";
 import { readWorkers } from "../protocol/status.ts";
 import { Connection } from "../sdk/connection.ts";
 import { Context } from "./context.ts";
@@ -85,5 +86,10 @@ async function workerNames(): Promise<string[]> {
     const groups = new Set(all.flatMap(({ group }) => (group === null ? [] : [`@${group}`])));
     return [...all.map((worker) => worker.name), ...groups];
   };
-  return Promise.race([ask().catch(() => []), Bun.sleep(PATIENCE_MS).then(() => [])]);
+  return (
+    (await atMost(
+      PATIENCE_MS,
+      ask().catch(() => []),
+    )) ?? []
+  );
 }

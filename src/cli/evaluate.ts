@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { PYTHON_PACKAGES } from "../base/install.ts";
+import { atMost } from "../base/patience.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { parseDurationMs } from "../base/units.ts";
 import { readWorkers } from "../protocol/status.ts";
@@ -160,7 +161,7 @@ async function ending(context: Context, worker: PythonWorker, work: () => Promis
     await flushed();
     return 0;
   } catch (error) {
-    await Promise.race([flushed(), Bun.sleep(FLUSH_MS)]); // a reader that does not read keeps nobody
+    await atMost(FLUSH_MS, flushed()); // a reader that does not read keeps nobody
     if (error instanceof IpcError && error.code === "DEADLINE") throw await outcome(worker, error);
     const { traceback, type, message } = error as { traceback?: string; type?: string; message: string };
     if (traceback === undefined) throw error;

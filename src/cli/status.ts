@@ -1,4 +1,5 @@
 /** `status`, `list`, `describe`: tables that fit the terminal, or JSON. */
+import { atMost } from "../base/patience.ts";
 import { formatBytes, formatUptime } from "../base/units.ts";
 import {
   readDaemon,
@@ -162,7 +163,7 @@ export async function watchStatus(context: Context, name: string | undefined): P
           isDrawing ? `\u001b[H${text.replaceAll("\n", "\u001b[K\n")}\u001b[K\n\u001b[J` : `${text}\n`,
         );
       shown = text;
-      await Promise.race([Bun.sleep(PERIOD_MS), ended.promise]);
+      await atMost(PERIOD_MS, ended.promise);
     }
   } finally {
     if (isDrawing) process.stdout.write("\u001b[?25h");

@@ -252,6 +252,18 @@ test("init writes what start takes, from pm2's file, bunctl's, or the scripts of
   await home.cli("delete", "svc", "-f");
 });
 
+test.each([
+  [["eval", "brief", "1/0"], 1],
+  [["__complete", "stop", "bri"], 0],
+])("%p ends when it has said all, and waits for no timer", async (args, status) => {
+  await home.cli("start", home.script("brief.py", SLEEP));
+  await waitUntil(async () => {
+    const began = performance.now();
+    expect((await home.cli(...args)).status).toBe(status);
+    return performance.now() - began < 900; // the timers have a second
+  }, "one that a busy machine does not hold up ends at once");
+});
+
 test("completion offers commands, flags and worker names in bash", async () => {
   const script = (await home.cli("completion", "bash")).stdout;
   const complete = (...words: string[]): string[] => {
