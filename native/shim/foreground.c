@@ -18,26 +18,25 @@
 static struct ipc_spec spec;
 static pid_t caller;
 
-/* How long the caller may take to pass on what the terminal sent to him, and to us. */
+/* How long the caller may take to pass on what was sent to him, and to us. */
 #define ECHO_MS 5000u
 
-/* What the terminal has sent and the caller has not yet passed on, of each signal. */
+/* What the group has got and the caller has not yet passed on, of each signal. */
 static struct { unsigned count; uint64_t until_ms; } echoes[NSIG];
 
 /*
- * A signal from the terminal reached the worker's group without us; one by kill(2) was for us alone. The caller cannot tell the one from the
- * other and passes on what he gets: of those from the terminal we have heard before.
+ * What does not come from the caller was sent to the whole group: by the terminal, or by a program, as timeout(1) does. The worker has it then,
+ * and the caller, who cannot tell it from what is for him alone, passes it on as well: of those we have heard before.
  */
 static void forward(const struct signalfd_siginfo *info, pid_t worker, bool is_elsewhere)
 {
 	uint32_t number = info->ssi_signo;
-	bool is_keyboard = number == SIGINT || number == SIGQUIT || number == SIGWINCH;
-	if (is_keyboard && info->ssi_code > 0) {
+	if (info->ssi_code > 0 || (pid_t)info->ssi_pid != caller) {
 		echoes[number].count += number != SIGWINCH;
 		echoes[number].until_ms = ipc_now_ms() + ECHO_MS;
 		if (!is_elsewhere && getpgid(worker) == getpgrp())
 			return;
-	} else if (is_keyboard && (pid_t)info->ssi_pid == caller && echoes[number].count > 0) {
+	} else if (echoes[number].count > 0) {
 		bool is_echo = ipc_now_ms() < echoes[number].until_ms;
 		echoes[number].count = is_echo ? echoes[number].count - 1 : 0;
 		if (is_echo)

@@ -17,6 +17,8 @@ import { identity, parseEnv, type StartFlags } from "./start.ts";
 const RLIMIT_DATA = 2;
 const RLIMIT_NOFILE = 7;
 const SIGTERM = 15;
+/** `timeout` and others signal a command and then its group: for a program that has not yet run since, that is one signal, and for ours too. */
+const SAME_SIGNAL_MS = 20;
 const TIMED_OUT = 124;
 const CPU_USED_UP = 128 + 24; // SIGXCPU
 
@@ -110,9 +112,15 @@ export async function run(
       env: {},
       stdio: ["inherit", "inherit", "inherit"],
     });
-    // What is sent to us alone is passed on. The keyboard's signals come to us all: the shim, which sees who sends, passes none on twice.
-    for (const name of ["SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const)
-      process.on(name, () => child.kill(name));
+    // What is sent to us alone is passed on. What the whole group gets, the shim, which sees who sends, passes on to nobody twice.
+    for (const name of ["SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const) {
+      let last = -Infinity;
+      process.on(name, () => {
+        const now = performance.now();
+        if (now - last > SAME_SIGNAL_MS) child.kill(name);
+        last = now;
+      });
+    }
     const status = await child.exited;
     const { cpuSeconds } = plan.policy.limits;
     if (status === TIMED_OUT && wallMs !== null && wallMs < timeoutMs)

@@ -97,3 +97,30 @@ test("the keyboard reaches a worker that took a process group of its own", async
   });
   expect(await outcomeOf(child)).toEqual({ status: 0, stdout: "in all 2\n", stderr: "" });
 });
+
+/** Signals `ipcctl run` and then its group, as timeout(1) does, or its group alone. */
+const GROUP = `
+import os, signal, subprocess, sys
+run = subprocess.Popen(sys.argv[2:], stdout=subprocess.PIPE, text=True, process_group=0)
+assert run.stdout.readline() == "up\\n"
+if sys.argv[1] == "both": os.kill(run.pid, signal.SIGINT)
+os.killpg(run.pid, signal.SIGINT)
+assert run.stdout.readline() == "got 1\\n"
+run.send_signal(signal.SIGUSR1)  # comes to the worker by the same way, behind what is passed on
+line = run.stdout.readline()
+os.kill(run.pid, signal.SIGTERM)
+print(line, run.stdout.read(), sep="", end="")
+sys.exit(run.wait())
+`;
+
+test.each(["both", "group"])("what a program sends to the group (%s) arrives once", async (how) => {
+  const marks = `import signal\nsignal.signal(signal.SIGUSR1, lambda *_: print("marked", flush=True))\n`;
+  home.script("marks.py", marks + COUNTS);
+  const sender = home.script("group.py", GROUP);
+  const child = Bun.spawn(["timeout", "60", "python3", sender, how, IPCCTL, "run", "marks.py"], {
+    cwd: home.dir,
+    env: home.env,
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  expect(await outcomeOf(child)).toEqual({ status: 0, stdout: "marked\nin all 1\n", stderr: "" });
+});
