@@ -1,5 +1,6 @@
 /** How a run ended, put together from the records on disk and from what the daemon itself did to it. */
 import { IpcError } from "../base/errors.ts";
+import { shellWord } from "../base/shell-words.ts";
 import { formatBytes } from "../base/units.ts";
 import type { ExitInfo } from "../protocol/status.ts";
 import type { ExitRecord, RunRecord } from "./records.ts";
@@ -115,9 +116,19 @@ export function launchError(ending: Ending, executable: string, isScript: boolea
       hint: "see: ipcctl doctor",
     });
   return new IpcError("START_FAILED", `${executable}: ${errnoText(ending.status)}`, {
-    hint: isScript ? "name another one with --interpreter PATH" : "name it with its whole path, or set PATH with --env",
+    hint: launchHint(ending.status, executable, isScript),
   });
 }
+
+function launchHint(errno: number | null, executable: string, isScript: boolean): string {
+  if (isScript) return "name another one with --interpreter PATH";
+  if (errno === EACCES) return `see who may execute it: ls -ld ${shellWord(executable)}`;
+  if (errno === ENOEXEC) return "let it begin with a line that names what runs it, as #!/bin/sh";
+  return "name it with its whole path, or set PATH with --env";
+}
+
+const ENOEXEC = 8;
+const EACCES = 13;
 
 const ERRNO: Record<number, string> = {
   1: "operation not permitted",

@@ -66,6 +66,13 @@ test("a start that cannot be leaves nothing behind, always, and names what could
     refused(await home.cli("start", "--command", `nonexistent-${round}`), 1, `nonexistent-${round}`);
     refused(await home.cli("start", "bad"), 1, "/nope/interp", "--interpreter");
   }
+  home.script("my tool", "#!/bin/sh\nexec sleep 600\n");
+  refused(
+    await home.cli("start", "--name", "cr", "--command", "'./my tool'"),
+    1,
+    "permission denied",
+    "ls -ld './my tool'",
+  );
   refused(await home.cli("start", "sleep.py", "--name", "cr", "--cron", "foo"), 2, 'cron: "foo"');
   refused(await home.cli("start", "sleep.py", "--name", "cr", "--max-cpu", "0"), 2, "--max-cpu", '"0"');
   refused(await home.cli("start", "sleep.py", "--name", "cr", "--uid", "no-such-user"), 2, "--uid", "no-such-user");
