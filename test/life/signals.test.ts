@@ -13,8 +13,8 @@ const IPCCTL = join(ROOT, "bin/ipcctl");
 
 const WAITS = `
 import os, sys, time
-open(os.environ["UP"], "w").close()
 try:
+    open(os.environ["UP"], "w").close()
     time.sleep(600)
 except KeyboardInterrupt:
     if sys.argv[1:]: sys.exit(int(sys.argv[1]))
