@@ -103,8 +103,10 @@ const GROUP = `
 import os, signal, subprocess, sys
 run = subprocess.Popen(sys.argv[2:], stdout=subprocess.PIPE, text=True, process_group=0)
 assert run.stdout.readline() == "up\\n"
+os.kill(run.pid, signal.SIGSTOP)  # so that it passes nothing on between the two
 if sys.argv[1] == "both": os.kill(run.pid, signal.SIGINT)
 os.killpg(run.pid, signal.SIGINT)
+os.kill(run.pid, signal.SIGCONT)
 assert run.stdout.readline() == "got 1\\n"
 run.send_signal(signal.SIGUSR1)  # comes to the worker by the same way, behind what is passed on
 line = run.stdout.readline()
