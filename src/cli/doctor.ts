@@ -7,7 +7,7 @@ import { findLockHolder } from "../base/daemon-lock.ts";
 import { SHIM_BINARY } from "../base/install.ts";
 import { IpcError } from "../base/errors.ts";
 import { readDaemon } from "../protocol/status.ts";
-import { Connection } from "../sdk/connection.ts";
+import { openGreeted, Silence } from "../sdk/autostart.ts";
 import type { Context } from "./context.ts";
 
 export type Check = { name: string; status: "ok" | "warn" | "fail"; detail: string; remedy?: string };
@@ -22,7 +22,7 @@ export async function doctor(context: Context): Promise<number> {
     checkKernel(),
     checkFolder("state directory", context.paths.stateDir),
     checkFolder("runtime directory", context.paths.runtimeDir),
-    checkSpace(context.paths.stateDir),
+    ...checkSpace(context.paths.stateDir),
     await checkDaemon(context),
     await checkDatabase(context.paths.database),
     await checkPython(),
@@ -92,26 +92,29 @@ function checkFolder(name: string, path: string): Check {
   }
 }
 
-function checkSpace(path: string): Check {
+function checkSpace(path: string): Check[] {
+  if (!existsSync(path)) return []; // the line above says why
   const { bavail, bsize } = statfsSync(path);
   const free = bavail * bsize;
   const detail = `${Math.round(free / 1024 ** 2)} MiB free for logs and state on the disk of ${path}`;
-  if (free >= LEAST_FREE_BYTES) return { name: "disk", status: "ok", detail };
+  if (free >= LEAST_FREE_BYTES) return [{ name: "disk", status: "ok", detail }];
   if (free > 0)
-    return { name: "disk", status: "warn", detail, remedy: "workers block or drop log lines when the disk is full" };
-  return {
-    name: "disk",
-    status: "fail",
-    detail: `the disk of ${path} is full`,
-    remedy: "nothing new can be started: ipcctl flush NAME empties the log of a worker",
-  };
+    return [{ name: "disk", status: "warn", detail, remedy: "workers block or drop log lines when the disk is full" }];
+  return [
+    {
+      name: "disk",
+      status: "fail",
+      detail: `the disk of ${path} is full`,
+      remedy: "nothing new can be started: ipcctl flush NAME empties the log of a worker",
+    },
+  ];
 }
 
 async function checkDaemon({ paths }: Context): Promise<Check> {
   const name = "daemon";
   const holder = findLockHolder(paths.lock);
   try {
-    using connection = await Connection.open(paths.socket);
+    using connection = await openGreeted(paths.socket);
     const { pid, degraded } = await connection.query("DaemonStatus", readDaemon);
     if (holder && holder.pid !== pid)
       return {
@@ -132,7 +135,7 @@ async function checkDaemon({ paths }: Context): Promise<Check> {
       name,
       status: "warn",
       detail: `runs (pid ${holder.pid}), but ${message}; ${lies}`,
-      remedy: "ipcctl daemon status asks it to make its socket again",
+      remedy: error instanceof Silence ? error.hint! : "ipcctl daemon status asks it to make its socket again",
     };
   }
 }

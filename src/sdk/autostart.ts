@@ -77,7 +77,7 @@ function unreachable(paths: Paths, { pid }: LockHolder): IpcError {
 const GREET_MS = 10_000;
 
 /** Somebody listens and says nothing. */
-class Silence extends IpcError {
+export class Silence extends IpcError {
   constructor(path: string) {
     super("NO_DAEMON", `the daemon at ${path} has not answered within ${GREET_MS / 1000} s`, {
       hint: "ipcctl daemon restart puts another one in its place",
@@ -85,8 +85,8 @@ class Silence extends IpcError {
   }
 }
 
-/** The socket of a daemon that is being killed still takes connections: only one that answers is one. */
-async function openGreeted(path: string): Promise<Connection> {
+/** The socket of a daemon that is being killed, or hangs, still takes connections: only one that answers is one. */
+export async function openGreeted(path: string): Promise<Connection> {
   const connection = await Connection.open(path);
   const late = Promise.withResolvers<never>();
   const timer = setTimeout(() => late.reject(new Silence(path)), GREET_MS);
@@ -106,8 +106,7 @@ async function openGreeted(path: string): Promise<Connection> {
 }
 
 async function startDaemon(paths: Paths, onNotice: (text: string) => void): Promise<Connection> {
-  mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
-  mkdirSync(dirname(paths.daemonLog), { recursive: true, mode: 0o700 });
+  for (const folder of [paths.stateDir, dirname(paths.daemonLog)]) makeFolder(folder);
   const errorFile = `${paths.daemonLog}.stderr`;
   const errors = openSync(errorFile, "a", 0o600);
   const told = { file: errorFile, from: fstatSync(errors).size };
@@ -117,6 +116,17 @@ async function startDaemon(paths: Paths, onNotice: (text: string) => void): Prom
   const connection = await waitForDaemon(paths, child, told);
   for (const notice of linesOf(told, NOTICE)) onNotice(notice);
   return connection;
+}
+
+function makeFolder(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw new IpcError("NO_DAEMON", `the daemon could not be started: ${(error as Error).message}`, {
+      hint: "set IPCCTL_HOME to a folder that can be made and written",
+      cause: error,
+    });
+  }
 }
 
 const HEAD = "ipcctl: ";

@@ -331,3 +331,16 @@ test("status --watch draws again until interrupted", async () => {
   child.kill("SIGINT");
   expect(await child.exited).toBe(0);
 });
+
+test("where no state can be kept, doctor says so with all the rest, and a start what to do", async () => {
+  await using home = new Home();
+  const file = home.script("file", "");
+  home.env.IPCCTL_HOME = file;
+  const doctor = await home.cli("doctor");
+  expect(doctor.stdout).toContain("FAIL  state directory    ENOTDIR");
+  expect(doctor.stdout).toContain("policies");
+  expect(doctor).toMatchObject({ status: 1, stderr: "" });
+  const { status, stderr } = await home.cli("start", file);
+  expect(status).toBe(3);
+  expect(stderr).toMatch(/^ipcctl: the daemon could not be started: ENOTDIR.*\n {2}set IPCCTL_HOME to a folder/);
+});
