@@ -169,6 +169,10 @@ async function serve(options: DaemonOptions): Promise<void> {
       systemd.extend(60_000);
       await registry.stopForShutdown();
       cgroups?.removeSelf();
+    } else {
+      const lost = await registry.endUnreachable();
+      if (lost.length > 0)
+        logger.error({ workers: lost }, "ended: their folders were removed, and no daemon finds them");
     }
     registry.release();
     server[Symbol.dispose]();
@@ -230,7 +234,7 @@ async function serve(options: DaemonOptions): Promise<void> {
     if (!lock.look()) {
       logger.error(
         { lock: paths.lock },
-        "the lock was removed, and another daemon has taken it: this one ends, its workers run on",
+        "the lock was removed, and another daemon has taken it: this one ends, and leaves its workers to that one",
       );
       return void shutdown(true);
     }

@@ -86,7 +86,7 @@ export const TABLE: { readonly [S in State]: { readonly [E in Event]: Transition
   stopping: {
     start: to("restarting"),
     stop: to("stopping", "end"),
-    restart: to("restarting"),
+    restart: to("restarting", "end"),
     ready: to("stopping"),
     ended: to("stopped"),
     ended_retry: to("stopped"),
@@ -96,7 +96,7 @@ export const TABLE: { readonly [S in State]: { readonly [E in Event]: Transition
   restarting: {
     start: to("restarting"),
     stop: to("stopping", "end"),
-    restart: to("restarting"),
+    restart: to("restarting", "end"),
     ready: to("restarting"),
     ended: to("starting", "launch"),
     ended_retry: to("starting", "launch"),

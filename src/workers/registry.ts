@@ -473,6 +473,13 @@ export class Registry {
     );
   }
 
+  /** For a daemon that goes and leaves its workers to the next one: ends those that no other finds. Returns their names. */
+  async endUnreachable(): Promise<string[]> {
+    const lost = this.everyWorker.filter((worker) => worker.isUnreachable);
+    await Promise.all(lost.map((worker) => worker.endUnreachable()));
+    return lost.map(({ id }) => id);
+  }
+
   /** Lets every worker run on without us. */
   release(): void {
     this.#isClosing = true;

@@ -65,6 +65,8 @@ export class Run {
   degraded: readonly string[] = [];
   /** A user asked for it and hears of its failure: it is not tried again where it cannot be executed. */
   isAskedFor = false;
+  /** It was there before this daemon. */
+  isFound = false;
   live: ShimState | undefined;
   isReady = false;
   isLogBlocked = false;

@@ -38,7 +38,8 @@ export type InstanceRow = {
   readonly doneRun: number;
   readonly restarts: number;
   readonly attempts: number;
-  readonly retryAtMs: number;
+  /** When the next run begins that waits, or the run is killed that is being stopped. */
+  readonly dueAtMs: number;
   readonly droppedLines: number;
   readonly reason: string | null;
 };
@@ -126,7 +127,7 @@ export class Store implements Disposable {
 
   addInstance(id: string, app: string, instance: number): InstanceRow {
     if (this.#rows.has(id)) throw new Error(`instance ${id} is known already`);
-    const counts = { run: 0, doneRun: 0, restarts: 0, attempts: 0, retryAtMs: 0, droppedLines: 0 };
+    const counts = { run: 0, doneRun: 0, restarts: 0, attempts: 0, dueAtMs: 0, droppedLines: 0 };
     const row: InstanceRow = { id, app, instance, phase: "down", ...counts, reason: null };
     this.#rows.set(id, row);
     this.#behind.rows.add(id);
@@ -380,13 +381,13 @@ const TROUBLE_HINT = "free some room, or make the folder writable: ipcctl doctor
 type ExitRow = { readonly instance: string; readonly info: string };
 
 const SELECT_ROWS = `SELECT id, app, instance, phase, run, done_run AS doneRun, restarts, attempts,
-  retry_at_ms AS retryAtMs, dropped_lines AS droppedLines, reason FROM instances`;
+  retry_at_ms AS dueAtMs, dropped_lines AS droppedLines, reason FROM instances`;
 const PUT_APP = "INSERT INTO apps (id, config) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET config = excluded.config";
 const PUT_ROW = `
   INSERT INTO instances (id, app, instance, phase, run, done_run, restarts, attempts, retry_at_ms, dropped_lines, reason)
-  VALUES ($id, $app, $instance, $phase, $run, $doneRun, $restarts, $attempts, $retryAtMs, $droppedLines, $reason)
+  VALUES ($id, $app, $instance, $phase, $run, $doneRun, $restarts, $attempts, $dueAtMs, $droppedLines, $reason)
   ON CONFLICT (id) DO UPDATE SET phase = $phase, run = $run, done_run = $doneRun, restarts = $restarts,
-    attempts = $attempts, retry_at_ms = $retryAtMs, dropped_lines = $droppedLines, reason = $reason`;
+    attempts = $attempts, retry_at_ms = $dueAtMs, dropped_lines = $droppedLines, reason = $reason`;
 const PUT_EXIT = `INSERT INTO exits (instance, run, info) SELECT id, ?2, ?3 FROM instances WHERE id = ?1
   ON CONFLICT DO UPDATE SET info = excluded.info`;
 

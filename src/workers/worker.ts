@@ -33,7 +33,7 @@ import { LAUNCH_MS, Run, stopWithinMs, type RunMonitor } from "./run.ts";
 import type { CallCounts, ShimLink, ShimState } from "./shim.ts";
 import type { Spec } from "./spec.ts";
 import { resolveLaunch } from "./launch.ts";
-import { makeSpec, ownUserOf, prepare, removeOpenScratch, requireGroup } from "./start-spec.ts";
+import { makeSpec, ownUserOf, prepare, removeOpenScratch, requireGroup, SIGTERM } from "./start-spec.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";
 
 /** What a worker needs of the world. */
@@ -259,21 +259,25 @@ export class Worker {
 
   /** Wants it down, under every policy, also out of backoff. Asked again it may shorten the grace. */
   stop(graceMs: number | null): void {
-    this.#save({ phase: "down", attempts: 0, reason: null });
-    this.#graceMs = graceMs;
+    this.#save({ phase: "down", attempts: 0, reason: null, ...this.#mayTake(graceMs) });
     this.#dispatch("stop");
   }
 
   /** Down for as long as no daemon runs: what is wanted stays as it is. */
   suspend(): void {
-    this.#graceMs = null;
+    this.#save(this.#mayTake(null));
     this.#dispatch("stop");
+  }
+
+  /** Null is the app's own. When it is over is known to the next daemon as well, should this one be killed meanwhile. */
+  #mayTake(graceMs: number | null): InstanceChange {
+    this.#graceMs = graceMs;
+    return { dueAtMs: this.#world.nowMs() + (graceMs ?? this.#config.stop_timeout) };
   }
 
   /** Wants a fresh process. `reason` is null for a user's wish. */
   restart(reason: string | null, graceMs: number | null = null): void {
-    this.#save({ phase: "up", reason, ...(reason === null ? { attempts: 0 } : {}) });
-    this.#graceMs = graceMs;
+    this.#save({ phase: "up", reason, ...(reason === null ? { attempts: 0 } : {}), ...this.#mayTake(graceMs) });
     this.#isAskedFor = false;
     this.#launchFailure = undefined;
     this.#dispatch("restart");
@@ -331,6 +335,18 @@ export class Worker {
     return this.isExtra ? `the new ${this.#row.app}` : this.id;
   }
 
+  /** Its process lives, and its folder is gone, or another's: only who is connected to its shim can end it. */
+  get isUnreachable(): boolean {
+    if (!this.live) return false;
+    const run = readRunRecord(this.dir);
+    return run?.pid !== this.live.pid || run.starttime !== this.live.startTime;
+  }
+
+  /** Its shim carries it out, whatever becomes of us. Nothing in its folder is looked at, which may be another's. */
+  async endUnreachable(): Promise<void> {
+    await this.#run?.link?.stop(this.#config.stop_timeout, SIGTERM);
+  }
+
   /** Lets go of the shim without touching the run: the daemon goes, the worker stays. */
   release(): void {
     this.#isRemoved = true;
@@ -386,7 +402,7 @@ export class Worker {
     if (phase === "crashed" || phase === "failed") this.#state = "crashed";
     if (phase === "backoff") {
       this.#state = "backoff";
-      this.#armRetry(Math.max(0, this.#row.retryAtMs - this.#world.nowMs()));
+      this.#armRetry(Math.max(0, this.#row.dueAtMs - this.#world.nowMs()));
     }
     return phase === "up"; // Asked for, and killed before a shim took it.
   }
@@ -395,6 +411,7 @@ export class Worker {
   async #adoptLive(): Promise<boolean> {
     const deadline = performance.now() + SHIM_PATIENCE_MS;
     const run = this.#newRun(readRunRecord(this.dir)?.run ?? this.#row.run);
+    run.isFound = true;
     for (let pauseMs = 2; ; pauseMs = Math.min(pauseMs * 2, 100)) {
       this.#run = run;
       if (await run.adopt()) return true;
@@ -406,7 +423,7 @@ export class Worker {
     this.#world.log("warn", { worker: this.id }, "a shim holds the lock and does not answer; going on without it");
     this.#run = run;
     this.#state = this.#row.phase === "up" || this.#row.phase === "backoff" ? "starting" : "stopping";
-    if (this.#state === "stopping") this.#do("end");
+    if (this.#state === "stopping") this.#goOnStopping();
     void run.rejoin();
     return true;
   }
@@ -459,7 +476,7 @@ export class Worker {
       case "end":
         return this.#run?.stop(this.#graceMs ?? this.#config.stop_timeout);
       case "arm":
-        return this.#armRetry(Math.max(0, this.#row.retryAtMs - this.#world.nowMs()));
+        return this.#armRetry(Math.max(0, this.#row.dueAtMs - this.#world.nowMs()));
       case "disarm":
         return clearTimeout(this.#retryTimer);
       default:
@@ -535,7 +552,7 @@ export class Worker {
     if (live.run !== this.#row.run) this.#save({ run: Math.max(this.#row.run, live.run) });
     if (!isFirst) return this.#changed();
     run.monitor = this.#world.watchRun(this, run);
-    const isAdopted = !isUp(this.#state);
+    const isAdopted = run.isFound;
     this.#world.log("info", { worker: this.id, pid: live.pid, run: live.run }, isAdopted ? "adopted" : "started");
     if (isAdopted) this.#keepDefinition(); // an older daemon may not have
     if (isAdopted) this.#takeIn(live);
@@ -548,13 +565,21 @@ export class Worker {
     this.#changed();
   }
 
-  /** A run of the daemon before. */
+  /** A run of the daemon before. Where it was not heard of for a while, what was wanted of it since then holds. */
   #takeIn(live: ShimState): void {
+    if (this.#state === "stopping" || this.#state === "restarting") return;
     const { phase } = this.#row;
     if (phase === "up" || phase === "backoff") this.#state = live.isStopping ? "restarting" : "starting";
     else this.#state = "stopping";
     if (phase === "backoff") this.#save({ phase: "up" });
-    if (this.#state === "stopping" && !live.isStopping) this.#do("end"); // asked again, the grace would begin anew
+    if (this.#state !== "starting") this.#goOnStopping();
+  }
+
+  /** As it was asked by the daemon before: its shim may have heard of it or not, and may carry it out or not. */
+  #goOnStopping(): void {
+    const leftMs = this.#row.dueAtMs - this.#world.nowMs();
+    this.#graceMs = leftMs > 0 ? leftMs : null;
+    this.#do("end");
   }
 
   #becomeReady(run: Run): void {
@@ -586,7 +611,7 @@ export class Worker {
           phase: "backoff",
           reason,
           attempts: verdict.attempt,
-          retryAtMs: this.#world.nowMs() + verdict.delayMs,
+          dueAtMs: this.#world.nowMs() + verdict.delayMs,
         });
         this.#announceCrash(ending);
         this.#emit({ type: "process_restarting", attempt: verdict.attempt, delay_ms: verdict.delayMs });

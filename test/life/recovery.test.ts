@@ -107,7 +107,14 @@ test.each(["restart", "stop"])(
     const { pid } = await home.status("kept");
     const daemon = lockOwner(home);
     process.kill(daemon, "SIGSTOP");
-    const [refused, ended] = await Promise.all([home.cli("status"), home.cli("daemon", verb)]);
+    const [refused, doctor, ended] = await Promise.all([
+      home.cli("status"),
+      home.cli("doctor"),
+      home.cli("daemon", verb),
+    ]);
+    expect(doctor.stdout).toMatch(
+      new RegExp(`runs \\(pid ${daemon}\\), but .*has not answered within 10 s; .*\n +→ ipcctl daemon restart `),
+    );
     expect(refused.status).toBe(3);
     expect(refused.stderr).toContain(`the daemon runs (pid ${daemon}), but does not answer`);
     expect(ended.status).toBe(0);
@@ -154,6 +161,19 @@ test("all of the state may be removed under a daemon: it goes on, and is reached
   await waitUntil(() => existsSync(home.paths.database), "the database is written anew");
   expect((await home.cli("delete", "kept", "-f")).status).toBe(0);
   expect(isAlive(pid!)).toBe(false);
+}, 60_000);
+
+test("a daemon that goes ends those whose folders were removed: the next one would start them beside", async () => {
+  await using home = new Home();
+  await home.start("kept", home.script("kept.py", SLEEPER), { stop_timeout: 500 });
+  const { pid } = await home.status("kept");
+  rmSync(home.env.IPCCTL_HOME!, { recursive: true });
+  await waitUntil(() => existsSync(home.paths.socket) && existsSync(home.paths.database), "its files are made again");
+  expect((await home.cli("daemon", "restart")).status).toBe(0);
+  await waitUntil(() => !isAlive(pid!), "it is ended");
+  const next = await home.status("kept");
+  expect(next.state).toBe("Running");
+  expect(next.pid).not.toBe(pid);
 }, 60_000);
 
 test("a stale lock and a pid that is somebody else's are nobody's daemon", async () => {

@@ -153,6 +153,42 @@ test("the same for a shim that is stopped already when the daemon starts: it sta
   await waitUntil(() => ![pid!, shim_pid!].some(isAlive), "nothing of it is left");
 });
 
+/** Says that it was asked to end, and stays. */
+const STAYS =
+  "import signal, time\nsignal.signal(15, lambda *_: print('asked', flush=True))\nprint('up', flush=True)\nwhile True: time.sleep(60)\n";
+
+test("a stop whose daemon is killed, and whose shim is stopped after that, ends in time without being asked again", async () => {
+  await using home = new Home();
+  await home.start("stays", home.script("stays.py", STAYS), { stop_timeout: 600_000 });
+  const { pid, shim_pid } = await home.status("stays");
+  await waitUntil(async () => (await home.lines("stays")).includes("up"), "it is up");
+  const stopping = home.cli("stop", "stays", "-t", "10");
+  await waitUntil(async () => (await home.lines("stays")).includes("asked"), "it is asked to end");
+  await home.killDaemon();
+  expect((await stopping).status).toBe(3);
+  expect(await home.status("stays")).toMatchObject({ state: "Stopping", pid });
+  process.kill(shim_pid!, "SIGSTOP");
+  await waitUntil(() => ![pid!, shim_pid!].some(isAlive), "nothing of it is left");
+  await waitUntil(async () => (await home.status("stays")).state === "Stopped", "it is told");
+  expect((await home.status("stays")).reason).toContain("the daemon killed it");
+});
+
+test("a restart whose daemon is killed, and whose shim is stopped while the next one starts, comes through", async () => {
+  await using home = new Home();
+  await home.start("again", home.script("again.py", STAYS), { stop_timeout: 10_000 });
+  const { pid, shim_pid } = await home.status("again");
+  await waitUntil(async () => (await home.lines("again")).includes("up"), "it is up");
+  const restarting = home.cli("restart", "again");
+  await waitUntil(async () => (await home.lines("again")).includes("asked"), "it is asked to end");
+  process.kill(shim_pid!, "SIGSTOP");
+  await home.killDaemon();
+  expect((await restarting).status).toBe(3);
+  expect((await home.status("again")).pid).toBe(null);
+  process.kill(shim_pid!, "SIGCONT");
+  await waitUntil(async () => ![pid, null].includes((await home.status("again")).pid), "a fresh process runs");
+  expect((await home.status("again")).state).toBe("Running");
+});
+
 test("a stopped shim that goes on again is taken in as it was", async () => {
   await using home = new Home();
   await home.start("back", home.script("back.py", SLEEP));
