@@ -89,6 +89,8 @@ export class Run {
   #failure: string | null = null;
   /** Why the daemon ended the processes itself. */
   #forced: string | null = null;
+  /** While it does: it knows them by what those of the next run have as well. */
+  #forcing: Promise<void> | undefined;
   #isOver = false;
 
   constructor(number: number, facts: RunFacts, listener: RunListener) {
@@ -260,7 +262,7 @@ export class Run {
     const wish = { killAtMs, signal };
     this.#wish = wish;
     this.forget(this.#forceTimer);
-    this.#forceTimer = this.after(killAtMs + STOP_SLACK_MS - performance.now(), () => void this.#force());
+    this.#forceTimer = this.after(killAtMs + STOP_SLACK_MS - performance.now(), () => this.#force());
     if (this.#link) void this.#askToStop(this.#link, wish);
   }
 
@@ -275,8 +277,12 @@ export class Run {
     }
   }
 
+  #force(): void {
+    this.#forcing = this.#forceStep().finally(() => (this.#forcing = undefined));
+  }
+
   /** In steps, each of which may be enough: a shim that lives tells of the worker's end, and writes down what is left. */
-  async #force(): Promise<void> {
+  async #forceStep(): Promise<void> {
     const { dir, finishMs, log } = this.#facts;
     let nextMs = FORCE_WAIT_MS;
     if (this.#hasExited && !this.#isFinishing) {
@@ -290,7 +296,7 @@ export class Run {
       log("error", { run: this.number }, "killing its shim");
       await endByForce(dir);
     }
-    if (!this.#isOver) this.#forceTimer = this.after(nextMs, () => void this.#force());
+    if (!this.#isOver) this.#forceTimer = this.after(nextMs, () => this.#force());
   }
 
   /** Ends it as a failure: what follows is up to the restart policy. */
@@ -304,6 +310,7 @@ export class Run {
   /** The run is over, with its exit record on disk or with a shim that was killed; or only the connection is. */
   #onGone(): void {
     if (this.#isOver) return;
+    if (this.#forcing) return void this.#forcing.then(() => this.#onGone());
     const { dir, nowMs } = this.#facts;
     const exit = readExitRecord(dir);
     if (exit?.run === this.number) return this.#end(fromExitRecord(exit, this.#failure));

@@ -1,6 +1,6 @@
 /** The daemon's end of a shim: starting one, talking to one, adopting one. The frames are those of `docs/shim.md`. */
 import { closeSync, constants, openSync, renameSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import type { Socket } from "bun";
 import { LATENCY_CLASSES, STATISTICS } from "../../contract/segment.ts";
 import { REPLY, REQUEST, SCOPE, SHIM_VERSION, STATE } from "../../contract/shim.ts";
@@ -70,8 +70,11 @@ export class ShimLink {
   readonly state: ShimState;
   readonly #socket: Socket;
   readonly #answers: Answers;
+  /** The worker's. */
+  readonly #name: string;
 
-  private constructor(socket: Socket, state: ShimState, answers: Answers) {
+  private constructor(name: string, socket: Socket, state: ShimState, answers: Answers) {
+    this.#name = name;
     this.#socket = socket;
     this.state = state;
     this.#answers = answers;
@@ -110,7 +113,7 @@ export class ShimLink {
     const timer = setTimeout(() => socket.terminate(), HELLO_MS);
     const state = await first.promise;
     clearTimeout(timer);
-    return state && new ShimLink(socket, state, answers);
+    return state && new ShimLink(basename(dir), socket, state, answers);
   }
 
   /** False once it has ended: `onGone` has been called, or is not to be any more. */
@@ -122,7 +125,7 @@ export class ShimLink {
   async signal(signal: number, scope: (typeof SCOPE)[keyof typeof SCOPE]): Promise<void> {
     const errno = await this.#ask(frame(REQUEST.signal, Buffer.concat([u32(signal), Buffer.of(scope)])));
     if (errno === ESRCH) throw new IpcError("NOT_RUNNING", "the process is gone already");
-    if (errno === ETIMEDOUT) throw silent(`signal ${signal}`);
+    if (errno === ETIMEDOUT) throw this.#silent(`signal ${signal}`);
     if (errno !== 0) throw new IpcError("FAILED", `signal ${signal} was refused with errno ${errno}`);
   }
 
@@ -137,7 +140,7 @@ export class ShimLink {
 
   async flushLogs(): Promise<void> {
     const errno = await this.#ask(frame(REQUEST.flush, Buffer.alloc(0)));
-    if (errno === ETIMEDOUT) throw silent("emptying the logs");
+    if (errno === ETIMEDOUT) throw this.#silent("emptying the logs");
     if (errno !== 0) throw new IpcError("FAILED", `logs could not be emptied, errno ${errno}`);
   }
 
@@ -168,6 +171,12 @@ export class ShimLink {
     return promise;
   }
 
+  #silent(what: string): IpcError {
+    return new IpcError("DEADLINE", `${what}: its shim has not answered within ${ANSWER_MS / 1000} s`, {
+      hint: `a stop ends it all the same: ipcctl stop ${this.#name}`,
+    });
+  }
+
   /** Requests are a few bytes and answered one by one: a send buffer too full for them is a dead shim. */
   #write(request: Buffer): void {
     if (this.#socket.write(request) !== request.length) this.#socket.terminate();
@@ -176,12 +185,6 @@ export class ShimLink {
 
 const ESRCH = 3;
 const ETIMEDOUT = 110;
-
-function silent(what: string): IpcError {
-  return new IpcError("DEADLINE", `${what}: its shim has not answered within ${ANSWER_MS / 1000} s`, {
-    hint: "a stop ends it all the same: ipcctl stop NAME",
-  });
-}
 
 /** Through the directory's descriptor: the path may be longer than a socket address. */
 async function connect(

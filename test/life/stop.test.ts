@@ -139,6 +139,34 @@ test("a shim that is stopped does not keep its worker: the daemon ends the tree,
   expect((await home.cli("start", "held")).status).toBe(0);
 });
 
+test("what ends the processes of a run past its shim leaves those of the next one alone", async () => {
+  await using home = new Home();
+  const instances = 6; // each of them may come into the moment
+  await home.start("held", home.script("held.py", SLEEP), { instances, restart_policy: "no", stop_timeout: 0 });
+  const names = Array.from({ length: instances }, (_, index) => `held-${index}`);
+  for (const name of names) process.kill((await home.status(name)).shim_pid!, "SIGSTOP");
+  const all = await Promise.all(names.map((name) => home.cli("restart", name)));
+  expect(all.map(({ stderr }) => stderr).filter((text) => text !== "")).toEqual([]);
+  for (const name of names) {
+    expect((await describe(home, name)).exits.map(({ run, kill_method }) => [run, kill_method])).toEqual([
+      [1, "daemon"],
+    ]);
+    expect((await home.status(name)).state).toBe("Running");
+  }
+});
+
+test("a shim that is stopped keeps no verb waiting, and the error says what ends it", async () => {
+  await using home = new Home();
+  await home.start("held", home.script("held.py", SLEEP));
+  process.kill((await home.status("held")).shim_pid!, "SIGSTOP");
+  const verbs = [home.cli("flush", "held"), home.cli("signal", "held", "USR1")];
+  for (const { status, stderr } of await Promise.all(verbs)) {
+    expect(status).not.toBe(0);
+    expect(stderr).toMatch(/has not answered within 10 s\n {2}a stop ends it all the same: ipcctl stop held\n$/);
+  }
+  expect((await home.cli("stop", "held", "-t", "0")).status).toBe(0);
+});
+
 test("the same for a shim that is stopped already when the daemon starts: it starts, and ends the worker when asked", async () => {
   await using home = new Home();
   await home.start("mute", home.script("mute.py", SLEEP));
