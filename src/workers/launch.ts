@@ -40,10 +40,9 @@ export function resolveLaunch(
   Object.assign(env, app.env_file === null ? {} : readEnvFile(app.env_file), app.env, own);
   env.PATH ??= "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
   const argv = resolveArgv(app);
-  if (isPythonProgram(argv[0]!)) {
-    env.PYTHONPATH = env.PYTHONPATH ? `${PYTHON_BOOT}:${env.PYTHONPATH}` : PYTHON_BOOT;
-    env.PYTHONUNBUFFERED ??= "1"; // what it prints is to be seen when it prints it, and not lost when it is killed
-  }
+  // What is printed is to be seen at once, and not lost when the worker is killed. Also where Python comes later: behind a shell, `gunicorn`, `env`.
+  env.PYTHONUNBUFFERED ??= "1";
+  if (isPythonProgram(argv[0]!)) env.PYTHONPATH = env.PYTHONPATH ? `${PYTHON_BOOT}:${env.PYTHONPATH}` : PYTHON_BOOT;
   return { argv, env, cwd: app.cwd };
 }
 

@@ -60,9 +60,9 @@ test("who sets PYTHONUNBUFFERED keeps his setting, also one of nothing, from a d
   }
 });
 
-test("what is no Python is not told of Python's buffers", async () => {
-  const { stdout } = await home.cli("run", "--policy", "trusted", "--command", "env");
-  expect(stdout).not.toContain("PYTHONUNBUFFERED");
+test("a Python that another program starts prints at once as well", async () => {
+  home.script("behind.py", PRINTS);
+  await runUntil("line 1 True\n", "--command", "sh -c 'python3 behind.py; true'");
 });
 
 test("a worker from a snapshot prints at once as well", async () => {
