@@ -39,7 +39,7 @@ step python3 -m unittest discover -s test/python
 # One process for each file: one that hangs or crashes takes no other along. Deadlines of the tests end long before this one.
 # Two of them at a time, since most of what they do is to wait; but those that need the user `nobody` to themselves, whose processes the
 # kernel counts together, one after the other.
-mkdir "$out/queue"
+mkdir "$out/queue" "$out/taken"
 mkfifo "$out/ended"
 number=100
 for file in $(find test -name '*.test.ts' | LC_ALL=C sort); do
@@ -52,12 +52,13 @@ done
 lane() {
   for kind in "$@"; do
     for entry in "$out/queue/$kind".*; do
-      mv "$entry" "$entry.taken" 2>/dev/null || continue # by the other lane
-      read -r file <"$entry.taken"
+      taken=$out/taken/${entry##*/}
+      mv "$entry" "$taken" 2>/dev/null || continue # by the other lane
+      read -r file <"$taken"
       began=$(date +%s)
-      timeout -k 60 3000 "$bun" --no-env-file test --timeout 600000 "./$file" >"$entry.log" 2>&1
-      echo "── $file took $(($(date +%s) - began)) s" >>"$entry.log"
-      echo "$entry.log $file"
+      timeout -k 60 3000 "$bun" --no-env-file test --timeout 600000 "./$file" >"$taken.log" 2>&1
+      echo "── $file took $(($(date +%s) - began)) s" >>"$taken.log"
+      echo "$taken.log $file"
     done
   done
 }
