@@ -23,12 +23,13 @@ export type EvalFlags = { timeout?: string; namespace?: string; stream?: boolean
 
 /** Prints the value as Python's `repr`, or as JSON; what the code prints is shown as it comes. */
 export async function evaluate(context: Context, name: string, code: string, flags: EvalFlags): Promise<number> {
-  using worker = await open(context, name);
-  return await ending(context, worker, async () => {
+  const left = timeLeft(flags);
+  using worker = await open(context, name, left());
+  return await ending(context, worker, flags, async () => {
     const value = (await worker.eval(code, {
       mode: context.isJson ? "value" : "repr",
       onOutput: echo,
-      timeout: timeoutOf(flags),
+      timeout: left(),
       ...(flags.namespace === undefined ? {} : { namespace: flags.namespace }),
     })) as unknown;
     await flushed();
@@ -45,9 +46,10 @@ export async function call(
   args: readonly string[],
   flags: EvalFlags,
 ): Promise<number> {
-  using worker = await open(context, name);
-  return await ending(context, worker, async () => {
-    const value = (await worker.callWith(fn, args.map(parseArgument), { timeout: timeoutOf(flags) })) as unknown;
+  const left = timeLeft(flags);
+  using worker = await open(context, name, left());
+  return await ending(context, worker, flags, async () => {
+    const value = (await worker.callWith(fn, args.map(parseArgument), { timeout: left() })) as unknown;
     if (value !== null && typeof value === "object" && Symbol.asyncIterator in value) {
       const items: unknown[] = [];
       for await (const item of value as AsyncIterable<unknown>)
@@ -124,7 +126,7 @@ async function isUnfinished(worker: PythonWorker, code: string): Promise<boolean
   }
 }
 
-async function open(context: Context, name: string): Promise<PythonWorker> {
+async function open(context: Context, name: string, left = OPEN_MS): Promise<PythonWorker> {
   const { PythonWorker } = await import("../runtime/python-worker.ts");
   using connection = await context.connect();
   const chosen = pick(await connection.query({ Status: { name: null } }, readWorkers), [name]);
@@ -138,19 +140,27 @@ async function open(context: Context, name: string): Promise<PythonWorker> {
     throw new IpcError("NOT_RUNNING", `${worker.name} is not running`, { hint: `ipcctl start ${worker.name}` });
   const run = { name: worker.name, shimSocket: join(worker.log_dir, "..", "sock") };
   let isOpened = false;
-  return await PythonWorker.open(async (attach, timeoutMs) => {
-    // What was typed before is gone with its run: another one would be taken for it.
-    if (isOpened)
-      throw new IpcError("NOT_RUNNING", `this run of ${run.name} has ended`, {
-        hint: `see: ipcctl describe ${run.name}`,
-      });
-    isOpened = true;
-    await attach(run, timeoutMs);
-  }, OPEN_MS);
+  return await PythonWorker.open(
+    async (attach, timeoutMs) => {
+      // What was typed before is gone with its run: another one would be taken for it.
+      if (isOpened)
+        throw new IpcError("NOT_RUNNING", `this run of ${run.name} has ended`, {
+          hint: `see: ipcctl describe ${run.name}`,
+        });
+      isOpened = true;
+      await attach(run, timeoutMs);
+    },
+    Math.min(left, OPEN_MS),
+  );
 }
 
 /** Ctrl-C interrupts the code, not the worker; an exception of the code is shown as Python shows it, with status 1. */
-async function ending(context: Context, worker: PythonWorker, work: () => Promise<void>): Promise<number> {
+async function ending(
+  context: Context,
+  worker: PythonWorker,
+  flags: EvalFlags,
+  work: () => Promise<void>,
+): Promise<number> {
   let isInterrupted = false;
   process.on("SIGINT", () => {
     isInterrupted = true;
@@ -162,7 +172,7 @@ async function ending(context: Context, worker: PythonWorker, work: () => Promis
     return 0;
   } catch (error) {
     await atMost(FLUSH_MS, flushed()); // a reader that does not read keeps nobody
-    if (error instanceof IpcError && error.code === "DEADLINE") throw await outcome(worker, error);
+    if (error instanceof IpcError && error.code === "DEADLINE") throw await outcome(worker, error, timeoutOf(flags));
     const { traceback, type, message } = error as { traceback?: string; type?: string; message: string };
     if (traceback === undefined) throw error;
     if (context.isJson)
@@ -190,9 +200,9 @@ function flushed(): Promise<void> {
 }
 
 /** Whether the code that took too long has ended since. */
-async function outcome(worker: PythonWorker, error: IpcError): Promise<IpcError> {
-  const head = error.message.replace("; its code was asked to stop", "");
-  if (head === error.message) return error; // nothing had begun
+async function outcome(worker: PythonWorker, error: IpcError, timeout: number | undefined): Promise<IpcError> {
+  if (timeout === undefined || !error.message.endsWith("its code was asked to stop")) return error; // nothing had begun
+  const head = `${worker.name} did not answer within ${timeout / 1000} s`;
   if (await worker.hasStopped(STOP_MS)) return new IpcError("DEADLINE", `${head}; its code was interrupted`);
   return new IpcError(
     "DEADLINE",
@@ -205,6 +215,14 @@ async function outcome(worker: PythonWorker, error: IpcError): Promise<IpcError>
 
 function timeoutOf({ timeout }: EvalFlags): number | undefined {
   return timeout === undefined ? undefined : parseDurationMs(timeout, "--timeout");
+}
+
+/** Whole milliseconds until the deadline, which counts from when the command was given: to be let in is part of it. */
+function timeLeft(flags: EvalFlags): () => number | undefined {
+  const timeout = timeoutOf(flags);
+  if (timeout === undefined) return () => undefined;
+  const deadline = performance.now() + timeout;
+  return () => Math.max(1, Math.ceil(deadline - performance.now()));
 }
 
 function parseArgument(text: string): unknown {
