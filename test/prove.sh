@@ -1,12 +1,13 @@
 #!/bin/sh
 # Shows that tests fail without a commit: reverts what it changed outside of test/ in a work tree of its own, and runs them there.
 #   sh test/prove.sh COMMIT TEST-FILE…      succeeds if every one of the files fails without the commit, and passes with it
-# TEST-FILE: test/….test.ts, or test/python/test_….py. Tests and code are those of HEAD. Where later commits changed the same lines, they are
-# those of the newest commit at which it can be reverted and which has the tests; the first line says which one.
+# TEST-FILE: test/….test.ts, or test/python/test_….py; with :WORDS behind it only the tests whose names match. A file that
+# cannot even be loaded without the commit proves nothing. Tests and code are those of HEAD. Where later commits changed the same lines, they
+# are those of the newest commit at which it can be reverted and which has the tests; the first line says which one.
 set -eu
 cd "$(dirname "$0")/.."
 if [ $# -lt 2 ]; then
-  sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,5p' >&2
+  sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,6p' >&2
   exit 2
 fi
 commit=$(git rev-parse --verify "$1^{commit}")
@@ -33,7 +34,7 @@ git worktree add --quiet --detach "$tree" HEAD
 has_tests() {
   at=$1
   shift
-  for file in "$@"; do git cat-file -e "$at:$file" 2>/dev/null || return 1; done
+  for file in "$@"; do git cat-file -e "$at:${file%%:*}" 2>/dev/null || return 1; done
 }
 has_tests HEAD "$@" || { echo "HEAD has not all of: $*" >&2; exit 2; }
 base=
@@ -55,21 +56,27 @@ for made in build/test-python build/test-node build/test-shellcheck; do
   [ ! -d "$made" ] || { mkdir -p "$tree/build" && cp -a "$made" "$tree/build/"; }
 done
 run() {
-  case $1 in
-    *.py) (cd "$tree" && timeout 1200 python3 -m unittest discover -s test/python -p "$(basename "$1")") ;;
-    *) (cd "$tree" && timeout 1200 node_modules/bun/bin/bun.exe --no-env-file test --timeout 600000 "./$1") ;;
+  file=${1%%:*}
+  words=${1#"$file"}
+  words=${words#:}
+  case $file in
+    *.py) (cd "$tree" && timeout 1200 python3 -m unittest discover -s test/python -p "$(basename "$file")" ${words:+-k "$words"}) ;;
+    *) (cd "$tree" && timeout 1200 node_modules/bun/bin/bun.exe --no-env-file test --timeout 600000 "./$file" ${words:+-t "$words"}) ;;
   esac >"$tree/prove.log" 2>&1
 }
+# A file whose imports are missing says nothing of what the code does.
+is_loaded() { grep -qE '^\(fail\)|^(FAIL|ERROR): test' "$tree/prove.log" && ! grep -q '_FailedTest' "$tree/prove.log"; }
 status=0
 for state in with without; do
+  [ $status -eq 0 ] || break
   [ $state = with ] || git -C "$tree" apply --reverse --3way "$patch" 2>/dev/null
   (cd "$tree" && sh scripts/setup.sh) >"$tree/prove.log" 2>&1 || { cat "$tree/prove.log"; echo "$state: the build fails" >&2; exit 2; }
-  for file in "$@"; do
+  for tests in "$@"; do
     code=0
-    run "$file" || code=$?
+    run "$tests" || code=$?
     end_processes
-    case $code in 0) result=passes ;; 124) result=hangs ;; *) result=fails ;; esac
-    echo "$state: $file $result"
+    case $code in 0) result=passes ;; 124) result=hangs ;; *) if is_loaded; then result=fails; else result='does not run'; fi ;; esac
+    echo "$state: $tests $result"
     case $state-$result in
       with-passes) ;;
       without-fails | without-hangs) grep -E '^(\(fail\)|FAIL:|ERROR:|error:)' "$tree/prove.log" | sort -u | head -n 20 | sed 's/^/  /' ;;
