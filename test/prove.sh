@@ -3,7 +3,7 @@
 #   sh test/prove.sh COMMIT TEST-FILE…      succeeds if every one of the files fails without the commit, and passes with it
 # TEST-FILE: test/….test.ts, or test/python/test_….py; with :WORDS behind it only the tests whose names match. A file that
 # cannot even be loaded without the commit proves nothing. Tests and code are those of HEAD. Where later commits changed the same lines, they
-# are those of the newest commit at which it can be reverted and which has the tests; the first line says which one.
+# are those of the newest commit at which it can be reverted, and if it has not these tests yet, those of the first one that has; this is said.
 set -eu
 cd "$(dirname "$0")/.."
 if [ $# -lt 2 ]; then
@@ -39,17 +39,21 @@ has_tests() {
 has_tests HEAD "$@" || { echo "HEAD has not all of: $*" >&2; exit 2; }
 base=
 for candidate in $(git rev-list "$commit..HEAD") "$commit"; do
-  has_tests "$candidate" "$@" || continue
+  if has_tests "$candidate" "$@"; then tests_of=$candidate; fi
   git -C "$tree" read-tree "$candidate"
   if git -C "$tree" apply --cached --reverse --3way "$patch" >/dev/null 2>&1; then
     base=$candidate
     break
   fi
 done
-[ -n "$base" ] || { echo "since the tests are there, later commits have changed the same lines: name the commit that the tests came with or follow" >&2; exit 2; }
+[ -n "$base" ] || { echo "it cannot be reverted even where it stands" >&2; exit 2; }
 git -C "$tree" reset --quiet --hard HEAD # what later commits added is known again, and goes
 git -C "$tree" checkout --quiet --detach "$base"
 echo "at: $(git log -1 --format='%h %s' "$base") ($(git rev-list --count "$base..HEAD") commits before HEAD)"
+if [ "$tests_of" != "$base" ]; then
+  git -C "$tree" checkout --quiet "$tests_of" -- test
+  echo "tests of: $(git log -1 --format='%h %s' "$tests_of")"
+fi
 # Installed already, and the same: only what is built differs.
 [ ! -d node_modules ] || cp -a node_modules "$tree/node_modules"
 for made in build/test-python build/test-node build/test-shellcheck; do
