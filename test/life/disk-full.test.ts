@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { DaemonStatus } from "../../src/protocol/status.ts";
 import { fillDisk, mountDisk, resizeDisk, unmountDisk } from "../disk.ts";
@@ -262,6 +262,20 @@ test("no run is begun on a full disk that nobody could find again, and one that 
   expect(now.pid).not.toBe(pid);
   expect(readFileSync(`/proc/${now.shim_pid}/comm`, "utf8")).toBe("ipcctl-shim\n");
 }, 60_000);
+
+test.each(["run", "exit"])("a run whose %s record has no room is not begun", async (record) => {
+  await using home = new Home();
+  const folder = join(home.paths.workersDir, "marks");
+  mkdirSync(folder, { recursive: true });
+  symlinkSync("/dev/full", join(folder, `${record}.tmp`)); // there is room for all but this
+  const script = home.script("marks.py", "open('begun', 'w').close()\nimport time\ntime.sleep(600)\n");
+  const refused = await home.cli("start", script);
+  expect(refused.stderr).toContain(`the disk of ${folder} is full`);
+  expect(refused.status).toBe(1);
+  expect(existsSync(join(home.dir, "begun"))).toBe(false);
+  rmSync(join(folder, `${record}.tmp`), { force: true });
+  expect((await home.cli("start", script)).status).toBe(0);
+});
 
 test("with nothing there yet, a daemon on a full disk says which one and ends nothing", async () => {
   await using disk = await SmallDisk.make("a first start on a full disk");

@@ -1,8 +1,8 @@
 /** A stop is confirmed: what gets lost on its way to the shim is asked again, and a shim that does not carry it out is overruled. */
 import { expect, test } from "bun:test";
-import { renameSync } from "node:fs";
+import { existsSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { createConnection, createServer, type Server, type Socket } from "node:net";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { REPLY, REQUEST } from "../../contract/shim.ts";
 import type { WorkerDescription, WorkerStatus } from "../../src/protocol/status.ts";
 import { Home, isAlive, waitUntil } from "../home.ts";
@@ -111,6 +111,27 @@ test("a second stop while the first is lost is asked at once, with its own grace
   await waitUntil(() => proxy.stops === 1, "the first is lost");
   expect((await home.cli("stop", "far", "-t", "1")).status).toBe(0);
   expect((await first).status).toBe(0);
+});
+
+test("a shim that the daemon does not know is asked again as well, before it is ended by force", async () => {
+  await using home = new Home();
+  const script = "import signal, sys, time\ndef end(*_):\n    open('asked', 'w').close()\n    sys.exit()\n";
+  const waits = "signal.signal(15, end)\nprint('up', flush=True)\ntime.sleep(600)\n";
+  await home.start("stray", home.script("stray.py", script + waits), { stop_timeout: 600_000 });
+  await waitUntil(async () => (await home.lines("stray"))[0] === "up", "it is up");
+  const { pid } = await home.status("stray");
+  await home.killDaemon();
+  const folder = join(home.paths.workersDir, "stray");
+  renameSync(folder, join(home.dir, "stray"));
+  const { stateDir, database } = home.paths;
+  for (const name of readdirSync(stateDir)) if (name.startsWith(basename(database))) rmSync(join(stateDir, name));
+  expect((await home.cli("status")).status).toBe(0); // a daemon that knows nobody
+  renameSync(join(home.dir, "stray"), folder);
+  using proxy = new Proxy(folder, ["swallow"]);
+  expect(await home.cli("daemon", "stop")).toMatchObject({ status: 0, stdout: "daemon and workers stopped\n" });
+  expect(proxy.stops).toBeGreaterThan(1);
+  expect(existsSync(join(home.dir, "asked"))).toBe(true);
+  expect(isAlive(pid!)).toBe(false);
 });
 
 test("a restart whose stop is lost comes through", async () => {
