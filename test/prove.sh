@@ -30,35 +30,35 @@ trap end EXIT
 trap 'exit 143' TERM INT
 git diff --binary "$commit^" "$commit" -- . ':(exclude)test' ':(exclude)*.md' >"$patch"
 [ -s "$patch" ] || { echo "$(git log -1 --format='%h %s' "$commit") changes nothing but tests and documents" >&2; exit 2; }
-git worktree add --quiet --detach "$tree" HEAD
 has_tests() {
   at=$1
   shift
   for file in "$@"; do git cat-file -e "$at:${file%%:*}" 2>/dev/null || return 1; done
 }
 has_tests HEAD "$@" || { echo "HEAD has not all of: $*" >&2; exit 2; }
-base=
-for candidate in $(git rev-list "$commit..HEAD") "$commit"; do
-  if has_tests "$candidate" "$@"; then tests_of=$candidate; fi
-  git -C "$tree" read-tree "$candidate"
-  if git -C "$tree" apply --cached --reverse --3way "$patch" >/dev/null 2>&1; then
-    base=$candidate
-    break
-  fi
-done
-[ -n "$base" ] || { echo "it cannot be reverted even where it stands" >&2; exit 2; }
-git -C "$tree" reset --quiet --hard HEAD # what later commits added is known again, and goes
-git -C "$tree" checkout --quiet --detach "$base"
-echo "at: $(git log -1 --format='%h %s' "$base") ($(git rev-list --count "$base..HEAD") commits before HEAD)"
-if [ "$tests_of" != "$base" ]; then
-  git -C "$tree" checkout --quiet "$tests_of" -- test
-  echo "tests of: $(git log -1 --format='%h %s' "$tests_of")"
-fi
+git worktree add --quiet --detach "$tree" HEAD
 # Installed already, and the same: only what is built differs.
 [ ! -d node_modules ] || cp -a node_modules "$tree/node_modules"
 for made in build/test-python build/test-node build/test-shellcheck; do
   [ ! -d "$made" ] || { mkdir -p "$tree/build" && cp -a "$made" "$tree/build/"; }
 done
+# At the newest commit where that can be done; only where it stands itself, if $1 says so.
+revert() {
+  where=$1
+  shift
+  for base in $(git rev-list "$commit..HEAD") "$commit"; do
+    if has_tests "$base" "$@"; then tests_of=$base; fi
+    [ "$where" = anywhere ] || [ "$base" = "$commit" ] || continue
+    check_out
+    if git -C "$tree" apply --reverse --3way "$patch" >/dev/null 2>&1; then return; fi
+  done
+}
+check_out() {
+  git -C "$tree" reset --quiet --hard # what the revert brought is known, and goes
+  git -C "$tree" checkout --quiet --force --detach "$base"
+  [ "$tests_of" = "$base" ] || git -C "$tree" checkout --quiet "$tests_of" -- test
+}
+build() { (cd "$tree" && sh scripts/setup.sh) >"$tree/prove.log" 2>&1; }
 run() {
   file=${1%%:*}
   words=${1#"$file"}
@@ -70,11 +70,15 @@ run() {
 }
 # A file whose imports are missing says nothing of what the code does.
 is_loaded() { grep -qE '^\(fail\)|^(FAIL|ERROR): test' "$tree/prove.log" && ! grep -q '_FailedTest' "$tree/prove.log"; }
-status=0
-for state in with without; do
-  [ $status -eq 0 ] || break
-  [ $state = with ] || git -C "$tree" apply --reverse --3way "$patch" 2>/dev/null
-  (cd "$tree" && sh scripts/setup.sh) >"$tree/prove.log" 2>&1 || { cat "$tree/prove.log"; echo "$state: the build fails" >&2; exit 2; }
+tell() { echo "$1: $(git log -1 --format='%h %s' "$2")$3"; }
+
+revert anywhere "$@"
+# The lines may be there, and no sense in them.
+build || { revert there "$@" && build; } || { cat "$tree/prove.log"; tell "not built without" "$commit" "" >&2; exit 2; }
+tell at "$base" " ($(git rev-list --count "$base..HEAD") commits before HEAD)"
+[ "$tests_of" = "$base" ] || tell "tests of" "$tests_of" ""
+for state in without with; do
+  [ $state = without ] || { check_out && build; } || { cat "$tree/prove.log"; tell "not built" "$base" "" >&2; exit 2; }
   for tests in "$@"; do
     code=0
     run "$tests" || code=$?
@@ -85,11 +89,11 @@ for state in with without; do
       with-passes) ;;
       without-fails | without-hangs) grep -E '^(\(fail\)|FAIL:|ERROR:|error:)' "$tree/prove.log" | sort -u | head -n 20 | sed 's/^/  /' ;;
       *)
-        status=1
         tail -n 40 "$tree/prove.log"
+        tell "not proved" "$commit" ""
+        exit 1
         ;;
     esac
   done
 done
-if [ $status -eq 0 ]; then echo "proved: $(git log -1 --format='%h %s' "$commit")"; else echo "not proved: $(git log -1 --format='%h %s' "$commit")"; fi
-exit $status
+tell proved "$commit" ""

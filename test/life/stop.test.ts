@@ -160,20 +160,46 @@ test("a shim that is stopped does not keep its worker: the daemon ends the tree,
   expect((await home.cli("start", "held")).status).toBe(0);
 });
 
+/** Holds a process with the environment of a worker at the end of its exit, where nobody can kill it any more, until it is told to let go. */
+const UNDEAD = `
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+SEIZE, TRACEEXIT = 0x4206, 0x40
+child = os.fork()
+if child == 0: os.execve("/bin/sleep", ["sleep", "600"], {"IPCCTL_PLANE": sys.argv[1]})
+if libc.ptrace(SEIZE, child, None, ctypes.c_void_p(TRACEEXIT)) != 0: sys.exit(os.strerror(ctypes.get_errno()))
+print("up", flush=True)
+os.waitpid(child, 0)
+print("held", flush=True)
+sys.stdin.read()
+`;
+
 test("what ends the processes of a run past its shim leaves those of the next one alone", async () => {
   await using home = new Home();
-  const instances = 6; // each of them may come into the moment
-  await home.start("held", home.script("held.py", SLEEP), { instances, restart_policy: "no", stop_timeout: 0 });
-  const names = Array.from({ length: instances }, (_, index) => `held-${index}`);
-  for (const name of names) process.kill((await home.status(name)).shim_pid!, "SIGSTOP");
-  const all = await Promise.all(names.map((name) => home.cli("restart", name)));
-  expect(all.map(({ stderr }) => stderr).filter((text) => text !== "")).toEqual([]);
-  for (const name of names) {
-    expect((await describe(home, name)).exits.map(({ run, kill_method }) => [run, kill_method])).toEqual([
-      [1, "daemon"],
-    ]);
-    expect((await home.status(name)).state).toBe("Running");
+  const config = { restart_policy: "no", stop_timeout: 0 };
+  await home.start("held", home.script("held.py", SLEEP), config);
+  const folder = join(home.paths.workersDir, "held");
+  await home.killDaemon();
+  using _proxy = new Proxy(folder, Array<Fate>(100).fill("swallow"));
+  const { shim_pid } = await home.status("held");
+  const undead = Bun.spawn(["python3", home.script("undead.py", UNDEAD), join(folder, "plane")], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+  try {
+    const said = undead.stdout.getReader();
+    const next = async (): Promise<string> => Buffer.from((await said.read()).value ?? []).toString();
+    expect(await next()).toBe("up\n");
+    const restarting = home.cli("restart", "held");
+    expect(await next()).toBe("held\n"); // the daemon ends what it takes for the run's, and waits for this one
+    await waitUntil(() => !isAlive(shim_pid!), "the shim has told of the end of its worker");
+    expect(await restarting).toMatchObject({ status: 0, stderr: "" });
+  } finally {
+    undead.kill("SIGKILL");
   }
+  expect((await describe(home, "held")).exits.map(({ run, kill_method }) => [run, kill_method])).toEqual([
+    [1, "daemon"],
+  ]);
+  expect((await home.status("held")).state).toBe("Running");
 });
 
 test("a shim that is stopped keeps no verb waiting, and the error says what ends it", async () => {
