@@ -382,7 +382,7 @@ class Serving:
                     return
                 self._guard(session, channel.tell_forgotten)
                 if not self._guard(session, channel.flush):
-                    timeout = 1  # the client has no way to say that there is room again
+                    timeout = 100  # it rings once there is room; should that be missed, this sees it
             for fd, events in self._poll.poll(timeout):
                 self._on_ready(fd, events)
         finally:

@@ -8,7 +8,7 @@ import { absolutePath, workingDirectory } from "../base/working-directory.ts";
 import { readDescription, readWorker, readWorkers, type ExitInfo, type WorkerStatus } from "../protocol/status.ts";
 import { cleanEnv, connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
-import { PythonWorker, REOPEN_MS, type AnyFunctions, type Attach } from "./python-worker.ts";
+import { BEGIN_MS, PythonWorker, REOPEN_MS, type AnyFunctions, type Attach } from "./python-worker.ts";
 
 /** The daemon hears of an end within milliseconds. */
 const ENDING_MS = 2000;
@@ -68,7 +68,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
   /**
    * The type parameter names what the worker exposes: `ipc.start<Worker>("worker.py")` with `Worker` from `ipcctl types worker.py`.
    *
-   * Starts a worker where it does not run yet, and opens a channel to it. @throws IpcError START_FAILED, BAD_CONFIG */
+   * Starts a worker where it does not run yet, and opens a channel to it. @throws IpcError START_FAILED, BAD_CONFIG, DEADLINE if it lets nobody in within 60 s */
   async start<W extends object = AnyFunctions>(script: string, options: StartOptions = {}): Promise<PythonWorker<W>> {
     const path = absolutePath(script, options.cwd ?? workingDirectory());
     const name =
@@ -103,7 +103,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
       throw new IpcError("FAILED", `${id} is running already, with another definition`, {
         hint: `another name, or: ipcctl stop ${id}`,
       });
-    return this.worker<W>(id);
+    return this.worker<W>(id, BEGIN_MS);
   }
 
   /** A channel to a worker that runs. @throws IpcError NOT_FOUND, NOT_RUNNING, DEADLINE */

@@ -16,6 +16,8 @@ const STREAM_WINDOW = limit("streamItems");
 const PIPE_OPEN_MS = 10_000;
 /** How long the next run of a worker that ended is waited for: more than a restart, less than what a user of a server waits for. */
 export const REOPEN_MS = 10_000;
+/** How long one that is started has to let us in: on a busy machine the imports of a large library take their time. */
+export const BEGIN_MS = 60_000;
 /** The longest sleep of a blocking call between two looks. */
 const BLOCKING_LOOK_MS = 100;
 /** A generator whose reader left is told so; one that computes for longer does not hear it, and is interrupted. */
