@@ -2,12 +2,13 @@
 # Shows that tests fail without a commit: reverts what it changed outside of test/ in a work tree of its own, and runs them there.
 #   sh test/prove.sh COMMIT TEST-FILE…      succeeds if every one of the files fails without the commit, and passes with it
 # TEST-FILE: test/….test.ts, or test/python/test_….py; with :WORDS behind it only the tests whose names match. A file that
-# cannot even be loaded without the commit proves nothing. Tests and code are those of HEAD. Where later commits changed the same lines, they
-# are those of the newest commit at which it can be reverted, and if it has not these tests yet, those of the first one that has; this is said.
+# cannot even be loaded without the commit proves nothing; one that takes longer than PROVE_SECONDS (1200) hangs. Tests and code are those of
+# HEAD. Where later commits changed the same lines, they are those of the newest commit at which it can be reverted, and if it has not these
+# tests yet, those of the first one that has; this is said.
 set -eu
 cd "$(dirname "$0")/.."
 if [ $# -lt 2 ]; then
-  sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,6p' >&2
+  sed -n 's/^# \{0,1\}//p' "$0" | sed -n '2,7p' >&2
   exit 2
 fi
 commit=$(git rev-parse --verify "$1^{commit}")
@@ -16,9 +17,7 @@ tree=$(mktemp -d)
 patch=$(mktemp)
 # Daemons that the reverted code has left behind run from the work tree, whose path nobody else has.
 end_processes() {
-  for process in /proc/[0-9]*; do
-    if { tr '\0' '\n' <"$process/cmdline"; } 2>/dev/null | grep -qF "$tree/"; then kill -9 "${process#/proc/}" 2>/dev/null || :; fi
-  done
+  grep -lasF "$tree/" /proc/[0-9]*/cmdline | while IFS=/ read -r _ _ process _; do kill -9 "$process" 2>/dev/null || :; done
 }
 # shellcheck disable=SC2329 # the trap calls it
 end() {
@@ -64,8 +63,8 @@ run() {
   words=${1#"$file"}
   words=${words#:}
   case $file in
-    *.py) (cd "$tree" && timeout 1200 python3 -m unittest discover -s test/python -p "$(basename "$file")" ${words:+-k "$words"}) ;;
-    *) (cd "$tree" && timeout 1200 node_modules/bun/bin/bun.exe --no-env-file test --timeout 600000 "./$file" ${words:+-t "$words"}) ;;
+    *.py) (cd "$tree" && timeout "${PROVE_SECONDS:-1200}" python3 -m unittest discover -s test/python -p "$(basename "$file")" ${words:+-k "$words"}) ;;
+    *) (cd "$tree" && timeout "${PROVE_SECONDS:-1200}" node_modules/bun/bin/bun.exe --no-env-file test --timeout 600000 "./$file" ${words:+-t "$words"}) ;;
   esac >"$tree/prove.log" 2>&1
 }
 # A file whose imports are missing says nothing of what the code does.
