@@ -29,10 +29,20 @@ trap end EXIT
 trap 'exit 143' TERM INT
 git diff --binary "$commit^" "$commit" -- . ':(exclude)test' ':(exclude)*.md' >"$patch"
 [ -s "$patch" ] || { echo "$(git log -1 --format='%h %s' "$commit") changes nothing but tests and documents" >&2; exit 2; }
+split() {
+  file=${1%%:*}
+  words=${1#"$file"}
+  words=${words#:}
+}
 has_tests() {
   at=$1
   shift
-  for file in "$@"; do git cat-file -e "$at:${file%%:*}" 2>/dev/null || return 1; done
+  for tests in "$@"; do
+    split "$tests"
+    git cat-file -e "$at:$file" 2>/dev/null || return 1
+    # A name that is put together stands in no file.
+    git grep -qF -e "$words" "$at" -- "$file" || ! git grep -qF -e "$words" HEAD -- "$file" || return 1
+  done
 }
 has_tests HEAD "$@" || { echo "HEAD has not all of: $*" >&2; exit 2; }
 git worktree add --quiet --detach "$tree" HEAD
@@ -59,9 +69,7 @@ check_out() {
 }
 build() { (cd "$tree" && sh scripts/setup.sh) >"$tree/prove.log" 2>&1; }
 run() {
-  file=${1%%:*}
-  words=${1#"$file"}
-  words=${words#:}
+  split "$1"
   case $file in
     *.py) (cd "$tree" && timeout "${PROVE_SECONDS:-1200}" python3 -m unittest discover -s test/python -p "$(basename "$file")" ${words:+-k "$words"}) ;;
     *) (cd "$tree" && timeout "${PROVE_SECONDS:-1200}" node_modules/bun/bin/bun.exe --no-env-file test --timeout 600000 "./$file" ${words:+-t "$words"}) ;;
