@@ -70,7 +70,7 @@ _chosen = _pure if _module is None else _module
 dumps = _chosen.dumps
 loads = _chosen.loads
 SharedRingBuffer = _chosen.SharedRingBuffer
-Server = _chosen.Server
+Server: type[_pure.Server] = _chosen.Server
 turn = _chosen.turn
 #: Interrupts: raised in code of the user's that runs for a client, and nowhere else.
 shield, unshield, check, deliver, forget = _chosen.shield, _chosen.unshield, _chosen.check, _chosen.deliver, _chosen.forget

@@ -226,9 +226,13 @@ class Incoming(Iterator[Any], AsyncIterator[Any]):
         loop = asyncio.get_running_loop()
         came: asyncio.Future[None] = loop.create_future()
 
+        def come() -> None:
+            if not came.done():
+                came.set_result(None)
+
         def tell() -> None:
             try:
-                loop.call_soon_threadsafe(lambda: came.done() or came.set_result(None))
+                loop.call_soon_threadsafe(come)
             except RuntimeError:
                 pass  # that loop was closed: nobody waits any more
 
