@@ -5,7 +5,7 @@ const PACKAGES = [
   ...["numpy==2.4.6", "pyarrow==26.0.1", "scikit-learn==1.9.1"],
   ...["pandas==3.1.1", "matplotlib==3.11.2", "requests==2.34.2"],
 ];
-const SERVERS = ["celery==5.7.0", "gunicorn==27.0.1"];
+const SERVERS = ["celery==5.7.0", "gunicorn==27.0.1", "fastapi==0.165.0", "uvicorn==0.54.0", "flask==3.1.3"];
 
 /** With what people call from TypeScript; undefined where it cannot be installed. */
 export function pythonWithPackages(): Promise<string | undefined> {

@@ -39,6 +39,10 @@ def _begin() -> None:
         import _signal
         import _thread
 
+        if sys.version_info < (3, 13):
+            # Older ones take the thread that imports it first for the main thread, and that could be the console's.
+            import threading  # noqa: F401
+
         started = False
 
         def begin() -> None:
