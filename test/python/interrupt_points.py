@@ -178,14 +178,19 @@ def on_signal(number: int, frame: object) -> None:
 
 
 def strike() -> None:
-    """SIGURG, and its handler has run; what it raises in this thread comes out of here."""
+    """SIGURG, and its handler has run; what it raises in this thread comes out of here. It is sent ever less often until then, as a
+    client does: one that comes just before the main thread sleeps in the kernel does not end that sleep."""
     before = handled
-    os.kill(os.getpid(), signal.SIGURG)
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    now = time.monotonic()
+    deadline, again, pause = now + DEADLINE_SECONDS, now, 0.05
     while handled == before:
-        time.sleep(0)
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise Lost("the handler of SIGURG")
+        if now >= again:
+            again, pause = now + pause, 2 * pause
+            os.kill(os.getpid(), signal.SIGURG)
+        time.sleep(0)
 
 
 class Struck:
