@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { Ipcctl, type IpcError, type PythonWorker } from "ipcctl";
 import { join } from "node:path";
-import { Home, isAlive, ROOT, waitUntil, within } from "../home.ts";
+import { Home, isAlive, ROOT, waitUntil, within, workerPrelude } from "../home.ts";
 import { skipUnless } from "../needs.ts";
 import { pythonWithServers } from "../packages.ts";
 import { failure, soon } from "./rounds.ts";
@@ -11,7 +11,7 @@ import { failure, soon } from "./rounds.ts";
 const GRACE_MS = 60_000;
 
 /** Each kind of work counts as long as it goes on. */
-const WORK = `
+const WORK = `${workerPrelude()}
 import asyncio, threading, time
 import ipcctl
 
