@@ -25,6 +25,10 @@ export const LIMITS = {
     why: "bytes of log that one Logs request looks through for the lines of a quiet stream",
   },
   lineChars: { value: 65_536, why: "characters of one line in an event or an answer; the log file keeps all" },
+  pieceBytes: {
+    value: 1_048_576,
+    why: "of a line that `ipcctl logs` holds in memory; a longer one is printed in pieces, `--json` has `partial: true` for all but the last, and `--grep` matches each by itself",
+  },
   graceMs: { value: 3_600_000, why: "longest wait between SIGTERM and SIGKILL" },
   restartDelayMs: { value: 86_400_000, why: "longest backoff delay" },
   logAgeMs: { value: 315_360_000_000, why: "ten years; a log file that is older is closed long before" },

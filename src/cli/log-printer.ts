@@ -1,10 +1,10 @@
 /** How lines of logs are shown: those that wait for their newline too, in their place, to be gone on with. */
-import type { LogLine } from "../logs/cri.ts";
+import { endOfCharacters, type LogPiece } from "../logs/cri.ts";
 import { isTerminal, jsonText, printable, type Context } from "./context.ts";
 import { endOfVisible, visible } from "./visible.ts";
 
 export type Source = { readonly name: string; readonly dir: string };
-export type SourcedLine = { readonly source: Source; readonly line: LogLine };
+export type SourcedPiece = { readonly source: Source; readonly piece: LogPiece };
 
 const COLORS = [36, 35, 33, 32, 34, 31];
 const CARRIAGE_RETURN = 0x0d;
@@ -16,10 +16,12 @@ const RESET = Buffer.from("\u001b[0m");
 /** What of a line that is not finished was shown. */
 type Shown = {
   /** So many bytes of it. */
-  bytes: number;
+  readonly bytes: number;
   /** Where it is begun again when something else was printed in between: behind the last return of the carriage. */
-  from: number;
+  readonly from: number;
+  readonly hasEscape: boolean;
 };
+const NOT_SHOWN: Shown = { bytes: 0, from: 0, hasEscape: false };
 
 export class LogPrinter {
   readonly #isJson: boolean;
@@ -45,13 +47,14 @@ export class LogPrinter {
       names.get(source) ?? Buffer.from(sources.length > 1 ? `${printable(source.name).padEnd(width)} | ` : ""); // came later
   }
 
-  lines(lines: readonly SourcedLine[]): Uint8Array {
-    return Buffer.concat(lines.flatMap(({ source, line }) => this.#show(source, line, true)));
+  /** Lines, and pieces of long ones, each for the only time. */
+  lines(pieces: readonly SourcedPiece[]): Uint8Array {
+    return Buffer.concat(pieces.flatMap(({ source, piece }) => this.#show(source, piece, true)));
   }
 
-  /** What waits for its newline, as far as it was not shown. */
-  unfinished(lines: readonly SourcedLine[]): Uint8Array {
-    return Buffer.concat(lines.flatMap(({ source, line }) => this.#show(source, line, false)));
+  /** What waits for its newline, as far as it was not shown; it comes again when there is more of it. */
+  unfinished(pieces: readonly SourcedPiece[]): Uint8Array {
+    return Buffer.concat(pieces.flatMap(({ source, piece }) => this.#show(source, piece, false)));
   }
 
   /** Ends the line in which the output stands. */
@@ -61,45 +64,50 @@ export class LogPrinter {
     return NEWLINE;
   }
 
-  #show(source: Source, line: LogLine, isFinished: boolean): Uint8Array[] {
-    return this.#isJson ? this.#showObject(source, line, isFinished) : this.#showText(source, line, isFinished);
+  #show(source: Source, piece: LogPiece, isLast: boolean): Uint8Array[] {
+    return this.#isJson ? this.#showObject(source, piece, isLast) : this.#showText(source, piece, isLast);
   }
 
   /** Pieces of a line are objects of their own: together they are the line. */
-  #showObject(source: Source, line: LogLine, isFinished: boolean): Uint8Array[] {
-    const key = keyOf(source, line);
-    const from = this.#shown.get(key)?.bytes ?? 0;
-    const to = isFinished ? line.text.length : endOfCharacters(line.text);
-    if (isFinished) this.#shown.delete(key);
-    else if (to <= from) return [];
-    else this.#shown.set(key, { bytes: to, from: to });
-    const { timestamp, stream } = line;
-    const text = Buffer.from(line.text.subarray(from, to)).toString("utf8");
-    const object = { name: source.name, timestamp, stream, line: text, ...(isFinished ? {} : { partial: true }) };
+  #showObject(source: Source, piece: LogPiece, isLast: boolean): Uint8Array[] {
+    const key = keyOf(source, piece);
+    const { timestamp, stream, isEnd } = piece;
+    const start = Math.max(0, (this.#shown.get(key)?.bytes ?? 0) - piece.from);
+    const end = isLast ? piece.text.length : endOfCharacters(piece.text);
+    if (!isEnd && end <= start) return [];
+    this.#remember(key, piece, end, isLast);
+    const text = Buffer.from(piece.text.subarray(start, end)).toString("utf8");
+    const object = { name: source.name, timestamp, stream, line: text, ...(isEnd ? {} : { partial: true }) };
     return [Buffer.from(`${jsonText(object)}\n`)];
   }
 
-  #showText(source: Source, line: LogLine, isFinished: boolean): Uint8Array[] {
-    const key = keyOf(source, line);
-    const shown = this.#shown.get(key);
-    const end = isFinished ? line.text.length : this.#endOfUnfinished(line.text);
-    if (!isFinished && end <= (shown?.bytes ?? 0)) return [];
-    const prefix = this.#prefix(source, line);
+  #showText(source: Source, piece: LogPiece, isLast: boolean): Uint8Array[] {
+    const key = keyOf(source, piece);
+    const shown = this.#shown.get(key) ?? NOT_SHOWN;
+    const end = isLast ? piece.text.length : this.#endOfUnfinished(piece.text);
+    if (!piece.isEnd && piece.from + end <= shown.bytes) return [];
+    const prefix = this.#prefix(source, piece);
     const isOpen = this.#open === key;
-    const start = isOpen ? shown!.bytes : (shown?.from ?? 0);
+    const start = Math.max(0, (isOpen ? shown.bytes : shown.from) - piece.from);
     const out = isOpen ? [] : [this.end(), prefix];
-    const text = line.text.subarray(start, end);
+    const text = piece.text.subarray(start, end);
     out.push(this.#returning(this.#isOnTerminal ? visible(text) : text, prefix, !isOpen));
-    if (isFinished) {
-      if (this.#isOnTerminal && prefix.length > 0 && line.text.includes(ESCAPE)) out.push(RESET); // the next name is not its to colour
+    const { hasEscape } = this.#remember(key, piece, end, isLast);
+    if (piece.isEnd) {
+      if (this.#isOnTerminal && prefix.length > 0 && hasEscape) out.push(RESET); // the next name is not its to colour
       out.push(NEWLINE);
-      this.#shown.delete(key);
-      this.#open = undefined;
-    } else {
-      this.#shown.set(key, { bytes: end, from: line.text.lastIndexOf(CARRIAGE_RETURN, end - 1) + 1 });
-      this.#open = key;
     }
+    this.#open = piece.isEnd ? undefined : key;
     return out;
+  }
+
+  #remember(key: string, { text, from, isEnd }: LogPiece, end: number, isLast: boolean): Shown {
+    const begin = isLast ? end : text.lastIndexOf(CARRIAGE_RETURN, end - 1) + 1;
+    const hasEscape = this.#shown.get(key)?.hasEscape === true || text.includes(ESCAPE);
+    const shown = { bytes: from + end, from: from + begin, hasEscape };
+    if (isEnd) this.#shown.delete(key);
+    else this.#shown.set(key, shown);
+    return shown;
   }
 
   /** A return at the end may be that of a newline to come; on a terminal a character and a colour are shown whole. */
@@ -108,7 +116,7 @@ export class LogPrinter {
     return text[end - 1] === CARRIAGE_RETURN ? end - 1 : end;
   }
 
-  #prefix(source: Source, { timestamp }: LogLine): Uint8Array {
+  #prefix(source: Source, { timestamp }: LogPiece): Uint8Array {
     const name = this.#nameOf(source);
     return this.#hasTimes ? Buffer.concat([Buffer.from(`${timestamp} `), name]) : name;
   }
@@ -132,18 +140,6 @@ export class LogPrinter {
   }
 }
 
-function keyOf(source: Source, { stream }: LogLine): string {
+function keyOf(source: Source, { stream }: LogPiece): string {
   return `${stream} ${source.name}`;
-}
-
-/** Without the beginning of a character of UTF-8 whose end is yet to come. */
-function endOfCharacters(text: Uint8Array): number {
-  for (let back = 1; back <= 3 && back <= text.length; back++) {
-    const byte = text.at(-back)!;
-    if (byte < 0x80) return text.length;
-    if (byte < 0xc0) continue; // within a character
-    const length = byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
-    return length > back ? text.length - back : text.length;
-  }
-  return text.length;
 }

@@ -4,14 +4,14 @@ import { join } from "node:path";
 import { SHIM_MAX } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { parseCount, parseDurationMs } from "../base/units.ts";
-import { isoTime, LineJoiner, type LogLine, type LogRecord } from "../logs/cri.ts";
+import { isoTime, LineJoiner, type LogLine, type LogPiece, type LogRecord, type Stream } from "../logs/cri.ts";
 import { endPosition, type Position } from "../logs/files.ts";
 import { followLog } from "../logs/follow.ts";
 import { scanLog } from "../logs/scan.ts";
-import { readLastLines } from "../logs/tail.ts";
+import { lastRecords } from "../logs/tail.ts";
 import { readWorkers } from "../protocol/status.ts";
 import { printable, type Context } from "./context.ts";
-import { LogPrinter, type Source, type SourcedLine } from "./log-printer.ts";
+import { LogPrinter, type Source, type SourcedPiece } from "./log-printer.ts";
 import { put } from "./output.ts";
 import { pick } from "./select.ts";
 
@@ -26,12 +26,18 @@ export type LogFlags = {
 };
 
 /** Lines of before, and what stands for them where they are gone. */
-type PastBatch = { readonly lines: readonly LogLine[]; readonly lost?: string | undefined };
-/** What of the past is wanted of each source. */
-type Wish = { readonly lines: number; readonly since: number; readonly accepts: (line: LogLine) => boolean };
+type PastBatch = { readonly pieces: readonly LogPiece[]; readonly lost?: string | undefined };
+/** What of the past is wanted of each source, and of its lines. */
+type Wish = {
+  readonly lines: number;
+  readonly since: number;
+  readonly stream: Stream | undefined;
+  readonly matches: ((line: LogLine) => boolean) | undefined;
+};
 
 /** Written at once: a reader that goes away after the first line ends us soon. */
 const MERGE_LINES = 4096;
+const NOTHING = new Uint8Array(0);
 
 /** @param isAttached end when the workers have ended for good, with 1 if one of them failed */
 export async function logs(
@@ -47,29 +53,26 @@ export async function logs(
         ? Number.POSITIVE_INFINITY
         : parseCount(flags.lines ?? "20", "--lines"),
     since: flags.since === undefined ? 0 : Date.now() - parseDurationMs(flags.since, "--since"),
-    accepts: filter(flags),
+    stream: flags.stderr && !flags.stdout ? "stderr" : flags.stdout && !flags.stderr ? "stdout" : undefined,
+    matches: flags.grep === undefined ? undefined : matcher(flags.grep),
   };
   const printer = new LogPrinter(context, sources, flags.timestamps === true);
-  /** What waits for its newline: with `--grep` it is not known yet whether it is wanted. */
-  const unfinished = (source: Source, joiner: LineJoiner): Uint8Array =>
-    printer.unfinished(
-      flags.grep === undefined ? ofSource(source, joiner.unfinished(SHIM_MAX.lineBytes).filter(wish.accepts)) : [],
-    );
   const abort = new AbortController();
   const ending = new AbortController();
   const output = new Output(abort);
   if (flags.follow) for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => abort.abort());
   // The look back ends where the followers begin: a line in between is neither lost nor doubled.
   const ends = new Map(sources.map((source) => [source, endPosition(source.dir)]));
-  const joiners = new Map(sources.map((source) => [source, new LineJoiner()]));
+  const wanted = new Map(sources.map((source) => [source, new WantedPieces(wish)]));
   const pasts = sources.map(
-    (source) => new Past(source, lookBack(source.dir, ends.get(source), wish, joiners.get(source)!)),
+    (source) => new Past(source, lookBack(source.dir, ends.get(source), wish, wanted.get(source)!)),
   );
-  for await (const lines of merged(pasts)) {
-    await output.write(printer.lines(lines));
+  for await (const pieces of merged(pasts)) {
+    await output.write(printer.lines(pieces));
     if (abort.signal.aborted) return output.giveUp();
   }
-  if (wish.lines > 0) for (const [source, joiner] of joiners) await output.write(unfinished(source, joiner));
+  if (wish.lines > 0)
+    for (const [source, of] of wanted) await output.write(printer.unfinished(ofSource(source, of.unfinished())));
   if (!flags.follow) {
     await output.write(printer.end());
     return 0;
@@ -77,11 +80,11 @@ export async function logs(
   const following = new Map<string, Promise<void>>();
   const failed = Promise.withResolvers<never>();
   const follow = async (source: Source): Promise<void> => {
-    const joiner = joiners.get(source) ?? new LineJoiner();
+    const of = wanted.get(source) ?? new WantedPieces(wish);
     for await (const { records, lost } of followLog(source.dir, ends.get(source), abort.signal, ending.signal)) {
       if (lost !== undefined) say(source, lost);
-      const lines = joinedLines(joiner, records).filter(wish.accepts);
-      await output.write(Buffer.concat([printer.lines(ofSource(source, lines)), unfinished(source, joiner)]));
+      const lines = printer.lines(ofSource(source, of.push(records)));
+      await output.write(Buffer.concat([lines, printer.unfinished(ofSource(source, of.unfinished()))]));
     }
   };
   const add = (source: Source): void => {
@@ -104,8 +107,8 @@ export async function logs(
   }
 }
 
-function ofSource(source: Source, lines: readonly LogLine[]): SourcedLine[] {
-  return lines.map((line) => ({ source, line }));
+function ofSource(source: Source, pieces: readonly LogPiece[]): SourcedPiece[] {
+  return pieces.map((piece) => ({ source, piece }));
 }
 
 /** Beside the lines: what is missing among them. */
@@ -161,39 +164,66 @@ async function endOfAll(context: Context, sources: readonly Source[], signal: Ab
 }
 
 /**
- * The lines of before, oldest first: the newest so many, or all without holding them in memory. The beginning of a line
- * that goes on behind `until` stays in the joiner, for the follower.
+ * The lines of before, oldest first: the newest so many, or all, none of them in memory whole. The beginning of a line that
+ * goes on behind `until` stays with those wanted, for the follower.
  */
 async function* lookBack(
   dir: string,
   until: Position | undefined,
-  wish: Wish,
-  joiner: LineJoiner,
+  { lines: count, since, stream, matches }: Wish,
+  wanted: WantedPieces,
 ): AsyncGenerator<PastBatch> {
   if (!until) return;
-  const { lines: count, since, accepts } = wish;
-  if (count !== Number.POSITIVE_INFINITY) {
-    const { lines, lost, unfinished } = await readLastLines(dir, count, { until, sinceMs: since, accepts });
-    for (const record of unfinished) joiner.push(record);
-    for (const sentence of lost) yield { lines: [], lost: sentence };
-    yield { lines };
-    return;
-  }
-  const oldest = isoTime(since);
-  const isWanted = (line: LogLine): boolean => line.timestamp >= oldest && accepts(line);
-  for await (const { records, lost } of scanLog(dir, until, since))
-    yield { lines: joinedLines(joiner, records).filter(isWanted), lost };
+  const batches =
+    count === Number.POSITIVE_INFINITY
+      ? scanLog(dir, until, { sinceMs: since })
+      : lastRecords(dir, count, until, { stream, sinceMs: since, matches });
+  for await (const { records, lost } of batches) yield { pieces: wanted.push(records, isoTime(since)), lost };
 }
 
-function joinedLines(joiner: LineJoiner, records: readonly LogRecord[]): LogLine[] {
-  return records.flatMap((record) => joiner.push(record) ?? []);
+/** Makes of one source's records the lines that are wanted. Of a long line the pieces between those left out are lines of their own. */
+class WantedPieces {
+  readonly #joiner = new LineJoiner();
+  readonly #wish: Wish;
+  /** Where in its line the first of the pieces was that are given as one line. */
+  readonly #first: Record<Stream, number | undefined> = { stdout: undefined, stderr: undefined };
+
+  constructor(wish: Wish) {
+    this.#wish = wish;
+  }
+
+  /** @param oldest time of the oldest line that is wanted */
+  push(records: readonly LogRecord[], oldest = ""): LogPiece[] {
+    const { stream, matches } = this.#wish;
+    const isWanted = (piece: LogPiece): boolean =>
+      piece.timestamp >= oldest && (matches === undefined || matches(piece));
+    return records
+      .filter((record) => stream === undefined || record.stream === stream)
+      .flatMap((record) => this.#joiner.push(record).flatMap((piece) => this.#chosen(piece, isWanted(piece))));
+  }
+
+  /** What waits for its newline: with `--grep` it is not known yet whether it is wanted. */
+  unfinished(): LogPiece[] {
+    if (this.#wish.matches !== undefined) return [];
+    return this.#joiner
+      .unfinished(SHIM_MAX.lineBytes)
+      .map((piece) => ({ ...piece, from: piece.from - (this.#first[piece.stream] ?? piece.from) }));
+  }
+
+  #chosen(piece: LogPiece, isWanted: boolean): LogPiece[] {
+    const { stream, from, isEnd } = piece;
+    const first = this.#first[stream];
+    this.#first[stream] = isWanted && !isEnd ? (first ?? from) : undefined;
+    if (isWanted) return [{ ...piece, from: from - (first ?? from) }];
+    return first === undefined ? [] : [{ ...piece, text: NOTHING, from: from - first, isEnd: true }];
+  }
 }
 
 /** One source of a merge: its next line, and more when asked. */
 class Past {
   readonly source: Source;
   readonly #batches: AsyncGenerator<PastBatch>;
-  #batch: readonly LogLine[] = [];
+  #batch: readonly LogPiece[] = [];
   #next = 0;
 
   constructor(source: Source, batches: AsyncGenerator<PastBatch>) {
@@ -201,12 +231,12 @@ class Past {
     this.#batches = batches;
   }
 
-  get head(): LogLine | undefined {
+  get head(): LogPiece | undefined {
     return this.#batch[this.#next];
   }
 
-  take(): SourcedLine {
-    return { source: this.source, line: this.#batch[this.#next++]! };
+  take(): SourcedPiece {
+    return { source: this.source, piece: this.#batch[this.#next++]! };
   }
 
   /** False at the end. */
@@ -215,7 +245,7 @@ class Past {
       const { value, done } = await this.#batches.next();
       if (done) return false;
       if (value.lost !== undefined) say(this.source, value.lost);
-      this.#batch = value.lines;
+      this.#batch = value.pieces;
       this.#next = 0;
     }
     return true;
@@ -223,13 +253,13 @@ class Past {
 }
 
 /** All lines in the order of their times, in batches. */
-async function* merged(pasts: readonly Past[]): AsyncGenerator<SourcedLine[]> {
+async function* merged(pasts: readonly Past[]): AsyncGenerator<SourcedPiece[]> {
   let open = [...pasts];
   for (;;) {
     const filled = await Promise.all(open.map((past) => past.fill()));
     open = open.filter((_, index) => filled[index]);
     if (open.length === 0) return;
-    const lines: SourcedLine[] = [];
+    const lines: SourcedPiece[] = [];
     while (lines.length < MERGE_LINES && open.every((past) => past.head !== undefined)) {
       const oldest = open.reduce((a, b) => (b.head!.timestamp < a.head!.timestamp ? b : a));
       lines.push(oldest.take());
@@ -238,13 +268,9 @@ async function* merged(pasts: readonly Past[]): AsyncGenerator<SourcedLine[]> {
   }
 }
 
-/** `--stdout`, `--stderr` and `--grep` together. */
-function filter({ stdout, stderr, grep }: LogFlags): Wish["accepts"] {
-  const stream = stderr && !stdout ? "stderr" : stdout && !stderr ? "stdout" : undefined;
-  const pattern = grep === undefined ? undefined : compile(grep);
-  return (line) =>
-    (stream === undefined || line.stream === stream) &&
-    (pattern === undefined || pattern.test(Buffer.from(line.text).toString("utf8")));
+function matcher(grep: string): (line: LogLine) => boolean {
+  const pattern = compile(grep);
+  return ({ text }) => pattern.test(Buffer.from(text.buffer, text.byteOffset, text.length).toString("utf8"));
 }
 
 function compile(source: string): RegExp {

@@ -174,7 +174,7 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .option("--stderr", "only stderr")
     .option("--stdout", "only stdout")
     .option("-t, --timestamps", "with the time of each line")
-    .option("--grep <re>", "only lines that match")
+    .option("--grep <re>", "only lines that match; of a line over 1 MiB each piece of 1 MiB by itself")
     .action((names: string[], flags: LogFlags, command: Command) => finish(logs(contextOf(command), names, flags)));
   add(
     "subscribe",

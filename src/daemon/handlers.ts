@@ -3,7 +3,6 @@ import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId, toWorkerId } from "../base/names.ts";
 import { VERSION } from "../base/version.ts";
-import { LineJoiner } from "../logs/cri.ts";
 import { readLastLines } from "../logs/tail.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import type { Request, RequestOf } from "../protocol/requests.ts";
@@ -203,11 +202,9 @@ async function linesOf(worker: Worker, count: number, bytesMax: number): Promise
       scanBytesMax: limit("logScanBytes"),
     });
     for (const sentence of lost) missing.add(sentence);
-    const joiner = new LineJoiner(limit("lineChars"));
-    for (const record of unfinished) joiner.push(record);
     const texts: string[] = [];
     let bytes = 0;
-    for (const { text } of [...lines, ...joiner.unfinished()].toReversed()) {
+    for (const { text } of [...lines, ...unfinished].toReversed()) {
       bytes += text.length * 2 + 8; // JSON may escape; a line of control characters is cut rather than the frame refused
       if (bytes > bytesMax / 2) break;
       texts.push(decode.decode(text));

@@ -61,7 +61,7 @@ export class LogFeed {
     for await (const { records, lost } of followLog(worker.logDir, endPosition(worker.logDir), signal)) {
       if (lost !== undefined) this.#subscriptions.publish(worker.id, { type: "log_lost", reason: lost });
       for (const record of records) {
-        const line = joiner.push(record);
+        const line = joiner.push(record).find(({ from }) => from === 0); // a longer one is cut there
         if (!line) continue;
         this.#subscriptions.publish(worker.id, {
           type: "log_line",

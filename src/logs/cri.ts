@@ -1,4 +1,5 @@
 /** One record of a log file in the CRI format: `2026-11-20T19:20:01.123456789Z stdout F text`. */
+import { limit } from "../base/limits.ts";
 
 export type Stream = "stdout" | "stderr";
 
@@ -11,10 +12,22 @@ export type LogRecord = {
   readonly text: Uint8Array;
 };
 
-/** A whole line, its partial records joined. */
+/** A line, its partial records joined. */
 export type LogLine = Omit<LogRecord, "isPartial">;
 
+/** A line, or so much of one that is too long to be held. */
+export type LogPiece = LogLine & {
+  /** So many bytes of its line came before. */
+  readonly from: number;
+  /** False where the line goes on. */
+  readonly isEnd: boolean;
+};
+
 const SPACE = 0x20;
+const CARRIAGE_RETURN = 0x0d;
+const ESCAPE = 0x1b;
+/** A longer sequence is none for those who show it. */
+const ESCAPE_BYTES_MAX = 66;
 
 /** A time as records have it, to compare with theirs as text: without `Z`, so that it sorts before all of its millisecond. */
 export function isoTime(ms: number): string {
@@ -37,54 +50,89 @@ export function parseRecord(bytes: Uint8Array): LogRecord | undefined {
   };
 }
 
-/** Joins partial records to lines, each stream by itself. */
-export class LineJoiner {
-  readonly #open: Record<Stream, { timestamp: string; parts: Uint8Array[]; bytes: number; last: number } | undefined> =
-    {
-      stdout: undefined,
-      stderr: undefined,
-    };
-  readonly #bytesMax: number;
+type BegunLine = {
+  readonly timestamp: string;
+  buffer: Uint8Array;
+  bytes: number;
+  /** Given before, as pieces. */
+  from: number;
+  /** Length of its newest record. */
+  last: number;
+};
 
-  /** @param bytesMax what is longer is cut here (the file keeps all) */
-  constructor(bytesMax = Number.POSITIVE_INFINITY) {
-    this.#bytesMax = bytesMax;
+/** Joins partial records to lines, each stream by itself. A long line comes in pieces, so that it is never held whole. */
+export class LineJoiner {
+  readonly #begun: Record<Stream, BegunLine | undefined> = { stdout: undefined, stderr: undefined };
+  readonly #pieceBytes: number;
+
+  constructor(pieceBytes = limit("pieceBytes")) {
+    this.#pieceBytes = pieceBytes;
   }
 
-  /** The line that this record completes, if it does. */
-  push(record: LogRecord): LogLine | undefined {
-    const { stream } = record;
-    const open = this.#open[stream];
-    if (!open && !record.isPartial)
-      return { timestamp: record.timestamp, stream, text: record.text.subarray(0, this.#bytesMax) };
-    const line = open ?? { timestamp: record.timestamp, parts: [], bytes: 0, last: 0 };
-    if (line.bytes < this.#bytesMax)
-      line.parts.push(new Uint8Array(record.text.subarray(0, this.#bytesMax - line.bytes)));
-    line.bytes += record.text.length;
-    line.last = record.text.length;
-    this.#open[stream] = record.isPartial ? line : undefined;
-    return record.isPartial ? undefined : { timestamp: line.timestamp, stream, text: Buffer.concat(line.parts) };
+  /** The line that this record completes; the pieces of a long one as soon as it is known to go on behind them. */
+  push({ timestamp, stream, isPartial, text }: LogRecord): LogPiece[] {
+    const begun = this.#begun[stream];
+    if (!begun && !isPartial && text.length <= this.#pieceBytes)
+      return [{ timestamp, stream, text, from: 0, isEnd: true }];
+    const line = begun ?? { timestamp, buffer: new Uint8Array(0), bytes: 0, from: 0, last: 0 };
+    append(line, text);
+    const pieces: LogPiece[] = [];
+    const give = (bytes: number, isEnd: boolean): void => {
+      pieces.push({ timestamp: line.timestamp, stream, text: line.buffer.subarray(0, bytes), from: line.from, isEnd });
+      line.from += bytes;
+      line.buffer = new Uint8Array(line.buffer.subarray(bytes, line.bytes)); // what was given away stays as it is
+      line.bytes -= bytes;
+    };
+    while (line.bytes > this.#pieceBytes) give(endOfPiece(line.buffer.subarray(0, this.#pieceBytes)), false);
+    if (!isPartial) give(line.bytes, true);
+    this.#begun[stream] = isPartial ? line : undefined;
+    return pieces;
   }
 
   /**
-   * The lines that were begun, as far as they have come.
+   * What of the lines that were begun was not given as a piece.
    * @param cutAt without those whose last record is so long: it was cut for its length, and the next one comes at once
    */
-  unfinished(cutAt = Number.POSITIVE_INFINITY): LogLine[] {
+  unfinished(cutAt = Number.POSITIVE_INFINITY): LogPiece[] {
     return (["stdout", "stderr"] as const).flatMap((stream) => {
-      const open = this.#open[stream];
-      return open && open.last < cutAt ? [{ timestamp: open.timestamp, stream, text: Buffer.concat(open.parts) }] : [];
+      const line = this.#begun[stream];
+      if (!line || line.last >= cutAt) return [];
+      const { timestamp, buffer, bytes, from } = line;
+      return [{ timestamp, stream, text: buffer.subarray(0, bytes), from, isEnd: false }];
     });
   }
 }
 
-/** Whole records in a block, and the bytes behind the last newline. */
-export function splitRecords(block: Uint8Array, onRecord: (record: LogRecord) => void): Uint8Array {
-  let at = 0;
-  for (let end = block.indexOf(0x0a, at); end >= 0; end = block.indexOf(0x0a, at)) {
-    const record = parseRecord(block.subarray(at, end));
-    if (record) onRecord(record);
-    at = end + 1;
+/** Into one buffer: a line that came byte by byte takes no more than another. */
+function append(line: BegunLine, text: Uint8Array): void {
+  const bytes = line.bytes + text.length;
+  if (bytes > line.buffer.length) {
+    const grown = new Uint8Array(Math.max(bytes, line.buffer.length * 2));
+    grown.set(line.buffer.subarray(0, line.bytes));
+    line.buffer = grown;
   }
-  return block.subarray(at);
+  line.buffer.set(text, line.bytes);
+  line.bytes = bytes;
+  line.last = text.length;
+}
+
+/** Where a piece ends: before a character, a return of the carriage, or a colour that may go on in the next one. */
+function endOfPiece(text: Uint8Array): number {
+  let end = endOfCharacters(text);
+  const escape = text.lastIndexOf(ESCAPE, end - 1);
+  if (escape >= 0 && end - escape <= ESCAPE_BYTES_MAX) end = escape;
+  if (text[end - 1] === CARRIAGE_RETURN) end--;
+  return end > 0 ? end : text.length;
+}
+
+/** Without the beginning of a character of UTF-8 whose end is yet to come. */
+export function endOfCharacters(text: Uint8Array): number {
+  for (let back = 1; back <= 3 && back <= text.length; back++) {
+    const byte = text.at(-back)!;
+    if (byte < 0x80) return text.length;
+    if (byte < 0xc0) continue; // within a character
+    const length = byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
+    return length > back ? text.length - back : text.length;
+  }
+  return text.length;
 }

@@ -7,12 +7,15 @@ export type LogFile = { readonly number: number; readonly isCompressed: boolean 
 /** A place between two records, in the bytes as they were written: it holds also when the file is compressed meanwhile. */
 export type Position = { readonly number: number; readonly offset: number };
 
+/** Bytes of a file, and where they stand in it. */
+export type Block = { readonly offset: number; readonly bytes: Buffer };
+
 /** Read at once: enough to be quick, little beside what a daemon holds. */
 const BLOCK_BYTES = 262_144;
 /** A compressed file can only be read forwards. Backwards it is unpacked again for each so many bytes from its end. */
 const WINDOW_BYTES = 33_554_432;
-/** More than the longest record. */
-const RECORD_BYTES_MAX = 32_768;
+/** More than the longest record: what goes on longer without a newline is none. */
+export const RECORD_BYTES_MAX = 32_768;
 
 /** By number. Where a compressed file stands beside its original, the original counts: compressing was cut off. */
 export function listLogFiles(dir: string): LogFile[] {
@@ -53,6 +56,12 @@ export function endPosition(dir: string): Position | undefined {
     const start = Math.max(0, size - RECORD_BYTES_MAX);
     return { number: file.number, offset: start + file.read(start, size - start).lastIndexOf(0x0a) + 1 };
   }
+}
+
+/** One sentence of bytes that no shim has written. */
+export function damaged({ number, isCompressed }: LogReader): string {
+  const name = logFileName(number, isCompressed);
+  return `${name} is damaged, more than ${RECORD_BYTES_MAX} bytes without a newline in it are no record and cannot be read`;
 }
 
 /** One sentence of what cannot be read any more; `undefined` where nothing is missing. */
@@ -131,17 +140,17 @@ export class LogReader implements Disposable {
   }
 
   /** The bytes before a place, or before the end of now, in blocks from the last to the first. */
-  async *backwards(to?: number): AsyncGenerator<Buffer> {
+  async *backwards(to?: number): AsyncGenerator<Block> {
     if (this.isCompressed) return yield* this.#unpackBackwards(to ?? Number.POSITIVE_INFINITY);
     for (let end = to ?? this.stat().size; end > 0;) {
       const start = Math.max(0, end - BLOCK_BYTES);
-      yield this.read(start, end - start);
+      yield { offset: start, bytes: this.read(start, end - start) };
       end = start;
     }
   }
 
   /** The newest bytes stay in a window while it is unpacked; what lies before is unpacked once more, if it is wanted. */
-  async *#unpackBackwards(to: number): AsyncGenerator<Buffer> {
+  async *#unpackBackwards(to: number): AsyncGenerator<Block> {
     for (let end = to; end > 0;) {
       const window: Buffer[] = [];
       let held = 0;
@@ -152,8 +161,8 @@ export class LogReader implements Disposable {
         window.push(block);
         while (held - window[0]!.length >= WINDOW_BYTES) held -= window.shift()!.length;
       }
-      yield* window.toReversed();
-      end = seen - held;
+      end = seen;
+      for (const bytes of window.toReversed()) yield { offset: (end -= bytes.length), bytes };
     }
   }
 

@@ -4,9 +4,8 @@
  */
 import { existsSync, statSync, watch, type FSWatcher } from "node:fs";
 import { join } from "node:path";
-import { splitRecords, type LogRecord } from "./cri.ts";
 import { endPosition, listLogFiles, logFileName, LogReader, rotatedAway, type Position } from "./files.ts";
-import { readRecords, type Batch } from "./scan.ts";
+import { readRecords, RecordSplitter, type Batch } from "./scan.ts";
 
 const BLOCK_BYTES = 1_048_576;
 /** Where the directory does not exist yet, or its watch missed something: the longest a line waits. */
@@ -78,7 +77,7 @@ async function* readAsItGrows(
 ): AsyncGenerator<Batch, Next> {
   const { number } = file;
   let { offset } = from;
-  let rest: Uint8Array = new Uint8Array(0);
+  let splitter = new RecordSplitter(file, offset);
   let isLast = false;
   let resume: Position | undefined; // set once the file was deleted under our eyes
   while (!signal.aborted) {
@@ -88,15 +87,14 @@ async function* readAsItGrows(
       isLast = false;
       const block = file.read(offset, Math.min(BLOCK_BYTES, size - offset));
       offset += block.length;
-      const records: LogRecord[] = [];
-      rest = splitRecords(rest.length === 0 ? block : Buffer.concat([rest, block]), (record) => records.push(record));
-      if (records.length > 0) yield { records };
+      const batch = splitter.push(block);
+      if (batch.records.length > 0 || batch.lost !== undefined) yield batch;
     } else if (size < offset) {
       yield {
         records: [],
         lost: `${logFileName(number)} was cut off while it was read; what follows is from its new beginning`,
       };
-      [offset, rest] = [0, new Uint8Array(0)];
+      [offset, splitter] = [0, new RecordSplitter(file, 0)];
     } else if (hasNext) {
       return { number: number + 1, offset: 0 };
     } else {

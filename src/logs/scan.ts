@@ -1,18 +1,33 @@
 /** A worker's log from its beginning in constant memory, however large it is. */
-import { splitRecords, type LogRecord } from "./cri.ts";
-import { listLogFiles, LogReader, rotatedAway, type Position } from "./files.ts";
+import { parseRecord, type LogRecord } from "./cri.ts";
+import { damaged, listLogFiles, LogReader, RECORD_BYTES_MAX, rotatedAway, type Position } from "./files.ts";
+
+const NEWLINE = 0x0a;
+
+export type PlacedRecord = LogRecord & Position;
 
 export type Batch = {
-  readonly records: readonly LogRecord[];
+  readonly records: readonly PlacedRecord[];
   /** A sentence of what could not be read before these: said, never passed over. */
   readonly lost?: string | undefined;
 };
 
-/** Records of all files in order, in batches, up to `until`. Files that were finished before `sinceMs` are passed over. */
-export async function* scanLog(dir: string, until: Position, sinceMs = 0): AsyncGenerator<Batch> {
-  const oldest = listLogFiles(dir)[0]?.number ?? until.number;
+export type ScanOptions = {
+  /** Without it from the oldest file that is there. */
+  readonly from?: Position;
+  /** Files that were finished before are passed over. */
+  readonly sinceMs?: number;
+};
+
+/** Records of all files in order, in batches, up to `until`. */
+export async function* scanLog(
+  dir: string,
+  until: Position,
+  { from, sinceMs = 0 }: ScanOptions = {},
+): AsyncGenerator<Batch> {
+  const first = from?.number ?? listLogFiles(dir)[0]?.number ?? until.number;
   let firstGone: number | undefined;
-  for (let number = oldest; number <= until.number; number++) {
+  for (let number = first; number <= until.number; number++) {
     using file = LogReader.open(dir, number);
     if (!file) {
       firstGone ??= number;
@@ -21,7 +36,11 @@ export async function* scanLog(dir: string, until: Position, sinceMs = 0): Async
     if (firstGone !== undefined) yield { records: [], lost: rotatedAway(firstGone, number - 1) };
     firstGone = undefined;
     if (file.stat().modifiedMs < sinceMs) continue;
-    yield* readRecords(file, 0, number === until.number ? until.offset : Number.POSITIVE_INFINITY);
+    yield* readRecords(
+      file,
+      number === from?.number ? from.offset : 0,
+      number === until.number ? until.offset : Number.POSITIVE_INFINITY,
+    );
   }
   const last = until.offset === 0 ? until.number - 1 : until.number; // it may be yet to come
   if (firstGone !== undefined) yield { records: [], lost: rotatedAway(firstGone, last) };
@@ -29,11 +48,53 @@ export async function* scanLog(dir: string, until: Position, sinceMs = 0): Async
 
 /** Records of one file between two places. */
 export async function* readRecords(file: LogReader, from = 0, to = Number.POSITIVE_INFINITY): AsyncGenerator<Batch> {
-  let rest: Uint8Array = new Uint8Array(0);
+  const splitter = new RecordSplitter(file, from);
   for await (const block of file.forwards(from, to)) {
-    const records: LogRecord[] = [];
-    rest = splitRecords(rest.length === 0 ? block : Buffer.concat([rest, block]), (record) => records.push(record));
-    if (records.length > 0) yield { records };
+    const batch = splitter.push(block);
+    if (batch.records.length > 0 || batch.lost !== undefined) yield batch;
   }
   if (file.damage !== undefined) yield { records: [], lost: file.damage };
+}
+
+/** Makes records of the blocks of a file. Never holds more than a record can be, whatever is in the file. */
+export class RecordSplitter {
+  readonly #file: LogReader;
+  /** Bytes behind the last newline, and where they stand in the file. */
+  #rest: Uint8Array = new Uint8Array(0);
+  #offset: number;
+  /** The rest was too long for a record: what goes on is none either. */
+  #isWithin = false;
+  #isDamaged = false;
+
+  constructor(file: LogReader, offset: number) {
+    this.#file = file;
+    this.#offset = offset;
+  }
+
+  push(block: Uint8Array): Batch {
+    const bytes = this.#rest.length === 0 ? block : Buffer.concat([this.#rest, block]);
+    const records: PlacedRecord[] = [];
+    let lost: string | undefined;
+    let at = 0;
+    const drop = (): void => {
+      if (!this.#isDamaged) lost = damaged(this.#file); // one sentence is enough for a file
+      this.#isDamaged = true;
+    };
+    for (let end = bytes.indexOf(NEWLINE); end >= 0; end = bytes.indexOf(NEWLINE, at)) {
+      const isRecord = !this.#isWithin && end - at <= RECORD_BYTES_MAX;
+      const record = isRecord ? parseRecord(bytes.subarray(at, end)) : undefined;
+      if (record) records.push({ ...record, number: this.#file.number, offset: this.#offset + at });
+      else if (end - at > RECORD_BYTES_MAX) drop();
+      this.#isWithin = false;
+      at = end + 1;
+    }
+    if (bytes.length - at > RECORD_BYTES_MAX) {
+      drop();
+      this.#isWithin = true;
+    }
+    if (this.#isWithin) at = bytes.length;
+    this.#offset += at;
+    this.#rest = bytes.subarray(at);
+    return { records, lost };
+  }
 }

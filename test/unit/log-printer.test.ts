@@ -13,8 +13,14 @@ function printer(sources = [WEB], flags: object = {}, hasTimes = false) {
   return (text: string | Uint8Array, source = WEB, stream: Stream = "stdout"): string => {
     const bytes = Buffer.from(text);
     const isFinished = bytes.at(-1) === 0x0a;
-    const line = { timestamp: "T", stream, text: isFinished ? bytes.subarray(0, -1) : bytes };
-    const shown = isFinished ? one.lines([{ source, line }]) : one.unfinished([{ source, line }]);
+    const piece = {
+      timestamp: "T",
+      stream,
+      text: isFinished ? bytes.subarray(0, -1) : bytes,
+      from: 0,
+      isEnd: isFinished,
+    };
+    const shown = isFinished ? one.lines([{ source, piece }]) : one.unfinished([{ source, piece }]);
     return Buffer.from(shown).toString();
   };
 }
@@ -67,4 +73,41 @@ test("objects are the pieces of a line, and cut no character", () => {
   expect(object("5 €")).toEqual({ ...piece("€"), partial: true });
   expect(object("5 €\r\n")).toEqual(piece("\r"));
   expect(object("whole\n")).toEqual(piece("whole"));
+});
+
+test("the pieces of a long line are one line, and what was shown of one before it was whole is not shown again", () => {
+  for (const json of [false, true]) {
+    const one = new LogPrinter(new Context({ color: "never", json }), [WEB, JOB], false);
+    const shown: string[] = [];
+    const show = (how: "lines" | "unfinished", from: number, text: string, isEnd = false, source = WEB): void => {
+      const piece = { timestamp: "T", stream: "stdout" as const, text: Buffer.from(text), from, isEnd };
+      const out = Buffer.from(one[how]([{ source, piece }])).toString();
+      const objects = out.split("\n").filter((line) => line !== "");
+      shown.push(json ? objects.map((line) => JSON.parse(line).line).join("|") : out);
+    };
+    show("unfinished", 0, "abc");
+    show("lines", 0, "abcde");
+    show("unfinished", 5, "fg");
+    show("lines", 0, "other", true, JOB);
+    show("unfinished", 5, "fgh");
+    show("lines", 5, "fghi");
+    show("lines", 0, "other", true, JOB);
+    show("lines", 9, "j", true);
+    show("lines", 0, "next", true);
+    expect(shown).toEqual(
+      json
+        ? ["abc", "de", "fg", "other", "h", "i", "other", "j", "next"]
+        : [
+            "web | abc",
+            "de",
+            "fg",
+            "\njob | other\n",
+            "web | fgh",
+            "i",
+            "\njob | other\n",
+            "web | j\n",
+            "web | next\n",
+          ],
+    );
+  }
 });

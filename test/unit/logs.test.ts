@@ -15,12 +15,13 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { compressFinished } from "../../src/logs/compress.ts";
-import { LineJoiner } from "../../src/logs/cri.ts";
+import { limit } from "../../src/base/limits.ts";
+import { LineJoiner, type LogLine, type LogPiece, type LogRecord } from "../../src/logs/cri.ts";
 import { emptyLogs } from "../../src/logs/empty.ts";
 import { endPosition, listLogFiles, LogReader, logFileName, type Position } from "../../src/logs/files.ts";
 import { followLog } from "../../src/logs/follow.ts";
 import { scanLog } from "../../src/logs/scan.ts";
-import { readLastLines } from "../../src/logs/tail.ts";
+import { lastRecords, readLastLines } from "../../src/logs/tail.ts";
 import { waitUntil } from "../home.ts";
 
 let dir: string;
@@ -72,10 +73,10 @@ class Following {
     for await (const { records, lost } of followLog(dir, from, this.#abort.signal, this.#ending.signal)) {
       if (lost !== undefined) this.said.push(`lost: ${lost}`);
       for (const one of records) {
-        const line = joiner.push(one);
-        if (!line) continue;
-        this.said.push(text(line.text));
-        onLine(text(line.text));
+        for (const line of joiner.push(one)) {
+          this.said.push(text(line.text));
+          onLine(text(line.text));
+        }
       }
     }
   }
@@ -300,14 +301,18 @@ test("a line that goes on behind the place where the follower begins is given wh
   const until = endPosition(dir)!;
   const found = await readLastLines(dir, 10, { until });
   expect(found.lines.map((line) => text(line.text))).toEqual(["whole"]);
+  expect(found.unfinished.map((line) => text(line.text)).toSorted()).toEqual(["begin ", "other"]);
   const joiner = new LineJoiner();
-  for (const one of found.unfinished) joiner.push(one);
+  const kept: string[] = [];
+  for await (const { records } of lastRecords(dir, 10, until, {}))
+    for (const one of records) kept.push(...joiner.push(one).map((line) => text(line.text)));
+  expect(kept).toEqual(["whole"]);
   appendFileSync(path(1), record("end") + record(" line", "F", "stderr"));
   const joined: string[] = [];
   const ending = new AbortController();
   ending.abort();
   for await (const { records } of followLog(dir, until, new AbortController().signal, ending.signal))
-    for (const one of records) joined.push(text(joiner.push(one)!.text));
+    for (const one of records) joined.push(...joiner.push(one).map((line) => text(line.text)));
   expect(joined).toEqual(["begin end", "other line"]);
 });
 
@@ -349,8 +354,8 @@ test("empty files, a torn last line and files of partial records alone are no ob
 });
 
 test("one request looks through so many bytes of a log and no more, compressed or not", async () => {
-  const pad = "x".repeat(100_000);
-  writeFileSync(path(1), record("old", "F", "stderr") + Array.from({ length: 500 }, () => record(pad)).join(""));
+  const pad = "x".repeat(10_000);
+  writeFileSync(path(1), record("old", "F", "stderr") + Array.from({ length: 5000 }, () => record(pad)).join(""));
   expect(await tail(1, { stream: "stderr", scanBytesMax: 1_048_576 })).toEqual([]);
   compress(1);
   write(2, 0, 1);
@@ -371,7 +376,7 @@ test("the beginning of a line that is not finished is found behind many lines of
   writeFileSync(path(1), record("before") + record("begun", "P") + errors + record(" and goes on", "P"));
   const { lines: found, unfinished } = await readLastLines(dir, 3);
   expect(found.map((line) => text(line.text))).toEqual(["error 9997", "error 9998", "error 9999"]);
-  expect(unfinished.map((one) => text(one.text))).toEqual(["begun", " and goes on"]);
+  expect(unfinished.map((one) => text(one.text))).toEqual(["begun and goes on"]);
 });
 
 test("a link that leads nowhere is taken for a file that is gone, and nobody turns in circles", async () => {
@@ -392,4 +397,100 @@ test("a folder that cannot be read is an error, not an empty log", () => {
   writeFileSync(join(dir, "no-folder"), "");
   expect(() => listLogFiles(join(dir, "no-folder"))).toThrow("ENOTDIR");
   expect(listLogFiles(join(dir, "never-started"))).toEqual([]);
+});
+
+const PIECE_BYTES = limit("pieceBytes");
+const partsOf = (line: Uint8Array, bytes: number): LogRecord[] =>
+  Array.from({ length: Math.max(1, Math.ceil(line.length / bytes)) }, (_, index) => ({
+    timestamp: `T${index}`,
+    stream: "stdout",
+    isPartial: (index + 1) * bytes < line.length,
+    text: line.subarray(index * bytes, (index + 1) * bytes),
+  }));
+const joined = (records: readonly LogRecord[], joiner = new LineJoiner()): LogPiece[] =>
+  records.flatMap((one) => joiner.push(one));
+const shape = (pieces: readonly LogPiece[]): unknown[] =>
+  pieces.map(({ timestamp, text: { length }, from, isEnd }) => [timestamp, from, length, isEnd]);
+
+test("a line of as many bytes as are held comes whole, and one byte more comes in a second piece", () => {
+  const line = Buffer.alloc(PIECE_BYTES + 1, "x");
+  for (const bytes of [16_384, 1_000_000, PIECE_BYTES, 2 * PIECE_BYTES]) {
+    expect(shape(joined(partsOf(line.subarray(1), bytes)))).toEqual([["T0", 0, PIECE_BYTES, true]]);
+    expect(shape(joined(partsOf(line, bytes)))).toEqual([
+      ["T0", 0, PIECE_BYTES, false],
+      ["T0", PIECE_BYTES, 1, true],
+    ]);
+  }
+});
+
+test("pieces are cut before a character, a colour and a return, and are the line in the end", () => {
+  const head = Buffer.alloc(PIECE_BYTES - 2, "x");
+  for (const cut of ["€", "\u001b[31mred", "x\r\nx", "\r\r\r", "😀"]) {
+    const line = Buffer.concat([head, Buffer.from(cut), head, Buffer.from("ä"), head]);
+    const pieces = joined(partsOf(line, 16_384));
+    expect(pieces.map(({ isEnd }) => isEnd)).toEqual([...pieces.slice(1).map(() => false), true]);
+    expect(Buffer.concat(pieces.map((piece) => piece.text)).equals(line)).toBe(true);
+    expect(pieces[0]!.text.length).toBe(PIECE_BYTES - (cut === "x\r\nx" || cut === "\r\r\r" ? 1 : 2));
+    expect(pieces.every(({ text: one }) => !text(one).includes("\ufffd"))).toBe(true);
+  }
+  const returns = Buffer.alloc(3 * PIECE_BYTES, "\r");
+  expect(Buffer.concat(joined(partsOf(returns, 16_384)).map((piece) => piece.text)).equals(returns)).toBe(true);
+});
+
+test("pieces of a line that comes byte by byte stay as they are", () => {
+  const joiner = new LineJoiner(10_000);
+  const line = Buffer.from(Array.from({ length: 11_000 }, (_, index) => 0x41 + (index % 26)));
+  const pieces = joined(partsOf(line, 1), joiner);
+  expect(Buffer.concat(pieces.map((piece) => piece.text)).equals(line)).toBe(true);
+  const begun = partsOf(line, 1).slice(0, -1);
+  expect(shape(joined(begun, joiner))).toEqual([["T0", 0, 10_000, false]]);
+  expect(shape(joiner.unfinished())).toEqual([["T0", 10_000, 999, false]]);
+});
+
+test("the newest lines are found without holding them: long ones, and those that match in one of their pieces", async () => {
+  const long = (word: string): string =>
+    partsOf(Buffer.concat([Buffer.alloc(2 * PIECE_BYTES, "x"), Buffer.from(word)]), 16_384)
+      .map((one) => record(text(one.text), one.isPartial ? "P" : "F"))
+      .join("");
+  writeFileSync(path(1), record("first") + long("wanted") + record("error", "F", "stderr"));
+  writeFileSync(path(2), long("other") + record("wanted, too") + record("last"));
+  compress(1);
+  const newest = async (count: number, matches?: (line: LogLine) => boolean): Promise<string[]> => {
+    const said: string[] = [];
+    const joiner = new LineJoiner();
+    for await (const { records } of lastRecords(dir, count, endPosition(dir)!, { matches }))
+      for (const piece of joined(records, joiner))
+        said.push(`${piece.from}+${text(piece.text).replaceAll(/x{9,}/g, "…")}`);
+    return said;
+  };
+  const pieces = (word: string): string[] => ["0+…", `${PIECE_BYTES}+…`, `${2 * PIECE_BYTES}+${word}`];
+  expect(await newest(3)).toEqual([...pieces("other"), "0+wanted, too", "0+last"]);
+  expect(await newest(4)).toEqual(["0+error", ...pieces("other"), "0+wanted, too", "0+last"]);
+  expect(await newest(2, (line) => text(line.text).includes("wanted"))).toEqual([...pieces("wanted"), "0+wanted, too"]);
+  expect(await newest(100)).toEqual([
+    "0+first",
+    ...pieces("wanted"),
+    "0+error",
+    ...pieces("other"),
+    "0+wanted, too",
+    "0+last",
+  ]);
+});
+
+test("bytes without a newline that no record can have are dropped and told once, in every direction", async () => {
+  const junk = "j".repeat(3_000_000);
+  writeFileSync(path(1), `${lines(0, 2)}${junk}${record("no record")}${lines(2, 4)}${junk}\n${lines(4, 6)}${junk}`);
+  write(2, 6, 8);
+  const lost =
+    "lost: 0000000001.log is damaged, more than 32768 bytes without a newline in it are no record and cannot be read";
+  const whole = numbers(0, 8);
+  expect(await tail(100)).toEqual([lost, ...whole]);
+  expect(await tail(1)).toEqual(whole.slice(-1)); // it did not come so far
+  for (const said of [await scanned(), await new Following({ number: 1, offset: 0 }).end()]) {
+    expect(said.filter((one) => !one.startsWith("lost: "))).toEqual(whole);
+    expect(said.filter((one) => one.startsWith("lost: "))).toEqual([lost]);
+  }
+  const told: (string | undefined)[] = [];
+  for await (const batch of lastRecords(dir, 100, endPosition(dir)!, {})) told.push(batch.lost);
+  expect(told.filter((one) => one !== undefined)).toEqual([lost.replace("lost: ", "")]);
 });
