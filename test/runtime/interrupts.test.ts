@@ -221,15 +221,16 @@ test("code that ends the exception gets another one", async () => {
 });
 
 test.each(["asyncio", "sleep", "event"])(
-  "serve() in a thread: a timeout ends code, beside a main thread in %s",
+  "serve() in a thread: the first signal ever, of a timeout, ends code beside a main thread in %s",
   async (main) => {
     const mains = {
       asyncio: "import asyncio\nasync def main():\n    while True: await asyncio.sleep(3600)\nasyncio.run(main())",
       sleep: "while True: time.sleep(3600)",
       event: "threading.Event().wait()",
     };
+    const name = `thread-${main}`;
     const script = home.script(
-      `thread-${main}.py`,
+      `${name}.py`,
       `${workerPrelude()}
 import ipcctl, threading, time
 @ipcctl.expose
@@ -238,11 +239,14 @@ threading.Thread(target=ipcctl.serve, daemon=True).start()
 ${mains[main]}
 `,
     );
-    await using a = await fresh(script);
+    await home.start(name, script, { restart_policy: "no" });
+    await waitUntil(async () => (await home.status(name)).calls !== null, "it serves, and nobody had to wake it");
+    using a = await ipc.worker(name);
     for (const code of ["while True: pass", "import time\nwhile True: time.sleep(0.001)"]) {
       expect(((await failure(a.eval(code, { timeout: 200 }))) as IpcError).code).toBe("DEADLINE");
       expect(await soon("an answer", a.call("add", 1))).toBe(2);
     }
+    await ipc.delete(name);
   },
 );
 
