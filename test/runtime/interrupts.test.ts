@@ -180,8 +180,20 @@ test("async functions are cancelled at whatever moment, and leave nothing behind
     await napping.ended;
   }
   await waitUntil(async () => ((await a.eval("begun")) as unknown[]).length === 0, "all are cancelled");
+  await isClean(a);
+});
+
+test("async functions that end at once leave nothing behind, one by one and a thousand together", async () => {
+  await using a = await fresh();
+  const kinds = "(asyncio.Future, concurrent.futures.Future)";
+  const count = `sum(isinstance(one, ${kinds}) for one in gc.get_objects())`;
+  const futures = async (): Promise<number> =>
+    (await a.eval(`import asyncio, concurrent.futures, gc\ngc.collect()\n${count}`)) as number;
+  await a.call("quick");
+  const before = await futures();
   for (let index = 0; index < 3000; index++) await a.call("quick");
   await Promise.all(Array.from({ length: 1000 }, () => a.call("quick")));
+  await waitUntil(async () => (await futures()) <= before, "no future is left");
   await isClean(a);
 });
 
