@@ -94,7 +94,7 @@ for state in without with; do
     echo "$state: $tests $result"
     case $state-$result in
       with-passes) ;;
-      without-fails | without-hangs) grep -E '^(\(fail\)|FAIL:|ERROR:|error:)' "$tree/prove.log" | sort -u | head -n 20 | sed 's/^/  /' ;;
+      without-fails | without-hangs) grep -E '^(\(fail\)|FAIL:|[A-Za-z]*(ERROR|[Ee]rror):)' "$tree/prove.log" | sort -u | head -n 20 | sed 's/^/  /' ;;
       *)
         tail -n 40 "$tree/prove.log"
         tell "not proved" "$commit" ""
