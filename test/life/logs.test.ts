@@ -113,6 +113,24 @@ for (const compress of [true, false]) {
   });
 }
 
+test("followers that begin at any moment of rotation and compression show every line once", async () => {
+  const log = { max_size: "64K", max_files: 0, compress: true };
+  await home.start("moments", flood("moments"), { restart_policy: "no", log });
+  const { log_dir } = await home.status("moments");
+  await waitUntil(() => readdirSync(log_dir).length > 0, "it writes");
+  writeFileSync(join(home.dir, "moments-go"), "");
+  const followers: Follower[] = [];
+  for (const files of [2, 20, 40, 60, 80, 100]) {
+    await waitUntil(() => readdirSync(log_dir).length >= files, `there are ${files} files`);
+    followers.push(new Follower("moments", "-n", "1000000"));
+  }
+  for (const follower of followers) {
+    await follower.has(`\n${COUNT - 1} `);
+    expect(await follower.end()).toBe("");
+    expect(breaks(numbersOf(follower.text), 0)).toEqual([]);
+  }
+});
+
 test("a follower that stood still says what was rotated away, and goes on in order", async () => {
   const name = "quick";
   await home.start(name, flood(name), {
