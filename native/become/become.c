@@ -2,7 +2,6 @@
 #include "../shim/ipc.h"
 
 #include <sched.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -10,7 +9,6 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#define BONDS_BYTES 256
 #define EARLY (uint32_t)(CLONE_NEWNET | CLONE_NEWIPC) /* take longer than all the others */
 #define PATIENCE_S 10 /* a shim sends at once, or is none */
 
@@ -21,30 +19,14 @@ __attribute__((visibility("default"))) char **ipcctl_words(int kind)
 	return kind == 0 ? spec.argv : spec.envp;
 }
 
-/* What a confined process has and cannot take off. A worker may be the user, and even run a shim: it is told by these. */
-static void read_bonds(pid_t pid, char bonds[BONDS_BYTES])
+/* Whether a free shim asks, which is bound by no more and no less than we: a worker may be the user, and even run a shim. Nobody else may have a process made that is confined by nothing but what he says. */
+static bool is_free_shim(const struct ucred *peer, const struct ipc_process_status *ours)
 {
-	char path[64], line[256];
-	size_t used = 0;
-	snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
-	FILE *file = fopen(path, "re");
-	while (file != NULL && fgets(line, sizeof line, file) != NULL) {
-		if ((strncmp(line, "NoNewPrivs:", 11) == 0 || strncmp(line, "Seccomp", 7) == 0) && used + strlen(line) < BONDS_BYTES)
-			used += (size_t)snprintf(bonds + used, BONDS_BYTES - used, "%s", line);
-	}
-	bonds[used] = 0;
-	if (file != NULL)
-		fclose(file);
-}
-
-/* Whether a free shim asks: nobody else may have a process made that is confined by nothing but what he says. */
-static bool is_free_shim(const struct ucred *peer, const char *ours)
-{
-	char bonds[BONDS_BYTES];
+	struct ipc_process_status its;
 	if ((peer->uid != 0 && peer->uid != geteuid()) || !ipc_process_is_shim(peer->pid))
 		return false;
-	read_bonds(peer->pid, bonds);
-	return bonds[0] != 0 && strcmp(bonds, ours) == 0;
+	return ipc_process_status(peer->pid, &its) && its.no_new_privs == ours->no_new_privs && its.seccomp == ours->seccomp &&
+	    its.filters == ours->filters;
 }
 
 static bool tell(int parent, char what, uint32_t value)
@@ -89,11 +71,11 @@ __attribute__((visibility("default"))) int ipcctl_become(int listener, int paren
 {
 	struct ipc_child_fds fds;
 	uint8_t head[IPC_ZYGOTE_HEAD];
-	char yes, bonds[BONDS_BYTES];
+	char yes;
+	struct ipc_process_status ours;
 	/* In a user namespace we could not see any more who asks, and without it an ordinary user gets into none. */
 	namespaces = namespaces & CLONE_NEWUSER ? 0 : namespaces & EARLY;
-	read_bonds(getpid(), bonds);
-	if (ipc_isolate_enter(namespaces) != 0)
+	if (!ipc_process_status(getpid(), &ours) || ipc_isolate_enter(namespaces) != 0)
 		_exit(1);
 	memset(&spec, 0, sizeof spec); /* what is touched now is not copied later */
 	if (connection < 0) {
@@ -106,7 +88,7 @@ __attribute__((visibility("default"))) int ipcctl_become(int listener, int paren
 	struct ucred peer = { 0 };
 	socklen_t peer_size = sizeof peer;
 	if (setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) != 0 ||
-	    getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) != 0 || !is_free_shim(&peer, bonds) ||
+	    getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) != 0 || !is_free_shim(&peer, &ours) ||
 	    recv(connection, head, sizeof head, MSG_PEEK | MSG_WAITALL) != sizeof head)
 		_exit(1);
 	uint32_t wanted = ipc_get_u32(head + 4);

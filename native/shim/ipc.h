@@ -3,6 +3,7 @@
 #define IPC_H
 
 #include "../contract.h"
+#include "proc.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -248,9 +249,6 @@ size_t ipc_tree_signal(const char *cgroup, pid_t except, int signal);
 size_t ipc_tree_kill(const char *cgroup, pid_t worker, const char **method);
 bool ipc_tree_contains(pid_t root, pid_t pid);
 bool ipc_tree_confined(pid_t pid);
-/* By the program that it runs. */
-bool ipc_process_is_shim(pid_t pid);
-bool ipc_process_start_time(pid_t pid, uint64_t *start_time);
 
 /* stop.c: whom the signal goes to that asks a worker to end. */
 #define IPC_KILL_UNSAID 255 /* the main process, but its group while that is a shell */

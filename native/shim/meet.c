@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -105,35 +104,12 @@ struct look { bool has_handler, is_active; uint64_t ran; };
 
 static struct look look_at(pid_t pid)
 {
-	struct look look = { false, false, 0 };
-	char path[64], line[1024];
-	snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
-	FILE *file = fopen(path, "re");
-	if (file == NULL)
-		return look;
-	while (fgets(line, sizeof line, file) != NULL) {
-		char *value = strchr(line, ':');
-		if (value == NULL)
-			continue;
-		*value++ = 0;
-		if (strcmp(line, "State") == 0)
-			look.is_active = strchr("RDTt", value[strspn(value, " \t")]) != NULL;
-		else if (strcmp(line, "SigCgt") == 0)
-			look.has_handler = (strtoull(value, NULL, 16) >> (SIGURG - 1) & 1) != 0;
-		else if (strstr(line, "voluntary_ctxt_switches") != NULL)
-			look.ran += strtoull(value, NULL, 10);
-	}
-	fclose(file);
+	struct ipc_process_status status;
+	struct ipc_process process;
+	if (!ipc_process_status(pid, &status) || !ipc_process_read(pid, &process))
+		return (struct look){ false, false, 0 };
 	/* The other threads have switches of their own; what they use is counted here. */
-	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-	if ((file = fopen(path, "re")) == NULL)
-		return look;
-	unsigned long user, kernel;
-	char *end = fgets(line, sizeof line, file) != NULL ? strrchr(line, ')') : NULL;
-	if (end != NULL && sscanf(end, ") %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &kernel) == 2)
-		look.ran += user + kernel;
-	fclose(file);
-	return look;
+	return (struct look){ (status.caught >> (SIGURG - 1) & 1) != 0, strchr("RDTt", process.state) != NULL, status.switches + process.ticks };
 }
 
 /*

@@ -50,12 +50,8 @@ int ipc_record_write(int dirfd, const char *name, const char *text, size_t size,
 
 void ipc_boot_id(char out[64])
 {
-	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-	ssize_t count = fd < 0 ? 0 : read(fd, out, 63);
-	out[count > 0 ? count : 0] = 0;
+	ipc_read_text(out, 64, "/proc/sys/kernel/random/boot_id");
 	out[strcspn(out, "\n")] = 0;
-	if (fd >= 0)
-		close(fd);
 }
 
 static uint64_t clock_ns(clockid_t clock)

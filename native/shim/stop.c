@@ -4,9 +4,7 @@
  */
 #include "ipc.h"
 
-#include <fcntl.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -58,15 +56,11 @@ static bool is_shell_name(const char *word)
  * any more. */
 static bool is_shell(pid_t pid)
 {
-	char path[64], words[512];
-	snprintf(path, sizeof path, "/proc/%d/cmdline", (int)pid);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t count = fd < 0 ? -1 : read(fd, words, sizeof words - 2);
-	if (fd >= 0)
-		close(fd);
-	if (count <= 0)
+	char words[512];
+	size_t count = ipc_read_text(words, sizeof words - 1, "/proc/%d/cmdline", (int)pid);
+	if (count == 0)
 		return false;
-	words[count] = words[count + 1] = 0; /* there is a second word, if an empty one */
+	words[count + 1] = 0; /* there is a second word, if an empty one */
 	const char *slash = strrchr(words, '/');
 	bool is_busybox = strcmp(slash != NULL ? slash + 1 : words, "busybox") == 0;
 	return is_shell_name(is_busybox ? words + strlen(words) + 1 : words);

@@ -44,82 +44,28 @@ static bool is_spared(pid_t pid)
 
 struct entry { pid_t pid, parent; bool is_ours; };
 
-/* Fields of /proc/PID/stat behind the name, which may hold anything. */
-static bool read_stat(pid_t pid, char *state, pid_t *parent, uint64_t *start_time)
-{
-	char path[64], text[1024];
-	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	ssize_t count = read(fd, text, sizeof text - 1);
-	close(fd);
-	if (count <= 0)
-		return false;
-	text[count] = 0;
-	char *at = strrchr(text, ')');
-	int ppid = 0;
-	unsigned long long start = 0;
-	if (at == NULL || sscanf(at + 2, "%c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", state, &ppid, &start) != 3)
-		return false;
-	*parent = ppid;
-	*start_time = start;
-	return true;
-}
-
-bool ipc_process_start_time(pid_t pid, uint64_t *start_time)
-{
-	char state;
-	pid_t parent;
-	return read_stat(pid, &state, &parent, start_time);
-}
-
 /* Is `pid` the root or below it? */
 bool ipc_tree_contains(pid_t root, pid_t pid)
 {
-	char state;
-	uint64_t start;
-	for (int depth = 0; pid > 0 && depth < 4096; depth++) {
-		if (pid == root)
-			return true;
-		if (!read_stat(pid, &state, &pid, &start))
-			return true; /* gone: it cannot be judged, so it is not trusted */
+	struct ipc_process process;
+	for (int depth = 0; pid > 0 && depth < 4096; depth++, pid = process.parent) {
+		if (pid == root || !ipc_process_read(pid, &process))
+			return true; /* one that is gone cannot be judged, so it is not trusted */
 	}
 	return false;
-}
-
-bool ipc_process_is_shim(pid_t pid)
-{
-	char path[64], target[4096];
-	snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
-	ssize_t size = readlink(path, target, sizeof target - 1);
-	if (size < 0)
-		return false;
-	target[size] = 0;
-	const char *name = strrchr(target, '/');
-	return name != NULL && (strcmp(name, "/ipcctl-shim") == 0 || strcmp(name, "/ipcctl-shim (deleted)") == 0);
 }
 
 /* Is it, or does it come from, a worker that some shim has confined? */
 bool ipc_tree_confined(pid_t pid)
 {
-	char path[64], text[4096];
-	snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t count = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-	if (fd >= 0)
-		close(fd);
-	text[count > 0 ? count : 0] = 0;
-	if (count <= 0)
+	struct ipc_process_status status;
+	if (!ipc_process_status(pid, &status))
 		return true; /* gone: it cannot be judged, so it is not trusted */
-	if (strstr(text, "\nNoNewPrivs:\t1") == NULL)
+	if (status.no_new_privs != 1)
 		return false;
-	char state;
-	uint64_t start;
-	for (int depth = 0; pid > 0 && depth < 4096; depth++) {
-		if (ipc_process_is_shim(pid))
-			return true;
-		if (!read_stat(pid, &state, &pid, &start))
+	struct ipc_process process;
+	for (int depth = 0; pid > 0 && depth < 4096; depth++, pid = process.parent) {
+		if (ipc_process_is_shim(pid) || !ipc_process_read(pid, &process))
 			return true;
 	}
 	return false;
@@ -134,10 +80,8 @@ size_t ipc_tree_below(pid_t root, pid_t except, pid_t **pids, size_t *capacity)
 	size_t count = 0, room = 0;
 	for (struct dirent *file; (file = readdir(proc)) != NULL;) {
 		int pid = atoi(file->d_name);
-		char state = 0;
-		pid_t parent = 0;
-		uint64_t start;
-		if (pid <= 0 || !read_stat(pid, &state, &parent, &start) || state == 'Z')
+		struct ipc_process process;
+		if (pid <= 0 || !ipc_process_read(pid, &process) || process.state == 'Z')
 			continue;
 		if (count == room) {
 			room = room == 0 ? 512 : room * 2;
@@ -146,7 +90,7 @@ size_t ipc_tree_below(pid_t root, pid_t except, pid_t **pids, size_t *capacity)
 				break;
 			all = grown;
 		}
-		all[count++] = (struct entry){ pid, parent, pid == root };
+		all[count++] = (struct entry){ pid, process.parent, pid == root };
 	}
 	closedir(proc);
 	/* Ours spreads from parent to child until a pass finds nothing new. */
