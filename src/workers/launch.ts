@@ -7,7 +7,7 @@ import { basename, dirname, extname, join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { PYTHON_BOOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
-import { splitWords } from "../base/shell-words.ts";
+import { shellWord, splitWords } from "../base/shell-words.ts";
 
 /** The part of a definition that decides what runs. */
 export type Launchable = {
@@ -80,7 +80,19 @@ function interpreterOf(app: Launchable, path: string): string[] {
   if (shebang !== undefined) return isEnv(shebang[0]!) && shebang[1] === "-S" ? shebang.slice(2) : shebang;
   if ([".ts", ".tsx", ".mts", ".js", ".mjs", ".cjs"].includes(extname(path))) return [process.execPath];
   if (extname(path) === ".sh") return ["sh"];
+  if (DATA.has(extname(path).toLowerCase())) throw notAScript(app.script ?? path);
   return ["python3"];
+}
+
+/** Whoever starts one of these means the apps that are defined in it, or has mistyped. */
+const DATA = new Set([".json", ".jsonc", ".toml", ".yaml", ".yml", ".ini"]);
+
+function notAScript(script: string): IpcError {
+  return new IpcError("START_FAILED", `${script} is data by its name, no script: Python would not run it`, {
+    hint: /\.json$/i.test(script)
+      ? `to start the apps that it defines: ipcctl start --config ${shellWord(script)}`
+      : "name the program that reads it with --interpreter, see: ipcctl start --help",
+  });
 }
 
 function isEnv(program: string): boolean {

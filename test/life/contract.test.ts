@@ -79,6 +79,20 @@ test("a start that cannot be leaves nothing behind, always, and names what could
   expect((await home.cli("status", "--json")).stdout).not.toMatch(/nonexistent|"bad"|"cr"/);
 });
 
+test("a file of data is no script, unless somebody names the program that reads it; the apps in it are started as the hint says", async () => {
+  home.script("fleet.json", JSON.stringify({ apps: [{ name: "of-fleet", command: "sleep 600" }] }));
+  home.script("fleet.YAML", "apps: []\n");
+  refused(await home.cli("start", "fleet.json"), 1, "fleet.json is data", "ipcctl start --config fleet.json\n");
+  refused(await home.cli("run", "fleet.json"), 1, "fleet.json is data", "ipcctl start --config fleet.json\n");
+  refused(await home.cli("start", "fleet.YAML"), 1, "fleet.YAML is data", "--interpreter");
+  expect((await home.cli("status", "--json")).stdout).not.toContain("fleet");
+  expect((await home.cli("start", "--config", "fleet.json")).stdout).toContain("started of-fleet");
+  expect((await home.cli("run", "fleet.json", "--interpreter", "cat", "--policy", "trusted")).stdout).toContain(
+    "sleep 600",
+  );
+  await home.cli("delete", "of-fleet", "-f");
+});
+
 test("a restart that could not start again touches nothing", async () => {
   const script = home.script("vanish.py", "import time\nprint('read', flush=True)\ntime.sleep(600)\n");
   await home.start("vanish", script);
