@@ -1,5 +1,6 @@
 /** One record of a log file in the CRI format: `2026-11-20T19:20:01.123456789Z stdout F text`. */
 import { limit } from "../base/limits.ts";
+import type { Position } from "./files.ts";
 
 export type Stream = "stdout" | "stderr";
 
@@ -11,6 +12,9 @@ export type LogRecord = {
   readonly isPartial: boolean;
   readonly text: Uint8Array;
 };
+
+/** And where in the log it begins. */
+export type PlacedRecord = LogRecord & Position;
 
 /** A line, its partial records joined. */
 export type LogLine = Omit<LogRecord, "isPartial">;
@@ -34,8 +38,8 @@ export function isoTime(ms: number): string {
   return new Date(ms).toISOString().slice(0, -1);
 }
 
-/** Parses one record without its newline. `undefined` for what is none: the remains of a write that was cut off. */
-export function parseRecord(bytes: Uint8Array): LogRecord | undefined {
+/** Parses one record without its newline, which begins at an offset in a file of that number. `undefined` for what is none: the remains of a write that was cut off. */
+export function parseRecord(bytes: Uint8Array, number: number, offset: number): PlacedRecord | undefined {
   const first = bytes.indexOf(SPACE);
   const second = bytes.indexOf(SPACE, first + 1);
   if (first < 20 || second < 0 || bytes[second + 2] !== SPACE) return undefined;
@@ -47,6 +51,8 @@ export function parseRecord(bytes: Uint8Array): LogRecord | undefined {
     stream,
     isPartial: tag === 0x50,
     text: bytes.subarray(second + 3),
+    number,
+    offset,
   };
 }
 

@@ -1,10 +1,8 @@
 /** A worker's log from its beginning in constant memory, however large it is. */
-import { parseRecord, type LogRecord } from "./cri.ts";
+import { parseRecord, type PlacedRecord } from "./cri.ts";
 import { damaged, listLogFiles, LogReader, RECORD_BYTES_MAX, rotatedAway, type Position } from "./files.ts";
 
 const NEWLINE = 0x0a;
-
-export type PlacedRecord = LogRecord & Position;
 
 export type Batch = {
   readonly records: readonly PlacedRecord[];
@@ -82,8 +80,8 @@ export class RecordSplitter {
     };
     for (let end = bytes.indexOf(NEWLINE); end >= 0; end = bytes.indexOf(NEWLINE, at)) {
       const isRecord = !this.#isWithin && end - at <= RECORD_BYTES_MAX;
-      const record = isRecord ? parseRecord(bytes.subarray(at, end)) : undefined;
-      if (record) records.push({ ...record, number: this.#file.number, offset: this.#offset + at });
+      const record = isRecord ? parseRecord(bytes.subarray(at, end), this.#file.number, this.#offset + at) : undefined;
+      if (record) records.push(record);
       else if (end - at > RECORD_BYTES_MAX) drop();
       this.#isWithin = false;
       at = end + 1;

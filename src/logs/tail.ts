@@ -1,6 +1,14 @@
 /** The newest lines of a worker's log, looked for from the end backwards: a large log is never read whole. */
 import { limit } from "../base/limits.ts";
-import { endOfCharacters, isoTime, LineJoiner, parseRecord, type LogLine, type Stream } from "./cri.ts";
+import {
+  endOfCharacters,
+  isoTime,
+  LineJoiner,
+  parseRecord,
+  type LogLine,
+  type PlacedRecord,
+  type Stream,
+} from "./cri.ts";
 import {
   damaged,
   endPosition,
@@ -11,7 +19,7 @@ import {
   type Block,
   type Position,
 } from "./files.ts";
-import { scanLog, type Batch, type PlacedRecord } from "./scan.ts";
+import { scanLog, type Batch } from "./scan.ts";
 
 type Look = {
   readonly stream?: Stream | undefined;
@@ -334,7 +342,7 @@ class BackwardSplitter {
       this.#isDamaged = true;
       return;
     }
-    const record = parseRecord(bytes);
-    if (record) onRecord({ ...record, number: this.#file.number, offset });
+    const record = parseRecord(bytes, this.#file.number, offset);
+    if (record) onRecord(record);
   }
 }
