@@ -187,7 +187,17 @@ test("what ends the processes of a run past its shim leaves those of the next on
   });
   try {
     const said = undead.stdout.getReader();
-    const next = async (): Promise<string> => Buffer.from((await said.read()).value ?? []).toString();
+    let text = ""; // a piece of a line, or more than one: as the kernel had it
+    const next = async (): Promise<string> => {
+      while (!text.includes("\n")) {
+        const { value, done } = await said.read();
+        if (done) break;
+        text += Buffer.from(value).toString();
+      }
+      const line = text.slice(0, text.indexOf("\n") + 1);
+      text = text.slice(line.length);
+      return line;
+    };
     expect(await next()).toBe("up\n");
     const restarting = home.cli("restart", "held");
     expect(await next()).toBe("held\n"); // the daemon ends what it takes for the run's, and waits for this one
