@@ -203,6 +203,8 @@ test("what ends the processes of a run past its shim leaves those of the next on
     expect(await next()).toBe("held\n"); // the daemon ends what it takes for the run's, and waits for this one
     await waitUntil(() => !isAlive(shim_pid!), "the shim has told of the end of its worker");
     expect(await restarting).toMatchObject({ status: 0, stderr: "" });
+    const ups = async (): Promise<number> => (await home.lines("held")).filter((line) => line === "up").length;
+    await waitUntil(async () => (await ups()) === 2, "the next run has come as far as the first one");
   } finally {
     undead.kill("SIGKILL");
   }
