@@ -83,6 +83,11 @@ export type Run = {
 };
 export type Attach = (run: Run, timeoutMs: number) => Promise<void>;
 
+/** What a worker says of its output: it may say anything. */
+function outputOf(stream: unknown, text: unknown): ["stdout" | "stderr", string] {
+  return [stream === "stderr" ? "stderr" : "stdout", String(text)];
+}
+
 /**
  * A channel to a worker, and after that has ended to its next run: requests that were under way reject, since nobody knows how far
  * they came, and the next request waits until there is a run that takes it. Functions that were lent are lent again.
@@ -474,7 +479,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     if (!onOutput) return;
     let taken: unknown;
     try {
-      taken = onOutput(stream === "stderr" ? "stderr" : "stdout", String(text));
+      taken = onOutput(...outputOf(stream, text));
     } catch (error) {
       return this.#giveUp(number, error as Error);
     }
@@ -510,7 +515,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     if (held.count > 0) await new Promise<void>((resolve) => (held.onFree = resolve));
     try {
       for (const [kind, value, more] of held.later) {
-        if (kind === FROM.output) await held.onOutput(value === "stderr" ? "stderr" : "stdout", String(more));
+        if (kind === FROM.output) await held.onOutput(...outputOf(value, more));
         else if (kind === FROM.result) this.#settle(number)?.resolve(value);
         else throw PythonError.from(value) ?? new BrokenChannel("an error that is none");
       }

@@ -5,6 +5,7 @@ import { NOTICE, findLockHolder, isHeard, SIGUSR1, type LockHolder } from "../ba
 import { IpcError } from "../base/errors.ts";
 import { daemonEntry } from "../base/install.ts";
 import { bunCommand, sleep, spawnDetached, type DetachedChild } from "../base/platform.ts";
+import { atMost } from "../base/patience.ts";
 import type { Paths } from "../base/paths.ts";
 import { VERSION } from "../base/version.ts";
 import { PROTOCOL } from "../protocol/responses.ts";
@@ -88,20 +89,14 @@ export class Silence extends IpcError {
 /** The socket of a daemon that is being killed, or hangs, still takes connections: only one that answers is one. */
 export async function openGreeted(path: string): Promise<Connection> {
   const connection = await Connection.open(path);
-  const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => late.reject(new Silence(path)), GREET_MS);
   try {
-    await Promise.race([
-      connection.request({ Hello: { protocol: PROTOCOL, client: `ipcctl ${VERSION}` } }),
-      late.promise,
-    ]);
+    const hello = connection.request({ Hello: { protocol: PROTOCOL, client: `ipcctl ${VERSION}` } });
+    if ((await atMost(GREET_MS, hello)) === undefined) throw new Silence(path);
     return connection;
   } catch (error) {
     connection.terminate();
     if (!(error instanceof IpcError) || error.code !== "CONNECTION_LOST") throw error;
     throw new IpcError("NO_DAEMON", `the daemon at ${path} is going away`, { hint: "try again", cause: error });
-  } finally {
-    clearTimeout(timer);
   }
 }
 

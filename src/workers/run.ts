@@ -4,6 +4,7 @@
  */
 import { SHIM_EXIT } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
+import { atMost } from "../base/patience.ts";
 import type { Enforced } from "./cgroup.ts";
 import { failedLaunch, fromExitRecord, lostRun, type Ending } from "./ending.ts";
 import { endByForce, FORCE_WAIT_MS, killLeftovers, killWorker } from "./leftovers.ts";
@@ -142,7 +143,7 @@ export class Run {
       if (link) return link;
       if (status !== undefined) return status;
       if (performance.now() > deadline) await this.#giveUpLaunch();
-      await Promise.race([exited, Bun.sleep(pauseMs)]);
+      await atMost(pauseMs, exited);
     }
   }
 
@@ -233,7 +234,7 @@ export class Run {
   /** Asks the shim; a shim that does not answer at once leaves the numbers as they were. */
   async lookAtCalls(patienceMs: number): Promise<void> {
     if (!this.#isAttached || !this.#link) return;
-    const counts = await Promise.race([this.#link.calls(), Bun.sleep(patienceMs)]);
+    const counts = await atMost(patienceMs, this.#link.calls());
     if (counts) this.calls = counts;
   }
 

@@ -5,7 +5,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Home, ROOT, waitUntil, within, workerPrelude } from "../home.ts";
 import { randomFrom, seed } from "../seed.ts";
-import { aborted, failure, giveUpAtRandom, isClean, soon, WORKER } from "./rounds.ts";
+import { aborted, failure, giveUpAtRandom, isClean, ownWorker, soon, WORKER } from "./rounds.ts";
 
 let home: Home;
 let ipc: Ipcctl;
@@ -20,16 +20,8 @@ afterAll(async () => {
   await home[Symbol.asyncDispose]();
 });
 
-/** A worker of a test's own: what hangs in it holds up nobody else. */
-async function fresh(script = join(home.dir, "worker.py")): Promise<PythonWorker & AsyncDisposable> {
-  const worker = await ipc.start(script, { cwd: home.dir, name: `w${count++}`, restart_policy: "no" });
-  const { name } = worker;
-  return Object.assign(worker, {
-    async [Symbol.asyncDispose]() {
-      worker[Symbol.dispose]();
-      await ipc.delete(name);
-    },
-  });
+function fresh(script = join(home.dir, "worker.py")): Promise<PythonWorker & AsyncDisposable> {
+  return ownWorker(ipc, script, { cwd: home.dir, name: `w${count++}` });
 }
 
 test("two clients give up while one call of C runs: both calls end, though their signals fall together", async () => {

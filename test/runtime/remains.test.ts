@@ -5,7 +5,7 @@ import { Ipcctl, type IpcError, type PythonError, type PythonWorker } from "ipcc
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Home, waitUntil, workerPrelude } from "../home.ts";
-import { failure, soon } from "./rounds.ts";
+import { failure, ownWorker, soon } from "./rounds.ts";
 
 const WORKER = `${workerPrelude()}
 import asyncio, os, threading, time
@@ -89,19 +89,9 @@ afterAll(async () => {
   await home[Symbol.asyncDispose]();
 });
 
-async function fresh(restarts = false): Promise<PythonWorker & AsyncDisposable> {
-  const worker = await ipc.start(join(home.dir, "remains.py"), {
-    cwd: home.dir,
-    name: `r${count++}`,
-    restart_policy: restarts ? "always" : "no",
-  });
-  const { name } = worker;
-  return Object.assign(worker, {
-    async [Symbol.asyncDispose]() {
-      worker[Symbol.dispose]();
-      await ipc.delete(name);
-    },
-  });
+function fresh(restarts = false): Promise<PythonWorker & AsyncDisposable> {
+  const restart_policy = restarts ? "always" : "no";
+  return ownWorker(ipc, join(home.dir, "remains.py"), { cwd: home.dir, name: `r${count++}`, restart_policy });
 }
 
 /** Keeps this thread, so that nothing is taken meanwhile. */

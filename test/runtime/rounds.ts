@@ -1,5 +1,5 @@
 /** A worker whose code has to be interrupted, and clients that give it up: for tests and for the command that goes on for long. */
-import type { PythonWorker } from "ipcctl";
+import type { Ipcctl, PythonWorker, StartOptions } from "ipcctl";
 import { waitUntil, within, workerPrelude } from "../home.ts";
 
 /** For an answer that is due at once. */
@@ -81,6 +81,22 @@ def held():
 ipcctl.serve()
 `;
 const NOTHING = { tasks: 0, streams: 0, wanted: 0, invocations: 0, ready: 0, begun: [] };
+
+/** A worker of a test's own: what hangs in it holds up nobody else. */
+export async function ownWorker(
+  ipc: Ipcctl,
+  script: string,
+  options: StartOptions,
+): Promise<PythonWorker & AsyncDisposable> {
+  const worker = await ipc.start(script, { restart_policy: "no", ...options });
+  const { name } = worker;
+  return Object.assign(worker, {
+    async [Symbol.asyncDispose]() {
+      worker[Symbol.dispose]();
+      await ipc.delete(name);
+    },
+  });
+}
 
 export const soon = <T>(what: string, promise: Promise<T>): Promise<T> => within(SOON_MS, what, promise);
 export const failure = (promise: Promise<unknown>): Promise<Error> =>
