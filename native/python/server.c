@@ -50,7 +50,7 @@ struct server {
 	unsigned long long last; /* the highest number of a request that has begun, or was refused */
 	uint32_t awake;		 /* what the client was told */
 	char was_rung;		 /* for the last answer */
-	char is_paused, is_queueing, is_leaving, is_gone, is_held, is_rung;
+	char is_paused, is_queueing, is_leaving, is_looked_at, is_gone, is_held, is_rung;
 };
 
 /*
@@ -195,8 +195,8 @@ static int may_begin(struct server *server, uint64_t number)
 {
 	if (number > server->last)
 		server->last = number;
-	if (has_news(server) && !server->is_gone) {
-		PyObject *looked = PyObject_CallMethod(server->channel, "look", NULL);
+	if ((has_news(server) || server->is_looked_at) && !server->is_gone) {
+		PyObject *looked = PyObject_CallMethod(server->channel, "look_first", NULL);
 		if (looked == NULL)
 			return -1;
 		Py_DECREF(looked);
@@ -841,6 +841,7 @@ static PyMemberDef server_members[] = {
 	{ "wanted", T_OBJECT_EX, offsetof(struct server, wanted), READONLY, "Numbers of requests to be interrupted that have not ended." },
 	{ "last", T_ULONGLONG, offsetof(struct server, last), READONLY, "The highest number of a request that has begun, or was refused." },
 	{ "is_gone", T_BOOL, offsetof(struct server, is_gone), 0, "The client is gone: nothing of it begins or goes on." },
+	{ "is_looked_at", T_BOOL, offsetof(struct server, is_looked_at), 0, "A thread is taking what the client wants interrupted." },
 	{ "is_paused", T_BOOL, offsetof(struct server, is_paused), 0, "Another thread takes messages." },
 	{ "is_queueing", T_BOOL, offsetof(struct server, is_queueing), 0, "Messages wait for room; later ones must not overtake." },
 	{ "is_leaving", T_BOOL, offsetof(struct server, is_leaving), 0, "The turn ends before the next message." },

@@ -874,7 +874,7 @@ def _nanoseconds(microseconds: float) -> int:
 class Server:
     """The worker's end of a channel. Here calls are all for the thorough way."""
 
-    __slots__ = ("_seen", "_wishes", "channel", "is_gone", "is_leaving", "is_paused", "is_queueing", "last", "rx", "wanted")
+    __slots__ = ("_seen", "_wishes", "channel", "is_gone", "is_leaving", "is_looked_at", "is_paused", "is_queueing", "last", "rx", "wanted")
 
     def __init__(self, rx: SharedRingBuffer, tx: SharedRingBuffer, bell: int, segment: Any, exposed: Any, channel: Any) -> None:
         self.rx = rx
@@ -884,6 +884,8 @@ class Server:
         #: The highest number of a request that has begun, or was refused.
         self.last = 0
         self.is_paused = self.is_queueing = self.is_leaving = self.is_gone = False
+        #: A thread is taking what the client wants interrupted.
+        self.is_looked_at = False
         self._wishes = memoryview(segment)[_contract.SEGMENT_GONE : _contract.SEGMENT_GONE + 8].cast("Q")
         self._seen = 0
 
@@ -928,8 +930,8 @@ class Server:
         _innermost = frame
         if number > self.last:
             self.last = number
-        if self.has_news and not self.is_gone:
-            self.channel.look()
+        if (self.has_news or self.is_looked_at) and not self.is_gone:
+            self.channel.look_first()
         outcome: tuple[Any, bool] | None = None
         while True:
             try:

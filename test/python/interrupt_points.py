@@ -199,8 +199,8 @@ class Struck:
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
-    def acquire(self, blocking: bool = True) -> bool:
-        if not self._lock.acquire(blocking):
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if not self._lock.acquire(blocking, timeout):
             return False
         if threading.current_thread() is threading.main_thread():
             os.kill(os.getpid(), signal.SIGURG)

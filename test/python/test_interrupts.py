@@ -46,6 +46,21 @@ class Interrupts(unittest.TestCase):
                         stride = STRIDES[implementation]
                         interrupt(where, scenario, implementation, stride, numbers.randrange(stride // 4))
 
+    def test_what_is_given_up_while_another_thread_looks_does_not_begin(self) -> None:
+        for implementation in IMPLEMENTATIONS:
+            for when in ("before", "during"):
+                with self.subTest(implementation=implementation, when=when):
+                    done = subprocess.run(
+                        [sys.executable, os.path.join(HERE, "looked_at.py"), when],
+                        env={**os.environ, "IPCCTL_PURE": "1" if implementation == "pure" else "0"},
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        text=True,
+                        timeout=DEADLINE_SECONDS,
+                    )
+                    self.assertEqual(done.stdout, f"{implementation} {when}: it did not begin\n")
+
 
 if __name__ == "__main__":
     for implementation in IMPLEMENTATIONS:
