@@ -1,5 +1,6 @@
 /** Who holds the daemon's lock, as seen from outside: what is left to find a daemon by when its socket is gone. */
 import { readdirSync, readFileSync, statSync } from "node:fs";
+import { dirname } from "node:path";
 
 /** It finds its workers and has no socket yet; it serves; it stops its workers and takes no more. */
 export type DaemonPhase = "starting" | "serving" | "ending";
@@ -19,7 +20,10 @@ const PHASES: readonly DaemonPhase[] = ["starting", "serving", "ending"];
 /** Begins a line on the stderr of a daemon that whoever started it shows; other daemons may write there, too. */
 export const NOTICE = "ipcctl: notice: ";
 
-/** The live process that has the lock file open and wrote its name into it. Undefined if no daemon runs. */
+/**
+ * The live process that has the lock file open and wrote its name into it; where that file was removed, the daemon that has its folder open.
+ * Undefined if no daemon runs.
+ */
 export function findLockHolder(lock: string): LockHolder | undefined {
   let owner: { readonly [Key in keyof LockText]?: unknown };
   try {
@@ -30,8 +34,12 @@ export function findLockHolder(lock: string): LockHolder | undefined {
   const socket = typeof owner.socket === "string" ? owner.socket : undefined;
   const named = typeof owner.pid === "number" ? [owner.pid] : daemonPids();
   const pid = named.find((one) => hasOpen(one, lock));
+  if (pid === undefined) {
+    const nameless = daemonPids().find((one) => hasOpen(one, dirname(lock)));
+    return nameless === undefined ? undefined : { pid: nameless, socket: undefined, phase: undefined };
+  }
   const phase = PHASES.find((one) => one === owner.phase);
-  return pid === undefined ? undefined : { pid, socket, phase };
+  return { pid, socket, phase };
 }
 
 /** Whether a signal would be heard rather than kill: an older daemon does not know all of them. */

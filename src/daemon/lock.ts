@@ -1,4 +1,8 @@
-/** The lock that makes a daemon the only one on its state directory, and names it to whoever looks for one. */
+/**
+ * The lock that makes a daemon the only one on its state directory, and names it to whoever looks for one. It is two: that of a file, which says
+ * whose it is, and that of the directory itself, which stays when the file is removed. With the file's alone a second daemon could begin before
+ * the first one noticed, and take in the workers of that one but for what it started last.
+ */
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, statSync, writeSync } from "node:fs";
 import type { DaemonPhase, LockText } from "../base/daemon-lock.ts";
 import { IpcError } from "../base/errors.ts";
@@ -8,6 +12,8 @@ import type { Paths } from "../base/paths.ts";
 export class DaemonLock implements Disposable {
   readonly #path: string;
   readonly #socket: string;
+  readonly #stateDir: string;
+  #folder: number;
   #file: number;
   #phase: DaemonPhase = "starting";
 
@@ -15,9 +21,12 @@ export class DaemonLock implements Disposable {
   constructor({ lock, socket, stateDir }: Paths) {
     this.#path = lock;
     this.#socket = socket;
-    const file = take(lock);
-    if (file === undefined)
+    this.#stateDir = stateDir;
+    const folder = takeFolder(stateDir);
+    const file = folder === undefined ? undefined : take(lock);
+    if (folder === undefined || file === undefined)
       throw new IpcError("LIMIT", `another daemon uses ${stateDir}`, { hint: "see: ipcctl daemon status" });
+    this.#folder = folder;
     this.#file = file;
   }
 
@@ -34,12 +43,20 @@ export class DaemonLock implements Disposable {
     }
   }
 
-  /** To be called every few seconds: a file that was removed is made again. False if another daemon was quicker. */
+  /**
+   * To be called every few seconds: a file that was removed is made again. False if another daemon was quicker: where the whole directory was
+   * removed, or that one is of a version which knows the file only.
+   */
   look(): boolean {
-    const { ino, dev } = fstatSync(this.#file);
-    const found = statSync(this.#path, { throwIfNoEntry: false });
-    if (found?.ino === ino && found.dev === dev) return true;
+    if (isAt(this.#file, this.#path) && isAt(this.#folder, this.#stateDir)) return true;
     try {
+      if (!isAt(this.#folder, this.#stateDir)) {
+        const folder = takeFolder(this.#stateDir);
+        if (folder === undefined) return false;
+        closeSync(this.#folder);
+        this.#folder = folder;
+      }
+      if (isAt(this.#file, this.#path)) return true;
       const file = take(this.#path);
       if (file === undefined) return false;
       closeSync(this.#file);
@@ -53,7 +70,27 @@ export class DaemonLock implements Disposable {
 
   [Symbol.dispose](): void {
     closeSync(this.#file);
+    closeSync(this.#folder);
   }
+}
+
+/** Whether what is open still has that name. */
+function isAt(fd: number, path: string): boolean {
+  const { ino, dev } = fstatSync(fd);
+  const found = statSync(path, { throwIfNoEntry: false });
+  return found?.ino === ino && found.dev === dev;
+}
+
+/** Undefined if another process has it. */
+function takeFolder(path: string): number | undefined {
+  const folder = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY);
+  try {
+    if (tryLock(folder)) return folder;
+  } catch {
+    return folder; // a file system that locks files only, as NFS does
+  }
+  closeSync(folder);
+  return undefined;
 }
 
 /** Undefined if another process has it. */
