@@ -32,7 +32,7 @@ export function sleep(ms: number): Promise<void> {
   return Bun.sleep(ms);
 }
 
-export type DetachedChild = { readonly exitCode: number | null };
+export type DetachedChild = { readonly exitCode: number | null; readonly signalCode: string | number | null };
 
 /** A process that outlives this one. Its output goes to a descriptor. */
 export function spawnDetached(command: string[], env: Record<string, string>, output: number): DetachedChild {

@@ -16,6 +16,11 @@ const START_DEADLINE_MS = 20_000;
 /** The daemon waits far more than it computes: compilers of hot code cost it memory and gain it nothing. */
 const SMALL_BUN = { BUN_JSC_useBaselineJIT: "0", BUN_JSC_useConcurrentJIT: "0" };
 
+/** How long a daemon may have its lock without saying so. */
+const UNSIGNED_MS = 200;
+/** So often in a row is no accident. */
+const KILLED_MAX = 3;
+
 /** How long a daemon that has its lock, and no socket, may take to make one again. */
 const RECALL_MS = 3000;
 
@@ -106,9 +111,13 @@ async function startDaemon(paths: Paths, onNotice: (text: string) => void): Prom
   const errors = openSync(errorFile, "a", 0o600);
   const told = { file: errorFile, from: fstatSync(errors).size };
   const command = [...bunCommand(daemonEntry()), "daemon", "--background", "--socket", paths.socket];
-  const child = spawnDetached(command, { ...cleanEnv(process.env), ...SMALL_BUN }, errors);
-  closeSync(errors);
-  const connection = await waitForDaemon(paths, child, told);
+  const spawn = (): DetachedChild => spawnDetached(command, { ...cleanEnv(process.env), ...SMALL_BUN }, errors);
+  let connection: Connection;
+  try {
+    connection = await waitForDaemon(paths, spawn, told);
+  } finally {
+    closeSync(errors);
+  }
   for (const notice of linesOf(told, NOTICE)) onNotice(notice);
   return connection;
 }
@@ -134,19 +143,35 @@ function linesOf({ file, from }: Told, head: string): string[] {
   return lines.filter((line) => line.startsWith(head)).map((line) => line.slice(head.length));
 }
 
-/** The child may lose the race for the lock and exit: then somebody else's daemon is about to answer. */
-async function waitForDaemon(paths: Paths, child: DetachedChild, told: Told): Promise<Connection> {
+/**
+ * The child may lose the race for the lock and exit: then somebody else's daemon is about to answer. That one may be killed before it does, and
+ * so may the child: then there is another child.
+ */
+async function waitForDaemon(paths: Paths, spawn: () => DetachedChild, told: Told): Promise<Connection> {
   const deadline = performance.now() + START_DEADLINE_MS;
+  let child = spawn();
+  let killed = 0;
+  let aloneSince: number | undefined;
   for (let pauseMs = 4; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
     try {
       return await openGreeted(paths.socket);
     } catch (error) {
       if (!(error instanceof IpcError) || error.code !== "NO_DAEMON") throw error;
     }
-    const holder = child.exitCode === LOCK_HELD_EXIT ? findLockHolder(paths.lock) : undefined;
-    if (holder) requireSameSocket(paths, holder);
-    const isDead = child.exitCode !== null && child.exitCode !== LOCK_HELD_EXIT;
-    if (isDead || performance.now() > deadline) throw notStarted(paths, told, child.exitCode);
+    const isLate = performance.now() > deadline;
+    const { exitCode, signalCode } = child;
+    if (isLate || (exitCode !== null && exitCode !== LOCK_HELD_EXIT)) throw notStarted(paths, told, child);
+    if (exitCode !== null || signalCode !== null) {
+      const holder = findLockHolder(paths.lock);
+      if (holder) requireSameSocket(paths, holder);
+      aloneSince = holder ? undefined : (aloneSince ?? performance.now());
+      // Who has the lock may not have said so yet.
+      if (aloneSince !== undefined && performance.now() - aloneSince > UNSIGNED_MS) {
+        if (signalCode !== null && ++killed === KILLED_MAX) throw notStarted(paths, told, child);
+        child = spawn();
+        aloneSince = undefined;
+      }
+    }
     await sleep(pauseMs);
   }
 }
@@ -164,11 +189,13 @@ export function requireSameSocket(paths: Paths, owner: LockHolder): void {
   );
 }
 
-function notStarted(paths: Paths, told: Told, exitCode: number | null): IpcError {
+function notStarted(paths: Paths, told: Told, { exitCode, signalCode }: DetachedChild): IpcError {
   const why =
-    exitCode === null
-      ? `it did not answer within ${START_DEADLINE_MS / 1000} s`
-      : (linesOf(told, HEAD).at(-1) ?? silence(paths));
+    signalCode !== null
+      ? `it was killed by ${signalCode}`
+      : exitCode === null || exitCode === LOCK_HELD_EXIT
+        ? `it did not answer within ${START_DEADLINE_MS / 1000} s`
+        : (linesOf(told, HEAD).at(-1) ?? silence(paths));
   return new IpcError("NO_DAEMON", `the daemon could not be started: ${why}`, {
     hint: `see ${paths.daemonLog} and ${told.file}`,
   });

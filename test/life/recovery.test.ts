@@ -152,6 +152,38 @@ test("a lock that was removed is taken again, and meanwhile there is no second d
   expect(isAlive(first)).toBe(false);
 }, 60_000);
 
+test("a command starts a daemon also where the one it made room for, or its own, is killed before it answers", async () => {
+  await using home = new Home();
+  await home.daemonPid();
+  await killByLock(home);
+  rmSync(home.paths.socket);
+  const holder = Bun.spawn(
+    [
+      "python3",
+      "-c",
+      "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.flock(f, 2); f.truncate(0); print('has it', flush=True); input()",
+      home.paths.lock,
+    ],
+    { stdio: ["pipe", "pipe", "inherit"] },
+  );
+  await holder.stdout.getReader().read();
+  const asked = home.cli("status");
+  const errors = `${home.paths.daemonLog}.stderr`;
+  await waitUntil(() => readFileSync(errors, "utf8").includes("another daemon uses"), "its daemon makes room");
+  holder.kill("SIGKILL");
+  expect(await asked).toMatchObject({ status: 0, stderr: expect.stringContaining("no workers") });
+  await killByLock(home);
+  const again = home.cli("status");
+  const child = (): string[] =>
+    Bun.spawnSync(["pgrep", "-f", `daemon --background --socket ${home.paths.socket}`])
+      .stdout.toString()
+      .split("\n")
+      .filter(Boolean);
+  await waitUntil(() => child().length > 0, "its daemon begins");
+  process.kill(Number(child()[0]), "SIGKILL");
+  expect((await again).stderr).not.toContain("could not be started");
+}, 60_000);
+
 test("all of the state may be removed under a daemon: it goes on, and is reached and ended as before", async () => {
   await using home = new Home();
   await home.start("kept", home.script("kept.py", SLEEPER), { stop_timeout: 500 });
