@@ -11,9 +11,9 @@ import { parseArgs } from "node:util";
 import { SHIM_BINARY } from "../src/base/install.ts";
 import { DEFAULT_POLICY, loadPolicy, shippedPolicies } from "../src/sandbox/policy.ts";
 import { pythonWithPackages } from "../test/packages.ts";
-import { findSnapshot, type Snapshot } from "../src/workers/snapshot.ts";
-import { encodeSpec } from "../src/workers/spec.ts";
-import { type Preparation, prepare, SIGTERM } from "../src/workers/start-spec.ts";
+import { findSnapshot, type Snapshot } from "../src/launch/snapshot.ts";
+import { encodeSpec } from "../src/shim/spec.ts";
+import { type Preparation, prepare, SIGTERM } from "../src/launch/prepare.ts";
 import { Home, ROOT } from "../test/home.ts";
 
 const { values: flags } = parseArgs({ options: { quick: { type: "boolean" }, write: { type: "boolean" } } });

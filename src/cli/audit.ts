@@ -4,7 +4,7 @@ import { createInterface } from "node:readline";
 import { dirname, join } from "node:path";
 import { resolvePaths } from "../base/paths.ts";
 import { parseCount } from "../base/units.ts";
-import { AUDIT_FILES_KEPT } from "../workers/audit.ts";
+import { AUDIT_FILES_KEPT } from "../launch/audit.ts";
 import { printable, type Context } from "./context.ts";
 
 export type AuditFlags = { follow?: boolean; denied?: boolean; lines?: string };

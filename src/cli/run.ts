@@ -9,7 +9,7 @@ import { splitWords } from "../base/shell-words.ts";
 import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
 import { chosenDefault, CODE_POLICY, DEFAULT_POLICY } from "../base/policies.ts";
 import { resolvePaths } from "../base/paths.ts";
-import { encodeSpec } from "../workers/spec.ts";
+import { encodeSpec } from "../shim/spec.ts";
 import { isTerminal, type Context } from "./context.ts";
 import { policyPath, withExceptions } from "./exceptions.ts";
 import { identity, parseEnv, type StartFlags } from "./start.ts";
@@ -40,7 +40,7 @@ export async function run(
   const snapshot =
     flags.snapshot === undefined
       ? undefined
-      : (await import("../workers/snapshot.ts")).findSnapshot(flags.snapshot, paths.workersDir);
+      : (await import("../launch/snapshot.ts")).findSnapshot(flags.snapshot, paths.workersDir);
   if (snapshot && flags.command !== undefined)
     throw new IpcError("USAGE", "run: a snapshot forks scripts and code; --command is neither");
   const python = snapshot === undefined ? splitWords(flags.interpreter ?? "python3") : [snapshot.python];
@@ -67,7 +67,7 @@ export async function run(
       chosen ?? (flags.command === undefined ? CODE_POLICY : DEFAULT_POLICY),
     );
     // With it come policies, their schema, and libc.
-    const { mergeLimits, ownUserOfRun, prepare, requireGroup } = await import("../workers/start-spec.ts");
+    const { mergeLimits, ownUserOfRun, prepare, requireGroup } = await import("../launch/prepare.ts");
     mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
     const { launch, plan, confinement, ids, zygote } = prepare({
       app: { ...app, snapshot, policy, uid: uid ?? null, gid: gid ?? null },

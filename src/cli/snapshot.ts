@@ -5,7 +5,7 @@ import { IpcError } from "../base/errors.ts";
 import { PYTHON_PACKAGES, ROOT } from "../base/install.ts";
 import { readWorkers } from "../protocol/status.ts";
 import { formatBytes } from "../base/units.ts";
-import { findSnapshot, SNAPSHOT_GROUP, SNAPSHOT_PREFIX } from "../workers/snapshot.ts";
+import { findSnapshot, SNAPSHOT_GROUP, SNAPSHOT_PREFIX } from "../launch/snapshot.ts";
 import { act } from "./control.ts";
 import type { Context } from "./context.ts";
 import { policyPath } from "./exceptions.ts";

@@ -7,7 +7,7 @@ import type { RequestOf } from "../protocol/requests.ts";
 import type { ActResult } from "../protocol/status.ts";
 import type { Turn } from "../workers/queue.ts";
 import type { App, Registry } from "../workers/registry.ts";
-import { signalNumber } from "../workers/signals.ts";
+import { signalNumber } from "../base/signals.ts";
 import type { Worker } from "../workers/worker.ts";
 
 /** Starts in the order of dependencies, stops in the opposite one. */

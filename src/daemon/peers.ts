@@ -1,7 +1,7 @@
 /** Who may speak to the daemon: its own user and root, but nobody from inside a worker's tree. */
 import { IpcError } from "../base/errors.ts";
 import { peerCredentials } from "../base/libc.ts";
-import { ancestorsOf, isConfined } from "../workers/proc.ts";
+import { ancestorsOf, isConfined } from "../shim/proc.ts";
 
 /** What identifies the trees of our workers. */
 export type Trees = {

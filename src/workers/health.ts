@@ -1,7 +1,7 @@
 /** Health checks: http, tcp, exec; after a start period, so many failures in a row end the run. */
 import { statSync } from "node:fs";
 import type { HealthCheck } from "../protocol/app-config.ts";
-import { cleanWorkerEnv } from "./launch.ts";
+import { cleanWorkerEnv } from "../launch/command.ts";
 import type { Run, RunMonitor } from "./run.ts";
 import type { Worker } from "./worker.ts";
 

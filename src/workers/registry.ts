@@ -10,11 +10,11 @@ import { findWorkerId, toWorkerId } from "../base/names.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import { inDependencyOrder, requireNoCycle } from "../protocol/dependencies.ts";
 import { readLastLines } from "../logs/tail.ts";
-import { readDefinition } from "./definition.ts";
-import { endStray } from "./leftovers.ts";
-import { isLockFree } from "./lock.ts";
+import { readDefinition } from "../launch/definition.ts";
+import { endStray } from "../shim/leftovers.ts";
+import { isLockFree } from "../shim/lock.ts";
 import { VerbQueue, type Turn, type Wish } from "./queue.ts";
-import { SIGTERM } from "./start-spec.ts";
+import { SIGTERM } from "../launch/prepare.ts";
 import { isFolderOf, takeInStrays } from "./strays.ts";
 import { Worker, type World } from "./worker.ts";
 

@@ -5,15 +5,15 @@
 import { SHIM_EXIT } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { atMost } from "../base/patience.ts";
-import type { Enforced } from "./cgroup.ts";
-import { failedLaunch, fromExitRecord, lostRun, type Ending } from "./ending.ts";
-import { endByForce, FORCE_WAIT_MS, killLeftovers, killWorker } from "./leftovers.ts";
-import { isLockFree } from "./lock.ts";
-import { readExitRecord, readRunRecord } from "./records.ts";
+import type { Enforced } from "../shim/cgroup.ts";
+import { failedLaunch, fromExitRecord, lostRun, type Ending } from "../shim/ending.ts";
+import { endByForce, FORCE_WAIT_MS, killLeftovers, killWorker } from "../shim/leftovers.ts";
+import { isLockFree } from "../shim/lock.ts";
+import { readExitRecord, readRunRecord } from "../shim/records.ts";
 import { noRoom } from "./reserve.ts";
-import { ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "./shim.ts";
-import type { Spec } from "./spec.ts";
-import { SIGTERM } from "./start-spec.ts";
+import { ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "../shim/link.ts";
+import type { Spec } from "../shim/spec.ts";
+import { SIGTERM } from "../launch/prepare.ts";
 
 /** How long a shim may take to answer after it was spawned, or another one to give up the lock, on a busy machine. */
 export const LAUNCH_MS = 30_000;

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { RestartPolicy } from "../base/restart-policies.ts";
 import type { WorkerDescription, WorkerStatus } from "../protocol/status.ts";
 import { DEFAULT_POLICY, policyTitle } from "../sandbox/policy.ts";
-import { readCommandLine } from "./proc.ts";
+import { readCommandLine } from "../shim/proc.ts";
 import { maskArgs, maskEnv } from "./secrets.ts";
 import type { Store } from "./store.ts";
 import type { Usage, UsageMeter } from "./usage.ts";

@@ -5,12 +5,12 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { findWorkerId } from "../base/names.ts";
-import { guessDefinition, readDefinition, writeDefinition, type Definition } from "./definition.ts";
-import { fromExitRecord } from "./ending.ts";
-import { DEAF } from "./leftovers.ts";
-import { isLockFree } from "./lock.ts";
-import { readExitRecord, readRunRecord } from "./records.ts";
-import { ShimLink, type ShimState } from "./shim.ts";
+import { guessDefinition, readDefinition, writeDefinition, type Definition } from "../launch/definition.ts";
+import { fromExitRecord } from "../shim/ending.ts";
+import { DEAF } from "../shim/leftovers.ts";
+import { isLockFree } from "../shim/lock.ts";
+import { readExitRecord, readRunRecord } from "../shim/records.ts";
+import { ShimLink, type ShimState } from "../shim/link.ts";
 import type { Store } from "./store.ts";
 
 /** How long a shim that holds its lock may take to answer. */

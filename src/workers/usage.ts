@@ -1,6 +1,13 @@
 /** Memory and processor use of workers' trees, from one pass over /proc, shared by everybody who asks within a moment. */
 import { readFileSync } from "node:fs";
-import { childrenByParent, descendantsOf, PAGE_BYTES, readProcesses, TICKS_PER_SECOND, type Process } from "./proc.ts";
+import {
+  childrenByParent,
+  descendantsOf,
+  PAGE_BYTES,
+  readProcesses,
+  TICKS_PER_SECOND,
+  type Process,
+} from "../shim/proc.ts";
 
 /** A pass this young is used again: 300 workers asked one by one cost one pass. */
 const FRESH_MS = 200;

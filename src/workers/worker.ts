@@ -9,8 +9,8 @@ import type { AppConfig } from "../protocol/app-config.ts";
 import type { StateWord } from "../protocol/status.ts";
 import { DEFAULT_POLICY, loadPolicy } from "../sandbox/policy.ts";
 import type { WorkerEvent } from "../protocol/responses.ts";
-import type { CgroupTree, Enforced } from "./cgroup.ts";
-import { readDefinition, writeDefinition, type Definition } from "./definition.ts";
+import type { CgroupTree, Enforced } from "../shim/cgroup.ts";
+import { readDefinition, writeDefinition, type Definition } from "../launch/definition.ts";
 import {
   describeEnding,
   failedLaunch,
@@ -19,21 +19,21 @@ import {
   lostRun,
   type Ending,
   type PolicyLimits,
-} from "./ending.ts";
-import { killLeftovers } from "./leftovers.ts";
+} from "../shim/ending.ts";
+import { killLeftovers } from "../shim/leftovers.ts";
 import { isUp, STATES, TABLE, type Effect, type Event, type State } from "./machine.ts";
-import { readDenied, readExitRecord, readRunRecord } from "./records.ts";
+import { readDenied, readExitRecord, readRunRecord } from "../shim/records.ts";
 import { isNoRoom, noRoom } from "./reserve.ts";
 import { decide, STABLE_MS, type Verdict } from "./restart-policy.ts";
-import { isLockFree } from "./lock.ts";
-import { bootId } from "./proc.ts";
-import { findSnapshot } from "./snapshot.ts";
-import { specVersion } from "./spec.ts";
+import { isLockFree } from "../shim/lock.ts";
+import { bootId } from "../shim/proc.ts";
+import { findSnapshot } from "../launch/snapshot.ts";
+import { specVersion } from "../shim/spec.ts";
 import { LAUNCH_MS, Run, stopWithinMs, type RunMonitor } from "./run.ts";
-import type { CallCounts, ShimLink, ShimState } from "./shim.ts";
-import type { Spec } from "./spec.ts";
-import { resolveLaunch } from "./launch.ts";
-import { makeSpec, ownUserOf, prepare, removeOpenScratch, requireGroup, SIGTERM } from "./start-spec.ts";
+import type { CallCounts, ShimLink, ShimState } from "../shim/link.ts";
+import type { Spec } from "../shim/spec.ts";
+import { resolveLaunch } from "../launch/command.ts";
+import { makeSpec, ownUserOf, prepare, removeOpenScratch, requireGroup, SIGTERM } from "../launch/prepare.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";
 
 /** What a worker needs of the world. */

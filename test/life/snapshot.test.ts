@@ -211,7 +211,7 @@ print([ask(data) for data in (b"", b"x", struct.pack("<IIB", 5, 0, 15) + b"hello
   await silent.exited;
   // A worker that is the user, all but the network, may have a shim of its own; it is confined like the worker.
   const spec = join(home.dir, "spec");
-  const { encodeSpec } = await import("../../src/workers/spec.ts");
+  const { encodeSpec } = await import("../../src/shim/spec.ts");
   const proof = join(home.dir, "proof");
   const wanted = {
     run: 1,

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { IpcError } from "../../src/base/errors.ts";
 import { SHIM_BINARY } from "../../src/base/install.ts";
 import type { ActResult, WorkerStatus } from "../../src/protocol/status.ts";
-import { spawnShim } from "../../src/workers/shim.ts";
+import { spawnShim } from "../../src/shim/link.ts";
 import { Home, isAlive, waitUntil } from "../home.ts";
 import { randomFrom, seed } from "../seed.ts";
 import { VerbFuzz } from "../soak/verbs.ts";

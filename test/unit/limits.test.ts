@@ -16,8 +16,8 @@ import { readProject } from "../../src/protocol/project.ts";
 import { parseRequest } from "../../src/protocol/requests.ts";
 import { event, success, type Response } from "../../src/protocol/responses.ts";
 import { loadPolicy, parsePolicy } from "../../src/sandbox/policy.ts";
-import { rotateAudit } from "../../src/workers/audit.ts";
-import { encodeSpec } from "../../src/workers/spec.ts";
+import { rotateAudit } from "../../src/launch/audit.ts";
+import { encodeSpec } from "../../src/shim/spec.ts";
 import { waitUntil } from "../deadline.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");

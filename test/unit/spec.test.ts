@@ -1,6 +1,6 @@
 /** What the daemon writes for the shim; the numbers are those of docs/shim.md, typed here once more on purpose. */
 import { expect, test } from "bun:test";
-import { encodeSpec, type Spec } from "../../src/workers/spec.ts";
+import { encodeSpec, type Spec } from "../../src/shim/spec.ts";
 
 const SPEC: Spec = { run: 1, argv: ["/bin/true"], env: {}, cwd: "/", stop: { graceMs: 1000, signal: 15 } };
 

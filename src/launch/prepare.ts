@@ -22,11 +22,11 @@ import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan, type Plan } from "../sandbox/plan.ts";
 import { DEFAULT_POLICY, isInline, loadPolicy, type Policy } from "../sandbox/policy.ts";
 import { audit } from "./audit.ts";
-import type { Enforced } from "./cgroup.ts";
-import { cleanWorkerEnv, type Launch, type Launchable, resolveLaunch } from "./launch.ts";
-import { describeProgram, homeOf, pythonPath } from "./program.ts";
+import type { Enforced } from "../shim/cgroup.ts";
+import { cleanWorkerEnv, type Launch, type Launchable, resolveLaunch } from "./command.ts";
+import { describeProgram, homeOf, pythonPath } from "./readable.ts";
 import type { Snapshot } from "./snapshot.ts";
-import type { Confinement, RawLog, Rlimit, Spec } from "./spec.ts";
+import type { Confinement, RawLog, Rlimit, Spec } from "../shim/spec.ts";
 
 export const SIGTERM = 15;
 const RLIMIT_DATA = 2;

@@ -1,6 +1,6 @@
 /** Signal numbers by name, as Linux has them on x86-64 and arm64. */
 import { constants } from "node:os";
-import { IpcError } from "../base/errors.ts";
+import { IpcError } from "./errors.ts";
 
 /** `SIGTERM`, `TERM` or `15` → 15. @throws IpcError USAGE */
 export function signalNumber(text: string): number {

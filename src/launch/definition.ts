@@ -6,7 +6,7 @@ import { readFileSync, readlinkSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { completeApp, normalizeApp, type AppConfig } from "../protocol/app-config.ts";
-import { cleanWorkerEnv } from "./launch.ts";
+import { cleanWorkerEnv } from "./command.ts";
 
 /** What belongs to which app. `isGuess`: nobody wrote it down, it was read from the process that runs. */
 export type Definition = {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { isLockFree } from "./lock.ts";
 import { bootId, childrenByParent, descendantsOf, readProcesses, shimsOf, type Process } from "./proc.ts";
 import { readRunRecord, type RunRecord } from "./records.ts";
-import { ShimLink, type ShimListener } from "./shim.ts";
+import { ShimLink, type ShimListener } from "./link.ts";
 
 const SIGKILL_WAIT_MS = 5000;
 /** A shim on a busy machine may not answer at once. */

@@ -4,7 +4,7 @@ import { shellWord } from "../base/shell-words.ts";
 import { formatBytes } from "../base/units.ts";
 import type { ExitInfo } from "../protocol/status.ts";
 import type { ExitRecord, RunRecord } from "./records.ts";
-import { signalName } from "./signals.ts";
+import { signalName } from "../base/signals.ts";
 
 /** One ended run, before it is decided what follows. */
 export type Ending = Omit<ExitInfo, "outcome"> & {
