@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 static struct ipc_spec spec;
+static struct ipc_stdio stdio;
 static pid_t caller;
 
 /* How long the caller may take to pass on what was sent to him, and to us. */
@@ -54,8 +55,14 @@ static int wait_for(pid_t worker, int signals, int remote, int told, bool *is_la
 		uint64_t now = ipc_now_ms();
 		uint64_t due = wall_at < alone_at ? wall_at : alone_at;
 		int timeout = due == UINT64_MAX ? -1 : due <= now ? 0 : due - now > INT_MAX ? INT_MAX : (int)(due - now);
-		struct pollfd fds[3] = { { signals, POLLIN, 0 }, { remote, POLLIN, 0 }, { spec.has_hosts ? told : -1, 0, 0 } };
-		poll(fds, 3, timeout);
+		struct pollfd fds[5] = {
+			{ signals, POLLIN, 0 }, { remote, POLLIN, 0 }, { spec.has_hosts ? told : -1, 0, 0 },
+			{ stdio.pumps[1].from, POLLIN, 0 }, { stdio.pumps[2].from, POLLIN, 0 },
+		};
+		poll(fds, 5, timeout);
+		for (int fd = 1; fd <= 2; fd++)
+			if (fds[2 + fd].revents != 0)
+				ipc_stdio_pump(&stdio, fd, false);
 		if (ipc_now_ms() >= wall_at) {
 			/* The first time asks, the second does not. */
 			kill(worker, *is_late ? SIGKILL : (int)spec.stop_signal);
@@ -112,7 +119,7 @@ static int fork_elsewhere(const uint8_t *bytes, size_t size, int report, pid_t *
 	int gate[2];
 	if (pipe2(gate, O_CLOEXEC) != 0)
 		return -errno;
-	struct ipc_child_fds fds = { 0, 1, 2, -1, gate[0], report, -1, -1 };
+	struct ipc_child_fds fds = { stdio.child[0], stdio.child[1], stdio.child[2], -1, gate[0], report, -1, -1 };
 	int remote = ipc_zygote_fork(&spec, bytes, size, &fds, worker);
 	if (remote >= 0 && write(gate[1], "g", 1) != 1)
 		remote = -EPIPE;
@@ -146,6 +153,11 @@ int ipc_foreground(const char *path)
 		return IPC_EXIT_SYSTEM;
 	if (spec.namespaces & IPC_NAMESPACE_PROCESSES && pipe2(life, O_CLOEXEC) != 0)
 		return IPC_EXIT_SYSTEM;
+	int error_number = ipc_stdio_lend(&stdio, &spec);
+	if (error_number != 0) {
+		dprintf(2, "ipcctl: standard input and output cannot be handed to the worker: %s\n", strerror(-error_number));
+		return IPC_EXIT_SYSTEM;
+	}
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	struct ipc_child_fds fds = { -1, -1, -1, -1, -1, report[1], -1, life[0] };
 	pid_t parent = getpid();
@@ -164,8 +176,10 @@ int ipc_foreground(const char *path)
 		return IPC_EXIT_SYSTEM;
 	if (worker == 0) {
 		close(life[1]);
+		ipc_stdio_take(&stdio);
 		ipc_child_exec(&spec, &fds, parent, true);
 	}
+	ipc_stdio_lent(&stdio);
 	close(report[1]);
 	close(life[0]);
 	worker = ipc_report_pid(report[0], &spec, worker);
@@ -183,9 +197,12 @@ int ipc_foreground(const char *path)
 	int status = wait_for(worker, signals, remote, told, &is_late);
 	const char *method = "none";
 	ipc_tree_kill(spec.cgroup, 0, &method);
+	bool is_written = ipc_stdio_end(&stdio);
 	if (told >= 0 && (WIFSIGNALED(status) || WEXITSTATUS(status) != 0))
 		say_denials(told);
 	if (is_late)
 		return 124;
+	if (status == 0 && !is_written)
+		return IPC_EXIT_SYSTEM;
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include <termios.h>
 
 #define IPC_MOUNT_KINDS (IPC_MOUNT_COVER + 1)
 /* How long a worker may outlive the process that connects for it: both end together, but are not heard of together. */
@@ -256,6 +257,28 @@ bool ipc_tree_confined(pid_t pid);
 void ipc_stop_ask(pid_t root, pid_t worker, uint8_t mode, int signal);
 /* The main process has ended: SIGTERM to those that are left and were not asked yet. Returns how many are left. */
 size_t ipc_stop_ask_rest(const char *cgroup);
+
+/* stdio.c: what a run hands to its worker of the caller's stdio. */
+struct ipc_pump { int from; /* the end of a pipe, or -1 */ };
+struct ipc_stdio {
+	int child[3]; /* what the worker's 0, 1 and 2 are made of */
+	struct ipc_pump pumps[3]; /* what is read there is written to the caller's 1 and 2 */
+	int own_input; /* the worker's own description of the caller's 0, or -1 */
+	int flags[3]; /* of the caller's, as they were; -1: closed */
+	int terminal; /* one of them, or -1; and its modes, as they were */
+	struct termios modes;
+	uint64_t max_file_bytes;
+	bool is_lost;
+};
+/* 0 or -errno. */
+int ipc_stdio_lend(struct ipc_stdio *stdio, const struct ipc_spec *spec);
+/* In the worker, before it becomes one; and in who lent it, after that. */
+void ipc_stdio_take(const struct ipc_stdio *stdio);
+void ipc_stdio_lent(struct ipc_stdio *stdio);
+/* Passes on what is waiting for `fd`; at the `is_last` time all there is. */
+void ipc_stdio_pump(struct ipc_stdio *stdio, int fd, bool is_last);
+/* The worker and all of its tree have ended. False: not all of its output could be written. */
+bool ipc_stdio_end(struct ipc_stdio *stdio);
 
 /* record.c: durable small files. 0 or -errno. */
 /* Takes the room for one that is to be written later, whatever has become of the disk by then. */
