@@ -185,6 +185,8 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 	*step = IPC_STEP_NAMESPACES;
 	if ((rc = ipc_isolate(spec)) != 0)
 		return rc;
+	/* These two have numbers that are beyond a small limit on descriptors. */
+	seal_descriptors(fds->control, fds->plane);
 	*step = IPC_STEP_RLIMIT;
 	if ((rc = set_rlimits(spec)) != 0)
 		return rc;
@@ -199,7 +201,6 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 	*step = IPC_STEP_CWD;
 	if (chdir(spec->cwd) != 0)
 		return -errno;
-	seal_descriptors(fds->control, fds->plane);
 	/* Under Yama only an ancestor may read the memory of a process of the same user, or whom that process names and his descendants; or who
 	 * has the capability, as the owner of a user namespace has for all that is in it. */
 	if (spec->has_hosts && !is_inside)

@@ -105,6 +105,8 @@ const SPACE_FACTOR = 8;
 const LOCKED_BYTES = 65_536;
 /** Signals that wait to be delivered, timers included. */
 const SIGNALS_WAITING = 2048;
+/** A message is taken while the buffer has any room: so much may be beyond it. */
+const SOCKET_MESSAGE_BYTES = 65_536;
 /** Each thread gets as much. */
 const STACK_BYTES = 8_388_608;
 /** Where a worker with a root of its own finds its scratch folder. */
@@ -610,6 +612,7 @@ class Compiler {
         this.#say("limits.fileSize", "limited", `${formatBytes(bytes)} (RLIMIT_FSIZE)`);
       }
     }
+    if (limits.memory !== null && limits.openFiles !== null) this.#sayBuffers(limits.openFiles);
     if (limits.openFiles !== null) {
       set(RLIMIT.openFiles, limits.openFiles);
       this.#say("limits.openFiles", "limited", `${limits.openFiles} (RLIMIT_NOFILE)`);
@@ -657,6 +660,16 @@ class Compiler {
     );
   }
 
+  /** What it may have beside the memory that is limited: sockets that are open, those in messages, and one message more. */
+  #sayBuffers(openFiles: number): void {
+    const bytes = 3 * openFiles * (socketBufferBytes() + SOCKET_MESSAGE_BYTES);
+    this.#say(
+      "memory of the kernel",
+      "limited",
+      `not held without a control group: up to ${formatBytes(bytes)} in buffers of Unix sockets (${openFiles} descriptors, and twice as many in messages)${this.#policy.network.mode === "none" ? "" : ", more in those of TCP"}; about 200 bytes for each lock on a file`,
+    );
+  }
+
   #willHaveUserNamespace(): boolean {
     return (
       !this.#machine.isRoot &&
@@ -671,6 +684,15 @@ class Compiler {
     if (scratch) root.scratch(at, scratch.size ?? 0, scratch.files ?? 0, scratch.mayExec);
     if (this.#context.cwd !== "/") root.folder(this.#context.cwd);
     return root.steps();
+  }
+}
+
+/** What the kernel gives a socket that does not ask. */
+function socketBufferBytes(): number {
+  try {
+    return Number(readFileSync("/proc/sys/net/core/wmem_default", "utf8"));
+  } catch {
+    return 212_992; // the kernel's own, where its settings are not shown
   }
 }
 

@@ -44,6 +44,8 @@ const size = z.string().transform((text, context) => {
 });
 
 /** A page; and far beyond any machine, but a number that every counter of the kernel holds. */
+/** Python with its channels needs some 40. */
+const OPEN_FILES_MIN = 64;
 const SIZE_MIN = 4096;
 const SIZE_MAX = 1024 ** 5;
 const SECONDS_MAX = 1_000_000_000;
@@ -167,7 +169,7 @@ const schema = z.strictObject({
       cpuPercent: z.number().positive().max(100_000).nullable().optional(),
       pids: z.int().min(1).max(4_194_304).nullable().optional(),
       fileSize: size.nullable().optional(),
-      openFiles: z.int().min(204).max(1_048_576).nullable().optional(),
+      openFiles: z.int().min(OPEN_FILES_MIN).max(1_048_576).nullable().optional(),
       wallSeconds: z.number().positive().max(SECONDS_MAX).nullable().optional(),
       log: size.nullable().optional(),
       enforce: z.enum(["best", "cgroup"]).optional(),

@@ -32,6 +32,9 @@ const AF_NETLINK = 16;
 const STREAM = 1;
 const SEQPACKET = 5;
 const SOCKET_FLAGS = [0, 0x800, 0x8_0000, 0x8_0800]; // SOCK_NONBLOCK, SOCK_CLOEXEC
+const SOL_SOCKET = 1;
+/** SO_SNDBUF, SO_RCVBUF, and what sets them beyond the kernel's limit. */
+const BUFFER_SIZES = [7, 8, 32, 33];
 const IP_OPTIONS = 4;
 /** IPV6_RTHDR, and what set it before RFC 3542. */
 const IPV6_ROUTING = [57, 5, 6];
@@ -64,6 +67,8 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   addMetadata(rules, surface);
   addProcesses(rules, surface);
   rules.set("ioctl", ioctlRule(surface));
+  const grown = surface.hasSharedMemory ? [] : [F_SETPIPE_SZ];
+  if (!surface.hasSharedMemory) addBuffers(rules);
   if (!surface.hasSharedMemory) {
     all(["memfd_create", "memfd_secret", "shmget"], deny());
     rules.set("mmap", {
@@ -82,7 +87,6 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   }
   if (!surface.isMinimal) return { rules, known: "allow" };
   all(["openat2", "clone3"], deny(ENOSYS)); // what they ask for is in memory, where a filter cannot look
-  const grown = surface.hasSharedMemory ? [] : [F_SETPIPE_SZ]; // memory of the kernel, which no rlimit counts
   rules.set("fcntl", denyOnly(EPERM, { argument: 1, is: [...FCNTL_OF_SIGNALS, ...grown] }));
   rules.set("prctl", allowOnly({ argument: 0, is: HARMLESS_PRCTLS }));
   rules.set("personality", allowOnly({ argument: 0, is: [0, 0xffff_ffff] }));
@@ -170,6 +174,17 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
     });
   rules.set("sendmsg", allowOnly({ argument: 2, hasNone: MSG_FASTOPEN }));
   rules.set("sendmmsg", allowOnly({ argument: 3, hasNone: MSG_FASTOPEN }));
+}
+
+/** Buffers stay as large as the kernel makes them: they are memory that no rlimit counts. Who asks for larger ones is not told. */
+function addBuffers(rules: Map<Call, Rule>): void {
+  const { cases = [], otherwise } = rules.get("setsockopt") ?? { otherwise: "allow" };
+  const size: Test[] = [
+    { argument: 1, is: [SOL_SOCKET] },
+    { argument: 2, is: BUFFER_SIZES },
+  ];
+  rules.set("setsockopt", { cases: [{ when: size, give: 0 }, ...cases], otherwise });
+  rules.set("fcntl", denyOnly(EPERM, { argument: 1, is: [F_SETPIPE_SZ] }));
 }
 
 function addMetadata(rules: Map<Call, Rule>, { metadata, isMinimal }: Surface): void {

@@ -318,6 +318,42 @@ def open_files_in_flight(most: int) -> None:
     say(had, by)
 
 
+def socket_buffers(most: int) -> None:
+    """Bytes in pairs of sockets, asked to be large: as many as there may be, in messages to oneself, and then as many again."""
+    had, by, kept = 0, None, []
+    post, _post_end = socket.socketpair()
+    for _ in range(3):
+        pairs = []
+        try:
+            while had < most:
+                pairs.append(socket.socketpair())
+                for end in pairs[-1]:
+                    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF, 32, 33):
+                        try:
+                            end.setsockopt(socket.SOL_SOCKET, option, 1 << 24)
+                        except PermissionError:
+                            pass
+                    end.setblocking(False)
+                    try:
+                        while True:
+                            had += end.send(bytes(65536))
+                    except BlockingIOError:
+                        pass
+        except OSError as error:
+            by = error
+        ends = [end.fileno() for pair in pairs[:120] for end in pair]
+        try:
+            for at in range(0, len(ends), 250):
+                socket.send_fds(post, [b"x"], ends[at : at + 250])
+            for pair in pairs[:120]:
+                for end in pair:
+                    end.close()
+        except OSError as error:
+            by = error
+            kept.append(pairs)
+    say(had, by)
+
+
 def file_written(most: int) -> None:
     with open(os.path.join(scratch, "written"), "wb", buffering=0) as file:
         had = 0

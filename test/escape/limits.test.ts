@@ -21,6 +21,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { WorkerStatus } from "../../src/protocol/status.ts";
 import { ownUserOf } from "../../src/launch/prepare.ts";
+import { formatBytes } from "../../src/base/units.ts";
 import { type CliResult, copyOfApp, outcomeOf, ROOT, waitUntil } from "../home.ts";
 import { SYSTEM_PYTHON, canBeAnother, isRoot, skipUnless } from "../needs.ts";
 
@@ -37,7 +38,7 @@ const MEMORY = 64 * MIB;
 /** Address space is limited to this many times the memory: what is left where the memory itself is not held. */
 const SPACE_FACTOR = 8;
 const TASKS = 16;
-const OPEN_FILES = 256;
+const OPEN_FILES = 64;
 const FILE_SIZE = MIB;
 const PERCENT = 5;
 const SCRATCH = { size: 4 * MIB, files: 64 };
@@ -470,6 +471,25 @@ onEverySite("open files", (site) => {
       { had: expect.any(Number), by: "ETOOMANYREFS" },
     ]);
     expect(results[1]!.had).toBeLessThan(2 * OPEN_FILES);
+  });
+});
+
+onEverySite("buffers of sockets", (site) => {
+  const policy = site.policy("namespaces", { limits: { memory: "64M", openFiles: OPEN_FILES } });
+  const most = 3 * OPEN_FILES * (Number(readFileSync("/proc/sys/net/core/wmem_default", "utf8")) + 65_536);
+  return WAYS.map((way) => async () => {
+    const outcome = await site.detonate(way, policy, ["socket_buffers", 4 * most]);
+    expect(outcome).toMatchObject({ results: [{ by: expect.stringMatching(/EMFILE|ETOOMANYREFS/) }] });
+    const [result] = outcome.results;
+    expect(result!.had).toBeGreaterThan(OPEN_FILES * 65_536);
+    expect(result!.had).toBeLessThanOrEqual(most);
+    await expectTold(
+      site,
+      policy,
+      "memory of the kernel",
+      `buffers of sockets, by ${way}`,
+      new RegExp(formatBytes(most)),
+    );
   });
 });
 
