@@ -28,7 +28,7 @@ fi
 # Built beside and moved: a shim that runs keeps its file.
 $cc $flags -O2 -static -o $out.tmp shim/*.c 2>build/static.log || $cc $flags -O2 -o $out.tmp shim/*.c
 $cc $flags -O2 -fPIC -shared -fvisibility=hidden -Wl,--version-script=become/exports -o build/become.so.tmp become/become.c shim/child.c shim/confine.c \
-  shim/isolate.c shim/spec.c shim/meet.c shim/tree.c shim/record.c shim/proc.c
+  shim/isolate.c shim/idmap.c shim/spec.c shim/meet.c shim/tree.c shim/record.c shim/proc.c
 mv -f build/become.so.tmp build/become.so
 mv -f $out.tmp $out
 echo "native/$out"

@@ -117,6 +117,7 @@ enum {
 	IPC_MOUNT_FLAG_WRITABLE = 1,
 	IPC_MOUNT_FLAG_DEVICE = 2,
 	IPC_MOUNT_FLAG_MAY_EXEC = 4,
+	IPC_MOUNT_FLAG_MAPPED = 8,
 };
 
 /* Classes of addresses. */

@@ -46,7 +46,7 @@ struct ipc_filter {
 };
 struct ipc_mount {
 	enum ipc_mount_kind kind;
-	bool is_writable, is_device, may_exec;
+	bool is_writable, is_device, may_exec, is_mapped;
 	uint64_t bytes;
 	uint32_t files;
 	const char *path, *target;
@@ -216,6 +216,11 @@ struct ipc_child_pids { int32_t first, worker, unused[2]; };
  * and that of the first one, and ends. */
 int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fds *fds);
 int ipc_probe(void);
+
+/* idmap.c: on this detached mount its owner and the worker change places, their groups as well. 0 or -errno. */
+int ipc_idmap_owner(int tree, uint32_t uid, uint32_t gid);
+/* Whether that can be done to what is at the path: 0, or 1 with a line that says what failed. */
+int ipc_idmap_probe(const char *path);
 
 /* zygote.c: the connection, on which it is asked: u32 size of the specification, u32 its namespaces, u8 which of the descriptors come
  * along; then the specification. */

@@ -68,7 +68,7 @@ static int map_user(uid_t uid, gid_t gid)
 }
 
 /* A mount of what is at the path now, detached. No link on the way is followed: where it leads was decided before. */
-static int take_tree(const struct ipc_mount *mount)
+static int take_tree(const struct ipc_mount *mount, const struct ipc_spec *spec)
 {
 	struct how how = { .flags = O_PATH | O_CLOEXEC, .resolve = NO_SYMLINKS };
 	long at = syscall(SYS_openat2, AT_FDCWD, mount->path, &how, sizeof how);
@@ -84,11 +84,13 @@ static int take_tree(const struct ipc_mount *mount)
 		attributes.set |= ATTR_RDONLY;
 	if (!mount->is_device)
 		attributes.set |= ATTR_NODEV;
-	if (syscall(SYS_mount_setattr, (int)tree, "", 0x1000u | TREE_RECURSIVE, &attributes, sizeof attributes) == 0)
+	int rc = syscall(SYS_mount_setattr, (int)tree, "", 0x1000u | TREE_RECURSIVE, &attributes, sizeof attributes) == 0 ? 0 : -errno;
+	if (rc == 0 && mount->is_mapped && spec->has_ids)
+		rc = ipc_idmap_owner((int)tree, spec->uid, spec->gid);
+	if (rc == 0)
 		return (int)tree;
-	error = errno;
 	close((int)tree);
-	return -error;
+	return rc;
 }
 
 /* With the folders on the way to it, which are mostly there. */
@@ -196,7 +198,7 @@ static int build_root(const struct ipc_spec *spec)
 		trees[i] = -1;
 		if (spec->mounts[i].kind != IPC_MOUNT_BIND)
 			continue;
-		trees[i] = take_tree(&spec->mounts[i]);
+		trees[i] = take_tree(&spec->mounts[i], spec);
 		if (trees[i] < 0)
 			return trees[i];
 	}

@@ -170,13 +170,14 @@ static int parse_filter(const uint8_t *payload, size_t size, struct ipc_spec *sp
 /* u8 kind, u8 flags, u64 bytes, u32 files, u16 length of the path, path, target. */
 static int parse_mount(const uint8_t *payload, size_t size, struct ipc_spec *spec, char **arena)
 {
-	if (size < 16 || payload[0] >= IPC_MOUNT_KINDS || payload[1] > (IPC_MOUNT_FLAG_WRITABLE | IPC_MOUNT_FLAG_DEVICE | IPC_MOUNT_FLAG_MAY_EXEC) || spec->mount_count == IPC_MOUNTS_MAX)
+	if (size < 16 || payload[0] >= IPC_MOUNT_KINDS || payload[1] > (IPC_MOUNT_FLAG_WRITABLE | IPC_MOUNT_FLAG_DEVICE | IPC_MOUNT_FLAG_MAY_EXEC | IPC_MOUNT_FLAG_MAPPED) || spec->mount_count == IPC_MOUNTS_MAX)
 		return -EINVAL;
 	size_t length = (size_t)payload[14] | (size_t)payload[15] << 8;
 	if (length == 0 || length > size - 16 || payload[16] != '/')
 		return -EINVAL;
 	struct ipc_mount mount = { .kind = (enum ipc_mount_kind)payload[0], .is_writable = (payload[1] & IPC_MOUNT_FLAG_WRITABLE) != 0,
 				   .is_device = (payload[1] & IPC_MOUNT_FLAG_DEVICE) != 0, .may_exec = (payload[1] & IPC_MOUNT_FLAG_MAY_EXEC) != 0,
+				   .is_mapped = (payload[1] & IPC_MOUNT_FLAG_MAPPED) != 0,
 				   .bytes = ipc_get_u64(payload + 2), .files = ipc_get_u32(payload + 10) };
 	mount.path = take_string(arena, payload + 16, length);
 	/* An ending NUL more than the frame had: its head of five bytes has room for both. */

@@ -1,7 +1,7 @@
 /** `run`: one-shot in the foreground, without the daemon: stdio is ours, the exit status is the worker's. */
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
 import { SHIM_BINARY } from "../base/install.ts";
@@ -67,7 +67,7 @@ export async function run(
       chosen ?? (flags.command === undefined ? CODE_POLICY : DEFAULT_POLICY),
     );
     // With it come policies, their schema, and libc.
-    const { mergeLimits, ownUserOfRun, prepare, requireGroup } = await import("../launch/prepare.ts");
+    const { mergeLimits, ownUserOf, ownUserOfRun, prepare, requireGroup } = await import("../launch/prepare.ts");
     mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
     const { launch, plan, confinement, ids, zygote } = prepare({
       app: { ...app, snapshot, policy, uid: uid ?? null, gid: gid ?? null },
@@ -75,6 +75,7 @@ export async function run(
       own: flags.name === undefined ? {} : { IPCCTL_NAME: flags.name },
       scratch: join(folder, "scratch"),
       ownUser: ownUserOfRun(process.pid),
+      fixedUser: ownUserOf(`run ${flags.name ?? (script === undefined ? cwd : resolve(cwd, script))}`),
       name: flags.name ?? "run",
       auditLog: join(paths.stateDir, "audit.log"),
       hasPlane: false,

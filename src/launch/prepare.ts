@@ -12,7 +12,7 @@ import {
   statSync,
 } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { WORKER_FD } from "../../contract/shim.ts";
+import { SHIM_VERSION, WORKER_FD } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { ROOT } from "../base/install.ts";
 import { isBelow } from "../sandbox/mounts.ts";
@@ -20,6 +20,7 @@ import { workerFileLimit } from "../base/file-limit.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan, type Plan } from "../sandbox/plan.ts";
+import { chooseWriter, mapLack } from "../sandbox/writer.ts";
 import { DEFAULT_POLICY, isInline, loadPolicy, type Policy } from "../sandbox/policy.ts";
 import { audit } from "./audit.ts";
 import type { Enforced } from "../shim/cgroup.ts";
@@ -132,6 +133,8 @@ export type Preparation = {
   readonly isScratchShut?: boolean;
   /** A user of its own, for policies that want one, where we are root. */
   readonly ownUser: number;
+  /** The same for every run of it, where that is another one. */
+  readonly fixedUser?: number;
   readonly name: string;
   readonly auditLog: string;
   /** There is a connection to the shim to be passed on. */
@@ -170,12 +173,17 @@ export function prepare(wanted: Preparation): Prepared {
   const isOther = policy.process.hasOwnUser && machine.isRoot && app.uid === null;
   const isReached = policy.isolation.want.includes("namespaces") && machine.namespacesLack === "";
   const scratch = isOther && !isReached && wanted.isScratchShut ? openScratch(wanted) : wanted.scratch;
+  const canMap = isReached && hidesFiles && (snapshot === undefined || snapshot.spec >= SHIM_VERSION);
+  const writer = isOther
+    ? chooseWriter(policy, wanted.ownUser, wanted.fixedUser ?? wanted.ownUser, canMap ? mapLack : undefined)
+    : undefined;
   const plan = compilePlan(policy, machine, {
     scratch,
     program: program.readable,
     cwd: launch.cwd,
     isForked: snapshot !== undefined,
-    uid: app.uid ?? undefined,
+    uid: app.uid ?? (writer?.isSomebody ? writer.ids.uid : undefined),
+    isWriteMapped: writer?.isMapped === true,
   });
   for (const path of [
     program.executable,
@@ -186,14 +194,14 @@ export function prepare(wanted: Preparation): Prepared {
     ...(wanted.daemonFiles ?? []),
   ])
     if (path.startsWith("/")) requireUnwritten(path, policy);
-  const ids = isOther
-    ? { uid: wanted.ownUser, gid: wanted.ownUser }
+  const ids = writer
+    ? writer.ids
     : app.uid === null && app.gid === null
       ? undefined
       : { uid: app.uid ?? process.getuid!(), gid: app.gid ?? app.uid! };
-  if (isOther && plan.confinement?.namespaces === 0)
+  if (writer && plan.confinement?.namespaces === 0)
     for (const path of [launch.cwd, program.executable, realpathSync(program.executable), ...script])
-      requireReadable(path, wanted.ownUser, policy);
+      requireReadable(path, writer.ids.uid, policy);
   const env = { ...launch.env, ...policy.env.set };
   if (hidesFiles) env.PATH = app.env.PATH ?? PATH_IN_ROOT; // the caller's would tell where he has what
   if (plan.scratch !== null) {

@@ -4,7 +4,14 @@ import { dirname, isAbsolute, join } from "node:path";
 
 /** In order; the shim makes the folders on the way. */
 export type MountStep =
-  | { readonly kind: "bind"; readonly path: string; readonly isWritable: boolean; readonly isDevice: boolean }
+  | {
+      readonly kind: "bind";
+      readonly path: string;
+      readonly isWritable: boolean;
+      readonly isDevice: boolean;
+      /** Its owner's files are the worker's there, and what the worker makes is the owner's. */
+      readonly isMapped?: boolean;
+    }
   | { readonly kind: "link"; readonly path: string; readonly target: string }
   | { readonly kind: "folder"; readonly path: string }
   | {
@@ -31,13 +38,14 @@ export class Root {
   readonly #links = new Set<string>();
 
   /** @returns where the path really is; undefined if it is not there */
-  show(path: string, how: { isWritable?: boolean; isDevice?: boolean } = {}): string | undefined {
+  show(path: string, how: { isWritable?: boolean; isDevice?: boolean; isMapped?: boolean } = {}): string | undefined {
     const real = this.#walk(path);
     if (real === undefined) return undefined;
     const isWritable = how.isWritable === true;
     if (this.#bound.some((one) => isBelow(real, one.path) && (one.isWritable || !isWritable))) return real;
     this.#bound.push({ path: real, isWritable });
-    this.#steps.push({ kind: "bind", path: real, isWritable, isDevice: how.isDevice === true });
+    const isMapped = how.isMapped === true;
+    this.#steps.push({ kind: "bind", path: real, isWritable, isDevice: how.isDevice === true, isMapped });
     return real;
   }
 

@@ -74,8 +74,10 @@ export type PlanContext = {
   readonly cwd: string;
   /** By a snapshot: it is there already, and cannot become the first of a namespace's processes. */
   readonly isForked?: boolean;
-  /** The user that was asked for, if one was: others may be he. */
+  /** The user that was asked for, or whose files it writes, if there is one: others may be he. */
   readonly uid?: number | undefined;
+  /** What it may write is shown to it as its own, whoever owns it. */
+  readonly isWriteMapped?: boolean;
 };
 
 const CLONE = {
@@ -177,7 +179,7 @@ class Compiler {
       degraded: this.#degraded,
       rlimits,
       wallMs: limits.wallMs,
-      hasOwnUser: process.hasOwnUser && this.#machine.isRoot,
+      hasOwnUser: process.hasOwnUser && this.#machine.isRoot && this.#context.uid === undefined,
     };
     if (!isConfined) {
       this.#say("files", "granted", "what the user may read and write");
@@ -213,13 +215,14 @@ class Compiler {
     this.#say("tracing of other processes, their memory", "denied", "Landlock: only those of the worker");
     this.#say("new privileges (setuid, capabilities)", "denied", "no_new_privs; all capabilities are dropped");
     if (common.hasOwnUser) this.#say("user", "limited", "a user and group that are nobody's");
-    else if (process.hasOwnUser) this.#say("user", "granted", "the user who starts it");
+    else if (process.hasOwnUser)
+      this.#say("user", "granted", this.#context.uid === undefined ? "the user who starts it" : `${this.#context.uid}`);
     const bits = this.#hasRoot ? this.#namespaces() : 0;
     return {
       ...common,
       scratch,
       extraProcesses: this.#hidesProcesses ? 1 : 0,
-      needsPassedPlane: !this.#hasUnix || common.hasOwnUser || this.#hasRoot,
+      needsPassedPlane: !this.#hasUnix || (process.hasOwnUser && this.#machine.isRoot) || this.#hasRoot,
       confinement: {
         dropsCapabilities: true,
         ...landlock,
@@ -375,8 +378,17 @@ class Compiler {
       const truncation = abi < ABI_OF_WRITING ? "; seccomp: truncation by path" : "";
       this.#say("files.write", "denied", `Landlock${truncation}, but for what follows`);
       for (const { path, isOptional } of files.write) {
-        grant(path, changing | reading, isOptional, { isWritable: true });
-        this.#say(`files.write ${path}`, "granted", "Landlock");
+        grant(path, changing | reading, isOptional, {
+          isWritable: true,
+          isMapped: this.#context.isWriteMapped === true,
+        });
+        this.#say(
+          `files.write ${path}`,
+          "granted",
+          this.#context.isWriteMapped === true
+            ? "Landlock; what it writes belongs to the owner of the folder"
+            : "Landlock",
+        );
       }
       const limitsMemory = this.#policy.limits.memory !== null;
       const devices = this.#isHidden
@@ -552,6 +564,7 @@ class Compiler {
       hasSharedMemory: limits.memory === null,
       mayTouchOthers,
       isMinimal: this.#isHidden,
+      guardsSetIds: process.hasOwnUser && this.#machine.isRoot,
       guardsTruncation: !this.#writesAll && this.#machine.landlockAbi < ABI_OF_WRITING,
     } as const;
     if (metadata === "deny")

@@ -19,6 +19,8 @@ export type Surface = {
   readonly hasSharedMemory: boolean;
   /** May signal others, as its user may, and change their limits. */
   readonly mayTouchOthers: boolean;
+  /** What it writes may be somebody else's in the end: no program that runs as its owner. */
+  readonly guardsSetIds: boolean;
   /** Everything that is not known to be needed is denied. */
   readonly isMinimal: boolean;
   /** Landlock does not guard truncation here. */
@@ -187,16 +189,20 @@ function addBuffers(rules: Map<Call, Rule>): void {
   rules.set("fcntl", denyOnly(EPERM, { argument: 1, is: [F_SETPIPE_SZ] }));
 }
 
-function addMetadata(rules: Map<Call, Rule>, { metadata, isMinimal }: Surface): void {
+function addMetadata(rules: Map<Call, Rule>, { metadata, isMinimal, guardsSetIds }: Surface): void {
+  const plainAt = (argument: number): Rule => allowOnly({ argument, hasNone: SET_ID_BITS });
   if (metadata === "allow") {
     if (isMinimal) for (const call of METADATA) rules.set(call, { otherwise: "allow" });
+    if (!guardsSetIds) return;
+    for (const call of ["chmod", "fchmod"] as const) rules.set(call, plainAt(1));
+    for (const call of ["fchmodat", "fchmodat2"] as const) rules.set(call, plainAt(2));
     return;
   }
   for (const call of METADATA) rules.set(call, deny());
   if (metadata !== "paths") return;
   for (const call of ["utime", "utimes"] as const) rules.set(call, { otherwise: "allow" });
-  rules.set("chmod", allowOnly({ argument: 1, hasNone: SET_ID_BITS }));
-  rules.set("fchmodat", allowOnly({ argument: 2, hasNone: SET_ID_BITS }));
+  rules.set("chmod", plainAt(1));
+  rules.set("fchmodat", plainAt(2));
   rules.set("utimensat", allowOnly({ argument: 1, isNull: false }, { argument: 3, hasNone: AT_EMPTY_PATH }));
 }
 

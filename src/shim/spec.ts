@@ -83,8 +83,9 @@ export function specVersion(killMode: KillMode | null): number {
 /** Bytes of the spec file. @throws IpcError LIMIT if arguments and environment are too large. */
 export function encodeSpec(spec: Spec): Uint8Array {
   const { killMode = null } = spec;
+  const hasMapped = spec.confinement?.mounts?.some((step) => step.kind === "bind" && step.isMapped === true) === true;
   const frames: Buffer[] = [
-    frame(SPEC.version, u32(specVersion(killMode))),
+    frame(SPEC.version, u32(hasMapped ? SHIM_VERSION : specVersion(killMode))),
     frame(SPEC.run, u64(spec.run)),
     ...spec.argv.map((arg) => frame(SPEC.arg, Buffer.from(arg))),
     ...Object.entries(spec.env).map(([key, value]) => frame(SPEC.env, Buffer.from(`${key}=${value}`))),
@@ -145,6 +146,7 @@ function encodeMount(step: MountStep): Buffer {
   const flags =
     (step.kind === "bind" && step.isWritable ? MOUNT_FLAG.writable : 0) |
     (step.kind === "bind" && step.isDevice ? MOUNT_FLAG.device : 0) |
+    (step.kind === "bind" && step.isMapped === true ? MOUNT_FLAG.mapped : 0) |
     (step.kind === "scratch" && step.mayExec ? MOUNT_FLAG.mayExec : 0);
   const [bytes, files] = step.kind === "scratch" ? [step.bytes, step.files] : [0, 0];
   const path = Buffer.from(step.path);

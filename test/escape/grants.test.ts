@@ -1,0 +1,138 @@
+/** What a policy grants works: also as root, where the worker is another user, and together with other grants. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { chmodSync, chownSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { thisMachine } from "../../src/sandbox/machine.ts";
+import { mapLack } from "../../src/sandbox/writer.ts";
+import { Home, waitUntil } from "../home.ts";
+import { isRoot, skipUnless, SYSTEM_PYTHON } from "../needs.ts";
+
+let home: Home;
+beforeAll(() => {
+  home = new Home();
+  chmodSync(home.dir, 0o755);
+});
+afterAll(() => home[Symbol.asyncDispose]());
+
+const hasNamespaces = (): boolean => thisMachine().namespacesLack === "";
+const policy = (name: string, said: object): string =>
+  home.script(name, JSON.stringify({ version: 1, extends: "analysis", ...said }));
+
+// ---- files that are written as root ----
+
+const RESULT = `
+import os, sys
+os.makedirs("OUT/sub", exist_ok=True)
+for path in ("OUT/result", "OUT/sub/result"):
+    with open(path, "w") as file: file.write(sys.argv[1])
+print(os.getuid(), os.stat("OUT/result").st_uid == os.getuid())
+`;
+
+/** A folder of that user, and a script that writes into it. */
+function folderOf(name: string, uid: number): { folder: string; script: string } {
+  const folder = join(home.dir, name);
+  mkdirSync(folder);
+  chownSync(folder, uid, uid);
+  return { folder, script: home.script(`${name}.py`, RESULT.replaceAll("OUT", folder)) };
+}
+
+function ownersOf(folder: string): number[] {
+  return ["result", "sub", "sub/result"].map((name) => statSync(join(folder, name)).uid);
+}
+
+test("what a worker of root writes belongs to the folder's owner, and the next run can overwrite it", async () => {
+  if (skipUnless(isRoot, "root", "files of root")) return;
+  if (skipUnless(hasNamespaces() && mapLack(home.dir) === "", "id-mapped mounts", "files of root")) return;
+  for (const uid of [0, 4321]) {
+    const { folder, script } = folderOf(`of-${uid}`, uid);
+    for (const text of ["first", "second"]) {
+      const { stdout, stderr } = await home.cli(
+        "run",
+        "--policy",
+        "analysis",
+        "--allow-write",
+        folder,
+        script,
+        "--",
+        text,
+      );
+      expect({ stderr, stdout }).toEqual({ stderr: "", stdout: expect.stringMatching(/^3\d{9} True\n$/) });
+      expect(readFileSync(join(folder, "sub/result"), "utf8")).toBe(text);
+    }
+    expect(ownersOf(folder)).toEqual([uid, uid, uid]);
+    await home.cli(
+      "start",
+      script,
+      "--name",
+      `w-${uid}`,
+      "--policy",
+      "analysis",
+      "--allow-write",
+      folder,
+      "--",
+      "third",
+    );
+    await waitUntil(() => readFileSync(join(folder, "sub/result"), "utf8") === "third", "a started one has written");
+    expect(ownersOf(folder)).toEqual([uid, uid, uid]);
+  }
+});
+
+test("it leaves no program there that runs as the owner, and what is another's stays so", async () => {
+  if (skipUnless(isRoot, "root", "files of root")) return;
+  if (skipUnless(hasNamespaces() && mapLack(home.dir) === "", "id-mapped mounts", "files of root")) return;
+  const { folder } = folderOf("mixed", 0);
+  const another = join(folder, "another");
+  writeFileSync(another, "untouched", { mode: 0o644 });
+  chownSync(another, 4321, 4321);
+  const script = home.script(
+    "bits.py",
+    `import os
+def attempt(what, act):
+    try: act()
+    except OSError as error: print(what, type(error).__name__)
+    else: print(what, "done")
+path = ${JSON.stringify(folder)} + "/program"
+def make():
+    os.umask(0)
+    fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o4755)
+    os.write(fd, b"#!/bin/sh\\n")
+attempt("make", make)
+attempt("chmod", lambda: os.chmod(path, 0o4755))
+attempt("fchmod", lambda: os.fchmod(os.open(path, os.O_RDONLY), 0o2755))
+attempt("plain", lambda: os.chmod(path, 0o755))
+attempt("chown", lambda: os.chown(path, 4321, 4321))
+attempt("another", lambda: open(${JSON.stringify(another)}, "w"))
+`,
+  );
+  const loose = policy("metadata.json", { files: { read: ["${project}"], scratch: {}, metadata: "allow" } });
+  const { stdout } = await home.cli("run", "--policy", loose, "--allow-write", folder, script);
+  expect(stdout.trim().split("\n")).toEqual([
+    "make done",
+    "chmod PermissionError",
+    "fchmod PermissionError",
+    "plain done",
+    "chown PermissionError",
+    "another PermissionError",
+  ]);
+  expect(statSync(join(folder, "program")).mode & 0o7777).toBe(0o755);
+  expect(readFileSync(another, "utf8")).toBe("untouched");
+});
+
+test("where mounts cannot be mapped the worker is the folder's owner, and a folder of root is refused by the way out", async () => {
+  if (skipUnless(isRoot, "root", "files of root")) return;
+  const bare = policy("bare.json", { isolation: { want: [] } });
+  const run = (granted: string, script: string): ReturnType<Home["cli"]> =>
+    home.cli("run", "--interpreter", SYSTEM_PYTHON, "--policy", bare, "--allow-write", granted, script, "--", "x");
+  const { folder, script } = folderOf("unmapped", 4321);
+  for (let round = 0; round < 2; round++) expect((await run(folder, script)).stdout).toBe("4321 True\n");
+  expect(ownersOf(folder)).toEqual([4321, 4321, 4321]);
+
+  const { folder: roots, script: writing } = folderOf("of-root", 0);
+  const refused = await run(roots, writing);
+  expect(refused).toMatchObject({ status: 5, stdout: "" });
+  expect(refused.stderr).toContain(`files.write ${roots} belongs to root`);
+  const [, number, path] = /^ {2}chown (\d+) (.*)$/m.exec(refused.stderr)!;
+  expect((await run(roots, writing)).stderr).toBe(refused.stderr); // the number stays
+  chownSync(path!, Number(number), 0); // as it says
+  for (let round = 0; round < 2; round++) expect((await run(roots, writing)).stdout).toBe(`${number} True\n`);
+});
