@@ -80,7 +80,7 @@ __attribute__((visibility("default"))) int ipcctl_become(int listener, int paren
 	memset(&spec, 0, sizeof spec); /* what is touched now is not copied later */
 	if (connection < 0) {
 		connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-		if (connection < 0 || ipc_child_hand_over(parent, connection) != 0)
+		if (connection < 0 || ipc_child_hand_over(parent, connection, "l", 1) != 0)
 			_exit(1);
 	}
 	/* Before the head is taken: if not this one, then another child takes it. */

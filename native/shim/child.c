@@ -90,48 +90,76 @@ int ipc_report_open(int fds[2])
 	return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) == 0 ? 0 : -errno;
 }
 
+int ipc_report_tell(int fd, enum ipc_report_kind kind, int32_t first, int32_t second)
+{
+	struct ipc_report message = { (int32_t)kind, { first, second } };
+	return write(fd, &message, sizeof message) == (ssize_t)sizeof message ? 0 : -errno;
+}
+
 void ipc_report_read(int fd, struct ipc_child_error *error, int *listener)
 {
 	*error = (struct ipc_child_error){ 0, IPC_STEP_NONE };
 	*listener = -1;
-	struct ipc_child_error message;
-	int fds[IPC_CHANNEL_FDS];
-	size_t count = 0;
-	/* The end of it means that exec succeeded: it closes with it. */
-	for (ssize_t size; (size = ipc_meet_receive(fd, &message, sizeof message, true, fds, &count)) > 0;) {
-		if (size == (ssize_t)sizeof message)
-			*error = message;
+	for (;;) {
+		struct ipc_report message = { 0, { 0, 0 } };
+		int fds[IPC_CHANNEL_FDS];
+		size_t count = 0;
+		ssize_t size = ipc_meet_receive(fd, &message, sizeof message, true, fds, &count);
+		if (size == 0)
+			return; /* the exec has closed it, or the end of the worker */
+		if (size < 0 && errno == EINTR)
+			continue;
+		bool is_whole = size == (ssize_t)sizeof message;
+		/* A snapshot of the version before tells its listener by a single byte, and an error without its kind. */
+		bool is_listener = (is_whole && message.kind == IPC_REPORT_LISTENER) || size == 1;
+		if (size == (ssize_t)sizeof *error)
+			message = (struct ipc_report){ IPC_REPORT_ERROR, { message.kind, message.values[0] } }, is_whole = true;
+		if (is_listener && count == 1 && *listener < 0) {
+			*listener = fds[0];
+			continue;
+		}
+		for (size_t i = 0; i < count; i++)
+			close(fds[i]);
+		bool is_named = message.values[1] > IPC_STEP_NONE && (size_t)message.values[1] < sizeof ipc_step_names / sizeof *ipc_step_names;
+		if (is_whole && message.kind == IPC_REPORT_ERROR && is_named)
+			*error = (struct ipc_child_error){ message.values[0], message.values[1] };
+		else
+			*error = (struct ipc_child_error){ EPROTO, IPC_STEP_EXEC };
+		if (size < 0)
+			return;
 	}
-	if (count > 0)
-		*listener = fds[0];
 }
 
 pid_t ipc_report_pid(int fd, const struct ipc_spec *spec, pid_t forked)
 {
-	struct ipc_child_pids pids;
+	struct ipc_report message;
+	ssize_t size;
 	if (!(spec->namespaces & IPC_NAMESPACE_PROCESSES) || spec->zygote != NULL)
 		return forked;
-	/* What is no message of this size is an error, and left for who reads those. */
-	if (recv(fd, &pids, sizeof pids, MSG_PEEK) != (ssize_t)sizeof pids || recv(fd, &pids, sizeof pids, 0) != (ssize_t)sizeof pids)
+	do
+		size = recv(fd, &message, sizeof message, MSG_PEEK);
+	while (size < 0 && errno == EINTR);
+	/* An error is left for who reads those, and then the forked one is all that there is. */
+	if (size != (ssize_t)sizeof message || message.kind != IPC_REPORT_PIDS || recv(fd, &message, sizeof message, 0) != size)
 		return forked;
-	waitpid(forked, NULL, 0);
-	ipc_tree_spare(pids.first);
-	return pids.worker;
+	while (waitpid(forked, NULL, 0) < 0 && errno == EINTR)
+		;
+	ipc_tree_spare(message.values[0]);
+	return message.values[1];
 }
 
-/* One byte along with it, so that it is a message. */
-int ipc_child_hand_over(int to, int fd)
+int ipc_child_hand_over(int to, int fd, const void *message, size_t size)
 {
 	union { struct cmsghdr header; char bytes[CMSG_SPACE(sizeof(int))]; } control;
 	memset(&control, 0, sizeof control);
-	struct iovec part = { "l", 1 };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes };
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	struct iovec part = { (void *)(uintptr_t)message, size };
+	struct msghdr sent = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes };
+	struct cmsghdr *header = CMSG_FIRSTHDR(&sent);
 	header->cmsg_level = SOL_SOCKET;
 	header->cmsg_type = SCM_RIGHTS;
 	header->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(header), &fd, sizeof fd);
-	return sendmsg(to, &message, MSG_NOSIGNAL) == 1 ? 0 : -errno;
+	return sendmsg(to, &sent, MSG_NOSIGNAL) == (ssize_t)size ? 0 : -errno;
 }
 
 /* execvp whose system call carries the token: in arguments that the kernel does not look at, but a filter may. */
@@ -164,8 +192,8 @@ static int make_token(struct ipc_token *token)
 
 static int tell(int report, int error, enum ipc_step step)
 {
-	struct ipc_child_error message = { error < 0 ? -error : error, (int32_t)step };
-	return write(report, &message, sizeof message) < 0 ? EIO : message.error;
+	error = error < 0 ? -error : error;
+	return ipc_report_tell(report, IPC_REPORT_ERROR, error, (int32_t)step) == 0 ? error : EIO;
 }
 
 _Noreturn static void fail(int report, int error, enum ipc_step step)
@@ -173,7 +201,7 @@ _Noreturn static void fail(int report, int error, enum ipc_step step)
 	_exit(tell(report, error, step) == ENOENT ? 127 : 126);
 }
 
-/* All steps up to the exec, which has not to come. 0, or -errno with the step that failed. */
+/* All steps up to the exec; without a token there is none to come. 0, or -errno with the step that failed. */
 static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_child, struct ipc_token *token,
 		  enum ipc_step *step)
 {
@@ -206,12 +234,13 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 	if (spec->has_hosts && !is_inside)
 		prctl(PR_SET_PTRACER, parent, 0, 0, 0);
 	*step = IPC_STEP_SECCOMP;
-	if (spec->is_confined && (rc = make_token(token)) != 0)
+	if (spec->is_confined && token != NULL && (rc = make_token(token)) != 0)
 		return rc;
 	if ((rc = ipc_confine(spec, token, step, &listener)) != 0)
 		return rc;
 	*step = IPC_STEP_SECCOMP;
-	return listener >= 0 ? ipc_child_hand_over(fds->report, listener) : 0;
+	struct ipc_report message = { IPC_REPORT_LISTENER, { 0, 0 } };
+	return listener >= 0 ? ipc_child_hand_over(fds->report, listener, &message, sizeof message) : 0;
 }
 
 /* The shim has written down who we are. False: it died before. */
@@ -228,7 +257,6 @@ static bool pass_gate(const struct ipc_child_fds *fds)
 
 int ipc_child_become(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t shim)
 {
-	struct ipc_token token;
 	enum ipc_step step;
 	setsid();
 	sigset_t none;
@@ -238,7 +266,7 @@ int ipc_child_become(const struct ipc_spec *spec, const struct ipc_child_fds *fd
 	step = IPC_STEP_NAMESPACES;
 	int rc = spec->namespaces & IPC_NAMESPACE_PROCESSES ? -EINVAL : 0; /* it would be another process */
 	if (rc == 0)
-		rc = settle(spec, fds, shim, false, &token, &step);
+		rc = settle(spec, fds, shim, false, NULL, &step);
 	if (rc != 0)
 		return tell(fds->report, rc, step);
 	return pass_gate(fds) ? 0 : EPIPE;

@@ -102,26 +102,48 @@ static bool silence(struct sock_filter *program, size_t steps)
 	return true;
 }
 
+static int put_in(struct sock_filter *step, uint8_t what, const struct ipc_token *token)
+{
+	if (step->code != (BPF_JMP | BPF_JEQ | BPF_K))
+		return -EINVAL;
+	if (what == IPC_PATCH_SELF)
+		step->k = (uint32_t)getpid();
+	else if (token != NULL)
+		step->k = token->words[what];
+	else
+		step->jt = step->jf; /* no value is the right one */
+	return 0;
+}
+
+static int filter_by(const struct ipc_filter *filter, const struct ipc_token *token, bool may_be_silent, int *listener)
+{
+	struct sock_filter program[IPC_FILTER_STEPS_MAX];
+	struct sock_fprog whole = { (unsigned short)filter->steps, program };
+	int rc = 0;
+	memcpy(program, filter->bytes, filter->steps * sizeof *program);
+	for (size_t i = 0; i < filter->patch_count && rc == 0; i++)
+		rc = put_in(&program[filter->patches[i].step], filter->patches[i].what, token);
+	unsigned long flags = filter->is_notifying ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0;
+	if (rc == 0) {
+		long fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &whole);
+		if (fd < 0 && errno == EBUSY && flags != 0 && may_be_silent && silence(program, filter->steps))
+			fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags = 0, &whole);
+		if (fd < 0)
+			rc = -errno;
+		else if (flags != 0)
+			*listener = (int)fd;
+	}
+	/* Who does not exec keeps this stack. */
+	explicit_bzero(program, sizeof program);
+	return rc;
+}
+
 static int filter_calls(const struct ipc_spec *spec, const struct ipc_token *token, int *listener)
 {
-	for (size_t i = 0; i < spec->filter_count; i++) {
-		struct sock_filter program[IPC_FILTER_STEPS_MAX];
-		memcpy(program, spec->filters[i].bytes, spec->filters[i].steps * sizeof *program);
-		struct sock_fprog filter = { (unsigned short)spec->filters[i].steps, program };
-		for (size_t n = 0; n < spec->filters[i].patch_count; n++) {
-			const struct ipc_patch *patch = &spec->filters[i].patches[n];
-			program[patch->step].k = patch->what == IPC_PATCH_SELF ? (uint32_t)getpid() : token->words[patch->what];
-		}
-		unsigned long flags = spec->filters[i].is_notifying ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0;
-		long rc = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &filter);
-		if (rc < 0 && errno == EBUSY && flags != 0 && !spec->has_hosts && silence(program, spec->filters[i].steps))
-			rc = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags = 0, &filter);
-		if (rc < 0)
-			return -errno;
-		if (flags != 0)
-			*listener = (int)rc;
-	}
-	return 0;
+	int rc = 0;
+	for (size_t i = 0; i < spec->filter_count && rc == 0; i++)
+		rc = filter_by(&spec->filters[i], token, !spec->has_hosts, listener);
+	return rc;
 }
 
 int ipc_confine(const struct ipc_spec *spec, const struct ipc_token *token, enum ipc_step *step, int *listener)

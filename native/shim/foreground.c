@@ -202,7 +202,7 @@ int ipc_foreground(const char *path)
 		say_denials(told);
 	if (is_late)
 		return 124;
-	if (status == 0 && !is_written)
-		return IPC_EXIT_SYSTEM;
-	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+	int code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+	/* Whatever has ended well: the worker has not begun, or not all that it wrote is where it was to be. */
+	return code == 0 && (error.step != IPC_STEP_NONE || !is_written) ? IPC_EXIT_SYSTEM : code;
 }

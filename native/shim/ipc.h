@@ -188,21 +188,30 @@ void ipc_rawlog_write(struct ipc_rawlog *raw, const uint8_t *data, size_t size);
 
 /* child.c: between fork and exec, an ordered list of steps. */
 struct ipc_child_error { int32_t error; int32_t step; };
+/* What the child reports: its kind says what it is, and of what is no such message nothing is believed. */
+enum ipc_report_kind {
+	IPC_REPORT_ERROR = 1, /* errno, step */
+	IPC_REPORT_PIDS,      /* the first process of the namespace, the worker */
+	IPC_REPORT_LISTENER,  /* its descriptor comes along */
+};
+struct ipc_report { int32_t kind, values[2]; };
 /* `life`: closed at the other end when the worker is over, or the shim. */
 struct ipc_child_fds { int in, out, err, control, gate, report, plane, life; };
 #define IPC_CHILD_FDS (sizeof(struct ipc_child_fds) / sizeof(int))
 extern const char *const ipc_step_names[];
-/* Both ends of what the child reports on; then, in the parent, until the exec: its error, and the descriptor that came along or -1. */
+/* Both ends of what the child reports on; then, in the parent, until the exec: its error, whose step is one that has a name, and the
+ * descriptor that came along or -1. */
 int ipc_report_open(int fds[2]);
+int ipc_report_tell(int fd, enum ipc_report_kind kind, int32_t first, int32_t second);
 void ipc_report_read(int fd, struct ipc_child_error *error, int *listener);
 /* The process that will be the worker: the forked one, or where that makes a namespace of processes the one that it made. */
 pid_t ipc_report_pid(int fd, const struct ipc_spec *spec, pid_t forked);
-int ipc_child_hand_over(int to, int fd);
+int ipc_child_hand_over(int to, int fd, const void *message, size_t size);
 /* The same without the exec, for a process that was forked elsewhere. 0, or an errno that `report` was told. */
 int ipc_child_become(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t shim);
 _Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_foreground);
 
-/* confine.c: 0, or -errno with the step that failed. */
+/* confine.c: 0, or -errno with the step that failed. `token` goes along with the exec; without one no exec is to come, and none is let through. */
 struct ipc_token { uint32_t words[IPC_TOKEN_WORDS]; };
 int ipc_confine(const struct ipc_spec *spec, const struct ipc_token *token, enum ipc_step *step, int *listener);
 
@@ -211,9 +220,8 @@ int ipc_confine(const struct ipc_spec *spec, const struct ipc_token *token, enum
 int ipc_isolate_enter(uint32_t namespaces);
 int ipc_isolate(const struct ipc_spec *spec);
 #define IPC_NAMESPACE_PROCESSES 0x20000000u /* CLONE_NEWPID */
-struct ipc_child_pids { int32_t first, worker, unused[2]; };
 /* In a child: returns in another one of the same parent, the second process of a namespace of processes; the caller tells `report` its pid,
- * and that of the first one, and ends. */
+ * and that of the first one, and ends. Only then does it return: what the worker reports comes after that. */
 int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fds *fds);
 int ipc_probe(void);
 

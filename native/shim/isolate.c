@@ -135,11 +135,14 @@ static int attach(const struct ipc_mount *mount, int tree)
 	if (rc != 0)
 		return rc;
 	if (!is_folder) {
-		int fd = open(to, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0444);
+		/* What is there already is not opened: a program that runs elsewhere cannot be opened for writing, and a FIFO would wait. */
+		int fd = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
 		if (fd >= 0)
 			close(fd);
 		else if (errno != EACCES && errno != EROFS && errno != EEXIST)
 			return -errno;
+		if (fd < 0 && lstat(to, &status) == 0 && S_ISLNK(status.st_mode))
+			return -ELOOP;
 	}
 	return syscall(SYS_move_mount, tree, "", AT_FDCWD, to, MOVE_FROM_EMPTY_PATH) == 0 ? 0 : -errno;
 }
@@ -260,24 +263,33 @@ int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fd
 {
 	if (!(spec->namespaces & IPC_NAMESPACE_PROCESSES))
 		return 0;
+	int told[2];
+	char go;
 	int rc = ipc_isolate_enter(spec->namespaces & (IPC_NAMESPACE_PROCESSES | CLONE_NEWUSER));
 	if (rc != 0)
 		return rc;
+	if (pipe2(told, O_CLOEXEC) != 0)
+		return -errno;
 	/* Both are the shim's children: it hears of their end, and they of its. */
-	struct ipc_child_pids pids = { .first = (int32_t)syscall(SYS_clone, CLONE_PARENT, 0, 0, 0, 0) };
-	if (pids.first == 0)
+	pid_t first = (pid_t)syscall(SYS_clone, CLONE_PARENT, 0, 0, 0, 0), worker = -1;
+	if (first == 0)
 		be_first(fds->life);
-	if (pids.first > 0)
-		pids.worker = (int32_t)syscall(SYS_clone, CLONE_PARENT, 0, 0, 0, 0);
-	if (pids.first < 0 || pids.worker < 0) {
+	if (first > 0)
+		worker = (pid_t)syscall(SYS_clone, CLONE_PARENT, 0, 0, 0, 0);
+	if (first < 0 || worker < 0) {
 		rc = -errno;
-		if (pids.first > 0)
-			kill(pids.first, SIGKILL);
+		if (first > 0)
+			kill(first, SIGKILL);
 		return rc;
 	}
-	if (pids.worker == 0)
-		return 0;
-	_exit(write(fds->report, &pids, sizeof pids) == (ssize_t)sizeof pids ? 0 : 126);
+	if (worker > 0)
+		_exit(ipc_report_tell(fds->report, IPC_REPORT_PIDS, first, worker) == 0 && write(told[1], "g", 1) == 1 ? 0 : 126);
+	/* The shim has to know who we are before it hears anything else of us. */
+	close(told[1]);
+	if (read(told[0], &go, 1) != 1)
+		_exit(126);
+	close(told[0]);
+	return 0;
 }
 
 int ipc_isolate(const struct ipc_spec *spec)

@@ -1,8 +1,9 @@
 /** Workers that may fork have processes of their own: they see no others, and none of theirs outlives them. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { chmodSync, readdirSync, readFileSync } from "node:fs";
-import { Home, isAlive, waitUntil } from "../home.ts";
-import { skipUnless } from "../needs.ts";
+import { chmodSync, cpSync, readdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
+import { Home, isAlive, ROOT, waitUntil } from "../home.ts";
+import { hasTool, skipUnless } from "../needs.ts";
 
 let home: Home;
 let hasNamespaces = false;
@@ -130,3 +131,57 @@ function isShim(pid: number): boolean {
     return false;
   }
 }
+
+/** Who tells the shim the numbers waits until the worker has said something, or as long as it takes to see that it does not. */
+const LATE_TELLER = `
+#include "ipc.h"
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+int __real_ipc_report_tell(int fd, enum ipc_report_kind kind, int32_t first, int32_t second);
+int __wrap_ipc_report_tell(int fd, enum ipc_report_kind kind, int32_t first, int32_t second)
+{
+	int waiting = 0;
+	for (int tries = 0; kind == IPC_REPORT_PIDS && waiting == 0 && tries < 300; tries++, usleep(1000))
+		ioctl(fd, SIOCOUTQ, &waiting);
+	return __real_ipc_report_tell(fd, kind, first, second);
+}
+`;
+
+test("what a worker reports is not taken for its number, however late that comes", async () => {
+  if (skipUnless(hasNamespaces && (await hasTool("/usr/bin/gcc", "gcc")), "namespaces and gcc", "the order of reports"))
+    return;
+  const app = join(home.dir, "app");
+  for (const part of ["bin", "build/js", "contract", "src", "native/build", "policies", "python", "package.json"])
+    cpSync(join(ROOT, part), join(app, part), { recursive: true, preserveTimestamps: true });
+  symlinkSync(join(ROOT, "node_modules"), join(app, "node_modules"));
+  const shim = join(app, "native/build/ipcctl-shim");
+  rmSync(shim);
+  const built = Bun.spawnSync(
+    [
+      ...[
+        "gcc",
+        "-std=c11",
+        "-D_GNU_SOURCE",
+        "-Wl,--wrap=ipc_report_tell",
+        `-I${join(ROOT, "native/shim")}`,
+        "-o",
+        shim,
+      ],
+      home.script("late.c", LATE_TELLER),
+      ...[...new Bun.Glob("native/shim/*.c").scanSync(ROOT)].map((file) => join(ROOT, file)),
+    ],
+    { stdio: ["ignore", "ignore", "inherit"] },
+  );
+  expect(built.exitCode).toBe(0);
+  const late = new Home();
+  late.installation = app;
+  chmodSync(late.dir, 0o755);
+  const run = (...args: string[]) => late.cli("run", "--policy", policy, ...args);
+  expect(await run("-c", "print('ran'); raise SystemExit(7)")).toEqual({ status: 7, stdout: "ran\n", stderr: "" });
+  expect(await run("-c", "import os; os.kill(os.getpid(), 9)")).toEqual({ status: 137, stdout: "", stderr: "" });
+  const gone = await run("--command", "/nobody/knows/this");
+  expect(gone.status).toBe(127);
+  expect(gone.stderr).toContain("No such file or directory (exec)");
+  await late[Symbol.asyncDispose]();
+});

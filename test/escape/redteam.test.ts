@@ -498,3 +498,52 @@ test.skipIf(!hasCompiler)("of the token nothing is left in the registers", async
   const { stdout } = await cli(home.dir, "run", "--policy", "strict", "--command", `'${binary}'`);
   expect(stdout).toBe("\0".repeat(16));
 });
+
+/** Looks through its own memory for what an exec has to carry, in the filter and by itself, and tries all that it finds. */
+const TOKEN_HUNT = `
+import ctypes, os, re, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+libc.getauxval.restype = libc.sbrk.restype = ctypes.c_ulong
+def below(address):
+    high = (address | 4095) + 1
+    low = high - 4096
+    while libc.mincore(ctypes.c_void_p(low - 4096), ctypes.c_size_t(4096), ctypes.create_string_buffer(1)) == 0: low -= 4096
+    return ctypes.string_at(low, high - low)
+stack, heap = below(libc.getauxval(25)), below(libc.sbrk(0) - 1)  # 25: AT_RANDOM, at the top of the stack
+step = rb"\\x20\\0\\0\\0%s\\0\\0\\0\\x15\\0..(....)"
+shape = re.compile(b"".join(step % re.escape(bytes([at])) for at in (0x28, 0x2C, 0x30, 0x34)), re.S)
+found = {b"".join(one.groups()) for one in shape.finditer(stack + heap)} - {bytes(16)}
+print(len(found), end=" ", flush=True)
+path = os.path.realpath(sys.executable).encode()
+argv = (ctypes.c_char_p * 4)(path, b"-c", b"print('another program')", None)
+envp = (ctypes.c_char_p * 1)(None)
+def attempt(number, *args): return libc.syscall(ctypes.c_long(number), *args)
+for token in [*found, *(stack[at : at + 16] for at in range(0, len(stack) - 16, 4))]:
+    first, second = (ctypes.c_ulong(int.from_bytes(token[at : at + 8], "little")) for at in (0, 8))
+    attempt(59, path, argv, envp, first, second)
+    attempt(322, -100, path, argv, first, second)
+print("none")`;
+
+test.skipIf(!isX64 || !hasPython)("of the token nothing is left in the memory of who is forked", async () => {
+  expect((await cli(home.dir, "snapshot", "create", "hunted", "--import", "json")).stderr).toBe("");
+  const script = home.script("hunt.py", TOKEN_HUNT);
+  const exec = policy({ process: { exec: false } }, "no-network"); // where nothing else denies it
+  for (const name of ["strict", exec])
+    for (let time = 0; time < 2; time++) {
+      const { stdout, stderr } = await cli(home.dir, "run", "--policy", name, "--snapshot", "hunted", script);
+      expect({ stdout, stderr }).toEqual({ stdout: "0 none\n", stderr: "" });
+    }
+});
+
+test.skipIf(!hasPython)("a python that is a real file starts confined while it runs elsewhere", async () => {
+  const project = folder();
+  expect(
+    Bun.spawnSync([SYSTEM_PYTHON, "-m", "venv", "--copies", "--without-pip", join(project, ".venv")]).exitCode,
+  ).toBe(0);
+  const busy = Bun.spawn([join(project, ".venv/bin/python"), "-c", "input()"], { stdin: "pipe" });
+  writeFileSync(join(project, "later.py"), "import sys; print(sys.prefix)");
+  const { stdout, stderr } = await cli(project, "run", "--policy", "strict", "later.py");
+  busy.kill();
+  expect({ stdout, stderr }).toEqual({ stdout: `${join(project, ".venv")}\n`, stderr: "" });
+});
