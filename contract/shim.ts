@@ -128,8 +128,6 @@ export const REQUEST = {
   signal: 33,
   stop: 34,
   flush: 35,
-  rotate: 36,
-  log: 37,
   open: 38,
   wake: 39,
   calls: 40,
@@ -146,8 +144,6 @@ export const REQUEST_PAYLOADS: Readonly<Record<keyof typeof REQUEST, readonly [p
     "OK at once; the shim signals whom KILL says; when the main process has ended, what is left of its tree and was not asked yet gets SIGTERM; **the tree** gets SIGKILL after the grace; repeated STOP may only shorten the grace",
   ],
   flush: ["empty", "OK: next log file opened, all older ones deleted"],
-  rotate: ["empty", "OK: next log file opened"],
-  log: ["as spec 8", "OK: new limits"],
   open: [
     "9 to 57 bytes, with 4 descriptors (SCM_RIGHTS) sent along: see `docs/shm-layout.md`",
     "OK: the first three are passed on to the runtime as they are, the first and the last are kept; ERR ENOTCONN: no runtime is attached; ERR EMFILE: 128 channels are open",
@@ -169,7 +165,6 @@ export const REPLY = {
   ok: 69,
   error: 70,
   status: 71,
-  control: 72,
   attached: 73,
   calls: 74,
 } as const;
@@ -187,7 +182,6 @@ export const REPLY_PAYLOADS: Readonly<Record<keyof typeof REPLY, string>> = {
   ok: "u8 request type",
   error: "u8 request type, i32 errno",
   status: "bytes: text of an `sd_notify` `STATUS=` line, at most 512",
-  control: "bytes: any other message on the control descriptor, at most 4096",
   attached: "u8: a runtime of the worker connected to `plane` (1) or went away (0)",
   calls:
     "u32 open channels and pipes, u32 requests that wait, then words of 64 bits: the statistics of all channels of this run, summed; 37 of them, or 36 where version 1 is spoken",

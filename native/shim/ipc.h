@@ -94,7 +94,6 @@ struct ipc_spec {
 /* spec.c: bounded parser; 0 or -EINVAL/-ENOMEM. `extra_env` leaves room for so many more variables. */
 int ipc_spec_parse(const uint8_t *bytes, size_t size, size_t extra_env, struct ipc_spec *spec);
 int ipc_spec_read(int dirfd, const char *name, uint8_t **bytes, size_t *size);
-int ipc_log_limits_parse(const uint8_t *payload, size_t size, struct ipc_log_limits *limits);
 void ipc_spec_add_env(struct ipc_spec *spec, char *assignment);
 uint32_t ipc_get_u32(const uint8_t *at);
 uint64_t ipc_get_u64(const uint8_t *at);

@@ -30,7 +30,7 @@ void ipc_put_u64(uint8_t *at, uint64_t value)
 	ipc_put_u32(at + 4, (uint32_t)(value >> 32));
 }
 
-int ipc_log_limits_parse(const uint8_t *payload, size_t size, struct ipc_log_limits *limits)
+static int ipc_log_limits_parse(const uint8_t *payload, size_t size, struct ipc_log_limits *limits)
 {
 	if (size != 29 || payload[28] > 1)
 		return -EINVAL;

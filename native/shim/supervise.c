@@ -253,19 +253,11 @@ static bool handle(struct client *client, uint8_t type, const uint8_t *payload, 
 		stop(ipc_get_u32(payload), (int)number);
 	} else if (type == IPC_REQUEST_FLUSH && size == 0) {
 		rc = flush_logs();
-	} else if (type == IPC_REQUEST_ROTATE && size == 0) {
-		rc = ipc_log_flush(&shim.log) ? ipc_log_rotate(&shim.log) : -ENOSPC;
 	} else if (type == IPC_REQUEST_OPEN) {
 		rc = open_channel(client, payload, size);
 		close_channel(client);
 	} else if (type == IPC_REQUEST_WAKE && size == 0) {
 		rc = ipc_meet_wake(&shim.meeting, shim.pid);
-	} else if (type == IPC_REQUEST_LOG) {
-		struct ipc_log_limits limits;
-		if (ipc_log_limits_parse(payload, size, &limits) != 0)
-			return false;
-		shim.log.limits = limits;
-		ipc_log_delete_old(&shim.log);
 	} else {
 		return false;
 	}
@@ -312,8 +304,7 @@ static void accept_client(void)
 	struct ucred peer = { 0 };
 	socklen_t size = sizeof peer;
 	bool is_known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
-	/* Whoever is below us is the worker or its offspring: it does not drive its own supervisor. */
-	/* That of a snapshot is not below us. */
+	/* A worker and its offspring do not drive their own supervisor. They are below us; one that a snapshot forked, and what is below it, is not. */
 	bool is_workers = ipc_tree_contains(getpid(), peer.pid) || ipc_tree_contains(shim.pid, peer.pid) ||
 			  ipc_tree_confined(peer.pid);
 	bool is_allowed = is_known && (peer.uid == geteuid() || peer.uid == 0) && !is_workers;
@@ -368,8 +359,6 @@ static void read_control(void)
 	size_t size = (size_t)count;
 	if (size >= 5 && memcmp(message, "READY", 5) == 0 && (size == 5 || (size == 6 && message[5] == '\n')))
 		become_ready();
-	else
-		broadcast(IPC_REPLY_CONTROL, message, size);
 }
 
 static void read_denials(void)

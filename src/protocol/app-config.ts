@@ -150,7 +150,11 @@ export const appShape = z.strictObject({
   health_check: maybe(healthShape),
   health: maybe(health),
   stop_timeout: durationMs.default(10_000),
-  kill_timeout: durationMs.default(5_000),
+  kill_timeout: durationMs
+    .default(5_000)
+    .meta({
+      description: "bunctl's, taken and without effect: when stop_timeout is over, what is left is killed at once",
+    }),
   kill_mode: maybe(z.enum(KILL_MODES)).meta({
     description:
       "whom the signal goes to that asks it to end: the main process, its group, or every process of its tree; default: main, but group while the main process is a shell",

@@ -43,9 +43,9 @@ const size = z.string().transform((text, context) => {
   }
 });
 
-/** A page; and far beyond any machine, but a number that every counter of the kernel holds. */
 /** Python with its channels needs some 40. */
 const OPEN_FILES_MIN = 64;
+/** A page; and far beyond any machine, but a number that every counter of the kernel holds. */
 const SIZE_MIN = 4096;
 const SIZE_MAX = 1024 ** 5;
 const SECONDS_MAX = 1_000_000_000;
