@@ -43,7 +43,7 @@ export const SPEC = {
 
 /** Payload of each, and what it means. */
 export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload: string, says: string]>> = {
-  version: ["u32", "the lowest version that knows all frames of this specification: 1, or 2 where it has KILL or a MOUNT that is mapped"],
+  version: ["u32", "the lowest version that knows all frames of this specification: 1, or 2 where it has KILL, a MOUNT that is mapped or an ANSWER of 2"],
   run: ["u64", "number of this run, chosen by the daemon, ascending per worker"],
   arg: [
     "bytes",
@@ -102,8 +102,8 @@ export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload
   ],
   host: ["u16 port (0 any), name", "up to 256, of those that may be connected to"],
   answer: [
-    "u32 classes of addresses that are refused (1 private, 2 loopback, 4 link-local, 8 metadata, 16 self, 32 multicast), u8 connects",
-    "what the process that answers does",
+    "u32 classes of addresses that are refused (1 private, 2 loopback, 4 link-local, 8 metadata, 16 self, 32 multicast), u8 connects (1 to hosts, 2 beside Unix sockets)",
+    "what the process that answers does; 2 is of version 2",
   ],
   audit: ["bytes, absolute path", "where it writes its decisions"],
   plane: [

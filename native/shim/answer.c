@@ -39,7 +39,7 @@ _Noreturn static void run(const struct ipc_spec *spec, int listener, int told)
 		dup2(null, fd);
 	struct ipc_net net = {
 		.worker = spec->worker != NULL ? spec->worker : "", .rules = rules, .rule_count = spec->host_count,
-		.denied = spec->denied_classes, .audit = audit >= 0 ? AUDIT : -1, .audit_path = spec->audit, .told = TOLD,
+		.has_unix = spec->has_unix, .denied = spec->denied_classes, .audit = audit >= 0 ? AUDIT : -1, .audit_path = spec->audit, .told = TOLD,
 		.audit_max = IPC_AUDIT_BYTES_MAX,
 	};
 	ipc_net_serve(&net, LISTENER);

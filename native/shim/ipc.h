@@ -83,6 +83,7 @@ struct ipc_spec {
 	struct ipc_mount mounts[IPC_MOUNTS_MAX];
 	size_t mount_count;
 	bool has_hosts; /* connections are made for the worker, to these and no others */
+	bool has_unix; /* beside them Unix sockets are its own to connect */
 	struct ipc_host hosts[IPC_HOSTS_MAX];
 	size_t host_count;
 	uint32_t denied_classes;

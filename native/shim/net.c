@@ -40,6 +40,7 @@
 #endif
 #define PIDFD_OF_THREAD O_EXCL /* 6.9 */
 #define ADDFD_SETFD 1u
+#define CONTINUE 1u /* of an answer: the call is carried out after all */
 #define SYNC_WAKE_UP 1ul /* 6.6 */
 struct notif { uint64_t id; uint32_t pid, flags; int32_t nr; uint32_t arch; uint64_t instruction, args[6]; };
 struct notif_answer { uint64_t id; int64_t val; int32_t error; uint32_t flags; };
@@ -151,6 +152,14 @@ static bool answer(uint64_t id, int error)
 		rc = ioctl(server.listener, IOC_SEND, &answer);
 	while (rc != 0 && errno == EINTR);
 	return rc == 0;
+}
+
+/* Whatever its arguments are by then: only where nothing that they may be is a way out. */
+static void let_go_on(uint64_t id)
+{
+	struct notif_answer answer = { .id = id, .flags = CONTINUE };
+	while (ioctl(server.listener, IOC_SEND, &answer) != 0 && errno == EINTR)
+		;
 }
 
 static bool is_waiting(uint64_t id)
@@ -967,6 +976,10 @@ static void serve_connect(const struct notif *call)
 	int rc = call->pid == 0 ? -EPERM : read_address(call, &asked.asked, &asked.port, &asked.family);
 	if (call->pid != 0 && !is_waiting(call->id))
 		return; /* and what was read may be another process's */
+	if (rc == -EAFNOSUPPORT && asked.family == AF_UNIX && server.net->has_unix) {
+		let_go_on(call->id); /* to an address of a network Landlock lets no socket of the worker connect */
+		return;
+	}
 	if (rc == -EPERM || rc == -EAFNOSUPPORT) {
 		char family[48];
 		ipc_family_name(asked.family, family, sizeof family);
@@ -999,12 +1012,25 @@ static void serve_connect(const struct notif *call)
 		release(before);
 }
 
+/* A Unix socket may listen. One of TCP would do so on a port of the kernel's choice: so the call is made here, on the socket that was looked at. */
+static bool serve_listen(const struct notif *call)
+{
+	int socket = server.net->has_unix && call->pid != 0 ? get_fd(call->pid, (int)call->args[0]) : -1;
+	bool is_unix = socket >= 0 && is_waiting(call->id) && get_option(socket, SOL_SOCKET, SO_DOMAIN) == AF_UNIX;
+	if (is_unix)
+		answer(call->id, listen(socket, (int)call->args[1]) == 0 ? 0 : -errno);
+	close_fd(&socket);
+	return is_unix;
+}
+
 static void serve_call(const struct notif *call)
 {
 	if (call->arch == ipc_native_arch() && call->nr == SYS_connect) {
 		serve_connect(call);
 		return;
 	}
+	if (call->arch == ipc_native_arch() && call->nr == SYS_listen && serve_listen(call))
+		return;
 	char text[96];
 	ipc_call_name(call->arch, call->nr, call->args, text, sizeof text);
 	struct ipc_audit_line line = { .event = "call", .call = text, .port = -1, .reason = "the policy denies this call" };

@@ -28,6 +28,7 @@ struct ipc_net {
 	const struct ipc_net_rule *rules;
 	size_t rule_count;
 	bool any_host;       /* every name and address, but for `denied` */
+	bool has_unix;       /* Unix sockets are the worker's own to connect: Landlock lets it connect no other */
 	uint32_t denied;     /* classes of addresses */
 	int audit;           /* -1, or opened with O_APPEND */
 	const char *audit_path; /* NULL, or where the file is opened again once it was rotated away */

@@ -132,10 +132,11 @@ static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct
 		spec->namespaces = ipc_get_u32(payload);
 		return 0;
 	case IPC_SPEC_ANSWER:
-		if (size != 5 || payload[4] > 1)
+		if (size != 5 || payload[4] > 2)
 			return -EINVAL;
 		spec->denied_classes = ipc_get_u32(payload);
-		spec->has_hosts = payload[4] == 1;
+		spec->has_hosts = payload[4] != 0;
+		spec->has_unix = payload[4] == 2;
 		return 0;
 	case IPC_SPEC_KILL:
 		if (size != 1 || payload[0] > IPC_KILL_TREE)

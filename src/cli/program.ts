@@ -361,7 +361,10 @@ function runFlags(command: Command): Command {
       "--policy <name>",
       "what it may do: see `ipcctl policy list`, or the path of a file (default: no-network for `start` of Python, strict for `run`)",
     )
-    .option("--allow-net [hosts]", "grant the network, or HOST:PORT,… of it")
+    .option(
+      "--allow-net [hosts]",
+      "grant the network, or TCP to HOST:PORT,… of it; Unix sockets stay as the policy says",
+    )
     .option("--allow-listen [ports]", "grant listening on TCP, or on PORT,… of it")
     .option("--allow-read <path>", "grant reading a file or folder (repeatable)", collect)
     .option("--allow-write <path>", "grant writing a file or folder (repeatable)", collect)

@@ -173,7 +173,8 @@ export function prepare(wanted: Preparation): Prepared {
   const isOther = policy.process.hasOwnUser && machine.isRoot && app.uid === null;
   const isReached = policy.isolation.want.includes("namespaces") && machine.namespacesLack === "";
   const scratch = isOther && !isReached && wanted.isScratchShut ? openScratch(wanted) : wanted.scratch;
-  const canMap = isReached && hidesFiles && (snapshot === undefined || snapshot.spec >= SHIM_VERSION);
+  const isUpToDate = snapshot === undefined || snapshot.spec >= SHIM_VERSION; // who forks it reads what it says
+  const canMap = isReached && hidesFiles && isUpToDate;
   const writer = isOther
     ? chooseWriter(policy, wanted.ownUser, wanted.fixedUser ?? wanted.ownUser, canMap ? mapLack : undefined)
     : undefined;
@@ -231,6 +232,7 @@ export function prepare(wanted: Preparation): Prepared {
     confinement: confinement && {
       ...confinement,
       hosts: policy.network.mode === "allow" ? confinement.hosts : undefined,
+      hasUnix: confinement.hasUnix && isUpToDate,
       audit: confinement.isAudited ? { path: wanted.auditLog, worker: wanted.name } : undefined,
       isPlanePassed: passesPlane,
     },

@@ -50,6 +50,8 @@ export type Plan = {
     readonly mounts: readonly MountStep[];
     /** What the process that answers for the worker lets through. */
     readonly hosts: readonly HostRule[];
+    /** Beside them it connects Unix sockets by itself. */
+    readonly hasUnix: boolean;
     readonly deniedClasses: readonly AddressClass[];
     readonly isAudited: boolean;
   };
@@ -147,7 +149,7 @@ class Compiler {
   readonly #readsAll: boolean;
   readonly #writesAll: boolean;
   readonly #isHidden: boolean;
-  /** Where connections are made by another process, it makes none of this kind. */
+  /** Beside hosts only where Landlock sees to it that it connects nothing else by itself. */
   readonly #hasUnix: boolean;
   #hasRoot = false;
 
@@ -158,7 +160,7 @@ class Compiler {
     this.#writesAll = policy.files.write.some(({ path }) => path === "/");
     this.#readsAll = this.#writesAll || policy.files.read.some(({ path }) => path === "/");
     this.#isHidden = !this.#readsAll;
-    this.#hasUnix = policy.network.hasUnix && policy.network.mode !== "allow";
+    this.#hasUnix = policy.network.hasUnix && (policy.network.mode !== "allow" || machine.landlockAbi >= ABI_OF_TCP);
   }
 
   compile(): Plan {
@@ -230,6 +232,7 @@ class Compiler {
         namespaces: bits,
         mounts: this.#hasRoot ? this.#mounts(root, inRoot) : [],
         hosts: network.mode === "allow" ? network.allow : [],
+        hasUnix: this.#hasUnix,
         deniedClasses: network.denyResolved,
         isAudited: this.#policy.audit.hasDenied || network.mode === "allow",
       },
@@ -482,7 +485,7 @@ class Compiler {
     const hasTcp = abi >= ABI_OF_TCP;
     const unix = this.#hasUnix
       ? `those with a path, as the user may${abi >= ABI_OF_SCOPES || network.mode === "any" ? "; Landlock: none with an abstract name" : ", and abstract names"}`
-      : "seccomp: none but pairs";
+      : `seccomp: none but pairs${network.hasUnix ? "; beside hosts by name they need Landlock's rules for TCP (Linux 6.7)" : ""}`;
     if (network.mode === "any") {
       this.#say("network", "granted", "nothing confines it");
       this.#say("Unix sockets", this.#hasUnix ? "granted" : "denied", unix);

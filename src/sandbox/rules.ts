@@ -37,6 +37,7 @@ const SOCKET_FLAGS = [0, 0x800, 0x8_0000, 0x8_0800]; // SOCK_NONBLOCK, SOCK_CLOE
 const SOL_SOCKET = 1;
 /** SO_SNDBUF, SO_RCVBUF, and what sets them beyond the kernel's limit. */
 const BUFFER_SIZES = [7, 8, 32, 33];
+const TCP_ULP = 31;
 const IP_OPTIONS = 4;
 /** IPV6_RTHDR, and what set it before RFC 3542. */
 const IPV6_ROUTING = [57, 5, 6];
@@ -145,10 +146,11 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
     hasUnixSockets ? allowOnly(unix) : allowOnly(unix, { argument: 1, is: withFlags(STREAM, SEQPACKET) }),
   );
   if (!hasTcp) return;
-  // Unix sockets and TCP look alike here: who has both connects nowhere by TCP, and binds what Landlock lets him.
+  // Unix sockets and TCP look alike here: who has both connects by TCP only what is connected for him, and binds what Landlock lets him.
   rules.set("connect", { otherwise: network === "granted" ? "notify" : hasUnixSockets ? "allow" : EPERM });
   for (const call of ["bind", "listen", "accept", "accept4"] as const)
     rules.set(call, { otherwise: mayListen || hasUnixSockets ? "allow" : "notify" });
+  if (!mayListen) rules.set("listen", { otherwise: "notify" }); // without a bind a port is chosen for it
   rules.set(
     "sendto",
     allowOnly({ argument: 3, hasNone: MSG_FASTOPEN }, ...(hasUnixSockets ? [] : [{ argument: 4, isNull: true }])),
@@ -156,6 +158,14 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
   if (network === "granted")
     rules.set("setsockopt", {
       cases: [
+        // What a protocol on top makes of it may be no TCP to Landlock.
+        {
+          when: [
+            { argument: 1, is: [6] },
+            { argument: 2, is: [TCP_ULP] },
+          ],
+          give: EPERM,
+        },
         // Routes through hosts of the sender's choice.
         {
           when: [

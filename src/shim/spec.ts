@@ -47,6 +47,8 @@ export type Confinement = {
   readonly mounts?: readonly MountStep[];
   /** Undefined: nothing is connected in the worker's stead. */
   readonly hosts?: readonly HostRule[] | undefined;
+  /** Beside hosts: Unix sockets are the worker's own to connect. */
+  readonly hasUnix?: boolean;
   readonly deniedClasses?: readonly AddressClass[];
   /** The log of decisions, and who the worker is there. */
   readonly audit?: { readonly path: string; readonly worker: string } | undefined;
@@ -83,9 +85,12 @@ export function specVersion(killMode: KillMode | null): number {
 /** Bytes of the spec file. @throws IpcError LIMIT if arguments and environment are too large. */
 export function encodeSpec(spec: Spec): Uint8Array {
   const { killMode = null } = spec;
-  const hasMapped = spec.confinement?.mounts?.some((step) => step.kind === "bind" && step.isMapped === true) === true;
+  const { confinement } = spec;
+  const isNew =
+    confinement?.mounts?.some((step) => step.kind === "bind" && step.isMapped === true) === true ||
+    (confinement?.hosts !== undefined && confinement.hasUnix === true);
   const frames: Buffer[] = [
-    frame(SPEC.version, u32(hasMapped ? SHIM_VERSION : specVersion(killMode))),
+    frame(SPEC.version, u32(isNew ? SHIM_VERSION : specVersion(killMode))),
     frame(SPEC.run, u64(spec.run)),
     ...spec.argv.map((arg) => frame(SPEC.arg, Buffer.from(arg))),
     ...Object.entries(spec.env).map(([key, value]) => frame(SPEC.env, Buffer.from(`${key}=${value}`))),
@@ -133,7 +138,7 @@ function encodeConfinement(confinement: Confinement): Buffer[] {
       frame(SPEC.filter, Buffer.concat([Buffer.of(isNotifying ? 1 : 0), steps])),
       ...patches.map(({ step, what }) => frame(SPEC.patch, Buffer.of(step & 0xff, step >> 8, what))),
     ]),
-    frame(SPEC.answer, Buffer.concat([u32(classes), Buffer.of(hosts === undefined ? 0 : 1)])),
+    frame(SPEC.answer, Buffer.concat([u32(classes), Buffer.of(hosts === undefined ? 0 : confinement.hasUnix ? 2 : 1)])),
     ...(hosts ?? []).map(({ host, port }) =>
       frame(SPEC.host, Buffer.concat([Buffer.of(port & 0xff, port >> 8), Buffer.from(host)])),
     ),

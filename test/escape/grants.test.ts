@@ -136,3 +136,106 @@ test("where mounts cannot be mapped the worker is the folder's owner, and a fold
   chownSync(path!, Number(number), 0); // as it says
   for (let round = 0; round < 2; round++) expect((await run(roots, writing)).stdout).toBe(`${number} True\n`);
 });
+
+// ---- Unix sockets beside hosts ----
+
+const UNIX = `
+import asyncio, os, socket, sys, tempfile
+PATH, PORT, OTHER = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+def attempt(what, act):
+    try: print(what, act())
+    except OSError as error: print(what, type(error).__name__)
+def ask(path):
+    with socket.socket(socket.AF_UNIX) as one:
+        one.connect(path)
+        return one.recv(100).decode()
+def tcp(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=60): return "connected"
+async def streams():
+    reader, writer = await asyncio.open_unix_connection(PATH)
+    said = (await reader.read(100)).decode()
+    writer.close()
+    return said
+def own():
+    folder = tempfile.mkdtemp()
+    path = os.path.join(folder, "own")
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(path)
+        server.listen()
+        os.chdir(folder)
+        client.connect("own")
+        server.accept()[0].sendall(b"own")
+        return client.recv(10).decode()
+def unbound():
+    with socket.socket() as one: return one.listen()
+attempt("path", lambda: ask(PATH))
+attempt("streams", lambda: asyncio.run(streams()))
+attempt("own", own)
+attempt("missing", lambda: ask(PATH + "-not"))
+attempt("abstract", lambda: ask("\\0ipcctl-grants-" + str(PORT)))
+attempt("granted", lambda: tcp(PORT))
+attempt("other", lambda: tcp(OTHER))
+attempt("listen", unbound)
+`;
+
+/** Whichever is there when the call is looked at, and when it is carried out: a path, and an address that nobody granted. */
+const FLIP = `
+import ctypes, socket, struct, sys, threading
+PATH, OTHER = sys.argv[1], int(sys.argv[2])
+libc = ctypes.CDLL(None, use_errno=True)
+unix = struct.pack("<H", socket.AF_UNIX) + PATH.encode() + b"\\0"
+inet = struct.pack("<H", socket.AF_INET) + struct.pack(">H", OTHER) + bytes([127, 0, 0, 1]) + bytes(8)
+size = max(len(unix), len(inet))
+both = [one.ljust(size, b"\\0") for one in (unix, inet)]
+address = ctypes.create_string_buffer(both[0], size)
+ended = False
+def flip():
+    while not ended:
+        for one in both: ctypes.memmove(address, one, size)
+threading.Thread(target=flip, daemon=True).start()
+sys.setswitchinterval(1e-5)
+reached = 0
+for _ in range(2000):
+    for family in (socket.AF_INET, socket.AF_UNIX):
+        with socket.socket(family) as one:
+            one.setblocking(False)
+            libc.connect(one.fileno(), address, size)
+            try: reached += family == socket.AF_INET and bool(one.getpeername())
+            except OSError: pass
+ended = True
+print("reached", reached)
+`;
+
+test("Unix sockets stay where hosts are granted, and are no way to others", async () => {
+  if (skipUnless(thisMachine().landlockAbi >= 4, "Landlock of Linux 6.7", "Unix sockets beside hosts")) return;
+  const path = join(home.dir, "service");
+  const accepted: number[] = [];
+  const say = (socket: { end: (text: string) => unknown }): void => void socket.end("hello");
+  using service = Bun.listen({ unix: path, socket: { open: say, data: () => undefined } });
+  chmodSync(path, 0o777);
+  const listen = () =>
+    Bun.listen<undefined>({
+      hostname: "127.0.0.1",
+      port: 0,
+      socket: { open: (socket) => void accepted.push(socket.localPort), data: () => undefined },
+    });
+  using granted = listen();
+  using other = listen();
+  expect(service.unix).toBe(path);
+  const run = (script: string, ...args: string[]): ReturnType<Home["cli"]> =>
+    home.cli("run", "--policy", "no-network", `--allow-net=127.0.0.1:${granted.port}`, script, "--", path, ...args);
+  const { stdout, stderr } = await run(home.script("unix.py", UNIX), String(granted.port), String(other.port));
+  expect(stderr).toBe("");
+  expect(stdout.trim().split("\n")).toEqual([
+    "path hello",
+    "streams hello",
+    "own own",
+    "missing FileNotFoundError",
+    expect.stringMatching(/^abstract (PermissionError|ConnectionRefusedError)$/),
+    "granted connected",
+    "other PermissionError",
+    "listen PermissionError",
+  ]);
+  expect((await run(home.script("flip.py", FLIP), String(other.port))).stdout).toBe("reached 0\n");
+  expect(accepted).toEqual([granted.port]);
+});
