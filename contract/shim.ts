@@ -97,8 +97,8 @@ export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload
     "before everything else, with the root that MOUNT describes. With CLONE_NEWPID the forked child makes two processes, children of the shim both: the first of the namespace, which waits and ends with the shim, and the worker. Not with ZYGOTE",
   ],
   mount: [
-    "u8 kind (0 bind, 1 link, 2 folder, 3 scratch, 4 hide, 5 cover: a folder of its own, read-only in the end), u8 flags (1 writable, 2 device, 4 may exec, 8 mapped), u64 bytes, u32 files, u16 length, path, target",
-    "in order; up to 256. No link on the way to a path is followed. What is mapped shows files of its owner as those of IDS, and the other way round; only with IDS",
+    "u8 kind (0 bind, 1 link, 2 folder, 3 scratch, 4 hide, 5 cover: a folder of its own, read-only in the end, 6 proc: that of its namespace of processes), u8 flags (1 writable, 2 device, 4 may exec, 8 mapped), u64 bytes, u32 files, u16 length, path, target",
+    "in order; up to 256. No link on the way to a path is followed. What is mapped shows files of its owner as those of IDS, and the other way round; only with IDS. A bind of `/proc/self` is the worker's own folder there",
   ],
   host: ["u16 port (0 any), name", "up to 256, of those that may be connected to"],
   answer: [
@@ -215,7 +215,7 @@ export const SCOPE = { worker: 0, group: 1, tree: 2 } as const;
 export const KILL_MODE = { main: 0, group: 1, tree: 2 } as const;
 
 /** How a part of the worker's root is made. */
-export const MOUNT = { bind: 0, link: 1, folder: 2, scratch: 3, hide: 4, cover: 5 } as const;
+export const MOUNT = { bind: 0, link: 1, folder: 2, scratch: 3, hide: 4, cover: 5, proc: 6 } as const;
 export const MOUNT_FLAG = { writable: 1, device: 2, mayExec: 4, mapped: 8 } as const;
 
 /** Classes of addresses that a policy refuses, as bits. */

@@ -107,6 +107,7 @@ enum ipc_mount_kind {
 	IPC_MOUNT_SCRATCH = 3,
 	IPC_MOUNT_HIDE = 4,
 	IPC_MOUNT_COVER = 5,
+	IPC_MOUNT_PROC = 6,
 };
 
 /* Bits of a mount. */

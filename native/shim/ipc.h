@@ -11,7 +11,7 @@
 #include <sys/types.h>
 #include <termios.h>
 
-#define IPC_MOUNT_KINDS (IPC_MOUNT_COVER + 1)
+#define IPC_MOUNT_KINDS (IPC_MOUNT_PROC + 1)
 /* How long a worker may outlive the process that connects for it: both end together, but are not heard of together. */
 #define IPC_ALONE_MS 1000u
 /* What waits for its newline longer than this becomes a partial record: a prompt is seen, and a killed shim takes no more along. */

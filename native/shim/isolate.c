@@ -70,7 +70,9 @@ static int map_user(uid_t uid, gid_t gid)
 /* A mount of what is at the path now, detached. No link on the way is followed: where it leads was decided before. */
 static int take_tree(const struct ipc_mount *mount, const struct ipc_spec *spec)
 {
-	struct how how = { .flags = O_PATH | O_CLOEXEC, .resolve = NO_SYMLINKS };
+	/* That one is a link to whoever asks. */
+	bool is_self = strcmp(mount->path, "/proc/self") == 0;
+	struct how how = { .flags = O_PATH | O_CLOEXEC, .resolve = is_self ? 0 : NO_SYMLINKS };
 	long at = syscall(SYS_openat2, AT_FDCWD, mount->path, &how, sizeof how);
 	if (at < 0)
 		return -errno;
@@ -178,6 +180,11 @@ static int carry_out(const struct ipc_mount *step, int tree, const struct ipc_sp
 		if (rc == 0 && spec->has_ids && chown(to, spec->uid, spec->gid) != 0)
 			rc = -errno;
 		return rc;
+	case IPC_MOUNT_PROC: {
+		unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY;
+		rc = make_way(to, true);
+		return rc != 0 ? rc : mount("proc", to, "proc", flags, "subset=pid") == 0 ? 0 : -errno;
+	}
 	case IPC_MOUNT_COVER: /* read-only once all is in it */
 		rc = make_way(to, true);
 		return rc != 0 ? rc : mount_memory(to, 65536, 4096, MS_NOSUID | MS_NODEV, "0755");

@@ -4,7 +4,8 @@ import { release, tmpdir } from "node:os";
 import { join } from "node:path";
 import { SHIM_VERSION } from "../../contract/shim.ts";
 import { findLockHolder } from "../base/daemon-lock.ts";
-import { SHIM_BINARY } from "../base/install.ts";
+import { ROOT, SHIM_BINARY } from "../base/install.ts";
+import { shellWord } from "../base/shell-words.ts";
 import { IpcError } from "../base/errors.ts";
 import { readDaemon } from "../protocol/status.ts";
 import { openGreeted, Silence } from "../sdk/autostart.ts";
@@ -30,6 +31,7 @@ export async function doctor(context: Context): Promise<number> {
     checkInotify(),
     checkCgroup(),
     await checkPolicies(),
+    await checkRuntime(),
   ];
   if (context.isJson) context.print(JSON.stringify(checks, null, 2));
   const MARKS = { ok: context.style(32, "ok  "), warn: context.style(33, "warn"), fail: context.style(31, "FAIL") };
@@ -215,6 +217,33 @@ async function checkPolicies(): Promise<Check> {
   if (refused.length === 0) return { name: "policies", status: "ok", detail: `all that ship; ${detail}` };
   const remedy = refused[0]!.hint ?? "a newer kernel";
   return { name: "policies", status: "warn", detail: `${detail}; ${refused[0]!.message}`, remedy };
+}
+
+const RUNTIME_POLICY = { version: 1, extends: "strict", process: { procfs: "self" } };
+/** Whether what is called often enough is made machine code of; a number as large as this says that nothing is. */
+const RUNTIME_CODE = `const { numberOfDFGCompiles } = require("bun:jsc"); const f = (n) => { let s = 0; for (let i = 0; i < n; i++) s = (s * 31 + i) | 0; return s; };
+for (let i = 0; i < 3000 && numberOfDFGCompiles(f) === 0; i++) f(1000);
+console.log(numberOfDFGCompiles(f) < 1000)`;
+
+/** Runtimes reserve much before they begin, and look at themselves in /proc. */
+async function checkRuntime(): Promise<Check> {
+  const name = "confined runtime";
+  const command = `${shellWord(process.execPath)} -e ${shellWord(RUNTIME_CODE)}`;
+  const child = Bun.spawn(
+    [join(ROOT, "bin/ipcctl"), "run", "--policy", JSON.stringify(RUNTIME_POLICY), "--command", command],
+    { cwd: "/", env: process.env, stdio: ["ignore", "pipe", "pipe"] },
+  );
+  const [said, error, status] = await Promise.all([
+    new Response(child.stdout).text(),
+    new Response(child.stderr).text(),
+    child.exited,
+  ]);
+  const what = 'Bun under strict with "procfs": "self"';
+  if (status === 0 && said === "true\n")
+    return { name, status: "ok", detail: `${what} starts, and makes machine code` };
+  const detail = status === 0 ? `${what} makes no machine code` : `${what} ends with status ${status}`;
+  const remedy = error.split("\n", 1)[0] || "a larger limits.memory, or none, for JavaScript that computes";
+  return { name, status: "warn", detail, remedy };
 }
 
 function checkCgroup(): Check {

@@ -70,7 +70,7 @@ export async function run(
     const { mergeLimits, ownUserOf, ownUserOfRun, prepare, requireGroup } = await import("../launch/prepare.ts");
     mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
     const { launch, plan, confinement, ids, zygote } = prepare({
-      app: { ...app, snapshot, policy, uid: uid ?? null, gid: gid ?? null },
+      app: { ...app, snapshot, policy, uid: uid ?? null, gid: gid ?? null, max_memory: memory ?? null },
       base: process.env,
       own: flags.name === undefined ? {} : { IPCCTL_NAME: flags.name },
       scratch: join(folder, "scratch"),

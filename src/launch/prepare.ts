@@ -11,7 +11,7 @@ import {
   rmSync,
   statSync,
 } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { SHIM_VERSION, WORKER_FD } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { ROOT } from "../base/install.ts";
@@ -30,8 +30,12 @@ import type { Snapshot } from "./snapshot.ts";
 import type { Confinement, RawLog, Rlimit, Spec } from "../shim/spec.ts";
 
 export const SIGTERM = 15;
+const BUN_CODE_BYTES = 1024 ** 3;
+/** So much of its memory may be code. */
+const CODE_ROOM_FACTOR = 8;
 const RLIMIT_DATA = 2;
 const RLIMIT_NOFILE = 7;
+const RLIMIT_AS = 9;
 /** How far above `max_memory` an allocation fails at once, where only watching guards the limit itself. */
 const MEMORY_BACKSTOP_FACTOR = 2;
 const PATH_IN_ROOT = "/usr/local/bin:/usr/bin:/bin";
@@ -81,9 +85,11 @@ function rlimitsOf(app: AppConfig, enforced: Enforced): Rlimit[] {
   return [files, { resource: RLIMIT_DATA, soft: bytes, hard: bytes }];
 }
 
-/** What a control group holds exactly needs no rlimit that holds it only nearly. */
+/** What a control group holds exactly needs no rlimit that holds it only nearly, nor one that keeps a runtime from reserving what it never touches. */
 function heldByGroup(rlimits: readonly Rlimit[], enforced: Enforced): readonly Rlimit[] {
-  return enforced.memory ? rlimits.filter(({ resource }) => resource !== RLIMIT_DATA) : rlimits;
+  return enforced.memory
+    ? rlimits.filter(({ resource }) => resource !== RLIMIT_DATA && resource !== RLIMIT_AS)
+    : rlimits;
 }
 
 /** Of two limits on the same thing the lower one. */
@@ -121,6 +127,7 @@ export type Preparation = {
     readonly policy: string | null;
     readonly uid: number | null;
     readonly gid: number | null;
+    readonly max_memory?: number | null;
     readonly snapshot?: Snapshot | undefined;
   };
   /** The environment to build on. */
@@ -203,7 +210,8 @@ export function prepare(wanted: Preparation): Prepared {
   if (writer && plan.confinement?.namespaces === 0)
     for (const path of [launch.cwd, program.executable, realpathSync(program.executable), ...script])
       requireReadable(path, writer.ids.uid, policy);
-  const env = { ...launch.env, ...policy.env.set };
+  const memory = Math.min(policy.limits.memory ?? Infinity, (app.max_memory ?? Infinity) * MEMORY_BACKSTOP_FACTOR);
+  const env = { ...roomForCode(program.executable, memory), ...launch.env, ...policy.env.set };
   if (hidesFiles) env.PATH = app.env.PATH ?? PATH_IN_ROOT; // the caller's would tell where he has what
   if (plan.scratch !== null) {
     env.TMPDIR = plan.scratch;
@@ -237,6 +245,16 @@ export function prepare(wanted: Preparation): Prepared {
       isPlanePassed: passesPlane,
     },
   };
+}
+
+/**
+ * Bun reserves a GiB for the machine code that it makes. All of it may be written, so a limit on memory counts it; where it cannot be had Bun
+ * goes on without making any, many times slower, and does not say so.
+ */
+function roomForCode(executable: string, memory: number): Record<string, string> {
+  const isLimited = memory < CODE_ROOM_FACTOR * BUN_CODE_BYTES;
+  if (!isLimited || !/^bunx?(\.exe)?$/.test(basename(executable))) return {};
+  return { BUN_JSC_jitMemoryReservationSize: String(Math.floor(memory / CODE_ROOM_FACTOR)) };
 }
 
 /** By these it is found, and prints as its user wants it to: they tell nothing. */

@@ -22,7 +22,8 @@ export type MountStep =
       readonly mayExec: boolean;
     }
   | { readonly kind: "hide"; readonly path: string }
-  | { readonly kind: "cover"; readonly path: string };
+  | { readonly kind: "cover"; readonly path: string }
+  | { readonly kind: "proc"; readonly path: string };
 
 const LINKS_MAX = 40;
 
@@ -47,6 +48,16 @@ export class Root {
     const isMapped = how.isMapped === true;
     this.#steps.push({ kind: "bind", path: real, isWritable, isDevice: how.isDevice === true, isMapped });
     return real;
+  }
+
+  /** What /proc tells of the worker itself. Its children would be told the same. */
+  self(): void {
+    this.#steps.push({ kind: "bind", path: "/proc/self", isWritable: false, isDevice: false });
+  }
+
+  /** What /proc tells of the worker's own namespace of processes. */
+  proc(): void {
+    this.#steps.push({ kind: "proc", path: "/proc" });
   }
 
   folder(path: string): void {

@@ -123,6 +123,17 @@ const MEMORY_DEVICE = "/dev/zero";
 /** Those without a terminal, and without memory to share. */
 const FEW_DEVICES = ["/dev/null", "/dev/full"];
 const READ_DEVICES = ["/dev/zero", "/dev/random", "/dev/urandom"];
+/** What they tell of the machine, every process may ask the kernel for by itself; but an allocator looks here. */
+const MACHINE_FILES = [
+  "/proc/cpuinfo",
+  "/proc/meminfo",
+  "/proc/version",
+  "/proc/sys/vm/overcommit_memory",
+  "/proc/sys/vm/max_map_count",
+  "/proc/sys/vm/mmap_min_addr",
+  "/sys/devices/system/cpu/online",
+  "/sys/kernel/mm/transparent_hugepage/enabled",
+];
 /** What names of hosts are looked up with. */
 const NETWORK_FILES = [
   "/etc/resolv.conf",
@@ -365,6 +376,7 @@ class Compiler {
       if (process.hasProc) this.#say("files.read /proc", "granted", "other processes of its user can be seen");
       if (process.hasProc && !this.#hasRoot) grant("/proc", reading, false);
       else if (process.hasProc) grant("/proc", reading, false, { isWritable: false });
+      if (process.hasOwnProc) this.#grantOwnProc(root, (path, isOptional) => grant(path, reading, isOptional), paths);
     } else {
       if (limitsPrograms) for (const path of this.#context.program) grant(path, execution, true);
       this.#say("files.read /", "granted", "what the user may read");
@@ -428,6 +440,41 @@ class Compiler {
       paths: paths.map((one) => ({ ...one, access: one.access & fs })).filter(({ access }) => access !== 0n),
       ports,
     };
+  }
+
+  /** What runtimes and allocators look at before they begin: their own mappings, how much memory there is. */
+  #grantOwnProc(
+    root: Root,
+    grant: (path: string, isOptional: boolean) => void,
+    paths: { access: bigint; path: string; isOptional: boolean }[],
+  ): void {
+    const access = readingRights(this.#machine.landlockAbi);
+    const { mayFork } = this.#policy.process;
+    if (mayFork && this.#hidesProcesses) {
+      root.proc();
+      paths.push({ access, path: "/proc", isOptional: false });
+      this.#say(
+        "files.read /proc",
+        "granted",
+        "that of its own namespace of processes: itself and its children, and nothing of the machine",
+      );
+      return;
+    }
+    if (mayFork && this.#hasRoot)
+      throw refused(
+        this.#policy,
+        'process.procfs "self"',
+        "who is forked from a snapshot has no namespace of processes, and its children would see what is its own",
+        '"procfs": "none", or no snapshot',
+      );
+    if (this.#hasRoot) root.self();
+    paths.push({ access, path: "/proc/self", isOptional: false });
+    for (const path of MACHINE_FILES) grant(path, true);
+    this.#say(
+      `files.read /proc/self ${MACHINE_FILES.join(" ")}`,
+      "granted",
+      `Landlock: itself, and no other process${mayFork ? "; its children read none of it" : ""}`,
+    );
   }
 
   #sayScratch(): void {
@@ -601,11 +648,12 @@ class Compiler {
     if (limits.needsCgroup) this.#say("limits", "limited", "by a control group, or it does not start");
     if (limits.memory !== null) {
       set(RLIMIT.data, limits.memory);
-      set(RLIMIT.space, limits.memory * SPACE_FACTOR);
+      const space = limits.addressSpace === undefined ? limits.memory * SPACE_FACTOR : limits.addressSpace;
+      if (space !== null) set(RLIMIT.space, space);
       // Of a stack only its own limit counts, and a worker may raise that as far as it goes.
       const stack = ownStackLimit();
       set(RLIMIT.stack, Math.min(stack.soft, limits.memory, STACK_BYTES), Math.min(stack.hard, limits.memory));
-      this.#sayMemory(limits.memory, isConfined);
+      this.#sayMemory(limits.memory, space, isConfined);
     }
     if (limits.cpuSeconds !== null) {
       set(RLIMIT.cpu, limits.cpuSeconds, limits.cpuSeconds + 1);
@@ -666,13 +714,13 @@ class Compiler {
   }
 
   /** An rlimit counts what may be written now, and nothing that is not mapped; `run` makes no control group. */
-  #sayMemory(bytes: number, isConfined: boolean): void {
+  #sayMemory(bytes: number, space: number | null, isConfined: boolean): void {
     const shared =
       !isConfined || this.#writesAll ? "what is shared; " : !this.#isHidden ? "shared segments of System V; " : "";
     this.#say(
       "limits.memory",
       "limited",
-      `${formatBytes(bytes)} of private memory that may be written (RLIMIT_DATA)${this.#policy.process.mayFork ? ", for each process" : ""}${shared === "" ? ", none that is shared" : ""}; not held without a control group, which \`run\` never has: ${shared}what is read-only once it is written, up to ${formatBytes(bytes * SPACE_FACTOR)} of address space (RLIMIT_AS)`,
+      `${formatBytes(bytes)} of private memory that may be written (RLIMIT_DATA)${this.#policy.process.mayFork ? ", for each process" : ""}${shared === "" ? ", none that is shared" : ""}; not held without a control group, which \`run\` never has: ${shared}what is read-only once it is written, ${space === null ? "however much" : `up to ${formatBytes(space)} of address space (RLIMIT_AS)`}`,
     );
   }
 

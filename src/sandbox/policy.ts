@@ -157,7 +157,10 @@ const schema = z.strictObject({
       exec: z.boolean().optional().describe("Other programs."),
       fork: z.boolean().optional().describe("Child processes."),
       threads: z.int().min(1).max(100_000).nullable().optional(),
-      procfs: z.enum(["none", "all"]).optional().describe("/proc."),
+      procfs: z
+        .enum(["none", "self", "all"])
+        .optional()
+        .describe("/proc: self is what tells of the worker and its children."),
       devices: places.optional(),
       uid: z.enum(["keep", "auto"]).optional().describe("auto: as root, a user of its own."),
     })
@@ -165,6 +168,10 @@ const schema = z.strictObject({
   limits: z
     .strictObject({
       memory: size.nullable().optional(),
+      addressSpace: size
+        .nullable()
+        .optional()
+        .describe("What may be reserved, touched or not; 8 times `memory` where it is not said."),
       cpuSeconds: z.int().min(1).max(SECONDS_MAX).nullable().optional(),
       cpuPercent: z.number().positive().max(100_000).nullable().optional(),
       pids: z.int().min(1).max(4_194_304).nullable().optional(),
@@ -218,11 +225,15 @@ export type Policy = {
     readonly mayFork: boolean;
     readonly threads: number | null;
     readonly hasProc: boolean;
+    /** Of itself alone. */
+    readonly hasOwnProc: boolean;
     readonly devices: readonly Place[];
     readonly hasOwnUser: boolean;
   };
   readonly limits: {
     readonly memory: number | null;
+    /** What may be reserved, touched or not. Undefined: so many times the memory. */
+    readonly addressSpace: number | null | undefined;
     readonly cpuSeconds: number | null;
     readonly cpuPercent: number | null;
     readonly pids: number | null;
@@ -367,11 +378,13 @@ function flatten(name: string, chain: readonly PolicyFile[], variables: Variable
       mayFork: process.fork ?? false,
       threads: process.threads ?? null,
       hasProc: process.procfs === "all",
+      hasOwnProc: process.procfs === "self",
       devices: at(process.devices),
       hasOwnUser: (process.uid ?? "auto") === "auto",
     },
     limits: {
       memory: limits.memory ?? null,
+      addressSpace: limits.addressSpace,
       cpuSeconds: limits.cpuSeconds ?? null,
       cpuPercent: limits.cpuPercent ?? null,
       pids: limits.pids ?? null,

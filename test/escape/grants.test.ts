@@ -214,7 +214,7 @@ test("Unix sockets stay where hosts are granted, and are no way to others", asyn
   using service = Bun.listen({ unix: path, socket: { open: say, data: () => undefined } });
   chmodSync(path, 0o777);
   const listen = () =>
-    Bun.listen<undefined>({
+    Bun.listen({
       hostname: "127.0.0.1",
       port: 0,
       socket: { open: (socket) => void accepted.push(socket.localPort), data: () => undefined },
@@ -238,4 +238,99 @@ test("Unix sockets stay where hosts are granted, and are no way to others", asyn
   ]);
   expect((await run(home.script("flip.py", FLIP), String(other.port))).stdout).toBe("reached 0\n");
   expect(accepted).toEqual([granted.port]);
+});
+
+// ---- runtimes that look at themselves, and reserve much ----
+
+const own = (said: object = {}): object => ({ extends: "strict", process: { procfs: "self" }, ...said });
+
+const SELF = `
+import os
+def attempt(what, act):
+    try: print(what, act())
+    except OSError as error: print(what, type(error).__name__)
+def of(path): return open(path).read()
+attempt("maps", lambda: "libc" in of("/proc/self/maps"))
+attempt("exe", lambda: "python" in os.readlink("/proc/self/exe"))
+attempt("fds", lambda: len(os.listdir("/proc/self/fd")) > 2)
+attempt("memory", lambda: open("/proc/self/mem", "wb"))
+others = 0
+for pid in range(os.getpid() == 2 and 2 or 1, 4000): # the first of a namespace of processes waits, and is ours
+    try: others += pid != os.getpid() and of(f"/proc/{pid}/cmdline") != ""
+    except OSError: pass
+print("others", others)
+for path in ("/proc/loadavg", "/proc/stat", "/proc/interrupts"): attempt(path, lambda: of(path))
+if hasattr(os, "fork"):
+    try: pid = os.fork()
+    except OSError: raise SystemExit
+    if pid == 0:
+        attempt("child", lambda: int(of("/proc/self/stat").split()[0]) == os.getpid())
+        os._exit(0)
+    os.wait()
+`;
+
+test("with procfs self a worker sees itself and its children, and no others", async () => {
+  const script = home.script("self.py", SELF);
+  const missing = expect.stringMatching(/^(FileNotFoundError|PermissionError)$/);
+  const run = async (name: string, said: object): Promise<Record<string, string>> => {
+    const { stdout, stderr } = await home.cli(
+      "run",
+      "--policy",
+      policy(name, said),
+      "--interpreter",
+      SYSTEM_PYTHON,
+      script,
+    );
+    if (stdout === "") throw new Error(stderr);
+    return Object.fromEntries(
+      stdout
+        .trim()
+        .split("\n")
+        .map((line) => line.split(" ") as [string, string]),
+    ) as Record<string, string>;
+  };
+  const sees = { maps: "True", exe: "True", fds: "True", memory: expect.any(String), others: "0" };
+  const machine = { "/proc/loadavg": missing, "/proc/stat": missing, "/proc/interrupts": missing };
+  expect(await run("self.json", own())).toEqual({ ...sees, ...machine });
+  expect(await run("self-bare.json", own({ isolation: { want: [] } }))).toEqual({ ...sees, ...machine });
+  if (skipUnless(hasNamespaces(), "namespaces", "/proc of children")) return;
+  const forking = own({ process: { procfs: "self", fork: true } });
+  expect(await run("self-fork.json", forking)).toEqual({ ...sees, ...machine, child: "True" });
+});
+
+const COMPUTES = `
+const f = (n) => { let s = 0; for (let i = 0; i < n; i++) s = (s * 31 + i) | 0; return s; };
+const compiled = typeof Bun === "undefined" ? () => 1 : () => require("bun:jsc").numberOfDFGCompiles(f);
+for (let i = 0; i < 3000; i++) f(1000);
+console.log(compiled() > 0 && compiled() < 1000 ? "compiled" : "interpreted"); // a huge number where it never does
+`;
+
+test("Bun and Node start under strict with procfs self, and make machine code within the limit of memory", async () => {
+  const script = home.script("computes.js", COMPUTES);
+  const strict = policy("runtime.json", own());
+  const run = async (...args: string[]): Promise<string> => {
+    const { stdout, stderr } = await home.cli("run", ...args);
+    return stdout === "" ? stderr : stdout.trim();
+  };
+  const confined = ["--policy", strict, "--allow-read", home.dir, "--command"];
+  expect(await run(...confined, `${process.execPath} ${script}`)).toBe("compiled");
+  expect(await run("--max-memory", "512M", "--command", `${process.execPath} ${script}`)).toBe("compiled");
+  const node = Bun.which("node");
+  if (skipUnless(node !== null, "Node", "Node under strict")) return;
+  expect(await run(...confined, `${node} ${script}`)).toBe("compiled");
+});
+
+test("what is only reserved has a limit of its own, where a policy says one", async () => {
+  const code = `import mmap
+kept = []
+try:
+    for _ in range(8): kept.append(mmap.mmap(-1, 6 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000, prot=0))
+except OSError as error: print(len(kept), type(error).__name__)
+else: print(len(kept))`;
+  const run = async (...args: string[]): Promise<string> => (await home.cli("run", ...args, "-c", code)).stdout;
+  expect(await run("--policy", "strict")).toBe("0 OSError\n");
+  const large = policy("reserving.json", { extends: "strict", limits: { addressSpace: "64G" } });
+  expect(await run("--policy", large)).toBe("8\n");
+  const { stdout } = await home.cli("policy", "explain", large);
+  expect(stdout).toContain("up to 64.0G of address space");
 });
