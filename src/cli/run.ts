@@ -5,7 +5,7 @@ import { join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
 import { SHIM_BINARY } from "../base/install.ts";
-import { splitWords } from "../base/shell-words.ts";
+import { shellWord, splitWords } from "../base/shell-words.ts";
 import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
 import { chosenDefault, CODE_POLICY, DEFAULT_POLICY } from "../base/policies.ts";
 import { resolvePaths } from "../base/paths.ts";
@@ -123,6 +123,16 @@ export async function run(
       });
     }
     const status = await child.exited;
+    const { newlyGuarded } = await import("../sandbox/guarded.ts");
+    for (const [granted, before] of plan.watched) {
+      const made = newlyGuarded(granted, before).filter((path) => !plan.watched.has(path));
+      if (made.length > 0)
+        context.note(`look before you go on: your tools may run what it has made: ${made.map(shellWord).join(" ")}`);
+    }
+    if (status !== 0 && plan.guarded.length > 0 && isTerminal(2))
+      context.note(
+        `what your tools run stays as it is, in what may be written too; --allow-write ${shellWord(plan.guarded[0]!)} grants it`,
+      );
     const { cpuSeconds } = plan.policy.limits;
     if (status === TIMED_OUT && wallMs !== null && wallMs < timeoutMs)
       context.note(`it ran longer than wallSeconds ${wallMs / 1000} of the policy ${plan.policy.name}`);

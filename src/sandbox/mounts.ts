@@ -50,6 +50,11 @@ export class Root {
     return real;
   }
 
+  /** Over a part of what is shown already. */
+  again(real: string, how: { isWritable: boolean; isMapped: boolean }): void {
+    this.#steps.push({ kind: "bind", path: real, isDevice: false, ...how });
+  }
+
   /** What /proc tells of the worker itself. Its children would be told the same. */
   self(): void {
     this.#steps.push({ kind: "bind", path: "/proc/self", isWritable: false, isDevice: false });

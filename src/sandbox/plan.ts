@@ -1,7 +1,8 @@
 /** From a policy and a machine to what the shim carries out, and to the same in words. */
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import { shellWord } from "../base/shell-words.ts";
 import { formatBytes } from "../base/units.ts";
 import {
   ABI_OF_SCOPES,
@@ -18,6 +19,7 @@ import {
   writingRights,
 } from "./landlock.ts";
 import type { Machine } from "./machine.ts";
+import { findGuarded, type Guarded } from "./guarded.ts";
 import { isBelow, type MountStep, Root } from "./mounts.ts";
 import type { AddressClass, HostRule, Policy } from "./policy.ts";
 import { rulesOf } from "./rules.ts";
@@ -56,6 +58,10 @@ export type Plan = {
     readonly isAudited: boolean;
   };
   readonly rlimits: readonly Rlimit[];
+  /** In what may be written: what tools run by themselves, and the worker cannot change. */
+  readonly guarded: readonly string[];
+  /** The folders that may be written, and what of the kind was in them. */
+  readonly watched: ReadonlyMap<string, Guarded>;
   readonly wallMs: number | null;
   /** The folder that the worker may write into, as it sees it; the host's has to be made if it is the same as that of the context. */
   readonly scratch: string | null;
@@ -162,6 +168,8 @@ class Compiler {
   readonly #isHidden: boolean;
   /** Beside hosts only where Landlock sees to it that it connects nothing else by itself. */
   readonly #hasUnix: boolean;
+  readonly #guarded: string[] = [];
+  readonly #watched = new Map<string, Guarded>();
   #hasRoot = false;
 
   constructor(policy: Policy, machine: Machine, context: PlanContext) {
@@ -191,6 +199,8 @@ class Compiler {
       items: this.#items,
       degraded: this.#degraded,
       rlimits,
+      guarded: this.#guarded,
+      watched: this.#watched,
       wallMs: limits.wallMs,
       hasOwnUser: process.hasOwnUser && this.#machine.isRoot && this.#context.uid === undefined,
     };
@@ -405,6 +415,7 @@ class Compiler {
             : "Landlock",
         );
       }
+      this.#guard(root);
       const limitsMemory = this.#policy.limits.memory !== null;
       const devices = this.#isHidden
         ? FEW_DEVICES
@@ -440,6 +451,39 @@ class Compiler {
       paths: paths.map((one) => ({ ...one, access: one.access & fs })).filter(({ access }) => access !== 0n),
       ports,
     };
+  }
+
+  /** What tools run by themselves stays as it is, where it is there, unless it was granted by its own name. */
+  #guard(root: Root): void {
+    const granted = this.#policy.files.write
+      .filter(({ path }) => existsSync(path))
+      .map(({ path }) => realpathSync(path));
+    const isMapped = this.#context.isWriteMapped === true;
+    for (const folder of new Set(granted)) {
+      const found = findGuarded(folder);
+      this.#watched.set(folder, found);
+      const kept = [...found].flatMap(([path, what]) =>
+        what.endsWith("link") || granted.some((one) => one === path) ? [] : [path],
+      );
+      if (kept.length === 0) continue;
+      const names = kept.map((path) => relative(folder, path)).join(" ");
+      if (!this.#hasRoot) {
+        this.#say(`files.write ${names} in ${folder}`, "granted", "Landlock cannot take out of a grant");
+        this.#degraded.push(`files.write ${folder}: without namespaces its ${names} may be written, which tools run`);
+        continue;
+      }
+      for (const path of kept) {
+        root.again(path, { isWritable: false, isMapped });
+        for (const one of granted) if (isBelow(one, path)) root.again(one, { isWritable: true, isMapped });
+      }
+      this.#guarded.push(...kept);
+      const hint = `--allow-write ${shellWord(kept[0]!)}`;
+      this.#say(
+        `files.write ${names} in ${folder}`,
+        "denied",
+        `read-only mounts: tools run what is there; ${hint} grants it`,
+      );
+    }
   }
 
   /** What runtimes and allocators look at before they begin: their own mappings, how much memory there is. */

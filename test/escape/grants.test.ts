@@ -334,3 +334,55 @@ else: print(len(kept))`;
   const { stdout } = await home.cli("policy", "explain", large);
   expect(stdout).toContain("up to 64.0G of address space");
 });
+
+// ---- what tools run by themselves ----
+
+const TOOLS = `
+import os, sys
+folder = sys.argv[1]
+def attempt(what, act):
+    try: act()
+    except OSError as error: print(what, error.strerror)
+    else: print(what, "done")
+def write(name): open(os.path.join(folder, name), "a").write("x")
+attempt("hook", lambda: write(".git/hooks/post-commit"))
+attempt("shell", lambda: write(".envrc"))
+attempt("replace", lambda: os.remove(os.path.join(folder, ".envrc")))
+attempt("move", lambda: os.rename(os.path.join(folder, ".git"), os.path.join(folder, "moved")))
+attempt("inner", lambda: write("sub/.vscode/tasks.json"))
+attempt("read", lambda: open(os.path.join(folder, ".git/hooks/post-commit")).read())
+attempt("plain", lambda: write("sub/plain"))
+attempt("new", lambda: os.makedirs(os.path.join(folder, ".idea")))
+`;
+
+test("what tools run by themselves stays as it is in a folder that may be written, unless it is granted by name", async () => {
+  if (skipUnless(hasNamespaces(), "namespaces", "hooks below a write grant")) return;
+  const folder = join(home.dir, "repository");
+  for (const name of [".git/hooks", "sub/.vscode"]) mkdirSync(join(folder, name), { recursive: true });
+  for (const name of [".git/hooks/post-commit", ".envrc"]) writeFileSync(join(folder, name), "mine");
+  const script = home.script("tools.py", TOOLS);
+  const run = (...more: string[]): ReturnType<Home["cli"]> =>
+    home.cli("run", "--policy", "analysis", "--allow-write", folder, ...more, script, "--", folder);
+  const { stdout, stderr } = await run();
+  expect(stdout.trim().split("\n")).toEqual([
+    "hook Read-only file system",
+    "shell Read-only file system",
+    "replace Device or resource busy",
+    "move Device or resource busy",
+    "inner Read-only file system",
+    "read done",
+    "plain done",
+    "new done",
+  ]);
+  expect(stderr).toContain(`it has made: ${join(folder, ".idea")}`);
+  expect(readFileSync(join(folder, ".envrc"), "utf8")).toBe("mine");
+
+  const asked = await run("--allow-write", join(folder, ".git/hooks"), "--allow-write", join(folder, ".envrc"));
+  expect(asked.stdout).toContain("hook done\nshell done\nreplace done\nmove Device or resource busy");
+  expect(readFileSync(join(folder, ".git/hooks/post-commit"), "utf8")).toBe("minex");
+  expect(asked.stderr).toBe(""); // what it asked for, and what was there before, is no news
+
+  const named = policy("named.json", { files: { read: ["${project}"], scratch: {}, write: [folder] } });
+  const explained = (await home.cli("policy", "explain", named)).stdout;
+  expect(explained).toContain(`--allow-write ${join(folder, ".envrc")} grants it`);
+});
