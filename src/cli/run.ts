@@ -7,11 +7,11 @@ import { workerFileLimit } from "../base/file-limit.ts";
 import { SHIM_BINARY } from "../base/install.ts";
 import { shellWord, splitWords } from "../base/shell-words.ts";
 import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
-import { chosenDefault, CODE_POLICY, DEFAULT_POLICY } from "../base/policies.ts";
+import { chosenDefault, CODE_POLICY } from "../base/policies.ts";
 import { resolvePaths } from "../base/paths.ts";
 import { encodeSpec } from "../shim/spec.ts";
 import { isTerminal, type Context } from "./context.ts";
-import { policyPath, withExceptions } from "./exceptions.ts";
+import { grantsOf, policyPath } from "./exceptions.ts";
 import { identity, parseEnv, type StartFlags } from "./start.ts";
 
 const RLIMIT_DATA = 2;
@@ -43,13 +43,13 @@ export async function run(
       : (await import("../launch/snapshot.ts")).findSnapshot(flags.snapshot, paths.workersDir);
   if (snapshot && flags.command !== undefined)
     throw new IpcError("USAGE", "run: a snapshot forks scripts and code; --command is neither");
-  const python = snapshot === undefined ? splitWords(flags.interpreter ?? "python3") : [snapshot.python];
   const app = {
     script: script === undefined ? null : flags.cwd === undefined ? script : context.resolve(script),
-    command: code === undefined ? (words[0] ?? null) : python[0]!,
-    args: code === undefined ? [...words.slice(1), ...args] : [...python.slice(1), "-c", code, ...args],
+    command: words[0] ?? null,
+    code: code ?? null,
+    args: [...words.slice(1), ...args],
     cwd,
-    interpreter: script === undefined ? null : (flags.interpreter ?? null),
+    interpreter: flags.interpreter ?? null,
     env: parseEnv(flags.env ?? []),
     env_file: flags.envFile === undefined ? null : context.resolve(flags.envFile),
   };
@@ -61,16 +61,19 @@ export async function run(
   const spec = join(folder, "spec");
   try {
     const chosen = policyPath(context, flags.policy) ?? snapshot?.policy ?? chosenDefault(process.env, context.here);
-    const policy = await withExceptions(
-      context,
-      flags,
-      chosen ?? (flags.command === undefined ? CODE_POLICY : DEFAULT_POLICY),
-    );
     // With it come policies, their schema, and libc.
     const { mergeLimits, ownUserOf, ownUserOfRun, prepare, requireGroup } = await import("../launch/prepare.ts");
     mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
     const { launch, plan, confinement, ids, zygote } = prepare({
-      app: { ...app, snapshot, policy, uid: uid ?? null, gid: gid ?? null, max_memory: memory ?? null },
+      app: {
+        ...app,
+        snapshot,
+        policy: chosen ?? null,
+        allow: grantsOf(context, flags),
+        uid: uid ?? null,
+        gid: gid ?? null,
+        max_memory: memory ?? null,
+      },
       base: process.env,
       own: flags.name === undefined ? {} : { IPCCTL_NAME: flags.name },
       scratch: join(folder, "scratch"),
@@ -79,6 +82,7 @@ export async function run(
       name: flags.name ?? "run",
       auditLog: join(paths.stateDir, "audit.log"),
       hasPlane: false,
+      isOnce: true,
     });
     requireGroup(plan.policy, undefined); // it makes none
     if (ids) chmodSync(folder, 0o711); // the scratch folder in it is the other user's

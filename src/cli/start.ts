@@ -6,10 +6,13 @@ import { originalFileLimit } from "../base/file-limit.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId } from "../base/names.ts";
 import { parseCount, parseDurationMs, parseSizeBytes } from "../base/units.ts";
+import { decideLaunch } from "../launch/command.ts";
+import { policyOf } from "../launch/policies.ts";
+import { normalizeApp } from "../protocol/app-config.ts";
 import type { Definition } from "../protocol/project.ts";
 import { readWorkers } from "../protocol/status.ts";
-import { chosenDefault, DEFAULT_POLICY, SCRIPT_POLICY, withDefaultPolicy } from "../base/policies.ts";
-import { policyPath, type PolicyFlags, withExceptions } from "./exceptions.ts";
+import { chosenDefault } from "../base/policies.ts";
+import { grantsOf, policyPath, type PolicyFlags } from "./exceptions.ts";
 import { cleanEnv } from "../sdk/autostart.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { act } from "./control.ts";
@@ -66,10 +69,10 @@ export async function start(
   args: readonly string[],
   flags: StartFlags,
 ): Promise<number> {
-  if (flags.command !== undefined) return startAll(context, [await fromFlags(context, undefined, args, flags)], flags);
+  if (flags.command !== undefined) return startAll(context, [fromFlags(context, undefined, args, flags)], flags);
   if (operand === undefined) return startProject(context, undefined, flags);
   if (flags.config === undefined && isFile(context, operand))
-    return startAll(context, [await fromFlags(context, operand, args, flags)], flags);
+    return startAll(context, [fromFlags(context, operand, args, flags)], flags);
   if (flags.config === undefined && (await isKnown(context, operand))) return startKnown(context, operand, flags);
   return startProject(context, operand, flags);
 }
@@ -112,12 +115,12 @@ async function isKnown(context: Context, pattern: string): Promise<boolean> {
   return pattern === "all" ? all.length > 0 : all.some((worker) => matches(worker, pattern));
 }
 
-async function fromFlags(
+function fromFlags(
   context: Context,
   operand: string | undefined,
   args: readonly string[],
   flags: StartFlags,
-): Promise<Definition> {
+): Definition {
   const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);
   const script = operand === undefined ? undefined : flags.cwd === undefined ? operand : context.resolve(operand);
   if (!statSync(cwd, { throwIfNoEntry: false })?.isDirectory())
@@ -125,10 +128,6 @@ async function fromFlags(
   const name =
     flags.name ??
     (script === undefined ? basename(flags.command!.trim().split(/\s+/)[0]!) : basename(script, extname(script)));
-  const { policy = DEFAULT_POLICY } = withDefaultPolicy(
-    { script, cwd, interpreter: flags.interpreter, policy: policyPath(context, flags.policy) },
-    chosenDefault(process.env, context.here) ?? SCRIPT_POLICY,
-  );
   return clean({
     name,
     cwd,
@@ -142,7 +141,9 @@ async function fromFlags(
     base_env: cleanEnv(process.env),
     base_nofile: originalFileLimit(process.env),
     snapshot: flags.snapshot,
-    policy: await withExceptions(context, flags, policy),
+    policy: policyPath(context, flags.policy) ?? "auto",
+    default_policy: chosenDefault(process.env, context.here),
+    allow: grantsOf(context, flags),
     restart_policy: flags.restart,
     max_memory: flags.maxMemory === undefined ? undefined : parseSizeBytes(flags.maxMemory, "--max-memory"),
     max_cpu_percent: percent(flags.maxCpu),
@@ -213,7 +214,8 @@ async function startAll(context: Context, definitions: readonly Definition[], fl
   using connection = await context.connect();
   let status = 0;
   for (const definition of definitions) {
-    const response = await connection.request({ Start: { name: definition.name, config: JSON.stringify(definition) } });
+    const config = connection.decidesPolicy ? definition : decideHere(definition);
+    const response = await connection.request({ Start: { name: definition.name, config: JSON.stringify(config) } });
     const answer = ("Success" in response ? response.Success : {}) as Started;
     if (flags.waitReady !== undefined)
       await connection.request({ WaitReady: { names: [definition.name], timeout_ms: readyMs(flags) } });
@@ -232,6 +234,13 @@ async function startAll(context: Context, definitions: readonly Definition[], fl
         definitions.map(({ name }) => name),
       )
     : status;
+}
+
+/** For a daemon of the version before, which knows policies by their names only. */
+function decideHere({ allow, default_policy, ...definition }: Definition): Definition {
+  const app = normalizeApp({ ...definition, allow, default_policy }, "/");
+  const variables = { project: app.cwd, home: process.env.HOME ?? "/" };
+  return { ...definition, policy: policyOf(app, decideLaunch(app, process.env), variables) };
 }
 
 function print(context: Context, { name = "", pid = null, already_running = false, instances = [] }: Started): void {

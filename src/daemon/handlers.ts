@@ -3,6 +3,9 @@ import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId, toWorkerId } from "../base/names.ts";
 import { VERSION } from "../base/version.ts";
+import { decideLaunch } from "../launch/command.ts";
+import type { Running } from "../launch/languages.ts";
+import { AUTO, policyOf, withGrants } from "../launch/policies.ts";
 import { readLastLines } from "../logs/tail.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import type { Request, RequestOf } from "../protocol/requests.ts";
@@ -10,7 +13,7 @@ import { data, PROTOCOL, success, type Response } from "../protocol/responses.ts
 import type { DaemonStatus } from "../protocol/status.ts";
 import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan } from "../sandbox/plan.ts";
-import { DEFAULT_POLICY, loadPolicy } from "../sandbox/policy.ts";
+import { loadPolicy } from "../sandbox/policy.ts";
 import type { App, Registry, Started } from "../workers/registry.ts";
 import { describeWorker, statusOf, type Sources } from "../workers/status.ts";
 import type { Worker } from "../workers/worker.ts";
@@ -69,11 +72,8 @@ async function start({ config: text }: RequestOf<"Start">, world: HandlerWorld):
   let config;
   try {
     config = parseAppConfig(text, "/");
-    const policy = config.policy ?? DEFAULT_POLICY;
-    const { cwd } = config;
-    // Refused here and now, not at the first start.
-    compilePlan(loadPolicy(policy, { project: cwd, home: "/" }), thisMachine(), { scratch: "/", program: [], cwd });
-    config = { ...config, policy, name: config.name.trim() };
+    const wanted = config.policy ?? AUTO;
+    config = { ...config, policy_wanted: wanted, policy: requirePolicy(config) ?? wanted, name: config.name.trim() };
     toWorkerId(config.name);
   } catch (error) {
     if (error instanceof IpcError && error.code === "POLICY_REFUSED") throw error;
@@ -102,7 +102,7 @@ async function start({ config: text }: RequestOf<"Start">, world: HandlerWorld):
       name: app.id,
       pid: first?.live?.pid ?? null,
       already_running: true,
-      is_other_definition: first !== undefined && !isSameDefinition(first.config, config),
+      is_other_definition: first !== undefined && !isSameDefinition(first, config),
     });
   return withFields(`Started app ${config.name}`, {
     name: app.id,
@@ -111,10 +111,37 @@ async function start({ config: text }: RequestOf<"Start">, world: HandlerWorld):
   });
 }
 
-/** Apart from the caller's environment and from what only says when to start. */
-function isSameDefinition(a: AppConfig, b: AppConfig): boolean {
-  const essence = (config: AppConfig): object => ({ ...config, base_env: null, base_nofile: null, auto_start: null });
-  return Bun.deepEquals(essence(a), essence(b));
+/** Refused here and now, not at the first start. @throws IpcError */
+function requirePolicy(config: AppConfig): string | undefined {
+  const { cwd } = config;
+  const policy = policyNow(config);
+  if (policy !== undefined)
+    compilePlan(loadPolicy(policy, { project: cwd, home: "/" }), thisMachine(), { scratch: "/", program: [], cwd });
+  return policy;
+}
+
+/** Undefined where what runs is not there: its start says so. */
+function policyNow(config: AppConfig): string | undefined {
+  const variables = { project: config.cwd, home: "/" };
+  const wanted = config.policy_wanted ?? config.policy ?? AUTO;
+  if (wanted !== AUTO) return withGrants(wanted, config.allow, variables);
+  let running: Running;
+  try {
+    running = decideLaunch(config, config.base_env ?? process.env);
+  } catch (error) {
+    if (error instanceof IpcError) return undefined;
+    throw error;
+  }
+  return policyOf(config, running, variables);
+}
+
+/** Apart from the caller's environment and from what only says when to start. A policy is the same however it came to be chosen. */
+function isSameDefinition({ config: a, policy }: Worker, b: AppConfig): boolean {
+  const essence = (config: AppConfig, chosen: string | undefined): object => ({
+    ...{ ...config, base_env: null, base_nofile: null, auto_start: null },
+    ...{ policy: chosen, policy_wanted: null, default_policy: null, allow: null },
+  });
+  return Bun.deepEquals(essence(a, policy), essence(b, policyNow(b)));
 }
 
 /** Another user's identity can be given by root only; better said now than as a failed start. */

@@ -13,6 +13,8 @@ export type Definition = {
   readonly app: string;
   readonly instance: number;
   readonly config: AppConfig;
+  /** What its last run was started under. */
+  readonly policy?: string | null;
   readonly isGuess: boolean;
 };
 
@@ -22,23 +24,24 @@ const shape = z.object({
   app: z.string().min(1),
   instance: z.int().min(0),
   is_guess: z.boolean().default(false),
+  policy: z.string().nullable().default(null),
   config: z.looseObject({ name: z.string() }),
 });
 
 /** Undefined where there is none that can be read. */
 export function readDefinition(dir: string): Definition | undefined {
   try {
-    const { app, instance, is_guess, config } = shape.parse(JSON.parse(readFileSync(join(dir, FILE), "utf8")));
-    return { app, instance, isGuess: is_guess, config: checkConfig(config as unknown as AppConfig) };
+    const { app, instance, is_guess, policy, config } = shape.parse(JSON.parse(readFileSync(join(dir, FILE), "utf8")));
+    return { app, instance, isGuess: is_guess, policy, config: checkConfig(config as unknown as AppConfig) };
   } catch {
     return undefined; // Of an older daemon, or damaged.
   }
 }
 
 /** Whole or not at all; only where it says something else than before. */
-export function writeDefinition(dir: string, { app, instance, config, isGuess }: Definition): void {
+export function writeDefinition(dir: string, { app, instance, config, policy = null, isGuess }: Definition): void {
   const path = join(dir, FILE);
-  const text = `${JSON.stringify({ version: 1, app, instance, is_guess: isGuess, config })}\n`;
+  const text = `${JSON.stringify({ version: 1, app, instance, is_guess: isGuess, policy, config })}\n`;
   if (readIfThere(path) === text) return;
   writeFileSync(`${path}.tmp`, text, { mode: 0o600 });
   renameSync(`${path}.tmp`, path);

@@ -21,11 +21,13 @@ import type { AppConfig } from "../protocol/app-config.ts";
 import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan, type Plan } from "../sandbox/plan.ts";
 import { chooseWriter, mapLack } from "../sandbox/writer.ts";
-import { DEFAULT_POLICY, isInline, loadPolicy, type Policy } from "../sandbox/policy.ts";
+import { isInline, loadPolicy, type Policy } from "../sandbox/policy.ts";
 import { audit } from "./audit.ts";
 import type { Enforced } from "../shim/cgroup.ts";
-import { cleanWorkerEnv, type Launch, type Launchable, resolveLaunch } from "./command.ts";
-import { describeProgram, homeOf, pythonPath } from "./readable.ts";
+import { cleanWorkerEnv, decideLaunch, type Launch, resolveLaunch } from "./command.ts";
+import { find, type Launchable, type Running } from "./languages.ts";
+import { policyOf, type Governed } from "./policies.ts";
+import { describeProgram, homeOf, pythonPath, type Program } from "./readable.ts";
 import type { Snapshot } from "./snapshot.ts";
 import type { Confinement, RawLog, Rlimit, Spec } from "../shim/spec.ts";
 
@@ -115,7 +117,9 @@ function rawLogsOf(app: AppConfig): RawLog[] {
 
 /** A definition made ready under its policy. */
 export type Prepared = {
-  readonly launch: Launch;
+  readonly launch: Pick<Launch, "argv" | "env" | "cwd">;
+  /** Name, path or text of its policy. */
+  readonly policy: string;
   readonly plan: Plan;
   readonly confinement: Confinement | undefined;
   readonly ids?: { readonly uid: number; readonly gid: number };
@@ -123,13 +127,13 @@ export type Prepared = {
 };
 
 export type Preparation = {
-  readonly app: Launchable & {
-    readonly policy: string | null;
-    readonly uid: number | null;
-    readonly gid: number | null;
-    readonly max_memory?: number | null;
-    readonly snapshot?: Snapshot | undefined;
-  };
+  readonly app: Launchable &
+    Governed & {
+      readonly uid: number | null;
+      readonly gid: number | null;
+      readonly max_memory?: number | null;
+      readonly snapshot?: Snapshot | undefined;
+    };
   /** The environment to build on. */
   readonly base: Readonly<Record<string, string | undefined>>;
   /** Variables that ipcctl adds. */
@@ -146,6 +150,8 @@ export type Preparation = {
   readonly auditLog: string;
   /** There is a connection to the shim to be passed on. */
   readonly hasPlane: boolean;
+  /** It is run once, in the foreground. */
+  readonly isOnce?: boolean;
   /** Files that we write, or run, in the worker's name. */
   readonly daemonFiles?: readonly string[];
 };
@@ -156,26 +162,32 @@ export type Preparation = {
  */
 export function prepare(wanted: Preparation): Prepared {
   const { app } = wanted;
-  const policy = loadPolicy(app.policy ?? DEFAULT_POLICY, { project: app.cwd, home: homeOf(wanted.base) });
   const { snapshot } = app;
   if (snapshot && app.interpreter !== null)
     throw new IpcError("USAGE", "a snapshot has its interpreter already", { hint: "leave out --interpreter" });
-  const interpreter = app.script === null ? app.interpreter : (snapshot?.python ?? app.interpreter);
+  const isCommand = app.script === null && (app.code ?? null) === null;
+  const interpreter = isCommand ? app.interpreter : (snapshot?.python ?? app.interpreter);
+  const launchable = { ...app, interpreter };
+  const decided = decideLaunch(launchable, wanted.base, wanted.isOnce);
+  const variables = { project: app.cwd, home: homeOf(wanted.base) };
+  const policyText = policyOf(app, decided, variables, wanted.isOnce);
+  const policy = loadPolicy(policyText, variables);
   const inherited = allowed(wanted.base, policy);
-  const launch = resolveLaunch({ ...app, interpreter }, inherited, wanted.own);
   const hidesFiles =
     !policy.files.read.some(({ path }) => path === "/") && !policy.files.write.some(({ path }) => path === "/");
+  const isNarrow = hidesFiles || !policy.process.mayExec;
+  const running = isNarrow ? (decided.explicit ?? decided) : decided;
+  if (!policy.process.mayExec) requireNoOther(running, policy);
+  const launch = resolveLaunch(running, launchable, inherited, wanted.own);
   const script = app.script === null ? [] : [resolve(app.cwd, app.script)];
-  const program =
-    hidesFiles || !policy.process.mayExec
-      ? describeProgram(
-          launch.argv[0]!,
-          [...script, ...pythonPath({ PYTHONPATH: app.env.PYTHONPATH ?? inherited.PYTHONPATH ?? "" })],
-          launch.cwd,
-          launch.env,
-          app.interpreter !== null || app.script === null || !launch.argv[0]!.includes("/"),
-        )
-      : { executable: launch.argv[0]!, readable: [] };
+  const files = [
+    ...script,
+    ...(running === decided ? [] : [find(decided.argv[0]!, decided.cwd, launch.env.PATH ?? "")]),
+    ...pythonPath({ PYTHONPATH: app.env.PYTHONPATH ?? inherited.PYTHONPATH ?? "" }),
+  ].filter((path) => path !== undefined);
+  const describe = (word: string): Program => describeProgram(word, files, launch.cwd, launch.env, running.isChosen);
+  const program = isNarrow ? describe(launch.argv[0]!) : { executable: launch.argv[0]!, readable: [] };
+  const behind = isNarrow && running.at > 0 ? describe(running.argv[running.at]!).readable : [];
   const machine = thisMachine();
   const isOther = policy.process.hasOwnUser && machine.isRoot && app.uid === null;
   const isReached = policy.isolation.want.includes("namespaces") && machine.namespacesLack === "";
@@ -187,7 +199,7 @@ export function prepare(wanted: Preparation): Prepared {
     : undefined;
   const plan = compilePlan(policy, machine, {
     scratch,
-    program: program.readable,
+    program: [...program.readable, ...behind],
     cwd: launch.cwd,
     isForked: snapshot !== undefined,
     uid: app.uid ?? (writer?.isSomebody ? writer.ids.uid : undefined),
@@ -197,7 +209,7 @@ export function prepare(wanted: Preparation): Prepared {
     program.executable,
     dirname(wanted.auditLog),
     ROOT,
-    app.policy ?? "",
+    policyText,
     app.env_file ?? "",
     ...(wanted.daemonFiles ?? []),
   ])
@@ -212,10 +224,10 @@ export function prepare(wanted: Preparation): Prepared {
       requireReadable(path, writer.ids.uid, policy);
   const memory = Math.min(policy.limits.memory ?? Infinity, (app.max_memory ?? Infinity) * MEMORY_BACKSTOP_FACTOR);
   const env = { ...roomForCode(program.executable, memory), ...launch.env, ...policy.env.set };
-  if (hidesFiles) env.PATH = app.env.PATH ?? PATH_IN_ROOT; // the caller's would tell where he has what
+  if (hidesFiles && !launch.own.has("PATH")) env.PATH = PATH_IN_ROOT; // the caller's would tell where he has what
   if (plan.scratch !== null) {
     env.TMPDIR = plan.scratch;
-    if (hidesFiles) env.HOME = app.env.HOME ?? plan.scratch;
+    if (hidesFiles && !launch.own.has("HOME")) env.HOME = plan.scratch;
     if (plan.scratch === scratch) {
       mkdirSync(scratch, { recursive: true, mode: 0o700 });
       if (ids && process.getuid!() === 0) chownSync(scratch, ids.uid, ids.gid);
@@ -229,11 +241,12 @@ export function prepare(wanted: Preparation): Prepared {
     worker: wanted.name,
     event: "start",
     policy: policy.name,
-    ...(isInline(app.policy ?? "") ? { exceptions: JSON.parse(app.policy!) as unknown } : {}),
+    ...(isInline(policyText) ? { exceptions: JSON.parse(policyText) as unknown } : {}),
     degraded: plan.degraded,
   });
   return {
     launch: { argv: [program.executable, ...launch.argv.slice(1)], env, cwd: launch.cwd },
+    policy: policyText,
     plan,
     ...(ids ? { ids } : {}),
     ...(snapshot ? { zygote: snapshot.socket } : {}),
@@ -255,6 +268,18 @@ function roomForCode(executable: string, memory: number): Record<string, string>
   const isLimited = memory < CODE_ROOM_FACTOR * BUN_CODE_BYTES;
   if (!isLimited || !/^bunx?(\.exe)?$/.test(basename(executable))) return {};
   return { BUN_JSC_jitMemoryReservationSize: String(Math.floor(memory / CODE_ROOM_FACTOR)) };
+}
+
+/** A program that only starts another one ends in a denial that does not say so. @throws IpcError POLICY_REFUSED */
+function requireNoOther({ argv, at }: Running, { name }: Policy): void {
+  if (at === 0) return;
+  throw new IpcError(
+    "POLICY_REFUSED",
+    `policy ${name}: ${argv[0]} starts another program, ${argv[at]}, which is denied`,
+    {
+      hint: `leave out ${argv.slice(0, at).join(" ")}, or take a policy with "process": {"exec": true, "fork": true}`,
+    },
+  );
 }
 
 /** By these it is found, and prints as its user wants it to: they tell nothing. */

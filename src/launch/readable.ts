@@ -1,9 +1,10 @@
 /** What a Python program needs to begin: its interpreter, the libraries and packages of that, its script. All that a strict policy lets it read. */
 import { spawnSync } from "node:child_process";
 import { closeSync, existsSync, openSync, readFileSync, readSync, realpathSync } from "node:fs";
-import { basename, delimiter, dirname, join } from "node:path";
+import { delimiter, dirname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { PYTHON_BOOT, PYTHON_PACKAGES, ROOT } from "../base/install.ts";
+import { find, isPythonName, SYSTEM_PATH } from "./languages.ts";
 
 /** Libraries of the system, and the few files by which they find one another. */
 const SYSTEM = [
@@ -40,11 +41,11 @@ export function describeProgram(
   env: Readonly<Record<string, string>>,
   isChosen: boolean,
 ): Program {
-  const found = find(executable, cwd, env.PATH ?? "");
+  const found = find(executable, cwd, env.PATH ?? SYSTEM_PATH);
   if (found === undefined) return { executable, readable: [...SYSTEM, ...files] }; // starting it will say so
   const path = isScript(found) ? asks(found, cwd, env, isChosen) : found;
   const real = realpathSync(path);
-  if (!isChosen && !/^(python|pypy)[0-9.]*$/.test(basename(real)))
+  if (!isChosen && !isPythonName(real))
     throw new IpcError("POLICY_REFUSED", `${path} is no Python but ${real}`, {
       hint: "--interpreter says which program is to be trusted with the script",
     });
@@ -68,20 +69,6 @@ export function describeProgram(
   };
 }
 
-function find(name: string, cwd: string, path: string): string | undefined {
-  if (name.includes("/"))
-    return existsSync(join("/", name.startsWith("/") ? name : join(cwd, name)))
-      ? name.startsWith("/")
-        ? name
-        : join(cwd, name)
-      : undefined;
-  return path
-    .split(delimiter)
-    .filter((folder) => folder.startsWith("/"))
-    .map((folder) => join(folder, name))
-    .find((file) => existsSync(file));
-}
-
 /** As those of pyenv are, or a wrapper of one's own. */
 function isScript(path: string): boolean {
   const file = openSync(path, "r");
@@ -95,9 +82,8 @@ function isScript(path: string): boolean {
 
 /** The interpreter that a wrapper ends in: it is run once, before anything of the worker's, to ask. */
 function asks(wrapper: string, cwd: string, env: Readonly<Record<string, string>>, isChosen: boolean): string {
-  const isPython = /^(python|pypy)[0-9.]*$/.test(basename(wrapper));
   const { stdout } =
-    isPython && isChosen
+    isPythonName(wrapper) && isChosen
       ? spawnSync(wrapper, ["-I", "-S", "-c", "import sys; print(sys.executable)"], {
           cwd,
           env: { ...env },

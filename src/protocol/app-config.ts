@@ -120,6 +120,21 @@ const envShape = z.record(
   noNul,
 );
 
+/** What is granted on top of a policy, as the flags `--allow-…` do. */
+const allow = z.strictObject({
+  net: z
+    .union([z.literal(true), z.array(z.string().min(1)).min(1)])
+    .optional()
+    .describe("HOST:PORT, or true for all of the network"),
+  listen: z
+    .union([z.literal(true), z.array(z.int().min(1).max(65_535)).min(1)])
+    .optional()
+    .describe("TCP ports, or true for all"),
+  read: z.array(absolutePath).optional(),
+  write: z.array(absolutePath).optional(),
+});
+export type Grants = z.output<typeof allow>;
+
 /** As written by people and clients. Unknown fields are refused, so that a typing error does not pass for a setting. */
 export const appShape = z.strictObject({
   name: z.string().min(1),
@@ -133,7 +148,11 @@ export const appShape = z.strictObject({
   base_nofile: maybe(z.int().min(1).max(0x7fff_ffff)),
   env_file: maybe(absolutePath),
   interpreter: maybe(noNul.min(1)),
-  policy: maybe(z.string().min(1)),
+  policy: maybe(z.string().min(1)).meta({ description: 'its name, the path of a file, or "auto": by what runs' }),
+  default_policy: maybe(z.string().min(1)).meta({ description: 'what "auto" is for a script of Python' }),
+  allow: maybe(allow),
+  /** As it was written, where `policy` says what the daemon made of it: a daemon of the version before finds a name there. */
+  policy_wanted: maybe(z.string().min(1)),
   snapshot: maybe(z.string().min(1)),
   auto_start: z.boolean().default(false),
   restart_policy: restartPolicy.default("on-failure"),
@@ -150,11 +169,9 @@ export const appShape = z.strictObject({
   health_check: maybe(healthShape),
   health: maybe(health),
   stop_timeout: durationMs.default(10_000),
-  kill_timeout: durationMs
-    .default(5_000)
-    .meta({
-      description: "bunctl's, taken and without effect: when stop_timeout is over, what is left is killed at once",
-    }),
+  kill_timeout: durationMs.default(5_000).meta({
+    description: "bunctl's, taken and without effect: when stop_timeout is over, what is left is killed at once",
+  }),
   kill_mode: maybe(z.enum(KILL_MODES)).meta({
     description:
       "whom the signal goes to that asks it to end: the main process, its group, or every process of its tree; default: main, but group while the main process is a shell",

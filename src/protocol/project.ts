@@ -4,7 +4,7 @@ import { basename, dirname, resolve } from "node:path";
 import { z } from "zod";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
-import { chosenDefault, SCRIPT_POLICY, withDefaultPolicy } from "../base/policies.ts";
+import { chosenDefault } from "../base/policies.ts";
 import { findWorkerId } from "../base/names.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { appShape, explainIssue, normalizeApp, type AppConfig } from "./app-config.ts";
@@ -24,7 +24,7 @@ const projectShape = z.strictObject({
 
 /** JSON Schema of `ipcctl.json`, for editors. */
 export function projectJsonSchema(): object {
-  const apps = z.array(appShape.omit({ base_env: true, base_nofile: true }));
+  const apps = z.array(appShape.omit({ base_env: true, base_nofile: true, policy_wanted: true }));
   const default_policy = z.string().min(1).optional();
   return z.toJSONSchema(z.strictObject({ $schema: z.string().optional(), apps, default_policy }), {
     io: "input",
@@ -70,6 +70,7 @@ const PATHS = ["env_file", "stdout_log", "stderr_log", "combined_log"] as const;
 export function readProjectApps(path: string): Definition[] {
   const folder = dirname(resolve(path));
   const { defaultPolicy } = readProjectFile(path);
+  const chosen = chosenDefault(process.env, folder);
   const inFolder = (policy: string): string =>
     policy.includes("/") && !policy.startsWith("{") ? resolve(folder, policy) : policy;
   const written =
@@ -84,12 +85,14 @@ export function readProjectApps(path: string): Definition[] {
       ...(typeof app.policy === "string" ? { policy: inFolder(app.policy) } : {}),
       auto_start: app.auto_start ?? true,
     }))
-    .map((app) =>
-      withDefaultPolicy(
-        app,
-        chosenDefault(process.env, folder) ?? (defaultPolicy === undefined ? SCRIPT_POLICY : inFolder(defaultPolicy)),
-      ),
-    );
+    .map((app: Definition) => {
+      const byDefault = chosen ?? app.default_policy ?? defaultPolicy;
+      return {
+        ...app,
+        policy: app.policy ?? "auto",
+        ...(typeof byDefault === "string" ? { default_policy: inFolder(byDefault) } : {}),
+      };
+    });
   const checked = apps.map((app) => ({ id: findWorkerId(app.name) ?? "", config: checkedApp(app, path), app }));
   for (const { id, config } of checked) requireNoCycle(checked, id, config.depends_on);
   return inDependencyOrder(checked).map(({ app }) => app);

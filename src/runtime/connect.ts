@@ -1,6 +1,6 @@
 /** `import { connect } from "ipcctl"`: the daemon and its workers from a TypeScript program. */
 import { join } from "node:path";
-import { chosenDefault, SCRIPT_POLICY, withDefaultPolicy } from "../base/policies.ts";
+import { chosenDefault, SCRIPT_POLICY } from "../base/policies.ts";
 import { IpcError } from "../base/errors.ts";
 import { sleep } from "../base/platform.ts";
 import { resolvePaths } from "../base/paths.ts";
@@ -77,7 +77,13 @@ export class Ipcctl implements Disposable, AsyncDisposable {
         .split("/")
         .at(-1)!
         .replace(/\.\w+$/, "");
+    const daemon = await this.#daemon();
+    const byDefault = chosenDefault(process.env, workingDirectory());
+    const auto = daemon.decidesPolicy
+      ? { policy: "auto", ...(byDefault === undefined ? {} : { default_policy: byDefault }) }
+      : { policy: byDefault ?? SCRIPT_POLICY }; // what a channel is opened to is a script of Python
     const config = {
+      ...auto,
       base_env: cleanEnv(process.env),
       auto_start: true,
       ...options,
@@ -85,16 +91,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
       script: path,
       cwd: options.cwd ?? workingDirectory() ?? "/",
     };
-    const response = await (
-      await this.#daemon()
-    ).request({
-      Start: {
-        name,
-        config: JSON.stringify(
-          withDefaultPolicy(config, chosenDefault(process.env, workingDirectory()) ?? SCRIPT_POLICY),
-        ),
-      },
-    });
+    const response = await daemon.request({ Start: { name, config: JSON.stringify(config) } });
     const { name: id = name, is_other_definition: isOther } = ("Success" in response ? response.Success : {}) as {
       name?: string;
       is_other_definition?: boolean;

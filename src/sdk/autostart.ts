@@ -96,7 +96,10 @@ export async function openGreeted(path: string): Promise<Connection> {
   const connection = await Connection.open(path);
   try {
     const hello = connection.request({ Hello: { protocol: PROTOCOL, client: `ipcctl ${VERSION}` } });
-    if ((await atMost(GREET_MS, hello)) === undefined) throw new Silence(path);
+    const answer = await atMost(GREET_MS, hello);
+    if (answer === undefined) throw new Silence(path);
+    const { protocol } = "Data" in answer ? (answer.Data.data as { protocol?: unknown }) : {};
+    connection.protocol = typeof protocol === "number" ? protocol : 1;
     return connection;
   } catch (error) {
     connection.terminate();

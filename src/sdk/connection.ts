@@ -54,6 +54,14 @@ export class Connection implements Disposable {
     }
   }
 
+  /** Told in its greeting; 0 before. */
+  protocol = 0;
+
+  /** Whether the daemon knows `"policy": "auto"`, `default_policy` and `allow`. */
+  get decidesPolicy(): boolean {
+    return this.protocol >= 2;
+  }
+
   get isOpen(): boolean {
     return this.#closed === undefined;
   }

@@ -3,7 +3,7 @@ import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { RestartPolicy } from "../base/restart-policies.ts";
 import type { WorkerDescription, WorkerStatus } from "../protocol/status.ts";
-import { DEFAULT_POLICY, policyTitle } from "../sandbox/policy.ts";
+import { policyTitle } from "../sandbox/policy.ts";
 import { readCommandLine } from "../shim/proc.ts";
 import { maskArgs, maskEnv } from "./secrets.ts";
 import type { Store } from "./store.ts";
@@ -61,7 +61,7 @@ function statusWith(worker: Worker, sources: Sources, usage: Usage | undefined):
     app: config.name,
     instance: worker.instance,
     group: config.group,
-    policy: policyTitle(config.policy ?? DEFAULT_POLICY),
+    policy: policyTitle(worker.policy),
     denied: worker.denied,
     ready: config.ready === "notify" ? worker.isReady : null,
     health: worker.health,

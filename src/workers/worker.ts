@@ -7,7 +7,7 @@ import { dirname, join, resolve } from "node:path";
 import { IpcError, never } from "../base/errors.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { StateWord } from "../protocol/status.ts";
-import { DEFAULT_POLICY, loadPolicy } from "../sandbox/policy.ts";
+import { loadPolicy } from "../sandbox/policy.ts";
 import type { WorkerEvent } from "../protocol/responses.ts";
 import type { CgroupTree, Enforced } from "../shim/cgroup.ts";
 import { readDefinition, writeDefinition, type Definition } from "../launch/definition.ts";
@@ -32,7 +32,8 @@ import { specVersion } from "../shim/spec.ts";
 import { LAUNCH_MS, Run, stopWithinMs, type RunMonitor } from "./run.ts";
 import type { CallCounts, ShimLink, ShimState } from "../shim/link.ts";
 import type { Spec } from "../shim/spec.ts";
-import { resolveLaunch } from "../launch/command.ts";
+import { decideLaunch } from "../launch/command.ts";
+import { AUTO, policyOf } from "../launch/policies.ts";
 import { makeSpec, ownUserOf, prepare, removeOpenScratch, requireGroup, SIGTERM } from "../launch/prepare.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";
 
@@ -96,6 +97,7 @@ export class Worker {
   #isRemoved = false;
   /** Its definition was lost with the database of an older daemon, and read from its process. */
   #isGuess = false;
+  #policy: string | undefined;
   #lastPid: number | null = null;
   readonly #watchers = new Set<() => void>();
 
@@ -172,10 +174,26 @@ export class Worker {
       ...(this.#run?.degraded ?? []),
     ];
   }
+  /** Name, path or text of what this run was started under; before, of what it would be started under now. */
+  get policy(): string {
+    this.#policy ??= this.#policyNow();
+    return this.#policy;
+  }
+
+  #policyNow(): string {
+    const config = this.#config;
+    try {
+      const running = decideLaunch(config, config.base_env ?? this.#world.daemonEnv);
+      return policyOf(config, running, { project: config.cwd, home: "/" });
+    } catch {
+      return config.policy ?? AUTO; // its script is not there; its start says so
+    }
+  }
+
   /** Those of its policy; undefined where that is not to be read any more. */
   get policyLimits(): PolicyLimits | undefined {
     try {
-      const { name, limits } = loadPolicy(this.#config.policy ?? DEFAULT_POLICY, {
+      const { name, limits } = loadPolicy(this.policy, {
         project: this.#config.cwd,
         home: "/",
       });
@@ -221,13 +239,14 @@ export class Worker {
 
   /** @throws IpcError if its folder, script or env file, or a full disk, would not let it start now. */
   requireLaunchable(): void {
-    resolveLaunch(this.#config, {}, {});
+    decideLaunch(this.#config, this.#config.base_env ?? this.#world.daemonEnv);
     this.#world.store.requireRoomToRun(this.dir);
   }
 
   /** A new definition; takes effect with the next run. */
   redefine(config: AppConfig): void {
     this.#config = config;
+    if (!this.isUp) this.#policy = undefined;
     this.#isGuess = false;
     if (existsSync(this.dir)) this.#keepDefinition();
   }
@@ -242,7 +261,8 @@ export class Worker {
   }
 
   get #definition(): Definition {
-    return { app: this.#row.app, instance: this.instance, config: this.#config, isGuess: this.#isGuess };
+    const policy = this.#policy ?? null;
+    return { app: this.#row.app, instance: this.instance, config: this.#config, policy, isGuess: this.#isGuess };
   }
 
   /**
@@ -384,7 +404,9 @@ export class Worker {
    */
   async adopt(): Promise<boolean> {
     const { phase } = this.#row;
-    this.#isGuess = readDefinition(this.dir)?.isGuess ?? false;
+    const kept = readDefinition(this.dir);
+    this.#isGuess = kept?.isGuess ?? false;
+    this.#policy = kept?.policy ?? undefined;
     if (await this.#adoptLive()) return false;
     const run = readRunRecord(this.dir);
     const exit = readExitRecord(this.dir);
@@ -533,6 +555,7 @@ export class Worker {
       daemonFiles: daemonFilesOf(config),
     });
     const { policy } = prepared.plan;
+    this.#policy = prepared.policy;
     run.executable = prepared.launch.argv[0]!; // never empty: a script has an interpreter, a command a first word
     const group = this.#world.cgroups?.prepare(this.id, {
       memoryBytes: lower(config.max_memory, policy.limits.memory),

@@ -1,0 +1,468 @@
+/**
+ * What runs, decided in one place from the words that are going to be executed: which interpreter, with which arguments, how the
+ * boot of Python gets into it, and which policy it has where nobody named one. It sees through `env`, `nice` and their like, `#!`
+ * lines and links, because what counts is the program at their end. Nothing is run here to find out.
+ */
+import { closeSync, existsSync, openSync, readSync, realpathSync, statSync } from "node:fs";
+import { basename, delimiter, dirname, extname, join, resolve } from "node:path";
+import { IpcError } from "../base/errors.ts";
+import { CODE_POLICY, DEFAULT_POLICY, SCRIPT_POLICY } from "../base/policies.ts";
+import { shellWord, splitWords } from "../base/shell-words.ts";
+
+/** The part of a definition that decides what runs: a script, a command, or Python's code. */
+export type Launchable = {
+  readonly script: string | null;
+  readonly command: string | null;
+  /** Text of a program, for Python. */
+  readonly code?: string | null;
+  readonly args: readonly string[];
+  readonly cwd: string;
+  readonly interpreter: string | null;
+  readonly env: Readonly<Record<string, string>>;
+  readonly env_file: string | null;
+};
+
+type Language = "python" | "javascript" | "shell" | "other";
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** What `env` was asked to do to the environment. */
+type Change = { readonly isCleared: boolean; readonly set: Readonly<Record<string, string | undefined>> };
+
+export type Running = {
+  /** What is executed. What `env` and `setsid` would do is done by whoever executes it, and they are not among the words. */
+  readonly argv: readonly string[];
+  readonly cwd: string;
+  readonly change: Change;
+  /** Where among the words the program stands that those before it lead to. */
+  readonly at: number;
+  readonly language: Language;
+  /**
+   * How the boot of Python comes to it: by the environment of what is executed; by the words of an `env` put before it, where a
+   * Python stands before it that would take the boot for its own; or not at all.
+   */
+  readonly boot: "environment" | "words" | "none";
+  /** The policy where nobody named one. */
+  readonly policy: string;
+  /** By its user, or found on the PATH: neither the script nor its folder named it. */
+  readonly isChosen: boolean;
+  /** The same without a `#!` line that would have to start another program, where `argv` begins with one. */
+  readonly explicit?: Running;
+  /** Of the command's folder: first on its PATH. */
+  readonly venv?: string;
+};
+
+const PYTHON = /^(python|pypy|graalpy)[0-9.]*(t|d|td|-dbg)?$/;
+const NAMES: Readonly<Record<string, Language>> = {
+  ...Object.fromEntries(
+    ["node", "nodejs", "bun", "bun.exe", "deno", "tsx", "ts-node"].map((name) => [name, "javascript"]),
+  ),
+  ...Object.fromEntries(["sh", "bash", "dash", "zsh", "ksh", "mksh", "ash", "fish"].map((name) => [name, "shell"])),
+};
+const PYTHON_ENDINGS = [".py", ".pyw", ".pyz"];
+const JAVASCRIPT_ENDINGS = [".ts", ".tsx", ".mts", ".js", ".mjs", ".cjs"];
+/** Whoever starts one of these means the apps that are defined in it, or has mistyped. */
+const DATA = new Set([".json", ".jsonc", ".toml", ".yaml", ".yml", ".ini"]);
+
+/** A program that executes the words behind its own. */
+type Wrapper = {
+  /** Options that have a value in the next word. */
+  readonly valued?: readonly string[];
+  /** Words of its own before the program. */
+  readonly operands?: number;
+  /** The word that makes it one. */
+  readonly verb?: string;
+  /** It is a Python itself. */
+  readonly isPython?: boolean;
+  /** What it starts is a Python, by whatever name. */
+  readonly isForPython?: boolean;
+  /** With one of these options the words behind are Python's. */
+  readonly pythonOptions?: readonly string[];
+};
+
+const CONDA_RUN = {
+  verb: "run",
+  valued: ["-n", "--name", "-p", "--prefix", "--cwd", "-e", "--env", "-r", "--root-prefix"],
+};
+const WRAPPERS: Readonly<Record<string, Wrapper>> = {
+  nice: { valued: ["-n", "--adjustment"] },
+  ionice: { valued: ["-c", "--class", "-n", "--classdata"] },
+  chrt: { valued: ["-T", "-P", "-D"], operands: 1 },
+  taskset: { operands: 1 },
+  nohup: {},
+  setsid: {},
+  stdbuf: { valued: ["-i", "--input", "-o", "--output", "-e", "--error"] },
+  timeout: { valued: ["-k", "--kill-after", "-s", "--signal"], operands: 1 },
+  time: { valued: ["-f", "--format", "-o", "--output"] },
+  tini: { valued: ["-p", "-e"] },
+  "dumb-init": { valued: ["--rewrite", "-r"] },
+  uv: {
+    verb: "run",
+    isForPython: true,
+    pythonOptions: ["-s", "--script", "-m", "--module"],
+    valued: [
+      ...[
+        "-p",
+        "--python",
+        "-w",
+        "--with",
+        "--with-editable",
+        "--with-requirements",
+        "--env-file",
+        "--extra",
+        "--no-extra",
+      ],
+      ...["--group", "--no-group", "--only-group", "--package", "--index", "--default-index", "-i", "--index-url"],
+      ...[
+        "--extra-index-url",
+        "-f",
+        "--find-links",
+        "-P",
+        "--upgrade-package",
+        "--reinstall-package",
+        "--refresh-package",
+      ],
+      ...[
+        "--index-strategy",
+        "--keyring-provider",
+        "--resolution",
+        "--prerelease",
+        "--fork-strategy",
+        "--exclude-newer",
+      ],
+      ...[
+        "--link-mode",
+        "-C",
+        "--config-setting",
+        "--no-build-package",
+        "--no-binary-package",
+        "--cache-dir",
+        "--color",
+      ],
+      ...[
+        "--python-preference",
+        "--directory",
+        "--project",
+        "--config-file",
+        "--allow-insecure-host",
+        "--python-platform",
+      ],
+    ],
+  },
+  conda: { ...CONDA_RUN, isPython: true },
+  mamba: { ...CONDA_RUN, isPython: true },
+  micromamba: CONDA_RUN,
+  poetry: { verb: "run", isPython: true, isForPython: true, valued: ["-C", "--directory", "-P", "--project"] },
+  pipenv: { verb: "run", isPython: true, isForPython: true },
+  pdm: { verb: "run", isPython: true, isForPython: true, valued: ["-p", "--project"] },
+};
+/** Where the C library looks for programs where there is no PATH. */
+export const SYSTEM_PATH = "/bin:/usr/bin";
+/** A chain of wrappers and `#!` lines that is longer leads nowhere. */
+const DEPTH_MAX = 16;
+
+export function isPythonName(path: string): boolean {
+  return PYTHON.test(basename(path));
+}
+
+/**
+ * @param env of the worker, as far as the user says it: PATH is what programs are found by
+ * @param isOnce it is run once, in the foreground
+ * @throws IpcError START_FAILED if the script is not there, or is none
+ */
+export function decide(app: Launchable, env: Environment, isOnce = false): Running {
+  const isCommand = app.script === null && (app.code ?? null) === null;
+  const venv = isCommand && app.env.PATH === undefined ? findVenv([app.cwd]) : undefined;
+  const path = [...(venv === undefined ? [] : [join(venv, "bin")]), env.PATH ?? ""].join(delimiter);
+  const seen = seeThrough(wordsOf(app), { cwd: app.cwd, path }, 0);
+  const found = isCommand || app.interpreter !== null ? seen : preferVenv(seen, app);
+  const isLent = found.language !== "python" && app.script !== null && isForPython(app, found);
+  const isPython = found.language === "python" || isLent;
+  const first = found.argv[0] ?? "";
+  const isVenv = venv !== undefined && find(first, app.cwd, path)?.startsWith(join(venv, "/")) === true;
+  const byDefault = isCommand ? DEFAULT_POLICY : isOnce ? CODE_POLICY : isPython ? SCRIPT_POLICY : DEFAULT_POLICY;
+  const known = {
+    // Whatever runs it hands its environment on, as far as anybody can tell.
+    ...(isLent && found.language !== "javascript" ? { boot: "environment" as const } : {}),
+    policy: byDefault,
+    isChosen: isCommand ? !isVenv : app.interpreter !== null || !first.includes("/"),
+    ...(venv === undefined ? {} : { venv }),
+  };
+  const { explicit, ...rest } = found;
+  const inner = explicit?.argv[0] ?? "";
+  return {
+    ...rest,
+    ...known,
+    ...(explicit === undefined
+      ? {}
+      : { explicit: { ...explicit, ...known, isChosen: !inner.includes("/") && !isVenv } }),
+  };
+}
+
+/** A script that is Python's by its name, or goes to a program that we do not know and that is said to be Python's, is one. */
+function isForPython(app: Launchable, { language }: Seen): boolean {
+  const path = resolve(app.cwd, app.script!);
+  if (PYTHON_ENDINGS.includes(extname(path)) || statSync(path, { throwIfNoEntry: false })?.isDirectory()) return true;
+  const words = [...interpreterWords(app.interpreter), ...(readShebang(path) ?? [])];
+  return language !== "javascript" && words.some((word) => /(^|[\s/])(python|pypy|graalpy)[0-9.]*\S?(\s|$)/.test(word));
+}
+
+function wordsOf(app: Launchable): string[] {
+  const given = interpreterWords(app.interpreter);
+  if (app.code !== undefined && app.code !== null)
+    return [...(given.length > 0 ? given : ["python3"]), ...(app.code === "-" ? ["-"] : ["-c", app.code]), ...app.args];
+  if (app.script === null) return [...given, app.command!, ...app.args];
+  const path = resolve(app.cwd, app.script);
+  requireScript(path, app.script);
+  return [...(given.length > 0 ? given : interpreterOf(app.script, path)), app.script, ...app.args];
+}
+
+/** A `#!` that names a program, else the ending says it, and Python is what we are for. */
+function interpreterOf(asTyped: string, path: string): readonly string[] {
+  const shebang = readShebang(path);
+  if (shebang !== undefined) return shebang;
+  const ending = extname(path);
+  if (JAVASCRIPT_ENDINGS.includes(ending)) return [process.execPath];
+  if (ending === ".sh") return ["sh"];
+  if (DATA.has(ending.toLowerCase())) throw notAScript(asTyped);
+  return ["python3"];
+}
+
+function notAScript(script: string): IpcError {
+  return new IpcError("START_FAILED", `${script} is data by its name, no script: Python would not run it`, {
+    hint: /\.json$/i.test(script)
+      ? `to start the apps that it defines: ipcctl start --config ${shellWord(script)}`
+      : "name the program that reads it with --interpreter, see: ipcctl start --help",
+  });
+}
+
+/** No particular Python, but the one of the system: the project's own is meant where there is one. */
+function preferVenv(seen: Seen, app: Launchable): Seen {
+  const program = seen.argv[seen.at];
+  if (seen.language !== "python" || program === undefined) return seen;
+  const isBare = /^python[0-9.]*$/.test(program);
+  if (!isBare && !/^\/usr(\/local)?\/bin\/python3?$/.test(program)) return seen;
+  const folders = app.script === null ? [] : [dirname(resolve(app.cwd, app.script))];
+  const venv = findVenv([...folders, app.cwd]);
+  const python = venv === undefined ? (isBare && program !== "python" ? program : "python3") : join(venv, "bin/python");
+  return { ...seen, argv: seen.argv.with(seen.at, python) };
+}
+
+type Where = { readonly cwd: string; readonly path: string };
+type Found = Pick<Running, "argv" | "cwd" | "change" | "at" | "language" | "boot">;
+type Seen = Found & { readonly explicit?: Found };
+
+function seeThrough(words: readonly string[], where: Where, depth: number): Seen {
+  let [argv, at, { cwd, path }] = [[...words], 0, where];
+  let change: Change = { isCleared: false, set: {} };
+  let [isBehindPython, isForPython] = [false, false];
+  const end = (language: Language, boot: Running["boot"], explicit?: Found): Seen => ({
+    ...{ argv, cwd, change, at, language, boot },
+    ...(explicit === undefined ? {} : { explicit }),
+  });
+  for (let step = depth; step < DEPTH_MAX && at < argv.length; step++) {
+    const word = argv[at]!;
+    const name = basename(word);
+    const wrapper = Object.hasOwn(WRAPPERS, name) ? WRAPPERS[name] : undefined;
+    const asEnv = name === "env" ? readEnvWords(argv.slice(at + 1)) : undefined;
+    if (asEnv) {
+      change = {
+        isCleared: change.isCleared || asEnv.isCleared,
+        set: asEnv.isCleared ? asEnv.set : { ...change.set, ...asEnv.set },
+      };
+      cwd = resolve(cwd, asEnv.folder);
+      // With none at all a program is looked for where the C library does.
+      path = Object.hasOwn(change.set, "PATH") || change.isCleared ? (change.set.PATH ?? SYSTEM_PATH) : path;
+      argv = [...argv.slice(0, at), ...asEnv.rest];
+      continue;
+    }
+    const behind = wrapper && findBehind(wrapper, argv, at);
+    if (wrapper && behind) {
+      // The worker has a session of its own: as its leader `setsid` would leave it, and the worker would be over.
+      if (name === "setsid") argv.splice(at, behind.at - at);
+      else at = behind.at;
+      isBehindPython ||= wrapper.isPython === true;
+      isForPython ||= wrapper.isForPython === true;
+      if (behind.isPythons) return end("python", isBehindPython ? "words" : "environment");
+      continue;
+    }
+    const file = find(word, cwd, path);
+    const isScript = PYTHON_ENDINGS.includes(extname(name));
+    const boot = isBehindPython ? "words" : "environment";
+    if (PYTHON.test(name) || (file !== undefined && PYTHON.test(basename(realOf(file)))))
+      return end("python", isIsolated(argv.slice(at + 1)) ? "none" : boot);
+    const shebang = file === undefined || (isForPython && isScript) ? undefined : readShebang(file);
+    if (shebang) {
+      const inner = seeThrough([...shebang, file!, ...argv.slice(at + 1)], { cwd, path }, step + 1);
+      const { explicit: whole = inner } = inner;
+      const written = at === 0 ? { ...whole, change: joined(change, whole.change) } : undefined;
+      if (inner.language === "python") return end("python", inner.boot === "none" ? "none" : boot, written);
+      return end(inner.language, "none", written);
+    }
+    const language = NAMES[name] ?? (file === undefined ? undefined : NAMES[basename(realOf(file))]);
+    if (language === undefined && (isForPython || isScript)) return end("python", boot);
+    return end(language ?? "other", "none");
+  }
+  return end("other", "none");
+}
+
+function joined(first: Change, second: Change): Change {
+  return second.isCleared ? second : { isCleared: first.isCleared, set: { ...first.set, ...second.set } };
+}
+
+/** The words of `env` up to the program, as it reads them; undefined where it would run none, or do what we cannot do for it. */
+function readEnvWords(
+  words: readonly string[],
+): (Change & { readonly folder: string; readonly rest: readonly string[] }) | undefined {
+  const set: Record<string, string | undefined> = {};
+  let [isCleared, folder, rest] = [false, ".", [...words]];
+  for (let isOver = false; rest.length > 0;) {
+    const word = rest[0]!;
+    const value = (short: string, long: string): string | undefined => {
+      if (word === short || word === long) return rest.splice(0, 2)[1];
+      const inline = word.startsWith(`${long}=`) ? word.slice(long.length + 1) : undefined;
+      const glued = !word.startsWith("--") && word.startsWith(short) ? word.slice(2) : undefined;
+      if (inline !== undefined || glued !== undefined) rest.shift();
+      return inline ?? glued;
+    };
+    if (isOver || !word.startsWith("-")) {
+      const at = word.indexOf("=");
+      if (at < 0) break;
+      if (at > 0) set[word.slice(0, at)] = word.slice(at + 1);
+      rest.shift();
+      isOver = true; // what follows are variables and the program
+    } else if (word === "--") {
+      rest.shift();
+      isOver = true;
+    } else if (word === "-" || word === "--ignore-environment") {
+      isCleared = true;
+      rest.shift();
+    } else if (/^-[iv]+S/.test(word)) {
+      // -iS, as one word of a `#!` line has it
+      isCleared ||= word.slice(0, word.indexOf("S")).includes("i");
+      rest = [`-S${word.slice(word.indexOf("S") + 1)}`, ...rest.slice(1)];
+    } else if (/^-[iv]+$/.test(word) || word === "--debug") {
+      isCleared ||= !word.startsWith("--") && word.includes("i");
+      rest.shift();
+    } else if (/^(-S|--split-string(=|$))/.test(word)) {
+      const text = value("-S", "--split-string");
+      if (text === undefined || text.includes("${")) return undefined; // what stands in its environment it knows best
+      rest = [...splitWords(text), ...rest];
+    } else if (/^(-u|--unset(=|$))/.test(word)) {
+      const name = value("-u", "--unset");
+      if (name === undefined || name === "") return undefined;
+      set[name] = undefined;
+    } else if (/^(-C|--chdir(=|$))/.test(word)) {
+      folder = value("-C", "--chdir") ?? "";
+      if (folder === "") return undefined;
+    } else return undefined; // signals and other rarer things: it does them itself
+  }
+  // `#!/usr/bin/env python3 -u` is one word, for which no program is found: what was meant is plain.
+  const [first = "", ...more] = rest;
+  if (rest.length > 0 && /^python[0-9.]*\s/.test(first)) rest = [...splitWords(first), ...more];
+  return rest.length === 0 ? undefined : { isCleared, set, folder, rest };
+}
+
+/** Where the words of a wrapper end. */
+function findBehind(
+  { valued = [], operands = 0, verb, pythonOptions = [] }: Wrapper,
+  argv: readonly string[],
+  from: number,
+): { readonly at: number; readonly isPythons: boolean } | undefined {
+  let [at, left, isPythons, isVerbSeen] = [from + 1, operands, false, verb === undefined];
+  for (; at < argv.length; at++) {
+    const word = argv[at]!;
+    if (word === "--" && isVerbSeen) {
+      at += 1 + left;
+      break;
+    }
+    if (word.startsWith("-") && word !== "-") {
+      isPythons ||= pythonOptions.includes(word);
+      if (valued.includes(word)) at++;
+    } else if (!isVerbSeen) {
+      if (word !== verb) return undefined;
+      isVerbSeen = true;
+    } else if (left === 0) break;
+    else left--;
+  }
+  return isVerbSeen && at < argv.length ? { at, isPythons } : undefined;
+}
+
+/** Whether these options of Python keep it from looking at its environment, or at `sitecustomize`. */
+function isIsolated(words: readonly string[]): boolean {
+  for (let at = 0; at < words.length; at++) {
+    const word = words[at]!;
+    if (!word.startsWith("-") || word === "-" || word === "--") return false;
+    if (word.startsWith("--")) {
+      if (word === "--check-hash-based-pycs") at++;
+      continue;
+    }
+    for (const [index, letter] of Array.from(word.slice(1)).entries()) {
+      if ("IES".includes(letter)) return true;
+      if ("cm".includes(letter)) return false;
+      if (!"WX".includes(letter)) continue;
+      if (index === word.length - 2) at++; // its value is the next word
+      break;
+    }
+  }
+  return false;
+}
+
+function interpreterWords(interpreter: string | null): string[] {
+  return interpreter === null ? [] : splitWords(interpreter);
+}
+
+/** `.venv` or `venv` in one of the folders. */
+function findVenv(folders: readonly string[]): string | undefined {
+  return folders
+    .flatMap((folder) => [join(folder, ".venv"), join(folder, "venv")])
+    .find((venv) => existsSync(join(venv, "pyvenv.cfg")) && existsSync(join(venv, "bin/python")));
+}
+
+/** The file that a word means, as the system looks for it. */
+export function find(word: string, cwd: string, path: string): string | undefined {
+  if (word === "") return undefined;
+  if (word.includes("/")) return existsSync(resolve(cwd, word)) ? resolve(cwd, word) : undefined;
+  return path
+    .split(delimiter)
+    .filter((folder) => folder.startsWith("/"))
+    .map((folder) => join(folder, word))
+    .find((file) => existsSync(file));
+}
+
+function realOf(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path; // a circle of links
+  }
+}
+
+/** Words of a `#!` line; the kernel takes everything behind the first blank as one argument, and `env -S` splits. */
+export function readShebang(path: string): readonly string[] | undefined {
+  if (!statSync(path, { throwIfNoEntry: false })?.isFile()) return undefined; // what is read from a pipe is gone
+  let file: number;
+  try {
+    file = openSync(path, "r");
+  } catch {
+    return undefined; // whoever executes it will say why
+  }
+  try {
+    const bytes = Buffer.alloc(256); // as many as the kernel looks at
+    const count = readSync(file, bytes, 0, bytes.length, 0);
+    const match = /^#!\s*(\S+)[ \t]*([^\n]*)/.exec(bytes.toString("utf8", 0, count));
+    if (!match) return undefined;
+    const rest = match[2]!.trim();
+    if (rest === "") return [match[1]!];
+    return [match[1]!, rest];
+  } finally {
+    closeSync(file);
+  }
+}
+
+function requireScript(path: string, asTyped: string): void {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (!stat) throw new IpcError("START_FAILED", `script ${asTyped} does not exist (looked for ${path})`);
+  if (stat.isDirectory() && !existsSync(join(path, "__main__.py"))) {
+    throw new IpcError("START_FAILED", `script ${asTyped} is a directory without __main__.py`);
+  }
+}

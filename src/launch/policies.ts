@@ -1,0 +1,66 @@
+/** Which policy a worker has, and what is granted on top of it. */
+import { IpcError } from "../base/errors.ts";
+import { DEFAULT_POLICY } from "../base/policies.ts";
+import type { Grants } from "../protocol/app-config.ts";
+import { loadPolicy, splitHost, type Variables } from "../sandbox/policy.ts";
+import type { Running } from "./languages.ts";
+
+/** The policy that is decided by what runs. */
+export const AUTO = "auto";
+
+export type Governed = {
+  readonly policy: string | null;
+  /** How it was written, where the daemon has decided it since. */
+  readonly policy_wanted?: string | null;
+  /** What `auto` is for a script of Python: the user's choice. */
+  readonly default_policy?: string | null;
+  readonly allow?: Grants | null | undefined;
+};
+
+/** Name, path or text of the policy that it runs under. @throws IpcError as loadPolicy does, where grants are to be added */
+export function policyOf(app: Governed, { policy: byDefault }: Running, variables: Variables, isOnce = false): string {
+  const wanted = app.policy_wanted ?? app.policy ?? AUTO;
+  // The user's default is for scripts of Python, and for all that is run once.
+  const auto = byDefault === DEFAULT_POLICY && !isOnce ? byDefault : (app.default_policy ?? byDefault);
+  return withGrants(wanted === AUTO ? auto : wanted, app.allow ?? null, variables);
+}
+
+/**
+ * @param chosen what the grants are exceptions to
+ * @returns `chosen` itself where there are none, else a policy that extends it, as JSON text
+ * @throws IpcError USAGE for what is no host
+ */
+export function withGrants(chosen: string, grants: Grants | null, variables: Variables): string {
+  const { net = [], listen = [], read = [], write = [] } = grants ?? {};
+  const isNothing = [net, listen, read, write].every((one) => one !== true && one.length === 0);
+  if (isNothing) return chosen;
+  const { network, files } = loadPolicy(chosen, variables);
+  const hosts = net === true ? [] : net;
+  const bad = hosts.find((host) => splitHost(host) === undefined);
+  if (bad !== undefined)
+    throw new IpcError("USAGE", `--allow-net: ${JSON.stringify(bad)} is not HOST:PORT`, {
+      hint: "for example --allow-net=api.example.com:443,10.0.0.0/8:5432; --allow-net alone grants all of the network",
+    });
+  const ports = listen === true ? [] : listen;
+  const known = network.allow.map(
+    ({ host, port }) => `${host.includes(":") ? `[${host}]` : host}:${port === 0 ? "*" : port}`,
+  );
+  const paths = (more: readonly string[], old: readonly { path: string; isOptional: boolean }[]): object[] => [
+    ...old.map(({ path, isOptional }) => ({ path, optional: isOptional })),
+    ...more.map((path) => ({ path })),
+  ];
+  return JSON.stringify({
+    version: 1,
+    extends: chosen,
+    network: {
+      ...(hosts.length > 0 && network.mode !== "any" ? { mode: "allow", allow: [...known, ...hosts] } : {}),
+      ...(net === true ? { mode: "any" } : {}),
+      ...(listen === true ? { listen: "any" } : {}),
+      ...(ports.length > 0 && network.listen !== "any" ? { listen: [...new Set([...network.listen, ...ports])] } : {}),
+    },
+    files: {
+      ...(read.length > 0 ? { read: paths(read, files.read) } : {}),
+      ...(write.length > 0 ? { write: paths(write, files.write) } : {}),
+    },
+  });
+}
