@@ -1,6 +1,5 @@
 /** `run`: one-shot in the foreground, without the daemon: stdio is ours, the exit status is the worker's. */
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { chmodSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
@@ -57,7 +56,8 @@ export async function run(
   if ((uid !== undefined || gid !== undefined) && process.getuid!() !== 0)
     throw new IpcError("NO_PERMISSION", "run: --uid and --gid need root");
   const memory = flags.maxMemory === undefined ? undefined : parseSizeBytes(flags.maxMemory, "--max-memory");
-  const folder = mkdtempSync(join(tmpdir(), "ipcctl-run-"));
+  const { openRunFolder } = await import("./run-folder.ts");
+  const { path: folder, remove } = openRunFolder();
   const spec = join(folder, "spec");
   try {
     const chosen = policyPath(context, flags.policy) ?? snapshot?.policy ?? chosenDefault(process.env, context.here);
@@ -149,6 +149,6 @@ export async function run(
       );
     return status;
   } finally {
-    rmSync(folder, { recursive: true, force: true });
+    remove();
   }
 }

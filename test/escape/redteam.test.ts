@@ -3,7 +3,17 @@
  * whoever starts it the next time; what a policy denies is asked for by another name.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import { type CliResult, copyOfApp, ROOT, Home, outcomeOf, waitUntil } from "../home.ts";
 import { SYSTEM_PYTHON, hasTool, isRoot, skipUnless } from "../needs.ts";
@@ -444,6 +454,54 @@ test.skipIf(!hasPython)("killed at once, run leaves nothing behind", async () =>
     process.kill(pid, "SIGKILL");
   await waitUntil(() => workersWith(marker).length === 0, "it is gone");
 });
+
+test.skipIf(!hasPython)(
+  "what runs have left that were killed is removed by the next one, and nothing else",
+  async () => {
+    const temporary = folder();
+    const bare = policy({ isolation: { want: [] } }); // so that there is a scratch folder
+    const run = (code: string) =>
+      Bun.spawn([join(ROOT, "bin/ipcctl"), "run", "--policy", bare, "--interpreter", SYSTEM_PYTHON, "-c", code], {
+        env: { ...home.env, TMPDIR: temporary },
+        stdio: ["pipe", "pipe", "ignore"],
+      });
+    const waits = "import os; open(os.environ['TMPDIR'] + '/left', 'w'); print('begun', flush=True); input()";
+    const runs = [run(waits), run(waits)];
+    const folders: string[] = [];
+    for (const one of runs) {
+      await one.stdout.getReader().read();
+      folders.push(...readdirSync(temporary).filter((name) => !folders.includes(name)));
+    }
+    expect(folders).toHaveLength(2);
+    const [killed, alive] = runs;
+    // A folder of the same name that has no lock, and one that is a link.
+    mkdirSync(join(temporary, "ipcctl-run-other"));
+    const outside = folder();
+    writeFileSync(join(outside, "lock"), "");
+    symlinkSync(outside, join(temporary, "ipcctl-run-link"));
+    killed!.kill("SIGKILL");
+    await killed!.exited;
+    const old = new Date(Date.now() - 3_600_000);
+    for (const path of [...folders.map((name) => join(temporary, name)), outside])
+      utimesSync(join(path, "lock"), old, old);
+    const left = async (): Promise<string[]> => {
+      await run("pass").exited;
+      return readdirSync(temporary).toSorted();
+    };
+    const alone = folders.filter((name) => isLocked(join(temporary, name, "lock")));
+    expect(alone).toHaveLength(1);
+    await waitUntil(async () => (await left()).length === 3, "the killed run's folder is gone");
+    expect(await left()).toEqual([...alone, "ipcctl-run-link", "ipcctl-run-other"].toSorted());
+    expect(existsSync(join(temporary, alone[0]!, "scratch/left"))).toBe(true);
+    alive!.kill("SIGKILL");
+    await alive!.exited;
+  },
+);
+
+function isLocked(path: string): boolean {
+  const { ino } = statSync(path);
+  return new RegExp(`FLOCK .*:${ino} `).test(readFileSync("/proc/locks", "utf8"));
+}
 
 function commandOf(pid: number): string {
   try {

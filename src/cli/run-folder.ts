@@ -1,0 +1,53 @@
+/** The folder of one `run`: its specification and, where it gets no root of its own, its scratch folder. */
+import { closeSync, constants, fstatSync, lstatSync, mkdtempSync, openSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { tryLock } from "../base/libc.ts";
+import { tasksOf } from "../sandbox/plan.ts";
+
+const PREFIX = "ipcctl-run-";
+const LOCK = "lock";
+/** Between the making of the lock and the taking of it nothing else waits. */
+const NEW_MS = 60_000;
+
+/** Locked as long as we live; `remove` is for its end. */
+export function openRunFolder(): { readonly path: string; readonly remove: () => void } {
+  sweep(tmpdir());
+  const path = mkdtempSync(join(tmpdir(), PREFIX));
+  const lock = openSync(join(path, LOCK), constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600);
+  tryLock(lock);
+  return {
+    path,
+    remove: () => {
+      rmSync(path, { recursive: true, force: true });
+      closeSync(lock);
+    },
+  };
+}
+
+/** Removes what runs of ours have left that were killed: their locks are nobody's any more. */
+function sweep(parent: string): void {
+  for (const name of readdirSync(parent)) {
+    if (!name.startsWith(PREFIX)) continue;
+    try {
+      sweepOne(join(parent, name));
+    } catch {
+      // it is another's, it is being removed, or it has no lock: a version before made it
+    }
+  }
+}
+
+function sweepOne(path: string): void {
+  const found = lstatSync(path);
+  if (!found.isDirectory() || found.uid !== process.getuid!()) return;
+  const lock = openSync(join(path, LOCK), constants.O_RDWR | constants.O_NOFOLLOW);
+  try {
+    const isOld = Date.now() - fstatSync(lock).mtimeMs > NEW_MS;
+    if (!isOld || !tryLock(lock)) return;
+    // Who still is in there as another user could lead us elsewhere.
+    const owner = lstatSync(join(path, "scratch"), { throwIfNoEntry: false })?.uid ?? found.uid;
+    if (owner === found.uid || tasksOf(owner) === 0) rmSync(path, { recursive: true, force: true });
+  } finally {
+    closeSync(lock);
+  }
+}
