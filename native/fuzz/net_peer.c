@@ -57,7 +57,8 @@ static int install(void)
 	struct sock_fprog filter = { sizeof program / sizeof *program, program };
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
 		return -1;
-	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 8 /* NEW_LISTENER */, &filter);
+	int listener = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 8 | 32 /* NEW_LISTENER, WAIT_KILLABLE_RECV */, &filter);
+	return listener >= 0 ? listener : (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 8, &filter);
 }
 
 static int pass(int channel, int fd)

@@ -24,8 +24,11 @@ static int settle(int fd, int place)
 _Noreturn static void run(const struct ipc_spec *spec, int listener, int told)
 {
 	static struct ipc_net_rule rules[IPC_HOSTS_MAX];
+	static uint16_t ports[IPC_PORTS_MAX];
 	for (size_t i = 0; i < spec->host_count; i++)
 		rules[i] = (struct ipc_net_rule){ spec->hosts[i].name, spec->hosts[i].port };
+	for (size_t i = 0; i < spec->port_count; i++)
+		ports[i] = (uint16_t)spec->ports[i].port;
 	int audit = spec->audit == NULL ? -1 : open(spec->audit, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (settle(listener, LISTENER) < 0 || settle(told, TOLD) < 0 || (audit >= 0 && settle(audit, AUDIT) < 0))
 		_exit(IPC_EXIT_SYSTEM);
@@ -40,7 +43,8 @@ _Noreturn static void run(const struct ipc_spec *spec, int listener, int told)
 	struct ipc_net net = {
 		.worker = spec->worker != NULL ? spec->worker : "", .rules = rules, .rule_count = spec->host_count,
 		.has_unix = spec->has_unix, .denied = spec->denied_classes, .audit = audit >= 0 ? AUDIT : -1, .audit_path = spec->audit, .told = TOLD,
-		.audit_max = IPC_AUDIT_BYTES_MAX,
+		.audit_max = IPC_AUDIT_BYTES_MAX, .ports = ports, .port_count = spec->port_count,
+		.has_ids = spec->has_ids, .uid = spec->uid, .gid = spec->gid,
 	};
 	ipc_net_serve(&net, LISTENER);
 	_exit(0);

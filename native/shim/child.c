@@ -231,7 +231,7 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 		return -errno;
 	/* Under Yama only an ancestor may read the memory of a process of the same user, or whom that process names and his descendants; or who
 	 * has the capability, as the owner of a user namespace has for all that is in it. */
-	if (spec->has_hosts && !is_inside)
+	if ((spec->has_hosts || spec->port_count > 0) && !is_inside)
 		prctl(PR_SET_PTRACER, parent, 0, 0, 0);
 	*step = IPC_STEP_SECCOMP;
 	if (spec->is_confined && token != NULL && (rc = make_token(token)) != 0)

@@ -62,7 +62,8 @@ static int make_ruleset(const struct ipc_spec *spec)
 			return rc;
 		}
 	}
-	for (size_t i = 0; i < spec->port_count; i++) {
+	/* Without rights on ports they are for who answers alone. */
+	for (size_t i = 0; i < spec->port_count && spec->landlock_net != 0; i++) {
 		if (syscall(SYS_landlock_add_rule, (int)fd, RULE_PORT, &spec->ports[i], 0) != 0) {
 			int error = errno;
 			close((int)fd);
@@ -91,6 +92,8 @@ static int drop_capabilities(void)
 #ifndef SECCOMP_FILTER_FLAG_NEW_LISTENER
 #define SECCOMP_FILTER_FLAG_NEW_LISTENER (1UL << 3)
 #endif
+/* 5.19: a call that is being answered goes on through signals; who answers ends it where one is waiting. */
+#define WAIT_KILLABLE (1UL << 5)
 
 /* Under a filter that has a listener already there cannot be a second: what would only be told is then denied in silence. */
 static bool silence(struct sock_filter *program, size_t steps)
@@ -125,7 +128,9 @@ static int filter_by(const struct ipc_filter *filter, const struct ipc_token *to
 		rc = put_in(&program[filter->patches[i].step], filter->patches[i].what, token);
 	unsigned long flags = filter->is_notifying ? SECCOMP_FILTER_FLAG_NEW_LISTENER : 0;
 	if (rc == 0) {
-		long fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &whole);
+		long fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags != 0 ? flags | WAIT_KILLABLE : 0, &whole);
+		if (fd < 0 && errno == EINVAL && flags != 0)
+			fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &whole);
 		if (fd < 0 && errno == EBUSY && flags != 0 && may_be_silent && silence(program, filter->steps))
 			fd = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags = 0, &whole);
 		if (fd < 0)

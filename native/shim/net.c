@@ -4,12 +4,16 @@
  * A worker that connects never gets its own call carried out. What it wrote is copied once; what was copied is decided upon; a socket of ours
  * is connected to just that address and put in the place of the worker's. It is put there as soon as it is under way, so that a worker
  * whose call is interrupted finds what the kernel would have left it with: a socket that is connecting.
+ *
+ * Where it may listen on some ports only, its socket is fetched and made to listen here: one that is bound to none of them would be given
+ * a port by the kernel.
  */
 #include "netparts.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <linux/seccomp.h>
@@ -41,6 +45,7 @@
 #define PIDFD_OF_THREAD O_EXCL /* 6.9 */
 #define ADDFD_SETFD 1u
 #define CONTINUE 1u /* of an answer: the call is carried out after all */
+#define RESTART 512 /* ERESTARTSYS, for the kernel alone: EINTR, or the call again, as the handler of the signal is installed */
 #define SYNC_WAKE_UP 1ul /* 6.6 */
 struct notif { uint64_t id; uint32_t pid, flags; int32_t nr; uint32_t arch; uint64_t instruction, args[6]; };
 struct notif_answer { uint64_t id; int64_t val; int32_t error; uint32_t flags; };
@@ -53,6 +58,7 @@ struct notif_addfd { uint64_t id; uint32_t flags, srcfd, newfd, newfd_flags; };
 
 #define DNS_PORT 53
 #define SWEEP_MS 250u
+#define SIGNAL_MS 50u /* a signal for a worker that connects waits for no longer */
 #define LATE_MS 1000u
 #define STUB_IDLE_MS 2000u /* after this one that says nothing makes room for one that waits */
 #define NAME_IDLE_MS (3600u * 1000) /* after this a name may be forgotten; its address is not given out again for long */
@@ -88,7 +94,7 @@ struct pending {
 	struct ipc_found candidates;
 	size_t next;
 	int lookup, fd;
-	uint64_t until;
+	uint64_t until, signals;
 };
 
 struct stub {
@@ -124,7 +130,7 @@ static struct {
 	size_t name_count;
 	uint16_t chain[CHAINS], by_fake[FAKES]; /* index plus one */
 	uint32_t next_fake, seed, sequence;
-	uint64_t now, swept;
+	uint64_t now, swept, looked;
 } server;
 
 static uint64_t now_ms(void)
@@ -210,12 +216,30 @@ static int open_thread(uint32_t tid)
 	return line == NULL ? -1 : (int)syscall(SYS_pidfd_open, strtoul(line + 6, NULL, 10), 0);
 }
 
+/* Root without the right to trace, as in a container, may take of a process of its own user what he may: our real user is for this alone. */
+static long take_fd(int process, int number)
+{
+	const struct ipc_net *net = server.net;
+	long fd = syscall(SYS_pidfd_getfd, process, number, 0);
+	if (fd >= 0 || errno != EPERM || !net->has_ids)
+		return fd;
+	uid_t uid = getuid();
+	gid_t gid = getgid();
+	if (setresgid(net->gid, (gid_t)-1, (gid_t)-1) == 0 && setresuid(net->uid, (uid_t)-1, (uid_t)-1) == 0)
+		fd = syscall(SYS_pidfd_getfd, process, number, 0);
+	int error = errno;
+	if (setresuid(uid, (uid_t)-1, (uid_t)-1) != 0 || setresgid(gid, (gid_t)-1, (gid_t)-1) != 0)
+		error = EPERM;
+	errno = error;
+	return fd;
+}
+
 static int get_fd(uint32_t tid, int number)
 {
 	/* The last one is kept: it stands for that thread for ever, never for one that got its number. */
 	for (int i = 0; i < 2; i++) {
 		if (server.pidfd >= 0 && server.pidfd_tid == tid) {
-			long fd = syscall(SYS_pidfd_getfd, server.pidfd, number, 0);
+			long fd = take_fd(server.pidfd, number);
 			if (fd >= 0 || errno != ESRCH)
 				return (int)fd;
 		}
@@ -421,7 +445,8 @@ static struct pending *take_pending(void)
 
 static void finish(struct pending *pending, int result)
 {
-	bool is_late = !answer(pending->id, result) && (result == 0 || result == -EINPROGRESS);
+	bool is_heard = answer(pending->id, result);
+	bool is_late = result == -EINTR || result == -RESTART || (!is_heard && (result == 0 || result == -EINPROGRESS));
 	release(pending);
 	if (is_late) {
 		pending->state = LATE;
@@ -1012,30 +1037,98 @@ static void serve_connect(const struct notif *call)
 		release(before);
 }
 
-/* A Unix socket may listen. One of TCP would do so on a port of the kernel's choice: so the call is made here, on the socket that was looked at. */
-static bool serve_listen(const struct notif *call)
+static void deny_call(const struct notif *call, int port, const char *reason)
 {
-	int socket = server.net->has_unix && call->pid != 0 ? get_fd(call->pid, (int)call->args[0]) : -1;
-	bool is_unix = socket >= 0 && is_waiting(call->id) && get_option(socket, SOL_SOCKET, SO_DOMAIN) == AF_UNIX;
-	if (is_unix)
-		answer(call->id, listen(socket, (int)call->args[1]) == 0 ? 0 : -errno);
+	char text[96];
+	ipc_call_name(call->arch, call->nr, call->args, text, sizeof text);
+	struct ipc_audit_line line = { .event = "call", .call = text, .port = port, .reason = reason };
+	ipc_audit_write(&server.audit, &line);
+	answer(call->id, -EPERM);
+}
+
+/* ---- listening ---- */
+
+/* The port that a TCP socket is bound to, 0: to none yet; -1: it is no such socket. */
+static int bound_port(int socket)
+{
+	struct sockaddr_storage own;
+	socklen_t size = sizeof own;
+	int domain = get_option(socket, SOL_SOCKET, SO_DOMAIN);
+	if ((domain != AF_INET && domain != AF_INET6) || get_option(socket, SOL_SOCKET, SO_TYPE) != SOCK_STREAM ||
+	    get_option(socket, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP || getsockname(socket, (struct sockaddr *)&own, &size) != 0)
+		return -1;
+	return ntohs(domain == AF_INET ? ((struct sockaddr_in *)&own)->sin_port : ((struct sockaddr_in6 *)&own)->sin6_port);
+}
+
+static bool may_listen_on(int port)
+{
+	for (size_t i = 0; i < server.net->port_count; i++) {
+		if (server.net->ports[i] == port)
+			return port > 0;
+	}
+	return false;
+}
+
+/* Who connects to a Unix socket asks who listens there, and is told who called listen(): that has to be the worker, not we. */
+static int listen_as_worker(int socket, int backlog)
+{
+	const struct ipc_net *net = server.net;
+	uid_t uid = geteuid();
+	gid_t gid = getegid();
+	bool is_other = net->has_ids && (net->uid != uid || net->gid != gid);
+	if (is_other && (setgroups(0, NULL) != 0 || setegid(net->gid) != 0 || seteuid(net->uid) != 0))
+		return -EPERM; /* what is changed so far takes rights from us, and gives none */
+	int rc = listen(socket, backlog) == 0 ? 0 : -errno;
+	if (is_other && (seteuid(uid) != 0 || setegid(gid) != 0))
+		return -EPERM;
+	if (is_other)
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* which a change of user clears */
+	return rc;
+}
+
+/* Decided on our own descriptor of the socket, whatever the worker puts at its number meanwhile. */
+static void serve_listen(const struct notif *call)
+{
+	int backlog = (int)call->args[1];
+	int socket = call->pid == 0 ? -1 : get_fd(call->pid, (int)call->args[0]);
+	int error = errno, port = socket < 0 ? -1 : bound_port(socket);
+	bool is_here = is_waiting(call->id); /* if not, the socket may be another process's */
+	if (!is_here) {
+		close_fd(&socket);
+		return;
+	}
+	if (socket < 0 && error == EBADF) {
+		answer(call->id, -EBADF);
+	} else if (socket < 0) {
+		deny_call(call, -1, "the worker cannot be read");
+	} else if (get_option(socket, SOL_SOCKET, SO_DOMAIN) < 0) {
+		answer(call->id, -ENOTSOCK);
+	} else if (get_option(socket, SOL_SOCKET, SO_DOMAIN) == AF_UNIX) {
+		answer(call->id, listen_as_worker(socket, backlog));
+	} else if (!may_listen_on(port)) {
+		deny_call(call, port > 0 ? port : -1, port > 0 ? "no rule names this port" : "it is bound to no port that a rule names");
+	} else {
+		/* Only what was bound keeps its port: one that is connected, or was a moment ago, has it from the kernel. */
+		int state = tcp_state(socket);
+		int rc = state != TCP_CLOSE && state != TCP_LISTEN ? -EINVAL : listen(socket, backlog) == 0 ? 0 : -errno;
+		if (rc == 0 && bound_port(socket) != port) {
+			shutdown(socket, SHUT_RDWR);
+			rc = -EINVAL;
+		}
+		answer(call->id, rc);
+	}
 	close_fd(&socket);
-	return is_unix;
 }
 
 static void serve_call(const struct notif *call)
 {
-	if (call->arch == ipc_native_arch() && call->nr == SYS_connect) {
+	bool is_native = call->arch == ipc_native_arch();
+	if (is_native && call->nr == SYS_connect)
 		serve_connect(call);
-		return;
-	}
-	if (call->arch == ipc_native_arch() && call->nr == SYS_listen && serve_listen(call))
-		return;
-	char text[96];
-	ipc_call_name(call->arch, call->nr, call->args, text, sizeof text);
-	struct ipc_audit_line line = { .event = "call", .call = text, .port = -1, .reason = "the policy denies this call" };
-	ipc_audit_write(&server.audit, &line);
-	answer(call->id, -EPERM);
+	else if (is_native && call->nr == SYS_listen && (server.net->has_unix || server.net->port_count > 0))
+		serve_listen(call);
+	else
+		deny_call(call, -1, "the policy denies this call");
 }
 
 /* False: nothing more will come. */
@@ -1051,6 +1144,45 @@ static bool serve_listener(void)
 }
 
 /* ---- the loop ---- */
+
+/*
+ * What ends the call of a thread for which a signal waits, or 0: the kernel lets a call that we have taken wait for us, whatever comes. What
+ * is sent to the process goes to its main thread, as long as that does not block it; another one takes it at the second look, and may
+ * not be the one that was woken, so that only an errno will do.
+ */
+static int pending_signal(struct pending *pending)
+{
+	static const char *const NAMES[] = { "\nTgid:", "\nSigPnd:", "\nShdPnd:", "\nSigBlk:" };
+	char path[48], text[4096];
+	uint64_t values[4] = { 0, 0, 0, 0 };
+	snprintf(path, sizeof path, "/proc/%u/status", pending->tid);
+	int status = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t count = status < 0 ? -1 : read(status, text, sizeof text - 1);
+	close_fd(&status);
+	text[count > 0 ? count : 0] = 0;
+	for (size_t i = 0; i < 4; i++) {
+		const char *line = strstr(text, NAMES[i]);
+		values[i] = line == NULL ? 0 : strtoull(line + strlen(NAMES[i]), NULL, i == 0 ? 10 : 16);
+	}
+	uint64_t own = values[1] & ~values[3], shared = values[2] & ~values[3];
+	bool is_second = (shared & pending->signals) != 0;
+	pending->signals = shared;
+	if (own != 0 || (shared != 0 && values[0] == pending->tid))
+		return -RESTART;
+	return is_second ? -EINTR : 0;
+}
+
+/* A connect that waits for the network is interrupted as by the kernel: the worker is left with a socket that is connecting. */
+static void interrupt(void)
+{
+	server.looked = server.now;
+	for (size_t i = 0; i < IPC_NET_PENDING_MAX; i++) {
+		struct pending *pending = &server.pending[i];
+		int result = pending->state == DIALING ? pending_signal(pending) : 0;
+		if (result != 0)
+			finish(pending, result);
+	}
+}
 
 static void sweep(void)
 {
@@ -1108,6 +1240,7 @@ static int prepare(struct polled *polled)
 		sooner(&timeout, server.swept + SWEEP_MS);
 		if (pending->state == DIALING) {
 			watch(polled, pending->fd, POLLOUT, i);
+			sooner(&timeout, server.looked + SIGNAL_MS);
 			if (pending->until <= server.now)
 				server.swept = 0;
 			if (pending->until != NEVER)
@@ -1190,6 +1323,8 @@ void ipc_net_serve(const struct ipc_net *net, int listener)
 		ipc_audit_flush(&server.audit, false);
 		if (server.now >= server.swept + SWEEP_MS)
 			sweep();
+		if (server.now >= server.looked + SIGNAL_MS)
+			interrupt();
 		admit_queued();
 		int timeout = prepare(&polled);
 		int count = poll(polled.fd, polled.count, timeout);

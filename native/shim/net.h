@@ -1,6 +1,7 @@
 /*
  * The network of one worker: a process that answers the system calls its seccomp filter hands over. The worker never connects by itself; a
- * socket that is connected, to an address that was checked, is put in the place of its own.
+ * socket that is connected, to an address that was checked, is put in the place of its own. Nor does it listen by itself: the socket is one
+ * whose port was checked.
  */
 #ifndef IPC_NET_H
 #define IPC_NET_H
@@ -30,6 +31,10 @@ struct ipc_net {
 	bool any_host;       /* every name and address, but for `denied` */
 	bool has_unix;       /* Unix sockets are the worker's own to connect: Landlock lets it connect no other */
 	uint32_t denied;     /* classes of addresses */
+	const uint16_t *ports; /* that may be listened on, where the filter hands that over */
+	size_t port_count;
+	bool has_ids;        /* the worker's, where they are not ours */
+	uint32_t uid, gid;
 	int audit;           /* -1, or opened with O_APPEND */
 	const char *audit_path; /* NULL, or where the file is opened again once it was rotated away */
 	uint64_t audit_max;  /* bytes of the file; 0: as above. Nothing is written while it is that large */

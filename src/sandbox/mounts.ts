@@ -90,15 +90,15 @@ export class Root {
    * written beside the script would seem to be there, and be lost.
    */
   #covers(): MountStep[] {
-    const scratch = this.#steps.find(({ kind }) => kind === "scratch");
     const found = new Set<string>();
-    for (const { kind, path } of scratch ? this.#steps : []) {
-      if (kind === "scratch" || !isBelow(path, scratch!.path)) continue;
-      const [name] = path.slice(scratch!.path.length + 1).split("/");
-      const outermost = join(scratch!.path, name!);
-      const isShown = this.#steps.some((one) => one.path === outermost && one.kind !== "folder");
-      if (!isShown) found.add(outermost);
-    }
+    for (const scratch of this.#steps.filter(({ kind }) => kind === "scratch"))
+      for (const { kind, path } of this.#steps) {
+        if (kind === "scratch" || !isBelow(path, scratch.path)) continue;
+        const [name] = path.slice(scratch.path.length + 1).split("/");
+        const outermost = join(scratch.path, name!);
+        const isShown = this.#steps.some((one) => one.path === outermost && one.kind !== "folder");
+        if (!isShown) found.add(outermost);
+      }
     return [...found].map((path) => ({ kind: "cover", path }));
   }
 

@@ -122,6 +122,10 @@ const STACK_BYTES = 8_388_608;
 /** Where a worker with a root of its own finds its scratch folder. */
 export const SCRATCH_IN_ROOT = "/tmp";
 const OTHER_SCRATCH_IN_ROOT = "/.scratch";
+/** Where the C library keeps semaphores and shared memory that have names. */
+const SHM = "/dev/shm";
+const SHM_BYTES = 67_108_864;
+const SHM_FILES = 4096;
 /** Devices that programs write to without changing anything. */
 const HARMLESS_DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/tty"];
 /** A shared mapping of it is shared memory. */
@@ -236,6 +240,14 @@ class Compiler {
       );
     this.#say("typing into the terminal", "denied", "seccomp: TIOCSTI, TIOCLINUX");
     this.#say("tracing of other processes, their memory", "denied", "Landlock: only those of the worker");
+    if (this.#isHidden && !process.hasProc)
+      this.#say(
+        "to see that there are other processes",
+        "denied",
+        this.#hidesProcesses
+          ? "it has processes of its own"
+          : `seccomp: sessions, priorities, cores and clocks are the worker's own${process.mayFork ? "; but for sessions and groups, by which it signals its children" : ""}`,
+      );
     this.#say("new privileges (setuid, capabilities)", "denied", "no_new_privs; all capabilities are dropped");
     if (common.hasOwnUser) this.#say("user", "limited", "a user and group that are nobody's");
     else if (process.hasOwnUser)
@@ -314,13 +326,10 @@ class Compiler {
       );
   }
 
-  /**
-   * Where it can make none it has nobody to hide them from: signals are for itself then, and there is no /proc. Where it sees /proc, that
-   * is of the namespace around, and would call its processes by other numbers.
-   */
+  /** What it sees of the /proc of the namespace around, itself at least, would call its processes by other numbers. */
   #wantsOwnProcesses(): boolean {
-    const { mayFork, hasProc } = this.#policy.process;
-    return mayFork && !hasProc && this.#context.isForked !== true;
+    const { mayFork, hasProc, hasOwnProc } = this.#policy.process;
+    return !hasProc && (mayFork || !hasOwnProc) && this.#context.isForked !== true;
   }
 
   get #hidesProcesses(): boolean {
@@ -430,6 +439,20 @@ class Compiler {
         paths.push({ access: changing | (this.#isHidden ? reading : 0n), path: scratch, isOptional: false });
         this.#sayScratch();
       }
+      if (this.#hasOwnShm) {
+        paths.push({ access: changing | reading, path: SHM, isOptional: false });
+        root.scratch(SHM, SHM_BYTES, SHM_FILES, false);
+        this.#say(
+          SHM,
+          "limited",
+          `a tmpfs of its own in memory, for locks and queues of multiprocessing: ${formatBytes(SHM_BYTES)}, ${SHM_FILES} files`,
+        );
+      } else if (this.#isHidden && process.mayFork && !this.#hasRoot)
+        this.#say(
+          SHM,
+          "denied",
+          "without namespaces it would be that of the machine: multiprocessing has no locks and queues",
+        );
       if (abi >= ABI_OF_SCOPES) {
         scoped |= SCOPE_SIGNALS;
         this.#say(
@@ -521,6 +544,13 @@ class Compiler {
     );
   }
 
+  /** Unless the policy shows the machine's. */
+  get #hasOwnShm(): boolean {
+    const { read, write, exec } = this.#policy.files;
+    const isShown = [...read, ...write, ...exec].some(({ path }) => isBelow(SHM, path) || isBelow(path, SHM));
+    return this.#hasRoot && this.#policy.process.mayFork && !isShown;
+  }
+
   #sayScratch(): void {
     const { size, files } = this.#policy.files.scratch!;
     const sizes = [size === null ? "" : formatBytes(size), files === null ? "" : `${files} files`]
@@ -600,9 +630,9 @@ class Compiler {
           "granted",
           "seccomp user notification; names are resolved outside, and their addresses checked",
         );
-      this.#requireReading();
       this.#say("addresses", "denied", `after resolution: ${network.denyResolved.join(", ")}, unless named above`);
     }
+    this.#requireReading();
     this.#say("Unix sockets", this.#hasUnix ? "granted" : "denied", unix);
     let net = hasTcp ? TCP_CONNECT : 0n;
     // Unix sockets are connected by the same call: what connects by TCP only Landlock tells apart.
@@ -621,20 +651,31 @@ class Compiler {
       this.#lacks("network.listen", `Landlock ${abi} knows no ports`, 'Linux 6.7, or "listen": "any"');
     for (const port of network.listen) {
       ports.push({ access: TCP_BIND, port });
-      this.#say(`listening on ${port}`, "granted", "Landlock");
+      this.#say(
+        `listening on ${port}`,
+        "granted",
+        "Landlock; seccomp user notification: on no port but what it has bound",
+      );
     }
     return { net, ports };
   }
 
-  /** Who connects for the worker reads the address in its memory. */
+  get #listensOnSome(): boolean {
+    const { mode, listen } = this.#policy.network;
+    return mode !== "any" && listen !== "any" && listen.length > 0;
+  }
+
+  /** Who connects for the worker reads the address in its memory, and who makes it listen takes its socket. */
   #requireReading(): void {
     const { yama, isRoot } = this.#machine;
+    const { mode } = this.#policy.network;
+    if (mode !== "allow" && !this.#listensOnSome) return;
     // Who made a user namespace has every capability over what is in it.
     if (isRoot || yama === 0 || (this.#hasRoot && yama < 3)) return;
     if (yama > 1)
       throw refused(
         this.#policy,
-        "network.allow",
+        mode === "allow" ? "network.allow" : "network.listen",
         `kernel.yama.ptrace_scope is ${yama}`,
         "a scope of 1 or 0, namespaces with a scope of 2, or a daemon that runs as root",
       );
@@ -650,11 +691,13 @@ class Compiler {
     const metadata = files.metadata === "allow" ? "allow" : isGuarded ? "paths" : "deny";
     const surface = {
       network: network.mode === "any" ? "any" : network.mode === "allow" ? "granted" : "none",
-      mayListen: network.listen === "any" || network.listen.length > 0,
+      listening: network.listen === "any" ? "any" : this.#listensOnSome ? "ports" : "none",
       hasUnixSockets: this.#hasUnix,
       metadata,
       mayExec: process.mayExec,
       mayFork: process.mayFork,
+      hasOwnShm: this.#hasOwnShm,
+      mayAskOfOthers: process.hasProc || this.#hidesProcesses,
       hasSharedMemory: limits.memory === null,
       mayTouchOthers,
       isMinimal: this.#isHidden,
@@ -680,7 +723,7 @@ class Compiler {
     if (process.mayExec && !this.#isHidden && !files.exec.some(({ path }) => path === "/"))
       this.#say("programs", "granted", "approximate: a loader that may be read can start what may be read");
     const { rules, known } = rulesOf(surface);
-    const isTold = audit.hasDenied || network.mode === "allow";
+    const isTold = audit.hasDenied || network.mode === "allow" || this.#listensOnSome;
     return compileProgram(rules, known, this.#machine.arch, isTold);
   }
 
@@ -813,7 +856,7 @@ function ownStackLimit(): { readonly soft: number; readonly hard: number } {
 }
 
 /** Threads that the user has now, as RLIMIT_NPROC counts them. */
-function tasksOf(uid: number): number {
+export function tasksOf(uid: number): number {
   let count = 0;
   for (const pid of readdirSync("/proc")) {
     if (!/^\d+$/.test(pid)) continue;

@@ -2,19 +2,23 @@
  * Which system calls a confined worker may make. Two kinds of program: one that denies what a policy takes away and allows the rest, and,
  * for a policy that limits reading, one that allows what an ordinary CPython makes and denies the rest.
  */
-import { type Action, type Call, ENOMEM, ENOSYS, EPERM, type Rule, type Rules, type Test } from "./seccomp.ts";
+import { type Action, type Call, EINVAL, ENOMEM, ENOSYS, EPERM, type Rule, type Rules, type Test } from "./seccomp.ts";
 
 /** What a policy says, as far as system calls are concerned. */
 export type Surface = {
   /** `granted`: TCP to some hosts only, which another process connects. */
   readonly network: "any" | "none" | "granted";
-  /** Bind, listen, accept for TCP; which ports is up to Landlock. */
-  readonly mayListen: boolean;
+  /** Bind, listen, accept for TCP. `ports`: on some only; bound to one by leave of Landlock, made to listen by another process. */
+  readonly listening: "any" | "ports" | "none";
   readonly hasUnixSockets: boolean;
   /** `paths`: only by the name of a file, where every other file is on a read-only mount. */
   readonly metadata: "allow" | "deny" | "paths";
   readonly mayExec: boolean;
   readonly mayFork: boolean;
+  /** In a namespace of processes others have no numbers, and where it sees /proc they are no secret. */
+  readonly mayAskOfOthers: boolean;
+  /** A /dev/shm of its own, which multiprocessing asks for its room. */
+  readonly hasOwnShm: boolean;
   /** Memory that no rlimit counts: memfd, anonymous shared mappings. */
   readonly hasSharedMemory: boolean;
   /** May signal others, as its user may, and change their limits. */
@@ -44,6 +48,17 @@ const IPV6_ROUTING = [57, 5, 6];
 const MSG_FASTOPEN = 0x2000_0000;
 const TIOCSTI = 0x5412;
 const TIOCLINUX = 0x541c;
+/** What makes a network device of /dev/net/tun, and what vhost, RDMA and VFIO devices are worked by: a network without a socket. */
+const NETWORK_DEVICES: readonly Test[][] = [
+  [
+    { argument: 1, hasAll: 0x54c0 },
+    { argument: 1, hasNone: 0xab00 },
+  ],
+  ...[0xaf, 0x1b, 0x3b].map((type): Test[] => [
+    { argument: 1, hasAll: type << 8 },
+    { argument: 1, hasNone: (~type & 0xff) << 8 },
+  ]),
+];
 /** TCGETS2, TCSETS2 and its kin, TIOCGPTN, TIOCSPTLCK. */
 const TERMINALS_TOO = [0x802c_542a, 0x402c_542b, 0x402c_542c, 0x402c_542d, 0x8004_5430, 0x4004_5431];
 const THREAD = 0x0001_0100; // CLONE_THREAD, CLONE_VM
@@ -51,6 +66,9 @@ const NEW_NAMESPACES = 0x7e02_0080;
 const CLONE_PARENT = 0x8000;
 const SHARED_ANONYMOUS = 0x21;
 const F_SETPIPE_SZ = 1031;
+const PRIO_PROCESS = 0;
+/** Those of process 0. */
+const CLOCKS_OF_ITSELF = 0xffff_fff8;
 const MAP_GROWSDOWN = 0x100;
 const O_TRUNC = 0o1000;
 const SET_ID_BITS = 0o6000;
@@ -89,6 +107,7 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
     all(["openat2"], deny(ENOSYS));
   }
   if (!surface.isMinimal) return { rules, known: "allow" };
+  if (surface.hasOwnShm) rules.set("statfs", { otherwise: "allow" }); // in its root there is only what it may see
   all(["openat2", "clone3"], deny(ENOSYS)); // what they ask for is in memory, where a filter cannot look
   rules.set("fcntl", denyOnly(EPERM, { argument: 1, is: [...FCNTL_OF_SIGNALS, ...grown] }));
   rules.set("prctl", allowOnly({ argument: 0, is: HARMLESS_PRCTLS }));
@@ -97,10 +116,13 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
 }
 
 /** Questions and switches of files, sockets and terminals; what else there is changes something, or is a device's. */
-function ioctlRule({ isMinimal, metadata }: Surface): Rule {
+function ioctlRule({ isMinimal, metadata, network }: Surface): Rule {
   if (isMinimal) return allowOnly({ argument: 1, is: HARMLESS_IOCTLS });
   const typing: Test = { argument: 1, is: [TIOCSTI, TIOCLINUX] };
-  if (metadata === "allow") return denyOnly(EPERM, typing);
+  if (metadata === "allow") {
+    const devices = network === "any" ? [] : NETWORK_DEVICES;
+    return { cases: [[typing], ...devices].map((when) => ({ when, give: EPERM })), otherwise: "allow" };
+  }
   return {
     cases: [
       { when: [typing], give: EPERM },
@@ -113,7 +135,7 @@ function ioctlRule({ isMinimal, metadata }: Surface): Rule {
 }
 
 function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
-  const { network, mayListen, hasUnixSockets, isMinimal } = surface;
+  const { network, listening, hasUnixSockets, isMinimal } = surface;
   const calls: readonly Call[] = ["connect", "bind", "listen", "accept", "accept4"];
   if (network === "any") {
     if (isMinimal)
@@ -130,7 +152,7 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
     { argument: 1, is: withFlags(STREAM) },
     { argument: 2, is: [0, 6] },
   ];
-  const hasTcp = network === "granted" || mayListen;
+  const hasTcp = network === "granted" || listening !== "none";
   rules.set("socket", {
     cases: [
       ...(hasUnixSockets ? [{ when: [unix], give: "allow" } as const] : []),
@@ -149,8 +171,9 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
   // Unix sockets and TCP look alike here: who has both connects by TCP only what is connected for him, and binds what Landlock lets him.
   rules.set("connect", { otherwise: network === "granted" ? "notify" : hasUnixSockets ? "allow" : EPERM });
   for (const call of ["bind", "listen", "accept", "accept4"] as const)
-    rules.set(call, { otherwise: mayListen || hasUnixSockets ? "allow" : "notify" });
-  if (!mayListen) rules.set("listen", { otherwise: "notify" }); // without a bind a port is chosen for it
+    rules.set(call, { otherwise: listening !== "none" || hasUnixSockets ? "allow" : "notify" });
+  // A socket that is bound to no port gets one from the kernel when it listens, which Landlock is not asked about.
+  if (listening !== "any") rules.set("listen", { otherwise: "notify" });
   rules.set(
     "sendto",
     allowOnly({ argument: 3, hasNone: MSG_FASTOPEN }, ...(hasUnixSockets ? [] : [{ argument: 4, isNull: true }])),
@@ -216,7 +239,8 @@ function addMetadata(rules: Map<Call, Rule>, { metadata, isMinimal, guardsSetIds
   rules.set("utimensat", allowOnly({ argument: 1, isNull: false }, { argument: 3, hasNone: AT_EMPTY_PATH }));
 }
 
-function addProcesses(rules: Map<Call, Rule>, { mayExec, mayFork, mayTouchOthers, isMinimal }: Surface): void {
+function addProcesses(rules: Map<Call, Rule>, surface: Surface): void {
+  const { mayExec, mayFork, mayTouchOthers, isMinimal } = surface;
   const namespaces: Test = { argument: 0, hasNone: (NEW_NAMESPACES | CLONE_PARENT) >>> 0 };
   if (!mayExec) {
     rules.set("execve", allowOnly({ hasToken: true })); // the one by which the shim becomes the worker
@@ -242,21 +266,44 @@ function addProcesses(rules: Map<Call, Rule>, { mayExec, mayFork, mayTouchOthers
     rules.set("clone3", deny(ENOSYS)); // its flags are in memory
     if (mayFork && !isMinimal) rules.set("clone", allowOnly(namespaces));
     rules.set("setpriority", allowOnly({ argument: 0, is: [0] }, { argument: 1, is: [0] }));
-    rules.set("sched_setaffinity", {
-      cases: [
-        { when: [{ argument: 0, is: [0] }], give: "allow" },
-        { when: [self], give: "allow" },
-      ],
-      otherwise: EPERM,
-    });
+    rules.set("sched_setaffinity", ofItself(EPERM));
   }
-  if (!mayTouchOthers)
-    rules.set("prlimit64", {
+  if (!mayTouchOthers) rules.set("prlimit64", ofItself(EPERM));
+  if (isMinimal && !surface.mayAskOfOthers) addQuestions(rules, mayFork);
+}
+
+/** A call whose first argument is a process: 0, which is the one that calls, or its number. */
+const ofItself = (otherwise: Action): Rule => ({
+  cases: [
+    { when: [{ argument: 0, is: [0] }], give: "allow" },
+    { when: [{ argument: 0, isSelf: true }], give: "allow" },
+  ],
+  otherwise,
+});
+
+/** Where others have numbers, what tells that there is one, and what it does, tells it of the worker alone. */
+function addQuestions(rules: Map<Call, Rule>, mayFork: boolean): void {
+  for (const call of ["sched_getscheduler", "sched_getparam", "sched_rr_get_interval", "get_robust_list"] as const)
+    rules.set(call, ofItself(EPERM));
+  // Who has children signals their groups.
+  if (!mayFork) for (const call of ["getpgid", "getsid"] as const) rules.set(call, ofItself(EPERM));
+  rules.set("sched_getaffinity", ofItself(ENOSYS)); // asked by the C library of its threads, which does without only on this errno
+  const process: Test = { argument: 0, is: [PRIO_PROCESS] };
+  rules.set("getpriority", {
+    cases: [
+      { when: [process, { argument: 1, is: [0] }], give: "allow" },
+      { when: [process, { argument: 1, isSelf: true }], give: "allow" },
+    ],
+    otherwise: EPERM,
+  });
+  // The clock of a process has its number in it, turned over.
+  for (const call of ["clock_gettime", "clock_getres", "clock_nanosleep", "timer_create"] as const)
+    rules.set(call, {
       cases: [
-        { when: [{ argument: 0, is: [0] }], give: "allow" },
-        { when: [self], give: "allow" },
+        { when: [{ argument: 0, isFrom: 0, to: 15 }], give: "allow" },
+        { when: [{ argument: 0, isFrom: CLOCKS_OF_ITSELF, to: 0xffff_fffe }], give: "allow" },
       ],
-      otherwise: EPERM,
+      otherwise: EINVAL,
     });
 }
 

@@ -16,6 +16,7 @@ const ERRNO = 0x0005_0000;
 const NOTIFY = 0x7fc0_0000;
 export const EPERM = 1;
 export const ENOMEM = 12;
+export const EINVAL = 22;
 export const ENOSYS = 38;
 
 /** So many calls are looked at one after the other: the kernel runs the program once for each that there is before it takes it. */

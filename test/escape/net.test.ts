@@ -3,10 +3,19 @@
  * filter. Names come from a hosts file and a name server of the test's.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { ROOT } from "../home.ts";
+import { ROOT, waitUntil } from "../home.ts";
 import { SYSTEM_PYTHON, canBeAnother, skipUnless } from "../needs.ts";
 
 const ATTEMPTS = join(import.meta.dir, "net_attempts.py");
@@ -627,6 +636,78 @@ for (const how of ["interrupted", "restarted"])
     } finally {
       server.stop();
     }
+  });
+
+/** Says when its handler runs, and goes on; killed by what raises. */
+const SIGNALLED = `
+import signal, socket, sys
+def handler(*_):
+    print("handled", flush=True)
+    if sys.argv[2] == "raise": raise KeyboardInterrupt
+signal.signal(signal.SIGUSR1, handler)
+print("begins", flush=True)
+try: print(socket.create_connection(("127.0.0.1", int(sys.argv[1]))).recv(4).decode(), flush=True)
+except KeyboardInterrupt: print("stopped", flush=True)
+`;
+
+/** Processes below one, itself included. */
+function treeOf(pid: number): number[] {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "latin1").trim().split(" ").filter(Boolean);
+  return [pid, ...children.flatMap((child) => treeOf(Number(child)))];
+}
+
+for (const what of ["return", "raise"])
+  test(`a connect that another process makes for it goes on through signals whose handlers ${what}`, async () => {
+    const [major, minor] = readFileSync("/proc/sys/kernel/osrelease", "latin1").split(".").map(Number);
+    if (skipUnless(major! > 5 || (major === 5 && minor! >= 19), "Linux 5.19", "signals in the midst of a connect"))
+      return;
+    if (skipUnless(process.getuid!() === 0, "root", "who connects for a worker is stopped")) return;
+    const server = await fullServer();
+    const script = join(folder, "signalled.py");
+    writeFileSync(script, SIGNALLED);
+    chmodSync(folder, 0o755);
+    const child = Bun.spawn(
+      [
+        ...[join(ROOT, "bin/ipcctl"), "run", "--interpreter", PYTHON, `--allow-net=127.0.0.1:${server.port}`],
+        ...[script, "--", `${server.port}`, what],
+      ],
+      { env: { ...process.env, IPCCTL_HOME: join(folder, "home") }, stdio: ["ignore", "pipe", "inherit"] },
+    );
+    let text = "";
+    const read = (async () => {
+      for await (const piece of child.stdout) text += Buffer.from(piece).toString();
+    })();
+    await waitUntil(() => text === "begins\n", "it begins");
+    const link = (path: string): string => {
+      try {
+        return readlinkSync(path);
+      } catch {
+        return "";
+      }
+    };
+    const tree = treeOf(child.pid);
+    const answerer = tree.find((pid) => link(`/proc/${pid}/fd/3`).includes("seccomp"))!;
+    const worker = tree.find((pid) => /python/.test(link(`/proc/${pid}/exe`)))!;
+    const isDialing = (): boolean =>
+      readdirSync(`/proc/${answerer}/fd`).filter((fd) => link(`/proc/${answerer}/fd/${fd}`).startsWith("socket:"))
+        .length >= 3;
+    await waitUntil(isDialing, "it connects");
+    process.kill(answerer, "SIGSTOP");
+    process.kill(worker, "SIGUSR1");
+    // Nobody can end the call now, and nothing of it is lost.
+    const state = (): string => /^State:\t(\S)/m.exec(readFileSync(`/proc/${worker}/status`, "utf8"))![1]!;
+    await waitUntil(() => state() === "D", "it goes on to wait");
+    expect(text).toBe("begins\n");
+    process.kill(answerer, "SIGCONT");
+    await waitUntil(
+      () => text.startsWith("begins\nhandled\n"),
+      "the handler runs, although nobody takes the connection",
+    );
+    server.open();
+    await read;
+    await child.exited;
+    server.stop();
+    expect(text).toBe(what === "raise" ? "begins\nhandled\nstopped\n" : "begins\nhandled\npong\n");
   });
 
 test("as a user without privileges", async () => {

@@ -461,7 +461,8 @@ def restarted(port: int) -> str:
 
 def full_server() -> None:
     """Not a worker: a server that lets nobody in before it reads a line."""
-    server = socket.create_server(("127.0.0.1", 0), backlog=0)
+    # With room for one that asks: for more than there is room the kernel keeps nothing of who asks, and may forget him.
+    server = socket.create_server(("127.0.0.1", 0), backlog=1)
     mine = []
     while True:
         s = socket.socket()

@@ -95,6 +95,53 @@ test("listening: only where it is granted, and on the ports that are", async () 
   expect((await home.cli("run", "--allow-listen", "-c", connect)).status).toBe(1); // the other way it stays shut
 });
 
+/** Listens without being bound, bound to the port that it is told, and by a path; and says who listens there. */
+const LISTENS = `
+import errno, os, socket, struct, sys, tempfile
+def tried(attempt):
+    try: return attempt()
+    except OSError as error: return errno.errorcode[error.errno]
+def unbound():
+    socket.socket().listen()
+    return "listens"
+def bound():
+    with socket.socket() as s, socket.socket() as client:
+        s.bind(("127.0.0.1", int(sys.argv[1])))
+        s.listen(5)
+        s.listen(6)
+        return s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+def by_path():
+    s, client = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
+    s.bind(tempfile.mkdtemp() + "/socket")
+    s.listen()
+    client.connect(s.getsockname())
+    return struct.unpack("iII", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1:] == (os.getuid(), os.getgid())
+def wrong(fd):
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    return errno.errorcode[ctypes.get_errno()] if libc.listen(fd, 1) < 0 else "listens"
+print(tried(unbound), tried(bound), tried(by_path), wrong(250), wrong(0))
+`;
+
+test("what listens without a port that is granted gets none from the kernel", async () => {
+  const script = home.script("listens.py", LISTENS);
+  const free = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: () => undefined } });
+  const { port } = free;
+  free.stop();
+  const silent = home.script("silent.json", '{"version":1,"extends":"strict","audit":{"denied":false}}');
+  const unix = home.script("unix.json", '{"version":1,"extends":"strict","network":{"unix":"any"}}');
+  for (const [flags, byPath] of [
+    [["--policy", "strict"], "EPERM"],
+    [["--policy", silent], "EPERM"],
+    [["--policy", unix], "True"],
+    [["--policy", "no-network"], "True"],
+    [["--allow-net=a.test:1"], "EPERM"],
+  ] as const) {
+    const { stdout, stderr } = await home.cli("run", ...flags, `--allow-listen=${port}`, script, "--", `${port}`);
+    expect({ flags, stdout, stderr }).toEqual({ flags, stdout: `EPERM 1 ${byPath} EBADF ENOTSOCK\n`, stderr: "" });
+  }
+}, 120_000);
+
 test("files: what is granted may be read or written, and what lies beside it not", async () => {
   const data = join(home.dir, "data.txt");
   writeFileSync(data, "of the user");

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { chmodSync, cpSync, readdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { Home, isAlive, ROOT, waitUntil } from "../home.ts";
-import { hasTool, skipUnless } from "../needs.ts";
+import { hasTool, SYSTEM_PYTHON, skipUnless } from "../needs.ts";
 
 let home: Home;
 let hasNamespaces = false;
@@ -46,6 +46,91 @@ test("it has numbers of its own, and those of others are nobody's", async () => 
   expect(JSON.parse(stdout)).toEqual([2, 0, true, "ESRCH", "ESRCH", 7]);
   expect(isAlive(outside.pid)).toBe(true);
   outside.kill();
+});
+
+/** All that it can ask of a process: what is different for one that is there and for one that is not. */
+const ASKS = `
+import ctypes, json, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+room = ctypes.create_string_buffer(4096)
+where = ctypes.addressof(room)
+def call(number, *args):
+    ctypes.set_errno(0)
+    return libc.syscall(ctypes.c_long(number), *[ctypes.c_long(one) for one in args]) >= 0, ctypes.get_errno()
+def clock(pid, kind=2): return ~pid << 3 | kind
+questions = {
+    "getsid": lambda pid: call(124, pid), "getpgid": lambda pid: call(121, pid), "scheduler": lambda pid: call(145, pid),
+    "parameters": lambda pid: call(143, pid, where), "turn": lambda pid: call(148, pid, where), "cores": lambda pid: call(204, pid, 4096, where),
+    "attributes": lambda pid: call(315, pid, where, 56, 0), "priority": lambda pid: call(140, 0, pid), "priority of a group": lambda pid: call(140, 1, pid),
+    "of the disk": lambda pid: call(252, 1, pid), "limits": lambda pid: call(302, pid, 7, 0, where), "same files": lambda pid: call(312, os.getpid(), pid, 0, 0, 0),
+    "time used": lambda pid: call(228, clock(pid), where), "of a thread": lambda pid: call(228, clock(pid, 6), where), "resolution": lambda pid: call(229, clock(pid), where),
+    "sleep by it": lambda pid: call(230, clock(pid), 1, where + 64, 0), "timer by it": lambda pid: call(222, clock(pid), 0, where), "futexes": lambda pid: call(274, pid, where, where),
+    "descriptor": lambda pid: call(434, pid, 0), "memory": lambda pid: call(310, pid, where, 1, where, 1, 0), "pages": lambda pid: call(279, pid, 0, 0, 0, where, 0),
+    "counters": lambda pid: call(298, where, pid, -1, -1, 0), "capabilities": lambda pid: call(125, where + 512, where), "signal": lambda pid: call(62, pid, 0),
+    "signal to a thread": lambda pid: call(234, pid, pid, 0), "group": lambda pid: call(62, -pid, 0), "advice": lambda pid: call(440, pid, where, 0, 0, 0), "ptrace": lambda pid: call(101, 0x4206, pid, 0, 0),
+}
+there, nobody = int(sys.argv[1]), 4194303
+ctypes.memmove(where + 512, (0x20080522).to_bytes(4, "little") + there.to_bytes(4, "little"), 8)
+print(json.dumps([name for name, ask in questions.items() if ask(there) != ask(nobody)]))
+own = [os.getsid(0), os.getpgid(0), os.sched_getscheduler(0), os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(os.getpid())]
+print(len(own), call(228, clock(0), where), call(228, 2, where), call(228, 3, where))
+`;
+
+test("under strict nothing can be asked of another process", async () => {
+  const isHere = process.arch === "x64" && (await hasTool(SYSTEM_PYTHON, "python3-minimal"));
+  if (skipUnless(isHere, `x86-64 and ${SYSTEM_PYTHON}`, "questions by numbers of system calls")) return;
+  const script = home.script("asks.py", ASKS);
+  const bare = home.script("bare.json", '{"version":1,"extends":"strict","isolation":{"want":[]}}');
+  const outside = Bun.spawn(["cat"], { stdin: "pipe", stdout: "ignore" });
+  expect((await home.cli("snapshot", "create", "asks", "--import", "json")).stderr).toBe("");
+  for (const flags of [
+    ["--policy", "strict"],
+    ["--policy", bare, "--interpreter", SYSTEM_PYTHON], // which a user of its own can reach
+    ["--policy", "strict", "--snapshot", "asks"],
+  ]) {
+    const { stdout } = await home.cli("run", ...flags, script, "--", `${outside.pid}`);
+    expect({ flags, stdout }).toEqual({ flags, stdout: "[]\n6 (True, 0) (True, 0) (True, 0)\n" });
+  }
+  outside.kill();
+}, 120_000);
+
+const MULTIPROCESSING = `
+import multiprocessing, os
+from concurrent.futures import ProcessPoolExecutor
+def square(n): return n * n
+def tell(queue, lock):
+    with lock: queue.put("told")
+if __name__ == "__main__":
+    with multiprocessing.Pool(2) as pool: print(pool.map(square, range(4)))
+    queue, lock = multiprocessing.Queue(), multiprocessing.Lock()
+    child = multiprocessing.Process(target=tell, args=(queue, lock))
+    child.start(); print(queue.get()); child.join()
+    with ProcessPoolExecutor(2) as pool: print(list(pool.map(square, [5, 6])))
+    value = multiprocessing.Value("i", 7); print(value.value)
+    print(os.listdir("/dev/shm"))
+    written = 0
+    with open("/dev/shm/large", "wb", buffering=0) as file:
+        try:
+            while written < 1 << 28: written += file.write(bytes(1 << 20))
+        except OSError: pass
+    print(56 < written >> 20 <= 64)
+`;
+
+test("pools, queues and locks have memory of their own, so much and no more", async () => {
+  if (skipUnless(hasNamespaces, "namespaces", "a /dev/shm of one's own")) return;
+  const before = readdirSync("/dev/shm").toSorted();
+  const large = home.script(
+    "large.json",
+    JSON.stringify({ version: 1, extends: policy, limits: { fileSize: null }, files: { scratch: {} } }),
+  );
+  const script = home.script("pools.py", MULTIPROCESSING);
+  const { stdout, stderr } = await home.cli("run", "--policy", large, script);
+  expect({ stdout, stderr }).toEqual({
+    stdout: "[0, 1, 4, 9]\ntold\n[25, 36]\n7\n[]\nTrue\n",
+    stderr: "",
+  });
+  expect(readdirSync("/dev/shm").toSorted()).toEqual(before);
 });
 
 /** Orphans that ignore what asks them to end. */

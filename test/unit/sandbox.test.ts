@@ -76,24 +76,79 @@ test.each([
   expect(() => plan(name, machine)).toThrow(reason);
 });
 
-test("who may fork has processes of its own, or is told that signals reach others", () => {
+test("who sees no /proc has processes of its own, or is told what it can do to others", () => {
   const forking = inline({ extends: "strict", process: { fork: true } });
   const processes = 0x2000_0000;
   const bits = ({ confinement }: Plan): number => confinement!.namespaces & processes;
   const signals = ({ items }: Plan): string | undefined =>
     items.find(({ item }) => item === "signals to others")?.verdict;
-  for (const landlockAbi of [5, 6]) {
-    expect([bits(plan(forking, { landlockAbi })), signals(plan(forking, { landlockAbi }))]).toEqual([
-      processes,
-      "denied",
-    ]);
-    expect([bits(plan("strict", { landlockAbi })), signals(plan("strict", { landlockAbi }))]).toEqual([0, "denied"]);
-  }
+  for (const landlockAbi of [5, 6])
+    for (const policy of [forking, "strict"])
+      expect([bits(plan(policy, { landlockAbi })), signals(plan(policy, { landlockAbi }))]).toEqual([
+        processes,
+        "denied",
+      ]);
   expect(signals(plan(forking, { landlockAbi: 5, namespacesLack: "EPERM" }))).toBe("granted");
   const seeing = inline({ extends: "strict", process: { fork: true, procfs: "all" } }); // by the numbers of those around
   expect([bits(plan(seeing)), signals(plan(seeing, { landlockAbi: 5 }))]).toEqual([0, "granted"]);
   const forked = compilePlan(loadPolicy(forking), ABLE, { ...CONTEXT, isForked: true });
   expect(bits(forked)).toBe(0);
+});
+
+test("where others have numbers, strict asks of itself alone", () => {
+  const bare = plan("strict", { namespacesLack: "EPERM" });
+  const forked = compilePlan(loadPolicy("strict"), ABLE, { ...CONTEXT, isForked: true });
+  const other = SELF + 1;
+  /** As the clock of a process's time has it. */
+  const clock = (pid: number): number => (~pid << 3) | 2;
+  for (const one of [bare, forked]) {
+    for (const [call, errno] of [
+      ...(["getsid", "getpgid", "sched_getscheduler", "sched_getparam", "sched_rr_get_interval"] as const),
+      ...(["get_robust_list", "prlimit64", "sched_setaffinity"] as const),
+    ]
+      .map((call): [Call, number] => [call, 1])
+      .concat([["sched_getaffinity", 38]]))
+      expect([call, verdict(one, call, 0), verdict(one, call, SELF), verdict(one, call, other)]).toEqual([
+        ...[call, "allow", "allow", errno],
+      ]);
+    for (const [which, who] of [
+      [0, other],
+      [1, 0],
+      [2, 0],
+    ] as const)
+      expect(verdict(one, "getpriority", which, who)).toBe(1);
+    for (const who of [0, SELF]) expect(verdict(one, "getpriority", 0, who)).toBe("allow");
+    for (const call of ["clock_gettime", "clock_getres", "clock_nanosleep", "timer_create"] as const) {
+      for (const own of [0, 1, 3, 11, clock(0), clock(0) | 4]) expect(verdict(one, call, own)).toBe("allow");
+      for (const foreign of [clock(other), clock(1) | 4, 16]) expect(verdict(one, call, foreign)).toBe(22);
+    }
+    for (const call of ["kcmp", "pidfd_open", "process_vm_readv", "move_pages", "perf_event_open"] as const)
+      expect(verdict(one, call, other)).toBe(1);
+  }
+  expect(verdict(plan("strict"), "sched_getaffinity", other)).toBe("allow"); // in a namespace of its own it is a thread
+});
+
+test("who listens on some ports is made to, and who has no network makes none of a device", () => {
+  const listening = inline({ extends: "no-network", network: { listen: [8080] }, audit: { denied: false } });
+  expect([verdict(plan(listening), "bind"), verdict(plan(listening), "listen")]).toEqual(["allow", "notify"]);
+  expect(verdict(plan(inline({ extends: "no-network", network: { listen: "any" } })), "listen")).toBe("allow");
+  expect(() => plan(listening, { yama: 2 })).toThrow("network.listen");
+  for (const policy of ["no-network", "net-allowlist", "strict", "read-only"])
+    for (const request of [0x4004_54ca, 0x4004_54d9, 0x4020_af01, 0xaf01, 0xc018_1b01, 0x3b64])
+      expect([policy, verdict(plan(policy), "ioctl", 3, request)]).toEqual([policy, 1]);
+  for (const request of [0x5401, 0x8004_5430, 0x5441, 0x8912, 0x4601, 0xc020_660b])
+    expect(verdict(plan("no-network"), "ioctl", 3, request)).toBe("allow");
+});
+
+test("who may fork has memory with names of its own, unless the policy shows the machine's", () => {
+  const shm = (more: object, machine: Partial<Machine> = {}): unknown => {
+    const { confinement } = plan(inline({ extends: "strict", process: { fork: true }, ...more }), machine);
+    return confinement!.mounts.find(({ path }) => path === "/dev/shm");
+  };
+  expect(shm({})).toMatchObject({ kind: "scratch", bytes: 67_108_864, mayExec: false });
+  expect(shm({ process: {} })).toBeUndefined();
+  expect(shm({}, { namespacesLack: "EPERM" })).toBeUndefined();
+  expect(shm({ files: { write: ["/dev/shm"] } })).toMatchObject({ kind: "bind" });
 });
 
 test("what leads to a script in the scratch folder's place is covered, not the scratch folder", () => {
@@ -347,7 +402,16 @@ test("random policies never become a plan that grants what they deny", () => {
       const readsAll = one.read.includes("/") || one.write.includes("/");
       if (!one.write.includes("/")) {
         expect(landlock.fs & 2n).toBe(2n);
-        const writable = new Set([...one.write, made.scratch, "/dev/null", "/dev/zero", "/dev/full", "/dev/tty"]);
+        const shm = one.fork ? ["/dev/shm"] : [];
+        const writable = new Set([
+          ...one.write,
+          ...shm,
+          made.scratch,
+          "/dev/null",
+          "/dev/zero",
+          "/dev/full",
+          "/dev/tty",
+        ]);
         for (const { path, access } of paths) if ((access & 2n) !== 0n) expect(writable).toContain(path);
         for (const step of mounts)
           if (step.kind === "bind" && step.isWritable) expect([...writable].includes(step.path)).toBe(true);

@@ -261,10 +261,16 @@ def handle_of_the_peer() -> bool:
         return True
 
 
-@attempt("info", against="kernel")
+@attempt("must", against="reading")
 def scheduling_of_the_peer_read() -> bool:
     """How it is scheduled."""
     return os.sched_getscheduler(peer()) >= 0
+
+
+@attempt("must", against="reading")
+def clock_of_the_peer_read() -> bool:
+    """clock_gettime of the time that its processor was busy with it: what it does can be told from that."""
+    return time.clock_gettime(~peer() << 3 | 2) >= 0
 
 
 # Signals. The peer writes down what it gets; each attempt has a number of its own.
