@@ -78,8 +78,8 @@ print(len(own), call(228, clock(0), where), call(228, 2, where), call(228, 3, wh
 `;
 
 test("under strict nothing can be asked of another process", async () => {
-  const isHere = process.arch === "x64" && (await hasTool(SYSTEM_PYTHON, "python3-minimal"));
-  if (skipUnless(isHere, `x86-64 and ${SYSTEM_PYTHON}`, "questions by numbers of system calls")) return;
+  if (skipUnless(process.arch === "x64", "x86-64", "questions by numbers of system calls")) return;
+  if (skipUnless(await hasTool(SYSTEM_PYTHON, "python3-minimal"), SYSTEM_PYTHON, "what a user of its own asks")) return;
   const script = home.script("asks.py", ASKS);
   const bare = home.script("bare.json", '{"version":1,"extends":"strict","isolation":{"want":[]}}');
   const outside = Bun.spawn(["cat"], { stdin: "pipe", stdout: "ignore" });
@@ -234,8 +234,8 @@ int __wrap_ipc_report_tell(int fd, enum ipc_report_kind kind, int32_t first, int
 `;
 
 test("what a worker reports is not taken for its number, however late that comes", async () => {
-  if (skipUnless(hasNamespaces && (await hasTool("/usr/bin/gcc", "gcc")), "namespaces and gcc", "the order of reports"))
-    return;
+  if (skipUnless(hasNamespaces, "namespaces", "the order of reports")) return;
+  if (skipUnless(await hasTool("/usr/bin/gcc", "gcc"), "/usr/bin/gcc", "the order of reports")) return;
   const app = join(home.dir, "app");
   for (const part of ["bin", "build/js", "contract", "src", "native/build", "policies", "python", "package.json"])
     cpSync(join(ROOT, part), join(app, part), { recursive: true, preserveTimestamps: true });
