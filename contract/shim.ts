@@ -38,12 +38,13 @@ export const SPEC = {
   name: 26,
   zygote: 27,
   kill: 28,
+  umask: 29,
   end: 255,
 } as const;
 
 /** Payload of each, and what it means. */
 export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload: string, says: string]>> = {
-  version: ["u32", "the lowest version that knows all frames of this specification: 1, or 2 where it has KILL, a MOUNT that is mapped or an ANSWER of 2"],
+  version: ["u32", "the lowest version that knows all frames of this specification: 1, or 2 where it has KILL, UMASK, a MOUNT that is mapped or an ANSWER of 2"],
   run: ["u64", "number of this run, chosen by the daemon, ascending per worker"],
   arg: [
     "bytes",
@@ -119,6 +120,7 @@ export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload
     "u8 mode (0 main, 1 group, 2 tree)",
     "from version 2 on; optional: whom the signal of a stop goes to, the main process, its process group or every process of its tree; without it the main process, but its group while that is a shell",
   ],
+  umask: ["u32, at most 0777", "optional: the file mode creation mask of the worker; else it has that of the shim"],
   end: ["empty", ""],
 };
 

@@ -12,6 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -213,6 +214,8 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 	*step = IPC_STEP_NAMESPACES;
 	if ((rc = ipc_isolate(spec)) != 0)
 		return rc;
+	if (spec->has_umask)
+		umask((mode_t)spec->umask);
 	/* These two have numbers that are beyond a small limit on descriptors. */
 	seal_descriptors(fds->control, fds->plane);
 	*step = IPC_STEP_RLIMIT;

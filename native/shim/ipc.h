@@ -62,6 +62,8 @@ struct ipc_spec {
 	bool has_ids;
 	uint32_t uid, gid;
 	uint32_t grace_ms, stop_signal;
+	bool has_umask;
+	uint32_t umask;
 	uint8_t kill_mode; /* IPC_KILL_*, or IPC_KILL_UNSAID */
 	struct ipc_log_limits log;
 	struct ipc_rlimit rlimits[IPC_RLIMITS_MAX];

@@ -143,6 +143,12 @@ static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct
 			return -EINVAL;
 		spec->kill_mode = payload[0];
 		return 0;
+	case IPC_SPEC_UMASK:
+		if (size != 4 || ipc_get_u32(payload) > 0777)
+			return -EINVAL;
+		spec->has_umask = true;
+		spec->umask = ipc_get_u32(payload);
+		return 0;
 	case IPC_SPEC_PLANE:
 		spec->is_plane_passed = true;
 		return size == 0 ? 0 : -EINVAL;

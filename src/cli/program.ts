@@ -369,6 +369,7 @@ function runFlags(command: Command): Command {
     .option("--allow-read <path>", "grant reading a file or folder (repeatable)", collect)
     .option("--allow-write <path>", "grant writing a file or folder (repeatable)", collect)
     .option("--snapshot <name>", "fork it from a snapshot instead of starting a Python")
+    .option("--umask <mode>", "mask of the modes of new files, in octal (default: that of this shell)")
     .option("--max-memory <size>", "memory limit, for example 512M")
     .option("--uid <user>", "run as this user, by name or number (root only)")
     .option("--gid <group>", "run as this group, by name or number (root only)");

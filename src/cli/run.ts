@@ -11,7 +11,7 @@ import { resolvePaths } from "../base/paths.ts";
 import { encodeSpec } from "../shim/spec.ts";
 import { isTerminal, type Context } from "./context.ts";
 import { grantsOf, policyPath } from "./exceptions.ts";
-import { identity, parseEnv, type StartFlags } from "./start.ts";
+import { identity, parseEnv, parseUmask, type StartFlags } from "./start.ts";
 
 const RLIMIT_DATA = 2;
 const RLIMIT_NOFILE = 7;
@@ -64,7 +64,7 @@ export async function run(
     // With it come policies, their schema, and libc.
     const { mergeLimits, ownUserOf, ownUserOfRun, prepare, requireGroup } = await import("../launch/prepare.ts");
     mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
-    const { launch, plan, confinement, ids, zygote } = prepare({
+    const { launch, plan, confinement, ids, zygote, umask } = prepare({
       app: {
         ...app,
         snapshot,
@@ -73,6 +73,7 @@ export async function run(
         uid: uid ?? null,
         gid: gid ?? null,
         max_memory: memory ?? null,
+        umask: parseUmask(flags.umask),
       },
       base: process.env,
       own: flags.name === undefined ? {} : { IPCCTL_NAME: flags.name },
@@ -96,6 +97,7 @@ export async function run(
         env: launch.env,
         cwd: launch.cwd,
         ...(ids ? { ids } : {}),
+        umask,
         stop: { graceMs: 10_000, signal: SIGTERM },
         ...(wallMs === null ? {} : { wallMs }),
         rlimits: mergeLimits(

@@ -59,6 +59,7 @@ export type StartFlags = PolicyFlags & {
   dependsOn?: string[];
   console?: boolean;
   snapshot?: string;
+  umask?: string;
 };
 
 const READY_DEFAULT_MS = 30_000;
@@ -140,6 +141,8 @@ function fromFlags(
     env_file: flags.envFile === undefined ? undefined : context.resolve(flags.envFile),
     base_env: cleanEnv(process.env),
     base_nofile: originalFileLimit(process.env),
+    base_umask: process.umask(),
+    umask: parseUmask(flags.umask) === null ? undefined : flags.umask,
     snapshot: flags.snapshot,
     policy: policyPath(context, flags.policy) ?? "auto",
     default_policy: chosenDefault(process.env, context.here),
@@ -176,6 +179,13 @@ function commandWithArgs(command: string, args: readonly string[]): { command: s
 
 function readyMs(flags: StartFlags): number {
   return typeof flags.waitReady === "string" ? parseDurationMs(flags.waitReady, "--wait-ready") : READY_DEFAULT_MS;
+}
+
+/** @throws IpcError USAGE */
+export function parseUmask(text: string | undefined): number | null {
+  if (text === undefined) return null;
+  if (/^[0-7]{1,4}$/.test(text)) return Number.parseInt(text, 8) & 0o777;
+  throw new IpcError("USAGE", `--umask: ${JSON.stringify(text)} is not octal, as in 027`);
 }
 
 export function parseEnv(pairs: readonly string[]): Record<string, string> {
@@ -237,7 +247,7 @@ async function startAll(context: Context, definitions: readonly Definition[], fl
 }
 
 /** For a daemon of the version before, which knows policies by their names only. */
-function decideHere({ allow, default_policy, ...definition }: Definition): Definition {
+function decideHere({ allow, default_policy, base_umask: _, ...definition }: Definition): Definition {
   const app = normalizeApp({ ...definition, allow, default_policy }, "/");
   const variables = { project: app.cwd, home: process.env.HOME ?? "/" };
   return { ...definition, policy: policyOf(app, decideLaunch(app, process.env), variables) };
@@ -270,7 +280,12 @@ async function startProject(context: Context, pattern: string | undefined, flags
   if (path === undefined) throw nothingToStart(context, pattern);
   const { readProjectApps } = await import("../protocol/project.ts");
   const all = readProjectApps(path).map((app) =>
-    clean({ ...app, base_env: cleanEnv(process.env), base_nofile: originalFileLimit(process.env) }),
+    clean({
+      ...app,
+      base_env: cleanEnv(process.env),
+      base_nofile: originalFileLimit(process.env),
+      base_umask: process.umask(),
+    }),
   );
   const apps = pattern === undefined ? all : pickApps(all, pattern, path);
   refuseDefinitionFlags(pattern ?? basename(path), flags);

@@ -138,7 +138,7 @@ function policyNow(config: AppConfig): string | undefined {
 /** Apart from the caller's environment and from what only says when to start. A policy is the same however it came to be chosen. */
 function isSameDefinition({ config: a, policy }: Worker, b: AppConfig): boolean {
   const essence = (config: AppConfig, chosen: string | undefined): object => ({
-    ...{ ...config, base_env: null, base_nofile: null, auto_start: null },
+    ...{ ...config, base_env: null, base_nofile: null, base_umask: null, auto_start: null },
     ...{ policy: chosen, policy_wanted: null, default_policy: null, allow: null },
   });
   return Bun.deepEquals(essence(a, policy), essence(b, policyNow(b)));

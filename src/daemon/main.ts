@@ -54,7 +54,7 @@ export async function runDaemon(args: readonly string[]): Promise<void> {
 async function serve(options: DaemonOptions): Promise<void> {
   const uid = process.getuid!();
   const paths = resolvePaths(process.env, uid, options.socket);
-  process.umask(0o077);
+  const daemonUmask = process.umask(0o077);
   requireFolder(paths.stateDir);
   requireFolder(paths.workersDir);
   const lock = new DaemonLock(paths);
@@ -100,6 +100,7 @@ async function serve(options: DaemonOptions): Promise<void> {
     shimBinary: SHIM_BINARY,
     workersDir: paths.workersDir,
     daemonEnv: cleanWorkerEnv(process.env),
+    daemonUmask,
     emit: (worker, event) => {
       if (!worker.isExtra) subscriptions.publish(worker.id, event);
     },

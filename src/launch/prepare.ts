@@ -58,6 +58,7 @@ export function makeSpec(
     ...(prepared.ids ? { ids: prepared.ids } : {}),
     stop: { graceMs: app.stop_timeout, signal: SIGTERM },
     killMode: app.kill_mode,
+    umask: prepared.umask,
     log: {
       maxFileBytes: app.log.max_size,
       maxFiles: app.log.max_files,
@@ -118,6 +119,7 @@ function rawLogsOf(app: AppConfig): RawLog[] {
 /** A definition made ready under its policy. */
 export type Prepared = {
   readonly launch: Pick<Launch, "argv" | "env" | "cwd">;
+  readonly umask?: number | undefined;
   /** Name, path or text of its policy. */
   readonly policy: string;
   readonly plan: Plan;
@@ -130,12 +132,15 @@ export type Preparation = {
   readonly app: Launchable &
     Governed & {
       readonly uid: number | null;
+      readonly umask?: number | null;
       readonly gid: number | null;
       readonly max_memory?: number | null;
       readonly snapshot?: Snapshot | undefined;
     };
   /** The environment to build on. */
   readonly base: Readonly<Record<string, string | undefined>>;
+  /** Where the definition says none. */
+  readonly baseUmask?: number | undefined;
   /** Variables that ipcctl adds. */
   readonly own: Readonly<Record<string, string>>;
   /** Where the worker's own folder is, if its policy has one. */
@@ -247,6 +252,7 @@ export function prepare(wanted: Preparation): Prepared {
   return {
     launch: { argv: [program.executable, ...launch.argv.slice(1)], env, cwd: launch.cwd },
     policy: policyText,
+    umask: isUpToDate ? (app.umask ?? wanted.baseUmask) : undefined,
     plan,
     ...(ids ? { ids } : {}),
     ...(snapshot ? { zygote: snapshot.socket } : {}),

@@ -120,6 +120,13 @@ const envShape = z.record(
   noNul,
 );
 
+/** As `umask` prints it. */
+const umask = z
+  .string()
+  .regex(/^[0-7]{1,4}$/, 'must be octal, as in "027"')
+  .transform((text) => Number.parseInt(text, 8) & 0o777)
+  .meta({ description: 'mask of the modes of new files, in octal: "027"; default: that of the shell that starts it' });
+
 /** What is granted on top of a policy, as the flags `--allow-…` do. */
 const allow = z.strictObject({
   net: z
@@ -147,6 +154,9 @@ export const appShape = z.strictObject({
   /** Soft limit of open files in the shell that asked, as `base_env` is its environment. */
   base_nofile: maybe(z.int().min(1).max(0x7fff_ffff)),
   env_file: maybe(absolutePath),
+  umask: maybe(umask),
+  /** That of the shell that asked, as `base_env` is its environment. */
+  base_umask: maybe(z.int().min(0).max(0o777)),
   interpreter: maybe(noNul.min(1)),
   policy: maybe(z.string().min(1)).meta({ description: 'its name, the path of a file, or "auto": by what runs' }),
   default_policy: maybe(z.string().min(1)).meta({ description: 'what "auto" is for a script of Python' }),

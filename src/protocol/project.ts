@@ -24,7 +24,7 @@ const projectShape = z.strictObject({
 
 /** JSON Schema of `ipcctl.json`, for editors. */
 export function projectJsonSchema(): object {
-  const apps = z.array(appShape.omit({ base_env: true, base_nofile: true, policy_wanted: true }));
+  const apps = z.array(appShape.omit({ base_env: true, base_nofile: true, base_umask: true, policy_wanted: true }));
   const default_policy = z.string().min(1).optional();
   return z.toJSONSchema(z.strictObject({ $schema: z.string().optional(), apps, default_policy }), {
     io: "input",

@@ -84,6 +84,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
       : { policy: byDefault ?? SCRIPT_POLICY }; // what a channel is opened to is a script of Python
     const config = {
       ...auto,
+      ...(daemon.decidesPolicy ? { base_umask: process.umask() } : {}),
       base_env: cleanEnv(process.env),
       auto_start: true,
       ...options,

@@ -66,6 +66,8 @@ export type Spec = {
   readonly stop: { readonly graceMs: number; readonly signal: number };
   /** Whom the signal of a stop is for. Null, or left out: the shim looks what the main process is. */
   readonly killMode?: KillMode | null;
+  /** Of the worker; left out: that of whoever starts the shim. */
+  readonly umask?: number | undefined;
   readonly log?: LogSpec;
   readonly rlimits?: readonly Rlimit[];
   readonly cgroup?: string;
@@ -87,6 +89,7 @@ export function encodeSpec(spec: Spec): Uint8Array {
   const { killMode = null } = spec;
   const { confinement } = spec;
   const isNew =
+    spec.umask !== undefined ||
     confinement?.mounts?.some((step) => step.kind === "bind" && step.isMapped === true) === true ||
     (confinement?.hosts !== undefined && confinement.hasUnix === true);
   const frames: Buffer[] = [
@@ -98,6 +101,7 @@ export function encodeSpec(spec: Spec): Uint8Array {
     frame(SPEC.stop, Buffer.concat([u32(spec.stop.graceMs), u32(spec.stop.signal)])),
   ];
   if (killMode !== null) frames.push(frame(SPEC.kill, Buffer.of(KILL_MODE[killMode])));
+  if (spec.umask !== undefined) frames.push(frame(SPEC.umask, u32(spec.umask)));
   if (spec.ids) frames.push(frame(SPEC.ids, Buffer.concat([u32(spec.ids.uid), u32(spec.ids.gid)])));
   if (spec.log) frames.push(frame(SPEC.log, encodeLog(spec.log)));
   for (const { resource, soft, hard } of spec.rlimits ?? []) {

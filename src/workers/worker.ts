@@ -45,6 +45,8 @@ export type World = {
   readonly cgroups: CgroupTree | undefined;
   /** The environment for definitions that bring none. */
   readonly daemonEnv: Readonly<Record<string, string | undefined>>;
+  /** That the daemon was started with. */
+  readonly daemonUmask: number;
   readonly emit: (worker: Worker, event: WorkerEvent) => void;
   readonly log: (level: "info" | "warn" | "error", fields: object, text: string) => void;
   readonly random: () => number;
@@ -539,6 +541,7 @@ export class Worker {
             : findSnapshot(config.snapshot, this.#world.workersDir, specVersion(config.kill_mode)),
       },
       base: config.base_env ?? this.#world.daemonEnv,
+      baseUmask: config.base_umask ?? this.#world.daemonUmask,
       own: {
         IPCCTL_NAME: this.id,
         IPCCTL_APP: config.name,

@@ -1,8 +1,8 @@
 /** What was decided about a worker is what it gets: interpreter, boot and policy, end to end. The table of cases: test/unit/languages.test.ts. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Home, waitUntil } from "../home.ts";
+import { Home, ROOT, waitUntil } from "../home.ts";
 import { SYSTEM_PYTHON } from "../needs.ts";
 
 let home: Home;
@@ -92,6 +92,35 @@ test("code and commands use the venv that they run beside; under strict a progra
   expect(await run("--command", "tool a")).toBe(`${venv} ['a']\n`);
   expect(await run("--policy", "strict", "--command", "tool a")).toBe(`${venv} ['a']\n`);
   expect(await run("--command", "sh -c 'tool b'")).toBe(`${venv} ['b']\n`);
+});
+
+test("a worker has the umask of the shell that starts it, or the one that is said, and the daemon keeps its own", async () => {
+  home.script("mask.py", "import os, time\nprint(oct(os.umask(0)), flush=True)\ntime.sleep(600)\n");
+  const start = (mask: string, ...args: string[]): number =>
+    Bun.spawnSync(
+      ["sh", "-c", `umask ${mask}; exec "$@"`, "sh", join(ROOT, "bin/ipcctl"), "start", "mask.py", ...args],
+      {
+        cwd: home.dir,
+        env: home.env,
+      },
+    ).exitCode;
+  expect([
+    start("027", "--name", "m1"),
+    start("002", "--name", "m2"),
+    start("027", "--name", "m3", "--umask", "0007"),
+  ]).toEqual([0, 0, 0]);
+  await home.start("m4", join(home.dir, "mask.py"), { umask: "077" });
+  const masks = [];
+  for (const name of ["m1", "m2", "m3", "m4"]) masks.push(await firstLine(name));
+  expect(masks).toEqual(["0o27", "0o2", "0o7", "0o77"]);
+  expect((await home.cli("run", "--umask", "037", "mask.py", "--timeout", "1s")).stdout).toBe("0o37\n");
+  const bad = await home.cli("start", "mask.py", "--umask", "9");
+  expect({ status: bad.status, stderr: bad.stderr }).toEqual({ status: 2, stderr: expect.stringContaining("--umask") });
+  const modes = ["m1/definition.json", "m1/sock", "m1/logs"].map(
+    (path) => statSync(join(home.paths.workersDir, path)).mode & 0o077,
+  );
+  expect(modes).toEqual([0, 0, 0]);
+  for (const name of ["m1", "m2", "m3", "m4"]) await home.cli("delete", "-f", name);
 });
 
 test("where the policy denies other programs, what only starts one is refused by name", async () => {

@@ -21,6 +21,7 @@ const world: World = {
   workersDir: dir,
   cgroups: undefined,
   daemonEnv: {},
+  daemonUmask: 0o022,
   emit: () => undefined,
   log: () => undefined,
   random: () => 0,

@@ -242,6 +242,16 @@ upgrade("the new command line and package, and the daemon before", async () => {
   await home.expectInterrupts();
   await home.expectReadable();
   for (const name of NAMES) await home.expectRenewed(name);
+  await home.expectDaemon("old");
+  await home.expectDeleted();
+});
+
+upgrade("the new command line decides for a daemon before, which cannot", async () => {
+  await using home = new Mixed();
+  home.use("old");
+  await home.ok("start", home.script("plain.py", PLAIN));
+  home.use("new");
+  await home.expectDaemon("old");
   await home.ok("start", home.script("fresh.py", PLAIN), "--interpreter", "env python3");
   await home.ok("start", home.script("granted.py", PLAIN), "--allow-net=127.0.0.1:1");
   await home.ok("start", "--command", "sleep 600", "--name", "sleeps");
@@ -249,8 +259,7 @@ upgrade("the new command line and package, and the daemon before", async () => {
   for (const name of ["fresh", "granted", "sleeps"]) policies.push((await home.of(name)).policy);
   expect(policies).toEqual(["no-network", "no-network with exceptions", "trusted"]); // it cannot decide it itself
   for (const name of ["fresh", "granted", "sleeps"]) await home.ok("delete", "-f", name);
-  await home.expectDaemon("old");
-  await home.expectDeleted();
+  await home.ok("delete", "-f", "plain");
 });
 
 upgrade("downgrade: the daemon before adopts what the new one started", async () => {
