@@ -2,7 +2,7 @@
  * The network server by itself, for its tests:  net_peer [RULE...] -- PROGRAM [ARGUMENT...]
  * RULE is HOST, HOST:PORT, [V6]:PORT or a CIDR. The program runs under a filter such as a policy with a host list has, without the rest of it.
  * From the environment: NET_PEER_HOSTS, NET_PEER_RESOLV_CONF, NET_PEER_DNS_PORT, NET_PEER_AUDIT (a file), NET_PEER_AUDIT_MAX, NET_PEER_TOLD
- * (a descriptor), NET_PEER_DENIED (a number), NET_PEER_ANY, NET_PEER_FDS (a file: descriptors before and after).
+ * (a descriptor), NET_PEER_DENIED (a number), NET_PEER_ANY, NET_PEER_DATAGRAMS, NET_PEER_FDS (a file: descriptors before and after).
  */
 #include "../shim/netparts.h"
 
@@ -122,6 +122,7 @@ int main(int argc, char **argv)
 	}
 	if (at + 1 >= argc || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, channel) != 0)
 		return 2;
+	net.has_datagrams = getenv("NET_PEER_DATAGRAMS") != NULL;
 	net.denied = (uint32_t)number("NET_PEER_DENIED", 63);
 	net.dns_port = (uint16_t)number("NET_PEER_DNS_PORT", 0);
 	net.told = getenv("NET_PEER_TOLD") != NULL ? atoi(getenv("NET_PEER_TOLD")) : -1;

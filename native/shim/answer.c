@@ -42,7 +42,7 @@ _Noreturn static void run(const struct ipc_spec *spec, int listener, int told)
 		dup2(null, fd);
 	struct ipc_net net = {
 		.worker = spec->worker != NULL ? spec->worker : "", .rules = rules, .rule_count = spec->host_count,
-		.has_unix = spec->has_unix, .denied = spec->denied_classes, .audit = audit >= 0 ? AUDIT : -1, .audit_path = spec->audit, .told = TOLD,
+		.has_datagrams = spec->has_hosts, .has_unix = spec->has_unix, .denied = spec->denied_classes, .audit = audit >= 0 ? AUDIT : -1, .audit_path = spec->audit, .told = TOLD,
 		.audit_max = IPC_AUDIT_BYTES_MAX, .ports = ports, .port_count = spec->port_count,
 		.has_ids = spec->has_ids, .uid = spec->uid, .gid = spec->gid,
 	};

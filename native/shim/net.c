@@ -44,6 +44,7 @@
 #endif
 #define PIDFD_OF_THREAD O_EXCL /* 6.9 */
 #define ADDFD_SETFD 1u
+#define ADDFD_SEND 2u /* 5.14: its number is the answer */
 #define CONTINUE 1u /* of an answer: the call is carried out after all */
 #define RESTART 512 /* ERESTARTSYS, for the kernel alone: EINTR, or the call again, as the handler of the signal is installed */
 #define SYNC_WAKE_UP 1ul /* 6.6 */
@@ -100,7 +101,8 @@ struct pending {
 struct stub {
 	int fd;
 	int lookup; /* that its question waits for, or -1 */
-	bool is_answering;
+	bool is_answering, is_datagram;
+	struct ipc_datagram peer; /* who asked, if it is */
 	uint64_t active;
 	size_t in_len, out_at, out_len;
 	uint8_t in[2 + IPC_DNS_QUERY_MAX], out[2 + IPC_DNS_QUERY_MAX + 16];
@@ -122,6 +124,7 @@ static struct {
 	struct ipc_patterns patterns;
 	struct ipc_resolver resolver;
 	struct ipc_audit audit;
+	struct ipc_island island;
 	struct pending pending[IPC_NET_PENDING_MAX];
 	struct ipc_lookup lookup[IPC_NET_LOOKUPS_MAX];
 	bool is_lookup_used[IPC_NET_LOOKUPS_MAX];
@@ -741,6 +744,10 @@ static ssize_t answer_query(struct stub *stub, const uint8_t *query, size_t size
 /* False: closed, or as good as. */
 static bool send_stub(struct stub *stub)
 {
+	if (stub->is_datagram && stub->out_len > 0) {
+		ipc_island_answer(stub->fd, &stub->peer, stub->out + 2, stub->out_len - 2);
+		return false; /* the next one is another conversation */
+	}
 	while (stub->out_at < stub->out_len) {
 		ssize_t count = send(stub->fd, stub->out + stub->out_at, stub->out_len - stub->out_at, MSG_NOSIGNAL);
 		if (count < 0)
@@ -818,26 +825,71 @@ static struct stub *take_stub(void)
 	return oldest;
 }
 
+/* Questions that came as datagrams: each is a conversation of its own, with one question. */
+static void serve_questions(int questions)
+{
+	for (int i = 0; i < 16; i++) {
+		struct stub asked = { .fd = -1, .lookup = -1, .active = server.now, .is_datagram = true };
+		ssize_t size = ipc_island_receive(questions, &asked.peer, asked.in + 2, IPC_DNS_QUERY_MAX);
+		if (size < 0)
+			return;
+		struct stub *stub = size == 0 ? NULL : take_stub();
+		if (stub == NULL)
+			continue; /* it is asked again */
+		*stub = asked;
+		stub->in[0] = (uint8_t)(size >> 8);
+		stub->in[1] = (uint8_t)size;
+		stub->in_len = (size_t)size + 2;
+		stub->fd = fcntl(questions, F_DUPFD_CLOEXEC, 3);
+		if (stub->fd >= 0 && !answer_stub(stub))
+			close_fd(&stub->fd);
+	}
+}
+
+/* Datagrams that nobody got: the worker hears that nobody listens, and the log where it wanted to. */
+static void serve_strays(void)
+{
+	struct ipc_address to;
+	uint16_t port;
+	for (int i = 0; i < 16 && ipc_island_stray(&server.island, &to, &port); i++) {
+		if (port != 0) {
+			char address[IPC_ADDRESS_TEXT], call[IPC_ADDRESS_TEXT + 32];
+			ipc_address_print(&to, address);
+			snprintf(call, sizeof call, "UDP to %s:%u", address, port);
+			struct ipc_audit_line line = { .event = "call", .call = call, .port = -1, .reason = "datagrams are for names only" };
+			ipc_audit_write(&server.audit, &line);
+		}
+	}
+}
+
+/* Both ends of a conversation. A TCP socket where that can be had: some clients look what they have got. */
+static int make_conversation(const struct pending *pending, int pair[2])
+{
+	int other[2];
+	if (server.net->has_datagrams && ipc_island_connect(&server.island, &pending->asked, pending->target.domain, other)) {
+		pair[0] = other[1];
+		pair[1] = other[0];
+		return fcntl(pair[1], F_SETFL, pending->target.is_nonblocking ? O_RDWR | O_NONBLOCK : O_RDWR);
+	}
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0)
+		return -1;
+	return pending->target.is_nonblocking ? 0 : fcntl(pair[1], F_SETFL, O_RDWR);
+}
+
 static void open_stub(struct pending *pending)
 {
-	int pair[2];
+	int pair[2] = { -1, -1 };
 	struct stub *stub = take_stub();
 	if (stub == NULL) {
 		pending->state = QUEUED;
 		return;
 	}
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) != 0) {
-		finish(pending, -errno);
-		return;
-	}
-	int rc = 0;
-	if (!pending->target.is_nonblocking && fcntl(pair[1], F_SETFL, O_RDWR) != 0)
-		rc = -errno;
+	int rc = make_conversation(pending, pair) == 0 ? 0 : -errno;
 	if (rc == 0)
 		rc = inject(pending->id, &pending->target, pair[1]);
-	close(pair[1]);
+	close_fd(&pair[1]);
 	if (rc != 0) {
-		close(pair[0]);
+		close_fd(&pair[0]);
 		finish(pending, rc);
 		return;
 	}
@@ -994,6 +1046,57 @@ static void try_connect(struct pending *pending, struct name *name, bool was_int
 		look_up(pending);
 }
 
+/* A socket of the worker's that is for datagrams, in the network with nobody in it; or -1. */
+static int take_datagrams(const struct notif *call)
+{
+	int socket = server.island.state == IPC_ISLAND_OPEN && call->pid != 0 ? get_fd(call->pid, (int)call->args[0]) : -1;
+	if (socket >= 0 && (!ipc_island_has(&server.island, socket) || !is_waiting(call->id)))
+		close_fd(&socket);
+	return socket;
+}
+
+/* connect and bind of such a socket lead nowhere: to whatever address they are asked for. */
+static bool serve_datagrams(const struct notif *call)
+{
+	struct sockaddr_storage copy = { 0 };
+	int socket = take_datagrams(call);
+	if (socket < 0)
+		return false;
+	size_t size = (uint32_t)call->args[2];
+	struct iovec to = { &copy, size }, from = { (void *)(uintptr_t)call->args[1], size };
+	int rc = size < sizeof(sa_family_t) || size > sizeof copy ? -EINVAL : 0;
+	if (rc == 0 && process_vm_readv((pid_t)call->pid, &to, 1, &from, 1, 0) != (ssize_t)size)
+		rc = -EFAULT;
+	if (rc == 0 && (call->nr == SYS_connect ? connect : bind)(socket, (struct sockaddr *)&copy, (socklen_t)size) != 0)
+		rc = -errno;
+	answer(call->id, rc);
+	close_fd(&socket);
+	return true;
+}
+
+/* False: it is none for datagrams, or there is no network without anybody. */
+static bool serve_socket(const struct notif *call)
+{
+	int domain = (int)call->args[0], type = (int)call->args[1], protocol = (int)call->args[2];
+	if (!server.net->has_datagrams || (domain != AF_INET && domain != AF_INET6) || (type & 0xf) != SOCK_DGRAM ||
+	    (type & ~(0xf | SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0 || (protocol != 0 && protocol != IPPROTO_UDP))
+		return false;
+	int fd = ipc_island_socket(&server.island, domain);
+	if (fd < 0)
+		return false;
+	if ((type & SOCK_NONBLOCK) != 0)
+		fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK);
+	struct notif_addfd added = { call->id, ADDFD_SEND, (uint32_t)fd, 0, (type & SOCK_CLOEXEC) != 0 ? O_CLOEXEC : 0 };
+	int rc;
+	do
+		rc = ioctl(server.listener, IOC_ADDFD, &added);
+	while (rc < 0 && errno == EINTR);
+	if (rc < 0 && errno != ENOENT)
+		answer(call->id, -errno);
+	close(fd);
+	return true;
+}
+
 static void serve_connect(const struct notif *call)
 {
 	struct pending asked = { .state = DIALING, .id = call->id, .tid = call->pid, .target = { (int)call->args[0], -1, 0, false, false },
@@ -1123,6 +1226,10 @@ static void serve_listen(const struct notif *call)
 static void serve_call(const struct notif *call)
 {
 	bool is_native = call->arch == ipc_native_arch();
+	if (is_native && (call->nr == SYS_connect || call->nr == SYS_bind) && serve_datagrams(call))
+		return;
+	if (is_native && call->nr == SYS_socket && serve_socket(call))
+		return;
 	if (is_native && call->nr == SYS_connect)
 		serve_connect(call);
 	else if (is_native && call->nr == SYS_listen && (server.net->has_unix || server.net->port_count > 0))
@@ -1209,7 +1316,7 @@ static void admit_queued(void)
 	}
 }
 
-#define POLLED_MAX (1 + IPC_NET_PENDING_MAX + IPC_NET_LOOKUPS_MAX + IPC_NET_STUBS_MAX)
+#define POLLED_MAX (4 + IPC_NET_PENDING_MAX + IPC_NET_LOOKUPS_MAX + IPC_NET_STUBS_MAX)
 struct polled { struct pollfd fd[POLLED_MAX]; uint16_t owner[POLLED_MAX]; size_t count; };
 
 static void watch(struct polled *polled, int fd, short events, size_t owner)
@@ -1227,6 +1334,7 @@ static void sooner(int *timeout, uint64_t at)
 
 #define OWNER_STUB 1000
 #define OWNER_LOOKUP 2000
+#define OWNER_ISLAND 4000
 
 static int prepare(struct polled *polled)
 {
@@ -1252,6 +1360,11 @@ static int prepare(struct polled *polled)
 		if (stub->fd >= 0)
 			watch(polled, stub->fd, stub->lookup >= 0 ? 0 : stub->out_len > 0 ? POLLOUT : POLLIN, OWNER_STUB + i);
 	}
+	if (server.island.state == IPC_ISLAND_OPEN) {
+		watch(polled, server.island.questions[0], POLLIN, OWNER_ISLAND);
+		watch(polled, server.island.questions[1], POLLIN, OWNER_ISLAND + 1);
+		watch(polled, server.island.strays, POLLIN, OWNER_ISLAND + 2);
+	}
 	for (size_t i = 0; i < IPC_NET_LOOKUPS_MAX; i++) {
 		if (!server.is_lookup_used[i])
 			continue;
@@ -1266,7 +1379,12 @@ static void serve_polled(const struct polled *polled)
 	for (size_t i = 1; i < polled->count; i++) {
 		size_t owner = polled->owner[i];
 		short events = polled->fd[i].revents;
-		if (owner >= OWNER_LOOKUP) {
+		if (owner >= OWNER_ISLAND) {
+			if (events != 0 && owner == OWNER_ISLAND + 2)
+				serve_strays();
+			else if (events != 0)
+				serve_questions(server.island.questions[owner - OWNER_ISLAND]);
+		} else if (owner >= OWNER_LOOKUP) {
 			struct ipc_lookup *lookup = &server.lookup[owner - OWNER_LOOKUP];
 			if (server.is_lookup_used[owner - OWNER_LOOKUP] && lookup->fd == polled->fd[i].fd &&
 			    (events != 0 || server.now >= lookup->attempt_until) && ipc_lookup_step(lookup, &server.resolver, events, server.now))
@@ -1344,5 +1462,6 @@ void ipc_net_serve(const struct ipc_net *net, int listener)
 		close_fd(&server.stub[i].fd);
 	close_fd(&server.routes);
 	close_fd(&server.pidfd);
+	ipc_island_close(&server.island);
 	ipc_audit_flush(&server.audit, true);
 }

@@ -29,6 +29,7 @@ struct ipc_net {
 	const struct ipc_net_rule *rules;
 	size_t rule_count;
 	bool any_host;       /* every name and address, but for `denied` */
+	bool has_datagrams;  /* such sockets are given out, of a network with nobody in it */
 	bool has_unix;       /* Unix sockets are the worker's own to connect: Landlock lets it connect no other */
 	uint32_t denied;     /* classes of addresses */
 	const uint16_t *ports; /* that may be listened on, where the filter hands that over */

@@ -124,6 +124,32 @@ void ipc_audit_write(struct ipc_audit *audit, const struct ipc_audit_line *line)
 int ipc_audit_due(struct ipc_audit *audit);
 void ipc_audit_flush(struct ipc_audit *audit, bool is_end);
 
+/* netisland.c: a network with nobody in it, for the worker's datagrams. */
+enum ipc_island_state { IPC_ISLAND_UNKNOWN, IPC_ISLAND_NONE, IPC_ISLAND_OPEN };
+struct ipc_island {
+	enum ipc_island_state state;
+	pid_t child;
+	int holder;       /* of it */
+	int questions[2]; /* datagrams to port 53, by version of the address */
+	int strays;       /* a copy of each datagram */
+	uint64_t cookie;
+};
+/* False where there can be none. Begins it the first time. */
+bool ipc_island_open(struct ipc_island *island);
+/* A socket for datagrams in it, or -1. */
+int ipc_island_socket(struct ipc_island *island, int domain);
+/* A connection to port 53 of the address, and its other end. */
+bool ipc_island_connect(struct ipc_island *island, const struct ipc_address *address, int domain, int pair[2]);
+/* Whether this is a socket for datagrams in it. */
+bool ipc_island_has(const struct ipc_island *island, int fd);
+struct ipc_datagram { struct sockaddr_storage from; socklen_t from_size; struct in_addr at4; struct in6_addr at6; };
+/* Its size; 0: it is to be passed over; -1: there is none. */
+ssize_t ipc_island_receive(int questions, struct ipc_datagram *peer, uint8_t *bytes, size_t size);
+void ipc_island_answer(int questions, const struct ipc_datagram *peer, const uint8_t *bytes, size_t size);
+/* False: no more. Where a datagram went that is none about names; port 0 for others. */
+bool ipc_island_stray(const struct ipc_island *island, struct ipc_address *to, uint16_t *port);
+void ipc_island_close(struct ipc_island *island);
+
 /* netcalls.c: names of what a worker tried. */
 void ipc_call_name(uint32_t arch, int number, const uint64_t args[6], char *text, size_t size);
 void ipc_family_name(int family, char *text, size_t size);

@@ -176,7 +176,11 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
   if (listening !== "any") rules.set("listen", { otherwise: "notify" });
   rules.set(
     "sendto",
-    allowOnly({ argument: 3, hasNone: MSG_FASTOPEN }, ...(hasUnixSockets ? [] : [{ argument: 4, isNull: true }])),
+    allowOnly(
+      { argument: 3, hasNone: MSG_FASTOPEN },
+      // Of hosts datagrams are of a network with nobody in it, and TCP looks at no address.
+      ...(hasUnixSockets || network === "granted" ? [] : [{ argument: 4, isNull: true }]),
+    ),
   );
   if (network === "granted")
     rules.set("setsockopt", {

@@ -386,3 +386,45 @@ test("what tools run by themselves stays as it is in a folder that may be writte
   const explained = (await home.cli("policy", "explain", named)).stdout;
   expect(explained).toMatch(/^- files.write .*\.git.* denied: read-only mounts: .*--allow-write \S+ grants it$/m);
 });
+
+// ---- datagrams beside hosts ----
+
+const DATAGRAMS = `
+import socket, sys
+def attempt(what, act):
+    try: print(what, act())
+    except OSError as error: print(what, type(error).__name__)
+def own():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.connect(("8.8.8.8", 80))
+        return one.getsockname()[0]
+def out(port):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.settimeout(60)
+        one.bind(("", 0))
+        one.sendto(b"out", ("127.0.0.1", port))
+        one.connect(("127.0.0.1", port))
+        one.send(b"out")
+        return one.recv(10)
+attempt("own", own)
+for port in map(int, sys.argv[1:]): attempt("out", lambda: out(port))
+`;
+
+test("where hosts are granted a worker learns its own address, and its datagrams go nowhere", async () => {
+  if (skipUnless(hasNamespaces(), "namespaces", "datagrams beside hosts")) return;
+  let received = 0;
+  const outside = await Bun.udpSocket({ hostname: "127.0.0.1", socket: { data: () => void received++ } });
+  const script = home.script("datagrams.py", DATAGRAMS);
+  const free = Bun.spawnSync([SYSTEM_PYTHON, script]).stdout.toString();
+  const own = /^own \d/.test(free) ? free : "own 127.0.0.1\n"; // where there is no way out
+  for (const name of ["strict", "no-network"]) {
+    const policies = ["--policy", name, "--allow-net=host.example:80"];
+    const { stdout } = await home.cli("run", ...policies, script, "--", String(outside.port));
+    expect({ name, stdout }).toEqual({ name, stdout: `${own}out ConnectionRefusedError\n` });
+  }
+  expect(received).toBe(0);
+  outside.close();
+  const { stdout } = await home.cli("audit", "--denied", "-n", "50");
+  expect(stdout).toContain(`UDP to 127.0.0.1:${outside.port}`);
+  expect((await home.cli("run", "--policy", "strict", script)).stdout).toBe("own PermissionError\n");
+});

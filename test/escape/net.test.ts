@@ -539,6 +539,30 @@ test("ways round it", async () => {
   expect(again.got).toEqual(["EACCES", "EISCONN", "EACCES", "EPERM", "pong"]);
 });
 
+test("datagrams ask for names, tell one's own address, and go nowhere else", async () => {
+  let received = 0;
+  const outside = await Bun.udpSocket({ hostname: "127.0.0.1", socket: { data: () => void received++ } });
+  const free = Bun.spawnSync([PYTHON, ATTEMPTS, "own_address", "[]"]).stdout.toString();
+  const own = free === "" ? "127.0.0.1" : (JSON.parse(free) as string); // where there is no way out
+  const rules = [`good.test:${allowed.port}`, `127.0.0.1:${allowed.port}`];
+  const hasOther = await canBeAnother("datagrams as another user");
+  for (const uid of hasOther ? [undefined, NOBODY] : [undefined]) {
+    const { got, lines } = await attempt(rules, "datagrams", ["good.test", allowed.port, outside.port], {
+      env: { NET_PEER_DATAGRAMS: "1" },
+      ...(uid === undefined ? {} : { uid }),
+    });
+    const fake = expect.stringMatching(/^198\.18\./);
+    expect(got).toEqual({
+      ...{ own, known: [0, fake, true], unknown: [3, "", true], by_tcp: [own, true, 0], talk: "pong" },
+      ...{ send: "ECONNREFUSED", message: "3", raw: "EPERM", flipped: 0 },
+    });
+    const calls = lines.filter((line) => line.event === "call").map((line) => line.call);
+    expect(calls).toContain(`UDP to 127.0.0.1:${outside.port}`);
+  }
+  expect(received).toBe(0);
+  outside.close();
+});
+
 test("calls that are wrong in themselves get the kernel's errors", async () => {
   const { got } = await attempt([`127.0.0.1:${allowed.port}`], "malformed", [allowed.port]);
   const control = Bun.spawnSync([PYTHON, ATTEMPTS, "malformed", JSON.stringify([allowed.port])]);

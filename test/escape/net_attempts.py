@@ -274,6 +274,78 @@ def dns(name: str) -> dict:
     return result
 
 
+def own_address() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.connect(("8.8.8.8", 80))
+        return s.getsockname()[0]
+
+
+def datagrams(name: str, port: int, outside: int) -> dict:
+    """As a resolver asks that looks whom it asked and who answers; and what else one would do with datagrams."""
+    server = ("9.9.9.9", 53)
+
+    def ask(what: str) -> list:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            s.settimeout(TIMEOUT_S)
+            s.connect(server)
+            s.send(query(what.encode()))
+            answer, sender = s.recvfrom(600)
+            return [answer[3] & 15, socket.inet_ntoa(answer[-4:]) if answer[7] else "", sender == server]
+
+    def by_tcp() -> list:
+        with socket.socket() as s:
+            s.settimeout(TIMEOUT_S)
+            s.connect(server)
+            asked = query(name.encode())
+            s.sendall(struct.pack(">H", len(asked)) + asked)
+            return [s.getsockname()[0], s.getpeername() == server, s.recv(600)[5] & 15]
+
+    def send(address: tuple) -> str:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            s.settimeout(TIMEOUT_S)
+            s.connect(address)
+            s.send(b"out")
+            return s.recv(10).decode()
+
+    def message(address: tuple) -> str:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            s.bind(("", 0))
+            return str(s.sendmsg([b"out"], [], 0, address))
+
+    def flipped() -> int:
+        """A socket of another kind in its place when the call is carried out."""
+        got = 0
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s, socket.socket() as other:
+            spare, ended = os.dup(s.fileno()), False
+
+            def flip() -> None:
+                while not ended:
+                    os.dup2(other.fileno(), s.fileno())
+                    os.dup2(spare, s.fileno())
+
+            thread = threading.Thread(target=flip)
+            thread.start()
+            for _ in range(300):
+                outcome(lambda: s.connect(("127.0.0.1", outside)))
+                got += outcome(other.getpeername) != "ENOTCONN"
+            ended = True
+            thread.join()
+        return got
+
+    known = ask(name)
+    return {
+        "own": own_address(),
+        "known": known,
+        "unknown": ask("evil.example"),
+        "by_tcp": by_tcp(),
+        "talk": outcome(lambda: talk(known[1], port)),
+        "send": outcome(lambda: send(("127.0.0.1", outside))),
+        "message": outcome(lambda: message(("127.0.0.1", outside))),
+        "raw": outcome(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)),
+        "flipped": flipped(),
+    }
+
+
 def abandoned(slow: str, good: str, gate: int) -> list:
     """Questions that wait for their answer, more than there are places for, and nobody waits for it."""
     message = query(slow.encode())
