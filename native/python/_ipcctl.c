@@ -41,7 +41,8 @@ static int add_type(PyObject *module, const char *name, PyType_Spec *spec)
 static int module_exec(PyObject *module)
 {
 	struct ipc_state *state = PyModule_GetState(module);
-	PyObject *types = PyImport_ImportModule("ipcctl._types");
+	/* Put there by who loads it: by its name the script may have something else. */
+	PyObject *types = PyObject_GetAttrString(module, "_types");
 	if (types == NULL)
 		return -1;
 	for (size_t i = 0; i < TAKEN; i++) {

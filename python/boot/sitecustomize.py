@@ -13,48 +13,40 @@ def _begin() -> None:
     from _frozen_importlib_external import PathFinder
 
     here = os.path.dirname(os.path.abspath(__file__))
-    package = os.path.join(os.path.dirname(here), "ipcctl")
     first, _, rest = os.environ.get("PYTHONPATH", "").partition(os.pathsep)
     if first == here:
         if rest:
             os.environ["PYTHONPATH"] = rest
         else:
             del os.environ["PYTHONPATH"]
+    from _ipcctl_library import Finder, Library
     from _ipcctl_stdio import make_whole
 
     make_whole()
     sys.path[:] = [entry for entry in sys.path if entry != here]
-
-    class Finder:
-        """Last in line: an ``ipcctl`` that the user has installed wins."""
-
-        @staticmethod
-        def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]
-            if name == "ipcctl":
-                return PathFinder.find_spec(name, [os.path.dirname(package)])
-            return None
-
-    sys.meta_path.append(Finder)
+    library = Library(os.path.dirname(here))
+    sys.meta_path.insert(0, Finder(library))  # before what looks into folders: one may be called so
     if os.environ.pop("IPCCTL_CONSOLE", "0") == "1" and "IPCCTL_PLANE" in os.environ:
         import _signal
         import _thread
 
         if sys.version_info < (3, 13):
             # Older ones take the thread that imports it first for the main thread, and that could be the console's.
-            import threading  # noqa: F401
+            library.import_("threading")
 
         started = False
 
         def begin() -> None:
-            from ipcctl import _console
-
-            _console.serve()
+            try:
+                library.console().serve()
+            except BaseException as error:
+                library.refuse(error)
 
         def wake(number: int, frame: object) -> None:
             # In the main thread, between any two instructions of the script, perhaps in the middle of an import: nothing may
             # be imported here, and nothing raised but what interrupts a call.
             nonlocal started
-            on_signal = getattr(sys.modules.get("ipcctl._console"), "on_signal", None)
+            on_signal = getattr(library.loaded_console(), "on_signal", None)
             if on_signal is not None:  # whoever serves: the script itself, perhaps in a thread of its own
                 on_signal()
             elif not started:

@@ -17,14 +17,18 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._codec import BrokenChannel, DecodeError, EncodeError, JavaScriptError, SharedRingBuffer, undefined
 from ._default import close_default_namespace, evaluate, execute
 from ._shared import ArrowTable, shared
 
+TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
+    from typing import Any, TypeVar, overload
+
     from ._pipe import Pipe
+
+    _F = TypeVar("_F", bound=Callable[..., Any])
 
 __all__ = [
     "ArrowTable",
@@ -47,14 +51,17 @@ __all__ = [
 
 eval, exec = evaluate, execute  # by the names of the built-ins, as ``ipcctl.eval``; ``from ipcctl import *`` leaves those alone
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 _is_stopping = threading.Event()
 
 
-@overload
-def expose(function: _F) -> _F: ...
-@overload
-def expose(*, name: str) -> Callable[[_F], _F]: ...
+if TYPE_CHECKING:
+
+    @overload
+    def expose(function: _F) -> _F: ...
+    @overload
+    def expose(*, name: str) -> Callable[[_F], _F]: ...
+
+
 def expose(function: _F | None = None, *, name: str | None = None) -> Any:
     """Lets clients call the function by its name (or another one). Sync, async, or a generator, which becomes a stream.
 

@@ -7,13 +7,14 @@ import itertools
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from ._codec import BrokenChannel, shield, unshield
 from ._contract import TO_CLIENT_INVOKE as INVOKE
 from ._evaluate import namespace
 
+TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
+    from typing import Any
     from ._serving import Serving
     from ._session import Session
 

@@ -8,7 +8,6 @@ import os
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any
 
 from ._codec import BrokenChannel, DecodeError, EncodeError, Interrupted, StreamRef
 from ._contract import TO_WORKER_CALL as CALL
@@ -17,7 +16,9 @@ from ._contract import TO_CLIENT_ERROR as ERROR
 from ._contract import TO_CLIENT_OUTPUT as OUTPUT
 from ._evaluate import Capture, forget_namespace, namespace, run
 
+TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
+    from typing import Any
     from ._session import Session
 
 #: How long a call waits for its function where nobody serves yet: the script may be in the middle of its imports.

@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from . import _contract
 from ._codec import BrokenChannel, Server, SharedRingBuffer, check, dumps, loads, shield, unshield
@@ -21,6 +20,10 @@ from ._contract import MESSAGE_BYTES_MAX
 from ._contract import UNREAD_BYTES_MAX as OUTBOX_BYTES_MAX
 from ._contract import UNREAD_MS_MAX as _UNREAD_MS
 from ._shared import Sharing, here
+
+TYPE_CHECKING = False  # as typing has it, which takes long to load
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Words of the statistics in the segment.
 _CALLS, _ERRORS = _contract.STATISTICS_ANSWERED, _contract.STATISTICS_ERRORS

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import os
 import sys
+from _frozen_importlib import ModuleSpec, module_from_spec  # importlib itself may be a file of the script's
+from _frozen_importlib_external import ExtensionFileLoader
 from types import ModuleType
 
-from . import _pure
+from . import _pure, _types
 from ._types import BrokenChannel, DecodeError, EncodeError, Interrupted, JavaScriptError, StreamRef, Tagged, Undefined, undefined
 
 __all__ = [
@@ -51,11 +51,12 @@ def load_extension() -> ModuleType | None:
         path = os.path.join(folder, "_ipcctl.abi3.so")
         if not os.path.exists(path):
             continue
-        loader = importlib.machinery.ExtensionFileLoader(name, path)
-        spec = importlib.util.spec_from_file_location(name, path, loader=loader)
-        assert spec is not None
+        loader = ExtensionFileLoader(name, path)
+        spec = ModuleSpec(name, loader, origin=path)
+        spec.has_location = True
         try:
-            module = importlib.util.module_from_spec(spec)
+            module = module_from_spec(spec)
+            setattr(module, "_types", _types)
             loader.exec_module(module)
         except ImportError:
             continue  # of another architecture or libc: the pure one does as well

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import _thread
 import os
-import sys
 import threading
+from collections.abc import Callable
+
+TYPE_CHECKING = False  # as typing has it, which takes long to load
+if TYPE_CHECKING:
+    from ._serving import Serving
 
 _lock = threading.Lock()
 
 
+def _nobody() -> Serving | None:
+    return None
+
+
+#: What serves this process, if something does: replaced by :mod:`ipcctl._serving`, which is loaded late.
+current: Callable[[], Serving | None] = _nobody
+
+
 def on_signal() -> None:
     """SIGURG came again: something is to be interrupted, or the thread that served has ended. In the main thread; imports nothing."""
-    serving = getattr(sys.modules.get("ipcctl._serving"), "_serving", None)
+    serving = current()
     if (serving is None or not serving.is_served) and not _lock.locked():
         _thread.start_new_thread(serve, ())
     if serving is not None:

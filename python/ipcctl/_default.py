@@ -4,12 +4,16 @@ that runs them."""
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextvars
 import inspect
 import threading
-from typing import Any
 
 from ._evaluate import run
+
+TYPE_CHECKING = False  # as typing has it, which takes long to load
+if TYPE_CHECKING:
+    from typing import Any
 
 #: The namespace, and whose it is. A task or thread that only inherited it gets one of its own.
 _slot: contextvars.ContextVar[tuple[dict[str, Any], object]] = contextvars.ContextVar("ipcctl_default")
@@ -28,14 +32,14 @@ def default_namespace() -> dict[str, Any]:
     owner = _owner()
     found = _slot.get(None)
     if found is None or found[1] is not owner:
-        found = {"__name__": "__ipcctl__", "__builtins__": __builtins__}, owner
+        found = {"__name__": "__ipcctl__", "__builtins__": builtins}, owner
         _slot.set(found)
     return found[0]
 
 
 def close_default_namespace() -> None:
     """Forgets what :func:`evaluate` and :func:`execute` defined in this task or thread."""
-    _slot.set(({"__name__": "__ipcctl__", "__builtins__": __builtins__}, _owner()))
+    _slot.set(({"__name__": "__ipcctl__", "__builtins__": builtins}, _owner()))
 
 
 def evaluate(code: str) -> Any:

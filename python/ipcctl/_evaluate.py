@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import itertools
 import linecache
@@ -12,9 +13,12 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from ._codec import BrokenChannel, Interrupted, shield, unshield
+
+TYPE_CHECKING = False  # as typing has it, which takes long to load
+if TYPE_CHECKING:
+    from typing import Any
 
 _numbers = itertools.count(1)
 #: Sources kept for tracebacks; older ones are forgotten.
@@ -28,7 +32,7 @@ def namespace(name: str | None) -> dict[str, Any]:
     if name is None:
         return sys.modules["__main__"].__dict__
     if name not in _namespaces:
-        _namespaces[name] = {"__name__": name, "__builtins__": __builtins__}
+        _namespaces[name] = {"__name__": name, "__builtins__": builtins}
     return _namespaces[name]
 
 

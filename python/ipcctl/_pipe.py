@@ -5,10 +5,13 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from ._channel import Segment
 from ._codec import BrokenChannel
+
+TYPE_CHECKING = False  # as typing has it, which takes long to load
+if TYPE_CHECKING:
+    from typing import Any
 
 #: How long to look for the next message before going to sleep, in microseconds.
 _SPIN_US = 60

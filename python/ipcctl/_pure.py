@@ -12,7 +12,6 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
 
 from . import _contract
 from ._contract import VALUE_DEPTH_MAX as MAX_DEPTH
@@ -32,6 +31,10 @@ from ._types import (
     revive_array,
     undefined,
 )
+
+TYPE_CHECKING = False  # as typing has it, which takes long to load
+if TYPE_CHECKING:
+    from typing import Any, NoReturn, TypeVar
 
 __all__ = [
     "BrokenChannel",
@@ -488,7 +491,8 @@ _HEAD, _TAIL, _CORE = _contract.RING_HEAD // 4, _contract.RING_TAIL // 4, _contr
 _CONSUMER_SLEEPS, _PRODUCER_WAITS = _contract.RING_CONSUMER_SLEEPS // 4, _contract.RING_PRODUCER_WAITS // 4
 _MASK = 0xFFFFFFFF
 _ZEROS = bytes(8)
-_Found = TypeVar("_Found")
+if TYPE_CHECKING:
+    _Found = TypeVar("_Found")
 #: All channels are looked at by one thread.
 _outlook, _meter = Outlook(), LoadMeter()
 

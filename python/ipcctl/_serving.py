@@ -5,7 +5,6 @@ That thread is the console's until :func:`ipcctl.serve` is called, then the call
 
 from __future__ import annotations
 
-import array
 import asyncio
 import functools
 import os
@@ -18,9 +17,8 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
-from . import _codec
+from . import _codec, _console
 from ._bound import Bound
 from ._channel import Channel, Segment
 from ._codec import BrokenChannel, DecodeError
@@ -29,8 +27,12 @@ from ._contract import PIPES_UNTAKEN_MAX as _PIPES_MAX
 from ._contract import TO_CLIENT_HELLO as HELLO
 from ._pipe import Pipe
 from ._session import ANSWERS, Session
-from ._shared import here
+from ._shared import INT_BYTES, descriptors_of, here
 from ._streams import Outgoing
+
+TYPE_CHECKING = False  # as typing has it, which takes long to load
+if TYPE_CHECKING:
+    from typing import Any
 
 #: How long to look for the next message before going to sleep: a caller that awaits in a row finds us awake.
 _SPIN_US = 60
@@ -98,21 +100,18 @@ class Serving:
 
     def _meet(self) -> None:
         assert self._meeting is not None
-        size = CHANNEL_FDS_FORWARDED * array.array("i").itemsize
+        size = CHANNEL_FDS_FORWARDED * INT_BYTES
         data, ancillary, _, _ = self._meeting.recvmsg(64, socket.CMSG_SPACE(size))
         if not data:
             self._poll.unregister(self._meeting)
             self._meeting.close()
             self._meeting = None
             return
-        fds = array.array("i")
-        for level, kind, content in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        fds = descriptors_of(ancillary)
         for fd in fds:
             os.set_inheritable(fd, False)
         try:
-            segment = Segment(data, list(fds))
+            segment = Segment(data, fds)
         except (BrokenChannel, OSError, ValueError):
             for fd in fds:
                 try:
@@ -473,5 +472,6 @@ def forget() -> None:
     _serving, _making = None, threading.Lock()
 
 
+_console.current = lambda: _serving
 os.register_at_fork(after_in_child=forget)
 assert sys.version_info >= (3, 11)

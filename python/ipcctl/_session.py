@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from ._calling import Calls
@@ -27,7 +26,9 @@ from ._contract import TO_CLIENT_END as END
 from ._contract import TO_CLIENT_STREAM as STREAM
 from ._streams import AsyncOutgoing, Incoming, Outgoing
 
+TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
+    from typing import Any
     from ._serving import Serving
 
 #: Messages that answer something of Python's; any thread may take them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import fcntl
 import mmap
 import os
@@ -13,17 +12,29 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 from . import _types
 from ._contract import SEGMENTS_MAX
 from ._types import BrokenChannel
 
+TYPE_CHECKING = False  # as typing has it, which takes long to load
+if TYPE_CHECKING:
+    from typing import Any
+
+#: Of a descriptor, as it travels in a message.
+INT_BYTES = 4
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _SEALS = 0x0001 | 0x0002 | 0x0004  # no more seals, no shrinking, no growing
 _SEAL_SHRINK = 0x0002
 #: RFC 8746 tags of the formats that memoryviews and NumPy share.
 _TAGS = {"B": 64, "H": 69, "I": 70, "L": 71, "Q": 71, "b": 72, "h": 77, "i": 78, "l": 79, "q": 79, "e": 84, "f": 85, "d": 86}
+
+
+def descriptors_of(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """What came along with a message."""
+    rights = [content for level, kind, content in ancillary if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)]
+    return [fd for content in rights for fd in memoryview(content[: len(content) // INT_BYTES * INT_BYTES]).cast("i")]
+
 
 class _Here(threading.local):
     """Whose message this thread encodes or decodes."""
@@ -211,10 +222,7 @@ class Sharing:
             data, ancillary, _, _ = self._socket.recvmsg(8, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
         except OSError:
             raise BrokenChannel("shared memory that was not handed over") from None
-        fds = array.array("i")
-        for level, kind, content in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        fds = descriptors_of(ancillary)
         if len(data) != 4 or len(fds) != 1 or len(self._borrowed) >= SEGMENTS_MAX:
             for fd in fds:
                 os.close(fd)

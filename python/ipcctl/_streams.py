@@ -6,7 +6,6 @@ import asyncio
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Any
 
 from ._codec import BrokenChannel, Interrupted
 from ._contract import STREAM_ITEMS_MAX as _WINDOW
@@ -15,7 +14,9 @@ from ._contract import TO_CLIENT_END as END
 from ._contract import TO_CLIENT_WANT as WANT
 from ._contract import TO_CLIENT_LEAVE as LEAVE
 
+TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
+    from typing import Any
     from ._session import Session
 
 #: Items in a row before other messages get their turn.
@@ -163,7 +164,7 @@ class AsyncOutgoing(Outgoing):
         self.session.serving.loop().call_soon_threadsafe(lambda: self._task is not None and self._task.cancel())
 
 
-class Incoming(Iterator[Any], AsyncIterator[Any]):
+class Incoming(Iterator["Any"], AsyncIterator["Any"]):
     """An async iterable of the client as an iterator; ``async for`` works as well. Leaving it (``close``) closes the client's."""
 
     def __init__(self, session: Session, number: int) -> None:

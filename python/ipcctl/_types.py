@@ -13,9 +13,12 @@ import re
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
 
 from ._contract import VALUE_DEPTH_MAX as MAX_DEPTH
+
+TYPE_CHECKING = False  # as typing has it, which takes long to load
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 _MAX_CAUSES = 16  # of an exception; two levels each, so that reporting an error never ends in DEPTH
 _MAX_DIMENSIONS = 32

@@ -126,6 +126,10 @@ function fromFlags(
   const script = operand === undefined ? undefined : flags.cwd === undefined ? operand : context.resolve(operand);
   if (!statSync(cwd, { throwIfNoEntry: false })?.isDirectory())
     throw new IpcError("USAGE", `--cwd: ${cwd} is not a directory`);
+  if (script !== undefined && basename(script) === "ipcctl.py")
+    context.note(
+      `${script} has the name of the package: where ipcctl did not start it, import ipcctl finds the script; rename it`,
+    );
   const name =
     flags.name ??
     (script === undefined ? basename(flags.command!.trim().split(/\s+/)[0]!) : basename(script, extname(script)));

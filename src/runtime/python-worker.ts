@@ -66,6 +66,8 @@ export type WorkerHello = {
   readonly python: string;
   readonly implementation: string;
   readonly exposed: string[];
+  /** Why it cannot serve anybody; then it says no more than this. */
+  readonly error?: string;
 };
 
 /** Functions by name: what `ipcctl types worker.py` writes, or anything where nothing is known of the worker. */
@@ -148,7 +150,10 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     });
     this.#run = run;
     this.#channel = channel;
-    this.#onHello = hello.resolve;
+    this.#onHello = (reason) => {
+      if (reason === undefined) hello.resolve();
+      else hello.reject(cannotServe(name, reason));
+    };
     this.#encoder = new Encoder(channel.sharing.lend);
     channel.sharing.onForget = (number) => channel.isOpen && this.#send([TO.forget, number]);
     const timer = setTimeout(
@@ -179,7 +184,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     return this.#reopening;
   }
 
-  #onHello: () => void = () => undefined;
+  #onHello: (reason?: string) => void = () => undefined;
 
   get name(): string {
     return this.#run.name;
@@ -465,7 +470,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
         break;
       case FROM.hello:
         this.#hello = value as WorkerHello;
-        this.#onHello();
+        this.#onHello(this.#hello.error);
         break;
       default:
         throw new BrokenChannel(`no message is of kind ${String(kind)}`);
@@ -670,6 +675,13 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
 
 function lost(name: string, cause: Error): IpcError {
   return new IpcError("CONNECTION_LOST", `${name}: ${cause.message}`, { cause, hint: `see: ipcctl describe ${name}` });
+}
+
+/** Its Python cannot load what serves calls. */
+function cannotServe(name: string, reason: string): IpcError {
+  return new IpcError("FAILED", `${name} cannot let ipcctl in: ${reason.slice(0, 1000)}`, {
+    hint: `see: ipcctl logs ${name}`,
+  });
 }
 
 /** An async iterable that Python reads, as far as it has asked for. */

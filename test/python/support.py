@@ -28,6 +28,7 @@ def _extension() -> ModuleType | None:
     spec = importlib.util.spec_from_file_location("ipcctl._ipcctl", path)
     assert spec is not None and spec.loader is not None
     sys.modules["ipcctl._ipcctl"] = module = importlib.util.module_from_spec(spec)
+    setattr(module, "_types", importlib.import_module("ipcctl._types"))
     spec.loader.exec_module(module)
     return module
 

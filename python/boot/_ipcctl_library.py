@@ -1,0 +1,264 @@
+"""Where our package comes from, and what it imports: the standard library, whatever lies beside the script.
+
+A file ``json.py`` in the script's folder, or one that the script has imported, is the script's. What we import by the name is Python's own: a copy
+that is ours alone, and in ``sys.modules`` has another name. The package itself is kept here as well, where no folder
+of its name can be in its place; ``import ipcctl`` in the script finds it by :class:`Finder`.
+"""
+
+import builtins
+import os
+import sys
+from _frozen_importlib import BuiltinImporter, FrozenImporter, _ModuleLockManager, module_from_spec
+from _frozen_importlib_external import PathFinder
+
+PACKAGE = "ipcctl"
+_NAMES = getattr(sys, "stdlib_module_names", frozenset())
+_import = builtins.__import__
+
+
+def _standard_folders():  # type: ignore[no-untyped-def] # old Pythons read this
+    library = os.path.dirname(os.__file__)
+    version = os.path.basename(library)
+    for entry in sys.path:
+        folder, name = os.path.split(entry)
+        is_zip = name == "python%d%d.zip" % sys.version_info[:2]
+        if entry == library or is_zip or (name == "lib-dynload" and os.path.basename(folder) == version):
+            yield entry
+
+
+class Library:
+    """The modules of ours. What is in it imports by :meth:`import_`, at its top and later."""
+
+    def __init__(self, folder):  # type: ignore[no-untyped-def]
+        self.folder = folder  # that the package lies in
+        self.modules = {}  # type: ignore[var-annotated] # by name: those that nobody else has
+        self.standard_folders = list(_standard_folders())
+        self.origins = {}  # type: ignore[var-annotated] # of modules of the standard library
+        self.builtins = dict(vars(builtins), __import__=self.import_)
+
+    # ---- what an import statement of ours does ----
+
+    def import_(self, name, globals=None, locals=None, fromlist=(), level=0):  # type: ignore[no-untyped-def]
+        full = name
+        if level:
+            base = globals["__package__"].rsplit(".", level - 1)[0]
+            full = base + "." + name if name else base
+        top = full.partition(".")[0]
+        is_ours = self.is_private(top) or (top in _NAMES and _is_missing(full, fromlist) and self.is_shadowed())
+        if not is_ours:
+            return _import(name, globals, locals, fromlist, level)
+        module = self.module(full)
+        if not fromlist:
+            return module if level else self.module(top)
+        if hasattr(module, "__path__"):
+            for part in fromlist:
+                if part != "*" and not hasattr(module, part):
+                    try:
+                        self.module(full + "." + part)
+                    except ModuleNotFoundError as error:
+                        if error.name != full + "." + part:
+                            raise
+        return module
+
+    def is_private(self, top):  # type: ignore[no-untyped-def]
+        """It is ours, or one of the standard library in whose place the script has another one."""
+        if top == PACKAGE or top in self.modules:
+            return True
+        if top not in _NAMES:
+            return False
+        origin = self.origin(top)
+        if origin is None:
+            return False
+        if top in sys.modules:
+            if top == "traceback" and self.is_shadowed():  # it imports while it prints, and has no state that others would miss
+                return True
+            return _origin_of(sys.modules[top]) != origin
+        found = PathFinder.find_spec(top) if os.path.isabs(origin) else None
+        return found is not None and found.origin != origin
+
+    def is_shadowed(self):  # type: ignore[no-untyped-def]
+        """Something of the script's has the name of something in the standard library."""
+        for entry in sys.path:
+            if entry in self.standard_folders:
+                break
+            try:
+                names = os.listdir(entry or ".")
+            except OSError:  # a zip
+                names = [name for name in _NAMES if PathFinder.find_spec(name, [entry])]
+            if any(name.partition(".")[0] in _NAMES for name in names):
+                return True
+        return any(self.origin(name) not in (None, _origin_of(sys.modules[name])) for name in _NAMES.intersection(sys.modules))
+
+    def origin(self, top):  # type: ignore[no-untyped-def]
+        if top not in self.origins:
+            spec = self.find(top, self.standard_folders)
+            self.origins[top] = None if spec is None else spec.origin
+        return self.origins[top]
+
+    # ---- what importlib does, with other shelves ----
+
+    def module(self, name):  # type: ignore[no-untyped-def]
+        """The module, loaded if it is not yet."""
+        is_private = self.is_private(name.partition(".")[0])
+        modules = self.modules if is_private else sys.modules
+        found = modules.get(name)
+        if found is None or getattr(getattr(found, "__spec__", None), "_initializing", False):
+            with _ModuleLockManager(PACKAGE + ":" + name if is_private else name):
+                found = modules.get(name) or self.load(name, modules)
+        return found
+
+    def load(self, name, modules):  # type: ignore[no-untyped-def]
+        package_name, _, child = name.rpartition(".")
+        package = self.module(package_name) if package_name else None
+        if name in modules:  # its package has imported it
+            return modules[name]
+        path = [self.folder] if name == PACKAGE else self.standard_folders
+        spec = self.find(name, path if package is None else getattr(package, "__path__", ()))
+        if spec is None or spec.loader is None or (name == "_asyncio" and "asyncio" in self.modules):  # it would look for the script's
+            raise ModuleNotFoundError("No module named %r" % name, name=name)
+        before = sys.modules.get(name)
+        module = module_from_spec(spec)
+        if modules is not sys.modules and sys.modules.get(name) is not before:  # as some extensions do
+            _restore(name, before)
+        modules[name] = module
+        spec._initializing = True
+        if package is not None:
+            setattr(package, child, module)
+        try:
+            modules[name] = module = self.run(name, module, modules is not sys.modules)
+        except BaseException:
+            modules.pop(name, None)
+            raise
+        finally:
+            spec._initializing = False
+        if package is not None:
+            setattr(package, child, module)
+        return module
+
+    def run(self, name, module, is_private):  # type: ignore[no-untyped-def]
+        """Runs its code, and gives what it is then: it may have put another one in its place."""
+        loader = module.__spec__.loader
+        code = loader.get_code(name) if hasattr(loader, "get_code") else None
+        if code is None:
+            with _Lent(self, "collections", "collections.abc"):
+                loader.exec_module(module)
+            return module
+        namespace = module.__dict__
+        namespace["__builtins__"] = self.builtins
+        if name.partition(".")[0] == PACKAGE:
+            exec(code, namespace)
+            return module
+        shelf = PACKAGE + ":" + name if is_private else name
+        namespace["__name__"] = shelf  # some look themselves up by their name
+        sys.modules[shelf] = module
+        with _Lent(self, "typing"):
+            exec(code, namespace)
+        return sys.modules[shelf]
+
+    def find(self, name, path):  # type: ignore[no-untyped-def]
+        spec = None if "." in name else BuiltinImporter.find_spec(name) or FrozenImporter.find_spec(name)
+        return spec or PathFinder.find_spec(name, path)
+
+    # ---- what the script finds by the name of the package ----
+
+    def is_elsewhere(self):  # type: ignore[no-untyped-def]
+        """The script finds an ``ipcctl`` that was installed: one that can serve. A folder of that name is none, nor is the script itself."""
+        if PACKAGE in sys.modules:
+            found = sys.modules[PACKAGE]
+            return found is not self.modules.get(PACKAGE) and hasattr(found, "serve")
+        spec = PathFinder.find_spec(PACKAGE)
+        if spec is None or spec.loader is None or not spec.has_location:
+            return False
+        script = getattr(sys.modules.get("__main__"), "__file__", None)
+        if script is not None and os.path.abspath(script) == os.path.abspath(spec.origin):
+            return False
+        try:
+            source = spec.loader.get_source(PACKAGE)
+            return source is None or "serve" in compile(source, spec.origin, "exec", dont_inherit=True).co_names
+        except (ImportError, SyntaxError, ValueError):
+            return False
+
+    def console(self):  # type: ignore[no-untyped-def]
+        """The module that lets clients in: that of the installed package where the script would use it, for there is to be one only."""
+        if self.is_elsewhere():
+            found = sys.modules.get(PACKAGE) or PathFinder.find_spec(PACKAGE)
+            path = getattr(found, "__path__", None) or getattr(found, "submodule_search_locations", None)
+            if path and PathFinder.find_spec(PACKAGE + "._console", path):
+                return _import(PACKAGE + "._console", fromlist=["serve"])
+        return self.module(PACKAGE + "._console")
+
+    def refuse(self, error):  # type: ignore[no-untyped-def]
+        """Tells clients why there is no console. In a thread of its own."""
+        spec = PathFinder.find_spec("_ipcctl_refusal", [os.path.dirname(os.path.abspath(__file__))])
+        refusal = module_from_spec(spec)
+        spec.loader.exec_module(refusal)
+        refusal.refuse(self, error)
+
+    def loaded_console(self):  # type: ignore[no-untyped-def]
+        """Without importing anything."""
+        return self.modules.get(PACKAGE + "._console") or sys.modules.get(PACKAGE + "._console")
+
+
+class _Lent:
+    """Modules of ours in ``sys.modules``, for as long as something that is written in C and looks there is loaded."""
+
+    def __init__(self, library, *names):  # type: ignore[no-untyped-def]
+        self.lent = {name: library.modules.get(name) for name in names}
+
+    def __enter__(self):  # type: ignore[no-untyped-def]
+        self.before = {name: sys.modules.get(name) for name in self.lent}
+        for name, module in self.lent.items():
+            if module is not None:
+                sys.modules[name] = module
+
+    def __exit__(self, *_):  # type: ignore[no-untyped-def]
+        for name, module in self.lent.items():
+            if module is not None and sys.modules.get(name) is module:
+                _restore(name, self.before[name])
+
+
+def _restore(name, module):  # type: ignore[no-untyped-def]
+    if module is None:
+        sys.modules.pop(name, None)
+    else:
+        sys.modules[name] = module
+
+
+def _is_missing(name, parts):  # type: ignore[no-untyped-def]
+    """Something is to be loaded for this import: the module, or one within it."""
+    found = sys.modules.get(name)
+    if found is None:
+        return True
+    return hasattr(found, "__path__") and any(not hasattr(found, part) for part in parts or () if part != "*")
+
+
+def _origin_of(module):  # type: ignore[no-untyped-def]
+    origin = getattr(getattr(module, "__spec__", None), "origin", None)
+    return getattr(module, "__file__", None) if origin is None else origin
+
+
+class Finder:
+    """Gives the script our package, by the same modules that the console uses."""
+
+    def __init__(self, library):  # type: ignore[no-untyped-def]
+        self.library = library
+
+    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+        package, _, rest = name.partition(".")
+        if package != PACKAGE:
+            return None
+        library = self.library
+        if rest and sys.modules.get(PACKAGE) is not library.modules.get(PACKAGE):
+            return None
+        if not rest and library.is_elsewhere():
+            return None
+        spec = PathFinder.find_spec(name, path if rest else [library.folder])
+        if spec is not None:
+            spec.loader = self
+        return spec
+
+    def create_module(self, spec):  # type: ignore[no-untyped-def]
+        return self.library.module(spec.name)
+
+    def exec_module(self, module):  # type: ignore[no-untyped-def]
+        pass  # it is done
