@@ -18,6 +18,6 @@ RUN ln -s /opt/ipcctl/bin/ipcctl /usr/local/bin/ipcctl && useradd --create-home 
 USER worker
 STOPSIGNAL SIGTERM
 HEALTHCHECK CMD ["ipcctl", "daemon", "status"]
-# PID 1 must reap orphans: run with `docker run --init`. Workers are ended with the container, after SIGTERM and their grace:
-# give `docker stop -t` more time than the longest stop_timeout.
+# Orphans are reaped, so no `--init` is needed. Workers are ended with the container, after SIGTERM and their grace: give `docker stop -t` more
+# time than the longest stop_timeout. `--exit-with NAME` ends the container with a worker, and as that ended; `all` and `any` are for more of them.
 CMD ["ipcctl", "daemon", "--stop-workers"]

@@ -11,6 +11,7 @@ const SYMBOLS = {
     returns: FFIType.i64,
   },
   connect: { args: [FFIType.i32, FFIType.ptr, FFIType.u32], returns: FFIType.i32 },
+  waitpid: { args: [FFIType.i32, FFIType.ptr, FFIType.i32], returns: FFIType.i32 },
   close: { args: [FFIType.i32], returns: FFIType.i32 },
   signal: { args: [FFIType.i32, FFIType.u64], returns: FFIType.u64 },
   prctl: { args: [FFIType.i32, FFIType.u64, FFIType.u64, FFIType.u64, FFIType.u64], returns: FFIType.i32 },
@@ -105,6 +106,12 @@ export function sendDatagram(path: string, text: string): boolean {
 export function restoreChildSignal(): void {
   const SIGCHLD = 17;
   libc.signal(SIGCHLD, 0n);
+}
+
+/** Takes the end of a child that nobody else waits for. */
+export function reap(pid: number): void {
+  const WNOHANG = 1;
+  libc.waitpid(pid, null, WNOHANG);
 }
 
 /** What `ps` and `top` show; Bun's `process.title` does nothing. At most 15 bytes. */

@@ -283,6 +283,7 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
       "start the apps of this file that are not known yet (default: config.json, where there is one)",
     )
     .option("--stop-workers", "end the workers with the daemon on SIGTERM, for containers")
+    .option("--exit-with <name>", "end with the worker of this name, or with all or any of them, and exit as it did")
     .option("--check", "say whether a daemon could start, and start none");
   withGlobals(daemon.command("status"))
     .description("what it says of itself")

@@ -22,9 +22,11 @@ import { UsageMeter } from "../workers/usage.ts";
 import { CronRestart, FileWatch, LimitWatch } from "../workers/watching.ts";
 import type { Worker, World } from "../workers/worker.ts";
 import { handle } from "./handlers.ts";
+import { Ends } from "./exit-with.ts";
 import { LogFeed } from "./log-feed.ts";
 import { DaemonLock } from "./lock.ts";
 import { openLog } from "./log.ts";
+import { reapOrphans } from "./orphans.ts";
 import { parseDaemonOptions, type DaemonOptions } from "./options.ts";
 import { requireSocketFolder, Server } from "./server.ts";
 import { Subscriptions } from "./subscriptions.ts";
@@ -64,6 +66,7 @@ async function serve(options: DaemonOptions): Promise<void> {
   setProcessName("ipcctl-daemon");
   lock.sign("starting");
   restoreChildSignal();
+  reapOrphans();
   requireShim();
   const systemd = new Systemd(process.env, process.pid);
   const { logger, reopen } = openLog(
@@ -102,7 +105,9 @@ async function serve(options: DaemonOptions): Promise<void> {
     daemonEnv: cleanWorkerEnv(process.env),
     daemonUmask,
     emit: (worker, event) => {
-      if (!worker.isExtra) subscriptions.publish(worker.id, event);
+      if (worker.isExtra) return;
+      subscriptions.publish(worker.id, event);
+      if (options.exitWith !== undefined) setImmediate(endWith, worker); // once it is decided what follows
     },
     log: (level, fields, text) => logger[level](fields, text),
     random: Math.random,
@@ -160,7 +165,16 @@ async function serve(options: DaemonOptions): Promise<void> {
   for (const worker of registry.workers) compress(worker);
 
   let isEnding = false;
-  const shutdown = async (keepWorkers: boolean): Promise<void> => {
+  const ends = new Ends();
+  const endWith = (worker: Worker): void => {
+    if (options.exitWith === undefined || isEnding) return;
+    ends.note(worker, store.exits(worker.id));
+    const status = ends.status(options.exitWith, registry);
+    if (status === undefined) return;
+    logger.info({ worker: worker.id, status, exitWith: options.exitWith }, "the daemon ends with its workers");
+    void shutdown(false, status);
+  };
+  const shutdown = async (keepWorkers: boolean, status = 0): Promise<void> => {
     if (isEnding) return;
     isEnding = true;
     lock.sign("ending");
@@ -179,7 +193,7 @@ async function serve(options: DaemonOptions): Promise<void> {
     server[Symbol.dispose]();
     store[Symbol.dispose]();
     lock[Symbol.dispose]();
-    process.exit(0);
+    process.exit(status);
   };
   const daemonStatus = (): DaemonStatus => ({
     version: VERSION,
@@ -265,10 +279,17 @@ async function serve(options: DaemonOptions): Promise<void> {
     systemd.ready(`supervising ${registry.workers.length} workers`);
   });
   // Workers outlive the daemon, also when a supervisor stops it: `ipcctl daemon stop` is what ends them.
-  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void shutdown(!options.stopsWorkers));
+  for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const)
+    process.on(signal, () => void shutdown(!options.stopsWorkers));
   // What `daemon stop` says where the socket is gone.
   process.on("SIGUSR2", () => void shutdown(false));
   await startConfigured();
+  const { exitWith } = options;
+  if (exitWith !== undefined && !["all", "any"].includes(exitWith) && !registry.find(exitWith))
+    logger.warn(
+      { exitWith },
+      "no worker has the name that --exit-with says; the daemon goes on until one of that name has ended",
+    );
   logger.info(
     {
       pid: process.pid,

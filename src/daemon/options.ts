@@ -7,6 +7,8 @@ export type DaemonOptions = {
   readonly config: string | undefined;
   /** SIGTERM ends the workers too: for containers, where nothing of them would outlive us anyway. */
   readonly stopsWorkers: boolean;
+  /** The end of these workers is the daemon's: `all`, `any` or a name. */
+  readonly exitWith: string | undefined;
   /** Started by a CLI call: logs to the file only. */
   readonly isBackground: boolean;
   /** Only says whether one could start. */
@@ -20,6 +22,7 @@ const GLOBAL = new Set(["--json", "--no-autostart", "-q", "--quiet", "-v", "--ve
 export function parseDaemonOptions(args: readonly string[]): DaemonOptions {
   let socket: string | undefined;
   let config: string | undefined;
+  let exitWith: string | undefined;
   let stopsWorkers = false;
   let isBackground = false;
   let isCheck = false;
@@ -30,15 +33,17 @@ export function parseDaemonOptions(args: readonly string[]): DaemonOptions {
     else if (flag === "--stop-workers") stopsWorkers = true;
     else if (GLOBAL.has(flag)) continue;
     else if (flag === "--color") index += inline === undefined ? 1 : 0;
-    else if (flag === "--socket" || flag === "--config") {
+    else if (flag === "--socket" || flag === "--config" || flag === "--exit-with") {
       const value = inline ?? args[++index];
-      if (value === undefined) throw new IpcError("USAGE", `${flag}: a path is missing`);
+      if (value === undefined || value === "")
+        throw new IpcError("USAGE", `${flag}: ${flag === "--exit-with" ? "a name, all or any" : "a path"} is missing`);
       if (flag === "--socket") socket = value;
+      else if (flag === "--exit-with") exitWith = value;
       else config = value;
     } else
       throw new IpcError("USAGE", `daemon: unknown argument ${args[index]}`, { hint: "see: ipcctl daemon --help" });
   }
-  return { socket, config, stopsWorkers, isBackground, isCheck };
+  return { socket, config, exitWith, stopsWorkers, isBackground, isCheck };
 }
 
 function splitFlag(arg: string): [string, string | undefined] {

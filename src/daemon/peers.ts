@@ -1,7 +1,7 @@
 /** Who may speak to the daemon: its own user and root, but nobody from inside a worker's tree. */
 import { IpcError } from "../base/errors.ts";
 import { peerCredentials } from "../base/libc.ts";
-import { ancestorsOf, isConfined } from "../shim/proc.ts";
+import { ancestorsOf, isConfined, readProcess } from "../shim/proc.ts";
 
 /** What identifies the trees of our workers. */
 export type Trees = {
@@ -18,12 +18,32 @@ export function requirePermitted(fd: number, ownUid: number, trees: Trees): void
   if (peer.uid !== ownUid && peer.uid !== 0) {
     throw new IpcError("NO_PERMISSION", `user ${peer.uid} may not control the daemon of user ${ownUid}`);
   }
-  const chain = ancestorsOf(peer.pid);
-  // A parent outside our pid namespace ends the chain at 0; a peer whose own entry is gone cannot be judged.
+  if (peer.pid === 0)
+    throw new IpcError(
+      "NO_PERMISSION",
+      "the client comes from another PID namespace: it cannot be told from a worker",
+      {
+        hint: `run ipcctl where the daemon runs, as with docker exec, kubectl exec or: nsenter -t PID -p -m ipcctl status`,
+      },
+    );
+  const chain = wholeChain(peer.pid);
   const inTree = trees.pids();
-  if (chain.length < 2 && peer.pid !== 1)
-    throw new IpcError("NO_PERMISSION", "the peer went away before it could be identified");
   if (chain.some((pid) => inTree.has(pid)) || trees.isInGroup(peer.pid) || isConfined(peer.pid)) {
     throw new IpcError("NO_PERMISSION", "a process inside a worker's tree may not control the daemon");
   }
+}
+
+/** How often an ancestor may end while we look. */
+const LOOKS = 3;
+
+/**
+ * The peer and its ancestors. One that was put into our PID namespace from outside (docker exec, kubectl exec, a health check) has the parent 0,
+ * and is its own chain. Where an ancestor ends meanwhile the look is begun anew: what came to an untimely end proves nothing.
+ */
+function wholeChain(pid: number): number[] {
+  for (let look = 0; look < LOOKS; look++) {
+    const chain = ancestorsOf(pid);
+    if (readProcess(chain.at(-1)!)?.parent === 0) return chain;
+  }
+  throw new IpcError("NO_PERMISSION", "the peer went away before it could be identified");
 }
