@@ -26,14 +26,17 @@ const NOT_SHOWN: Shown = { bytes: 0, from: 0, hasEscape: false };
 export class LogPrinter {
   readonly #isJson: boolean;
   readonly #hasTimes: boolean;
+  readonly #isRaw: boolean;
   readonly #isOnTerminal = isTerminal(1);
   readonly #nameOf: (source: Source) => Uint8Array;
   readonly #shown = new Map<string, Shown>();
   /** The key of the line in which the output stands. */
   #open: string | undefined;
 
-  constructor(context: Context, sources: readonly Source[], hasTimes: boolean) {
+  /** @param isRaw also a terminal gets what was printed as it is */
+  constructor(context: Context, sources: readonly Source[], hasTimes: boolean, isRaw = false) {
     this.#isJson = context.isJson;
+    this.#isRaw = isRaw;
     this.#hasTimes = hasTimes;
     const width = Math.max(...sources.map(({ name }) => name.length), 0);
     const names = new Map(
@@ -91,7 +94,7 @@ export class LogPrinter {
     const start = Math.max(0, (isOpen ? shown.bytes : shown.from) - piece.from);
     const out = isOpen ? [] : [this.end(), prefix];
     const text = piece.text.subarray(start, end);
-    out.push(this.#returning(this.#isOnTerminal ? visible(text) : text, prefix, !isOpen));
+    out.push(this.#returning(this.#isOnTerminal && !this.#isRaw ? visible(text) : text, prefix, !isOpen));
     const { hasEscape } = this.#remember(key, piece, end, isLast);
     if (piece.isEnd) {
       if (this.#isOnTerminal && prefix.length > 0 && hasEscape) out.push(RESET); // the next name is not its to colour

@@ -23,6 +23,7 @@ export type LogFlags = {
   stdout?: boolean;
   timestamps?: boolean;
   grep?: string;
+  raw?: boolean;
 };
 
 /** Lines of before, and what stands for them where they are gone. */
@@ -56,7 +57,7 @@ export async function logs(
     stream: flags.stderr && !flags.stdout ? "stderr" : flags.stdout && !flags.stderr ? "stdout" : undefined,
     matches: flags.grep === undefined ? undefined : matcher(flags.grep),
   };
-  const printer = new LogPrinter(context, sources, flags.timestamps === true);
+  const printer = new LogPrinter(context, sources, flags.timestamps === true, flags.raw === true);
   const abort = new AbortController();
   const ending = new AbortController();
   const output = new Output(abort);

@@ -1,11 +1,14 @@
 /** `policy list|show|explain|check`: what there is, what one says, what it means on this machine, whether a file is one. */
 import { existsSync, readFileSync } from "node:fs";
+import { basename, extname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import { ROOT } from "../base/install.ts";
+import { findWorkerId } from "../base/names.ts";
 import { thisMachine } from "../sandbox/machine.ts";
-import { compilePlan } from "../sandbox/plan.ts";
+import { compilePlan, type Plan } from "../sandbox/plan.ts";
 import { loadPolicy, parsePolicy, shippedPolicies, type Variables } from "../sandbox/policy.ts";
 import { isTerminal, terminalWidth, type Context } from "./context.ts";
-import { policyPath } from "./exceptions.ts";
+import { policyPath, type PolicyFlags, withExceptions } from "./exceptions.ts";
 
 export function listPolicies(context: Context): number {
   const all = shippedPolicies().map((name) => ({ name, description: loadPolicy(name).description }));
@@ -20,10 +23,17 @@ export function showPolicy(context: Context, name: string): number {
   return 0;
 }
 
-/** Each grant and each denial with the mechanism that enforces it on this machine. */
-export function explainPolicy(context: Context, name: string): number {
-  const policy = loadPolicy(policyPath(context, name)!, variables(context));
-  const { items } = compilePlan(policy, thisMachine(), { scratch: "SCRATCH", program: [], cwd: context.cwd });
+/** The flags of `start` that decide what a worker may do, and where it runs. */
+export type AskFlags = PolicyFlags & { cwd?: string; interpreter?: string };
+
+/** Each grant and each denial with the mechanism that enforces it on this machine; with a script, what a start of it says. */
+export async function explainPolicy(
+  context: Context,
+  name: string,
+  script: string | undefined,
+  flags: AskFlags,
+): Promise<number> {
+  const { items } = await planOf(context, policyPath(context, name)!, script, flags);
   if (context.isJson) context.print(JSON.stringify(items));
   else
     for (const { item, verdict, by } of items) {
@@ -66,11 +76,56 @@ function variables(context: Context): Variables {
   return { project: context.cwd, home: process.env.HOME ?? "/" };
 }
 
-export function checkPolicy(context: Context, file: string): number {
-  const path = context.resolve(file);
-  if (!existsSync(path)) throw new IpcError("NOT_FOUND", `policy check: ${path} is not there`);
-  parsePolicy(readFileSync(path, "utf8"), file);
-  compilePlan(loadPolicy(path, variables(context)), thisMachine(), { scratch: "/", program: [], cwd: context.cwd }); // and this machine can enforce it
+/** Whether a file is a policy, and whether a start under it, with these exceptions, would be refused. */
+export async function checkPolicy(
+  context: Context,
+  file: string,
+  script: string | undefined,
+  flags: AskFlags,
+): Promise<number> {
+  const path = shippedPolicies().includes(file) ? file : context.resolve(file);
+  if (path !== file || file.includes("/")) {
+    if (!existsSync(path)) throw new IpcError("NOT_FOUND", `policy check: ${path} is not there`);
+    parsePolicy(readFileSync(path, "utf8"), file);
+  }
+  await planOf(context, path, script, flags);
   context.print(context.isJson ? JSON.stringify({ ok: true }) : `${file} is a policy that this machine can enforce`);
   return 0;
+}
+
+/** What a start decides, by the same means and so in the same words. @throws IpcError POLICY_REFUSED and what else a start throws */
+async function planOf(context: Context, chosen: string, script: string | undefined, flags: AskFlags): Promise<Plan> {
+  const policy = withExceptions(context, flags, chosen);
+  const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);
+  const { settle, ownUserOf, requireUnwritten } = await import("../launch/prepare.ts");
+  const { stateDir, workersDir } = context.paths;
+  if (script === undefined) {
+    const loaded = loadPolicy(policy, { ...variables(context), project: cwd });
+    const plan = compilePlan(loaded, thisMachine(), { scratch: "SCRATCH", program: [], cwd });
+    for (const path of [stateDir, ROOT, policy]) if (path.startsWith("/")) requireUnwritten(path, loaded);
+    return plan;
+  }
+  const name = findWorkerId(basename(script, extname(script))) ?? "worker";
+  return settle({
+    app: {
+      script: flags.cwd === undefined ? script : context.resolve(script),
+      command: null,
+      args: [],
+      cwd,
+      interpreter: flags.interpreter ?? null,
+      env: {},
+      env_file: null,
+      policy,
+      uid: null,
+      gid: null,
+    },
+    base: process.env,
+    own: {},
+    scratch: join(workersDir, name, "scratch"),
+    isScratchShut: true,
+    ownUser: ownUserOf(name),
+    name,
+    auditLog: join(stateDir, "audit.log"),
+    hasPlane: true,
+  }).plan;
 }

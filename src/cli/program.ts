@@ -1,5 +1,6 @@
 /** The command table: every command, its flags and its help. Help, completion and the manual page are drawn from it. */
 import type { AuditFlags } from "./audit.ts";
+import type { AskFlags } from "./policy.ts";
 import type { SnapshotFlags } from "./snapshot.ts";
 import { Command, Option } from "commander";
 import { IpcError } from "../base/errors.ts";
@@ -174,6 +175,7 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .option("--stderr", "only stderr")
     .option("--stdout", "only stdout")
     .option("-t, --timestamps", "with the time of each line")
+    .option("--raw", "control sequences as they were printed; a terminal is shown all but colours as text otherwise")
     .option("--grep <re>", "only lines that match; of a line over 1 MiB each piece of 1 MiB by itself")
     .action((names: string[], flags: LogFlags, command: Command) => finish(logs(contextOf(command), names, flags)));
   add(
@@ -256,17 +258,23 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .action((_: object, command: Command) =>
       finish(import("./policy.ts").then(({ listPolicies }) => listPolicies(contextOf(command)))),
     );
-  for (const [name, operand, description] of [
-    ["show", "<policy>", "one with all that it extends, as JSON"],
-    ["explain", "<policy>", "each grant and denial, with what enforces it on this machine"],
-    ["check", "<file>", "whether a file is a policy, and can be enforced here"],
+  withGlobals(policy.command("show <policy>"))
+    .description("one with all that it extends, as JSON")
+    .action((what: string, _: object, command: Command) =>
+      finish(import("./policy.ts").then(({ showPolicy }) => showPolicy(contextOf(command), what))),
+    );
+  for (const [name, operands, description] of [
+    ["explain", "<policy> [script]", "each grant and denial, with what enforces it on this machine"],
+    ["check", "<file> [script]", "whether a file is a policy, and a start under it would be refused here"],
   ] as const)
-    withGlobals(policy.command(`${name} ${operand}`))
+    withGlobals(exceptionFlags(policy.command(`${name} ${operands}`)))
       .description(description)
-      .action((what: string, _: object, command: Command) =>
+      .option("--interpreter <path>", "run the script with this")
+      .option("-d, --cwd <dir>", "working directory (default: this one)")
+      .action((what: string, script: string | undefined, flags: AskFlags, command: Command) =>
         finish(
-          import("./policy.ts").then(({ showPolicy, explainPolicy, checkPolicy }) =>
-            ({ show: showPolicy, explain: explainPolicy, check: checkPolicy })[name](contextOf(command), what),
+          import("./policy.ts").then(({ explainPolicy, checkPolicy }) =>
+            ({ explain: explainPolicy, check: checkPolicy })[name](contextOf(command), what, script, flags),
           ),
         ),
       );
@@ -349,9 +357,21 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
   return program;
 }
 
+/** Flags that grant exceptions to a policy. */
+function exceptionFlags(command: Command): Command {
+  return command
+    .option(
+      "--allow-net [hosts]",
+      "grant the network, or TCP to HOST:PORT,… of it; Unix sockets stay as the policy says",
+    )
+    .option("--allow-listen [ports]", "grant listening on TCP, or on PORT,… of it")
+    .option("--allow-read <path>", "grant reading a file or folder (repeatable)", collect)
+    .option("--allow-write <path>", "grant writing a file or folder (repeatable)", collect);
+}
+
 /** Flags that `start` and `run` share. */
 function runFlags(command: Command): Command {
-  return command
+  return exceptionFlags(command)
     .option("--command <cmd>", "run a command instead of a script")
     .option("--name <name>", "name of the worker (default: the script's)")
     .option("--interpreter <path>", "run the script with this")
@@ -362,13 +382,6 @@ function runFlags(command: Command): Command {
       "--policy <name>",
       "what it may do: see `ipcctl policy list`, or the path of a file (default: no-network for `start` of Python, strict for `run`)",
     )
-    .option(
-      "--allow-net [hosts]",
-      "grant the network, or TCP to HOST:PORT,… of it; Unix sockets stay as the policy says",
-    )
-    .option("--allow-listen [ports]", "grant listening on TCP, or on PORT,… of it")
-    .option("--allow-read <path>", "grant reading a file or folder (repeatable)", collect)
-    .option("--allow-write <path>", "grant writing a file or folder (repeatable)", collect)
     .option("--snapshot <name>", "fork it from a snapshot instead of starting a Python")
     .option("--umask <mode>", "mask of the modes of new files, in octal (default: that of this shell)")
     .option("--max-memory <size>", "memory limit, for example 512M")

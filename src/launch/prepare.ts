@@ -161,11 +161,25 @@ export type Preparation = {
   readonly daemonFiles?: readonly string[];
 };
 
+/** What is settled before anything is made. */
+export type Settled = {
+  readonly launch: Launch;
+  readonly policy: string;
+  readonly plan: Plan;
+  readonly executable: string;
+  readonly hidesFiles: boolean;
+  /** Who forks it, if it is forked, reads what this version says. */
+  readonly isUpToDate: boolean;
+  /** The folder of its own, on the host. */
+  readonly scratch: string;
+  readonly ids: { readonly uid: number; readonly gid: number } | undefined;
+};
+
 /**
- * What runs, in which environment, and what the shim does to it under its policy. Makes its scratch folder, where that is on the host.
- * @throws IpcError POLICY_REFUSED, BAD_CONFIG, START_FAILED
+ * What runs, and what the shim is to do to it under its policy.
+ * @throws IpcError POLICY_REFUSED, BAD_CONFIG, START_FAILED: the same for a start and for who only asks
  */
-export function prepare(wanted: Preparation): Prepared {
+export function settle(wanted: Preparation): Settled {
   const { app } = wanted;
   const { snapshot } = app;
   if (snapshot && app.interpreter !== null)
@@ -196,7 +210,8 @@ export function prepare(wanted: Preparation): Prepared {
   const machine = thisMachine();
   const isOther = policy.process.hasOwnUser && machine.isRoot && app.uid === null;
   const isReached = policy.isolation.want.includes("namespaces") && machine.namespacesLack === "";
-  const scratch = isOther && !isReached && wanted.isScratchShut ? openScratch(wanted) : wanted.scratch;
+  const isOpen = isOther && !isReached && wanted.isScratchShut === true;
+  const scratch = isOpen ? join(openScratches(wanted.scratch), wanted.name) : wanted.scratch;
   const isUpToDate = snapshot === undefined || snapshot.spec >= SHIM_VERSION; // who forks it reads what it says
   const canMap = isReached && hidesFiles && isUpToDate;
   const writer = isOther
@@ -227,13 +242,29 @@ export function prepare(wanted: Preparation): Prepared {
   if (writer && plan.confinement?.namespaces === 0)
     for (const path of [launch.cwd, program.executable, realpathSync(program.executable), ...script])
       requireReadable(path, writer.ids.uid, policy);
+  const { executable } = program;
+  return { launch, policy: policyText, plan, executable, hidesFiles, isUpToDate, scratch, ids };
+}
+
+/**
+ * The same, made ready: the environment, and the scratch folder where that is on the host.
+ * @throws IpcError POLICY_REFUSED, BAD_CONFIG, START_FAILED
+ */
+export function prepare(wanted: Preparation): Prepared {
+  const { app } = wanted;
+  const { launch, policy: policyText, plan, executable, hidesFiles, isUpToDate, scratch, ids } = settle(wanted);
+  const { policy } = plan;
   const memory = Math.min(policy.limits.memory ?? Infinity, (app.max_memory ?? Infinity) * MEMORY_BACKSTOP_FACTOR);
-  const env = { ...roomForCode(program.executable, memory), ...launch.env, ...policy.env.set };
+  const env = { ...roomForCode(executable, memory), ...launch.env, ...policy.env.set };
   if (hidesFiles && !launch.own.has("PATH")) env.PATH = PATH_IN_ROOT; // the caller's would tell where he has what
   if (plan.scratch !== null) {
     env.TMPDIR = plan.scratch;
     if (hidesFiles && !launch.own.has("HOME")) env.HOME = plan.scratch;
+    if (!hidesFiles && !isCovered(env.HOME, policy))
+      for (const [name, path] of Object.entries(cachesIn(plan.scratch)))
+        if (!launch.own.has(name) && policy.env.set[name] === undefined) env[name] = path;
     if (plan.scratch === scratch) {
+      if (scratch !== wanted.scratch) makeOpenScratches(wanted);
       mkdirSync(scratch, { recursive: true, mode: 0o700 });
       if (ids && process.getuid!() === 0) chownSync(scratch, ids.uid, ids.gid);
     }
@@ -250,12 +281,12 @@ export function prepare(wanted: Preparation): Prepared {
     degraded: plan.degraded,
   });
   return {
-    launch: { argv: [program.executable, ...launch.argv.slice(1)], env, cwd: launch.cwd },
+    launch: { argv: [executable, ...launch.argv.slice(1)], env, cwd: launch.cwd },
     policy: policyText,
     umask: isUpToDate ? (app.umask ?? wanted.baseUmask) : undefined,
     plan,
     ...(ids ? { ids } : {}),
-    ...(snapshot ? { zygote: snapshot.socket } : {}),
+    ...(app.snapshot ? { zygote: app.snapshot.socket } : {}),
     confinement: confinement && {
       ...confinement,
       hosts: policy.network.mode === "allow" ? confinement.hosts : undefined,
@@ -274,6 +305,16 @@ function roomForCode(executable: string, memory: number): Record<string, string>
   const isLimited = memory < CODE_ROOM_FACTOR * BUN_CODE_BYTES;
   if (!isLimited || !/^bunx?(\.exe)?$/.test(basename(executable))) return {};
   return { BUN_JSC_jitMemoryReservationSize: String(Math.floor(memory / CODE_ROOM_FACTOR)) };
+}
+
+/** Where its home is not to be written: some libraries fail without a place for what they compile, or say so at every start. */
+function cachesIn(scratch: string): Record<string, string> {
+  const caches = join(scratch, ".cache");
+  return { XDG_CACHE_HOME: caches, MPLCONFIGDIR: join(caches, "matplotlib"), NUMBA_CACHE_DIR: join(caches, "numba") };
+}
+
+function isCovered(path: string | undefined, { files }: Policy): boolean {
+  return path === undefined || files.write.some((granted) => isBelow(path, granted.path));
 }
 
 /** A program that only starts another one ends in a denial that does not say so. @throws IpcError POLICY_REFUSED */
@@ -316,14 +357,13 @@ function isOursAlone(path: string): boolean {
   );
 }
 
-/** A folder for a worker with a user of its own, which could not come to the one in the state directory. @throws IpcError FAILED */
-function openScratch({ scratch, name }: Preparation): string {
+/** Folders for workers with a user of their own, who could not come to those in the state directory. @throws IpcError FAILED */
+function makeOpenScratches({ scratch }: Preparation): void {
   const all = openScratches(scratch);
   mkdirSync(all, { recursive: true, mode: 0o711 });
   if (!isOursAlone(all))
     throw new IpcError("FAILED", `${all} is not ours alone`, { hint: `look what it is, and remove it` });
   chmodSync(all, 0o711); // whatever the umask is
-  return join(all, name);
 }
 
 /** What a worker that is deleted had there. */
@@ -339,7 +379,7 @@ export function removeOpenScratch(scratch: string, name: string): void {
 }
 
 /** What decides how a worker is started, or is written to by us, is not the worker's to change. */
-function requireUnwritten(path: string, policy: Policy): void {
+export function requireUnwritten(path: string, policy: Policy): void {
   if (policy.process.mayExec && policy.process.mayFork && policy.files.read.some((one) => one.path === "/")) return; // it is the user, all but
   for (const { path: granted } of policy.files.write) {
     if (granted === "/" || !existsSync(granted)) continue;
