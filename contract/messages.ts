@@ -53,7 +53,7 @@ export const TO_CLIENT_FIELDS: Readonly<Record<keyof typeof TO_CLIENT, string>> 
   item: "id, value",
   end: "id",
   invoke: "id, name, args, kwargs: call of a bound function",
-  hello: "0, `{pid, python, implementation, exposed}`: the first message; `{error}` of a worker that cannot serve, and then nothing more",
+  hello: "0, `{pid, python, implementation, exposed}`: the first message",
   want: "id of a stream of the client, n: so many more items",
   leave: "id: no more of it",
   forget: "number of a segment of the worker that is gone",

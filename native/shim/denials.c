@@ -11,7 +11,7 @@ static bool keep(struct ipc_denials *denials, const char *line, size_t size)
 	if (size == 0 || size >= IPC_DENIAL_BYTES || denials->count == IPC_DENIALS_MAX)
 		return false;
 	for (size_t i = 0; i < size; i++) {
-		if ((unsigned char)line[i] < 32 || (unsigned char)line[i] > 126)
+		if (((unsigned char)line[i] < 32 && line[i] != '\t') || (unsigned char)line[i] > 126)
 			return false;
 	}
 	for (size_t i = 0; i < denials->count; i++) {

@@ -109,9 +109,11 @@ static void say_denials(int told)
 	bool is_news;
 	if (!ipc_denials_read(&denials, told, &is_news) || denials.count == 0)
 		return;
-	bool is_listening = strncmp(denials.lines[0], "call bind", 9) == 0 || strncmp(denials.lines[0], "call listen", 11) == 0;
-	dprintf(2, "ipcctl: the policy denied it: %s%s; %s would grant it\n", denials.lines[0], denials.count > 1 ? ", and more" : "",
-		is_listening ? "--allow-listen[=PORT]" : "--allow-net[=HOST:PORT]");
+	char *flag = strchr(denials.lines[0], '\t');
+	if (flag != NULL)
+		*flag++ = 0;
+	dprintf(2, "ipcctl: the policy denied it: %s%s%s%s\n", denials.lines[0], denials.count > 1 ? ", and more" : "", flag == NULL ? "" : "; would grant it: ",
+		flag == NULL ? "" : flag);
 }
 
 static int fork_elsewhere(const uint8_t *bytes, size_t size, int report, pid_t *worker)

@@ -134,19 +134,58 @@ static bool emit(struct ipc_audit *audit, struct ipc_audit_bucket *bucket, const
 	return true;
 }
 
+/* What may stand in a command line as it is: names are the worker's to choose. */
+static bool is_plain(const char *host)
+{
+	return *host != 0 && host[strspn(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:_-")] == 0;
+}
+
+static int put_host(char *out, size_t size, const char *host, int port)
+{
+	const char *format = strchr(host, ':') != NULL ? "[%.260s]:%d" : "%.260s:%d";
+	return snprintf(out, size, format, host, port);
+}
+
+/* The flag that would let the call through; typed as it stands it works. */
+static const char *flag_of_call(const char *call)
+{
+	if (strncmp(call, "bind", 4) == 0 || strncmp(call, "listen", 6) == 0 || strncmp(call, "accept", 6) == 0)
+		return "--allow-listen";
+	bool is_of_network = strncmp(call, "socket AF_INET", 14) == 0 && strstr(call, "SOCK_RAW") == NULL;
+	return is_of_network || strncmp(call, "send", 4) == 0 || strncmp(call, "connect", 7) == 0 ? "--allow-net" : "--policy trusted";
+}
+
+/* What was denied, and behind a tab the flag that would grant it. */
 static void tell(const struct ipc_audit *audit, const struct ipc_audit_line *line)
 {
-	char text[512], address[IPC_ADDRESS_TEXT];
-	int size;
+	char text[1000], what[300], flag[700] = "", address[IPC_ADDRESS_TEXT] = "?", other[300];
+	if (line->address != NULL)
+		ipc_address_print(line->address, address);
+	const char *host = line->host != NULL ? line->host : address;
 	if (line->call != NULL) {
-		size = snprintf(text, sizeof text, "call %.300s\n", line->call);
+		snprintf(what, sizeof what, "call %.250s", line->call);
+		snprintf(flag, sizeof flag, "%s", flag_of_call(line->call));
+	} else if (line->port < 0) {
+		snprintf(what, sizeof what, "network %.260s", host);
+		if (is_plain(host) && line->host != NULL)
+			snprintf(flag, sizeof flag, "--allow-net='%.260s:*'", host);
 	} else {
-		if (line->address != NULL)
-			ipc_address_print(line->address, address);
-		const char *host = line->host != NULL ? line->host : line->address != NULL ? address : "?";
-		const char *format = strchr(host, ':') != NULL ? "network [%.300s]:%d\n" : line->port >= 0 ? "network %.300s:%d\n" : "network %.300s\n";
-		size = snprintf(text, sizeof text, format, host, line->port);
+		put_host(other, sizeof other, host, line->port);
+		snprintf(what, sizeof what, "network %.280s", other);
+		if (strcmp(line->reason, "not a TCP socket") == 0) {
+			snprintf(flag, sizeof flag, "--allow-net");
+		} else if (line->host != NULL && line->address != NULL && strncmp(line->reason, "address is ", 11) == 0) {
+			/* The name is granted: what it stands for is to be named as well. */
+			char named[300];
+			put_host(named, sizeof named, address, line->port);
+			if (is_plain(host))
+				snprintf(flag, sizeof flag, "--allow-net=%s,%s", other, named);
+			snprintf(what, sizeof what, "network %.180s: its %s, %.70s", other, line->reason, address);
+		} else if (is_plain(host)) {
+			snprintf(flag, sizeof flag, "--allow-net=%s", other);
+		}
 	}
+	int size = snprintf(text, sizeof text, "%s%s%s\n", what, *flag == 0 ? "" : "\t", flag);
 	/* Best effort: a line goes into a pipe whole or not at all. */
 	if (size > 0 && (size_t)size < sizeof text && write(audit->told, text, (size_t)size) < 0)
 		errno = 0;

@@ -52,7 +52,7 @@ export function readExitRecord(dir: string): ExitRecord | undefined {
   return read(join(dir, "exit"), exitShape);
 }
 
-const DENIED_BYTES_MAX = 4096;
+const DENIED_BYTES_MAX = 16_384;
 
 /** What was denied in the present run, and which flag would grant it. The shim keeps the first sixteen kinds. */
 export function readDenied(dir: string): string[] {
@@ -65,11 +65,10 @@ export function readDenied(dir: string): string[] {
   return text.slice(0, DENIED_BYTES_MAX).split("\n").filter(Boolean).map(withFlag);
 }
 
+/** Behind a tab stands the flag; shims of before say none. */
 function withFlag(line: string): string {
-  const [kind, what = ""] = line.split(" ");
-  if (kind === "network") return `${line} (--allow-net=${what})`;
-  if (what === "bind" || what === "listen" || what.startsWith("accept")) return `${line} (--allow-listen=PORT)`;
-  return `${line} (--allow-net, or --allow-net=HOST:PORT)`;
+  const [what, flag] = line.split("\t", 2);
+  return flag === undefined ? what! : `${what} (${flag})`;
 }
 
 function read<T extends z.ZodType>(path: string, shape: T): z.output<T> | undefined {

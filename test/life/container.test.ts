@@ -116,7 +116,7 @@ test("the container ends with its main program, and as that ended", async () => 
     "apps.json",
     JSON.stringify({
       apps: [
-        { name: "main", script: "main.py" },
+        { name: "main", script: "main.py", restart_policy: "no" },
         { name: "side", script: "side.py" },
       ],
     }),

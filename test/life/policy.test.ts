@@ -2,7 +2,8 @@
 import { expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { withDaemon } from "../home.ts";
+import { SYSTEM_PYTHON } from "../needs.ts";
+import { type CliResult, outcomeOf, ROOT, withDaemon } from "../home.ts";
 
 /** What it says of the network and of files, without what the machine enforces it by. */
 const granted = (text: string): string[] => text.split("\n").filter((line) => line.startsWith("+"));
@@ -20,7 +21,7 @@ test("explain takes the exceptions of start", async () => {
     expect(more.stdout).toContain("h.test:443");
     expect(more.stdout).toContain(folder);
     const script = home.script("one.py", "");
-    expect((await home.cli("policy", "explain", "strict", script)).stdout).toContain(script);
+    expect((await home.cli("policy", "explain", "strict", script)).status).toBe(0);
   });
 });
 
@@ -29,6 +30,7 @@ test("check and explain refuse what start refuses, in its words", async () => {
     const venv = join(home.dir, "project/.venv/bin");
     mkdirSync(venv, { recursive: true });
     const script = join(home.dir, "project/app.py");
+    const python = ["--interpreter", SYSTEM_PYTHON]; // no wrapper, which would have to be asked
     writeFileSync(script, "");
     const policy = home.script(
       "own.json",
@@ -40,17 +42,76 @@ test("check and explain refuse what start refuses, in its words", async () => {
       ["strict", "--allow-write", join(home.dir, "missing")],
       ["strict", "--allow-net=nowhere"],
       ["strict", "--allow-listen=70000"],
-      ["strict", "--interpreter", "/bin/sh -x", "--allow-read", join(home.dir, "missing")],
     ] as const) {
-      const started = await home.cli("start", script, "--policy", name, ...flags);
+      const started = await home.cli("start", script, "--policy", name, ...python, ...flags);
       expect(started.status).not.toBe(0);
       for (const verb of ["explain", "check"])
-        expect(await home.cli("policy", verb, name, script, ...flags)).toEqual({ ...started, stdout: "" });
+        expect(await home.cli("policy", verb, name, script, ...python, ...flags)).toEqual({
+          ...started,
+          stderr: started.stderr.replace("Failed to start app app: ", ""),
+        });
       await home.cli("delete", "app");
     }
     // Also without a script: what covers the state folder covers it whatever is started.
     expect((await home.cli("policy", "check", policy)).stderr).toContain("by which the worker is started or watched");
-    expect((await home.cli("policy", "check", "strict", script)).status).toBe(0);
+    expect((await home.cli("policy", "check", "strict", script, ...python)).status).toBe(0);
+  });
+});
+
+/** What a worker tries, and the flag that the refusal names. It is typed as it stands, and the worker then gets on. */
+const TRIES: readonly (readonly [
+  what: string,
+  code: string,
+  flags: string,
+  hint: (port: number) => string,
+  isReached: boolean,
+])[] = [
+  [
+    "a name",
+    "socket.create_connection(('n0.invalid', 80))",
+    "--allow-net=127.0.0.1:1",
+    () => "--allow-net='n0.invalid:*'",
+    false,
+  ],
+  [
+    "an address",
+    "socket.create_connection(('127.0.0.1', PORT))",
+    "--allow-net=127.0.0.2:1",
+    (port) => `--allow-net=127.0.0.1:${port}`,
+    true,
+  ],
+  ["UDP", "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", "--allow-net=127.0.0.1:1", () => "--allow-net", true],
+  ["TCP", "socket.create_connection(('127.0.0.1', PORT))", "", () => "--allow-net", true],
+  [
+    "listening",
+    "s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()",
+    "--allow-net=127.0.0.1:1",
+    () => "--allow-listen",
+    true,
+  ],
+];
+
+test.each(TRIES)("the flag that would grant %s works as it is printed", async (_what, code, flags, hint, isReached) => {
+  await withDaemon(async (home) => {
+    using server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: () => undefined } });
+    const fill = (text: string): string => text.replaceAll("PORT", String(server.port));
+    const script = home.script("tries.py", `import socket\n${fill(code)}\n`);
+    const run = (given: string): Promise<CliResult> =>
+      outcomeOf(
+        Bun.spawn(["sh", "-c", `exec ${join(ROOT, "bin/ipcctl")} run --policy no-network ${given} ${script}`], {
+          cwd: home.dir,
+          env: home.env,
+          stdio: ["ignore", "pipe", "pipe"],
+        }),
+      );
+    const denied = await run(fill(flags));
+    expect(denied.status).toBe(1);
+    const printed = /would grant it: (.*)$/m.exec(denied.stderr)?.[1];
+    expect(printed).toBe(hint(server.port));
+    const granted = await run(printed!);
+    expect([granted.status, granted.stderr]).toEqual(
+      isReached ? [0, ""] : [1, expect.not.stringContaining("would grant it")],
+    );
   });
 });
 
