@@ -200,7 +200,7 @@ function checkInotify(): Check {
 
 /** Which of the policies that ship this kernel can enforce. */
 async function checkPolicies(): Promise<Check> {
-  const { thisMachine } = await import("../sandbox/machine.ts");
+  const { thisMachine, whyNoNamespaces } = await import("../sandbox/machine.ts");
   const { compilePlan } = await import("../sandbox/plan.ts");
   const { loadPolicy, shippedPolicies } = await import("../sandbox/policy.ts");
   const machine = thisMachine();
@@ -214,6 +214,13 @@ async function checkPolicies(): Promise<Check> {
   });
   const namespaces = machine.namespacesLack || "yes";
   const detail = `Landlock ${machine.landlockAbi}, seccomp ${machine.hasSeccomp ? "yes" : "no"}, namespaces ${namespaces}`;
+  if (refused.length === 0 && machine.namespacesLack !== "")
+    return {
+      name: "policies",
+      status: "warn",
+      detail: `all that ship, weaker; ${detail}: strict and analysis hide no names, sizes and times of files, hold their scratch folder only nearly, and let native code be loaded from it`,
+      remedy: whyNoNamespaces()?.remedy ?? "a kernel, or a container, that lets namespaces be made",
+    };
   if (refused.length === 0) return { name: "policies", status: "ok", detail: `all that ship; ${detail}` };
   const remedy = refused[0]!.hint ?? "a newer kernel";
   return { name: "policies", status: "warn", detail: `${detail}; ${refused[0]!.message}`, remedy };

@@ -9,6 +9,7 @@ import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
 import { chosenDefault, CODE_POLICY } from "../base/policies.ts";
 import { resolvePaths } from "../base/paths.ts";
 import { encodeSpec } from "../shim/spec.ts";
+import { tellWeaker } from "./weaker.ts";
 import { isTerminal, type Context } from "./context.ts";
 import { grantsOf, policyPath } from "./exceptions.ts";
 import { identity, parseEnv, parseUmask, type StartFlags } from "./start.ts";
@@ -112,8 +113,7 @@ export async function run(
       }),
       { mode: 0o600 },
     );
-    if (chosen !== undefined || isTerminal(2))
-      for (const what of plan.degraded) context.note(`not enforced here: ${what}`);
+    tellWeaker(context, plan.degraded, chosen !== undefined || isTerminal(2));
     const child = Bun.spawn([SHIM_BINARY, "--run", spec], {
       cwd: "/",
       env: {},

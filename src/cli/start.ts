@@ -18,6 +18,8 @@ import { splitWords } from "../base/shell-words.ts";
 import { act } from "./control.ts";
 import { printable, type Context } from "./context.ts";
 import { logs } from "./logs.ts";
+import { tellWeaker } from "./weaker.ts";
+import type { Connection } from "../sdk/connection.ts";
 import { isGlob, matches, select } from "./select.ts";
 
 /** Names of users and groups as `/etc/passwd` and `/etc/group` know them, or numbers. */
@@ -240,7 +242,10 @@ async function startAll(context: Context, definitions: readonly Definition[], fl
         hint: `another worker: --name NAME; the new definition for this one: ipcctl stop ${answer.name}, then start it again`,
       });
       status = 1;
-    } else print(context, answer);
+    } else {
+      print(context, answer);
+      await tellWeakerOf(context, connection, answer.name ?? definition.name);
+    }
   }
   return flags.attach && status === 0
     ? attach(
@@ -255,6 +260,13 @@ function decideHere({ allow, default_policy, base_umask: _, ...definition }: Def
   const app = normalizeApp({ ...definition, allow, default_policy }, "/");
   const variables = { project: app.cwd, home: process.env.HOME ?? "/" };
   return { ...definition, policy: policyOf(app, decideLaunch(app, process.env), variables) };
+}
+
+/** Where this machine cannot hold the policy of what was started. */
+async function tellWeakerOf(context: Context, connection: Connection, app: string): Promise<void> {
+  const all = await connection.query({ Status: { name: null } }, readWorkers);
+  const ours = all.filter((worker) => worker.app === app);
+  tellWeaker(context, [...new Set(ours.flatMap(({ degraded }) => degraded))]);
 }
 
 function print(context: Context, { name = "", pid = null, already_running = false, instances = [] }: Started): void {

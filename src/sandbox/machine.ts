@@ -54,5 +54,64 @@ function yama(): number {
 function namespacesLack(): string {
   const { status, stderr, error } = spawnSync(SHIM_BINARY, ["--probe"], { env: {}, encoding: "utf8" });
   if (error) return error.message;
-  return status === 0 ? "" : stderr.trim() || `the probe ended with status ${status}`;
+  if (status === 0) return "";
+  const reason = whyNoNamespaces(readSetting)?.reason;
+  const said = stderr.trim() || `the probe ended with status ${status}`;
+  return reason === undefined ? said : `${said} (${reason})`;
+}
+
+function readSetting(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8").trim();
+  } catch {
+    return undefined;
+  }
+}
+
+/** What keeps namespaces from being made, as far as the system says it, and how to have them. */
+export function whyNoNamespaces(
+  read: (path: string) => string | undefined = readSetting,
+  isRoot = process.getuid!() === 0,
+): { readonly reason: string; readonly remedy: string } | undefined {
+  const status = read("/proc/self/status") ?? "";
+  const capabilities = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)/m.exec(status)?.[1] ?? "0"}`);
+  const maySetUp = ((capabilities >> CAP_SYS_ADMIN) & 1n) === 1n;
+  const container = containerOf(read);
+  if (container !== undefined && !maySetUp)
+    return {
+      reason: `${container} takes them away: its seccomp profile, and no CAP_SYS_ADMIN`,
+      remedy: REMEDIES[container] ?? CONTAINER_REMEDY,
+    };
+  if (isRoot && !maySetUp) return { reason: "this root has no CAP_SYS_ADMIN", remedy: "start it with that capability" };
+  if (read("/proc/sys/user/max_user_namespaces") === "0" && !isRoot)
+    return { reason: "user.max_user_namespaces is 0", remedy: "sudo sysctl user.max_user_namespaces=15000" };
+  if (read("/proc/sys/kernel/unprivileged_userns_clone") === "0" && !isRoot)
+    return {
+      reason: "kernel.unprivileged_userns_clone is 0",
+      remedy: "sudo sysctl kernel.unprivileged_userns_clone=1",
+    };
+  if (read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") === "1" && !isRoot)
+    return {
+      reason: "AppArmor keeps who is not root from using them (kernel.apparmor_restrict_unprivileged_userns)",
+      remedy: "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+    };
+  if (/^Seccomp:\s*2/m.test(status))
+    return { reason: "a seccomp filter around it denies them", remedy: "start it outside of that sandbox" };
+  return undefined;
+}
+
+const CAP_SYS_ADMIN = 21n;
+const CONTAINER_FLAGS = "--cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt apparmor=unconfined";
+const REMEDIES: Readonly<Record<string, string>> = {
+  Docker: `docker run ${CONTAINER_FLAGS}`,
+  Podman: `podman run ${CONTAINER_FLAGS}`,
+};
+const CONTAINER_REMEDY =
+  "start the container with the capability SYS_ADMIN, and with no profile of seccomp or AppArmor";
+
+function containerOf(read: (path: string) => string | undefined): string | undefined {
+  if (read("/.dockerenv") !== undefined) return "Docker";
+  if (read("/run/.containerenv") !== undefined) return "Podman";
+  const isInOther = /kubepods|docker|containerd|lxc|libpod/.test(read("/proc/1/cgroup") ?? "");
+  return isInOther ? "a container" : undefined;
 }

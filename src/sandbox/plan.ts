@@ -318,12 +318,13 @@ class Compiler {
     const processes = this.#hidesProcesses ? ", processes" : "";
     if (this.#hasRoot)
       this.#say("namespaces", "limited", `a root${processes}, network, IPC, host name and user of its own`);
-    else
-      this.#say(
-        "namespaces",
-        "granted",
-        `none: ${namespacesLack || "everything may be read"}; names, sizes and times of hidden files can be asked for, native code can be loaded from the scratch folder`,
-      );
+    else {
+      const weaker =
+        "names, sizes and times of hidden files can be asked for, native code can be loaded from the scratch folder";
+      this.#say("namespaces", "granted", `none: ${namespacesLack || "everything may be read"}; ${weaker}`);
+      if (this.#isHidden && !require.includes("namespaces"))
+        this.#degraded.push(`namespaces: ${namespacesLack}; ${weaker}`);
+    }
   }
 
   /** What it sees of the /proc of the namespace around, itself at least, would call its processes by other numbers. */
