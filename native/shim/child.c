@@ -62,11 +62,14 @@ static int set_rlimits(const struct ipc_spec *spec)
 {
 	for (size_t i = 0; i < spec->rlimit_count; i++) {
 		struct rlimit limit = { spec->rlimits[i].soft, spec->rlimits[i].hard }, present;
-		/* What is lower already stays so: only root may raise it. */
-		if (getrlimit((int)spec->rlimits[i].resource, &present) == 0 && geteuid() != 0) {
-			limit.rlim_max = limit.rlim_max > present.rlim_max ? present.rlim_max : limit.rlim_max;
-			limit.rlim_cur = limit.rlim_cur > limit.rlim_max ? limit.rlim_max : limit.rlim_cur;
-		}
+		if (setrlimit((int)spec->rlimits[i].resource, &limit) == 0)
+			continue;
+		int error = errno;
+		/* What is lower already stays so: not even root in a container may raise it. */
+		if (error != EPERM || getrlimit((int)spec->rlimits[i].resource, &present) != 0)
+			return -error;
+		limit.rlim_max = limit.rlim_max > present.rlim_max ? present.rlim_max : limit.rlim_max;
+		limit.rlim_cur = limit.rlim_cur > limit.rlim_max ? limit.rlim_max : limit.rlim_cur;
 		if (setrlimit((int)spec->rlimits[i].resource, &limit) != 0)
 			return -errno;
 	}

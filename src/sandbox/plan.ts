@@ -573,7 +573,7 @@ class Compiler {
           this.#policy,
           `files ${path}`,
           `it is a link, below ${written} which may be written`,
-          "the path itself",
+          `to grant a folder in it: mkdir -p ${shellWord(join(written, "out"))}, then --allow-write ${shellWord(join(written, "out"))}`,
         );
     }
   }

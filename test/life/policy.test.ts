@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { SYSTEM_PYTHON } from "../needs.ts";
+import { isRoot, skipUnless, SYSTEM_PYTHON } from "../needs.ts";
 import { type CliResult, outcomeOf, ROOT, withDaemon } from "../home.ts";
 
 /** What it says of the network and of files, without what the machine enforces it by. */
@@ -80,12 +80,12 @@ const TRIES: readonly (readonly [
     (port) => `--allow-net=127.0.0.1:${port}`,
     true,
   ],
-  ["UDP", "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", "--allow-net=127.0.0.1:1", () => "--allow-net", true],
+  ["UDP", "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", "", () => "--allow-net", true],
   ["TCP", "socket.create_connection(('127.0.0.1', PORT))", "", () => "--allow-net", true],
   [
     "listening",
     "s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()",
-    "--allow-net=127.0.0.1:1",
+    "--policy strict --allow-net=127.0.0.1:1",
     () => "--allow-listen",
     true,
   ],
@@ -98,11 +98,18 @@ test.each(TRIES)("the flag that would grant %s works as it is printed", async (_
     const script = home.script("tries.py", `import socket\n${fill(code)}\n`);
     const run = (given: string): Promise<CliResult> =>
       outcomeOf(
-        Bun.spawn(["sh", "-c", `exec ${join(ROOT, "bin/ipcctl")} run --policy no-network ${given} ${script}`], {
-          cwd: home.dir,
-          env: home.env,
-          stdio: ["ignore", "pipe", "pipe"],
-        }),
+        Bun.spawn(
+          [
+            "sh",
+            "-c",
+            `exec ${join(ROOT, "bin/ipcctl")} run ${given.includes("--policy") ? "" : "--policy no-network"} ${given} ${script}`,
+          ],
+          {
+            cwd: home.dir,
+            env: home.env,
+            stdio: ["ignore", "pipe", "pipe"],
+          },
+        ),
       );
     const denied = await run(fill(flags));
     expect(denied.status).toBe(1);
@@ -148,5 +155,38 @@ for name in ("MPLCONFIGDIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
       "import os; print(os.environ.get('NUMBA_CACHE_DIR'))",
     );
     expect(open.stdout).toBe("None\n");
+  });
+});
+
+test("a limit that is lower already stays so, also for a root without the capability to raise it", async () => {
+  if (skipUnless(Bun.which("setpriv") !== null && isRoot, "root", "limits without CAP_SYS_RESOURCE")) return;
+  await withDaemon(async (home) => {
+    const less = "ulimit -f 100; exec setpriv --bounding-set -sys_resource --inh-caps -sys_resource";
+    const code = "import resource as r; print(r.getrlimit(r.RLIMIT_FSIZE)[1])";
+    const limits = '{"version":1,"extends":"trusted","limits":{"fileSize":"64M"}}';
+    const child = Bun.spawn(
+      ["bash", "-c", `${less} "$@"`, "bash", join(ROOT, "bin/ipcctl"), "run", "--policy", limits, "-c", code],
+      {
+        cwd: home.dir,
+        env: home.env,
+        stdio: ["ignore", "pipe", "pipe"],
+      },
+    );
+    const { stdout, stderr } = await outcomeOf(child);
+    expect([stdout, stderr]).toEqual(["102400\n", ""]);
+  });
+});
+
+test("a venv below what may be written is refused with a folder to grant instead, which works", async () => {
+  await withDaemon(async (home) => {
+    const made = Bun.spawn([SYSTEM_PYTHON, "-m", "venv", "--without-pip", join(home.dir, ".venv")]);
+    expect(await made.exited).toBe(0);
+    const script = home.script("writes.py", "open('out/file', 'w').write('x')\n");
+    const refused = await home.cli("run", "--allow-write", ".", script);
+    expect(refused.status).toBe(5);
+    const [, make, flag, folder] = /(mkdir -p \S+), then (--allow-write) (\S+?)[;\s]/.exec(refused.stderr)!;
+    expect(await Bun.spawn(["sh", "-c", make!], { cwd: home.dir }).exited).toBe(0);
+    const granted = await home.cli("run", flag!, folder!, script);
+    expect([granted.status, granted.stderr]).toEqual([0, ""]);
   });
 });
