@@ -21,6 +21,8 @@ import {
   type PolicyLimits,
 } from "../shim/ending.ts";
 import { killLeftovers } from "../shim/leftovers.ts";
+import { noteHiddenFile } from "./hidden.ts";
+import { homeOf } from "../launch/readable.ts";
 import { isUp, STATES, TABLE, type Effect, type Event, type State } from "./machine.ts";
 import { readDenied, readExitRecord, readRunRecord } from "../shim/records.ts";
 import { isNoRoom, noRoom } from "./reserve.ts";
@@ -553,7 +555,7 @@ export class Worker {
       isScratchShut: true,
       ownUser: ownUserOf(this.id),
       name: this.id,
-      auditLog: join(dirname(this.#world.workersDir), "audit.log"),
+      auditLog: this.#auditLog,
       hasPlane: true,
       daemonFiles: daemonFilesOf(config),
     });
@@ -622,6 +624,7 @@ export class Worker {
     this.#run = undefined;
     if (!hasRun && !wasStopping)
       this.#launchFailure = failure ?? launchError(ending, run?.executable ?? this.id, this.#config.command === null);
+    if (hasRun && !wasStopping && ending.kind === "exit" && ending.status !== 0) this.#noteHidden(ending.run);
     if (hasRun) this.#emit({ type: "process_exited", exit_code: ending.kind === "exit" ? ending.status : null });
     if (wasStopping) return this.#finishStopped(run, ending);
     const verdict = this.#judge(run, ending);
@@ -657,6 +660,32 @@ export class Worker {
     this.#dispatch(verdict.event);
     if (verdict.event === "ended_exhausted" && this.#config.backoff.exhausted_action === "remove")
       this.#world.onRemove(this);
+  }
+
+  /** After the run: its log says what it ended over. */
+  #noteHidden(run: number): void {
+    const { cwd } = this.#config;
+    try {
+      const policy = loadPolicy(this.policy, {
+        project: cwd,
+        home: homeOf(this.#config.base_env ?? this.#world.daemonEnv),
+      });
+      const isOver = (): boolean => !this.#isRemoved && this.#row.run === run && this.#run === undefined;
+      void noteHiddenFile(
+        { id: this.id, dir: this.dir, logDir: this.logDir, cwd },
+        policy,
+        this.#auditLog,
+        isOver,
+      ).catch((error: Error) =>
+        this.#world.log("warn", { worker: this.id, reason: error.message }, "what it was denied is not known"),
+      );
+    } catch {
+      // Its policy is not there any more.
+    }
+  }
+
+  get #auditLog(): string {
+    return join(dirname(this.#world.workersDir), "audit.log");
   }
 
   /** Who asked for a start that comes to nothing is told so, and tries again himself: nothing is announced behind his back. */

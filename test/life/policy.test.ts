@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { isRoot, skipUnless, SYSTEM_PYTHON } from "../needs.ts";
-import { type CliResult, outcomeOf, ROOT, withDaemon } from "../home.ts";
+import { type CliResult, outcomeOf, ROOT, waitUntil, withDaemon } from "../home.ts";
 
 /** What it says of the network and of files, without what the machine enforces it by. */
 const granted = (text: string): string[] => text.split("\n").filter((line) => line.startsWith("+"));
@@ -155,6 +155,23 @@ for name in ("MPLCONFIGDIR", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
       "import os; print(os.environ.get('NUMBA_CACHE_DIR'))",
     );
     expect(open.stdout).toBe("None\n");
+  });
+});
+
+test("a file that is there and not granted is named in status and in the audit, with a flag that works", async () => {
+  await withDaemon(async (home) => {
+    const data = home.script("some data.txt", "content");
+    const script = home.script("reads.py", `print(open(${JSON.stringify(data)}).read())\n`);
+    const start = ["start", script, "--policy", "strict", "--restart", "no"];
+    await home.cli(...start);
+    await waitUntil(async () => (await home.status("reads")).denied.length > 0, "it is told");
+    const [denied] = (await home.status("reads")).denied;
+    expect(denied).toBe(`file ${data} (--allow-read '${data}')`);
+    expect((await home.cli("audit", "--json", "--denied")).stdout).toContain(data);
+    await home.cli("delete", "reads");
+    await home.cli(...start, "--allow-read", data);
+    await waitUntil(async () => (await home.cli("logs", "reads")).stdout.includes("content"), "it reads");
+    expect((await home.status("reads")).denied).toEqual([]);
   });
 });
 
