@@ -15,7 +15,11 @@ export function openRunFolder(): { readonly path: string; readonly remove: () =>
   sweep(tmpdir());
   const path = mkdtempSync(join(tmpdir(), PREFIX));
   const lock = openSync(join(path, LOCK), constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600);
-  tryLock(lock);
+  try {
+    tryLock(lock);
+  } catch {
+    // a file system without locks: there nobody can take it either, and what is left is left
+  }
   return {
     path,
     remove: () => {
@@ -27,7 +31,13 @@ export function openRunFolder(): { readonly path: string; readonly remove: () =>
 
 /** Removes what runs of ours have left that were killed: their locks are nobody's any more. */
 function sweep(parent: string): void {
-  for (const name of readdirSync(parent)) {
+  let names: string[] = [];
+  try {
+    names = readdirSync(parent);
+  } catch {
+    // one may make folders there, and not see others
+  }
+  for (const name of names) {
     if (!name.startsWith(PREFIX)) continue;
     try {
       sweepOne(join(parent, name));
