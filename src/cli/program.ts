@@ -197,7 +197,7 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
   )
     .argument("[script]")
     .argument("[args...]", "arguments of the script, behind --")
-    .option("-c <code>", "Python code instead of a script")
+    .option("-c <code>", "Python code instead of a script; a script called - is read from stdin")
     .option("--timeout <seconds>", "end it after so long, with status 124")
     .action((script: string | undefined, args: string[], flags: StartFlags & { c?: string }, command: Command) =>
       finish(

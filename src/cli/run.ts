@@ -11,6 +11,7 @@ import { resolvePaths } from "../base/paths.ts";
 import { encodeSpec } from "../shim/spec.ts";
 import { tellWeaker } from "./weaker.ts";
 import { isTerminal, type Context } from "./context.ts";
+import { STDIN } from "../launch/languages.ts";
 import { grantsOf, policyPath } from "./exceptions.ts";
 import { identity, parseEnv, parseUmask, type StartFlags } from "./start.ts";
 
@@ -32,7 +33,8 @@ export async function run(
   const words = flags.command === undefined ? [] : splitWords(flags.command);
   if ([script, code, words[0]].filter((one) => one !== undefined).length !== 1)
     throw new IpcError("USAGE", "run: give one of a script, code with -c, and --command");
-  if (script !== undefined && !existsSync(context.resolve(script)))
+  const isStdin = script === STDIN;
+  if (script !== undefined && !isStdin && !existsSync(context.resolve(script)))
     throw new IpcError("NOT_FOUND", `run: ${script} is not there`, { hint: "see: ipcctl run --help" });
   const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);
   if (!existsSync(cwd)) throw new IpcError("USAGE", `--cwd: ${cwd} is not a directory`);
@@ -44,7 +46,7 @@ export async function run(
   if (snapshot && flags.command !== undefined)
     throw new IpcError("USAGE", "run: a snapshot forks scripts and code; --command is neither");
   const app = {
-    script: script === undefined ? null : flags.cwd === undefined ? script : context.resolve(script),
+    script: script === undefined ? null : flags.cwd === undefined || isStdin ? script : context.resolve(script),
     command: words[0] ?? null,
     code: code ?? null,
     args: [...words.slice(1), ...args],

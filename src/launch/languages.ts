@@ -160,6 +160,9 @@ export const SYSTEM_PATH = "/bin:/usr/bin";
 /** A chain of wrappers and `#!` lines that is longer leads nowhere. */
 const DEPTH_MAX = 16;
 
+/** In the place of a script: Python reads it from its standard input. For what is run once. */
+export const STDIN = "-";
+
 export function isPythonName(path: string): boolean {
   return PYTHON.test(basename(path));
 }
@@ -173,7 +176,7 @@ export function decide(app: Launchable, env: Environment, isOnce = false): Runni
   const isCommand = app.script === null && (app.code ?? null) === null;
   const venv = isCommand && app.env.PATH === undefined ? findVenv([app.cwd]) : undefined;
   const path = [...(venv === undefined ? [] : [join(venv, "bin")]), env.PATH ?? ""].join(delimiter);
-  const seen = seeThrough(wordsOf(app), { cwd: app.cwd, path }, 0);
+  const seen = seeThrough(wordsOf(app, isOnce), { cwd: app.cwd, path }, 0);
   const found = isCommand || app.interpreter !== null ? seen : preferVenv(seen, app);
   const isLent = found.language !== "python" && app.script !== null && isForPython(app, found);
   const isPython = found.language === "python" || isLent;
@@ -206,13 +209,14 @@ function isForPython(app: Launchable, { language }: Seen): boolean {
   return language !== "javascript" && words.some((word) => /(^|[\s/])(python|pypy|graalpy)[0-9.]*\S?(\s|$)/.test(word));
 }
 
-function wordsOf(app: Launchable): string[] {
+function wordsOf(app: Launchable, isOnce: boolean): string[] {
   const given = interpreterWords(app.interpreter);
   if (app.code !== undefined && app.code !== null)
-    return [...(given.length > 0 ? given : ["python3"]), ...(app.code === "-" ? ["-"] : ["-c", app.code]), ...app.args];
+    return [...(given.length > 0 ? given : ["python3"]), "-c", app.code, ...app.args];
   if (app.script === null) return [...given, app.command!, ...app.args];
+  if (app.script === STDIN && isOnce) return [...(given.length > 0 ? given : ["python3"]), STDIN, ...app.args];
   const path = resolve(app.cwd, app.script);
-  requireScript(path, app.script);
+  requireScript(path, app.script, isOnce);
   return [...(given.length > 0 ? given : interpreterOf(app.script, path)), app.script, ...app.args];
 }
 
@@ -459,8 +463,12 @@ export function readShebang(path: string): readonly string[] | undefined {
   }
 }
 
-function requireScript(path: string, asTyped: string): void {
-  const stat = statSync(path, { throwIfNoEntry: false });
+function requireScript(path: string, asTyped: string, isOnce: boolean): void {
+  const stat = asTyped === STDIN ? undefined : statSync(path, { throwIfNoEntry: false });
+  if (!isOnce && (asTyped === STDIN || (stat && !stat.isFile() && !stat.isDirectory())))
+    throw new IpcError("START_FAILED", `script ${asTyped} is no file: there would be nothing to start again`, {
+      hint: "write it to a file; or run it once with: ipcctl run -",
+    });
   if (!stat) throw new IpcError("START_FAILED", `script ${asTyped} does not exist (looked for ${path})`);
   if (stat.isDirectory() && !existsSync(join(path, "__main__.py"))) {
     throw new IpcError("START_FAILED", `script ${asTyped} is a directory without __main__.py`);

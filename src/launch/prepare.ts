@@ -25,7 +25,7 @@ import { isInline, loadPolicy, type Policy } from "../sandbox/policy.ts";
 import { audit } from "./audit.ts";
 import type { Enforced } from "../shim/cgroup.ts";
 import { cleanWorkerEnv, decideLaunch, type Launch, resolveLaunch } from "./command.ts";
-import { find, type Launchable, type Running } from "./languages.ts";
+import { find, STDIN, type Launchable, type Running } from "./languages.ts";
 import { policyOf, type Governed } from "./policies.ts";
 import { describeProgram, homeOf, pythonPath, type Program } from "./readable.ts";
 import type { Snapshot } from "./snapshot.ts";
@@ -198,7 +198,7 @@ export function settle(wanted: Preparation): Settled {
   const running = isNarrow ? (decided.explicit ?? decided) : decided;
   if (!policy.process.mayExec) requireNoOther(running, policy);
   const launch = resolveLaunch(running, launchable, inherited, wanted.own);
-  const script = app.script === null ? [] : [resolve(app.cwd, app.script)];
+  const script = app.script === null || app.script === STDIN ? [] : [resolve(app.cwd, app.script)];
   const files = [
     ...script,
     ...(running === decided ? [] : [find(decided.argv[0]!, decided.cwd, launch.env.PATH ?? "")]),

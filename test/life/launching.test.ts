@@ -123,6 +123,24 @@ test("a worker has the umask of the shell that starts it, or the one that is sai
   for (const name of ["m1", "m2", "m3", "m4"]) await home.cli("delete", "-f", name);
 });
 
+test("run - is a program from stdin; a worker that is to be started again has none", async () => {
+  for (const policy of ["strict", "trusted"]) {
+    const child = Bun.spawn([join(ROOT, "bin/ipcctl"), "run", "--policy", policy, "-", "--", "a"], {
+      cwd: home.dir,
+      env: home.env,
+      stdio: [Buffer.from("import sys\nprint(sys.argv, __name__)\n"), "pipe", "inherit"],
+    });
+    expect(await new Response(child.stdout).text()).toBe("['-', 'a'] __main__\n");
+  }
+  for (const path of ["-", "/dev/stdin"]) {
+    await home.start("nothing", path).catch((error: Error) => expect(error.message).toContain(`${path} is no file`));
+    const { status, stderr } = await home.cli("start", path, "--name", "nothing");
+    expect({ path, status }).toEqual({ path, status: path === "-" ? 4 : 1 });
+    expect(stderr).toContain(path);
+  }
+  expect((await home.cli("status", "--json")).stdout).not.toContain("nothing");
+});
+
 test("where the policy denies other programs, what only starts one is refused by name", async () => {
   const refused = await home.cli("run", "--interpreter", "nice -n 1 python3", "-c", "1");
   expect(refused.stderr).toContain("nice starts another program, python3, which is denied\n  leave out nice -n 1");

@@ -170,6 +170,8 @@ const CASES: readonly (readonly [Wanted, Expected])[] = [
     { isOnce: true, code: "1", cwd: "proj", interpreter: "python3.12 -u" },
     ["python3.12 -u -c 1", "environment", "strict"],
   ],
+  [{ isOnce: true, script: "-", args: ["a"] }, ["python3 - a", "environment", "strict"]],
+  [{ isOnce: true, script: "-", cwd: "proj" }, [`${VENV} -`, "environment", "strict"]],
   [{ isOnce: true, script: "x.py" }, ["python3 x.py", "environment", "strict"]],
   [{ isOnce: true, script: "tool" }, ["/bin/sh tool", "none", "strict"]],
   [{ isOnce: true, command: "python3", args: ["x.py"] }, ["python3 x.py", "environment", "trusted"]],
