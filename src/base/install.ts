@@ -1,6 +1,7 @@
 /** Where this installation lies, from source or from the bundle, and what belongs to it. */
-import { existsSync, readdirSync, statSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 
 /** The folder of package.json. */
 export const ROOT = findRoot(import.meta.dirname);
@@ -10,22 +11,13 @@ export const PYTHON_BOOT = join(ROOT, "python/boot");
 /** Where the package `ipcctl` lies. */
 export const PYTHON_PACKAGES = join(ROOT, "python");
 
-/** What a daemon is started from: the bundle, which takes less memory, unless the source is newer. */
+/** What a daemon is started from: the bundle, which takes less memory, unless the source is newer. The launcher decides it, for itself too. */
 export function daemonEntry(): string {
-  const bundle = join(ROOT, "build/js/main.js");
-  const source = join(ROOT, "src/main.ts");
-  const built = statSync(bundle, { throwIfNoEntry: false })?.mtimeMs;
-  return built !== undefined &&
-    (!existsSync(source) || built >= Math.max(...["contract", "src"].map((folder) => newestMs(join(ROOT, folder)))))
-    ? bundle
-    : source;
-}
-
-function newestMs(folder: string): number {
-  return readdirSync(folder, { withFileTypes: true }).reduce((newest, entry) => {
-    const path = join(folder, entry.name);
-    return Math.max(newest, entry.isDirectory() ? newestMs(path) : statSync(path).mtimeMs);
-  }, 0);
+  const { stdout } = spawnSync(join(ROOT, "bin/ipcctl"), ["__entry"], {
+    encoding: "utf8",
+    stdio: ["ignore", "pipe", "ignore"],
+  });
+  return resolve((stdout ?? "").trim() || join(ROOT, "src/main.ts"));
 }
 
 function findRoot(from: string): string {

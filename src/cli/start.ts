@@ -256,8 +256,8 @@ async function startAll(context: Context, definitions: readonly Definition[], fl
 }
 
 /** For a daemon of the version before, which knows policies by their names only. */
-function decideHere({ allow, default_policy, base_umask: _, ...definition }: Definition): Definition {
-  const app = normalizeApp({ ...definition, allow, default_policy }, "/");
+function decideHere({ allow, default_policy, base_umask, ...definition }: Definition): Definition {
+  const app = normalizeApp({ ...definition, allow, default_policy, base_umask }, "/");
   const variables = { project: app.cwd, home: process.env.HOME ?? "/" };
   return { ...definition, policy: policyOf(app, decideLaunch(app, process.env), variables) };
 }

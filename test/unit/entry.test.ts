@@ -1,0 +1,49 @@
+/** From what the command line and the daemon are run: the bundle, unless any source is newer. */
+import { afterAll, expect, test } from "bun:test";
+import { copyFileSync, mkdirSync, mkdtempSync, realpathSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { daemonEntry, ROOT } from "../../src/base/install.ts";
+
+const dir = realpathSync(mkdtempSync(join(tmpdir(), "ipcctl-entry-")));
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+function put(path: string, seconds: number): void {
+  mkdirSync(dirname(join(dir, path)), { recursive: true });
+  writeFileSync(join(dir, path), "");
+  utimesSync(join(dir, path), seconds, seconds);
+}
+
+const entry = (): string =>
+  resolve(
+    Bun.spawnSync([join(dir, "bin/ipcctl"), "__entry"])
+      .stdout.toString()
+      .trim(),
+  ).slice(dir.length + 1);
+
+test("the bundle is run unless a source of any folder is newer, and the daemon is started from the same", () => {
+  mkdirSync(join(dir, "bin"));
+  copyFileSync(join(ROOT, "bin/ipcctl"), join(dir, "bin/ipcctl"));
+  const sources = ["contract/a.ts", "src/main.ts", "src/one/a.ts", "src/one/two/a.ts", "src/one/two/three/a.ts"];
+  for (const path of sources) put(path, 1000);
+  expect(entry()).toBe("src/main.ts"); // nothing is built
+  put("build/js/main.js", 2000);
+  expect(entry()).toBe("build/js/main.js");
+  put("build/js/main.js", 1000); // as all that comes out of a package
+  expect(entry()).toBe("build/js/main.js");
+  put("build/js/main.js", 2000);
+  for (const path of sources) {
+    put(path, 3000);
+    expect({ path, entry: entry() }).toEqual({ path, entry: "src/main.ts" });
+    put(path, 1000);
+  }
+  const asked = Bun.spawnSync([join(ROOT, "bin/ipcctl"), "__entry"])
+    .stdout.toString()
+    .trim();
+  expect(daemonEntry()).toBe(resolve(asked));
+});
+
+test("no source lies deeper than the launcher looks", () => {
+  for (const file of new Bun.Glob("**/*.ts").scanSync(join(ROOT, "src")))
+    expect(file.split("/").length).toBeLessThanOrEqual(4);
+});
