@@ -19,8 +19,8 @@ const SYSTEM = [
   ],
 ];
 
-/** A wrapper takes some ten milliseconds; the daemon waits for it. */
-const ASKING_MS = 5000;
+/** A wrapper takes some ten milliseconds, on a busy machine seconds; the daemon waits for it. */
+const ASKING_MS = 30_000;
 
 export type Program = {
   /** Its first word, absolute, and no script that would have to start another program. */
@@ -82,7 +82,7 @@ function isScript(path: string): boolean {
 
 /** The interpreter that a wrapper ends in: it is run once, before anything of the worker's, to ask. */
 function asks(wrapper: string, cwd: string, env: Readonly<Record<string, string>>, isChosen: boolean): string {
-  const { stdout } =
+  const { stdout, signal } =
     isPythonName(wrapper) && isChosen
       ? spawnSync(wrapper, ["-I", "-S", "-c", "import sys; print(sys.executable)"], {
           cwd,
@@ -90,9 +90,17 @@ function asks(wrapper: string, cwd: string, env: Readonly<Record<string, string>
           encoding: "utf8",
           timeout: ASKING_MS,
         })
-      : { stdout: "" };
+      : { stdout: "", signal: null };
   const path = (stdout ?? "").trim();
   if (path.startsWith("/") && existsSync(path) && !isScript(path)) return path;
+  if (signal !== null)
+    throw new IpcError(
+      "POLICY_REFUSED",
+      `${wrapper} has not said within ${ASKING_MS / 1000} s which Python it starts`,
+      {
+        hint: "name that one: --interpreter /path/of/python3",
+      },
+    );
   throw new IpcError("POLICY_REFUSED", `${wrapper} is a script that starts another program, which the policy denies`, {
     hint: "--interpreter /path/of/python3, or a policy with process.exec",
   });
