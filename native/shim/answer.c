@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -19,6 +20,16 @@ static int settle(int fd, int place)
 {
 	int high = fcntl(fd, F_DUPFD_CLOEXEC, 16);
 	return high < 0 ? -1 : dup2(high, place);
+}
+
+/* What it does for the worker it does in the worker's time: it ends when that is used up, and the worker with it. */
+static void limit_time(const struct ipc_spec *spec)
+{
+	for (size_t i = 0; i < spec->rlimit_count; i++) {
+		struct rlimit limit = { spec->rlimits[i].soft, spec->rlimits[i].hard };
+		if (spec->rlimits[i].resource == RLIMIT_CPU)
+			setrlimit(RLIMIT_CPU, &limit);
+	}
 }
 
 _Noreturn static void run(const struct ipc_spec *spec, int listener, int told)
@@ -46,6 +57,7 @@ _Noreturn static void run(const struct ipc_spec *spec, int listener, int told)
 		.audit_max = IPC_AUDIT_BYTES_MAX, .ports = ports, .port_count = spec->port_count,
 		.has_ids = spec->has_ids, .uid = spec->uid, .gid = spec->gid,
 	};
+	limit_time(spec);
 	ipc_net_serve(&net, LISTENER);
 	_exit(0);
 }

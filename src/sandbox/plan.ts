@@ -748,7 +748,7 @@ class Compiler {
       this.#say(
         "limits.cpuSeconds",
         "limited",
-        `${limits.cpuSeconds} s (RLIMIT_CPU)${process.mayFork ? ", for each process" : ""}`,
+        `${limits.cpuSeconds} s (RLIMIT_CPU)${process.mayFork ? ", for each process" : ""}; as much for the process that answers for it, where there is one`,
       );
     }
     if (limits.cpuPercent !== null)

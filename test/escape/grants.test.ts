@@ -48,6 +48,8 @@ test("what a worker of root writes belongs to the folder's owner, and the next r
     for (const text of ["first", "second"]) {
       const { stdout, stderr } = await home.cli(
         "run",
+        "--interpreter",
+        SYSTEM_PYTHON,
         "--policy",
         "analysis",
         "--allow-write",
@@ -65,6 +67,8 @@ test("what a worker of root writes belongs to the folder's owner, and the next r
       script,
       "--name",
       `w-${uid}`,
+      "--interpreter",
+      SYSTEM_PYTHON,
       "--policy",
       "analysis",
       "--allow-write",
@@ -105,7 +109,16 @@ attempt("another", lambda: open(${JSON.stringify(another)}, "w"))
 `,
   );
   const loose = policy("metadata.json", { files: { read: ["${project}"], scratch: {}, metadata: "allow" } });
-  const { stdout } = await home.cli("run", "--policy", loose, "--allow-write", folder, script);
+  const { stdout } = await home.cli(
+    "run",
+    "--interpreter",
+    SYSTEM_PYTHON,
+    "--policy",
+    loose,
+    "--allow-write",
+    folder,
+    script,
+  );
   expect(stdout.trim().split("\n")).toEqual([
     "make done",
     "chmod PermissionError",
@@ -223,7 +236,18 @@ test("Unix sockets stay where hosts are granted, and are no way to others", asyn
   using other = listen();
   expect(service.unix).toBe(path);
   const run = (script: string, ...args: string[]): ReturnType<Home["cli"]> =>
-    home.cli("run", "--policy", "no-network", `--allow-net=127.0.0.1:${granted.port}`, script, "--", path, ...args);
+    home.cli(
+      "run",
+      "--interpreter",
+      SYSTEM_PYTHON,
+      "--policy",
+      "no-network",
+      `--allow-net=127.0.0.1:${granted.port}`,
+      script,
+      "--",
+      path,
+      ...args,
+    );
   const { stdout, stderr } = await run(home.script("unix.py", UNIX), String(granted.port), String(other.port));
   expect(stderr).toBe("");
   expect(stdout.trim().split("\n")).toEqual([
@@ -362,7 +386,19 @@ test("what tools run by themselves stays as it is in a folder that may be writte
   for (const name of [".git/hooks/post-commit", ".envrc"]) writeFileSync(join(folder, name), "mine");
   const script = home.script("tools.py", TOOLS);
   const run = (...more: string[]): ReturnType<Home["cli"]> =>
-    home.cli("run", "--policy", "analysis", "--allow-write", folder, ...more, script, "--", folder);
+    home.cli(
+      "run",
+      "--interpreter",
+      SYSTEM_PYTHON,
+      "--policy",
+      "analysis",
+      "--allow-write",
+      folder,
+      ...more,
+      script,
+      "--",
+      folder,
+    );
   const { stdout, stderr } = await run();
   expect(stdout.trim().split("\n")).toEqual([
     "hook Read-only file system",
@@ -426,5 +462,24 @@ test("where hosts are granted a worker learns its own address, and its datagrams
   outside.close();
   const { stdout } = await home.cli("audit", "--denied", "-n", "50");
   expect(stdout).toContain(`UDP to 127.0.0.1:${outside.port}`);
-  expect((await home.cli("run", "--policy", "strict", script)).stdout).toBe("own PermissionError\n");
+  expect((await home.cli("run", "--interpreter", SYSTEM_PYTHON, "--policy", "strict", script)).stdout).toBe(
+    "own PermissionError\n",
+  );
+});
+
+// ---- time that is spent on a worker's behalf ----
+
+const ASKS = `
+import socket
+one = socket.socket()
+while True:
+    try: one.connect(("192.0.2.9", 9))
+    except OSError: pass
+`;
+
+test("who has others work for it has no more of their time than of its own", async () => {
+  const limited = policy("second.json", { extends: "net-allowlist", limits: { cpuSeconds: 1, wallSeconds: 120 } });
+  const script = home.script("asks.py", ASKS);
+  const { stderr } = await home.cli("run", "--interpreter", SYSTEM_PYTHON, "--policy", limited, script);
+  expect(stderr).toContain("the process that connects for it has ended, and so it was ended"); // not by its own time
 });
