@@ -58,6 +58,9 @@ export async function outcomeOf(child: Bun.Subprocess<"ignore", "pipe", "pipe">)
   return { status, stdout, stderr };
 }
 
+/** Of what is started in tests, but for what they say of it. */
+const DEFAULTS = { interpreter: "python3 -u", policy: "trusted", auto_start: true };
+
 export class Home implements AsyncDisposable, Witness {
   readonly dir = mkdtempSync(join(tmpdir(), "ipcctl-test-"));
   readonly env: Record<string, string>;
@@ -111,7 +114,7 @@ export class Home implements AsyncDisposable, Witness {
     await connection.request({
       Start: {
         name,
-        config: JSON.stringify({ name, script, cwd: this.dir, interpreter: "python3 -u", auto_start: true, ...more }),
+        config: JSON.stringify({ name, script, ...DEFAULTS, cwd: this.dir, ...more }),
       },
     });
   }
