@@ -440,7 +440,8 @@ def tcp_connect() -> None:
 def udp_exchange() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.settimeout(SECONDS_MAX)
-        one.sendto(b"ping", (HOST, wanted.udp))
+        one.connect((HOST, wanted.udp))  # who does not hears of no refusal
+        one.send(b"ping")
         assert one.recv(4) == b"pong"
 
 

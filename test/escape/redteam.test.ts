@@ -533,11 +533,11 @@ libc = ctypes.CDLL(None, use_errno=True)
 def call(number, *args):
     ctypes.set_errno(0)
     return libc.syscall(ctypes.c_long(number), *[ctypes.c_long(one) for one in args]), errno.errorcode.get(ctypes.get_errno())
-high, nobody = 1 << 32, 0x7FFFFF00  # a user who is not: his processes stay as fast as they are, come what may
+high, nobody, other = 1 << 32, 0x7FFFFF00, os.getppid() or 1  # a user who is not: his processes stay as fast as they are, come what may
 print([call(*one)[1] for one in (
     (9, 0, 4096, 3, 0x21 | high, -1, 0), (9, 0, 4096, 3, 0x23, -1, 0), (56, 0x11 | high, 0, 0, 0, 0), (41, 1 | high, 1, 0),
-    (53, 1, 2, 0, 0), (53, 1, 3, 0, 0), (62, os.getppid(), 0), (62, -1, 0), (62, 0, 0), (200, os.getpid(), 0),
-    (234, os.getppid(), os.getppid(), 0), (302, os.getppid(), 7, 0, 0), (434, os.getppid(), 0), (59, 0, 0, 0, 0, 0), (322, -100, 0, 0, 0, 0),
+    (53, 1, 2, 0, 0), (53, 1, 3, 0, 0), (62, other, 0), (62, -1, 0), (62, 0, 0), (200, os.getpid(), 0),
+    (234, other, other, 0), (302, other, 7, 0, 0), (434, other, 0), (59, 0, 0, 0, 0, 0), (322, -100, 0, 0, 0, 0),
     (72, 1, 8, 0), (72, 1, 10, 0), (72, 1, 15, 0), (141, 2, nobody, 5), (157, 4, 0, 0, 0, 0))])`;
 
 test.skipIf(!isX64 || !hasPython)("high halves of arguments change nothing; others are not to be reached", async () => {
