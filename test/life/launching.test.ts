@@ -48,9 +48,9 @@ test.each([
 
 test("whoever sends no policy, or auto, has the one of what runs; one that is named stays", async () => {
   const script = home.script("some", NET);
-  await home.start("none", script, { interpreter: "env python3" });
+  await home.start("none", script, { interpreter: "env python3", policy: undefined });
   await home.start("auto", script, { interpreter: "env python3", policy: "auto", default_policy: "read-only" });
-  await home.start("granted", script, { interpreter: "env python3", allow: { net: true } });
+  await home.start("granted", script, { interpreter: "env python3", policy: undefined, allow: { net: true } });
   await home.start("named", script, { interpreter: "env python3", policy: "trusted" });
   const names = ["none", "auto", "granted", "named"];
   const found = [];
