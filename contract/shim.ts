@@ -44,7 +44,10 @@ export const SPEC = {
 
 /** Payload of each, and what it means. */
 export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload: string, says: string]>> = {
-  version: ["u32", "the lowest version that knows all frames of this specification: 1, or 2 where it has KILL, UMASK, a MOUNT that is mapped or an ANSWER of 2"],
+  version: [
+    "u32",
+    "the lowest version that knows all frames of this specification: 1, or 2 where it has KILL, UMASK, a MOUNT that is mapped or an ANSWER of 2",
+  ],
   run: ["u64", "number of this run, chosen by the daemon, ascending per worker"],
   arg: [
     "bytes",

@@ -331,7 +331,7 @@ bool ipc_island_stray(const struct ipc_island *island, struct ipc_address *to, u
 	if (size < 28 || head < 20 || (size_t)size < head + 8)
 		return true;
 	uint16_t from = (uint16_t)(bytes[head] << 8 | bytes[head + 1]);
-	*port = from == DNS_PORT ? 0 : (uint16_t)(bytes[head + 2] << 8 | bytes[head + 3]);
+	*port = (uint16_t)(from == DNS_PORT ? 0 : bytes[head + 2] << 8 | bytes[head + 3]);
 	if (*port == DNS_PORT)
 		*port = 0;
 	*to = ipc_address_v4(bytes[16], bytes[17], bytes[18], bytes[19]);

@@ -121,7 +121,7 @@ void ipc_stdio_pump(struct ipc_stdio *stdio, int fd, bool is_last)
 {
 	static char bytes[CHUNK_BYTES];
 	struct ipc_pump *pump = &stdio->pumps[fd];
-	ssize_t size;
+	ssize_t size = -1;
 	while (pump->from >= 0 && (size = read(pump->from, bytes, sizeof bytes)) != 0) {
 		if (size < 0 && errno == EINTR)
 			continue;
