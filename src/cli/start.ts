@@ -10,7 +10,7 @@ import { decideLaunch } from "../launch/command.ts";
 import { policyOf } from "../launch/policies.ts";
 import { normalizeApp } from "../protocol/app-config.ts";
 import type { Definition } from "../protocol/project.ts";
-import { readWorkers } from "../protocol/status.ts";
+import { readWorker, readWorkers } from "../protocol/status.ts";
 import { chosenDefault } from "../base/policies.ts";
 import { grantsOf, policyPath, type PolicyFlags } from "./exceptions.ts";
 import { cleanEnv } from "../sdk/autostart.ts";
@@ -244,7 +244,7 @@ async function startAll(context: Context, definitions: readonly Definition[], fl
       status = 1;
     } else {
       print(context, answer);
-      await tellWeakerOf(context, connection, answer.name ?? definition.name);
+      await tellWeakerOf(context, connection, answer.instances?.map(({ name }) => name) ?? [definition.name]);
     }
   }
   return flags.attach && status === 0
@@ -262,11 +262,17 @@ function decideHere({ allow, default_policy, base_umask, ...definition }: Defini
   return { ...definition, policy: policyOf(app, decideLaunch(app, process.env), variables) };
 }
 
-/** Where this machine cannot hold the policy of what was started. */
-async function tellWeakerOf(context: Context, connection: Connection, app: string): Promise<void> {
-  const all = await connection.query({ Status: { name: null } }, readWorkers);
-  const ours = all.filter((worker) => worker.app === app);
-  tellWeaker(context, [...new Set(ours.flatMap(({ degraded }) => degraded))]);
+/** Where this machine cannot hold the policy of what was started. Others are not asked: one of them may answer late. */
+async function tellWeakerOf(context: Context, connection: Connection, started: readonly string[]): Promise<void> {
+  const degraded = new Set<string>();
+  for (const name of started)
+    try {
+      const worker = await connection.query({ Status: { name } }, readWorker);
+      worker.degraded.forEach((what) => degraded.add(what));
+    } catch (error) {
+      if (!(error instanceof IpcError) || error.code !== "NOT_FOUND") throw error; // deleted since
+    }
+  tellWeaker(context, [...degraded]);
 }
 
 function print(context: Context, { name = "", pid = null, already_running = false, instances = [] }: Started): void {
