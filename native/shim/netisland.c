@@ -302,21 +302,15 @@ void ipc_island_answer(int questions, const struct ipc_datagram *peer, const uin
 	union { struct cmsghdr head; char bytes[64]; } control = { 0 };
 	struct iovec part = { (void *)(uintptr_t)bytes, size };
 	struct msghdr message = { .msg_name = (void *)(uintptr_t)&peer->from, .msg_namelen = peer->from_size, .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control };
-	if (peer->from.ss_family == AF_INET) {
-		struct in_pktinfo from = { .ipi_spec_dst = peer->at4 };
-		control.head.cmsg_level = IPPROTO_IP;
-		control.head.cmsg_type = IP_PKTINFO;
-		control.head.cmsg_len = CMSG_LEN(sizeof from);
-		memcpy(CMSG_DATA(&control.head), &from, sizeof from);
-		message.msg_controllen = CMSG_SPACE(sizeof from);
-	} else {
-		struct in6_pktinfo from = { .ipi6_addr = peer->at6 };
-		control.head.cmsg_level = IPPROTO_IPV6;
-		control.head.cmsg_type = IPV6_PKTINFO;
-		control.head.cmsg_len = CMSG_LEN(sizeof from);
-		memcpy(CMSG_DATA(&control.head), &from, sizeof from);
-		message.msg_controllen = CMSG_SPACE(sizeof from);
-	}
+	struct in_pktinfo from4 = { .ipi_spec_dst = peer->at4 };
+	struct in6_pktinfo from6 = { .ipi6_addr = peer->at6 };
+	bool is_4 = peer->from.ss_family == AF_INET;
+	size_t from_size = is_4 ? sizeof from4 : sizeof from6;
+	control.head.cmsg_level = is_4 ? IPPROTO_IP : IPPROTO_IPV6;
+	control.head.cmsg_type = is_4 ? IP_PKTINFO : IPV6_PKTINFO;
+	control.head.cmsg_len = CMSG_LEN(from_size);
+	memcpy(CMSG_DATA(&control.head), is_4 ? (const void *)&from4 : (const void *)&from6, from_size);
+	message.msg_controllen = CMSG_SPACE(from_size);
 	sendmsg(questions, &message, MSG_DONTWAIT | MSG_NOSIGNAL); /* if it is lost, it is asked again */
 }
 

@@ -14,6 +14,8 @@ beforeAll(() => {
 });
 afterAll(() => home[Symbol.asyncDispose]());
 
+/** `ipcctl run` with the system's Python. */
+const ran = (...more: string[]): ReturnType<Home["cli"]> => home.cli("run", "--interpreter", SYSTEM_PYTHON, ...more);
 const hasNamespaces = (): boolean => thisMachine().namespacesLack === "";
 const policy = (name: string, said: object): string =>
   home.script(name, JSON.stringify({ version: 1, extends: "analysis", ...said }));
@@ -46,18 +48,7 @@ test("what a worker of root writes belongs to the folder's owner, and the next r
   for (const uid of [0, 4321]) {
     const { folder, script } = folderOf(`of-${uid}`, uid);
     for (const text of ["first", "second"]) {
-      const { stdout, stderr } = await home.cli(
-        "run",
-        "--interpreter",
-        SYSTEM_PYTHON,
-        "--policy",
-        "analysis",
-        "--allow-write",
-        folder,
-        script,
-        "--",
-        text,
-      );
+      const { stdout, stderr } = await ran("--policy", "analysis", "--allow-write", folder, script, "--", text);
       expect({ stderr, stdout }).toEqual({ stderr: "", stdout: expect.stringMatching(/^3\d{9} True\n$/) });
       expect(readFileSync(join(folder, "sub/result"), "utf8")).toBe(text);
     }
@@ -109,16 +100,7 @@ attempt("another", lambda: open(${JSON.stringify(another)}, "w"))
 `,
   );
   const loose = policy("metadata.json", { files: { read: ["${project}"], scratch: {}, metadata: "allow" } });
-  const { stdout } = await home.cli(
-    "run",
-    "--interpreter",
-    SYSTEM_PYTHON,
-    "--policy",
-    loose,
-    "--allow-write",
-    folder,
-    script,
-  );
+  const { stdout } = await ran("--policy", loose, "--allow-write", folder, script);
   expect(stdout.trim().split("\n")).toEqual([
     "make done",
     "chmod PermissionError",
@@ -135,7 +117,7 @@ test("where mounts cannot be mapped the worker is the folder's owner, and a fold
   if (skipUnless(isRoot, "root", "files of root")) return;
   const bare = policy("bare.json", { isolation: { want: [] } });
   const run = (granted: string, script: string): ReturnType<Home["cli"]> =>
-    home.cli("run", "--interpreter", SYSTEM_PYTHON, "--policy", bare, "--allow-write", granted, script, "--", "x");
+    ran("--policy", bare, "--allow-write", granted, script, "--", "x");
   const { folder, script } = folderOf("unmapped", 4321);
   for (let round = 0; round < 2; round++) expect((await run(folder, script)).stdout).toBe("4321 True\n");
   expect(ownersOf(folder)).toEqual([4321, 4321, 4321]);
@@ -236,18 +218,7 @@ test("Unix sockets stay where hosts are granted, and are no way to others", asyn
   using other = listen();
   expect(service.unix).toBe(path);
   const run = (script: string, ...args: string[]): ReturnType<Home["cli"]> =>
-    home.cli(
-      "run",
-      "--interpreter",
-      SYSTEM_PYTHON,
-      "--policy",
-      "no-network",
-      `--allow-net=127.0.0.1:${granted.port}`,
-      script,
-      "--",
-      path,
-      ...args,
-    );
+    ran("--policy", "no-network", `--allow-net=127.0.0.1:${granted.port}`, script, "--", path, ...args);
   const { stdout, stderr } = await run(home.script("unix.py", UNIX), String(granted.port), String(other.port));
   expect(stderr).toBe("");
   expect(stdout.trim().split("\n")).toEqual([
@@ -297,14 +268,7 @@ test("with procfs self a worker sees itself and its children, and no others", as
   const script = home.script("self.py", SELF);
   const missing = expect.stringMatching(/^(FileNotFoundError|PermissionError)$/);
   const run = async (name: string, said: object): Promise<Record<string, string>> => {
-    const { stdout, stderr } = await home.cli(
-      "run",
-      "--policy",
-      policy(name, said),
-      "--interpreter",
-      SYSTEM_PYTHON,
-      script,
-    );
+    const { stdout, stderr } = await ran("--policy", policy(name, said), script);
     if (stdout === "") throw new Error(stderr);
     return Object.fromEntries(
       stdout
@@ -386,19 +350,7 @@ test("what tools run by themselves stays as it is in a folder that may be writte
   for (const name of [".git/hooks/post-commit", ".envrc"]) writeFileSync(join(folder, name), "mine");
   const script = home.script("tools.py", TOOLS);
   const run = (...more: string[]): ReturnType<Home["cli"]> =>
-    home.cli(
-      "run",
-      "--interpreter",
-      SYSTEM_PYTHON,
-      "--policy",
-      "analysis",
-      "--allow-write",
-      folder,
-      ...more,
-      script,
-      "--",
-      folder,
-    );
+    ran("--policy", "analysis", "--allow-write", folder, ...more, script, "--", folder);
   const { stdout, stderr } = await run();
   expect(stdout.trim().split("\n")).toEqual([
     "hook Read-only file system",
@@ -462,9 +414,7 @@ test("where hosts are granted a worker learns its own address, and its datagrams
   outside.close();
   const { stdout } = await home.cli("audit", "--denied", "-n", "50");
   expect(stdout).toContain(`UDP to 127.0.0.1:${outside.port}`);
-  expect((await home.cli("run", "--interpreter", SYSTEM_PYTHON, "--policy", "strict", script)).stdout).toBe(
-    "own PermissionError\n",
-  );
+  expect((await ran("--policy", "strict", script)).stdout).toBe("own PermissionError\n");
 });
 
 // ---- time that is spent on a worker's behalf ----
