@@ -124,10 +124,19 @@ export class Home implements AsyncDisposable, Witness {
     return await connection.query<WorkerStatus>({ Status: { name } });
   }
 
+  /** Of the standard output. */
   async lines(name: string, count = 100_000): Promise<string[]> {
+    return (await this.#logs(name, count)).output;
+  }
+
+  /** Of the standard error output, where tracebacks go. */
+  async errorLines(name: string, count = 100_000): Promise<string[]> {
+    return (await this.#logs(name, count)).errors;
+  }
+
+  async #logs(name: string, lines: number): Promise<{ output: string[]; errors: string[] }> {
     using connection = await this.connect();
-    const answer = await connection.query<{ logs: { output: string[] } }>({ Logs: { name, lines: count } });
-    return answer.logs.output;
+    return (await connection.query<{ logs: { output: string[]; errors: string[] } }>({ Logs: { name, lines } })).logs;
   }
 
   async daemonPid(): Promise<number> {

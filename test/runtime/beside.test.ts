@@ -12,8 +12,9 @@ const GRACE_MS = 60_000;
 
 /** Each kind of work counts as long as it goes on. */
 const WORK = `${workerPrelude()}
-import asyncio, threading, time
+import asyncio, faulthandler, signal, threading, time
 import ipcctl
+faulthandler.register(signal.SIGUSR2, all_threads=True)
 
 counts = {}
 
@@ -90,7 +91,7 @@ serve_beside(listening.getsockname()[1])
 uvicorn.Server(uvicorn.Config(app, log_level="warning")).run([listening])
 `,
   Flask: `${WORK}
-import flask, logging, signal, sys
+import flask, logging, sys
 from werkzeug.serving import make_server
 app = flask.Flask(__name__)
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -224,7 +225,14 @@ describe.each(Object.keys(SERVERS))("serve() in a thread beside %s", (server) =>
     };
     /** It no longer counts, and keeps nobody waiting. */
     const stops = async (mark: string): Promise<void> => {
-      expect(await soon("the worker is free", other.call("add", 1))).toBe(2);
+      const answer = soon("the worker is free", other.call("add", 1)).catch(async (error: unknown) => {
+        process.kill(pid!, "SIGUSR2");
+        const threads = (): Promise<string[]> => home.errorLines(name);
+        await waitUntil(async () => (await threads()).some((line) => line.includes("in <module>")), "its threads");
+        console.error((await threads()).join("\n")); // what each of them does
+        throw error;
+      });
+      expect(await answer).toBe(2);
       const count = async (): Promise<number> => ((await other.call("counted")) as Record<string, number>)[mark]!;
       await waitUntil(async () => {
         const before = await count();
@@ -276,7 +284,7 @@ describe.each(Object.keys(SERVERS))("serve() in a thread beside %s", (server) =>
     await visits.leave();
     expect(visits.faults).toEqual([]);
     expect(await home.status(name)).toMatchObject({ pid, restarts: 0, state: "Running" });
-    expect(await home.lines(name)).toEqual([]); // no traceback
+    expect(await home.errorLines(name)).toEqual([]); // no traceback
 
     // It is stopped in the midst of a call, by the web server's own handler, and not killed.
     const last = begin(other, "sleeps", "last");

@@ -142,7 +142,7 @@ test("a client leaves while its call waits for its own function: the call ends, 
   }
   await isClean(other);
   expect((await home.status(a.name)).restarts).toBe(0);
-  expect(await home.lines(a.name)).toEqual([]); // no traceback of ours
+  expect(await home.errorLines(a.name)).toEqual([]); // no traceback of ours
 });
 
 test("calls of another client come back, whatever becomes of one that calls its client in a loop", async () => {
