@@ -8,7 +8,7 @@ of its name can be in its place; ``import ipcctl`` in the script finds it by :cl
 import builtins
 import os
 import sys
-from _frozen_importlib import BuiltinImporter, FrozenImporter, _ModuleLockManager, module_from_spec
+from _frozen_importlib import BuiltinImporter, FrozenImporter, _DeadlockError, _ModuleLockManager, module_from_spec
 from _frozen_importlib_external import PathFinder
 
 PACKAGE = "ipcctl"
@@ -52,7 +52,7 @@ class Library:
             return module if level else self.module(top)
         if hasattr(module, "__path__"):
             for part in fromlist:
-                if part != "*" and not hasattr(module, part):
+                if part != "*" and not hasattr(module, part):  # also one that another thread is just loading
                     try:
                         self.module(full + "." + part)
                     except ModuleNotFoundError as error:
@@ -98,20 +98,26 @@ class Library:
     # ---- what importlib does, with other shelves ----
 
     def module(self, name):  # type: ignore[no-untyped-def]
-        """The module, loaded if it is not yet."""
+        """The module, loaded if it is not yet. One that another thread is just loading is waited for."""
+        package = name.rpartition(".")[0]
+        if package:
+            self.module(package)  # before there is a lock, for which the thread that loads the package may come
         is_private = self.is_private(name.partition(".")[0])
         modules = self.modules if is_private else sys.modules
         found = modules.get(name)
         if found is None or getattr(getattr(found, "__spec__", None), "_initializing", False):
-            with _ModuleLockManager(PACKAGE + ":" + name if is_private else name):
-                found = modules.get(name) or self.load(name, modules)
+            try:
+                with _ModuleLockManager(PACKAGE + ":" + name if is_private else name):
+                    return modules.get(name) or self.load(name, modules)
+            except _DeadlockError:  # each of two threads loads what the other one needs: as it is, which is what Python does
+                found = modules.get(name)
+                if found is None:
+                    raise
         return found
 
     def load(self, name, modules):  # type: ignore[no-untyped-def]
         package_name, _, child = name.rpartition(".")
         package = self.module(package_name) if package_name else None
-        if name in modules:  # its package has imported it
-            return modules[name]
         path = [self.folder] if name == PACKAGE else self.standard_folders
         spec = self.find(name, path if package is None else getattr(package, "__path__", ()))
         if spec is None or spec.loader is None or (name == "_asyncio" and "asyncio" in self.modules):  # it would look for the script's
@@ -122,8 +128,6 @@ class Library:
             _restore(name, before)
         modules[name] = module
         spec._initializing = True
-        if package is not None:
-            setattr(package, child, module)
         try:
             modules[name] = module = self.run(name, module, modules is not sys.modules)
         except BaseException:
@@ -132,7 +136,7 @@ class Library:
         finally:
             spec._initializing = False
         if package is not None:
-            setattr(package, child, module)
+            setattr(package, child, module)  # not before it is whole: another thread would not wait for it
         return module
 
     def run(self, name, module, is_private):  # type: ignore[no-untyped-def]
