@@ -105,7 +105,7 @@ class Library:
         is_private = self.is_private(name.partition(".")[0])
         modules = self.modules if is_private else sys.modules
         found = modules.get(name)
-        if found is None or getattr(getattr(found, "__spec__", None), "_initializing", False):
+        if found is None or _is_half_loaded(found):
             try:
                 with _ModuleLockManager(PACKAGE + ":" + name if is_private else name):
                     return modules.get(name) or self.load(name, modules)
@@ -199,8 +199,12 @@ class Library:
         refusal.refuse(self, error)
 
     def loaded_console(self):  # type: ignore[no-untyped-def]
-        """Without importing anything."""
-        return self.modules.get(PACKAGE + "._console") or sys.modules.get(PACKAGE + "._console")
+        """Without importing anything. None where there is none, or a thread is just loading it."""
+        for modules in (self.modules, sys.modules):
+            found = modules.get(PACKAGE + "._console")
+            if found is not None and not _is_half_loaded(found):
+                return found
+        return None
 
 
 class _Lent:
@@ -234,6 +238,10 @@ def _is_missing(name, parts):  # type: ignore[no-untyped-def]
     if found is None:
         return True
     return hasattr(found, "__path__") and any(not hasattr(found, part) for part in parts or () if part != "*")
+
+
+def _is_half_loaded(module):  # type: ignore[no-untyped-def]
+    return getattr(getattr(module, "__spec__", None), "_initializing", False)
 
 
 def _origin_of(module):  # type: ignore[no-untyped-def]

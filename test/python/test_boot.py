@@ -100,6 +100,15 @@ class TwoThreads(unittest.TestCase):
         self.assertEqual(self.given["ipcctl.slow"].current, "somebody")
         self.assertIs(self.given["ipcctl.user"].slow, self.given["ipcctl.slow"])
 
+    def test_a_signal_does_not_meet_half_a_console(self) -> None:
+        self.write("_console", "import gate", "def on_signal(): serve()", "gate.has_begun.set()", f"gate.may_end.wait({DEADLINE_SECONDS})", "serve = print")
+        thread = self.begin("ipcctl._console")
+        self.assertTrue(self.has_begun.wait(DEADLINE_SECONDS))
+        self.assertIsNone(self.library.loaded_console())
+        self.may_end.set()
+        thread.join(DEADLINE_SECONDS)
+        self.assertIs(self.library.loaded_console(), self.given["ipcctl._console"])
+
     def test_neither_holds_what_the_other_one_needs(self) -> None:
         self.write("__init__", "import gate", "gate.has_begun.set()", f"gate.may_end.wait({DEADLINE_SECONDS})", "from . import child")
         self.both("ipcctl", "ipcctl.child")
