@@ -102,32 +102,59 @@ static int wait_for(pid_t worker, int signals, int remote, int told, bool *is_la
 	}
 }
 
-/* In one line what was denied and how to have it: the worker itself saw an errno and no more. */
-static void say_denials(int told)
+/* What was denied, beside the specification: the worker itself saw an errno and no more. */
+static void keep_denials(int folder, int told)
 {
 	static struct ipc_denials denials;
-	bool is_news;
-	if (!ipc_denials_read(&denials, told, &is_news) || denials.count == 0)
-		return;
-	char *flag = strchr(denials.lines[0], '\t');
-	if (flag != NULL)
-		*flag++ = 0;
-	dprintf(2, "ipcctl: the policy denied it: %s%s%s%s\n", denials.lines[0], denials.count > 1 ? ", and more" : "", flag == NULL ? "" : "; would grant it: ",
-		flag == NULL ? "" : flag);
+	static char text[IPC_DENIALS_MAX * IPC_DENIAL_BYTES];
+	bool is_news, is_any = false;
+	do {
+		if (!ipc_denials_read(&denials, told, &is_news))
+			break;
+		is_any |= is_news;
+	} while (is_news);
+	if (is_any)
+		ipc_record_write(folder, "denied", text, ipc_denials_text(&denials, text, sizeof text), false);
 }
 
-static int fork_elsewhere(const uint8_t *bytes, size_t size, int report, pid_t *worker)
+/* Its last words, if it has left any: it has written them, and they are looked at as such. */
+static void keep_words(int folder, int words)
+{
+	static char text[65536]; /* what a pipe holds */
+	ssize_t size = read(words, text, sizeof text);
+	if (size > 0)
+		ipc_record_write(folder, "words", text, (size_t)size, false);
+}
+
+static bool wants_words(void)
+{
+	for (char **entry = spec.envp; *entry != NULL; entry++)
+		if (strncmp(*entry, IPC_WORDS_VARIABLE "=", sizeof IPC_WORDS_VARIABLE) == 0)
+			return true;
+	return false;
+}
+
+static int fork_elsewhere(const uint8_t *bytes, size_t size, int words, int report, pid_t *worker)
 {
 	int gate[2];
 	if (pipe2(gate, O_CLOEXEC) != 0)
 		return -errno;
-	struct ipc_child_fds fds = { stdio.child[0], stdio.child[1], stdio.child[2], -1, gate[0], report, -1, -1 };
+	struct ipc_child_fds fds = { stdio.child[0], stdio.child[1], stdio.child[2], words, gate[0], report, -1, -1 };
 	int remote = ipc_zygote_fork(&spec, bytes, size, &fds, worker);
 	if (remote >= 0 && write(gate[1], "g", 1) != 1)
 		remote = -EPIPE;
 	close(gate[0]);
 	close(gate[1]);
 	return remote;
+}
+
+static int open_folder(const char *path)
+{
+	char folder[PATH_MAX];
+	const char *slash = strrchr(path, '/');
+	if (slash == NULL || (size_t)snprintf(folder, sizeof folder, "%.*s", (int)(slash - path) + 1, path) >= sizeof folder)
+		return -1;
+	return open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
 int ipc_foreground(const char *path)
@@ -137,6 +164,7 @@ int ipc_foreground(const char *path)
 	uint8_t *bytes = NULL;
 	size_t size = 0;
 	int rc = ipc_spec_read(AT_FDCWD, path, &bytes, &size);
+	int folder = open_folder(path);
 	unlink(path);
 	if (rc != 0 || ipc_spec_parse(bytes, size, 0, &spec) != 0) {
 		dprintf(2, "ipcctl-shim: %s: no usable start specification\n", path);
@@ -150,10 +178,12 @@ int ipc_foreground(const char *path)
 	signal(SIGCHLD, SIG_DFL);
 	sigprocmask(SIG_SETMASK, &set, NULL);
 	int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	int report[2], life[2] = { -1, -1 };
+	int report[2], life[2] = { -1, -1 }, words[2] = { -1, -1 };
 	if (signals < 0 || ipc_report_open(report) != 0)
 		return IPC_EXIT_SYSTEM;
 	if (spec.namespaces & IPC_NAMESPACE_PROCESSES && pipe2(life, O_CLOEXEC) != 0)
+		return IPC_EXIT_SYSTEM;
+	if (wants_words() && pipe2(words, O_CLOEXEC | O_NONBLOCK) != 0)
 		return IPC_EXIT_SYSTEM;
 	int error_number = ipc_stdio_lend(&stdio, &spec);
 	if (error_number != 0) {
@@ -161,12 +191,12 @@ int ipc_foreground(const char *path)
 		return IPC_EXIT_SYSTEM;
 	}
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
-	struct ipc_child_fds fds = { -1, -1, -1, -1, -1, report[1], -1, life[0] };
+	struct ipc_child_fds fds = { -1, -1, -1, words[1], -1, report[1], -1, life[0] };
 	pid_t parent = getpid();
 	int remote = -1;
 	pid_t worker = 0;
 	if (spec.zygote != NULL) {
-		remote = fork_elsewhere(bytes, size, report[1], &worker);
+		remote = fork_elsewhere(bytes, size, words[1], report[1], &worker);
 		if (remote < 0) {
 			dprintf(2, "ipcctl: the snapshot does not answer: %s\n", strerror(-remote));
 			return IPC_EXIT_SYSTEM;
@@ -184,6 +214,7 @@ int ipc_foreground(const char *path)
 	ipc_stdio_lent(&stdio);
 	close(report[1]);
 	close(life[0]);
+	close(words[1]);
 	worker = ipc_report_pid(report[0], &spec, worker);
 	struct ipc_child_error error;
 	int listener;
@@ -200,8 +231,10 @@ int ipc_foreground(const char *path)
 	const char *method = "none";
 	ipc_tree_kill(spec.cgroup, 0, &method);
 	bool is_written = ipc_stdio_end(&stdio);
-	if (told >= 0 && (WIFSIGNALED(status) || WEXITSTATUS(status) != 0))
-		say_denials(told);
+	if (folder >= 0 && (WIFSIGNALED(status) || WEXITSTATUS(status) != 0)) {
+		keep_denials(folder, told);
+		keep_words(folder, words[0]);
+	}
 	if (is_late)
 		return 124;
 	int code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);

@@ -197,6 +197,8 @@ enum ipc_report_kind {
 	IPC_REPORT_LISTENER,  /* its descriptor comes along */
 };
 struct ipc_report { int32_t kind, values[2]; };
+/* The variable that names its control descriptor in a run: there it leaves its last words. */
+#define IPC_WORDS_VARIABLE "IPCCTL_WORDS_FD"
 /* `life`: closed at the other end when the worker is over, or the shim. */
 struct ipc_child_fds { int in, out, err, control, gate, report, plane, life; };
 #define IPC_CHILD_FDS (sizeof(struct ipc_child_fds) / sizeof(int))

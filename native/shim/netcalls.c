@@ -43,6 +43,9 @@ static const struct name CALLS[] = {
 	{ SYS_execve, "execve" }, { SYS_execveat, "execveat" }, { SYS_clone, "clone" }, { SYS_unshare, "unshare" },
 	{ SYS_setns, "setns" }, { SYS_mount, "mount" }, { SYS_bpf, "bpf" }, { SYS_seccomp, "seccomp" }, { 425, "io_uring_setup" },
 	{ 426, "io_uring_enter" }, { 427, "io_uring_register" }, { 435, "clone3" }, { 438, "pidfd_getfd" },
+#ifdef SYS_fork
+	{ SYS_fork, "fork" }, { SYS_vfork, "vfork" },
+#endif
 };
 
 static const struct name FAMILIES[] = {

@@ -20,7 +20,7 @@ import sys
 import types
 from collections.abc import Callable
 
-from _ipcctl_stdio import WholeWriter  # which python/boot has brought
+from _ipcctl_stdio import take_words_fd, writer_of  # which python/boot has brought
 
 def words(library: ctypes.CDLL, kind: int) -> list[str]:
     """Arguments (0) or environment (1) of the specification that it has become."""
@@ -248,12 +248,12 @@ def reseed() -> None:
         numpy.seed(list(os.urandom(64)))
 
 
-def open_streams() -> None:
+def open_streams(words_fd: int | None = None) -> None:
     is_unbuffered = os.environ.get("PYTHONUNBUFFERED", "") != ""
     sys.stdin = open(0, closefd=False)
     setattr(sys, "__stdin__", sys.stdin)
     for fd, name in ((1, "stdout"), (2, "stderr")):
-        raw = WholeWriter(fd, "wb", closefd=False)
+        raw = writer_of(fd, words_fd)
         line = not is_unbuffered and (fd == 2 or os.isatty(fd))
         errors = "backslashreplace" if fd == 2 else "strict"
         stream = io.TextIOWrapper(
@@ -345,12 +345,13 @@ def main() -> None:
     for variable in environment:
         name, _, value = variable.partition("=")
         os.environ[name] = value
-    if has_control:
+    words_fd = take_words_fd()
+    if has_control and words_fd is None:
         os.environ["IPCCTL_CONTROL_FD"] = str(importlib.import_module("ipcctl._contract").CONTROL_FD)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     reseed()
-    open_streams()
+    open_streams(words_fd)
     listen_for_console()
     run(arguments)
 

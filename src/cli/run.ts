@@ -9,8 +9,11 @@ import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
 import { chosenDefault, CODE_POLICY } from "../base/policies.ts";
 import { resolvePaths } from "../base/paths.ts";
 import { encodeSpec } from "../shim/spec.ts";
+import { WORKER_FD } from "../../contract/shim.ts";
+import type { Denial } from "../launch/denied.ts";
+import type { Preparation } from "../launch/prepare.ts";
 import { tellWeaker } from "./weaker.ts";
-import { isTerminal, type Context } from "./context.ts";
+import { isTerminal, printable, type Context } from "./context.ts";
 import { STDIN } from "../launch/languages.ts";
 import { grantsOf, policyPath } from "./exceptions.ts";
 import { identity, parseEnv, parseUmask, type StartFlags } from "./start.ts";
@@ -22,6 +25,32 @@ const SIGTERM = 15;
 const SAME_SIGNAL_MS = 20;
 const TIMED_OUT = 124;
 const CPU_USED_UP = 128 + 24; // SIGXCPU
+
+/** In one line: the worker itself saw an errno and no more. Said with -q as well, as what the worker says. */
+function tellDenied([first, ...more]: readonly Denial[], refusal: string | undefined): void {
+  if (first === undefined) return;
+  const remedy = first.remedy === undefined ? "" : `; would grant it: ${first.remedy}`;
+  const how = refusal === undefined ? remedy : `; ${refusal}`;
+  process.stderr.write(
+    `ipcctl: the policy denied it: ${printable(`${first.what}${more.length > 0 ? ", and more" : ""}${how}`)}\n`,
+  );
+}
+
+/** Why something would not be done, and what would do. */
+function refusalOf(act: () => unknown): string | undefined {
+  try {
+    act();
+    return undefined;
+  } catch (error) {
+    if (error instanceof IpcError) return `${error.message}${error.hint === undefined ? "" : ` (${error.hint})`}`;
+    throw error;
+  }
+}
+
+function withGrant(wanted: Preparation, { kind, path }: { kind: "read" | "write"; path: string }): Preparation {
+  const { allow } = wanted.app;
+  return { ...wanted, app: { ...wanted.app, allow: { ...allow, [kind]: [...(allow?.[kind] ?? []), path] } } };
+}
 
 export async function run(
   context: Context,
@@ -65,9 +94,10 @@ export async function run(
   try {
     const chosen = policyPath(context, flags.policy) ?? snapshot?.policy ?? chosenDefault(process.env, context.here);
     // With it come policies, their schema, and libc.
-    const { mergeLimits, ownUserOf, ownUserOfRun, prepare, requireGroup } = await import("../launch/prepare.ts");
+    const { mergeLimits, ownUserOf, ownUserOfRun, prepare, requireGroup, settle } =
+      await import("../launch/prepare.ts");
     mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
-    const { launch, plan, confinement, ids, zygote, umask } = prepare({
+    const wanted: Preparation = {
       app: {
         ...app,
         snapshot,
@@ -87,7 +117,8 @@ export async function run(
       auditLog: join(paths.stateDir, "audit.log"),
       hasPlane: false,
       isOnce: true,
-    });
+    };
+    const { launch, plan, policy: policyText, confinement, ids, zygote, umask } = prepare(wanted);
     requireGroup(plan.policy, undefined); // it makes none
     if (ids) chmodSync(folder, 0o711); // the scratch folder in it is the other user's
     const timeoutMs = flags.timeout === undefined ? Infinity : Math.max(1, parseDurationMs(flags.timeout, "--timeout"));
@@ -97,7 +128,7 @@ export async function run(
       encodeSpec({
         run: 1,
         argv: launch.argv,
-        env: launch.env,
+        env: confinement === undefined ? launch.env : { ...launch.env, IPCCTL_WORDS_FD: String(WORKER_FD.control) },
         cwd: launch.cwd,
         ...(ids ? { ids } : {}),
         umask,
@@ -131,6 +162,21 @@ export async function run(
       });
     }
     const status = await child.exited;
+    let isTold = false;
+    if (status !== 0 && confinement !== undefined) {
+      const { auditEnded, endedOver, remedyOfCall } = await import("../launch/denied.ts");
+      const { readDenied, readWords } = await import("../shim/records.ts");
+      const { policy } = plan;
+      const ended = endedOver({
+        ...{ words: readWords(folder), cwd, args: app.args, maxMemory: memory ?? null, policyText, policy },
+      });
+      if (ended) auditEnded(wanted.auditLog, wanted.name, ended);
+      const denied = [...(ended ? [ended] : []), ...readDenied(folder)].map((one) =>
+        remedyOfCall(one, policy, policyText),
+      );
+      isTold = denied.length > 0;
+      tellDenied(denied, ended?.grant && refusalOf(() => settle(withGrant(wanted, ended.grant!))));
+    }
     const { newlyGuarded } = await import("../sandbox/guarded.ts");
     for (const [granted, before] of plan.watched) {
       const made = newlyGuarded(granted, before).filter((path) => !plan.watched.has(path));
@@ -147,7 +193,7 @@ export async function run(
     if (status === CPU_USED_UP && cpuSeconds !== null)
       context.note(`it used up cpuSeconds ${cpuSeconds} of the policy ${plan.policy.name}`);
     // At a terminal sits somebody who may not know of policies; a program that calls us wants the worker's own words only.
-    if (status !== 0 && chosen === undefined && flags.command === undefined && isTerminal(2))
+    if (status !== 0 && !isTold && chosen === undefined && flags.command === undefined && isTerminal(2))
       context.note(
         `it ran under the policy ${CODE_POLICY}; --allow-read PATH, --allow-write PATH and --allow-net=HOST:PORT grant more, --policy trusted all`,
       );

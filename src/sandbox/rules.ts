@@ -37,7 +37,9 @@ const AF_INET6 = 10;
 const AF_NETLINK = 16;
 const STREAM = 1;
 const SEQPACKET = 5;
-const SOCKET_FLAGS = [0, 0x800, 0x8_0000, 0x8_0800]; // SOCK_NONBLOCK, SOCK_CLOEXEC
+const SOCK_NONBLOCK = 0x800;
+const SOCK_CLOEXEC = 0x8_0000;
+const SOCKET_FLAGS = [0, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_NONBLOCK | SOCK_CLOEXEC];
 const SOL_SOCKET = 1;
 /** SO_SNDBUF, SO_RCVBUF, and what sets them beyond the kernel's limit. */
 const BUFFER_SIZES = [7, 8, 32, 33];
@@ -77,6 +79,9 @@ const AT_EMPTY_PATH = 0x1000;
 const withFlags = (...types: number[]): number[] => types.flatMap((type) => SOCKET_FLAGS.map((flags) => type | flags));
 const deny = (errno: number = EPERM): Rule => ({ otherwise: errno });
 const allowOnly = (...when: Test[]): Rule => ({ cases: [{ when, give: "allow" }], otherwise: EPERM });
+/** Denied, and recorded: whoever reads what was denied is told how to have it. */
+const TELL: Rule = { otherwise: "notify" };
+const tellAllBut = (...when: Test[]): Rule => ({ cases: [{ when, give: "allow" }], ...TELL });
 const denyOnly = (errno: number, ...when: Test[]): Rule => ({ cases: [{ when, give: errno }], otherwise: "allow" });
 
 /** The rules, and what happens to all other calls. */
@@ -157,8 +162,9 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
     cases: [
       ...(hasUnixSockets ? [{ when: [unix], give: "allow" } as const] : []),
       ...(hasTcp ? [{ when: tcp, give: "allow" } as const] : []),
-      // The C library asks a cache of names and the kernel's addresses whenever it looks up a name: no news.
-      { when: [{ argument: 0, is: [AF_UNIX, AF_NETLINK] }], give: EPERM },
+      // The C library asks a cache of names, without waiting, and the kernel's addresses whenever it looks up a name: no news.
+      { when: [{ argument: 0, is: [AF_NETLINK] }], give: EPERM },
+      { when: [unix, { argument: 1, hasAll: SOCK_NONBLOCK }], give: EPERM },
     ],
     otherwise: "notify",
   });
@@ -167,7 +173,10 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
     "socketpair",
     hasUnixSockets ? allowOnly(unix) : allowOnly(unix, { argument: 1, is: withFlags(STREAM, SEQPACKET) }),
   );
-  if (!hasTcp) return;
+  if (!hasTcp) {
+    if (isMinimal && hasUnixSockets) for (const call of calls) rules.set(call, { otherwise: "allow" });
+    return;
+  }
   // Unix sockets and TCP look alike here: who has both connects by TCP only what is connected for him, and binds what Landlock lets him.
   rules.set("connect", { otherwise: network === "granted" ? "notify" : hasUnixSockets ? "allow" : EPERM });
   for (const call of ["bind", "listen", "accept", "accept4"] as const)
@@ -247,12 +256,12 @@ function addProcesses(rules: Map<Call, Rule>, surface: Surface): void {
   const { mayExec, mayFork, mayTouchOthers, isMinimal } = surface;
   const namespaces: Test = { argument: 0, hasNone: (NEW_NAMESPACES | CLONE_PARENT) >>> 0 };
   if (!mayExec) {
-    rules.set("execve", allowOnly({ hasToken: true })); // the one by which the shim becomes the worker
-    rules.set("execveat", deny());
+    rules.set("execve", tellAllBut({ hasToken: true })); // the one by which the shim becomes the worker
+    rules.set("execveat", TELL);
   } else if (isMinimal) for (const call of ["execve", "execveat"] as const) rules.set(call, { otherwise: "allow" });
   if (!mayFork) {
-    for (const call of ["fork", "vfork"] as const) rules.set(call, deny());
-    rules.set("clone", allowOnly({ argument: 0, hasAll: THREAD }, namespaces));
+    for (const call of ["fork", "vfork"] as const) rules.set(call, TELL);
+    rules.set("clone", tellAllBut({ argument: 0, hasAll: THREAD }, namespaces));
     rules.set("clone3", deny(ENOSYS));
   } else if (isMinimal) {
     for (const call of ["fork", "vfork"] as const) rules.set(call, { otherwise: "allow" });

@@ -55,20 +55,25 @@ export function readExitRecord(dir: string): ExitRecord | undefined {
 const DENIED_BYTES_MAX = 16_384;
 
 /** What was denied in the present run, and which flag would grant it. The shim keeps the first sixteen kinds. */
-export function readDenied(dir: string): string[] {
-  let text: string;
-  try {
-    text = readFileSync(join(dir, "denied"), "utf8");
-  } catch {
-    return [];
-  }
-  return text.slice(0, DENIED_BYTES_MAX).split("\n").filter(Boolean).map(withFlag);
+export function readDenied(dir: string): { readonly what: string; readonly remedy?: string | undefined }[] {
+  const lines = readText(join(dir, "denied")).slice(0, DENIED_BYTES_MAX).split("\n").filter(Boolean);
+  return lines.map((line) => {
+    const [what = "", remedy] = line.split("\t", 2); // shims of before say no flag
+    return { what, remedy };
+  });
 }
 
-/** Behind a tab stands the flag; shims of before say none. */
-function withFlag(line: string): string {
-  const [what, flag] = line.split("\t", 2);
-  return flag === undefined ? what! : `${what} (${flag})`;
+/** The last words of a run, where it has left any. */
+export function readWords(dir: string): string {
+  return readText(join(dir, "words"));
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
 }
 
 function read<T extends z.ZodType>(path: string, shape: T): z.output<T> | undefined {

@@ -2,12 +2,13 @@
  * One instance of an app, supervised: drives the table of `machine.ts` with what its shim tells and what users want,
  * and carries out the effects. All that must survive the daemon goes to the store before it is acted upon.
  */
-import { existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { IpcError, never } from "../base/errors.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { StateWord } from "../protocol/status.ts";
-import { loadPolicy } from "../sandbox/policy.ts";
+import { loadPolicy, type Policy } from "../sandbox/policy.ts";
+import { readLastLines } from "../logs/tail.ts";
 import type { WorkerEvent } from "../protocol/responses.ts";
 import type { CgroupTree, Enforced } from "../shim/cgroup.ts";
 import { readDefinition, writeDefinition, type Definition } from "../launch/definition.ts";
@@ -21,7 +22,6 @@ import {
   type PolicyLimits,
 } from "../shim/ending.ts";
 import { killLeftovers } from "../shim/leftovers.ts";
-import { noteHiddenFile } from "./hidden.ts";
 import { homeOf } from "../launch/readable.ts";
 import { isUp, STATES, TABLE, type Effect, type Event, type State } from "./machine.ts";
 import { readDenied, readExitRecord, readRunRecord } from "../shim/records.ts";
@@ -35,9 +35,14 @@ import { LAUNCH_MS, Run, stopWithinMs, type RunMonitor } from "./run.ts";
 import type { CallCounts, ShimLink, ShimState } from "../shim/link.ts";
 import type { Spec } from "../shim/spec.ts";
 import { decideLaunch } from "../launch/command.ts";
+import { auditEnded, describeDenial, endedOver, remedyOfCall } from "../launch/denied.ts";
 import { AUTO, policyOf } from "../launch/policies.ts";
 import { makeSpec, ownUserOf, prepare, removeOpenScratch, requireGroup, SIGTERM } from "../launch/prepare.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";
+
+/** Of its stderr, where the policy may have to do with its end. */
+const LAST_WORDS = 3;
+const LAST_WORDS_BYTES = 8192;
 
 /** What a worker needs of the world. */
 export type World = {
@@ -208,7 +213,9 @@ export class Worker {
   }
   /** What was denied to it in this run: the shim's side of it keeps the first ones. */
   get denied(): string[] {
-    return readDenied(this.dir);
+    const denied = readDenied(this.dir);
+    const policy = denied.length === 0 ? undefined : this.#loadPolicy();
+    return denied.map((one) => describeDenial(policy ? remedyOfCall(one, policy, this.policy) : one));
   }
   get launchFailure(): IpcError | undefined {
     return this.#launchFailure;
@@ -624,7 +631,10 @@ export class Worker {
     this.#run = undefined;
     if (!hasRun && !wasStopping)
       this.#launchFailure = failure ?? launchError(ending, run?.executable ?? this.id, this.#config.command === null);
-    if (hasRun && !wasStopping && ending.kind === "exit" && ending.status !== 0) this.#noteHidden(ending.run);
+    if (hasRun && !wasStopping && ending.kind === "exit" && ending.status !== 0)
+      void this.#noteDenied(ending.run).catch((error: Error) =>
+        this.#world.log("warn", { worker: this.id, reason: error.message }, "what it was denied is not known"),
+      );
     if (hasRun) this.#emit({ type: "process_exited", exit_code: ending.kind === "exit" ? ending.status : null });
     if (wasStopping) return this.#finishStopped(run, ending);
     const verdict = this.#judge(run, ending);
@@ -662,25 +672,30 @@ export class Worker {
       this.#world.onRemove(this);
   }
 
-  /** After the run: its log says what it ended over. */
-  #noteHidden(run: number): void {
-    const { cwd } = this.#config;
+  /** After the run: the end of its log says. */
+  async #noteDenied(run: number): Promise<void> {
+    const policy = this.#loadPolicy();
+    if (policy === undefined) return;
+    const { cwd, args, max_memory: maxMemory } = this.#config;
+    const { lines } = await readLastLines(this.logDir, LAST_WORDS, {
+      stream: "stderr",
+      lineBytesMax: LAST_WORDS_BYTES,
+    });
+    const words = lines.map((line) => Buffer.from(line.text).toString("utf8")).join("\n");
+    const ended = endedOver({ words, cwd, args, maxMemory, policy, policyText: this.policy });
+    const isOver = !this.#isRemoved && this.#row.run === run && this.#run === undefined;
+    if (ended === undefined || !isOver) return;
+    const remedy = ended.remedy === undefined ? "" : `\t${ended.remedy}`;
+    appendFileSync(join(this.dir, "denied"), `${ended.what}${remedy}\n`, { mode: 0o600 });
+    auditEnded(this.#auditLog, this.id, ended);
+  }
+
+  #loadPolicy(): Policy | undefined {
+    const { cwd, base_env } = this.#config;
     try {
-      const policy = loadPolicy(this.policy, {
-        project: cwd,
-        home: homeOf(this.#config.base_env ?? this.#world.daemonEnv),
-      });
-      const isOver = (): boolean => !this.#isRemoved && this.#row.run === run && this.#run === undefined;
-      void noteHiddenFile(
-        { id: this.id, dir: this.dir, logDir: this.logDir, cwd },
-        policy,
-        this.#auditLog,
-        isOver,
-      ).catch((error: Error) =>
-        this.#world.log("warn", { worker: this.id, reason: error.message }, "what it was denied is not known"),
-      );
+      return loadPolicy(this.policy, { project: cwd, home: homeOf(base_env ?? this.#world.daemonEnv) });
     } catch {
-      // Its policy is not there any more.
+      return undefined; // it is not there any more
     }
   }
 

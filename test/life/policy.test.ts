@@ -122,6 +122,91 @@ test.each(TRIES)("the flag that would grant %s works as it is printed", async (_
   });
 });
 
+const FORKING = `--policy '{"version":1,"extends":"strict","process":{"fork":true}}'`;
+
+/** What a worker ends over that Landlock, mounts or limits deny: its errno does not say so. Then what is granted does it. */
+const ENDS: readonly (readonly [what: string, code: string, remedy: RegExp, base?: string])[] = [
+  ["a file", "open('some data.txt')", /^--allow-read '\/.*\/some data\.txt'$/],
+  ["a new file", "open('out/new', 'w')", /^--allow-write \S+\/out$/],
+  ["a file to write", "open('some data.txt', 'w')", /^--allow-write '.*some data\.txt'$/, "--policy read-only"],
+  [
+    "a file that another error is about",
+    "import os\nif not os.path.exists('some data.txt'): sys.exit('sqlite3: unable to open database file')",
+    /^--allow-read '.*some data\.txt'$/,
+  ],
+  ["what tells of itself", "open('/proc/self/status')", /"procfs":"self"/],
+  ["a child process", "import os\nif os.fork() == 0: os._exit(0)", /"process":\{"fork":true\}/],
+  ["a program", "import subprocess\nsubprocess.run(['true'], check=True)", /"exec":true.*"files":\{"exec":\["\/usr"/],
+  [
+    "a manager of multiprocessing",
+    "import multiprocessing as m\nwith m.Manager() as manager:\n  assert dict(manager.dict({1: 2})) == {1: 2}",
+    /"network":\{"unix":"any"\}/,
+    FORKING,
+  ],
+  ["memory", "bytearray(600 << 20)", /"limits":\{"memory":"1G"\}/],
+  ["memory of its own limit", "bytearray(80 << 20)", /^--max-memory 128M$/, "--max-memory 64M"],
+  [
+    "memory, by a library that says how much",
+    "try: bytearray(900 << 20)\nexcept MemoryError: sys.exit('numpy.MemoryError: Unable to allocate 1.5 GiB for an array')",
+    /"limits":\{"memory":"2G"\}/,
+  ],
+  ["memory that is shared", "import mmap\nmmap.mmap(-1, 4096)", /"limits":\{"memory":null\}/],
+];
+
+test.each(ENDS)(
+  "a run that ends over %s names what grants it, which works as it is printed",
+  async (_what, code, remedy, base = "") => {
+    await withDaemon(async (home) => {
+      home.script("some data.txt", "content");
+      mkdirSync(join(home.dir, "out"));
+      const script = home.script("ends.py", `import sys\n${code}\n`);
+      const run = (flags: string): Promise<CliResult> =>
+        outcomeOf(
+          Bun.spawn(["sh", "-c", `exec ${join(ROOT, "bin/ipcctl")} run ${flags} ${script} -- 'some data.txt'`], {
+            cwd: home.dir,
+            env: home.env,
+            stdio: ["ignore", "pipe", "pipe"],
+          }),
+        );
+      const denied = await run(base);
+      const told = denied.stderr.split("\n").filter((line) => line.startsWith("ipcctl: "));
+      expect([denied.status, told]).toEqual([1, [expect.stringContaining("would grant it: ")]]);
+      const printed = /would grant it: (.*)$/.exec(told[0]!)![1]!;
+      expect(printed).toMatch(remedy);
+      expect((await home.cli("audit", "run", "--denied", "--json")).stdout).not.toBe("");
+      const granted = await run(
+        `${printed.startsWith("--policy") ? "" : base.replace(/--max-memory.*/, "")} ${printed}`,
+      );
+      expect([granted.status, granted.stderr]).toEqual([0, ""]);
+    });
+  },
+);
+
+test("a flag that would be refused is not named, but why, and what to do", async () => {
+  await withDaemon(async (home) => {
+    const { stderr } = await home.cli("run", "-c", "open('new', 'w')"); // beside the state of the daemon
+    expect(stderr).not.toContain("would grant it");
+    expect(stderr).toMatch(/^ipcctl: the policy denied it: file .*\/new; .* covers .* \(grant a folder beside it\)$/m);
+  });
+});
+
+test("what a run ends over by itself, or gets over, is not put on the policy", async () => {
+  await withDaemon(async (home) => {
+    for (const code of [
+      "open('missing')",
+      "1 / 0",
+      "import sys; sys.exit(3)",
+      "raise MemoryError",
+      "print(open.__name__)",
+    ]) {
+      const policy = code.includes("Memory") ? "no-network" : "strict";
+      expect((await home.cli("run", "--policy", policy, "-c", code)).stderr).not.toContain("ipcctl:");
+    }
+    const words = "import os; print(os.environ.get('IPCCTL_WORDS_FD'), os.get_inheritable(198))";
+    expect((await home.cli("run", "-c", words)).stdout).toBe("None False\n");
+  });
+});
+
 test("under read-only caches go to the scratch folder, unless the definition says otherwise", async () => {
   await withDaemon(async (home) => {
     const script = home.script(

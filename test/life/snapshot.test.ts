@@ -55,12 +55,14 @@ sys.exit(int(sys.stdin.readline()))
   expect(stderr).toBe("to stderr\n");
   expect(JSON.parse(stdout)).toEqual({
     ...{ argv: [script, "a", "--b"], name: "__main__", file: script, path: home.dir, set: "yes" },
-    ...{ loaded: true, secret: [], open: [] },
+    ...{ loaded: true, secret: [], open: [198] }, // where a run leaves its last words
   });
   const failing = await home.cli("run", "--snapshot", "one", "-c", "def f(): 1/0\nf()");
   expect(failing.status).toBe(1);
   expect(failing.stderr).toStartWith('Traceback (most recent call last):\n  File "<string>", line 2, in <module>\n');
   expect(failing.stderr).not.toContain("zygote");
+  const hidden = await home.cli("run", "--snapshot", "one", "-c", `open(${JSON.stringify(script)})`);
+  expect(hidden.stderr).toEndWith(`file ${script}; would grant it: --allow-read ${script}\n`);
   expect(
     (await home.cli("run", "--snapshot", "one", "-c", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"))
       .status,
