@@ -617,7 +617,7 @@ class Compiler {
       this.#say(
         "network",
         "denied",
-        `seccomp: no sockets${this.#hasUnix ? " but Unix ones" : ""}; no io_uring${hasTcp ? "; Landlock: TCP" : ""}`,
+        `seccomp: no sockets${this.#hasUnix ? " but Unix ones" : ""}${hasTcp ? "; Landlock: TCP" : ""}`,
       );
     else {
       this.#say(
@@ -702,7 +702,7 @@ class Compiler {
       hasSharedMemory: limits.memory === null,
       mayTouchOthers,
       isMinimal: this.#isHidden,
-      guardsSetIds: process.hasOwnUser && this.#machine.isRoot,
+      guardsSetIds: (process.hasOwnUser && this.#machine.isRoot) || (metadata === "deny" && files.write.length > 0),
       guardsTruncation: !this.#writesAll && this.#machine.landlockAbi < ABI_OF_WRITING,
     } as const;
     if (metadata === "deny")
@@ -720,6 +720,7 @@ class Compiler {
       process.mayFork ? "granted" : "denied",
       process.mayFork ? "its children are confined as it is" : "seccomp: threads only",
     );
+    this.#say("io_uring", "denied", "seccomp: what it is asked for no filter would see");
     if (this.#isHidden) this.#say("other system calls", "denied", "seccomp: all that an ordinary Python does not make");
     if (process.mayExec && !this.#isHidden && !files.exec.some(({ path }) => path === "/"))
       this.#say("programs", "granted", "approximate: a loader that may be read can start what may be read");

@@ -23,7 +23,7 @@ export type Surface = {
   readonly hasSharedMemory: boolean;
   /** May signal others, as its user may, and change their limits. */
   readonly mayTouchOthers: boolean;
-  /** What it writes may be somebody else's in the end: no program that runs as its owner. */
+  /** What it makes may be somebody else's, or be run by others: no program that runs as its owner. */
   readonly guardsSetIds: boolean;
   /** Everything that is not known to be needed is denied. */
   readonly isMinimal: boolean;
@@ -73,6 +73,8 @@ const PRIO_PROCESS = 0;
 const CLOCKS_OF_ITSELF = 0xffff_fff8;
 const MAP_GROWSDOWN = 0x100;
 const O_TRUNC = 0o1000;
+/** O_CREAT, O_TMPFILE. */
+const CREATING = 0o20_000_100;
 const SET_ID_BITS = 0o6000;
 const AT_EMPTY_PATH = 0x1000;
 
@@ -89,6 +91,7 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   const rules = new Map<Call, Rule>();
   const all = (calls: readonly Call[], rule: Rule): void => calls.forEach((call) => rules.set(call, rule));
   if (surface.isMinimal) all(ORDINARY, { otherwise: "allow" });
+  all(RINGS, deny(ENOSYS));
   addNetwork(rules, surface);
   addMetadata(rules, surface);
   addProcesses(rules, surface);
@@ -111,6 +114,7 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
     rules.set("open", denyOnly(EPERM, { argument: 1, hasAll: O_TRUNC }, { argument: 1, hasNone: 3 }));
     all(["openat2"], deny(ENOSYS));
   }
+  if (surface.guardsSetIds) addCreation(rules);
   if (!surface.isMinimal) return { rules, known: "allow" };
   if (surface.hasOwnShm) rules.set("statfs", { otherwise: "allow" }); // in its root there is only what it may see
   all(["openat2", "clone3"], deny(ENOSYS)); // what they ask for is in memory, where a filter cannot look
@@ -150,7 +154,6 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
     rules.set("socketpair", allowOnly({ argument: 1, is: withFlags(STREAM, SEQPACKET) }));
     return;
   }
-  for (const call of ["io_uring_setup", "io_uring_enter", "io_uring_register"] as const) rules.set(call, deny(ENOSYS));
   const unix: Test = { argument: 0, is: [AF_UNIX] };
   const tcp: Test[] = [
     { argument: 0, is: [AF_INET, AF_INET6] },
@@ -191,35 +194,34 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
       ...(hasUnixSockets || network === "granted" ? [] : [{ argument: 4, isNull: true }]),
     ),
   );
-  if (network === "granted")
-    rules.set("setsockopt", {
-      cases: [
-        // What a protocol on top makes of it may be no TCP to Landlock.
-        {
-          when: [
-            { argument: 1, is: [6] },
-            { argument: 2, is: [TCP_ULP] },
-          ],
-          give: EPERM,
-        },
-        // Routes through hosts of the sender's choice.
-        {
-          when: [
-            { argument: 1, is: [0] },
-            { argument: 2, is: [IP_OPTIONS] },
-          ],
-          give: EPERM,
-        },
-        {
-          when: [
-            { argument: 1, is: [41] },
-            { argument: 2, is: IPV6_ROUTING },
-          ],
-          give: EPERM,
-        },
-      ],
-      otherwise: "allow",
-    });
+  rules.set("setsockopt", {
+    cases: [
+      // What a protocol on top makes of it may be no TCP to Landlock.
+      {
+        when: [
+          { argument: 1, is: [6] },
+          { argument: 2, is: [TCP_ULP] },
+        ],
+        give: EPERM,
+      },
+      // Routes through hosts of the sender's choice.
+      {
+        when: [
+          { argument: 1, is: [0] },
+          { argument: 2, is: [IP_OPTIONS] },
+        ],
+        give: EPERM,
+      },
+      {
+        when: [
+          { argument: 1, is: [41] },
+          { argument: 2, is: IPV6_ROUTING },
+        ],
+        give: EPERM,
+      },
+    ],
+    otherwise: "allow",
+  });
   rules.set("sendmsg", allowOnly({ argument: 2, hasNone: MSG_FASTOPEN }));
   rules.set("sendmmsg", allowOnly({ argument: 3, hasNone: MSG_FASTOPEN }));
 }
@@ -235,8 +237,28 @@ function addBuffers(rules: Map<Call, Rule>): void {
   rules.set("fcntl", denyOnly(EPERM, { argument: 1, is: [F_SETPIPE_SZ] }));
 }
 
+/** A mode by which a program does not run as its owner. */
+const plainAt = (argument: number): Rule => allowOnly({ argument, hasNone: SET_ID_BITS });
+
+/** A file could be made with the bits that it cannot be given afterwards; it is empty then, and somebody else may fill it. */
+function addCreation(rules: Map<Call, Rule>): void {
+  for (const [call, flags, mode] of [
+    ["open", 1, 2],
+    ["openat", 2, 3],
+  ] as const) {
+    const { cases = [] } = rules.get(call) ?? {};
+    const plain = [
+      { argument: flags, hasNone: CREATING },
+      { argument: mode, hasNone: SET_ID_BITS },
+    ].map((test) => ({ when: [test], give: "allow" as const }));
+    rules.set(call, { cases: [...cases, ...plain], otherwise: EPERM });
+  }
+  for (const call of ["creat", "mknod"] as const) rules.set(call, plainAt(1));
+  rules.set("mknodat", plainAt(2));
+  rules.set("openat2", deny(ENOSYS)); // its mode is in memory
+}
+
 function addMetadata(rules: Map<Call, Rule>, { metadata, isMinimal, guardsSetIds }: Surface): void {
-  const plainAt = (argument: number): Rule => allowOnly({ argument, hasNone: SET_ID_BITS });
   if (metadata === "allow") {
     if (isMinimal) for (const call of METADATA) rules.set(call, { otherwise: "allow" });
     if (!guardsSetIds) return;
@@ -326,6 +348,9 @@ const METADATA: readonly Call[] = [
   ...(["setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"] as const),
   ...(["setxattrat", "removexattrat", "file_setattr"] as const),
 ];
+
+/** They do what calls do, and no filter of calls sees it. */
+const RINGS: readonly Call[] = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
 
 /** Memory, messages and semaphores that go by a number, whoever made them. */
 const SYSTEM_V: readonly Call[] = [

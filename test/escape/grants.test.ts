@@ -53,7 +53,7 @@ test("what a worker of root writes belongs to the folder's owner, and the next r
       expect(readFileSync(join(folder, "sub/result"), "utf8")).toBe(text);
     }
     expect(ownersOf(folder)).toEqual([uid, uid, uid]);
-    await home.cli(
+    const started = await home.cli(
       "start",
       script,
       "--name",
@@ -67,6 +67,7 @@ test("what a worker of root writes belongs to the folder's owner, and the next r
       "--",
       "third",
     );
+    expect(started).toMatchObject({ status: 0, stderr: "" });
     await waitUntil(() => readFileSync(join(folder, "sub/result"), "utf8") === "third", "a started one has written");
     expect(ownersOf(folder)).toEqual([uid, uid, uid]);
   }
@@ -87,11 +88,14 @@ def attempt(what, act):
     except OSError as error: print(what, type(error).__name__)
     else: print(what, "done")
 path = ${JSON.stringify(folder)} + "/program"
-def make():
-    os.umask(0)
-    fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o4755)
+os.umask(0)
+def make(name, mode):
+    fd = os.open(path + name, os.O_CREAT | os.O_RDWR, mode)
     os.write(fd, b"#!/bin/sh\\n")
-attempt("make", make)
+attempt("make", lambda: make("", 0o755))
+attempt("make for others", lambda: make("-2", 0o4777)) # who is root and fills it later leaves the bit
+attempt("without a name", lambda: os.open(os.path.dirname(path), os.O_TMPFILE | os.O_RDWR, 0o2777))
+attempt("node", lambda: os.mknod(path + "-3", 0o106777))
 attempt("chmod", lambda: os.chmod(path, 0o4755))
 attempt("fchmod", lambda: os.fchmod(os.open(path, os.O_RDONLY), 0o2755))
 attempt("plain", lambda: os.chmod(path, 0o755))
@@ -103,6 +107,9 @@ attempt("another", lambda: open(${JSON.stringify(another)}, "w"))
   const { stdout } = await ran("--policy", loose, "--allow-write", folder, script);
   expect(stdout.trim().split("\n")).toEqual([
     "make done",
+    "make for others PermissionError",
+    "without a name PermissionError",
+    "node PermissionError",
     "chmod PermissionError",
     "fchmod PermissionError",
     "plain done",

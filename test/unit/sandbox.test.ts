@@ -277,6 +277,39 @@ test("net-allowlist: TCP only, and only as another process connects it", () => {
     expect(verdict(net, call, 3, 4, 0x2000_0000, 0x2000_0000)).toBe(1);
 });
 
+test("what is denied is denied by io_uring as well, whatever network there is", () => {
+  for (const policy of ["no-network", "read-only", "strict"])
+    for (const network of [{}, { mode: "any" }, { mode: "any", unix: "none" }, { listen: [8080] }])
+      for (const call of ["io_uring_setup", "io_uring_enter", "io_uring_register"] as const)
+        expect(verdict(plan(inline({ extends: policy, network })), call)).toBe(38);
+});
+
+test("a socket that may listen stays one of TCP, which Landlock knows", () => {
+  for (const listen of [[8080], "any"])
+    for (const policy of ["no-network", "strict"])
+      expect(verdict(plan(inline({ extends: policy, network: { listen } })), "setsockopt", 3, 6, 31)).toBe(1);
+});
+
+test("who may write and not change modes makes no file that runs as its owner", () => {
+  const writer = (machine: Partial<Machine>): Plan =>
+    plan(inline({ extends: "read-only", files: { write: ["/srv"] } }), machine);
+  for (const made of [writer({}), writer({ landlockAbi: 2 })]) {
+    for (const flags of [0o101, 0o102, 0o20_200_002]) {
+      expect(verdict(made, "openat", 3, 4, flags, 0o777)).toBe("allow");
+      for (const mode of [0o4755, 0o2755]) {
+        expect(verdict(made, "openat", 3, 4, flags, mode)).toBe(1);
+        expect(verdict(made, "open", 4, flags, mode)).toBe(1);
+      }
+    }
+    expect(verdict(made, "openat", 3, 4, 0, -1)).toBe("allow"); // nobody looks at it
+    expect(verdict(made, "creat", 4, 0o4755)).toBe(1);
+    expect(verdict(made, "mknod", 4, 0o104755)).toBe(1);
+    expect(verdict(made, "mknodat", 3, 4, 0o102755)).toBe(1);
+    expect(verdict(made, "mknodat", 3, 4, 0o100755)).toBe("allow");
+    expect(verdict(made, "openat2")).toBe(38);
+  }
+});
+
 test("hosts are names, addresses and networks with a port", () => {
   expect(splitHost("api.Example.com:443")).toEqual({ host: "api.example.com", port: 443 });
   expect(splitHost("*.pypi.org:*")).toEqual({ host: "*.pypi.org", port: 0 });
@@ -385,7 +418,6 @@ test("random policies never become a plan that grants what they deny", () => {
           [40, 1],
         ] as const)
           denied("socket", family, type, 0);
-        denied("io_uring_setup");
         if (one.mode === "none" && one.listen.length === 0) denied("socket", 2, 1, 0);
         if (one.mode === "allow") denied("connect");
         if ((made.confinement.landlock.net & 2n) === 0n && verdict(made, "socket", 2, 1, 0) === "allow")
@@ -398,6 +430,7 @@ test("random policies never become a plan that grants what they deny", () => {
       if (!one.fork) denied("fork");
       if (one.metadata === "deny") for (const call of ["fchmod", "fchown", "fsetxattr"] as const) denied(call);
       denied("ioctl", 0, 0x5412);
+      denied("io_uring_setup");
       const { landlock, paths, mounts } = made.confinement;
       const readsAll = one.read.includes("/") || one.write.includes("/");
       if (!one.write.includes("/")) {
