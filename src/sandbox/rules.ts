@@ -110,8 +110,8 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   }
   if (surface.guardsTruncation) {
     all(["truncate"], deny());
-    rules.set("openat", denyOnly(EPERM, { argument: 2, hasAll: O_TRUNC }, { argument: 2, hasNone: 3 }));
-    rules.set("open", denyOnly(EPERM, { argument: 1, hasAll: O_TRUNC }, { argument: 1, hasNone: 3 }));
+    rules.set("openat", cuttingNone(2));
+    rules.set("open", cuttingNone(1));
     all(["openat2"], deny(ENOSYS));
   }
   if (surface.guardsSetIds) addCreation(rules);
@@ -122,6 +122,18 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   rules.set("prctl", allowOnly({ argument: 0, is: HARMLESS_PRCTLS }));
   rules.set("personality", allowOnly({ argument: 0, is: [0, 0xffff_ffff] }));
   return { rules, known: EPERM };
+}
+
+/** Opened to be cut, and by neither of the two modes that Landlock takes for writing: 0 reads, 3 does neither. */
+function cuttingNone(argument: number): Rule {
+  const cut: Test = { argument, hasAll: O_TRUNC };
+  return {
+    cases: [
+      { when: [cut, { argument, hasNone: 3 }], give: EPERM },
+      { when: [cut, { argument, hasAll: 3 }], give: EPERM },
+    ],
+    otherwise: "allow",
+  };
 }
 
 /** Questions and switches of files, sockets and terminals; what else there is changes something, or is a device's. */
