@@ -38,7 +38,17 @@ function unquote(inner: string, quote: string): string {
   return quote === "'" ? inner : inner.replace(/\\(["\\$`])/g, "$1");
 }
 
-/** The text as one word of a shell, quoted where that is needed. */
+/** The text as one word of a shell, quoted where that is needed; a terminal that it is printed on obeys nothing of it. */
 export function shellWord(text: string): string {
-  return /^[\w./:=@%+,-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`;
+  if (/^[\w./:=@%+,-]+$/.test(text)) return text;
+  if (!CONTROLS.test(text)) return `'${text.replaceAll("'", String.raw`'\''`)}'`;
+  const escaped = text.replace(/[\\']/g, String.raw`\$&`).replaceAll(new RegExp(CONTROLS, "g"), inBytes);
+  return `$'${escaped}'`;
+}
+
+const CONTROLS = /[\u0000-\u001f\u007f-\u009f]/;
+
+/** Octal, whose digits end by themselves: of a hexadecimal number some shells take all the digits that follow. */
+function inBytes(char: string): string {
+  return Array.from(Buffer.from(char), (byte) => `\\${byte.toString(8).padStart(3, "0")}`).join("");
 }

@@ -7,7 +7,7 @@ import { findWorkerId } from "../base/names.ts";
 import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan, type Plan } from "../sandbox/plan.ts";
 import { loadPolicy, parsePolicy, shippedPolicies, type Variables } from "../sandbox/policy.ts";
-import { isTerminal, terminalWidth, type Context } from "./context.ts";
+import { isTerminal, jsonText, printable, terminalWidth, type Context } from "./context.ts";
 import { policyPath, type PolicyFlags, withExceptions } from "./exceptions.ts";
 
 export function listPolicies(context: Context): number {
@@ -34,11 +34,12 @@ export async function explainPolicy(
   flags: AskFlags,
 ): Promise<number> {
   const { items } = await planOf(context, policyPath(context, name)!, script, flags);
-  if (context.isJson) context.print(JSON.stringify(items));
+  if (context.isJson) context.print(jsonText(items));
   else
     for (const { item, verdict, by } of items) {
-      const head = `${mark(context, verdict)} ${item.padEnd(42)}  ${verdict}: `;
-      context.print(isTerminal(1) ? head + hang(by, terminalWidth()) : head + by);
+      const head = `${mark(context, verdict)} ${printable(item).padEnd(42)}  ${verdict}: `;
+      const how = printable(by);
+      context.print(isTerminal(1) ? head + hang(how, terminalWidth()) : head + how);
     }
   return 0;
 }

@@ -348,6 +348,7 @@ attempt("inner", lambda: write("sub/.vscode/tasks.json"))
 attempt("read", lambda: open(os.path.join(folder, ".git/hooks/post-commit")).read())
 attempt("plain", lambda: write("sub/plain"))
 attempt("new", lambda: os.makedirs(os.path.join(folder, ".idea")))
+attempt("odd", lambda: os.makedirs(os.path.join(folder, "\\x1b]0;title\\x07\\n", ".idea"), exist_ok=True))
 `;
 
 test("what tools run by themselves stays as it is in a folder that may be written, unless it is granted by name", async () => {
@@ -368,8 +369,10 @@ test("what tools run by themselves stays as it is in a folder that may be writte
     "read done",
     "plain done",
     "new done",
+    "odd done",
   ]);
-  expect(stderr).toContain(`it has made: ${join(folder, ".idea")}`);
+  expect(stderr).toContain(`it has made: ${join(folder, ".idea")} `);
+  expect(stderr).toEndWith(String.raw` $'${folder}/\033]0;title\007\012/.idea'${"\n"}`); // no command to the terminal
   expect(readFileSync(join(folder, ".envrc"), "utf8")).toBe("mine");
 
   const asked = await run("--allow-write", join(folder, ".git/hooks"), "--allow-write", join(folder, ".envrc"));
@@ -379,6 +382,7 @@ test("what tools run by themselves stays as it is in a folder that may be writte
 
   const named = policy("named.json", { files: { read: ["${project}"], scratch: {}, write: [folder] } });
   const explained = (await home.cli("policy", "explain", named)).stdout;
+  expect(explained).not.toContain("\u001b");
   expect(explained).toMatch(/^- files.write .*\.git.* denied: read-only mounts: .*--allow-write \S+ grants it$/m);
 });
 
