@@ -42,7 +42,7 @@ export function spawnDetached(command: string[], env: Record<string, string>, ou
 }
 
 /** Flags that keep Bun from reading anything of the folder it stands in. */
-export const CLEAN_BUN: readonly string[] = ["--no-env-file", "--config=/dev/null"];
+export const CLEAN_BUN: readonly string[] = ["--no-env-file", "--config=/dev/null", "--tsconfig-override=/dev/null"];
 
 /** What runs a file of ours on Bun. */
 export function bunCommand(entry: string): string[] {

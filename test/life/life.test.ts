@@ -244,13 +244,18 @@ test("run passes exit status, signals and time limits through", async () => {
 });
 
 test("the folder it stands in is neither run nor read", async () => {
-  home.script("bunfig.toml", 'preload = ["./evil.ts"]\n');
-  home.script("evil.ts", 'await Bun.write("evil-ran", "yes"); console.log("EVIL")\n');
-  home.script(".env", "IPCCTL_SOCKET=/nonexistent/evil\n");
-  const result = await home.cli("status");
-  expect(result).toMatchObject({ status: 0 });
+  const files = {
+    "evil.ts": 'await Bun.write("evil-ran", "yes"); console.log("EVIL")\n',
+    "bunfig.toml": 'preload = ["./evil.ts"]\n',
+    ".env": "IPCCTL_SOCKET=/nonexistent/evil\n",
+    "tsconfig.json": '{ "compilerOptions": { "paths": { "*": ["./evil.ts"] } } }\n',
+    "package.json": '{ "imports": { "#*": "./evil.ts" }, "browser": { "zod": "./evil.ts" } }\n',
+  };
+  for (const [name, text] of Object.entries(files)) home.script(name, text);
+  const result = await home.cli("status", "--json");
+  expect(JSON.parse(result.stdout)).toBeArray();
   expect(existsSync(join(home.dir, "evil-ran"))).toBe(false);
-  for (const name of ["bunfig.toml", "evil.ts", ".env"]) rmSync(join(home.dir, name));
+  for (const name of Object.keys(files)) rmSync(join(home.dir, name));
 });
 
 test("a process inside a worker's tree may not drive the daemon", async () => {
