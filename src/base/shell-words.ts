@@ -1,15 +1,18 @@
 /** Command lines split into words as a POSIX shell would, without expanding anything; and a word for one. */
 import { IpcError } from "./errors.ts";
 
-/** Words of `text`: blanks separate, `'…'`, `"…"` and `\` quote. @throws IpcError USAGE on an open quote. */
+/** Words of `text`: blanks separate, `'…'`, `"…"`, `$'…'` and `\` quote. @throws IpcError USAGE on an open quote. */
 export function splitWords(text: string): string[] {
   const words: string[] = [];
   let word: string | undefined;
   for (let at = 0; at < text.length; at++) {
     const char = text[at]!;
-    if (char === "'" || char === '"') {
-      const end = closingQuote(text, at);
-      word = (word ?? "") + unquote(text.slice(at + 1, end), char);
+    const isEscaped = text.startsWith("$'", at);
+    if (char === "'" || char === '"' || isEscaped) {
+      const open = isEscaped ? at + 1 : at;
+      const end = closingQuote(text, open, char !== "'");
+      const inner = text.slice(open + 1, end);
+      word = (word ?? "") + (isEscaped ? unescape(inner) : unquote(inner, char));
       at = end;
     } else if (char === "\\" && at + 1 < text.length) {
       word = (word ?? "") + text[++at]!;
@@ -24,10 +27,10 @@ export function splitWords(text: string): string[] {
   return words;
 }
 
-function closingQuote(text: string, open: number): number {
+function closingQuote(text: string, open: number, hasEscapes: boolean): number {
   const quote = text[open]!;
   for (let at = open + 1; at < text.length; at++) {
-    if (text[at] === "\\" && quote === '"') at++;
+    if (text[at] === "\\" && hasEscapes) at++;
     else if (text[at] === quote) return at;
   }
   throw new IpcError("USAGE", `command ${JSON.stringify(text)} has an open ${quote} quote`);
@@ -36,6 +39,28 @@ function closingQuote(text: string, open: number): number {
 /** In double quotes a backslash quotes only what a shell says it does. */
 function unquote(inner: string, quote: string): string {
   return quote === "'" ? inner : inner.replace(/\\(["\\$`])/g, "$1");
+}
+
+const ESCAPES: Readonly<Record<string, string>> = {
+  n: "\n",
+  t: "\t",
+  r: "\r",
+  a: "\x07",
+  b: "\b",
+  e: "\x1b",
+  f: "\f",
+  v: "\v",
+};
+
+/** In `$'…'` numbers stand for bytes. */
+function unescape(inner: string): string {
+  const parts = inner.matchAll(/\\(?:([0-7]{1,3})|x([0-9a-fA-F]{1,2})|([^]))|[^\\]+/g);
+  const bytes = Array.from(parts, ([all, octal, hexadecimal, letter]) => {
+    if (octal !== undefined) return Buffer.from([Number.parseInt(octal, 8) & 0xff]);
+    if (hexadecimal !== undefined) return Buffer.from([Number.parseInt(hexadecimal, 16)]);
+    return Buffer.from(letter === undefined ? all : (ESCAPES[letter] ?? letter));
+  });
+  return Buffer.concat(bytes).toString("utf8");
 }
 
 /** The text as one word of a shell, quoted where that is needed; a terminal that it is printed on obeys nothing of it. */
