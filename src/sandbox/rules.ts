@@ -100,6 +100,7 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   if (!surface.hasSharedMemory) addBuffers(rules);
   if (!surface.hasSharedMemory) {
     all(["memfd_create", "memfd_secret", "shmget"], deny());
+    all(KEEPING_PAGES, deny(EINVAL)); // as where a file cannot: then programs copy by themselves
     rules.set("mmap", {
       cases: [
         { when: [{ argument: 3, hasAll: SHARED_ANONYMOUS }], give: ENOMEM },
@@ -363,6 +364,9 @@ const METADATA: readonly Call[] = [
 
 /** They do what calls do, and no filter of calls sees it. */
 const RINGS: readonly Call[] = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
+
+/** For a byte of a page they keep all of it in a pipe or a socket, whose limits count the byte. */
+const KEEPING_PAGES: readonly Call[] = ["splice", "tee", "vmsplice", "sendfile"];
 
 /** Memory, messages and semaphores that go by a number, whoever made them. */
 const SYSTEM_V: readonly Call[] = [

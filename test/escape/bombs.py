@@ -354,6 +354,37 @@ def socket_buffers(most: int) -> None:
     say(had, by)
 
 
+def pages_in_sockets(most: int) -> None:
+    """A byte of each page of a file: to the sockets' limits it is a byte, and the page stays when the file is cut."""
+    had, by, pairs = 0, None, []
+    first, last = os.pipe()
+    with open(os.path.join(scratch, "pages"), "w+b", buffering=0) as file:
+        ways = (
+            lambda at, to: os.sendfile(to, file.fileno(), at, 1),
+            lambda at, to: os.splice(file.fileno(), last, 1, offset_src=at) and os.splice(first, to, 1, flags=2),
+        )
+        for way in ways:
+            at = 0
+            try:
+                while had < most:
+                    pairs.append(socket.socketpair())
+                    pairs[-1][0].setblocking(False)
+                    try:
+                        while had < most:
+                            if at == 0:
+                                file.write(bytes(1 << 20))
+                            way(at, pairs[-1][0].fileno())
+                            had += 4096
+                            at += 4096
+                            if at == 1 << 20:
+                                at = file.truncate(0) or file.seek(0)
+                    except BlockingIOError:
+                        pass
+            except OSError as error:
+                by = error
+    say(had, by)
+
+
 def file_written(most: int) -> None:
     with open(os.path.join(scratch, "written"), "wb", buffering=0) as file:
         had = 0
