@@ -463,7 +463,11 @@ class Compiler {
         );
       } else if (!process.mayFork) this.#say("signals to others", "denied", "seccomp: only to itself");
       else if (this.#hidesProcesses) this.#say("signals to others", "denied", "it has processes of its own");
-      else this.#say("signals to others", "granted", `Landlock ${abi} cannot deny them: processes of the same user`);
+      else {
+        const reason = `Landlock ${abi} cannot deny them: processes of the same user`;
+        this.#say("signals to others", "granted", reason);
+        this.#degraded.push(`signals to others: ${reason}`);
+      }
     }
     this.#deny(root, paths);
     const { net, ports } = this.#ports();

@@ -91,6 +91,9 @@ test("who sees no /proc has processes of its own, or is told what it can do to o
   expect(signals(plan(forking, { landlockAbi: 5, namespacesLack: "EPERM" }))).toBe("granted");
   const seeing = inline({ extends: "strict", process: { fork: true, procfs: "all" } }); // by the numbers of those around
   expect([bits(plan(seeing)), signals(plan(seeing, { landlockAbi: 5 }))]).toEqual([0, "granted"]);
+  const isTold = ({ degraded }: Plan): boolean => degraded.some((text) => text.startsWith("signals to others: "));
+  for (const policy of [seeing, "read-only"])
+    expect([5, 6].map((landlockAbi) => isTold(plan(policy, { landlockAbi })))).toEqual([true, false]);
   const forked = compilePlan(loadPolicy(forking), ABLE, { ...CONTEXT, isForked: true });
   expect(bits(forked)).toBe(0);
 });
