@@ -141,8 +141,8 @@ export function wantsColor(
 }
 
 /** A value as JSON whose text a terminal does not obey either: JSON itself leaves the controls from U+007F to U+009F. */
-export function jsonText(value: unknown): string {
-  return JSON.stringify(value).replace(
+export function jsonText(value: unknown, replacer?: (key: string, value: unknown) => unknown): string {
+  return JSON.stringify(value, replacer).replace(
     /[\u007f-\u009f]/g,
     (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`,
   );

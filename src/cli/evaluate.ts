@@ -9,9 +9,10 @@ import { splitWords } from "../base/shell-words.ts";
 import { parseDurationMs } from "../base/units.ts";
 import { readWorkers } from "../protocol/status.ts";
 import type { PythonWorker } from "../runtime/python-worker.ts";
-import { printable, type Context } from "./context.ts";
+import { isTerminal, jsonText, type Context } from "./context.ts";
 import { put } from "./output.ts";
 import { pick } from "./select.ts";
+import { visible } from "./visible.ts";
 
 const OPEN_MS = 10_000;
 const INTERRUPTED = 130;
@@ -34,7 +35,7 @@ export async function evaluate(context: Context, name: string, code: string, fla
     })) as unknown;
     await flushed();
     if (context.isJson) context.print(toJson(value));
-    else if (typeof value === "string") context.print(value);
+    else if (typeof value === "string") context.print(shown(value, 1));
   });
 }
 
@@ -79,17 +80,17 @@ export async function types(context: Context, script: string, interpreter = "pyt
 export async function repl(context: Context, name: string): Promise<number> {
   using worker = await open(context, name);
   const { python, pid } = worker.hello;
-  const isTerminal = process.stdin.isTTY;
-  if (isTerminal) context.note(`Python ${python} of ${name} (pid ${pid}); Ctrl-C interrupts the code, Ctrl-D leaves`);
+  const isTyped = process.stdin.isTTY;
+  if (isTyped) context.note(`Python ${python} of ${name} (pid ${pid}); Ctrl-C interrupts the code, Ctrl-D leaves`);
   const lines = createInterface({
     input: process.stdin,
-    output: isTerminal ? process.stdout : undefined,
-    terminal: isTerminal,
+    output: isTyped ? process.stdout : undefined,
+    terminal: isTyped,
   });
   lines.on("SIGINT", () => worker.interrupt());
   let held = "";
   const prompt = (): void => {
-    if (!isTerminal) return;
+    if (!isTyped) return;
     lines.setPrompt(held === "" ? ">>> " : "... ");
     lines.prompt();
   };
@@ -108,11 +109,11 @@ async function show(context: Context, worker: PythonWorker, code: string): Promi
   try {
     const text = (await worker.eval(code, { mode: "repr", onOutput: echo })) as unknown;
     await flushed();
-    if (typeof text === "string") context.print(text);
+    if (typeof text === "string") context.print(shown(text, 1));
   } catch (error) {
     const { traceback, message } = error as { traceback?: string; message: string };
     if (error instanceof IpcError) throw error;
-    process.stderr.write(`${traceback?.trimEnd() ?? message}\n`);
+    process.stderr.write(`${shown(traceback?.trimEnd() ?? message, 2)}\n`);
   }
 }
 
@@ -177,13 +178,16 @@ async function ending(
     if (traceback === undefined) throw error;
     if (context.isJson)
       context.fail({ code: "FAILED", message, ...(type === undefined ? {} : { hint: `a ${type} in Python` }) });
-    else process.stderr.write(`${printableTraceback(traceback)}\n`);
+    else process.stderr.write(`${shown(traceback.trimEnd(), 2)}\n`);
     return isInterrupted ? INTERRUPTED : 1;
   }
 }
 
-function printableTraceback(text: string): string {
-  return text.trimEnd().split("\n").map(printable).join("\n");
+/** What a worker says: a terminal obeys no more of it than of its log. */
+function shown(text: string, fd: 1 | 2): string {
+  if (!isTerminal(fd)) return text;
+  const show = (line: string): string => Buffer.from(visible(Buffer.from(line))).toString();
+  return text.split("\n").map(show).join("\n");
 }
 
 /** What was printed and is not written yet. */
@@ -191,7 +195,8 @@ let writing: Promise<void> = Promise.resolve();
 
 /** The worker waits with us for a reader that is slow. */
 function echo(stream: "stdout" | "stderr", text: string): Promise<void> {
-  writing = writing.then(() => put(stream === "stderr" ? 2 : 1, Buffer.from(text)));
+  const fd = stream === "stderr" ? 2 : 1;
+  writing = writing.then(() => put(fd, Buffer.from(shown(text, fd))));
   return writing;
 }
 
@@ -243,5 +248,5 @@ function toJson(value: unknown): string {
     if (ArrayBuffer.isView(one) && !(one instanceof DataView)) return Array.from(one as unknown as ArrayLike<number>);
     return one;
   };
-  return JSON.stringify(value, replace) ?? "null";
+  return value === undefined ? "null" : jsonText(value, replace);
 }

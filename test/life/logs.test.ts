@@ -260,6 +260,18 @@ test("on a terminal a program's colours are obeyed and its other controls shown;
   expect((await home.cli("logs", "rude")).stdout).toBe(
     "\u001b]0;mine\u0007title \u001b[31mred\u001b[0m \u009b2J é\n1%\n2%\n",
   );
+
+  const text = JSON.stringify("\u001b]0;mine\u0007 \u001b[31mred\u001b[0m \u009b2J");
+  const alive = home.script(
+    "alive.py",
+    `import time\nclass Rude(Exception):\n  def __repr__(self): return ${text}\n  __str__ = __repr__\ntime.sleep(600)\n`,
+  );
+  await home.start("alive", alive);
+  const seen = "\\x1b]0;mine\\x07 \u001b[31mred\u001b[0m \\x9b2J";
+  expect(await onTerminal("eval", "alive", `print(${text}); Rude()`)).toBe(`${seen}\n${seen}\n`);
+  expect(await onTerminal("eval", "alive", "raise Rude")).toEndWith(`Rude: ${seen}\n`);
+  expect(await onTerminal("eval", "alive", "--json", text)).toBe(text.replace("\u009b", "\\u009b") + "\n");
+  expect((await home.cli("eval", "alive", "Rude()")).stdout).toBe(`${JSON.parse(text)}\n`);
 });
 
 test("a subscriber that reads gets every line of a flood, beside one that has stopped reading", async () => {
