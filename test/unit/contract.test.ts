@@ -68,6 +68,21 @@ test("nothing in the segment, in a control block or in STATE overlaps", () => {
     expect(new Set(Object.values(numbers)).size).toBe(Object.keys(numbers).length);
 });
 
+test("every message of the shim is of use to both sides", () => {
+  const textOf = (pattern: string): string =>
+    [...new Bun.Glob(pattern).scanSync(root)].map((file) => readFileSync(join(root, file), "utf8")).join("\n");
+  const [ours, shims] = [textOf("src/**/*.ts"), textOf("native/shim/*.c")];
+  const unused = Object.entries({ SPEC: shim.SPEC, REQUEST: shim.REQUEST, REPLY: shim.REPLY }).flatMap(
+    ([table, numbers]) =>
+      Object.keys(numbers).filter(
+        (key) =>
+          !new RegExp(`\\b${table}\\.${key}\\b`).test(ours) ||
+          !new RegExp(`\\bIPC_${table}_${wordsOf(key).join("_")}\\b`, "i").test(shims),
+      ),
+  );
+  expect(unused).toEqual([]);
+});
+
 /** Independent on purpose: what they know of the contract they know by themselves, so that a slip in the tables does not go unseen. */
 const PEERS = [
   "test/protocol/client.py",
