@@ -569,7 +569,7 @@ def below(address):
     while libc.mincore(ctypes.c_void_p(low - 4096), ctypes.c_size_t(4096), ctypes.create_string_buffer(1)) == 0: low -= 4096
     return ctypes.string_at(low, high - low)
 stack, heap = below(libc.getauxval(25)), below(libc.sbrk(0) - 1)  # 25: AT_RANDOM, at the top of the stack
-step = rb"\\x20\\0\\0\\0%s\\0\\0\\0\\x15\\0..(....)"
+step = rb"\\x20\\x00{3}%s\\x00{3}\\x15\\x00..(....)"  # \\0 before a digit would be an octal number
 shape = re.compile(b"".join(step % re.escape(bytes([at])) for at in (0x28, 0x2C, 0x30, 0x34)), re.S)
 found = {b"".join(one.groups()) for one in shape.finditer(stack + heap)} - {bytes(16)}
 print(len(found), end=" ", flush=True)
