@@ -1,6 +1,6 @@
 /** `eval`, `call` and `repl`: into a worker, also one that never imported us. */
 import { createInterface } from "node:readline";
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { PYTHON_PACKAGES } from "../base/install.ts";
@@ -9,6 +9,7 @@ import { splitWords } from "../base/shell-words.ts";
 import { parseDurationMs } from "../base/units.ts";
 import { readWorkers } from "../protocol/status.ts";
 import type { PythonWorker } from "../runtime/python-worker.ts";
+import { workingProcess } from "./again.ts";
 import { isTerminal, jsonText, type Context } from "./context.ts";
 import { put } from "./output.ts";
 import { pick } from "./select.ts";
@@ -141,7 +142,7 @@ async function open(context: Context, name: string, left = OPEN_MS): Promise<Pyt
     throw new IpcError("NOT_RUNNING", `${worker.name} is not running`, { hint: `ipcctl start ${worker.name}` });
   const run = { name: worker.name, shimSocket: join(worker.log_dir, "..", "sock") };
   let isOpened = false;
-  return await PythonWorker.open(
+  const opened = await PythonWorker.open(
     async (attach, timeoutMs) => {
       // What was typed before is gone with its run: another one would be taken for it.
       if (isOpened)
@@ -153,6 +154,23 @@ async function open(context: Context, name: string, left = OPEN_MS): Promise<Pyt
     },
     Math.min(left, OPEN_MS),
   );
+  const pids = [worker.pid, opened.hello.pid].filter((pid) => isOf(worker.name, pid));
+  const [working] = pids.flatMap((pid) => workingProcess(pid) ?? []);
+  if (working !== undefined)
+    context.note(
+      `this is process ${opened.hello.pid}, which only starts ${worker.name} again, and watches: the program itself is process ${working}.\n` +
+        "  to look into that, start it without its reloader (--noreload, --no-reload), or without --reload and --workers",
+    );
+  return opened;
+}
+
+/** What a process says of itself is a number of its own namespace, where it has one. */
+function isOf(name: string, pid: number): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/environ`, "latin1").split("\0").includes(`IPCCTL_NAME=${name}`);
+  } catch {
+    return false;
+  }
 }
 
 /** Ctrl-C interrupts the code, not the worker; an exception of the code is shown as Python shows it, with status 1. */
