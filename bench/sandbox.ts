@@ -13,7 +13,7 @@ import { DEFAULT_POLICY, loadPolicy, shippedPolicies } from "../src/sandbox/poli
 import { pythonWithPackages } from "../test/packages.ts";
 import { findSnapshot, type Snapshot } from "../src/launch/snapshot.ts";
 import { encodeSpec } from "../src/shim/spec.ts";
-import { type Preparation, prepare, SIGTERM } from "../src/launch/prepare.ts";
+import { type Preparation, prepareSettled, settle, SIGTERM } from "../src/launch/prepare.ts";
 import { Home, ROOT } from "../test/home.ts";
 
 const { values: flags } = parseArgs({ options: { quick: { type: "boolean" }, write: { type: "boolean" } } });
@@ -152,7 +152,7 @@ type Started = Pick<Preparation["app"], "script" | "command" | "args" | "interpr
 
 /** What the shim is given for it. */
 function specOf(started: Started): Buffer {
-  const { launch, plan, ids, confinement, zygote } = prepare({
+  const wanted: Preparation = {
     app: { ...started, cwd: home.dir, env: {}, env_file: null, uid: null, gid: null },
     base: {},
     own: {},
@@ -160,8 +160,10 @@ function specOf(started: Started): Buffer {
     ownUser: 65_000,
     name: "bench",
     auditLog: join(home.dir, "audit.log"),
+    environments: home.paths.environmentsDir,
     hasPlane: false,
-  });
+  };
+  const { launch, plan, ids, confinement, zygote } = prepareSettled(wanted, settle(wanted));
   const stop = { graceMs: 10_000, signal: SIGTERM };
   const { rlimits } = plan;
   return Buffer.from(encodeSpec({ run: 1, ...launch, ...(ids ? { ids } : {}), stop, rlimits, confinement, zygote }));

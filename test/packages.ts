@@ -1,4 +1,5 @@
 /** Pythons with the packages that tests need, each installed once, in build/. */
+import { dirname } from "node:path";
 import { venvWith } from "./needs.ts";
 
 const PACKAGES = [
@@ -15,4 +16,10 @@ export function pythonWithPackages(): Promise<string | undefined> {
 /** With what people run as workers; likewise. */
 export function pythonWithServers(): Promise<string | undefined> {
   return venvWith("test-servers", SERVERS);
+}
+
+/** The folder of the program `uv`; likewise. */
+export async function folderOfUv(): Promise<string | undefined> {
+  const python = await venvWith("test-uv", ["uv==0.13.9"]);
+  return python === undefined ? undefined : dirname(python);
 }

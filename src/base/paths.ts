@@ -16,6 +16,8 @@ export type Paths = {
   readonly database: string;
   readonly workersDir: string;
   readonly daemonLog: string;
+  /** Environments of packages that are made for workers; may be removed while none runs. */
+  readonly environmentsDir: string;
   /** `config.json` of the daemon, may be absent. */
   readonly config: string;
 };
@@ -39,6 +41,7 @@ export function resolvePaths(env: Env, uid: number, socketFlag?: string): Paths 
     database: join(stateDir, "ipcctl.db"),
     workersDir: join(stateDir, "workers"),
     daemonLog: join(home ? join(home, "log") : (absolute(env.LOGS_DIRECTORY) ?? stateDir), "daemon.log"),
+    environmentsDir: join(home ? join(home, "cache") : cacheDirOf(env, uid, stateDir), "environments"),
     config: home ? join(home, "config.json") : join(configDirOf(env, uid), "config.json"),
   };
 }
@@ -77,6 +80,16 @@ function configDirOf(env: Env, uid: number): string {
   if (xdg) return join(xdg, "ipcctl");
   const home = absolute(env.HOME);
   return uid === 0 || !home ? "/etc/ipcctl" : join(home, ".config/ipcctl");
+}
+
+function cacheDirOf(env: Env, uid: number, stateDir: string): string {
+  const bySystemd = absolute(env.CACHE_DIRECTORY?.split(":")[0]);
+  if (bySystemd) return bySystemd;
+  const xdg = absolute(env.XDG_CACHE_HOME);
+  if (xdg) return join(xdg, "ipcctl");
+  if (uid === 0) return "/var/cache/ipcctl";
+  const home = absolute(env.HOME);
+  return home ? join(home, ".cache/ipcctl") : join(stateDir, "cache");
 }
 
 function absolute(path: string | undefined): string | undefined {

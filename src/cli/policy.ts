@@ -99,7 +99,7 @@ async function planOf(context: Context, chosen: string, script: string | undefin
   const policy = withExceptions(context, flags, chosen);
   const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);
   const { settle, ownUserOf, requireUnwritten } = await import("../launch/prepare.ts");
-  const { stateDir, workersDir } = context.paths;
+  const { stateDir, workersDir, environmentsDir } = context.paths;
   if (script === undefined) {
     const loaded = loadPolicy(policy, { ...variables(context), project: cwd });
     const plan = compilePlan(loaded, thisMachine(), { scratch: "SCRATCH", program: [], cwd });
@@ -127,6 +127,7 @@ async function planOf(context: Context, chosen: string, script: string | undefin
     ownUser: ownUserOf(name),
     name,
     auditLog: join(stateDir, "audit.log"),
+    environments: environmentsDir,
     hasPlane: true,
   }).plan;
 }

@@ -115,10 +115,11 @@ export async function run(
       fixedUser: ownUserOf(`run ${flags.name ?? (script === undefined ? cwd : resolve(cwd, script))}`),
       name: flags.name ?? "run",
       auditLog: join(paths.stateDir, "audit.log"),
+      environments: paths.environmentsDir,
       hasPlane: false,
       isOnce: true,
     };
-    const { launch, plan, policy: policyText, confinement, ids, zygote, umask } = prepare(wanted);
+    const { launch, plan, policy: policyText, confinement, ids, zygote, umask } = await prepare(wanted);
     requireGroup(plan.policy, undefined); // it makes none
     if (ids) chmodSync(folder, 0o711); // the scratch folder in it is the other user's
     const timeoutMs = flags.timeout === undefined ? Infinity : Math.max(1, parseDurationMs(flags.timeout, "--timeout"));

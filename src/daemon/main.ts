@@ -102,6 +102,7 @@ async function serve(options: DaemonOptions): Promise<void> {
     cgroups,
     shimBinary: SHIM_BINARY,
     workersDir: paths.workersDir,
+    environmentsDir: paths.environmentsDir,
     daemonEnv: cleanWorkerEnv(process.env),
     daemonUmask,
     emit: (worker, event) => {

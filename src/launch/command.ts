@@ -23,7 +23,10 @@ export type Launch = {
 const NOT_INHERITED = /^(IPCCTL_|BUN_|LISTEN_|NOTIFY_SOCKET$|WATCHDOG_|INVOCATION_ID$|JOURNAL_STREAM$|MAINPID$|_$)/;
 
 /** What the caller and the definition say, before anything of ours. */
-function writtenEnv(app: Launchable, base: Readonly<Record<string, string | undefined>>): Record<string, string> {
+export function writtenEnv(
+  app: Launchable,
+  base: Readonly<Record<string, string | undefined>>,
+): Record<string, string> {
   const env = cleanWorkerEnv(base);
   Object.assign(env, app.env_file === null ? {} : readEnvFile(app.env_file), app.env);
   env.PATH ??= PATH_DEFAULT;

@@ -41,14 +41,25 @@ export type Running = {
    * Python stands before it that would take the boot for its own; or not at all.
    */
   readonly boot: "environment" | "words" | "none";
+  /** Where `uv run` and its options stand among the words. */
+  readonly uv?: UvWords;
+  /** The Python of the system, for a script that said nothing else: what it says that it needs decides. */
+  readonly isOpen: boolean;
   /** The policy where nobody named one. */
   readonly policy: string;
   /** By its user, or found on the PATH: neither the script nor its folder named it. */
   readonly isChosen: boolean;
   /** The same without a `#!` line that would have to start another program, where `argv` begins with one. */
   readonly explicit?: Running;
-  /** Of the command's folder: first on its PATH. */
+  /** Of the command's folder, or made for it: first on its PATH. */
   readonly venv?: string;
+};
+
+export type UvWords = {
+  readonly from: number;
+  readonly count: number;
+  /** What follows is a script of Python, or a module, by an option. */
+  readonly isPythons: boolean;
 };
 
 const PYTHON = /^(python|pypy|graalpy)[0-9.]*(t|d|td|-dbg)?$/;
@@ -58,7 +69,7 @@ const NAMES: Readonly<Record<string, Language>> = {
   ),
   ...Object.fromEntries(["sh", "bash", "dash", "zsh", "ksh", "mksh", "ash", "fish"].map((name) => [name, "shell"])),
 };
-const PYTHON_ENDINGS = [".py", ".pyw", ".pyz"];
+export const PYTHON_ENDINGS = [".py", ".pyw", ".pyz"];
 const JAVASCRIPT_ENDINGS = [".ts", ".tsx", ".mts", ".js", ".mjs", ".cjs"];
 /** Whoever starts one of these means the apps that are defined in it, or has mistyped. */
 const DATA = new Set([".json", ".jsonc", ".toml", ".yaml", ".yml", ".ini"]);
@@ -83,7 +94,7 @@ const CONDA_RUN = {
   verb: "run",
   valued: ["-n", "--name", "-p", "--prefix", "--cwd", "-e", "--env", "-r", "--root-prefix"],
 };
-const WRAPPERS: Readonly<Record<string, Wrapper>> = {
+export const WRAPPERS: Readonly<Record<string, Wrapper>> = {
   nice: { valued: ["-n", "--adjustment"] },
   ionice: { valued: ["-c", "--class", "-n", "--classdata"] },
   chrt: { valued: ["-T", "-P", "-D"], operands: 1 },
@@ -184,6 +195,7 @@ export function decide(app: Launchable, env: Environment, isOnce = false): Runni
   const isVenv = venv !== undefined && find(first, app.cwd, path)?.startsWith(join(venv, "/")) === true;
   const byDefault = isCommand ? DEFAULT_POLICY : isOnce ? CODE_POLICY : isPython ? SCRIPT_POLICY : DEFAULT_POLICY;
   const known = {
+    isOpen: app.script !== null && app.interpreter === null && isSystems(seen),
     // Whatever runs it hands its environment on, as far as anybody can tell.
     ...(isLent && found.language !== "javascript" ? { boot: "environment" as const } : {}),
     policy: byDefault,
@@ -239,12 +251,15 @@ function notAScript(script: string): IpcError {
   });
 }
 
+function isSystems({ argv, at, language, uv }: Seen): boolean {
+  return language === "python" && !uv && /^(python[0-9.]*|\/usr(\/local)?\/bin\/python3?)$/.test(argv[at] ?? "");
+}
+
 /** No particular Python, but the one of the system: the project's own is meant where there is one. */
 function preferVenv(seen: Seen, app: Launchable): Seen {
-  const program = seen.argv[seen.at];
-  if (seen.language !== "python" || program === undefined) return seen;
-  const isBare = /^python[0-9.]*$/.test(program);
-  if (!isBare && !/^\/usr(\/local)?\/bin\/python3?$/.test(program)) return seen;
+  if (!isSystems(seen)) return seen;
+  const program = seen.argv[seen.at]!;
+  const isBare = !program.includes("/");
   const folders = app.script === null ? [] : [dirname(resolve(app.cwd, app.script))];
   const venv = findVenv([...folders, app.cwd]);
   const python = venv === undefined ? (isBare && program !== "python" ? program : "python3") : join(venv, "bin/python");
@@ -252,15 +267,17 @@ function preferVenv(seen: Seen, app: Launchable): Seen {
 }
 
 type Where = { readonly cwd: string; readonly path: string };
-type Found = Pick<Running, "argv" | "cwd" | "change" | "at" | "language" | "boot">;
+type Found = Pick<Running, "argv" | "cwd" | "change" | "at" | "language" | "boot" | "uv">;
 type Seen = Found & { readonly explicit?: Found };
 
 function seeThrough(words: readonly string[], where: Where, depth: number): Seen {
   let [argv, at, { cwd, path }] = [[...words], 0, where];
   let change: Change = { isCleared: false, set: {} };
   let [isBehindPython, isForPython] = [false, false];
+  let uv: UvWords | undefined;
   const end = (language: Language, boot: Running["boot"], explicit?: Found): Seen => ({
     ...{ argv, cwd, change, at, language, boot },
+    ...(uv === undefined ? {} : { uv }),
     ...(explicit === undefined ? {} : { explicit }),
   });
   for (let step = depth; step < DEPTH_MAX && at < argv.length; step++) {
@@ -283,7 +300,10 @@ function seeThrough(words: readonly string[], where: Where, depth: number): Seen
     if (wrapper && behind) {
       // The worker has a session of its own: as its leader `setsid` would leave it, and the worker would be over.
       if (name === "setsid") argv.splice(at, behind.at - at);
-      else at = behind.at;
+      else {
+        if (name === "uv") uv ??= { from: at, count: behind.at - at, isPythons: behind.isPythons };
+        at = behind.at;
+      }
       isBehindPython ||= wrapper.isPython === true;
       isForPython ||= wrapper.isForPython === true;
       if (behind.isPythons) return end("python", isBehindPython ? "words" : "environment");
@@ -307,6 +327,36 @@ function seeThrough(words: readonly string[], where: Where, depth: number): Seen
     return end(language ?? "other", "none");
   }
   return end("other", "none");
+}
+
+/** The same with the environment of `uv run` in the place of its words, or in that of the system's Python. */
+export function decideWithin(venv: string, running: Running, env: Environment): Running {
+  const { argv, at, uv, change, cwd } = running;
+  const python = join(venv, "bin/python");
+  if (uv === undefined) return { ...running, argv: argv.with(at, python), venv, isChosen: false };
+  const [options, behind] = [argv.slice(uv.from, uv.from + uv.count), argv.slice(uv.from + uv.count)];
+  const file = find(behind[0]!, "/", join(venv, "bin"));
+  const program = options.some((word) => word === "-m" || word === "--module")
+    ? [python, "-m", ...behind]
+    : uv.isPythons || isPythonScript(behind[0]!, cwd)
+      ? [python, ...behind]
+      : PYTHON.test(behind[0]!)
+        ? [file ?? python, ...behind.slice(1)]
+        : file === undefined || behind[0]!.includes("/")
+          ? behind
+          : [...(readShebang(file) ? [python] : []), file, ...behind.slice(1)];
+  const inherited = Object.hasOwn(change.set, "PATH") || change.isCleared ? (change.set.PATH ?? SYSTEM_PATH) : env.PATH;
+  const path = [join(venv, "bin"), inherited ?? ""].join(delimiter);
+  const { explicit, ...seen } = seeThrough([...argv.slice(0, uv.from), ...program], { cwd, path }, 0);
+  const { explicit: _, uv: __, ...rest } = running;
+
+  const known = { ...rest, ...seen, change: joined(change, seen.change), venv, isChosen: false };
+  return explicit === undefined ? known : { ...known, explicit: { ...known, ...explicit } };
+}
+
+/** As `uv run` takes it for one by its name. */
+export function isPythonScript(word: string, cwd: string): boolean {
+  return PYTHON_ENDINGS.includes(extname(word)) || existsSync(join(resolve(cwd, word), "__main__.py"));
 }
 
 function joined(first: Change, second: Change): Change {

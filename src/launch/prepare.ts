@@ -19,13 +19,14 @@ import { isBelow } from "../sandbox/mounts.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import { thisMachine } from "../sandbox/machine.ts";
-import { compilePlan, type Plan } from "../sandbox/plan.ts";
+import { compilePlan, confines, type Plan } from "../sandbox/plan.ts";
 import { chooseWriter, mapLack } from "../sandbox/writer.ts";
 import { isInline, loadPolicy, type Policy } from "../sandbox/policy.ts";
 import { audit } from "./audit.ts";
 import type { Enforced } from "../shim/cgroup.ts";
-import { cleanWorkerEnv, decideLaunch, type Launch, resolveLaunch } from "./command.ts";
-import { find, STDIN, type Launchable, type Running } from "./languages.ts";
+import { cleanWorkerEnv, decideLaunch, type Launch, resolveLaunch, writtenEnv } from "./command.ts";
+import { type Environment, environmentOf, makeEnvironment, placeOf, requireUv } from "./environments.ts";
+import { decideWithin, find, STDIN, type Launchable, type Running } from "./languages.ts";
 import { policyOf, type Governed } from "./policies.ts";
 import { describeProgram, homeOf, pythonPath, type Program } from "./readable.ts";
 import type { Snapshot } from "./snapshot.ts";
@@ -153,6 +154,10 @@ export type Preparation = {
   readonly fixedUser?: number;
   readonly name: string;
   readonly auditLog: string;
+  /** Where environments of packages are made. */
+  readonly environments: string;
+  /** It is not wanted any more, where it waits for one. */
+  readonly signal?: AbortSignal;
   /** There is a connection to the shim to be passed on. */
   readonly hasPlane: boolean;
   /** It is run once, in the foreground. */
@@ -172,6 +177,8 @@ export type Settled = {
   readonly isUpToDate: boolean;
   /** The folder of its own, on the host. */
   readonly scratch: string;
+  /** What it runs in, where that is made for it. */
+  readonly environment?: Environment;
   readonly ids: { readonly uid: number; readonly gid: number } | undefined;
 };
 
@@ -187,10 +194,11 @@ export function settle(wanted: Preparation): Settled {
   const isCommand = app.script === null && (app.code ?? null) === null;
   const interpreter = isCommand ? app.interpreter : (snapshot?.python ?? app.interpreter);
   const launchable = { ...app, interpreter };
-  const decided = decideLaunch(launchable, wanted.base, wanted.isOnce);
+  const asWritten = decideLaunch(launchable, wanted.base, wanted.isOnce);
   const variables = { project: app.cwd, home: homeOf(wanted.base) };
-  const policyText = policyOf(app, decided, variables, wanted.isOnce);
+  const policyText = policyOf(app, asWritten, variables, wanted.isOnce);
   const policy = loadPolicy(policyText, variables);
+  const { decided, environment, file } = settleEnvironment(wanted, launchable, asWritten, policy);
   const inherited = allowed(wanted.base, policy);
   const hidesFiles =
     !policy.files.read.some(({ path }) => path === "/") && !policy.files.write.some(({ path }) => path === "/");
@@ -202,6 +210,7 @@ export function settle(wanted: Preparation): Settled {
   const files = [
     ...script,
     ...(running === decided ? [] : [find(decided.argv[0]!, decided.cwd, launch.env.PATH ?? "")]),
+    file,
     ...pythonPath({ PYTHONPATH: app.env.PYTHONPATH ?? inherited.PYTHONPATH ?? "" }),
   ].filter((path) => path !== undefined);
   const describe = (word: string): Program => describeProgram(word, files, launch.cwd, launch.env, running.isChosen);
@@ -231,6 +240,7 @@ export function settle(wanted: Preparation): Settled {
     ROOT,
     policyText,
     app.env_file ?? "",
+    ...(environment ? [wanted.environments] : []),
     ...(wanted.daemonFiles ?? []),
   ])
     if (path.startsWith("/")) requireUnwritten(path, policy);
@@ -239,20 +249,90 @@ export function settle(wanted: Preparation): Settled {
     : app.uid === null && app.gid === null
       ? undefined
       : { uid: app.uid ?? process.getuid!(), gid: app.gid ?? app.uid! };
-  if (writer && plan.confinement?.namespaces === 0)
+  const isMade = environment === undefined || placeOf(environment) !== undefined;
+  if (writer && plan.confinement?.namespaces === 0 && isMade)
     for (const path of [launch.cwd, program.executable, realpathSync(program.executable), ...script])
       requireReadable(path, writer.ids.uid, policy);
   const { executable } = program;
-  return { launch, policy: policyText, plan, executable, hidesFiles, isUpToDate, scratch, ids };
+  const settled = { launch, policy: policyText, plan, executable, hidesFiles, isUpToDate, scratch, ids };
+  return environment === undefined ? settled : { ...settled, environment };
 }
 
 /**
- * The same, made ready: the environment, and the scratch folder where that is on the host.
+ * `uv run` would have neither network nor cache under a policy, so what it does is done before. Without one it does it itself; what a script
+ * says in its comments is always done for it.
+ */
+function settleEnvironment(
+  { base, environments }: Preparation,
+  app: Launchable,
+  asWritten: Running,
+  policy: Policy,
+): { readonly decided: Running; readonly environment?: Environment; readonly file?: string | undefined } {
+  const { explicit } = asWritten;
+  const isInside = asWritten.uv === undefined && explicit?.uv !== undefined; // in the `#!` line of a command
+  const running = isInside ? explicit : asWritten;
+  const variables = writtenEnv(app, base);
+  if (running.uv && !confines(policy)) {
+    requireUv(running, running.uv, variables);
+    return { decided: asWritten };
+  }
+  const found = environmentOf(running, app, environments, isInside ? false : undefined);
+  if (found === undefined) return { decided: asWritten };
+  const place = typeof found === "string" ? found : (placeOf(found) ?? found.link);
+  const decided = decideWithin(place, running, variables);
+  const file = isInside ? find(asWritten.argv[0]!, asWritten.cwd, variables.PATH ?? "") : undefined;
+  return { decided, file, ...(typeof found === "string" ? {} : { environment: found }) };
+}
+
+/** Settles it with the environment that it needs, which is made if it is not there. */
+async function settleMade(wanted: Preparation, settled: Settled): Promise<Settled> {
+  const { environment, plan } = settled;
+  if (environment === undefined || placeOf(environment) !== undefined) return settled;
+  const { requirements, lock, options, python } = environment;
+  const tell = (result: object): void =>
+    audit(wanted.auditLog, {
+      ...{ worker: wanted.name, event: "resolve", for: environment.owner, requirements },
+      ...{ python: python ?? null, locked: lock !== undefined, options, ...result },
+    });
+  const begin = performance.now();
+  try {
+    const variables = writtenEnv(wanted.app, wanted.base);
+    const made = makeEnvironment(environment, variables, (uv) => requireUnwritten(uv, plan.policy));
+    const path = await orAborted(made, wanted.signal);
+    tell({ environment: path, ms: Math.round(performance.now() - begin) });
+  } catch (error) {
+    tell({ error: (error as Error).message });
+    throw error;
+  }
+  return settle(wanted);
+}
+
+function orAborted<T>(made: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return made;
+  const { promise, reject } = Promise.withResolvers<never>();
+  const stop = (): void => reject(new IpcError("SUPERSEDED", "it was stopped while its packages were installed"));
+  if (signal.aborted) stop();
+  signal.addEventListener("abort", stop);
+  return Promise.race([made, promise]).finally(() => signal.removeEventListener("abort", stop));
+}
+
+/**
+ * The same, made ready: its packages, its variables, and the scratch folder where that is on the host.
  * @throws IpcError POLICY_REFUSED, BAD_CONFIG, START_FAILED
  */
-export function prepare(wanted: Preparation): Prepared {
+export async function prepare(wanted: Preparation): Promise<Prepared> {
+  return prepareSettled(wanted, await settleMade(wanted, settle(wanted)));
+}
+
+/** Only what its start would have to wait for. @throws IpcError as prepare does */
+export async function provide(wanted: Preparation): Promise<void> {
+  await settleMade(wanted, settle(wanted));
+}
+
+/** Where nothing has to be waited for. */
+export function prepareSettled(wanted: Preparation, settled: Settled): Prepared {
   const { app } = wanted;
-  const { launch, policy: policyText, plan, executable, hidesFiles, isUpToDate, scratch, ids } = settle(wanted);
+  const { launch, policy: policyText, plan, executable, hidesFiles, isUpToDate, scratch, ids, environment } = settled;
   const { policy } = plan;
   const memory = Math.min(policy.limits.memory ?? Infinity, (app.max_memory ?? Infinity) * MEMORY_BACKSTOP_FACTOR);
   const env = { ...roomForCode(executable, memory), ...launch.env, ...policy.env.set };
@@ -279,6 +359,7 @@ export function prepare(wanted: Preparation): Prepared {
     policy: policy.name,
     ...(isInline(policyText) ? { exceptions: JSON.parse(policyText) as unknown } : {}),
     degraded: plan.degraded,
+    ...(environment ? { environment: placeOf(environment) } : {}),
   });
   return {
     launch: { argv: [executable, ...launch.argv.slice(1)], env, cwd: launch.cwd },

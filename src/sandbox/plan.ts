@@ -161,6 +161,20 @@ export function compilePlan(policy: Policy, machine: Machine, context: PlanConte
   return new Compiler(policy, machine, context).compile();
 }
 
+/** Whether it takes away anything that its user may do; limits do not. */
+export function confines({ files, network, process }: Policy): boolean {
+  return (
+    network.mode !== "any" ||
+    network.listen !== "any" ||
+    !network.hasUnix ||
+    !files.write.some(({ path }) => path === "/") ||
+    files.metadata === "deny" ||
+    files.deny.length > 0 ||
+    !process.mayExec ||
+    !process.mayFork
+  );
+}
+
 class Compiler {
   readonly #items: PlanItem[] = [];
   readonly #degraded: string[] = [];
@@ -188,15 +202,7 @@ class Compiler {
 
   compile(): Plan {
     const { files, network, process, limits } = this.#policy;
-    const isConfined =
-      network.mode !== "any" ||
-      network.listen !== "any" ||
-      !this.#hasUnix ||
-      !this.#writesAll ||
-      files.metadata === "deny" ||
-      files.deny.length > 0 ||
-      !process.mayExec ||
-      !process.mayFork;
+    const isConfined = confines(this.#policy);
     const rlimits = this.#limits(isConfined);
     const common = {
       policy: this.#policy,

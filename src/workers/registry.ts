@@ -278,6 +278,8 @@ export class Registry {
   async restartWorker(turn: Turn, worker: Worker, graceMs: number | null = null): Promise<void> {
     turn.check();
     worker.requireLaunchable(); // better refused than down
+    await worker.provide(turn.signal);
+    turn.check();
     await this.#restartWorker(turn, worker, null, graceMs);
     if (worker.state !== "running") {
       throw (

@@ -84,6 +84,7 @@ export class Run {
   #hasExited = false;
   #isFinishing = false;
   #wish: StopWish | undefined;
+  readonly #stopping = new AbortController();
   #forceTimer: Timer | undefined;
   /** Ends it where it does not tell that it is ready. */
   readyTimer: Timer | undefined;
@@ -106,6 +107,10 @@ export class Run {
   /** Why the daemon itself is ending it; makes its end a failure. */
   get failure(): string | null {
     return this.#failure;
+  }
+  /** Aborted as soon as it is asked to stop. */
+  get stopping(): AbortSignal {
+    return this.#stopping.signal;
   }
   get forced(): string | null {
     return this.#forced;
@@ -262,6 +267,7 @@ export class Run {
     const killAtMs = Math.min(performance.now() + graceMs, this.#wish?.killAtMs ?? Number.POSITIVE_INFINITY);
     const wish = { killAtMs, signal };
     this.#wish = wish;
+    this.#stopping.abort();
     this.forget(this.#forceTimer);
     this.#forceTimer = this.after(killAtMs + STOP_SLACK_MS - performance.now(), () => this.#force());
     if (this.#link) void this.#askToStop(this.#link, wish);

@@ -37,7 +37,17 @@ import type { Spec } from "../shim/spec.ts";
 import { decideLaunch } from "../launch/command.ts";
 import { auditEnded, describeDenial, endedOver, remedyOfCall } from "../launch/denied.ts";
 import { AUTO, policyOf } from "../launch/policies.ts";
-import { makeSpec, ownUserOf, prepare, removeOpenScratch, requireGroup, SIGTERM } from "../launch/prepare.ts";
+import { mayNeedEnvironment, RESOLVE_MS } from "../launch/environments.ts";
+import {
+  makeSpec,
+  ownUserOf,
+  type Preparation,
+  prepare,
+  provide,
+  removeOpenScratch,
+  requireGroup,
+  SIGTERM,
+} from "../launch/prepare.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";
 
 /** Of its stderr, where the policy may have to do with its end. */
@@ -49,6 +59,7 @@ export type World = {
   readonly store: Store;
   readonly shimBinary: string;
   readonly workersDir: string;
+  readonly environmentsDir: string;
   readonly cgroups: CgroupTree | undefined;
   /** The environment for definitions that bring none. */
   readonly daemonEnv: Readonly<Record<string, string | undefined>>;
@@ -237,7 +248,16 @@ export class Worker {
   /** The longest that its start may take. */
   get startMs(): number {
     const { ready, ready_timeout } = this.#config;
-    return LAUNCH_MS + (ready === "notify" ? ready_timeout : 0) + MARGIN_MS;
+    const resolveMs = this.#mayNeedEnvironment ? RESOLVE_MS : 0;
+    return resolveMs + LAUNCH_MS + (ready === "notify" ? ready_timeout : 0) + MARGIN_MS;
+  }
+  get #mayNeedEnvironment(): boolean {
+    const config = this.#config;
+    try {
+      return mayNeedEnvironment(decideLaunch(config, config.base_env ?? this.#world.daemonEnv), config);
+    } catch {
+      return false; // its start says why
+    }
   }
   /** The longest that its stop may take, as it was asked for last. */
   get stopMs(): number {
@@ -252,6 +272,11 @@ export class Worker {
   requireLaunchable(): void {
     decideLaunch(this.#config, this.#config.base_env ?? this.#world.daemonEnv);
     this.#world.store.requireRoomToRun(this.dir);
+  }
+
+  /** Makes the packages that it needs, while what runs still does. @throws IpcError START_FAILED if they cannot be had */
+  async provide(signal: AbortSignal): Promise<void> {
+    if (this.#mayNeedEnvironment) await provide(this.#preparation(signal));
   }
 
   /** A new definition; takes effect with the next run. */
@@ -526,7 +551,8 @@ export class Worker {
     this.#run = run;
     try {
       this.#save({ run: number, phase: "up" });
-      const spec = this.#prepare(run);
+      const spec = await this.#prepare(run);
+      if (this.#run !== run) return;
       this.#world.store.withRoom(() => writeDefinition(this.dir, this.#definition));
       await run.launch(this.#world.shimBinary, spec);
     } catch (error) {
@@ -538,10 +564,27 @@ export class Worker {
     }
   }
 
-  #prepare(run: Run): Spec {
+  async #prepare(run: Run): Promise<Spec> {
     const config = this.#config;
     mkdirSync(this.logDir, { recursive: true, mode: 0o700 });
-    const prepared = prepare({
+    const prepared = await prepare(this.#preparation(run.stopping));
+    const { policy } = prepared.plan;
+    this.#policy = prepared.policy;
+    run.executable = prepared.launch.argv[0]!; // never empty: a script has an interpreter, a command a first word
+    const group = this.#world.cgroups?.prepare(this.id, {
+      memoryBytes: lower(config.max_memory, policy.limits.memory),
+      cpuPercent: lower(config.max_cpu_percent, policy.limits.cpuPercent),
+      pids: policy.limits.pids === null ? null : policy.limits.pids + prepared.plan.extraProcesses,
+    });
+    requireGroup(policy, group?.enforced);
+    run.enforced = group?.enforced ?? { memory: false, cpu: false, pids: false };
+    run.degraded = prepared.plan.degraded;
+    return makeSpec(config, prepared, run.number, group?.path, run.enforced);
+  }
+
+  #preparation(signal: AbortSignal): Preparation {
+    const config = this.#config;
+    return {
       app: {
         ...config,
         snapshot:
@@ -563,21 +606,11 @@ export class Worker {
       ownUser: ownUserOf(this.id),
       name: this.id,
       auditLog: this.#auditLog,
+      environments: this.#world.environmentsDir,
+      signal,
       hasPlane: true,
       daemonFiles: daemonFilesOf(config),
-    });
-    const { policy } = prepared.plan;
-    this.#policy = prepared.policy;
-    run.executable = prepared.launch.argv[0]!; // never empty: a script has an interpreter, a command a first word
-    const group = this.#world.cgroups?.prepare(this.id, {
-      memoryBytes: lower(config.max_memory, policy.limits.memory),
-      cpuPercent: lower(config.max_cpu_percent, policy.limits.cpuPercent),
-      pids: policy.limits.pids === null ? null : policy.limits.pids + prepared.plan.extraProcesses,
-    });
-    requireGroup(policy, group?.enforced);
-    run.enforced = group?.enforced ?? { memory: false, cpu: false, pids: false };
-    run.degraded = prepared.plan.degraded;
-    return makeSpec(config, prepared, run.number, group?.path, run.enforced);
+    };
   }
 
   #onLink(run: Run, isFirst: boolean): void {

@@ -19,6 +19,7 @@ const world: World = {
   store,
   shimBinary: "/bin/false",
   workersDir: dir,
+  environmentsDir: dir,
   cgroups: undefined,
   daemonEnv: {},
   daemonUmask: 0o022,

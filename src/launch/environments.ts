@@ -1,0 +1,483 @@
+/**
+ * Environments of packages: for what `uv run` starts, and for scripts that say what they need (PEP 723). Where a policy confines the worker they are
+ * made before it, by uv, as whoever starts it. Of wheels alone, so that nothing of a package runs before the policy holds; and from where that
+ * user has his packages, because a script that could name another place would have a network that its policy denies.
+ */
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+} from "node:fs";
+import { basename, delimiter, dirname, extname, join, resolve } from "node:path";
+import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
+import { shellWord } from "../base/shell-words.ts";
+import { find, isPythonScript, type Running, SYSTEM_PATH, type UvWords, WRAPPERS } from "./languages.ts";
+
+/** The longest that uv may take, with all that it has to fetch. */
+export const RESOLVE_MS = 600_000;
+/** What a uv that was killed has left, and nobody works on any more. */
+const LEFT_MS = 86_400_000;
+/** Lines of what uv says. */
+const TOLD_MAX = 12;
+
+export type Environment = {
+  /** A link to the folder that it is made in: there as soon as that is whole. */
+  readonly link: string;
+  /** By its user's word; else the one of the PATH. */
+  readonly uv?: string | undefined;
+  /** Whose it is, for people. */
+  readonly owner: string;
+  /** The version that is asked for, in uv's words. */
+  readonly python: string | undefined;
+  readonly requirements: readonly string[];
+  /** What says all of it to the version: words for `uv export`. */
+  readonly lock: readonly string[] | undefined;
+  /** For `uv pip install`. */
+  readonly options: readonly string[];
+};
+
+/** What of the definition decides. */
+type App = { readonly script: string | null; readonly interpreter: string | null; readonly cwd: string };
+type Variables = Readonly<Record<string, string | undefined>>;
+
+/** What options of `uv run` mean here; those that are not among them are refused. */
+const OPTIONS: Readonly<Record<string, "nothing" | "install" | "export" | "place">> = {
+  ...allAre("nothing", "--script -s --module -m --quiet -q --verbose -v --no-progress --color --isolated --exact"),
+  ...allAre("nothing", "--no-project --frozen --locked --no-sync --no-build --no-env-file --no-editable --link-mode"),
+  ...allAre("install", "--resolution --prerelease --exclude-newer --fork-strategy --offline"),
+  ...allAre("export", "--extra --no-extra --all-extras --group --no-group --only-group --all-groups"),
+  ...allAre("export", "--dev --no-dev --only-dev --no-default-groups --package --all-packages"),
+  ...allAre("place", "--index --default-index -i --index-url --extra-index-url -f --find-links --no-index"),
+  ...allAre("place", "--index-strategy --keyring-provider --cache-dir -n --no-cache --config-file --no-config"),
+  ...allAre("place", "--allow-insecure-host --system-certs --native-tls"),
+};
+const WITH = ["-w", "--with"];
+const PYTHON = ["-p", "--python"];
+const PROJECT = "--project";
+/** Their values are paths of the folder where the words are read. */
+const PATHS = ["-f", "--find-links", "--cache-dir", "--config-file"];
+
+function allAre<Meaning extends string>(meaning: Meaning, names: string): Record<string, Meaning> {
+  return Object.fromEntries(names.split(" ").map((name) => [name, meaning]));
+}
+
+/**
+ * The environment that it is to run in, if it needs one that is to be made. Nothing is run to find out.
+ * @param folder where environments are
+ * @param isUsers the words of `uv run` are its user's, not those of a `#!` line
+ * @returns the folder of one that is there, by hand
+ * @throws IpcError START_FAILED for what could not be had without running, or asking, what the policy denies
+ */
+export function environmentOf(
+  running: Running,
+  app: App,
+  folder: string,
+  isUsers = app.interpreter !== null || app.script === null,
+): Environment | string | undefined {
+  if (running.uv) return environmentOfUv(running, running.uv, folder, isUsers);
+  const metadata = running.isOpen && app.script !== null ? readMetadata(resolve(app.cwd, app.script)) : undefined;
+  if (metadata === undefined || metadata.dependencies.length === 0) return undefined;
+  const script = resolve(app.cwd, app.script!);
+  const { python, dependencies: requirements, options } = metadata;
+  return environment(folder, { owner: app.script!, python, requirements, lock: lockOf(script), options });
+}
+
+/** Whether a start may have to wait for one. */
+export function mayNeedEnvironment(running: Running, app: App): boolean {
+  try {
+    return running.uv !== undefined || environmentOf(running, app, "/") !== undefined;
+  } catch {
+    return false; // its start says so
+  }
+}
+
+function environmentOfUv({ argv, cwd }: Running, uv: UvWords, folder: string, isUsers: boolean): Environment | string {
+  const words = argv.slice(uv.from + 1, uv.from + uv.count);
+  const named = isUsers && argv[uv.from]!.includes("/") ? { uv: resolve(cwd, argv[uv.from]!) } : {};
+  const asked = readOptions(words, cwd, isUsers);
+  const program = argv[uv.from + uv.count]!;
+  const isModule = words.some((word) => word === "-m" || word === "--module");
+  const isScript = !isModule && (uv.isPythons || isPythonScript(program, cwd));
+  const script = isScript ? resolve(cwd, program) : undefined;
+  const metadata = script === undefined ? undefined : readMetadata(script);
+  if (metadata !== undefined)
+    return environment(folder, {
+      ...named,
+      owner: program,
+      python: asked.python ?? metadata.python,
+      requirements: [...metadata.dependencies, ...asked.requirements],
+      lock: lockOf(script!),
+      options: [...metadata.options, ...asked.options],
+    });
+  const owner = ["uv run", program].join(" ");
+  const from = asked.project ?? cwd;
+  const root = words.includes("--no-project") ? undefined : findAbove(from, "pyproject.toml");
+  const venv = words.includes("--no-project") ? undefined : findAbove(root ?? from, ".venv/pyvenv.cfg");
+  if (venv !== undefined && (root === undefined || words.includes("--no-sync"))) {
+    if (asked.requirements.length === 0) return join(venv, ".venv");
+    throw refused(owner, `${asked.requirements.join(", ")} cannot be put on top of ${join(venv, ".venv")}`, {
+      hint: "install it there, and leave out --with; or take --no-project",
+    });
+  }
+  const { python, requirements, options } = asked;
+  const project = root === undefined ? undefined : projectOf(root, owner, asked.exported);
+  return environment(folder, {
+    ...named,
+    owner,
+    python: python ?? project?.python,
+    requirements,
+    lock: project?.lock,
+    options,
+  });
+}
+
+type Asked = {
+  readonly requirements: readonly string[];
+  readonly options: readonly string[];
+  readonly exported: readonly string[];
+  readonly python: string | undefined;
+  readonly project: string | undefined;
+};
+
+/** The words of `uv run`, up to what it is to run. */
+function readOptions(words: readonly string[], cwd: string, isUsers: boolean): Asked {
+  const [requirements, options, exported]: [string[], string[], string[]] = [[], [], []];
+  let [python, project]: [string | undefined, string | undefined] = [undefined, undefined];
+  for (let at = 0; at < words.length; at++) {
+    const word = words[at]!;
+    if (!word.startsWith("-") || word === "--") continue; // `run` itself
+    const [, name = word, inline] = /^(--[^=]+)=(.*)$/s.exec(word) ?? /^(-[a-z])(.+)$/s.exec(word) ?? [];
+    const value = inline ?? (WRAPPERS.uv!.valued!.includes(name) ? words[++at] : undefined);
+    const meaning = Object.hasOwn(OPTIONS, name) ? OPTIONS[name] : undefined;
+    const path = value === undefined ? undefined : asPath(name, value, cwd);
+    const written = path === undefined ? [name] : name.startsWith("--") ? [`${name}=${path}`] : [name, path];
+    if (WITH.includes(name)) requirements.push(...splitRequirements(value ?? ""));
+    else if (PYTHON.includes(name)) python = value?.includes("/") && isUsers ? resolve(cwd, value) : value;
+    else if (name === PROJECT && isUsers) project = resolve(cwd, value ?? ".");
+    else if (meaning === "install" || (meaning === "place" && isUsers)) options.push(...written);
+    else if (meaning === "export") exported.push(...written);
+    else if (meaning === "place" || name === PROJECT)
+      throw refused(`uv run ${word}`, "where packages come from is for its user to say, not for a script", {
+        hint: `if you want it so, say it yourself: --interpreter ${shellWord(["uv run", ...written, "--script"].join(" "))}`,
+      });
+    else if (meaning === undefined)
+      throw refused(
+        `uv run ${word}`,
+        "this option means nothing where packages are installed before the policy holds",
+        {
+          hint: "leave it out; or make a venv by hand, and name it: --interpreter VENV/bin/python",
+        },
+      );
+  }
+  if (!isUsers) requireVersion(python, "uv run --python");
+  for (const one of requirements) requireByName(one, "uv run --with");
+  return { requirements, options, exported, python, project };
+}
+
+function asPath(name: string, value: string, cwd: string): string {
+  return PATHS.includes(name) && !value.includes("://") ? resolve(cwd, value) : value;
+}
+
+/** Of one word: commas stand between them, within their brackets, and between the versions of one. */
+function splitRequirements(words: string): string[] {
+  return words
+    .split(/,(?![^[]*\])(?=\s*[A-Za-z])/)
+    .map((one) => one.trim())
+    .filter((one) => one !== "");
+}
+
+const VERSIONS = String.raw`(?:===|==|~=|!=|<=|>=|<|>)\s*[\w.*+!-]+`;
+/** Name, extras, versions, marker. Nothing that names a place, and nothing that a file of requirements would read as an option. */
+const REQUIREMENT = new RegExp(
+  String.raw`^[A-Za-z0-9][\w.-]*\s*(\[[\w.,\s-]*\])?\s*\(?\s*(${VERSIONS}(\s*,\s*${VERSIONS})*)?\s*\)?\s*(;[^#$\\\r\n]*)?$`,
+);
+
+function requireByName(requirement: string, owner: string): void {
+  if (REQUIREMENT.test(requirement)) return;
+  throw refused(owner, `${JSON.stringify(requirement)} is no name of a package with versions`, {
+    hint: "what has another place than the index of its user is not fetched for a script: install it into a venv, and name it with --interpreter VENV/bin/python",
+  });
+}
+
+/** A path would be executed to ask it, before any policy holds. */
+function requireVersion(python: string | undefined, owner: string): void {
+  if (python === undefined || /^(\w+@?)?[\s\w.,*<>=!~+-]*$/.test(python)) return;
+  throw refused(owner, `${JSON.stringify(python)} is no version of Python`, {
+    hint: "for example >=3.11; a Python of one's own: --interpreter PATH",
+  });
+}
+
+type Metadata = {
+  readonly python: string | undefined;
+  readonly dependencies: readonly string[];
+  readonly options: readonly string[];
+};
+
+/** What a script says in its comments of what it needs. @throws IpcError START_FAILED if that cannot be read, or names places */
+function readMetadata(script: string): Metadata | undefined {
+  const stat = statSync(script, { throwIfNoEntry: false });
+  if (!stat?.isFile() || stat.size > limit("configBytes")) return undefined;
+  let text: string | undefined;
+  try {
+    text = findMetadata(readFileSync(script, "latin1"));
+  } catch {
+    return undefined; // whoever runs it will say why
+  }
+  if (text === undefined) return undefined;
+  const found = parseToml(Buffer.from(text, "latin1").toString(), script, "its PEP 723 metadata");
+  const { dependencies = [], "requires-python": python, tool = {} } = found;
+  const owner = `${script}: its PEP 723 metadata`;
+  if (!Array.isArray(dependencies) || dependencies.some((one) => typeof one !== "string"))
+    throw refused(owner, "dependencies is no list of strings");
+  if (python !== undefined && typeof python !== "string") throw refused(owner, "requires-python is no string");
+  for (const one of dependencies as string[]) requireByName(one, owner);
+  requireVersion(python, `${owner}: requires-python`);
+  return { python, dependencies: dependencies as string[], options: optionsOf((tool as Table).uv ?? {}, owner) };
+}
+
+type Table = Readonly<Record<string, unknown>>;
+
+/** `[tool.uv]` of a script, as options. */
+function optionsOf(tool: unknown, owner: string): string[] {
+  return Object.entries(tool as Table).flatMap(([name, value]) => {
+    if (OPTIONS[`--${name}`] === "install" && typeof value === "string") return [`--${name}=${value}`];
+    throw refused(owner, `tool.uv.${name} is not for what is installed before the policy holds`, {
+      hint: "where packages come from its user says, by UV_INDEX and its like; or name a venv with --interpreter VENV/bin/python",
+    });
+  });
+}
+
+/** The block of comments of the kind `script`, without its marks. */
+function findMetadata(text: string): string | undefined {
+  const lines = text.split(/\r?\n/);
+  const from = lines.findIndex((line) => line.trimEnd() === "# /// script");
+  if (from < 0) return undefined;
+  const end = lines.findIndex((line, at) => at > from && !/^#( |$)/.test(line));
+  const block = lines.slice(from + 1, end < 0 ? lines.length : end);
+  const last = block.findLastIndex((line) => line.trimEnd() === "# ///");
+  return last < 0
+    ? undefined
+    : block
+        .slice(0, last)
+        .map((line) => line.slice(2))
+        .join("\n");
+}
+
+function parseToml(text: string, path: string, what: string): Table {
+  try {
+    return Bun.TOML.parse(text) as Table;
+  } catch (error) {
+    throw refused(path, `${what} is no TOML: ${(error as Error).message}`);
+  }
+}
+
+function lockOf(script: string): string[] | undefined {
+  return existsSync(`${script}.lock`) ? ["--script", script] : undefined;
+}
+
+/** Of a project that needs not be built itself. @throws IpcError START_FAILED */
+function projectOf(
+  root: string,
+  owner: string,
+  exported: readonly string[],
+): { readonly python: string | undefined; readonly lock: readonly string[] } | undefined {
+  const path = join(root, "pyproject.toml");
+  const { project, tool = {}, "build-system": builder } = parseToml(readFileSync(path, "utf8"), path, "it");
+  if (project === undefined) return undefined;
+  const isPackage = (tool as { uv?: { package?: unknown } }).uv?.package ?? builder !== undefined;
+  if (isPackage !== false)
+    throw refused(owner, `${root} is a package, and would be built, by code of its own, before the policy holds`, {
+      hint: `build it yourself, and take what you have: cd ${shellWord(root)} && uv sync; then uv run --no-sync …`,
+    });
+  if (findAbove(root, "uv.lock") === undefined)
+    throw refused(owner, `${root} has no uv.lock, which says what is to be installed`, {
+      hint: `cd ${shellWord(root)} && uv lock`,
+    });
+  const python = (project as Table)["requires-python"];
+  const version = typeof python === "string" ? python : undefined;
+  requireVersion(version, `${path}: requires-python`);
+  return { python: version, lock: ["--project", root, "--no-emit-project", ...exported] };
+}
+
+function findAbove(from: string, name: string): string | undefined {
+  for (let at = from; ; at = dirname(at)) {
+    if (existsSync(join(at, name))) return at;
+    if (at === dirname(at)) return undefined;
+  }
+}
+
+/** Named by all that decides what is in it. */
+function environment(folder: string, wanted: Omit<Environment, "link">): Environment {
+  const { owner: _, uv: __, ...what } = wanted;
+  const hash = new Bun.CryptoHasher("sha256").update(JSON.stringify(what));
+  const [kind, place] = wanted.lock ?? [];
+  if (place !== undefined)
+    hash.update(readFileSync(kind === "--script" ? `${place}.lock` : join(findAbove(place, "uv.lock")!, "uv.lock")));
+  const name = basename(wanted.owner.split(" ").at(-1)!, extname(wanted.owner)).replaceAll(/[^\w-]/g, "_");
+  return { link: join(folder, `${name}-${hash.digest("hex").slice(0, 20)}`), ...wanted };
+}
+
+/** The folder of a virtual environment, if it is there and its Python too. */
+export function placeOf({ link }: Environment): string | undefined {
+  return existsSync(join(link, "bin/python")) ? join(dirname(link), readlinkSync(link)) : undefined;
+}
+
+/** By `uv`, as whoever has this environment of variables; those by which it would do another thing are left out. */
+const NOT_UVS =
+  /^(PYTHON.*|VIRTUAL_ENV|UV_(COMPILE_BYTECODE|NO_BUILD.*|NO_BINARY.*|PYTHON|PROJECT.*|WORKING_DIR.*|SYSTEM_PYTHON|BREAK_.*|VENV_.*|FROZEN|LOCKED|NO_SYNC|DEV|NO_DEV|ISOLATED))$/;
+
+const underWay = new Map<string, Promise<string>>();
+
+/**
+ * Makes it; who asks for the same one meanwhile waits with the first.
+ * @param requireUv looks whether this program is to be trusted
+ * @throws IpcError START_FAILED
+ */
+export function makeEnvironment(
+  wanted: Environment,
+  variables: Variables,
+  requireUv: (path: string) => void,
+): Promise<string> {
+  const { link, owner } = wanted;
+  const uv = find(wanted.uv ?? "uv", "/", variables.PATH ?? "");
+  if (uv === undefined) throw lacksUv(owner, wanted.uv ?? "uv", named(wanted));
+  requireUv(uv);
+  const known = underWay.get(link);
+  if (known) return known;
+  const env = Object.fromEntries(Object.entries(variables).filter(([name]) => !NOT_UVS.test(name)));
+  const made = make(uv, wanted, env as Record<string, string>).finally(() => underWay.delete(link));
+  underWay.set(link, made);
+  return made;
+}
+
+/** For one that runs itself. @throws IpcError START_FAILED */
+export function requireUv({ argv, cwd, change, venv }: Running, { from, count }: UvWords, variables: Variables): void {
+  const program = argv[from]!;
+  const [own, bin] = [change.set.PATH, venv === undefined ? undefined : join(venv, "bin")];
+  const path = change.isCleared ? (own ?? SYSTEM_PATH) : (own ?? [bin, variables.PATH].filter(Boolean).join(delimiter));
+  if (find(program, cwd, path) === undefined)
+    throw lacksUv(["uv run", argv[from + count]].join(" "), program, "an environment");
+}
+
+function lacksUv(owner: string, program: string, needs: string): IpcError {
+  const where = program.includes("/") ? "there" : "on the PATH";
+  return refused(owner, `it needs ${needs}, and ${program}, which would make that, is not ${where}`, {
+    hint: "install uv, for example with: pip install uv; or name a Python that has what it needs: --interpreter VENV/bin/python",
+  });
+}
+
+function named({ requirements, lock }: Environment): string {
+  const all = [...requirements, ...(lock === undefined ? [] : ["what its lock file says"])];
+  return all.length === 0 ? "an environment" : `an environment with ${all.join(", ")}`;
+}
+
+/** Lines of requirements, each with its hashes, joined. @throws IpcError START_FAILED for one from elsewhere than the index */
+function readExported(text: string, owner: string): string[] {
+  const lines = text.replaceAll(/\s*\\\r?\n\s*/g, " ").split(/\r?\n/);
+  return lines
+    .filter((line) => line.trim() !== "")
+    .map((line) => {
+      const [requirement = "", ...hashes] = line.split(/\s+--hash=/);
+      requireByName(requirement.trim(), `${owner}: its lock file`);
+      if (hashes.some((hash) => !/^\w+:\w+$/.test(hash))) throw refused(owner, `${JSON.stringify(line)} is no hash`);
+      return line;
+    });
+}
+
+/** A worker with a user of its own comes there too. */
+function makeOpenFolder(folder: string): void {
+  const above = dirname(folder);
+  if (existsSync(folder)) return;
+  mkdirSync(dirname(above), { recursive: true });
+  for (const path of [above, folder]) if (mkdirSync(path, { recursive: true }) !== undefined) chmodSync(path, 0o755); // whatever the umask is
+}
+
+/** Of two that were made at once the first one counts. */
+function publish(folder: string, link: string): void {
+  try {
+    symlinkSync(basename(folder), link);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+  }
+}
+
+/** One whose Python is gone, and what nobody has finished. */
+function removeLeft(link: string): void {
+  const [all, beginning] = [dirname(link), `${basename(link)}.`];
+  const target = readlinkIfThere(link);
+  if (target !== undefined) rmSync(link);
+  for (const name of readdirSync(all).filter((one) => one.startsWith(beginning))) {
+    const age = Date.now() - (statSync(join(all, name), { throwIfNoEntry: false })?.mtimeMs ?? 0);
+    if (name === target || age > LEFT_MS) rmSync(join(all, name), { recursive: true, force: true });
+  }
+}
+
+function readlinkIfThere(path: string): string | undefined {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return undefined;
+  }
+}
+
+function refused(owner: string, reason: string, { hint }: { hint?: string } = {}): IpcError {
+  return new IpcError("START_FAILED", `${owner}: ${reason}`, hint === undefined ? {} : { hint });
+}
+
+async function make(uv: string, wanted: Environment, env: Record<string, string>): Promise<string> {
+  const { link, owner, python, requirements, lock, options } = wanted;
+  makeOpenFolder(dirname(link));
+  removeLeft(link);
+  const folder = mkdtempSync(`${link}.`);
+  const call = async (words: readonly string[], input = ""): Promise<string> => {
+    const child = Bun.spawn(["/bin/sh", "-c", 'umask 022; exec "$0" "$@"', uv, ...words, "--quiet"], {
+      cwd: dirname(link),
+      env: { ...env, UV_NO_PROGRESS: "1", NO_COLOR: "1" },
+      stdio: [Buffer.from(input), "pipe", "pipe"],
+      timeout: RESOLVE_MS,
+    });
+    const [output, said, status] = await Promise.all([
+      new Response(child.stdout).text(),
+      new Response(child.stderr).text(),
+      child.exited,
+    ]);
+    if (status === 0) return output;
+    const why = child.signalCode === null ? said : `${said}uv was ended by ${child.signalCode}`;
+    throw refused(owner, `uv cannot make ${named(wanted)}: ${inOneLine(why)}`, {
+      hint: "packages without a wheel are not built before the policy holds: install them into a venv, and name it: --interpreter VENV/bin/python",
+    });
+  };
+  try {
+    chmodSync(folder, 0o755); // a worker with a user of its own reads it
+    const pinned = lock === undefined ? [] : readExported(await call([...EXPORT, ...lock]), owner);
+    await call(["venv", "--no-project", ...(python === undefined ? [] : [`--python=${python}`]), folder]);
+    const all = [...pinned, ...requirements];
+    // Once, before anything is in it: uv asks the Python of an environment, which would run what packages have put there.
+    if (all.length > 0)
+      await call([...INSTALL, "--python", join(folder, "bin/python"), ...options, "-r", "-"], `${all.join("\n")}\n`);
+    publish(folder, link);
+    return join(dirname(link), readlinkSync(link));
+  } finally {
+    if (readlinkIfThere(link) !== basename(folder)) rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function inOneLine(text: string): string {
+  const lines = text.split("\n").map((line) => line.trim());
+  return lines
+    .filter((line) => line !== "")
+    .slice(-TOLD_MAX)
+    .join(" ");
+}
+
+/** Of what a lock file says; the network has no part in it, and no Python. */
+const EXPORT = ["export", "--frozen", "--offline", "--no-header", "--no-annotate"];
+const INSTALL = ["pip", "install", "--no-build", "--no-compile-bytecode"];
