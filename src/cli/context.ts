@@ -2,7 +2,7 @@
 import { fstatSync, writeSync } from "node:fs";
 import { IpcError } from "../base/errors.ts";
 import { resolvePaths, type Paths } from "../base/paths.ts";
-import { absolutePath, workingDirectory } from "../base/working-directory.ts";
+import { absolutePath, startingDirectory, workingDirectory } from "../base/working-directory.ts";
 import { connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
 
@@ -29,9 +29,9 @@ export class Context {
     this.isColored = !flags.json && wantsColor(flags.color, process.env, isTerminal(1));
   }
 
-  /** Where programs start and their files are looked for. */
+  /** Where programs start and their files are looked for. @throws IpcError USAGE where its name is no text */
   get cwd(): string {
-    return this.here ?? "/";
+    return startingDirectory(this.here);
   }
 
   /** A path as the user wrote it. @throws IpcError USAGE for a relative one if the folder that he stands in was deleted */

@@ -1,4 +1,5 @@
 /** The command line from arguments to exit status. `status` and `list` without flags skip the table of commands: they are typed most. */
+import { requireText } from "../base/bytes.ts";
 import { ERROR_CODES, IpcError } from "../base/errors.ts";
 import type { Command, CommanderError } from "commander";
 import { Context, writeError, writeOut } from "./context.ts";
@@ -10,6 +11,7 @@ export async function runCli(args: readonly string[]): Promise<number> {
   const own = args.includes("--") ? args.slice(0, args.indexOf("--")) : args; // the rest is the script's
   const isJson = own.includes("--json");
   try {
+    requireText(args);
     return isPlainStatus(args) ? await status(new Context({ json: isJson }), undefined) : await parseAndRun(args);
   } catch (error) {
     const failure = IpcError.from(error);

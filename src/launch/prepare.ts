@@ -14,6 +14,7 @@ import {
 import { basename, dirname, join, resolve } from "node:path";
 import { SHIM_VERSION, WORKER_FD } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
+import { requireTextPath } from "../base/bytes.ts";
 import { ROOT } from "../base/install.ts";
 import { isBelow } from "../sandbox/mounts.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
@@ -213,6 +214,7 @@ export function settle(wanted: Preparation): Settled {
     file,
     ...pythonPath({ PYTHONPATH: app.env.PYTHONPATH ?? inherited.PYTHONPATH ?? "" }),
   ].filter((path) => path !== undefined);
+  if (hidesFiles) for (const path of [launch.cwd, ...files]) requireTextPath(path);
   const describe = (word: string): Program => describeProgram(word, files, launch.cwd, launch.env, running.isChosen);
   const program = isNarrow ? describe(launch.argv[0]!) : { executable: launch.argv[0]!, readable: [] };
   const behind = isNarrow && running.at > 0 ? describe(running.argv[running.at]!).readable : [];

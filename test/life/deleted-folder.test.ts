@@ -63,7 +63,7 @@ test("in a deleted folder a relative path is refused, and the reason is said", a
     expect({ args, status, stderr }).toEqual({
       args,
       status: 2,
-      stderr: `ipcctl: "${name}" is a relative path, and the working directory was deleted\n  change to a folder that is there, or give an absolute path\n`,
+      stderr: `ipcctl: "${name}" is a relative path, and the working directory was deleted\n  change to another folder, or give an absolute path\n`,
     });
   }
 });

@@ -1,0 +1,55 @@
+/** Names of the system are bytes, ours are text: what is no UTF-8 is refused by name, because it would come out as another one. */
+import { isUtf8 } from "node:buffer";
+import { existsSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
+import { IpcError } from "./errors.ts";
+
+/** What stands in a text in the place of bytes that are none. */
+export const REPLACED = "\ufffd";
+
+/** @param args the last words of this process, as text. @throws IpcError USAGE for one that is not what was typed */
+export function requireText(args: readonly string[]): void {
+  if (!args.some((arg) => arg.includes(REPLACED))) return;
+  const bad = splitWords(readFileSync("/proc/self/cmdline"))
+    .slice(-args.length)
+    .find((word) => !isUtf8(word));
+  if (bad === undefined) return;
+  throw new IpcError("USAGE", `the argument ${quoteBytes(bad)} is not UTF-8`, {
+    hint: "a file or a folder: give a link to it with another name, see: ln -s; code: write it to a file, and run that",
+  });
+}
+
+/** The folder we stand in, as a shell would write it, if that is no text. */
+export function unreadableFolder(): string | undefined {
+  const path = readlinkSync("/proc/self/cwd", "buffer");
+  return isUtf8(path) ? undefined : quoteBytes(path);
+}
+
+/** @throws IpcError POLICY_REFUSED for what is to be shown in a root of its own, where its true name cannot be said */
+export function requireTextPath(path: string): void {
+  if (!existsSync(path)) return; // whoever opens it says so
+  const real = realpathSync(path, { encoding: "buffer" });
+  if (isUtf8(real)) return;
+  throw new IpcError("POLICY_REFUSED", `${path} is ${quoteBytes(real)}, which is not UTF-8, and cannot be shown`, {
+    hint: "rename it, or take a policy that hides no files, such as read-only",
+  });
+}
+
+function splitWords(bytes: Buffer): Buffer[] {
+  const words: Buffer[] = [];
+  for (let at = 0; at < bytes.length;) {
+    const end = bytes.indexOf(0, at);
+    words.push(bytes.subarray(at, end < 0 ? bytes.length : end));
+    at = end < 0 ? bytes.length : end + 1;
+  }
+  return words;
+}
+
+/** As Bash, and the shells that know `$'…'`, read it. */
+function quoteBytes(bytes: Buffer): string {
+  const text = Array.from(bytes, (byte) => {
+    if (byte === 0x0a) return "\\n";
+    if (byte === 0x27 || byte === 0x5c) return `\\${String.fromCharCode(byte)}`;
+    return byte < 0x20 || byte > 0x7e ? `\\x${byte.toString(16).padStart(2, "0")}` : String.fromCharCode(byte);
+  });
+  return `$'${text.join("")}'`;
+}
