@@ -47,8 +47,10 @@ export type Running = {
   readonly isOpen: boolean;
   /** The policy where nobody named one. */
   readonly policy: string;
-  /** By its user, or found on the PATH: neither the script nor its folder named it. */
+  /** By its user, or found on his PATH: neither the script nor its folder named it. */
   readonly isChosen: boolean;
+  /** What `change` and `cwd` say the user said, and no `#!` line. */
+  readonly isTyped: boolean;
   /** The same without a `#!` line that would have to start another program, where `argv` begins with one. */
   readonly explicit?: Running;
   /** Of the command's folder, or made for it: first on its PATH. */
@@ -192,25 +194,39 @@ export function decide(app: Launchable, env: Environment, isOnce = false): Runni
   const isLent = found.language !== "python" && app.script !== null && isForPython(app, found);
   const isPython = found.language === "python" || isLent;
   const first = found.argv[0] ?? "";
-  const isVenv = venv !== undefined && find(first, app.cwd, path)?.startsWith(join(venv, "/")) === true;
+  const isIn = (word: string): boolean =>
+    venv !== undefined && find(word, app.cwd, path)?.startsWith(join(venv, "/")) === true;
+  const isVenv = isIn(first);
   const byDefault = isCommand ? DEFAULT_POLICY : isOnce ? CODE_POLICY : isPython ? SCRIPT_POLICY : DEFAULT_POLICY;
   const known = {
     isOpen: app.script !== null && app.interpreter === null && isSystems(seen),
     // Whatever runs it hands its environment on, as far as anybody can tell.
     ...(isLent && found.language !== "javascript" ? { boot: "environment" as const } : {}),
     policy: byDefault,
-    isChosen: isCommand ? !isVenv : app.interpreter !== null || !first.includes("/"),
+    isChosen: isCommand ? !isVenv : app.interpreter !== null || isOnPath(found),
+    isTyped: isCommand || app.interpreter !== null,
     ...(venv === undefined ? {} : { venv }),
   };
   const { explicit, ...rest } = found;
-  const inner = explicit?.argv[0] ?? "";
   return {
     ...rest,
     ...known,
     ...(explicit === undefined
       ? {}
-      : { explicit: { ...explicit, ...known, isChosen: !inner.includes("/") && !isVenv } }),
+      : {
+          explicit: {
+            ...explicit,
+            ...known,
+            isChosen: isOnPath(explicit) && !isVenv && !isIn(explicit.argv[0]!),
+            isTyped: false,
+          },
+        }),
   };
+}
+
+/** Which is that of its user, as long as the words do not say another one. */
+function isOnPath({ argv, change }: Found): boolean {
+  return !(argv[0] ?? "").includes("/") && !Object.hasOwn(change.set, "PATH");
 }
 
 /** A script that is Python's by its name, or goes to a program that we do not know and that is said to be Python's, is one. */

@@ -183,6 +183,9 @@ export type Settled = {
   readonly ids: { readonly uid: number; readonly gid: number } | undefined;
 };
 
+/** By no words of a `#!` line: what is asked before there is a policy is not asked as a script wants it. */
+const UNCHANGED: Pick<Running, "change"> = { change: { isCleared: false, set: {} } };
+
 /**
  * What runs, and what the shim is to do to it under its policy.
  * @throws IpcError POLICY_REFUSED, BAD_CONFIG, START_FAILED: the same for a start and for who only asks
@@ -207,6 +210,9 @@ export function settle(wanted: Preparation): Settled {
   const running = isNarrow ? (decided.explicit ?? decided) : decided;
   if (!policy.process.mayExec) requireNoOther(running, policy);
   const launch = resolveLaunch(running, launchable, inherited, wanted.own);
+  const asking = running.isTyped
+    ? launch
+    : resolveLaunch({ ...running, ...UNCHANGED, cwd: app.cwd }, launchable, inherited, wanted.own);
   const script = app.script === null || app.script === STDIN ? [] : [resolve(app.cwd, app.script)];
   const files = [
     ...script,
@@ -215,7 +221,8 @@ export function settle(wanted: Preparation): Settled {
     ...pythonPath({ PYTHONPATH: app.env.PYTHONPATH ?? inherited.PYTHONPATH ?? "" }),
   ].filter((path) => path !== undefined);
   if (hidesFiles) for (const path of [launch.cwd, ...files]) requireTextPath(path);
-  const describe = (word: string): Program => describeProgram(word, files, launch.cwd, launch.env, running.isChosen);
+  const describe = (word: string): Program =>
+    describeProgram(word, files, launch.cwd, launch.env, running.isChosen, asking);
   const program = isNarrow ? describe(launch.argv[0]!) : { executable: launch.argv[0]!, readable: [] };
   const behind = isNarrow && running.at > 0 ? describe(running.argv[running.at]!).readable : [];
   const machine = thisMachine();

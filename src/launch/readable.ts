@@ -28,10 +28,13 @@ export type Program = {
   readonly readable: readonly string[];
 };
 
+export type Asking = { readonly cwd: string; readonly env: Readonly<Record<string, string>> };
+
 /**
  * @param executable first word of the command
  * @param files what belongs to it: the script
- * @param isChosen by the user, or found on the PATH; what the script or its folder names is not run to ask it something
+ * @param isChosen by the user, or found on his PATH; what the script or its folder names is not run to ask it something
+ * @param asking with which environment, and where, it is: nothing of it is a script's word
  * @throws IpcError POLICY_REFUSED if it is no program that the kernel could start by itself
  */
 export function describeProgram(
@@ -40,10 +43,11 @@ export function describeProgram(
   cwd: string,
   env: Readonly<Record<string, string>>,
   isChosen: boolean,
+  asking: Asking,
 ): Program {
   const found = find(executable, cwd, env.PATH ?? SYSTEM_PATH);
   if (found === undefined) return { executable, readable: [...SYSTEM, ...files] }; // starting it will say so
-  const path = isScript(found) ? asks(found, cwd, env, isChosen) : found;
+  const path = isScript(found) ? asks(found, asking, isChosen) : found;
   const real = realpathSync(path);
   if (!isChosen && !isPythonName(real))
     throw new IpcError("POLICY_REFUSED", `${path} is no Python but ${real}`, {
@@ -81,7 +85,7 @@ function isScript(path: string): boolean {
 }
 
 /** The interpreter that a wrapper ends in: it is run once, before anything of the worker's, to ask. */
-function asks(wrapper: string, cwd: string, env: Readonly<Record<string, string>>, isChosen: boolean): string {
+function asks(wrapper: string, { cwd, env }: Asking, isChosen: boolean): string {
   const { stdout, signal } =
     isPythonName(wrapper) && isChosen
       ? spawnSync(wrapper, ["-I", "-S", "-c", "import sys; print(sys.executable)"], {

@@ -96,6 +96,34 @@ test.skipIf(!hasPython)("nor one that the first line of a script names", async (
   expect(existsSync(trace)).toBe(false);
 });
 
+test.skipIf(!hasPython)(
+  "nor one on a PATH of the script's, and the user's is asked nothing with variables of the script's",
+  async () => {
+    const [project, shims] = [folder(), folder()];
+    const trace = join(project, "trace");
+    for (const [path, text] of [
+      [join(project, "python3"), `#!/bin/sh\necho asked > '${trace}'\nexec ${SYSTEM_PYTHON} "$@"\n`],
+      [join(shims, "python3"), `#!/bin/bash\nexec ${SYSTEM_PYTHON} "$@"\n`], // as pyenv has it
+    ] as const) {
+      writeFileSync(path, text);
+      chmodSync(path, 0o755);
+    }
+    writeFileSync(join(project, "variables"), `echo asked > '${trace}'\n`);
+    const env = { ...home.env, PATH: `${shims}:${home.env.PATH}` };
+    for (const [variable, said] of [
+      ["PATH=/proc/self/cwd", ""],
+      ["BASH_ENV=/proc/self/cwd/variables", "main\n"],
+    ] as const) {
+      writeFileSync(join(project, "main.py"), `#!/usr/bin/env -S ${variable} python3\nprint('main')`);
+      const command = [join(ROOT, "bin/ipcctl"), "run", "--policy", "strict", "main.py"];
+      const child = Bun.spawn(command, { cwd: project, env, stdio: ["ignore", "pipe", "pipe"] });
+      expect({ variable, said: (await outcomeOf(child)).stdout, isAsked: existsSync(trace) }).toEqual({
+        ...{ variable, said, isAsked: false },
+      });
+    }
+  },
+);
+
 test.skipIf(!hasPython)("a worker that may write into its project does not choose what starts it again", async () => {
   const [project, outside] = [folder(), folder()];
   const trace = join(outside, "trace");

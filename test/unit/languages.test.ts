@@ -230,3 +230,16 @@ test("where nothing else may be executed, the `#!` line of a program is written 
   expect(launchOf({ cwd: "proj", script: "x.py" }).running.isChosen).toBe(false);
   expect(launchOf({ script: "x.py" }).running.isChosen).toBe(true);
 });
+
+test("what a `#!` line says of where programs are, and of the environment, is no word of the user's", () => {
+  const said = (line: string, more: object = {}): boolean[] => {
+    put("plain/said", `#!/usr/bin/env -S ${line}\n`);
+    const { isChosen, isTyped } = launchOf({ script: "said", ...more }).running;
+    return [isChosen, isTyped];
+  };
+  expect(said("python3")).toEqual([true, false]);
+  expect(said("LD_PRELOAD=/x python3")).toEqual([true, false]);
+  expect(said("PATH=/proc/self/cwd python3")).toEqual([false, false]);
+  expect(said("-u PATH python3")).toEqual([false, false]);
+  expect(said("python3", { interpreter: "env PATH=/x python3" })).toEqual([true, true]);
+});
