@@ -697,9 +697,8 @@ class Compiler {
   #systemCalls(): Program {
     const { network, files, process, limits, audit } = this.#policy;
     const mayTouchOthers = this.#writesAll;
-    // On read-only mounts nothing changes; what is writable is the worker's own.
-    const isGuarded = this.#hasRoot && files.write.length === 0;
-    const metadata = files.metadata === "allow" ? "allow" : isGuarded ? "paths" : "deny";
+    // On read-only mounts nothing changes, and what it may write it may make anew with other modes and times.
+    const metadata = files.metadata === "allow" ? "allow" : this.#hasRoot ? "paths" : "deny";
     const surface = {
       network: network.mode === "any" ? "any" : network.mode === "allow" ? "granted" : "none",
       listening: network.listen === "any" ? "any" : this.#listensOnSome ? "ports" : "none",
@@ -718,7 +717,7 @@ class Compiler {
     if (metadata === "deny")
       this.#say("files.metadata", "denied", "seccomp: modes, owners, times and attributes, in the scratch folder too");
     else if (metadata === "paths")
-      this.#say("files.metadata", "denied", "read-only mounts; granted in the scratch folder");
+      this.#say("files.metadata", "denied", "read-only mounts; modes and times are granted where it may write");
     else this.#say("files.metadata", "granted", "what the user may change");
     this.#say(
       "process.exec",

@@ -130,7 +130,12 @@ const schema = z.strictObject({
         .nullable()
         .optional()
         .describe("A folder of the worker's own, TMPDIR."),
-      metadata: z.enum(["allow", "deny"]).optional().describe("Modes, owners, times and attributes of files."),
+      metadata: z
+        .enum(["allow", "deny"])
+        .optional()
+        .describe(
+          "Modes, owners, times and attributes of files; with namespaces, modes and times of what may be written are granted all the same.",
+        ),
     })
     .optional(),
   env: z

@@ -139,6 +139,47 @@ test("where mounts cannot be mapped the worker is the folder's owner, and a fold
   for (let round = 0; round < 2; round++) expect((await run(roots, writing)).stdout).toBe(`${number} True\n`);
 });
 
+// ---- modes and times ----
+
+const MODES = `
+import os, sys, tempfile
+def attempt(what, act):
+    try: act()
+    except OSError as error: print(what, error.strerror)
+    else: print(what, "done")
+for folder in (tempfile.gettempdir(), sys.argv[1]):
+    path = os.path.join(folder, "made")
+    open(path, "w").close()
+    attempt("mode", lambda: os.chmod(path, 0o640))
+    attempt("times", lambda: os.utime(path, (1, 1)))
+    attempt("set-id", lambda: os.chmod(path, 0o4755))
+    attempt("owner", lambda: os.chown(path, os.getuid(), os.getgid()))
+    print(oct(os.stat(path).st_mode)[-3:], int(os.stat(path).st_mtime))
+attempt("read", lambda: os.chmod(sys.argv[2], 0o600))
+attempt("hook", lambda: os.chmod(os.path.join(sys.argv[1], ".git"), 0o700))
+attempt("descriptor", lambda: os.fchmod(1, 0o600))
+`;
+
+test("modes and times can be changed where it may write, beside its scratch folder, and nowhere else", async () => {
+  if (skipUnless(hasNamespaces(), "namespaces", "modes and times")) return;
+  if (isRoot && skipUnless(mapLack(home.dir) === "", "id-mapped mounts", "modes and times")) return;
+  const folder = join(home.dir, "modes");
+  mkdirSync(join(folder, ".git"), { recursive: true });
+  const other = home.script("modes.txt", "");
+  const { stdout } = await ran(
+    ...["--allow-write", folder, "--allow-read", other],
+    ...[home.script("modes.py", MODES), "--", folder, other],
+  );
+  const here = ["mode done", "times done", "set-id Operation not permitted", "owner Operation not permitted", "640 1"];
+  expect(stdout.trim().split("\n")).toEqual([
+    ...here,
+    ...here,
+    "read Read-only file system",
+    "hook Read-only file system",
+    "descriptor Operation not permitted",
+  ]);
+});
+
 // ---- Unix sockets beside hosts ----
 
 const UNIX = `
