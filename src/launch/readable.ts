@@ -15,6 +15,7 @@ const SYSTEM = [
     "/usr/share/ca-certificates",
     "/etc/mime.types",
     "/usr/share/locale",
+    "/usr/share/python-wheels", // what ensurepip installs, in Debian and Fedora
     "/etc/pki/tls/certs",
   ],
 ];

@@ -1,5 +1,5 @@
 /** The fresh root of a worker: only what it may see, each thing where it is on the machine. */
-import { lstatSync, readlinkSync } from "node:fs";
+import { existsSync, lstatSync, readlinkSync, realpathSync } from "node:fs";
 import { dirname, isAbsolute, join } from "node:path";
 
 /** In order; the shim makes the folders on the way. */
@@ -48,6 +48,13 @@ export class Root {
     const isMapped = how.isMapped === true;
     this.#steps.push({ kind: "bind", path: real, isWritable, isDevice: how.isDevice === true, isMapped });
     return real;
+  }
+
+  /** Another name of what is shown already. */
+  alias(path: string): void {
+    if (!existsSync(path)) return;
+    const real = realpathSync(path);
+    if (this.#bound.some((one) => isBelow(real, one.path))) this.#walk(path);
   }
 
   /** Over a part of what is shown already. */

@@ -132,6 +132,8 @@ const HARMLESS_DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/tty"];
 const MEMORY_DEVICE = "/dev/zero";
 /** Those without a terminal, and without memory to share. */
 const FEW_DEVICES = ["/dev/null", "/dev/full"];
+/** Where scripts and shells look for programs: today most machines have them in /usr. */
+const PROGRAM_LINKS = ["/bin", "/sbin"];
 const READ_DEVICES = ["/dev/zero", "/dev/random", "/dev/urandom"];
 /** What they tell of the machine, every process may ask the kernel for by itself; but an allocator looks here. */
 const MACHINE_FILES = [
@@ -412,6 +414,7 @@ class Compiler {
       grant(path, execution | (this.#isHidden ? reading : 0n), isOptional);
       this.#say(`files.exec ${path}`, "granted", "Landlock");
     }
+    for (const path of PROGRAM_LINKS) root.alias(path);
     let scoped = 0n;
     if (this.#writesAll) this.#say("files.write /", "granted", "what the user may write");
     else {
@@ -443,8 +446,11 @@ class Compiler {
         grant(path, writingRights(abi) | reading, isOptional, { isDevice: true, isWritable: true });
       }
       if (scratch !== null) {
-        paths.push({ access: changing | (this.#isHidden ? reading : 0n), path: scratch, isOptional: false });
+        const runs = process.mayExec && files.scratch!.mayExec;
+        const access = changing | (this.#isHidden ? reading : 0n) | (runs ? execution : 0n);
+        paths.push({ access, path: scratch, isOptional: false });
         this.#sayScratch();
+        if (runs) this.#say("files.exec in the scratch folder", "granted", "Landlock");
       }
       if (this.#hasOwnShm) {
         paths.push({ access: changing | reading, path: SHM, isOptional: false });

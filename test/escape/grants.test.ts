@@ -180,6 +180,27 @@ test("modes and times can be changed where it may write, beside its scratch fold
   ]);
 });
 
+// ---- programs ----
+
+test("programs that are granted are found by the names that scripts use, and in a scratch folder that may have some", async () => {
+  if (skipUnless(hasNamespaces(), "namespaces", "names of programs")) return;
+  const code = `
+import os, subprocess, tempfile
+path = os.path.join(tempfile.gettempdir(), "program")
+with open(path, "w") as file: file.write("#!/bin/sh\\necho ran")
+os.chmod(path, 0o755)
+print(subprocess.check_output("echo shell", shell=True, text=True), end="", flush=True)
+try: subprocess.run([path])
+except OSError as error: print(type(error).__name__)
+`;
+  const programs = (name: string, exec: boolean): string =>
+    policy(name, { process: { fork: true, exec: true }, files: { exec: ["/usr"], scratch: { size: "64M", exec } } });
+  const run = async (name: string, exec: boolean): Promise<string> =>
+    (await ran("--policy", programs(name, exec), "-c", code)).stdout;
+  expect(await run("programs.json", true)).toBe("shell\nran\n");
+  expect(await run("no-programs.json", false)).toBe("shell\nPermissionError\n");
+});
+
 // ---- Unix sockets beside hosts ----
 
 const UNIX = `
