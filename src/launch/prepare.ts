@@ -235,6 +235,7 @@ export function settle(wanted: Preparation): Settled {
   const writer = isOther
     ? chooseWriter(policy, wanted.ownUser, wanted.fixedUser ?? wanted.ownUser, canMap ? mapLack : undefined)
     : undefined;
+  const named = [...script, ...policy.files.read.map(({ path }) => path)];
   const plan = compilePlan(policy, machine, {
     scratch,
     program: [...program.readable, ...behind],
@@ -242,6 +243,7 @@ export function settle(wanted: Preparation): Settled {
     isForked: snapshot !== undefined,
     uid: app.uid ?? (writer?.isSomebody ? writer.ids.uid : undefined),
     isWriteMapped: writer?.isMapped === true,
+    mapped: new Set(writer && canMap && !writer.isSomebody ? named.filter(isClosed).filter(canBeMapped) : []),
   });
   for (const path of [
     program.executable,
@@ -484,6 +486,18 @@ export function requireUnwritten(path: string, policy: Policy): void {
         },
       );
   }
+}
+
+/** Whether only its owner and group may read it. */
+function isClosed(path: string): boolean {
+  const status = statSync(path, { throwIfNoEntry: false });
+  if (status === undefined) return false;
+  const bits = status.isDirectory() ? 0o5 : 0o4;
+  return (status.mode & bits) !== bits;
+}
+
+function canBeMapped(path: string): boolean {
+  return mapLack(realpathSync(path)) === "";
 }
 
 /** Without a root of its own a worker goes by the modes of the folders as they are. */

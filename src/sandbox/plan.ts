@@ -86,6 +86,8 @@ export type PlanContext = {
   readonly uid?: number | undefined;
   /** What it may write is shown to it as its own, whoever owns it. */
   readonly isWriteMapped?: boolean;
+  /** So are these of what it may read. */
+  readonly mapped?: ReadonlySet<string>;
 };
 
 const CLONE = {
@@ -386,14 +388,16 @@ class Compiler {
         "denied",
         this.#hasRoot ? "they are not there; Landlock; but for what follows" : "Landlock, but for what follows",
       );
-      for (const path of this.#context.program) grant(path, reading | execution, true);
+      const read = (path: string, access: bigint, isOptional: boolean): void =>
+        grant(path, access, isOptional, { isMapped: this.#context.mapped?.has(path) === true });
+      for (const path of this.#context.program) read(path, reading | execution, true);
       this.#say(
         "files.read the program itself",
         "granted",
         "Landlock: interpreter, its libraries and packages, the script",
       );
       for (const { path, isOptional } of files.read) {
-        grant(path, reading, isOptional);
+        read(path, reading, isOptional);
         this.#say(`files.read ${path}`, "granted", "Landlock");
       }
       for (const path of READ_DEVICES) grant(path, reading, true, { isDevice: true });

@@ -139,6 +139,31 @@ test("where mounts cannot be mapped the worker is the folder's owner, and a fold
   for (let round = 0; round < 2; round++) expect((await run(roots, writing)).stdout).toBe(`${number} True\n`);
 });
 
+test("what is named to a worker of root is readable to it, if it is closed to others", async () => {
+  if (skipUnless(isRoot, "root", "files of root")) return;
+  if (skipUnless(hasNamespaces() && mapLack(home.dir) === "", "id-mapped mounts", "files of root")) return;
+  const folder = join(home.dir, "closed");
+  mkdirSync(folder);
+  const code = `import os
+for path in ("closed/file", "closed/another", "beside"):
+    try: print(path, open(path).read(), os.access(path, os.W_OK))
+    except OSError as error: print(path, type(error).__name__)`;
+  for (const path of ["closed/file", "closed/another", "beside"])
+    writeFileSync(join(home.dir, path), "text", { mode: 0o600 });
+  chownSync(join(folder, "another"), 4321, 4321);
+  chmodSync(folder, 0o700);
+  const script = home.script("closed.py", code);
+  chmodSync(script, 0o600);
+  const { stdout } = await ran("--allow-read", folder, script);
+  expect(stdout).toBe("closed/file text False\nclosed/another PermissionError\nbeside FileNotFoundError\n");
+  const { stdout: named } = await ran("--allow-read", join(folder, "file"), script);
+  expect(named).toBe("closed/file text False\nclosed/another FileNotFoundError\nbeside FileNotFoundError\n");
+  // What is open to others is shown as it is: what is closed in it stays so.
+  chmodSync(folder, 0o755);
+  const { stdout: open } = await ran("--allow-read", folder, script);
+  expect(open).toBe("closed/file PermissionError\nclosed/another PermissionError\nbeside FileNotFoundError\n");
+});
+
 // ---- modes and times ----
 
 const MODES = `
