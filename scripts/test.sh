@@ -45,7 +45,7 @@ number=100
 for file in $(find test -name '*.test.ts' | LC_ALL=C sort); do
   number=$((number + 1))
   case $file in
-    test/escape/* | test/life/user.test.ts | test/life/supervision.test.ts) echo "$file" >"$out/queue/nobody.$number" ;;
+    test/escape/* | test/real/* | test/life/user.test.ts | test/life/supervision.test.ts) echo "$file" >"$out/queue/nobody.$number" ;;
     *) echo "$file" >"$out/queue/any.$number" ;;
   esac
 done

