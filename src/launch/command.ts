@@ -8,7 +8,7 @@ import { IpcError } from "../base/errors.ts";
 import { PYTHON_BOOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
 import { splitWords } from "../base/shell-words.ts";
-import { decide, type Launchable, type Running } from "./languages.ts";
+import { decide, find, type Launchable, type Running, SYSTEM_PATH } from "./languages.ts";
 
 export type Launch = {
   readonly argv: readonly string[];
@@ -76,8 +76,9 @@ export function resolveLaunch(
   const pythonPath = env.PYTHONPATH ? `${PYTHON_BOOT}:${env.PYTHONPATH}` : PYTHON_BOOT;
   if (boot === "environment") env.PYTHONPATH = pythonPath;
   const words = boot === "words" ? ["env", `PYTHONPATH=${pythonPath}`] : [];
+  const argv = running.argv.toSpliced(at, 0, ...words);
   return {
-    argv: running.argv.toSpliced(at, 0, ...words),
+    argv: env.PATH === undefined ? [find(argv[0]!, running.cwd, SYSTEM_PATH) ?? argv[0]!, ...argv.slice(1)] : argv,
     env,
     cwd: running.cwd,
     own: new Set([...Object.keys(app.env), ...Object.keys(change.set)]),

@@ -306,6 +306,8 @@ function seeThrough(words: readonly string[], where: Where, depth: number): Seen
         isCleared: change.isCleared || asEnv.isCleared,
         set: asEnv.isCleared ? asEnv.set : { ...change.set, ...asEnv.set },
       };
+      // What stands before it is found as it was until then.
+      if (at > 0) argv[0] = find(argv[0]!, where.cwd, path) ?? argv[0]!;
       cwd = resolve(cwd, asEnv.folder);
       // With none at all a program is looked for where the C library does.
       path = Object.hasOwn(change.set, "PATH") || change.isCleared ? (change.set.PATH ?? SYSTEM_PATH) : path;

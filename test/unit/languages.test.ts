@@ -97,7 +97,11 @@ const CASES: readonly (readonly [Wanted, Expected])[] = [
   [{ script: "x", interpreter: "env -S 'A=1 python3 -u'" }, ["python3 -u x", "environment", "no-network"]],
   [{ script: "x", interpreter: "env -u HOME -C / -- python3" }, ["python3 x", "environment", "no-network"]],
   [{ script: "x", interpreter: "nice -n 5 python3" }, ["nice -n 5 python3 x", "environment", "no-network"]],
-  [{ script: "x", interpreter: "nice -5 env -i python3" }, ["nice -5 python3 x", "environment", "no-network"]],
+  [{ script: "x", interpreter: "nice -5 env -i python3" }, [`${BIN}/nice -5 python3 x`, "environment", "no-network"]],
+  [
+    { script: "x", interpreter: "timeout 9 env PATH=/none /opt/python3" },
+    [`${BIN}/timeout 9 /opt/python3 x`, "environment", "no-network"],
+  ],
   [{ script: "x", interpreter: "timeout -k 1 60 python3" }, ["timeout -k 1 60 python3 x", "environment", "no-network"]],
   [{ script: "x", interpreter: "nohup python3" }, ["nohup python3 x", "environment", "no-network"]],
   [{ script: "x", interpreter: "setsid -w python3" }, ["python3 x", "environment", "no-network"]],
@@ -197,7 +201,10 @@ function launchOf({ isOnce = false, path = BIN, cwd = "plain", ...wanted }: Want
 
 test.each(CASES)("%j runs as %j", (wanted, [argv, boot, policy]) => {
   const { launch, running, policy: found } = launchOf(wanted);
-  const words = launch.argv.join(" ").replaceAll(`env PYTHONPATH=${PYTHON_BOOT}`, "BOOT");
+  // Without a PATH it is the one of the system.
+  const typed =
+    launch.env.PATH === undefined ? launch.argv.join(" ").replace(/^\/(usr\/)?bin\//, "") : launch.argv.join(" ");
+  const words = typed.replaceAll(`env PYTHONPATH=${PYTHON_BOOT}`, "BOOT");
   expect({ argv: words, boot: running.boot, policy: found }).toEqual({ argv, boot, policy });
   expect(launch.env.PYTHONPATH).toBe(boot === "environment" ? PYTHON_BOOT : undefined);
   expect(launch.env.IPCCTL_NAME).toBe("w");
@@ -213,6 +220,12 @@ test("what `env` would do to the environment is done to it; what is ours stays",
   const kept = launchOf({ script: "x", interpreter: "env -u LANG -u PYTHONUNBUFFERED IPCCTL_NAME=x python3" }).launch
     .env;
   expect(kept).toEqual({ PATH: BIN, HOME: "/home/u", PYTHONPATH: PYTHON_BOOT, IPCCTL_NAME: "w" });
+});
+
+test("where `env` leaves no PATH a program is looked for where the C library does", () => {
+  for (const interpreter of ["env -i sh", "env -u PATH sh", "env - A=1 nohup env -u A sh"])
+    expect(launchOf({ script: "x", interpreter }).launch.argv[0]).toMatch(/^\/(usr\/)?bin\/(sh|nohup)$/);
+  expect(launchOf({ script: "x", interpreter: "env PATH=/none sh" }).launch.argv[0]).toBe("sh");
 });
 
 test("a command is looked for in the venv beside it first, unless its definition says where", () => {
