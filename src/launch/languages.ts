@@ -519,16 +519,30 @@ export function readShebang(path: string): readonly string[] | undefined {
     return undefined; // whoever executes it will say why
   }
   try {
-    const bytes = Buffer.alloc(256); // as many as the kernel looks at
+    const bytes = Buffer.alloc(4096);
     const count = readSync(file, bytes, 0, bytes.length, 0);
-    const match = /^#!\s*(\S+)[ \t]*([^\n]*)/.exec(bytes.toString("utf8", 0, count));
+    const text = bytes.toString("utf8", 0, Math.min(count, 256)); // as many as the kernel looks at
+    const match = /^#!\s*(\S+)[ \t]*([^\n]*)/.exec(text);
     if (!match) return undefined;
     const rest = match[2]!.trim();
-    if (rest === "") return [match[1]!];
-    return [match[1]!, rest];
+    if (rest === "" && NAMES[basename(match[1]!)] === "shell")
+      return readHandedOn(bytes.toString("utf8", 0, count).split("\n", 2)[1], path) ?? [match[1]!];
+    return rest === "" ? [match[1]!] : [match[1]!, rest];
   } finally {
     closeSync(file);
   }
+}
+
+/**
+ * A shell that hands the file on to the program that it is for, in a line that is a text to that one: as pip and uv write it where the path of a
+ * Python is too long for a `#!` line, or may change.
+ */
+function readHandedOn(line: string | undefined, path: string): readonly string[] | undefined {
+  const [, program] = /^(?:'''exec'|"exec")\s+(.+?)\s+"\$0"\s+"\$@"\s*$/.exec(line ?? "") ?? [];
+  if (program === undefined) return undefined;
+  const [, beside] = /^"\$\(dirname -- "\$\(realpath -- "\$0"\)"\)"\/'?([\w.-]+)'?$/.exec(program) ?? [];
+  if (beside !== undefined) return [join(dirname(realOf(path)), beside)];
+  return /[$`\\]/.test(program) ? undefined : splitWords(program);
 }
 
 function requireScript(path: string, asTyped: string, isOnce: boolean): void {

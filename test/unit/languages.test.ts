@@ -49,6 +49,11 @@ put("plain/own", `#!${join(dir, "bin/python3.12")}\n`);
 put("plain/node.py", "#!/usr/bin/env node\n");
 put("plain/tool", "#!/bin/sh\n");
 put("plain/poly.py", "#!/bin/sh\n");
+put("plain/handed", '#!/bin/sh\n"exec" "python3" "-u" "$0" "$@"\n');
+put("plain/else", '#!/bin/sh\nexec python3 "$0" "$@"\n');
+put("plain/asked", '#!/bin/sh\n"exec" "$(which python3)" "$0" "$@"\n');
+trap("bin/long", `#!/bin/sh\n'''exec' "${join(dir, "bin/python3")}" "$0" "$@"\n' '''`);
+trap("proj/.venv/bin/moved", `#!/bin/sh\n'''exec' "$(dirname -- "$(realpath -- "$0")")"/'python' "$0" "$@"\n' '''`);
 put("plain/pypy.py", "#!/usr/bin/env pypy3\n");
 put("plain/perl", "#!/usr/bin/perl\n");
 put("proj/.venv/pyvenv.cfg");
@@ -90,6 +95,9 @@ const CASES: readonly (readonly [Wanted, Expected])[] = [
   [{ script: "perl" }, ["/usr/bin/perl perl", "none", "trusted"]],
   [{ script: "node.py" }, ["node node.py", "none", "no-network"]],
   [{ script: "poly.py" }, ["/bin/sh poly.py", "environment", "no-network"]],
+  [{ script: "handed" }, ["python3 -u handed", "environment", "no-network"]],
+  [{ script: "else" }, ["/bin/sh else", "none", "trusted"]],
+  [{ script: "asked" }, ["/bin/sh asked", "none", "trusted"]],
   // by --interpreter
   [{ script: "x.py", interpreter: "env python3" }, ["python3 x.py", "environment", "no-network"]],
   [{ script: "x", interpreter: "env python3" }, ["python3 x", "environment", "no-network"]],
@@ -161,6 +169,8 @@ const CASES: readonly (readonly [Wanted, Expected])[] = [
   [{ command: "env", args: [] }, ["env", "none", "trusted"]],
   [{ command: "gunicorn", args: ["app:api"] }, ["gunicorn app:api", "environment", "trusted"]],
   [{ command: "isolated", args: [] }, ["isolated", "none", "trusted"]],
+  [{ command: "long", args: ["app:api"] }, ["long app:api", "environment", "trusted"]],
+  [{ cwd: "proj", command: "moved", args: [] }, ["moved", "environment", "trusted"]],
   [{ command: "nice", args: ["gunicorn", "app:api"] }, ["nice gunicorn app:api", "environment", "trusted"]],
   [{ command: "shelltool", args: ["python3"] }, ["shelltool python3", "none", "trusted"]],
   [{ command: "sh", args: ["-c", "python3 x.py"] }, ["sh -c python3 x.py", "none", "trusted"]],
@@ -240,6 +250,8 @@ test("where nothing else may be executed, the `#!` line of a program is written 
   expect(running.explicit?.argv).toEqual([VENV, join(dir, "proj/.venv/bin/gunicorn"), "app:api"]);
   expect([running.isChosen, running.explicit?.isChosen]).toEqual([false, false]);
   expect(launchOf({ command: "gunicorn", args: [] }).running.isChosen).toBe(true);
+  const moved = launchOf({ cwd: "proj", command: "moved", args: ["a"] }).running.explicit;
+  expect(moved?.argv).toEqual([VENV, join(dir, "proj/.venv/bin/moved"), "a"]);
   expect(launchOf({ cwd: "proj", script: "x.py" }).running.isChosen).toBe(false);
   expect(launchOf({ script: "x.py" }).running.isChosen).toBe(true);
 });
