@@ -452,7 +452,9 @@ async function make(uv: string, wanted: Environment, env: Record<string, string>
     if (status === 0) return output;
     const why = child.signalCode === null ? said : `${said}uv was ended by ${child.signalCode}`;
     throw refused(owner, `uv cannot make ${named(wanted)}: ${inOneLine(why)}`, {
-      hint: "packages without a wheel are not built before the policy holds: install them into a venv, and name it: --interpreter VENV/bin/python",
+      hint: /--no-build|wheel/.test(why)
+        ? "packages without a wheel are not built before the policy holds: install them into a venv, and name it: --interpreter VENV/bin/python"
+        : "where packages come from is in the settings of uv: UV_INDEX, UV_DEFAULT_INDEX, uv.toml",
     });
   };
   try {

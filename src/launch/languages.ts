@@ -336,7 +336,7 @@ function seeThrough(words: readonly string[], where: Where, depth: number): Seen
     if (shebang) {
       const inner = seeThrough([...shebang, file!, ...argv.slice(at + 1)], { cwd, path }, step + 1);
       const { explicit: whole = inner } = inner;
-      const written = at === 0 ? { ...whole, change: joined(change, whole.change) } : undefined;
+      const written = at === 0 || whole.uv ? putBehind(argv.slice(0, at), whole, change) : undefined;
       if (inner.language === "python") return end("python", inner.boot === "none" ? "none" : boot, written);
       return end(inner.language, "none", written);
     }
@@ -375,6 +375,15 @@ export function decideWithin(venv: string, running: Running, env: Environment): 
 /** As `uv run` takes it for one by its name. */
 export function isPythonScript(word: string, cwd: string): boolean {
   return PYTHON_ENDINGS.includes(extname(word)) || existsSync(join(resolve(cwd, word), "__main__.py"));
+}
+
+/** What a `#!` line comes to, with the words that stand before it. */
+function putBehind(before: readonly string[], { uv, ...whole }: Found, change: Change): Found {
+  const [more, argv] = [before.length, [...before, ...whole.argv]];
+  return {
+    ...{ ...whole, argv, at: more + whole.at, change: joined(change, whole.change) },
+    ...(uv ? { uv: { ...uv, from: more + uv.from } } : {}),
+  };
 }
 
 function joined(first: Change, second: Change): Change {

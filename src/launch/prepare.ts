@@ -291,7 +291,7 @@ function settleEnvironment(
   if (found === undefined) return { decided: asWritten };
   const place = typeof found === "string" ? found : (placeOf(found) ?? found.link);
   const decided = decideWithin(place, running, variables);
-  const file = isInside ? find(asWritten.argv[0]!, asWritten.cwd, variables.PATH ?? "") : undefined;
+  const file = isInside ? find(asWritten.argv[asWritten.at]!, asWritten.cwd, variables.PATH ?? "") : undefined;
   return { decided, file, ...(typeof found === "string" ? {} : { environment: found }) };
 }
 

@@ -133,6 +133,8 @@ test.skipIf(isSkipped)(
     expect(refused.stderr).toContain("--interpreter VENV/bin/python");
     expect(existsSync(at("ran"))).toBe(false);
     expect(resolved().at(-1)).toMatchObject({ for: "built.py", error: expect.stringContaining("built") });
+    home.script("none.py", needs('dependencies = ["missing"]'));
+    expect((await home.cli("run", "none.py")).stderr).toContain("missing was not found");
     for (const policy of ["strict", "trusted"]) {
       home.script("lacks.py", `#!/usr/bin/env -S uv run --script\n${needs('dependencies = ["two"]')}`);
       const lacks = await withPath(WITHOUT_UV, () => home.cli("run", "--policy", policy, "lacks.py"));

@@ -91,6 +91,7 @@ const CASES: readonly (readonly [Partial<Launchable>, string, Partial<Environmen
   [{ script: "uvwith" }, `${PY} uvwith`, { python: "3.12", requirements: [...RICH, "six", "idna>=3,<4"] }],
   [{ script: "bare.py" }, `${PY} bare.py`, { python: undefined, requirements: [], lock: undefined }],
   [command("./tool a"), `${PY} ${join(dir, "tool")} a`, { requirements: RICH }],
+  [command("nice -n 1 ./tool a"), `nice -n 1 ${PY} ${join(dir, "tool")} a`, { requirements: RICH }],
   [{ script: "x.py", interpreter: "uv run --with rich" }, `${PY} x.py`, { requirements: ["rich"] }],
   [{ script: "x.py", interpreter: "nice -n 1 uv run -s" }, `nice -n 1 ${PY} x.py`, { requirements: [] }],
   [{ script: "needs.py", interpreter: "env A=1 uv run" }, `${PY} needs.py`, { requirements: RICH }],
