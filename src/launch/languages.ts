@@ -105,6 +105,19 @@ export const WRAPPERS: Readonly<Record<string, Wrapper>> = {
   setsid: {},
   stdbuf: { valued: ["-i", "--input", "-o", "--output", "-e", "--error"] },
   timeout: { valued: ["-k", "--kill-after", "-s", "--signal"], operands: 1 },
+  prlimit: {},
+  numactl: {
+    valued: [
+      ...["-C", "--physcpubind", "-N", "--cpunodebind", "-m", "--membind", "-i", "--interleave"],
+      ...["-w", "--weighted-interleave", "-p", "--preferred", "-P", "--preferred-many"],
+    ],
+  },
+  setpriv: {
+    valued: [
+      ...["--ruid", "--euid", "--reuid", "--rgid", "--egid", "--regid", "--groups", "--inh-caps", "--ambient-caps"],
+      ...["--bounding-set", "--securebits", "--pdeathsig", "--selinux-label", "--apparmor-profile"],
+    ],
+  },
   time: { valued: ["-f", "--format", "-o", "--output"] },
   tini: { valued: ["-p", "-e"] },
   "dumb-init": { valued: ["--rewrite", "-r"] },

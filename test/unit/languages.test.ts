@@ -172,6 +172,18 @@ const CASES: readonly (readonly [Wanted, Expected])[] = [
   [{ command: "long", args: ["app:api"] }, ["long app:api", "environment", "trusted"]],
   [{ cwd: "proj", command: "moved", args: [] }, ["moved", "environment", "trusted"]],
   [{ command: "nice", args: ["gunicorn", "app:api"] }, ["nice gunicorn app:api", "environment", "trusted"]],
+  [
+    { command: "prlimit", args: ["--nofile=9:9", "python3"] },
+    ["prlimit --nofile=9:9 python3", "environment", "trusted"],
+  ],
+  [
+    { command: "setpriv", args: ["--reuid", "1", "--clear-groups", "gunicorn", "a:b"] },
+    ["setpriv --reuid 1 --clear-groups gunicorn a:b", "environment", "trusted"],
+  ],
+  [
+    { command: "numactl", args: ["-N", "0", "--localalloc", "nice", "python3", "x.py"] },
+    ["numactl -N 0 --localalloc nice python3 x.py", "environment", "trusted"],
+  ],
   [{ command: "shelltool", args: ["python3"] }, ["shelltool python3", "none", "trusted"]],
   [{ command: "sh", args: ["-c", "python3 x.py"] }, ["sh -c python3 x.py", "none", "trusted"]],
   [{ command: "uv", args: ["run", "x.py"] }, ["uv run x.py", "environment", "trusted"]],
