@@ -263,9 +263,9 @@ test("a file that is there and not granted is named in status and in the audit, 
 test("a limit that is lower already stays so, also for a root without the capability to raise it", async () => {
   if (skipUnless(Bun.which("setpriv") !== null && isRoot, "root", "limits without CAP_SYS_RESOURCE")) return;
   await withDaemon(async (home) => {
-    const less = "ulimit -f 100; exec setpriv --bounding-set -sys_resource --inh-caps -sys_resource";
-    const code = "import resource as r; print(r.getrlimit(r.RLIMIT_FSIZE)[1])";
-    const limits = '{"version":1,"extends":"trusted","limits":{"fileSize":"64M"}}';
+    const less = "ulimit -t 300; exec setpriv --bounding-set -sys_resource --inh-caps -sys_resource";
+    const code = "import resource as r; print(r.getrlimit(r.RLIMIT_CPU)[1])";
+    const limits = '{"version":1,"extends":"trusted","limits":{"cpuSeconds":600}}';
     const child = Bun.spawn(
       ["bash", "-c", `${less} "$@"`, "bash", join(ROOT, "bin/ipcctl"), "run", "--policy", limits, "-c", code],
       {
@@ -275,7 +275,7 @@ test("a limit that is lower already stays so, also for a root without the capabi
       },
     );
     const { stdout, stderr } = await outcomeOf(child);
-    expect([stdout, stderr]).toEqual(["102400\n", ""]);
+    expect([stdout, stderr]).toEqual(["300\n", ""]);
   });
 });
 
