@@ -19,7 +19,7 @@ import { ROOT } from "../base/install.ts";
 import { isBelow } from "../sandbox/mounts.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
-import { thisMachine } from "../sandbox/machine.ts";
+import { LOW_USERS, thisMachine } from "../sandbox/machine.ts";
 import { compilePlan, confines, type Plan } from "../sandbox/plan.ts";
 import { chooseWriter, mapLack } from "../sandbox/writer.ts";
 import { isInline, loadPolicy, type Policy } from "../sandbox/policy.ts";
@@ -226,7 +226,7 @@ export function settle(wanted: Preparation): Settled {
   const program = isNarrow ? describe(launch.argv[0]!) : { executable: launch.argv[0]!, readable: [] };
   const behind = isNarrow && running.at > 0 ? describe(running.argv[running.at]!).readable : [];
   const machine = thisMachine();
-  const isOther = policy.process.hasOwnUser && machine.isRoot && app.uid === null;
+  const isOther = policy.process.hasOwnUser && machine.isRoot && machine.knowsOthers && app.uid === null;
   const isReached = policy.isolation.want.includes("namespaces") && machine.namespacesLack === "";
   const isOpen = isOther && !isReached && wanted.isScratchShut === true;
   const scratch = isOpen ? join(openScratches(wanted.scratch), wanted.name) : wanted.scratch;
@@ -519,9 +519,9 @@ function requireReadable(path: string, uid: number, policy: Policy): void {
 
 /**
  * Far from what systems give out (people, services, systemd's dynamic users, the subordinate ranges of containers); where a user namespace
- * knows the low numbers only, from those that Debian keeps for such uses.
+ * knows the low numbers only, from low ones.
  */
-const OWN_USERS = hasLargeUids() ? { first: 3_000_000_000, count: 500_000 } : { first: 61_000, count: 90 };
+const OWN_USERS = hasLargeUids() ? { first: 3_000_000_000, count: 500_000 } : LOW_USERS;
 
 function hasLargeUids(): boolean {
   try {

@@ -12,6 +12,8 @@ export type Machine = {
   /** Empty where namespaces with a root of its own can be made; else what failed. */
   readonly namespacesLack: string;
   readonly isRoot: boolean;
+  /** There are numbers that its workers may have as users of their own: a user namespace may know no user but root. */
+  readonly knowsOthers: boolean;
   /** Who may read the memory of whom (kernel.yama.ptrace_scope); 0 where there is no Yama. */
   readonly yama: number;
 };
@@ -29,9 +31,24 @@ export function thisMachine(): Machine {
       return (lack ??= namespacesLack());
     },
     isRoot: process.getuid!() === 0,
+    knowsOthers: ["uid_map", "gid_map"].every((map) => knows(map, LOW_USERS.first + LOW_USERS.count - 1)),
     yama: yama(),
   };
   return known;
+}
+
+/** Those that Debian keeps for such uses: where a user namespace knows the low numbers only. */
+export const LOW_USERS = { first: 61_000, count: 90 };
+
+function knows(map: string, number: number): boolean {
+  try {
+    const lines = readFileSync(`/proc/self/${map}`, "utf8").trim().split("\n");
+    return lines
+      .map((line) => line.trim().split(/\s+/).map(Number))
+      .some(([first = 0, , count = 0]) => first <= number && number < first + count);
+  } catch {
+    return true;
+  }
 }
 
 function hasSeccomp(): boolean {

@@ -216,7 +216,7 @@ class Compiler {
       guarded: this.#guarded,
       watched: this.#watched,
       wallMs: limits.wallMs,
-      hasOwnUser: process.hasOwnUser && this.#machine.isRoot && this.#context.uid === undefined,
+      hasOwnUser: this.#mayBeAnother && this.#context.uid === undefined,
     };
     if (!isConfined) {
       this.#say("files", "granted", "what the user may read and write");
@@ -267,7 +267,7 @@ class Compiler {
       ...common,
       scratch,
       extraProcesses: this.#hidesProcesses ? 1 : 0,
-      needsPassedPlane: !this.#hasUnix || (process.hasOwnUser && this.#machine.isRoot) || this.#hasRoot,
+      needsPassedPlane: !this.#hasUnix || this.#mayBeAnother || this.#hasRoot,
       confinement: {
         dropsCapabilities: true,
         ...landlock,
@@ -280,6 +280,10 @@ class Compiler {
         isAudited: this.#policy.audit.hasDenied || network.mode === "allow",
       },
     };
+  }
+
+  get #mayBeAnother(): boolean {
+    return this.#policy.process.hasOwnUser && this.#machine.isRoot && this.#machine.knowsOthers;
   }
 
   #say(item: string, verdict: PlanItem["verdict"], by: string): void {
@@ -721,7 +725,7 @@ class Compiler {
       hasSharedMemory: limits.memory === null,
       mayTouchOthers,
       isMinimal: this.#isHidden,
-      guardsSetIds: (process.hasOwnUser && this.#machine.isRoot) || (metadata === "deny" && files.write.length > 0),
+      guardsSetIds: this.#mayBeAnother || (metadata === "deny" && files.write.length > 0),
       guardsTruncation: !this.#writesAll && this.#machine.landlockAbi < ABI_OF_WRITING,
     } as const;
     if (metadata === "deny")
@@ -792,7 +796,7 @@ class Compiler {
     const threads = Math.min(process.threads ?? Infinity, limits.pids ?? Infinity);
     if (threads !== Infinity) {
       const { uid = globalThis.process.getuid!() } = this.#context;
-      const hasOwnUser = process.hasOwnUser && this.#machine.isRoot && this.#context.uid === undefined;
+      const hasOwnUser = this.#mayBeAnother && this.#context.uid === undefined;
       const hasOwnCount = hasOwnUser || this.#willHaveUserNamespace();
       if (hasOwnCount) {
         const first = this.#willHaveUserNamespace() && this.#wantsOwnProcesses() ? 1 : 0; // which is counted, but not the worker's

@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { chmodSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type CliResult, Home, outcomeOf, ROOT, within, withDaemon } from "../home.ts";
-import { SYSTEM_PYTHON } from "../needs.ts";
+import { skipUnless, SYSTEM_PYTHON } from "../needs.ts";
 
 /** Runs the rest of its command line where unshare(2) is denied, as in Docker's default profile. */
 const WRAP = `import ctypes, os, platform, struct, sys
@@ -67,4 +67,16 @@ test("start says it as well, and status shows it", async () => {
     const second = await ipcctl(...start, "--name", "other");
     expect([second.status, second.stderr]).toEqual([0, ""]);
   });
+});
+
+test("the only user of a user namespace runs what is confined as itself", async () => {
+  const alone = ["unshare", "--user", "--map-root-user"];
+  if (skipUnless(Bun.spawnSync([...alone, "true"]).success, "namespaces", "root without other users")) return;
+  await using home = new Home();
+  const code = "import os; print(os.getuid())";
+  const child = Bun.spawn(
+    [...alone, join(ROOT, "bin/ipcctl"), "run", "--policy", "strict", "--interpreter", SYSTEM_PYTHON, "-c", code],
+    { cwd: home.dir, env: home.env, stdio: ["ignore", "pipe", "pipe"] },
+  );
+  expect(await within(120_000, "a run of root alone", outcomeOf(child))).toMatchObject({ status: 0, stdout: "0\n" });
 });

@@ -9,7 +9,9 @@ import { compilePlan, type Plan } from "../../src/sandbox/plan.ts";
 import { loadPolicy, parsePolicy, policyJsonSchema, shippedPolicies, splitHost } from "../../src/sandbox/policy.ts";
 import { SYSTEM_CALLS, type Call } from "../../src/sandbox/system-calls.ts";
 
-const ABLE: Machine = { landlockAbi: 7, hasSeccomp: true, arch: "x64", namespacesLack: "", isRoot: false, yama: 0 };
+const ABLE: Machine = {
+  ...{ landlockAbi: 7, hasSeccomp: true, arch: "x64", namespacesLack: "", isRoot: false, knowsOthers: true, yama: 0 },
+};
 const CONTEXT = { scratch: "/scratch", program: ["/usr/lib"], cwd: "/srv" };
 const plan = (name: string, machine: Partial<Machine> = {}): Plan =>
   compilePlan(loadPolicy(name, { project: "/srv", home: "/home/me" }), { ...ABLE, ...machine }, CONTEXT);
@@ -179,6 +181,11 @@ test("who owns the user namespace needs no leave to read what is in it", () => {
     denied({ yama: 1, namespacesLack: "EPERM" }),
     denied({ yama: 1, isRoot: true }),
   ]).toEqual([...[false, true, false]]);
+});
+
+test("a root who knows no other users runs its workers as itself", () => {
+  const users = (knowsOthers: boolean): boolean => plan("strict", { isRoot: true, knowsOthers }).hasOwnUser;
+  expect([users(true), users(false)]).toEqual([true, false]);
 });
 
 test("degrade goes on without, and says so", () => {
