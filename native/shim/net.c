@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
@@ -219,21 +220,59 @@ static int open_thread(uint32_t tid)
 	return line == NULL ? -1 : (int)syscall(SYS_pidfd_open, strtoul(line + 6, NULL, 10), 0);
 }
 
-/* Root without the right to trace, as in a container, may take of a process of its own user what he may: our real user is for this alone. */
-static long take_fd(int process, int number)
+/*
+ * Root without the right to trace, as in a container, may look at a process of its own user as he may. So where we are refused as what we are,
+ * our real user is he for a moment, and the one that we open files as; then we are ourselves again, with the errno of what was done.
+ */
+static bool be_worker(int refusal)
 {
 	const struct ipc_net *net = server.net;
-	long fd = syscall(SYS_pidfd_getfd, process, number, 0);
-	if (fd >= 0 || errno != EPERM || !net->has_ids)
-		return fd;
-	uid_t uid = getuid();
-	gid_t gid = getgid();
-	if (setresgid(net->gid, (gid_t)-1, (gid_t)-1) == 0 && setresuid(net->uid, (uid_t)-1, (uid_t)-1) == 0)
-		fd = syscall(SYS_pidfd_getfd, process, number, 0);
+	if (errno != refusal || !net->has_ids || net->uid == geteuid())
+		return false;
+	bool is_he = setresgid(net->gid, (gid_t)-1, (gid_t)-1) == 0 && setresuid(net->uid, (uid_t)-1, (uid_t)-1) == 0;
+	setfsgid(net->gid);
+	setfsuid(net->uid);
+	return is_he;
+}
+
+static void be_ourselves(void)
+{
 	int error = errno;
-	if (setresuid(uid, (uid_t)-1, (uid_t)-1) != 0 || setresgid(gid, (gid_t)-1, (gid_t)-1) != 0)
-		error = EPERM;
+	/* Those for files go along. */
+	if (setresuid(geteuid(), (uid_t)-1, (uid_t)-1) != 0 || setresgid(getegid(), (gid_t)-1, (gid_t)-1) != 0)
+		_exit(IPC_EXIT_SYSTEM);
+	prctl(PR_SET_PDEATHSIG, SIGKILL); /* which a change of user clears */
 	errno = error;
+}
+
+static long take_fd(int process, int number)
+{
+	long fd = syscall(SYS_pidfd_getfd, process, number, 0);
+	if (fd < 0 && be_worker(EPERM)) {
+		fd = syscall(SYS_pidfd_getfd, process, number, 0);
+		be_ourselves();
+	}
+	return fd;
+}
+
+static ssize_t read_memory(uint32_t tid, void *to, uint64_t from, size_t size)
+{
+	struct iovec ours = { to, size }, its = { (void *)(uintptr_t)from, size };
+	ssize_t count = process_vm_readv((pid_t)tid, &ours, 1, &its, 1, 0);
+	if (count < 0 && be_worker(EPERM)) {
+		count = process_vm_readv((pid_t)tid, &ours, 1, &its, 1, 0);
+		be_ourselves();
+	}
+	return count;
+}
+
+static int open_info(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 && be_worker(EACCES)) {
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		be_ourselves();
+	}
 	return fd;
 }
 
@@ -275,7 +314,7 @@ static int open_target(uint32_t tid, int number, int family, struct target *targ
 	char path[64], text[512];
 	*target = (struct target){ .number = number, .socket = -1, .domain = family };
 	snprintf(path, sizeof path, "/proc/%u/fdinfo/%d", tid, number);
-	int info = open(path, O_RDONLY | O_CLOEXEC);
+	int info = open_info(path);
 	if (info < 0)
 		return errno == ENOENT ? -EBADF : -EACCES;
 	ssize_t count = read(info, text, sizeof text - 1);
@@ -907,8 +946,7 @@ static int read_address(const struct notif *call, struct ipc_address *address, u
 	if (size < (int)sizeof(sa_family_t) || size > (int)sizeof copy)
 		return -EINVAL;
 	memset(&copy, 0, sizeof copy);
-	struct iovec to = { &copy, (size_t)size }, from = { (void *)(uintptr_t)call->args[1], (size_t)size };
-	ssize_t count = process_vm_readv((pid_t)call->pid, &to, 1, &from, 1, 0);
+	ssize_t count = read_memory(call->pid, &copy, call->args[1], (size_t)size);
 	if (count < 0 && errno != EFAULT)
 		return -EPERM;
 	if (count != size)
@@ -1063,9 +1101,8 @@ static bool serve_datagrams(const struct notif *call)
 	if (socket < 0)
 		return false;
 	size_t size = (uint32_t)call->args[2];
-	struct iovec to = { &copy, size }, from = { (void *)(uintptr_t)call->args[1], size };
 	int rc = size < sizeof(sa_family_t) || size > sizeof copy ? -EINVAL : 0;
-	if (rc == 0 && process_vm_readv((pid_t)call->pid, &to, 1, &from, 1, 0) != (ssize_t)size)
+	if (rc == 0 && read_memory(call->pid, &copy, call->args[1], size) != (ssize_t)size)
 		rc = -EFAULT;
 	if (rc == 0 && (call->nr == SYS_connect ? connect : bind)(socket, (struct sockaddr *)&copy, (socklen_t)size) != 0)
 		rc = -errno;
@@ -1223,6 +1260,19 @@ static void serve_listen(const struct notif *call)
 	close_fd(&socket);
 }
 
+/* What is denied here Landlock denies as well, and without a word. */
+static void serve_bind(const struct notif *call)
+{
+	struct ipc_address address;
+	uint16_t port = 0;
+	int family = AF_UNSPEC, rc = call->pid == 0 ? -EPERM : read_address(call, &address, &port, &family);
+	bool is_network = rc == 0 || (family != AF_UNIX && rc == -EAFNOSUPPORT);
+	if (is_network && !may_listen_on(port))
+		deny_call(call, port, "no rule names this port");
+	else
+		let_go_on(call->id); /* whatever the address is by then: a port that no rule names Landlock lets no socket of the worker have */
+}
+
 static void serve_call(const struct notif *call)
 {
 	bool is_native = call->arch == ipc_native_arch();
@@ -1232,6 +1282,8 @@ static void serve_call(const struct notif *call)
 		return;
 	if (is_native && call->nr == SYS_connect)
 		serve_connect(call);
+	else if (is_native && call->nr == SYS_bind && (server.net->has_unix || server.net->port_count > 0))
+		serve_bind(call);
 	else if (is_native && call->nr == SYS_listen && (server.net->has_unix || server.net->port_count > 0))
 		serve_listen(call);
 	else

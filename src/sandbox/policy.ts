@@ -303,11 +303,7 @@ export function loadPolicy(name: string, variables: Variables = { project: "/pro
         extends: resolve(next.includes("/") && !isInline(next) ? dirname(next) : ".", base),
       };
   }
-  return flatten(
-    isInline(name) ? `${chain[0]!.extends ?? "inline"} with exceptions` : name,
-    chain.toReversed(),
-    variables,
-  );
+  return flatten(policyTitle(name), chain.toReversed(), variables);
 }
 
 /** A policy that is given as its text. */
@@ -315,9 +311,13 @@ export function isInline(name: string): boolean {
   return name.startsWith("{");
 }
 
+const EXCEPTIONS = " with exceptions";
+
 /** How a policy is called where people read it. */
 export function policyTitle(name: string): string {
-  return isInline(name) ? `${parsePolicy(name, "policy").extends ?? "inline"} with exceptions` : name;
+  if (!isInline(name)) return name;
+  const base = policyTitle(parsePolicy(name, "policy").extends ?? "inline");
+  return base.endsWith(EXCEPTIONS) ? base : `${base}${EXCEPTIONS}`;
 }
 
 function flatten(name: string, chain: readonly PolicyFile[], variables: Variables): Policy {

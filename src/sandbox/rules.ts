@@ -198,7 +198,8 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
   for (const call of ["bind", "listen", "accept", "accept4"] as const)
     rules.set(call, { otherwise: listening !== "none" || hasUnixSockets ? "allow" : "notify" });
   // A socket that is bound to no port gets one from the kernel when it listens, which Landlock is not asked about.
-  if (listening !== "any") rules.set("listen", { otherwise: "notify" });
+  // Where no port is named Landlock refuses to bind one, and that is to be recorded.
+  if (listening !== "any") for (const call of ["bind", "listen"] as const) rules.set(call, { otherwise: "notify" });
   rules.set(
     "sendto",
     allowOnly(

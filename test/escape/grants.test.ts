@@ -4,7 +4,7 @@ import { chmodSync, chownSync, mkdirSync, readFileSync, statSync, writeFileSync 
 import { join } from "node:path";
 import { thisMachine } from "../../src/sandbox/machine.ts";
 import { mapLack } from "../../src/sandbox/writer.ts";
-import { Home, waitUntil } from "../home.ts";
+import { Home, outcomeOf, ROOT, waitUntil } from "../home.ts";
 import { isRoot, skipUnless, SYSTEM_PYTHON } from "../needs.ts";
 
 let home: Home;
@@ -265,6 +265,7 @@ attempt("abstract", lambda: ask("\\0ipcctl-grants-" + str(PORT)))
 attempt("granted", lambda: tcp(PORT))
 attempt("other", lambda: tcp(OTHER))
 attempt("listen", unbound)
+attempt("bind", lambda: socket.socket().bind(("127.0.0.1", 9)))
 `;
 
 /** Whichever is there when the call is looked at, and when it is carried out: a path, and an address that nobody granted. */
@@ -324,9 +325,47 @@ test("Unix sockets stay where hosts are granted, and are no way to others", asyn
     "granted connected",
     "other PermissionError",
     "listen PermissionError",
+    "bind PermissionError",
   ]);
+  // Both by the process that answers for it: Landlock would deny them in silence.
+  const recorded = (await home.cli("audit", "--denied", "--json")).stdout.split("\n");
+  for (const what of ['"call":"listen"', '"call":"bind","host":null,"address":null,"port":9,'])
+    expect(recorded.filter((line) => line.includes(what))).toHaveLength(1);
   expect((await run(home.script("flip.py", FLIP), String(other.port))).stdout).toBe("reached 0\n");
   expect(accepted).toEqual([granted.port]);
+});
+
+test("a root that may not trace connects for a worker of its own user, by name and address, and lets it listen", async () => {
+  if (skipUnless(isRoot && Bun.which("setpriv") !== null, "root", "hosts without CAP_SYS_PTRACE")) return;
+  const code = `
+import os, socket, sys
+with socket.create_connection(("localhost", int(sys.argv[1])), timeout=60), socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60): pass
+with socket.socket() as server:
+    server.bind(("127.0.0.1", int(sys.argv[2])))
+    server.listen()
+print(os.getuid() > 0)
+`;
+  const script = home.script("untraced.py", code);
+  using service = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: () => undefined } });
+  const port = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: () => undefined } });
+  port.stop(true); // nobody's, as far as anybody knows
+  const hosts = `--allow-net=localhost:${service.port},127.0.0.1:${service.port}`;
+  for (const want of [["namespaces"], []]) {
+    const child = Bun.spawn(
+      [
+        ...["setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace", join(ROOT, "bin/ipcctl"), "run", hosts],
+        ...[
+          `--allow-listen=${port.port}`,
+          "--policy",
+          JSON.stringify({ version: 1, extends: "strict", isolation: { want } }),
+        ],
+        ...["--interpreter", SYSTEM_PYTHON, script, "--", String(service.port), String(port.port)],
+      ],
+      { cwd: "/", env: home.env, stdio: ["ignore", "pipe", "pipe"] },
+    );
+    const { stdout, stderr } = await outcomeOf(child);
+    expect([stdout, stderr.replace(/^(not enforced here|  what takes).*\n/gm, "")]).toEqual(["True\n", ""]);
+  }
 });
 
 // ---- runtimes that look at themselves, and reserve much ----
