@@ -114,7 +114,9 @@ class Capture:
         was_exposed = shield()
         try:
             with self._lock:
-                self._parts.append((stream, text))
+                # In pieces from the beginning: what is left of a long one is not copied for each.
+                for at in range(0, len(text), _PIECE_CHARS):
+                    self._parts.append((stream, text[at : at + _PIECE_CHARS]))
                 self._chars += len(text)
                 is_much = self._chars > _EAGER_CHARS
             if is_much:
@@ -133,10 +135,14 @@ class Capture:
                 if not self._parts:
                     return True
                 stream = self._parts[0][0]
-                count = next((at for at, part in enumerate(self._parts) if part[0] != stream), len(self._parts))
-                text = "".join(part[1] for part in self._parts[:count])
-                piece, rest = text[:_PIECE_CHARS], text[_PIECE_CHARS:]
-                self._parts[:count] = [(stream, rest)] if rest else []
+                count = size = 0
+                for its, part in self._parts:
+                    size += len(part)
+                    if its != stream or (count > 0 and size > _PIECE_CHARS):
+                        break
+                    count += 1
+                piece = "".join(part for _, part in self._parts[:count])
+                del self._parts[:count]
                 self._chars -= len(piece)
                 if not is_paced:  # in order, and without waiting: with the lock held
                     if self._tell(stream, piece, False):
