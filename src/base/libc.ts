@@ -1,5 +1,6 @@
 /** The few system calls that Bun does not offer, by its FFI. Loaded by the daemon only: a CLI call does not pay for it. */
 import { dlopen, FFIType, ptr, read } from "bun:ffi";
+import { readFileSync } from "node:fs";
 import { IpcError } from "./errors.ts";
 
 const SYMBOLS = {
@@ -33,10 +34,28 @@ function open() {
       // The next name may be this machine's.
     }
   }
-  throw new IpcError("FAILED", `no C library found under the names ${LIBRARIES.join(", ")}`);
+  const limit = addressSpaceLimit();
+  throw limit === undefined
+    ? new IpcError("FAILED", `no C library found under the names ${LIBRARIES.join(", ")}`)
+    : new IpcError(
+        "FAILED",
+        `the limit on address space (ulimit -v ${limit}) leaves Bun too little: it reserves far more than it uses`,
+        {
+          hint: "start it where ulimit -v says unlimited; --max-memory limits a worker",
+        },
+      );
 }
 
-const libc = open();
+/** In KiB, as a shell says it; undefined where there is none. */
+function addressSpaceLimit(): number | undefined {
+  const [, bytes] = /^Max address space\s+(\d+)/m.exec(readFileSync("/proc/self/limits", "utf8")) ?? [];
+  return bytes === undefined ? undefined : Number(bytes) / 1024;
+}
+
+let opened: ReturnType<typeof open> | undefined;
+
+/** When it is first needed: whoever imports this file can still say what is wrong. */
+const libc = (): ReturnType<typeof open> => (opened ??= open());
 
 const LOCK_EX = 2;
 const LOCK_NB = 4;
@@ -45,14 +64,14 @@ const EWOULDBLOCK = 11;
 
 /** Takes an exclusive flock without waiting. `false` if somebody else holds it. */
 export function tryLock(fd: number): boolean {
-  if (libc.flock(fd, LOCK_EX | LOCK_NB) === 0) return true;
+  if (libc().flock(fd, LOCK_EX | LOCK_NB) === 0) return true;
   const errno = lastErrno();
   if (errno === EWOULDBLOCK) return false;
   throw new IpcError("FAILED", `flock failed with errno ${errno}`);
 }
 
 export function unlock(fd: number): void {
-  libc.flock(fd, LOCK_UN);
+  libc().flock(fd, LOCK_UN);
 }
 
 export type PeerCredentials = { readonly pid: number; readonly uid: number; readonly gid: number };
@@ -63,7 +82,7 @@ export function peerCredentials(fd: number): PeerCredentials | undefined {
   const SO_PEERCRED = 17;
   const credentials = new Int32Array(3);
   const size = new Uint32Array([credentials.byteLength]);
-  if (libc.getsockopt(fd, SOL_SOCKET, SO_PEERCRED, ptr(credentials), ptr(size)) !== 0) return undefined;
+  if (libc().getsockopt(fd, SOL_SOCKET, SO_PEERCRED, ptr(credentials), ptr(size)) !== 0) return undefined;
   return { pid: credentials[0]!, uid: credentials[1]! >>> 0, gid: credentials[2]! >>> 0 };
 }
 
@@ -82,10 +101,10 @@ function unixAddress(path: string): Buffer {
 export function isListening(path: string): boolean {
   const SOCK_STREAM_NONBLOCK_CLOEXEC = 1 | 0o4000 | 0o2000000;
   const address = unixAddress(path);
-  const fd = libc.socket(AF_UNIX, SOCK_STREAM_NONBLOCK_CLOEXEC, 0);
+  const fd = libc().socket(AF_UNIX, SOCK_STREAM_NONBLOCK_CLOEXEC, 0);
   if (fd < 0) return false;
-  const isTaken = libc.connect(fd, ptr(address), address.length) === 0 || lastErrno() === EWOULDBLOCK; // its queue is full
-  libc.close(fd);
+  const isTaken = libc().connect(fd, ptr(address), address.length) === 0 || lastErrno() === EWOULDBLOCK; // its queue is full
+  libc().close(fd);
   return isTaken;
 }
 
@@ -94,40 +113,40 @@ export function sendDatagram(path: string, text: string): boolean {
   const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
   const MSG_NOSIGNAL = 0x4000;
   const address = unixAddress(path);
-  const fd = libc.socket(AF_UNIX, SOCK_DGRAM_CLOEXEC, 0);
+  const fd = libc().socket(AF_UNIX, SOCK_DGRAM_CLOEXEC, 0);
   if (fd < 0) return false;
   const bytes = Buffer.from(text);
-  const sent = Number(libc.sendto(fd, ptr(bytes), BigInt(bytes.length), MSG_NOSIGNAL, ptr(address), address.length));
-  libc.close(fd);
+  const sent = Number(libc().sendto(fd, ptr(bytes), BigInt(bytes.length), MSG_NOSIGNAL, ptr(address), address.length));
+  libc().close(fd);
   return sent === bytes.length;
 }
 
 /** An inherited SIGCHLD = SIG_IGN would lose every exit status: Bun's children would end in ECHILD. */
 export function restoreChildSignal(): void {
   const SIGCHLD = 17;
-  libc.signal(SIGCHLD, 0n);
+  libc().signal(SIGCHLD, 0n);
 }
 
 /** Takes the end of a child that nobody else waits for. */
 export function reap(pid: number): void {
   const WNOHANG = 1;
-  libc.waitpid(pid, null, WNOHANG);
+  libc().waitpid(pid, null, WNOHANG);
 }
 
 /** What `ps` and `top` show; Bun's `process.title` does nothing. At most 15 bytes. */
 export function setProcessName(name: string): void {
   const PR_SET_NAME = 15;
   const bytes = Buffer.from(`${name}\0`);
-  libc.prctl(PR_SET_NAME, BigInt(ptr(bytes)), 0n, 0n, 0n);
+  libc().prctl(PR_SET_NAME, BigInt(ptr(bytes)), 0n, 0n, 0n);
 }
 
 function lastErrno(): number {
-  return read.i32(libc.__errno_location()!, 0);
+  return read.i32(libc().__errno_location()!, 0);
 }
 
 /** The ABI of Landlock; 0 where the kernel has none, or it is not switched on. */
 export function landlockAbi(): number {
   const LANDLOCK_CREATE_RULESET = 444;
   const VERSION = 1;
-  return Math.max(0, Number(libc.syscall(LANDLOCK_CREATE_RULESET, 0, 0, VERSION)));
+  return Math.max(0, Number(libc().syscall(LANDLOCK_CREATE_RULESET, 0, 0, VERSION)));
 }

@@ -279,6 +279,23 @@ test("a limit that is lower already stays so, also for a root without the capabi
   });
 });
 
+test("too little address space for ourselves is said to be that, by a run and by a daemon that cannot start", async () => {
+  await withDaemon(async (home) => {
+    for (const words of [["run", "-c", "1"], ["status"]]) {
+      const child = Bun.spawn(["sh", "-c", 'ulimit -v 2000000; exec "$@"', "sh", join(ROOT, "bin/ipcctl"), ...words], {
+        cwd: home.dir,
+        env: home.env,
+        stdio: ["ignore", "pipe", "pipe"],
+      });
+      const { status, stderr } = await outcomeOf(child);
+      expect([status === 0, stderr]).toEqual([
+        false,
+        expect.stringContaining("the limit on address space (ulimit -v 2000000)"),
+      ]);
+    }
+  });
+});
+
 test("a venv below what may be written is refused with a folder to grant instead, which works", async () => {
   await withDaemon(async (home) => {
     const made = Bun.spawn([SYSTEM_PYTHON, "-m", "venv", "--without-pip", join(home.dir, ".venv")]);
