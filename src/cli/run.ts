@@ -178,11 +178,11 @@ export async function run(
       isTold = denied.length > 0;
       tellDenied(denied, ended?.grant && refusalOf(() => settle(withGrant(wanted, ended.grant!))));
     }
-    const { newlyGuarded } = await import("../sandbox/guarded.ts");
-    for (const [granted, before] of plan.watched) {
-      const made = newlyGuarded(granted, before).filter((path) => !plan.watched.has(path));
-      if (made.length > 0)
-        context.note(`look before you go on: your tools may run what it has made: ${made.map(shellWord).join(" ")}`);
+    const { allNewlyGuarded } = await import("../sandbox/guarded.ts");
+    const made = allNewlyGuarded(plan.watched);
+    if (made.length > 0) {
+      (await import("../launch/denied.ts")).auditMade(wanted.auditLog, wanted.name, made);
+      context.note(`look before you go on: your tools may run what it has made: ${made.map(shellWord).join(" ")}`);
     }
     if (status !== 0 && plan.guarded.length > 0 && isTerminal(2))
       context.note(

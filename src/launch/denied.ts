@@ -179,6 +179,12 @@ export function auditEnded(auditLog: string, worker: string, { event, what, path
   audit(auditLog, { worker, event, ...(path === undefined ? { what } : { path }), verdict, reason });
 }
 
+/** What it has made that tools run by themselves: it may, since nothing can be denied by a name that is not there yet. */
+export function auditMade(auditLog: string, worker: string, paths: readonly string[]): void {
+  for (const path of paths)
+    audit(auditLog, { worker, event: "made", path, verdict: "granted", reason: "tools may run it" });
+}
+
 /** In one line, as `status` has it. */
 export function describeDenial({ what, remedy }: Denial): string {
   return remedy === undefined ? what : `${what} (${remedy})`;

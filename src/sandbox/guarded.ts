@@ -40,8 +40,14 @@ export function findGuarded(folder: string): Guarded {
 }
 
 /** What was made, or put in place of another, since then. */
-export function newlyGuarded(folder: string, before: Guarded): string[] {
+function newlyGuarded(folder: string, before: Guarded): string[] {
   return [...findGuarded(folder)].flatMap(([path, what]) => (before.get(path) === what ? [] : [path]));
+}
+
+/** Of all folders that may be written; where one lies in another, once. */
+export function allNewlyGuarded(watched: ReadonlyMap<string, Guarded>): string[] {
+  const made = [...watched].flatMap(([folder, before]) => newlyGuarded(folder, before));
+  return [...new Set(made)].filter((path) => !watched.has(path));
 }
 
 function entriesOf(folder: string) {

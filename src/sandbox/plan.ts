@@ -513,6 +513,11 @@ class Compiler {
       const kept = [...found].flatMap(([path, what]) =>
         what.endsWith("link") || granted.some((one) => one === path) ? [] : [path],
       );
+      this.#say(
+        `files.write new .git and its like in ${folder}`,
+        "granted",
+        "what is not there yet cannot be denied by name: look at what tools would run before they do; the audit names it",
+      );
       if (kept.length === 0) continue;
       const names = kept.map((path) => relative(folder, path)).join(" ");
       if (!this.#hasRoot) {

@@ -13,6 +13,7 @@ import { readExitRecord, readRunRecord } from "../shim/records.ts";
 import { noRoom } from "./reserve.ts";
 import { ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "../shim/link.ts";
 import type { Spec } from "../shim/spec.ts";
+import type { Guarded } from "../sandbox/guarded.ts";
 import { SIGTERM } from "../launch/prepare.ts";
 
 /** How long a shim may take to answer after it was spawned, or another one to give up the lock, on a busy machine. */
@@ -64,6 +65,8 @@ export class Run {
   enforced: Enforced = { memory: false, cpu: false, pids: false };
   /** What its policy asks for and this machine lacks, if the policy allows that. */
   degraded: readonly string[] = [];
+  /** Folders that it may write, with what tools run by themselves in them: not of a run that was found. */
+  watched: ReadonlyMap<string, Guarded> = new Map();
   /** A user asked for it and hears of its failure: it is not tried again where it cannot be executed. */
   isAskedFor = false;
   /** It was there before this daemon. */

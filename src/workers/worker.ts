@@ -7,6 +7,7 @@ import { dirname, join, resolve } from "node:path";
 import { IpcError, never } from "../base/errors.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { StateWord } from "../protocol/status.ts";
+import { allNewlyGuarded } from "../sandbox/guarded.ts";
 import { loadPolicy, type Policy } from "../sandbox/policy.ts";
 import { readLastLines } from "../logs/tail.ts";
 import type { WorkerEvent } from "../protocol/responses.ts";
@@ -35,7 +36,7 @@ import { LAUNCH_MS, Run, stopWithinMs, type RunMonitor } from "./run.ts";
 import type { CallCounts, ShimLink, ShimState } from "../shim/link.ts";
 import type { Spec } from "../shim/spec.ts";
 import { decideLaunch } from "../launch/command.ts";
-import { auditEnded, describeDenial, endedOver, remedyOfCall } from "../launch/denied.ts";
+import { auditEnded, auditMade, describeDenial, endedOver, remedyOfCall } from "../launch/denied.ts";
 import { AUTO, policyOf } from "../launch/policies.ts";
 import { mayNeedEnvironment, RESOLVE_MS } from "../launch/environments.ts";
 import {
@@ -579,6 +580,7 @@ export class Worker {
     requireGroup(policy, group?.enforced);
     run.enforced = group?.enforced ?? { memory: false, cpu: false, pids: false };
     run.degraded = prepared.plan.degraded;
+    run.watched = prepared.plan.watched;
     return makeSpec(config, prepared, run.number, group?.path, run.enforced);
   }
 
@@ -664,6 +666,7 @@ export class Worker {
     this.#run = undefined;
     if (!hasRun && !wasStopping)
       this.#launchFailure = failure ?? launchError(ending, run?.executable ?? this.id, this.#config.command === null);
+    if (run && hasRun) auditMade(this.#auditLog, this.id, allNewlyGuarded(run.watched));
     if (hasRun && !wasStopping && ending.kind === "exit" && ending.status !== 0)
       void this.#noteDenied(ending.run).catch((error: Error) =>
         this.#world.log("warn", { worker: this.id, reason: error.message }, "what it was denied is not known"),

@@ -501,6 +501,30 @@ test("what tools run by themselves stays as it is in a folder that may be writte
   expect(stderr).toEndWith(String.raw` $'${folder}/\033]0;title\007\012/.idea'${"\n"}`); // no command to the terminal
   expect(readFileSync(join(folder, ".envrc"), "utf8")).toBe("mine");
 
+  const made = async (worker: string): Promise<string> =>
+    (await home.cli("audit", worker, "--json")).stdout
+      .split("\n")
+      .filter((line) => line.includes('"event":"made"'))
+      .join("\n");
+  expect(await made("run")).toContain(join(folder, ".idea"));
+  const maker = home.script("maker.py", `open(${JSON.stringify(join(folder, ".exrc"))}, "w")`);
+  await home.cli(
+    "start",
+    maker,
+    "--restart",
+    "no",
+    "--policy",
+    "analysis",
+    "--interpreter",
+    SYSTEM_PYTHON,
+    "--allow-write",
+    folder,
+  );
+  await waitUntil(
+    async () => (await made("maker")).includes(join(folder, ".exrc")),
+    "what the worker has made is told",
+  );
+
   const asked = await run("--allow-write", join(folder, ".git/hooks"), "--allow-write", join(folder, ".envrc"));
   expect(asked.stdout).toContain("hook done\nshell done\nreplace done\nmove Device or resource busy");
   expect(readFileSync(join(folder, ".git/hooks/post-commit"), "utf8")).toBe("minex");
@@ -509,6 +533,7 @@ test("what tools run by themselves stays as it is in a folder that may be writte
   const named = policy("named.json", { files: { read: ["${project}"], scratch: {}, write: [folder] } });
   const explained = (await home.cli("policy", "explain", named)).stdout;
   expect(explained).not.toContain("\u001b");
+  expect(explained).toContain(`files.write new .git and its like in ${folder}`);
   expect(explained).toMatch(/^- files.write .*\.git.* denied: read-only mounts: .*--allow-write \S+ grants it$/m);
 });
 
