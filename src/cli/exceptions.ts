@@ -1,8 +1,8 @@
 /** `--policy` and the flags that grant an exception to it. */
 import { IpcError } from "../base/errors.ts";
 import { parseCount } from "../base/units.ts";
-import { withGrants } from "../launch/policies.ts";
 import type { Grants } from "../protocol/app-config.ts";
+import { requireHosts } from "../sandbox/hosts.ts";
 import type { Context } from "./context.ts";
 
 export type PolicyFlags = {
@@ -30,6 +30,7 @@ export function grantsOf(context: Context, flags: PolicyFlags): Grants | undefin
   ] as const)
     if (list.includes("")) throw new IpcError("USAGE", `${flag}: a path is missing`);
   const hosts = typeof allowNet === "string" ? allowNet.split(",").map((one) => one.trim()) : [];
+  requireHosts(hosts);
   const ports =
     typeof allowListen === "string"
       ? allowListen.split(",").map((port) => parseCount(port, "--allow-listen", 1, 65_535))
@@ -40,12 +41,12 @@ export function grantsOf(context: Context, flags: PolicyFlags): Grants | undefin
     ...(allowRead.length > 0 ? { read: allowRead.map((path) => context.resolve(path)) } : {}),
     ...(allowWrite.length > 0 ? { write: allowWrite.map((path) => context.resolve(path)) } : {}),
   };
-  withGrants("trusted", { net: grants.net }, { project: context.cwd, home: "/" }); // says which one is no HOST:PORT
   return grants;
 }
 
 /** A policy with what the flags grant, as one. */
-export function withExceptions(context: Context, flags: PolicyFlags, chosen: string): string {
+export async function withExceptions(context: Context, flags: PolicyFlags, chosen: string): Promise<string> {
+  const { withGrants } = await import("../launch/policies.ts");
   const variables = { project: context.cwd, home: process.env.HOME ?? "/" };
   return withGrants(chosen, grantsOf(context, flags) ?? null, variables);
 }

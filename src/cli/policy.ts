@@ -96,7 +96,7 @@ export async function checkPolicy(
 
 /** What a start decides, by the same means and so in the same words. @throws IpcError POLICY_REFUSED and what else a start throws */
 async function planOf(context: Context, chosen: string, script: string | undefined, flags: AskFlags): Promise<Plan> {
-  const policy = withExceptions(context, flags, chosen);
+  const policy = await withExceptions(context, flags, chosen);
   const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);
   const { settle, ownUserOf, requireUnwritten } = await import("../launch/prepare.ts");
   const { stateDir, workersDir, environmentsDir } = context.paths;

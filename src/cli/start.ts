@@ -6,9 +6,6 @@ import { originalFileLimit } from "../base/file-limit.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId } from "../base/names.ts";
 import { parseCount, parseDurationMs, parseSizeBytes } from "../base/units.ts";
-import { decideLaunch } from "../launch/command.ts";
-import { policyOf } from "../launch/policies.ts";
-import { normalizeApp } from "../protocol/app-config.ts";
 import type { Definition } from "../protocol/project.ts";
 import { readWorker, readWorkers } from "../protocol/status.ts";
 import { chosenDefault } from "../base/policies.ts";
@@ -230,7 +227,7 @@ async function startAll(context: Context, definitions: readonly Definition[], fl
   using connection = await context.connect();
   let status = 0;
   for (const definition of definitions) {
-    const config = connection.decidesPolicy ? definition : decideHere(definition);
+    const config = connection.decidesPolicy ? definition : await decideHere(definition);
     const response = await connection.request({ Start: { name: definition.name, config: JSON.stringify(config) } });
     const answer = ("Success" in response ? response.Success : {}) as Started;
     if (flags.waitReady !== undefined)
@@ -256,7 +253,10 @@ async function startAll(context: Context, definitions: readonly Definition[], fl
 }
 
 /** For a daemon of the version before, which knows policies by their names only. */
-function decideHere({ allow, default_policy, base_umask, ...definition }: Definition): Definition {
+async function decideHere({ allow, default_policy, base_umask, ...definition }: Definition): Promise<Definition> {
+  const { decideLaunch } = await import("../launch/command.ts");
+  const { policyOf } = await import("../launch/policies.ts");
+  const { normalizeApp } = await import("../protocol/app-config.ts");
   const app = normalizeApp({ ...definition, allow, default_policy, base_umask }, "/");
   const variables = { project: app.cwd, home: process.env.HOME ?? "/" };
   return { ...definition, policy: policyOf(app, decideLaunch(app, process.env), variables) };

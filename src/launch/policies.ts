@@ -1,8 +1,8 @@
 /** Which policy a worker has, and what is granted on top of it. */
-import { IpcError } from "../base/errors.ts";
 import { DEFAULT_POLICY } from "../base/policies.ts";
 import type { Grants } from "../protocol/app-config.ts";
-import { loadPolicy, splitHost, type Variables } from "../sandbox/policy.ts";
+import { requireHosts } from "../sandbox/hosts.ts";
+import { loadPolicy, type Variables } from "../sandbox/policy.ts";
 import type { Running } from "./languages.ts";
 
 /** The policy that is decided by what runs. */
@@ -36,11 +36,7 @@ export function withGrants(chosen: string, grants: Grants | null, variables: Var
   if (isNothing) return chosen;
   const { network, files } = loadPolicy(chosen, variables);
   const hosts = net === true ? [] : net;
-  const bad = hosts.find((host) => splitHost(host) === undefined);
-  if (bad !== undefined)
-    throw new IpcError("USAGE", `--allow-net: ${JSON.stringify(bad)} is not HOST:PORT`, {
-      hint: "for example --allow-net=api.example.com:443,10.0.0.0/8:5432; --allow-net alone grants all of the network",
-    });
+  requireHosts(hosts);
   const ports = listen === true ? [] : listen;
   const known = network.allow.map(
     ({ host, port }) => `${host.includes(":") ? `[${host}]` : host}:${port === 0 ? "*" : port}`,

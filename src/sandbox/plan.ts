@@ -21,7 +21,8 @@ import {
 import type { Machine } from "./machine.ts";
 import { findGuarded, type Guarded } from "./guarded.ts";
 import { isBelow, type MountStep, Root } from "./mounts.ts";
-import type { AddressClass, HostRule, Policy } from "./policy.ts";
+import type { HostRule } from "./hosts.ts";
+import type { AddressClass, Policy } from "./policy.ts";
 import { rulesOf } from "./rules.ts";
 import { compileProgram, type Program } from "./seccomp.ts";
 

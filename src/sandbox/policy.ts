@@ -3,7 +3,6 @@
  * less confinement than was asked for.
  */
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
-import { isIPv4, isIPv6 } from "node:net";
 import { dirname, isAbsolute, join, normalize, resolve } from "node:path";
 import { z } from "zod";
 import { ADDRESS_CLASS } from "../../contract/shim.ts";
@@ -11,6 +10,7 @@ import { IpcError } from "../base/errors.ts";
 import { ROOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
 import { parseSizeBytes } from "../base/units.ts";
+import { type HostRule, splitHost } from "./hosts.ts";
 
 export { DEFAULT_POLICY } from "../base/policies.ts";
 
@@ -50,7 +50,6 @@ const SIZE_MIN = 4096;
 const SIZE_MAX = 1024 ** 5;
 const SECONDS_MAX = 1_000_000_000;
 const portNumber = z.int().min(1).max(65_535);
-const NAME = /^(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/i;
 const host = z.string().refine((text) => splitHost(text) !== undefined, {
   message:
     'must be HOST:PORT with a name, "*.name", an address (IPv6 in brackets) or a network as "10.0.0.0/8"; port "*" is any',
@@ -197,7 +196,6 @@ const schema = z.strictObject({
 
 export type PolicyFile = z.infer<typeof schema>;
 export type Place = { readonly path: string; readonly isOptional: boolean };
-export type HostRule = { readonly host: string; readonly port: number };
 export type Isolation = "namespaces" | "cgroup";
 
 /** With everything that it extends, and what is not said denied. Sizes in bytes; null is no limit. */
@@ -250,27 +248,6 @@ export type Policy = {
   };
   readonly audit: { readonly hasNetwork: boolean; readonly hasDenied: boolean };
 };
-
-/** `HOST:PORT` apart; undefined if it is none. */
-export function splitHost(text: string): HostRule | undefined {
-  const match = /^(?:\[([0-9a-fA-F:.]+(?:\/\d{1,3})?)\]|([^:[\]]+)):(\d{1,5}|\*)$/.exec(text);
-  if (!match) return undefined;
-  const port = match[3] === "*" ? 0 : Number(match[3]);
-  if (match[3] !== "*" && (port < 1 || port > 65_535)) return undefined;
-  if (match[1] !== undefined) {
-    const [address = "", bits] = match[1].split("/");
-    return isIPv6(address) && Number(bits ?? 128) <= 128 ? { host: match[1].toLowerCase(), port } : undefined;
-  }
-  const name = match[2]!;
-  const numbers = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?:\/(\d{1,2}))?$/.exec(name);
-  if (numbers) {
-    const isAddress = isIPv4(name.split("/")[0]!) && Number(numbers[5] ?? 32) <= 32;
-    return isAddress ? { host: name, port } : undefined;
-  }
-  return NAME.test(name) && name.length <= 253 && !/(^|\.)\d+$/.test(name)
-    ? { host: name.toLowerCase(), port }
-    : undefined;
-}
 
 /** Names of those that ship. */
 export function shippedPolicies(): string[] {

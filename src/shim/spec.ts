@@ -13,7 +13,8 @@ import { IpcError } from "../base/errors.ts";
 import type { KillMode } from "../base/kill-modes.ts";
 import { limit } from "../base/limits.ts";
 import type { MountStep } from "../sandbox/mounts.ts";
-import type { AddressClass, HostRule } from "../sandbox/policy.ts";
+import type { HostRule } from "../sandbox/hosts.ts";
+import type { AddressClass } from "../sandbox/policy.ts";
 import type { Program } from "../sandbox/seccomp.ts";
 
 export type LogSpec = {

@@ -6,7 +6,8 @@ import fc from "fast-check";
 import { IpcError } from "../../src/base/errors.ts";
 import type { Machine } from "../../src/sandbox/machine.ts";
 import { compilePlan, type Plan } from "../../src/sandbox/plan.ts";
-import { loadPolicy, parsePolicy, policyJsonSchema, shippedPolicies, splitHost } from "../../src/sandbox/policy.ts";
+import { loadPolicy, parsePolicy, policyJsonSchema, shippedPolicies } from "../../src/sandbox/policy.ts";
+import { splitHost } from "../../src/sandbox/hosts.ts";
 import { SYSTEM_CALLS, type Call } from "../../src/sandbox/system-calls.ts";
 
 const ABLE: Machine = {
