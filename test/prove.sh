@@ -48,7 +48,7 @@ has_tests HEAD "$@" || { echo "HEAD has not all of: $*" >&2; exit 2; }
 git worktree add --quiet --detach "$tree" HEAD
 # Installed already, and the same: only what is built differs.
 [ ! -d node_modules ] || cp -a node_modules "$tree/node_modules"
-for made in build/test-python build/test-node build/test-shellcheck; do
+for made in build/test-python build/test-uv build/test-node build/test-shellcheck; do
   [ ! -d "$made" ] || { mkdir -p "$tree/build" && cp -a "$made" "$tree/build/"; }
 done
 # At the newest commit where that can be done; only where it stands itself, if $1 says so.
