@@ -14,6 +14,7 @@ fi
 commit=$(git rev-parse --verify "$1^{commit}")
 shift
 tree=$(mktemp -d)
+chmod 755 "$tree" # a worker with a user of its own reads it too
 patch=$(mktemp)
 # Daemons that the reverted code has left behind run from the work tree, whose path nobody else has.
 end_processes() {
