@@ -787,12 +787,11 @@ class Compiler {
         "limited",
         `${limits.cpuPercent} % of a core in a control group; without one it is not held`,
       );
-    if (limits.fileSize !== null || (files.scratch?.size ?? null) !== null) {
-      const bytes = Math.min(limits.fileSize ?? Infinity, files.scratch?.size ?? Infinity);
-      if (!this.#writesAll) {
-        set(RLIMIT.fileSize, bytes);
-        this.#say("limits.fileSize", "limited", `${formatBytes(bytes)} (RLIMIT_FSIZE)`);
-      }
+    // The scratch folder's size would bound what lies elsewhere as well: where anything may be written it does not.
+    const bytes = Math.min(limits.fileSize ?? Infinity, this.#writesAll ? Infinity : (files.scratch?.size ?? Infinity));
+    if (bytes !== Infinity) {
+      set(RLIMIT.fileSize, bytes);
+      this.#say("limits.fileSize", "limited", `${formatBytes(bytes)} (RLIMIT_FSIZE)`);
     }
     if (limits.memory !== null && limits.openFiles !== null) this.#sayBuffers(limits.openFiles);
     if (limits.openFiles !== null) {

@@ -353,6 +353,17 @@ test.each([
   expect(() => loadPolicy(inline(policy))).toThrow(place);
 });
 
+test("a file's size is bounded by its limit, also where anything may be written, and there by no scratch folder", () => {
+  const most = (extended: string, scratch: object | null, fileSize?: string): number | undefined =>
+    plan(inline({ extends: extended, files: { scratch }, limits: { fileSize } })).rlimits.find(
+      ({ resource }) => resource === 1, // RLIMIT_FSIZE
+    )?.hard;
+  expect(most("no-network", null, "1M")).toBe(1024 ** 2);
+  expect(most("trusted", { size: "4K" }, "1M")).toBe(1024 ** 2);
+  expect(most("trusted", { size: "4K" })).toBeUndefined();
+  expect(most("strict", { size: "4K" }, "1M")).toBe(4096);
+});
+
 test("variables begin a path, and lists of a section replace those of what is extended", () => {
   const policy = loadPolicy(inline({ extends: "analysis", files: { read: ["${project}/data", "${home}"] } }), {
     project: "/srv/app/",
