@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -44,6 +45,10 @@ class TwoThreads(unittest.TestCase):
     def setUp(self) -> None:
         scratch = tempfile.TemporaryDirectory()
         self.addCleanup(scratch.cleanup)
+        loaded = unittest.mock.patch.dict(sys.modules)
+        loaded.start()
+        self.addCleanup(loaded.stop)
+        sys.modules.pop("ipcctl._console", None)  # of other tests
         self.folder = pathlib.Path(scratch.name) / "ipcctl"
         self.folder.mkdir()
         self.library = library(scratch.name)
