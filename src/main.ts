@@ -2,12 +2,17 @@
 
 const args = process.argv.slice(2);
 const at = commandAt(args);
-if (args[at] === "daemon" && isServing(args.slice(at + 1))) {
-  const { runDaemon } = await import("./daemon/main.ts");
-  await runDaemon([...args.slice(0, at), ...args.slice(at + 1)]);
-} else {
-  const { runCli } = await import("./cli/main.ts");
-  process.exitCode = await runCli(args);
+void begin();
+
+/** No `await` stands at the top: Bun compiles ahead only what has none. */
+async function begin(): Promise<void> {
+  if (args[at] === "daemon" && isServing(args.slice(at + 1))) {
+    const { runDaemon } = await import("./daemon/main.ts");
+    await runDaemon([...args.slice(0, at), ...args.slice(at + 1)]);
+  } else {
+    const { runCli } = await import("./cli/main.ts");
+    process.exitCode = await runCli(args);
+  }
 }
 
 /** Global flags may stand before the command; two of them take a value. */

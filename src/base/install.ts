@@ -3,8 +3,11 @@ import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 
+/** Set where all is one file. What is compiled ahead takes `import.meta` for the place where it was built. */
+declare const IPCCTL_IS_BUNDLE: boolean | undefined;
+
 /** The folder of package.json. */
-export const ROOT = findRoot(import.meta.dirname);
+export const ROOT = findRoot(typeof IPCCTL_IS_BUNDLE === "undefined" ? import.meta.dirname : dirname(Bun.main));
 export const SHIM_BINARY = join(ROOT, "native/build/ipcctl-shim");
 /** First on PYTHONPATH of a Python that we start: makes `import ipcctl` and the console work, and takes itself away. */
 export const PYTHON_BOOT = join(ROOT, "python/boot");
