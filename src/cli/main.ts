@@ -62,12 +62,23 @@ async function parseAndRun(args: readonly string[]): Promise<number> {
     const { code, exitCode, message, command } = error as CommanderError & { command?: Command };
     if (code === undefined || !code.startsWith("commander.")) throw error;
     if (exitCode === 0) return 0; // help and version
-    const name = command === undefined || command === program ? "" : `${command.name()}: `;
+    const names = namesOf(command, program);
     const text = message.replace(/^error: /, "").replaceAll("\n", " ");
-    throw new IpcError("USAGE", code === "commander.help" ? "which command?" : name + text, {
-      hint: `see: ipcctl ${command === undefined || command === program ? "" : `${command.name()} `}--help`,
-    });
+    throw new IpcError(
+      "USAGE",
+      code === "commander.help" ? "which command?" : [names.join(" "), text].filter(Boolean).join(": "),
+      {
+        hint: `see: ${["ipcctl", ...names, "--help"].join(" ")}`,
+      },
+    );
   }
+}
+
+/** The words that lead to a command. */
+function namesOf(command: Command | undefined, program: Command): string[] {
+  const names: string[] = [];
+  for (let at = command ?? program; at !== program; at = at.parent ?? program) names.unshift(at.name());
+  return names;
 }
 
 /** Flags whose value may only follow a `=`: the next word is the script, not theirs. */

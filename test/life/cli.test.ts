@@ -119,6 +119,18 @@ test("names: globs, groups, apps with instances, all; typing errors get a sugges
   expect(await named("delete", "web", "@night")).toEqual(["job-a", "job-b", "web"]);
 });
 
+test.each(["stop", "policy", "policy check", "policy explain", "snapshot create", "daemon status what"])(
+  "%p misused: the help that is named is that of the command",
+  async (line) => {
+    const { status, stderr } = await home.cli(...line.split(" "));
+    expect(status).toBe(2);
+    const [, named = ""] = /^ {2}see: ipcctl (.*)$/m.exec(stderr) ?? [];
+    const help = await home.cli(...named.split(" "));
+    expect([help.status, help.stderr]).toEqual([0, ""]);
+    expect(help.stdout).toContain(`Usage: ipcctl ${line.replace(" what", "")}`);
+  },
+);
+
 test("signal: by name and by number; an unknown one is refused with what there is", async () => {
   const script = home.script(
     "hup.py",
