@@ -409,14 +409,15 @@ function publish(folder: string, link: string): void {
   }
 }
 
-/** One whose Python is gone, and what nobody has finished. */
+/** One whose Python is gone, and of all that lie there what nobody has finished: who makes another one does not come back to it. */
 function removeLeft(link: string): void {
-  const [all, beginning] = [dirname(link), `${basename(link)}.`];
-  const target = readlinkIfThere(link);
-  if (target !== undefined) rmSync(link);
-  for (const name of readdirSync(all).filter((one) => one.startsWith(beginning))) {
+  const all = dirname(link);
+  const gone = readlinkIfThere(link);
+  if (gone !== undefined) rmSync(link);
+  for (const name of readdirSync(all).filter((one) => one.includes("."))) {
+    const isWhole = readlinkIfThere(join(all, name.slice(0, name.lastIndexOf(".")))) === name;
     const age = Date.now() - (statSync(join(all, name), { throwIfNoEntry: false })?.mtimeMs ?? 0);
-    if (name === target || age > LEFT_MS) rmSync(join(all, name), { recursive: true, force: true });
+    if (name === gone || (!isWhole && age > LEFT_MS)) rmSync(join(all, name), { recursive: true, force: true });
   }
 }
 

@@ -1,6 +1,15 @@
 /** What `uv run`, and the metadata of a script, ask for is installed before the policy holds, and nothing of it runs until then. */
 import { afterAll, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { Home, waitUntil } from "../home.ts";
 import { isRoot, skipUnless, SYSTEM_PYTHON } from "../needs.ts";
@@ -199,3 +208,21 @@ test.skipIf(isSkipped || !isRoot)("a worker with a user of its own comes to it, 
   process.umask(before);
   expect(await run).toEqual({ status: 0, stdout: "True\n", stderr: "" });
 });
+
+test.skipIf(isSkipped)(
+  "what a uv that was killed has left goes when it is old, whatever is made next; the rest stays",
+  async () => {
+    const folder = home.paths.environmentsDir;
+    const make = (words: string): Promise<{ stdout: string }> =>
+      home.cli("run", "--policy", "strict", "--command", `uv run --no-project ${words} one-tool`);
+    expect((await make("--with one==1 --with two")).stdout).toBe("one 1\n");
+    const whole = readdirSync(folder).filter((name) => !name.includes(".")).map((name) => realpathSync(join(folder, name))); // prettier-ignore
+    const [old, young] = ["gone-0.AbCdEf", "gone-1.AbCdEf"].map((name) => join(folder, name));
+    for (const left of [old!, young!]) mkdirSync(left);
+    const longAgo = Date.now() / 1000 - 2 * 86_400;
+    for (const path of [old!, ...whole]) utimesSync(path, longAgo, longAgo);
+    expect((await make("--with one==2 --with two")).stdout).toBe("one 2\n");
+    expect([old!, young!, ...whole].map((path) => existsSync(path))).toEqual([false, true, ...whole.map(() => true)]);
+    expect(whole.length).toBeGreaterThan(0);
+  },
+);
