@@ -169,7 +169,12 @@ export async function run(
       const { readDenied, readWords } = await import("../shim/records.ts");
       const { policy } = plan;
       const ended = endedOver({
-        ...{ words: readWords(folder), cwd, args: app.args, maxMemory: memory ?? null, policyText, policy },
+        words: readWords(folder),
+        cwd,
+        args: app.args,
+        maxMemory: memory ?? null,
+        policyText,
+        policy,
       });
       if (ended) auditEnded(wanted.auditLog, wanted.name, ended);
       const denied = [...(ended ? [ended] : []), ...readDenied(folder)].map((one) =>

@@ -1,22 +1,13 @@
 /** Which environment `uv run` and the metadata of scripts come to, and what runs in it; nothing is run to find out. */
-import { afterAll, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { expect, test } from "bun:test";
+import { join } from "node:path";
 import { IpcError } from "../../src/base/errors.ts";
 import { decideLaunch } from "../../src/launch/command.ts";
 import { type Environment, environmentOf } from "../../src/launch/environments.ts";
 import { decideWithin, type Launchable } from "../../src/launch/languages.ts";
+import { temporaryTree } from "../tree.ts";
 
-const dir = mkdtempSync(join(tmpdir(), "ipcctl-environments-"));
-afterAll(() => rmSync(dir, { recursive: true, force: true }));
-
-function put(path: string, text = "", mode = 0o644): string {
-  const file = join(dir, path);
-  mkdirSync(dirname(file), { recursive: true });
-  writeFileSync(file, text, { mode });
-  return file;
-}
+const { dir, put } = temporaryTree("environments");
 
 const metadata = (text: string): string => `# /// script\n${text.replaceAll(/^/gm, "# ")}\n# ///\n`;
 const NEEDS = metadata(

@@ -1,22 +1,14 @@
 /** One table of what runs: the words that are executed, how the boot of Python comes to them, and the policy where none is named. */
-import { afterAll, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { expect, test } from "bun:test";
+import { symlinkSync } from "node:fs";
+import { join } from "node:path";
 import { PYTHON_BOOT } from "../../src/base/install.ts";
 import { decideLaunch, resolveLaunch } from "../../src/launch/command.ts";
 import type { Launchable } from "../../src/launch/languages.ts";
 import { policyOf, type Governed } from "../../src/launch/policies.ts";
+import { temporaryTree } from "../tree.ts";
 
-const dir = mkdtempSync(join(tmpdir(), "ipcctl-languages-"));
-afterAll(() => rmSync(dir, { recursive: true, force: true }));
-
-function put(path: string, text = "", mode = 0o644): string {
-  const file = join(dir, path);
-  mkdirSync(dirname(file), { recursive: true });
-  writeFileSync(file, text, { mode });
-  return file;
-}
+const { dir, put } = temporaryTree("languages");
 
 /** A program that is none: nothing may run it to find out what it is. */
 const ELF = "\x7fELF";
