@@ -55,15 +55,15 @@ static size_t list_files(int dirfd, struct found **files)
 	return count;
 }
 
-static void name_of(uint64_t number, bool is_gz, char out[32])
+static void name_of(uint64_t number, const char *end, char out[32])
 {
-	snprintf(out, 32, "%010llu.log%s", (unsigned long long)number, is_gz ? ".gz" : "");
+	snprintf(out, 32, "%010llu.log%s", (unsigned long long)number, end);
 }
 
 static int open_number(struct ipc_log *log, uint64_t number)
 {
 	char name[32];
-	name_of(number, false, name);
+	name_of(number, "", name);
 	int fd = openat(log->dirfd, name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return -errno;
@@ -107,7 +107,7 @@ static void note_open(const struct beginning *line, bool is_open[2])
 static void mend_tail(struct ipc_log *log)
 {
 	char name[32];
-	name_of(log->number, false, name);
+	name_of(log->number, "", name);
 	int fd = log->file_bytes == 0 ? -1 : openat(log->dirfd, name, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return;
@@ -188,7 +188,7 @@ static bool is_torn(struct ipc_log *log)
 {
 	char name[32];
 	char last = '\n';
-	name_of(log->number, false, name);
+	name_of(log->number, "", name);
 	int fd = openat(log->dirfd, name, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return false;
@@ -218,6 +218,17 @@ static uint64_t file_limit(const struct ipc_log_limits *limits)
 	return file == 0 || file > total / 2 ? total / 2 : file;
 }
 
+/* The copy that is being made goes first: the daemon, which renames it, finds none then, and none comes once the file is gone. */
+static void delete_number(int dirfd, uint64_t number)
+{
+	static const char *const ends[] = { ".gz.tmp", "", ".gz" };
+	char name[32];
+	for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+		name_of(number, ends[i], name);
+		unlinkat(dirfd, name, 0);
+	}
+}
+
 void ipc_log_delete_old(struct ipc_log *log)
 {
 	struct found *files;
@@ -230,16 +241,16 @@ void ipc_log_delete_old(struct ipc_log *log)
 		total += files[i].bytes;
 		numbers += i == 0 || files[i].number != files[i - 1].number;
 	}
-	for (size_t i = 0; i < count && files[i].number < log->number; i++) {
+	for (size_t i = 0; i < count && files[i].number < log->number;) {
 		bool is_over = (log->limits.max_files > 0 && numbers > log->limits.max_files) ||
 			       (log->limits.max_total_bytes > 0 && total > log->limits.max_total_bytes);
 		if (!is_over)
 			break;
-		char name[32];
-		name_of(files[i].number, files[i].is_gz, name);
-		unlinkat(log->dirfd, name, 0);
-		total -= files[i].bytes;
-		numbers -= i + 1 == count || files[i + 1].number != files[i].number;
+		uint64_t number = files[i].number;
+		delete_number(log->dirfd, number);
+		numbers--;
+		for (; i < count && files[i].number == number; i++)
+			total -= files[i].bytes;
 	}
 	free(files);
 }

@@ -162,6 +162,21 @@ test("the log as a whole keeps below its cap, oldest first gone", async () => {
   expect(lines).toEqual(lines.map((_, index) => lines[0]! + index));
 });
 
+test("with a log file goes the copy that is being made of it, so that none comes back past the cap", async () => {
+  const script = home.script(
+    "copied.py",
+    "import os, time\nprint('up', flush=True)\nwhile not os.path.exists('copied-on'): time.sleep(.02)\nprint(('x' * 99 + '\\n') * 60000)\n",
+  );
+  const log = { max_size: "256K", max_files: 0, max_total: "1M", compress: false };
+  await home.start("copied", script, { restart_policy: "no", log });
+  const { log_dir } = await home.status("copied");
+  await waitUntil(() => statSync(join(log_dir, "0000000001.log")).size > 0, "it writes");
+  for (const end of [".gz.tmp", ".gz"]) writeFileSync(join(log_dir, `0000000001.log${end}`), "what a daemon makes");
+  writeFileSync(join(home.dir, "copied-on"), "");
+  await waitUntil(async () => (await state("copied")) === "Stopped", "it has ended");
+  expect(readdirSync(log_dir).filter((name) => name.startsWith("0000000001"))).toEqual([]);
+});
+
 test("a log file is closed by its age", async () => {
   const script = home.script(
     "old.py",
