@@ -34,6 +34,23 @@ export function requireTextPath(path: string): void {
   });
 }
 
+/** What is written in a file. @throws for one that cannot be read, or is no text */
+export function readText(path: string): string {
+  const bytes = readFileSync(path);
+  if (!isUtf8(bytes)) throw new Error("not UTF-8");
+  return bytes.toString("utf8");
+}
+
+/** Variables that this process was started with and whose values are no text: each one's name, if that is one, and how a shell would write both. */
+export function unreadableVariables(env: Environment): readonly { readonly name: string; readonly quoted: string }[] {
+  if (!Object.entries(env).some(([name, value]) => name.includes(REPLACED) || value?.includes(REPLACED))) return [];
+  return splitWords(readFileSync("/proc/self/environ"))
+    .filter((pair) => !isUtf8(pair))
+    .map((pair) => ({ name: pair.toString("utf8").split("=", 1)[0]!, quoted: quoteBytes(pair) }));
+}
+
+export type Environment = Readonly<Record<string, string | undefined>>;
+
 function splitWords(bytes: Buffer): Buffer[] {
   const words: Buffer[] = [];
   for (let at = 0; at < bytes.length;) {

@@ -1,9 +1,10 @@
 /** What every command gets: the global flags, the paths, the three streams, and a connection when it asks for one. */
 import { fstatSync, writeSync } from "node:fs";
+import { unreadableVariables } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { resolvePaths, type Paths } from "../base/paths.ts";
 import { absolutePath, startingDirectory, workingDirectory } from "../base/working-directory.ts";
-import { connectDaemon } from "../sdk/autostart.ts";
+import { cleanEnv, connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
 
 /** Global flags, as they stand before any command. */
@@ -37,6 +38,13 @@ export class Context {
   /** A path as the user wrote it. @throws IpcError USAGE for a relative one if the folder that he stands in was deleted */
   resolve(path: string): string {
     return absolutePath(path, this.here);
+  }
+
+  /** The variables that a program is started with. Says which cannot be handed on, but of those that a shell sets for itself. */
+  inheritedEnv(): Record<string, string> {
+    for (const { quoted } of unreadableVariables(process.env).filter(({ name }) => !/^(OLD)?PWD$/.test(name)))
+      this.note(`the variable ${quoted} is not UTF-8: the program is started without it`);
+    return cleanEnv(process.env);
   }
 
   get isJson(): boolean {

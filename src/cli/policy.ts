@@ -1,12 +1,12 @@
 /** `policy list|show|explain|check`: what there is, what one says, what it means on this machine, whether a file is one. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { basename, extname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { ROOT } from "../base/install.ts";
 import { findWorkerId } from "../base/names.ts";
 import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan, type Plan } from "../sandbox/plan.ts";
-import { loadPolicy, parsePolicy, shippedPolicies, type Variables } from "../sandbox/policy.ts";
+import { loadPolicy, readPolicyFile, shippedPolicies, type Variables } from "../sandbox/policy.ts";
 import { isTerminal, jsonText, printable, terminalWidth, type Context } from "./context.ts";
 import { policyPath, type PolicyFlags, withExceptions } from "./exceptions.ts";
 
@@ -87,7 +87,7 @@ export async function checkPolicy(
   const path = shippedPolicies().includes(file) ? file : context.resolve(file);
   if (path !== file || file.includes("/")) {
     if (!existsSync(path)) throw new IpcError("NOT_FOUND", `policy check: ${path} is not there`);
-    parsePolicy(readFileSync(path, "utf8"), file);
+    readPolicyFile(path, file);
   }
   await planOf(context, path, script, flags);
   context.print(context.isJson ? JSON.stringify({ ok: true }) : `${file} is a policy that this machine can enforce`);

@@ -108,7 +108,7 @@ export async function run(
         max_memory: memory ?? null,
         umask: parseUmask(flags.umask),
       },
-      base: process.env,
+      base: context.inheritedEnv(),
       own: flags.name === undefined ? {} : { IPCCTL_NAME: flags.name },
       scratch: join(folder, "scratch"),
       ownUser: ownUserOfRun(process.pid),

@@ -10,7 +10,6 @@ import type { Definition } from "../protocol/project.ts";
 import { readWorker, readWorkers } from "../protocol/status.ts";
 import { chosenDefault } from "../base/policies.ts";
 import { grantsOf, policyPath, type PolicyFlags } from "./exceptions.ts";
-import { cleanEnv } from "../sdk/autostart.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { act } from "./control.ts";
 import { printable, type Context } from "./context.ts";
@@ -142,7 +141,7 @@ function fromFlags(
     interpreter: flags.interpreter,
     env: parseEnv(flags.env ?? []),
     env_file: flags.envFile === undefined ? undefined : context.resolve(flags.envFile),
-    base_env: cleanEnv(process.env),
+    base_env: context.inheritedEnv(),
     base_nofile: originalFileLimit(process.env),
     base_umask: process.umask(),
     umask: parseUmask(flags.umask) === null ? undefined : flags.umask,
@@ -304,7 +303,7 @@ async function startProject(context: Context, pattern: string | undefined, flags
   const all = readProjectApps(path).map((app) =>
     clean({
       ...app,
-      base_env: cleanEnv(process.env),
+      base_env: context.inheritedEnv(),
       base_nofile: originalFileLimit(process.env),
       base_umask: process.umask(),
     }),

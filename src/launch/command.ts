@@ -2,8 +2,9 @@
  * The environment of what is executed. A plain script must not be able to tell the difference from
  * `PYTHONUNBUFFERED=1 python3 script.py` typed in its folder.
  */
-import { readFileSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import { join } from "node:path";
+import { readText } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { PYTHON_BOOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
@@ -100,7 +101,7 @@ export function readEnvFile(path: string): Record<string, string> {
   let text: string;
   try {
     if (statSync(path).size > limit("configBytes")) throw new Error(`larger than ${limit("configBytes")} bytes`);
-    text = readFileSync(path, "utf8");
+    text = readText(path);
   } catch (error) {
     throw new IpcError("BAD_CONFIG", `env file ${path} cannot be read: ${(error as Error).message}`, { cause: error });
   }

@@ -1,7 +1,8 @@
 /** The project file: `ipcctl.json`, `bunctl.json`, pm2's `ecosystem.config.json`. Data, never code. */
-import { readFileSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import { basename, dirname, resolve } from "node:path";
 import { z } from "zod";
+import { readText } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { chosenDefault } from "../base/policies.ts";
@@ -45,7 +46,7 @@ function readProjectFile(path: string): { apps: Definition[]; defaultPolicy: str
   let value: unknown;
   try {
     if (statSync(path).size > limit("configBytes")) throw new Error(`larger than ${limit("configBytes")} bytes`);
-    text = readFileSync(path, "utf8");
+    text = readText(path);
     value = JSON.parse(text);
   } catch (error) {
     throw bad((error as Error).message);

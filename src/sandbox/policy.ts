@@ -2,10 +2,11 @@
  * Policies: what a worker may do, as JSON files, deny by default. What a policy says is carried out whole or refused: a worker does not run with
  * less confinement than was asked for.
  */
-import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, isAbsolute, join, normalize, resolve } from "node:path";
 import { z } from "zod";
 import { ADDRESS_CLASS } from "../../contract/shim.ts";
+import { readText } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { ROOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
@@ -420,9 +421,18 @@ function readPolicy(name: string): PolicyFile {
     throw new IpcError("POLICY_REFUSED", `no policy ${JSON.stringify(name)}`, {
       hint: `there are: ${shippedPolicies().join(", ")}; or give the path of a file`,
     });
-  const status = statSync(file);
-  if (!status.isFile()) throw new IpcError("BAD_CONFIG", `${file} is no file`);
-  if (status.size > limit("policyBytes"))
-    throw new IpcError("BAD_CONFIG", `${file}: more than ${limit("policyBytes")} bytes`);
-  return parsePolicy(readFileSync(file, "utf8"), file);
+  return readPolicyFile(file, file);
+}
+
+/** @throws IpcError BAD_CONFIG that says `where` and what is wrong */
+export function readPolicyFile(path: string, where: string): PolicyFile {
+  const bad = (why: string): IpcError => new IpcError("BAD_CONFIG", `${where}: ${why}`);
+  const status = statSync(path);
+  if (!status.isFile()) throw bad("no regular file");
+  if (status.size > limit("policyBytes")) throw bad(`more than ${limit("policyBytes")} bytes`);
+  try {
+    return parsePolicy(readText(path), where);
+  } catch (error) {
+    throw error instanceof IpcError ? error : bad((error as Error).message);
+  }
 }

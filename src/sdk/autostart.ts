@@ -2,6 +2,7 @@
 import { closeSync, fstatSync, mkdirSync, openSync, readFileSync, statfsSync } from "node:fs";
 import { dirname } from "node:path";
 import { NOTICE, findLockHolder, isHeard, SIGUSR1, type LockHolder } from "../base/daemon-lock.ts";
+import { type Environment, unreadableVariables } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { daemonEntry } from "../base/install.ts";
 import { bunCommand, sleep, spawnDetached, type DetachedChild } from "../base/platform.ts";
@@ -209,11 +210,12 @@ function silence({ stateDir }: Paths): string {
   return statfsSync(stateDir).bavail === 0 ? `the disk of ${stateDir} is full` : "no message";
 }
 
-/** What Bun itself would obey must not travel on to the daemon and its workers. */
-export function cleanEnv(env: Readonly<Record<string, string | undefined>>): Record<string, string> {
+/** What Bun itself would obey must not travel on to the daemon and its workers; what is no text would arrive as something else. */
+export function cleanEnv(env: Environment): Record<string, string> {
   const kept: Record<string, string> = {};
   for (const [key, value] of Object.entries(env)) {
     if (value !== undefined && !key.startsWith("BUN_")) kept[key] = value;
   }
+  for (const { name } of unreadableVariables(env)) delete kept[name];
   return kept;
 }

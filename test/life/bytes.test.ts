@@ -1,7 +1,7 @@
 /** Names of files and arguments are bytes. What is no text is refused by name: it would come out as another one. */
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
-import { Home, outcomeOf, ROOT, type CliResult } from "../home.ts";
+import { Home, outcomeOf, ROOT, type CliResult, waitUntil } from "../home.ts";
 import { SYSTEM_PYTHON } from "../needs.ts";
 
 const home = new Home();
@@ -50,4 +50,29 @@ test("text is handed on as it is, also where it has the sign for what is none", 
   const code = "import sys; print(ascii(sys.argv[1:]))";
   const { stdout } = await home.cli("run", "--interpreter", SYSTEM_PYTHON, "-c", code, "--", "é", "\ufffd", "😀", "");
   expect(stdout).toBe("['\\xe9', '\\ufffd', '\\U0001f600', '']\n");
+});
+
+test("a variable that is no text is named, and the program is started without it", async () => {
+  const code = "import os; print(sorted(set(os.environb) & {b'A', b'B'}))";
+  const { stdout, stderr } = await sh(`A="$1" B=\ufffd "$cli" run --policy trusted -c "${code}"`);
+  expect({ stdout, stderr }).toEqual({
+    stdout: "[b'B']\n",
+    stderr: "the variable $'A=\\xe9' is not UTF-8: the program is started without it\n",
+  });
+  const started = await sh(`A="$1" "$cli" start --name bytes --policy trusted --command "env"`);
+  expect(started.stderr).toContain("the variable $'A=\\xe9' is not UTF-8");
+  await waitUntil(async () => (await home.lines("bytes")).some((line) => line.startsWith("PATH=")), "it has printed");
+  expect((await home.lines("bytes")).filter((line) => line.startsWith("A="))).toEqual([]);
+});
+
+test.each([
+  ["variables", 'printf "A=\\351" >env; "$cli" run --env-file env -c 1', "env cannot be read: not UTF-8"],
+  ["a project", `printf '{"apps":[{"name":"\\351"}]}' >p.json; "$cli" start --config p.json`, "p.json: not UTF-8"],
+  ["a policy", `printf '{"name":"\\351"}' >q.json; "$cli" run --policy ./q.json -c 1`, "q.json: not UTF-8"],
+  ["a policy that is checked", '"$cli" policy check ./q.json', "q.json: not UTF-8"],
+  ["bytes without end", '"$cli" policy check /dev/zero', "/dev/zero: no regular file"],
+])("a file of %s that is no text is named", async (_, script, named) => {
+  const { status, stdout, stderr } = await sh(script);
+  expect({ status: status > 1, stdout }).toEqual({ status: true, stdout: "" });
+  expect(stderr.split("\n")[0]).toEndWith(named);
 });
