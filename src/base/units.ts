@@ -41,6 +41,17 @@ export function parseSizeBytes(text: string, what: string): number {
   return Math.round(Number(match[1]) * SIZE_BYTES[match[2]!.toLowerCase()]!);
 }
 
+/** Under less a program is ended by the kernel before it begins, without a word. A bare `512` was meant to be more, too. */
+const MEMORY_BYTES_MIN = 1_048_576;
+
+/** The bytes again. @throws IpcError USAGE naming `what` for a limit that no program can live with */
+export function requireMemory(bytes: number, what: string): number {
+  if (bytes >= MEMORY_BYTES_MIN) return bytes;
+  throw new IpcError("USAGE", `${what}: ${bytes} bytes are too few for any program, at least 1M is needed`, {
+    hint: `a number without a letter is bytes; for mebibytes write for example ${bytes >= 16 ? bytes : 512}M`,
+  });
+}
+
 /** `12.3 MiB`-style text with at most four digits, for tables. */
 export function formatBytes(bytes: number): string {
   const units = ["B", "K", "M", "G", "T"];

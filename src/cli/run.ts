@@ -5,7 +5,7 @@ import { IpcError } from "../base/errors.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
 import { SHIM_BINARY } from "../base/install.ts";
 import { shellWord, splitWords } from "../base/shell-words.ts";
-import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
+import { parseDurationMs, parseSizeBytes, requireMemory } from "../base/units.ts";
 import { chosenDefault, CODE_POLICY } from "../base/policies.ts";
 import { resolvePaths } from "../base/paths.ts";
 import { encodeSpec } from "../shim/spec.ts";
@@ -87,7 +87,10 @@ export async function run(
   const [uid, gid] = [identity(flags.uid, "--uid"), identity(flags.gid, "--gid")];
   if ((uid !== undefined || gid !== undefined) && process.getuid!() !== 0)
     throw new IpcError("NO_PERMISSION", "run: --uid and --gid need root");
-  const memory = flags.maxMemory === undefined ? undefined : parseSizeBytes(flags.maxMemory, "--max-memory");
+  const memory =
+    flags.maxMemory === undefined
+      ? undefined
+      : requireMemory(parseSizeBytes(flags.maxMemory, "--max-memory"), "--max-memory");
   const { openRunFolder } = await import("./run-folder.ts");
   const { path: folder, remove } = openRunFolder();
   const spec = join(folder, "spec");

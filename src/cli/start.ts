@@ -5,7 +5,7 @@ import { IpcError } from "../base/errors.ts";
 import { originalFileLimit } from "../base/file-limit.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId } from "../base/names.ts";
-import { parseCount, parseDurationMs, parseSizeBytes } from "../base/units.ts";
+import { parseCount, parseDurationMs, parseSizeBytes, requireMemory } from "../base/units.ts";
 import type { Definition } from "../protocol/project.ts";
 import { readWorker, readWorkers } from "../protocol/status.ts";
 import { chosenDefault } from "../base/policies.ts";
@@ -150,7 +150,10 @@ function fromFlags(
     default_policy: chosenDefault(process.env, context.here),
     allow: grantsOf(context, flags),
     restart_policy: flags.restart,
-    max_memory: flags.maxMemory === undefined ? undefined : parseSizeBytes(flags.maxMemory, "--max-memory"),
+    max_memory:
+      flags.maxMemory === undefined
+        ? undefined
+        : requireMemory(parseSizeBytes(flags.maxMemory, "--max-memory"), "--max-memory"),
     max_cpu_percent: percent(flags.maxCpu),
     instances:
       flags.instances === undefined ? undefined : parseCount(flags.instances, "--instances", 1, limit("instances")),

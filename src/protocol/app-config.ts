@@ -8,7 +8,7 @@ import { KILL_MODES } from "../base/kill-modes.ts";
 import { limit } from "../base/limits.ts";
 import { RESTART_POLICIES, type RestartPolicy } from "../base/restart-policies.ts";
 import { splitWords } from "../base/shell-words.ts";
-import { parseDurationMs, parseSizeBytes } from "../base/units.ts";
+import { parseDurationMs, parseSizeBytes, requireMemory } from "../base/units.ts";
 import { findDuplicateKey } from "./json-keys.ts";
 
 const POLICY_SPELLINGS: Record<string, RestartPolicy> = {
@@ -41,6 +41,7 @@ const durationMs = durationUpTo(limit("restartDelayMs"));
 const sizeBytes = z
   .union([z.int().min(0), z.string().transform(wrapped((text) => parseSizeBytes(text, "size")))])
   .meta({ description: 'a size: "512M" or bytes' });
+const memoryBytes = sizeBytes.transform(wrapped((bytes) => requireMemory(bytes, "size")));
 
 const restartPolicy = z
   .string()
@@ -166,7 +167,7 @@ export const appShape = z.strictObject({
   snapshot: maybe(z.string().min(1)),
   auto_start: z.boolean().default(false),
   restart_policy: restartPolicy.default("on-failure"),
-  max_memory: maybe(sizeBytes),
+  max_memory: maybe(memoryBytes),
   max_cpu_percent: maybe(z.number().gt(0).max(100_000)),
   uid: maybe(z.int().min(0).max(4_294_967_294)),
   gid: maybe(z.int().min(0).max(4_294_967_294)),
@@ -304,10 +305,10 @@ function shortCheck(text: string): HealthCheck["check_type"] {
 }
 
 /** Turns our parse errors into zod issues, so that they carry the path of the field. */
-function wrapped(parse: (text: string) => number) {
-  return (text: string, context: z.RefinementCtx): number => {
+function wrapped<T>(parse: (value: T) => number) {
+  return (value: T, context: z.RefinementCtx): number => {
     try {
-      return parse(text);
+      return parse(value);
     } catch (error) {
       context.addIssue({ code: "custom", message: (error as Error).message.replace(/^\w+: /, "") });
       return z.NEVER;

@@ -10,7 +10,7 @@ import { readText } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { ROOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
-import { parseSizeBytes } from "../base/units.ts";
+import { parseSizeBytes, requireMemory } from "../base/units.ts";
 import { type HostRule, splitHost } from "./hosts.ts";
 
 export { DEFAULT_POLICY } from "../base/policies.ts";
@@ -33,16 +33,18 @@ const path = z.string().refine(
 const place = z.union([path, z.strictObject({ path, optional: z.boolean().optional() })]);
 const places = z.array(place).max(limit("policyPaths"));
 
-const size = z.string().transform((text, context) => {
-  try {
-    const bytes = parseSizeBytes(text, "size");
-    if (bytes < SIZE_MIN || bytes > SIZE_MAX) throw new Error("must be from 4K to 1024T");
-    return bytes;
-  } catch (error) {
-    context.addIssue({ code: "custom", message: (error as Error).message });
-    return z.NEVER;
-  }
-});
+const sizeBy = (check: (bytes: number) => number) =>
+  z.string().transform((text, context) => {
+    try {
+      const bytes = parseSizeBytes(text, "size");
+      if (bytes < SIZE_MIN || bytes > SIZE_MAX) throw new Error("must be from 4K to 1024T");
+      return check(bytes);
+    } catch (error) {
+      context.addIssue({ code: "custom", message: (error as Error).message });
+      return z.NEVER;
+    }
+  });
+const size = sizeBy((bytes) => bytes);
 
 /** Python with its channels needs some 40. */
 const OPEN_FILES_MIN = 64;
@@ -172,7 +174,9 @@ const schema = z.strictObject({
     .optional(),
   limits: z
     .strictObject({
-      memory: size.nullable().optional(),
+      memory: sizeBy((bytes) => requireMemory(bytes, "memory"))
+        .nullable()
+        .optional(),
       addressSpace: size
         .nullable()
         .optional()

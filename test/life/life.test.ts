@@ -46,6 +46,8 @@ test.each([
   [["logs", "--lines", "x", "nope"], 4, "no worker"],
   [["--no-autostart", "--socket", "/nonexistent/s", "status"], 3, "no daemon answers"],
   [["start", "hello.py", "--max-memory", "lots"], 2, "is not a size"],
+  [["start", "hello.py", "--max-memory", "512"], 2, "512 bytes are too few"],
+  [["run", "--max-memory", "1048575", "hello.py"], 2, "at least 1M is needed"],
 ])("ipcctl %p exits with %d", async (args, status, text) => {
   const result = await home.cli(...args);
   expect(result.stderr).toContain(text);

@@ -347,6 +347,7 @@ test.each([
   [{ files: { read: ["${other}/x"] } }, "$.files.read.0"],
   [{ files: { read: ["/a/../b"] } }, "$.files.read.0"],
   [{ limits: { memory: "much" } }, "$.limits.memory"],
+  [{ limits: { memory: "1023K" } }, "memory: 1047552 bytes are too few for any program, at least 1M is needed"],
   [{ network: { allow: ["example.com"] } }, "$.network.allow.0"],
   [{ process: { exce: true } }, "$.process"],
 ])("%j is refused by its place", (policy, place) => {

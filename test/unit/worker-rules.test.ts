@@ -187,10 +187,16 @@ test.each([
   [{ stop_timeout: "soon" }, 'stop_timeout: "soon" is not a duration'],
   [{ stop_timeout: true }, "stop_timeout: expected number or string or object"],
   [{ max_memory: "lots" }, 'max_memory: "lots" is not a size'],
+  [{ max_memory: 1_048_575 }, "max_memory: 1048575 bytes are too few for any program, at least 1M is needed"],
   [{ health_check: { check_type: { type: "tcp", host: "h", port: 0 } } }, "health_check.check_type.port: Too small"],
   [{ health: { check_type: { type: "ping" } } }, "health.check_type.type: Invalid"],
+  [{ max_memory: "1023K" }, "max_memory: 1047552 bytes are too few"],
   [{ cron: "0 0 30 2 *" }, 'cron: "0 0 30 2 *": never comes due'],
   [{ watch: 3 }, "watch: expected boolean or array"],
 ])("%j is refused with the field and the reason", (fields, message) => {
   expect(() => config(fields)).toThrow(message);
+});
+
+test("a limit of memory that a program can just begin with is taken", () => {
+  expect(config({ max_memory: "1M" }).max_memory).toBe(1_048_576);
 });
