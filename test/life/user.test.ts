@@ -20,17 +20,18 @@ const NOBODY = 65534;
 skipUnless(isRoot, "root", "all of it as an ordinary user");
 
 /** A folder of the user's own with a copy of what runs, because the checkout may lie where only root may look. */
-function ordinaryUser(env: Record<string, string> = {}) {
+function ordinaryUser(more: Record<string, string> = {}) {
   const dir = mkdtempSync(join(tmpdir(), "ipcctl-user-"));
   chmodSync(dir, 0o755);
   const app = copyOfApp(join(dir, "app"));
   const home = join(dir, "home");
   mkdirSync(home);
   chownSync(home, NOBODY, NOBODY);
+  const env: Record<string, string> = { PATH: "/usr/local/bin:/usr/bin:/bin", HOME: home, ...more };
   const cli = async (...args: string[]) => {
     const child = Bun.spawn([join(app, "bin/ipcctl"), ...args], {
       cwd: home,
-      env: { PATH: "/usr/local/bin:/usr/bin:/bin", HOME: home, ...env },
+      env,
       uid: NOBODY,
       gid: NOBODY,
       stdio: ["ignore", "pipe", "pipe"],
@@ -39,6 +40,7 @@ function ordinaryUser(env: Record<string, string> = {}) {
   };
   return {
     home,
+    env,
     cli,
     async [Symbol.asyncDispose]() {
       await cli("daemon", "stop");
@@ -142,4 +144,14 @@ test.if(isRoot)("relative and foreign XDG folders are not used", async () => {
   expect(stderr).toContain("/run/ipcctl");
   expect(existsSync(join(user.home, "relative"))).toBe(false);
   expect(existsSync("/run/ipcctl/ipcctl.sock") && statSync("/run/ipcctl").uid === NOBODY).toBe(false);
+});
+
+test.if(isRoot)("a run begins also where one may make temporary folders and not see others", async () => {
+  await using user = ordinaryUser();
+  const closed = join(user.home, "closed");
+  mkdirSync(closed);
+  chownSync(closed, NOBODY, NOBODY);
+  chmodSync(closed, 0o300);
+  user.env.TMPDIR = closed;
+  expect(await user.cli("run", "-c", "print(1)")).toMatchObject({ status: 0, stdout: "1\n", stderr: "" });
 });
