@@ -1,6 +1,5 @@
 /** Pythons with the packages that tests need, each installed once, in build/. */
 import { existsSync } from "node:fs";
-import { dirname } from "node:path";
 import { hasInstalled, SYSTEM_PYTHON, venvWith } from "./needs.ts";
 
 const PACKAGES = [
@@ -25,12 +24,6 @@ export function pythonWithPackages(): Promise<string | undefined> {
 /** With what people run as workers; likewise. */
 export function pythonWithServers(): Promise<string | undefined> {
   return venvWith("test-servers", SERVERS);
-}
-
-/** The folder of the program `uv`; likewise. */
-export async function folderOfUv(): Promise<string | undefined> {
-  const python = await venvWith("test-uv", ["uv==0.13.9"]);
-  return python === undefined ? undefined : dirname(python);
 }
 
 /** With what people run confined; from the system's Python, so that other users may run a copy of it. Likewise. */

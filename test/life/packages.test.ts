@@ -13,7 +13,7 @@ import {
 import { join } from "node:path";
 import { Home, waitUntil } from "../home.ts";
 import { isRoot, skipUnless, SYSTEM_PYTHON } from "../needs.ts";
-import { folderOfUv } from "../packages.ts";
+import { folderOfUv } from "../needs.ts";
 
 const uv = await folderOfUv();
 const isSkipped = skipUnless(uv !== undefined, "uv", "packages that are installed for a worker");
