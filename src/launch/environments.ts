@@ -207,9 +207,14 @@ function requireByName(requirement: string, owner: string): void {
   });
 }
 
-/** A path would be executed to ask it, before any policy holds. */
+/** Of a kind of Python or none, or bounds. Whatever else it is uv takes for a folder or a program, and runs that to ask it. */
+const PYTHON_VERSION = new RegExp(
+  String.raw`^\s*(((c?python|pypy|graalpy)@?)?\d+(\.\d+)*((a|b|rc)\d+)?(t|\+freethreaded)?|${VERSIONS}(\s*,\s*${VERSIONS})*)\s*$`,
+);
+
+/** Nothing that would be executed to ask it, before any policy holds. */
 function requireVersion(python: string | undefined, owner: string): void {
-  if (python === undefined || /^(\w+@?)?[\s\w.,*<>=!~+-]*$/.test(python)) return;
+  if (python === undefined || PYTHON_VERSION.test(python)) return;
   throw refused(owner, `${JSON.stringify(python)} is no version of Python`, {
     hint: "for example >=3.11; a Python of one's own: --interpreter PATH",
   });
