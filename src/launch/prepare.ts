@@ -251,7 +251,7 @@ export function settle(wanted: Preparation): Settled {
     ROOT,
     policyText,
     app.env_file ?? "",
-    ...(environment ? [wanted.environments] : []),
+    wanted.environments, // another worker's, if not its own
     ...(wanted.daemonFiles ?? []),
   ])
     if (path.startsWith("/")) requireUnwritten(path, policy);

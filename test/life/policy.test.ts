@@ -1,7 +1,7 @@
 /** `policy explain` and `policy check` say what `start` says, and where libraries keep their caches. */
 import { expect, test } from "bun:test";
 import { mkdirSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { isRoot, skipUnless, SYSTEM_PYTHON } from "../needs.ts";
 import { type CliResult, outcomeOf, ROOT, waitUntil, withDaemon } from "../home.ts";
 
@@ -30,6 +30,8 @@ test("check and explain refuse what start refuses, in its words", async () => {
     const venv = join(home.dir, "project/.venv/bin");
     mkdirSync(venv, { recursive: true });
     const script = join(home.dir, "project/app.py");
+    const cache = dirname(home.paths.environmentsDir);
+    mkdirSync(cache, { recursive: true });
     const python = ["--interpreter", SYSTEM_PYTHON]; // no wrapper, which would have to be asked
     writeFileSync(script, "");
     const policy = home.script(
@@ -40,6 +42,7 @@ test("check and explain refuse what start refuses, in its words", async () => {
       [policy], // covers the policy and the state folder
       ["strict", "--allow-write", home.dir],
       ["strict", "--allow-write", join(home.dir, "missing")],
+      ["strict", "--allow-write", cache], // what is made for others is in it, or would be
       ["strict", "--allow-net=nowhere"],
       ["strict", "--allow-listen=70000"],
     ] as const) {
