@@ -76,6 +76,11 @@ int ipc_stdio_lend(struct ipc_stdio *stdio, const struct ipc_spec *spec)
 	for (size_t i = 0; i < spec->rlimit_count; i++)
 		if (spec->rlimits[i].resource == RLIMIT_FSIZE)
 			stdio->max_file_bytes = spec->rlimits[i].soft;
+	/* From a folder of the caller's a way leads up, out of any root. */
+	struct stat found;
+	for (int fd = 0; fd <= 2; fd++)
+		if (stdio->flags[fd] >= 0 && fstat(fd, &found) == 0 && S_ISDIR(found.st_mode))
+			return -EISDIR;
 	signal(SIGXFSZ, SIG_IGN); /* the caller's own limit is told as an error */
 	int rc = lend_input(stdio);
 	return rc != 0 ? rc : lend_output(stdio);

@@ -718,7 +718,9 @@ class Compiler {
     const { network, files, process, limits, audit } = this.#policy;
     const mayTouchOthers = this.#writesAll;
     // On read-only mounts nothing changes, and what it may write it may make anew with other modes and times.
-    const metadata = files.metadata === "allow" ? "allow" : this.#hasRoot ? "paths" : "deny";
+    // But by its descriptors in /proc it would reach what it was handed, on mounts that are not its own.
+    const hasPaths = this.#hasRoot && !process.hasProc && !process.hasOwnProc;
+    const metadata = files.metadata === "allow" ? "allow" : hasPaths ? "paths" : "deny";
     const surface = {
       network: network.mode === "any" ? "any" : network.mode === "allow" ? "granted" : "none",
       listening: network.listen === "any" ? "any" : this.#listensOnSome ? "ports" : "none",

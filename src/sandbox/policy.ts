@@ -136,7 +136,7 @@ const schema = z.strictObject({
         .enum(["allow", "deny"])
         .optional()
         .describe(
-          "Modes, owners, times and attributes of files; with namespaces, modes and times of what may be written are granted all the same.",
+          "Modes, owners, times and attributes of files; with namespaces, and without procfs, modes and times of what may be written are granted all the same.",
         ),
     })
     .optional(),

@@ -64,6 +64,37 @@ test.each(["<input", "0<>input"])(
   },
 );
 
+test("mode and times of its input are as they were, also where it has a name for it", async () => {
+  writeFileSync(join(home.dir, "input"), "one\n", { mode: 0o600 });
+  const before = statSync(join(home.dir, "input"));
+  const said = { version: 1, extends: "strict", process: { procfs: "self", uid: "keep" } };
+  home.script(
+    "names.py",
+    `
+import os
+for attempt in lambda: os.chmod("/proc/self/fd/0", 0o777), lambda: os.utime("/proc/self/fd/0", (0, 0)):
+    try: attempt()
+    except OSError as error: print(error.strerror)
+`,
+  );
+  const { stdout } = await shell(`RUN --policy '${JSON.stringify(said)}' names.py <input`);
+  expect(stdout).toBe("Operation not permitted\n".repeat(2));
+  const { mode, mtimeMs } = statSync(join(home.dir, "input"));
+  expect({ mode, mtimeMs }).toEqual({ mode: before.mode, mtimeMs: before.mtimeMs });
+});
+
+test("a folder, by which it could go up, is not handed to it", async () => {
+  for (const place of ["</", "1</", "2</"]) {
+    const { status, stderr } = await shell(`RUN --policy strict --command /bin/true ${place}`);
+    expect({ place, status, stderr }).toEqual({
+      place,
+      status: expect.any(Number),
+      stderr: place === "2</" ? "" : expect.stringContaining("cannot be handed to the worker: Is a directory"),
+    });
+    expect(status).not.toBe(0);
+  }
+});
+
 test("a pipe or a file blocks afterwards as it did before", async () => {
   const look = "python3 -c 'import os; print(*map(os.get_blocking, (0, 1)))'";
   expect((await shell(`sleep 0 | (RUN hostile.py >&2; ${look}) | cat`)).stdout).toBe("True True\n");
