@@ -1,5 +1,5 @@
 /** What lies in a folder beside its files and is run by somebody's tools: hooks, settings of editors, what shells read when they begin. */
-import { lstatSync, readdirSync } from "node:fs";
+import { lstatSync, readdirSync, realpathSync } from "node:fs";
 import { join } from "node:path";
 
 const NAMES = new Set([
@@ -15,33 +15,56 @@ const DEPTH = 4;
 const ENTRIES = 20_000;
 const FOUND = 64;
 
-/** By its path, and what it was: another one in its place is another. */
-export type Guarded = ReadonlyMap<string, string>;
+export type Guarded = {
+  /** By its path, and what it was: another one in its place is another. */
+  readonly found: ReadonlyMap<string, string>;
+  /** All that is no deeper than we look was looked at. */
+  readonly isWhole: boolean;
+};
 
-/** Those in a folder, and in the folders in it; the nearest first. */
+/** Those in a folder, and in the folders in it; the nearest first. A link is one, and what it leads to in there as well. */
 export function findGuarded(folder: string): Guarded {
   const found = new Map<string, string>();
   let left = ENTRIES;
   for (let level = [folder], depth = 0; level.length > 0 && depth < DEPTH; depth++) {
     const next: string[] = [];
     for (const at of level) {
-      for (const entry of entriesOf(at)) {
-        if (--left < 0 || found.size === FOUND) return found;
-        const path = join(at, entry.name);
-        if (NAMES.has(entry.name)) {
-          const status = lstatSync(path, { throwIfNoEntry: false });
-          if (status) found.set(path, `${status.dev}:${status.ino}:${status.isSymbolicLink() ? "link" : "there"}`);
-        } else if (entry.isDirectory() && entry.name !== "node_modules") next.push(path);
+      if (left <= 0) return { found, isWhole: false };
+      const entries = entriesOf(at);
+      for (const { name } of entries.filter((one) => NAMES.has(one.name))) {
+        if (found.size >= FOUND) return { found, isWhole: false };
+        for (const [path, what] of describe(join(at, name), folder)) found.set(path, what);
       }
+      const folders = entries.filter((one) => one.isDirectory() && !NAMES.has(one.name) && one.name !== "node_modules");
+      for (const { name } of folders) next.push(join(at, name));
+      left -= entries.length;
     }
     level = next;
   }
-  return found;
+  return { found, isWhole: true };
+}
+
+/** What it is, and where it leads to if that is elsewhere in the folder: that is what tools run. */
+function describe(path: string, folder: string): [path: string, what: string][] {
+  const status = lstatSync(path, { throwIfNoEntry: false });
+  if (status === undefined) return [];
+  const what = (kind: string): [string, string] => [path, `${status.dev}:${status.ino}:${kind}`];
+  if (!status.isSymbolicLink()) return [what("there")];
+  const real = realOf(path);
+  return [what("link"), ...(real?.startsWith(`${folder}/`) === true ? describe(real, folder) : [])];
+}
+
+function realOf(path: string): string | undefined {
+  try {
+    return realpathSync(path);
+  } catch {
+    return undefined; // it leads nowhere
+  }
 }
 
 /** What was made, or put in place of another, since then. */
-function newlyGuarded(folder: string, before: Guarded): string[] {
-  return [...findGuarded(folder)].flatMap(([path, what]) => (before.get(path) === what ? [] : [path]));
+function newlyGuarded(folder: string, { found: before }: Guarded): string[] {
+  return [...findGuarded(folder).found].flatMap(([path, what]) => (before.get(path) === what ? [] : [path]));
 }
 
 /** Of all folders that may be written; where one lies in another, once. */

@@ -511,7 +511,12 @@ class Compiler {
     for (const folder of new Set(granted)) {
       const found = findGuarded(folder);
       this.#watched.set(folder, found);
-      const kept = [...found].flatMap(([path, what]) =>
+      if (!found.isWhole) {
+        const lost = "it has more in it than is looked through: what tools run, and was not found, may be written";
+        this.#say(`files.write the rest of ${folder}`, "granted", lost);
+        this.#degraded.push(`files.write ${folder}: ${lost}`);
+      }
+      const kept = [...found.found].flatMap(([path, what]) =>
         what.endsWith("link") || granted.some((one) => one === path) ? [] : [path],
       );
       this.#say(

@@ -1,6 +1,15 @@
 /** What a policy grants works: also as root, where the worker is another user, and together with other grants. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { chmodSync, chownSync, mkdirSync, readFileSync, statfsSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  mkdirSync,
+  readFileSync,
+  statfsSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { thisMachine } from "../../src/sandbox/machine.ts";
 import { mapLack } from "../../src/sandbox/writer.ts";
@@ -480,6 +489,7 @@ attempt("replace", lambda: os.remove(os.path.join(folder, ".envrc")))
 attempt("move", lambda: os.rename(os.path.join(folder, ".git"), os.path.join(folder, "moved")))
 attempt("inner", lambda: write("sub/.vscode/tasks.json"))
 attempt("read", lambda: open(os.path.join(folder, ".git/hooks/post-commit")).read())
+attempt("linked", lambda: write("sub/dots/bashrc"))
 attempt("plain", lambda: write("sub/plain"))
 attempt("new", lambda: os.makedirs(os.path.join(folder, ".idea")))
 attempt("odd", lambda: os.makedirs(os.path.join(folder, "\\x1b]0;title\\x07\\n", ".idea"), exist_ok=True))
@@ -488,7 +498,9 @@ attempt("odd", lambda: os.makedirs(os.path.join(folder, "\\x1b]0;title\\x07\\n",
 test("what tools run by themselves stays as it is in a folder that may be written, unless it is granted by name", async () => {
   if (skipUnless(hasNamespaces(), "namespaces", "hooks below a write grant")) return;
   const folder = join(home.dir, "repository");
-  for (const name of [".git/hooks", "sub/.vscode"]) mkdirSync(join(folder, name), { recursive: true });
+  for (const name of [".git/hooks", "sub/.vscode", "sub/dots"]) mkdirSync(join(folder, name), { recursive: true });
+  writeFileSync(join(folder, "sub/dots/bashrc"), "mine");
+  symlinkSync("sub/dots/bashrc", join(folder, ".bashrc"));
   for (const name of [".git/hooks/post-commit", ".envrc"]) writeFileSync(join(folder, name), "mine");
   const script = home.script("tools.py", TOOLS);
   const run = (...more: string[]): ReturnType<Home["cli"]> =>
@@ -501,6 +513,7 @@ test("what tools run by themselves stays as it is in a folder that may be writte
     "move Device or resource busy",
     "inner Read-only file system",
     "read done",
+    "linked Read-only file system",
     "plain done",
     "new done",
     "odd done",

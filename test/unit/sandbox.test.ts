@@ -1,6 +1,7 @@
 /** Policies, and what they become: for every policy the compiled program is run, in an interpreter of its steps. */
 import { expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { IpcError } from "../../src/base/errors.ts";
@@ -61,6 +62,26 @@ function verdict({ confinement }: Plan, call: Call, ...args: (number | bigint)[]
   const { steps, patches } = confinement.filters[0]!;
   return judge(steps, patches, SYSTEM_CALLS[call][0], args.map(BigInt));
 }
+
+test("what tools run is found before other files, and where not all is looked through that is told", () => {
+  const folder = realpathSync(mkdtempSync(join(tmpdir(), "ipcctl-guarded-")));
+  const granted = inline({ extends: "strict", files: { write: [folder] } });
+  try {
+    mkdirSync(join(folder, "one/.git"), { recursive: true });
+    symlinkSync("one", join(folder, ".vscode"));
+    symlinkSync(".", join(folder, ".vim")); // not the whole of it
+    const { guarded, degraded } = plan(granted);
+    expect({ guarded: guarded.toSorted(), degraded }).toEqual({
+      guarded: [join(folder, "one"), join(folder, "one/.git")],
+      degraded: [],
+    });
+    for (let at = 0; at < 70; at++) mkdirSync(join(folder, `${at}/.git`), { recursive: true });
+    expect(plan(granted).guarded).toContain(join(folder, "one"));
+    expect(plan(granted).degraded).toEqual([expect.stringContaining(`${folder}: it has more in it than is looked`)]);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
 
 test("a policy that is not there is refused, never ignored", () => {
   expect(() => loadPolicy("nobody-knows")).toThrow("no policy");
