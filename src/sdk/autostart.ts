@@ -14,8 +14,15 @@ import { Connection } from "./connection.ts";
 
 const START_DEADLINE_MS = 20_000;
 
-/** The daemon waits far more than it computes: compilers of hot code cost it memory and gain it nothing. */
-const SMALL_BUN = { BUN_JSC_useBaselineJIT: "0", BUN_JSC_useConcurrentJIT: "0" };
+/**
+ * The daemon waits far more than it computes: compilers of hot code cost it memory and gain it nothing. And it takes no compiled sources from
+ * the home folder, whoever wrote them.
+ */
+const DAEMONS_BUN = {
+  BUN_JSC_useBaselineJIT: "0",
+  BUN_JSC_useConcurrentJIT: "0",
+  BUN_RUNTIME_TRANSPILER_CACHE_PATH: "0",
+};
 
 /** How long a daemon may have its lock without saying so. */
 const UNSIGNED_MS = 200;
@@ -115,7 +122,7 @@ async function startDaemon(paths: Paths, onNotice: (text: string) => void): Prom
   const errors = openSync(errorFile, "a", 0o600);
   const told = { file: errorFile, from: fstatSync(errors).size };
   const command = [...bunCommand(daemonEntry()), "daemon", "--background", "--socket", paths.socket];
-  const spawn = (): DetachedChild => spawnDetached(command, { ...cleanEnv(process.env), ...SMALL_BUN }, errors);
+  const spawn = (): DetachedChild => spawnDetached(command, { ...cleanEnv(process.env), ...DAEMONS_BUN }, errors);
   let connection: Connection;
   try {
     connection = await waitForDaemon(paths, spawn, told);

@@ -1,6 +1,16 @@
 /** From what the command line and the daemon are run: the bundle, unless any source is newer. */
 import { afterAll, expect, test } from "bun:test";
-import { copyFileSync, mkdirSync, mkdtempSync, realpathSync, rmSync, utimesSync, writeFileSync } from "node:fs";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { daemonEntry, ROOT } from "../../src/base/install.ts";
@@ -41,6 +51,20 @@ test("the bundle is run unless a source of any folder is newer, and the daemon i
     .stdout.toString()
     .trim();
   expect(daemonEntry()).toBe(resolve(asked));
+});
+
+test("no code comes out of the home folder or the cache of its user", () => {
+  mkdirSync(join(dir, "node_modules/bun/bin"), { recursive: true });
+  symlinkSync(process.execPath, join(dir, "node_modules/bun/bin/bun.exe"));
+  // So much that Bun would keep what it has compiled.
+  const source = Array.from({ length: 5000 }, (_, at) => `export const value${at}: number = ${at};`).join("\n");
+  writeFileSync(join(dir, "src/main.ts"), `${source}\nconsole.log("ran");\n`);
+  for (const place of ["HOME", "XDG_CACHE_HOME", "BUN_RUNTIME_TRANSPILER_CACHE_PATH"]) {
+    const cache = join(dir, place);
+    const child = Bun.spawnSync([join(dir, "bin/ipcctl")], { env: { PATH: process.env.PATH, [place]: cache } });
+    expect({ place, out: child.stdout.toString() }).toEqual({ place, out: "ran\n" });
+    expect({ place, isThere: existsSync(cache) }).toEqual({ place, isThere: false });
+  }
 });
 
 test("no source lies deeper than the launcher looks", () => {
