@@ -19,7 +19,7 @@ import { basename, delimiter, dirname, extname, join, resolve } from "node:path"
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { shellWord } from "../base/shell-words.ts";
-import { find, isPythonScript, type Running, SYSTEM_PATH, type UvWords, WRAPPERS } from "./languages.ts";
+import { find, isPythonScript, type Running, splitOptions, SYSTEM_PATH, type UvWords, WRAPPERS } from "./languages.ts";
 
 /** The longest that uv may take, with all that it has to fetch. */
 export const RESOLVE_MS = 600_000;
@@ -104,8 +104,7 @@ function environmentOfUv({ argv, cwd }: Running, uv: UvWords, folder: string, is
   const named = isUsers && argv[uv.from]!.includes("/") ? { uv: resolve(cwd, argv[uv.from]!) } : {};
   const asked = readOptions(words, cwd, isUsers);
   const program = argv[uv.from + uv.count]!;
-  const isModule = words.some((word) => word === "-m" || word === "--module");
-  const isScript = !isModule && (uv.isPythons || isPythonScript(program, cwd));
+  const isScript = !uv.isModule && (uv.isPythons || isPythonScript(program, cwd));
   const script = isScript ? resolve(cwd, program) : undefined;
   const metadata = script === undefined ? undefined : readMetadata(script);
   if (metadata !== undefined)
@@ -148,7 +147,8 @@ type Asked = {
 };
 
 /** The words of `uv run`, up to what it is to run. */
-function readOptions(words: readonly string[], cwd: string, isUsers: boolean): Asked {
+function readOptions(joined: readonly string[], cwd: string, isUsers: boolean): Asked {
+  const words = joined.flatMap((word) => splitOptions(word, WRAPPERS.uv!.valued!));
   const [requirements, options, exported]: [string[], string[], string[]] = [[], [], []];
   let [python, project]: [string | undefined, string | undefined] = [undefined, undefined];
   for (let at = 0; at < words.length; at++) {

@@ -62,6 +62,7 @@ export type UvWords = {
   readonly count: number;
   /** What follows is a script of Python, or a module, by an option. */
   readonly isPythons: boolean;
+  readonly isModule: boolean;
 };
 
 const PYTHON = /^(python|pypy|graalpy)[0-9.]*(t|d|td|-dbg)?$/;
@@ -186,6 +187,10 @@ export const SYSTEM_PATH = "/bin:/usr/bin";
 /** A chain of wrappers and `#!` lines that is longer leads nowhere. */
 const DEPTH_MAX = 16;
 
+/** As many characters as the kernel looks at, and lines in which a script hands itself on. */
+const SHEBANG_MAX = 256;
+const HANDED_LINES = 10;
+
 /** In the place of a script: Python reads it from its standard input. For what is run once. */
 export const STDIN = "-";
 
@@ -246,9 +251,25 @@ function isOnPath({ argv, change }: Found): boolean {
 function isForPython(app: Launchable, { language }: Seen): boolean {
   const path = resolve(app.cwd, app.script!);
   if (PYTHON_ENDINGS.includes(extname(path)) || statSync(path, { throwIfNoEntry: false })?.isDirectory()) return true;
+  if (language === "javascript") return false;
   const words = [...interpreterWords(app.interpreter), ...(readShebang(path) ?? [])];
-  return language !== "javascript" && words.some((word) => /(^|[\s/])(python|pypy|graalpy)[0-9.]*\S?(\s|$)/.test(word));
+  return words.some((word) => SAYS_PYTHON.test(word)) || isHandedToPython(path);
 }
+
+/** A program of such a name, wherever it stands among the words of a shell; a folder of that name is none. */
+const SAYS_PYTHON = /(python|pypy|graalpy|jython)[\w.-]*(?![\w./-])/;
+
+/** Whether the shell that reads it first hands it on to a Python, in whatever way both of them can read. */
+function isHandedToPython(path: string): boolean {
+  const [shebang, ...lines] = readHead(path).split("\n", HANDED_LINES);
+  return (
+    /^#!.*sh\b/.test(shebang!) &&
+    lines.some((line) => ITSELF.test(line) && (SAYS_PYTHON.test(line) || /^['"]+exec['"]/.test(line)))
+  );
+}
+
+/** As a word: a file beside it is another one. */
+const ITSELF = /\s"?\$\{?0\}?"?(\s|$)/;
 
 function wordsOf(app: Launchable, isOnce: boolean): string[] {
   const given = interpreterWords(app.interpreter);
@@ -258,14 +279,15 @@ function wordsOf(app: Launchable, isOnce: boolean): string[] {
   if (app.script === STDIN && isOnce) return [...(given.length > 0 ? given : ["python3"]), STDIN, ...app.args];
   const path = resolve(app.cwd, app.script);
   requireScript(path, app.script, isOnce);
-  return [...(given.length > 0 ? given : interpreterOf(app.script, path)), app.script, ...app.args];
+  const script = app.script.startsWith("-") ? `./${app.script}` : app.script; // whoever reads it takes it for no option
+  return [...(given.length > 0 ? given : interpreterOf(app.script, path)), script, ...app.args];
 }
 
 /** A `#!` that names a program, else the ending says it, and Python is what we are for. */
 function interpreterOf(asTyped: string, path: string): readonly string[] {
   const shebang = readShebang(path);
   if (shebang !== undefined) return shebang;
-  const ending = extname(path);
+  const ending = statSync(path).isDirectory() ? "" : extname(path);
   if (JAVASCRIPT_ENDINGS.includes(ending)) return [process.execPath];
   if (ending === ".sh") return ["sh"];
   if (DATA.has(ending.toLowerCase())) throw notAScript(asTyped);
@@ -332,7 +354,8 @@ function seeThrough(words: readonly string[], where: Where, depth: number): Seen
       // The worker has a session of its own: as its leader `setsid` would leave it, and the worker would be over.
       if (name === "setsid") argv.splice(at, behind.at - at);
       else {
-        if (name === "uv") uv ??= { from: at, count: behind.at - at, isPythons: behind.isPythons };
+        if (name === "uv")
+          uv ??= { from: at, count: behind.at - at, isPythons: behind.isPythons, isModule: behind.isModule };
         at = behind.at;
       }
       isBehindPython ||= wrapper.isPython === true;
@@ -357,7 +380,7 @@ function seeThrough(words: readonly string[], where: Where, depth: number): Seen
     if (language === undefined && (isForPython || isScript)) return end("python", boot);
     return end(language ?? "other", "none");
   }
-  return end("other", "none");
+  return end("python", "none"); // nobody knows, so that it has no more than one
 }
 
 /** The same with the environment of `uv run` in the place of its words, or in that of the system's Python. */
@@ -365,9 +388,9 @@ export function decideWithin(venv: string, running: Running, env: Environment): 
   const { argv, at, uv, change, cwd } = running;
   const python = join(venv, "bin/python");
   if (uv === undefined) return { ...running, argv: argv.with(at, python), venv, isChosen: false };
-  const [options, behind] = [argv.slice(uv.from, uv.from + uv.count), argv.slice(uv.from + uv.count)];
+  const behind = argv.slice(uv.from + uv.count);
   const file = find(behind[0]!, "/", join(venv, "bin"));
-  const program = options.some((word) => word === "-m" || word === "--module")
+  const program = uv.isModule
     ? [python, "-m", ...behind]
     : uv.isPythons || isPythonScript(behind[0]!, cwd)
       ? [python, ...behind]
@@ -456,13 +479,22 @@ function readEnvWords(
   return rest.length === 0 ? undefined : { isCleared, set, folder, rest };
 }
 
+/** Short options that stand in one word, each by itself; behind the first that has a value comes that. */
+export function splitOptions(word: string, valued: readonly string[]): string[] {
+  if (!/^-[A-Za-z]{2}/.test(word)) return [word];
+  const letters = Array.from(word.slice(1), (letter) => `-${letter}`);
+  const last = letters.findIndex((one) => valued.includes(one));
+  if (last < 0 || last === letters.length - 1) return letters;
+  return [...letters.slice(0, last), `-${word.slice(last + 1)}`];
+}
+
 /** Where the words of a wrapper end. */
 function findBehind(
   { valued = [], operands = 0, verb, pythonOptions = [] }: Wrapper,
   argv: readonly string[],
   from: number,
-): { readonly at: number; readonly isPythons: boolean } | undefined {
-  let [at, left, isPythons, isVerbSeen] = [from + 1, operands, false, verb === undefined];
+): { readonly at: number; readonly isPythons: boolean; readonly isModule: boolean } | undefined {
+  let [at, left, isPythons, isModule, isVerbSeen] = [from + 1, operands, false, false, verb === undefined];
   for (; at < argv.length; at++) {
     const word = argv[at]!;
     if (word === "--" && isVerbSeen) {
@@ -470,15 +502,17 @@ function findBehind(
       break;
     }
     if (word.startsWith("-") && word !== "-") {
-      isPythons ||= pythonOptions.includes(word);
-      if (valued.includes(word)) at++;
+      const options = splitOptions(word, valued);
+      isPythons ||= options.some((one) => pythonOptions.includes(one));
+      isModule ||= options.some((one) => one === "-m" || one === "--module");
+      if (valued.includes(options.at(-1)!)) at++;
     } else if (!isVerbSeen) {
       if (word !== verb) return undefined;
       isVerbSeen = true;
     } else if (left === 0) break;
     else left--;
   }
-  return isVerbSeen && at < argv.length ? { at, isPythons } : undefined;
+  return isVerbSeen && at < argv.length ? { at, isPythons, isModule } : undefined;
 }
 
 /** Whether these options of Python keep it from looking at its environment, or at `sitecustomize`. */
@@ -533,23 +567,27 @@ function realOf(path: string): string {
 
 /** Words of a `#!` line; the kernel takes everything behind the first blank as one argument, and `env -S` splits. */
 export function readShebang(path: string): readonly string[] | undefined {
-  if (!statSync(path, { throwIfNoEntry: false })?.isFile()) return undefined; // what is read from a pipe is gone
+  const head = readHead(path);
+  const match = /^#!\s*(\S+)[ \t]*([^\n]*)/.exec(head.slice(0, SHEBANG_MAX));
+  if (!match) return undefined;
+  const rest = match[2]!.trim();
+  if (rest === "" && NAMES[basename(match[1]!)] === "shell")
+    return readHandedOn(head.split("\n", 2)[1], path) ?? [match[1]!];
+  return rest === "" ? [match[1]!] : [match[1]!, rest];
+}
+
+/** How a file begins; nothing where it cannot be read: whoever executes it will say why. What is read from a pipe would be gone. */
+function readHead(path: string): string {
+  if (!statSync(path, { throwIfNoEntry: false })?.isFile()) return "";
   let file: number;
   try {
     file = openSync(path, "r");
   } catch {
-    return undefined; // whoever executes it will say why
+    return "";
   }
   try {
     const bytes = Buffer.alloc(4096);
-    const count = readSync(file, bytes, 0, bytes.length, 0);
-    const text = bytes.toString("utf8", 0, Math.min(count, 256)); // as many as the kernel looks at
-    const match = /^#!\s*(\S+)[ \t]*([^\n]*)/.exec(text);
-    if (!match) return undefined;
-    const rest = match[2]!.trim();
-    if (rest === "" && NAMES[basename(match[1]!)] === "shell")
-      return readHandedOn(bytes.toString("utf8", 0, count).split("\n", 2)[1], path) ?? [match[1]!];
-    return rest === "" ? [match[1]!] : [match[1]!, rest];
+    return bytes.toString("utf8", 0, readSync(file, bytes, 0, bytes.length, 0));
   } finally {
     closeSync(file);
   }

@@ -42,7 +42,17 @@ put("plain/node.py", "#!/usr/bin/env node\n");
 put("plain/tool", "#!/bin/sh\n");
 put("plain/poly.py", "#!/bin/sh\n");
 put("plain/handed", '#!/bin/sh\n"exec" "python3" "-u" "$0" "$@"\n');
-put("plain/else", '#!/bin/sh\nexec python3 "$0" "$@"\n');
+put("plain/wrapped", '#!/bin/sh\nexec python3 "$(dirname "$0")/x.py" "$@"\n');
+// What a shell and Python can both read: it is for Python.
+put("plain/colon", '#!/bin/sh\n""":"\nexec python3 "$0" "$@"\n":"""\n');
+put("plain/quoted", `#!/bin/sh\n''''exec /opt/python3 -u -- "$0" "$@" # '''\n`);
+put("plain/which", `#!/bin/sh\n'''which' python3 >/dev/null && exec python3 "$0" "$@"\n'''\n`);
+put("plain/variable", `#!/bin/sh\n'''exec' "$PYTHON" "$0" "$@"\n' '''\n`);
+put("plain/uvshort", "#!/usr/bin/env -S uv run -qs\n");
+put("plain/circle", "#!/usr/bin/env -S uv run\n", 0o755);
+put("plain/real-pypy", "#!/opt/pypy3.10-c\n");
+put("plain/-I.py");
+for (const ending of ["sh", "js", "json"]) put(`plain/pkg.${ending}/__main__.py`);
 put("plain/asked", '#!/bin/sh\n"exec" "$(which python3)" "$0" "$@"\n');
 trap("bin/long", `#!/bin/sh\n'''exec' "${join(dir, "bin/python3")}" "$0" "$@"\n' '''`);
 trap("proj/.venv/bin/moved", `#!/bin/sh\n'''exec' "$(dirname -- "$(realpath -- "$0")")"/'python' "$0" "$@"\n' '''`);
@@ -88,8 +98,19 @@ const CASES: readonly (readonly [Wanted, Expected])[] = [
   [{ script: "node.py" }, ["node node.py", "none", "no-network"]],
   [{ script: "poly.py" }, ["/bin/sh poly.py", "environment", "no-network"]],
   [{ script: "handed" }, ["python3 -u handed", "environment", "no-network"]],
-  [{ script: "else" }, ["/bin/sh else", "none", "trusted"]],
-  [{ script: "asked" }, ["/bin/sh asked", "none", "trusted"]],
+  [{ script: "asked" }, ["/bin/sh asked", "environment", "no-network"]],
+  [{ script: "wrapped" }, ["/bin/sh wrapped", "none", "trusted"]],
+  ...["colon", "quoted", "which", "variable"].map((script): (typeof CASES)[number] => [
+    { script },
+    [`/bin/sh ${script}`, "environment", "no-network"],
+  ]),
+  [{ script: "uvshort" }, ["uv run -qs uvshort", "environment", "no-network"]],
+  [{ script: "circle" }, ["uv run circle", "environment", "no-network"]],
+  [{ script: "real-pypy" }, ["/opt/pypy3.10-c real-pypy", "environment", "no-network"]],
+  [{ script: "-I.py" }, ["python3 ./-I.py", "environment", "no-network"]],
+  [{ script: "pkg.sh" }, ["python3 pkg.sh", "environment", "no-network"]],
+  [{ script: "pkg.json" }, ["python3 pkg.json", "environment", "no-network"]],
+  [{ script: "pkg.js" }, ["python3 pkg.js", "environment", "no-network"]],
   // by --interpreter
   [{ script: "x.py", interpreter: "env python3" }, ["python3 x.py", "environment", "no-network"]],
   [{ script: "x", interpreter: "env python3" }, ["python3 x", "environment", "no-network"]],
@@ -142,6 +163,11 @@ const CASES: readonly (readonly [Wanted, Expected])[] = [
     ['sh -c exec python3 "$0" x', "environment", "no-network"],
   ],
   [
+    { script: "x", interpreter: "sh -c 'cd /&&python3 \"$0\"'" },
+    ['sh -c cd /&&python3 "$0" x', "environment", "no-network"],
+  ],
+  [{ script: "x", interpreter: "sh /python/run" }, ["sh /python/run x", "none", "trusted"]],
+  [
     { script: "x", interpreter: "env --block-signal=INT python3" },
     ["env --block-signal=INT python3 x", "environment", "no-network"],
   ],
@@ -177,6 +203,7 @@ const CASES: readonly (readonly [Wanted, Expected])[] = [
     ["numactl -N 0 --localalloc nice python3 x.py", "environment", "trusted"],
   ],
   [{ command: "shelltool", args: ["python3"] }, ["shelltool python3", "none", "trusted"]],
+  [{ command: "ionice", args: ["-tc", "2", "python3"] }, ["ionice -tc 2 python3", "environment", "trusted"]],
   [{ command: "sh", args: ["-c", "python3 x.py"] }, ["sh -c python3 x.py", "none", "trusted"]],
   [{ command: "uv", args: ["run", "x.py"] }, ["uv run x.py", "environment", "trusted"]],
   [{ command: "uv", args: ["sync"] }, ["uv sync", "none", "trusted"]],
