@@ -174,7 +174,9 @@ export async function run(
       const ended = endedOver({
         words: readWords(folder),
         cwd,
+        script: isStdin ? null : app.script,
         args: app.args,
+        env: process.env,
         maxMemory: memory ?? null,
         policyText,
         policy,

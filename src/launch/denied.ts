@@ -1,6 +1,6 @@
 /** What a worker was denied, and the words that grant it: typed as they stand they work. */
-import { accessSync, constants, existsSync, statSync } from "node:fs";
-import { dirname, resolve } from "node:path";
+import { accessSync, constants, existsSync, realpathSync, statSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import { shellWord } from "../base/shell-words.ts";
 import { formatBytes } from "../base/units.ts";
 import { audit } from "./audit.ts";
@@ -15,7 +15,7 @@ export type Denial = {
 
 /** What the worker's last words tell of: its errno does not say that it was the policy. */
 export type Ended = Denial & {
-  readonly event: "file" | "memory";
+  readonly event: "file" | "memory" | "limit" | "variable";
   readonly path?: string;
   /** The flag that it is granted by, which may be refused. */
   readonly grant?: { readonly kind: "read" | "write"; readonly path: string };
@@ -25,7 +25,10 @@ export type Ending = {
   /** The end of what it wrote to its stderr: it is looked at and shown, and nothing is done about it. */
   readonly words: string;
   readonly cwd: string;
+  readonly script: string | null;
   readonly args: readonly string[];
+  /** What it would have inherited without a policy. */
+  readonly env: Readonly<Record<string, string | undefined>>;
   /** Of the definition. */
   readonly maxMemory?: number | null;
   /** Name, path or text of its policy. */
@@ -33,14 +36,18 @@ export type Ending = {
   readonly policy: Policy;
 };
 
+const EPERM = 1;
 const ENOENT = 2;
 const EACCES = 13;
 const EROFS = 30;
 /** So many of the last lines: behind the error others may say that they end as well. */
 const LINES = 3;
 const COLOURS = /\x1b\[[0-9;]*m/g;
-/** As Python writes an error with a file: ENOENT, EACCES, EROFS. */
-const WITH_FILE = /\[Errno (2|13|30)\] [^:'"]+: (?:'((?:[^'\\]|\\.)+)'|"((?:[^"\\]|\\.)+)")/;
+const QUOTED = /'((?:[^'\\]|\\.)+)'|"((?:[^"\\]|\\.)+)"/g;
+/** As Python writes an error with a file, or with two: EPERM, ENOENT, EACCES, EROFS. */
+const WITH_FILE = new RegExp(
+  String.raw`\[Errno (1|2|13|30)\] [^:'"]+: (?:${QUOTED.source})( -> (?:${QUOTED.source}))?`,
+);
 /** Without its errno, or without the file: an argument may be it. */
 const OF_A_FILE =
   /no such file|does(?:n't| not) exist|not found|unable to open|can(?:'t|not) open|permission denied|read-only/i;
@@ -52,48 +59,108 @@ const UNITS: Readonly<Record<string, number>> = { K: 1024, M: 1024 ** 2, G: 1024
 /** Where programs and their libraries are. */
 const PROGRAM_FOLDERS = ["/usr", "/bin", "/lib", "/lib64"];
 
+/** Of a module that is not found, by its name. */
+const NO_MODULE = /^ModuleNotFoundError: No module named '(\w+)/;
+/** Where Python asks for a semaphore, or for memory to share: the C library looks for them in `/dev/shm`, and the error names no file there. */
+const OF_SHARED_MEMORY = /\b_multiprocessing\.SemLock\(|\b_posixshmem\.shm_open\(/;
+/** So many lines a call may be shown in, with marks below it. */
+const CALL_LINES = 12;
+const SHARED_MEMORY = "/dev/shm";
+
 /** What of the policy it ended over, if its last words say that it is that. */
 export function endedOver(ending: Ending): Ended | undefined {
-  const lines = ending.words.replaceAll(COLOURS, "").split("\n");
-  for (const line of lines
-    .filter((one) => one.trim() !== "")
-    .slice(-LINES)
-    .toReversed()) {
-    const found = hiddenFile(line, ending) ?? lackOfMemory(line, ending);
+  const all = ending.words.replaceAll(COLOURS, "").split("\n");
+  const lines = all.filter((one) => one.trim() !== "").slice(-CALL_LINES);
+  const found = sharedMemory(lines, ending) ?? hiddenVariable(lines, ending);
+  if (found !== undefined) return found;
+  for (const line of lines.slice(-LINES).toReversed()) {
+    const found =
+      hiddenFile(line, ending) ?? hiddenModule(line, ending) ?? lackOfMemory(line, ending) ?? reached(line, ending);
     if (found !== undefined && !/[\t\n]/.test(found.what)) return found;
   }
   return undefined;
 }
 
+/** Who may have children has a folder of its own for it, where files are hidden. */
+function sharedMemory(lines: readonly string[], { policy, policyText }: Ending): Ended | undefined {
+  if (!/\[Errno (2|13)\]/.test(lines.at(-1) ?? "") || !lines.some((line) => OF_SHARED_MEMORY.test(line)))
+    return undefined;
+  if (policy.files.write.some(({ path }) => isBelow(SHARED_MEMORY, path))) return undefined;
+  const remedy = policy.process.mayFork
+    ? `--allow-write ${SHARED_MEMORY}`
+    : policyFlag(policyText, { process: { fork: true } });
+  return { event: "file", what: `semaphores and shared memory, ${SHARED_MEMORY}`, path: SHARED_MEMORY, remedy };
+}
+
+/** A variable of its user that the policy does not hand on; its value is not looked at. */
+function hiddenVariable(lines: readonly string[], { env, policy }: Ending): Ended | undefined {
+  const [, name = ""] = /^KeyError: '([A-Za-z_]\w*)'$/.exec(lines.at(-1) ?? "") ?? [];
+  const isOfEnviron = lines.some((line) => /\bos(\.py"|>").*\bin __getitem__$/.test(line));
+  if (!isOfEnviron || env[name] === undefined || policy.env.allow.includes("*")) return undefined;
+  return { event: "variable", what: `variable ${name}`, remedy: `-e ${name}` };
+}
+
+/** One that lies beside the script, where Python looks first. */
+function hiddenModule(line: string, ending: Ending): Ended | undefined {
+  const [, name] = NO_MODULE.exec(line) ?? [];
+  if (name === undefined) return undefined;
+  const { cwd, script } = ending;
+  const beside = join(script === null ? cwd : dirname(realOf(resolve(cwd, script))), name);
+  const path = [`${beside}.py`, beside].find((one) => existsSync(one));
+  if (path === undefined) return undefined;
+  const found = denied(dirname(path), ENOENT, ending); // it looks into the folder to find it
+  return found === undefined ? undefined : { ...found, what: `file ${path}` };
+}
+
+function realOf(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path; // it is not there any more
+  }
+}
+
 /** A file that is there, and that the policy does not let it see, or write. */
-function hiddenFile(line: string, { cwd, args, policy, policyText }: Ending): Ended | undefined {
-  const [, errno, single, double] = WITH_FILE.exec(line) ?? [];
-  const quoted = single ?? double;
-  const named = quoted !== undefined ? [quoted.replaceAll(/\\(['"\\])/g, "$1")] : OF_A_FILE.test(line) ? args : [];
+function hiddenFile(line: string, ending: Ending): Ended | undefined {
+  const { cwd, args } = ending;
+  const [all, errno] = WITH_FILE.exec(line) ?? [];
+  // Some errors are of two: from where, to where.
+  const quoted = all === undefined ? [] : Array.from(all.matchAll(QUOTED), ([, single, double]) => single ?? double!);
+  const named =
+    all !== undefined ? quoted.map((one) => one.replaceAll(/\\(['"\\])/g, "$1")) : OF_A_FILE.test(line) ? args : [];
   for (const name of named) {
-    const path = resolve(cwd, name);
-    const found = grantFor(path, Number(errno ?? ENOENT), cwd, policy, policyText);
-    if (found !== undefined) return { event: "file", what: `file ${path}`, path, ...found };
+    const found = denied(resolve(cwd, name), Number(errno ?? ENOENT), ending);
+    if (found !== undefined) return found;
   }
   return undefined;
+}
+
+function denied(path: string, errno: number, ending: Ending): Ended | undefined {
+  const found = grantFor(path, errno, ending);
+  return found === undefined ? undefined : { event: "file", what: `file ${path}`, path, ...found };
 }
 
 function grantFor(
   path: string,
   errno: number,
-  cwd: string,
-  policy: Policy,
-  policyText: string,
+  { cwd, policy, policyText }: Ending,
 ): Pick<Ended, "remedy" | "grant"> | undefined {
   const { files } = policy;
+  // Modes and times of what it may write: by seccomp, where there is no other way.
+  if (errno === EPERM)
+    return files.metadata === "allow"
+      ? undefined
+      : { remedy: policyFlag(policyText, { files: { metadata: "allow" } }) };
   if (errno === EACCES && isClosed(path, policy))
     return { remedy: policyFlag(policyText, { process: { uid: "keep" } }) };
   const isReadable = [...files.read, ...files.write].some((one) => isBelow(path, one.path));
   // A file that is not there is to be made, in a folder of the project that is. The project's own it sees, empty.
   const isNew = !existsSync(path) && dirname(path) !== cwd && isBelow(path, cwd);
   const isWriting = errno === EROFS || (errno === ENOENT ? isNew : isReadable);
-  const wanted = isWriting && !existsSync(path) ? dirname(path) : path;
-  if (!isThere(wanted, isWriting)) return undefined;
+  // A file that may be written itself was to be removed, or put in the place of another.
+  const isFolders = isWriting && (!existsSync(path) || files.write.some((one) => one.path === path));
+  const wanted = isFolders ? dirname(path) : path;
+  if (wanted === "/" || !isThere(wanted, isWriting)) return undefined;
   if (files.write.some((one) => isBelow(wanted, one.path)) || (!isWriting && isReadable)) return undefined;
   if (/^\/proc(\/|$)/.test(path)) {
     const procfs = /^\/proc\/(self|thread-self)(\/|$)/.test(path) ? "self" : "all";
@@ -141,6 +208,59 @@ function lackOfMemory(line: string, { policy, policyText, maxMemory }: Ending): 
   const enough = megabytes % 1024 === 0 ? `${megabytes / 1024}G` : `${megabytes}M`;
   const remedy = isOwn ? `--max-memory ${enough}` : policyFlag(policyText, { limits: { memory: enough } });
   return { event: "memory", what, remedy };
+}
+
+/** Limits by the errors that they end in; how much is enough nobody knows. */
+function reached(line: string, { policy, policyText }: Ending): Ended | undefined {
+  const found = limitOf(line, policy);
+  if (found === undefined) return undefined;
+  const [what, change] = found;
+  return { event: "limit", what: `${what} of the policy ${policy.name}`, remedy: policyFlag(policyText, change) };
+}
+
+const MORE = 4;
+
+function limitOf(line: string, policy: Policy): readonly [what: string, Change] | undefined {
+  const { limits, files } = policy;
+  const { openFiles, fileSize, memory, pids } = limits;
+  const errno = /\[Errno (24|27|28)\]/.exec(line)?.[1];
+  if (errno === "24" && openFiles !== null)
+    return [`more than ${openFiles} open files, limits.openFiles`, { limits: { openFiles: MORE * openFiles } }];
+  if (errno === "27" && fileSize !== null) {
+    const scratch = (files.scratch?.size ?? Infinity) < MORE * fileSize ? widerScratch(policy, MORE * fileSize) : {};
+    const change = { limits: { fileSize: inMegabytes(MORE * fileSize) }, ...scratch };
+    return [`a file beyond ${formatBytes(fileSize)}, limits.fileSize`, change];
+  }
+  // What it may write elsewhere may be full as well.
+  if (errno === "28" && files.scratch !== null && files.scratch.size !== null && files.write.length === 0)
+    return [
+      `more than ${formatBytes(files.scratch.size)}${files.scratch.files === null ? "" : `, or ${files.scratch.files} files,`} in files.scratch`,
+      widerScratch(policy, MORE * files.scratch.size),
+    ];
+  const threads = Math.min(policy.process.threads ?? Infinity, pids ?? Infinity);
+  if (!line.startsWith("RuntimeError: can't start new thread") || threads === Infinity) return undefined;
+  const more = MORE * threads;
+  return [
+    `more than ${threads} threads, process.threads, or memory for them, limits.memory,`,
+    {
+      process: { threads: more },
+      limits: {
+        ...(pids === null ? {} : { pids: more }),
+        ...(memory === null ? {} : { memory: inMegabytes(MORE * memory) }),
+      },
+    },
+  ];
+}
+
+/** For one that has a size. */
+function widerScratch({ files: { scratch } }: Policy, size: number): Change {
+  if (scratch === null) return {};
+  const more = scratch.files === null ? {} : { files: MORE * scratch.files };
+  return { files: { scratch: { size: inMegabytes(size), ...more, exec: scratch.mayExec } } };
+}
+
+function inMegabytes(bytes: number): string {
+  return `${Math.ceil(bytes / UNITS.M!)}M`;
 }
 
 /** What grants a system call that was denied, where the process that answers for the worker knows no flag for it. */

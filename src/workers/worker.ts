@@ -712,13 +712,22 @@ export class Worker {
   async #noteDenied(run: number): Promise<void> {
     const policy = this.#loadPolicy();
     if (policy === undefined) return;
-    const { cwd, args, max_memory: maxMemory } = this.#config;
+    const { cwd, script, args, base_env, max_memory: maxMemory } = this.#config;
     const { lines } = await readLastLines(this.logDir, LAST_WORDS, {
       stream: "stderr",
       lineBytesMax: LAST_WORDS_BYTES,
     });
     const words = lines.map((line) => Buffer.from(line.text).toString("utf8")).join("\n");
-    const ended = endedOver({ words, cwd, args, maxMemory, policy, policyText: this.policy });
+    const ended = endedOver({
+      words,
+      cwd,
+      script,
+      args,
+      env: base_env ?? this.#world.daemonEnv,
+      maxMemory,
+      policy,
+      policyText: this.policy,
+    });
     const isOver = !this.#isRemoved && this.#row.run === run && this.#run === undefined;
     if (ended === undefined || !isOver) return;
     const remedy = ended.remedy === undefined ? "" : `\t${ended.remedy}`;

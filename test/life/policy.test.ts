@@ -127,6 +127,8 @@ test.each(TRIES)("the flag that would grant %s works as it is printed", async (_
 
 const FORKING = `--policy '{"version":1,"extends":"strict","process":{"fork":true}}'`;
 
+const SEMAPHORE = "import multiprocessing\nmultiprocessing.Lock()";
+
 /** What a worker ends over that Landlock, mounts or limits deny: its errno does not say so. Then what is granted does it. */
 const ENDS: readonly (readonly [what: string, code: string, remedy: RegExp, base?: string])[] = [
   ["a file", "open('some data.txt')", /^--allow-read '\/.*\/some data\.txt'$/],
@@ -154,6 +156,28 @@ const ENDS: readonly (readonly [what: string, code: string, remedy: RegExp, base
     /"limits":\{"memory":"2G"\}/,
   ],
   ["memory that is shared", "import mmap\nmmap.mmap(-1, 4096)", /"limits":\{"memory":null\}/],
+  ["a module beside it", "import beside", /^--allow-read \S+$/],
+  ["a variable", "import os\nos.environ['OF_ITS_USER']", /^-e OF_ITS_USER$/],
+  ["a link", "import os\nos.symlink('x', 'out/link')", /^--allow-write \S+\/out$/],
+  ["a semaphore", SEMAPHORE, /"process":\{"fork":true\}/],
+  ["a semaphore of the machine's", SEMAPHORE, /^--allow-write \/dev\/shm$/, "--policy read-only"],
+  [
+    "a mode",
+    "import os, tempfile\nos.chmod(tempfile.mkstemp()[1], 0o640)",
+    /"files":\{"metadata":"allow"\}/,
+    "--policy read-only",
+  ],
+  ["open files", "kept = [open(__file__) for _ in range(200)]", /"limits":\{"openFiles":512\}/],
+  [
+    "threads",
+    "import threading\nfor _ in range(80): threading.Thread(target=threading.Event().wait, daemon=True).start()",
+    /"process":\{"threads":256\},"limits":\{"pids":256,"memory":"2048M"\}/,
+  ],
+  [
+    "a large file",
+    "import tempfile\nwith tempfile.TemporaryFile() as file: file.truncate(100 << 20)",
+    /"limits":\{"fileSize":"256M"\}/,
+  ],
 ];
 
 test.each(ENDS)(
@@ -162,12 +186,14 @@ test.each(ENDS)(
     await withDaemon(async (home) => {
       home.script("some data.txt", "content");
       mkdirSync(join(home.dir, "out"));
-      const script = home.script("ends.py", `import sys\n${code}\n`);
+      mkdirSync(join(home.dir, "scripts"));
+      home.script("scripts/beside.py", "");
+      const script = home.script("scripts/ends.py", `import sys\n${code}\n`);
       const run = (flags: string): Promise<CliResult> =>
         outcomeOf(
           Bun.spawn(["sh", "-c", `exec ${join(ROOT, "bin/ipcctl")} run ${flags} ${script} -- 'some data.txt'`], {
             cwd: home.dir,
-            env: home.env,
+            env: { ...home.env, OF_ITS_USER: "1" },
             stdio: ["ignore", "pipe", "pipe"],
           }),
         );
@@ -197,6 +223,9 @@ test("what a run ends over by itself, or gets over, is not put on the policy", a
   await withDaemon(async (home) => {
     for (const code of [
       "open('missing')",
+      "open('/beside-everything', 'w')", // all of the machine is not what it needs
+      "import missing",
+      "{}['HOME_OF']",
       "1 / 0",
       "import sys; sys.exit(3)",
       "raise MemoryError",
