@@ -5,10 +5,11 @@ that is ours alone, and in ``sys.modules`` has another name. The package itself 
 of its name can be in its place; ``import ipcctl`` in the script finds it by :class:`Finder`.
 """
 
+import _thread
 import builtins
 import os
 import sys
-from _frozen_importlib import BuiltinImporter, FrozenImporter, _DeadlockError, _ModuleLockManager, module_from_spec
+from _frozen_importlib import BuiltinImporter, FrozenImporter, _DeadlockError, _module_locks, _ModuleLockManager, module_from_spec
 from _frozen_importlib_external import PathFinder
 
 PACKAGE = "ipcctl"
@@ -81,6 +82,8 @@ class Library:
         for entry in sys.path:
             if entry in self.standard_folders:
                 break
+            if not isinstance(entry, str):  # Python looks into none
+                continue
             try:
                 names = os.listdir(entry or ".")
             except OSError:  # a zip
@@ -158,6 +161,22 @@ class Library:
         with _Lent(self, "typing"):
             exec(code, namespace)
         return sys.modules[shelf]
+
+    def forget_others(self):  # type: ignore[no-untyped-def]
+        """In a forked child: what another thread was just loading is loaded anew, for that thread is not here, and would be waited for."""
+        own = _thread.get_ident()
+        for name, reference in list(_module_locks.items()):
+            lock = reference()
+            if lock is None or lock.owner == own:
+                continue
+            _module_locks.pop(name, None)
+            if lock.owner is None:
+                continue
+            shelf, _, full = name.rpartition(":")
+            for modules, key in ((sys.modules, name), (self.modules, full)) if shelf else ((sys.modules, name),):
+                if key in modules and _is_half_loaded(modules[key]):
+                    for part in [one for one in modules if one == key or one.startswith(key + ".")]:  # no package would know it
+                        del modules[part]
 
     def find(self, name, path):  # type: ignore[no-untyped-def]
         spec = None if "." in name else BuiltinImporter.find_spec(name) or FrozenImporter.find_spec(name)

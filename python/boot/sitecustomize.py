@@ -35,8 +35,11 @@ def _begin() -> None:
             library.import_("threading")
 
         started = False
+        places = {name: os.environ[name] for name in ("IPCCTL_PLANE", "IPCCTL_PLANE_FD") if name in os.environ}
 
         def begin() -> None:
+            for name, place in places.items():
+                os.environ.setdefault(name, place)  # the script may have emptied it
             try:
                 library.console().serve()
             except BaseException as error:
@@ -51,8 +54,13 @@ def _begin() -> None:
                 on_signal()
             elif not started:
                 started = True
-                _thread.start_new_thread(begin, ())
+                try:
+                    _thread.start_new_thread(begin, ())
+                except (RuntimeError, MemoryError):  # no room for a thread: the next signal tries again
+                    started = False
 
+        if sys.version_info >= (3, 7):
+            os.register_at_fork(after_in_child=library.forget_others)
         _signal.signal(_signal.SIGURG, wake)
     spec = PathFinder.find_spec("sitecustomize", sys.path)
     if spec is not None and spec.loader is not None and spec.origin != os.path.abspath(__file__):

@@ -117,11 +117,46 @@ def serve() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGURG, lambda number, frame: _console.on_signal())
         if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, lambda number, frame: stop())
+            signal.signal(signal.SIGTERM, _on_term)
+            _let_children_end()
     one = serving()
     one.attach(path)
     ready()
     one.serve(_is_stopping.is_set)
+
+
+def _on_term(number: int, frame: object) -> None:
+    stop()
+
+
+_held = threading.local()
+
+
+def _let_children_end() -> None:
+    """A process that is forked serves nobody, and ends by SIGTERM as any other: ``Process.terminate()``, a pool's end, depend on it.
+    A signal that comes to it before it is told so waits as long."""
+    global _has_hooks
+    if not _has_hooks:
+        _has_hooks = True
+        os.register_at_fork(before=_hold_term, after_in_parent=_release_term, after_in_child=_end_by_term)
+
+
+_has_hooks = False
+
+
+def _hold_term() -> None:
+    _held.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _release_term() -> None:
+    if signal.SIGTERM not in _held.mask:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _end_by_term() -> None:
+    if signal.getsignal(signal.SIGTERM) is _on_term:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _release_term()
 
 
 def pipe(name: str, timeout: float | None = None) -> Pipe:

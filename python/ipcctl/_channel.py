@@ -360,6 +360,12 @@ class Channel:
             self.sharing.close()  # the map goes with the rings that look into it
 
     def abandon(self) -> None:
-        """In a forked child: the rings are the parent's."""
+        """In a forked child: the rings are the parent's, and a lock may be held by a thread that is not here."""
         self.is_open = False
         self.server.is_queueing = self.server.is_gone = True
+        self._lock, self.reading, self._looking = threading.RLock(), threading.Lock(), threading.Lock()
+        self._outbox.clear()
+        self._outbox_bytes = 0
+        self.server.close()
+        self.socket.close()
+        self.sharing.close()

@@ -26,27 +26,31 @@ def on_signal() -> None:
     """SIGURG came again: something is to be interrupted, or the thread that served has ended. In the main thread; imports nothing."""
     serving = current()
     if (serving is None or not serving.is_served) and not _lock.locked():
-        _thread.start_new_thread(serve, ())
+        try:
+            _thread.start_new_thread(serve, ())
+        except (RuntimeError, MemoryError):
+            pass  # no room for a thread: the next signal tries again
     if serving is not None:
         serving.on_signal()
 
 
 def serve() -> None:
     """Serves in a thread of its own until somebody calls ``ipcctl.serve()``."""
-    if not _lock.acquire(blocking=False):
+    lock = _lock  # a child that is forked here has another one
+    if not lock.acquire(blocking=False):
         return
     try:
         from ._serving import serving
 
         one = serving()
         one.attach(os.environ["IPCCTL_PLANE"])
-        while not one.is_wanted_elsewhere:
+        while not one.is_wanted_elsewhere and not one.is_abandoned:
             if not one.serve_if_free(lambda: one.is_wanted_elsewhere):
                 return
     except OSError:
         pass  # the shim is gone, and we soon
     finally:
-        _lock.release()
+        lock.release()
 
 
 def _forget() -> None:

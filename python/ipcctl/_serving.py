@@ -69,6 +69,8 @@ class Serving:
         self._has_pipe = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.RLock()
+        #: In a forked child: whoever serves goes on there where it was, and is to leave.
+        self.is_abandoned = False
 
     # ---- meeting clients ----
 
@@ -152,6 +154,7 @@ class Serving:
             return bool(self._pipes.get(name)) or (deadline is not None and time.monotonic() >= deadline)
 
         while True:
+            self._stay_with_parent()
             with self._has_pipe:
                 if self._pipes.get(name):
                     return self._pipes[name].popleft()
@@ -204,6 +207,8 @@ class Serving:
 
     def serve_if_free(self, until: Callable[[], bool]) -> bool:
         """The same; False at once if another thread serves."""
+        if self.is_abandoned:
+            return True
         with self._lock:
             if self._thread is not None:
                 return False
@@ -211,6 +216,8 @@ class Serving:
         try:
             while not until():
                 self._turn()
+                if self.is_abandoned:
+                    break
         finally:
             self._thread = None
         return True
@@ -226,6 +233,8 @@ class Serving:
 
     def wake(self) -> None:
         """Has the serving thread look around."""
+        if self.is_abandoned:
+            return
         for session in list(self._sessions):
             session.channel.server.is_leaving = True
         os.eventfd_write(self._bell, 1)
@@ -234,6 +243,7 @@ class Serving:
         """Blocks code that runs for a client until something has come. In the serving thread other requests are taken meanwhile.
 
         :raises Interrupted: if the request of that code is interrupted
+        :raises ConnectionError: in a process that was forked from the worker
         """
         if not self.is_here:
             while not is_done():
@@ -245,6 +255,7 @@ class Serving:
             while not is_done():
                 _codec.check()
                 self._turn()
+                self._stay_with_parent()
         finally:
             if was_exposed:
                 _codec.unshield()
@@ -285,9 +296,13 @@ class Serving:
                 del done  # an exception among it would hold the frames of its code, and they this one
                 self._work_off()
         for _ in range(len(self.ready)):
+            if self.is_abandoned:
+                break
             is_any = True
             stream = self.ready.popleft()
             self._guard(stream.session, stream.pump)
+        if self.is_abandoned:
+            return
         if not is_any:
             return self._sleep(has_early)
         now = time.monotonic_ns()
@@ -400,7 +415,11 @@ class Serving:
                 session.channel.is_rung = True  # drained before the next sleep: the message comes first
 
     def fetch_answers(self, session: Session) -> None:
-        """For a thread that waits for the client while code of the user's keeps the serving thread."""
+        """For a thread that waits for the client while code of the user's keeps the serving thread.
+
+        :raises ConnectionError: in a process that was forked from the worker
+        """
+        self._stay_with_parent()
         channel = session.channel
         if not any(one.channel.server.running() for one in list(self._sessions)):
             return
@@ -444,10 +463,22 @@ class Serving:
                 _codec.unshield()
         _codec.deliver()
 
+    def _stay_with_parent(self) -> None:
+        if self.is_abandoned:
+            raise ConnectionError("the client is that of the process that this one was forked from")
+
     def abandon(self) -> None:
-        """In a forked child: channels and threads are the parent's."""
+        """In a forked child: channels and threads are the parent's. What is open here would take what is meant for it."""
+        self.is_abandoned = True
         for session in self._sessions:
             session.channel.abandon()
+        self._sessions.clear()
+        self._owed.clear()
+        if self._meeting is not None:
+            self._meeting.close()
+        os.close(self._bell)
+        if self._loop is not None:
+            self._loop.stop()  # it may be what has forked
         _codec.forget()
 
 

@@ -56,3 +56,33 @@ test("what is busy all the time and has no handler is told from what sleeps", as
     expect(status).toBe(124);
   });
 });
+
+const WILFUL = `
+import _thread, os, sys, time
+
+os.environ.clear()
+sys.path.insert(0, b"/")
+start, left, disturbed = _thread.start_new_thread, 3, None
+
+def start_later(*args):
+    global left
+    left -= 1
+    if left >= 0: raise RuntimeError("can't start new thread")
+    return start(*args)
+
+_thread.start_new_thread = start_later
+while True:
+    try:
+        time.sleep(0.05)
+    except RuntimeError as error:
+        disturbed = error
+`;
+
+test("a script that has emptied its environment, or has no thread to spare at first, lets clients in and is not disturbed", async () => {
+  await withDaemon(async (home) => {
+    await home.start("wilful", home.script("wilful.py", WILFUL));
+    using ipc = new Ipcctl(await home.connect());
+    using py = await ipc.worker("wilful", 100_000);
+    expect(await py.eval("[disturbed, left < 0]")).toEqual([null, true]);
+  });
+});
