@@ -15,7 +15,7 @@ import {
   statSync,
   symlinkSync,
 } from "node:fs";
-import { basename, delimiter, dirname, extname, join, resolve } from "node:path";
+import { basename, delimiter, dirname, join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { shellWord } from "../base/shell-words.ts";
@@ -319,15 +319,14 @@ function findAbove(from: string, name: string): string | undefined {
   }
 }
 
-/** Named by all that decides what is in it. */
+/** Named by all that decides what is in it, and by nothing else: who needs the same has the same. A name that is no version of Python. */
 function environment(folder: string, wanted: Omit<Environment, "link">): Environment {
   const { owner: _, uv: __, ...what } = wanted;
   const hash = new Bun.CryptoHasher("sha256").update(JSON.stringify(what));
   const [kind, place] = wanted.lock ?? [];
   if (place !== undefined)
     hash.update(readFileSync(kind === "--script" ? `${place}.lock` : join(findAbove(place, "uv.lock")!, "uv.lock")));
-  const name = basename(wanted.owner.split(" ").at(-1)!, extname(wanted.owner)).replaceAll(/[^\w-]/g, "_");
-  return { link: join(folder, `${name}-${hash.digest("hex").slice(0, 20)}`), ...wanted };
+  return { link: join(folder, `packages-${hash.digest("hex").slice(0, 20)}`), ...wanted };
 }
 
 /** The folder of a virtual environment, if it is there and its Python too. */
@@ -405,6 +404,17 @@ function makeOpenFolder(folder: string): void {
   for (const path of [above, folder]) if (mkdirSync(path, { recursive: true }) !== undefined) chmodSync(path, 0o755); // whatever the umask is
 }
 
+/** @throws IpcError START_FAILED where there is no room for it, or nothing may be written */
+function makeFolder(link: string, owner: string): string {
+  try {
+    makeOpenFolder(dirname(link));
+    removeLeft(link);
+    return mkdtempSync(`${link}.`);
+  } catch (error) {
+    throw refused(owner, `its environment cannot be made: ${(error as Error).message}`, { hint: CACHE_HINT });
+  }
+}
+
 /** Of two that were made at once the first one counts. */
 function publish(folder: string, link: string): void {
   try {
@@ -440,9 +450,7 @@ function refused(owner: string, reason: string, { hint }: { hint?: string } = {}
 
 async function make(uv: string, wanted: Environment, env: Record<string, string>): Promise<string> {
   const { link, owner, python, requirements, lock, options } = wanted;
-  makeOpenFolder(dirname(link));
-  removeLeft(link);
-  const folder = mkdtempSync(`${link}.`);
+  const folder = makeFolder(link, owner);
   const call = async (words: readonly string[], input = ""): Promise<string> => {
     const child = Bun.spawn(["/bin/sh", "-c", 'umask 022; exec "$0" "$@"', uv, ...words, "--quiet"], {
       cwd: dirname(link),
@@ -457,11 +465,8 @@ async function make(uv: string, wanted: Environment, env: Record<string, string>
     ]);
     if (status === 0) return output;
     const why = child.signalCode === null ? said : `${said}uv was ended by ${child.signalCode}`;
-    throw refused(owner, `uv cannot make ${named(wanted)}: ${inOneLine(why)}`, {
-      hint: /--no-build|wheel/.test(why)
-        ? "packages without a wheel are not built before the policy holds: install them into a venv, and name it: --interpreter VENV/bin/python"
-        : "where packages come from is in the settings of uv: UV_INDEX, UV_DEFAULT_INDEX, uv.toml",
-    });
+    const hint = hintFor(why, python);
+    throw refused(owner, `uv cannot make ${named(wanted)}: ${inOneLine(why)}`, hint === undefined ? {} : { hint });
   };
   try {
     chmodSync(folder, 0o755); // a worker with a user of its own reads it
@@ -477,6 +482,19 @@ async function make(uv: string, wanted: Environment, env: Record<string, string>
     if (readlinkIfThere(link) !== basename(folder)) rmSync(folder, { recursive: true, force: true });
   }
 }
+
+function hintFor(why: string, python: string | undefined): string | undefined {
+  if (/--no-build|wheel/.test(why))
+    return "packages without a wheel are not built before the policy holds: install them into a venv, and name it: --interpreter VENV/bin/python";
+  if (/No interpreter found/.test(why) && python !== undefined)
+    return `uv python install ${shellWord(python)}; or name a Python that has what it needs: --interpreter VENV/bin/python`;
+  if (/No space left|Read-only file system|Permission denied/.test(why)) return CACHE_HINT;
+  if (/not found in|unavailable|disabled|Failed to fetch|error sending request/.test(why))
+    return "where packages come from is in the settings of uv: UV_INDEX, UV_DEFAULT_INDEX, uv.toml";
+  return undefined;
+}
+
+const CACHE_HINT = "it is made in the cache folder: XDG_CACHE_HOME says where that is, and IPCCTL_HOME first";
 
 function inOneLine(text: string): string {
   const lines = text.split("\n").map((line) => line.trim());

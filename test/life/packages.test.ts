@@ -84,7 +84,8 @@ test.skipIf(isSkipped)("a script has what it says it needs, made once; nothing o
   const first = await home.cli("run", "meta.py", "--", "a");
   expect(first).toEqual({ status: 0, stdout: "1 no network True ['a']\n", stderr: "" });
   expect(await home.cli("run", "uv.py")).toEqual({ status: 0, stdout: "2 no network True []\n", stderr: "" });
-  const again = await withPath(WITHOUT_UV, () => home.cli("run", "meta.py"));
+  home.script("same.py", readFileSync(at("meta.py"), "utf8"));
+  const again = await withPath(WITHOUT_UV, () => home.cli("run", "same.py"));
   expect(again).toEqual({ status: 0, stdout: "1 no network True []\n", stderr: "" });
   expect(existsSync(at("ran"))).toBe(false);
   const found = resolved().map(({ worker, requirements, error }) => ({ worker, requirements, error }));
@@ -145,7 +146,7 @@ test.skipIf(isSkipped)(
     home.script("none.py", needs('dependencies = ["missing"]'));
     expect((await home.cli("run", "none.py")).stderr).toContain("missing was not found");
     for (const policy of ["strict", "trusted"]) {
-      home.script("lacks.py", `#!/usr/bin/env -S uv run --script\n${needs('dependencies = ["two"]')}`);
+      home.script("lacks.py", `#!/usr/bin/env -S uv run --script\n${needs('dependencies = ["two==1"]')}`);
       const lacks = await withPath(WITHOUT_UV, () => home.cli("run", "--policy", policy, "lacks.py"));
       expect(lacks.stderr).toContain("uv, which would make that, is not on the PATH\n  install uv");
       expect(lacks.status).toBe(1);
@@ -167,7 +168,7 @@ test.skipIf(isSkipped)("a program that a script names in the place of uv, or of 
   // What packages have put into an environment runs in whatever asks its Python.
   home.script("first.py", needs('dependencies = ["one<2"]'));
   expect((await home.cli("run", "first.py")).status).toBe(0);
-  const made = readdirSync(home.paths.environmentsDir).find((name) => /^first-[^.]+$/.test(name));
+  const made = readdirSync(home.paths.environmentsDir).find((name) => /^packages-[^.]+$/.test(name));
   home.script("second.py", needs(`requires-python = "${made}"\ndependencies = ["two"]`));
   expect((await home.cli("run", "second.py")).stderr).toContain("is no version of Python");
   expect(existsSync(at("ran"))).toBe(false);

@@ -130,6 +130,7 @@ test("an environment is named by what decides: another version, lock or option i
   const [before, locked] = [linkOf({ script: "needs.py" }), linkOf({ script: "locked.py" })];
   put("needs.py", `${NEEDS}print()\n`);
   expect(linkOf({ script: "needs.py" })).toBe(before);
+  expect(linkOf({ script: "windows.py" })).toBe(before);
   put("needs.py", NEEDS.replace("rich", "rich<14"));
   expect(linkOf({ script: "needs.py" })).not.toBe(before);
   put("needs.py", NEEDS);
