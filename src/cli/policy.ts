@@ -8,7 +8,9 @@ import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan, type Plan } from "../sandbox/plan.ts";
 import { loadPolicy, readPolicyFile, shippedPolicies, type Variables } from "../sandbox/policy.ts";
 import { isTerminal, jsonText, printable, terminalWidth, type Context } from "./context.ts";
-import { policyPath, type PolicyFlags, withExceptions } from "./exceptions.ts";
+import { policyPath, withExceptions } from "./exceptions.ts";
+import { identity, parseEnv, type StartFlags } from "./start.ts";
+import { splitWords } from "../base/shell-words.ts";
 
 export function listPolicies(context: Context): number {
   const all = shippedPolicies().map((name) => ({ name, description: loadPolicy(name).description }));
@@ -24,7 +26,7 @@ export function showPolicy(context: Context, name: string): number {
 }
 
 /** The flags of `start` that decide what a worker may do, and where it runs. */
-export type AskFlags = PolicyFlags & { cwd?: string; interpreter?: string };
+export type AskFlags = Omit<StartFlags, "policy">;
 
 /** Each grant and each denial with the mechanism that enforces it on this machine; with a script, what a start of it says. */
 export async function explainPolicy(
@@ -99,26 +101,33 @@ async function planOf(context: Context, chosen: string, script: string | undefin
   const policy = await withExceptions(context, flags, chosen);
   const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);
   const { settle, ownUserOf, requireUnwritten } = await import("../launch/prepare.ts");
+  const { find, SYSTEM_PATH } = await import("../launch/languages.ts");
+  const { findSnapshot } = await import("../launch/snapshot.ts");
   const { stateDir, workersDir, environmentsDir } = context.paths;
-  if (script === undefined) {
+  const words = flags.command === undefined ? [] : splitWords(flags.command);
+  if (script === undefined && words.length === 0) {
     const loaded = loadPolicy(policy, { ...variables(context), project: cwd });
     const plan = compilePlan(loaded, thisMachine(), { scratch: "SCRATCH", program: [], cwd });
     for (const path of [stateDir, ROOT, policy]) if (path.startsWith("/")) requireUnwritten(path, loaded);
     return plan;
   }
-  const name = findWorkerId(basename(script, extname(script))) ?? "worker";
-  return settle({
+  if (script !== undefined && words.length > 0)
+    throw new IpcError("USAGE", "policy: give one of a script and --command");
+  const program = script ?? words[0]!;
+  const name = findWorkerId(basename(program, extname(program))) ?? "worker";
+  const settled = settle({
     app: {
-      script: flags.cwd === undefined ? script : context.resolve(script),
-      command: null,
-      args: [],
+      script: script === undefined || flags.cwd === undefined ? (script ?? null) : context.resolve(script),
+      command: words[0] ?? null,
+      args: words.slice(1),
       cwd,
       interpreter: flags.interpreter ?? null,
-      env: {},
-      env_file: null,
+      env: parseEnv(flags.env ?? []),
+      env_file: flags.envFile === undefined ? null : context.resolve(flags.envFile),
       policy,
-      uid: null,
-      gid: null,
+      uid: identity(flags.uid, "--uid") ?? null,
+      gid: identity(flags.gid, "--gid") ?? null,
+      snapshot: flags.snapshot === undefined ? undefined : findSnapshot(flags.snapshot, workersDir),
     },
     base: process.env,
     own: {},
@@ -129,5 +138,11 @@ async function planOf(context: Context, chosen: string, script: string | undefin
     auditLog: join(stateDir, "audit.log"),
     environments: environmentsDir,
     hasPlane: true,
-  }).plan;
+  });
+  const { launch, executable, plan } = settled;
+  if (find(executable, launch.cwd, launch.env.PATH ?? SYSTEM_PATH) === undefined)
+    throw new IpcError("START_FAILED", `${executable}: no such file or directory`, {
+      hint: "name another one with --interpreter PATH",
+    });
+  return plan;
 }

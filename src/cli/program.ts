@@ -267,10 +267,8 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     ["explain", "<policy> [script]", "each grant and denial, with what enforces it on this machine"],
     ["check", "<file> [script]", "whether a file is a policy, and a start under it would be refused here"],
   ] as const)
-    withGlobals(exceptionFlags(policy.command(`${name} ${operands}`)))
+    withGlobals(definitionFlags(exceptionFlags(policy.command(`${name} ${operands}`))))
       .description(description)
-      .option("--interpreter <path>", "run the script with this")
-      .option("-d, --cwd <dir>", "working directory (default: this one)")
       .action((what: string, script: string | undefined, flags: AskFlags, command: Command) =>
         finish(
           import("./policy.ts").then(({ explainPolicy, checkPolicy }) =>
@@ -371,20 +369,25 @@ function exceptionFlags(command: Command): Command {
 
 /** Flags that `start` and `run` share. */
 function runFlags(command: Command): Command {
-  return exceptionFlags(command)
-    .option("--command <cmd>", "run a command instead of a script")
+  return definitionFlags(exceptionFlags(command))
     .option("--name <name>", "name of the worker (default: the script's)")
-    .option("--interpreter <path>", "run the script with this")
-    .option("-d, --cwd <dir>", "working directory (default: this one)")
-    .option("-e, --env <name=value>", "set a variable (repeatable)", collect)
-    .option("--env-file <file>", "read variables from a file, at every start")
     .option(
       "--policy <name>",
       "what it may do: see `ipcctl policy list`, or the path of a file (default: no-network for `start` of Python, strict for `run`)",
     )
-    .option("--snapshot <name>", "fork it from a snapshot instead of starting a Python")
     .option("--umask <mode>", "mask of the modes of new files, in octal (default: that of this shell)")
-    .option("--max-memory <size>", "memory limit, for example 512M")
+    .option("--max-memory <size>", "memory limit, for example 512M");
+}
+
+/** What runs, and as whom: what a policy comes to depends on it. */
+function definitionFlags(command: Command): Command {
+  return command
+    .option("--command <cmd>", "run a command instead of a script")
+    .option("--interpreter <path>", "run the script with this")
+    .option("-d, --cwd <dir>", "working directory (default: this one)")
+    .option("-e, --env <name=value>", "set a variable (repeatable)", collect)
+    .option("--env-file <file>", "read variables from a file, at every start")
+    .option("--snapshot <name>", "fork it from a snapshot instead of starting a Python")
     .option("--uid <user>", "run as this user, by name or number (root only)")
     .option("--gid <group>", "run as this group, by name or number (root only)");
 }

@@ -45,6 +45,8 @@ test("check and explain refuse what start refuses, in its words", async () => {
       ["strict", "--allow-write", cache], // what is made for others is in it, or would be
       ["strict", "--allow-net=nowhere"],
       ["strict", "--allow-listen=70000"],
+      ["strict", "--interpreter", "/missing/python3"],
+      ["strict", "--env-file", "missing.env"],
     ] as const) {
       const started = await home.cli("start", script, "--policy", name, ...python, ...flags);
       expect(started.status).not.toBe(0);
@@ -55,6 +57,9 @@ test("check and explain refuse what start refuses, in its words", async () => {
         });
       await home.cli("delete", "app");
     }
+    // A command has a policy as well, and who runs it decides.
+    expect((await home.cli("policy", "check", "strict", "--command", `nice ${SYSTEM_PYTHON}`)).stderr).toContain("nice starts another program"); // prettier-ignore
+    expect((await home.cli("policy", "explain", "strict", "--command", SYSTEM_PYTHON, "--uid", "65534")).stdout).toMatch(/granted: 65534/); // prettier-ignore
     // Also without a script: what covers the state folder covers it whatever is started.
     expect((await home.cli("policy", "check", policy)).stderr).toContain("by which the worker is started or watched");
     expect((await home.cli("policy", "check", "strict", script, ...python)).status).toBe(0);
