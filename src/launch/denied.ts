@@ -1,5 +1,5 @@
 /** What a worker was denied, and the words that grant it: typed as they stand they work. */
-import { accessSync, constants, existsSync, realpathSync, statSync } from "node:fs";
+import { accessSync, constants, existsSync, realpathSync, type Stats, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { shellWord } from "../base/shell-words.ts";
 import { formatBytes } from "../base/units.ts";
@@ -183,14 +183,23 @@ function isThere(path: string, isWriting: boolean): boolean {
 
 /** To the worker, which as root has a user of its own, whatever is granted. */
 function isClosed(path: string, { process, files }: Policy): boolean {
-  const mode = statSync(path, { throwIfNoEntry: false })?.mode ?? 0o777;
+  const mode = statusOf(path)?.mode ?? 0o777;
   const isGranted =
     files.read.some((one) => isBelow(path, one.path)) && !files.write.some((one) => isBelow(path, one.path));
   return isGranted && process.hasOwnUser && globalThis.process.getuid!() === 0 && (mode & 0o004) === 0;
 }
 
 function isDevice(path: string): boolean {
-  return path.startsWith("/dev/") && statSync(path, { throwIfNoEntry: false })?.isCharacterDevice() === true;
+  return path.startsWith("/dev/") && statusOf(path)?.isCharacterDevice() === true;
+}
+
+/** The worker has named it: it may be anything, and no path at all. */
+function statusOf(path: string): Stats | undefined {
+  try {
+    return statSync(path);
+  } catch {
+    return undefined;
+  }
 }
 
 function lackOfMemory(line: string, { policy, policyText, maxMemory }: Ending): Ended | undefined {

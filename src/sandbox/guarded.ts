@@ -1,5 +1,5 @@
 /** What lies in a folder beside its files and is run by somebody's tools: hooks, settings of editors, what shells read when they begin. */
-import { lstatSync, readdirSync, realpathSync } from "node:fs";
+import { type Dirent, lstatSync, readdirSync, realpathSync, type Stats } from "node:fs";
 import { join } from "node:path";
 
 const NAMES = new Set([
@@ -14,6 +14,8 @@ const NAMES = new Set([
 const DEPTH = 4;
 const ENTRIES = 20_000;
 const FOUND = 64;
+/** A folder that is larger has many times as many entries, and would keep us busy for seconds: only the names are looked for in it. */
+const FOLDER_BYTES = 2_097_152;
 
 export type Guarded = {
   /** By its path, and what it was: another one in its place is another. */
@@ -22,36 +24,62 @@ export type Guarded = {
   readonly isWhole: boolean;
 };
 
-/** Those in a folder, and in the folders in it; the nearest first. A link is one, and what it leads to in there as well. */
-export function findGuarded(folder: string): Guarded {
+/**
+ * Those in a folder, and in the folders in it; the nearest first. A link is one, and what it leads to in there as well. Whoever writes there is
+ * hostile, and may have closed what is his: that is named too, since he can open it again.
+ */
+export function findGuarded(folder: string, folderBytes = FOLDER_BYTES): Guarded {
   const found = new Map<string, string>();
-  let left = ENTRIES;
+  let [left, isWhole] = [ENTRIES, true];
   for (let level = [folder], depth = 0; level.length > 0 && depth < DEPTH; depth++) {
     const next: string[] = [];
     for (const at of level) {
       if (left <= 0) return { found, isWhole: false };
-      const entries = entriesOf(at);
-      for (const { name } of entries.filter((one) => NAMES.has(one.name))) {
+      const entries = entriesOf(at, folderBytes);
+      isWhole &&= Array.isArray(entries);
+      if (entries === "closed") found.set(at, CLOSED);
+      const names = Array.isArray(entries) ? entries.map(({ name }) => name).filter((name) => NAMES.has(name)) : NAMES;
+      for (const name of names) {
+        for (const [path, what] of describe(join(at, name), folder)) {
+          found.set(path, what);
+          isWhole &&= what !== CLOSED;
+        }
         if (found.size >= FOUND) return { found, isWhole: false };
-        for (const [path, what] of describe(join(at, name), folder)) found.set(path, what);
       }
+      if (!Array.isArray(entries)) continue;
       const folders = entries.filter((one) => one.isDirectory() && !NAMES.has(one.name) && one.name !== "node_modules");
       for (const { name } of folders) next.push(join(at, name));
       left -= entries.length;
     }
     level = next;
   }
-  return { found, isWhole: true };
+  return { found, isWhole };
+}
+
+const CLOSED = "closed";
+
+/** Whether it is one that can be kept as it is: a link cannot, nor what we do not come to. */
+export function canBeKept(what: string): boolean {
+  return what !== CLOSED && !what.endsWith(":link");
 }
 
 /** What it is, and where it leads to if that is elsewhere in the folder: that is what tools run. */
 function describe(path: string, folder: string): [path: string, what: string][] {
-  const status = lstatSync(path, { throwIfNoEntry: false });
+  const status = statusOf(path);
   if (status === undefined) return [];
+  if (status === CLOSED) return [[path, CLOSED]];
   const what = (kind: string): [string, string] => [path, `${status.dev}:${status.ino}:${kind}`];
   if (!status.isSymbolicLink()) return [what("there")];
   const real = realOf(path);
   return [what("link"), ...(real?.startsWith(`${folder}/`) === true ? describe(real, folder) : [])];
+}
+
+function statusOf(path: string): Stats | "closed" | undefined {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false });
+  } catch {
+    return CLOSED;
+  }
 }
 
 function realOf(path: string): string | undefined {
@@ -73,10 +101,14 @@ export function allNewlyGuarded(watched: ReadonlyMap<string, Guarded>): string[]
   return [...new Set(made)].filter((path) => !watched.has(path));
 }
 
-function entriesOf(folder: string) {
+function entriesOf(folder: string, folderBytes: number): Dirent[] | "closed" | "large" {
+  const status = statusOf(folder);
+  if (status === undefined || (status !== CLOSED && !status.isDirectory())) return []; // a file, or gone meanwhile
+  if (status !== CLOSED && status.size > folderBytes) return "large";
   try {
     return readdirSync(folder, { withFileTypes: true });
   } catch {
-    return []; // a file, or nothing that we may look into
+    // What is another's, and closed to us, is so to the worker.
+    return status !== CLOSED && status.uid !== process.getuid!() ? [] : CLOSED;
   }
 }

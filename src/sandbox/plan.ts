@@ -19,7 +19,7 @@ import {
   writingRights,
 } from "./landlock.ts";
 import type { Machine } from "./machine.ts";
-import { findGuarded, type Guarded } from "./guarded.ts";
+import { canBeKept, findGuarded, type Guarded } from "./guarded.ts";
 import { isBelow, type MountStep, Root } from "./mounts.ts";
 import type { HostRule } from "./hosts.ts";
 import type { AddressClass, Policy } from "./policy.ts";
@@ -512,12 +512,12 @@ class Compiler {
       const found = findGuarded(folder);
       this.#watched.set(folder, found);
       if (!found.isWhole) {
-        const lost = "it has more in it than is looked through: what tools run, and was not found, may be written";
+        const lost = "not all of it can be looked through: what tools run, and was not found, may be written";
         this.#say(`files.write the rest of ${folder}`, "granted", lost);
         this.#degraded.push(`files.write ${folder}: ${lost}`);
       }
       const kept = [...found.found].flatMap(([path, what]) =>
-        what.endsWith("link") || granted.some((one) => one === path) ? [] : [path],
+        !canBeKept(what) || granted.some((one) => one === path) ? [] : [path],
       );
       this.#say(
         `files.write new .git and its like in ${folder}`,

@@ -155,3 +155,29 @@ test.if(isRoot)("a run begins also where one may make temporary folders and not 
   user.env.TMPDIR = closed;
   expect(await user.cli("run", "-c", "print(1)")).toMatchObject({ status: 0, stdout: "1\n", stderr: "" });
 });
+
+test.if(isRoot)("what a worker has closed, or names, ends nothing but itself", async () => {
+  await using user = ordinaryUser();
+  const out = join(user.home, "out");
+  mkdirSync(out);
+  chownSync(out, NOBODY, NOBODY);
+  const closer = `import os\nos.makedirs("${out}/sub/.git")\nos.chmod("${out}/sub", 0o400)\n`;
+  writeFileSync(join(user.home, "closer.py"), closer);
+  const grant = ["--policy", "strict", "--allow-write", out];
+  expect(await user.cli("start", "closer.py", "--restart", "no", ...grant)).toMatchObject({ status: 0 });
+  const made = async (): Promise<string> => (await user.cli("audit", "closer", "--json")).stdout;
+  await waitUntil(async () => (await made()).includes(`"${out}/sub/.git"`), "what it has made is told");
+  const state = async (): Promise<string> => JSON.parse((await user.cli("status", "--json")).stdout)[0].state;
+  await waitUntil(async () => (await state()) === "Stopped", "it has ended");
+  expect(await user.cli("delete", "closer")).toMatchObject({ status: 0 });
+  // It could open it again, and then write there.
+  const again = await user.cli("run", ...grant, "-c", "pass");
+  expect(again).toMatchObject({ status: 0, stderr: expect.stringContaining(`${out}: not all of it can be looked`) });
+
+  const words = "import os, sys\nos.write(198, sys.argv[1].encode())\nsys.exit(3)";
+  for (const path of ["/root/secret", `/${"a".repeat(5000)}`, "/etc/passwd/x"]) {
+    const said = `[Errno 13] Permission denied: '${path}'`;
+    const { status, stderr } = await user.cli("run", "--policy", "read-only", "-c", words, "--", said);
+    expect({ path, status, stderr }).toEqual({ path, status: 3, stderr: "" });
+  }
+});

@@ -8,6 +8,7 @@ import { IpcError } from "../../src/base/errors.ts";
 import type { Machine } from "../../src/sandbox/machine.ts";
 import { compilePlan, type Plan } from "../../src/sandbox/plan.ts";
 import { loadPolicy, parsePolicy, policyJsonSchema, shippedPolicies } from "../../src/sandbox/policy.ts";
+import { findGuarded } from "../../src/sandbox/guarded.ts";
 import { splitHost } from "../../src/sandbox/hosts.ts";
 import { SYSTEM_CALLS, type Call } from "../../src/sandbox/system-calls.ts";
 
@@ -75,9 +76,14 @@ test("what tools run is found before other files, and where not all is looked th
       guarded: [join(folder, "one"), join(folder, "one/.git")],
       degraded: [],
     });
+    const large = findGuarded(folder, 0); // only names are looked for, and in no folder of it
+    expect([[...large.found.keys()], large.isWhole]).toEqual([
+      [".vscode", "one", ".vim"].map((name) => join(folder, name)),
+      false,
+    ]);
     for (let at = 0; at < 70; at++) mkdirSync(join(folder, `${at}/.git`), { recursive: true });
     expect(plan(granted).guarded).toContain(join(folder, "one"));
-    expect(plan(granted).degraded).toEqual([expect.stringContaining(`${folder}: it has more in it than is looked`)]);
+    expect(plan(granted).degraded).toEqual([expect.stringContaining(`${folder}: not all of it can be looked`)]);
   } finally {
     rmSync(folder, { recursive: true });
   }
