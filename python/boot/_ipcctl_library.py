@@ -13,6 +13,7 @@ from _frozen_importlib import BuiltinImporter, FrozenImporter, _DeadlockError, _
 from _frozen_importlib_external import PathFinder
 
 PACKAGE = "ipcctl"
+OLDEST = (3, 11)
 _NAMES = getattr(sys, "stdlib_module_names", frozenset())
 _import = builtins.__import__
 
@@ -119,6 +120,8 @@ class Library:
         return found
 
     def load(self, name, modules):  # type: ignore[no-untyped-def]
+        if name == PACKAGE and sys.version_info < OLDEST:
+            raise ImportError("ipcctl needs Python %d.%d or newer; this is %d.%d" % (OLDEST + sys.version_info[:2]))
         package_name, _, child = name.rpartition(".")
         package = self.module(package_name) if package_name else None
         path = [self.folder] if name == PACKAGE else self.standard_folders

@@ -11,7 +11,6 @@ import os
 import platform
 import select
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -505,4 +504,3 @@ def forget() -> None:
 
 _console.current = lambda: _serving
 os.register_at_fork(after_in_child=forget)
-assert sys.version_info >= (3, 11)

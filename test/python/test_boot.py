@@ -26,6 +26,12 @@ class Boot(unittest.TestCase):
                     unions = [part for part in ast.walk(annotation) if isinstance(part, ast.BinOp)] if annotation else []
                     self.assertEqual(unions, [], f"{path.name}:{node.lineno}: an annotation that Python 3.9 cannot evaluate")
 
+    def test_old_pythons_are_told_what_is_needed(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            ours = library(folder)
+            with unittest.mock.patch.object(sys, "version_info", (3, 10, 0, "final", 0)):
+                self.assertRaisesRegex(ImportError, r"needs Python 3\.11 or newer; this is 3\.10$", ours.module, "ipcctl._console")
+
 
 #: For a condition on a busy machine.
 DEADLINE_SECONDS = 60.0
