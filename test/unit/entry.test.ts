@@ -17,6 +17,8 @@ import { daemonEntry, ROOT } from "../../src/base/install.ts";
 
 const dir = realpathSync(mkdtempSync(join(tmpdir(), "ipcctl-entry-")));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
+for (const folder of ["bin", "src"]) mkdirSync(join(dir, folder));
+copyFileSync(join(ROOT, "bin/ipcctl"), join(dir, "bin/ipcctl"));
 
 function put(path: string, seconds: number): void {
   mkdirSync(dirname(join(dir, path)), { recursive: true });
@@ -32,8 +34,6 @@ const entry = (): string =>
   ).slice(dir.length + 1);
 
 test("the bundle is run unless a source of any folder is newer, and the daemon is started from the same", () => {
-  mkdirSync(join(dir, "bin"));
-  copyFileSync(join(ROOT, "bin/ipcctl"), join(dir, "bin/ipcctl"));
   const sources = ["contract/a.ts", "src/main.ts", "src/one/a.ts", "src/one/two/a.ts", "src/one/two/three/a.ts"];
   for (const path of sources) put(path, 1000);
   expect(entry()).toBe("src/main.ts"); // nothing is built
