@@ -1,8 +1,9 @@
 /** The folder of one `run`: its specification and, where it gets no root of its own, its scratch folder. */
-import { closeSync, constants, fstatSync, lstatSync, mkdtempSync, openSync, readdirSync, rmSync } from "node:fs";
+import { closeSync, constants, fstatSync, lstatSync, mkdtempSync, openSync, readdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { tryLock } from "../base/libc.ts";
+import { removeTree } from "../base/remove.ts";
 import { tasksOf } from "../sandbox/plan.ts";
 
 const PREFIX = "ipcctl-run-";
@@ -23,7 +24,11 @@ export function openRunFolder(): { readonly path: string; readonly remove: () =>
   return {
     path,
     remove: () => {
-      rmSync(path, { recursive: true, force: true });
+      try {
+        removeTree(path);
+      } catch {
+        // the next run tries it again; this one has its status all the same
+      }
       closeSync(lock);
     },
   };
@@ -56,7 +61,7 @@ function sweepOne(path: string): void {
     if (!isOld || !tryLock(lock)) return;
     // Who still is in there as another user could lead us elsewhere.
     const owner = lstatSync(join(path, "scratch"), { throwIfNoEntry: false })?.uid ?? found.uid;
-    if (owner === found.uid || tasksOf(owner) === 0) rmSync(path, { recursive: true, force: true });
+    if (owner === found.uid || tasksOf(owner) === 0) removeTree(path);
   } finally {
     closeSync(lock);
   }

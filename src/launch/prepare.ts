@@ -8,7 +8,6 @@ import {
   readFileSync,
   realpathSync,
   rmdirSync,
-  rmSync,
   statSync,
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
@@ -16,6 +15,7 @@ import { SHIM_VERSION, WORKER_FD } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { requireTextPath } from "../base/bytes.ts";
 import { ROOT } from "../base/install.ts";
+import { removeTree } from "../base/remove.ts";
 import { isBelow } from "../sandbox/mounts.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
@@ -462,7 +462,7 @@ function makeOpenScratches({ scratch }: Preparation): void {
 export function removeOpenScratch(scratch: string, name: string): void {
   const all = openScratches(scratch);
   if (!isOursAlone(all)) return;
-  rmSync(join(all, name), { recursive: true, force: true });
+  removeTree(join(all, name), join(all, name));
   try {
     rmdirSync(all);
   } catch {

@@ -2,11 +2,12 @@
  * All apps and their instances: names, definitions, and what is done to them. Whatever starts, stops or replaces workers
  * of an app does so in its turn, which `inTurn` gives: users' verbs, schedules, watched files, the daemon's own end.
  */
-import { mkdirSync, readdirSync, rmSync } from "node:fs";
+import { mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId, toWorkerId } from "../base/names.ts";
+import { removeTree } from "../base/remove.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import { inDependencyOrder, requireNoCycle } from "../protocol/dependencies.ts";
 import { readLastLines } from "../logs/tail.ts";
@@ -449,7 +450,7 @@ export class Registry {
         hint: "see: ipcctl doctor",
       });
     this.#world.cgroups?.remove(id);
-    rmSync(dir, { recursive: true, force: true });
+    removeTree(dir);
   }
 
   /** Ends what runs, but it stays wanted: the next daemon starts it again. What is under way is given up. */

@@ -2,9 +2,10 @@
  * One instance of an app, supervised: drives the table of `machine.ts` with what its shim tells and what users want,
  * and carries out the effects. All that must survive the daemon goes to the store before it is acted upon.
  */
-import { appendFileSync, existsSync, mkdirSync, renameSync, rmSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, renameSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { IpcError, never } from "../base/errors.ts";
+import { removeTree } from "../base/remove.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { StateWord } from "../protocol/status.ts";
 import { allNewlyGuarded } from "../sandbox/guarded.ts";
@@ -418,7 +419,7 @@ export class Worker {
    */
   discard(): void {
     this.release();
-    rmSync(this.#rubbish, { recursive: true, force: true });
+    removeTree(this.#rubbish);
     if (existsSync(this.dir)) renameSync(this.dir, this.#rubbish);
   }
 
@@ -430,7 +431,7 @@ export class Worker {
   dispose(): void {
     this.#world.cgroups?.remove(this.id);
     removeOpenScratch(join(this.dir, "scratch"), this.id);
-    rmSync(this.#rubbish, { recursive: true, force: true });
+    removeTree(this.#rubbish);
     this.#emit({ type: "status_change", state: "removed" });
     this.#changed();
   }

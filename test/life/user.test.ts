@@ -6,6 +6,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   statSync,
@@ -173,6 +174,18 @@ test.if(isRoot)("what a worker has closed, or names, ends nothing but itself", a
   // It could open it again, and then write there.
   const again = await user.cli("run", ...grant, "-c", "pass");
   expect(again).toMatchObject({ status: 0, stderr: expect.stringContaining(`${out}: not all of it can be looked`) });
+
+  // So may its own folder be, where that is on the machine's disk.
+  const own = JSON.stringify({ version: 1, extends: "read-only", files: { metadata: "allow" } });
+  const shuts = "import os, sys\nos.chdir(os.environ['TMPDIR'])\nos.makedirs('a/b')\nos.chmod('a', 0)\nsys.exit(3)";
+  const shut = await user.cli("run", "--policy", own, "-c", shuts);
+  expect(shut).toEqual({ status: 3, stdout: "", stderr: "" });
+  writeFileSync(join(user.home, "shuts.py"), shuts);
+  expect(await user.cli("start", "shuts.py", "--restart", "no", "--policy", own)).toMatchObject({ status: 0 });
+  await waitUntil(async () => (await state()) === "Stopped", "it has ended");
+  expect(await user.cli("delete", "shuts")).toMatchObject({ status: 0 });
+  const workers = join(user.home, ".local/state/ipcctl/workers");
+  expect(readdirSync(workers)).toEqual([]);
 
   const words = "import os, sys\nos.write(198, sys.argv[1].encode())\nsys.exit(3)";
   for (const path of ["/root/secret", `/${"a".repeat(5000)}`, "/etc/passwd/x"]) {
