@@ -45,9 +45,9 @@ const LINES = 3;
 const COLOURS = /\x1b\[[0-9;]*m/g;
 const QUOTED = /'((?:[^'\\]|\\.)+)'|"((?:[^"\\]|\\.)+)"/g;
 /** As Python writes an error with a file, or with two: EPERM, ENOENT, EACCES, EROFS. */
-const WITH_FILE = new RegExp(
-  String.raw`\[Errno (1|2|13|30)\] [^:'"]+: (?:${QUOTED.source})( -> (?:${QUOTED.source}))?`,
-);
+const WITH_FILE = new RegExp(String.raw`\[Errno (1|2|13|30)\] [^'"]+ (?:${QUOTED.source})( -> (?:${QUOTED.source}))?`);
+/** As libraries that are written in Rust do. */
+const WITH_BARE_FILE = /\(os error (1|2|13|30)\): (\S.*)$/;
 /** Without its errno, or without the file: an argument may be it. */
 const OF_A_FILE =
   /no such file|does(?:n't| not) exist|not found|unable to open|can(?:'t|not) open|permission denied|read-only/i;
@@ -126,10 +126,17 @@ function hiddenFile(line: string, ending: Ending): Ended | undefined {
   const [all, errno] = WITH_FILE.exec(line) ?? [];
   // Some errors are of two: from where, to where.
   const quoted = all === undefined ? [] : Array.from(all.matchAll(QUOTED), ([, single, double]) => single ?? double!);
+  const [, bareErrno, bare] = WITH_BARE_FILE.exec(line) ?? [];
   const named =
-    all !== undefined ? quoted.map((one) => one.replaceAll(/\\(['"\\])/g, "$1")) : OF_A_FILE.test(line) ? args : [];
+    all !== undefined
+      ? quoted.map((one) => one.replaceAll(/\\(['"\\])/g, "$1"))
+      : bare !== undefined
+        ? [bare]
+        : OF_A_FILE.test(line)
+          ? args
+          : [];
   for (const name of named) {
-    const found = denied(resolve(cwd, name), Number(errno ?? ENOENT), ending);
+    const found = denied(resolve(cwd, name), Number(errno ?? bareErrno ?? ENOENT), ending);
     if (found !== undefined) return found;
   }
   return undefined;
@@ -294,7 +301,7 @@ function changeFor(call: string, more: string, { process, files }: Policy): Chan
 }
 
 /** The policy with something else in it, as a flag. */
-function policyFlag(base: string, change: Change): string {
+export function policyFlag(base: string, change: Change): string {
   const own = isInline(base) ? (JSON.parse(base) as Record<string, object>) : { version: 1, extends: base };
   const sections = Object.entries(change).map(([key, value]) => [
     key,

@@ -242,9 +242,10 @@ export function decide(app: Launchable, env: Environment, isOnce = false): Runni
   };
 }
 
-/** Which is that of its user, as long as the words do not say another one. */
+/** Which is that of its user, as long as the words do not say another one. So is our own Bun. */
 function isOnPath({ argv, change }: Found): boolean {
-  return !(argv[0] ?? "").includes("/") && !Object.hasOwn(change.set, "PATH");
+  const program = argv[0] ?? "";
+  return (!program.includes("/") && !Object.hasOwn(change.set, "PATH")) || program === process.execPath;
 }
 
 /** A script that is Python's by its name, or goes to a program that we do not know and that is said to be Python's, is one. */

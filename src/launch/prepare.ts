@@ -12,6 +12,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { SHIM_VERSION, WORKER_FD } from "../../contract/shim.ts";
+import { shellWord } from "../base/shell-words.ts";
 import { IpcError } from "../base/errors.ts";
 import { requireTextPath } from "../base/bytes.ts";
 import { ROOT } from "../base/install.ts";
@@ -24,6 +25,7 @@ import { compilePlan, confines, type Plan } from "../sandbox/plan.ts";
 import { chooseWriter, mapLack } from "../sandbox/writer.ts";
 import { isInline, loadPolicy, type Policy } from "../sandbox/policy.ts";
 import { audit } from "./audit.ts";
+import { policyFlag } from "./denied.ts";
 import type { Enforced } from "../shim/cgroup.ts";
 import { cleanWorkerEnv, decideLaunch, type Launch, resolveLaunch, writtenEnv } from "./command.ts";
 import { type Environment, environmentOf, makeEnvironment, placeOf, requireUv } from "./environments.ts";
@@ -265,6 +267,7 @@ export function settle(wanted: Preparation): Settled {
     for (const path of [launch.cwd, program.executable, realpathSync(program.executable), ...script])
       requireReadable(path, writer.ids.uid, policy);
   const { executable } = program;
+  if (hidesFiles && app.script !== null) requireBunsOwn(executable, resolve(app.cwd, app.script), policy, policyText);
   const settled = { launch, policy: policyText, plan, executable, hidesFiles, isUpToDate, scratch, ids };
   return environment === undefined ? settled : { ...settled, environment };
 }
@@ -395,7 +398,7 @@ export function prepareSettled(wanted: Preparation, settled: Settled): Prepared 
  */
 function roomForCode(executable: string, memory: number): Record<string, string> {
   const isLimited = memory < CODE_ROOM_FACTOR * BUN_CODE_BYTES;
-  if (!isLimited || !/^bunx?(\.exe)?$/.test(basename(executable))) return {};
+  if (!isLimited || !isBun(executable)) return {};
   return { BUN_JSC_jitMemoryReservationSize: String(Math.floor(memory / CODE_ROOM_FACTOR)) };
 }
 
@@ -419,6 +422,29 @@ function requireNoOther({ argv, at }: Running, { name }: Policy): void {
       hint: `leave out ${argv.slice(0, at).join(" ")}, or take a policy with "process": {"exec": true, "fork": true}`,
     },
   );
+}
+
+/** Bun looks at itself in `/proc`, and into the folder of what it runs; without them it ends in words that do not say so. @throws IpcError POLICY_REFUSED */
+function requireBunsOwn(executable: string, script: string, policy: Policy, policyText: string): void {
+  const folder = dirname(existsSync(script) ? realpathSync(script) : script);
+  const { hasProc, hasOwnProc } = policy.process;
+  const hasFolder = [...policy.files.read, ...policy.files.write].some(({ path }) => isBelow(folder, path));
+  if (!isBun(executable) || ((hasProc || hasOwnProc) && hasFolder)) return;
+  const flags = [
+    hasProc || hasOwnProc ? "" : policyFlag(policyText, { process: { procfs: "self" } }),
+    hasFolder ? "" : `--allow-read ${shellWord(folder)}`,
+  ];
+  throw new IpcError(
+    "POLICY_REFUSED",
+    `policy ${policy.name}: Bun begins only where it sees itself in /proc, and the folder of its script`,
+    {
+      hint: flags.filter(Boolean).join(" "),
+    },
+  );
+}
+
+function isBun(executable: string): boolean {
+  return /^bunx?(\.exe)?$/.test(basename(existsSync(executable) ? realpathSync(executable) : executable));
 }
 
 /** By these it is found, and prints as its user wants it to: they tell nothing. */

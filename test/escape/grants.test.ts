@@ -458,6 +458,16 @@ test("Bun and Node start under strict with procfs self, and make machine code wi
   expect(await run(...confined, `${node} ${script}`)).toBe("compiled");
 });
 
+test("what Bun needs to begin is said where the policy hides it, and works as it is printed", async () => {
+  mkdirSync(join(home.dir, "bun"));
+  const script = home.script("bun/begins.ts", "console.log('begins')");
+  const run = (flags: string) =>
+    Bun.spawnSync(["sh", "-c", `exec ${join(ROOT, "bin/ipcctl")} run ${flags} ${script}`], { env: home.env });
+  const { exitCode, stderr } = run("");
+  expect([exitCode, stderr.toString()]).toEqual([5, expect.stringContaining("Bun begins only where")]);
+  expect(run(stderr.toString().trim().split("\n").at(-1)!).stdout.toString()).toBe("begins\n");
+});
+
 test("what is only reserved has a limit of its own, where a policy says one", async () => {
   const code = `import mmap
 kept = []

@@ -161,6 +161,14 @@ const ENDS: readonly (readonly [what: string, code: string, remedy: RegExp, base
     /"limits":\{"memory":"2G"\}/,
   ],
   ["memory that is shared", "import mmap\nmmap.mmap(-1, 4096)", /"limits":\{"memory":null\}/],
+  ...[
+    "FileNotFoundError: No such file or directory (os error 2): some data.txt",
+    "[Errno 2] Failed to open local file 'some data.txt'. Detail",
+  ].map((words): (typeof ENDS)[number] => [
+    `a file, as libraries say it (${words.slice(0, 9)})`,
+    `import os\nif not os.path.exists('some data.txt'): sys.exit(${JSON.stringify(words)})`,
+    /^--allow-read '.*some data\.txt'$/,
+  ]),
   ["a module beside it", "import beside", /^--allow-read \S+$/],
   ["a variable", "import os\nos.environ['OF_ITS_USER']", /^-e OF_ITS_USER$/],
   ["a link", "import os\nos.symlink('x', 'out/link')", /^--allow-write \S+\/out$/],
