@@ -34,14 +34,19 @@ class Library:
     def __init__(self, folder):  # type: ignore[no-untyped-def]
         self.folder = folder  # that the package lies in
         self.modules = {}  # type: ignore[var-annotated] # by name: those that nobody else has
+        self.plane = os.environ.get("IPCCTL_PLANE")  # the script may empty its environment
         self.standard_folders = list(_standard_folders())
         self.origins = {}  # type: ignore[var-annotated] # of modules of the standard library
         self.builtins = dict(vars(builtins), __import__=self.import_)
+        self.threads = type(sys)("_thread")  # as it is before somebody has threads be something else, as gevent has
+        self.threads.__dict__.update(_thread.__dict__)
 
     # ---- what an import statement of ours does ----
 
     def import_(self, name, globals=None, locals=None, fromlist=(), level=0):  # type: ignore[no-untyped-def]
         full = name
+        if name == "_thread":
+            return self.threads
         if level:
             base = globals["__package__"].rsplit(".", level - 1)[0]
             full = base + "." + name if name else base
@@ -137,10 +142,12 @@ class Library:
         try:
             modules[name] = module = self.run(name, module, modules is not sys.modules)
         except BaseException:
-            modules.pop(name, None)
+            _forget(modules, name)
             raise
         finally:
             spec._initializing = False
+        if name == PACKAGE + "._console":
+            module.plane = self.plane
         if package is not None:
             setattr(package, child, module)  # not before it is whole: another thread would not wait for it
         return module
@@ -178,8 +185,7 @@ class Library:
             shelf, _, full = name.rpartition(":")
             for modules, key in ((sys.modules, name), (self.modules, full)) if shelf else ((sys.modules, name),):
                 if key in modules and _is_half_loaded(modules[key]):
-                    for part in [one for one in modules if one == key or one.startswith(key + ".")]:  # no package would know it
-                        del modules[part]
+                    _forget(modules, key)
 
     def find(self, name, path):  # type: ignore[no-untyped-def]
         spec = None if "." in name else BuiltinImporter.find_spec(name) or FrozenImporter.find_spec(name)
@@ -252,6 +258,14 @@ def _restore(name, module):  # type: ignore[no-untyped-def]
         sys.modules.pop(name, None)
     else:
         sys.modules[name] = module
+
+
+def _forget(modules, name):  # type: ignore[no-untyped-def]
+    """As if nobody had begun to load it: what of a package is there already, the next one would not have as an attribute."""
+    for key in [key for key in modules if key == name or key.startswith(name + ".")]:
+        modules.pop(key, None)
+    if name == PACKAGE:
+        sys.modules.pop(PACKAGE + "._ipcctl", None)  # which knows classes of the others
 
 
 def _is_missing(name, parts):  # type: ignore[no-untyped-def]

@@ -17,7 +17,7 @@ def refuse(library, error):  # type: ignore[no-untyped-def] # old Pythons read t
     contract = module_from_spec(spec)
     spec.loader.exec_module(contract)
     socket, mmap = library.module("_socket"), library.module("mmap")
-    meeting = _meet(socket)
+    meeting = _meet(library, socket)
     kept = []  # until the client has read it
     while True:
         payload, ancillary, _, _ = meeting.recvmsg(64, socket.CMSG_SPACE(4 * contract.CHANNEL_FDS_FORWARDED))
@@ -37,7 +37,7 @@ def refuse(library, error):  # type: ignore[no-untyped-def] # old Pythons read t
                 os.close(fd)
 
 
-def _meet(socket):  # type: ignore[no-untyped-def]
+def _meet(library, socket):  # type: ignore[no-untyped-def]
     passed = os.environ.pop("IPCCTL_PLANE_FD", None)
     if passed is not None:
         meeting = socket.socket(fileno=int(passed))
@@ -45,7 +45,7 @@ def _meet(socket):  # type: ignore[no-untyped-def]
         meeting.send(b"a")
         return meeting
     meeting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-    path = os.environ["IPCCTL_PLANE"]
+    path = library.plane
     folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         meeting.connect("/proc/self/fd/%d/%s" % (folder, os.path.basename(path)))

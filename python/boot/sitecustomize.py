@@ -28,22 +28,25 @@ def _begin() -> None:
     sys.meta_path.insert(0, Finder(library))  # before what looks into folders: one may be called so
     if os.environ.pop("IPCCTL_CONSOLE", "0") == "1" and "IPCCTL_PLANE" in os.environ:
         import _signal
-        import _thread
 
         if sys.version_info < (3, 13):
             # Older ones take the thread that imports it first for the main thread, and that could be the console's.
             library.import_("threading")
 
         started = False
-        places = {name: os.environ[name] for name in ("IPCCTL_PLANE", "IPCCTL_PLANE_FD") if name in os.environ}
+        plane_fd = os.environ.get("IPCCTL_PLANE_FD")
 
         def begin() -> None:
-            for name, place in places.items():
-                os.environ.setdefault(name, place)  # the script may have emptied it
+            nonlocal started
+            if plane_fd is not None:
+                os.environ.setdefault("IPCCTL_PLANE_FD", plane_fd)  # the script may have emptied it
             try:
                 library.console().serve()
             except BaseException as error:
-                library.refuse(error)
+                try:
+                    library.refuse(error)
+                except OSError:  # no descriptor is left, perhaps: the next signal tries again
+                    started = False
 
         def wake(number: int, frame: object) -> None:
             # In the main thread, between any two instructions of the script, perhaps in the middle of an import: nothing may
@@ -55,7 +58,7 @@ def _begin() -> None:
             elif not started:
                 started = True
                 try:
-                    _thread.start_new_thread(begin, ())
+                    library.threads.start_new_thread(begin, ())
                 except (RuntimeError, MemoryError):  # no room for a thread: the next signal tries again
                     started = False
 

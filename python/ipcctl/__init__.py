@@ -13,9 +13,11 @@ In a worker that ipcctl started::
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 from ._codec import BrokenChannel, DecodeError, EncodeError, JavaScriptError, SharedRingBuffer, undefined
@@ -52,6 +54,7 @@ __all__ = [
 eval, exec = evaluate, execute  # by the names of the built-ins, as ``ipcctl.eval``; ``from ipcctl import *`` leaves those alone
 
 _is_stopping = threading.Event()
+_LOOK_SECONDS = 0.05
 
 
 if TYPE_CHECKING:
@@ -104,14 +107,14 @@ def ready() -> None:
 def serve() -> None:
     """Answers calls in this thread until :func:`stop` is called or KeyboardInterrupt comes from outside. In the main thread SIGTERM
     (``ipcctl stop``) ends it like :func:`stop`: the call that runs may finish, and the script goes on behind this line. A handler of
-    the script's own stays.
+    the script's own stays. Where threads are greenlets, calls in one of them are answered in a thread of the system's.
 
     :raises RuntimeError: if this process was not started by ipcctl
     """
     from . import _console
     from ._serving import serving
 
-    path = os.environ.get("IPCCTL_PLANE")
+    path = os.environ.get("IPCCTL_PLANE") or _console.plane
     if path is None:
         raise RuntimeError("serve: not started by ipcctl (no IPCCTL_PLANE); start it with: ipcctl start SCRIPT")
     if threading.current_thread() is threading.main_thread():
@@ -122,7 +125,12 @@ def serve() -> None:
     one = serving()
     one.attach(path)
     ready()
-    one.serve(_is_stopping.is_set)
+    if threading.current_thread() is threading.main_thread() or threading.get_native_id() != os.getpid():
+        return one.serve(_is_stopping.is_set)
+    # One of gevent's or eventlet's: who waits for clients would hold up all of them, and any could be hit by an interrupt.
+    _thread.start_new_thread(one.serve, (_is_stopping.is_set,))
+    while not _is_stopping.is_set():
+        time.sleep(_LOOK_SECONDS)
 
 
 def _on_term(number: int, frame: object) -> None:
@@ -167,9 +175,10 @@ def pipe(name: str, timeout: float | None = None) -> Pipe:
     :raises TimeoutError: if none did within the time
     :raises RuntimeError: if this process was not started by ipcctl
     """
+    from . import _console
     from ._serving import serving
 
-    path = os.environ.get("IPCCTL_PLANE")
+    path = os.environ.get("IPCCTL_PLANE") or _console.plane
     if path is None:
         raise RuntimeError("pipe: not started by ipcctl (no IPCCTL_PLANE); start it with: ipcctl start SCRIPT")
     serving().attach(path)

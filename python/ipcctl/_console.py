@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from ._serving import Serving
 
 _lock = threading.Lock()
+#: The shim's socket as it was at the start, told by what loads this.
+plane: str | None = None
 
 
 def _nobody() -> Serving | None:
@@ -43,7 +45,7 @@ def serve() -> None:
         from ._serving import serving
 
         one = serving()
-        one.attach(os.environ["IPCCTL_PLANE"])
+        one.attach(os.environ.get("IPCCTL_PLANE") or plane or "")
         while not one.is_wanted_elsewhere and not one.is_abandoned:
             if not one.serve_if_free(lambda: one.is_wanted_elsewhere):
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import ast
 import builtins
 import inspect
@@ -183,7 +184,7 @@ class _Flusher:
             self._has_some.set()
         if not self._is_started:
             self._is_started = True
-            threading.Thread(target=self._run, name="ipcctl-output", daemon=True).start()
+            _thread.start_new_thread(self._run, ())
 
     def _run(self) -> None:
         while True:

@@ -5,6 +5,7 @@ That thread is the console's until :func:`ipcctl.serve` is called, then the call
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import functools
 import os
@@ -102,13 +103,15 @@ class Serving:
     def _meet(self) -> None:
         assert self._meeting is not None
         size = CHANNEL_FDS_FORWARDED * INT_BYTES
-        data, ancillary, _, _ = self._meeting.recvmsg(64, socket.CMSG_SPACE(size))
+        data, ancillary, flags, _ = self._meeting.recvmsg(64, socket.CMSG_SPACE(size))
         if not data:
             self._poll.unregister(self._meeting)
             self._meeting.close()
             self._meeting = None
             return
         fds = descriptors_of(ancillary)
+        if flags & socket.MSG_CTRUNC:
+            sys.stderr.write("ipcctl: a client was turned away: this process has no file descriptor left for its channel\n")
         for fd in fds:
             os.set_inheritable(fd, False)
         try:
@@ -442,7 +445,7 @@ class Serving:
         """The event loop of async functions, in a thread of its own."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="ipcctl-asyncio", daemon=True).start()
+            _thread.start_new_thread(self._loop.run_forever, ())
         return self._loop
 
     # ---- interrupts ----

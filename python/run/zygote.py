@@ -265,23 +265,11 @@ def open_streams(words_fd: int | None = None) -> None:
 
 def listen_for_console() -> None:
     """As python/boot does in a Python of its own."""
-    if os.environ.pop("IPCCTL_CONSOLE", "0") != "1" or "IPCCTL_PLANE" not in os.environ:
-        return
-    import _thread
-
     from ipcctl import _console
 
-    is_started = False
-
-    def wake(number: int, frame: object) -> None:
-        nonlocal is_started
-        if is_started:
-            _console.on_signal()
-        else:
-            is_started = True
-            _thread.start_new_thread(_console.serve, ())
-
-    signal.signal(signal.SIGURG, wake)
+    _console.plane = os.environ.get("IPCCTL_PLANE")  # it was the snapshot's
+    if os.environ.pop("IPCCTL_CONSOLE", "0") == "1" and _console.plane is not None:
+        signal.signal(signal.SIGURG, lambda number, frame: _console.on_signal())
 
 
 def run(arguments: list[str]) -> None:

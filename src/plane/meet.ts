@@ -83,7 +83,7 @@ export async function openSegment(
     if (label.length > 0 || (await isTaken(shim, segment))) return segment;
     if (!(await shim.state()).isAttached) throw notRunning(name); // it has just ended
     // A worker from an older snapshot, or with an older package of its own, is older than its shim.
-    if (version === SEGMENT_VERSION_MIN) throw unknownVersion(name);
+    if (version === SEGMENT_VERSION_MIN) throw notTaken(name);
     version = SEGMENT_VERSION_MIN;
   }
 }
@@ -317,8 +317,7 @@ function noRuntime(name: string): IpcError {
   });
 }
 
-function unknownVersion(name: string): IpcError {
-  return new IpcError("FAILED", `${name} runs a version of ipcctl that this one cannot speak to`, {
-    hint: `ipcctl restart ${name}`,
-  });
+function notTaken(name: string): IpcError {
+  const why = "it has no file descriptor left, or runs a version of ipcctl that this one cannot speak to";
+  return new IpcError("FAILED", `${name} takes no channel: ${why}`, { hint: `ipcctl restart ${name}` });
 }

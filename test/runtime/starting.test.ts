@@ -57,32 +57,60 @@ test("what is busy all the time and has no handler is told from what sleeps", as
   });
 });
 
-const WILFUL = `
-import _thread, os, sys, time
+const CRAMPED = `
+import os, resource, signal, socket, sys, time
 
 os.environ.clear()
 sys.path.insert(0, b"/")
-start, left, disturbed = _thread.start_new_thread, 3, None
+ours, theirs = socket.socketpair()
+ours.setblocking(False)
+signal.set_wakeup_fd(ours.fileno())
 
-def start_later(*args):
-    global left
-    left -= 1
-    if left >= 0: raise RuntimeError("can't start new thread")
-    return start(*args)
+def wait_for_a_try():
+    theirs.recv(64)
+    while len(sys._current_frames()) > 1: time.sleep(0.001)
 
-_thread.start_new_thread = start_later
-while True:
-    try:
-        time.sleep(0.05)
-    except RuntimeError as error:
-        disturbed = error
+size = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+roomy, files = resource.getrlimit(resource.RLIMIT_AS), resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, files[1]))
+resource.setrlimit(resource.RLIMIT_AS, (size + 1_000_000, roomy[1]))
+wait_for_a_try()
+resource.setrlimit(resource.RLIMIT_AS, roomy)
+wait_for_a_try()
+resource.setrlimit(resource.RLIMIT_NOFILE, files)
+while True: time.sleep(0.05)
 `;
 
-test("a script that has emptied its environment, or has no thread to spare at first, lets clients in and is not disturbed", async () => {
+test("a script that has emptied its environment, or has no room for a thread or a file at first, lets clients in and is not disturbed", async () => {
   await withDaemon(async (home) => {
-    await home.start("wilful", home.script("wilful.py", WILFUL));
+    await home.start("cramped", home.script("cramped.py", CRAMPED));
     using ipc = new Ipcctl(await home.connect());
-    using py = await ipc.worker("wilful", 100_000);
-    expect(await py.eval("[disturbed, left < 0]")).toEqual([null, true]);
+    using py = await ipc.worker("cramped", 100_000);
+    expect(await py.eval("1 + 1")).toBe(2);
+  });
+});
+
+/** What gevent and eventlet do, as far as it is of interest here: threads that are none, but parts of one. */
+const GREEN = `
+import _thread, threading, time
+
+def start(*args): raise AssertionError("a part of this thread would hold up all of it")
+
+_thread.start_new_thread = threading._start_new_thread = start
+threading.current_thread = object
+`;
+
+test("where a script's threads are parts of one, clients are served in another, which holds up none of them", async () => {
+  await withDaemon(async (home) => {
+    using ipc = new Ipcctl(await home.connect());
+    const seen: string[] = [];
+    for (const last of ["while True: time.sleep(0.05)", "import ipcctl\nipcctl.serve()"]) {
+      await home.start(`green${seen.length}`, home.script(`green${seen.length}.py`, `${GREEN}${last}\n`));
+      using py = await ipc.worker(`green${seen.length}`, 100_000);
+      const onOutput = (_: string, text: string): void => void seen.push(text.trim());
+      await py.eval("import os\nprint(os.getpid() != _thread.get_native_id())", { onOutput });
+      await py.eval("import asyncio\nawait asyncio.sleep(0)");
+    }
+    expect(seen).toEqual(["True", "True"]);
   });
 });
