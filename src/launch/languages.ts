@@ -265,12 +265,12 @@ function isHandedToPython(path: string): boolean {
   const [shebang, ...lines] = readHead(path).split("\n", HANDED_LINES);
   return (
     /^#!.*sh\b/.test(shebang!) &&
-    lines.some((line) => ITSELF.test(line) && (SAYS_PYTHON.test(line) || /^['"]+exec['"]/.test(line)))
+    lines.some((line) => HANDS_ON.test(line) || /^['"]+exec['"].*\s"?\$\{?0\}?"?(\s|$)/.test(line))
   );
 }
 
-/** As a word: a file beside it is another one. */
-const ITSELF = /\s"?\$\{?0\}?"?(\s|$)/;
+/** As its program: behind options alone. As an argument of other code, or as a part of another path, it is not run. */
+const HANDS_ON = /(python|pypy|graalpy|jython)[\w.-]*["')}]*(\s+(-[XW]\s+[^\s-]\S*|-\S+))*\s+"?\$\{?0\}?"?(\s|$)/;
 
 function wordsOf(app: Launchable, isOnce: boolean): string[] {
   const given = interpreterWords(app.interpreter);

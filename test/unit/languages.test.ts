@@ -43,9 +43,10 @@ put("plain/tool", "#!/bin/sh\n");
 put("plain/poly.py", "#!/bin/sh\n");
 put("plain/handed", '#!/bin/sh\n"exec" "python3" "-u" "$0" "$@"\n');
 put("plain/wrapped", '#!/bin/sh\nexec python3 "$(dirname "$0")/x.py" "$@"\n');
+put("plain/where", `#!/bin/sh\nat=$(python3 -c 'import os, sys; print(os.path.realpath(sys.argv[1]))' "$0")\n`);
 // What a shell and Python can both read: it is for Python.
 put("plain/colon", '#!/bin/sh\n""":"\nexec python3 "$0" "$@"\n":"""\n');
-put("plain/quoted", `#!/bin/sh\n''''exec /opt/python3 -u -- "$0" "$@" # '''\n`);
+put("plain/quoted", `#!/bin/sh\n''''exec /opt/python3 -u -X dev -- "$0" "$@" # '''\n`);
 put("plain/which", `#!/bin/sh\n'''which' python3 >/dev/null && exec python3 "$0" "$@"\n'''\n`);
 put("plain/variable", `#!/bin/sh\n'''exec' "$PYTHON" "$0" "$@"\n' '''\n`);
 put("plain/uvshort", "#!/usr/bin/env -S uv run -qs\n");
@@ -100,6 +101,7 @@ const CASES: readonly (readonly [Wanted, Expected])[] = [
   [{ script: "handed" }, ["python3 -u handed", "environment", "no-network"]],
   [{ script: "asked" }, ["/bin/sh asked", "environment", "no-network"]],
   [{ script: "wrapped" }, ["/bin/sh wrapped", "none", "trusted"]],
+  [{ script: "where" }, ["/bin/sh where", "none", "trusted"]],
   ...["colon", "quoted", "which", "variable"].map((script): (typeof CASES)[number] => [
     { script },
     [`/bin/sh ${script}`, "environment", "no-network"],
