@@ -187,9 +187,8 @@ export const SYSTEM_PATH = "/bin:/usr/bin";
 /** A chain of wrappers and `#!` lines that is longer leads nowhere. */
 const DEPTH_MAX = 16;
 
-/** As many characters as the kernel looks at, and lines in which a script hands itself on. */
+/** As many characters as the kernel looks at. */
 const SHEBANG_MAX = 256;
-const HANDED_LINES = 10;
 
 /** In the place of a script: Python reads it from its standard input. For what is run once. */
 export const STDIN = "-";
@@ -262,15 +261,25 @@ const SAYS_PYTHON = /(python|pypy|graalpy|jython)[\w.-]*(?![\w./-])/;
 
 /** Whether the shell that reads it first hands it on to a Python, in whatever way both of them can read. */
 function isHandedToPython(path: string): boolean {
-  const [shebang, ...lines] = readHead(path).split("\n", HANDED_LINES);
-  return (
-    /^#!.*sh\b/.test(shebang!) &&
-    lines.some((line) => HANDS_ON.test(line) || /^['"]+exec['"].*\s"?\$\{?0\}?"?(\s|$)/.test(line))
-  );
+  return linesOfShell(path).some((line) => HANDS_ON.test(line) || QUOTED_EXEC.test(line));
 }
 
-/** As its program: behind options alone. As an argument of other code, or as a part of another path, it is not run. */
-const HANDS_ON = /(python|pypy|graalpy|jython)[\w.-]*["')}]*(\s+(-[XW]\s+[^\s-]\S*|-\S+))*\s+"?\$\{?0\}?"?(\s|$)/;
+/** Whether it is a shell's, and hands what it is given on to a Python: as wrappers do that somebody has written. */
+function wrapsPython(path: string): boolean {
+  return linesOfShell(path).some((line) => PASSES_ON.test(line));
+}
+
+function linesOfShell(path: string): readonly string[] {
+  const [shebang, ...lines] = readHead(path).split("\n");
+  return /^#!.*sh\b/.test(shebang!) ? lines.filter((line) => !line.trimStart().startsWith("#")) : [];
+}
+
+/** A Python, with options of its own. */
+const CALL = String.raw`(python|pypy|graalpy|jython)[\w.-]*["')}]*(\s+(-[XW]\s+[^\s-]\S*|-\S+))*\s+`;
+/** The file as its program: behind options alone. As an argument of other code, or as a part of another path, it is not run. */
+const HANDS_ON = new RegExp(String.raw`${CALL}"?\$\{?0\}?"?(\s|$)`);
+const PASSES_ON = new RegExp(String.raw`${CALL}"?\$\{?[@*]\}?"?(\s|$)`);
+const QUOTED_EXEC = /^['"]+exec['"].*\s"?\$\{?0\}?"?(\s|$)/;
 
 function wordsOf(app: Launchable, isOnce: boolean): string[] {
   const given = interpreterWords(app.interpreter);
@@ -375,6 +384,7 @@ function seeThrough(words: readonly string[], where: Where, depth: number): Seen
       const { explicit: whole = inner } = inner;
       const written = at === 0 || whole.uv ? putBehind(argv.slice(0, at), whole, change) : undefined;
       if (inner.language === "python") return end("python", inner.boot === "none" ? "none" : boot, written);
+      if (inner.language === "shell" && wrapsPython(file!)) return end("python", boot, written);
       return end(inner.language, "none", written);
     }
     const language = NAMES[name] ?? (file === undefined ? undefined : NAMES[basename(realOf(file))]);

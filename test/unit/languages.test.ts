@@ -43,7 +43,12 @@ put("plain/tool", "#!/bin/sh\n");
 put("plain/poly.py", "#!/bin/sh\n");
 put("plain/handed", '#!/bin/sh\n"exec" "python3" "-u" "$0" "$@"\n');
 put("plain/wrapped", '#!/bin/sh\nexec python3 "$(dirname "$0")/x.py" "$@"\n');
-put("plain/where", `#!/bin/sh\nat=$(python3 -c 'import os, sys; print(os.path.realpath(sys.argv[1]))' "$0")\n`);
+put("bin/ours", '#!/bin/sh\nset -e\nexec /opt/python3 -u "$@"\n', 0o755);
+put("plain/ours", "#!/usr/bin/env ours\n");
+put(
+  "plain/where",
+  `#!/bin/sh\n# not python3 "$0"\nat=$(python3 -c 'import os, sys; print(os.path.realpath(sys.argv[1]))' "$0")\n`,
+);
 // What a shell and Python can both read: it is for Python.
 put("plain/colon", '#!/bin/sh\n""":"\nexec python3 "$0" "$@"\n":"""\n');
 put("plain/quoted", `#!/bin/sh\n''''exec /opt/python3 -u -X dev -- "$0" "$@" # '''\n`);
@@ -101,6 +106,8 @@ const CASES: readonly (readonly [Wanted, Expected])[] = [
   [{ script: "handed" }, ["python3 -u handed", "environment", "no-network"]],
   [{ script: "asked" }, ["/bin/sh asked", "environment", "no-network"]],
   [{ script: "wrapped" }, ["/bin/sh wrapped", "none", "trusted"]],
+  [{ script: "ours" }, ["ours ours", "environment", "no-network"]],
+  [{ script: "x", interpreter: "ours" }, ["ours x", "environment", "no-network"]],
   [{ script: "where" }, ["/bin/sh where", "none", "trusted"]],
   ...["colon", "quoted", "which", "variable"].map((script): (typeof CASES)[number] => [
     { script },
