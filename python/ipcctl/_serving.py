@@ -12,6 +12,7 @@ import os
 import platform
 import select
 import socket
+import sys
 import threading
 import time
 import traceback

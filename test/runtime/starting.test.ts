@@ -114,3 +114,21 @@ test("where a script's threads are parts of one, clients are served in another, 
     expect(seen).toEqual(["True", "True"]);
   });
 });
+
+test("a worker that has no descriptor left for a channel says so, and takes the next one when it has", async () => {
+  await withDaemon(async (home) => {
+    await home.start("full", home.script("full.py", SLEEP));
+    using ipc = new Ipcctl(await home.connect());
+    using py = await ipc.worker("full", 100_000);
+    await py.eval("import resource\nfiles = resource.getrlimit(resource.RLIMIT_NOFILE)");
+    await py.eval("resource.setrlimit(resource.RLIMIT_NOFILE, (3, files[1]))");
+    const error = (await ipc.worker("full", 100_000).catch((one: unknown) => one)) as IpcError;
+    expect(error.message).toStartWith("full takes no channel: it has no file descriptor left, or");
+    const isSaid = async (): Promise<boolean> =>
+      (await home.errorLines("full")).join().includes("no file descriptor left");
+    await waitUntil(isSaid, "its log says so as well");
+    await py.eval("resource.setrlimit(resource.RLIMIT_NOFILE, files)");
+    using next = await ipc.worker("full", 100_000);
+    expect(await next.eval("1 + 1")).toBe(2);
+  });
+});
