@@ -33,6 +33,7 @@ class Library:
 
     def __init__(self, folder):  # type: ignore[no-untyped-def]
         self.folder = folder  # that the package lies in
+        self.spawned = os.path.join(folder, "spawned")  # where it is found without us
         self.modules = {}  # type: ignore[var-annotated] # by name: those that nobody else has
         self.plane = os.environ.get("IPCCTL_PLANE")  # the script may empty its environment
         self.standard_folders = list(_standard_folders())
@@ -199,7 +200,7 @@ class Library:
             found = sys.modules[PACKAGE]
             return found is not self.modules.get(PACKAGE) and hasattr(found, "serve")
         spec = PathFinder.find_spec(PACKAGE)
-        if spec is None or spec.loader is None or not spec.has_location:
+        if spec is None or spec.loader is None or not spec.has_location or spec.origin.startswith(self.spawned + os.sep):
             return False
         script = getattr(sys.modules.get("__main__"), "__file__", None)
         if script is not None and os.path.abspath(script) == os.path.abspath(spec.origin):

@@ -25,6 +25,7 @@ def _begin() -> None:
     make_whole()
     sys.path[:] = [entry for entry in sys.path if entry != here]
     library = Library(os.path.dirname(here))
+    sys.path.append(library.spawned)  # handed on to processes of multiprocessing that are spawned, and run without this
     sys.meta_path.insert(0, Finder(library))  # before what looks into folders: one may be called so
     if os.environ.pop("IPCCTL_CONSOLE", "0") == "1" and "IPCCTL_PLANE" in os.environ:
         import _signal

@@ -16,6 +16,7 @@ from __future__ import annotations
 import _thread
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -104,6 +105,12 @@ def ready() -> None:
             control.send(b"READY")
 
 
+def _is_imported_for_a_child() -> bool:
+    """As multiprocessing tells it itself, where a script would start further processes."""
+    processes = sys.modules.get("multiprocessing.process")
+    return processes is not None and getattr(processes.current_process(), "_inheriting", False)
+
+
 def serve() -> None:
     """Answers calls in this thread until :func:`stop` is called or KeyboardInterrupt comes from outside. In the main thread SIGTERM
     (``ipcctl stop``) ends it like :func:`stop`: the call that runs may finish, and the script goes on behind this line. A handler of
@@ -114,6 +121,8 @@ def serve() -> None:
     from . import _console
     from ._serving import serving
 
+    if _is_imported_for_a_child():
+        raise RuntimeError('serve: multiprocessing imports this script in each process that it spawns; write: if __name__ == "__main__": ipcctl.serve()')
     path = os.environ.get("IPCCTL_PLANE") or _console.plane
     if path is None:
         raise RuntimeError("serve: not started by ipcctl (no IPCCTL_PLANE); start it with: ipcctl start SCRIPT")

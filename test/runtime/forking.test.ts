@@ -146,3 +146,42 @@ test("children import what the console's thread was just loading", async () => {
     expect(await py.eval("os.waitstatus_to_exitcode(ended[1])")).toBe(7);
   });
 });
+
+const SPAWNING = `
+import multiprocessing
+import ipcctl
+
+@ipcctl.expose
+def twice(number): return 2 * number
+
+@ipcctl.expose
+def mapped(method):
+    with multiprocessing.get_context(method).Pool(1) as pool: return pool.map(twice, [1, 2, 3])
+
+@ipcctl.expose
+def served():
+    process = multiprocessing.get_context("spawn").Process(target=twice, args=(1,))
+    process.start()
+    process.join()
+    return process.exitcode
+
+`;
+const GUARD = 'if __name__ == "__main__": ';
+
+test("children that are spawned find the package, and do not serve in the place of what they are for", async () => {
+  await withDaemon(async (home) => {
+    using ipc = new Ipcctl(await home.connect());
+    const start = async (name: string, guard: string): Promise<PythonWorker> => {
+      await home.start(name, home.script(`${name}.py`, `${SPAWNING}${guard}ipcctl.serve()\n`));
+      return await ipc.worker(name, 100_000);
+    };
+    using py = await start("spawning", GUARD);
+    for (const method of ["spawn", "forkserver"])
+      expect(await py.callWith("mapped", [method], { timeout: 60_000 })).toEqual([2, 4, 6]);
+    expect(await py.callWith("served", [], { timeout: 60_000 })).toBe(0);
+    using unguarded = await start("unguarded", "");
+    expect(await unguarded.callWith("served", [], { timeout: 60_000 })).toBe(1);
+    const way = `write: ${GUARD}ipcctl.serve()`;
+    await waitUntil(async () => (await home.errorLines("unguarded")).join().includes(way), "it says how to write it");
+  });
+});
