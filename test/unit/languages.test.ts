@@ -45,10 +45,8 @@ put("plain/handed", '#!/bin/sh\n"exec" "python3" "-u" "$0" "$@"\n');
 put("plain/wrapped", '#!/bin/sh\nexec python3 "$(dirname "$0")/x.py" "$@"\n');
 put("bin/ours", '#!/bin/sh\nset -e\nexec /opt/python3 -u "$@"\n', 0o755);
 put("plain/ours", "#!/usr/bin/env ours\n");
-put(
-  "plain/where",
-  `#!/bin/sh\n# not python3 "$0"\nat=$(python3 -c 'import os, sys; print(os.path.realpath(sys.argv[1]))' "$0")\n`,
-);
+put("plain/where", `#!/bin/sh\npython3 -c 'import sys; print(sys.argv[1])' "$0"\n`);
+put("plain/remark", `#!/bin/sh\n# not python3 "$0"\n`);
 // What a shell and Python can both read: it is for Python.
 put("plain/colon", '#!/bin/sh\n""":"\nexec python3 "$0" "$@"\n":"""\n');
 put("plain/quoted", `#!/bin/sh\n''''exec /opt/python3 -u -X dev -- "$0" "$@" # '''\n`);
@@ -109,6 +107,7 @@ const CASES: readonly (readonly [Wanted, Expected])[] = [
   [{ script: "ours" }, ["ours ours", "environment", "no-network"]],
   [{ script: "x", interpreter: "ours" }, ["ours x", "environment", "no-network"]],
   [{ script: "where" }, ["/bin/sh where", "none", "trusted"]],
+  [{ script: "remark" }, ["/bin/sh remark", "none", "trusted"]],
   ...["colon", "quoted", "which", "variable"].map((script): (typeof CASES)[number] => [
     { script },
     [`/bin/sh ${script}`, "environment", "no-network"],
