@@ -1,9 +1,11 @@
 /** Where everything lives: XDG directories, systemd's own, or one `IPCCTL_HOME`. */
+import { existsSync } from "node:fs";
 import { dirname, isAbsolute, join, resolve } from "node:path";
+import { readText } from "./bytes.ts";
 import { IpcError } from "./errors.ts";
 import { absolutePath } from "./working-directory.ts";
 
-/** Absolute paths of one installation of the daemon. Nothing here touches the disk. */
+/** Absolute paths of one installation of the daemon. Nothing here is made. */
 export type Paths = {
   /** Control socket. */
   readonly socket: string;
@@ -18,20 +20,28 @@ export type Paths = {
   readonly daemonLog: string;
   /** Environments of packages that are made for workers; may be removed while none runs. */
   readonly environmentsDir: string;
-  /** `config.json` of the daemon, may be absent. */
+  /** The daemon's configuration, in the form of a project file; may be absent. */
   readonly config: string;
 };
 
 type Env = Readonly<Record<string, string | undefined>>;
 
-/** Computes the paths from the environment; `socket` (the `--socket` flag) wins over all. Relative values are ignored, as XDG says. */
-export function resolvePaths(env: Env, uid: number, socketFlag?: string): Paths {
+/**
+ * Computes the paths from the environment; relative values are ignored, as XDG says.
+ * @param socketFlag wins over the environment, and that over the configuration
+ * @param configFlag the file instead of the usual one
+ * @throws IpcError BAD_CONFIG if it cannot be read: it may name the socket
+ */
+export function resolvePaths(env: Env, uid: number, socketFlag?: string, configFlag?: string): Paths {
   const home = ours(env, "IPCCTL_HOME");
   const stateDir = home ? join(home, "state") : stateDirOf(env, uid);
   const runtimeDir = home ? join(home, "run") : runtimeDirOf(env, uid, stateDir);
+  const config =
+    configFlag === undefined ? join(home ?? configDirOf(env, uid), "config.json") : absolutePath(configFlag);
   const socket =
     (socketFlag === undefined ? undefined : absolutePath(socketFlag)) ??
     ours(env, "IPCCTL_SOCKET") ??
+    configuredSocket(config) ??
     join(runtimeDir, "ipcctl.sock");
   return {
     socket,
@@ -42,8 +52,26 @@ export function resolvePaths(env: Env, uid: number, socketFlag?: string): Paths 
     workersDir: join(stateDir, "workers"),
     daemonLog: join(home ? join(home, "log") : (absolute(env.LOGS_DIRECTORY) ?? stateDir), "daemon.log"),
     environmentsDir: join(home ? join(home, "cache") : cacheDirOf(env, uid, stateDir), "environments"),
-    config: home ? join(home, "config.json") : join(configDirOf(env, uid), "config.json"),
+    config,
   };
+}
+
+/** Clients look for it as well, so only what they need is read; the daemon checks the rest. A relative path begins at the file's folder. */
+function configuredSocket(config: string): string | undefined {
+  if (!existsSync(config)) return undefined;
+  const bad = (why: string): IpcError =>
+    new IpcError("BAD_CONFIG", `${config}: ${why}`, {
+      hint: "mend it, or say where the daemon listens with --socket or IPCCTL_SOCKET",
+    });
+  let value: { daemon?: { socket_path?: unknown } | null } | null;
+  try {
+    value = JSON.parse(readText(config)) as typeof value;
+  } catch (error) {
+    throw bad((error as Error).message);
+  }
+  const path = value?.daemon?.socket_path ?? undefined;
+  if (path !== undefined && (typeof path !== "string" || path === "")) throw bad("daemon.socket_path is no path");
+  return path === undefined ? undefined : resolve(dirname(config), path);
 }
 
 /** Of our own variables a relative value is an error: the daemon of another folder would answer. */

@@ -30,7 +30,10 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
   program
     .description("process manager for Python workers: keeps them running, keeps their logs, loses none of them")
     .version(VERSION, "--version", "print the version")
-    .option("--socket <path>", "control socket of the daemon (or IPCCTL_SOCKET)")
+    .option(
+      "--socket <path>",
+      "control socket of the daemon (or IPCCTL_SOCKET; else daemon.socket_path of its config.json)",
+    )
     .option("--json", "machine-readable answer on stdout, errors as JSON on stderr")
     .addOption(new Option("--color <when>", "colour the output").choices(["auto", "always", "never"]).default("auto"))
     .option("--no-autostart", "fail instead of starting a daemon where none answers")

@@ -55,7 +55,7 @@ export async function runDaemon(args: readonly string[]): Promise<void> {
 
 async function serve(options: DaemonOptions): Promise<void> {
   const uid = process.getuid!();
-  const paths = resolvePaths(process.env, uid, options.socket);
+  const paths = resolvePaths(process.env, uid, options.socket, options.config);
   const daemonUmask = process.umask(0o077);
   requireFolder(paths.stateDir);
   requireFolder(paths.workersDir);
@@ -261,8 +261,8 @@ async function serve(options: DaemonOptions): Promise<void> {
   setInterval(() => [paths.socket, paths.lock].forEach(touch), TOUCH_MS).unref();
   /** Known apps keep the state that was last asked of them; a restart of the daemon starts nothing that was stopped. */
   const startConfigured = async (): Promise<void> => {
-    const path = options.config ?? (existsSync(paths.config) ? paths.config : undefined);
-    if (path === undefined) return;
+    const path = paths.config;
+    if (options.config === undefined && !existsSync(path)) return;
     const { readProjectApps } = await import("../protocol/project.ts");
     for (const app of readProjectApps(path)) {
       if (registry.find(app.name) !== undefined || app.auto_start === false) continue;
@@ -306,15 +306,14 @@ async function serve(options: DaemonOptions): Promise<void> {
 
 /** What would keep a daemon from starting, found out beside one that runs: its lock is left alone. */
 async function checkStart(options: DaemonOptions): Promise<void> {
-  const paths = resolvePaths(process.env, process.getuid!(), options.socket);
+  const paths = resolvePaths(process.env, process.getuid!(), options.socket, options.config);
   requireShim();
   for (const folder of [paths.stateDir, paths.workersDir, dirname(paths.daemonLog)]) requireFolder(folder);
   requireSocketFolder(paths.runtimeDir, process.getuid!());
   requireReadableSchema(paths.database);
-  const config = options.config ?? (existsSync(paths.config) ? paths.config : undefined);
-  if (config === undefined) return;
+  if (options.config === undefined && !existsSync(paths.config)) return;
   const { readProjectApps } = await import("../protocol/project.ts");
-  readProjectApps(config);
+  readProjectApps(paths.config);
 }
 
 function requireShim(): void {

@@ -15,11 +15,18 @@ import { findDuplicateKey } from "./json-keys.ts";
 /** An app as it was written: its fields are checked where it is started. */
 export type Definition = Record<string, unknown> & { name: string };
 
-/** `daemon` is bunctl's: its socket and log level have other places here. */
+/** Of bunctl's other keys the log level has another place here. */
+const daemonShape = z.looseObject({
+  socket_path: z
+    .string()
+    .min(1)
+    .optional()
+    .meta({ description: "where the daemon whose configuration this is listens; a relative path begins at this file" }),
+});
 const projectShape = z.strictObject({
   $schema: z.string().optional(),
-  apps: z.array(z.looseObject({ name: z.string().min(1) })),
-  daemon: z.unknown().optional(),
+  apps: z.array(z.looseObject({ name: z.string().min(1) })).optional(),
+  daemon: daemonShape.nullish(),
   default_policy: z.string().min(1).optional(),
 });
 
@@ -27,10 +34,13 @@ const projectShape = z.strictObject({
 export function projectJsonSchema(): object {
   const apps = z.array(appShape.omit({ base_env: true, base_nofile: true, base_umask: true, policy_wanted: true }));
   const default_policy = z.string().min(1).optional();
-  return z.toJSONSchema(z.strictObject({ $schema: z.string().optional(), apps, default_policy }), {
-    io: "input",
-    unrepresentable: "any",
-  });
+  return z.toJSONSchema(
+    z.strictObject({ $schema: z.string().optional(), apps, daemon: daemonShape.optional(), default_policy }),
+    {
+      io: "input",
+      unrepresentable: "any",
+    },
+  );
 }
 
 /** Apps of a file, in its order, as written. @throws IpcError BAD_CONFIG naming the file and the place in it. */
@@ -55,7 +65,8 @@ function readProjectFile(path: string): { apps: Definition[]; defaultPolicy: str
   if (duplicate !== undefined) throw bad(`duplicate field ${JSON.stringify(duplicate)}`);
   const result = projectShape.safeParse(Array.isArray(value) ? { apps: value } : value);
   if (!result.success) throw bad(explainIssue(result.error.issues[0]!));
-  const { apps } = result.data;
+  const { apps = [], daemon } = result.data;
+  if (result.data.apps === undefined && !daemon) throw bad("there are no apps in it");
   const twice = apps.find((app, index) => apps.findIndex(({ name }) => name === app.name) !== index);
   if (twice) throw bad(`two apps are named ${JSON.stringify(twice.name)}`);
   return { apps, defaultPolicy: result.data.default_policy };

@@ -1,7 +1,7 @@
 import { expect, test } from "bun:test";
-import { chmodSync, existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Home, isAlive, ROOT, waitUntil } from "../home.ts";
+import { Home, isAlive, outcomeOf, ROOT, waitUntil } from "../home.ts";
 
 /** A notify socket as systemd's: prints each datagram as one JSON line. */
 const RECEIVER = `
@@ -160,6 +160,38 @@ test("daemon --config starts the apps that are not known yet, and leaves alone w
   daemon = serve();
   expect(await daemon.exited).toBe(78);
   expect(readFileSync(join(home.dir, "stderr"), "utf8")).toContain('"appps"');
+});
+
+test("the configuration says where the daemon listens, for it and for all who ask", async () => {
+  await using home = new Home();
+  mkdirSync(join(home.dir, "home/own"), { recursive: true, mode: 0o700 });
+  const config = join(home.dir, "home/config.json");
+  writeFileSync(config, JSON.stringify({ daemon: { socket_path: "own/sock" } }));
+  home.script("w.py", "import time\ntime.sleep(600)\n");
+  expect(await home.cli("start", "w.py")).toMatchObject({ status: 0 });
+  const socket = join(home.dir, "home/own/sock");
+  expect(existsSync(socket)).toBe(true);
+  expect(existsSync(home.paths.socket)).toBe(false);
+  expect((await home.cli("--no-autostart", "--socket", socket, "status")).stdout).toContain("w.py");
+  const script = home.script(
+    "program.ts",
+    `import { connect } from "${ROOT}/src/index.ts"; using ipc = await connect({ autostart: false }); console.log("reached")`,
+  );
+  const program = Bun.spawn([process.execPath, script], { env: home.env, stdio: ["ignore", "pipe", "pipe"] });
+  expect(await outcomeOf(program)).toEqual({ status: 0, stdout: "reached\n", stderr: "" });
+  const elsewhere = await home.cli("--no-autostart", "--socket", join(home.dir, "home/sock"), "status");
+  expect(elsewhere.stderr).toContain("no daemon answers");
+  for (const [text, why] of [
+    ['{"daemon":{"socket_path":7}}', "daemon.socket_path is no path"],
+    ["{", "JSON"],
+  ] as const) {
+    writeFileSync(config, text);
+    const { status, stderr } = await home.cli("status");
+    expect({ status, stderr }).toEqual({ status: 2, stderr: expect.stringContaining(`ipcctl: ${config}: `) });
+    expect(stderr).toContain(why);
+    expect((await home.cli("--socket", socket, "status")).stdout).toContain("w.py");
+  }
+  await home.cli("--socket", socket, "daemon", "stop");
 });
 
 test("daemon --stop-workers ends them with itself, and they are wanted again by the next", async () => {
