@@ -1,4 +1,5 @@
 /** What every command gets: the global flags, the paths, the three streams, and a connection when it asks for one. */
+import { Chalk, type ChalkInstance } from "chalk";
 import { fstatSync, writeSync } from "node:fs";
 import { unreadableVariables } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
@@ -20,14 +21,16 @@ export type GlobalFlags = {
 export class Context {
   readonly flags: GlobalFlags;
   readonly paths: Paths;
-  readonly isColored: boolean;
+  /** Text as it looks on a terminal; the text alone where there are no colours. */
+  readonly style: ChalkInstance;
   /** The folder that the user stands in; nothing if it was deleted. */
   readonly here = workingDirectory();
 
   constructor(flags: GlobalFlags) {
     this.flags = flags;
     this.paths = resolvePaths(process.env, process.getuid!(), flags.socket);
-    this.isColored = !flags.json && wantsColor(flags.color, process.env, isTerminal(1));
+    const isColored = !flags.json && wantsColor(flags.color, process.env, isTerminal(1));
+    this.style = new Chalk({ level: isColored ? 1 : 0 });
   }
 
   /** Where programs start and their files are looked for. @throws IpcError USAGE where its name is no text */
@@ -73,11 +76,6 @@ export class Context {
   /** An error on stderr, as text or as JSON. */
   fail(error: Failure): void {
     writeError(error, this.isJson);
-  }
-
-  /** One SGR style around a text, or the text alone. */
-  style(code: number, text: string): string {
-    return this.isColored ? `\u001b[${code}m${text}\u001b[0m` : text;
   }
 }
 

@@ -34,7 +34,11 @@ export async function doctor(context: Context): Promise<number> {
     await checkRuntime(),
   ];
   if (context.isJson) context.print(JSON.stringify(checks, null, 2));
-  const MARKS = { ok: context.style(32, "ok  "), warn: context.style(33, "warn"), fail: context.style(31, "FAIL") };
+  const MARKS = {
+    ok: context.style.green("ok  "),
+    warn: context.style.yellow("warn"),
+    fail: context.style.red("FAIL"),
+  };
   for (const check of context.isJson ? [] : checks) {
     context.print(`${MARKS[check.status]}  ${check.name.padEnd(18)} ${check.detail}`);
     if (check.remedy !== undefined) context.print(`      ${" ".repeat(18)} → ${check.remedy}`);

@@ -6,7 +6,7 @@ import { endOfVisible, visible } from "./visible.ts";
 export type Source = { readonly name: string; readonly dir: string };
 export type SourcedPiece = { readonly source: Source; readonly piece: LogPiece };
 
-const COLORS = [36, 35, 33, 32, 34, 31];
+const COLORS = ["cyan", "magenta", "yellow", "green", "blue", "red"] as const;
 const CARRIAGE_RETURN = 0x0d;
 const NEWLINE = Buffer.from("\n");
 const NOTHING = new Uint8Array(0);
@@ -42,7 +42,7 @@ export class LogPrinter {
     const names = new Map(
       sources.map((source, index) => {
         const name = printable(source.name).padEnd(width);
-        const text = sources.length > 1 ? `${context.style(COLORS[index % COLORS.length]!, name)} | ` : "";
+        const text = sources.length > 1 ? `${context.style[COLORS[index % COLORS.length]!](name)} | ` : "";
         return [source, Buffer.from(text)];
       }),
     );

@@ -67,12 +67,12 @@ function hang(text: string, width: number): string {
 const HEAD_COLUMNS = 55;
 const INDENT = " ".repeat(6);
 
-/** A sign, and its colour (SGR): red, green, yellow. */
-const MARKS = { denied: ["-", 31], granted: ["+", 32], limited: ["~", 33] } as const;
+/** A sign and its colour. */
+const MARKS = { denied: ["-", "red"], granted: ["+", "green"], limited: ["~", "yellow"] } as const;
 
 function mark(context: Context, verdict: keyof typeof MARKS): string {
   const [sign, color] = MARKS[verdict];
-  return context.style(color, sign);
+  return context.style[color](sign);
 }
 
 function variables(context: Context): Variables {

@@ -14,18 +14,14 @@ import type { Connection } from "../sdk/connection.ts";
 import { isTerminal, terminalWidth, printable, type Context } from "./context.ts";
 import { pick } from "./select.ts";
 
-const GREEN = 32;
-const YELLOW = 33;
-const RED = 31;
-const DIM = 2;
-const STATE_COLORS: Record<StateWord, number> = {
-  Running: GREEN,
-  Starting: YELLOW,
-  Stopping: YELLOW,
-  Backoff: YELLOW,
-  Stopped: DIM,
-  Crashed: RED,
-};
+const STATE_COLORS = {
+  Running: "green",
+  Starting: "yellow",
+  Stopping: "yellow",
+  Backoff: "yellow",
+  Stopped: "dim",
+  Crashed: "red",
+} as const satisfies Record<StateWord, string>;
 
 type Column = { readonly title: string; readonly cell: (worker: WorkerStatus) => string; readonly isRight?: boolean };
 
@@ -119,9 +115,9 @@ export function renderTable(context: Context, workers: readonly WorkerStatus[], 
       const blanks = " ".repeat(column.width - Bun.stringWidth(cell));
       const styled =
         index === 0
-          ? context.style(DIM, cell)
+          ? context.style.dim(cell)
           : column.title === "state"
-            ? context.style(STATE_COLORS[workers[index - 1]!.state], cell)
+            ? context.style[STATE_COLORS[workers[index - 1]!.state]](cell)
             : cell;
       return column.isRight ? blanks + styled : styled + blanks;
     });
@@ -212,7 +208,7 @@ async function printDescription(context: Context, all: WorkerDescription): Promi
     style: { "padding-left": 0, "padding-right": 0, head: [], border: [] },
   });
   const row = (key: string, value: unknown): void =>
-    void table.push([context.style(DIM, key), printable(show(value, key))]);
+    void table.push([context.style.dim(key), printable(show(value, key))]);
   for (const [key, value] of Object.entries(fields)) row(key, value);
   for (const [key, value] of Object.entries(definition)) if (!(key in fields) && key !== "base_env") row(key, value);
   for (const limit of limits) row(`limit ${limit.name}`, `${limit.value} by ${limit.mechanism}`);
