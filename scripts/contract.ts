@@ -1,5 +1,6 @@
 /** What is written from `contract/`: the header for C, the module for Python, and the tables in the documents. */
 import { LIMITS } from "../contract/limits.ts";
+import { ARCHITECTURES, PARTS_FOLDERS } from "../contract/parts.ts";
 import * as messages from "../contract/messages.ts";
 import * as segment from "../contract/segment.ts";
 import * as shim from "../contract/shim.ts";
@@ -137,12 +138,21 @@ export function contractModule(): string {
     `\n# ${one.says}\n${namesOf(one)
       .map(([name, value]) => `${name} = ${literal(value)}\n`)
       .join("")}`;
-  return `"""Numbers that this package shares with its clients and with the shim.
+  return `"""Numbers and names that this package shares with its clients and with the shim.
 
 Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 MAGIC = b"${segment.MAGIC}"
+
+# Where compiled parts lie, seen from the folder of an installation.
+PARTS_FOLDERS = (
+${PARTS_FOLDERS.map((folder) => `    "${folder}",\n`).join("")})
+
+# What stands for {} in it, by the kernel's name of an architecture.
+ARCHITECTURES = {${Object.entries(ARCHITECTURES)
+    .map(([kernel, name]) => `"${kernel}": "${name}"`)
+    .join(", ")}}
 ${[
   ...PARTS.filter(({ isForPython }) => isForPython),
   { name: "*_MAX", numbers: PYTHON_LIMITS, says: "Limits, as docs/limits.md has them." },

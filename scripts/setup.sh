@@ -24,9 +24,6 @@ sh native/build.sh >&2
 sh native/build-python.sh >/dev/null
 sh native/build-node.sh >&2
 # One file, which takes the daemon less memory than the modules one by one; compiled ahead, which takes a command less time.
-if [ ! -f build/js/main.js ] || [ -n "$(find contract src package.json bun.lock -newer build/js/main.js)" ]; then
-  rm -rf build/js
-  node_modules/bun/bin/bun.exe build src/main.ts --target=bun --minify --bytecode --format=cjs \
-    --define IPCCTL_IS_BUNDLE=true --outdir build/js >/dev/null
-  node_modules/bun/bin/bun.exe --no-env-file scripts/build-node.ts
+if [ ! -f build/js/main.js ] || [ -n "$(find contract src scripts/build.ts package.json bun.lock -newer build/js/main.js)" ]; then
+  node_modules/bun/bin/bun.exe --no-env-file scripts/build.ts
 fi

@@ -12,6 +12,7 @@ from _frozen_importlib_external import ExtensionFileLoader
 from types import ModuleType
 
 from . import _pure, _types
+from ._contract import ARCHITECTURES, PARTS_FOLDERS
 from ._types import BrokenChannel, DecodeError, EncodeError, Interrupted, JavaScriptError, StreamRef, Tagged, Undefined, undefined
 
 __all__ = [
@@ -40,14 +41,19 @@ __all__ = [
 
 
 def load_extension() -> ModuleType | None:
-    """The C extension: beside the package, then in the checkout it lies in; None where there is
-    none that loads.
+    """The C extension: beside the package, then among the compiled parts of the installation it
+    belongs to; None where there is none that loads.
     """
     name = "ipcctl._ipcctl"
     if name in sys.modules:
         return sys.modules[name]
     here = os.path.dirname(os.path.abspath(__file__))
-    for folder in (here, os.path.join(here, "..", "..", "native", "build", "python")):
+    installation = os.path.join(here, "..", "..")
+    architecture = ARCHITECTURES.get(os.uname().machine, "")
+    folders = [
+        os.path.join(installation, parts.format(architecture), "python") for parts in PARTS_FOLDERS
+    ]
+    for folder in (here, *folders):
         path = os.path.join(folder, "_ipcctl.abi3.so")
         if not os.path.exists(path):
             continue

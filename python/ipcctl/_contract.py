@@ -1,9 +1,19 @@
-"""Numbers that this package shares with its clients and with the shim.
+"""Numbers and names that this package shares with its clients and with the shim.
 
 Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 MAGIC = b"IPCCTL"
+
+# Where compiled parts lie, seen from the folder of an installation.
+PARTS_FOLDERS = (
+    "native/build",
+    "node_modules/@ipcctl/linux-{}",
+    "../@ipcctl/linux-{}",
+)
+
+# What stands for {} in it, by the kernel's name of an architecture.
+ARCHITECTURES = {"x86_64": "x64", "aarch64": "arm64"}
 
 # The shim's contract.
 SHIM_VERSION = 2

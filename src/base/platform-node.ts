@@ -3,12 +3,18 @@ import { spawn } from "node:child_process";
 import { createConnection, Socket } from "node:net";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
+import { IpcError } from "./errors.ts";
 import { ROOT } from "./install.ts";
 import type { DetachedChild, StreamEvents, StreamSocket } from "./platform.ts";
 
 const NODE_MIN = 22;
-if (Number(process.versions.node.split(".")[0]) < NODE_MIN)
-  throw new Error(`ipcctl needs Node ${NODE_MIN} or newer, or Bun; this is Node ${process.versions.node}`);
+
+export function requirePlatform(): void {
+  if (process.platform !== "linux") throw new IpcError("FAILED", `ipcctl runs on Linux; this is ${process.platform}`);
+  const { node } = process.versions;
+  if (Number(node.split(".")[0]) < NODE_MIN)
+    throw new IpcError("FAILED", `ipcctl needs Node ${NODE_MIN} or newer, or Bun; this is Node ${node}`);
+}
 
 export function openStream(to: { unix: string } | { fd: number }, on: StreamEvents): Promise<StreamSocket> {
   const { promise, resolve, reject } = Promise.withResolvers<StreamSocket>();

@@ -1,4 +1,5 @@
 /** What the SDK takes from Bun. Its twin for Node is platform-node.ts; the bundle for Node is built with that one in place of this. */
+import { IpcError } from "./errors.ts";
 
 export type StreamSocket = {
   /** How many bytes were taken. */
@@ -16,6 +17,11 @@ export type StreamEvents = {
   /** What was not taken can be written. */
   readonly drain?: () => void;
 };
+
+/** @throws IpcError FAILED where nothing of it can run; whoever only imports it is not told */
+export function requirePlatform(): void {
+  if (process.platform !== "linux") throw new IpcError("FAILED", `ipcctl runs on Linux; this is ${process.platform}`);
+}
 
 /** Connects to a Unix socket, or takes one that is connected. Rejects with an error that has a `code`. */
 export async function openStream(to: { unix: string } | { fd: number }, on: StreamEvents): Promise<StreamSocket> {

@@ -4,7 +4,7 @@ import { release, tmpdir } from "node:os";
 import { join } from "node:path";
 import { SHIM_VERSION } from "../../contract/shim.ts";
 import { findLockHolder } from "../base/daemon-lock.ts";
-import { ROOT, SHIM_BINARY } from "../base/install.ts";
+import { remedyFor, ROOT, SHIM_BINARY } from "../base/install.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { IpcError } from "../base/errors.ts";
 import { readDaemon } from "../protocol/status.ts";
@@ -56,8 +56,8 @@ function checkBun(): Check {
 }
 
 async function checkShim(): Promise<Check> {
-  const remedy = "build it with: sh native/build.sh (needs a C compiler)";
-  if (!existsSync(SHIM_BINARY)) return { name: "shim", status: "fail", detail: "not built", remedy };
+  const remedy = remedyFor("build.sh");
+  if (!existsSync(SHIM_BINARY)) return { name: "shim", status: "fail", detail: `not there: ${SHIM_BINARY}`, remedy };
   const child = Bun.spawn([SHIM_BINARY, "--version"], { stdio: ["ignore", "pipe", "ignore"] });
   const text = (await new Response(child.stdout).text()).trim();
   if (text !== `ipcctl-shim ${SHIM_VERSION}`)

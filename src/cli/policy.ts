@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { basename, extname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
-import { ROOT } from "../base/install.ts";
+import { PARTS, ROOT } from "../base/install.ts";
 import { findWorkerId } from "../base/names.ts";
 import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan, type Plan } from "../sandbox/plan.ts";
@@ -108,7 +108,7 @@ async function planOf(context: Context, chosen: string, script: string | undefin
   if (script === undefined && words.length === 0) {
     const loaded = loadPolicy(policy, { ...variables(context), project: cwd });
     const plan = compilePlan(loaded, thisMachine(), { scratch: "SCRATCH", program: [], cwd });
-    for (const path of [stateDir, ROOT, policy]) if (path.startsWith("/")) requireUnwritten(path, loaded);
+    for (const path of [stateDir, ROOT, PARTS, policy]) if (path.startsWith("/")) requireUnwritten(path, loaded);
     return plan;
   }
   if (script !== undefined && words.length > 0)

@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
-import { PYTHON_PACKAGES, ROOT } from "../base/install.ts";
+import { PARTS, PYTHON_PACKAGES, remedyFor } from "../base/install.ts";
 import { readWorkers } from "../protocol/status.ts";
 import { formatBytes } from "../base/units.ts";
 import { findSnapshot, SNAPSHOT_GROUP, SNAPSHOT_PREFIX } from "../launch/snapshot.ts";
@@ -12,7 +12,7 @@ import { policyPath } from "./exceptions.ts";
 
 export type SnapshotFlags = { import?: string; policy?: string; interpreter?: string };
 
-const LIBRARY = join(ROOT, "native/build/become.so");
+const LIBRARY = join(PARTS, "become.so");
 const READY_MS = 120_000;
 /** A fork takes the calling thread only: libraries that have pools are told to have none. */
 const ONE_THREAD = [
@@ -24,7 +24,7 @@ const ONE_THREAD = [
 ];
 
 export async function createSnapshot(context: Context, name: string, flags: SnapshotFlags): Promise<number> {
-  if (!existsSync(LIBRARY)) throw new IpcError("FAILED", `${LIBRARY} is not built`, { hint: "sh native/build.sh" });
+  if (!existsSync(LIBRARY)) throw new IpcError("FAILED", `${LIBRARY} is not there`, { hint: remedyFor("build.sh") });
   const imports = (flags.import ?? "")
     .split(",")
     .map((one) => one.trim())

@@ -3,7 +3,7 @@ import { accessSync, constants, existsSync, mkdirSync, readFileSync, utimesSync,
 import { dirname, join } from "node:path";
 import { NOTICE } from "../base/daemon-lock.ts";
 import { IpcError, type ErrorCode } from "../base/errors.ts";
-import { SHIM_BINARY } from "../base/install.ts";
+import { remedyFor, SHIM_BINARY } from "../base/install.ts";
 import { restoreChildSignal, setProcessName } from "../base/libc.ts";
 import { resolvePaths } from "../base/paths.ts";
 import { VERSION } from "../base/version.ts";
@@ -318,7 +318,7 @@ async function checkStart(options: DaemonOptions): Promise<void> {
 
 function requireShim(): void {
   if (existsSync(SHIM_BINARY)) return;
-  throw new IpcError("FAILED", `the shim is not built (${SHIM_BINARY})`, { hint: "build it with: sh native/build.sh" });
+  throw new IpcError("FAILED", `the shim is not there (${SHIM_BINARY})`, { hint: remedyFor("build.sh") });
 }
 
 function requireFolder(path: string): void {

@@ -15,7 +15,7 @@ import { SHIM_VERSION, WORKER_FD } from "../../contract/shim.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { IpcError } from "../base/errors.ts";
 import { requireTextPath } from "../base/bytes.ts";
-import { ROOT } from "../base/install.ts";
+import { PARTS, ROOT } from "../base/install.ts";
 import { removeTree } from "../base/remove.ts";
 import { isBelow } from "../sandbox/mounts.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
@@ -251,6 +251,7 @@ export function settle(wanted: Preparation): Settled {
     program.executable,
     dirname(wanted.auditLog),
     ROOT,
+    PARTS,
     policyText,
     app.env_file ?? "",
     wanted.environments, // another worker's, if not its own

@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process";
 import { closeSync, existsSync, openSync, readFileSync, readSync, realpathSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
-import { PYTHON_BOOT, PYTHON_PACKAGES, ROOT } from "../base/install.ts";
+import { PARTS, PYTHON_BOOT, PYTHON_PACKAGES } from "../base/install.ts";
 import { find, isPythonName, SYSTEM_PATH } from "./languages.ts";
 
 /** Libraries of the system, and the few files by which they find one another. */
@@ -68,7 +68,7 @@ export function describeProgram(
       ...(isVenv ? [venv] : []),
       PYTHON_BOOT,
       PYTHON_PACKAGES,
-      join(ROOT, "native/build/python"),
+      join(PARTS, "python"),
       ...files,
     ],
   };

@@ -54,6 +54,9 @@ export class ArrowTable {
   }
 }
 
+/** Where the program's own settings know it: TypeScript has it from 5.8 on, and not in every library. */
+type Float16 = typeof globalThis extends { Float16Array: new (length: number) => infer Array } ? Array : never;
+
 export type TypedArray =
   | Int8Array
   | Uint8Array
@@ -64,7 +67,7 @@ export type TypedArray =
   | Uint32Array
   | BigInt64Array
   | BigUint64Array
-  | Float16Array
+  | Float16
   | Float32Array
   | Float64Array;
 

@@ -3,7 +3,7 @@ import { fstatSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
-import { ROOT } from "../base/install.ts";
+import { PARTS, remedyFor } from "../base/install.ts";
 
 /** Results below 0 are -errno. */
 type Addon = {
@@ -23,19 +23,28 @@ type Addon = {
   readonly leaveCore: () => number;
 };
 
-const ADDON = join(ROOT, "native/build/plane.node");
+const ADDON = join(PARTS, "plane.node");
 
 function load(): Addon {
   try {
     return createRequire(import.meta.url)(ADDON) as Addon;
   } catch (error) {
     throw new IpcError("FAILED", `${ADDON} cannot be loaded: ${(error as Error).message}`, {
-      hint: `build it: sh ${join(ROOT, "native/build-node.sh")}`,
+      hint: remedyFor("build-node.sh"),
     });
   }
 }
 
-const system = load();
+let loaded: Addon | undefined;
+
+/** Loaded where it is needed first: a program may import us where it cannot be, and is told when it connects. */
+function addon(): Addon {
+  return (loaded ??= load());
+}
+
+export function requireSystem(): void {
+  addon();
+}
 
 export const STREAM = 1;
 export const SEQPACKET = 5;
@@ -50,11 +59,11 @@ function checked(result: number, what: string): number {
 }
 
 export function createSegment(bytes: number): number {
-  return checked(system.createSegment(bytes), "memfd_create");
+  return checked(addon().createSegment(bytes), "memfd_create");
 }
 
 export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
-  const buffer = system.map(fd, bytes);
+  const buffer = addon().map(fd, bytes);
   if (typeof buffer !== "number") return new Uint8Array(buffer);
   throw new IpcError("FAILED", `mapping ${bytes} bytes failed (errno ${-buffer})`, {
     hint: "the address space may be limited: ulimit -v",
@@ -62,62 +71,62 @@ export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
 }
 
 export function sealedBytes(fd: number): number | undefined {
-  const seals = system.getSeals(fd);
+  const seals = addon().getSeals(fd);
   return seals < 0 || (seals & F_SEAL_SHRINK) === 0 ? undefined : fstatSync(fd).size;
 }
 
 export function createPair(type: number): [number, number] {
   const fds = new Int32Array(2);
-  checked(system.createPair(type, fds), "socketpair");
+  checked(addon().createPair(type, fds), "socketpair");
   return [fds[0]!, fds[1]!];
 }
 
 export function createLife(): [number, number] {
   const fds = new Int32Array(2);
-  checked(system.createPipe(fds), "pipe2");
+  checked(addon().createPipe(fds), "pipe2");
   return [fds[1]!, fds[0]!];
 }
 
 export function ring(fd: number): void {
-  system.send(fd, BELL, MSG_DONTWAIT);
+  addon().send(fd, BELL, MSG_DONTWAIT);
 }
 
 export function drain(fd: number): boolean {
-  return system.receive(fd, bells, MSG_DONTWAIT) !== 0;
+  return addon().receive(fd, bells, MSG_DONTWAIT) !== 0;
 }
 
 export function closeFd(fd: number): void {
-  system.close(fd);
+  addon().close(fd);
 }
 
 export function connectUnix(path: string): number | undefined {
-  const fd = system.connectUnix(path);
+  const fd = addon().connectUnix(path);
   return fd < 0 ? undefined : fd;
 }
 
 export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly number[], flags = 0): boolean {
-  return system.sendFds(socket, bytes, Int32Array.from(fds), flags) === bytes.length;
+  return addon().sendFds(socket, bytes, Int32Array.from(fds), flags) === bytes.length;
 }
 
 export function receiveFd(socket: number, bytes: Uint8Array): number | undefined {
-  const fd = system.receiveFd(socket, bytes);
+  const fd = addon().receiveFd(socket, bytes);
   return fd < 0 ? undefined : fd;
 }
 
 export function waitReadable(fd: number, timeoutMs: number): boolean {
-  return system.waitReadable(fd, timeoutMs) > 0;
+  return addon().waitReadable(fd, timeoutMs) > 0;
 }
 
 export function receive(socket: number, timeoutMs: number): Buffer | undefined {
   if (!waitReadable(socket, timeoutMs)) return undefined;
   const bytes = Buffer.alloc(4096);
-  return bytes.subarray(0, Math.max(0, system.receive(socket, bytes, 0)));
+  return bytes.subarray(0, Math.max(0, addon().receive(socket, bytes, 0)));
 }
 
 export function core(): number {
-  return system.core();
+  return addon().core();
 }
 
 export function leaveCore(): boolean {
-  return system.leaveCore() === 1;
+  return addon().leaveCore() === 1;
 }

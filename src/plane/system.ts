@@ -26,7 +26,9 @@ const SYMBOLS = {
   sched_setaffinity: { args: [i32, u64, pointer], returns: i32 },
 } as const;
 
-function open() {
+type Library = ReturnType<typeof dlopen<typeof SYMBOLS>>["symbols"];
+
+function open(): Library | undefined {
   for (const name of ["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1", "libc.so"]) {
     try {
       return dlopen(name, SYMBOLS).symbols;
@@ -34,10 +36,18 @@ function open() {
       // The next name may be this machine's.
     }
   }
-  throw new IpcError("FAILED", "no C library found");
+  return undefined;
 }
 
-const libc = open();
+const found = open();
+/** Whoever imports this where there is none is told when he connects. */
+const libc = found as Library;
+
+/** @throws IpcError FAILED where nothing of the data plane can work */
+export function requireSystem(): void {
+  if (found === undefined) throw new IpcError("FAILED", "no C library found");
+}
+
 /** Bun takes a context and a function that frees; its types do not know. */
 const adopt = toArrayBuffer as unknown as (
   address: number,

@@ -2,7 +2,8 @@
 import { join } from "node:path";
 import { chosenDefault, SCRIPT_POLICY } from "../base/policies.ts";
 import { IpcError } from "../base/errors.ts";
-import { sleep } from "../base/platform.ts";
+import { requirePlatform, sleep } from "../base/platform.ts";
+import { requireSystem } from "../plane/system.ts";
 import { resolvePaths } from "../base/paths.ts";
 import { absolutePath, workingDirectory } from "../base/working-directory.ts";
 import { readDescription, readWorker, readWorkers, type ExitInfo, type WorkerStatus } from "../protocol/status.ts";
@@ -36,8 +37,10 @@ export type StartOptions = {
   readonly [field: string]: unknown;
 };
 
-/** Connects to the daemon, and starts it if none answers. @throws IpcError NO_DAEMON */
+/** Connects to the daemon, and starts it if none answers. @throws IpcError NO_DAEMON, FAILED for a machine or a Node that it does not run on */
 export async function connect(options: ConnectOptions = {}): Promise<Ipcctl> {
+  requirePlatform();
+  requireSystem();
   const paths = resolvePaths(process.env, process.getuid!(), options.socket);
   const open = (): Promise<Connection> => connectDaemon(paths, options.autostart ?? true);
   return new Ipcctl(await open(), open);

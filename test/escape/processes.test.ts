@@ -237,7 +237,7 @@ test("what a worker reports is not taken for its number, however late that comes
   if (skipUnless(hasNamespaces, "namespaces", "the order of reports")) return;
   if (skipUnless(await hasTool("/usr/bin/gcc", "gcc"), "/usr/bin/gcc", "the order of reports")) return;
   const app = join(home.dir, "app");
-  for (const part of ["bin", "build/js", "contract", "src", "native/build", "policies", "python", "package.json"])
+  for (const part of ["bin", "build/js", "native/build", "policies", "python", "package.json"])
     cpSync(join(ROOT, part), join(app, part), { recursive: true, preserveTimestamps: true });
   symlinkSync(join(ROOT, "node_modules"), join(app, "node_modules"));
   const shim = join(app, "native/build/ipcctl-shim");

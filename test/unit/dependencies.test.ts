@@ -1,8 +1,9 @@
-/** Each package is there because something needs it, and where it is needed: users install what `dependencies` names. */
+/** Each package is there because something needs it. Users install only what is no part of the bundles. */
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import manifest from "../../package.json" with { type: "json" };
+import parts from "../../packages/linux-x64/package.json" with { type: "json" };
 
 const root = join(import.meta.dir, "../..");
 const textOf = (...patterns: string[]): string =>
@@ -12,33 +13,31 @@ const textOf = (...patterns: string[]): string =>
     .join("\n");
 const importsOf = (text: string): string[] =>
   [...text.matchAll(/(?:\bfrom|\bimport\(?)\s*"((?:@[\w.-]+\/)?\w[\w:.-]*)[^"]*"/g)].map(([, name]) => name!);
-
-const shipped = importsOf(textOf("src/**/*.ts"));
-const tools = textOf("test/**/*.ts", "bench/*.{ts,mjs}", "scripts/*");
-
-test("every package that users install is imported by what they install", () => {
-  // Bun itself runs it.
-  expect(Object.keys(manifest.dependencies).filter((name) => name !== "bun" && !shipped.includes(name))).toEqual([]);
-});
-
-/** Text of a program that is generated imports us by our own name. */
-test("nothing that is installed imports a package that users have not", () => {
-  const foreign = shipped.filter(
-    (name) => !/^(ipcctl$|(node|bun)(:|$))/.test(name) && !Object.hasOwn(manifest.dependencies, name),
-  );
-  expect(foreign).toEqual([]);
-});
+const bundled = importsOf(textOf("src/**/*.ts")).filter(
+  (name) => !/^(ipcctl$|(node|bun)(:|$))/.test(name), // text of a program that is generated imports us by our own name
+);
+const tools = textOf("test/**/*.ts", "bench/*.{ts,mjs}", "scripts/*", "tsconfig.json");
 
 /** What of a package stands where it is used without being imported. */
 const USED_AS: Readonly<Record<string, string>> = {
   "@types/bun": '"types": ["bun"]',
+  "@typescript/typescript6": '"tsc6"',
+  oxlint: ".bin/oxlint ",
   "oxlint-tsgolint": "oxlint --type-aware",
+  typescript: '"tsc"',
 };
 
-test("every package for developers is used by a test, a benchmark, a script or a tool", () => {
-  const commands = textOf("scripts/*", "tsconfig.json");
-  const idle = Object.keys(manifest.devDependencies).filter(
-    (name) => !importsOf(tools).includes(name) && !commands.includes(USED_AS[name] ?? `/${name} `),
+test("users install Bun, and what is compiled for their machine in the same version", () => {
+  expect(Object.keys(manifest.dependencies)).toEqual(["bun"]);
+  expect(Object.entries(manifest.optionalDependencies)).toEqual([[parts.name, manifest.version]]);
+  expect(parts.version).toBe(manifest.version);
+});
+
+test("every package that is bundled is one of the project's, and every one of those is used", () => {
+  const known = Object.keys(manifest.devDependencies);
+  expect(bundled.filter((name) => !known.includes(name))).toEqual([]);
+  const idle = known.filter(
+    (name) => !bundled.includes(name) && !importsOf(tools).includes(name) && !tools.includes(USED_AS[name] ?? "\0"),
   );
   expect(idle).toEqual([]);
 });

@@ -1,0 +1,45 @@
+/**
+ * Makes build/js: the command line with the daemon, compiled ahead, and the SDK, for Bun and for Node; with all that they import, so that who
+ * installs them installs nothing else. What differs on Node lies in files of its own, which take the places of theirs.
+ */
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+
+const ROOT = join(import.meta.dir, "..");
+const OUT = join(ROOT, "build/js");
+const TWINS = ["src/base/platform.ts", "src/plane/system.ts"];
+
+rmSync(OUT, { recursive: true, force: true });
+await build({
+  entrypoints: [join(ROOT, "src/main.ts")],
+  target: "bun",
+  format: "cjs",
+  minify: true,
+  bytecode: true,
+  // Packages ask for their own folder, which would be that of the machine where this is built.
+  define: { IPCCTL_IS_BUNDLE: "true", __dirname: '"."' },
+});
+const sdk: Bun.BuildConfig = { entrypoints: [join(ROOT, "src/index.ts")], format: "esm" };
+await build({ ...sdk, target: "bun", naming: "ipcctl.js" });
+await build({
+  ...sdk,
+  target: "node",
+  naming: "ipcctl.node.js",
+  plugins: [
+    {
+      name: "twins",
+      setup(builder) {
+        builder.onResolve({ filter: /\/(platform|system)\.ts$/ }, ({ path, importer }) => {
+          const file = join(importer, "..", path);
+          if (!TWINS.some((twin) => file === join(ROOT, twin))) return undefined;
+          return { path: file.replace(/\.ts$/, "-node.ts") };
+        });
+      },
+    },
+  ],
+});
+
+async function build(options: Bun.BuildConfig): Promise<void> {
+  const { outputs, logs } = await Bun.build({ outdir: OUT, ...options });
+  if (outputs.length === 0) throw new AggregateError(logs, `${options.entrypoints.join(", ")} could not be built`);
+}
