@@ -41,7 +41,9 @@ export function copyOfApp(app: string): string {
         recursive: true,
         preserveTimestamps: true, // what was built is used as long as it is newer than its source
         filter: (from) =>
-          !/node_modules\/(typescript|oxlint|@oxlint|apache-arrow|@types)|native\/build\/.*(asan|fuzz)/.test(from),
+          !/node_modules\/(typescript|@typescript|rollup|@rollup|oxlint|@oxlint|apache-arrow|@types|@ipcctl)|native\/build\/.*(asan|fuzz)/.test(
+            from,
+          ),
       });
   return app;
 }

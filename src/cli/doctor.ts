@@ -4,35 +4,52 @@ import { release, tmpdir } from "node:os";
 import { join } from "node:path";
 import { SHIM_VERSION } from "../../contract/shim.ts";
 import { findLockHolder } from "../base/daemon-lock.ts";
-import { remedyFor, ROOT, SHIM_BINARY } from "../base/install.ts";
+import { PARTS, remedyFor, ROOT, SHIM_BINARY } from "../base/install.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { IpcError } from "../base/errors.ts";
-import { readDaemon } from "../protocol/status.ts";
+import { VERSION } from "../base/version.ts";
+import { readDaemon, readWorkers } from "../protocol/status.ts";
 import { openGreeted, Silence } from "../sdk/autostart.ts";
 import type { Context } from "./context.ts";
+import { versionsThatDiffer } from "./status.ts";
+
+const WITHOUT_SHIM = "not known without the shim";
 
 export type Check = { name: string; status: "ok" | "warn" | "fail"; detail: string; remedy?: string };
 
 const LEAST_FREE_BYTES = 100 * 1024 ** 2;
 const LEAST_FILES = 4096;
 
+type Look = (context: Context) => Check | readonly Check[] | Promise<Check | readonly Check[]>;
+
+const LOOKS: Readonly<Record<string, Look>> = {
+  bun: checkBun,
+  installation: checkInstallation,
+  shim: checkShim,
+  kernel: checkKernel,
+  "state directory": ({ paths }) => checkFolder("state directory", paths.stateDir),
+  "runtime directory": ({ paths }) => checkFolder("runtime directory", paths.runtimeDir),
+  disk: ({ paths }) => checkSpace(paths.stateDir),
+  daemon: checkDaemon,
+  database: ({ paths }) => checkDatabase(paths.database),
+  python: checkPython,
+  "open files": checkFiles,
+  inotify: checkInotify,
+  "cgroup v2": checkCgroup,
+  policies: checkPolicies,
+  "confined runtime": checkRuntime,
+};
+
 export async function doctor(context: Context): Promise<number> {
-  const checks = [
-    checkBun(),
-    await checkShim(),
-    checkKernel(),
-    checkFolder("state directory", context.paths.stateDir),
-    checkFolder("runtime directory", context.paths.runtimeDir),
-    ...checkSpace(context.paths.stateDir),
-    await checkDaemon(context),
-    await checkDatabase(context.paths.database),
-    await checkPython(),
-    checkFiles(),
-    checkInotify(),
-    checkCgroup(),
-    await checkPolicies(),
-    await checkRuntime(),
-  ];
+  const checks: Check[] = [];
+  for (const [name, look] of Object.entries(LOOKS))
+    try {
+      checks.push(...[await look(context)].flat());
+    } catch (error) {
+      // Whatever is broken here, the other lines are what it is asked for.
+      const { message, hint } = IpcError.from(error);
+      checks.push({ name, status: "fail", detail: message, ...(hint === undefined ? {} : { remedy: hint }) });
+    }
   if (context.isJson) context.print(JSON.stringify(checks, null, 2));
   const MARKS = {
     ok: context.style.green("ok  "),
@@ -52,7 +69,40 @@ function checkBun(): Check {
   const detail = `${Bun.version} at ${process.execPath}`;
   return isEnough
     ? { name: "bun", status: "ok", detail }
-    : { name: "bun", status: "fail", detail, remedy: "ipcctl needs Bun 1.4.5 or newer: npm run setup" };
+    : {
+        name: "bun",
+        status: "fail",
+        detail,
+        remedy: "ipcctl needs Bun from 1.4.5 to below 2: npm install -g bun@1.4.5",
+      };
+}
+
+/** Files that belong to it, and what is lost without them. */
+function checkInstallation(): readonly Check[] {
+  const name = "installation";
+  const gone = [
+    "policies/strict.json",
+    "python/boot/sitecustomize.py",
+    "python/ipcctl/__init__.py",
+    "python/run/zygote.py",
+  ]
+    .map((file) => join(ROOT, file))
+    .filter((file) => !existsSync(file));
+  if (gone.length > 0)
+    return [
+      { name, status: "fail", detail: `not whole: ${gone.join(", ")}`, remedy: `install ipcctl ${VERSION} anew` },
+    ];
+  const slow: Check[] = existsSync(join(PARTS, "python/_ipcctl.abi3.so"))
+    ? []
+    : [
+        {
+          name: "extension",
+          status: "warn",
+          detail: "not there: calls go through Python code, which takes several times as long",
+          remedy: remedyFor("build-python.sh"),
+        },
+      ];
+  return [{ name, status: "ok", detail: `${VERSION} at ${ROOT}` }, ...slow];
 }
 
 async function checkShim(): Promise<Check> {
@@ -121,7 +171,7 @@ async function checkDaemon({ paths }: Context): Promise<Check> {
   const holder = findLockHolder(paths.lock);
   try {
     using connection = await openGreeted(paths.socket);
-    const { pid, degraded } = await connection.query("DaemonStatus", readDaemon);
+    const { pid, degraded, version } = await connection.query("DaemonStatus", readDaemon);
     if (holder && holder.pid !== pid)
       return {
         name,
@@ -132,7 +182,9 @@ async function checkDaemon({ paths }: Context): Promise<Check> {
     const troubles = degraded.filter((text) => !text.includes(paths.database)); // that has a line of its own
     if (troubles.length > 0)
       return { name, status: "warn", detail: troubles.join("; "), remedy: `see: ${paths.daemonLog}` };
-    return { name, status: "ok", detail: `answers at ${paths.socket}` };
+    const [other] = versionsThatDiffer(version, await connection.query({ Status: { name: null } }, readWorkers));
+    if (other) return { name, status: "warn", detail: other.what, remedy: other.remedy };
+    return { name, status: "ok", detail: `version ${version} answers at ${paths.socket}` };
   } catch (error) {
     const { message } = error as Error;
     if (!holder) return { name, status: "warn", detail: message, remedy: "the next start brings one up" };
@@ -204,6 +256,7 @@ function checkInotify(): Check {
 
 /** Which of the policies that ship this kernel can enforce. */
 async function checkPolicies(): Promise<Check> {
+  if (!existsSync(SHIM_BINARY)) return { name: "policies", status: "fail", detail: WITHOUT_SHIM };
   const { thisMachine, whyNoNamespaces } = await import("../sandbox/machine.ts");
   const { compilePlan } = await import("../sandbox/plan.ts");
   const { loadPolicy, shippedPolicies } = await import("../sandbox/policy.ts");
@@ -239,6 +292,7 @@ console.log(numberOfDFGCompiles(f) < 1000)`;
 /** Runtimes reserve much before they begin, and look at themselves in /proc. */
 async function checkRuntime(): Promise<Check> {
   const name = "confined runtime";
+  if (!existsSync(SHIM_BINARY)) return { name, status: "fail", detail: WITHOUT_SHIM };
   const command = `${shellWord(process.execPath)} -e ${shellWord(RUNTIME_CODE)}`;
   const child = Bun.spawn(
     [join(ROOT, "bin/ipcctl"), "run", "--policy", JSON.stringify(RUNTIME_POLICY), "--command", command],

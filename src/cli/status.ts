@@ -1,6 +1,9 @@
 /** `status`, `list`, `describe`: tables that fit the terminal, or JSON. */
+import { SHIM_VERSION } from "../../contract/shim.ts";
 import { atMost } from "../base/patience.ts";
+import { shellWord } from "../base/shell-words.ts";
 import { formatBytes, formatUptime } from "../base/units.ts";
+import { VERSION } from "../base/version.ts";
 import {
   readDaemon,
   readDescription,
@@ -67,10 +70,37 @@ export async function status(context: Context, name: string | undefined): Promis
   if (context.isJson) context.print(JSON.stringify(workers, null, 2));
   else {
     printTable(context, workers);
-    const { degraded } = await connection.query("DaemonStatus", readDaemon);
+    const { degraded, version } = await connection.query("DaemonStatus", readDaemon);
     for (const text of degraded) context.note(`degraded: ${printable(text)}`);
+    for (const { what, remedy } of versionsThatDiffer(version, workers)) context.note(`${printable(what)}: ${remedy}`);
   }
   return 0;
+}
+
+/** What runs from another version of ipcctl than this command, and how it comes to the same one. */
+export function versionsThatDiffer(
+  daemon: string,
+  workers: readonly WorkerStatus[],
+): { readonly what: string; readonly remedy: string }[] {
+  const old = workers.filter(({ shim_version: shim }) => shim !== null && shim < SHIM_VERSION);
+  return [
+    ...(daemon === VERSION
+      ? []
+      : [
+          {
+            what: `the daemon is version ${daemon || "0"}, this command is ${VERSION}`,
+            remedy: "ipcctl daemon restart",
+          },
+        ]),
+    ...(old.length === 0
+      ? []
+      : [
+          {
+            what: `started by an older version: ${old.map(({ name }) => name).join(", ")}`,
+            remedy: `ipcctl restart ${old.map(({ name }) => shellWord(name)).join(" ")}`,
+          },
+        ]),
+  ];
 }
 
 async function read(connection: Connection, name: string | undefined): Promise<WorkerStatus[]> {

@@ -58,6 +58,8 @@ export type WorkerStatus = {
   ready: boolean | null;
   health: "healthy" | "unhealthy" | "starting" | null;
   shim_pid: number | null;
+  /** Of the shim's contract: that of the installation which started this run, or the newest that this daemon speaks. */
+  shim_version: number | null;
   log_bytes: number;
   log_dropped_lines: number;
   log_blocked: boolean;
@@ -172,6 +174,7 @@ const UNKNOWN_WORKER: WorkerStatus = {
   ready: null,
   health: null,
   shim_pid: null,
+  shim_version: null,
   log_bytes: 0,
   log_dropped_lines: 0,
   log_blocked: false,

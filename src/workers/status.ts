@@ -66,6 +66,7 @@ function statusWith(worker: Worker, sources: Sources, usage: Usage | undefined):
     ready: config.ready === "notify" ? worker.isReady : null,
     health: worker.health,
     shim_pid: live ? sources.shimPidOf(worker) : null,
+    shim_version: live?.version ?? null,
     log_bytes: logFilesOf(worker).reduce((sum, file) => sum + file.bytes, 0),
     log_dropped_lines: worker.droppedLines,
     log_blocked: worker.isLogBlocked,

@@ -1,7 +1,9 @@
 /** What a daemon of an earlier protocol answers, which knows less. */
 import { expect, test } from "bun:test";
 import { Context } from "../../src/cli/context.ts";
-import { renderTable } from "../../src/cli/status.ts";
+import { SHIM_VERSION } from "../../contract/shim.ts";
+import { VERSION } from "../../src/base/version.ts";
+import { renderTable, versionsThatDiffer } from "../../src/cli/status.ts";
 import { readDaemon, readDescription, readWorker, readWorkers } from "../../src/protocol/status.ts";
 
 /** The keys of bunctl, which every daemon sends. */
@@ -55,4 +57,17 @@ test("a description and a daemon likewise; what is not known is left in", () => 
     protocol: 1,
     cgroup: null,
   });
+});
+
+test("what runs from another version is named, with the command that changes it", () => {
+  const worker = (name: string, shim_version: number | null) => readWorker({ ...OLD, name, shim_version });
+  expect(
+    versionsThatDiffer(VERSION, [worker("a", SHIM_VERSION), worker("b", null), worker("c", SHIM_VERSION + 1)]),
+  ).toEqual([]);
+  expect(versionsThatDiffer("0.0.9", [])).toEqual([
+    { what: `the daemon is version 0.0.9, this command is ${VERSION}`, remedy: "ipcctl daemon restart" },
+  ]);
+  expect(
+    versionsThatDiffer(VERSION, [worker("a", SHIM_VERSION - 1), worker("b c", 1), worker("d", SHIM_VERSION)]),
+  ).toEqual([{ what: "started by an older version: a, b c", remedy: "ipcctl restart a 'b c'" }]);
 });
