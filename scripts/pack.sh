@@ -1,0 +1,18 @@
+#!/bin/sh
+# Makes the packages that are published, for this machine: sh scripts/pack.sh FOLDER
+set -eu
+cd "$(dirname "$0")/.."
+folder=${1:?the folder that they are put into}
+mkdir -p "$folder"
+case $(uname -m) in
+  x86_64) arch=x64 ;;
+  aarch64) arch=arm64 ;;
+  *) arch=$(uname -m) ;;
+esac
+npm pack --silent --pack-destination "$folder" .
+if [ -d "packages/linux-$arch" ]; then
+  npm pack --silent --pack-destination "$folder" "./packages/linux-$arch"
+else
+  echo "there is no package of compiled parts for $arch" >&2
+  exit 1
+fi
