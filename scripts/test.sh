@@ -37,7 +37,7 @@ step env ASAN_OPTIONS=detect_leaks=0 native/build/fuzz 2000 "$IPCCTL_SEED"
 step env ASAN_OPTIONS=detect_leaks=0 native/build/net_fuzz 2000 "$IPCCTL_SEED"
 step python3 -m unittest discover -s test/python
 # One process for each file: one that hangs or crashes takes no other along. Deadlines of the tests end long before this one.
-# Two of them at a time, since most of what they do is to wait; but those that need the user `nobody` to themselves, whose processes the
+# Three of them at a time, since most of what they do is to wait; but those that need the user `nobody` to themselves, whose processes the
 # kernel counts together, one after the other.
 mkdir "$out/queue" "$out/taken"
 mkfifo "$out/ended"
@@ -64,6 +64,7 @@ lane() {
 }
 {
   lane nobody any &
+  lane any &
   lane any &
   wait
 } >"$out/ended" &
