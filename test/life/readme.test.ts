@@ -15,6 +15,7 @@ test("each command of README does what it is shown for", async () => {
   expect(commands.length).toBeGreaterThan(8);
   await using home = new Home();
   const worker = "import time\nprint('ERROR made up', flush=True)\ntime.sleep(600)\n";
+  home.script("hello.py", worker);
   home.script("worker.py", worker);
   home.script("web.py", worker);
   home.script("crawler.py", worker);
