@@ -317,8 +317,10 @@ int ipc_isolate(const struct ipc_spec *spec)
 int ipc_probe(void)
 {
 	pid_t child = fork();
-	if (child < 0)
+	if (child < 0) {
+		dprintf(2, "namespaces: %s\n", strerror(errno));
 		return 1;
+	}
 	if (child == 0) {
 		static struct ipc_spec spec;
 		spec.namespaces = (uint32_t)(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP);

@@ -269,7 +269,8 @@ async function checkPolicies(): Promise<Check> {
       return [IpcError.from(error, name)];
     }
   });
-  const namespaces = machine.namespacesLack === "" ? "yes" : `no, ${machine.namespacesLack.replace(/^namespaces: /, "")}`;
+  const namespaces =
+    machine.namespacesLack === "" ? "yes" : `no, ${machine.namespacesLack.replace(/^namespaces: /, "")}`;
   const detail = `Landlock ${machine.landlockAbi}, seccomp ${machine.hasSeccomp ? "yes" : "no"}, namespaces ${namespaces}`;
   if (refused.length === 0 && machine.namespacesLack !== "")
     return {

@@ -1,8 +1,7 @@
 /** What the kernel of this machine can enforce. Asked, never concluded from its version. */
 import { readFileSync } from "node:fs";
-import { spawnSync } from "node:child_process";
 import { landlockAbi } from "../base/libc.ts";
-import { SHIM_BINARY } from "../base/install.ts";
+import { probe } from "./probe.ts";
 
 export type Machine = {
   /** 0 where there is no Landlock, or it is not switched on. */
@@ -69,11 +68,9 @@ function yama(): number {
 
 /** By making them: that unshare is allowed does not mean that mounting is. */
 function namespacesLack(): string {
-  const { status, stderr, error } = spawnSync(SHIM_BINARY, ["--probe"], { env: {}, encoding: "utf8" });
-  if (error) return error.message;
-  if (status === 0) return "";
+  const said = probe("--probe");
+  if (said === "") return "";
   const reason = whyNoNamespaces(readSetting)?.reason;
-  const said = stderr.trim() || `the probe ended with status ${status}`;
   return reason === undefined ? said : `${said} (${reason})`;
 }
 

@@ -2,12 +2,11 @@
  * As which user a worker writes what its policy grants, where we are root and it would have a user of its own: as one to whom the folders
  * belong, or seem to belong.
  */
-import { spawnSync } from "node:child_process";
 import { existsSync, realpathSync, statSync, type Stats } from "node:fs";
 import { IpcError } from "../base/errors.ts";
-import { SHIM_BINARY } from "../base/install.ts";
 import { shellWord } from "../base/shell-words.ts";
 import type { Policy } from "./policy.ts";
+import { probe } from "./probe.ts";
 
 export type Writer = {
   readonly ids: { readonly uid: number; readonly gid: number };
@@ -20,11 +19,9 @@ export type Writer = {
 /** What failed when a mount of this path was to show its files as another's; empty where that can be done. */
 export type MapLack = (path: string) => string;
 
-/** By doing it: file systems differ, and no version tells. */
+/** File systems differ. */
 export function mapLack(path: string): string {
-  const { status, stderr, error } = spawnSync(SHIM_BINARY, ["--probe-owner", path], { env: {}, encoding: "utf8" });
-  if (error) return error.message;
-  return status === 0 ? "" : stderr.trim() || `the probe ended with status ${status}`;
+  return probe("--probe-owner", path);
 }
 
 /**

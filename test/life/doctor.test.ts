@@ -1,6 +1,6 @@
 /** `doctor` looks at what is broken, so nothing that is broken may end it. */
 import { afterAll, expect, test } from "bun:test";
-import { renameSync } from "node:fs";
+import { renameSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { copyOfApp, Home } from "../home.ts";
 
@@ -31,4 +31,41 @@ test.each([
   } finally {
     renameSync(`${path}.gone`, path);
   }
+});
+
+/** In the place of the shim, one that has no room for a process the first `times` times that it is asked. */
+function shimWithoutRoom(times: number): { asked: () => number } & Disposable {
+  const path = join(home.installation, "native/build/ipcctl-shim");
+  const count = join(home.dir, "asked");
+  renameSync(path, `${path}.true`);
+  writeFileSync(count, "");
+  writeFileSync(
+    path,
+    `#!/bin/sh
+if [ "$1" = --probe ]; then
+  printf x >>${count}
+  [ "$(wc -c <${count})" -gt ${times} ] || { echo "namespaces: Resource temporarily unavailable" >&2; exit 1; }
+fi
+exec "$0.true" "$@"
+`,
+    { mode: 0o755 },
+  );
+  return { asked: () => statSync(count).size, [Symbol.dispose]: () => renameSync(`${path}.true`, path) };
+}
+
+test("a machine that is short of processes for a moment is not taken for one that lacks something", async () => {
+  const usual = await home.cli("policy", "explain", "strict");
+  using shim = shimWithoutRoom(2);
+  expect(await home.cli("policy", "explain", "strict")).toEqual(usual);
+  expect(shim.asked()).toBe(3);
+});
+
+test("where that lasts nothing is started with less than was asked for", async () => {
+  using shim = shimWithoutRoom(1000);
+  const { status, stdout, stderr } = await home.cli("run", "-c", "print(1)");
+  expect({ status, stdout }).toEqual({ status: 1, stdout: "" });
+  expect(stderr).toStartWith(
+    "ipcctl: what this machine can enforce cannot be found out at the moment: namespaces: Resource temporarily unavailable\n",
+  );
+  expect(shim.asked()).toBe(20);
 });

@@ -1,6 +1,6 @@
 /** `ipcctl types`: declarations from annotations, checked by the compiler against a program that uses them. */
 import { expect, test } from "bun:test";
-import { mkdirSync, symlinkSync } from "node:fs";
+import { existsSync, mkdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { Home, ROOT } from "../home.ts";
 
@@ -38,6 +38,9 @@ test("annotations become types, and the compiler holds a program to them", async
   );
   expect(stdout).not.toContain("hidden");
   home.script("worker.d.ts", stdout);
+  // A checkout has the types of the package once it was packed.
+  const types = join(ROOT, "build/js/ipcctl.d.ts");
+  if (!existsSync(types)) Bun.spawnSync([process.execPath, "--no-env-file", join(ROOT, "scripts/types.ts")]);
   mkdirSync(join(home.dir, "node_modules/@types"), { recursive: true });
   symlinkSync(ROOT, join(home.dir, "node_modules/ipcctl"));
   symlinkSync(join(ROOT, "node_modules/@types/bun"), join(home.dir, "node_modules/@types/bun"));

@@ -1,0 +1,29 @@
+/** Asks the shim what this machine lets it do: by doing it, for no version tells. */
+import { spawnSync } from "node:child_process";
+import { IpcError } from "../base/errors.ts";
+import { SHIM_BINARY } from "../base/install.ts";
+
+/** What passes by itself: no room for another process or its memory, or the file was just written. */
+const PASSES =
+  /\b(EAGAIN|ENOMEM|EMFILE|ENFILE|ETXTBSY)\b|Resource temporarily unavailable|Cannot allocate memory|Too many open files/;
+const TRIES = 20;
+const PAUSE_MS = 50;
+
+/**
+ * @returns why it failed; empty where it did not
+ * @throws IpcError FAILED if it could not be tried: a machine that is short of something for a moment lacks nothing, and nobody is to be
+ * held by less because of that
+ */
+export function probe(...args: readonly string[]): string {
+  for (let tries = 1; ; tries++) {
+    const { status, signal, stderr, error } = spawnSync(SHIM_BINARY, args, { env: {}, encoding: "utf8" });
+    if (status === 0) return "";
+    const said = error?.message ?? (stderr.trim() || `the probe ended with ${signal ?? `status ${status}`}`);
+    if (signal === null && !PASSES.test(said)) return said;
+    if (tries === TRIES)
+      throw new IpcError("FAILED", `what this machine can enforce cannot be found out at the moment: ${said}`, {
+        hint: "it has no room for another process: see ps, ulimit -u and free, then try again",
+      });
+    Bun.sleepSync(PAUSE_MS);
+  }
+}
