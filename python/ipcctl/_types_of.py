@@ -21,10 +21,26 @@ _SIMPLE = {
     "UUID": "string",
     "ndarray": "NdArray | TypedArray",
 }
+#: What goes one way only: Python gets the string, number or array itself.
+_SENT = {
+    "Decimal": "string",
+    "timedelta": "number",
+    "time": "string",
+    "Path": "string",
+    "IPv4Address": "string",
+    "IPv6Address": "string",
+    "range": "number[]",
+    "deque": "unknown[]",
+}
 _LISTS = {"list", "List", "Sequence", "Collection", "tuple", "Tuple"}
+_SENT_LISTS = {"deque", "Deque", "KeysView", "ValuesView"}
 _SETS = {"set", "Set", "frozenset", "FrozenSet"}
 _DICTS = {"dict", "Dict", "Mapping", "MutableMapping"}
 _STREAMS = {"Iterator", "Generator", "AsyncIterator", "AsyncGenerator", "Iterable", "AsyncIterable"}
+#: What the declarations themselves mean something else by.
+_TAKEN = {"Worker", "Record", "Map", "Set", "Date", "Uint8Array", "AsyncIterable", "AsyncIterableIterator", "NdArray", "TypedArray"}
+#: The TypedDicts of the script, which are interfaces of their own, by their names in Python.
+_interfaces: dict[str, str] = {}
 
 
 def _name(node: ast.expr) -> str:
@@ -54,14 +70,14 @@ def type_of(node: ast.expr | None, *, is_argument: bool) -> str:
         return _union([inner[0], ast.Constant(None)], is_argument)
     if outer == "Union":
         return _union(inner, is_argument)
-    if outer == "Annotated":
+    if outer in ("Annotated", "Required", "NotRequired", "ReadOnly"):
         return type_of(inner[0], is_argument=is_argument)
     if outer == "Literal":
         return " | ".join(json.dumps(one.value) if isinstance(one, ast.Constant) else "unknown" for one in inner)
     if outer in ("tuple", "Tuple") and not (len(inner) == 2 and _is_ellipsis(inner[1])):
         return f"[{', '.join(type_of(one, is_argument=is_argument) for one in inner)}]"
     item = type_of(inner[0], is_argument=is_argument)
-    if outer in _LISTS:
+    if outer in _LISTS or (outer in _SENT_LISTS and not is_argument):
         return f"({item})[]" if " " in item else f"{item}[]"
     if outer in _SETS:
         return f"Set<{item}>"
@@ -90,7 +106,7 @@ def _bare(name: str, is_argument: bool) -> str:
         return "Record<string, unknown>"
     if name in _STREAMS:
         return "AsyncIterable<unknown>" if is_argument else "AsyncIterableIterator<unknown>"
-    return _SIMPLE.get(name, "unknown")
+    return _interfaces.get(name) or _SIMPLE.get(name) or (not is_argument and _SENT.get(name)) or "unknown"
 
 
 def _union(nodes: list[ast.expr], is_argument: bool) -> str:
@@ -120,23 +136,72 @@ def _signature(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     ]
     if arguments.vararg is not None:
         parts.append(f"...{arguments.vararg.arg}: ({type_of(arguments.vararg.annotation, is_argument=True)})[]")
-    return f"({', '.join(parts)}) => {type_of(function.returns, is_argument=False)}"
+    text = f"({', '.join(parts)}) => {type_of(function.returns, is_argument=False)}"
+    keywords = _keywords(arguments)
+    return text if keywords is None else f"({text}) & {{ readonly kwargs{keywords} }}"
+
+
+def _keywords(arguments: ast.arguments) -> str | None:
+    """What ``callWith`` takes as ``kwargs``, of a function with parameters that have no other way in; else None."""
+    if not arguments.kwonlyargs and arguments.kwarg is None:
+        return None
+    fields = [f"{one.arg}?: {type_of(one.annotation, is_argument=True)}" for one in arguments.args]
+    is_optional = True
+    for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults):
+        is_optional = is_optional and default is not None
+        fields.append(f"{one.arg}{'' if default is None else '?'}: {type_of(one.annotation, is_argument=True)}")
+    if arguments.kwarg is not None:
+        fields.append("[name: string]: unknown")
+    return f"{'?' if is_optional else ''}: {{ {'; '.join(fields)} }}"
+
+
+def _bases(node: ast.ClassDef) -> list[str]:
+    return [_name(base.value if isinstance(base, ast.Subscript) else base) for base in node.bases]
+
+
+def _typed_dicts(tree: ast.Module) -> list[ast.ClassDef]:
+    """Those of the script, also by way of another one of it."""
+    found: list[ast.ClassDef] = []
+    names = {"TypedDict"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and names.intersection(_bases(node)):
+            found.append(node)
+            names.add(node.name)
+    return found
+
+
+def _interface(node: ast.ClassDef) -> list[str]:
+    is_total = not any(one.arg == "total" and isinstance(one.value, ast.Constant) and one.value.value is False for one in node.keywords)
+    above = [_interfaces[base] for base in _bases(node) if base in _interfaces]
+    lines = [f"export interface {_interfaces[node.name]}{' extends ' + ', '.join(above) if above else ''} {{"]
+    for field in node.body:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            mark = _name(field.annotation.value) if isinstance(field.annotation, ast.Subscript) else ""
+            is_required = mark == "Required" or (is_total and mark != "NotRequired")
+            lines.append(f"  {field.target.id}{'' if is_required else '?'}: {type_of(field.annotation, is_argument=False)};")
+    return [*lines, "}"]
 
 
 def declarations(source: str, filename: str) -> str:
-    """The text of a ``.d.ts`` with one interface, ``Worker``. :raises SyntaxError:"""
+    """The text of a ``.d.ts``: an interface, ``Worker``, and one for each TypedDict. :raises SyntaxError:"""
     lines = [f"/** What {json.dumps(filename)} exposes; written by `ipcctl types`. */"]
     if "ndarray" in source:
         lines.append('import type { NdArray, TypedArray } from "ipcctl";')
+    tree = ast.parse(source, filename)
+    dicts = _typed_dicts(tree)
+    _interfaces.clear()
+    _interfaces.update((node.name, f"{node.name}_" if node.name in _TAKEN else node.name) for node in dicts)
+    for node in dicts:
+        lines += _interface(node)
     lines.append("export interface Worker {")
-    for node in ast.walk(ast.parse(source, filename)):
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) or (name := _exposed_name(node)) is None:
+    for function in ast.walk(tree):
+        if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)) or (name := _exposed_name(function)) is None:
             continue
-        text = ast.get_docstring(node)
+        text = ast.get_docstring(function)
         if text is not None:
             first = text.splitlines()[0].replace("*/", "*\\/")
             lines.append(f"  /** {first} */")
-        lines.append(f"  {name}: {_signature(node)};")
+        lines.append(f"  {name}: {_signature(function)};")
     return "\n".join([*lines, "}", ""])
 
 

@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { chosenDefault, SCRIPT_POLICY } from "../base/policies.ts";
 import { IpcError } from "../base/errors.ts";
+import type { RestartPolicy } from "../base/restart-policies.ts";
 import { requirePlatform, sleep } from "../base/platform.ts";
 import { requireSystem } from "../plane/system.ts";
 import { resolvePaths } from "../base/paths.ts";
@@ -31,7 +32,7 @@ export type StartOptions = {
   readonly env?: Readonly<Record<string, string>>;
   readonly interpreter?: string;
   readonly policy?: string;
-  readonly restart_policy?: string;
+  readonly restart_policy?: RestartPolicy;
   readonly max_memory?: string | number;
   readonly instances?: number;
   readonly [field: string]: unknown;

@@ -74,6 +74,12 @@ export type WorkerHello = {
 export type AnyFunctions = { readonly [name: string]: (...args: Answer[]) => Answer };
 type ArgumentsOf<F> = F extends (...args: infer A) => unknown ? A : never;
 type AnswerOf<F> = F extends (...args: never[]) => infer R ? Awaited<R> : never;
+/** Those of a function of which `ipcctl types` knows them; else any. */
+type KwargsOf<F> = "kwargs" extends keyof F ? NonNullable<F["kwargs"]> : Readonly<Record<string, unknown>>;
+type WithKwargs<F> =
+  Partial<KwargsOf<F>> extends KwargsOf<F>
+    ? [options?: CallOptions & { readonly kwargs?: KwargsOf<F> }]
+    : [options: CallOptions & { readonly kwargs: KwargsOf<F> }];
 type ItemOf<F> = AnswerOf<F> extends AsyncIterable<infer Item> ? Item : Answer;
 
 /** Where a run of a worker is to be reached. */
@@ -237,13 +243,14 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     return end.value as AnswerOf<W[K]>;
   }
 
-  /** The same with keyword arguments and options. */
-  callWith(
-    name: string,
-    args: readonly unknown[],
-    options: CallOptions & { readonly kwargs?: Readonly<Record<string, unknown>> } = {},
-  ): Promise<Answer> {
-    return this.#withOptions(options, () => this.#ask(TO.call, name, args, options.kwargs ?? null));
+  /** The same with keyword arguments, which may stand for those at the end of `args`, and options. */
+  callWith<K extends keyof W & string>(
+    name: K,
+    args: Readonly<Partial<ArgumentsOf<W[K]>>>,
+    ...[options = {}]: WithKwargs<W[K]>
+  ): Promise<AnswerOf<W[K]>> {
+    const { kwargs = null } = options as { readonly kwargs?: unknown };
+    return this.#withOptions(options, () => this.#ask(TO.call, name, args, kwargs));
   }
 
   /**
@@ -254,21 +261,22 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     name: K,
     ...args: ArgumentsOf<W[K]>
   ): AsyncGenerator<ItemOf<W[K]>, void, undefined> {
-    return this.streamWith(name, args) as AsyncGenerator<ItemOf<W[K]>, void, undefined>;
+    const untyped = this as unknown as PythonWorker;
+    return untyped.streamWith(name, args) as AsyncGenerator<ItemOf<W[K]>, void, undefined>;
   }
 
   /** The same with keyword arguments and options, which hold until the end of the stream. */
-  async *streamWith(
-    name: string,
-    args: readonly unknown[],
-    options: CallOptions & { readonly kwargs?: Readonly<Record<string, unknown>> } = {},
-  ): AsyncGenerator<Answer, void, undefined> {
-    const answer = (await this.callWith(name, args, options)) as unknown;
+  async *streamWith<K extends keyof W & string>(
+    name: K,
+    args: Readonly<Partial<ArgumentsOf<W[K]>>>,
+    ...options: WithKwargs<W[K]>
+  ): AsyncGenerator<ItemOf<W[K]>, void, undefined> {
+    const answer = (await this.callWith(name, args, ...options)) as unknown;
     if (!(answer instanceof Stream))
       throw new IpcError("FAILED", `${name} gave no stream; it is no generator`, {
         hint: `call("${name}", …) gives its value`,
       });
-    yield* answer;
+    yield* answer as AsyncIterable<ItemOf<W[K]>>;
   }
 
   /** Evaluates an expression, or runs statements; the value is that of the last expression. `await` works at the top. */

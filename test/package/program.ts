@@ -43,7 +43,7 @@ class Statistics {
   async sum(values: readonly number[], options: CallOptions = { timeout: 60_000 }): Promise<number> {
     let total = 0;
     for (const value of values) total = await this.#worker.call("add", total, value);
-    return (await this.#worker.callWith("add", [total, 0], options)) as number;
+    return await this.#worker.callWith("add", [total, 0], options);
   }
 
   async mean(count: number): Promise<number> {

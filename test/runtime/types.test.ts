@@ -1,13 +1,15 @@
 /** `ipcctl types`: declarations from annotations, checked by the compiler against a program that uses them. */
 import { expect, test } from "bun:test";
-import { existsSync, mkdirSync, symlinkSync } from "node:fs";
+import { existsSync, mkdirSync, statSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { Home, ROOT } from "../home.ts";
 
 const SCRIPT = `
 import ipcctl
 from collections.abc import AsyncIterator, Iterator
-from typing import Literal, Optional
+from datetime import timedelta
+from decimal import Decimal
+from typing import Literal, NotRequired, Optional, TypedDict
 raise SystemExit("it must not be run")
 
 @ipcctl.expose
@@ -19,6 +21,25 @@ async def find(key: "str | None", table: dict[str, list[float]], *rest: bytes) -
 
 @ipcctl.expose
 def rows(source: AsyncIterator[int]) -> Iterator[dict[int, set[str]]]: ...
+
+class Named(TypedDict):
+    name: str
+
+class Row(Named, total=False):
+    size: NotRequired[int]
+    inside: "list[Row]"
+
+class Record(TypedDict):
+    price: Decimal
+
+@ipcctl.expose
+def records(like: Row) -> Iterator[Row]: ...
+
+@ipcctl.expose
+def find_record(query: str, /, size: int = 1, *, order: Literal["up", "down"] = "up") -> Record: ...
+
+@ipcctl.expose
+def must(*, price: float, **rest) -> timedelta: ...
 
 def hidden(): ...
 `;
@@ -36,11 +57,29 @@ test("annotations become types, and the compiler holds a program to them", async
   expect(stdout).toContain(
     "rows: (source: AsyncIterable<number | bigint>) => AsyncIterableIterator<Map<number, Set<string>>>;",
   );
+  expect(stdout).toContain(`
+export interface Named {
+  name: string;
+}
+export interface Row extends Named {
+  size?: number;
+  inside?: Row[];
+}
+export interface Record_ {
+  price: string;
+}
+export interface Worker {`);
+  expect(stdout).toContain("records: (like: Row) => AsyncIterableIterator<Row>;");
+  expect(stdout).toContain(
+    'find_record: ((query: string, size?: number | bigint) => Record_) & { readonly kwargs?: { size?: number | bigint; order?: "up" | "down" } };',
+  );
+  expect(stdout).toContain("must: (() => number) & { readonly kwargs: { price: number; [name: string]: unknown } };");
   expect(stdout).not.toContain("hidden");
   home.script("worker.d.ts", stdout);
   // A checkout has the types of the package once it was packed.
-  const types = join(ROOT, "build/js/ipcctl.d.ts");
-  if (!existsSync(types)) Bun.spawnSync([process.execPath, "--no-env-file", join(ROOT, "scripts/types.ts")]);
+  const [types, built] = [join(ROOT, "build/js/ipcctl.d.ts"), join(ROOT, "build/js/main.js")];
+  if (!existsSync(types) || statSync(types).mtimeMs < statSync(built).mtimeMs)
+    Bun.spawnSync([process.execPath, "--no-env-file", join(ROOT, "scripts/types.ts")]);
   mkdirSync(join(home.dir, "node_modules/@types"), { recursive: true });
   symlinkSync(ROOT, join(home.dir, "node_modules/ipcctl"));
   symlinkSync(join(ROOT, "node_modules/@types/bun"), join(home.dir, "node_modules/@types/bun"));
@@ -64,15 +103,27 @@ test("annotations become types, and the compiler holds a program to them", async
     `import { connect } from "ipcctl";\nimport type { Worker } from "./worker.d.ts";\nawait using ipc = await connect();\nconst py = await ipc.start<Worker>("worker.py");\n${body}\nexport {};\n`;
   home.script(
     "good.ts",
-    program(
-      `const said: string[] = await py.call("greet", "you", 2, "cold");\nfor await (const row of py.stream("rows", (async function* () { yield 1; })())) row.get(1)!.has(said[0]!);`,
-    ),
+    program(`const said: string[] = await py.call("greet", "you", 2, "cold");
+for await (const row of py.stream("rows", (async function* () { yield 1; })())) row.get(1)!.has(said[0]!);
+for await (const row of py.stream("records", { name: "a" })) row.inside?.[0]!.name.trim();
+const found: string = (await py.callWith("find_record", ["a"], { kwargs: { size: 2, order: "down" } })).price;
+const seconds: number = await py.callWith("must", [], { kwargs: { price: 1, more: found }, timeout: 100 });
+await py.callWith("greet", ["you"], { kwargs: { times: seconds } });
+await (await ipc.worker("any")).callWith("thing", [1], { kwargs: { a: 1 } });
+await ipc.start("b.py", { restart_policy: "no" });`),
   );
-  home.script("bad.ts", program('await py.call("greet", 7);\nawait py.call("hidden");'));
+  const wrong = [
+    'await py.call("greet", 7);',
+    'await py.call("hidden");',
+    'await py.callWith("find_record", ["a"], { kwargs: { order: "sideways" } });',
+    'await py.callWith("must", []);',
+    'await py.callWith("must", [], { kwargs: {} });',
+    'await ipc.start("b.py", { restart_policy: "sometimes" });',
+  ];
+  home.script("bad.ts", program(wrong.join("\n")));
   const check = Bun.spawnSync([process.execPath, "check"], { cwd: home.dir });
   const said = check.stdout.toString() + check.stderr.toString();
-  expect(said).toMatch(/bad\.ts\(5,/);
-  expect(said).toMatch(/bad\.ts\(6,/);
+  for (const [index] of wrong.entries()) expect(said).toContain(`bad.ts(${5 + index},`);
   expect(said).not.toContain("good.ts");
   expect((await home.cli("types", "nope.py")).status).toBe(4);
   home.script("broken.py", "def (:\n");
