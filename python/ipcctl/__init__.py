@@ -90,9 +90,13 @@ def expose(function: _F | None = None, *, name: str | None = None) -> Any:
     return add if function is None else add(function)
 
 
-def _place(function: Callable[..., Any]) -> object:
-    """Where it was defined: a module that is reloaded defines its functions again."""
-    return getattr(function, "__module__", None), getattr(function, "__qualname__", function)
+def _place(function: Any) -> object:
+    """Where it was defined: a module that is reloaded defines its functions again. What has no name of its own is of its class."""
+    functools = sys.modules.get("functools")
+    while functools is not None and isinstance(function, functools.partial):
+        function = function.func
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return named.__module__, named.__qualname__
 
 
 def ready() -> None:

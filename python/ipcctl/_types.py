@@ -12,8 +12,9 @@ import os
 import re
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, ItemsView, KeysView, Mapping, Sequence, ValuesView
 
+from ._contract import MESSAGE_BYTES_MAX
 from ._contract import VALUE_DEPTH_MAX as MAX_DEPTH
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
@@ -71,13 +72,17 @@ class BrokenChannel(ConnectionError):
 
 
 class JavaScriptError(Exception):
-    """An error that came from the other side, with its `type` (its name there) and `stack`."""
+    """An error that came from the other side, with its `type` (its name there) and `stack`. What Python raised there before has the type
+    and the traceback that it had in Python.
+    """
 
     def __init__(self, message: str = "", type: str = "Error", stack: str | None = None) -> None:
         super().__init__(message)
         self.type = type
         self.stack = stack
         self.cause: Any = None  # also what is no exception; __cause__ is set where it is one
+        #: Those of an AggregateError, or of an ExceptionGroup that has been there.
+        self.exceptions: tuple[JavaScriptError, ...] = ()
 
 
 class Interrupted(KeyboardInterrupt):
@@ -173,26 +178,46 @@ _FORMAT_OF_TAG = {
 }
 _ITEM_SIZE = {tag: struct.calcsize("=" + code) for tag, code in _FORMAT_OF_TAG.items()}
 _PLAIN = (type(None), bool, int, float, str, bytes, bytearray, list, tuple, dict, set, frozenset)
+#: What to send instead, by the name of a type, or of one that it is derived from.
 _WAYS_OUT = {
-    "Decimal": "send str() or float() of it",
-    "Fraction": "send str() or float() of it",
-    "complex": "send [z.real, z.imag]",
-    "timedelta": "send its total_seconds()",
-    "time": "send its isoformat()",
-    "generator": "send list() of it",
-    "range": "send list() of it",
-    "dict_keys": "send list() of it",
-    "dict_values": "send list() of it",
-    "dict_items": "send list() of it",
-    "map": "send list() of it",
-    "filter": "send list() of it",
-    "zip": "send list() of it",
-    "deque": "send list() of it",
-    "mappingproxy": "send dict() of it",
-    "DataFrame": "send its to_dict('list'), or pyarrow.Table.from_pandas() of it",
-    "Series": "send its to_numpy()",
-    "Tensor": "send its numpy()",
+    "Fraction": "str() or float() of it",
+    "complex": "[z.real, z.imag]",
+    "SimpleNamespace": "vars() of it",
+    "pandas.DataFrame": "its to_dict('list'), or pyarrow.Table.from_pandas() of it",
+    "polars.DataFrame": "its to_arrow(), or its to_dict(as_series=False)",
+    "polars.LazyFrame": "its collect().to_arrow(), or its collect().to_dict(as_series=False)",
+    "polars.Series": "its to_numpy(), or its to_list()",
+    "pandas.Period": "str() of it",
+    "pandas.Interval": "[i.left, i.right]",
+    "pyarrow.Scalar": "its as_py()",
+    "pyarrow.Array": "its to_pylist()",
+    "pyarrow.ChunkedArray": "its to_pylist()",
+    "torch.Tensor": "its numpy()",
+    "msgspec.Struct": "msgspec.to_builtins() of it",
 }
+#: The same by an attribute of the type.
+_WAYS_BY_ATTRIBUTE = {
+    "model_dump": "its model_dump()",
+    "__attrs_attrs__": "attrs.asdict() of it",
+    "__next__": "list() of it",
+    "__array__": "numpy.asarray() of it",
+}
+#: A longer range is not made a list of, for no message has room for it: most numbers take five bytes.
+_RANGE_MAX = MESSAGE_BYTES_MAX // 5
+#: Milliseconds from 1970 on that a Date can hold, either way.
+_DATE_MS_MAX = 8_640_000_000_000_000
+
+
+def _way_out(kind: type) -> str:
+    for base in kind.__mro__:
+        package = base.__module__.partition(".")[0]
+        way = _WAYS_OUT.get(base.__name__ if package in ("builtins", "types", "fractions") else f"{package}.{base.__name__}")
+        if way is not None:
+            return way
+    for attribute, way in _WAYS_BY_ATTRIBUTE.items():
+        if hasattr(kind, attribute):
+            return way
+    return "what it is made of: dict, list, str, numbers"
 
 
 def big_bytes(number: int) -> bytes:
@@ -231,7 +256,16 @@ def _swapped(raw: Any, size: int) -> bytearray:
 def _lower_numpy(array: Any, np: Any) -> tuple[int | None, Any]:
     dtype = array.dtype
     if hasattr(array, "mask"):
+        if type(array).__name__ == "MaskedConstant":
+            return None, None
         raise Refused("cannot send a masked array, its mask would be lost; send its filled()")
+    if dtype.kind == "b":
+        array = array.view(np.uint8)
+        dtype = array.dtype
+    elif dtype.kind in "UT":
+        return None, array.tolist()
+    elif dtype.kind in "mM":
+        return None, list(array) if array.ndim else array[()]
     tag = _KINDS[dtype.kind].get(dtype.itemsize) if dtype.kind in _KINDS else None
     if tag is None:
         raise Refused(f"cannot send a NumPy array of {dtype}; convert it with astype() or tolist()")
@@ -313,12 +347,20 @@ def lower(value: Any) -> tuple[int | None, Any]:
         if isinstance(value, np.generic):
             if isinstance(value, np.bool_):
                 return None, bool(value)
+            if isinstance(value, np.datetime64):
+                return _lower_datetime64(value, np)
             if isinstance(value, np.timedelta64):  # a subclass of np.integer
-                raise Refused("cannot send timedelta64; send its number of seconds")
+                return None, _seconds_of(value, np)
             if isinstance(value, np.integer):
                 return None, int(value)
             if isinstance(value, np.floating):
                 return None, float(value)
+    pandas = modules.get("pandas")
+    if pandas is not None and hasattr(pandas, "api"):
+        if value is pandas.NaT or value is pandas.NA:
+            return None, None
+        if isinstance(value, (pandas.Series, pandas.Index, pandas.api.extensions.ExtensionArray)):
+            return _lower_column(value, np)
     if isinstance(value, BaseException):
         error = _error_form(value, [])
         return error.tag, error.value
@@ -333,6 +375,10 @@ def lower(value: Any) -> tuple[int | None, Any]:
             return _lower_datetime(value, datetime)
         if isinstance(value, datetime.date):
             return 1004, datetime.date.isoformat(value)
+        if isinstance(value, datetime.timedelta):
+            return None, float(value.total_seconds())
+        if isinstance(value, datetime.time):
+            return None, datetime.time.isoformat(value)
     enum = modules.get("enum")
     if enum is not None and isinstance(value, enum.Enum):
         for _ in range(8):
@@ -351,6 +397,12 @@ def lower(value: Any) -> tuple[int | None, Any]:
     uuid = modules.get("uuid")
     if uuid is not None and isinstance(value, uuid.UUID):
         return 37, value.bytes
+    decimal = modules.get("decimal")
+    if decimal is not None and isinstance(value, decimal.Decimal):
+        return None, decimal.Decimal.__str__(value)
+    ipaddress = modules.get("ipaddress")
+    if ipaddress is not None and isinstance(value, _addresses(ipaddress)):
+        return None, str(value)
     array = modules.get("array")
     if array is not None and isinstance(value, array.array):
         return _lower_buffer(memoryview(value))
@@ -373,14 +425,70 @@ def lower(value: Any) -> tuple[int | None, Any]:
     if isinstance(value, os.PathLike):
         path = os.fspath(value)
         return None, str.__str__(path) if isinstance(path, str) else os.fsdecode(path)
-    way = _WAYS_OUT.get(kind.__name__) or "send what it is made of: dict, list, str, numbers"
-    raise Refused(f"cannot send {'a class' if isinstance(value, type) else kind.__name__}; {way}")
+    form = _lower_container(value)
+    if form is not None:
+        return None, form
+    raise Refused(f"cannot send {'a class' if isinstance(value, type) else kind.__name__}; send {_way_out(kind)}")
+
+
+def _lower_container(value: Any) -> Any:
+    """What Python and its library know as a mapping, a sequence or a view of one, as an exact dict, list or str; else None."""
+    sqlite3 = sys.modules.get("sqlite3")
+    if sqlite3 is not None and isinstance(value, sqlite3.Row):
+        return {key: value[key] for key in value.keys()}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, range):
+        if (value.stop - value.start) // value.step > _RANGE_MAX:
+            raise Refused(f"cannot send a range of more than {_RANGE_MAX} numbers; send its start, stop and step")
+        return list(value)
+    collections = sys.modules.get("collections")
+    if collections is not None and isinstance(value, collections.UserString):
+        return str(value)
+    return list(value) if isinstance(value, (KeysView, ValuesView, ItemsView, Sequence)) else None
+
+
+def _addresses(ipaddress: Any) -> tuple[type, ...]:
+    return ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network, ipaddress.IPv6Network
+
+
+def _lower_datetime64(value: Any, np: Any) -> tuple[int | None, Any]:
+    """Without a time zone, as all of NumPy's: the instant in UTC."""
+    if np.isnat(value):
+        return None, None
+    days = int(value.astype("datetime64[D]").astype(np.int64))
+    if abs(days) >= _DATE_MS_MAX // 86_400_000:
+        raise Refused(f"cannot send {value}, which no Date of JavaScript can hold; send str() of it")
+    milliseconds = value.astype("datetime64[ms]")
+    if milliseconds != value:
+        raise Refused(f"cannot send {value}, which is finer than milliseconds; send its astype('datetime64[ms]')")
+    return 1, int(milliseconds.astype(np.int64)) / 1000.0
+
+
+def _seconds_of(value: Any, np: Any) -> float | None:
+    if np.isnat(value):
+        return None
+    try:
+        return float(value / np.timedelta64(1, "s"))
+    except (TypeError, ValueError):  # of months, or of no unit
+        raise Refused(f"cannot send {value}, which is no number of seconds; send int() of it") from None
+
+
+def _lower_column(values: Any, np: Any) -> tuple[int | None, Any]:
+    """A Series or an Index of pandas, or what is in one: as its values. What is missing in a column that is no array of NumPy's is None."""
+    if isinstance(values.dtype, np.dtype):
+        return None, values.tolist() if values.dtype.kind == "O" else values.to_numpy()
+    return None, [None if is_missing else one for one, is_missing in zip(values.tolist(), values.isna())]
 
 
 def _lower_datetime(value: Any, datetime: Any) -> tuple[int, Any]:
-    offset = value.utcoffset()
+    try:
+        offset = value.utcoffset()
+    except Exception as error:
+        raise Refused(f"cannot send this {type(value).__name__}, whose utcoffset() fails: {error}; send str() of it") from None
     if offset is None:
-        raise Refused("cannot send a naive datetime; give it a tzinfo, as with astimezone()")
+        way = "tz_localize('UTC')" if hasattr(value, "tz_localize") else "astimezone()"
+        raise Refused(f"cannot send a naive {type(value).__name__}; give it a tzinfo, as with {way}")
     zero, minute = datetime.timedelta(0), datetime.timedelta(minutes=1)
     if offset == zero and value.microsecond % 1000 == 0:
         utc = value.replace(tzinfo=datetime.timezone.utc)

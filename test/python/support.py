@@ -44,9 +44,9 @@ if C is not None:
 skip_unless(C is not None, "C extension", "the C half of what has two")
 
 
-def python_with_numpy() -> str | None:
-    """This one, or that of the virtual environment that the suite makes."""
-    if importlib.util.find_spec("numpy") is not None:
+def python_with_tables() -> str | None:
+    """One with NumPy, pandas and pyarrow: this one, or that of the virtual environment that the suite makes."""
+    if all(importlib.util.find_spec(name) is not None for name in ("numpy", "pandas", "pyarrow")):
         return sys.executable
     python = os.path.join(ROOT, "build/test-python/bin/python")
     return python if os.path.exists(python) else None

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import array
 import collections
+import contextlib
 import copy
 import dataclasses
 import datetime as dt
+import decimal
 import enum
+import fractions
+import ipaddress
 import math
 import os
 import pathlib
 import pickle
 import random
+import sqlite3
 import struct
 import subprocess
 import sys
+import types
 import unittest
 import uuid
 from typing import Any
 
 from needs import skip_unless
-from support import C, IMPLEMENTATIONS, PACKAGES, PURE, python_with_numpy
+from support import C, IMPLEMENTATIONS, PACKAGES, PURE, python_with_tables
 
 from ipcctl import DecodeError, EncodeError, JavaScriptError, undefined
 
@@ -127,7 +133,28 @@ GOLDEN: list[tuple[Any, ...]] = [
     (Level.HIGH, "03", 3),
     (Point(1, Point(2, None)), "a26178016179a26178026179f6", {"x": 1, "y": {"x": 2, "y": None}}),
     (pathlib.Path("/x"), "622f78", "/x"),
+    (dt.timedelta(seconds=1, milliseconds=500), "fb3ff8000000000000", 1.5),
+    (dt.time(1, 2, 3), "68" + b"01:02:03".hex(), "01:02:03"),
+    (decimal.Decimal("1.10"), "64" + b"1.10".hex(), "1.10"),
+    (ipaddress.ip_address("::1"), "63" + b"::1".hex(), "::1"),
+    (ipaddress.ip_network("10.0.0.0/8"), "6a" + b"10.0.0.0/8".hex(), "10.0.0.0/8"),
+    (range(5, 1, -2), "820503", [5, 3]),
+    (collections.deque([1, 2]), "820102", [1, 2]),
+    ({"a": 1}.keys(), "816161", ["a"]),
+    ({"a": 1}.values(), "8101", [1]),
+    ({"a": 1}.items(), "8182616101", [["a", 1]]),
+    (types.MappingProxyType({"a": 1}), "a1616101", {"a": 1}),
+    (collections.UserDict(a=1), "a1616101", {"a": 1}),
+    (collections.ChainMap({"a": 1}, {"a": 2}), "a1616101", {"a": 1}),
+    (collections.UserList([1]), "8101", [1]),
+    (collections.UserString("a"), "6161", "a"),
 ]
+
+
+def row() -> Any:
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.row_factory = sqlite3.Row
+        return database.execute("select 1 as a, 'x' as b").fetchone()
 
 
 def error_of(call: Any, *args: Any) -> tuple[Any, ...]:
@@ -184,6 +211,11 @@ def nested(levels: int) -> Any:
     for _ in range(levels - 1):
         value = [value]
     return value
+
+
+def loop_of(items: Any) -> Any:
+    items.append(items)
+    return items
 
 
 class Both(unittest.TestCase):
@@ -252,8 +284,37 @@ class Encoding(Both):
             self.fails(EncodeError, "TYPE", "$", d, memoryview(b"\x01").cast("?"))
             self.fails(EncodeError, "CYCLE", "$[1].again", d, loop)
             self.fails(EncodeError, "CYCLE", "$.y[0]", d, own)
+            self.fails(EncodeError, "CYCLE", "$[0]", d, loop_of(collections.deque()))
             shared = [1]
             self.assertEqual(d([shared, shared]).hex(), "8281018101")
+            self.assertEqual(d(row()).hex(), "a26161016162" + "6178")
+
+    def test_what_has_no_form_names_the_way_out(self) -> None:
+        class Model:
+            def model_dump(self) -> dict[str, int]:
+                return {}
+
+        class Zone(dt.tzinfo):
+            def utcoffset(self, when: object) -> dt.timedelta:
+                raise ValueError("no such zone")
+
+        ways = [
+            (Model(), "cannot send Model; send its model_dump()"),
+            ((x for x in "a"), "cannot send generator; send list() of it"),
+            (types.SimpleNamespace(a=1), "cannot send SimpleNamespace; send vars() of it"),
+            (fractions.Fraction(1, 2), "cannot send Fraction; send str() or float() of it"),
+            (object(), "cannot send object; send what it is made of: dict, list, str, numbers"),
+            (Model, "cannot send a class; send what it is made of: dict, list, str, numbers"),
+            (range(10**12), "cannot send a range of more than 53687091 numbers; send its start, stop and step"),
+            (dt.datetime(2024, 1, 1), "cannot send a naive datetime; give it a tzinfo, as with astimezone()"),
+            (
+                dt.datetime(2024, 1, 1, tzinfo=Zone()),
+                "cannot send this datetime, whose utcoffset() fails: no such zone; send str() of it",
+            ),
+        ]
+        for module in self.each():
+            for value, message in ways:
+                self.assertEqual(error_of(module.dumps, {"a": value}), (EncodeError, "TYPE", "$.a", f"$.a: {message}"))
 
     def test_depth(self) -> None:
         for module in self.each():
@@ -491,7 +552,7 @@ class Decoding(Both):
                 self.assertRaises(DecodeError, module.loads, whole[:cut])
 
 
-PYTHON = python_with_numpy()
+PYTHON = python_with_tables()
 
 # In a process of its own: once NumPy is imported, all typed arrays arrive as NumPy's.
 NUMPY_SCRIPT = """
@@ -520,7 +581,16 @@ for name, m in IMPLEMENTATIONS.items():
     assert m.loads(m.dumps(np.uint8([[1], [2]]))).tolist() == [[1], [2]]
     assert [m.loads(m.dumps(x)) for x in (np.int8(-3), np.float32(1.5), np.float64(2.5), np.bool_(True), np.str_("s"))] \
         == [-3, 1.5, 2.5, True, "s"]
-    bad = [np.array([True]), np.array([1j]), np.array(["x"]), np.array([None]), np.datetime64("2024"), np.timedelta64(1, "s"),
+    one_way = [
+        (np.array([True, False]), "420100"), (np.array([[True], [False]]), "d82882820201d840420100"),
+        (np.array(["x", "yz"]), "8261786279" + "7a"), (np.array([["x"]]), "81816178"), (np.array("x"), "6178"),
+        (np.datetime64("1970-01-01T00:00:01.5"), "c1fb3ff8000000000000"), (np.timedelta64(1500, "ms"), "fb3ff8000000000000"),
+        (np.array(["1970", "NaT"], "M8[ns]"), "82c1fb0000000000000000f6"), (np.array([1500, "NaT"], "m8[ms]"), "82fb3ff8000000000000f6"),
+        (np.datetime64("NaT"), "f6"), (np.timedelta64("NaT"), "f6"), (np.ma.masked, "f6"),
+    ]
+    for x, form in one_way:
+        assert m.dumps(x).hex() == form, (x, m.dumps(x).hex())
+    bad = [np.array([1j]), np.array([None]), np.datetime64("1970-01-01T00:00:00.000001"), np.datetime64("300000"), np.timedelta64(1, "M"),
            np.ma.array([1], mask=[1]), np.longdouble([1]), np.zeros(1, "i4,f4")]
     for x in bad:
         try: m.dumps([x])
@@ -533,18 +603,60 @@ for name, m in IMPLEMENTATIONS.items():
 print("done")
 """
 
+PANDAS_SCRIPT = """
+import sys
+sys.path[:0] = sys.argv[1:]
+from support import IMPLEMENTATIONS
+from ipcctl import EncodeError
+import numpy as np, pandas as pd, pyarrow as pa
+times = pd.to_datetime(["1970-01-01", None])
+table = pd.DataFrame({"n": [1, 2], "when": times.tz_localize("UTC")})
+zero = "c1fb0000000000000000"
+one_way = [
+    (table.to_dict("records"), "82a2616e01647768656e" + zero + "a2616e02647768656ef6"),
+    (table.to_dict("list"), "a2616e820102647768656e82" + zero + "f6"),
+    ([pd.NaT, pd.NA], "82f6f6"), (pd.Timedelta(1500, "ms"), "fb3ff8000000000000"),
+    (pd.Series([1, 2], dtype="int8"), "d848420102"), (pd.Series([True]), "4101"), (pd.RangeIndex(1), "d84f480000000000000000"),
+    (pd.Series(times), "82" + zero + "f6"), (table["when"], "82" + zero + "f6"), (table["when"].array, "82" + zero + "f6"),
+    (pd.Series(["a", None]), "826161f6"), (pd.Series(["a", None], dtype="category"), "826161f6"),
+    (pd.Series([1, None], dtype="Int64"), "8201f6"), (pd.Index(["a"]), "816161"), (pd.MultiIndex.from_tuples([(1, "a")]), "8182016161"),
+]
+bad = [
+    ({"rows": [table]}, "$.rows[0]: cannot send DataFrame; send its to_dict('list'), or pyarrow.Table.from_pandas() of it"),
+    ([pd.Timestamp("2024")], "$[0]: cannot send a naive Timestamp; give it a tzinfo, as with tz_localize('UTC')"),
+    (pd.Series(pd.to_datetime(["1970-01-01 00:00:00.000001"])),
+     "$[0]: cannot send 1970-01-01T00:00:00.000001, which is finer than milliseconds; send its astype('datetime64[ms]')"),
+    (pd.Period("2024"), "$: cannot send Period; send str() of it"), (pa.scalar(1), "$: cannot send Int64Scalar; send its as_py()"),
+    (pa.array([1]), "$: cannot send Int64Array; send its to_pylist()"),
+]
+for name, m in IMPLEMENTATIONS.items():
+    for x, form in one_way:
+        assert m.dumps(x).hex() == form, (name, x, m.dumps(x).hex())
+    for x, message in bad:
+        try: m.dumps(x)
+        except EncodeError as e: assert str(e) == message, (name, e)
+        else: raise AssertionError(x)
+print("done")
+"""
 
-@skip_unless(PYTHON is not None, "NumPy from PyPI", "arrays and scalars of NumPy")
-class NumPy(unittest.TestCase):
-    def test_arrays_and_scalars(self) -> None:
+
+@skip_unless(PYTHON is not None, "NumPy, pandas and pyarrow from PyPI", "their arrays, scalars and columns")
+class Tables(unittest.TestCase):
+    def run_script(self, script: str) -> None:
         here = os.path.dirname(os.path.abspath(__file__))
         done = subprocess.run(
-            [PYTHON or "", "-c", NUMPY_SCRIPT, here, PACKAGES],
+            [PYTHON or "", "-c", script, here, PACKAGES],
             capture_output=True,
             text=True,
             timeout=1200,
         )
         self.assertTrue(done.stdout.endswith("done\n"), done.stdout + done.stderr)
+
+    def test_arrays_and_scalars_of_numpy(self) -> None:
+        self.run_script(NUMPY_SCRIPT)
+
+    def test_columns_and_missing_values_of_pandas(self) -> None:
+        self.run_script(PANDAS_SCRIPT)
 
 
 if __name__ == "__main__":
