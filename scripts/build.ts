@@ -2,14 +2,15 @@
  * Makes build/js: the command line with the daemon, compiled ahead, and the SDK, for Bun and for Node; with all that they import, so that who
  * installs them installs nothing else. What differs on Node lies in files of its own, which take the places of theirs.
  */
-import { rmSync } from "node:fs";
+import { renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 const ROOT = join(import.meta.dir, "..");
 const OUT = join(ROOT, "build/js");
+/** It is moved as a whole: whoever starts meanwhile finds the old one or the new one, and a build that is killed leaves none by halves. */
+const MADE = `${OUT}.${process.pid}.tmp`;
 const TWINS = ["src/base/platform.ts", "src/plane/system.ts"];
 
-rmSync(OUT, { recursive: true, force: true });
 await build({
   entrypoints: [join(ROOT, "src/main.ts")],
   target: "bun",
@@ -39,7 +40,10 @@ await build({
   ],
 });
 
+rmSync(OUT, { recursive: true, force: true });
+renameSync(MADE, OUT);
+
 async function build(options: Bun.BuildConfig): Promise<void> {
-  const { outputs, logs } = await Bun.build({ outdir: OUT, ...options });
+  const { outputs, logs } = await Bun.build({ outdir: MADE, ...options });
   if (outputs.length === 0) throw new AggregateError(logs, `${options.entrypoints.join(", ")} could not be built`);
 }

@@ -53,6 +53,15 @@ test("the bundle is run unless a source of any folder is newer, and the daemon i
   expect(daemonEntry()).toBe(resolve(asked));
 });
 
+test("an installation that has neither says so, and how to come by one", () => {
+  const bare = join(dir, "bare");
+  mkdirSync(join(bare, "bin"), { recursive: true });
+  copyFileSync(join(ROOT, "bin/ipcctl"), join(bare, "bin/ipcctl"));
+  const { exitCode, stdout, stderr } = Bun.spawnSync([join(bare, "bin/ipcctl"), "status"]);
+  expect({ exitCode, stdout: stdout.toString() }).toEqual({ exitCode: 69, stdout: "" });
+  expect(stderr.toString()).toMatch(/^ipcctl: this installation is not whole, .*\/build\/js\/main\.js is not there; /);
+});
+
 test("no code comes out of the home folder or the cache of its user", () => {
   mkdirSync(join(dir, "node_modules/bun/bin"), { recursive: true });
   symlinkSync(process.execPath, join(dir, "node_modules/bun/bin/bun.exe"));
