@@ -8,6 +8,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { SCRIPT_POLICY } from "../src/base/policies.ts";
 import type { DaemonStatus } from "../src/protocol/status.ts";
 import { Home, ROOT, waitUntil } from "../test/home.ts";
 import { countLines, pm2, settled, supervisord, type Peer, type Program } from "./peers.ts";
@@ -82,19 +83,25 @@ async function statusTime(): Promise<void> {
   const pid = await home.daemonPid();
   const resident = await both((peer) => mib(residentKiB(peer.pid())));
   row("daemon with 10 idle workers, resident", mib(residentKiB(pid)), resident);
-  row(
-    "shim of a worker, private",
-    `${
-      shims()
-        .map(privateKiB)
-        .toSorted((x, y) => x - y)[5]
-    } KiB`,
-  );
+  await shimsBy(loop);
   const groups = [[pid, ...shims()], [peers[0].pid()], [peers[1].pid()]];
   const before = groups.map((pids) => cpuTicks(pids));
   await Bun.sleep(IDLE_SECONDS * 1000);
   const [x, y, z] = groups.map((pids, index) => `${((cpuTicks(pids) - before[index]!) / IDLE_SECONDS).toFixed(2)} %`);
   row(`daemon (and 10 shims) idle, of a core over ${IDLE_SECONDS} s`, x!, [y!, z!]);
+}
+
+/** What watches over one worker: its shim, and under a policy one that answers for it, and one that is its root's first process. */
+async function shimsBy(script: string): Promise<void> {
+  const sizes: string[] = [];
+  for (const policy of ["trusted", SCRIPT_POLICY, "strict"]) {
+    const name = `by-${policy}`;
+    await home.start(name, script, { interpreter: python, policy });
+    const own = shims(join(home.paths.workersDir, name));
+    sizes.push(`${own.reduce((sum, pid) => sum + privateKiB(pid), 0)} KiB (${policy}, processes: ${own.length})`);
+    await home.cli("delete", name);
+  }
+  row("shim of a worker, private", sizes.join(", "));
 }
 
 /** From asking to the first instruction of the script, against spawning the same Python directly. */
@@ -265,12 +272,12 @@ function writeTable(): void {
   writeFileSync(path, text.slice(0, text.indexOf(begin) + begin.length) + table + text.slice(text.indexOf(end)));
 }
 
-function shims(): number[] {
+function shims(folder = home.paths.workersDir): number[] {
   return readdirSync("/proc")
     .map(Number)
     .filter((pid) => {
       try {
-        return pid > 0 && readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(home.paths.workersDir);
+        return pid > 0 && readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(folder);
       } catch {
         return false;
       }
