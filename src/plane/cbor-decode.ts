@@ -1,5 +1,5 @@
 /** CBOR to values, as `docs/encoding.md` says. The bytes come from the other side: every length is checked before it is used. */
-import { ArrowTable, CodecError, NdArray, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
+import { ArrowTable, CodecError, NdArray, typeOf, type TypedArray } from "./codec-error.ts";
 import { DEPTH_MAX } from "./cbor-encode.ts";
 import { PythonError } from "./python-error.ts";
 
@@ -16,6 +16,14 @@ export function decode(bytes: Uint8Array, onShared?: (form: unknown) => unknown)
   const value = reader.value(0);
   reader.end();
   return value;
+}
+
+/** The first two items of a message, whatever is behind them; undefined if they are no numbers. */
+export function decodeHead(bytes: Uint8Array): readonly [kind: number, number: number] | undefined {
+  if (bytes[0]! >> 5 !== 4) return undefined;
+  const reader = new Reader(bytes.subarray(1), undefined);
+  const [kind, number] = [reader.value(0), reader.value(0)];
+  return typeof kind === "number" && typeof number === "number" ? [kind, number] : undefined;
 }
 
 class Reader {
@@ -217,7 +225,7 @@ class Reader {
       case 1004:
         return this.#text("tag 1004");
       default: {
-        const type = typeof tag === "number" ? TYPED_ARRAYS.get(tag) : undefined;
+        const type = typeof tag === "number" ? typeOf(tag) : undefined;
         if (!type) throw malformed(`the unknown tag ${tag}`);
         const bytes = this.#bytesOnly("a typed array");
         if (bytes.length % type.BYTES_PER_ELEMENT !== 0) throw malformed("a typed array that ends in an element");

@@ -88,3 +88,13 @@ export const TYPED_ARRAYS = new Map<number, Constructor>([
   [85, Float32Array],
   [86, Float64Array],
 ]);
+
+const FLOAT16 = 84;
+
+/** The class of a tag. @throws CodecError TYPE for one that only newer engines have */
+export function typeOf(tag: number): Constructor | undefined {
+  const type = TYPED_ARRAYS.get(tag);
+  if (!type && tag === FLOAT16)
+    throw new CodecError("TYPE", "this version of Node has no Float16Array; send its astype('float32')");
+  return type;
+}

@@ -1,6 +1,7 @@
 /** Memory that both sides look into instead of getting copies: sealed memfds, handed over by descriptor once per channel. */
+import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
-import { NdArray, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
+import { NdArray, TYPED_ARRAYS, typeOf, type TypedArray } from "./codec-error.ts";
 import { BrokenChannel } from "./ring.ts";
 import { closeFd, createSegment, map, MSG_DONTWAIT, receiveFd, sealedBytes, sendWithFds } from "./system.ts";
 
@@ -54,7 +55,11 @@ export function shared<A extends TypedArray>(type: ArrayType<A>, length: number)
 export class Sharing {
   readonly #socket: number;
   readonly #lent = new WeakMap<ArrayBufferLike, number>();
-  readonly #borrowed = new Map<number, ArrayBuffer>();
+  /** Or why it cannot be looked into here, for whoever is sent something of it. */
+  readonly #borrowed = new Map<number, ArrayBuffer | IpcError>();
+  /** Gone before their descriptor was taken: the message that named them could not be read to its end. */
+  readonly #missed = new Set<number>();
+  #newest = 0;
   #next = 1;
   #isOpen = true;
   /** Tells the worker to let go of a segment. */
@@ -87,14 +92,15 @@ export class Sharing {
     return number;
   }
 
-  /** @throws BrokenChannel if it is no sealed memfd, or not as large as is said */
+  /** @throws BrokenChannel if it is no sealed memfd, or not as large as is said; IpcError if this process has no room for it */
   readonly borrow = (form: unknown): TypedArray | NdArray => {
     const [number, offset, bytes, tag, shape] = Array.isArray(form) ? (form as unknown[]) : [];
-    const type = TYPED_ARRAYS.get(tag as number);
+    const type = typeOf(tag as number);
     if (!isCount(number) || !isCount(offset) || !isCount(bytes) || !type || !isShape(shape))
       throw new BrokenChannel("shared memory that is described wrongly");
     while (!this.#borrowed.has(number)) this.#receive();
     const buffer = this.#borrowed.get(number)!;
+    if (buffer instanceof IpcError) throw buffer;
     const count = bytes / type.BYTES_PER_ELEMENT;
     if (offset + bytes > buffer.byteLength || shape.reduce((product, one) => product * one, 1) !== count)
       throw new BrokenChannel("shared memory that is smaller than is said");
@@ -113,18 +119,31 @@ export class Sharing {
       if (bytes === undefined) throw new BrokenChannel("shared memory that could be taken away: it is not sealed");
       if (bytes === 0 || this.#borrowed.size >= SEGMENTS_MAX)
         throw new BrokenChannel(bytes === 0 ? "shared memory of no bytes" : `more than ${SEGMENTS_MAX} segments`);
-      const { buffer } = map(fd, bytes);
-      keep(buffer, fd);
-      this.#borrowed.set(packet.readUInt32LE(), buffer);
+      const number = packet.readUInt32LE();
+      this.#newest = Math.max(this.#newest, number);
+      if (this.#missed.delete(number)) return closeFd(fd);
+      const found = this.#map(fd, bytes);
+      if (found instanceof IpcError) closeFd(fd);
+      this.#borrowed.set(number, found);
     } catch (error) {
       closeFd(fd);
       throw error;
     }
   }
 
+  #map(fd: number, bytes: number): ArrayBuffer | IpcError {
+    try {
+      const { buffer } = map(fd, bytes);
+      keep(buffer, fd);
+      return buffer;
+    } catch (error) {
+      return IpcError.from(error);
+    }
+  }
+
   /** The worker lets go of it: what still looks into it here keeps it. */
   forget(number: number): void {
-    this.#borrowed.delete(number);
+    if (!this.#borrowed.delete(number) && number > this.#newest) this.#missed.add(number);
   }
 
   close(): void {

@@ -66,7 +66,7 @@ export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
   const buffer = addon().map(fd, bytes);
   if (typeof buffer !== "number") return new Uint8Array(buffer);
   throw new IpcError("FAILED", `mapping ${bytes} bytes failed (errno ${-buffer})`, {
-    hint: "the address space may be limited: ulimit -v",
+    hint: "share it in several parts; the address space may be limited: ulimit -v",
   });
 }
 

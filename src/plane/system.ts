@@ -93,11 +93,19 @@ export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
   const address = libc.mmap(0n, BigInt(bytes), READ_WRITE, SHARED, fd, 0n) as unknown as number;
   if (address === null || address < 0 || address >= Number.MAX_SAFE_INTEGER)
     throw new IpcError("FAILED", `mapping ${bytes} bytes failed`, {
-      hint: "the address space may be limited: ulimit -v",
+      hint: "share it in several parts; the address space may be limited: ulimit -v",
     });
   // munmap has the form that is wanted of a deallocator: it is given the address and, as context, the length.
   const unmap = (libc.munmap as unknown as { readonly ptr: Pointer }).ptr;
-  return new Uint8Array(adopt(address, 0, bytes, bytes, unmap));
+  try {
+    return new Uint8Array(adopt(address, 0, bytes, bytes, unmap));
+  } catch (error) {
+    libc.munmap(address as Pointer, BigInt(bytes));
+    throw new IpcError("FAILED", `memory of ${bytes} bytes is more than an ArrayBuffer holds here, which is 4 GiB`, {
+      cause: error,
+      hint: "share it in several parts",
+    });
+  }
 }
 
 /** Bytes of a memfd that cannot be shrunk; undefined of anything else. */

@@ -5,9 +5,9 @@ import { limit } from "../base/limits.ts";
 import { sleep } from "../base/platform.ts";
 import { BrokenChannel, Channel, PeerGone } from "../plane/channel.ts";
 import { Pipe } from "../plane/pipe.ts";
-import { decode } from "../plane/cbor-decode.ts";
+import { decode, decodeHead } from "../plane/cbor-decode.ts";
 import { Encoder, errorRecord } from "../plane/cbor-encode.ts";
-import { StreamRef } from "../plane/codec-error.ts";
+import { CodecError, StreamRef } from "../plane/codec-error.ts";
 import { PythonError } from "../plane/python-error.ts";
 
 /** Items of a stream that may be under way or waiting here; half of it is granted again as they are taken. */
@@ -430,9 +430,32 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   }
 
   #onMessage(bytes: Uint8Array): void {
-    const message = decode(bytes, this.#channel.sharing.borrow);
+    let message: unknown;
+    try {
+      message = decode(bytes, this.#channel.sharing.borrow);
+    } catch (error) {
+      const isTheirs = error instanceof BrokenChannel || (error instanceof CodecError && error.code !== "TYPE");
+      const head = isTheirs ? undefined : decodeHead(bytes);
+      if (!head) throw error;
+      return this.#onUnreadable(...head, error as Error);
+    }
     if (!Array.isArray(message) || typeof message[1] !== "number") throw new BrokenChannel("a message that is none");
-    const [kind, number, value, more] = message as [number, number, unknown, unknown];
+    const [kind, number, ...fields] = message as [number, number, ...unknown[]];
+    this.#take(kind, number, fields);
+  }
+
+  /** Well-formed, but more than this program can hold, or of a kind that its engine does not know: that costs what it belongs to. */
+  #onUnreadable(kind: number, number: number, cause: Error): void {
+    const { message, hint = "send less of it at once" } = cause as Error & { hint?: string };
+    const error = new IpcError("FAILED", `${this.name} sent what cannot be held here: ${message}`, { cause, hint });
+    if (kind === FROM.invoke) return this.#send([TO.throw, number, errorRecord(error)]);
+    const stream = kind === FROM.item ? this.#streams.get(number) : undefined;
+    if (!stream) return this.#take(FROM.error, number, [error]);
+    stream.fail(error);
+    this.#leave(number);
+  }
+
+  #take(kind: number, number: number, [value, more, named]: readonly unknown[]): void {
     const held = this.#channel.isEnding ? this.#held.get(number) : undefined;
     if (held && (kind === FROM.output || kind === FROM.result || kind === FROM.error))
       return void held.later.push([kind, value, more]);
@@ -444,7 +467,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
       case FROM.error: {
         this.#channel.settled(number);
         this.#left.delete(number);
-        const error = PythonError.from(value) ?? new BrokenChannel("an error that is none");
+        const error = errorOf(value);
         const stream = this.#streams.get(number);
         if (stream) stream.fail(error);
         else this.#settle(number)?.reject(error);
@@ -465,7 +488,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
         this.#streams.get(number)?.end();
         break;
       case FROM.invoke:
-        this.#invoke(number, String(value), more, message[4]);
+        this.#invoke(number, String(value), more, named);
         break;
       case FROM.want:
         this.#sources.get(number)?.want(Number(value));
@@ -530,7 +553,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
       for (const [kind, value, more] of held.later) {
         if (kind === FROM.output) await held.onOutput(...outputOf(value, more));
         else if (kind === FROM.result) this.#settle(number)?.resolve(value);
-        else throw PythonError.from(value) ?? new BrokenChannel("an error that is none");
+        else throw errorOf(value);
       }
     } catch (error) {
       this.#settle(number)?.reject(error as Error);
@@ -679,6 +702,10 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     this[Symbol.dispose]();
     return Promise.resolve();
   }
+}
+
+function errorOf(value: unknown): Error {
+  return value instanceof IpcError ? value : (PythonError.from(value) ?? new BrokenChannel("an error that is none"));
 }
 
 function lost(name: string, cause: Error): IpcError {

@@ -264,6 +264,41 @@ test("memory of the worker crosses without a copy, also a gigabyte", async () =>
   expect(process.memoryUsage.rss() - before).toBeLessThan(100 * 2 ** 20);
 });
 
+test("what this program cannot hold costs what it belongs to, and nothing else", async () => {
+  const other = py.call("nap", 0.2);
+  const bytes = 2 ** 33; // more than an ArrayBuffer of Bun's
+  const error = (await failure(py.eval(`big = ipcctl.shared(${bytes}); [big, ipcctl.shared(8)]`))) as IpcError;
+  expect([error.code, error.hint]).toEqual(["FAILED", "share it in several parts"]);
+  expect(error.message).toStartWith(`worker sent what cannot be held here: memory of ${bytes} bytes is more than`);
+  expect((await failure(py.eval("{'again': big[:8]}"))).message).toContain(`memory of ${bytes} bytes`);
+  await py.exec(`import weakref
+def bigs():
+    try:
+        yield 1
+        yield big
+        yield 3
+    finally: closed.append("bigs")
+ipcctl.expose(bigs)
+def give_big():
+    try: twice(big)
+    except ipcctl.JavaScriptError as error: return str(error)
+ipcctl.expose(give_big)`);
+  const items: unknown[] = [];
+  const reading = (async () => {
+    for await (const item of py.stream("bigs")) items.push(item);
+  })();
+  expect((await failure(reading)).message).toContain(`memory of ${bytes} bytes`);
+  expect(items).toEqual([1]);
+  await waitUntil(async () => (await py.eval("closed.count('bigs')")) === 1, "the generator is closed");
+  py.bind("twice", () => "not called");
+  expect(await py.call("give_big")).toContain(`memory of ${bytes} bytes`);
+  py.unbind("twice");
+  await py.exec("del big"); // what is let go of before it was taken is not kept either
+  expect([...(await py.call("filled", 3))]).toEqual([0, 1, 2]);
+  expect(await other).toBe("rested");
+  expect(py.isOpen).toBe(true);
+});
+
 test("async functions run beside each other", async () => {
   expect(await Promise.all(Array.from({ length: 20 }, () => py.call("meet", 20)))).toEqual(Array(20).fill("met"));
 });
