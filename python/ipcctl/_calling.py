@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from ._codec import BrokenChannel, DecodeError, EncodeError, Interrupted, StreamRef
+from ._codec import BrokenChannel, Interrupted, StreamRef
 from ._contract import TO_WORKER_CALL as CALL
 from ._contract import TO_CLIENT_RESULT as RESULT
 from ._contract import TO_CLIENT_ERROR as ERROR
 from ._contract import TO_CLIENT_OUTPUT as OUTPUT
+from ._errors import record_of
 from ._evaluate import Capture, forget_namespace, namespace, run
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
@@ -132,7 +131,7 @@ class Calls:
             self.fail(number, error, began)
 
     def fail(self, number: int, error: BaseException, began: int | None = None) -> None:
-        self._channel.send([ERROR, number, describe(error)], began)
+        self._channel.send([ERROR, number, record_of(error)], began)
 
     def refuse(self, number: int) -> None:
         """One that was interrupted before it began."""
@@ -214,29 +213,3 @@ def _shown(value: Any, mode: str) -> Any:
     if mode == "repr":
         return None if value is None else repr(value)
     return None if mode == "exec" else value
-
-
-def describe(error: BaseException, depth: int = 0) -> dict[str, Any]:
-    """What crosses of an exception: type, message, traceback with source lines, cause."""
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = os.path.dirname(__file__)
-    theirs = [frame for frame in frames if not frame.filename.startswith(own + os.sep)]
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(theirs)] if theirs else []
-    lines += traceback.format_exception_only(error)
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-    return {
-        "type": name,
-        "message": _text(error),
-        "traceback": "".join(lines).encode("utf-8", "replace").decode(),
-        "cause": None if cause is None or depth >= 8 else describe(cause, depth + 1),
-        "code": error.code if isinstance(error, (EncodeError, DecodeError)) else None,
-    }
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error).encode("utf-8", "replace").decode()
-    except Exception as failure:  # a __str__ of the user's
-        return f"<no text: {type(failure).__name__}>"

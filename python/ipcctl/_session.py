@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 from ._calling import Calls
 from ._channel import Channel, Segment
-from ._codec import BrokenChannel, DecodeError, JavaScriptError, StreamRef
+from ._codec import BrokenChannel, DecodeError, StreamRef
 from ._contract import ENDED_BROKEN, ENDED_FAULT
 from ._contract import TO_WORKER_CALL as CALL
 from ._contract import TO_WORKER_EVAL as EVAL
@@ -24,6 +24,7 @@ from ._contract import TO_WORKER_FAIL as FAIL
 from ._contract import TO_WORKER_FORGET as FORGET
 from ._contract import TO_CLIENT_END as END
 from ._contract import TO_CLIENT_STREAM as STREAM
+from ._errors import error_of
 from ._streams import AsyncOutgoing, Incoming, Outgoing
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
@@ -93,7 +94,7 @@ class Session:
             if kind == RETURN:
                 invocation.finish(message[2])
             else:
-                invocation.fail(_javascript_error(message[2]))
+                invocation.fail(error_of(message[2]))
             return
         stream = self.incoming.get(number)
         if stream is None:
@@ -102,7 +103,7 @@ class Session:
             stream.push(message[2])
             return
         self.incoming.pop(number, None)
-        stream.fail(_javascript_error(message[2]) if kind == FAIL else None)
+        stream.fail(error_of(message[2]) if kind == FAIL else None)
 
     def fail(self, number: int, error: BaseException) -> None:
         self.calls.fail(number, error)
@@ -196,12 +197,3 @@ class Session:
         channel.close()
         if cause is not None and not isinstance(cause, (BrokenChannel, DecodeError)):
             traceback.print_exception(cause)
-
-
-def _javascript_error(error: Any) -> BaseException:
-    if not isinstance(error, dict):
-        return JavaScriptError(str(error))
-    made = JavaScriptError(str(error.get("message", "")))
-    made.type = str(error.get("type", "Error"))
-    made.stack = str(error.get("traceback") or "")
-    return made

@@ -21,7 +21,6 @@ TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-_MAX_CAUSES = 16  # of an exception; two levels each, so that reporting an error never ends in DEPTH
 _MAX_DIMENSIONS = 32
 
 
@@ -276,57 +275,6 @@ def _lower_numpy(array: Any, np: Any) -> tuple[int | None, Any]:
     return (None if tag == 64 else tag), raw
 
 
-def _clean(text: str) -> str:
-    """Text that has a UTF-8 form: a message with a lone surrogate must not hide the error it
-    tells of.
-    """
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _error_form(error: BaseException, seen: list[BaseException]) -> Tagged:
-    import traceback
-
-    seen.append(error)
-    kind = type(error)
-    name = (
-        kind.__qualname__
-        if kind.__module__ in ("builtins", "__main__")
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
-    try:
-        message = str(error)
-    except Exception:
-        message = f"<{name} whose text cannot be made>"
-    cause: Any = error.__cause__
-    if cause is None and not error.__suppress_context__:
-        cause = error.__context__
-    stack: str | None
-    if isinstance(error, JavaScriptError):
-        name, stack = str(error.type), error.stack if isinstance(error.stack, str) else None
-        if cause is None:
-            cause = error.cause
-    else:
-        try:
-            stack = "".join(
-                traceback.format_exception(kind, error, error.__traceback__, chain=False)
-            )
-        except Exception:
-            stack = None
-    if isinstance(cause, BaseException):
-        # Chains may be circular or long in Python; an error is always worth sending.
-        if len(seen) >= _MAX_CAUSES or any(cause is one for one in seen):
-            cause = None
-        else:
-            cause = _error_form(cause, seen)
-    form = {
-        "type": _clean(name),
-        "message": _clean(message),
-        "traceback": None if stack is None else _clean(stack),
-        "cause": cause,
-    }
-    return Tagged(27, ["ipcctl.Error", form])
-
-
 def lower(value: Any) -> tuple[int | None, Any]:
     """The tag and plain form of a value the codecs do not know by its exact type.
 
@@ -362,8 +310,9 @@ def lower(value: Any) -> tuple[int | None, Any]:
         if isinstance(value, (pandas.Series, pandas.Index, pandas.api.extensions.ExtensionArray)):
             return _lower_column(value, np)
     if isinstance(value, BaseException):
-        error = _error_form(value, [])
-        return error.tag, error.value
+        from ._errors import record_of
+
+        return 27, ["ipcctl.Error", record_of(value)]
     pyarrow = modules.get("pyarrow")
     if pyarrow is not None and lower_arrow is not None and hasattr(pyarrow, "RecordBatch"):
         if isinstance(value, (pyarrow.Table, pyarrow.RecordBatch)):
@@ -601,12 +550,9 @@ def _revive_error(value: Any) -> JavaScriptError:
         _bad("an error without type or message")
     if stack is not None and stack is not undefined and type(stack) is not str:
         _bad("an error whose traceback is no text")
-    error = JavaScriptError(message, kind, stack if type(stack) is str else None)
-    cause = form.get("cause")
-    error.cause = None if cause is undefined else cause
-    if isinstance(cause, BaseException):
-        error.__cause__ = cause
-    return error
+    from ._errors import error_of
+
+    return error_of(form)
 
 
 def revive(tag: int, content: Any) -> Any:

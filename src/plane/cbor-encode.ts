@@ -282,16 +282,34 @@ export class Encoder {
   }
 }
 
-/** What crosses of a JavaScript error. */
-export function errorRecord(error: unknown, depth = 0): Record<string, unknown> {
-  if (!(error instanceof Error)) return { type: typeof error, message: String(error), traceback: null, cause: null };
+/** As deep, and as many in all, as is told of the causes and parts of one error. */
+const LEVELS_MAX = 16;
+const ERRORS_MAX = 128;
+
+/** What crosses of a JavaScript error, or of anything that was thrown. One of Python's has the type and the message that it had there. */
+export function errorRecord(error: unknown, seen = new Set<unknown>(), level = 0): Record<string, unknown> {
+  if (!(error instanceof Error)) return { type: typeof error, message: textOf(error), traceback: null, cause: null };
+  seen.add(error);
+  const below = (other: unknown): Record<string, unknown>[] =>
+    level >= LEVELS_MAX || seen.size >= ERRORS_MAX || seen.has(other) ? [] : [errorRecord(other, seen, level + 1)];
   const isPython = error instanceof PythonError;
+  const { errors } = error as { readonly errors?: unknown };
   return {
-    type: isPython ? error.type : error.name,
-    message: error.message.toWellFormed(),
+    type: textOf(isPython ? error.type : error.name),
+    message: textOf(isPython ? error.text : error.message),
     traceback: (isPython ? error.traceback : (error.stack ?? null))?.toWellFormed() ?? null,
-    cause: error.cause === undefined || depth >= 8 ? null : errorRecord(error.cause, depth + 1),
+    cause: error.cause === undefined || error.cause === null ? null : (below(error.cause)[0] ?? null),
+    ...(Array.isArray(errors) && errors.length > 0 ? { errors: errors.flatMap(below) } : {}),
   };
+}
+
+/** Anything may be thrown, also what has no text. */
+function textOf(value: unknown): string {
+  try {
+    return String(value).toWellFormed();
+  } catch {
+    return "a value without a text";
+  }
 }
 
 function stepOf(key: string): string {

@@ -1,18 +1,24 @@
 /** An exception that came out of Python. */
 
-/** What crosses of one: see `describe` in python/ipcctl/_calling.py. */
+/** What crosses of one: see python/ipcctl/_errors.py. */
 export type ErrorRecord = {
   readonly type: string;
   readonly message: string;
   readonly traceback: string | null;
   readonly cause: ErrorRecord | null;
+  /** The parts of a group. */
+  readonly errors?: readonly ErrorRecord[];
 };
 
 /** A Python exception: its type by name, and the traceback as Python prints it, source lines included. */
 export class PythonError extends Error {
   override readonly name = "PythonError";
-  /** `ValueError`, `mymodule.MyError`. */
+  /** `ValueError`, `mymodule.MyError`. An error of a function that was lent has the name that it had here. */
   readonly type: string;
+  /** The message without the type. */
+  readonly text: string;
+  /** The parts of an ExceptionGroup, or of an AggregateError that has been in Python. */
+  readonly errors: readonly PythonError[];
   /** Ends with `Type: message`. */
   readonly traceback: string;
 
@@ -22,22 +28,30 @@ export class PythonError extends Error {
       record.cause === null ? undefined : { cause: new PythonError(record.cause) },
     );
     this.type = record.type;
+    this.text = record.message;
+    this.errors = (record.errors ?? []).map((one) => new PythonError(one));
     this.traceback = record.traceback ?? "";
   }
 
   /** From something that claims to be a record. `undefined` if it is none: the other side may send anything. */
-  static from(value: unknown, depth = 0): PythonError | undefined {
-    if (value === null || typeof value !== "object" || depth > 16) return undefined;
-    const { type, message, traceback, cause } = value as Record<string, unknown>;
-    if (typeof type !== "string" || typeof message !== "string") return undefined;
-    const error = new PythonError({
-      type,
-      message,
-      traceback: typeof traceback === "string" ? traceback : null,
-      cause: null,
-    });
-    const below = PythonError.from(cause, depth + 1);
-    if (below) error.cause = below;
-    return error;
+  static from(value: unknown): PythonError | undefined {
+    if (value instanceof PythonError) return value;
+    const record = recordFrom(value, 0);
+    return record && new PythonError(record);
   }
+}
+
+const LEVELS_MAX = 16;
+
+function recordFrom(value: unknown, level: number): ErrorRecord | undefined {
+  if (value === null || typeof value !== "object" || level > LEVELS_MAX) return undefined;
+  const { type, message, traceback, cause, errors } = value as Record<string, unknown>;
+  if (typeof type !== "string" || typeof message !== "string") return undefined;
+  return {
+    type,
+    message: value instanceof PythonError ? value.text : message,
+    traceback: typeof traceback === "string" ? traceback : null,
+    cause: recordFrom(cause, level + 1) ?? null,
+    errors: Array.isArray(errors) ? errors.flatMap((one: unknown) => recordFrom(one, level + 1) ?? []) : [],
+  };
 }

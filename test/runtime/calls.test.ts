@@ -199,6 +199,61 @@ test("an exception comes with type, message, traceback with source lines, and ca
   expect((await failure(py.call("nope"))).message).toContain("no function 'nope' is exposed; there is: add");
 });
 
+test("causes and the parts of groups cross the border, and come back as they were", async () => {
+  await py.exec(`class Bottom(KeyError): pass
+def bottom():
+    try: raise Bottom("missing")
+    except Bottom as error: raise ExceptionGroup("both", [ValueError("one"), LookupError("two")]) from error
+ipcctl.expose(bottom)
+def shape(error):
+    parts = [shape(one) for one in error.exceptions] if hasattr(error, "exceptions") else []
+    return [type(error).__name__, getattr(error, "type", None), str(error), error.__cause__ and shape(error.__cause__), parts]
+def through(n):
+    try: ask(n)
+    except ipcctl.JavaScriptError as error: seen = shape(error); raise
+    finally: print("passed")
+ipcctl.expose(through)
+def caught(n):
+    try: ask(n)
+    except Exception as error: return shape(error)
+ipcctl.expose(caught)`);
+  // Python → TypeScript → Python → TypeScript → Python, and an error of TypeScript's own at the bottom.
+  py.bind("ask", async (n: number) => {
+    if (n > 0) return py.call("through", n - 1);
+    if (n === 0) return py.call("bottom");
+    throw new TypeError("above", { cause: new AggregateError([new RangeError("one"), "two"], "many") });
+  });
+  const both = "both (2 sub-exceptions)";
+  const cause = ["JavaScriptError", "Bottom", "'missing'", null, []];
+  const parts = ["ValueError: one", "LookupError: two"].map((text) => [
+    "JavaScriptError",
+    ...text.split(": "),
+    null,
+    [],
+  ]);
+  expect(await py.call("caught", 1)).toEqual(["JavaScriptError", "ExceptionGroup", both, cause, parts]);
+  const error = (await failure(py.call("through", 1))) as PythonError;
+  expect([error.type, error.message, error.text]).toEqual(["ExceptionGroup", `ExceptionGroup: ${both}`, both]);
+  expect((error.cause as PythonError).message).toBe("Bottom: 'missing'");
+  expect(error.errors.map(({ message }) => message)).toEqual(["ValueError: one", "LookupError: two"]);
+  for (const line of ['raise Bottom("missing")', "in through"])
+    // also what it has passed
+    expect(error.traceback + (error.cause as PythonError).traceback).toContain(line);
+  const own = ["RangeError", "string"].map((type, index) => ["JavaScriptError", type, ["one", "two"][index], null, []]);
+  const aggregate = ["JavaScriptError", "AggregateError", "many", null, own];
+  expect(await py.call("caught", -1)).toEqual(["JavaScriptError", "TypeError", "above", aggregate, []]);
+  const returned = (await py.call("echo", error)) as PythonError; // as a value
+  expect([returned.message, (returned.cause as PythonError).message, returned.errors[1]!.message]).toEqual([
+    error.message,
+    "Bottom: 'missing'",
+    "LookupError: two",
+  ]);
+  const circular: Error = new Error("around");
+  circular.cause = circular;
+  expect(((await py.call("echo", circular)) as PythonError).cause).toBeUndefined();
+  py.unbind("ask");
+});
+
 test("a generator is a stream with backpressure, and leaving early closes it", async () => {
   let sum = 0;
   for await (const row of py.stream("rows", 1000)) sum += row;
@@ -314,8 +369,7 @@ test("Python calls functions of ours: sync, async, from threads, and back into P
     throw new RangeError("too much");
   });
   const error = (await failure(py.call("twice_and_one", 1))) as PythonError;
-  expect(error.type).toContain("JavaScriptError");
-  expect(error.message).toContain("too much");
+  expect([error.type, error.message]).toEqual(["RangeError", "RangeError: too much"]);
   py.bind("twice", (x: number) => x * 2);
   const doubled: number[] = [];
   for await (const item of py.stream("doubled", 300)) doubled.push(item);
