@@ -1,10 +1,10 @@
 /** What every command gets: the global flags, the paths, the three streams, and a connection when it asks for one. */
-import { Chalk, type ChalkInstance } from "chalk";
 import { fstatSync, writeSync } from "node:fs";
 import { unreadableVariables } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { resolvePaths, type Paths } from "../base/paths.ts";
 import { absolutePath, startingDirectory, workingDirectory } from "../base/working-directory.ts";
+import { colours, PLAIN, type Style } from "./style.ts";
 import { cleanEnv, connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
 
@@ -22,7 +22,7 @@ export class Context {
   readonly flags: GlobalFlags;
   readonly paths: Paths;
   /** Text as it looks on a terminal; the text alone where there are no colours. */
-  readonly style: ChalkInstance;
+  readonly style: Style;
   /** The folder that the user stands in; nothing if it was deleted. */
   readonly here = workingDirectory();
 
@@ -30,7 +30,7 @@ export class Context {
     this.flags = flags;
     this.paths = resolvePaths(process.env, process.getuid!(), flags.socket);
     const isColored = !flags.json && wantsColor(flags.color, process.env, isTerminal(1));
-    this.style = new Chalk({ level: isColored ? 1 : 0 });
+    this.style = isColored ? colours() : PLAIN;
   }
 
   /** Where programs start and their files are looked for. @throws IpcError USAGE where its name is no text */
@@ -131,6 +131,15 @@ export function isTerminal(fd: number): boolean {
   const stat = fstatSync(fd);
   const major = (stat.rdev >> 8) & 0xfff;
   return stat.isCharacterDevice() && (major === 4 || major === 5 || (major >= 136 && major <= 143) || major === 204);
+}
+
+/** Whether what these arguments ask for may turn out to be coloured; they are not parsed yet. */
+export function mayHaveColour(
+  args: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+  isTerminal: boolean,
+): boolean {
+  return wantsColor(undefined, env, isTerminal) || args.some((arg) => arg.startsWith("--col"));
 }
 
 /** `--color` > FORCE_COLOR > NO_COLOR > TERM=dumb > a terminal. */

@@ -2,7 +2,8 @@
 import { requireText } from "../base/bytes.ts";
 import { ERROR_CODES, IpcError } from "../base/errors.ts";
 import type { Command, CommanderError } from "commander";
-import { Context, writeError, writeOut } from "./context.ts";
+import { Context, isTerminal, mayHaveColour, writeError, writeOut } from "./context.ts";
+import { loadColours } from "./style.ts";
 import { status } from "./status.ts";
 
 const USAGE = 2;
@@ -12,6 +13,7 @@ export async function runCli(args: readonly string[]): Promise<number> {
   const isJson = own.includes("--json");
   try {
     requireText(args);
+    if (mayHaveColour(own, process.env, isTerminal(1))) await loadColours();
     return isPlainStatus(args) ? await status(new Context({ json: isJson }), undefined) : await parseAndRun(args);
   } catch (error) {
     const failure = IpcError.from(error);
