@@ -139,7 +139,7 @@ export function mayHaveColour(
   env: Readonly<Record<string, string | undefined>>,
   isTerminal: boolean,
 ): boolean {
-  return wantsColor(undefined, env, isTerminal) || args.some((arg) => arg.startsWith("--col"));
+  return wantsColor(undefined, env, isTerminal) || args.some((arg) => arg.startsWith("--color"));
 }
 
 /** `--color` > FORCE_COLOR > NO_COLOR > TERM=dumb > a terminal. */

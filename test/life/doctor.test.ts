@@ -71,11 +71,8 @@ test("where that lasts nothing is started with less than was asked for", async (
 });
 
 test("colours are there where they are asked for, and nowhere else", async () => {
-  for (const flags of [["--color", "always"], ["--color=always"], ["--colo=always"]]) {
-    const { status, stdout } = await home.cli("doctor", ...flags);
-    if (status === 2) continue; // no such abbreviation
-    expect(stdout).toContain("\u001b[32mok  \u001b[39m");
-  }
+  for (const flags of [["--color", "always"], ["--color=always"]])
+    expect((await home.cli("doctor", ...flags)).stdout).toContain("\u001b[32mok  \u001b[39m");
   expect((await home.cli("doctor")).stdout).not.toContain("\u001b");
   expect((await home.cli("doctor", "--json", "--color", "always")).stdout).not.toContain("\u001b");
 });
