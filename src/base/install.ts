@@ -1,15 +1,21 @@
 /** Where this installation lies, from source or from the bundle, and what belongs to it. */
 import { PARTS_FOLDERS } from "../../contract/parts.ts";
 import { spawnSync } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, readFileSync, readSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { IpcError } from "./errors.ts";
+import { shellWord } from "./shell-words.ts";
 import { VERSION } from "./version.ts";
 
 /** Set where all is one file. What is compiled ahead takes `import.meta` for the place where it was built. */
 declare const IPCCTL_IS_BUNDLE: boolean | undefined;
 
-/** The folder of package.json. */
-export const ROOT = findRoot(typeof IPCCTL_IS_BUNDLE === "undefined" ? import.meta.dirname : dirname(Bun.main));
+/** Where this file lies. Who makes one file of his program and of us takes us out of our folder, and bundlers leave `import.meta` empty. */
+const HERE =
+  typeof IPCCTL_IS_BUNDLE === "undefined" ? (import.meta as { dirname?: string }).dirname : dirname(Bun.main);
+const FOUND = findRoot(HERE ?? "/");
+/** The folder of our package.json. */
+export const ROOT = FOUND ?? HERE ?? "/";
 /** The folder of the compiled parts. */
 export const PARTS = findParts();
 export const SHIM_BINARY = join(PARTS, "ipcctl-shim");
@@ -17,6 +23,53 @@ export const SHIM_BINARY = join(PARTS, "ipcctl-shim");
 export const PYTHON_BOOT = join(ROOT, "python/boot");
 /** Where the package `ipcctl` lies. */
 export const PYTHON_PACKAGES = join(ROOT, "python");
+
+/** @throws IpcError FAILED in a program that has us inside, without all that belongs to us */
+export function requireInstallation(): void {
+  if (FOUND !== undefined) return;
+  throw new IpcError(
+    "FAILED",
+    `ipcctl was bundled into ${HERE ?? "this program"}, without its Python package, its shim and Bun`,
+    {
+      hint: 'mark it as external (esbuild and bun build: --external:ipcctl; others: external: ["ipcctl"]), and install it where the program runs: npm install ipcctl',
+    },
+  );
+}
+
+/** @throws IpcError FAILED */
+export function requireShim(): void {
+  if (existsSync(SHIM_BINARY)) return;
+  throw new IpcError("FAILED", `the shim is not there (${SHIM_BINARY})`, { hint: remedyFor("build.sh") });
+}
+
+/** Where a file of compiled code ends, and for which machine it is, are in its first bytes (ELF, of 64 bits). */
+const HEAD_BYTES = 64;
+
+/** Whether a library can be loaded here: it is there as a whole, and made for this machine. */
+export function isLoadable(path: string): boolean {
+  const [ours, theirs] = [readHead(process.execPath), readHead(path)];
+  if (!ours || !theirs) return false;
+  const { head, size } = theirs;
+  const sectionsEnd = Number(head.readBigUInt64LE(0x28)) + head.readUInt16LE(0x3a) * head.readUInt16LE(0x3c);
+  return (
+    head.subarray(0, 5).equals(ours.head.subarray(0, 5)) &&
+    head.readUInt16LE(0x12) === ours.head.readUInt16LE(0x12) &&
+    sectionsEnd <= size
+  );
+}
+
+function readHead(path: string): { readonly head: Buffer; readonly size: number } | undefined {
+  let fd: number | undefined;
+  try {
+    fd = openSync(path, "r");
+    const head = Buffer.alloc(HEAD_BYTES);
+    return readSync(fd, head) === HEAD_BYTES ? { head, size: fstatSync(fd).size } : undefined;
+  } catch {
+    return undefined;
+  } finally {
+    if (fd !== undefined) closeSync(fd);
+  }
+}
 
 /** What a daemon is started from: the bundle, which takes less memory, unless the source is newer. The launcher decides it, for itself too. */
 export function daemonEntry(): string {
@@ -32,28 +85,41 @@ export function daemonEntry(): string {
  * @param script what builds it
  */
 export function remedyFor(script: "build.sh" | "build-python.sh" | "build-node.sh"): string {
-  const build = `sh ${join(ROOT, "native", script)}`;
+  const build = `sh ${shellWord(join(ROOT, "native", script))}`;
   if (basename(dirname(ROOT)) !== "node_modules" || !hasPackageOfParts()) return `with a C compiler: ${build}`;
+  return `${installParts()}; or, with a C compiler: ${build}`;
+}
+
+function installParts(): string {
   const above = dirname(dirname(ROOT));
-  const where = existsSync(join(above, "package.json")) ? `--prefix ${above} --save-optional` : "-g";
-  return `npm install ${where} ${PARTS_PACKAGE}@${VERSION}; or, with a C compiler: ${build}`;
+  const [project, inStore] = above.split("/node_modules/.pnpm/");
+  if (inStore !== undefined) return `pnpm --dir ${shellWord(project!)} install`;
+  const where = existsSync(join(above, "package.json")) ? `--prefix ${shellWord(above)} --save-optional` : "-g";
+  return `npm install ${where} ${PARTS_PACKAGE}@${VERSION}`;
 }
 
 const PARTS_PACKAGE = `@ipcctl/linux-${process.arch}`;
 
 function hasPackageOfParts(): boolean {
-  const { optionalDependencies = {} } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as Manifest;
-  return Object.hasOwn(optionalDependencies, PARTS_PACKAGE);
+  return Object.hasOwn(readManifest(ROOT)?.optionalDependencies ?? {}, PARTS_PACKAGE);
 }
 
-type Manifest = { readonly optionalDependencies?: Readonly<Record<string, string>> };
+type Manifest = { readonly name?: string; readonly optionalDependencies?: Readonly<Record<string, string>> };
 
 function findParts(): string {
   const folders = PARTS_FOLDERS.map((folder) => join(ROOT, folder.replace("{}", process.arch)));
   return folders.find((folder) => existsSync(join(folder, "ipcctl-shim"))) ?? folders[0]!;
 }
 
-function findRoot(from: string): string {
-  for (let at = from; at !== "/"; at = dirname(at)) if (existsSync(join(at, "package.json"))) return at;
-  return from;
+function findRoot(from: string): string | undefined {
+  for (let at = from; at !== "/"; at = dirname(at)) if (readManifest(at)?.name === "ipcctl") return at;
+  return undefined;
+}
+
+function readManifest(folder: string): Manifest | undefined {
+  try {
+    return JSON.parse(readFileSync(join(folder, "package.json"), "utf8")) as Manifest;
+  } catch {
+    return undefined;
+  }
 }

@@ -3,7 +3,7 @@ import { chmodSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
-import { SHIM_BINARY } from "../base/install.ts";
+import { requireShim, SHIM_BINARY } from "../base/install.ts";
 import { shellWord, splitWords } from "../base/shell-words.ts";
 import { parseDurationMs, parseSizeBytes, requireMemory } from "../base/units.ts";
 import { chosenDefault, CODE_POLICY } from "../base/policies.ts";
@@ -91,6 +91,7 @@ export async function run(
     flags.maxMemory === undefined
       ? undefined
       : requireMemory(parseSizeBytes(flags.maxMemory, "--max-memory"), "--max-memory");
+  requireShim();
   const { openRunFolder } = await import("./run-folder.ts");
   const { path: folder, remove } = openRunFolder();
   const spec = join(folder, "spec");

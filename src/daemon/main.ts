@@ -3,7 +3,7 @@ import { accessSync, constants, existsSync, mkdirSync, readFileSync, utimesSync,
 import { dirname, join } from "node:path";
 import { NOTICE } from "../base/daemon-lock.ts";
 import { IpcError, type ErrorCode } from "../base/errors.ts";
-import { remedyFor, SHIM_BINARY } from "../base/install.ts";
+import { requireShim, SHIM_BINARY } from "../base/install.ts";
 import { restoreChildSignal, setProcessName } from "../base/libc.ts";
 import { resolvePaths } from "../base/paths.ts";
 import { VERSION } from "../base/version.ts";
@@ -314,11 +314,6 @@ async function checkStart(options: DaemonOptions): Promise<void> {
   if (options.config === undefined && !existsSync(paths.config)) return;
   const { readProjectApps } = await import("../protocol/project.ts");
   readProjectApps(paths.config);
-}
-
-function requireShim(): void {
-  if (existsSync(SHIM_BINARY)) return;
-  throw new IpcError("FAILED", `the shim is not there (${SHIM_BINARY})`, { hint: remedyFor("build.sh") });
 }
 
 function requireFolder(path: string): void {

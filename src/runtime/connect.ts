@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { chosenDefault, SCRIPT_POLICY } from "../base/policies.ts";
 import { IpcError } from "../base/errors.ts";
 import type { RestartPolicy } from "../base/restart-policies.ts";
+import { requireInstallation } from "../base/install.ts";
 import { requirePlatform, sleep } from "../base/platform.ts";
 import { requireSystem } from "../plane/system.ts";
 import { resolvePaths } from "../base/paths.ts";
@@ -41,6 +42,7 @@ export type StartOptions = {
 /** Connects to the daemon, and starts it if none answers. @throws IpcError NO_DAEMON, FAILED for a machine or a Node that it does not run on */
 export async function connect(options: ConnectOptions = {}): Promise<Ipcctl> {
   requirePlatform();
+  requireInstallation();
   requireSystem();
   const paths = resolvePaths(process.env, process.getuid!(), options.socket);
   const open = (): Promise<Connection> => connectDaemon(paths, options.autostart ?? true);

@@ -152,10 +152,12 @@ test.if(isThere)("npm install -g: all of it works, and what is missing is named 
   const { status, stderr } = await machine.run(cwd, [machine.ipcctl, "start", "worker.py"]);
   expect(status).toBe(3);
   expect(stderr).toContain("the shim is not there");
+  const once = await machine.run(cwd, [machine.ipcctl, "run", "-c", "pass"]);
+  expect(once.stderr).toContain("the shim is not there");
   const doctor = await machine.run(cwd, [machine.ipcctl, "doctor"]);
   expect(doctor.status).toBe(1);
   expect(doctor.stdout).toContain("FAIL  shim");
-  const [, byNpm, byCompiler] = /(npm install -g \S+); or, with a C compiler: (sh \S+)/.exec(doctor.stdout)!;
+  const [, byNpm, byCompiler] = /(npm install -g \S+); or, with a C compiler: (sh \S+\/build\.sh)/.exec(doctor.stdout)!;
   said(await machine.run(cwd, byNpm!.split(" "), { npm_config_prefix: prefix }));
   expect(await machine.cli(cwd, "run", "-c", "print(1)")).toBe("1\n");
   rmSync(join(prefix, "lib/node_modules/@ipcctl"), { recursive: true });
@@ -174,6 +176,19 @@ test.if(isThere)("npm install in a project: the command, the types, and the SDK 
   await compile(machine, cwd);
   expect(JSON.parse(said(await machine.run(cwd, [node!, "out/program.js"])))).toEqual(ANSWERS);
   await machine.cli(cwd, "daemon", "stop");
+
+  const asked = "void connect().catch(({ message, hint }) => console.log(message, hint));";
+  writeFileSync(join(cwd, "inside.ts"), `import { connect } from "ipcctl"; ${asked}`);
+  for (const [target, runtime] of [
+    ["node", node!],
+    ["bun", bun],
+  ] as const) {
+    said(await machine.run(cwd, [bun, "build", "inside.ts", `--target=${target}`, "--outfile=inside.mjs"]));
+    const text = readFileSync(join(cwd, "inside.mjs"), "utf8");
+    writeFileSync(join(cwd, "emptied.mjs"), text.replaceAll("import.meta", "({})")); // as bundlers do for CommonJS
+    for (const file of ["inside.mjs", "emptied.mjs"])
+      expect(said(await machine.run(cwd, [runtime, file]))).toMatch(/^ipcctl was bundled into .* mark it as external/);
+  }
 
   const program = (before: string): string[] => [
     node!,

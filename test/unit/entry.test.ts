@@ -2,12 +2,15 @@
 import { afterAll, expect, test } from "bun:test";
 import {
   copyFileSync,
+  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readFileSync,
   realpathSync,
   rmSync,
   symlinkSync,
+  truncateSync,
   utimesSync,
   writeFileSync,
 } from "node:fs";
@@ -22,7 +25,7 @@ copyFileSync(join(ROOT, "bin/ipcctl"), join(dir, "bin/ipcctl"));
 
 function put(path: string, seconds: number): void {
   mkdirSync(dirname(join(dir, path)), { recursive: true });
-  writeFileSync(join(dir, path), "");
+  writeFileSync(join(dir, path), " ");
   utimesSync(join(dir, path), seconds, seconds);
 }
 
@@ -59,7 +62,78 @@ test("an installation that has neither says so, and how to come by one", () => {
   copyFileSync(join(ROOT, "bin/ipcctl"), join(bare, "bin/ipcctl"));
   const { exitCode, stdout, stderr } = Bun.spawnSync([join(bare, "bin/ipcctl"), "status"]);
   expect({ exitCode, stdout: stdout.toString() }).toEqual({ exitCode: 69, stdout: "" });
+  put("bare/build/js/main.js", 1000);
+  truncateSync(join(bare, "build/js/main.js")); // which would do nothing, and end well
+  expect(Bun.spawnSync([join(bare, "bin/ipcctl"), "status"]).exitCode).toBe(69);
   expect(stderr.toString()).toMatch(/^ipcctl: this installation is not whole, .*\/build\/js\/main\.js is not there; /);
+});
+
+test("Bun is found wherever installers lay it, and is that of this machine's C library", () => {
+  const bun = (path: string, what: string): void => {
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(path, `#!/bin/sh\necho ${what}\n`, { mode: 0o755 });
+  };
+  const place = (name: string, installation: string): string => {
+    const to = join(dir, name, installation);
+    mkdirSync(join(to, "bin"), { recursive: true });
+    mkdirSync(join(to, "src"));
+    writeFileSync(join(to, "src/main.ts"), "");
+    copyFileSync(join(ROOT, "bin/ipcctl"), join(to, "bin/ipcctl"));
+    return to;
+  };
+  const run = (installation: string): { out: string; status: number } => {
+    const child = Bun.spawnSync([join(installation, "bin/ipcctl")], { env: { PATH: "/usr/bin:/bin" } });
+    return { out: child.stdout.toString(), status: child.exitCode };
+  };
+  // What lies there where no install script ran.
+  const stub = (folder: string): void => {
+    mkdirSync(join(folder, "bin"), { recursive: true });
+    writeFileSync(join(folder, "bin/bun.exe"), 'echo "Error: Bun\'s postinstall script was not run."\nexit 1\n', {
+      mode: 0o755,
+    });
+  };
+
+  const both = place("both", "node_modules/ipcctl");
+  stub(join(both, "../bun"));
+  bun(join(both, "../@oven/bun-linux-x64-musl/bin/bun"), "musl");
+  expect(run(both)).toEqual({ out: "musl\n", status: 0 });
+  bun(join(both, "../@oven/bun-linux-x64/bin/bun"), "glibc");
+  expect(run(both)).toEqual({ out: "glibc\n", status: 0 });
+
+  const links = place("links", "node_modules/.pnpm/ipcctl/node_modules/ipcctl");
+  const store = join(dir, "links/node_modules/.pnpm/bun/node_modules");
+  stub(join(store, "bun"));
+  symlinkSync(join(store, "bun"), join(links, "../bun"));
+  expect(run(links)).toEqual({ out: "", status: 69 });
+  bun(join(store, "@oven/bun-linux-x64/bin/bun"), "linked");
+  expect(run(links)).toEqual({ out: "linked\n", status: 0 });
+
+  const nested = place("nested", "node_modules/ipcctl");
+  stub(join(nested, "node_modules/bun"));
+  bun(join(nested, "node_modules/bun/node_modules/@oven/bun-linux-x64/bin/bun"), "nested");
+  expect(run(nested)).toEqual({ out: "nested\n", status: 0 });
+});
+
+test("what is missing is had by the installer that made the installation", () => {
+  const remedyIn = (installation: string): string => {
+    for (const folder of ["src/base", "contract"])
+      cpSync(join(ROOT, folder), join(installation, folder), { recursive: true });
+    copyFileSync(join(ROOT, "package.json"), join(installation, "package.json"));
+    const program = join(installation, "ask.ts");
+    writeFileSync(program, 'import { remedyFor } from "./src/base/install.ts"; console.log(remedyFor("build.sh"));');
+    return Bun.spawnSync([process.execPath, program]).stdout.toString();
+  };
+  const project = join(dir, "my project");
+  const { version } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { version: string };
+  const parts = `@ipcctl/linux-${process.arch}@${version}`;
+  expect(remedyIn(join(project, "node_modules/ipcctl"))).toStartWith(`npm install -g ${parts}; `);
+  writeFileSync(join(project, "package.json"), "{}");
+  expect(remedyIn(join(project, "node_modules/ipcctl"))).toBe(
+    `npm install --prefix '${project}' --save-optional ${parts}; or, with a C compiler: sh '${project}/node_modules/ipcctl/native/build.sh'\n`,
+  );
+  expect(remedyIn(join(project, "node_modules/.pnpm/ipcctl@1/node_modules/ipcctl"))).toStartWith(
+    `pnpm --dir '${project}' install; `,
+  );
 });
 
 test("no code comes out of the home folder or the cache of its user", () => {
