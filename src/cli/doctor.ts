@@ -4,7 +4,7 @@ import { release, tmpdir } from "node:os";
 import { join } from "node:path";
 import { SHIM_VERSION } from "../../contract/shim.ts";
 import { findLockHolder } from "../base/daemon-lock.ts";
-import { PARTS, remedyFor, ROOT, SHIM_BINARY } from "../base/install.ts";
+import { isLoadable, PARTS, remedyFor, ROOT, SHIM_BINARY } from "../base/install.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { IpcError } from "../base/errors.ts";
 import { VERSION } from "../base/version.ts";
@@ -77,6 +77,18 @@ function checkBun(): Check {
       };
 }
 
+/** Compiled parts that only some need, and what is lost without them. */
+const LIBRARIES = [
+  {
+    part: "extension",
+    file: "python/_ipcctl.abi3.so",
+    loss: "calls go through Python code, which takes several times as long",
+    script: "build-python.sh",
+  },
+  { part: "snapshots", file: "become.so", loss: "none can be made", script: "build.sh" },
+  { part: "addon", file: "plane.node", loss: "no program on Node can connect", script: "build-node.sh" },
+] as const;
+
 /** Files that belong to it, and what is lost without them. */
 function checkInstallation(): readonly Check[] {
   const name = "installation";
@@ -92,24 +104,25 @@ function checkInstallation(): readonly Check[] {
     return [
       { name, status: "fail", detail: `not whole: ${gone.join(", ")}`, remedy: `install ipcctl ${VERSION} anew` },
     ];
-  const slow: Check[] = existsSync(join(PARTS, "python/_ipcctl.abi3.so"))
-    ? []
-    : [
-        {
-          name: "extension",
-          status: "warn",
-          detail: "not there: calls go through Python code, which takes several times as long",
-          remedy: remedyFor("build-python.sh"),
-        },
-      ];
-  return [{ name, status: "ok", detail: `${VERSION} at ${ROOT}` }, ...slow];
+  const lost = LIBRARIES.filter(({ file }) => !isLoadable(join(PARTS, file))).map(({ part, file, loss, script }) => ({
+    name: part,
+    status: "warn" as const,
+    detail: `${existsSync(join(PARTS, file)) ? `${join(PARTS, file)} is broken, or of another machine` : "not there"}: ${loss}`,
+    remedy: remedyFor(script),
+  }));
+  return [{ name, status: "ok", detail: `${VERSION} at ${ROOT}` }, ...lost];
 }
 
 async function checkShim(): Promise<Check> {
   const remedy = remedyFor("build.sh");
   if (!existsSync(SHIM_BINARY)) return { name: "shim", status: "fail", detail: `not there: ${SHIM_BINARY}`, remedy };
-  const child = Bun.spawn([SHIM_BINARY, "--version"], { stdio: ["ignore", "pipe", "ignore"] });
-  const text = (await new Response(child.stdout).text()).trim();
+  let text: string;
+  try {
+    const child = Bun.spawn([SHIM_BINARY, "--version"], { stdio: ["ignore", "pipe", "ignore"] });
+    text = (await new Response(child.stdout).text()).trim();
+  } catch (error) {
+    return { name: "shim", status: "fail", detail: `cannot be run: ${(error as Error).message}`, remedy };
+  }
   if (text !== `ipcctl-shim ${SHIM_VERSION}`)
     return {
       name: "shim",
@@ -280,6 +293,9 @@ async function checkPolicies(): Promise<Check> {
       remedy: whyNoNamespaces()?.remedy ?? "a kernel, or a container, that lets namespaces be made",
     };
   if (refused.length === 0) return { name: "policies", status: "ok", detail: `all that ship; ${detail}` };
+  const broken = refused.find(({ code }) => code !== "POLICY_REFUSED");
+  if (broken)
+    return { name: "policies", status: "fail", detail: broken.message, remedy: `install ipcctl ${VERSION} anew` };
   const remedy = refused[0]!.hint ?? "a newer kernel";
   return { name: "policies", status: "warn", detail: `${detail}; ${refused[0]!.message}`, remedy };
 }

@@ -1,7 +1,7 @@
 /** Asks the shim what this machine lets it do: by doing it, for no version tells. */
 import { spawnSync } from "node:child_process";
 import { IpcError } from "../base/errors.ts";
-import { SHIM_BINARY } from "../base/install.ts";
+import { remedyFor, SHIM_BINARY } from "../base/install.ts";
 
 /** What passes by itself: no room for another process or its memory, or the file was just written. */
 const PASSES =
@@ -19,7 +19,10 @@ export function probe(...args: readonly string[]): string {
     const { status, signal, stderr, error } = spawnSync(SHIM_BINARY, args, { env: {}, encoding: "utf8" });
     if (status === 0) return "";
     const said = error?.message ?? (stderr.trim() || `the probe ended with ${signal ?? `status ${status}`}`);
-    if (signal === null && !PASSES.test(said)) return said;
+    if (signal === null && !PASSES.test(said)) {
+      if (error === undefined) return said;
+      throw new IpcError("FAILED", `the shim cannot be run: ${said}`, { hint: remedyFor("build.sh") });
+    }
     if (tries === TRIES)
       throw new IpcError("FAILED", `what this machine can enforce cannot be found out at the moment: ${said}`, {
         hint: "it has no room for another process: see ps, ulimit -u and free, then try again",

@@ -1,6 +1,6 @@
 /** `doctor` looks at what is broken, so nothing that is broken may end it. */
 import { afterAll, expect, test } from "bun:test";
-import { renameSync, statSync, writeFileSync } from "node:fs";
+import { readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { copyOfApp, Home } from "../home.ts";
 
@@ -31,6 +31,36 @@ test.each([
   } finally {
     renameSync(`${path}.gone`, path);
   }
+});
+
+/** As a disk that was full, or an archive that ended early, leaves a file. */
+const cut = (bytes: Buffer): Buffer => bytes.subarray(0, bytes.length / 2);
+/** For another machine: the number of its architecture says so. */
+const foreign = (bytes: Buffer): Buffer => Buffer.from(bytes).fill(0xf3, 0x12, 0x13);
+
+test.each<[part: string, spoil: (bytes: Buffer) => Buffer | string, status: number, told: RegExp]>([
+  ["native/build/ipcctl-shim", foreign, 1, /^FAIL {2}shim +cannot be run: .*\n +→ .*native\/build\.sh$/m],
+  ["native/build/ipcctl-shim", () => "", 1, /^FAIL {2}policies +the shim cannot be run: .*\n +→ .*native\/build\.sh$/m],
+  ["native/build/become.so", cut, 0, /^warn {2}snapshots +.*become\.so is broken.*\n +→ .*native\/build\.sh$/m],
+  ["native/build/plane.node", foreign, 0, /^warn {2}addon +.*plane\.node is broken.*\n +→ .*native\/build-node\.sh$/m],
+  ["native/build/python/_ipcctl.abi3.so", () => "", 0, /^warn {2}extension +.*\.so is broken.*\n +→ /m],
+  ["policies/strict.json", () => "{", 1, /^FAIL {2}policies +.*strict\.json: .*\n +→ install ipcctl/m],
+])("with a broken %s", async (part, spoil, status, told) => {
+  const path = join(home.installation, part);
+  const { mode } = statSync(path);
+  renameSync(path, `${path}.whole`);
+  writeFileSync(path, spoil(readFileSync(`${path}.whole`)), { mode });
+  try {
+    const said = await home.cli("doctor");
+    expect({ status: said.status, stderr: said.stderr }).toEqual({ status, stderr: "" });
+    expect(said.stdout).toMatch(told);
+  } finally {
+    renameSync(`${path}.whole`, path);
+  }
+});
+
+test("an installation that is whole lacks nothing", () => {
+  for (const part of ["extension", "snapshots", "addon"]) expect(ALL.map(({ name }) => name)).not.toContain(part);
 });
 
 /** In the place of the shim, one that has no room for a process the first `times` times that it is asked. */
