@@ -107,6 +107,8 @@ static PyMethodDef methods[] = {
 	{ "deliver", ipc_deliver, METH_NOARGS,
 	  "deliver() -> bool\n\nRaises the interrupt of the innermost request if its code runs: here, or in the thread that runs it." },
 	{ "raised", ipc_raised, METH_NOARGS, "An interrupt that was sent to this thread has been raised." },
+	{ "present", ipc_present, METH_NOARGS,
+	  "present() -> (channel, number) | None\n\nThe request whose code this thread runs; the channel is None once it is closed." },
 	{ "forget", ipc_forget, METH_NOARGS, "In a forked child: nothing runs here for anybody." },
 	{ "waiting", ipc_waiting, METH_NOARGS,
 	  "waiting() -> dict\n\nHow often this process looked out, found something, slept, was moved, and rang, since it began." },

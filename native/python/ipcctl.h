@@ -80,6 +80,7 @@ PyObject *ipc_check(PyObject *module, PyObject *nothing);
 PyObject *ipc_deliver(PyObject *module, PyObject *nothing);
 PyObject *ipc_raised(PyObject *module, PyObject *nothing);
 PyObject *ipc_forget(PyObject *module, PyObject *nothing);
+PyObject *ipc_present(PyObject *module, PyObject *nothing);
 PyObject *ipc_waiting(PyObject *module, PyObject *nothing);
 
 #endif

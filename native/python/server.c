@@ -815,6 +815,15 @@ PyObject *ipc_raised(PyObject *module, PyObject *nothing)
 	Py_RETURN_NONE;
 }
 
+PyObject *ipc_present(PyObject *module, PyObject *nothing)
+{
+	(void)nothing;
+	const struct ipc_frame *frame = own_frame(PyModule_GetState(module));
+	if (frame == NULL)
+		Py_RETURN_NONE;
+	return Py_BuildValue("(OK)", frame->server->channel, (unsigned long long)frame->number);
+}
+
 PyObject *ipc_forget(PyObject *module, PyObject *nothing)
 {
 	(void)nothing;

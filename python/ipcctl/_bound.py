@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 import itertools
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 
+from . import _console
 from ._codec import BrokenChannel, shield, unshield
+from ._codec import present as _request
 from ._contract import TO_CLIENT_INVOKE as INVOKE
 from ._evaluate import namespace
 
@@ -65,63 +70,130 @@ class Invocation:
         return self._value
 
 
+#: Whose code runs: of an event loop's task, and of what it starts by ``asyncio.create_task`` and ``asyncio.to_thread``.
+client: contextvars.ContextVar[Session | None] = contextvars.ContextVar("client", default=None)
+
+
 class Bound:
-    """The functions that clients lend at present, by their names, and the calls of them that are under way."""
+    """The functions that clients lend at present, by their names, and the calls of them that are under way.
+
+    A name is the client's that lends it: code that runs for that client gets its function, whatever others lend by the same name. Code
+    that runs for none of those who lend a name gets the function of the only one, or an error where there are several.
+    """
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        self._owners: dict[str, Session] = {}
+        self._lenders: dict[str, list[Session]] = {}
         self.invocations: dict[int, Invocation] = {}
         self.numbers = itertools.count(1)
+        #: Code that is run for a client without a request of its own, and how deep in turns.
+        self._behalf: list[tuple[Session, int]] = []
+        #: Threads that code of a request has started, and whose, by its number.
+        self._threads: weakref.WeakKeyDictionary[threading.Thread, tuple[Session, int]] = weakref.WeakKeyDictionary()
 
     def bind(self, session: Session, name: object) -> None:
         """``f`` becomes a name of the script, ``o.f`` an attribute of one; what the script calls so itself stays as it is."""
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or name.count(".") > 1:
             raise BrokenChannel(f"{name!r} is no name of a function")
-        self._owners[name] = session
+        _note_threads()
+        lenders = self._lenders.setdefault(name, [])
+        if session not in lenders:
+            lenders.append(session)
         scope = namespace(None)
         first, _, attribute = name.partition(".")
-        if first in scope and not isinstance(scope[first], (BoundFunction, BoundObject)):
-            return
-        if not attribute:
-            scope[first] = BoundFunction(self, name)
-            return
-        if not isinstance(scope.get(first), BoundObject):
-            scope[first] = BoundObject()
-        setattr(scope[first], attribute, BoundFunction(self, name))
+        place = scope.setdefault(first, BoundFunction(self, first))
+        if attribute and isinstance(place, BoundFunction):
+            place.__dict__[attribute] = BoundFunction(self, name)
 
-    def unbind(self, name: str) -> None:
-        self._owners.pop(name, None)
+    def unbind(self, session: Session, name: str) -> None:
+        lenders = self._lenders.get(name, [])
+        if session in lenders:
+            lenders.remove(session)
+        if lenders or self._lenders.pop(name, None) is None:
+            return
         scope = namespace(None)
         first, _, attribute = name.partition(".")
-        held = scope.get(first)
-        if not attribute and isinstance(held, BoundFunction):
+        place = scope.get(first)
+        if not isinstance(place, BoundFunction):
+            return
+        if attribute:
+            place.__dict__.pop(attribute, None)
+        if not any(other.partition(".")[0] == first for other in self._lenders):
             del scope[first]
-        elif isinstance(held, BoundObject):
-            held.__dict__.pop(attribute, None)
-            if not held.__dict__:
-                del scope[first]
 
     def forget(self, session: Session) -> None:
         """Its client is gone."""
-        for name in [name for name, owner in self._owners.items() if owner is session]:
-            self.unbind(name)
+        for name in [name for name, lenders in self._lenders.items() if session in lenders]:
+            self.unbind(session, name)
         for invocation in [one for one in self.invocations.values() if one.session is session]:
             invocation.fail(ConnectionError("the client that bound this function is gone"))
 
-    def begin(self, number: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invocation:
-        """The caller takes its number out of :attr:`invocations` again, however it goes on."""
-        session = self._owners.get(name)
-        if session is None:
-            known = ", ".join(sorted(self._owners)) or "none"
+    def run_for(self, session: Session, work: Callable[[], object]) -> None:
+        """Code of a client's that is no request."""
+        self._behalf.append((session, self._serving.depth))
+        try:
+            work()
+        finally:
+            self._behalf.pop()
+
+    @property
+    def is_behalf(self) -> bool:
+        """What the serving thread runs is no code of a request's."""
+        return bool(self._behalf) and self._behalf[-1][1] == self._serving.depth
+
+    def present(self) -> tuple[Session | None, int] | None:
+        """Whose code this thread runs, and its request (0: none); the session is None once its channel is closed."""
+        if self._serving.is_here and self.is_behalf:
+            return self._behalf[-1][0], 0
+        request = _request()
+        if request is not None:
+            channel, number = request
+            return (None if channel is None else channel.session), number
+        session = client.get()
+        if session is not None:
+            return session, 0
+        noted = self._threads.get(threading.current_thread())
+        # A thread that goes on serves whoever comes: the next client of a pool is another one.
+        return noted if noted is not None and noted[1] in noted[0].channel.server.running() else None
+
+    def note(self, thread: threading.Thread) -> None:
+        present = self.present()
+        if present is not None and present[0] is not None and present[1] > 0:
+            self._threads[thread] = present[0], present[1]
+
+    def lender(self, name: str, *, is_own: bool = False) -> Session:
+        """Whose function is meant by the code that asks."""
+        lenders = self._lenders.get(name, [])
+        present = self.present()
+        if present is not None:
+            session = present[0]
+            if session is None or not session.channel.is_open:
+                raise ConnectionError(f"the client that calls {name} is gone")
+            if session in lenders:
+                return session
+        if is_own:
+            raise LookupError(f"{name}.of_caller: this code runs for no client that lends it; take it in a call of one")
+        if not lenders:
+            known = ", ".join(sorted(self._lenders)) or "none"
             raise LookupError(f"no client binds a function {name!r} at present; there is: {known}")
+        if len(lenders) > 1:
+            raise LookupError(
+                f"{len(lenders)} clients bind a function {name!r}, and this code runs for none of them; "
+                f"keep {name}.of_caller() in a call of the one that is meant, and call that"
+            )
+        return lenders[0]
+
+    def begin(self, number: int, name: str, session: Session | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invocation:
+        """The caller takes its number out of :attr:`invocations` again, however it goes on."""
+        session = session or self.lender(name)
         invocation = self.invocations[number] = Invocation(session)
-        session.channel.send([INVOKE, number, name, list(args), kwargs or None])
+        if session.channel.is_open:
+            session.channel.send([INVOKE, number, name, list(args), kwargs or None])
         if not session.channel.is_open and not invocation.is_done:
             invocation.fail(ConnectionError("the client that bound this function is gone"))
         return invocation
 
-    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call(self, name: str, session: Session | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Blocks this thread only. In the serving thread messages are taken meanwhile, so that the function may call back."""
         serving = self._serving
         if serving.is_here and _is_deep():
@@ -129,7 +201,7 @@ class Bound:
         number = next(self.numbers)
         was_exposed = shield()  # an exception in the middle would leave the number behind
         try:
-            invocation = self.begin(number, name, args, kwargs)
+            invocation = self.begin(number, name, session, args, kwargs)
             if serving.is_here:
                 serving.wait(invocation.session, lambda: invocation.is_done)
             else:
@@ -152,35 +224,63 @@ def _is_deep() -> bool:
 
 
 class BoundFunction:
-    """A function of the client, called from Python. Blocks the calling thread; ``await f.aio(…)`` does not block the event loop."""
+    """A function of the client, called from Python. Blocks the calling thread; ``await f.aio(…)`` does not block the event loop. Functions
+    of an object are attributes of its name.
+    """
 
-    def __init__(self, bound: Bound, name: str) -> None:
-        self._bound = bound
+    def __init__(self, bound: Bound, name: str, session: Session | None = None) -> None:
+        self.__bound, self.__session = bound, session
         self.__name__ = name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._bound.call(self.__name__, args, kwargs)
+        return self.__bound.call(self.__name__, self.__session, args, kwargs)
 
     async def aio(self, *args: Any, **kwargs: Any) -> Any:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        number = next(self._bound.numbers)
+        bound = self.__bound
+        number = next(bound.numbers)
         try:
-            invocation = self._bound.begin(number, self.__name__, args, kwargs)
+            invocation = bound.begin(number, self.__name__, self.__session, args, kwargs)
             invocation.on_done(lambda: loop.call_soon_threadsafe(_settle, done))
             await done
         finally:
-            self._bound.invocations.pop(number, None)
+            bound.invocations.pop(number, None)
         return invocation.result()
+
+    def of_caller(self) -> BoundFunction:
+        """The function of the client that this code runs for, also for threads and for later, when it runs for another one or for none.
+
+        :raises LookupError: if it runs for no client that lends it
+        """
+        session = self.__session or self.__bound.lender(self.__name__, is_own=True)
+        return BoundFunction(self.__bound, self.__name__, session)
 
     def __repr__(self) -> str:
         return f"<function {self.__name__} of the client>"
 
 
+_has_noted = False
+
+
+def _note_threads() -> None:
+    """From now on it is known for whom a thread runs that a request has started: Python gives it nothing of its starter."""
+    global _has_noted
+    if _has_noted:
+        return
+    _has_noted = True
+    start = threading.Thread.start
+
+    @functools.wraps(start)
+    def noting(thread: threading.Thread) -> None:
+        serving = _console.current()
+        if serving is not None:
+            serving.bound.note(thread)
+        start(thread)
+
+    setattr(threading.Thread, "start", noting)
+
+
 def _settle(done: asyncio.Future[None]) -> None:
     if not done.done():
         done.set_result(None)
-
-
-class BoundObject:
-    """Functions of the client under one name."""

@@ -7,6 +7,7 @@ import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
+from ._bound import client
 from ._codec import BrokenChannel, Interrupted, StreamRef
 from ._contract import TO_WORKER_CALL as CALL
 from ._contract import TO_CLIENT_RESULT as RESULT
@@ -30,7 +31,7 @@ class Calls:
     """The requests of one client that are under way."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        self.session = session
         self._channel = session.channel
         #: Async functions, which run in the event loop's thread.
         self.tasks: dict[int, Task] = {}
@@ -39,10 +40,10 @@ class Calls:
 
     def call(self, message: list[Any]) -> None:
         _, number, name, args, kwargs = message
-        serving = self._session.serving
+        serving = self.session.serving
         for one in args:  # a loop: any() over a generator would cost more than the call
             if type(one) is StreamRef:  # from now on the client is told when nobody reads it any more, also if nothing begins
-                args = [self._session.receive_stream(other) for other in args]
+                args = [self.session.receive_stream(other) for other in args]
                 break
         if name not in serving.exposed and not serving.is_wanted_elsewhere:
             self.early[number] = time.monotonic() + EXPOSE_SECONDS, [CALL, number, name, args, kwargs]
@@ -52,15 +53,15 @@ class Calls:
     def retry_early(self) -> bool:
         """Those whose function is there by now, and those whose time is over. True if there were any."""
         is_any = False
-        is_served = self._session.serving.is_wanted_elsewhere
+        is_served = self.session.serving.is_wanted_elsewhere
         for number, (until, message) in list(self.early.items()):
             is_over = is_served or time.monotonic() >= until
-            if message[2] not in self._session.serving.exposed and not is_over:
+            if message[2] not in self.session.serving.exposed and not is_over:
                 continue
             if self.early.pop(number, None) is None:
                 continue  # by code that ran meanwhile
             is_any = True
-            if message[2] in self._session.serving.exposed:
+            if message[2] in self.session.serving.exposed:
                 self.call(message)
             else:
                 self._answer(number, self._apply, message[2], [], None)
@@ -68,9 +69,9 @@ class Calls:
 
     def _apply(self, name: str, args: list[Any], kwargs: dict[str, Any] | None) -> Any:
         try:
-            function = self._session.serving.exposed[name]
+            function = self.session.serving.exposed[name]
         except KeyError:
-            known = ", ".join(sorted(self._session.serving.exposed)) or "none"
+            known = ", ".join(sorted(self.session.serving.exposed)) or "none"
             raise LookupError(f"no function {name!r} is exposed; there is: {known}") from None
         return function(*args, **kwargs) if kwargs else function(*args)
 
@@ -123,7 +124,7 @@ class Calls:
             elif inspect.isawaitable(value):
                 return self._later(number, value, began)
             elif isinstance(value, (Iterator, AsyncIterator)):
-                return self._session.begin_stream(number, value, began)
+                return self.session.begin_stream(number, value, began)
             self._channel.send([RESULT, number, value], began)
         except BrokenChannel:
             raise
@@ -138,7 +139,7 @@ class Calls:
         self._answer(number, _nothing)
 
     def _later(self, number: int, awaitable: Any, began: int) -> None:
-        task = self.tasks[number] = Task(self, self._session.serving.loop(), number, awaitable, began)
+        task = self.tasks[number] = Task(self, self.session.serving.loop(), number, awaitable, began)
         if self._channel.server.is_gone or number in self._channel.server.wanted:
             task.cancel()  # while it was in nobody's list
         task.begin()
@@ -165,6 +166,7 @@ class Task:
             self._task.cancel()
 
     def _start(self) -> None:
+        client.set(self._calls.session)
         self._task = self._loop.create_task(self._run())
         self._task.add_done_callback(self._end)
         if self._is_cancelled:

@@ -9,11 +9,16 @@ import os
 import sys
 from _frozen_importlib import ModuleSpec, module_from_spec  # importlib itself may be a file of the script's
 from _frozen_importlib_external import ExtensionFileLoader
+from collections.abc import Callable
 from types import ModuleType
 
 from . import _pure, _types
 from ._contract import ARCHITECTURES, PARTS_FOLDERS
 from ._types import BrokenChannel, DecodeError, EncodeError, Interrupted, JavaScriptError, StreamRef, Tagged, Undefined, undefined
+
+TYPE_CHECKING = False  # as typing has it, which takes long to load
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = [
     "BrokenChannel",
@@ -32,6 +37,7 @@ __all__ = [
     "forget",
     "implementation",
     "loads",
+    "present",
     "shield",
     "turn",
     "undefined",
@@ -82,4 +88,6 @@ turn = _chosen.turn
 #: Interrupts: raised in code of the user's that runs for a client, and nowhere else.
 shield, unshield, check, deliver, forget = _chosen.shield, _chosen.unshield, _chosen.check, _chosen.deliver, _chosen.forget
 Interrupted.on_raise = _chosen.raised
+#: The request whose code this thread runs.
+present: Callable[[], tuple[Any, int] | None] = _chosen.present
 waiting = _chosen.waiting

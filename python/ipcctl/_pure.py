@@ -862,6 +862,12 @@ def raised() -> None:
         frame.is_sent = False
 
 
+def present() -> tuple[Any, int] | None:
+    """The request whose code this thread runs: channel and number; the channel is None once it is closed."""
+    frame = _own_frame()
+    return None if frame is None else (frame.server.channel, frame.number)
+
+
 def forget() -> None:
     """In a forked child: nothing runs here for anybody."""
     global _innermost, _sending

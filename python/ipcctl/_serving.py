@@ -59,7 +59,8 @@ class Serving:
         self._by_fd: dict[int, Session] = {}
         #: What the quick way has left over and has not been taken yet: a nested turn may run out of stack on the way to it.
         self._owed: deque[tuple[Session, Any]] = deque()
-        self._depth = 0
+        #: Of turns, in one another where code waits for something of a client.
+        self.depth = 0
         self._meeting: socket.socket | None = None
         self._poll = select.poll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -174,7 +175,7 @@ class Serving:
         try:
             return work()
         except RecursionError as error:
-            if self._depth > 1:
+            if self.depth > 1:
                 raise  # code of the user's is to make room; what is owed is owed still
             return self._drop(session, error)
         except Exception as error:
@@ -256,7 +257,8 @@ class Serving:
         was_exposed = _codec.shield()
         try:
             while not is_done():
-                _codec.check()
+                if not self.bound.is_behalf:  # else the innermost request is one that waits further out
+                    _codec.check()
                 self._turn()
                 self._stay_with_parent()
         finally:
@@ -265,18 +267,18 @@ class Serving:
 
     def _turn(self) -> None:
         """Everything that is there; else a short look out for more; else sleep until a bell."""
-        self._depth += 1
+        self.depth += 1
         try:
             self._take_turn()
         except RecursionError:
-            if self._depth > 1:
+            if self.depth > 1:
                 raise  # code of the user's is to make room; what is owed is owed still
             traceback.print_exc()
         except Exception:  # a fault of ours ends no worker
             traceback.print_exc()
             time.sleep(_LOOK_SECONDS)
         finally:
-            self._depth -= 1
+            self.depth -= 1
 
     def _take_turn(self) -> None:
         is_any, has_early = self._settle()

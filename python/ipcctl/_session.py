@@ -72,7 +72,7 @@ class Session:
             elif kind == BIND:
                 self.serving.bound.bind(self, message[2])
             elif kind == UNBIND:
-                self.serving.bound.unbind(message[2])
+                self.serving.bound.unbind(self, message[2])
             elif kind in ANSWERS:
                 self.take_answer(message)
             elif kind == FORGET:

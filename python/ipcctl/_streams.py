@@ -7,6 +7,7 @@ import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
+from ._bound import client
 from ._codec import BrokenChannel, Interrupted
 from ._contract import STREAM_ITEMS_MAX as _WINDOW
 from ._contract import TO_CLIENT_ITEM as ITEM
@@ -102,7 +103,7 @@ class Outgoing:
         if close is None:
             return
         try:
-            close()
+            self.session.serving.bound.run_for(self.session, close)
         except BaseException:  # noqa: B036 - nobody is left to tell
             traceback.print_exc()
 
@@ -119,6 +120,7 @@ class AsyncOutgoing(Outgoing):
         self.session.serving.loop().call_soon_threadsafe(self._start)
 
     def _start(self) -> None:
+        client.set(self.session)
         self._task = asyncio.ensure_future(self._run())
         self._task.add_done_callback(lambda _: self.session.end_stream(self._number))
         if self._is_over:

@@ -318,7 +318,10 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   /** Streams whose next item is awaited. */
   #readers = 0;
 
-  /** Lends a function to Python, by its name in the script's namespace. It may be async, and may call back into Python. */
+  /**
+   * Lends a function to Python, by its name in the script's namespace. It may be async, and may call back into Python. What runs for this
+   * client gets it, whatever other clients lend by the same name; so do the threads that a call starts, until it is answered.
+   */
   bind(name: string, fn: (...args: Answer[]) => unknown): void {
     this.#bound.set(name, fn);
     if (this.#channel.isOpen || !this.#mayReopen) this.#send([TO.bind, 0, name]);

@@ -392,6 +392,92 @@ test("an object's functions are lent under its name", async () => {
   await waitUntil(() => py.eval("'mine' in globals()").then((is) => is === false), "it goes with its client");
 });
 
+test("a name that is lent is the client's that lends it, wherever its code runs", async () => {
+  await py.exec(`import concurrent.futures
+def ask_here(): return who()
+async def ask_async(): return [await who.aio(), await asyncio.to_thread(who), await asyncio.create_task(who.aio())]
+def ask_stream():
+    try:
+        yield who()
+        yield who()
+    finally:
+        for _ in range(2): # one that is left in the middle may be interrupted here
+            try: closed.append(who()); break
+            except KeyboardInterrupt: pass
+async def ask_async_stream():
+    yield await who.aio()
+    yield await who.aio()
+def in_thread(work):
+    result = []
+    def run():
+        try: result.append(work())
+        except Exception as error: result.append(type(error).__name__ + ": " + str(error))
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return result[0]
+def ask_threads():
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        return [in_thread(who), in_thread(lambda: in_thread(who)), *pool.map(lambda _: who(), range(3))]
+def ask_object(): return home.name()
+def ask_nested(): return [who(), meanwhile(), who()]
+kept_of = {}
+def keep(key): kept_of[key] = who.of_caller()
+def ask_kept(key): return [kept_of[key](), in_thread(kept_of[key])]
+own, answers = threading.Event(), []
+def script():
+    while own.wait() and not own.clear(): answers.append(in_thread(lambda: who()))
+threading.Thread(target=script, daemon=True).start()
+for one in (ask_here, ask_async, ask_stream, ask_async_stream, ask_threads, ask_object, ask_nested, keep, ask_kept): ipcctl.expose(one)`);
+  const script = async (): Promise<string> => {
+    await py.exec("answers.clear(); own.set()");
+    await waitUntil(async () => (await py.eval("len(answers)")) === 1, "the script's own thread has asked");
+    return py.eval("answers[0]");
+  };
+  using b = await ipc.worker("worker");
+  using none = await ipc.worker("worker");
+  b.bind("who", () => "b");
+  b.bindObject("home", { name: () => "home of b", other: () => "other of b" });
+  expect(await none.call("ask_here")).toBe("b"); // there is only one
+  expect(await script()).toBe("b");
+  py.bind("who", () => "a");
+  py.bind("home.name", () => "home of a");
+  const all = async (of: PythonWorker, who: string): Promise<void> => {
+    expect(await of.call("ask_here")).toBe(who);
+    expect(await of.eval("who()")).toBe(who);
+    expect(await of.call("ask_async")).toEqual([who, who, who]);
+    for (const name of ["ask_stream", "ask_async_stream"])
+      expect(await Array.fromAsync(of.stream(name))).toEqual([who, who]);
+    for await (const one of of.stream("ask_stream")) if (one === who) break;
+    expect(await of.call("ask_threads")).toEqual(Array(5).fill(who));
+    expect(await of.call("ask_object")).toBe(`home of ${who}`);
+  };
+  await Promise.all([all(py, "a"), all(b, "b"), all(py, "a"), all(b, "b")]);
+  await waitUntil(async () => (await py.eval("len(closed[-8:])")) === 8, "the generators are closed");
+  expect((await py.eval("sorted(closed[-8:])")) as string[]).toEqual("aaaabbbb".split(""));
+  // In the middle of one client's code another's runs.
+  py.bind("meanwhile", async () => b.call("ask_here"));
+  expect(await py.call("ask_nested")).toEqual(["a", "b", "a"]);
+  py.unbind("meanwhile");
+  await Promise.all([py.call("keep", "a"), b.call("keep", "b")]);
+  expect([await b.call("ask_kept", "a"), await none.call("ask_kept", "b")]).toEqual([["a", "a"], ["b", "b"]]); // prettier-ignore
+  const many =
+    "LookupError: 2 clients bind a function 'who', and this code runs for none of them; keep who.of_caller()";
+  expect((await failure(none.call("ask_here"))).message).toStartWith(many);
+  expect(await script()).toStartWith(many);
+  expect((await failure(none.call("keep", "none"))).message).toContain("runs for no client that lends it");
+  b.unbind("who"); // of its own only
+  expect(await py.call("ask_here")).toBe("a");
+  b.bind("who", () => "b again");
+  b[Symbol.dispose]();
+  await waitUntil(async () => (await py.eval("'other' in vars(home)")) === false, "it went with its client");
+  await all(py, "a");
+  expect(await script()).toBe("a");
+  expect((await failure(none.call("ask_kept", "b"))).message).toContain("ConnectionError: the client that bound");
+  for (const name of ["who", "home.name"]) py.unbind(name);
+  expect(await py.eval("[name in globals() for name in ('who', 'home')]")).toEqual([false, false]);
+});
+
 test("interrupt, deadline and abort end the running code only", async () => {
   const spinning = failure(py.call("forever"));
   const poke = setInterval(() => py.interrupt(), 20);
