@@ -1,6 +1,7 @@
 /** The command line from arguments to exit status. `status` and `list` without flags skip the table of commands: they are typed most. */
 import { requireText } from "../base/bytes.ts";
 import { ERROR_CODES, IpcError } from "../base/errors.ts";
+import { VERSION } from "../base/version.ts";
 import type { Command, CommanderError } from "commander";
 import { Context, isTerminal, mayHaveColour, writeError, writeOut } from "./context.ts";
 import { loadColours } from "./style.ts";
@@ -11,6 +12,10 @@ const USAGE = 2;
 export async function runCli(args: readonly string[]): Promise<number> {
   const own = args.includes("--") ? args.slice(0, args.indexOf("--")) : args; // the rest is the script's
   const isJson = own.includes("--json");
+  if (args.length === 1 && args[0] === "--version") {
+    writeOut(`${VERSION}\n`); // scripts ask for it
+    return 0;
+  }
   try {
     requireText(args);
     if (mayHaveColour(own, process.env, isTerminal(1))) await loadColours();
