@@ -296,6 +296,15 @@ static void read_client(struct client *client)
 	client->len -= at;
 }
 
+static void turn_away(int fd, uint32_t why)
+{
+	uint8_t frame[10] = { 6, 0, 0, 0, IPC_REPLY_ERROR, IPC_REQUEST_HELLO };
+	ipc_put_u32(frame + 6, why);
+	/* Where it does not arrive the connection ends without a word, as it did before. */
+	if (send(fd, frame, sizeof frame, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		return;
+}
+
 static void accept_client(void)
 {
 	int fd = accept4(shim.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -317,6 +326,8 @@ static void accept_client(void)
 			return;
 		}
 	}
+	if (is_allowed) /* it may come again, and is not to take us for gone */
+		turn_away(fd, EAGAIN);
 	close(fd);
 }
 
@@ -852,6 +863,11 @@ int ipc_supervise(const char *dir)
 		return die(IPC_EXIT_SYSTEM, "sock", shim.listener);
 	if ((shim.meeting.listener = listen_on("plane", SOCK_SEQPACKET)) < 0)
 		return die(IPC_EXIT_SYSTEM, "plane", shim.meeting.listener);
+	/*
+	 * The folder is closed to others: who holds the socket itself was root when he looked it up, and is known by his process. In a
+	 * folder that keeps no modes such a script lets nobody in.
+	 */
+	chmod("plane", 0666);
 	if (shim.spec.is_notifying) {
 		if ((shim.notify = listen_on("notify", SOCK_DGRAM)) < 0)
 			return die(IPC_EXIT_SYSTEM, "notify", shim.notify);

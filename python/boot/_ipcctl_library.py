@@ -28,6 +28,35 @@ def _standard_folders():  # type: ignore[no-untyped-def] # old Pythons read this
             yield entry
 
 
+#: Out of the way of those that the script opens, which may count on the lowest.
+_HELD = 198
+
+
+def _hold(path):  # type: ignore[no-untyped-def]
+    """The socket without a connection, as long as this is root, which may become somebody else: descriptor and identity."""
+    if path is None or os.geteuid() != 0 or not hasattr(os, "O_PATH"):
+        return None
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        os.fstat(_HELD)
+    except OSError:  # nobody has it
+        try:
+            os.dup2(descriptor, _HELD, False)
+            os.close(descriptor)
+            descriptor = _HELD
+        except OSError:  # more than this process may have
+            pass
+    return descriptor, _identity(descriptor)
+
+
+def _identity(descriptor):  # type: ignore[no-untyped-def]
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
+
+
 class Library:
     """The modules of ours. What is in it imports by :meth:`import_`, at its top and later."""
 
@@ -36,11 +65,22 @@ class Library:
         self.spawned = os.path.join(folder, "spawned")  # where it is found without us
         self.modules = {}  # type: ignore[var-annotated] # by name: those that nobody else has
         self.plane = os.environ.get("IPCCTL_PLANE")  # the script may empty its environment
+        self._held = _hold(self.plane)
         self.standard_folders = list(_standard_folders())
         self.origins = {}  # type: ignore[var-annotated] # of modules of the standard library
         self.builtins = dict(vars(builtins), __import__=self.import_)
         self.threads = type(sys)("_thread")  # as it is before somebody has threads be something else, as gevent has
         self.threads.__dict__.update(_thread.__dict__)
+
+    def held_plane(self):  # type: ignore[no-untyped-def]
+        """The shim's socket for a script that has left root, and reaches it by no path any more: a descriptor, or None."""
+        if self._held is None:
+            return None
+        descriptor, identity = self._held
+        try:
+            return descriptor if _identity(descriptor) == identity else None
+        except OSError:  # the script has closed whatever it had
+            return None
 
     # ---- what an import statement of ours does ----
 
@@ -149,6 +189,7 @@ class Library:
             spec._initializing = False
         if name == PACKAGE + "._console":
             module.plane = self.plane
+            module.held_plane = self.held_plane
         if package is not None:
             setattr(package, child, module)  # not before it is whole: another thread would not wait for it
         return module

@@ -46,6 +46,10 @@ def _meet(library, socket):  # type: ignore[no-untyped-def]
         return meeting
     meeting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     path = library.plane
+    held = library.held_plane()
+    if held is not None:
+        meeting.connect("/proc/self/fd/%d" % held)
+        return meeting
     folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         meeting.connect("/proc/self/fd/%d/%s" % (folder, os.path.basename(path)))

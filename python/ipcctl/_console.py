@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import os
+import sys
 import threading
 from collections.abc import Callable
 
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
 _lock = threading.Lock()
 #: The shim's socket as it was at the start, told by what loads this.
 plane: str | None = None
+
+
+def _no_plane() -> int | None:
+    return None
+
+
+#: The same as a descriptor, for a script that has left root since; told likewise.
+held_plane: Callable[[], int | None] = _no_plane
 
 
 def _nobody() -> Serving | None:
@@ -49,6 +58,8 @@ def serve() -> None:
         while not one.is_wanted_elsewhere and not one.is_abandoned:
             if not one.serve_if_free(lambda: one.is_wanted_elsewhere):
                 return
+    except PermissionError as error:  # it stays so: whoever looks for the reason finds it in the log
+        sys.stderr.write(f"ipcctl: no client can be let in: {error}\n")
     except OSError:
         pass  # the shim is gone, and we soon
     finally:

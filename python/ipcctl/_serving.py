@@ -90,6 +90,10 @@ class Serving:
                 self._meet_by(meeting)
                 return
             meeting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+            held = _console.held_plane()
+            if held is not None:  # by its path it may be out of reach by now
+                meeting.connect(f"/proc/self/fd/{held}")
+                return self._meet_by(meeting)
             folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 meeting.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")

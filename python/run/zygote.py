@@ -267,7 +267,7 @@ def listen_for_console() -> None:
     """As python/boot does in a Python of its own."""
     from ipcctl import _console
 
-    _console.plane = os.environ.get("IPCCTL_PLANE")  # it was the snapshot's
+    _console.plane, _console.held_plane = os.environ.get("IPCCTL_PLANE"), lambda: None  # they were the snapshot's
     if os.environ.pop("IPCCTL_CONSOLE", "0") == "1" and _console.plane is not None:
         signal.signal(signal.SIGURG, lambda number, frame: _console.on_signal())
 

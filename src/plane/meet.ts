@@ -40,6 +40,8 @@ const EAGAIN = 11;
 const NOT_NOW = new Set([107, 32, 104, EAGAIN]);
 /** How long the shim has to answer. */
 const POKE_MS = 1000;
+/** Between two tries to get one of its connections: each is had for a moment. */
+const FULL_MS = 10;
 /** What the shim may take before other work of this program goes first. */
 const ANSWER_MS = 1;
 /** How long an idle worker may take for its first message, before other work of this program goes first. */
@@ -76,12 +78,12 @@ export async function openSegment(
   const label = Buffer.from(pipeName);
   if (label.length > PIPE_NAME_BYTES_MAX)
     throw new IpcError("BAD_CONFIG", `pipe ${pipeName}: a name has at most ${PIPE_NAME_BYTES_MAX} bytes`);
-  using shim = ShimDoor.open(shimSocket, name, timeoutMs);
-  let version = known ?? SEGMENT_VERSION_BY_SHIM[(await shim.state()).version] ?? SEGMENT_VERSION;
+  using shim = await ShimDoor.open(shimSocket, name, timeoutMs);
+  let version = known ?? SEGMENT_VERSION_BY_SHIM[shim.version] ?? SEGMENT_VERSION;
   for (;;) {
     const segment = await offerSegment(shim, version, label);
     if (label.length > 0 || (await isTaken(shim, segment))) return segment;
-    if (!(await shim.state()).isAttached) throw notRunning(name); // it has just ended
+    if (!(await shim.isAttached())) throw notRunning(name); // it has just ended
     // A worker from an older snapshot, or with an older package of its own, is older than its shim.
     if (version === SEGMENT_VERSION_MIN) throw notTaken(name);
     version = SEGMENT_VERSION_MIN;
@@ -145,6 +147,8 @@ function connectTo(path: string): number | undefined {
   return socket;
 }
 
+type ShimState = { readonly version: number; readonly isAttached: boolean };
+
 /** A connection to a worker's shim, for a moment. */
 class ShimDoor implements Disposable {
   readonly #socket: number;
@@ -153,6 +157,7 @@ class ShimDoor implements Disposable {
   readonly #began = performance.now();
   readonly #deadline: number;
   #held: Buffer = Buffer.alloc(0);
+  #version = 0;
   /** What WAKE was answered last. */
   #woken = 0;
 
@@ -163,23 +168,49 @@ class ShimDoor implements Disposable {
     this.#deadline = this.#began + timeoutMs;
   }
 
-  static open(path: string, name: string, timeoutMs: number): ShimDoor {
-    const socket = connectTo(path);
-    if (socket === undefined) throw notRunning(name);
-    return new ShimDoor(socket, name, timeoutMs);
+  /** Where the shim has as many connections as it takes, the next that is free. */
+  static async open(path: string, name: string, timeoutMs: number): Promise<ShimDoor> {
+    for (const deadline = performance.now() + timeoutMs; ; await sleep(FULL_MS)) {
+      const socket = connectTo(path);
+      if (socket === undefined) throw notRunning(name);
+      const door = new ShimDoor(socket, name, Math.max(1, deadline - performance.now()));
+      try {
+        const state = await door.#askState();
+        if (state) {
+          door.#version = state.version;
+          return door;
+        }
+      } catch (error) {
+        door[Symbol.dispose]();
+        throw error;
+      }
+      door[Symbol.dispose]();
+      if (performance.now() > deadline) throw full(name);
+    }
   }
 
-  /** The version of its contract, and whether the worker has a runtime. */
-  async state(): Promise<{ version: number; isAttached: boolean }> {
+  /** The version of its contract, and whether the worker has a runtime. Undefined if it takes no connection more. */
+  async #askState(): Promise<ShimState | undefined> {
     const hello = Buffer.alloc(4);
     hello.writeUInt32LE(SHIM_VERSION);
-    this.#send(REQUEST.hello, hello, []);
-    for (let frame = await this.#next(); frame !== undefined; frame = await this.#next())
-      if (frame.type === REPLY.state) {
-        const { payload } = frame;
+    // A connection that is closed says at its end why.
+    sendWithFds(this.#socket, Buffer.concat([frameHead(hello.length + 1, REQUEST.hello), hello]), []);
+    for (let frame = await this.#next(); frame !== undefined; frame = await this.#next()) {
+      const { type, payload } = frame;
+      if (type === REPLY.error && payload.readUInt32LE(1) === EAGAIN) return undefined;
+      if (type === REPLY.state)
         return { version: payload.readUInt32LE(STATE.version), isAttached: payload.readUInt8(STATE.attached) === 1 };
-      }
+    }
     throw late(this.#name, this.#timeoutMs);
+  }
+
+  /** Of the shim when it let us in. */
+  get version(): number {
+    return this.#version;
+  }
+
+  async isAttached(): Promise<boolean> {
+    return (await this.#askState())?.isAttached ?? false;
   }
 
   /** Waits for the first message, which says that the runtime has taken the channel. False if it closes it without one. */
@@ -291,6 +322,12 @@ function frameHead(length: number, type: number): Buffer {
 
 function notRunning(name: string): IpcError {
   return new IpcError("NOT_RUNNING", `${name} is not running`, { hint: `ipcctl start ${name}` });
+}
+
+function full(name: string): IpcError {
+  return new IpcError("DEADLINE", `${name} has as many connections as its shim takes, and none became free`, {
+    hint: "a program holds them without opening a channel; its pid: ss -xp",
+  });
 }
 
 function late(name: string, timeoutMs: number): IpcError {

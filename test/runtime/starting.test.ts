@@ -2,8 +2,10 @@
 import { expect, test } from "bun:test";
 import { Ipcctl, type IpcError } from "ipcctl";
 import { chmodSync, writeFileSync } from "node:fs";
+import { connect, type Socket } from "node:net";
 import { join } from "node:path";
-import { Home, waitUntil, withDaemon } from "../home.ts";
+import { copyOfApp, Home, waitUntil, withDaemon } from "../home.ts";
+import { canBeAnother, SYSTEM_PYTHON } from "../needs.ts";
 
 const SLEEP = "import time\ntime.sleep(600)\n";
 /** Longer than a client waits for what sleeps without a handler. */
@@ -130,5 +132,56 @@ test("a worker that has no descriptor left for a channel says so, and takes the 
     await py.eval("resource.setrlimit(resource.RLIMIT_NOFILE, files)");
     using next = await ipc.worker("full", 100_000);
     expect(await next.eval("1 + 1")).toBe(2);
+  });
+});
+
+const isNobody = await canBeAnother("a script that leaves root by itself");
+
+test.if(isNobody)(
+  "a script that leaves root by itself lets clients in, served or not",
+  async () => {
+    await using home = new Home();
+    chmodSync(home.dir, 0o755);
+    home.installation = copyOfApp(join(home.dir, "app")); // the checkout may lie where only root may look
+    const leave = "import os, time\nos.setgroups([])\nos.setgid(65534)\nos.setuid(65534)\n";
+    home.script("left.py", `${leave}while True: time.sleep(0.05)\n`);
+    const serving = `import ipcctl\n${leave}ipcctl.expose(name="uid")(lambda: os.getuid())\nipcctl.serve()\n`;
+    home.script("serving.py", serving);
+    for (const name of ["left", "serving"])
+      await home.cli("start", `${name}.py`, "--policy", "trusted", "--interpreter", SYSTEM_PYTHON);
+    const left = await home.cli("eval", "left", "os.getuid()");
+    expect({ ...left, stderr: left.stderr.trim() }).toEqual({ status: 0, stdout: "65534\n", stderr: "" });
+    expect((await home.cli("call", "serving", "uid")).stdout).toBe("65534\n");
+  },
+  60_000,
+);
+
+test("a shim whose connections are all taken is not said to be gone, and lets in who waits", async () => {
+  await withDaemon(async (home) => {
+    await home.start("busy", home.script("busy.py", SLEEP));
+    using ipc = new Ipcctl(await home.connect());
+    const path = join((await home.status("busy")).log_dir, "../sock");
+    const idle: Socket[] = [];
+    try {
+      let closed = 0; // those that found no place
+      while (closed === 0) {
+        const socket = connect(path);
+        idle.push(socket);
+        socket.on("error", () => undefined).on("close", () => closed++);
+        socket.resume();
+        await waitUntil(async () => !socket.connecting && (await home.status("busy")).pid !== null, "it has connected");
+      }
+      const error = (await ipc.worker("busy", 200).catch((one: unknown) => one)) as IpcError;
+      expect([error.code, error.message]).toEqual([
+        "DEADLINE",
+        "busy has as many connections as its shim takes, and none became free",
+      ]);
+      const waiting = ipc.worker("busy", 100_000);
+      for (const socket of idle) socket.destroy();
+      using py = await waiting;
+      expect(await py.eval("1 + 1")).toBe(2);
+    } finally {
+      for (const socket of idle) socket.destroy();
+    }
   });
 });
