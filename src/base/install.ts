@@ -92,10 +92,16 @@ export function remedyFor(script: "build.sh" | "build-python.sh" | "build-node.s
 
 function installParts(): string {
   const above = dirname(dirname(ROOT));
-  const [project, inStore] = above.split("/node_modules/.pnpm/");
-  if (inStore !== undefined) return `pnpm --dir ${shellWord(project!)} install`;
+  const project = projectOfStore();
+  if (project !== undefined) return `pnpm --dir ${shellWord(project)} install`;
   const where = existsSync(join(above, "package.json")) ? `--prefix ${shellWord(above)} --save-optional` : "-g";
   return `npm install ${where} ${PARTS_PACKAGE}@${VERSION}`;
+}
+
+/** Where pnpm made the installation: the folder that it did that for. */
+export function projectOfStore(): string | undefined {
+  const [project, inStore] = ROOT.split(/(?:\/node_modules)?\/\.pnpm\//);
+  return inStore === undefined ? undefined : project;
 }
 
 const PARTS_PACKAGE = `@ipcctl/linux-${process.arch}`;

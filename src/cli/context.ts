@@ -20,7 +20,7 @@ export type GlobalFlags = {
 
 export class Context {
   readonly flags: GlobalFlags;
-  readonly paths: Paths;
+  #paths: Paths | undefined;
   /** Text as it looks on a terminal; the text alone where there are no colours. */
   readonly style: Style;
   /** The folder that the user stands in; nothing if it was deleted. */
@@ -28,9 +28,13 @@ export class Context {
 
   constructor(flags: GlobalFlags) {
     this.flags = flags;
-    this.paths = resolvePaths(process.env, process.getuid!(), flags.socket);
     const isColored = !flags.json && wantsColor(flags.color, process.env, isTerminal(1));
     this.style = isColored ? colours() : PLAIN;
+  }
+
+  /** @throws IpcError BAD_CONFIG where they cannot be read; `doctor` goes on */
+  get paths(): Paths {
+    return (this.#paths ??= resolvePaths(process.env, process.getuid!(), this.flags.socket));
   }
 
   /** Where programs start and their files are looked for. @throws IpcError USAGE where its name is no text */

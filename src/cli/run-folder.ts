@@ -2,6 +2,7 @@
 import { closeSync, constants, fstatSync, lstatSync, mkdtempSync, openSync, readdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { IpcError } from "../base/errors.ts";
 import { tryLock } from "../base/libc.ts";
 import { removeTree } from "../base/remove.ts";
 import { tasksOf } from "../sandbox/plan.ts";
@@ -14,7 +15,7 @@ const NEW_MS = 60_000;
 /** Locked as long as we live; `remove` is for its end. */
 export function openRunFolder(): { readonly path: string; readonly remove: () => void } {
   sweep(tmpdir());
-  const path = mkdtempSync(join(tmpdir(), PREFIX));
+  const path = makeFolder(join(tmpdir(), PREFIX));
   const lock = openSync(join(path, LOCK), constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600);
   try {
     tryLock(lock);
@@ -32,6 +33,17 @@ export function openRunFolder(): { readonly path: string; readonly remove: () =>
       closeSync(lock);
     },
   };
+}
+
+function makeFolder(prefix: string): string {
+  try {
+    return mkdtempSync(prefix);
+  } catch (error) {
+    throw new IpcError("FAILED", `run: ${(error as Error).message}`, {
+      hint: "it needs a folder for the time that it takes: set TMPDIR to one that can be written",
+      cause: error,
+    });
+  }
 }
 
 /** Removes what runs of ours have left that were killed: their locks are nobody's any more. */

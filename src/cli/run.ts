@@ -47,6 +47,18 @@ function refusalOf(act: () => unknown): string | undefined {
   }
 }
 
+/** What is denied is written down there. */
+function makeStateFolder(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw new IpcError("FAILED", `run: ${(error as Error).message}`, {
+      hint: "set IPCCTL_HOME to a folder that can be made and written",
+      cause: error,
+    });
+  }
+}
+
 function withGrant(wanted: Preparation, { kind, path }: { kind: "read" | "write"; path: string }): Preparation {
   const { allow } = wanted.app;
   return { ...wanted, app: { ...wanted.app, allow: { ...allow, [kind]: [...(allow?.[kind] ?? []), path] } } };
@@ -100,7 +112,7 @@ export async function run(
     // With it come policies, their schema, and libc.
     const { mergeLimits, ownUserOf, ownUserOfRun, prepare, requireGroup, settle } =
       await import("../launch/prepare.ts");
-    mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 });
+    makeStateFolder(paths.stateDir);
     const wanted: Preparation = {
       app: {
         ...app,

@@ -1,10 +1,39 @@
 /** `unit`: a systemd unit for this installation. */
 import { realpathSync } from "node:fs";
-import { join } from "node:path";
-import { ROOT } from "../base/install.ts";
+import { join, resolve } from "node:path";
+import { projectOfStore, ROOT } from "../base/install.ts";
+
+/**
+ * The launcher by a path that the next version will have as well: as it was called. Installers that keep packages in a store have the version
+ * in the path of the folder, and a link to it; pnpm calls the launcher without it.
+ */
+function lastingLauncher(): string {
+  const real = realpathSync(join(ROOT, "bin/ipcctl"));
+  const { IPCCTL_LAUNCHER: called } = process.env;
+  const project = projectOfStore();
+  const names = [
+    ...(called === undefined || called.includes("/.pnpm/") ? [] : [resolve(called)]),
+    ...(project === undefined ? [] : [join(project, "node_modules/ipcctl/bin/ipcctl")]),
+  ];
+  return names.find((name) => leadsTo(name, real)) ?? real;
+}
+
+function leadsTo(name: string, target: string): boolean {
+  try {
+    return realpathSync(name) === target;
+  } catch {
+    return false;
+  }
+}
+
+/** As systemd reads it. Names with quotation marks and backslashes it refuses, however they are written. */
+function unitWord(text: string): string {
+  const escaped = text.replaceAll("%", "%%");
+  return /\s/.test(text) ? `"${escaped}"` : escaped;
+}
 
 export function systemdUnit(isUser: boolean): string {
-  const binary = realpathSync(join(ROOT, "bin/ipcctl"));
+  const binary = unitWord(lastingLauncher());
   return `[Unit]
 Description=ipcctl, process manager for Python workers
 Documentation=man:ipcctl(1)

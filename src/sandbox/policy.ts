@@ -256,7 +256,16 @@ export type Policy = {
 
 /** Names of those that ship. */
 export function shippedPolicies(): string[] {
-  return readdirSync(FOLDER)
+  let files: string[];
+  try {
+    files = readdirSync(FOLDER);
+  } catch (error) {
+    throw new IpcError("FAILED", `the policies that ship cannot be read: ${(error as Error).message}`, {
+      hint: "is another version being installed? Then try again; else install ipcctl anew",
+      cause: error,
+    });
+  }
+  return files
     .filter((file) => file.endsWith(".json"))
     .map((file) => file.slice(0, -".json".length))
     .toSorted();

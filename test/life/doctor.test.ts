@@ -1,8 +1,8 @@
 /** `doctor` looks at what is broken, so nothing that is broken may end it. */
 import { afterAll, expect, test } from "bun:test";
-import { readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
-import { copyOfApp, Home } from "../home.ts";
+import { mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { copyOfApp, Home, outcomeOf } from "../home.ts";
 
 const home = new Home();
 home.installation = copyOfApp(join(home.dir, "app"));
@@ -15,7 +15,7 @@ const ALL = JSON.parse((await home.cli("doctor", "--json")).stdout) as {
 
 test.each([
   ["policies", 1, /^FAIL {2}installation +not whole: .*\/policies\/strict\.json\n +→ install ipcctl/m],
-  ["policies", 1, /^FAIL {2}policies +.*ENOENT/m],
+  ["policies", 1, /^FAIL {2}policies +.*ENOENT.*\n +→ is another version/m],
   ["python/boot", 1, /^FAIL {2}installation +not whole: .*sitecustomize\.py/m],
   ["native/build/ipcctl-shim", 1, /^FAIL {2}shim +not there: .*\n +→ with a C compiler: sh \/.*native\/build\.sh$/m],
   ["native/build/ipcctl-shim", 1, /^FAIL {2}policies +not known without the shim$/m],
@@ -31,6 +31,30 @@ test.each([
   } finally {
     renameSync(`${path}.gone`, path);
   }
+});
+
+test("with a configuration that cannot be read", async () => {
+  const config = join(home.env.IPCCTL_HOME!, "config.json");
+  mkdirSync(dirname(config), { recursive: true });
+  writeFileSync(config, "{");
+  try {
+    const said = await home.cli("doctor");
+    expect({ status: said.status, stderr: said.stderr }).toEqual({ status: 1, stderr: "" });
+    expect(said.stdout).toMatch(/^FAIL {2}state directory +.*config\.json: .*\n +→ mend it/m);
+    expect(said.stdout).toMatch(/^ok {4}kernel /m);
+  } finally {
+    rmSync(config);
+  }
+});
+
+test("where no folder can be made, run says which variable names another one", async () => {
+  const run = async (env: Record<string, string>): Promise<string> => {
+    const command = [join(home.installation, "bin/ipcctl"), "run", "-c", "pass"];
+    return (await outcomeOf(Bun.spawn(command, { env: { ...home.env, ...env }, stdio: ["ignore", "pipe", "pipe"] })))
+      .stderr;
+  };
+  expect(await run({ TMPDIR: "/proc" })).toMatch(/^ipcctl: run: .*'\/proc\/.*\n {2}.*TMPDIR/);
+  expect(await run({ IPCCTL_HOME: "/proc/1/none" })).toMatch(/^ipcctl: run: .*'\/proc\/1\/.*\n {2}.*IPCCTL_HOME/);
 });
 
 /** As a disk that was full, or an archive that ended early, leaves a file. */

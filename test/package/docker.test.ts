@@ -166,5 +166,13 @@ healthy
     expect(said.split("\n")).toEqual([
       ...["worker", "/home/worker", "sick", "healthy", "started worker", "5", "'module'", "42", "up", "0", "sick"],
     ]);
+
+    // A user that the image does not know, as docs/docker.md says.
+    const flags = /docker run --user (\d+) -e (\S+=\S+)`/.exec(readFileSync(join(ROOT, "docs/docker.md"), "utf8"))!;
+    const other = await buildah(
+      ...["run", "--user", flags[1]!, "--env", flags[2]!, container, "--", "sh", "-euc"],
+      "ipcctl start --command 'sleep 100' --name nap >/tmp/said; ipcctl run -c 'print(7)' 2>/dev/null; ipcctl daemon stop",
+    );
+    expect(other).toBe("7\ndaemon and workers stopped");
   },
 );

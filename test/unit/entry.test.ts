@@ -114,15 +114,20 @@ test("Bun is found wherever installers lay it, and is that of this machine's C l
   expect(run(nested)).toEqual({ out: "nested\n", status: 0 });
 });
 
+/** What a program says that is a part of an installation there. */
+function askedIn(installation: string, program: string, env: Record<string, string | undefined> = {}): string {
+  for (const folder of ["src/base", "src/cli", "contract"])
+    cpSync(join(ROOT, folder), join(installation, folder), { recursive: true });
+  copyFileSync(join(ROOT, "package.json"), join(installation, "package.json"));
+  writeFileSync(join(installation, "ask.ts"), program);
+  return Bun.spawnSync([process.execPath, join(installation, "ask.ts")], {
+    env: { ...process.env, ...env },
+  }).stdout.toString();
+}
+
 test("what is missing is had by the installer that made the installation", () => {
-  const remedyIn = (installation: string): string => {
-    for (const folder of ["src/base", "contract"])
-      cpSync(join(ROOT, folder), join(installation, folder), { recursive: true });
-    copyFileSync(join(ROOT, "package.json"), join(installation, "package.json"));
-    const program = join(installation, "ask.ts");
-    writeFileSync(program, 'import { remedyFor } from "./src/base/install.ts"; console.log(remedyFor("build.sh"));');
-    return Bun.spawnSync([process.execPath, program]).stdout.toString();
-  };
+  const remedyIn = (installation: string): string =>
+    askedIn(installation, 'import { remedyFor } from "./src/base/install.ts"; console.log(remedyFor("build.sh"));');
   const project = join(dir, "my project");
   const { version } = JSON.parse(readFileSync(join(ROOT, "package.json"), "utf8")) as { version: string };
   const parts = `@ipcctl/linux-${process.arch}@${version}`;
@@ -134,6 +139,38 @@ test("what is missing is had by the installer that made the installation", () =>
   expect(remedyIn(join(project, "node_modules/.pnpm/ipcctl@1/node_modules/ipcctl"))).toStartWith(
     `pnpm --dir '${project}' install; `,
   );
+  expect(remedyIn(join(dir, "global/5/.pnpm/ipcctl@1/node_modules/ipcctl"))).toStartWith(
+    `pnpm --dir ${dir}/global/5 install; `,
+  );
+});
+
+test("the unit names the launcher by a path that the next version has as well, as systemd reads it", () => {
+  const program = 'import { systemdUnit } from "./src/cli/unit.ts"; console.log(systemdUnit(false));';
+  const place = (installation: string): string => {
+    mkdirSync(join(dir, "unit", installation, "bin"), { recursive: true });
+    copyFileSync(join(ROOT, "bin/ipcctl"), join(dir, "unit", installation, "bin/ipcctl"));
+    return join(dir, "unit", installation);
+  };
+  const startOf = (installation: string, called?: string): string =>
+    /^ExecStart=(.*)$/m.exec(askedIn(installation, program, { IPCCTL_LAUNCHER: called }))![1]!;
+  const plain = place("node_modules/ipcctl");
+  expect(startOf(plain)).toBe(`${plain}/bin/ipcctl daemon`);
+  symlinkSync(join(plain, "bin/ipcctl"), join(dir, "unit/ipcctl"));
+  expect(startOf(plain, join(dir, "unit/ipcctl"))).toBe(`${dir}/unit/ipcctl daemon`);
+  expect(startOf(plain, "/bin/sh")).toBe(`${plain}/bin/ipcctl daemon`);
+  const odd = place("100% of my projects/ipcctl");
+  expect(startOf(odd)).toBe(`"${dir}/unit/100%% of my projects/ipcctl/bin/ipcctl" daemon`);
+  const store = place("node_modules/.pnpm/ipcctl@1/node_modules/ipcctl");
+  rmSync(plain, { recursive: true });
+  symlinkSync(store, plain);
+  expect(startOf(store, join(store, "bin/ipcctl"))).toBe(`${plain}/bin/ipcctl daemon`);
+
+  mkdirSync(join(plain, "src"), { recursive: true });
+  writeFileSync(join(plain, "src/main.ts"), "console.log(process.env.IPCCTL_LAUNCHER);");
+  mkdirSync(join(plain, "node_modules/bun/bin"), { recursive: true });
+  symlinkSync(process.execPath, join(plain, "node_modules/bun/bin/bun.exe"));
+  const said = Bun.spawnSync([join(dir, "unit/ipcctl"), "unit"]);
+  expect(said.stdout.toString()).toBe(`${dir}/unit/ipcctl\n`);
 });
 
 test("no code comes out of the home folder or the cache of its user", () => {
