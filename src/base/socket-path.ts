@@ -3,7 +3,7 @@ import { closeSync, constants, openSync } from "node:fs";
 import { basename, dirname } from "node:path";
 
 /** `sun_path` with its ending NUL; longer paths are reached through the directory's descriptor. */
-const SOCKET_PATH_BYTES_MAX = 107;
+export const SOCKET_PATH_BYTES_MAX = 107;
 
 /** A path that fits a socket address, whatever its length. `close` after connecting or binding. */
 export function reachablePath(path: string): { path: string; close: () => void } {

@@ -201,6 +201,14 @@ async function checkDaemon({ paths }: Context): Promise<Check> {
   } catch (error) {
     const { message } = error as Error;
     if (!holder) return { name, status: "warn", detail: message, remedy: "the next start brings one up" };
+    const { socket } = holder;
+    if (socket !== undefined && socket !== paths.socket)
+      return {
+        name,
+        status: "warn",
+        detail: `runs (pid ${holder.pid}), but listens at ${socket}, not at ${paths.socket}`,
+        remedy: `ipcctl --socket ${shellWord(socket)} daemon stop --keep-workers; the next one listens here`,
+      };
     const lies = describeFile(paths.socket);
     return {
       name,

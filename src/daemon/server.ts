@@ -4,7 +4,7 @@ import type { UnixSocketListener } from "bun";
 import { IpcError } from "../base/errors.ts";
 import { isListening } from "../base/libc.ts";
 import { limit } from "../base/limits.ts";
-import { reachablePath } from "../base/socket-path.ts";
+import { reachablePath, SOCKET_PATH_BYTES_MAX } from "../base/socket-path.ts";
 import { requirePermitted, type Trees } from "./peers.ts";
 import { Session, type SessionWorld } from "./session.ts";
 
@@ -71,6 +71,10 @@ export class Server implements Disposable {
     const reached = reachablePath(fresh);
     const mask = process.umask(0o177);
     try {
+      if (Buffer.byteLength(reached.path) > SOCKET_PATH_BYTES_MAX)
+        throw new IpcError("FAILED", `the name of ${this.#path} is too long for a socket`, {
+          hint: "take one of at most 80 bytes, in whatever folder",
+        });
       const listener = this.#listen(reached.path, this.#world);
       chmodSync(fresh, 0o600);
       renameSync(fresh, this.#path); // at no moment is there none

@@ -191,7 +191,20 @@ test("the configuration says where the daemon listens, for it and for all who as
     expect(stderr).toContain(why);
     expect((await home.cli("--socket", socket, "status")).stdout).toContain("w.py");
   }
-  await home.cli("--socket", socket, "daemon", "stop");
+
+  // Another place is that of the next daemon; doctor says how it comes to be.
+  const long = "x".repeat(100);
+  writeFileSync(config, JSON.stringify({ daemon: { socket_path: `own/${long}` } }));
+  const { stdout } = await home.cli("doctor");
+  expect(stdout).toContain(`listens at ${socket}, not at ${socket.slice(0, -"sock".length)}${long}`);
+  const [, ended] = /→ ipcctl (.* daemon stop --keep-workers);/.exec(stdout)!;
+  expect(await home.cli(...ended!.split(" "))).toMatchObject({ status: 0 });
+  const tooLong = await home.cli("status");
+  expect(tooLong.status).toBe(3);
+  expect(tooLong.stderr).toContain(`the name of ${join(home.dir, "home/own", long)} is too long for a socket`);
+  writeFileSync(config, JSON.stringify({ daemon: { socket_path: "own/next" } }));
+  expect((await home.cli("status")).stdout).toContain("w.py");
+  await home.cli("daemon", "stop");
 });
 
 test("daemon --stop-workers ends them with itself, and they are wanted again by the next", async () => {
