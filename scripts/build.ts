@@ -21,7 +21,8 @@ await build({
   define: { IPCCTL_IS_BUNDLE: "true", __dirname: '"."' },
 });
 const sdk: Bun.BuildConfig = { entrypoints: [join(ROOT, "src/index.ts")], format: "esm" };
-await build({ ...sdk, target: "bun", naming: "ipcctl.js" });
+// What an older Bun cannot read is written in older words (as for Node): a program may import us there, and is told when it connects.
+await build({ ...sdk, target: "node", external: ["bun:*"], naming: "ipcctl.js" });
 await build({
   ...sdk,
   target: "node",

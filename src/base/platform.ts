@@ -23,6 +23,22 @@ export type StreamEvents = {
 /** @throws IpcError FAILED where nothing of it can run; whoever only imports it is not told */
 export function requirePlatform(): void {
   if (process.platform !== "linux") throw new IpcError("FAILED", `ipcctl runs on Linux; this is ${process.platform}`);
+  if (!isBunEnough())
+    throw new IpcError(
+      "FAILED",
+      `ipcctl needs ${BUN_NEEDED}, or Node 22 or newer; this is Bun ${process.versions.bun}`,
+    );
+}
+
+export const BUN_NEEDED = "Bun from 1.4.5 to below 2";
+
+export function isBunEnough(): boolean {
+  const [major, minor, patch] = process.versions.bun.split(".", 3).map((number) => Number.parseInt(number, 10)) as [
+    number,
+    number,
+    number,
+  ];
+  return major === 1 && (minor > 4 || (minor === 4 && patch >= 5));
 }
 
 /** Connects to a Unix socket, or takes one that is connected. Rejects with an error that has a `code`. */

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { SHIM_VERSION } from "../../contract/shim.ts";
 import { findLockHolder } from "../base/daemon-lock.ts";
 import { isLoadable, PARTS, remedyFor, ROOT, SHIM_BINARY } from "../base/install.ts";
+import { BUN_NEEDED, isBunEnough } from "../base/platform.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { IpcError } from "../base/errors.ts";
 import { VERSION } from "../base/version.ts";
@@ -64,16 +65,14 @@ export async function doctor(context: Context): Promise<number> {
 }
 
 function checkBun(): Check {
-  const [major, minor, patch] = Bun.version.split(".").map(Number);
-  const isEnough = major === 1 && (minor! > 4 || (minor === 4 && patch! >= 5));
   const detail = `${Bun.version} at ${process.execPath}`;
-  return isEnough
+  return isBunEnough()
     ? { name: "bun", status: "ok", detail }
     : {
         name: "bun",
         status: "fail",
         detail,
-        remedy: "ipcctl needs Bun from 1.4.5 to below 2: npm install -g bun@1.4.5",
+        remedy: `ipcctl needs ${BUN_NEEDED}: npm install -g bun@1.4.5`,
       };
 }
 

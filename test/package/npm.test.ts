@@ -223,4 +223,11 @@ test.if(isThere)("bun add: the command, the types, and the SDK on Bun", async ()
   await compile(machine, cwd);
   expect(JSON.parse(said(await machine.run(cwd, [bun, "program.ts"])))).toEqual(ANSWERS);
   await machine.cli(cwd, "daemon", "stop");
+
+  expect(readFileSync(join(cwd, "node_modules/ipcctl/build/js/ipcctl.js"), "utf8")).not.toMatch(/^\s*(await )?using /m);
+  const old = `Object.defineProperty(process.versions, "bun", { value: "1.3.0" }); const { connect } = await import("ipcctl");
+    await connect().catch(({ message }) => console.log(message));`;
+  expect(said(await machine.run(cwd, [bun, "-e", old]))).toBe(
+    "ipcctl needs Bun from 1.4.5 to below 2, or Node 22 or newer; this is Bun 1.3.0\n",
+  );
 });
