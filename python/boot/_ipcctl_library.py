@@ -33,9 +33,7 @@ _HELD = 198
 
 
 def _hold(path):  # type: ignore[no-untyped-def]
-    """The socket without a connection, as long as this is root, which may become somebody else: descriptor and identity."""
-    if path is None or os.geteuid() != 0 or not hasattr(os, "O_PATH"):
-        return None
+    """The socket without a connection, before root becomes somebody else: descriptor and identity."""
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
@@ -65,12 +63,26 @@ class Library:
         self.spawned = os.path.join(folder, "spawned")  # where it is found without us
         self.modules = {}  # type: ignore[var-annotated] # by name: those that nobody else has
         self.plane = os.environ.get("IPCCTL_PLANE")  # the script may empty its environment
-        self._held = _hold(self.plane)
+        self._held = None
+        if self.plane is not None and os.geteuid() == 0 and hasattr(os, "O_PATH"):
+            for name in ("setuid", "seteuid", "setreuid", "setresuid"):
+                if hasattr(os, name):
+                    setattr(os, name, self._holding(getattr(os, name)))
         self.standard_folders = list(_standard_folders())
         self.origins = {}  # type: ignore[var-annotated] # of modules of the standard library
         self.builtins = dict(vars(builtins), __import__=self.import_)
         self.threads = type(sys)("_thread")  # as it is before somebody has threads be something else, as gevent has
         self.threads.__dict__.update(_thread.__dict__)
+
+    def _holding(self, change):  # type: ignore[no-untyped-def]
+        def changed(*ids):  # type: ignore[no-untyped-def]
+            if self._held is None:
+                self._held = _hold(self.plane)
+            return change(*ids)
+
+        changed.__name__ = changed.__qualname__ = change.__name__
+        changed.__doc__, changed.__module__ = change.__doc__, change.__module__
+        return changed
 
     def held_plane(self):  # type: ignore[no-untyped-def]
         """The shim's socket for a script that has left root, and reaches it by no path any more: a descriptor, or None."""
