@@ -274,7 +274,11 @@ static PyObject *handle(struct server *server, struct ipc_state *state, const un
 		if (function != NULL || PyErr_Occurred())
 			return done;
 	}
-	return ipc_decode(state, bytes, size);
+	PyObject *message = ipc_decode(state, bytes, size);
+	if (message != NULL || !PyErr_ExceptionMatches(PyExc_Exception))
+		return message;
+	PyErr_Clear(); /* Python finds out what it was, and whom it costs what */
+	return PyBytes_FromStringAndSize((const char *)bytes, (Py_ssize_t)size);
 }
 
 /* The next message: True, or what Python shall do, or NULL; None where the thorough way has to take it. */

@@ -134,6 +134,14 @@ class Calls:
     def fail(self, number: int, error: BaseException, began: int | None = None) -> None:
         self._channel.send([ERROR, number, record_of(error)], began)
 
+    def fail_unread(self, number: int, error: BaseException) -> None:
+        """A request that there was no room for."""
+
+        def fail() -> None:
+            raise error
+
+        self._answer(number, fail)
+
     def refuse(self, number: int) -> None:
         """One that was interrupted before it began."""
         self._answer(number, _nothing)

@@ -15,11 +15,12 @@ from collections import deque
 from collections.abc import Callable
 
 from . import _contract
-from ._codec import BrokenChannel, Server, SharedRingBuffer, check, dumps, loads, shield, unshield
+from ._codec import BrokenChannel, DecodeError, Server, SharedRingBuffer, check, dumps, loads, shield, unshield
 from ._contract import MESSAGE_BYTES_MAX
 from ._contract import UNREAD_BYTES_MAX as OUTBOX_BYTES_MAX
 from ._contract import UNREAD_MS_MAX as _UNREAD_MS
 from ._shared import Sharing, here
+from ._types import Unheld
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
@@ -88,6 +89,31 @@ def _kind_and_name(version: int, payload: bytes) -> tuple[int, str]:
     if bool(label) != (kind == _contract.CHANNEL_PIPE) or len(label) > _contract.PIPE_NAME_BYTES_MAX:
         raise BrokenChannel(f"a name of {len(label)} bytes; a pipe has one of 1 to {_contract.PIPE_NAME_BYTES_MAX}, calls have none")
     return kind, label.decode("utf-8", "replace")
+
+
+class Unreadable(list["Any"]):
+    """A message that this process has no room for: its kind and its number."""
+
+    error = MemoryError("no memory for what the client sent")
+
+
+def _without_values(frame: bytes, why: str) -> Unreadable:
+    """:raises BrokenChannel: if it is no message"""
+    try:
+        message = Unreadable(loads(b"\x82" + _first_two(frame)))
+    except DecodeError as malformed:
+        raise BrokenChannel(f"a message that is none: {malformed}") from None
+    if why:
+        message.error = MemoryError(why)
+    return message
+
+
+def _first_two(frame: bytes) -> bytes:
+    """Of an array of integers and more."""
+    end = 1
+    for _ in range(2):
+        end += 1 + {24: 1, 25: 2, 26: 4, 27: 8}.get(frame[end] & 31 if end < len(frame) else 0, 0)
+    return frame[1:end]
 
 
 class Channel:
@@ -261,10 +287,16 @@ class Channel:
                 return None
             frame = b"".join(self._parts)
             self._parts, self._parts_bytes = [], 0
+        return self.read(frame)
+
+    def read(self, frame: bytes) -> list[object]:
+        """A whole message. :raises BrokenChannel, DecodeError:"""
         before = here.channel
         here.channel = self
         try:
             message = loads(frame)
+        except (Unheld, MemoryError) as error:
+            return _without_values(frame, str(error))
         finally:
             here.channel = before
         return self.judge(message)

@@ -371,6 +371,8 @@ class Serving:
             raise BrokenChannel("the client wrote what it must not")
         if type(done) is tuple:
             return session.calls.finish(*done)
+        if type(done) is bytes:
+            return self._handle(session, channel.read(done))
         message = channel.next() if done is None else channel.judge(done)
         if message is not None:
             self._handle(session, message)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from weakref import WeakValueDictionary
 
 from ._calling import Calls
-from ._channel import Channel, Segment
+from ._channel import Channel, Segment, Unreadable
 from ._codec import BrokenChannel, DecodeError, StreamRef
 from ._contract import ENDED_BROKEN, ENDED_FAULT
 from ._contract import TO_WORKER_CALL as CALL
@@ -60,7 +60,9 @@ class Session:
         if type(number) is not int or number < 0:
             raise BrokenChannel("the number of a message is an integer from 0")
         try:
-            if kind == CALL:
+            if isinstance(message, Unreadable) and kind not in ANSWERS:
+                self.calls.fail_unread(number, message.error)
+            elif kind == CALL:
                 self.calls.call(message)
             elif kind == EVAL:
                 self.calls.evaluate(number, message[2], message[3])
@@ -91,7 +93,9 @@ class Session:
             invocation = self.serving.bound.invocations.get(number)
             if invocation is None or invocation.session is not self:
                 return
-            if kind == RETURN:
+            if isinstance(message, Unreadable):
+                invocation.fail(message.error)
+            elif kind == RETURN:
                 invocation.finish(message[2])
             else:
                 invocation.fail(error_of(message[2]))
@@ -99,6 +103,10 @@ class Session:
         stream = self.incoming.get(number)
         if stream is None:
             return
+        if isinstance(message, Unreadable):
+            stream.fail(message.error)
+            self.incoming.pop(number, None)
+            return self.leave_soon(number)
         if kind == PUSH:
             stream.push(message[2])
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -171,7 +172,11 @@ class Sharing:
         self._socket = sock
         sock.setblocking(False)
         self._lent: dict[int, tuple[int, weakref.ref[Segment]]] = {}
-        self._borrowed: dict[int, Segment] = {}
+        #: Or why there is no room for it here, for whoever is sent something of it.
+        self._borrowed: dict[int, Segment | _types.Unheld] = {}
+        #: Gone before their descriptor was taken: the message that named them could not be read to its end.
+        self._missed: set[int] = set()
+        self._newest = 0
         self._next = 1
         #: Numbers of segments that are gone here, for the client to let go of.
         self.forgotten: deque[int] = deque()
@@ -200,7 +205,11 @@ class Sharing:
             self.on_forgotten()
 
     def borrow(self, form: Any) -> Any:
-        """The view or array that the client means. :raises BrokenChannel: if it is not as large, or not as safe, as is said."""
+        """The view or array that the client means.
+
+        :raises BrokenChannel: if it is not as large, or not as safe, as is said
+        :raises Unheld: if this process has no room for it
+        """
         if type(form) is not list or len(form) != 5 or type(form[4]) is not list:
             raise BrokenChannel("shared memory that is described wrongly")
         number, offset, nbytes, tag, shape = form
@@ -209,6 +218,8 @@ class Sharing:
         while number not in self._borrowed:
             self._receive()
         segment = self._borrowed[number]
+        if isinstance(segment, _types.Unheld):
+            raise segment.with_traceback(None)
         if tag not in _types.TYPED_TAGS or offset + nbytes > len(segment):
             raise BrokenChannel("shared memory that is smaller than is said")
         view = memoryview(segment)[offset : offset + nbytes]
@@ -231,15 +242,30 @@ class Sharing:
         try:
             if fcntl.fcntl(fds[0], _F_GET_SEALS) & _SEAL_SHRINK == 0:
                 raise BrokenChannel("shared memory that could be taken away: it is not sealed")
-            segment = _segment(fds[0], os.fstat(fds[0]).st_size)
+            (number,) = struct.unpack("<I", data)
+            self._newest = max(self._newest, number)
+            if number in self._missed:
+                self._missed.discard(number)
+                return os.close(fds[0])
+            self._borrowed[number] = self._map(fds[0], os.fstat(fds[0]).st_size)
         except (OSError, ValueError, BrokenChannel) as error:
             os.close(fds[0])
             raise BrokenChannel(f"shared memory that is none: {error}") from None
-        self._borrowed[struct.unpack("<I", data)[0]] = segment
+
+    @staticmethod
+    def _map(descriptor: int, nbytes: int) -> Segment | _types.Unheld:
+        try:
+            return _segment(descriptor, nbytes)
+        except OSError as error:
+            if error.errno not in (errno.ENOMEM, errno.EAGAIN):
+                raise
+            os.close(descriptor)
+            return _types.Unheld(f"shared memory of {nbytes} bytes has no room in this worker, whose address space may be limited; share it in several parts")
 
     def forget(self, number: int) -> None:
         """The client lets go of it: what still looks into it here keeps it."""
-        self._borrowed.pop(number, None)
+        if self._borrowed.pop(number, None) is None and number > self._newest:
+            self._missed.add(number)
 
     def close(self) -> None:
         self._borrowed.clear()

@@ -106,6 +106,10 @@ class Refused(Exception):
     """Inside the codecs: what becomes TYPE or MALFORMED once the place is known."""
 
 
+class Unheld(Exception):
+    """Well-formed, but this process has no room for it: that costs what it belongs to, and nothing else."""
+
+
 #: Set by `_shared` once there is shared memory: of a view or array, what finds it in a segment, or None; and the way back.
 share: Any = None
 borrow: Any = None

@@ -1,7 +1,7 @@
 /** Memory that crosses without a copy, both ways and on; NumPy and Arrow; pipes; what is counted; how many may come. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { tableFromArrays, tableFromIPC, tableToIPC } from "apache-arrow";
-import { ArrowTable, Ipcctl, NdArray, shared, type Pipe, type PythonWorker } from "ipcctl";
+import { ArrowTable, Ipcctl, NdArray, PythonError, shared, type Pipe, type PythonWorker } from "ipcctl";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { limit } from "../../src/base/limits.ts";
@@ -194,6 +194,49 @@ test("a gigabyte goes to the worker without a copy, and its memory comes back wh
     return (await py.call("borrowed")) <= 1; // the array of the first test may still be held
   }, "the worker was told to let go");
   expect(await maps()).toBeLessThanOrEqual(3);
+});
+
+test("what the worker has no room for costs the call, the item or the answer that it was sent for", async () => {
+  using other = await ipc.start(join(home.dir, "share.py"), { cwd: home.dir, name: "narrow" });
+  await other.exec(`import resource
+def count(items):
+    got = []
+    try:
+        for one in items: got.append(len(one))
+    except ipcctl.JavaScriptError as error: got.append("other")
+    except MemoryError as error: got.append(str(error))
+    return got
+def give():
+    try: return len(huge_one())
+    except MemoryError as error: return str(error)
+for one in (count, give): ipcctl.expose(one)
+space = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (int(open("/proc/self/statm").read().split()[0]) * 4096 + (64 << 20), space[1]))`);
+  const [huge, small] = [shared(Uint8Array, 2 ** 30), shared(Uint8Array, 8)];
+  const told = `shared memory of ${2 ** 30} bytes has no room in this worker`;
+  for (let round = 0; round < 2; round++) {
+    const error: unknown = await other.call("keep", [huge, small]).catch((one: unknown) => one);
+    expect(error).toBeInstanceOf(PythonError);
+    expect((error as PythonError).message).toStartWith(`MemoryError: ${told}`);
+  }
+  let isClosed = false;
+  const items = (async function* () {
+    try {
+      yield small;
+      yield huge;
+      yield small;
+    } finally {
+      isClosed = true;
+    }
+  })();
+  expect(await other.call("count", items)).toEqual([8, expect.stringContaining(told)]);
+  await waitUntil(() => isClosed, "the iterable is closed");
+  other.bind("huge_one", () => huge);
+  expect(await other.call("give")).toContain(told);
+  await other.exec("resource.setrlimit(resource.RLIMIT_AS, space)");
+  expect(await other.call("keep", small)).toBeNull();
+  expect(other.isOpen).toBe(true);
+  await ipc.delete("narrow");
 });
 
 test("an array of one worker is sent on to another without a copy", async () => {
