@@ -161,11 +161,11 @@ class ShimDoor implements Disposable {
   /** What WAKE was answered last. */
   #woken = 0;
 
-  private constructor(socket: number, name: string, timeoutMs: number) {
+  private constructor(socket: number, name: string, timeoutMs: number, deadline: number) {
     this.#socket = socket;
     this.#name = name;
     this.#timeoutMs = timeoutMs;
-    this.#deadline = this.#began + timeoutMs;
+    this.#deadline = deadline;
   }
 
   /** Where the shim has as many connections as it takes, the next that is free. */
@@ -173,7 +173,7 @@ class ShimDoor implements Disposable {
     for (const deadline = performance.now() + timeoutMs; ; await sleep(FULL_MS)) {
       const socket = connectTo(path);
       if (socket === undefined) throw notRunning(name);
-      const door = new ShimDoor(socket, name, Math.max(1, deadline - performance.now()));
+      const door = new ShimDoor(socket, name, timeoutMs, deadline);
       try {
         const state = await door.#askState();
         if (state) {

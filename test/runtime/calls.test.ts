@@ -438,6 +438,7 @@ for one in (ask_here, ask_async, ask_stream, ask_async_stream, ask_threads, ask_
   using none = await ipc.worker("worker");
   b.bind("who", () => "b");
   b.bindObject("home", { name: () => "home of b", other: () => "other of b" });
+  await b.eval("0"); // what it has lent is there now, also for others
   expect(await none.call("ask_here")).toBe("b"); // there is only one
   expect(await script()).toBe("b");
   py.bind("who", () => "a");
