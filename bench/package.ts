@@ -19,9 +19,8 @@ const sizeOf = (path: string): number =>
         .reduce((sum, { parentPath, name }) => sum + statSync(join(parentPath, name)).size, 0)
     : statSync(path).size;
 
-const upstream = Bun.spawnSync(["npm", "config", "get", "registry"]).stdout.toString().trim();
 const tarballs = await pack();
-using registry = new Registry(tarballs, upstream.replace(/\/?$/, "/"));
+using registry = new Registry(tarballs);
 await using machine = new Machine(registry.url);
 const prefix = machine.folder("prefix");
 const { status, stderr } = await machine.run(prefix, [

@@ -4,11 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 folder=${1:?the folder that they are put into}
 mkdir -p "$folder"
-case $(uname -m) in
-  x86_64) arch=x64 ;;
-  aarch64) arch=arm64 ;;
-  *) arch=$(uname -m) ;;
-esac
+arch=$(node -p process.arch)
 npm pack --silent --pack-destination "$folder" .
 if [ -d "packages/linux-$arch" ]; then
   npm pack --silent --pack-destination "$folder" "./packages/linux-$arch"

@@ -52,6 +52,11 @@ export function requireMemory(bytes: number, what: string): number {
   });
 }
 
+/** A limit of memory, as {@link parseSizeBytes} reads it. @throws IpcError USAGE naming `what` */
+export function parseMemoryBytes(text: string, what: string): number {
+  return requireMemory(parseSizeBytes(text, what), what);
+}
+
 /** `12.3 MiB`-style text with at most four digits, for tables. */
 export function formatBytes(bytes: number): string {
   const units = ["B", "K", "M", "G", "T"];

@@ -2,7 +2,6 @@
 import { createReadStream, existsSync, statSync, watch } from "node:fs";
 import { createInterface } from "node:readline";
 import { dirname, join } from "node:path";
-import { resolvePaths } from "../base/paths.ts";
 import { parseCount } from "../base/units.ts";
 import { AUDIT_FILES_KEPT } from "../launch/audit.ts";
 import { printable, type Context } from "./context.ts";
@@ -13,7 +12,7 @@ type Event = Readonly<Record<string, unknown>>;
 
 /** The last lines of all files, oldest first; with `follow` then those to come. */
 export async function audit(context: Context, worker: string | undefined, flags: AuditFlags): Promise<number> {
-  const path = join(resolvePaths(process.env, process.getuid!()).stateDir, "audit.log");
+  const path = join(context.paths.stateDir, "audit.log");
   const wanted = (event: Event): boolean =>
     (worker === undefined || event.worker === worker) && (!flags.denied || event.verdict === "denied");
   const count =

@@ -5,9 +5,8 @@ import { IpcError } from "../base/errors.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
 import { requireShim, SHIM_BINARY } from "../base/install.ts";
 import { shellWord, splitWords } from "../base/shell-words.ts";
-import { parseDurationMs, parseSizeBytes, requireMemory } from "../base/units.ts";
+import { parseDurationMs, parseMemoryBytes } from "../base/units.ts";
 import { chosenDefault, CODE_POLICY } from "../base/policies.ts";
-import { resolvePaths } from "../base/paths.ts";
 import { encodeSpec } from "../shim/spec.ts";
 import { WORKER_FD } from "../../contract/shim.ts";
 import type { Denial } from "../launch/denied.ts";
@@ -79,7 +78,7 @@ export async function run(
     throw new IpcError("NOT_FOUND", `run: ${script} is not there`, { hint: "see: ipcctl run --help" });
   const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);
   if (!existsSync(cwd)) throw new IpcError("USAGE", `--cwd: ${cwd} is not a directory`);
-  const paths = resolvePaths(process.env, process.getuid!());
+  const { paths } = context;
   const snapshot =
     flags.snapshot === undefined
       ? undefined
@@ -99,10 +98,7 @@ export async function run(
   const [uid, gid] = [identity(flags.uid, "--uid"), identity(flags.gid, "--gid")];
   if ((uid !== undefined || gid !== undefined) && process.getuid!() !== 0)
     throw new IpcError("NO_PERMISSION", "run: --uid and --gid need root");
-  const memory =
-    flags.maxMemory === undefined
-      ? undefined
-      : requireMemory(parseSizeBytes(flags.maxMemory, "--max-memory"), "--max-memory");
+  const memory = flags.maxMemory === undefined ? undefined : parseMemoryBytes(flags.maxMemory, "--max-memory");
   requireShim();
   const { openRunFolder } = await import("./run-folder.ts");
   const { path: folder, remove } = openRunFolder();

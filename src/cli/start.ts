@@ -5,7 +5,7 @@ import { IpcError } from "../base/errors.ts";
 import { originalFileLimit } from "../base/file-limit.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId } from "../base/names.ts";
-import { parseCount, parseDurationMs, parseSizeBytes, requireMemory } from "../base/units.ts";
+import { parseCount, parseDurationMs, parseMemoryBytes } from "../base/units.ts";
 import type { Definition } from "../protocol/project.ts";
 import { readWorker, readWorkers } from "../protocol/status.ts";
 import { chosenDefault } from "../base/policies.ts";
@@ -150,10 +150,7 @@ function fromFlags(
     default_policy: chosenDefault(process.env, context.here),
     allow: grantsOf(context, flags),
     restart_policy: flags.restart,
-    max_memory:
-      flags.maxMemory === undefined
-        ? undefined
-        : requireMemory(parseSizeBytes(flags.maxMemory, "--max-memory"), "--max-memory"),
+    max_memory: flags.maxMemory === undefined ? undefined : parseMemoryBytes(flags.maxMemory, "--max-memory"),
     max_cpu_percent: percent(flags.maxCpu),
     instances:
       flags.instances === undefined ? undefined : parseCount(flags.instances, "--instances", 1, limit("instances")),
@@ -303,10 +300,11 @@ async function startProject(context: Context, pattern: string | undefined, flags
   const path = file === undefined ? undefined : context.resolve(file);
   if (path === undefined) throw nothingToStart(context, pattern);
   const { readProjectApps } = await import("../protocol/project.ts");
+  const base_env = context.inheritedEnv();
   const all = readProjectApps(path).map((app) =>
     clean({
       ...app,
-      base_env: context.inheritedEnv(),
+      base_env,
       base_nofile: originalFileLimit(process.env),
       base_umask: process.umask(),
     }),

@@ -76,3 +76,9 @@ test.each([
   expect({ status: status > 1, stdout }).toEqual({ status: true, stdout: "" });
   expect(stderr.split("\n")[0]).toEndWith(named);
 });
+
+test("a variable that is no text is named once, however many apps are started with it", async () => {
+  home.script("two.json", JSON.stringify({ apps: ["one", "two"].map((name) => ({ name, command: "sleep 600" })) }));
+  const { stderr } = await sh(`A="$1" "$cli" start --config two.json`);
+  expect(stderr.match(/is not UTF-8/g)).toHaveLength(1);
+});

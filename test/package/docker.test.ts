@@ -6,10 +6,10 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { within } from "../deadline.ts";
-import { outcomeOf, ROOT } from "../home.ts";
+import { ROOT } from "../home.ts";
 import { environment, hasTool, isRoot, skipUnless } from "../needs.ts";
 import { installNode } from "../node.ts";
+import { runCommand } from "./installed.ts";
 
 const COMMAND_MS = 900_000;
 const BASES = ["node:22-bookworm-slim", "python:3.11-slim-bookworm"];
@@ -28,15 +28,10 @@ const dir = mkdtempSync(join(tmpdir(), "ipcctl-image-"));
 const env = { ...environment, STORAGE_DRIVER: "vfs", BUILDAH_ISOLATION: "chroot" };
 
 async function run(...command: string[]): Promise<string> {
-  const child = Bun.spawn(command, { cwd: ROOT, env, stdio: ["ignore", "pipe", "pipe"] });
-  try {
-    const { status, stdout, stderr } = await within(COMMAND_MS, command.join(" "), outcomeOf(child));
-    if (status !== 0)
-      throw new Error(`${command.join(" ")}: exit ${status}: ${stdout.slice(-2000)}${stderr.slice(-2000)}`);
-    return stdout.trim();
-  } finally {
-    child.kill("SIGKILL");
-  }
+  const { status, stdout, stderr } = await runCommand(command, { cwd: ROOT, env }, COMMAND_MS);
+  if (status !== 0)
+    throw new Error(`${command.join(" ")}: exit ${status}: ${stdout.slice(-2000)}${stderr.slice(-2000)}`);
+  return stdout.trim();
 }
 
 const buildah = (...args: string[]): Promise<string> =>

@@ -9,6 +9,20 @@ import type { Tarball } from "./registry.ts";
 const COMMAND_MS = 300_000;
 const COMPILER = /^(.*-)?(cc|c[89]9|gcc|g\+\+|cpp|clang|tcc|ld|as|make)(-[\d.]+|\.bfd|\.gold)?$/;
 
+/** A command to its end, which comes in time or is brought about. */
+export async function runCommand(
+  command: readonly string[],
+  { cwd, env }: { readonly cwd: string; readonly env: Readonly<Record<string, string | undefined>> },
+  ms = COMMAND_MS,
+): Promise<CliResult> {
+  const child = Bun.spawn([...command], { cwd, env, stdio: ["ignore", "pipe", "pipe"] });
+  try {
+    return await within(ms, command.join(" "), outcomeOf(child));
+  } finally {
+    child.kill("SIGKILL");
+  }
+}
+
 /** A folder of one's own, and commands that run in it with an empty home and no compiler on the PATH. */
 export class Machine implements AsyncDisposable {
   readonly dir = mkdtempSync(join(tmpdir(), "ipcctl-package-"));
@@ -52,13 +66,8 @@ export class Machine implements AsyncDisposable {
     return path;
   }
 
-  async run(cwd: string, command: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<CliResult> {
-    const child = Bun.spawn([...command], { cwd, env: { ...this.env, ...env }, stdio: ["ignore", "pipe", "pipe"] });
-    try {
-      return await within(COMMAND_MS, command.join(" "), outcomeOf(child));
-    } finally {
-      child.kill("SIGKILL");
-    }
+  run(cwd: string, command: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<CliResult> {
+    return runCommand(command, { cwd, env: { ...this.env, ...env } });
   }
 
   /** Runs the command line that was installed. */
@@ -82,14 +91,8 @@ export async function pack(): Promise<Tarball[]> {
   for (const file of listed.stdout.toString().split("\0"))
     if (file !== "" && existsSync(join(ROOT, file))) cpSync(join(ROOT, file), join(clone, file));
   symlinkSync(join(ROOT, "node_modules"), join(clone, "node_modules"));
-  for (const folder of [".", "./packages/linux-x64"]) {
-    const child = Bun.spawn(["npm", "pack", "--silent", "--pack-destination", dir, folder], {
-      cwd: clone,
-      stdio: ["ignore", "pipe", "pipe"],
-    });
-    const { status, stderr } = await within(COMMAND_MS, `npm pack ${folder}`, outcomeOf(child));
-    if (status !== 0) throw new Error(`npm pack ${folder}: ${stderr}`);
-  }
+  const { status, stderr } = await runCommand(["sh", "scripts/pack.sh", dir], { cwd: clone, env: process.env });
+  if (status !== 0) throw new Error(`scripts/pack.sh: ${stderr}`);
   rmSync(clone, { recursive: true });
   return readdirSync(dir).map((name) => {
     const path = join(dir, name);

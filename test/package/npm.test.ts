@@ -15,7 +15,7 @@ import { type CliResult, ROOT } from "../home.ts";
 import { skipUnless } from "../needs.ts";
 import { installNode, NODE_VERSION } from "../node.ts";
 import { fileNames, Machine, pack } from "./installed.ts";
-import { Registry, type Tarball } from "./registry.ts";
+import { Registry, type Tarball, UPSTREAM } from "./registry.ts";
 
 const WORKER = `
 import ipcctl
@@ -49,10 +49,9 @@ const ANSWERS = {
   classes: ["function", "function", "function"],
 };
 
-const upstream = Bun.spawnSync(["npm", "config", "get", "registry"]).stdout.toString().trim();
 const node = await installNode();
 const bun = join(ROOT, "node_modules/bun/bin/bun.exe");
-const isReached = await fetch(new URL("bun", upstream.replace(/\/?$/, "/"))).then(
+const isReached = await fetch(new URL("bun", UPSTREAM)).then(
   ({ ok }) => ok,
   () => false,
 );
@@ -67,7 +66,7 @@ let registry: Registry;
 beforeAll(async () => {
   if (!isThere) return;
   tarballs = await pack();
-  registry = new Registry(tarballs, upstream.replace(/\/?$/, "/"));
+  registry = new Registry(tarballs);
 });
 afterAll(() => {
   registry?.[Symbol.dispose]();

@@ -3,11 +3,16 @@ import { readFileSync } from "node:fs";
 
 export type Tarball = { readonly path: string; readonly manifest: { readonly name: string; readonly version: string } };
 
+/** The machine's own. */
+export const UPSTREAM = Bun.spawnSync(["npm", "config", "get", "registry"])
+  .stdout.toString()
+  .trim()
+  .replace(/\/?$/, "/");
+
 export class Registry implements Disposable {
   readonly #server: Bun.Server<undefined>;
 
-  /** @param upstream the address of the other one */
-  constructor(tarballs: readonly Tarball[], upstream: string) {
+  constructor(tarballs: readonly Tarball[]) {
     this.#server = Bun.serve({
       port: 0,
       hostname: "127.0.0.1",
@@ -19,7 +24,7 @@ export class Registry implements Disposable {
         const ours = tarballs.find(({ manifest }) => manifest.name === name);
         return ours
           ? Response.json(this.#describe(ours))
-          : Response.redirect(new URL(pathname.slice(1), upstream).href);
+          : Response.redirect(new URL(pathname.slice(1), UPSTREAM).href);
       },
     });
   }
