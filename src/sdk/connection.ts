@@ -1,4 +1,6 @@
 /** One connection to the daemon: requests in order, events after a subscription. */
+import { statSync } from "node:fs";
+import { dirname } from "node:path";
 import { IpcError, isErrorCode } from "../base/errors.ts";
 import { openStream, type StreamSocket } from "../base/platform.ts";
 import { reachablePath } from "../base/socket-path.ts";
@@ -32,6 +34,7 @@ export class Connection implements Disposable {
     };
     let reached: ReturnType<typeof reachablePath> | undefined;
     try {
+      requireTrustedSocket(path);
       reached = reachablePath(path); // of a long one the folder must be there
       const socket = await openStream(
         { unix: reached.path },
@@ -159,7 +162,22 @@ export class Connection implements Disposable {
   }
 }
 
+/**
+ * Whoever listens gets environments and definitions. In a folder like /tmp anybody may have been first: only a socket of ours, or of root, is a
+ * daemon for us. Root may go to any user's, in a folder where nobody else could have put it.
+ */
+function requireTrustedSocket(path: string): void {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  const uid = process.geteuid!();
+  if (!stat || stat.uid === uid || stat.uid === 0) return;
+  if (uid === 0 && (statSync(dirname(path)).mode & 0o022) === 0) return;
+  throw new IpcError("NO_PERMISSION", `${path} belongs to user ${stat.uid}: nothing is sent there`, {
+    hint: "choose another place with --socket PATH, or become that user",
+  });
+}
+
 function connectError(error: unknown, path: string): IpcError {
+  if (error instanceof IpcError) return error;
   const code = (error as { code?: string }).code;
   if (code === "ENOENT" || code === "ECONNREFUSED") {
     return new IpcError("NO_DAEMON", `no daemon answers at ${path}`, {

@@ -1,7 +1,17 @@
 import { expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { Home, isAlive, outcomeOf, ROOT, waitUntil } from "../home.ts";
+import { isRoot, skipUnless } from "../needs.ts";
 
 /** A notify socket as systemd's: prints each datagram as one JSON line. */
 const RECEIVER = `
@@ -205,6 +215,38 @@ test("the configuration says where the daemon listens, for it and for all who as
   writeFileSync(config, JSON.stringify({ daemon: { socket_path: "own/next" } }));
   expect((await home.cli("status")).stdout).toContain("w.py");
   await home.cli("daemon", "stop");
+});
+
+test("nothing is sent to a socket that another user put into a folder of everybody", async () => {
+  if (skipUnless(isRoot, "root", "a socket of another user")) return;
+  await using home = new Home();
+  const folder = join(home.dir, "everybody");
+  mkdirSync(folder);
+  const socket = join(folder, "sock");
+  let received = 0;
+  using _other = Bun.listen({
+    unix: socket,
+    socket: {
+      data: (client, bytes) => {
+        received += bytes.length;
+        client.end();
+      },
+    },
+  });
+  chownSync(socket, 4242, 4242);
+  for (const mode of [0o1777, 0o775]) {
+    chmodSync(folder, mode);
+    const { status, stderr } = await home.cli("--socket", socket, "status");
+    expect({ mode, status, stderr }).toEqual({
+      mode,
+      status: 1,
+      stderr: expect.stringContaining(`${socket} belongs to user 4242: nothing is sent there`),
+    });
+  }
+  expect(received).toBe(0);
+  chmodSync(folder, 0o755); // root may ask any user's daemon where nobody else could have put it
+  await home.cli("--no-autostart", "--socket", socket, "status");
+  expect(received).toBeGreaterThan(0);
 });
 
 test("daemon --stop-workers ends them with itself, and they are wanted again by the next", async () => {
