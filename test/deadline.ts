@@ -26,7 +26,12 @@ export function slowness(): number {
 }
 
 /** What is waited for at the moment, outermost first. */
-const waits = new Set<{ readonly what: string }>();
+const waits = new Set<{ readonly what: string; expire: () => void }>();
+
+/** All that is waited for is late from now on, whatever the clock says: for tests of what happens then. */
+export function expireAll(): void {
+  for (const wait of waits) wait.expire();
+}
 
 /** Somebody who can tell more about what hangs, and can end it. */
 export type Witness = { report(): Promise<string>; kill(): void };
@@ -35,7 +40,7 @@ export const witnesses = new Set<Witness>();
 /** The value of the promise, or an error that names what was waited for. */
 export async function within<T>(ms: number, what: string, promise: Promise<T>): Promise<T> {
   const error = new Error(); // made here, so that its stack shows who waited
-  const wait = { what };
+  const wait = { what, expire: () => undefined as void };
   waits.add(wait);
   const began = performance.now();
   let timer: Timer | undefined;
@@ -43,10 +48,10 @@ export async function within<T>(ms: number, what: string, promise: Promise<T>): 
     const look = (): void => {
       const factor = slowness();
       const leftMs = began + ms * factor - performance.now();
-      if (leftMs > 0) {
-        timer = setTimeout(look, leftMs);
-        return;
-      }
+      if (leftMs > 0) timer = setTimeout(look, leftMs);
+      else expire(factor);
+    };
+    const expire = (factor: number): void => {
       const others = [...waits].filter((one) => one !== wait).map((one) => one.what);
       error.message = [
         `not within ${((ms * factor) / 1000).toFixed(1)} s: ${what}`,
@@ -57,6 +62,10 @@ export async function within<T>(ms: number, what: string, promise: Promise<T>): 
         error.message += `\n${text}`;
         reject(error);
       });
+    };
+    wait.expire = () => {
+      clearTimeout(timer);
+      expire(slowness());
     };
     timer = setTimeout(look, ms);
   });
