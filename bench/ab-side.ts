@@ -93,7 +93,9 @@ const py = await ipc.start(script, { ...options, name: "one" });
 async function calls(): Promise<void> {
   figures["call awaited, µs"] = await perCall(30_000, () => py.call("echo", payload));
   figures["call blocking, µs"] = await perCall(30_000, () => void py.callSync("echo", payload));
-  figures["call that Python dispatches, µs"] = await perCall(5000, () => py.callWith("keyed", [1], { kwargs: { b: 2 } }));
+  figures["call that Python dispatches, µs"] = await perCall(5000, () =>
+    py.callWith("keyed", [1], { kwargs: { b: 2 } }),
+  );
   figures["call that raises, µs"] = await perCall(2000, () => py.call("fails").catch(() => undefined));
   figures["eval, µs"] = await perCall(3000, () => py.eval("1 + 1"));
   figures["call from idle, µs"] = await fromIdle();

@@ -13,7 +13,9 @@ import { DEFAULT_POLICY, loadPolicy, shippedPolicies } from "../src/sandbox/poli
 import { pythonWithPackages } from "../test/packages.ts";
 import { findSnapshot, type Snapshot } from "../src/launch/snapshot.ts";
 import { encodeSpec } from "../src/shim/spec.ts";
-import { type Preparation, prepareSettled, settle, SIGTERM } from "../src/launch/prepare.ts";
+import { prepareSettled } from "../src/launch/prepare.ts";
+import { type Preparation, settle } from "../src/launch/settle.ts";
+import { SIGTERM } from "../src/launch/specification.ts";
 import { Home, ROOT } from "../test/home.ts";
 
 const { values: flags } = parseArgs({ options: { quick: { type: "boolean" }, write: { type: "boolean" } } });

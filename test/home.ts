@@ -14,7 +14,7 @@ import { basename, join } from "node:path";
 import { resolvePaths } from "../src/base/paths.ts";
 import type { DaemonStatus, WorkerStatus } from "../src/protocol/status.ts";
 import { connectDaemon } from "../src/sdk/autostart.ts";
-import { openScratches } from "../src/launch/prepare.ts";
+import { openScratches } from "../src/launch/scratch.ts";
 import type { Connection } from "../src/sdk/connection.ts";
 import { waitUntil, within, witnesses, type Witness } from "./deadline.ts";
 import "./needs.ts"; // keeps the environment as it is before it is changed here

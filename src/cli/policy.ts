@@ -100,7 +100,8 @@ export async function checkPolicy(
 async function planOf(context: Context, chosen: string, script: string | undefined, flags: AskFlags): Promise<Plan> {
   const policy = await withExceptions(context, flags, chosen);
   const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);
-  const { settle, ownUserOf, requireUnwritten } = await import("../launch/prepare.ts");
+  const { settle, requireUnwritten } = await import("../launch/settle.ts");
+  const { ownUserOf } = await import("../launch/users.ts");
   const { find, SYSTEM_PATH } = await import("../launch/languages.ts");
   const { findSnapshot } = await import("../launch/snapshot.ts");
   const { stateDir, workersDir, environmentsDir } = context.paths;

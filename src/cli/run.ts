@@ -2,7 +2,6 @@
 import { chmodSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
-import { workerFileLimit } from "../base/file-limit.ts";
 import { requireShim, SHIM_BINARY } from "../base/install.ts";
 import { shellWord, splitWords } from "../base/shell-words.ts";
 import { parseDurationMs, parseMemoryBytes } from "../base/units.ts";
@@ -10,16 +9,13 @@ import { chosenDefault, CODE_POLICY } from "../base/policies.ts";
 import { encodeSpec } from "../shim/spec.ts";
 import { WORKER_FD } from "../../contract/shim.ts";
 import type { Denial } from "../launch/denied.ts";
-import type { Preparation } from "../launch/prepare.ts";
+import type { Preparation } from "../launch/settle.ts";
 import { tellWeaker } from "./weaker.ts";
 import { isTerminal, printable, type Context } from "./context.ts";
 import { STDIN } from "../launch/languages.ts";
 import { grantsOf, policyPath } from "./exceptions.ts";
 import { identity, parseEnv, parseUmask, type StartFlags } from "./start.ts";
 
-const RLIMIT_DATA = 2;
-const RLIMIT_NOFILE = 7;
-const SIGTERM = 15;
 /** `timeout` and others signal a command and then its group: for a program that has not yet run since, that is one signal, and for ours too. */
 const SAME_SIGNAL_MS = 20;
 const TIMED_OUT = 124;
@@ -106,8 +102,10 @@ export async function run(
   try {
     const chosen = policyPath(context, flags.policy) ?? snapshot?.policy ?? chosenDefault(process.env, context.here);
     // With it come policies, their schema, and libc.
-    const { mergeLimits, ownUserOf, ownUserOfRun, prepare, requireGroup, settle } =
-      await import("../launch/prepare.ts");
+    const { prepare } = await import("../launch/prepare.ts");
+    const { settle } = await import("../launch/settle.ts");
+    const { makeRunSpec, requireGroup } = await import("../launch/specification.ts");
+    const { ownUserOf, ownUserOfRun } = await import("../launch/users.ts");
     makeStateFolder(paths.stateDir);
     const wanted: Preparation = {
       app: {
@@ -131,34 +129,15 @@ export async function run(
       hasPlane: false,
       isOnce: true,
     };
-    const { launch, plan, policy: policyText, confinement, ids, zygote, umask } = await prepare(wanted);
+    const prepared = await prepare(wanted);
+    const { plan, policy: policyText, confinement, ids } = prepared;
     requireGroup(plan.policy, undefined); // it makes none
     if (ids) chmodSync(folder, 0o711); // the scratch folder in it is the other user's
     const timeoutMs = flags.timeout === undefined ? Infinity : Math.max(1, parseDurationMs(flags.timeout, "--timeout"));
     const wallMs = plan.wallMs === null && timeoutMs === Infinity ? null : Math.min(plan.wallMs ?? Infinity, timeoutMs);
-    writeFileSync(
-      spec,
-      encodeSpec({
-        run: 1,
-        argv: launch.argv,
-        env: confinement === undefined ? launch.env : { ...launch.env, IPCCTL_WORDS_FD: String(WORKER_FD.control) },
-        cwd: launch.cwd,
-        ...(ids ? { ids } : {}),
-        umask,
-        stop: { graceMs: 10_000, signal: SIGTERM },
-        ...(wallMs === null ? {} : { wallMs }),
-        rlimits: mergeLimits(
-          [
-            { resource: RLIMIT_NOFILE, ...workerFileLimit(null, process.env) },
-            ...(memory === undefined ? [] : [{ resource: RLIMIT_DATA, soft: memory, hard: memory }]),
-          ],
-          plan.rlimits,
-        ),
-        confinement,
-        zygote,
-      }),
-      { mode: 0o600 },
-    );
+    const { env, ...runSpec } = makeRunSpec(prepared, { wallMs, memory });
+    const wordsFd = confinement === undefined ? {} : { IPCCTL_WORDS_FD: String(WORKER_FD.control) };
+    writeFileSync(spec, encodeSpec({ ...runSpec, env: { ...env, ...wordsFd } }), { mode: 0o600 });
     tellWeaker(context, plan.degraded, chosen !== undefined || isTerminal(2));
     const child = Bun.spawn([SHIM_BINARY, "--run", spec], {
       cwd: "/",

@@ -40,16 +40,11 @@ import { decideLaunch } from "../launch/command.ts";
 import { auditEnded, auditMade, describeDenial, endedOver, remedyOfCall } from "../launch/denied.ts";
 import { AUTO, policyOf } from "../launch/policies.ts";
 import { mayNeedEnvironment, RESOLVE_MS } from "../launch/environments.ts";
-import {
-  makeSpec,
-  ownUserOf,
-  type Preparation,
-  prepare,
-  provide,
-  removeOpenScratch,
-  requireGroup,
-  SIGTERM,
-} from "../launch/prepare.ts";
+import { prepare, provide } from "../launch/prepare.ts";
+import { removeOpenScratch } from "../launch/scratch.ts";
+import type { Preparation } from "../launch/settle.ts";
+import { makeSpec, requireGroup, SIGTERM } from "../launch/specification.ts";
+import { ownUserOf } from "../launch/users.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";
 
 /** Of its stderr, where the policy may have to do with its end. */

@@ -20,7 +20,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { WorkerStatus } from "../../src/protocol/status.ts";
-import { ownUserOf } from "../../src/launch/prepare.ts";
+import { ownUserOf } from "../../src/launch/users.ts";
 import { formatBytes } from "../../src/base/units.ts";
 import { type CliResult, copyOfApp, outcomeOf, ROOT, waitUntil } from "../home.ts";
 import { SYSTEM_PYTHON, canBeAnother, isRoot, skipUnless } from "../needs.ts";

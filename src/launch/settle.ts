@@ -1,0 +1,285 @@
+/** What runs, and under which plan: a pure question. Every refusal of a start is here or below, so that who only asks is told the same. */
+import { existsSync, realpathSync, statSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { SHIM_VERSION } from "../../contract/shim.ts";
+import { requireTextPath } from "../base/bytes.ts";
+import { IpcError } from "../base/errors.ts";
+import { PARTS, ROOT } from "../base/install.ts";
+import { shellWord } from "../base/shell-words.ts";
+import { thisMachine } from "../sandbox/machine.ts";
+import { isBelow } from "../sandbox/mounts.ts";
+import { compilePlan, confines, type Plan } from "../sandbox/plan.ts";
+import { loadPolicy, type Policy } from "../sandbox/policy.ts";
+import { chooseWriter, mapLack } from "../sandbox/writer.ts";
+import { cleanWorkerEnv, decideLaunch, type Launch, resolveLaunch, writtenEnv } from "./command.ts";
+import { policyFlag } from "./denied.ts";
+import { type Environment, environmentOf, placeOf, requireUv } from "./environments.ts";
+import { decideWithin, find, STDIN, type Launchable, type Running } from "./languages.ts";
+import { policyOf, type Governed } from "./policies.ts";
+import { describeProgram, homeOf, pythonPath, type Program } from "./readable.ts";
+import { openScratches } from "./scratch.ts";
+import type { Snapshot } from "./snapshot.ts";
+
+export type Preparation = {
+  readonly app: Launchable &
+    Governed & {
+      readonly uid: number | null;
+      readonly umask?: number | null;
+      readonly gid: number | null;
+      readonly max_memory?: number | null;
+      readonly snapshot?: Snapshot | undefined;
+    };
+  /** The environment to build on. */
+  readonly base: Readonly<Record<string, string | undefined>>;
+  /** Where the definition says none. */
+  readonly baseUmask?: number | undefined;
+  /** Variables that ipcctl adds. */
+  readonly own: Readonly<Record<string, string>>;
+  /** Where the worker's own folder is, if its policy has one. */
+  readonly scratch: string;
+  /** Others cannot come there. */
+  readonly isScratchShut?: boolean;
+  /** A user of its own, for policies that want one, where we are root. */
+  readonly ownUser: number;
+  /** The same for every run of it, where that is another one. */
+  readonly fixedUser?: number;
+  readonly name: string;
+  readonly auditLog: string;
+  /** Where environments of packages are made. */
+  readonly environments: string;
+  /** It is not wanted any more, where it waits for one. */
+  readonly signal?: AbortSignal;
+  /** There is a connection to the shim to be passed on. */
+  readonly hasPlane: boolean;
+  /** It is run once, in the foreground. */
+  readonly isOnce?: boolean;
+  /** Files that we write, or run, in the worker's name. */
+  readonly daemonFiles?: readonly string[];
+};
+
+/** What is settled before anything is made. */
+export type Settled = {
+  readonly launch: Launch;
+  readonly policy: string;
+  readonly plan: Plan;
+  readonly executable: string;
+  readonly hidesFiles: boolean;
+  /** Who forks it, if it is forked, reads what this version says. */
+  readonly isUpToDate: boolean;
+  /** The folder of its own, on the host. */
+  readonly scratch: string;
+  /** What it runs in, where that is made for it. */
+  readonly environment?: Environment;
+  readonly ids: { readonly uid: number; readonly gid: number } | undefined;
+};
+
+/** By no words of a `#!` line: what is asked before there is a policy is not asked as a script wants it. */
+const UNCHANGED: Pick<Running, "change"> = { change: { isCleared: false, set: {} } };
+
+/**
+ * What runs, and what the shim is to do to it under its policy.
+ * @throws IpcError POLICY_REFUSED, BAD_CONFIG, START_FAILED: the same for a start and for who only asks
+ */
+export function settle(wanted: Preparation): Settled {
+  const { app } = wanted;
+  const { snapshot } = app;
+  if (snapshot && app.interpreter !== null)
+    throw new IpcError("USAGE", "a snapshot has its interpreter already", { hint: "leave out --interpreter" });
+  const isCommand = app.script === null && (app.code ?? null) === null;
+  const interpreter = isCommand ? app.interpreter : (snapshot?.python ?? app.interpreter);
+  const launchable = { ...app, interpreter };
+  const asWritten = decideLaunch(launchable, wanted.base, wanted.isOnce);
+  const variables = { project: app.cwd, home: homeOf(wanted.base) };
+  const policyText = policyOf(app, asWritten, variables, wanted.isOnce);
+  const policy = loadPolicy(policyText, variables);
+  const { decided, environment, file } = settleEnvironment(wanted, launchable, asWritten, policy);
+  const inherited = allowed(wanted.base, policy);
+  const hidesFiles =
+    !policy.files.read.some(({ path }) => path === "/") && !policy.files.write.some(({ path }) => path === "/");
+  const isNarrow = hidesFiles || !policy.process.mayExec;
+  const running = isNarrow ? (decided.explicit ?? decided) : decided;
+  if (!policy.process.mayExec) requireNoOther(running, policy);
+  const launch = resolveLaunch(running, launchable, inherited, wanted.own);
+  const asking = running.isTyped
+    ? launch
+    : resolveLaunch({ ...running, ...UNCHANGED, cwd: app.cwd }, launchable, inherited, wanted.own);
+  const script = app.script === null || app.script === STDIN ? [] : [resolve(app.cwd, app.script)];
+  const files = [
+    ...script,
+    ...(running === decided ? [] : [find(decided.argv[0]!, decided.cwd, launch.env.PATH ?? "")]),
+    file,
+    ...pythonPath({ PYTHONPATH: app.env.PYTHONPATH ?? inherited.PYTHONPATH ?? "" }),
+  ].filter((path) => path !== undefined);
+  if (hidesFiles) for (const path of [launch.cwd, ...files]) requireTextPath(path);
+  const describe = (word: string): Program =>
+    describeProgram(word, files, launch.cwd, launch.env, running.isChosen, asking);
+  const program = isNarrow ? describe(launch.argv[0]!) : { executable: launch.argv[0]!, readable: [] };
+  const behind = isNarrow && running.at > 0 ? describe(running.argv[running.at]!).readable : [];
+  const machine = thisMachine();
+  const isOther = policy.process.hasOwnUser && machine.isRoot && machine.knowsOthers && app.uid === null;
+  const isReached = policy.isolation.want.includes("namespaces") && machine.namespacesLack === "";
+  const isOpen = isOther && !isReached && wanted.isScratchShut === true;
+  const scratch = isOpen ? join(openScratches(wanted.scratch), wanted.name) : wanted.scratch;
+  const isUpToDate = snapshot === undefined || snapshot.spec >= SHIM_VERSION; // who forks it reads what it says
+  const canMap = isReached && hidesFiles && isUpToDate;
+  const writer = isOther
+    ? chooseWriter(policy, wanted.ownUser, wanted.fixedUser ?? wanted.ownUser, canMap ? mapLack : undefined)
+    : undefined;
+  const named = [...script, ...policy.files.read.map(({ path }) => path)];
+  const plan = compilePlan(policy, machine, {
+    scratch,
+    program: [...program.readable, ...behind],
+    cwd: launch.cwd,
+    isForked: snapshot !== undefined,
+    uid: app.uid ?? (writer?.isSomebody ? writer.ids.uid : undefined),
+    isWriteMapped: writer?.isMapped === true,
+    mapped: new Set(writer && canMap && !writer.isSomebody ? named.filter(isClosed).filter(canBeMapped) : []),
+  });
+  for (const path of [
+    program.executable,
+    dirname(wanted.auditLog),
+    ROOT,
+    PARTS,
+    policyText,
+    app.env_file ?? "",
+    wanted.environments, // another worker's, if not its own
+    ...(wanted.daemonFiles ?? []),
+  ])
+    if (path.startsWith("/")) requireUnwritten(path, policy);
+  const ids = writer
+    ? writer.ids
+    : app.uid === null && app.gid === null
+      ? undefined
+      : { uid: app.uid ?? process.getuid!(), gid: app.gid ?? app.uid! };
+  const isMade = environment === undefined || placeOf(environment) !== undefined;
+  if (writer && plan.confinement?.namespaces === 0 && isMade)
+    for (const path of [launch.cwd, program.executable, realpathSync(program.executable), ...script])
+      requireReadable(path, writer.ids.uid, policy);
+  const { executable } = program;
+  if (hidesFiles && app.script !== null) requireBunsOwn(executable, resolve(app.cwd, app.script), policy, policyText);
+  const settled = { launch, policy: policyText, plan, executable, hidesFiles, isUpToDate, scratch, ids };
+  return environment === undefined ? settled : { ...settled, environment };
+}
+
+/**
+ * `uv run` would have neither network nor cache under a policy, so what it does is done before. Without one it does it itself; what a script
+ * says in its comments is always done for it.
+ */
+function settleEnvironment(
+  { base, environments }: Preparation,
+  app: Launchable,
+  asWritten: Running,
+  policy: Policy,
+): { readonly decided: Running; readonly environment?: Environment; readonly file?: string | undefined } {
+  const { explicit } = asWritten;
+  const isInside = asWritten.uv === undefined && explicit?.uv !== undefined; // in the `#!` line of a command
+  const running = isInside ? explicit : asWritten;
+  const variables = writtenEnv(app, base);
+  if (running.uv && !confines(policy)) {
+    requireUv(running, running.uv, variables);
+    return { decided: asWritten };
+  }
+  const found = environmentOf(running, app, environments, isInside ? false : undefined);
+  if (found === undefined) return { decided: asWritten };
+  const place = typeof found === "string" ? found : (placeOf(found) ?? found.link);
+  const decided = decideWithin(place, running, variables);
+  const file = isInside ? find(asWritten.argv[asWritten.at]!, asWritten.cwd, variables.PATH ?? "") : undefined;
+  return { decided, file, ...(typeof found === "string" ? {} : { environment: found }) };
+}
+
+/** A program that only starts another one ends in a denial that does not say so. @throws IpcError POLICY_REFUSED */
+function requireNoOther({ argv, at }: Running, { name }: Policy): void {
+  if (at === 0) return;
+  throw new IpcError(
+    "POLICY_REFUSED",
+    `policy ${name}: ${argv[0]} starts another program, ${argv[at]}, which is denied`,
+    {
+      hint: `leave out ${argv.slice(0, at).join(" ")}, or take a policy with "process": {"exec": true, "fork": true}`,
+    },
+  );
+}
+
+/** Bun looks at itself in `/proc`, and into the folder of what it runs; without them it ends in words that do not say so. @throws IpcError POLICY_REFUSED */
+function requireBunsOwn(executable: string, script: string, policy: Policy, policyText: string): void {
+  const folder = dirname(existsSync(script) ? realpathSync(script) : script);
+  const { hasProc, hasOwnProc } = policy.process;
+  const hasFolder = [...policy.files.read, ...policy.files.write].some(({ path }) => isBelow(folder, path));
+  if (!isBun(executable) || ((hasProc || hasOwnProc) && hasFolder)) return;
+  const flags = [
+    hasProc || hasOwnProc ? "" : policyFlag(policyText, { process: { procfs: "self" } }),
+    hasFolder ? "" : `--allow-read ${shellWord(folder)}`,
+  ];
+  throw new IpcError(
+    "POLICY_REFUSED",
+    `policy ${policy.name}: Bun begins only where it sees itself in /proc, and the folder of its script`,
+    {
+      hint: flags.filter(Boolean).join(" "),
+    },
+  );
+}
+
+export function isBun(executable: string): boolean {
+  return /^bunx?(\.exe)?$/.test(basename(existsSync(executable) ? realpathSync(executable) : executable));
+}
+
+/** By these it is found, and prints as its user wants it to: they tell nothing. */
+const ALWAYS_ALLOWED = new Set(["PATH", "PYTHONUNBUFFERED"]);
+
+/** What of the environment the policy lets through; what a definition says itself is not asked about. */
+function allowed(base: Readonly<Record<string, string | undefined>>, { env }: Policy): Record<string, string> {
+  const all = cleanWorkerEnv(base);
+  if (env.allow.includes("*")) return all;
+  const patterns = env.allow.map((one) =>
+    one.endsWith("*") ? (name: string) => name.startsWith(one.slice(0, -1)) : (name: string) => name === one,
+  );
+  return Object.fromEntries(
+    Object.entries(all).filter(([name]) => ALWAYS_ALLOWED.has(name) || patterns.some((is) => is(name))),
+  );
+}
+
+/** What decides how a worker is started, or is written to by us, is not the worker's to change. */
+export function requireUnwritten(path: string, policy: Policy): void {
+  if (policy.process.mayExec && policy.process.mayFork && policy.files.read.some((one) => one.path === "/")) return; // it is the user, all but
+  for (const { path: granted } of policy.files.write) {
+    if (granted === "/" || !existsSync(granted)) continue;
+    const folder = realpathSync(granted);
+    const real = existsSync(path) ? realpathSync(path) : path;
+    if ([path, real].some((one) => isBelow(one, folder) || isBelow(one, granted)))
+      throw new IpcError(
+        "POLICY_REFUSED",
+        `policy ${policy.name}: files.write ${granted} covers ${path}, by which the worker is started or watched`,
+        {
+          hint: "grant a folder beside it",
+        },
+      );
+  }
+}
+
+/** Whether only its owner and group may read it. */
+function isClosed(path: string): boolean {
+  const status = statSync(path, { throwIfNoEntry: false });
+  if (status === undefined) return false;
+  const bits = status.isDirectory() ? 0o5 : 0o4;
+  return (status.mode & bits) !== bits;
+}
+
+function canBeMapped(path: string): boolean {
+  return mapLack(realpathSync(path)) === "";
+}
+
+/** Without a root of its own a worker goes by the modes of the folders as they are. */
+function requireReadable(path: string, uid: number, policy: Policy): void {
+  for (let at = path; ; at = dirname(at)) {
+    const status = statSync(at, { throwIfNoEntry: false });
+    const bit = status === undefined || status.isDirectory() ? 0o001 : 0o004;
+    if (status !== undefined && (status.mode & bit) === 0 && status.uid !== uid)
+      throw new IpcError(
+        "POLICY_REFUSED",
+        `policy ${policy.name}: ${path} cannot be reached by the worker's own user (${uid}): ${at} is closed to others`,
+        {
+          hint: `chmod o+${bit === 1 ? "x" : "r"} ${at}; or a policy with "process": {"uid": "keep"}`,
+        },
+      );
+    if (at === dirname(at)) return;
+  }
+}

@@ -1,0 +1,213 @@
+/** From what is settled to the specification that a shim gets. Makes nothing: the same bytes can be kept, and used again. */
+import { join } from "node:path";
+import { WORKER_FD } from "../../contract/shim.ts";
+import { IpcError } from "../base/errors.ts";
+import { workerFileLimit } from "../base/file-limit.ts";
+import type { AppConfig } from "../protocol/app-config.ts";
+import { isBelow } from "../sandbox/mounts.ts";
+import type { Plan } from "../sandbox/plan.ts";
+import type { Policy } from "../sandbox/policy.ts";
+import type { Enforced } from "../shim/cgroup.ts";
+import type { Confinement, RawLog, Rlimit, Spec } from "../shim/spec.ts";
+import type { Launch } from "./command.ts";
+import { isBun, type Preparation, type Settled } from "./settle.ts";
+
+export const SIGTERM = 15;
+
+const BUN_CODE_BYTES = 1024 ** 3;
+
+/** So much of its memory may be code. */
+const CODE_ROOM_FACTOR = 8;
+
+const RLIMIT_DATA = 2;
+
+const RLIMIT_NOFILE = 7;
+
+const RLIMIT_AS = 9;
+/** From the signal that ends it to the one that nobody survives. */
+const RUN_GRACE_MS = 10_000;
+
+/** How far above `max_memory` an allocation fails at once, where only watching guards the limit itself. */
+const MEMORY_BACKSTOP_FACTOR = 2;
+
+const PATH_IN_ROOT = "/usr/local/bin:/usr/bin:/bin";
+
+/** A definition made ready under its policy. */
+export type Prepared = {
+  readonly launch: Pick<Launch, "argv" | "env" | "cwd">;
+  readonly umask?: number | undefined;
+  /** Name, path or text of its policy. */
+  readonly policy: string;
+  readonly plan: Plan;
+  readonly confinement: Confinement | undefined;
+  readonly ids?: { readonly uid: number; readonly gid: number };
+  readonly zygote?: string | undefined;
+};
+
+/** The same for every asker: reads no clock, and makes nothing. What has to be there first is made by `prepare`. */
+export function complete(wanted: Preparation, settled: Settled): Prepared {
+  const { app } = wanted;
+  const { launch, policy: policyText, plan, executable, hidesFiles, isUpToDate, ids } = settled;
+  const { policy } = plan;
+  const memory = Math.min(policy.limits.memory ?? Infinity, (app.max_memory ?? Infinity) * MEMORY_BACKSTOP_FACTOR);
+  const env = { ...roomForCode(executable, memory), ...launch.env, ...policy.env.set };
+  if (hidesFiles && !launch.own.has("PATH")) env.PATH = PATH_IN_ROOT; // the caller's would tell where he has what
+  if (plan.scratch !== null) {
+    env.TMPDIR = plan.scratch;
+    if (hidesFiles && !launch.own.has("HOME")) env.HOME = plan.scratch;
+    if (!hidesFiles && !isCovered(env.HOME, policy))
+      for (const [name, path] of Object.entries(cachesIn(plan.scratch)))
+        if (!launch.own.has(name) && policy.env.set[name] === undefined) env[name] = path;
+  }
+  if (policy.network.mode === "allow") env.RES_OPTIONS = "use-vc"; // names are asked for by TCP, where we can answer
+  const passesPlane = plan.needsPassedPlane && wanted.hasPlane;
+  if (passesPlane) env.IPCCTL_PLANE_FD = String(WORKER_FD.plane);
+  const { confinement } = plan;
+  return {
+    launch: { argv: [executable, ...launch.argv.slice(1)], env, cwd: launch.cwd },
+    policy: policyText,
+    umask: isUpToDate ? (app.umask ?? wanted.baseUmask) : undefined,
+    plan,
+    ...(ids ? { ids } : {}),
+    ...(app.snapshot ? { zygote: app.snapshot.socket } : {}),
+    confinement: confinement && {
+      ...confinement,
+      hosts: policy.network.mode === "allow" ? confinement.hosts : undefined,
+      hasUnix: confinement.hasUnix && isUpToDate,
+      audit: confinement.isAudited ? { path: wanted.auditLog, worker: wanted.name } : undefined,
+      isPlanePassed: passesPlane,
+    },
+  };
+}
+
+/**
+ * Bun reserves a GiB for the machine code that it makes. All of it may be written, so a limit on memory counts it; where it cannot be had Bun
+ * goes on without making any, many times slower, and does not say so.
+ */
+function roomForCode(executable: string, memory: number): Record<string, string> {
+  const isLimited = memory < CODE_ROOM_FACTOR * BUN_CODE_BYTES;
+  if (!isLimited || !isBun(executable)) return {};
+  return { BUN_JSC_jitMemoryReservationSize: String(Math.floor(memory / CODE_ROOM_FACTOR)) };
+}
+
+/** Where its home is not to be written: some libraries fail without a place for what they compile, or say so at every start. */
+function cachesIn(scratch: string): Record<string, string> {
+  const caches = join(scratch, ".cache");
+  return { XDG_CACHE_HOME: caches, MPLCONFIGDIR: join(caches, "matplotlib"), NUMBA_CACHE_DIR: join(caches, "numba") };
+}
+
+function isCovered(path: string | undefined, { files }: Policy): boolean {
+  return path === undefined || files.write.some((granted) => isBelow(path, granted.path));
+}
+
+export function makeSpec(
+  app: AppConfig,
+  prepared: Prepared,
+  run: number,
+  cgroup: string | undefined,
+  enforced: Enforced,
+): Spec {
+  const { launch, plan } = prepared;
+  return {
+    run,
+    argv: launch.argv,
+    env: launch.env,
+    cwd: launch.cwd,
+    ...(prepared.ids ? { ids: prepared.ids } : {}),
+    stop: { graceMs: app.stop_timeout, signal: SIGTERM },
+    killMode: app.kill_mode,
+    umask: prepared.umask,
+    log: {
+      maxFileBytes: app.log.max_size,
+      maxFiles: app.log.max_files,
+      maxTotalBytes: lowerLogLimit(app.log.max_total, plan.policy.limits.log),
+      maxAgeMs: app.log.max_age,
+      whenFull: app.log.when_full,
+    },
+    rlimits: mergeLimits(rlimitsOf(app, enforced), heldByGroup(plan.rlimits, enforced)),
+    ...(cgroup === undefined ? {} : { cgroup }),
+    ...(plan.wallMs === null ? {} : { wallMs: plan.wallMs }),
+    isNotifying: app.ready === "notify",
+    rawLogs: rawLogsOf(app),
+    confinement: prepared.confinement,
+    zygote: prepared.zygote,
+  };
+}
+
+/** Of what is run once in the foreground, by the command line or by a program of its own: no log, no control group, no daemon. */
+export function makeRunSpec(
+  { launch, plan, ids, umask, confinement, zygote }: Prepared,
+  { wallMs = plan.wallMs, memory }: { readonly wallMs?: number | null; readonly memory?: number | undefined } = {},
+): Spec {
+  const files = { resource: RLIMIT_NOFILE, ...workerFileLimit(null, process.env) };
+  const ofMemory = memory === undefined ? [] : [{ resource: RLIMIT_DATA, soft: memory, hard: memory }];
+  return {
+    run: 1,
+    ...launch,
+    ...(ids ? { ids } : {}),
+    umask,
+    stop: { graceMs: RUN_GRACE_MS, signal: SIGTERM },
+    ...(wallMs === null ? {} : { wallMs }),
+    rlimits: mergeLimits([files, ...ofMemory], plan.rlimits),
+    confinement,
+    zygote,
+  };
+}
+
+/** 0 is no limit. */
+function lowerLogLimit(bytes: number, ofPolicy: number | null): number {
+  return ofPolicy === null ? bytes : bytes === 0 ? ofPolicy : Math.min(bytes, ofPolicy);
+}
+
+function rlimitsOf(app: AppConfig, enforced: Enforced): Rlimit[] {
+  const files = { resource: RLIMIT_NOFILE, ...workerFileLimit(app.base_nofile, process.env) };
+  if (app.max_memory === null || enforced.memory) return [files];
+  const bytes = app.max_memory * MEMORY_BACKSTOP_FACTOR;
+  return [files, { resource: RLIMIT_DATA, soft: bytes, hard: bytes }];
+}
+
+/** What a control group holds exactly needs no rlimit that holds it only nearly, nor one that keeps a runtime from reserving what it never touches. */
+function heldByGroup(rlimits: readonly Rlimit[], enforced: Enforced): readonly Rlimit[] {
+  return enforced.memory
+    ? rlimits.filter(({ resource }) => resource !== RLIMIT_DATA && resource !== RLIMIT_AS)
+    : rlimits;
+}
+
+/** Of two limits on the same thing the lower one. */
+export function mergeLimits(some: readonly Rlimit[], more: readonly Rlimit[]): Rlimit[] {
+  const all = new Map<number, Rlimit>();
+  for (const { resource, soft, hard } of [...some, ...more]) {
+    const had = all.get(resource);
+    all.set(resource, { resource, soft: Math.min(soft, had?.soft ?? soft), hard: Math.min(hard, had?.hard ?? hard) });
+  }
+  return [...all.values()];
+}
+
+function rawLogsOf(app: AppConfig): RawLog[] {
+  const wanted = [
+    { stream: "stdout", path: app.stdout_log },
+    { stream: "stderr", path: app.stderr_log },
+    { stream: "both", path: app.combined_log },
+  ] as const;
+  return wanted.flatMap(({ stream, path }) =>
+    path === null ? [] : [{ stream, path, maxBytes: app.log.max_size, maxFiles: app.log.max_files }],
+  );
+}
+
+/** @throws IpcError POLICY_REFUSED if the policy wants a control group and there is none, or one that does not hold its limits */
+export function requireGroup({ name, limits, isolation }: Policy, enforced: Enforced | undefined): void {
+  const missing = [
+    limits.memory !== null && enforced?.memory !== true ? "memory" : "",
+    limits.cpuPercent !== null && enforced?.cpu !== true ? "cpu" : "",
+    limits.pids !== null && enforced?.pids !== true ? "pids" : "",
+  ].filter(Boolean);
+  const reason =
+    enforced === undefined ? "no control group is ours to make" : `it has no controller for ${missing.join(", ")}`;
+  const lacksLimits = limits.needsCgroup && (enforced === undefined || missing.length > 0);
+  const lacksGroup = isolation.require.includes("cgroup") && !isolation.mayDegrade && enforced === undefined;
+  if (!lacksLimits && !lacksGroup) return;
+  const item = lacksLimits ? 'limits.enforce "cgroup"' : "isolation.require cgroup";
+  throw new IpcError("POLICY_REFUSED", `policy ${name}: ${item} cannot be enforced: ${reason}`, {
+    hint: 'start it, not run, by a daemon in a systemd unit with Delegate=yes; or "enforce": "best"',
+  });
+}
