@@ -121,7 +121,7 @@ static int make_way(const char *path, bool is_folder)
 	if (end == NULL)
 		return 0;
 	*end = 0;
-	return make_folder(part);
+	return *part == 0 ? 0 : make_folder(part); /* the root itself is there */
 }
 
 static int attach(const struct ipc_mount *mount, int tree)

@@ -1,4 +1,4 @@
-/** `policy list|show|explain|check`: what there is, what one says, what it means on this machine, whether a file is one. */
+/** `policy list|show|explain|check|compile`: what there is, what one says, what it means on this machine, whether a file is one, and a start that is kept. */
 import { existsSync } from "node:fs";
 import { basename, extname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
@@ -7,10 +7,11 @@ import { findWorkerId } from "../base/names.ts";
 import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan, type Plan } from "../sandbox/plan.ts";
 import { loadPolicy, readPolicyFile, shippedPolicies, type Variables } from "../sandbox/policy.ts";
+import type { Preparation } from "../launch/settle.ts";
 import { isTerminal, jsonText, printable, terminalWidth, type Context } from "./context.ts";
 import { policyPath, withExceptions } from "./exceptions.ts";
 import { identity, parseEnv, type StartFlags } from "./start.ts";
-import { splitWords } from "../base/shell-words.ts";
+import { shellWord, splitWords } from "../base/shell-words.ts";
 
 export function listPolicies(context: Context): number {
   const all = shippedPolicies().map((name) => ({ name, description: loadPolicy(name).description }));
@@ -96,15 +97,48 @@ export async function checkPolicy(
   return 0;
 }
 
+/** A start under the policy as a template, which a program uses many times, with the shim alone. */
+export async function compilePolicy(
+  context: Context,
+  name: string,
+  script: string | undefined,
+  flags: AskFlags & { for?: string },
+): Promise<number> {
+  const { compileTemplate } = await import("../launch/template.ts");
+  const { find, SYSTEM_PATH } = await import("../launch/languages.ts");
+  const { for: language = "python", interpreter, ...others } = flags;
+  if (script !== undefined && flags.for !== undefined)
+    throw new IpcError("USAGE", "policy compile: a script says by itself what runs it: give it, or --for");
+  const named = interpreter ?? (language === "python" ? "python3" : language);
+  const path = process.env.PATH ?? SYSTEM_PATH;
+  const program = find(named, context.cwd, path);
+  const isBare = script === undefined && flags.command === undefined;
+  if (program === undefined && (isBare || interpreter !== undefined))
+    throw new IpcError("NOT_FOUND", `policy compile: there is no ${named} on PATH`, {
+      hint: "name it with --interpreter PATH",
+    });
+  if (flags.snapshot !== undefined)
+    throw new IpcError("USAGE", "policy compile: what is forked from a snapshot is no program of its own");
+  const policy = await withExceptions(context, flags, policyPath(context, name)!);
+  const title = `template ${name}`;
+  const asked: AskFlags = isBare
+    ? { ...others, command: shellWord(program!) }
+    : { ...flags, ...(interpreter === undefined ? {} : { interpreter: shellWord(program!) }) };
+  const { app, ...wanted } = await preparationOf(context, policy, script, asked, title);
+  const base = { PATH: path, HOME: process.env.HOME };
+  const cwd = flags.cwd === undefined ? undefined : context.resolve(flags.cwd);
+  const whole = script === undefined ? app : { ...app, script: context.resolve(script) };
+  context.print(JSON.stringify(compileTemplate({ ...wanted, app: whole, base, hasPlane: false, isOnce: true }, cwd)));
+  return 0;
+}
+
 /** What a start decides, by the same means and so in the same words. @throws IpcError POLICY_REFUSED and what else a start throws */
 async function planOf(context: Context, chosen: string, script: string | undefined, flags: AskFlags): Promise<Plan> {
   const policy = await withExceptions(context, flags, chosen);
   const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);
   const { settle, requireUnwritten } = await import("../launch/settle.ts");
-  const { ownUserOf } = await import("../launch/users.ts");
   const { find, SYSTEM_PATH } = await import("../launch/languages.ts");
-  const { findSnapshot } = await import("../launch/snapshot.ts");
-  const { stateDir, workersDir, environmentsDir } = context.paths;
+  const { stateDir } = context.paths;
   const words = flags.command === undefined ? [] : splitWords(flags.command);
   if (script === undefined && words.length === 0) {
     const loaded = loadPolicy(policy, { ...variables(context), project: cwd });
@@ -112,16 +146,37 @@ async function planOf(context: Context, chosen: string, script: string | undefin
     for (const path of [stateDir, ROOT, PARTS, policy]) if (path.startsWith("/")) requireUnwritten(path, loaded);
     return plan;
   }
-  if (script !== undefined && words.length > 0)
-    throw new IpcError("USAGE", "policy: give one of a script and --command");
   const program = script ?? words[0]!;
   const name = findWorkerId(basename(program, extname(program))) ?? "worker";
-  const settled = settle({
+  const settled = settle(await preparationOf(context, policy, script, flags, name));
+  const { launch, executable, plan } = settled;
+  if (find(executable, launch.cwd, launch.env.PATH ?? SYSTEM_PATH) === undefined)
+    throw new IpcError("START_FAILED", `${executable}: no such file or directory`, {
+      hint: "name another one with --interpreter PATH",
+    });
+  return plan;
+}
+
+/** What a start with these flags would ask for. */
+async function preparationOf(
+  context: Context,
+  policy: string,
+  script: string | undefined,
+  flags: AskFlags,
+  name: string,
+): Promise<Preparation> {
+  const { ownUserOf } = await import("../launch/users.ts");
+  const { findSnapshot } = await import("../launch/snapshot.ts");
+  const { stateDir, workersDir, environmentsDir } = context.paths;
+  const words = flags.command === undefined ? [] : splitWords(flags.command);
+  if (script !== undefined && words.length > 0)
+    throw new IpcError("USAGE", "policy: give one of a script and --command");
+  return {
     app: {
       script: script === undefined || flags.cwd === undefined ? (script ?? null) : context.resolve(script),
       command: words[0] ?? null,
       args: words.slice(1),
-      cwd,
+      cwd: flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd),
       interpreter: flags.interpreter ?? null,
       env: parseEnv(flags.env ?? []),
       env_file: flags.envFile === undefined ? null : context.resolve(flags.envFile),
@@ -139,11 +194,5 @@ async function planOf(context: Context, chosen: string, script: string | undefin
     auditLog: join(stateDir, "audit.log"),
     environments: environmentsDir,
     hasPlane: true,
-  });
-  const { launch, executable, plan } = settled;
-  if (find(executable, launch.cwd, launch.env.PATH ?? SYSTEM_PATH) === undefined)
-    throw new IpcError("START_FAILED", `${executable}: no such file or directory`, {
-      hint: "name another one with --interpreter PATH",
-    });
-  return plan;
+  };
 }

@@ -279,6 +279,12 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
           ),
         ),
       );
+  withGlobals(definitionFlags(exceptionFlags(policy.command("compile <policy> [script]"))))
+    .description("a start under it as a template for programs, which need no daemon to use it: JSON")
+    .addOption(new Option("--for <language>", "what runs (default: python)").choices(["python", "bun", "node"]))
+    .action((what: string, script: string | undefined, flags: AskFlags & { for?: string }, command: Command) =>
+      finish(import("./policy.ts").then(({ compilePolicy }) => compilePolicy(contextOf(command), what, script, flags))),
+    );
   add("doctor", "what this machine can do, what is missing, and how to mend it", "ipcctl doctor").action(
     (_: object, command: Command) => finish(doctor(contextOf(command))),
   );

@@ -202,20 +202,30 @@ function requireNoOther({ argv, at }: Running, { name }: Policy): void {
 /** Bun looks at itself in `/proc`, and into the folder of what it runs; without them it ends in words that do not say so. @throws IpcError POLICY_REFUSED */
 function requireBunsOwn(executable: string, script: string, policy: Policy, policyText: string): void {
   const folder = dirname(existsSync(script) ? realpathSync(script) : script);
-  const { hasProc, hasOwnProc } = policy.process;
   const hasFolder = [...policy.files.read, ...policy.files.write].some(({ path }) => isBelow(folder, path));
-  if (!isBun(executable) || ((hasProc || hasOwnProc) && hasFolder)) return;
+  if (!isBun(executable) || (seesItself(policy) && hasFolder)) return;
   const flags = [
-    hasProc || hasOwnProc ? "" : policyFlag(policyText, { process: { procfs: "self" } }),
+    seesItself(policy) ? "" : policyFlag(policyText, { process: { procfs: "self" } }),
     hasFolder ? "" : `--allow-read ${shellWord(folder)}`,
   ];
   throw new IpcError(
     "POLICY_REFUSED",
     `policy ${policy.name}: Bun begins only where it sees itself in /proc, and the folder of its script`,
-    {
-      hint: flags.filter(Boolean).join(" "),
-    },
+    { hint: flags.filter(Boolean).join(" ") },
   );
+}
+
+/** @throws IpcError POLICY_REFUSED where a Bun without a script would not begin */
+export function requireBunsProc(executable: string, policy: Policy, policyText: string): void {
+  if (!isBun(executable) || seesItself(policy)) return;
+  const wider = policyFlag(policyText, { process: { procfs: "self" } }).replace(/^--policy /, "");
+  throw new IpcError("POLICY_REFUSED", `policy ${policy.name}: Bun begins only where it sees itself in /proc`, {
+    hint: `ipcctl policy compile ${wider} --interpreter ${shellWord(executable)}`,
+  });
+}
+
+function seesItself({ process: { hasProc, hasOwnProc } }: Policy): boolean {
+  return hasProc || hasOwnProc;
 }
 
 export function isBun(executable: string): boolean {

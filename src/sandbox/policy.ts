@@ -281,11 +281,29 @@ export function policyJsonSchema(): unknown {
  * @throws IpcError POLICY_REFUSED if there is none, BAD_CONFIG with the place in the file
  */
 export function loadPolicy(name: string, variables: Variables = { project: "/project", home: "/home" }): Policy {
+  return flatten(
+    policyTitle(name),
+    chainOf(name)
+      .map(({ policy }) => policy)
+      .toReversed(),
+    variables,
+  );
+}
+
+/** Those that decide what it says: its own, and of all that it extends. What is inline has none. */
+export function policyFiles(name: string): string[] {
+  return chainOf(name).flatMap(({ file }) => file ?? []);
+}
+
+/** It, and what it extends, in this order. */
+function chainOf(name: string): { readonly policy: PolicyFile; readonly file: string | undefined }[] {
   const chain: PolicyFile[] = [];
+  const files: (string | undefined)[] = [];
   for (let next: string | undefined = name; next !== undefined; next = chain.at(-1)!.extends) {
     if (chain.length === limit("policyExtends"))
       throw new IpcError("BAD_CONFIG", `policy ${name}: extends more than ${limit("policyExtends")} others, or itself`);
     chain.push(readPolicy(next));
+    files.push(isInline(next) ? undefined : fileOf(next));
     // What it extends is beside it.
     const { extends: base } = chain.at(-1)!;
     if (base?.includes("/") && !isInline(base) && !isAbsolute(base))
@@ -294,7 +312,7 @@ export function loadPolicy(name: string, variables: Variables = { project: "/pro
         extends: resolve(next.includes("/") && !isInline(next) ? dirname(next) : ".", base),
       };
   }
-  return flatten(policyTitle(name), chain.toReversed(), variables);
+  return chain.map((policy, index) => ({ policy, file: files[index] }));
 }
 
 /** A policy that is given as its text. */
@@ -429,12 +447,16 @@ export function parsePolicy(text: string, where: string): PolicyFile {
 
 function readPolicy(name: string): PolicyFile {
   if (isInline(name)) return parsePolicy(name, "policy");
-  const file = name.includes("/") ? name : join(FOLDER, `${name}.json`);
+  const file = fileOf(name);
   if (!existsSync(file))
     throw new IpcError("POLICY_REFUSED", `no policy ${JSON.stringify(name)}`, {
       hint: `there are: ${shippedPolicies().join(", ")}; or give the path of a file`,
     });
   return readPolicyFile(file, file);
+}
+
+function fileOf(name: string): string {
+  return name.includes("/") ? name : join(FOLDER, `${name}.json`);
 }
 
 /** @throws IpcError BAD_CONFIG that says `where` and what is wrong */

@@ -152,7 +152,8 @@ function encodeConfinement(confinement: Confinement): Buffer[] {
   ];
 }
 
-function encodeMount(step: MountStep): Buffer {
+/** Payload of MOUNT; behind the head come the length of the path in two bytes, the path, and what a link leads to. */
+export function encodeMount(step: MountStep): Buffer {
   const flags =
     (step.kind === "bind" && step.isWritable ? MOUNT_FLAG.writable : 0) |
     (step.kind === "bind" && step.isDevice ? MOUNT_FLAG.device : 0) |
@@ -191,6 +192,18 @@ export function frame(type: number, payload: Uint8Array): Buffer {
   head.writeUInt32LE(payload.length + 1, 0);
   head.writeUInt8(type, 4);
   return Buffer.concat([head, payload]);
+}
+
+/** The frames of a specification that was encoded here. */
+export function framesOf(bytes: Uint8Array): { readonly type: number; readonly payload: Buffer }[] {
+  const all = Buffer.from(bytes);
+  const frames: { type: number; payload: Buffer }[] = [];
+  for (let at = 0; at < all.length;) {
+    const end = at + 4 + all.readUInt32LE(at);
+    frames.push({ type: all.readUInt8(at + 4), payload: all.subarray(at + 5, end) });
+    at = end;
+  }
+  return frames;
 }
 
 export function u32(value: number): Buffer {

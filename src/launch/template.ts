@@ -1,0 +1,157 @@
+/**
+ * A start that is settled once and used many times: the frames of a specification, with holes for what differs from run to run. With it a program
+ * starts confined processes by the shim alone, without a daemon and without asking anything again. `docs/launching.md` has the form.
+ */
+import { readFileSync, readlinkSync, statSync } from "node:fs";
+import { MOUNT, SHIM_VERSION, SPEC } from "../../contract/shim.ts";
+import { IpcError } from "../base/errors.ts";
+import { SHIM_BINARY } from "../base/install.ts";
+import { VERSION } from "../base/version.ts";
+import { policyFiles } from "../sandbox/policy.ts";
+import { encodeMount, encodeSpec, framesOf } from "../shim/spec.ts";
+import { find, SYSTEM_PATH } from "./languages.ts";
+import { type Preparation, requireBunsProc, settle } from "./settle.ts";
+import { complete, makeRunSpec, requireGroup } from "./specification.ts";
+
+/** What a program puts in: arguments behind the program's own, further variables, and folders that are there. */
+export type Hole = "argv" | "env" | "cwd" | "scratch";
+
+/** Bytes are in base64. Of a hole with `as` it is the length, in two bytes. */
+export type Part = { readonly bytes: string } | { readonly hole: Hole; readonly as?: "length" };
+
+/** One frame; where its only part is the hole `argv` or `env`, one for each argument or `NAME=value`. */
+export type TemplateFrame = { readonly type: number; readonly parts: readonly Part[] };
+
+/** What the template was made for. Where one is another now, it is made anew. */
+export type Facts = {
+  readonly version: string;
+  readonly shim: { readonly path: string; readonly version: number };
+  readonly boot_id: string;
+  readonly uid: number;
+  readonly gid: number;
+  /** Of `/proc/self/status`. */
+  readonly status: Readonly<Record<string, string>>;
+  readonly user_namespace: string;
+  /** The program, its script, the policies. */
+  readonly files: readonly { readonly path: string; readonly bytes: number; readonly mtime_ns: string }[];
+};
+
+export type Template = {
+  /** Of this form. */
+  readonly version: 1;
+  /** By facts and frames: a name for the file that keeps it. */
+  readonly key: string;
+  readonly facts: Facts;
+  readonly policy: string;
+  readonly program: string;
+  /** Under whom it runs, where that is not the caller: whose a scratch folder has to be. */
+  readonly user: { readonly uid: number; readonly gid: number } | null;
+  /** Names of variables, or `LC_*`, that the policy lets through: the program asks before it puts them in. */
+  readonly env_allow: readonly string[];
+  readonly degraded: readonly string[];
+  readonly holes: readonly Hole[];
+  readonly frames: readonly TemplateFrame[];
+};
+
+/** What stands for a hole while the specification is made. */
+const MARK = { argv: "/ipcctl-template/argv", env: "IPCCTL_TEMPLATE", scratch: "/ipcctl-template/scratch" };
+/** Where it is no folder that a policy shows, it is made by a step of its own. */
+const ANYWHERE = "/";
+
+/**
+ * @param cwd where it always runs; undefined: where each run says, which no policy can have that grants the project
+ * @throws IpcError as a start does
+ */
+export function compileTemplate(wanted: Omit<Preparation, "scratch">, cwd: string | undefined): Template {
+  const app = { ...wanted.app, cwd: cwd ?? ANYWHERE };
+  const preparation = { ...wanted, app, scratch: MARK.scratch, isScratchShut: false };
+  const settled = settle(preparation);
+  const { plan, launch, policy, environment, ids = null } = settled;
+  const executable = find(settled.executable, app.cwd, launch.env.PATH ?? SYSTEM_PATH);
+  if (executable === undefined)
+    throw new IpcError("START_FAILED", `${settled.executable}: no such file or directory`, {
+      hint: "name another one with --interpreter PATH",
+    });
+  requireGroup(plan.policy, undefined);
+  if (app.script === null) requireBunsProc(executable, plan.policy, policy);
+  if (environment !== undefined)
+    throw new IpcError("USAGE", "its packages are installed at a start; a template has them in a venv of its own", {
+      hint: "--interpreter VENV/bin/python",
+    });
+  const spec = makeRunSpec(complete(preparation, { ...settled, executable }));
+  const bytes = encodeSpec({ ...spec, argv: [...spec.argv, MARK.argv], env: { ...spec.env, [MARK.env]: "" } });
+  const frames = framesOf(bytes).map(({ type, payload }): TemplateFrame => {
+    const text = payload.toString("latin1");
+    if (type === SPEC.arg && text === MARK.argv) return { type, parts: [{ hole: "argv" }] };
+    if (type === SPEC.env && text === `${MARK.env}=`) return { type, parts: [{ hole: "env" }] };
+    if (type === SPEC.cwd && cwd === undefined) return { type, parts: [{ hole: "cwd" }] };
+    return { type, parts: partsOf(text) };
+  });
+  if (cwd === undefined && plan.confinement?.mounts.length) frames.splice(placeOfFolder(bytes), 0, folderOfRun());
+  const facts = factsOf([executable, ...(app.script === null ? [] : [app.script]), ...policyFiles(policy)]);
+  const used = frames.flatMap(({ parts }) => parts.flatMap((part) => ("hole" in part ? [part.hole] : [])));
+  return {
+    version: 1,
+    key: new Bun.CryptoHasher("sha256").update(JSON.stringify([facts, frames])).digest("hex"),
+    facts,
+    policy: plan.policy.name,
+    program: executable,
+    user: ids,
+    env_allow: plan.policy.env.allow,
+    degraded: plan.degraded,
+    holes: [...new Set(used)],
+    frames,
+  };
+}
+
+/** Behind what is shown, in which it may lie; before what is hidden. */
+function placeOfFolder(bytes: Uint8Array): number {
+  const all = framesOf(bytes);
+  const isMount = (isHiding: boolean) => (frame: { type: number; payload: Buffer }) =>
+    frame.type === SPEC.mount && (frame.payload[0] === MOUNT.hide) === isHiding;
+  return all.findLastIndex(isMount(false)) + 1;
+}
+
+/** The root of the worker has the folder of the run, empty where it is not shown. */
+function folderOfRun(): TemplateFrame {
+  const head = encodeMount({ kind: "folder", path: "" });
+  return {
+    type: SPEC.mount,
+    parts: [{ bytes: head.subarray(0, -2).toString("base64") }, { hole: "cwd", as: "length" }, { hole: "cwd" }],
+  };
+}
+
+function partsOf(text: string): Part[] {
+  const pieces = text.split(MARK.scratch);
+  return pieces.flatMap((piece, index): Part[] => [
+    ...(index === 0 ? [] : [{ hole: "scratch" } as const]),
+    ...(piece === "" ? [] : [{ bytes: Buffer.from(piece, "latin1").toString("base64") }]),
+  ]);
+}
+
+/** Of the machine and of the files: what every program can ask by itself. */
+function factsOf(files: readonly string[]): Facts {
+  const lines = readFileSync("/proc/self/status", "utf8").split("\n");
+  const status = Object.fromEntries(
+    ["CapPrm", "CapBnd", "NoNewPrivs", "Seccomp"].map((name) => [
+      name,
+      lines
+        .find((line) => line.startsWith(`${name}:`))
+        ?.slice(name.length + 1)
+        .trim() ?? "",
+    ]),
+  );
+  return {
+    version: VERSION,
+    shim: { path: SHIM_BINARY, version: SHIM_VERSION },
+    boot_id: readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim(),
+    uid: process.getuid!(),
+    gid: process.getgid!(),
+    status,
+    user_namespace: readlinkSync("/proc/self/ns/user"),
+    files: files.map((path) => {
+      const { size, mtimeNs } = statSync(path, { bigint: true });
+      return { path, bytes: Number(size), mtime_ns: String(mtimeNs) };
+    }),
+  };
+}
