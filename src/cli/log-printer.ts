@@ -3,8 +3,8 @@ import { endOfCharacters, type LogPiece } from "../logs/cri.ts";
 import { isTerminal, jsonText, printable, type Context } from "./context.ts";
 import { endOfVisible, visible } from "./visible.ts";
 
-export type Source = { readonly name: string; readonly dir: string };
-export type SourcedPiece = { readonly source: Source; readonly piece: LogPiece };
+type Source = { readonly name: string };
+type SourcedPiece = { readonly source: Source; readonly piece: LogPiece };
 
 const COLORS = ["cyan", "magenta", "yellow", "green", "blue", "red"] as const;
 const CARRIAGE_RETURN = 0x0d;

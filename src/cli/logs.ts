@@ -1,17 +1,13 @@
 /** `logs`: reads the files themselves, so that it neither needs nor burdens the daemon. */
 import { existsSync, readdirSync, watch, type FSWatcher } from "node:fs";
 import { join } from "node:path";
-import { SHIM_MAX } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { parseCount, parseDurationMs } from "../base/units.ts";
-import { isoTime, LineJoiner, type LogLine, type LogPiece, type LogRecord, type Stream } from "../logs/cri.ts";
-import { endPosition, type Position } from "../logs/files.ts";
-import { followLog } from "../logs/follow.ts";
-import { scanLog } from "../logs/scan.ts";
-import { lastRecords } from "../logs/tail.ts";
+import type { LogLine } from "../logs/cri.ts";
+import { localLog, LogView, type LogSource, type LogWish, type SourcedPiece, type ViewBatch } from "../logs/view.ts";
 import { readWorkers } from "../protocol/status.ts";
 import { printable, type Context } from "./context.ts";
-import { LogPrinter, type Source, type SourcedPiece } from "./log-printer.ts";
+import { LogPrinter } from "./log-printer.ts";
 import { put } from "./output.ts";
 import { pick } from "./select.ts";
 
@@ -26,19 +22,7 @@ export type LogFlags = {
   raw?: boolean;
 };
 
-/** Lines of before, and what stands for them where they are gone. */
-type PastBatch = { readonly pieces: readonly LogPiece[]; readonly lost?: string | undefined };
-/** What of the past is wanted of each source, and of its lines. */
-type Wish = {
-  readonly lines: number;
-  readonly since: number;
-  readonly stream: Stream | undefined;
-  readonly matches: ((line: LogLine) => boolean) | undefined;
-};
-
-/** Written at once: a reader that goes away after the first line ends us soon. */
-const MERGE_LINES = 4096;
-const NOTHING = new Uint8Array(0);
+type Place = { readonly name: string; readonly dir: string };
 
 /** @param isAttached end when the workers have ended for good, with 1 if one of them failed */
 export async function logs(
@@ -47,13 +31,14 @@ export async function logs(
   flags: LogFlags,
   isAttached = false,
 ): Promise<number> {
-  const sources = await findSources(context, patterns);
-  const wish: Wish = {
+  const places = await findLogs(context, patterns);
+  const sources = places.map(({ name, dir }) => localLog(name, dir));
+  const wish: LogWish = {
     lines:
       flags.lines === "all" || (flags.lines === undefined && flags.since !== undefined)
         ? Number.POSITIVE_INFINITY
         : parseCount(flags.lines ?? "20", "--lines"),
-    since: flags.since === undefined ? 0 : Date.now() - parseDurationMs(flags.since, "--since"),
+    sinceMs: flags.since === undefined ? 0 : Date.now() - parseDurationMs(flags.since, "--since"),
     stream: flags.stderr && !flags.stdout ? "stderr" : flags.stdout && !flags.stderr ? "stdout" : undefined,
     matches: flags.grep === undefined ? undefined : matcher(flags.grep),
   };
@@ -62,33 +47,27 @@ export async function logs(
   const ending = new AbortController();
   const output = new Output(abort);
   if (flags.follow) for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => abort.abort());
-  // The look back ends where the followers begin: a line in between is neither lost nor doubled.
-  const ends = new Map(sources.map((source) => [source, endPosition(source.dir)]));
-  const wanted = new Map(sources.map((source) => [source, new WantedPieces(wish)]));
-  const pasts = sources.map(
-    (source) => new Past(source, lookBack(source.dir, ends.get(source), wish, wanted.get(source)!)),
-  );
-  for await (const pieces of merged(pasts)) {
-    await output.write(printer.lines(pieces));
+  const view = new LogView(wish);
+  const show = ({ pieces, lost }: ViewBatch, more: readonly SourcedPiece[] = []): Promise<void> => {
+    if (lost !== undefined) say(lost.source, lost.sentence);
+    return output.write(Buffer.concat([printer.lines(pieces), printer.unfinished(more)]));
+  };
+  for await (const batch of view.past(sources)) {
+    await show(batch);
     if (abort.signal.aborted) return output.giveUp();
   }
-  if (wish.lines > 0)
-    for (const [source, of] of wanted) await output.write(printer.unfinished(ofSource(source, of.unfinished())));
+  if (wish.lines > 0) for (const source of sources) await output.write(printer.unfinished(view.unfinished(source)));
   if (!flags.follow) {
     await output.write(printer.end());
     return 0;
   }
   const following = new Map<string, Promise<void>>();
   const failed = Promise.withResolvers<never>();
-  const follow = async (source: Source): Promise<void> => {
-    const of = wanted.get(source) ?? new WantedPieces(wish);
-    for await (const { records, lost } of followLog(source.dir, ends.get(source), abort.signal, ending.signal)) {
-      if (lost !== undefined) say(source, lost);
-      const lines = printer.lines(ofSource(source, of.push(records)));
-      await output.write(Buffer.concat([lines, printer.unfinished(ofSource(source, of.unfinished()))]));
-    }
+  const follow = async (source: LogSource): Promise<void> => {
+    for await (const batch of view.following(source, abort.signal, ending.signal))
+      await show(batch, view.unfinished(source));
   };
-  const add = (source: Source): void => {
+  const add = (source: LogSource): void => {
     const done = follow(source);
     done.catch(failed.reject);
     following.set(source.name, done);
@@ -108,12 +87,8 @@ export async function logs(
   }
 }
 
-function ofSource(source: Source, pieces: readonly LogPiece[]): SourcedPiece[] {
-  return pieces.map((piece) => ({ source, piece }));
-}
-
 /** Beside the lines: what is missing among them. */
-function say({ name }: Source, sentence: string): void {
+function say({ name }: LogSource, sentence: string): void {
   process.stderr.write(`ipcctl: ${printable(name)}: ${sentence}\n`);
 }
 
@@ -126,12 +101,12 @@ function watchForNew(
   context: Context,
   patterns: readonly string[],
   known: ReadonlyMap<string, unknown>,
-  add: (source: Source) => void,
+  add: (source: LogSource) => void,
 ): FSWatcher | undefined {
   let timer: Timer | undefined;
   const look = async (): Promise<void> => {
-    const now = await findSources(context, patterns, false).catch(() => []);
-    for (const source of now) if (!known.has(source.name)) add(source);
+    const now = await findLogs(context, patterns, false).catch(() => []);
+    for (const { name, dir } of now) if (!known.has(name)) add(localLog(name, dir, true));
   };
   try {
     return watch(context.paths.workersDir, () => {
@@ -144,7 +119,7 @@ function watchForNew(
 }
 
 /** Waits until none of them runs or will run again by itself. */
-async function endOfAll(context: Context, sources: readonly Source[], signal: AbortSignal): Promise<number> {
+async function endOfAll(context: Context, sources: readonly LogSource[], signal: AbortSignal): Promise<number> {
   const names = new Set(sources.map((source) => source.name));
   while (!signal.aborted) {
     using connection = await context.connect();
@@ -162,111 +137,6 @@ async function endOfAll(context: Context, sources: readonly Source[], signal: Ab
     await Promise.race([changed.promise, aborted(signal)]);
   }
   return 0;
-}
-
-/**
- * The lines of before, oldest first: the newest so many, or all, none of them in memory whole. The beginning of a line that
- * goes on behind `until` stays with those wanted, for the follower.
- */
-async function* lookBack(
-  dir: string,
-  until: Position | undefined,
-  { lines: count, since, stream, matches }: Wish,
-  wanted: WantedPieces,
-): AsyncGenerator<PastBatch> {
-  if (!until) return;
-  const batches =
-    count === Number.POSITIVE_INFINITY
-      ? scanLog(dir, until, { sinceMs: since })
-      : lastRecords(dir, count, until, { stream, sinceMs: since, matches });
-  for await (const { records, lost } of batches) yield { pieces: wanted.push(records, isoTime(since)), lost };
-}
-
-/** Makes of one source's records the lines that are wanted. Of a long line the pieces between those left out are lines of their own. */
-class WantedPieces {
-  readonly #joiner = new LineJoiner();
-  readonly #wish: Wish;
-  /** Where in its line the first of the pieces was that are given as one line. */
-  readonly #first: Record<Stream, number | undefined> = { stdout: undefined, stderr: undefined };
-
-  constructor(wish: Wish) {
-    this.#wish = wish;
-  }
-
-  /** @param oldest time of the oldest line that is wanted */
-  push(records: readonly LogRecord[], oldest = ""): LogPiece[] {
-    const { stream, matches } = this.#wish;
-    const isWanted = (piece: LogPiece): boolean =>
-      piece.timestamp >= oldest && (matches === undefined || matches(piece));
-    return records
-      .filter((record) => stream === undefined || record.stream === stream)
-      .flatMap((record) => this.#joiner.push(record).flatMap((piece) => this.#chosen(piece, isWanted(piece))));
-  }
-
-  /** What waits for its newline: with `--grep` it is not known yet whether it is wanted. */
-  unfinished(): LogPiece[] {
-    if (this.#wish.matches !== undefined) return [];
-    return this.#joiner
-      .unfinished(SHIM_MAX.lineBytes)
-      .map((piece) => ({ ...piece, from: piece.from - (this.#first[piece.stream] ?? piece.from) }));
-  }
-
-  #chosen(piece: LogPiece, isWanted: boolean): LogPiece[] {
-    const { stream, from, isEnd } = piece;
-    const first = this.#first[stream];
-    this.#first[stream] = isWanted && !isEnd ? (first ?? from) : undefined;
-    if (isWanted) return [{ ...piece, from: from - (first ?? from) }];
-    return first === undefined ? [] : [{ ...piece, text: NOTHING, from: from - first, isEnd: true }];
-  }
-}
-
-/** One source of a merge: its next line, and more when asked. */
-class Past {
-  readonly source: Source;
-  readonly #batches: AsyncGenerator<PastBatch>;
-  #batch: readonly LogPiece[] = [];
-  #next = 0;
-
-  constructor(source: Source, batches: AsyncGenerator<PastBatch>) {
-    this.source = source;
-    this.#batches = batches;
-  }
-
-  get head(): LogPiece | undefined {
-    return this.#batch[this.#next];
-  }
-
-  take(): SourcedPiece {
-    return { source: this.source, piece: this.#batch[this.#next++]! };
-  }
-
-  /** False at the end. */
-  async fill(): Promise<boolean> {
-    while (this.head === undefined) {
-      const { value, done } = await this.#batches.next();
-      if (done) return false;
-      if (value.lost !== undefined) say(this.source, value.lost);
-      this.#batch = value.pieces;
-      this.#next = 0;
-    }
-    return true;
-  }
-}
-
-/** All lines in the order of their times, in batches. */
-async function* merged(pasts: readonly Past[]): AsyncGenerator<SourcedPiece[]> {
-  let open = [...pasts];
-  for (;;) {
-    const filled = await Promise.all(open.map((past) => past.fill()));
-    open = open.filter((_, index) => filled[index]);
-    if (open.length === 0) return;
-    const lines: SourcedPiece[] = [];
-    while (lines.length < MERGE_LINES && open.every((past) => past.head !== undefined)) {
-      const oldest = open.reduce((a, b) => (b.head!.timestamp < a.head!.timestamp ? b : a));
-      lines.push(oldest.take());
-    }
-    yield lines;
-  }
 }
 
 function matcher(grep: string): (line: LogLine) => boolean {
@@ -316,7 +186,7 @@ class Output {
 }
 
 /** From the daemon; from the state directory where none answers and none may be started. */
-async function findSources(context: Context, patterns: readonly string[], mayStart = true): Promise<Source[]> {
+async function findLogs(context: Context, patterns: readonly string[], mayStart = true): Promise<Place[]> {
   const wanted = patterns.length === 0 ? ["all"] : patterns;
   try {
     using connection = await context.connect(mayStart);

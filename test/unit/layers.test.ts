@@ -9,7 +9,7 @@ const src = join(root, "src");
 const ALLOWED: Record<string, readonly string[]> = {
   base: ["contract"],
   protocol: ["base"],
-  logs: ["base"],
+  logs: ["base", "contract"],
   sandbox: ["base", "contract"],
   plane: ["base", "contract"],
   shim: ["base", "contract", "protocol", "sandbox"],

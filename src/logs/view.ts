@@ -1,0 +1,183 @@
+/**
+ * Lines of one or many logs as their readers want them: the command line, and whoever shows logs elsewhere. What is looked back for and what is
+ * followed meet without a gap and without a line twice, also across rotation, compression and deletion.
+ */
+import { SHIM_MAX } from "../../contract/shim.ts";
+import { isoTime, LineJoiner, type LogLine, type LogPiece, type LogRecord, type Stream } from "./cri.ts";
+import { endPosition } from "./files.ts";
+import { followLog } from "./follow.ts";
+import { scanLog, type Batch } from "./scan.ts";
+import { lastRecords } from "./tail.ts";
+
+/** Which lines are wanted, of each log by itself. */
+export type LogWish = {
+  /** So many of the newest before now; all of them: infinity. */
+  readonly lines: number;
+  /** None that is older: ms since the epoch. */
+  readonly sinceMs: number;
+  readonly stream?: Stream | undefined;
+  readonly matches?: ((line: LogLine) => boolean) | undefined;
+};
+
+/** One worker's log, wherever its files are. Made at a moment: `past` is what was there, `following` what comes behind it. */
+export type LogSource = {
+  readonly name: string;
+  readonly past: (wish: LogWish) => AsyncGenerator<Batch>;
+  /** @param ending nothing more will be written: what is there is still given, then it ends */
+  readonly following: (signal: AbortSignal, ending?: AbortSignal) => AsyncGenerator<Batch>;
+};
+
+export type SourcedPiece = { readonly source: LogSource; readonly piece: LogPiece };
+
+/** Pieces of lines, or a sentence that stands for those that cannot be read any more. */
+export type ViewBatch = {
+  readonly pieces: readonly SourcedPiece[];
+  readonly lost?: { readonly source: LogSource; readonly sentence: string };
+};
+
+/** As many lines are merged before they are given: a reader that goes away after the first one ends us soon. */
+const MERGE_LINES = 4096;
+const NOTHING = new Uint8Array(0);
+
+/** @param isNew all of it is yet to come: it has no past */
+export function localLog(name: string, dir: string, isNew = false): LogSource {
+  const end = isNew ? undefined : endPosition(dir);
+  return {
+    name,
+    past: async function* ({ lines, sinceMs, stream, matches }) {
+      if (end === undefined) return;
+      yield* lines === Number.POSITIVE_INFINITY
+        ? scanLog(dir, end, { sinceMs })
+        : lastRecords(dir, lines, end, { stream, sinceMs, matches });
+    },
+    following: (signal, ending) => followLog(dir, end, signal, ending),
+  };
+}
+
+/** Many logs as one. */
+export class LogView {
+  readonly #wish: LogWish;
+  readonly #wanted = new Map<LogSource, WantedPieces>();
+
+  constructor(wish: LogWish) {
+    this.#wish = wish;
+  }
+
+  /** The lines of before in the order of their times, none of the logs in memory whole; then what still waits for its newline. */
+  async *past(sources: readonly LogSource[]): AsyncGenerator<ViewBatch> {
+    let open = sources.map((source) => new Past(source, this.#pastOf(source)));
+    for (;;) {
+      for (const past of open)
+        for await (const sentence of past.fill()) yield { pieces: [], lost: { source: past.source, sentence } };
+      open = open.filter((past) => past.head !== undefined);
+      if (open.length === 0) return;
+      const pieces: SourcedPiece[] = [];
+      while (pieces.length < MERGE_LINES && open.every((past) => past.head !== undefined)) {
+        const oldest = open.reduce((a, b) => (b.head!.timestamp < a.head!.timestamp ? b : a));
+        pieces.push(oldest.take());
+      }
+      yield { pieces };
+    }
+  }
+
+  /** What is written from now on, of one source. */
+  async *following(source: LogSource, signal: AbortSignal, ending?: AbortSignal): AsyncGenerator<ViewBatch> {
+    const of = this.#of(source);
+    for await (const { records, lost } of source.following(signal, ending)) {
+      if (lost !== undefined) yield { pieces: [], lost: { source, sentence: lost } };
+      yield { pieces: of.push(records).map((piece) => ({ source, piece })) };
+    }
+  }
+
+  /** What of its lines waits for a newline, each from its beginning: it comes again when there is more of it. */
+  unfinished(source: LogSource): SourcedPiece[] {
+    return this.#of(source)
+      .unfinished()
+      .map((piece) => ({ source, piece }));
+  }
+
+  /** The beginning of a line that goes on behind the end of the past stays there, for who follows. */
+  async *#pastOf(source: LogSource): AsyncGenerator<PastBatch> {
+    const of = this.#of(source);
+    const oldest = isoTime(this.#wish.sinceMs);
+    for await (const { records, lost } of source.past(this.#wish)) yield { pieces: of.push(records, oldest), lost };
+  }
+
+  #of(source: LogSource): WantedPieces {
+    let of = this.#wanted.get(source);
+    if (of === undefined) this.#wanted.set(source, (of = new WantedPieces(this.#wish)));
+    return of;
+  }
+}
+
+type PastBatch = { readonly pieces: readonly LogPiece[]; readonly lost?: string | undefined };
+
+/** Makes of one source's records the lines that are wanted. Of a long line the pieces between those left out are lines of their own. */
+class WantedPieces {
+  readonly #joiner = new LineJoiner();
+  readonly #wish: LogWish;
+  /** Where in its line the first of the pieces was that are given as one line. */
+  readonly #first: Record<Stream, number | undefined> = { stdout: undefined, stderr: undefined };
+
+  constructor(wish: LogWish) {
+    this.#wish = wish;
+  }
+
+  /** @param oldest time of the oldest line that is wanted */
+  push(records: readonly LogRecord[], oldest = ""): LogPiece[] {
+    const { stream, matches } = this.#wish;
+    const isWanted = (piece: LogPiece): boolean =>
+      piece.timestamp >= oldest && (matches === undefined || matches(piece));
+    return records
+      .filter((record) => stream === undefined || record.stream === stream)
+      .flatMap((record) => this.#joiner.push(record).flatMap((piece) => this.#chosen(piece, isWanted(piece))));
+  }
+
+  /** What waits for its newline: with `--grep` it is not known yet whether it is wanted. */
+  unfinished(): LogPiece[] {
+    if (this.#wish.matches !== undefined) return [];
+    return this.#joiner
+      .unfinished(SHIM_MAX.lineBytes)
+      .map((piece) => ({ ...piece, from: piece.from - (this.#first[piece.stream] ?? piece.from) }));
+  }
+
+  #chosen(piece: LogPiece, isWanted: boolean): LogPiece[] {
+    const { stream, from, isEnd } = piece;
+    const first = this.#first[stream];
+    this.#first[stream] = isWanted && !isEnd ? (first ?? from) : undefined;
+    if (isWanted) return [{ ...piece, from: from - (first ?? from) }];
+    return first === undefined ? [] : [{ ...piece, text: NOTHING, from: from - first, isEnd: true }];
+  }
+}
+
+/** One source of a merge: its next line, and more when asked. */
+class Past {
+  readonly source: LogSource;
+  readonly #batches: AsyncGenerator<PastBatch>;
+  #batch: readonly LogPiece[] = [];
+  #next = 0;
+
+  constructor(source: LogSource, batches: AsyncGenerator<PastBatch>) {
+    this.source = source;
+    this.#batches = batches;
+  }
+
+  get head(): LogPiece | undefined {
+    return this.#batch[this.#next];
+  }
+
+  take(): SourcedPiece {
+    return { source: this.source, piece: this.#batch[this.#next++]! };
+  }
+
+  /** Until there is a head, or no more; gives sentences of what is missing on the way. */
+  async *fill(): AsyncGenerator<string> {
+    while (this.head === undefined) {
+      const { value, done } = await this.#batches.next();
+      if (done) return;
+      if (value.lost !== undefined) yield value.lost;
+      this.#batch = value.pieces;
+      this.#next = 0;
+    }
+  }
+}
