@@ -1,9 +1,9 @@
 /** `audit`: what was decided about workers: who started under what, what was denied, what was let through to the network. */
 import { createReadStream, existsSync, statSync, watch } from "node:fs";
 import { createInterface } from "node:readline";
-import { dirname, join } from "node:path";
+import { dirname } from "node:path";
 import { parseCount } from "../base/units.ts";
-import { AUDIT_FILES_KEPT } from "../launch/audit.ts";
+import { AUDIT_FILES_KEPT, auditLogOf } from "../launch/audit.ts";
 import { printable, type Context } from "./context.ts";
 
 export type AuditFlags = { follow?: boolean; denied?: boolean; lines?: string };
@@ -12,7 +12,7 @@ type Event = Readonly<Record<string, unknown>>;
 
 /** The last lines of all files, oldest first; with `follow` then those to come. */
 export async function audit(context: Context, worker: string | undefined, flags: AuditFlags): Promise<number> {
-  const path = join(context.paths.stateDir, "audit.log");
+  const path = auditLogOf(context.paths.stateDir);
   const wanted = (event: Event): boolean =>
     (worker === undefined || event.worker === worker) && (!flags.denied || event.verdict === "denied");
   const count =

@@ -165,6 +165,7 @@ async function preparationOf(
   flags: AskFlags,
   name: string,
 ): Promise<Preparation> {
+  const { auditLogOf } = await import("../launch/audit.ts");
   const { ownUserOf } = await import("../launch/users.ts");
   const { findSnapshot } = await import("../launch/snapshot.ts");
   const { stateDir, workersDir, environmentsDir } = context.paths;
@@ -191,7 +192,7 @@ async function preparationOf(
     isScratchShut: true,
     ownUser: ownUserOf(name),
     name,
-    auditLog: join(stateDir, "audit.log"),
+    auditLog: auditLogOf(stateDir),
     environments: environmentsDir,
     hasPlane: true,
   };

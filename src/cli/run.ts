@@ -102,6 +102,7 @@ export async function run(
   try {
     const chosen = policyPath(context, flags.policy) ?? snapshot?.policy ?? chosenDefault(process.env, context.here);
     // With it come policies, their schema, and libc.
+    const { auditLogOf } = await import("../launch/audit.ts");
     const { prepare } = await import("../launch/prepare.ts");
     const { settle } = await import("../launch/settle.ts");
     const { makeRunSpec, requireGroup } = await import("../launch/specification.ts");
@@ -124,7 +125,7 @@ export async function run(
       ownUser: ownUserOfRun(process.pid),
       fixedUser: ownUserOf(`run ${flags.name ?? (script === undefined ? cwd : resolve(cwd, script))}`),
       name: flags.name ?? "run",
-      auditLog: join(paths.stateDir, "audit.log"),
+      auditLog: auditLogOf(paths.stateDir),
       environments: paths.environmentsDir,
       hasPlane: false,
       isOnce: true,

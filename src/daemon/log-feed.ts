@@ -3,6 +3,7 @@ import { limit } from "../base/limits.ts";
 import { LineJoiner } from "../logs/cri.ts";
 import { endPosition } from "../logs/files.ts";
 import { followLog } from "../logs/follow.ts";
+import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
 import type { Subscriptions } from "./subscriptions.ts";
 
@@ -13,27 +14,24 @@ const SLICE_BYTES = 1_048_576;
 const PATIENCE_MS = 2000;
 const LOOK_MS = 5;
 
-export class LogFeed {
-  readonly #workers: () => readonly Worker[];
+export class LogFeed implements Disposable {
+  readonly #registry: Registry;
   readonly #subscriptions: Subscriptions;
   readonly #onError: (worker: string, error: unknown) => void;
   readonly #running = new Map<string, AbortController>();
 
-  constructor(
-    workers: () => readonly Worker[],
-    subscriptions: Subscriptions,
-    onError: (worker: string, error: unknown) => void,
-  ) {
-    this.#workers = workers;
+  constructor(registry: Registry, subscriptions: Subscriptions, onError: (worker: string, error: unknown) => void) {
+    this.#registry = registry;
     this.#subscriptions = subscriptions;
     this.#onError = onError;
     subscriptions.onChange = () => this.update();
+    registry.onChange = () => this.update();
   }
 
   /** Starts and ends followers so that they match who is subscribed to what. */
   update(): void {
     const wanted = new Map(
-      this.#workers()
+      this.#registry.workers
         .filter((worker) => this.#subscriptions.wantsLogsOf(worker.id))
         .map((worker) => [worker.id, worker]),
     );
@@ -52,6 +50,10 @@ export class LogFeed {
         this.#subscriptions.publish(id, { type: "log_lost", reason: `reading the log: ${(error as Error).message}` });
       });
     }
+  }
+
+  [Symbol.dispose](): void {
+    for (const abort of this.#running.values()) abort.abort();
   }
 
   async #feed(worker: Worker, signal: AbortSignal): Promise<void> {

@@ -5,10 +5,13 @@ import { IpcError } from "../base/errors.ts";
 import { isListening } from "../base/libc.ts";
 import { limit } from "../base/limits.ts";
 import { reachablePath, SOCKET_PATH_BYTES_MAX } from "../base/socket-path.ts";
+import type { Request } from "../protocol/requests.ts";
+import type { Response } from "../protocol/responses.ts";
 import { requirePermitted, type Trees } from "./peers.ts";
 import { Session, type SessionWorld } from "./session.ts";
 
-export type ServerWorld = Omit<SessionWorld, "budget"> & {
+export type ServerWorld = Omit<SessionWorld, "budget" | "handle"> & {
+  readonly handle: (request: Request, server: Server) => Promise<Response>;
   readonly trees: Trees;
   readonly uid: number;
   readonly onRefused: (error: IpcError) => void;
@@ -22,7 +25,7 @@ const DYING_MS = 1000;
 export class Server implements Disposable {
   readonly #path: string;
   readonly #runtimeDir: string;
-  readonly #world: SessionWorld & ServerWorld;
+  readonly #world: SessionWorld & Omit<ServerWorld, "handle">;
   readonly #sessions = new Set<Session>();
   #listener: UnixSocketListener<Session | undefined> | undefined;
   /** Which file is ours: another one may lie at its path by now. */
@@ -33,7 +36,7 @@ export class Server implements Disposable {
   constructor(path: string, runtimeDir: string, world: ServerWorld) {
     this.#path = path;
     this.#runtimeDir = runtimeDir;
-    this.#world = { ...world, budget: { heldBytes: 0 } };
+    this.#world = { ...world, budget: { heldBytes: 0 }, handle: (request) => world.handle(request, this) };
     this.bind(DYING_MS);
   }
 
@@ -118,7 +121,7 @@ export class Server implements Disposable {
     });
   }
 
-  #listen(path: string, world: SessionWorld & ServerWorld): UnixSocketListener<Session | undefined> {
+  #listen(path: string, world: SessionWorld & Omit<ServerWorld, "handle">): UnixSocketListener<Session | undefined> {
     return Bun.listen<Session | undefined>({
       unix: path,
       socket: {

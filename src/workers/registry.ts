@@ -35,19 +35,27 @@ const LAST_LINES = 10;
 /** What `start` found or did. */
 export type Started = { readonly app: App; readonly isRunningAlready: boolean };
 
-export class Registry {
+/**
+ * Called for each worker that appears, or is another one by its new definition.
+ * @param restart what restarts it by itself, with the reason
+ * @returns what is to be called when it goes
+ */
+export type Attend = (worker: Worker, restart: (reason: string) => void) => () => void;
+
+export class Registry implements Disposable {
   readonly #world: World;
   readonly #apps = new Map<string, App>();
   readonly #workers = new Map<string, Worker>();
-  /** Called for each worker that appears, with what is to be called when it goes. */
-  readonly #attend: (worker: Worker) => () => void;
+  readonly #attend: Attend;
   readonly #attendances = new Map<string, () => void>();
   readonly #queues = new Map<string, VerbQueue>();
   readonly #strays = new Map<string, Promise<void>>();
   #isClosing = false;
+  /** Called when there are more workers, or fewer, or others. */
+  onChange: () => void = () => undefined;
 
-  constructor(world: World, attend: (worker: Worker) => () => void) {
-    this.#world = world;
+  constructor(world: Omit<World, "onRemove">, attend: Attend) {
+    this.#world = { ...world, onRemove: (worker) => this.#removeByItself(worker) };
     this.#attend = attend;
   }
 
@@ -194,8 +202,7 @@ export class Registry {
     app.config = config;
     for (const worker of app.workers) {
       worker.redefine(config);
-      this.#attendances.get(worker.id)?.();
-      this.#attendances.set(worker.id, this.#attend(worker)); // health, schedule and watched folders may be others now
+      this.#attendTo(worker); // health, schedule and watched folders may be others now
     }
     this.#grow(app, config.instances);
     return app;
@@ -223,7 +230,16 @@ export class Registry {
   #addWorker(app: App, worker: Worker): void {
     app.workers.push(worker);
     this.#workers.set(worker.id, worker);
-    this.#attendances.set(worker.id, this.#attend(worker));
+    this.#attendTo(worker);
+  }
+
+  #attendTo(worker: Worker): void {
+    this.#attendances.get(worker.id)?.();
+    this.#attendances.set(
+      worker.id,
+      this.#attend(worker, (reason) => this.restartByItself(worker, reason)),
+    );
+    this.onChange();
   }
 
   /** Each of them, after what the app depends on. */
@@ -399,6 +415,15 @@ export class Registry {
       this.#attendances.get(worker.id)?.();
       this.#attendances.delete(worker.id);
     }
+    this.onChange();
+  }
+
+  /** One that is out of attempts, and says that it is to go then. */
+  #removeByItself(worker: Worker): void {
+    const { id } = this.appOf(worker);
+    this.deleteApp(id).catch((error: Error) =>
+      this.#world.log("error", { app: id, reason: error.message }, "removing it"),
+    );
   }
 
   /** Stops and forgets an app with all its instances and logs. @throws IpcError NOT_FOUND if there is nothing of it */
@@ -484,7 +509,7 @@ export class Registry {
   }
 
   /** Lets every worker run on without us. */
-  release(): void {
+  [Symbol.dispose](): void {
     this.#isClosing = true;
     for (const worker of this.everyWorker) worker.release();
   }

@@ -36,6 +36,7 @@ import { specVersion } from "../shim/spec.ts";
 import { LAUNCH_MS, Run, stopWithinMs, type RunMonitor } from "./run.ts";
 import type { CallCounts, ShimLink, ShimState } from "../shim/link.ts";
 import type { Spec } from "../shim/spec.ts";
+import { auditLogOf } from "../launch/audit.ts";
 import { decideLaunch } from "../launch/command.ts";
 import { auditEnded, auditMade, describeDenial, endedOver, remedyOfCall } from "../launch/denied.ts";
 import { AUTO, policyOf } from "../launch/policies.ts";
@@ -741,7 +742,7 @@ export class Worker {
   }
 
   get #auditLog(): string {
-    return join(dirname(this.#world.workersDir), "audit.log");
+    return auditLogOf(dirname(this.#world.workersDir));
   }
 
   /** Who asked for a start that comes to nothing is told so, and tries again himself: nothing is announced behind his back. */

@@ -217,6 +217,25 @@ test("the configuration says where the daemon listens, for it and for all who as
   await home.cli("daemon", "stop");
 });
 
+test("a daemon that is to end with a worker begins where that one ended without a daemon, and ends with it", async () => {
+  await using home = new Home();
+  const serve = (): Bun.Subprocess =>
+    Bun.spawn([join(ROOT, "bin/ipcctl"), "daemon", "--exit-with", "main"], {
+      env: home.env,
+      stdio: ["ignore", "ignore", Bun.file(join(home.dir, "stderr"))],
+    });
+  const first = serve();
+  await waitUntil(async () => (await home.cli("--no-autostart", "status")).status === 0, "it serves");
+  await home.start("main", home.script("main.py", "import time\ntime.sleep(600)\n"), { restart_policy: "no" });
+  const { pid } = await home.status("main");
+  process.kill(await home.daemonPid(), "SIGKILL");
+  await first.exited;
+  process.kill(pid!, "SIGKILL");
+  await waitUntil(() => !isAlive(pid!), "it is gone");
+  expect(await serve().exited).toBe(137);
+  expect(readFileSync(join(home.dir, "stderr"), "utf8")).toContain("the daemon ends with its workers");
+});
+
 test("nothing is sent to a socket that another user put into a folder of everybody", async () => {
   if (skipUnless(isRoot, "root", "a socket of another user")) return;
   await using home = new Home();

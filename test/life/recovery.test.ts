@@ -206,9 +206,8 @@ test("a daemon that goes ends those whose folders were removed: the next one wou
   await waitUntil(() => existsSync(home.paths.socket) && existsSync(home.paths.database), "its files are made again");
   expect((await home.cli("daemon", "restart")).status).toBe(0);
   await waitUntil(() => !isAlive(pid!), "it is ended");
-  const next = await home.status("kept");
-  expect(next.state).toBe("Running");
-  expect(next.pid).not.toBe(pid);
+  await waitUntil(async () => (await home.status("kept")).state === "Running", "the next daemon has started it");
+  expect((await home.status("kept")).pid).not.toBe(pid);
 }, 60_000);
 
 test("a stale lock and a pid that is somebody else's are nobody's daemon", async () => {

@@ -1,0 +1,41 @@
+/** What watches each worker: its health and limits while it runs, its schedule and its files as long as it is known. */
+import { dirname } from "node:path";
+import type { Logger } from "pino";
+import type { Paths } from "../base/paths.ts";
+import type { WorkerEvent } from "../protocol/responses.ts";
+import { HealthMonitor } from "../workers/health.ts";
+import type { Attend } from "../workers/registry.ts";
+import type { Run, RunMonitor } from "../workers/run.ts";
+import type { UsageMeter } from "../workers/usage.ts";
+import { CronRestart, FileWatch, LimitWatch } from "../workers/watching.ts";
+import type { Worker } from "../workers/worker.ts";
+
+/** From the first to the last moment of a run. */
+export function watchRun(worker: Worker, run: Run, usage: UsageMeter, tell: (event: WorkerEvent) => void): RunMonitor {
+  const health = new HealthMonitor(worker, run, (reason) => tell({ type: "health_check_failed", reason }));
+  const limits = new LimitWatch(worker, run, usage, Date.now, tell);
+  return {
+    get health() {
+      return health.health;
+    },
+    [Symbol.dispose]: () => {
+      health[Symbol.dispose]();
+      limits[Symbol.dispose]();
+      usage.forget(worker.id);
+    },
+  };
+}
+
+/** From a worker's first to its last moment. What the daemon writes itself is no change of the worker's files. */
+export function attending(paths: Paths, logger: Logger): Attend {
+  const own = [paths.stateDir, dirname(paths.socket), dirname(paths.daemonLog)];
+  return (worker, restart) => {
+    const parts = [
+      new CronRestart(worker, restart),
+      new FileWatch(worker, restart, (reason) => logger.warn({ worker: worker.id, reason }, "watch"), own),
+    ];
+    return () => {
+      for (const part of parts) part[Symbol.dispose]();
+    };
+  };
+}

@@ -1,0 +1,314 @@
+/** The daemon put together: each part is made of those above it, and the end takes them apart in the reverse order. */
+import { accessSync, constants, mkdirSync, readFileSync, writeSync } from "node:fs";
+import type { Logger } from "pino";
+import { NOTICE } from "../base/daemon-lock.ts";
+import { IpcError } from "../base/errors.ts";
+import { requireShim, SHIM_BINARY } from "../base/install.ts";
+import { restoreChildSignal, setProcessName } from "../base/libc.ts";
+import { resolvePaths, type Paths } from "../base/paths.ts";
+import { VERSION } from "../base/version.ts";
+import { cleanWorkerEnv } from "../launch/command.ts";
+import { PROTOCOL } from "../protocol/responses.ts";
+import type { DaemonStatus } from "../protocol/status.ts";
+import { CgroupTree } from "../shim/cgroup.ts";
+import { PAGE_BYTES } from "../shim/proc.ts";
+import { readRunRecord } from "../shim/records.ts";
+import { Registry } from "../workers/registry.ts";
+import { describeBroken, Store } from "../workers/store.ts";
+import { UsageMeter } from "../workers/usage.ts";
+import type { Worker, World } from "../workers/worker.ts";
+import { attending, watchRun } from "./attend.ts";
+import { Configured } from "./configured.ts";
+import { Ending, ExitWith, type Wish } from "./ending.ts";
+import { handle, type HandlerWorld } from "./handlers.ts";
+import { DaemonLock } from "./lock.ts";
+import { LogFeed } from "./log-feed.ts";
+import { openLog } from "./log.ts";
+import type { DaemonOptions } from "./options.ts";
+import { reapOrphans } from "./orphans.ts";
+import type { Trees } from "./peers.ts";
+import { Server } from "./server.ts";
+import { Subscriptions } from "./subscriptions.ts";
+import { Systemd } from "./systemd.ts";
+import { Compression, keepFiles } from "./upkeep.ts";
+
+/** What systemd is to wait for the workers' end beyond its own patience. */
+const STOPPING_MS = 60_000;
+/** The answer to who asked for the end goes out before it begins. */
+const ANSWER_MS = 20;
+
+/** Until the first wish to end. @throws IpcError where it cannot start */
+export async function serve(options: DaemonOptions): Promise<void> {
+  const parts = new DisposableStack();
+  const uid = process.getuid!();
+  const paths = resolvePaths(process.env, uid, options.socket, options.config);
+  const daemonUmask = process.umask(0o077);
+  for (const folder of [paths.stateDir, paths.workersDir]) requireFolder(folder);
+  const lock = parts.use(new DaemonLock(paths));
+  const recall = new SocketRecall();
+  lock.sign("starting");
+  becomeParent();
+  const systemd = new Systemd(process.env, process.pid);
+  const { logger, reopen } = openLog(
+    options.isBackground ? paths.daemonLog : undefined,
+    process.env.IPCCTL_LOG_LEVEL ?? "info",
+  );
+  const notices = new Notices(logger, options.isBackground);
+  logFaults(logger);
+  const startedMs = Date.now();
+  const store = parts.use(
+    new Store(paths.database, { onTrouble: (text) => notices.warn(text), onHealed: (text) => logger.info(text) }),
+  );
+  const subscriptions = new Subscriptions();
+  const cgroups = CgroupTree.open(paths.stateDir);
+  const usage = new UsageMeter(() => performance.now());
+  const compression = new Compression(logger);
+  const ending = new Ending();
+  const exitWith = options.exitWith === undefined ? undefined : new ExitWith(options.exitWith, ending, logger);
+  const emit: World["emit"] = (worker, event) => {
+    if (worker.isExtra) return;
+    subscriptions.publish(worker.id, event);
+    // Once it is decided what follows.
+    if (exitWith) setImmediate(() => exitWith.note(worker, store.exits(worker.id), registry));
+  };
+  const registry: Registry = parts.use(
+    new Registry(
+      {
+        store,
+        cgroups,
+        shimBinary: SHIM_BINARY,
+        workersDir: paths.workersDir,
+        environmentsDir: paths.environmentsDir,
+        daemonEnv: cleanWorkerEnv(process.env),
+        daemonUmask,
+        emit,
+        log: (level, fields, text) => logger[level](fields, text),
+        random: Math.random,
+        nowMs: Date.now,
+        onRotated: (worker) => compression.look(worker),
+        watchRun: (worker, run) => watchRun(worker, run, usage, (event) => emit(worker, event)),
+      },
+      attending(paths, logger),
+    ),
+  );
+  parts.use(
+    new LogFeed(registry, subscriptions, (worker, error) =>
+      logger.error({ worker, err: error }, "its log cannot be followed"),
+    ),
+  );
+  await takeIn(registry, paths, notices);
+  for (const worker of registry.workers) compression.look(worker);
+  const facts = { startedMs, options, paths, registry, subscriptions, cgroups, store };
+  const world: Omit<HandlerWorld, "daemonStatus"> = {
+    registry,
+    sources: { store, usage, nowMs: Date.now, shimPidOf },
+    shutdown: (keepWorkers) => void setTimeout(() => ending.want(keepWorkers), ANSWER_MS),
+  };
+  const server = parts.use(
+    new Server(paths.socket, paths.runtimeDir, {
+      handle: (request, self) => handle(request, { ...world, daemonStatus: () => describeDaemon(facts, self) }),
+      subscriptions,
+      trees: treesOf(registry, cgroups),
+      uid,
+      onError: (error) => logger.error({ err: error }, "request failed"),
+      onRefused: (error) => logger.warn({ reason: error.message }, "connection refused"),
+      onRebound: (text) => logger.warn(text),
+    }),
+  );
+  recall.serve(server);
+  notices.hasStarted();
+  lock.sign("serving");
+  const upkeep = parts.use(keepFiles({ paths, lock, store, server, onLockLost: () => leave(paths, ending, logger) }));
+  ending.onWish((wish) => {
+    upkeep[Symbol.dispose]();
+    lock.sign("ending");
+    systemd.stopping();
+    logger.info(wish, "stopping");
+    void endWorkers(wish, { registry, cgroups, systemd, logger }).then(() => {
+      parts.dispose();
+      process.exit(wish.status);
+    });
+  });
+  const configured = new Configured(options, paths, logger, registry, (name, config) =>
+    handle({ tag: "Start", name, config }, { ...world, daemonStatus: () => describeDaemon(facts, server) }),
+  );
+  process.on("SIGHUP", () => {
+    systemd.reloading();
+    reopen();
+    configured.start().catch((error: Error) => logger.error({ reason: error.message }, "configuration not read"));
+    systemd.ready(`supervising ${registry.workers.length} workers`);
+  });
+  // Workers outlive the daemon, also when a supervisor stops it: `ipcctl daemon stop` is what ends them.
+  for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const)
+    process.on(signal, () => ending.want(!options.stopsWorkers));
+  // What `daemon stop` says where the socket is gone.
+  process.on("SIGUSR2", () => ending.want(false));
+  await configured.start();
+  configured.requireExitWith();
+  logger.info(
+    {
+      pid: process.pid,
+      version: VERSION,
+      socket: paths.socket,
+      workers: registry.workers.length,
+      cgroup: cgroups?.path ?? null,
+    },
+    "ready",
+  );
+  systemd.ready(`supervising ${registry.workers.length} workers`);
+}
+
+export function requireFolder(path: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+    accessSync(path, constants.W_OK | constants.X_OK);
+  } catch (error) {
+    throw new IpcError("FAILED", `${path} cannot be used: ${(error as Error).message}`, {
+      hint: "make it writable, or choose another place with IPCCTL_HOME",
+      cause: error,
+    });
+  }
+}
+
+/** Whoever finds no socket asks for one by SIGUSR1; until there is a server it is about to be made anyway. */
+class SocketRecall {
+  #server: Server | undefined;
+
+  constructor() {
+    process.on("SIGUSR1", () => this.#server?.look());
+  }
+
+  serve(server: Server): void {
+    this.#server = server;
+  }
+}
+
+/** What its children and those of other daemons before it expect of it. */
+function becomeParent(): void {
+  setProcessName("ipcctl-daemon");
+  restoreChildSignal();
+  reapOrphans();
+  requireShim();
+}
+
+/** What is not as it should be, for the log; while it starts, whoever started it hears of it too. */
+class Notices {
+  readonly #logger: Logger;
+  #isToStarter: boolean;
+
+  constructor(logger: Logger, isToStarter: boolean) {
+    this.#logger = logger;
+    this.#isToStarter = isToStarter;
+  }
+
+  warn(text: string): void {
+    this.#logger.warn(text);
+    if (!this.#isToStarter) return;
+    try {
+      writeSync(2, `${NOTICE}${text}\n`); // the stream that the command which started us reads
+    } catch {
+      // On a full disk it cannot be heard; `status` says it too.
+    }
+  }
+
+  hasStarted(): void {
+    this.#isToStarter = false;
+  }
+}
+
+function logFaults(logger: Logger): void {
+  process.on("unhandledRejection", (error) => logger.error({ err: error }, "unhandled rejection"));
+  process.on("uncaughtException", (error) => logger.error({ err: error }, "uncaught exception"));
+}
+
+async function takeIn(registry: Registry, { workersDir }: Paths, notices: Notices): Promise<void> {
+  const taken = await registry.load();
+  if (taken.length === 0) return;
+  const were = taken.length === 1 ? "worker was" : "workers were";
+  notices.warn(`${taken.length} ${were} not in the database and taken in from ${workersDir}: ${taken.join(", ")}`);
+}
+
+function shimPidOf(worker: Worker): number | null {
+  return readRunRecord(worker.dir)?.shim_pid ?? null;
+}
+
+function treesOf(registry: Registry, cgroups: CgroupTree | undefined): Trees {
+  const pidsOf = (worker: Worker): number[] =>
+    worker.live ? [worker.live.pid, shimPidOf(worker) ?? worker.live.pid] : [];
+  return {
+    pids: () => new Set(registry.everyWorker.flatMap(pidsOf)),
+    isInGroup: (pid) => cgroups !== undefined && groupOf(pid).includes(`/${cgroups.path.split("/").at(-1)}/`),
+  };
+}
+
+function groupOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cgroup`, "utf8");
+  } catch {
+    return "";
+  }
+}
+
+/** The lock was removed, and another daemon has taken it. */
+function leave({ lock }: Paths, ending: Ending, logger: Logger): void {
+  logger.error(
+    { lock },
+    "the lock was removed, and another daemon has taken it: this one ends, and leaves its workers to that one",
+  );
+  ending.want(true);
+}
+
+type Ended = {
+  readonly registry: Registry;
+  readonly cgroups: CgroupTree | undefined;
+  readonly systemd: Systemd;
+  readonly logger: Logger;
+};
+
+/** Those that are to end with the daemon, or that none would find after it. */
+async function endWorkers({ keepWorkers }: Wish, { registry, cgroups, systemd, logger }: Ended): Promise<void> {
+  if (!keepWorkers) {
+    systemd.extend(STOPPING_MS);
+    await registry.stopForShutdown();
+    cgroups?.removeSelf();
+    return;
+  }
+  const lost = await registry.endUnreachable();
+  if (lost.length > 0) logger.error({ workers: lost }, "ended: their folders were removed, and no daemon finds them");
+}
+
+type Facts = {
+  readonly startedMs: number;
+  readonly options: DaemonOptions;
+  readonly paths: Paths;
+  readonly registry: Registry;
+  readonly subscriptions: Subscriptions;
+  readonly cgroups: CgroupTree | undefined;
+  readonly store: Store;
+};
+
+function describeDaemon(
+  { startedMs, options, paths, registry, subscriptions, cgroups, store }: Facts,
+  server: Server,
+): DaemonStatus {
+  return {
+    version: VERSION,
+    protocol: PROTOCOL,
+    pid: process.pid,
+    uptime_seconds: (Date.now() - startedMs) / 1000,
+    socket: paths.socket,
+    state_dir: paths.stateDir,
+    daemon_log: options.isBackground ? paths.daemonLog : "stderr",
+    workers: registry.workers.length,
+    running: registry.workers.filter((worker) => worker.state === "running").length,
+    connections: server.connections,
+    subscribers: subscriptions.size,
+    memory_bytes: residentBytes(),
+    cgroup: cgroups?.path ?? null,
+    degraded: [store.trouble, server.trouble, describeBroken(paths.database)].filter((text) => text !== undefined),
+  };
+}
+
+function residentBytes(): number {
+  return Number(readFileSync("/proc/self/statm", "utf8").split(" ")[1]) * PAGE_BYTES;
+}

@@ -1,0 +1,80 @@
+/** What is looked at again and again while the daemon serves, and the compression of logs. */
+import { utimesSync } from "node:fs";
+import type { Logger } from "pino";
+import type { Paths } from "../base/paths.ts";
+import { auditLogOf, rotateAudit } from "../launch/audit.ts";
+import { listLogFiles } from "../logs/files.ts";
+import type { Store } from "../workers/store.ts";
+import type { Worker } from "../workers/worker.ts";
+import type { DaemonLock } from "./lock.ts";
+import type { Server } from "./server.ts";
+
+/** How often the audit log is looked at: it grows by some lines a second at most. */
+const AUDIT_LOOK_MS = 60_000;
+/** How often the socket's file and the database are looked at: others may remove them. */
+const FILES_LOOK_MS = 2000;
+/** Cleaners of temporary folders take what nobody has touched for days. */
+const TOUCH_MS = 30 * 60_000;
+
+export type Kept = {
+  readonly paths: Paths;
+  readonly lock: DaemonLock;
+  readonly store: Store;
+  readonly server: Server;
+  /** Another daemon has the lock: this one is to end, and to leave its workers to that one. */
+  readonly onLockLost: () => void;
+};
+
+/** Looks after the daemon's own files until it is disposed of. */
+export function keepFiles({ paths, lock, store, server, onLockLost }: Kept): Disposable {
+  const look = (): void => {
+    if (!lock.look()) return onLockLost();
+    server.look();
+    store.look();
+  };
+  const audit = auditLogOf(paths.stateDir);
+  const timers = [
+    setInterval(look, FILES_LOOK_MS),
+    setInterval(() => [paths.socket, paths.lock].forEach(touch), TOUCH_MS),
+    setInterval(() => rotateAudit(audit), AUDIT_LOOK_MS),
+  ];
+  for (const timer of timers) timer.unref();
+  return { [Symbol.dispose]: () => timers.forEach((timer) => clearInterval(timer)) };
+}
+
+function touch(path: string): void {
+  try {
+    utimesSync(path, new Date(), new Date());
+  } catch {
+    // It was removed, or is another user's by now.
+  }
+}
+
+/** Compresses what is finished of the workers' logs, each log by one at a time. */
+export class Compression {
+  readonly #logger: Logger;
+  readonly #working = new Map<string, Promise<void>>();
+
+  constructor(logger: Logger) {
+    this.#logger = logger;
+  }
+
+  /** To be called when a file of the worker is finished. */
+  look({ id, config, logDir }: Worker): void {
+    if (!config.log.compress || this.#working.has(id)) return;
+    const work = compressLog(logDir)
+      .catch((error: Error) => this.#logger.warn({ worker: id, reason: error.message }, "log cannot be compressed"))
+      .finally(() => this.#working.delete(id));
+    this.#working.set(id, work);
+  }
+}
+
+/** All but the file that is being written, also what is finished meanwhile. */
+async function compressLog(dir: string): Promise<void> {
+  for (let count = 1; count > 0;) {
+    const finished = listLogFiles(dir).slice(0, -1);
+    if (finished.every((file) => file.isCompressed)) return;
+    const { compressFinished } = await import("../logs/compress.ts");
+    count = await compressFinished(dir);
+  }
+}
