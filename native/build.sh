@@ -10,23 +10,23 @@ mkdir -p build
 cc=${CC:-cc}
 flags="-std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -Wconversion -Wno-sign-conversion"
 if [ "${1:-}" = --sanitize ]; then
-  $cc $flags -g -O1 -fsanitize=address,undefined -fno-omit-frame-pointer -o build/ipcctl-shim-asan shim/*.c
+  $cc $flags -g -O1 -fsanitize=address,undefined -fno-omit-frame-pointer -o build/ipcctl-shim-asan shim/*.c net/*.c
   echo "native/build/ipcctl-shim-asan"
   # Leaks are no matter: a shim allocates once and lives as long as its worker.
   $cc $flags -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -o build/fuzz fuzz/fuzz.c shim/spec.c shim/log.c shim/record.c shim/proc.c
   echo "native/build/fuzz"
-  $cc $flags -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -o build/net_fuzz fuzz/net_fuzz.c shim/netdns.c shim/netrules.c
+  $cc $flags -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -o build/net_fuzz fuzz/net_fuzz.c net/dns.c net/rules.c
   echo "native/build/net_fuzz"
-  $cc $flags -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -o build/net_peer_asan fuzz/net_peer.c shim/net*.c
+  $cc $flags -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -o build/net_peer_asan fuzz/net_peer.c net/*.c
   echo "native/build/net_peer_asan"
   exit 0
 fi
 out=build/ipcctl-shim
-if [ -x $out ] && [ -z "$(find shim become contract.h build.sh -newer $out)" ]; then
+if [ -x $out ] && [ -z "$(find shim net become contract.h build.sh -newer $out)" ]; then
   exit 0
 fi
 # Built beside and moved: a shim that runs keeps its file.
-$cc $flags -O2 -static -o $out.tmp shim/*.c 2>build/static.log || $cc $flags -O2 -o $out.tmp shim/*.c
+$cc $flags -O2 -static -o $out.tmp shim/*.c net/*.c 2>build/static.log || $cc $flags -O2 -o $out.tmp shim/*.c net/*.c
 $cc $flags -O2 -fPIC -shared -fvisibility=hidden -Wl,--version-script=become/exports -o build/become.so.tmp become/become.c shim/child.c shim/confine.c \
   shim/isolate.c shim/idmap.c shim/spec.c shim/meet.c shim/tree.c shim/record.c shim/proc.c
 mv -f build/become.so.tmp build/become.so

@@ -1,5 +1,5 @@
 /* Seeded random and mutated messages of the name service, hosts of rules, and addresses, under sanitizers. What is parsed must hold together. */
-#include "../shim/netparts.h"
+#include "../net/parts.h"
 
 #include <stdio.h>
 #include <stdlib.h>

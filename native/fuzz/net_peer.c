@@ -4,7 +4,7 @@
  * From the environment: NET_PEER_HOSTS, NET_PEER_RESOLV_CONF, NET_PEER_DNS_PORT, NET_PEER_AUDIT (a file), NET_PEER_AUDIT_MAX, NET_PEER_TOLD
  * (a descriptor), NET_PEER_DENIED (a number), NET_PEER_ANY, NET_PEER_DATAGRAMS, NET_PEER_FDS (a file: descriptors before and after).
  */
-#include "../shim/netparts.h"
+#include "../net/parts.h"
 
 #include <dirent.h>
 #include <errno.h>

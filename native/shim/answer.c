@@ -3,7 +3,7 @@
  * nothing but what it needs, and ends with the last process that the filter is upon.
  */
 #include "ipc.h"
-#include "net.h"
+#include "../net/net.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -245,7 +245,7 @@ bool ipc_zygote_read(int fd, int *status, struct rusage *usage);
 
 /* denials.c */
 #define IPC_DENIALS_MAX 16
-#define IPC_DENIAL_BYTES 1024 /* what tell() of netaudit.c writes is shorter */
+#define IPC_DENIAL_BYTES 1024 /* what tell() of net/audit.c writes is shorter */
 struct ipc_denials { size_t count; char lines[IPC_DENIALS_MAX][IPC_DENIAL_BYTES]; };
 bool ipc_denials_read(struct ipc_denials *denials, int fd, bool *is_news);
 size_t ipc_denials_text(const struct ipc_denials *denials, char *text, size_t size);

@@ -181,12 +181,10 @@ async function serveNames(): Promise<{ port: number; stop: () => void }> {
 setDefaultTimeout(60_000);
 let names: Awaited<ReturnType<typeof serveNames>>;
 beforeAll(async () => {
-  const sources = readdirSync(join(ROOT, "native/shim")).filter(
-    (name) => name.startsWith("net") && name.endsWith(".c"),
-  );
+  const sources = readdirSync(join(ROOT, "native/net")).filter((name) => name.endsWith(".c"));
   const { exitCode, stderr } = Bun.spawnSync([
     ...["cc", "-std=c11", "-D_GNU_SOURCE", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-    ...["-o", binary, join(ROOT, "native/fuzz/net_peer.c"), ...sources.map((name) => join(ROOT, "native/shim", name))],
+    ...["-o", binary, join(ROOT, "native/fuzz/net_peer.c"), ...sources.map((name) => join(ROOT, "native/net", name))],
   ]);
   expect({ exitCode, stderr: stderr.toString() }).toEqual({ exitCode: 0, stderr: "" });
   names = await serveNames();

@@ -254,7 +254,7 @@ test("what a worker reports is not taken for its number, however late that comes
         shim,
       ],
       home.script("late.c", LATE_TELLER),
-      ...[...new Bun.Glob("native/shim/*.c").scanSync(ROOT)].map((file) => join(ROOT, file)),
+      ...[...new Bun.Glob("native/{shim,net}/*.c").scanSync(ROOT)].map((file) => join(ROOT, file)),
     ],
     { stdio: ["ignore", "ignore", "inherit"] },
   );

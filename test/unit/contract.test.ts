@@ -71,7 +71,7 @@ test("nothing in the segment, in a control block or in STATE overlaps", () => {
 test("every message of the shim is of use to both sides", () => {
   const textOf = (pattern: string): string =>
     [...new Bun.Glob(pattern).scanSync(root)].map((file) => readFileSync(join(root, file), "utf8")).join("\n");
-  const [ours, shims] = [textOf("src/**/*.ts"), textOf("native/shim/*.c")];
+  const [ours, shims] = [textOf("src/**/*.ts"), textOf("native/{shim,net}/*.c")];
   const unused = Object.entries({ SPEC: shim.SPEC, REQUEST: shim.REQUEST, REPLY: shim.REPLY }).flatMap(
     ([table, numbers]) =>
       Object.keys(numbers).filter(

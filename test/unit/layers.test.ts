@@ -63,6 +63,34 @@ test("the table in docs/architecture.md is this list", () => {
   expect(Object.fromEntries(told)).toEqual(ALLOWED);
 });
 
+/** The shim knows the process that answers for it, and that one knows nobody; tests of the parsers may look everywhere. */
+const NATIVE: Record<string, readonly string[]> = {
+  shim: ["contract.h", "net"],
+  net: ["contract.h"],
+  become: ["shim"],
+  ring: ["contract.h"],
+  python: ["ring"],
+  node: ["ring"],
+};
+
+test("every arrow between folders of C is on the list, and needed", () => {
+  const native = join(root, "native");
+  const arrows = new Set(
+    Object.keys(NATIVE).flatMap((folder) =>
+      [...new Bun.Glob(`${folder}/*.[ch]`).scanSync(native)].flatMap((file) =>
+        [...readFileSync(join(native, file), "utf8").matchAll(/^#include "\.\.\/([^/"]+)/gm)].map(
+          ([, target]) => `${folder} → ${target}`,
+        ),
+      ),
+    ),
+  );
+  expect([...arrows].toSorted()).toEqual(
+    Object.entries(NATIVE)
+      .flatMap(([folder, targets]) => targets.map((target) => `${folder} → ${target}`))
+      .toSorted(),
+  );
+});
+
 test("no file imports itself by a circle", () => {
   const done = new Set<string>();
   const visit = (file: string, path: readonly string[]): void => {

@@ -8,7 +8,7 @@
  * Where it may listen on some ports only, its socket is fetched and made to listen here: one that is bound to none of them would be given
  * a port by the kernel.
  */
-#include "netparts.h"
+#include "parts.h"
 
 #include <arpa/inet.h>
 #include <errno.h>

@@ -1,5 +1,5 @@
 /* Names of what a worker tried, for the audit. */
-#include "netparts.h"
+#include "parts.h"
 
 #include <linux/audit.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
  * questions about names, and nobody else does. A socket of it may be sent, bound and connected to anything by the worker itself, and tells what
  * address this machine would speak from. A child of ours holds it, since who has gone in cannot come back.
  */
-#include "netparts.h"
+#include "parts.h"
 
 #include <errno.h>
 #include <fcntl.h>

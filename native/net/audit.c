@@ -2,7 +2,7 @@
  * What was granted and denied, a line of JSON each. What a worker may repeat as fast as it likes must not fill a disk: so many lines in a
  * second, the next one says how many there were besides, and none at all once the file is large.
  */
-#include "netparts.h"
+#include "parts.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -2,7 +2,7 @@
  * A small resolver: the hosts file, then the servers of resolv.conf, by UDP and by TCP where an answer was cut. It never blocks; a lookup is a
  * descriptor to poll and a time at which to look again. Both questions, A and AAAA, go at once.
  */
-#include "netparts.h"
+#include "parts.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
 /* Messages of the name service. Every read is checked against the size first; nothing is allocated and nothing recurses. */
-#include "netparts.h"
+#include "parts.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -1,13 +1,13 @@
 /* What the parts of the network server promise each other. Everything that is parsed here was written by a worker or came from the network. */
-#ifndef IPC_NETPARTS_H
-#define IPC_NETPARTS_H
+#ifndef IPC_NET_PARTS_H
+#define IPC_NET_PARTS_H
 
 #include "net.h"
 
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-/* netrules.c */
+/* rules.c */
 
 /* IPv4 as ::ffff:a.b.c.d, so that an address has one form. */
 struct ipc_address { uint8_t bytes[16]; uint32_t scope; };
@@ -43,7 +43,7 @@ uint32_t ipc_address_classes(const struct ipc_address *address);
 uint32_t ipc_classes_refused(uint32_t classes, uint32_t denied, enum ipc_match match);
 const char *ipc_class_name(uint32_t classes);
 
-/* netdns.c: messages of the name service, in and out; no input or output of its own. */
+/* dns.c: messages of the name service, in and out; no input or output of its own. */
 #define IPC_NAME_BYTES 254  /* of a plain name, with its end */
 #define IPC_DNS_TEXT 1024   /* of any name: each byte may become \ddd */
 #define IPC_DNS_QUERY_MAX 512
@@ -69,7 +69,7 @@ enum ipc_dns_outcome { IPC_DNS_FOREIGN, IPC_DNS_FOUND, IPC_DNS_NOTHING, IPC_DNS_
 struct ipc_found { struct ipc_address address[IPC_CANDIDATES_MAX]; size_t count; uint32_t ttl; };
 enum ipc_dns_outcome ipc_dns_read_answer(const uint8_t *message, size_t size, uint16_t id, const char *name, uint16_t type, struct ipc_found *found);
 
-/* netresolve.c */
+/* resolve.c */
 struct ipc_resolver {
 	const char *hosts_path, *conf_path;
 	struct sockaddr_storage server[3];
@@ -102,7 +102,7 @@ bool ipc_lookup_step(struct ipc_lookup *lookup, const struct ipc_resolver *resol
 void ipc_lookup_result(const struct ipc_lookup *lookup, struct ipc_found *found);
 void ipc_lookup_end(struct ipc_lookup *lookup);
 
-/* netaudit.c */
+/* audit.c */
 #define IPC_AUDIT_LINE_MAX 1024
 struct ipc_audit_bucket { uint64_t second; unsigned used; uint64_t suppressed; char last[IPC_AUDIT_LINE_MAX]; };
 struct ipc_audit {
@@ -124,7 +124,7 @@ void ipc_audit_write(struct ipc_audit *audit, const struct ipc_audit_line *line)
 int ipc_audit_due(struct ipc_audit *audit);
 void ipc_audit_flush(struct ipc_audit *audit, bool is_end);
 
-/* netisland.c: a network with nobody in it, for the worker's datagrams. */
+/* island.c: a network with nobody in it, for the worker's datagrams. */
 enum ipc_island_state { IPC_ISLAND_UNKNOWN, IPC_ISLAND_NONE, IPC_ISLAND_OPEN };
 struct ipc_island {
 	enum ipc_island_state state;
@@ -150,7 +150,7 @@ void ipc_island_answer(int questions, const struct ipc_datagram *peer, const uin
 bool ipc_island_stray(const struct ipc_island *island, struct ipc_address *to, uint16_t *port);
 void ipc_island_close(struct ipc_island *island);
 
-/* netcalls.c: names of what a worker tried. */
+/* calls.c: names of what a worker tried. */
 void ipc_call_name(uint32_t arch, int number, const uint64_t args[6], char *text, size_t size);
 void ipc_family_name(int family, char *text, size_t size);
 uint32_t ipc_native_arch(void);

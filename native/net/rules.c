@@ -1,5 +1,5 @@
 /* What the rules say of names and addresses. Pure: nothing here asks the system. */
-#include "netparts.h"
+#include "parts.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
