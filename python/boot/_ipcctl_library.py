@@ -64,6 +64,7 @@ class Library:
         self.modules = {}  # type: ignore[var-annotated] # by name: those that nobody else has
         self.plane = os.environ.get("IPCCTL_PLANE")  # the script may empty its environment
         self._held = None
+        self._pid = os.getpid()
         if self.plane is not None and os.geteuid() == 0 and hasattr(os, "O_PATH"):
             for name in ("setuid", "seteuid", "setreuid", "setresuid"):
                 if hasattr(os, name):
@@ -76,7 +77,7 @@ class Library:
 
     def _holding(self, change):  # type: ignore[no-untyped-def]
         def changed(*ids):  # type: ignore[no-untyped-def]
-            if self._held is None:
+            if self._held is None and os.getpid() == self._pid:  # what is forked serves nobody
                 self._held = _hold(self.plane)
             return change(*ids)
 

@@ -2,7 +2,10 @@
 
 import ast
 import importlib.util
+import os
 import pathlib
+import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -12,6 +15,8 @@ import unittest.mock
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+
+from needs import skip_unless
 
 BOOT = pathlib.Path(__file__).parents[2] / "python" / "boot"
 
@@ -31,6 +36,29 @@ class Boot(unittest.TestCase):
             ours = library(folder)
             with unittest.mock.patch.object(sys, "version_info", (3, 10, 0, "final", 0)):
                 self.assertRaisesRegex(ImportError, r"needs Python 3\.11 or newer; this is 3\.10$", ours.module, "ipcctl._console")
+
+
+    @skip_unless(os.geteuid() == 0, "root", "a child that leaves root")
+    def test_a_child_that_leaves_root_holds_no_socket(self) -> None:
+        script = """
+import os, sys
+def held():
+    with os.scandir("/proc/self/fd") as names:
+        return [one.name for one in names if os.readlink(one.path) == sys.argv[1]]
+if os.fork() == 0:
+    os.setuid(0)
+    os._exit(len(held()))
+_, status = os.wait()
+os.setuid(0)
+print(os.waitstatus_to_exitcode(status), len(held()))
+"""
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(os.path.realpath(folder), "plane")
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as plane:
+                plane.bind(path)
+                environment = {**os.environ, "PYTHONPATH": str(BOOT), "IPCCTL_PLANE": path}
+                done = subprocess.run([sys.executable, "-c", script, path], env=environment, capture_output=True, text=True)
+        self.assertEqual((done.stdout, done.stderr), ("0 1\n", ""))
 
 
 #: For a condition on a busy machine.
