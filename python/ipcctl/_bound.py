@@ -74,6 +74,16 @@ class Invocation:
 client: contextvars.ContextVar[Session | None] = contextvars.ContextVar("client", default=None)
 
 
+class _Handed(threading.local):
+    """What this thread of a pool does is the work of whoever handed it in, not of whoever began the thread."""
+
+    is_work = False
+    present: tuple[Session | None, int] | None = None
+
+
+_handed = _Handed()
+
+
 class Bound:
     """The functions that clients lend at present, by their names, and the calls of them that are under way.
 
@@ -152,8 +162,10 @@ class Bound:
         session = client.get()
         if session is not None:
             return session, 0
+        if _handed.is_work:
+            return _handed.present
         noted = self._threads.get(threading.current_thread())
-        # A thread that goes on serves whoever comes: the next client of a pool is another one.
+        # A thread that goes on serves whoever comes.
         return noted if noted is not None and noted[1] in noted[0].channel.server.running() else None
 
     def note(self, thread: threading.Thread) -> None:
@@ -279,6 +291,25 @@ def _note_threads() -> None:
         start(thread)
 
     setattr(threading.Thread, "start", noting)
+    from concurrent.futures import ThreadPoolExecutor
+
+    submit: Callable[..., Any] = ThreadPoolExecutor.submit
+
+    @functools.wraps(submit)
+    def handing(pool: ThreadPoolExecutor, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        serving = _console.current()
+        return submit(pool, _do, None if serving is None else serving.bound.present(), work, *args, **kwargs)
+
+    setattr(ThreadPoolExecutor, "submit", handing)
+
+
+def _do(present: tuple[Session | None, int] | None, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    before = _handed.is_work, _handed.present
+    _handed.is_work, _handed.present = True, present
+    try:
+        return work(*args, **kwargs)
+    finally:
+        _handed.is_work, _handed.present = before
 
 
 def _settle(done: asyncio.Future[None]) -> None:

@@ -419,6 +419,10 @@ def in_thread(work):
 def ask_threads():
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         return [in_thread(who), in_thread(lambda: in_thread(who)), *pool.map(lambda _: who(), range(3))]
+lasting = concurrent.futures.ThreadPoolExecutor(1)
+def ask_pool(): return lasting.submit(lambda: who()).result()
+async def ask_executor(): return await asyncio.get_running_loop().run_in_executor(lasting, lambda: who())
+def ask_around(): return [ask_pool(), meanwhile()]
 def ask_object(): return home.name()
 def ask_nested(): return [who(), meanwhile(), who()]
 kept_of = {}
@@ -428,7 +432,7 @@ own, answers = threading.Event(), []
 def script():
     while own.wait() and not own.clear(): answers.append(in_thread(lambda: who()))
 threading.Thread(target=script, daemon=True).start()
-for one in (ask_here, ask_async, ask_stream, ask_async_stream, ask_threads, ask_object, ask_nested, keep, ask_kept): ipcctl.expose(one)`);
+for one in (ask_here, ask_async, ask_stream, ask_async_stream, ask_threads, ask_pool, ask_executor, ask_around, ask_object, ask_nested, keep, ask_kept): ipcctl.expose(one)`);
   const script = async (): Promise<string> => {
     await py.exec("answers.clear(); own.set()");
     await waitUntil(async () => (await py.eval("len(answers)")) === 1, "the script's own thread has asked");
@@ -459,6 +463,10 @@ for one in (ask_here, ask_async, ask_stream, ask_async_stream, ask_threads, ask_
   // In the middle of one client's code another's runs.
   py.bind("meanwhile", async () => b.call("ask_here"));
   expect(await py.call("ask_nested")).toEqual(["a", "b", "a"]);
+  // The thread of a pool that one client has begun does the work of another.
+  py.bind("meanwhile", async () => b.call("ask_pool"));
+  expect(await py.call("ask_around")).toEqual(["a", "b"]);
+  expect([await b.call("ask_executor"), await py.call("ask_executor")]).toEqual(["b", "a"]);
   py.unbind("meanwhile");
   await Promise.all([py.call("keep", "a"), b.call("keep", "b")]);
   expect([await b.call("ask_kept", "a"), await none.call("ask_kept", "b")]).toEqual([["a", "a"], ["b", "b"]]); // prettier-ignore
