@@ -96,11 +96,15 @@ static void settle(struct trouble *t, struct ipc_state *state, PyObject *kind)
 
 /* ---- encoding ---- */
 
+/* Each level may be lowered, as a rule once; what is lowered to itself would take the stack. */
+#define FORMS_MAX (2 * IPC_VALUE_DEPTH_MAX)
+
 struct encoder {
 	struct ipc_state *state;
 	unsigned char *bytes; /* small, or from PyMem_Malloc */
 	size_t length, capacity, limit;
 	int depth;
+	int forms; /* in one another: a form may have to be lowered again */
 	struct trouble trouble;
 	PyObject *ancestors[IPC_VALUE_DEPTH_MAX]; /* borrowed: the callers hold them */
 	unsigned char small[1024];
@@ -363,6 +367,8 @@ static int encode_set(struct encoder *e, PyObject *set, PyObject *identity)
 /* What lower() gave as (tag or None, form): a memoryview in it is its bytes. */
 static int encode_lowered(struct encoder *e, PyObject *value, PyObject *identity)
 {
+	if (e->forms == FORMS_MAX)
+		return fail(&e->trouble, "DEPTH", "more than %d levels", IPC_VALUE_DEPTH_MAX);
 	PyObject *pair = PyObject_CallFunctionObjArgs(e->state->lower, value, NULL);
 	if (pair == NULL)
 		return refused(&e->trouble, e->state, "TYPE");
@@ -378,7 +384,9 @@ static int encode_lowered(struct encoder *e, PyObject *value, PyObject *identity
 			PyBuffer_Release(&view);
 		}
 	} else if (rc == 0) {
+		e->forms++;
 		rc = encode(e, form, identity);
+		e->forms--;
 	}
 	Py_DECREF(pair);
 	return rc;
@@ -446,7 +454,7 @@ PyObject *ipc_dumps(PyObject *module, PyObject *const *args, Py_ssize_t count, P
 	e.length = 0;
 	e.capacity = sizeof e.small;
 	e.limit = limit;
-	e.depth = 0;
+	e.depth = e.forms = 0;
 	e.trouble.code = NULL;
 	e.trouble.detail = e.trouble.parts = NULL;
 	PyObject *result = NULL;

@@ -4,90 +4,141 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Callable
 
 from ._types import DecodeError, EncodeError, JavaScriptError, undefined
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeVar
+
+    _T = TypeVar("_T")
 
 #: Two levels of a value each, so that telling of an error never ends in DEPTH.
 _LEVELS_MAX = 16
 #: Of all causes and parts of one error.
 _ERRORS_MAX = 128
+#: Of all texts of one error, which is to fit into a message.
+_CHARACTERS_MAX = 1 << 24
 _OWN = os.path.dirname(__file__) + os.sep
 
 
-def record_of(error: BaseException, seen: list[BaseException] | None = None, level: int = 0) -> dict[str, Any]:
-    """Chains may be circular, long or wide in Python: what is beyond the limits is left out, for an error is always worth telling."""
-    seen = [] if seen is None else seen
-    seen.append(error)
+def record_of(error: BaseException) -> dict[str, Any]:
+    """Whatever the error and the classes of its user's are like: an error is always worth telling, and never a reason for another one."""
+    return _Telling().record(error, 0)
 
-    def below(other: Any) -> dict[str, Any] | None:
-        if level >= _LEVELS_MAX or len(seen) >= _ERRORS_MAX or any(other is one for one in seen):
+
+class _Telling:
+    """One error. Chains may be circular, long or wide in Python, and texts without end: what is beyond the limits is left out."""
+
+    def __init__(self) -> None:
+        self._seen: list[object] = []
+        self._room = _CHARACTERS_MAX
+
+    def record(self, error: BaseException, level: int) -> dict[str, Any]:
+        self._seen.append(error)
+        is_theirs = isinstance(error, JavaScriptError)
+        name = self._text(lambda: str(error.type) if is_theirs else _name_of(type(error)))  # type: ignore[attr-defined]
+        record: dict[str, Any] = {
+            "type": name,
+            "message": self._text(lambda: str(error)),
+            "traceback": self._traceback(error, name),
+            "cause": self._below(_cause_of(error), level),
+        }
+        parts = _tried(lambda: error.exceptions, lambda failure: None) if is_theirs else _parts_of(error)  # type: ignore[attr-defined]
+        if type(parts) is tuple and parts:
+            told = (self._below(one, level) for one in parts[:_ERRORS_MAX])
+            record["errors"] = [one for one in told if one is not None]
+        if isinstance(error, (EncodeError, DecodeError)):
+            record["code"] = self._text(lambda: error.code)
+        return record
+
+    def _below(self, other: Any, level: int) -> dict[str, Any] | None:
+        if other is None or level >= _LEVELS_MAX or len(self._seen) >= _ERRORS_MAX or any(other is one for one in self._seen):
             return None
         if isinstance(other, BaseException):
-            return record_of(other, seen, level + 1)
-        return {"type": type(other).__name__, "message": _text(other), "traceback": None, "cause": None}
+            return self.record(other, level + 1)
+        self._seen.append(other)
+        return {"type": type(other).__name__, "message": self._text(lambda: str(other)), "traceback": None, "cause": None}
 
-    cause: Any = error.__cause__
+    def _traceback(self, error: BaseException, name: str) -> str | None:
+        """With source lines, without frames of ours; of an error of the other side first where it was there."""
+        text = _tried(lambda: _traceback(error, name), lambda failure: None)
+        return None if text is None else self._text(lambda: text)
+
+    def _text(self, make: Callable[[], str]) -> str:
+        text = _tried(lambda: _clean(make()), lambda failure: f"<no text: {type(failure).__name__}>")
+        if len(text) > self._room:
+            text = f"{text[: self._room]}… ({len(text)} characters)"
+        self._room = max(0, self._room - len(text))
+        return text
+
+
+def _tried(work: Callable[[], _T], otherwise: Callable[[BaseException], _T]) -> _T:
+    """Code of the user's, as in a ``__str__``: what it raises is no error of the request that is told of, and SystemExit nobody's wish."""
+    try:
+        return work()
+    except KeyboardInterrupt:  # from outside
+        raise
+    except BaseException as failure:  # noqa: B036
+        return otherwise(failure)
+
+
+def _name_of(kind: type) -> str:
+    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+
+
+# What is Python's own of an error, whatever its class has by the same names.
+_cause, _context = BaseException.__dict__["__cause__"], BaseException.__dict__["__context__"]
+_is_suppressed, _parts = BaseException.__dict__["__suppress_context__"], BaseExceptionGroup.__dict__["exceptions"]
+
+
+def _cause_of(error: BaseException) -> Any:
+    cause = _cause.__get__(error)
     if cause is None and isinstance(error, JavaScriptError):
-        cause = error.cause
-    if cause is None and not error.__suppress_context__:
-        cause = error.__context__
-    parts = error.exceptions if isinstance(error, (BaseExceptionGroup, JavaScriptError)) else ()
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-    if isinstance(error, JavaScriptError):
-        name = str(error.type)
-    record: dict[str, Any] = {
-        "type": _clean(name),
-        "message": _text(error),
-        "traceback": _traceback(error, name),
-        "cause": None if cause is None else below(cause),
-    }
-    if parts:
-        record["errors"] = [one for one in map(below, parts) if one is not None]
-    if isinstance(error, (EncodeError, DecodeError)):
-        record["code"] = error.code
-    return record
+        cause = _tried(lambda: error.cause, lambda failure: None)
+    return _context.__get__(error) if cause is None and not _is_suppressed.__get__(error) else cause
+
+
+def _parts_of(error: BaseException) -> tuple[BaseException, ...]:
+    parts: tuple[BaseException, ...] = _parts.__get__(error) if isinstance(error, BaseExceptionGroup) else ()
+    return parts
+
+
+def _is_large(error: BaseException) -> bool:
+    """There is more behind it than is told. To print its one line Python would look at all of that, at each step on the way again."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting and len(seen) <= _ERRORS_MAX:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            waiting += (_cause.__get__(one), _context.__get__(one), *_parts_of(one)[: _ERRORS_MAX + 1])
+    return len(seen) > _ERRORS_MAX
 
 
 def _traceback(error: BaseException, name: str) -> str | None:
-    """With source lines, without frames of ours; of an error of the other side first where it was there."""
-    try:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OWN)]
-        lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)] if frames else []
-        if isinstance(error, JavaScriptError):
-            stack = error.stack if isinstance(error.stack, str) else None
-            if not frames:
-                return None if stack is None else _clean(stack)
-            lines = [*([stack.rstrip("\n") + "\n\n"] if stack else []), *lines, f"{name}: {_text(error)}\n"]
-        else:
-            lines += traceback.format_exception_only(error)
-        return _clean("".join(lines))
-    except Exception:  # of the user's
-        return None
-
-
-def _text(value: object) -> str:
-    try:
-        return _clean(str(value))
-    except Exception as failure:  # a __str__ of the user's
-        return f"<no text: {type(failure).__name__}>"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OWN)]
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)] if frames else []
+    if isinstance(error, JavaScriptError):
+        stack = error.stack if isinstance(error.stack, str) else None
+        if not frames:
+            return stack
+        return "".join([*([stack.rstrip("\n") + "\n\n"] if stack else []), *lines, f"{name}: {error}\n"])
+    return "".join([*lines, *([f"{name}: {error}\n"] if _is_large(error) else traceback.format_exception_only(error))])
 
 
 def _clean(text: str) -> str:
     """Text that has a UTF-8 form: a lone surrogate in a message must not hide the error that it tells of."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return str.encode(text, "utf-8", "backslashreplace").decode("utf-8")
 
 
 def error_of(record: Any, level: int = 0) -> JavaScriptError:
     """What the client says of an error, whatever it says."""
     if not isinstance(record, dict):
-        return JavaScriptError(_text(record))
+        return JavaScriptError(_clean(str(record)))
     stack = record.get("traceback")
-    error = JavaScriptError(_text(record.get("message", "")), _text(record.get("type", "Error")), stack if type(stack) is str else None)
+    error = JavaScriptError(_clean(str(record.get("message", ""))), _clean(str(record.get("type", "Error"))), stack if type(stack) is str else None)
     cause = record.get("cause")
     if level < _LEVELS_MAX:
         if type(cause) is dict and "message" in cause:

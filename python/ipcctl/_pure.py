@@ -84,6 +84,8 @@ def _head(major: int, n: int) -> bytes:
 
 
 _CHANGED = "changed while it was sent"
+#: Each level may be lowered, as a rule once; what is lowered to itself would take the stack.
+_FORMS_MAX = 2 * MAX_DEPTH
 
 
 class _Encoder:
@@ -91,6 +93,7 @@ class _Encoder:
         self.out = bytearray()
         self.limit = limit
         self.ancestors: list[int] = []
+        self.forms = 0  # in one another: a form may have to be lowered again
 
     def put(self, head: bytes, payload: Any = b"") -> None:
         if len(head) + len(payload) > self.limit - len(self.out):
@@ -219,6 +222,8 @@ class _Encoder:
         self.ancestors.pop()
 
     def lowered(self, value: Any, identity: Any) -> None:
+        if self.forms == _FORMS_MAX:
+            raise _Trouble("DEPTH", f"more than {MAX_DEPTH} levels")
         try:
             tag, form = lower(value)
         except Refused as refused:
@@ -228,7 +233,9 @@ class _Encoder:
         if type(form) is memoryview:  # in a lowered form it is its bytes
             self.put(_head(2, form.nbytes), form)
         else:
+            self.forms += 1
             self.value(form, identity)
+            self.forms -= 1
 
 
 def _changed(error: RuntimeError) -> Exception:

@@ -152,10 +152,12 @@ def _place(value: Any) -> tuple[Segment, int, int, int, list[int]] | None:
 
         address = ctypes.addressof(ctypes.c_char.from_buffer(value.cast("B")))
         return value.obj, address, value.nbytes, _TAGS[value.format], list(value.shape or (value.nbytes,))
-    if hasattr(value, "mask") or not value.flags.c_contiguous or value.size == 0 or value.dtype.char not in _TAGS or value.dtype.byteorder == ">":
+    if hasattr(value, "mask"):
         return None
-    base: Any = value
     kind = sys.modules["numpy"].ndarray
+    value = base = kind.view(value, kind)  # a subclass may say anything of itself
+    if not value.flags.c_contiguous or value.size == 0 or value.dtype.char not in _TAGS or value.dtype.byteorder == ">":
+        return None
     while isinstance(base, kind):
         base = base.base
     owner = base.obj if type(base) is memoryview else base

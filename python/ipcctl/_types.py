@@ -6,6 +6,7 @@ UUIDs, typed arrays, exceptions, subclasses), so that those cannot differ betwee
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -209,6 +210,13 @@ _WAYS_BY_ATTRIBUTE = {
 _RANGE_MAX = MESSAGE_BYTES_MAX // 5
 #: Milliseconds from 1970 on that a Date can hold, either way.
 _DATE_MS_MAX = 8_640_000_000_000_000
+#: More months than there are in that, and few enough for NumPy to make days of.
+_MONTHS_MAX = 10_000_000
+#: Of NumPy's units of time that are always as long.
+_ATTOSECONDS = {
+    **{unit: seconds * 10**18 for unit, seconds in {"W": 604_800, "D": 86_400, "h": 3600, "m": 60, "s": 1}.items()},
+    **{unit: 10 ** (18 - 3 * at) for at, unit in enumerate(("ms", "us", "ns", "ps", "fs", "as"), 1)},
+}
 
 
 def _way_out(kind: type) -> str:
@@ -257,11 +265,12 @@ def _swapped(raw: Any, size: int) -> bytearray:
 
 
 def _lower_numpy(array: Any, np: Any) -> tuple[int | None, Any]:
-    dtype = array.dtype
     if hasattr(array, "mask"):
         if type(array).__name__ == "MaskedConstant":
             return None, None
         raise Refused("cannot send a masked array, its mask would be lost; send its filled()")
+    array = np.ndarray.view(array, np.ndarray)  # a subclass may say anything of itself
+    dtype = array.dtype
     if dtype.kind == "b":
         array = array.view(np.uint8)
         dtype = array.dtype
@@ -388,7 +397,10 @@ def _lower_container(value: Any) -> Any:
     """What Python and its library know as a mapping, a sequence or a view of one, as an exact dict, list or str; else None."""
     sqlite3 = sys.modules.get("sqlite3")
     if sqlite3 is not None and isinstance(value, sqlite3.Row):
-        return {key: value[key] for key in value.keys()}
+        names = value.keys()
+        if len(set(names)) < len(names):
+            raise Refused("cannot send a Row of columns that have the same name; name them with AS, or send tuple() of it")
+        return dict(zip(names, value))
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, range):
@@ -398,7 +410,13 @@ def _lower_container(value: Any) -> Any:
     collections = sys.modules.get("collections")
     if collections is not None and isinstance(value, collections.UserString):
         return str(value)
-    return list(value) if isinstance(value, (KeysView, ValuesView, ItemsView, Sequence)) else None
+    if not isinstance(value, (KeysView, ValuesView, ItemsView, Sequence)):
+        return None
+    size = len(value)
+    items = list(itertools.islice(value, size + 1))
+    if len(items) > size:  # one whose __getitem__ raises no IndexError has no end
+        raise Refused(f"cannot send {type(value).__name__}, which goes on behind the {size} items that its len() tells of; send a list of them")
+    return items
 
 
 def _addresses(ipaddress: Any) -> tuple[type, ...]:
@@ -409,22 +427,31 @@ def _lower_datetime64(value: Any, np: Any) -> tuple[int | None, Any]:
     """Without a time zone, as all of NumPy's: the instant in UTC."""
     if np.isnat(value):
         return None, None
-    days = int(value.astype("datetime64[D]").astype(np.int64))
-    if abs(days) >= _DATE_MS_MAX // 86_400_000:
+    unit, _ = np.datetime_data(value.dtype)
+    fixed = value
+    if unit in ("Y", "M"):
+        fixed = value.astype("datetime64[D]") if abs(int(value.astype(np.int64))) < _MONTHS_MAX else np.datetime64(_DATE_MS_MAX, "D")
+    milliseconds, rest = divmod(_attoseconds_of(fixed, np), 10**15)
+    if abs(milliseconds) > _DATE_MS_MAX:
         raise Refused(f"cannot send {value}, which no Date of JavaScript can hold; send str() of it")
-    milliseconds = value.astype("datetime64[ms]")
-    if milliseconds != value:
+    if rest:
         raise Refused(f"cannot send {value}, which is finer than milliseconds; send its astype('datetime64[ms]')")
-    return 1, int(milliseconds.astype(np.int64)) / 1000.0
+    return 1, milliseconds / 1000.0
 
 
 def _seconds_of(value: Any, np: Any) -> float | None:
     if np.isnat(value):
         return None
-    try:
-        return float(value / np.timedelta64(1, "s"))
-    except (TypeError, ValueError):  # of months, or of no unit
-        raise Refused(f"cannot send {value}, which is no number of seconds; send int() of it") from None
+    if np.datetime_data(value.dtype)[0] not in _ATTOSECONDS:  # of months, or of no unit
+        raise Refused(f"cannot send {value}, which is no number of seconds; send int() of it")
+    return _attoseconds_of(value, np) / 10**18
+
+
+def _attoseconds_of(value: Any, np: Any) -> int:
+    """Reckoned here: NumPy goes from one unit to another in 64 bits, silently beyond them."""
+    unit, step = np.datetime_data(value.dtype)
+    attoseconds: int = int(value.astype(np.int64)) * int(step) * _ATTOSECONDS[unit]
+    return attoseconds
 
 
 def _lower_column(values: Any, np: Any) -> tuple[int | None, Any]:

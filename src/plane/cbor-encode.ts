@@ -15,6 +15,7 @@ export class Encoder {
   #at = 0;
   #sizeMax = Number.MAX_SAFE_INTEGER;
   readonly #open: object[] = [];
+  #isBusy = false;
   readonly #lend: ((value: ArrayBufferView | NdArray) => unknown[] | undefined) | undefined;
 
   /** @param lend tells of an array where the other side finds it in shared memory; undefined if it is in none */
@@ -24,10 +25,17 @@ export class Encoder {
 
   /** @throws CodecError CYCLE, DEPTH, SIZE, TYPE */
   encode(value: unknown, sizeMax = limit("messageBytes")): Uint8Array {
+    // A getter of what is being sent sends something itself.
+    if (this.#isBusy) return new Encoder(this.#lend).encode(value, sizeMax);
+    this.#isBusy = true;
     this.#at = 0;
     this.#sizeMax = sizeMax;
     this.#open.length = 0;
-    this.#value(value);
+    try {
+      this.#value(value);
+    } finally {
+      this.#isBusy = false;
+    }
     return this.#bytes.subarray(0, this.#at);
   }
 
@@ -202,12 +210,14 @@ export class Encoder {
     let index = 0;
     try {
       for (const item of items) {
+        if (index === length) throw changed();
         this.#value(item);
         index++;
       }
     } catch (error) {
       throw error instanceof CodecError ? error.at(`[${index}]`) : error;
     }
+    if (index < length) throw changed();
     this.#open.pop();
   }
 
@@ -229,15 +239,18 @@ export class Encoder {
   #map(value: Map<unknown, unknown>): void {
     this.#enter(value);
     this.#head(6, 259);
-    this.#head(5, value.size);
+    let left = value.size;
+    this.#head(5, left);
     for (const [key, item] of value) {
       try {
+        if (left-- === 0) throw changed();
         this.#value(key);
         this.#value(item);
       } catch (error) {
         throw error instanceof CodecError ? error.at(`[${String(key).slice(0, 40)}]`) : error;
       }
     }
+    if (left > 0) throw changed();
     this.#open.pop();
   }
 
@@ -282,34 +295,77 @@ export class Encoder {
   }
 }
 
-/** As deep, and as many in all, as is told of the causes and parts of one error. */
+/** As deep, and as many in all, as is told of the causes and parts of one error; and of all its texts, which are to fit into a message. */
 const LEVELS_MAX = 16;
 const ERRORS_MAX = 128;
+const CHARACTERS_MAX = 1 << 24;
 
-/** What crosses of a JavaScript error, or of anything that was thrown. One of Python's has the type and the message that it had there. */
-export function errorRecord(error: unknown, seen = new Set<unknown>(), level = 0): Record<string, unknown> {
-  if (!(error instanceof Error)) return { type: typeof error, message: textOf(error), traceback: null, cause: null };
-  seen.add(error);
-  const below = (other: unknown): Record<string, unknown>[] =>
-    level >= LEVELS_MAX || seen.size >= ERRORS_MAX || seen.has(other) ? [] : [errorRecord(other, seen, level + 1)];
-  const isPython = error instanceof PythonError;
-  const { errors } = error as { readonly errors?: unknown };
-  return {
-    type: textOf(isPython ? error.type : error.name),
-    message: textOf(isPython ? error.text : error.message),
-    traceback: (isPython ? error.traceback : (error.stack ?? null))?.toWellFormed() ?? null,
-    cause: error.cause === undefined || error.cause === null ? null : (below(error.cause)[0] ?? null),
-    ...(Array.isArray(errors) && errors.length > 0 ? { errors: errors.flatMap(below) } : {}),
-  };
+/**
+ * What crosses of a JavaScript error, or of anything that was thrown. One of Python's has the type and the message that it had there.
+ * It never throws, whatever getters and proxies do: an error is always worth telling.
+ */
+export function errorRecord(error: unknown): Record<string, unknown> {
+  return new Telling().record(error, 0);
 }
 
-/** Anything may be thrown, also what has no text. */
-function textOf(value: unknown): string {
-  try {
-    return String(value).toWellFormed();
-  } catch {
-    return "a value without a text";
+class Telling {
+  readonly #seen = new Set<unknown>();
+  #told = 0;
+  #room = CHARACTERS_MAX;
+
+  record(error: unknown, level: number): Record<string, unknown> {
+    this.#told++;
+    if (!(attempt(() => error instanceof Error) ?? false))
+      return { type: typeof error, message: this.#text(() => error), traceback: null, cause: null };
+    this.#seen.add(error);
+    const one = error as Error & { readonly errors?: unknown };
+    const python = one instanceof PythonError ? one : undefined;
+    const stack: unknown = attempt(() => (python ? python.traceback : one.stack));
+    const cause: unknown = attempt(() => one.cause) ?? null;
+    const parts: unknown = attempt(() => {
+      const { errors } = one;
+      return Array.isArray(errors)
+        ? Array.from({ length: Math.min(errors.length, ERRORS_MAX) }, (_, at): unknown => errors[at])
+        : undefined;
+    });
+    return {
+      type: this.#text(() => (python ? python.type : one.name)),
+      message: this.#text(() => (python ? python.text : one.message)),
+      traceback: typeof stack === "string" ? this.#text(() => stack) : null,
+      cause: cause === null ? null : (this.#below(cause, level)[0] ?? null),
+      ...(Array.isArray(parts) && parts.length > 0
+        ? { errors: parts.flatMap((part) => this.#below(part, level)) }
+        : {}),
+    };
   }
+
+  #below(other: unknown, level: number): Record<string, unknown>[] {
+    const isBeyond = level >= LEVELS_MAX || this.#told >= ERRORS_MAX || this.#seen.has(other);
+    return isBeyond ? [] : [this.record(other, level + 1)];
+  }
+
+  #text(read: () => unknown): string {
+    let text = attempt(() => String(read()).toWellFormed()) ?? "a value without a text";
+    if (text.length > this.#room) text = `${text.slice(0, this.#room).toWellFormed()}… (${text.length} characters)`;
+    this.#room = Math.max(0, this.#room - text.length);
+    return text;
+  }
+}
+
+function attempt<T>(read: () => T): T | undefined {
+  try {
+    return read();
+  } catch {
+    return undefined;
+  }
+}
+
+/** Its length was sent first. */
+function changed(): CodecError {
+  return new CodecError(
+    "TYPE",
+    "it has another number of items than its length; send a copy as a plain array: Array.from(value)",
+  );
 }
 
 function stepOf(key: string): string {

@@ -21,15 +21,19 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import traceback
 import types
 import unittest
+import unittest.mock
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from needs import skip_unless
 from support import C, IMPLEMENTATIONS, PACKAGES, PURE, python_with_tables
 
 from ipcctl import DecodeError, EncodeError, JavaScriptError, undefined
+from ipcctl._errors import record_of
 
 UTC = dt.timezone.utc
 SEED = int(os.environ.get("IPCCTL_SEED", "7"))
@@ -298,6 +302,10 @@ class Encoding(Both):
             def utcoffset(self, when: object) -> dt.timedelta:
                 raise ValueError("no such zone")
 
+        database = sqlite3.connect(":memory:")
+        self.addCleanup(database.close)
+        database.row_factory = sqlite3.Row
+        row = database.execute("SELECT 1 AS id, 2 AS id").fetchone()
         ways = [
             (Model(), "cannot send Model; send its model_dump()"),
             ((x for x in "a"), "cannot send generator; send list() of it"),
@@ -305,6 +313,10 @@ class Encoding(Both):
             (fractions.Fraction(1, 2), "cannot send Fraction; send str() or float() of it"),
             (object(), "cannot send object; send what it is made of: dict, list, str, numbers"),
             (Model, "cannot send a class; send what it is made of: dict, list, str, numbers"),
+            (
+                row,
+                "cannot send a Row of columns that have the same name; name them with AS, or send tuple() of it",
+            ),
             (range(10**12), "cannot send a range of more than 53687091 numbers; send its start, stop and step"),
             (dt.datetime(2024, 1, 1), "cannot send a naive datetime; give it a tzinfo, as with astimezone()"),
             (
@@ -381,6 +393,44 @@ class Encoding(Both):
             self.assertEqual(str(module.loads(module.dumps(circular())).__cause__), "'two'")
             self.assertRaises(DecodeError, module.loads, b"\xd8\x1b\x82\x61x\xa0")
 
+    def test_an_error_is_told_of_whatever_it_is_like(self) -> None:
+        class Leaves(Exception):
+            def __str__(self) -> str:
+                raise SystemExit(3)
+
+        class Parts(ExceptionGroup[ValueError]):
+            exceptions = property(lambda self: 1 / 0)  # type: ignore[assignment]
+
+        class Meta(type):
+            __module__ = property(lambda cls: 1 / 0)  # type: ignore[assignment]
+
+        class Nameless(Exception, metaclass=Meta):
+            __cause__ = property(lambda self: 1 / 0)  # type: ignore[assignment]
+
+        class Bare(JavaScriptError):
+            def __init__(self) -> None:
+                pass
+
+        self.assertEqual(record_of(Leaves())["message"], "<no text: SystemExit>")
+        self.assertEqual([one["type"] for one in record_of(Parts("of", [ValueError(1)]))["errors"]], ["ValueError"])
+        self.assertEqual(record_of(Nameless("own"))["message"], "own")
+        self.assertEqual(record_of(Bare())["type"], "<no text: AttributeError>")
+        long = record_of(ExceptionGroup("of", [ValueError("x" * (1 << 24)) for _ in range(20)]))
+        self.assertEqual(len(long["errors"]), 20)
+        self.assertRegex(long["errors"][0]["message"], r"x… \(16777216 characters\)$")
+        for module in self.each():
+            self.assertLess(len(module.dumps(long)), 1 << 25)
+
+    def test_what_is_behind_an_error_is_not_gone_through_again_at_each_step(self) -> None:
+        deep: BaseException = ValueError(0)
+        for number in range(2000):
+            deep, cause = ValueError(number), deep
+            deep.__cause__ = cause
+        with unittest.mock.patch.object(traceback, "TracebackException", side_effect=traceback.TracebackException) as made:
+            record = record_of(deep)
+        self.assertLess(made.call_count, 200)
+        self.assertEqual((record["traceback"], record["cause"]["message"]), ("ValueError: 1999\n", "1998"))
+
     def test_undefined(self) -> None:
         self.assertFalse(undefined)
         self.assertEqual(repr(undefined), "undefined")
@@ -412,6 +462,13 @@ class Encoding(Both):
             def __fspath__(self) -> str:
                 raise KeyError("mine")
 
+        class Endless(Sequence[int]):
+            def __len__(self) -> int:
+                return 3
+
+            def __getitem__(self, index: Any) -> Any:
+                return index
+
         os.PathLike.register(Shrinks)
         os.PathLike.register(Raises)
         for module in self.each():
@@ -424,6 +481,8 @@ class Encoding(Both):
                 items["a"] = kind(items)
                 self.fails(EncodeError, "TYPE", "$", module.dumps, items)
             self.assertRaises(KeyError, module.dumps, [Raises()])
+            with self.assertRaisesRegex(EncodeError, "goes on behind the 3 items"):
+                module.dumps(Endless())
             self.assertRaises(TypeError, module.dumps)
             self.assertRaises(TypeError, module.loads, "text")
             self.assertEqual(module.loads(bytearray(b"\x01")), 1)
@@ -559,8 +618,9 @@ NUMPY_SCRIPT = """
 import sys
 sys.path[:0] = sys.argv[1:]
 from support import IMPLEMENTATIONS
-from ipcctl import EncodeError, DecodeError
+from ipcctl import EncodeError, DecodeError, _shared, shared
 import numpy as np
+kept = shared(64)
 for name, m in IMPLEMENTATIONS.items():
     for code, tag in zip("HIQbhiqefd", (69, 70, 71, 72, 77, 78, 79, 84, 85, 86)):
         a = np.array([0, 1, 2, 100], code)
@@ -590,7 +650,15 @@ for name, m in IMPLEMENTATIONS.items():
     ]
     for x, form in one_way:
         assert m.dumps(x).hex() == form, (x, m.dumps(x).hex())
-    bad = [np.array([1j]), np.array([None]), np.datetime64("1970-01-01T00:00:00.000001"), np.datetime64("300000"), np.timedelta64(1, "M"),
+    class Said(np.ndarray):
+        shape, ndim, nbytes = (9, 9), 2, 1 << 43
+        __array_interface__ = {"data": (1, False)}
+        def __getitem__(self, at): return self
+    assert m.dumps(np.zeros(1).view(Said)) == m.dumps(np.zeros(1))
+    assert _shared._place(np.frombuffer(kept).view(Said))[1:] == _shared._place(np.frombuffer(kept))[1:]
+    assert m.loads(m.dumps(np.timedelta64(2**62, "W"))) == 2**62 * 604800
+    assert m.loads(m.dumps(np.datetime64("2024-02", "M"))).month == 2
+    bad = [np.array([1j]), np.array([None]), np.datetime64(1, "as"), np.datetime64(2**62, "M"), np.timedelta64(1), np.datetime64("1970-01-01T00:00:00.000001"), np.datetime64("300000"), np.timedelta64(1, "M"),
            np.ma.array([1], mask=[1]), np.longdouble([1]), np.zeros(1, "i4,f4")]
     for x in bad:
         try: m.dumps([x])
@@ -629,6 +697,9 @@ bad = [
     (pd.Period("2024"), "$: cannot send Period; send str() of it"), (pa.scalar(1), "$: cannot send Int64Scalar; send its as_py()"),
     (pa.array([1]), "$: cannot send Int64Array; send its to_pylist()"),
 ]
+class Itself(pd.Series):
+    def to_numpy(self): return self
+bad.append((Itself([1]), "$: more than 128 levels"))
 for name, m in IMPLEMENTATIONS.items():
     for x, form in one_way:
         assert m.dumps(x).hex() == form, (name, x, m.dumps(x).hex())

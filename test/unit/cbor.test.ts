@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import fc from "fast-check";
 import { decode } from "../../src/plane/cbor-decode.ts";
-import { Encoder } from "../../src/plane/cbor-encode.ts";
+import { Encoder, errorRecord } from "../../src/plane/cbor-encode.ts";
 import { CodecError, NdArray } from "../../src/plane/codec-error.ts";
 import { PythonError } from "../../src/plane/python-error.ts";
 import { ROOT } from "../home.ts";
@@ -142,6 +142,41 @@ test("what cannot be sent is named with its place and the way out", () => {
     ]).message,
   ).toContain("Point");
   expect(encoder.encode([1, 1])).toHaveLength(3); // an encoder that failed works on
+});
+
+test("what changes, or is not as long as it says, costs itself, and what a getter sends meanwhile is whole", () => {
+  const rows: unknown[] = [];
+  const grows = { get x() { return rows.push(1); } }; // prettier-ignore
+  rows.push(grows, 2);
+  const map = new Map<unknown, unknown>();
+  map.set("a", { get x() { return map.set(map.size, 1).size; } }); // prettier-ignore
+  class More extends Array<number> {
+    override *[Symbol.iterator](): ArrayIterator<number> {
+      yield* [1, 2];
+    }
+  }
+  const set = new Set<unknown>([1]);
+  set.add({ get x() { return set.delete(2); } }).add(2); // prettier-ignore
+  for (const value of [rows, map, new More(), More.from([1, 2, 3]), set])
+    expect(() => encoder.encode({ value })).toThrow("another number of items than its length");
+  let inner = "";
+  const outer = { a: 1, get b() { inner = hex({ c: "x".repeat(9) }); return 2; } }; // prettier-ignore
+  expect(decode(encoder.encode(outer))).toEqual({ a: 1, b: 2 });
+  expect(decode(Buffer.from(inner, "hex"))).toEqual({ c: "x".repeat(9) });
+});
+
+test("an error is told of whatever it is like, in a message that can be sent", () => {
+  const raises = (key: string): Error =>
+    Object.defineProperty(new Error("own"), key, { get: () => { throw new Error("no"); } }); // prettier-ignore
+  for (const key of ["name", "message", "stack", "cause", "errors"])
+    expect(errorRecord(raises(key))).toMatchObject({ cause: null, message: expect.any(String) });
+  expect(errorRecord(Object.defineProperty(new Error("own"), "stack", { value: [1] })).traceback).toBeNull();
+  expect(errorRecord(new Proxy({}, { getPrototypeOf: () => { throw new Error("no"); } })).type).toBe("object"); // prettier-ignore
+  const wide = errorRecord(new AggregateError(Array.from({ length: 1e5 }, String)));
+  expect(wide.errors).toHaveLength(127);
+  const { message } = errorRecord(new Error("x".repeat(2 ** 24 + 1))) as { message: string };
+  expect(message).toEndWith("x… (16777217 characters)");
+  expect(encoder.encode(errorRecord(new AggregateError(Array(200).fill(message)))).length).toBeLessThan(2 ** 25);
 });
 
 test("a key named __proto__ is a key", () => {
