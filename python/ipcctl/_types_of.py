@@ -39,6 +39,12 @@ _DICTS = {"dict", "Dict", "Mapping", "MutableMapping"}
 _STREAMS = {"Iterator", "Generator", "AsyncIterator", "AsyncGenerator", "Iterable", "AsyncIterable"}
 #: What the declarations themselves mean something else by.
 _TAKEN = {"Worker", "Record", "Map", "Set", "Date", "Uint8Array", "AsyncIterable", "AsyncIterableIterator", "NdArray", "TypedArray"}
+#: What no parameter can be called there.
+_RESERVED = set(
+    "arguments await break case catch class const continue debugger default delete do else enum eval export extends false finally for function if implements "
+    "import in instanceof interface let new null package private protected public return static super switch this throw true try typeof var void while "
+    "with yield".split()
+)
 #: The TypedDicts of the script, which are interfaces of their own, by their names in Python.
 _interfaces: dict[str, str] = {}
 
@@ -57,9 +63,8 @@ def type_of(node: ast.expr | None, *, is_argument: bool) -> str:
     if isinstance(node, ast.Constant):
         if node.value is None:
             return "null"
-        if isinstance(node.value, str):
-            return type_of(ast.parse(node.value, mode="eval").body, is_argument=is_argument)
-        return "unknown"
+        quoted = _quoted(node)
+        return "unknown" if quoted is None else type_of(quoted, is_argument=is_argument)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return _union([node.left, node.right], is_argument)
     if not isinstance(node, ast.Subscript):
@@ -73,7 +78,7 @@ def type_of(node: ast.expr | None, *, is_argument: bool) -> str:
     if outer in ("Annotated", "Required", "NotRequired", "ReadOnly"):
         return type_of(inner[0], is_argument=is_argument)
     if outer == "Literal":
-        return " | ".join(json.dumps(one.value) if isinstance(one, ast.Constant) else "unknown" for one in inner)
+        return " | ".join(map(_literal, inner))
     if outer in ("tuple", "Tuple") and not (len(inner) == 2 and _is_ellipsis(inner[1])):
         return f"[{', '.join(type_of(one, is_argument=is_argument) for one in inner)}]"
     item = type_of(inner[0], is_argument=is_argument)
@@ -83,12 +88,37 @@ def type_of(node: ast.expr | None, *, is_argument: bool) -> str:
         return f"Set<{item}>"
     if outer in _DICTS and len(inner) == 2:
         value = type_of(inner[1], is_argument=is_argument)
-        return f"Record<string, {value}>" if item == "string" else f"Map<{item}, {value}>"
+        return f"Record<string, {value}>" if _is_text(inner[0]) else f"Map<{item}, {value}>"
     if outer in _STREAMS:
         return f"AsyncIterable<{item}>" if is_argument else f"AsyncIterableIterator<{item}>"
     if outer in ("Awaitable", "Coroutine"):
         return type_of(inner[-1], is_argument=is_argument)
     return "unknown"
+
+
+def _quoted(node: ast.expr) -> ast.expr | None:
+    """What an annotation in quotes says; None if it is text for somebody else."""
+    try:
+        return ast.parse(node.value, mode="eval").body if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+    except (SyntaxError, ValueError):
+        return None
+
+
+def _literal(node: ast.expr) -> str:
+    is_negative = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
+    one = node.operand if isinstance(node, ast.UnaryOp) else node
+    if not isinstance(one, ast.Constant) or not isinstance(one.value, (str, int, type(None))):
+        return "unknown"
+    return ("-" if is_negative else "") + json.dumps(one.value)
+
+
+def _is_text(node: ast.expr) -> bool:
+    """Keys that are str make a plain object, whatever else is a string in TypeScript does not."""
+    node = _quoted(node) or node
+    if isinstance(node, ast.Subscript) and _name(node.value) == "Literal":
+        parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        return all(isinstance(one, ast.Constant) and isinstance(one.value, str) for one in parts)
+    return _name(node) == "str"
 
 
 def _is_ellipsis(node: ast.expr) -> bool:
@@ -126,16 +156,21 @@ def _exposed_name(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str | Non
     return None
 
 
+def _parameter(argument: ast.arg) -> str:
+    """Its name, which nobody uses: one that TypeScript takes for something else is another."""
+    return f"{argument.arg}_" if argument.arg in _RESERVED else argument.arg
+
+
 def _signature(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     arguments = function.args
     positional = [*arguments.posonlyargs, *arguments.args]
     optional_from = len(positional) - len(arguments.defaults)
     parts = [
-        f"{one.arg}{'?' if index >= optional_from else ''}: {type_of(one.annotation, is_argument=True)}"
+        f"{_parameter(one)}{'?' if index >= optional_from else ''}: {type_of(one.annotation, is_argument=True)}"
         for index, one in enumerate(positional)
     ]
     if arguments.vararg is not None:
-        parts.append(f"...{arguments.vararg.arg}: ({type_of(arguments.vararg.annotation, is_argument=True)})[]")
+        parts.append(f"...{_parameter(arguments.vararg)}: ({type_of(arguments.vararg.annotation, is_argument=True)})[]")
     text = f"({', '.join(parts)}) => {type_of(function.returns, is_argument=False)}"
     keywords = _keywords(arguments)
     return text if keywords is None else f"({text}) & {{ readonly kwargs{keywords} }}"
@@ -170,13 +205,22 @@ def _typed_dicts(tree: ast.Module) -> list[ast.ClassDef]:
     return found
 
 
+def _mark(node: ast.expr) -> str:
+    """``Required`` or ``NotRequired``, within what else is said of a field; or nothing."""
+    node = _quoted(node) or node
+    while isinstance(node, ast.Subscript) and _name(node.value) in ("Annotated", "ReadOnly"):
+        inner = node.slice.elts[0] if isinstance(node.slice, ast.Tuple) else node.slice
+        node = _quoted(inner) or inner
+    return _name(node.value) if isinstance(node, ast.Subscript) else ""
+
+
 def _interface(node: ast.ClassDef) -> list[str]:
     is_total = not any(one.arg == "total" and isinstance(one.value, ast.Constant) and one.value.value is False for one in node.keywords)
     above = [_interfaces[base] for base in _bases(node) if base in _interfaces]
     lines = [f"export interface {_interfaces[node.name]}{' extends ' + ', '.join(above) if above else ''} {{"]
     for field in node.body:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            mark = _name(field.annotation.value) if isinstance(field.annotation, ast.Subscript) else ""
+            mark = _mark(field.annotation)
             is_required = mark == "Required" or (is_total and mark != "NotRequired")
             lines.append(f"  {field.target.id}{'' if is_required else '?'}: {type_of(field.annotation, is_argument=False)};")
     return [*lines, "}"]
@@ -193,16 +237,15 @@ def declarations(source: str, filename: str) -> str:
     _interfaces.update((node.name, f"{node.name}_" if node.name in _TAKEN else node.name) for node in dicts)
     for node in dicts:
         lines += _interface(node)
-    lines.append("export interface Worker {")
+    members: dict[str, list[str]] = {}  # of two functions with one name the last one counts, as in Python
     for function in ast.walk(tree):
         if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)) or (name := _exposed_name(function)) is None:
             continue
         text = ast.get_docstring(function)
-        if text is not None:
-            first = text.splitlines()[0].replace("*/", "*\\/")
-            lines.append(f"  /** {first} */")
-        lines.append(f"  {name}: {_signature(function)};")
-    return "\n".join([*lines, "}", ""])
+        said = [f"  /** {text.splitlines()[0].replace('*/', '*' + chr(92) + '/')} */"] if text else []
+        members[name] = [*said, f"  {name}: {_signature(function)};"]
+    lines.append("export interface Worker {")
+    return "\n".join([*lines, *(line for member in members.values() for line in member), "}", ""])
 
 
 if __name__ == "__main__":
