@@ -1,0 +1,239 @@
+/* Whom the shim answers: daemons, and programs that open a channel to the worker. Frames of the contract both ways. */
+#include "supervise.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static void close_channel(struct ipc_client *client)
+{
+	while (client->channel_count > 0)
+		close(client->channel[--client->channel_count]);
+}
+
+void ipc_run_drop_client(struct ipc_client *client)
+{
+	close_channel(client);
+	close(client->fd);
+	client->fd = -1;
+}
+
+static void send_frame(struct ipc_client *client, uint8_t type, const uint8_t *payload, size_t size)
+{
+	uint8_t frame[5 + IPC_REPLY_BYTES_MAX];
+	if (client->fd < 0 || size > sizeof frame - 5)
+		return;
+	ipc_put_u32(frame, (uint32_t)size + 1);
+	frame[4] = type;
+	if (size > 0)
+		memcpy(frame + 5, payload, size);
+	/* A peer that does not read is let go; it may connect again. */
+	if (send(client->fd, frame, size + 5, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)size + 5)
+		ipc_run_drop_client(client);
+}
+
+void ipc_run_broadcast(uint8_t type, const uint8_t *payload, size_t size)
+{
+	for (int i = 0; i < IPC_CLIENTS_MAX; i++)
+		send_frame(&shim.clients[i], type, payload, size);
+}
+
+static void send_state(struct ipc_client *client)
+{
+	uint8_t state[IPC_STATE_SIZE];
+	ipc_put_u32(state + IPC_STATE_VERSION, IPC_SHIM_VERSION);
+	ipc_put_u64(state + IPC_STATE_RUN, shim.spec.run);
+	ipc_put_u32(state + IPC_STATE_PID, (uint32_t)shim.pid);
+	ipc_put_u64(state + IPC_STATE_START_TIME, shim.start_time);
+	ipc_put_u64(state + IPC_STATE_STARTED_NS, shim.started_ns);
+	ipc_put_u64(state + IPC_STATE_START_BOOTTIME_NS, shim.started_boot_ns);
+	state[IPC_STATE_READY] = shim.is_ready;
+	state[IPC_STATE_STOPPING] = ipc_run_is_stopping();
+	state[IPC_STATE_EXITED] = ipc_run_has_exited();
+	state[IPC_STATE_LOG_BLOCKED] = shim.log.is_stuck;
+	ipc_put_u64(state + IPC_STATE_DROPPED_LINES, shim.log.dropped_lines);
+	ipc_put_u64(state + IPC_STATE_DROPPED_BYTES, shim.log.dropped_bytes);
+	ipc_put_u64(state + IPC_STATE_LOG_FILE, shim.log.number);
+	ipc_put_u64(state + IPC_STATE_LOG_LINES, shim.log.lines);
+	ipc_put_u64(state + IPC_STATE_LOG_BYTES, shim.log.bytes);
+	state[IPC_STATE_ATTACHED] = shim.meeting.runtime >= 0;
+	send_frame(client, IPC_REPLY_STATE, state, sizeof state);
+}
+
+void ipc_run_tell_log(void)
+{
+	uint8_t payload[17];
+	if (shim.log.rotations != shim.told_rotations) {
+		shim.told_rotations = shim.log.rotations;
+		ipc_put_u64(payload, shim.log.number - 1);
+		ipc_put_u64(payload + 8, shim.log.number);
+		ipc_run_broadcast(IPC_REPLY_ROTATED, payload, 16);
+	}
+	uint64_t now = ipc_now_ms();
+	bool is_full = shim.log.is_stuck;
+	bool is_news = is_full != shim.was_full || shim.log.dropped_lines != shim.told_dropped;
+	/* Going into and out of it at once; the count while it lasts once a second. */
+	if (!is_news || (is_full && shim.was_full && now < shim.told_at + 1000))
+		return;
+	shim.told_dropped = shim.log.dropped_lines;
+	shim.was_full = is_full;
+	shim.told_at = now;
+	payload[0] = is_full;
+	ipc_put_u64(payload + 1, shim.log.dropped_lines);
+	ipc_put_u64(payload + 9, shim.log.dropped_bytes);
+	ipc_run_broadcast(IPC_REPLY_LOG_FULL, payload, sizeof payload);
+}
+
+void ipc_run_tell_attached(void)
+{
+	uint8_t attached = shim.meeting.runtime >= 0;
+	ipc_run_broadcast(IPC_REPLY_ATTACHED, &attached, 1);
+}
+
+static int signal_scope(uint32_t number, uint8_t scope)
+{
+	if (number > 64 || scope > IPC_SCOPE_TREE)
+		return -EINVAL;
+	if (ipc_run_has_exited())
+		return -ESRCH;
+	if (scope == IPC_SCOPE_TREE && shim.remote < 0)
+		return ipc_tree_signal(shim.spec.cgroup, 0, (int)number) > 0 ? 0 : -ESRCH;
+	return kill(scope == IPC_SCOPE_GROUP ? -shim.pid : shim.pid, (int)number) == 0 ? 0 : -errno;
+}
+
+/* A full disk is what this is asked for most: what waits for room goes with the rest of its record. */
+static int flush_logs(void)
+{
+	if (!ipc_log_flush(&shim.log))
+		ipc_log_cut(&shim.log);
+	int rc = ipc_log_rotate(&shim.log);
+	if (rc != 0)
+		return rc;
+	struct ipc_log_limits kept = shim.log.limits;
+	shim.log.limits.max_files = 1;
+	ipc_log_delete_old(&shim.log);
+	shim.log.limits = kept;
+	return 0;
+}
+
+static int open_channel(struct ipc_client *client, const uint8_t *payload, size_t size)
+{
+	if (client->channel_count != IPC_CHANNEL_FDS)
+		return -EINVAL;
+	if (ipc_channels_full(&shim.channels))
+		return -EMFILE;
+	int rc = ipc_meet_forward(&shim.meeting, client->channel, payload, size);
+	if (rc != 0)
+		return rc;
+	ipc_channels_keep(&shim.channels, client->channel[0], client->channel[3], payload, size);
+	close(client->channel[1]);
+	close(client->channel[2]);
+	client->channel_count = 0;
+	return 0;
+}
+
+/* False: not a request of the contract, the peer is let go. */
+static bool handle(struct ipc_client *client, uint8_t type, const uint8_t *payload, size_t size)
+{
+	int rc = 0;
+	if (type == IPC_REQUEST_HELLO && size == 4 && ipc_get_u32(payload) >= IPC_SHIM_VERSION_MIN) {
+		client->version = ipc_get_u32(payload) < IPC_SHIM_VERSION ? ipc_get_u32(payload) : IPC_SHIM_VERSION;
+		send_state(client);
+		return true;
+	}
+	if (type == IPC_REQUEST_CALLS && size == 0) {
+		uint8_t calls[IPC_CALLS_BYTES];
+		send_frame(client, IPC_REPLY_CALLS, calls, ipc_channels_tell(&shim.channels, client->version, calls));
+		return true;
+	}
+	if (type == IPC_REQUEST_HELLO && size == 4) {
+		rc = -EPROTO; /* a version that never was */
+	} else if (type == IPC_REQUEST_SIGNAL && size == 5) {
+		rc = signal_scope(ipc_get_u32(payload), payload[4]);
+	} else if (type == IPC_REQUEST_STOP && size == 8) {
+		uint32_t number = ipc_get_u32(payload + 4);
+		if (number < 1 || number > 64)
+			return false;
+		shim.is_stop_requested = true;
+		ipc_run_stop(ipc_get_u32(payload), (int)number);
+	} else if (type == IPC_REQUEST_FLUSH && size == 0) {
+		rc = flush_logs();
+	} else if (type == IPC_REQUEST_OPEN) {
+		rc = open_channel(client, payload, size);
+		close_channel(client);
+	} else if (type == IPC_REQUEST_WAKE && size == 0) {
+		rc = ipc_meet_wake(&shim.meeting, shim.pid);
+	} else {
+		return false;
+	}
+	uint8_t answer[5] = { type };
+	ipc_put_u32(answer + 1, (uint32_t)-rc);
+	send_frame(client, rc == 0 ? IPC_REPLY_OK : IPC_REPLY_ERROR, answer, rc == 0 ? 1 : 5);
+	return true;
+}
+
+void ipc_run_read_client(struct ipc_client *client)
+{
+	ssize_t count = ipc_meet_receive(client->fd, client->in + client->len, sizeof client->in - client->len,
+					 false, client->channel, &client->channel_count);
+	if (count <= 0) {
+		if (count == 0 || (errno != EAGAIN && errno != EINTR))
+			ipc_run_drop_client(client);
+		return;
+	}
+	client->len += (size_t)count;
+	size_t at = 0;
+	while (client->fd >= 0 && client->len - at >= 5) {
+		uint32_t length = ipc_get_u32(client->in + at);
+		if (length < 1 || length > IPC_REQUEST_BYTES_MAX) {
+			ipc_run_drop_client(client);
+			return;
+		}
+		if (client->len - at < 4 + length)
+			break;
+		if (!handle(client, client->in[at + 4], client->in + at + 5, length - 1)) {
+			ipc_run_drop_client(client);
+			return;
+		}
+		at += 4 + length;
+	}
+	memmove(client->in, client->in + at, client->len - at);
+	client->len -= at;
+}
+
+static void turn_away(int fd, uint32_t why)
+{
+	uint8_t frame[10] = { 6, 0, 0, 0, IPC_REPLY_ERROR, IPC_REQUEST_HELLO };
+	ipc_put_u32(frame + 6, why);
+	/* Where it does not arrive the connection ends without a word, as it did before. */
+	if (send(fd, frame, sizeof frame, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		return;
+}
+
+void ipc_run_accept_client(void)
+{
+	int fd = accept4(shim.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0)
+		return;
+	struct ucred peer = { 0 };
+	socklen_t size = sizeof peer;
+	bool is_known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
+	/* A worker and its offspring do not drive their own supervisor. They are below us; one that a snapshot forked, and what is below it, is not. */
+	bool is_workers = ipc_tree_contains(getpid(), peer.pid) || ipc_tree_contains(shim.pid, peer.pid) ||
+			  ipc_tree_confined(peer.pid);
+	bool is_allowed = is_known && (peer.uid == geteuid() || peer.uid == 0) && !is_workers;
+	for (int i = 0; is_allowed && i < IPC_CLIENTS_MAX; i++) {
+		if (shim.clients[i].fd < 0) {
+			shim.clients[i].fd = fd;
+			shim.clients[i].version = IPC_SHIM_VERSION_MIN;
+			shim.clients[i].len = 0;
+			shim.clients[i].channel_count = 0;
+			return;
+		}
+	}
+	if (is_allowed) /* it may come again, and is not to take us for gone */
+		turn_away(fd, EAGAIN);
+	close(fd);
+}

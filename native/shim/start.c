@@ -1,0 +1,142 @@
+/* How the worker begins: its pipes and sockets, the fork, and what becomes of it up to the exec. */
+#include "supervise.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+int ipc_run_listen_on(const char *name, int type)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	snprintf(address.sun_path, sizeof address.sun_path, "%s", name);
+	unlink(name);
+	int fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -errno;
+	if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0 || (type != SOCK_DGRAM && listen(fd, 16) != 0)) {
+		int error = errno;
+		close(fd);
+		return -error;
+	}
+	return fd;
+}
+
+/* The absolute path where it fits an address; through our own working directory where it does not. */
+void ipc_run_add_notify_env(void)
+{
+	static char socket_env[PATH_MAX + 64], control_env[64];
+	char dir[PATH_MAX];
+	if (getcwd(dir, sizeof dir) != NULL && strlen(dir) + sizeof "/notify" <= sizeof ((struct sockaddr_un *)0)->sun_path)
+		snprintf(socket_env, sizeof socket_env, "NOTIFY_SOCKET=%s/notify", dir);
+	else
+		snprintf(socket_env, sizeof socket_env, "NOTIFY_SOCKET=/proc/%d/cwd/notify", (int)getpid());
+	snprintf(control_env, sizeof control_env, "IPCCTL_CONTROL_FD=%d", IPC_CONTROL_FD);
+	ipc_spec_add_env(&shim.spec, socket_env);
+	ipc_spec_add_env(&shim.spec, control_env);
+}
+
+static int open_pipe(int fds[2])
+{
+	if (pipe2(fds, O_CLOEXEC) != 0)
+		return -errno;
+	fcntl(fds[0], F_SETFL, O_NONBLOCK);
+	return 0;
+}
+
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+#define INTO_CGROUP 0x200000000ull
+
+/* The frozen layout of clone3's argument up to the cgroup (Linux 5.7). */
+struct clone_args_v2 {
+	uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+};
+
+/* A fork that is born in the worker's group: moving there afterwards waits for a grace period of the kernel,
+ * some ten milliseconds. Where clone3 is refused (an older seccomp profile) the child joins by itself. */
+static pid_t fork_worker(void)
+{
+	int group = shim.spec.cgroup == NULL ? -1 : open(shim.spec.cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (group >= 0) {
+		struct clone_args_v2 args = { .flags = INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (uint64_t)group };
+		long pid = syscall(SYS_clone3, &args, sizeof args);
+		if (pid == 0)
+			shim.is_in_group = true;
+		if (pid >= 0) {
+			close(group);
+			return (pid_t)pid;
+		}
+		close(group);
+	}
+	return fork();
+}
+
+int ipc_run_start_worker(void)
+{
+	int out[2], err[2], gate[2], report[2], life[2] = { -1, -1 }, control[2] = { -1, -1 }, plane[2] = { -1, -1 }, listener;
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null < 0 || open_pipe(out) != 0 || open_pipe(err) != 0 || pipe2(gate, O_CLOEXEC) != 0 || ipc_report_open(report) != 0)
+		return -errno;
+	if (shim.spec.namespaces & IPC_NAMESPACE_PROCESSES && pipe2(life, O_CLOEXEC) != 0)
+		return -errno;
+	shim.lifeline = life[1];
+	if (shim.spec.is_notifying && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) != 0)
+		return -errno;
+	if (shim.spec.is_plane_passed && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, plane) != 0)
+		return -errno;
+	struct ipc_child_fds fds = { null, out[1], err[1], control[1], gate[0], report[1], plane[1], life[0] };
+	pid_t parent = getpid();
+	shim.started_ns = ipc_realtime_ns();
+	shim.started_boot_ns = ipc_boottime_ns();
+	if (shim.spec.zygote != NULL) {
+		shim.remote = ipc_zygote_fork(&shim.spec, shim.spec_bytes, shim.spec_size, &fds, &shim.pid);
+		if (shim.remote < 0)
+			return shim.remote;
+	} else {
+		shim.pid = fork_worker();
+	}
+	if (shim.pid < 0)
+		return -errno;
+	if (shim.pid == 0) {
+		close(gate[1]);
+		close(life[1]);
+		if (shim.is_in_group)
+			shim.spec.cgroup = NULL; /* nothing left to join; this is the child's copy */
+		ipc_child_exec(&shim.spec, &fds, parent, false);
+	}
+	int ends[] = { out[1], err[1], gate[0], report[1], control[1], plane[1], life[0] };
+	for (size_t i = 0; i < 7; i++) {
+		if (ends[i] >= 0)
+			close(ends[i]);
+	}
+	shim.pid = ipc_report_pid(report[0], &shim.spec, shim.pid);
+	ipc_process_start_time(shim.pid, &shim.start_time);
+	ipc_run_write_run_record();
+	/* A child that was killed already does not read; its status says so like that of any other. */
+	if (write(gate[1], "g", 1) < 0)
+		errno = 0;
+	close(gate[1]);
+	ipc_report_read(report[0], &shim.child_error, &listener);
+	close(report[0]);
+	if (listener >= 0)
+		ipc_tree_spare(ipc_answer_start(&shim.spec, listener, &shim.told));
+	/* Our own stdio goes only now: until here an error is told on the inherited stderr. */
+	dup2(null, 0);
+	dup2(null, 1);
+	dup2(null, 2);
+	close(null);
+	shim.control = control[0];
+	shim.meeting.passed = plane[0];
+	shim.streams[0].fd = out[0];
+	shim.streams[1].fd = err[0];
+	shim.streams[1].is_stderr = true;
+	return 0;
+}
