@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")"
 mkdir -p build
 out=build/plane.node
-if [ -f $out ] && [ -z "$(find node ring build-node.sh -newer $out)" ]; then
+if [ -f $out ] && [ -z "$(find node ring contract.h build-node.sh -newer $out)" ]; then
   exit 0
 fi
 ${CC:-cc} -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -fPIC -fvisibility=hidden -shared -O2 -o $out.tmp node/plane.c ring/cores.c

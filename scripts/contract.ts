@@ -4,6 +4,7 @@ import { ARCHITECTURES, PARTS_FOLDERS } from "../contract/parts.ts";
 import * as messages from "../contract/messages.ts";
 import * as segment from "../contract/segment.ts";
 import * as shim from "../contract/shim.ts";
+import { VERSION } from "../src/base/version.ts";
 
 type Table = Readonly<Record<string, number>>;
 /** Names and numbers. `*` in the name of a table stands for the key, or is left away with the name of a single number. */
@@ -112,6 +113,19 @@ function namesOf({ name, numbers }: Part): [name: string, value: number][] {
   return Object.entries(numbers).map(([key, value]) => [name.replace("*", upper(key)), value]);
 }
 
+/** The version of the package, and what else compiled parts and the code that loads them know of one another. */
+export function edition(): string {
+  const contract = JSON.stringify([segment.MAGIC, PARTS, PYTHON_LIMITS]);
+  return `${VERSION}+${Bun.SHA256.hash(contract, "hex").slice(0, 8)}`;
+}
+
+/** `contract/edition.ts`. */
+export function editionModule(): string {
+  return `/** Written by scripts/generate.ts. Compiled parts of another one are not used: an installation may have been replaced by halves. */
+export const EDITION = ${JSON.stringify(edition())};
+`;
+}
+
 /** `native/contract.h`. */
 export function contractHeader(): string {
   const literal = (value: number): string => (value > 0x7fff_ffff ? `0x${value.toString(16)}u` : `${value}`);
@@ -125,6 +139,7 @@ export function contractHeader(): string {
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
+#define IPC_EDITION "${edition()}" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES ${steps.join(", ")}
 ${PARTS.map(part).join("")}
 #endif
@@ -142,6 +157,9 @@ export function contractModule(): string {
 
 Written by scripts/generate.ts from contract/; change the tables there.
 """
+
+# Of the compiled part that is used.
+EDITION = "${edition()}"
 
 MAGIC = b"${segment.MAGIC}"
 

@@ -8,7 +8,7 @@ import { VERSION } from "../src/base/version.ts";
 import { policyJsonSchema } from "../src/sandbox/policy.ts";
 import { projectJsonSchema } from "../src/protocol/project.ts";
 import { buildProgram } from "../src/cli/program.ts";
-import { contractHeader, contractModule, DOCUMENTS, withTables } from "./contract.ts";
+import { contractHeader, contractModule, DOCUMENTS, editionModule, withTables } from "./contract.ts";
 import { EFFECTS, EVENTS, STATES, TABLE, type Event, type State } from "../src/workers/machine.ts";
 
 const NOTICE = "<!-- Written by scripts/generate.ts; change the table in the code instead. -->";
@@ -129,6 +129,7 @@ ended by signal n
 if (import.meta.main) {
   const root = join(import.meta.dir, "..");
   const docs = join(root, "docs");
+  writeFileSync(join(root, "contract/edition.ts"), editionModule());
   writeFileSync(join(root, "native/contract.h"), contractHeader());
   writeFileSync(join(root, "python/ipcctl/_contract.py"), contractModule());
   for (const file of Object.keys(DOCUMENTS)) {

@@ -22,6 +22,7 @@ napi_status napi_get_value_string_utf8(napi_env env, napi_value value, char *buf
 napi_status napi_get_typedarray_info(napi_env env, napi_value array, int *type, size_t *length, void **data, napi_value *buffer,
 				     size_t *offset);
 napi_status napi_create_int64(napi_env env, int64_t value, napi_value *result);
+napi_status napi_create_string_utf8(napi_env env, const char *text, size_t length, napi_value *result);
 napi_status napi_create_external_arraybuffer(napi_env env, void *data, size_t size, napi_finalize finalize, void *hint,
 					     napi_value *result);
 napi_status napi_create_function(napi_env env, const char *name, size_t length, napi_callback callback, void *data,

@@ -1,4 +1,5 @@
 /* The system calls of the data plane for Node, which has no foreign functions: src/plane/system-node.ts. Results below 0 are -errno. */
+#include "../contract.h"
 #include "../ring/cores.h"
 #include "napi.h"
 
@@ -233,5 +234,8 @@ napi_value napi_register_module_v1(napi_env env, napi_value exports)
 		if (napi_create_function(env, functions[i].name, (size_t)-1, functions[i].callback, NULL, &function) == 0)
 			napi_set_named_property(env, exports, functions[i].name, function);
 	}
+	napi_value edition;
+	if (napi_create_string_utf8(env, IPC_EDITION, (size_t)-1, &edition) == 0)
+		napi_set_named_property(env, exports, "edition", edition);
 	return exports;
 }

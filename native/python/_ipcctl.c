@@ -55,6 +55,8 @@ static int module_exec(PyObject *module)
 		}
 	}
 	Py_DECREF(types);
+	if (PyModule_AddStringConstant(module, "EDITION", IPC_EDITION) < 0)
+		return -1;
 	if (add_type(module, "SharedRingBuffer", &ipc_ring_spec) < 0 || add_type(module, "Server", &ipc_server_spec) < 0)
 		return -1;
 	struct ipc_state *own = PyModule_GetState(module);

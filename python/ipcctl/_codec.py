@@ -13,12 +13,12 @@ from collections.abc import Callable
 from types import ModuleType
 
 from . import _pure, _types
-from ._contract import ARCHITECTURES, PARTS_FOLDERS
+from ._contract import ARCHITECTURES, EDITION, PARTS_FOLDERS
 from ._types import BrokenChannel, DecodeError, EncodeError, Interrupted, JavaScriptError, StreamRef, Tagged, Undefined, undefined
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeGuard
 
 __all__ = [
     "BrokenChannel",
@@ -48,7 +48,8 @@ __all__ = [
 
 def load_extension() -> ModuleType | None:
     """The C extension: beside the package, then among the compiled parts of the installation it
-    belongs to; None where there is none that loads.
+    belongs to; None where there is none that loads. One of another version is none: an installation
+    may have been replaced by halves.
     """
     name = "ipcctl._ipcctl"
     if name in sys.modules:
@@ -59,6 +60,7 @@ def load_extension() -> ModuleType | None:
     folders = [
         os.path.join(installation, parts.format(architecture), "python") for parts in PARTS_FOLDERS
     ]
+    other = None
     for folder in (here, *folders):
         path = os.path.join(folder, "_ipcctl.abi3.so")
         if not os.path.exists(path):
@@ -66,15 +68,41 @@ def load_extension() -> ModuleType | None:
         loader = ExtensionFileLoader(name, path)
         spec = ModuleSpec(name, loader, origin=path)
         spec.has_location = True
+        module: ModuleType | None
         try:
             module = module_from_spec(spec)
             setattr(module, "_types", _types)
             loader.exec_module(module)
         except ImportError:
             continue  # of another architecture or libc: the pure one does as well
-        sys.modules[name] = module
-        return module
+        except AttributeError:  # it looks for something that is not in ours
+            module = None
+        if _is_ours(module):
+            sys.modules[name] = module
+            return module
+        other = path
+    if other is not None:
+        sys.stderr.write(
+            f"ipcctl: {other} is of another version than {here}, so Python code does its work, which takes several times as long; see: ipcctl doctor\n"
+        )
     return None
+
+
+def _is_ours(module: ModuleType | None) -> TypeGuard[ModuleType]:
+    """It is of our version, and has all that is used of it: what was not built anew may differ within a version."""
+    if getattr(module, "EDITION", None) != EDITION:
+        return False
+    return all(hasattr(module, name) for name in _TAKEN) and all(hasattr(getattr(module, "Server"), name) for name in _OF_SERVER)
+
+
+_TAKEN = (
+    *("dumps", "loads", "SharedRingBuffer", "Server", "turn", "shield", "unshield", "check", "deliver", "forget"),
+    *("raised", "present", "waiting"),
+)
+_OF_SERVER = (
+    *("acknowledge", "close", "has_news", "is_gone", "is_leaving", "is_looked_at", "is_paused", "is_queueing", "last", "perform"),
+    *("running", "want", "wanted"),
+)
 
 
 _module = None if os.environ.get("IPCCTL_PURE") == "1" else load_extension()

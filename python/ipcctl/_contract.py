@@ -3,6 +3,9 @@
 Written by scripts/generate.ts from contract/; change the tables there.
 """
 
+# Of the compiled part that is used.
+EDITION = "0.1.0+f6bbe0bd"
+
 MAGIC = b"IPCCTL"
 
 # Where compiled parts lie, seen from the folder of an installation.

@@ -1,4 +1,5 @@
 /** Where this installation lies, from source or from the bundle, and what belongs to it. */
+import { EDITION } from "../../contract/edition.ts";
 import { PARTS_FOLDERS } from "../../contract/parts.ts";
 import { spawnSync } from "node:child_process";
 import { closeSync, existsSync, fstatSync, openSync, readFileSync, readSync } from "node:fs";
@@ -56,6 +57,11 @@ export function isLoadable(path: string): boolean {
     head.readUInt16LE(0x12) === ours.head.readUInt16LE(0x12) &&
     sectionsEnd <= size
   );
+}
+
+/** Whether a library that can be loaded was built for the code that is to load it. */
+export function isOfThisEdition(path: string): boolean {
+  return readFileSync(path).includes(EDITION);
 }
 
 function readHead(path: string): { readonly head: Buffer; readonly size: number } | undefined {

@@ -4,7 +4,7 @@ import { release, tmpdir } from "node:os";
 import { join } from "node:path";
 import { SHIM_VERSION } from "../../contract/shim.ts";
 import { findLockHolder } from "../base/daemon-lock.ts";
-import { isLoadable, PARTS, remedyFor, ROOT, SHIM_BINARY } from "../base/install.ts";
+import { isLoadable, isOfThisEdition, PARTS, remedyFor, ROOT, SHIM_BINARY } from "../base/install.ts";
 import { BUN_NEEDED, isBunEnough } from "../base/platform.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { IpcError } from "../base/errors.ts";
@@ -83,9 +83,16 @@ const LIBRARIES = [
     file: "python/_ipcctl.abi3.so",
     loss: "calls go through Python code, which takes several times as long",
     script: "build-python.sh",
+    hasEdition: true,
   },
-  { part: "snapshots", file: "become.so", loss: "none can be made", script: "build.sh" },
-  { part: "addon", file: "plane.node", loss: "no program on Node can connect", script: "build-node.sh" },
+  { part: "snapshots", file: "become.so", loss: "none can be made", script: "build.sh", hasEdition: false },
+  {
+    part: "addon",
+    file: "plane.node",
+    loss: "no program on Node can connect",
+    script: "build-node.sh",
+    hasEdition: true,
+  },
 ] as const;
 
 /** Files that belong to it, and what is lost without them. */
@@ -103,13 +110,18 @@ function checkInstallation(): readonly Check[] {
     return [
       { name, status: "fail", detail: `not whole: ${gone.join(", ")}`, remedy: `install ipcctl ${VERSION} anew` },
     ];
-  const lost = LIBRARIES.filter(({ file }) => !isLoadable(join(PARTS, file))).map(({ part, file, loss, script }) => ({
-    name: part,
-    status: "warn" as const,
-    detail: `${existsSync(join(PARTS, file)) ? `${join(PARTS, file)} is broken, or of another machine` : "not there"}: ${loss}`,
-    remedy: remedyFor(script),
-  }));
+  const lost = LIBRARIES.flatMap(({ part, file, loss, script, hasEdition }) => {
+    const fault = faultOf(join(PARTS, file), hasEdition);
+    if (fault === undefined) return [];
+    return [{ name: part, status: "warn" as const, detail: `${fault}: ${loss}`, remedy: remedyFor(script) }];
+  });
   return [{ name, status: "ok", detail: `${VERSION} at ${ROOT}` }, ...lost];
+}
+
+function faultOf(path: string, hasEdition: boolean): string | undefined {
+  if (!existsSync(path)) return "not there";
+  if (!isLoadable(path)) return `${path} is broken, or of another machine`;
+  return hasEdition && !isOfThisEdition(path) ? `${path} is of another version of ipcctl` : undefined;
 }
 
 async function checkShim(): Promise<Check> {

@@ -2,11 +2,13 @@
 import { fstatSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
+import { EDITION } from "../../contract/edition.ts";
 import { IpcError } from "../base/errors.ts";
 import { PARTS, remedyFor } from "../base/install.ts";
 
 /** Results below 0 are -errno. */
 type Addon = {
+  readonly edition?: string;
   readonly createSegment: (bytes: number) => number;
   readonly map: (fd: number, bytes: number) => ArrayBuffer | number;
   readonly getSeals: (fd: number) => number;
@@ -26,13 +28,15 @@ type Addon = {
 const ADDON = join(PARTS, "plane.node");
 
 function load(): Addon {
+  const hint = remedyFor("build-node.sh");
+  let found: Addon;
   try {
-    return createRequire(import.meta.url)(ADDON) as Addon;
+    found = createRequire(import.meta.url)(ADDON) as Addon;
   } catch (error) {
-    throw new IpcError("FAILED", `${ADDON} cannot be loaded: ${(error as Error).message}`, {
-      hint: remedyFor("build-node.sh"),
-    });
+    throw new IpcError("FAILED", `${ADDON} cannot be loaded: ${(error as Error).message}`, { hint });
   }
+  if (found.edition === EDITION) return found;
+  throw new IpcError("FAILED", `${ADDON} is of another version of ipcctl than the code that loads it`, { hint });
 }
 
 let loaded: Addon | undefined;

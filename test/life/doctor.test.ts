@@ -2,6 +2,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { EDITION } from "../../contract/edition.ts";
 import { copyOfApp, Home, outcomeOf } from "../home.ts";
 
 const home = new Home();
@@ -62,12 +63,28 @@ const cut = (bytes: Buffer): Buffer => bytes.subarray(0, bytes.length / 2);
 /** For another machine: the number of its architecture says so. */
 const foreign = (bytes: Buffer): Buffer => Buffer.from(bytes).fill(0xf3, 0x12, 0x13);
 
+/** What is left where an installation was replaced by halves: built for code of another version. */
+const older = (bytes: Buffer): Buffer =>
+  Buffer.from(bytes.toString("latin1").replaceAll(EDITION, EDITION.replace(/^./, "7")), "latin1");
+
 test.each<[part: string, spoil: (bytes: Buffer) => Buffer | string, status: number, told: RegExp]>([
   ["native/build/ipcctl-shim", foreign, 1, /^FAIL {2}shim +cannot be run: .*\n +→ .*native\/build\.sh$/m],
   ["native/build/ipcctl-shim", () => "", 1, /^FAIL {2}policies +the shim cannot be run: .*\n +→ .*native\/build\.sh$/m],
   ["native/build/become.so", cut, 0, /^warn {2}snapshots +.*become\.so is broken.*\n +→ .*native\/build\.sh$/m],
   ["native/build/plane.node", foreign, 0, /^warn {2}addon +.*plane\.node is broken.*\n +→ .*native\/build-node\.sh$/m],
   ["native/build/python/_ipcctl.abi3.so", () => "", 0, /^warn {2}extension +.*\.so is broken.*\n +→ /m],
+  [
+    "native/build/python/_ipcctl.abi3.so",
+    older,
+    0,
+    /^warn {2}extension +.*\.so is of another version.*\n +→ .*build-python\.sh$/m,
+  ],
+  [
+    "native/build/plane.node",
+    older,
+    0,
+    /^warn {2}addon +.*plane\.node is of another version.*\n +→ .*build-node\.sh$/m,
+  ],
   ["policies/strict.json", () => "{", 1, /^FAIL {2}policies +.*strict\.json: .*\n +→ install ipcctl/m],
 ])("with a broken %s", async (part, spoil, status, told) => {
   const path = join(home.installation, part);
@@ -82,6 +99,34 @@ test.each<[part: string, spoil: (bytes: Buffer) => Buffer | string, status: numb
     renameSync(`${path}.whole`, path);
   }
 });
+
+test.each<[what: string, spoil: (bytes: Buffer) => Buffer, implementation: string, told: RegExp | ""]>([
+  ["as it was built", (bytes) => bytes, "c", ""],
+  ["of another version", older, "pure", /^ipcctl: \S+\.so is of another version than \S+, .* see: ipcctl doctor\n$/],
+  [
+    "that looks for what is not there",
+    (bytes) => Buffer.from(bytes.toString("latin1").replaceAll("StreamRef", "StreamRex"), "latin1"),
+    "pure",
+    /^ipcctl: \S+\.so is of another version than .*\n$/,
+  ],
+])(
+  "a worker beside an extension %s serves, and says once that it is slower",
+  async (_, spoil, implementation, told) => {
+    const path = join(home.installation, "native/build/python/_ipcctl.abi3.so");
+    renameSync(path, `${path}.whole`);
+    writeFileSync(path, spoil(readFileSync(`${path}.whole`)));
+    try {
+      const code = "import ipcctl, ipcctl._serving; print(ipcctl._codec.implementation)";
+      const { status, stdout, stderr } = await home.cli("run", "--policy", "trusted", "-c", code);
+      expect({ status, stdout, stderr }).toEqual({
+        ...{ status: 0, stdout: `${implementation}\n` },
+        stderr: told && expect.stringMatching(told),
+      });
+    } finally {
+      renameSync(`${path}.whole`, path);
+    }
+  },
+);
 
 test("an installation that is whole lacks nothing", () => {
   for (const part of ["extension", "snapshots", "addon"]) expect(ALL.map(({ name }) => name)).not.toContain(part);

@@ -17,6 +17,7 @@ import os
 import pathlib
 import pickle
 import random
+import re
 import sqlite3
 import struct
 import subprocess
@@ -33,6 +34,7 @@ from needs import skip_unless
 from support import C, IMPLEMENTATIONS, PACKAGES, PURE, python_with_tables
 
 from ipcctl import DecodeError, EncodeError, JavaScriptError, undefined
+from ipcctl import _codec
 from ipcctl._errors import record_of
 
 UTC = dt.timezone.utc
@@ -486,6 +488,15 @@ class Encoding(Both):
             self.assertRaises(TypeError, module.dumps)
             self.assertRaises(TypeError, module.loads, "text")
             self.assertEqual(module.loads(bytearray(b"\x01")), 1)
+
+
+class Extension(unittest.TestCase):
+    def test_all_that_is_used_of_it_is_looked_for(self) -> None:
+        package = pathlib.Path(PACKAGES) / "ipcctl"
+        texts = [path.read_text() for path in package.glob("*.py") if path.name != "_pure.py"]
+        self.assertEqual({name for text in texts for name in re.findall(r"\bserver\.(\w+)", text)}, set(_codec._OF_SERVER))
+        chosen = re.findall(r"\b_chosen\.(\w+)", (package / "_codec.py").read_text())
+        self.assertEqual(set(chosen), set(_codec._TAKEN))
 
 
 def plain(value: Any) -> Any:

@@ -1,7 +1,9 @@
 /** The SDK on Node 22, from the bundle that is built for it. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Home, outcomeOf, ROOT } from "../home.ts";
+import { EDITION } from "../../contract/edition.ts";
+import { copyOfApp, Home, outcomeOf, ROOT } from "../home.ts";
 import { skipUnless } from "../needs.ts";
 import { installNode, NODE_VERSION } from "../node.ts";
 
@@ -169,3 +171,17 @@ ipcctl.serve()
   },
   60_000,
 );
+
+test.if(hasNode)("an addon of another version is not used, and the way out is said", async () => {
+  const app = copyOfApp(join(home.dir, "app"));
+  const addon = join(app, "native/build/plane.node");
+  const text = readFileSync(addon, "latin1").replaceAll(EDITION, EDITION.replace(/^./, "7"));
+  rmSync(addon); // it may be a link
+  writeFileSync(addon, text, "latin1");
+  const { stdout, stderr } = await run(`import { connect } from ${JSON.stringify(join(app, "build/js/ipcctl.node.js"))};
+    await connect().catch(({ code, message, hint }) => console.log(code, message, hint));`);
+  expect({ stdout, stderr }).toEqual({
+    stdout: `FAILED ${addon} is of another version of ipcctl than the code that loads it with a C compiler: sh ${app}/native/build-node.sh\n`,
+    stderr: "",
+  });
+});

@@ -9,7 +9,7 @@ import {
   schemaDocument,
   statesDocument,
 } from "../../scripts/generate.ts";
-import { contractHeader, contractModule, DOCUMENTS, withTables } from "../../scripts/contract.ts";
+import { contractHeader, contractModule, DOCUMENTS, editionModule, withTables } from "../../scripts/contract.ts";
 import { toWorkerId } from "../../src/base/names.ts";
 import { parseDurationMs, parseSizeBytes } from "../../src/base/units.ts";
 import { VERSION } from "../../src/base/version.ts";
@@ -24,6 +24,7 @@ const config = (fields: object) => parseAppConfig(JSON.stringify({ name: "a", co
 
 test("the documents drawn from tables are what the tables say", () => {
   expect(readFileSync(join(root, "docs/worker-states.md"), "utf8")).toBe(statesDocument());
+  expect(readFileSync(join(root, "contract/edition.ts"), "utf8")).toBe(editionModule());
   expect(readFileSync(join(root, "native/contract.h"), "utf8")).toBe(contractHeader());
   expect(readFileSync(join(root, "python/ipcctl/_contract.py"), "utf8")).toBe(contractModule());
   for (const [file, tables] of Object.entries(DOCUMENTS)) {
