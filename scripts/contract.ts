@@ -1,10 +1,11 @@
-/** What is written from `contract/`: the header for C, the module for Python, and the tables in the documents. */
+/** What is written from `contract/`: the header for C, the module for Python, and the tables in the documents, with those of the verbs. */
 import { LIMITS } from "../contract/limits.ts";
 import { ARCHITECTURES, PARTS_FOLDERS } from "../contract/parts.ts";
 import * as messages from "../contract/messages.ts";
 import * as segment from "../contract/segment.ts";
 import * as shim from "../contract/shim.ts";
 import { VERSION } from "../src/base/version.ts";
+import { answerTable, requestTable } from "./verbs.ts";
 
 type Table = Readonly<Record<string, number>>;
 /** Names and numbers. `*` in the name of a table stands for the key, or is left away with the name of a single number. */
@@ -187,6 +188,8 @@ const entries = <K extends string>(numbers: Readonly<Record<K, number>>): [K, nu
 
 /** Tables of documents, by the name of the place that they are put in. */
 const TABLES: Readonly<Record<string, () => string>> = {
+  "protocol.md: requests": requestTable,
+  "protocol.md: answers": answerTable,
   "shim.md: spec": () =>
     table(
       ["type", "name", "payload", ""],
@@ -256,7 +259,7 @@ export function withTables(file: string, text: string): string {
 
 /** Documents that hold tables, and how many. */
 export const DOCUMENTS: Readonly<Record<string, number>> = Object.fromEntries(
-  ["shim.md", "shm-layout.md"].map((file) => [
+  ["shim.md", "shm-layout.md", "protocol.md"].map((file) => [
     file,
     Object.keys(TABLES).filter((name) => name.startsWith(`${file}: `)).length,
   ]),

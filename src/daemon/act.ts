@@ -3,7 +3,7 @@ import { SCOPE } from "../../contract/shim.ts";
 import { IpcError, never } from "../base/errors.ts";
 import { emptyLogs } from "../logs/empty.ts";
 import { inDependencyOrder } from "../protocol/dependencies.ts";
-import type { RequestOf } from "../protocol/requests.ts";
+import type { RequestOf } from "../protocol/verbs.ts";
 import type { ActResult } from "../protocol/status.ts";
 import type { Turn } from "../workers/queue.ts";
 import type { App, Registry } from "../workers/registry.ts";

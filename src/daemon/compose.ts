@@ -103,10 +103,12 @@ export async function serve(options: DaemonOptions): Promise<void> {
     registry,
     sources: { store, usage, nowMs: Date.now, shimPidOf },
     shutdown: (keepWorkers) => void setTimeout(() => ending.want(keepWorkers), ANSWER_MS),
+    onAsked: (verb, caller) => logger.debug({ verb, ...caller }, "asked"),
   };
   const server = parts.use(
     new Server(paths.socket, paths.runtimeDir, {
-      handle: (request, self) => handle(request, { ...world, daemonStatus: () => describeDaemon(facts, self) }),
+      handle: (caller, request, self) =>
+        handle(caller, request, { ...world, daemonStatus: () => describeDaemon(facts, self) }),
       subscriptions,
       trees: treesOf(registry, cgroups),
       uid,
@@ -130,7 +132,14 @@ export async function serve(options: DaemonOptions): Promise<void> {
     });
   });
   const configured = new Configured(options, paths, logger, registry, (name, config) =>
-    handle({ tag: "Start", name, config }, { ...world, daemonStatus: () => describeDaemon(facts, server) }),
+    handle(
+      { uid, pid: process.pid, connection: 0 },
+      { tag: "Start", name, config },
+      {
+        ...world,
+        daemonStatus: () => describeDaemon(facts, server),
+      },
+    ),
   );
   process.on("SIGHUP", () => {
     systemd.reloading();

@@ -8,9 +8,9 @@ import type { Running } from "../launch/languages.ts";
 import { AUTO, policyOf, withGrants } from "../launch/policies.ts";
 import { readLastLines } from "../logs/tail.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
-import type { Request, RequestOf } from "../protocol/requests.ts";
 import { data, PROTOCOL, success, type Response } from "../protocol/responses.ts";
-import type { DaemonStatus } from "../protocol/status.ts";
+import type { DaemonStatus, LogLines } from "../protocol/status.ts";
+import { VERBS, type AnswerOf, type RequestOf, type Tag } from "../protocol/verbs.ts";
 import { thisMachine } from "../sandbox/machine.ts";
 import { compilePlan } from "../sandbox/plan.ts";
 import { loadPolicy } from "../sandbox/policy.ts";
@@ -19,16 +19,27 @@ import { describeWorker, statusOf, type Sources } from "../workers/status.ts";
 import type { Worker } from "../workers/worker.ts";
 import { act } from "./act.ts";
 
+/** Who asks: a peer whom the kernel vouches for, by one of its connections. */
+export type Caller = {
+  readonly uid: number;
+  readonly pid: number;
+  /** Counted from 1 in the life of this daemon; 0 for what the daemon starts by its own configuration. */
+  readonly connection: number;
+};
+
 export type HandlerWorld = {
   readonly registry: Registry;
   readonly sources: Sources;
   readonly daemonStatus: () => DaemonStatus;
   /** Ends the daemon after the answer is out. */
   readonly shutdown: (keepWorkers: boolean) => void;
+  /** Told of each request that may change something, before it is carried out. */
+  readonly onAsked: (verb: Tag, caller: Caller) => void;
 };
 
-type Handled = Exclude<Request["tag"], "Subscribe" | "Unsubscribe">;
-type Handler<T extends Request["tag"]> = (request: RequestOf<T>, world: HandlerWorld) => Promise<Response> | Response;
+/** Subscriptions belong to the session. */
+export type Handled = Exclude<Tag, "Subscribe" | "Unsubscribe">;
+type Handler<T extends Tag> = (request: RequestOf<T>, world: HandlerWorld) => Promise<AnswerOf<T>> | AnswerOf<T>;
 
 const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
   Start: start,
@@ -39,7 +50,7 @@ const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
     const workers = name === null ? registry.workers : [registry.get(name)];
     await Promise.all(workers.map((worker) => worker.lookAtCalls()));
     const all = workers.map((worker) => statusOf(worker, sources));
-    return data(name === null ? all : all[0]);
+    return data(name === null ? all : all[0]!); // a name that is unknown throws
   },
   List: (_, { registry }) => data(registry.workers.map((worker) => worker.id)),
   Logs: logs,
@@ -59,15 +70,18 @@ const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
   },
 };
 
-/** Carries out one request. @throws IpcError for what is answered with `Error`. */
-export async function handle(request: Request, world: HandlerWorld): Promise<Response> {
-  if (request.tag === "Subscribe" || request.tag === "Unsubscribe")
-    throw new Error("subscriptions belong to the session");
-  const handler = HANDLERS[request.tag] as Handler<typeof request.tag>; // the table pairs tag and handler
-  return handler(request as never, world);
+/** Carries out one request for one who may speak to us. @throws IpcError for what is answered with `Error`. */
+export async function handle<T extends Handled>(
+  caller: Caller,
+  request: RequestOf<T>,
+  world: HandlerWorld,
+): Promise<Response> {
+  const handler = HANDLERS[request.tag] as unknown as Handler<T>; // the table pairs tag and handler
+  if (VERBS[request.tag].risk !== "read") world.onAsked(request.tag, caller);
+  return handler(request, world);
 }
 
-async function start({ config: text }: RequestOf<"Start">, world: HandlerWorld): Promise<Response> {
+async function start({ config: text }: RequestOf<"Start">, world: HandlerWorld): Promise<AnswerOf<"Start">> {
   const { registry } = world;
   let config;
   try {
@@ -151,7 +165,7 @@ function requireRights(uid: number | null, gid: number | null): void {
   throw new IpcError("NO_PERMISSION", "Invalid config: uid and gid need a daemon that runs as root");
 }
 
-async function stop({ name }: RequestOf<"Stop">, { registry }: HandlerWorld): Promise<Response> {
+async function stop({ name }: RequestOf<"Stop">, { registry }: HandlerWorld): Promise<AnswerOf<"Stop">> {
   const { app, workers } = meant(registry, name);
   if (!workers.some((worker) => worker.isWanted)) throw new IpcError("NOT_RUNNING", `App ${name} is not running`);
   registry.hurry(workers, null);
@@ -161,7 +175,7 @@ async function stop({ name }: RequestOf<"Stop">, { registry }: HandlerWorld): Pr
   return success(`Stopped app ${name}`);
 }
 
-async function restart({ name }: RequestOf<"Restart">, { registry }: HandlerWorld): Promise<Response> {
+async function restart({ name }: RequestOf<"Restart">, { registry }: HandlerWorld): Promise<AnswerOf<"Restart">> {
   const { app, workers } = meant(registry, name);
   const wasUp = workers.some((worker) => worker.isUp);
   const pid = await registry.inTurn(app.id, { what: `restart ${name}`, workers: idsOf(workers) }, async (turn) => {
@@ -173,7 +187,7 @@ async function restart({ name }: RequestOf<"Restart">, { registry }: HandlerWorl
   return withFields(`${wasUp ? "Restarted" : "Started"} app ${name} with PID ${pid}`, { pid });
 }
 
-async function remove({ name }: RequestOf<"Delete">, { registry }: HandlerWorld): Promise<Response> {
+async function remove({ name }: RequestOf<"Delete">, { registry }: HandlerWorld): Promise<AnswerOf<"Delete">> {
   const worker = registry.find(name);
   const id = worker ? registry.appOf(worker).id : findWorkerId(name);
   if (id === undefined) registry.get(name);
@@ -200,7 +214,7 @@ function instancesOf(registry: Registry, name: string): Worker[] {
   return worker.id === app.id ? [...app.workers] : [worker];
 }
 
-async function logs({ name, lines }: RequestOf<"Logs">, { registry }: HandlerWorld): Promise<Response> {
+async function logs({ name, lines }: RequestOf<"Logs">, { registry }: HandlerWorld): Promise<AnswerOf<"Logs">> {
   if (lines > limit("logLines"))
     throw new IpcError("LIMIT", `lines: at most ${limit("logLines")} in one answer, not ${lines}`, {
       hint: "ipcctl logs -n reads the files themselves",
@@ -215,8 +229,6 @@ async function logs({ name, lines }: RequestOf<"Logs">, { registry }: HandlerWor
   for (const worker of workers) apps.push([worker.id, await linesOf(worker, lines, share)]); // one after the other: each holds what it reads
   return data({ type: "all", apps });
 }
-
-type LogLines = { errors: string[]; output: string[]; lost?: string[] };
 
 /** The newest `count` lines of each stream, oldest first, as many as fit; and what of them could not be read. */
 async function linesOf(worker: Worker, count: number, bytesMax: number): Promise<LogLines> {
@@ -242,7 +254,7 @@ async function linesOf(worker: Worker, count: number, bytesMax: number): Promise
   return missing.size === 0 ? found : { ...found, lost: [...missing] };
 }
 
-function hello({ protocol }: RequestOf<"Hello">): Response {
+function hello({ protocol }: RequestOf<"Hello">): AnswerOf<"Hello"> {
   if (protocol < PROTOCOL - 1) {
     throw new IpcError(
       "BAD_REQUEST",
@@ -253,7 +265,7 @@ function hello({ protocol }: RequestOf<"Hello">): Response {
   return data({ protocol: Math.min(protocol, PROTOCOL), version: VERSION, pid: process.pid });
 }
 
-async function scale({ name, instances }: RequestOf<"Scale">, { registry }: HandlerWorld): Promise<Response> {
+async function scale({ name, instances }: RequestOf<"Scale">, { registry }: HandlerWorld): Promise<AnswerOf<"Scale">> {
   const { id } = registry.appOf(registry.get(name));
   const before = await registry.inTurn(
     id,
@@ -269,7 +281,10 @@ async function scale({ name, instances }: RequestOf<"Scale">, { registry }: Hand
 }
 
 /** Until each is running (ready, where told), one has failed, or the time is up. */
-async function waitReady({ names, timeout_ms }: RequestOf<"WaitReady">, { registry }: HandlerWorld): Promise<Response> {
+async function waitReady(
+  { names, timeout_ms }: RequestOf<"WaitReady">,
+  { registry }: HandlerWorld,
+): Promise<AnswerOf<"WaitReady">> {
   const deadline = performance.now() + timeout_ms;
   for (const worker of names.flatMap((name) => instancesOf(registry, name))) {
     const isDone = (): boolean =>
@@ -293,6 +308,6 @@ async function waitReady({ names, timeout_ms }: RequestOf<"WaitReady">, { regist
 }
 
 /** Success with more fields beside the message; a bunctl client passes over them. */
-function withFields(message: string, fields: Record<string, unknown>): Response {
+function withFields<F extends object>(message: string, fields: F): { Success: { message: string } & F } {
   return { Success: { message, ...fields } };
 }

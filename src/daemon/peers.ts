@@ -11,8 +11,8 @@ export type Trees = {
   readonly isInGroup: (pid: number) => boolean;
 };
 
-/** @throws IpcError NO_PERMISSION with the reason. */
-export function requirePermitted(fd: number, ownUid: number, trees: Trees): void {
+/** Who it is. @throws IpcError NO_PERMISSION with the reason why it may not. */
+export function requirePermitted(fd: number, ownUid: number, trees: Trees): { uid: number; pid: number } {
   const peer = peerCredentials(fd);
   if (!peer) throw new IpcError("NO_PERMISSION", "the peer went away before it could be identified");
   if (peer.uid !== ownUid && peer.uid !== 0) {
@@ -31,6 +31,7 @@ export function requirePermitted(fd: number, ownUid: number, trees: Trees): void
   if (chain.some((pid) => inTree.has(pid)) || trees.isInGroup(peer.pid) || isConfined(peer.pid)) {
     throw new IpcError("NO_PERMISSION", "a process inside a worker's tree may not control the daemon");
   }
+  return { uid: peer.uid, pid: peer.pid };
 }
 
 /** How often an ancestor may end while we look. */

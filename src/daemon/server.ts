@@ -5,13 +5,14 @@ import { IpcError } from "../base/errors.ts";
 import { isListening } from "../base/libc.ts";
 import { limit } from "../base/limits.ts";
 import { reachablePath, SOCKET_PATH_BYTES_MAX } from "../base/socket-path.ts";
-import type { Request } from "../protocol/requests.ts";
 import type { Response } from "../protocol/responses.ts";
+import type { RequestOf } from "../protocol/verbs.ts";
+import type { Caller, Handled } from "./handlers.ts";
 import { requirePermitted, type Trees } from "./peers.ts";
 import { Session, type SessionWorld } from "./session.ts";
 
 export type ServerWorld = Omit<SessionWorld, "budget" | "handle"> & {
-  readonly handle: (request: Request, server: Server) => Promise<Response>;
+  readonly handle: (caller: Caller, request: RequestOf<Handled>, server: Server) => Promise<Response>;
   readonly trees: Trees;
   readonly uid: number;
   readonly onRefused: (error: IpcError) => void;
@@ -25,7 +26,10 @@ const DYING_MS = 1000;
 export class Server implements Disposable {
   readonly #path: string;
   readonly #runtimeDir: string;
-  readonly #world: SessionWorld & Omit<ServerWorld, "handle">;
+  readonly #world: ServerWorld;
+  readonly #budget = { heldBytes: 0 };
+  /** Connections so far. */
+  #accepted = 0;
   readonly #sessions = new Set<Session>();
   #listener: UnixSocketListener<Session | undefined> | undefined;
   /** Which file is ours: another one may lie at its path by now. */
@@ -36,7 +40,7 @@ export class Server implements Disposable {
   constructor(path: string, runtimeDir: string, world: ServerWorld) {
     this.#path = path;
     this.#runtimeDir = runtimeDir;
-    this.#world = { ...world, budget: { heldBytes: 0 }, handle: (request) => world.handle(request, this) };
+    this.#world = world;
     this.bind(DYING_MS);
   }
 
@@ -78,7 +82,7 @@ export class Server implements Disposable {
         throw new IpcError("FAILED", `the name of ${this.#path} is too long for a socket`, {
           hint: "take one of at most 80 bytes, in whatever folder",
         });
-      const listener = this.#listen(reached.path, this.#world);
+      const listener = this.#listen(reached.path);
       chmodSync(fresh, 0o600);
       renameSync(fresh, this.#path); // at no moment is there none
       this.#listener?.stop();
@@ -121,23 +125,27 @@ export class Server implements Disposable {
     });
   }
 
-  #listen(path: string, world: SessionWorld & Omit<ServerWorld, "handle">): UnixSocketListener<Session | undefined> {
+  #listen(path: string): UnixSocketListener<Session | undefined> {
     return Bun.listen<Session | undefined>({
       unix: path,
       socket: {
         open: (socket) => {
-          const session = new Session(socket, world);
+          let caller: Caller;
           try {
-            if (this.#sessions.size >= limit("connections")) {
-              throw new IpcError("LIMIT", `${limit("connections")} connections are open already`);
-            }
-            requirePermitted(fdOf(socket), world.uid, world.trees);
+            caller = this.#admit(fdOf(socket));
           } catch (error) {
             const refusal = IpcError.from(error, "accepting a connection");
-            world.onRefused(refusal);
-            session.refuse(refusal);
+            this.#world.onRefused(refusal);
+            new Session(
+              socket,
+              this.#worldOf(() => Promise.reject(refusal)),
+            ).refuse(refusal);
             return;
           }
+          const session = new Session(
+            socket,
+            this.#worldOf((request) => this.#world.handle(caller, request, this)),
+          );
           socket.data = session;
           this.#sessions.add(session);
         },
@@ -147,6 +155,18 @@ export class Server implements Disposable {
         error: (socket) => this.#close(socket.data),
       },
     });
+  }
+
+  /** @throws IpcError LIMIT, NO_PERMISSION */
+  #admit(fd: number): Caller {
+    if (this.#sessions.size >= limit("connections"))
+      throw new IpcError("LIMIT", `${limit("connections")} connections are open already`);
+    return { ...requirePermitted(fd, this.#world.uid, this.#world.trees), connection: ++this.#accepted };
+  }
+
+  #worldOf(handle: SessionWorld["handle"]): SessionWorld {
+    const { subscriptions, onError } = this.#world;
+    return { handle, subscriptions, onError, budget: this.#budget };
   }
 
   #close(session: Session | undefined): void {

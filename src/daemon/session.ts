@@ -6,8 +6,10 @@ import type { Socket } from "bun";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { encodeMessage, FrameDecoder } from "../protocol/frame.ts";
-import { parseRequest, type Request } from "../protocol/requests.ts";
+import { parseRequest } from "../protocol/requests.ts";
 import { failure, success, type EventMessage, type Response } from "../protocol/responses.ts";
+import type { RequestOf } from "../protocol/verbs.ts";
+import type { Handled } from "./handlers.ts";
 import { Outbox } from "./outbox.ts";
 import type { Subscriptions, Subscriber } from "./subscriptions.ts";
 
@@ -18,7 +20,7 @@ const REFUSED_MS = 100;
 export type Budget = { heldBytes: number };
 
 export type SessionWorld = {
-  readonly handle: (request: Request) => Promise<Response>;
+  readonly handle: (request: RequestOf<Handled>) => Promise<Response>;
   readonly subscriptions: Subscriptions;
   readonly budget: Budget;
   readonly onError: (error: unknown) => void;
@@ -141,7 +143,7 @@ export class Session implements Subscriber {
   }
 
   /** The acknowledgement goes out before the first event and after the last. */
-  #subscribe(request: Request): void {
+  #subscribe(request: RequestOf<"Subscribe"> | RequestOf<"Unsubscribe">): void {
     if (request.tag === "Subscribe") {
       this.#outbox.send(encodeMessage(success("Subscribed to events")));
       this.#world.subscriptions.put(this, request.subscription);

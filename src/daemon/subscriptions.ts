@@ -1,6 +1,6 @@
 /** Who gets which events. Log lines are read from the files only while somebody wants them. */
 import { findWorkerId } from "../base/names.ts";
-import type { Subscription } from "../protocol/requests.ts";
+import type { Subscription } from "../protocol/verbs.ts";
 import { event, STATUS_EVENTS, type EventMessage, type WorkerEvent } from "../protocol/responses.ts";
 
 export type Subscriber = {

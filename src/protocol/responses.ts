@@ -58,7 +58,7 @@ export const STATUS_EVENTS: ReadonlySet<WorkerEvent["type"]> = new Set([
   "process_restarting",
 ]);
 
-export function success(message: string): Response {
+export function success(message: string): { Success: { message: string } } {
   return { Success: { message } };
 }
 
@@ -68,7 +68,7 @@ export function failure({ code, message, hint, output }: IpcError): Response {
   };
 }
 
-export function data(value: unknown): Response {
+export function data<T>(value: T): { Data: { data: T } } {
   return { Data: { data: value } };
 }
 

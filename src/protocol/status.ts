@@ -136,6 +136,21 @@ export type ActResult = {
   pid?: number | null;
 };
 
+/** Answer of Hello. */
+export type Greeting = { protocol: number; version: string; pid: number };
+
+/** The newest lines of one worker, oldest first. */
+export type LogLines = {
+  errors: string[];
+  output: string[];
+  /** What of them could not be read, in sentences. */
+  lost?: string[];
+};
+
+/** Answer of Logs: one worker's, or those of all. */
+export type LogAnswer =
+  { type: "single"; app: string; logs: LogLines } | { type: "all"; apps: [name: string, lines: LogLines][] };
+
 /** Stands in for what a daemon of an earlier protocol does not send. */
 const UNKNOWN_CALLS: CallStatus = {
   channels: 0,

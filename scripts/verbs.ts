@@ -1,0 +1,65 @@
+/** What is written from the table of verbs: the tables of docs/protocol.md. */
+import { z } from "zod";
+import { VERBS, type Verb } from "../src/protocol/verbs.ts";
+
+type Schema = z.core.JSONSchema.BaseSchema;
+type Named = ReadonlyMap<string, Schema>;
+
+const verbs: readonly [string, Verb][] = Object.entries(VERBS);
+const schemaOf = (schema: z.ZodType): Schema => z.toJSONSchema(schema, { io: "input" });
+
+/** The types that have a name, in the order in which answers need them. */
+export function namedTypes(): Named {
+  return new Map(verbs.flatMap(([, { answer }]) => Object.entries<Schema>(schemaOf(answer).$defs ?? {})));
+}
+
+/** A type as documents spell it. */
+function spelt(schema: Schema): string {
+  if (schema.$ref !== undefined) return schema.$ref.replace("#/$defs/", "");
+  if (schema.const !== undefined) return JSON.stringify(schema.const);
+  if (schema.enum) return schema.enum.map((one) => JSON.stringify(one)).join(" | ");
+  if (schema.anyOf) return schema.anyOf.map((one) => spelt(one)).join(" | ");
+  if (Array.isArray(schema.type)) return schema.type.join(" | ");
+  if (schema.prefixItems) return `[${(schema.prefixItems as Schema[]).map(spelt).join(", ")}]`;
+  if (schema.type === "array") return `array of ${spelt(schema.items as Schema)}`;
+  if (schema.properties) return `{${members(schema).join(", ")}}`;
+  return (schema.type as string | undefined) ?? "any value";
+}
+
+function members({ properties = {}, required = [] }: Schema): string[] {
+  return Object.entries(properties).map(
+    ([key, value]) => `${key}${required.includes(key) ? "" : "?"}: ${spelt(value as Schema)}`,
+  );
+}
+
+const row = (...cells: string[]): string => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
+const code = (text: string): string => `\`${text}\``;
+
+function requestOf(tag: string, { fields }: Verb): string {
+  if (fields === null) return code(JSON.stringify(tag));
+  const inner = members(schemaOf(fields)).join(", ");
+  return code(tag === "Subscribe" ? '{"Subscribe":{subscription}}' : `{"${tag}":{${inner}}}`); // spelt out below the table
+}
+
+function answerOf({ answer }: Verb): string {
+  const { Success, Data } = schemaOf(answer).properties as Record<string, Schema | undefined>;
+  if (Data) return `\`Data\` ${code(spelt(Data.properties!.data as Schema))}`;
+  const more = members(Success!).filter((member) => member !== "message: string");
+  return more.length === 0 ? "`Success`" : `\`Success\` ${code(`{${more.join(", ")}}`)}`;
+}
+
+export function requestTable(): string {
+  return [
+    row("request", "answer", "risk", "what it does"),
+    "|---|---|---|---|",
+    ...verbs.map(([tag, verb]) => row(requestOf(tag, verb), answerOf(verb), verb.risk, verb.says)),
+  ].join("\n");
+}
+
+export function answerTable(): string {
+  return [
+    row("type", "fields"),
+    "|---|---|",
+    ...[...namedTypes()].map(([name, schema]) => row(code(name), members(schema).map(code).join(", "))),
+  ].join("\n");
+}

@@ -1,0 +1,158 @@
+/** What answers hold, as schemas: the daemon answers these keys and no others. The types that programs see are in status.ts. */
+import { z } from "zod";
+import type {
+  ActResult,
+  CallStatus,
+  DaemonStatus,
+  ExitInfo,
+  Greeting,
+  LogAnswer,
+  LogLines,
+  WorkerDescription,
+  WorkerStatus,
+} from "./status.ts";
+
+/** An object with exactly the keys of the type: one that is added there, or misspelt here, does not compile. */
+type ShapeOf<T> = { [K in keyof T]-?: z.ZodType<T[K]> };
+
+const text = z.string();
+const count = z.int().min(0);
+const orNull = <S extends z.ZodType>(schema: S): z.ZodNullable<S> => z.nullable(schema);
+
+const callStatus: z.ZodType<CallStatus> = z
+  .strictObject({
+    channels: count,
+    waiting: count,
+    total: count,
+    errors: count,
+    bytes_in: count,
+    bytes_out: count,
+    seconds: orNull(z.number()),
+    latency_us: z.strictObject({
+      p50: orNull(z.number()),
+      p90: orNull(z.number()),
+      p99: orNull(z.number()),
+      histogram: z.array(count),
+    } satisfies ShapeOf<CallStatus["latency_us"]>),
+  } satisfies ShapeOf<CallStatus>)
+  .meta({ id: "CallStatus" });
+
+const workerShape = {
+  name: text,
+  state: z.enum(["Starting", "Running", "Stopping", "Stopped", "Crashed", "Backoff"]),
+  pid: orNull(z.int()),
+  restarts: count,
+  auto_start: z.boolean(),
+  command: text,
+  args: z.array(text),
+  cwd: orNull(text),
+  restart_policy: z.enum(["No", "Always", "OnFailure", "UnlessStopped"]),
+  last_exit_code: orNull(z.int()),
+  uptime_seconds: orNull(z.number()),
+  max_memory: orNull(z.number()),
+  max_cpu_percent: orNull(z.number()),
+  max_restart_attempts: orNull(count),
+  backoff_exhausted: z.boolean(),
+  env: z.record(text, text),
+  memory_bytes: orNull(z.number()),
+  cpu_percent: orNull(z.number()),
+  app: text,
+  instance: count,
+  group: orNull(text),
+  policy: text,
+  denied: z.array(text),
+  ready: orNull(z.boolean()),
+  health: orNull(z.enum(["healthy", "unhealthy", "starting"])),
+  shim_pid: orNull(z.int()),
+  shim_version: orNull(count),
+  log_bytes: count,
+  log_dropped_lines: count,
+  log_blocked: z.boolean(),
+  log_dir: text,
+  degraded: z.array(text),
+  last_exit_signal: orNull(text),
+  started_at: orNull(text),
+  status_text: orNull(text),
+  calls: orNull(callStatus),
+  reason: orNull(text),
+} satisfies ShapeOf<WorkerStatus>;
+
+export const workerStatus: z.ZodType<WorkerStatus> = z.strictObject(workerShape).meta({ id: "WorkerStatus" });
+
+const exitInfo: z.ZodType<ExitInfo> = z
+  .strictObject({
+    run: count,
+    pid: orNull(z.int()),
+    kind: z.enum(["exit", "signal", "exec", "lost"]),
+    status: z.int(),
+    signal: orNull(text),
+    step: orNull(text),
+    started_at: orNull(text),
+    ended_at: text,
+    stop_requested: z.boolean(),
+    kill_method: text,
+    tree_killed: count,
+    max_rss_bytes: count,
+    cpu_seconds: z.number(),
+    outcome: text,
+  } satisfies ShapeOf<ExitInfo>)
+  .meta({ id: "ExitInfo" });
+
+export const workerDescription: z.ZodType<WorkerDescription> = z
+  .strictObject({
+    ...workerShape,
+    definition: z.record(text, z.unknown()),
+    exits: z.array(exitInfo),
+    log_files: z.array(z.strictObject({ path: text, bytes: count })),
+    limits: z.array(
+      z.strictObject({ name: text, value: z.number(), mechanism: text, is_approximate: z.boolean() } satisfies ShapeOf<
+        WorkerDescription["limits"][number]
+      >),
+    ),
+    tree: z.array(z.strictObject({ pid: z.int(), command: text })),
+  } satisfies ShapeOf<WorkerDescription>)
+  .meta({ id: "WorkerDescription" });
+
+export const daemonStatus: z.ZodType<DaemonStatus> = z
+  .strictObject({
+    version: text,
+    protocol: count,
+    pid: z.int(),
+    uptime_seconds: z.number(),
+    socket: text,
+    state_dir: text,
+    daemon_log: text,
+    workers: count,
+    running: count,
+    connections: count,
+    subscribers: count,
+    memory_bytes: z.number(),
+    cgroup: orNull(text),
+    degraded: z.array(text),
+  } satisfies ShapeOf<DaemonStatus>)
+  .meta({ id: "DaemonStatus" });
+
+export const actResult: z.ZodType<ActResult> = z
+  .strictObject({
+    name: text,
+    ok: z.boolean(),
+    message: text,
+    code: z.exactOptional(text),
+    hint: z.exactOptional(text),
+    output: z.exactOptional(z.array(text)),
+    pid: z.exactOptional(orNull(z.int())),
+  })
+  .meta({ id: "ActResult" });
+
+const logLines: z.ZodType<LogLines> = z
+  .strictObject({ errors: z.array(text), output: z.array(text), lost: z.exactOptional(z.array(text)) })
+  .meta({ id: "LogLines" });
+
+export const logAnswer: z.ZodType<LogAnswer> = z.union([
+  z.strictObject({ type: z.literal("single"), app: text, logs: logLines }),
+  z.strictObject({ type: z.literal("all"), apps: z.array(z.tuple([text, logLines])) }),
+]);
+
+export const greeting: z.ZodType<Greeting> = z
+  .strictObject({ protocol: count, version: text, pid: z.int() } satisfies ShapeOf<Greeting>)
+  .meta({ id: "Greeting" });

@@ -1,0 +1,177 @@
+/**
+ * The verbs: per tag the fields that a client sends, what is answered, what it does and how much it can change. Requests are parsed by this
+ * table, answers are typed by it, and the tables of docs/protocol.md are drawn from it. The first nine are bunctl's, accepted as serde accepts
+ * them; the rest are ours in the same style.
+ */
+import { z } from "zod";
+import { limit } from "../base/limits.ts";
+import { actResult, daemonStatus, greeting, logAnswer, workerDescription, workerStatus } from "./answers.ts";
+
+/** What a verb can do to its caller's machine: look; start what its definition says; change or end what runs. */
+export type Risk = "read" | "run" | "operate";
+
+export type Verb = {
+  /** Null for one that is a bare string. The order of the fields is the order of serde's array form. */
+  readonly fields: z.ZodObject | null;
+  readonly answer: z.ZodType;
+  readonly says: string;
+  readonly risk: Risk;
+};
+
+const name = z.string();
+const optionalName = z
+  .string()
+  .nullish()
+  .transform((value) => value ?? null);
+const names = z.array(z.string()).min(1).max(limit("workers"));
+const graceMs = z
+  .int()
+  .min(0)
+  .max(limit("graceMs"))
+  .nullish()
+  .transform((value) => value ?? null);
+const filter = z.union([
+  z.object({ app_name: optionalName }),
+  z.tuple([optionalName]).transform(([app_name]) => ({ app_name })),
+]);
+
+const subscription = z.union([
+  z
+    .strictObject({ StatusEvents: filter })
+    .transform((s) => ({ kind: "status" as const, app: s.StatusEvents.app_name })),
+  z.strictObject({ LogEvents: filter }).transform((s) => ({ kind: "logs" as const, app: s.LogEvents.app_name })),
+  z.strictObject({ AllEvents: filter }).transform((s) => ({ kind: "all" as const, app: s.AllEvents.app_name })),
+]);
+
+/** What a connection is subscribed to. */
+export type Subscription = z.output<typeof subscription>;
+
+/** `Success`, with fields beside the message that a bunctl client passes over. */
+function success<S extends z.ZodRawShape>(
+  more: S,
+): z.ZodObject<{ Success: z.ZodObject<{ message: z.ZodString } & S, z.core.$strict> }, z.core.$strict> {
+  return z.strictObject({ Success: z.strictObject({ message: z.string(), ...more }) });
+}
+
+function data<S extends z.ZodType>(
+  schema: S,
+): z.ZodObject<{ Data: z.ZodObject<{ data: S }, z.core.$strict> }, z.core.$strict> {
+  return z.strictObject({ Data: z.strictObject({ data: schema }) });
+}
+
+const pid = z.int().nullable();
+
+export const VERBS = {
+  Start: {
+    fields: z.object({ name, config: z.string() }),
+    answer: success({
+      name: z.exactOptional(z.string()),
+      pid: z.exactOptional(pid),
+      already_running: z.exactOptional(z.literal(true)),
+      is_other_definition: z.exactOptional(z.boolean()),
+      instances: z.exactOptional(z.array(z.strictObject({ name: z.string(), pid }))),
+    }),
+    says: "starts an app; one that runs already stays as it is. `config` is a JSON string, and the app's name is the one in it",
+    risk: "run",
+  },
+  Stop: { fields: z.object({ name }), answer: success({}), says: "stops an app, or one instance", risk: "operate" },
+  Restart: {
+    fields: z.object({ name }),
+    answer: success({ pid }),
+    says: "restarts an app, or one instance; starts it if it is down",
+    risk: "operate",
+  },
+  Delete: {
+    fields: z.object({ name }),
+    answer: success({}),
+    says: "stops an app and forgets it, with its logs",
+    risk: "operate",
+  },
+  Status: {
+    fields: z.object({ name: optionalName }),
+    answer: data(z.union([workerStatus, z.array(workerStatus)])),
+    says: "tells the state of one worker, or without a name of all",
+    risk: "read",
+  },
+  Logs: {
+    fields: z.object({ name: optionalName, lines: z.int().min(0) }),
+    answer: data(logAnswer),
+    says: "gives the newest lines, oldest first; text that waits for its newline is the last one",
+    risk: "read",
+  },
+  Subscribe: {
+    fields: z.object({ subscription }),
+    answer: success({}),
+    says: "`Event`s follow the answer; a second one replaces the first",
+    risk: "read",
+  },
+  List: { fields: null, answer: data(z.array(z.string())), says: "gives the names of all workers", risk: "read" },
+  Unsubscribe: { fields: null, answer: success({}), says: "no event comes after the answer", risk: "read" },
+  Hello: {
+    fields: z.object({ protocol: z.int().min(0), client: z.string().max(128) }),
+    answer: data(greeting),
+    says: "greets: which protocol both speak",
+    risk: "read",
+  },
+  Describe: {
+    fields: z.object({ name }),
+    answer: data(workerDescription),
+    says: "tells everything that is known of one worker",
+    risk: "read",
+  },
+  Act: {
+    fields: z.object({
+      verb: z.enum(["start", "stop", "restart", "reload", "delete", "flush", "signal"]),
+      names,
+      /** Apps of which all instances are meant, whichever they are when the turn comes; those of now are among the names. */
+      apps: z.array(z.string()).max(limit("workers")).default([]),
+      grace_ms: graceMs,
+      is_parallel: z.boolean().default(false),
+      wait_ms: z.int().min(0).max(limit("graceMs")).default(0),
+      /** By name or number; of the verb `signal` only. */
+      signal: z.string().default(""),
+    }),
+    answer: data(z.array(actResult)),
+    says:
+      "does one of start, stop, restart, reload, delete, flush, signal to several workers in the order of their dependencies. Names are exact: " +
+      "instances, not apps. `apps` names those of which all instances are meant, however many they are when the turn comes",
+    risk: "operate",
+  },
+  Scale: {
+    fields: z.object({ name, instances: z.int().min(1).max(limit("instances")) }),
+    answer: success({}),
+    says: "changes how many instances an app has",
+    risk: "operate",
+  },
+  WaitReady: {
+    fields: z.object({ names, timeout_ms: z.int().min(0).max(limit("graceMs")) }),
+    answer: success({}),
+    says: "waits until each is running, and ready where it tells",
+    risk: "read",
+  },
+  DaemonStatus: { fields: null, answer: data(daemonStatus), says: "tells how the daemon itself is", risk: "read" },
+  Shutdown: {
+    fields: z.object({ keep_workers: z.boolean() }),
+    answer: success({}),
+    says: "ends the daemon after the answer, and its workers unless they are kept",
+    risk: "operate",
+  },
+} as const satisfies Record<string, Verb>;
+
+type Verbs = typeof VERBS;
+
+export type Tag = keyof Verbs;
+
+type Parsed<F> = F extends z.ZodObject ? Readonly<z.output<F>> : unknown;
+
+/** A request by tag, with its fields beside it. */
+export type Request = { [T in Tag]: { readonly tag: T } & Parsed<Verbs[T]["fields"]> }[Tag];
+
+/** The request with one tag. */
+export type RequestOf<T extends Tag> = { readonly tag: T } & Parsed<Verbs[T]["fields"]>;
+
+/** What a client sends with a tag. */
+export type FieldsOf<T extends Tag> = Verbs[T]["fields"] extends z.ZodObject ? z.input<Verbs[T]["fields"]> : null;
+
+/** What the daemon answers to it, unless it fails. */
+export type AnswerOf<T extends Tag> = z.output<Verbs[T]["answer"]>;

@@ -1,0 +1,73 @@
+/** What the daemon really answers is what the table of verbs says: no key too few, and none too many. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { VERBS, type FieldsOf, type Tag } from "../../src/protocol/verbs.ts";
+import { Home } from "../home.ts";
+
+let home: Home;
+beforeAll(() => {
+  process.env.IPCCTL_LOG_LEVEL = "debug"; // of the daemon that this file starts
+  home = new Home();
+});
+afterAll(() => home[Symbol.asyncDispose]());
+
+/** For each verb what is asked, in an order in which it can be done; the table is total by type. */
+const ASKED: { readonly [T in Tag]: () => readonly FieldsOf<T>[] } = {
+  Hello: () => [{ protocol: 2, client: "a test" }],
+  Start: () => {
+    const config = JSON.stringify({
+      name: "web",
+      script: home.script(
+        "web.py",
+        "import sys, time\nprint('out')\nprint('err', file=sys.stderr, flush=True)\ntime.sleep(600)\n",
+      ),
+      instances: 2,
+      max_memory: "1G",
+      max_cpu_percent: 90,
+      env: { PORT: "1" },
+      restart_policy: "no",
+    });
+    return [
+      { name: "web", config },
+      { name: "web", config },
+    ];
+  },
+  WaitReady: () => [{ names: ["web"], timeout_ms: 30_000 }],
+  Subscribe: () => [{ subscription: { StatusEvents: { app_name: "absent" } } }],
+  Unsubscribe: () => [null],
+  List: () => [null],
+  Logs: () => [{ name: "web", lines: 5 }, { lines: 5 }],
+  Restart: () => [{ name: "web" }],
+  Act: () => [
+    { verb: "signal", names: ["web"], signal: "CONT" },
+    { verb: "flush", names: ["web", "absent"] },
+  ],
+  Status: () => [{ name: "web" }, { name: null }],
+  Describe: () => [{ name: "web" }],
+  Scale: () => [{ name: "web", instances: 1 }],
+  Stop: () => [{ name: "web" }],
+  Delete: () => [{ name: "web" }],
+  DaemonStatus: () => [null],
+  Shutdown: () => [{ keep_workers: false }],
+};
+
+test("every verb is answered as its schema says, with no other key, and the log tells who asked for what changes something", async () => {
+  using connection = await home.connect();
+  for (const [tag, ask] of Object.entries(ASKED) as [Tag, () => readonly unknown[]][]) {
+    for (const fields of ask()) {
+      const answer = await connection.request(fields === null ? tag : { [tag]: fields });
+      const { error } = VERBS[tag].answer.safeParse(answer);
+      expect({ tag, issues: error?.issues ?? [] }).toEqual({ tag, issues: [] });
+    }
+  }
+  const asked = readFileSync(home.paths.daemonLog, "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { msg: string; verb?: string; uid?: number; pid?: number; connection?: number })
+    .filter(({ msg }) => msg === "asked");
+  expect(asked.map(({ verb }) => verb as string)).toEqual(
+    ["Start", "Start", "Restart", "Act", "Act", "Scale", "Stop", "Delete", "Shutdown"], // none that only reads
+  );
+  for (const { uid, pid } of asked) expect({ uid, pid }).toEqual({ uid: process.getuid!(), pid: process.pid });
+  expect(new Set(asked.map(({ connection: number }) => number)).size).toBe(1);
+});
