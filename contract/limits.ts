@@ -64,7 +64,7 @@ export const LIMITS = {
   streamItems: { value: 64, why: "items of a stream under way; the sender waits until some are taken" },
   valueDepth: { value: 128, why: "levels of a value; a decoder must not run out of stack" },
   policyBytes: { value: 65_536, why: "largest policy file; it is read at every start" },
-  policyExtends: { value: 8, why: "policies that extend one another; more is a circle" },
+  policyExtends: { value: 8, why: "policies that extend one another; more is a cycle" },
   policyPaths: {
     value: 64,
     why: "paths in one list of a policy; each is a descriptor of the shim for a moment, and a rule or a mount",

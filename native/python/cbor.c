@@ -615,7 +615,7 @@ static PyObject *decode_map(struct decoder *d, const struct head *h, int any_key
 				if (k.major == 3)
 					key = decode_text(d, &k);
 				else
-					fail(&d->trouble, "MALFORMED", "a key that is no text at byte %zu", k.at);
+					fail(&d->trouble, "MALFORMED", "a key that is not text at byte %zu", k.at);
 			}
 		}
 		if (key == NULL)

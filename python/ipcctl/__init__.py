@@ -80,7 +80,7 @@ def expose(function: _F | None = None, *, name: str | None = None) -> Any:
             raise TypeError(f"expose: {one!r} is not callable")
         key = name or getattr(one, "__name__", None)
         if not isinstance(key, str) or not key.isidentifier():
-            raise ValueError(f"expose: {key!r} is no name; give one with expose(name=…)")
+            raise ValueError(f"expose: {key!r} is not a name; give one with expose(name=…)")
         known = serving().exposed.get(key)
         if known is not None and known is not one and _place(known) != _place(one):
             raise ValueError(f"expose: another function is exposed as {key!r} already")

@@ -104,7 +104,7 @@ class Bound:
     def bind(self, session: Session, name: object) -> None:
         """``f`` becomes a name of the script, ``o.f`` an attribute of one; what the script calls so itself stays as it is."""
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or name.count(".") > 1:
-            raise BrokenChannel(f"{name!r} is no name of a function")
+            raise BrokenChannel(f"{name!r} is not a function name")
         _note_threads()
         lenders = self._lenders.setdefault(name, [])
         if session not in lenders:

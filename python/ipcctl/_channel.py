@@ -102,7 +102,7 @@ def _without_values(frame: bytes, why: str) -> Unreadable:
     try:
         message = Unreadable(loads(b"\x82" + _first_two(frame)))
     except DecodeError as malformed:
-        raise BrokenChannel(f"a message that is none: {malformed}") from None
+        raise BrokenChannel(f"a malformed message: {malformed}") from None
     if why:
         message.error = MemoryError(why)
     return message

@@ -377,7 +377,7 @@ class _Decoder:
             else:
                 major, _info, length, where = self.head()
                 if major != 3:
-                    raise _Trouble("MALFORMED", f"a key that is no text at byte {where}")
+                    raise _Trouble("MALFORMED", f"a key that is not text at byte {where}")
                 key = self.text(length, where)
             try:
                 value = self.value(False)

@@ -76,7 +76,7 @@ def shared(nbytes: int) -> memoryview:
     :raises OSError: if there is no descriptor, or no memory, left
     """
     if nbytes <= 0:
-        raise ValueError(f"shared: {nbytes} is no number of bytes")
+        raise ValueError(f"shared: {nbytes} is not a number of bytes")
     try:
         descriptor = os.memfd_create("ipcctl-shared", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except PermissionError as error:
@@ -119,7 +119,7 @@ def _revive_arrow(ipc: Any) -> Any:
     try:
         return pyarrow.ipc.open_stream(pyarrow.py_buffer(ipc)).read_all()
     except pyarrow.ArrowException as error:
-        raise _types.Refused(f"an Arrow table that is none: {error}") from None
+        raise _types.Refused(f"a malformed Arrow table: {error}") from None
 
 
 def _share(value: Any) -> list[Any] | None:
@@ -252,7 +252,7 @@ class Sharing:
             self._borrowed[number] = self._map(fds[0], os.fstat(fds[0]).st_size)
         except (OSError, ValueError, BrokenChannel) as error:
             os.close(fds[0])
-            raise BrokenChannel(f"shared memory that is none: {error}") from None
+            raise BrokenChannel(f"invalid shared memory: {error}") from None
 
     @staticmethod
     def _map(descriptor: int, nbytes: int) -> Segment | _types.Unheld:

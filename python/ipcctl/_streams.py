@@ -43,7 +43,7 @@ class Outgoing:
 
     def grant(self, credit: object) -> None:
         if type(credit) is not int or not 0 < credit <= 1 << 20:
-            raise BrokenChannel(f"{credit!r} is no credit")
+            raise BrokenChannel(f"{credit!r} is not a credit")
         self._credit += credit
         self._queue()
 

@@ -443,7 +443,7 @@ def _seconds_of(value: Any, np: Any) -> float | None:
     if np.isnat(value):
         return None
     if np.datetime_data(value.dtype)[0] not in _ATTOSECONDS:  # of months, or of no unit
-        raise Refused(f"cannot send {value}, which is no number of seconds; send int() of it")
+        raise Refused(f"cannot send {value}, which is not a number of seconds; send int() of it")
     return _attoseconds_of(value, np) / 10**18
 
 
@@ -480,7 +480,7 @@ def _lower_datetime(value: Any, datetime: Any) -> tuple[int, Any]:
             value = value.astimezone(datetime.timezone.utc)
         except OverflowError:
             raise Refused(
-                "cannot send this datetime; its offset has seconds and it is no instant in UTC"
+                "cannot send this datetime; its offset has seconds and it is not an instant in UTC"
             ) from None
     return 0, datetime.datetime.isoformat(value, timespec="microseconds")
 

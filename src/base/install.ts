@@ -40,7 +40,7 @@ export function requireInstallation(): void {
 /** @throws IpcError FAILED */
 export function requireShim(): void {
   if (existsSync(SHIM_BINARY)) return;
-  throw new IpcError("FAILED", `the shim is not there (${SHIM_BINARY})`, { hint: remedyFor("build.sh") });
+  throw new IpcError("FAILED", `the shim is missing (${SHIM_BINARY})`, { hint: remedyFor("build.sh") });
 }
 
 /** Where a file of compiled code ends, and for which machine it is, are in its first bytes (ELF, of 64 bits). */

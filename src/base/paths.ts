@@ -70,7 +70,7 @@ function configuredSocket(config: string): string | undefined {
     throw bad((error as Error).message);
   }
   const path = value?.daemon?.socket_path ?? undefined;
-  if (path !== undefined && (typeof path !== "string" || path === "")) throw bad("daemon.socket_path is no path");
+  if (path !== undefined && (typeof path !== "string" || path === "")) throw bad("daemon.socket_path is not a path");
   return path === undefined ? undefined : resolve(dirname(config), path);
 }
 

@@ -65,7 +65,7 @@ export async function call(
 /** Read by Python's own parser; the script is not run. */
 export async function types(context: Context, script: string, interpreter = "python3"): Promise<number> {
   const path = context.resolve(script);
-  if (!existsSync(path)) throw new IpcError("NOT_FOUND", `types: ${script} is not there`);
+  if (!existsSync(path)) throw new IpcError("NOT_FOUND", `types: ${script}: no such file`);
   const child = Bun.spawn([...splitWords(interpreter), "-P", "-m", "ipcctl._types_of", path], {
     env: { ...process.env, PYTHONPATH: PYTHON_PACKAGES },
     stdio: ["ignore", "pipe", "pipe"],

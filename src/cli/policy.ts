@@ -89,7 +89,7 @@ export async function checkPolicy(
 ): Promise<number> {
   const path = shippedPolicies().includes(file) ? file : context.resolve(file);
   if (path !== file || file.includes("/")) {
-    if (!existsSync(path)) throw new IpcError("NOT_FOUND", `policy check: ${path} is not there`);
+    if (!existsSync(path)) throw new IpcError("NOT_FOUND", `policy check: ${path}: no such file`);
     readPolicyFile(path, file);
   }
   await planOf(context, path, script, flags);
@@ -118,7 +118,7 @@ export async function compilePolicy(
       hint: "name it with --interpreter PATH",
     });
   if (flags.snapshot !== undefined)
-    throw new IpcError("USAGE", "policy compile: what is forked from a snapshot is no program of its own");
+    throw new IpcError("USAGE", "policy compile: a snapshot forks its workers, so there is no program to start");
   const policy = await withExceptions(context, flags, policyPath(context, name)!);
   const title = `template ${name}`;
   const asked: AskFlags = isBare

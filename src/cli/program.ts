@@ -93,7 +93,7 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .addOption(
       new Option("--kill-mode <mode>", "who gets SIGTERM (default: main; group for a shell)").choices([...KILL_MODES]),
     )
-    .option("--no-console", "let `ipcctl eval` not look into it")
+    .option("--no-console", "do not let `ipcctl eval` into this worker")
     .option("--config <file>", "project file instead of ipcctl.json")
     .option("--attach", "follow its output; Ctrl-C detaches")
     .action((script: string | undefined, args: string[], flags: StartFlags, command: Command) =>

@@ -71,7 +71,7 @@ export async function run(
     throw new IpcError("USAGE", "run: give one of a script, code with -c, and --command");
   const isStdin = script === STDIN;
   if (script !== undefined && !isStdin && !existsSync(context.resolve(script)))
-    throw new IpcError("NOT_FOUND", `run: ${script} is not there`, { hint: "see: ipcctl run --help" });
+    throw new IpcError("NOT_FOUND", `run: ${script}: no such file`, { hint: "see: ipcctl run --help" });
   const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);
   if (!existsSync(cwd)) throw new IpcError("USAGE", `--cwd: ${cwd} is not a directory`);
   const { paths } = context;

@@ -24,7 +24,7 @@ const ONE_THREAD = [
 ];
 
 export async function createSnapshot(context: Context, name: string, flags: SnapshotFlags): Promise<number> {
-  if (!existsSync(LIBRARY)) throw new IpcError("FAILED", `${LIBRARY} is not there`, { hint: remedyFor("build.sh") });
+  if (!existsSync(LIBRARY)) throw new IpcError("FAILED", `${LIBRARY}: no such file`, { hint: remedyFor("build.sh") });
   const imports = (flags.import ?? "")
     .split(",")
     .map((one) => one.trim())
@@ -33,7 +33,7 @@ export async function createSnapshot(context: Context, name: string, flags: Snap
   if (imports.length === 0 || bad !== undefined)
     throw new IpcError(
       "USAGE",
-      `--import: ${bad === undefined ? "nothing to import" : `${JSON.stringify(bad)} is no module`}`,
+      `--import: ${bad === undefined ? "nothing to import" : `${JSON.stringify(bad)} is not a module name`}`,
       {
         hint: `for example: ipcctl snapshot create ${name} --import numpy,pandas`,
       },

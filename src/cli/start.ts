@@ -101,7 +101,7 @@ function refuseDefinitionFlags(what: string, flags: StartFlags): void {
   );
   if (given.length === 0) return;
   const flag = `--${given[0]!.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
-  throw new IpcError("USAGE", `start ${what}: ${flag} changes nothing here, the definition is kept`, {
+  throw new IpcError("USAGE", `start ${what}: it is defined already; ${flag} would be ignored`, {
     hint: `start the script itself, or write it into the project file; to define it anew: ipcctl delete ${what}`,
   });
 }

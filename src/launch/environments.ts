@@ -202,7 +202,7 @@ const REQUIREMENT = new RegExp(
 
 function requireByName(requirement: string, owner: string): void {
   if (REQUIREMENT.test(requirement)) return;
-  throw refused(owner, `${JSON.stringify(requirement)} is no name of a package with versions`, {
+  throw refused(owner, `${JSON.stringify(requirement)} is not a package name with version specifiers`, {
     hint: "what has another place than the index of its user is not fetched for a script: install it into a venv, and name it with --interpreter VENV/bin/python",
   });
 }
@@ -215,7 +215,7 @@ const PYTHON_VERSION = new RegExp(
 /** Nothing that would be executed to ask it, before any policy holds. */
 function requireVersion(python: string | undefined, owner: string): void {
   if (python === undefined || PYTHON_VERSION.test(python)) return;
-  throw refused(owner, `${JSON.stringify(python)} is no version of Python`, {
+  throw refused(owner, `${JSON.stringify(python)} is not a Python version specifier`, {
     hint: "for example >=3.11; a Python of one's own: --interpreter PATH",
   });
 }
@@ -241,8 +241,8 @@ function readMetadata(script: string): Metadata | undefined {
   const { dependencies = [], "requires-python": python, tool = {} } = found;
   const owner = `${script}: its PEP 723 metadata`;
   if (!Array.isArray(dependencies) || dependencies.some((one) => typeof one !== "string"))
-    throw refused(owner, "dependencies is no list of strings");
-  if (python !== undefined && typeof python !== "string") throw refused(owner, "requires-python is no string");
+    throw refused(owner, "dependencies is not a list of strings");
+  if (python !== undefined && typeof python !== "string") throw refused(owner, "requires-python is not a string");
   for (const one of dependencies as string[]) requireByName(one, owner);
   requireVersion(python, `${owner}: requires-python`);
   return { python, dependencies: dependencies as string[], options: optionsOf((tool as Table).uv ?? {}, owner) };
@@ -280,7 +280,7 @@ function parseToml(text: string, path: string, what: string): Table {
   try {
     return Bun.TOML.parse(text) as Table;
   } catch (error) {
-    throw refused(path, `${what} is no TOML: ${(error as Error).message}`);
+    throw refused(path, `${what} is not TOML: ${(error as Error).message}`);
   }
 }
 
@@ -319,7 +319,7 @@ function findAbove(from: string, name: string): string | undefined {
   }
 }
 
-/** Named by all that decides what is in it, and by nothing else: who needs the same has the same. A name that is no version of Python. */
+/** Named by all that decides what is in it, and by nothing else: who needs the same has the same. A name that is not a Python version specifier. */
 function environment(folder: string, wanted: Omit<Environment, "link">): Environment {
   const { owner: _, uv: __, ...what } = wanted;
   const hash = new Bun.CryptoHasher("sha256").update(JSON.stringify(what));
@@ -391,7 +391,7 @@ function readExported(text: string, owner: string): string[] {
     .map((line) => {
       const [requirement = "", ...hashes] = line.split(/\s+--hash=/);
       requireByName(requirement.trim(), `${owner}: its lock file`);
-      if (hashes.some((hash) => !/^\w+:\w+$/.test(hash))) throw refused(owner, `${JSON.stringify(line)} is no hash`);
+      if (hashes.some((hash) => !/^\w+:\w+$/.test(hash))) throw refused(owner, `${JSON.stringify(line)} is not a hash`);
       return line;
     });
 }

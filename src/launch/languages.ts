@@ -305,7 +305,7 @@ function interpreterOf(asTyped: string, path: string): readonly string[] {
 }
 
 function notAScript(script: string): IpcError {
-  return new IpcError("START_FAILED", `${script} is data by its name, no script: Python would not run it`, {
+  return new IpcError("START_FAILED", `${script} is a data file by its name, not a script: Python would not run it`, {
     hint: /\.json$/i.test(script)
       ? `to start the apps that it defines: ipcctl start --config ${shellWord(script)}`
       : "name the program that reads it with --interpreter, see: ipcctl start --help",
@@ -619,7 +619,7 @@ function readHandedOn(line: string | undefined, path: string): readonly string[]
 function requireScript(path: string, asTyped: string, isOnce: boolean): void {
   const stat = asTyped === STDIN ? undefined : statSync(path, { throwIfNoEntry: false });
   if (!isOnce && (asTyped === STDIN || (stat && !stat.isFile() && !stat.isDirectory())))
-    throw new IpcError("START_FAILED", `script ${asTyped} is no file: there would be nothing to start again`, {
+    throw new IpcError("START_FAILED", `script ${asTyped} is not a file, so it could not be started again`, {
       hint: "write it to a file; or run it once with: ipcctl run -",
     });
   if (!stat) throw new IpcError("START_FAILED", `script ${asTyped} does not exist (looked for ${path})`);

@@ -51,7 +51,7 @@ export function describeProgram(
   const path = isScript(found) ? asks(found, asking, isChosen) : found;
   const real = realpathSync(path);
   if (!isChosen && !isPythonName(real))
-    throw new IpcError("POLICY_REFUSED", `${path} is no Python but ${real}`, {
+    throw new IpcError("POLICY_REFUSED", `${path} is not Python: it is ${real}`, {
       hint: "--interpreter says which program is to be trusted with the script",
     });
   const prefix = dirname(dirname(real));

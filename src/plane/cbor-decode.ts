@@ -151,7 +151,7 @@ class Reader {
     const object: Record<string, unknown> = {};
     for (let index = 0; index < length; index++) {
       const key = this.value(depth);
-      if (typeof key !== "string") throw malformed("an object whose key is no string");
+      if (typeof key !== "string") throw malformed("an object with a key that is not a string");
       const value = this.value(depth);
       if (key === "__proto__")
         Object.defineProperty(object, key, { value, enumerable: true, configurable: true, writable: true });
@@ -163,7 +163,7 @@ class Reader {
   #map(depth: number): Map<unknown, unknown> {
     this.#deeper(depth);
     const initial = this.#bytes[this.#need(1)]!;
-    if (initial >> 5 !== 5) throw malformed("tag 259 on something that is no map");
+    if (initial >> 5 !== 5) throw malformed("tag 259 on something other than a map");
     const length = this.#length(initial & 31, 2);
     const map = new Map<unknown, unknown>();
     for (let index = 0; index < length; index++) {
@@ -197,7 +197,7 @@ class Reader {
         return dateOf(Date.parse(this.#text("tag 0")));
       case 1: {
         const seconds = this.value(depth);
-        if (typeof seconds !== "number") throw malformed("tag 1 on something that is no number");
+        if (typeof seconds !== "number") throw malformed("tag 1 on something other than a number");
         return dateOf(Math.round(seconds * 1000));
       }
       case 2:
@@ -217,7 +217,7 @@ class Reader {
         return this.#ndarray(depth);
       case 258: {
         const items = this.value(depth - 1);
-        if (!Array.isArray(items)) throw malformed("tag 258 on something that is no array");
+        if (!Array.isArray(items)) throw malformed("tag 258 on something other than an array");
         return new Set(items);
       }
       case 259:
@@ -236,13 +236,13 @@ class Reader {
 
   #text(what: string): string {
     const value = this.value(DEPTH_MAX);
-    if (typeof value !== "string") throw malformed(`${what} on something that is no string`);
+    if (typeof value !== "string") throw malformed(`${what} on something other than a string`);
     return value;
   }
 
   #bytesOnly(what: string): Uint8Array {
     const initial = this.#bytes[this.#need(1)]!;
-    if (initial >> 5 !== 2) throw malformed(`${what} that is no byte string`);
+    if (initial >> 5 !== 2) throw malformed(`${what} that is not a byte string`);
     return this.#byteString(initial & 31);
   }
 
@@ -252,7 +252,7 @@ class Reader {
       throw malformed("tag 40 on something that is not [shape, typed array]");
     const shape: unknown[] = parts[0];
     if (!shape.every((size) => Number.isSafeInteger(size) && (size as number) >= 0))
-      throw malformed("a shape that is none");
+      throw malformed("an invalid shape");
     try {
       return new NdArray(shape as number[], parts[1] as TypedArray);
     } catch (error) {
@@ -266,14 +266,14 @@ class Reader {
     if (Array.isArray(parts) && parts[0] === "ipcctl.Arrow" && parts[1] instanceof Uint8Array)
       return new ArrowTable(parts[1]);
     const error = Array.isArray(parts) && parts[0] === "ipcctl.Error" ? PythonError.from(parts[1]) : undefined;
-    if (!error) throw malformed("tag 27 on something that is no error");
+    if (!error) throw malformed("tag 27 on something other than an error");
     return error;
   }
 }
 
 function dateOf(ms: number): Date {
   const date = new Date(ms);
-  if (Number.isNaN(date.getTime())) throw malformed("a time that is none");
+  if (Number.isNaN(date.getTime())) throw malformed("an invalid time");
   return date;
 }
 

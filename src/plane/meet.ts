@@ -341,7 +341,7 @@ function starting(name: string, timeoutMs: number): IpcError {
   const seconds = timeoutMs / 1000;
   return new IpcError(
     "DEADLINE",
-    `${name} has not let ipcctl in within ${seconds} s: it still starts, or is no Python`,
+    `${name} has not let ipcctl in within ${seconds} s: it is still starting, or is not Python`,
     {
       hint: `see: ipcctl logs ${name}`,
     },
@@ -349,7 +349,7 @@ function starting(name: string, timeoutMs: number): IpcError {
 }
 
 function noRuntime(name: string): IpcError {
-  return new IpcError("FAILED", `${name} is no Python that ipcctl can look into`, {
+  return new IpcError("FAILED", `cannot look into ${name}: it does not run Python 3.11 or newer under ipcctl`, {
     hint: "it needs Python 3.11 without -I, -E or -S, and no --no-console",
   });
 }

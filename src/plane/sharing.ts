@@ -38,7 +38,8 @@ type ArrayType<A extends TypedArray> = { new (buffer: ArrayBuffer): A; readonly 
  * @throws RangeError if it is not positive; IpcError if there is no descriptor, or no memory, left
  */
 export function shared<A extends TypedArray>(type: ArrayType<A>, length: number): A {
-  if (!Number.isSafeInteger(length) || length <= 0) throw new RangeError(`shared: ${length} is no number of elements`);
+  if (!Number.isSafeInteger(length) || length <= 0)
+    throw new RangeError(`shared: ${length} is not a number of elements`);
   const bytes = length * type.BYTES_PER_ELEMENT;
   const fd = createSegment(bytes);
   try {

@@ -26,7 +26,7 @@ export function requireNoCycle(apps: readonly Dependent[], id: string, dependsOn
   byId.set(id, dependsOn);
   const walk = (at: string, path: readonly string[]): void => {
     for (const needed of idsOf(byId.get(at) ?? [])) {
-      if (needed === id) throw new IpcError("BAD_CONFIG", `depends_on: ${[...path, at, id].join(" → ")} is a circle`);
+      if (needed === id) throw new IpcError("BAD_CONFIG", `depends_on: ${[...path, at, id].join(" → ")} is a cycle`);
       if (!path.includes(needed)) walk(needed, [...path, at]);
     }
   };

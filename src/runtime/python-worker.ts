@@ -273,7 +273,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   ): AsyncGenerator<ItemOf<W[K]>, void, undefined> {
     const answer = (await this.callWith(name, args, ...options)) as unknown;
     if (!(answer instanceof Stream))
-      throw new IpcError("FAILED", `${name} gave no stream; it is no generator`, {
+      throw new IpcError("FAILED", `${name} is not a generator, so it has no stream`, {
         hint: `call("${name}", …) gives its value`,
       });
     yield* answer as AsyncIterable<ItemOf<W[K]>>;
@@ -442,7 +442,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
       if (!head) throw error;
       return this.#onUnreadable(...head, error as Error);
     }
-    if (!Array.isArray(message) || typeof message[1] !== "number") throw new BrokenChannel("a message that is none");
+    if (!Array.isArray(message) || typeof message[1] !== "number") throw new BrokenChannel("a malformed message");
     const [kind, number, ...fields] = message as [number, number, ...unknown[]];
     this.#take(kind, number, fields);
   }
@@ -708,7 +708,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
 }
 
 function errorOf(value: unknown): Error {
-  return value instanceof IpcError ? value : (PythonError.from(value) ?? new BrokenChannel("an error that is none"));
+  return value instanceof IpcError ? value : (PythonError.from(value) ?? new BrokenChannel("a malformed error"));
 }
 
 function lost(name: string, cause: Error): IpcError {

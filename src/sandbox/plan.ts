@@ -230,7 +230,7 @@ class Compiler {
         throw refused(
           this.#policy,
           `files ${path}`,
-          "it is not there",
+          "no such file or folder",
           'make it, or write { "path": …, "optional": true }',
         );
     this.#requireKernel();
@@ -616,7 +616,8 @@ class Compiler {
   #deny(root: Root, granted: readonly { readonly path: string }[]): void {
     for (const { path, isOptional } of this.#policy.files.deny) {
       if (!existsSync(path)) {
-        if (!isOptional) throw refused(this.#policy, `files.deny ${path}`, "it is not there", '"optional": true');
+        if (!isOptional)
+          throw refused(this.#policy, `files.deny ${path}`, "no such file or folder", '"optional": true');
         continue;
       }
       const real = realpathSync(path);

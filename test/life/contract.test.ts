@@ -82,9 +82,9 @@ test("a start that cannot be leaves nothing behind, always, and names what could
 test("a file of data is no script, unless somebody names the program that reads it; the apps in it are started as the hint says", async () => {
   home.script("fleet.json", JSON.stringify({ apps: [{ name: "of-fleet", command: "sleep 600" }] }));
   home.script("fleet.YAML", "apps: []\n");
-  refused(await home.cli("start", "fleet.json"), 1, "fleet.json is data", "ipcctl start --config fleet.json\n");
-  refused(await home.cli("run", "fleet.json"), 1, "fleet.json is data", "ipcctl start --config fleet.json\n");
-  refused(await home.cli("start", "fleet.YAML"), 1, "fleet.YAML is data", "--interpreter");
+  refused(await home.cli("start", "fleet.json"), 1, "fleet.json is a data file", "ipcctl start --config fleet.json\n");
+  refused(await home.cli("run", "fleet.json"), 1, "fleet.json is a data file", "ipcctl start --config fleet.json\n");
+  refused(await home.cli("start", "fleet.YAML"), 1, "fleet.YAML is a data file", "--interpreter");
   expect((await home.cli("status", "--json")).stdout).not.toContain("fleet");
   expect((await home.cli("start", "--config", "fleet.json")).stdout).toContain("started of-fleet");
   expect((await home.cli("run", "fleet.json", "--interpreter", "cat", "--policy", "trusted")).stdout).toContain(
@@ -154,7 +154,7 @@ test("start finds an app in the project file; flags that it would not heed are r
       { name: "b", script: "w.py", depends_on: ["a"] },
     ],
   });
-  refused(await start(), 2, "a circle");
+  refused(await start(), 2, "a cycle");
   write('{"apps":[],"apps":[]}');
   refused(await start(), 2, 'duplicate field "apps"');
   expect((await home.cli("status", "--json")).stdout).not.toContain('"ok"');

@@ -192,7 +192,7 @@ test("the configuration says where the daemon listens, for it and for all who as
   const elsewhere = await home.cli("--no-autostart", "--socket", join(home.dir, "home/sock"), "status");
   expect(elsewhere.stderr).toContain("no daemon answers");
   for (const [text, why] of [
-    ['{"daemon":{"socket_path":7}}', "daemon.socket_path is no path"],
+    ['{"daemon":{"socket_path":7}}', "daemon.socket_path is not a path"],
     ["{", "JSON"],
   ] as const) {
     writeFileSync(config, text);

@@ -164,13 +164,13 @@ test.skipIf(isSkipped)("a program that a script names in the place of uv, or of 
   );
   expect((await home.cli("run", "trap.py")).stdout).toBe("2 no network True []\n");
   home.script("python.py", `#!/usr/bin/env -S uv run -p ${trap} --script\n${SHOWS}`);
-  expect((await home.cli("run", "python.py")).stderr).toContain("is no version of Python");
+  expect((await home.cli("run", "python.py")).stderr).toContain("is not a Python version specifier");
   // What packages have put into an environment runs in whatever asks its Python.
   home.script("first.py", needs('dependencies = ["one<2"]'));
   expect((await home.cli("run", "first.py")).status).toBe(0);
   const made = readdirSync(home.paths.environmentsDir).find((name) => /^packages-[^.]+$/.test(name));
   home.script("second.py", needs(`requires-python = "${made}"\ndependencies = ["two"]`));
-  expect((await home.cli("run", "second.py")).stderr).toContain("is no version of Python");
+  expect((await home.cli("run", "second.py")).stderr).toContain("is not a Python version specifier");
   expect(existsSync(at("ran"))).toBe(false);
 });
 

@@ -150,9 +150,9 @@ test.if(isThere)("npm install -g: all of it works, and what is missing is named 
   renameSync(parts, join(cwd, "parts"));
   const { status, stderr } = await machine.run(cwd, [machine.ipcctl, "start", "worker.py"]);
   expect(status).toBe(3);
-  expect(stderr).toContain("the shim is not there");
+  expect(stderr).toContain("the shim is missing");
   const once = await machine.run(cwd, [machine.ipcctl, "run", "-c", "pass"]);
-  expect(once.stderr).toContain("the shim is not there");
+  expect(once.stderr).toContain("the shim is missing");
   const doctor = await machine.run(cwd, [machine.ipcctl, "doctor"]);
   expect(doctor.status).toBe(1);
   expect(doctor.stdout).toContain("FAIL  shim");

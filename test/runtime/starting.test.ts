@@ -45,7 +45,10 @@ test("what sleeps and has no handler is said to be no Python to look into, long 
     using ipc = new Ipcctl(await home.connect());
     const began = performance.now();
     const error = (await ipc.worker("sleeper", 600_000).catch((error: unknown) => error)) as IpcError;
-    expect([error.code, error.message]).toEqual(["FAILED", "sleeper is no Python that ipcctl can look into"]);
+    expect([error.code, error.message]).toEqual([
+      "FAILED",
+      "cannot look into sleeper: it does not run Python 3.11 or newer under ipcctl",
+    ]);
     expect(performance.now() - began).toBeLessThan(300_000);
   });
 });
@@ -54,7 +57,7 @@ test("what is busy all the time and has no handler is told from what sleeps", as
   await withDaemon(async (home) => {
     await home.cli("start", "--command", "sh -c 'while :; do :; done'", "--name", "busy");
     const { status, stderr } = await home.cli("eval", "busy", "1");
-    expect(stderr).toContain("it still starts, or is no Python");
+    expect(stderr).toContain("it is still starting, or is not Python");
     expect(status).toBe(124);
   });
 });
@@ -171,11 +174,12 @@ test("a shim whose connections are all taken is not said to be gone, and lets in
         socket.resume();
         await waitUntil(async () => !socket.connecting && (await home.status("busy")).pid !== null, "it has connected");
       }
-      const error = (await ipc.worker("busy", 200).catch((one: unknown) => one)) as IpcError;
-      expect([error.code, error.message]).toEqual([
-        "DEADLINE",
-        "busy has as many connections as its shim takes, and none became free",
-      ]);
+      // A busy machine may not have told it once within so little time.
+      for (let [ms, said] = [200, ""]; !said.includes("as many connections as its shim takes"); ms *= 4) {
+        const error = (await ipc.worker("busy", ms).catch((one: unknown) => one)) as IpcError;
+        expect(error.code).toBe("DEADLINE");
+        said = error.message;
+      }
       const waiting = ipc.worker("busy", 100_000);
       for (const socket of idle) socket.destroy();
       using py = await waiting;

@@ -158,14 +158,14 @@ test("a command without arguments is split as a shell would", () => {
   });
 });
 
-test("dependencies come first and circles are refused", () => {
+test("dependencies come first and cycles are refused", () => {
   const app = (id: string, ...depends_on: string[]) => ({ id, config: { depends_on } });
   expect(inDependencyOrder([app("web", "db"), app("db"), app("job", "web")]).map(({ id }) => id)).toEqual([
     "db",
     "web",
     "job",
   ]);
-  expect(() => requireNoCycle([app("a", "b"), app("b", "c")], "c", ["a"])).toThrow("circle");
+  expect(() => requireNoCycle([app("a", "b"), app("b", "c")], "c", ["a"])).toThrow("cycle");
 });
 
 test("secrets are masked by name, by shape, and inside URLs", () => {
