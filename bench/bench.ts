@@ -1,8 +1,8 @@
 /**
- * Measures what README claims, side by side with pm2 and supervisord where they can do the same, in one run:
+ * Measures what docs/benchmarks.md shows, side by side with pm2 and supervisord where they can do the same, in one run:
  *   bun bench/bench.ts [--workers 300] [--only status,start,pump,many] [--write]
  * The peers are installed into bench/out on the first run. Medians and ratios: the machine may be noisy.
- * `--write` puts the table into README.
+ * `--write` puts the table into docs/benchmarks.md.
  */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
@@ -261,7 +261,7 @@ function hasOutput(path: string): boolean {
 }
 
 function writeTable(): void {
-  const path = join(ROOT, "README.md");
+  const path = join(ROOT, "docs/benchmarks.md");
   const begin = "<!-- bench -->\n";
   const end = "<!-- /bench -->";
   const text = readFileSync(path, "utf8");

@@ -3,7 +3,7 @@
  *   bun bench/calls.ts [--only waiting] [--short] [--write]
  * An echo of 64 bytes over a pipe and by a call of ipcctl, over a Unix socket, JSON lines, HTTP keep-alive against uvicorn, ZeroMQ, gRPC,
  * pythonia, python-shell and node-calls-python; what is installed for that lies in bench/out. Then rates, large messages, and many at
- * once. `--write` puts the table into README.
+ * once. `--write` puts the table into docs/benchmarks.md.
  */
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
@@ -487,7 +487,7 @@ async function startPrograms(path: string): Promise<Programs> {
 }
 
 function writeTable(): void {
-  const path = join(ROOT, "README.md");
+  const path = join(ROOT, "docs/benchmarks.md");
   const [begin, end] = ["<!-- calls -->\n", "<!-- /calls -->"];
   const text = readFileSync(path, "utf8");
   const base = rows.find(({ what }) => what.startsWith("call(echo, 64 bytes), awaited"))!.p50;

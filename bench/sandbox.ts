@@ -2,7 +2,7 @@
  * What confinement costs at the start of a program, side by side with sandboxes that do the like, in one run:
  *   bun bench/sandbox.ts [--quick] [--write]
  * One parent starts everything with posix_spawn, one after the other, round after round. bubblewrap and firejail are taken from the machine,
- * sandbox-runtime is installed into bench/out; what is missing is left out by name. `--write` puts the table into README.
+ * sandbox-runtime is installed into bench/out; what is missing is left out by name. `--write` puts the table into docs/benchmarks.md.
  */
 import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
@@ -353,7 +353,7 @@ function connectCost(policyFile: string | undefined, port: number): number {
 }
 
 function writeTable(): void {
-  const path = join(ROOT, "README.md");
+  const path = join(ROOT, "docs/benchmarks.md");
   const [begin, end] = ["<!-- sandbox -->\n", "<!-- /sandbox -->"];
   const text = readFileSync(path, "utf8");
   const lines = rows.map(

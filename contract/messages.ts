@@ -1,4 +1,4 @@
-/** The messages of calls, each `[number, id, …]` in CBOR: `docs/shm-layout.md`. */
+/** The messages of calls, each `[number, id, …]` in CBOR: `docs/internals/shm-layout.md`. */
 
 export const TO_WORKER = {
   call: 1,

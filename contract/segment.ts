@@ -1,5 +1,5 @@
 /**
- * The shared memory of a channel, as clients, workers and the shim lay it out: `docs/shm-layout.md`. Version 3 is a superset of version 2, and
+ * The shared memory of a channel, as clients, workers and the shim lay it out: `docs/internals/shm-layout.md`. Version 3 is a superset of version 2, and
  * both are served.
  */
 

@@ -1,5 +1,5 @@
 /**
- * The contract between daemon, clients and the shim: `docs/shim.md`. A change that an older side would not understand raises the version; the
+ * The contract between daemon, clients and the shim: `docs/internals/shim.md`. A change that an older side would not understand raises the version; the
  * newer side speaks the older version as well.
  */
 
@@ -150,8 +150,8 @@ export const REQUEST_PAYLOADS: Readonly<Record<keyof typeof REQUEST, readonly [p
   ],
   flush: ["empty", "OK: next log file opened, all older ones deleted"],
   open: [
-    "9 to 57 bytes, with 4 descriptors (SCM_RIGHTS) sent along: see `docs/shm-layout.md`",
-    "OK: the first three are passed on to the runtime as they are, the first and the last are kept; ERR ENOTCONN: no runtime is attached; ERR EMFILE: 128 channels are open",
+    "9 to 57 bytes, with 4 descriptors (SCM_RIGHTS) sent along",
+    "see `docs/internals/shm-layout.md`. OK: the first three are passed on to the runtime as they are, the first and the last are kept; ERR ENOTCONN: no runtime is attached; ERR EMFILE: 128 channels are open",
   ],
   wake: [
     "empty",

@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+f6bbe0bd" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+e03e4547" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 #define IPC_SHIM_VERSION 2 /* The shim's contract. */
 #define IPC_SHIM_VERSION_MIN 1 /* The oldest one that is spoken. */
@@ -185,7 +185,7 @@ enum {
 	IPC_LINE_BYTES_MAX = 16384,
 };
 
-/* Limits, as docs/limits.md has them. */
+/* Limits, as docs/internals/limits.md has them. */
 enum {
 	IPC_SPEC_BYTES_MAX = 4194304,
 	IPC_CHANNELS_MAX = 128,

@@ -6,6 +6,7 @@ import * as segment from "../contract/segment.ts";
 import * as shim from "../contract/shim.ts";
 import { VERSION } from "../src/base/version.ts";
 import { answerTable, requestTable } from "./verbs.ts";
+import { layerRows } from "./layers.ts";
 
 type Table = Readonly<Record<string, number>>;
 /** Names and numbers. `*` in the name of a table stands for the key, or is left away with the name of a single number. */
@@ -50,7 +51,7 @@ const PARTS: readonly Part[] = [
   {
     name: "*_MAX",
     numbers: limits("specBytes", "channels", "auditBytes"),
-    says: "Limits, as docs/limits.md has them.",
+    says: "Limits, as docs/internals/limits.md has them.",
   },
   { name: "*_MAX", numbers: limits("valueDepth"), says: "Limits of both sides of a call.", isForPython: true },
   {
@@ -174,7 +175,7 @@ ARCHITECTURES = {${Object.entries(ARCHITECTURES)
     .join(", ")}}
 ${[
   ...PARTS.filter(({ isForPython }) => isForPython),
-  { name: "*_MAX", numbers: PYTHON_LIMITS, says: "Limits, as docs/limits.md has them." },
+  { name: "*_MAX", numbers: PYTHON_LIMITS, says: "Limits, as docs/internals/limits.md has them." },
 ]
   .map(text)
   .join("")}`;
@@ -190,53 +191,58 @@ const entries = <K extends string>(numbers: Readonly<Record<K, number>>): [K, nu
 const TABLES: Readonly<Record<string, () => string>> = {
   "protocol.md: requests": requestTable,
   "protocol.md: answers": answerTable,
-  "shim.md: spec": () =>
+  "architecture.md: folders": () =>
+    table(
+      ["folder", "one job", "may use"],
+      layerRows().map((cells) => row(...cells)),
+    ),
+  "internals/shim.md: spec": () =>
     table(
       ["type", "name", "payload", ""],
       entries(shim.SPEC).map(([key, type]) => row(type, key.toUpperCase(), ...shim.SPEC_PAYLOADS[key])),
     ),
-  "shim.md: requests": () =>
+  "internals/shim.md: requests": () =>
     table(
       ["type", "name", "payload", "answer"],
       entries(shim.REQUEST).map(([key, type]) => row(type, key.toUpperCase(), ...shim.REQUEST_PAYLOADS[key])),
     ),
-  "shim.md: replies": () =>
+  "internals/shim.md: replies": () =>
     table(
       ["type", "name", "payload"],
       entries(shim.REPLY).map(([key, type]) =>
         row(type, shim.REPLY_NAMES[key] ?? key.toUpperCase(), shim.REPLY_PAYLOADS[key]),
       ),
     ),
-  "shm-layout.md: segment": () =>
+  "internals/shm-layout.md: segment": () =>
     table(
       ["offset", "size", "holds"],
       entries(segment.SEGMENT).map(([key, offset]) => row(offset, ...segment.SEGMENT_FIELDS[key])),
     ),
-  "shm-layout.md: kinds": () =>
+  "internals/shm-layout.md: kinds": () =>
     table(
       ["kind", "is for"],
       entries(segment.CHANNEL_KIND).map(([key, kind]) => row(kind, segment.CHANNEL_KINDS[key])),
     ),
-  "shm-layout.md: ended": () =>
+  "internals/shm-layout.md: ended": () =>
     table(
       ["`ended`", "because"],
       entries(segment.ENDED).map(([key, why]) => row(why, segment.ENDED_MEANING[key])),
     ),
-  "shm-layout.md: control": () =>
+  "internals/shm-layout.md: control": () =>
     table(
       ["offset", "word", "written by", "holds"],
       Object.entries(segment.RING_FIELDS).map(([key, about]) =>
         row(segment.RING[key as keyof typeof segment.RING_FIELDS], `\`${upper(key).toLowerCase()}\``, ...about),
       ),
     ),
-  "shm-layout.md: to worker": () =>
+  "internals/shm-layout.md: to worker": () =>
     table(
       ["client to worker", "fields"],
       entries(messages.TO_WORKER).map(([key, kind]) =>
         row(`${kind} ${key.toUpperCase()}`, messages.TO_WORKER_FIELDS[key]),
       ),
     ),
-  "shm-layout.md: to client": () =>
+  "internals/shm-layout.md: to client": () =>
     table(
       ["worker to client", "fields"],
       entries(messages.TO_CLIENT).map(([key, kind]) =>
@@ -259,7 +265,7 @@ export function withTables(file: string, text: string): string {
 
 /** Documents that hold tables, and how many. */
 export const DOCUMENTS: Readonly<Record<string, number>> = Object.fromEntries(
-  ["shim.md", "shm-layout.md", "protocol.md"].map((file) => [
+  ["architecture.md", "internals/shim.md", "internals/shm-layout.md", "protocol.md"].map((file) => [
     file,
     Object.keys(TABLES).filter((name) => name.startsWith(`${file}: `)).length,
   ]),

@@ -13,7 +13,7 @@ import { EFFECTS, EVENTS, STATES, TABLE, type Event, type State } from "../src/w
 
 const NOTICE = "<!-- Written by scripts/generate.ts; change the table in the code instead. -->";
 
-/** `docs/worker-states.md`. */
+/** `docs/internals/worker-states.md`. */
 export function statesDocument(): string {
   const rows = (table: Record<string, string>): string =>
     Object.entries(table)
@@ -69,7 +69,7 @@ export function policySchemaDocument(): string {
   return `${JSON.stringify(policyJsonSchema(), null, 2)}\n`;
 }
 
-/** `docs/limits.md`. */
+/** `docs/internals/limits.md`. */
 export function limitsDocument(): string {
   const rows = Object.entries(LIMITS)
     .map(([name, { value, why }]) => `| \`${name}\` | ${value} | ${why} |`)
@@ -136,8 +136,8 @@ if (import.meta.main) {
     const path = join(docs, file);
     writeFileSync(path, withTables(file, readFileSync(path, "utf8")));
   }
-  writeFileSync(join(docs, "worker-states.md"), statesDocument());
-  writeFileSync(join(docs, "limits.md"), limitsDocument());
+  writeFileSync(join(docs, "internals/worker-states.md"), statesDocument());
+  writeFileSync(join(docs, "internals/limits.md"), limitsDocument());
   writeFileSync(join(docs, "ipcctl.1"), manualPage());
   writeFileSync(join(docs, "ipcctl.schema.json"), schemaDocument());
   writeFileSync(join(docs, "policy.schema.json"), policySchemaDocument());

@@ -1,4 +1,4 @@
-/* Values to CBOR and back: docs/encoding.md. The common types are here, the rare ones in ipcctl._types. */
+/* Values to CBOR and back: docs/internals/encoding.md. The common types are here, the rare ones in ipcctl._types. */
 #include "ipcctl.h"
 
 #include <stdarg.h>

@@ -1,5 +1,5 @@
 /*
- * Whether a worker looks out for the next message before it sleeps, and on which core: docs/waiting.md. Only the rules: they know no
+ * Whether a worker looks out for the next message before it sleeps, and on which core: docs/internals/waiting.md. Only the rules: they know no
  * clock and move nobody.
  */
 #ifndef IPCCTL_OUTLOOK_H

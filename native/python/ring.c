@@ -194,7 +194,7 @@ static PyObject *ring_receive_spin(PyObject *self, PyObject *microseconds)
 	}
 }
 
-/* receive_spin() by the rules of docs/waiting.md. */
+/* receive_spin() by the rules of docs/internals/waiting.md. */
 static PyObject *ring_look_out(PyObject *self, PyObject *microseconds)
 {
 	struct ring *ring = (struct ring *)self;

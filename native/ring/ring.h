@@ -1,6 +1,6 @@
 /*
  * One direction of a channel: a byte ring with one producer and one consumer, in memory shared with a peer that is not trusted
- * (docs/shm-layout.md). What is read from there is read once and judged; the own position is never read back.
+ * (docs/internals/shm-layout.md). What is read from there is read once and judged; the own position is never read back.
  */
 #ifndef IPCCTL_RING_H
 #define IPCCTL_RING_H

@@ -1,4 +1,4 @@
-/* What the parts of the shim promise each other. The contract with the daemon is docs/shim.md. */
+/* What the parts of the shim promise each other. The contract with the daemon is docs/internals/shim.md. */
 #ifndef IPC_H
 #define IPC_H
 

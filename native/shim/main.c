@@ -1,4 +1,4 @@
-/* ipcctl-shim: supervises one worker and outlives the daemon. See docs/shim.md. */
+/* ipcctl-shim: supervises one worker and outlives the daemon. See docs/internals/shim.md. */
 #include "ipc.h"
 
 #include <stdio.h>

@@ -45,7 +45,7 @@ class Segment:
     """What a client hands in: memory with two rings and a socket for bells. The name is empty but for a pipe."""
 
     def __init__(self, payload: bytes, fds: list[int]) -> None:
-        """:raises BrokenChannel: if what the client handed in is not as docs/shm-layout.md says."""
+        """:raises BrokenChannel: if what the client handed in is not as docs/internals/shm-layout.md says."""
         if len(fds) != _contract.CHANNEL_FDS_FORWARDED or len(payload) < _contract.OPEN_KIND:
             raise BrokenChannel(f"a channel is 3 descriptors and 8 bytes or more, not {len(fds)} and {len(payload)}")
         version, capacity = struct.unpack_from("<II", payload)

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+f6bbe0bd"
+EDITION = "0.1.0+e03e4547"
 
 MAGIC = b"IPCCTL"
 
@@ -133,7 +133,7 @@ TO_CLIENT_WANT = 9
 TO_CLIENT_LEAVE = 10
 TO_CLIENT_FORGET = 11
 
-# Limits, as docs/limits.md has them.
+# Limits, as docs/internals/limits.md has them.
 MESSAGE_BYTES_MAX = 268435456
 UNREAD_BYTES_MAX = 67108864
 UNREAD_MS_MAX = 30000

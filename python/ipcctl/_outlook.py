@@ -1,4 +1,4 @@
-"""Whether a worker looks out for the next message before it sleeps, and on which core: docs/waiting.md.
+"""Whether a worker looks out for the next message before it sleeps, and on which core: docs/internals/waiting.md.
 
 The same rules as in native/python/outlook.c, for where there is no C extension.
 """

@@ -1,4 +1,4 @@
-"""What both codecs share: the classes of values and errors, and the rare forms of docs/encoding.md.
+"""What both codecs share: the classes of values and errors, and the rare forms of docs/internals/encoding.md.
 
 The C extension and `_pure` each do the common types themselves and come here for the rest (dates,
 UUIDs, typed arrays, exceptions, subclasses), so that those cannot differ between the two.

@@ -1,4 +1,4 @@
-/** CBOR to values, as `docs/encoding.md` says. The bytes come from the other side: every length is checked before it is used. */
+/** CBOR to values, as `docs/internals/encoding.md` says. The bytes come from the other side: every length is checked before it is used. */
 import { ArrowTable, CodecError, NdArray, typeOf, type TypedArray } from "./codec-error.ts";
 import { DEPTH_MAX } from "./cbor-encode.ts";
 import { PythonError } from "./python-error.ts";

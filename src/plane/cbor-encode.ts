@@ -1,4 +1,4 @@
-/** Values to CBOR, as `docs/encoding.md` says. Written for many small values: no allocation but for what grows the buffer. */
+/** Values to CBOR, as `docs/internals/encoding.md` says. Written for many small values: no allocation but for what grows the buffer. */
 import { limit } from "../base/limits.ts";
 import { ArrowTable, CodecError, NdArray, StreamRef, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
 import { PythonError } from "./python-error.ts";

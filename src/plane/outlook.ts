@@ -1,5 +1,5 @@
 /**
- * How this program waits for its workers: whether it looks out for an answer before it sleeps (docs/waiting.md). One for all channels,
+ * How this program waits for its workers: whether it looks out for an answer before it sleeps (docs/internals/waiting.md). One for all channels,
  * since what a look at one of them costs, all wait for.
  */
 import type { SharedRingBuffer } from "./ring.ts";

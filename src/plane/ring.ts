@@ -1,4 +1,4 @@
-/** One direction of a channel: a byte ring in shared memory with one producer and one consumer, as `docs/shm-layout.md` lays it out. */
+/** One direction of a channel: a byte ring in shared memory with one producer and one consumer, as `docs/internals/shm-layout.md` lays it out. */
 
 import { RING, RING_CAPACITY_MAX, RING_CAPACITY_MIN } from "../../contract/segment.ts";
 

@@ -1,4 +1,4 @@
-/** The daemon's end of a shim: starting one, talking to one, adopting one. The frames are those of `docs/shim.md`. */
+/** The daemon's end of a shim: starting one, talking to one, adopting one. The frames are those of `docs/internals/shim.md`. */
 import { closeSync, constants, openSync, renameSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import type { Socket } from "bun";

@@ -1,4 +1,4 @@
-/** The start specification of one run, as `docs/shim.md` lays it out for the shim. */
+/** The start specification of one run, as `docs/internals/shim.md` lays it out for the shim. */
 import {
   ADDRESS_CLASS,
   KILL_MODE,

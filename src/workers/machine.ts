@@ -1,6 +1,6 @@
 /**
  * The life of a worker as a table: states × events → next state and effects. Pure; it never waits, reads a
- * clock or does anything. `docs/worker-states.md` is generated from it.
+ * clock or does anything. `docs/internals/worker-states.md` is generated from it.
  */
 import type { StateWord } from "../protocol/status.ts";
 

@@ -88,7 +88,7 @@ class Client:
         return Client.number
 
     def want(self, number: int) -> None:
-        """As docs/shm-layout.md has it; the signal is sent by who calls."""
+        """As docs/internals/shm-layout.md has it; the signal is sent by who calls."""
         slot = next(at for at, one in enumerate(self.slots) if one == 0)
         self.slots[slot] = number
         self.words[17] += 1

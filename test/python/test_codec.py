@@ -1,4 +1,4 @@
-"""docs/encoding.md, held to both implementations."""
+"""docs/internals/encoding.md, held to both implementations."""
 
 from __future__ import annotations
 

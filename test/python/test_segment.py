@@ -12,7 +12,7 @@ import support  # noqa: F401 - makes the package importable
 from ipcctl._channel import Segment
 from ipcctl._codec import BrokenChannel
 
-# Typed here once more on purpose: docs/shm-layout.md.
+# Typed here once more on purpose: docs/internals/shm-layout.md.
 CAPACITY = 4096
 SIZE = 4096 + 2 * CAPACITY
 ADD_SEALS, SEAL_SHRINK_GROW = 1033, 0x2 | 0x4

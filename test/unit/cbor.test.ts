@@ -218,7 +218,7 @@ for line in sys.stdin:
   }
 });
 
-/** What goes one way only (docs/encoding.md): a Map with string keys or none comes back as an object. */
+/** What goes one way only (docs/internals/encoding.md): a Map with string keys or none comes back as an object. */
 function normal(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(normal);
   if (value instanceof Map)

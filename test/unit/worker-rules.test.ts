@@ -23,7 +23,7 @@ const root = join(import.meta.dir, "..", "..");
 const config = (fields: object) => parseAppConfig(JSON.stringify({ name: "a", command: "true", ...fields }), "/");
 
 test("the documents drawn from tables are what the tables say", () => {
-  expect(readFileSync(join(root, "docs/worker-states.md"), "utf8")).toBe(statesDocument());
+  expect(readFileSync(join(root, "docs/internals/worker-states.md"), "utf8")).toBe(statesDocument());
   expect(readFileSync(join(root, "contract/edition.ts"), "utf8")).toBe(editionModule());
   expect(readFileSync(join(root, "native/contract.h"), "utf8")).toBe(contractHeader());
   expect(readFileSync(join(root, "python/ipcctl/_contract.py"), "utf8")).toBe(contractModule());
@@ -32,7 +32,7 @@ test("the documents drawn from tables are what the tables say", () => {
     expect(text).toBe(withTables(file, text));
     expect(text.split("<!-- table: ").length - 1).toBe(tables);
   }
-  expect(readFileSync(join(root, "docs/limits.md"), "utf8")).toBe(limitsDocument());
+  expect(readFileSync(join(root, "docs/internals/limits.md"), "utf8")).toBe(limitsDocument());
   expect(readFileSync(join(root, "docs/ipcctl.1"), "utf8")).toBe(manualPage());
   expect(readFileSync(join(root, "docs/ipcctl.schema.json"), "utf8")).toBe(schemaDocument());
   expect(readFileSync(join(root, "docs/policy.schema.json"), "utf8")).toBe(policySchemaDocument());

@@ -1,0 +1,85 @@
+/**
+ * What each folder of `src` is for, and which folders it may import from, each arrow with its reason where it has one that
+ * the names do not tell. `test/unit/layers.test.ts` holds the imports to it; `docs/architecture.md` shows it as a table.
+ */
+export interface Layer {
+  readonly job: string;
+  /** Folder to reason; an empty reason where the names say it. `.` is `src` itself. */
+  readonly uses: Readonly<Record<string, string>>;
+}
+
+export const LAYERS: Readonly<Record<string, Layer>> = {
+  base: {
+    job: "errors, limits, names, paths, units, signals, the few system calls",
+    uses: { contract: "" },
+  },
+  protocol: {
+    job: "frames, requests, responses, definitions of apps and the order of their dependencies, project files",
+    uses: { base: "" },
+  },
+  logs: {
+    job: "reading, following and compressing CRI log files; many of them as one (`view`) for whoever shows them",
+    uses: { base: "", contract: "how long a line may be" },
+  },
+  sandbox: {
+    job: "policies: reading them, and compiling them to what the shim carries out: rights, mounts, programs of seccomp",
+    uses: { base: "", contract: "classes of addresses" },
+  },
+  plane: {
+    job: "shared-memory channels and pipes: rings, encoding, memory handed over, the system calls they need",
+    uses: { base: "", contract: "" },
+  },
+  shim: {
+    job: "what speaks to a shim or reads what it leaves: specification, link, records, lock, control group, processes left over",
+    uses: { base: "", contract: "", protocol: "how an exit is told", sandbox: "types of what is carried out" },
+  },
+  launch: {
+    job: "what runs is decided here: interpreter, arguments, boot, what may be read, snapshot; from a definition to a specification",
+    uses: { base: "", contract: "", protocol: "definitions", sandbox: "", shim: "the specification" },
+  },
+  workers: {
+    job: "state table, supervision, store",
+    uses: { base: "", contract: "", protocol: "", sandbox: "", logs: "", shim: "", launch: "" },
+  },
+  sdk: {
+    job: "connection to the daemon, starting it",
+    uses: { base: "", protocol: "" },
+  },
+  runtime: {
+    job: "calls into workers on top of a channel; `connect()` and `eval()` of the package",
+    uses: { base: "", contract: "numbers of messages", protocol: "", plane: "", sdk: "" },
+  },
+  daemon: {
+    job: "socket, sessions, handlers; `compose.ts` is the list of its parts, each made of those above it and taken apart in the reverse order",
+    uses: { base: "", contract: "", protocol: "", logs: "", sandbox: "", shim: "", launch: "", workers: "" },
+  },
+  cli: {
+    job: "the command line",
+    uses: {
+      base: "",
+      contract: "the version that `doctor` expects of a shim",
+      protocol: "",
+      logs: "",
+      sandbox: "`policy`, exceptions",
+      shim: "",
+      launch: "`run` makes the same specification without a daemon; snapshots and the audit log are found there",
+      workers: "what `doctor` and `daemon` say of a lost database and of strays",
+      sdk: "",
+      runtime: "`eval`, `call`, `repl`",
+    },
+  },
+  ".": {
+    job: 'what `import … from "ipcctl"` gives; `main.ts` beside it is the program',
+    uses: { base: "", plane: "", runtime: "", daemon: "", cli: "" },
+  },
+};
+
+/** The rows of the table in `docs/architecture.md`. */
+export const layerRows = (): string[][] =>
+  Object.entries(LAYERS).map(([folder, { job, uses }]) => [
+    folder === "." ? "`src/index.ts`" : `\`src/${folder}\``,
+    job,
+    Object.entries(uses)
+      .map(([target, why]) => (why === "" ? target : `${target} (${why})`))
+      .join(", "),
+  ]);
