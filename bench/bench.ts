@@ -9,7 +9,6 @@ import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { SCRIPT_POLICY } from "../src/base/policies.ts";
-import type { DaemonStatus } from "../src/protocol/status.ts";
 import { Home, ROOT, waitUntil } from "../test/home.ts";
 import { countLines, pm2, settled, supervisord, type Peer, type Program } from "./peers.ts";
 
@@ -226,11 +225,10 @@ async function manyWorkers(): Promise<void> {
   process.kill(pid, "SIGKILL");
   const killed = performance.now();
   using connection = await home.connect();
-  const { running } = await connection.query<DaemonStatus>("DaemonStatus");
+  const { running } = await connection.daemonStatus();
   const adoption = performance.now() - killed;
-  await connection.query({
-    Act: { verb: "stop", names: programs.map(({ name }) => name), grace_ms: 0, is_parallel: true, wait_ms: 0 },
-  });
+  const names = programs.map(({ name }) => name);
+  await connection.act("stop", names, { graceMs: 0, isParallel: true });
   const theirs = await both(async (peer) => {
     const began = performance.now();
     await peer.start(programs);

@@ -42,12 +42,19 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     uses: { base: "", contract: "", protocol: "", sandbox: "", logs: "", shim: "", launch: "" },
   },
   sdk: {
-    job: "connection to the daemon, starting it",
+    job: "connection to the daemon, its verbs as methods, starting it",
     uses: { base: "", protocol: "" },
   },
   runtime: {
     job: "calls into workers on top of a channel; `connect()` and `eval()` of the package",
-    uses: { base: "", contract: "numbers of messages", protocol: "", plane: "", sdk: "" },
+    uses: {
+      base: "",
+      contract: "numbers of messages",
+      protocol: "",
+      logs: "a program reads the files itself",
+      plane: "",
+      sdk: "",
+    },
   },
   daemon: {
     job: "socket, sessions, handlers; `compose.ts` is the list of its parts, each made of those above it and taken apart in the reverse order",
@@ -70,7 +77,15 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   },
   ".": {
     job: 'what `import … from "ipcctl"` gives; `main.ts` beside it is the program',
-    uses: { base: "", plane: "", runtime: "", daemon: "", cli: "" },
+    uses: {
+      base: "",
+      protocol: "types of answers",
+      plane: "",
+      sdk: "types of options",
+      runtime: "",
+      daemon: "",
+      cli: "",
+    },
   },
 };
 

@@ -16,3 +16,16 @@ export { Pipe } from "./plane/pipe.ts";
 export { shared } from "./plane/sharing.ts";
 export { connect, Ipcctl, type ConnectOptions, type StartOptions } from "./runtime/connect.ts";
 export { PythonWorker, type CallOptions, type EvalOptions } from "./runtime/python-worker.ts";
+export { Feed } from "./runtime/feed.ts";
+export type { EventOptions, IpcEvent, LogEntry, LogOptions } from "./runtime/watch.ts";
+export type { ActOptions, ActVerb } from "./sdk/verbs.ts";
+export type {
+  ActResult,
+  DaemonStatus,
+  ExitInfo,
+  LogLines,
+  Started,
+  WorkerDescription,
+  WorkerStatus,
+} from "./protocol/status.ts";
+export type { Response as IpcResponse } from "./protocol/responses.ts";

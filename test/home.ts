@@ -12,7 +12,7 @@ import {
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { resolvePaths } from "../src/base/paths.ts";
-import type { DaemonStatus, WorkerStatus } from "../src/protocol/status.ts";
+import type { WorkerStatus } from "../src/protocol/status.ts";
 import { connectDaemon } from "../src/sdk/autostart.ts";
 import { openScratches } from "../src/launch/scratch.ts";
 import type { Connection } from "../src/sdk/connection.ts";
@@ -123,7 +123,7 @@ export class Home implements AsyncDisposable, Witness {
 
   async status(name: string): Promise<WorkerStatus> {
     using connection = await this.connect();
-    return await connection.query<WorkerStatus>({ Status: { name } });
+    return await connection.status(name);
   }
 
   /** Of the standard output. */
@@ -138,12 +138,12 @@ export class Home implements AsyncDisposable, Witness {
 
   async #logs(name: string, lines: number): Promise<{ output: string[]; errors: string[] }> {
     using connection = await this.connect();
-    return (await connection.query<{ logs: { output: string[]; errors: string[] } }>({ Logs: { name, lines } })).logs;
+    return await connection.lastLines(name, lines);
   }
 
   async daemonPid(): Promise<number> {
     using connection = await this.connect();
-    return (await connection.query<DaemonStatus>("DaemonStatus")).pid;
+    return (await connection.daemonStatus()).pid;
   }
 
   /** kill -9, and waits until it is gone. */

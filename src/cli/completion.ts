@@ -1,7 +1,6 @@
 /** Completion scripts, and the hidden `__complete` that they ask. */
 import type { Command, Option } from "commander";
 import { atMost } from "../base/patience.ts";
-import { readWorkers } from "../protocol/status.ts";
 import { Connection } from "../sdk/connection.ts";
 import { Context } from "./context.ts";
 
@@ -82,7 +81,7 @@ function optionOf(command: Command, program: Command, word: string): Option | un
 async function workerNames(): Promise<string[]> {
   const ask = async (): Promise<string[]> => {
     using connection = await Connection.open(new Context({}).paths.socket);
-    const all = await connection.query({ Status: { name: null } }, readWorkers);
+    const all = await connection.status();
     const groups = new Set(all.flatMap(({ group }) => (group === null ? [] : [`@${group}`])));
     return [...all.map((worker) => worker.name), ...groups];
   };

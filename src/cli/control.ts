@@ -1,26 +1,20 @@
 /** Commands that change workers: stop, restart, reload, delete, flush, signal, scale. */
 import { ERROR_CODES, IpcError, isErrorCode } from "../base/errors.ts";
-import { readWorkers, type ActResult, type WorkerStatus } from "../protocol/status.ts";
+import { type ActResult, type WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
+import type { ActOptions, ActVerb } from "../sdk/verbs.ts";
 import { printable, type Context } from "./context.ts";
 import { isGlob, matches, pick, select } from "./select.ts";
-
-export type ActOptions = {
-  readonly graceMs?: number;
-  readonly isParallel?: boolean;
-  readonly waitMs?: number;
-  readonly signal?: string;
-};
 
 /** One verb on everything that the patterns mean. The exit status is that of the first failure. */
 export async function act(
   context: Context,
-  verb: string,
+  verb: ActVerb,
   patterns: readonly string[],
-  options: ActOptions = {},
+  options: Omit<ActOptions, "apps"> = {},
 ): Promise<number> {
   using connection = await context.connect();
-  const all = await connection.query({ Status: { name: null } }, readWorkers);
+  const all = await connection.status();
   const isStray = verb === "delete" && (await deleteStray(connection, all, patterns));
   if (isStray) return report(context, [{ name: patterns[0]!, ok: true, message: "deleted" }]);
   const chosen = pick(all, patterns);
@@ -30,17 +24,7 @@ export async function act(
     else context.note("no workers");
     return 0;
   }
-  const results = await connection.query<ActResult[]>({
-    Act: {
-      verb,
-      names,
-      apps: wholeApps(all, chosen),
-      grace_ms: options.graceMs ?? null,
-      is_parallel: options.isParallel ?? false,
-      wait_ms: options.waitMs ?? 0,
-      signal: options.signal ?? "",
-    },
-  });
+  const results = await connection.act(verb, names, { ...options, apps: wholeApps(all, chosen) });
   return report(context, results);
 }
 
@@ -61,7 +45,7 @@ async function deleteStray(
   if (name === undefined || patterns.length > 1 || isGlob(name) || name === "all" || name.startsWith("@")) return false;
   if (all.some((worker) => matches(worker, name))) return false;
   try {
-    await connection.request({ Delete: { name } });
+    await connection.delete(name);
     return true;
   } catch (error) {
     if (error instanceof IpcError && error.code === "NOT_FOUND") return false; // the usual case: a typing error

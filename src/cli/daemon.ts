@@ -4,13 +4,12 @@ import { IpcError } from "../base/errors.ts";
 import { daemonEntry } from "../base/install.ts";
 import { bunCommand } from "../base/platform.ts";
 import { formatBytes, formatUptime } from "../base/units.ts";
-import { readDaemon } from "../protocol/status.ts";
 import { cleanEnv, requireSameSocket } from "../sdk/autostart.ts";
 import { printable, type Context } from "./context.ts";
 
 export async function daemonStatus(context: Context): Promise<number> {
   using connection = await context.connect(false);
-  const status = await connection.query("DaemonStatus", readDaemon);
+  const status = await connection.daemonStatus();
   if (context.isJson) context.print(JSON.stringify(status, null, 2));
   else {
     context.print(
@@ -54,7 +53,7 @@ export async function restartDaemon(context: Context): Promise<number> {
   await requireStartable(context);
   await end(context, true);
   using connection = await context.connect();
-  const status = await connection.query("DaemonStatus", readDaemon);
+  const status = await connection.daemonStatus();
   if (!context.isJson)
     context.print(`daemon restarted (pid ${status.pid}), ${status.running} of ${status.workers} workers run`);
   else context.print(JSON.stringify(status, null, 2));
@@ -99,7 +98,7 @@ async function askToEnd(context: Context, keepWorkers: boolean, mayStart: boolea
     () => undefined,
     () => gone.resolve(),
   );
-  await connection.request({ Shutdown: { keep_workers: keepWorkers } });
+  await connection.shutdown({ keepWorkers });
   await gone.promise;
 }
 

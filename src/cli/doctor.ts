@@ -9,7 +9,6 @@ import { BUN_NEEDED, isBunEnough } from "../base/platform.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { IpcError } from "../base/errors.ts";
 import { VERSION } from "../base/version.ts";
-import { readDaemon, readWorkers } from "../protocol/status.ts";
 import { openGreeted, Silence } from "../sdk/autostart.ts";
 import type { Context } from "./context.ts";
 import { versionsThatDiffer } from "./status.ts";
@@ -195,7 +194,7 @@ async function checkDaemon({ paths }: Context): Promise<Check> {
   const holder = findLockHolder(paths.lock);
   try {
     using connection = await openGreeted(paths.socket);
-    const { pid, degraded, version } = await connection.query("DaemonStatus", readDaemon);
+    const { pid, degraded, version } = await connection.daemonStatus();
     if (holder && holder.pid !== pid)
       return {
         name,
@@ -206,7 +205,7 @@ async function checkDaemon({ paths }: Context): Promise<Check> {
     const troubles = degraded.filter((text) => !text.includes(paths.database)); // that has a line of its own
     if (troubles.length > 0)
       return { name, status: "warn", detail: troubles.join("; "), remedy: `see: ${paths.daemonLog}` };
-    const [other] = versionsThatDiffer(version, await connection.query({ Status: { name: null } }, readWorkers));
+    const [other] = versionsThatDiffer(version, await connection.status());
     if (other) return { name, status: "warn", detail: other.what, remedy: other.remedy };
     return { name, status: "ok", detail: `version ${version} answers at ${paths.socket}` };
   } catch (error) {

@@ -7,7 +7,6 @@ import { PYTHON_PACKAGES } from "../base/install.ts";
 import { atMost } from "../base/patience.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { parseDurationMs } from "../base/units.ts";
-import { readWorkers } from "../protocol/status.ts";
 import type { PythonWorker } from "../runtime/python-worker.ts";
 import { workingProcess } from "./again.ts";
 import { isTerminal, jsonText, type Context } from "./context.ts";
@@ -131,7 +130,7 @@ async function isUnfinished(worker: PythonWorker, code: string): Promise<boolean
 async function open(context: Context, name: string, left = OPEN_MS): Promise<PythonWorker> {
   const { PythonWorker } = await import("../runtime/python-worker.ts");
   using connection = await context.connect();
-  const chosen = pick(await connection.query({ Status: { name: null } }, readWorkers), [name]);
+  const chosen = pick(await connection.status(), [name]);
   const exact = chosen.filter((worker) => worker.name === name.toLowerCase());
   const [worker, second] = exact.length > 0 ? exact : chosen;
   if (!worker || second)

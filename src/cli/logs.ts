@@ -5,7 +5,6 @@ import { IpcError } from "../base/errors.ts";
 import { parseCount, parseDurationMs } from "../base/units.ts";
 import type { LogLine } from "../logs/cri.ts";
 import { localLog, LogView, type LogSource, type LogWish, type SourcedPiece, type ViewBatch } from "../logs/view.ts";
-import { readWorkers } from "../protocol/status.ts";
 import { printable, type Context } from "./context.ts";
 import { LogPrinter } from "./log-printer.ts";
 import { put } from "./output.ts";
@@ -130,7 +129,7 @@ async function endOfAll(context: Context, sources: readonly LogSource[], signal:
     );
     await connection.request({ Subscribe: { subscription: { StatusEvents: { app_name: null } } } });
     using asking = await context.connect();
-    const all = await asking.query({ Status: { name: null } }, readWorkers);
+    const all = await asking.status();
     const ours = all.filter((worker) => names.has(worker.name));
     if (ours.every(({ state }) => state === "Stopped" || state === "Crashed"))
       return ours.every(({ last_exit_code }) => last_exit_code === 0 || last_exit_code === null) ? 0 : 1;
@@ -190,7 +189,7 @@ async function findLogs(context: Context, patterns: readonly string[], mayStart 
   const wanted = patterns.length === 0 ? ["all"] : patterns;
   try {
     using connection = await context.connect(mayStart);
-    const all = await connection.query({ Status: { name: null } }, readWorkers);
+    const all = await connection.status();
     return pick(all, wanted).map(({ name, log_dir }) => ({ name, dir: log_dir }));
   } catch (error) {
     if (!(error instanceof IpcError) || error.code !== "NO_DAEMON" || !existsSync(context.paths.workersDir))

@@ -1,12 +1,12 @@
 /** Which workers a pattern means: a name, an app's instances, a glob, `all`, `@group`. */
 import { IpcError } from "../base/errors.ts";
 import { findWorkerId } from "../base/names.ts";
-import { readWorkers, type WorkerStatus } from "../protocol/status.ts";
+import { type WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
 
 /** Every worker that one of the patterns means, in the daemon's order. @throws IpcError NOT_FOUND for a pattern without any. */
 export async function select(connection: Connection, patterns: readonly string[]): Promise<WorkerStatus[]> {
-  const all = await connection.query({ Status: { name: null } }, readWorkers);
+  const all = await connection.status();
   return pick(all, patterns);
 }
 

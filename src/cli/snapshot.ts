@@ -3,7 +3,6 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { PARTS, PYTHON_PACKAGES, remedyFor } from "../base/install.ts";
-import { readWorkers } from "../protocol/status.ts";
 import { formatBytes } from "../base/units.ts";
 import { findSnapshot, SNAPSHOT_GROUP, SNAPSHOT_PREFIX } from "../launch/snapshot.ts";
 import { act } from "./control.ts";
@@ -65,14 +64,14 @@ export async function createSnapshot(context: Context, name: string, flags: Snap
     auto_start: true,
   };
   using connection = await context.connect();
-  const response = await connection.request({ Start: { name: app.name, config: JSON.stringify(app) } });
-  if ("Success" in response && (response.Success as { already_running?: boolean }).already_running === true)
+  const { already_running: isThere } = await connection.startApp(app);
+  if (isThere)
     throw new IpcError("FAILED", `there is a snapshot ${name} already`, { hint: `ipcctl snapshot delete ${name}` });
   try {
-    await connection.request({ WaitReady: { names: [app.name], timeout_ms: READY_MS } });
+    await connection.waitReady(app.name, READY_MS);
   } catch (error) {
-    const { logs } = await connection.query<{ logs: { errors: string[] } }>({ Logs: { name: app.name, lines: 3 } });
-    await connection.request({ Delete: { name: app.name } });
+    const logs = await connection.lastLines(app.name, 3);
+    await connection.delete(app.name);
     throw new IpcError("FAILED", `snapshot ${name}: ${logs.errors.at(-1) ?? (error as Error).message}`, {
       cause: error,
     });
@@ -83,7 +82,7 @@ export async function createSnapshot(context: Context, name: string, flags: Snap
 
 export async function listSnapshots(context: Context): Promise<number> {
   using connection = await context.connect();
-  const all = (await connection.query({ Status: { name: null } }, readWorkers))
+  const all = (await connection.status())
     .filter(({ group, app }) => group === SNAPSHOT_GROUP && app.startsWith(SNAPSHOT_PREFIX))
     .map(({ app, state, pid, memory_bytes }) => {
       const name = app.slice(SNAPSHOT_PREFIX.length);

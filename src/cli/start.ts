@@ -7,7 +7,6 @@ import { limit } from "../base/limits.ts";
 import { findWorkerId } from "../base/names.ts";
 import { parseCount, parseDurationMs, parseMemoryBytes } from "../base/units.ts";
 import type { Definition } from "../protocol/project.ts";
-import { readWorker, readWorkers } from "../protocol/status.ts";
 import { chosenDefault } from "../base/policies.ts";
 import { grantsOf, policyPath, type PolicyFlags } from "./exceptions.ts";
 import { splitWords } from "../base/shell-words.ts";
@@ -15,6 +14,7 @@ import { act } from "./control.ts";
 import { printable, type Context } from "./context.ts";
 import { logs } from "./logs.ts";
 import { tellWeaker } from "./weaker.ts";
+import type { Started } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { isGlob, matches, select } from "./select.ts";
 
@@ -88,7 +88,7 @@ async function startKnown(context: Context, pattern: string, flags: StartFlags):
   if (status !== 0 || (flags.waitReady === undefined && flags.attach === undefined)) return status;
   using connection = await context.connect();
   const names = (await select(connection, [pattern])).map((worker) => worker.name);
-  if (flags.waitReady !== undefined) await connection.request({ WaitReady: { names, timeout_ms: readyMs(flags) } });
+  if (flags.waitReady !== undefined) await connection.waitReady(names, readyMs(flags));
   return flags.attach ? attach(context, names) : 0;
 }
 
@@ -110,7 +110,7 @@ function refuseDefinitionFlags(what: string, flags: StartFlags): void {
 async function isKnown(context: Context, pattern: string): Promise<boolean> {
   if (extname(pattern) !== "" && !isGlob(pattern)) return false;
   using connection = await context.connect();
-  const all = await connection.query({ Status: { name: null } }, readWorkers);
+  const all = await connection.status();
   return pattern === "all" ? all.length > 0 : all.some((worker) => matches(worker, pattern));
 }
 
@@ -213,24 +213,14 @@ function clean(fields: Record<string, unknown> & { name: string }): Definition {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as Definition; // the name stays
 }
 
-type Started = {
-  readonly name?: string;
-  readonly pid?: number | null;
-  readonly already_running?: boolean;
-  readonly is_other_definition?: boolean;
-  readonly instances?: { name: string; pid: number | null }[];
-};
-
 async function startAll(context: Context, definitions: readonly Definition[], flags: StartFlags): Promise<number> {
   for (const { name } of definitions) requireSelectable(name);
   using connection = await context.connect();
   let status = 0;
   for (const definition of definitions) {
     const config = connection.decidesPolicy ? definition : await decideHere(definition);
-    const response = await connection.request({ Start: { name: definition.name, config: JSON.stringify(config) } });
-    const answer = ("Success" in response ? response.Success : {}) as Started;
-    if (flags.waitReady !== undefined)
-      await connection.request({ WaitReady: { names: [definition.name], timeout_ms: readyMs(flags) } });
+    const answer = await connection.startApp(config);
+    if (flags.waitReady !== undefined) await connection.waitReady(definition.name, readyMs(flags));
     if (answer.is_other_definition) {
       context.fail({
         code: "FAILED",
@@ -266,7 +256,7 @@ async function tellWeakerOf(context: Context, connection: Connection, started: r
   const degraded = new Set<string>();
   for (const name of started)
     try {
-      const worker = await connection.query({ Status: { name } }, readWorker);
+      const worker = await connection.status(name);
       worker.degraded.forEach((what) => degraded.add(what));
     } catch (error) {
       if (!(error instanceof IpcError) || error.code !== "NOT_FOUND") throw error; // deleted since
@@ -274,7 +264,7 @@ async function tellWeakerOf(context: Context, connection: Connection, started: r
   tellWeaker(context, [...degraded]);
 }
 
-function print(context: Context, { name = "", pid = null, already_running = false, instances = [] }: Started): void {
+function print(context: Context, { name, pid, already_running = false, instances = [] }: Started): void {
   if (context.isJson) context.print(JSON.stringify({ name, pid, already_running, instances }));
   else if (already_running) context.print(`${printable(name)} is already running (pid ${pid})`);
   else for (const one of instances) context.print(`started ${printable(one.name)} (pid ${one.pid})`);

@@ -4,15 +4,7 @@ import { atMost } from "../base/patience.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { formatBytes, formatUptime } from "../base/units.ts";
 import { VERSION } from "../base/version.ts";
-import {
-  readDaemon,
-  readDescription,
-  readWorkers,
-  type CallStatus,
-  type StateWord,
-  type WorkerDescription,
-  type WorkerStatus,
-} from "../protocol/status.ts";
+import { type CallStatus, type StateWord, type WorkerDescription, type WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { isTerminal, terminalWidth, printable, type Context } from "./context.ts";
 import { pick } from "./select.ts";
@@ -70,7 +62,7 @@ export async function status(context: Context, name: string | undefined): Promis
   if (context.isJson) context.print(JSON.stringify(workers, null, 2));
   else {
     printTable(context, workers);
-    const { degraded, version } = await connection.query("DaemonStatus", readDaemon);
+    const { degraded, version } = await connection.daemonStatus();
     for (const text of degraded) context.note(`degraded: ${printable(text)}`);
     for (const { what, remedy } of versionsThatDiffer(version, workers)) context.note(`${printable(what)}: ${remedy}`);
   }
@@ -104,7 +96,7 @@ export function versionsThatDiffer(
 }
 
 async function read(connection: Connection, name: string | undefined): Promise<WorkerStatus[]> {
-  const all = await connection.query({ Status: { name: null } }, readWorkers);
+  const all = await connection.status();
   return name === undefined ? all : pick(all, [name]);
 }
 
@@ -200,11 +192,11 @@ export async function watchStatus(context: Context, name: string | undefined): P
 /** One worker as an object; several, where the pattern means several, one after the other. */
 export async function describe(context: Context, pattern: string): Promise<number> {
   using connection = await context.connect();
-  const chosen = pick(await connection.query({ Status: { name: null } }, readWorkers), [pattern]);
+  const chosen = pick(await connection.status(), [pattern]);
   const exact = chosen.filter((worker) => worker.name === pattern.toLowerCase());
   const names = (exact.length === 1 ? exact : chosen).map((worker) => worker.name);
   for (const [index, name] of names.entries()) {
-    const description = await connection.query({ Describe: { name } }, readDescription);
+    const description = await connection.describe(name);
     if (index > 0 && !context.isJson) context.print("");
     if (context.isJson) context.print(JSON.stringify(description, null, 2));
     else await printDescription(context, description);

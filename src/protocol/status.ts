@@ -136,6 +136,20 @@ export type ActResult = {
   pid?: number | null;
 };
 
+/** Answer of Start. */
+export type Started = {
+  message: string;
+  /** By which the app is known from now on. */
+  name: string;
+  /** Of the first instance. */
+  pid: number | null;
+  /** It ran before, and nothing was changed. */
+  already_running?: boolean;
+  /** Then: whether it runs by another definition than this one. */
+  is_other_definition?: boolean;
+  instances?: { name: string; pid: number | null }[];
+};
+
 /** Answer of Hello. */
 export type Greeting = { protocol: number; version: string; pid: number };
 

@@ -65,9 +65,9 @@ export const VERBS = {
   Start: {
     fields: z.object({ name, config: z.string() }),
     answer: success({
-      name: z.exactOptional(z.string()),
-      pid: z.exactOptional(pid),
-      already_running: z.exactOptional(z.literal(true)),
+      name: z.string(),
+      pid,
+      already_running: z.exactOptional(z.boolean()),
       is_other_definition: z.exactOptional(z.boolean()),
       instances: z.exactOptional(z.array(z.strictObject({ name: z.string(), pid }))),
     }),

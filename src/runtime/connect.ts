@@ -8,10 +8,14 @@ import { requirePlatform, sleep } from "../base/platform.ts";
 import { requireSystem } from "../plane/system.ts";
 import { resolvePaths } from "../base/paths.ts";
 import { absolutePath, workingDirectory } from "../base/working-directory.ts";
-import { readDescription, readWorker, readWorkers, type ExitInfo, type WorkerStatus } from "../protocol/status.ts";
+import type { Response } from "../protocol/responses.ts";
+import type { ExitInfo, WorkerStatus } from "../protocol/status.ts";
 import { cleanEnv, connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
+import { instancesOf, Verbs } from "../sdk/verbs.ts";
+import type { Feed } from "./feed.ts";
 import { BEGIN_MS, PythonWorker, REOPEN_MS, type AnyFunctions, type Attach } from "./python-worker.ts";
+import { openEvents, readLogs, type EventOptions, type IpcEvent, type LogEntry, type LogOptions } from "./watch.ts";
 
 /** The daemon hears of an end within milliseconds. */
 const ENDING_MS = 2000;
@@ -49,16 +53,23 @@ export async function connect(options: ConnectOptions = {}): Promise<Ipcctl> {
   return new Ipcctl(await open(), open);
 }
 
-/** A connection to the daemon that is made anew when that was restarted. Only what is under way keeps the program alive. */
-export class Ipcctl implements Disposable, AsyncDisposable {
+/**
+ * A connection to the daemon that is made anew when that was restarted; every verb of the daemon is a method. Only what is under way keeps the
+ * program alive.
+ */
+export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
   #connection: Connection;
   readonly #open: (() => Promise<Connection>) | undefined;
   #opening: Promise<Connection> | undefined;
   #isDisposed = false;
-  readonly #workers = new Set<Disposable>();
+  /** Workers, and what is read. */
+  readonly #opened = new Set<Disposable>();
+  /** Subscriptions that the daemon has not taken yet: what is asked after them comes after them. */
+  readonly #subscribing = new Set<Promise<void>>();
 
   /** @param open makes the next connection; without it there is none */
   constructor(connection: Connection, open?: () => Promise<Connection>) {
+    super();
     this.#connection = connection;
     this.#open = open;
   }
@@ -98,11 +109,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
       script: path,
       cwd: options.cwd ?? workingDirectory() ?? "/",
     };
-    const response = await daemon.request({ Start: { name, config: JSON.stringify(config) } });
-    const { name: id = name, is_other_definition: isOther } = ("Success" in response ? response.Success : {}) as {
-      name?: string;
-      is_other_definition?: boolean;
-    };
+    const { name: id, is_other_definition: isOther } = await daemon.startApp(config);
     if (isOther)
       throw new IpcError("FAILED", `${id} is running already, with another definition`, {
         hint: `another name, or: ipcctl stop ${id}`,
@@ -115,9 +122,9 @@ export class Ipcctl implements Disposable, AsyncDisposable {
     const worker: PythonWorker<W> = await PythonWorker.open<W>(
       (attach, ms) => this.#attach(name, attach, ms),
       timeoutMs,
-      () => this.#workers.delete(worker),
+      () => this.#opened.delete(worker),
     );
-    this.#workers.add(worker);
+    this.#opened.add(worker);
     return worker;
   }
 
@@ -128,7 +135,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
     for (;;) {
       let isOver = false;
       try {
-        const status = await (await this.#daemon()).query({ Status: { name } }, readWorker);
+        const status = await (await this.#daemon()).status(name);
         restarts ??= status.restarts;
         const keepsEnding = status.restarts - restarts >= ENDINGS_MAX;
         isOver = status.state === "Stopped" || status.state === "Crashed" || keepsEnding;
@@ -153,8 +160,8 @@ export class Ipcctl implements Disposable, AsyncDisposable {
     const how = last_exit_signal ?? (last_exit_code === null ? null : `exit code ${last_exit_code}`);
     if (state === "Stopped" || how === null)
       return new IpcError("NOT_RUNNING", `${name} is not running`, { hint: `ipcctl start ${name}` });
-    const { logs } = await (await this.#daemon()).query<{ logs: { errors: string[] } }>({ Logs: { name, lines: 5 } });
-    const said = logs.errors.findLast((line) => line.trim() !== "");
+    const { errors } = await (await this.#daemon()).lastLines(name, 5);
+    const said = errors.findLast((line) => line.trim() !== "");
     return new IpcError("NOT_RUNNING", `${name} ended with ${how}${said === undefined ? "" : `: ${said.trim()}`}`, {
       hint: `ipcctl logs ${name}`,
     });
@@ -166,7 +173,7 @@ export class Ipcctl implements Disposable, AsyncDisposable {
     for (let pauseMs = 2; performance.now() < deadline; pauseMs = Math.min(pauseMs * 2, 50)) {
       let exits: readonly ExitInfo[];
       try {
-        ({ exits } = await (await this.#daemon()).query({ Describe: { name } }, readDescription));
+        ({ exits } = await (await this.#daemon()).describe(name));
       } catch (error) {
         if (!(error instanceof IpcError) || error.code !== "NOT_FOUND") throw error;
         return new IpcError("WORKER_STOPPED", `${name} was deleted`);
@@ -178,23 +185,46 @@ export class Ipcctl implements Disposable, AsyncDisposable {
     return undefined;
   }
 
-  /** What `ipcctl status --json` shows. */
-  async status(): Promise<WorkerStatus[]> {
-    return await (await this.#daemon()).query({ Status: { name: null } }, readWorkers);
+  /** Sends one request as it stands, as docs/protocol.md has it, and gives the answer. @throws IpcError with the code the daemon gave */
+  async request(message: unknown): Promise<Response> {
+    await Promise.all(this.#subscribing);
+    return await (await this.#daemon()).request(message);
   }
 
-  async stop(name: string): Promise<void> {
-    await (await this.#daemon()).request({ Stop: { name } });
+  /**
+   * Events as they happen, of what is asked after this call in any case. Past `subscriberEvents` of docs/internals/limits.md they are counted instead of kept, and
+   * the count is told by `events_dropped`. @throws IpcError CONNECTION_LOST in the loop when the daemon goes
+   */
+  events(options: EventOptions = {}): Feed<IpcEvent> {
+    const { feed, opened } = openEvents(
+      () => this.#another(),
+      options,
+      () => this.#opened.delete(feed),
+    );
+    this.#opened.add(feed);
+    this.#subscribing.add(opened);
+    void opened.then(() => this.#subscribing.delete(opened));
+    return feed;
   }
 
-  async delete(name: string): Promise<void> {
-    await (await this.#daemon()).request({ Delete: { name } });
+  /** Lines of a worker, or of all instances that an app has now, oldest first. They are read from the files, so none is lost or comes twice. */
+  logs(name: string, options: LogOptions = {}): Feed<LogEntry> {
+    const find = async (): Promise<WorkerStatus[]> => instancesOf(await this.status(), name);
+    const feed = readLogs(find, options, () => this.#opened.delete(feed));
+    this.#opened.add(feed);
+    return feed;
   }
 
-  /** Closes the channels that were opened through it; workers run on. */
+  /** Events come on a connection of their own. */
+  async #another(): Promise<Connection> {
+    if (this.#open && !this.#isDisposed) return await this.#open();
+    throw new IpcError("CONNECTION_LOST", "the connection to the daemon was closed");
+  }
+
+  /** Closes the channels that were opened through it, and ends what is read; workers run on. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
-    for (const worker of this.#workers) worker[Symbol.dispose]();
+    for (const one of [...this.#opened]) one[Symbol.dispose]();
     this.#connection.close();
   }
 

@@ -6,11 +6,12 @@ import { openStream, type StreamSocket } from "../base/platform.ts";
 import { reachablePath } from "../base/socket-path.ts";
 import { encodeMessage, FrameDecoder } from "../protocol/frame.ts";
 import type { EventMessage, Response } from "../protocol/responses.ts";
+import { Verbs } from "./verbs.ts";
 
 type Waiter = { readonly resolve: (response: Response) => void; readonly reject: (error: Error) => void };
 
 /** An open connection. Close it with `using` or {@link Connection.close}. */
-export class Connection implements Disposable {
+export class Connection extends Verbs implements Disposable {
   readonly #socket: StreamSocket;
   readonly #decoder = new FrameDecoder();
   readonly #waiters: Waiter[] = [];
@@ -20,6 +21,7 @@ export class Connection implements Disposable {
   #closed: IpcError | undefined;
 
   private constructor(socket: StreamSocket) {
+    super();
     this.#socket = socket;
   }
 
@@ -79,17 +81,6 @@ export class Connection implements Disposable {
     const response = await answer;
     if (!("Error" in response)) return response;
     throw errorOf(response.Error);
-  }
-
-  /**
-   * The `data` of a `Data` answer. The daemon is ours and of our uid: its shape is believed.
-   *
-   * @param read fills in what a daemon of an earlier protocol does not send
-   */
-  async query<T>(message: unknown, read: (data: unknown) => T = (data) => data as T): Promise<T> {
-    const response = await this.request(message);
-    if ("Data" in response) return read(response.Data.data);
-    throw new IpcError("FAILED", `unexpected answer ${JSON.stringify(response).slice(0, 80)}`);
   }
 
   /** Only who waits for something keeps the program alive. */

@@ -84,7 +84,7 @@ test("killed in the middle of start, stop, restart and delete: one process or no
     await answer;
     await waitUntil(() => !isAlive(pid), "the daemon is gone");
     using next = await home.connect();
-    const names = await next.query<string[]>("List");
+    const names = await next.list();
     if (names.length > 0) {
       await waitUntil(
         async () => ["Running", "Stopped"].includes((await home.status("count")).state),

@@ -29,7 +29,7 @@ test("connections: as many as the limit are served, one more is told why not, an
   try {
     await waitUntil(async () => {
       const connection = await greet();
-      const { connections } = await connection.query<{ connections: number }>("DaemonStatus");
+      const { connections } = await connection.daemonStatus();
       if (connections === 1) return true;
       open.pop()!.close(); // those before are still ending
       return false;

@@ -302,5 +302,5 @@ test("a subscriber that reads gets every line of a flood, beside one that has st
 
 async function daemonStatus(): Promise<DaemonStatus> {
   using connection = await home.connect();
-  return await connection.query<DaemonStatus>("DaemonStatus");
+  return await connection.daemonStatus();
 }

@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { Database } from "bun:sqlite";
 import { join } from "node:path";
-import { readDaemon, type DaemonStatus } from "../../src/protocol/status.ts";
+import { type DaemonStatus } from "../../src/protocol/status.ts";
 import { Home, isAlive, ROOT, waitUntil } from "../home.ts";
 
 const SLEEPER = "import time\nwhile True: time.sleep(1)\n";
@@ -42,7 +42,7 @@ test("a socket that was removed is made again by itself, and at once for whoever
   const status = await home.cli("--no-autostart", "status", "--json");
   expect(status).toMatchObject({ status: 0, stderr: "" });
   expect(lockOwner(home)).toBe(pid);
-  expect((await open.query("DaemonStatus", readDaemon)).pid).toBe(pid); // connections that were open stay so
+  expect((await open.daemonStatus()).pid).toBe(pid); // connections that were open stay so
   expect(lstatSync(home.paths.socket).mode & 0o777).toBe(0o600);
   for (const break_ of [
     () => rmSync(home.paths.socket),
@@ -51,7 +51,7 @@ test("a socket that was removed is made again by itself, and at once for whoever
   ]) {
     break_();
     await waitUntil(() => existsSync(home.paths.socket), "it is made again by itself");
-    expect((await open.query("DaemonStatus", readDaemon)).pid).toBe(pid);
+    expect((await open.daemonStatus()).pid).toBe(pid);
   }
   expect(lstatSync(home.paths.runtimeDir).mode & 0o777).toBe(0o700);
   expect(readFileSync(home.paths.daemonLog, "utf8")).toContain("was removed: it was made again");

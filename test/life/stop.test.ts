@@ -323,5 +323,5 @@ test("what left the session of a worker dies with a shim that is killed", async 
 
 async function describe(home: Home, name: string): Promise<WorkerDescription> {
   using connection = await home.connect();
-  return await connection.query<WorkerDescription>({ Describe: { name } });
+  return await connection.describe(name);
 }

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { IpcError } from "../../src/base/errors.ts";
 import { SHIM_BINARY } from "../../src/base/install.ts";
 import type { ActResult, WorkerStatus } from "../../src/protocol/status.ts";
+import type { ActOptions, ActVerb } from "../../src/sdk/verbs.ts";
 import { spawnShim } from "../../src/shim/link.ts";
 import { Home, isAlive, waitUntil } from "../home.ts";
 import { randomFrom, seed } from "../seed.ts";
@@ -28,14 +29,14 @@ const gated = { ready: "notify", ready_timeout: 600_000 };
 const openGate = (name: string): void => writeFileSync(join(home.dir, `${name}-open`), "");
 const closeGate = (name: string): void => rmSync(join(home.dir, `${name}-open`));
 
-async function act(verb: string, names: string[], more: object = {}): Promise<ActResult[]> {
+async function act(verb: ActVerb, names: string[], more: ActOptions = {}): Promise<ActResult[]> {
   using connection = await home.connect();
-  return await connection.query<ActResult[]>({ Act: { verb, names, ...more } });
+  return await connection.act(verb, names, more);
 }
 
 async function listed(app: string): Promise<WorkerStatus[]> {
   using connection = await home.connect();
-  return (await connection.query<WorkerStatus[]>({ Status: { name: null } })).filter((one) => one.app === app);
+  return (await connection.status()).filter((one) => one.app === app);
 }
 
 const errorOf = (work: Promise<unknown>): Promise<IpcError> =>

@@ -5,7 +5,7 @@ import { isAlive, type Home } from "../home.ts";
 
 export async function list(home: Home): Promise<WorkerStatus[]> {
   using connection = await home.connect();
-  return await connection.query<WorkerStatus[]>({ Status: { name: null } });
+  return await connection.status();
 }
 
 /** Below this home: shims by their folder, workers by their environment. */

@@ -5,7 +5,7 @@
 import { mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../../src/base/errors.ts";
-import type { ActResult, WorkerStatus } from "../../src/protocol/status.ts";
+import type { WorkerStatus } from "../../src/protocol/status.ts";
 import { Home, isAlive, waitUntil, within } from "../home.ts";
 import { soak } from "./soak.ts";
 
@@ -129,13 +129,15 @@ export class VerbFuzz {
     how: { isAll: boolean; instances: number; graceMs: number | null; isParallel: boolean },
   ): Promise<void> {
     using connection = await this.#home.connect();
-    if (verb === "scale") return void (await connection.request({ Scale: { name, instances: how.instances } }));
-    const all = await connection.query<WorkerStatus[]>({ Status: { name: null } });
+    if (verb === "scale") return await connection.scale(name, how.instances);
+    const all = await connection.status();
     const names = all.filter((worker) => how.isAll || worker.app === name).map((worker) => worker.name);
     if (names.length === 0) throw new IpcError("NOT_FOUND", name);
     const apps = [...new Set(all.filter((one) => names.includes(one.name)).map((one) => one.app))];
-    const results = await connection.query<ActResult[]>({
-      Act: { verb, names, apps, grace_ms: how.graceMs, is_parallel: how.isParallel },
+    const results = await connection.act(verb, names, {
+      apps,
+      graceMs: how.graceMs ?? undefined,
+      isParallel: how.isParallel,
     });
     for (const { ok, code, message, name: which } of results) {
       if (!ok && !EXPECTED.has(code ?? "")) throw new IpcError("FAILED", `${which}: ${code}: ${message}`);
@@ -194,9 +196,9 @@ export class VerbFuzz {
     let found = "";
     const isSettled = async (): Promise<boolean> => {
       using connection = await this.#home.connect();
-      const listed = await connection.query<WorkerStatus[]>({ Status: { name: null } });
+      const listed = await connection.status();
       const { shims, workers } = this.#living();
-      const again = await connection.query<WorkerStatus[]>({ Status: { name: null } });
+      const again = await connection.status();
       const upOf = (all: readonly WorkerStatus[]): number[] =>
         all.flatMap(({ pid, shim_pid }) => [pid ?? 0, shim_pid ?? 0]).filter((pid) => pid > 0);
       const faults: string[] = [];
@@ -232,10 +234,9 @@ export class VerbFuzz {
   /** Nothing may be left. */
   async end(): Promise<void> {
     using connection = await this.#home.connect();
-    const all = await connection.query<WorkerStatus[]>({ Status: { name: null } });
+    const all = await connection.status();
     const names = all.map(({ name }) => name);
-    if (names.length > 0)
-      await connection.query({ Act: { verb: "delete", names, apps: [...new Set(all.map(({ app }) => app))] } });
+    if (names.length > 0) await connection.act("delete", names, { apps: [...new Set(all.map(({ app }) => app))] });
     await this.agree("after deleting all");
     const { shims, workers } = this.#living();
     if (shims.size + workers.size > 0)

@@ -55,8 +55,8 @@ test("one that knows none of ours says so, and what to do", async () => {
 test("the daemon speaks the protocol before as well, and refuses older ones by number", async () => {
   using connection = await home.connect();
   const hello = (protocol: number): Promise<unknown> =>
-    connection.query<{ protocol: number }>({ Hello: { protocol, client: "a test" } }).then(
-      (answer) => answer.protocol,
+    connection.request({ Hello: { protocol, client: "a test" } }).then(
+      (answer) => (answer as { Data: { data: { protocol: number } } }).Data.data.protocol,
       (error: Error) => error.message,
     );
   expect(await Promise.all([hello(1), hello(2), hello(3)])).toEqual([1, 2, 2]);
