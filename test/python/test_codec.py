@@ -12,6 +12,7 @@ import decimal
 import enum
 import fractions
 import ipaddress
+import json
 import math
 import os
 import pathlib
@@ -31,7 +32,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from needs import skip_unless
-from support import C, IMPLEMENTATIONS, PACKAGES, PURE, python_with_tables
+from support import C, IMPLEMENTATIONS, PACKAGES, PURE, ROOT, python_with_tables
 
 from ipcctl import DecodeError, EncodeError, JavaScriptError, undefined
 from ipcctl import _codec
@@ -58,60 +59,73 @@ class Point:
 
 Pair = collections.namedtuple("Pair", "a b")
 
-# Value, its bytes, and what comes back where that is not the value.
+_TYPECODES = {
+    "uint16": "H",
+    "uint32": "I",
+    "uint64": "Q",
+    "int8": "b",
+    "int16": "h",
+    "int32": "i",
+    "int64": "q",
+    "float32": "f",
+    "float64": "d",
+}
+
+
+def revive(value: Any) -> Any:
+    """A value of the vectors: a dict with one key that begins with `$` is what JSON lacks."""
+    if isinstance(value, list):
+        return [revive(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    kind, held = next(iter(value.items())) if len(value) == 1 else ("", None)
+    if kind == "$undefined":
+        return undefined
+    if kind == "$integer":
+        return int(held)
+    if kind == "$float":
+        return float(held)
+    if kind == "$bytes":
+        return bytes.fromhex(held)
+    if kind == "$map":
+        return dict(revive(held))
+    if kind == "$set":
+        return set(revive(held))
+    if kind == "$time":
+        return dt.datetime.fromtimestamp(held / 1000, UTC)
+    if kind == "$array":
+        return array.array(_TYPECODES[held[0]], held[1])
+    if kind == "$ndarray":
+        return memoryview(bytes.fromhex(held[1])).cast("B", held[0])
+    if kind.startswith("$"):
+        raise ValueError(f"vectors/cbor.json has {kind}, which revive() does not know: add it")
+    return {key: revive(one) for key, one in value.items()}
+
+
+def vectors() -> list[tuple[Any, ...]]:
+    with open(os.path.join(ROOT, "test/vectors/cbor.json"), encoding="utf-8") as file:
+        rows = [(revive(row["value"]), row["bytes"]) for row in json.load(file)]
+    return [
+        (value, expected, memoryview(value)) if isinstance(value, array.array) else (value, expected)
+        for value, expected in rows
+    ]
+
+
+# Value, its bytes, and what comes back where that is not the value: what both languages have is
+# in the vectors, the rest is of Python alone.
 GOLDEN: list[tuple[Any, ...]] = [
-    (None, "f6"),
-    (undefined, "f7"),
-    (False, "f4"),
-    (True, "f5"),
-    (0, "00"),
-    (23, "17"),
-    (24, "1818"),
-    (255, "18ff"),
-    (256, "190100"),
-    (65535, "19ffff"),
-    (65536, "1a00010000"),
-    (2**32 - 1, "1affffffff"),
-    (2**32, "1b0000000100000000"),
-    (2**53 - 1, "1b001fffffffffffff"),
-    (-1, "20"),
-    (-24, "37"),
-    (-25, "3818"),
-    (-(2**53) + 1, "3b001ffffffffffffe"),
-    (2**63 - 1, "1b7fffffffffffffff"),
-    (2**63, "1b8000000000000000"),
-    (2**64 - 1, "1bffffffffffffffff"),
-    (-(2**63), "3b7fffffffffffffff"),
-    (-(2**63) - 1, "3b8000000000000000"),
-    (-(2**64), "3bffffffffffffffff"),
-    (2**64, "c249010000000000000000"),
-    (-(2**64) - 1, "c349010000000000000000"),
-    (1.5, "fb3ff8000000000000"),
+    *vectors(),
     (2.0, "fb4000000000000000"),
-    (-0.0, "fb8000000000000000"),
-    (math.inf, "fb7ff0000000000000"),
-    ("", "60"),
-    ("aé€𝄞", "6a61c3a9e282acf09d849e"),
-    (b"", "40"),
-    (b"\x01\x02", "420102"),
     (bytearray(b"\x01"), "4101", b"\x01"),
     (memoryview(b"\x01\x02"), "420102", b"\x01\x02"),
     (memoryview(b""), "40", b""),
-    ([], "80"),
-    ([1, [2, "x"]], "820182026178"),
     ((1, 2), "820102", [1, 2]),
     (Pair(1, 2), "820102", [1, 2]),
-    ({}, "a0"),
-    ({"a": 1, "__proto__": 2}, "a2616101695f5f70726f746f5f5f02"),
-    ({1: "a"}, "d90103a1016161"),
     ({"a": 1, (1, 2): 3}, "d90103a261610182010203"),
     (collections.OrderedDict(a=1), "a1616101", {"a": 1}),
-    (set(), "d9010280"),
-    ({5}, "d901028105"),
     (frozenset({5}), "d901028105", {5}),
     ({(1, frozenset({2}))}, "d90102818201d901028102"),
     (dt.datetime(2024, 1, 2, 3, 4, 5, 6000, UTC), "c1fb41d964df4940624e"),
-    (dt.datetime(1970, 1, 1, tzinfo=UTC), "c1fb0000000000000000"),
     (
         dt.datetime(2024, 1, 2, 3, 4, 5, 6, UTC),
         "c07820" + b"2024-01-02T03:04:05.000006+00:00".hex(),
@@ -123,17 +137,7 @@ GOLDEN: list[tuple[Any, ...]] = [
     (dt.date(2024, 2, 29), "d903ec6a" + b"2024-02-29".hex()),
     (uuid.UUID(int=1), "d82550" + "00" * 15 + "01"),
     (array.array("B", [1]), "4101", b"\x01"),
-    (array.array("H", [1]), "d845420100", memoryview(array.array("H", [1]))),
-    (array.array("I", [1]), "d8464401000000", memoryview(array.array("I", [1]))),
-    (array.array("Q", [1]), "d847480100000000000000", memoryview(array.array("Q", [1]))),
-    (array.array("b", [-1]), "d84841ff", memoryview(array.array("b", [-1]))),
-    (array.array("h", [-1]), "d84d42ffff", memoryview(array.array("h", [-1]))),
-    (array.array("i", [-1]), "d84e44ffffffff", memoryview(array.array("i", [-1]))),
-    (array.array("q", [-1]), "d84f48ffffffffffffffff", memoryview(array.array("q", [-1]))),
-    (array.array("f", [1.5]), "d855440000c03f", memoryview(array.array("f", [1.5]))),
-    (memoryview(array.array("d", [1.5])), "d85648000000000000f83f"),
     (array.array("d"), "d85640", memoryview(array.array("d"))),
-    (memoryview(bytes(range(6))).cast("B", [2, 3]), "d82882820203d84046000102030405"),
     (Colour.RED, "63726564", "red"),
     (Colour.WHERE, "622f78", "/x"),
     (Level.HIGH, "03", 3),

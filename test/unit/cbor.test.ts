@@ -6,42 +6,65 @@ import { Encoder, errorRecord } from "../../src/plane/cbor-encode.ts";
 import { CodecError, NdArray } from "../../src/plane/codec-error.ts";
 import { PythonError } from "../../src/plane/python-error.ts";
 import { ROOT } from "../home.ts";
+import vectors from "../vectors/cbor.json" with { type: "json" };
 
 const encoder = new Encoder();
 const hex = (value: unknown): string => Buffer.from(encoder.encode(value)).toString("hex");
 
+const ARRAYS = {
+  uint16: Uint16Array,
+  uint32: Uint32Array,
+  uint64: BigUint64Array,
+  int8: Int8Array,
+  int16: Int16Array,
+  int32: Int32Array,
+  int64: BigInt64Array,
+  float32: Float32Array,
+  float64: Float64Array,
+};
+
+/** A value of the vectors: JSON, in which an object with a single key that begins with `$` stands for what JSON lacks. */
+function revive(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(revive);
+  if (typeof value !== "object" || value === null) return value;
+  const entries = Object.entries(value);
+  const [kind, held] = entries.length === 1 ? (entries[0] as [string, never]) : ["", undefined as never];
+  switch (kind) {
+    case "$undefined":
+      return undefined;
+    case "$integer":
+      return BigInt(held);
+    case "$float":
+      return Number(held);
+    case "$bytes":
+      return new Uint8Array(Buffer.from(held, "hex"));
+    case "$map":
+      return new Map(revive(held) as [unknown, unknown][]);
+    case "$set":
+      return new Set(revive(held) as unknown[]);
+    case "$time":
+      return new Date(held);
+    case "$array": {
+      const [name, items] = held as [keyof typeof ARRAYS, number[]];
+      return name.endsWith("64") && name !== "float64"
+        ? new (ARRAYS[name] as typeof BigInt64Array)(items.map(BigInt))
+        : new (ARRAYS[name] as typeof Int8Array)(items);
+    }
+    case "$ndarray":
+      return new NdArray(held[0], new Uint8Array(Buffer.from(held[1], "hex")));
+    default:
+      if (kind.startsWith("$"))
+        throw new Error(`vectors/cbor.json has ${kind}, which revive() does not know: add it there`);
+      return Object.fromEntries(entries.map(([key, one]) => [key, revive(one)]));
+  }
+}
+
 test.each([
-  [null, "f6"],
-  [undefined, "f7"],
-  [false, "f4"],
-  [0, "00"],
-  [23, "17"],
-  [24, "1818"],
-  [256, "190100"],
-  [65_536, "1a00010000"],
-  [2 ** 32, "1b0000000100000000"],
-  [2 ** 53 - 1, "1b001fffffffffffff"],
-  [-1, "20"],
-  [-(2 ** 53) + 1, "3b001ffffffffffffe"],
-  [2n ** 64n - 1n, "1bffffffffffffffff"],
-  [2n ** 64n, "c249010000000000000000"],
-  [-(2n ** 64n) - 1n, "c349010000000000000000"],
-  [-0, "fb8000000000000000"],
-  [1.5, "fb3ff8000000000000"],
-  [Number.NaN, "fb7ff8000000000000"],
-  ["", "60"],
-  ["ä", "62c3a4"],
-  [new Uint8Array([1, 2]), "420102"],
-  [[1, [2]], "82018102"],
-  [{ a: 1 }, "a1616101"],
-  [new Map([[1, 2]]), "d90103a10102"],
-  [new Set([1]), "d901028101"],
-  [new Date(1500), "c1fb3ff8000000000000"],
-  [new Int16Array([1, -1]), "d84d440100ffff"],
-  [new NdArray([1, 2], new Uint8Array([3, 4])), "d82882820102d840420304"],
+  ...vectors.map(({ value, bytes }) => [revive(value), bytes] as const),
+  [Number.NaN, "fb7ff8000000000000"] as const,
 ])("%p is %s", (value, bytes) => {
   expect(hex(value)).toBe(bytes);
-  expect(decode(Buffer.from(bytes, "hex"))).toEqual(value);
+  expect(decode(Buffer.from(bytes, "hex"))).toEqual(value as never);
 });
 
 const leaf = fc.oneof(
