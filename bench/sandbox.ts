@@ -15,7 +15,7 @@ import { findSnapshot, type Snapshot } from "../src/launch/snapshot.ts";
 import { encodeSpec } from "../src/shim/spec.ts";
 import { prepareSettled } from "../src/launch/prepare.ts";
 import { type Preparation, settle } from "../src/launch/settle.ts";
-import { SIGTERM } from "../src/launch/specification.ts";
+import { SIGTERM } from "../contract/linux.ts";
 import { Home, ROOT } from "../test/home.ts";
 
 const { values: flags } = parseArgs({ options: { quick: { type: "boolean" }, write: { type: "boolean" } } });

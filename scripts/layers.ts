@@ -23,7 +23,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   },
   sandbox: {
     job: "policies: reading them, and compiling them to what the shim carries out: rights, mounts, programs of seccomp",
-    uses: { base: "", contract: "classes of addresses" },
+    uses: { base: "", contract: "classes of addresses, resource limits" },
   },
   plane: {
     job: "shared-memory channels and pipes: rings, encoding, memory handed over, the system calls they need",

@@ -1,4 +1,5 @@
 /** From what is settled to the specification that a shim gets. Makes nothing: the same bytes can be kept, and used again. */
+import { RLIMIT, SIGTERM } from "../../contract/linux.ts";
 import { join } from "node:path";
 import { WORKER_FD } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
@@ -12,18 +13,11 @@ import type { Confinement, RawLog, Rlimit, Spec } from "../shim/spec.ts";
 import type { Launch } from "./command.ts";
 import { isBun, type Preparation, type Settled } from "./settle.ts";
 
-export const SIGTERM = 15;
-
 const BUN_CODE_BYTES = 1024 ** 3;
 
 /** So much of its memory may be code. */
 const CODE_ROOM_FACTOR = 8;
 
-const RLIMIT_DATA = 2;
-
-const RLIMIT_NOFILE = 7;
-
-const RLIMIT_AS = 9;
 /** From the signal that ends it to the one that nobody survives. */
 const RUN_GRACE_MS = 10_000;
 
@@ -139,8 +133,8 @@ export function makeRunSpec(
   { launch, plan, ids, umask, confinement, zygote }: Prepared,
   { wallMs = plan.wallMs, memory }: { readonly wallMs?: number | null; readonly memory?: number | undefined } = {},
 ): Spec {
-  const files = { resource: RLIMIT_NOFILE, ...workerFileLimit(null, process.env) };
-  const ofMemory = memory === undefined ? [] : [{ resource: RLIMIT_DATA, soft: memory, hard: memory }];
+  const files = { resource: RLIMIT.openFiles, ...workerFileLimit(null, process.env) };
+  const ofMemory = memory === undefined ? [] : [{ resource: RLIMIT.data, soft: memory, hard: memory }];
   return {
     run: 1,
     ...launch,
@@ -160,16 +154,16 @@ function lowerLogLimit(bytes: number, ofPolicy: number | null): number {
 }
 
 function rlimitsOf(app: AppConfig, enforced: Enforced): Rlimit[] {
-  const files = { resource: RLIMIT_NOFILE, ...workerFileLimit(app.base_nofile, process.env) };
+  const files = { resource: RLIMIT.openFiles, ...workerFileLimit(app.base_nofile, process.env) };
   if (app.max_memory === null || enforced.memory) return [files];
   const bytes = app.max_memory * MEMORY_BACKSTOP_FACTOR;
-  return [files, { resource: RLIMIT_DATA, soft: bytes, hard: bytes }];
+  return [files, { resource: RLIMIT.data, soft: bytes, hard: bytes }];
 }
 
 /** What a control group holds exactly needs no rlimit that holds it only nearly, nor one that keeps a runtime from reserving what it never touches. */
 function heldByGroup(rlimits: readonly Rlimit[], enforced: Enforced): readonly Rlimit[] {
   return enforced.memory
-    ? rlimits.filter(({ resource }) => resource !== RLIMIT_DATA && resource !== RLIMIT_AS)
+    ? rlimits.filter(({ resource }) => resource !== RLIMIT.data && resource !== RLIMIT.space)
     : rlimits;
 }
 

@@ -1,6 +1,7 @@
 /** From a policy and a machine to what the shim carries out, and to the same in words. */
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { join, relative } from "node:path";
+import { RLIMIT } from "../../contract/linux.ts";
 import { IpcError } from "../base/errors.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { formatBytes } from "../base/units.ts";
@@ -99,19 +100,6 @@ const CLONE = {
   processes: 0x2000_0000,
   user: 0x1000_0000,
   net: 0x4000_0000,
-} as const;
-const RLIMIT = {
-  cpu: 0,
-  fileSize: 1,
-  data: 2,
-  stack: 3,
-  core: 4,
-  threads: 6,
-  openFiles: 7,
-  signals: 11,
-  locked: 8,
-  space: 9,
-  queues: 12,
 } as const;
 /** Reservations that are never touched count as address space. */
 const SPACE_FACTOR = 8;

@@ -15,7 +15,7 @@ import { readDefinition } from "../launch/definition.ts";
 import { endStray } from "../shim/leftovers.ts";
 import { isLockFree } from "../shim/lock.ts";
 import { VerbQueue, type Turn, type Wish } from "./queue.ts";
-import { SIGTERM } from "../launch/specification.ts";
+import { SIGTERM } from "../../contract/linux.ts";
 import { isFolderOf, takeInStrays } from "./strays.ts";
 import { Worker, type World } from "./worker.ts";
 

@@ -14,7 +14,7 @@ import { noRoom } from "./reserve.ts";
 import { ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "../shim/link.ts";
 import type { Spec } from "../shim/spec.ts";
 import type { Guarded } from "../sandbox/guarded.ts";
-import { SIGTERM } from "../launch/specification.ts";
+import { SIGTERM } from "../../contract/linux.ts";
 
 /** How long a shim may take to answer after it was spawned, or another one to give up the lock, on a busy machine. */
 export const LAUNCH_MS = 30_000;

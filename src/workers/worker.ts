@@ -44,7 +44,8 @@ import { mayNeedEnvironment, RESOLVE_MS } from "../launch/environments.ts";
 import { prepare, provide } from "../launch/prepare.ts";
 import { removeOpenScratch } from "../launch/scratch.ts";
 import type { Preparation } from "../launch/settle.ts";
-import { makeSpec, requireGroup, SIGTERM } from "../launch/specification.ts";
+import { makeSpec, requireGroup } from "../launch/specification.ts";
+import { SIGTERM } from "../../contract/linux.ts";
 import { ownUserOf } from "../launch/users.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";
 

@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
+import { RLIMIT, SIGTERM } from "../../contract/linux.ts";
 import * as messages from "../../contract/messages.ts";
 import * as segment from "../../contract/segment.ts";
 import * as shim from "../../contract/shim.ts";
@@ -66,6 +67,30 @@ test("nothing in the segment, in a control block or in STATE overlaps", () => {
   expect(offsets).toEqual(offsets.toSorted((a, b) => a - b));
   for (const numbers of [shim.SPEC, shim.REQUEST, shim.REPLY, messages.TO_WORKER, messages.TO_CLIENT])
     expect(new Set(Object.values(numbers)).size).toBe(Object.keys(numbers).length);
+});
+
+test("the numbers of Linux are those of its headers", () => {
+  const names: Record<keyof typeof RLIMIT, string> = {
+    cpu: "CPU",
+    fileSize: "FSIZE",
+    data: "DATA",
+    stack: "STACK",
+    core: "CORE",
+    threads: "NPROC",
+    openFiles: "NOFILE",
+    locked: "MEMLOCK",
+    space: "AS",
+    signals: "SIGPENDING",
+    queues: "MSGQUEUE",
+  };
+  const { stdout } = Bun.spawnSync([
+    "python3",
+    "-c",
+    `import json, resource, signal, sys
+print(json.dumps([{key: getattr(resource, "RLIMIT_" + name) for key, name in json.loads(sys.argv[1]).items()}, signal.SIGTERM]))`,
+    JSON.stringify(names),
+  ]);
+  expect(JSON.parse(stdout.toString())).toEqual([RLIMIT, SIGTERM]);
 });
 
 test("every message of the shim is of use to both sides", () => {
