@@ -142,7 +142,14 @@ test.if(isThere)("npm install -g: all of it works, and what is missing is named 
   const prefix = join(cwd, "prefix");
   said(await machine.run(cwd, ["npm", "install", "-g", "--prefix", prefix, "--ignore-scripts", "ipcctl"]));
   machine.ipcctl = join(prefix, "bin/ipcctl");
+  if (Bun.which("man") !== null) {
+    const manual = await machine.run(cwd, ["man", "--where", "ipcctl"], { MANPATH: join(prefix, "share/man") });
+    expect(said(manual)).toBe(`${join(prefix, "lib/node_modules/ipcctl/docs/ipcctl.1")}\n`);
+  }
   expect(existsSync(join(prefix, "share/man/man1/ipcctl.1"))).toBe(true);
+  const typed = `eval "$(ipcctl completion bash)"; COMP_WORDS=(ipcctl dae); COMP_CWORD=1; _ipcctl; echo "\${COMPREPLY[*]}"`;
+  const path = `${join(prefix, "bin")}:${machine.env.PATH}`;
+  expect(said(await machine.run(cwd, ["bash", "-c", typed], { PATH: path }))).toBe("daemon\n");
   expect(await machine.cli(cwd, "--version")).toBe("0.1.0\n");
   await tryOut(machine, cwd);
 
@@ -196,6 +203,8 @@ test.if(isThere)("npm install in a project: the command, the types, and the SDK 
     `${before}; const { connect } = await import("ipcctl"); console.log("imported");
     await connect().catch(({ code, message, hint }) => console.log(JSON.stringify({ code, message, hint })));`,
   ];
+  const required = `const { connect, IpcError } = require("ipcctl"); console.log(typeof connect, typeof IpcError);`;
+  expect(await machine.run(cwd, [node!, "--input-type=commonjs", "-e", required])).toMatchObject({ status: 0, stdout: "function function\n" }); // prettier-ignore
   const old = `Object.defineProperty(process.versions, "node", { value: "20.1.0" })`;
   expect(said(await machine.run(cwd, program(old)))).toBe(
     `imported\n${JSON.stringify({ code: "FAILED", message: "ipcctl needs Node 22 or newer, or Bun; this is Node 20.1.0" })}\n`,
