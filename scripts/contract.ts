@@ -95,6 +95,7 @@ const PARTS: readonly Part[] = [
 ];
 /** Limits that only Python needs a copy of. */
 const PYTHON_LIMITS = limits(
+  "frameBytes",
   "messageBytes",
   "unreadBytes",
   "unreadMs",

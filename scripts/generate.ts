@@ -9,6 +9,7 @@ import { policyJsonSchema } from "../src/sandbox/policy.ts";
 import { projectJsonSchema } from "../src/protocol/project.ts";
 import { buildProgram } from "../src/cli/program.ts";
 import { contractHeader, contractModule, DOCUMENTS, editionModule, withTables } from "./contract.ts";
+import { pythonTypes } from "./verbs.ts";
 import { EFFECTS, EVENTS, STATES, TABLE, type Event, type State } from "../src/workers/machine.ts";
 
 const NOTICE = "<!-- Written by scripts/generate.ts; change the table in the code instead. -->";
@@ -132,6 +133,7 @@ if (import.meta.main) {
   writeFileSync(join(root, "contract/edition.ts"), editionModule());
   writeFileSync(join(root, "native/contract.h"), contractHeader());
   writeFileSync(join(root, "python/ipcctl/_contract.py"), contractModule());
+  writeFileSync(join(root, "python/ipcctl/_verbs.py"), pythonTypes());
   for (const file of Object.keys(DOCUMENTS)) {
     const path = join(docs, file);
     writeFileSync(path, withTables(file, readFileSync(path, "utf8")));

@@ -63,3 +63,47 @@ export function answerTable(): string {
     ...[...namedTypes()].map(([name, schema]) => row(code(name), members(schema).map(code).join(", "))),
   ].join("\n");
 }
+
+/** `python/ipcctl/_verbs.py`: the types of what the daemon answers. */
+export function pythonTypes(): string {
+  const classes: string[] = [];
+  const typeOf = (schema: Schema, path: string): string => {
+    if (schema.$ref !== undefined) return schema.$ref.replace("#/$defs/", "");
+    if (schema.const !== undefined) return `Literal[${JSON.stringify(schema.const)}]`;
+    if (schema.enum) return `Literal[${schema.enum.map((one) => JSON.stringify(one)).join(", ")}]`;
+    if (schema.anyOf) return schema.anyOf.map((one) => typeOf(one, path)).join(" | ");
+    if (Array.isArray(schema.type)) return schema.type.map((type) => PYTHON[type] ?? "object").join(" | ");
+    if (schema.type === "array") return `list[${typeOf(schema.items as Schema, path)}]`;
+    if (schema.properties) {
+      define(path, schema);
+      return path;
+    }
+    if (schema.type === "object") return `dict[str, ${typeOf(schema.additionalProperties as Schema, path)}]`;
+    return PYTHON[schema.type as string] ?? "object";
+  };
+  const define = (name: string, { properties = {}, required = [] }: Schema): void => {
+    const fields = Object.entries(properties).map(([key, value]) => {
+      const type = typeOf(
+        value as Schema,
+        `${name}${key.replaceAll(/(?:^|_)(\w)/g, (_, first: string) => first.toUpperCase())}`,
+      );
+      return `    ${key}: ${required.includes(key) ? type : `NotRequired[${type}]`}\n`;
+    });
+    classes.push(`class ${name}(TypedDict):\n${fields.join("")}`);
+  };
+  for (const [name, schema] of namedTypes()) define(name, schema);
+  const started = (schemaOf(VERBS.Start.answer).properties as Record<string, Schema>).Success!;
+  define("Started", started);
+  return `"""What the daemon answers, for type checkers. Written by scripts/generate.ts from src/protocol/verbs.ts."""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired, TypedDict
+
+
+${classes.join("\n\n")}`;
+}
+
+const PYTHON: Readonly<Record<string, string>> = {
+  ...{ string: "str", integer: "int", number: "float", boolean: "bool", null: "None" },
+};

@@ -29,6 +29,7 @@ TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
     from typing import Any, TypeVar, overload
 
+    from ._client import Ipcctl as Ipcctl, IpcError as IpcError
     from ._pipe import Pipe
 
     _F = TypeVar("_F", bound=Callable[..., Any])
@@ -41,6 +42,7 @@ __all__ = [
     "JavaScriptError",
     "SharedRingBuffer",
     "close_default_namespace",
+    "connect",
     "evaluate",
     "execute",
     "expose",
@@ -97,6 +99,17 @@ def _place(function: Any) -> object:
         function = function.func
     named = function if hasattr(function, "__qualname__") else type(function)
     return named.__module__, named.__qualname__
+
+
+def connect(socket: str | None = None, *, autostart: bool = True) -> Ipcctl:
+    """The daemon and its workers, from any program: starts the daemon if none answers. Close it, or use it in ``with``.
+
+    :param socket: where it listens; else ``IPCCTL_SOCKET``, else its configuration, else the usual place
+    :raises ipcctl.IpcError: with a ``code``, as ``"NO_DAEMON"`` or ``"NO_PERMISSION"``, and perhaps a ``hint``
+    """
+    from . import _client
+
+    return _client.Ipcctl(_client.socket_path(socket), autostart)
 
 
 def ready() -> None:
@@ -204,3 +217,13 @@ def stop() -> None:
 
     _is_stopping.set()
     serving().wake()
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        if name not in ("IpcError", "Ipcctl"):
+            raise AttributeError(f"module 'ipcctl' has no attribute {name!r}")
+        from . import _client  # of :func:`connect` only, with what that needs
+
+        return getattr(_client, name)

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+e03e4547"
+EDITION = "0.1.0+901b759e"
 
 MAGIC = b"IPCCTL"
 
@@ -134,6 +134,7 @@ TO_CLIENT_LEAVE = 10
 TO_CLIENT_FORGET = 11
 
 # Limits, as docs/internals/limits.md has them.
+FRAME_BYTES_MAX = 10485760
 MESSAGE_BYTES_MAX = 268435456
 UNREAD_BYTES_MAX = 67108864
 UNREAD_MS_MAX = 30000

@@ -10,6 +10,7 @@ import {
   statesDocument,
 } from "../../scripts/generate.ts";
 import { contractHeader, contractModule, DOCUMENTS, editionModule, withTables } from "../../scripts/contract.ts";
+import { pythonTypes } from "../../scripts/verbs.ts";
 import { toWorkerId } from "../../src/base/names.ts";
 import { parseDurationMs, parseSizeBytes } from "../../src/base/units.ts";
 import { VERSION } from "../../src/base/version.ts";
@@ -27,6 +28,7 @@ test("the documents drawn from tables are what the tables say", () => {
   expect(readFileSync(join(root, "contract/edition.ts"), "utf8")).toBe(editionModule());
   expect(readFileSync(join(root, "native/contract.h"), "utf8")).toBe(contractHeader());
   expect(readFileSync(join(root, "python/ipcctl/_contract.py"), "utf8")).toBe(contractModule());
+  expect(readFileSync(join(root, "python/ipcctl/_verbs.py"), "utf8")).toBe(pythonTypes());
   for (const [file, tables] of Object.entries(DOCUMENTS)) {
     const text = readFileSync(join(root, "docs", file), "utf8");
     expect(text).toBe(withTables(file, text));

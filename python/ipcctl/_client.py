@@ -1,0 +1,443 @@
+"""``ipcctl.connect()``: the daemon and its workers from any program in Python, by the verbs of docs/protocol.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+import threading
+
+from ._contract import FRAME_BYTES_MAX
+
+TYPE_CHECKING = False  # as typing has it, which takes long to load
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any, List, Literal, overload  # in a class with a method `list` that is no type
+
+    from ._verbs import ActResult, DaemonStatus, LogLines, Started, WorkerDescription, WorkerStatus
+
+    ActVerb = Literal["start", "stop", "restart", "reload", "delete", "flush", "signal"]
+else:
+
+    def overload(function):
+        return function
+
+
+_PROTOCOL = 2  # what this client speaks; a daemon takes that of older clients too
+_SOCKET_PATH_BYTES_MAX = 107
+_GREET_SECONDS = 10.0
+_START_SECONDS = 60.0
+_SUBSCRIPTIONS = {"status": "StatusEvents", "logs": "LogEvents", "all": "AllEvents"}
+
+
+class IpcError(Exception):
+    """What the daemon refused, or why it cannot be reached."""
+
+    def __init__(self, code: str, message: str, hint: str | None = None, output: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        #: One of the codes of the command line, as ``"NOT_FOUND"``.
+        self.code = code
+        #: The next thing to try, usually a command.
+        self.hint = hint
+        #: The last lines of what the process printed that failed.
+        self.output = tuple(output)
+
+
+class Ipcctl:
+    """A connection to the daemon, made anew after that was restarted. Threads may share it: their requests are sent one after the other.
+    A name means an app with all its instances, or one instance (``web-1``)."""
+
+    def __init__(self, path: str, autostart: bool) -> None:
+        self._path = path
+        self._autostart = autostart
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._wire: _Wire | None = _open_or_start(path, autostart)
+
+    def __enter__(self) -> Ipcctl:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._is_closed = True
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
+
+    def request(self, message: object) -> dict[str, Any]:
+        """Sends one request as it stands and gives the answer, ``{"Success": …}`` or ``{"Data": …}``.
+
+        :raises IpcError: with the code that the daemon gave
+        """
+        payload = _encode(message)
+        with self._lock:
+            if self._is_closed:
+                raise IpcError("CONNECTION_LOST", "the connection to the daemon was closed")
+            if self._wire is None or self._wire.is_lost():
+                if self._wire is not None:
+                    self._wire.close()
+                self._wire = None
+                self._wire = _open_or_start(self._path, self._autostart)
+            wire = self._wire
+            try:
+                wire.send(payload)
+                answer = wire.receive()
+            except BaseException:  # also an interrupt: the answer that is still to come would be taken for the next one's
+                self._wire = None
+                wire.close()
+                raise
+        return _checked(answer)
+
+    def list(self) -> List[str]:
+        """Names of all workers."""
+        names: List[str] = self._query("List")
+        return names
+
+    @overload
+    def status(self) -> List[WorkerStatus]: ...
+    @overload
+    def status(self, name: str) -> WorkerStatus: ...
+    def status(self, name: str | None = None) -> Any:
+        """What ``ipcctl status --json`` shows: of all workers, or of one."""
+        return self._query({"Status": {"name": name}})
+
+    def describe(self, name: str) -> WorkerDescription:
+        """Everything that is known of one worker: definition, ended runs, files of its log, limits, processes."""
+        description: WorkerDescription = self._query({"Describe": {"name": name}})
+        return description
+
+    def last_lines(self, name: str, lines: int = 20) -> LogLines:
+        """The newest lines of one worker, each stream by itself, oldest first."""
+        found: LogLines = self._query({"Logs": {"name": name, "lines": lines}})["logs"]
+        return found
+
+    def start_app(self, definition: Mapping[str, Any]) -> Started:
+        """Starts what a definition says, with the fields of ``ipcctl.json``; nothing is changed where it runs already."""
+        started: Started = self._ask({"Start": {"name": definition.get("name", ""), "config": json.dumps(dict(definition))}})
+        return started
+
+    def stop(self, name: str) -> None:
+        self._ask({"Stop": {"name": name}})
+
+    def restart(self, name: str) -> int | None:
+        """Starts it where it is down. Gives the pid, of an app that of its first instance."""
+        pid: int | None = self._ask({"Restart": {"name": name}})["pid"]
+        return pid
+
+    def delete(self, name: str) -> None:
+        """Stops it and forgets it, with its logs."""
+        self._ask({"Delete": {"name": name}})
+
+    def scale(self, name: str, instances: int) -> None:
+        self._ask({"Scale": {"name": name, "instances": instances}})
+
+    def wait_ready(self, names: str | Sequence[str], timeout: float = 60.0) -> None:
+        """Until each is running, and ready where it tells. Seconds."""
+        several = [names] if isinstance(names, str) else list(names)
+        self._ask({"WaitReady": {"names": several, "timeout_ms": round(timeout * 1000)}})
+
+    def reload(self, name: str) -> None:
+        """Restarts the instances one after the other, each once the new one is ready."""
+        self._act_on("reload", name)
+
+    def signal(self, name: str, signal: str | int) -> None:
+        """:param signal: by name (``"HUP"``) or number"""
+        self._act_on("signal", name, signal=signal)
+
+    def flush(self, name: str) -> None:
+        """Empties its logs."""
+        self._act_on("flush", name)
+
+    def act(
+        self,
+        verb: ActVerb,
+        names: Sequence[str],
+        *,
+        apps: Sequence[str] = (),
+        grace: float | None = None,
+        is_parallel: bool = False,
+        wait: float = 0.0,
+        signal: str | int = "",
+    ) -> List[ActResult]:
+        """One verb to several workers in the order of their dependencies, with a result for each. Seconds.
+
+        :param names: of instances, exactly
+        :param apps: those of which all instances are meant
+        """
+        results: List[ActResult] = self._query(
+            {
+                "Act": {
+                    "verb": verb,
+                    "names": list(names),
+                    "apps": list(apps),
+                    "grace_ms": None if grace is None else round(grace * 1000),
+                    "is_parallel": is_parallel,
+                    "wait_ms": round(wait * 1000),
+                    "signal": str(int(signal)) if isinstance(signal, int) else signal,
+                }
+            }
+        )
+        return results
+
+    def daemon_status(self) -> DaemonStatus:
+        status: DaemonStatus = self._query("DaemonStatus")
+        return status
+
+    def shutdown(self, *, keep_workers: bool = False) -> None:
+        """Ends the daemon, and its workers unless they are kept."""
+        self._ask({"Shutdown": {"keep_workers": keep_workers}})
+
+    def events(self, *, worker: str | None = None, topic: Literal["status", "logs", "all"] = "status") -> Events:
+        """Events from now on, on a connection of their own: dicts with ``type``, ``app`` and the fields of the event."""
+        return Events(_open_or_start(self._path, self._autostart), _SUBSCRIPTIONS[topic], worker)
+
+    def _ask(self, message: object) -> Any:
+        return self.request(message)["Success"]
+
+    def _query(self, message: object) -> Any:
+        return self.request(message)["Data"]["data"]
+
+    def _act_on(self, verb: ActVerb, name: str, *, signal: str | int = "") -> None:
+        known = self.status(name)
+        is_app = known["instance"] == 0
+        names = [one["name"] for one in self.status() if one["app"] == known["app"]] if is_app else [known["name"]]
+        for result in self.act(verb, names, apps=[known["name"]] if is_app else [], signal=signal):
+            if not result["ok"]:
+                hint, output = result.get("hint"), result.get("output", [])
+                raise IpcError(result.get("code", "FAILED"), f"{result['name']}: {result['message']}", hint, output)
+
+
+class Events:
+    """Iterate over it; ``close()`` or the end of its ``with`` gives it up."""
+
+    def __init__(self, wire: _Wire, kind: str, worker: str | None) -> None:
+        self._wire = wire
+        wire.send(_encode({"Subscribe": {"subscription": {kind: {"app_name": worker}}}}))
+        _checked(wire.receive())
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._wire.close()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            event = _checked(self._wire.receive())["Event"]
+            yield {"type": event["event_type"], **event["data"]}
+
+
+class _Wire:
+    """Frames over one socket."""
+
+    def __init__(self, path: str) -> None:
+        _require_trusted(path)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            _connect(self._socket, path)
+            self._socket.settimeout(_GREET_SECONDS)
+            self.send(_encode({"Hello": {"protocol": _PROTOCOL, "client": "ipcctl for Python"}}))
+            _checked(self.receive())
+            self._socket.settimeout(None)
+        except TimeoutError:
+            self.close()
+            hint = "ipcctl daemon restart puts another one in its place"
+            raise IpcError("NO_DAEMON", f"the daemon at {path} has not answered within {_GREET_SECONDS:g} s", hint) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def is_lost(self) -> bool:
+        """Nothing comes unasked on a connection without a subscription: what can be read there is its end."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def send(self, payload: bytes) -> None:
+        try:
+            self._socket.sendall(struct.pack("<I", len(payload)) + payload)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # what the daemon said of that can still be read
+
+    def receive(self) -> dict[str, Any]:
+        (length,) = struct.unpack("<I", self._exactly(4))
+        if length > FRAME_BYTES_MAX:
+            raise IpcError("BAD_FRAME", f"the daemon sent a frame of {length} bytes, at most {FRAME_BYTES_MAX} are allowed")
+        answer: dict[str, Any] = json.loads(self._exactly(length))
+        return answer
+
+    def _exactly(self, count: int) -> bytes:
+        found = bytearray()
+        while len(found) < count:
+            try:
+                more = self._socket.recv(min(count - len(found), 1 << 20))
+            except ConnectionResetError:
+                more = b""
+            if not more:
+                raise IpcError("CONNECTION_LOST", "the daemon closed the connection", "see: ipcctl daemon status")
+            found += more
+        return bytes(found)
+
+
+def _encode(message: object) -> bytes:
+    payload = json.dumps(message, allow_nan=False).encode()
+    if len(payload) > FRAME_BYTES_MAX:
+        raise IpcError("LIMIT", f"a request of {len(payload)} bytes is too long, at most {FRAME_BYTES_MAX} are allowed")
+    return payload
+
+
+def _checked(answer: dict[str, Any]) -> dict[str, Any]:
+    error = answer.get("Error")
+    if error is None:
+        return answer
+    raise IpcError(error.get("code", "FAILED"), error["message"], error.get("hint"), error.get("output", ()))
+
+
+def _open_or_start(path: str, may_start: bool) -> _Wire:
+    try:
+        return _Wire(path)
+    except IpcError as error:
+        if error.code not in ("NO_DAEMON", "CONNECTION_LOST") or not may_start:
+            raise
+    _start_daemon(path)
+    return _Wire(path)
+
+
+def _start_daemon(path: str) -> None:
+    """By the command line, which knows how to start one where many do so at once, and to call back one whose socket is gone."""
+    beside = os.path.join(os.path.dirname(__file__), "..", "..", "bin", "ipcctl")
+    command = beside if os.path.exists(beside) else shutil.which("ipcctl")
+    if command is None:
+        raise IpcError("NO_DAEMON", f"no daemon answers at {path}, and there is no ipcctl in PATH to start one", "npm install -g ipcctl")
+    try:
+        done = subprocess.run(
+            [command, "--socket", path, "--json", "status"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=_START_SECONDS,
+            text=True,
+            errors="replace",
+        )
+    except subprocess.TimeoutExpired:
+        raise IpcError("NO_DAEMON", f"the daemon could not be started within {_START_SECONDS:g} s", "see: ipcctl doctor") from None
+    if done.returncode != 0:
+        raise IpcError("NO_DAEMON", f"the daemon could not be started: {done.stderr.strip()}", "see: ipcctl doctor")
+
+
+def _connect(to: socket.socket, path: str) -> None:
+    folder = None
+    try:
+        if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES_MAX:
+            to.connect(path)
+        else:  # by the folder, since the address has no room for all of it
+            folder = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)
+            to.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+    except (FileNotFoundError, ConnectionRefusedError):
+        hint = "start one with: ipcctl daemon, or start a worker"
+        raise IpcError("NO_DAEMON", f"no daemon answers at {path}", hint) from None
+    except PermissionError:
+        raise IpcError("NO_PERMISSION", f"may not connect to {path}", "the daemon belongs to another user") from None
+    except OSError as error:
+        raise IpcError("NO_DAEMON", f"cannot connect to {path}: {error}") from error
+    finally:
+        if folder is not None:
+            os.close(folder)
+
+
+def _require_trusted(path: str) -> None:
+    """Whoever listens gets environments and definitions: only a socket of ours, or of root, is a daemon for us. Root may go to any
+    user's, in a folder where nobody else could have put it."""
+    try:
+        owner = os.stat(path).st_uid
+    except OSError:
+        return  # what connects says why
+    user = os.geteuid()
+    if owner in (user, 0):
+        return
+    if user == 0 and not os.stat(os.path.dirname(path)).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return
+    hint = "choose another place with socket=PATH, or become that user"
+    raise IpcError("NO_PERMISSION", f"{path} belongs to user {owner}: nothing is sent there", hint)
+
+
+def socket_path(chosen: str | None) -> str:
+    """Where the command line looks too: see src/base/paths.ts."""
+    if chosen is not None:
+        return os.path.abspath(chosen)
+    home = _ours("IPCCTL_HOME")
+    named = _ours("IPCCTL_SOCKET")
+    if named is not None:
+        return named
+    configured = _configured(os.path.join(home or _config_folder(), "config.json"))
+    if configured is not None:
+        return configured
+    return os.path.join(os.path.join(home, "run") if home else _runtime_folder(), "ipcctl.sock")
+
+
+def _ours(name: str) -> str | None:
+    path = os.environ.get(name) or None
+    if path is None or os.path.isabs(path):
+        return path
+    raise IpcError("USAGE", f"{name}: {path!r} is not an absolute path", f"write {name}={os.path.abspath(path)}")
+
+
+def _absolute(name: str) -> str | None:
+    path = os.environ.get(name, "").split(":")[0] if name.endswith("_DIRECTORY") else os.environ.get(name, "")
+    return path if os.path.isabs(path) else None
+
+
+def _configured(config: str) -> str | None:
+    if not os.path.exists(config):
+        return None
+    hint = "mend it, or say where the daemon listens with socket=PATH or IPCCTL_SOCKET"
+    try:
+        with open(config, encoding="utf-8-sig") as file:
+            value = json.load(file)
+    except (OSError, ValueError) as error:
+        raise IpcError("BAD_CONFIG", f"{config}: {error}", hint) from error
+    path = ((value or {}).get("daemon") or {}).get("socket_path")
+    if path is None:
+        return None
+    if not isinstance(path, str) or path == "":
+        raise IpcError("BAD_CONFIG", f"{config}: daemon.socket_path is no path", hint)
+    return os.path.normpath(os.path.join(os.path.dirname(config), path))
+
+
+def _config_folder() -> str:
+    if folder := _absolute("CONFIGURATION_DIRECTORY"):
+        return folder
+    if folder := _absolute("XDG_CONFIG_HOME"):
+        return os.path.join(folder, "ipcctl")
+    home = _absolute("HOME")
+    return "/etc/ipcctl" if os.getuid() == 0 or home is None else os.path.join(home, ".config/ipcctl")
+
+
+def _runtime_folder() -> str:
+    if folder := _absolute("RUNTIME_DIRECTORY"):
+        return folder
+    if folder := _absolute("XDG_RUNTIME_DIR"):
+        return os.path.join(folder, "ipcctl")
+    return "/run/ipcctl" if os.getuid() == 0 else os.path.join(_state_folder(), "run")
+
+
+def _state_folder() -> str:
+    if folder := _absolute("STATE_DIRECTORY"):
+        return folder
+    if folder := _absolute("XDG_STATE_HOME"):
+        return os.path.join(folder, "ipcctl")
+    home = _absolute("HOME") or f"/var/tmp/ipcctl-{os.getuid()}"
+    return os.path.join(home, ".local/state/ipcctl")

@@ -1,0 +1,195 @@
+"""What the daemon answers, for type checkers. Written by scripts/generate.ts from src/protocol/verbs.ts."""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired, TypedDict
+
+
+class WorkerStatus(TypedDict):
+    name: str
+    state: Literal["Starting", "Running", "Stopping", "Stopped", "Crashed", "Backoff"]
+    pid: int | None
+    restarts: int
+    auto_start: bool
+    command: str
+    args: list[str]
+    cwd: str | None
+    restart_policy: Literal["No", "Always", "OnFailure", "UnlessStopped"]
+    last_exit_code: int | None
+    uptime_seconds: float | None
+    max_memory: float | None
+    max_cpu_percent: float | None
+    max_restart_attempts: int | None
+    backoff_exhausted: bool
+    env: dict[str, str]
+    memory_bytes: float | None
+    cpu_percent: float | None
+    app: str
+    instance: int
+    group: str | None
+    policy: str
+    denied: list[str]
+    ready: bool | None
+    health: Literal["healthy", "unhealthy", "starting"] | None
+    shim_pid: int | None
+    shim_version: int | None
+    log_bytes: int
+    log_dropped_lines: int
+    log_blocked: bool
+    log_dir: str
+    degraded: list[str]
+    last_exit_signal: str | None
+    started_at: str | None
+    status_text: str | None
+    calls: CallStatus | None
+    reason: str | None
+
+
+class CallStatusLatencyUs(TypedDict):
+    p50: float | None
+    p90: float | None
+    p99: float | None
+    histogram: list[int]
+
+
+class CallStatus(TypedDict):
+    channels: int
+    waiting: int
+    total: int
+    errors: int
+    bytes_in: int
+    bytes_out: int
+    seconds: float | None
+    latency_us: CallStatusLatencyUs
+
+
+class LogLines(TypedDict):
+    errors: list[str]
+    output: list[str]
+    lost: NotRequired[list[str]]
+
+
+class Greeting(TypedDict):
+    protocol: int
+    version: str
+    pid: int
+
+
+class WorkerDescriptionLogFiles(TypedDict):
+    path: str
+    bytes: int
+
+
+class WorkerDescriptionLimits(TypedDict):
+    name: str
+    value: float
+    mechanism: str
+    is_approximate: bool
+
+
+class WorkerDescriptionTree(TypedDict):
+    pid: int
+    command: str
+
+
+class WorkerDescription(TypedDict):
+    name: str
+    state: Literal["Starting", "Running", "Stopping", "Stopped", "Crashed", "Backoff"]
+    pid: int | None
+    restarts: int
+    auto_start: bool
+    command: str
+    args: list[str]
+    cwd: str | None
+    restart_policy: Literal["No", "Always", "OnFailure", "UnlessStopped"]
+    last_exit_code: int | None
+    uptime_seconds: float | None
+    max_memory: float | None
+    max_cpu_percent: float | None
+    max_restart_attempts: int | None
+    backoff_exhausted: bool
+    env: dict[str, str]
+    memory_bytes: float | None
+    cpu_percent: float | None
+    app: str
+    instance: int
+    group: str | None
+    policy: str
+    denied: list[str]
+    ready: bool | None
+    health: Literal["healthy", "unhealthy", "starting"] | None
+    shim_pid: int | None
+    shim_version: int | None
+    log_bytes: int
+    log_dropped_lines: int
+    log_blocked: bool
+    log_dir: str
+    degraded: list[str]
+    last_exit_signal: str | None
+    started_at: str | None
+    status_text: str | None
+    calls: CallStatus | None
+    reason: str | None
+    definition: dict[str, object]
+    exits: list[ExitInfo]
+    log_files: list[WorkerDescriptionLogFiles]
+    limits: list[WorkerDescriptionLimits]
+    tree: list[WorkerDescriptionTree]
+
+
+class ExitInfo(TypedDict):
+    run: int
+    pid: int | None
+    kind: Literal["exit", "signal", "exec", "lost"]
+    status: int
+    signal: str | None
+    step: str | None
+    started_at: str | None
+    ended_at: str
+    stop_requested: bool
+    kill_method: str
+    tree_killed: int
+    max_rss_bytes: int
+    cpu_seconds: float
+    outcome: str
+
+
+class ActResult(TypedDict):
+    name: str
+    ok: bool
+    message: str
+    code: NotRequired[str]
+    hint: NotRequired[str]
+    output: NotRequired[list[str]]
+    pid: NotRequired[int | None]
+
+
+class DaemonStatus(TypedDict):
+    version: str
+    protocol: int
+    pid: int
+    uptime_seconds: float
+    socket: str
+    state_dir: str
+    daemon_log: str
+    workers: int
+    running: int
+    connections: int
+    subscribers: int
+    memory_bytes: float
+    cgroup: str | None
+    degraded: list[str]
+
+
+class StartedInstances(TypedDict):
+    name: str
+    pid: int | None
+
+
+class Started(TypedDict):
+    message: str
+    name: str
+    pid: int | None
+    already_running: NotRequired[bool]
+    is_other_definition: NotRequired[bool]
+    instances: NotRequired[list[StartedInstances]]
