@@ -188,6 +188,14 @@ const table = (head: readonly string[], rows: readonly string[]): string =>
 const entries = <K extends string>(numbers: Readonly<Record<K, number>>): [K, number][] =>
   Object.entries(numbers) as [K, number][]; // keys of a closed table
 
+const EXITS: Readonly<Record<keyof typeof shim.SHIM_EXIT, string>> = {
+  done: "the run ended and `exit` is written",
+  system: "the system refused something; one line on stderr says what",
+  locked: "another shim holds the lock",
+  noSpec: "no spec",
+  badSpec: "the spec is malformed",
+};
+
 /** Tables of documents, by the name of the place that they are put in. */
 const TABLES: Readonly<Record<string, () => string>> = {
   "protocol.md: requests": requestTable,
@@ -223,6 +231,21 @@ const TABLES: Readonly<Record<string, () => string>> = {
     table(
       ["kind", "is for"],
       entries(segment.CHANNEL_KIND).map(([key, kind]) => row(kind, segment.CHANNEL_KINDS[key])),
+    ),
+  "internals/shim.md: exits": () =>
+    table(
+      ["exit of `ipcctl-shim DIR`", "because"],
+      entries(shim.SHIM_EXIT).map(([key, status]) => row(status, EXITS[key])),
+    ),
+  "internals/shim.md: maxima": () =>
+    table(
+      ["at most", "of"],
+      [
+        row(shim.SHIM_MAX.requestBytes, "bytes of type and payload of a request; the largest is OPEN"),
+        row(shim.SHIM_MAX.replyBytes, "bytes of the payload of an answer"),
+        row(LIMITS.specBytes.value, "bytes of `spec`"),
+        row(shim.SHIM_MAX.clients, "connections at once"),
+      ],
     ),
   "internals/shm-layout.md: ended": () =>
     table(

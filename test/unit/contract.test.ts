@@ -177,3 +177,18 @@ test("no number of the contract is typed again", () => {
   }
   expect(found).toEqual([]);
 });
+
+test("no document types a number of the contract beside its name, but in a table that is generated", () => {
+  const found: string[] = [];
+  for (const file of new Bun.Glob("docs/**/*.md").scanSync(root)) {
+    const text = readFileSync(join(root, file), "utf8");
+    if (text.includes("<!-- Written by scripts/generate.ts")) continue;
+    const own = text.replaceAll(/<!-- table: [^]*?<!-- end of table -->/g, (all) => all.replaceAll(/[^\n]/g, ""));
+    for (const [index, line] of own.split("\n").entries()) {
+      const what = retyped(line);
+      if (what !== undefined)
+        found.push(`${file}:${index + 1}: let scripts/contract.ts write ${what} into a table: ${line}`);
+    }
+  }
+  expect(found).toEqual([]);
+});
