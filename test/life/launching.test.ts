@@ -134,7 +134,7 @@ test("run - is a program from stdin; a worker that is to be started again has no
     expect(await new Response(child.stdout).text()).toBe("['-', 'a'] __main__\n");
   }
   for (const path of ["-", "/dev/stdin"]) {
-    await home.start("nothing", path).catch((error: Error) => expect(error.message).toContain(`${path} is no file`));
+    await home.start("nothing", path).catch((error: Error) => expect(error.message).toContain(`${path} is not a file`));
     const { status, stderr } = await home.cli("start", path, "--name", "nothing");
     expect({ path, status }).toEqual({ path, status: path === "-" ? 4 : 1 });
     expect(stderr).toContain(path);

@@ -100,7 +100,7 @@ test("what a template cannot say is refused, and the way out works", async () =>
   const { stdout, stderr } = await start("bun.json", [], ["-e", "console.log(6 * 7, process.cwd())"]);
   expect({ stdout, stderr }).toEqual({ stdout: `42 ${folder}\n`, stderr: "" });
   for (const [args, why] of [
-    [["strict", "--snapshot", "base"], "forked from a snapshot"],
+    [["strict", "--snapshot", "base"], "a snapshot forks its workers"],
     [["strict", "x.py", "--for", "node"], "give it, or --for"],
     [["strict", "--interpreter", "nowhere"], "there is no nowhere"],
     [["strict", "--for", "ruby"], "Allowed choices are python, bun, node"],

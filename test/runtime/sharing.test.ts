@@ -161,7 +161,7 @@ test("what is not in shared memory is copied as ever", async () => {
   expect(await py.call("increase", plain)).toEqual(new Float64Array([2, 3]));
   expect(plain[0]).toBe(1);
   for (const length of [0, -1, 1.5, Number.NaN])
-    expect(() => shared(Uint8Array, length)).toThrow("no number of elements");
+    expect(() => shared(Uint8Array, length)).toThrow("not a number of elements");
 });
 
 test("items of a stream, deep inside, and each segment handed over once", async () => {
