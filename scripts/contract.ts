@@ -4,7 +4,9 @@ import { ARCHITECTURES, PARTS_FOLDERS } from "../contract/parts.ts";
 import * as messages from "../contract/messages.ts";
 import * as segment from "../contract/segment.ts";
 import * as shim from "../contract/shim.ts";
+import { SOCKET_PATH_BYTES_MAX } from "../src/base/socket-path.ts";
 import { VERSION } from "../src/base/version.ts";
+import { PROTOCOL, SUBSCRIPTIONS } from "../src/protocol/responses.ts";
 import { answerTable, requestTable } from "./verbs.ts";
 import { layerRows } from "./layers.ts";
 
@@ -163,6 +165,13 @@ Written by scripts/generate.ts from contract/; change the tables there.
 
 # Of the compiled part that is used.
 EDITION = "${edition()}"
+
+# Of the control protocol: its version, the topics of events by what a request for them is called, and the address of a socket.
+PROTOCOL = ${PROTOCOL}
+SUBSCRIPTIONS = {${Object.entries(SUBSCRIPTIONS)
+    .map(([topic, name]) => `"${topic}": "${name}"`)
+    .join(", ")}}
+SOCKET_PATH_BYTES_MAX = ${SOCKET_PATH_BYTES_MAX}
 
 MAGIC = b"${segment.MAGIC}"
 

@@ -26,6 +26,27 @@ function spelt(schema: Schema): string {
   return (schema.type as string | undefined) ?? "any value";
 }
 
+/** The type with a name that is the larger part of this one, if there is one (a smaller part may be so by accident); and what this one has beside it. */
+function beside(schema: Schema): { readonly base: string | undefined; readonly own: Schema } {
+  const fields = (one: Schema): [string, string][] =>
+    Object.entries(one.properties ?? {}).map(([key, value]) => [
+      key,
+      JSON.stringify([value, (one.required ?? []).includes(key)]),
+    ]);
+  const all = new Map(fields(schema));
+  const [base, part] =
+    [...namedTypes()].find(([, one]) => {
+      const theirs = fields(one);
+      return (
+        theirs.length < all.size &&
+        theirs.length > all.size / 2 &&
+        theirs.every(([key, value]) => all.get(key) === value)
+      );
+    }) ?? [];
+  const rest = Object.entries(schema.properties ?? {}).filter(([key]) => part?.properties?.[key] === undefined);
+  return { base, own: { ...schema, properties: Object.fromEntries(rest) } };
+}
+
 function members({ properties = {}, required = [] }: Schema): string[] {
   return Object.entries(properties).map(
     ([key, value]) => `${key}${required.includes(key) ? "" : "?"}: ${spelt(value as Schema)}`,
@@ -60,7 +81,11 @@ export function answerTable(): string {
   return [
     row("type", "fields"),
     "|---|---|",
-    ...[...namedTypes()].map(([name, schema]) => row(code(name), members(schema).map(code).join(", "))),
+    ...[...namedTypes()].map(([name, schema]) => {
+      const { base, own } = beside(schema);
+      const inherited = base === undefined ? "" : `all of ${code(base)}, and `;
+      return row(code(name), inherited + members(own).map(code).join(", "));
+    }),
   ].join("\n");
 }
 
@@ -81,7 +106,9 @@ export function pythonTypes(): string {
     if (schema.type === "object") return `dict[str, ${typeOf(schema.additionalProperties as Schema, path)}]`;
     return PYTHON[schema.type as string] ?? "object";
   };
-  const define = (name: string, { properties = {}, required = [] }: Schema): void => {
+  const define = (name: string, schema: Schema): void => {
+    const { base = "TypedDict", own } = beside(schema);
+    const { properties = {}, required = [] } = own;
     const fields = Object.entries(properties).map(([key, value]) => {
       const type = typeOf(
         value as Schema,
@@ -89,7 +116,7 @@ export function pythonTypes(): string {
       );
       return `    ${key}: ${required.includes(key) ? type : `NotRequired[${type}]`}\n`;
     });
-    classes.push(`class ${name}(TypedDict):\n${fields.join("")}`);
+    classes.push(`class ${name}(${base}):\n${fields.join("")}`);
   };
   for (const [name, schema] of namedTypes()) define(name, schema);
   const started = (schemaOf(VERBS.Start.answer).properties as Record<string, Schema>).Success!;

@@ -12,7 +12,7 @@ import struct
 import subprocess
 import threading
 
-from ._contract import FRAME_BYTES_MAX
+from ._contract import FRAME_BYTES_MAX, PROTOCOL, SOCKET_PATH_BYTES_MAX, SUBSCRIPTIONS
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
@@ -28,11 +28,8 @@ else:
         return function
 
 
-_PROTOCOL = 2  # what this client speaks; a daemon takes that of older clients too
-_SOCKET_PATH_BYTES_MAX = 107
 _GREET_SECONDS = 10.0
 _START_SECONDS = 60.0
-_SUBSCRIPTIONS = {"status": "StatusEvents", "logs": "LogEvents", "all": "AllEvents"}
 
 
 class IpcError(Exception):
@@ -196,7 +193,7 @@ class Ipcctl:
 
     def events(self, *, worker: str | None = None, topic: Literal["status", "logs", "all"] = "status") -> Events:
         """Events from now on, on a connection of their own: dicts with ``type``, ``app`` and the fields of the event."""
-        return Events(_open_or_start(self._path, self._autostart), _SUBSCRIPTIONS[topic], worker)
+        return Events(_open_or_start(self._path, self._autostart), SUBSCRIPTIONS[topic], worker)
 
     def _ask(self, message: object) -> Any:
         return self.request(message)["Success"]
@@ -246,7 +243,7 @@ class _Wire:
         try:
             _connect(self._socket, path)
             self._socket.settimeout(_GREET_SECONDS)
-            self.send(_encode({"Hello": {"protocol": _PROTOCOL, "client": "ipcctl for Python"}}))
+            self.send(_encode({"Hello": {"protocol": PROTOCOL, "client": "ipcctl for Python"}}))
             _checked(self.receive())
             self._socket.settimeout(None)
         except TimeoutError:
@@ -341,7 +338,7 @@ def _start_daemon(path: str) -> None:
 def _connect(to: socket.socket, path: str) -> None:
     folder = None
     try:
-        if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES_MAX:
+        if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
             to.connect(path)
         else:  # by the folder, since the address has no room for all of it
             folder = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)

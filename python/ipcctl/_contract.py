@@ -6,6 +6,11 @@ Written by scripts/generate.ts from contract/; change the tables there.
 # Of the compiled part that is used.
 EDITION = "0.1.0+901b759e"
 
+# Of the control protocol: its version, the topics of events by what a request for them is called, and the address of a socket.
+PROTOCOL = 2
+SUBSCRIPTIONS = {"status": "StatusEvents", "logs": "LogEvents", "all": "AllEvents"}
+SOCKET_PATH_BYTES_MAX = 107
+
 MAGIC = b"IPCCTL"
 
 # Where compiled parts lie, seen from the folder of an installation.

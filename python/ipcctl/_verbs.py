@@ -92,44 +92,7 @@ class WorkerDescriptionTree(TypedDict):
     command: str
 
 
-class WorkerDescription(TypedDict):
-    name: str
-    state: Literal["Starting", "Running", "Stopping", "Stopped", "Crashed", "Backoff"]
-    pid: int | None
-    restarts: int
-    auto_start: bool
-    command: str
-    args: list[str]
-    cwd: str | None
-    restart_policy: Literal["No", "Always", "OnFailure", "UnlessStopped"]
-    last_exit_code: int | None
-    uptime_seconds: float | None
-    max_memory: float | None
-    max_cpu_percent: float | None
-    max_restart_attempts: int | None
-    backoff_exhausted: bool
-    env: dict[str, str]
-    memory_bytes: float | None
-    cpu_percent: float | None
-    app: str
-    instance: int
-    group: str | None
-    policy: str
-    denied: list[str]
-    ready: bool | None
-    health: Literal["healthy", "unhealthy", "starting"] | None
-    shim_pid: int | None
-    shim_version: int | None
-    log_bytes: int
-    log_dropped_lines: int
-    log_blocked: bool
-    log_dir: str
-    degraded: list[str]
-    last_exit_signal: str | None
-    started_at: str | None
-    status_text: str | None
-    calls: CallStatus | None
-    reason: str | None
+class WorkerDescription(WorkerStatus):
     definition: dict[str, object]
     exits: list[ExitInfo]
     log_files: list[WorkerDescriptionLogFiles]

@@ -1,14 +1,15 @@
 /** `subscribe`: events as they happen, until interrupted or until the daemon goes. */
 import { IpcError } from "../base/errors.ts";
+import { SUBSCRIPTIONS } from "../protocol/responses.ts";
 import { jsonText, type Context } from "./context.ts";
 import { select } from "./select.ts";
 
-const KINDS: Record<string, string> = { status: "StatusEvents", logs: "LogEvents", all: "AllEvents" };
+const KINDS = new Map<string, string>(Object.entries(SUBSCRIPTIONS));
 
 export async function subscribe(context: Context, what: string, pattern: string | undefined): Promise<number> {
-  const kind = KINDS[what];
+  const kind = KINDS.get(what);
   if (kind === undefined)
-    throw new IpcError("USAGE", `subscribe: ${JSON.stringify(what)} is not one of ${Object.keys(KINDS).join(", ")}`);
+    throw new IpcError("USAGE", `subscribe: ${JSON.stringify(what)} is not one of ${[...KINDS.keys()].join(", ")}`);
   using connection = await context.connect();
   const chosen = pattern === undefined ? [] : await select(connection, [pattern]);
   const names = new Set(chosen.map((worker) => worker.name));

@@ -49,6 +49,9 @@ export type WorkerEvent =
       readonly current: number;
     };
 
+/** Topics of events, and what a request for them is called. */
+export const SUBSCRIPTIONS = { status: "StatusEvents", logs: "LogEvents", all: "AllEvents" } as const;
+
 /** What StatusEvents delivers; LogEvents delivers `log_line` and `log_lost`, AllEvents everything. */
 export const STATUS_EVENTS: ReadonlySet<WorkerEvent["type"]> = new Set([
   "status_change",

@@ -2,12 +2,10 @@
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { localLog, LogView, type ViewBatch } from "../logs/view.ts";
-import type { WorkerEvent } from "../protocol/responses.ts";
+import { SUBSCRIPTIONS, type WorkerEvent } from "../protocol/responses.ts";
 import type { WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { Feed } from "./feed.ts";
-
-const SUBSCRIPTIONS = { status: "StatusEvents", logs: "LogEvents", all: "AllEvents" } as const;
 
 export type EventOptions = {
   /** `status` (the default) has states and processes, `logs` has lines, `all` has both, health checks and limits. */
