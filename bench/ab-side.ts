@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type * as Sdk from "../src/index.ts";
+import { privateKiB } from "./memory.ts";
 
 const [checkout = "", folder = "", only] = process.argv.slice(2);
 const ipcctl = join(checkout, "bin/ipcctl");
@@ -67,11 +68,6 @@ async function command(times: number, ...args: string[]): Promise<number> {
     found.push(performance.now() - start);
   }
   return medianOf(found);
-}
-
-function privateKiB(pid: string | number): number {
-  const text = readFileSync(`/proc/${pid}/smaps_rollup`, "utf8");
-  return [...text.matchAll(/^Private_\w+: +(\d+) kB$/gm)].reduce((sum, [, size]) => sum + Number(size), 0);
 }
 
 function processes(has: (command: string) => boolean): string[] {

@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { SCRIPT_POLICY } from "../src/base/policies.ts";
 import { Home, ROOT, waitUntil } from "../test/home.ts";
+import { privateKiB } from "./memory.ts";
 import { countLines, pm2, settled, supervisord, type Peer, type Program } from "./peers.ts";
 
 const { values: flags } = parseArgs({
@@ -292,11 +293,4 @@ function cpuTicks(pids: readonly number[]): number {
 
 function residentKiB(pid: number): number {
   return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0);
-}
-
-function privateKiB(pid: number): number {
-  return [...readFileSync(`/proc/${pid}/smaps_rollup`, "utf8").matchAll(/Private_\w+:\s+(\d+)/g)].reduce(
-    (sum, [, kib]) => sum + Number(kib),
-    0,
-  );
 }

@@ -136,8 +136,7 @@ export async function compilePolicy(
 async function planOf(context: Context, chosen: string, script: string | undefined, flags: AskFlags): Promise<Plan> {
   const policy = await withExceptions(context, flags, chosen);
   const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);
-  const { settle, requireUnwritten } = await import("../launch/settle.ts");
-  const { find, SYSTEM_PATH } = await import("../launch/languages.ts");
+  const { locate, settle, requireUnwritten } = await import("../launch/settle.ts");
   const { stateDir } = context.paths;
   const words = flags.command === undefined ? [] : splitWords(flags.command);
   if (script === undefined && words.length === 0) {
@@ -149,12 +148,8 @@ async function planOf(context: Context, chosen: string, script: string | undefin
   const program = script ?? words[0]!;
   const name = findWorkerId(basename(program, extname(program))) ?? "worker";
   const settled = settle(await preparationOf(context, policy, script, flags, name));
-  const { launch, executable, plan } = settled;
-  if (find(executable, launch.cwd, launch.env.PATH ?? SYSTEM_PATH) === undefined)
-    throw new IpcError("START_FAILED", `${executable}: no such file or directory`, {
-      hint: "name another one with --interpreter PATH",
-    });
-  return plan;
+  locate(settled);
+  return settled.plan;
 }
 
 /** What a start with these flags would ask for. */

@@ -105,10 +105,13 @@ export async function serve(options: DaemonOptions): Promise<void> {
     shutdown: (keepWorkers) => void setTimeout(() => ending.want(keepWorkers), ANSWER_MS),
     onAsked: (verb, caller) => logger.debug({ verb, ...caller }, "asked"),
   };
+  const worldOf = (server: Server): HandlerWorld => ({
+    ...world,
+    daemonStatus: () => describeDaemon(facts, server),
+  });
   const server = parts.use(
     new Server(paths.socket, paths.runtimeDir, {
-      handle: (caller, request, self) =>
-        handle(caller, request, { ...world, daemonStatus: () => describeDaemon(facts, self) }),
+      handle: (caller, request, self) => handle(caller, request, worldOf(self)),
       subscriptions,
       trees: treesOf(registry, cgroups),
       uid,
@@ -132,14 +135,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
     });
   });
   const configured = new Configured(options, paths, logger, registry, (name, config) =>
-    handle(
-      { uid, pid: process.pid, connection: 0 },
-      { tag: "Start", name, config },
-      {
-        ...world,
-        daemonStatus: () => describeDaemon(facts, server),
-      },
-    ),
+    handle({ uid, pid: process.pid, connection: 0 }, { tag: "Start", name, config }, worldOf(server)),
   );
   process.on("SIGHUP", () => {
     systemd.reloading();

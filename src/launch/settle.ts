@@ -14,7 +14,7 @@ import { chooseWriter, mapLack } from "../sandbox/writer.ts";
 import { cleanWorkerEnv, decideLaunch, type Launch, resolveLaunch, writtenEnv } from "./command.ts";
 import { policyFlag } from "./denied.ts";
 import { type Environment, environmentOf, placeOf, requireUv } from "./environments.ts";
-import { decideWithin, find, STDIN, type Launchable, type Running } from "./languages.ts";
+import { decideWithin, find, STDIN, SYSTEM_PATH, type Launchable, type Running } from "./languages.ts";
 import { policyOf, type Governed } from "./policies.ts";
 import { describeProgram, homeOf, pythonPath, type Program } from "./readable.ts";
 import { openScratches } from "./scratch.ts";
@@ -159,6 +159,15 @@ export function settle(wanted: Preparation): Settled {
   if (hidesFiles && app.script !== null) requireBunsOwn(executable, resolve(app.cwd, app.script), policy, policyText);
   const settled = { launch, policy: policyText, plan, executable, hidesFiles, isUpToDate, scratch, ids };
   return environment === undefined ? settled : { ...settled, environment };
+}
+
+/** Where its program is. @throws IpcError START_FAILED if it is nowhere: a start would hear so from the kernel */
+export function locate({ executable, launch }: Settled): string {
+  const path = find(executable, launch.cwd, launch.env.PATH ?? SYSTEM_PATH);
+  if (path !== undefined) return path;
+  throw new IpcError("START_FAILED", `${executable}: no such file or directory`, {
+    hint: "name another one with --interpreter PATH",
+  });
 }
 
 /**

@@ -9,8 +9,7 @@ import { SHIM_BINARY } from "../base/install.ts";
 import { VERSION } from "../base/version.ts";
 import { policyFiles } from "../sandbox/policy.ts";
 import { encodeMount, encodeSpec, framesOf } from "../shim/spec.ts";
-import { find, SYSTEM_PATH } from "./languages.ts";
-import { type Preparation, requireBunsProc, settle } from "./settle.ts";
+import { locate, type Preparation, requireBunsProc, settle } from "./settle.ts";
 import { complete, makeRunSpec, requireGroup } from "./specification.ts";
 
 /** What a program puts in: arguments behind the program's own, further variables, and folders that are there. */
@@ -66,12 +65,8 @@ export function compileTemplate(wanted: Omit<Preparation, "scratch">, cwd: strin
   const app = { ...wanted.app, cwd: cwd ?? ANYWHERE };
   const preparation = { ...wanted, app, scratch: MARK.scratch, isScratchShut: false };
   const settled = settle(preparation);
-  const { plan, launch, policy, environment, ids = null } = settled;
-  const executable = find(settled.executable, app.cwd, launch.env.PATH ?? SYSTEM_PATH);
-  if (executable === undefined)
-    throw new IpcError("START_FAILED", `${settled.executable}: no such file or directory`, {
-      hint: "name another one with --interpreter PATH",
-    });
+  const { plan, policy, environment, ids = null } = settled;
+  const executable = locate(settled);
   requireGroup(plan.policy, undefined);
   if (app.script === null) requireBunsProc(executable, plan.policy, policy);
   if (environment !== undefined)
