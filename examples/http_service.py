@@ -6,7 +6,11 @@ import os
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = b"ok\n" if self.path == "/healthz" else f"hello from instance {os.environ.get('IPCCTL_INSTANCE', '?')}\n".encode()
+        body = (
+            b"ok\n"
+            if self.path == "/healthz"
+            else f"hello from instance {os.environ.get('IPCCTL_INSTANCE', '?')}\n".encode()
+        )
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

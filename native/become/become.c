@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #define EARLY (uint32_t)(CLONE_NEWNET | CLONE_NEWIPC) /* take longer than all the others */
-#define PATIENCE_S 10 /* a shim sends at once, or is none */
+#define PATIENCE_S 10                                 /* a shim sends at once, or is none */
 
 static struct ipc_spec spec;
 
@@ -19,14 +19,17 @@ __attribute__((visibility("default"))) char **ipcctl_words(int kind)
 	return kind == 0 ? spec.argv : spec.envp;
 }
 
-/* Whether a free shim asks, which is bound by no more and no less than we: a worker may be the user, and even run a shim. Nobody else may have a process made that is confined by nothing but what he says. */
+/*
+ * Whether a free shim asks, which is bound by no more and no less than we: a worker may be the user, and even run a
+ * shim. Nobody else may have a process made that is confined by nothing but what he says.
+ */
 static bool is_free_shim(const struct ucred *peer, const struct ipc_process_status *ours)
 {
 	struct ipc_process_status its;
 	if ((peer->uid != 0 && peer->uid != geteuid()) || !ipc_process_is_shim(peer->pid))
 		return false;
-	return ipc_process_status(peer->pid, &its) && its.no_new_privs == ours->no_new_privs && its.seccomp == ours->seccomp &&
-	    its.filters == ours->filters;
+	return ipc_process_status(peer->pid, &its) && its.no_new_privs == ours->no_new_privs
+	       && its.seccomp == ours->seccomp && its.filters == ours->filters;
 }
 
 static bool tell(int parent, char what, uint32_t value)
@@ -39,10 +42,15 @@ static bool tell(int parent, char what, uint32_t value)
 /* A specification, and the descriptors that came with its head. */
 static bool receive(int from, struct ipc_child_fds *fds)
 {
-	union { struct cmsghdr header; char bytes[CMSG_SPACE(IPC_CHILD_FDS * sizeof(int))]; } control;
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(IPC_CHILD_FDS * sizeof(int))];
+	} control;
 	uint8_t head[IPC_ZYGOTE_HEAD];
 	struct iovec part = { head, sizeof head };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control };
+	struct msghdr message = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control
+	};
 	if (recvmsg(from, &message, MSG_WAITALL | MSG_CMSG_CLOEXEC) != sizeof head)
 		return false;
 	int given[IPC_CHILD_FDS], all[IPC_CHILD_FDS];
@@ -59,10 +67,12 @@ static bool receive(int from, struct ipc_child_fds *fds)
 		all[i] = is_given ? given[used++] : -1;
 	}
 	memcpy(fds, all, sizeof *fds);
-	if (used != count || size > IPC_SPEC_BYTES_MAX || fds->in < 0 || fds->out < 0 || fds->err < 0 || fds->gate < 0 || fds->report < 0)
+	if (used != count || size > IPC_SPEC_BYTES_MAX || fds->in < 0 || fds->out < 0 || fds->err < 0 || fds->gate < 0
+		|| fds->report < 0)
 		return false;
 	uint8_t *bytes = malloc(size + 1);
-	bool is_good = bytes != NULL && recv(from, bytes, size, MSG_WAITALL) == (ssize_t)size && ipc_spec_parse(bytes, size, 0, &spec) == 0;
+	bool is_good = bytes != NULL && recv(from, bytes, size, MSG_WAITALL) == (ssize_t)size
+		       && ipc_spec_parse(bytes, size, 0, &spec) == 0;
 	free(bytes);
 	return is_good && spec.namespaces == ipc_get_u32(head + 4);
 }
@@ -87,9 +97,10 @@ __attribute__((visibility("default"))) int ipcctl_become(int listener, int paren
 	struct timeval patience = { PATIENCE_S, 0 };
 	struct ucred peer = { 0 };
 	socklen_t peer_size = sizeof peer;
-	if (setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) != 0 ||
-	    getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) != 0 || !is_free_shim(&peer, &ours) ||
-	    recv(connection, head, sizeof head, MSG_PEEK | MSG_WAITALL) != sizeof head)
+	if (setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) != 0
+		|| getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) != 0
+		|| !is_free_shim(&peer, &ours)
+		|| recv(connection, head, sizeof head, MSG_PEEK | MSG_WAITALL) != sizeof head)
 		_exit(1);
 	uint32_t wanted = ipc_get_u32(head + 4);
 	if (namespaces != 0 && (wanted & (EARLY | CLONE_NEWUSER)) != namespaces) {

@@ -27,7 +27,10 @@ static size_t put_frame(uint8_t *at, uint8_t type, const void *payload, size_t s
 	return size + 5;
 }
 
-/* u8 kind, u8 flags, u64 bytes, u32 files, u16 length of the path, path, target: lengths that fit, and some that do not. */
+/*
+ * u8 kind, u8 flags, u64 bytes, u32 files, u16 length of the path, path, target: lengths that fit, and some that do
+ * not.
+ */
 static size_t some_mount(uint8_t *at)
 {
 	uint8_t mount[16 + 24] = { (uint8_t)next(IPC_MOUNT_KINDS + (next(8) == 0)), (uint8_t)next(8) };
@@ -58,7 +61,8 @@ static size_t sound_confinement(uint8_t *bytes)
 		size_t steps = 1 + next(6);
 		size += put_frame(bytes + size, 17, filter, 1 + 8 * steps);
 		for (uint32_t n = next(4); n > 0; n--) {
-			uint8_t patch[3] = { (uint8_t)next((uint32_t)steps + (next(16) == 0)), 0, (uint8_t)next(IPC_PATCH_SELF + 1) };
+			uint8_t patch[3] = { (uint8_t)next((uint32_t)steps + (next(16) == 0)), 0,
+				(uint8_t)next(IPC_PATCH_SELF + 1) };
 			size += put_frame(bytes + size, 19, patch, 3);
 		}
 	}
@@ -97,7 +101,8 @@ static void check_confinement(const struct ipc_spec *spec)
 /* A sound specification, so that mutations get past the first check. */
 static size_t sound_spec(uint8_t *bytes)
 {
-	uint8_t numbers[32] = { 1 }, version[4] = { (uint8_t)(1 + next(2)) }, mode = (uint8_t)(next(3) + (next(16) == 0));
+	uint8_t numbers[32] = { 1 }, version[4] = { (uint8_t)(1 + next(2)) },
+		mode = (uint8_t)(next(3) + (next(16) == 0));
 	size_t size = put_frame(bytes, 1, version, 4);
 	size += put_frame(bytes + size, 2, numbers, 8);
 	for (uint32_t i = next(5) + 1; i > 0; i--)
@@ -161,8 +166,8 @@ static void fuzz_tail(int dir)
 	for (uint32_t i = next(5); i > 0; i--) {
 		bool is_stderr = next(2) == 1, is_partial = next(2) == 1;
 		is_open[is_stderr] = is_partial;
-		size += (size_t)snprintf(left + size, sizeof left - size, "2026-11-20T19:20:01.123456789Z %s %c %u\n", streams[is_stderr],
-					 is_partial ? 'P' : 'F', next(1000));
+		size += (size_t)snprintf(left + size, sizeof left - size, "2026-11-20T19:20:01.123456789Z %s %c %u\n",
+			streams[is_stderr], is_partial ? 'P' : 'F', next(1000));
 	}
 	bool is_whole = next(2) == 0 || size == 0;
 	if (!is_whole)
@@ -182,7 +187,8 @@ static void fuzz_tail(int dir)
 	close(fd);
 	found[count] = 0;
 	unlinkat(dir, "0000000001.log", 0);
-	if (strncmp(found, left, size) != 0 || (size_t)count - size != (size_t)!is_whole + 41u * ((size_t)is_open[0] + is_open[1]))
+	if (strncmp(found, left, size) != 0
+		|| (size_t)count - size != (size_t)!is_whole + 41u * ((size_t)is_open[0] + is_open[1]))
 		abort();
 	if (count > 0 && found[count - 1] != '\n')
 		abort();
@@ -250,8 +256,8 @@ static void fuzz_log(int dir)
 		abort();
 }
 
-/* The disk is full now and then, and what has no room is dropped: what is left of one line never grows together with another one. Each line
- * here is of one letter. */
+/* The disk is full now and then, and what has no room is dropped: what is left of one line never grows together with
+ * another one. Each line here is of one letter. */
 static void fuzz_drop(int dir)
 {
 	static uint8_t input[200000], output[500000];
@@ -285,8 +291,8 @@ static void fuzz_drop(int dir)
 		at += count;
 	}
 	log_under_test.fd = room;
-	if (!ipc_log_flush(&log_under_test) || !ipc_log_feed(&log_under_test, &stream) || !ipc_log_finish(&log_under_test, &stream) ||
-	    !ipc_log_flush(&log_under_test))
+	if (!ipc_log_flush(&log_under_test) || !ipc_log_feed(&log_under_test, &stream)
+		|| !ipc_log_finish(&log_under_test, &stream) || !ipc_log_flush(&log_under_test))
 		abort();
 	close(full);
 	close(log_under_test.fd);

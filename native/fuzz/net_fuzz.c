@@ -1,4 +1,7 @@
-/* Seeded random and mutated messages of the name service, hosts of rules, and addresses, under sanitizers. What is parsed must hold together. */
+/*
+ * Seeded random and mutated messages of the name service, hosts of rules, and addresses, under sanitizers. What is
+ * parsed must hold together.
+ */
 #include "../net/parts.h"
 
 #include <stdio.h>
@@ -62,7 +65,8 @@ static void fuzz_question(void)
 	uint8_t message[IPC_DNS_QUERY_MAX], answer[IPC_DNS_QUERY_MAX + 16], address[4] = { 198, 18, 0, 1 };
 	char name[IPC_NAME_BYTES];
 	random_name(name);
-	size_t size = ipc_dns_write_question((uint16_t)next(65536), name, next(2) ? IPC_DNS_A : (uint16_t)next(65536), message);
+	size_t size = ipc_dns_write_question(
+		(uint16_t)next(65536), name, next(2) ? IPC_DNS_A : (uint16_t)next(65536), message);
 	bool is_sound = size > 0 && next(3) == 0;
 	if (size == 0 || next(8) == 0) {
 		size = next(sizeof message);
@@ -78,18 +82,23 @@ static void fuzz_question(void)
 	if (is_sound)
 		check(rcode == IPC_RCODE_OK && strcmp(question.text, name) == 0, "a sound question is not read back");
 	if (rcode >= 0) {
-		size_t length = ipc_dns_write_answer(bytes, &question, rcode, next(2) && question.end > 0 ? address : NULL, answer);
+		size_t length = ipc_dns_write_answer(
+			bytes, &question, rcode, next(2) && question.end > 0 ? address : NULL, answer);
 		check(length >= 12 && length <= sizeof answer && question.end <= size, "an answer of no size");
 	}
 	check(memchr(question.text, 0, sizeof question.text) != NULL, "a name without an end");
 	if (question.is_plain)
-		check(strlen(question.text) < IPC_NAME_BYTES && strspn(question.text, "abcdefghijklmnopqrstuvwxyz0123456789-_.") == strlen(question.text), "a plain name is none");
+		check(strlen(question.text) < IPC_NAME_BYTES
+				&& strspn(question.text, "abcdefghijklmnopqrstuvwxyz0123456789-_.")
+					   == strlen(question.text),
+			"a plain name is none");
 	free(bytes);
 }
 
 static size_t put_record(uint8_t *at, uint16_t owner, uint16_t type, const uint8_t *data, size_t size)
 {
-	uint8_t head[12] = { (uint8_t)(0xc0 | owner >> 8), (uint8_t)owner, (uint8_t)(type >> 8), (uint8_t)type, 0, 1, 0, 0, 0, (uint8_t)next(256), (uint8_t)(size >> 8), (uint8_t)size };
+	uint8_t head[12] = { (uint8_t)(0xc0 | owner >> 8), (uint8_t)owner, (uint8_t)(type >> 8), (uint8_t)type, 0, 1, 0,
+		0, 0, (uint8_t)next(256), (uint8_t)(size >> 8), (uint8_t)size };
 	memcpy(at, head, sizeof head);
 	memcpy(at + sizeof head, data, size);
 	return sizeof head + size;
@@ -125,15 +134,19 @@ static void fuzz_answer(void)
 	uint8_t *bytes = exactly(message, size);
 	struct ipc_found found;
 	enum ipc_dns_outcome outcome = ipc_dns_read_answer(bytes, size, 7, name, type, &found);
-	check(found.count <= IPC_CANDIDATES_MAX && (outcome != IPC_DNS_FOUND || found.count > 0), "more addresses than there is room for");
+	check(found.count <= IPC_CANDIDATES_MAX && (outcome != IPC_DNS_FOUND || found.count > 0),
+		"more addresses than there is room for");
 	if (is_sound)
-		check(found.count == (count < IPC_CANDIDATES_MAX ? count : IPC_CANDIDATES_MAX) && outcome == (count > 0 ? IPC_DNS_FOUND : IPC_DNS_NOTHING), "an alias is not followed");
+		check(found.count == (count < IPC_CANDIDATES_MAX ? count : IPC_CANDIDATES_MAX)
+				&& outcome == (count > 0 ? IPC_DNS_FOUND : IPC_DNS_NOTHING),
+			"an alias is not followed");
 	free(bytes);
 }
 
 static void fuzz_rules(void)
 {
-	static const char *const HOSTS[] = { "api.example.com", "*.example.com", "10.0.0.0/8", "::1", "[fe80::1]", "2001:db8::/32", "1.2.3.4", "localhost", "0.0.0.0/0", "::ffff:0:0/96" };
+	static const char *const HOSTS[] = { "api.example.com", "*.example.com", "10.0.0.0/8", "::1", "[fe80::1]",
+		"2001:db8::/32", "1.2.3.4", "localhost", "0.0.0.0/0", "::ffff:0:0/96" };
 	static struct ipc_patterns patterns;
 	char host[300], name[IPC_NAME_BYTES];
 	size_t size = (size_t)snprintf(host, sizeof host, "%s", HOSTS[next(sizeof HOSTS / sizeof *HOSTS)]);
@@ -152,10 +165,12 @@ static void fuzz_rules(void)
 		random_name(name);
 		ipc_address_print(&address, text);
 		struct ipc_address again = { .scope = 0 };
-		check(ipc_address_parse(text, &again) && ipc_address_equal(&address, &again), "an address is not read back");
+		check(ipc_address_parse(text, &again) && ipc_address_equal(&address, &again),
+			"an address is not read back");
 		uint32_t classes = ipc_address_classes(&address);
 		for (int match = IPC_MATCH_NONE; match <= IPC_MATCH_EXACT; match++)
-			check((ipc_classes_refused(classes, 63, match) & ~classes) == 0, "refused for a class it has not");
+			check((ipc_classes_refused(classes, 63, match) & ~classes) == 0,
+				"refused for a class it has not");
 		ipc_patterns_match_name(&patterns, name, (uint16_t)next(3));
 		ipc_patterns_match_address(&patterns, &address, (uint16_t)next(3));
 	}
@@ -165,15 +180,38 @@ static void fuzz_rules(void)
 /* What must hold whatever the seed. */
 static void check_known(void)
 {
-	static const struct { const char *text; uint32_t class; } ADDRESSES[] = {
-		{ "8.8.8.8", 0 }, { "2606:4700::1111", 0 }, { "10.1.2.3", IPC_NET_PRIVATE }, { "172.31.255.255", IPC_NET_PRIVATE }, { "172.32.0.0", 0 },
-		{ "192.168.0.1", IPC_NET_PRIVATE }, { "100.64.0.1", IPC_NET_PRIVATE }, { "100.128.0.0", 0 }, { "127.255.0.1", IPC_NET_LOOPBACK },
-		{ "0.0.0.0", IPC_NET_LOOPBACK }, { "::", IPC_NET_LOOPBACK }, { "::1", IPC_NET_LOOPBACK }, { "::ffff:127.0.0.1", IPC_NET_LOOPBACK },
-		{ "169.254.169.254", IPC_NET_METADATA }, { "fd00:ec2::254", IPC_NET_METADATA }, { "100.100.100.200", IPC_NET_METADATA },
-		{ "168.63.129.16", IPC_NET_METADATA }, { "64:ff9b::a9fe:a9fe", IPC_NET_METADATA }, { "2002:7f00:1::", IPC_NET_LOOPBACK },
-		{ "::127.0.0.1", IPC_NET_LOOPBACK }, { "2001:0:a00:1::", IPC_NET_PRIVATE }, { "2001:0:808:808::80ff:fffe", IPC_NET_LOOPBACK },
-		{ "2600::5efe:10.0.0.1", IPC_NET_PRIVATE }, { "fe80::1", IPC_NET_LINK_LOCAL }, { "fc00::1", IPC_NET_PRIVATE }, { "224.0.0.1", IPC_NET_MULTICAST },
-		{ "255.255.255.255", IPC_NET_MULTICAST }, { "ff02::1", IPC_NET_MULTICAST },
+	static const struct {
+		const char *text;
+		uint32_t class;
+	} ADDRESSES[] = {
+		{ "8.8.8.8", 0 },
+		{ "2606:4700::1111", 0 },
+		{ "10.1.2.3", IPC_NET_PRIVATE },
+		{ "172.31.255.255", IPC_NET_PRIVATE },
+		{ "172.32.0.0", 0 },
+		{ "192.168.0.1", IPC_NET_PRIVATE },
+		{ "100.64.0.1", IPC_NET_PRIVATE },
+		{ "100.128.0.0", 0 },
+		{ "127.255.0.1", IPC_NET_LOOPBACK },
+		{ "0.0.0.0", IPC_NET_LOOPBACK },
+		{ "::", IPC_NET_LOOPBACK },
+		{ "::1", IPC_NET_LOOPBACK },
+		{ "::ffff:127.0.0.1", IPC_NET_LOOPBACK },
+		{ "169.254.169.254", IPC_NET_METADATA },
+		{ "fd00:ec2::254", IPC_NET_METADATA },
+		{ "100.100.100.200", IPC_NET_METADATA },
+		{ "168.63.129.16", IPC_NET_METADATA },
+		{ "64:ff9b::a9fe:a9fe", IPC_NET_METADATA },
+		{ "2002:7f00:1::", IPC_NET_LOOPBACK },
+		{ "::127.0.0.1", IPC_NET_LOOPBACK },
+		{ "2001:0:a00:1::", IPC_NET_PRIVATE },
+		{ "2001:0:808:808::80ff:fffe", IPC_NET_LOOPBACK },
+		{ "2600::5efe:10.0.0.1", IPC_NET_PRIVATE },
+		{ "fe80::1", IPC_NET_LINK_LOCAL },
+		{ "fc00::1", IPC_NET_PRIVATE },
+		{ "224.0.0.1", IPC_NET_MULTICAST },
+		{ "255.255.255.255", IPC_NET_MULTICAST },
+		{ "ff02::1", IPC_NET_MULTICAST },
 	};
 	for (size_t i = 0; i < sizeof ADDRESSES / sizeof *ADDRESSES; i++) {
 		struct ipc_address address = { .scope = 0 };
@@ -181,11 +219,14 @@ static void check_known(void)
 		uint32_t classes = ipc_address_classes(&address);
 		check(ADDRESSES[i].class == 0 ? classes == 0 : (classes & ADDRESSES[i].class) != 0, ADDRESSES[i].text);
 	}
-	static const char *const BAD[] = { "", ".", "a..b", "*.", "*", "*.*.com", "a b", "1.2.3", "1.2.3.4.5", "256.1.1.1", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "::/129", "a/8", "\xc3\xa4.de", "http://a", "a:80" };
+	static const char *const BAD[] = { "", ".", "a..b", "*.", "*", "*.*.com", "a b", "1.2.3", "1.2.3.4.5",
+		"256.1.1.1", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "::/129", "a/8", "\xc3\xa4.de", "http://a",
+		"a:80" };
 	for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++)
 		check(ipc_net_check_host(BAD[i]) != 0, BAD[i]);
 	static struct ipc_patterns patterns;
-	static const struct ipc_net_rule RULES[] = { { "API.example.com.", 443 }, { "*.pypi.org", 0 }, { "10.0.0.0/8", 5432 }, { "169.254.0.0/16", 0 }, { "0.0.0.0/0", 81 }, { "localhost", 8080 } };
+	static const struct ipc_net_rule RULES[] = { { "API.example.com.", 443 }, { "*.pypi.org", 0 },
+		{ "10.0.0.0/8", 5432 }, { "169.254.0.0/16", 0 }, { "0.0.0.0/0", 81 }, { "localhost", 8080 } };
 	struct ipc_net net = { .rules = RULES, .rule_count = sizeof RULES / sizeof *RULES };
 	check(ipc_patterns_compile(&patterns, &net) == 0, "sound rules");
 	check(ipc_patterns_match_name(&patterns, "api.example.com", 443), "a name");
@@ -193,19 +234,32 @@ static void check_known(void)
 	check(ipc_patterns_match_name(&patterns, "api.example.com", 0), "any port");
 	check(!ipc_patterns_match_name(&patterns, "evilapi.example.com", 443), "a longer name");
 	check(ipc_patterns_match_name(&patterns, "a.b.pypi.org", 1), "a deep name");
-	check(!ipc_patterns_match_name(&patterns, "pypi.org", 1) && !ipc_patterns_match_name(&patterns, ".pypi.org", 1), "the name itself");
+	check(!ipc_patterns_match_name(&patterns, "pypi.org", 1) && !ipc_patterns_match_name(&patterns, ".pypi.org", 1),
+		"the name itself");
 	check(!ipc_patterns_match_name(&patterns, "evilpypi.org", 1), "a name that ends so");
-	static const struct { const char *text; uint16_t port; uint32_t refused; int match; } CASES[] = {
-		{ "10.1.1.1", 5432, 0, IPC_MATCH_RANGE }, { "10.1.1.1", 5433, IPC_NET_PRIVATE, IPC_MATCH_NONE }, { "10.1.1.1", 81, IPC_NET_PRIVATE, IPC_MATCH_WIDE },
-		{ "169.254.1.1", 80, 0, IPC_MATCH_RANGE }, { "169.254.169.254", 80, IPC_NET_METADATA, IPC_MATCH_RANGE },
-		{ "127.0.0.1", 8080, 0, IPC_MATCH_EXACT }, { "::1", 8080, 0, IPC_MATCH_EXACT }, { "127.0.0.2", 8080, IPC_NET_LOOPBACK, IPC_MATCH_NONE },
+	static const struct {
+		const char *text;
+		uint16_t port;
+		uint32_t refused;
+		int match;
+	} CASES[] = {
+		{ "10.1.1.1", 5432, 0, IPC_MATCH_RANGE },
+		{ "10.1.1.1", 5433, IPC_NET_PRIVATE, IPC_MATCH_NONE },
+		{ "10.1.1.1", 81, IPC_NET_PRIVATE, IPC_MATCH_WIDE },
+		{ "169.254.1.1", 80, 0, IPC_MATCH_RANGE },
+		{ "169.254.169.254", 80, IPC_NET_METADATA, IPC_MATCH_RANGE },
+		{ "127.0.0.1", 8080, 0, IPC_MATCH_EXACT },
+		{ "::1", 8080, 0, IPC_MATCH_EXACT },
+		{ "127.0.0.2", 8080, IPC_NET_LOOPBACK, IPC_MATCH_NONE },
 		{ "2606::1", 81, 0, IPC_MATCH_NONE },
 	};
 	for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
 		struct ipc_address address = { .scope = 0 };
 		ipc_address_parse(CASES[i].text, &address);
 		enum ipc_match match = ipc_patterns_match_address(&patterns, &address, CASES[i].port);
-		check(match == (enum ipc_match)CASES[i].match && ipc_classes_refused(ipc_address_classes(&address), 63, match) == CASES[i].refused, CASES[i].text);
+		check(match == (enum ipc_match)CASES[i].match
+				&& ipc_classes_refused(ipc_address_classes(&address), 63, match) == CASES[i].refused,
+			CASES[i].text);
 	}
 }
 

@@ -1,8 +1,9 @@
 /*
  * The network server by itself, for its tests:  net_peer [RULE...] -- PROGRAM [ARGUMENT...]
- * RULE is HOST, HOST:PORT, [V6]:PORT or a CIDR. The program runs under a filter such as a policy with a host list has, without the rest of it.
- * From the environment: NET_PEER_HOSTS, NET_PEER_RESOLV_CONF, NET_PEER_DNS_PORT, NET_PEER_AUDIT (a file), NET_PEER_AUDIT_MAX, NET_PEER_TOLD
- * (a descriptor), NET_PEER_DENIED (a number), NET_PEER_ANY, NET_PEER_DATAGRAMS, NET_PEER_FDS (a file: descriptors before and after).
+ * RULE is HOST, HOST:PORT, [V6]:PORT or a CIDR. The program runs under a filter such as a policy with a host list has,
+ * without the rest of it. From the environment: NET_PEER_HOSTS, NET_PEER_RESOLV_CONF, NET_PEER_DNS_PORT, NET_PEER_AUDIT
+ * (a file), NET_PEER_AUDIT_MAX, NET_PEER_TOLD (a descriptor), NET_PEER_DENIED (a number), NET_PEER_ANY,
+ * NET_PEER_DATAGRAMS, NET_PEER_FDS (a file: descriptors before and after).
  */
 #include "../net/parts.h"
 
@@ -39,34 +40,93 @@
 static int install(void)
 {
 	struct sock_filter program[] = {
-		LOAD(4), EQUAL(ipc_native_arch(), 1, 0), RETURN(0x80000000u), LOAD(0),
-		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000u, 0, 1), RETURN(0x80000000u), /* x32 */
-		CALL(SYS_connect, 1), NOTIFY, CALL(SYS_bind, 1), NOTIFY, CALL(SYS_listen, 1), NOTIFY,
-		CALL(SYS_accept, 1), REFUSE(EPERM), CALL(SYS_accept4, 1), REFUSE(EPERM),
-		CALL(425, 1), REFUSE(ENOSYS), CALL(426, 1), REFUSE(ENOSYS), CALL(427, 1), REFUSE(ENOSYS),
-		CALL(SYS_socket, 10), LOAD(LO(0)), EQUAL(AF_INET, 1, 0), EQUAL(AF_INET6, 0, 6),
-		LOAD(LO(1)), AND(0xf), EQUAL(SOCK_STREAM, 0, 3), LOAD(LO(2)), BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, 17, 1, 0), ALLOW, NOTIFY,
-		CALL(SYS_socketpair, 5), LOAD(LO(1)), AND(0xf), EQUAL(SOCK_STREAM, 0, 1), ALLOW, REFUSE(EPERM),
-		CALL(SYS_sendto, 8), LOAD(LO(4)), EQUAL(0, 0, 5), LOAD(HI(4)), EQUAL(0, 0, 3), LOAD(LO(3)), ANY_BIT(FASTOPEN, 1, 0), ALLOW, REFUSE(EPERM),
-		CALL(SYS_sendmsg, 4), LOAD(LO(2)), ANY_BIT(FASTOPEN, 1, 0), ALLOW, REFUSE(EPERM),
-		CALL(SYS_sendmmsg, 4), LOAD(LO(3)), ANY_BIT(FASTOPEN, 1, 0), ALLOW, REFUSE(EPERM),
+		LOAD(4),
+		EQUAL(ipc_native_arch(), 1, 0),
+		RETURN(0x80000000u),
+		LOAD(0),
+		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000u, 0, 1),
+		RETURN(0x80000000u), /* x32 */
+		CALL(SYS_connect, 1),
+		NOTIFY,
+		CALL(SYS_bind, 1),
+		NOTIFY,
+		CALL(SYS_listen, 1),
+		NOTIFY,
+		CALL(SYS_accept, 1),
+		REFUSE(EPERM),
+		CALL(SYS_accept4, 1),
+		REFUSE(EPERM),
+		CALL(425, 1),
+		REFUSE(ENOSYS),
+		CALL(426, 1),
+		REFUSE(ENOSYS),
+		CALL(427, 1),
+		REFUSE(ENOSYS),
+		CALL(SYS_socket, 10),
+		LOAD(LO(0)),
+		EQUAL(AF_INET, 1, 0),
+		EQUAL(AF_INET6, 0, 6),
+		LOAD(LO(1)),
+		AND(0xf),
+		EQUAL(SOCK_STREAM, 0, 3),
+		LOAD(LO(2)),
+		BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, 17, 1, 0),
+		ALLOW,
+		NOTIFY,
+		CALL(SYS_socketpair, 5),
+		LOAD(LO(1)),
+		AND(0xf),
+		EQUAL(SOCK_STREAM, 0, 1),
+		ALLOW,
+		REFUSE(EPERM),
+		CALL(SYS_sendto, 8),
+		LOAD(LO(4)),
+		EQUAL(0, 0, 5),
+		LOAD(HI(4)),
+		EQUAL(0, 0, 3),
+		LOAD(LO(3)),
+		ANY_BIT(FASTOPEN, 1, 0),
+		ALLOW,
+		REFUSE(EPERM),
+		CALL(SYS_sendmsg, 4),
+		LOAD(LO(2)),
+		ANY_BIT(FASTOPEN, 1, 0),
+		ALLOW,
+		REFUSE(EPERM),
+		CALL(SYS_sendmmsg, 4),
+		LOAD(LO(3)),
+		ANY_BIT(FASTOPEN, 1, 0),
+		ALLOW,
+		REFUSE(EPERM),
 		/* A route that the packet carries with it would lead past what was decided. */
-		CALL(SYS_setsockopt, 6), LOAD(LO(1)), EQUAL(IPPROTO_IP, 0, 3), LOAD(LO(2)), EQUAL(IP_OPTIONS, 0, 1), REFUSE(EPERM), ALLOW,
+		CALL(SYS_setsockopt, 6),
+		LOAD(LO(1)),
+		EQUAL(IPPROTO_IP, 0, 3),
+		LOAD(LO(2)),
+		EQUAL(IP_OPTIONS, 0, 1),
+		REFUSE(EPERM),
+		ALLOW,
 		ALLOW,
 	};
 	struct sock_fprog filter = { sizeof program / sizeof *program, program };
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
 		return -1;
-	int listener = (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 8 | 32 /* NEW_LISTENER, WAIT_KILLABLE_RECV */, &filter);
+	int listener = (int)syscall(
+		SYS_seccomp, SECCOMP_SET_MODE_FILTER, 8 | 32 /* NEW_LISTENER, WAIT_KILLABLE_RECV */, &filter);
 	return listener >= 0 ? listener : (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 8, &filter);
 }
 
 static int pass(int channel, int fd)
 {
-	union { struct cmsghdr head; char bytes[CMSG_SPACE(sizeof(int))]; } control = { 0 };
+	union {
+		struct cmsghdr head;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = { 0 };
 	char byte = 0;
 	struct iovec vector = { &byte, 1 };
-	struct msghdr message = { .msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control };
+	struct msghdr message = {
+		.msg_iov = &vector, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control
+	};
 	control.head.cmsg_level = SOL_SOCKET;
 	control.head.cmsg_type = SCM_RIGHTS;
 	control.head.cmsg_len = CMSG_LEN(sizeof(int));
@@ -111,7 +171,9 @@ static uint64_t number(const char *key, uint64_t otherwise)
 int main(int argc, char **argv)
 {
 	static struct ipc_net_rule rules[IPC_HOSTS_MAX];
-	struct ipc_net net = { .worker = "peer", .rules = rules, .any_host = getenv("NET_PEER_ANY") != NULL, .audit = -1 };
+	struct ipc_net net = {
+		.worker = "peer", .rules = rules, .any_host = getenv("NET_PEER_ANY") != NULL, .audit = -1
+	};
 	int at = 1, channel[2];
 	for (; at < argc && strcmp(argv[at], "--") != 0 && net.rule_count < IPC_HOSTS_MAX; at++) {
 		rules[net.rule_count++] = parse_rule(argv[at]);

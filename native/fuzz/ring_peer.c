@@ -18,7 +18,10 @@
 #define SIZE (256 + CAPACITY)
 #define LONGEST 1200u
 
-struct end { struct ipc_ring ring; uint32_t seed, frames, sum; };
+struct end {
+	struct ipc_ring ring;
+	uint32_t seed, frames, sum;
+};
 
 /* The same in all three languages: a linear congruential generator and FNV-1a. */
 static uint32_t next(uint32_t *state)
@@ -78,7 +81,9 @@ static void *consume(void *argument)
 
 static struct end open_end(void *memory, int is_producer, const char *seed, const char *frames)
 {
-	struct end end = { .seed = (uint32_t)strtoul(seed, NULL, 10), .frames = (uint32_t)strtoul(frames, NULL, 10), .sum = 2166136261u };
+	struct end end = { .seed = (uint32_t)strtoul(seed, NULL, 10),
+		.frames = (uint32_t)strtoul(frames, NULL, 10),
+		.sum = 2166136261u };
 	if (ipc_ring_open(&end.ring, memory, SIZE, 0, 256, CAPACITY, 0, is_producer) != NULL)
 		exit(2);
 	return end;

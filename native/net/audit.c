@@ -1,6 +1,6 @@
 /*
- * What was granted and denied, a line of JSON each. What a worker may repeat as fast as it likes must not fill a disk: so many lines in a
- * second, the next one says how many there were besides, and none at all once the file is large.
+ * What was granted and denied, a line of JSON each. What a worker may repeat as fast as it likes must not fill a disk:
+ * so many lines in a second, the next one says how many there were besides, and none at all once the file is large.
  */
 #include "parts.h"
 
@@ -25,7 +25,10 @@ static uint64_t now_ms(void)
 	return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
 }
 
-struct text { char *at; size_t size, room; };
+struct text {
+	char *at;
+	size_t size, room;
+};
 
 static void put(struct text *text, const char *bytes)
 {
@@ -101,7 +104,8 @@ static void format(const struct ipc_audit *audit, const struct ipc_audit_line *l
 static void reopen(struct ipc_audit *audit)
 {
 	struct stat open_one, named;
-	if (fstat(audit->fd, &open_one) == 0 && stat(audit->path, &named) == 0 && open_one.st_ino == named.st_ino && open_one.st_dev == named.st_dev)
+	if (fstat(audit->fd, &open_one) == 0 && stat(audit->path, &named) == 0 && open_one.st_ino == named.st_ino
+		&& open_one.st_dev == named.st_dev)
 		return;
 	int fd = open(audit->path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
@@ -137,7 +141,8 @@ static bool emit(struct ipc_audit *audit, struct ipc_audit_bucket *bucket, const
 /* What may stand in a command line as it is: names are the worker's to choose. */
 static bool is_plain(const char *host)
 {
-	return *host != 0 && host[strspn(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:_-")] == 0;
+	return *host != 0
+	       && host[strspn(host, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.:_-")] == 0;
 }
 
 static int put_host(char *out, size_t size, const char *host, int port)
@@ -152,7 +157,8 @@ static const char *flag_of_call(const char *call)
 	if (strncmp(call, "bind", 4) == 0 || strncmp(call, "listen", 6) == 0 || strncmp(call, "accept", 6) == 0)
 		return "--allow-listen";
 	bool is_of_network = strncmp(call, "socket AF_INET", 14) == 0 && strstr(call, "SOCK_RAW") == NULL;
-	return is_of_network || strncmp(call, "send", 4) == 0 || strncmp(call, "connect", 7) == 0 ? "--allow-net" : "--policy trusted";
+	return is_of_network || strncmp(call, "send", 4) == 0 || strncmp(call, "connect", 7) == 0 ? "--allow-net"
+												  : "--policy trusted";
 }
 
 /* What was denied, and behind a tab the flag that would grant it. */
@@ -174,7 +180,8 @@ static void tell(const struct ipc_audit *audit, const struct ipc_audit_line *lin
 		snprintf(what, sizeof what, "network %.280s", other);
 		if (strcmp(line->reason, "not a TCP socket") == 0) {
 			snprintf(flag, sizeof flag, "--allow-net");
-		} else if (line->host != NULL && line->address != NULL && strncmp(line->reason, "address is ", 11) == 0) {
+		} else if (line->host != NULL && line->address != NULL
+			   && strncmp(line->reason, "address is ", 11) == 0) {
 			/* The name is granted: what it stands for is to be named as well. */
 			char named[300];
 			put_host(named, sizeof named, address, line->port);

@@ -1,4 +1,7 @@
-/* Messages of the name service. Every read is checked against the size first; nothing is allocated and nothing recurses. */
+/*
+ * Messages of the name service. Every read is checked against the size first; nothing is allocated and nothing
+ * recurses.
+ */
 #include "parts.h"
 
 #include <errno.h>
@@ -14,7 +17,10 @@
 #define CLASS_IN 1
 #define TYPE_CNAME 5
 
-static uint16_t get_u16(const uint8_t *at) { return (uint16_t)(at[0] << 8 | at[1]); }
+static uint16_t get_u16(const uint8_t *at)
+{
+	return (uint16_t)(at[0] << 8 | at[1]);
+}
 
 static void put_u16(uint8_t *at, unsigned value)
 {
@@ -22,7 +28,10 @@ static void put_u16(uint8_t *at, unsigned value)
 	at[1] = (uint8_t)value;
 }
 
-static uint32_t get_u32(const uint8_t *at) { return (uint32_t)get_u16(at) << 16 | get_u16(at + 2); }
+static uint32_t get_u32(const uint8_t *at)
+{
+	return (uint32_t)get_u16(at) << 16 | get_u16(at + 2);
+}
 
 static bool is_plain_byte(uint8_t byte)
 {
@@ -30,10 +39,11 @@ static bool is_plain_byte(uint8_t byte)
 }
 
 /*
- * Reads a name at `*at` and goes past it. False: it does not end within the message, or is too long. Without `may_jump` a pointer is false
- * too; a pointer must lead backwards, so that this ends.
+ * Reads a name at `*at` and goes past it. False: it does not end within the message, or is too long. Without `may_jump`
+ * a pointer is false too; a pointer must lead backwards, so that this ends.
  */
-static bool read_name(const uint8_t *message, size_t size, size_t *at, bool may_jump, char text[IPC_DNS_TEXT], bool *is_plain)
+static bool read_name(
+	const uint8_t *message, size_t size, size_t *at, bool may_jump, char text[IPC_DNS_TEXT], bool *is_plain)
 {
 	size_t here = *at, out = 0, wire = 1;
 	unsigned jumps = 0;
@@ -106,7 +116,8 @@ int ipc_dns_read_question(const uint8_t *message, size_t size, struct ipc_questi
 	return get_u16(message + at + 2) == CLASS_IN ? IPC_RCODE_OK : IPC_RCODE_NOT_IMPLEMENTED;
 }
 
-size_t ipc_dns_write_answer(const uint8_t *query, const struct ipc_question *question, int rcode, const uint8_t *address, uint8_t *out)
+size_t ipc_dns_write_answer(
+	const uint8_t *query, const struct ipc_question *question, int rcode, const uint8_t *address, uint8_t *out)
 {
 	size_t size = question->end > HEAD ? question->end : HEAD;
 	memcpy(out, query, size);
@@ -149,7 +160,13 @@ size_t ipc_dns_write_question(uint16_t id, const char *name, uint16_t type, uint
 	return at + 4;
 }
 
-struct record { char owner[IPC_DNS_TEXT]; bool is_plain; uint16_t type, class; uint32_t ttl; size_t data, size; };
+struct record {
+	char owner[IPC_DNS_TEXT];
+	bool is_plain;
+	uint16_t type, class;
+	uint32_t ttl;
+	size_t data, size;
+};
 
 static bool read_record(const uint8_t *message, size_t size, size_t *at, struct record *record)
 {
@@ -177,8 +194,8 @@ static void keep(struct ipc_found *found, const uint8_t *message, const struct r
 }
 
 /* Goes through the answers once: true and the next name if `name` is another one's alias. */
-static bool collect(const uint8_t *message, size_t size, size_t at, unsigned count, char name[IPC_DNS_TEXT], uint16_t type, struct ipc_found *found,
-		    bool *is_broken)
+static bool collect(const uint8_t *message, size_t size, size_t at, unsigned count, char name[IPC_DNS_TEXT],
+	uint16_t type, struct ipc_found *found, bool *is_broken)
 {
 	struct record record;
 	for (unsigned i = 0; i < count; i++) {
@@ -205,7 +222,8 @@ static bool collect(const uint8_t *message, size_t size, size_t at, unsigned cou
 	return false;
 }
 
-enum ipc_dns_outcome ipc_dns_read_answer(const uint8_t *message, size_t size, uint16_t id, const char *name, uint16_t type, struct ipc_found *found)
+enum ipc_dns_outcome ipc_dns_read_answer(
+	const uint8_t *message, size_t size, uint16_t id, const char *name, uint16_t type, struct ipc_found *found)
 {
 	char current[IPC_DNS_TEXT];
 	bool is_plain;

@@ -1,7 +1,8 @@
 /*
- * Where the worker's datagrams go: a network in which there is nothing but loopback. Every address is there, at its port 53 we answer
- * questions about names, and nobody else does. A socket of it may be sent, bound and connected to anything by the worker itself, and tells what
- * address this machine would speak from. A child of ours holds it, since who has gone in cannot come back.
+ * Where the worker's datagrams go: a network in which there is nothing but loopback. Every address is there, at its
+ * port 53 we answer questions about names, and nobody else does. A socket of it may be sent, bound and connected to
+ * anything by the worker itself, and tells what address this machine would speak from. A child of ours holds it, since
+ * who has gone in cannot come back.
  */
 #include "parts.h"
 
@@ -27,7 +28,11 @@
 #define WAITING 64 /* connections that nobody has taken */
 #define PATIENCE_S 5
 
-struct order { int type, domain; struct sockaddr_storage to; socklen_t size; };
+struct order {
+	int type, domain;
+	struct sockaddr_storage to;
+	socklen_t size;
+};
 
 /* ---- in it ---- */
 
@@ -42,7 +47,10 @@ static void add_attribute(struct nlmsghdr *message, uint16_t type, const void *b
 
 static int ask_kernel(int routes, struct nlmsghdr *message)
 {
-	union { struct nlmsghdr head; uint8_t bytes[1024]; } got;
+	union {
+		struct nlmsghdr head;
+		uint8_t bytes[1024];
+	} got;
 	message->nlmsg_flags |= NLM_F_REQUEST | NLM_F_ACK;
 	if (send(routes, message, message->nlmsg_len, 0) < 0)
 		return -errno;
@@ -57,18 +65,39 @@ static int be_everywhere(int routes, int family, const uint8_t *own)
 {
 	size_t size = family == AF_INET ? 4 : 16;
 	int index = LOOPBACK;
-	struct { struct nlmsghdr head; struct ifaddrmsg body; uint8_t more[128]; } address = {
-		{ .nlmsg_len = NLMSG_LENGTH(sizeof(struct ifaddrmsg)), .nlmsg_type = RTM_NEWADDR, .nlmsg_flags = NLM_F_CREATE | NLM_F_REPLACE },
-		{ .ifa_family = (uint8_t)family, .ifa_prefixlen = (uint8_t)(size * 8), .ifa_flags = family == AF_INET6 ? IFA_F_NODAD : 0, .ifa_index = LOOPBACK }, { 0 },
+	struct {
+		struct nlmsghdr head;
+		struct ifaddrmsg body;
+		uint8_t more[128];
+	} address = {
+		{ .nlmsg_len = NLMSG_LENGTH(sizeof(struct ifaddrmsg)),
+			.nlmsg_type = RTM_NEWADDR,
+			.nlmsg_flags = NLM_F_CREATE | NLM_F_REPLACE },
+		{ .ifa_family = (uint8_t)family,
+			.ifa_prefixlen = (uint8_t)(size * 8),
+			.ifa_flags = family == AF_INET6 ? IFA_F_NODAD : 0,
+			.ifa_index = LOOPBACK },
+		{ 0 },
 	};
 	add_attribute(&address.head, IFA_LOCAL, own, size);
 	add_attribute(&address.head, IFA_ADDRESS, own, size);
 	int rc = ask_kernel(routes, &address.head);
 	if (rc != 0 && rc != -EEXIST)
 		return rc;
-	struct { struct nlmsghdr head; struct rtmsg body; uint8_t more[128]; } route = {
-		{ .nlmsg_len = NLMSG_LENGTH(sizeof(struct rtmsg)), .nlmsg_type = RTM_NEWROUTE, .nlmsg_flags = NLM_F_CREATE },
-		{ .rtm_family = (uint8_t)family, .rtm_table = RT_TABLE_LOCAL, .rtm_protocol = RTPROT_STATIC, .rtm_scope = RT_SCOPE_HOST, .rtm_type = RTN_LOCAL }, { 0 },
+	struct {
+		struct nlmsghdr head;
+		struct rtmsg body;
+		uint8_t more[128];
+	} route = {
+		{ .nlmsg_len = NLMSG_LENGTH(sizeof(struct rtmsg)),
+			.nlmsg_type = RTM_NEWROUTE,
+			.nlmsg_flags = NLM_F_CREATE },
+		{ .rtm_family = (uint8_t)family,
+			.rtm_table = RT_TABLE_LOCAL,
+			.rtm_protocol = RTPROT_STATIC,
+			.rtm_scope = RT_SCOPE_HOST,
+			.rtm_type = RTN_LOCAL },
+		{ 0 },
 	};
 	add_attribute(&route.head, RTA_OIF, &index, sizeof index);
 	add_attribute(&route.head, RTA_PREFSRC, own, size);
@@ -84,9 +113,12 @@ static int open_server(int type, int domain)
 	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6, .sin6_port = htons(DNS_PORT) };
 	if (fd < 0)
 		return -1;
-	if ((!is_v6 || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) == 0) &&
-	    bind(fd, is_v6 ? (struct sockaddr *)&v6 : (struct sockaddr *)&v4, is_v6 ? sizeof v6 : sizeof v4) == 0 &&
-	    (type == SOCK_DGRAM ? setsockopt(fd, is_v6 ? IPPROTO_IPV6 : IPPROTO_IP, is_v6 ? IPV6_RECVPKTINFO : IP_PKTINFO, &on, sizeof on) == 0 : listen(fd, WAITING) == 0))
+	if ((!is_v6 || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on) == 0)
+		&& bind(fd, is_v6 ? (struct sockaddr *)&v6 : (struct sockaddr *)&v4, is_v6 ? sizeof v6 : sizeof v4) == 0
+		&& (type == SOCK_DGRAM ? setsockopt(fd, is_v6 ? IPPROTO_IPV6 : IPPROTO_IP,
+						 is_v6 ? IPV6_RECVPKTINFO : IP_PKTINFO, &on, sizeof on)
+						 == 0
+				       : listen(fd, WAITING) == 0))
 		return fd;
 	close(fd);
 	return -1;
@@ -94,7 +126,10 @@ static int open_server(int type, int domain)
 
 static bool send_fds(int to, const int *fds, size_t count, char what)
 {
-	union { struct cmsghdr head; char bytes[CMSG_SPACE(3 * sizeof(int))]; } control = { 0 };
+	union {
+		struct cmsghdr head;
+		char bytes[CMSG_SPACE(3 * sizeof(int))];
+	} control = { 0 };
 	struct iovec part = { &what, 1 };
 	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
 	if (count > 0) {
@@ -111,9 +146,14 @@ static bool send_fds(int to, const int *fds, size_t count, char what)
 static size_t receive_fds(int from, int *fds, size_t most)
 {
 	char what;
-	union { struct cmsghdr head; char bytes[CMSG_SPACE(3 * sizeof(int))]; } control;
+	union {
+		struct cmsghdr head;
+		char bytes[CMSG_SPACE(3 * sizeof(int))];
+	} control;
 	struct iovec part = { &what, 1 };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control };
+	struct msghdr message = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control
+	};
 	ssize_t size;
 	do
 		size = recvmsg(from, &message, MSG_CMSG_CLOEXEC);
@@ -135,7 +175,9 @@ static size_t connect_pair(const struct order *order, const int *servers, int *f
 	fds[0] = server < 0 ? -1 : socket(order->domain, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fds[0] < 0)
 		return 0;
-	fds[1] = connect(fds[0], (const struct sockaddr *)&order->to, order->size) == 0 ? accept4(server, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK) : -1;
+	fds[1] = connect(fds[0], (const struct sockaddr *)&order->to, order->size) == 0
+			 ? accept4(server, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)
+			 : -1;
 	if (fds[1] >= 0)
 		return 2;
 	close(fds[0]);
@@ -150,12 +192,14 @@ _Noreturn static void hold(int orders, const struct ipc_address *own4, const str
 	int routes = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
 	int plain = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	struct ifreq loopback = { .ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING };
-	if (routes < 0 || plain < 0 || ioctl(plain, SIOCSIFFLAGS, &loopback) != 0 || be_everywhere(routes, AF_INET, own4->bytes + 12) != 0)
+	if (routes < 0 || plain < 0 || ioctl(plain, SIOCSIFFLAGS, &loopback) != 0
+		|| be_everywhere(routes, AF_INET, own4->bytes + 12) != 0)
 		_exit(1);
 	close(plain);
 	bool has_v6 = be_everywhere(routes, AF_INET6, own6->bytes) == 0;
 	close(routes);
-	int fds[3] = { open_server(SOCK_DGRAM, AF_INET), -1, socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_UDP) };
+	int fds[3] = { open_server(SOCK_DGRAM, AF_INET), -1,
+		socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_UDP) };
 	int servers[2] = { open_server(SOCK_STREAM, AF_INET), has_v6 ? open_server(SOCK_STREAM, AF_INET6) : -1 };
 	fds[1] = has_v6 ? open_server(SOCK_DGRAM, AF_INET6) : dup(fds[0]);
 	if (fds[0] < 0 || fds[1] < 0 || fds[2] < 0 || servers[0] < 0 || !send_fds(orders, fds, 3, 'i'))
@@ -167,7 +211,8 @@ _Noreturn static void hold(int orders, const struct ipc_address *own4, const str
 		if (size != (ssize_t)sizeof order)
 			continue;
 		size_t count = order.type == SOCK_STREAM ? connect_pair(&order, servers, fds)
-							 : (fds[0] = socket(order.domain, SOCK_DGRAM | SOCK_CLOEXEC, 0)) >= 0 ? 1 : 0;
+			       : (fds[0] = socket(order.domain, SOCK_DGRAM | SOCK_CLOEXEC, 0)) >= 0 ? 1
+												    : 0;
 		if (!send_fds(orders, fds, count, 's'))
 			break;
 		for (size_t i = 0; i < count; i++)
@@ -186,11 +231,13 @@ static struct ipc_address own_address(int domain)
 	socklen_t from_size = sizeof from;
 	if (domain == AF_INET6) {
 		own = (struct ipc_address){ .bytes = { [15] = 1 } };
-		world = (struct ipc_address){ .bytes = { 0x20, 0x01, 0x48, 0x60, 0x48, 0x60, [14] = 0x88, [15] = 0x88 } };
+		world = (struct ipc_address){ .bytes = {
+						      0x20, 0x01, 0x48, 0x60, 0x48, 0x60, [14] = 0x88, [15] = 0x88 } };
 	}
 	socklen_t size = ipc_address_to_socket(&world, DNS_PORT, domain, &to);
 	int fd = socket(domain, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&to, size) == 0 && getsockname(fd, (struct sockaddr *)&from, &from_size) == 0) {
+	if (fd >= 0 && connect(fd, (struct sockaddr *)&to, size) == 0
+		&& getsockname(fd, (struct sockaddr *)&from, &from_size) == 0) {
 		if (domain == AF_INET)
 			memcpy(own.bytes + 12, &((struct sockaddr_in *)&from)->sin_addr, 4);
 		else
@@ -265,24 +312,31 @@ bool ipc_island_connect(struct ipc_island *island, const struct ipc_address *add
 {
 	struct order order = { .type = SOCK_STREAM, .domain = domain };
 	order.size = ipc_address_to_socket(address, DNS_PORT, domain, &order.to);
-	return ipc_island_open(island) && send(island->holder, &order, sizeof order, MSG_NOSIGNAL) >= 0 &&
-	    receive_fds(island->holder, pair, 2) == 2;
+	return ipc_island_open(island) && send(island->holder, &order, sizeof order, MSG_NOSIGNAL) >= 0
+	       && receive_fds(island->holder, pair, 2) == 2;
 }
 
 bool ipc_island_has(const struct ipc_island *island, int fd)
 {
 	int type = 0;
 	socklen_t size = sizeof type;
-	return island->state == IPC_ISLAND_OPEN && cookie_of(fd) == island->cookie && getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 &&
-	    type == SOCK_DGRAM;
+	return island->state == IPC_ISLAND_OPEN && cookie_of(fd) == island->cookie
+	       && getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_DGRAM;
 }
 
 ssize_t ipc_island_receive(int questions, struct ipc_datagram *peer, uint8_t *bytes, size_t size)
 {
-	union { struct cmsghdr head; char bytes[256]; } control;
+	union {
+		struct cmsghdr head;
+		char bytes[256];
+	} control;
 	struct iovec part = { bytes, size };
-	struct msghdr message = { .msg_name = &peer->from, .msg_namelen = sizeof peer->from, .msg_iov = &part, .msg_iovlen = 1,
-				  .msg_control = &control, .msg_controllen = sizeof control };
+	struct msghdr message = { .msg_name = &peer->from,
+		.msg_namelen = sizeof peer->from,
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof control };
 	ssize_t count = recvmsg(questions, &message, MSG_DONTWAIT);
 	if (count < 0 || (message.msg_flags & MSG_TRUNC) != 0)
 		return count < 0 ? -1 : 0;
@@ -299,9 +353,16 @@ ssize_t ipc_island_receive(int questions, struct ipc_datagram *peer, uint8_t *by
 /* From the address that was asked: whoever asks looks. */
 void ipc_island_answer(int questions, const struct ipc_datagram *peer, const uint8_t *bytes, size_t size)
 {
-	union { struct cmsghdr head; char bytes[64]; } control = { 0 };
+	union {
+		struct cmsghdr head;
+		char bytes[64];
+	} control = { 0 };
 	struct iovec part = { (void *)(uintptr_t)bytes, size };
-	struct msghdr message = { .msg_name = (void *)(uintptr_t)&peer->from, .msg_namelen = peer->from_size, .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control };
+	struct msghdr message = { .msg_name = (void *)(uintptr_t)&peer->from,
+		.msg_namelen = peer->from_size,
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = &control };
 	struct in_pktinfo from4 = { .ipi_spec_dst = peer->at4 };
 	struct in6_pktinfo from6 = { .ipi6_addr = peer->at6 };
 	bool is_4 = peer->from.ss_family == AF_INET;

@@ -1,4 +1,7 @@
-/* What the parts of the network server promise each other. Everything that is parsed here was written by a worker or came from the network. */
+/*
+ * What the parts of the network server promise each other. Everything that is parsed here was written by a worker or
+ * came from the network.
+ */
 #ifndef IPC_NET_PARTS_H
 #define IPC_NET_PARTS_H
 
@@ -10,7 +13,10 @@
 /* rules.c */
 
 /* IPv4 as ::ffff:a.b.c.d, so that an address has one form. */
-struct ipc_address { uint8_t bytes[16]; uint32_t scope; };
+struct ipc_address {
+	uint8_t bytes[16];
+	uint32_t scope;
+};
 
 struct ipc_pattern {
 	const char *name; /* NULL: an address */
@@ -21,7 +27,11 @@ struct ipc_pattern {
 	uint16_t port;
 };
 #define IPC_PATTERNS_MAX (3 * IPC_HOSTS_MAX)
-struct ipc_patterns { struct ipc_pattern one[IPC_PATTERNS_MAX]; size_t count; bool any_host; };
+struct ipc_patterns {
+	struct ipc_pattern one[IPC_PATTERNS_MAX];
+	size_t count;
+	bool any_host;
+};
 
 /* How closely a rule names an address: WIDE is a route rather than a name. */
 enum ipc_match { IPC_MATCH_NONE, IPC_MATCH_WIDE, IPC_MATCH_RANGE, IPC_MATCH_EXACT };
@@ -29,14 +39,16 @@ enum ipc_match { IPC_MATCH_NONE, IPC_MATCH_WIDE, IPC_MATCH_RANGE, IPC_MATCH_EXAC
 int ipc_patterns_compile(struct ipc_patterns *patterns, const struct ipc_net *net);
 /* port 0: at whatever port. The name is in lower case without its last dot. */
 bool ipc_patterns_match_name(const struct ipc_patterns *patterns, const char *name, uint16_t port);
-enum ipc_match ipc_patterns_match_address(const struct ipc_patterns *patterns, const struct ipc_address *address, uint16_t port);
+enum ipc_match ipc_patterns_match_address(
+	const struct ipc_patterns *patterns, const struct ipc_address *address, uint16_t port);
 bool ipc_address_is_v4(const struct ipc_address *address);
 struct ipc_address ipc_address_v4(uint8_t a, uint8_t b, uint8_t c, uint8_t d);
 bool ipc_address_parse(const char *text, struct ipc_address *address);
 bool ipc_address_equal(const struct ipc_address *left, const struct ipc_address *right);
 #define IPC_ADDRESS_TEXT 64
 void ipc_address_print(const struct ipc_address *address, char text[IPC_ADDRESS_TEXT]);
-socklen_t ipc_address_to_socket(const struct ipc_address *address, uint16_t port, int domain, struct sockaddr_storage *to);
+socklen_t ipc_address_to_socket(
+	const struct ipc_address *address, uint16_t port, int domain, struct sockaddr_storage *to);
 /* IPC_NET_* of the address and of an IPv4 address that it carries; without SELF, which is the kernel's to say. */
 uint32_t ipc_address_classes(const struct ipc_address *address);
 /* What of `classes` stays denied, given how closely a rule names the address. */
@@ -44,30 +56,42 @@ uint32_t ipc_classes_refused(uint32_t classes, uint32_t denied, enum ipc_match m
 const char *ipc_class_name(uint32_t classes);
 
 /* dns.c: messages of the name service, in and out; no input or output of its own. */
-#define IPC_NAME_BYTES 254  /* of a plain name, with its end */
-#define IPC_DNS_TEXT 1024   /* of any name: each byte may become \ddd */
+#define IPC_NAME_BYTES 254 /* of a plain name, with its end */
+#define IPC_DNS_TEXT 1024  /* of any name: each byte may become \ddd */
 #define IPC_DNS_QUERY_MAX 512
 #define IPC_DNS_ANSWER_MAX 4096
 enum { IPC_DNS_A = 1, IPC_DNS_AAAA = 28 };
-enum { IPC_RCODE_OK = 0, IPC_RCODE_FORMAT = 1, IPC_RCODE_FAILED = 2, IPC_RCODE_NO_NAME = 3, IPC_RCODE_NOT_IMPLEMENTED = 4 };
+enum {
+	IPC_RCODE_OK = 0,
+	IPC_RCODE_FORMAT = 1,
+	IPC_RCODE_FAILED = 2,
+	IPC_RCODE_NO_NAME = 3,
+	IPC_RCODE_NOT_IMPLEMENTED = 4
+};
 
 struct ipc_question {
 	char text[IPC_DNS_TEXT]; /* lower case, no dot at the end */
 	bool is_plain;           /* of letters, digits, - and _ only, and no number: the text is the name */
 	uint16_t type;
-	size_t end;              /* in the message */
+	size_t end; /* in the message */
 };
 /* An rcode; -1: nothing that deserves an answer. */
 int ipc_dns_read_question(const uint8_t *message, size_t size, struct ipc_question *question);
 /* Writes an answer with at most one address; `out` has room for IPC_DNS_QUERY_MAX + 16. */
-size_t ipc_dns_write_answer(const uint8_t *query, const struct ipc_question *question, int rcode, const uint8_t *address, uint8_t *out);
+size_t ipc_dns_write_answer(
+	const uint8_t *query, const struct ipc_question *question, int rcode, const uint8_t *address, uint8_t *out);
 /* A question about a plain name, 0 where the name is too long. */
 size_t ipc_dns_write_question(uint16_t id, const char *name, uint16_t type, uint8_t out[IPC_DNS_QUERY_MAX]);
 
 enum ipc_dns_outcome { IPC_DNS_FOREIGN, IPC_DNS_FOUND, IPC_DNS_NOTHING, IPC_DNS_BROKEN, IPC_DNS_TRUNCATED };
 #define IPC_CANDIDATES_MAX 4
-struct ipc_found { struct ipc_address address[IPC_CANDIDATES_MAX]; size_t count; uint32_t ttl; };
-enum ipc_dns_outcome ipc_dns_read_answer(const uint8_t *message, size_t size, uint16_t id, const char *name, uint16_t type, struct ipc_found *found);
+struct ipc_found {
+	struct ipc_address address[IPC_CANDIDATES_MAX];
+	size_t count;
+	uint32_t ttl;
+};
+enum ipc_dns_outcome ipc_dns_read_answer(
+	const uint8_t *message, size_t size, uint16_t id, const char *name, uint16_t type, struct ipc_found *found);
 
 /* resolve.c */
 struct ipc_resolver {
@@ -94,7 +118,7 @@ void ipc_resolver_read(struct ipc_resolver *resolver);
 void ipc_hosts_by_name(const struct ipc_resolver *resolver, const char *name, struct ipc_found *found);
 /* True if a line of the hosts file gives the address a name that `accept` takes; the name is left in `name`. */
 bool ipc_hosts_by_address(const struct ipc_resolver *resolver, const struct ipc_address *address,
-			  bool (*accept)(const char *name, void *context), void *context, char name[IPC_NAME_BYTES]);
+	bool (*accept)(const char *name, void *context), void *context, char name[IPC_NAME_BYTES]);
 /* True: it is over, see `error` and ipc_lookup_result. */
 bool ipc_lookup_start(struct ipc_lookup *lookup, const struct ipc_resolver *resolver, const char *name, uint64_t now);
 short ipc_lookup_events(const struct ipc_lookup *lookup);
@@ -104,7 +128,12 @@ void ipc_lookup_end(struct ipc_lookup *lookup);
 
 /* audit.c */
 #define IPC_AUDIT_LINE_MAX 1024
-struct ipc_audit_bucket { uint64_t second; unsigned used; uint64_t suppressed; char last[IPC_AUDIT_LINE_MAX]; };
+struct ipc_audit_bucket {
+	uint64_t second;
+	unsigned used;
+	uint64_t suppressed;
+	char last[IPC_AUDIT_LINE_MAX];
+};
 struct ipc_audit {
 	int fd, told;
 	const char *worker, *path;
@@ -142,7 +171,12 @@ int ipc_island_socket(struct ipc_island *island, int domain);
 bool ipc_island_connect(struct ipc_island *island, const struct ipc_address *address, int domain, int pair[2]);
 /* Whether this is a socket for datagrams in it. */
 bool ipc_island_has(const struct ipc_island *island, int fd);
-struct ipc_datagram { struct sockaddr_storage from; socklen_t from_size; struct in_addr at4; struct in6_addr at6; };
+struct ipc_datagram {
+	struct sockaddr_storage from;
+	socklen_t from_size;
+	struct in_addr at4;
+	struct in6_addr at6;
+};
 /* Its size; 0: it is to be passed over; -1: there is none. */
 ssize_t ipc_island_receive(int questions, struct ipc_datagram *peer, uint8_t *bytes, size_t size);
 void ipc_island_answer(int questions, const struct ipc_datagram *peer, const uint8_t *bytes, size_t size);

@@ -1,6 +1,7 @@
 /*
- * A small resolver: the hosts file, then the servers of resolv.conf, by UDP and by TCP where an answer was cut. It never blocks; a lookup is a
- * descriptor to poll and a time at which to look again. Both questions, A and AAAA, go at once.
+ * A small resolver: the hosts file, then the servers of resolv.conf, by UDP and by TCP where an answer was cut. It
+ * never blocks; a lookup is a descriptor to poll and a time at which to look again. Both questions, A and AAAA, go at
+ * once.
  */
 #include "parts.h"
 
@@ -51,8 +52,8 @@ static char *read_hosts(const struct ipc_resolver *resolver)
 	struct stat status;
 	if (stat(resolver->hosts_path, &status) != 0)
 		return NULL;
-	if (status.st_mtim.tv_sec != known.st_mtim.tv_sec || status.st_mtim.tv_nsec != known.st_mtim.tv_nsec || status.st_ino != known.st_ino ||
-	    status.st_size != known.st_size) {
+	if (status.st_mtim.tv_sec != known.st_mtim.tv_sec || status.st_mtim.tv_nsec != known.st_mtim.tv_nsec
+		|| status.st_ino != known.st_ino || status.st_size != known.st_size) {
 		if (read_file(resolver->hosts_path, kept) == NULL)
 			return NULL;
 		known = status;
@@ -95,7 +96,7 @@ void ipc_hosts_by_name(const struct ipc_resolver *resolver, const char *name, st
 }
 
 bool ipc_hosts_by_address(const struct ipc_resolver *resolver, const struct ipc_address *address,
-			  bool (*accept)(const char *name, void *context), void *context, char name[IPC_NAME_BYTES])
+	bool (*accept)(const char *name, void *context), void *context, char name[IPC_NAME_BYTES])
 {
 	char *text = read_hosts(resolver);
 	for (char *line; (line = next_line(&text)) != NULL;) {
@@ -122,9 +123,11 @@ void ipc_resolver_read(struct ipc_resolver *resolver)
 	for (char *line; resolver->server_count < most && (line = next_line(&text)) != NULL;) {
 		struct ipc_address address;
 		char *word = next_word(&line);
-		if (word == NULL || strcmp(word, "nameserver") != 0 || (word = next_word(&line)) == NULL || !ipc_address_parse(word, &address))
+		if (word == NULL || strcmp(word, "nameserver") != 0 || (word = next_word(&line)) == NULL
+			|| !ipc_address_parse(word, &address))
 			continue;
-		ipc_address_to_socket(&address, resolver->port, ipc_address_is_v4(&address) ? AF_INET : AF_INET6, &resolver->server[resolver->server_count++]);
+		ipc_address_to_socket(&address, resolver->port, ipc_address_is_v4(&address) ? AF_INET : AF_INET6,
+			&resolver->server[resolver->server_count++]);
 	}
 	if (resolver->server_count == 0) {
 		struct ipc_address local = ipc_address_v4(127, 0, 0, 1);
@@ -225,13 +228,15 @@ bool ipc_lookup_start(struct ipc_lookup *lookup, const struct ipc_resolver *reso
 }
 
 /* 1 it is over, 0 it goes on, -1 this attempt has failed. */
-static int take_answer(struct ipc_lookup *lookup, const struct ipc_resolver *resolver, const uint8_t *message, size_t size, uint64_t now)
+static int take_answer(struct ipc_lookup *lookup, const struct ipc_resolver *resolver, const uint8_t *message,
+	size_t size, uint64_t now)
 {
 	for (int i = 0; i < 2; i++) {
 		struct ipc_found found;
 		if (lookup->is_answered[i])
 			continue;
-		enum ipc_dns_outcome outcome = ipc_dns_read_answer(message, size, lookup->id[i], lookup->name, TYPES[i], &found);
+		enum ipc_dns_outcome outcome =
+			ipc_dns_read_answer(message, size, lookup->id[i], lookup->name, TYPES[i], &found);
 		if (outcome == IPC_DNS_FOREIGN)
 			continue;
 		if (outcome == IPC_DNS_TRUNCATED)
@@ -303,7 +308,8 @@ bool ipc_lookup_step(struct ipc_lookup *lookup, const struct ipc_resolver *resol
 {
 	int rc = 0;
 	if (events != 0)
-		rc = lookup->is_tcp ? read_stream(lookup, resolver, events, now) : read_datagrams(lookup, resolver, now);
+		rc = lookup->is_tcp ? read_stream(lookup, resolver, events, now)
+				    : read_datagrams(lookup, resolver, now);
 	if (rc == 1)
 		return is_over(lookup, -EHOSTUNREACH);
 	if (rc == 0 && now < lookup->attempt_until)

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <strings.h>
 
-#define V4_BITS 96 /* of the prefix ::ffff:0:0 */
+#define V4_BITS 96      /* of the prefix ::ffff:0:0 */
 #define RANGE_BITS_V4 8 /* 10.0.0.0/8 is a name for its addresses, 0.0.0.0/0 is none */
 #define RANGE_BITS_V6 7 /* as fc00::/7 */
 
@@ -68,7 +68,8 @@ void ipc_address_print(const struct ipc_address *address, char text[IPC_ADDRESS_
 		text[0] = 0;
 }
 
-socklen_t ipc_address_to_socket(const struct ipc_address *address, uint16_t port, int domain, struct sockaddr_storage *to)
+socklen_t ipc_address_to_socket(
+	const struct ipc_address *address, uint16_t port, int domain, struct sockaddr_storage *to)
 {
 	memset(to, 0, sizeof *to);
 	if (domain == AF_INET) {
@@ -85,9 +86,14 @@ socklen_t ipc_address_to_socket(const struct ipc_address *address, uint16_t port
 
 /* ---- classes ---- */
 
-struct range { uint8_t prefix[16]; uint8_t bits; uint8_t class; };
+struct range {
+	uint8_t prefix[16];
+	uint8_t bits;
+	uint8_t class;
+};
 
-#define V4(a, b, c, d, size, class) { { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d }, V4_BITS + (size), class }
+#define V4(a, b, c, d, size, class)                                                           \
+	{ { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d }, V4_BITS + (size), class }
 static const struct range RANGES[] = {
 	V4(0, 0, 0, 0, 8, IPC_NET_LOOPBACK | IPC_NET_MULTICAST), /* 0.0.0.0 is this host, to the kernel */
 	V4(10, 0, 0, 0, 8, IPC_NET_PRIVATE),
@@ -98,18 +104,19 @@ static const struct range RANGES[] = {
 	V4(192, 0, 0, 0, 24, IPC_NET_MULTICAST),
 	V4(192, 168, 0, 0, 16, IPC_NET_PRIVATE),
 	V4(198, 18, 0, 0, 15, IPC_NET_MULTICAST), /* what the stub gives out; no name resolves to it */
-	V4(224, 0, 0, 0, 3, IPC_NET_MULTICAST), /* 240.0.0.0/4 and broadcast as well */
+	V4(224, 0, 0, 0, 3, IPC_NET_MULTICAST),   /* 240.0.0.0/4 and broadcast as well */
 	V4(169, 254, 169, 254, 32, IPC_NET_METADATA),
 	V4(169, 254, 170, 2, 32, IPC_NET_METADATA), /* containers at AWS */
 	V4(169, 254, 170, 23, 32, IPC_NET_METADATA),
 	V4(100, 100, 100, 200, 32, IPC_NET_METADATA), /* Alibaba */
-	V4(168, 63, 129, 16, 32, IPC_NET_METADATA), /* Azure */
-	V4(192, 0, 0, 192, 32, IPC_NET_METADATA), /* Oracle */
+	V4(168, 63, 129, 16, 32, IPC_NET_METADATA),   /* Azure */
+	V4(192, 0, 0, 192, 32, IPC_NET_METADATA),     /* Oracle */
 	{ { 0 }, 128, IPC_NET_LOOPBACK | IPC_NET_MULTICAST },
 	{ { [15] = 1 }, 128, IPC_NET_LOOPBACK },
 	{ { 0xfc }, 7, IPC_NET_PRIVATE },
 	{ { 0xfe, 0xc0 }, 10, IPC_NET_PRIVATE },
-	{ { 0, 0x64, 0xff, 0x9b, 0, 1 }, 48, IPC_NET_PRIVATE }, /* a NAT64 of the site: what is inside has no fixed place */
+	{ { 0, 0x64, 0xff, 0x9b, 0, 1 }, 48,
+		IPC_NET_PRIVATE }, /* a NAT64 of the site: what is inside has no fixed place */
 	{ { 0xfe, 0x80 }, 10, IPC_NET_LINK_LOCAL },
 	{ { 0xff }, 8, IPC_NET_MULTICAST },
 	{ { 0x01 }, 64, IPC_NET_MULTICAST }, /* discard */
@@ -131,12 +138,15 @@ static uint32_t classes_of(const struct ipc_address *address)
 uint32_t ipc_address_classes(const struct ipc_address *address)
 {
 	/* Where an IPv6 address carries an IPv4 one, and at which byte. Teredo inverts it; its server stands at 4. */
-	static const struct { uint8_t prefix[16]; uint8_t bits, at, inverted; } CARRIERS[] = {
-		{ { 0, 0x64, 0xff, 0x9b }, 96, 12, 0 }, /* NAT64 */
-		{ { 0x20, 0x02 }, 16, 2, 0 }, /* 6to4 */
-		{ { 0 }, 96, 12, 0 }, /* what was "compatible" */
+	static const struct {
+		uint8_t prefix[16];
+		uint8_t bits, at, inverted;
+	} CARRIERS[] = {
+		{ { 0, 0x64, 0xff, 0x9b }, 96, 12, 0 },                /* NAT64 */
+		{ { 0x20, 0x02 }, 16, 2, 0 },                          /* 6to4 */
+		{ { 0 }, 96, 12, 0 },                                  /* what was "compatible" */
 		{ { 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff }, 96, 12, 0 }, /* translated */
-		{ { 0x20, 0x01 }, 32, 12, 0xff }, /* Teredo */
+		{ { 0x20, 0x01 }, 32, 12, 0xff },                      /* Teredo */
 		{ { 0x20, 0x01 }, 32, 4, 0 },
 	};
 	uint32_t classes = classes_of(address);
@@ -167,9 +177,16 @@ uint32_t ipc_classes_refused(uint32_t classes, uint32_t denied, enum ipc_match m
 
 const char *ipc_class_name(uint32_t classes)
 {
-	static const struct { uint32_t class; const char *name; } NAMES[] = {
-		{ IPC_NET_METADATA, "metadata" }, { IPC_NET_LOOPBACK, "loopback" }, { IPC_NET_LINK_LOCAL, "link-local" },
-		{ IPC_NET_PRIVATE, "private" }, { IPC_NET_SELF, "self" }, { IPC_NET_MULTICAST, "multicast or reserved" },
+	static const struct {
+		uint32_t class;
+		const char *name;
+	} NAMES[] = {
+		{ IPC_NET_METADATA, "metadata" },
+		{ IPC_NET_LOOPBACK, "loopback" },
+		{ IPC_NET_LINK_LOCAL, "link-local" },
+		{ IPC_NET_PRIVATE, "private" },
+		{ IPC_NET_SELF, "self" },
+		{ IPC_NET_MULTICAST, "multicast or reserved" },
 	};
 	for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
 		if (classes & NAMES[i].class)
@@ -182,7 +199,8 @@ const char *ipc_class_name(uint32_t classes)
 
 static bool is_name_byte(char byte)
 {
-	return (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || (byte >= '0' && byte <= '9') || byte == '-' || byte == '_';
+	return (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || (byte >= '0' && byte <= '9')
+	       || byte == '-' || byte == '_';
 }
 
 /* Labels of 1 to 63 bytes, and no number at the end: that would be a mistyped address. */
@@ -272,7 +290,8 @@ int ipc_patterns_compile(struct ipc_patterns *patterns, const struct ipc_net *ne
 		pattern->port = net->rules[i].port;
 		patterns->count++;
 		/* The worker reads this name in /etc/hosts by itself and asks for the address. */
-		if (pattern->name != NULL && !pattern->is_suffix && pattern->size == 9 && strncasecmp(pattern->name, "localhost", 9) == 0) {
+		if (pattern->name != NULL && !pattern->is_suffix && pattern->size == 9
+			&& strncasecmp(pattern->name, "localhost", 9) == 0) {
 			for (int version = 4; version <= 6; version += 2) {
 				struct ipc_pattern *more = &patterns->one[patterns->count++];
 				compile(version == 4 ? "127.0.0.1" : "::1", more);
@@ -299,7 +318,8 @@ bool ipc_patterns_match_name(const struct ipc_patterns *patterns, const char *na
 	return false;
 }
 
-enum ipc_match ipc_patterns_match_address(const struct ipc_patterns *patterns, const struct ipc_address *address, uint16_t port)
+enum ipc_match ipc_patterns_match_address(
+	const struct ipc_patterns *patterns, const struct ipc_address *address, uint16_t port)
 {
 	enum ipc_match best = IPC_MATCH_NONE;
 	bool is_v4 = ipc_address_is_v4(address);
@@ -308,10 +328,13 @@ enum ipc_match ipc_patterns_match_address(const struct ipc_patterns *patterns, c
 		if (pattern->name != NULL || (pattern->port != 0 && pattern->port != port))
 			continue;
 		/* ::/0 says nothing of IPv4. */
-		if (is_v4 != (pattern->prefix >= V4_BITS && ipc_address_is_v4(&pattern->address)) || !is_in(address, pattern->address.bytes, pattern->prefix))
+		if (is_v4 != (pattern->prefix >= V4_BITS && ipc_address_is_v4(&pattern->address))
+			|| !is_in(address, pattern->address.bytes, pattern->prefix))
 			continue;
 		unsigned range = is_v4 ? V4_BITS + RANGE_BITS_V4 : RANGE_BITS_V6;
-		enum ipc_match match = pattern->prefix == 128 ? IPC_MATCH_EXACT : pattern->prefix >= range ? IPC_MATCH_RANGE : IPC_MATCH_WIDE;
+		enum ipc_match match = pattern->prefix == 128     ? IPC_MATCH_EXACT
+				       : pattern->prefix >= range ? IPC_MATCH_RANGE
+								  : IPC_MATCH_WIDE;
 		if (match > best)
 			best = match;
 	}

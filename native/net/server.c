@@ -1,12 +1,14 @@
 /*
- * The server: one loop over the listener, the connects that are not through, the conversations with the stub, and the lookups.
+ * The server: one loop over the listener, the connects that are not through, the conversations with the stub, and the
+ * lookups.
  *
- * A worker that connects never gets its own call carried out. What it wrote is copied once; what was copied is decided upon; a socket of ours
- * is connected to just that address and put in the place of the worker's. It is put there as soon as it is under way, so that a worker
- * whose call is interrupted finds what the kernel would have left it with: a socket that is connecting.
+ * A worker that connects never gets its own call carried out. What it wrote is copied once; what was copied is decided
+ * upon; a socket of ours is connected to just that address and put in the place of the worker's. It is put there as
+ * soon as it is under way, so that a worker whose call is interrupted finds what the kernel would have left it with: a
+ * socket that is connecting.
  *
- * Where it may listen on some ports only, its socket is fetched and made to listen here: one that is bound to none of them would be given
- * a port by the kernel.
+ * Where it may listen on some ports only, its socket is fetched and made to listen here: one that is bound to none of
+ * them would be given a port by the kernel.
  */
 #include "parts.h"
 
@@ -46,12 +48,29 @@
 #define PIDFD_OF_THREAD O_EXCL /* 6.9 */
 #define ADDFD_SETFD 1u
 #define ADDFD_SEND 2u /* 5.14: its number is the answer */
-#define CONTINUE 1u /* of an answer: the call is carried out after all */
-#define RESTART 512 /* ERESTARTSYS, for the kernel alone: EINTR, or the call again, as the handler of the signal is installed */
+#define CONTINUE 1u   /* of an answer: the call is carried out after all */
+/*
+ * ERESTARTSYS, for the kernel alone: EINTR, or the call again, as the handler of the signal is installed
+ */
+#define RESTART 512
 #define SYNC_WAKE_UP 1ul /* 6.6 */
-struct notif { uint64_t id; uint32_t pid, flags; int32_t nr; uint32_t arch; uint64_t instruction, args[6]; };
-struct notif_answer { uint64_t id; int64_t val; int32_t error; uint32_t flags; };
-struct notif_addfd { uint64_t id; uint32_t flags, srcfd, newfd, newfd_flags; };
+struct notif {
+	uint64_t id;
+	uint32_t pid, flags;
+	int32_t nr;
+	uint32_t arch;
+	uint64_t instruction, args[6];
+};
+struct notif_answer {
+	uint64_t id;
+	int64_t val;
+	int32_t error;
+	uint32_t flags;
+};
+struct notif_addfd {
+	uint64_t id;
+	uint32_t flags, srcfd, newfd, newfd_flags;
+};
 #define IOC_RECV _IOWR('!', 0, struct notif)
 #define IOC_SEND _IOWR('!', 1, struct notif_answer)
 #define IOC_ID_VALID _IOW('!', 2, uint64_t)
@@ -63,7 +82,8 @@ struct notif_addfd { uint64_t id; uint32_t flags, srcfd, newfd, newfd_flags; };
 #define SIGNAL_MS 50u /* a signal for a worker that connects waits for no longer */
 #define LATE_MS 1000u
 #define STUB_IDLE_MS 2000u /* after this one that says nothing makes room for one that waits */
-#define NAME_IDLE_MS (3600u * 1000) /* after this a name may be forgotten; its address is not given out again for long */
+#define NAME_IDLE_MS                                                                                         \
+	(3600u * 1000) /* after this a name may be forgotten; its address is not given out again for long */
 #define CACHE_S_MAX 60u
 #define FAKES 0x20000u /* 198.18.0.0/15 */
 #define CHAINS 1024u
@@ -73,14 +93,17 @@ struct notif_addfd { uint64_t id; uint32_t flags, srcfd, newfd, newfd_flags; };
 #define IPC_NET_LOOKUPS_MAX (IPC_NET_PENDING_MAX + IPC_NET_STUBS_MAX)
 
 /* A socket of the worker. */
-struct target { int number, socket, domain; bool is_nonblocking, is_cloexec; };
+struct target {
+	int number, socket, domain;
+	bool is_nonblocking, is_cloexec;
+};
 
 enum state {
 	FREE,
 	LOOKING, /* for the addresses of its name */
 	QUEUED,  /* for a place at the stub */
 	DIALING,
-	LATE,    /* done, but the call had been interrupted: it may come again */
+	LATE, /* done, but the call had been interrupted: it may come again */
 };
 
 struct pending {
@@ -179,7 +202,8 @@ static bool is_waiting(uint64_t id)
 
 static int inject(uint64_t id, const struct target *target, int fd)
 {
-	struct notif_addfd added = { id, ADDFD_SETFD, (uint32_t)fd, (uint32_t)target->number, target->is_cloexec ? O_CLOEXEC : 0 };
+	struct notif_addfd added = { id, ADDFD_SETFD, (uint32_t)fd, (uint32_t)target->number,
+		target->is_cloexec ? O_CLOEXEC : 0 };
 	int rc;
 	do
 		rc = ioctl(server.listener, IOC_ADDFD, &added);
@@ -187,9 +211,15 @@ static int inject(uint64_t id, const struct target *target, int fd)
 	return rc < 0 ? -errno : 0;
 }
 
-static void record(const char *event, const char *host, const struct ipc_address *address, int port, bool is_granted, const char *reason)
+static void record(const char *event, const char *host, const struct ipc_address *address, int port, bool is_granted,
+	const char *reason)
 {
-	struct ipc_audit_line line = { .event = event, .host = host, .address = address, .port = port, .is_granted = is_granted, .reason = reason };
+	struct ipc_audit_line line = { .event = event,
+		.host = host,
+		.address = address,
+		.port = port,
+		.is_granted = is_granted,
+		.reason = reason };
 	ipc_audit_write(&server.audit, &line);
 }
 
@@ -221,8 +251,9 @@ static int open_thread(uint32_t tid)
 }
 
 /*
- * Root without the right to trace, as in a container, may look at a process of its own user as he may. So where we are refused as what we are,
- * our real user is he for a moment, and the one that we open files as; then we are ourselves again, with the errno of what was done.
+ * Root without the right to trace, as in a container, may look at a process of its own user as he may. So where we are
+ * refused as what we are, our real user is he for a moment, and the one that we open files as; then we are ourselves
+ * again, with the errno of what was done.
  */
 static bool be_worker(int refusal)
 {
@@ -331,7 +362,10 @@ static int open_target(uint32_t tid, int number, int family, struct target *targ
 	if (target->socket < 0 && errno == EBADF)
 		return -EBADF;
 	if (target->socket < 0) {
-		/* Nothing more can be learned of it; whatever socket it is, a TCP socket that is connected as decided takes its place. */
+		/*
+		 * Nothing more can be learned of it; whatever socket it is, a TCP socket that is connected as decided
+		 * takes its place.
+		 */
 		snprintf(path, sizeof path, "/proc/%u/fd/%d", tid, number);
 		count = readlink(path, text, sizeof text);
 		return count > 7 && memcmp(text, "socket:", 7) == 0 ? 0 : -ENOTSOCK;
@@ -341,24 +375,41 @@ static int open_target(uint32_t tid, int number, int family, struct target *targ
 		return -ENOTSOCK;
 	if (domain == AF_UNIX)
 		return -EISCONN; /* the stub, in all likelihood */
-	if ((domain != AF_INET && domain != AF_INET6) || get_option(target->socket, SOL_SOCKET, SO_TYPE) != SOCK_STREAM ||
-	    get_option(target->socket, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP)
+	if ((domain != AF_INET && domain != AF_INET6) || get_option(target->socket, SOL_SOCKET, SO_TYPE) != SOCK_STREAM
+		|| get_option(target->socket, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP)
 		return -EACCES;
 	target->domain = domain;
 	return domain == family ? 0 : -EAFNOSUPPORT;
 }
 
-static const struct { int level, name, domain; bool is_halved; } OPTIONS[] = {
-	{ SOL_SOCKET, SO_KEEPALIVE, 0, false }, { SOL_SOCKET, SO_OOBINLINE, 0, false }, { SOL_SOCKET, SO_LINGER, 0, false },
-	{ SOL_SOCKET, SO_RCVTIMEO, 0, false }, { SOL_SOCKET, SO_SNDTIMEO, 0, false }, { SOL_SOCKET, SO_RCVLOWAT, 0, false },
-	{ SOL_SOCKET, SO_SNDBUF, 0, true }, { SOL_SOCKET, SO_RCVBUF, 0, true }, /* the kernel doubles what it is given */
-	{ IPPROTO_TCP, TCP_NODELAY, 0, false }, { IPPROTO_TCP, TCP_KEEPIDLE, 0, false }, { IPPROTO_TCP, TCP_KEEPINTVL, 0, false },
-	{ IPPROTO_TCP, TCP_KEEPCNT, 0, false }, { IPPROTO_TCP, TCP_USER_TIMEOUT, 0, false }, { IPPROTO_TCP, TCP_SYNCNT, 0, false },
-	{ IPPROTO_TCP, TCP_NOTSENT_LOWAT, 0, false }, { IPPROTO_IP, IP_TOS, AF_INET, false },
-	{ IPPROTO_IPV6, IPV6_V6ONLY, AF_INET6, false }, { IPPROTO_IPV6, IPV6_TCLASS, AF_INET6, false },
+static const struct {
+	int level, name, domain;
+	bool is_halved;
+} OPTIONS[] = {
+	{ SOL_SOCKET, SO_KEEPALIVE, 0, false },
+	{ SOL_SOCKET, SO_OOBINLINE, 0, false },
+	{ SOL_SOCKET, SO_LINGER, 0, false },
+	{ SOL_SOCKET, SO_RCVTIMEO, 0, false },
+	{ SOL_SOCKET, SO_SNDTIMEO, 0, false },
+	{ SOL_SOCKET, SO_RCVLOWAT, 0, false },
+	{ SOL_SOCKET, SO_SNDBUF, 0, true },
+	{ SOL_SOCKET, SO_RCVBUF, 0, true }, /* the kernel doubles what it is given */
+	{ IPPROTO_TCP, TCP_NODELAY, 0, false },
+	{ IPPROTO_TCP, TCP_KEEPIDLE, 0, false },
+	{ IPPROTO_TCP, TCP_KEEPINTVL, 0, false },
+	{ IPPROTO_TCP, TCP_KEEPCNT, 0, false },
+	{ IPPROTO_TCP, TCP_USER_TIMEOUT, 0, false },
+	{ IPPROTO_TCP, TCP_SYNCNT, 0, false },
+	{ IPPROTO_TCP, TCP_NOTSENT_LOWAT, 0, false },
+	{ IPPROTO_IP, IP_TOS, AF_INET, false },
+	{ IPPROTO_IPV6, IPV6_V6ONLY, AF_INET6, false },
+	{ IPPROTO_IPV6, IPV6_TCLASS, AF_INET6, false },
 };
 #define OPTION_COUNT (sizeof OPTIONS / sizeof *OPTIONS)
-struct value { uint8_t bytes[16]; socklen_t size; };
+struct value {
+	uint8_t bytes[16];
+	socklen_t size;
+};
 
 /* What the worker has set before, and only that: a buffer that was set is not tuned by the kernel any more. */
 static void copy_options(int from, int to, int domain)
@@ -373,9 +424,10 @@ static void copy_options(int from, int to, int domain)
 	is_known[which] = true;
 	for (size_t i = 0; i < OPTION_COUNT; i++) {
 		struct value value = { .size = sizeof value.bytes };
-		if ((OPTIONS[i].domain != 0 && OPTIONS[i].domain != domain) ||
-		    getsockopt(from, OPTIONS[i].level, OPTIONS[i].name, value.bytes, &value.size) != 0 || value.size != usual[which][i].size ||
-		    memcmp(value.bytes, usual[which][i].bytes, value.size) == 0)
+		if ((OPTIONS[i].domain != 0 && OPTIONS[i].domain != domain)
+			|| getsockopt(from, OPTIONS[i].level, OPTIONS[i].name, value.bytes, &value.size) != 0
+			|| value.size != usual[which][i].size
+			|| memcmp(value.bytes, usual[which][i].bytes, value.size) == 0)
 			continue;
 		if (OPTIONS[i].is_halved) {
 			int half;
@@ -394,12 +446,22 @@ static int ask_route(const struct ipc_address *address, uint32_t *class)
 {
 	bool is_v4 = ipc_address_is_v4(address);
 	unsigned size = is_v4 ? 4 : 16;
-	struct { struct nlmsghdr head; struct rtmsg route; struct rtattr attribute; uint8_t to[16]; } ask = {
-		{ (uint32_t)(NLMSG_LENGTH(sizeof(struct rtmsg)) + RTA_LENGTH(size)), RTM_GETROUTE, NLM_F_REQUEST, ++server.sequence, 0 },
+	struct {
+		struct nlmsghdr head;
+		struct rtmsg route;
+		struct rtattr attribute;
+		uint8_t to[16];
+	} ask = {
+		{ (uint32_t)(NLMSG_LENGTH(sizeof(struct rtmsg)) + RTA_LENGTH(size)), RTM_GETROUTE, NLM_F_REQUEST,
+			++server.sequence, 0 },
 		{ .rtm_family = is_v4 ? AF_INET : AF_INET6, .rtm_dst_len = (uint8_t)(size * 8) },
-		{ (unsigned short)RTA_LENGTH(size), RTA_DST }, { 0 },
+		{ (unsigned short)RTA_LENGTH(size), RTA_DST },
+		{ 0 },
 	};
-	union { struct nlmsghdr head; uint8_t bytes[2048]; } got;
+	union {
+		struct nlmsghdr head;
+		uint8_t bytes[2048];
+	} got;
 	memcpy(ask.to, address->bytes + 16 - size, size);
 	if (server.routes < 0 || send(server.routes, &ask, ask.head.nlmsg_len, 0) < 0)
 		return -1;
@@ -412,7 +474,9 @@ static int ask_route(const struct ipc_address *address, uint32_t *class)
 		if (got.head.nlmsg_type != RTM_NEWROUTE || (size_t)count < NLMSG_LENGTH(sizeof(struct rtmsg)))
 			return -1;
 		const struct rtmsg *route = NLMSG_DATA(&got.head);
-		*class = route->rtm_type == RTN_LOCAL ? IPC_NET_SELF : route->rtm_type == RTN_UNICAST ? 0 : IPC_NET_MULTICAST;
+		*class = route->rtm_type == RTN_LOCAL     ? IPC_NET_SELF
+			 : route->rtm_type == RTN_UNICAST ? 0
+							  : IPC_NET_MULTICAST;
 		return 0;
 	}
 	return -1;
@@ -428,9 +492,14 @@ static uint32_t route_class(const struct ipc_address *address)
 	int domain = ipc_address_is_v4(address) ? AF_INET : AF_INET6;
 	socklen_t size = ipc_address_to_socket(address, 9, domain, &to), from_size = sizeof from;
 	int fd = socket(domain, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (fd >= 0 && connect(fd, (struct sockaddr *)&to, size) == 0 && getsockname(fd, (struct sockaddr *)&from, &from_size) == 0) {
-		if (domain == AF_INET ? memcmp(&((struct sockaddr_in *)&to)->sin_addr, &((struct sockaddr_in *)&from)->sin_addr, 4) == 0
-				      : memcmp(&((struct sockaddr_in6 *)&to)->sin6_addr, &((struct sockaddr_in6 *)&from)->sin6_addr, 16) == 0)
+	if (fd >= 0 && connect(fd, (struct sockaddr *)&to, size) == 0
+		&& getsockname(fd, (struct sockaddr *)&from, &from_size) == 0) {
+		if (domain == AF_INET ? memcmp(&((struct sockaddr_in *)&to)->sin_addr,
+						&((struct sockaddr_in *)&from)->sin_addr, 4)
+						== 0
+				      : memcmp(&((struct sockaddr_in6 *)&to)->sin6_addr,
+						&((struct sockaddr_in6 *)&from)->sin6_addr, 16)
+						== 0)
 			class = IPC_NET_SELF;
 	}
 	close_fd(&fd);
@@ -620,7 +689,10 @@ static struct name *add_name(const char *text)
 	}
 	memset(name, 0, sizeof *name);
 	memcpy(name->text, text, strnlen(text, sizeof name->text - 1));
-	/* The next one that is free, not the one that was: who holds an old address gets nothing rather than another host. */
+	/*
+	 * The next one that is free, not the one that was: who holds an old address gets nothing rather than another
+	 * host.
+	 */
 	do
 		server.next_fake = server.next_fake + 1 < FAKES - 1 ? server.next_fake + 1 : 1;
 	while (server.by_fake[server.next_fake] != 0);
@@ -730,8 +802,9 @@ static void look_up(struct pending *pending)
 /* ---- the stub ---- */
 
 /*
- * The real address is looked up when the worker asks for the name, although it gets none: where it asks it waits, in a thread of its own if it
- * does anything else meanwhile; where it connects nothing of the kind is expected. False: not known yet.
+ * The real address is looked up when the worker asks for the name, although it gets none: where it asks it waits, in a
+ * thread of its own if it does anything else meanwhile; where it connects nothing of the kind is expected. False: not
+ * known yet.
  */
 static bool is_known(struct stub *stub, struct name *name)
 {
@@ -776,7 +849,8 @@ static ssize_t answer_query(struct stub *stub, const uint8_t *query, size_t size
 		return -1;
 	if (name->fresh_until <= server.now && name->missing_until > server.now)
 		return (ssize_t)ipc_dns_write_answer(query, &question, name->rcode, NULL, out);
-	uint8_t address[4] = { 198, (uint8_t)(18 + (name->fake >> 16)), (uint8_t)(name->fake >> 8), (uint8_t)name->fake };
+	uint8_t address[4] = { 198, (uint8_t)(18 + (name->fake >> 16)), (uint8_t)(name->fake >> 8),
+		(uint8_t)name->fake };
 	return (ssize_t)ipc_dns_write_answer(query, &question, IPC_RCODE_OK, address, out);
 }
 
@@ -895,7 +969,9 @@ static void serve_strays(void)
 			char address[IPC_ADDRESS_TEXT], call[IPC_ADDRESS_TEXT + 32];
 			ipc_address_print(&to, address);
 			snprintf(call, sizeof call, "UDP to %s:%u", address, port);
-			struct ipc_audit_line line = { .event = "call", .call = call, .port = -1, .reason = "datagrams are for names only" };
+			struct ipc_audit_line line = {
+				.event = "call", .call = call, .port = -1, .reason = "datagrams are for names only"
+			};
 			ipc_audit_write(&server.audit, &line);
 		}
 	}
@@ -905,7 +981,8 @@ static void serve_strays(void)
 static int make_conversation(const struct pending *pending, int pair[2])
 {
 	int other[2];
-	if (server.net->has_datagrams && ipc_island_connect(&server.island, &pending->asked, pending->target.domain, other)) {
+	if (server.net->has_datagrams
+		&& ipc_island_connect(&server.island, &pending->asked, pending->target.domain, other)) {
 		pair[0] = other[1];
 		pair[1] = other[0];
 		return fcntl(pair[1], F_SETFL, pending->target.is_nonblocking ? O_RDWR | O_NONBLOCK : O_RDWR);
@@ -941,7 +1018,11 @@ static void open_stub(struct pending *pending)
 /* 0, or what connect() has to give. `family` is set as soon as it is known. */
 static int read_address(const struct notif *call, struct ipc_address *address, uint16_t *port, int *family)
 {
-	union { struct sockaddr_storage any; struct sockaddr_in v4; struct sockaddr_in6 v6; } copy;
+	union {
+		struct sockaddr_storage any;
+		struct sockaddr_in v4;
+		struct sockaddr_in6 v6;
+	} copy;
 	int size = (int)call->args[2];
 	if (size < (int)sizeof(sa_family_t) || size > (int)sizeof copy)
 		return -EINVAL;
@@ -1009,7 +1090,8 @@ static bool decide(struct pending *pending, struct name **name)
 		return false;
 	}
 	pending->candidates = (struct ipc_found){ .address = { pending->asked }, .count = 1 };
-	if (server.patterns.any_host || ipc_patterns_match_address(&server.patterns, &pending->asked, pending->port) != IPC_MATCH_NONE)
+	if (server.patterns.any_host
+		|| ipc_patterns_match_address(&server.patterns, &pending->asked, pending->port) != IPC_MATCH_NONE)
 		return true;
 	/* The worker has read /etc/hosts by itself. */
 	if (ipc_hosts_by_address(&server.resolver, &pending->asked, accept_name, &pending->port, pending->host)) {
@@ -1021,8 +1103,8 @@ static bool decide(struct pending *pending, struct name **name)
 }
 
 /*
- * The worker's socket may have been through this before; what the kernel says then, this says. After an interruption the same call comes
- * again, and must not hear that the socket is connected already. True: go on.
+ * The worker's socket may have been through this before; what the kernel says then, this says. After an interruption
+ * the same call comes again, and must not hear that the socket is connected already. True: go on.
  */
 static bool is_fresh(struct pending *pending, bool was_interrupted)
 {
@@ -1050,7 +1132,8 @@ static uint64_t time_limit(const struct target *target)
 {
 	struct timeval limit = { 0 };
 	socklen_t size = sizeof limit;
-	if (target->socket < 0 || getsockopt(target->socket, SOL_SOCKET, SO_SNDTIMEO, &limit, &size) != 0 || (limit.tv_sec == 0 && limit.tv_usec == 0))
+	if (target->socket < 0 || getsockopt(target->socket, SOL_SOCKET, SO_SNDTIMEO, &limit, &size) != 0
+		|| (limit.tv_sec == 0 && limit.tv_usec == 0))
 		return NEVER;
 	uint64_t seconds = limit.tv_sec < 0 || limit.tv_sec > 86400 ? 86400u : (uint64_t)limit.tv_sec;
 	return server.now + seconds * 1000 + (uint64_t)limit.tv_usec / 1000 + 1;
@@ -1067,7 +1150,8 @@ static void try_connect(struct pending *pending, struct name *name, bool was_int
 		rc = 1; /* the stub is in its place */
 	if (rc != 0) {
 		if (rc == -EACCES)
-			record("connect", pending->is_named ? pending->host : NULL, &pending->asked, pending->port, false, "not a TCP socket");
+			record("connect", pending->is_named ? pending->host : NULL, &pending->asked, pending->port,
+				false, "not a TCP socket");
 		finish(pending, rc == 1 ? 0 : rc);
 		return;
 	}
@@ -1087,7 +1171,8 @@ static void try_connect(struct pending *pending, struct name *name, bool was_int
 /* A socket of the worker's that is for datagrams, in the network with nobody in it; or -1. */
 static int take_datagrams(const struct notif *call)
 {
-	int socket = server.island.state == IPC_ISLAND_OPEN && call->pid != 0 ? get_fd(call->pid, (int)call->args[0]) : -1;
+	int socket =
+		server.island.state == IPC_ISLAND_OPEN && call->pid != 0 ? get_fd(call->pid, (int)call->args[0]) : -1;
 	if (socket >= 0 && (!ipc_island_has(&server.island, socket) || !is_waiting(call->id)))
 		close_fd(&socket);
 	return socket;
@@ -1104,7 +1189,8 @@ static bool serve_datagrams(const struct notif *call)
 	int rc = size < sizeof(sa_family_t) || size > sizeof copy ? -EINVAL : 0;
 	if (rc == 0 && read_memory(call->pid, &copy, call->args[1], size) != (ssize_t)size)
 		rc = -EFAULT;
-	if (rc == 0 && (call->nr == SYS_connect ? connect : bind)(socket, (struct sockaddr *)&copy, (socklen_t)size) != 0)
+	if (rc == 0
+		&& (call->nr == SYS_connect ? connect : bind)(socket, (struct sockaddr *)&copy, (socklen_t)size) != 0)
 		rc = -errno;
 	answer(call->id, rc);
 	close_fd(&socket);
@@ -1115,15 +1201,16 @@ static bool serve_datagrams(const struct notif *call)
 static bool serve_socket(const struct notif *call)
 {
 	int domain = (int)call->args[0], type = (int)call->args[1], protocol = (int)call->args[2];
-	if (!server.net->has_datagrams || (domain != AF_INET && domain != AF_INET6) || (type & 0xf) != SOCK_DGRAM ||
-	    (type & ~(0xf | SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0 || (protocol != 0 && protocol != IPPROTO_UDP))
+	if (!server.net->has_datagrams || (domain != AF_INET && domain != AF_INET6) || (type & 0xf) != SOCK_DGRAM
+		|| (type & ~(0xf | SOCK_NONBLOCK | SOCK_CLOEXEC)) != 0 || (protocol != 0 && protocol != IPPROTO_UDP))
 		return false;
 	int fd = ipc_island_socket(&server.island, domain);
 	if (fd < 0)
 		return false;
 	if ((type & SOCK_NONBLOCK) != 0)
 		fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK);
-	struct notif_addfd added = { call->id, ADDFD_SEND, (uint32_t)fd, 0, (type & SOCK_CLOEXEC) != 0 ? O_CLOEXEC : 0 };
+	struct notif_addfd added = { call->id, ADDFD_SEND, (uint32_t)fd, 0,
+		(type & SOCK_CLOEXEC) != 0 ? O_CLOEXEC : 0 };
 	int rc;
 	do
 		rc = ioctl(server.listener, IOC_ADDFD, &added);
@@ -1136,8 +1223,13 @@ static bool serve_socket(const struct notif *call)
 
 static void serve_connect(const struct notif *call)
 {
-	struct pending asked = { .state = DIALING, .id = call->id, .tid = call->pid, .target = { (int)call->args[0], -1, 0, false, false },
-				 .lookup = -1, .fd = -1, .until = NEVER };
+	struct pending asked = { .state = DIALING,
+		.id = call->id,
+		.tid = call->pid,
+		.target = { (int)call->args[0], -1, 0, false, false },
+		.lookup = -1,
+		.fd = -1,
+		.until = NEVER };
 	int rc = call->pid == 0 ? -EPERM : read_address(call, &asked.asked, &asked.port, &asked.family);
 	if (call->pid != 0 && !is_waiting(call->id))
 		return; /* and what was read may be another process's */
@@ -1158,9 +1250,9 @@ static void serve_connect(const struct notif *call)
 	}
 	struct name *name;
 	struct pending *before = find_interrupted(call->pid);
-	bool was_interrupted = before != NULL && (before->state == DIALING || before->state == LATE) &&
-			       before->target.number == asked.target.number && before->port == asked.port &&
-			       ipc_address_equal(&before->asked, &asked.asked);
+	bool was_interrupted = before != NULL && (before->state == DIALING || before->state == LATE)
+			       && before->target.number == asked.target.number && before->port == asked.port
+			       && ipc_address_equal(&before->asked, &asked.asked);
 	if (decide(&asked, &name)) {
 		struct pending *pending = take_pending();
 		if (pending == before)
@@ -1194,10 +1286,12 @@ static int bound_port(int socket)
 	struct sockaddr_storage own;
 	socklen_t size = sizeof own;
 	int domain = get_option(socket, SOL_SOCKET, SO_DOMAIN);
-	if ((domain != AF_INET && domain != AF_INET6) || get_option(socket, SOL_SOCKET, SO_TYPE) != SOCK_STREAM ||
-	    get_option(socket, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP || getsockname(socket, (struct sockaddr *)&own, &size) != 0)
+	if ((domain != AF_INET && domain != AF_INET6) || get_option(socket, SOL_SOCKET, SO_TYPE) != SOCK_STREAM
+		|| get_option(socket, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP
+		|| getsockname(socket, (struct sockaddr *)&own, &size) != 0)
 		return -1;
-	return ntohs(domain == AF_INET ? ((struct sockaddr_in *)&own)->sin_port : ((struct sockaddr_in6 *)&own)->sin6_port);
+	return ntohs(
+		domain == AF_INET ? ((struct sockaddr_in *)&own)->sin_port : ((struct sockaddr_in6 *)&own)->sin6_port);
 }
 
 static bool may_listen_on(int port)
@@ -1209,7 +1303,10 @@ static bool may_listen_on(int port)
 	return false;
 }
 
-/* Who connects to a Unix socket asks who listens there, and is told who called listen(): that has to be the worker, not we. */
+/*
+ * Who connects to a Unix socket asks who listens there, and is told who called listen(): that has to be the worker, not
+ * we.
+ */
 static int listen_as_worker(int socket, int backlog)
 {
 	const struct ipc_net *net = server.net;
@@ -1246,11 +1343,17 @@ static void serve_listen(const struct notif *call)
 	} else if (get_option(socket, SOL_SOCKET, SO_DOMAIN) == AF_UNIX) {
 		answer(call->id, listen_as_worker(socket, backlog));
 	} else if (!may_listen_on(port)) {
-		deny_call(call, port > 0 ? port : -1, port > 0 ? "no rule names this port" : "it is bound to no port that a rule names");
+		deny_call(call, port > 0 ? port : -1,
+			port > 0 ? "no rule names this port" : "it is bound to no port that a rule names");
 	} else {
-		/* Only what was bound keeps its port: one that is connected, or was a moment ago, has it from the kernel. */
+		/*
+		 * Only what was bound keeps its port: one that is connected, or was a moment ago, has it from the
+		 * kernel.
+		 */
 		int state = tcp_state(socket);
-		int rc = state != TCP_CLOSE && state != TCP_LISTEN ? -EINVAL : listen(socket, backlog) == 0 ? 0 : -errno;
+		int rc = state != TCP_CLOSE && state != TCP_LISTEN ? -EINVAL
+			 : listen(socket, backlog) == 0            ? 0
+								   : -errno;
 		if (rc == 0 && bound_port(socket) != port) {
 			shutdown(socket, SHUT_RDWR);
 			rc = -EINVAL;
@@ -1270,7 +1373,8 @@ static void serve_bind(const struct notif *call)
 	if (is_network && !may_listen_on(port))
 		deny_call(call, port, "no rule names this port");
 	else
-		let_go_on(call->id); /* whatever the address is by then: a port that no rule names Landlock lets no socket of the worker have */
+		let_go_on(call->id); /* whatever the address is by then: a port that no rule names Landlock lets no
+					socket of the worker have */
 }
 
 static void serve_call(const struct notif *call)
@@ -1294,7 +1398,10 @@ static void serve_call(const struct notif *call)
 static bool serve_listener(void)
 {
 	/* The kernel may know more fields than we do, and wants all of it to be zero. */
-	union { struct notif call; uint8_t bytes[1024]; } got;
+	union {
+		struct notif call;
+		uint8_t bytes[1024];
+	} got;
 	memset(&got, 0, sizeof got);
 	if (ioctl(server.listener, IOC_RECV, &got) != 0)
 		return errno == EINTR || errno == ENOENT || errno == EAGAIN;
@@ -1305,9 +1412,9 @@ static bool serve_listener(void)
 /* ---- the loop ---- */
 
 /*
- * What ends the call of a thread for which a signal waits, or 0: the kernel lets a call that we have taken wait for us, whatever comes. What
- * is sent to the process goes to its main thread, as long as that does not block it; another one takes it at the second look, and may
- * not be the one that was woken, so that only an errno will do.
+ * What ends the call of a thread for which a signal waits, or 0: the kernel lets a call that we have taken wait for us,
+ * whatever comes. What is sent to the process goes to its main thread, as long as that does not block it; another one
+ * takes it at the second look, and may not be the one that was woken, so that only an errno will do.
  */
 static int pending_signal(struct pending *pending)
 {
@@ -1331,7 +1438,10 @@ static int pending_signal(struct pending *pending)
 	return is_second ? -EINTR : 0;
 }
 
-/* A connect that waits for the network is interrupted as by the kernel: the worker is left with a socket that is connecting. */
+/*
+ * A connect that waits for the network is interrupted as by the kernel: the worker is left with a socket that is
+ * connecting.
+ */
 static void interrupt(void)
 {
 	server.looked = server.now;
@@ -1369,7 +1479,11 @@ static void admit_queued(void)
 }
 
 #define POLLED_MAX (4 + IPC_NET_PENDING_MAX + IPC_NET_LOOKUPS_MAX + IPC_NET_STUBS_MAX)
-struct polled { struct pollfd fd[POLLED_MAX]; uint16_t owner[POLLED_MAX]; size_t count; };
+struct polled {
+	struct pollfd fd[POLLED_MAX];
+	uint16_t owner[POLLED_MAX];
+	size_t count;
+};
 
 static void watch(struct polled *polled, int fd, short events, size_t owner)
 {
@@ -1410,7 +1524,11 @@ static int prepare(struct polled *polled)
 	for (size_t i = 0; i < IPC_NET_STUBS_MAX; i++) {
 		struct stub *stub = &server.stub[i];
 		if (stub->fd >= 0)
-			watch(polled, stub->fd, stub->lookup >= 0 ? 0 : stub->out_len > 0 ? POLLOUT : POLLIN, OWNER_STUB + i);
+			watch(polled, stub->fd,
+				stub->lookup >= 0   ? 0
+				: stub->out_len > 0 ? POLLOUT
+						    : POLLIN,
+				OWNER_STUB + i);
 	}
 	if (server.island.state == IPC_ISLAND_OPEN) {
 		watch(polled, server.island.questions[0], POLLIN, OWNER_ISLAND);
@@ -1438,13 +1556,15 @@ static void serve_polled(const struct polled *polled)
 				serve_questions(server.island.questions[owner - OWNER_ISLAND]);
 		} else if (owner >= OWNER_LOOKUP) {
 			struct ipc_lookup *lookup = &server.lookup[owner - OWNER_LOOKUP];
-			if (server.is_lookup_used[owner - OWNER_LOOKUP] && lookup->fd == polled->fd[i].fd &&
-			    (events != 0 || server.now >= lookup->attempt_until) && ipc_lookup_step(lookup, &server.resolver, events, server.now))
+			if (server.is_lookup_used[owner - OWNER_LOOKUP] && lookup->fd == polled->fd[i].fd
+				&& (events != 0 || server.now >= lookup->attempt_until)
+				&& ipc_lookup_step(lookup, &server.resolver, events, server.now))
 				end_lookup((int)(owner - OWNER_LOOKUP));
 		} else if (owner >= OWNER_STUB) {
 			if (events != 0 && server.stub[owner - OWNER_STUB].fd == polled->fd[i].fd)
 				serve_stub(&server.stub[owner - OWNER_STUB]);
-		} else if (events != 0 && server.pending[owner].state == DIALING && server.pending[owner].fd == polled->fd[i].fd) {
+		} else if (events != 0 && server.pending[owner].state == DIALING
+			   && server.pending[owner].fd == polled->fd[i].fd) {
 			progress(&server.pending[owner], events);
 		}
 	}
@@ -1456,11 +1576,14 @@ static bool set_up(const struct ipc_net *net, int listener)
 	server.net = net;
 	server.listener = listener;
 	server.pidfd = -1;
-	server.audit = (struct ipc_audit){ .fd = net->audit, .told = net->told, .worker = net->worker, .path = net->audit_path,
-					   .bytes_max = net->audit_max > 0 ? net->audit_max : IPC_NET_AUDIT_BYTES_MAX };
+	server.audit = (struct ipc_audit){ .fd = net->audit,
+		.told = net->told,
+		.worker = net->worker,
+		.path = net->audit_path,
+		.bytes_max = net->audit_max > 0 ? net->audit_max : IPC_NET_AUDIT_BYTES_MAX };
 	server.resolver = (struct ipc_resolver){ .hosts_path = net->hosts != NULL ? net->hosts : "/etc/hosts",
-						 .conf_path = net->resolv_conf != NULL ? net->resolv_conf : "/etc/resolv.conf",
-						 .port = net->dns_port > 0 ? net->dns_port : DNS_PORT };
+		.conf_path = net->resolv_conf != NULL ? net->resolv_conf : "/etc/resolv.conf",
+		.port = net->dns_port > 0 ? net->dns_port : DNS_PORT };
 	for (size_t i = 0; i < IPC_NET_STUBS_MAX; i++)
 		server.stub[i].fd = -1;
 	for (size_t i = 0; i < IPC_NET_PENDING_MAX; i++)
@@ -1472,8 +1595,11 @@ static bool set_up(const struct ipc_net *net, int listener)
 		server.patterns.count = 0;
 		server.patterns.any_host = false;
 	}
-	struct { uint16_t call, answer, data; } sizes;
-	if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) != 0 || sizes.call > 1024 || sizes.answer > sizeof(struct notif_answer))
+	struct {
+		uint16_t call, answer, data;
+	} sizes;
+	if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) != 0 || sizes.call > 1024
+		|| sizes.answer > sizeof(struct notif_answer))
 		return false;
 	if (getrandom(&server.seed, sizeof server.seed, GRND_NONBLOCK) != sizeof server.seed)
 		server.seed = (uint32_t)getpid();

@@ -1,4 +1,7 @@
-/* The system calls of the data plane for Node, which has no foreign functions: src/plane/system-node.ts. Results below 0 are -errno. */
+/*
+ * The system calls of the data plane for Node, which has no foreign functions: src/plane/system-node.ts. Results below
+ * 0 are -errno.
+ */
 #include "../contract.h"
 #include "../ring/cores.h"
 #include "napi.h"
@@ -16,7 +19,10 @@
 #define ARGS_MAX 4
 #define FDS_MAX 8
 
-struct args { napi_env env; napi_value values[ARGS_MAX]; };
+struct args {
+	napi_env env;
+	napi_value values[ARGS_MAX];
+};
 
 static struct args take(napi_env env, napi_callback_info info)
 {
@@ -61,7 +67,9 @@ static napi_value create_segment(napi_env env, napi_callback_info info)
 {
 	struct args args = take(env, info);
 	int fd = memfd_create("ipcctl-channel", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (fd >= 0 && (ftruncate(fd, large(&args, 0)) != 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW) != 0)) {
+	if (fd >= 0
+		&& (ftruncate(fd, large(&args, 0)) != 0
+			|| fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW) != 0)) {
 		int error = errno;
 		close(fd);
 		errno = error;
@@ -136,7 +144,10 @@ static napi_value send_fds(napi_env env, napi_callback_info info)
 	size_t length, count;
 	void *bytes = array(&args, 1, &length);
 	const int32_t *fds = array(&args, 2, &count);
-	union { struct cmsghdr header; char bytes[CMSG_SPACE(FDS_MAX * sizeof(int))]; } control;
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(FDS_MAX * sizeof(int))];
+	} control;
 	memset(&control, 0, sizeof control);
 	struct iovec part = { bytes, length };
 	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
@@ -162,13 +173,19 @@ static napi_value receive_fd(napi_env env, napi_callback_info info)
 	struct args args = take(env, info);
 	size_t length;
 	void *bytes = array(&args, 1, &length);
-	union { struct cmsghdr header; char bytes[CMSG_SPACE(sizeof(int))]; } control;
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control;
 	struct iovec part = { bytes, length };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control };
+	struct msghdr message = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control
+	};
 	ssize_t count = recvmsg(number(&args, 0), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	struct cmsghdr *header = count < 0 ? NULL : CMSG_FIRSTHDR(&message);
 	int fd = -1;
-	if (header != NULL && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS && header->cmsg_len == CMSG_LEN(sizeof fd))
+	if (header != NULL && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS
+		&& header->cmsg_len == CMSG_LEN(sizeof fd))
 		memcpy(&fd, CMSG_DATA(header), sizeof fd);
 	if (fd >= 0 && (size_t)count != length) {
 		close(fd);
@@ -223,15 +240,29 @@ __attribute__((visibility("default"))) napi_value napi_register_module_v1(napi_e
 
 napi_value napi_register_module_v1(napi_env env, napi_value exports)
 {
-	static const struct { const char *name; napi_callback callback; } functions[] = {
-		{ "createSegment", create_segment }, { "map", map }, { "getSeals", get_seals }, { "createPair", create_pair },
-		{ "createPipe", create_pipe }, { "send", send_bytes }, { "receive", receive_bytes }, { "sendFds", send_fds },
-		{ "receiveFd", receive_fd }, { "waitReadable", wait_readable }, { "connectUnix", connect_unix }, { "close", close_fd },
-		{ "core", core }, { "leaveCore", leave_core },
+	static const struct {
+		const char *name;
+		napi_callback callback;
+	} functions[] = {
+		{ "createSegment", create_segment },
+		{ "map", map },
+		{ "getSeals", get_seals },
+		{ "createPair", create_pair },
+		{ "createPipe", create_pipe },
+		{ "send", send_bytes },
+		{ "receive", receive_bytes },
+		{ "sendFds", send_fds },
+		{ "receiveFd", receive_fd },
+		{ "waitReadable", wait_readable },
+		{ "connectUnix", connect_unix },
+		{ "close", close_fd },
+		{ "core", core },
+		{ "leaveCore", leave_core },
 	};
 	for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
 		napi_value function;
-		if (napi_create_function(env, functions[i].name, (size_t)-1, functions[i].callback, NULL, &function) == 0)
+		if (napi_create_function(env, functions[i].name, (size_t)-1, functions[i].callback, NULL, &function)
+			== 0)
 			napi_set_named_property(env, exports, functions[i].name, function);
 	}
 	napi_value edition;

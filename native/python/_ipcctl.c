@@ -48,8 +48,7 @@ static int module_exec(PyObject *module)
 	for (size_t i = 0; i < TAKEN; i++) {
 		PyObject *value = PyObject_GetAttrString(types, taken[i].name);
 		*slot_of(state, i) = value;
-		if (value == NULL ||
-		    (taken[i].shown && PyModule_AddObjectRef(module, taken[i].name, value) < 0)) {
+		if (value == NULL || (taken[i].shown && PyModule_AddObjectRef(module, taken[i].name, value) < 0)) {
 			Py_DECREF(types);
 			return -1;
 		}
@@ -57,7 +56,8 @@ static int module_exec(PyObject *module)
 	Py_DECREF(types);
 	if (PyModule_AddStringConstant(module, "EDITION", IPC_EDITION) < 0)
 		return -1;
-	if (add_type(module, "SharedRingBuffer", &ipc_ring_spec) < 0 || add_type(module, "Server", &ipc_server_spec) < 0)
+	if (add_type(module, "SharedRingBuffer", &ipc_ring_spec) < 0
+		|| add_type(module, "Server", &ipc_server_spec) < 0)
 		return -1;
 	struct ipc_state *own = PyModule_GetState(module);
 	own->server_type = PyObject_GetAttrString(module, "Server");
@@ -93,27 +93,35 @@ static void module_free(void *module)
 
 static PyMethodDef methods[] = {
 	{ "dumps", (PyCFunction)(void (*)(void))ipc_dumps, METH_FASTCALL | METH_KEYWORDS,
-	  "dumps(value, size_max=None) -> bytes\n\nThe value as CBOR; EncodeError where it has no form." },
+		"dumps(value, size_max=None) -> bytes\n\nThe value as CBOR; EncodeError where it has no form." },
 	{ "loads", ipc_loads, METH_O,
-	  "loads(buffer) -> object\n\nThe value of one CBOR item; DecodeError where it is none." },
+		"loads(buffer) -> object\n\nThe value of one CBOR item; DecodeError where it is none." },
 	{ "turn", ipc_turn, METH_VARARGS,
-	  "turn(servers, here, microseconds, fd, fd) -> object\n\n"
-	  "Answers calls on all channels as long as they come, looking out for the next one where that pays, for so long at most (0: not at all), then\n"
-	  "sleeping until a client rings or one of the descriptors is ready. False: no call came. True: look around, then go on.\n"
-	  "(channel, what) for Python: None: what comes is for the thorough way. False: the channel is broken. A list: a message.\n"
-	  "A tuple (number, value or exception, whether it is an exception, when it began): an answer." },
+		"turn(servers, here, microseconds, fd, fd) -> object\n\n"
+		"Answers calls on all channels as long as they come, looking out for the next one where that pays, for "
+		"so long at most (0: not at all), then\n"
+		"sleeping until a client rings or one of the descriptors is ready. False: no call came. True: look "
+		"around, then go on.\n"
+		"(channel, what) for Python: None: what comes is for the thorough way. False: the channel is broken. A "
+		"list: a message.\n"
+		"A tuple (number, value or exception, whether it is an exception, when it began): an answer." },
 	{ "shield", ipc_shield, METH_NOARGS,
-	  "shield() -> bool\n\nFrom here on no interrupt is raised in this thread; True if one could have been, and unshield() is due." },
+		"shield() -> bool\n\nFrom here on no interrupt is raised in this thread; True if one could have been, "
+		"and unshield() is due." },
 	{ "unshield", ipc_unshield, METH_NOARGS, "Interrupts are raised again, at once where one has come meanwhile." },
-	{ "check", ipc_check, METH_NOARGS, "Raises the interrupt of the innermost request of this thread, if one is due." },
+	{ "check", ipc_check, METH_NOARGS,
+		"Raises the interrupt of the innermost request of this thread, if one is due." },
 	{ "deliver", ipc_deliver, METH_NOARGS,
-	  "deliver() -> bool\n\nRaises the interrupt of the innermost request if its code runs: here, or in the thread that runs it." },
+		"deliver() -> bool\n\nRaises the interrupt of the innermost request if its code runs: here, or in the "
+		"thread that runs it." },
 	{ "raised", ipc_raised, METH_NOARGS, "An interrupt that was sent to this thread has been raised." },
 	{ "present", ipc_present, METH_NOARGS,
-	  "present() -> (channel, number) | None\n\nThe request whose code this thread runs; the channel is None once it is closed." },
+		"present() -> (channel, number) | None\n\nThe request whose code this thread runs; the channel is None "
+		"once it is closed." },
 	{ "forget", ipc_forget, METH_NOARGS, "In a forked child: nothing runs here for anybody." },
 	{ "waiting", ipc_waiting, METH_NOARGS,
-	  "waiting() -> dict\n\nHow often this process looked out, found something, slept, was moved, and rang, since it began." },
+		"waiting() -> dict\n\nHow often this process looked out, found something, slept, was moved, and rang, "
+		"since it began." },
 	{ NULL, NULL, 0, NULL },
 };
 

@@ -402,7 +402,10 @@ static int encode(struct encoder *e, PyObject *value, PyObject *identity)
 	if (value == Py_None || value == Py_True || value == Py_False || value == e->state->undefined) {
 		if (room(e, 1) < 0)
 			return -1;
-		e->bytes[e->length++] = value == Py_None ? 0xf6 : value == Py_True ? 0xf5 : value == Py_False ? 0xf4 : 0xf7;
+		e->bytes[e->length++] = value == Py_None    ? 0xf6
+					: value == Py_True  ? 0xf5
+					: value == Py_False ? 0xf4
+							    : 0xf7;
 		return 0;
 	}
 	if (PyFloat_CheckExact(value))
@@ -720,19 +723,28 @@ static PyObject *decode_raw(struct decoder *d, const struct head *h)
 static int content_of(uint64_t tag)
 {
 	switch (tag) {
-	case 0: case 1004:
-		return 3;
-	case 1:
-		return 8;
-	case 27: case 40: case 258:
-		return 4;
-	case 259:
-		return 5;
-	case 2: case 3: case 37: case 68: case 69: case 70: case 71: case 72: case 77: case 78: case 79: case 84: case 85:
-	case 86:
-		return 2;
-	default:
-		return -1;
+	case 0:
+	case 1004: return 3;
+	case 1: return 8;
+	case 27:
+	case 40:
+	case 258: return 4;
+	case 259: return 5;
+	case 2:
+	case 3:
+	case 37:
+	case 68:
+	case 69:
+	case 70:
+	case 71:
+	case 72:
+	case 77:
+	case 78:
+	case 79:
+	case 84:
+	case 85:
+	case 86: return 2;
+	default: return -1;
 	}
 }
 
@@ -849,8 +861,7 @@ static PyObject *decode(struct decoder *d, int keys)
 	if (read_head(d, &h) < 0)
 		return NULL;
 	switch (h.major) {
-	case 0:
-		return h.n <= INT64_MAX ? PyLong_FromLongLong((long long)h.n) : PyLong_FromUnsignedLongLong(h.n);
+	case 0: return h.n <= INT64_MAX ? PyLong_FromLongLong((long long)h.n) : PyLong_FromUnsignedLongLong(h.n);
 	case 1: {
 		if (h.n <= INT64_MAX)
 			return PyLong_FromLongLong(-1 - (long long)h.n);
@@ -869,31 +880,20 @@ static PyObject *decode(struct decoder *d, int keys)
 			d->at += h.n;
 		return bytes;
 	}
-	case 3:
-		return decode_text(d, &h);
-	case 4:
-		return decode_array(d, &h, keys);
-	case 5:
-		return decode_map(d, &h, 0);
-	case 6:
-		return decode_tagged(d, &h, keys);
+	case 3: return decode_text(d, &h);
+	case 4: return decode_array(d, &h, keys);
+	case 5: return decode_map(d, &h, 0);
+	case 6: return decode_tagged(d, &h, keys);
 	default:
 		switch (h.info) {
-		case 20:
-			Py_RETURN_FALSE;
-		case 21:
-			Py_RETURN_TRUE;
-		case 22:
-			Py_RETURN_NONE;
-		case 23:
-			return Py_NewRef(d->state->undefined);
+		case 20: Py_RETURN_FALSE;
+		case 21: Py_RETURN_TRUE;
+		case 22: Py_RETURN_NONE;
+		case 23: return Py_NewRef(d->state->undefined);
 		case 25:
 		case 26:
-		case 27:
-			return decode_float(&h);
-		default:
-			fail(&d->trouble, "MALFORMED", "a reserved simple value at byte %zu", h.at);
-			return NULL;
+		case 27: return decode_float(&h);
+		default: fail(&d->trouble, "MALFORMED", "a reserved simple value at byte %zu", h.at); return NULL;
 		}
 	}
 }
@@ -948,9 +948,9 @@ int ipc_parse_call(struct ipc_state *state, const unsigned char *bytes, size_t s
 	struct decoder d = { .state = state, .start = bytes, .at = bytes + 2, .end = bytes + size, .depth = 1 };
 	struct head number = { 0 }, name = { 0 };
 	call->name = call->args = NULL;
-	if (read_head(&d, &number) == 0 && number.major == 0 && number.n <= INT64_MAX && read_head(&d, &name) == 0 &&
-	    name.major == 3 && (call->name = decode_text(&d, &name)) != NULL && (call->args = parse_args(&d)) != NULL &&
-	    left(&d) == 1 && *d.at == 0xf6) {
+	if (read_head(&d, &number) == 0 && number.major == 0 && number.n <= INT64_MAX && read_head(&d, &name) == 0
+		&& name.major == 3 && (call->name = decode_text(&d, &name)) != NULL
+		&& (call->args = parse_args(&d)) != NULL && left(&d) == 1 && *d.at == 0xf6) {
 		call->number = number.n;
 		return 1;
 	}
@@ -965,7 +965,7 @@ int ipc_parse_call(struct ipc_state *state, const unsigned char *bytes, size_t s
 }
 
 int ipc_encode_result(struct ipc_state *state, uint64_t number, PyObject *value,
-		      int (*take)(void *context, const unsigned char *bytes, size_t size), void *context)
+	int (*take)(void *context, const unsigned char *bytes, size_t size), void *context)
 {
 	struct encoder e;
 	e.state = state;

@@ -30,15 +30,14 @@ struct ipc_state {
 	struct ipc_load_meter meter;
 	unsigned long long turns; /* begun */
 	/* Where more want an answer than can be awake at once. */
-	size_t next;		  /* whose turn it is */
+	size_t next; /* whose turn it is */
 	unsigned stay_skip, stay_misses;
 	uint32_t cores;
 };
 
 /* One end of a ring. */
 struct ring {
-	PyObject_HEAD
-	Py_buffer view;
+	PyObject_HEAD Py_buffer view;
 	struct ipc_ring core;
 	struct ipc_outlook outlook; /* where one thread waits for this ring alone */
 	int is_broken, is_held, is_resting;
@@ -47,12 +46,13 @@ struct ring {
 /* Raises BrokenChannel for a negative result of the core; -1. */
 int ipc_ring_refuse(struct ring *ring, int result);
 /*
- * Looks out without the GIL, and whoever takes does it with the GIL: another thread may have been quicker. Whether something has come. Over early
- * when we were off the core, which somebody else needs then.
+ * Looks out without the GIL, and whoever takes does it with the GIL: another thread may have been quicker. Whether
+ * something has come. Over early when we were off the core, which somebody else needs then.
  */
 int ipc_watch(const struct ring *const *rings, Py_ssize_t count, int64_t span_ns, int *was_off);
 /* The same where that pays, moving this thread if need be. If nothing has come it is time to sleep. */
-int ipc_look_out(struct ipc_state *state, struct ipc_outlook *outlook, const struct ring *const *rings, Py_ssize_t count, int64_t span_ns);
+int ipc_look_out(struct ipc_state *state, struct ipc_outlook *outlook, const struct ring *const *rings,
+	Py_ssize_t count, int64_t span_ns);
 int64_t ipc_now_ns(void);
 
 /* A CALL without keyword arguments and streams. The references are the caller's. */
@@ -66,7 +66,7 @@ int ipc_parse_call(struct ipc_state *state, const unsigned char *bytes, size_t s
 PyObject *ipc_decode(struct ipc_state *state, const unsigned char *bytes, size_t size);
 /* Gives [1, number, value], encoded, to take; what that returns, or -1 with an exception. */
 int ipc_encode_result(struct ipc_state *state, uint64_t number, PyObject *value,
-		      int (*take)(void *context, const unsigned char *bytes, size_t size), void *context);
+	int (*take)(void *context, const unsigned char *bytes, size_t size), void *context);
 
 extern PyType_Spec ipc_ring_spec;
 extern PyType_Spec ipc_server_spec;

@@ -18,7 +18,10 @@ enum ipc_rest ipc_outlook_rest(struct ipc_outlook *outlook, int64_t now_ns, uint
 		if (outlook->slept_ns <= RARE_NS)
 			return IPC_REST_SLEEP;
 		outlook->misses = outlook->skip = 0;
-		/* A wake across busy cores waits for the end of somebody's slice; one on the waker's own core, who is about to sleep, does not. */
+		/*
+		 * A wake across busy cores waits for the end of somebody's slice; one on the waker's own core, who is
+		 * about to sleep, does not.
+		 */
 		if (load != IPC_LOAD_BUSY || outlook->taken > FEW || outlook->client == 0 || is_here || !may_move)
 			return IPC_REST_SLEEP;
 		outlook->moved_ns = now_ns;

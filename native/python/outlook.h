@@ -1,6 +1,6 @@
 /*
- * Whether a worker looks out for the next message before it sleeps, and on which core: docs/internals/waiting.md. Only the rules: they know no
- * clock and move nobody.
+ * Whether a worker looks out for the next message before it sleeps, and on which core: docs/internals/waiting.md. Only
+ * the rules: they know no clock and move nobody.
  */
 #ifndef IPCCTL_OUTLOOK_H
 #define IPCCTL_OUTLOOK_H
@@ -22,7 +22,7 @@ struct ipc_outlook {
 	int64_t slept_ns; /* how long the last one was that ended in sleep; 0 for none yet */
 	int64_t moved_ns; /* when the thread was last moved, or tried to */
 	uint32_t client;  /* the core of whoever sent the last message, as he says */
-	unsigned taken;	  /* messages since the last sleep */
+	unsigned taken;   /* messages since the last sleep */
 	unsigned skip, misses, guesses;
 	/* For who wants to know how it goes. */
 	unsigned long long looks, found, sleeps, parted, joined, bells;

@@ -20,7 +20,7 @@ static int broken(struct ring *ring, const char *what)
 int ipc_ring_refuse(struct ring *ring, int result)
 {
 	return broken(ring, result == IPC_RING_BAD_LENGTH ? "the other side wrote a frame longer than what is there"
-							   : "the other side wrote an impossible position");
+							  : "the other side wrote an impossible position");
 }
 
 static inline int usable(struct ring *ring, int is_producer)
@@ -28,7 +28,8 @@ static inline int usable(struct ring *ring, int is_producer)
 	if (ring->is_broken)
 		return broken(ring, "the channel is broken");
 	if (ring->core.is_producer != is_producer) {
-		PyErr_SetString(PyExc_TypeError, is_producer ? "only the producer can do this" : "only the consumer can do this");
+		PyErr_SetString(PyExc_TypeError,
+			is_producer ? "only the producer can do this" : "only the consumer can do this");
 		return -1;
 	}
 	return 0;
@@ -54,7 +55,8 @@ static PyObject *ring_try_send(PyObject *self, PyObject *payload)
 		PyBuffer_Release(&view);
 	}
 	if (sent == IPC_RING_TOO_LARGE)
-		return PyErr_Format(PyExc_ValueError, "%zd bytes never fit into a ring of %u", size, (unsigned)ring->core.capacity);
+		return PyErr_Format(
+			PyExc_ValueError, "%zd bytes never fit into a ring of %u", size, (unsigned)ring->core.capacity);
 	if (sent < 0)
 		ipc_ring_refuse(ring, sent);
 	return sent < 0 ? NULL : PyBool_FromLong(sent);
@@ -119,23 +121,23 @@ int ipc_watch(const struct ring *const *rings, Py_ssize_t count, int64_t span_ns
 	int found = 0;
 	int64_t now = ipc_now_ns(), deadline = now + span_ns;
 	*was_off = 0;
-	Py_BEGIN_ALLOW_THREADS
-	do {
+	Py_BEGIN_ALLOW_THREADS do
+	{
 		ipc_pause();
 		for (Py_ssize_t i = 0; i < count; i++)
 			found |= __atomic_load_n(tails[i], __ATOMIC_RELAXED) != seen[i];
 		int64_t before = now;
 		now = ipc_now_ns();
 		*was_off = now - before > OFF_NS;
-	} while (!found && !*was_off && now < deadline);
-	Py_END_ALLOW_THREADS
-	for (Py_ssize_t i = 0; i < count; i++)
-		if (ipc_ring_has_data(&rings[i]->core))
-			return 1;
+	}
+	while (!found && !*was_off && now < deadline)
+		;
+	Py_END_ALLOW_THREADS for (Py_ssize_t i = 0; i < count; i++) if (ipc_ring_has_data(&rings[i]->core)) return 1;
 	return 0;
 }
 
-int ipc_look_out(struct ipc_state *state, struct ipc_outlook *outlook, const struct ring *const *rings, Py_ssize_t count, int64_t span_ns)
+int ipc_look_out(struct ipc_state *state, struct ipc_outlook *outlook, const struct ring *const *rings,
+	Py_ssize_t count, int64_t span_ns)
 {
 	int64_t now = ipc_now_ns();
 	enum ipc_rest rest = ipc_outlook_rest(outlook, now, ipc_core(), ipc_load(&state->meter, now));
@@ -264,16 +266,18 @@ static PyObject *ring_has_data(PyObject *self, void *closure)
 
 static PyObject *ring_new(PyTypeObject *type, PyObject *args, PyObject *named)
 {
-	static char *names[] = { "buffer", "control_offset", "data_offset", "capacity", "is_producer", "position", NULL };
+	static char *names[] = { "buffer", "control_offset", "data_offset", "capacity", "is_producer", "position",
+		NULL };
 	PyObject *buffer;
 	Py_ssize_t control, data, capacity;
 	long long position = 0;
 	int producer;
-	if (!PyArg_ParseTupleAndKeywords(args, named, "Onnnp|L:SharedRingBuffer", names, &buffer, &control, &data, &capacity,
-					 &producer, &position))
+	if (!PyArg_ParseTupleAndKeywords(args, named, "Onnnp|L:SharedRingBuffer", names, &buffer, &control, &data,
+		    &capacity, &producer, &position))
 		return NULL;
 	if (control < 0 || data < 0 || capacity < 0 || position < 0 || position > UINT32_MAX) {
-		PyErr_SetString(PyExc_ValueError, "offsets, capacity and position must not be negative, position below 2^32");
+		PyErr_SetString(
+			PyExc_ValueError, "offsets, capacity and position must not be negative, position below 2^32");
 		return NULL;
 	}
 	allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
@@ -285,8 +289,8 @@ static PyObject *ring_new(PyTypeObject *type, PyObject *args, PyObject *named)
 		return NULL;
 	}
 	ring->is_held = 1;
-	const char *wrong = ipc_ring_open(&ring->core, ring->view.buf, (size_t)ring->view.len, (size_t)control, (size_t)data,
-					  (size_t)capacity, (uint32_t)position, producer);
+	const char *wrong = ipc_ring_open(&ring->core, ring->view.buf, (size_t)ring->view.len, (size_t)control,
+		(size_t)data, (size_t)capacity, (uint32_t)position, producer);
 	if (wrong != NULL) {
 		PyErr_SetString(PyExc_ValueError, wrong);
 		Py_DECREF(ring);
@@ -308,16 +312,16 @@ static void ring_dealloc(PyObject *self)
 
 static PyMethodDef ring_methods[] = {
 	{ "try_send", ring_try_send, METH_O,
-	  "Sends a frame; False where there is no room yet, and then the consumer is asked to ring once there is." },
+		"Sends a frame; False where there is no room yet, and then the consumer is asked to ring once there "
+		"is." },
 	{ "needs_bell", ring_needs_bell, METH_NOARGS,
-	  "After a send or receive: whether the other side waits for a bell. Clears that." },
+		"After a send or receive: whether the other side waits for a bell. Clears that." },
 	{ "try_receive", ring_try_receive, METH_NOARGS, "The next frame, or None." },
 	{ "receive_spin", ring_receive_spin, METH_O,
-	  "The next frame, waited for actively and without the GIL for so many microseconds, or None." },
-	{ "look_out", ring_look_out, METH_O,
-	  "The same where that pays. After None: sleep, by prepare_sleep()." },
+		"The next frame, waited for actively and without the GIL for so many microseconds, or None." },
+	{ "look_out", ring_look_out, METH_O, "The same where that pays. After None: sleep, by prepare_sleep()." },
 	{ "prepare_sleep", ring_prepare_sleep, METH_NOARGS,
-	  "Says that the consumer is about to wait for its bell; False where a frame has come meanwhile." },
+		"Says that the consumer is about to wait for its bell; False where a frame has come meanwhile." },
 	{ "cancel_sleep", ring_cancel_sleep, METH_NOARGS, "Takes prepare_sleep() back." },
 	{ NULL, NULL, 0, NULL },
 };

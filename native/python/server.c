@@ -1,6 +1,7 @@
 /*
- * The usual turn of a worker: take a CALL, run the function, send its value. What is not usual (streams, keyword arguments, code
- * strings, errors, values that need Python to judge them) is handed to ipcctl._calling, which does it thoroughly.
+ * The usual turn of a worker: take a CALL, run the function, send its value. What is not usual (streams, keyword
+ * arguments, code strings, errors, values that need Python to judge them) is handed to ipcctl._calling, which does it
+ * thoroughly.
  */
 #include "ipcctl.h"
 
@@ -15,8 +16,9 @@
 #define TURN_NS 1000000
 #define OTHERS 2
 /*
- * Where more clients wait than can be awake beside us, one after the other has us for so long while the others sleep: that takes two wakes a
- * turn instead of two a call. It keeps its turn while its next message comes soon, or, after a bell, as soon as it can be awake.
+ * Where more clients wait than can be awake beside us, one after the other has us for so long while the others sleep:
+ * that takes two wakes a turn instead of two a call. It keeps its turn while its next message comes soon, or, after a
+ * bell, as soon as it can be awake.
  */
 #define STAY_NS 200000
 #define SOON_NS 10000
@@ -35,37 +37,37 @@ _Static_assert(sizeof(struct statistics) == 8 * IPC_STATISTICS_WORDS, "as contra
 _Static_assert(offsetof(struct statistics, buckets) == 8 * IPC_STATISTICS_LATENCIES, "likewise");
 
 struct server {
-	PyObject_HEAD
-	struct ipc_state *state;
+	PyObject_HEAD struct ipc_state *state;
 	struct ring *rx, *tx;
 	PyObject *exposed;
 	Py_buffer segment;
 	struct statistics *statistics;
 	int bell;
-	int64_t began;		 /* of the answer that is sent */
-	PyObject *channel;	 /* what Python knows it by */
-	PyObject *wanted;	 /* numbers of requests that the client wants interrupted and that have not ended */
-	const uint64_t *wishes;	 /* changes when there is something for Channel.look() to take */
-	uint64_t seen;		 /* its value at the last look */
+	int64_t began;           /* of the answer that is sent */
+	PyObject *channel;       /* what Python knows it by */
+	PyObject *wanted;        /* numbers of requests that the client wants interrupted and that have not ended */
+	const uint64_t *wishes;  /* changes when there is something for Channel.look() to take */
+	uint64_t seen;           /* its value at the last look */
 	unsigned long long last; /* the highest number of a request that has begun, or was refused */
-	uint32_t awake;		 /* what the client was told */
-	char was_rung;		 /* for the last answer */
+	uint32_t awake;          /* what the client was told */
+	char was_rung;           /* for the last answer */
 	char is_paused, is_queueing, is_leaving, is_looked_at, is_gone, is_held, is_rung;
 };
 
 /*
- * A request whose code runs, on the stack of the serving thread. Code that calls a function of the client takes other requests
- * meanwhile: so there may be several, and only the innermost one can be interrupted. An exception is raised in the user's code alone,
- * never in what serves it.
+ * A request whose code runs, on the stack of the serving thread. Code that calls a function of the client takes other
+ * requests meanwhile: so there may be several, and only the innermost one can be interrupted. An exception is raised in
+ * the user's code alone, never in what serves it.
  */
 struct ipc_frame {
 	struct server *server;
 	uint64_t number;
 	struct ipc_frame *outer;
 	unsigned long thread;
-	int64_t due_ns, gap_ns; /* when it may be interrupted again; code that ended the first exception gets another one later */
-	char is_in_user;	/* an exception may be raised */
-	char is_sent;		/* one is on its way to this thread, and has not been raised */
+	int64_t due_ns, gap_ns; /* when it may be interrupted again; code that ended the first exception gets another
+				   one later */
+	char is_in_user;        /* an exception may be raised */
+	char is_sent;           /* one is on its way to this thread, and has not been raised */
 };
 #define AGAIN_NS 1000000000
 #define AGAIN_NS_MAX 60000000000
@@ -127,9 +129,9 @@ static int send_answer(void *context, const unsigned char *bytes, size_t size)
 
 static int is_plain(PyObject *value)
 {
-	return value == Py_None || PyLong_CheckExact(value) || PyUnicode_CheckExact(value) || PyFloat_CheckExact(value) ||
-	    PyBool_Check(value) || PyBytes_CheckExact(value) || PyList_CheckExact(value) || PyDict_CheckExact(value) ||
-	       PyTuple_CheckExact(value);
+	return value == Py_None || PyLong_CheckExact(value) || PyUnicode_CheckExact(value) || PyFloat_CheckExact(value)
+	       || PyBool_Check(value) || PyBytes_CheckExact(value) || PyList_CheckExact(value)
+	       || PyDict_CheckExact(value) || PyTuple_CheckExact(value);
 }
 
 /* What Python shall finish: (number, value or exception, whether it is an exception, nanoseconds when it began). */
@@ -205,13 +207,15 @@ static int may_begin(struct server *server, uint64_t number)
 }
 
 /*
- * Runs the user's code for a request: its value, or the exception that it raised. There is no instruction of Python's between the code
- * and what says that it runs: whatever a handler of a signal finds is so.
+ * Runs the user's code for a request: its value, or the exception that it raised. There is no instruction of Python's
+ * between the code and what says that it runs: whatever a handler of a signal finds is so.
  */
-static PyObject *perform(struct server *server, struct ipc_state *state, uint64_t number, PyObject *function, PyObject *args,
-			 PyObject *named, int *is_error)
+static PyObject *perform(struct server *server, struct ipc_state *state, uint64_t number, PyObject *function,
+	PyObject *args, PyObject *named, int *is_error)
 {
-	struct ipc_frame frame = { .server = server, .number = number, .outer = state->innermost, .thread = PyThread_get_thread_ident() };
+	struct ipc_frame frame = {
+		.server = server, .number = number, .outer = state->innermost, .thread = PyThread_get_thread_ident()
+	};
 	PyObject *value = NULL;
 	state->innermost = &frame;
 	int may = may_begin(server, number);
@@ -336,8 +340,8 @@ static void tell_awake(struct server *server, uint32_t others)
 }
 
 /*
- * As many messages of one channel as may be taken in a row: True; or what Python shall do, or NULL; None for the thorough way. With the last
- * answer of its turn the client learns that others wait.
+ * As many messages of one channel as may be taken in a row: True; or what Python shall do, or NULL; None for the
+ * thorough way. With the last answer of its turn the client learns that others wait.
  */
 static PyObject *take_some(struct turn *turn, struct server *server, int64_t stay_until)
 {
@@ -419,8 +423,8 @@ static int look_out(const struct turn *turn, int64_t span_ns)
 }
 
 /*
- * Whether Python has something to do before this thread may sleep: it was told so, messages wait for room, or a function of the user's took
- * messages itself, and whatever they began is known to Python alone.
+ * Whether Python has something to do before this thread may sleep: it was told so, messages wait for room, or a
+ * function of the user's took messages itself, and whatever they began is known to Python alone.
  */
 static int is_due_elsewhere(const struct turn *turn)
 {
@@ -430,7 +434,10 @@ static int is_due_elsewhere(const struct turn *turn)
 	return turn->state->turns != turn->number;
 }
 
-/* Without the GIL. Less than 0: a signal came, which may have been just before, when no handler of Python's could run any more. */
+/*
+ * Without the GIL. Less than 0: a signal came, which may have been just before, when no handler of Python's could run
+ * any more.
+ */
 static int poll_or_signal(struct pollfd *polled, nfds_t count)
 {
 	int ready = -1;
@@ -440,8 +447,7 @@ static int poll_or_signal(struct pollfd *polled, nfds_t count)
 		return -1;
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	if (PyErr_CheckSignals() == 0) {
-		Py_BEGIN_ALLOW_THREADS
-		ready = ppoll(polled, count, NULL, &before);
+		Py_BEGIN_ALLOW_THREADS ready = ppoll(polled, count, NULL, &before);
 		Py_END_ALLOW_THREADS
 	}
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -449,8 +455,8 @@ static int poll_or_signal(struct pollfd *polled, nfds_t count)
 }
 
 /*
- * Until a client rings. 1: one did, or a frame has come. 0: there is something for Python to look at. -1 with an exception.
- * Bells are taken before the next sleep, not before the message that they announce.
+ * Until a client rings. 1: one did, or a frame has come. 0: there is something for Python to look at. -1 with an
+ * exception. Bells are taken before the next sleep, not before the message that they announce.
  */
 static int sleep_until_bell(struct turn *turn, const int others[OTHERS])
 {
@@ -501,8 +507,9 @@ static PyObject *ended(const struct turn *turn, const struct server *server, PyO
 		/* Python finds out whose ring is broken. */
 		PyObject *type, *value, *traceback;
 		PyErr_Fetch(&type, &value, &traceback);
-		int is_channel = type != NULL && (PyErr_GivenExceptionMatches(type, turn->state->broken_channel) ||
-						  PyErr_GivenExceptionMatches(type, turn->state->decode_error));
+		int is_channel = type != NULL
+				 && (PyErr_GivenExceptionMatches(type, turn->state->broken_channel)
+					 || PyErr_GivenExceptionMatches(type, turn->state->decode_error));
 		if (!is_channel) {
 			PyErr_Restore(type, value, traceback);
 			return NULL;
@@ -602,8 +609,8 @@ PyObject *ipc_waiting(PyObject *module, PyObject *nothing)
 {
 	(void)nothing;
 	const struct ipc_outlook *outlook = &((struct ipc_state *)PyModule_GetState(module))->outlook;
-	return Py_BuildValue("{sKsKsKsKsKsK}", "looks", outlook->looks, "found", outlook->found, "sleeps", outlook->sleeps, "parted",
-			     outlook->parted, "joined", outlook->joined, "bells", outlook->bells);
+	return Py_BuildValue("{sKsKsKsKsKsK}", "looks", outlook->looks, "found", outlook->found, "sleeps",
+		outlook->sleeps, "parted", outlook->parted, "joined", outlook->joined, "bells", outlook->bells);
 }
 
 static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *named)
@@ -611,15 +618,15 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *named)
 	static char *names[] = { "rx", "tx", "bell", "segment", "exposed", "channel", NULL };
 	PyObject *rx, *tx, *segment, *exposed, *channel;
 	int bell;
-	if (!PyArg_ParseTupleAndKeywords(args, named, "OOiOO!O:Server", names, &rx, &tx, &bell, &segment, &PyDict_Type, &exposed,
-					 &channel))
+	if (!PyArg_ParseTupleAndKeywords(
+		    args, named, "OOiOO!O:Server", names, &rx, &tx, &bell, &segment, &PyDict_Type, &exposed, &channel))
 		return NULL;
 	PyObject *module = PyType_GetModule(type);
 	PyObject *ring_type = module == NULL ? NULL : PyObject_GetAttrString(module, "SharedRingBuffer");
 	if (ring_type == NULL)
 		return NULL;
-	int are_rings = Py_IS_TYPE(rx, (PyTypeObject *)ring_type) && Py_IS_TYPE(tx, (PyTypeObject *)ring_type) &&
-			!((struct ring *)rx)->core.is_producer && ((struct ring *)tx)->core.is_producer;
+	int are_rings = Py_IS_TYPE(rx, (PyTypeObject *)ring_type) && Py_IS_TYPE(tx, (PyTypeObject *)ring_type)
+			&& !((struct ring *)rx)->core.is_producer && ((struct ring *)tx)->core.is_producer;
 	Py_DECREF(ring_type);
 	if (!are_rings) {
 		PyErr_SetString(PyExc_TypeError, "rx and tx must be the consumer and the producer of a channel");
@@ -696,7 +703,8 @@ static PyObject *server_perform(PyObject *self, PyObject *args)
 	if (!PyArg_ParseTuple(args, "KOO!O:perform", &number, &function, &PyTuple_Type, &given, &named))
 		return NULL;
 	int is_error;
-	PyObject *value = perform((struct server *)self, state_of(self), number, function, given, named == Py_None ? NULL : named, &is_error);
+	PyObject *value = perform((struct server *)self, state_of(self), number, function, given,
+		named == Py_None ? NULL : named, &is_error);
 	return Py_BuildValue("(NO)", value, is_error ? Py_True : Py_False);
 }
 
@@ -727,8 +735,10 @@ static PyObject *server_running(PyObject *self, PyObject *nothing)
 {
 	(void)nothing;
 	PyObject *numbers = PyList_New(0);
-	for (struct ipc_frame *frame = state_of(self)->innermost; frame != NULL && numbers != NULL; frame = frame->outer) {
-		PyObject *number = (PyObject *)frame->server == self ? PyLong_FromUnsignedLongLong(frame->number) : NULL;
+	for (struct ipc_frame *frame = state_of(self)->innermost; frame != NULL && numbers != NULL;
+		frame = frame->outer) {
+		PyObject *number =
+			(PyObject *)frame->server == self ? PyLong_FromUnsignedLongLong(frame->number) : NULL;
 		if (number != NULL && PyList_Append(numbers, number) < 0)
 			Py_CLEAR(numbers);
 		Py_XDECREF(number);
@@ -743,7 +753,8 @@ static PyObject *server_has_news(PyObject *self, void *nothing)
 }
 
 static PyGetSetDef server_getters[] = {
-	{ "has_news", server_has_news, NULL, "The client has asked for an interrupt, or is gone, since the last look.", NULL },
+	{ "has_news", server_has_news, NULL, "The client has asked for an interrupt, or is gone, since the last look.",
+		NULL },
 	{ NULL, NULL, NULL, NULL, NULL },
 };
 
@@ -839,11 +850,14 @@ PyObject *ipc_forget(PyObject *module, PyObject *nothing)
 static PyMethodDef server_methods[] = {
 	{ "close", server_close, METH_NOARGS, "Answers no more, and forgets the channel." },
 	{ "perform", server_perform, METH_VARARGS,
-	  "perform(number, function, args, kwargs) -> (object, bool)\n\n"
-	  "Runs code of the user's for a request: its value and False, or its exception and True. Interrupts are raised in it alone." },
+		"perform(number, function, args, kwargs) -> (object, bool)\n\n"
+		"Runs code of the user's for a request: its value and False, or its exception and True. Interrupts are "
+		"raised in it alone." },
 	{ "acknowledge", server_acknowledge, METH_NOARGS, "What the client asks for from now on is news." },
-	{ "want", server_want, METH_O, "want(number)\n\nThe client wants this request interrupted, once more perhaps." },
-	{ "running", server_running, METH_NOARGS, "Numbers of its requests whose code runs, or waits for one that does." },
+	{ "want", server_want, METH_O,
+		"want(number)\n\nThe client wants this request interrupted, once more perhaps." },
+	{ "running", server_running, METH_NOARGS,
+		"Numbers of its requests whose code runs, or waits for one that does." },
 	{ NULL, NULL, 0, NULL },
 };
 
@@ -851,12 +865,17 @@ static PyMethodDef server_methods[] = {
 #include <structmember.h>
 
 static PyMemberDef server_members[] = {
-	{ "wanted", T_OBJECT_EX, offsetof(struct server, wanted), READONLY, "Numbers of requests to be interrupted that have not ended." },
-	{ "last", T_ULONGLONG, offsetof(struct server, last), READONLY, "The highest number of a request that has begun, or was refused." },
-	{ "is_gone", T_BOOL, offsetof(struct server, is_gone), 0, "The client is gone: nothing of it begins or goes on." },
-	{ "is_looked_at", T_BOOL, offsetof(struct server, is_looked_at), 0, "A thread is taking what the client wants interrupted." },
+	{ "wanted", T_OBJECT_EX, offsetof(struct server, wanted), READONLY,
+		"Numbers of requests to be interrupted that have not ended." },
+	{ "last", T_ULONGLONG, offsetof(struct server, last), READONLY,
+		"The highest number of a request that has begun, or was refused." },
+	{ "is_gone", T_BOOL, offsetof(struct server, is_gone), 0,
+		"The client is gone: nothing of it begins or goes on." },
+	{ "is_looked_at", T_BOOL, offsetof(struct server, is_looked_at), 0,
+		"A thread is taking what the client wants interrupted." },
 	{ "is_paused", T_BOOL, offsetof(struct server, is_paused), 0, "Another thread takes messages." },
-	{ "is_queueing", T_BOOL, offsetof(struct server, is_queueing), 0, "Messages wait for room; later ones must not overtake." },
+	{ "is_queueing", T_BOOL, offsetof(struct server, is_queueing), 0,
+		"Messages wait for room; later ones must not overtake." },
 	{ "is_leaving", T_BOOL, offsetof(struct server, is_leaving), 0, "The turn ends before the next message." },
 	{ NULL, 0, 0, 0, NULL },
 };
@@ -867,7 +886,8 @@ static PyType_Slot server_slots[] = {
 	{ Py_tp_methods, server_methods },
 	{ Py_tp_members, server_members },
 	{ Py_tp_getset, server_getters },
-	{ Py_tp_doc, "Server(rx, tx, bell, segment, exposed, channel)\n\nThe worker's end of a channel, for the usual calls." },
+	{ Py_tp_doc, "Server(rx, tx, bell, segment, exposed, channel)\n\nThe worker's end of a channel, for the usual "
+		     "calls." },
 	{ 0, NULL },
 };
 

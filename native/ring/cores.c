@@ -65,7 +65,10 @@ static int move(const cpu_set_t *to)
 	cpu_set_t all;
 	if (sched_setaffinity(0, sizeof *to, to) != 0)
 		return 0;
-	/* More than all that are online: a set of just these would not grow with the thread's group, nor with the machine. */
+	/*
+	 * More than all that are online: a set of just these would not grow with the thread's group, nor with the
+	 * machine.
+	 */
 	memset(&all, 0xff, sizeof all);
 	sched_setaffinity(0, sizeof all, &all);
 	return 1;
@@ -74,8 +77,8 @@ static int move(const cpu_set_t *to)
 static int is_free(cpu_set_t *allowed)
 {
 	cpu_set_t online;
-	return sched_getaffinity(0, sizeof *allowed, allowed) == 0 && CPU_COUNT(allowed) > 1 && read_online(&online) &&
-	       CPU_EQUAL(allowed, &online);
+	return sched_getaffinity(0, sizeof *allowed, allowed) == 0 && CPU_COUNT(allowed) > 1 && read_online(&online)
+	       && CPU_EQUAL(allowed, &online);
 }
 
 int ipc_core_leave(void)
@@ -106,8 +109,12 @@ enum ipc_load ipc_load(struct ipc_load_meter *meter, int64_t now_ns)
 	meter->read_ns = now_ns;
 	if (!read_text("/proc/uptime", text, sizeof text))
 		return meter->load = IPC_LOAD_UNKNOWN;
-	double up = strtod(text, &at), idle = strtod(at, NULL), span = up - meter->up, part = (idle - meter->idle) / span;
-	meter->load = !(span > 0 && span < SPAN_MAX) ? IPC_LOAD_UNKNOWN : part > IDLE_LEAST ? IPC_LOAD_IDLE : part < BUSY_MOST ? IPC_LOAD_BUSY : IPC_LOAD_UNKNOWN;
+	double up = strtod(text, &at), idle = strtod(at, NULL), span = up - meter->up,
+	       part = (idle - meter->idle) / span;
+	meter->load = !(span > 0 && span < SPAN_MAX) ? IPC_LOAD_UNKNOWN
+		      : part > IDLE_LEAST            ? IPC_LOAD_IDLE
+		      : part < BUSY_MOST             ? IPC_LOAD_BUSY
+						     : IPC_LOAD_UNKNOWN;
 	meter->up = up;
 	meter->idle = idle;
 	return meter->load;

@@ -1,6 +1,6 @@
 /*
- * The core that a thread runs on, and leaving it. All of this is advice to the kernel: where it is refused, nothing happens.
- * Cores are numbered from one here, as they stand in a segment; zero is unknown.
+ * The core that a thread runs on, and leaving it. All of this is advice to the kernel: where it is refused, nothing
+ * happens. Cores are numbered from one here, as they stand in a segment; zero is unknown.
  */
 #ifndef IPCCTL_CORES_H
 #define IPCCTL_CORES_H
@@ -13,8 +13,8 @@ uint32_t ipc_core(void);
 uint32_t ipc_cores(void);
 
 /*
- * Moves this thread off its core, or to one; whether it did. Only where the thread may run on all cores that are online: a set that was
- * chosen for it, or for its group, is not ours to touch.
+ * Moves this thread off its core, or to one; whether it did. Only where the thread may run on all cores that are
+ * online: a set that was chosen for it, or for its group, is not ours to touch.
  */
 int ipc_core_leave(void);
 int ipc_core_join(uint32_t core);

@@ -15,13 +15,14 @@ static uint32_t fence_word;
 #endif
 
 const char *ipc_ring_open(struct ipc_ring *ring, void *base, size_t size, size_t control, size_t data, size_t capacity,
-			  uint32_t position, int is_producer)
+	uint32_t position, int is_producer)
 {
 	if (capacity < IPC_RING_CAPACITY_MIN || capacity > IPC_RING_CAPACITY_MAX || (capacity & (capacity - 1)) != 0)
 		return "capacity must be a power of two from 4096 to 2^30";
 	if (control % 64 != 0 || data % 8 != 0)
 		return "control_offset must be a multiple of 64, data_offset of 8";
-	if (size < IPC_RING_CONTROL_BYTES || control > size - IPC_RING_CONTROL_BYTES || size < capacity || data > size - capacity)
+	if (size < IPC_RING_CONTROL_BYTES || control > size - IPC_RING_CONTROL_BYTES || size < capacity
+		|| data > size - capacity)
 		return "the ring ends beyond the buffer";
 	if (control < data + capacity && data < control + IPC_RING_CONTROL_BYTES)
 		return "the control block overlaps the data";
@@ -84,7 +85,9 @@ int ipc_ring_send(struct ipc_ring *ring, const void *from, size_t size)
 		if (look(ring, &used) < 0)
 			return IPC_RING_BAD_POSITION;
 		if (frame > ring->capacity - used) {
-			/* Said before looking once more: either this look sees the room or the consumer sees the word. */
+			/*
+			 * Said before looking once more: either this look sees the room or the consumer sees the word.
+			 */
 			__atomic_store_n(ring->producer_waits, 1, __ATOMIC_SEQ_CST);
 			FENCE();
 			ring->waits = 1;
@@ -153,7 +156,10 @@ int ipc_ring_has_data(const struct ipc_ring *ring)
 int ipc_ring_needs_bell(struct ipc_ring *ring)
 {
 	uint32_t *word = ring->is_producer ? ring->consumer_sleeps : ring->producer_waits;
-	/* Between publishing the own position and looking whether the other side sleeps: it does it the other way round. */
+	/*
+	 * Between publishing the own position and looking whether the other side sleeps: it does it the other way
+	 * round.
+	 */
 	FENCE();
 	if (__atomic_load_n(word, __ATOMIC_SEQ_CST) == 0)
 		return 0;

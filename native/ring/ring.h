@@ -1,6 +1,7 @@
 /*
- * One direction of a channel: a byte ring with one producer and one consumer, in memory shared with a peer that is not trusted
- * (docs/internals/shm-layout.md). What is read from there is read once and judged; the own position is never read back.
+ * One direction of a channel: a byte ring with one producer and one consumer, in memory shared with a peer that is not
+ * trusted (docs/internals/shm-layout.md). What is read from there is read once and judged; the own position is never
+ * read back.
  */
 #ifndef IPCCTL_RING_H
 #define IPCCTL_RING_H
@@ -29,7 +30,7 @@ struct ipc_ring {
 
 /* NULL, or what is wrong with the arguments. Both ends begin at position. */
 const char *ipc_ring_open(struct ipc_ring *ring, void *base, size_t size, size_t control, size_t data, size_t capacity,
-			  uint32_t position, int is_producer);
+	uint32_t position, int is_producer);
 
 /* OK, NOTHING (and then the consumer is asked to ring once there is room), TOO_LARGE or BAD_POSITION. */
 int ipc_ring_send(struct ipc_ring *ring, const void *from, size_t size);
@@ -55,8 +56,8 @@ int ipc_ring_prepare_sleep(struct ipc_ring *ring);
 void ipc_ring_cancel_sleep(struct ipc_ring *ring);
 
 /*
- * Hints about who is where, to whoever waits for the other side: the producer says on which core it runs, counted from one, the consumer
- * reads it. Nobody relies on them.
+ * Hints about who is where, to whoever waits for the other side: the producer says on which core it runs, counted from
+ * one, the consumer reads it. Nobody relies on them.
  */
 static inline void ipc_ring_tell_core(const struct ipc_ring *ring, uint32_t core)
 {

@@ -1,6 +1,6 @@
 /*
- * The process that answers for a worker what its filter hands over: a child of the shim, as the user who started the worker. It holds
- * nothing but what it needs, and ends with the last process that the filter is upon.
+ * The process that answers for a worker what its filter hands over: a child of the shim, as the user who started the
+ * worker. It holds nothing but what it needs, and ends with the last process that the filter is upon.
  */
 #include "ipc.h"
 #include "../net/net.h"
@@ -40,7 +40,9 @@ _Noreturn static void run(const struct ipc_spec *spec, int listener, int told)
 		rules[i] = (struct ipc_net_rule){ spec->hosts[i].name, spec->hosts[i].port };
 	for (size_t i = 0; i < spec->port_count; i++)
 		ports[i] = (uint16_t)spec->ports[i].port;
-	int audit = spec->audit == NULL ? -1 : open(spec->audit, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int audit = spec->audit == NULL
+			    ? -1
+			    : open(spec->audit, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (settle(listener, LISTENER) < 0 || settle(told, TOLD) < 0 || (audit >= 0 && settle(audit, AUDIT) < 0))
 		_exit(IPC_EXIT_SYSTEM);
 	/* The lock of the run among others: who holds it is taken for its shim. */
@@ -52,10 +54,21 @@ _Noreturn static void run(const struct ipc_spec *spec, int listener, int told)
 	for (int fd = 0; fd < LISTENER && null >= 0; fd++)
 		dup2(null, fd);
 	struct ipc_net net = {
-		.worker = spec->worker != NULL ? spec->worker : "", .rules = rules, .rule_count = spec->host_count,
-		.has_datagrams = spec->has_hosts, .has_unix = spec->has_unix, .denied = spec->denied_classes, .audit = audit >= 0 ? AUDIT : -1, .audit_path = spec->audit, .told = TOLD,
-		.audit_max = IPC_AUDIT_BYTES_MAX, .ports = ports, .port_count = spec->port_count,
-		.has_ids = spec->has_ids, .uid = spec->uid, .gid = spec->gid,
+		.worker = spec->worker != NULL ? spec->worker : "",
+		.rules = rules,
+		.rule_count = spec->host_count,
+		.has_datagrams = spec->has_hosts,
+		.has_unix = spec->has_unix,
+		.denied = spec->denied_classes,
+		.audit = audit >= 0 ? AUDIT : -1,
+		.audit_path = spec->audit,
+		.told = TOLD,
+		.audit_max = IPC_AUDIT_BYTES_MAX,
+		.ports = ports,
+		.port_count = spec->port_count,
+		.has_ids = spec->has_ids,
+		.uid = spec->uid,
+		.gid = spec->gid,
 	};
 	limit_time(spec);
 	ipc_net_serve(&net, LISTENER);

@@ -1,6 +1,6 @@
 /*
- * The channels between clients and the runtime that are open: counted for `status`, and looked after when a client dies in the
- * middle of a call. The shim holds each segment and one end of a pipe whose other end only the client has.
+ * The channels between clients and the runtime that are open: counted for `status`, and looked after when a client dies
+ * in the middle of a call. The shim holds each segment and one end of a pipe whose other end only the client has.
  */
 #include "ipc.h"
 
@@ -14,12 +14,16 @@ static void add(struct ipc_calls *sum, const struct ipc_calls *more)
 		sum->words[i] += more->words[i];
 }
 
-/* How many requests wait for their answer. The worker may write anything into the segment: these are numbers to show, no more. */
+/*
+ * How many requests wait for their answer. The worker may write anything into the segment: these are numbers to show,
+ * no more.
+ */
 static uint32_t look(int segment, struct ipc_calls *calls)
 {
 	uint8_t bytes[8 * IPC_STATISTICS_WORDS], asked[4];
 	memset(calls, 0, sizeof *calls);
-	if (pread(segment, bytes, sizeof bytes, IPC_SEGMENT_STATISTICS) != (ssize_t)sizeof bytes || pread(segment, asked, 4, IPC_SEGMENT_ASKED) != 4)
+	if (pread(segment, bytes, sizeof bytes, IPC_SEGMENT_STATISTICS) != (ssize_t)sizeof bytes
+		|| pread(segment, asked, 4, IPC_SEGMENT_ASKED) != 4)
 		return 0;
 	for (size_t i = 0; i < IPC_STATISTICS_WORDS; i++)
 		calls->words[i] = ipc_get_u64(bytes + 8 * i);
@@ -38,7 +42,8 @@ void ipc_channels_keep(struct ipc_channels *channels, int segment, int life, con
 	struct ipc_channel *channel = &channels->one[channels->count++];
 	*channel = (struct ipc_channel){ .segment = segment, .life = life };
 	uint32_t version = size >= IPC_OPEN_CAPACITY ? ipc_get_u32(payload + IPC_OPEN_VERSION) : 0;
-	channel->is_confirmed = version >= IPC_SEGMENT_VERSION_SLOTS && size > IPC_OPEN_KIND && payload[IPC_OPEN_KIND] != IPC_CHANNEL_PIPE;
+	channel->is_confirmed = version >= IPC_SEGMENT_VERSION_SLOTS && size > IPC_OPEN_KIND
+				&& payload[IPC_OPEN_KIND] != IPC_CHANNEL_PIPE;
 }
 
 static void forget(struct ipc_channels *channels, size_t index)
@@ -54,9 +59,9 @@ static void forget(struct ipc_channels *channels, size_t index)
 }
 
 /*
- * The client is gone, which is written into the segment: nothing of it may begin or go on. True if the worker is to be woken at once.
- * One that says when it has ended everything is given the time to hear of it by itself, and is woken until it says so: a signal is
- * lost where it comes right ahead of a sleep.
+ * The client is gone, which is written into the segment: nothing of it may begin or go on. True if the worker is to be
+ * woken at once. One that says when it has ended everything is given the time to hear of it by itself, and is woken
+ * until it says so: a signal is lost where it comes right ahead of a sleep.
  */
 bool ipc_channels_leave(struct ipc_channels *channels, size_t index)
 {
@@ -96,7 +101,8 @@ bool ipc_channels_attend(struct ipc_channels *channels, bool is_attached)
 		if (channel->life >= 0 || (is_attached && now < channel->look_at))
 			continue;
 		uint8_t ended[4];
-		if (!is_attached || pread(channel->segment, ended, 4, IPC_SEGMENT_ENDED) != 4 || ipc_get_u32(ended) != 0) {
+		if (!is_attached || pread(channel->segment, ended, 4, IPC_SEGMENT_ENDED) != 4
+			|| ipc_get_u32(ended) != 0) {
 			forget(channels, i);
 			continue;
 		}

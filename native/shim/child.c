@@ -114,17 +114,21 @@ void ipc_report_read(int fd, struct ipc_child_error *error, int *listener)
 		if (size < 0 && errno == EINTR)
 			continue;
 		bool is_whole = size == (ssize_t)sizeof message;
-		/* A snapshot of the version before tells its listener by a single byte, and an error without its kind. */
+		/*
+		 * A snapshot of the version before tells its listener by a single byte, and an error without its kind.
+		 */
 		bool is_listener = (is_whole && message.kind == IPC_REPORT_LISTENER) || size == 1;
 		if (size == (ssize_t)sizeof *error)
-			message = (struct ipc_report){ IPC_REPORT_ERROR, { message.kind, message.values[0] } }, is_whole = true;
+			message = (struct ipc_report){ IPC_REPORT_ERROR, { message.kind, message.values[0] } },
+			is_whole = true;
 		if (is_listener && count == 1 && *listener < 0) {
 			*listener = fds[0];
 			continue;
 		}
 		for (size_t i = 0; i < count; i++)
 			close(fds[i]);
-		bool is_named = message.values[1] > IPC_STEP_NONE && (size_t)message.values[1] < sizeof ipc_step_names / sizeof *ipc_step_names;
+		bool is_named = message.values[1] > IPC_STEP_NONE
+				&& (size_t)message.values[1] < sizeof ipc_step_names / sizeof *ipc_step_names;
 		if (is_whole && message.kind == IPC_REPORT_ERROR && is_named)
 			*error = (struct ipc_child_error){ message.values[0], message.values[1] };
 		else
@@ -144,7 +148,8 @@ pid_t ipc_report_pid(int fd, const struct ipc_spec *spec, pid_t forked)
 		size = recv(fd, &message, sizeof message, MSG_PEEK);
 	while (size < 0 && errno == EINTR);
 	/* An error is left for who reads those, and then the forked one is all that there is. */
-	if (size != (ssize_t)sizeof message || message.kind != IPC_REPORT_PIDS || recv(fd, &message, sizeof message, 0) != size)
+	if (size != (ssize_t)sizeof message || message.kind != IPC_REPORT_PIDS
+		|| recv(fd, &message, sizeof message, 0) != size)
 		return forked;
 	while (waitpid(forked, NULL, 0) < 0 && errno == EINTR)
 		;
@@ -154,10 +159,15 @@ pid_t ipc_report_pid(int fd, const struct ipc_spec *spec, pid_t forked)
 
 int ipc_child_hand_over(int to, int fd, const void *message, size_t size)
 {
-	union { struct cmsghdr header; char bytes[CMSG_SPACE(sizeof(int))]; } control;
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control;
 	memset(&control, 0, sizeof control);
 	struct iovec part = { (void *)(uintptr_t)message, size };
-	struct msghdr sent = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes };
+	struct msghdr sent = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control.bytes
+	};
 	struct cmsghdr *header = CMSG_FIRSTHDR(&sent);
 	header->cmsg_level = SOL_SOCKET;
 	header->cmsg_type = SCM_RIGHTS;
@@ -206,8 +216,8 @@ _Noreturn static void fail(int report, int error, enum ipc_step step)
 }
 
 /* All steps up to the exec; without a token there is none to come. 0, or -errno with the step that failed. */
-static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_child, struct ipc_token *token,
-		  enum ipc_step *step)
+static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_child,
+	struct ipc_token *token, enum ipc_step *step)
 {
 	int rc, listener = -1;
 	*step = IPC_STEP_CGROUP;
@@ -227,7 +237,10 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 	*step = IPC_STEP_IDS;
 	if (spec->has_ids && (rc = set_ids(spec)) != 0)
 		return rc;
-	/* After the change of user, which clears it. A parent that died before is noticed by its pid, or where it has none here by its pipe. */
+	/*
+	 * After the change of user, which clears it. A parent that died before is noticed by its pid, or where it has
+	 * none here by its pipe.
+	 */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	bool is_inside = spec->namespaces & IPC_NAMESPACE_PROCESSES;
 	if (is_inside ? poll(&(struct pollfd){ fds->life, 0, 0 }, 1, 0) != 0 : is_child && getppid() != parent)
@@ -235,8 +248,8 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 	*step = IPC_STEP_CWD;
 	if (chdir(spec->cwd) != 0)
 		return -errno;
-	/* Under Yama only an ancestor may read the memory of a process of the same user, or whom that process names and his descendants; or who
-	 * has the capability, as the owner of a user namespace has for all that is in it. */
+	/* Under Yama only an ancestor may read the memory of a process of the same user, or whom that process names and
+	 * his descendants; or who has the capability, as the owner of a user namespace has for all that is in it. */
 	if ((spec->has_hosts || spec->port_count > 0) && !is_inside)
 		prctl(PR_SET_PTRACER, parent, 0, 0, 0);
 	*step = IPC_STEP_SECCOMP;
@@ -278,7 +291,8 @@ int ipc_child_become(const struct ipc_spec *spec, const struct ipc_child_fds *fd
 	return pass_gate(fds) ? 0 : EPIPE;
 }
 
-_Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_foreground)
+_Noreturn void ipc_child_exec(
+	const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_foreground)
 {
 	struct ipc_token token;
 	enum ipc_step step;

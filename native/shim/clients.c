@@ -176,8 +176,8 @@ static bool handle(struct ipc_client *client, uint8_t type, const uint8_t *paylo
 
 void ipc_run_read_client(struct ipc_client *client)
 {
-	ssize_t count = ipc_meet_receive(client->fd, client->in + client->len, sizeof client->in - client->len,
-					 false, client->channel, &client->channel_count);
+	ssize_t count = ipc_meet_receive(client->fd, client->in + client->len, sizeof client->in - client->len, false,
+		client->channel, &client->channel_count);
 	if (count <= 0) {
 		if (count == 0 || (errno != EAGAIN && errno != EINTR))
 			ipc_run_drop_client(client);
@@ -220,9 +220,12 @@ void ipc_run_accept_client(void)
 	struct ucred peer = { 0 };
 	socklen_t size = sizeof peer;
 	bool is_known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
-	/* A worker and its offspring do not drive their own supervisor. They are below us; one that a snapshot forked, and what is below it, is not. */
-	bool is_workers = ipc_tree_contains(getpid(), peer.pid) || ipc_tree_contains(shim.pid, peer.pid) ||
-			  ipc_tree_confined(peer.pid);
+	/*
+	 * A worker and its offspring do not drive their own supervisor. They are below us; one that a snapshot forked,
+	 * and what is below it, is not.
+	 */
+	bool is_workers = ipc_tree_contains(getpid(), peer.pid) || ipc_tree_contains(shim.pid, peer.pid)
+			  || ipc_tree_confined(peer.pid);
 	bool is_allowed = is_known && (peer.uid == geteuid() || peer.uid == 0) && !is_workers;
 	for (int i = 0; is_allowed && i < IPC_CLIENTS_MAX; i++) {
 		if (shim.clients[i].fd < 0) {

@@ -1,6 +1,7 @@
 /*
- * Confinement of a worker, between fork and exec: no new privileges, no capabilities, Landlock, seccomp, in this order. What is
- * granted and denied the daemon has compiled; here it is carried out, and where the kernel refuses a step the worker does not start.
+ * Confinement of a worker, between fork and exec: no new privileges, no capabilities, Landlock, seccomp, in this order.
+ * What is granted and denied the daemon has compiled; here it is carried out, and where the kernel refuses a step the
+ * worker does not start.
  */
 #include "ipc.h"
 
@@ -25,29 +26,41 @@
 #define CAPABILITY_VERSION_3 0x20080522
 
 /* What concerns folders only: to be taken off where the path is a file (the kernel refuses it with EINVAL). */
-#define FILE_RIGHTS (1u << 0 | 1u << 1 | 1u << 2 | 1u << 14 | 1u << 15) /* execute, write, read, truncate, ioctl on devices */
+#define FILE_RIGHTS                                                                                                \
+	(1u << 0 | 1u << 1 | 1u << 2 | 1u << 14 | 1u << 15) /* execute, write, read, truncate, ioctl on devices */
 
-struct ruleset { uint64_t fs, net, scoped; };
-struct __attribute__((packed)) path_rule { uint64_t access; int32_t parent; };
+struct ruleset {
+	uint64_t fs, net, scoped;
+};
+struct __attribute__((packed)) path_rule {
+	uint64_t access;
+	int32_t parent;
+};
 
 static int allow_path(int ruleset, const struct ipc_path_rule *rule)
 {
 	/* O_PATH: opened without asking whether it may be read. */
 	int fd = open(rule->path, O_PATH | O_CLOEXEC);
 	if (fd < 0)
-		return rule->is_optional && (errno == ENOENT || errno == EACCES) ? 0 : -errno; /* what it cannot reach needs no rule */
+		return rule->is_optional && (errno == ENOENT || errno == EACCES)
+			       ? 0
+			       : -errno; /* what it cannot reach needs no rule */
 	struct stat status;
 	int rc = fstat(fd, &status) == 0 ? 0 : -errno;
 	struct path_rule allowed = { rule->access, fd };
 	if (rc == 0 && !S_ISDIR(status.st_mode))
 		allowed.access &= FILE_RIGHTS;
-	if (rc == 0 && allowed.access != 0 && syscall(SYS_landlock_add_rule, ruleset, RULE_PATH_BENEATH, &allowed, 0) != 0)
+	if (rc == 0 && allowed.access != 0
+		&& syscall(SYS_landlock_add_rule, ruleset, RULE_PATH_BENEATH, &allowed, 0) != 0)
 		rc = -errno;
 	close(fd);
 	return rc;
 }
 
-/* The ruleset as a descriptor, or -errno. Fields that the kernel does not know must be zero, and then it may be given fewer. */
+/*
+ * The ruleset as a descriptor, or -errno. Fields that the kernel does not know must be zero, and then it may be given
+ * fewer.
+ */
 static int make_ruleset(const struct ipc_spec *spec)
 {
 	struct ruleset wanted = { spec->landlock_fs, spec->landlock_net, spec->landlock_scoped };
@@ -76,14 +89,22 @@ static int make_ruleset(const struct ipc_spec *spec)
 static int drop_capabilities(void)
 {
 	for (int capability = 0; prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++) {
-		/* Without CAP_SETPCAP it cannot be dropped from the bounding set; with no_new_privs nothing comes out of that set. */
+		/*
+		 * Without CAP_SETPCAP it cannot be dropped from the bounding set; with no_new_privs nothing comes out
+		 * of that set.
+		 */
 		if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 && errno != EPERM)
 			return -errno;
 	}
 	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0 && errno != EINVAL)
 		return -errno;
-	struct { uint32_t version; int32_t pid; } head = { CAPABILITY_VERSION_3, 0 };
-	struct { uint32_t effective, permitted, inheritable; } none[2] = { { 0, 0, 0 }, { 0, 0, 0 } };
+	struct {
+		uint32_t version;
+		int32_t pid;
+	} head = { CAPABILITY_VERSION_3, 0 };
+	struct {
+		uint32_t effective, permitted, inheritable;
+	} none[2] = { { 0, 0, 0 }, { 0, 0, 0 } };
 	return syscall(SYS_capset, &head, none) == 0 ? 0 : -errno;
 }
 
@@ -95,7 +116,10 @@ static int drop_capabilities(void)
 /* 5.19: a call that is being answered goes on through signals; who answers ends it where one is waiting. */
 #define WAIT_KILLABLE (1UL << 5)
 
-/* Under a filter that has a listener already there cannot be a second: what would only be told is then denied in silence. */
+/*
+ * Under a filter that has a listener already there cannot be a second: what would only be told is then denied in
+ * silence.
+ */
 static bool silence(struct sock_filter *program, size_t steps)
 {
 	for (size_t i = 0; i < steps; i++) {

@@ -5,7 +5,10 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What the process that answers for the worker wrote has been written by the worker in part: it is shown, never acted upon. */
+/*
+ * What the process that answers for the worker wrote has been written by the worker in part: it is shown, never acted
+ * upon.
+ */
 static bool keep(struct ipc_denials *denials, const char *line, size_t size)
 {
 	if (size == 0 || size >= IPC_DENIAL_BYTES || denials->count == IPC_DENIALS_MAX)

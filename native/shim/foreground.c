@@ -23,11 +23,15 @@ static pid_t caller;
 #define ECHO_MS 5000u
 
 /* What the group has got and the caller has not yet passed on, of each signal. */
-static struct { unsigned count; uint64_t until_ms; } echoes[NSIG];
+static struct {
+	unsigned count;
+	uint64_t until_ms;
+} echoes[NSIG];
 
 /*
- * What does not come from the caller was sent to the whole group: by the terminal, or by a program, as timeout(1) does. The worker has it then,
- * and the caller, who cannot tell it from what is for him alone, passes it on as well: of those we have heard before.
+ * What does not come from the caller was sent to the whole group: by the terminal, or by a program, as timeout(1) does.
+ * The worker has it then, and the caller, who cannot tell it from what is for him alone, passes it on as well: of those
+ * we have heard before.
  */
 static void forward(const struct signalfd_siginfo *info, pid_t worker, bool is_elsewhere)
 {
@@ -54,10 +58,16 @@ static int wait_for(pid_t worker, int signals, int remote, int told, bool *is_la
 	for (;;) {
 		uint64_t now = ipc_now_ms();
 		uint64_t due = wall_at < alone_at ? wall_at : alone_at;
-		int timeout = due == UINT64_MAX ? -1 : due <= now ? 0 : due - now > INT_MAX ? INT_MAX : (int)(due - now);
+		int timeout = due == UINT64_MAX     ? -1
+			      : due <= now          ? 0
+			      : due - now > INT_MAX ? INT_MAX
+						    : (int)(due - now);
 		struct pollfd fds[5] = {
-			{ signals, POLLIN, 0 }, { remote, POLLIN, 0 }, { spec.has_hosts ? told : -1, 0, 0 },
-			{ stdio.pumps[1].from, POLLIN, 0 }, { stdio.pumps[2].from, POLLIN, 0 },
+			{ signals, POLLIN, 0 },
+			{ remote, POLLIN, 0 },
+			{ spec.has_hosts ? told : -1, 0, 0 },
+			{ stdio.pumps[1].from, POLLIN, 0 },
+			{ stdio.pumps[2].from, POLLIN, 0 },
 		};
 		poll(fds, 5, timeout);
 		for (int fd = 1; fd <= 2; fd++)
@@ -89,7 +99,10 @@ static int wait_for(pid_t worker, int signals, int remote, int told, bool *is_la
 			if (pid == worker)
 				return status;
 		}
-		/* Who connects for the worker ends with it, a moment before we hear of that; or before it, and then it would fail in odd ways. */
+		/*
+		 * Who connects for the worker ends with it, a moment before we hear of that; or before it, and then it
+		 * would fail in odd ways.
+		 */
 		if (remote < 0 && fds[2].revents & POLLHUP) {
 			told = -1;
 			alone_at = ipc_now_ms() + IPC_ALONE_MS;
@@ -152,7 +165,8 @@ static int open_folder(const char *path)
 {
 	char folder[PATH_MAX];
 	const char *slash = strrchr(path, '/');
-	if (slash == NULL || (size_t)snprintf(folder, sizeof folder, "%.*s", (int)(slash - path) + 1, path) >= sizeof folder)
+	if (slash == NULL
+		|| (size_t)snprintf(folder, sizeof folder, "%.*s", (int)(slash - path) + 1, path) >= sizeof folder)
 		return -1;
 	return open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
@@ -187,7 +201,8 @@ int ipc_foreground(const char *path)
 		return IPC_EXIT_SYSTEM;
 	int error_number = ipc_stdio_lend(&stdio, &spec);
 	if (error_number != 0) {
-		dprintf(2, "ipcctl: standard input and output cannot be handed to the worker: %s\n", strerror(-error_number));
+		dprintf(2, "ipcctl: standard input and output cannot be handed to the worker: %s\n",
+			strerror(-error_number));
 		return IPC_EXIT_SYSTEM;
 	}
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
@@ -224,8 +239,8 @@ int ipc_foreground(const char *path)
 	if (listener >= 0)
 		ipc_tree_spare(ipc_answer_start(&spec, listener, &told));
 	if (error.step != IPC_STEP_NONE)
-		dprintf(2, "ipcctl: %s: %s (%s)\n", error.step == IPC_STEP_CWD ? spec.cwd : spec.argv[0], strerror(error.error),
-			ipc_step_names[error.step]);
+		dprintf(2, "ipcctl: %s: %s (%s)\n", error.step == IPC_STEP_CWD ? spec.cwd : spec.argv[0],
+			strerror(error.error), ipc_step_names[error.step]);
 	bool is_late = false;
 	int status = wait_for(worker, signals, remote, told, &is_late);
 	const char *method = "none";

@@ -1,6 +1,7 @@
 /*
- * Files of somebody else that a worker with a user of its own is to write: on its mount the owner's numbers and the worker's change
- * places. What the worker makes there belongs to the owner of the folder, and nobody has to give that away. Needs root, and a file system that can.
+ * Files of somebody else that a worker with a user of its own is to write: on its mount the owner's numbers and the
+ * worker's change places. What the worker makes there belongs to the owner of the folder, and nobody has to give that
+ * away. Needs root, and a file system that can.
  */
 #include "ipc.h"
 
@@ -24,10 +25,12 @@
 #endif
 #define TREE_CLONE 1u
 #define EMPTY_PATH 0x1000u /* AT_EMPTY_PATH */
-#define RECURSIVE 0x8000u /* AT_RECURSIVE */
+#define RECURSIVE 0x8000u  /* AT_RECURSIVE */
 #define ATTR_IDMAP 0x00100000u
 
-struct attributes { uint64_t set, clear, propagation, userns; };
+struct attributes {
+	uint64_t set, clear, propagation, userns;
+};
 
 /* How many numbers there are: from 0 on, as far as they are known here. 0: not even the first one is. */
 static uint32_t known_ids(const char *map)
@@ -69,7 +72,10 @@ static int write_swap(int process, const char *file, uint32_t one, uint32_t othe
 	return rc;
 }
 
-/* In a user namespace of its own, and with our table of descriptors: what it opens, we have. It waits for nothing but its end. */
+/*
+ * In a user namespace of its own, and with our table of descriptors: what it opens, we have. It waits for nothing but
+ * its end.
+ */
 _Noreturn static void stand_in(int told)
 {
 	int fds[2];
@@ -125,7 +131,9 @@ int ipc_idmap_owner(int tree, uint32_t uid, uint32_t gid)
 	if (userns < 0)
 		return userns;
 	struct attributes attributes = { .set = ATTR_IDMAP, .userns = (uint64_t)userns };
-	int rc = syscall(SYS_mount_setattr, tree, "", EMPTY_PATH | RECURSIVE, &attributes, sizeof attributes) == 0 ? 0 : -errno;
+	int rc = syscall(SYS_mount_setattr, tree, "", EMPTY_PATH | RECURSIVE, &attributes, sizeof attributes) == 0
+			 ? 0
+			 : -errno;
 	/* What else is mounted below it may be of a kind that cannot; it is seen as it is. */
 	if (rc != 0)
 		rc = syscall(SYS_mount_setattr, tree, "", EMPTY_PATH, &attributes, sizeof attributes) == 0 ? 0 : -errno;

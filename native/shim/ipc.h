@@ -14,7 +14,10 @@
 #define IPC_MOUNT_KINDS (IPC_MOUNT_PROC + 1)
 /* How long a worker may outlive the process that connects for it: both end together, but are not heard of together. */
 #define IPC_ALONE_MS 1000u
-/* What waits for its newline longer than this becomes a partial record: a prompt is seen, and a killed shim takes no more along. */
+/*
+ * What waits for its newline longer than this becomes a partial record: a prompt is seen, and a killed shim takes no
+ * more along.
+ */
 #define IPC_SHOW_MS 200u
 #define IPC_RECORD_HEAD_BYTES 40u
 #define IPC_READ_BYTES 131072u
@@ -28,13 +31,32 @@ struct ipc_log_limits {
 	bool is_dropping;
 };
 
-struct ipc_rlimit { uint32_t resource; uint64_t soft, hard; };
-struct ipc_rawlog { uint8_t streams; uint64_t max_bytes; uint32_t max_files; const char *path; int fd; uint64_t bytes; };
+struct ipc_rlimit {
+	uint32_t resource;
+	uint64_t soft, hard;
+};
+struct ipc_rawlog {
+	uint8_t streams;
+	uint64_t max_bytes;
+	uint32_t max_files;
+	const char *path;
+	int fd;
+	uint64_t bytes;
+};
 
-struct ipc_path_rule { uint64_t access; bool is_optional; const char *path; };
-struct ipc_port_rule { uint64_t access, port; };
+struct ipc_path_rule {
+	uint64_t access;
+	bool is_optional;
+	const char *path;
+};
+struct ipc_port_rule {
+	uint64_t access, port;
+};
 /* What is put in as the value of a step: a word of the token that only this process knows, or its own pid. */
-struct ipc_patch { uint16_t step; uint8_t what; };
+struct ipc_patch {
+	uint16_t step;
+	uint8_t what;
+};
 #define IPC_TOKEN_WORDS 4
 #define IPC_PATCH_SELF 4
 struct ipc_filter {
@@ -51,7 +73,10 @@ struct ipc_mount {
 	uint32_t files;
 	const char *path, *target;
 };
-struct ipc_host { uint16_t port; const char *name; };
+struct ipc_host {
+	uint16_t port;
+	const char *name;
+};
 
 /* A parsed spec. Strings live in the arena that ipc_spec_parse allocated, until exit. */
 struct ipc_spec {
@@ -85,7 +110,7 @@ struct ipc_spec {
 	struct ipc_mount mounts[IPC_MOUNTS_MAX];
 	size_t mount_count;
 	bool has_hosts; /* connections are made for the worker, to these and no others */
-	bool has_unix; /* beside them Unix sockets are its own to connect */
+	bool has_unix;  /* beside them Unix sockets are its own to connect */
 	struct ipc_host hosts[IPC_HOSTS_MAX];
 	size_t host_count;
 	uint32_t denied_classes;
@@ -110,8 +135,8 @@ struct ipc_stream {
 	size_t in_len, in_pos;
 	size_t held_len;
 	uint64_t held_ms; /* when the oldest byte that is held came */
-	bool is_open; /* the last record was a partial one */
-	bool is_cut; /* and what followed it was dropped */
+	bool is_open;     /* the last record was a partial one */
+	bool is_cut;      /* and what followed it was dropped */
 	char head[IPC_RECORD_HEAD_BYTES + 1];
 	uint8_t in[IPC_READ_BYTES];
 	uint8_t held[IPC_LINE_BYTES_MAX];
@@ -149,7 +174,10 @@ void ipc_log_delete_old(struct ipc_log *log);
 void ipc_log_stamp(struct ipc_stream *stream);
 
 /* meet.c: hands the descriptors of a channel from a client to the runtime in the worker. */
-/* `passed`: our end of the connection that a worker got which can reach no socket by its path, until it says that it is there. */
+/*
+ * `passed`: our end of the connection that a worker got which can reach no socket by its path, until it says that it is
+ * there.
+ */
 struct ipc_meeting {
 	int listener, runtime, passed;
 	pid_t runtime_pid;
@@ -165,11 +193,14 @@ int ipc_meet_wake(struct ipc_meeting *meeting, pid_t worker);
 
 /* channels.c */
 #define IPC_CALLS_BYTES (8 + 8 * IPC_STATISTICS_WORDS)
-struct ipc_calls { uint64_t words[IPC_STATISTICS_WORDS]; };
+struct ipc_calls {
+	uint64_t words[IPC_STATISTICS_WORDS];
+};
 #define IPC_LEAVE_MS 20u /* that a worker has to hear of the end of its client before it is woken */
 #define IPC_LEAVE_MS_MAX 1000u
 struct ipc_channel {
-	int segment, life; /* no life: the client is gone, and the worker has not said that it has ended what it did for it */
+	int segment, life; /* no life: the client is gone, and the worker has not said that it has ended what it did for
+			      it */
 	bool is_confirmed; /* the worker says so */
 	uint64_t look_at, pause_ms;
 };
@@ -189,34 +220,50 @@ size_t ipc_channels_tell(const struct ipc_channels *channels, uint32_t version, 
 void ipc_rawlog_write(struct ipc_rawlog *raw, const uint8_t *data, size_t size);
 
 /* child.c: between fork and exec, an ordered list of steps. */
-struct ipc_child_error { int32_t error; int32_t step; };
+struct ipc_child_error {
+	int32_t error;
+	int32_t step;
+};
 /* What the child reports: its kind says what it is, and of what is no such message nothing is believed. */
 enum ipc_report_kind {
 	IPC_REPORT_ERROR = 1, /* errno, step */
 	IPC_REPORT_PIDS,      /* the first process of the namespace, the worker */
 	IPC_REPORT_LISTENER,  /* its descriptor comes along */
 };
-struct ipc_report { int32_t kind, values[2]; };
+struct ipc_report {
+	int32_t kind, values[2];
+};
 /* The variable that names its control descriptor in a run: there it leaves its last words. */
 #define IPC_WORDS_VARIABLE "IPCCTL_WORDS_FD"
 /* `life`: closed at the other end when the worker is over, or the shim. */
-struct ipc_child_fds { int in, out, err, control, gate, report, plane, life; };
+struct ipc_child_fds {
+	int in, out, err, control, gate, report, plane, life;
+};
 #define IPC_CHILD_FDS (sizeof(struct ipc_child_fds) / sizeof(int))
 extern const char *const ipc_step_names[];
-/* Both ends of what the child reports on; then, in the parent, until the exec: its error, whose step is one that has a name, and the
- * descriptor that came along or -1. */
+/* Both ends of what the child reports on; then, in the parent, until the exec: its error, whose step is one that has a
+ * name, and the descriptor that came along or -1. */
 int ipc_report_open(int fds[2]);
 int ipc_report_tell(int fd, enum ipc_report_kind kind, int32_t first, int32_t second);
 void ipc_report_read(int fd, struct ipc_child_error *error, int *listener);
-/* The process that will be the worker: the forked one, or where that makes a namespace of processes the one that it made. */
+/*
+ * The process that will be the worker: the forked one, or where that makes a namespace of processes the one that it
+ * made.
+ */
 pid_t ipc_report_pid(int fd, const struct ipc_spec *spec, pid_t forked);
 int ipc_child_hand_over(int to, int fd, const void *message, size_t size);
 /* The same without the exec, for a process that was forked elsewhere. 0, or an errno that `report` was told. */
 int ipc_child_become(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t shim);
-_Noreturn void ipc_child_exec(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_foreground);
+_Noreturn void ipc_child_exec(
+	const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_foreground);
 
-/* confine.c: 0, or -errno with the step that failed. `token` goes along with the exec; without one no exec is to come, and none is let through. */
-struct ipc_token { uint32_t words[IPC_TOKEN_WORDS]; };
+/*
+ * confine.c: 0, or -errno with the step that failed. `token` goes along with the exec; without one no exec is to come,
+ * and none is let through.
+ */
+struct ipc_token {
+	uint32_t words[IPC_TOKEN_WORDS];
+};
 int ipc_confine(const struct ipc_spec *spec, const struct ipc_token *token, enum ipc_step *step, int *listener);
 
 /* isolate.c: 0 or -errno. */
@@ -224,8 +271,9 @@ int ipc_confine(const struct ipc_spec *spec, const struct ipc_token *token, enum
 int ipc_isolate_enter(uint32_t namespaces);
 int ipc_isolate(const struct ipc_spec *spec);
 #define IPC_NAMESPACE_PROCESSES 0x20000000u /* CLONE_NEWPID */
-/* In a child: returns in another one of the same parent, the second process of a namespace of processes; the caller tells `report` its pid,
- * and that of the first one, and ends. Only then does it return: what the worker reports comes after that. */
+/* In a child: returns in another one of the same parent, the second process of a namespace of processes; the caller
+ * tells `report` its pid, and that of the first one, and ends. Only then does it return: what the worker reports comes
+ * after that. */
 int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fds *fds);
 int ipc_probe(void);
 
@@ -234,24 +282,28 @@ int ipc_idmap_owner(int tree, uint32_t uid, uint32_t gid);
 /* Whether that can be done to what is at the path: 0, or 1 with a line that says what failed. */
 int ipc_idmap_probe(const char *path);
 
-/* zygote.c: the connection, on which it is asked: u32 size of the specification, u32 its namespaces, u8 which of the descriptors come
- * along; then the specification. */
+/* zygote.c: the connection, on which it is asked: u32 size of the specification, u32 its namespaces, u8 which of the
+ * descriptors come along; then the specification. */
 #define IPC_ZYGOTE_HEAD 9
 /* The connection by which the end of the worker is told, or -errno. */
 struct rusage;
-int ipc_zygote_fork(const struct ipc_spec *spec, const uint8_t *bytes, size_t size, const struct ipc_child_fds *fds, pid_t *pid);
+int ipc_zygote_fork(
+	const struct ipc_spec *spec, const uint8_t *bytes, size_t size, const struct ipc_child_fds *fds, pid_t *pid);
 /* False: the snapshot is gone, and what it forked with it. */
 bool ipc_zygote_read(int fd, int *status, struct rusage *usage);
 
 /* denials.c */
 #define IPC_DENIALS_MAX 16
 #define IPC_DENIAL_BYTES 1024 /* what tell() of net/audit.c writes is shorter */
-struct ipc_denials { size_t count; char lines[IPC_DENIALS_MAX][IPC_DENIAL_BYTES]; };
+struct ipc_denials {
+	size_t count;
+	char lines[IPC_DENIALS_MAX][IPC_DENIAL_BYTES];
+};
 bool ipc_denials_read(struct ipc_denials *denials, int fd, bool *is_news);
 size_t ipc_denials_text(const struct ipc_denials *denials, char *text, size_t size);
 
-/* answer.c: the process that answers for a worker what its filter hands over. Its pid, or -errno; takes the listener. In *told comes
- * the end of a pipe on which it tells what it denied, a line each. */
+/* answer.c: the process that answers for a worker what its filter hands over. Its pid, or -errno; takes the listener.
+ * In *told comes the end of a pipe on which it tells what it denied, a line each. */
 pid_t ipc_answer_start(const struct ipc_spec *spec, int listener, int *told);
 
 /* tree.c: all processes below the shim. */
@@ -263,7 +315,10 @@ size_t ipc_tree_list(const char *cgroup, pid_t except, pid_t **pids, size_t *cap
 /* The same below another root, which need not be ours. */
 size_t ipc_tree_below(pid_t root, pid_t except, pid_t **pids, size_t *capacity);
 size_t ipc_tree_signal(const char *cgroup, pid_t except, int signal);
-/* SIGKILL until nothing is left; the status of `worker` is left to be waited for. Returns how many were seen; sets `method`. */
+/*
+ * SIGKILL until nothing is left; the status of `worker` is left to be waited for. Returns how many were seen; sets
+ * `method`.
+ */
 size_t ipc_tree_kill(const char *cgroup, pid_t worker, const char **method);
 bool ipc_tree_contains(pid_t root, pid_t pid);
 bool ipc_tree_confined(pid_t pid);
@@ -276,13 +331,15 @@ void ipc_stop_ask(pid_t root, pid_t worker, uint8_t mode, int signal);
 size_t ipc_stop_ask_rest(const char *cgroup);
 
 /* stdio.c: what a run hands to its worker of the caller's stdio. */
-struct ipc_pump { int from; /* the end of a pipe, or -1 */ };
+struct ipc_pump {
+	int from; /* the end of a pipe, or -1 */
+};
 struct ipc_stdio {
-	int child[3]; /* what the worker's 0, 1 and 2 are made of */
+	int child[3];             /* what the worker's 0, 1 and 2 are made of */
 	struct ipc_pump pumps[3]; /* what is read there is written to the caller's 1 and 2 */
-	int own_input; /* the worker's own description of the caller's 0, or -1 */
-	int flags[3]; /* of the caller's, as they were; -1: closed */
-	int terminal; /* one of them, or -1; and its modes, as they were */
+	int own_input;            /* the worker's own description of the caller's 0, or -1 */
+	int flags[3];             /* of the caller's, as they were; -1: closed */
+	int terminal;             /* one of them, or -1; and its modes, as they were */
 	struct termios modes;
 	uint64_t max_file_bytes;
 	bool is_lost;
@@ -304,7 +361,7 @@ int ipc_record_write(int dirfd, const char *name, const char *text, size_t size,
 void ipc_boot_id(char out[64]);
 
 /* clock */
-uint64_t ipc_now_ms(void);      /* monotonic */
+uint64_t ipc_now_ms(void); /* monotonic */
 uint64_t ipc_realtime_ns(void);
 uint64_t ipc_boottime_ns(void);
 

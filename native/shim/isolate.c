@@ -1,6 +1,6 @@
 /*
- * Namespaces and a root of its own for a worker, between fork and exec: only what the specification shows is there, each thing at its
- * place. As root by itself, as an ordinary user in a user namespace. Fails as a whole, never in part.
+ * Namespaces and a root of its own for a worker, between fork and exec: only what the specification shows is there,
+ * each thing at its place. As root by itself, as an ordinary user in a user namespace. Fails as a whole, never in part.
  */
 #include "ipc.h"
 
@@ -38,8 +38,12 @@
 #define ATTR_NOSUID 2u
 #define ATTR_NODEV 4u
 
-struct how { uint64_t flags, mode, resolve; };
-struct attributes { uint64_t set, clear, propagation, userns; };
+struct how {
+	uint64_t flags, mode, resolve;
+};
+struct attributes {
+	uint64_t set, clear, propagation, userns;
+};
 
 static int write_file(const char *path, const char *text)
 {
@@ -76,7 +80,8 @@ static int take_tree(const struct ipc_mount *mount, const struct ipc_spec *spec)
 	long at = syscall(SYS_openat2, AT_FDCWD, mount->path, &how, sizeof how);
 	if (at < 0)
 		return -errno;
-	long tree = syscall(SYS_open_tree, (int)at, "", TREE_CLONE | O_CLOEXEC | TREE_RECURSIVE | 0x1000u /* AT_EMPTY_PATH */);
+	long tree = syscall(
+		SYS_open_tree, (int)at, "", TREE_CLONE | O_CLOEXEC | TREE_RECURSIVE | 0x1000u /* AT_EMPTY_PATH */);
 	int error = errno;
 	close((int)at);
 	if (tree < 0)
@@ -86,7 +91,10 @@ static int take_tree(const struct ipc_mount *mount, const struct ipc_spec *spec)
 		attributes.set |= ATTR_RDONLY;
 	if (!mount->is_device)
 		attributes.set |= ATTR_NODEV;
-	int rc = syscall(SYS_mount_setattr, (int)tree, "", 0x1000u | TREE_RECURSIVE, &attributes, sizeof attributes) == 0 ? 0 : -errno;
+	int rc =
+		syscall(SYS_mount_setattr, (int)tree, "", 0x1000u | TREE_RECURSIVE, &attributes, sizeof attributes) == 0
+			? 0
+			: -errno;
 	if (rc == 0 && mount->is_mapped && spec->has_ids)
 		rc = ipc_idmap_owner((int)tree, spec->uid, spec->gid);
 	if (rc == 0)
@@ -137,7 +145,10 @@ static int attach(const struct ipc_mount *mount, int tree)
 	if (rc != 0)
 		return rc;
 	if (!is_folder) {
-		/* What is there already is not opened: a program that runs elsewhere cannot be opened for writing, and a FIFO would wait. */
+		/*
+		 * What is there already is not opened: a program that runs elsewhere cannot be opened for writing, and
+		 * a FIFO would wait.
+		 */
 		int fd = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
 		if (fd >= 0)
 			close(fd);
@@ -154,7 +165,8 @@ static int mount_memory(const char *at, uint64_t bytes, uint32_t files, unsigned
 	char options[128];
 	int used = snprintf(options, sizeof options, "mode=%s", mode);
 	if (bytes > 0)
-		used += snprintf(options + used, sizeof options - (size_t)used, ",size=%llu", (unsigned long long)bytes);
+		used += snprintf(
+			options + used, sizeof options - (size_t)used, ",size=%llu", (unsigned long long)bytes);
 	if (files > 0)
 		snprintf(options + used, sizeof options - (size_t)used, ",nr_inodes=%u", files);
 	return mount("ipcctl", at, "tmpfs", flags, options) == 0 ? 0 : -errno;
@@ -165,8 +177,7 @@ static int carry_out(const struct ipc_mount *step, int tree, const struct ipc_sp
 	const char *to = step->path + 1;
 	int rc;
 	switch (step->kind) {
-	case IPC_MOUNT_BIND:
-		return attach(step, tree);
+	case IPC_MOUNT_BIND: return attach(step, tree);
 	case IPC_MOUNT_LINK:
 		rc = make_way(to, false);
 		return rc != 0 ? rc : symlink(step->target, to) == 0 || errno == EEXIST ? 0 : -errno;
@@ -176,7 +187,8 @@ static int carry_out(const struct ipc_mount *step, int tree, const struct ipc_sp
 	case IPC_MOUNT_SCRATCH:
 		rc = make_way(to, true);
 		if (rc == 0)
-			rc = mount_memory(to, step->bytes, step->files, MS_NOSUID | MS_NODEV | (step->may_exec ? 0 : MS_NOEXEC), "0700");
+			rc = mount_memory(to, step->bytes, step->files,
+				MS_NOSUID | MS_NODEV | (step->may_exec ? 0 : MS_NOEXEC), "0700");
 		if (rc == 0 && spec->has_ids && chown(to, spec->uid, spec->gid) != 0)
 			rc = -errno;
 		return rc;
@@ -224,8 +236,10 @@ static int build_root(const struct ipc_spec *spec)
 			close(trees[i]);
 	}
 	for (size_t i = 0; i < spec->mount_count; i++) {
-		if (spec->mounts[i].kind == IPC_MOUNT_COVER &&
-		    mount(NULL, spec->mounts[i].path + 1, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL) != 0)
+		if (spec->mounts[i].kind == IPC_MOUNT_COVER
+			&& mount(NULL, spec->mounts[i].path + 1, NULL,
+				   MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL)
+				   != 0)
 			return -errno;
 	}
 	/* The old root ends up on top of the new one, and goes. */
@@ -248,8 +262,8 @@ int ipc_isolate_enter(uint32_t namespaces)
 	return namespaces & CLONE_NEWUSER ? map_user(uid, gid) : 0;
 }
 
-/* The first process of a namespace: what loses its parent becomes its child, and what is left when it ends is killed by the kernel. Nobody
- * can signal it from within, and it does nothing but wait. */
+/* The first process of a namespace: what loses its parent becomes its child, and what is left when it ends is killed by
+ * the kernel. Nobody can signal it from within, and it does nothing but wait. */
 _Noreturn static void be_first(int life)
 {
 	char end;
@@ -290,7 +304,9 @@ int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fd
 		return rc;
 	}
 	if (worker > 0)
-		_exit(ipc_report_tell(fds->report, IPC_REPORT_PIDS, first, worker) == 0 && write(told[1], "g", 1) == 1 ? 0 : 126);
+		_exit(ipc_report_tell(fds->report, IPC_REPORT_PIDS, first, worker) == 0 && write(told[1], "g", 1) == 1
+				? 0
+				: 126);
 	/* The shim has to know who we are before it hears anything else of us. */
 	close(told[1]);
 	if (read(told[0], &go, 1) != 1)
@@ -313,7 +329,9 @@ int ipc_isolate(const struct ipc_spec *spec)
 	return rc;
 }
 
-/* Whether all that can be done here: 0, or 1 with a line that says what failed. In a child, since there is no way back. */
+/*
+ * Whether all that can be done here: 0, or 1 with a line that says what failed. In a child, since there is no way back.
+ */
 int ipc_probe(void)
 {
 	pid_t child = fork();
@@ -323,11 +341,16 @@ int ipc_probe(void)
 	}
 	if (child == 0) {
 		static struct ipc_spec spec;
-		spec.namespaces = (uint32_t)(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP);
+		spec.namespaces = (uint32_t)(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
+					     | CLONE_NEWCGROUP);
 		if (geteuid() != 0)
 			spec.namespaces |= CLONE_NEWUSER;
-		spec.mounts[spec.mount_count++] = (struct ipc_mount){ .kind = IPC_MOUNT_SCRATCH, .path = "/tmp", .bytes = 65536, .files = 16 };
-		spec.mounts[spec.mount_count++] = (struct ipc_mount){ .kind = IPC_MOUNT_BIND, .path = "/dev/null", .is_device = true, .is_writable = true };
+		static const struct ipc_mount mounts[] = {
+			{ .kind = IPC_MOUNT_SCRATCH, .path = "/tmp", .bytes = 65536, .files = 16 },
+			{ .kind = IPC_MOUNT_BIND, .path = "/dev/null", .is_device = true, .is_writable = true },
+		};
+		for (size_t i = 0; i < sizeof mounts / sizeof *mounts; i++)
+			spec.mounts[spec.mount_count++] = mounts[i];
 		int rc = ipc_isolate(&spec);
 		if (rc == 0 && access("/dev/null", W_OK) != 0)
 			rc = -errno;

@@ -14,7 +14,11 @@
 /* How much of the newest file is looked at for a line that a killed shim has left open. */
 #define TAIL_BYTES 262144u
 
-struct found { uint64_t number; uint64_t bytes; bool is_gz; };
+struct found {
+	uint64_t number;
+	uint64_t bytes;
+	bool is_gz;
+};
 
 /* Lists log files, ascending. Returns how many; the caller frees. */
 static size_t list_files(int dirfd, struct found **files)
@@ -91,7 +95,10 @@ static void stamp(char head[IPC_RECORD_HEAD_BYTES], bool is_stderr)
 }
 
 /* What of a line of the file says whether it goes on, and of which stream it is. */
-struct beginning { size_t size; uint8_t bytes[IPC_RECORD_HEAD_BYTES]; };
+struct beginning {
+	size_t size;
+	uint8_t bytes[IPC_RECORD_HEAD_BYTES];
+};
 
 static void note_open(const struct beginning *line, bool is_open[2])
 {
@@ -102,8 +109,8 @@ static void note_open(const struct beginning *line, bool is_open[2])
 		is_open[is_stderr] = line->bytes[IPC_RECORD_HEAD_BYTES - 2] == 'P';
 }
 
-/* A killed shim may have left the file in the middle of a record, or a line in the middle of its records: both end here, so that nothing of
- * this run goes on with them. */
+/* A killed shim may have left the file in the middle of a record, or a line in the middle of its records: both end
+ * here, so that nothing of this run goes on with them. */
 static void mend_tail(struct ipc_log *log)
 {
 	char name[32];
@@ -218,7 +225,10 @@ static uint64_t file_limit(const struct ipc_log_limits *limits)
 	return file == 0 || file > total / 2 ? total / 2 : file;
 }
 
-/* The copy that is being made goes first: the daemon, which renames it, finds none then, and none comes once the file is gone. */
+/*
+ * The copy that is being made goes first: the daemon, which renames it, finds none then, and none comes once the file
+ * is gone.
+ */
 static void delete_number(int dirfd, uint64_t number)
 {
 	static const char *const ends[] = { ".gz.tmp", "", ".gz" };
@@ -242,8 +252,8 @@ void ipc_log_delete_old(struct ipc_log *log)
 		numbers += i == 0 || files[i].number != files[i - 1].number;
 	}
 	for (size_t i = 0; i < count && files[i].number < log->number;) {
-		bool is_over = (log->limits.max_files > 0 && numbers > log->limits.max_files) ||
-			       (log->limits.max_total_bytes > 0 && total > log->limits.max_total_bytes);
+		bool is_over = (log->limits.max_files > 0 && numbers > log->limits.max_files)
+			       || (log->limits.max_total_bytes > 0 && total > log->limits.max_total_bytes);
 		if (!is_over)
 			break;
 		uint64_t number = files[i].number;
@@ -303,7 +313,10 @@ static void drop_input(struct ipc_log *log, struct ipc_stream *stream)
 		return;
 	for (size_t at = stream->in_pos; at < stream->in_len; at++)
 		log->dropped_lines += stream->in[at] == '\n';
-	/* The beginning of a line whose end is dropped goes with it: it must not grow together with a later one. What of it is written is ended. */
+	/*
+	 * The beginning of a line whose end is dropped goes with it: it must not grow together with a later one. What
+	 * of it is written is ended.
+	 */
 	stream->is_cut = stream->is_open;
 	log->dropped_bytes += stream->in_len - stream->in_pos + stream->held_len;
 	stream->held_len = 0;

@@ -1,6 +1,6 @@
 /*
- * Where the two ends of a channel meet: the runtime inside the worker waits on a connection to the socket `plane`, a client hands
- * descriptors in with OPEN, and they are passed on. Nothing of what they carry is looked at here.
+ * Where the two ends of a channel meet: the runtime inside the worker waits on a connection to the socket `plane`, a
+ * client hands descriptors in with OPEN, and they are passed on. Nothing of what they carry is looked at here.
  */
 #include "ipc.h"
 
@@ -12,7 +12,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/* Of the connections to `plane` the first that lives is the runtime; only processes of the worker's tree may make one. */
+/*
+ * Of the connections to `plane` the first that lives is the runtime; only processes of the worker's tree may make one.
+ */
 bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim, pid_t worker)
 {
 	int fd = accept4(meeting->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -21,7 +23,8 @@ bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim, pid_t worker)
 	struct ucred peer = { 0 };
 	socklen_t size = sizeof peer;
 	bool is_known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
-	if (meeting->runtime >= 0 || !is_known || (!ipc_tree_contains(shim, peer.pid) && !ipc_tree_contains(worker, peer.pid))) {
+	if (meeting->runtime >= 0 || !is_known
+		|| (!ipc_tree_contains(shim, peer.pid) && !ipc_tree_contains(worker, peer.pid))) {
 		close(fd);
 		return false;
 	}
@@ -62,11 +65,16 @@ int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, const uint8_t 
 	const size_t fd_count = IPC_CHANNEL_FDS_FORWARDED;
 	if (meeting->runtime < 0)
 		return -ENOTCONN;
-	union { struct cmsghdr header; char bytes[CMSG_SPACE(IPC_CHANNEL_FDS * sizeof(int))]; } control;
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(IPC_CHANNEL_FDS * sizeof(int))];
+	} control;
 	memset(&control, 0, sizeof control);
 	struct iovec part = { (void *)(uintptr_t)payload, size };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes,
-				  .msg_controllen = CMSG_SPACE(fd_count * sizeof(int)) };
+	struct msghdr message = { .msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = control.bytes,
+		.msg_controllen = CMSG_SPACE(fd_count * sizeof(int)) };
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 	header->cmsg_level = SOL_SOCKET;
 	header->cmsg_type = SCM_RIGHTS;
@@ -78,9 +86,14 @@ int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, const uint8_t 
 /* recv() that keeps up to IPC_CHANNEL_FDS descriptors which came along; the kernel closes those beyond. */
 ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, bool is_blocking, int *fds, size_t *fd_count)
 {
-	union { struct cmsghdr header; char bytes[CMSG_SPACE(IPC_CHANNEL_FDS * sizeof(int))]; } control;
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(IPC_CHANNEL_FDS * sizeof(int))];
+	} control;
 	struct iovec part = { bytes, size };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control };
+	struct msghdr message = {
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control
+	};
 	ssize_t count = recvmsg(fd, &message, (is_blocking ? 0 : MSG_DONTWAIT) | MSG_CMSG_CLOEXEC);
 	if (count < 0)
 		return count;
@@ -100,7 +113,10 @@ ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, bool is_blocking, int
 	return count;
 }
 
-struct look { bool has_handler, is_active; uint64_t ran; };
+struct look {
+	bool has_handler, is_active;
+	uint64_t ran;
+};
 
 static struct look look_at(pid_t pid)
 {
@@ -109,19 +125,23 @@ static struct look look_at(pid_t pid)
 	if (!ipc_process_status(pid, &status) || !ipc_process_read(pid, &process))
 		return (struct look){ false, false, 0 };
 	/* The other threads have switches of their own; what they use is counted here. */
-	return (struct look){ (status.caught >> (SIGURG - 1) & 1) != 0, strchr("RDTt", process.state) != NULL, status.switches + process.ticks };
+	return (struct look){ (status.caught >> (SIGURG - 1) & 1) != 0, strchr("RDTt", process.state) != NULL,
+		status.switches + process.ticks };
 }
 
 /*
- * Asks the Python that has our bootstrap to attach, or to look what is to be interrupted. That is the worker, or under a wrapper
- * (`uv run`) one of its descendants. SIGURG is ignored by default, so a process that execs something else at this moment takes
- * no harm. 0 or -errno where nobody handles it: -EAGAIN while something of the worker still runs, waits for a disk or is held, and
- * may be a Python that starts, however slowly; -ENOSYS once all of it has slept for a while, which no start does.
+ * Asks the Python that has our bootstrap to attach, or to look what is to be interrupted. That is the worker, or under
+ * a wrapper
+ * (`uv run`) one of its descendants. SIGURG is ignored by default, so a process that execs something else at this
+ * moment takes no harm. 0 or -errno where nobody handles it: -EAGAIN while something of the worker still runs, waits
+ * for a disk or is held, and may be a Python that starts, however slowly; -ENOSYS once all of it has slept for a while,
+ * which no start does.
  */
 int ipc_meet_wake(struct ipc_meeting *meeting, pid_t worker)
 {
-	if (meeting->runtime >= 0 && (ipc_tree_contains(getpid(), meeting->runtime_pid) || meeting->runtime_pid == worker) &&
-	    look_at(meeting->runtime_pid).has_handler)
+	if (meeting->runtime >= 0
+		&& (ipc_tree_contains(getpid(), meeting->runtime_pid) || meeting->runtime_pid == worker)
+		&& look_at(meeting->runtime_pid).has_handler)
 		return kill(meeting->runtime_pid, SIGURG) == 0 ? 0 : -errno;
 	pid_t *pids = NULL;
 	pid_t found = 0;

@@ -35,8 +35,8 @@ bool ipc_run_pump(struct ipc_stream *stream)
 
 bool ipc_run_is_waiting_for_room(void)
 {
-	return shim.log.is_stuck || shim.streams[0].in_pos < shim.streams[0].in_len ||
-	       shim.streams[1].in_pos < shim.streams[1].in_len;
+	return shim.log.is_stuck || shim.streams[0].in_pos < shim.streams[0].in_len
+	       || shim.streams[1].in_pos < shim.streams[1].in_len;
 }
 
 void ipc_run_retry_log(void)
@@ -55,8 +55,8 @@ void ipc_run_drain_output(void)
 	for (;;) {
 		while (ipc_run_pump(&shim.streams[0]) || ipc_run_pump(&shim.streams[1]))
 			;
-		bool is_out = !ipc_run_is_waiting_for_room() && ipc_log_finish(&shim.log, &shim.streams[0]) &&
-			      ipc_log_finish(&shim.log, &shim.streams[1]) && ipc_log_flush(&shim.log);
+		bool is_out = !ipc_run_is_waiting_for_room() && ipc_log_finish(&shim.log, &shim.streams[0])
+			      && ipc_log_finish(&shim.log, &shim.streams[1]) && ipc_log_flush(&shim.log);
 		if (is_out)
 			break;
 		if (ipc_now_ms() >= deadline) {

@@ -31,8 +31,10 @@ bool ipc_process_read(pid_t pid, struct ipc_process *process)
 	unsigned long user, kernel;
 	unsigned long long start_time;
 	char state;
-	if (at == NULL || sscanf(at, ") %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d %*d %*d %llu", &state, &parent,
-			      &user, &kernel, &start_time) != 5)
+	if (at == NULL
+		|| sscanf(at, ") %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d %*d %*d %llu",
+			   &state, &parent, &user, &kernel, &start_time)
+			   != 5)
 		return false;
 	*process = (struct ipc_process){ state, parent, user + kernel, start_time };
 	return true;
@@ -76,7 +78,8 @@ bool ipc_process_status(pid_t pid, struct ipc_process_status *status)
 		sscanf(line, "Seccomp: %llu", &status->seccomp);
 		sscanf(line, "Seccomp_filters: %llu", &status->filters);
 		sscanf(line, "SigCgt: %llx", &status->caught);
-		if (sscanf(line, "voluntary_ctxt_switches: %llu", &switches) == 1 || sscanf(line, "nonvoluntary_ctxt_switches: %llu", &switches) == 1)
+		if (sscanf(line, "voluntary_ctxt_switches: %llu", &switches) == 1
+			|| sscanf(line, "nonvoluntary_ctxt_switches: %llu", &switches) == 1)
 			status->switches += switches;
 	}
 	fclose(file);

@@ -10,14 +10,20 @@
 /* A small file of the kernel's as text, as much as fits. Its size, 0 if there is none. */
 __attribute__((format(printf, 3, 4))) size_t ipc_read_text(char *text, size_t size, const char *format, ...);
 
-struct ipc_process { char state; pid_t parent; uint64_t ticks, start_time; };
+struct ipc_process {
+	char state;
+	pid_t parent;
+	uint64_t ticks, start_time;
+};
 bool ipc_process_read(pid_t pid, struct ipc_process *process);
 bool ipc_process_start_time(pid_t pid, uint64_t *start_time);
 /* By the program that it runs. */
 bool ipc_process_is_shim(pid_t pid);
 
 /* What a confined process has and cannot take off; its signals with a handler; how often it was switched. */
-struct ipc_process_status { unsigned long long no_new_privs, seccomp, filters, caught, switches; };
+struct ipc_process_status {
+	unsigned long long no_new_privs, seccomp, filters, caught, switches;
+};
 bool ipc_process_status(pid_t pid, struct ipc_process_status *status);
 
 #endif

@@ -20,7 +20,10 @@ static void rotate(struct ipc_rawlog *raw)
 	raw->fd = -1;
 }
 
-/* How much of the data goes into the present file: whole lines as long as they fit; a longer line goes into a file of its own. */
+/*
+ * How much of the data goes into the present file: whole lines as long as they fit; a longer line goes into a file of
+ * its own.
+ */
 static size_t fitting(const struct ipc_rawlog *raw, const uint8_t *data, size_t size)
 {
 	if (raw->max_bytes == 0 || raw->bytes + size <= raw->max_bytes)

@@ -61,6 +61,15 @@ static uint64_t clock_ns(clockid_t clock)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-uint64_t ipc_now_ms(void) { return clock_ns(CLOCK_MONOTONIC) / 1000000u; }
-uint64_t ipc_realtime_ns(void) { return clock_ns(CLOCK_REALTIME); }
-uint64_t ipc_boottime_ns(void) { return clock_ns(CLOCK_BOOTTIME); }
+uint64_t ipc_now_ms(void)
+{
+	return clock_ns(CLOCK_MONOTONIC) / 1000000u;
+}
+uint64_t ipc_realtime_ns(void)
+{
+	return clock_ns(CLOCK_REALTIME);
+}
+uint64_t ipc_boottime_ns(void)
+{
+	return clock_ns(CLOCK_BOOTTIME);
+}

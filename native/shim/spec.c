@@ -71,7 +71,10 @@ static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct
 {
 	switch (type) {
 	case IPC_SPEC_VERSION:
-		return size == 4 && ipc_get_u32(payload) >= IPC_SHIM_VERSION_MIN && ipc_get_u32(payload) <= IPC_SHIM_VERSION ? 0 : -EINVAL;
+		return size == 4 && ipc_get_u32(payload) >= IPC_SHIM_VERSION_MIN
+				       && ipc_get_u32(payload) <= IPC_SHIM_VERSION
+			       ? 0
+			       : -EINVAL;
 	case IPC_SPEC_RUN:
 		if (size != 8)
 			return -EINVAL;
@@ -90,17 +93,14 @@ static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct
 		spec->grace_ms = ipc_get_u32(payload);
 		spec->stop_signal = ipc_get_u32(payload + 4);
 		return 0;
-	case IPC_SPEC_LOG:
-		return ipc_log_limits_parse(payload, size, &spec->log);
+	case IPC_SPEC_LOG: return ipc_log_limits_parse(payload, size, &spec->log);
 	case IPC_SPEC_RLIMIT:
 		if (size != 20 || spec->rlimit_count == IPC_RLIMITS_MAX)
 			return -EINVAL;
-		spec->rlimits[spec->rlimit_count++] = (struct ipc_rlimit){
-			ipc_get_u32(payload), ipc_get_u64(payload + 4), ipc_get_u64(payload + 12) };
+		spec->rlimits[spec->rlimit_count++] = (struct ipc_rlimit){ ipc_get_u32(payload),
+			ipc_get_u64(payload + 4), ipc_get_u64(payload + 12) };
 		return 0;
-	case IPC_SPEC_NOTIFY:
-		spec->is_notifying = true;
-		return size == 0 ? 0 : -EINVAL;
+	case IPC_SPEC_NOTIFY: spec->is_notifying = true; return size == 0 ? 0 : -EINVAL;
 	case IPC_SPEC_WALL:
 		if (size != 8)
 			return -EINVAL;
@@ -122,10 +122,10 @@ static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct
 	case IPC_SPEC_PORT:
 		if (size != 16 || spec->port_count == IPC_PORTS_MAX)
 			return -EINVAL;
-		spec->ports[spec->port_count++] = (struct ipc_port_rule){ ipc_get_u64(payload), ipc_get_u64(payload + 8) };
+		spec->ports[spec->port_count++] =
+			(struct ipc_port_rule){ ipc_get_u64(payload), ipc_get_u64(payload + 8) };
 		return 0;
-	case IPC_SPEC_PATCH:
-		return parse_patch(payload, size, spec);
+	case IPC_SPEC_PATCH: return parse_patch(payload, size, spec);
 	case IPC_SPEC_NAMESPACES:
 		if (size != 4)
 			return -EINVAL;
@@ -149,11 +149,8 @@ static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct
 		spec->has_umask = true;
 		spec->umask = ipc_get_u32(payload);
 		return 0;
-	case IPC_SPEC_PLANE:
-		spec->is_plane_passed = true;
-		return size == 0 ? 0 : -EINVAL;
-	default:
-		return -EINVAL;
+	case IPC_SPEC_PLANE: spec->is_plane_passed = true; return size == 0 ? 0 : -EINVAL;
+	default: return -EINVAL;
 	}
 }
 
@@ -177,15 +174,21 @@ static int parse_filter(const uint8_t *payload, size_t size, struct ipc_spec *sp
 /* u8 kind, u8 flags, u64 bytes, u32 files, u16 length of the path, path, target. */
 static int parse_mount(const uint8_t *payload, size_t size, struct ipc_spec *spec, char **arena)
 {
-	if (size < 16 || payload[0] >= IPC_MOUNT_KINDS || payload[1] > (IPC_MOUNT_FLAG_WRITABLE | IPC_MOUNT_FLAG_DEVICE | IPC_MOUNT_FLAG_MAY_EXEC | IPC_MOUNT_FLAG_MAPPED) || spec->mount_count == IPC_MOUNTS_MAX)
+	if (size < 16 || payload[0] >= IPC_MOUNT_KINDS
+		|| payload[1] > (IPC_MOUNT_FLAG_WRITABLE | IPC_MOUNT_FLAG_DEVICE | IPC_MOUNT_FLAG_MAY_EXEC
+				 | IPC_MOUNT_FLAG_MAPPED)
+		|| spec->mount_count == IPC_MOUNTS_MAX)
 		return -EINVAL;
 	size_t length = (size_t)payload[14] | (size_t)payload[15] << 8;
 	if (length == 0 || length > size - 16 || payload[16] != '/')
 		return -EINVAL;
-	struct ipc_mount mount = { .kind = (enum ipc_mount_kind)payload[0], .is_writable = (payload[1] & IPC_MOUNT_FLAG_WRITABLE) != 0,
-				   .is_device = (payload[1] & IPC_MOUNT_FLAG_DEVICE) != 0, .may_exec = (payload[1] & IPC_MOUNT_FLAG_MAY_EXEC) != 0,
-				   .is_mapped = (payload[1] & IPC_MOUNT_FLAG_MAPPED) != 0,
-				   .bytes = ipc_get_u64(payload + 2), .files = ipc_get_u32(payload + 10) };
+	struct ipc_mount mount = { .kind = (enum ipc_mount_kind)payload[0],
+		.is_writable = (payload[1] & IPC_MOUNT_FLAG_WRITABLE) != 0,
+		.is_device = (payload[1] & IPC_MOUNT_FLAG_DEVICE) != 0,
+		.may_exec = (payload[1] & IPC_MOUNT_FLAG_MAY_EXEC) != 0,
+		.is_mapped = (payload[1] & IPC_MOUNT_FLAG_MAPPED) != 0,
+		.bytes = ipc_get_u64(payload + 2),
+		.files = ipc_get_u32(payload + 10) };
 	mount.path = take_string(arena, payload + 16, length);
 	/* An ending NUL more than the frame had: its head of five bytes has room for both. */
 	mount.target = take_string(arena, payload + 16 + length, size - 16 - length);
@@ -196,7 +199,7 @@ static int parse_mount(const uint8_t *payload, size_t size, struct ipc_spec *spe
 }
 
 static int parse_text(uint8_t type, const uint8_t *payload, size_t size, struct ipc_spec *spec, char **arena,
-		      size_t *args, size_t *envs)
+	size_t *args, size_t *envs)
 {
 	size_t skip = type == IPC_SPEC_RAWLOG ? 13 : type == IPC_SPEC_PATH ? 9 : type == IPC_SPEC_HOST ? 2 : 0;
 	if (size < skip)
@@ -205,27 +208,15 @@ static int parse_text(uint8_t type, const uint8_t *payload, size_t size, struct 
 	if (text == NULL)
 		return -EINVAL;
 	switch (type) {
-	case IPC_SPEC_ARG:
-		spec->argv[(*args)++] = text;
-		return 0;
+	case IPC_SPEC_ARG: spec->argv[(*args)++] = text; return 0;
 	case IPC_SPEC_ENV:
 		spec->envp[(*envs)++] = text;
 		return strchr(text, '=') != NULL && text[0] != '=' ? 0 : -EINVAL;
-	case IPC_SPEC_CWD:
-		spec->cwd = text;
-		return text[0] == '/' ? 0 : -EINVAL;
-	case IPC_SPEC_CGROUP:
-		spec->cgroup = text;
-		return text[0] == '/' ? 0 : -EINVAL;
-	case IPC_SPEC_ZYGOTE:
-		spec->zygote = text;
-		return text[0] == '/' ? 0 : -EINVAL;
-	case IPC_SPEC_NAME:
-		spec->worker = text;
-		return 0;
-	case IPC_SPEC_AUDIT:
-		spec->audit = text;
-		return text[0] == '/' ? 0 : -EINVAL;
+	case IPC_SPEC_CWD: spec->cwd = text; return text[0] == '/' ? 0 : -EINVAL;
+	case IPC_SPEC_CGROUP: spec->cgroup = text; return text[0] == '/' ? 0 : -EINVAL;
+	case IPC_SPEC_ZYGOTE: spec->zygote = text; return text[0] == '/' ? 0 : -EINVAL;
+	case IPC_SPEC_NAME: spec->worker = text; return 0;
+	case IPC_SPEC_AUDIT: spec->audit = text; return text[0] == '/' ? 0 : -EINVAL;
 	case IPC_SPEC_HOST:
 		if (spec->host_count == IPC_HOSTS_MAX || text[0] == 0)
 			return -EINVAL;
@@ -237,19 +228,23 @@ static int parse_text(uint8_t type, const uint8_t *payload, size_t size, struct 
 		spec->paths[spec->path_count++] = (struct ipc_path_rule){ ipc_get_u64(payload), payload[8] == 1, text };
 		return 0;
 	default:
-		if (spec->rawlog_count == IPC_RAWLOGS_MAX || payload[0] < IPC_RAW_STDOUT || payload[0] > IPC_RAW_BOTH || text[0] != '/')
+		if (spec->rawlog_count == IPC_RAWLOGS_MAX || payload[0] < IPC_RAW_STDOUT || payload[0] > IPC_RAW_BOTH
+			|| text[0] != '/')
 			return -EINVAL;
-		spec->rawlogs[spec->rawlog_count++] = (struct ipc_rawlog){
-			.streams = payload[0], .max_bytes = ipc_get_u64(payload + 1),
-			.max_files = ipc_get_u32(payload + 9), .path = text, .fd = -1 };
+		spec->rawlogs[spec->rawlog_count++] = (struct ipc_rawlog){ .streams = payload[0],
+			.max_bytes = ipc_get_u64(payload + 1),
+			.max_files = ipc_get_u32(payload + 9),
+			.path = text,
+			.fd = -1 };
 		return 0;
 	}
 }
 
 static bool is_text(uint8_t type)
 {
-	return type == IPC_SPEC_ARG || type == IPC_SPEC_ENV || type == IPC_SPEC_CWD || type == IPC_SPEC_CGROUP || type == IPC_SPEC_RAWLOG ||
-	       type == IPC_SPEC_PATH || type == IPC_SPEC_HOST || type == IPC_SPEC_AUDIT || type == IPC_SPEC_NAME || type == IPC_SPEC_ZYGOTE;
+	return type == IPC_SPEC_ARG || type == IPC_SPEC_ENV || type == IPC_SPEC_CWD || type == IPC_SPEC_CGROUP
+	       || type == IPC_SPEC_RAWLOG || type == IPC_SPEC_PATH || type == IPC_SPEC_HOST || type == IPC_SPEC_AUDIT
+	       || type == IPC_SPEC_NAME || type == IPC_SPEC_ZYGOTE;
 }
 
 int ipc_spec_parse(const uint8_t *bytes, size_t size, size_t extra_env, struct ipc_spec *spec)
@@ -279,10 +274,10 @@ int ipc_spec_parse(const uint8_t *bytes, size_t size, size_t extra_env, struct i
 		at += 4 + length;
 		if (type == IPC_SPEC_END)
 			return length == 1 && at == size && args > 0 && spec->cwd != NULL ? 0 : -EINVAL;
-		int rc = is_text(type)	    ? parse_text(type, payload, length - 1, spec, &arena, &args, &envs)
+		int rc = is_text(type)             ? parse_text(type, payload, length - 1, spec, &arena, &args, &envs)
 			 : type == IPC_SPEC_FILTER ? parse_filter(payload, length - 1, spec, &arena)
 			 : type == IPC_SPEC_MOUNT  ? parse_mount(payload, length - 1, spec, &arena)
-					    : parse_small(type, payload, length - 1, spec);
+						   : parse_small(type, payload, length - 1, spec);
 		if (rc != 0)
 			return rc;
 	}

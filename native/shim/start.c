@@ -33,7 +33,8 @@ void ipc_run_add_notify_env(void)
 {
 	static char socket_env[PATH_MAX + 64], control_env[64];
 	char dir[PATH_MAX];
-	if (getcwd(dir, sizeof dir) != NULL && strlen(dir) + sizeof "/notify" <= sizeof ((struct sockaddr_un *)0)->sun_path)
+	if (getcwd(dir, sizeof dir) != NULL
+		&& strlen(dir) + sizeof "/notify" <= sizeof((struct sockaddr_un *)0)->sun_path)
 		snprintf(socket_env, sizeof socket_env, "NOTIFY_SOCKET=%s/notify", dir);
 	else
 		snprintf(socket_env, sizeof socket_env, "NOTIFY_SOCKET=/proc/%d/cwd/notify", (int)getpid());
@@ -57,7 +58,8 @@ static int open_pipe(int fds[2])
 
 /* The frozen layout of clone3's argument up to the cgroup (Linux 5.7). */
 struct clone_args_v2 {
-	uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+	uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size,
+		cgroup;
 };
 
 /* A fork that is born in the worker's group: moving there afterwards waits for a grace period of the kernel,
@@ -81,16 +83,19 @@ static pid_t fork_worker(void)
 
 int ipc_run_start_worker(void)
 {
-	int out[2], err[2], gate[2], report[2], life[2] = { -1, -1 }, control[2] = { -1, -1 }, plane[2] = { -1, -1 }, listener;
+	int out[2], err[2], gate[2], report[2], life[2] = { -1, -1 }, control[2] = { -1, -1 }, plane[2] = { -1, -1 },
+						listener;
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-	if (null < 0 || open_pipe(out) != 0 || open_pipe(err) != 0 || pipe2(gate, O_CLOEXEC) != 0 || ipc_report_open(report) != 0)
+	if (null < 0 || open_pipe(out) != 0 || open_pipe(err) != 0 || pipe2(gate, O_CLOEXEC) != 0
+		|| ipc_report_open(report) != 0)
 		return -errno;
 	if (shim.spec.namespaces & IPC_NAMESPACE_PROCESSES && pipe2(life, O_CLOEXEC) != 0)
 		return -errno;
 	shim.lifeline = life[1];
 	if (shim.spec.is_notifying && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) != 0)
 		return -errno;
-	if (shim.spec.is_plane_passed && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, plane) != 0)
+	if (shim.spec.is_plane_passed
+		&& socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, plane) != 0)
 		return -errno;
 	struct ipc_child_fds fds = { null, out[1], err[1], control[1], gate[0], report[1], plane[1], life[0] };
 	pid_t parent = getpid();

@@ -24,7 +24,10 @@ static bool is_file(int fd, struct stat *found)
 	return fstat(fd, found) == 0 && S_ISREG(found->st_mode);
 }
 
-/* A file that the caller has open for writing too could be emptied by who reads it: the worker gets a description of its own. */
+/*
+ * A file that the caller has open for writing too could be emptied by who reads it: the worker gets a description of
+ * its own.
+ */
 static int lend_input(struct ipc_stdio *stdio)
 {
 	struct stat found;
@@ -38,7 +41,10 @@ static int lend_input(struct ipc_stdio *stdio)
 	return 0;
 }
 
-/* With the descriptor of a file it could take off O_APPEND, go to its beginning and cut it: it gets a pipe, and we write the file. */
+/*
+ * With the descriptor of a file it could take off O_APPEND, go to its beginning and cut it: it gets a pipe, and we
+ * write the file.
+ */
 static int lend_output(struct ipc_stdio *stdio)
 {
 	struct stat first, found;
@@ -46,7 +52,8 @@ static int lend_output(struct ipc_stdio *stdio)
 		if (stdio->flags[fd] < 0 || !is_file(fd, &found))
 			continue;
 		/* In `>file 2>&1` the order of both is that in which they are written. */
-		if (fd == 2 && stdio->pumps[1].from >= 0 && first.st_dev == found.st_dev && first.st_ino == found.st_ino) {
+		if (fd == 2 && stdio->pumps[1].from >= 0 && first.st_dev == found.st_dev
+			&& first.st_ino == found.st_ino) {
 			stdio->child[2] = stdio->child[1];
 			continue;
 		}
@@ -63,7 +70,9 @@ static int lend_output(struct ipc_stdio *stdio)
 
 int ipc_stdio_lend(struct ipc_stdio *stdio, const struct ipc_spec *spec)
 {
-	*stdio = (struct ipc_stdio){ .child = { 0, 1, 2 }, .own_input = -1, .terminal = -1, .max_file_bytes = RLIM_INFINITY };
+	*stdio = (struct ipc_stdio){
+		.child = { 0, 1, 2 }, .own_input = -1, .terminal = -1, .max_file_bytes = RLIM_INFINITY
+	};
 	for (int fd = 0; fd <= 2; fd++) {
 		stdio->flags[fd] = fcntl(fd, F_GETFL);
 		stdio->pumps[fd].from = -1;
@@ -105,7 +114,8 @@ static int put(const struct ipc_stdio *stdio, int fd, const char *bytes, size_t 
 	struct stat found;
 	uint64_t room = UINT64_MAX;
 	if (stdio->max_file_bytes != RLIM_INFINITY) {
-		off_t at = stdio->flags[fd] & O_APPEND ? fstat(fd, &found) == 0 ? found.st_size : 0 : lseek(fd, 0, SEEK_CUR);
+		off_t at = stdio->flags[fd] & O_APPEND ? fstat(fd, &found) == 0 ? found.st_size : 0
+						       : lseek(fd, 0, SEEK_CUR);
 		room = at < 0 || (uint64_t)at > stdio->max_file_bytes ? 0 : stdio->max_file_bytes - (uint64_t)at;
 	}
 	bool is_over = size > room;
@@ -134,11 +144,16 @@ void ipc_stdio_pump(struct ipc_stdio *stdio, int fd, bool is_last)
 			break;
 		int error = put(stdio, fd, bytes, (size_t)size);
 		if (error != 0) {
-			/* The worker hears of it by SIGPIPE or EPIPE, if it writes more; the caller here, and by the exit status. */
+			/*
+			 * The worker hears of it by SIGPIPE or EPIPE, if it writes more; the caller here, and by the
+			 * exit status.
+			 */
 			stdio->is_lost = true;
 			if (error == IS_OVER)
-				dprintf(2, "ipcctl: %s: the policy lets a file have %llu bytes and no more (limits.fileSize)\n", names[fd],
-					(unsigned long long)stdio->max_file_bytes);
+				dprintf(2,
+					"ipcctl: %s: the policy lets a file have %llu bytes and no more "
+					"(limits.fileSize)\n",
+					names[fd], (unsigned long long)stdio->max_file_bytes);
 			else
 				dprintf(2, "ipcctl: %s: %s\n", names[fd], strerror(error));
 			size = 0;
@@ -166,8 +181,8 @@ bool ipc_stdio_end(struct ipc_stdio *stdio)
 	}
 	/* Somebody else's job has the terminal where our group is in the background. */
 	struct termios modes;
-	if (stdio->terminal >= 0 && tcgetpgrp(stdio->terminal) == getpgrp() && tcgetattr(stdio->terminal, &modes) == 0 &&
-	    memcmp(&modes, &stdio->modes, sizeof modes) != 0)
+	if (stdio->terminal >= 0 && tcgetpgrp(stdio->terminal) == getpgrp() && tcgetattr(stdio->terminal, &modes) == 0
+		&& memcmp(&modes, &stdio->modes, sizeof modes) != 0)
 		tcsetattr(stdio->terminal, TCSADRAIN, &stdio->modes);
 	return !stdio->is_lost;
 }

@@ -1,6 +1,7 @@
 /*
- * Whom the signal goes to that asks a worker to end. The main process alone knows in which order its children end: a pool whose children are
- * asked behind its back loses what they had begun. A shell passes no signal on, so there its whole group is asked, as a terminal does.
+ * Whom the signal goes to that asks a worker to end. The main process alone knows in which order its children end: a
+ * pool whose children are asked behind its back loses what they had begun. A shell passes no signal on, so there its
+ * whole group is asked, as a terminal does.
  */
 #include "ipc.h"
 
@@ -10,7 +11,10 @@
 #include <unistd.h>
 
 /* Those that were asked beside the main process. A pid alone may be another process's by now. */
-static struct asked { pid_t pid; uint64_t start_time; } *asked;
+static struct asked {
+	pid_t pid;
+	uint64_t start_time;
+} *asked;
 static size_t asked_count, asked_room;
 
 static bool was_asked(pid_t pid)
@@ -52,8 +56,8 @@ static bool is_shell_name(const char *word)
 	return false;
 }
 
-/* By the words that its program was executed with: a script's are those of its shell, and one that has executed something else is none
- * any more. */
+/* By the words that its program was executed with: a script's are those of its shell, and one that has executed
+ * something else is none any more. */
 static bool is_shell(pid_t pid)
 {
 	char words[512];

@@ -86,7 +86,10 @@ static void kill_leftovers(void)
 enum event { STOP_ASKED, WORKER_EXITED, GRACE_OVER, EVENTS };
 
 /* Without an act it is only noted. The end is when the tree is empty, whatever the state. */
-static const struct step { enum ipc_life next; void (*act)(void); } LIFE[IPC_LIFE_STATES][EVENTS] = {
+static const struct step {
+	enum ipc_life next;
+	void (*act)(void);
+} LIFE[IPC_LIFE_STATES][EVENTS] = {
 	[IPC_LIFE_UP] = {
 		[STOP_ASKED] = { IPC_LIFE_STOPPING, ask_worker },
 		[WORKER_EXITED] = { IPC_LIFE_LEFT, ask_leftovers },
@@ -242,8 +245,9 @@ static uint64_t age_deadline(void)
 static int poll_timeout(void)
 {
 	uint64_t due = shim.kill_at;
-	uint64_t others[] = { shim.wall_at, shim.retry_at, shim.alone_at, age_deadline(), ipc_channels_due(&shim.channels),
-			      ipc_log_due(&shim.log, &shim.streams[0]), ipc_log_due(&shim.log, &shim.streams[1]) };
+	uint64_t others[] = { shim.wall_at, shim.retry_at, shim.alone_at, age_deadline(),
+		ipc_channels_due(&shim.channels), ipc_log_due(&shim.log, &shim.streams[0]),
+		ipc_log_due(&shim.log, &shim.streams[1]) };
 	for (size_t i = 0; i < sizeof others / sizeof *others; i++)
 		due = others[i] < due ? others[i] : due;
 	if (due == IPC_NEVER)
@@ -281,7 +285,10 @@ static void do_due(void)
 		ipc_log_rotate(&shim.log);
 }
 
-/* What the loop listens to: how to fill in the places of one source, and what to do where one of them has something to say. */
+/*
+ * What the loop listens to: how to fill in the places of one source, and what to do where one of them has something to
+ * say.
+ */
 struct source {
 	size_t (*watch)(struct pollfd *places);
 	void (*serve)(const struct pollfd *places, size_t count);
@@ -294,12 +301,15 @@ static size_t one(struct pollfd *place, int fd)
 }
 
 /* A source with one descriptor. Where that is negative it is passed over. */
-#define SOURCE(name, fd, act)                                                                                          \
-	static size_t watch_##name(struct pollfd *places) { return one(places, fd); }                                  \
-	static void serve_##name(const struct pollfd *places, size_t count)                                            \
-	{                                                                                                              \
-		(void)places, (void)count;                                                                             \
-		act;                                                                                                   \
+#define SOURCE(name, fd, act)                                               \
+	static size_t watch_##name(struct pollfd *places)                   \
+	{                                                                   \
+		return one(places, fd);                                     \
+	}                                                                   \
+	static void serve_##name(const struct pollfd *places, size_t count) \
+	{                                                                   \
+		(void)places, (void)count;                                  \
+		act;                                                        \
 	}
 
 /* Nothing more is read while there is no room for what was read. */
@@ -385,10 +395,23 @@ static void serve_channels(const struct pollfd *places, size_t count)
 
 #define ROW(name) { watch_##name, serve_##name }
 
-/* In the order in which they are served: what was written before an end is in the log before the end is told; who is new comes last. */
+/*
+ * In the order in which they are served: what was written before an end is in the log before the end is told; who is
+ * new comes last.
+ */
 static const struct source SOURCES[] = {
-	ROW(output), ROW(signals), ROW(clients), ROW(channels), ROW(notify), ROW(control), ROW(runtime),
-	ROW(remote), ROW(denials), ROW(passed), ROW(meeting), ROW(listener),
+	ROW(output),
+	ROW(signals),
+	ROW(clients),
+	ROW(channels),
+	ROW(notify),
+	ROW(control),
+	ROW(runtime),
+	ROW(remote),
+	ROW(denials),
+	ROW(passed),
+	ROW(meeting),
+	ROW(listener),
 };
 #define SOURCE_COUNT (sizeof SOURCES / sizeof *SOURCES)
 #define PLACES_MAX (SOURCE_COUNT + 1 + IPC_CLIENTS_MAX + IPC_CHANNELS_MAX)
@@ -462,7 +485,8 @@ static void finish(void)
 int ipc_supervise(const char *dir)
 {
 	shim.meeting.listener = shim.meeting.runtime = shim.meeting.passed = -1;
-	shim.lifeline = shim.remote = shim.told = shim.notify = shim.control = shim.streams[0].fd = shim.streams[1].fd = -1;
+	shim.lifeline = shim.remote = shim.told = shim.notify = shim.control = shim.streams[0].fd = shim.streams[1].fd =
+		-1;
 	shim.kill_at = shim.wall_at = shim.retry_at = shim.alone_at = IPC_NEVER;
 	shim.kill_method = "none";
 	for (int i = 0; i < IPC_CLIENTS_MAX; i++)
@@ -491,8 +515,8 @@ int ipc_supervise(const char *dir)
 	if ((shim.meeting.listener = ipc_run_listen_on("plane", SOCK_SEQPACKET)) < 0)
 		return die(IPC_EXIT_SYSTEM, "plane", shim.meeting.listener);
 	/*
-	 * The folder is closed to others: who holds the socket itself was root when he looked it up, and is known by his process. In a
-	 * folder that keeps no modes such a script lets nobody in.
+	 * The folder is closed to others: who holds the socket itself was root when he looked it up, and is known by
+	 * his process. In a folder that keeps no modes such a script lets nobody in.
 	 */
 	chmod("plane", 0666);
 	if (shim.spec.is_notifying) {

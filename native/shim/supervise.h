@@ -18,7 +18,10 @@ struct ipc_client {
 	size_t channel_count;
 };
 
-/* How far the run is; STOPPING says that somebody asked for the end, LEFT that only what the worker left behind still runs. */
+/*
+ * How far the run is; STOPPING says that somebody asked for the end, LEFT that only what the worker left behind still
+ * runs.
+ */
 enum ipc_life { IPC_LIFE_UP, IPC_LIFE_STOPPING, IPC_LIFE_LEFT, IPC_LIFE_LEFT_STOPPING, IPC_LIFE_STATES };
 
 /* The run that this process is for. */
@@ -31,7 +34,7 @@ extern struct ipc_run {
 	struct ipc_meeting meeting;
 	struct ipc_channels channels;
 	int told, remote; /* remote: the connection to a snapshot that has forked the worker */
-	int lifeline; /* what the first process of the worker's namespace waits for the end of */
+	int lifeline;     /* what the first process of the worker's namespace waits for the end of */
 	uint8_t *spec_bytes;
 	size_t spec_size;
 	struct ipc_denials denials;
@@ -48,7 +51,10 @@ extern struct ipc_run {
 	uint64_t told_rotations, told_dropped;
 } shim;
 
-static inline bool ipc_run_has_exited(void) { return shim.life >= IPC_LIFE_LEFT; }
+static inline bool ipc_run_has_exited(void)
+{
+	return shim.life >= IPC_LIFE_LEFT;
+}
 static inline bool ipc_run_is_stopping(void)
 {
 	return shim.life == IPC_LIFE_STOPPING || shim.life == IPC_LIFE_LEFT_STOPPING;

@@ -42,7 +42,10 @@ static bool is_spared(pid_t pid)
 	return false;
 }
 
-struct entry { pid_t pid, parent; bool is_ours; };
+struct entry {
+	pid_t pid, parent;
+	bool is_ours;
+};
 
 /* Is `pid` the root or below it? */
 bool ipc_tree_contains(pid_t root, pid_t pid)
@@ -184,7 +187,8 @@ size_t ipc_tree_kill(const char *cgroup, pid_t worker, const char **method)
 		/* Reap what became ours; the worker itself is left for the caller to see. */
 		for (;;) {
 			siginfo_t info = { 0 };
-			if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0 || info.si_pid == worker)
+			if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0
+				|| info.si_pid == worker)
 				break;
 			waitpid(info.si_pid, NULL, WNOHANG);
 		}

@@ -17,7 +17,8 @@ static int connect_to(const char *path)
 {
 	char folder[4096];
 	const char *slash = strrchr(path, '/');
-	if (slash == NULL || (size_t)snprintf(folder, sizeof folder, "%.*s", (int)(slash - path), path) >= sizeof folder)
+	if (slash == NULL
+		|| (size_t)snprintf(folder, sizeof folder, "%.*s", (int)(slash - path), path) >= sizeof folder)
 		return -ENAMETOOLONG;
 	int at = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (at < 0)
@@ -29,7 +30,9 @@ static int connect_to(const char *path)
 	close(at);
 	struct ucred peer = { 0 };
 	socklen_t size = sizeof peer;
-	if (rc >= 0 && (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || (peer.uid != geteuid() && peer.uid != 0)))
+	if (rc >= 0
+		&& (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0
+			|| (peer.uid != geteuid() && peer.uid != 0)))
 		rc = -EPERM;
 	if (rc < 0 && fd >= 0)
 		close(fd);
@@ -63,10 +66,16 @@ static int ask(int fd, uint32_t namespaces, const uint8_t *bytes, size_t size, c
 			head[8] = (uint8_t)(head[8] | 1 << i);
 		}
 	}
-	union { struct cmsghdr header; char bytes[CMSG_SPACE(IPC_CHILD_FDS * sizeof(int))]; } control;
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(IPC_CHILD_FDS * sizeof(int))];
+	} control;
 	memset(&control, 0, sizeof control);
 	struct iovec part = { head, sizeof head };
-	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = CMSG_SPACE(count * sizeof(int)) };
+	struct msghdr message = { .msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = control.bytes,
+		.msg_controllen = CMSG_SPACE(count * sizeof(int)) };
 	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
 	header->cmsg_level = SOL_SOCKET;
 	header->cmsg_type = SCM_RIGHTS;
@@ -77,7 +86,8 @@ static int ask(int fd, uint32_t namespaces, const uint8_t *bytes, size_t size, c
 	return send_all(fd, bytes, size);
 }
 
-int ipc_zygote_fork(const struct ipc_spec *spec, const uint8_t *bytes, size_t size, const struct ipc_child_fds *fds, pid_t *pid)
+int ipc_zygote_fork(
+	const struct ipc_spec *spec, const uint8_t *bytes, size_t size, const struct ipc_child_fds *fds, pid_t *pid)
 {
 	uint64_t until = ipc_now_ms() + PATIENCE_S * 1000;
 	for (;;) {
@@ -85,7 +95,8 @@ int ipc_zygote_fork(const struct ipc_spec *spec, const uint8_t *bytes, size_t si
 		int rc = fd < 0 ? fd : ask(fd, spec->namespaces, bytes, size, fds);
 		uint8_t answer[4];
 		struct timeval patience = { PATIENCE_S, 0 };
-		if (rc >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0 && recv(fd, answer, 4, MSG_WAITALL) == 4) {
+		if (rc >= 0 && setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience) == 0
+			&& recv(fd, answer, 4, MSG_WAITALL) == 4) {
 			*pid = (pid_t)ipc_get_u32(answer);
 			if (*pid > 1)
 				return fd;

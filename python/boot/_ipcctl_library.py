@@ -9,7 +9,14 @@ import _thread
 import builtins
 import os
 import sys
-from _frozen_importlib import BuiltinImporter, FrozenImporter, _DeadlockError, _module_locks, _ModuleLockManager, module_from_spec
+from _frozen_importlib import (
+    BuiltinImporter,
+    FrozenImporter,
+    _DeadlockError,
+    _module_locks,
+    _ModuleLockManager,
+    module_from_spec,
+)
 from _frozen_importlib_external import PathFinder
 
 PACKAGE = "ipcctl"
@@ -131,7 +138,9 @@ class Library:
         if origin is None:
             return False
         if top in sys.modules:
-            if top == "traceback" and self.is_shadowed():  # it imports while it prints, and has no state that others would miss
+            if (
+                top == "traceback" and self.is_shadowed()
+            ):  # it imports while it prints, and has no state that others would miss
                 return True
             return _origin_of(sys.modules[top]) != origin
         found = PathFinder.find_spec(top) if os.path.isabs(origin) else None
@@ -150,7 +159,9 @@ class Library:
                 names = [name for name in _NAMES if PathFinder.find_spec(name, [entry])]
             if any(name.partition(".")[0] in _NAMES for name in names):
                 return True
-        return any(self.origin(name) not in (None, _origin_of(sys.modules[name])) for name in _NAMES.intersection(sys.modules))
+        return any(
+            self.origin(name) not in (None, _origin_of(sys.modules[name])) for name in _NAMES.intersection(sys.modules)
+        )
 
     def origin(self, top):  # type: ignore[no-untyped-def]
         if top not in self.origins:
@@ -172,7 +183,9 @@ class Library:
             try:
                 with _ModuleLockManager(PACKAGE + ":" + name if is_private else name):
                     return modules.get(name) or self.load(name, modules)
-            except _DeadlockError:  # each of two threads loads what the other one needs: as it is, which is what Python does
+            except (
+                _DeadlockError
+            ):  # each of two threads loads what the other one needs: as it is, which is what Python does
                 found = modules.get(name)
                 if found is None:
                     raise
@@ -185,7 +198,9 @@ class Library:
         package = self.module(package_name) if package_name else None
         path = [self.folder] if name == PACKAGE else self.standard_folders
         spec = self.find(name, path if package is None else getattr(package, "__path__", ()))
-        if spec is None or spec.loader is None or (name == "_asyncio" and "asyncio" in self.modules):  # it would look for the script's
+        if (
+            spec is None or spec.loader is None or (name == "_asyncio" and "asyncio" in self.modules)
+        ):  # it would look for the script's
             raise ModuleNotFoundError("No module named %r" % name, name=name)
         before = sys.modules.get(name)
         module = module_from_spec(spec)
@@ -254,7 +269,12 @@ class Library:
             found = sys.modules[PACKAGE]
             return found is not self.modules.get(PACKAGE) and hasattr(found, "serve")
         spec = PathFinder.find_spec(PACKAGE)
-        if spec is None or spec.loader is None or not spec.has_location or spec.origin.startswith(self.spawned + os.sep):
+        if (
+            spec is None
+            or spec.loader is None
+            or not spec.has_location
+            or spec.origin.startswith(self.spawned + os.sep)
+        ):
             return False
         script = getattr(sys.modules.get("__main__"), "__file__", None)
         if script is not None and os.path.abspath(script) == os.path.abspath(spec.origin):

@@ -54,7 +54,10 @@ __all__ = [
     "undefined",
 ]
 
-eval, exec = evaluate, execute  # by the names of the built-ins, as ``ipcctl.eval``; ``from ipcctl import *`` leaves those alone
+eval, exec = (
+    evaluate,
+    execute,
+)  # by the names of the built-ins, as ``ipcctl.eval``; ``from ipcctl import *`` leaves those alone
 
 _is_stopping = threading.Event()
 _LOOK_SECONDS = 0.05
@@ -139,7 +142,9 @@ def serve() -> None:
     from ._serving import serving
 
     if _is_imported_for_a_child():
-        raise RuntimeError('serve: multiprocessing imports this script in each process that it spawns; write: if __name__ == "__main__": ipcctl.serve()')
+        raise RuntimeError(
+            'serve: multiprocessing imports this script in each process that it spawns; write: if __name__ == "__main__": ipcctl.serve()'
+        )
     path = os.environ.get("IPCCTL_PLANE") or _console.plane
     if path is None:
         raise RuntimeError("serve: not started by ipcctl (no IPCCTL_PLANE); start it with: ipcctl start SCRIPT")

@@ -195,7 +195,9 @@ class Bound:
             )
         return lenders[0]
 
-    def begin(self, number: int, name: str, session: Session | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invocation:
+    def begin(
+        self, number: int, name: str, session: Session | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Invocation:
         """The caller takes its number out of :attr:`invocations` again, however it goes on."""
         session = session or self.lender(name)
         invocation = self.invocations[number] = Invocation(session)

@@ -42,7 +42,9 @@ class Calls:
         _, number, name, args, kwargs = message
         serving = self.session.serving
         for one in args:  # a loop: any() over a generator would cost more than the call
-            if type(one) is StreamRef:  # from now on the client is told when nobody reads it any more, also if nothing begins
+            if (
+                type(one) is StreamRef
+            ):  # from now on the client is told when nobody reads it any more, also if nothing begins
                 args = [self.session.receive_stream(other) for other in args]
                 break
         if name not in serving.exposed and not serving.is_wanted_elsewhere:

@@ -62,7 +62,9 @@ class Segment:
         if self.map[:8] != _contract.MAGIC + bytes((version, 0)):
             raise BrokenChannel("the segment does not begin with the magic of a channel")
         self.rx = SharedRingBuffer(self.map, _contract.SEGMENT_RING_A, _contract.SEGMENT_DATA, capacity, False)
-        self.tx = SharedRingBuffer(self.map, _contract.SEGMENT_RING_B, _contract.SEGMENT_DATA + capacity, capacity, True)
+        self.tx = SharedRingBuffer(
+            self.map, _contract.SEGMENT_RING_B, _contract.SEGMENT_DATA + capacity, capacity, True
+        )
         self.socket = socket.socket(fileno=fds[1])
         self.socket.setblocking(False)
         self.descriptors = socket.socket(fileno=fds[2])
@@ -87,7 +89,9 @@ def _kind_and_name(version: int, payload: bytes) -> tuple[int, str]:
     if kind not in (_contract.CHANNEL_CALLS, _contract.CHANNEL_PIPE):
         raise BrokenChannel(f"channels of kind {kind} are not known")
     if bool(label) != (kind == _contract.CHANNEL_PIPE) or len(label) > _contract.PIPE_NAME_BYTES_MAX:
-        raise BrokenChannel(f"a name of {len(label)} bytes; a pipe has one of 1 to {_contract.PIPE_NAME_BYTES_MAX}, calls have none")
+        raise BrokenChannel(
+            f"a name of {len(label)} bytes; a pipe has one of 1 to {_contract.PIPE_NAME_BYTES_MAX}, calls have none"
+        )
     return kind, label.decode("utf-8", "replace")
 
 

@@ -86,7 +86,9 @@ class Ipcctl:
             try:
                 wire.send(payload)
                 answer = wire.receive()
-            except BaseException:  # also an interrupt: the answer that is still to come would be taken for the next one's
+            except (
+                BaseException
+            ):  # also an interrupt: the answer that is still to come would be taken for the next one's
                 self._wire = None
                 wire.close()
                 raise
@@ -117,7 +119,9 @@ class Ipcctl:
 
     def start_app(self, definition: Mapping[str, Any]) -> Started:
         """Starts what a definition says, with the fields of ``ipcctl.json``; nothing is changed where it runs already."""
-        started: Started = self._ask({"Start": {"name": definition.get("name", ""), "config": json.dumps(dict(definition))}})
+        started: Started = self._ask(
+            {"Start": {"name": definition.get("name", ""), "config": json.dumps(dict(definition))}}
+        )
         return started
 
     def stop(self, name: str) -> None:
@@ -249,7 +253,9 @@ class _Wire:
         except TimeoutError:
             self.close()
             hint = "ipcctl daemon restart puts another one in its place"
-            raise IpcError("NO_DAEMON", f"the daemon at {path} has not answered within {_GREET_SECONDS:g} s", hint) from None
+            raise IpcError(
+                "NO_DAEMON", f"the daemon at {path} has not answered within {_GREET_SECONDS:g} s", hint
+            ) from None
         except BaseException:
             self.close()
             raise
@@ -272,7 +278,9 @@ class _Wire:
     def receive(self) -> dict[str, Any]:
         (length,) = struct.unpack("<I", self._exactly(4))
         if length > FRAME_BYTES_MAX:
-            raise IpcError("BAD_FRAME", f"the daemon sent a frame of {length} bytes, at most {FRAME_BYTES_MAX} are allowed")
+            raise IpcError(
+                "BAD_FRAME", f"the daemon sent a frame of {length} bytes, at most {FRAME_BYTES_MAX} are allowed"
+            )
         answer: dict[str, Any] = json.loads(self._exactly(length))
         return answer
 
@@ -318,7 +326,11 @@ def _start_daemon(path: str) -> None:
     beside = os.path.join(os.path.dirname(__file__), "..", "..", "bin", "ipcctl")
     command = beside if os.path.exists(beside) else shutil.which("ipcctl")
     if command is None:
-        raise IpcError("NO_DAEMON", f"no daemon answers at {path}, and there is no ipcctl in PATH to start one", "npm install -g ipcctl")
+        raise IpcError(
+            "NO_DAEMON",
+            f"no daemon answers at {path}, and there is no ipcctl in PATH to start one",
+            "npm install -g ipcctl",
+        )
     try:
         done = subprocess.run(
             [command, "--socket", path, "--json", "status"],
@@ -330,7 +342,9 @@ def _start_daemon(path: str) -> None:
             errors="replace",
         )
     except subprocess.TimeoutExpired:
-        raise IpcError("NO_DAEMON", f"the daemon could not be started within {_START_SECONDS:g} s", "see: ipcctl doctor") from None
+        raise IpcError(
+            "NO_DAEMON", f"the daemon could not be started within {_START_SECONDS:g} s", "see: ipcctl doctor"
+        ) from None
     if done.returncode != 0:
         raise IpcError("NO_DAEMON", f"the daemon could not be started: {done.stderr.strip()}", "see: ipcctl doctor")
 

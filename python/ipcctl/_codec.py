@@ -14,7 +14,17 @@ from types import ModuleType
 
 from . import _pure, _types
 from ._contract import ARCHITECTURES, EDITION, PARTS_FOLDERS
-from ._types import BrokenChannel, DecodeError, EncodeError, Interrupted, JavaScriptError, StreamRef, Tagged, Undefined, undefined
+from ._types import (
+    BrokenChannel,
+    DecodeError,
+    EncodeError,
+    Interrupted,
+    JavaScriptError,
+    StreamRef,
+    Tagged,
+    Undefined,
+    undefined,
+)
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
@@ -57,9 +67,7 @@ def load_extension() -> ModuleType | None:
     here = os.path.dirname(os.path.abspath(__file__))
     installation = os.path.join(here, "..", "..")
     architecture = ARCHITECTURES.get(os.uname().machine, "")
-    folders = [
-        os.path.join(installation, parts.format(architecture), "python") for parts in PARTS_FOLDERS
-    ]
+    folders = [os.path.join(installation, parts.format(architecture), "python") for parts in PARTS_FOLDERS]
     other = None
     for folder in (here, *folders):
         path = os.path.join(folder, "_ipcctl.abi3.so")
@@ -92,7 +100,9 @@ def _is_ours(module: ModuleType | None) -> TypeGuard[ModuleType]:
     """It is of our version, and has all that is used of it: what was not built anew may differ within a version."""
     if getattr(module, "EDITION", None) != EDITION:
         return False
-    return all(hasattr(module, name) for name in _TAKEN) and all(hasattr(getattr(module, "Server"), name) for name in _OF_SERVER)
+    return all(hasattr(module, name) for name in _TAKEN) and all(
+        hasattr(getattr(module, "Server"), name) for name in _OF_SERVER
+    )
 
 
 _TAKEN = (
@@ -100,7 +110,18 @@ _TAKEN = (
     *("raised", "present", "waiting"),
 )
 _OF_SERVER = (
-    *("acknowledge", "close", "has_news", "is_gone", "is_leaving", "is_looked_at", "is_paused", "is_queueing", "last", "perform"),
+    *(
+        "acknowledge",
+        "close",
+        "has_news",
+        "is_gone",
+        "is_leaving",
+        "is_looked_at",
+        "is_paused",
+        "is_queueing",
+        "last",
+        "perform",
+    ),
     *("running", "want", "wanted"),
 )
 
@@ -114,7 +135,13 @@ SharedRingBuffer = _chosen.SharedRingBuffer
 Server: type[_pure.Server] = _chosen.Server
 turn = _chosen.turn
 #: Interrupts: raised in code of the user's that runs for a client, and nowhere else.
-shield, unshield, check, deliver, forget = _chosen.shield, _chosen.unshield, _chosen.check, _chosen.deliver, _chosen.forget
+shield, unshield, check, deliver, forget = (
+    _chosen.shield,
+    _chosen.unshield,
+    _chosen.check,
+    _chosen.deliver,
+    _chosen.forget,
+)
 Interrupted.on_raise = _chosen.raised
 #: The request whose code this thread runs.
 present: Callable[[], tuple[Any, int] | None] = _chosen.present

@@ -54,12 +54,22 @@ class _Telling:
         return record
 
     def _below(self, other: Any, level: int) -> dict[str, Any] | None:
-        if other is None or level >= _LEVELS_MAX or len(self._seen) >= _ERRORS_MAX or any(other is one for one in self._seen):
+        if (
+            other is None
+            or level >= _LEVELS_MAX
+            or len(self._seen) >= _ERRORS_MAX
+            or any(other is one for one in self._seen)
+        ):
             return None
         if isinstance(other, BaseException):
             return self.record(other, level + 1)
         self._seen.append(other)
-        return {"type": type(other).__name__, "message": self._text(lambda: str(other)), "traceback": None, "cause": None}
+        return {
+            "type": type(other).__name__,
+            "message": self._text(lambda: str(other)),
+            "traceback": None,
+            "cause": None,
+        }
 
     def _traceback(self, error: BaseException, name: str) -> str | None:
         """With source lines, without frames of ours; of an error of the other side first where it was there."""
@@ -85,7 +95,9 @@ def _tried(work: Callable[[], _T], otherwise: Callable[[BaseException], _T]) -> 
 
 
 def _name_of(kind: type) -> str:
-    return kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    return (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
 
 
 # What is Python's own of an error, whatever its class has by the same names.
@@ -138,7 +150,11 @@ def error_of(record: Any, level: int = 0) -> JavaScriptError:
     if not isinstance(record, dict):
         return JavaScriptError(_clean(str(record)))
     stack = record.get("traceback")
-    error = JavaScriptError(_clean(str(record.get("message", ""))), _clean(str(record.get("type", "Error"))), stack if type(stack) is str else None)
+    error = JavaScriptError(
+        _clean(str(record.get("message", ""))),
+        _clean(str(record.get("type", "Error"))),
+        stack if type(stack) is str else None,
+    )
     cause = record.get("cause")
     if level < _LEVELS_MAX:
         if type(cause) is dict and "message" in cause:

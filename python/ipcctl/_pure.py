@@ -242,11 +242,7 @@ def _changed(error: RuntimeError) -> Exception:
     """What a dict or set says when it changed under its iteration; another RuntimeError is the
     user's.
     """
-    return (
-        _Trouble("TYPE", _CHANGED)
-        if "changed" in str(error) and "during iteration" in str(error)
-        else error
-    )
+    return _Trouble("TYPE", _CHANGED) if "changed" in str(error) and "during iteration" in str(error) else error
 
 
 def dumps(value: Any, size_max: int | None = None) -> bytes:
@@ -408,9 +404,7 @@ class _Decoder:
         return frozenset(items) if keys else items
 
     def unhashable(self) -> NoReturn:
-        raise _Trouble(
-            "MALFORMED", "a key or an element of a set that Python cannot hash"
-        ) from None
+        raise _Trouble("MALFORMED", "a key or an element of a set that Python cannot hash") from None
 
     def tagged(self, tag: int, at: int, keys: bool) -> Any:
         content = TAG_CONTENT.get(tag)
@@ -891,9 +885,23 @@ def _nanoseconds(microseconds: float) -> int:
 class Server:
     """The worker's end of a channel. Here calls are all for the thorough way."""
 
-    __slots__ = ("_seen", "_wishes", "channel", "is_gone", "is_leaving", "is_looked_at", "is_paused", "is_queueing", "last", "rx", "wanted")
+    __slots__ = (
+        "_seen",
+        "_wishes",
+        "channel",
+        "is_gone",
+        "is_leaving",
+        "is_looked_at",
+        "is_paused",
+        "is_queueing",
+        "last",
+        "rx",
+        "wanted",
+    )
 
-    def __init__(self, rx: SharedRingBuffer, tx: SharedRingBuffer, bell: int, segment: Any, exposed: Any, channel: Any) -> None:
+    def __init__(
+        self, rx: SharedRingBuffer, tx: SharedRingBuffer, bell: int, segment: Any, exposed: Any, channel: Any
+    ) -> None:
         self.rx = rx
         self.channel = channel
         #: Numbers of requests that the client wants interrupted and that have not ended.

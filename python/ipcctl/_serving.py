@@ -117,7 +117,9 @@ class Serving:
             return
         fds = descriptors_of(ancillary)
         if flags & socket.MSG_CTRUNC:
-            sys.stderr.write("ipcctl: a client was turned away: this process has no file descriptor left for its channel\n")
+            sys.stderr.write(
+                "ipcctl: a client was turned away: this process has no file descriptor left for its channel\n"
+            )
         for fd in fds:
             os.set_inheritable(fd, False)
         try:

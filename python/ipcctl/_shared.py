@@ -28,7 +28,21 @@ _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _SEALS = 0x0001 | 0x0002 | 0x0004  # no more seals, no shrinking, no growing
 _SEAL_SHRINK = 0x0002
 #: RFC 8746 tags of the formats that memoryviews and NumPy share.
-_TAGS = {"B": 64, "H": 69, "I": 70, "L": 71, "Q": 71, "b": 72, "h": 77, "i": 78, "l": 79, "q": 79, "e": 84, "f": 85, "d": 86}
+_TAGS = {
+    "B": 64,
+    "H": 69,
+    "I": 70,
+    "L": 71,
+    "Q": 71,
+    "b": 72,
+    "h": 77,
+    "i": 78,
+    "l": 79,
+    "q": 79,
+    "e": 84,
+    "f": 85,
+    "d": 86,
+}
 
 
 def descriptors_of(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
@@ -146,7 +160,12 @@ _types.borrow, _types.lower_arrow, _types.revive_arrow = _borrow, _lower_arrow, 
 def _place(value: Any) -> tuple[Segment, int, int, int, list[int]] | None:
     """Segment, address, bytes, tag and shape of a view or array that lies in a segment and is contiguous."""
     if type(value) is memoryview:
-        if not value.c_contiguous or not isinstance(value.obj, Segment) or value.format not in _TAGS or value.nbytes == 0:
+        if (
+            not value.c_contiguous
+            or not isinstance(value.obj, Segment)
+            or value.format not in _TAGS
+            or value.nbytes == 0
+        ):
             return None
         import ctypes
 
@@ -240,7 +259,9 @@ class Sharing:
             for fd in fds:
                 os.close(fd)
             many = len(self._borrowed) >= SEGMENTS_MAX
-            raise BrokenChannel(f"more than {SEGMENTS_MAX} segments" if many else "a segment that is handed over wrongly")
+            raise BrokenChannel(
+                f"more than {SEGMENTS_MAX} segments" if many else "a segment that is handed over wrongly"
+            )
         try:
             if fcntl.fcntl(fds[0], _F_GET_SEALS) & _SEAL_SHRINK == 0:
                 raise BrokenChannel("shared memory that could be taken away: it is not sealed")
@@ -262,7 +283,9 @@ class Sharing:
             if error.errno not in (errno.ENOMEM, errno.EAGAIN):
                 raise
             os.close(descriptor)
-            return _types.Unheld(f"shared memory of {nbytes} bytes has no room in this worker, whose address space may be limited; share it in several parts")
+            return _types.Unheld(
+                f"shared memory of {nbytes} bytes has no room in this worker, whose address space may be limited; share it in several parts"
+            )
 
     def forget(self, number: int) -> None:
         """The client lets go of it: what still looks into it here keeps it."""

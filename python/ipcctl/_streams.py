@@ -245,7 +245,9 @@ class Incoming(Iterator["Any"], AsyncIterator["Any"]):
             while not self._has_come():
                 await asyncio.wait((came,), timeout=look_seconds)
                 look_seconds = min(2 * look_seconds, _LOOK_SECONDS_MAX)
-                self._session.serving.fetch_answers(self._session)  # the serving thread may be in code that waits for this one
+                self._session.serving.fetch_answers(
+                    self._session
+                )  # the serving thread may be in code that waits for this one
         finally:
             self._tells.remove(tell)
 

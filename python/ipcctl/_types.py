@@ -161,11 +161,7 @@ _UNSIGNED = {1: 64, 2: 69, 4: 70, 8: 71}
 _SIGNED = {1: 72, 2: 77, 4: 78, 8: 79}
 _FLOAT = {2: 84, 4: 85, 8: 86}
 _KINDS = {"u": _UNSIGNED, "i": _SIGNED, "f": _FLOAT}
-_FORMATS = (
-    dict.fromkeys("BHILQNc", _UNSIGNED)
-    | dict.fromkeys("bhilqn", _SIGNED)
-    | dict.fromkeys("efd", _FLOAT)
-)
+_FORMATS = dict.fromkeys("BHILQNc", _UNSIGNED) | dict.fromkeys("bhilqn", _SIGNED) | dict.fromkeys("efd", _FLOAT)
 _FORMAT_OF_TAG = {
     68: "B",
     64: "B",
@@ -222,7 +218,9 @@ _ATTOSECONDS = {
 def _way_out(kind: type) -> str:
     for base in kind.__mro__:
         package = base.__module__.partition(".")[0]
-        way = _WAYS_OUT.get(base.__name__ if package in ("builtins", "types", "fractions") else f"{package}.{base.__name__}")
+        way = _WAYS_OUT.get(
+            base.__name__ if package in ("builtins", "types", "fractions") else f"{package}.{base.__name__}"
+        )
         if way is not None:
             return way
     for attribute, way in _WAYS_BY_ATTRIBUTE.items():
@@ -240,9 +238,7 @@ def _lower_buffer(view: memoryview) -> tuple[int | None, Any]:
     code = view.format.lstrip("@=<" if sys.byteorder == "little" else "@=>")
     tag = _FORMATS[code].get(view.itemsize) if code in _FORMATS else None
     if tag is None:
-        raise Refused(
-            f"cannot send a memoryview of format {view.format!r}; cast it to one of BHIQbhiqefd"
-        )
+        raise Refused(f"cannot send a memoryview of format {view.format!r}; cast it to one of BHIQbhiqefd")
     if not view.c_contiguous:
         raise Refused("cannot send a memoryview that is not contiguous; send its tobytes()")
     try:
@@ -348,9 +344,7 @@ def lower(value: Any) -> tuple[int | None, Any]:
             if not isinstance(value, enum.Enum):
                 break
         else:
-            raise Refused(
-                f"cannot send {kind.__name__}, a member whose value is a member without end"
-            )
+            raise Refused(f"cannot send {kind.__name__}, a member whose value is a member without end")
         return (None, value) if value is undefined or type(value) in _PLAIN else lower(value)
     if hasattr(kind, "__dataclass_fields__"):
         import dataclasses
@@ -399,7 +393,9 @@ def _lower_container(value: Any) -> Any:
     if sqlite3 is not None and isinstance(value, sqlite3.Row):
         names = value.keys()
         if len(set(names)) < len(names):
-            raise Refused("cannot send a Row of columns that have the same name; name them with AS, or send tuple() of it")
+            raise Refused(
+                "cannot send a Row of columns that have the same name; name them with AS, or send tuple() of it"
+            )
         return dict(zip(names, value))
     if isinstance(value, Mapping):
         return dict(value)
@@ -415,7 +411,9 @@ def _lower_container(value: Any) -> Any:
     size = len(value)
     items = list(itertools.islice(value, size + 1))
     if len(items) > size:  # one whose __getitem__ raises no IndexError has no end
-        raise Refused(f"cannot send {type(value).__name__}, which goes on behind the {size} items that its len() tells of; send a list of them")
+        raise Refused(
+            f"cannot send {type(value).__name__}, which goes on behind the {size} items that its len() tells of; send a list of them"
+        )
     return items
 
 
@@ -430,7 +428,11 @@ def _lower_datetime64(value: Any, np: Any) -> tuple[int | None, Any]:
     unit, _ = np.datetime_data(value.dtype)
     fixed = value
     if unit in ("Y", "M"):
-        fixed = value.astype("datetime64[D]") if abs(int(value.astype(np.int64))) < _MONTHS_MAX else np.datetime64(_DATE_MS_MAX, "D")
+        fixed = (
+            value.astype("datetime64[D]")
+            if abs(int(value.astype(np.int64))) < _MONTHS_MAX
+            else np.datetime64(_DATE_MS_MAX, "D")
+        )
     milliseconds, rest = divmod(_attoseconds_of(fixed, np), 10**15)
     if abs(milliseconds) > _DATE_MS_MAX:
         raise Refused(f"cannot send {value}, which no Date of JavaScript can hold; send str() of it")
@@ -465,7 +467,9 @@ def _lower_datetime(value: Any, datetime: Any) -> tuple[int, Any]:
     try:
         offset = value.utcoffset()
     except Exception as error:
-        raise Refused(f"cannot send this {type(value).__name__}, whose utcoffset() fails: {error}; send str() of it") from None
+        raise Refused(
+            f"cannot send this {type(value).__name__}, whose utcoffset() fails: {error}; send str() of it"
+        ) from None
     if offset is None:
         way = "tz_localize('UTC')" if hasattr(value, "tz_localize") else "astimezone()"
         raise Refused(f"cannot send a naive {type(value).__name__}; give it a tzinfo, as with {way}")
@@ -479,9 +483,7 @@ def _lower_datetime(value: Any, datetime: Any) -> tuple[int, Any]:
         try:
             value = value.astimezone(datetime.timezone.utc)
         except OverflowError:
-            raise Refused(
-                "cannot send this datetime; its offset has seconds and it is not an instant in UTC"
-            ) from None
+            raise Refused("cannot send this datetime; its offset has seconds and it is not an instant in UTC") from None
     return 0, datetime.datetime.isoformat(value, timespec="microseconds")
 
 
@@ -524,9 +526,7 @@ def _revive_text_date(text: str) -> Any:
         zone = datetime.timezone(-offset if sign == "-" else offset)
     micros = int(((fraction or "") + "000000")[:6])
     try:
-        return datetime.datetime(
-            int(year), int(month), int(day), int(hour), int(minute), int(second), micros, zone
-        )
+        return datetime.datetime(int(year), int(month), int(day), int(hour), int(minute), int(second), micros, zone)
     except ValueError:
         _bad("a date that does not exist")
 
@@ -634,9 +634,7 @@ def view_array(shape: list[int] | None, tag: int, raw: Any) -> Any:
     np = sys.modules.get("numpy")
     if np is not None and hasattr(np, "frombuffer"):
         # "frombuffer" refuses nothing to read in older versions.
-        flat = (
-            np.frombuffer(raw, dtype="<" + code if size > 1 else code) if raw else np.empty(0, code)
-        )
+        flat = np.frombuffer(raw, dtype="<" + code if size > 1 else code) if raw else np.empty(0, code)
         try:
             return flat if shape is None else flat.reshape(shape)
         except (ValueError, OverflowError):

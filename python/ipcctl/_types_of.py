@@ -38,7 +38,18 @@ _SETS = {"set", "Set", "frozenset", "FrozenSet"}
 _DICTS = {"dict", "Dict", "Mapping", "MutableMapping"}
 _STREAMS = {"Iterator", "Generator", "AsyncIterator", "AsyncGenerator", "Iterable", "AsyncIterable"}
 #: What the declarations themselves mean something else by.
-_TAKEN = {"Worker", "Record", "Map", "Set", "Date", "Uint8Array", "AsyncIterable", "AsyncIterableIterator", "NdArray", "TypedArray"}
+_TAKEN = {
+    "Worker",
+    "Record",
+    "Map",
+    "Set",
+    "Date",
+    "Uint8Array",
+    "AsyncIterable",
+    "AsyncIterableIterator",
+    "NdArray",
+    "TypedArray",
+}
 #: What no parameter can be called there.
 _RESERVED = set(
     "arguments await break case catch class const continue debugger default delete do else enum eval export extends false finally for function if implements "
@@ -99,7 +110,11 @@ def type_of(node: ast.expr | None, *, is_argument: bool) -> str:
 def _quoted(node: ast.expr) -> ast.expr | None:
     """What an annotation in quotes says; None if it is text for somebody else."""
     try:
-        return ast.parse(node.value, mode="eval").body if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+        return (
+            ast.parse(node.value, mode="eval").body
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            else None
+        )
     except (SyntaxError, ValueError):
         return None
 
@@ -215,14 +230,18 @@ def _mark(node: ast.expr) -> str:
 
 
 def _interface(node: ast.ClassDef) -> list[str]:
-    is_total = not any(one.arg == "total" and isinstance(one.value, ast.Constant) and one.value.value is False for one in node.keywords)
+    is_total = not any(
+        one.arg == "total" and isinstance(one.value, ast.Constant) and one.value.value is False for one in node.keywords
+    )
     above = [_interfaces[base] for base in _bases(node) if base in _interfaces]
     lines = [f"export interface {_interfaces[node.name]}{' extends ' + ', '.join(above) if above else ''} {{"]
     for field in node.body:
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
             mark = _mark(field.annotation)
             is_required = mark == "Required" or (is_total and mark != "NotRequired")
-            lines.append(f"  {field.target.id}{'' if is_required else '?'}: {type_of(field.annotation, is_argument=False)};")
+            lines.append(
+                f"  {field.target.id}{'' if is_required else '?'}: {type_of(field.annotation, is_argument=False)};"
+            )
     return [*lines, "}"]
 
 
@@ -239,7 +258,10 @@ def declarations(source: str, filename: str) -> str:
         lines += _interface(node)
     members: dict[str, list[str]] = {}  # of two functions with one name the last one counts, as in Python
     for function in ast.walk(tree):
-        if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)) or (name := _exposed_name(function)) is None:
+        if (
+            not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+            or (name := _exposed_name(function)) is None
+        ):
             continue
         text = ast.get_docstring(function)
         said = [f"  /** {text.splitlines()[0].replace('*/', '*' + chr(92) + '/')} */"] if text else []

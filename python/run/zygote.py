@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 from _ipcctl_stdio import take_words_fd, writer_of  # which python/boot has brought
 
+
 def words(library: ctypes.CDLL, kind: int) -> list[str]:
     """Arguments (0) or environment (1) of the specification that it has become."""
     found: list[str] = []
@@ -173,7 +174,9 @@ class Zygote:
         if fds:  # and l
             self.lost = 0
             self.spare = None
-            self.on(self.listener.fileno(), select.EPOLLIN, self.store)  # who comes before this one is a worker need not wait for that
+            self.on(
+                self.listener.fileno(), select.EPOLLIN, self.store
+            )  # who comes before this one is a worker need not wait for that
             self.meet(child, socket.socket(fileno=fds[0]))
         elif message[:1] == b"m" and child.connection:
             connection, child.connection = child.connection, None
@@ -257,7 +260,10 @@ def open_streams(words_fd: int | None = None) -> None:
         line = not is_unbuffered and (fd == 2 or os.isatty(fd))
         errors = "backslashreplace" if fd == 2 else "strict"
         stream = io.TextIOWrapper(
-            raw if is_unbuffered else io.BufferedWriter(raw), errors=errors, line_buffering=line, write_through=is_unbuffered
+            raw if is_unbuffered else io.BufferedWriter(raw),
+            errors=errors,
+            line_buffering=line,
+            write_through=is_unbuffered,
         )
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
@@ -317,7 +323,12 @@ def main() -> None:
     zygote = Zygote(library, folder)
     version = importlib.import_module("ipcctl._contract").SHIM_VERSION
     with open(os.path.join(folder, "snapshot"), "w") as file:
-        about = {"python": sys.executable, "imports": imports, "policy": os.environ.get("IPCCTL_SNAPSHOT_POLICY"), "spec": version}
+        about = {
+            "python": sys.executable,
+            "imports": imports,
+            "policy": os.environ.get("IPCCTL_SNAPSHOT_POLICY"),
+            "spec": version,
+        }
         json.dump(about, file)
     gc.collect()
     gc.freeze()  # what is here stays: nothing of it is touched, and so copied, by a collection in a child

@@ -25,7 +25,9 @@ options = argparse.ArgumentParser()
 options.add_argument("--uid", type=int)
 options.add_argument("--policy")
 options.add_argument("--family")
-options.add_argument("--denies", default="", help="tags, with commas: of what gets through, only what is against one of these")
+options.add_argument(
+    "--denies", default="", help="tags, with commas: of what gets through, only what is against one of these"
+)
 options.add_argument("--all", action="store_true")
 options.add_argument("names", nargs="*")
 asked = options.parse_args()
@@ -44,8 +46,20 @@ if asked.uid is not None:
 # A parent in between whose environment has the token as well.
 PARENT = ["/bin/sh", "-c", '"$@"; exit $?', "sh"]
 as_user = [] if asked.uid is None else ["setpriv", f"--reuid={asked.uid}", f"--regid={asked.uid}", "--clear-groups"]
-environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/", "IPCCTL_HOME": home, "ESCAPE_SECRET_TOKEN": TOKEN, "SSH_AUTH_SOCK": "/run/agent", "NO_COLOR": "1"}
-peer = subprocess.Popen([*as_user, PYTHON, os.path.join(base, "peer.py"), target, os.path.join(ROOT, "bin/ipcctl")], stdin=-1, stdout=-1, text=True)
+environment = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/",
+    "IPCCTL_HOME": home,
+    "ESCAPE_SECRET_TOKEN": TOKEN,
+    "SSH_AUTH_SOCK": "/run/agent",
+    "NO_COLOR": "1",
+}
+peer = subprocess.Popen(
+    [*as_user, PYTHON, os.path.join(base, "peer.py"), target, os.path.join(ROOT, "bin/ipcctl")],
+    stdin=-1,
+    stdout=-1,
+    text=True,
+)
 where = json.loads(peer.stdout.readline())
 if asked.policy:
     where["scratch"] = ""  # the worker's own
@@ -58,7 +72,18 @@ def command(arguments: list[str]) -> list[str]:
     if not asked.policy:
         return [*as_user, *PARENT, PYTHON, script, *arguments]
     user = [] if asked.uid is None else ["--uid", str(asked.uid), "--gid", str(asked.uid)]
-    return [os.path.join(ROOT, "bin/ipcctl"), "run", "--policy", asked.policy, *user, "--interpreter", PYTHON, script, "--", *arguments]
+    return [
+        os.path.join(ROOT, "bin/ipcctl"),
+        "run",
+        "--policy",
+        asked.policy,
+        *user,
+        "--interpreter",
+        PYTHON,
+        script,
+        "--",
+        *arguments,
+    ]
 
 
 def once(names: list[str]) -> dict[str, dict]:
@@ -66,7 +91,15 @@ def once(names: list[str]) -> dict[str, dict]:
     leaks = [os.open("/", os.O_RDONLY), os.open(where["secret"], os.O_RDONLY)]
     arguments = [json.dumps(where), ",".join(names)]
     try:
-        done = subprocess.run(command(arguments), capture_output=True, pass_fds=leaks, env=environment, cwd=base, timeout=120, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command(arguments),
+            capture_output=True,
+            pass_fds=leaks,
+            env=environment,
+            cwd=base,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+        )
         out, err, status = done.stdout, done.stderr, done.returncode
     except subprocess.TimeoutExpired as error:
         out, err, status = error.stdout or b"", b"", "too long"
@@ -94,7 +127,9 @@ def run(names: list[str]) -> dict[str, dict]:
 
 
 rows = json.loads(subprocess.run([PYTHON, script, "{}", "--list"], stdout=-1, check=True).stdout)
-rows = [row for row in rows if (not asked.names or row["name"] in asked.names) and asked.family in (None, row["family"])]
+rows = [
+    row for row in rows if (not asked.names or row["name"] in asked.names) and asked.family in (None, row["family"])
+]
 shared, alone = ([row["name"] for row in rows if row["alone"] is kind] for kind in (False, True))
 results = run(shared) if shared else {}
 with ThreadPoolExecutor(3) as pool:
@@ -108,7 +143,9 @@ for row in rows:
     one = results[row["name"]]
     if asked.all or one["escaped"] is bool(asked.policy) or one.get("left"):
         word = "through" if one["escaped"] else "denied "
-        print(f"{word} {row['level']:6} {row['family']}.{row['name']} against={','.join(row['against'])} needs={','.join(row['needs'])} {one.get('ms', '')} {one.get('why', '')} {one.get('left', '')}")
+        print(
+            f"{word} {row['level']:6} {row['family']}.{row['name']} against={','.join(row['against'])} needs={','.join(row['needs'])} {one.get('ms', '')} {one.get('why', '')} {one.get('left', '')}"
+        )
 got = sum(one["escaped"] for one in results.values())
 print(f"{asked.policy or 'no sandbox'} as {asked.uid or os.getuid()}: {got} of {len(results)} got through")
 peer.stdin.write("state\n")

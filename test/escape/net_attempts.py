@@ -253,7 +253,7 @@ def dns(name: str) -> dict:
         "aaaa": ask(frame(query(name.encode(), 28))),
         "https": ask(frame(query(name.encode(), 65))),
         "other": ask(frame(query(b"other.example"))),
-        "tunnel": ask(frame(query(b"\n\"\xff" + b"a" * 50 + b".evil.example"))),
+        "tunnel": ask(frame(query(b'\n"\xff' + b"a" * 50 + b".evil.example"))),
         "long": ask(b"\xff\xff" + b"x" * 1000),
         "short": ask(b"\0\1x"),
         "garbage": ask(frame(b"\x0c\xc0" * 100)),
@@ -424,7 +424,19 @@ def refusals(where: dict) -> dict:
         s.setsockopt(socket.IPPROTO_IP, 4, b"\x83\x07\x04\x7f\0\0\1\0")
         return "set"
 
-    works = (udp, unix, unix_by_tcp, fastopen, fastopen_message, listen, bind, io_uring, datagram_pair, mptcp, source_route)
+    works = (
+        udp,
+        unix,
+        unix_by_tcp,
+        fastopen,
+        fastopen_message,
+        listen,
+        bind,
+        io_uring,
+        datagram_pair,
+        mptcp,
+        source_route,
+    )
     return {work.__name__: outcome(work) for work in works}
 
 

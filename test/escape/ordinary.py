@@ -510,7 +510,12 @@ def hashes() -> None:
 
 
 def randomness() -> None:
-    assert len(secrets.token_bytes(16)) == 16 and 0 <= random.random() < 1 and os.urandom(1) and random.SystemRandom().random() < 1
+    assert (
+        len(secrets.token_bytes(16)) == 16
+        and 0 <= random.random() < 1
+        and os.urandom(1)
+        and random.SystemRandom().random() < 1
+    )
     assert uuid.uuid4().version == 4
 
 

@@ -91,7 +91,9 @@ def note(what: str, data: bytes = b"") -> None:
 # A second process: the supervisor, as it were.
 daemon_pid = os.fork()
 process = "signal" if daemon_pid else "daemon-signal"
-caught = [one for one in signal.valid_signals() if one not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE)]
+caught = [
+    one for one in signal.valid_signals() if one not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD, signal.SIGPIPE)
+]
 for one in caught:
     try:
         signal.signal(one, lambda number, _: os.write(evidence, f"\n{process} {number}\n".encode()))
@@ -177,7 +179,9 @@ def echo(server: socket.socket, kind: str) -> None:
         data, address = server.recvfrom(4096)
         note(kind, data[28:] if kind == "raw" else data)
         try:
-            if address and data != b"pong":  # by a socket of ours in other hands it comes from ourselves: no end of answers
+            if (
+                address and data != b"pong"
+            ):  # by a socket of ours in other hands it comes from ourselves: no end of answers
                 server.sendto(b"pong", address)
         except OSError:
             pass
@@ -247,7 +251,14 @@ writable_page = (ctypes.c_char * len(writable)).from_buffer(writable)
 # What was done to us.
 def look(path: str) -> list:
     status = os.lstat(path)
-    seen: list = [stat.filemode(status.st_mode), status.st_uid, status.st_gid, status.st_nlink, status.st_mtime_ns, status.st_ctime_ns]
+    seen: list = [
+        stat.filemode(status.st_mode),
+        status.st_uid,
+        status.st_gid,
+        status.st_nlink,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    ]
     if stat.S_ISREG(status.st_mode):
         with open(path, "rb") as file:
             seen.append(hashlib.sha256(file.read()).hexdigest())

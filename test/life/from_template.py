@@ -10,6 +10,7 @@ import struct
 import sys
 import tempfile
 
+
 def first_difference(facts):
     """What the template was made for, and is another now; None where it may be used."""
     with open("/proc/sys/kernel/random/boot_id") as file:

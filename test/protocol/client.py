@@ -48,12 +48,26 @@ def check(name, condition, seen=None):
 path, folder = sys.argv[1:3]
 script = os.path.join(folder, "served.py")
 with open(script, "w") as file:
-    file.write("import sys, time\nprint('out', flush=True)\nprint('err', file=sys.stderr, flush=True)\ntime.sleep(600)\n")
-config = json.dumps({"name": "api", "command": "python3", "args": [script], "cwd": folder, "env": {"PORT": "1", "API_KEY": "s"},
-                     "stop_timeout": {"secs": 5, "nanos": 0}, "restart_policy": "OnFailure"})
+    file.write(
+        "import sys, time\nprint('out', flush=True)\nprint('err', file=sys.stderr, flush=True)\ntime.sleep(600)\n"
+    )
+config = json.dumps(
+    {
+        "name": "api",
+        "command": "python3",
+        "args": [script],
+        "cwd": folder,
+        "env": {"PORT": "1", "API_KEY": "s"},
+        "stop_timeout": {"secs": 5, "nanos": 0},
+        "restart_policy": "OnFailure",
+    }
+)
 
 events = Client(path)
-check("subscribe answers before events", events.ask({"Subscribe": {"subscription": {"AllEvents": {"app_name": "api"}}}})["Success"]["message"] != "")
+check(
+    "subscribe answers before events",
+    events.ask({"Subscribe": {"subscription": {"AllEvents": {"app_name": "api"}}}})["Success"]["message"] != "",
+)
 client = Client(path)
 answer = client.ask({"Start": {"name": "api", "config": config}})
 check("start", answer["Success"]["message"] == "Started app api", answer)
@@ -61,12 +75,22 @@ check("start again changes nothing", "Success" in client.ask({"Start": {"name": 
 check("process_started comes first", events.receive()["Event"]["event_type"] == "process_started")
 check("then running", events.receive()["Event"]["data"] == {"app": "api", "state": "running"})
 lines = [events.receive()["Event"] for _ in range(2)]
-check("both streams as log_line", sorted((e["data"]["line"], e["data"]["stream"]) for e in lines) == [("err", "stderr"), ("out", "stdout")], lines)
+check(
+    "both streams as log_line",
+    sorted((e["data"]["line"], e["data"]["stream"]) for e in lines) == [("err", "stderr"), ("out", "stdout")],
+    lines,
+)
 status = client.ask({"Status": {"name": "api"}})["Data"]["data"]
-keys = ("name state pid restarts auto_start command args cwd restart_policy last_exit_code uptime_seconds max_memory "
-        "max_cpu_percent max_restart_attempts backoff_exhausted env memory_bytes cpu_percent").split()
+keys = (
+    "name state pid restarts auto_start command args cwd restart_policy last_exit_code uptime_seconds max_memory "
+    "max_cpu_percent max_restart_attempts backoff_exhausted env memory_bytes cpu_percent"
+).split()
 check("all eighteen keys", all(key in status for key in keys), status)
-check("state and policy spelt as bunctl does", (status["state"], status["restart_policy"]) == ("Running", "OnFailure"), status)
+check(
+    "state and policy spelt as bunctl does",
+    (status["state"], status["restart_policy"]) == ("Running", "OnFailure"),
+    status,
+)
 check("secrets are masked", status["env"]["PORT"] == "1" and status["env"]["API_KEY"] != "s", status["env"])
 check("status of all", [one["name"] for one in client.ask({"Status": {"name": None}})["Data"]["data"]] == ["api"])
 check("list", client.ask("List")["Data"]["data"] == ["api"])
@@ -84,11 +108,23 @@ check("status of a deleted one", "Error" in client.ask({"Status": {"name": "api"
 check("unsubscribe", "Event" in events.receive())
 answer = client.ask({"Start": {"name": "bad", "config": "{}"}})["Error"]["message"]
 check("invalid config", answer.startswith("Invalid config: "), answer)
-answer = client.ask({"Start": {"name": "bad", "config": json.dumps({"name": "bad", "command": "/no/such"})}})["Error"]["message"]
+answer = client.ask({"Start": {"name": "bad", "config": json.dumps({"name": "bad", "command": "/no/such"})}})["Error"][
+    "message"
+]
 check("failed start", answer.startswith("Failed to start app bad: "), answer)
 check("a failed start leaves nothing", client.ask("List")["Data"]["data"] == [])
 
-for garbage in (b"", b"{", b"nonsense", b"\xff\xfe", b'{"Stop":{"name":"a","name":"b"}}', b'"Nope"', b"[]", b"null", b'"List" 1'):
+for garbage in (
+    b"",
+    b"{",
+    b"nonsense",
+    b"\xff\xfe",
+    b'{"Stop":{"name":"a","name":"b"}}',
+    b'"Nope"',
+    b"[]",
+    b"null",
+    b'"List" 1',
+):
     client.send_bytes(garbage)
     check(f"garbage {garbage!r} gives an Error and the connection stays", "Error" in client.receive())
 check("it still serves", client.ask("List")["Data"]["data"] == [])
@@ -100,7 +136,11 @@ check("and the end of the connection", huge.receive() is None)
 limit = Client(path)
 limit.socket.sendall(struct.pack("<I", 10_485_761))
 refused = limit.receive()
-check("one byte over the limit is refused, with both numbers", all(n in refused["Error"]["message"] for n in ("10485761", "10485760")), refused)
+check(
+    "one byte over the limit is refused, with both numbers",
+    all(n in refused["Error"]["message"] for n in ("10485761", "10485760")),
+    refused,
+)
 check("and the end of that connection", limit.receive() is None)
 exact = Client(path)
 exact.send_bytes(b'"List"' + b" " * (10_485_760 - 6))
@@ -130,7 +170,11 @@ def drop(count):
 drop(2000)
 before = resident()
 drop(8000)
-check("ten thousand connections opened and dropped do not make it grow", resident() - before < 16 * 1024 * 1024, resident() - before)
+check(
+    "ten thousand connections opened and dropped do not make it grow",
+    resident() - before < 16 * 1024 * 1024,
+    resident() - before,
+)
 
 mute = Client(path)
 mute.socket.setblocking(False)
@@ -148,7 +192,14 @@ with open(os.path.join(folder, "flood.py"), "w") as file:
 quick, lazy = Client(path), Client(path)
 for subscriber in (quick, lazy):
     subscriber.ask({"Subscribe": {"subscription": {"LogEvents": {"app_name": "flood"}}}})
-client.ask({"Start": {"name": "flood", "config": json.dumps({"name": "flood", "command": "python3", "args": ["flood.py"], "cwd": folder})}})
+client.ask(
+    {
+        "Start": {
+            "name": "flood",
+            "config": json.dumps({"name": "flood", "command": "python3", "args": ["flood.py"], "cwd": folder}),
+        }
+    }
+)
 
 
 def drain(subscriber):
@@ -171,7 +222,9 @@ def worker_is_done():
 while not worker_is_done():
     pass
 seen = drain(quick)
-check("a subscriber gets each line or is told how many it missed, in order", seen[0] + seen[1] == 400000 and seen[2], seen)
+check(
+    "a subscriber gets each line or is told how many it missed, in order", seen[0] + seen[1] == 400000 and seen[2], seen
+)
 seen = drain(lazy)
 check("one that did not read meanwhile is told how many were dropped", 4096 <= seen[0] < 20000 and seen[2], seen)
 check("delete", "Success" in client.ask({"Delete": {"name": "flood"}}))

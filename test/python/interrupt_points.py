@@ -269,7 +269,9 @@ def keywords(client: Client) -> int:
 
 def code(client: Client, capture: bool) -> int:
     number = Client.number + 1
-    return client.ask(EVAL, f"print('.', end='')\nwork({number})" if capture else f"work({number})", {"capture": capture})
+    return client.ask(
+        EVAL, f"print('.', end='')\nwork({number})" if capture else f"work({number})", {"capture": capture}
+    )
 
 
 def stream(client: Client) -> int:
@@ -308,7 +310,10 @@ SCENARIOS = {
 def settle(client: Client, number: int) -> list[Any]:
     """The answer; inner calls are answered on the way to it, and must not have been interrupted."""
     while True:
-        client.until(lambda: number in client.answers or any(one[0] in clients[1].answers for one in waiting), f"the answer to {number}")
+        client.until(
+            lambda: number in client.answers or any(one[0] in clients[1].answers for one in waiting),
+            f"the answer to {number}",
+        )
         for one in [one for one in waiting if one[0] in clients[1].answers]:
             waiting.remove(one)
             inner = clients[1].answers.pop(one[0])
@@ -350,7 +355,13 @@ def shoot(scenario: str, left: int) -> bool:
     for other in clients:
         other.answer(other.ask(EVAL, "1", {}))
     for session in serving._sessions:
-        left_over = [session.channel.server.wanted, session.calls.early, session.streams, session.incoming, serving.bound.invocations]
+        left_over = [
+            session.channel.server.wanted,
+            session.calls.early,
+            session.streams,
+            session.incoming,
+            serving.bound.invocations,
+        ]
         if any(left_over) or session.channel.server.running():
             raise Lost(f"nothing that is left over: there is {left_over}, {session.channel.server.running()} runs")
     ended.clear()
@@ -374,7 +385,10 @@ def drive(meeting: socket.socket, scenario: str, stride: int, offset: int) -> No
         sys.stdout.flush()
         os._exit(0)
     except BaseException as error:
-        print(f"{_codec.implementation} {scenario}, instruction {at} ({shot.where}, after its end: {shot.is_late}): not there: {error}", flush=True)
+        print(
+            f"{_codec.implementation} {scenario}, instruction {at} ({shot.where}, after its end: {shot.is_late}): not there: {error}",
+            flush=True,
+        )
         if not isinstance(error, Lost):
             import traceback
 

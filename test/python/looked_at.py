@@ -81,7 +81,9 @@ def main() -> None:
         if when == "before":
             client.want(number)
         may_begin.set()
-        client.until(lambda: lock.is_waited_for.is_set() or number in client.answers, "who waits for this look, or an answer")
+        client.until(
+            lambda: lock.is_waited_for.is_set() or number in client.answers, "who waits for this look, or an answer"
+        )
 
     session.handle = handle_later  # type: ignore[method-assign]
     channel._slots = Slots(channel._slots, hold)
@@ -91,7 +93,10 @@ def main() -> None:
         client.want(number)
     channel.look()
     kind, *rest = client.answer(number)
-    print(f"{_codec.implementation} {when}: {'it did not begin' if number not in points.ended and kind == points.ERROR else [kind, *rest]}", flush=True)
+    print(
+        f"{_codec.implementation} {when}: {'it did not begin' if number not in points.ended and kind == points.ERROR else [kind, *rest]}",
+        flush=True,
+    )
     os._exit(0)
 
 

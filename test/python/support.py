@@ -19,9 +19,7 @@ def _extension() -> ModuleType | None:
     path = os.environ.get("IPCCTL_TEST_EXTENSION")
     if path is None:
         if not os.path.exists(os.path.join(ROOT, "native/build/python/_ipcctl.abi3.so")):
-            subprocess.run(
-                ["sh", os.path.join(ROOT, "native/build-python.sh"), sys.executable], check=True
-            )
+            subprocess.run(["sh", os.path.join(ROOT, "native/build-python.sh"), sys.executable], check=True)
         from ipcctl._codec import load_extension
 
         return load_extension()

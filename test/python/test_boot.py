@@ -28,15 +28,20 @@ class Boot(unittest.TestCase):
             for node in ast.walk(tree):
                 if isinstance(node, (ast.FunctionDef, ast.arg, ast.AnnAssign)):
                     annotation = node.returns if isinstance(node, ast.FunctionDef) else node.annotation
-                    unions = [part for part in ast.walk(annotation) if isinstance(part, ast.BinOp)] if annotation else []
-                    self.assertEqual(unions, [], f"{path.name}:{node.lineno}: an annotation that Python 3.9 cannot evaluate")
+                    unions = (
+                        [part for part in ast.walk(annotation) if isinstance(part, ast.BinOp)] if annotation else []
+                    )
+                    self.assertEqual(
+                        unions, [], f"{path.name}:{node.lineno}: an annotation that Python 3.9 cannot evaluate"
+                    )
 
     def test_old_pythons_are_told_what_is_needed(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             ours = library(folder)
             with unittest.mock.patch.object(sys, "version_info", (3, 10, 0, "final", 0)):
-                self.assertRaisesRegex(ImportError, r"needs Python 3\.11 or newer; this is 3\.10$", ours.module, "ipcctl._console")
-
+                self.assertRaisesRegex(
+                    ImportError, r"needs Python 3\.11 or newer; this is 3\.10$", ours.module, "ipcctl._console"
+                )
 
     @skip_unless(os.geteuid() == 0, "root", "a child that leaves root")
     def test_a_child_that_leaves_root_holds_no_socket(self) -> None:
@@ -57,7 +62,9 @@ print(os.waitstatus_to_exitcode(status), len(held()))
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as plane:
                 plane.bind(path)
                 environment = {**os.environ, "PYTHONPATH": str(BOOT), "IPCCTL_PLANE": path}
-                done = subprocess.run([sys.executable, "-c", script, path], env=environment, capture_output=True, text=True)
+                done = subprocess.run(
+                    [sys.executable, "-c", script, path], env=environment, capture_output=True, text=True
+                )
         self.assertEqual((done.stdout, done.stderr), ("0 1\n", ""))
 
 
@@ -133,14 +140,27 @@ class TwoThreads(unittest.TestCase):
             self.assertFalse(thread.is_alive())
 
     def test_what_is_half_loaded_is_waited_for(self) -> None:
-        self.write("slow", "import gate", "gate.has_begun.set()", f"gate.may_end.wait({DEADLINE_SECONDS})", "current = 'nobody'")
+        self.write(
+            "slow",
+            "import gate",
+            "gate.has_begun.set()",
+            f"gate.may_end.wait({DEADLINE_SECONDS})",
+            "current = 'nobody'",
+        )
         self.write("user", "from . import slow", "slow.current = 'somebody'")
         self.both("ipcctl.slow", "ipcctl.user")
         self.assertEqual(self.given["ipcctl.slow"].current, "somebody")
         self.assertIs(self.given["ipcctl.user"].slow, self.given["ipcctl.slow"])
 
     def test_a_signal_does_not_meet_half_a_console(self) -> None:
-        self.write("_console", "import gate", "def on_signal(): serve()", "gate.has_begun.set()", f"gate.may_end.wait({DEADLINE_SECONDS})", "serve = print")
+        self.write(
+            "_console",
+            "import gate",
+            "def on_signal(): serve()",
+            "gate.has_begun.set()",
+            f"gate.may_end.wait({DEADLINE_SECONDS})",
+            "serve = print",
+        )
         thread = self.begin("ipcctl._console")
         self.assertTrue(self.has_begun.wait(DEADLINE_SECONDS))
         self.assertIsNone(self.library.loaded_console())
@@ -149,7 +169,13 @@ class TwoThreads(unittest.TestCase):
         self.assertIs(self.library.loaded_console(), self.given["ipcctl._console"])
 
     def test_neither_holds_what_the_other_one_needs(self) -> None:
-        self.write("__init__", "import gate", "gate.has_begun.set()", f"gate.may_end.wait({DEADLINE_SECONDS})", "from . import child")
+        self.write(
+            "__init__",
+            "import gate",
+            "gate.has_begun.set()",
+            f"gate.may_end.wait({DEADLINE_SECONDS})",
+            "from . import child",
+        )
         self.both("ipcctl", "ipcctl.child")
         self.assertIs(self.given["ipcctl"].child, self.given["ipcctl.child"])
 

@@ -188,9 +188,7 @@ def random_value(rnd: random.Random, depth: int = 0, key: bool = False) -> Any:
     if kind == 3:
         return rnd.choice([0.5, -0.0, 1e300, math.inf, rnd.random(), rnd.uniform(-1e9, 1e9)])
     if kind in (4, 5):
-        return "".join(
-            chr(rnd.choice([65, 0, 233, 8364, 0x1D11E, 0x7F])) for _ in range(rnd.randrange(30))
-        )
+        return "".join(chr(rnd.choice([65, 0, 233, 8364, 0x1D11E, 0x7F])) for _ in range(rnd.randrange(30)))
     if kind == 6:
         return rnd.randbytes(rnd.choice([0, 1, 23, 24, 255, 256, 2000]))
     if kind == 7:
@@ -235,9 +233,7 @@ class Both(unittest.TestCase):
     def fails(self, kind: Any, code: str, path: str, call: Any, *args: Any) -> None:
         with self.assertRaises(kind) as caught:
             call(*args)
-        self.assertEqual(
-            (caught.exception.code, caught.exception.path), (code, path), str(caught.exception)
-        )
+        self.assertEqual((caught.exception.code, caught.exception.path), (code, path), str(caught.exception))
 
 
 class Encoding(Both):
@@ -338,9 +334,7 @@ class Encoding(Both):
         for module in self.each():
             self.assertEqual(module.loads(module.dumps(nested(128))), nested(128))
             self.fails(EncodeError, "DEPTH", "$" + "[0]" * 128, module.dumps, nested(129))
-            self.fails(
-                DecodeError, "DEPTH", "$" + "[0]" * 128, module.loads, b"\x81" * 128 + b"\x80"
-            )
+            self.fails(DecodeError, "DEPTH", "$" + "[0]" * 128, module.loads, b"\x81" * 128 + b"\x80")
             self.fails(DecodeError, "DEPTH", "$" + "[0]" * 128, module.loads, b"\x81" * 100000)
             deep_set = b"\xd9\x01\x02\x81"
             self.fails(DecodeError, "DEPTH", "$" + "[0]" * 128, module.loads, deep_set * 129)
@@ -372,9 +366,7 @@ class Encoding(Both):
             for _ in range(100):
                 value = random_value(rnd)
                 for limit in {rnd.randrange(0, 60) for _ in range(10)}:
-                    self.assertEqual(
-                        error_of(C.dumps, value, limit), error_of(PURE.dumps, value, limit)
-                    )
+                    self.assertEqual(error_of(C.dumps, value, limit), error_of(PURE.dumps, value, limit))
 
     def test_exceptions(self) -> None:
         def circular() -> BaseException:
@@ -432,7 +424,9 @@ class Encoding(Both):
         for number in range(2000):
             deep, cause = ValueError(number), deep
             deep.__cause__ = cause
-        with unittest.mock.patch.object(traceback, "TracebackException", side_effect=traceback.TracebackException) as made:
+        with unittest.mock.patch.object(
+            traceback, "TracebackException", side_effect=traceback.TracebackException
+        ) as made:
             record = record_of(deep)
         self.assertLess(made.call_count, 200)
         self.assertEqual((record["traceback"], record["cause"]["message"]), ("ValueError: 1999\n", "1998"))
@@ -498,7 +492,9 @@ class Extension(unittest.TestCase):
     def test_all_that_is_used_of_it_is_looked_for(self) -> None:
         package = pathlib.Path(PACKAGES) / "ipcctl"
         texts = [path.read_text() for path in package.glob("*.py") if path.name != "_pure.py"]
-        self.assertEqual({name for text in texts for name in re.findall(r"\bserver\.(\w+)", text)}, set(_codec._OF_SERVER))
+        self.assertEqual(
+            {name for text in texts for name in re.findall(r"\bserver\.(\w+)", text)}, set(_codec._OF_SERVER)
+        )
         chosen = re.findall(r"\b_chosen\.(\w+)", (package / "_codec.py").read_text())
         self.assertEqual(set(chosen), set(_codec._TAKEN))
 
@@ -610,9 +606,7 @@ class Decoding(Both):
                     data[at:at] = rnd.choice(seeds)[:40]
             results = [error_of(module.loads, bytes(data)) for module in IMPLEMENTATIONS.values()]
             for other in results[1:]:
-                self.assertEqual(
-                    repr(plain(other)), repr(plain(results[0])), f"turn {turn}: {data.hex()}"
-                )
+                self.assertEqual(repr(plain(other)), repr(plain(results[0])), f"turn {turn}: {data.hex()}")
 
     def test_every_cut(self) -> None:
         value = {

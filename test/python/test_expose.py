@@ -55,7 +55,9 @@ class Expose(unittest.TestCase):
         self.load("exposes", MODULE)
         self.load("exposes", MODULE.replace("return 1", "return 2"))
         exposed = _serving.serving().exposed
-        self.assertEqual({name: exposed[name]() for name in exposed}, {"hello": 2, "cached": 2, "model": 2, "partial": 2})
+        self.assertEqual(
+            {name: exposed[name]() for name in exposed}, {"hello": 2, "cached": 2, "model": 2, "partial": 2}
+        )
 
     def test_another_module_does_not(self) -> None:
         self.load("exposes", MODULE)

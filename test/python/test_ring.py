@@ -27,9 +27,7 @@ SIZE = 256 + CAPACITY
 U32 = struct.Struct("<I")
 
 
-def ends(
-    producer: ModuleType, consumer: ModuleType, position: int = 0, capacity: int = CAPACITY
-) -> Any:
+def ends(producer: ModuleType, consumer: ModuleType, position: int = 0, capacity: int = CAPACITY) -> Any:
     memory = mmap.mmap(-1, 256 + capacity)
     U32.pack_into(memory, 0, position)
     U32.pack_into(memory, 64, position)
@@ -242,14 +240,10 @@ class TwoProcesses(unittest.TestCase):
 
             def check() -> None:
                 payload = waiting.pop(0)
-                self.assertEqual(
-                    take(one, recv, mine, theirs), U32.pack(zlib.crc32(payload)) + payload[:100]
-                )
+                self.assertEqual(take(one, recv, mine, theirs), U32.pack(zlib.crc32(payload)) + payload[:100])
 
             for _ in range(rounds):
-                payload = rnd.randbytes(
-                    rnd.choice([0, 1, 7, 8, rnd.randrange(200), rnd.randrange(4089)])
-                )
+                payload = rnd.randbytes(rnd.choice([0, 1, 7, 8, rnd.randrange(200), rnd.randrange(4089)]))
                 # Few enough that the answers always fit: this side does not read while it sends.
                 put(one, send, payload, mine, theirs)
                 waiting.append(payload)

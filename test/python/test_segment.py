@@ -62,7 +62,10 @@ class SegmentTest(unittest.TestCase):
             (3, b"\x01" + b"n" * 49, b"IPCCTL\x03\x00", "a name of 49 bytes"),
             (2, b"n" * 49, b"IPCCTL\x02\x00", "a name of 49 bytes"),
         ):
-            with self.subTest(version=version, payload=payload, magic=magic), self.assertRaisesRegex(BrokenChannel, says):
+            with (
+                self.subTest(version=version, payload=payload, magic=magic),
+                self.assertRaisesRegex(BrokenChannel, says),
+            ):
                 self.hand_in(struct.pack("<II", version, CAPACITY) + payload, magic)
 
 

@@ -84,7 +84,20 @@ for lie in (
     print("refused", lie, flush=True)
 
 # Messages that are none.
-for payload in (b"", b"\xff", b"\x20", b"\x82\x18\x63\x00", b"\x83\x01\x61a\x00", b"\x82\x01\x01", b"\x9a\xff\xff\xff\xff", b"\x01" * 50, b"\x85\x01\x01\x63add\x05\xf6", b"\x84\x02\x01\x05\x05", b"\x83\x04\x01\x20", b"\x83\x05\x00\x61-"):
+for payload in (
+    b"",
+    b"\xff",
+    b"\x20",
+    b"\x82\x18\x63\x00",
+    b"\x83\x01\x61a\x00",
+    b"\x82\x01\x01",
+    b"\x9a\xff\xff\xff\xff",
+    b"\x01" * 50,
+    b"\x85\x01\x01\x63add\x05\xf6",
+    b"\x84\x02\x01\x05\x05",
+    b"\x83\x04\x01\x20",
+    b"\x83\x05\x00\x61-",
+):
     memory, own = open_channel()
     put(memory, own, payload, 0)
     own.close()
@@ -95,7 +108,9 @@ for _ in range(300):
     memory, own = open_channel()
     for _ in range(random_.randrange(1, 60)):
         offset = random_.choice([64, 256, 320, 384, 512, 576, 640, 4096 + random_.randrange(2 * CAPACITY) // 4 * 4])
-        struct.pack_into("<I", memory, offset, random_.choice([0, 1, 8, CAPACITY, CAPACITY + 8, 0xFFFFFFFF, random_.getrandbits(32)]))
+        struct.pack_into(
+            "<I", memory, offset, random_.choice([0, 1, 8, CAPACITY, CAPACITY + 8, 0xFFFFFFFF, random_.getrandbits(32)])
+        )
         if not ring(own):
             break
     if random_.random() < 0.5:

@@ -120,8 +120,7 @@ const PEERS = [
 /** Lines that look like one of the numbers and are not. */
 const OTHERWISE: Readonly<Record<string, string>> = {
   "mount.path = take_string(arena, payload + 16, length);": "the offset of the path in a payload, not its frame",
-  'spec.mounts[spec.mount_count++] = (struct ipc_mount){ .kind = IPC_MOUNT_SCRATCH, .path = "/tmp", .bytes = 65536, .files = 16 };':
-    "a number of files",
+  '{ .kind = IPC_MOUNT_SCRATCH, .path = "/tmp", .bytes = 65536, .files = 16 },': "a number of files",
 };
 
 const isTable = (value: unknown): value is Table =>

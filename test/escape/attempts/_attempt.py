@@ -60,7 +60,9 @@ REGISTER: dict[str, Attempt] = {}
 where: dict = {}
 
 
-def attempt(level: str, *, against: str, needs: str = "", alone: bool = False) -> Callable[[Callable[[], bool]], Callable[[], bool]]:
+def attempt(
+    level: str, *, against: str, needs: str = "", alone: bool = False
+) -> Callable[[Callable[[], bool]], Callable[[], bool]]:
     """Registers a way out. `against`: a policy that denies any of these must stop it. `needs`: the control run may lack it."""
     tags, lacks = against.split(), needs.split()
     assert level in LEVELS and tags and TAGS.keys() >= set(tags) and NEEDS.keys() >= set(lacks), (level, against, needs)
@@ -420,10 +422,30 @@ class Uring:
     def word(self, offset: int) -> int:
         return struct.unpack_from("I", self.ring, offset)[0]
 
-    def submit(self, code: int, fd: int, offset: int = 0, address: int = 0, length: int = 0, flags: int = 0, last: int = 0) -> int:
+    def submit(
+        self, code: int, fd: int, offset: int = 0, address: int = 0, length: int = 0, flags: int = 0, last: int = 0
+    ) -> int:
         tail = self.word(self.sq[1])
         index = tail & self.word(self.sq[2])
-        struct.pack_into("<BBHiQQIIQHHIQQ", self.entries, index * 64, code, 0, 0, fd, offset, address, length, flags, 0, 0, 0, 0, last, 0)
+        struct.pack_into(
+            "<BBHiQQIIQHHIQQ",
+            self.entries,
+            index * 64,
+            code,
+            0,
+            0,
+            fd,
+            offset,
+            address,
+            length,
+            flags,
+            0,
+            0,
+            0,
+            0,
+            last,
+            0,
+        )
         struct.pack_into("I", self.ring, self.sq[6] + 4 * index, index)
         struct.pack_into("I", self.ring, self.sq[1], tail + 1)
         call("io_uring_enter", self.fd, 1, 1, 1, 0, 0)

@@ -148,7 +148,9 @@ def pair_aimed_elsewhere_by_messages() -> bool:
         raw = raw_unix(where["unix_dgram"])
         address, data = buffer(raw), buffer(text.encode())
         parts = vector((ctypes.addressof(data), len(text)))
-        header = struct.pack("QIxxxxQQQQi4xI4x", ctypes.addressof(address), len(raw), ctypes.addressof(parts), 1, 0, 0, 0, 0)
+        header = struct.pack(
+            "QIxxxxQQQQi4xI4x", ctypes.addressof(address), len(raw), ctypes.addressof(parts), 1, 0, 0, 0, 0
+        )
         return noticed(text, lambda: call("sendmmsg", first.fileno(), buffer(header), 1, 0))
 
 
@@ -212,7 +214,13 @@ def command_line() -> bool:
 @attempt("must", against="ipc", needs="service")
 def services_of_the_machine() -> bool:
     """Docker, D-Bus, systemd, the display: whoever reaches them has more than his own rights."""
-    usual = ("docker.sock", "dbus/system_bus_socket", "systemd/private", "containerd/containerd.sock", "podman/podman.sock")
+    usual = (
+        "docker.sock",
+        "dbus/system_bus_socket",
+        "systemd/private",
+        "containerd/containerd.sock",
+        "podman/podman.sock",
+    )
     for path in (*(os.path.join("/run", name) for name in usual), "/tmp/.X11-unix/X0"):
         try:
             with unix() as s:

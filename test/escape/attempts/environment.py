@@ -11,8 +11,10 @@ from _attempt import attempt, buffer, call, content, libc, opened, vector, where
 # In two parts: no copy of the name in this process's memory may pass for the caller's.
 NAME = "ESCAPE_SECRET_" + "TOKEN"
 
+
 def is_in(environment: bytes) -> bool:
     return any(one.startswith(NAME.encode() + b"=") and len(one) > len(NAME) + 1 for one in environment.split(b"\0"))
+
 
 def parents() -> list[int]:
     found, pid = [], os.getppid()
@@ -24,10 +26,12 @@ def parents() -> list[int]:
             break
     return found
 
+
 @attempt("must", against="env")
 def variable() -> bool:
     """The variable."""
     return bool(os.environ.get(NAME))
+
 
 @attempt("must", against="env")
 def variable_of_the_c_library() -> bool:
@@ -35,16 +39,19 @@ def variable_of_the_c_library() -> bool:
     libc.getenv.restype = ctypes.c_char_p
     return bool(libc.getenv(NAME.encode()))
 
+
 @attempt("must", against="env")
 def variables_as_started() -> bool:
     """What /proc keeps of the start, cleaned or not."""
     return is_in(content("/proc/self/environ"))
+
 
 @attempt("must", against="env")
 def variables_on_the_stack() -> bool:
     """The same where it lies in memory."""
     start, end = (int(one) for one in content("/proc/self/stat").rsplit(b")", 1)[1].split()[47:49])
     return start > 0 and is_in(ctypes.string_at(start, end - start))
+
 
 @attempt("must", against="env")
 def variables_in_own_memory() -> bool:
@@ -53,11 +60,13 @@ def variables_in_own_memory() -> bool:
     with opened("/proc/self/mem", os.O_RDONLY) as fd:
         return is_in(os.pread(fd, end - start, start))
 
+
 @attempt("must", against="env exec fork")
 def variable_of_a_program() -> bool:
     """What a program inherits that we start."""
     code = f"import os; print(bool(os.environ.get({NAME!r})))"
     return subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, timeout=5).stdout == b"True\n"
+
 
 @attempt("must", against="others env")
 def variables_of_the_parents() -> bool:
@@ -70,20 +79,24 @@ def variables_of_the_parents() -> bool:
             continue
     return False
 
+
 @attempt("must", against="others env")
 def variables_of_the_peer() -> bool:
     """The environment of another process of the same user."""
     return where["peer"]["mark"].encode() in content(f"/proc/{where['peer']['pid']}/environ")
+
 
 @attempt("must", against="others env privileges", needs="root kernel")
 def variables_of_the_first() -> bool:
     """The environment of process 1."""
     return b"=" in content("/proc/1/environ")
 
+
 @attempt("should", against="env")
 def secrets_by_their_names() -> bool:
     """Any variable whose name says that it is one."""
     return any(word in name.upper() for name in os.environ for word in ("SECRET", "TOKEN", "PASSWORD", "API_KEY"))
+
 
 @attempt("should", against="env")
 def ways_to_services() -> bool:
@@ -91,30 +104,36 @@ def ways_to_services() -> bool:
     names = ("SSH_AUTH_SOCK", "DBUS_SESSION_BUS_ADDRESS", "DOCKER_HOST", "GPG_AGENT_INFO", "KUBECONFIG")
     return any(name in os.environ for name in names)
 
+
 @attempt("should", against="reading")
 def command_lines_of_the_parents() -> bool:
     """With what arguments we were started."""
     return any(content(f"/proc/{pid}/cmdline") for pid in parents()[:1])
+
 
 @attempt("info", against="env")
 def home_of_the_user() -> bool:
     """Where the user's home is."""
     return "HOME" in os.environ
 
+
 @attempt("info", against="env")
 def search_path() -> bool:
     """The caller's search path, with what is in it."""
     return len(os.environ.get("PATH", "").split(":")) > 1
+
 
 @attempt("info", against="kernel")
 def name_of_the_machine() -> bool:
     """The machine's name."""
     return os.uname().nodename not in ("", "localhost", "sandbox", "(none)")
 
+
 @attempt("must", against="others env")
 def variables_of_the_supervisor() -> bool:
     """The environment of the supervisor's process."""
     return where["peer"]["mark"].encode() in content(f"/proc/{where['daemon_pid']}/environ")
+
 
 @attempt("must", against="others env", needs="kernel")
 def variables_in_the_memory_of_the_parent() -> bool:
@@ -126,4 +145,3 @@ def variables_in_the_memory_of_the_parent() -> bool:
     mine, other = vector((ctypes.addressof(data), len(data))), buffer(struct.pack("QQ", start, end - start))
     call("process_vm_readv", pid, mine, 1, other, 1, 0)
     return is_in(data.raw)
-

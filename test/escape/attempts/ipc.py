@@ -7,7 +7,21 @@ import struct
 
 import _posixshmem
 
-from _attempt import attempt, buffer, call, closing, content, evidence, fresh, gone_after, libc, nonce, opened, reached, where
+from _attempt import (
+    attempt,
+    buffer,
+    call,
+    closing,
+    content,
+    evidence,
+    fresh,
+    gone_after,
+    libc,
+    nonce,
+    opened,
+    reached,
+    where,
+)
 
 USER_KEYRING, SESSION_KEYRING, PROCESS_KEYRING = -4, -3, -2
 CREATE = 0o1000
@@ -251,7 +265,9 @@ def keys_listed() -> bool:
 @attempt("must", against="ipc", needs="kernel")
 def key_of_ours() -> bool:
     """Something left in the kernel that outlives us."""
-    key = call("add_key", buffer(b"user"), buffer(f"ipcctl-escape-{os.getpid()}".encode()), buffer(b"data"), 4, USER_KEYRING)
+    key = call(
+        "add_key", buffer(b"user"), buffer(f"ipcctl-escape-{os.getpid()}".encode()), buffer(b"data"), 4, USER_KEYRING
+    )
     return call("keyctl", 9, key, USER_KEYRING) == 0
 
 

@@ -86,7 +86,9 @@ def change_mode_of_the_secret() -> bool:
 @attempt("must", against="metadata exec fork")
 def change_mode_by_a_program() -> bool:
     """The program chmod."""
-    return changes_mode(lambda wanted: subprocess.run(["chmod", f"{wanted:o}", existing()], stderr=subprocess.DEVNULL, timeout=5))
+    return changes_mode(
+        lambda wanted: subprocess.run(["chmod", f"{wanted:o}", existing()], stderr=subprocess.DEVNULL, timeout=5)
+    )
 
 
 @attempt("must", against="metadata")
@@ -227,7 +229,14 @@ def set_attribute_by_io_uring() -> bool:
     def change(name: str, value: bytes) -> None:
         names, data, path = buffer(name.encode()), buffer(value), buffer(existing().encode())
         with Uring() as ring:
-            ring.submit(42, 0, offset=ctypes.addressof(data), address=ctypes.addressof(names), length=len(value), last=ctypes.addressof(path))
+            ring.submit(
+                42,
+                0,
+                offset=ctypes.addressof(data),
+                address=ctypes.addressof(names),
+                length=len(value),
+                last=ctypes.addressof(path),
+            )
 
     return changes_attribute(change)
 
@@ -248,7 +257,14 @@ def capability_of_a_file() -> bool:
 def access_list() -> bool:
     """An access list: another user may read and write."""
     value = struct.pack("<I", 2) + b"".join(
-        struct.pack("<HHI", tag, rights, who) for tag, rights, who in ((1, 6, 0xFFFFFFFF), (2, 6, 1234), (4, 4, 0xFFFFFFFF), (16, 6, 0xFFFFFFFF), (32, 4, 0xFFFFFFFF))
+        struct.pack("<HHI", tag, rights, who)
+        for tag, rights, who in (
+            (1, 6, 0xFFFFFFFF),
+            (2, 6, 1234),
+            (4, 4, 0xFFFFFFFF),
+            (16, 6, 0xFFFFFFFF),
+            (32, 4, 0xFFFFFFFF),
+        )
     )
     os.setxattr(existing(), "system.posix_acl_access", value)
     is_set = "system.posix_acl_access" in os.listxattr(existing())
@@ -360,7 +376,9 @@ def encrypt_for_ever() -> bool:
     """A folder that may only be read, encrypted. Not done: any other error than a refusal shows that it was let in."""
     with opened(where["folder"], os.O_RDONLY) as fd:
         try:
-            fcntl.ioctl(fd, 0x800C6613, buffer(b"\x63", 24))  # FS_IOC_SET_ENCRYPTION_POLICY, of a version that there is not
+            fcntl.ioctl(
+                fd, 0x800C6613, buffer(b"\x63", 24)
+            )  # FS_IOC_SET_ENCRYPTION_POLICY, of a version that there is not
         except OSError as error:
             return error.errno not in (1, 13, 25, 38)
     return True

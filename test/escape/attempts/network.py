@@ -256,7 +256,10 @@ def from_a_thread() -> bool:
 @attempt("must", against="network")
 def listening() -> bool:
     """A server of one's own, that somebody calls."""
-    with socket.create_server((where["host"], 0)) as server, socket.create_connection(server.getsockname(), 1) as client:
+    with (
+        socket.create_server((where["host"], 0)) as server,
+        socket.create_connection(server.getsockname(), 1) as client,
+    ):
         server.settimeout(1)
         accepted, _ = server.accept()
         with accepted:

@@ -78,7 +78,12 @@ def memory_read() -> bool:
 def memory_written() -> bool:
     """process_vm_writev."""
     data = buffer(b"written", 7)
-    return call("process_vm_writev", peer(), vector((address_of(data), 7)), 1, vector((where["peer"]["writable"], 7)), 1, 0) == 7
+    return (
+        call(
+            "process_vm_writev", peer(), vector((address_of(data), 7)), 1, vector((where["peer"]["writable"], 7)), 1, 0
+        )
+        == 7
+    )
 
 
 @attempt("must", against="others")
@@ -86,7 +91,9 @@ def memory_of_the_supervisor() -> bool:
     """The memory of the supervisor, a copy of the peer's."""
     data = buffer(bytes(64))
     place = int(content(f"/proc/{where['daemon_pid']}/stat").rsplit(b")", 1)[1].split()[45])  # the arguments
-    return call("process_vm_readv", where["daemon_pid"], vector((address_of(data), 8)), 1, vector((place, 8)), 1, 0) == 8
+    return (
+        call("process_vm_readv", where["daemon_pid"], vector((address_of(data), 8)), 1, vector((place, 8)), 1, 0) == 8
+    )
 
 
 def seized(pid: int) -> None:
@@ -293,7 +300,11 @@ def signal_to_the_supervisor() -> bool:
 @attempt("must", against="signals")
 def signal_to_a_group() -> bool:
     """kill of its group of processes."""
-    return signalled(12, lambda: os.killpg(os.getpgid(where["daemon_pid"]), 12)) if os.getpgid(peer()) != os.getpgid(0) else False
+    return (
+        signalled(12, lambda: os.killpg(os.getpgid(where["daemon_pid"]), 12))
+        if os.getpgid(peer()) != os.getpgid(0)
+        else False
+    )
 
 
 @attempt("must", against="signals")
@@ -328,7 +339,9 @@ def signal_with_a_value() -> bool:
 @attempt("must", against="signals")
 def signal_with_a_value_to_a_thread() -> bool:
     """rt_tgsigqueueinfo."""
-    return signalled(44, lambda: call("rt_tgsigqueueinfo", peer(), peer(), 44, buffer(struct.pack("iii", 44, 0, -1), 128)))
+    return signalled(
+        44, lambda: call("rt_tgsigqueueinfo", peer(), peer(), 44, buffer(struct.pack("iii", 44, 0, -1), 128))
+    )
 
 
 def by_the_kernel(number: int, own: object) -> bool:
@@ -360,7 +373,11 @@ def signal_by_a_pipe_to_a_thread() -> bool:
 @attempt("must", against="signals")
 def signal_by_a_pipe_to_a_group() -> bool:
     """F_SETOWN with a group of processes."""
-    return by_the_kernel(47, lambda fd: fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgid(peer()))) if os.getpgid(peer()) != os.getpgid(0) else False
+    return (
+        by_the_kernel(47, lambda fd: fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgid(peer())))
+        if os.getpgid(peer()) != os.getpgid(0)
+        else False
+    )
 
 
 @attempt("must", against="signals")
@@ -558,7 +575,12 @@ def class_of_the_peer() -> bool:
 @attempt("must", against="scheduling", needs="kernel")
 def class_of_the_peer_by_attributes() -> bool:
     """sched_setattr, a second way."""
-    call("sched_setattr", peer(), buffer(struct.pack("IIQiIQQQ", 48, 3, 0, os.getpriority(os.PRIO_PROCESS, peer()), 0, 0, 0, 0), 48), 0)
+    call(
+        "sched_setattr",
+        peer(),
+        buffer(struct.pack("IIQiIQQQ", 48, 3, 0, os.getpriority(os.PRIO_PROCESS, peer()), 0, 0, 0, 0), 48),
+        0,
+    )
     is_set = os.sched_getscheduler(peer()) == os.SCHED_BATCH
     os.sched_setscheduler(peer(), os.SCHED_OTHER, os.sched_param(0))
     return is_set

@@ -17,7 +17,11 @@ TRUE = "/bin/true"
 
 
 def loader() -> str:
-    return (glob.glob("/lib64/ld-linux-x86-64.so.2") + glob.glob("/lib/ld-linux-aarch64.so.1") + glob.glob("/lib/ld-musl-*.so.1"))[0]
+    return (
+        glob.glob("/lib64/ld-linux-x86-64.so.2")
+        + glob.glob("/lib/ld-linux-aarch64.so.1")
+        + glob.glob("/lib/ld-musl-*.so.1")
+    )[0]
 
 
 def ended_well(pid: int) -> bool:
@@ -66,7 +70,10 @@ def shell_of_python() -> bool:
 @attempt("must", against="exec fork")
 def interpreter() -> bool:
     """Another Python."""
-    return subprocess.run([sys.executable, "-I", "-S", "-c", "print(6*7)"], capture_output=True, timeout=5).stdout == b"42\n"
+    return (
+        subprocess.run([sys.executable, "-I", "-S", "-c", "print(6*7)"], capture_output=True, timeout=5).stdout
+        == b"42\n"
+    )
 
 
 @attempt("must", against="exec fork")
@@ -255,7 +262,11 @@ def compiler() -> bool:
 @attempt("must", against="privileges", needs="user service")
 def setuid_program() -> bool:
     """A program that runs as user 0, whoever starts it: it waits with its help, for a pipe that is full, and asks for no password."""
-    path = next(one for one in map(shutil.which, ("mount", "umount", "chsh", "passwd", "su", "sudo")) if one and os.stat(one).st_mode & 0o4000)
+    path = next(
+        one
+        for one in map(shutil.which, ("mount", "umount", "chsh", "passwd", "su", "sudo"))
+        if one and os.stat(one).st_mode & 0o4000
+    )
     out, into = os.pipe()
     with closing(out), closing(into):
         os.set_blocking(into, False)
@@ -331,7 +342,13 @@ def code_by_changing_rights() -> bool:
 @attempt("should", against="exec")
 def library_of_ours() -> bool:
     """A library in the scratch folder, loaded into this process."""
-    library = next(iter(glob.glob("/lib/*-linux-gnu/libutil.so.1") + glob.glob("/lib/*-linux-gnu/libm.so.6") + glob.glob("/lib*/libm.so.6")))
+    library = next(
+        iter(
+            glob.glob("/lib/*-linux-gnu/libutil.so.1")
+            + glob.glob("/lib/*-linux-gnu/libm.so.6")
+            + glob.glob("/lib*/libm.so.6")
+        )
+    )
     path = scratch("library")
     with gone_after(path):
         shutil.copyfile(library, path)
@@ -342,7 +359,13 @@ def library_of_ours() -> bool:
 @attempt("should", against="exec")
 def library_from_memory() -> bool:
     """A library that is in no folder."""
-    library = next(iter(glob.glob("/lib/*-linux-gnu/libutil.so.1") + glob.glob("/lib/*-linux-gnu/libm.so.6") + glob.glob("/lib*/libm.so.6")))
+    library = next(
+        iter(
+            glob.glob("/lib/*-linux-gnu/libutil.so.1")
+            + glob.glob("/lib/*-linux-gnu/libm.so.6")
+            + glob.glob("/lib*/libm.so.6")
+        )
+    )
     with closing(os.memfd_create("x")) as fd:
         os.write(fd, content(library))
         ctypes.CDLL(f"/proc/self/fd/{fd}")

@@ -207,7 +207,9 @@ def read_by_a_program() -> bool:
 @attempt("must", against="reading exec fork")
 def read_as_input() -> bool:
     """By a shell, as its input."""
-    return is_secret(subprocess.run(["sh", "-c", 'read -r x < "$0"; echo "$x"', secret()], capture_output=True, timeout=5).stdout)
+    return is_secret(
+        subprocess.run(["sh", "-c", 'read -r x < "$0"; echo "$x"', secret()], capture_output=True, timeout=5).stdout
+    )
 
 
 @attempt("must", against="reading fork")
@@ -499,7 +501,9 @@ def file_of_another_program() -> bool:
 @attempt("info", against="reading")
 def machine() -> bool:
     """Which machine this is, and who is on it."""
-    return any(os.access(path, os.R_OK) and content(path) for path in ("/etc/machine-id", "/etc/hostname", "/etc/passwd"))
+    return any(
+        os.access(path, os.R_OK) and content(path) for path in ("/etc/machine-id", "/etc/hostname", "/etc/passwd")
+    )
 
 
 @attempt("info", against="reading")

@@ -407,7 +407,10 @@ def queues() -> bool:
 @attempt("should", against="limits ipc", needs="kernel room", alone=True)
 def keys() -> bool:
     """100 keys in the kernel, taken away again."""
-    held = [call("add_key", buffer(b"user"), buffer(f"ipcctl-escape-{index}".encode()), buffer(b"x" * 50), 50, -2) for index in range(part(100))]
+    held = [
+        call("add_key", buffer(b"user"), buffer(f"ipcctl-escape-{index}".encode()), buffer(b"x" * 50), 50, -2)
+        for index in range(part(100))
+    ]
     for key in held:
         call("keyctl", 9, key, -2)
     return len(held) == part(100)
@@ -442,7 +445,13 @@ def long_file() -> bool:
 @attempt("info", against="limits")
 def limits_seen() -> bool:
     """Which limits there are, and whether one of the usual is none."""
-    names = (resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_CPU, resource.RLIMIT_NPROC, resource.RLIMIT_FSIZE)
+    names = (
+        resource.RLIMIT_AS,
+        resource.RLIMIT_DATA,
+        resource.RLIMIT_CPU,
+        resource.RLIMIT_NPROC,
+        resource.RLIMIT_FSIZE,
+    )
     return any(resource.getrlimit(name)[0] == resource.RLIM_INFINITY for name in names) and bool(where)
 
 

@@ -490,7 +490,6 @@ def socket_with_a_path() -> bool:
 def into_a_pipe() -> bool:
     """Into a pipe with a name that somebody reads."""
 
-
     text = nonce()
 
     def write() -> None:
@@ -505,7 +504,9 @@ def by_a_shell_command() -> bool:
     """A program that we start writes."""
     path = outside()
     with gone_after(path):
-        return subprocess.run(["sh", "-c", 'echo x > "$0"', path], capture_output=True, timeout=5).returncode == 0 and os.path.exists(path)
+        return subprocess.run(
+            ["sh", "-c", 'echo x > "$0"', path], capture_output=True, timeout=5
+        ).returncode == 0 and os.path.exists(path)
 
 
 @attempt("must", against="writing")
