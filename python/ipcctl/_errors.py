@@ -10,6 +10,7 @@ from ._types import DecodeError, EncodeError, JavaScriptError, undefined
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
+    from types import CodeType, TracebackType
     from typing import Any, TypeVar
 
     _T = TypeVar("_T")
@@ -129,9 +130,39 @@ def _is_large(error: BaseException) -> bool:
     return len(seen) > _ERRORS_MAX
 
 
+#: What a place in the code looks like in a traceback, by the identity of the code, which is kept: equal code may stand
+#: in two files. To find it out Python asks the disk for the file and parses the line, which takes longer than a caller
+#: busy-polls for the answer, and most errors come from the same few places.
+_places: dict[tuple[int, int], tuple[CodeType, str]] = {}
+_PLACES_MAX = 256
+
+
+def _frames(trace: TracebackType | None) -> list[str]:
+    steps: list[tuple[TracebackType, CodeType, tuple[int, int]]] = []
+    step = trace
+    while step is not None and len(steps) < _PLACES_MAX:
+        code = step.tb_frame.f_code
+        if not code.co_filename.startswith(_OWN):
+            steps.append((step, code, (id(code), step.tb_lasti)))
+        step = step.tb_next
+    lines = {(place[0], at.tb_lineno) for at, _, place in steps}
+    if step is not None or len(lines) < len(steps):  # Python counts lines that repeat
+        own = [frame for frame in traceback.extract_tb(trace) if not frame.filename.startswith(_OWN)]
+        return traceback.format_list(own)
+    if len(_places) > _PLACES_MAX:
+        _places.clear()
+    texts = []
+    for step, code, place in steps:
+        known = _places.get(place)
+        if known is None:
+            known = _places[place] = code, "".join(traceback.format_list(traceback.extract_tb(step, 1)))
+        texts.append(known[1])
+    return texts
+
+
 def _traceback(error: BaseException, name: str) -> str | None:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OWN)]
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)] if frames else []
+    frames = _frames(error.__traceback__)
+    lines = ["Traceback (most recent call last):\n", *frames] if frames else []
     if isinstance(error, JavaScriptError):
         stack = error.stack if isinstance(error.stack, str) else None
         if not frames:

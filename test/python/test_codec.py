@@ -23,6 +23,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import tempfile
 import traceback
 import types
 import unittest
@@ -430,6 +431,32 @@ class Encoding(Both):
             record = record_of(deep)
         self.assertLess(made.call_count, 200)
         self.assertEqual((record["traceback"], record["cause"]["message"]), ("ValueError: 1999\n", "1998"))
+
+    def test_a_place_is_shown_as_python_shows_it_also_the_second_time(self) -> None:
+        def failure(depth: int) -> ZeroDivisionError:
+            try:
+                scope["fail"](depth)
+            except ZeroDivisionError as error:
+                return error
+            raise AssertionError
+
+        with tempfile.TemporaryDirectory() as folder:
+            texts: list[str] = []
+            for path in (os.path.join(folder, "one.py"), os.path.join(folder, "two.py")):  # equal code in two files
+                source = "def fail(depth):\n    return 1 / 0 if depth == 0 else fail(depth - 1)\n"
+                pathlib.Path(path).write_text(source)
+                scope: dict[str, Any] = {}
+                exec(compile(source, path, "exec"), scope)
+                for depth in (0, 0, 1, 9):
+                    error = failure(depth)
+                    texts.append(record_of(error)["traceback"])
+                    self.assertEqual(texts[-1], "".join(traceback.format_exception(error)))
+            self.assertIn("repeated 7 more times", texts[3])
+            self.assertIn("two.py", texts[4])
+            with unittest.mock.patch(
+                "linecache.checkcache", side_effect=AssertionError
+            ):  # nobody asks for the file again
+                self.assertEqual(record_of(failure(0))["traceback"].splitlines()[-4:], texts[4].splitlines()[-4:])
 
     def test_undefined(self) -> None:
         self.assertFalse(undefined)
