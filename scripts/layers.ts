@@ -29,6 +29,10 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     job: "shared-memory channels and pipes: rings, encoding, memory handed over, the system calls they need",
     uses: { base: "", contract: "" },
   },
+  calls: {
+    job: "sessions of calls: who calls and who serves, over a channel, frames on a byte stream, or lines of JSON",
+    uses: { base: "", contract: "numbers of messages", plane: "" },
+  },
   shim: {
     job: "what speaks to a shim or reads what it leaves: specification, link, records, lock, control group, processes left over",
     uses: { base: "", contract: "", protocol: "how an exit is told", sandbox: "types of what is carried out" },
@@ -46,13 +50,14 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     uses: { base: "", protocol: "" },
   },
   runtime: {
-    job: "calls into workers on top of a channel; `connect()` and `eval()` of the package",
+    job: "a worker as a program sees it; `connect()` and `eval()` of the package",
     uses: {
       base: "",
       contract: "numbers of messages",
       protocol: "",
       logs: "a program reads the files itself",
-      plane: "",
+      plane: "channels and pipes are opened here",
+      calls: "",
       sdk: "",
     },
   },

@@ -1,0 +1,120 @@
+/** Calls over a channel in shared memory: the encoding is CBOR, and arrays in shared memory are handed over instead of copied. */
+import { TO_CLIENT, TO_WORKER } from "../../contract/messages.ts";
+import { decode, decodeHead } from "../plane/cbor-decode.ts";
+import { Encoder } from "../plane/cbor-encode.ts";
+import { BrokenChannel, type Channel, type ChannelListener } from "../plane/channel.ts";
+import { CodecError } from "../plane/codec-error.ts";
+import type { Message, Transport, TransportListener } from "./transport.ts";
+
+export class ChannelTransport implements Transport {
+  readonly #channel: Channel;
+  readonly #encoder: Encoder;
+  #listener: TransportListener | undefined;
+  readonly blocking = {
+    send: (message: Message): void => this.#channel.sendBlocking(this.#encoder.encode(message)),
+    wait: (timeoutMs: number): void => void this.#channel.waitBlocking(timeoutMs),
+  };
+
+  /** @param role of this side: the two say by different messages that they let go of memory */
+  static async open(
+    role: "client" | "server",
+    open: (listener: ChannelListener) => Promise<Channel>,
+  ): Promise<ChannelTransport> {
+    // Nothing comes before this turn of the event loop is over: until then the session listens.
+    const transport: ChannelTransport = new ChannelTransport(
+      await open({
+        onMessage: (bytes) => transport.#take(bytes),
+        onClose: (error) => transport.#listener?.onClose(error),
+      }),
+      role,
+    );
+    return transport;
+  }
+
+  private constructor(channel: Channel, role: "client" | "server") {
+    this.#channel = channel;
+    this.#encoder = new Encoder(channel.sharing.lend);
+    const forget = role === "client" ? TO_WORKER.forget : TO_CLIENT.forget;
+    channel.sharing.onForget = (number) => channel.isOpen && this.send([forget, number]);
+  }
+
+  get isOpen(): boolean {
+    return this.#channel.isOpen;
+  }
+
+  get isEnding(): boolean {
+    return this.#channel.isEnding;
+  }
+
+  get isInterrupting(): boolean {
+    return this.#channel.isInterrupting;
+  }
+
+  /** Of its layout: what the runtime of the other side knows. */
+  get version(): number {
+    return this.#channel.version;
+  }
+
+  listen(listener: TransportListener): void {
+    this.#listener = listener;
+  }
+
+  send(message: Message): void {
+    this.#channel.send(this.#encoder.encode(message));
+  }
+
+  #take(bytes: Uint8Array): void {
+    let message: unknown;
+    try {
+      message = decode(bytes, this.#channel.sharing.borrow);
+    } catch (error) {
+      const isTheirs = error instanceof BrokenChannel || (error instanceof CodecError && error.code !== "TYPE");
+      const head = isTheirs ? undefined : decodeHead(bytes);
+      if (!head) throw error;
+      return this.#listener!.onUnreadable(...head, error as Error);
+    }
+    this.#listener!.onMessage(checked(message));
+  }
+
+  forget(number: number): void {
+    this.#channel.sharing.forget(number);
+  }
+
+  expect(): void {
+    this.#channel.expect();
+  }
+
+  countRequest(): void {
+    this.#channel.countRequest();
+  }
+
+  interrupt(number: number): void {
+    this.#channel.interrupt(number);
+  }
+
+  settled(number: number): void {
+    this.#channel.settled(number);
+  }
+
+  pause(): void {
+    this.#channel.pause();
+  }
+
+  resume(): void {
+    this.#channel.resume();
+  }
+
+  setRef(isRef: boolean): void {
+    this.#channel.setRef(isRef);
+  }
+
+  [Symbol.dispose](): void {
+    this.#channel[Symbol.dispose]();
+  }
+}
+
+/** @throws BrokenChannel for what is not the form of a message */
+export function checked(value: unknown): Message {
+  if (!Array.isArray(value) || typeof value[1] !== "number") throw new BrokenChannel("a malformed message");
+  return value as unknown as Message;
+}

@@ -1,0 +1,570 @@
+/** The side of a session that calls: requests by number, their answers, streams in both directions, and functions that are lent. */
+import { TO_CLIENT as FROM, TO_WORKER as TO } from "../../contract/messages.ts";
+import { IpcError } from "../base/errors.ts";
+import { sleep } from "../base/platform.ts";
+import { errorRecord } from "../plane/cbor-encode.ts";
+import { StreamRef } from "../plane/codec-error.ts";
+import { PythonError } from "../plane/python-error.ts";
+import { BrokenChannel, PeerGone } from "../plane/ring.ts";
+import { Incoming, Outgoing, Stream } from "./streams.ts";
+import { traced } from "./trace.ts";
+import type { Message, Transport } from "./transport.ts";
+
+/** The longest sleep of a blocking call between two looks. */
+const BLOCKING_LOOK_MS = 100;
+/** A generator whose reader left is told so; one that computes for longer does not hear it, and is interrupted. */
+const LEAVE_MS = 20;
+/** Between two looks whether what was given up has ended. */
+const STOPPED_LOOK_MS = 5;
+
+/** How one request is made. */
+export type CallOptions = {
+  /** Milliseconds, of a stream to its end; then the code is interrupted and the promise, or the stream, rejects with DEADLINE. */
+  readonly timeout?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+};
+
+export type OnOutput = (stream: "stdout" | "stderr", text: string) => unknown;
+
+export type EvalOptions = CallOptions & {
+  /** A namespace of its own by this name instead of the script's. */
+  readonly namespace?: string | undefined;
+  /** `repr`: the text that Python would print; `exec`: no value. */
+  readonly mode?: "value" | "repr" | "exec" | undefined;
+  /**
+   * Gets what the code prints, as it prints it; without it the text goes where the worker's output goes. As long as a promise that it
+   * gives is pending, nothing more is taken from the worker, whose code then waits in its print. What it throws is what the promise
+   * rejects with, and ends the code.
+   */
+  readonly onOutput?: OnOutput | undefined;
+};
+
+// oxlint-disable-next-line typescript/no-explicit-any -- what the other side sends is whatever the caller says it is
+export type Answer = any;
+export type Lent = (...args: Answer[]) => unknown;
+
+/** What the server says of itself when a session opens. */
+export type Hello = {
+  readonly pid: number;
+  readonly python: string;
+  readonly implementation: string;
+  readonly exposed: string[];
+  /** Why it cannot serve anybody; then it says no more than this. */
+  readonly error?: string;
+};
+
+export type CallClientOptions = {
+  /** The other side, as errors name it. */
+  readonly name: string;
+  /** Functions that are lent from the beginning. It is the owner's: a session adds and deletes nothing in it. */
+  readonly bound?: ReadonlyMap<string, Lent>;
+  /** The session is over. */
+  readonly onClose?: (cause: Error) => void;
+  /** Asked once the other side is gone, for what requests that were under way reject with; else that is CONNECTION_LOST. */
+  readonly whatHappened?: (() => Promise<IpcError | undefined>) | undefined;
+};
+
+/** A request whose output is being taken care of: how many pieces, and what has come of it that has to wait for that. */
+type Held = {
+  count: number;
+  readonly onOutput: OnOutput;
+  readonly later: Message[];
+  onFree?: () => void;
+};
+
+type Pending = {
+  readonly resolve: (value: Answer) => void;
+  readonly reject: (error: Error) => void;
+  readonly onOutput: OnOutput | undefined;
+};
+
+/** One session over one transport: when that ends, it is over. {@link CallClient.hello} is to be awaited first. */
+export class CallClient implements Disposable {
+  readonly #name: string;
+  readonly #transport: Transport;
+  readonly #bound: ReadonlyMap<string, Lent>;
+  readonly #options: CallClientOptions;
+  /** In the order of their beginning. */
+  readonly #pending = new Map<number, Pending>();
+  readonly #streams = new Map<number, Incoming>();
+  /** Iterables of ours that the other side takes items from. */
+  readonly #sources = new Map<number, Outgoing>();
+  /** Requests whose output is being taken care of. */
+  readonly #held = new Map<number, Held>();
+  /** Streams that we have left, until the other side says that they are over. */
+  readonly #left = new Set<number>();
+  readonly #hello = Promise.withResolvers<Hello>();
+  #next = 1;
+  /** Streams whose next item is awaited. */
+  #readers = 0;
+  #isBlocking = false;
+  /** An idle session keeps the program alive. */
+  #isKept = false;
+  #isRef = true;
+
+  constructor(transport: Transport, options: CallClientOptions) {
+    const { name, bound = new Map<string, Lent>() } = options;
+    this.#name = name;
+    this.#options = options;
+    this.#transport = traced(transport, "client");
+    this.#bound = bound;
+    this.#hello.promise.catch(() => undefined); // whoever awaits it hears of it
+    this.#transport.listen({
+      onMessage: (message) => this.#take(message),
+      onUnreadable: (kind, number, cause) => this.#onUnreadable(kind, number, cause),
+      onClose: (cause) => this.#onClose(cause),
+    });
+    for (const lent of this.#bound.keys()) this.#transport.send([TO.bind, 0, lent]);
+  }
+
+  /** What the other side says of itself. @throws IpcError CONNECTION_LOST, FAILED if it cannot serve anybody */
+  get hello(): Promise<Hello> {
+    return this.#hello.promise;
+  }
+
+  get isOpen(): boolean {
+    return this.#transport.isOpen;
+  }
+
+  // ---- requests ----
+
+  call(name: string, args: readonly unknown[], kwargs: unknown = null, options: CallOptions = {}): Promise<Answer> {
+    return withOptions(this, this.#name, options, (client) => client.begin(TO.call, name, args, kwargs));
+  }
+
+  eval(code: string, options: EvalOptions = {}): Promise<Answer> {
+    return withOptions(this, this.#name, options, (client) => client.beginEval(code, options));
+  }
+
+  beginEval(code: string, { namespace, mode = "value", onOutput }: EvalOptions): Promise<Answer> {
+    const settings = { mode, ...(namespace === undefined ? {} : { namespace }), capture: onOutput !== undefined };
+    return this.begin(TO.eval, code, settings, undefined, onOutput);
+  }
+
+  forgetNamespace(namespace: string): Promise<Answer> {
+    return this.begin(TO.eval, "", { mode: "forget", namespace }, undefined);
+  }
+
+  /** Sends a request; {@link CallClient.lastNumber} is its number until the next one. Without a deadline. */
+  begin(kind: number, what: string, body: unknown, more: unknown, onOutput?: OnOutput): Promise<Answer> {
+    const number = this.#next++;
+    const { promise, resolve, reject } = Promise.withResolvers<Answer>();
+    try {
+      const sent = kind === TO.call ? (body as readonly unknown[]).map((one) => this.#lend(one)) : body;
+      const message: Message = more === undefined ? [kind, number, what, sent] : [kind, number, what, sent, more];
+      this.#transport.expect(); // first: the answer may be there before we are back
+      this.#transport.send(message);
+      this.#transport.countRequest();
+    } catch (error) {
+      for (let lent = number + 1; lent < this.#next; lent++) this.#leaveSource(lent); // of which nobody has heard
+      return Promise.reject(error instanceof BrokenChannel ? lost(this.#name, error) : (error as Error));
+    }
+    this.#pending.set(number, { resolve, reject, onOutput });
+    if (!this.#isRef) this.#updateRef();
+    return promise;
+  }
+
+  /** The number that the next request gets. */
+  get nextNumber(): number {
+    return this.#next;
+  }
+
+  /** @throws what the function raised; IpcError CONNECTION_LOST, FAILED where the transport cannot block */
+  callSync(name: string, args: readonly unknown[]): Answer {
+    const { blocking } = this.#transport;
+    if (!blocking) throw new IpcError("FAILED", `${name}: this transport cannot block; use call`);
+    const number = this.#next++;
+    const end: { value?: unknown; error?: Error; isOver: boolean } = { isOver: false };
+    this.#pending.set(number, {
+      resolve: (value: unknown) => Object.assign(end, { value, isOver: true }),
+      reject: (error) => Object.assign(end, { error, isOver: true }),
+      onOutput: undefined,
+    });
+    try {
+      this.#isBlocking = true;
+      blocking.send([TO.call, number, name, args, null]);
+      this.#transport.countRequest();
+      while (!end.isOver) blocking.wait(BLOCKING_LOOK_MS);
+    } catch (error) {
+      throw error instanceof BrokenChannel ? lost(this.#name, error) : error;
+    } finally {
+      this.#isBlocking = false;
+      this.#pending.delete(number);
+    }
+    if (end.error) throw end.error;
+    return end.value;
+  }
+
+  /** The caller waits for a request no longer, and its code is to end. */
+  giveUp(number: number, error: Error): void {
+    const pending = this.#settle(number);
+    const stream = this.#streams.get(number);
+    if (!pending && !stream) return;
+    pending?.reject(error);
+    stream?.fail(error);
+    this.#release(number);
+    if (this.#transport.isOpen) this.#transport.interrupt(number);
+  }
+
+  /** Interrupts what was asked last and is not answered, else the stream that is being read. */
+  interrupt(): void {
+    const reading = [...this.#streams].findLast(([, stream]) => stream.isAwaited) ?? [...this.#streams].at(-1);
+    const number = [...this.#pending.keys()].at(-1) ?? reading?.[0];
+    if (number !== undefined) this.#transport.interrupt(number);
+  }
+
+  /** Whether all that was given up has ended, after so many milliseconds at most. Code in one long call of C does not until that returns. */
+  async hasStopped(timeoutMs: number): Promise<boolean> {
+    const deadline = performance.now() + timeoutMs;
+    const isStopped = (): boolean => !this.#transport.isOpen || !this.#transport.isInterrupting;
+    while (!isStopped() && performance.now() < deadline) await sleep(STOPPED_LOOK_MS);
+    return isStopped();
+  }
+
+  /** Whether an idle session keeps the program alive; what is under way always does. */
+  keep(isKept: boolean): void {
+    this.#isKept = isKept;
+    this.#updateRef();
+  }
+
+  #updateRef(): void {
+    const isRef = this.#isKept || this.#pending.size > 0 || this.#readers > 0;
+    if (isRef === this.#isRef) return;
+    this.#isRef = isRef;
+    this.#transport.setRef(isRef);
+  }
+
+  #settle(number: number): Pending | undefined {
+    const pending = this.#pending.get(number);
+    this.#pending.delete(number);
+    if (this.#pending.size === 0) this.#updateRef();
+    return pending;
+  }
+
+  // ---- messages ----
+
+  #take(message: Message): void {
+    const [kind, number] = message;
+    const held = this.#transport.isEnding ? this.#held.get(number) : undefined;
+    if (held && (kind === FROM.output || kind === FROM.result || kind === FROM.error)) {
+      held.later.push(message);
+      return;
+    }
+    switch (kind) {
+      case FROM.result:
+        this.#transport.settled(number);
+        this.#settle(number)?.resolve(message[2]);
+        break;
+      case FROM.error:
+        this.#fail(number, errorOf(message[2]));
+        break;
+      case FROM.output:
+        this.#onOutput(number, message[2], message[3]);
+        break;
+      case FROM.stream:
+        this.#openStream(number);
+        break;
+      case FROM.item:
+        this.#streams.get(number)?.push(message[2]);
+        break;
+      case FROM.end:
+        this.#transport.settled(number);
+        this.#left.delete(number);
+        this.#streams.get(number)?.end();
+        break;
+      case FROM.invoke:
+        this.#invoke(number, String(message[2]), message[3], message[4]);
+        break;
+      case FROM.want:
+        this.#sources.get(number)?.want(Number(message[2]));
+        break;
+      case FROM.leave:
+        this.#leaveSource(number);
+        break;
+      case FROM.forget:
+        this.#transport.forget(number);
+        break;
+      case FROM.hello:
+        this.#onHello(message[2] as Hello);
+        break;
+      default:
+        throw new BrokenChannel(`no message is of kind ${String(kind)}`);
+    }
+    if (this.#pending.size > 0) this.#transport.expect();
+  }
+
+  #onHello(hello: Hello): void {
+    if (hello.error === undefined) this.#hello.resolve(hello);
+    else this.#hello.reject(cannotServe(this.#name, hello.error));
+    this.#isRef = true;
+    this.#updateRef();
+  }
+
+  #fail(number: number, error: Error): void {
+    this.#transport.settled(number);
+    this.#left.delete(number);
+    const stream = this.#streams.get(number);
+    if (stream) stream.fail(error);
+    else this.#settle(number)?.reject(error);
+  }
+
+  /** It costs what it belongs to. */
+  #onUnreadable(kind: number, number: number, cause: Error): void {
+    const { message, hint = "send less of it at once" } = cause as Error & { hint?: string };
+    const error = new IpcError("FAILED", `${this.#name} sent what cannot be held here: ${message}`, { cause, hint });
+    if (kind === FROM.invoke) return this.#transport.send([TO.throw, number, errorRecord(error)]);
+    const stream = kind === FROM.item ? this.#streams.get(number) : undefined;
+    if (!stream) return this.#fail(number, error);
+    stream.fail(error);
+    this.#leave(number);
+  }
+
+  // ---- output ----
+
+  /** Takes nothing more until what was given is taken care of, or its request has ended. */
+  #onOutput(number: number, stream: unknown, text: unknown): void {
+    const onOutput = this.#pending.get(number)?.onOutput;
+    if (!onOutput) return;
+    let taken: unknown;
+    try {
+      taken = onOutput(...outputOf(stream, text));
+    } catch (error) {
+      return this.giveUp(number, error as Error);
+    }
+    if (!(taken instanceof Promise)) return;
+    if (this.#held.size === 0) this.#transport.pause();
+    const held = this.#held.get(number) ?? { count: 0, onOutput, later: [] };
+    this.#held.set(number, held);
+    held.count++;
+    const go = (): void => {
+      if (--held.count > 0) return;
+      held.onFree?.();
+      if (this.#held.get(number) === held) this.#release(number);
+    };
+    taken.then(go, (error: Error) => {
+      if (this.#held.get(number) === held) this.giveUp(number, error);
+      go();
+    });
+  }
+
+  #release(number: number): void {
+    if (this.#held.delete(number) && this.#held.size === 0) this.#transport.resume();
+  }
+
+  /** What was said before the end, for a request whose output was being taken care of then. */
+  async #finish(number: number, held: Held): Promise<void> {
+    if (held.count > 0) await new Promise<void>((resolve) => (held.onFree = resolve));
+    try {
+      for (const [kind, , value, more] of held.later) {
+        if (kind === FROM.output) await held.onOutput(...outputOf(value, more));
+        else if (kind === FROM.result) this.#settle(number)?.resolve(value);
+        else throw errorOf(value);
+      }
+    } catch (error) {
+      this.#settle(number)?.reject(error as Error);
+    }
+  }
+
+  // ---- streams ----
+
+  /** An async iterable or a ReadableStream among the arguments is read as the other side asks for items. */
+  #lend(value: unknown): unknown {
+    if (value === null || typeof value !== "object" || !(Symbol.asyncIterator in value)) return value;
+    const number = this.#next++;
+    const iterator = (value as AsyncIterable<unknown>)[Symbol.asyncIterator]();
+    const send = (message: Message): void => {
+      if (!this.#transport.isOpen) return;
+      if (this.#pending.size > 0) this.#transport.expect();
+      this.#transport.send(message);
+    };
+    const finish = (message: Message): void => {
+      this.#sources.delete(number);
+      send(message);
+    };
+    const ways = {
+      item: (item: unknown): void => send([TO.push, number, item]),
+      end: (): void => finish([TO.close, number]),
+      fail: (record: Record<string, unknown>): void => finish([TO.fail, number, record]),
+    };
+    this.#sources.set(number, new Outgoing(iterator, ways));
+    return new StreamRef(number);
+  }
+
+  #leaveSource(number: number): void {
+    const source = this.#sources.get(number);
+    this.#sources.delete(number);
+    source?.leave();
+  }
+
+  #openStream(number: number): void {
+    const pending = this.#settle(number);
+    if (!pending) return this.#leave(number);
+    const incoming = new Incoming(
+      "worker",
+      (credit) => {
+        if (!this.#transport.isOpen) return;
+        this.#transport.expect();
+        this.#transport.send([TO.credit, number, credit]);
+      },
+      (isEarly) => {
+        this.#streams.delete(number);
+        if (isEarly && this.#transport.isOpen) this.#leave(number);
+      },
+      (isAwaited) => {
+        this.#readers += isAwaited ? 1 : -1;
+        this.#updateRef();
+      },
+    );
+    this.#streams.set(number, incoming);
+    pending.resolve(new Stream(incoming));
+  }
+
+  #leave(number: number): void {
+    this.#transport.send([TO.cancel, number]);
+    this.#left.add(number);
+    setTimeout(() => {
+      if (this.#left.delete(number) && this.#transport.isOpen) this.#transport.interrupt(number);
+    }, LEAVE_MS).unref();
+  }
+
+  // ---- functions that are lent ----
+
+  /** From now on {@link CallClientOptions.bound} has the function by this name. */
+  bind(name: string): void {
+    this.#transport.send([TO.bind, 0, name]);
+  }
+
+  unbind(name: string): void {
+    this.#transport.send([TO.unbind, 0, name]);
+  }
+
+  /** A function that gives its value at once is answered at once, also while a blocking call waits. */
+  #invoke(number: number, name: string, args: unknown, kwargs: unknown): void {
+    const transport = this.#transport;
+    const fail = (error: unknown): void => {
+      if (transport.isOpen) transport.send([TO.throw, number, errorRecord(error)]);
+    };
+    const answer = (value: unknown): void => {
+      if (!transport.isOpen) return;
+      try {
+        transport.send([TO.return, number, value]);
+      } catch (error) {
+        fail(error);
+      }
+      if (this.#pending.size > 0 && transport.isOpen) transport.expect();
+    };
+    try {
+      const fn = this.#bound.get(name);
+      if (!fn) throw new IpcError("NOT_FOUND", `no function ${name} is bound`);
+      const list = Array.isArray(args) ? args : [];
+      const value = fn(...(kwargs === null || kwargs === undefined ? list : [...list, kwargs]));
+      if (!(value instanceof Promise)) return answer(value);
+      if (this.#isBlocking)
+        throw new IpcError(
+          "FAILED",
+          `${name} is async, and this program waits in callSync; use call, or make ${name} sync`,
+        );
+      value.then(answer, fail);
+    } catch (error) {
+      fail(error);
+    }
+  }
+
+  // ---- the end ----
+
+  #onClose(cause: Error): void {
+    this.#hello.reject(lost(this.#name, cause));
+    this.#left.clear();
+    const held = [...this.#held];
+    this.#held.clear();
+    const answered = new Set<number>();
+    for (const [number, one] of held) {
+      if (one.later.some(([kind]) => kind !== FROM.output)) answered.add(number);
+      void this.#finish(number, one);
+    }
+    const open = [...this.#pending.keys()].filter((number) => !answered.has(number));
+    const pending = open.flatMap((number) => this.#settle(number) ?? []);
+    const streams = [...this.#streams.values()];
+    this.#streams.clear();
+    for (const number of this.#sources.keys()) this.#leaveSource(number);
+    const fail = (error: Error): void => {
+      for (const one of pending) one.reject(error);
+      for (const stream of streams) stream.fail(error);
+    };
+    const { onClose, whatHappened } = this.#options;
+    onClose?.(cause);
+    const isWorth =
+      cause instanceof PeerGone && whatHappened && !this.#isBlocking && pending.length + streams.length > 0;
+    if (!isWorth) return fail(lost(this.#name, cause));
+    void whatHappened().then(
+      (error) => fail(error ?? lost(this.#name, cause)),
+      () => fail(lost(this.#name, cause)), // whoever would know is gone as well
+    );
+  }
+
+  /** Ends the session, and the transport; requests that are under way reject. */
+  [Symbol.dispose](): void {
+    this.#transport[Symbol.dispose]();
+  }
+}
+
+/** A deadline or an abort ends the waiting at once and the code soon. A session that is still to open is waited for as part of it. */
+export function withOptions(
+  ready: CallClient | Promise<CallClient>,
+  name: string,
+  { timeout, signal }: CallOptions,
+  begin: (client: CallClient) => Promise<Answer>,
+): Promise<Answer> {
+  if (timeout === undefined && signal === undefined)
+    return ready instanceof CallClient ? begin(ready) : ready.then(begin);
+  if (signal?.aborted) return Promise.reject(signal.reason as Error);
+  const { promise: answer, resolve, reject } = Promise.withResolvers<Answer>();
+  let begun: { readonly client: CallClient; readonly number: number } | undefined;
+  let isGivenUp = false;
+  const ask = (client: CallClient): void => {
+    if (isGivenUp) return;
+    begun = { client, number: client.nextNumber };
+    begin(client).then(resolve, reject);
+  };
+  if (ready instanceof CallClient) ask(ready);
+  else ready.then(ask, reject);
+  const give = (error: Error): void => {
+    isGivenUp = true;
+    if (begun) begun.client.giveUp(begun.number, error);
+    else reject(error);
+  };
+  const late = (ms: number): IpcError => {
+    const how = begun ? "did not answer" : "did not come back";
+    const end = begun ? "; its code was asked to stop" : "";
+    return new IpcError("DEADLINE", `${name} ${how} within ${ms / 1000} s${end}`);
+  };
+  const onAbort = (): void => give(signal!.reason as Error);
+  signal?.addEventListener("abort", onAbort, { once: true });
+  const timer = timeout === undefined ? undefined : setTimeout(() => give(late(timeout)), timeout);
+  const finish = (): void => {
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", onAbort);
+  };
+  answer.then((value) => (value instanceof Stream ? value.onOver(finish) : finish()), finish);
+  return answer;
+}
+
+/** What the worker says of its output: it may say anything. */
+function outputOf(stream: unknown, text: unknown): ["stdout" | "stderr", string] {
+  return [stream === "stderr" ? "stderr" : "stdout", String(text)];
+}
+
+export function errorOf(value: unknown): Error {
+  return value instanceof IpcError ? value : (PythonError.from(value) ?? new BrokenChannel("a malformed error"));
+}
+
+export function lost(name: string, cause: Error): IpcError {
+  return new IpcError("CONNECTION_LOST", `${name}: ${cause.message}`, { cause, hint: `see: ipcctl describe ${name}` });
+}
+
+/** Its runtime cannot load what serves calls. */
+function cannotServe(name: string, reason: string): IpcError {
+  return new IpcError("FAILED", `${name} cannot let ipcctl in: ${reason.slice(0, 1000)}`, {
+    hint: `see: ipcctl logs ${name}`,
+  });
+}

@@ -1,0 +1,132 @@
+/** `IPCCTL_TRACE=1` shows each message of a call on the side that writes it: docs/internals/calls.md has the form of a line. */
+import { inspect } from "node:util";
+import { TO_CLIENT, TO_WORKER } from "../../contract/messages.ts";
+import type { Message, Transport, TransportListener } from "./transport.ts";
+
+const isOn = process.env.IPCCTL_TRACE === "1";
+/** Of what a message carries. */
+const SHOWN = { depth: 2, breakLength: Number.POSITIVE_INFINITY, maxStringLength: 100, maxArrayLength: 10 };
+
+export type Role = "client" | "server";
+
+/** The transport itself, or where tracing is on the same with a line on stderr for each message. */
+export function traced(transport: Transport, role: Role): Transport {
+  return isOn ? new Traced(transport, role) : transport;
+}
+
+function namesOf(table: Readonly<Record<string, number>>): ReadonlyMap<number, string> {
+  return new Map(Object.entries(table).map(([name, number]) => [number, name]));
+}
+
+const TO_SERVER_NAMES = namesOf(TO_WORKER);
+const TO_CLIENT_NAMES = namesOf(TO_CLIENT);
+
+class Traced implements Transport {
+  readonly #inner: Transport;
+  readonly #role: Role;
+  readonly blocking: Transport["blocking"];
+
+  constructor(inner: Transport, role: Role) {
+    this.#inner = inner;
+    this.#role = role;
+    const { blocking } = inner;
+    if (blocking)
+      this.blocking = {
+        send: (message) => {
+          this.#show("→", message);
+          blocking.send(message);
+        },
+        wait: (timeoutMs) => blocking.wait(timeoutMs),
+      };
+  }
+
+  #show(arrow: "→" | "←", [kind, number, ...fields]: Message): void {
+    const isToServer = (this.#role === "client") === (arrow === "→");
+    const name = (isToServer ? TO_SERVER_NAMES : TO_CLIENT_NAMES).get(kind) ?? `kind ${String(kind)}`;
+    this.#say(`${arrow} ${name} ${number}${fields.map((field) => ` ${inspect(field, SHOWN)}`).join("")}`);
+  }
+
+  /** The clock is that of all processes of this machine, so that lines of both sides can be sorted. */
+  #say(what: string): void {
+    const seconds = (Number(process.hrtime.bigint() / 1000n) / 1e6).toFixed(6);
+    process.stderr.write(`ipcctl trace ${seconds} ${this.#role}[${process.pid}] ${what}\n`);
+  }
+
+  listen(listener: TransportListener): void {
+    const { onInterrupt } = listener;
+    this.#inner.listen({
+      onMessage: (message) => {
+        this.#show("←", message);
+        listener.onMessage(message);
+      },
+      onUnreadable: (kind, number, cause) => {
+        this.#show("←", [kind, number, cause.message]);
+        listener.onUnreadable(kind, number, cause);
+      },
+      ...(onInterrupt && {
+        onInterrupt: (number) => {
+          this.#say(`← interrupt ${number}`);
+          onInterrupt(number);
+        },
+      }),
+      onClose: (cause) => {
+        this.#say(`is over: ${cause.message}`);
+        listener.onClose(cause);
+      },
+    });
+  }
+
+  send(message: Message): void {
+    this.#show("→", message);
+    this.#inner.send(message);
+  }
+
+  interrupt(number: number): void {
+    this.#say(`→ interrupt ${number}`);
+    this.#inner.interrupt(number);
+  }
+
+  get isOpen(): boolean {
+    return this.#inner.isOpen;
+  }
+
+  get isEnding(): boolean {
+    return this.#inner.isEnding;
+  }
+
+  get isInterrupting(): boolean {
+    return this.#inner.isInterrupting;
+  }
+
+  forget(number: number): void {
+    this.#inner.forget(number);
+  }
+
+  expect(): void {
+    this.#inner.expect();
+  }
+
+  countRequest(): void {
+    this.#inner.countRequest();
+  }
+
+  settled(number: number): void {
+    this.#inner.settled(number);
+  }
+
+  pause(): void {
+    this.#inner.pause();
+  }
+
+  resume(): void {
+    this.#inner.resume();
+  }
+
+  setRef(isRef: boolean): void {
+    this.#inner.setRef(isRef);
+  }
+
+  [Symbol.dispose](): void {
+    this.#inner[Symbol.dispose]();
+  }
+}
