@@ -50,6 +50,10 @@ export const LIMITS = {
     value: 30_000,
     why: "how long code waits that prints for a client which takes nothing; then the channel is given up",
   },
+  requests: {
+    value: 65_536,
+    why: "requests of one client that a program in TypeScript serves at once, and functions that it lends; one more is refused",
+  },
   wishes: {
     value: 1_048_576,
     why: "requests of one client that are to be interrupted and have not ended; one more ends its channel",

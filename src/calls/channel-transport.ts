@@ -4,38 +4,33 @@ import { decode, decodeHead } from "../plane/cbor-decode.ts";
 import { Encoder } from "../plane/cbor-encode.ts";
 import { BrokenChannel, type Channel, type ChannelListener } from "../plane/channel.ts";
 import { CodecError } from "../plane/codec-error.ts";
-import type { Message, Transport, TransportListener } from "./transport.ts";
+import { checked } from "./codec.ts";
+import type { Message, Role, Transport, TransportListener } from "./transport.ts";
 
 export class ChannelTransport implements Transport {
   readonly #channel: Channel;
   readonly #encoder: Encoder;
   #listener: TransportListener | undefined;
+  #hasStreams = false;
   readonly blocking = {
     send: (message: Message): void => this.#channel.sendBlocking(this.#encoder.encode(message)),
     wait: (timeoutMs: number): void => void this.#channel.waitBlocking(timeoutMs),
   };
 
-  /** @param role of this side: the two say by different messages that they let go of memory */
-  static async open(
-    role: "client" | "server",
-    open: (listener: ChannelListener) => Promise<Channel>,
-  ): Promise<ChannelTransport> {
+  static async open(open: (listener: ChannelListener) => Promise<Channel>): Promise<ChannelTransport> {
     // Nothing comes before this turn of the event loop is over: until then the session listens.
     const transport: ChannelTransport = new ChannelTransport(
       await open({
         onMessage: (bytes) => transport.#take(bytes),
         onClose: (error) => transport.#listener?.onClose(error),
       }),
-      role,
     );
     return transport;
   }
 
-  private constructor(channel: Channel, role: "client" | "server") {
+  private constructor(channel: Channel) {
     this.#channel = channel;
     this.#encoder = new Encoder(channel.sharing.lend);
-    const forget = role === "client" ? TO_WORKER.forget : TO_CLIENT.forget;
-    channel.sharing.onForget = (number) => channel.isOpen && this.send([forget, number]);
   }
 
   get isOpen(): boolean {
@@ -55,8 +50,11 @@ export class ChannelTransport implements Transport {
     return this.#channel.version;
   }
 
-  listen(listener: TransportListener): void {
+  listen(role: Role, listener: TransportListener): void {
     this.#listener = listener;
+    this.#hasStreams = role === "server";
+    const { forget } = role === "client" ? TO_WORKER : TO_CLIENT;
+    this.#channel.sharing.onForget = (number) => this.isOpen && this.send([forget, number]);
   }
 
   send(message: Message): void {
@@ -66,7 +64,7 @@ export class ChannelTransport implements Transport {
   #take(bytes: Uint8Array): void {
     let message: unknown;
     try {
-      message = decode(bytes, this.#channel.sharing.borrow);
+      message = decode(bytes, this.#channel.sharing.borrow, this.#hasStreams);
     } catch (error) {
       const isTheirs = error instanceof BrokenChannel || (error instanceof CodecError && error.code !== "TYPE");
       const head = isTheirs ? undefined : decodeHead(bytes);
@@ -111,10 +109,4 @@ export class ChannelTransport implements Transport {
   [Symbol.dispose](): void {
     this.#channel[Symbol.dispose]();
   }
-}
-
-/** @throws BrokenChannel for what is not the form of a message */
-export function checked(value: unknown): Message {
-  if (!Array.isArray(value) || typeof value[1] !== "number") throw new BrokenChannel("a malformed message");
-  return value as unknown as Message;
 }

@@ -4,8 +4,8 @@ import { IpcError } from "../base/errors.ts";
 import { sleep } from "../base/platform.ts";
 import { errorRecord } from "../plane/cbor-encode.ts";
 import { StreamRef } from "../plane/codec-error.ts";
-import { PythonError } from "../plane/python-error.ts";
 import { BrokenChannel, PeerGone } from "../plane/ring.ts";
+import { errorOf, type Answer, type Hello, type Lent } from "./session.ts";
 import { Incoming, Outgoing, Stream } from "./streams.ts";
 import { traced } from "./trace.ts";
 import type { Message, Transport } from "./transport.ts";
@@ -37,20 +37,6 @@ export type EvalOptions = CallOptions & {
    * rejects with, and ends the code.
    */
   readonly onOutput?: OnOutput | undefined;
-};
-
-// oxlint-disable-next-line typescript/no-explicit-any -- what the other side sends is whatever the caller says it is
-export type Answer = any;
-export type Lent = (...args: Answer[]) => unknown;
-
-/** What the server says of itself when a session opens. */
-export type Hello = {
-  readonly pid: number;
-  readonly python: string;
-  readonly implementation: string;
-  readonly exposed: string[];
-  /** Why it cannot serve anybody; then it says no more than this. */
-  readonly error?: string;
 };
 
 export type CallClientOptions = {
@@ -109,7 +95,7 @@ export class CallClient implements Disposable {
     this.#transport = traced(transport, "client");
     this.#bound = bound;
     this.#hello.promise.catch(() => undefined); // whoever awaits it hears of it
-    this.#transport.listen({
+    this.#transport.listen("client", {
       onMessage: (message) => this.#take(message),
       onUnreadable: (kind, number, cause) => this.#onUnreadable(kind, number, cause),
       onClose: (cause) => this.#onClose(cause),
@@ -552,10 +538,6 @@ export function withOptions(
 /** What the worker says of its output: it may say anything. */
 function outputOf(stream: unknown, text: unknown): ["stdout" | "stderr", string] {
   return [stream === "stderr" ? "stderr" : "stdout", String(text)];
-}
-
-export function errorOf(value: unknown): Error {
-  return value instanceof IpcError ? value : (PythonError.from(value) ?? new BrokenChannel("a malformed error"));
 }
 
 export function lost(name: string, cause: Error): IpcError {

@@ -1,13 +1,11 @@
 /** `IPCCTL_TRACE=1` shows each message of a call on the side that writes it: docs/internals/calls.md has the form of a line. */
 import { inspect } from "node:util";
 import { TO_CLIENT, TO_WORKER } from "../../contract/messages.ts";
-import type { Message, Transport, TransportListener } from "./transport.ts";
+import type { Message, Role, Transport, TransportListener } from "./transport.ts";
 
 const isOn = process.env.IPCCTL_TRACE === "1";
 /** Of what a message carries. */
 const SHOWN = { depth: 2, breakLength: Number.POSITIVE_INFINITY, maxStringLength: 100, maxArrayLength: 10 };
-
-export type Role = "client" | "server";
 
 /** The transport itself, or where tracing is on the same with a line on stderr for each message. */
 export function traced(transport: Transport, role: Role): Transport {
@@ -52,9 +50,9 @@ class Traced implements Transport {
     process.stderr.write(`ipcctl trace ${seconds} ${this.#role}[${process.pid}] ${what}\n`);
   }
 
-  listen(listener: TransportListener): void {
+  listen(role: Role, listener: TransportListener): void {
     const { onInterrupt } = listener;
-    this.#inner.listen({
+    this.#inner.listen(role, {
       onMessage: (message) => {
         this.#show("←", message);
         listener.onMessage(message);

@@ -3,6 +3,9 @@
 /** `[kind, number, …]`, as contract/messages.ts has them. */
 export type Message = readonly [kind: number, number: number, ...fields: unknown[]];
 
+/** Of one side of a session: not of a language, and not of who made the transport. */
+export type Role = "client" | "server";
+
 export type TransportListener = {
   /** @throws whatever says that the other side broke the rules, which ends the transport */
   readonly onMessage: (message: Message) => void;
@@ -21,8 +24,8 @@ export interface Transport extends Disposable {
   /** Something was interrupted and has not ended. */
   readonly isInterrupting: boolean;
 
-  /** Nothing is given before. To be called once. */
-  listen(listener: TransportListener): void;
+  /** Nothing is given before. To be called once. @param role of this side: the two have messages of their own */
+  listen(role: Role, listener: TransportListener): void;
 
   /** What finds no room waits in order. @throws CodecError for a value without a form here; BrokenChannel if it is over */
   send(message: Message): void;

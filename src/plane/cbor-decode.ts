@@ -1,5 +1,5 @@
 /** CBOR to values, as `docs/internals/encoding.md` says. The bytes come from the other side: every length is checked before it is used. */
-import { ArrowTable, CodecError, NdArray, typeOf, type TypedArray } from "./codec-error.ts";
+import { ArrowTable, CodecError, NdArray, StreamRef, typeOf, type TypedArray } from "./codec-error.ts";
 import { DEPTH_MAX } from "./cbor-encode.ts";
 import { PythonError } from "./python-error.ts";
 
@@ -9,10 +9,11 @@ const SHORT_CHARS = 24;
 
 /**
  * @param onShared makes the value of memory that is to be mapped; without it such a value is malformed
+ * @param hasStreams streams may be among the arguments of a call; else they are malformed
  *
  * One value and nothing behind it. @throws CodecError MALFORMED, DEPTH, SIZE */
-export function decode(bytes: Uint8Array, onShared?: (form: unknown) => unknown): unknown {
-  const reader = new Reader(bytes, onShared);
+export function decode(bytes: Uint8Array, onShared?: (form: unknown) => unknown, hasStreams = false): unknown {
+  const reader = new Reader(bytes, onShared, hasStreams);
   const value = reader.value(0);
   reader.end();
   return value;
@@ -21,7 +22,7 @@ export function decode(bytes: Uint8Array, onShared?: (form: unknown) => unknown)
 /** The first two items of a message, whatever is behind them; undefined if they are no numbers. */
 export function decodeHead(bytes: Uint8Array): readonly [kind: number, number: number] | undefined {
   if (bytes[0]! >> 5 !== 4) return undefined;
-  const reader = new Reader(bytes.subarray(1), undefined);
+  const reader = new Reader(bytes.subarray(1), undefined, true);
   const [kind, number] = [reader.value(0), reader.value(0)];
   return typeof kind === "number" && typeof number === "number" ? [kind, number] : undefined;
 }
@@ -30,10 +31,12 @@ class Reader {
   readonly #bytes: Uint8Array;
   readonly #view: DataView;
   readonly #onShared: ((form: unknown) => unknown) | undefined;
+  readonly #hasStreams: boolean;
   #at = 0;
 
-  constructor(bytes: Uint8Array, onShared: ((form: unknown) => unknown) | undefined) {
+  constructor(bytes: Uint8Array, onShared: ((form: unknown) => unknown) | undefined, hasStreams: boolean) {
     this.#onShared = onShared;
+    this.#hasStreams = hasStreams;
     this.#bytes = bytes;
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
@@ -263,6 +266,8 @@ class Reader {
   #exception(depth: number): unknown {
     const parts = this.value(depth);
     if (Array.isArray(parts) && parts[0] === "ipcctl.Shared" && this.#onShared) return this.#onShared(parts[1]);
+    if (Array.isArray(parts) && parts[0] === "ipcctl.Stream" && this.#hasStreams && Number.isSafeInteger(parts[1]))
+      return new StreamRef(parts[1] as number);
     if (Array.isArray(parts) && parts[0] === "ipcctl.Arrow" && parts[1] instanceof Uint8Array)
       return new ArrowTable(parts[1]);
     const error = Array.isArray(parts) && parts[0] === "ipcctl.Error" ? PythonError.from(parts[1]) : undefined;

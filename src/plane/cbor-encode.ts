@@ -1,6 +1,6 @@
 /** Values to CBOR, as `docs/internals/encoding.md` says. Written for many small values: no allocation but for what grows the buffer. */
 import { limit } from "../base/limits.ts";
-import { ArrowTable, CodecError, NdArray, StreamRef, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
+import { ArrowTable, CodecError, NdArray, StreamRef, stepOf, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
 import { PythonError } from "./python-error.ts";
 
 export const DEPTH_MAX = limit("valueDepth");
@@ -366,8 +366,4 @@ function changed(): CodecError {
     "TYPE",
     "it has another number of items than its length; send a copy as a plain array: Array.from(value)",
   );
-}
-
-function stepOf(key: string): string {
-  return /^[A-Za-z_$][\w$]*$/.test(key) ? `.${key}` : `[${JSON.stringify(key)}]`;
 }

@@ -24,6 +24,11 @@ export class CodecError extends Error {
   }
 }
 
+/** A key on the way to a value, as {@link CodecError.at} takes it. */
+export function stepOf(key: string): string {
+  return /^[A-Za-z_$][\w$]*$/.test(key) ? `.${key}` : `[${JSON.stringify(key)}]`;
+}
+
 /** A stream among the arguments of a call, by its number on the channel. */
 export class StreamRef {
   readonly number: number;

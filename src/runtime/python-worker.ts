@@ -1,16 +1,8 @@
 /** A worker as a program sees it: call its functions, evaluate code in it, stream from it, lend it functions. */
 import { TO_WORKER } from "../../contract/messages.ts";
 import { ChannelTransport } from "../calls/channel-transport.ts";
-import {
-  CallClient,
-  lost,
-  withOptions,
-  type Answer,
-  type CallOptions,
-  type EvalOptions,
-  type Hello,
-  type Lent,
-} from "../calls/client.ts";
+import { CallClient, lost, withOptions, type CallOptions, type EvalOptions } from "../calls/client.ts";
+import type { Answer, Hello, Lent } from "../calls/session.ts";
 import { Stream } from "../calls/streams.ts";
 import { IpcError } from "../base/errors.ts";
 import { BrokenChannel, Channel, PeerGone } from "../plane/channel.ts";
@@ -89,9 +81,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
 
   async #attach(run: Run, timeoutMs: number): Promise<void> {
     const { name, shimSocket, whatHappened } = run;
-    const transport = await ChannelTransport.open("client", (listener) =>
-      Channel.open(shimSocket, name, timeoutMs, listener),
-    );
+    const transport = await ChannelTransport.open((listener) => Channel.open(shimSocket, name, timeoutMs, listener));
     let timer: Timer | undefined;
     try {
       this.#run = run;

@@ -1,0 +1,32 @@
+/** How messages become bytes, and are found in what comes: frames of CBOR, lines of JSON. */
+import { BrokenChannel } from "../plane/ring.ts";
+import type { Message, Role } from "./transport.ts";
+
+export interface Codec {
+  /** Of this side, once it is known. */
+  role: Role;
+  /** @throws CodecError for a value without a form */
+  encode(message: Message): Uint8Array;
+  push(bytes: Uint8Array): void;
+  /** The next whole message, if it is there. @throws BrokenChannel */
+  next(): Message | Unreadable | undefined;
+}
+
+/** A message that is well-formed, but holds what this program cannot. */
+export class Unreadable {
+  readonly kind: number;
+  readonly number: number;
+  readonly cause: Error;
+
+  constructor(kind: number, number: number, cause: Error) {
+    this.kind = kind;
+    this.number = number;
+    this.cause = cause;
+  }
+}
+
+/** @throws BrokenChannel for what is not the form of a message */
+export function checked(value: unknown): Message {
+  if (!Array.isArray(value) || typeof value[1] !== "number") throw new BrokenChannel("a malformed message");
+  return value as unknown as Message;
+}

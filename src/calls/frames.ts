@@ -1,0 +1,62 @@
+/** Messages in CBOR, each behind its length. */
+import { limit } from "../base/limits.ts";
+import { decode, decodeHead } from "../plane/cbor-decode.ts";
+import { Encoder } from "../plane/cbor-encode.ts";
+import { CodecError } from "../plane/codec-error.ts";
+import { BrokenChannel } from "../plane/ring.ts";
+import { checked, Unreadable, type Codec } from "./codec.ts";
+import type { Message, Role } from "./transport.ts";
+
+const MESSAGE_BYTES_MAX = limit("messageBytes");
+const HEAD_BYTES = 4;
+
+export class Frames implements Codec {
+  readonly #encoder = new Encoder();
+  /** Put together only where a whole frame is there: a large one comes in many pieces. */
+  #pieces: Uint8Array[] = [];
+  #bytes = 0;
+  #needed = HEAD_BYTES;
+  role: Role = "client";
+
+  encode(message: Message): Uint8Array {
+    const body = this.#encoder.encode(message);
+    const frame = Buffer.allocUnsafe(HEAD_BYTES + body.length);
+    frame.writeUInt32LE(body.length);
+    frame.set(body, HEAD_BYTES);
+    return frame;
+  }
+
+  push(bytes: Uint8Array): void {
+    this.#pieces.push(bytes);
+    this.#bytes += bytes.length;
+  }
+
+  next(): Message | Unreadable | undefined {
+    if (this.#bytes < this.#needed) return undefined;
+    const all = this.#pieces.length === 1 ? this.#pieces[0]! : Buffer.concat(this.#pieces);
+    this.#pieces = [all];
+    const length = Buffer.from(all.buffer, all.byteOffset, HEAD_BYTES).readUInt32LE();
+    if (length > MESSAGE_BYTES_MAX) throw new BrokenChannel(`a message of more than ${MESSAGE_BYTES_MAX} bytes`);
+    this.#needed = HEAD_BYTES + length;
+    if (this.#bytes < this.#needed) return undefined;
+    const body = new Uint8Array(all.buffer, all.byteOffset + HEAD_BYTES, length); // what is a Buffer gives Buffers
+    const rest = all.subarray(this.#needed);
+    this.#pieces = rest.length > 0 ? [rest] : [];
+    this.#bytes = rest.length;
+    this.#needed = HEAD_BYTES;
+    return read(body, this.role === "server");
+  }
+}
+
+function read(body: Uint8Array, hasStreams: boolean): Message | Unreadable {
+  let value: unknown;
+  try {
+    value = decode(body, undefined, hasStreams);
+  } catch (error) {
+    const isOurs = error instanceof CodecError && error.code === "TYPE"; // a kind that this engine has not
+    const head = isOurs ? decodeHead(body) : undefined;
+    if (!head) throw new BrokenChannel(`a malformed message: ${(error as Error).message}`);
+    return new Unreadable(...head, error as Error);
+  }
+  return checked(value);
+}

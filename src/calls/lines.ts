@@ -1,0 +1,117 @@
+/** Messages as lines of JSON, for whoever has no CBOR. What JSON has no form for is refused, never changed. */
+import { TO_WORKER } from "../../contract/messages.ts";
+import { limit } from "../base/limits.ts";
+import { CodecError, StreamRef, stepOf } from "../plane/codec-error.ts";
+import { BrokenChannel } from "../plane/ring.ts";
+import { checked, type Codec } from "./codec.ts";
+import type { Message, Role } from "./transport.ts";
+
+const LINE_BYTES_MAX = limit("messageBytes");
+const DEPTH_MAX = limit("valueDepth");
+const NEWLINE = 10;
+/** Of the arguments in a call. */
+const ARGUMENTS = 3;
+const STREAMS = 5;
+
+export class Lines implements Codec {
+  role: Role = "client";
+  readonly #utf8 = new TextDecoder("utf-8", { fatal: true });
+  #pieces: Uint8Array[] = [];
+  #bytes = 0;
+  /** Whole lines that have come. */
+  readonly #lines: Uint8Array[] = [];
+
+  encode(message: Message): Uint8Array {
+    const sent = withoutStreams(message);
+    requireJson(sent, []);
+    const bytes = Buffer.from(`${JSON.stringify(sent)}\n`);
+    if (bytes.length > LINE_BYTES_MAX) throw new CodecError("SIZE", `more than ${LINE_BYTES_MAX} bytes`);
+    return bytes;
+  }
+
+  push(bytes: Uint8Array): void {
+    let from = 0;
+    for (let end = bytes.indexOf(NEWLINE); end >= 0; end = bytes.indexOf(NEWLINE, from)) {
+      const last = bytes.subarray(from, end);
+      this.#lines.push(this.#pieces.length === 0 ? last : Buffer.concat([...this.#pieces, last]));
+      this.#pieces = [];
+      this.#bytes = 0;
+      from = end + 1;
+    }
+    if (from === bytes.length) return;
+    this.#pieces.push(bytes.subarray(from));
+    this.#bytes += bytes.length - from;
+  }
+
+  next(): Message | undefined {
+    const line = this.#lines.shift();
+    if ((line?.length ?? this.#bytes) > LINE_BYTES_MAX)
+      throw new BrokenChannel(`a line of more than ${LINE_BYTES_MAX} bytes`);
+    if (!line) return undefined;
+    let value: unknown;
+    try {
+      value = JSON.parse(this.#utf8.decode(line));
+    } catch (error) {
+      const shown = JSON.stringify(Buffer.from(line.subarray(0, 60)).toString());
+      throw new BrokenChannel(`a line that is not JSON: ${shown}: ${(error as Error).message}`);
+    }
+    return this.role === "server" ? withStreams(checked(value)) : checked(value);
+  }
+}
+
+/** JSON has no form for a stream: a call that has some among its arguments says in one more field where. */
+function withoutStreams(message: Message): Message {
+  const args = message[ARGUMENTS];
+  if (!Array.isArray(args) || !args.some((one) => one instanceof StreamRef)) return message;
+  const streams = args.flatMap((one: unknown, at) => (one instanceof StreamRef ? [[at, one.number]] : []));
+  const [kind, number, name, , kwargs] = message;
+  return [kind, number, name, args.map((one: unknown) => (one instanceof StreamRef ? null : one)), kwargs, streams];
+}
+
+function withStreams(message: Message): Message {
+  const [kind, number, name, args, kwargs] = message;
+  const streams = message[STREAMS];
+  if (kind !== TO_WORKER.call || !Array.isArray(streams) || !Array.isArray(args)) return message;
+  const filled: unknown[] = [...(args as unknown[])];
+  for (const pair of streams as unknown[]) {
+    const [at, stream] = Array.isArray(pair) ? (pair as unknown[]) : [];
+    if (!Number.isSafeInteger(at) || !Number.isSafeInteger(stream) || !((at as number) in filled))
+      throw new BrokenChannel("a stream that is none of the arguments");
+    filled[at as number] = new StreamRef(stream as number);
+  }
+  return [kind, number, name, filled, kwargs];
+}
+
+/** @throws CodecError TYPE, CYCLE, DEPTH with the place of what JSON would lose */
+function requireJson(value: unknown, open: object[]): void {
+  if (typeof value === "string") {
+    if (value.isWellFormed()) return;
+    throw new CodecError("TYPE", "a string with a lone surrogate has no UTF-8; text.toWellFormed() mends it");
+  }
+  if (value === null || typeof value === "boolean" || Number.isFinite(value)) return;
+  if (typeof value !== "object")
+    throw new CodecError("TYPE", `JSON has no ${typeof value === "number" ? value : typeof value}`);
+  if (open.includes(value)) throw new CodecError("CYCLE", "a container stands inside itself");
+  if (open.push(value) > DEPTH_MAX) throw new CodecError("DEPTH", `more than ${DEPTH_MAX} levels`);
+  if (Array.isArray(value))
+    for (let index = 0; index < value.length; index++) inside(value[index], open, () => `[${index}]`);
+  else {
+    const prototype: unknown = Object.getPrototypeOf(value);
+    if (prototype !== Object.prototype && prototype !== null) {
+      const name = (value.constructor as { name?: string } | undefined)?.name ?? "an object without a class";
+      throw new CodecError("TYPE", `JSON has no ${name}`);
+    }
+    if (typeof (value as { toJSON?: unknown }).toJSON === "function")
+      throw new CodecError("TYPE", "toJSON would send something else");
+    for (const [key, item] of Object.entries(value)) inside(item, open, () => stepOf(key));
+  }
+  open.pop();
+}
+
+function inside(value: unknown, open: object[], step: () => string): void {
+  try {
+    requireJson(value, open);
+  } catch (error) {
+    throw error instanceof CodecError ? error.at(step()) : error;
+  }
+}

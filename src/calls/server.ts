@@ -1,0 +1,323 @@
+/** The side of a session that serves: runs what is called, answers, and sends streams as far as their reader gives credit. */
+import { AsyncLocalStorage } from "node:async_hooks";
+import { TO_CLIENT as TO, TO_WORKER as FROM } from "../../contract/messages.ts";
+import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
+import { errorRecord } from "../plane/cbor-encode.ts";
+import { StreamRef } from "../plane/codec-error.ts";
+import { BrokenChannel } from "../plane/ring.ts";
+import { errorOf, type Answer, type Hello } from "./session.ts";
+import { Incoming, Outgoing, Stream } from "./streams.ts";
+import { traced } from "./trace.ts";
+import type { Message, Transport } from "./transport.ts";
+
+const REQUESTS_MAX = limit("requests");
+
+/** Functions by the name that clients call them by. Keyword arguments come as one more object behind the others. */
+export type Exposed = Readonly<Record<string, (...args: never[]) => unknown>>;
+
+/** What a function that is called can know of its request. */
+export type CallContext = {
+  /** Aborted when the client gives the request up, by a deadline of its own for instance, or is gone. */
+  readonly signal: AbortSignal;
+  /** A function that the client has lent by this name. Its promise rejects with what the client's function threw. */
+  readonly bound: (name: string) => (...args: unknown[]) => Promise<Answer>;
+};
+
+const contexts = new AsyncLocalStorage<CallContext>();
+
+/** Of the call that this code runs for, also behind an `await`. @throws IpcError FAILED outside of one */
+export function callContext(): CallContext {
+  const context = contexts.getStore();
+  if (!context) throw new IpcError("FAILED", "callContext: this code does not run for a call");
+  return context;
+}
+
+/** One client, over one transport. */
+export class CallServer implements Disposable {
+  readonly #transport: Transport;
+  readonly #exposed: Exposed;
+  readonly #requests = new Map<number, Request>();
+  readonly #streams = new Map<number, Outgoing>();
+  /** Streams of the client that are read here. */
+  readonly #incoming = new Map<number, Incoming>();
+  readonly #bound = new Set<string>();
+  readonly #invocations = new Map<number, PromiseWithResolvers<Answer>>();
+  readonly #closed = Promise.withResolvers<Error>();
+  #next = 1;
+
+  constructor(transport: Transport, exposed: Exposed) {
+    this.#transport = traced(transport, "server");
+    this.#exposed = exposed;
+    this.#transport.listen("server", {
+      onMessage: (message) => this.#take(message),
+      onUnreadable: (kind, number, cause) => this.#onUnreadable(kind, number, cause),
+      onInterrupt: (number) => this.#interrupt(number),
+      onClose: (cause) => this.#onClose(cause),
+    });
+    this.#transport.send([TO.hello, 0, hello(exposed)]);
+  }
+
+  /** Why the session is over, once it is. */
+  get closed(): Promise<Error> {
+    return this.#closed.promise;
+  }
+
+  // ---- messages ----
+
+  #take(message: Message): void {
+    const [kind, number, value] = message;
+    if (!Number.isSafeInteger(number) || number < 0)
+      throw new BrokenChannel("the number of a message is an integer from 0");
+    switch (kind) {
+      case FROM.call:
+        return this.#call(number, value, message[3], message[4]);
+      case FROM.eval:
+        return this.#fail(number, new IpcError("FAILED", "this worker does not evaluate code"));
+      case FROM.cancel:
+        return this.#cancel(number);
+      case FROM.credit:
+        return this.#streams.get(number)?.want(countOf(value));
+      case FROM.bind:
+        if (this.#bound.size >= REQUESTS_MAX) throw new BrokenChannel(`more than ${REQUESTS_MAX} functions are lent`);
+        return void this.#bound.add(String(value));
+      case FROM.unbind:
+        return void this.#bound.delete(String(value));
+      case FROM.return:
+        return this.#invoked(number)?.resolve(value);
+      case FROM.throw:
+        return this.#invoked(number)?.reject(errorOf(value));
+      case FROM.push:
+        return this.#incoming.get(number)?.push(value);
+      case FROM.close:
+        return this.#incoming.get(number)?.end();
+      case FROM.fail:
+        return this.#incoming.get(number)?.fail(errorOf(value));
+      case FROM.forget:
+        return this.#transport.forget(number);
+      default:
+        throw new BrokenChannel(`no message is of kind ${String(kind)}`);
+    }
+  }
+
+  /** It costs what it belongs to. */
+  #onUnreadable(kind: number, number: number, cause: Error): void {
+    const error = new IpcError("FAILED", `the client sent what cannot be held here: ${cause.message}`, { cause });
+    if (kind === FROM.call) return this.#fail(number, error);
+    if (kind === FROM.return) return this.#invoked(number)?.reject(error);
+    const stream = kind === FROM.push ? this.#incoming.get(number) : undefined;
+    if (!stream) throw new BrokenChannel(cause.message);
+    stream.fail(error);
+    this.#transport.send([TO.leave, number]);
+  }
+
+  // ---- requests ----
+
+  #call(number: number, name: unknown, args: unknown, kwargs: unknown): void {
+    if (this.#requests.has(number)) throw new BrokenChannel(`request ${number} is under way already`);
+    if (typeof name !== "string" || !Array.isArray(args)) throw new BrokenChannel("a malformed call");
+    if (this.#requests.size >= REQUESTS_MAX)
+      return this.#fail(number, new IpcError("FAILED", `more than ${REQUESTS_MAX} requests are under way`));
+    const list = args.map((one: unknown) => (one instanceof StreamRef ? this.#receive(one.number) : one));
+    if (kwargs !== null && kwargs !== undefined) list.push(kwargs);
+    const request = new Request((bound) => this.#lent(bound));
+    this.#requests.set(number, request);
+    let value: unknown;
+    try {
+      value = contexts.run(request, this.#function(name), ...(list as never[]));
+    } catch (error) {
+      return this.#fail(number, error);
+    }
+    if (!(value instanceof Promise)) return this.#finish(number, request, value);
+    value.then(
+      (settled) => this.#finish(number, request, settled),
+      (error) => this.#fail(number, error),
+    );
+  }
+
+  #function(name: string): Exposed[string] {
+    const found = Object.hasOwn(this.#exposed, name) ? this.#exposed[name] : undefined;
+    if (found) return found;
+    const known = Object.keys(this.#exposed).toSorted().join(", ") || "none";
+    throw new IpcError("NOT_FOUND", `no function '${name}' is exposed; there is: ${known}`);
+  }
+
+  #finish(number: number, request: Request, value: unknown): void {
+    if (!this.#transport.isOpen) return;
+    const iterator = iteratorOf(value);
+    if (iterator) return this.#begin(number, request, iterator);
+    try {
+      this.#transport.send([TO.result, number, value]);
+    } catch (error) {
+      return this.#fail(number, error);
+    }
+    this.#end(number);
+  }
+
+  #fail(number: number, error: unknown): void {
+    if (this.#transport.isOpen) this.#transport.send([TO.error, number, errorRecord(error)]);
+    this.#end(number);
+  }
+
+  #end(number: number): void {
+    this.#requests.delete(number);
+    this.#streams.delete(number);
+  }
+
+  /** The client waits for it no longer. Code that looks at its signal ends; the answer of other code is sent as ever. */
+  #interrupt(number: number): void {
+    this.#requests.get(number)?.abort();
+  }
+
+  #cancel(number: number): void {
+    const stream = this.#streams.get(number);
+    const request = this.#requests.get(number);
+    if (stream?.leave()) {
+      this.#end(number);
+      this.#transport.send([TO.end, number]);
+    }
+    request?.abort();
+  }
+
+  // ---- streams ----
+
+  #begin(number: number, request: Request, iterator: AsyncIterator<unknown> | Iterator<unknown>): void {
+    const within = {
+      next: () => contexts.run(request, () => iterator.next()) as Promise<IteratorResult<unknown>>,
+      return: () => contexts.run(request, () => iterator.return?.()) as unknown as Promise<IteratorResult<unknown>>,
+    };
+    const send = (message: Message): void => {
+      if (this.#transport.isOpen) this.#transport.send(message);
+    };
+    const stream = new Outgoing(within, {
+      item: (item) => send([TO.item, number, item]),
+      end: () => {
+        this.#end(number);
+        send([TO.end, number]);
+      },
+      fail: (record) => {
+        this.#end(number);
+        send([TO.error, number, record]);
+      },
+    });
+    this.#streams.set(number, stream);
+    request.onAbort(() => {
+      if (!stream.leave()) return;
+      this.#fail(number, request.signal.reason);
+    });
+    send([TO.stream, number]);
+  }
+
+  #receive(number: number): Stream {
+    if (this.#incoming.has(number) || this.#incoming.size >= REQUESTS_MAX)
+      throw new BrokenChannel(`stream ${number} of the client is one too many`);
+    const send = (message: Message): void => {
+      if (this.#transport.isOpen) this.#transport.send(message);
+    };
+    const incoming = new Incoming(
+      "client",
+      (credit) => send([TO.want, number, credit]),
+      (isEarly) => {
+        this.#incoming.delete(number);
+        if (isEarly) send([TO.leave, number]);
+      },
+      () => undefined,
+    );
+    this.#incoming.set(number, incoming);
+    return new Stream(incoming);
+  }
+
+  // ---- functions of the client ----
+
+  #lent(name: string): (...args: unknown[]) => Promise<Answer> {
+    return (...args) => {
+      if (!this.#bound.has(name))
+        return Promise.reject(new IpcError("NOT_FOUND", `the client has lent no function ${name}`));
+      const number = this.#next++;
+      const invocation = Promise.withResolvers<Answer>();
+      try {
+        this.#transport.send([TO.invoke, number, name, args, null]);
+      } catch (error) {
+        return Promise.reject(error);
+      }
+      this.#invocations.set(number, invocation);
+      return invocation.promise;
+    };
+  }
+
+  #invoked(number: number): PromiseWithResolvers<Answer> | undefined {
+    const invocation = this.#invocations.get(number);
+    this.#invocations.delete(number);
+    return invocation;
+  }
+
+  // ---- the end ----
+
+  #onClose(cause: Error): void {
+    const gone = new IpcError("CONNECTION_LOST", `the client is gone: ${cause.message}`, { cause });
+    for (const request of this.#requests.values()) request.abort(gone);
+    for (const stream of this.#streams.values()) stream.leave();
+    for (const stream of this.#incoming.values()) stream.fail(gone);
+    for (const invocation of this.#invocations.values()) invocation.reject(gone);
+    for (const all of [this.#requests, this.#streams, this.#incoming, this.#invocations]) all.clear();
+    this.#closed.resolve(cause);
+  }
+
+  [Symbol.dispose](): void {
+    this.#transport[Symbol.dispose]();
+  }
+}
+
+class Request implements CallContext {
+  readonly bound: CallContext["bound"];
+  /** Made where somebody asks for it: most functions do not. */
+  #controller: AbortController | undefined;
+  #reason: Error | undefined;
+  #onAbort: (() => void) | undefined;
+
+  constructor(bound: CallContext["bound"]) {
+    this.bound = bound;
+  }
+
+  get signal(): AbortSignal {
+    this.#controller ??= new AbortController();
+    if (this.#reason && !this.#controller.signal.aborted) this.#controller.abort(this.#reason);
+    return this.#controller.signal;
+  }
+
+  onAbort(callback: () => void): void {
+    this.#onAbort = callback;
+  }
+
+  abort(reason: Error = new DOMException("the client has given this request up", "AbortError")): void {
+    if (this.#reason) return;
+    this.#reason = reason;
+    this.#controller?.abort(reason);
+    this.#onAbort?.();
+  }
+}
+
+function hello(exposed: Exposed): Hello {
+  const { bun, node } = process.versions;
+  return {
+    pid: process.pid,
+    python: "",
+    implementation: bun === undefined ? `node ${node}` : `bun ${bun}`,
+    exposed: Object.keys(exposed).toSorted(),
+  };
+}
+
+/** Of an async iterable, and of a generator; a list or a map is a value. */
+function iteratorOf(value: unknown): AsyncIterator<unknown> | Iterator<unknown> | undefined {
+  if (value === null || typeof value !== "object") return undefined;
+  if (Symbol.asyncIterator in value) return (value as AsyncIterable<unknown>)[Symbol.asyncIterator]();
+  const isIterator = Symbol.iterator in value && typeof (value as { next?: unknown }).next === "function";
+  return isIterator ? (value as IterableIterator<unknown>)[Symbol.iterator]() : undefined;
+}
+
+/** @throws BrokenChannel */
+function countOf(value: unknown): number {
+  if (!Number.isSafeInteger(value) || (value as number) < 0)
+    throw new BrokenChannel("the credit of a stream is a number of items");
+  return value as number;
+}

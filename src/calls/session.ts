@@ -1,0 +1,23 @@
+/** What both sides of a session share. */
+import { IpcError } from "../base/errors.ts";
+import { PythonError } from "../plane/python-error.ts";
+import { BrokenChannel } from "../plane/ring.ts";
+
+// oxlint-disable-next-line typescript/no-explicit-any -- what the other side sends is whatever the caller says it is
+export type Answer = any;
+export type Lent = (...args: Answer[]) => unknown;
+
+/** What the server says of itself when a session opens. */
+export type Hello = {
+  readonly pid: number;
+  readonly python: string;
+  readonly implementation: string;
+  readonly exposed: string[];
+  /** Why it cannot serve anybody; then it says no more than this. */
+  readonly error?: string;
+};
+
+/** An error as the other side tells of it. */
+export function errorOf(value: unknown): Error {
+  return value instanceof IpcError ? value : (PythonError.from(value) ?? new BrokenChannel("a malformed error"));
+}
