@@ -8,7 +8,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { SCRIPT_POLICY } from "../src/base/policies.ts";
+import { SCRIPT_POLICY } from "../src/base/default-policies.ts";
 import { Home, ROOT, waitUntil } from "../test/home.ts";
 import { privateKiB } from "./memory.ts";
 import { countLines, pm2, settled, supervisord, type Peer, type Program } from "./peers.ts";

@@ -7,10 +7,10 @@ import { LIMITS } from "../contract/limits.ts";
 import { VERSION } from "../src/base/version.ts";
 import { policyJsonSchema } from "../src/sandbox/policy.ts";
 import { projectJsonSchema } from "../src/protocol/project.ts";
-import { buildProgram } from "../src/cli/program.ts";
+import { buildProgram } from "../src/cli/command-table.ts";
 import { contractHeader, contractModule, DOCUMENTS, editionModule, withTables } from "./contract.ts";
 import { pythonTypes } from "./verbs.ts";
-import { EFFECTS, EVENTS, STATES, TABLE, type Event, type State } from "../src/workers/machine.ts";
+import { EFFECTS, EVENTS, STATES, TABLE, type Event, type State } from "../src/workers/states.ts";
 
 const NOTICE = "<!-- Written by scripts/generate.ts; change the table in the code instead. -->";
 

@@ -1,6 +1,6 @@
 /** The package: what a TypeScript program imports. */
 export { IpcError, type ErrorCode } from "./base/errors.ts";
-export { ArrowTable, CodecError, NdArray, type TypedArray } from "./plane/codec-error.ts";
+export { ArrowTable, CodecError, NdArray, type TypedArray } from "./plane/values.ts";
 export { PythonError } from "./plane/python-error.ts";
 export { BrokenChannel, SharedRingBuffer } from "./plane/ring.ts";
 export {

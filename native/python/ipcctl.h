@@ -7,7 +7,7 @@
 #include <Python.h>
 
 #include "../ring/ring.h"
-#include "outlook.h"
+#include "busy_poll.h"
 
 /* Taken from ipcctl._types once, so that C and pure Python raise the same classes and share the rare forms. */
 struct ipc_state {
@@ -26,7 +26,7 @@ struct ipc_state {
 	PyObject *server_type;
 	struct ipc_frame *innermost; /* of the requests whose code runs: server.c */
 	/* All channels are looked at by one thread. */
-	struct ipc_outlook outlook;
+	struct ipc_busy_poll busy_poll;
 	struct ipc_load_meter meter;
 	unsigned long long turns; /* begun */
 	/* Where more want an answer than can be awake at once. */
@@ -39,7 +39,7 @@ struct ipc_state {
 struct ring {
 	PyObject_HEAD Py_buffer view;
 	struct ipc_ring core;
-	struct ipc_outlook outlook; /* where one thread waits for this ring alone */
+	struct ipc_busy_poll busy_poll; /* where one thread waits for this ring alone */
 	int is_broken, is_held, is_resting;
 };
 
@@ -51,7 +51,7 @@ int ipc_ring_refuse(struct ring *ring, int result);
  */
 int ipc_watch(const struct ring *const *rings, Py_ssize_t count, int64_t span_ns, int *was_off);
 /* The same where that pays, moving this thread if need be. If nothing has come it is time to sleep. */
-int ipc_look_out(struct ipc_state *state, struct ipc_outlook *outlook, const struct ring *const *rings,
+int ipc_look_out(struct ipc_state *state, struct ipc_busy_poll *busy_poll, const struct ring *const *rings,
 	Py_ssize_t count, int64_t span_ns);
 int64_t ipc_now_ns(void);
 

@@ -71,7 +71,7 @@ static PyObject *ring_needs_bell(PyObject *self, PyObject *nothing)
 	int is_needed = ipc_ring_needs_bell(&ring->core);
 	struct ipc_state *state = PyType_GetModuleState(Py_TYPE(self));
 	if (is_needed && state != NULL)
-		state->outlook.bells++;
+		state->busy_poll.bells++;
 	return PyBool_FromLong(is_needed);
 }
 
@@ -136,28 +136,28 @@ int ipc_watch(const struct ring *const *rings, Py_ssize_t count, int64_t span_ns
 	return 0;
 }
 
-int ipc_look_out(struct ipc_state *state, struct ipc_outlook *outlook, const struct ring *const *rings,
+int ipc_look_out(struct ipc_state *state, struct ipc_busy_poll *busy_poll, const struct ring *const *rings,
 	Py_ssize_t count, int64_t span_ns)
 {
 	int64_t now = ipc_now_ns();
-	enum ipc_rest rest = ipc_outlook_rest(outlook, now, ipc_core(), ipc_load(&state->meter, now));
+	enum ipc_rest rest = ipc_busy_poll_rest(busy_poll, now, ipc_core(), ipc_load(&state->meter, now));
 	int was_off;
 	if (rest == IPC_REST_JOIN)
-		outlook->joined += (unsigned)ipc_core_join(outlook->client);
+		busy_poll->joined += (unsigned)ipc_core_join(busy_poll->client);
 	if (rest == IPC_REST_PART) {
 		int has_parted = ipc_core_leave();
-		outlook->parted += (unsigned)has_parted;
+		busy_poll->parted += (unsigned)has_parted;
 		rest = has_parted ? IPC_REST_LOOK : rest;
 	}
 	if (rest == IPC_REST_LOOK) {
-		outlook->looks++;
+		busy_poll->looks++;
 		if (ipc_watch(rings, count, span_ns, &was_off)) {
-			ipc_outlook_found(outlook, was_off);
+			ipc_busy_poll_found(busy_poll, was_off);
 			return 1;
 		}
 	}
 	if (rest == IPC_REST_LOOK || rest == IPC_REST_PART)
-		ipc_outlook_missed(outlook);
+		ipc_busy_poll_missed(busy_poll);
 	return 0;
 }
 
@@ -206,15 +206,15 @@ static PyObject *ring_look_out(PyObject *self, PyObject *microseconds)
 	if (get_span(microseconds, &span) < 0 || usable(ring, 0) < 0)
 		return NULL;
 	PyObject *payload = receive(ring);
-	if (payload == Py_None && ipc_look_out(state, &ring->outlook, &one, 1, span)) {
+	if (payload == Py_None && ipc_look_out(state, &ring->busy_poll, &one, 1, span)) {
 		if (usable(ring, 0) < 0)
 			return NULL;
 		payload = receive(ring);
 	}
 	if (payload == NULL || payload == Py_None)
 		return Py_XNewRef(payload);
-	ring->outlook.taken++;
-	ring->outlook.client = ipc_ring_peer_core(&ring->core);
+	ring->busy_poll.taken++;
+	ring->busy_poll.client = ipc_ring_peer_core(&ring->core);
 	return payload;
 }
 
@@ -241,7 +241,7 @@ static PyObject *ring_cancel_sleep(PyObject *self, PyObject *nothing)
 	if (!ring->core.is_producer)
 		ipc_ring_cancel_sleep(&ring->core);
 	if (ring->is_resting)
-		ipc_outlook_slept(&ring->outlook, ipc_now_ns());
+		ipc_busy_poll_slept(&ring->busy_poll, ipc_now_ns());
 	ring->is_resting = 0;
 	Py_RETURN_NONE;
 }

@@ -84,7 +84,7 @@ struct turn {
 
 static void ring_bell(const struct server *server)
 {
-	server->state->outlook.bells++;
+	server->state->busy_poll.bells++;
 	/* Full: it is rung already. Closed: its end is noticed by who reads. */
 	if (send(server->bell, "\1", 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		return;
@@ -347,7 +347,7 @@ static PyObject *take_some(struct turn *turn, struct server *server, int64_t sta
 {
 	if (enter(turn, server) < 0)
 		return NULL;
-	turn->state->outlook.client = ipc_ring_peer_core(&server->rx->core);
+	turn->state->busy_poll.client = ipc_ring_peer_core(&server->rx->core);
 	int64_t now = 0;
 	for (int taken = 0; taken < BUDGET && ipc_ring_has_data(&server->rx->core); taken++) {
 		if (server->rx->is_broken || server->is_paused)
@@ -356,7 +356,7 @@ static PyObject *take_some(struct turn *turn, struct server *server, int64_t sta
 			return NULL;
 		if (stay_until != 0 && now > stay_until)
 			tell_awake(server, count_waiting(turn, server));
-		turn->state->outlook.taken++;
+		turn->state->busy_poll.taken++;
 		PyObject *done = take(server, turn->state);
 		if (done != Py_True)
 			return done;
@@ -419,7 +419,7 @@ static int look_out(const struct turn *turn, int64_t span_ns)
 	const struct ring *rings[CHANNELS_MAX];
 	for (Py_ssize_t i = 0; i < turn->count; i++)
 		rings[i] = turn->servers[i]->rx;
-	return ipc_look_out(turn->state, &turn->state->outlook, rings, turn->count, span_ns);
+	return ipc_look_out(turn->state, &turn->state->busy_poll, rings, turn->count, span_ns);
 }
 
 /*
@@ -476,7 +476,7 @@ static int sleep_until_bell(struct turn *turn, const int others[OTHERS])
 	int ready = 0;
 	if (may == IPC_RING_OK && !is_over) {
 		ready = poll_or_signal(polled, (nfds_t)(turn->count + OTHERS));
-		ipc_outlook_slept(&turn->state->outlook, ipc_now_ns());
+		ipc_busy_poll_slept(&turn->state->busy_poll, ipc_now_ns());
 		turn->until = 0; /* the others were looked at as well */
 	}
 	for (Py_ssize_t i = 0; i < asleep; i++)
@@ -608,9 +608,9 @@ PyObject *ipc_turn(PyObject *module, PyObject *args)
 PyObject *ipc_waiting(PyObject *module, PyObject *nothing)
 {
 	(void)nothing;
-	const struct ipc_outlook *outlook = &((struct ipc_state *)PyModule_GetState(module))->outlook;
-	return Py_BuildValue("{sKsKsKsKsKsK}", "looks", outlook->looks, "found", outlook->found, "sleeps",
-		outlook->sleeps, "parted", outlook->parted, "joined", outlook->joined, "bells", outlook->bells);
+	const struct ipc_busy_poll *busy_poll = &((struct ipc_state *)PyModule_GetState(module))->busy_poll;
+	return Py_BuildValue("{sKsKsKsKsKsK}", "looks", busy_poll->looks, "found", busy_poll->found, "sleeps",
+		busy_poll->sleeps, "parted", busy_poll->parted, "joined", busy_poll->joined, "bells", busy_poll->bells);
 }
 
 static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *named)

@@ -21,8 +21,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from ._codec import BrokenChannel, DecodeError, EncodeError, JavaScriptError, SharedRingBuffer, undefined
-from ._default import close_default_namespace, evaluate, execute
+from ._backend import BrokenChannel, DecodeError, EncodeError, JavaScriptError, SharedRingBuffer, undefined
+from ._default_namespace import close_default_namespace, evaluate, execute
 from ._shared import ArrowTable, shared
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load

@@ -12,8 +12,8 @@ import weakref
 from collections.abc import Callable
 
 from . import _console
-from ._codec import BrokenChannel, shield, unshield
-from ._codec import present as _request
+from ._backend import BrokenChannel, shield, unshield
+from ._backend import present as _request
 from ._contract import TO_CLIENT_INVOKE as INVOKE
 from ._evaluate import namespace
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from ._bound import client
-from ._codec import BrokenChannel, Interrupted, StreamRef
+from ._backend import BrokenChannel, Interrupted, StreamRef
 from ._contract import TO_WORKER_CALL as CALL
 from ._contract import TO_CLIENT_RESULT as RESULT
 from ._contract import TO_CLIENT_ERROR as ERROR

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from . import _contract
-from ._codec import BrokenChannel, DecodeError, Server, SharedRingBuffer, check, dumps, loads, shield, unshield
+from ._backend import BrokenChannel, DecodeError, Server, SharedRingBuffer, check, dumps, loads, shield, unshield
 from ._contract import MESSAGE_BYTES_MAX
 from ._contract import UNREAD_BYTES_MAX as OUTBOX_BYTES_MAX
 from ._contract import UNREAD_MS_MAX as _UNREAD_MS

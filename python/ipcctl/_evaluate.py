@@ -15,7 +15,7 @@ import time
 import types
 from collections.abc import Callable, Iterable
 
-from ._codec import BrokenChannel, Interrupted, shield, unshield
+from ._backend import BrokenChannel, Interrupted, shield, unshield
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from ._channel import Segment
-from ._codec import BrokenChannel
+from ._backend import BrokenChannel
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from . import _contract
 from ._contract import VALUE_DEPTH_MAX as MAX_DEPTH
-from ._outlook import JOIN, PART, SLEEP, LoadMeter, Outlook, core, join_core, leave_core
+from ._busy_poll import JOIN, PART, SLEEP, LoadMeter, BusyPoll, core, join_core, leave_core
 from ._types import (
     TAG_CONTENT,
     TYPED_TAGS,
@@ -495,7 +495,7 @@ _ZEROS = bytes(8)
 if TYPE_CHECKING:
     _Found = TypeVar("_Found")
 #: All channels are looked at by one thread.
-_outlook, _meter = Outlook(), LoadMeter()
+_busy_poll, _meter = BusyPoll(), LoadMeter()
 
 
 class SharedRingBuffer:
@@ -519,7 +519,7 @@ class SharedRingBuffer:
         "_data",
         "_is_resting",
         "_lock",
-        "_outlook",
+        "_busy_poll",
         "_own",
         "_peer",
         "_producer",
@@ -561,7 +561,7 @@ class SharedRingBuffer:
         self._broken = False
         self._is_resting = False
         #: Where one thread waits for this ring alone.
-        self._outlook = Outlook()
+        self._busy_poll = BusyPoll()
         self._waits = False
         self._lock = threading.Lock()
         self._turn = threading.Lock()  # one frame at a time, as the GIL does it for the C extension
@@ -667,7 +667,7 @@ class SharedRingBuffer:
         # Not one step, as it is in C: a word set between the two is lost only if the other side set
         # it after our store to head or tail, and then its second look sees that store.
         self._words[word] = 0
-        _outlook.bells += 1
+        _busy_poll.bells += 1
         return True
 
     def try_receive(self) -> bytes | None:
@@ -714,10 +714,10 @@ class SharedRingBuffer:
         span_ns = _nanoseconds(microseconds)
         payload = self.try_receive()
         if payload is None:
-            payload = _look_out(self._outlook, self.try_receive, span_ns)
+            payload = _look_out(self._busy_poll, self.try_receive, span_ns)
         if payload is not None:
-            self._outlook.taken += 1
-            self._outlook.client = self.peer_core
+            self._busy_poll.taken += 1
+            self._busy_poll.client = self.peer_core
         return payload
 
     def prepare_sleep(self) -> bool:
@@ -739,7 +739,7 @@ class SharedRingBuffer:
         if not self._producer:
             self._words[_CONSUMER_SLEEPS] = 0
         if self._is_resting:
-            self._outlook.wake(time.monotonic_ns())
+            self._busy_poll.wake(time.monotonic_ns())
         self._is_resting = False
 
 
@@ -1007,19 +1007,19 @@ def turn(servers: tuple[Server, ...], here: Any, microseconds: float, *_others: 
     global _is_resting, _next
     if _is_resting:
         _is_resting = False
-        _outlook.wake(time.monotonic_ns())
+        _busy_poll.wake(time.monotonic_ns())
     _next += 1  # each has its turn
     found = _find(servers)
     if found is None and microseconds > 0:
-        found = _look_out(_outlook, lambda: _find(servers), int(microseconds * 1000))
+        found = _look_out(_busy_poll, lambda: _find(servers), int(microseconds * 1000))
     if found is None:
         _is_resting = microseconds > 0
         return False
     if found.is_leaving or found.has_news:
         found.is_leaving = False
         return True
-    _outlook.client = found.rx.peer_core
-    _outlook.taken += 1
+    _busy_poll.client = found.rx.peer_core
+    _busy_poll.taken += 1
     return found.channel, None
 
 
@@ -1032,21 +1032,21 @@ def _find(servers: tuple[Server, ...]) -> Server | None:
     return None
 
 
-def _look_out(outlook: Outlook, find: Callable[[], _Found | None], span_ns: int) -> _Found | None:
+def _look_out(busy_poll: BusyPoll, find: Callable[[], _Found | None], span_ns: int) -> _Found | None:
     """What is found while it looks out, where that pays; None: it is time to sleep."""
     now = time.monotonic_ns()
-    rest = outlook.rest(now, core(), _meter.load(now))
+    rest = busy_poll.rest(now, core(), _meter.load(now))
     if rest == SLEEP:
         return None
     if rest == JOIN:
-        outlook.joined += join_core(outlook.client)
+        busy_poll.joined += join_core(busy_poll.client)
         return None
     if rest == PART:
         if not leave_core():
-            outlook.miss()
+            busy_poll.miss()
             return None
-        outlook.parted += 1
-    outlook.looks += 1
+        busy_poll.parted += 1
+    busy_poll.looks += 1
     deadline, was_off = now + span_ns, False
     while now < deadline and not was_off:
         time.sleep(0)  # lets the GIL go
@@ -1054,14 +1054,14 @@ def _look_out(outlook: Outlook, find: Callable[[], _Found | None], span_ns: int)
         was_off = now - before > _OFF_NS
         found = find()
         if found is not None:
-            outlook.find(was_off)
+            busy_poll.find(was_off)
             return found
-    outlook.miss()
+    busy_poll.miss()
     return None
 
 
 def waiting() -> dict[str, int]:
     """How often this process looked out, found something, slept, was moved, and rang, since it began."""
-    one = _outlook
+    one = _busy_poll
     counts = {"looks": one.looks, "found": one.found, "sleeps": one.sleeps}
     return {**counts, "parted": one.parted, "joined": one.joined, "bells": one.bells}

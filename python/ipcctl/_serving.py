@@ -19,10 +19,10 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 
-from . import _codec, _console
+from . import _backend, _console
 from ._bound import Bound
 from ._channel import Channel, Segment
-from ._codec import BrokenChannel, DecodeError
+from ._backend import BrokenChannel, DecodeError
 from ._contract import CHANNEL_FDS_FORWARDED
 from ._contract import PIPES_UNTAKEN_MAX as _PIPES_MAX
 from ._contract import TO_CLIENT_HELLO as HELLO
@@ -142,7 +142,7 @@ class Serving:
         about = {
             "pid": os.getpid(),
             "python": platform.python_version(),
-            "implementation": _codec.implementation,
+            "implementation": _backend.implementation,
             "exposed": sorted(self.exposed),
         }
         self._guard(session, lambda: session.channel.send([HELLO, 0, about]))
@@ -260,16 +260,16 @@ class Serving:
                 time.sleep(_LOOK_SECONDS)
                 self.fetch_answers(session)
             return
-        was_exposed = _codec.shield()
+        was_exposed = _backend.shield()
         try:
             while not is_done():
                 if not self.bound.is_behalf:  # else the innermost request is one that waits further out
-                    _codec.check()
+                    _backend.check()
                 self._turn()
                 self._stay_with_parent()
         finally:
             if was_exposed:
-                _codec.unshield()
+                _backend.unshield()
 
     def _turn(self) -> None:
         """Everything that is there; else a short look out for more; else sleep until a bell."""
@@ -297,7 +297,7 @@ class Serving:
         # What has just been done may be what the code below waits for: then there is no sleep before it has looked.
         is_busy = is_any or bool(self.ready or has_early or any(session.channel.is_behind for session in sessions))
         meeting = -1 if self._meeting is None else self._meeting.fileno()
-        done = _codec.turn(servers, here, 0 if is_busy or not servers else _SPIN_US, meeting, self._bell)
+        done = _backend.turn(servers, here, 0 if is_busy or not servers else _SPIN_US, meeting, self._bell)
         if type(done) is bool:
             is_any = done or is_any
         else:
@@ -466,15 +466,15 @@ class Serving:
 
         :raises Interrupted: if it is what this very thread runs
         """
-        was_exposed = _codec.shield()  # another signal in the middle of this one raises nothing
+        was_exposed = _backend.shield()  # another signal in the middle of this one raises nothing
         try:
             for session in list(self._sessions):
                 if session.channel.server.has_news:
                     session.channel.look()
         finally:
             if was_exposed:
-                _codec.unshield()
-        _codec.deliver()
+                _backend.unshield()
+        _backend.deliver()
 
     def _stay_with_parent(self) -> None:
         if self.is_abandoned:
@@ -492,7 +492,7 @@ class Serving:
         os.close(self._bell)
         if self._loop is not None:
             self._loop.stop()  # it may be what has forked
-        _codec.forget()
+        _backend.forget()
 
 
 _serving: Serving | None = None

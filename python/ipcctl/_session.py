@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 from ._calling import Calls
 from ._channel import Channel, Segment, Unreadable
-from ._codec import BrokenChannel, DecodeError, StreamRef
+from ._backend import BrokenChannel, DecodeError, StreamRef
 from ._contract import ENDED_BROKEN, ENDED_FAULT
 from ._contract import TO_WORKER_CALL as CALL
 from ._contract import TO_WORKER_EVAL as EVAL

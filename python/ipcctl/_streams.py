@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
 from ._bound import client
-from ._codec import BrokenChannel, Interrupted
+from ._backend import BrokenChannel, Interrupted
 from ._contract import STREAM_ITEMS_MAX as _WINDOW
 from ._contract import TO_CLIENT_ITEM as ITEM
 from ._contract import TO_CLIENT_END as END

@@ -3,7 +3,7 @@ import { TO_CLIENT, TO_WORKER } from "../../contract/messages.ts";
 import { decode, decodeHead } from "../plane/cbor-decode.ts";
 import { Encoder } from "../plane/cbor-encode.ts";
 import { BrokenChannel, type Channel, type ChannelListener } from "../plane/channel.ts";
-import { CodecError } from "../plane/codec-error.ts";
+import { CodecError } from "../plane/values.ts";
 import { checked } from "./codec.ts";
 import type { Message, Role, Transport, TransportListener } from "./transport.ts";
 

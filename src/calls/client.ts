@@ -3,7 +3,7 @@ import { TO_CLIENT as FROM, TO_WORKER as TO } from "../../contract/messages.ts";
 import { IpcError } from "../base/errors.ts";
 import { sleep } from "../base/platform.ts";
 import { errorRecord } from "../plane/cbor-encode.ts";
-import { StreamRef } from "../plane/codec-error.ts";
+import { StreamRef } from "../plane/values.ts";
 import { BrokenChannel, PeerGone } from "../plane/ring.ts";
 import { errorOf, type Answer, type Hello, type Lent } from "./session.ts";
 import { Incoming, Outgoing, Stream } from "./streams.ts";

@@ -2,7 +2,7 @@
 import { limit } from "../base/limits.ts";
 import { decode, decodeHead } from "../plane/cbor-decode.ts";
 import { Encoder } from "../plane/cbor-encode.ts";
-import { CodecError } from "../plane/codec-error.ts";
+import { CodecError } from "../plane/values.ts";
 import { BrokenChannel } from "../plane/ring.ts";
 import { checked, Unreadable, type Codec } from "./codec.ts";
 import type { Message, Role } from "./transport.ts";

@@ -1,7 +1,7 @@
 /** Messages as lines of JSON, for whoever has no CBOR. What JSON has no form for is refused, never changed. */
 import { TO_WORKER } from "../../contract/messages.ts";
 import { limit } from "../base/limits.ts";
-import { CodecError, StreamRef, stepOf } from "../plane/codec-error.ts";
+import { CodecError, StreamRef, stepOf } from "../plane/values.ts";
 import { BrokenChannel } from "../plane/ring.ts";
 import { checked, type Codec } from "./codec.ts";
 import type { Message, Role } from "./transport.ts";

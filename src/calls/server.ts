@@ -4,7 +4,7 @@ import { TO_CLIENT as TO, TO_WORKER as FROM } from "../../contract/messages.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { errorRecord } from "../plane/cbor-encode.ts";
-import { StreamRef } from "../plane/codec-error.ts";
+import { StreamRef } from "../plane/values.ts";
 import { BrokenChannel } from "../plane/ring.ts";
 import { errorOf, type Answer, type Hello } from "./session.ts";
 import { Incoming, Outgoing, Stream } from "./streams.ts";

@@ -288,7 +288,7 @@ function checkInotify(): Check {
 /** Which of the policies that ship this kernel can enforce. */
 async function checkPolicies(): Promise<Check> {
   if (!existsSync(SHIM_BINARY)) return { name: "policies", status: "fail", detail: WITHOUT_SHIM };
-  const { thisMachine, whyNoNamespaces } = await import("../sandbox/machine.ts");
+  const { thisMachine, whyNoNamespaces } = await import("../sandbox/kernel.ts");
   const { compilePlan } = await import("../sandbox/plan.ts");
   const { loadPolicy, shippedPolicies } = await import("../sandbox/policy.ts");
   const machine = thisMachine();

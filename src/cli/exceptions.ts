@@ -46,7 +46,7 @@ export function grantsOf(context: Context, flags: PolicyFlags): Grants | undefin
 
 /** A policy with what the flags grant, as one. */
 export async function withExceptions(context: Context, flags: PolicyFlags, chosen: string): Promise<string> {
-  const { withGrants } = await import("../launch/policies.ts");
+  const { withGrants } = await import("../launch/effective-policy.ts");
   const variables = { project: context.cwd, home: process.env.HOME ?? "/" };
   return withGrants(chosen, grantsOf(context, flags) ?? null, variables);
 }

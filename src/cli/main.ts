@@ -40,7 +40,7 @@ export function isPlainStatus(args: readonly string[]): boolean {
 }
 
 async function parseAndRun(args: readonly string[]): Promise<number> {
-  const { buildProgram } = await import("./program.ts");
+  const { buildProgram } = await import("./command-table.ts");
   if (args[0] === "__complete") {
     const { complete } = await import("./completion.ts");
     return complete(

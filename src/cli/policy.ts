@@ -4,7 +4,7 @@ import { basename, extname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { PARTS, ROOT } from "../base/install.ts";
 import { findWorkerId } from "../base/names.ts";
-import { thisMachine } from "../sandbox/machine.ts";
+import { thisMachine } from "../sandbox/kernel.ts";
 import { compilePlan, type Plan } from "../sandbox/plan.ts";
 import { loadPolicy, readPolicyFile, shippedPolicies, type Variables } from "../sandbox/policy.ts";
 import type { Preparation } from "../launch/settle.ts";

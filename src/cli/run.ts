@@ -5,7 +5,7 @@ import { IpcError } from "../base/errors.ts";
 import { requireShim, SHIM_BINARY } from "../base/install.ts";
 import { shellWord, splitWords } from "../base/shell-words.ts";
 import { parseDurationMs, parseMemoryBytes } from "../base/units.ts";
-import { chosenDefault, CODE_POLICY } from "../base/policies.ts";
+import { chosenDefault, CODE_POLICY } from "../base/default-policies.ts";
 import { encodeSpec } from "../shim/spec.ts";
 import { WORKER_FD } from "../../contract/shim.ts";
 import type { Denial } from "../launch/denied.ts";

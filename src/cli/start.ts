@@ -7,7 +7,7 @@ import { limit } from "../base/limits.ts";
 import { findWorkerId } from "../base/names.ts";
 import { parseCount, parseDurationMs, parseMemoryBytes } from "../base/units.ts";
 import type { Definition } from "../protocol/project.ts";
-import { chosenDefault } from "../base/policies.ts";
+import { chosenDefault } from "../base/default-policies.ts";
 import { grantsOf, policyPath, type PolicyFlags } from "./exceptions.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { act } from "./control.ts";
@@ -244,7 +244,7 @@ async function startAll(context: Context, definitions: readonly Definition[], fl
 /** For a daemon of the version before, which knows policies by their names only. */
 async function decideHere({ allow, default_policy, base_umask, ...definition }: Definition): Promise<Definition> {
   const { decideLaunch } = await import("../launch/command.ts");
-  const { policyOf } = await import("../launch/policies.ts");
+  const { policyOf } = await import("../launch/effective-policy.ts");
   const { normalizeApp } = await import("../protocol/app-config.ts");
   const app = normalizeApp({ ...definition, allow, default_policy, base_umask }, "/");
   const variables = { project: app.cwd, home: process.env.HOME ?? "/" };

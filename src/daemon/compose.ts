@@ -16,11 +16,11 @@ import { readRunRecord } from "../shim/records.ts";
 import { Registry } from "../workers/registry.ts";
 import { describeBroken, Store } from "../workers/store.ts";
 import { UsageMeter } from "../workers/usage.ts";
-import type { Worker, World } from "../workers/worker.ts";
+import type { Worker, WorkerDeps } from "../workers/worker.ts";
 import { attending, watchRun } from "./attend.ts";
 import { Configured } from "./configured.ts";
-import { Ending, ExitWith, type Wish } from "./ending.ts";
-import { handle, type HandlerWorld } from "./handlers.ts";
+import { Shutdown, ExitWith, type ShutdownRequest } from "./shutdown.ts";
+import { handle, type HandlerDeps } from "./handlers.ts";
 import { DaemonLock } from "./lock.ts";
 import { LogFeed } from "./log-feed.ts";
 import { openLog } from "./log.ts";
@@ -37,7 +37,7 @@ const STOPPING_MS = 60_000;
 /** The answer to who asked for the end goes out before it begins. */
 const ANSWER_MS = 20;
 
-/** Until the first wish to end. @throws IpcError where it cannot start */
+/** Until the first request to end. @throws IpcError where it cannot start */
 export async function serve(options: DaemonOptions): Promise<void> {
   const parts = new DisposableStack();
   const uid = process.getuid!();
@@ -63,9 +63,9 @@ export async function serve(options: DaemonOptions): Promise<void> {
   const cgroups = CgroupTree.open(paths.stateDir);
   const usage = new UsageMeter(() => performance.now());
   const compression = new Compression(logger);
-  const ending = new Ending();
-  const exitWith = options.exitWith === undefined ? undefined : new ExitWith(options.exitWith, ending, logger);
-  const emit: World["emit"] = (worker, event) => {
+  const shutdown = new Shutdown();
+  const exitWith = options.exitWith === undefined ? undefined : new ExitWith(options.exitWith, shutdown, logger);
+  const emit: WorkerDeps["emit"] = (worker, event) => {
     if (worker.isExtra) return;
     subscriptions.publish(worker.id, event);
     // Once it is decided what follows.
@@ -99,19 +99,19 @@ export async function serve(options: DaemonOptions): Promise<void> {
   await takeIn(registry, paths, notices);
   for (const worker of registry.workers) compression.look(worker);
   const facts = { startedMs, options, paths, registry, subscriptions, cgroups, store };
-  const world: Omit<HandlerWorld, "daemonStatus"> = {
+  const deps: Omit<HandlerDeps, "daemonStatus"> = {
     registry,
     sources: { store, usage, nowMs: Date.now, shimPidOf },
-    shutdown: (keepWorkers) => void setTimeout(() => ending.want(keepWorkers), ANSWER_MS),
+    shutdown: (keepWorkers) => void setTimeout(() => shutdown.request(keepWorkers), ANSWER_MS),
     onAsked: (verb, caller) => logger.debug({ verb, ...caller }, "asked"),
   };
-  const worldOf = (server: Server): HandlerWorld => ({
-    ...world,
+  const depsOf = (server: Server): HandlerDeps => ({
+    ...deps,
     daemonStatus: () => describeDaemon(facts, server),
   });
   const server = parts.use(
     new Server(paths.socket, paths.runtimeDir, {
-      handle: (caller, request, self) => handle(caller, request, worldOf(self)),
+      handle: (caller, request, self) => handle(caller, request, depsOf(self)),
       subscriptions,
       trees: treesOf(registry, cgroups),
       uid,
@@ -123,19 +123,19 @@ export async function serve(options: DaemonOptions): Promise<void> {
   recall.serve(server);
   notices.hasStarted();
   lock.sign("serving");
-  const upkeep = parts.use(keepFiles({ paths, lock, store, server, onLockLost: () => leave(paths, ending, logger) }));
-  ending.onWish((wish) => {
+  const upkeep = parts.use(keepFiles({ paths, lock, store, server, onLockLost: () => leave(paths, shutdown, logger) }));
+  shutdown.onRequest((request) => {
     upkeep[Symbol.dispose]();
     lock.sign("ending");
     systemd.stopping();
-    logger.info(wish, "stopping");
-    void endWorkers(wish, { registry, cgroups, systemd, logger }).then(() => {
+    logger.info(request, "stopping");
+    void endWorkers(request, { registry, cgroups, systemd, logger }).then(() => {
       parts.dispose();
-      process.exit(wish.status);
+      process.exit(request.status);
     });
   });
   const configured = new Configured(options, paths, logger, registry, (name, config) =>
-    handle({ uid, pid: process.pid, connection: 0 }, { tag: "Start", name, config }, worldOf(server)),
+    handle({ uid, pid: process.pid, connection: 0 }, { tag: "Start", name, config }, depsOf(server)),
   );
   process.on("SIGHUP", () => {
     systemd.reloading();
@@ -145,9 +145,9 @@ export async function serve(options: DaemonOptions): Promise<void> {
   });
   // Workers outlive the daemon, also when a supervisor stops it: `ipcctl daemon stop` is what ends them.
   for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const)
-    process.on(signal, () => ending.want(!options.stopsWorkers));
+    process.on(signal, () => shutdown.request(!options.stopsWorkers));
   // What `daemon stop` says where the socket is gone.
-  process.on("SIGUSR2", () => ending.want(false));
+  process.on("SIGUSR2", () => shutdown.request(false));
   await configured.start();
   configured.requireExitWith();
   logger.info(
@@ -255,12 +255,12 @@ function groupOf(pid: number): string {
 }
 
 /** The lock was removed, and another daemon has taken it. */
-function leave({ lock }: Paths, ending: Ending, logger: Logger): void {
+function leave({ lock }: Paths, shutdown: Shutdown, logger: Logger): void {
   logger.error(
     { lock },
     "the lock was removed, and another daemon has taken it: this one ends, and leaves its workers to that one",
   );
-  ending.want(true);
+  shutdown.request(true);
 }
 
 type Ended = {
@@ -271,7 +271,10 @@ type Ended = {
 };
 
 /** Those that are to end with the daemon, or that none would find after it. */
-async function endWorkers({ keepWorkers }: Wish, { registry, cgroups, systemd, logger }: Ended): Promise<void> {
+async function endWorkers(
+  { keepWorkers }: ShutdownRequest,
+  { registry, cgroups, systemd, logger }: Ended,
+): Promise<void> {
   if (!keepWorkers) {
     systemd.extend(STOPPING_MS);
     await registry.stopForShutdown();

@@ -5,13 +5,13 @@ import { findWorkerId, toWorkerId } from "../base/names.ts";
 import { VERSION } from "../base/version.ts";
 import { decideLaunch } from "../launch/command.ts";
 import type { Running } from "../launch/languages.ts";
-import { AUTO, policyOf, withGrants } from "../launch/policies.ts";
+import { AUTO, policyOf, withGrants } from "../launch/effective-policy.ts";
 import { readLastLines } from "../logs/tail.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import { data, PROTOCOL, success, type Response } from "../protocol/responses.ts";
 import type { DaemonStatus, LogLines } from "../protocol/status.ts";
 import { VERBS, type AnswerOf, type RequestOf, type Tag } from "../protocol/verbs.ts";
-import { thisMachine } from "../sandbox/machine.ts";
+import { thisMachine } from "../sandbox/kernel.ts";
 import { compilePlan } from "../sandbox/plan.ts";
 import { loadPolicy } from "../sandbox/policy.ts";
 import type { App, Registry, Started } from "../workers/registry.ts";
@@ -27,7 +27,7 @@ export type Caller = {
   readonly connection: number;
 };
 
-export type HandlerWorld = {
+export type HandlerDeps = {
   readonly registry: Registry;
   readonly sources: Sources;
   readonly daemonStatus: () => DaemonStatus;
@@ -39,7 +39,7 @@ export type HandlerWorld = {
 
 /** Subscriptions belong to the session. */
 export type Handled = Exclude<Tag, "Subscribe" | "Unsubscribe">;
-type Handler<T extends Tag> = (request: RequestOf<T>, world: HandlerWorld) => Promise<AnswerOf<T>> | AnswerOf<T>;
+type Handler<T extends Tag> = (request: RequestOf<T>, deps: HandlerDeps) => Promise<AnswerOf<T>> | AnswerOf<T>;
 
 const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
   Start: start,
@@ -74,15 +74,15 @@ const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
 export async function handle<T extends Handled>(
   caller: Caller,
   request: RequestOf<T>,
-  world: HandlerWorld,
+  deps: HandlerDeps,
 ): Promise<Response> {
   const handler = HANDLERS[request.tag] as unknown as Handler<T>; // the table pairs tag and handler
-  if (VERBS[request.tag].risk !== "read") world.onAsked(request.tag, caller);
-  return handler(request, world);
+  if (VERBS[request.tag].risk !== "read") deps.onAsked(request.tag, caller);
+  return handler(request, deps);
 }
 
-async function start({ config: text }: RequestOf<"Start">, world: HandlerWorld): Promise<AnswerOf<"Start">> {
-  const { registry } = world;
+async function start({ config: text }: RequestOf<"Start">, deps: HandlerDeps): Promise<AnswerOf<"Start">> {
+  const { registry } = deps;
   let config;
   try {
     config = parseAppConfig(text, "/");
@@ -165,7 +165,7 @@ function requireRights(uid: number | null, gid: number | null): void {
   throw new IpcError("NO_PERMISSION", "Invalid config: uid and gid need a daemon that runs as root");
 }
 
-async function stop({ name }: RequestOf<"Stop">, { registry }: HandlerWorld): Promise<AnswerOf<"Stop">> {
+async function stop({ name }: RequestOf<"Stop">, { registry }: HandlerDeps): Promise<AnswerOf<"Stop">> {
   const { app, workers } = meant(registry, name);
   if (!workers.some((worker) => worker.isWanted)) throw new IpcError("NOT_RUNNING", `App ${name} is not running`);
   registry.hurry(workers, null);
@@ -175,7 +175,7 @@ async function stop({ name }: RequestOf<"Stop">, { registry }: HandlerWorld): Pr
   return success(`Stopped app ${name}`);
 }
 
-async function restart({ name }: RequestOf<"Restart">, { registry }: HandlerWorld): Promise<AnswerOf<"Restart">> {
+async function restart({ name }: RequestOf<"Restart">, { registry }: HandlerDeps): Promise<AnswerOf<"Restart">> {
   const { app, workers } = meant(registry, name);
   const wasUp = workers.some((worker) => worker.isUp);
   const pid = await registry.inTurn(app.id, { what: `restart ${name}`, workers: idsOf(workers) }, async (turn) => {
@@ -187,7 +187,7 @@ async function restart({ name }: RequestOf<"Restart">, { registry }: HandlerWorl
   return withFields(`${wasUp ? "Restarted" : "Started"} app ${name} with PID ${pid}`, { pid });
 }
 
-async function remove({ name }: RequestOf<"Delete">, { registry }: HandlerWorld): Promise<AnswerOf<"Delete">> {
+async function remove({ name }: RequestOf<"Delete">, { registry }: HandlerDeps): Promise<AnswerOf<"Delete">> {
   const worker = registry.find(name);
   const id = worker ? registry.appOf(worker).id : findWorkerId(name);
   if (id === undefined) registry.get(name);
@@ -214,7 +214,7 @@ function instancesOf(registry: Registry, name: string): Worker[] {
   return worker.id === app.id ? [...app.workers] : [worker];
 }
 
-async function logs({ name, lines }: RequestOf<"Logs">, { registry }: HandlerWorld): Promise<AnswerOf<"Logs">> {
+async function logs({ name, lines }: RequestOf<"Logs">, { registry }: HandlerDeps): Promise<AnswerOf<"Logs">> {
   if (lines > limit("logLines"))
     throw new IpcError("LIMIT", `lines: at most ${limit("logLines")} in one answer, not ${lines}`, {
       hint: "ipcctl logs -n reads the files themselves",
@@ -265,7 +265,7 @@ function hello({ protocol }: RequestOf<"Hello">): AnswerOf<"Hello"> {
   return data({ protocol: Math.min(protocol, PROTOCOL), version: VERSION, pid: process.pid });
 }
 
-async function scale({ name, instances }: RequestOf<"Scale">, { registry }: HandlerWorld): Promise<AnswerOf<"Scale">> {
+async function scale({ name, instances }: RequestOf<"Scale">, { registry }: HandlerDeps): Promise<AnswerOf<"Scale">> {
   const { id } = registry.appOf(registry.get(name));
   const before = await registry.inTurn(
     id,
@@ -283,7 +283,7 @@ async function scale({ name, instances }: RequestOf<"Scale">, { registry }: Hand
 /** Until each is running (ready, where told), one has failed, or the time is up. */
 async function waitReady(
   { names, timeout_ms }: RequestOf<"WaitReady">,
-  { registry }: HandlerWorld,
+  { registry }: HandlerDeps,
 ): Promise<AnswerOf<"WaitReady">> {
   const deadline = performance.now() + timeout_ms;
   for (const worker of names.flatMap((name) => instancesOf(registry, name))) {

@@ -9,9 +9,9 @@ import type { Response } from "../protocol/responses.ts";
 import type { RequestOf } from "../protocol/verbs.ts";
 import type { Caller, Handled } from "./handlers.ts";
 import { requirePermitted, type Trees } from "./peers.ts";
-import { Session, type SessionWorld } from "./session.ts";
+import { Session, type SessionDeps } from "./session.ts";
 
-export type ServerWorld = Omit<SessionWorld, "budget" | "handle"> & {
+export type ServerDeps = Omit<SessionDeps, "budget" | "handle"> & {
   readonly handle: (caller: Caller, request: RequestOf<Handled>, server: Server) => Promise<Response>;
   readonly trees: Trees;
   readonly uid: number;
@@ -26,7 +26,7 @@ const DYING_MS = 1000;
 export class Server implements Disposable {
   readonly #path: string;
   readonly #runtimeDir: string;
-  readonly #world: ServerWorld;
+  readonly #deps: ServerDeps;
   readonly #budget = { heldBytes: 0 };
   /** Connections so far. */
   #accepted = 0;
@@ -37,10 +37,10 @@ export class Server implements Disposable {
   #trouble: string | undefined;
 
   /** The caller holds the daemon's lock: a socket file on which nobody listens is a dead daemon's. */
-  constructor(path: string, runtimeDir: string, world: ServerWorld) {
+  constructor(path: string, runtimeDir: string, deps: ServerDeps) {
     this.#path = path;
     this.#runtimeDir = runtimeDir;
-    this.#world = world;
+    this.#deps = deps;
     this.bind(DYING_MS);
   }
 
@@ -61,17 +61,17 @@ export class Server implements Disposable {
     try {
       this.bind();
       this.#trouble = undefined;
-      this.#world.onRebound(`the socket ${this.#path} was ${what}: it was made again`);
+      this.#deps.onRebound(`the socket ${this.#path} was ${what}: it was made again`);
     } catch (error) {
       const text = `the socket ${this.#path} was ${what} and cannot be made again: ${(error as Error).message}`;
-      if (text !== this.#trouble) this.#world.onRebound(text);
+      if (text !== this.#trouble) this.#deps.onRebound(text);
       this.#trouble = text;
     }
   }
 
   /** Listens at the path, whatever has become of the file there; open connections stay. @throws IpcError if it is somebody else's */
   bind(patienceMs = 0): void {
-    requireSocketFolder(this.#runtimeDir, this.#world.uid);
+    requireSocketFolder(this.#runtimeDir, this.#deps.uid);
     this.#requireVacant(patienceMs);
     const fresh = `${this.#path}.new`;
     rmSync(fresh, { force: true }); // of a daemon that was killed right here
@@ -110,7 +110,7 @@ export class Server implements Disposable {
     if (!stat || this.#isOurs(stat)) return;
     const elsewhere = "remove it, or choose another place with --socket PATH";
     if (!stat.isSocket()) throw new IpcError("FAILED", `${this.#path} exists and is not a socket`, { hint: elsewhere });
-    if (stat.uid !== this.#world.uid)
+    if (stat.uid !== this.#deps.uid)
       throw new IpcError("NO_PERMISSION", `${this.#path} belongs to user ${stat.uid}`, { hint: elsewhere });
     const reached = reachablePath(this.#path);
     try {
@@ -135,16 +135,16 @@ export class Server implements Disposable {
             caller = this.#admit(fdOf(socket));
           } catch (error) {
             const refusal = IpcError.from(error, "accepting a connection");
-            this.#world.onRefused(refusal);
+            this.#deps.onRefused(refusal);
             new Session(
               socket,
-              this.#worldOf(() => Promise.reject(refusal)),
+              this.#depsOf(() => Promise.reject(refusal)),
             ).refuse(refusal);
             return;
           }
           const session = new Session(
             socket,
-            this.#worldOf((request) => this.#world.handle(caller, request, this)),
+            this.#depsOf((request) => this.#deps.handle(caller, request, this)),
           );
           socket.data = session;
           this.#sessions.add(session);
@@ -161,11 +161,11 @@ export class Server implements Disposable {
   #admit(fd: number): Caller {
     if (this.#sessions.size >= limit("connections"))
       throw new IpcError("LIMIT", `${limit("connections")} connections are open already`);
-    return { ...requirePermitted(fd, this.#world.uid, this.#world.trees), connection: ++this.#accepted };
+    return { ...requirePermitted(fd, this.#deps.uid, this.#deps.trees), connection: ++this.#accepted };
   }
 
-  #worldOf(handle: SessionWorld["handle"]): SessionWorld {
-    const { subscriptions, onError } = this.#world;
+  #depsOf(handle: SessionDeps["handle"]): SessionDeps {
+    const { subscriptions, onError } = this.#deps;
     return { handle, subscriptions, onError, budget: this.#budget };
   }
 

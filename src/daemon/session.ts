@@ -19,7 +19,7 @@ const REFUSED_MS = 100;
 /** Bytes of unfinished frames over all connections together: many half frames must not add up. */
 export type Budget = { heldBytes: number };
 
-export type SessionWorld = {
+export type SessionDeps = {
   readonly handle: (request: RequestOf<Handled>) => Promise<Response>;
   readonly subscriptions: Subscriptions;
   readonly budget: Budget;
@@ -28,7 +28,7 @@ export type SessionWorld = {
 
 export class Session implements Subscriber {
   readonly #socket: Socket<unknown>;
-  readonly #world: SessionWorld;
+  readonly #deps: SessionDeps;
   readonly #decoder = new FrameDecoder();
   readonly #outbox: Outbox;
   #counted = 0;
@@ -39,9 +39,9 @@ export class Session implements Subscriber {
   #dropped = 0;
   #pendingEvents = 0;
 
-  constructor(socket: Socket<unknown>, world: SessionWorld) {
+  constructor(socket: Socket<unknown>, deps: SessionDeps) {
     this.#socket = socket;
-    this.#world = world;
+    this.#deps = deps;
     this.#outbox = new Outbox(socket);
   }
 
@@ -49,7 +49,7 @@ export class Session implements Subscriber {
     if (this.#isEnding) return;
     this.#decoder.push(bytes);
     this.#count();
-    if (this.#world.budget.heldBytes > limit("unfinishedBytes")) {
+    if (this.#deps.budget.heldBytes > limit("unfinishedBytes")) {
       return this.refuse(new IpcError("LIMIT", "too many unfinished requests are waiting, try again"));
     }
     if (this.#decoder.heldBytes > limit("pipelinedBytes")) this.#pause();
@@ -66,9 +66,9 @@ export class Session implements Subscriber {
 
   onClose(): void {
     this.#isClosed = true;
-    this.#world.subscriptions.remove(this);
+    this.#deps.subscriptions.remove(this);
     this.#outbox.clear();
-    this.#world.budget.heldBytes -= this.#counted;
+    this.#deps.budget.heldBytes -= this.#counted;
     this.#counted = 0;
   }
 
@@ -133,9 +133,9 @@ export class Session implements Subscriber {
     try {
       const request = parseRequest(payload);
       if (request.tag === "Subscribe" || request.tag === "Unsubscribe") return this.#subscribe(request);
-      response = await this.#world.handle(request);
+      response = await this.#deps.handle(request);
     } catch (error) {
-      if (!(error instanceof IpcError)) this.#world.onError(error);
+      if (!(error instanceof IpcError)) this.#deps.onError(error);
       response = failure(IpcError.from(error, "carrying out the request"));
     }
     if (this.#isClosed) return;
@@ -146,9 +146,9 @@ export class Session implements Subscriber {
   #subscribe(request: RequestOf<"Subscribe"> | RequestOf<"Unsubscribe">): void {
     if (request.tag === "Subscribe") {
       this.#outbox.send(encodeMessage(success("Subscribed to events")));
-      this.#world.subscriptions.put(this, request.subscription);
+      this.#deps.subscriptions.put(this, request.subscription);
     } else {
-      this.#world.subscriptions.remove(this);
+      this.#deps.subscriptions.remove(this);
       this.#outbox.send(encodeMessage(success("Unsubscribed from events")));
     }
   }
@@ -162,7 +162,7 @@ export class Session implements Subscriber {
   }
 
   #count(): void {
-    this.#world.budget.heldBytes += this.#decoder.heldBytes - this.#counted;
+    this.#deps.budget.heldBytes += this.#decoder.heldBytes - this.#counted;
     this.#counted = this.#decoder.heldBytes;
   }
 

@@ -6,7 +6,7 @@
 import { closeSync, existsSync, openSync, readSync, realpathSync, statSync } from "node:fs";
 import { basename, delimiter, dirname, extname, join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
-import { CODE_POLICY, DEFAULT_POLICY, SCRIPT_POLICY } from "../base/policies.ts";
+import { CODE_POLICY, DEFAULT_POLICY, SCRIPT_POLICY } from "../base/default-policies.ts";
 import { shellWord, splitWords } from "../base/shell-words.ts";
 
 /** The part of a definition that decides what runs: a script, a command, or Python's code. */

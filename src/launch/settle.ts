@@ -6,7 +6,7 @@ import { requireTextPath } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { PARTS, ROOT } from "../base/install.ts";
 import { shellWord } from "../base/shell-words.ts";
-import { thisMachine } from "../sandbox/machine.ts";
+import { thisMachine } from "../sandbox/kernel.ts";
 import { isBelow } from "../sandbox/mounts.ts";
 import { compilePlan, confines, type Plan } from "../sandbox/plan.ts";
 import { loadPolicy, type Policy } from "../sandbox/policy.ts";
@@ -15,7 +15,7 @@ import { cleanWorkerEnv, decideLaunch, type Launch, resolveLaunch, writtenEnv } 
 import { policyFlag } from "./denied.ts";
 import { type Environment, environmentOf, placeOf, requireUv } from "./environments.ts";
 import { decideWithin, find, STDIN, SYSTEM_PATH, type Launchable, type Running } from "./languages.ts";
-import { policyOf, type Governed } from "./policies.ts";
+import { policyOf, type Governed } from "./effective-policy.ts";
 import { describeProgram, homeOf, pythonPath, type Program } from "./readable.ts";
 import { openScratches } from "./scratch.ts";
 import type { Snapshot } from "./snapshot.ts";

@@ -1,6 +1,6 @@
 /** Which users workers have that have one of their own. */
 import { readFileSync } from "node:fs";
-import { LOW_USERS } from "../sandbox/machine.ts";
+import { LOW_USERS } from "../sandbox/kernel.ts";
 
 /**
  * Far from what systems give out (people, services, systemd's dynamic users, the subordinate ranges of containers); where a user namespace

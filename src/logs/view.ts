@@ -65,7 +65,7 @@ export class LogView {
 
   /** The lines of before in the order of their times, none of the logs in memory whole; then what still waits for its newline. */
   async *past(sources: readonly LogSource[]): AsyncGenerator<ViewBatch> {
-    let open = sources.map((source) => new Past(source, this.#pastOf(source)));
+    let open = sources.map((source) => new SourceCursor(source, this.#pastOf(source)));
     for (;;) {
       for (const past of open)
         for await (const sentence of past.fill()) yield { pieces: [], lost: { source: past.source, sentence } };
@@ -151,7 +151,7 @@ class WantedPieces {
 }
 
 /** One source of a merge: its next line, and more when asked. */
-class Past {
+class SourceCursor {
   readonly source: LogSource;
   readonly #batches: AsyncGenerator<PastBatch>;
   #batch: readonly LogPiece[] = [];

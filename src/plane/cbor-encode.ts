@@ -1,6 +1,6 @@
 /** Values to CBOR, as `docs/internals/encoding.md` says. Written for many small values: no allocation but for what grows the buffer. */
 import { limit } from "../base/limits.ts";
-import { ArrowTable, CodecError, NdArray, StreamRef, stepOf, TYPED_ARRAYS, type TypedArray } from "./codec-error.ts";
+import { ArrowTable, CodecError, NdArray, StreamRef, stepOf, TYPED_ARRAYS, type TypedArray } from "./values.ts";
 import { PythonError } from "./python-error.ts";
 
 export const DEPTH_MAX = limit("valueDepth");

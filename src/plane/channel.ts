@@ -3,11 +3,11 @@ import { ENDED, PART, SEGMENT } from "../../contract/segment.ts";
 import { limit } from "../base/limits.ts";
 import { openStream, type StreamSocket } from "../base/platform.ts";
 import { CAPACITY, openSegment, poker, type OpenSegment, type Poke } from "./meet.ts";
-import { outlook, type Awaited } from "./outlook.ts";
+import { busyPoll, type Awaited } from "./busy-poll.ts";
 import { BrokenChannel, PeerGone, SharedRingBuffer } from "./ring.ts";
 import { Sharing } from "./sharing.ts";
 import { closeFd, core, drain, ring, waitReadable } from "./system.ts";
-import { Wishes } from "./wishes.ts";
+import { Interrupts } from "./interrupts.ts";
 
 export { BrokenChannel, PeerGone } from "./ring.ts";
 
@@ -30,7 +30,7 @@ export type ChannelListener = {
 export class Channel implements Disposable {
   /** The descriptor tells the shim of our end, the memory stays mapped with it. */
   readonly #segment: OpenSegment;
-  readonly #wishes: Wishes;
+  readonly #interrupts: Interrupts;
   readonly #asked: Int32Array;
   /** Memory that is handed over instead of copied. */
   readonly sharing: Sharing;
@@ -59,7 +59,7 @@ export class Channel implements Disposable {
   private constructor(segment: OpenSegment, poke: Poke, listener: ChannelListener) {
     const { memory, bell, descriptors } = segment;
     this.#segment = segment;
-    this.#wishes = new Wishes(memory, segment.version, () => {
+    this.#interrupts = new Interrupts(memory, segment.version, () => {
       ring(bell); // for a worker that sleeps
       poke(); // for one whose code runs
     });
@@ -161,7 +161,7 @@ export class Channel implements Disposable {
     if (this.#isLooking || !this.#isOpen) return;
     this.#isLooking = true;
     this.#rx.cancelSleep();
-    outlook.expect(this.#awaited);
+    busyPoll.expect(this.#awaited);
   }
 
   #endLook(): void {
@@ -175,7 +175,7 @@ export class Channel implements Disposable {
   /** Blocks this thread until a message was taken; for programs that have nothing else to do. False after the time. */
   waitBlocking(timeoutMs: number): boolean {
     this.#rx.cancelSleep();
-    const hasFound = outlook.lookBlocking(this.#awaited);
+    const hasFound = busyPoll.lookBlocking(this.#awaited);
     this.#awaited.isWaking = false;
     if (hasFound) return this.#takeBlocking();
     let hasEnded = false;
@@ -250,7 +250,7 @@ export class Channel implements Disposable {
   }
 
   #ring(): void {
-    outlook.counts.bells++;
+    busyPoll.counts.bells++;
     ring(this.#fd);
   }
 
@@ -289,7 +289,7 @@ export class Channel implements Disposable {
 
   /** Something was interrupted and has not ended. */
   get isInterrupting(): boolean {
-    return this.#wishes.isAny;
+    return this.#interrupts.isAny;
   }
 
   /** The worker is gone, and what it said last is being taken. */
@@ -306,17 +306,17 @@ export class Channel implements Disposable {
 
   /** Has a request interrupted, now and until {@link Channel.settled} says that it has ended. */
   interrupt(number: number): void {
-    this.#wishes.want(number);
+    this.#interrupts.want(number);
   }
 
   /** A request has ended. */
   settled(number: number): void {
-    if (this.#wishes.isAny) this.#wishes.ended(number);
+    if (this.#interrupts.isAny) this.#interrupts.ended(number);
   }
 
   /** The other side is gone: why, where it says so. */
   #reason(): Error {
-    switch (this.#wishes.why) {
+    switch (this.#interrupts.why) {
       case ENDED.unread:
         return new PeerGone(
           "the worker gave this channel up, since what it sent was not read; its code was interrupted",
@@ -333,7 +333,7 @@ export class Channel implements Disposable {
   #end(error: Error): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;
-    this.#wishes.leave();
+    this.#interrupts.leave();
     if (this.#socket) this.#socket.terminate();
     closeFd(this.#segment.life);
     this.sharing.close();

@@ -4,7 +4,7 @@ import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { openStream, sleep, type StreamSocket } from "../base/platform.ts";
 import { CAPACITY, openSegment, type OpenSegment } from "./meet.ts";
-import { outlook, type Awaited } from "./outlook.ts";
+import { busyPoll, type Awaited } from "./busy-poll.ts";
 import { BrokenChannel, SharedRingBuffer } from "./ring.ts";
 import { closeFd, core, drain, ring, waitReadable } from "./system.ts";
 
@@ -92,7 +92,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
       this.#rx.cancelSleep();
       await new Promise<void>((resolve) => {
         this.#onLooked = resolve;
-        outlook.expect(this.#awaited);
+        busyPoll.expect(this.#awaited);
       });
       this.#awaited.isWaking = false;
       if (this.isOpen && this.#rx.prepareSleep()) await new Promise<void>((resolve) => (this.#wake = resolve));
@@ -106,7 +106,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
       const message = this.tryReceive();
       if (message !== undefined || this.#isClosed || this.#isOver) return message;
       this.#rx.cancelSleep();
-      const hasFound = outlook.lookBlocking(this.#awaited);
+      const hasFound = busyPoll.lookBlocking(this.#awaited);
       this.#awaited.isWaking = false;
       if (hasFound || !this.#rx.prepareSleep()) continue;
       const left = Math.min(end - performance.now(), 2 ** 30);
@@ -129,7 +129,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   }
 
   #ring(): void {
-    outlook.counts.bells++;
+    busyPoll.counts.bells++;
     ring(this.#fd);
   }
 

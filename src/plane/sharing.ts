@@ -1,7 +1,7 @@
 /** Memory that both sides look into instead of getting copies: sealed memfds, handed over by descriptor once per channel. */
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
-import { NdArray, TYPED_ARRAYS, typeOf, type TypedArray } from "./codec-error.ts";
+import { NdArray, TYPED_ARRAYS, typeOf, type TypedArray } from "./values.ts";
 import { BrokenChannel } from "./ring.ts";
 import { closeFd, createSegment, map, MSG_DONTWAIT, receiveFd, sealedBytes, sendWithFds } from "./system.ts";
 

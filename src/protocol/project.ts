@@ -5,7 +5,7 @@ import { z } from "zod";
 import { readText } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
-import { chosenDefault } from "../base/policies.ts";
+import { chosenDefault } from "../base/default-policies.ts";
 import { findWorkerId } from "../base/names.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { appShape, explainIssue, normalizeApp, type AppConfig } from "./app-config.ts";

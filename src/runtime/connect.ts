@@ -1,6 +1,6 @@
 /** `import { connect } from "ipcctl"`: the daemon and its workers from a TypeScript program. */
 import { join } from "node:path";
-import { chosenDefault, SCRIPT_POLICY } from "../base/policies.ts";
+import { chosenDefault, SCRIPT_POLICY } from "../base/default-policies.ts";
 import { IpcError } from "../base/errors.ts";
 import type { RestartPolicy } from "../base/restart-policies.ts";
 import { requireInstallation } from "../base/install.ts";

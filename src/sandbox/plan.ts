@@ -19,7 +19,7 @@ import {
   tokenRight,
   writingRights,
 } from "./landlock.ts";
-import type { Machine } from "./machine.ts";
+import type { Machine } from "./kernel.ts";
 import { canBeKept, findGuarded, type Guarded } from "./guarded.ts";
 import { isBelow, type MountStep, Root } from "./mounts.ts";
 import type { HostRule } from "./hosts.ts";

@@ -13,7 +13,7 @@ import { limit } from "../base/limits.ts";
 import { parseSizeBytes, requireMemory } from "../base/units.ts";
 import { type HostRule, splitHost } from "./hosts.ts";
 
-export { DEFAULT_POLICY } from "../base/policies.ts";
+export { DEFAULT_POLICY } from "../base/default-policies.ts";
 
 const FOLDER = join(ROOT, "policies");
 export type AddressClass = keyof typeof ADDRESS_CLASS;

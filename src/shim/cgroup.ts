@@ -37,7 +37,7 @@ export class CgroupTree {
   }
 
   /** Makes the group of a worker and sets its limits; what could not be set is told. `undefined` if no group can be had. */
-  prepare(id: string, limits: GroupLimits): { path: string; enforced: Enforced } | undefined {
+  create(id: string, limits: GroupLimits): { path: string; enforced: Enforced } | undefined {
     const path = join(this.path, id);
     // A new group for each run: some kernels kill at once what is born into a group that was ever killed.
     removeTree(path);

@@ -1,7 +1,7 @@
 /** Ends what lives of a run without the help of its shim: the shim was killed, does not answer, or is nobody's. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { isLockFree } from "./lock.ts";
+import { isLockFree } from "./liveness.ts";
 import { bootId, childrenByParent, descendantsOf, readProcesses, shimsOf, type Process } from "./proc.ts";
 import { readRunRecord, type RunRecord } from "./records.ts";
 import { ShimLink, type ShimListener } from "./link.ts";

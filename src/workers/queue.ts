@@ -4,18 +4,18 @@
  */
 import { IpcError } from "../base/errors.ts";
 
-export type Wish = {
+export type VerbRequest = {
   /** For people: `restart web`. */
   readonly what: string;
   /** Ids of the workers that it touches, or all that the app has by then. */
   readonly workers: readonly string[] | "all";
   /** It ends what it touches: what is before it is cut short. */
   readonly isFinal?: boolean;
-  /** What else two wishes of the same words and workers must have in common to be equal. */
+  /** What else two requests of the same words and workers must have in common to be equal. */
   readonly detail?: unknown;
 };
 
-/** The time of one wish: until it is done, or cut short by a later one. */
+/** The time of one request: until it is done, or cut short by a later one. */
 export class Turn {
   readonly #cut = new AbortController();
   #hasBegun = false;
@@ -25,7 +25,7 @@ export class Turn {
     return this.#cut.signal;
   }
 
-  /** Whether an equal wish that comes now is served by this one. */
+  /** Whether an equal request that comes now is served by this one. */
   get isOpen(): boolean {
     return !this.#hasBegun && !this.#cut.signal.aborted;
   }
@@ -48,7 +48,7 @@ export class Turn {
     }
   }
 
-  /** From here on an equal wish is another one: what a fresh process reads may have changed since. */
+  /** From here on an equal request is another one: what a fresh process reads may have changed since. */
   begin(): void {
     this.#hasBegun = true;
   }
@@ -59,7 +59,7 @@ export class Turn {
 }
 
 type Entry = {
-  readonly wish: Wish;
+  readonly request: VerbRequest;
   readonly turn: Turn;
   readonly done: Promise<unknown>;
   /** Undefined once it runs. */
@@ -75,14 +75,14 @@ export class VerbQueue {
   }
 
   /** Runs the task when its turn has come. @throws IpcError SUPERSEDED, or what the task throws */
-  add<T>(wish: Wish, task: (turn: Turn) => Promise<T>): Promise<T> {
-    if (wish.isFinal === true) this.cut(wish.workers, wish.what);
-    const before = this.#entries.findLast((entry) => overlap(entry.wish.workers, wish.workers));
-    if (before?.turn.isOpen === true && isEqual(before.wish, wish)) return before.done as Promise<T>; // the same task, with the same result
+  add<T>(request: VerbRequest, task: (turn: Turn) => Promise<T>): Promise<T> {
+    if (request.isFinal === true) this.cut(request.workers, request.what);
+    const before = this.#entries.findLast((entry) => overlap(entry.request.workers, request.workers));
+    if (before?.turn.isOpen === true && isEqual(before.request, request)) return before.done as Promise<T>; // the same task, with the same result
     const turn = new Turn();
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     const entry: Entry = {
-      wish,
+      request,
       turn,
       done: promise,
       run: () => {
@@ -107,10 +107,10 @@ export class VerbQueue {
   }
 
   /** Ends what is under way or waits on these workers, unless it ends them itself. */
-  cut(workers: Wish["workers"], by: string): void {
-    for (const { wish, turn, run, drop } of [...this.#entries]) {
-      if (wish.isFinal === true || turn.signal.aborted || !overlap(wish.workers, workers)) continue;
-      const error = new IpcError("SUPERSEDED", `${wish.what} was cut short by: ${by}`);
+  cut(workers: VerbRequest["workers"], by: string): void {
+    for (const { request, turn, run, drop } of [...this.#entries]) {
+      if (request.isFinal === true || turn.signal.aborted || !overlap(request.workers, workers)) continue;
+      const error = new IpcError("SUPERSEDED", `${request.what} was cut short by: ${by}`);
       turn.cut(error);
       if (run) drop(error);
     }
@@ -129,18 +129,18 @@ export class VerbQueue {
       if (index < 0) continue; // one that began just now has cut it short
       const before = this.#entries.slice(0, index);
       const isHeldUp = before.some(
-        ({ wish, turn }) =>
-          overlap(wish.workers, entry.wish.workers) && !(entry.wish.isFinal === true && turn.signal.aborted),
+        ({ request, turn }) =>
+          overlap(request.workers, entry.request.workers) && !(entry.request.isFinal === true && turn.signal.aborted),
       );
       if (!isHeldUp) entry.run?.();
     }
   }
 }
 
-function overlap(some: Wish["workers"], others: Wish["workers"]): boolean {
+function overlap(some: VerbRequest["workers"], others: VerbRequest["workers"]): boolean {
   return some === "all" || others === "all" || some.some((id) => others.includes(id));
 }
 
-function isEqual(a: Wish, b: Wish): boolean {
+function isEqual(a: VerbRequest, b: VerbRequest): boolean {
   return a.what === b.what && Bun.deepEquals([a.workers, a.detail], [b.workers, b.detail]);
 }

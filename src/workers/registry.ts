@@ -13,11 +13,11 @@ import { inDependencyOrder, requireNoCycle } from "../protocol/dependencies.ts";
 import { readLastLines } from "../logs/tail.ts";
 import { readDefinition } from "../launch/definition.ts";
 import { endStray } from "../shim/leftovers.ts";
-import { isLockFree } from "../shim/lock.ts";
-import { VerbQueue, type Turn, type Wish } from "./queue.ts";
+import { isLockFree } from "../shim/liveness.ts";
+import { VerbQueue, type Turn, type VerbRequest } from "./queue.ts";
 import { SIGTERM } from "../../contract/linux.ts";
 import { isFolderOf, takeInStrays } from "./strays.ts";
-import { Worker, type World } from "./worker.ts";
+import { Worker, type WorkerDeps } from "./worker.ts";
 
 /** `extras` stand in while others are replaced: no verb means them, and no list shows them. */
 export type App = {
@@ -43,7 +43,7 @@ export type Started = { readonly app: App; readonly isRunningAlready: boolean };
 export type Attend = (worker: Worker, restart: (reason: string) => void) => () => void;
 
 export class Registry implements Disposable {
-  readonly #world: World;
+  readonly #deps: WorkerDeps;
   readonly #apps = new Map<string, App>();
   readonly #workers = new Map<string, Worker>();
   readonly #attend: Attend;
@@ -54,8 +54,8 @@ export class Registry implements Disposable {
   /** Called when there are more workers, or fewer, or others. */
   onChange: () => void = () => undefined;
 
-  constructor(world: Omit<World, "onRemove">, attend: Attend) {
-    this.#world = { ...world, onRemove: (worker) => this.#removeByItself(worker) };
+  constructor(deps: Omit<WorkerDeps, "onRemove">, attend: Attend) {
+    this.#deps = { ...deps, onRemove: (worker) => this.#removeByItself(worker) };
     this.#attend = attend;
   }
 
@@ -73,20 +73,20 @@ export class Registry implements Disposable {
 
   /** Reads the store and finds every worker again. Returns those that only their folders knew. */
   async load(): Promise<string[]> {
-    const { store } = this.#world;
-    const taken = await takeInStrays(this.#world, (id) => id.includes(EXTRA));
+    const { store } = this.#deps;
+    const taken = await takeInStrays(this.#deps, (id) => id.includes(EXTRA));
     for (const { id, config } of store.apps()) {
       const app: App = { id, config, workers: [], extras: [] };
       this.#apps.set(id, app);
       for (const row of store.instances(id)) {
         if (row.id.includes(EXTRA)) store.deleteInstance(row.id);
-        else this.#addWorker(app, new Worker(this.#world, config, row));
+        else this.#addWorker(app, new Worker(this.#deps, config, row));
       }
       this.#grow(app, config.instances); // a daemon may have been killed before it had made them all
     }
     // A daemon that was killed in the middle of a reload, or of a delete, could not take away what it had to.
     for (const id of this.#foldersLike((name) => name.includes(EXTRA)))
-      this.#endStray(id).catch((error: Error) => this.#world.log("error", { worker: id }, error.message));
+      this.#endStray(id).catch((error: Error) => this.#deps.log("error", { worker: id }, error.message));
     const wanted = new Set<Worker>();
     await Promise.all(
       this.workers.map(async (worker) => {
@@ -130,20 +130,20 @@ export class Registry implements Disposable {
    * Carries out a verb on an app, known or not, when its turn has come. Where it is given up before that, or on the
    * way, by a `stop` or `delete`: @throws IpcError SUPERSEDED
    */
-  inTurn<T>(id: string, wish: Wish, task: (turn: Turn) => Promise<T>): Promise<T> {
-    if (this.#isClosing) return Promise.reject(new IpcError("SUPERSEDED", `${wish.what}: the daemon is stopping`));
+  inTurn<T>(id: string, request: VerbRequest, task: (turn: Turn) => Promise<T>): Promise<T> {
+    if (this.#isClosing) return Promise.reject(new IpcError("SUPERSEDED", `${request.what}: the daemon is stopping`));
     const queue = this.#queues.get(id) ?? new VerbQueue();
     this.#queues.set(id, queue);
-    return queue.add(wish, task).finally(() => {
+    return queue.add(request, task).finally(() => {
       if (queue.isEmpty) this.#queues.delete(id);
     });
   }
 
   /** One that nobody waits for. */
-  #ownVerb(app: App, wish: Wish, task: (turn: Turn) => Promise<void>): void {
-    this.inTurn(app.id, wish, task).catch((error: unknown) => {
-      const { code, message } = IpcError.from(error, wish.what);
-      this.#world.log(code === "SUPERSEDED" ? "info" : "error", { app: app.id, reason: message }, wish.what);
+  #ownVerb(app: App, request: VerbRequest, task: (turn: Turn) => Promise<void>): void {
+    this.inTurn(app.id, request, task).catch((error: unknown) => {
+      const { code, message } = IpcError.from(error, request.what);
+      this.#deps.log(code === "SUPERSEDED" ? "info" : "error", { app: app.id, reason: message }, request.what);
     });
   }
 
@@ -187,10 +187,10 @@ export class Registry implements Disposable {
     for (let index = 1; index < config.instances; index++) this.#requireFree(`${id}-${index}`);
     if (this.#workers.size + config.instances > limit("workers"))
       throw new IpcError("LIMIT", `${limit("workers")} workers are the most, ${this.#workers.size} are known already`);
-    this.#world.store.requireRoom();
+    this.#deps.store.requireRoom();
     const app: App = { id, config, workers: [], extras: [] };
-    this.#world.store.batch(() => {
-      this.#world.store.putApp(id, config);
+    this.#deps.store.batch(() => {
+      this.#deps.store.putApp(id, config);
       this.#apps.set(id, app);
       this.#grow(app, config.instances);
     });
@@ -198,7 +198,7 @@ export class Registry implements Disposable {
   }
 
   #redefine(app: App, config: AppConfig): App {
-    this.#world.store.putApp(app.id, config);
+    this.#deps.store.putApp(app.id, config);
     app.config = config;
     for (const worker of app.workers) {
       worker.redefine(config);
@@ -222,7 +222,7 @@ export class Registry implements Disposable {
     if (this.#workers.size >= limit("workers"))
       throw new IpcError("LIMIT", `${limit("workers")} workers are known already`);
     this.#requireFree(id);
-    const worker = new Worker(this.#world, app.config, this.#world.store.addInstance(id, app.id, index));
+    const worker = new Worker(this.#deps, app.config, this.#deps.store.addInstance(id, app.id, index));
     this.#addWorker(app, worker);
     return worker;
   }
@@ -324,8 +324,8 @@ export class Registry implements Disposable {
   restartByItself(worker: Worker, reason: string): void {
     const app = this.apps.find(({ workers }) => workers.includes(worker));
     if (!app) return;
-    const wish = { what: `restart ${worker.id}`, workers: [worker.id], detail: "by itself" };
-    this.#ownVerb(app, wish, async (turn) => {
+    const request = { what: `restart ${worker.id}`, workers: [worker.id], detail: "by itself" };
+    this.#ownVerb(app, request, async (turn) => {
       if (worker.isWanted && app.workers.includes(worker)) await this.#restartWorker(turn, worker, reason, null);
     });
   }
@@ -372,10 +372,10 @@ export class Registry implements Disposable {
     while (app.extras.some((extra) => extra.id === idOf())) number++;
     const id = idOf();
     const instance = Math.max(...app.workers.map((worker) => worker.instance)) + number;
-    const row = this.#world.store.addInstance(id, app.id, instance);
+    const row = this.#deps.store.addInstance(id, app.id, instance);
     // It does one thing: nothing restarts it, and its end is the end of the reload.
     const config = { ...app.config, restart_policy: "no" as const, cron: null, watch: false };
-    const extra = new Worker(this.#world, config, row, true);
+    const extra = new Worker(this.#deps, config, row, true);
     app.extras.push(extra);
     return extra;
   }
@@ -385,7 +385,7 @@ export class Registry implements Disposable {
     turn.check();
     const wasUp = app.workers.some((worker) => worker.isUp);
     app.config = { ...app.config, instances: count };
-    this.#world.store.putApp(app.id, app.config);
+    this.#deps.store.putApp(app.id, app.config);
     for (const worker of app.workers) worker.redefine(app.config);
     this.#grow(app, count);
     await this.#removeSurplus(app);
@@ -400,7 +400,7 @@ export class Registry implements Disposable {
   /** Ends one instance and forgets it. Not to be cut short: nothing of it may stay. */
   async #discard(list: Worker[], worker: Worker, graceMs: number | null): Promise<void> {
     await this.stopWorker(worker, graceMs);
-    if (list.includes(worker)) this.#forget([worker], () => this.#world.store.deleteInstance(worker.id)); // two may have asked for it
+    if (list.includes(worker)) this.#forget([worker], () => this.#deps.store.deleteInstance(worker.id)); // two may have asked for it
   }
 
   /** Their folders, then the store, then what is left of them; in one go. */
@@ -422,7 +422,7 @@ export class Registry implements Disposable {
   #removeByItself(worker: Worker): void {
     const { id } = this.appOf(worker);
     this.deleteApp(id).catch((error: Error) =>
-      this.#world.log("error", { app: id, reason: error.message }, "removing it"),
+      this.#deps.log("error", { app: id, reason: error.message }, "removing it"),
     );
   }
 
@@ -440,13 +440,13 @@ export class Registry implements Disposable {
     await Promise.all(all().map((worker) => this.stopWorker(worker, graceMs)));
     await this.#endStrays(app.id, graceMs);
     // Of all at once, so that no daemon ever finds a part of it.
-    this.#forget(all(), () => this.#world.store.deleteApp(app.id));
+    this.#forget(all(), () => this.#deps.store.deleteApp(app.id));
     this.#apps.delete(app.id);
   }
 
   /** Of the folders that belong to nobody, those of this app in which a shim lives. True if there was one. */
   async #endStrays(id: string, graceMs: number | null): Promise<boolean> {
-    const { workersDir } = this.#world;
+    const { workersDir } = this.#deps;
     const strays = this.#foldersLike((name) => !isLockFree(join(workersDir, name)) && isFolderOf(id, workersDir, name));
     await Promise.all(strays.map((name) => this.#endStray(name, graceMs)));
     return strays.length > 0;
@@ -455,8 +455,8 @@ export class Registry implements Disposable {
   /** Folders of no worker that we know. */
   #foldersLike(isOurs: (name: string) => boolean): string[] {
     const known = new Set(this.everyWorker.map(({ id }) => id));
-    mkdirSync(this.#world.workersDir, { recursive: true, mode: 0o700 });
-    return readdirSync(this.#world.workersDir).filter((name) => !known.has(name) && isOurs(name));
+    mkdirSync(this.#deps.workersDir, { recursive: true, mode: 0o700 });
+    return readdirSync(this.#deps.workersDir).filter((name) => !known.has(name) && isOurs(name));
   }
 
   /** Two who want it end it together: what the second finds is not to be a folder that is used again. */
@@ -467,14 +467,14 @@ export class Registry implements Disposable {
   }
 
   async #endStrayAlone(id: string, graceMs: number | null): Promise<void> {
-    const dir = join(this.#world.workersDir, id);
-    if (!isLockFree(dir)) this.#world.log("warn", { worker: id }, "ending a worker that belongs to nobody");
+    const dir = join(this.#deps.workersDir, id);
+    if (!isLockFree(dir)) this.#deps.log("warn", { worker: id }, "ending a worker that belongs to nobody");
     const stopTimeout = readDefinition(dir)?.config.stop_timeout ?? STRAY_GRACE_MS;
     if (!(await endStray(dir, graceMs ?? stopTimeout, SIGTERM)))
       throw new IpcError("FAILED", `the shim in ${dir} belongs to nobody and cannot be ended`, {
         hint: "see: ipcctl doctor",
       });
-    this.#world.cgroups?.remove(id);
+    this.#deps.cgroups?.remove(id);
     removeTree(dir);
   }
 
@@ -489,8 +489,8 @@ export class Registry implements Disposable {
     const all = await Promise.allSettled(this.everyWorker.filter((worker) => worker.isWanted).map(stop));
     for (const one of all)
       if (one.status === "rejected")
-        this.#world.log("error", { reason: (one.reason as Error).message }, "stopping the daemon");
-    const { workersDir, log } = this.#world;
+        this.#deps.log("error", { reason: (one.reason as Error).message }, "stopping the daemon");
+    const { workersDir, log } = this.#deps;
     const strays = this.#foldersLike((name) => !isLockFree(join(workersDir, name)));
     await Promise.all(
       strays.map((id) => {

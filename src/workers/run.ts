@@ -8,7 +8,7 @@ import { atMost } from "../base/patience.ts";
 import type { Enforced } from "../shim/cgroup.ts";
 import { failedLaunch, fromExitRecord, lostRun, type Ending } from "../shim/ending.ts";
 import { endByForce, FORCE_WAIT_MS, killLeftovers, killWorker } from "../shim/leftovers.ts";
-import { isLockFree } from "../shim/lock.ts";
+import { isLockFree } from "../shim/liveness.ts";
 import { readExitRecord, readRunRecord } from "../shim/records.ts";
 import { noRoom } from "./reserve.ts";
 import { ShimLink, spawnShim, type CallCounts, type ShimListener, type ShimState } from "../shim/link.ts";

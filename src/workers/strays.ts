@@ -8,7 +8,7 @@ import { findWorkerId } from "../base/names.ts";
 import { guessDefinition, readDefinition, writeDefinition, type Definition } from "../launch/definition.ts";
 import { fromExitRecord } from "../shim/ending.ts";
 import { DEAF } from "../shim/leftovers.ts";
-import { isLockFree } from "../shim/lock.ts";
+import { isLockFree } from "../shim/liveness.ts";
 import { readExitRecord, readRunRecord } from "../shim/records.ts";
 import { ShimLink, type ShimState } from "../shim/link.ts";
 import type { Store } from "./store.ts";
@@ -16,8 +16,8 @@ import type { Store } from "./store.ts";
 /** How long a shim that holds its lock may take to answer. */
 const PATIENCE_MS = 10_000;
 
-/** What is taken in needs from the world. */
-export type StrayWorld = {
+/** What is taken in needs from the daemon. */
+export type StrayDeps = {
   readonly store: Store;
   readonly workersDir: string;
   readonly log: (level: "info" | "warn", fields: object, text: string) => void;
@@ -28,7 +28,7 @@ export type StrayWorld = {
  * those that do not run come back too, stopped. Returns the ids.
  */
 export async function takeInStrays(
-  { store, workersDir, log }: StrayWorld,
+  { store, workersDir, log }: StrayDeps,
   isSkipped: (id: string) => boolean,
 ): Promise<string[]> {
   const known = new Set(store.apps().flatMap(({ id }) => store.instances(id).map((row) => row.id)));

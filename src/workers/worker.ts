@@ -25,11 +25,11 @@ import {
 } from "../shim/ending.ts";
 import { killLeftovers } from "../shim/leftovers.ts";
 import { homeOf } from "../launch/readable.ts";
-import { isUp, STATES, TABLE, type Effect, type Event, type State } from "./machine.ts";
+import { isUp, STATES, TABLE, type Effect, type Event, type State } from "./states.ts";
 import { readDenied, readExitRecord, readRunRecord } from "../shim/records.ts";
 import { isNoRoom, noRoom } from "./reserve.ts";
 import { decide, STABLE_MS, type Verdict } from "./restart-policy.ts";
-import { isLockFree } from "../shim/lock.ts";
+import { isLockFree } from "../shim/liveness.ts";
 import { bootId } from "../shim/proc.ts";
 import { findSnapshot } from "../launch/snapshot.ts";
 import { specVersion } from "../shim/spec.ts";
@@ -39,7 +39,7 @@ import type { Spec } from "../shim/spec.ts";
 import { auditLogOf } from "../launch/audit.ts";
 import { decideLaunch } from "../launch/command.ts";
 import { auditEnded, auditMade, describeDenial, endedOver, remedyOfCall } from "../launch/denied.ts";
-import { AUTO, policyOf } from "../launch/policies.ts";
+import { AUTO, policyOf } from "../launch/effective-policy.ts";
 import { mayNeedEnvironment, RESOLVE_MS } from "../launch/environments.ts";
 import { prepare, provide } from "../launch/prepare.ts";
 import { removeOpenScratch } from "../launch/scratch.ts";
@@ -53,8 +53,8 @@ import type { InstanceChange, InstanceRow, Store } from "./store.ts";
 const LAST_WORDS = 3;
 const LAST_WORDS_BYTES = 8192;
 
-/** What a worker needs of the world. */
-export type World = {
+/** What a worker needs from the daemon. */
+export type WorkerDeps = {
   readonly store: Store;
   readonly shimBinary: string;
   readonly workersDir: string;
@@ -102,7 +102,7 @@ export class Worker {
   readonly instance: number;
   /** Stands in during a reload: nobody's to see or to select. */
   readonly isExtra: boolean;
-  readonly #world: World;
+  readonly #deps: WorkerDeps;
   #config: AppConfig;
   #state: State = "stopped";
   #row: InstanceRow;
@@ -120,8 +120,8 @@ export class Worker {
   #lastPid: number | null = null;
   readonly #watchers = new Set<() => void>();
 
-  constructor(world: World, config: AppConfig, row: InstanceRow, isExtra = false) {
-    this.#world = world;
+  constructor(deps: WorkerDeps, config: AppConfig, row: InstanceRow, isExtra = false) {
+    this.#deps = deps;
     this.#config = config;
     this.#row = row;
     this.id = row.id;
@@ -178,7 +178,7 @@ export class Worker {
     return this.#run?.enforced;
   }
   get dir(): string {
-    return join(this.#world.workersDir, this.id);
+    return join(this.#deps.workersDir, this.id);
   }
   get logDir(): string {
     return join(this.dir, "logs");
@@ -189,7 +189,7 @@ export class Worker {
     const behind = "its state is kept in memory alone: the database cannot be written";
     return [
       ...(this.#isGuess ? [lost] : []),
-      ...(this.#world.store.isBehind(this.id) ? [behind] : []),
+      ...(this.#deps.store.isBehind(this.id) ? [behind] : []),
       ...(this.#run?.degraded ?? []),
     ];
   }
@@ -202,7 +202,7 @@ export class Worker {
   #policyNow(): string {
     const config = this.#config;
     try {
-      const running = decideLaunch(config, config.base_env ?? this.#world.daemonEnv);
+      const running = decideLaunch(config, config.base_env ?? this.#deps.daemonEnv);
       return policyOf(config, running, { project: config.cwd, home: "/" });
     } catch {
       return config.policy ?? AUTO; // its script is not there; its start says so
@@ -253,7 +253,7 @@ export class Worker {
   get #mayNeedEnvironment(): boolean {
     const config = this.#config;
     try {
-      return mayNeedEnvironment(decideLaunch(config, config.base_env ?? this.#world.daemonEnv), config);
+      return mayNeedEnvironment(decideLaunch(config, config.base_env ?? this.#deps.daemonEnv), config);
     } catch {
       return false; // its start says why
     }
@@ -269,8 +269,8 @@ export class Worker {
 
   /** @throws IpcError if its folder, script or env file, or a full disk, would not let it start now. */
   requireLaunchable(): void {
-    decideLaunch(this.#config, this.#config.base_env ?? this.#world.daemonEnv);
-    this.#world.store.requireRoomToRun(this.dir);
+    decideLaunch(this.#config, this.#config.base_env ?? this.#deps.daemonEnv);
+    this.#deps.store.requireRoomToRun(this.dir);
   }
 
   /** Makes the packages that it needs, while what runs still does. @throws IpcError START_FAILED if they cannot be had */
@@ -289,9 +289,9 @@ export class Worker {
   /** Beside the shim's records, so that a lost database loses no worker. What has no room now is written with the next run. */
   #keepDefinition(): void {
     try {
-      this.#world.store.withRoom(() => writeDefinition(this.dir, this.#definition));
+      this.#deps.store.withRoom(() => writeDefinition(this.dir, this.#definition));
     } catch (error) {
-      this.#world.log("warn", { worker: this.id, reason: (error as Error).message }, "definition not written");
+      this.#deps.log("warn", { worker: this.id, reason: (error as Error).message }, "definition not written");
     }
   }
 
@@ -327,7 +327,7 @@ export class Worker {
   /** Null is the app's own. When it is over is known to the next daemon as well, should this one be killed meanwhile. */
   #mayTake(graceMs: number | null): InstanceChange {
     this.#graceMs = graceMs;
-    return { dueAtMs: this.#world.nowMs() + (graceMs ?? this.#config.stop_timeout) };
+    return { dueAtMs: this.#deps.nowMs() + (graceMs ?? this.#config.stop_timeout) };
   }
 
   /** Wants a fresh process. `reason` is null for a user's wish. */
@@ -426,7 +426,7 @@ export class Worker {
 
   /** Removes what is left on disk. */
   dispose(): void {
-    this.#world.cgroups?.remove(this.id);
+    this.#deps.cgroups?.remove(this.id);
     removeOpenScratch(join(this.dir, "scratch"), this.id);
     removeTree(this.#rubbish);
     this.#emit({ type: "status_change", state: "removed" });
@@ -452,14 +452,14 @@ export class Worker {
     if (run && run.run > this.#row.doneRun && run.run === this.#row.run) {
       const isReboot = run.boot_id !== bootId();
       await killLeftovers(this.dir, run);
-      if (!isReboot) return this.#adoptEnd(lostRun(run.run, run, this.#world.nowMs()));
-      this.#world.store.change(this.id, { doneRun: run.run });
+      if (!isReboot) return this.#adoptEnd(lostRun(run.run, run, this.#deps.nowMs()));
+      this.#deps.store.change(this.id, { doneRun: run.run });
       return phase === "up" && (this.#config.auto_start || this.#config.restart_policy !== "no");
     }
     if (phase === "crashed" || phase === "failed") this.#state = "crashed";
     if (phase === "backoff") {
       this.#state = "backoff";
-      this.#armRetry(Math.max(0, this.#row.dueAtMs - this.#world.nowMs()));
+      this.#armRetry(Math.max(0, this.#row.dueAtMs - this.#deps.nowMs()));
     }
     return phase === "up"; // Asked for, and killed before a shim took it.
   }
@@ -477,7 +477,7 @@ export class Worker {
       if (performance.now() > deadline) break;
       await Bun.sleep(pauseMs); // The shim is about to listen or about to end; neither can be waited for otherwise.
     }
-    this.#world.log("warn", { worker: this.id }, "a shim holds the lock and does not answer; going on without it");
+    this.#deps.log("warn", { worker: this.id }, "a shim holds the lock and does not answer; going on without it");
     this.#run = run;
     this.#state = this.#row.phase === "up" || this.#row.phase === "backoff" ? "starting" : "stopping";
     if (this.#state === "stopping") this.#goOnStopping();
@@ -491,16 +491,16 @@ export class Worker {
       {
         dir: this.dir,
         finishMs: this.#finishMs,
-        nowMs: this.#world.nowMs,
-        withRoom: (act) => this.#world.store.withRoom(act),
-        makeRoom: () => this.#world.store.makeRoom(),
-        log: (level, fields, text) => this.#world.log(level, { worker: this.id, ...fields }, text),
+        nowMs: this.#deps.nowMs,
+        withRoom: (act) => this.#deps.store.withRoom(act),
+        makeRoom: () => this.#deps.store.makeRoom(),
+        log: (level, fields, text) => this.#deps.log(level, { worker: this.id, ...fields }, text),
       },
       {
         onLink: (isFirst) => this.#onLink(run, isFirst),
         onReady: () => (this.#state === "starting" ? this.#becomeReady(run) : this.#changed()),
         onChanged: () => this.#changed(),
-        onRotated: () => this.#world.onRotated(this),
+        onRotated: () => this.#deps.onRotated(this),
         onEnd: (ending) => this.#finish(run, ending),
       },
     );
@@ -533,7 +533,7 @@ export class Worker {
       case "end":
         return this.#run?.stop(this.#graceMs ?? this.#config.stop_timeout);
       case "arm":
-        return this.#armRetry(Math.max(0, this.#row.dueAtMs - this.#world.nowMs()));
+        return this.#armRetry(Math.max(0, this.#row.dueAtMs - this.#deps.nowMs()));
       case "disarm":
         return clearTimeout(this.#retryTimer);
       default:
@@ -550,27 +550,27 @@ export class Worker {
     this.#run = run;
     try {
       this.#save({ run: number, phase: "up" });
-      const spec = await this.#prepare(run);
+      const spec = await this.#makeSpec(run);
       if (this.#run !== run) return;
-      this.#world.store.withRoom(() => writeDefinition(this.dir, this.#definition));
-      await run.launch(this.#world.shimBinary, spec);
+      this.#deps.store.withRoom(() => writeDefinition(this.dir, this.#definition));
+      await run.launch(this.#deps.shimBinary, spec);
     } catch (error) {
       if (this.#run !== run) return;
       const failure = IpcError.from(isNoRoom(error) ? noRoom(this.dir, error) : error);
-      this.#world.log("error", { worker: this.id, run: number, reason: failure.message }, "not launched");
+      this.#deps.log("error", { worker: this.id, run: number, reason: failure.message }, "not launched");
       run.release();
-      this.#finish(run, failedLaunch(number, this.#world.nowMs()), failure);
+      this.#finish(run, failedLaunch(number, this.#deps.nowMs()), failure);
     }
   }
 
-  async #prepare(run: Run): Promise<Spec> {
+  async #makeSpec(run: Run): Promise<Spec> {
     const config = this.#config;
     mkdirSync(this.logDir, { recursive: true, mode: 0o700 });
     const prepared = await prepare(this.#preparation(run.stopping));
     const { policy } = prepared.plan;
     this.#policy = prepared.policy;
     run.executable = prepared.launch.argv[0]!; // never empty: a script has an interpreter, a command a first word
-    const group = this.#world.cgroups?.prepare(this.id, {
+    const group = this.#deps.cgroups?.create(this.id, {
       memoryBytes: lower(config.max_memory, policy.limits.memory),
       cpuPercent: lower(config.max_cpu_percent, policy.limits.cpuPercent),
       pids: policy.limits.pids === null ? null : policy.limits.pids + prepared.plan.extraProcesses,
@@ -590,10 +590,10 @@ export class Worker {
         snapshot:
           config.snapshot === null
             ? undefined
-            : findSnapshot(config.snapshot, this.#world.workersDir, specVersion(config.kill_mode)),
+            : findSnapshot(config.snapshot, this.#deps.workersDir, specVersion(config.kill_mode)),
       },
-      base: config.base_env ?? this.#world.daemonEnv,
-      baseUmask: config.base_umask ?? this.#world.daemonUmask,
+      base: config.base_env ?? this.#deps.daemonEnv,
+      baseUmask: config.base_umask ?? this.#deps.daemonUmask,
       own: {
         IPCCTL_NAME: this.id,
         IPCCTL_APP: config.name,
@@ -606,7 +606,7 @@ export class Worker {
       ownUser: ownUserOf(this.id),
       name: this.id,
       auditLog: this.#auditLog,
-      environments: this.#world.environmentsDir,
+      environments: this.#deps.environmentsDir,
       signal,
       hasPlane: true,
       daemonFiles: daemonFilesOf(config),
@@ -619,9 +619,9 @@ export class Worker {
     this.#lastPid = live.pid;
     if (live.run !== this.#row.run) this.#save({ run: Math.max(this.#row.run, live.run) });
     if (!isFirst) return this.#changed();
-    run.monitor = this.#world.watchRun(this, run);
+    run.monitor = this.#deps.watchRun(this, run);
     const isAdopted = run.isFound;
-    this.#world.log("info", { worker: this.id, pid: live.pid, run: live.run }, isAdopted ? "adopted" : "started");
+    this.#deps.log("info", { worker: this.id, pid: live.pid, run: live.run }, isAdopted ? "adopted" : "started");
     if (isAdopted) this.#keepDefinition(); // an older daemon may not have
     if (isAdopted) this.#takeIn(live);
     else this.#emit({ type: "process_started", pid: live.pid });
@@ -645,7 +645,7 @@ export class Worker {
 
   /** As it was asked by the daemon before: its shim may have heard of it or not, and may carry it out or not. */
   #goOnStopping(): void {
-    const leftMs = this.#row.dueAtMs - this.#world.nowMs();
+    const leftMs = this.#row.dueAtMs - this.#deps.nowMs();
     this.#graceMs = leftMs > 0 ? leftMs : null;
     this.#do("end");
   }
@@ -667,7 +667,7 @@ export class Worker {
     if (run && hasRun) auditMade(this.#auditLog, this.id, allNewlyGuarded(run.watched));
     if (hasRun && !wasStopping && ending.kind === "exit" && ending.status !== 0)
       void this.#noteDenied(ending.run).catch((error: Error) =>
-        this.#world.log("warn", { worker: this.id, reason: error.message }, "what it was denied is not known"),
+        this.#deps.log("warn", { worker: this.id, reason: error.message }, "what it was denied is not known"),
       );
     if (hasRun) this.#emit({ type: "process_exited", exit_code: ending.kind === "exit" ? ending.status : null });
     if (wasStopping) return this.#finishStopped(run, ending);
@@ -684,7 +684,7 @@ export class Worker {
           phase: "backoff",
           reason,
           attempts: verdict.attempt,
-          dueAtMs: this.#world.nowMs() + verdict.delayMs,
+          dueAtMs: this.#deps.nowMs() + verdict.delayMs,
         });
         this.#announceCrash(ending);
         this.#emit({ type: "process_restarting", attempt: verdict.attempt, delay_ms: verdict.delayMs });
@@ -703,7 +703,7 @@ export class Worker {
     }
     this.#dispatch(verdict.event);
     if (verdict.event === "ended_exhausted" && this.#config.backoff.exhausted_action === "remove")
-      this.#world.onRemove(this);
+      this.#deps.onRemove(this);
   }
 
   /** After the run: the end of its log says. */
@@ -721,7 +721,7 @@ export class Worker {
       cwd,
       script,
       args,
-      env: base_env ?? this.#world.daemonEnv,
+      env: base_env ?? this.#deps.daemonEnv,
       maxMemory,
       policy,
       policyText: this.policy,
@@ -736,21 +736,21 @@ export class Worker {
   #loadPolicy(): Policy | undefined {
     const { cwd, base_env } = this.#config;
     try {
-      return loadPolicy(this.policy, { project: cwd, home: homeOf(base_env ?? this.#world.daemonEnv) });
+      return loadPolicy(this.policy, { project: cwd, home: homeOf(base_env ?? this.#deps.daemonEnv) });
     } catch {
       return undefined; // it is not there any more
     }
   }
 
   get #auditLog(): string {
-    return auditLogOf(dirname(this.#world.workersDir));
+    return auditLogOf(dirname(this.#deps.workersDir));
   }
 
   /** Who asked for a start that comes to nothing is told so, and tries again himself: nothing is announced behind his back. */
   #judge(run: Run | undefined, ending: Ending): Verdict | { readonly event: "failed" } {
     if (run?.isAskedFor === true && ending.kind === "exec") return { event: "failed" };
     const { restart_policy, backoff } = this.#config;
-    return decide(restart_policy, backoff, ending, this.#row.attempts, this.#world.random());
+    return decide(restart_policy, backoff, ending, this.#row.attempts, this.#deps.random());
   }
 
   /** An end that was asked for: the policy has no say. */
@@ -772,9 +772,9 @@ export class Worker {
   #recordEnd(ending: Ending, outcome: string, change: InstanceChange): void {
     const { ranMs, isSuccess, droppedLines, isWallOver: _, ...info } = ending;
     const full = { ...change, droppedLines: this.#row.droppedLines + droppedLines };
-    this.#world.store.finishRun(this.id, { ...info, outcome }, full);
+    this.#deps.store.finishRun(this.id, { ...info, outcome }, full);
     this.#row = { ...this.#row, ...full, doneRun: ending.run };
-    this.#world.log(
+    this.#deps.log(
       isSuccess || ending.stop_requested ? "info" : "warn",
       { worker: this.id, run: ending.run, ranMs: Math.round(ranMs), outcome },
       describeEnding(ending),
@@ -802,12 +802,12 @@ export class Worker {
   }
 
   #save(change: InstanceChange): void {
-    this.#world.store.change(this.id, change);
+    this.#deps.store.change(this.id, change);
     this.#row = { ...this.#row, ...change };
   }
 
   #emit(event: WorkerEvent): void {
-    this.#world.emit(this, event);
+    this.#deps.emit(this, event);
   }
 
   #changed(): void {

@@ -5,7 +5,7 @@ import type { Answer, Lent } from "../../src/calls/session.ts";
 import { Stream } from "../../src/calls/streams.ts";
 import { decode } from "../../src/plane/cbor-decode.ts";
 import { Encoder } from "../../src/plane/cbor-encode.ts";
-import { CodecError } from "../../src/plane/codec-error.ts";
+import { CodecError } from "../../src/plane/values.ts";
 import vectors from "../vectors/cbor.json" with { type: "json" };
 import cases from "./cases.json" with { type: "json" };
 

@@ -11,7 +11,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { thisMachine } from "../../src/sandbox/machine.ts";
+import { thisMachine } from "../../src/sandbox/kernel.ts";
 import { mapLack } from "../../src/sandbox/writer.ts";
 import { Home, outcomeOf, ROOT, waitUntil } from "../home.ts";
 import { isRoot, skipUnless, SYSTEM_PYTHON } from "../needs.ts";

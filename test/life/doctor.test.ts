@@ -116,7 +116,7 @@ test.each<[what: string, spoil: (bytes: Buffer) => Buffer, implementation: strin
     renameSync(path, `${path}.whole`);
     writeFileSync(path, spoil(readFileSync(`${path}.whole`)));
     try {
-      const code = "import ipcctl, ipcctl._serving; print(ipcctl._codec.implementation)";
+      const code = "import ipcctl, ipcctl._serving; print(ipcctl._backend.implementation)";
       const { status, stdout, stderr } = await home.cli("run", "--policy", "trusted", "-c", code);
       expect({ status, stdout, stderr }).toEqual({
         ...{ status: 0, stdout: `${implementation}\n` },

@@ -38,8 +38,8 @@ def fail():
 
 @ipcctl.expose
 def implementation():
-    from ipcctl import _codec
-    return _codec.implementation
+    from ipcctl import _backend
+    return _backend.implementation
 
 print("up", flush=True)
 ipcctl.serve()

@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "python"))
 import ipcctl  # noqa: E402
-from ipcctl import _codec, _console, _pure, _serving  # noqa: E402
+from ipcctl import _backend, _console, _pure, _serving  # noqa: E402
 
 PACKAGE = os.path.dirname(os.path.abspath(ipcctl.__file__)) + os.sep
 #: For one answer; a request that is lost would be waited for without end.
@@ -72,7 +72,7 @@ class Client:
     on_invoke: Any = None
 
     def send(self, *message: Any) -> None:
-        assert self.tx.try_send(_codec.dumps(list(message)))
+        assert self.tx.try_send(_backend.dumps(list(message)))
         if self.tx.needs_bell():
             self.ring()
 
@@ -105,7 +105,7 @@ class Client:
             return False
         if self.rx.needs_bell():
             self.ring()
-        kind, number, *rest = _codec.loads(frame)
+        kind, number, *rest = _backend.loads(frame)
         self._kinds = self._kinds | {kind}
         if kind in (RESULT, ERROR, END):
             self.answers[number] = [kind, *rest]
@@ -381,12 +381,12 @@ def drive(meeting: socket.socket, scenario: str, stride: int, offset: int) -> No
             at, points = at + stride, points + 1
         if points == 0:
             raise Lost("one instruction at least")
-        print(f"{_codec.implementation} {scenario}: interrupted at {points} instructions")
+        print(f"{_backend.implementation} {scenario}: interrupted at {points} instructions")
         sys.stdout.flush()
         os._exit(0)
     except BaseException as error:
         print(
-            f"{_codec.implementation} {scenario}, instruction {at} ({shot.where}, after its end: {shot.is_late}): not there: {error}",
+            f"{_backend.implementation} {scenario}, instruction {at} ({shot.where}, after its end: {shot.is_late}): not there: {error}",
             flush=True,
         )
         if not isinstance(error, Lost):

@@ -14,7 +14,7 @@ import threading
 from typing import Any, Iterator
 
 import interrupt_points as points
-from ipcctl import _codec, _serving
+from ipcctl import _backend, _serving
 
 
 class Watched:
@@ -94,7 +94,7 @@ def main() -> None:
     channel.look()
     kind, *rest = client.answer(number)
     print(
-        f"{_codec.implementation} {when}: {'it did not begin' if number not in points.ended and kind == points.ERROR else [kind, *rest]}",
+        f"{_backend.implementation} {when}: {'it did not begin' if number not in points.ended and kind == points.ERROR else [kind, *rest]}",
         flush=True,
     )
     os._exit(0)

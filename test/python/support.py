@@ -20,7 +20,7 @@ def _extension() -> ModuleType | None:
     if path is None:
         if not os.path.exists(os.path.join(ROOT, "native/build/python/_ipcctl.abi3.so")):
             subprocess.run(["sh", os.path.join(ROOT, "native/build-python.sh"), sys.executable], check=True)
-        from ipcctl._codec import load_extension
+        from ipcctl._backend import load_extension
 
         return load_extension()
     spec = importlib.util.spec_from_file_location("ipcctl._ipcctl", path)

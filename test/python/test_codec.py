@@ -36,7 +36,7 @@ from needs import skip_unless
 from support import C, IMPLEMENTATIONS, PACKAGES, PURE, ROOT, python_with_tables
 
 from ipcctl import DecodeError, EncodeError, JavaScriptError, undefined
-from ipcctl import _codec
+from ipcctl import _backend
 from ipcctl._errors import record_of
 
 UTC = dt.timezone.utc
@@ -520,10 +520,10 @@ class Extension(unittest.TestCase):
         package = pathlib.Path(PACKAGES) / "ipcctl"
         texts = [path.read_text() for path in package.glob("*.py") if path.name != "_pure.py"]
         self.assertEqual(
-            {name for text in texts for name in re.findall(r"\bserver\.(\w+)", text)}, set(_codec._OF_SERVER)
+            {name for text in texts for name in re.findall(r"\bserver\.(\w+)", text)}, set(_backend._OF_SERVER)
         )
-        chosen = re.findall(r"\b_chosen\.(\w+)", (package / "_codec.py").read_text())
-        self.assertEqual(set(chosen), set(_codec._TAKEN))
+        chosen = re.findall(r"\b_chosen\.(\w+)", (package / "_backend.py").read_text())
+        self.assertEqual(set(chosen), set(_backend._TAKEN))
 
 
 def plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ import unittest
 
 import support  # noqa: F401 - makes the package importable
 from ipcctl._channel import Segment
-from ipcctl._codec import BrokenChannel
+from ipcctl._backend import BrokenChannel
 
 # Typed here once more on purpose: docs/internals/shm-layout.md.
 CAPACITY = 4096

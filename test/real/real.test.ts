@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { chmodSync, chownSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { thisMachine } from "../../src/sandbox/machine.ts";
+import { thisMachine } from "../../src/sandbox/kernel.ts";
 import { type CliResult, copyOfApp, outcomeOf, within } from "../home.ts";
 import { hasTool, isRoot, skipUnless } from "../needs.ts";
 import { pythonForScripts } from "../packages.ts";

@@ -12,7 +12,7 @@ import { seed } from "../seed.ts";
 const WORKER = `${workerPrelude()}
 import os, random, signal, struct, sys, time
 import ipcctl
-from ipcctl import _codec, _serving
+from ipcctl import _backend, _serving
 
 def segment():
     return _serving.serving()._sessions[-1].channel.map
@@ -73,7 +73,7 @@ def claim(form):
     elif form == "none": hand([]); form = [1, 0, 8, 64, [8]]
     elif form == "two": hand([memfd(7), memfd(7)]); form = [2, 0, 8, 64, [8]]
     elif form == "short": hand([memfd(7)], b"x"); form = [1, 0, 8, 64, [8]]
-    return _codec.Tagged(27, ["ipcctl.Shared", form])
+    return _backend.Tagged(27, ["ipcctl.Shared", form])
 
 @ipcctl.expose
 def hoard(count):

@@ -37,7 +37,7 @@ def made():
     return memory
 @ipcctl.expose
 def halves():
-    return ipcctl._codec.Tagged(84, memoryview(b"\\x00\\x3e"))
+    return ipcctl._backend.Tagged(84, memoryview(b"\\x00\\x3e"))
 @ipcctl.expose
 def call_back(x): return twice(x) + 1
 @ipcctl.expose

@@ -114,7 +114,7 @@ def table(n): return pyarrow.table({"x": list(range(n)), "name": [f"row {i}" for
 def look(table): return [type(table).__name__, table.num_rows, table.column("x").to_pylist()]
 
 @ipcctl.expose
-def bad(): return ipcctl._codec.Tagged(27, ["ipcctl.Arrow", "no bytes"])
+def bad(): return ipcctl._backend.Tagged(27, ["ipcctl.Arrow", "no bytes"])
 
 ipcctl.serve()
 `;

@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import fc from "fast-check";
 import { decode } from "../../src/plane/cbor-decode.ts";
 import { Encoder, errorRecord } from "../../src/plane/cbor-encode.ts";
-import { CodecError, NdArray } from "../../src/plane/codec-error.ts";
+import { CodecError, NdArray } from "../../src/plane/values.ts";
 import { PythonError } from "../../src/plane/python-error.ts";
 import { ROOT } from "../home.ts";
 import vectors from "../vectors/cbor.json" with { type: "json" };
@@ -220,11 +220,11 @@ test("Python makes the same bytes and takes ours, in C and in pure Python", asyn
   const script = `
 import sys
 sys.path.insert(0, ${JSON.stringify(`${ROOT}/python`)})
-from ipcctl import _codec
-print(_codec.implementation)
+from ipcctl import _backend
+print(_backend.implementation)
 for line in sys.stdin:
     data = bytes.fromhex(line.strip())
-    print(_codec.dumps(_codec.loads(data)).hex())
+    print(_backend.dumps(_backend.loads(data)).hex())
 `;
   const lines = values.map(hex);
   for (const pure of ["0", "1"]) {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { PYTHON_BOOT } from "../../src/base/install.ts";
 import { decideLaunch, resolveLaunch } from "../../src/launch/command.ts";
 import type { Launchable } from "../../src/launch/languages.ts";
-import { policyOf, type Governed } from "../../src/launch/policies.ts";
+import { policyOf, type Governed } from "../../src/launch/effective-policy.ts";
 import { temporaryTree } from "../tree.ts";
 
 const { dir, put } = temporaryTree("languages");

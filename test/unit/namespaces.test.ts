@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { whyNoNamespaces } from "../../src/sandbox/machine.ts";
+import { whyNoNamespaces } from "../../src/sandbox/kernel.ts";
 
 const NOTHING = "CapEff:\t0000000000000000\nSeccomp:\t0\n";
 const DOCKER_ROOT = "CapEff:\t00000000a80425fb\nSeccomp:\t2\n";

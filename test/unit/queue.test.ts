@@ -1,7 +1,7 @@
 /** Whose turn it is: order of arrival, what cuts what short, and which two are one. */
 import { expect, test } from "bun:test";
 import { IpcError } from "../../src/base/errors.ts";
-import { VerbQueue, type Turn, type Wish } from "../../src/workers/queue.ts";
+import { VerbQueue, type Turn, type VerbRequest } from "../../src/workers/queue.ts";
 
 /** A queue whose tasks end when the test says so, and which writes down when they begin. */
 function setUp() {
@@ -9,8 +9,8 @@ function setUp() {
   const log: string[] = [];
   const ends = new Map<string, () => void>();
   const turns = new Map<string, Turn>();
-  const add = (what: string, wish: Partial<Wish> = {}): Promise<string> => {
-    const done = queue.add({ what, workers: ["web"], ...wish }, async (turn) => {
+  const add = (what: string, request: Partial<VerbRequest> = {}): Promise<string> => {
+    const done = queue.add({ what, workers: ["web"], ...request }, async (turn) => {
       log.push(what);
       turns.set(what, turn);
       await new Promise<void>((resolve, reject) => {

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { IpcError } from "../../src/base/errors.ts";
-import type { Machine } from "../../src/sandbox/machine.ts";
+import type { Machine } from "../../src/sandbox/kernel.ts";
 import { compilePlan, type Plan } from "../../src/sandbox/plan.ts";
 import { loadPolicy, parsePolicy, policyJsonSchema, shippedPolicies } from "../../src/sandbox/policy.ts";
 import { findGuarded } from "../../src/sandbox/guarded.ts";

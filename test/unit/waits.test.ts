@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { IpcError } from "../../src/base/errors.ts";
 import { parseAppConfig } from "../../src/protocol/app-config.ts";
 import { Store } from "../../src/workers/store.ts";
-import { Worker, type World } from "../../src/workers/worker.ts";
+import { Worker, type WorkerDeps } from "../../src/workers/worker.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "ipcctl-waits-"));
 const store = new Store(join(dir, "db"), { onTrouble: () => undefined, onHealed: () => undefined });
@@ -15,7 +15,7 @@ afterAll(() => {
   rmSync(dir, { recursive: true });
 });
 
-const world: World = {
+const deps: WorkerDeps = {
   store,
   shimBinary: "/bin/false",
   workersDir: dir,
@@ -33,7 +33,7 @@ const world: World = {
 };
 const config = parseAppConfig(JSON.stringify({ name: "web", command: "true" }), "/");
 store.putApp("web", config);
-const worker = new Worker(world, config, store.addInstance("web", "web", 0));
+const worker = new Worker(deps, config, store.addInstance("web", "web", 0));
 
 const errorOf = (wait: Promise<void>): Promise<unknown> =>
   wait.then(

@@ -16,7 +16,7 @@ import { parseDurationMs, parseSizeBytes } from "../../src/base/units.ts";
 import { VERSION } from "../../src/base/version.ts";
 import { parseAppConfig } from "../../src/protocol/app-config.ts";
 import { inDependencyOrder, requireNoCycle } from "../../src/protocol/dependencies.ts";
-import { TABLE, type Event, type State } from "../../src/workers/machine.ts";
+import { TABLE, type Event, type State } from "../../src/workers/states.ts";
 import { decide, delayMs } from "../../src/workers/restart-policy.ts";
 import { maskArgs, maskEnv, MASK } from "../../src/workers/secrets.ts";
 

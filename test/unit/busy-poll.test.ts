@@ -1,7 +1,7 @@
 /** How a program waits for its workers, with a machine of the test's own making. */
 import { expect, test } from "bun:test";
 import { LoadMeter, type Load } from "../../src/plane/load.ts";
-import { Outlook, type Awaited } from "../../src/plane/outlook.ts";
+import { BusyPoll, type Awaited } from "../../src/plane/busy-poll.ts";
 
 /** Time passes by a microsecond with each reading of the clock. What is to happen while somebody looks, happens at its time. */
 class Scene {
@@ -12,7 +12,7 @@ class Scene {
   readonly soon: (() => void)[] = [];
   readonly later: (() => void)[] = [];
   readonly events = new Map<number, () => void>();
-  readonly outlook = new Outlook({
+  readonly busyPoll = new BusyPoll({
     now: () => {
       this.events.get(++this.us)?.();
       return this.us / 1000;
@@ -51,10 +51,10 @@ class Scene {
 
   /** One wait in vain; whether it looked. */
   miss(): boolean {
-    const { looks } = this.outlook.counts;
-    this.outlook.expect(this.channel());
+    const { looks } = this.busyPoll.counts;
+    this.busyPoll.expect(this.channel());
     this.run();
-    return this.outlook.counts.looks > looks;
+    return this.busyPoll.counts.looks > looks;
   }
 }
 
@@ -62,17 +62,17 @@ test("an answer within the look is taken at once, without sleep", () => {
   const scene = new Scene();
   const one = scene.channel();
   scene.events.set(1020, () => (one.rx.hasData = true));
-  scene.outlook.expect(one);
+  scene.busyPoll.expect(one);
   expect(one.ended).toEqual([]);
   scene.run();
   expect(one.ended).toEqual([true]);
-  expect(scene.outlook.counts).toEqual({ looks: 1, found: 1, sleeps: 0, left: 0, bells: 0 });
+  expect(scene.busyPoll.counts).toEqual({ looks: 1, found: 1, sleeps: 0, left: 0, bells: 0 });
 });
 
 test("without an answer it sleeps after 50 µs", () => {
   const scene = new Scene();
   const one = scene.channel();
-  scene.outlook.expect(one);
+  scene.busyPoll.expect(one);
   scene.run();
   expect(one.ended).toEqual([false]);
   expect(scene.us).toBeWithin(1050, 1055);
@@ -86,11 +86,11 @@ test("each miss doubles the waits before the next look, up to 15; an answer wipe
   for (let left = 20; left > 0; left--) {
     const one = scene.channel();
     scene.events.set(scene.us + 10, () => (one.rx.hasData = true));
-    scene.outlook.expect(one);
+    scene.busyPoll.expect(one);
     scene.run();
-    if (scene.outlook.counts.found > 0) break;
+    if (scene.busyPoll.counts.found > 0) break;
   }
-  expect(scene.outlook.counts.found).toBe(1);
+  expect(scene.busyPoll.counts.found).toBe(1);
   expect(scene.miss()).toBe(true);
 });
 
@@ -98,7 +98,7 @@ test("a program that was off its core while it looked sleeps, and does not take 
   const scene = new Scene();
   const one = scene.channel();
   scene.events.set(1010, () => (scene.us += 3000));
-  scene.outlook.expect(one);
+  scene.busyPoll.expect(one);
   scene.run();
   expect(one.ended).toEqual([false]);
   expect(scene.us).toBeWithin(4010, 4015);
@@ -109,17 +109,17 @@ test("nobody looks for one that was rung for", () => {
   const scene = new Scene();
   const one = scene.channel();
   one.isWaking = true;
-  scene.outlook.expect(one);
+  scene.busyPoll.expect(one);
   scene.run();
   expect(one.ended).toEqual([false]);
-  expect(scene.outlook.counts.looks).toBe(0);
+  expect(scene.busyPoll.counts.looks).toBe(0);
 });
 
 test("nobody looks on the worker's core; it is left where another one is free", () => {
   const scene = new Scene();
   const wait = (): number => {
     const one = scene.channel(1);
-    scene.outlook.expect(one);
+    scene.busyPoll.expect(one);
     scene.run();
     expect(one.ended).toEqual([false]);
     return scene.moves;
@@ -136,7 +136,7 @@ test("nobody looks on the worker's core; it is left where another one is free", 
     scene.us += 2000;
   }
   expect(scene.moves).toBe(9);
-  expect(scene.outlook.counts).toMatchObject({ looks: 0, left: 9 });
+  expect(scene.busyPoll.counts).toMatchObject({ looks: 0, left: 9 });
 });
 
 test("nobody looks for a worker that is awake for more than there are cores, until it is his turn", () => {
@@ -147,10 +147,10 @@ test("nobody looks for a worker that is awake for more than there are cores, unt
     [0, 1],
   ] as const) {
     const one = scene.channel(2, othersAwake);
-    scene.outlook.expect(one);
+    scene.busyPoll.expect(one);
     scene.run();
     expect(one.ended).toEqual([false]);
-    expect(scene.outlook.counts.looks).toBe(looks);
+    expect(scene.busyPoll.counts.looks).toBe(looks);
   }
 });
 
@@ -159,7 +159,7 @@ test("a core that no machine has, or none, costs nothing but a look", () => {
   for (const peerCore of [0, -1, 2 ** 31 - 1]) {
     const one = scene.channel(peerCore);
     scene.events.set(scene.us + 5, () => (one.rx.hasData = true));
-    scene.outlook.expect(one);
+    scene.busyPoll.expect(one);
     scene.run();
     expect(one.ended).toEqual([true]);
   }
@@ -170,10 +170,10 @@ test("one look is for all channels; who has nothing goes on waiting", () => {
   const [first, second, third] = [scene.channel(), scene.channel(), scene.channel(1)];
   scene.events.set(1020, () => (second.rx.hasData = true));
   scene.events.set(1040, () => (first.rx.hasData = true));
-  for (const one of [first, second, third]) scene.outlook.expect(one);
+  for (const one of [first, second, third]) scene.busyPoll.expect(one);
   scene.run();
   expect([first.ended, second.ended, third.ended]).toEqual([[true], [true], [false]]);
-  expect(scene.outlook.counts).toMatchObject({ looks: 2, found: 2 });
+  expect(scene.busyPoll.counts).toMatchObject({ looks: 2, found: 2 });
 });
 
 test("the event loop gets its turn after a millisecond of answers that come at once", () => {
@@ -184,7 +184,7 @@ test("the event loop gets its turn after a millisecond of answers that come at o
     const one = scene.channel();
     one.rx.hasData = true;
     scene.us += 10;
-    scene.outlook.expect(one);
+    scene.busyPoll.expect(one);
     scene.soon.shift()?.();
   }
   expect(rounds).toBeWithin(80, 120);
@@ -193,15 +193,15 @@ test("the event loop gets its turn after a millisecond of answers that come at o
 test("a thread that blocks looks by the same rules", () => {
   const scene = new Scene();
   const one = scene.channel();
-  expect(scene.outlook.lookBlocking(one)).toBe(false);
-  expect(scene.outlook.counts.looks).toBe(1);
+  expect(scene.busyPoll.lookBlocking(one)).toBe(false);
+  expect(scene.busyPoll.counts.looks).toBe(1);
   expect(scene.miss()).toBe(false); // it learned from that
   one.rx.hasData = true;
-  expect(scene.outlook.lookBlocking(one)).toBe(true);
+  expect(scene.busyPoll.lookBlocking(one)).toBe(true);
   one.rx.hasData = false;
   one.isWaking = true;
-  expect(scene.outlook.lookBlocking(one)).toBe(false);
-  expect(scene.outlook.counts.looks).toBe(1);
+  expect(scene.busyPoll.lookBlocking(one)).toBe(false);
+  expect(scene.busyPoll.counts.looks).toBe(1);
 });
 
 test("how busy the machine is, by the idle time of its cores", () => {

@@ -3,14 +3,14 @@
  *   rest NOW HERE LOAD | found WAS_OFF | missed | slept NOW | from CORE TAKEN
  * and prints for each: the decision (or -), skip, misses.
  */
-#include "../python/outlook.h"
+#include "../python/busy_poll.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 
 int main(void)
 {
-	struct ipc_outlook outlook = { 0 };
+	struct ipc_busy_poll busy_poll = { 0 };
 	static const char *const names[] = { "sleep", "look", "part", "join" };
 	char line[128];
 	while (fgets(line, sizeof line, stdin) != NULL) {
@@ -19,17 +19,17 @@ int main(void)
 		unsigned first, second;
 		int load;
 		if (sscanf(line, "rest %" SCNd64 " %u %d", &now, &first, &load) == 3)
-			decision = names[ipc_outlook_rest(&outlook, now, first, (enum ipc_load)load)];
+			decision = names[ipc_busy_poll_rest(&busy_poll, now, first, (enum ipc_load)load)];
 		else if (sscanf(line, "found %u", &first) == 1)
-			ipc_outlook_found(&outlook, (int)first);
+			ipc_busy_poll_found(&busy_poll, (int)first);
 		else if (sscanf(line, "slept %" SCNd64, &now) == 1)
-			ipc_outlook_slept(&outlook, now);
+			ipc_busy_poll_slept(&busy_poll, now);
 		else if (sscanf(line, "from %u %u", &first, &second) == 2) {
-			outlook.client = first;
-			outlook.taken = second;
+			busy_poll.client = first;
+			busy_poll.taken = second;
 		} else
-			ipc_outlook_missed(&outlook);
-		printf("%s %u %u\n", decision, outlook.skip, outlook.misses);
+			ipc_busy_poll_missed(&busy_poll);
+		printf("%s %u %u\n", decision, busy_poll.skip, busy_poll.misses);
 	}
 	return 0;
 }

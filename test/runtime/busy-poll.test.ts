@@ -4,20 +4,20 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Ipcctl, type PythonWorker } from "ipcctl";
-import { outlook } from "../../src/plane/outlook.ts";
+import { busyPoll } from "../../src/plane/busy-poll.ts";
 import { Sharing } from "../../src/plane/sharing.ts";
 import { Home, outcomeOf, ROOT, waitUntil, workerPrelude } from "../home.ts";
 
 const PRELUDE = workerPrelude();
-const folder = mkdtempSync(join(tmpdir(), "ipcctl-outlook-"));
-const binary = join(folder, "outlook-peer");
+const folder = mkdtempSync(join(tmpdir(), "ipcctl-busy-poll-"));
+const binary = join(folder, "busy-poll-peer");
 const PEERS: Record<string, string[]> = {
   C: [binary],
-  Python: ["python3", join(import.meta.dir, "peers/outlook_peer.py"), join(ROOT, "python")],
+  Python: ["python3", join(import.meta.dir, "peers/busy_poll_peer.py"), join(ROOT, "python")],
 };
 
 beforeAll(() => {
-  const sources = ["native/fuzz/outlook_peer.c", "native/python/outlook.c"].map((path) => join(ROOT, path));
+  const sources = ["native/fuzz/busy_poll_peer.c", "native/python/busy_poll.c"].map((path) => join(ROOT, path));
   const flags = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined"];
   const { stderr, exitCode } = Bun.spawnSync(["cc", ...flags, "-o", binary, ...sources]);
   expect(`${exitCode} ${stderr.toString()}`).toBe("0 ");
@@ -133,11 +133,11 @@ test.each(Object.entries(SCRIPTS))("%s", (_, script) => {
 const WORKER = `
 import asyncio, os, threading, time
 import ipcctl
-from ipcctl import _codec
+from ipcctl import _backend
 @ipcctl.expose
 def add(a, b): return a + b
 @ipcctl.expose
-def waiting(): return _codec.waiting()
+def waiting(): return _backend.waiting()
 @ipcctl.expose
 def pin(core): os.sched_setaffinity(0, {core})
 @ipcctl.expose
@@ -183,10 +183,10 @@ async function withWorker(use: (py: PythonWorker) => Promise<void>): Promise<voi
 test("what is found by a look is not rung for, and both sides count it", () =>
   withWorker(async (py) => {
     const waits = async (): Promise<Waiting> => (await py.call("waiting")) as Waiting;
-    const [theirs, ours] = [await waits(), { ...outlook.counts }];
+    const [theirs, ours] = [await waits(), { ...busyPoll.counts }];
     const CALLS = 2000;
     for (let index = 0; index < CALLS; index++) expect(await py.call("add", index, 1)).toBe(index + 1);
-    const [theirsNow, oursNow] = [await waits(), { ...outlook.counts }];
+    const [theirsNow, oursNow] = [await waits(), { ...busyPoll.counts }];
     // Whoever slept was rung for, at most once; whoever found something was not, unless it was asleep again before the sender looked.
     const LATE = CALLS / 4;
     expect(theirsNow.bells - theirs.bells).toBeLessThanOrEqual(oursNow.sleeps - ours.sleeps + LATE);
@@ -297,7 +297,7 @@ test("where more wait than there are cores, one after the other has the worker",
 const PINNED = `
 import { existsSync } from "node:fs";
 import { connect } from ${JSON.stringify(join(ROOT, "src/index.ts"))};
-import { outlook } from ${JSON.stringify(join(ROOT, "src/plane/outlook.ts"))};
+import { busyPoll } from ${JSON.stringify(join(ROOT, "src/plane/busy-poll.ts"))};
 const [core, python, server, path] = process.argv.slice(2);
 const ipc = await connect();
 const py = await ipc.worker("waits");
@@ -322,10 +322,10 @@ async function measure(once) {
 }
 await measure(call);
 await measure(raw);
-const before = [await py.call("waiting"), { ...outlook.counts }, await py.call("switches")];
+const before = [await py.call("waiting"), { ...busyPoll.counts }, await py.call("switches")];
 const rounds = [];
 for (let round = 0; round < 9; round++) rounds.push([await measure(call), await measure(raw)]);
-const after = [await py.call("waiting"), { ...outlook.counts }, await py.call("switches")];
+const after = [await py.call("waiting"), { ...busyPoll.counts }, await py.call("switches")];
 console.log(JSON.stringify({ before, after, rounds }));
 echo.kill();
 process.exit(0);
@@ -355,7 +355,7 @@ test("on one core both sides sleep at once, and a call takes as long as a raw ec
   });
   const { stdout, stderr, status } = await outcomeOf(child);
   expect(`${status} ${stderr}`).toBe("0 ");
-  type Counts = [worker: Waiting, client: typeof outlook.counts, switches: number];
+  type Counts = [worker: Waiting, client: typeof busyPoll.counts, switches: number];
   const { before, after, rounds } = JSON.parse(stdout) as {
     before: Counts;
     after: Counts;

@@ -14,7 +14,7 @@ const AT = {
 const PAUSE_MS_MIN = 5;
 const PAUSE_MS_MAX = 1000;
 
-export class Wishes {
+export class Interrupts {
   readonly #words: Int32Array;
   /** None in version 2 of the segment, where `gone` holds the one request that is to be interrupted. */
   readonly #slots: BigInt64Array | undefined;
@@ -36,7 +36,7 @@ export class Wishes {
     this.#signal = signal;
   }
 
-  /** Some request is to end. Where none is, {@link Wishes.ended} need not be told. */
+  /** Some request is to end. Where none is, {@link Interrupts.ended} need not be told. */
   get isAny(): boolean {
     return this.#wanted.size > 0;
   }

@@ -1,6 +1,6 @@
 """Whether a worker looks out for the next message before it sleeps, and on which core: docs/internals/waiting.md.
 
-The same rules as in native/python/outlook.c, for where there is no C extension.
+The same rules as in native/python/busy_poll.c, for where there is no C extension.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SPAN_MAX = 10.0
 _IDLE_LEAST, _BUSY_MOST = 0.25, 0.1
 
 
-class Outlook:
+class BusyPoll:
     """Only the rules: they know no clock and move nobody."""
 
     def __init__(self) -> None:

@@ -28,7 +28,7 @@ export type Awaited = {
   readonly endLook: () => void;
 };
 
-export type Machine = {
+export type Host = {
   readonly now: () => number;
   /** The core that this thread runs on, counted from one; 0 is unknown. */
   readonly core: () => number;
@@ -40,8 +40,8 @@ export type Machine = {
   readonly later: (look: () => void) => void;
 };
 
-export class Outlook {
-  readonly #machine: Machine;
+export class BusyPoll {
+  readonly #host: Host;
   #waiting: Awaited[] = [];
   #isScheduled = false;
   #skip = 0;
@@ -55,8 +55,8 @@ export class Outlook {
   /** For who wants to know how it goes. */
   readonly counts = { looks: 0, found: 0, sleeps: 0, left: 0, bells: 0 };
 
-  constructor(machine: Machine) {
-    this.#machine = machine;
+  constructor(host: Host) {
+    this.#host = host;
   }
 
   /** `endLook` is called once the look is over; where no look pays, at the next opportunity. */
@@ -68,16 +68,16 @@ export class Outlook {
   #schedule(): void {
     if (this.#isScheduled) return;
     this.#isScheduled = true;
-    if (this.#now - this.#yielded < EVENT_LOOP_MS) return this.#machine.soon(this.#look);
+    if (this.#now - this.#yielded < EVENT_LOOP_MS) return this.#host.soon(this.#look);
     this.#yielded = this.#now;
-    this.#machine.later(this.#look);
+    this.#host.later(this.#look);
   }
 
   #lookOut(): void {
     this.#isScheduled = false;
     const waiting = this.#waiting;
     this.#waiting = [];
-    this.#now = this.#machine.now();
+    this.#now = this.#host.now();
     if (!waiting.some(({ rx }) => rx.hasData)) {
       const worth = waiting.filter((one) => this.#isWorth(one));
       if (worth.length === 0 || !this.#mayLook() || !this.#watch(worth)) {
@@ -96,7 +96,7 @@ export class Outlook {
   /** The same for a thread that does nothing else meanwhile. Whether something has come. */
   lookBlocking(one: Awaited): boolean {
     if (one.rx.hasData) return true;
-    this.#now = this.#machine.now();
+    this.#now = this.#host.now();
     if (this.#isWorth(one) && this.#mayLook() && this.#watch([one])) return true;
     this.counts.sleeps++;
     return false;
@@ -109,8 +109,8 @@ export class Outlook {
   #isWorth(one: Awaited): boolean {
     if (one.isWaking) return false;
     const { peerCore, othersAwake } = one.rx;
-    if (othersAwake !== 0 && othersAwake + 2 > this.#machine.cores) return false;
-    if (peerCore === 0 || peerCore !== this.#machine.core()) return true;
+    if (othersAwake !== 0 && othersAwake + 2 > this.#host.cores) return false;
+    if (peerCore === 0 || peerCore !== this.#host.core()) return true;
     if (this.#now - this.#left >= LEAVE_EVERY_MS) this.#leave();
     return false;
   }
@@ -118,9 +118,9 @@ export class Outlook {
   /** Apart where a core is free; together, and asleep at once, where none is: elsewhere we would wait for the end of somebody's slice. */
   #leave(): void {
     this.#left = this.#now;
-    const load = this.#machine.load();
+    const load = this.#host.load();
     if (load === "busy" || (load === "unknown" && this.#guesses++ >= GUESSES_MAX)) return;
-    if (this.#machine.leaveCore()) this.counts.left++;
+    if (this.#host.leaveCore()) this.counts.left++;
   }
 
   #mayLook(): boolean {
@@ -137,14 +137,14 @@ export class Outlook {
     for (let count = 1; now - start < LOOK_MS && now - before < OFF_MS; count++) {
       for (const one of all)
         if (one.rx.hasData) {
-          if (count < 16 || this.#machine.now() - now < OFF_MS) this.#misses = 0;
+          if (count < 16 || this.#host.now() - now < OFF_MS) this.#misses = 0;
           this.#now = now;
           this.counts.found++;
           return true;
         }
       if ((count & 15) !== 0) continue;
       before = now;
-      now = this.#machine.now();
+      now = this.#host.now();
     }
     this.#now = now;
     this.#misses = Math.min(this.#misses + 1, MISSES_MAX);
@@ -154,7 +154,7 @@ export class Outlook {
 }
 
 const meter = new LoadMeter();
-export const outlook = new Outlook({
+export const busyPoll = new BusyPoll({
   now: () => performance.now(),
   core,
   leaveCore,

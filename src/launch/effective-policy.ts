@@ -1,5 +1,5 @@
 /** Which policy a worker has, and what is granted on top of it. */
-import { DEFAULT_POLICY } from "../base/policies.ts";
+import { DEFAULT_POLICY } from "../base/default-policies.ts";
 import type { Grants } from "../protocol/app-config.ts";
 import { requireHosts } from "../sandbox/hosts.ts";
 import { loadPolicy, type Variables } from "../sandbox/policy.ts";

@@ -2,8 +2,8 @@
  * Whether a worker looks out for the next message before it sleeps, and on which core: docs/internals/waiting.md. Only
  * the rules: they know no clock and move nobody.
  */
-#ifndef IPCCTL_OUTLOOK_H
-#define IPCCTL_OUTLOOK_H
+#ifndef IPCCTL_BUSY_POLL_H
+#define IPCCTL_BUSY_POLL_H
 
 #include "../ring/cores.h"
 
@@ -17,7 +17,7 @@ enum ipc_rest {
 	IPC_REST_JOIN, /* go to the client's core; then sleep */
 };
 
-struct ipc_outlook {
+struct ipc_busy_poll {
 	int64_t began_ns; /* the present rest */
 	int64_t slept_ns; /* how long the last one was that ended in sleep; 0 for none yet */
 	int64_t moved_ns; /* when the thread was last moved, or tried to */
@@ -28,9 +28,9 @@ struct ipc_outlook {
 	unsigned long long looks, found, sleeps, parted, joined, bells;
 };
 
-enum ipc_rest ipc_outlook_rest(struct ipc_outlook *outlook, int64_t now_ns, uint32_t here, enum ipc_load load);
-void ipc_outlook_found(struct ipc_outlook *outlook, int was_off);
-void ipc_outlook_missed(struct ipc_outlook *outlook);
-void ipc_outlook_slept(struct ipc_outlook *outlook, int64_t now_ns);
+enum ipc_rest ipc_busy_poll_rest(struct ipc_busy_poll *busy_poll, int64_t now_ns, uint32_t here, enum ipc_load load);
+void ipc_busy_poll_found(struct ipc_busy_poll *busy_poll, int was_off);
+void ipc_busy_poll_missed(struct ipc_busy_poll *busy_poll);
+void ipc_busy_poll_slept(struct ipc_busy_poll *busy_poll, int64_t now_ns);
 
 #endif
