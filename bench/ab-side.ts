@@ -1,4 +1,7 @@
-/** One side of one round of ab.ts: `bun ab-side.ts CHECKOUT FOLDER [--only=PARTS]` prints its figures as JSON. Uses only what old commits have too. */
+/**
+ * One side of one round of ab.ts: `bun ab-side.ts CHECKOUT FOLDER [--only=PARTS]` prints its figures as JSON. Uses only
+ * what old commits have too.
+ */
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type * as Sdk from "../src/index.ts";

@@ -1,7 +1,8 @@
 /**
- * Whether a change costs anything: `bun bench/ab.ts REF [ROUNDS] [--only calls,commands,memory]`. Builds REF (a commit, tag or branch) in a work
- * tree below build/ab, and measures it and this checkout in turns, seven rounds. A figure is worse where the median of the ratios of neighbours
- * is above 1.05; then the exit status is 1. Every figure is a cost, so that less is better.
+ * Whether a change costs anything: `bun bench/ab.ts REF [ROUNDS] [--only calls,commands,memory]`. Builds REF (a commit,
+ * tag or branch) in a work tree below build/ab, and measures it and this checkout in turns, seven rounds. A figure is
+ * worse where the median of the ratios of neighbours is above 1.05; then the exit status is 1. Every figure is a cost,
+ * so that less is better.
  */
 import { existsSync } from "node:fs";
 import { loadavg } from "node:os";

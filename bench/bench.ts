@@ -91,7 +91,10 @@ async function statusTime(): Promise<void> {
   row(`daemon (and 10 shims) idle, of a core over ${IDLE_SECONDS} s`, x!, [y!, z!]);
 }
 
-/** What watches over one worker: its shim, and under a policy one that answers for it, and one that is its root's first process. */
+/**
+ * What watches over one worker: its shim, and under a policy one that answers for it, and one that is its root's first
+ * process.
+ */
 async function shimsBy(script: string): Promise<void> {
   const sizes: string[] = [];
   for (const policy of ["trusted", SCRIPT_POLICY, "strict"]) {
@@ -142,7 +145,10 @@ async function startLatency(): Promise<void> {
   );
 }
 
-/** A worker that writes as fast as it can, with the manager's own follower attached; what is in its log at the end, and what the follower got. */
+/**
+ * A worker that writes as fast as it can, with the manager's own follower attached; what is in its log at the end, and
+ * what the follower got.
+ */
 async function pumpRate(): Promise<void> {
   const lines = 2_000_000;
   const source = (name: string): string => `

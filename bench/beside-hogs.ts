@@ -1,4 +1,7 @@
-/** Calls on a machine that others use as well: in turns with a raw echo, so that both see the same machine, and beside programs that take all cores. */
+/**
+ * Calls on a machine that others use as well: in turns with a raw echo, so that both see the same machine, and beside
+ * programs that take all cores.
+ */
 import { availableParallelism } from "node:os";
 
 export type Contestant = { readonly name: string; readonly once: () => Promise<unknown> };

@@ -1,6 +1,6 @@
 /**
- * One other way to call Python from JavaScript, in Node, where all of them run:  node call-peers.mjs PEER FOLDER PYTHON TIMES
- * FOLDER has their packages and takes their files. Prints the nanoseconds of each echo of 64 bytes, as JSON.
+ * One other way to call Python from JavaScript, in Node, where all of them run:  node call-peers.mjs PEER FOLDER PYTHON
+ * TIMES FOLDER has their packages and takes their files. Prints the nanoseconds of each echo of 64 bytes, as JSON.
  */
 import { spawn } from "node:child_process";
 import { existsSync, writeFileSync } from "node:fs";

@@ -1,9 +1,9 @@
 /**
  * Calls into a Python worker, side by side with what people use instead, in one run:
  *   bun bench/calls.ts [--only waiting] [--short] [--write]
- * An echo of 64 bytes over a pipe and by a call of ipcctl, over a Unix socket, JSON lines, HTTP keep-alive against uvicorn, ZeroMQ, gRPC,
- * pythonia, python-shell and node-calls-python; what is installed for that lies in bench/out. Then rates, large messages, and many at
- * once. `--write` puts the table into docs/benchmarks.md.
+ * An echo of 64 bytes over a pipe and by a call of ipcctl, over a Unix socket, JSON lines, HTTP keep-alive against
+ * uvicorn, ZeroMQ, gRPC, pythonia, python-shell and node-calls-python; what is installed for that lies in bench/out.
+ * Then rates, large messages, and many at once. `--write` puts the table into docs/benchmarks.md.
  */
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
@@ -391,7 +391,10 @@ async function rates(worker: PythonWorker): Promise<void> {
   );
 }
 
-/** Handed over for the first time, so that it has to be mapped, and again; awake, as a program in the middle of its work is. */
+/**
+ * Handed over for the first time, so that it has to be mapped, and again; awake, as a program in the middle of its work
+ * is.
+ */
 async function largeArray(worker: PythonWorker): Promise<void> {
   const residentBytes = (): number => Number(readFileSync("/proc/self/statm", "utf8").split(" ")[1]) * 4096;
   const before = residentBytes();

@@ -1,5 +1,6 @@
 /**
- * Load for bench/http.ts, in a process of its own: POSTs one body again and again over so many connections that are kept alive.
+ * Load for bench/http.ts, in a process of its own: POSTs one body again and again over so many connections that are
+ * kept alive.
  *   bun bench/http-load.ts URL BODY CONNECTIONS SECONDS
  * Prints requests per second and times in µs as JSON. Any answer but the expected one ends it.
  */

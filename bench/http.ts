@@ -1,9 +1,9 @@
 /**
  * A scikit-learn model behind an HTTP route, three ways, in one run:
  *   bun bench/http.ts [--seconds N] [--rounds N] [--write]
- * The Bun server of examples/http-model with its worker; the same model as a Python HTTP server; and the same Bun server that asks that Python
- * server over HTTP. One Python process each. The load comes from a process of its own. `--write` puts the table into
- * examples/http-model/README.md.
+ * The Bun server of examples/http-model with its worker; the same model as a Python HTTP server; and the same Bun
+ * server that asks that Python server over HTTP. One Python process each. The load comes from a process of its own.
+ * `--write` puts the table into examples/http-model/README.md.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";

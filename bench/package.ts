@@ -1,6 +1,6 @@
 /**
- * What is published: how large it is, packed and installed, and what commands take from it, side by side with this checkout and with Bun doing
- * nothing, in one run: `bun bench/package.ts [ROUNDS]`. Medians; ratios are to Bun.
+ * What is published: how large it is, packed and installed, and what commands take from it, side by side with this
+ * checkout and with Bun doing nothing, in one run: `bun bench/package.ts [ROUNDS]`. Medians; ratios are to Bun.
  */
 import { readdirSync, rmSync, statSync } from "node:fs";
 import { loadavg } from "node:os";

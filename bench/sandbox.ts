@@ -1,8 +1,9 @@
 /**
  * What confinement costs at the start of a program, side by side with sandboxes that do the like, in one run:
  *   bun bench/sandbox.ts [--quick] [--write]
- * One parent starts everything with posix_spawn, one after the other, round after round. bubblewrap and firejail are taken from the machine,
- * sandbox-runtime is installed into bench/out; what is missing is left out by name. `--write` puts the table into docs/benchmarks.md.
+ * One parent starts everything with posix_spawn, one after the other, round after round. bubblewrap and firejail are
+ * taken from the machine, sandbox-runtime is installed into bench/out; what is missing is left out by name. `--write`
+ * puts the table into docs/benchmarks.md.
  */
 import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
@@ -130,7 +131,10 @@ function openParent(): AsyncDisposable & {
   };
 }
 
-/** The shim in the foreground, as `run` starts it, under each policy, and under each without namespaces where that is another thing. */
+/**
+ * The shim in the foreground, as `run` starts it, under each policy, and under each without namespaces where that is
+ * another thing.
+ */
 function shimStarts(): Start[] {
   const forking = home.script(
     "forking.json",
@@ -276,7 +280,10 @@ function commandStarts(): Start[] {
   });
 }
 
-/** From asking for a worker that has NumPy to its first instruction: cold, and forked from a snapshot, locked down either way. */
+/**
+ * From asking for a worker that has NumPy to its first instruction: cold, and forked from a snapshot, locked down
+ * either way.
+ */
 async function warmStarts(): Promise<void> {
   const interpreter = await pythonWithPackages();
   if (interpreter === undefined) return void notes.push("left out: a warm start: NumPy cannot be installed");

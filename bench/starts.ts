@@ -1,7 +1,8 @@
 /**
- * What a start costs here and in another checkout, turn by turn in one run: `bun bench/starts.ts CHECKOUT [ROUNDS]`. For each policy that
- * both have: `ipcctl run -c pass`, from the command to its end. The processor time of all that ran is told beside the time that passed,
- * since that of a busy machine is mostly waiting; ratios are medians of those of neighbours.
+ * What a start costs here and in another checkout, turn by turn in one run: `bun bench/starts.ts CHECKOUT [ROUNDS]`.
+ * For each policy that both have: `ipcctl run -c pass`, from the command to its end. The processor time of all that ran
+ * is told beside the time that passed, since that of a busy machine is mostly waiting; ratios are medians of those of
+ * neighbours.
  */
 import { chmodSync, existsSync } from "node:fs";
 import { loadavg } from "node:os";

@@ -1,2 +1,5 @@
-/** Written by scripts/generate.ts. Compiled parts of another one are not used: an installation may have been replaced by halves. */
+/**
+ * Written by scripts/generate.ts. Compiled parts of another edition are refused: an installation may have been replaced
+ * only in part.
+ */
 export const EDITION = "0.1.0+901b759e";

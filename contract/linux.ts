@@ -1,4 +1,7 @@
-/** Numbers of Linux that stand in a start specification. C and Python have them from their own headers; a test holds these to those of Python. */
+/**
+ * Numbers of Linux that stand in a start specification. C and Python have them from their own headers; a test holds
+ * these to those of Python.
+ */
 
 /** Resource limits, as `setrlimit` of x86-64 and arm64 numbers them. */
 export const RLIMIT = {

@@ -1,6 +1,6 @@
 /**
- * The shared memory of a channel, as clients, workers and the shim lay it out: `docs/internals/shm-layout.md`. Version 3 is a superset of version 2, and
- * both are served.
+ * The shared memory of a channel, as clients, workers and the shim lay it out: `docs/internals/shm-layout.md`. Version
+ * 3 is a superset of version 2, and both are served.
  */
 
 /** The number of this layout: of OPEN, and of the magic. */
@@ -111,7 +111,10 @@ export const LATENCY_CLASSES = 32;
 /** How many of them version 1 of the shim's contract knows. */
 export const STATISTICS_WORDS_1 = 36;
 
-/** Offsets in the payload of OPEN; the name of a pipe is the rest. Version 2 has no kind, and its name at the place of that. */
+/**
+ * Offsets in the payload of OPEN; the name of a pipe is the rest. Version 2 has no kind, and its name at the place of
+ * that.
+ */
 export const OPEN = { version: 0, capacity: 4, kind: 8, name: 9 } as const;
 
 /** What a segment is for. */

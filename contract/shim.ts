@@ -1,6 +1,6 @@
 /**
- * The contract between daemon, clients and the shim: `docs/internals/shim.md`. A change that an older side would not understand raises the version; the
- * newer side speaks the older version as well.
+ * The contract between daemon, clients and the shim: `docs/internals/shim.md`. A change that an older side would not
+ * understand raises the version; the newer side speaks the older version as well.
  */
 
 /** Counts the changes of the specification, of the requests and of the answers. `ipcctl-shim --version` prints it. */

@@ -17,7 +17,8 @@ const server = Bun.serve({
       const limit = Number(new URL(url).searchParams.get("limit") ?? 100);
       return new Response(
         (async function* () {
-          for await (const prime of py.stream("primes", limit)) yield `${prime}\n`; // a client that leaves ends the generator
+          // A client that leaves ends the generator.
+          for await (const prime of py.stream("primes", limit)) yield `${prime}\n`;
         })(),
       );
     },

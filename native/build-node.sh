@@ -8,6 +8,7 @@ out=build/plane.node
 if [ -f $out ] && [ -z "$(find node ring contract.h build-node.sh -newer $out)" ]; then
   exit 0
 fi
-${CC:-cc} -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -fPIC -fvisibility=hidden -shared -O2 -o $out.tmp node/plane.c ring/cores.c
+${CC:-cc} -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -fPIC -fvisibility=hidden -shared -O2 -o $out.tmp \
+  node/plane.c ring/cores.c
 mv -f $out.tmp $out
 echo "native/$out"

@@ -1,13 +1,17 @@
 /**
- * Makes build/js: the command line with the daemon, compiled ahead, and the SDK, for Bun and for Node; with all that they import, so that who
- * installs them installs nothing else. What differs on Node lies in files of its own, which take the places of theirs.
+ * Makes build/js: the command line with the daemon, compiled ahead, and the SDK, for Bun and for Node; with all that
+ * they import, so that who installs them installs nothing else. What differs on Node lies in files of its own, which
+ * take the places of theirs.
  */
 import { renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 const ROOT = join(import.meta.dir, "..");
 const OUT = join(ROOT, "build/js");
-/** It is moved as a whole: whoever starts meanwhile finds the old one or the new one, and a build that is killed leaves none by halves. */
+/**
+ * It is moved as a whole: whoever starts meanwhile finds the old one or the new one, and a build that is killed leaves
+ * none by halves.
+ */
 const MADE = `${OUT}.${process.pid}.tmp`;
 const TWINS = ["src/base/platform.ts", "src/plane/system.ts"];
 
@@ -21,7 +25,8 @@ await build({
   define: { IPCCTL_IS_BUNDLE: "true", __dirname: '"."' },
 });
 const sdk: Bun.BuildConfig = { entrypoints: [join(ROOT, "src/index.ts")], format: "esm" };
-// What an older Bun cannot read is written in older words (as for Node): a program may import us there, and is told when it connects.
+// What an older Bun cannot read is written in older words (as for Node): a program may import us there, and is told
+// when it connects.
 await build({ ...sdk, target: "node", external: ["bun:*"], naming: "ipcctl.js" });
 await build({
   ...sdk,

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Removes what was built, and the home of `npm run dev` after its daemon and workers have ended. The installed packages stay.
+# Removes what was built, and the home of `npm run dev` after its daemon and workers have ended. The installed packages
+# stay.
 set -eu
 cd "$(dirname "$0")/.."
 if [ -e build/dev ]; then IPCCTL_HOME=$PWD/build/dev bin/ipcctl daemon stop; fi

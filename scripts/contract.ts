@@ -1,4 +1,7 @@
-/** What is written from `contract/`: the header for C, the module for Python, and the tables in the documents, with those of the verbs. */
+/**
+ * What is written from `contract/`: the header for C, the module for Python, and the tables in the documents, with
+ * those of the verbs.
+ */
 import { LIMITS } from "../contract/limits.ts";
 import { ARCHITECTURES, PARTS_FOLDERS } from "../contract/parts.ts";
 import * as messages from "../contract/messages.ts";
@@ -11,7 +14,9 @@ import { answerTable, requestTable } from "./verbs.ts";
 import { layerRows } from "./layers.ts";
 
 type Table = Readonly<Record<string, number>>;
-/** Names and numbers. `*` in the name of a table stands for the key, or is left away with the name of a single number. */
+/**
+ * Names and numbers. `*` in the name of a table stands for the key, or is left away with the name of a single number.
+ */
 type Part = {
   readonly name: string;
   readonly numbers: number | Table;
@@ -126,7 +131,10 @@ export function edition(): string {
 
 /** `contract/edition.ts`. */
 export function editionModule(): string {
-  return `/** Written by scripts/generate.ts. Compiled parts of another one are not used: an installation may have been replaced by halves. */
+  return `/**
+ * Written by scripts/generate.ts. Compiled parts of another edition are refused: an installation may have been replaced
+ * only in part.
+ */
 export const EDITION = ${JSON.stringify(edition())};
 `;
 }
@@ -166,7 +174,8 @@ Written by scripts/generate.ts from contract/; change the tables there.
 # Of the compiled part that is used.
 EDITION = "${edition()}"
 
-# Of the control protocol: its version, the topics of events by what a request for them is called, and the address of a socket.
+# The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
+# socket's address.
 PROTOCOL = ${PROTOCOL}
 SUBSCRIPTIONS = {${Object.entries(SUBSCRIPTIONS)
     .map(([topic, name]) => `"${topic}": "${name}"`)
@@ -284,7 +293,10 @@ const TABLES: Readonly<Record<string, () => string>> = {
     ),
 };
 
-/** The document with its tables as they are to be: each lies between `<!-- table: NAME (…) -->` and `<!-- end of table -->`. */
+/**
+ * The document with its tables as they are to be: each lies between `<!-- table: NAME (…) -->` and `<!-- end of table
+ * -->`.
+ */
 export function withTables(file: string, text: string): string {
   return text.replaceAll(
     /(<!-- table: ([^(]+?) \(.*?\) -->\n)[^]*?(\n<!-- end of table -->)/g,

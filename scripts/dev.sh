@@ -1,6 +1,6 @@
 #!/bin/sh
-# Serves from the sources in the foreground, with a home of its own. Daemon and workers start again whenever a source changes; Ctrl-C
-# ends both.
+# Serves from the sources in the foreground, with a home of its own. Daemon and workers start again whenever a source
+# changes; Ctrl-C ends both.
 set -eu
 cd "$(dirname "$0")/.."
 sh scripts/setup.sh

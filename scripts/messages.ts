@@ -1,13 +1,15 @@
 /**
- * Every message that a user may read, for who edits them: `bun scripts/messages.ts [WORD]` prints a line for each, with its place, its code, what it
- * says and its hint. With WORD only those that have it.
+ * Every message that a user may read, for who edits them: `bun scripts/messages.ts [WORD]` prints a line for each, with
+ * its place, its code, what it says and its hint. With WORD only those that have it.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
 const ROOT = join(import.meta.dir, "..");
 
-/** What makes a message, by language; the text is the first string among its arguments, the hint the one behind `hint:`. */
+/**
+ * What makes a message, by language; the text is the first string among its arguments, the hint the one behind `hint:`.
+ */
 const MAKERS = {
   "src/**/*.ts":
     /\b(new (?:IpcError|BrokenChannel|PythonError|\w*Error)|malformed|refused|bad|context\.note|notices?\.warn|\.description|Option)\(/g,

@@ -23,7 +23,8 @@ fi
 sh native/build.sh >&2
 sh native/build-python.sh >/dev/null
 sh native/build-node.sh >&2
-# One file, which takes the daemon less memory than the modules one by one; compiled ahead, which takes a command less time.
+# One file, which takes the daemon less memory than the modules one by one; compiled ahead, which takes a command less
+# time.
 if [ ! -f build/js/main.js ] || [ -n "$(find contract src scripts/build.ts package.json bun.lock -newer build/js/main.js)" ]; then
   node_modules/bun/bin/bun.exe --no-env-file scripts/build.ts
 fi

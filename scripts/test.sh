@@ -41,9 +41,9 @@ step sh native/build.sh --sanitize
 step env ASAN_OPTIONS=detect_leaks=0 native/build/fuzz 2000 "$IPCCTL_SEED"
 step env ASAN_OPTIONS=detect_leaks=0 native/build/net_fuzz 2000 "$IPCCTL_SEED"
 step python3 -m unittest discover -s test/python
-# One process for each file: one that hangs or crashes takes no other along. Deadlines of the tests end long before this one.
-# Three of them at a time, since most of what they do is to wait; but those that need the user `nobody` to themselves, whose processes the
-# kernel counts together, one after the other.
+# One process for each file: one that hangs or crashes takes no other along. Deadlines of the tests end long before this
+# one. Three of them at a time, since most of what they do is to wait; but those that need the user `nobody` to
+# themselves, whose processes the kernel counts together, one after the other.
 mkdir "$out/queue" "$out/taken"
 mkfifo "$out/ended"
 number=100

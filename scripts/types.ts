@@ -1,4 +1,6 @@
-/** Makes build/js/ipcctl.d.ts: the types of the SDK as one file that needs no other, for TypeScript in any of its modes. */
+/**
+ * Makes build/js/ipcctl.d.ts: the types of the SDK as one file that needs no other, for TypeScript in any of its modes.
+ */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { rollup } from "rollup";

@@ -26,7 +26,10 @@ function spelt(schema: Schema): string {
   return (schema.type as string | undefined) ?? "any value";
 }
 
-/** The type with a name that is the larger part of this one, if there is one (a smaller part may be so by accident); and what this one has beside it. */
+/**
+ * The type with a name that is the larger part of this one, if there is one (a smaller part may be so by accident); and
+ * what this one has beside it.
+ */
 function beside(schema: Schema): { readonly base: string | undefined; readonly own: Schema } {
   const fields = (one: Schema): [string, string][] =>
     Object.entries(one.properties ?? {}).map(([key, value]) => [
@@ -59,7 +62,8 @@ const code = (text: string): string => `\`${text}\``;
 function requestOf(tag: string, { fields }: Verb): string {
   if (fields === null) return code(JSON.stringify(tag));
   const inner = members(schemaOf(fields)).join(", ");
-  return code(tag === "Subscribe" ? '{"Subscribe":{subscription}}' : `{"${tag}":{${inner}}}`); // spelt out below the table
+  // Spelt out below the table.
+  return code(tag === "Subscribe" ? '{"Subscribe":{subscription}}' : `{"${tag}":{${inner}}}`);
 }
 
 function answerOf({ answer }: Verb): string {

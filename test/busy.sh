@@ -1,8 +1,10 @@
 #!/bin/sh
-# Runs `npm test` in fresh clones with an empty HOME, one after the other, while two hogs per core take what they can get.
+# Runs `npm test` in fresh clones with an empty HOME, one after the other, while two hogs per core take what they can
+# get.
 #   sh test/busy.sh [N] [FOLDER]        N runs (5), logs into FOLDER (build/busy); goes on when the terminal is closed
 #   HOGS=0 sh test/busy.sh 1            the same on a machine that is left alone
-# Each run's log has its seed; `FOLDER/summary` has a line for each with its duration and load, and one for all of them at the end.
+# Each run's log has its seed; `FOLDER/summary` has a line for each with its duration and load, and one for all of them
+# at the end.
 set -eu
 cd "$(dirname "$0")/.."
 runs=${1:-5}

@@ -1,6 +1,7 @@
 /**
- * Waiting in tests. A deadline here tells that something hangs, not how fast it is: it grows with the load of the machine, and what it says names
- * what was waited for and shows the processes behind it. Bun's own is only the last net, because Bun kills all that the file has started with it.
+ * Waiting in tests. A deadline here tells that something hangs, not how fast it is: it grows with the load of the
+ * machine, and what it says names what was waited for and shows the processes behind it. Bun's own is only the last
+ * net, because Bun kills all that the file has started with it.
  */
 import { loadavg } from "node:os";
 
@@ -12,7 +13,10 @@ const HOOK_MS = 120_000;
 const SLOWNESS_MAX = 10;
 const REPORT_MS = 20_000;
 
-/** How many times slower than alone we are at the moment: by what the scheduler leaves us, and by who has queued in the last minute. */
+/**
+ * How many times slower than alone we are at the moment: by what the scheduler leaves us, and by who has queued in the
+ * last minute.
+ */
 export function slowness(): number {
   const began = performance.now();
   const before = process.cpuUsage();
@@ -104,7 +108,10 @@ type Body = (...args: unknown[]) => unknown;
 /** `test`, `test.each(table)`, `test.skipIf(condition)`, `beforeAll` and what else takes a body. */
 type Registrar = (...args: unknown[]) => unknown;
 
-/** `bun:test` with a deadline around each body; what it takes by itself, as the number of milliseconds, is what it takes alone. */
+/**
+ * `bun:test` with a deadline around each body; what it takes by itself, as the number of milliseconds, is what it takes
+ * alone.
+ */
 export function guardTests<Module extends object>(original: Module): Module {
   const registrars = original as Record<string, Registrar>;
   const guarded: Record<string, Registrar> = {};

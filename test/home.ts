@@ -25,11 +25,15 @@ export const ROOT = join(import.meta.dir, "..");
 /** What one command line may take: `stop` waits for a grace of ten seconds. */
 const CLI_MS = 120_000;
 
-/** What it says to us, to Python and of the network is none of the tests' business: by IPCCTL_SOCKET they would stop his own daemon. */
+/**
+ * What it says to us, to Python and of the network is none of the tests' business: by IPCCTL_SOCKET they would stop his
+ * own daemon.
+ */
 const FOREIGN =
   /^(IPCCTL_(?!TEST_|SEED$).*|POLICY_FILE|PYTHON.*|XDG_.*|.*_proxy|RES_OPTIONS|LOCALDOMAIN|LD_PRELOAD|BASH_ENV|LANG|LANGUAGE|LC_.*|(FORCE|NO)_COLOR|(STATE|RUNTIME|LOGS|CONFIGURATION|CACHE)_DIRECTORY|NOTIFY_SOCKET|WATCHDOG_.*)$/i;
 for (const name of Object.keys(process.env)) if (FOREIGN.test(name)) delete process.env[name];
-if (tmpdir().length > 40) process.env.TMPDIR = "/tmp"; // scripts of the tests bind sockets there, whose names have 107 bytes
+// Scripts of the tests bind sockets there, whose names have 107 bytes.
+if (tmpdir().length > 40) process.env.TMPDIR = "/tmp";
 process.umask(0o022); // other users read what the tests make, and run the copies of what is here
 
 /** What is published, built and installed, in another folder: for users who may not look into the checkout. */
@@ -225,7 +229,10 @@ export class Home implements AsyncDisposable, Witness {
   }
 }
 
-/** A daemon of the test's own, for what may hang or harm others: gone, with all that it started, whatever becomes of the test. */
+/**
+ * A daemon of the test's own, for what may hang or harm others: gone, with all that it started, whatever becomes of the
+ * test.
+ */
 export async function withDaemon<T>(work: (home: Home) => Promise<T>): Promise<T> {
   await using home = new Home();
   return await work(home);

@@ -1,4 +1,7 @@
-/** Installs what the suite needs beyond a checkout, as far as it can be had: what is missing then is told by the tests that need it. */
+/**
+ * Installs what the suite needs beyond a checkout, as far as it can be had: what is missing then is told by the tests
+ * that need it.
+ */
 import { installNode } from "./node.ts";
 import { hasTool, SYSTEM_PYTHON, venvWith } from "./needs.ts";
 import { pythonForScripts, pythonWithPackages, pythonWithServers } from "./packages.ts";

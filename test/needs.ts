@@ -1,4 +1,7 @@
-/** What tests need beyond a checkout, and what becomes of them where it is missing. Every skip of the suite goes through `skipUnless`. */
+/**
+ * What tests need beyond a checkout, and what becomes of them where it is missing. Every skip of the suite goes through
+ * `skipUnless`.
+ */
 import { appendFileSync, existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
@@ -54,8 +57,9 @@ export async function hasInstalled(isThere: () => boolean, debianPackage: string
 }
 
 /**
- * A virtual environment in build/ with these packages, made once. Undefined where they cannot be installed.
- * By uv, which takes a tenth of pip's time of the processor; by pip where uv finds them nowhere, since only pip reads pip's configuration.
+ * A virtual environment in build/ with these packages, made once. Undefined where they cannot be installed. By uv,
+ * which takes a tenth of pip's time of the processor; by pip where uv finds them nowhere, since only pip reads pip's
+ * configuration.
  */
 export async function venvWith(
   name: string,

@@ -1,4 +1,7 @@
-/** Puts a deadline of ours around every test and hook, ahead of Bun's own (see deadline.ts), and ends what a file left behind. */
+/**
+ * Puts a deadline of ours around every test and hook, ahead of Bun's own (see deadline.ts), and ends what a file left
+ * behind.
+ */
 import * as original from "bun:test";
 import { guardTests, witnesses } from "./deadline.ts";
 import { seed } from "./seed.ts";

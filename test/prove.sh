@@ -1,10 +1,12 @@
 #!/bin/sh
-# Shows that tests fail without a commit: reverts what it changed outside of test/ in a work tree of its own, and runs them there.
-#   sh test/prove.sh COMMIT TEST-FILE…      succeeds if every one of the files fails without the commit, and passes with it
-# TEST-FILE: test/….test.ts, or test/python/test_….py; with :WORDS behind it only the tests whose names match. A file that
-# cannot even be loaded without the commit proves nothing; one that takes longer than PROVE_SECONDS (1200) hangs. Tests and code are those of
-# HEAD. Where later commits changed the same lines, they are those of the newest commit at which it can be reverted, and if it has not these
-# tests yet, those of the first one that has; this is said.
+# Shows that tests fail without a commit: reverts what it changed outside of test/ in a work tree of its own, and runs
+# them there.
+#   sh test/prove.sh COMMIT TEST-FILE…      succeeds if every one of the files fails without the commit, and passes
+#                                           with it
+# TEST-FILE: test/….test.ts, or test/python/test_….py; with :WORDS behind it only the tests whose names match. A file
+# that cannot even be loaded without the commit proves nothing; one that takes longer than PROVE_SECONDS (1200) hangs.
+# Tests and code are those of HEAD. Where later commits changed the same lines, they are those of the newest commit at
+# which it can be reverted, and if it has not these tests yet, those of the first one that has; this is said.
 set -eu
 cd "$(dirname "$0")/.."
 if [ $# -lt 2 ]; then
@@ -91,7 +93,11 @@ for state in without with; do
     code=0
     run "$tests" || code=$?
     end_processes
-    case $code in 0) result=passes ;; 124) result=hangs ;; *) if is_loaded; then result=fails; else result='does not run'; fi ;; esac
+    case $code in
+      0) result=passes ;;
+      124) result=hangs ;;
+      *) if is_loaded; then result=fails; else result='does not run'; fi ;;
+    esac
     echo "$state: $tests $result"
     case $state-$result in
       with-passes) ;;

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The skip of needs.ts for scripts: `skip-unless.sh NEED WHAT TEST…` succeeds if `[ TEST… ]` holds. Otherwise it tells what is left out and
-# ends with 1, or with 2 where that is a failure.
+# The skip of needs.ts for scripts: `skip-unless.sh NEED WHAT TEST…` succeeds if `[ TEST… ]` holds. Otherwise it tells
+# what is left out and ends with 1, or with 2 where that is a failure.
 set -eu
 need=$1 what=$2
 shift 2

@@ -1,4 +1,7 @@
-/** The HTTP side: POST /predict with {"rows": [[5.1, 3.5, 1.4, 0.2]]}. It is told how to predict, and knows nothing of how that is done. */
+/**
+ * The HTTP side: POST /predict with {"rows": [[5.1, 3.5, 1.4, 0.2]]}. It is told how to predict, and knows nothing of
+ * how that is done.
+ */
 export type Prediction = { readonly label: string; readonly probability: number };
 export type Predict = (rows: number[][]) => Promise<Prediction[]>;
 

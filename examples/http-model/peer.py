@@ -1,4 +1,5 @@
-"""The same model as a Python HTTP server, for comparison: python peer.py [starlette|fastapi] [PORT]; 0 takes a free one.
+"""The same model as a Python HTTP server, for comparison: python peer.py [starlette|fastapi] [PORT]; 0 takes a free
+one.
 
 Needs: pip install scikit-learn fastapi uvicorn uvloop httptools
 """

@@ -1,8 +1,9 @@
 """Where our package comes from, and what it imports: the standard library, whatever lies beside the script.
 
-A file ``json.py`` in the script's folder, or one that the script has imported, is the script's. What we import by the name is Python's own: a copy
-that is ours alone, and in ``sys.modules`` has another name. The package itself is kept here as well, where no folder
-of its name can be in its place; ``import ipcctl`` in the script finds it by :class:`Finder`.
+A file ``json.py`` in the script's folder, or one that the script has imported, is the script's. What we import by the
+name is Python's own: a copy that is ours alone, and in ``sys.modules`` has another name. The package itself is kept
+here as well, where no folder of its name can be in its place; ``import ipcctl`` in the script finds it by
+:class:`Finder`.
 """
 
 import _thread
@@ -243,7 +244,9 @@ class Library:
         return sys.modules[shelf]
 
     def forget_others(self):  # type: ignore[no-untyped-def]
-        """In a forked child: what another thread was just loading is loaded anew, for that thread is not here, and would be waited for."""
+        """In a forked child: what another thread was just loading is loaded anew, for that thread is not here, and
+        would be waited for.
+        """
         own = _thread.get_ident()
         for name, reference in list(_module_locks.items()):
             lock = reference()
@@ -264,7 +267,9 @@ class Library:
     # ---- what the script finds by the name of the package ----
 
     def is_elsewhere(self):  # type: ignore[no-untyped-def]
-        """The script finds an ``ipcctl`` that was installed: one that can serve. A folder of that name is none, nor is the script itself."""
+        """The script finds an ``ipcctl`` that was installed: one that can serve. A folder of that name is none, nor is
+        the script itself.
+        """
         if PACKAGE in sys.modules:
             found = sys.modules[PACKAGE]
             return found is not self.modules.get(PACKAGE) and hasattr(found, "serve")
@@ -286,7 +291,9 @@ class Library:
             return False
 
     def console(self):  # type: ignore[no-untyped-def]
-        """The module that lets clients in: that of the installed package where the script would use it, for there is to be one only."""
+        """The module that lets clients in: that of the installed package where the script would use it, for there is to
+        be one only.
+        """
         if self.is_elsewhere():
             found = sys.modules.get(PACKAGE) or PathFinder.find_spec(PACKAGE)
             path = getattr(found, "__path__", None) or getattr(found, "submodule_search_locations", None)
@@ -336,7 +343,9 @@ def _restore(name, module):  # type: ignore[no-untyped-def]
 
 
 def _forget(modules, name):  # type: ignore[no-untyped-def]
-    """As if nobody had begun to load it: what of a package is there already, the next one would not have as an attribute."""
+    """As if nobody had begun to load it: what of a package is there already, the next one would not have as an
+    attribute.
+    """
     for key in [key for key in modules if key == name or key.startswith(name + ".")]:
         modules.pop(key, None)
     if name == PACKAGE:

@@ -1,7 +1,7 @@
 """Unbuffered output that a signal does not cut short.
 
-With ``PYTHONUNBUFFERED`` (or ``-u``) Python hands text to write(2) once and looks no further: where a pipe is full and a signal comes in
-between, a part of it is written, and the rest is lost.
+With ``PYTHONUNBUFFERED`` (or ``-u``) Python hands text to write(2) once and looks no further: where a pipe is full and
+a signal comes in between, a part of it is written, and the rest is lost.
 """
 
 import io
@@ -12,7 +12,9 @@ _WORDS_BYTES = 4096  # a pipe takes as much at once or not at all
 
 
 class WholeWriter(io.FileIO):
-    """Writes on until all is written. Where nothing can be written without waiting, and that is not wished, it says how far it came."""
+    """Writes on until all is written. Where nothing can be written without waiting, and that is not wished, it says how
+    far it came.
+    """
 
     def write(self, data):  # type: ignore[no-untyped-def,override] # old Pythons read this
         count = super().write(data)

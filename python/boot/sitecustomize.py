@@ -1,9 +1,9 @@
 """Runs in every Python that ipcctl starts, before the script, and leaves next to no trace.
 
-It makes ``import ipcctl`` work without an installation, and puts a handler on SIGURG (which is ignored by default and used by
-nobody) so that ``ipcctl eval`` can ask for a console. Until then there is no thread and no descriptor. Unbuffered output, which ipcctl
-asks for, is made to bear signals. The folder of this file and the variable that led here are taken away again, and the user's own
-sitecustomize is run as if this one were not there.
+It makes ``import ipcctl`` work without an installation, and puts a handler on SIGURG (which is ignored by default and
+used by nobody) so that ``ipcctl eval`` can ask for a console. Until then there is no thread and no descriptor.
+Unbuffered output, which ipcctl asks for, is made to bear signals. The folder of this file and the variable that led
+here are taken away again, and the user's own sitecustomize is run as if this one were not there.
 """
 
 
@@ -50,8 +50,8 @@ def _begin() -> None:
                     started = False
 
         def wake(number: int, frame: object) -> None:
-            # In the main thread, between any two instructions of the script, perhaps in the middle of an import: nothing may
-            # be imported here, and nothing raised but what interrupts a call.
+            # In the main thread, between any two instructions of the script, perhaps in the middle of an import:
+            # nothing may be imported here, and nothing raised but what interrupts a call.
             nonlocal started
             on_signal = getattr(library.loaded_console(), "on_signal", None)
             if on_signal is not None:  # whoever serves: the script itself, perhaps in a thread of its own

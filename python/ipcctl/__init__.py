@@ -96,7 +96,9 @@ def expose(function: _F | None = None, *, name: str | None = None) -> Any:
 
 
 def _place(function: Any) -> object:
-    """Where it was defined: a module that is reloaded defines its functions again. What has no name of its own is of its class."""
+    """Where it was defined: a module that is reloaded defines its functions again. What has no name of its own is of
+    its class.
+    """
     functools = sys.modules.get("functools")
     while functools is not None and isinstance(function, functools.partial):
         function = function.func
@@ -132,9 +134,10 @@ def _is_imported_for_a_child() -> bool:
 
 
 def serve() -> None:
-    """Answers calls in this thread until :func:`stop` is called or KeyboardInterrupt comes from outside. In the main thread SIGTERM
-    (``ipcctl stop``) ends it like :func:`stop`: the call that runs may finish, and the script goes on behind this line. A handler of
-    the script's own stays. Where threads are greenlets, calls in one of them are answered in a thread of the system's.
+    """Answers calls in this thread until :func:`stop` is called or KeyboardInterrupt comes from outside. In the main
+    thread SIGTERM (``ipcctl stop``) ends it like :func:`stop`: the call that runs may finish, and the script goes on
+    behind this line. A handler of the script's own stays. Where threads are greenlets, calls in one of them are
+    answered in a thread of the system's.
 
     :raises RuntimeError: if this process was not started by ipcctl
     """
@@ -158,7 +161,8 @@ def serve() -> None:
     ready()
     if threading.current_thread() is threading.main_thread() or threading.get_native_id() != os.getpid():
         return one.serve(_is_stopping.is_set)
-    # One of gevent's or eventlet's: who waits for clients would hold up all of them, and any could be hit by an interrupt.
+    # One of gevent's or eventlet's: who waits for clients would hold up all of them, and any could be hit by an
+    # interrupt.
     _thread.start_new_thread(one.serve, (_is_stopping.is_set,))
     while not _is_stopping.is_set():
         time.sleep(_LOOK_SECONDS)
@@ -172,8 +176,9 @@ _held = threading.local()
 
 
 def _let_children_end() -> None:
-    """A process that is forked serves nobody, and ends by SIGTERM as any other: ``Process.terminate()``, a pool's end, depend on it.
-    A signal that comes to it before it is told so waits as long."""
+    """A process that is forked serves nobody, and ends by SIGTERM as any other: ``Process.terminate()``, a pool's end,
+    depend on it. A signal that comes to it before it is told so waits as long.
+    """
     global _has_hooks
     if not _has_hooks:
         _has_hooks = True
@@ -199,8 +204,8 @@ def _end_by_term() -> None:
 
 
 def pipe(name: str, timeout: float | None = None) -> Pipe:
-    """Raw messages of bytes, both ways, with a client that opens a pipe of this name (``py.pipe(name)``); waits until one does.
-    Each opening gives one pipe; ask again for the next client.
+    """Raw messages of bytes, both ways, with a client that opens a pipe of this name (``py.pipe(name)``); waits until
+    one does. Each opening gives one pipe; ask again for the next client.
 
     :param timeout: seconds
     :raises TimeoutError: if none did within the time

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 #: How often a thread that waits for a function of the client looks whether it must fetch the answer itself.
 _LOOK_SECONDS = 0.001
-#: Frames that must be left for what serves a client while its function is called: with fewer a message could be torn by RecursionError.
+#: Frames that must be left for what serves a client while its function is called: with fewer a message could be torn by
+#: RecursionError.
 _HEADROOM = 300
 
 
@@ -87,8 +88,9 @@ _handed = _Handed()
 class Bound:
     """The functions that clients lend at present, by their names, and the calls of them that are under way.
 
-    A name is the client's that lends it: code that runs for that client gets its function, whatever others lend by the same name. Code
-    that runs for none of those who lend a name gets the function of the only one, or an error where there are several.
+    A name is the client's that lends it: code that runs for that client gets its function, whatever others lend by the
+    same name. Code that runs for none of those who lend a name gets the function of the only one, or an error where
+    there are several.
     """
 
     def __init__(self, serving: Serving) -> None:
@@ -102,7 +104,9 @@ class Bound:
         self._threads: weakref.WeakKeyDictionary[threading.Thread, tuple[Session, int]] = weakref.WeakKeyDictionary()
 
     def bind(self, session: Session, name: object) -> None:
-        """``f`` becomes a name of the script, ``o.f`` an attribute of one; what the script calls so itself stays as it is."""
+        """``f`` becomes a name of the script, ``o.f`` an attribute of one; what the script calls so itself stays as it
+        is.
+        """
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or name.count(".") > 1:
             raise BrokenChannel(f"{name!r} is not a function name")
         _note_threads()
@@ -208,7 +212,9 @@ class Bound:
         return invocation
 
     def call(self, name: str, session: Session | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Blocks this thread only. In the serving thread messages are taken meanwhile, so that the function may call back."""
+        """Blocks this thread only. In the serving thread messages are taken meanwhile, so that the function may call
+        back.
+        """
         serving = self._serving
         if serving.is_here and _is_deep():
             raise RecursionError(f"maximum recursion depth exceeded while calling {name} of the client")
@@ -219,7 +225,8 @@ class Bound:
             if serving.is_here:
                 serving.wait(invocation.session, lambda: invocation.is_done)
             else:
-                # The serving thread may be busy with code that waits for this very thread: then the answer is fetched here.
+                # The serving thread may be busy with code that waits for this very thread: then the answer is fetched
+                # here.
                 while not invocation.wait(_LOOK_SECONDS):
                     serving.fetch_answers(invocation.session)
             return invocation.result()
@@ -238,8 +245,8 @@ def _is_deep() -> bool:
 
 
 class BoundFunction:
-    """A function of the client, called from Python. Blocks the calling thread; ``await f.aio(…)`` does not block the event loop. Functions
-    of an object are attributes of its name.
+    """A function of the client, called from Python. Blocks the calling thread; ``await f.aio(…)`` does not block the
+    event loop. Functions of an object are attributes of its name.
     """
 
     def __init__(self, bound: Bound, name: str, session: Session | None = None) -> None:
@@ -263,7 +270,8 @@ class BoundFunction:
         return invocation.result()
 
     def of_caller(self) -> BoundFunction:
-        """The function of the client that this code runs for, also for threads and for later, when it runs for another one or for none.
+        """The function of the client that this code runs for, also for threads and for later, when it runs for another
+        one or for none.
 
         :raises LookupError: if it runs for no client that lends it
         """
@@ -278,7 +286,9 @@ _has_noted = False
 
 
 def _note_threads() -> None:
-    """From now on it is known for whom a thread runs that a request has started: Python gives it nothing of its starter."""
+    """From now on it is known for whom a thread runs that a request has started: Python gives it nothing of its
+    starter.
+    """
     global _has_noted
     if _has_noted:
         return

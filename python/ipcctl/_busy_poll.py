@@ -50,7 +50,8 @@ class BusyPoll:
             if self.slept_ns <= _RARE_NS:
                 return SLEEP
             self.misses = self.skip = 0
-            # A wake across busy cores waits for the end of somebody's slice; one on the waker's own core, who is about to sleep, does not.
+            # A wake across busy cores waits for the end of somebody's slice; one on the waker's own core, who is about
+            # to sleep, does not.
             if load != BUSY or self.taken > _FEW or self.client == 0 or is_here or not may_move:
                 return SLEEP
             self.moved_ns = now_ns
@@ -112,7 +113,9 @@ def join_core(number: int) -> bool:
 
 
 def _free_cores() -> set[int]:
-    """Where this thread may run, if that is everywhere: a set that was chosen for it, or for its group, is not ours to touch."""
+    """Where this thread may run, if that is everywhere: a set that was chosen for it, or for its group, is not ours to
+    touch.
+    """
     try:
         with open("/sys/devices/system/cpu/online", encoding="ascii") as file:
             ranges = [part.split("-") for part in file.read().strip().split(",")]
@@ -126,7 +129,8 @@ def _free_cores() -> set[int]:
 def _move(cores: set[int]) -> bool:
     try:
         os.sched_setaffinity(0, cores)
-        # More than all that are online: a set of just these would not grow with the thread's group, nor with the machine.
+        # More than all that are online: a set of just these would not grow with the thread's group, nor with the
+        # machine.
         os.sched_setaffinity(0, range(1024))
     except OSError:
         return False

@@ -1,5 +1,6 @@
-"""One client's channel: two rings in a sealed segment, a socket whose bytes are bells and whose end says that the client is gone,
-and a socket for descriptors of shared memory."""
+"""One client's channel: two rings in a sealed segment, a socket whose bytes are bells and whose end says that the
+client is gone, and a socket for descriptors of shared memory.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +145,8 @@ class Channel:
         self._parts_bytes = 0
         #: Held by whoever reads: usually the serving thread, another one while that is busy with the user's code.
         self.reading = threading.Lock()
-        #: Read by another thread, for the serving one to handle: before what the ring holds, hence it is paused as long.
+        #: Read by another thread, for the serving one to handle: before what the ring holds, hence it is paused as
+        #: long.
         self.backlog: deque[list[object]] = deque()
         #: Numbers of streams of the client that were dropped unread.
         self.left: deque[int] = deque()
@@ -208,7 +210,8 @@ class Channel:
                 self._ring()
 
     def send_paced(self, message: list[object]) -> None:
-        """The same for what may come without end, in the serving thread: waits until the client has taken what came before.
+        """The same for what may come without end, in the serving thread: waits until the client has taken what came
+        before.
 
         :raises Interrupted: if the request that is served is interrupted meanwhile
         :raises BrokenChannel: if the client is gone, or has taken nothing for 30 s
@@ -315,8 +318,8 @@ class Channel:
     def look(self) -> None:
         """Takes what the client wants interrupted, and sees whether it is gone.
 
-        From any thread, and from the handler of a signal in the middle of this very method: whoever comes second leaves a note, which
-        the first one finds before it leaves.
+        From any thread, and from the handler of a signal in the middle of this very method: whoever comes second leaves
+        a note, which the first one finds before it leaves.
         """
         self._has_to_look = True
         while self._has_to_look and self._looking.acquire(blocking=False):
@@ -327,8 +330,9 @@ class Channel:
                 self._looking.release()
 
     def look_first(self) -> None:
-        """The same, before something begins: what another thread is just taking has been taken when it returns. Not from a handler, which
-        may stand on top of who holds the lock."""
+        """The same, before something begins: what another thread is just taking has been taken when it returns. Not
+        from a handler, which may stand on top of who holds the lock.
+        """
         if self._looking.acquire(timeout=_OTHERS_LOOK_SECONDS):
             try:
                 self._has_to_look = False
@@ -390,7 +394,8 @@ class Channel:
     def close(self) -> None:
         self.end(_contract.ENDED_CLOSED)
         with self._lock:
-            # A call of it may still run, and will want to answer: not through a descriptor that is somebody else's by then.
+            # A call of it may still run, and will want to answer: not through a descriptor that is somebody else's by
+            # then.
             self.server.close()
             self.socket.close()
             self.sharing.close()  # the map goes with the rings that look into it

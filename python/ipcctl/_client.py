@@ -46,8 +46,9 @@ class IpcError(Exception):
 
 
 class Ipcctl:
-    """A connection to the daemon, made anew after that was restarted. Threads may share it: their requests are sent one after the other.
-    A name means an app with all its instances, or one instance (``web-1``)."""
+    """A connection to the daemon, made anew after that was restarted. Threads may share it: their requests are sent one
+    after the other. A name means an app with all its instances, or one instance (``web-1``).
+    """
 
     def __init__(self, path: str, autostart: bool) -> None:
         self._path = path
@@ -322,7 +323,9 @@ def _open_or_start(path: str, may_start: bool) -> _Wire:
 
 
 def _start_daemon(path: str) -> None:
-    """By the command line, which knows how to start one where many do so at once, and to call back one whose socket is gone."""
+    """By the command line, which knows how to start one where many do so at once, and to call back one whose socket is
+    gone.
+    """
     beside = os.path.join(os.path.dirname(__file__), "..", "..", "bin", "ipcctl")
     command = beside if os.path.exists(beside) else shutil.which("ipcctl")
     if command is None:
@@ -370,8 +373,9 @@ def _connect(to: socket.socket, path: str) -> None:
 
 
 def _require_trusted(path: str) -> None:
-    """Whoever listens gets environments and definitions: only a socket of ours, or of root, is a daemon for us. Root may go to any
-    user's, in a folder where nobody else could have put it."""
+    """Whoever listens gets environments and definitions: only a socket of ours, or of root, is a daemon for us. Root
+    may go to any user's, in a folder where nobody else could have put it.
+    """
     try:
         owner = os.stat(path).st_uid
     except OSError:

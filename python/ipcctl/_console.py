@@ -34,7 +34,9 @@ current: Callable[[], Serving | None] = _nobody
 
 
 def on_signal() -> None:
-    """SIGURG came again: something is to be interrupted, or the thread that served has ended. In the main thread; imports nothing."""
+    """SIGURG came again: something is to be interrupted, or the thread that served has ended. In the main thread;
+    imports nothing.
+    """
     serving = current()
     if (serving is None or not serving.is_served) and not _lock.locked():
         try:

@@ -6,7 +6,8 @@ Written by scripts/generate.ts from contract/; change the tables there.
 # Of the compiled part that is used.
 EDITION = "0.1.0+901b759e"
 
-# Of the control protocol: its version, the topics of events by what a request for them is called, and the address of a socket.
+# The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
+# socket's address.
 PROTOCOL = 2
 SUBSCRIPTIONS = {"status": "StatusEvents", "logs": "LogEvents", "all": "AllEvents"}
 SOCKET_PATH_BYTES_MAX = 107

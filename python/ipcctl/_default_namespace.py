@@ -1,5 +1,6 @@
-"""``ipcctl.eval`` and ``ipcctl.exec`` in Python: code strings in a namespace that belongs to the asyncio task, or else to the thread,
-that runs them."""
+"""``ipcctl.eval`` and ``ipcctl.exec`` in Python: code strings in a namespace that belongs to the asyncio task, or else
+to the thread, that runs them.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +44,9 @@ def close_default_namespace() -> None:
 
 
 def evaluate(code: str) -> Any:
-    """The value of the last expression of the code, None where it ends in a statement. Names that it defines stay for the next code
-    of the same asyncio task, or thread, and no other sees them. Code that awaits at its top gives an awaitable.
+    """The value of the last expression of the code, None where it ends in a statement. Names that it defines stay for
+    the next code of the same asyncio task, or thread, and no other sees them. Code that awaits at its top gives an
+    awaitable.
 
     :raises Exception: what the code raises
     """

@@ -25,12 +25,16 @@ _OWN = os.path.dirname(__file__) + os.sep
 
 
 def record_of(error: BaseException) -> dict[str, Any]:
-    """Whatever the error and the classes of its user's are like: an error is always worth telling, and never a reason for another one."""
+    """Whatever the error and the classes of its user's are like: an error is always worth telling, and never a reason
+    for another one.
+    """
     return _Telling().record(error, 0)
 
 
 class _Telling:
-    """One error. Chains may be circular, long or wide in Python, and texts without end: what is beyond the limits is left out."""
+    """One error. Chains may be circular, long or wide in Python, and texts without end: what is beyond the limits is
+    left out.
+    """
 
     def __init__(self) -> None:
         self._seen: list[object] = []
@@ -86,7 +90,9 @@ class _Telling:
 
 
 def _tried(work: Callable[[], _T], otherwise: Callable[[BaseException], _T]) -> _T:
-    """Code of the user's, as in a ``__str__``: what it raises is no error of the request that is told of, and SystemExit nobody's wish."""
+    """Code of the user's, as in a ``__str__``: what it raises is no error of the request that is told of, and
+    SystemExit nobody's wish.
+    """
     try:
         return work()
     except KeyboardInterrupt:  # from outside
@@ -119,7 +125,9 @@ def _parts_of(error: BaseException) -> tuple[BaseException, ...]:
 
 
 def _is_large(error: BaseException) -> bool:
-    """There is more behind it than is told. To print its one line Python would look at all of that, at each step on the way again."""
+    """There is more behind it than is told. To print its one line Python would look at all of that, at each step on the
+    way again.
+    """
     waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
     while waiting and len(seen) <= _ERRORS_MAX:

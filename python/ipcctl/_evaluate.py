@@ -1,4 +1,6 @@
-"""Code strings: compiled as an expression or as statements whose last expression is the value, with top-level ``await``."""
+"""Code strings: compiled as an expression or as statements whose last expression is the value, with top-level
+``await``.
+"""
 
 from __future__ import annotations
 
@@ -73,12 +75,14 @@ async def _run_async(body: types.CodeType | None, value: types.CodeType | None, 
 
 
 class Capture:
-    """Stands in for ``sys.stdout`` and ``sys.stderr`` while code runs: what this thread writes goes to the client, all else where it went.
+    """Stands in for ``sys.stdout`` and ``sys.stderr`` while code runs: what this thread writes goes to the client, all
+    else where it went.
 
-    What is printed is joined and sent a few milliseconds later by a thread of ours, so that it is seen while the code goes on; with
-    more than that the code itself sends it, and waits as long as the client has no room.
+    What is printed is joined and sent a few milliseconds later by a thread of ours, so that it is seen while the code
+    goes on; with more than that the code itself sends it, and waits as long as the client has no room.
 
-    :param tell: sends text of a stream. The third argument says whether it is to wait for room; without, it gives False where there is none
+    :param tell: sends text of a stream. The third argument says whether it is to wait for room; without, it gives False
+    where there is none
     """
 
     def __init__(self, tell: Callable[[str, str, bool], bool]) -> None:

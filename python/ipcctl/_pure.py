@@ -771,7 +771,9 @@ class _Frame:
         raise Interrupted
 
     def leave_user(self) -> None:
-        """From here on nothing is raised, and nothing is on its way. No lock: an exception that comes right behind one would leave it held."""
+        """From here on nothing is raised, and nothing is on its way. No lock: an exception that comes right behind one
+        would leave it held.
+        """
         self.is_in_user = False
         while _sending:  # another thread has seen that an exception may be raised, and sends it
             time.sleep(0)
@@ -947,8 +949,9 @@ class Server:
         return numbers
 
     def perform(self, number: int, function: Any, args: tuple[Any, ...], kwargs: Any) -> tuple[Any, bool]:
-        """Runs code of the user's for a request: its value and False, or its exception and True. Interrupts are raised in it alone,
-        but for the few instructions between the code and what says that it runs: one that comes there is caught here.
+        """Runs code of the user's for a request: its value and False, or its exception and True. Interrupts are raised
+        in it alone, but for the few instructions between the code and what says that it runs: one that comes there is
+        caught here.
         """
         global _innermost
         frame = _Frame(self, number, _innermost)
@@ -1000,7 +1003,8 @@ _next = 0
 
 
 def turn(servers: tuple[Server, ...], here: Any, microseconds: float, *_others: int) -> Any:
-    """False: nothing came, and it is time to sleep. (channel, None): there is something to take. True: something is to be looked at.
+    """False: nothing came, and it is time to sleep. (channel, None): there is something to take. True: something is to
+    be looked at.
 
     Looks out for that time at most, where that pays.
     """

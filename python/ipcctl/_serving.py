@@ -57,7 +57,8 @@ class Serving:
         self.on_last_client_gone: Callable[[], None] | None = None
         self._sessions: list[Session] = []
         self._by_fd: dict[int, Session] = {}
-        #: What the quick way has left over and has not been taken yet: a nested turn may run out of stack on the way to it.
+        #: What the quick way has left over and has not been taken yet: a nested turn may run out of stack on the way to
+        #: it.
         self._owed: deque[tuple[Session, Any]] = deque()
         #: Of turns, in one another where code waits for something of a client.
         self.depth = 0
@@ -77,7 +78,9 @@ class Serving:
     # ---- meeting clients ----
 
     def attach(self, path: str) -> None:
-        """Connects to the shim, which hands over channels. The folder's descriptor leads around the length of an address."""
+        """Connects to the shim, which hands over channels. The folder's descriptor leads around the length of an
+        address.
+        """
         with self._lock:
             if self._meeting is not None:
                 return
@@ -206,7 +209,9 @@ class Serving:
     # ---- the loop ----
 
     def serve(self, until: Callable[[], bool]) -> None:
-        """Takes and answers messages in this thread until ``until`` holds. The console's thread, if it serves, hands over first."""
+        """Takes and answers messages in this thread until ``until`` holds. The console's thread, if it serves, hands
+        over first.
+        """
         self.is_wanted_elsewhere = True
         try:
             while not self.serve_if_free(until):
@@ -250,7 +255,8 @@ class Serving:
         os.eventfd_write(self._bell, 1)
 
     def wait(self, session: Session, is_done: Callable[[], bool]) -> None:
-        """Blocks code that runs for a client until something has come. In the serving thread other requests are taken meanwhile.
+        """Blocks code that runs for a client until something has come. In the serving thread other requests are taken
+        meanwhile.
 
         :raises Interrupted: if the request of that code is interrupted
         :raises ConnectionError: in a process that was forked from the worker
@@ -323,8 +329,8 @@ class Serving:
                 self._on_ready(fd, events)
 
     def _settle(self) -> tuple[bool, bool]:
-        """Clients that are gone, and requests that are to end or may begin now: whether there were any, and whether calls wait for their
-        function.
+        """Clients that are gone, and requests that are to end or may begin now: whether there were any, and whether
+        calls wait for their function.
         """
         is_any = has_early = False
         for session in list(self._sessions):

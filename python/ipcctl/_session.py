@@ -37,11 +37,13 @@ ANSWERS = frozenset((RETURN, THROW, PUSH, CLOSE, FAIL))
 
 
 class Session:
-    """Belongs to the serving thread. Only :meth:`on_wishes`, :meth:`take_answer` and what a task says at its end come from others.
+    """Belongs to the serving thread. Only :meth:`on_wishes`, :meth:`take_answer` and what a task says at its end come
+    from others.
 
-    Interrupts: the client says which of its requests it wants ended (:meth:`Channel.look`), and that stands in ``server.wanted`` until
-    the request has ended, however it does. A request that has not begun is refused by ``server.perform``; code that runs gets an
-    exception when it is the innermost that runs (``deliver``, ``check``, ``unshield``); the rest is settled here.
+    Interrupts: the client says which of its requests it wants ended (:meth:`Channel.look`), and that stands in
+    ``server.wanted`` until the request has ended, however it does. A request that has not begun is refused by
+    ``server.perform``; code that runs gets an exception when it is the innermost that runs (``deliver``, ``check``,
+    ``unshield``); the rest is settled here.
     """
 
     def __init__(self, serving: Serving, segment: Segment) -> None:
@@ -148,15 +150,17 @@ class Session:
     # ---- interrupts ----
 
     def on_wishes(self) -> None:
-        """There is something new in ``server.wanted``. What needs no serving thread is ended at once: that may be busy for long."""
+        """There is something new in ``server.wanted``. What needs no serving thread is ended at once: that may be busy
+        for long.
+        """
         server = self.channel.server
         for number, task in list(self.calls.tasks.items()):
             if server.is_gone or number in server.wanted:
                 task.cancel()
 
     def settle_wishes(self) -> bool:
-        """Ends what is wanted ended and does not run, and forgets what has ended. In the serving thread, between two messages: a request
-        has not begun, or runs, or is in a list here. True if there was something.
+        """Ends what is wanted ended and does not run, and forgets what has ended. In the serving thread, between two
+        messages: a request has not begun, or runs, or is in a list here. True if there was something.
         """
         is_any = False
         server = self.channel.server
@@ -184,8 +188,9 @@ class Session:
     # ---- the end ----
 
     def end(self, cause: BaseException | None) -> None:
-        """The channel is over, by its client or by what went wrong here. Nothing of the client goes on, but for code that runs in this
-        very thread: that is interrupted when it gets there."""
+        """The channel is over, by its client or by what went wrong here. Nothing of the client goes on, but for code
+        that runs in this very thread: that is interrupted when it gets there.
+        """
         channel = self.channel
         if cause is not None:
             channel.end(ENDED_BROKEN if isinstance(cause, (BrokenChannel, DecodeError)) else ENDED_FAULT)

@@ -1,4 +1,6 @@
-"""Memory that both sides look into instead of getting copies: sealed memfds, handed over by descriptor once per channel."""
+"""Memory that both sides look into instead of getting copies: sealed memfds, handed over by descriptor once per
+channel.
+"""
 
 from __future__ import annotations
 
@@ -81,9 +83,11 @@ def _segment(descriptor: int, nbytes: int) -> Segment:
 
 
 def shared(nbytes: int) -> memoryview:
-    """Zeroed memory of so many bytes that crosses to a client without a copy, wherever it, or an array over it, is sent.
+    """Zeroed memory of so many bytes that crosses to a client without a copy, wherever it, or an array over it, is
+    sent.
 
-    With NumPy: ``numpy.frombuffer(ipcctl.shared(8 * n)).reshape(…)``. Who gets it shares it: what is written later is seen.
+    With NumPy: ``numpy.frombuffer(ipcctl.shared(8 * n)).reshape(…)``. Who gets it shares it: what is written later is
+    seen.
 
     :raises ValueError: if ``nbytes`` is not positive
     :raises PermissionError: where the worker's policy limits its memory: what is shared would not be counted
@@ -109,7 +113,9 @@ def shared(nbytes: int) -> memoryview:
 
 
 class ArrowTable:
-    """An Arrow table as its IPC stream, where pyarrow is not imported: ``pyarrow.ipc.open_stream(table.ipc).read_all()``."""
+    """An Arrow table as its IPC stream, where pyarrow is not imported:
+    ``pyarrow.ipc.open_stream(table.ipc).read_all()``.
+    """
 
     def __init__(self, ipc: Any) -> None:
         self.ipc = ipc
@@ -186,8 +192,9 @@ def _place(value: Any) -> tuple[Segment, int, int, int, list[int]] | None:
 
 
 class Sharing:
-    """The segments of one channel: those handed out, and those taken. Descriptors travel on a socket of their own, ahead of the
-    message that names them."""
+    """The segments of one channel: those handed out, and those taken. Descriptors travel on a socket of their own,
+    ahead of the message that names them.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock

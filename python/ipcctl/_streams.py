@@ -1,4 +1,6 @@
-"""Streams both ways: generators that a client reads as far as it has given credit, and iterables of a client as iterators."""
+"""Streams both ways: generators that a client reads as far as it has given credit, and iterables of a client as
+iterators.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _OVER = object()
 
 
 class Outgoing:
-    """A generator. It costs nothing as long as it has no credit: only what may go on is looked at, in :attr:`Serving.ready`."""
+    """A generator. It costs nothing as long as it has no credit: only what may go on is looked at, in
+    :attr:`Serving.ready`.
+    """
 
     def __init__(self, session: Session, number: int, items: Any) -> None:
         self.session, self._number, self._items = session, number, items
@@ -91,7 +95,9 @@ class Outgoing:
             self._fail(Interrupted())
 
     def close(self) -> bool:
-        """The client takes no more of it. False if it runs: it is closed when it next gives something, or is interrupted, and ends then."""
+        """The client takes no more of it. False if it runs: it is closed when it next gives something, or is
+        interrupted, and ends then.
+        """
         self._is_over = True
         if self._is_running:
             return False
@@ -167,7 +173,9 @@ class AsyncOutgoing(Outgoing):
 
 
 class Incoming(Iterator["Any"], AsyncIterator["Any"]):
-    """An async iterable of the client as an iterator; ``async for`` works as well. Leaving it (``close``) closes the client's."""
+    """An async iterable of the client as an iterator; ``async for`` works as well. Leaving it (``close``) closes the
+    client's.
+    """
 
     def __init__(self, session: Session, number: int) -> None:
         self._session, self._number = session, number

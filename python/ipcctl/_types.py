@@ -72,8 +72,8 @@ class BrokenChannel(ConnectionError):
 
 
 class JavaScriptError(Exception):
-    """An error that came from the other side, with its `type` (its name there) and `stack`. What Python raised there before has the type
-    and the traceback that it had in Python.
+    """An error that came from the other side, with its `type` (its name there) and `stack`. What Python raised there
+    before has the type and the traceback that it had in Python.
     """
 
     def __init__(self, message: str = "", type: str = "Error", stack: str | None = None) -> None:
@@ -111,7 +111,8 @@ class Unheld(Exception):
     """Well-formed, but this process has no room for it: that costs what it belongs to, and nothing else."""
 
 
-#: Set by `_shared` once there is shared memory: of a view or array, what finds it in a segment, or None; and the way back.
+#: Set by `_shared` once there is shared memory: of a view or array, what finds it in a segment, or None; and the way
+#: back.
 share: Any = None
 borrow: Any = None
 #: Set by `_shared`: an Arrow table as tag and form; and the way back.
@@ -388,7 +389,9 @@ def lower(value: Any) -> tuple[int | None, Any]:
 
 
 def _lower_container(value: Any) -> Any:
-    """What Python and its library know as a mapping, a sequence or a view of one, as an exact dict, list or str; else None."""
+    """What Python and its library know as a mapping, a sequence or a view of one, as an exact dict, list or str; else
+    None.
+    """
     sqlite3 = sys.modules.get("sqlite3")
     if sqlite3 is not None and isinstance(value, sqlite3.Row):
         names = value.keys()
@@ -457,7 +460,9 @@ def _attoseconds_of(value: Any, np: Any) -> int:
 
 
 def _lower_column(values: Any, np: Any) -> tuple[int | None, Any]:
-    """A Series or an Index of pandas, or what is in one: as its values. What is missing in a column that is no array of NumPy's is None."""
+    """A Series or an Index of pandas, or what is in one: as its values. What is missing in a column that is no array of
+    NumPy's is None.
+    """
     if isinstance(values.dtype, np.dtype):
         return None, values.tolist() if values.dtype.kind == "O" else values.to_numpy()
     return None, [None if is_missing else one for one, is_missing in zip(values.tolist(), values.isna())]

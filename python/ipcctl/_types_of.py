@@ -1,4 +1,6 @@
-"""TypeScript types of what a script exposes, read from its source without running it: ``ipcctl types worker.py > worker.d.ts``."""
+"""TypeScript types of what a script exposes, read from its source without running it: ``ipcctl types worker.py >
+worker.d.ts``.
+"""
 
 from __future__ import annotations
 

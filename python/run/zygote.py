@@ -1,7 +1,8 @@
 """The process that a snapshot is: it has its imports done and forks a worker whenever a shim asks for one.
 
-It runs nothing of a worker itself. Before the fork nobody's code runs but that of the packages; after it the child is locked down as its
-specification says (native/become) before the first line of the script is even read. argv: the library that does so, and what to import.
+It runs nothing of a worker itself. Before the fork nobody's code runs but that of the packages; after it the child is
+locked down as its specification says (native/become) before the first line of the script is even read. argv: the
+library that does so, and what to import.
 """
 
 import builtins
@@ -103,7 +104,8 @@ class Zygote:
 
     def serve(self) -> None:
         if self.scheduler == os.SCHED_OTHER:
-            # Whoever waits for a worker waits for the child: what it wakes us for takes another processor, or what the child leaves.
+            # Whoever waits for a worker waits for the child: what it wakes us for takes another processor, or what the
+            # child leaves.
             schedule(os.SCHED_BATCH)
         self.store()
         while True:
@@ -141,7 +143,9 @@ class Zygote:
             self.off(self.listener.fileno())
 
     def wait(self, parent: int, connection: int) -> bool:
-        """In the child: until somebody asks for it and it has become what he asked for. True if there is a control descriptor."""
+        """In the child: until somebody asks for it and it has become what he asked for. True if there is a control
+        descriptor.
+        """
         # What is the parent's with others is none of its business, and must end when the parent lets go of it.
         self.poll.close()
         self.acts.clear()
@@ -218,7 +222,9 @@ class Zygote:
         signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
 
     def renew(self) -> None:
-        """What was imported is not what is installed any more: begins anew, and so do the imports. Running children end with us."""
+        """What was imported is not what is installed any more: begins anew, and so do the imports. Running children end
+        with us.
+        """
         for child in self.children:
             self.kill(child)
             os.waitpid(child.pid, 0)

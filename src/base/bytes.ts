@@ -1,4 +1,7 @@
-/** Names of the system are bytes, ours are text: what is no UTF-8 is refused by name, because it would come out as another one. */
+/**
+ * Names of the system are bytes, ours are text: what is no UTF-8 is refused by name, because it would come out as
+ * another one.
+ */
 import { isUtf8 } from "node:buffer";
 import { existsSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 import { IpcError } from "./errors.ts";
@@ -41,7 +44,10 @@ export function readText(path: string): string {
   return bytes.toString("utf8");
 }
 
-/** Variables that this process was started with and whose values are no text: each one's name, if that is one, and how a shell would write both. */
+/**
+ * Variables that this process was started with and whose values are no text: each one's name, if that is one, and how a
+ * shell would write both.
+ */
 export function unreadableVariables(env: Environment): readonly { readonly name: string; readonly quoted: string }[] {
   if (!Object.entries(env).some(([name, value]) => name.includes(REPLACED) || value?.includes(REPLACED))) return [];
   return splitWords(readFileSync("/proc/self/environ"))

@@ -21,8 +21,8 @@ const PHASES: readonly DaemonPhase[] = ["starting", "serving", "ending"];
 export const NOTICE = "ipcctl: notice: ";
 
 /**
- * The live process that has the lock file open and wrote its name into it; where that file was removed, the daemon that has its folder open.
- * Undefined if no daemon runs.
+ * The live process that has the lock file open and wrote its name into it; where that file was removed, the daemon that
+ * has its folder open. Undefined if no daemon runs.
  */
 export function findLockHolder(lock: string): LockHolder | undefined {
   let owner: { readonly [Key in keyof LockText]?: unknown };

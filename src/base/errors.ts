@@ -44,7 +44,10 @@ export class IpcError extends Error {
     this.output = more.output ?? [];
   }
 
-  /** Wraps what enters from elsewhere, once; an IpcError passes unchanged. `doing` only where nobody says it again before the message. */
+  /**
+   * Wraps what enters from elsewhere, once; an IpcError passes unchanged. `doing` only where nobody says it again
+   * before the message.
+   */
   static from(error: unknown, doing?: string): IpcError {
     if (error instanceof IpcError) return error;
     const reason = error instanceof Error ? error.message : String(error);

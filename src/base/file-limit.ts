@@ -14,7 +14,10 @@ export function originalFileLimit(env: Readonly<Record<string, string | undefine
   return Number.isInteger(value) && value > 0 ? value : undefined;
 }
 
-/** `{ soft, hard }` for a worker: the caller's soft limit, else ours before Bun, else the usual one; never above the hard one. */
+/**
+ * `{ soft, hard }` for a worker: the caller's soft limit, else ours before Bun, else the usual one; never above the
+ * hard one.
+ */
 export function workerFileLimit(wanted: number | null, env: Readonly<Record<string, string | undefined>>) {
   const hard = hardFileLimit();
   return { soft: Math.min(wanted ?? originalFileLimit(env) ?? USUAL, hard), hard };

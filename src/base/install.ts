@@ -11,7 +11,10 @@ import { VERSION } from "./version.ts";
 /** Set where all is one file. What is compiled ahead takes `import.meta` for the place where it was built. */
 declare const IPCCTL_IS_BUNDLE: boolean | undefined;
 
-/** Where this file lies. Who makes one file of his program and of us takes us out of our folder, and bundlers leave `import.meta` empty. */
+/**
+ * Where this file lies. Who makes one file of his program and of us takes us out of our folder, and bundlers leave
+ * `import.meta` empty.
+ */
 const HERE =
   typeof IPCCTL_IS_BUNDLE === "undefined" ? (import.meta as { dirname?: string }).dirname : dirname(Bun.main);
 const FOUND = findRoot(HERE ?? "/");
@@ -77,7 +80,10 @@ function readHead(path: string): { readonly head: Buffer; readonly size: number 
   }
 }
 
-/** What a daemon is started from: the bundle, which takes less memory, unless the source is newer. The launcher decides it, for itself too. */
+/**
+ * What a daemon is started from: the bundle, which takes less memory, unless the source is newer. The launcher decides
+ * it, for itself too.
+ */
 export function daemonEntry(): string {
   const { stdout } = spawnSync(join(ROOT, "bin/ipcctl"), ["__entry"], {
     encoding: "utf8",
@@ -87,7 +93,8 @@ export function daemonEntry(): string {
 }
 
 /**
- * How to come by a compiled part that is not there, as this installation was made: a command that works wherever it is typed.
+ * How to come by a compiled part that is not there, as this installation was made: a command that works wherever it is
+ * typed.
  * @param script what builds it
  */
 export function remedyFor(script: "build.sh" | "build-python.sh" | "build-node.sh"): string {

@@ -1,4 +1,6 @@
-/** The few system calls that Bun does not offer, by its FFI. Loaded by the daemon only: a CLI call does not pay for it. */
+/**
+ * The few system calls that Bun does not offer, by its FFI. Loaded by the daemon only: a CLI call does not pay for it.
+ */
 import { dlopen, FFIType, ptr, read } from "bun:ffi";
 import { readFileSync } from "node:fs";
 import { IpcError } from "./errors.ts";
@@ -103,7 +105,8 @@ export function isListening(path: string): boolean {
   const address = unixAddress(path);
   const fd = libc().socket(AF_UNIX, SOCK_STREAM_NONBLOCK_CLOEXEC, 0);
   if (fd < 0) return false;
-  const isTaken = libc().connect(fd, ptr(address), address.length) === 0 || lastErrno() === EWOULDBLOCK; // its queue is full
+  // Its queue is full.
+  const isTaken = libc().connect(fd, ptr(address), address.length) === 0 || lastErrno() === EWOULDBLOCK;
   libc().close(fd);
   return isTaken;
 }

@@ -23,7 +23,9 @@ export function toWorkerId(name: string): string {
   return id;
 }
 
-/** As {@link toWorkerId}, but `undefined` where that throws: for look-ups, where no such name simply means not found. */
+/**
+ * As {@link toWorkerId}, but `undefined` where that throws: for look-ups, where no such name simply means not found.
+ */
 export function findWorkerId(name: string): string | undefined {
   const id = mapName(name);
   return id === "" || id.length > limit("nameChars") || /^\.+$/.test(id) ? undefined : id;

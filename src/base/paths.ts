@@ -56,7 +56,10 @@ export function resolvePaths(env: Env, uid: number, socketFlag?: string, configF
   };
 }
 
-/** Clients look for it as well, so only what they need is read; the daemon checks the rest. A relative path begins at the file's folder. */
+/**
+ * Clients look for it as well, so only what they need is read; the daemon checks the rest. A relative path begins at
+ * the file's folder.
+ */
 function configuredSocket(config: string): string | undefined {
   if (!existsSync(config)) return undefined;
   const bad = (why: string): IpcError =>

@@ -1,4 +1,7 @@
-/** What the SDK takes from Bun. Its twin for Node is platform-node.ts; the bundle for Node is built with that one in place of this. */
+/**
+ * What the SDK takes from Bun. Its twin for Node is platform-node.ts; the bundle for Node is built with that one in
+ * place of this.
+ */
 import { join } from "node:path";
 import { IpcError } from "./errors.ts";
 import { ROOT } from "./install.ts";
@@ -68,7 +71,9 @@ export function spawnDetached(command: string[], env: Record<string, string>, ou
 /** Flags that keep Bun from reading anything of the folder it stands in. */
 export const CLEAN_BUN: readonly string[] = ["--no-env-file", "--config=/dev/null", "--tsconfig-override=/dev/null"];
 
-/** What runs a file of ours on Bun. The Bun inside a compiled program runs nothing but that program, again and again. */
+/**
+ * What runs a file of ours on Bun. The Bun inside a compiled program runs nothing but that program, again and again.
+ */
 export function bunCommand(entry: string): string[] {
   if (Bun.main.startsWith("/$bunfs/")) return [join(ROOT, "bin/ipcctl")];
   return [process.execPath, ...CLEAN_BUN, entry];

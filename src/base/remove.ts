@@ -3,7 +3,10 @@ import { spawnSync } from "node:child_process";
 import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
-/** It goes down by descriptors, so that depth costs nothing; we go by paths, and would take minutes. What is closed is opened first. */
+/**
+ * It goes down by descriptors, so that depth costs nothing; we go by paths, and would take minutes. What is closed is
+ * opened first.
+ */
 const REMOVE = 'rm -rf -- "$1" 2>/dev/null || { chmod -R u+rwX -- "$1"; rm -rf -- "$1"; }';
 
 /**

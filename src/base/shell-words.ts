@@ -63,7 +63,9 @@ function unescape(inner: string): string {
   return Buffer.concat(bytes).toString("utf8");
 }
 
-/** The text as one word of a shell, quoted where that is needed; a terminal that it is printed on obeys nothing of it. */
+/**
+ * The text as one word of a shell, quoted where that is needed; a terminal that it is printed on obeys nothing of it.
+ */
 export function shellWord(text: string): string {
   if (/^[\w./:=@%+,-]+$/.test(text)) return text;
   if (!CONTROLS.test(text)) return `'${text.replaceAll("'", String.raw`'\''`)}'`;

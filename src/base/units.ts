@@ -41,7 +41,9 @@ export function parseSizeBytes(text: string, what: string): number {
   return Math.round(Number(match[1]) * SIZE_BYTES[match[2]!.toLowerCase()]!);
 }
 
-/** Under less a program is ended by the kernel before it begins, without a word. A bare `512` was meant to be more, too. */
+/**
+ * Under less a program is ended by the kernel before it begins, without a word. A bare `512` was meant to be more, too.
+ */
 const MEMORY_BYTES_MIN = 1_048_576;
 
 /** The bytes again. @throws IpcError USAGE naming `what` for a limit that no program can live with */

@@ -27,7 +27,10 @@ function programOf(words: readonly string[]): readonly string[] {
   return words.slice(at);
 }
 
-/** Who was only forked has the words of its parent too, and also the random bytes that the kernel gives with each execution. */
+/**
+ * Who was only forked has the words of its parent too, and also the random bytes that the kernel gives with each
+ * execution.
+ */
 function wasExecuted(parent: number, child: number): boolean {
   const [one, other] = [parent, child].map((pid) => readFileSync(`/proc/${pid}/auxv`));
   return !one!.equals(other!);

@@ -1,4 +1,7 @@
-/** `audit`: what was decided about workers: who started under what, what was denied, what was let through to the network. */
+/**
+ * `audit`: what was decided about workers: who started under what, what was denied, what was let through to the
+ * network.
+ */
 import { createReadStream, existsSync, statSync, watch } from "node:fs";
 import { createInterface } from "node:readline";
 import { dirname } from "node:path";

@@ -42,12 +42,18 @@ export class Context {
     return startingDirectory(this.here);
   }
 
-  /** A path as the user wrote it. @throws IpcError USAGE for a relative one if the folder that he stands in was deleted */
+  /**
+   * A path as the user wrote it.
+   * @throws IpcError USAGE for a relative one if the folder that he stands in was deleted
+   */
   resolve(path: string): string {
     return absolutePath(path, this.here);
   }
 
-  /** The variables that a program is started with. Says which cannot be handed on, but of those that a shell sets for itself. */
+  /**
+   * The variables that a program is started with. Says which cannot be handed on, but of those that a shell sets for
+   * itself.
+   */
   inheritedEnv(): Record<string, string> {
     for (const { quoted } of unreadableVariables(process.env).filter(({ name }) => !/^(OLD)?PWD$/.test(name)))
       this.note(`the variable ${quoted} is not UTF-8: the program is started without it`);
@@ -109,7 +115,9 @@ export type Failure = {
   readonly output?: readonly string[];
 };
 
-/** Node's `process.stdout` takes longer to be made than `status` takes in all; plain descriptors do for most commands. */
+/**
+ * Node's `process.stdout` takes longer to be made than `status` takes in all; plain descriptors do for most commands.
+ */
 export function writeOut(text: string): void {
   let bytes: Uint8Array = Buffer.from(text);
   while (bytes.length > 0) {
@@ -159,7 +167,9 @@ export function wantsColor(
   return env.TERM !== "dumb" && isTerminal;
 }
 
-/** A value as JSON whose text a terminal does not obey either: JSON itself leaves the controls from U+007F to U+009F. */
+/**
+ * A value as JSON whose text a terminal does not obey either: JSON itself leaves the controls from U+007F to U+009F.
+ */
 export function jsonText(value: unknown, replacer?: (key: string, value: unknown) => unknown): string {
   return JSON.stringify(value, replacer).replace(
     /[\u007f-\u009f]/g,

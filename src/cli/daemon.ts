@@ -28,7 +28,8 @@ const HEARD_MS = 10_000;
 /** Returns when the daemon has gone. */
 export async function stopDaemon(context: Context, keepWorkers: boolean): Promise<number> {
   const isStopped = await end(context, keepWorkers);
-  const { livingWorkers } = await import("../workers/strays.ts"); // it loads the C library, for which no other command waits
+  // It loads the C library, for which no other command waits.
+  const { livingWorkers } = await import("../workers/strays.ts");
   const left = keepWorkers ? [] : livingWorkers(context.paths.workersDir);
   if (context.isJson) {
     const rest = left.length === 0 ? {} : { workers_left: left };
@@ -102,7 +103,10 @@ async function askToEnd(context: Context, keepWorkers: boolean, mayStart: boolea
   await gone.promise;
 }
 
-/** Its socket is gone and cannot be made again, or it hangs: it is told by a signal, and killed if it does not listen to that either. */
+/**
+ * Its socket is gone and cannot be made again, or it hangs: it is told by a signal, and killed if it does not listen to
+ * that either.
+ */
 async function endByLock(context: Context, { pid }: LockHolder, keepWorkers: boolean): Promise<void> {
   const isHeardOut = keepWorkers || isHeard(pid, SIGUSR2); // an older daemon ends without its workers only
   process.kill(pid, keepWorkers || !isHeardOut ? "SIGTERM" : "SIGUSR2");
@@ -117,7 +121,8 @@ async function endByLock(context: Context, { pid }: LockHolder, keepWorkers: boo
     }
     await Bun.sleep(10);
   }
-  if (!keepWorkers && (wasKilled || !isHeardOut)) await askToEnd(context, false, true); // the next one takes them in and ends them
+  // The next one takes them in and ends them.
+  if (!keepWorkers && (wasKilled || !isHeardOut)) await askToEnd(context, false, true);
 }
 
 function isAlive(pid: number): boolean {

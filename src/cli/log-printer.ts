@@ -47,7 +47,8 @@ export class LogPrinter {
       }),
     );
     this.#nameOf = (source) =>
-      names.get(source) ?? Buffer.from(sources.length > 1 ? `${printable(source.name).padEnd(width)} | ` : ""); // came later
+      // Came later.
+      names.get(source) ?? Buffer.from(sources.length > 1 ? `${printable(source.name).padEnd(width)} | ` : "");
   }
 
   /** Lines, and pieces of long ones, each for the only time. */
@@ -125,8 +126,8 @@ export class LogPrinter {
   }
 
   /**
-   * What a return of the carriage begins is over what was there on a terminal, and a line of its own elsewhere; one before the newline
-   * is its own.
+   * What a return of the carriage begins is over what was there on a terminal, and a line of its own elsewhere; one
+   * before the newline is its own.
    */
   #returning(text: Uint8Array, prefix: Uint8Array, isAtStart: boolean): Uint8Array {
     const isReturn = (at: number): boolean => at >= 0 && at < text.length - 1;

@@ -1,4 +1,7 @@
-/** The command line from arguments to exit status. `status` and `list` without flags skip the table of commands: they are typed most. */
+/**
+ * The command line from arguments to exit status. `status` and `list` without flags skip the table of commands: they
+ * are typed most.
+ */
 import { requireText } from "../base/bytes.ts";
 import { ERROR_CODES, IpcError } from "../base/errors.ts";
 import { VERSION } from "../base/version.ts";

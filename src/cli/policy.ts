@@ -1,4 +1,7 @@
-/** `policy list|show|explain|check|compile`: what there is, what one says, what it means on this machine, whether a file is one, and a start that is kept. */
+/**
+ * `policy list|show|explain|check|compile`: what there is, what one says, what it means on this machine, whether a file
+ * is one, and a start that is kept.
+ */
 import { existsSync } from "node:fs";
 import { basename, extname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
@@ -29,7 +32,10 @@ export function showPolicy(context: Context, name: string): number {
 /** The flags of `start` that decide what a worker may do, and where it runs. */
 export type AskFlags = Omit<StartFlags, "policy">;
 
-/** Each grant and each denial with the mechanism that enforces it on this machine; with a script, what a start of it says. */
+/**
+ * Each grant and each denial with the mechanism that enforces it on this machine; with a script, what a start of it
+ * says.
+ */
 export async function explainPolicy(
   context: Context,
   name: string,
@@ -132,7 +138,10 @@ export async function compilePolicy(
   return 0;
 }
 
-/** What a start decides, by the same means and so in the same words. @throws IpcError POLICY_REFUSED and what else a start throws */
+/**
+ * What a start decides, by the same means and so in the same words.
+ * @throws IpcError POLICY_REFUSED and what else a start throws
+ */
 async function planOf(context: Context, chosen: string, script: string | undefined, flags: AskFlags): Promise<Plan> {
   const policy = await withExceptions(context, flags, chosen);
   const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);

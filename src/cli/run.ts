@@ -16,7 +16,10 @@ import { STDIN } from "../launch/languages.ts";
 import { grantsOf, policyPath } from "./exceptions.ts";
 import { identity, parseEnv, parseUmask, type StartFlags } from "./start.ts";
 
-/** `timeout` and others signal a command and then its group: for a program that has not yet run since, that is one signal, and for ours too. */
+/**
+ * `timeout` and others signal a command and then its group: for a program that has not yet run since, that is one
+ * signal, and for ours too.
+ */
 const SAME_SIGNAL_MS = 20;
 const TIMED_OUT = 124;
 const CPU_USED_UP = 128 + 24; // SIGXCPU
@@ -145,7 +148,8 @@ export async function run(
       env: {},
       stdio: ["inherit", "inherit", "inherit"],
     });
-    // What is sent to us alone is passed on. What the whole group gets, the shim, which sees who sends, passes on to nobody twice.
+    // What is sent to us alone is passed on. What the whole group gets, the shim, which sees who sends, passes on to
+    // nobody twice.
     for (const name of ["SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const) {
       let last = -Infinity;
       process.on(name, () => {
@@ -192,7 +196,8 @@ export async function run(
       context.note(`it ran longer than wallSeconds ${wallMs / 1000} of the policy ${plan.policy.name}`);
     if (status === CPU_USED_UP && cpuSeconds !== null)
       context.note(`it used up cpuSeconds ${cpuSeconds} of the policy ${plan.policy.name}`);
-    // At a terminal sits somebody who may not know of policies; a program that calls us wants the worker's own words only.
+    // At a terminal sits somebody who may not know of policies; a program that calls us wants the worker's own words
+    // only.
     if (status !== 0 && !isTold && chosen === undefined && flags.command === undefined && isTerminal(2))
       context.note(
         `it ran under the policy ${CODE_POLICY}; --allow-read PATH, --allow-write PATH and --allow-net=HOST:PORT grant more, --policy trusted all`,

@@ -4,7 +4,10 @@ import { findWorkerId } from "../base/names.ts";
 import { type WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
 
-/** Every worker that one of the patterns means, in the daemon's order. @throws IpcError NOT_FOUND for a pattern without any. */
+/**
+ * Every worker that one of the patterns means, in the daemon's order.
+ * @throws IpcError NOT_FOUND for a pattern without any.
+ */
 export async function select(connection: Connection, patterns: readonly string[]): Promise<WorkerStatus[]> {
   const all = await connection.status();
   return pick(all, patterns);

@@ -210,7 +210,8 @@ function percent(text: string | undefined): number | undefined {
 }
 
 function clean(fields: Record<string, unknown> & { name: string }): Definition {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as Definition; // the name stays
+  // The name stays.
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as Definition;
 }
 
 async function startAll(context: Context, definitions: readonly Definition[], flags: StartFlags): Promise<number> {

@@ -1,4 +1,7 @@
-/** Text as it looks on a terminal. Chalk is loaded only where there may be one: `status` in a script, and `run`, begin without it. */
+/**
+ * Text as it looks on a terminal. Chalk is loaded only where there may be one: `status` in a script, and `run`, begin
+ * without it.
+ */
 import type { ChalkInstance } from "chalk";
 
 const NAMES = ["dim", "red", "green", "yellow", "blue", "magenta", "cyan"] as const;

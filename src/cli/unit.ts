@@ -4,8 +4,8 @@ import { join, resolve } from "node:path";
 import { projectOfStore, ROOT } from "../base/install.ts";
 
 /**
- * The launcher by a path that the next version will have as well: as it was called. Installers that keep packages in a store have the version
- * in the path of the folder, and a link to it; pnpm calls the launcher without it.
+ * The launcher by a path that the next version will have as well: as it was called. Installers that keep packages in a
+ * store have the version in the path of the folder, and a link to it; pnpm calls the launcher without it.
  */
 function lastingLauncher(): string {
   const real = realpathSync(join(ROOT, "bin/ipcctl"));

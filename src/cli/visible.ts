@@ -1,4 +1,6 @@
-/** What a program printed, for a terminal: its colours and returns of the carriage are obeyed, other controls are shown. */
+/**
+ * What a program printed, for a terminal: its colours and returns of the carriage are obeyed, other controls are shown.
+ */
 
 const SGR = "\\x1b\\[[0-9;:]{0,64}m";
 /** Of UTF-8, in its bytes: such a byte may look like a control and is none. */

@@ -1,4 +1,6 @@
-/** What of a policy this machine cannot enforce: told to whoever starts something, once for each state of the machine. */
+/**
+ * What of a policy this machine cannot enforce: told to whoever starts something, once for each state of the machine.
+ */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { printable, type Context } from "./context.ts";

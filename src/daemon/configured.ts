@@ -1,4 +1,6 @@
-/** The apps of the daemon's configuration: those that are not known yet are started, at its start and at each SIGHUP. */
+/**
+ * The apps of the daemon's configuration: those that are not known yet are started, at its start and at each SIGHUP.
+ */
 import { existsSync } from "node:fs";
 import type { Logger } from "pino";
 import type { Paths } from "../base/paths.ts";

@@ -1,4 +1,6 @@
-/** `--exit-with`: the daemon, and with it a container, ends with its main program, or with all or any of its workers. */
+/**
+ * `--exit-with`: the daemon, and with it a container, ends with its main program, or with all or any of its workers.
+ */
 import type { ExitInfo } from "../protocol/status.ts";
 import type { Worker } from "../workers/worker.ts";
 
@@ -12,8 +14,8 @@ export type Apps = {
 };
 
 /**
- * Counts the ends that nobody asked for and no restart follows, since this daemon began: a `stop` by hand, or what had ended before, ends nothing.
- * A worker with a schedule is never over.
+ * Counts the ends that nobody asked for and no restart follows, since this daemon began: a `stop` by hand, or what had
+ * ended before, ends nothing. A worker with a schedule is never over.
  */
 export class Ends {
   readonly #statuses = new Map<string, number>();

@@ -149,7 +149,10 @@ function policyNow(config: AppConfig): string | undefined {
   return policyOf(config, running, variables);
 }
 
-/** Apart from the caller's environment and from what only says when to start. A policy is the same however it came to be chosen. */
+/**
+ * Apart from the caller's environment and from what only says when to start. A policy is the same however it came to be
+ * chosen.
+ */
 function isSameDefinition({ config: a, policy }: Worker, b: AppConfig): boolean {
   const essence = (config: AppConfig, chosen: string | undefined): object => ({
     ...{ ...config, base_env: null, base_nofile: null, base_umask: null, auto_start: null },
@@ -226,7 +229,8 @@ async function logs({ name, lines }: RequestOf<"Logs">, { registry }: HandlerDep
   const { workers } = registry;
   const share = Math.floor(limit("logAnswerBytes") / Math.max(1, workers.length));
   const apps: [string, LogLines][] = [];
-  for (const worker of workers) apps.push([worker.id, await linesOf(worker, lines, share)]); // one after the other: each holds what it reads
+  // One after the other: each holds what it reads.
+  for (const worker of workers) apps.push([worker.id, await linesOf(worker, lines, share)]);
   return data({ type: "all", apps });
 }
 
@@ -244,7 +248,8 @@ async function linesOf(worker: Worker, count: number, bytesMax: number): Promise
     const texts: string[] = [];
     let bytes = 0;
     for (const { text } of [...lines, ...unfinished].toReversed()) {
-      bytes += text.length * 2 + 8; // JSON may escape; a line of control characters is cut rather than the frame refused
+      // JSON may escape; a line of control characters is cut rather than the frame refused.
+      bytes += text.length * 2 + 8;
       if (bytes > bytesMax / 2) break;
       texts.push(decode.decode(text));
     }

@@ -1,7 +1,8 @@
 /**
- * The lock that makes a daemon the only one on its state directory, and names it to whoever looks for one. It is two: that of a file, which says
- * whose it is, and that of the directory itself, which stays when the file is removed. With the file's alone a second daemon could begin before
- * the first one noticed, and take in the workers of that one but for what it started last.
+ * The lock that makes a daemon the only one on its state directory, and names it to whoever looks for one. It is two:
+ * that of a file, which says whose it is, and that of the directory itself, which stays when the file is removed. With
+ * the file's alone a second daemon could begin before the first one noticed, and take in the workers of that one but
+ * for what it started last.
  */
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, statSync, writeSync } from "node:fs";
 import type { DaemonPhase, LockText } from "../base/daemon-lock.ts";
@@ -44,8 +45,8 @@ export class DaemonLock implements Disposable {
   }
 
   /**
-   * To be called every few seconds: a file that was removed is made again. False if another daemon was quicker: where the whole directory was
-   * removed, or that one is of a version which knows the file only.
+   * To be called every few seconds: a file that was removed is made again. False if another daemon was quicker: where
+   * the whole directory was removed, or that one is of a version which knows the file only.
    */
   look(): boolean {
     if (isAt(this.#file, this.#path) && isAt(this.#folder, this.#stateDir)) return true;

@@ -10,7 +10,9 @@ import type { Subscriptions } from "./subscriptions.ts";
 /** Published at a time, far less than a subscriber may have waiting. */
 const SLICE_LINES = 1000;
 const SLICE_BYTES = 1_048_576;
-/** The files keep what is to come, so a subscriber that reads is waited for; one that has stopped reading only so long. */
+/**
+ * The files keep what is to come, so a subscriber that reads is waited for; one that has stopped reading only so long.
+ */
 const PATIENCE_MS = 2000;
 const LOOK_MS = 5;
 

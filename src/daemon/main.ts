@@ -9,7 +9,9 @@ import { requireFolder, serve } from "./compose.ts";
 import { parseDaemonOptions, type DaemonOptions } from "./options.ts";
 import { requireSocketFolder } from "./server.ts";
 
-/** What a supervisor sees: another daemon has the state directory (EX_TEMPFAIL), the configuration is wrong (EX_CONFIG). */
+/**
+ * What a supervisor sees: another daemon has the state directory (EX_TEMPFAIL), the configuration is wrong (EX_CONFIG).
+ */
 const EXITS: Partial<Record<ErrorCode, number>> = { USAGE: 2, LIMIT: 75, BAD_CONFIG: 78 };
 
 export async function runDaemon(args: readonly string[]): Promise<void> {

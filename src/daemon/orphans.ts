@@ -1,4 +1,7 @@
-/** What falls to the first process of a container: children that others have left, which stay as zombies until it takes their end. */
+/**
+ * What falls to the first process of a container: children that others have left, which stay as zombies until it takes
+ * their end.
+ */
 import { readdirSync, readFileSync } from "node:fs";
 import { reap } from "../base/libc.ts";
 import { readProcess } from "../shim/proc.ts";

@@ -1,4 +1,7 @@
-/** What a connection still has to be sent. Bun's `write` takes what fits and keeps nothing, so the rest is kept here, bounded. */
+/**
+ * What a connection still has to be sent. Bun's `write` takes what fits and keeps nothing, so the rest is kept here,
+ * bounded.
+ */
 import type { Socket } from "bun";
 
 export class Outbox {

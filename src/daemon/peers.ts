@@ -38,8 +38,9 @@ export function requirePermitted(fd: number, ownUid: number, trees: Trees): { ui
 const LOOKS = 3;
 
 /**
- * The peer and its ancestors. One that was put into our PID namespace from outside (docker exec, kubectl exec, a health check) has the parent 0,
- * and is its own chain. Where an ancestor ends meanwhile the look is begun anew: what came to an untimely end proves nothing.
+ * The peer and its ancestors. One that was put into our PID namespace from outside (docker exec, kubectl exec, a health
+ * check) has the parent 0, and is its own chain. Where an ancestor ends meanwhile the look is begun anew: what came to
+ * an untimely end proves nothing.
  */
 function wholeChain(pid: number): number[] {
   for (let look = 0; look < LOOKS; look++) {

@@ -69,7 +69,10 @@ export class Server implements Disposable {
     }
   }
 
-  /** Listens at the path, whatever has become of the file there; open connections stay. @throws IpcError if it is somebody else's */
+  /**
+   * Listens at the path, whatever has become of the file there; open connections stay.
+   * @throws IpcError if it is somebody else's
+   */
   bind(patienceMs = 0): void {
     requireSocketFolder(this.#runtimeDir, this.#deps.uid);
     this.#requireVacant(patienceMs);

@@ -1,6 +1,6 @@
 /**
- * One connection: frames in, requests one after the other, answers out, events in between after a subscription.
- * A peer that sends too fast is not read, a peer that does not read is not served; neither costs memory beyond its limit.
+ * One connection: frames in, requests one after the other, answers out, events in between after a subscription. A peer
+ * that sends too fast is not read, a peer that does not read is not served; neither costs memory beyond its limit.
  */
 import type { Socket } from "bun";
 import { IpcError } from "../base/errors.ts";

@@ -17,7 +17,9 @@ export class Systemd {
       delete env[name];
   }
 
-  /** After the socket is bound and every worker found again. Starts the watchdog: its timer runs only if the loop does. */
+  /**
+   * After the socket is bound and every worker found again. Starts the watchdog: its timer runs only if the loop does.
+   */
   ready(status: string): void {
     this.#send(`READY=1\nSTATUS=${status}`);
     if (this.#watchdogMs === undefined) return;

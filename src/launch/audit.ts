@@ -1,4 +1,7 @@
-/** The audit log: JSON lines, appended by whoever decides, in one write each. This file says who starts under what, and rotates. */
+/**
+ * The audit log: JSON lines, appended by whoever decides, in one write each. This file says who starts under what, and
+ * rotates.
+ */
 import { appendFileSync, renameSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { limit } from "../base/limits.ts";
@@ -10,7 +13,10 @@ export function auditLogOf(stateDir: string): string {
   return join(stateDir, "audit.log");
 }
 
-/** Appends a line. A disk that is full keeps nobody from starting: what the policy denies is denied without a line about it. */
+/**
+ * Appends a line. A disk that is full keeps nobody from starting: what the policy denies is denied without a line about
+ * it.
+ */
 export function audit(path: string, event: Readonly<Record<string, unknown>>): void {
   try {
     rotateAudit(path);

@@ -67,7 +67,8 @@ export function resolveLaunch(
     written.PATH = `${join(venv, "bin")}:${written.PATH}`;
     written.VIRTUAL_ENV = venv;
   }
-  // What is printed is to be seen at once, and not lost when the worker is killed. Also where Python comes later: behind a shell, `gunicorn`, `env`.
+  // What is printed is to be seen at once, and not lost when the worker is killed. Also where Python comes later:
+  // behind a shell, `gunicorn`, `env`.
   const env: Record<string, string> = change.isCleared ? {} : written;
   env.PYTHONUNBUFFERED ??= "1";
   for (const [name, value] of Object.entries(change.set))
@@ -96,7 +97,10 @@ export function cleanWorkerEnv(base: Readonly<Record<string, string | undefined>
   return env;
 }
 
-/** `K=V` lines; `#` comments, `export`, quotes as a shell. Read at every start, so that a change takes effect on restart. */
+/**
+ * `K=V` lines; `#` comments, `export`, quotes as a shell. Read at every start, so that a change takes effect on
+ * restart.
+ */
 export function readEnvFile(path: string): Record<string, string> {
   let text: string;
   try {

@@ -61,7 +61,10 @@ const PROGRAM_FOLDERS = ["/usr", "/bin", "/lib", "/lib64"];
 
 /** Of a module that is not found, by its name. */
 const NO_MODULE = /^ModuleNotFoundError: No module named '(\w+)/;
-/** Where Python asks for a semaphore, or for memory to share: the C library looks for them in `/dev/shm`, and the error names no file there. */
+/**
+ * Where Python asks for a semaphore, or for memory to share: the C library looks for them in `/dev/shm`, and the error
+ * names no file there.
+ */
 const OF_SHARED_MEMORY = /\b_multiprocessing\.SemLock\(|\b_posixshmem\.shm_open\(/;
 /** So many lines a call may be shown in, with marks below it. */
 const CALL_LINES = 12;
@@ -315,7 +318,9 @@ export function auditEnded(auditLog: string, worker: string, { event, what, path
   audit(auditLog, { worker, event, ...(path === undefined ? { what } : { path }), verdict, reason });
 }
 
-/** What it has made that tools run by themselves: it may, since nothing can be denied by a name that is not there yet. */
+/**
+ * What it has made that tools run by themselves: it may, since nothing can be denied by a name that is not there yet.
+ */
 export function auditMade(auditLog: string, worker: string, paths: readonly string[]): void {
   for (const path of paths)
     audit(auditLog, { worker, event: "made", path, verdict: "granted", reason: "tools may run it" });

@@ -17,7 +17,10 @@ export type Governed = {
   readonly allow?: Grants | null | undefined;
 };
 
-/** Name, path or text of the policy that it runs under. @throws IpcError as loadPolicy does, where grants are to be added */
+/**
+ * Name, path or text of the policy that it runs under.
+ * @throws IpcError as loadPolicy does, where grants are to be added
+ */
 export function policyOf(app: Governed, { policy: byDefault }: Running, variables: Variables, isOnce = false): string {
   const wanted = app.policy_wanted ?? app.policy ?? AUTO;
   // The user's default is for scripts of Python, and for all that is run once.

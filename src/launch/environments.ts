@@ -1,7 +1,8 @@
 /**
- * Environments of packages: for what `uv run` starts, and for scripts that say what they need (PEP 723). Where a policy confines the worker they are
- * made before it, by uv, as whoever starts it. Of wheels alone, so that nothing of a package runs before the policy holds; and from where that
- * user has his packages, because a script that could name another place would have a network that its policy denies.
+ * Environments of packages: for what `uv run` starts, and for scripts that say what they need (PEP 723). Where a policy
+ * confines the worker they are made before it, by uv, as whoever starts it. Of wheels alone, so that nothing of a
+ * package runs before the policy holds; and from where that user has his packages, because a script that could name
+ * another place would have a network that its policy denies.
  */
 import {
   chmodSync,
@@ -195,7 +196,10 @@ function splitRequirements(words: string): string[] {
 }
 
 const VERSIONS = String.raw`(?:===|==|~=|!=|<=|>=|<|>)\s*[\w.*+!-]+`;
-/** Name, extras, versions, marker. Nothing that names a place, and nothing that a file of requirements would read as an option. */
+/**
+ * Name, extras, versions, marker. Nothing that names a place, and nothing that a file of requirements would read as an
+ * option.
+ */
 const REQUIREMENT = new RegExp(
   String.raw`^[A-Za-z0-9][\w.-]*\s*(\[[\w.,\s-]*\])?\s*\(?\s*(${VERSIONS}(\s*,\s*${VERSIONS})*)?\s*\)?\s*(;[^#$\\\r\n]*)?$`,
 );
@@ -207,7 +211,10 @@ function requireByName(requirement: string, owner: string): void {
   });
 }
 
-/** Of a kind of Python or none, or bounds. Whatever else it is uv takes for a folder or a program, and runs that to ask it. */
+/**
+ * Of a kind of Python or none, or bounds. Whatever else it is uv takes for a folder or a program, and runs that to ask
+ * it.
+ */
 const PYTHON_VERSION = new RegExp(
   String.raw`^\s*(((c?python|pypy|graalpy)@?)?\d+(\.\d+)*((a|b|rc)\d+)?(t|\+freethreaded)?|${VERSIONS}(\s*,\s*${VERSIONS})*)\s*$`,
 );
@@ -226,7 +233,10 @@ type Metadata = {
   readonly options: readonly string[];
 };
 
-/** What a script says in its comments of what it needs. @throws IpcError START_FAILED if that cannot be read, or names places */
+/**
+ * What a script says in its comments of what it needs.
+ * @throws IpcError START_FAILED if that cannot be read, or names places
+ */
 function readMetadata(script: string): Metadata | undefined {
   const stat = statSync(script, { throwIfNoEntry: false });
   if (!stat?.isFile() || stat.size > limit("configBytes")) return undefined;
@@ -319,7 +329,10 @@ function findAbove(from: string, name: string): string | undefined {
   }
 }
 
-/** Named by all that decides what is in it, and by nothing else: who needs the same has the same. A name that is not a Python version specifier. */
+/**
+ * Named by all that decides what is in it, and by nothing else: who needs the same has the same. A name that is not a
+ * Python version specifier.
+ */
 function environment(folder: string, wanted: Omit<Environment, "link">): Environment {
   const { owner: _, uv: __, ...what } = wanted;
   const hash = new Bun.CryptoHasher("sha256").update(JSON.stringify(what));
@@ -383,7 +396,10 @@ function named({ requirements, lock }: Environment): string {
   return all.length === 0 ? "an environment" : `an environment with ${all.join(", ")}`;
 }
 
-/** Lines of requirements, each with its hashes, joined. @throws IpcError START_FAILED for one from elsewhere than the index */
+/**
+ * Lines of requirements, each with its hashes, joined.
+ * @throws IpcError START_FAILED for one from elsewhere than the index
+ */
 function readExported(text: string, owner: string): string[] {
   const lines = text.replaceAll(/\s*\\\r?\n\s*/g, " ").split(/\r?\n/);
   return lines
@@ -401,7 +417,8 @@ function makeOpenFolder(folder: string): void {
   const above = dirname(folder);
   if (existsSync(folder)) return;
   mkdirSync(dirname(above), { recursive: true });
-  for (const path of [above, folder]) if (mkdirSync(path, { recursive: true }) !== undefined) chmodSync(path, 0o755); // whatever the umask is
+  // Whatever the umask is.
+  for (const path of [above, folder]) if (mkdirSync(path, { recursive: true }) !== undefined) chmodSync(path, 0o755);
 }
 
 /** @throws IpcError START_FAILED where there is no room for it, or nothing may be written */
@@ -424,7 +441,10 @@ function publish(folder: string, link: string): void {
   }
 }
 
-/** One whose Python is gone, and of all that lie there what nobody has finished: who makes another one does not come back to it. */
+/**
+ * One whose Python is gone, and of all that lie there what nobody has finished: who makes another one does not come
+ * back to it.
+ */
 function removeLeft(link: string): void {
   const all = dirname(link);
   const gone = readlinkIfThere(link);
@@ -473,7 +493,8 @@ async function make(uv: string, wanted: Environment, env: Record<string, string>
     const pinned = lock === undefined ? [] : readExported(await call([...EXPORT, ...lock]), owner);
     await call(["venv", "--no-project", ...(python === undefined ? [] : [`--python=${python}`]), folder]);
     const all = [...pinned, ...requirements];
-    // Once, before anything is in it: uv asks the Python of an environment, which would run what packages have put there.
+    // Once, before anything is in it: uv asks the Python of an environment, which would run what packages have put
+    // there.
     if (all.length > 0)
       await call([...INSTALL, "--python", join(folder, "bin/python"), ...options, "-r", "-"], `${all.join("\n")}\n`);
     publish(folder, link);

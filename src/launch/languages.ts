@@ -1,7 +1,8 @@
 /**
- * What runs, decided in one place from the words that are going to be executed: which interpreter, with which arguments, how the
- * boot of Python gets into it, and which policy it has where nobody named one. It sees through `env`, `nice` and their like, `#!`
- * lines and links, because what counts is the program at their end. Nothing is run here to find out.
+ * What runs, decided in one place from the words that are going to be executed: which interpreter, with which
+ * arguments, how the boot of Python gets into it, and which policy it has where nobody named one. It sees through
+ * `env`, `nice` and their like, `#!` lines and links, because what counts is the program at their end. Nothing is run
+ * here to find out.
  */
 import { closeSync, existsSync, openSync, readSync, realpathSync, statSync } from "node:fs";
 import { basename, delimiter, dirname, extname, join, resolve } from "node:path";
@@ -29,7 +30,10 @@ type Environment = Readonly<Record<string, string | undefined>>;
 type Change = { readonly isCleared: boolean; readonly set: Readonly<Record<string, string | undefined>> };
 
 export type Running = {
-  /** What is executed. What `env` and `setsid` would do is done by whoever executes it, and they are not among the words. */
+  /**
+   * What is executed. What `env` and `setsid` would do is done by whoever executes it, and they are not among the
+   * words.
+   */
   readonly argv: readonly string[];
   readonly cwd: string;
   readonly change: Change;
@@ -37,8 +41,8 @@ export type Running = {
   readonly at: number;
   readonly language: Language;
   /**
-   * How the boot of Python comes to it: by the environment of what is executed; by the words of an `env` put before it, where a
-   * Python stands before it that would take the boot for its own; or not at all.
+   * How the boot of Python comes to it: by the environment of what is executed; by the words of an `env` put before it,
+   * where a Python stands before it that would take the boot for its own; or not at all.
    */
   readonly boot: "environment" | "words" | "none";
   /** Where `uv run` and its options stand among the words. */
@@ -247,7 +251,10 @@ function isOnPath({ argv, change }: Found): boolean {
   return (!program.includes("/") && !Object.hasOwn(change.set, "PATH")) || program === process.execPath;
 }
 
-/** A script that is Python's by its name, or goes to a program that we do not know and that is said to be Python's, is one. */
+/**
+ * A script that is Python's by its name, or goes to a program that we do not know and that is said to be Python's, is
+ * one.
+ */
 function isForPython(app: Launchable, { language }: Seen): boolean {
   const path = resolve(app.cwd, app.script!);
   if (PYTHON_ENDINGS.includes(extname(path)) || statSync(path, { throwIfNoEntry: false })?.isDirectory()) return true;
@@ -276,7 +283,10 @@ function linesOfShell(path: string): readonly string[] {
 
 /** A Python, with options of its own. */
 const CALL = String.raw`(python|pypy|graalpy|jython)[\w.-]*["')}]*(\s+(-[XW]\s+[^\s-]\S*|-\S+))*\s+`;
-/** The file as its program: behind options alone. As an argument of other code, or as a part of another path, it is not run. */
+/**
+ * The file as its program: behind options alone. As an argument of other code, or as a part of another path, it is not
+ * run.
+ */
 const HANDS_ON = new RegExp(String.raw`${CALL}"?\$\{?0\}?"?(\s|$)`);
 const PASSES_ON = new RegExp(String.raw`${CALL}"?\$\{?[@*]\}?"?(\s|$)`);
 const QUOTED_EXEC = /^['"]+exec['"].*\s"?\$\{?0\}?"?(\s|$)/;
@@ -437,7 +447,10 @@ function joined(first: Change, second: Change): Change {
   return second.isCleared ? second : { isCleared: first.isCleared, set: { ...first.set, ...second.set } };
 }
 
-/** The words of `env` up to the program, as it reads them; undefined where it would run none, or do what we cannot do for it. */
+/**
+ * The words of `env` up to the program, as it reads them; undefined where it would run none, or do what we cannot do
+ * for it.
+ */
 function readEnvWords(
   words: readonly string[],
 ): (Change & { readonly folder: string; readonly rest: readonly string[] }) | undefined {
@@ -587,7 +600,10 @@ export function readShebang(path: string): readonly string[] | undefined {
   return rest === "" ? [match[1]!] : [match[1]!, rest];
 }
 
-/** How a file begins; nothing where it cannot be read: whoever executes it will say why. What is read from a pipe would be gone. */
+/**
+ * How a file begins; nothing where it cannot be read: whoever executes it will say why. What is read from a pipe would
+ * be gone.
+ */
 function readHead(path: string): string {
   if (!statSync(path, { throwIfNoEntry: false })?.isFile()) return "";
   let file: number;
@@ -605,8 +621,8 @@ function readHead(path: string): string {
 }
 
 /**
- * A shell that hands the file on to the program that it is for, in a line that is a text to that one: as pip and uv write it where the path of a
- * Python is too long for a `#!` line, or may change.
+ * A shell that hands the file on to the program that it is for, in a line that is a text to that one: as pip and uv
+ * write it where the path of a Python is too long for a `#!` line, or may change.
  */
 function readHandedOn(line: string | undefined, path: string): readonly string[] | undefined {
   const [, program] = /^(?:'''exec'|"exec")\s+(.+?)\s+"\$0"\s+"\$@"\s*$/.exec(line ?? "") ?? [];

@@ -54,7 +54,10 @@ function orAborted<T>(made: Promise<T>, signal: AbortSignal | undefined): Promis
   return Promise.race([made, promise]).finally(() => signal.removeEventListener("abort", stop));
 }
 
-/** Where nothing has to be waited for: writes down under which policy it starts, and makes its scratch folder where that is on the host. */
+/**
+ * Where nothing has to be waited for: writes down under which policy it starts, and makes its scratch folder where that
+ * is on the host.
+ */
 export function prepareSettled(wanted: Preparation, settled: Settled): Prepared {
   const { policy: policyText, plan, scratch, ids, environment } = settled;
   if (plan.scratch === scratch) {

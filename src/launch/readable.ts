@@ -1,4 +1,7 @@
-/** What a Python program needs to begin: its interpreter, the libraries and packages of that, its script. All that a strict policy lets it read. */
+/**
+ * What a Python program needs to begin: its interpreter, the libraries and packages of that, its script. All that a
+ * strict policy lets it read.
+ */
 import { spawnSync } from "node:child_process";
 import { closeSync, existsSync, openSync, readFileSync, readSync, realpathSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";

@@ -1,4 +1,6 @@
-/** Scratch folders on the host for workers with a user of their own, who could not come to those in the state directory. */
+/**
+ * Scratch folders on the host for workers with a user of their own, who could not come to those in the state directory.
+ */
 import { chmodSync, lstatSync, mkdirSync, rmdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
@@ -17,7 +19,10 @@ function isOursAlone(path: string): boolean {
   );
 }
 
-/** Folders for workers with a user of their own, who could not come to those in the state directory. @throws IpcError FAILED */
+/**
+ * Folders for workers with a user of their own, who could not come to those in the state directory.
+ * @throws IpcError FAILED
+ */
 export function makeOpenScratches(scratch: string): void {
   const all = openScratches(scratch);
   mkdirSync(all, { recursive: true, mode: 0o711 });

@@ -1,4 +1,7 @@
-/** What runs, and under which plan: a pure question. Every refusal of a start is here or below, so that who only asks is told the same. */
+/**
+ * What runs, and under which plan: a pure question. Every refusal of a start is here or below, so that who only asks is
+ * told the same.
+ */
 import { existsSync, realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { SHIM_VERSION } from "../../contract/shim.ts";
@@ -171,8 +174,8 @@ export function locate({ executable, launch }: Settled): string {
 }
 
 /**
- * `uv run` would have neither network nor cache under a policy, so what it does is done before. Without one it does it itself; what a script
- * says in its comments is always done for it.
+ * `uv run` would have neither network nor cache under a policy, so what it does is done before. Without one it does it
+ * itself; what a script says in its comments is always done for it.
  */
 function settleEnvironment(
   { base, environments }: Preparation,
@@ -208,7 +211,11 @@ function requireNoOther({ argv, at }: Running, { name }: Policy): void {
   );
 }
 
-/** Bun looks at itself in `/proc`, and into the folder of what it runs; without them it ends in words that do not say so. @throws IpcError POLICY_REFUSED */
+/**
+ * Bun looks at itself in `/proc`, and into the folder of what it runs; without them it ends in words that do not say
+ * so.
+ * @throws IpcError POLICY_REFUSED
+ */
 function requireBunsOwn(executable: string, script: string, policy: Policy, policyText: string): void {
   const folder = dirname(existsSync(script) ? realpathSync(script) : script);
   const hasFolder = [...policy.files.read, ...policy.files.write].some(({ path }) => isBelow(folder, path));
@@ -258,7 +265,8 @@ function allowed(base: Readonly<Record<string, string | undefined>>, { env }: Po
 
 /** What decides how a worker is started, or is written to by us, is not the worker's to change. */
 export function requireUnwritten(path: string, policy: Policy): void {
-  if (policy.process.mayExec && policy.process.mayFork && policy.files.read.some((one) => one.path === "/")) return; // it is the user, all but
+  // It is the user, all but.
+  if (policy.process.mayExec && policy.process.mayFork && policy.files.read.some((one) => one.path === "/")) return;
   for (const { path: granted } of policy.files.write) {
     if (granted === "/" || !existsSync(granted)) continue;
     const folder = realpathSync(granted);

@@ -1,4 +1,7 @@
-/** From what is settled to the specification that a shim gets. Makes nothing: the same bytes can be kept, and used again. */
+/**
+ * From what is settled to the specification that a shim gets. Makes nothing: the same bytes can be kept, and used
+ * again.
+ */
 import { RLIMIT, SIGTERM } from "../../contract/linux.ts";
 import { join } from "node:path";
 import { WORKER_FD } from "../../contract/shim.ts";
@@ -75,8 +78,8 @@ export function complete(wanted: Preparation, settled: Settled): Prepared {
 }
 
 /**
- * Bun reserves a GiB for the machine code that it makes. All of it may be written, so a limit on memory counts it; where it cannot be had Bun
- * goes on without making any, many times slower, and does not say so.
+ * Bun reserves a GiB for the machine code that it makes. All of it may be written, so a limit on memory counts it;
+ * where it cannot be had Bun goes on without making any, many times slower, and does not say so.
  */
 function roomForCode(executable: string, memory: number): Record<string, string> {
   const isLimited = memory < CODE_ROOM_FACTOR * BUN_CODE_BYTES;
@@ -84,7 +87,10 @@ function roomForCode(executable: string, memory: number): Record<string, string>
   return { BUN_JSC_jitMemoryReservationSize: String(Math.floor(memory / CODE_ROOM_FACTOR)) };
 }
 
-/** Where its home is not to be written: some libraries fail without a place for what they compile, or say so at every start. */
+/**
+ * Where its home is not to be written: some libraries fail without a place for what they compile, or say so at every
+ * start.
+ */
 function cachesIn(scratch: string): Record<string, string> {
   const caches = join(scratch, ".cache");
   return { XDG_CACHE_HOME: caches, MPLCONFIGDIR: join(caches, "matplotlib"), NUMBA_CACHE_DIR: join(caches, "numba") };
@@ -128,7 +134,10 @@ export function makeSpec(
   };
 }
 
-/** Of what is run once in the foreground, by the command line or by a program of its own: no log, no control group, no daemon. */
+/**
+ * Of what is run once in the foreground, by the command line or by a program of its own: no log, no control group, no
+ * daemon.
+ */
 export function makeRunSpec(
   { launch, plan, ids, umask, confinement, zygote }: Prepared,
   { wallMs = plan.wallMs, memory }: { readonly wallMs?: number | null; readonly memory?: number | undefined } = {},
@@ -160,7 +169,10 @@ function rlimitsOf(app: AppConfig, enforced: Enforced): Rlimit[] {
   return [files, { resource: RLIMIT.data, soft: bytes, hard: bytes }];
 }
 
-/** What a control group holds exactly needs no rlimit that holds it only nearly, nor one that keeps a runtime from reserving what it never touches. */
+/**
+ * What a control group holds exactly needs no rlimit that holds it only nearly, nor one that keeps a runtime from
+ * reserving what it never touches.
+ */
 function heldByGroup(rlimits: readonly Rlimit[], enforced: Enforced): readonly Rlimit[] {
   return enforced.memory
     ? rlimits.filter(({ resource }) => resource !== RLIMIT.data && resource !== RLIMIT.space)
@@ -188,7 +200,10 @@ function rawLogsOf(app: AppConfig): RawLog[] {
   );
 }
 
-/** @throws IpcError POLICY_REFUSED if the policy wants a control group and there is none, or one that does not hold its limits */
+/**
+ * @throws IpcError POLICY_REFUSED if the policy wants a control group and there is none, or one that does not hold its
+ * limits
+ */
 export function requireGroup({ name, limits, isolation }: Policy, enforced: Enforced | undefined): void {
   const missing = [
     limits.memory !== null && enforced?.memory !== true ? "memory" : "",

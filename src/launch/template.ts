@@ -1,6 +1,7 @@
 /**
- * A start that is settled once and used many times: the frames of a specification, with holes for what differs from run to run. With it a program
- * starts confined processes by the shim alone, without a daemon and without asking anything again. `docs/launching.md` has the form.
+ * A start that is settled once and used many times: the frames of a specification, with holes for what differs from run
+ * to run. With it a program starts confined processes by the shim alone, without a daemon and without asking anything
+ * again. `docs/launching.md` has the form.
  */
 import { readFileSync, readlinkSync, statSync } from "node:fs";
 import { MOUNT, SHIM_VERSION, SPEC } from "../../contract/shim.ts";

@@ -3,8 +3,8 @@ import { readFileSync } from "node:fs";
 import { LOW_USERS } from "../sandbox/kernel.ts";
 
 /**
- * Far from what systems give out (people, services, systemd's dynamic users, the subordinate ranges of containers); where a user namespace
- * knows the low numbers only, from low ones.
+ * Far from what systems give out (people, services, systemd's dynamic users, the subordinate ranges of containers);
+ * where a user namespace knows the low numbers only, from low ones.
  */
 const OWN_USERS = hasLargeUids() ? { first: 3_000_000_000, count: 500_000 } : LOW_USERS;
 

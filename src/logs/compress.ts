@@ -1,4 +1,7 @@
-/** Compresses finished log files; loaded only when there is one, for streams are dear in memory. Idempotent: a daemon killed in the middle leaves nothing half. */
+/**
+ * Compresses finished log files; loaded only when there is one, for streams are dear in memory. Idempotent: a daemon
+ * killed in the middle leaves nothing half.
+ */
 import {
   closeSync,
   createReadStream,
@@ -15,10 +18,13 @@ import { pipeline } from "node:stream/promises";
 import { createGzip } from "node:zlib";
 import { listLogFiles, logFileName } from "./files.ts";
 
-/** Compresses all but the newest file; gives how many. The original goes only after its copy is complete and on disk. */
+/**
+ * Compresses all but the newest file; gives how many. The original goes only after its copy is complete and on disk.
+ */
 export async function compressFinished(dir: string): Promise<number> {
   let count = 0;
-  for (const name of readdirSync(dir)) if (name.endsWith(".gz.tmp")) rmSync(join(dir, name), { force: true }); // of one that was killed
+  // Of one that was killed.
+  for (const name of readdirSync(dir)) if (name.endsWith(".gz.tmp")) rmSync(join(dir, name), { force: true });
   for (const { number, isCompressed } of listLogFiles(dir).slice(0, -1)) {
     if (isCompressed) continue;
     const path = join(dir, logFileName(number));

@@ -33,12 +33,18 @@ const ESCAPE = 0x1b;
 /** A longer sequence is none for those who show it. */
 const ESCAPE_BYTES_MAX = 66;
 
-/** A time as records have it, to compare with theirs as text: without `Z`, so that it sorts before all of its millisecond. */
+/**
+ * A time as records have it, to compare with theirs as text: without `Z`, so that it sorts before all of its
+ * millisecond.
+ */
 export function isoTime(ms: number): string {
   return new Date(ms).toISOString().slice(0, -1);
 }
 
-/** Parses one record without its newline, which begins at an offset in a file of that number. `undefined` for what is none: the remains of a write that was cut off. */
+/**
+ * Parses one record without its newline, which begins at an offset in a file of that number. `undefined` for what is
+ * none: the remains of a write that was cut off.
+ */
 export function parseRecord(bytes: Uint8Array, number: number, offset: number): PlacedRecord | undefined {
   const first = bytes.indexOf(SPACE);
   const second = bytes.indexOf(SPACE, first + 1);
@@ -66,7 +72,9 @@ type BegunLine = {
   last: number;
 };
 
-/** Joins partial records to lines, each stream by itself. A long line comes in pieces, so that it is never held whole. */
+/**
+ * Joins partial records to lines, each stream by itself. A long line comes in pieces, so that it is never held whole.
+ */
 export class LineJoiner {
   readonly #begun: Record<Stream, BegunLine | undefined> = { stdout: undefined, stderr: undefined };
   readonly #pieceBytes: number;

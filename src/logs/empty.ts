@@ -3,7 +3,9 @@ import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { listLogFiles, logFileName } from "./files.ts";
 
-/** The next number begins empty and everything older goes: numbers never go back, so followers do not lose their place. */
+/**
+ * The next number begins empty and everything older goes: numbers never go back, so followers do not lose their place.
+ */
 export function emptyLogs(dir: string): void {
   const files = listLogFiles(dir);
   const newest = files.at(-1);

@@ -4,7 +4,9 @@ import { join } from "node:path";
 
 export type LogFile = { readonly number: number; readonly isCompressed: boolean };
 
-/** A place between two records, in the bytes as they were written: it holds also when the file is compressed meanwhile. */
+/**
+ * A place between two records, in the bytes as they were written: it holds also when the file is compressed meanwhile.
+ */
 export type Position = { readonly number: number; readonly offset: number };
 
 /** Bytes of a file, and where they stand in it. */
@@ -149,7 +151,9 @@ export class LogReader implements Disposable {
     }
   }
 
-  /** The newest bytes stay in a window while it is unpacked; what lies before is unpacked once more, if it is wanted. */
+  /**
+   * The newest bytes stay in a window while it is unpacked; what lies before is unpacked once more, if it is wanted.
+   */
   async *#unpackBackwards(to: number): AsyncGenerator<Block> {
     for (let end = to; end > 0;) {
       const window: Buffer[] = [];

@@ -81,7 +81,8 @@ async function* readAsItGrows(
   let isLast = false;
   let resume: Position | undefined; // set once the file was deleted under our eyes
   while (!signal.aborted) {
-    const hasNext = file.stat().size <= offset && isThereAfter(dir, number); // before the size: what is written last is seen
+    // Before the size: what is written last is seen.
+    const hasNext = file.stat().size <= offset && isThereAfter(dir, number);
     const { size, isDeleted } = file.stat();
     if (size > offset) {
       isLast = false;

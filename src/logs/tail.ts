@@ -78,8 +78,8 @@ export async function readLastLines(dir: string, count: number, options: TailOpt
 }
 
 /**
- * The records of the newest `count` lines, and of those whose end is yet to come, from the oldest on. No line is held in
- * memory: their places are looked for first, then they are read.
+ * The records of the newest `count` lines, and of those whose end is yet to come, from the oldest on. No line is held
+ * in memory: their places are looked for first, then they are read.
  * @param matches the lines that are given and counted; a long one if it matches one of its pieces
  */
 export async function* lastRecords(

@@ -1,6 +1,7 @@
 /**
- * Lines of one or many logs as their readers want them: the command line, and whoever shows logs elsewhere. What is looked back for and what is
- * followed meet without a gap and without a line twice, also across rotation, compression and deletion.
+ * Lines of one or many logs as their readers want them: the command line, and whoever shows logs elsewhere. What is
+ * looked back for and what is followed meet without a gap and without a line twice, also across rotation, compression
+ * and deletion.
  */
 import { SHIM_MAX } from "../../contract/shim.ts";
 import { isoTime, LineJoiner, type LogLine, type LogPiece, type LogRecord, type Stream } from "./cri.ts";
@@ -19,7 +20,10 @@ export type LogWish = {
   readonly matches?: ((line: LogLine) => boolean) | undefined;
 };
 
-/** One worker's log, wherever its files are. Made at a moment: `past` is what was there, `following` what comes behind it. */
+/**
+ * One worker's log, wherever its files are. Made at a moment: `past` is what was there, `following` what comes behind
+ * it.
+ */
 export type LogSource = {
   readonly name: string;
   readonly past: (wish: LogWish) => AsyncGenerator<Batch>;
@@ -63,7 +67,10 @@ export class LogView {
     this.#wish = wish;
   }
 
-  /** The lines of before in the order of their times, none of the logs in memory whole; then what still waits for its newline. */
+  /**
+   * The lines of before in the order of their times, none of the logs in memory whole; then what still waits for its
+   * newline.
+   */
   async *past(sources: readonly LogSource[]): AsyncGenerator<ViewBatch> {
     let open = sources.map((source) => new SourceCursor(source, this.#pastOf(source)));
     for (;;) {
@@ -112,7 +119,10 @@ export class LogView {
 
 type PastBatch = { readonly pieces: readonly LogPiece[]; readonly lost?: string | undefined };
 
-/** Makes of one source's records the lines that are wanted. Of a long line the pieces between those left out are lines of their own. */
+/**
+ * Makes of one source's records the lines that are wanted. Of a long line the pieces between those left out are lines
+ * of their own.
+ */
 class WantedPieces {
   readonly #joiner = new LineJoiner();
   readonly #wish: LogWish;

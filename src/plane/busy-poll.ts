@@ -1,6 +1,6 @@
 /**
- * How this program waits for its workers: whether it looks out for an answer before it sleeps (docs/internals/waiting.md). One for all channels,
- * since what a look at one of them costs, all wait for.
+ * How this program waits for its workers: whether it looks out for an answer before it sleeps
+ * (docs/internals/waiting.md). One for all channels, since what a look at one of them costs, all wait for.
  */
 import type { SharedRingBuffer } from "./ring.ts";
 import { availableParallelism } from "node:os";
@@ -103,8 +103,8 @@ export class BusyPoll {
   }
 
   /**
-   * Not where the other side is only waking up, and may need this very core for it; nor where it is awake for more than there are cores, and
-   * somebody else has his turn; nor where it is on this core.
+   * Not where the other side is only waking up, and may need this very core for it; nor where it is awake for more than
+   * there are cores, and somebody else has his turn; nor where it is on this core.
    */
   #isWorth(one: Awaited): boolean {
     if (one.isWaking) return false;
@@ -115,7 +115,10 @@ export class BusyPoll {
     return false;
   }
 
-  /** Apart where a core is free; together, and asleep at once, where none is: elsewhere we would wait for the end of somebody's slice. */
+  /**
+   * Apart where a core is free; together, and asleep at once, where none is: elsewhere we would wait for the end of
+   * somebody's slice.
+   */
   #leave(): void {
     this.#left = this.#now;
     const load = this.#host.load();

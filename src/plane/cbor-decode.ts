@@ -1,4 +1,7 @@
-/** CBOR to values, as `docs/internals/encoding.md` says. The bytes come from the other side: every length is checked before it is used. */
+/**
+ * CBOR to values, as `docs/internals/encoding.md` says. The bytes come from the other side: every length is checked
+ * before it is used.
+ */
 import { ArrowTable, CodecError, NdArray, StreamRef, typeOf, type TypedArray } from "./values.ts";
 import { DEPTH_MAX } from "./cbor-encode.ts";
 import { PythonError } from "./python-error.ts";

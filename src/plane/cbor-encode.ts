@@ -1,4 +1,7 @@
-/** Values to CBOR, as `docs/internals/encoding.md` says. Written for many small values: no allocation but for what grows the buffer. */
+/**
+ * Values to CBOR, as `docs/internals/encoding.md` says. Written for many small values: no allocation but for what grows
+ * the buffer.
+ */
 import { limit } from "../base/limits.ts";
 import { ArrowTable, CodecError, NdArray, StreamRef, stepOf, TYPED_ARRAYS, type TypedArray } from "./values.ts";
 import { PythonError } from "./python-error.ts";
@@ -295,14 +298,17 @@ export class Encoder {
   }
 }
 
-/** As deep, and as many in all, as is told of the causes and parts of one error; and of all its texts, which are to fit into a message. */
+/**
+ * As deep, and as many in all, as is told of the causes and parts of one error; and of all its texts, which are to fit
+ * into a message.
+ */
 const LEVELS_MAX = 16;
 const ERRORS_MAX = 128;
 const CHARACTERS_MAX = 1 << 24;
 
 /**
- * What crosses of a JavaScript error, or of anything that was thrown. One of Python's has the type and the message that it had there.
- * It never throws, whatever getters and proxies do: an error is always worth telling.
+ * What crosses of a JavaScript error, or of anything that was thrown. One of Python's has the type and the message that
+ * it had there. It never throws, whatever getters and proxies do: an error is always worth telling.
  */
 export function errorRecord(error: unknown): Record<string, unknown> {
   return new Telling().record(error, 0);

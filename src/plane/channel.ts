@@ -1,4 +1,7 @@
-/** The client's end of a channel with a worker: makes the segment, hands it to the worker through its shim, sends and receives. */
+/**
+ * The client's end of a channel with a worker: makes the segment, hands it to the worker through its shim, sends and
+ * receives.
+ */
 import { ENDED, PART, SEGMENT } from "../../contract/segment.ts";
 import { limit } from "../base/limits.ts";
 import { openStream, type StreamSocket } from "../base/platform.ts";
@@ -156,7 +159,10 @@ export class Channel implements Disposable {
     if (this.#outbox.length > 0) this.#flushTimer = setTimeout(() => this.#flush(), ROOM_MS);
   }
 
-  /** An answer will be awaited: looks out for it before the event loop goes on, where that pays, then sleeps. Before what asks for it is sent. */
+  /**
+   * An answer will be awaited: looks out for it before the event loop goes on, where that pays, then sleeps. Before
+   * what asks for it is sent.
+   */
   expect(): void {
     if (this.#isLooking || !this.#isOpen) return;
     this.#isLooking = true;

@@ -1,6 +1,7 @@
 /**
- * The client's part of interrupts. A wish that a request be ended is state, not an event: it is written into the segment, the worker is
- * told to look, and told again as long as the request has not ended. A signal that is lost costs time, and nothing else.
+ * The client's part of interrupts. A wish that a request be ended is state, not an event: it is written into the
+ * segment, the worker is told to look, and told again as long as the request has not ended. A signal that is lost costs
+ * time, and nothing else.
  */
 import { GONE, SEGMENT, SEGMENT_VERSION_SLOTS, SLOTS } from "../../contract/segment.ts";
 

@@ -1,4 +1,6 @@
-/** Opening a channel: the client makes the segment and hands its descriptors to the worker, through the worker's shim. */
+/**
+ * Opening a channel: the client makes the segment and hands its descriptors to the worker, through the worker's shim.
+ */
 import {
   CHANNEL_KIND,
   MAGIC,
@@ -35,7 +37,10 @@ const PIPE_NAME_BYTES_MAX = limit("pipeNameBytes");
 
 /** What sleeps without a handler (ENOSYS) may be about to serve for so long. */
 const START_MS = 2000;
-/** No runtime is attached (ENOTCONN), the one that was has just ended (EPIPE, ECONNRESET), or it has too much to take (EAGAIN). */
+/**
+ * No runtime is attached (ENOTCONN), the one that was has just ended (EPIPE, ECONNRESET), or it has too much to take
+ * (EAGAIN).
+ */
 const EAGAIN = 11;
 const NOT_NOW = new Set([107, 32, 104, EAGAIN]);
 /** How long the shim has to answer. */
@@ -213,7 +218,9 @@ class ShimDoor implements Disposable {
     return (await this.#askState())?.isAttached ?? false;
   }
 
-  /** Waits for the first message, which says that the runtime has taken the channel. False if it closes it without one. */
+  /**
+   * Waits for the first message, which says that the runtime has taken the channel. False if it closes it without one.
+   */
   async greets({ memory, bell }: OpenSegment): Promise<boolean> {
     const tail = new Int32Array(memory.buffer, memory.byteOffset + SEGMENT.ringB + RING.tail, 1);
     for (const began = performance.now(); Atomics.load(tail, 0) === 0;) {
@@ -225,7 +232,9 @@ class ShimDoor implements Disposable {
     return true;
   }
 
-  /** OPEN with the descriptors, once a runtime is attached; a script that knows nothing of us is asked to attach one. */
+  /**
+   * OPEN with the descriptors, once a runtime is attached; a script that knows nothing of us is asked to attach one.
+   */
   async handOver(payload: Buffer, fds: readonly number[]): Promise<void> {
     const name = this.#name;
     for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {

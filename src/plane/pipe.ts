@@ -12,8 +12,8 @@ import { closeFd, core, drain, ring, waitReadable } from "./system.ts";
 const ROOM_MS = 1;
 
 /**
- * Messages of bytes in both directions, in order; nothing is encoded, and nobody answers. In the worker: `ipcctl.pipe(name)`.
- * One program may await one message at a time.
+ * Messages of bytes in both directions, in order; nothing is encoded, and nobody answers. In the worker:
+ * `ipcctl.pipe(name)`. One program may await one message at a time.
  */
 export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   readonly name: string;

@@ -1,4 +1,7 @@
-/** One direction of a channel: a byte ring in shared memory with one producer and one consumer, as `docs/internals/shm-layout.md` lays it out. */
+/**
+ * One direction of a channel: a byte ring in shared memory with one producer and one consumer, as
+ * `docs/internals/shm-layout.md` lays it out.
+ */
 
 import { RING, RING_CAPACITY_MAX, RING_CAPACITY_MIN } from "../../contract/segment.ts";
 
@@ -24,7 +27,8 @@ export class PeerGone extends BrokenChannel {
 }
 
 /**
- * Positions count modulo 2^32. Each side keeps its own and only publishes it: the other one may write anything anywhere at any time.
+ * Positions count modulo 2^32. Each side keeps its own and only publishes it: the other one may write anything anywhere
+ * at any time.
  */
 export class SharedRingBuffer {
   readonly #control: Int32Array;
@@ -173,7 +177,9 @@ export class SharedRingBuffer {
     return false;
   }
 
-  /** A hint for the consumer: the core that this producer runs on, counted from one. Said before what is sent with it. */
+  /**
+   * A hint for the consumer: the core that this producer runs on, counted from one. Said before what is sent with it.
+   */
   tellCore(core: number): void {
     this.#control[CPU] = core;
   }

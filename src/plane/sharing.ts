@@ -1,4 +1,7 @@
-/** Memory that both sides look into instead of getting copies: sealed memfds, handed over by descriptor once per channel. */
+/**
+ * Memory that both sides look into instead of getting copies: sealed memfds, handed over by descriptor once per
+ * channel.
+ */
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { NdArray, TYPED_ARRAYS, typeOf, type TypedArray } from "./values.ts";
@@ -31,8 +34,8 @@ type ArrayType<A extends TypedArray> = { new (buffer: ArrayBuffer): A; readonly 
 
 /**
  * A zeroed typed array in memory that crosses to workers without a copy, wherever it, or a view of its buffer, is sent:
- * `const data = shared(Float64Array, 1e6); … await py.call("sum", data)`. Who gets it shares it: what is written later is seen.
- * What a worker made with `ipcctl.shared` and sent is of the same kind, and can be sent on.
+ * `const data = shared(Float64Array, 1e6); … await py.call("sum", data)`. Who gets it shares it: what is written later
+ * is seen. What a worker made with `ipcctl.shared` and sent is of the same kind, and can be sent on.
  *
  * @param length elements
  * @throws RangeError if it is not positive; IpcError if there is no descriptor, or no memory, left
@@ -52,7 +55,10 @@ export function shared<A extends TypedArray>(type: ArrayType<A>, length: number)
   }
 }
 
-/** The segments of one channel: those handed out, and those taken. Descriptors travel ahead of the message that names them. */
+/**
+ * The segments of one channel: those handed out, and those taken. Descriptors travel ahead of the message that names
+ * them.
+ */
 export class Sharing {
   readonly #socket: number;
   readonly #lent = new WeakMap<ArrayBufferLike, number>();
@@ -70,7 +76,10 @@ export class Sharing {
     this.#socket = socket;
   }
 
-  /** What the worker needs to find it; undefined if it lies in no segment, or cannot be handed over now and a copy has to do. */
+  /**
+   * What the worker needs to find it; undefined if it lies in no segment, or cannot be handed over now and a copy has
+   * to do.
+   */
   readonly lend = (value: ArrayBufferView | NdArray): unknown[] | undefined => {
     if (!isUsed) return undefined;
     const view = value instanceof NdArray ? value.data : value;
@@ -93,7 +102,10 @@ export class Sharing {
     return number;
   }
 
-  /** @throws BrokenChannel if it is no sealed memfd, or not as large as is said; IpcError if this process has no room for it */
+  /**
+   * @throws BrokenChannel if it is no sealed memfd, or not as large as is said; IpcError if this process has no room
+   * for it
+   */
   readonly borrow = (form: unknown): TypedArray | NdArray => {
     const [number, offset, bytes, tag, shape] = Array.isArray(form) ? (form as unknown[]) : [];
     const type = typeOf(tag as number);

@@ -1,4 +1,7 @@
-/** The system calls of the data plane, by Bun's FFI. Loaded by programs that call workers, not by the daemon's or the CLI's start. */
+/**
+ * The system calls of the data plane, by Bun's FFI. Loaded by programs that call workers, not by the daemon's or the
+ * CLI's start.
+ */
 import { dlopen, FFIType, ptr, toArrayBuffer, type Pointer } from "bun:ffi";
 import { readFileSync } from "node:fs";
 import { IpcError } from "../base/errors.ts";
@@ -84,7 +87,8 @@ export function createSegment(bytes: number): number {
 }
 
 /**
- * Maps a segment, readable and writable, as long as somebody holds the result. Bun.mmap would go through the path and read-ahead.
+ * Maps a segment, readable and writable, as long as somebody holds the result. Bun.mmap would go through the path and
+ * read-ahead.
  * @throws IpcError
  */
 export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
@@ -133,9 +137,9 @@ export function createLife(): [number, number] {
 }
 
 /**
- * Memory whose address the kernel is told. It must stay where it is, so it is over a buffer of its own (that of a small typed array moves
- * once somebody asks for it), and it must live, so it hangs on an object that functions refer to: a constant of this module that none of
- * them names is collected.
+ * Memory whose address the kernel is told. It must stay where it is, so it is over a buffer of its own (that of a small
+ * typed array moves once somebody asks for it), and it must live, so it hangs on an object that functions refer to: a
+ * constant of this module that none of them names is collected.
  */
 function fixed(bytes: number): { readonly bytes: Buffer; readonly at: Pointer } {
   const buffer = Buffer.from(new ArrayBuffer(bytes));
@@ -202,7 +206,10 @@ incoming.header.bytes.writeBigUInt64LE(BigInt(incoming.part.at), 16);
 incoming.header.bytes.writeBigUInt64LE(1n, 24);
 incoming.header.bytes.writeBigUInt64LE(BigInt(incoming.control.at), 32);
 
-/** The next packet of at most 8 bytes with its descriptor, if one is there; more than one descriptor, or none, is undefined too. */
+/**
+ * The next packet of at most 8 bytes with its descriptor, if one is there; more than one descriptor, or none, is
+ * undefined too.
+ */
 export function receiveFd(socket: number, bytes: Uint8Array): number | undefined {
   const MSG_CMSG_CLOEXEC = 0x4000_0000;
   const { data, control, part, header } = incoming;
@@ -250,8 +257,9 @@ const all = fixed(CORE_SET_BYTES);
 all.bytes.fill(0xff);
 
 /**
- * Moves this thread off its core, where it may run on all that are online: a set that was chosen for it, or for its group, is not ours
- * to touch. Whether it did. More than all are put back: a set of just these would not grow with the group, nor with the machine.
+ * Moves this thread off its core, where it may run on all that are online: a set that was chosen for it, or for its
+ * group, is not ours to touch. Whether it did. More than all are put back: a set of just these would not grow with the
+ * group, nor with the machine.
  */
 export function leaveCore(): boolean {
   const bytes = BigInt(CORE_SET_BYTES);

@@ -51,7 +51,10 @@ export class NdArray {
   }
 }
 
-/** An Arrow table as its IPC stream: `tableFromIPC(table.ipc)` of apache-arrow reads it without a copy, `tableToIPC` makes it. */
+/**
+ * An Arrow table as its IPC stream: `tableFromIPC(table.ipc)` of apache-arrow reads it without a copy, `tableToIPC`
+ * makes it.
+ */
 export class ArrowTable {
   readonly ipc: Uint8Array;
   constructor(ipc: Uint8Array) {

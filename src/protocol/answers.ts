@@ -1,4 +1,7 @@
-/** What answers hold, as schemas: the daemon answers these keys and no others. The types that programs see are in status.ts. */
+/**
+ * What answers hold, as schemas: the daemon answers these keys and no others. The types that programs see are in
+ * status.ts.
+ */
 import { z } from "zod";
 import type {
   ActResult,

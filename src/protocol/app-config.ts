@@ -162,7 +162,10 @@ export const appShape = z.strictObject({
   policy: maybe(z.string().min(1)).meta({ description: 'its name, the path of a file, or "auto": by what runs' }),
   default_policy: maybe(z.string().min(1)).meta({ description: 'what "auto" is for a script of Python' }),
   allow: maybe(allow),
-  /** As it was written, where `policy` says what the daemon made of it: a daemon of the version before finds a name there. */
+  /**
+   * As it was written, where `policy` says what the daemon made of it: a daemon of the version before finds a name
+   * there.
+   */
   policy_wanted: maybe(z.string().min(1)),
   snapshot: maybe(z.string().min(1)),
   auto_start: z.boolean().default(false),

@@ -53,7 +53,10 @@ export class FrameDecoder {
     this.#held += bytes.length;
   }
 
-  /** The next whole payload, or `undefined` until more bytes come. @throws IpcError BAD_FRAME, and again on every later call. */
+  /**
+   * The next whole payload, or `undefined` until more bytes come.
+   * @throws IpcError BAD_FRAME, and again on every later call.
+   */
   next(): Uint8Array | undefined {
     if (this.#broken) throw this.#broken;
     const length = this.#peekLength();

@@ -13,7 +13,9 @@ export type CallStatus = {
   /** Bytes of messages, from clients and to them. */
   bytes_in: number;
   bytes_out: number;
-  /** From taking a request to its answer, all of them together; null from a worker that was started by an older version. */
+  /**
+   * From taking a request to its answer, all of them together; null from a worker that was started by an older version.
+   */
   seconds: number | null;
   /** From taking a request to its answer; upper bounds, powers of two. */
   latency_us: {

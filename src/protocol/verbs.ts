@@ -1,7 +1,7 @@
 /**
- * The verbs: per tag the fields that a client sends, what is answered, what it does and how much it can change. Requests are parsed by this
- * table, answers are typed by it, and the tables of docs/protocol.md are drawn from it. The first nine are bunctl's, accepted as serde accepts
- * them; the rest are ours in the same style.
+ * The verbs: per tag the fields that a client sends, what is answered, what it does and how much it can change.
+ * Requests are parsed by this table, answers are typed by it, and the tables of docs/protocol.md are drawn from it. The
+ * first nine are bunctl's, accepted as serde accepts them; the rest are ours in the same style.
  */
 import { z } from "zod";
 import { limit } from "../base/limits.ts";
@@ -123,7 +123,10 @@ export const VERBS = {
     fields: z.object({
       verb: z.enum(["start", "stop", "restart", "reload", "delete", "flush", "signal"]),
       names,
-      /** Apps of which all instances are meant, whichever they are when the turn comes; those of now are among the names. */
+      /**
+       * Apps of which all instances are meant, whichever they are when the turn comes; those of now are among the
+       * names.
+       */
       apps: z.array(z.string()).max(limit("workers")).default([]),
       grace_ms: graceMs,
       is_parallel: z.boolean().default(false),

@@ -43,7 +43,10 @@ export type StartOptions = {
   readonly [field: string]: unknown;
 };
 
-/** Connects to the daemon, and starts it if none answers. @throws IpcError NO_DAEMON, FAILED for a machine or a Node that it does not run on */
+/**
+ * Connects to the daemon, and starts it if none answers.
+ * @throws IpcError NO_DAEMON, FAILED for a machine or a Node that it does not run on
+ */
 export async function connect(options: ConnectOptions = {}): Promise<Ipcctl> {
   requirePlatform();
   requireInstallation();
@@ -54,8 +57,8 @@ export async function connect(options: ConnectOptions = {}): Promise<Ipcctl> {
 }
 
 /**
- * A connection to the daemon that is made anew when that was restarted; every verb of the daemon is a method. Only what is under way keeps the
- * program alive.
+ * A connection to the daemon that is made anew when that was restarted; every verb of the daemon is a method. Only what
+ * is under way keeps the program alive.
  */
 export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
   #connection: Connection;
@@ -83,9 +86,11 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
   }
 
   /**
-   * The type parameter names what the worker exposes: `ipc.start<Worker>("worker.py")` with `Worker` from `ipcctl types worker.py`.
+   * The type parameter names what the worker exposes: `ipc.start<Worker>("worker.py")` with `Worker` from `ipcctl types
+   * worker.py`.
    *
-   * Starts a worker where it does not run yet, and opens a channel to it. @throws IpcError START_FAILED, BAD_CONFIG, DEADLINE if it lets nobody in within 60 s */
+   * Starts a worker where it does not run yet, and opens a channel to it. @throws IpcError START_FAILED, BAD_CONFIG,
+   * DEADLINE if it lets nobody in within 60 s */
   async start<W extends object = AnyFunctions>(script: string, options: StartOptions = {}): Promise<PythonWorker<W>> {
     const path = absolutePath(script, options.cwd ?? workingDirectory());
     const name =
@@ -185,15 +190,19 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
     return undefined;
   }
 
-  /** Sends one request as it stands, as docs/protocol.md has it, and gives the answer. @throws IpcError with the code the daemon gave */
+  /**
+   * Sends one request as it stands, as docs/protocol.md has it, and gives the answer.
+   * @throws IpcError with the code the daemon gave
+   */
   async request(message: unknown): Promise<Response> {
     await Promise.all(this.#subscribing);
     return await (await this.#daemon()).request(message);
   }
 
   /**
-   * Events as they happen, of what is asked after this call in any case. Past `subscriberEvents` of docs/internals/limits.md they are counted instead of kept, and
-   * the count is told by `events_dropped`. @throws IpcError CONNECTION_LOST in the loop when the daemon goes
+   * Events as they happen, of what is asked after this call in any case. Past `subscriberEvents` of
+   * docs/internals/limits.md they are counted instead of kept, and the count is told by `events_dropped`. @throws
+   * IpcError CONNECTION_LOST in the loop when the daemon goes
    */
   events(options: EventOptions = {}): Feed<IpcEvent> {
     const { feed, opened } = openEvents(
@@ -207,7 +216,10 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
     return feed;
   }
 
-  /** Lines of a worker, or of all instances that an app has now, oldest first. They are read from the files, so none is lost or comes twice. */
+  /**
+   * Lines of a worker, or of all instances that an app has now, oldest first. They are read from the files, so none is
+   * lost or comes twice.
+   */
   logs(name: string, options: LogOptions = {}): Feed<LogEntry> {
     const find = async (): Promise<WorkerStatus[]> => instancesOf(await this.status(), name);
     const feed = readLogs(find, options, () => this.#opened.delete(feed));

@@ -30,7 +30,8 @@ async function open(): Promise<PythonWorker> {
   try {
     ipc = await connect();
     for (const { name, state } of await ipc.status())
-      if (LEFT.test(name) && name !== NAME && state === "Stopped") await ipc.delete(name).catch(() => undefined); // another program may be quicker
+      // Another program may be quicker.
+      if (LEFT.test(name) && name !== NAME && state === "Stopped") await ipc.delete(name).catch(() => undefined);
     const worker = await ipc.start(join(ROOT, "python/run/evaluate.py"), { name: NAME, restart_policy: "no" });
     process.once("beforeExit", closeDefaultRuntimeQuietly);
     return worker;
@@ -54,8 +55,8 @@ function closeDefaultRuntimeQuietly(): void {
 }
 
 /**
- * Evaluates Python code in the namespace of this task: `await ipcctl.eval("2 + 2")`. Names that it defines are there for the next
- * call of the same task; see {@link isolated}.
+ * Evaluates Python code in the namespace of this task: `await ipcctl.eval("2 + 2")`. Names that it defines are there
+ * for the next call of the same task; see {@link isolated}.
  * @throws PythonError what the code raised; IpcError
  */
 export async function evaluate(code: string, options: Omit<EvalOptions, "namespace"> = {}): Promise<unknown> {
@@ -69,8 +70,8 @@ export async function execute(code: string, options: Omit<EvalOptions, "namespac
 }
 
 /**
- * Runs a task with an empty namespace of its own: what it defines with {@link evaluate}, also in whatever it awaits, nobody else
- * sees, and it is gone when the task ends.
+ * Runs a task with an empty namespace of its own: what it defines with {@link evaluate}, also in whatever it awaits,
+ * nobody else sees, and it is gone when the task ends.
  */
 export async function isolated<T>(task: () => Promise<T>): Promise<T> {
   const namespace = `task-${++count}`;

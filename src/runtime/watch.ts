@@ -29,7 +29,9 @@ export type LogOptions = {
   readonly follow?: boolean;
 };
 
-/** A line, or a sentence that stands for those that cannot be read any more; `app` is the worker's name, as in events. */
+/**
+ * A line, or a sentence that stands for those that cannot be read any more; `app` is the worker's name, as in events.
+ */
 export type LogEntry = Extract<IpcEvent, { type: "log_line" | "log_lost" }>;
 
 /** Gives events from now on: `opened` is kept once the daemon has taken the subscription. */

@@ -1,4 +1,7 @@
-/** What lies in a folder beside its files and is run by somebody's tools: hooks, settings of editors, what shells read when they begin. */
+/**
+ * What lies in a folder beside its files and is run by somebody's tools: hooks, settings of editors, what shells read
+ * when they begin.
+ */
 import { type Dirent, lstatSync, readdirSync, realpathSync, type Stats } from "node:fs";
 import { join } from "node:path";
 
@@ -14,7 +17,10 @@ const NAMES = new Set([
 const DEPTH = 4;
 const ENTRIES = 20_000;
 const FOUND = 64;
-/** A folder that is larger has many times as many entries, and would keep us busy for seconds: only the names are looked for in it. */
+/**
+ * A folder that is larger has many times as many entries, and would keep us busy for seconds: only the names are looked
+ * for in it.
+ */
 const FOLDER_BYTES = 2_097_152;
 
 export type Guarded = {
@@ -25,8 +31,8 @@ export type Guarded = {
 };
 
 /**
- * Those in a folder, and in the folders in it; the nearest first. A link is one, and what it leads to in there as well. Whoever writes there is
- * hostile, and may have closed what is his: that is named too, since he can open it again.
+ * Those in a folder, and in the folders in it; the nearest first. A link is one, and what it leads to in there as well.
+ * Whoever writes there is hostile, and may have closed what is his: that is named too, since he can open it again.
  */
 export function findGuarded(folder: string, folderBytes = FOLDER_BYTES): Guarded {
   const found = new Map<string, string>();

@@ -1,4 +1,6 @@
-/** Rights of Landlock, by the ABI of the kernel that knows them (https://docs.kernel.org/userspace-api/landlock.html). */
+/**
+ * Rights of Landlock, by the ABI of the kernel that knows them (https://docs.kernel.org/userspace-api/landlock.html).
+ */
 
 /** On files and folders: bit, and the ABI that brought it. */
 const FILE_RIGHTS = {
@@ -38,7 +40,9 @@ const CHANGING: readonly FileRight[] = [
   "ioctlDev",
 ];
 
-/** Whoever may truncate without being asked may empty what it may only read: before this ABI writing cannot be denied. */
+/**
+ * Whoever may truncate without being asked may empty what it may only read: before this ABI writing cannot be denied.
+ */
 export const ABI_OF_WRITING = 3;
 export const ABI_OF_TCP = 4;
 export const ABI_OF_SCOPES = 6;
@@ -69,7 +73,10 @@ export function writingRights(abi: number): bigint {
   return bits(["writeFile", "truncate", "ioctlDev"], abi);
 }
 
-/** A right that nobody misses, for a domain that is wanted for what it does by being there: no tracing of processes outside. */
+/**
+ * A right that nobody misses, for a domain that is wanted for what it does by being there: no tracing of processes
+ * outside.
+ */
 export function tokenRight(): bigint {
   return bits(["makeBlock"], 1);
 }

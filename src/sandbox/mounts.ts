@@ -93,8 +93,8 @@ export class Root {
   }
 
   /**
-   * A script below /tmp is shown in the scratch folder's place: the folders on the way to it are not the scratch folder's, or what is
-   * written beside the script would seem to be there, and be lost.
+   * A script below /tmp is shown in the scratch folder's place: the folders on the way to it are not the scratch
+   * folder's, or what is written beside the script would seem to be there, and be lost.
    */
   #covers(): MountStep[] {
     const found = new Set<string>();

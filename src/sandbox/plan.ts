@@ -65,7 +65,10 @@ export type Plan = {
   /** The folders that may be written, and what of the kind was in them. */
   readonly watched: ReadonlyMap<string, Guarded>;
   readonly wallMs: number | null;
-  /** The folder that the worker may write into, as it sees it; the host's has to be made if it is the same as that of the context. */
+  /**
+   * The folder that the worker may write into, as it sees it; the host's has to be made if it is the same as that of
+   * the context.
+   */
   readonly scratch: string | null;
   /** As root: under a user of its own. */
   readonly hasOwnUser: boolean;
@@ -800,7 +803,8 @@ class Compiler {
       const hasOwnUser = this.#mayBeAnother && this.#context.uid === undefined;
       const hasOwnCount = hasOwnUser || this.#willHaveUserNamespace();
       if (hasOwnCount) {
-        const first = this.#willHaveUserNamespace() && this.#wantsOwnProcesses() ? 1 : 0; // which is counted, but not the worker's
+        // Which is counted, but not the worker's.
+        const first = this.#willHaveUserNamespace() && this.#wantsOwnProcesses() ? 1 : 0;
         set(RLIMIT.threads, threads + first);
         this.#say("process.threads", "limited", `${threads}, with processes (RLIMIT_NPROC)`);
       } else if (uid === 0) {
@@ -837,7 +841,9 @@ class Compiler {
     );
   }
 
-  /** What it may have beside the memory that is limited: sockets that are open, those in messages, and one message more. */
+  /**
+   * What it may have beside the memory that is limited: sockets that are open, those in messages, and one message more.
+   */
   #sayBuffers(openFiles: number): void {
     const bytes = 3 * openFiles * (socketBufferBytes() + SOCKET_MESSAGE_BYTES);
     this.#say(

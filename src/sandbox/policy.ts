@@ -1,6 +1,6 @@
 /**
- * Policies: what a worker may do, as JSON files, deny by default. What a policy says is carried out whole or refused: a worker does not run with
- * less confinement than was asked for.
+ * Policies: what a worker may do, as JSON files, deny by default. What a policy says is carried out whole or refused: a
+ * worker does not run with less confinement than was asked for.
  */
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, isAbsolute, join, normalize, resolve } from "node:path";
@@ -77,7 +77,10 @@ const variable = z
   .string()
   .regex(/^([A-Za-z_][A-Za-z0-9_]*\*?|\*)$/, "must be the name of a variable, or a beginning and *");
 
-/** Of a policy file, before what it extends is known. Every key may be left out; what no policy of the chain says is denied. */
+/**
+ * Of a policy file, before what it extends is known. Every key may be left out; what no policy of the chain says is
+ * denied.
+ */
 const schema = z.strictObject({
   $schema: z.string().optional(),
   version: z.literal(1).describe("The version of this format."),

@@ -11,8 +11,8 @@ const PAUSE_MS = 50;
 
 /**
  * @returns why it failed; empty where it did not
- * @throws IpcError FAILED if it could not be tried: a machine that is short of something for a moment lacks nothing, and nobody is to be
- * held by less because of that
+ * @throws IpcError FAILED if it could not be tried: a machine that is short of something for a moment lacks nothing,
+ * and nobody is to be held by less because of that
  */
 export function probe(...args: readonly string[]): string {
   for (let tries = 1; ; tries++) {

@@ -1,6 +1,7 @@
 /**
- * Which system calls a confined worker may make. Two kinds of program: one that denies what a policy takes away and allows the rest, and,
- * for a policy that limits reading, one that allows what an ordinary CPython makes and denies the rest.
+ * Which system calls a confined worker may make. Two kinds of program: one that denies what a policy takes away and
+ * allows the rest, and, for a policy that limits reading, one that allows what an ordinary CPython makes and denies the
+ * rest.
  */
 import { type Action, type Call, EINVAL, ENOMEM, ENOSYS, EPERM, type Rule, type Rules, type Test } from "./seccomp.ts";
 
@@ -8,7 +9,10 @@ import { type Action, type Call, EINVAL, ENOMEM, ENOSYS, EPERM, type Rule, type 
 export type Surface = {
   /** `granted`: TCP to some hosts only, which another process connects. */
   readonly network: "any" | "none" | "granted";
-  /** Bind, listen, accept for TCP. `ports`: on some only; bound to one by leave of Landlock, made to listen by another process. */
+  /**
+   * Bind, listen, accept for TCP. `ports`: on some only; bound to one by leave of Landlock, made to listen by another
+   * process.
+   */
   readonly listening: "any" | "ports" | "none";
   readonly hasUnixSockets: boolean;
   /** `paths`: only by the name of a file, where every other file is on a read-only mount. */
@@ -50,7 +54,10 @@ const IPV6_ROUTING = [57, 5, 6];
 const MSG_FASTOPEN = 0x2000_0000;
 const TIOCSTI = 0x5412;
 const TIOCLINUX = 0x541c;
-/** What makes a network device of /dev/net/tun, and what vhost, RDMA and VFIO devices are worked by: a network without a socket. */
+/**
+ * What makes a network device of /dev/net/tun, and what vhost, RDMA and VFIO devices are worked by: a network without a
+ * socket.
+ */
 const NETWORK_DEVICES: readonly Test[][] = [
   [
     { argument: 1, hasAll: 0x54c0 },
@@ -104,7 +111,8 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
     rules.set("mmap", {
       cases: [
         { when: [{ argument: 3, hasAll: SHARED_ANONYMOUS }], give: ENOMEM },
-        { when: [{ argument: 3, hasAll: MAP_GROWSDOWN }], give: ENOMEM }, // counts as a stack, of which no limit is asked
+        // Counts as a stack, of which no limit is asked.
+        { when: [{ argument: 3, hasAll: MAP_GROWSDOWN }], give: ENOMEM },
       ],
       otherwise: "allow",
     });
@@ -178,7 +186,8 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
     cases: [
       ...(hasUnixSockets ? [{ when: [unix], give: "allow" } as const] : []),
       ...(hasTcp ? [{ when: tcp, give: "allow" } as const] : []),
-      // The C library asks a cache of names, without waiting, and the kernel's addresses whenever it looks up a name: no news.
+      // The C library asks a cache of names, without waiting, and the kernel's addresses whenever it looks up a name:
+      // no news.
       { when: [{ argument: 0, is: [AF_NETLINK] }], give: EPERM },
       { when: [unix, { argument: 1, hasAll: SOCK_NONBLOCK }], give: EPERM },
     ],
@@ -193,7 +202,8 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
     if (isMinimal && hasUnixSockets) for (const call of calls) rules.set(call, { otherwise: "allow" });
     return;
   }
-  // Unix sockets and TCP look alike here: who has both connects by TCP only what is connected for him, and binds what Landlock lets him.
+  // Unix sockets and TCP look alike here: who has both connects by TCP only what is connected for him, and binds what
+  // Landlock lets him.
   rules.set("connect", { otherwise: network === "granted" ? "notify" : hasUnixSockets ? "allow" : EPERM });
   for (const call of ["bind", "listen", "accept", "accept4"] as const)
     rules.set(call, { otherwise: listening !== "none" || hasUnixSockets ? "allow" : "notify" });
@@ -240,7 +250,10 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
   rules.set("sendmmsg", allowOnly({ argument: 3, hasNone: MSG_FASTOPEN }));
 }
 
-/** Buffers stay as large as the kernel makes them: they are memory that no rlimit counts. Who asks for larger ones is not told. */
+/**
+ * Buffers stay as large as the kernel makes them: they are memory that no rlimit counts. Who asks for larger ones is
+ * not told.
+ */
 function addBuffers(rules: Map<Call, Rule>): void {
   const { cases = [], otherwise } = rules.get("setsockopt") ?? { otherwise: "allow" };
   const size: Test[] = [
@@ -254,7 +267,10 @@ function addBuffers(rules: Map<Call, Rule>): void {
 /** A mode by which a program does not run as its owner. */
 const plainAt = (argument: number): Rule => allowOnly({ argument, hasNone: SET_ID_BITS });
 
-/** A file could be made with the bits that it cannot be given afterwards; it is empty then, and somebody else may fill it. */
+/**
+ * A file could be made with the bits that it cannot be given afterwards; it is empty then, and somebody else may fill
+ * it.
+ */
 function addCreation(rules: Map<Call, Rule>): void {
   for (const [call, flags, mode] of [
     ["open", 1, 2],
@@ -336,7 +352,8 @@ function addQuestions(rules: Map<Call, Rule>, mayFork: boolean): void {
     rules.set(call, ofItself(EPERM));
   // Who has children signals their groups.
   if (!mayFork) for (const call of ["getpgid", "getsid"] as const) rules.set(call, ofItself(EPERM));
-  rules.set("sched_getaffinity", ofItself(ENOSYS)); // asked by the C library of its threads, which does without only on this errno
+  // Asked by the C library of its threads, which does without only on this errno.
+  rules.set("sched_getaffinity", ofItself(ENOSYS));
   const process: Test = { argument: 0, is: [PRIO_PROCESS] };
   rules.set("getpriority", {
     cases: [
@@ -381,7 +398,10 @@ const OF_OTHERS: readonly Call[] = [
   ...(["ioprio_set", "process_madvise", "process_mrelease", "migrate_pages", "move_pages", "kcmp"] as const),
 ];
 
-/** Namespaces and mounts: nothing there is more than it may have already, but much of the kernel that needs not be reached. */
+/**
+ * Namespaces and mounts: nothing there is more than it may have already, but much of the kernel that needs not be
+ * reached.
+ */
 const OWN_WORLDS: readonly Call[] = [
   ...(["unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "open_tree", "move_mount"] as const),
   ...(["mount_setattr", "fsopen", "fsmount", "fsconfig", "fspick", "userfaultfd", "perf_event_open", "bpf"] as const),

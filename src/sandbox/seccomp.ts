@@ -19,7 +19,10 @@ export const ENOMEM = 12;
 export const EINVAL = 22;
 export const ENOSYS = 38;
 
-/** So many calls are looked at one after the other: the kernel runs the program once for each that there is before it takes it. */
+/**
+ * So many calls are looked at one after the other: the kernel runs the program once for each that there is before it
+ * takes it.
+ */
 const TOGETHER = 16;
 
 /** Offsets in `struct seccomp_data`; of an argument the low half, all that its callee takes of an int. */
@@ -64,7 +67,8 @@ type Step = { code: number; yes: number; no: number; value: number; patch?: numb
 
 /**
  * @param rules what happens to the calls that are named
- * @param known what happens to all others that this version knows; those it does not know are ENOSYS if this is not "allow"
+ * @param known what happens to all others that this version knows; those it does not know are ENOSYS if this is not
+ * "allow"
  * @param isTold false: what would only be recorded is denied at once
  */
 export function compileProgram(

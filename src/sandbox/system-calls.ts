@@ -1,4 +1,7 @@
-/** System calls by name: their numbers on x86-64 and on arm64, from the kernel's own tables; -1 where one has no such call. */
+/**
+ * System calls by name: their numbers on x86-64 and on arm64, from the kernel's own tables; -1 where one has no such
+ * call.
+ */
 export const SYSTEM_CALLS = {
   read: [0, 63],
   write: [1, 64],

@@ -1,6 +1,6 @@
 /**
- * As which user a worker writes what its policy grants, where we are root and it would have a user of its own: as one to whom the folders
- * belong, or seem to belong.
+ * As which user a worker writes what its policy grants, where we are root and it would have a user of its own: as one
+ * to whom the folders belong, or seem to belong.
  */
 import { existsSync, realpathSync, statSync, type Stats } from "node:fs";
 import { IpcError } from "../base/errors.ts";

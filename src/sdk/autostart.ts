@@ -1,4 +1,7 @@
-/** Connects to the daemon, and starts it first if none answers. Safe when many do so at once: the daemon's flock decides. */
+/**
+ * Connects to the daemon, and starts it first if none answers. Safe when many do so at once: the daemon's flock
+ * decides.
+ */
 import { closeSync, fstatSync, mkdirSync, openSync, readFileSync, statfsSync } from "node:fs";
 import { dirname } from "node:path";
 import { NOTICE, findLockHolder, isHeard, SIGUSR1, type LockHolder } from "../base/daemon-lock.ts";
@@ -15,8 +18,8 @@ import { Connection } from "./connection.ts";
 const START_DEADLINE_MS = 20_000;
 
 /**
- * The daemon waits far more than it computes: compilers of hot code cost it memory and gain it nothing. And it takes no compiled sources from
- * the home folder, whoever wrote them.
+ * The daemon waits far more than it computes: compilers of hot code cost it memory and gain it nothing. And it takes no
+ * compiled sources from the home folder, whoever wrote them.
  */
 const DAEMONS_BUN = {
   BUN_JSC_useBaselineJIT: "0",
@@ -155,8 +158,8 @@ function linesOf({ file, from }: Told, head: string): string[] {
 }
 
 /**
- * The child may lose the race for the lock and exit: then somebody else's daemon is about to answer. That one may be killed before it does, and
- * so may the child: then there is another child.
+ * The child may lose the race for the lock and exit: then somebody else's daemon is about to answer. That one may be
+ * killed before it does, and so may the child: then there is another child.
  */
 async function waitForDaemon(paths: Paths, spawn: () => DetachedChild, told: Told): Promise<Connection> {
   const deadline = performance.now() + START_DEADLINE_MS;
@@ -217,7 +220,10 @@ function silence({ stateDir }: Paths): string {
   return statfsSync(stateDir).bavail === 0 ? `the disk of ${stateDir} is full` : "no message";
 }
 
-/** What Bun itself would obey must not travel on to the daemon and its workers; what is no text would arrive as something else. */
+/**
+ * What Bun itself would obey must not travel on to the daemon and its workers; what is no text would arrive as
+ * something else.
+ */
 export function cleanEnv(env: Environment): Record<string, string> {
   const kept: Record<string, string> = {};
   for (const [key, value] of Object.entries(env)) {

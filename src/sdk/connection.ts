@@ -154,8 +154,8 @@ export class Connection extends Verbs implements Disposable {
 }
 
 /**
- * Whoever listens gets environments and definitions. In a folder like /tmp anybody may have been first: only a socket of ours, or of root, is a
- * daemon for us. Root may go to any user's, in a folder where nobody else could have put it.
+ * Whoever listens gets environments and definitions. In a folder like /tmp anybody may have been first: only a socket
+ * of ours, or of root, is a daemon for us. Root may go to any user's, in a folder where nobody else could have put it.
  */
 function requireTrustedSocket(path: string): void {
   const stat = statSync(path, { throwIfNoEntry: false });

@@ -35,9 +35,15 @@ export type ActOptions = {
 const ENOUGH_LINES = 20;
 const READY_MS = 60_000;
 
-/** Each method throws an IpcError with the code that the daemon gave. A name means an app with all its instances, or one instance (`web-1`). */
+/**
+ * Each method throws an IpcError with the code that the daemon gave. A name means an app with all its instances, or one
+ * instance (`web-1`).
+ */
 export abstract class Verbs {
-  /** Sends one request as it stands, as docs/protocol.md has it, and gives the answer. @throws IpcError with the code the daemon gave */
+  /**
+   * Sends one request as it stands, as docs/protocol.md has it, and gives the answer.
+   * @throws IpcError with the code the daemon gave
+   */
   abstract request(message: unknown): Promise<Response>;
 
   /** Names of all workers. */
@@ -65,7 +71,10 @@ export abstract class Verbs {
     throw unexpected(answer);
   }
 
-  /** Starts what a definition says, with the fields of `ipcctl.json`; nothing is changed where it runs already. @throws IpcError BAD_CONFIG, START_FAILED */
+  /**
+   * Starts what a definition says, with the fields of `ipcctl.json`; nothing is changed where it runs already.
+   * @throws IpcError BAD_CONFIG, START_FAILED
+   */
   async startApp(definition: { readonly name: string; readonly [field: string]: unknown }): Promise<Started> {
     const { name } = definition;
     return { ...{ name, pid: null }, ...(await ask(this, "Start", { name, config: JSON.stringify(definition) })) };
@@ -110,7 +119,10 @@ export abstract class Verbs {
     await ask(this, "WaitReady", { names: typeof names === "string" ? [names] : [...names], timeout_ms: timeoutMs });
   }
 
-  /** One verb to several workers in the order of their dependencies, with a result for each. @param names of instances, exactly */
+  /**
+   * One verb to several workers in the order of their dependencies, with a result for each.
+   * @param names of instances, exactly
+   */
   act(verb: ActVerb, names: readonly string[], options: ActOptions = {}): Promise<ActResult[]> {
     return query(this, "Act", {
       verb,
@@ -172,7 +184,9 @@ async function ask<T extends Tag>(on: Verbs, tag: T, fields: FieldsOf<T>): Promi
   throw unexpected(response);
 }
 
-/** What a `Data` holds, likewise; a daemon of an earlier protocol may leave out what the readers of status.ts fill in. */
+/**
+ * What a `Data` holds, likewise; a daemon of an earlier protocol may leave out what the readers of status.ts fill in.
+ */
 async function query<T extends Tag>(on: Verbs, tag: T, fields: FieldsOf<T>): Promise<Told<AnswerOf<T>>> {
   const response = await on.request(messageOf(tag, fields));
   if ("Data" in response) return response.Data.data as Told<AnswerOf<T>>;

@@ -21,7 +21,10 @@ export class CgroupTree {
     this.path = path;
   }
 
-  /** Makes the folder and tries it. `undefined` where cgroup v2 is missing, read-only, or older than `cgroup.kill` (5.14). */
+  /**
+   * Makes the folder and tries it. `undefined` where cgroup v2 is missing, read-only, or older than `cgroup.kill`
+   * (5.14).
+   */
   static open(stateDir: string): CgroupTree | undefined {
     const own = findOwnGroup();
     if (own === undefined) return undefined;
@@ -36,7 +39,9 @@ export class CgroupTree {
     }
   }
 
-  /** Makes the group of a worker and sets its limits; what could not be set is told. `undefined` if no group can be had. */
+  /**
+   * Makes the group of a worker and sets its limits; what could not be set is told. `undefined` if no group can be had.
+   */
   create(id: string, limits: GroupLimits): { path: string; enforced: Enforced } | undefined {
     const path = join(this.path, id);
     // A new group for each run: some kernels kill at once what is born into a group that was ever killed.

@@ -12,7 +12,10 @@ const ASK_TRIES = 5;
 /** How long a shim may take to see that its worker is gone, and the kernel to end one that we kill. */
 export const FORCE_WAIT_MS = 3000;
 
-/** What a killed shim left behind. The worker itself has died with it; its children may not have. Waits until they are gone. */
+/**
+ * What a killed shim left behind. The worker itself has died with it; its children may not have. Waits until they are
+ * gone.
+ */
 export async function killLeftovers(dir: string, run: RunRecord): Promise<void> {
   if (run.boot_id === bootId()) await killTree(dir, run, []);
 }
@@ -37,7 +40,9 @@ export async function endByForce(dir: string): Promise<boolean> {
   return isFree;
 }
 
-/** Ends a shim that belongs to no worker that we know, and its worker: asked first, then by force. True once it is gone. */
+/**
+ * Ends a shim that belongs to no worker that we know, and its worker: asked first, then by force. True once it is gone.
+ */
 export async function endStray(dir: string, graceMs: number, signal: number): Promise<boolean> {
   if (isLockFree(dir)) {
     const run = readRunRecord(dir);

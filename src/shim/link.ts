@@ -1,4 +1,7 @@
-/** The daemon's end of a shim: starting one, talking to one, adopting one. The frames are those of `docs/internals/shim.md`. */
+/**
+ * The daemon's end of a shim: starting one, talking to one, adopting one. The frames are those of
+ * `docs/internals/shim.md`.
+ */
 import { closeSync, constants, openSync, renameSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import type { Socket } from "bun";
@@ -80,7 +83,10 @@ export class ShimLink {
     this.#answers = answers;
   }
 
-  /** Connects to the shim of a worker's directory and asks for its state. `undefined` if none listens there, or answers in time. */
+  /**
+   * Connects to the shim of a worker's directory and asks for its state. `undefined` if none listens there, or answers
+   * in time.
+   */
   static async open(dir: string, listener: ShimListener): Promise<ShimLink | undefined> {
     const answers: Answers = { plain: [], calls: [], isOver: false };
     const first = Promise.withResolvers<ShimState | undefined>();
@@ -130,9 +136,9 @@ export class ShimLink {
   }
 
   /**
-   * Ends the run: `signal` to whom the kill mode says, SIGKILL to the whole tree after the grace. The shim carries it out even if we are
-   * gone.
-   * Resolves to whether it has said that it will; where it has not, it may never have heard of it.
+   * Ends the run: `signal` to whom the kill mode says, SIGKILL to the whole tree after the grace. The shim carries it
+   * out even if we are gone. Resolves to whether it has said that it will; where it has not, it may never have heard of
+   * it.
    */
   async stop(graceMs: number, signal: number): Promise<boolean> {
     return (await this.#ask(frame(REQUEST.stop, Buffer.concat([u32(graceMs), u32(signal)])), STOP_ANSWER_MS)) === 0;

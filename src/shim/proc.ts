@@ -13,7 +13,9 @@ export type Process = {
   readonly memoryBytes: number;
 };
 
-/** What the kernel counts memory in: 4 KiB on x86-64, up to 64 KiB on arm64. From the auxiliary vector, entry AT_PAGESZ. */
+/**
+ * What the kernel counts memory in: 4 KiB on x86-64, up to 64 KiB on arm64. From the auxiliary vector, entry AT_PAGESZ.
+ */
 export const PAGE_BYTES = pageBytes();
 
 function pageBytes(): number {

@@ -1,4 +1,7 @@
-/** The `run` and `exit` records that a shim leaves on disk (`docs/internals/shim.md`). A worker of our uid may have written them: everything is checked. */
+/**
+ * The `run` and `exit` records that a shim leaves on disk (`docs/internals/shim.md`). A worker of our uid may have
+ * written them: everything is checked.
+ */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";

@@ -80,7 +80,10 @@ export type Spec = {
   readonly zygote?: string | undefined;
 };
 
-/** The lowest version of a specification with this mode: a snapshot that was made by an older installation reads that as well. */
+/**
+ * The lowest version of a specification with this mode: a snapshot that was made by an older installation reads that as
+ * well.
+ */
 export function specVersion(killMode: KillMode | null): number {
   return killMode === null ? SHIM_VERSION_MIN : SHIM_VERSION;
 }

@@ -78,7 +78,8 @@ export class VerbQueue {
   add<T>(request: VerbRequest, task: (turn: Turn) => Promise<T>): Promise<T> {
     if (request.isFinal === true) this.cut(request.workers, request.what);
     const before = this.#entries.findLast((entry) => overlap(entry.request.workers, request.workers));
-    if (before?.turn.isOpen === true && isEqual(before.request, request)) return before.done as Promise<T>; // the same task, with the same result
+    // The same task, with the same result.
+    if (before?.turn.isOpen === true && isEqual(before.request, request)) return before.done as Promise<T>;
     const turn = new Turn();
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     const entry: Entry = {

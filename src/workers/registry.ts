@@ -1,6 +1,7 @@
 /**
- * All apps and their instances: names, definitions, and what is done to them. Whatever starts, stops or replaces workers
- * of an app does so in its turn, which `inTurn` gives: users' verbs, schedules, watched files, the daemon's own end.
+ * All apps and their instances: names, definitions, and what is done to them. Whatever starts, stops or replaces
+ * workers of an app does so in its turn, which `inTurn` gives: users' verbs, schedules, watched files, the daemon's own
+ * end.
  */
 import { mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
@@ -147,7 +148,10 @@ export class Registry implements Disposable {
     });
   }
 
-  /** Starts a definition: registers it, or gives it to a known app of which nothing runs. @throws IpcError what hinders it */
+  /**
+   * Starts a definition: registers it, or gives it to a known app of which nothing runs.
+   * @throws IpcError what hinders it
+   */
   start(config: AppConfig): Promise<Started> {
     const id = toWorkerId(config.name);
     return this.inTurn(id, { what: `start ${id}`, workers: "all", detail: config }, async (turn) => {
@@ -331,8 +335,9 @@ export class Registry implements Disposable {
   }
 
   /**
-   * One instance after the other gets a fresh process while the others, and one extra instance, stand in:
-   * the new process is ready before an old one goes. @throws IpcError if the extra one does not come up; then nothing was touched.
+   * One instance after the other gets a fresh process while the others, and one extra instance, stand in: the new
+   * process is ready before an old one goes. @throws IpcError if the extra one does not come up; then nothing was
+   * touched.
    */
   async reloadApp(
     turn: Turn,
@@ -400,7 +405,8 @@ export class Registry implements Disposable {
   /** Ends one instance and forgets it. Not to be cut short: nothing of it may stay. */
   async #discard(list: Worker[], worker: Worker, graceMs: number | null): Promise<void> {
     await this.stopWorker(worker, graceMs);
-    if (list.includes(worker)) this.#forget([worker], () => this.#deps.store.deleteInstance(worker.id)); // two may have asked for it
+    // Two may have asked for it.
+    if (list.includes(worker)) this.#forget([worker], () => this.#deps.store.deleteInstance(worker.id));
   }
 
   /** Their folders, then the store, then what is left of them; in one go. */
@@ -501,7 +507,9 @@ export class Registry implements Disposable {
     );
   }
 
-  /** For a daemon that goes and leaves its workers to the next one: ends those that no other finds. Returns their names. */
+  /**
+   * For a daemon that goes and leaves its workers to the next one: ends those that no other finds. Returns their names.
+   */
   async endUnreachable(): Promise<string[]> {
     const lost = this.everyWorker.filter((worker) => worker.isUnreachable);
     await Promise.all(lost.map((worker) => worker.endUnreachable()));

@@ -136,7 +136,8 @@ export class Run {
         }
         throw new IpcError("START_FAILED", `the shim ended with status ${outcome}${text === "" ? "" : `: ${text}`}`);
       }
-      if (this.#wish) return this.#end(failedLaunch(this.number, this.#facts.nowMs())); // none of it is left to be stopped
+      // None of it is left to be stopped.
+      if (this.#wish) return this.#end(failedLaunch(this.number, this.#facts.nowMs()));
       if (performance.now() > deadline) await this.#giveUpLaunch();
       await Bun.sleep(pauseMs); // The shim of the run before is in its last moments; it holds the lock until then.
     }
@@ -291,7 +292,9 @@ export class Run {
     this.#forcing = this.#forceStep().finally(() => (this.#forcing = undefined));
   }
 
-  /** In steps, each of which may be enough: a shim that lives tells of the worker's end, and writes down what is left. */
+  /**
+   * In steps, each of which may be enough: a shim that lives tells of the worker's end, and writes down what is left.
+   */
   async #forceStep(): Promise<void> {
     const { dir, finishMs, log } = this.#facts;
     let nextMs = FORCE_WAIT_MS;

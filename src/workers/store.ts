@@ -23,8 +23,9 @@ import type { ExitInfo } from "../protocol/status.ts";
 import { isNoRoom, noRoom, Reserve, tryRoom } from "./reserve.ts";
 
 /**
- * What is wanted of a worker: `up` a run is or should be alive · `backoff` the next run waits · `down` a user stopped it ·
- * `ended` its policy does not start it again · `crashed` its attempts are used up · `failed` it could not be executed when it was started.
+ * What is wanted of a worker: `up` a run is or should be alive · `backoff` the next run waits · `down` a user stopped
+ * it · `ended` its policy does not start it again · `crashed` its attempts are used up · `failed` it could not be
+ * executed when it was started.
  */
 export type Phase = "up" | "backoff" | "down" | "ended" | "crashed" | "failed";
 
@@ -63,7 +64,10 @@ const SCHEMA = `
 const SCHEMA_VERSION = 1;
 /** The log of the database is taken into it, and begun anew, after so many pages. */
 const CHECKPOINT_PAGES = 32;
-/** What the database and its log have of the disk beyond what is in them: twice what the log holds before it begins anew. */
+/**
+ * What the database and its log have of the disk beyond what is in them: twice what the log holds before it begins
+ * anew.
+ */
 const ROOM_BYTES = 2 * CHECKPOINT_PAGES * 4096;
 /** Between two tries of what could not be written. */
 const RETRY_MS = 250;
@@ -92,7 +96,10 @@ export class Store implements Disposable {
   /** Nothing was known: the file was missing, empty or broken. What is on disk beside it tells more. */
   readonly isNew: boolean;
 
-  /** A broken file is moved aside, and a new one begun. @throws IpcError for one of a newer ipcctl, or that is locked */
+  /**
+   * A broken file is moved aside, and a new one begun.
+   * @throws IpcError for one of a newer ipcctl, or that is locked
+   */
   constructor(path: string, events: StoreEvents) {
     this.#path = path;
     this.#events = events;
@@ -151,7 +158,10 @@ export class Store implements Disposable {
     this.#save();
   }
 
-  /** Counts the end of a run together with what follows from it, once: a daemon killed here counts it again, or not, as a whole. */
+  /**
+   * Counts the end of a run together with what follows from it, once: a daemon killed here counts it again, or not, as
+   * a whole.
+   */
   finishRun(id: string, exit: ExitInfo, change: InstanceChange): void {
     if (!this.#rows.has(id)) return;
     this.batch(() => {
@@ -192,14 +202,20 @@ export class Store implements Disposable {
     return this.#trouble;
   }
 
-  /** Before something new is begun that needs room for good. @throws IpcError if there is none, or the file is behind */
+  /**
+   * Before something new is begun that needs room for good.
+   * @throws IpcError if there is none, or the file is behind
+   */
   requireRoom(): void {
     if (this.#flush() && this.#reserve.restore()) return;
     if (this.#trouble === undefined || this.#isFull) throw noRoom(dirname(this.#path), undefined);
     throw new IpcError("FAILED", this.#trouble, { hint: TROUBLE_HINT });
   }
 
-  /** Does what needs room for a moment, on a full disk with what is kept for that. @throws IpcError if it is full all the same */
+  /**
+   * Does what needs room for a moment, on a full disk with what is kept for that.
+   * @throws IpcError if it is full all the same
+   */
   withRoom<T>(act: () => T): T {
     try {
       return this.#reserve.lend(act);
@@ -338,7 +354,9 @@ export class Store implements Disposable {
     }
   }
 
-  /** A file that is no sound database is kept for whoever wants to look, and everything that is known goes to a new one. */
+  /**
+   * A file that is no sound database is kept for whoever wants to look, and everything that is known goes to a new one.
+   */
   #setAside(error: Error): void {
     const to = asideName(this.#path);
     this.#close();
@@ -364,7 +382,8 @@ export class Store implements Disposable {
   }
 
   #create(): Database {
-    mkdirSync(dirname(this.#path), { recursive: true, mode: 0o700 }); // it may have been removed with all that was in it
+    // It may have been removed with all that was in it.
+    mkdirSync(dirname(this.#path), { recursive: true, mode: 0o700 });
     const db = this.#reserve.lend(() => openDatabase(this.#path));
     this.#inode = inodeOf(this.#path);
     return db;
@@ -391,7 +410,10 @@ const PUT_ROW = `
 const PUT_EXIT = `INSERT INTO exits (instance, run, info) SELECT id, ?2, ?3 FROM instances WHERE id = ?1
   ON CONFLICT DO UPDATE SET info = excluded.info`;
 
-/** Nobody else opens it: the daemon has its lock. Then SQLite needs no file of shared memory, which a full disk has no room for. */
+/**
+ * Nobody else opens it: the daemon has its lock. Then SQLite needs no file of shared memory, which a full disk has no
+ * room for.
+ */
 function openDatabase(path: string): Database {
   const db = new Database(path, { create: true, strict: true });
   try {
@@ -417,7 +439,10 @@ function openDatabase(path: string): Database {
   }
 }
 
-/** What is written later goes over it: into pages that are free, by a log that begins at its beginning, also on a full disk. */
+/**
+ * What is written later goes over it: into pages that are free, by a log that begins at its beginning, also on a full
+ * disk.
+ */
 function takeRoom(db: Database): void {
   try {
     db.transaction(() => {

@@ -85,7 +85,10 @@ function addRow(store: Store, id: string, { app, instance, config }: Definition)
   store.addInstance(id, app, instance);
 }
 
-/** Of one that does not run: its last end is kept. One whose end nobody wrote down was wanted when its shim, or the machine, went. */
+/**
+ * Of one that does not run: its last end is kept. One whose end nobody wrote down was wanted when its shim, or the
+ * machine, went.
+ */
 function addLastRun(store: Store, id: string, dir: string): void {
   const run = readRunRecord(dir)?.run ?? 0;
   const exit = readExitRecord(dir);

@@ -1,4 +1,6 @@
-/** Memory and processor use of workers' trees, from one pass over /proc, shared by everybody who asks within a moment. */
+/**
+ * Memory and processor use of workers' trees, from one pass over /proc, shared by everybody who asks within a moment.
+ */
 import { readFileSync } from "node:fs";
 import {
   childrenByParent,
@@ -41,7 +43,10 @@ export class UsageMeter {
     this.#nowMs = nowMs;
   }
 
-  /** The worker's process and all its descendants. The percentage is over the time since the last look, at first since its start. */
+  /**
+   * The worker's process and all its descendants. The percentage is over the time since the last look, at first since
+   * its start.
+   */
   measure(key: string, pid: number, startTime: number, uptimeSeconds: number): Usage | undefined {
     this.#refresh();
     const root = this.#processes.get(pid);

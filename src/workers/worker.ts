@@ -262,7 +262,9 @@ export class Worker {
   get stopMs(): number {
     return stopWithinMs(this.#graceMs ?? this.#config.stop_timeout, this.#finishMs) + MARGIN_MS;
   }
-  /** What a shim may take to write the rest of the output to a full disk, and the record of the exit: a grace for each. */
+  /**
+   * What a shim may take to write the rest of the output to a full disk, and the record of the exit: a grace for each.
+   */
   get #finishMs(): number {
     return 2 * this.#config.stop_timeout + SLOW_DISK_MS;
   }
@@ -273,7 +275,10 @@ export class Worker {
     this.#deps.store.requireRoomToRun(this.dir);
   }
 
-  /** Makes the packages that it needs, while what runs still does. @throws IpcError START_FAILED if they cannot be had */
+  /**
+   * Makes the packages that it needs, while what runs still does.
+   * @throws IpcError START_FAILED if they cannot be had
+   */
   async provide(signal: AbortSignal): Promise<void> {
     if (this.#mayNeedEnvironment) await provide(this.#preparation(signal));
   }
@@ -286,7 +291,10 @@ export class Worker {
     if (existsSync(this.dir)) this.#keepDefinition();
   }
 
-  /** Beside the shim's records, so that a lost database loses no worker. What has no room now is written with the next run. */
+  /**
+   * Beside the shim's records, so that a lost database loses no worker. What has no room now is written with the next
+   * run.
+   */
   #keepDefinition(): void {
     try {
       this.#deps.store.withRoom(() => writeDefinition(this.dir, this.#definition));
@@ -324,7 +332,9 @@ export class Worker {
     this.#dispatch("stop");
   }
 
-  /** Null is the app's own. When it is over is known to the next daemon as well, should this one be killed meanwhile. */
+  /**
+   * Null is the app's own. When it is over is known to the next daemon as well, should this one be killed meanwhile.
+   */
   #mayTake(graceMs: number | null): InstanceChange {
     this.#graceMs = graceMs;
     return { dueAtMs: this.#deps.nowMs() + (graceMs ?? this.#config.stop_timeout) };
@@ -446,7 +456,8 @@ export class Worker {
     const run = readRunRecord(this.dir);
     const exit = readExitRecord(this.dir);
     const newest = newestRun(this.dir);
-    if (newest > this.#row.run) this.#save({ run: newest }); // handed out on a full disk, by a daemon that was killed then
+    // Handed out on a full disk, by a daemon that was killed then.
+    if (newest > this.#row.run) this.#save({ run: newest });
     if (exit && exit.run > this.#row.doneRun && exit.run === this.#row.run)
       return this.#adoptEnd(fromExitRecord(exit, null));
     if (run && run.run > this.#row.doneRun && run.run === this.#row.run) {
@@ -746,7 +757,10 @@ export class Worker {
     return auditLogOf(dirname(this.#deps.workersDir));
   }
 
-  /** Who asked for a start that comes to nothing is told so, and tries again himself: nothing is announced behind his back. */
+  /**
+   * Who asked for a start that comes to nothing is told so, and tries again himself: nothing is announced behind his
+   * back.
+   */
   #judge(run: Run | undefined, ending: Ending): Verdict | { readonly event: "failed" } {
     if (run?.isAskedFor === true && ending.kind === "exec") return { event: "failed" };
     const { restart_policy, backoff } = this.#config;

@@ -1,4 +1,7 @@
-/** Kills the daemon at random moments and looks whether anything was lost, doubled or orphaned. IPCCTL_SEED replays a run. */
+/**
+ * Kills the daemon at random moments and looks whether anything was lost, doubled or orphaned. IPCCTL_SEED replays a
+ * run.
+ */
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";

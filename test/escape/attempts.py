@@ -62,7 +62,9 @@ def late(*_: object) -> None:
 
 
 def keep_no_dumps() -> None:
-    """Some attempts die of it: no file, and with 1 the kernel hands the dump to no program that would keep and report it either."""
+    """Some attempts die of it: no file, and with 1 the kernel hands the dump to no program that would keep and report
+    it either.
+    """
     hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (min(1, hard) if hard != resource.RLIM_INFINITY else 1, hard))

@@ -1,5 +1,6 @@
-"""Attempts to use up more than a policy's limit. argv: the name of one, its arguments, and behind a + the next. Each prints what it had, and what refused
-more, as a line of JSON, and gives it back."""
+"""Attempts to use up more than a policy's limit. argv: the name of one, its arguments, and behind a + the next. Each
+prints what it had, and what refused more, as a line of JSON, and gives it back.
+"""
 
 import ctypes
 import errno
@@ -173,7 +174,9 @@ def memory_thread_stacks(most: int) -> None:
 
 
 def memory_children(most: int) -> None:
-    """Each child has the limit anew; all of them at once. A control group kills some of them, which then report nothing."""
+    """Each child has the limit anew; all of them at once. A control group kills some of them, which then report
+    nothing.
+    """
     children = []
     for _ in range(4):
         ready, reports = os.pipe()
@@ -266,7 +269,9 @@ def leave_session() -> None:
 
 
 def processes(_: str) -> None:
-    """Doubles at every step, each child away from its parent and its session; who is refused stays. The argument marks them."""
+    """Doubles at every step, each child away from its parent and its session; who is refused stays. The argument marks
+    them.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
         try:
@@ -319,7 +324,9 @@ def open_files_in_flight(most: int) -> None:
 
 
 def socket_buffers(most: int) -> None:
-    """Bytes in pairs of sockets, asked to be large: as many as there may be, in messages to oneself, and then as many again."""
+    """Bytes in pairs of sockets, asked to be large: as many as there may be, in messages to oneself, and then as many
+    again.
+    """
     had, by, kept = 0, None, []
     post, _post_end = socket.socketpair()
     for _ in range(3):
@@ -515,7 +522,9 @@ def stay() -> None:
 
 
 def keep_no_dumps() -> None:
-    """Some bombs die of it: no file, and with 1 the kernel hands the dump to no program that would keep and report it either."""
+    """Some bombs die of it: no file, and with 1 the kernel hands the dump to no program that would keep and report it
+    either.
+    """
     hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (min(1, hard) if hard != resource.RLIM_INFINITY else 1, hard))

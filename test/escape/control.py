@@ -1,9 +1,10 @@
-"""
-Runs the attempts and prints which get through: without a sandbox (where all should, or they prove nothing), or under a policy.
+"""Runs the attempts and prints which get through: without a sandbox (where all should, or they prove nothing), or
+under a policy.
 
     control.py [--uid N] [--policy NAME] [--family NAME] [--all] [names …]
 
-Without a policy it prints what FAILS, and why; under one what GETS THROUGH, and what was done to the peer. --all prints every attempt.
+Without a policy it prints what FAILS, and why; under one what GETS THROUGH, and what was done to the peer. --all prints
+every attempt.
 """
 
 import argparse

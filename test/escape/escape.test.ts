@@ -1,6 +1,7 @@
 /**
- * Each attempt must succeed without confinement, or it proves nothing; under a policy all that the policy denies must fail, and nothing may have
- * been done to what they aim at. As the user who runs the tests and, for root, as another one without privileges.
+ * Each attempt must succeed without confinement, or it proves nothing; under a policy all that the policy denies must
+ * fail, and nothing may have been done to what they aim at. As the user who runs the tests and, for root, as another
+ * one without privileges.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import {
@@ -32,7 +33,10 @@ const ALL = [
   ...[...BOTH, "reading", "writing", "metadata", "exec", "fork", "ipc", "kernel", "limits", "env"],
   ...["signals", "scheduling"],
 ];
-/** The worker's own /tmp, and what is bounded by something else: open files, inodes of the scratch folder, the kernel's own count of maps. */
+/**
+ * The worker's own /tmp, and what is bounded by something else: open files, inodes of the scratch folder, the kernel's
+ * own count of maps.
+ */
 const OWN = ["into_tmp", "marker_of_another_program", "name_in_tmp"];
 const BOUNDED = ["memory_in_sockets", "folders_in_folders", "maps_of_memory", "locks"];
 /** What `policy explain` says is not held there. */
@@ -257,7 +261,8 @@ for (const [user, uid] of users) {
       if (stdout !== '"benign"\n') throw new Error(`an ordinary worker ended so: ${stdout}${stderr}`);
 
       await using peer = await openPeer(uid);
-      const where = { ...peer.where, scratch: "", patience: 0.3 }; // the worker's own folder; what comes late the peer tells
+      // The worker's own folder; what comes late the peer tells.
+      const where = { ...peer.where, scratch: "", patience: 0.3 };
       const rows = possible.filter(({ name, ...row }) => isAgainst({ name, ...row }, denies) && !gaps.includes(name));
       expect(rows.length).toBeGreaterThan(20);
       const found = await runAll(confined(policy), uid, where, rows);

@@ -285,7 +285,10 @@ attempt("listen", unbound)
 attempt("bind", lambda: socket.socket().bind(("127.0.0.1", 9)))
 `;
 
-/** Whichever is there when the call is looked at, and when it is carried out: a path, and an address that nobody granted. */
+/**
+ * Whichever is there when the call is looked at, and when it is carried out: a path, and an address that nobody
+ * granted.
+ */
 const FLIP = `
 import ctypes, socket, struct, sys, threading
 PATH, OTHER = sys.argv[1], int(sys.argv[2])

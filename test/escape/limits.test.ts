@@ -1,7 +1,7 @@
 /**
- * Bombs of each kind (bombs.py) under a policy that extends `strict`, by `run` and by `start`, as root and as an ordinary user, the whole of ipcctl
- * in both: what a limit allows works, one more is refused. Meanwhile the daemon answers, and so does a worker beside it. What is not held is
- * told here by name, and `policy explain` must say so.
+ * Bombs of each kind (bombs.py) under a policy that extends `strict`, by `run` and by `start`, as root and as an
+ * ordinary user, the whole of ipcctl in both: what a limit allows works, one more is refused. Meanwhile the daemon
+ * answers, and so does a worker beside it. What is not held is told here by name, and `policy explain` must say so.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import {
@@ -226,8 +226,8 @@ function countOf(mark: string): number {
 }
 
 /**
- * So much at least is there at once: nothing, if meanwhile one was rotated away and another one grew in its place. The packed copy of a file counts
- * once it has taken the file's place.
+ * So much at least is there at once: nothing, if meanwhile one was rotated away and another one grew in its place. The
+ * packed copy of a file counts once it has taken the file's place.
  */
 function sizeOf(folder: string): number {
   const names = readdirSync(folder);
@@ -553,7 +553,8 @@ onEverySite("log", (site) => {
       most = Math.max(most, sizeOf(log_dir));
       return existsSync(join(log_dir, "../exit"));
     }, `${bomb} has ended`);
-    expect(resultsOf((await site.cli("logs", name, "-n", "1")).stdout)).toEqual([{ had: FLOOD, by: "done" }]); // all was taken
+    // All was taken.
+    expect(resultsOf((await site.cli("logs", name, "-n", "1")).stdout)).toEqual([{ had: FLOOD, by: "done" }]);
     expect(Math.max(most, sizeOf(log_dir))).toBeLessThanOrEqual(LOG);
     expect(sizeOf(log_dir)).toBeGreaterThan(0);
   });

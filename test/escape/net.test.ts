@@ -1,6 +1,6 @@
 /**
- * The network of a worker under a host list, by native/fuzz/net_peer.c: the server that answers the worker's calls, under sanitizers, and a
- * filter. Names come from a hosts file and a name server of the test's.
+ * The network of a worker under a host list, by native/fuzz/net_peer.c: the server that answers the worker's calls,
+ * under sanitizers, and a filter. Names come from a hosts file and a name server of the test's.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import {
@@ -19,7 +19,10 @@ import { ROOT, waitUntil } from "../home.ts";
 import { SYSTEM_PYTHON, canBeAnother, skipUnless } from "../needs.ts";
 
 const ATTEMPTS = join(import.meta.dir, "net_attempts.py");
-/** Python itself: what a wrapper in PATH, a shell script often, asks of the network on its way would be counted as an attempt's. */
+/**
+ * Python itself: what a wrapper in PATH, a shell script often, asks of the network on its way would be counted as an
+ * attempt's.
+ */
 const PYTHON = Bun.spawnSync(["python3", "-I", "-S", "-c", "import sys; print(sys.executable)"])
   .stdout.toString()
   .trim();
@@ -241,7 +244,8 @@ async function attempt(rules: string[], what: string, args: unknown[], options: 
     {
       stdio: ["ignore", "pipe", "inherit"],
       env: {
-        ...{ PATH: process.env.PATH, HOME: folder }, // without a home Python asks who it is, and the name service its sockets
+        // Without a home Python asks who it is, and the name service its sockets.
+        ...{ PATH: process.env.PATH, HOME: folder },
         ...{
           NET_PEER_HOSTS: join(folder, "hosts"),
           NET_PEER_RESOLV_CONF: join(folder, "resolv.conf"),

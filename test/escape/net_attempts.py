@@ -482,7 +482,9 @@ def malformed(port: int) -> list:
 
 
 def pending(port: int, count: int) -> dict:
-    """To a server that takes nobody: more than may wait, one that is interrupted, one that has a time limit; and others go on."""
+    """To a server that takes nobody: more than may wait, one that is interrupted, one that has a time limit; and others
+    go on.
+    """
     got: list = []
 
     class Enough(Exception):

@@ -1,7 +1,8 @@
-"""Ordinary things that Python programs do, one after the other in this process: prints of each whether it works, as a line of JSON.
+"""Ordinary things that Python programs do, one after the other in this process: prints of each whether it works, as a
+line of JSON.
 
-python3 ordinary.py [--port N] [--udp N] [--other FILE] [NAME…]: names or none for all; the ports of a host that answers "pong", and a file of the user
-that is none of ours. What is made is made in the scratch folder, and gone at the end.
+python3 ordinary.py [--port N] [--udp N] [--other FILE] [NAME…]: names or none for all; the ports of a host that answers
+"pong", and a file of the user that is none of ours. What is made is made in the scratch folder, and gone at the end.
 """
 
 import argparse

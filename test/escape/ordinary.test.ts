@@ -1,7 +1,8 @@
 /**
- * What ordinary programs do, under each policy: ordinary.py first without confinement, where all must work, then with. The table below says what
- * is denied on purpose; anything else must work. `IPCCTL_TEST_WRITE=1 bun test test/escape/ordinary.test.ts` writes what was measured
- * into docs/security.md; without it the table there must be the same.
+ * What ordinary programs do, under each policy: ordinary.py first without confinement, where all must work, then with.
+ * The table below says what is denied on purpose; anything else must work. `IPCCTL_TEST_WRITE=1 bun test
+ * test/escape/ordinary.test.ts` writes what was measured into docs/security.md; without it the table there must be the
+ * same.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { chmodSync, chownSync, copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -105,8 +106,10 @@ const PACKAGES = ["numpy", "pandas", "pyarrow", "scikit_learn", "joblib_processe
 const MAY_LACK = new Set(["time_zones", "multiprocessing_memory", "find_library", "resolve_localhost"]);
 
 /** How a denial looks. A timeout, a wrong result and a crash are none. */
-const DENIAL_ERRNOS = new Set([1, 2, 12, 13, 19, 30, 38, 97, 99, 101]); // EPERM ENOENT ENOMEM EACCES ENODEV EROFS ENOSYS and those of networks
-const DENIAL_CLASSES = new Set(["gaierror", "KeyError", "ModuleNotFoundError"]); // no name service, no such user, nothing beside the script
+// EPERM ENOENT ENOMEM EACCES ENODEV EROFS ENOSYS and those of networks.
+const DENIAL_ERRNOS = new Set([1, 2, 12, 13, 19, 30, 38, 97, 99, 101]);
+// No name service, no such user, nothing beside the script.
+const DENIAL_CLASSES = new Set(["gaierror", "KeyError", "ModuleNotFoundError"]);
 
 const withPackages = await pythonWithPackages();
 const NOBODY = 65_534;
@@ -216,7 +219,8 @@ async function measure(user: User): Promise<Readonly<Record<Policy, Outcomes>>> 
   const wrong = policies.flatMap((policy) =>
     Object.values(all[policy])
       .filter((one) => !lacks.includes(one.name))
-      .filter((one) => !(one.name === "user_name" && policy === "net-allowlist")) // /etc/nsswitch.conf may name who knows it
+      // /etc/nsswitch.conf may name who knows it.
+      .filter((one) => !(one.name === "user_name" && policy === "net-allowlist"))
       .filter((one) => one.works === (THINGS[one.name]![1] ?? []).includes(policy) || !(one.works || isDenial(one)))
       .map((one) => ({ policy, ...one })),
   );

@@ -1,7 +1,7 @@
-"""
-What the attempts are aimed at: servers, a process with secrets, files, shared memory, queues, keys, and a pretended supervisor, all of the
-attacker's own user. argv: a folder of its own, perhaps the path of the ipcctl program. Prints where all that is, as a line of JSON (WHERE of
-attempts.py); then, for each line "state" on stdin, what was done to it. Cleans up at the end of stdin.
+"""What the attempts are aimed at: servers, a process with secrets, files, shared memory, queues, keys, and a pretended
+supervisor, all of the attacker's own user. argv: a folder of its own, perhaps the path of the ipcctl program. Prints
+where all that is, as a line of JSON (WHERE of attempts.py); then, for each line "state" on stdin, what was done to it.
+Cleans up at the end of stdin.
 """
 
 import ctypes
@@ -124,7 +124,8 @@ mqueue = libc.syscall(MQ_OPEN, queue.encode(), 0o102, 0o600, attributes)
 key = libc.syscall(ADD_KEY, b"user", key_name.encode(), MARK.encode(), len(MARK), -4)  # the keyring of the user
 memfd = os.memfd_create("ring")
 os.write(memfd, RING)
-# A process that takes away what has a name in the kernel, or lies outside of our folder, as soon as we end: after a SIGKILL as well.
+# A process that takes away what has a name in the kernel, or lies outside of our folder, as soon as we end: after a
+# SIGKILL as well.
 ends, alive = os.pipe()
 cleaner_pid = os.fork()
 if cleaner_pid == 0:

@@ -1,4 +1,7 @@
-/** Policies from the command line: exceptions by flag, hosts by name, what is told of denials, and the audit log of all of it. */
+/**
+ * Policies from the command line: exceptions by flag, hosts by name, what is told of denials, and the audit log of all
+ * of it.
+ */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { appendFileSync, chmodSync, existsSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -158,7 +161,8 @@ for path in sys.argv[1:]:
   await home.cli("run", "-c", write);
   expect(existsSync(written)).toBe(false); // at most there is one in the worker's own /tmp
   chmodSync(home.dir, 0o777); // for users of their own
-  expect(await home.cli("run", "--allow-write", home.dir, "-c", write)).toMatchObject({ status: 5 }); // our state lies there
+  // Our state lies there.
+  expect(await home.cli("run", "--allow-write", home.dir, "-c", write)).toMatchObject({ status: 5 });
   chmodSync(home.dir, 0o755);
 });
 

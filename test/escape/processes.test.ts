@@ -194,7 +194,8 @@ test("the shim is killed: so is all of it", async () => {
     env: home.env,
     stdio: ["ignore", "pipe", "ignore"],
   });
-  expect(Buffer.from((await child.stdout.getReader().read()).value!).toString()).toMatch(/^all\n?$/); // the newline is a write of its own
+  // The newline is a write of its own.
+  expect(Buffer.from((await child.stdout.getReader().read()).value!).toString()).toMatch(/^all\n?$/);
   const shim = processesOf(script).map(parentOf).find(isShim)!;
   process.kill(shim, "SIGKILL");
   await waitUntil(() => processesOf(script).length === 0, "nothing of that is left either");
@@ -217,7 +218,10 @@ function isShim(pid: number): boolean {
   }
 }
 
-/** Who tells the shim the numbers waits until the worker has said something, or as long as it takes to see that it does not. */
+/**
+ * Who tells the shim the numbers waits until the worker has said something, or as long as it takes to see that it does
+ * not.
+ */
 const LATE_TELLER = `
 #include "ipc.h"
 #include <linux/sockios.h>

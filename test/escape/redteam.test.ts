@@ -1,6 +1,6 @@
 /**
- * Ways out that a red team found: each was a hole once. What a policy grants is taken by the worker, and what is prepared there is met by
- * whoever starts it the next time; what a policy denies is asked for by another name.
+ * Ways out that a red team found: each was a hole once. What a policy grants is taken by the worker, and what is
+ * prepared there is met by whoever starts it the next time; what a policy denies is asked for by another name.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import {
@@ -585,7 +585,9 @@ test.skipIf(!hasCompiler)("of the token nothing is left in the registers", async
   expect(stdout).toBe("\0".repeat(16));
 });
 
-/** Looks through its own memory for what an exec has to carry, in the filter and by itself, and tries all that it finds. */
+/**
+ * Looks through its own memory for what an exec has to carry, in the filter and by itself, and tries all that it finds.
+ */
 const TOKEN_HUNT = `
 import ctypes, os, re, sys
 libc = ctypes.CDLL(None, use_errno=True)

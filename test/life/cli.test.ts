@@ -259,7 +259,8 @@ test("init writes what start takes, from pm2's file, bunctl's, or the scripts of
   });
   expect(inFolder("init").exitCode).toBe(1);
   const started = inFolder("start");
-  expect(started.stderr.toString()).toMatch(/^(not enforced here: max_memory .*\n {2}.*\n)?$/); // without control groups
+  // Without control groups.
+  expect(started.stderr.toString()).toMatch(/^(not enforced here: max_memory .*\n {2}.*\n)?$/);
   expect(started.stdout.toString()).toMatch(/started svc \(pid \d+\)\nstarted svc-1 \(pid \d+\)/);
   await home.cli("delete", "svc", "-f");
 });

@@ -1,6 +1,6 @@
 /**
- * The daemon as the first process of a PID namespace, as in a container: who comes from outside (`docker exec`, a health check), orphans, signals,
- * and ending with the main program. Needs root and namespaces.
+ * The daemon as the first process of a PID namespace, as in a container: who comes from outside (`docker exec`, a
+ * health check), orphans, signals, and ending with the main program. Needs root and namespaces.
  */
 import { expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";

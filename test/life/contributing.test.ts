@@ -59,7 +59,10 @@ test.each(commands.filter((command) => /test \.\/test\/unit\/|unittest/.test(com
   },
 );
 
-/** A checkout that is set up, with the packages of this one. Times stay, those of folders too, so that nothing is built again. */
+/**
+ * A checkout that is set up, with the packages of this one. Times stay, those of folders too, so that nothing is built
+ * again.
+ */
 function copyOfCheckout(to: string): void {
   mkdirSync(join(to, "build"), { recursive: true });
   const parts = "bin contract native package.json bun.lock packages policies python scripts src".split(" ");

@@ -204,7 +204,8 @@ test("a worker that ends on a full disk has ended, also where its shim cannot wr
     const go = join(home.dir, `go-${name}`);
     await home.start(name, script, { args: [go], restart_policy: "no", stop_timeout: 200 });
   }
-  const record = join(home.paths.workersDir, "silent", "exit.tmp"); // has room of its own: only a folder keeps it from being written
+  // Has room of its own: only a folder keeps it from being written.
+  const record = join(home.paths.workersDir, "silent", "exit.tmp");
   rmSync(record);
   mkdirSync(record);
   disk.fill();

@@ -1,4 +1,5 @@
-"""Starts confined programs from a template as any program could: nothing but the template's JSON, the shim, and what Python has.
+"""Starts confined programs from a template as any program could: nothing but the template's JSON, the shim, and what
+Python has.
 
 from_template.py TEMPLATE CWD SCRATCH NAME=VALUE... -- ARGUMENTS... ends as the program does.
 """

@@ -1,4 +1,7 @@
-/** A stop ends the work, not the jobs: programs that finish what they have begun are asked as they expect it, whoever stops them. */
+/**
+ * A stop ends the work, not the jobs: programs that finish what they have begun are asked as they expect it, whoever
+ * stops them.
+ */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -15,7 +18,10 @@ beforeAll(async () => {
 }, 300_000);
 afterAll(() => home[Symbol.asyncDispose]());
 
-/** Every program here says with a file that its job is under way, and that it was asked to end; the job waits for a third one. */
+/**
+ * Every program here says with a file that its job is under way, and that it was asked to end; the job waits for a
+ * third one.
+ */
 const PRELUDE = `
 import os, signal, sys, time
 me = os.getpid()
@@ -67,7 +73,10 @@ def slow(number):
     note(f"done-{number}")
 `;
 
-/** Begins a stop by some means while the job of the worker is under way, and lets the job end once the worker was asked to. */
+/**
+ * Begins a stop by some means while the job of the worker is under way, and lets the job end once the worker was asked
+ * to.
+ */
 async function stopsAt(name: string, by: () => Promise<unknown>, asked = "asked"): Promise<number> {
   const { pid } = await home.status(name);
   await waitUntil(() => existsSync(join(home.dir, `begun-${pid}`)), `the job of ${name} is under way`);
@@ -176,7 +185,10 @@ def app(environ, start_response):
   await home.cli("delete", "website", "-f");
 });
 
-/** Tells how often it was asked to end. Works on for longer than what is left over from a run that has ended by itself is given. */
+/**
+ * Tells how often it was asked to end. Works on for longer than what is left over from a run that has ended by itself
+ * is given.
+ */
 const CHILD = `
 import signal, sys, time
 asked = 0

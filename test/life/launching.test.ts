@@ -1,4 +1,7 @@
-/** What was decided about a worker is what it gets: interpreter, boot and policy, end to end. The table of cases: test/unit/languages.test.ts. */
+/**
+ * What was decided about a worker is what it gets: interpreter, boot and policy, end to end. The table of cases:
+ * test/unit/languages.test.ts.
+ */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { chmodSync, mkdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

@@ -13,7 +13,9 @@ afterAll(() => home[Symbol.asyncDispose]());
 
 const COUNT = 300_000;
 
-/** Writes lines that begin with their number: the first at once, the others as fast as it can when its file is there. */
+/**
+ * Writes lines that begin with their number: the first at once, the others as fast as it can when its file is there.
+ */
 const flood = (name: string, count = COUNT): string =>
   home.script(
     `${name}.py`,
@@ -35,7 +37,9 @@ const isOver = (name: string): Promise<void> =>
 const numbersOf = (text: string): number[] =>
   text.split("\n", text.split("\n").length - 1).map((line) => Number.parseInt(line, 10));
 
-/** What is not a row of ascending numbers from the first to the last: empty if every line is there once and in order. */
+/**
+ * What is not a row of ascending numbers from the first to the last: empty if every line is there once and in order.
+ */
 function breaks(numbers: readonly number[], first: number, last = COUNT - 1): string[] {
   const row = [first - 1, ...numbers, last + 1];
   return row.slice(1).flatMap((number, index) => (number === row[index]! + 1 ? [] : [`${row[index]} → ${number}`]));
@@ -172,7 +176,10 @@ test("a log file that is deleted by hand while it is written costs the lines tha
   expect(follower.text).toBe("line 0\nline 1\nline 2\n");
 });
 
-/** Reads the first lines of a command and says so; from when it may, so many more in small pieces; then interrupts the command. */
+/**
+ * Reads the first lines of a command and says so; from when it may, so many more in small pieces; then interrupts the
+ * command.
+ */
 const READER = [
   "import os, signal, subprocess, sys, time",
   "name, count, *command = sys.argv[1:]",

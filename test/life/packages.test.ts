@@ -1,4 +1,7 @@
-/** What `uv run`, and the metadata of a script, ask for is installed before the policy holds, and nothing of it runs until then. */
+/**
+ * What `uv run`, and the metadata of a script, ask for is installed before the policy holds, and nothing of it runs
+ * until then.
+ */
 import { afterAll, expect, test } from "bun:test";
 import {
   chmodSync,
@@ -22,7 +25,10 @@ afterAll(() => home[Symbol.asyncDispose]());
 const at = (...path: string[]): string => join(home.dir, ...path);
 const WITHOUT_UV = "/usr/bin:/bin";
 
-/** Wheels of our own, in the place of an index. Each is loaded by every Python beside it, and writes `ran` if that is no worker of ours. */
+/**
+ * Wheels of our own, in the place of an index. Each is loaded by every Python beside it, and writes `ran` if that is no
+ * worker of ours.
+ */
 const WHEELS = `
 import os, sys, zipfile
 folder, ran = sys.argv[1:]
@@ -223,7 +229,10 @@ test.skipIf(isSkipped)(
     const make = (words: string): Promise<{ stdout: string }> =>
       home.cli("run", "--policy", "strict", "--command", `uv run --no-project ${words} one-tool`);
     expect((await make("--with one==1 --with two")).stdout).toBe("one 1\n");
-    const whole = readdirSync(folder).filter((name) => !name.includes(".")).map((name) => realpathSync(join(folder, name))); // prettier-ignore
+    // Prettier-ignore.
+    const whole = readdirSync(folder)
+      .filter((name) => !name.includes("."))
+      .map((name) => realpathSync(join(folder, name)));
     const [old, young] = ["gone-0.AbCdEf", "gone-1.AbCdEf"].map((name) => join(folder, name));
     for (const left of [old!, young!]) mkdirSync(left);
     const longAgo = Date.now() / 1000 - 2 * 86_400;

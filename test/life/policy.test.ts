@@ -58,8 +58,14 @@ test("check and explain refuse what start refuses, in its words", async () => {
       await home.cli("delete", "app");
     }
     // A command has a policy as well, and who runs it decides.
-    expect((await home.cli("policy", "check", "strict", "--command", `nice ${SYSTEM_PYTHON}`)).stderr).toContain("nice starts another program"); // prettier-ignore
-    expect((await home.cli("policy", "explain", "strict", "--command", SYSTEM_PYTHON, "--uid", "65534")).stdout).toMatch(/granted: 65534/); // prettier-ignore
+    // Prettier-ignore.
+    expect((await home.cli("policy", "check", "strict", "--command", `nice ${SYSTEM_PYTHON}`)).stderr).toContain(
+      "nice starts another program",
+    );
+    // Prettier-ignore.
+    expect(
+      (await home.cli("policy", "explain", "strict", "--command", SYSTEM_PYTHON, "--uid", "65534")).stdout,
+    ).toMatch(/granted: 65534/);
     // Also without a script: what covers the state folder covers it whatever is started.
     expect((await home.cli("policy", "check", policy)).stderr).toContain("by which the worker is started or watched");
     expect((await home.cli("policy", "check", "strict", script, ...python)).status).toBe(0);
@@ -134,7 +140,10 @@ const FORKING = `--policy '{"version":1,"extends":"strict","process":{"fork":tru
 
 const SEMAPHORE = "import multiprocessing\nmultiprocessing.Lock()";
 
-/** What a worker ends over that Landlock, mounts or limits deny: its errno does not say so. Then what is granted does it. */
+/**
+ * What a worker ends over that Landlock, mounts or limits deny: its errno does not say so. Then what is granted does
+ * it.
+ */
 const ENDS: readonly (readonly [what: string, code: string, remedy: RegExp, base?: string])[] = [
   ["a file", "open('some data.txt')", /^--allow-read '\/.*\/some data\.txt'$/],
   ["a new file", "open('out/new', 'w')", /^--allow-write \S+\/out$/],

@@ -1,4 +1,7 @@
-/** What a confined run may do to the files, pipes and the terminal that it was given as its stdio: use them, and no more. */
+/**
+ * What a confined run may do to the files, pipes and the terminal that it was given as its stdio: use them, and no
+ * more.
+ */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

@@ -1,4 +1,7 @@
-/** A stop is confirmed: what gets lost on its way to the shim is asked again, and a shim that does not carry it out is overruled. */
+/**
+ * A stop is confirmed: what gets lost on its way to the shim is asked again, and a shim that does not carry it out is
+ * overruled.
+ */
 import { expect, test } from "bun:test";
 import { existsSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { createConnection, createServer, type Server, type Socket } from "node:net";
@@ -23,7 +26,9 @@ time.sleep(600)
 `;
 
 const ESRCH = 3;
-/** What becomes of a STOP: it goes on to the shim, it is swallowed, it is refused, or the connection breaks ahead of it. */
+/**
+ * What becomes of a STOP: it goes on to the shim, it is swallowed, it is refused, or the connection breaks ahead of it.
+ */
 type Fate = "pass" | "swallow" | "refuse" | "break";
 
 /** Stands between the daemon and a shim, in the place of its socket. */
@@ -160,7 +165,10 @@ test("a shim that is stopped does not keep its worker: the daemon ends the tree,
   expect((await home.cli("start", "held")).status).toBe(0);
 });
 
-/** Holds a process with the environment of a worker at the end of its exit, where nobody can kill it any more, until it is told to let go. */
+/**
+ * Holds a process with the environment of a worker at the end of its exit, where nobody can kill it any more, until it
+ * is told to let go.
+ */
 const UNDEAD = `
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,7 @@
-/** Verbs that meet: their turns, what cuts what short, the extra instance of a reload, and a start that comes to nothing. */
+/**
+ * Verbs that meet: their turns, what cuts what short, the extra instance of a reload, and a start that comes to
+ * nothing.
+ */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

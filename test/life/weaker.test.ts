@@ -1,4 +1,7 @@
-/** Where no namespaces can be made a policy is enforced in part: that is told, also to who asks for nothing and has no terminal. */
+/**
+ * Where no namespaces can be made a policy is enforced in part: that is told, also to who asks for nothing and has no
+ * terminal.
+ */
 import { expect, test } from "bun:test";
 import { chmodSync, readFileSync } from "node:fs";
 import { join } from "node:path";

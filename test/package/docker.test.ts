@@ -1,6 +1,6 @@
 /**
- * The image that the Dockerfile makes, built and run without an engine. Its two bases are stand-ins: Debian of the same release, with the
- * Node and the Python that those have, under their names.
+ * The image that the Dockerfile makes, built and run without an engine. Its two bases are stand-ins: Debian of the same
+ * release, with the Node and the Python that those have, under their names.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

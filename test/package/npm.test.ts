@@ -1,4 +1,6 @@
-/** What `npm pack` makes, installed as users install it: without a compiler, without install scripts, in an empty home. */
+/**
+ * What `npm pack` makes, installed as users install it: without a compiler, without install scripts, in an empty home.
+ */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import {
   copyFileSync,
@@ -104,7 +106,10 @@ async function tryOut(machine: Machine, cwd: string): Promise<void> {
   expect(await cli("daemon", "stop")).toContain("stopped");
 }
 
-/** The program of program.ts in this project, checked and compiled by each compiler, in each of the modes that take packages. */
+/**
+ * The program of program.ts in this project, checked and compiled by each compiler, in each of the modes that take
+ * packages.
+ */
 async function compile(machine: Machine, project: string): Promise<void> {
   copyFileSync(join(import.meta.dir, "program.ts"), join(project, "program.ts"));
   mkdirSync(join(project, "node_modules/@types"), { recursive: true });
@@ -204,7 +209,11 @@ test.if(isThere)("npm install in a project: the command, the types, and the SDK 
     await connect().catch(({ code, message, hint }) => console.log(JSON.stringify({ code, message, hint })));`,
   ];
   const required = `const { connect, IpcError } = require("ipcctl"); console.log(typeof connect, typeof IpcError);`;
-  expect(await machine.run(cwd, [node!, "--input-type=commonjs", "-e", required])).toMatchObject({ status: 0, stdout: "function function\n" }); // prettier-ignore
+  // Prettier-ignore.
+  expect(await machine.run(cwd, [node!, "--input-type=commonjs", "-e", required])).toMatchObject({
+    status: 0,
+    stdout: "function function\n",
+  });
   const old = `Object.defineProperty(process.versions, "node", { value: "20.1.0" })`;
   expect(said(await machine.run(cwd, program(old)))).toBe(
     `imported\n${JSON.stringify({ code: "FAILED", message: "ipcctl needs Node 22 or newer, or Bun; this is Node 20.1.0" })}\n`,

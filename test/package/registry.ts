@@ -1,4 +1,7 @@
-/** A registry of packages that has ours, as they would be published, and sends whoever wants another one to the machine's own. */
+/**
+ * A registry of packages that has ours, as they would be published, and sends whoever wants another one to the
+ * machine's own.
+ */
 import { readFileSync } from "node:fs";
 
 export type Tarball = { readonly path: string; readonly manifest: { readonly name: string; readonly version: string } };

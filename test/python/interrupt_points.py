@@ -1,6 +1,6 @@
-"""An interrupt at every instruction: a worker and its clients in one process, and a tracer that has a client interrupt a request at the
-k-th instruction that the package, and the code that is called, executes after it was taken; for every k. Run by test_interrupts.py, once for each way to
-serve and each implementation.
+"""An interrupt at every instruction: a worker and its clients in one process, and a tracer that has a client interrupt
+a request at the k-th instruction that the package, and the code that is called, executes after it was taken; for every
+k. Run by test_interrupts.py, once for each way to serve and each implementation.
 
     python3 interrupt_points.py main|thread SCENARIO [STRIDE [OFFSET]]
 
@@ -178,8 +178,10 @@ def on_signal(number: int, frame: object) -> None:
 
 
 def strike() -> None:
-    """SIGURG, and its handler has run; what it raises in this thread comes out of here. It is sent ever less often until then, as a
-    client does: one that comes just before the main thread sleeps in the kernel does not end that sleep."""
+    """SIGURG, and its handler has run; what it raises in this thread comes out of here. It is sent ever less often
+    until then, as a client does: one that comes just before the main thread sleeps in the kernel does not end that
+    sleep.
+    """
     before = handled
     now = time.monotonic()
     deadline, again, pause = now + DEADLINE_SECONDS, now, 0.05

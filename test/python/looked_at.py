@@ -1,7 +1,9 @@
-"""What a client gives up before it begins does not begin, also while another thread is just looking at what is given up.
+"""What a client gives up before it begins does not begin, also while another thread is just looking at what is given
+up.
 
-``looked_at.py before|during``: a call has been taken from the ring and has not begun; the main thread is held up in its look, and the
-client's wish comes after that has acknowledged what is new (``before`` the next look), or is among it (``during`` this one).
+``looked_at.py before|during``: a call has been taken from the ring and has not begun; the main thread is held up in its
+look, and the client's wish comes after that has acknowledged what is new (``before`` the next look), or is among it
+(``during`` this one).
 """
 
 from __future__ import annotations

@@ -89,7 +89,9 @@ class Limits(unittest.TestCase):
 
 
 class Waiting(unittest.TestCase):
-    """Code that waits for its client goes on as soon as what it waits for has come, whoever took it, and whatever else is silent."""
+    """Code that waits for its client goes on as soon as what it waits for has come, whoever took it, and whatever else
+    is silent.
+    """
 
     def hold(self, come: Any) -> None:
         serving = _serving.Serving()

@@ -1,5 +1,5 @@
-"""Interrupts at instructions spread over everything that the package executes for a request: see interrupt_points.py. Every instruction is
-tried by ``python3 test/python/test_interrupts.py``, which takes a while.
+"""Interrupts at instructions spread over everything that the package executes for a request: see interrupt_points.py.
+Every instruction is tried by ``python3 test/python/test_interrupts.py``, which takes a while.
 """
 
 from __future__ import annotations

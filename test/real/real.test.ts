@@ -1,6 +1,6 @@
 /**
- * Scripts of the kinds that people want confined, with the policy and the flags that they would type, as root and as an ordinary user: what
- * they make and say is right. Those whose packages are large run with `IPCCTL_TEST_REAL=all`.
+ * Scripts of the kinds that people want confined, with the policy and the flags that they would type, as root and as an
+ * ordinary user: what they make and say is right. Those whose packages are large run with `IPCCTL_TEST_REAL=all`.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { chmodSync, chownSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";

@@ -208,10 +208,23 @@ describe.each(Object.keys(SERVERS))("serve() in a thread beside %s", (server) =>
     });
     using other = await ipc.worker(name);
     const { pid } = await home.status(name);
-    const answers = (promise: Promise<unknown>): Promise<boolean> => promise.then(() => true, () => false); // prettier-ignore
+    // Prettier-ignore.
+    const answers = (promise: Promise<unknown>): Promise<boolean> =>
+      promise.then(
+        () => true,
+        () => false,
+      );
     await waitUntil(() => answers(worker.call("port")), "it serves"); // its imports may take longer than a call waits
     const url = `http://127.0.0.1:${String(await worker.call("port"))}`;
-    await waitUntil(() => fetch(url).then((answer) => answer.ok, () => false), "the web server answers"); // prettier-ignore
+    // Prettier-ignore.
+    await waitUntil(
+      () =>
+        fetch(url).then(
+          (answer) => answer.ok,
+          () => false,
+        ),
+      "the web server answers",
+    );
     const visits = visitor(url);
     const hasBeenVisited = async (): Promise<void> => {
       const before = visits.answers();

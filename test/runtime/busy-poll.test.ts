@@ -187,7 +187,8 @@ test("what is found by a look is not rung for, and both sides count it", () =>
     const CALLS = 2000;
     for (let index = 0; index < CALLS; index++) expect(await py.call("add", index, 1)).toBe(index + 1);
     const [theirsNow, oursNow] = [await waits(), { ...busyPoll.counts }];
-    // Whoever slept was rung for, at most once; whoever found something was not, unless it was asleep again before the sender looked.
+    // Whoever slept was rung for, at most once; whoever found something was not, unless it was asleep again before the
+    // sender looked.
     const LATE = CALLS / 4;
     expect(theirsNow.bells - theirs.bells).toBeLessThanOrEqual(oursNow.sleeps - ours.sleeps + LATE);
     expect(oursNow.bells - ours.bells).toBeLessThanOrEqual(theirsNow.sleeps - theirs.sleeps + LATE);
@@ -293,7 +294,10 @@ test("where more wait than there are cores, one after the other has the worker",
     expect(await one.call("others_awake")).toEqual([0, 0]);
   }));
 
-/** A program that is on one core with its worker and with the server of a raw echo, and prints what it counted and measured. */
+/**
+ * A program that is on one core with its worker and with the server of a raw echo, and prints what it counted and
+ * measured.
+ */
 const PINNED = `
 import { existsSync } from "node:fs";
 import { connect } from ${JSON.stringify(join(ROOT, "src/index.ts"))};

@@ -1,4 +1,7 @@
-/** A TypeScript program and a real Python worker: calls, errors, streams, functions lent, interrupts, and every way to end. */
+/**
+ * A TypeScript program and a real Python worker: calls, errors, streams, functions lent, interrupts, and every way to
+ * end.
+ */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { IpcError, Ipcctl, PythonError, shared, type PythonWorker } from "ipcctl";
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -469,7 +472,11 @@ for one in (ask_here, ask_async, ask_stream, ask_async_stream, ask_threads, ask_
   expect([await b.call("ask_executor"), await py.call("ask_executor")]).toEqual(["b", "a"]);
   py.unbind("meanwhile");
   await Promise.all([py.call("keep", "a"), b.call("keep", "b")]);
-  expect([await b.call("ask_kept", "a"), await none.call("ask_kept", "b")]).toEqual([["a", "a"], ["b", "b"]]); // prettier-ignore
+  // Prettier-ignore.
+  expect([await b.call("ask_kept", "a"), await none.call("ask_kept", "b")]).toEqual([
+    ["a", "a"],
+    ["b", "b"],
+  ]);
   const many =
     "LookupError: 2 clients bind a function 'who', and this code runs for none of them; keep who.of_caller()";
   expect((await failure(none.call("ask_here"))).message).toStartWith(many);
@@ -533,7 +540,8 @@ test("many clients on one worker, and the daemon killed between them", async () 
   expect(await clients[0]!.call("add", 1, 2)).toBe(3);
   clients[0]![Symbol.dispose]();
   ipc[Symbol.dispose]();
-  ipc = new Ipcctl(await home.connect(), () => home.connect()); // the next daemon adopts the worker, and channels are opened to it as before
+  // The next daemon adopts the worker, and channels are opened to it as before.
+  ipc = new Ipcctl(await home.connect(), () => home.connect());
   py = await ipc.worker("worker");
   expect(await py.call("add", 1, 1)).toBe(2);
 });

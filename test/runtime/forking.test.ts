@@ -1,4 +1,7 @@
-/** A worker forks while it serves: its children serve nobody, end as other processes do, and wait for nothing that only the parent has. */
+/**
+ * A worker forks while it serves: its children serve nobody, end as other processes do, and wait for nothing that only
+ * the parent has.
+ */
 import { expect, test } from "bun:test";
 import { Ipcctl, type PythonWorker } from "ipcctl";
 import { waitUntil, withDaemon } from "../home.ts";

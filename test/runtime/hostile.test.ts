@@ -1,4 +1,7 @@
-/** A worker that writes whatever it likes into the segment, in the middle of traffic: the client reports a broken channel and goes on. */
+/**
+ * A worker that writes whatever it likes into the segment, in the middle of traffic: the client reports a broken
+ * channel and goes on.
+ */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl, IpcError, type PythonWorker } from "ipcctl";
 import { SharedRingBuffer } from "../../src/plane/ring.ts";
@@ -226,7 +229,8 @@ test("a worker that hoards segments is stopped at the limit", async () => {
     const error = await (async () => {
       for await (const memory of py.stream("hoard", SEGMENTS_MAX + 1)) held.push(memory);
     })().catch((error: unknown) => error as IpcError);
-    expect(held.length).toBeGreaterThanOrEqual(SEGMENTS_MAX - 64); // what had come is taken in order, up to the one too many
+    // What had come is taken in order, up to the one too many.
+    expect(held.length).toBeGreaterThanOrEqual(SEGMENTS_MAX - 64);
     expect((error as IpcError).message).toContain(`more than ${SEGMENTS_MAX} segments`);
   });
   await stillServes();

@@ -1,4 +1,7 @@
-/** Interrupts end what they are meant for, whenever they come, and nothing else; what a client leaves behind does not stay. */
+/**
+ * Interrupts end what they are meant for, whenever they come, and nothing else; what a client leaves behind does not
+ * stay.
+ */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl, type IpcError, type PythonError, type PythonWorker } from "ipcctl";
 import { existsSync, readFileSync } from "node:fs";
@@ -152,7 +155,10 @@ test("calls of another client come back, whatever becomes of one that calls its 
   const random = randomFrom(seed);
   for (let round = 0; round < 40; round++) {
     const asking = aborted(a, "ask_for_ever", []);
-    const others = Array.from({ length: 30 }, (_, index) => (index % 2 === 1 ? b.call("add", index, 1) : b.eval(`${index} + 1`))); // prettier-ignore
+    // Prettier-ignore.
+    const others = Array.from({ length: 30 }, (_, index) =>
+      index % 2 === 1 ? b.call("add", index, 1) : b.eval(`${index} + 1`),
+    );
     await Bun.sleep(random() * 4);
     asking.abort();
     await asking.ended;
@@ -363,7 +369,10 @@ test("what code prints without end comes as it is printed, to a slow client too,
   home.script("second", "");
   await answer;
   expect(seen.join("").endsWith("a\nb\n")).toBe(true);
-  expect(((await failure(a.eval("print('\\ud800')", { onOutput: () => undefined }))) as PythonError).type).toBe("UnicodeEncodeError"); // prettier-ignore
+  // Prettier-ignore.
+  expect(((await failure(a.eval("print('\\ud800')", { onOutput: () => undefined }))) as PythonError).type).toBe(
+    "UnicodeEncodeError",
+  );
 }, 300_000);
 
 test("output that is taken slowly keeps its code waiting, and is all there in the end", async () => {

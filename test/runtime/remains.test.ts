@@ -1,4 +1,6 @@
-/** What was given up, left or lost is over on both sides: nothing waits for it, asks for it again, or answers for it. */
+/**
+ * What was given up, left or lost is over on both sides: nothing waits for it, asks for it again, or answers for it.
+ */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { TO_CLIENT } from "../../contract/messages.ts";
 import { Ipcctl, type IpcError, type PythonError, type PythonWorker } from "ipcctl";
@@ -121,7 +123,8 @@ test("a call that is given up while its stream is on the way is asked to end onl
   const controller = new AbortController();
   const given = failure(a.callWith("late", [mark], { signal: controller.signal }));
   blockUntil(() => existsSync(mark));
-  controller.abort(new Error("enough")); // it has begun, and is too late to be interrupted: nothing has been taken meanwhile
+  // It has begun, and is too late to be interrupted: nothing has been taken meanwhile.
+  controller.abort(new Error("enough"));
   expect((await soon("its end", given)).message).toBe("enough");
   await Bun.sleep(100); // past the moment at which a stream that was left is interrupted
   expect(await a.hasStopped(5000)).toBe(true);

@@ -1,4 +1,7 @@
-/** Rings between every ordered pair of C, TypeScript and Python, each end a process; and two C threads under ThreadSanitizer. */
+/**
+ * Rings between every ordered pair of C, TypeScript and Python, each end a process; and two C threads under
+ * ThreadSanitizer.
+ */
 import { dlopen, ptr } from "bun:ffi";
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";

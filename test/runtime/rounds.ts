@@ -1,4 +1,7 @@
-/** A worker whose code has to be interrupted, and clients that give it up: for tests and for the command that goes on for long. */
+/**
+ * A worker whose code has to be interrupted, and clients that give it up: for tests and for the command that goes on
+ * for long.
+ */
 import type { Ipcctl, PythonWorker, StartOptions } from "ipcctl";
 import { waitUntil, within, workerPrelude } from "../home.ts";
 
@@ -128,7 +131,9 @@ export async function isClean(worker: PythonWorker): Promise<void> {
   });
 }
 
-/** Rounds in which each client makes a request that does not end by itself, others that do, and gives the first one up. */
+/**
+ * Rounds in which each client makes a request that does not end by itself, others that do, and gives the first one up.
+ */
 export async function giveUpAtRandom(
   clients: readonly PythonWorker[],
   random: () => number,

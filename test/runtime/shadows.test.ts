@@ -1,11 +1,17 @@
-/** Files beside a script that are named like modules of Python, or like our package: they stay the script's, and we are not led astray. */
+/**
+ * Files beside a script that are named like modules of Python, or like our package: they stay the script's, and we are
+ * not led astray.
+ */
 import { expect, test } from "bun:test";
 import { Ipcctl, type PythonWorker } from "ipcctl";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Home, waitUntil, withDaemon } from "../home.ts";
 
-/** What the console or the package imports, at its start or later, as far as it does not come from within the interpreter. */
+/**
+ * What the console or the package imports, at its start or later, as far as it does not come from within the
+ * interpreter.
+ */
 const IMPORTED = [
   ..."array ast asyncio base64 bisect collections concurrent contextlib contextvars copyreg ctypes dataclasses datetime dis enum".split(
     " ",
@@ -91,7 +97,8 @@ ipcctl.serve()
     expect(await serving.call("later", 1)).toBe(2);
     const error = (await serving.call("fails").catch((one: unknown) => one)) as Error;
     expect(error.message).toContain("as it should");
-    expect(await serving.call("later", new Date(0)).catch(() => "refused")).toBe("refused"); // a date, by our own datetime
+    // A date, by our own datetime.
+    expect(await serving.call("later", new Date(0)).catch(() => "refused")).toBe("refused");
     expect(ran(home)).toEqual(["asyncio", "inspect", "json", "select", "socket", "traceback"]);
   });
 });

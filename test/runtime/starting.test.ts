@@ -1,4 +1,7 @@
-/** A client that comes while a worker starts waits for it, however slow the machine is; one that comes to what will never let it in is told so. */
+/**
+ * A client that comes while a worker starts waits for it, however slow the machine is; one that comes to what will
+ * never let it in is told so.
+ */
 import { expect, test } from "bun:test";
 import { Ipcctl, type IpcError } from "ipcctl";
 import { chmodSync, writeFileSync } from "node:fs";

@@ -1,4 +1,6 @@
-/** Every verb of the daemon as a method, events and log lines as iterables: on Bun here, on Node by the bundle for it. */
+/**
+ * Every verb of the daemon as a method, events and log lines as iterables: on Bun here, on Node by the bundle for it.
+ */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { appendFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";

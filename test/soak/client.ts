@@ -1,6 +1,7 @@
 /**
- * A client of test/soak/clients.ts: `bun test/soak/client.ts NAME SEED`. Does what clients do, four things at a time, at random, and gives some of it
- * up at random moments, until its standard input ends. Whatever it did not give up must be answered, and rightly; anything else ends it with 1.
+ * A client of test/soak/clients.ts: `bun test/soak/client.ts NAME SEED`. Does what clients do, four things at a time,
+ * at random, and gives some of it up at random moments, until its standard input ends. Whatever it did not give up must
+ * be answered, and rightly; anything else ends it with 1.
  */
 import { Ipcctl, IpcError, PythonError, type PythonWorker } from "ipcctl";
 import { resolvePaths } from "../../src/base/paths.ts";

@@ -1,6 +1,7 @@
 /**
- * Three clients on one worker, each a process, that call, evaluate, stream, lend functions, give up, close and are killed at random; then the worker
- * must answer, be idle, and hold nothing of theirs. `IPCCTL_TEST_PURE=1` does it without the C extension.
+ * Three clients on one worker, each a process, that call, evaluate, stream, lend functions, give up, close and are
+ * killed at random; then the worker must answer, be idle, and hold nothing of theirs. `IPCCTL_TEST_PURE=1` does it
+ * without the C extension.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";

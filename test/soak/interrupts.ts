@@ -1,4 +1,7 @@
-/** Three clients that give up at random, 10,000 times or as long as there is time: what they did not give up comes back, and nothing is left. */
+/**
+ * Three clients that give up at random, 10,000 times or as long as there is time: what they did not give up comes back,
+ * and nothing is left.
+ */
 import { Ipcctl } from "ipcctl";
 import { giveUpAtRandom, WORKER } from "../runtime/rounds.ts";
 import { soak } from "./soak.ts";

@@ -1,4 +1,7 @@
-/** 50 workers whose daemon, shims and processes are killed at random; then what is listed is what lives, and nothing was lost or doubled. */
+/**
+ * 50 workers whose daemon, shims and processes are killed at random; then what is listed is what lives, and nothing was
+ * lost or doubled.
+ */
 import { waitUntil } from "../home.ts";
 import { pick } from "../seed.ts";
 import { agrees, list, living } from "./living.ts";

@@ -1,4 +1,7 @@
-/** The frame of the commands that go on for minutes: `bun test/soak/NAME.ts [MINUTES] [SEED]`, which end with one line of verdict. */
+/**
+ * The frame of the commands that go on for minutes: `bun test/soak/NAME.ts [MINUTES] [SEED]`, which end with one line
+ * of verdict.
+ */
 import { loadavg } from "node:os";
 import { Home } from "../home.ts";
 import { witnesses } from "../deadline.ts";

@@ -3,7 +3,10 @@ import { expect, test } from "bun:test";
 import { LoadMeter, type Load } from "../../src/plane/load.ts";
 import { BusyPoll, type Awaited } from "../../src/plane/busy-poll.ts";
 
-/** Time passes by a microsecond with each reading of the clock. What is to happen while somebody looks, happens at its time. */
+/**
+ * Time passes by a microsecond with each reading of the clock. What is to happen while somebody looks, happens at its
+ * time.
+ */
 class Scene {
   us = 1000;
   core = 1;

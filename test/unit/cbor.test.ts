@@ -23,7 +23,9 @@ const ARRAYS = {
   float64: Float64Array,
 };
 
-/** A value of the vectors: JSON, in which an object with a single key that begins with `$` stands for what JSON lacks. */
+/**
+ * A value of the vectors: JSON, in which an object with a single key that begins with `$` stands for what JSON lacks.
+ */
 function revive(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(revive);
   if (typeof value !== "object" || value === null) return value;
@@ -194,7 +196,19 @@ test("an error is told of whatever it is like, in a message that can be sent", (
   for (const key of ["name", "message", "stack", "cause", "errors"])
     expect(errorRecord(raises(key))).toMatchObject({ cause: null, message: expect.any(String) });
   expect(errorRecord(Object.defineProperty(new Error("own"), "stack", { value: [1] })).traceback).toBeNull();
-  expect(errorRecord(new Proxy({}, { getPrototypeOf: () => { throw new Error("no"); } })).type).toBe("object"); // prettier-ignore
+  // Prettier-ignore.
+  expect(
+    errorRecord(
+      new Proxy(
+        {},
+        {
+          getPrototypeOf: () => {
+            throw new Error("no");
+          },
+        },
+      ),
+    ).type,
+  ).toBe("object");
   const wide = errorRecord(new AggregateError(Array.from({ length: 1e5 }, String)));
   expect(wide.errors).toHaveLength(127);
   const { message } = errorRecord(new Error("x".repeat(2 ** 24 + 1))) as { message: string };

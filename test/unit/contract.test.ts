@@ -1,4 +1,6 @@
-/** The tables that two languages share: sound in themselves, raised in number when they change, and typed nowhere else. */
+/**
+ * The tables that two languages share: sound in themselves, raised in number when they change, and typed nowhere else.
+ */
 import { expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -108,7 +110,10 @@ test("every message of the shim is of use to both sides", () => {
   expect(unused).toEqual([]);
 });
 
-/** Independent on purpose: what they know of the contract they know by themselves, so that a slip in the tables does not go unseen. */
+/**
+ * Independent on purpose: what they know of the contract they know by themselves, so that a slip in the tables does not
+ * go unseen.
+ */
 const PEERS = [
   "test/protocol/client.py",
   "test/runtime/hostile_client.py",

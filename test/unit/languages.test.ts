@@ -1,4 +1,7 @@
-/** One table of what runs: the words that are executed, how the boot of Python comes to them, and the policy where none is named. */
+/**
+ * One table of what runs: the words that are executed, how the boot of Python comes to them, and the policy where none
+ * is named.
+ */
 import { expect, test } from "bun:test";
 import { symlinkSync } from "node:fs";
 import { join } from "node:path";

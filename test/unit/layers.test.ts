@@ -46,7 +46,9 @@ test("every folder is on the list, and the table in docs/architecture.md is draw
   expect(page).toBe(withTables("architecture.md", page));
 });
 
-/** The shim knows the process that answers for it, and that one knows nobody; tests of the parsers may look everywhere. */
+/**
+ * The shim knows the process that answers for it, and that one knows nobody; tests of the parsers may look everywhere.
+ */
 const NATIVE: Record<string, readonly string[]> = {
   shim: ["contract.h", "net"],
   net: ["contract.h"],

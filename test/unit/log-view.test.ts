@@ -1,4 +1,6 @@
-/** Many logs as one, for whoever shows them: in the order of times, and without a gap where the past meets what follows. */
+/**
+ * Many logs as one, for whoever shows them: in the order of times, and without a gap where the past meets what follows.
+ */
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

@@ -119,7 +119,8 @@ test("who sees no /proc has processes of its own, or is told what it can do to o
         "denied",
       ]);
   expect(signals(plan(forking, { landlockAbi: 5, namespacesLack: "EPERM" }))).toBe("granted");
-  const seeing = inline({ extends: "strict", process: { fork: true, procfs: "all" } }); // by the numbers of those around
+  // By the numbers of those around.
+  const seeing = inline({ extends: "strict", process: { fork: true, procfs: "all" } });
   expect([bits(plan(seeing)), signals(plan(seeing, { landlockAbi: 5 }))]).toEqual([0, "granted"]);
   const isTold = ({ degraded }: Plan): boolean => degraded.some((text) => text.startsWith("signals to others: "));
   for (const policy of [seeing, "read-only"])
@@ -241,8 +242,10 @@ test.each([1, 2, 3, 4, 5, 6, 7])("Landlock %d is asked for nothing that it does 
 
 test("where Landlock does not guard truncation, seccomp does", () => {
   const reader = plan("read-only", { landlockAbi: 2 });
-  for (const flags of [0o1000, 0o1003]) expect(verdict(reader, "openat", 3, 4, flags)).toBe(1); // 3 is neither read nor written
-  for (const flags of [0, 3, 0o1001, 0o1002, 0o101]) expect(verdict(reader, "openat", 3, 4, flags)).toBe("allow"); // Landlock's matter
+  // 3 is neither read nor written.
+  for (const flags of [0o1000, 0o1003]) expect(verdict(reader, "openat", 3, 4, flags)).toBe(1);
+  // Landlock's matter.
+  for (const flags of [0, 3, 0o1001, 0o1002, 0o101]) expect(verdict(reader, "openat", 3, 4, flags)).toBe("allow");
   expect(verdict(reader, "truncate")).toBe(1);
   expect(verdict(reader, "openat2")).toBe(38);
 });

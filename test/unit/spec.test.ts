@@ -1,4 +1,7 @@
-/** What the daemon writes for the shim; the numbers are those of docs/internals/shim.md, typed here once more on purpose. */
+/**
+ * What the daemon writes for the shim; the numbers are those of docs/internals/shim.md, typed here once more on
+ * purpose.
+ */
 import { expect, test } from "bun:test";
 import { encodeSpec, type Spec } from "../../src/shim/spec.ts";
 

@@ -1,5 +1,6 @@
 /**
- * A program that was written for one version: it imports the package from the folder of an installation and goes through what a worker can do.
+ * A program that was written for one version: it imports the package from the folder of an installation and goes
+ * through what a worker can do.
  *   bun client.ts INSTALLATION
  * The workers are `served` and `piped` of upgrade.test.ts. What came of each is printed as JSON.
  */

@@ -1,4 +1,7 @@
-/** Upgrades and downgrades between this version and the one before, with workers that run meanwhile, and both mixed in every way. */
+/**
+ * Upgrades and downgrades between this version and the one before, with workers that run meanwhile, and both mixed in
+ * every way.
+ */
 import { beforeAll, expect, test } from "bun:test";
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -80,7 +83,10 @@ beforeAll(async () => {
   if (!isMissing) installations.old = await oldInstallation();
 }, 600_000);
 
-/** A home with a daemon of this version, and the workers up. Its command line is of the same version until it is told otherwise. */
+/**
+ * A home with a daemon of this version, and the workers up. Its command line is of the same version until it is told
+ * otherwise.
+ */
 class Mixed extends Home {
   use(which: Which): void {
     this.installation = installations[which];

@@ -63,7 +63,9 @@ where: dict = {}
 def attempt(
     level: str, *, against: str, needs: str = "", alone: bool = False
 ) -> Callable[[Callable[[], bool]], Callable[[], bool]]:
-    """Registers a way out. `against`: a policy that denies any of these must stop it. `needs`: the control run may lack it."""
+    """Registers a way out. `against`: a policy that denies any of these must stop it. `needs`: the control run may lack
+    it.
+    """
     tags, lacks = against.split(), needs.split()
     assert level in LEVELS and tags and TAGS.keys() >= set(tags) and NEEDS.keys() >= set(lacks), (level, against, needs)
 
@@ -222,7 +224,9 @@ def reached(name: str, *args: object, denied: tuple[int, ...] = (1, 13, 38)) -> 
 
 
 def part(count: int) -> int:
-    """Of what is to be used up: all where it must be refused; less in the control run, where the machine's other users lack what is taken."""
+    """Of what is to be used up: all where it must be refused; less in the control run, where the machine's other users
+    lack what is taken.
+    """
     return max(1, count // 10) if where.get("is_control") else count
 
 

@@ -1,4 +1,6 @@
-"""Parts of the kernel that a worker has no use for: namespaces, mounts, modules, devices, and calls that had many mistakes."""
+"""Parts of the kernel that a worker has no use for: namespaces, mounts, modules, devices, and calls that had many
+mistakes.
+"""
 
 import ctypes
 import errno
@@ -566,7 +568,9 @@ def calls_in_the_background() -> bool:
 
 @attempt("must", against="kernel", needs="kernel")
 def helper_started() -> bool:
-    """request_key with something to say: the kernel starts a program as user 0 to find the key. Here there is too much to say."""
+    """request_key with something to say: the kernel starts a program as user 0 to find the key. Here there is too much
+    to say.
+    """
     return reached("request_key", buffer(b"user"), buffer(b"ipcctl-escape-none"), buffer(b"x" * 70000), -2)
 
 

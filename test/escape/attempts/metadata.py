@@ -362,7 +362,9 @@ def lay_out_again() -> bool:
 
 @attempt("must", against="metadata", needs="filesystem kernel")
 def seal_for_ever() -> bool:
-    """fs-verity makes a file that may only be read unchangeable. Not done: any other error than a refusal shows that it was let in."""
+    """fs-verity makes a file that may only be read unchangeable. Not done: any other error than a refusal shows that it
+    was let in.
+    """
     with opened(existing(), os.O_RDONLY) as fd:
         try:
             fcntl.ioctl(fd, 0x40806685, buffer(bytes(128)))  # FS_IOC_ENABLE_VERITY, version 0

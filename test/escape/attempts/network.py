@@ -1,4 +1,6 @@
-"""Ways to a network that the worker may not have. The peer's servers answer a ping with pong, or write down what came in."""
+"""Ways to a network that the worker may not have. The peer's servers answer a ping with pong, or write down what came
+in.
+"""
 
 import asyncio
 import ctypes
@@ -382,7 +384,9 @@ def vsock() -> bool:
 
 @attempt("should", against="network", needs="kernel")
 def any_other_family() -> bool:
-    """Some family of sockets beyond the usual: old code, and modules loaded for the asking. Of a kind that there is not, so that none is loaded."""
+    """Some family of sockets beyond the usual: old code, and modules loaded for the asking. Of a kind that there is
+    not, so that none is loaded.
+    """
     usual = {socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_PACKET, 40}
     for family in range(2, 46):
         if family in usual:

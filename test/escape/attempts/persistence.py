@@ -11,7 +11,9 @@ from _attempt import attempt, content, fresh, gone_after, in_child, nonce, opene
 
 
 def planted(*path: str, above: bool = True) -> bool:
-    """A new file that somebody will run or believe. Where the user's own folders are not there, one of the same name in a /tmp of ours is none."""
+    """A new file that somebody will run or believe. Where the user's own folders are not there, one of the same name in
+    a /tmp of ours is none.
+    """
     full = os.path.join(*path)
     folder = os.path.dirname(full)
     made = []

@@ -1,4 +1,6 @@
-"""Ways to other processes: their memory, what they have open, their limits and their time; signals; and to more processes."""
+"""Ways to other processes: their memory, what they have open, their limits and their time; signals; and to more
+processes.
+"""
 
 import ctypes
 import errno
@@ -503,7 +505,9 @@ def signal_by_a_child() -> bool:
 
 @attempt("must", against="signals", needs="user")
 def signal_to_all() -> bool:
-    """kill of all that may be signalled, with one that most ignore; in the control run with none, for the user's own programs get it too."""
+    """kill of all that may be signalled, with one that most ignore; in the control run with none, for the user's own
+    programs get it too.
+    """
     if os.getuid() == 0:
         return False
     if where.get("is_control"):
@@ -553,7 +557,9 @@ def priority_of_the_peer() -> bool:
 
 @attempt("must", against="scheduling", needs="user")
 def priority_of_the_user() -> bool:
-    """setpriority of all that the user runs: faster, which the kernel refuses in its own way, since slower could not be undone."""
+    """setpriority of all that the user runs: faster, which the kernel refuses in its own way, since slower could not be
+    undone.
+    """
     if os.getuid() == 0:
         return False
     try:
@@ -702,7 +708,9 @@ def child_of_the_parent() -> bool:
 
 @attempt("must", against="fork", alone=True)
 def another_session() -> bool:
-    """A process that has nothing to do with ours any more. It lives for three seconds: nobody may find it after our end."""
+    """A process that has nothing to do with ours any more. It lives for three seconds: nobody may find it after our
+    end.
+    """
     out, into = os.pipe()
     with closing(out):
         pid = os.fork()

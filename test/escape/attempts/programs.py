@@ -261,7 +261,9 @@ def compiler() -> bool:
 
 @attempt("must", against="privileges", needs="user service")
 def setuid_program() -> bool:
-    """A program that runs as user 0, whoever starts it: it waits with its help, for a pipe that is full, and asks for no password."""
+    """A program that runs as user 0, whoever starts it: it waits with its help, for a pipe that is full, and asks for
+    no password.
+    """
     path = next(
         one
         for one in map(shutil.which, ("mount", "umount", "chsh", "passwd", "su", "sudo"))

@@ -1,4 +1,6 @@
-"""Ways to use up what all share. Bounded: 600 MB, 150 children, 400 threads, 4 seconds of the processor; where they are not confined, a part of it."""
+"""Ways to use up what all share. Bounded: 600 MB, 150 children, 400 threads, 4 seconds of the processor; where they are
+not confined, a part of it.
+"""
 
 import ctypes
 import fcntl

@@ -554,7 +554,9 @@ def marker_of_another_program() -> bool:
 
 @attempt("must", against="writing", needs="kernel", alone=True)
 def by_dying() -> bool:
-    """A dump of memory that the kernel writes where a child of ours dies. Not where a program gets it, which would keep and report it."""
+    """A dump of memory that the kernel writes where a child of ours dies. Not where a program gets it, which would keep
+    and report it.
+    """
     if where["core_pattern"].startswith(("|", "@", "/")):
         return False
     resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))
@@ -628,7 +630,9 @@ def settings_of_devices() -> bool:
 
 @attempt("must", against="writing privileges", needs="root kernel")
 def disk_written() -> bool:
-    """The disk below the file system, opened for writing; and for us alone, which the kernel refuses as long as it is mounted."""
+    """The disk below the file system, opened for writing; and for us alone, which the kernel refuses as long as it is
+    mounted.
+    """
     with open("/proc/self/mountinfo") as file:
         line = next(line.split() for line in file if line.split()[4] == "/")
     try:

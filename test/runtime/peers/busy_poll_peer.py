@@ -1,4 +1,6 @@
-"""The rules of a worker's waiting in Python, driven by a script: busy_poll_peer.py PACKAGES. As native/fuzz/busy_poll_peer.c."""
+"""The rules of a worker's waiting in Python, driven by a script: busy_poll_peer.py PACKAGES. As
+native/fuzz/busy_poll_peer.c.
+"""
 
 import sys
 
