@@ -1,6 +1,6 @@
 /**
  * What each folder of `src` is for, and which folders it may import from, each arrow with its reason where it has one
- * that the names do not tell. `test/unit/layers.test.ts` holds the imports to it; `docs/architecture.md` shows it as a
+ * that the names do not tell. `test/tidy/layers.test.ts` holds the imports to it; `docs/architecture.md` shows it as a
  * table.
  */
 export interface Layer {

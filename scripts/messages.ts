@@ -17,7 +17,7 @@ const MAKERS = {
   "python/ipcctl/*.py": /\b(raise [\w.]+|print)\(/g,
 } as const;
 
-type Message = {
+export type Message = {
   readonly place: string;
   readonly maker: string;
   readonly texts: readonly string[];
@@ -74,13 +74,19 @@ function messagesOf(file: string, makers: RegExp): Message[] {
   });
 }
 
-const [word = ""] = process.argv.slice(2);
-for (const [pattern, makers] of Object.entries(MAKERS))
-  for (const file of [...new Bun.Glob(pattern).scanSync(ROOT)].toSorted())
-    for (const { place, maker, texts, hint } of messagesOf(file, makers)) {
-      const line = `${place}\t${maker}\t${texts.join(" | ")}${hint === "" ? "" : `\t→ ${hint}`}`.replaceAll(
-        /\s*\n\s*/g,
-        " ",
-      );
-      if (line.includes(word)) console.log(line);
-    }
+/** All of them, in the order of their files. */
+export const messages = (): Message[] =>
+  Object.entries(MAKERS).flatMap(([pattern, makers]) =>
+    [...new Bun.Glob(pattern).scanSync(ROOT)].toSorted().flatMap((file) => messagesOf(file, makers)),
+  );
+
+if (import.meta.main) {
+  const [word = ""] = process.argv.slice(2);
+  for (const { place, maker, texts, hint } of messages()) {
+    const line = `${place}\t${maker}\t${texts.join(" | ")}${hint === "" ? "" : `\t→ ${hint}`}`.replaceAll(
+      /\s*\n\s*/g,
+      " ",
+    );
+    if (line.includes(word)) console.log(line);
+  }
+}

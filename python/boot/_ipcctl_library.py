@@ -94,7 +94,7 @@ class Library:
         return changed
 
     def held_plane(self):  # type: ignore[no-untyped-def]
-        """The shim's socket for a script that has left root, and reaches it by no path any more: a descriptor, or None."""
+        """The shim's socket for a script that has left root and can no longer reach its path: a descriptor, or None."""
         if self._held is None:
             return None
         descriptor, identity = self._held

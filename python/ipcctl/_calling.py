@@ -110,8 +110,8 @@ class Calls:
     def _answer(self, number: int, work: Callable[..., Any], *args: Any) -> None:
         """Runs it and sends its value, its error, or the beginning of a stream.
 
-        No variable of a frame below the code holds its exception, which holds the frames of the code, and they this one: arguments would
-        stay until the collector comes.
+        No variable of a frame below the code holds its exception, which holds the frames of the code, and they this
+        one: arguments would stay until the collector comes.
         """
         began = time.monotonic_ns()
         self.finish(number, *self._channel.server.perform(number, work, args, None), began)
@@ -130,7 +130,7 @@ class Calls:
             self._channel.send([RESULT, number, value], began)
         except BrokenChannel:
             raise
-        except BaseException as error:  # noqa: B036 - a value without a form, or a conversion of the user's that fails
+        except BaseException as error:  # a value without a form, or a conversion of the user's that fails
             self.fail(number, error, began)
 
     def fail(self, number: int, error: BaseException, began: int | None = None) -> None:
@@ -185,7 +185,7 @@ class Task:
     async def _run(self) -> tuple[Any, bool]:
         try:
             return await self._awaitable, False
-        except BaseException as error:  # noqa: B036 - SystemExit, too, is an answer, and would end the loop
+        except BaseException as error:  # SystemExit, too, is an answer, and would end the loop
             return error, True
 
     def _end(self, task: asyncio.Task[tuple[Any, bool]]) -> None:
@@ -205,7 +205,7 @@ class Task:
                 return self._calls._channel.send([RESULT, self._number, value], self._began)
         except BrokenChannel:
             return
-        except BaseException as error:  # noqa: B036
+        except BaseException as error:
             value = error
         try:
             self._calls.fail(self._number, value, self._began)

@@ -119,7 +119,7 @@ class Ipcctl:
         return found
 
     def start_app(self, definition: Mapping[str, Any]) -> Started:
-        """Starts what a definition says, with the fields of ``ipcctl.json``; nothing is changed where it runs already."""
+        """Starts an app from a definition with the fields of ``ipcctl.json``; changes nothing if it already runs."""
         started: Started = self._ask(
             {"Start": {"name": definition.get("name", ""), "config": json.dumps(dict(definition))}}
         )
@@ -197,7 +197,7 @@ class Ipcctl:
         self._ask({"Shutdown": {"keep_workers": keep_workers}})
 
     def events(self, *, worker: str | None = None, topic: Literal["status", "logs", "all"] = "status") -> Events:
-        """Events from now on, on a connection of their own: dicts with ``type``, ``app`` and the fields of the event."""
+        """Events from now on, on their own connection: dicts with ``type``, ``app`` and the fields of the event."""
         return Events(_open_or_start(self._path, self._autostart), SUBSCRIPTIONS[topic], worker)
 
     def _ask(self, message: object) -> Any:
@@ -428,7 +428,7 @@ def _configured(config: str) -> str | None:
     if path is None:
         return None
     if not isinstance(path, str) or path == "":
-        raise IpcError("BAD_CONFIG", f"{config}: daemon.socket_path is no path", hint)
+        raise IpcError("BAD_CONFIG", f"{config}: daemon.socket_path is not a path", hint)
     return os.path.normpath(os.path.join(os.path.dirname(config), path))
 
 

@@ -50,7 +50,11 @@ class _Telling:
             "traceback": self._traceback(error, name),
             "cause": self._below(_cause_of(error), level),
         }
-        parts = _tried(lambda: error.exceptions, lambda failure: None) if is_theirs else _parts_of(error)  # type: ignore[attr-defined]
+        parts = (
+            _tried(lambda: error.exceptions, lambda failure: None)  # type: ignore[attr-defined]
+            if is_theirs
+            else _parts_of(error)
+        )
         if type(parts) is tuple and parts:
             told = (self._below(one, level) for one in parts[:_ERRORS_MAX])
             record["errors"] = [one for one in told if one is not None]
@@ -97,7 +101,7 @@ def _tried(work: Callable[[], _T], otherwise: Callable[[BaseException], _T]) -> 
         return work()
     except KeyboardInterrupt:  # from outside
         raise
-    except BaseException as failure:  # noqa: B036
+    except BaseException as failure:
         return otherwise(failure)
 
 

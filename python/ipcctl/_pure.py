@@ -990,7 +990,7 @@ def _run(frame: _Frame, function: Any, args: tuple[Any, ...], kwargs: dict[str, 
         if frame.server.is_wanted(frame.number):  # by now: from here on a signal raises it
             return Interrupted("interrupted by the client before it began"), True
         return function(*args, **kwargs), False
-    except BaseException as error:  # noqa: B036 - KeyboardInterrupt and SystemExit of the code are its answer
+    except BaseException as error:  # KeyboardInterrupt and SystemExit of the code are its answer
         return error, True
 
 

@@ -487,7 +487,7 @@ class Serving:
             raise ConnectionError("the client is that of the process that this one was forked from")
 
     def abandon(self) -> None:
-        """In a forked child: channels and threads are the parent's. What is open here would take what is meant for it."""
+        """In a forked child: channels and threads are the parent's. A descriptor left open would take its messages."""
         self.is_abandoned = True
         for session in self._sessions:
             session.channel.abandon()

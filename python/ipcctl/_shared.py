@@ -143,7 +143,7 @@ def _revive_arrow(ipc: Any) -> Any:
 
 
 def _share(value: Any) -> list[Any] | None:
-    """What the client needs to find a view or an array in a segment; None if it lies in none, or cannot be handed over."""
+    """What the client needs to find a view or an array in a segment; None if it cannot be handed over."""
     channel: Any = here.channel
     found = None if channel is None else _place(value)
     if found is None:

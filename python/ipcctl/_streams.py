@@ -79,7 +79,7 @@ class Outgoing:
                 self.session.channel.send([ITEM, self._number, item])
             except BrokenChannel:
                 raise
-            except BaseException as error:  # noqa: B036 - a value without a form, or a conversion of the user's that fails
+            except BaseException as error:  # a value without a form, or a conversion of the user's that fails
                 return self._fail(error)
         self._queue()
 
@@ -110,7 +110,7 @@ class Outgoing:
             return
         try:
             self.session.serving.bound.run_for(self.session, close)
-        except BaseException:  # noqa: B036 - nobody is left to tell
+        except BaseException:  # nobody is left to tell
             traceback.print_exc()
 
 
@@ -149,7 +149,7 @@ class AsyncOutgoing(Outgoing):
                 self.session.channel.send([ITEM, self._number, item])
         except BrokenChannel:
             pass
-        except BaseException as error:  # noqa: B036 - also a cancellation that is not ours, of something that it awaits
+        except BaseException as error:  # also a cancellation that is not ours, of something that it awaits
             if not self._is_over:
                 self.session.fail_safely(self._number, error)
         finally:

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable, ItemsView, KeysView, Mapping, Sequence, ValuesView
 
 from ._contract import MESSAGE_BYTES_MAX
-from ._contract import VALUE_DEPTH_MAX as MAX_DEPTH
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:

@@ -10,7 +10,9 @@ import type { Message, Role, Transport, TransportListener } from "./transport.ts
 
 const UNREAD_BYTES_MAX = limit("unreadBytes");
 
-/** Frames `[u32 length, little-endian][CBOR]`: every value that a channel carries; arrays in shared memory are copied. */
+/**
+ * Frames `[u32 length, little-endian][CBOR]`: every value that a channel carries; arrays in shared memory are copied.
+ */
 export function frames(readable: Readable, writable: Writable): Transport {
   return new ByteTransport(readable, writable, new Frames());
 }

@@ -1,4 +1,7 @@
-/** Calls over a channel in shared memory: the encoding is CBOR, and arrays in shared memory are handed over instead of copied. */
+/**
+ * Calls over a channel in shared memory: the encoding is CBOR, and arrays in shared memory are handed over instead of
+ * copied.
+ */
 import { TO_CLIENT, TO_WORKER } from "../../contract/messages.ts";
 import { decode, decodeHead } from "../plane/cbor-decode.ts";
 import { Encoder } from "../plane/cbor-encode.ts";

@@ -1,4 +1,7 @@
-/** The side of a session that calls: requests by number, their answers, streams in both directions, and functions that are lent. */
+/**
+ * The side of a session that calls: requests by number, their answers, streams in both directions, and functions that
+ * are lent.
+ */
 import { TO_CLIENT as FROM, TO_WORKER as TO } from "../../contract/messages.ts";
 import { IpcError } from "../base/errors.ts";
 import { sleep } from "../base/platform.ts";
@@ -19,7 +22,10 @@ const STOPPED_LOOK_MS = 5;
 
 /** How one request is made. */
 export type CallOptions = {
-  /** Milliseconds, of a stream to its end; then the code is interrupted and the promise, or the stream, rejects with DEADLINE. */
+  /**
+   * Milliseconds, of a stream to its end; then the code is interrupted and the promise, or the stream, rejects with
+   * DEADLINE.
+   */
   readonly timeout?: number | undefined;
   readonly signal?: AbortSignal | undefined;
 };
@@ -32,9 +38,9 @@ export type EvalOptions = CallOptions & {
   /** `repr`: the text that Python would print; `exec`: no value. */
   readonly mode?: "value" | "repr" | "exec" | undefined;
   /**
-   * Gets what the code prints, as it prints it; without it the text goes where the worker's output goes. As long as a promise that it
-   * gives is pending, nothing more is taken from the worker, whose code then waits in its print. What it throws is what the promise
-   * rejects with, and ends the code.
+   * Gets what the code prints, as it prints it; without it the text goes where the worker's output goes. As long as a
+   * promise that it gives is pending, nothing more is taken from the worker, whose code then waits in its print. What
+   * it throws is what the promise rejects with, and ends the code.
    */
   readonly onOutput?: OnOutput | undefined;
 };
@@ -46,11 +52,15 @@ export type CallClientOptions = {
   readonly bound?: ReadonlyMap<string, Lent>;
   /** The session is over. */
   readonly onClose?: (cause: Error) => void;
-  /** Asked once the other side is gone, for what requests that were under way reject with; else that is CONNECTION_LOST. */
+  /**
+   * Asked once the other side is gone, for what requests that were under way reject with; else that is CONNECTION_LOST.
+   */
   readonly whatHappened?: (() => Promise<IpcError | undefined>) | undefined;
 };
 
-/** A request whose output is being taken care of: how many pieces, and what has come of it that has to wait for that. */
+/**
+ * A request whose output is being taken care of: how many pieces, and what has come of it that has to wait for that.
+ */
 type Held = {
   count: number;
   readonly onOutput: OnOutput;
@@ -199,7 +209,10 @@ export class CallClient implements Disposable {
     if (number !== undefined) this.#transport.interrupt(number);
   }
 
-  /** Whether all that was given up has ended, after so many milliseconds at most. Code in one long call of C does not until that returns. */
+  /**
+   * Whether all that was given up has ended, after so many milliseconds at most. Code in one long call of C does not
+   * until that returns.
+   */
   async hasStopped(timeoutMs: number): Promise<boolean> {
     const deadline = performance.now() + timeoutMs;
     const isStopped = (): boolean => !this.#transport.isOpen || !this.#transport.isInterrupting;
@@ -494,7 +507,10 @@ export class CallClient implements Disposable {
   }
 }
 
-/** A deadline or an abort ends the waiting at once and the code soon. A session that is still to open is waited for as part of it. */
+/**
+ * A deadline or an abort ends the waiting at once and the code soon. A session that is still to open is waited for as
+ * part of it.
+ */
 export function withOptions(
   ready: CallClient | Promise<CallClient>,
   name: string,

@@ -76,7 +76,7 @@ function withStreams(message: Message): Message {
   for (const pair of streams as unknown[]) {
     const [at, stream] = Array.isArray(pair) ? (pair as unknown[]) : [];
     if (!Number.isSafeInteger(at) || !Number.isSafeInteger(stream) || !((at as number) in filled))
-      throw new BrokenChannel("a stream that is none of the arguments");
+      throw new BrokenChannel("the stream is not among the arguments");
     filled[at as number] = new StreamRef(stream as number);
   }
   return [kind, number, name, filled, kwargs];

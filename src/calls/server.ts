@@ -1,4 +1,7 @@
-/** The side of a session that serves: runs what is called, answers, and sends streams as far as their reader gives credit. */
+/**
+ * The side of a session that serves: runs what is called, answers, and sends streams as far as their reader gives
+ * credit.
+ */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { TO_CLIENT as TO, TO_WORKER as FROM } from "../../contract/messages.ts";
 import { IpcError } from "../base/errors.ts";
@@ -164,7 +167,9 @@ export class CallServer implements Disposable {
     this.#streams.delete(number);
   }
 
-  /** The client waits for it no longer. Code that looks at its signal ends; the answer of other code is sent as ever. */
+  /**
+   * The client waits for it no longer. Code that looks at its signal ends; the answer of other code is sent as ever.
+   */
   #interrupt(number: number): void {
     this.#requests.get(number)?.abort();
   }

@@ -1,4 +1,7 @@
-/** `IPCCTL_TRACE=1` shows each message of a call on the side that writes it: docs/internals/calls.md has the form of a line. */
+/**
+ * `IPCCTL_TRACE=1` shows each message of a call on the side that writes it: docs/internals/calls.md has the form of a
+ * line.
+ */
 import { inspect } from "node:util";
 import { TO_CLIENT, TO_WORKER } from "../../contract/messages.ts";
 import type { Message, Role, Transport, TransportListener } from "./transport.ts";

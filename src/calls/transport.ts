@@ -1,4 +1,7 @@
-/** What a session of calls needs of what carries its messages: a channel in shared memory, frames on a byte stream, lines of JSON. */
+/**
+ * What a session of calls needs of what carries its messages: a channel in shared memory, frames on a byte stream,
+ * lines of JSON.
+ */
 
 /** `[kind, number, …]`, as contract/messages.ts has them. */
 export type Message = readonly [kind: number, number: number, ...fields: unknown[]];
@@ -13,7 +16,9 @@ export type TransportListener = {
   readonly onUnreadable: (kind: number, number: number, cause: Error) => void;
   /** The other side wants a request ended. Of a transport that tells of it otherwise than by the message `cancel`. */
   readonly onInterrupt?: (number: number) => void;
-  /** The other side is gone ({@link PeerGone}), or one side broke the rules. Called once, and nothing comes after it. */
+  /**
+   * The other side is gone ({@link PeerGone}), or one side broke the rules. Called once, and nothing comes after it.
+   */
   readonly onClose: (cause: Error) => void;
 };
 
@@ -27,7 +32,10 @@ export interface Transport extends Disposable {
   /** Nothing is given before. To be called once. @param role of this side: the two have messages of their own */
   listen(role: Role, listener: TransportListener): void;
 
-  /** What finds no room waits in order. @throws CodecError for a value without a form here; BrokenChannel if it is over */
+  /**
+   * What finds no room waits in order.
+   * @throws CodecError for a value without a form here; BrokenChannel if it is over
+   */
   send(message: Message): void;
 
   /** The other side has let go of something that was handed over instead of copied. */

@@ -27,7 +27,7 @@ import { openLog } from "./log.ts";
 import type { DaemonOptions } from "./options.ts";
 import { reapOrphans } from "./orphans.ts";
 import type { Trees } from "./peers.ts";
-import { Server } from "./server.ts";
+import { Server } from "./control-server.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import { Systemd } from "./systemd.ts";
 import { Compression, keepFiles } from "./upkeep.ts";

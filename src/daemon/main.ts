@@ -7,7 +7,7 @@ import { resolvePaths } from "../base/paths.ts";
 import { requireReadableSchema } from "../workers/store.ts";
 import { requireFolder, serve } from "./compose.ts";
 import { parseDaemonOptions, type DaemonOptions } from "./options.ts";
-import { requireSocketFolder } from "./server.ts";
+import { requireSocketFolder } from "./control-server.ts";
 
 /**
  * What a supervisor sees: another daemon has the state directory (EX_TEMPFAIL), the configuration is wrong (EX_CONFIG).

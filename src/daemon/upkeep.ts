@@ -7,7 +7,7 @@ import { listLogFiles } from "../logs/files.ts";
 import type { Store } from "../workers/store.ts";
 import type { Worker } from "../workers/worker.ts";
 import type { DaemonLock } from "./lock.ts";
-import type { Server } from "./server.ts";
+import type { Server } from "./control-server.ts";
 
 /** How often the audit log is looked at: it grows by some lines a second at most. */
 const AUDIT_LOOK_MS = 60_000;

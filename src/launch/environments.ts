@@ -313,7 +313,7 @@ function projectOf(
       hint: `build it yourself, and take what you have: cd ${shellWord(root)} && uv sync; then uv run --no-sync …`,
     });
   if (findAbove(root, "uv.lock") === undefined)
-    throw refused(owner, `${root} has no uv.lock, which says what is to be installed`, {
+    throw refused(owner, `${root} has no uv.lock, which lists the packages to install`, {
       hint: `cd ${shellWord(root)} && uv lock`,
     });
   const python = (project as Table)["requires-python"];

@@ -55,7 +55,7 @@ export function describeProgram(
   const real = realpathSync(path);
   if (!isChosen && !isPythonName(real))
     throw new IpcError("POLICY_REFUSED", `${path} is not Python: it is ${real}`, {
-      hint: "--interpreter says which program is to be trusted with the script",
+      hint: "choose the program that may run the script with --interpreter",
     });
   const prefix = dirname(dirname(real));
   const venv = dirname(dirname(path));

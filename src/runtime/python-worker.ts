@@ -11,7 +11,10 @@ import { Pipe } from "../plane/pipe.ts";
 export type { CallOptions, EvalOptions } from "../calls/client.ts";
 
 const PIPE_OPEN_MS = 10_000;
-/** How long the next run of a worker that ended is waited for: more than a restart, less than what a user of a server waits for. */
+/**
+ * How long the next run of a worker that ended is waited for: more than a restart, less than what a user of a server
+ * waits for.
+ */
 export const REOPEN_MS = 10_000;
 /** How long one that is started has to let us in: on a busy machine the imports of a large library take their time. */
 export const BEGIN_MS = 60_000;
@@ -41,8 +44,9 @@ export type Run = {
 export type Attach = (run: Run, timeoutMs: number) => Promise<void>;
 
 /**
- * A channel to a worker, and after that has ended to its next run: requests that were under way reject, since nobody knows how far
- * they came, and the next request waits until there is a run that takes it. Functions that were lent are lent again.
+ * A channel to a worker, and after that has ended to its next run: requests that were under way reject, since nobody
+ * knows how far they came, and the next request waits until there is a run that takes it. Functions that were lent are
+ * lent again.
  */
 export class PythonWorker<W extends object = AnyFunctions> implements Disposable, AsyncDisposable {
   readonly #seek: (attach: Attach, timeoutMs: number) => Promise<void>;
@@ -136,8 +140,9 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
 
   /**
    * Calls an exposed function. A generator's answer is an async iterable.
-   * @throws PythonError what it raised; IpcError WORKER_CRASHED, WORKER_STOPPED, WORKER_RESTARTED, CONNECTION_LOST if its run ended
-   * meanwhile, NOT_RUNNING if there is no other to come, DEADLINE if none came within 10 s; CodecError for a value without a form
+   * @throws PythonError what it raised; IpcError WORKER_CRASHED, WORKER_STOPPED, WORKER_RESTARTED, CONNECTION_LOST if
+   * its run ended meanwhile, NOT_RUNNING if there is no other to come, DEADLINE if none came within 10 s; CodecError
+   * for a value without a form
    */
   call<K extends keyof W & string>(name: K, ...args: ArgumentsOf<W[K]>): Promise<AnswerOf<W[K]>> {
     const client = this.#ready();
@@ -147,9 +152,9 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   }
 
   /**
-   * The same, blocking this thread and its event loop: the quickest there is, for programs that have nothing else to do meanwhile.
-   * Functions that were lent are answered while it waits if they are sync. A worker that ends is a CONNECTION_LOST here: whoever
-   * blocks cannot ask why, nor wait for its next run, which an awaited request does.
+   * The same, blocking this thread and its event loop: the quickest there is, for programs that have nothing else to do
+   * meanwhile. Functions that were lent are answered while it waits if they are sync. A worker that ends is a
+   * CONNECTION_LOST here: whoever blocks cannot ask why, nor wait for its next run, which an awaited request does.
    */
   callSync<K extends keyof W & string>(name: K, ...args: ArgumentsOf<W[K]>): AnswerOf<W[K]> {
     return this.#client.callSync(name, args) as AnswerOf<W[K]>;
@@ -166,8 +171,8 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   }
 
   /**
-   * A generator of the worker as an async iterable with backpressure; leaving the loop early closes the generator. It begins with
-   * the first item that is asked for.
+   * A generator of the worker as an async iterable with backpressure; leaving the loop early closes the generator. It
+   * begins with the first item that is asked for.
    */
   stream<K extends keyof W & string>(
     name: K,
@@ -191,7 +196,9 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     yield* answer as AsyncIterable<ItemOf<W[K]>>;
   }
 
-  /** Evaluates an expression, or runs statements; the value is that of the last expression. `await` works at the top. */
+  /**
+   * Evaluates an expression, or runs statements; the value is that of the last expression. `await` works at the top.
+   */
   eval(code: string, options: EvalOptions = {}): Promise<Answer> {
     return withOptions(this.#ready(), this.name, options, (client) => client.beginEval(code, options));
   }
@@ -207,21 +214,28 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     await client.forgetNamespace(namespace);
   }
 
-  /** From now on this worker keeps the program alive: one that lends functions and has nothing else to do waits for them to be called. */
+  /**
+   * From now on this worker keeps the program alive: one that lends functions and has nothing else to do waits for them
+   * to be called.
+   */
   ref(): void {
     this.#isKept = true;
     this.#client.keep(true);
   }
 
-  /** From now on only what is under way keeps the program alive: requests, and streams that are read. It is so from the beginning. */
+  /**
+   * From now on only what is under way keeps the program alive: requests, and streams that are read. It is so from the
+   * beginning.
+   */
   unref(): void {
     this.#isKept = false;
     this.#client.keep(false);
   }
 
   /**
-   * Lends a function to Python, by its name in the script's namespace. It may be async, and may call back into Python. What runs for this
-   * client gets it, whatever other clients lend by the same name; so do the threads that a call starts, until it is answered.
+   * Lends a function to Python, by its name in the script's namespace. It may be async, and may call back into Python.
+   * What runs for this client gets it, whatever other clients lend by the same name; so do the threads that a call
+   * starts, until it is answered.
    */
   bind(name: string, fn: Lent): void {
     this.#bound.set(name, fn);
@@ -240,8 +254,8 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   }
 
   /**
-   * Opens a pipe: raw messages of bytes, both ways, the quickest there is. The worker takes it with `ipcctl.pipe(name)`.
-   * Several of one name go to the worker one after the other.
+   * Opens a pipe: raw messages of bytes, both ways, the quickest there is. The worker takes it with
+   * `ipcctl.pipe(name)`. Several of one name go to the worker one after the other.
    * @throws IpcError NOT_RUNNING, DEADLINE, BAD_CONFIG for a name of more than 48 bytes
    */
   pipe(name: string, timeoutMs = PIPE_OPEN_MS): Promise<Pipe> {
@@ -249,14 +263,17 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   }
 
   /**
-   * Raises KeyboardInterrupt in what runs for us, and in nothing else: in the request that was made last and is not answered, else in
-   * the stream that is being read.
+   * Raises KeyboardInterrupt in what runs for us, and in nothing else: in the request that was made last and is not
+   * answered, else in the stream that is being read.
    */
   interrupt(): void {
     this.#client.interrupt();
   }
 
-  /** Whether all that was given up has ended, after so many milliseconds at most. Code in one long call of C does not until that returns. */
+  /**
+   * Whether all that was given up has ended, after so many milliseconds at most. Code in one long call of C does not
+   * until that returns.
+   */
   hasStopped(timeoutMs: number): Promise<boolean> {
     return this.#client.hasStopped(timeoutMs);
   }

@@ -1,4 +1,7 @@
-/** The same cases whoever calls and whoever serves, over each transport. What a pair cannot do stands in SKIPS, and nowhere else. */
+/**
+ * The same cases whoever calls and whoever serves, over each transport. What a pair cannot do stands in SKIPS, and
+ * nowhere else.
+ */
 import { spawn, type ChildProcess } from "node:child_process";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";

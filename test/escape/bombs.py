@@ -146,7 +146,7 @@ def memory_segments(most: int) -> None:
 
 
 def memory_main_stack(most: int) -> None:
-    """The first thread's stack, its limit raised as far as may be. It ends by a signal: each line says how far it came."""
+    """The first thread's stack with its limit raised. A signal ends it: each line says how far it got."""
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     resource.setrlimit(resource.RLIMIT_STACK, (hard, hard))
     at = (libc.getauxval(25) & ~0xFFF) - MIB  # AT_RANDOM lies at the top of it

@@ -213,7 +213,7 @@ type Line = {
   call?: string;
   suppressed?: number;
 };
-type Ended = { readonly got: any; readonly status: number; readonly lines: Line[] };
+type Ended<T> = { readonly got: T; readonly status: number; readonly lines: Line[] };
 type Options = {
   readonly env?: Record<string, string>;
   readonly uid?: number;
@@ -229,7 +229,12 @@ function readAudit(): Line[] {
 }
 
 /** One attempt under the rules; its descriptors are looked at afterwards. */
-async function attempt(rules: string[], what: string, args: unknown[], options: Options = {}): Promise<Ended> {
+async function attempt<T = unknown>(
+  rules: string[],
+  what: string,
+  args: unknown[],
+  options: Options = {},
+): Promise<Ended<T>> {
   for (const path of [audit, fds]) rmSync(path, { force: true });
   if (options.uid !== undefined)
     for (const path of [audit, fds]) {
@@ -281,7 +286,7 @@ test("the usual clients get through, by address and by name", async () => {
   expect(lines.every((line) => line.verdict === "granted" || line.event === "call")).toBe(true);
   for (const name of ["good.test", "alias.test", "large.test", "broken.test", "listed.test", "deep.wild.test"]) {
     const rule = name.replace("deep", "*");
-    const named = await attempt([`${rule}:${web.port}`], "clients", [name, web.port], {
+    const named = await attempt<string[]>([`${rule}:${web.port}`], "clients", [name, web.port], {
       env: { NET_PEER_DENIED: "0" },
     });
     expect([name, ...named.got]).toEqual([name, "pong", "pong", "pong", "pong"]);
@@ -361,7 +366,7 @@ test("an address is dialed only if it was checked; the next one is tried", async
   expect(dead.got).toEqual([["ECONNREFUSED", "pong"]]); // who does not wait gets the first one
   const unserved = await attempt(rules, "connects", [["missing.test", port]], { env: { NET_PEER_DNS_PORT: "1" } });
   expect(unserved.got).toEqual([["no such name", "no such name"]]);
-  const any = await attempt(
+  const unfiltered = await attempt(
     [],
     "connects",
     [
@@ -371,7 +376,7 @@ test("an address is dialed only if it was checked; the next one is tried", async
     ],
     { env: { NET_PEER_ANY: "1" } },
   );
-  expect(any.got).toEqual([1, 2, 3].map(() => ["EACCES", "EACCES"]));
+  expect(unfiltered.got).toEqual([1, 2, 3].map(() => ["EACCES", "EACCES"]));
   const open = await attempt(
     [],
     "connects",
@@ -481,7 +486,11 @@ test("a hundred at once, in threads and in a loop", async () => {
 
 test("an address that changes during the call", async () => {
   const before = forbidden.hits();
-  const { got, status } = await attempt([`127.0.0.1:${allowed.port}`], "race", [allowed.port, forbidden.port, 3000]);
+  const { got, status } = await attempt<Record<"connected" | "denied", number>>([`127.0.0.1:${allowed.port}`], "race", [
+    allowed.port,
+    forbidden.port,
+    3000,
+  ]);
   expect([status, forbidden.hits() - before]).toEqual([0, 0]);
   expect(Math.min(got.connected, got.denied)).toBeGreaterThan(0); // or it was no race
 });
@@ -566,7 +575,7 @@ test("datagrams ask for names, tell one's own address, and go nowhere else", asy
 });
 
 test("calls that are wrong in themselves get the kernel's errors", async () => {
-  const { got } = await attempt([`127.0.0.1:${allowed.port}`], "malformed", [allowed.port]);
+  const { got } = await attempt<string[]>([`127.0.0.1:${allowed.port}`], "malformed", [allowed.port]);
   const control = Bun.spawnSync([PYTHON, ATTEMPTS, "malformed", JSON.stringify([allowed.port])]);
   const free = JSON.parse(control.stdout.toString()) as string[];
   expect(got).toEqual(free.map((one, index) => (index === 9 ? "EAFNOSUPPORT" : one)));

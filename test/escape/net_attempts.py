@@ -1,4 +1,4 @@
-"""What a worker does with its network: one function by its name, its arguments as JSON; prints what came of it as JSON."""
+"""What a worker does with its network: calls one function by name with arguments in JSON; prints the result as JSON."""
 
 import asyncio
 import ctypes
@@ -152,7 +152,7 @@ def parallel(host: str, port: int, count: int) -> list:
 
 
 def meanwhile(host: str, port: int, gate: int) -> list:
-    """A loop that goes on while a name is looked up: without that the gate is never reached, and the name never found."""
+    """A loop that goes on while a name is looked up: otherwise the gate is never reached and the name never found."""
 
     async def one(host: str, port: int) -> str:
         reader, writer = await asyncio.open_connection(host, port)

@@ -598,7 +598,7 @@ def outcome(thing) -> dict:
     signal.setitimer(signal.ITIMER_REAL, SECONDS_MAX)
     try:
         thing()
-    except BaseException as error:  # noqa: BLE001, a SystemExit is no success either
+    except BaseException as error:
         inner = re.search(r"\[Errno (\d+)\]", str(error))  # of shutil.Error, a list of those of the files
         errno = getattr(error, "errno", None) or (int(inner[1]) if inner else None)
         return {"works": False, "error": {"class": type(error).__name__, "errno": errno, "text": str(error)}}

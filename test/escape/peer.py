@@ -380,7 +380,7 @@ print(
     ),
     flush=True,
 )
-for line in sys.stdin:
+for _ in sys.stdin:
     print(json.dumps(state()), flush=True)
 os.close(alive)
 os.waitpid(cleaner_pid, 0)

@@ -24,8 +24,8 @@ import time
 from typing import Any
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "python"))
-import ipcctl  # noqa: E402
-from ipcctl import _backend, _console, _pure, _serving  # noqa: E402
+import ipcctl
+from ipcctl import _backend, _console, _pure, _serving
 
 PACKAGE = os.path.dirname(os.path.abspath(ipcctl.__file__)) + os.sep
 #: For one answer; a request that is lost would be waited for without end.

@@ -13,7 +13,8 @@ import signal
 import socket
 import sys
 import threading
-from typing import Any, Iterator
+from typing import Any
+from collections.abc import Iterator
 
 import interrupt_points as points
 from ipcctl import _backend, _serving

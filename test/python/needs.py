@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import unittest
-from typing import Callable, TypeVar
+from typing import TypeVar
+from collections.abc import Callable
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 Test = TypeVar("Test")

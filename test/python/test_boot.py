@@ -109,7 +109,7 @@ class TwoThreads(unittest.TestCase):
         def load() -> None:
             try:
                 self.given[name] = self.library.module(name)
-            except BaseException as error:  # noqa: B036 - it is what is looked at
+            except BaseException as error:  # it is what is looked at
                 self.given[name] = error
 
         thread = threading.Thread(target=load, daemon=True)

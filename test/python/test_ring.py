@@ -102,9 +102,11 @@ class Rings(unittest.TestCase):
             with self.subTest(name):
                 memory = mmap.mmap(-1, 8192)
                 for args in [
-                    (0, 256, 2048, True), (0, 256, 5000, True), (0, 256, 8192, True), (8, 256, 4096, True), (0, 4, 4096, True),
-                    (0, 128, 4096, True), (-64, 256, 4096, True), (0, -8, 4096, True), (8192, 0, 4096, True),
-                    (0, 256, 2**31, True), (0, 256, 4096, True, 4), (0, 256, 4096, True, 2**32), (0, 256, 4096, True, -8),
+                    (0, 256, 2048, True), (0, 256, 5000, True), (0, 256, 8192, True), (8, 256, 4096, True),
+                    (0, 4, 4096, True), (0, 128, 4096, True), (-64, 256, 4096, True), (0, -8, 4096, True),
+                    (8192, 0, 4096, True),
+                    (0, 256, 2**31, True), (0, 256, 4096, True, 4), (0, 256, 4096, True, 2**32),
+                    (0, 256, 4096, True, -8),
                 ]:  # fmt: skip
                     self.assertRaises(ValueError, module.SharedRingBuffer, memory, *args)
                 self.assertRaises(BufferError, module.SharedRingBuffer, bytes(8192), 0, 256, 4096, True)

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
 import { toWorkerId } from "../../src/base/names.ts";
-import { Session } from "../../src/daemon/session.ts";
+import { Session } from "../../src/daemon/control-session.ts";
 import { Subscriptions } from "../../src/daemon/subscriptions.ts";
 import { decode } from "../../src/plane/cbor-decode.ts";
 import { Encoder } from "../../src/plane/cbor-encode.ts";

@@ -342,7 +342,7 @@ def is_version_changed(get: int, put: int) -> bool:
 
 @attempt("must", against="metadata", needs="filesystem")
 def change_version() -> bool:
-    """The inode's generation, by which network file systems know a file: FS_IOC_SETVERSION on a descriptor for reading."""
+    """The inode's generation, by which network file systems know a file: FS_IOC_SETVERSION on a read descriptor."""
     return is_version_changed(0x80087601, 0x40087602)
 
 

@@ -576,7 +576,7 @@ def by_dying() -> bool:
 
 @attempt("must", against="writing", needs="root kernel", alone=True)
 def by_the_accounting() -> bool:
-    """The kernel's accounting of processes, into a folder of our choice: into a file, it would end the machine's own."""
+    """The kernel's process accounting, into a folder of our choice: with a file it would end the machine's own."""
     return reached("acct", buffer(where["folder"].encode()))
 
 

@@ -5,7 +5,7 @@ native/fuzz/busy_poll_peer.c.
 import sys
 
 sys.path.insert(0, sys.argv[1])
-from ipcctl._busy_poll import BusyPoll  # noqa: E402
+from ipcctl._busy_poll import BusyPoll
 
 busy_poll = BusyPoll()
 for line in sys.stdin:

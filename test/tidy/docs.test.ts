@@ -86,12 +86,3 @@ test.each([
   expect(pages.filter((page) => !links.includes(page))).toEqual([]);
   expect(pages.length).toBeGreaterThan(5);
 });
-
-/** The upper one of two lost what it was about: something was put between them and it. */
-test.each(SOURCES)("no doc comment of %s stands over another comment", (file) => {
-  const text = readFileSync(join(root, file), "utf8");
-  const lines = [...text.matchAll(/^[ \t]*\/\*\*.*\*\/\n[ \t]*\/\*\*/gm)].map(
-    ({ index }) => text.slice(0, index).split("\n").length,
-  );
-  expect(lines).toEqual([]);
-});

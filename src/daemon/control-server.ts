@@ -9,7 +9,7 @@ import type { Response } from "../protocol/responses.ts";
 import type { RequestOf } from "../protocol/verbs.ts";
 import type { Caller, Handled } from "./handlers.ts";
 import { requirePermitted, type Trees } from "./peers.ts";
-import { Session, type SessionDeps } from "./session.ts";
+import { Session, type SessionDeps } from "./control-session.ts";
 
 export type ServerDeps = Omit<SessionDeps, "budget" | "handle"> & {
   readonly handle: (caller: Caller, request: RequestOf<Handled>, server: Server) => Promise<Response>;
