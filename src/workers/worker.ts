@@ -1,5 +1,5 @@
 /**
- * One instance of an app, supervised: drives the table of `machine.ts` with what its shim tells and what users want,
+ * One instance of an app, supervised: drives the table of `states.ts` with what its shim tells and what users want,
  * and carries out the effects. All that must survive the daemon goes to the store before it is acted upon.
  */
 import { appendFileSync, existsSync, mkdirSync, renameSync } from "node:fs";

@@ -1,7 +1,7 @@
 /** What prose says of the tree is there. */
 import { expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 
 const root = join(import.meta.dir, "..", "..");
 const filesOf = (folder: string, pattern: RegExp): string[] =>
@@ -85,4 +85,23 @@ test.each([
   const links = [...textOf(map).matchAll(/\]\(([^)#]+)\)/g)].map(([, path]) => join(dirname(map), path!));
   expect(pages.filter((page) => !links.includes(page))).toEqual([]);
   expect(pages.length).toBeGreaterThan(5);
+});
+
+const NAMES = new Set(
+  [...SOURCES, ...OTHERS, ...filesOf("scripts", /./), ...filesOf("contract", /./)].map((file) => basename(file)),
+);
+
+/**
+ * Files that prose calls by their bare names, and that are nowhere. Python is left out: pages and tests have scripts of
+ * users.
+ */
+const namelessIn = (text: string): string[] =>
+  [...text.matchAll(/`(\w[\w-]*\.(?:ts|[ch]))`/g)].map(([, name]) => name!).filter((name) => !NAMES.has(name));
+
+test("every file that prose calls by its bare name is there", () => {
+  const own = [...filesOf("docs/internals", /\.md$/), "docs/architecture.md", ...SOURCES].filter(
+    (file) => !file.startsWith("test/"),
+  );
+  expect(own.flatMap((file) => namelessIn(textOf(file)).map((name) => `${file}: ${name}`))).toEqual([]);
+  expect(namelessIn("the table of `gone.ts`, and `layers.test.ts`")).toEqual(["gone.ts"]);
 });
