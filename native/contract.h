@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+901b759e" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+cbe98cf1" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 #define IPC_SHIM_VERSION 2 /* The shim's contract. */
 #define IPC_SHIM_VERSION_MIN 1 /* The oldest one that is spoken. */

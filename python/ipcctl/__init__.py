@@ -24,13 +24,16 @@ from collections.abc import Callable
 from ._backend import BrokenChannel, DecodeError, EncodeError, JavaScriptError, SharedRingBuffer, undefined
 from ._default_namespace import close_default_namespace, evaluate, execute
 from ._shared import ArrowTable, shared
+from ._types import IpcError, RemoteError
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
     from typing import Any, TypeVar, overload
 
-    from ._client import Ipcctl as Ipcctl, IpcError as IpcError
+    from ._caller import Worker as Worker
+    from ._client import Ipcctl as Ipcctl
     from ._pipe import Pipe
+    from ._transports import Frames as Frames, Lines as Lines
 
     _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -39,7 +42,9 @@ __all__ = [
     "BrokenChannel",
     "DecodeError",
     "EncodeError",
+    "IpcError",
     "JavaScriptError",
+    "RemoteError",
     "SharedRingBuffer",
     "close_default_namespace",
     "connect",
@@ -52,6 +57,7 @@ __all__ = [
     "shared",
     "stop",
     "undefined",
+    "worker",
 ]
 
 eval, exec = (
@@ -133,12 +139,13 @@ def _is_imported_for_a_child() -> bool:
     return processes is not None and getattr(processes.current_process(), "_inheriting", False)
 
 
-def serve() -> None:
+def serve(transport: Frames | Lines | None = None) -> None:
     """Answers calls in this thread until :func:`stop` is called or KeyboardInterrupt comes from outside. In the main
     thread SIGTERM (``ipcctl stop``) ends it like :func:`stop`: the call that runs may finish, and the script goes on
     behind this line. A handler of the script's own stays. Where threads are greenlets, calls in one of them are
     answered in a thread of the system's.
 
+    :param transport: serves the one client at its other end, until that is gone, also where ipcctl has not started this process
     :raises RuntimeError: if this process was not started by ipcctl
     """
     from . import _console
@@ -149,7 +156,7 @@ def serve() -> None:
             'serve: multiprocessing imports this script in each process that it spawns; write: if __name__ == "__main__": ipcctl.serve()'
         )
     path = os.environ.get("IPCCTL_PLANE") or _console.plane
-    if path is None:
+    if path is None and transport is None:
         raise RuntimeError("serve: not started by ipcctl (no IPCCTL_PLANE); start it with: ipcctl start SCRIPT")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGURG, lambda number, frame: _console.on_signal())
@@ -157,6 +164,17 @@ def serve() -> None:
             signal.signal(signal.SIGTERM, _on_term)
             _let_children_end()
     one = serving()
+    if transport is not None:
+        from ._bridge import Bridge
+
+        bridge = Bridge(transport, one.wake)
+        one.adopt(bridge.end.half)
+        bridge.begin()
+        try:
+            return one.serve(lambda: _is_stopping.is_set() or bridge.is_over)
+        finally:
+            bridge.close()
+    assert path is not None
     one.attach(path)
     ready()
     if threading.current_thread() is threading.main_thread() or threading.get_native_id() != os.getpid():
@@ -229,11 +247,31 @@ def stop() -> None:
     serving().wake()
 
 
+def worker(transport: Frames | Lines, name: str = "the worker", timeout: float = 60.0) -> Worker:
+    """A client of whoever serves at the other end of the transport: ``ipcctl.connect().worker(NAME)`` is one of a worker that runs.
+
+    :param name: as errors name the other side
+    :param timeout: seconds that it has to say who it is
+    :raises ipcctl.IpcError: with the code ``"CONNECTION_LOST"`` or ``"DEADLINE"``
+    """
+    from ._caller import StreamCarrier, Worker
+
+    one = Worker(name, StreamCarrier(transport))
+    try:
+        one.wait_hello(timeout)
+    except BaseException:
+        one.close()
+        raise
+    return one
+
+
 if not TYPE_CHECKING:
+    #: Loaded by whoever asks for them, with what they need.
+    _LATE = {"Ipcctl": "_client", "Worker": "_caller", "Frames": "_transports", "Lines": "_transports"}
 
     def __getattr__(name):
-        if name not in ("IpcError", "Ipcctl"):
+        if name not in _LATE:
             raise AttributeError(f"module 'ipcctl' has no attribute {name!r}")
-        from . import _client  # of :func:`connect` only, with what that needs
+        from importlib import import_module
 
-        return getattr(_client, name)
+        return getattr(import_module(f".{_LATE[name]}", __name__), name)

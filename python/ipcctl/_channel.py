@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from . import _contract
+from . import _contract, _trace
 from ._backend import BrokenChannel, DecodeError, Server, SharedRingBuffer, check, dumps, loads, shield, unshield
 from ._contract import MESSAGE_BYTES_MAX
 from ._contract import UNREAD_BYTES_MAX as OUTBOX_BYTES_MAX
@@ -105,7 +105,7 @@ class Unreadable(list["Any"]):
 def _without_values(frame: bytes, why: str) -> Unreadable:
     """:raises BrokenChannel: if it is no message"""
     try:
-        message = Unreadable(loads(b"\x82" + _first_two(frame)))
+        message = Unreadable(loads(b"\x82" + first_two(frame)))
     except DecodeError as malformed:
         raise BrokenChannel(f"a malformed message: {malformed}") from None
     if why:
@@ -113,7 +113,7 @@ def _without_values(frame: bytes, why: str) -> Unreadable:
     return message
 
 
-def _first_two(frame: bytes) -> bytes:
+def first_two(frame: bytes) -> bytes:
     """Of an array of integers and more."""
     end = 1
     for _ in range(2):
@@ -185,6 +185,8 @@ class Channel:
                 unshield()
 
     def _send(self, message: list[object], began_ns: int | None) -> None:
+        if _trace.is_on:
+            _trace.show("server", "→", message)
         before = here.channel
         here.channel = self
         try:

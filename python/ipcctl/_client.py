@@ -13,12 +13,14 @@ import subprocess
 import threading
 
 from ._contract import FRAME_BYTES_MAX, PROTOCOL, SOCKET_PATH_BYTES_MAX, SUBSCRIPTIONS
+from ._types import IpcError
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any, List, Literal, overload  # in a class with a method `list` that is no type
 
+    from ._caller import Worker
     from ._verbs import ActResult, DaemonStatus, LogLines, Started, WorkerDescription, WorkerStatus
 
     ActVerb = Literal["start", "stop", "restart", "reload", "delete", "flush", "signal"]
@@ -30,19 +32,6 @@ else:
 
 _GREET_SECONDS = 10.0
 _START_SECONDS = 60.0
-
-
-class IpcError(Exception):
-    """What the daemon refused, or why it cannot be reached."""
-
-    def __init__(self, code: str, message: str, hint: str | None = None, output: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        #: One of the codes of the command line, as ``"NOT_FOUND"``.
-        self.code = code
-        #: The next thing to try, usually a command.
-        self.hint = hint
-        #: The last lines of what the process printed that failed.
-        self.output = tuple(output)
 
 
 class Ipcctl:
@@ -195,6 +184,17 @@ class Ipcctl:
     def shutdown(self, *, keep_workers: bool = False) -> None:
         """Ends the daemon, and its workers unless they are kept."""
         self._ask({"Shutdown": {"keep_workers": keep_workers}})
+
+    def worker(self, name: str, timeout: float = 10.0) -> Worker:
+        """A channel to a worker that runs: its functions, by :meth:`ipcctl.Worker.call`. It ends with the worker's run.
+
+        :param timeout: seconds that it has to let us in
+        :raises IpcError: NOT_FOUND, NOT_RUNNING, DEADLINE, FAILED if it does not run Python or what serves calls
+        """
+        from ._caller import open_worker
+
+        known = self.status(name)
+        return open_worker(os.path.join(known["log_dir"], "..", "sock"), known["name"], timeout)
 
     def events(self, *, worker: str | None = None, topic: Literal["status", "logs", "all"] = "status") -> Events:
         """Events from now on, on their own connection: dicts with ``type``, ``app`` and the fields of the event."""

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+901b759e"
+EDITION = "0.1.0+cbe98cf1"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -26,6 +26,46 @@ ARCHITECTURES = {"x86_64": "x64", "aarch64": "arm64"}
 
 # The shim's contract.
 SHIM_VERSION = 2
+
+# Requests to the shim.
+REQUEST_HELLO = 32
+REQUEST_SIGNAL = 33
+REQUEST_STOP = 34
+REQUEST_FLUSH = 35
+REQUEST_OPEN = 38
+REQUEST_WAKE = 39
+REQUEST_CALLS = 40
+
+# What it tells and answers.
+REPLY_STATE = 64
+REPLY_READY = 65
+REPLY_EXITED = 66
+REPLY_ROTATED = 67
+REPLY_LOG_FULL = 68
+REPLY_OK = 69
+REPLY_ERROR = 70
+REPLY_STATUS = 71
+REPLY_ATTACHED = 73
+REPLY_CALLS = 74
+
+# Offsets in STATE, and its length.
+STATE_VERSION = 0
+STATE_RUN = 4
+STATE_PID = 12
+STATE_START_TIME = 16
+STATE_STARTED_NS = 24
+STATE_START_BOOTTIME_NS = 32
+STATE_READY = 40
+STATE_STOPPING = 41
+STATE_EXITED = 42
+STATE_LOG_BLOCKED = 43
+STATE_DROPPED_LINES = 44
+STATE_DROPPED_BYTES = 52
+STATE_LOG_FILE = 60
+STATE_LOG_LINES = 68
+STATE_LOG_BYTES = 76
+STATE_ATTACHED = 84
+STATE_SIZE = 85
 
 # Descriptors of the worker.
 CONTROL_FD = 198
@@ -145,6 +185,7 @@ MESSAGE_BYTES_MAX = 268435456
 UNREAD_BYTES_MAX = 67108864
 UNREAD_MS_MAX = 30000
 WISHES_MAX = 1048576
+PIPE_MESSAGE_BYTES_MAX = 1048572
 PIPE_NAME_BYTES_MAX = 48
 PIPES_UNTAKEN_MAX = 64
 SEGMENTS_MAX = 256

@@ -6,7 +6,7 @@ import os
 import traceback
 from collections.abc import Callable
 
-from ._types import DecodeError, EncodeError, JavaScriptError, undefined
+from ._types import DecodeError, EncodeError, JavaScriptError, RemoteError, undefined
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class _Telling:
 
     def record(self, error: BaseException, level: int) -> dict[str, Any]:
         self._seen.append(error)
-        is_theirs = isinstance(error, JavaScriptError)
+        is_theirs = isinstance(error, RemoteError)
         name = self._text(lambda: str(error.type) if is_theirs else _name_of(type(error)))  # type: ignore[attr-defined]
         record: dict[str, Any] = {
             "type": name,
@@ -118,7 +118,7 @@ _is_suppressed, _parts = BaseException.__dict__["__suppress_context__"], BaseExc
 
 def _cause_of(error: BaseException) -> Any:
     cause = _cause.__get__(error)
-    if cause is None and isinstance(error, JavaScriptError):
+    if cause is None and isinstance(error, RemoteError):
         cause = _tried(lambda: error.cause, lambda failure: None)
     return _context.__get__(error) if cause is None and not _is_suppressed.__get__(error) else cause
 
@@ -175,7 +175,7 @@ def _frames(trace: TracebackType | None) -> list[str]:
 def _traceback(error: BaseException, name: str) -> str | None:
     frames = _frames(error.__traceback__)
     lines = ["Traceback (most recent call last):\n", *frames] if frames else []
-    if isinstance(error, JavaScriptError):
+    if isinstance(error, RemoteError):
         stack = error.stack if isinstance(error.stack, str) else None
         if not frames:
             return stack
@@ -188,12 +188,12 @@ def _clean(text: str) -> str:
     return str.encode(text, "utf-8", "backslashreplace").decode("utf-8")
 
 
-def error_of(record: Any, level: int = 0) -> JavaScriptError:
-    """What the client says of an error, whatever it says."""
+def error_of(record: Any, kind: type[RemoteError] = JavaScriptError, level: int = 0) -> RemoteError:
+    """What the other side says of an error, whatever it says."""
     if not isinstance(record, dict):
-        return JavaScriptError(_clean(str(record)))
+        return kind(_clean(str(record)))
     stack = record.get("traceback")
-    error = JavaScriptError(
+    error = kind(
         _clean(str(record.get("message", ""))),
         _clean(str(record.get("type", "Error"))),
         stack if type(stack) is str else None,
@@ -201,10 +201,10 @@ def error_of(record: Any, level: int = 0) -> JavaScriptError:
     cause = record.get("cause")
     if level < _LEVELS_MAX:
         if type(cause) is dict and "message" in cause:
-            cause = error_of(cause, level + 1)
+            cause = error_of(cause, kind, level + 1)
         parts = record.get("errors")
         if type(parts) is list:
-            error.exceptions = tuple(error_of(part, level + 1) for part in parts[:_ERRORS_MAX])
+            error.exceptions = tuple(error_of(part, kind, level + 1) for part in parts[:_ERRORS_MAX])
     error.cause = None if cause is undefined else cause
     if isinstance(cause, BaseException):
         error.__cause__ = cause

@@ -34,6 +34,7 @@ from ._streams import Outgoing
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
     from typing import Any
+    from ._end import Half
 
 #: How long to look for the next message before going to sleep: a caller that awaits in a row finds us awake.
 _SPIN_US = 60
@@ -123,6 +124,16 @@ class Serving:
             sys.stderr.write(
                 "ipcctl: a client was turned away: this process has no file descriptor left for its channel\n"
             )
+        self._admit(data, fds)
+
+    def adopt(self, half: Half) -> None:
+        """A client whose end of the channel is in this process."""
+        fds, half.fds = half.fds, []
+        os.close(fds.pop())  # of its life, which only a shim looks at
+        self._admit(half.payload, fds)
+        self.wake()
+
+    def _admit(self, data: bytes, fds: list[int]) -> None:
         for fd in fds:
             os.set_inheritable(fd, False)
         try:

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import AsyncIterator
 from weakref import WeakValueDictionary
 
+from . import _trace
 from ._calling import Calls
 from ._channel import Channel, Segment, Unreadable
 from ._backend import BrokenChannel, DecodeError, StreamRef
@@ -48,7 +49,8 @@ class Session:
 
     def __init__(self, serving: Serving, segment: Segment) -> None:
         self.serving = serving
-        self.channel = Channel(segment, serving.exposed, self)
+        # The quick way answers without a trace.
+        self.channel = Channel(segment, {} if _trace.is_on else serving.exposed, self)
         self.calls = Calls(self)
         self.streams: dict[int, Outgoing] = {}
         #: Whoever reads them keeps them: the client is told to leave one that nobody reads any more.
@@ -58,6 +60,8 @@ class Session:
 
     def handle(self, message: list[Any]) -> None:
         """:raises BrokenChannel: if it is malformed"""
+        if _trace.is_on:
+            _trace.show("server", "←", message)
         kind, number = message[0], message[1]
         if type(number) is not int or number < 0:
             raise BrokenChannel("the number of a message is an integer from 0")

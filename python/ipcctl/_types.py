@@ -13,7 +13,7 @@ import os
 import re
 import struct
 import sys
-from collections.abc import Callable, ItemsView, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, KeysView, Mapping, Sequence, ValuesView
 
 from ._contract import MESSAGE_BYTES_MAX
 
@@ -70,9 +70,22 @@ class BrokenChannel(ConnectionError):
     """The other side wrote what it must not, or is gone; the channel stays broken."""
 
 
-class JavaScriptError(Exception):
-    """An error that came from the other side, with its `type` (its name there) and `stack`. What Python raised there
-    before has the type and the traceback that it had in Python.
+class IpcError(Exception):
+    """What the daemon refused, or why it, or a worker, cannot be reached."""
+
+    def __init__(self, code: str, message: str, hint: str | None = None, output: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        #: One of the codes of the command line, as ``"NOT_FOUND"``.
+        self.code = code
+        #: The next thing to try, usually a command.
+        self.hint = hint
+        #: The last lines of what the process printed that failed.
+        self.output = tuple(output)
+
+
+class RemoteError(Exception):
+    """An error that a worker's function raised, or any other on the other side of a call, with its `type` (its name there) and `stack` (the
+    traceback there).
     """
 
     def __init__(self, message: str = "", type: str = "Error", stack: str | None = None) -> None:
@@ -81,7 +94,11 @@ class JavaScriptError(Exception):
         self.stack = stack
         self.cause: Any = None  # also what is no exception; __cause__ is set where it is one
         #: Those of an AggregateError, or of an ExceptionGroup that has been there.
-        self.exceptions: tuple[JavaScriptError, ...] = ()
+        self.exceptions: tuple[RemoteError, ...] = ()
+
+
+class JavaScriptError(RemoteError):
+    """An error that came from a client in TypeScript. What Python raised there before has the type and the traceback that it had in Python."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -292,6 +309,8 @@ def lower(value: Any) -> tuple[int | None, Any]:
     kind = type(value)
     if kind is Tagged:
         return value.tag, value.value
+    if kind is StreamRef:
+        return 27, ["ipcctl.Stream", value.number]
     if kind is memoryview:
         form = None if share is None else share(value)
         return (27, ["ipcctl.Shared", form]) if form is not None else _lower_buffer(value)
@@ -576,7 +595,7 @@ def _revive_object(value: Any) -> Any:
     return _revive_error(value)
 
 
-def _revive_error(value: Any) -> JavaScriptError:
+def _revive_error(value: Any) -> RemoteError:
     if len(value) != 2 or value[0] != "ipcctl.Error" or type(value[1]) is not dict:
         _bad("tag 27 is not on an ipcctl.Error")
     form = value[1]

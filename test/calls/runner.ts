@@ -124,11 +124,19 @@ export class Runner {
 
   async #ask(one: Case, at: number, got: unknown[]): Promise<unknown> {
     const timeout = one.timeout === undefined ? undefined : one.timeout * 1000;
-    const options = { timeout, ...(one.cancel === true && { signal: AbortSignal.timeout(200) }) };
+    const abort = new AbortController();
+    const options = { timeout, ...(one.cancel === true && { signal: abort.signal }) };
     if (one.eval !== undefined) return this.#client.eval(one.eval, options);
     const args = (one.args ?? []).map((arg) => revive(arg, at));
     const name = one.call ?? one.stream!;
-    const answer: Answer = await this.#client.call(name, args, one.kwargs ?? null, options);
+    const begun: unknown = one.cancel === true && (await this.#client.call("begun", []));
+    const asked = this.#client.call(name, args, one.kwargs ?? null, options);
+    if (one.cancel === true) {
+      asked.catch(() => undefined);
+      while ((await this.#client.call("begun", [])) === begun);
+      abort.abort();
+    }
+    const answer: Answer = await asked;
     if (one.stream === undefined) return answer;
     if (!(answer instanceof Stream)) throw new Error("is not a stream");
     for await (const item of answer) {

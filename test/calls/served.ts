@@ -2,7 +2,7 @@
 import { setTimeout as wait } from "node:timers/promises";
 import { callContext, type Exposed } from "../../src/calls/server.ts";
 
-const counts = { closed: 0, interrupted: 0 };
+const counts = { begun: 0, closed: 0, interrupted: 0 };
 
 async function* countForEver(): AsyncGenerator<number> {
   try {
@@ -16,6 +16,7 @@ async function* countForEver(): AsyncGenerator<number> {
 }
 
 async function sleep(seconds: number): Promise<void> {
+  counts.begun++;
   try {
     await wait(seconds * 1000, undefined, { signal: callContext().signal });
   } catch (error) {
@@ -58,6 +59,7 @@ export const served = {
     throw new TypeError(`after ${end}`);
   },
   count_for_ever: countForEver,
+  begun: () => counts.begun,
   closed: () => counts.closed,
   interrupted: () => counts.interrupted,
   total: async (items: AsyncIterable<number>) => {

@@ -1,0 +1,392 @@
+"""The client's end of a channel: makes the segment, hands the other half to a worker by its shim, sends and receives."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections import deque
+
+from . import _contract
+from ._backend import BrokenChannel, SharedRingBuffer, dumps, loads
+from ._contract import MESSAGE_BYTES_MAX, SOCKET_PATH_BYTES_MAX, UNREAD_BYTES_MAX
+from ._shared import Sharing, here
+from ._types import IpcError
+
+TYPE_CHECKING = False  # as typing has it, which takes long to load
+if TYPE_CHECKING:
+    from typing import Any
+
+_CAPACITY = _contract.PIPE_MESSAGE_BYTES_MAX + 4
+_F_ADD_SEALS = 1033
+_SEALS = 0x0002 | 0x0004  # no shrinking, no growing
+_MORE, _LAST = _contract.PART_MORE, _contract.PART_LAST
+#: A bell that is lost to a racing sender costs this much.
+_LOOK_SECONDS = 0.1
+#: What sleeps without a handler (ENOSYS) may be about to serve for so long.
+_START_SECONDS = 2.0
+#: No runtime is attached, the one that was has just ended, or it has too much to take.
+_NOT_NOW = frozenset((errno.ENOTCONN, errno.EPIPE, errno.ECONNRESET, errno.EAGAIN))
+#: Between two tries, growing up to the second.
+_PAUSE_SECONDS, _PAUSE_SECONDS_MAX = 0.001, 0.05
+
+
+class Half:
+    """What the server's side of a new channel is given: the payload of OPEN, and descriptors, which are closed with it."""
+
+    def __init__(self, payload: bytes, fds: list[int]) -> None:
+        self.payload, self.fds = payload, fds
+
+    def close(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+
+
+class End:
+    """One thread receives at a time; any may send."""
+
+    def __init__(self, version: int) -> None:
+        size = _contract.SEGMENT_DATA + 2 * _CAPACITY
+        memory = os.memfd_create("ipcctl-channel", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(memory, size)
+        fcntl.fcntl(memory, _F_ADD_SEALS, _SEALS)
+        self.version = version
+        self._map = mmap.mmap(memory, size)
+        self._map[:8] = _contract.MAGIC + bytes((version, 0))
+        data = _contract.SEGMENT_DATA
+        self._tx = SharedRingBuffer(self._map, _contract.SEGMENT_RING_A, data, _CAPACITY, True)
+        self._rx = SharedRingBuffer(self._map, _contract.SEGMENT_RING_B, data + _CAPACITY, _CAPACITY, False)
+        self._bell, their_bell = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        descriptors, their_descriptors = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._bell.setblocking(False)
+        self.sharing = Sharing(descriptors)
+        #: Its end tells the shim that this client is gone.
+        their_life, self._life = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        head = struct.pack("<II", version, _CAPACITY)
+        kind = bytes((_contract.CHANNEL_CALLS,)) if version > _contract.SEGMENT_VERSION_MIN else b""
+        self.half = Half(head + kind, [memory, their_bell.detach(), their_descriptors.detach(), their_life])
+        self._poll = select.poll()
+        self._poll.register(self._bell, select.POLLIN)
+        self._lock = threading.RLock()
+        self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
+        self._parts: list[bytes] = []
+        self._parts_bytes = 0
+        self._is_rung_off = False
+        self.is_open = True
+
+    # ---- messages ----
+
+    def encode(self, message: list[Any]) -> bytes:
+        """:raises EncodeError:"""
+        before = here.channel
+        here.channel = self
+        try:
+            data: bytes = dumps(message, MESSAGE_BYTES_MAX)
+            return data
+        finally:
+            here.channel = before
+
+    def decode(self, data: bytes) -> Any:
+        """:raises DecodeError, BrokenChannel, Unheld:"""
+        before = here.channel
+        here.channel = self
+        try:
+            return loads(data)
+        finally:
+            here.channel = before
+
+    def send(self, message: list[Any]) -> None:
+        """What finds no room waits in order. :raises EncodeError, BrokenChannel:"""
+        self.send_bytes(self.encode(message))
+
+    def send_bytes(self, data: bytes) -> None:
+        with self._lock:
+            if not self.is_open:
+                raise BrokenChannel("the channel is closed")
+            if self._outbox_bytes > UNREAD_BYTES_MAX:
+                self.close()
+                raise BrokenChannel(f"the worker left more than {UNREAD_BYTES_MAX} bytes unread")
+            most = self._tx.capacity // 4
+            if len(data) <= most:
+                self._put(data)
+            else:
+                for at in range(0, len(data), most - 1):
+                    mark = _LAST if at + most - 1 >= len(data) else _MORE
+                    self._put(bytes((mark,)) + data[at : at + most - 1])
+            if self._tx.needs_bell():
+                self._ring()
+
+    def _put(self, frame: bytes) -> None:
+        if not self._outbox and self._tx.try_send(frame):
+            return
+        self._outbox.append(frame)
+        self._outbox_bytes += len(frame)
+
+    def _flush(self) -> None:
+        with self._lock:
+            while self._outbox and self._tx.try_send(self._outbox[0]):
+                self._outbox_bytes -= len(self._outbox.popleft())
+            if self._tx.needs_bell():
+                self._ring()
+
+    def _ring(self) -> None:
+        try:
+            self._bell.send(b"\x01", socket.MSG_NOSIGNAL)
+        except OSError:
+            pass  # full: it is rung already; closed: its end is noticed by who reads
+
+    def count_request(self) -> None:
+        with self._lock:
+            (asked,) = struct.unpack_from("<I", self._map, _contract.SEGMENT_ASKED)
+            struct.pack_into("<I", self._map, _contract.SEGMENT_ASKED, (asked + 1) & 0xFFFFFFFF)
+
+    def receive(self, timeout: float | None) -> Any:
+        """The next message; None after so many seconds. :raises BrokenChannel, DecodeError, Unheld:"""
+        data = self.receive_bytes(timeout)
+        return None if data is None else self.decode(data)
+
+    def receive_bytes(self, timeout: float | None) -> bytes | None:
+        """:raises BrokenChannel: if the other side is gone, or wrote what it must not"""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if self._outbox:
+                self._flush()
+            frame = self._rx.try_receive()
+            if frame is not None:
+                if self._rx.needs_bell():
+                    self._ring()
+                message = self._assemble(frame)
+                if message is not None:
+                    return message
+                continue
+            if self._is_rung_off or not self.is_open:
+                raise BrokenChannel(self._why())
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            self._sleep(_LOOK_SECONDS if left is None else min(left, _LOOK_SECONDS))
+
+    def _sleep(self, seconds: float) -> None:
+        if not self._rx.prepare_sleep():
+            return
+        try:
+            if self._poll.poll(seconds * 1000):
+                self._is_rung_off = self._bell.recv(64) == b""
+        except BlockingIOError:
+            pass
+        except (OSError, ValueError):
+            self._is_rung_off = True
+        finally:
+            self._rx.cancel_sleep()
+
+    def _assemble(self, frame: bytes) -> bytes | None:
+        if not frame or not 0 < frame[0] <= _LAST:
+            return frame
+        self._parts.append(frame[1:])
+        self._parts_bytes += len(frame) - 1
+        if self._parts_bytes > MESSAGE_BYTES_MAX:
+            raise BrokenChannel(f"a message of more than {MESSAGE_BYTES_MAX} bytes")
+        if frame[0] != _LAST:
+            return None
+        whole = b"".join(self._parts)
+        self._parts, self._parts_bytes = [], 0
+        return whole
+
+    def _why(self) -> str:
+        if not self.is_open:
+            return "the channel was closed"
+        (why,) = struct.unpack_from("<I", self._map, _contract.SEGMENT_ENDED)
+        return {
+            _contract.ENDED_UNREAD: "the worker gave this channel up, since what it sent was not read",
+            _contract.ENDED_BROKEN: "the worker could not read what it was sent, and ended the channel",
+            _contract.ENDED_FAULT: "the worker ended this channel after a fault of its own, which its log shows",
+        }.get(why, "the worker is gone")
+
+    # ---- interrupts ----
+
+    def want_ended(self, number: int) -> None:
+        """Says that a request is to end. Whoever serves is told to look by :meth:`poke`."""
+        with self._lock:
+            if not self.is_open:
+                return
+            if self.version < _contract.SEGMENT_VERSION_SLOTS:
+                struct.pack_into("<I", self._map, _contract.SEGMENT_GONE, number & 0xFFFFFFFF)
+                return
+            for slot in range(_contract.SLOTS):
+                at = _contract.SEGMENT_SLOTS + 8 * slot
+                if struct.unpack_from("<Q", self._map, at) == (0,):
+                    struct.pack_into("<Q", self._map, at, number)
+                    (count,) = struct.unpack_from("<I", self._map, _contract.SEGMENT_INTERRUPTS)
+                    struct.pack_into("<I", self._map, _contract.SEGMENT_INTERRUPTS, (count + 1) & 0xFFFFFFFF)
+                    break  # without a free one the next reminder finds one
+            self._ring()
+
+    def forget(self, number: int) -> None:
+        """The worker lets go of a segment."""
+        self.sharing.forget(number)
+
+    def close(self) -> None:
+        with self._lock:
+            if not self.is_open:
+                return
+            self.is_open = False
+            struct.pack_into("<I", self._map, _contract.SEGMENT_GONE, _contract.GONE)
+            try:
+                self._bell.shutdown(socket.SHUT_RDWR)  # whoever waits in another thread hears of it
+            except OSError:
+                pass
+            self._bell.close()
+            self.sharing.close()
+            os.close(self._life)
+            self.half.close()
+
+
+class ShimDoor:
+    """A connection to a worker's shim, for a moment."""
+
+    def __init__(self, path: str, name: str, deadline: float) -> None:
+        self._name, self._deadline, self._held = name, deadline, b""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        folder = None
+        try:
+            self._socket.settimeout(max(0.01, deadline - time.monotonic()))
+            if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
+                self._socket.connect(path)
+            else:
+                folder = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)
+                self._socket.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
+        except OSError:
+            self.close()
+            raise not_running(name) from None
+        finally:
+            if folder is not None:
+                os.close(folder)
+
+    def __enter__(self) -> ShimDoor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def hello(self) -> tuple[int, bool]:
+        """The version of its contract, and whether the worker has a runtime."""
+        self._send(_contract.REQUEST_HELLO, struct.pack("<I", _contract.SHIM_VERSION), ())
+        while True:
+            kind, payload = self._next()
+            if kind == _contract.REPLY_ERROR:
+                raise IpcError("DEADLINE", f"{self._name} has as many connections as its shim takes")
+            if kind == _contract.REPLY_STATE:
+                (version,) = struct.unpack_from("<I", payload, _contract.STATE_VERSION)
+                return version, payload[_contract.STATE_ATTACHED] == 1
+
+    def ask(self, request: int, body: bytes = b"", fds: tuple[int, ...] = ()) -> int:
+        """0, or the number of an error."""
+        self._send(request, body, fds)
+        while True:
+            kind, payload = self._next()
+            if kind == _contract.REPLY_OK and payload[0] == request:
+                return 0
+            if kind == _contract.REPLY_ERROR and payload[0] == request:
+                (number,) = struct.unpack_from("<i", payload, 1)
+                return int(number)
+
+    def _send(self, request: int, body: bytes, fds: tuple[int, ...]) -> None:
+        data = struct.pack("<IB", len(body) + 1, request) + body
+        rights = ((socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"@{len(fds)}i", *fds)),) if fds else ()
+        try:
+            self._socket.sendmsg((data,), rights, socket.MSG_NOSIGNAL)
+        except OSError:
+            raise not_running(self._name) from None
+
+    def _next(self) -> tuple[int, bytes]:
+        while len(self._held) < 5 or len(self._held) < 4 + int.from_bytes(self._held[:4], "little"):
+            try:
+                self._socket.settimeout(max(0.01, self._deadline - time.monotonic()))
+                more = self._socket.recv(4096)
+            except TimeoutError:
+                raise IpcError("DEADLINE", f"{self._name} did not answer in time", _see(self._name)) from None
+            except OSError:
+                more = b""
+            if not more:
+                raise not_running(self._name)
+            self._held += more
+        end = 4 + int.from_bytes(self._held[:4], "little")
+        frame, self._held = self._held[:end], self._held[end:]
+        return frame[4], frame[5:]
+
+
+def open_end(path: str, name: str, timeout: float) -> tuple[End, bytes]:
+    """A channel to the worker whose shim listens at ``path``, and its first message.
+
+    :raises IpcError: NOT_RUNNING, DEADLINE if no runtime attaches in time, FAILED if the worker cannot have one
+    """
+    deadline = time.monotonic() + timeout
+    with ShimDoor(path, name, deadline) as shim:
+        version, _ = shim.hello()
+        layout = _contract.SEGMENT_VERSION if version >= 2 else _contract.SEGMENT_VERSION_MIN
+        while True:
+            end = End(layout)
+            try:
+                _hand_over(shim, end.half, name, timeout, deadline)
+                end.half.close()
+                first = end.receive_bytes(max(0.0, deadline - time.monotonic()))
+            except BrokenChannel:
+                end.close()
+                if not shim.hello()[1]:
+                    raise not_running(name) from None
+                if layout == _contract.SEGMENT_VERSION_MIN:
+                    why = "it has no file descriptor left, or runs a version of ipcctl that this one cannot speak to"
+                    raise IpcError("FAILED", f"{name} takes no channel: {why}", f"ipcctl restart {name}") from None
+                layout = _contract.SEGMENT_VERSION_MIN  # of an older snapshot, or with an older package of its own
+                continue
+            except BaseException:
+                end.close()
+                raise
+            if first is None:
+                end.close()
+                hint = f"its main thread may be in a long call; see: ipcctl logs {name}"
+                raise IpcError("DEADLINE", f"{name} did not answer within {timeout:g} s", hint)
+            return end, first
+
+
+def _hand_over(shim: ShimDoor, half: Half, name: str, timeout: float, deadline: float) -> None:
+    """Once a runtime is attached; a script that knows nothing of us is asked to attach one."""
+    began = time.monotonic()
+    pause = _PAUSE_SECONDS
+    while True:
+        number = shim.ask(_contract.REQUEST_OPEN, half.payload, tuple(half.fds))
+        if number == 0:
+            return
+        if number == errno.EMFILE:
+            hint = "close those that are not needed; one per program is enough"
+            raise IpcError("FAILED", f"{name} has as many channels as it can have", hint)
+        if number not in _NOT_NOW:
+            raise IpcError("FAILED", f"{name} did not take the channel: {os.strerror(number)}")
+        woken = shim.ask(_contract.REQUEST_WAKE)
+        now = time.monotonic()
+        if woken == errno.ENOSYS and now > began + min(_START_SECONDS, timeout / 2):
+            why = "it does not run Python 3.11 or newer, or what serves calls, under ipcctl"
+            raise IpcError("FAILED", f"cannot look into {name}: {why}", _see(name))
+        if now > deadline:
+            raise IpcError("DEADLINE", f"{name} has not let ipcctl in within {timeout:g} s", _see(name))
+        time.sleep(pause)
+        pause = min(pause * 1.5, _PAUSE_SECONDS_MAX)
+
+
+def not_running(name: str) -> IpcError:
+    return IpcError("NOT_RUNNING", f"{name} is not running", f"ipcctl start {name}")
+
+
+def _see(name: str) -> str:
+    return f"see: ipcctl logs {name}"
