@@ -489,7 +489,7 @@ class Worker:
             if request is not None and request.on_output is not None:
                 try:
                     request.on_output(str(message[2]), str(message[3]))
-                except BaseException as error:  # noqa: B036 - of the user's: that is what the request ends with
+                except BaseException as error:
                     self._give_up(number, error)
         elif kind == WANT:
             if (source := self._sources.get(number)) is not None:
@@ -548,7 +548,7 @@ class Worker:
         def answer(work: Callable[[], Any]) -> None:
             try:
                 value = work()
-            except BaseException as error:  # noqa: B036 - whatever it is, the worker is told
+            except BaseException as error:
                 return self._send_quietly([THROW, number, record_of(error)])
             try:
                 self._send_quietly([RETURN, number, value])
@@ -666,7 +666,7 @@ class _Source:
                 worker._send([PUSH, number, item])
         except IpcError:
             raise BrokenChannel("the worker is gone") from None
-        except BaseException as error:  # noqa: B036 - whatever it is, the worker is told
+        except BaseException as error:
             worker._leave_source(number)
             worker._send_quietly([FAIL, number, record_of(error)])
 
@@ -676,5 +676,5 @@ class _Source:
             return
         try:
             close()
-        except BaseException:  # noqa: B036 - its own clean-up failed, or it is just running: nobody is there to be told
+        except BaseException:
             pass

@@ -65,7 +65,7 @@ for (const transport of Object.keys(TRANSPORTS) as Transport[])
       for (const one of CASES) {
         const skip = skipOf(server, one);
         if (skip === undefined) test(one.name, () => runner.run(one));
-        else test.skip(`${one.name}: ${skip}`, () => undefined);
+        else console.log(`left out: ${one.name}: ${skip}`);
       }
 
       test("who is killed is gone for all that is under way", async () => {

@@ -307,7 +307,7 @@ def call(transport: str, where: str, skipped: list[str]) -> None:
             error = None
             try:
                 runner.run(case)
-            except BaseException as failure:  # noqa: B036 - told to the test
+            except BaseException as failure:
                 error = f"{type(failure).__name__}: {failure}"
             print(json.dumps({"name": case["name"], "error": error}), flush=True)
     print(json.dumps("done"), flush=True)
