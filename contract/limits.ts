@@ -13,6 +13,10 @@ export const LIMITS = {
     value: 4096,
     why: "events waiting for a slow subscriber; later ones are counted, told and dropped",
   },
+  eventsHeld: {
+    value: 2048,
+    why: "newest events kept, in the database too, for who subscribes with `since`; half of `subscriberEvents`, so that they fit with those that come meanwhile",
+  },
   nameChars: { value: 64, why: "worker names become directory names and columns of tables" },
   workers: { value: 2000, why: "one shim process and a few descriptors each" },
   instances: { value: 256, why: "instances of one app" },

@@ -42,6 +42,10 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     job: "what runs is decided here: interpreter, arguments, boot, what may be read, snapshot; from a definition to a specification",
     uses: { base: "", contract: "", protocol: "definitions", sandbox: "", shim: "the specification" },
   },
+  events: {
+    job: "what happened to workers, as one sequence that is held and played again; who gets which of it",
+    uses: { base: "", protocol: "" },
+  },
   workers: {
     job: "state table, supervision, store",
     uses: { base: "", contract: "", protocol: "", sandbox: "", logs: "", shim: "", launch: "" },
@@ -64,7 +68,17 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   },
   daemon: {
     job: "socket, sessions, handlers; `compose.ts` is the list of its parts, each made of those above it and taken apart in the reverse order",
-    uses: { base: "", contract: "", protocol: "", logs: "", sandbox: "", shim: "", launch: "", workers: "" },
+    uses: {
+      base: "",
+      contract: "",
+      protocol: "",
+      logs: "",
+      events: "",
+      sandbox: "",
+      shim: "",
+      launch: "",
+      workers: "",
+    },
   },
   cli: {
     job: "the command line",

@@ -11,6 +11,7 @@ import stat
 import struct
 import subprocess
 import threading
+import time
 
 from ._contract import FRAME_BYTES_MAX, PROTOCOL, SOCKET_PATH_BYTES_MAX, SUBSCRIPTIONS
 from ._types import IpcError
@@ -32,6 +33,9 @@ else:
 
 _GREET_SECONDS = 10.0
 _START_SECONDS = 60.0
+#: How long a reader of events waits for the next daemon.
+_REJOIN_SECONDS = 15.0
+_REJOIN_PAUSE_SECONDS = 0.05
 
 
 class Ipcctl:
@@ -196,9 +200,20 @@ class Ipcctl:
         known = self.status(name)
         return open_worker(os.path.join(known["log_dir"], "..", "sock"), known["name"], timeout)
 
-    def events(self, *, worker: str | None = None, topic: Literal["status", "logs", "all"] = "status") -> Events:
-        """Events from now on, on their own connection: dicts with ``type``, ``app`` and the fields of the event."""
-        return Events(_open_or_start(self._path, self._autostart), SUBSCRIPTIONS[topic], worker)
+    def events(
+        self,
+        *,
+        worker: str | None = None,
+        topic: Literal["status", "logs", "all"] = "status",
+        since: int | None = None,
+    ) -> Events:
+        """Events on a connection of their own: dicts with ``type``, ``app``, ``seq``, ``time`` and the fields of the
+        event. They go on with the next daemon where the daemon is restarted.
+
+        :param since: the number of an event that was seen, to begin with those that came after it; 0 for all that the
+            daemon holds. Else from now on
+        """
+        return Events(_open_or_start(self._path, self._autostart), self._path, topic, worker, since)
 
     def _ask(self, message: object) -> Any:
         return self.request(message)["Success"]
@@ -219,10 +234,22 @@ class Ipcctl:
 class Events:
     """Iterate over it; ``close()`` or the end of its ``with`` gives it up."""
 
-    def __init__(self, wire: _Wire, kind: str, worker: str | None) -> None:
+    def __init__(
+        self,
+        wire: _Wire,
+        path: str,
+        topic: Literal["status", "logs", "all"],
+        worker: str | None,
+        since: int | None,
+    ) -> None:
         self._wire = wire
-        wire.send(_encode({"Subscribe": {"subscription": {kind: {"app_name": worker}}}}))
-        _checked(wire.receive())
+        self._path = path
+        self._topic = topic
+        self._worker = worker
+        self._is_closed = False
+        newest = self._subscribe(wire, since)
+        #: The number of the newest event that was given, or of the newest one before.
+        self._seen = newest if since is None else since
 
     def __enter__(self) -> Events:
         return self
@@ -231,12 +258,56 @@ class Events:
         self.close()
 
     def close(self) -> None:
+        self._is_closed = True
         self._wire.close()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         while True:
-            event = _checked(self._wire.receive())["Event"]
-            yield {"type": event["event_type"], **event["data"]}
+            try:
+                event = _checked(self._wire.receive())["Event"]
+            except IpcError as error:
+                if error.code != "CONNECTION_LOST":
+                    raise
+                self._rejoin(error)
+                if self._topic != "status":  # the lines of meanwhile are in the files
+                    yield {"type": "events_dropped", "app": None, "count": None, "seq": None, "time": None}
+                continue
+            seq = event.get("seq")
+            if seq is not None:
+                self._seen = seq
+            yield {"type": event["event_type"], **event["data"], "seq": seq, "time": event.get("time")}
+
+    def _subscribe(self, wire: _Wire, since: int | None) -> int | None:
+        """Gives the number of the newest event; a daemon of before has none."""
+        subscription = {SUBSCRIPTIONS[self._topic]: {"app_name": self._worker}}
+        wire.send(_encode({"Subscribe": {"subscription": subscription, "since": "now" if since is None else since}}))
+        newest: int | None = _checked(wire.receive())["Success"].get("seq")
+        if newest is None and since is not None:
+            hint = "ipcctl daemon restart puts one of this version in its place; workers run on"
+            raise IpcError(
+                "FAILED", f"the daemon is of a version before this one and keeps no events: none after {since}", hint
+            )
+        return newest
+
+    def _rejoin(self, lost: IpcError) -> None:
+        """Goes on with the next daemon; none is started for that. What ended the connection is raised where none comes."""
+        deadline = time.monotonic() + _REJOIN_SECONDS
+        while self._seen is not None and not self._is_closed and time.monotonic() < deadline:
+            wire = None
+            try:
+                wire = _Wire(self._path)
+                self._subscribe(wire, None if self._topic == "logs" else self._seen)
+            except BaseException as error:
+                if wire is not None:
+                    wire.close()
+                if not isinstance(error, IpcError) or error.code not in ("CONNECTION_LOST", "NO_DAEMON"):
+                    raise
+                time.sleep(_REJOIN_PAUSE_SECONDS)
+                continue
+            self._wire.close()
+            self._wire = wire
+            return
+        raise lost
 
 
 class _Wire:

@@ -19,7 +19,7 @@ import { logs, type LogFlags } from "./logs.ts";
 import { run } from "./run.ts";
 import { start, type StartFlags } from "./start.ts";
 import { describe, status, watchStatus } from "./status.ts";
-import { subscribe } from "./subscribe.ts";
+import { subscribe, type SubscribeFlags } from "./subscribe.ts";
 import { systemdUnit } from "./unit.ts";
 
 const collect = (value: string, before: string[] = []): string[] => [...before, value];
@@ -184,12 +184,16 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
   add(
     "subscribe",
     "print events as they happen, one JSON object a line",
-    "ipcctl subscribe status\nipcctl subscribe all web",
+    "ipcctl subscribe status\nipcctl subscribe all web\nipcctl subscribe status --since 10m",
   )
     .argument("[what]", "status, logs or all", "all")
     .argument("[name]")
-    .action((what: string, name: string | undefined, _: object, command: Command) =>
-      finish(subscribe(contextOf(command), what, name)),
+    .option(
+      "--since <n|time>",
+      "first those that are kept after the event with number n, or that are newer than, for example, 10m",
+    )
+    .action((what: string, name: string | undefined, flags: SubscribeFlags, command: Command) =>
+      finish(subscribe(contextOf(command), what, name, flags)),
     );
   runFlags(
     add(

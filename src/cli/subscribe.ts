@@ -1,15 +1,28 @@
 /** `subscribe`: events as they happen, until interrupted or until the daemon goes. */
 import { IpcError } from "../base/errors.ts";
+import { parseCount, parseDurationMs } from "../base/units.ts";
 import { SUBSCRIPTIONS } from "../protocol/responses.ts";
 import { jsonText, type Context } from "./context.ts";
 import { select } from "./select.ts";
 
-const KINDS = new Map<string, string>(Object.entries(SUBSCRIPTIONS));
+export type SubscribeFlags = { since?: string };
 
-export async function subscribe(context: Context, what: string, pattern: string | undefined): Promise<number> {
-  const kind = KINDS.get(what);
-  if (kind === undefined)
-    throw new IpcError("USAGE", `subscribe: ${JSON.stringify(what)} is not one of ${[...KINDS.keys()].join(", ")}`);
+type Topic = keyof typeof SUBSCRIPTIONS;
+
+const isTopic = (text: string): text is Topic => Object.hasOwn(SUBSCRIPTIONS, text);
+
+export async function subscribe(
+  context: Context,
+  what: string,
+  pattern: string | undefined,
+  flags: SubscribeFlags,
+): Promise<number> {
+  if (!isTopic(what))
+    throw new IpcError(
+      "USAGE",
+      `subscribe: ${JSON.stringify(what)} is not one of ${Object.keys(SUBSCRIPTIONS).join(", ")}`,
+    );
+  const { since, fromMs } = parseSince(flags.since);
   using connection = await context.connect();
   const chosen = pattern === undefined ? [] : await select(connection, [pattern]);
   const names = new Set(chosen.map((worker) => worker.name));
@@ -22,14 +35,22 @@ export async function subscribe(context: Context, what: string, pattern: string 
   const ended = Promise.withResolvers<number>();
   using events = await context.connect();
   events.onEvents(
-    ({ event_type, data }) => {
-      if (isMeant(data.app)) context.print(jsonText({ time: new Date().toISOString(), event: event_type, ...data }));
+    ({ event_type, data, seq, time = new Date().toISOString() }) => {
+      if (!isMeant(data.app) || Date.parse(time) < fromMs) return;
+      context.print(jsonText({ ...(seq === undefined ? {} : { seq }), time, event: event_type, ...data }));
     },
     (error) => ended.reject(error),
   );
   process.once("SIGINT", () => ended.resolve(0));
   process.once("SIGTERM", () => ended.resolve(0));
   const only = names.size === 1 && chosen[0]!.name !== chosen[0]!.app.toLowerCase() ? chosen[0]!.name : null;
-  await events.request({ Subscribe: { subscription: { [kind]: { app_name: only } } } });
+  await events.subscribe(what, only, since);
   return await ended.promise;
+}
+
+/** A number is that of an event, anything else how long ago: of all that are held, those since then are printed. */
+function parseSince(text: string | undefined): { readonly since: number | "now"; readonly fromMs: number } {
+  if (text === undefined) return { since: "now", fromMs: 0 };
+  if (/^\d+$/.test(text)) return { since: parseCount(text, "--since"), fromMs: 0 };
+  return { since: 0, fromMs: Date.now() - parseDurationMs(text, "--since") };
 }

@@ -7,6 +7,8 @@ import { requireShim, SHIM_BINARY } from "../base/install.ts";
 import { restoreChildSignal, setProcessName } from "../base/libc.ts";
 import { resolvePaths, type Paths } from "../base/paths.ts";
 import { VERSION } from "../base/version.ts";
+import { EventStream } from "../events/stream.ts";
+import { Subscriptions } from "../events/subscriptions.ts";
 import { cleanWorkerEnv } from "../launch/command.ts";
 import { PROTOCOL } from "../protocol/responses.ts";
 import type { DaemonStatus } from "../protocol/status.ts";
@@ -28,7 +30,6 @@ import type { DaemonOptions } from "./options.ts";
 import { reapOrphans } from "./orphans.ts";
 import type { Trees } from "./peers.ts";
 import { Server } from "./control-server.ts";
-import { Subscriptions } from "./subscriptions.ts";
 import { Systemd } from "./systemd.ts";
 import { Compression, keepFiles } from "./upkeep.ts";
 
@@ -59,7 +60,8 @@ export async function serve(options: DaemonOptions): Promise<void> {
   const store = parts.use(
     new Store(paths.database, { onTrouble: (text) => notices.warn(text), onHealed: (text) => logger.info(text) }),
   );
-  const subscriptions = new Subscriptions();
+  const events = new EventStream(store);
+  const subscriptions = new Subscriptions(events);
   const cgroups = CgroupTree.open(paths.stateDir);
   const usage = new UsageMeter(() => performance.now());
   const compression = new Compression(logger);
@@ -67,7 +69,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
   const exitWith = options.exitWith === undefined ? undefined : new ExitWith(options.exitWith, shutdown, logger);
   const emit: WorkerDeps["emit"] = (worker, event) => {
     if (worker.isExtra) return;
-    subscriptions.publish(worker.id, event);
+    events.append(worker.id, event);
     // Once it is decided what follows.
     if (exitWith) setImmediate(() => exitWith.note(worker, store.exits(worker.id), registry));
   };

@@ -7,11 +7,11 @@ import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { encodeMessage, FrameDecoder } from "../protocol/frame.ts";
 import { parseRequest } from "../protocol/requests.ts";
-import { failure, success, type EventMessage, type Response } from "../protocol/responses.ts";
+import type { Subscriptions, Subscriber } from "../events/subscriptions.ts";
+import { eventsDropped, failure, success, type EventMessage, type Response } from "../protocol/responses.ts";
 import type { RequestOf } from "../protocol/verbs.ts";
 import type { Handled } from "./handlers.ts";
 import { Outbox } from "./outbox.ts";
-import type { Subscriptions, Subscriber } from "./subscriptions.ts";
 
 /** How long one that was refused may take to read it. */
 const REFUSED_MS = 100;
@@ -105,7 +105,7 @@ export class Session implements Subscriber {
   #tellDropped(): void {
     const count = this.#dropped;
     this.#dropped = 0;
-    this.#outbox.send(encodeMessage({ Event: { event_type: "events_dropped", data: { app: null, count } } }));
+    this.#outbox.send(encodeMessage(eventsDropped(count)));
   }
 
   /** Requests in order: the next one starts when the answer to this one is out. */
@@ -145,8 +145,10 @@ export class Session implements Subscriber {
   /** The acknowledgement goes out before the first event and after the last. */
   #subscribe(request: RequestOf<"Subscribe"> | RequestOf<"Unsubscribe">): void {
     if (request.tag === "Subscribe") {
-      this.#outbox.send(encodeMessage(success("Subscribed to events")));
-      this.#deps.subscriptions.put(this, request.subscription);
+      const { seq, replay } = this.#deps.subscriptions.put(this, request);
+      const { Success } = success("Subscribed to events");
+      this.#outbox.send(encodeMessage({ Success: seq === undefined ? Success : { ...Success, seq } }));
+      replay();
     } else {
       this.#deps.subscriptions.remove(this);
       this.#outbox.send(encodeMessage(success("Unsubscribed from events")));

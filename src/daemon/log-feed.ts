@@ -1,11 +1,11 @@
 /** Log lines as events: follows the files of a worker while somebody is subscribed to them, and only then. */
 import { limit } from "../base/limits.ts";
+import type { Subscriptions } from "../events/subscriptions.ts";
 import { LineJoiner } from "../logs/cri.ts";
 import { endPosition } from "../logs/files.ts";
 import { followLog } from "../logs/follow.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
-import type { Subscriptions } from "./subscriptions.ts";
 
 /** Published at a time, far less than a subscriber may have waiting. */
 const SLICE_LINES = 1000;
@@ -49,7 +49,10 @@ export class LogFeed implements Disposable {
       this.#feed(worker, abort.signal).catch((error: unknown) => {
         this.#onError(id, error);
         if (this.#running.get(id) === abort) this.#running.delete(id); // the next change of subscriptions tries again
-        this.#subscriptions.publish(id, { type: "log_lost", reason: `reading the log: ${(error as Error).message}` });
+        this.#subscriptions.publishLine(id, {
+          type: "log_lost",
+          reason: `reading the log: ${(error as Error).message}`,
+        });
       });
     }
   }
@@ -63,11 +66,11 @@ export class LogFeed implements Disposable {
     const decoder = new TextDecoder();
     let [lines, bytes] = [0, 0]; // since there was a pause
     for await (const { records, lost } of followLog(worker.logDir, endPosition(worker.logDir), signal)) {
-      if (lost !== undefined) this.#subscriptions.publish(worker.id, { type: "log_lost", reason: lost });
+      if (lost !== undefined) this.#subscriptions.publishLine(worker.id, { type: "log_lost", reason: lost });
       for (const record of records) {
         const line = joiner.push(record).find(({ from }) => from === 0); // a longer one is cut there
         if (!line) continue;
-        this.#subscriptions.publish(worker.id, {
+        this.#subscriptions.publishLine(worker.id, {
           type: "log_line",
           line: decoder.decode(line.text),
           stream: line.stream,

@@ -1,7 +1,7 @@
 /** The one door for what clients send: bytes of a frame → a typed {@link Request}, or an IpcError. */
 import { IpcError } from "../base/errors.ts";
 import { findDuplicateKey } from "./json-keys.ts";
-import { VERBS, type Request, type Tag } from "./verbs.ts";
+import { VERBS, type Request, type Tag, type Verb } from "./verbs.ts";
 
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -48,18 +48,23 @@ function parseUnit(tag: string): Request {
 }
 
 function parseFields(tag: Tag, content: unknown): Request {
-  const fields = VERBS[tag].fields!;
-  const result = fields.safeParse(
-    Array.isArray(content) ? fromArray(tag, Object.keys(fields.shape), content) : content,
-  );
+  const { fields, added = [] }: Verb = VERBS[tag];
+  const keys = Object.keys(fields!.shape);
+  const result = fields!.safeParse(Array.isArray(content) ? fromArray(tag, keys, added.length, content) : content);
   if (result.success) return { tag, ...result.data } as Request; // the schema of this very tag made the data
   const issue = result.error.issues[0]!;
   throw bad(`${[tag, ...issue.path].join(".")}: ${issue.message}`);
 }
 
-/** serde takes a sequence of all fields in place of the object. */
-function fromArray(tag: Tag, keys: readonly string[], values: readonly unknown[]): Record<string, unknown> {
-  if (values.length !== keys.length) throw bad(`${tag} as an array has ${keys.length} elements, not ${values.length}`);
+/** serde takes a sequence of all fields in place of the object. @param added so many of the last may be missing */
+function fromArray(
+  tag: Tag,
+  keys: readonly string[],
+  added: number,
+  values: readonly unknown[],
+): Record<string, unknown> {
+  if (values.length > keys.length || values.length < keys.length - added)
+    throw bad(`${tag} as an array has ${keys.length} elements, not ${values.length}`);
   return Object.fromEntries(keys.map((key, index) => [key, values[index]]));
 }
 

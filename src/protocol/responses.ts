@@ -5,7 +5,14 @@ import type { ErrorCode, IpcError } from "../base/errors.ts";
 export const PROTOCOL = 2;
 
 export type EventMessage = {
-  readonly Event: { readonly event_type: string; readonly data: Readonly<Record<string, unknown>> };
+  readonly Event: {
+    readonly event_type: string;
+    readonly data: Readonly<Record<string, unknown>>;
+    /** Of an event of the stream, for a client that subscribed with `since`. */
+    readonly seq?: number;
+    /** When it happened, in RFC 3339, likewise. */
+    readonly time?: string;
+  };
 };
 
 export type Response =
@@ -31,7 +38,14 @@ export type WorkerEvent =
   | { readonly type: "status_change"; readonly state: StatusChange }
   | { readonly type: "process_started"; readonly pid: number }
   | { readonly type: "process_exited"; readonly exit_code: number | null }
-  | { readonly type: "process_crashed"; readonly reason: string }
+  /** Any failure: an exit code other than 0, a signal, a limit that it ran into, a start that came to nothing. */
+  | {
+      readonly type: "process_crashed";
+      readonly reason: string;
+      readonly exit_code: number | null;
+      readonly signal: string | null;
+    }
+  /** Attempt 0 is a restart that was asked for. */
   | { readonly type: "process_restarting"; readonly attempt: number; readonly delay_ms: number }
   | {
       readonly type: "log_line";
@@ -49,6 +63,14 @@ export type WorkerEvent =
       readonly current: number;
     };
 
+/** An event of the stream. `seq` is one higher than that of the event before, also over restarts of the daemon. */
+export type SequencedEvent = {
+  readonly seq: number;
+  readonly time: string;
+  readonly app: string;
+  readonly body: WorkerEvent;
+};
+
 /** Topics of events, and what a request for them is called. */
 export const SUBSCRIPTIONS = { status: "StatusEvents", logs: "LogEvents", all: "AllEvents" } as const;
 
@@ -63,6 +85,11 @@ export const STATUS_EVENTS: ReadonlySet<WorkerEvent["type"]> = new Set([
 
 export function success(message: string): { Success: { message: string } } {
   return { Success: { message } };
+}
+
+/** @param count null where it is not known how many */
+export function eventsDropped(count: number | null): EventMessage {
+  return { Event: { event_type: "events_dropped", data: { app: null, count } } };
 }
 
 export function failure({ code, message, hint, output }: IpcError): Response {

@@ -16,6 +16,8 @@ export type Verb = {
   readonly answer: z.ZodType;
   readonly says: string;
   readonly risk: Risk;
+  /** Fields that bunctl does not have: serde's array form may go without them. */
+  readonly added?: readonly string[];
 };
 
 const name = z.string();
@@ -42,6 +44,9 @@ const subscription = z.union([
   z.strictObject({ LogEvents: filter }).transform((s) => ({ kind: "logs" as const, app: s.LogEvents.app_name })),
   z.strictObject({ AllEvents: filter }).transform((s) => ({ kind: "all" as const, app: s.AllEvents.app_name })),
 ]);
+
+/** The number of an event, to get those after it; `now` for those to come, with their numbers. */
+const since = z.union([z.int().min(0), z.literal("now")]).nullish();
 
 /** What a connection is subscribed to. */
 export type Subscription = z.output<typeof subscription>;
@@ -100,10 +105,11 @@ export const VERBS = {
     risk: "read",
   },
   Subscribe: {
-    fields: z.object({ subscription }),
-    answer: success({}),
-    says: "`Event`s follow the answer; a second one replaces the first",
+    fields: z.object({ subscription, since }),
+    answer: success({ seq: z.exactOptional(z.int().min(0)) }),
+    says: "`Event`s follow the answer; a second one replaces the first. `since` asks for their numbers, and for what is held after one",
     risk: "read",
+    added: ["since"],
   },
   List: { fields: null, answer: data(z.array(z.string())), says: "gives the names of all workers", risk: "read" },
   Unsubscribe: { fields: null, answer: success({}), says: "no event comes after the answer", risk: "read" },

@@ -43,6 +43,9 @@ export type StartOptions = {
   readonly [field: string]: unknown;
 };
 
+/** Makes the next connection. @param mayStart false: to a daemon that is there, whatever was asked for */
+type Open = (mayStart?: boolean) => Promise<Connection>;
+
 /**
  * Connects to the daemon, and starts it if none answers.
  * @throws IpcError NO_DAEMON, FAILED for a machine or a Node that it does not run on
@@ -52,7 +55,7 @@ export async function connect(options: ConnectOptions = {}): Promise<Ipcctl> {
   requireInstallation();
   requireSystem();
   const paths = resolvePaths(process.env, process.getuid!(), options.socket);
-  const open = (): Promise<Connection> => connectDaemon(paths, options.autostart ?? true);
+  const open: Open = (mayStart = options.autostart ?? true) => connectDaemon(paths, mayStart);
   return new Ipcctl(await open(), open);
 }
 
@@ -62,7 +65,7 @@ export async function connect(options: ConnectOptions = {}): Promise<Ipcctl> {
  */
 export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
   #connection: Connection;
-  readonly #open: (() => Promise<Connection>) | undefined;
+  readonly #open: Open | undefined;
   #opening: Promise<Connection> | undefined;
   #isDisposed = false;
   /** Workers, and what is read. */
@@ -71,7 +74,7 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
   readonly #subscribing = new Set<Promise<void>>();
 
   /** @param open makes the next connection; without it there is none */
-  constructor(connection: Connection, open?: () => Promise<Connection>) {
+  constructor(connection: Connection, open?: Open) {
     super();
     this.#connection = connection;
     this.#open = open;
@@ -200,13 +203,15 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
   }
 
   /**
-   * Events as they happen, of what is asked after this call in any case. Past `subscriberEvents` of
+   * Events as they happen, of what is asked after this call in any case; with `since` first those that are held after
+   * that number. They go on with the next daemon where the daemon is restarted. Past `subscriberEvents` of
    * docs/internals/limits.md they are counted instead of kept, and the count is told by `events_dropped`. @throws
-   * IpcError CONNECTION_LOST in the loop when the daemon goes
+   * IpcError CONNECTION_LOST in the loop when the daemon goes, and no other comes within some seconds
    */
   events(options: EventOptions = {}): Feed<IpcEvent> {
     const { feed, opened } = openEvents(
       () => this.#another(),
+      () => this.#another(false),
       options,
       () => this.#opened.delete(feed),
     );
@@ -228,8 +233,8 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
   }
 
   /** Events come on a connection of their own. */
-  async #another(): Promise<Connection> {
-    if (this.#open && !this.#isDisposed) return await this.#open();
+  async #another(mayStart?: boolean): Promise<Connection> {
+    if (this.#open && !this.#isDisposed) return await this.#open(mayStart);
     throw new IpcError("CONNECTION_LOST", "the connection to the daemon was closed");
   }
 

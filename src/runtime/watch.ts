@@ -1,8 +1,9 @@
 /** Events and log lines as async iterables. */
+import { sleep } from "../base/platform.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { localLog, LogView, type ViewBatch } from "../logs/view.ts";
-import { SUBSCRIPTIONS, type WorkerEvent } from "../protocol/responses.ts";
+import type { SUBSCRIPTIONS, WorkerEvent } from "../protocol/responses.ts";
 import type { WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { Feed } from "./feed.ts";
@@ -12,12 +13,24 @@ export type EventOptions = {
   readonly topic?: keyof typeof SUBSCRIPTIONS;
   /** Of one worker only; its name. */
   readonly worker?: string;
+  /**
+   * The number of an event that was seen, to begin with those that came after it, as far as the daemon holds them; 0
+   * for all that it holds. Lines of logs have no numbers: {@link LogOptions.since} finds those of before.
+   */
+  readonly since?: number;
 };
 
-/** One event of one worker. `events_dropped` stands where a reader was too slow for so many. */
+/** Of each event: lines of logs have no number. */
+type Position = { readonly seq: number | null; readonly time: string | null };
+
+/**
+ * One event of one worker. `seq` is its number, one higher than that of the event before, of whichever worker, and goes
+ * on when the daemon is restarted; null for lines of logs. `events_dropped` stands where so many are missing, of
+ * whichever worker: the reader was too slow, or the daemon holds them no more (null: nobody knows how many).
+ */
 export type IpcEvent =
-  | (WorkerEvent & { readonly app: string })
-  | { readonly type: "events_dropped"; readonly app: null; readonly count: number };
+  | (WorkerEvent & Position & { readonly app: string })
+  | (Position & { readonly type: "events_dropped"; readonly app: null; readonly count: number | null });
 
 export type LogOptions = {
   /** So many of the newest lines (default: 20). */
@@ -32,37 +45,77 @@ export type LogOptions = {
 /**
  * A line, or a sentence that stands for those that cannot be read any more; `app` is the worker's name, as in events.
  */
-export type LogEntry = Extract<IpcEvent, { type: "log_line" | "log_lost" }>;
+export type LogEntry = Extract<WorkerEvent, { type: "log_line" | "log_lost" }> & { readonly app: string };
 
-/** Gives events from now on: `opened` is kept once the daemon has taken the subscription. */
+/** How long a reader of events waits for the next daemon. */
+const REJOIN_MS = 15_000;
+const REJOIN_PAUSE_MS = 50;
+
+/**
+ * Gives events from now on, or after a number: `opened` is kept once the daemon has taken the subscription. When the
+ * daemon is restarted they go on with those that came meanwhile.
+ * @param rejoin opens a connection to the next daemon, and starts none
+ */
 export function openEvents(
   open: () => Promise<Connection>,
-  { topic = "status", worker }: EventOptions,
+  rejoin: () => Promise<Connection>,
+  { topic = "status", worker, since }: EventOptions,
   onEnd: () => void,
+  rejoinMs = REJOIN_MS,
 ): { readonly feed: Feed<IpcEvent>; readonly opened: Promise<void> } {
   let connection: Connection | undefined;
   let dropped = 0;
+  let seen = since;
   const feed = new Feed<IpcEvent>(limit("subscriberEvents"), () => {
     connection?.close();
     onEnd();
   });
   const take = (event: IpcEvent): void => {
+    if (event.seq !== null) seen = event.seq;
     if (feed.isFull) return void dropped++;
-    if (dropped > 0) feed.push({ type: "events_dropped", app: null, count: dropped });
+    if (dropped > 0) feed.push(droppedEvents(dropped));
     dropped = 0;
     feed.push(event);
   };
-  const subscribe = async (): Promise<void> => {
-    const made = await open();
+  const subscribe = async (made: Connection): Promise<void> => {
     if (feed.isEnded) return made.close();
     connection = made;
     made.onEvents(
-      ({ event_type: type, data }) => take({ ...data, type } as IpcEvent), // the daemon is believed
-      (error) => feed.end({ error }),
+      ({ event_type: type, data, seq = null, time = null }) => take({ ...data, type, seq, time } as IpcEvent), // the daemon is believed
+      (error) => void again(error),
     );
-    await made.request({ Subscribe: { subscription: { [SUBSCRIPTIONS[topic]]: { app_name: worker ?? null } } } });
+    const from = topic === "logs" && since === undefined ? "now" : (seen ?? "now");
+    const newest = await made.subscribe(topic, worker ?? null, from);
+    seen ??= newest;
   };
-  return { feed, opened: subscribe().catch((error: unknown) => feed.end({ error })) };
+  /** What ended the connection is thrown where no daemon takes its place. */
+  const again = async (error: IpcError): Promise<void> => {
+    if (seen === undefined || !hasEnded(error)) return feed.end({ error });
+    const deadline = performance.now() + rejoinMs;
+    while (!feed.isEnded) {
+      try {
+        await subscribe(await rejoin());
+        if (topic !== "status") take(droppedEvents(null)); // lines of meanwhile are in the files
+        return;
+      } catch (failure) {
+        if (!hasEnded(failure)) return feed.end({ error: failure });
+        if (performance.now() > deadline) return feed.end({ error });
+        await sleep(REJOIN_PAUSE_MS);
+      }
+    }
+  };
+  const opened = open()
+    .then(subscribe)
+    .catch((error: unknown) => feed.end({ error }));
+  return { feed, opened };
+}
+
+function hasEnded(error: unknown): boolean {
+  return error instanceof IpcError && (error.code === "CONNECTION_LOST" || error.code === "NO_DAEMON");
+}
+
+function droppedEvents(count: number | null): IpcEvent {
+  return { type: "events_dropped", app: null, count, seq: null, time: null };
 }
 
 /** Lines of some workers, those of before in the order of their times. */

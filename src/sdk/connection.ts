@@ -5,7 +5,7 @@ import { IpcError, isErrorCode } from "../base/errors.ts";
 import { openStream, type StreamSocket } from "../base/platform.ts";
 import { reachablePath } from "../base/socket-path.ts";
 import { encodeMessage, FrameDecoder } from "../protocol/frame.ts";
-import type { EventMessage, Response } from "../protocol/responses.ts";
+import { SUBSCRIPTIONS, type EventMessage, type Response } from "../protocol/responses.ts";
 import { Verbs } from "./verbs.ts";
 
 type Waiter = { readonly resolve: (response: Response) => void; readonly reject: (error: Error) => void };
@@ -95,6 +95,30 @@ export class Connection extends Verbs implements Disposable {
     this.#onClose = onClose;
     this.#updateRef();
     if (this.#closed) onClose(this.#closed);
+  }
+
+  /**
+   * Events with their numbers, for {@link Connection.onEvents}: those held after a number, or those to come. Gives the
+   * number of the newest; a daemon of before has none, and gives undefined.
+   * @throws IpcError FAILED where such a daemon is asked for what it does not keep
+   */
+  async subscribe(
+    topic: keyof typeof SUBSCRIPTIONS,
+    worker: string | null,
+    since: number | "now",
+  ): Promise<number | undefined> {
+    const subscription = { [SUBSCRIPTIONS[topic]]: { app_name: worker } };
+    const response = await this.request({ Subscribe: { subscription, since } });
+    const { seq } = "Success" in response ? (response.Success as { readonly seq?: number }) : {};
+    if (seq === undefined && since !== "now")
+      throw new IpcError(
+        "FAILED",
+        `the daemon is of a version before this one and keeps no events: none after ${since}`,
+        {
+          hint: "ipcctl daemon restart puts one of this version in its place; workers run on",
+        },
+      );
+    return seq;
   }
 
   /** Gives up a peer that does not answer: it may never say good-bye either. */

@@ -19,6 +19,7 @@ import { basename, dirname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { completeApp, type AppConfig } from "../protocol/app-config.ts";
+import type { SequencedEvent } from "../protocol/responses.ts";
 import type { ExitInfo } from "../protocol/status.ts";
 import { isNoRoom, noRoom, Reserve, tryRoom } from "./reserve.ts";
 
@@ -58,6 +59,7 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS exits (
     instance TEXT NOT NULL REFERENCES instances(id) ON DELETE CASCADE, run INTEGER NOT NULL, info TEXT NOT NULL,
     PRIMARY KEY (instance, run)) STRICT;
+  CREATE TABLE IF NOT EXISTS events (slot INTEGER PRIMARY KEY, seq INTEGER NOT NULL, event TEXT NOT NULL) STRICT;
 `;
 
 /** Number of the schema, in `user_version`; a newer file is refused rather than guessed at. */
@@ -77,14 +79,21 @@ export type StoreEvents = { readonly onTrouble: (text: string) => void; readonly
 
 export class Store implements Disposable {
   readonly #path: string;
-  readonly #events: StoreEvents;
+  readonly #listener: StoreEvents;
   readonly #reserve: Reserve;
   readonly #apps = new Map<string, AppConfig>();
   readonly #rows = new Map<string, InstanceRow>();
   /** Newest first. */
   readonly #exits = new Map<string, readonly ExitInfo[]>();
+  /** The newest of the stream, oldest first. */
+  #events: SequencedEvent[] = [];
   /** What the file does not have yet. A name that is in no map any more is to be deleted. */
-  readonly #behind = { apps: new Set<string>(), rows: new Set<string>(), exits: new Map<string, ExitInfo[]>() };
+  readonly #behind = {
+    apps: new Set<string>(),
+    rows: new Set<string>(),
+    exits: new Map<string, ExitInfo[]>(),
+    events: 0,
+  };
   #db: Database | undefined;
   /** Which file is open: another one may lie at its path by now. */
   #inode = 0;
@@ -100,9 +109,9 @@ export class Store implements Disposable {
    * A broken file is moved aside, and a new one begun.
    * @throws IpcError for one of a newer ipcctl, or that is locked
    */
-  constructor(path: string, events: StoreEvents) {
+  constructor(path: string, listener: StoreEvents) {
     this.#path = path;
-    this.#events = events;
+    this.#listener = listener;
     this.#reserve = new Reserve(join(dirname(path), "reserve"));
     this.#open();
     this.isNew = this.#apps.size === 0;
@@ -181,6 +190,17 @@ export class Store implements Disposable {
     return this.#exits.get(id) ?? [];
   }
 
+  /** Oldest first. */
+  heldEvents(): readonly SequencedEvent[] {
+    return this.#events;
+  }
+
+  putEvents(events: readonly SequencedEvent[]): void {
+    this.#events = [...this.#events, ...events].slice(-limit("eventsHeld"));
+    this.#behind.events = Math.min(this.#behind.events + events.length, limit("eventsHeld"));
+    this.#save();
+  }
+
   /** What is changed in it reaches the file together, or not at all. */
   batch<T>(act: () => T): T {
     this.#batches++;
@@ -243,7 +263,7 @@ export class Store implements Disposable {
   /** To be called now and then: a file that was removed or replaced is written anew, and the reserve is taken again. */
   look(): void {
     if (this.#db && inodeOf(this.#path) !== this.#inode) {
-      this.#events.onTrouble(`the database ${this.#path} was removed or replaced: it is written anew`);
+      this.#listener.onTrouble(`the database ${this.#path} was removed or replaced: it is written anew`);
       this.#renew();
     }
     if (this.#flush()) this.#reserve.restore();
@@ -263,7 +283,7 @@ export class Store implements Disposable {
   /** True if the file has everything. */
   #flush(): boolean {
     const { apps, rows, exits } = this.#behind;
-    if (apps.size + rows.size + exits.size === 0 && this.#db) return true;
+    if (apps.size + rows.size + exits.size + this.#behind.events === 0 && this.#db) return true;
     try {
       this.#db ??= this.#create();
       this.#reserve.lend(() => this.#write(this.#db!));
@@ -273,7 +293,8 @@ export class Store implements Disposable {
       return false;
     }
     for (const part of [apps, rows, exits]) part.clear();
-    if (this.#trouble !== undefined) this.#events.onHealed(`the database ${this.#path} is written again`);
+    this.#behind.events = 0;
+    if (this.#trouble !== undefined) this.#listener.onHealed(`the database ${this.#path} is written again`);
     this.#trouble = undefined;
     return true;
   }
@@ -304,6 +325,9 @@ export class Store implements Disposable {
       const newest = this.exits(id)[0]?.run ?? 0;
       db.query("DELETE FROM exits WHERE instance = ? AND run <= ?").run(id, newest - limit("exitHistory"));
     }
+    const { events } = this.#behind;
+    for (const event of events === 0 ? [] : this.#events.slice(-events))
+      db.query(PUT_EVENT).run(event.seq % limit("eventsHeld"), event.seq, JSON.stringify(event));
   }
 
   /** Said once: what follows from it is the same until it is over. */
@@ -314,7 +338,7 @@ export class Store implements Disposable {
     if (this.#trouble !== undefined) return;
     const why = this.#isFull ? "the disk is full" : error.message;
     this.#trouble = `the database ${this.#path} cannot be written (${why}): what changes is kept in memory until it can`;
-    this.#events.onTrouble(this.#trouble);
+    this.#listener.onTrouble(this.#trouble);
   }
 
   #open(): void {
@@ -338,6 +362,7 @@ export class Store implements Disposable {
     const apps = db.query("SELECT id, config FROM apps ORDER BY rowid").all() as { id: string; config: string }[];
     const rows = db.query(SELECT_ROWS).all() as InstanceRow[];
     const exits = db.query("SELECT instance, info FROM exits ORDER BY run DESC").all() as ExitRow[];
+    const events = db.query("SELECT event FROM events ORDER BY seq").all() as { event: string }[];
     const byInstance = Map.groupBy(exits, ({ instance }) => instance);
     try {
       for (const { id, config } of apps) this.#apps.set(id, completeApp(JSON.parse(config) as AppConfig));
@@ -348,6 +373,7 @@ export class Store implements Disposable {
           own.map(({ info }) => JSON.parse(info) as ExitInfo),
         );
       }
+      this.#events = events.map(({ event }) => JSON.parse(event) as SequencedEvent).slice(-limit("eventsHeld"));
     } catch (error) {
       for (const part of [this.#apps, this.#rows, this.#exits]) part.clear();
       throw broken(`a row is not what was written: ${(error as Error).message}`);
@@ -363,7 +389,7 @@ export class Store implements Disposable {
     for (const ending of ["-wal", "-shm", ""]) {
       if (statSync(this.#path + ending, { throwIfNoEntry: false })) renameSync(this.#path + ending, to + ending);
     }
-    this.#events.onTrouble(`the database ${this.#path} is broken (${error.message}): it was moved to ${to}`);
+    this.#listener.onTrouble(`the database ${this.#path} is broken (${error.message}): it was moved to ${to}`);
     this.#renew();
   }
 
@@ -373,6 +399,7 @@ export class Store implements Disposable {
     for (const id of this.#apps.keys()) this.#behind.apps.add(id);
     for (const id of this.#rows.keys()) this.#behind.rows.add(id);
     for (const [id, exits] of this.#exits) this.#behind.exits.set(id, exits.toReversed());
+    this.#behind.events = this.#events.length;
     try {
       this.#db = this.#create();
     } catch (error) {
@@ -410,6 +437,9 @@ const PUT_ROW = `
 const PUT_EXIT = `INSERT INTO exits (instance, run, info) SELECT id, ?2, ?3 FROM instances WHERE id = ?1
   ON CONFLICT DO UPDATE SET info = excluded.info`;
 
+/** Each goes over the one that is not held any more. */
+const PUT_EVENT = "INSERT OR REPLACE INTO events (slot, seq, event) VALUES (?, ?, ?)";
+
 /**
  * Nobody else opens it: the daemon has its lock. Then SQLite needs no file of shared memory, which a full disk has no
  * room for.
@@ -427,10 +457,8 @@ function openDatabase(path: string): Database {
     db.run("PRAGMA foreign_keys = ON");
     const { quick_check: verdict } = db.query("PRAGMA quick_check(1)").get() as { quick_check: string };
     if (verdict !== "ok") throw broken(verdict);
-    if (found !== SCHEMA_VERSION) {
-      db.run(SCHEMA);
-      db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
-    }
+    db.run(SCHEMA); // an ipcctl of before had fewer tables, of the same version
+    if (found !== SCHEMA_VERSION) db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
     takeRoom(db);
     return db;
   } catch (error) {

@@ -688,6 +688,7 @@ export class Worker {
     switch (verdict.event) {
       case "ended":
         this.#recordEnd(ending, "stopped", { phase: "ended", reason });
+        this.#announceFailure(ending, reason);
         this.#emit({ type: "status_change", state: "stopped" });
         break;
       case "ended_retry":
@@ -697,17 +698,17 @@ export class Worker {
           attempts: verdict.attempt,
           dueAtMs: this.#deps.nowMs() + verdict.delayMs,
         });
-        this.#announceCrash(ending);
+        this.#announceCrash(ending, reason);
         this.#emit({ type: "process_restarting", attempt: verdict.attempt, delay_ms: verdict.delayMs });
         break;
       case "ended_exhausted":
         this.#recordEnd(ending, `attempts used up (${verdict.attempt})`, { phase: "crashed", reason });
-        this.#announceCrash(ending);
+        this.#announceCrash(ending, reason);
         this.#emit({ type: "status_change", state: "backoff_exhausted" });
         break;
       case "failed":
         this.#recordEnd(ending, "not tried again", { phase: "failed", reason });
-        this.#announceCrash(ending);
+        this.#announceCrash(ending, reason);
         return this.#dispatch("ended_exhausted");
       default:
         never(verdict);
@@ -774,13 +775,20 @@ export class Worker {
     const outcome = isRestart ? "restarted as asked" : "stopped as asked";
     if (forced === null) this.#recordEnd(ending, outcome, {});
     else this.#recordEnd(ending, `${outcome}: ${forced}`, { reason: forced });
-    if (!isRestart) this.#emit({ type: "status_change", state: "stopped" });
+    if (isRestart) this.#emit({ type: "process_restarting", attempt: 0, delay_ms: 0 });
+    else this.#emit({ type: "status_change", state: "stopped" });
     this.#dispatch("ended");
   }
 
-  #announceCrash(ending: Ending): void {
+  #announceCrash(ending: Ending, reason: string): void {
     this.#emit({ type: "status_change", state: "crashed" });
-    if (ending.kind === "lost") this.#emit({ type: "process_crashed", reason: describeEnding(ending) });
+    this.#announceFailure(ending, reason);
+  }
+
+  /** Also of one that is not started again. */
+  #announceFailure({ isSuccess, kind, status, signal }: Ending, reason: string): void {
+    if (isSuccess) return;
+    this.#emit({ type: "process_crashed", reason, exit_code: kind === "exit" ? status : null, signal });
   }
 
   #recordEnd(ending: Ending, outcome: string, change: InstanceChange): void {

@@ -7,7 +7,8 @@ import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
 import { toWorkerId } from "../../src/base/names.ts";
 import { Session } from "../../src/daemon/control-session.ts";
-import { Subscriptions } from "../../src/daemon/subscriptions.ts";
+import { EventStream } from "../../src/events/stream.ts";
+import { Subscriptions } from "../../src/events/subscriptions.ts";
 import { decode } from "../../src/plane/cbor-decode.ts";
 import { Encoder } from "../../src/plane/cbor-encode.ts";
 import { parseAppConfig } from "../../src/protocol/app-config.ts";
@@ -157,7 +158,8 @@ function connection(takes: number, handle: () => Promise<Response> = () => Promi
     end: () => (seen.isEnded = true),
   } as unknown as Socket<unknown>;
   const budget = { heldBytes: 0 };
-  const session = new Session(socket, { handle, subscriptions: new Subscriptions(), budget, onError: () => undefined });
+  const subscriptions = new Subscriptions(new EventStream({ heldEvents: () => [], putEvents: () => undefined }));
+  const session = new Session(socket, { handle, subscriptions, budget, onError: () => undefined });
   const told = (): string => Buffer.concat(seen.written).toString("latin1");
   return { session, seen, budget, told };
 }

@@ -1,0 +1,67 @@
+/**
+ * What happened to workers, as one sequence that goes on over restarts of the daemon: each event has a number, one
+ * higher than that of the event before, and the newest are held for whoever comes back. Lines of logs are not among
+ * them: the files keep those.
+ */
+import { limit } from "../base/limits.ts";
+import type { SequencedEvent, WorkerEvent } from "../protocol/responses.ts";
+
+/** Where events outlive the daemon. */
+export type EventStore = {
+  /** Oldest first. */
+  heldEvents(): readonly SequencedEvent[];
+  putEvents(events: readonly SequencedEvent[]): void;
+};
+
+/** What {@link EventStream.after} finds. */
+export type Replay = {
+  readonly events: readonly SequencedEvent[];
+  /** So many came after that number and are not held any more; null where that cannot be known. */
+  readonly missing: number | null;
+};
+
+export class EventStream {
+  readonly #store: EventStore;
+  readonly #held: SequencedEvent[];
+  /** Not stored yet, nor told. */
+  #fresh: SequencedEvent[] = [];
+  #newest: number;
+  /** Told of each event, in order, once it is stored: a number that a client has seen is given to no other event. */
+  onEvent: (event: SequencedEvent) => void = () => undefined;
+
+  constructor(store: EventStore) {
+    this.#store = store;
+    this.#held = store.heldEvents().slice(-limit("eventsHeld"));
+    this.#newest = this.#held.at(-1)?.seq ?? 0;
+  }
+
+  /** The number of the newest event; 0 before the first. */
+  get newest(): number {
+    return this.#newest;
+  }
+
+  /** What comes of one cause is stored in one go, and told then. */
+  append(app: string, body: WorkerEvent): void {
+    if (this.#fresh.length === 0) queueMicrotask(() => this.flush());
+    this.#newest++;
+    this.#fresh.push({ seq: this.#newest, time: new Date().toISOString(), app, body });
+  }
+
+  /** Stores and tells what there is. */
+  flush(): void {
+    const fresh = this.#fresh;
+    if (fresh.length === 0) return;
+    this.#fresh = [];
+    this.#held.push(...fresh);
+    if (this.#held.length > limit("eventsHeld")) this.#held.splice(0, this.#held.length - limit("eventsHeld"));
+    this.#store.putEvents(fresh);
+    for (const one of fresh) this.onEvent(one);
+  }
+
+  /** What is held of the events after a number. One that is still to come was given by a stream that was lost. */
+  after(seq: number): Replay {
+    if (seq > this.#newest) return { events: this.#held, missing: null };
+    const oldest = this.#held[0]?.seq ?? this.#newest + 1;
+    return { events: this.#held.filter((event) => event.seq > seq), missing: Math.max(0, oldest - 1 - seq) };
+  }
+}
