@@ -1,7 +1,4 @@
-/**
- * What lies in a folder beside its files and is run by somebody's tools: hooks, settings of editors, what shells read
- * when they begin.
- */
+/** Finds what tools run by themselves from a folder: hooks, editor settings, shell start-up files. */
 import { type Dirent, lstatSync, readdirSync, realpathSync, type Stats } from "node:fs";
 import { join } from "node:path";
 
@@ -13,26 +10,27 @@ const NAMES = new Set([
   ...[".zprofile", ".zlogin", ".zlogout", ".kshrc", ".cshrc", ".tcshrc", ".login", ".inputrc", ".tmux.conf"],
   ...[".gitconfig", ".ssh", ".gnupg", ".pdbrc", ".gdbinit", ".lldbinit", ".pythonrc.py"],
 ]);
-/** Of what is looked at: deeper, and beyond so many, nothing is found. */
+/** Bounds of the search: deeper entries, and entries beyond this number, are not found. */
 const DEPTH = 4;
 const ENTRIES = 20_000;
 const FOUND = 64;
 /**
- * A folder that is larger has many times as many entries, and would keep us busy for seconds: only the names are looked
- * for in it.
+ * A larger folder has many times as many entries and would take seconds to read: in it only the known names are looked
+ * up.
  */
 const FOLDER_BYTES = 2_097_152;
 
 export type Guarded = {
-  /** By its path, and what it was: another one in its place is another. */
+  /** Path → what it was; another file in its place counts as new. */
   readonly found: ReadonlyMap<string, string>;
-  /** All that is no deeper than we look was looked at. */
+  /** Everything within the depth was searched. */
   readonly isWhole: boolean;
 };
 
 /**
- * Those in a folder, and in the folders in it; the nearest first. A link is one, and what it leads to in there as well.
- * Whoever writes there is hostile, and may have closed what is his: that is named too, since he can open it again.
+ * The guarded entries in a folder and its subfolders, nearest first. A link counts, and so does its target inside the
+ * folder. Whoever writes there is hostile and may have made a folder unreadable: that folder is reported too, because
+ * its owner can open it again.
  */
 export function findGuarded(folder: string, folderBytes = FOLDER_BYTES): Guarded {
   const found = new Map<string, string>();
@@ -64,12 +62,12 @@ export function findGuarded(folder: string, folderBytes = FOLDER_BYTES): Guarded
 
 const CLOSED = "closed";
 
-/** Whether it is one that can be kept as it is: a link cannot, nor what we do not come to. */
+/** Whether a mount can keep it as it is: not a link, and not a folder that we cannot read. */
 export function canBeKept(what: string): boolean {
   return what !== CLOSED && !what.endsWith(":link");
 }
 
-/** What it is, and where it leads to if that is elsewhere in the folder: that is what tools run. */
+/** What it is, and its target if that lies elsewhere in the folder: tools run the target. */
 function describe(path: string, folder: string): [path: string, what: string][] {
   const status = statusOf(path);
   if (status === undefined) return [];
@@ -92,16 +90,16 @@ function realOf(path: string): string | undefined {
   try {
     return realpathSync(path);
   } catch {
-    return undefined; // it leads nowhere
+    return undefined; // it points nowhere
   }
 }
 
-/** What was made, or put in place of another, since then. */
+/** What was created or replaced since then. */
 function newlyGuarded(folder: string, { found: before }: Guarded): string[] {
   return [...findGuarded(folder).found].flatMap(([path, what]) => (before.get(path) === what ? [] : [path]));
 }
 
-/** Of all folders that may be written; where one lies in another, once. */
+/** Over all writable folders; nested folders are searched once. */
 export function allNewlyGuarded(watched: ReadonlyMap<string, Guarded>): string[] {
   const made = [...watched].flatMap(([folder, before]) => newlyGuarded(folder, before));
   return [...new Set(made)].filter((path) => !watched.has(path));
@@ -109,12 +107,12 @@ export function allNewlyGuarded(watched: ReadonlyMap<string, Guarded>): string[]
 
 function entriesOf(folder: string, folderBytes: number): Dirent[] | "closed" | "large" {
   const status = statusOf(folder);
-  if (status === undefined || (status !== CLOSED && !status.isDirectory())) return []; // a file, or gone meanwhile
+  if (status === undefined || (status !== CLOSED && !status.isDirectory())) return []; // a file, or removed meanwhile
   if (status !== CLOSED && status.size > folderBytes) return "large";
   try {
     return readdirSync(folder, { withFileTypes: true });
   } catch {
-    // What is another's, and closed to us, is so to the worker.
+    // A folder of another user that is closed to us is closed to the worker too.
     return status !== CLOSED && status.uid !== process.getuid!() ? [] : CLOSED;
   }
 }

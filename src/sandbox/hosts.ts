@@ -1,4 +1,6 @@
-/** The hosts that a policy names. What reads policies takes a while to load; flags are looked at without it. */
+/**
+ * The hosts that a policy names. In a file of its own because the policy reader loads slowly and flags do not need it.
+ */
 import { isIPv4, isIPv6 } from "node:net";
 import { IpcError } from "../base/errors.ts";
 
@@ -6,7 +8,7 @@ export type HostRule = { readonly host: string; readonly port: number };
 
 const NAME = /^(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/i;
 
-/** `HOST:PORT` apart; undefined if it is none. */
+/** Splits `HOST:PORT`; undefined if it has another form. */
 export function splitHost(text: string): HostRule | undefined {
   const match = /^(?:\[([0-9a-fA-F:.]+(?:\/\d{1,3})?)\]|([^:[\]]+)):(\d{1,5}|\*)$/.exec(text);
   if (!match) return undefined;
@@ -27,7 +29,7 @@ export function splitHost(text: string): HostRule | undefined {
     : undefined;
 }
 
-/** @throws IpcError USAGE naming the one that is none */
+/** @throws IpcError USAGE naming the first host with another form */
 export function requireHosts(hosts: readonly string[]): void {
   const bad = hosts.find((host) => splitHost(host) === undefined);
   if (bad !== undefined)

@@ -1,19 +1,19 @@
-/** What the kernel of this machine can enforce. Asked, never concluded from its version. */
+/** What the kernel of this machine can enforce. Tested by trying it, never inferred from the kernel's version. */
 import { readFileSync } from "node:fs";
 import { landlockAbi } from "../base/libc.ts";
 import { probe } from "./probe.ts";
 
 export type Machine = {
-  /** 0 where there is no Landlock, or it is not switched on. */
+  /** 0 if the kernel has no Landlock or it is switched off. */
   readonly landlockAbi: number;
   readonly hasSeccomp: boolean;
   readonly arch: string;
-  /** Empty where namespaces with a root of its own can be made; else what failed. */
+  /** Empty if a user namespace with its own root can be created; otherwise the error. */
   readonly namespacesLack: string;
   readonly isRoot: boolean;
-  /** There are numbers that its workers may have as users of their own: a user namespace may know no user but root. */
+  /** Workers can have user ids of their own: a user namespace may map root only. */
   readonly knowsOthers: boolean;
-  /** Who may read the memory of whom (kernel.yama.ptrace_scope); 0 where there is no Yama. */
+  /** Who may read another process's memory (kernel.yama.ptrace_scope); 0 without Yama. */
   readonly yama: number;
 };
 
@@ -25,7 +25,7 @@ export function thisMachine(): Machine {
     landlockAbi: landlockAbi(),
     hasSeccomp: hasSeccomp(),
     arch: process.arch,
-    /** Asked for when it is wanted: it takes a process. */
+    /** Computed on first use, because it starts a process. */
     get namespacesLack() {
       return (lack ??= namespacesLack());
     },
@@ -36,7 +36,7 @@ export function thisMachine(): Machine {
   return known;
 }
 
-/** Those that Debian keeps for such uses: where a user namespace knows the low numbers only. */
+/** A range that Debian reserves for local use, for user namespaces that map only low ids. */
 export const LOW_USERS = { first: 61_000, count: 90 };
 
 function knows(map: string, number: number): boolean {
@@ -66,7 +66,7 @@ function yama(): number {
   }
 }
 
-/** By making them: that unshare is allowed does not mean that mounting is. */
+/** By creating them: a kernel may allow unshare(2) and still refuse to mount. */
 function namespacesLack(): string {
   const said = probe("--probe");
   if (said === "") return "";
@@ -82,7 +82,7 @@ function readSetting(path: string): string | undefined {
   }
 }
 
-/** What keeps namespaces from being made, as far as the system says it, and how to have them. */
+/** Why namespaces cannot be created, as far as the system tells, and how to allow them. */
 export function whyNoNamespaces(
   read: (path: string) => string | undefined = readSetting,
   isRoot = process.getuid!() === 0,

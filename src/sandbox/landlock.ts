@@ -2,7 +2,7 @@
  * Rights of Landlock, by the ABI of the kernel that knows them (https://docs.kernel.org/userspace-api/landlock.html).
  */
 
-/** On files and folders: bit, and the ABI that brought it. */
+/** Rights on files and folders: bit, and the ABI that introduced it. */
 const FILE_RIGHTS = {
   execute: [0n, 1],
   writeFile: [1n, 1],
@@ -41,7 +41,7 @@ const CHANGING: readonly FileRight[] = [
 ];
 
 /**
- * Whoever may truncate without being asked may empty what it may only read: before this ABI writing cannot be denied.
+ * An older ABI cannot deny truncation, so a worker could empty a file that it may only read: writing cannot be denied.
  */
 export const ABI_OF_WRITING = 3;
 export const ABI_OF_TCP = 4;
@@ -68,14 +68,14 @@ export function changingRights(abi: number): bigint {
   return bits(CHANGING, abi);
 }
 
-/** Writing into what is there, as into /dev/null. */
+/** Writing to existing files, for example /dev/null. */
 export function writingRights(abi: number): bigint {
   return bits(["writeFile", "truncate", "ioctlDev"], abi);
 }
 
 /**
- * A right that nobody misses, for a domain that is wanted for what it does by being there: no tracing of processes
- * outside.
+ * A right that no program needs: the domain is created for its side effect, which is that processes outside cannot be
+ * traced.
  */
 export function tokenRight(): bigint {
   return bits(["makeBlock"], 1);

@@ -1,15 +1,17 @@
-/** The fresh root of a worker: only what it may see, each thing where it is on the machine. */
+/** The new root of a worker: only what it may see, each path in its usual place. */
 import { existsSync, lstatSync, readlinkSync, realpathSync } from "node:fs";
 import { dirname, isAbsolute, join } from "node:path";
 
-/** In order; the shim makes the folders on the way. */
+/** In mount order; the shim creates the parent folders. */
 export type MountStep =
   | {
       readonly kind: "bind";
       readonly path: string;
       readonly isWritable: boolean;
       readonly isDevice: boolean;
-      /** Its owner's files are the worker's there, and what the worker makes is the owner's. */
+      /**
+       * Files of the folder's owner belong to the worker there, and files that the worker creates belong to the owner.
+       */
       readonly isMapped?: boolean;
     }
   | { readonly kind: "link"; readonly path: string; readonly target: string }
@@ -32,13 +34,13 @@ export function isBelow(path: string, folder: string): boolean {
   return folder === "/" || path === folder || path.startsWith(`${folder}/`);
 }
 
-/** Collects what is to be seen; symbolic links on the way become such links, so that nothing widens. */
+/** Collects the visible paths. Symbolic links on the way stay links, so that nothing else becomes visible. */
 export class Root {
   readonly #steps: MountStep[] = [];
   readonly #bound: { path: string; isWritable: boolean }[] = [];
   readonly #links = new Set<string>();
 
-  /** @returns where the path really is; undefined if it is not there */
+  /** @returns the real path; undefined if it does not exist */
   show(path: string, how: { isWritable?: boolean; isDevice?: boolean; isMapped?: boolean } = {}): string | undefined {
     const real = this.#walk(path);
     if (real === undefined) return undefined;
@@ -50,24 +52,24 @@ export class Root {
     return real;
   }
 
-  /** Another name of what is shown already. */
+  /** Adds another name for a path that is already visible. */
   alias(path: string): void {
     if (!existsSync(path)) return;
     const real = realpathSync(path);
     if (this.#bound.some((one) => isBelow(real, one.path))) this.#walk(path);
   }
 
-  /** Over a part of what is shown already. */
+  /** Remounts a part of a path that is already visible. */
   again(real: string, how: { isWritable: boolean; isMapped: boolean }): void {
     this.#steps.push({ kind: "bind", path: real, isDevice: false, ...how });
   }
 
-  /** What /proc tells of the worker itself. Its children would be told the same. */
+  /** The worker's own entry in /proc. Its children would see the same one. */
   self(): void {
     this.#steps.push({ kind: "bind", path: "/proc/self", isWritable: false, isDevice: false });
   }
 
-  /** What /proc tells of the worker's own namespace of processes. */
+  /** A /proc of the worker's own PID namespace. */
   proc(): void {
     this.#steps.push({ kind: "proc", path: "/proc" });
   }
@@ -84,7 +86,7 @@ export class Root {
     this.#steps.push({ kind: "hide", path });
   }
 
-  /** Outer folders before what is in them; what is hidden last. */
+  /** Parents before their contents; hidden paths last. */
   steps(): MountStep[] {
     const order = (step: MountStep): number =>
       step.kind === "hide" ? 3 : step.kind === "cover" ? 1 : step.kind === "scratch" ? 0 : 2;
@@ -93,8 +95,8 @@ export class Root {
   }
 
   /**
-   * A script below /tmp is shown in the scratch folder's place: the folders on the way to it are not the scratch
-   * folder's, or what is written beside the script would seem to be there, and be lost.
+   * A script below /tmp is mounted inside the scratch folder's place. Its parent folders must not belong to the scratch
+   * folder: a file written beside the script would seem to be saved, and be lost.
    */
   #covers(): MountStep[] {
     const found = new Set<string>();

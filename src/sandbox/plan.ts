@@ -1,4 +1,4 @@
-/** From a policy and a machine to what the shim carries out, and to the same in words. */
+/** Compiles a policy for this machine into what the shim carries out, and into the same in words. */
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { join, relative } from "node:path";
 import { RLIMIT } from "../../contract/linux.ts";
@@ -27,11 +27,11 @@ import type { AddressClass, Policy } from "./policy.ts";
 import { rulesOf } from "./rules.ts";
 import { compileProgram, type Program } from "./seccomp.ts";
 
-/** One grant or denial. */
+/** One grant or one denial. */
 export type PlanItem = {
   readonly item: string;
   readonly verdict: "granted" | "denied" | "limited";
-  /** Which mechanism of the kernel sees to it, and what is not covered or only nearly. */
+  /** The kernel mechanism that enforces it, and what it does not cover. */
   readonly by: string;
 };
 
@@ -40,9 +40,9 @@ export type Rlimit = { readonly resource: number; readonly soft: number; readonl
 export type Plan = {
   readonly policy: Policy;
   readonly items: readonly PlanItem[];
-  /** What the policy asks for and this machine lacks, where the policy may go on without. */
+  /** What the policy asks for and this machine lacks, if the policy may run without it. */
   readonly degraded: readonly string[];
-  /** Undefined where nothing is confined. */
+  /** Undefined if nothing is confined. */
   readonly confinement?: {
     readonly dropsCapabilities: boolean;
     readonly landlock: { readonly fs: bigint; readonly net: bigint; readonly scoped: bigint };
@@ -52,46 +52,43 @@ export type Plan = {
     /** Bits of unshare(2); 0 for none. */
     readonly namespaces: number;
     readonly mounts: readonly MountStep[];
-    /** What the process that answers for the worker lets through. */
+    /** Hosts to which the connect helper connects for the worker. */
     readonly hosts: readonly HostRule[];
-    /** Beside them it connects Unix sockets by itself. */
+    /** Besides those hosts it may connect Unix sockets itself. */
     readonly hasUnix: boolean;
     readonly deniedClasses: readonly AddressClass[];
     readonly isAudited: boolean;
   };
   readonly rlimits: readonly Rlimit[];
-  /** In what may be written: what tools run by themselves, and the worker cannot change. */
+  /** Paths in writable folders that tools run by themselves; the worker cannot change them. */
   readonly guarded: readonly string[];
-  /** The folders that may be written, and what of the kind was in them. */
+  /** Writable folders, and the guarded paths that were in them at the start. */
   readonly watched: ReadonlyMap<string, Guarded>;
   readonly wallMs: number | null;
-  /**
-   * The folder that the worker may write into, as it sees it; the host's has to be made if it is the same as that of
-   * the context.
-   */
+  /** The writable folder as the worker sees it; on the host it must be created if it equals the context's. */
   readonly scratch: string | null;
-  /** As root: under a user of its own. */
+  /** As root: the worker runs under a user id of its own. */
   readonly hasOwnUser: boolean;
-  /** The first one of its namespace of processes, which is counted with it. */
+  /** The init process of its PID namespace, which counts against its limit. */
   readonly extraProcesses: number;
-  /** It cannot reach a socket by its path, and gets a connected one. */
+  /** It cannot reach the socket by path, so it is handed a connected one. */
   readonly needsPassedPlane: boolean;
 };
 
-/** What is started, as far as a policy depends on it. */
+/** What is started, as far as the plan depends on it. */
 export type PlanContext = {
   /** The worker's own folder, on the host. */
   readonly scratch: string;
-  /** What it cannot begin without: interpreter, libraries, packages, script. */
+  /** What it cannot start without: interpreter, libraries, packages, script. */
   readonly program: readonly string[];
   readonly cwd: string;
-  /** By a snapshot: it is there already, and cannot become the first of a namespace's processes. */
+  /** Forked from a snapshot: the process exists already and cannot become the first one of a PID namespace. */
   readonly isForked?: boolean;
-  /** The user that was asked for, or whose files it writes, if there is one: others may be he. */
+  /** The requested user, or the owner of the files that it writes, if any; other processes may run as the same user. */
   readonly uid?: number | undefined;
-  /** What it may write is shown to it as its own, whoever owns it. */
+  /** Writable folders are shown as the worker's own, whoever owns them. */
   readonly isWriteMapped?: boolean;
-  /** So are these of what it may read. */
+  /** The readable paths of which the same holds. */
   readonly mapped?: ReadonlySet<string>;
 };
 
@@ -104,32 +101,32 @@ const CLONE = {
   user: 0x1000_0000,
   net: 0x4000_0000,
 } as const;
-/** Reservations that are never touched count as address space. */
+/** Address space counts reservations that are never touched. */
 const SPACE_FACTOR = 8;
 const LOCKED_BYTES = 65_536;
-/** Signals that wait to be delivered, timers included. */
+/** Pending signals, including timers. */
 const SIGNALS_WAITING = 2048;
-/** A message is taken while the buffer has any room: so much may be beyond it. */
+/** The kernel accepts a message while the buffer has any room, so a buffer may exceed its limit by one message. */
 const SOCKET_MESSAGE_BYTES = 65_536;
-/** Each thread gets as much. */
+/** The stack of each thread. */
 const STACK_BYTES = 8_388_608;
-/** Where a worker with a root of its own finds its scratch folder. */
+/** The scratch folder of a worker that has its own root. */
 export const SCRATCH_IN_ROOT = "/tmp";
 const OTHER_SCRATCH_IN_ROOT = "/.scratch";
-/** Where the C library keeps semaphores and shared memory that have names. */
+/** Where the C library keeps named semaphores and shared memory. */
 const SHM = "/dev/shm";
 const SHM_BYTES = 67_108_864;
 const SHM_FILES = 4096;
-/** Devices that programs write to without changing anything. */
+/** Devices that programs write to without effect. */
 const HARMLESS_DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/tty"];
-/** A shared mapping of it is shared memory. */
+/** A shared mapping of this device is shared memory. */
 const MEMORY_DEVICE = "/dev/zero";
-/** Those without a terminal, and without memory to share. */
+/** The devices without a terminal and without shared memory. */
 const FEW_DEVICES = ["/dev/null", "/dev/full"];
-/** Where scripts and shells look for programs: today most machines have them in /usr. */
+/** Where scripts and shells look for programs; on most machines links into /usr. */
 const PROGRAM_LINKS = ["/bin", "/sbin"];
 const READ_DEVICES = ["/dev/zero", "/dev/random", "/dev/urandom"];
-/** What they tell of the machine, every process may ask the kernel for by itself; but an allocator looks here. */
+/** Every process may ask the kernel for the same facts, but allocators read these files. */
 const MACHINE_FILES = [
   "/proc/cpuinfo",
   "/proc/meminfo",
@@ -140,7 +137,7 @@ const MACHINE_FILES = [
   "/sys/devices/system/cpu/online",
   "/sys/kernel/mm/transparent_hugepage/enabled",
 ];
-/** What names of hosts are looked up with. */
+/** Files that name resolution reads. */
 const NETWORK_FILES = [
   "/etc/resolv.conf",
   "/etc/hosts",
@@ -150,14 +147,12 @@ const NETWORK_FILES = [
   "/etc/services",
 ];
 
-/**
- * @throws IpcError POLICY_REFUSED naming the item, the reason and the remedy, if the kernel cannot enforce it
- */
+/** @throws IpcError POLICY_REFUSED naming the item, the reason and the remedy if the kernel cannot enforce it */
 export function compilePlan(policy: Policy, machine: Machine, context: PlanContext): Plan {
   return new Compiler(policy, machine, context).compile();
 }
 
-/** Whether it takes away anything that its user may do; limits do not. */
+/** Whether it takes away any right of its user; limits do not count. */
 export function confines({ files, network, process }: Policy): boolean {
   return (
     network.mode !== "any" ||
@@ -180,7 +175,7 @@ class Compiler {
   readonly #readsAll: boolean;
   readonly #writesAll: boolean;
   readonly #isHidden: boolean;
-  /** Beside hosts only where Landlock sees to it that it connects nothing else by itself. */
+  /** Besides the granted hosts, only if Landlock keeps it from connecting anywhere else itself. */
   readonly #hasUnix: boolean;
   readonly #guarded: string[] = [];
   readonly #watched = new Map<string, Guarded>();
@@ -226,7 +221,7 @@ class Compiler {
         );
     this.#requireKernel();
     this.#chooseNamespaces();
-    // Where the worker sees all of /tmp its own folder needs another place.
+    // If the worker sees all of /tmp, its scratch folder needs another place.
     const seen = [...files.read, ...files.write, ...files.exec].some(({ path }) => isBelow(SCRATCH_IN_ROOT, path));
     const inRoot = seen ? OTHER_SCRATCH_IN_ROOT : SCRATCH_IN_ROOT;
     const scratch = files.scratch === null ? null : this.#hasRoot ? inRoot : this.#context.scratch;
@@ -282,7 +277,7 @@ class Compiler {
     this.#items.push({ item, verdict, by });
   }
 
-  /** What cannot be enforced: refused, or where the policy allows it gone without, and told. */
+  /** Something that cannot be enforced: refused, or skipped and reported if the policy allows that. */
   #lacks(item: string, reason: string, remedy: string): void {
     if (!this.#policy.isolation.mayDegrade) throw refused(this.#policy, item, reason, remedy);
     this.#degraded.push(`${item}: ${reason}`);
@@ -291,7 +286,7 @@ class Compiler {
 
   #requireKernel(): void {
     const { landlockAbi, hasSeccomp } = this.#machine;
-    // Without these nothing of the rest holds: no policy may go on.
+    // The rest depends on these, so no policy may run without them.
     if (!hasSeccomp)
       throw refused(
         this.#policy,
@@ -333,7 +328,7 @@ class Compiler {
     }
   }
 
-  /** What it sees of the /proc of the namespace around, itself at least, would call its processes by other numbers. */
+  /** The /proc of the outer namespace would show its processes under other numbers. */
   #wantsOwnProcesses(): boolean {
     const { mayFork, hasProc, hasOwnProc } = this.#policy.process;
     return !hasProc && (mayFork || !hasOwnProc) && this.#context.isForked !== true;
@@ -357,7 +352,7 @@ class Compiler {
     );
   }
 
-  /** Rights on files and ports, and what is to be seen in a root of its own. */
+  /** Rights on files and ports, and what is visible in its own root. */
   #landlock(
     root: Root,
     scratch: string | null,
@@ -485,7 +480,7 @@ class Compiler {
     const { net, ports } = this.#ports();
     if ((network.mode !== "any" || !this.#hasUnix) && abi >= ABI_OF_SCOPES) scoped |= SCOPE_ABSTRACT_SOCKETS;
     if (fs === 0n && net === 0n && scoped === 0n) fs = tokenRight();
-    // Of rules the union counts, but a right that is not handled is an error.
+    // Rules add up, but naming an unhandled right is an error.
     return {
       landlock: { fs, net, scoped },
       paths: paths.map((one) => ({ ...one, access: one.access & fs })).filter(({ access }) => access !== 0n),
@@ -493,7 +488,7 @@ class Compiler {
     };
   }
 
-  /** What tools run by themselves stays as it is, where it is there, unless it was granted by its own name. */
+  /** What tools run by themselves stays unchanged where it exists, unless it was granted by name. */
   #guard(root: Root): void {
     const granted = this.#policy.files.write
       .filter(({ path }) => existsSync(path))
@@ -536,7 +531,7 @@ class Compiler {
     }
   }
 
-  /** What runtimes and allocators look at before they begin: their own mappings, how much memory there is. */
+  /** What runtimes and allocators read at start: their own mappings and the size of memory. */
   #grantOwnProc(
     root: Root,
     grant: (path: string, isOptional: boolean) => void,
@@ -571,7 +566,7 @@ class Compiler {
     );
   }
 
-  /** Unless the policy shows the machine's. */
+  /** Unless the policy shows the machine's own. */
   get #hasOwnShm(): boolean {
     const { read, write, exec } = this.#policy.files;
     const isShown = [...read, ...write, ...exec].some(({ path }) => isBelow(SHM, path) || isBelow(path, SHM));
@@ -590,7 +585,7 @@ class Compiler {
     this.#degraded.push(`files.scratch: ${reason}`);
   }
 
-  /** What may be written now may have been written before: a link there leads where somebody wanted it to. */
+  /** A path that is writable now may have been writable before: somebody may have put a link there. */
   #requireNoLink(path: string): void {
     for (const { path: written } of this.#policy.files.write) {
       if (written === "/" || path === written || !isBelow(path, written) || !existsSync(path)) continue;
@@ -663,7 +658,7 @@ class Compiler {
     this.#requireReading();
     this.#say("Unix sockets", this.#hasUnix ? "granted" : "denied", unix);
     let net = hasTcp ? TCP_CONNECT : 0n;
-    // Unix sockets are connected by the same call: what connects by TCP only Landlock tells apart.
+    // connect(2) serves Unix sockets as well, and only Landlock tells TCP apart.
     if (!hasTcp && this.#hasUnix && network.listen.length > 0)
       this.#lacks(
         "network.mode none",
@@ -693,12 +688,12 @@ class Compiler {
     return mode !== "any" && listen !== "any" && listen.length > 0;
   }
 
-  /** Who connects for the worker reads the address in its memory, and who makes it listen takes its socket. */
+  /** The helper reads the address from the worker's memory to connect, and takes its socket to listen. */
   #requireReading(): void {
     const { yama, isRoot } = this.#machine;
     const { mode } = this.#policy.network;
     if (mode !== "allow" && !this.#listensOnSome) return;
-    // Who made a user namespace has every capability over what is in it.
+    // A process has all capabilities over the user namespace that it created.
     if (isRoot || yama === 0 || (this.#hasRoot && yama < 3)) return;
     if (yama > 1)
       throw refused(
@@ -714,8 +709,8 @@ class Compiler {
   #systemCalls(): Program {
     const { network, files, process, limits, audit } = this.#policy;
     const mayTouchOthers = this.#writesAll;
-    // On read-only mounts nothing changes, and what it may write it may make anew with other modes and times.
-    // But by its descriptors in /proc it would reach what it was handed, on mounts that are not its own.
+    // Read-only mounts prevent changes, and a file that it may write it may also recreate with other modes and times.
+    // But through its descriptors in /proc it would reach files on mounts that are not its own.
     const hasPaths = this.#hasRoot && !process.hasProc && !process.hasOwnProc;
     const metadata = files.metadata === "allow" ? "allow" : hasPaths ? "paths" : "deny";
     const surface = {
@@ -767,7 +762,7 @@ class Compiler {
       set(RLIMIT.data, limits.memory);
       const space = limits.addressSpace === undefined ? limits.memory * SPACE_FACTOR : limits.addressSpace;
       if (space !== null) set(RLIMIT.space, space);
-      // Of a stack only its own limit counts, and a worker may raise that as far as it goes.
+      // The stack counts against its own limit only, and a worker may raise that up to the hard limit.
       const stack = ownStackLimit();
       set(RLIMIT.stack, Math.min(stack.soft, limits.memory, STACK_BYTES), Math.min(stack.hard, limits.memory));
       this.#sayMemory(limits.memory, space, isConfined);
@@ -786,7 +781,7 @@ class Compiler {
         "limited",
         `${limits.cpuPercent} % of a core in a control group; without one it is not held`,
       );
-    // The scratch folder's size would bound what lies elsewhere as well: where anything may be written it does not.
+    // The size of the scratch folder must not limit files elsewhere, so it is ignored if everything is writable.
     const bytes = Math.min(limits.fileSize ?? Infinity, this.#writesAll ? Infinity : (files.scratch?.size ?? Infinity));
     if (bytes !== Infinity) {
       set(RLIMIT.fileSize, bytes);
@@ -803,7 +798,7 @@ class Compiler {
       const hasOwnUser = this.#mayBeAnother && this.#context.uid === undefined;
       const hasOwnCount = hasOwnUser || this.#willHaveUserNamespace();
       if (hasOwnCount) {
-        // Which is counted, but not the worker's.
+        // The init process counts but does not belong to the worker
         const first = this.#willHaveUserNamespace() && this.#wantsOwnProcesses() ? 1 : 0;
         set(RLIMIT.threads, threads + first);
         this.#say("process.threads", "limited", `${threads}, with processes (RLIMIT_NPROC)`);
@@ -830,7 +825,7 @@ class Compiler {
     return rlimits;
   }
 
-  /** An rlimit counts what may be written now, and nothing that is not mapped; `run` makes no control group. */
+  /** An rlimit limits what may be written now but not memory that is not mapped; `run` creates no control group. */
   #sayMemory(bytes: number, space: number | null, isConfined: boolean): void {
     const shared =
       !isConfined || this.#writesAll ? "what is shared; " : !this.#isHidden ? "shared segments of System V; " : "";
@@ -841,9 +836,7 @@ class Compiler {
     );
   }
 
-  /**
-   * What it may have beside the memory that is limited: sockets that are open, those in messages, and one message more.
-   */
+  /** What it may hold besides the limited memory: open sockets, sockets in messages, and one message more. */
   #sayBuffers(openFiles: number): void {
     const bytes = 3 * openFiles * (socketBufferBytes() + SOCKET_MESSAGE_BYTES);
     this.#say(
@@ -870,16 +863,16 @@ class Compiler {
   }
 }
 
-/** What the kernel gives a socket that does not ask. */
+/** The kernel's default for a socket. */
 function socketBufferBytes(): number {
   try {
     return Number(readFileSync("/proc/sys/net/core/wmem_default", "utf8"));
   } catch {
-    return 212_992; // the kernel's own, where its settings are not shown
+    return 212_992; // the kernel's default, if its settings are hidden
   }
 }
 
-/** What a worker would inherit; as the shim cannot raise it, neither may a plan. */
+/** The limit that a worker inherits; the shim cannot raise it, so a plan must not either. */
 function ownStackLimit(): { readonly soft: number; readonly hard: number } {
   const [, soft, hard] = /^Max stack size\s+(\S+)\s+(\S+)/m.exec(readFileSync("/proc/self/limits", "utf8")) ?? [];
   const bytes = (text: string | undefined): number =>
@@ -887,7 +880,7 @@ function ownStackLimit(): { readonly soft: number; readonly hard: number } {
   return { soft: bytes(soft), hard: bytes(hard) };
 }
 
-/** Threads that the user has now, as RLIMIT_NPROC counts them. */
+/** Threads that the user has now, counted as RLIMIT_NPROC counts them. */
 export function tasksOf(uid: number): number {
   let count = 0;
   for (const pid of readdirSync("/proc")) {
@@ -896,7 +889,7 @@ export function tasksOf(uid: number): number {
       const text = readFileSync(`/proc/${pid}/status`, "utf8");
       if (Number(/^Uid:\s+(\d+)/m.exec(text)?.[1]) === uid) count += Number(/^Threads:\s+(\d+)/m.exec(text)?.[1] ?? 1);
     } catch {
-      // it ended meanwhile
+      // it has exited meanwhile
     }
   }
   return count;

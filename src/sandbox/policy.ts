@@ -1,6 +1,6 @@
 /**
- * Policies: what a worker may do, as JSON files, deny by default. What a policy says is carried out whole or refused: a
- * worker does not run with less confinement than was asked for.
+ * Policies: what a worker may do, as JSON files, with everything denied by default. A policy is enforced in full or
+ * refused: a worker never runs with less confinement than was asked for.
  */
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, isAbsolute, join, normalize, resolve } from "node:path";
@@ -19,7 +19,7 @@ const FOLDER = join(ROOT, "policies");
 export type AddressClass = keyof typeof ADDRESS_CLASS;
 const ADDRESS_CLASSES = Object.keys(ADDRESS_CLASS) as AddressClass[]; // keys of a closed table
 const VARIABLES = ["project", "home"] as const;
-/** Folders that a path may begin with, as `${project}/data`. */
+/** Variables that may begin a path: `${project}/data`. */
 export type Variables = Readonly<Record<(typeof VARIABLES)[number], string>>;
 
 const path = z.string().refine(
@@ -46,9 +46,9 @@ const sizeBy = (check: (bytes: number) => number) =>
   });
 const size = sizeBy((bytes) => bytes);
 
-/** Python with its channels needs some 40. */
+/** Python with its channels needs about 40. */
 const OPEN_FILES_MIN = 64;
-/** A page; and far beyond any machine, but a number that every counter of the kernel holds. */
+/** One page; and a number far beyond any machine that still fits every counter of the kernel. */
 const SIZE_MIN = 4096;
 const SIZE_MAX = 1024 ** 5;
 const SECONDS_MAX = 1_000_000_000;
@@ -58,13 +58,13 @@ const host = z.string().refine((text) => splitHost(text) !== undefined, {
     'must be HOST:PORT with a name, "*.name", an address (IPv6 in brackets) or a network as "10.0.0.0/8"; port "*" is any',
 });
 
-/** Variables, and beginnings of some, by which a loader, an interpreter or a proxy is led elsewhere. */
+/** Variables, or prefixes of them, that can redirect a loader, an interpreter or a proxy. */
 const DANGEROUS = [
   ...["LD_*", "PYTHON*", "BASH_ENV", "ENV", "GCONV_PATH", "SSH_AUTH_SOCK", "DBUS_*", "DOCKER_HOST"],
   ...["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "ALL_PROXY", "NO_PROXY"],
 ];
 
-/** Whether a name, or a beginning and a star, can mean one of them. */
+/** Whether a name, or a prefix followed by a star, can match one of them. */
 function isDangerous(name: string): boolean {
   const beginning = name.toUpperCase().replace(/\*$/, "");
   return DANGEROUS.some((one) => {
@@ -78,7 +78,7 @@ const variable = z
   .regex(/^([A-Za-z_][A-Za-z0-9_]*\*?|\*)$/, "must be the name of a variable, or a beginning and *");
 
 /**
- * Of a policy file, before what it extends is known. Every key may be left out; what no policy of the chain says is
+ * A policy file before its base policies are applied. Every key is optional; what no policy of the chain grants is
  * denied.
  */
 const schema = z.strictObject({
@@ -206,7 +206,7 @@ export type PolicyFile = z.infer<typeof schema>;
 export type Place = { readonly path: string; readonly isOptional: boolean };
 export type Isolation = "namespaces" | "cgroup";
 
-/** With everything that it extends, and what is not said denied. Sizes in bytes; null is no limit. */
+/** With all base policies applied and the rest denied. Sizes in bytes; null means no limit. */
 export type Policy = {
   readonly name: string;
   readonly description: string;
@@ -236,14 +236,14 @@ export type Policy = {
     readonly mayFork: boolean;
     readonly threads: number | null;
     readonly hasProc: boolean;
-    /** Of itself alone. */
+    /** Its own entry only. */
     readonly hasOwnProc: boolean;
     readonly devices: readonly Place[];
     readonly hasOwnUser: boolean;
   };
   readonly limits: {
     readonly memory: number | null;
-    /** What may be reserved, touched or not. Undefined: so many times the memory. */
+    /** Address space that may be reserved, touched or not. Undefined: a multiple of the memory. */
     readonly addressSpace: number | null | undefined;
     readonly cpuSeconds: number | null;
     readonly cpuPercent: number | null;
@@ -257,7 +257,7 @@ export type Policy = {
   readonly audit: { readonly hasNetwork: boolean; readonly hasDenied: boolean };
 };
 
-/** Names of those that ship. */
+/** Names of the policies that ship. */
 export function shippedPolicies(): string[] {
   let files: string[];
   try {
@@ -280,8 +280,8 @@ export function policyJsonSchema(): unknown {
 }
 
 /**
- * @param name of one that ships, the path of a file, or a policy itself as JSON text
- * @throws IpcError POLICY_REFUSED if there is none, BAD_CONFIG with the place in the file
+ * @param name a policy that ships, the path of a file, or a policy as JSON text
+ * @throws IpcError POLICY_REFUSED if it does not exist, BAD_CONFIG with the place in the file
  */
 export function loadPolicy(name: string, variables: Variables = { project: "/project", home: "/home" }): Policy {
   return flatten(
@@ -293,12 +293,12 @@ export function loadPolicy(name: string, variables: Variables = { project: "/pro
   );
 }
 
-/** Those that decide what it says: its own, and of all that it extends. What is inline has none. */
+/** The files that decide what it says: its own, and those of its base policies. Inline policies have none. */
 export function policyFiles(name: string): string[] {
   return chainOf(name).flatMap(({ file }) => file ?? []);
 }
 
-/** It, and what it extends, in this order. */
+/** The policy, then its base policies in order. */
 function chainOf(name: string): { readonly policy: PolicyFile; readonly file: string | undefined }[] {
   const chain: PolicyFile[] = [];
   const files: (string | undefined)[] = [];
@@ -307,7 +307,7 @@ function chainOf(name: string): { readonly policy: PolicyFile; readonly file: st
       throw new IpcError("BAD_CONFIG", `policy ${name}: extends more than ${limit("policyExtends")} others, or itself`);
     chain.push(readPolicy(next));
     files.push(isInline(next) ? undefined : fileOf(next));
-    // What it extends is beside it.
+    // A base policy lies beside the file that names it.
     const { extends: base } = chain.at(-1)!;
     if (base?.includes("/") && !isInline(base) && !isAbsolute(base))
       chain[chain.length - 1] = {
@@ -318,14 +318,14 @@ function chainOf(name: string): { readonly policy: PolicyFile; readonly file: st
   return chain.map((policy, index) => ({ policy, file: files[index] }));
 }
 
-/** A policy that is given as its text. */
+/** A policy that is given as JSON text. */
 export function isInline(name: string): boolean {
   return name.startsWith("{");
 }
 
 const EXCEPTIONS = " with exceptions";
 
-/** How a policy is called where people read it. */
+/** The name of a policy for people. */
 export function policyTitle(name: string): string {
   if (!isInline(name)) return name;
   const base = policyTitle(parsePolicy(name, "policy").extends ?? "inline");
@@ -333,7 +333,7 @@ export function policyTitle(name: string): string {
 }
 
 function flatten(name: string, chain: readonly PolicyFile[], variables: Variables): Policy {
-  /** Of each section the keys that the last policy says. */
+  /** For each section, the keys of the last policy that sets them. */
   const section = <K extends "isolation" | "network" | "files" | "env" | "process" | "limits" | "audit">(
     key: K,
   ): NonNullable<PolicyFile[K]> =>
@@ -420,7 +420,10 @@ function substitute(path: string, variables: Variables): string {
   return normalize(whole).replace(/(.)\/+$/, "$1");
 }
 
-/** A project that is all of the machine, or of the user, was hardly meant. @throws IpcError POLICY_REFUSED */
+/**
+ * A project folder that is the whole machine or the whole home is hardly intended.
+ * @throws IpcError POLICY_REFUSED
+ */
 function requireProject(name: string, files: NonNullable<PolicyFile["files"]>, { project, home }: Variables): void {
   const lists = [files.read, files.write, files.exec].flatMap((list) => list ?? []);
   const isUsed = lists.some((one) => (typeof one === "string" ? one : one.path).startsWith("${project}"));
@@ -432,7 +435,7 @@ function requireProject(name: string, files: NonNullable<PolicyFile["files"]>, {
     });
 }
 
-/** @throws IpcError BAD_CONFIG that names the file, the place in it and what is wrong */
+/** @throws IpcError BAD_CONFIG naming the file, the place in it and the mistake */
 export function parsePolicy(text: string, where: string): PolicyFile {
   let json: unknown;
   try {
@@ -462,7 +465,7 @@ function fileOf(name: string): string {
   return name.includes("/") ? name : join(FOLDER, `${name}.json`);
 }
 
-/** @throws IpcError BAD_CONFIG that says `where` and what is wrong */
+/** @throws IpcError BAD_CONFIG naming `where` and the mistake */
 export function readPolicyFile(path: string, where: string): PolicyFile {
   const bad = (why: string): IpcError => new IpcError("BAD_CONFIG", `${where}: ${why}`);
   const status = statSync(path);

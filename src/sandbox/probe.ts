@@ -1,18 +1,18 @@
-/** Asks the shim what this machine lets it do: by doing it, for no version tells. */
+/** Asks the shim what this machine allows, by trying it, since no version number tells. */
 import { spawnSync } from "node:child_process";
 import { IpcError } from "../base/errors.ts";
 import { remedyFor, SHIM_BINARY } from "../base/install.ts";
 
-/** What passes by itself: no room for another process or its memory, or the file was just written. */
+/** Failures that pass by themselves: no room for another process or its memory, or a file that was just written. */
 const PASSES =
   /\b(EAGAIN|ENOMEM|EMFILE|ENFILE|ETXTBSY)\b|Resource temporarily unavailable|Cannot allocate memory|Too many open files/;
 const TRIES = 20;
 const PAUSE_MS = 50;
 
 /**
- * @returns why it failed; empty where it did not
- * @throws IpcError FAILED if it could not be tried: a machine that is short of something for a moment lacks nothing,
- * and nobody is to be held by less because of that
+ * @returns why it failed; empty if it succeeded
+ * @throws IpcError FAILED if it could not be tried: a temporary shortage says nothing about the machine and must not
+ * weaken a policy
  */
 export function probe(...args: readonly string[]): string {
   for (let tries = 1; ; tries++) {

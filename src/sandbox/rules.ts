@@ -1,37 +1,37 @@
 /**
- * Which system calls a confined worker may make. Two kinds of program: one that denies what a policy takes away and
- * allows the rest, and, for a policy that limits reading, one that allows what an ordinary CPython makes and denies the
+ * Which system calls a confined worker may make. There are two kinds of program: one denies what a policy takes away
+ * and allows the rest; the other, for policies that limit reading, allows what an ordinary CPython needs and denies the
  * rest.
  */
 import { type Action, type Call, EINVAL, ENOMEM, ENOSYS, EPERM, type Rule, type Rules, type Test } from "./seccomp.ts";
 
-/** What a policy says, as far as system calls are concerned. */
+/** The parts of a policy that concern system calls. */
 export type Surface = {
-  /** `granted`: TCP to some hosts only, which another process connects. */
+  /** `granted`: TCP to some hosts only, connected by the connect helper. */
   readonly network: "any" | "none" | "granted";
   /**
-   * Bind, listen, accept for TCP. `ports`: on some only; bound to one by leave of Landlock, made to listen by another
-   * process.
+   * Bind, listen and accept for TCP. `ports`: on some ports only; Landlock allows the bind, and the connect helper
+   * calls listen.
    */
   readonly listening: "any" | "ports" | "none";
   readonly hasUnixSockets: boolean;
-  /** `paths`: only by the name of a file, where every other file is on a read-only mount. */
+  /** `paths`: only by path, if every other file is on a read-only mount. */
   readonly metadata: "allow" | "deny" | "paths";
   readonly mayExec: boolean;
   readonly mayFork: boolean;
-  /** In a namespace of processes others have no numbers, and where it sees /proc they are no secret. */
+  /** In a PID namespace other processes have no numbers; if it sees /proc, their numbers are not secret. */
   readonly mayAskOfOthers: boolean;
-  /** A /dev/shm of its own, which multiprocessing asks for its room. */
+  /** It has its own /dev/shm, whose free space multiprocessing asks for. */
   readonly hasOwnShm: boolean;
-  /** Memory that no rlimit counts: memfd, anonymous shared mappings. */
+  /** Memory that no rlimit counts: memfd and anonymous shared mappings. */
   readonly hasSharedMemory: boolean;
-  /** May signal others, as its user may, and change their limits. */
+  /** It may signal other processes of its user and change their limits. */
   readonly mayTouchOthers: boolean;
-  /** What it makes may be somebody else's, or be run by others: no program that runs as its owner. */
+  /** Files that it creates may belong to or be run by others: no set-user-ID programs. */
   readonly guardsSetIds: boolean;
   /** Everything that is not known to be needed is denied. */
   readonly isMinimal: boolean;
-  /** Landlock does not guard truncation here. */
+  /** The Landlock of this kernel does not control truncation. */
   readonly guardsTruncation: boolean;
 };
 
@@ -45,18 +45,18 @@ const SOCK_NONBLOCK = 0x800;
 const SOCK_CLOEXEC = 0x8_0000;
 const SOCKET_FLAGS = [0, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_NONBLOCK | SOCK_CLOEXEC];
 const SOL_SOCKET = 1;
-/** SO_SNDBUF, SO_RCVBUF, and what sets them beyond the kernel's limit. */
+/** SO_SNDBUF, SO_RCVBUF, and the options that set them beyond the kernel's limit. */
 const BUFFER_SIZES = [7, 8, 32, 33];
 const TCP_ULP = 31;
 const IP_OPTIONS = 4;
-/** IPV6_RTHDR, and what set it before RFC 3542. */
+/** IPV6_RTHDR, and its predecessors from before RFC 3542. */
 const IPV6_ROUTING = [57, 5, 6];
 const MSG_FASTOPEN = 0x2000_0000;
 const TIOCSTI = 0x5412;
 const TIOCLINUX = 0x541c;
 /**
- * What makes a network device of /dev/net/tun, and what vhost, RDMA and VFIO devices are worked by: a network without a
- * socket.
+ * Creating a network device from /dev/net/tun, and the requests of vhost, RDMA and VFIO devices: networks without
+ * sockets.
  */
 const NETWORK_DEVICES: readonly Test[][] = [
   [
@@ -68,7 +68,7 @@ const NETWORK_DEVICES: readonly Test[][] = [
     { argument: 1, hasNone: (~type & 0xff) << 8 },
   ]),
 ];
-/** TCGETS2, TCSETS2 and its kin, TIOCGPTN, TIOCSPTLCK. */
+/** TCGETS2, TCSETS2 and variants, TIOCGPTN, TIOCSPTLCK. */
 const TERMINALS_TOO = [0x802c_542a, 0x402c_542b, 0x402c_542c, 0x402c_542d, 0x8004_5430, 0x4004_5431];
 const THREAD = 0x0001_0100; // CLONE_THREAD, CLONE_VM
 const NEW_NAMESPACES = 0x7e02_0080;
@@ -76,7 +76,7 @@ const CLONE_PARENT = 0x8000;
 const SHARED_ANONYMOUS = 0x21;
 const F_SETPIPE_SZ = 1031;
 const PRIO_PROCESS = 0;
-/** Those of process 0. */
+/** Clocks of process 0, the caller. */
 const CLOCKS_OF_ITSELF = 0xffff_fff8;
 const MAP_GROWSDOWN = 0x100;
 const O_TRUNC = 0o1000;
@@ -88,12 +88,12 @@ const AT_EMPTY_PATH = 0x1000;
 const withFlags = (...types: number[]): number[] => types.flatMap((type) => SOCKET_FLAGS.map((flags) => type | flags));
 const deny = (errno: number = EPERM): Rule => ({ otherwise: errno });
 const allowOnly = (...when: Test[]): Rule => ({ cases: [{ when, give: "allow" }], otherwise: EPERM });
-/** Denied, and recorded: whoever reads what was denied is told how to have it. */
+/** Denied and recorded, so that a user who reads the denial learns how to grant it. */
 const TELL: Rule = { otherwise: "notify" };
 const tellAllBut = (...when: Test[]): Rule => ({ cases: [{ when, give: "allow" }], ...TELL });
 const denyOnly = (errno: number, ...when: Test[]): Rule => ({ cases: [{ when, give: errno }], otherwise: "allow" });
 
-/** The rules, and what happens to all other calls. */
+/** The rules, and the action for all other calls. */
 export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   const rules = new Map<Call, Rule>();
   const all = (calls: readonly Call[], rule: Rule): void => calls.forEach((call) => rules.set(call, rule));
@@ -107,11 +107,11 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   if (!surface.hasSharedMemory) addBuffers(rules);
   if (!surface.hasSharedMemory) {
     all(["memfd_create", "memfd_secret", "shmget"], deny());
-    all(KEEPING_PAGES, deny(EINVAL)); // as where a file cannot: then programs copy by themselves
+    all(KEEPING_PAGES, deny(EINVAL)); // like a file that does not support it: programs then copy by themselves
     rules.set("mmap", {
       cases: [
         { when: [{ argument: 3, hasAll: SHARED_ANONYMOUS }], give: ENOMEM },
-        // Counts as a stack, of which no limit is asked.
+        // Counts as a stack, for which no limit is checked.
         { when: [{ argument: 3, hasAll: MAP_GROWSDOWN }], give: ENOMEM },
       ],
       otherwise: "allow",
@@ -133,7 +133,9 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   return { rules, known: EPERM };
 }
 
-/** Opened to be cut, and by neither of the two modes that Landlock takes for writing: 0 reads, 3 does neither. */
+/**
+ * Opened with O_TRUNC in a mode that Landlock does not count as writing: mode 0 reads, mode 3 neither reads nor writes.
+ */
 function cuttingNone(argument: number): Rule {
   const cut: Test = { argument, hasAll: O_TRUNC };
   return {
@@ -145,7 +147,7 @@ function cuttingNone(argument: number): Rule {
   };
 }
 
-/** Questions and switches of files, sockets and terminals; what else there is changes something, or is a device's. */
+/** Queries and switches of files, sockets and terminals. All others change something or belong to a device. */
 function ioctlRule({ isMinimal, metadata, network }: Surface): Rule {
   if (isMinimal) return allowOnly({ argument: 1, is: HARMLESS_IOCTLS });
   const typing: Test = { argument: 1, is: [TIOCSTI, TIOCLINUX] };
@@ -186,14 +188,14 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
     cases: [
       ...(hasUnixSockets ? [{ when: [unix], give: "allow" } as const] : []),
       ...(hasTcp ? [{ when: tcp, give: "allow" } as const] : []),
-      // The C library asks a cache of names, without waiting, and the kernel's addresses whenever it looks up a name:
-      // no news.
+      // The C library asks the name cache without waiting, and the kernel for addresses on every lookup: not worth
+      // recording.
       { when: [{ argument: 0, is: [AF_NETLINK] }], give: EPERM },
       { when: [unix, { argument: 1, hasAll: SOCK_NONBLOCK }], give: EPERM },
     ],
     otherwise: "notify",
   });
-  // Datagrams of a pair can be sent to any address: only what stays connected.
+  // A datagram socket of a pair can send to any address: only stream pairs are allowed.
   rules.set(
     "socketpair",
     hasUnixSockets ? allowOnly(unix) : allowOnly(unix, { argument: 1, is: withFlags(STREAM, SEQPACKET) }),
@@ -202,25 +204,25 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
     if (isMinimal && hasUnixSockets) for (const call of calls) rules.set(call, { otherwise: "allow" });
     return;
   }
-  // Unix sockets and TCP look alike here: who has both connects by TCP only what is connected for him, and binds what
-  // Landlock lets him.
+  // Unix sockets and TCP look alike here. A worker that has both connects TCP only through the helper, and binds what
+  // Landlock allows.
   rules.set("connect", { otherwise: network === "granted" ? "notify" : hasUnixSockets ? "allow" : EPERM });
   for (const call of ["bind", "listen", "accept", "accept4"] as const)
     rules.set(call, { otherwise: listening !== "none" || hasUnixSockets ? "allow" : "notify" });
-  // A socket that is bound to no port gets one from the kernel when it listens, which Landlock is not asked about.
-  // Where no port is named Landlock refuses to bind one, and that is to be recorded.
+  // listen(2) on an unbound socket gets a port from the kernel without asking Landlock. If the policy names no port,
+  // Landlock refuses to bind one, which must be recorded.
   if (listening !== "any") for (const call of ["bind", "listen"] as const) rules.set(call, { otherwise: "notify" });
   rules.set(
     "sendto",
     allowOnly(
       { argument: 3, hasNone: MSG_FASTOPEN },
-      // Of hosts datagrams are of a network with nobody in it, and TCP looks at no address.
+      // With granted hosts, datagram sockets live in an empty network namespace, and TCP ignores the address.
       ...(hasUnixSockets || network === "granted" ? [] : [{ argument: 4, isNull: true }]),
     ),
   );
   rules.set("setsockopt", {
     cases: [
-      // What a protocol on top makes of it may be no TCP to Landlock.
+      // Landlock may not recognise a protocol on top of TCP as TCP.
       {
         when: [
           { argument: 1, is: [6] },
@@ -228,7 +230,7 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
         ],
         give: EPERM,
       },
-      // Routes through hosts of the sender's choice.
+      // Source routing through hosts of the sender's choice.
       {
         when: [
           { argument: 1, is: [0] },
@@ -251,7 +253,7 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
 }
 
 /**
- * Buffers stay as large as the kernel makes them: they are memory that no rlimit counts. Who asks for larger ones is
+ * Socket buffers keep the kernel's default size, because no rlimit counts their memory. A program that asks for more is
  * not told.
  */
 function addBuffers(rules: Map<Call, Rule>): void {
@@ -264,13 +266,10 @@ function addBuffers(rules: Map<Call, Rule>): void {
   rules.set("fcntl", denyOnly(EPERM, { argument: 1, is: [F_SETPIPE_SZ] }));
 }
 
-/** A mode by which a program does not run as its owner. */
+/** A mode without set-user-ID and set-group-ID bits. */
 const plainAt = (argument: number): Rule => allowOnly({ argument, hasNone: SET_ID_BITS });
 
-/**
- * A file could be made with the bits that it cannot be given afterwards; it is empty then, and somebody else may fill
- * it.
- */
+/** A file could be created with the bits that chmod is denied; it is empty then, but somebody else may fill it. */
 function addCreation(rules: Map<Call, Rule>): void {
   for (const [call, flags, mode] of [
     ["open", 1, 2],
@@ -285,7 +284,7 @@ function addCreation(rules: Map<Call, Rule>): void {
   }
   for (const call of ["creat", "mknod"] as const) rules.set(call, plainAt(1));
   rules.set("mknodat", plainAt(2));
-  rules.set("openat2", deny(ENOSYS)); // its mode is in memory
+  rules.set("openat2", deny(ENOSYS)); // its mode is in memory, which a filter cannot read
 }
 
 function addMetadata(rules: Map<Call, Rule>, { metadata, isMinimal, guardsSetIds }: Surface): void {
@@ -308,7 +307,7 @@ function addProcesses(rules: Map<Call, Rule>, surface: Surface): void {
   const { mayExec, mayFork, mayTouchOthers, isMinimal } = surface;
   const namespaces: Test = { argument: 0, hasNone: (NEW_NAMESPACES | CLONE_PARENT) >>> 0 };
   if (!mayExec) {
-    rules.set("execve", tellAllBut({ hasToken: true })); // the one by which the shim becomes the worker
+    rules.set("execve", tellAllBut({ hasToken: true })); // the call by which the shim becomes the worker
     rules.set("execveat", TELL);
   } else if (isMinimal) for (const call of ["execve", "execveat"] as const) rules.set(call, { otherwise: "allow" });
   if (!mayFork) {
@@ -328,7 +327,7 @@ function addProcesses(rules: Map<Call, Rule>, surface: Surface): void {
       rules.set(call, { otherwise: "allow" });
   if (!mayTouchOthers) {
     for (const call of [...SYSTEM_V, ...OF_OTHERS, ...OWN_WORLDS]) rules.set(call, deny());
-    rules.set("clone3", deny(ENOSYS)); // its flags are in memory
+    rules.set("clone3", deny(ENOSYS)); // its flags are in memory, which a filter cannot read
     if (mayFork && !isMinimal) rules.set("clone", allowOnly(namespaces));
     rules.set("setpriority", allowOnly({ argument: 0, is: [0] }, { argument: 1, is: [0] }));
     rules.set("sched_setaffinity", ofItself(EPERM));
@@ -337,7 +336,7 @@ function addProcesses(rules: Map<Call, Rule>, surface: Surface): void {
   if (isMinimal && !surface.mayAskOfOthers) addQuestions(rules, mayFork);
 }
 
-/** A call whose first argument is a process: 0, which is the one that calls, or its number. */
+/** For a call whose first argument is a process: 0, which means the caller, or its own number. */
 const ofItself = (otherwise: Action): Rule => ({
   cases: [
     { when: [{ argument: 0, is: [0] }], give: "allow" },
@@ -346,13 +345,13 @@ const ofItself = (otherwise: Action): Rule => ({
   otherwise,
 });
 
-/** Where others have numbers, what tells that there is one, and what it does, tells it of the worker alone. */
+/** If other processes have numbers, queries about processes may ask about the worker itself only. */
 function addQuestions(rules: Map<Call, Rule>, mayFork: boolean): void {
   for (const call of ["sched_getscheduler", "sched_getparam", "sched_rr_get_interval", "get_robust_list"] as const)
     rules.set(call, ofItself(EPERM));
-  // Who has children signals their groups.
+  // A worker with children signals their groups.
   if (!mayFork) for (const call of ["getpgid", "getsid"] as const) rules.set(call, ofItself(EPERM));
-  // Asked by the C library of its threads, which does without only on this errno.
+  // The C library asks this for its threads, and does without only on this errno.
   rules.set("sched_getaffinity", ofItself(ENOSYS));
   const process: Test = { argument: 0, is: [PRIO_PROCESS] };
   rules.set("getpriority", {
@@ -362,7 +361,7 @@ function addQuestions(rules: Map<Call, Rule>, mayFork: boolean): void {
     ],
     otherwise: EPERM,
   });
-  // The clock of a process has its number in it, turned over.
+  // The clock id of a process contains its number, inverted.
   for (const call of ["clock_gettime", "clock_getres", "clock_nanosleep", "timer_create"] as const)
     rules.set(call, {
       cases: [
@@ -380,28 +379,25 @@ const METADATA: readonly Call[] = [
   ...(["setxattrat", "removexattrat", "file_setattr"] as const),
 ];
 
-/** They do what calls do, and no filter of calls sees it. */
+/** They do what system calls do, unseen by any filter. */
 const RINGS: readonly Call[] = ["io_uring_setup", "io_uring_enter", "io_uring_register"];
 
-/** For a byte of a page they keep all of it in a pipe or a socket, whose limits count the byte. */
+/** They pin a whole page in a pipe or socket for each byte, and the limits count only the byte. */
 const KEEPING_PAGES: readonly Call[] = ["splice", "tee", "vmsplice", "sendfile"];
 
-/** Memory, messages and semaphores that go by a number, whoever made them. */
+/** Memory, messages and semaphores that are found by number, whoever created them. */
 const SYSTEM_V: readonly Call[] = [
   ...(["shmget", "shmat", "shmctl", "semget", "semop", "semtimedop", "semctl"] as const),
   ...(["msgget", "msgsnd", "msgrcv", "msgctl", "mq_open", "mq_unlink"] as const),
 ];
 
-/** Keys of the user and of the session; how others are scheduled, their memory, their priority on the disk. */
+/** Keys of the user and session; scheduling, memory and I/O priority of other processes. */
 const OF_OTHERS: readonly Call[] = [
   ...(["add_key", "request_key", "keyctl", "sched_setscheduler", "sched_setparam", "sched_setattr"] as const),
   ...(["ioprio_set", "process_madvise", "process_mrelease", "migrate_pages", "move_pages", "kcmp"] as const),
 ];
 
-/**
- * Namespaces and mounts: nothing there is more than it may have already, but much of the kernel that needs not be
- * reached.
- */
+/** Namespaces and mounts: they grant nothing new, but expose much of the kernel that no worker needs. */
 const OWN_WORLDS: readonly Call[] = [
   ...(["unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "open_tree", "move_mount"] as const),
   ...(["mount_setattr", "fsopen", "fsmount", "fsconfig", "fspick", "userfaultfd", "perf_event_open", "bpf"] as const),
@@ -409,12 +405,12 @@ const OWN_WORLDS: readonly Call[] = [
 
 /** TCGETS, TIOCGPGRP, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX. */
 const HARMLESS_IOCTLS = [0x5401, 0x540f, 0x5413, 0x541b, 0x5421, 0x5450, 0x5451];
-/** F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: the kernel would signal in the worker's stead. */
+/** F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: they let the kernel send signals for the worker. */
 const FCNTL_OF_SIGNALS = [8, 10, 15, 1024, 1026];
-/** Names of threads, timer slack, huge pages, names of mappings; questions. */
+/** Thread names, timer slack, huge pages, names of mappings, and queries. */
 const HARMLESS_PRCTLS = [2, 3, 15, 16, 21, 23, 27, 29, 30, 39, 41, 42, 0x5356_4d41];
 
-/** What CPython, its libraries and the usual packages need; those that depend on the policy are added above. */
+/** What CPython, its libraries and the usual packages need. Calls that depend on the policy are added above. */
 const ORDINARY: readonly Call[] = [
   ...(["read", "write", "open", "openat", "close", "stat", "fstat", "lstat", "newfstatat", "statx", "poll"] as const),
   ...(["lseek", "mmap", "mprotect", "munmap", "mremap", "brk", "msync", "mincore", "madvise", "membarrier"] as const),

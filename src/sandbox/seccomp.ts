@@ -20,12 +20,12 @@ export const EINVAL = 22;
 export const ENOSYS = 38;
 
 /**
- * So many calls are looked at one after the other: the kernel runs the program once for each that there is before it
- * takes it.
+ * So many calls are compared one after the other. (The kernel runs the program for every known call before it installs
+ * it.)
  */
 const TOGETHER = 16;
 
-/** Offsets in `struct seccomp_data`; of an argument the low half, all that its callee takes of an int. */
+/** Offsets in `struct seccomp_data`; of an argument the low half, which is all that a callee reads of an int. */
 const AT_NUMBER = 0;
 const AT_ARCH = 4;
 const atArgument = (index: number): number => 16 + 8 * index;
@@ -36,10 +36,10 @@ const ARCHS: Readonly<Record<string, Arch>> = {
   arm64: { audit: 0xc000_00b7, column: 1 },
 };
 
-/** `notify`: the process that answers for the worker decides, or records and denies; where there is none, EPERM. */
+/** `notify`: the connect helper decides, or records and denies; without a helper the call fails with EPERM. */
 export type Action = "allow" | "notify" | number;
 
-/** One thing that must hold of an argument. `self` and `token` are known to the shim alone: see {@link Patch}. */
+/** A condition on one argument. Only the shim knows `self` and `token`: see {@link Patch}. */
 export type Test =
   | { readonly argument: number; readonly is: readonly number[] }
   | { readonly argument: number; readonly isNot: readonly number[] }
@@ -50,7 +50,7 @@ export type Test =
   | { readonly argument: number; readonly isSelf: true }
   | { readonly hasToken: true };
 
-/** The first case all of whose tests hold decides; where none does, `otherwise`. */
+/** The first case whose tests all hold decides; if none does, `otherwise`. */
 export type Rule = {
   readonly cases?: readonly { readonly when: readonly Test[]; readonly give: Action }[];
   readonly otherwise: Action;
@@ -58,7 +58,7 @@ export type Rule = {
 
 export type Rules = ReadonlyMap<Call, Rule>;
 
-/** What the shim puts in as a step's value before it installs the program. */
+/** Values of steps that the shim fills in before it installs the program. */
 export const PATCH = { token: [0, 1, 2, 3], self: 4 } as const;
 export type Patch = { readonly step: number; readonly what: number };
 export type Program = { readonly steps: Uint8Array; readonly patches: readonly Patch[]; readonly isNotifying: boolean };
@@ -66,10 +66,10 @@ export type Program = { readonly steps: Uint8Array; readonly patches: readonly P
 type Step = { code: number; yes: number; no: number; value: number; patch?: number };
 
 /**
- * @param rules what happens to the calls that are named
- * @param known what happens to all others that this version knows; those it does not know are ENOSYS if this is not
- * "allow"
- * @param isTold false: what would only be recorded is denied at once
+ * @param rules the action for each named call
+ * @param known the action for all other calls that this version knows; calls that it does not know give ENOSYS if this
+ * is not "allow"
+ * @param isTold false: calls that would only be recorded are denied at once
  */
 export function compileProgram(
   rules: Rules,
@@ -135,7 +135,7 @@ function ruleSteps({ cases = [], otherwise }: Rule, isTold: boolean): Step[] {
       for (const [index, one] of part.entries()) {
         rest -= 1;
         const left = part.length - index - 1;
-        // -1: the rest of this case is passed over; -2: this test holds
+        // -1: skip the rest of this case; -2: this test holds
         const jump = (to: number): number => (to === -1 ? rest : to === -2 ? left : to);
         steps.push({ ...one, yes: jump(one.yes), no: jump(one.no) });
       }
@@ -146,11 +146,13 @@ function ruleSteps({ cases = [], otherwise }: Rule, isTold: boolean): Step[] {
   return steps;
 }
 
-/** Steps of a test: a jump of -2 says that it holds, -1 that it does not; falling off its end that it holds. */
+/**
+ * The steps of a test. A jump of -2 means that it holds, -1 that it does not; running off the end means that it holds.
+ */
 function testSteps(test: Test): Step[] {
   if ("hasToken" in test)
     return PATCH.token.flatMap((what) => [
-      step(LOAD, 0, 0, atArgument(3) + 4 * what), // the fourth and fifth argument, which the kernel does not look at
+      step(LOAD, 0, 0, atArgument(3) + 4 * what), // the fourth and fifth argument, which the kernel ignores
       step(IF_EQUAL, 0, -1, 0, what),
     ]);
   const load = step(LOAD, 0, 0, atArgument(test.argument));

@@ -1,6 +1,6 @@
 /**
- * System calls by name: their numbers on x86-64 and on arm64, from the kernel's own tables; -1 where one has no such
- * call.
+ * System calls by name, with their numbers on x86-64 and arm64 from the kernel's own tables; -1 where an architecture
+ * lacks the call.
  */
 export const SYSTEM_CALLS = {
   read: [0, 63],

@@ -1,6 +1,6 @@
 /**
- * As which user a worker writes what its policy grants, where we are root and it would have a user of its own: as one
- * to whom the folders belong, or seem to belong.
+ * Chooses the user id under which a worker writes what its policy grants, if we are root and it would have its own user
+ * id: a user who owns the folders, or appears to.
  */
 import { existsSync, realpathSync, statSync, type Stats } from "node:fs";
 import { IpcError } from "../base/errors.ts";
@@ -10,25 +10,25 @@ import { probe } from "./probe.ts";
 
 export type Writer = {
   readonly ids: { readonly uid: number; readonly gid: number };
-  /** On its mounts the owner's files are the worker's. */
+  /** On its mounts the owner's files belong to the worker. */
   readonly isMapped: boolean;
-  /** The user is somebody, of whom there are other processes. */
+  /** A user with other processes, not one made for this worker. */
   readonly isSomebody: boolean;
 };
 
-/** What failed when a mount of this path was to show its files as another's; empty where that can be done. */
+/** Why a mount of this path cannot show its files under another owner; empty if it can. */
 export type MapLack = (path: string) => string;
 
-/** File systems differ. */
+/** This depends on the file system. */
 export function mapLack(path: string): string {
   return probe("--probe-owner", path);
 }
 
 /**
- * @param own the user that this run would have
- * @param fixed the one that this worker would have every time, where what it left before is to be its own
- * @param lack undefined where it has no mounts of its own
- * @throws IpcError POLICY_REFUSED if none of the users could write all of it
+ * @param own the user id that this run would have
+ * @param fixed the user id that this worker would have every time, if files of earlier runs must belong to it
+ * @param lack undefined if it has no mounts of its own
+ * @throws IpcError POLICY_REFUSED if none of these users could write everything
  */
 export function chooseWriter(policy: Policy, own: number, fixed: number, lack: MapLack | undefined): Writer {
   const its = (uid: number, gid = uid, isSomebody = false): Writer => ({
@@ -60,7 +60,7 @@ export function chooseWriter(policy: Policy, own: number, fixed: number, lack: M
   );
 }
 
-/** Whether that user, in no other group, may make files there, or write the file. */
+/** Whether that user, without supplementary groups, may create files in the folder or write the file. */
 function isOpenTo(uid: number, status: Stats): boolean {
   const bits = status.isDirectory() ? 0o3 : 0o2;
   const mode = status.uid === uid ? status.mode >> 6 : status.mode;
