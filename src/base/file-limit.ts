@@ -4,10 +4,10 @@
  */
 import { readFileSync } from "node:fs";
 
-/** What a login gives where nobody says otherwise. */
+/** The usual limit of a login. */
 const USUAL = 1024;
 
-/** The soft limit before Bun raised it, as the launcher noted it; `undefined` where it did not. */
+/** The soft limit before Bun raised it, as noted by the launcher; `undefined` if it noted none. */
 export function originalFileLimit(env: Readonly<Record<string, string | undefined>>): number | undefined {
   const value = Number(env.IPCCTL_NOFILE);
   if (env.IPCCTL_NOFILE === "unlimited") return hardFileLimit();
@@ -16,7 +16,7 @@ export function originalFileLimit(env: Readonly<Record<string, string | undefine
 
 /**
  * `{ soft, hard }` for a worker: the caller's soft limit, else ours before Bun, else the usual one; never above the
- * hard one.
+ * hard limit.
  */
 export function workerFileLimit(wanted: number | null, env: Readonly<Record<string, string | undefined>>) {
   const hard = hardFileLimit();

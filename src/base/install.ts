@@ -1,4 +1,4 @@
-/** Where this installation lies, from source or from the bundle, and what belongs to it. */
+/** Where this installation lies, from source or bundled, and what belongs to it. */
 import { EDITION } from "../../contract/edition.ts";
 import { PARTS_FOLDERS } from "../../contract/parts.ts";
 import { spawnSync } from "node:child_process";
@@ -8,27 +8,29 @@ import { IpcError } from "./errors.ts";
 import { shellWord } from "./shell-words.ts";
 import { VERSION } from "./version.ts";
 
-/** Set where all is one file. What is compiled ahead takes `import.meta` for the place where it was built. */
+/** Set in the bundle. Code compiled ahead has the `import.meta` of the place where it was built. */
 declare const IPCCTL_IS_BUNDLE: boolean | undefined;
 
 /**
- * Where this file lies. Who makes one file of his program and of us takes us out of our folder, and bundlers leave
+ * The folder of this file. A bundler that puts ipcctl and a program into one file takes us out of our folder and leaves
  * `import.meta` empty.
  */
 const HERE =
   typeof IPCCTL_IS_BUNDLE === "undefined" ? (import.meta as { dirname?: string }).dirname : dirname(Bun.main);
 const FOUND = findRoot(HERE ?? "/");
-/** The folder of our package.json. */
+/** The folder of package.json. */
 export const ROOT = FOUND ?? HERE ?? "/";
 /** The folder of the compiled parts. */
 export const PARTS = findParts();
 export const SHIM_BINARY = join(PARTS, "ipcctl-shim");
-/** First on PYTHONPATH of a Python that we start: makes `import ipcctl` and the console work, and takes itself away. */
+/**
+ * First on PYTHONPATH of a Python that we start: makes `import ipcctl` and the console work, and then removes itself.
+ */
 export const PYTHON_BOOT = join(ROOT, "python/boot");
-/** Where the package `ipcctl` lies. */
+/** The folder of the package `ipcctl`. */
 export const PYTHON_PACKAGES = join(ROOT, "python");
 
-/** @throws IpcError FAILED in a program that has us inside, without all that belongs to us */
+/** @throws IpcError FAILED in a program that bundles ipcctl without the files that belong to it */
 export function requireInstallation(): void {
   if (FOUND !== undefined) return;
   throw new IpcError(
@@ -46,10 +48,10 @@ export function requireShim(): void {
   throw new IpcError("FAILED", `the shim is missing (${SHIM_BINARY})`, { hint: remedyFor("build.sh") });
 }
 
-/** Where a file of compiled code ends, and for which machine it is, are in its first bytes (ELF, of 64 bits). */
+/** The first bytes of compiled code (64-bit ELF) say how long it is and for which machine it was made. */
 const HEAD_BYTES = 64;
 
-/** Whether a library can be loaded here: it is there as a whole, and made for this machine. */
+/** Whether a library can be loaded here: it is complete, and made for this machine. */
 export function isLoadable(path: string): boolean {
   const [ours, theirs] = [readHead(process.execPath), readHead(path)];
   if (!ours || !theirs) return false;
@@ -62,7 +64,7 @@ export function isLoadable(path: string): boolean {
   );
 }
 
-/** Whether a library that can be loaded was built for the code that is to load it. */
+/** Whether a loadable library was built for the code that loads it. */
 export function isOfThisEdition(path: string): boolean {
   return readFileSync(path).includes(EDITION);
 }
@@ -81,8 +83,8 @@ function readHead(path: string): { readonly head: Buffer; readonly size: number 
 }
 
 /**
- * What a daemon is started from: the bundle, which takes less memory, unless the source is newer. The launcher decides
- * it, for itself too.
+ * What a daemon is started from: the bundle, which needs less memory, unless the source is newer. The launcher decides
+ * the same for itself.
  */
 export function daemonEntry(): string {
   const { stdout } = spawnSync(join(ROOT, "bin/ipcctl"), ["__entry"], {
@@ -93,9 +95,9 @@ export function daemonEntry(): string {
 }
 
 /**
- * How to come by a compiled part that is not there, as this installation was made: a command that works wherever it is
+ * How to get a missing compiled part, depending on how this installation was made: a command that works wherever it is
  * typed.
- * @param script what builds it
+ * @param script the script that builds it
  */
 export function remedyFor(script: "build.sh" | "build-python.sh" | "build-node.sh"): string {
   const build = `sh ${shellWord(join(ROOT, "native", script))}`;
@@ -111,7 +113,7 @@ function installParts(): string {
   return `npm install ${where} ${PARTS_PACKAGE}@${VERSION}`;
 }
 
-/** Where pnpm made the installation: the folder that it did that for. */
+/** The folder for which pnpm made the installation, if pnpm did. */
 export function projectOfStore(): string | undefined {
   const [project, inStore] = ROOT.split(/(?:\/node_modules)?\/\.pnpm\//);
   return inStore === undefined ? undefined : project;

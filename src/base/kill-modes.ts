@@ -1,4 +1,4 @@
-/** Whom the signal goes to that asks a worker to end. SIGKILL always goes to the whole tree. */
+/** Which processes get the signal that asks a worker to end. SIGKILL always goes to the whole tree. */
 import { KILL_MODE } from "../../contract/shim.ts";
 
 export type KillMode = keyof typeof KILL_MODE;

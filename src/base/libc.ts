@@ -1,5 +1,5 @@
 /**
- * The few system calls that Bun does not offer, by its FFI. Loaded by the daemon only: a CLI call does not pay for it.
+ * The few system calls that Bun does not offer, by its FFI. Only the daemon loads it, so a command does not pay for it.
  */
 import { dlopen, FFIType, ptr, read } from "bun:ffi";
 import { readFileSync } from "node:fs";
@@ -25,7 +25,7 @@ const SYMBOLS = {
   __errno_location: { args: [], returns: FFIType.ptr },
 } as const;
 
-/** glibc first, then musl by its names. */
+/** glibc first, then musl under its names. */
 const LIBRARIES = ["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1", "libc.so"];
 
 function open() {
@@ -33,7 +33,7 @@ function open() {
     try {
       return dlopen(name, SYMBOLS).symbols;
     } catch {
-      // The next name may be this machine's.
+      // Try the next name.
     }
   }
   const limit = addressSpaceLimit();
@@ -48,7 +48,7 @@ function open() {
       );
 }
 
-/** In KiB, as a shell says it; undefined where there is none. */
+/** In KiB, as a shell shows it; undefined if unlimited. */
 function addressSpaceLimit(): number | undefined {
   const [, bytes] = /^Max address space\s+(\d+)/m.exec(readFileSync("/proc/self/limits", "utf8")) ?? [];
   return bytes === undefined ? undefined : Number(bytes) / 1024;
@@ -56,7 +56,7 @@ function addressSpaceLimit(): number | undefined {
 
 let opened: ReturnType<typeof open> | undefined;
 
-/** When it is first needed: whoever imports this file can still say what is wrong. */
+/** Opened on first use, so that a program that imports this file can still report what is wrong. */
 const libc = (): ReturnType<typeof open> => (opened ??= open());
 
 const LOCK_EX = 2;
@@ -78,7 +78,7 @@ export function unlock(fd: number): void {
 
 export type PeerCredentials = { readonly pid: number; readonly uid: number; readonly gid: number };
 
-/** Who is at the other end of a Unix socket (`SO_PEERCRED`); `undefined` if it is gone already. */
+/** The peer credentials of a Unix socket (`SO_PEERCRED`); `undefined` if the peer is gone. */
 export function peerCredentials(fd: number): PeerCredentials | undefined {
   const SOL_SOCKET = 1;
   const SO_PEERCRED = 17;
@@ -90,7 +90,7 @@ export function peerCredentials(fd: number): PeerCredentials | undefined {
 
 const AF_UNIX = 1;
 
-/** `@` for the abstract namespace. */
+/** `@` begins a name in the abstract namespace. */
 function unixAddress(path: string): Buffer {
   const name = Buffer.from(path.startsWith("@") ? `\0${path.slice(1)}` : path);
   const address = Buffer.alloc(2 + name.length + (path.startsWith("@") ? 0 : 1));
@@ -99,19 +99,22 @@ function unixAddress(path: string): Buffer {
   return address;
 }
 
-/** Whether somebody listens on a stream socket of this path, at most 107 bytes. */
+/** Whether a process listens on the stream socket at this path, of at most 107 bytes. */
 export function isListening(path: string): boolean {
   const SOCK_STREAM_NONBLOCK_CLOEXEC = 1 | 0o4000 | 0o2000000;
   const address = unixAddress(path);
   const fd = libc().socket(AF_UNIX, SOCK_STREAM_NONBLOCK_CLOEXEC, 0);
   if (fd < 0) return false;
-  // Its queue is full.
+  // Its backlog is full.
   const isTaken = libc().connect(fd, ptr(address), address.length) === 0 || lastErrno() === EWOULDBLOCK;
   libc().close(fd);
   return isTaken;
 }
 
-/** Sends one datagram to a Unix socket, `@` for the abstract namespace. Returns false if it was not taken. */
+/**
+ * Sends one datagram to a Unix socket; `@` begins a name in the abstract namespace. Returns false if it was not
+ * accepted.
+ */
 export function sendDatagram(path: string, text: string): boolean {
   const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
   const MSG_NOSIGNAL = 0x4000;
@@ -124,19 +127,19 @@ export function sendDatagram(path: string, text: string): boolean {
   return sent === bytes.length;
 }
 
-/** An inherited SIGCHLD = SIG_IGN would lose every exit status: Bun's children would end in ECHILD. */
+/** With an inherited SIGCHLD = SIG_IGN every exit status would be lost: waiting for a child would fail with ECHILD. */
 export function restoreChildSignal(): void {
   const SIGCHLD = 17;
   libc().signal(SIGCHLD, 0n);
 }
 
-/** Takes the end of a child that nobody else waits for. */
+/** Reaps a child that nothing else waits for. */
 export function reap(pid: number): void {
   const WNOHANG = 1;
   libc().waitpid(pid, null, WNOHANG);
 }
 
-/** What `ps` and `top` show; Bun's `process.title` does nothing. At most 15 bytes. */
+/** The name that `ps` and `top` show; Bun's `process.title` does nothing. At most 15 bytes. */
 export function setProcessName(name: string): void {
   const PR_SET_NAME = 15;
   const bytes = Buffer.from(`${name}\0`);
@@ -147,7 +150,7 @@ function lastErrno(): number {
   return read.i32(libc().__errno_location()!, 0);
 }
 
-/** The ABI of Landlock; 0 where the kernel has none, or it is not switched on. */
+/** The Landlock ABI; 0 if the kernel has no Landlock or it is switched off. */
 export function landlockAbi(): number {
   const LANDLOCK_CREATE_RULESET = 444;
   const VERSION = 1;

@@ -1,7 +1,7 @@
-/** A limit by its name; the table of all of them, with reasons, is that of the contract. */
+/** A limit by its name. The table of all limits, with reasons, is in the contract. */
 import { LIMITS } from "../../contract/limits.ts";
 
-/** The number behind a name of {@link LIMITS}. */
+/** The value of an entry of {@link LIMITS}. */
 export function limit(name: keyof typeof LIMITS): number {
   return LIMITS[name].value;
 }

@@ -1,4 +1,4 @@
-/** Worker names: what the caller spells, and the id it maps to (bunctl's rule). */
+/** Worker names: as the caller spells them, and the ids they map to (bunctl's rule). */
 import { IpcError } from "./errors.ts";
 import { limit } from "./limits.ts";
 
@@ -23,9 +23,7 @@ export function toWorkerId(name: string): string {
   return id;
 }
 
-/**
- * As {@link toWorkerId}, but `undefined` where that throws: for look-ups, where no such name simply means not found.
- */
+/** Like {@link toWorkerId}, but `undefined` where that throws: for look-ups, where such a name is just not found. */
 export function findWorkerId(name: string): string | undefined {
   const id = mapName(name);
   return id === "" || id.length > limit("nameChars") || /^\.+$/.test(id) ? undefined : id;

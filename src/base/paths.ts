@@ -5,7 +5,7 @@ import { readText } from "./bytes.ts";
 import { IpcError } from "./errors.ts";
 import { absolutePath } from "./working-directory.ts";
 
-/** Absolute paths of one installation of the daemon. Nothing here is made. */
+/** Absolute paths of one daemon. Nothing is created here. */
 export type Paths = {
   /** Control socket. */
   readonly socket: string;
@@ -18,7 +18,7 @@ export type Paths = {
   readonly database: string;
   readonly workersDir: string;
   readonly daemonLog: string;
-  /** Environments of packages that are made for workers; may be removed while none runs. */
+  /** Package environments made for workers; may be removed while no worker runs. */
   readonly environmentsDir: string;
   /** The daemon's configuration, in the form of a project file; may be absent. */
   readonly config: string;
@@ -57,8 +57,8 @@ export function resolvePaths(env: Env, uid: number, socketFlag?: string, configF
 }
 
 /**
- * Clients look for it as well, so only what they need is read; the daemon checks the rest. A relative path begins at
- * the file's folder.
+ * Clients read this file too, so only the socket is read; the daemon checks the rest. A relative path starts at the
+ * file's folder.
  */
 function configuredSocket(config: string): string | undefined {
   if (!existsSync(config)) return undefined;
@@ -77,7 +77,7 @@ function configuredSocket(config: string): string | undefined {
   return path === undefined ? undefined : resolve(dirname(config), path);
 }
 
-/** Of our own variables a relative value is an error: the daemon of another folder would answer. */
+/** Relative values of our own variables are an error: the daemon of another folder would answer. */
 function ours(env: Env, name: string): string | undefined {
   const path = env[name];
   if (path === undefined || path === "" || isAbsolute(path)) return absolute(path);
@@ -91,11 +91,11 @@ function stateDirOf(env: Env, uid: number): string {
   if (bySystemd) return bySystemd;
   const xdg = absolute(env.XDG_STATE_HOME);
   if (xdg) return join(xdg, "ipcctl");
-  if (uid === 0) return "/var/lib/ipcctl"; // where the systemd unit keeps it too, whatever HOME sudo left
+  if (uid === 0) return "/var/lib/ipcctl"; // the systemd unit's folder too, whatever HOME sudo left
   return join(absolute(env.HOME) ?? `/var/tmp/ipcctl-${uid}`, ".local/state/ipcctl");
 }
 
-/** Never a bare name in /tmp, where anybody may be first. */
+/** Never a predictable name in /tmp, which anybody could create first. */
 function runtimeDirOf(env: Env, uid: number, stateDir: string): string {
   const bySystemd = absolute(env.RUNTIME_DIRECTORY?.split(":")[0]);
   if (bySystemd) return bySystemd;

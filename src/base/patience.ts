@@ -1,6 +1,6 @@
-/** Waiting that ends: unlike a race with `Bun.sleep`, whose timer keeps a command alive that has nothing left to do. */
+/** Waits that end. A race with `Bun.sleep` would keep a finished command alive until its timer fires. */
 
-/** What the promise gives, or `undefined` when it has taken too long. */
+/** The promise's value, or `undefined` if it takes too long. */
 export async function atMost<T>(ms: number, promise: Promise<T>): Promise<T | undefined> {
   const late = Promise.withResolvers<undefined>();
   const timer = setTimeout(() => late.resolve(undefined), ms);

@@ -21,7 +21,7 @@ export function openStream(to: { unix: string } | { fd: number }, on: StreamEven
   const socket = "fd" in to ? new Socket({ fd: to.fd, readable: true, writable: false }) : createConnection(to.unix);
   const open: StreamSocket = {
     write: (bytes) => {
-      socket.write(bytes); // Node keeps what does not fit
+      socket.write(bytes); // Node buffers what does not fit
       return bytes.length;
     },
     end: () => void socket.end(),
@@ -30,7 +30,7 @@ export function openStream(to: { unix: string } | { fd: number }, on: StreamEven
     unref: () => void socket.unref(),
   };
   let isOpen = "fd" in to;
-  socket.on("data", (bytes: Buffer) => on.data(bytes)); // no encoding is set
+  socket.on("data", (bytes: Buffer) => on.data(bytes)); // no encoding was set
   socket.on("error", (error) => (isOpen ? on.error?.(error) : reject(error)));
   socket.on("close", () => isOpen && on.close());
   socket.on("connect", () => {
@@ -52,7 +52,7 @@ export function spawnDetached(command: string[], env: Record<string, string>, ou
   return child;
 }
 
-/** The launcher finds Bun, and the entry by itself. */
+/** The launcher finds Bun and the entry by itself. */
 export function bunCommand(_entry: string): string[] {
   return [join(ROOT, "bin/ipcctl")];
 }

@@ -1,13 +1,10 @@
-/**
- * What the SDK takes from Bun. Its twin for Node is platform-node.ts; the bundle for Node is built with that one in
- * place of this.
- */
+/** What the SDK takes from Bun. platform-node.ts is its twin for Node; the bundle for Node has that one instead. */
 import { join } from "node:path";
 import { IpcError } from "./errors.ts";
 import { ROOT } from "./install.ts";
 
 export type StreamSocket = {
-  /** How many bytes were taken. */
+  /** Returns how many bytes were accepted. */
   readonly write: (bytes: Uint8Array) => number;
   readonly end: () => void;
   readonly terminate: () => void;
@@ -19,11 +16,11 @@ export type StreamEvents = {
   readonly data: (bytes: Uint8Array) => void;
   readonly close: () => void;
   readonly error?: (error: Error) => void;
-  /** What was not taken can be written. */
+  /** The rest can be written now. */
   readonly drain?: () => void;
 };
 
-/** @throws IpcError FAILED where nothing of it can run; whoever only imports it is not told */
+/** @throws IpcError FAILED if nothing of ipcctl can run; a program that only imports it is not told */
 export function requirePlatform(): void {
   if (process.platform !== "linux") throw new IpcError("FAILED", `ipcctl runs on Linux; this is ${process.platform}`);
   if (!isBunEnough())
@@ -44,7 +41,7 @@ export function isBunEnough(): boolean {
   return major === 1 && (minor > 4 || (minor === 4 && patch >= 5));
 }
 
-/** Connects to a Unix socket, or takes one that is connected. Rejects with an error that has a `code`. */
+/** Connects to a Unix socket, or takes a connected one. Rejects with an error that has a `code`. */
 export async function openStream(to: { unix: string } | { fd: number }, on: StreamEvents): Promise<StreamSocket> {
   const socket = {
     data: (_: unknown, bytes: Uint8Array) => on.data(bytes),
@@ -52,7 +49,8 @@ export async function openStream(to: { unix: string } | { fd: number }, on: Stre
     error: (_: unknown, error: Error) => on.error?.(error),
     drain: () => on.drain?.(),
   };
-  return Bun.connect({ ...to, socket } as unknown as Bun.UnixSocketOptions); // Bun takes `fd`; its types do not know
+  // Bun accepts `fd`, but its types do not know it.
+  return Bun.connect({ ...to, socket } as unknown as Bun.UnixSocketOptions);
 }
 
 export function sleep(ms: number): Promise<void> {
@@ -61,18 +59,19 @@ export function sleep(ms: number): Promise<void> {
 
 export type DetachedChild = { readonly exitCode: number | null; readonly signalCode: string | number | null };
 
-/** A process that outlives this one. Its output goes to a descriptor. */
+/** A process that outlives this one, with its output to a descriptor. */
 export function spawnDetached(command: string[], env: Record<string, string>, output: number): DetachedChild {
   const child = Bun.spawn(command, { cwd: "/", env, detached: true, stdio: ["ignore", output, output] });
   child.unref();
   return child;
 }
 
-/** Flags that keep Bun from reading anything of the folder it stands in. */
+/** Flags that keep Bun from reading anything in the working directory. */
 export const CLEAN_BUN: readonly string[] = ["--no-env-file", "--config=/dev/null", "--tsconfig-override=/dev/null"];
 
 /**
- * What runs a file of ours on Bun. The Bun inside a compiled program runs nothing but that program, again and again.
+ * The command that runs one of our files on Bun. The Bun inside a compiled program runs only that program, over and
+ * over.
  */
 export function bunCommand(entry: string): string[] {
   if (Bun.main.startsWith("/$bunfs/")) return [join(ROOT, "bin/ipcctl")];

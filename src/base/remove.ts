@@ -1,16 +1,17 @@
-/** Removes folders in which a worker may have left what it liked: closed, or so deep that no path leads there. */
+/**
+ * Removes folders in which a worker may have left anything: closed folders, or some so deep that no path reaches them.
+ */
 import { spawnSync } from "node:child_process";
 import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 
 /**
- * It goes down by descriptors, so that depth costs nothing; we go by paths, and would take minutes. What is closed is
- * opened first.
+ * rm descends by descriptors, so depth costs nothing; by paths it would take minutes. Closed folders are opened first.
  */
 const REMOVE = 'rm -rf -- "$1" 2>/dev/null || { chmod -R u+rwX -- "$1"; rm -rf -- "$1"; }';
 
 /**
- * @param hostile what in there is the worker's
+ * @param hostile the part that the worker could write
  * @throws Error if it cannot be removed
  */
 export function removeTree(path: string, hostile = join(path, "scratch")): void {

@@ -1,3 +1,3 @@
-/** Names of the restart policies; apart from the schema, so that the command line need not load it. */
+/** Names of the restart policies. In a file of their own, so that the command line need not load the schema. */
 export const RESTART_POLICIES = ["no", "always", "on-failure", "unless-stopped"] as const;
 export type RestartPolicy = (typeof RESTART_POLICIES)[number];

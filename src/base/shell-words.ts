@@ -1,7 +1,10 @@
-/** Command lines split into words as a POSIX shell would, without expanding anything; and a word for one. */
+/** Splits command lines into words as a POSIX shell does, without expanding anything; and quotes a word. */
 import { IpcError } from "./errors.ts";
 
-/** Words of `text`: blanks separate, `'…'`, `"…"`, `$'…'` and `\` quote. @throws IpcError USAGE on an open quote. */
+/**
+ * The words of `text`, separated by blanks; `'…'`, `"…"`, `$'…'` and `\` quote. @throws IpcError USAGE if a quote is
+ * not closed
+ */
 export function splitWords(text: string): string[] {
   const words: string[] = [];
   let word: string | undefined;
@@ -36,7 +39,7 @@ function closingQuote(text: string, open: number, hasEscapes: boolean): number {
   throw new IpcError("USAGE", `command ${JSON.stringify(text)} has an open ${quote} quote`);
 }
 
-/** In double quotes a backslash quotes only what a shell says it does. */
+/** In double quotes a backslash quotes only the characters that a shell says. */
 function unquote(inner: string, quote: string): string {
   return quote === "'" ? inner : inner.replace(/\\(["\\$`])/g, "$1");
 }
@@ -63,9 +66,7 @@ function unescape(inner: string): string {
   return Buffer.concat(bytes).toString("utf8");
 }
 
-/**
- * The text as one word of a shell, quoted where that is needed; a terminal that it is printed on obeys nothing of it.
- */
+/** The text as one shell word, quoted if needed, and harmless to a terminal that it is printed on. */
 export function shellWord(text: string): string {
   if (/^[\w./:=@%+,-]+$/.test(text)) return text;
   if (!CONTROLS.test(text)) return `'${text.replaceAll("'", String.raw`'\''`)}'`;
@@ -75,7 +76,7 @@ export function shellWord(text: string): string {
 
 const CONTROLS = /[\u0000-\u001f\u007f-\u009f]/;
 
-/** Octal, whose digits end by themselves: of a hexadecimal number some shells take all the digits that follow. */
+/** Octal, which ends after three digits: some shells read all digits that follow a hexadecimal number. */
 function inBytes(char: string): string {
   return Array.from(Buffer.from(char), (byte) => `\\${byte.toString(8).padStart(3, "0")}`).join("");
 }

@@ -24,7 +24,7 @@ export function parseDurationMs(text: string, what: string, bareUnit: "ms" | "s"
   return Math.round(total);
 }
 
-/** A whole number within bounds. @throws IpcError USAGE naming `what`, the text and the bounds. */
+/** A whole number within bounds. @throws IpcError USAGE naming `what`, the text and the bounds */
 export function parseCount(text: string, what: string, min = 0, max = Number.MAX_SAFE_INTEGER): number {
   const value = /^\d+$/.test(text.trim()) ? Number(text) : Number.NaN;
   if (value >= min && value <= max) return value;
@@ -41,12 +41,10 @@ export function parseSizeBytes(text: string, what: string): number {
   return Math.round(Number(match[1]) * SIZE_BYTES[match[2]!.toLowerCase()]!);
 }
 
-/**
- * Under less a program is ended by the kernel before it begins, without a word. A bare `512` was meant to be more, too.
- */
+/** With less, the kernel kills a program before it starts, without a message. A bare `512` probably meant more, too. */
 const MEMORY_BYTES_MIN = 1_048_576;
 
-/** The bytes again. @throws IpcError USAGE naming `what` for a limit that no program can live with */
+/** Returns the bytes. @throws IpcError USAGE naming `what` for a limit below which no program can run */
 export function requireMemory(bytes: number, what: string): number {
   if (bytes >= MEMORY_BYTES_MIN) return bytes;
   throw new IpcError("USAGE", `${what}: ${bytes} bytes are too few for any program, at least 1M is needed`, {
@@ -54,7 +52,7 @@ export function requireMemory(bytes: number, what: string): number {
   });
 }
 
-/** A limit of memory, as {@link parseSizeBytes} reads it. @throws IpcError USAGE naming `what` */
+/** A memory limit, as {@link parseSizeBytes} reads it. @throws IpcError USAGE naming `what` */
 export function parseMemoryBytes(text: string, what: string): number {
   return requireMemory(parseSizeBytes(text, what), what);
 }

@@ -1,2 +1,2 @@
-/** The version of the package; a test keeps it equal to package.json, which a call of the CLI need not read. */
+/** The version of the package. A test compares it with package.json, so that a command need not read that file. */
 export const VERSION = "0.1.0";

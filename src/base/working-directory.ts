@@ -1,9 +1,9 @@
-/** Where relative paths begin. Release folders are swapped, so the folder we stand in may have been deleted. */
+/** Where relative paths begin. Deployments swap release folders, so the working directory may have been deleted. */
 import { isAbsolute, resolve } from "node:path";
 import { REPLACED, unreadableFolder } from "./bytes.ts";
 import { IpcError } from "./errors.ts";
 
-/** `undefined` if it was deleted, or its name is no text. */
+/** `undefined` if it was deleted or its name is not UTF-8. */
 export function workingDirectory(): string | undefined {
   try {
     const path = process.cwd();
@@ -13,13 +13,13 @@ export function workingDirectory(): string | undefined {
   }
 }
 
-/** Why there is none to be named. */
+/** Why it has no name. */
 function lost(): string {
   const name = unreadableFolder();
   return name === undefined ? "was deleted" : `${name} is not UTF-8`;
 }
 
-/** The folder that a program starts in whose user named none. @throws IpcError USAGE where its name is no text */
+/** The working directory of a program for which the user named none. @throws IpcError USAGE if its name is not UTF-8 */
 export function startingDirectory(here: string | undefined): string {
   if (here !== undefined) return here;
   const name = unreadableFolder();
@@ -29,7 +29,7 @@ export function startingDirectory(here: string | undefined): string {
   });
 }
 
-/** A path as somebody wrote it, seen from `here`. @throws IpcError USAGE if it is relative and `here` is gone */
+/** A path as the user wrote it, relative to `here`. @throws IpcError USAGE if it is relative and `here` was deleted */
 export function absolutePath(path: string, here = workingDirectory()): string {
   if (here === undefined && !isAbsolute(path))
     throw new IpcError("USAGE", `${JSON.stringify(path)} is a relative path, and the working directory ${lost()}`, {

@@ -1,25 +1,26 @@
-/** Programs that start themselves again: the process that was started only watches over the one that does the work. */
+/** Programs that restart themselves: the process that was started only supervises the one that does the work. */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 
-/** The process that does the work of the worker's `pid`; undefined where that is itself. */
+/** The process that does the work of the worker's `pid`; undefined if that is `pid` itself. */
 export function workingProcess(pid: number): number | undefined {
   try {
     const program = programOf(wordsOf(pid));
     return childrenOf(pid).find((child) => isAgain(pid, program, child));
   } catch {
-    return undefined; // it has ended, or is not ours to look at
+    return undefined; // it has ended, or belongs to another user
   }
 }
 
 function isAgain(pid: number, program: readonly string[], child: number): boolean {
   const words = wordsOf(child);
-  // As Python's `multiprocessing` starts one; a server's has its socket, what computes for it has not.
+  // Python's `multiprocessing` starts children like this. A server's child shares its socket; a child that only
+  // computes does not.
   if (words.includes("--multiprocessing-fork")) return haveSocketInCommon(pid, child);
   const isSame = program.length > 0 && program.join("\0") === words.slice(-program.length).join("\0");
   return isSame && words.length > program.length && wasExecuted(pid, child);
 }
 
-/** The words behind the interpreter and its options: the script, or `-m` and the module, and what follows. */
+/** The words behind the interpreter and its options: the script, or `-m` and the module, and the arguments. */
 function programOf(words: readonly string[]): readonly string[] {
   let at = 1;
   while (words[at]?.startsWith("-") && words[at] !== "-m" && words[at] !== "-c")
@@ -28,8 +29,8 @@ function programOf(words: readonly string[]): readonly string[] {
 }
 
 /**
- * Who was only forked has the words of its parent too, and also the random bytes that the kernel gives with each
- * execution.
+ * A process that was only forked has its parent's words, and also its random bytes: the kernel gives new ones with each
+ * exec.
  */
 function wasExecuted(parent: number, child: number): boolean {
   const [one, other] = [parent, child].map((pid) => readFileSync(`/proc/${pid}/auxv`));

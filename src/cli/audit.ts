@@ -1,6 +1,5 @@
 /**
- * `audit`: what was decided about workers: who started under what, what was denied, what was let through to the
- * network.
+ * `audit`: decisions about workers: under which policy each started, what was denied, which connections were allowed.
  */
 import { createReadStream, existsSync, statSync, watch } from "node:fs";
 import { createInterface } from "node:readline";
@@ -13,7 +12,7 @@ export type AuditFlags = { follow?: boolean; denied?: boolean; lines?: string };
 
 type Event = Readonly<Record<string, unknown>>;
 
-/** The last lines of all files, oldest first; with `follow` then those to come. */
+/** The last lines of all files, oldest first; with `follow` also new ones. */
 export async function audit(context: Context, worker: string | undefined, flags: AuditFlags): Promise<number> {
   const path = auditLogOf(context.paths.stateDir);
   const wanted = (event: Event): boolean =>
@@ -38,7 +37,7 @@ async function* linesOf(path: string, start: number): AsyncGenerator<string> {
   for await (const line of createInterface({ input, crlfDelay: Infinity })) if (line !== "") yield line;
 }
 
-/** A line that somebody tore or forged is shown as it is. */
+/** A torn or forged line is shown as it is. */
 function parse(line: string): Event {
   try {
     const value: unknown = JSON.parse(line);
@@ -59,7 +58,7 @@ function print(context: Context, line: string): void {
   context.print(printable([...head, ...what].join("  ")));
 }
 
-/** Until interrupted. The file may be rotated away, or not be there yet. */
+/** Until interrupted. The file may be rotated away or not exist yet. */
 async function follow(context: Context, path: string, wanted: (event: Event) => boolean): Promise<number> {
   let at = statSync(path, { throwIfNoEntry: false });
   let offset = at?.size ?? 0;
@@ -75,7 +74,7 @@ async function follow(context: Context, path: string, wanted: (event: Event) => 
   return 0;
 }
 
-/** Prints whole lines from the offset on. @returns where the next one begins */
+/** Prints whole lines from the offset on. @returns where the next line begins */
 async function rest(
   path: string,
   offset: number,
@@ -91,7 +90,7 @@ async function rest(
   return offset + end;
 }
 
-/** A turn whenever something in the folder changes, and once at the beginning. */
+/** Yields once at the beginning, and then whenever something in the folder changes. */
 async function* changes(folder: string): AsyncGenerator<void> {
   let wake = (): void => undefined;
   let isNews = true;

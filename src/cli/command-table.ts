@@ -1,4 +1,7 @@
-/** The command table: every command, its flags and its help. Help, completion and the manual page are drawn from it. */
+/**
+ * The command table: every command with its flags and its help. Help, completion and the manual page are generated from
+ * it.
+ */
 import type { AuditFlags } from "./audit.ts";
 import type { AskFlags } from "./policy.ts";
 import type { SnapshotFlags } from "./snapshot.ts";
@@ -24,7 +27,7 @@ import { systemdUnit } from "./unit.ts";
 
 const collect = (value: string, before: string[] = []): string[] => [...before, value];
 
-/** @param finish takes the exit status of the command that ran */
+/** @param finish takes the exit status of the command */
 export function buildProgram(finish: (status: Promise<number>) => Promise<void>): Command {
   const program = new Command("ipcctl");
   program
@@ -47,7 +50,7 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
       "\n--socket, --json, --color, --no-autostart, -q and -v stand before or behind every command.",
     )
     .addHelpText("before", "examples:\n  ipcctl start worker.py\n  ipcctl status\n  ipcctl logs -f worker\n");
-  /** Global flags are taken on either side of the command. */
+  /** Global flags may stand on either side of the command. */
   const contextOf = (command: Command): Context => new Context(globalFlags(command));
   const add = (name: string, about: string, examples: string): Command => {
     const command = program
@@ -392,7 +395,7 @@ function runFlags(command: Command): Command {
     .option("--max-memory <size>", "memory limit, for example 512M");
 }
 
-/** What runs, and as whom: what a policy comes to depends on it. */
+/** What runs, and as which user: the effect of a policy depends on both. */
 function definitionFlags(command: Command): Command {
   return command
     .option("--command <cmd>", "run a command instead of a script")
@@ -405,7 +408,10 @@ function definitionFlags(command: Command): Command {
     .option("--gid <group>", "run as this group, by name or number (root only)");
 }
 
-/** Taken on either side of the command; what was typed wins over a default, and the nearer one over the farther. */
+/**
+ * Global flags may stand on either side of the command. A typed flag wins over a default, and the nearer one over the
+ * farther.
+ */
 function globalFlags(command: Command): GlobalFlags {
   const flags: Record<string, unknown> = {};
   for (const key of ["socket", "json", "color", "autostart", "quiet", "verbose"]) {

@@ -1,4 +1,4 @@
-/** Completion scripts, and the hidden `__complete` that they ask. */
+/** Completion scripts, and the hidden `__complete` command that they call. */
 import type { Command, Option } from "commander";
 import { atMost } from "../base/patience.ts";
 import { Connection } from "../sdk/connection.ts";
@@ -25,12 +25,12 @@ const TAKES_NAMES = new Set(
   "stop restart reload delete describe scale signal flush status logs start subscribe eval call repl".split(" "),
 );
 const SIGNALS = "HUP INT QUIT USR1 USR2 TERM KILL STOP CONT WINCH".split(" ");
-/** Words for an argument that is no worker. */
+/** Words for an argument that is not a worker. */
 const FIXED: Readonly<Record<string, readonly string[]>> = {
   completion: ["bash", "zsh", "fish"],
   subscribe: ["status", "logs", "all"],
 };
-/** A shell waits for us at every press of the key. */
+/** The shell waits for us each time the key is pressed. */
 const PATIENCE_MS = 1000;
 
 export function printCompletion(context: Context, shell: string): Promise<number> {
@@ -38,7 +38,7 @@ export function printCompletion(context: Context, shell: string): Promise<number
   return Promise.resolve(0);
 }
 
-/** Candidates for the last of the words typed so far, one a line; none where the shell should offer files. */
+/** Candidates for the last of the words typed so far, one per line; none if the shell should offer files. */
 export async function complete(program: Command, words: readonly string[]): Promise<number> {
   const current = words.at(-1) ?? "";
   const found = await candidates(program, words.slice(0, -1), current);

@@ -1,4 +1,4 @@
-/** What every command gets: the global flags, the paths, the three streams, and a connection when it asks for one. */
+/** What every command gets: global flags, paths, the three streams, and a connection on demand. */
 import { fstatSync, writeSync } from "node:fs";
 import { unreadableVariables } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
@@ -8,7 +8,7 @@ import { colours, PLAIN, type Style } from "./style.ts";
 import { cleanEnv, connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
 
-/** Global flags, as they stand before any command. */
+/** Global flags, which may stand before any command. */
 export type GlobalFlags = {
   readonly socket?: string;
   readonly json?: boolean;
@@ -21,9 +21,9 @@ export type GlobalFlags = {
 export class Context {
   readonly flags: GlobalFlags;
   #paths: Paths | undefined;
-  /** Text as it looks on a terminal; the text alone where there are no colours. */
+  /** Styles text for a terminal; leaves it plain if there are no colours. */
   readonly style: Style;
-  /** The folder that the user stands in; nothing if it was deleted. */
+  /** The working directory; undefined if it was deleted. */
   readonly here = workingDirectory();
 
   constructor(flags: GlobalFlags) {
@@ -32,26 +32,26 @@ export class Context {
     this.style = isColored ? colours() : PLAIN;
   }
 
-  /** @throws IpcError BAD_CONFIG where they cannot be read; `doctor` goes on */
+  /** @throws IpcError BAD_CONFIG if the configuration cannot be read; `doctor` goes on without it */
   get paths(): Paths {
     return (this.#paths ??= resolvePaths(process.env, process.getuid!(), this.flags.socket));
   }
 
-  /** Where programs start and their files are looked for. @throws IpcError USAGE where its name is no text */
+  /** Where programs start and their files are searched. @throws IpcError USAGE if its name is not UTF-8 */
   get cwd(): string {
     return startingDirectory(this.here);
   }
 
   /**
    * A path as the user wrote it.
-   * @throws IpcError USAGE for a relative one if the folder that he stands in was deleted
+   * @throws IpcError USAGE for a relative path if the working directory was deleted
    */
   resolve(path: string): string {
     return absolutePath(path, this.here);
   }
 
   /**
-   * The variables that a program is started with. Says which cannot be handed on, but of those that a shell sets for
+   * The environment of a program. Reports variables that cannot be passed on, except those that a shell sets for
    * itself.
    */
   inheritedEnv(): Record<string, string> {
@@ -64,7 +64,7 @@ export class Context {
     return this.flags.json === true;
   }
 
-  /** Starts a daemon where none answers, unless that was forbidden. @throws IpcError NO_DAEMON */
+  /** Starts a daemon if none answers, unless that is forbidden. @throws IpcError NO_DAEMON */
   async connect(mayStart = true): Promise<Connection> {
     const began = performance.now();
     const connection = await connectDaemon(this.paths, mayStart && this.flags.autostart !== false, writeNotice);
@@ -73,23 +73,23 @@ export class Context {
     return connection;
   }
 
-  /** A line of the answer. */
+  /** Prints a line of the answer. */
   print(text: string): void {
     writeOut(`${text}\n`);
   }
 
-  /** A line beside the answer; silent with -q. */
+  /** Prints a line beside the answer; silent with -q. */
   note(text: string): void {
     if (!this.flags.quiet) process.stderr.write(`${text}\n`);
   }
 
-  /** An error on stderr, as text or as JSON. */
+  /** Prints an error on stderr, as text or as JSON. */
   fail(error: Failure): void {
     writeError(error, this.isJson);
   }
 }
 
-/** What a daemon had to say when it was started. Not silent with -q: something was broken. */
+/** What a daemon reported when it was started. Not silent with -q, because something was broken. */
 function writeNotice(text: string): void {
   process.stderr.write(`ipcctl: ${printable(text)}\n`);
 }
@@ -111,12 +111,13 @@ export type Failure = {
   readonly code: string;
   readonly message: string;
   readonly hint?: string;
-  /** The last lines that the process printed which failed. */
+  /** The last lines that the failed process printed. */
   readonly output?: readonly string[];
 };
 
 /**
- * Node's `process.stdout` takes longer to be made than `status` takes in all; plain descriptors do for most commands.
+ * Creating Node's `process.stdout` takes longer than the whole of `status`; for most commands plain descriptors
+ * suffice.
  */
 export function writeOut(text: string): void {
   let bytes: Uint8Array = Buffer.from(text);
@@ -125,27 +126,27 @@ export function writeOut(text: string): void {
       bytes = bytes.subarray(writeSync(1, bytes));
     } catch (error) {
       const { code } = error as { code?: string };
-      if (code === "EPIPE") process.exit(0); // the reader has gone: nobody is left to tell
+      if (code === "EPIPE") process.exit(0); // the reader is gone, so there is nobody to tell
       if (code !== "EAGAIN")
         throw new IpcError("FAILED", `writing the answer: ${(error as Error).message}`, { cause: error });
-      Bun.sleepSync(1); // somebody left the pipe non-blocking, and it is full
+      Bun.sleepSync(1); // the pipe was left non-blocking, and it is full
     }
   }
 }
 
-/** A pseudo-terminal that nobody gave a size says 0. */
+/** A pseudo-terminal without a size says 0. */
 export function terminalWidth(): number {
   return process.stdout.columns || 80;
 }
 
-/** A character device that is a terminal's by its number (console, pty, serial), unlike /dev/null. */
+/** A character device whose number belongs to a terminal (console, pty, serial), unlike /dev/null. */
 export function isTerminal(fd: number): boolean {
   const stat = fstatSync(fd);
   const major = (stat.rdev >> 8) & 0xfff;
   return stat.isCharacterDevice() && (major === 4 || major === 5 || (major >= 136 && major <= 143) || major === 204);
 }
 
-/** Whether what these arguments ask for may turn out to be coloured; they are not parsed yet. */
+/** Whether the output for these arguments may be coloured. They are not parsed yet. */
 export function mayHaveColour(
   args: readonly string[],
   env: Readonly<Record<string, string | undefined>>,
@@ -168,7 +169,7 @@ export function wantsColor(
 }
 
 /**
- * A value as JSON whose text a terminal does not obey either: JSON itself leaves the controls from U+007F to U+009F.
+ * A value as JSON that is harmless to a terminal: JSON itself leaves the control characters U+007F to U+009F unescaped.
  */
 export function jsonText(value: unknown, replacer?: (key: string, value: unknown) => unknown): string {
   return JSON.stringify(value, replacer).replace(
@@ -177,7 +178,7 @@ export function jsonText(value: unknown, replacer?: (key: string, value: unknown
   );
 }
 
-/** Names and fields come from people: control characters are shown, not obeyed. */
+/** Names and fields come from users: control characters are shown, not obeyed. */
 export function printable(text: string): string {
   return text.replace(
     /[\u0000-\u001f\u007f-\u009f]/g,

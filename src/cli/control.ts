@@ -1,4 +1,4 @@
-/** Commands that change workers: stop, restart, reload, delete, flush, signal, scale. */
+/** Commands that change workers: stop, restart, reload, delete, flush, signal and scale. */
 import { ERROR_CODES, IpcError, isErrorCode } from "../base/errors.ts";
 import { type ActResult, type WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
@@ -6,7 +6,7 @@ import type { ActOptions, ActVerb } from "../sdk/verbs.ts";
 import { printable, type Context } from "./context.ts";
 import { isGlob, matches, pick, select } from "./select.ts";
 
-/** One verb on everything that the patterns mean. The exit status is that of the first failure. */
+/** One verb on everything that the patterns match. The exit status is that of the first failure. */
 export async function act(
   context: Context,
   verb: ActVerb,
@@ -28,14 +28,14 @@ export async function act(
   return report(context, results);
 }
 
-/** Apps of which nothing is left out: how many instances they have may be another number when the turn comes. */
+/** Apps whose instances were all chosen: the number of their instances may change until the verb's turn comes. */
 function wholeApps(all: readonly WorkerStatus[], chosen: readonly WorkerStatus[]): string[] {
   const isWhole = ({ app }: WorkerStatus): boolean =>
     all.filter((one) => one.app === app).every((one) => chosen.includes(one));
   return chosen.filter((worker) => worker.instance === 0 && isWhole(worker)).map((worker) => worker.name);
 }
 
-/** What the daemon does not know may live on in its folder all the same. */
+/** A worker that the daemon does not know may still run in its folder. */
 async function deleteStray(
   connection: Connection,
   all: readonly WorkerStatus[],
@@ -48,7 +48,7 @@ async function deleteStray(
     await connection.delete(name);
     return true;
   } catch (error) {
-    if (error instanceof IpcError && error.code === "NOT_FOUND") return false; // the usual case: a typing error
+    if (error instanceof IpcError && error.code === "NOT_FOUND") return false; // the usual case: a typo
     throw error;
   }
 }
@@ -66,7 +66,7 @@ function report(context: Context, results: readonly ActResult[]): number {
   return failed.length === 0 ? 0 : isErrorCode(code) ? ERROR_CODES[code].exit : 1;
 }
 
-/** So many instances of each app that the pattern means. */
+/** Sets the number of instances of each app that the pattern matches. */
 export async function scale(context: Context, pattern: string, instances: number): Promise<number> {
   using connection = await context.connect();
   const apps = new Set((await select(connection, [pattern])).map((worker) => worker.app));

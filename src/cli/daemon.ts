@@ -1,4 +1,4 @@
-/** `daemon status|stop|restart`. Plain `daemon` serves and never comes here. */
+/** `daemon status|stop|restart`. Plain `daemon` serves, and does not use this file. */
 import { findLockHolder, isHeard, SIGUSR2, type LockHolder } from "../base/daemon-lock.ts";
 import { IpcError } from "../base/errors.ts";
 import { daemonEntry } from "../base/install.ts";
@@ -22,13 +22,15 @@ export async function daemonStatus(context: Context): Promise<number> {
   return 0;
 }
 
-/** How long a daemon may take to begin its end after a signal. How long it takes then is up to its workers. */
+/**
+ * How long a daemon may take to start its shutdown after a signal. How long the shutdown takes is up to its workers.
+ */
 const HEARD_MS = 10_000;
 
-/** Returns when the daemon has gone. */
+/** Returns when the daemon is gone. */
 export async function stopDaemon(context: Context, keepWorkers: boolean): Promise<number> {
   const isStopped = await end(context, keepWorkers);
-  // It loads the C library, for which no other command waits.
+  // It loads the C library, which no other command should wait for.
   const { livingWorkers } = await import("../workers/strays.ts");
   const left = keepWorkers ? [] : livingWorkers(context.paths.workersDir);
   if (context.isJson) {
@@ -49,7 +51,7 @@ export async function stopDaemon(context: Context, keepWorkers: boolean): Promis
   );
 }
 
-/** A new daemon in place of the old one; workers do not notice. The old one goes only if a new one can start. */
+/** Replaces the daemon; workers do not notice. The old one ends only if a new one can start. */
 export async function restartDaemon(context: Context): Promise<number> {
   await requireStartable(context);
   await end(context, true);
@@ -77,7 +79,7 @@ async function requireStartable(context: Context): Promise<void> {
   );
 }
 
-/** False if no daemon runs. Returns when it has gone. */
+/** False if no daemon runs. Returns when it is gone. */
 async function end(context: Context, keepWorkers: boolean): Promise<boolean> {
   const holder = findLockHolder(context.paths.lock);
   try {
@@ -103,12 +105,9 @@ async function askToEnd(context: Context, keepWorkers: boolean, mayStart: boolea
   await gone.promise;
 }
 
-/**
- * Its socket is gone and cannot be made again, or it hangs: it is told by a signal, and killed if it does not listen to
- * that either.
- */
+/** The daemon has lost its socket or hangs: it gets a signal, and is killed if it does not react to that either. */
 async function endByLock(context: Context, { pid }: LockHolder, keepWorkers: boolean): Promise<void> {
-  const isHeardOut = keepWorkers || isHeard(pid, SIGUSR2); // an older daemon ends without its workers only
+  const isHeardOut = keepWorkers || isHeard(pid, SIGUSR2); // an older daemon knows no signal that ends its workers too
   process.kill(pid, keepWorkers || !isHeardOut ? "SIGTERM" : "SIGUSR2");
   const deadline = performance.now() + HEARD_MS;
   const isEnding = (): boolean => findLockHolder(context.paths.lock)?.phase === "ending";
@@ -121,7 +120,7 @@ async function endByLock(context: Context, { pid }: LockHolder, keepWorkers: boo
     }
     await Bun.sleep(10);
   }
-  // The next one takes them in and ends them.
+  // The next daemon adopts the workers and ends them.
   if (!keepWorkers && (wasKilled || !isHeardOut)) await askToEnd(context, false, true);
 }
 

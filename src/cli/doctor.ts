@@ -1,4 +1,4 @@
-/** `doctor`: what this machine can do, what is missing, and how to mend it. */
+/** `doctor`: what this machine can do, what is missing, and how to fix it. */
 import { accessSync, constants, existsSync, lstatSync, mkdirSync, readFileSync, statfsSync } from "node:fs";
 import { release, tmpdir } from "node:os";
 import { join } from "node:path";
@@ -46,7 +46,7 @@ export async function doctor(context: Context): Promise<number> {
     try {
       checks.push(...[await look(context)].flat());
     } catch (error) {
-      // Whatever is broken here, the other lines are what it is asked for.
+      // Whatever is broken here, the other checks must still be printed.
       const { message, hint } = IpcError.from(error);
       checks.push({ name, status: "fail", detail: message, ...(hint === undefined ? {} : { remedy: hint }) });
     }
@@ -75,7 +75,7 @@ function checkBun(): Check {
       };
 }
 
-/** Compiled parts that only some need, and what is lost without them. */
+/** Compiled parts that not everybody needs, and what does not work without them. */
 const LIBRARIES = [
   {
     part: "extension",
@@ -94,7 +94,7 @@ const LIBRARIES = [
   },
 ] as const;
 
-/** Files that belong to it, and what is lost without them. */
+/** Files of the installation, and what does not work without them. */
 function checkInstallation(): readonly Check[] {
   const name = "installation";
   const gone = [
@@ -202,7 +202,7 @@ async function checkDaemon({ paths }: Context): Promise<Check> {
         detail: `pid ${pid} answers at ${paths.socket}, and pid ${holder.pid} has the state in ${paths.stateDir}`,
         remedy: "one of the two belongs to another IPCCTL_HOME: end it there, or choose another --socket",
       };
-    const troubles = degraded.filter((text) => !text.includes(paths.database)); // that has a line of its own
+    const troubles = degraded.filter((text) => !text.includes(paths.database)); // which has a line of its own
     if (troubles.length > 0)
       return { name, status: "warn", detail: troubles.join("; "), remedy: `see: ${paths.daemonLog}` };
     const [other] = versionsThatDiffer(version, await connection.status());
@@ -285,7 +285,7 @@ function checkInotify(): Check {
   };
 }
 
-/** Which of the policies that ship this kernel can enforce. */
+/** Which of the shipped policies this kernel can enforce. */
 async function checkPolicies(): Promise<Check> {
   if (!existsSync(SHIM_BINARY)) return { name: "policies", status: "fail", detail: WITHOUT_SHIM };
   const { thisMachine, whyNoNamespaces } = await import("../sandbox/kernel.ts");
@@ -319,12 +319,12 @@ async function checkPolicies(): Promise<Check> {
 }
 
 const RUNTIME_POLICY = { version: 1, extends: "strict", process: { procfs: "self" } };
-/** Whether what is called often enough is made machine code of; a number as large as this says that nothing is. */
+/** Whether hot code is compiled to machine code; a number as large as this means that nothing was compiled. */
 const RUNTIME_CODE = `const { numberOfDFGCompiles } = require("bun:jsc"); const f = (n) => { let s = 0; for (let i = 0; i < n; i++) s = (s * 31 + i) | 0; return s; };
 for (let i = 0; i < 3000 && numberOfDFGCompiles(f) === 0; i++) f(1000);
 console.log(numberOfDFGCompiles(f) < 1000)`;
 
-/** Runtimes reserve much before they begin, and look at themselves in /proc. */
+/** Runtimes reserve much memory before they start, and read about themselves in /proc. */
 async function checkRuntime(): Promise<Check> {
   const name = "confined runtime";
   if (!existsSync(SHIM_BINARY)) return { name, status: "fail", detail: WITHOUT_SHIM };

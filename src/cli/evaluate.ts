@@ -1,4 +1,4 @@
-/** `eval`, `call` and `repl`: into a worker, also one that never imported us. */
+/** `eval`, `call` and `repl`: into a worker, also one that never imported ipcctl. */
 import { createInterface } from "node:readline";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -16,13 +16,16 @@ import { visible } from "./visible.ts";
 
 const OPEN_MS = 10_000;
 const INTERRUPTED = 130;
-/** How long code that is interrupted has to end before we say that it goes on, and output to be read before we end. */
+/**
+ * How long interrupted code may take to end before we report that it still runs, and how long we wait for its output to
+ * be read.
+ */
 const STOP_MS = 500;
 const FLUSH_MS = 1000;
 
 export type EvalFlags = { timeout?: string; namespace?: string; stream?: boolean };
 
-/** Prints the value as Python's `repr`, or as JSON; what the code prints is shown as it comes. */
+/** Prints the value as Python's `repr`, or as JSON; shows what the code prints as it comes. */
 export async function evaluate(context: Context, name: string, code: string, flags: EvalFlags): Promise<number> {
   const left = timeLeft(flags);
   using worker = await open(context, name, left());
@@ -39,7 +42,7 @@ export async function evaluate(context: Context, name: string, code: string, fla
   });
 }
 
-/** Arguments are JSON, else text. */
+/** Arguments are JSON, or else text. */
 export async function call(
   context: Context,
   name: string,
@@ -61,7 +64,7 @@ export async function call(
   });
 }
 
-/** Read by Python's own parser; the script is not run. */
+/** Python's own parser reads the script; nothing of it runs. */
 export async function types(context: Context, script: string, interpreter = "python3"): Promise<number> {
   const path = context.resolve(script);
   if (!existsSync(path)) throw new IpcError("NOT_FOUND", `types: ${script}: no such file`);
@@ -76,7 +79,7 @@ export async function types(context: Context, script: string, interpreter = "pyt
   return 0;
 }
 
-/** Lines from the keyboard, each evaluated; an unfinished statement goes on in the next line. Ctrl-D leaves. */
+/** Evaluates each line from the keyboard; an unfinished statement continues on the next line. Ctrl-D leaves. */
 export async function repl(context: Context, name: string): Promise<number> {
   using worker = await open(context, name);
   const { python, pid } = worker.hello;
@@ -117,13 +120,13 @@ async function show(context: Context, worker: PythonWorker, code: string): Promi
   }
 }
 
-/** Asks Python itself: `codeop` knows what is a whole statement. */
+/** Asks Python's `codeop`, which knows a complete statement. */
 async function isUnfinished(worker: PythonWorker, code: string): Promise<boolean> {
   const question = `__import__("codeop").compile_command(${JSON.stringify(code)}, "<repl>", "single") is None`;
   try {
     return ((await worker.eval(question, { namespace: "ipcctl-repl" })) as unknown) === true;
   } catch {
-    return false; // a syntax error, or await at the top: it is shown when it runs
+    return false; // a syntax error, or a top-level await: it shows when the code runs
   }
 }
 
@@ -143,7 +146,7 @@ async function open(context: Context, name: string, left = OPEN_MS): Promise<Pyt
   let isOpened = false;
   const opened = await PythonWorker.open(
     async (attach, timeoutMs) => {
-      // What was typed before is gone with its run: another one would be taken for it.
+      // What was typed before was lost with its run, and the new run would be mistaken for it.
       if (isOpened)
         throw new IpcError("NOT_RUNNING", `this run of ${run.name} has ended`, {
           hint: `see: ipcctl describe ${run.name}`,
@@ -163,7 +166,7 @@ async function open(context: Context, name: string, left = OPEN_MS): Promise<Pyt
   return opened;
 }
 
-/** What a process says of itself is a number of its own namespace, where it has one. */
+/** A process in a PID namespace knows itself under another number. */
 function isOf(name: string, pid: number): boolean {
   try {
     return readFileSync(`/proc/${pid}/environ`, "latin1").split("\0").includes(`IPCCTL_NAME=${name}`);
@@ -172,7 +175,7 @@ function isOf(name: string, pid: number): boolean {
   }
 }
 
-/** Ctrl-C interrupts the code, not the worker; an exception of the code is shown as Python shows it, with status 1. */
+/** Ctrl-C interrupts the code, not the worker. An exception of the code is shown as Python shows it, with status 1. */
 async function ending(
   context: Context,
   worker: PythonWorker,
@@ -189,7 +192,7 @@ async function ending(
     await flushed();
     return 0;
   } catch (error) {
-    await atMost(FLUSH_MS, flushed()); // a reader that does not read keeps nobody
+    await atMost(FLUSH_MS, flushed()); // do not wait for a reader that does not read
     if (error instanceof IpcError && error.code === "DEADLINE") throw await outcome(worker, error, timeoutOf(flags));
     const { traceback, type, message } = error as { traceback?: string; type?: string; message: string };
     if (traceback === undefined) throw error;
@@ -200,17 +203,17 @@ async function ending(
   }
 }
 
-/** What a worker says: a terminal obeys no more of it than of its log. */
+/** What a worker says, as harmless to a terminal as its log. */
 function shown(text: string, fd: 1 | 2): string {
   if (!isTerminal(fd)) return text;
   const show = (line: string): string => Buffer.from(visible(Buffer.from(line))).toString();
   return text.split("\n").map(show).join("\n");
 }
 
-/** What was printed and is not written yet. */
+/** What was printed but is not written yet. */
 let writing: Promise<void> = Promise.resolve();
 
-/** The worker waits with us for a reader that is slow. */
+/** The worker waits with us for a slow reader. */
 function echo(stream: "stdout" | "stderr", text: string): Promise<void> {
   const fd = stream === "stderr" ? 2 : 1;
   writing = writing.then(() => put(fd, Buffer.from(shown(text, fd))));
@@ -221,9 +224,10 @@ function flushed(): Promise<void> {
   return writing;
 }
 
-/** Whether the code that took too long has ended since. */
+/** Whether code that exceeded its deadline has ended since. */
 async function outcome(worker: PythonWorker, error: IpcError, timeout: number | undefined): Promise<IpcError> {
-  if (timeout === undefined || !error.message.endsWith("its code was asked to stop")) return error; // nothing had begun
+  // No code had started.
+  if (timeout === undefined || !error.message.endsWith("its code was asked to stop")) return error;
   const head = `${worker.name} did not answer within ${timeout / 1000} s`;
   if (await worker.hasStopped(STOP_MS)) return new IpcError("DEADLINE", `${head}; its code was interrupted`);
   return new IpcError(
@@ -239,7 +243,7 @@ function timeoutOf({ timeout }: EvalFlags): number | undefined {
   return timeout === undefined ? undefined : parseDurationMs(timeout, "--timeout");
 }
 
-/** Whole milliseconds until the deadline, which counts from when the command was given: to be let in is part of it. */
+/** Whole milliseconds until the deadline, counted from when the command was given: waiting for a connection counts. */
 function timeLeft(flags: EvalFlags): () => number | undefined {
   const timeout = timeoutOf(flags);
   if (timeout === undefined) return () => undefined;
@@ -255,7 +259,7 @@ function parseArgument(text: string): unknown {
   }
 }
 
-/** What JSON has no form for is shown as text: integers beyond 2^53, bytes as base64, sets as arrays. */
+/** Values without a JSON form are shown as text: integers beyond 2^53, bytes as base64, sets as arrays. */
 function toJson(value: unknown): string {
   const replace = (_: string, one: unknown): unknown => {
     if (typeof one === "bigint") return one.toString();

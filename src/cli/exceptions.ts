@@ -1,4 +1,4 @@
-/** `--policy` and the flags that grant an exception to it. */
+/** `--policy`, and the flags that grant exceptions to it. */
 import { IpcError } from "../base/errors.ts";
 import { parseCount } from "../base/units.ts";
 import type { Grants } from "../protocol/app-config.ts";
@@ -13,12 +13,12 @@ export type PolicyFlags = {
   allowWrite?: string[];
 };
 
-/** A name stays; the path of a policy file is relative to where we are. */
+/** A name stays as it is; the path of a policy file is relative to the working directory. */
 export function policyPath(context: Context, policy: string | undefined): string | undefined {
   return policy?.includes("/") && !policy.startsWith("{") ? context.resolve(policy) : policy;
 }
 
-/** What the flags grant; undefined where there are none. @throws IpcError USAGE */
+/** What the flags grant; undefined if there are none. @throws IpcError USAGE */
 export function grantsOf(context: Context, flags: PolicyFlags): Grants | undefined {
   const { allowRead = [], allowWrite = [] } = flags;
   const [allowNet, allowListen] = [flags.allowNet, flags.allowListen].map((one) => (one === "" ? true : one));
@@ -44,7 +44,7 @@ export function grantsOf(context: Context, flags: PolicyFlags): Grants | undefin
   return grants;
 }
 
-/** A policy with what the flags grant, as one. */
+/** A policy and the exceptions of the flags, as one policy. */
 export async function withExceptions(context: Context, flags: PolicyFlags, chosen: string): Promise<string> {
   const { withGrants } = await import("../launch/effective-policy.ts");
   const variables = { project: context.cwd, home: process.env.HOME ?? "/" };

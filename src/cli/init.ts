@@ -1,11 +1,14 @@
-/** `init`: an ipcctl.json for this folder, from a pm2 or bunctl file if there is one, else from its Python scripts. */
+/**
+ * `init`: writes an ipcctl.json for this folder, from a pm2 or bunctl file if there is one, else from its Python
+ * scripts.
+ */
 import { existsSync, readdirSync, writeFileSync } from "node:fs";
 import { basename } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { fromPm2, readProject, type Definition } from "../protocol/project.ts";
 import type { Context } from "./context.ts";
 
-/** Scripts of a project that are no services. */
+/** Scripts of a project that are not services. */
 const NO_WORKER = /^(_.*|setup|conftest|manage|noxfile|test_.*|.*_test)\.py$/;
 
 export function init(context: Context, isForced: boolean): Promise<number> {

@@ -1,4 +1,4 @@
-/** How lines of logs are shown: those that wait for their newline too, in their place, to be gone on with. */
+/** How log lines are shown. Lines without a newline yet are shown too, and continued later in their place. */
 import { endOfCharacters, type LogPiece } from "../logs/cri.ts";
 import { isTerminal, jsonText, printable, type Context } from "./context.ts";
 import { endOfVisible, visible } from "./visible.ts";
@@ -13,11 +13,11 @@ const NOTHING = new Uint8Array(0);
 const ESCAPE = 0x1b;
 const RESET = Buffer.from("\u001b[0m");
 
-/** What of a line that is not finished was shown. */
+/** The part of an unfinished line that was shown. */
 type Shown = {
-  /** So many bytes of it. */
+  /** Bytes shown. */
   readonly bytes: number;
-  /** Where it is begun again when something else was printed in between: behind the last return of the carriage. */
+  /** Where to start again if something else was printed in between: behind the last carriage return. */
   readonly from: number;
   readonly hasEscape: boolean;
 };
@@ -30,10 +30,10 @@ export class LogPrinter {
   readonly #isOnTerminal = isTerminal(1);
   readonly #nameOf: (source: Source) => Uint8Array;
   readonly #shown = new Map<string, Shown>();
-  /** The key of the line in which the output stands. */
+  /** The key of the line that the cursor is in. */
   #open: string | undefined;
 
-  /** @param isRaw also a terminal gets what was printed as it is */
+  /** @param isRaw prints the bytes unchanged, also to a terminal */
   constructor(context: Context, sources: readonly Source[], hasTimes: boolean, isRaw = false) {
     this.#isJson = context.isJson;
     this.#isRaw = isRaw;
@@ -47,21 +47,21 @@ export class LogPrinter {
       }),
     );
     this.#nameOf = (source) =>
-      // Came later.
+      // A source that was added later.
       names.get(source) ?? Buffer.from(sources.length > 1 ? `${printable(source.name).padEnd(width)} | ` : "");
   }
 
-  /** Lines, and pieces of long ones, each for the only time. */
+  /** Lines, and pieces of long lines, each exactly once. */
   lines(pieces: readonly SourcedPiece[]): Uint8Array {
     return Buffer.concat(pieces.flatMap(({ source, piece }) => this.#show(source, piece, true)));
   }
 
-  /** What waits for its newline, as far as it was not shown; it comes again when there is more of it. */
+  /** Lines without a newline, as far as they were not shown; they come again when there is more of them. */
   unfinished(pieces: readonly SourcedPiece[]): Uint8Array {
     return Buffer.concat(pieces.flatMap(({ source, piece }) => this.#show(source, piece, false)));
   }
 
-  /** Ends the line in which the output stands. */
+  /** Ends the line that the cursor is in. */
   end(): Uint8Array {
     if (this.#open === undefined) return NOTHING;
     this.#open = undefined;
@@ -72,7 +72,7 @@ export class LogPrinter {
     return this.#isJson ? this.#showObject(source, piece, isLast) : this.#showText(source, piece, isLast);
   }
 
-  /** Pieces of a line are objects of their own: together they are the line. */
+  /** Each piece of a line is an object of its own; together they are the line. */
   #showObject(source: Source, piece: LogPiece, isLast: boolean): Uint8Array[] {
     const key = keyOf(source, piece);
     const { timestamp, stream, isEnd } = piece;
@@ -98,7 +98,8 @@ export class LogPrinter {
     out.push(this.#returning(this.#isOnTerminal && !this.#isRaw ? visible(text) : text, prefix, !isOpen));
     const { hasEscape } = this.#remember(key, piece, end, isLast);
     if (piece.isEnd) {
-      if (this.#isOnTerminal && prefix.length > 0 && hasEscape) out.push(RESET); // the next name is not its to colour
+      // Its colours must not reach the next name.
+      if (this.#isOnTerminal && prefix.length > 0 && hasEscape) out.push(RESET);
       out.push(NEWLINE);
     }
     this.#open = piece.isEnd ? undefined : key;
@@ -114,7 +115,10 @@ export class LogPrinter {
     return shown;
   }
 
-  /** A return at the end may be that of a newline to come; on a terminal a character and a colour are shown whole. */
+  /**
+   * A carriage return at the end may belong to a newline to come; on a terminal, characters and colours are shown
+   * whole.
+   */
   #endOfUnfinished(text: Uint8Array): number {
     const end = this.#isOnTerminal ? endOfVisible(text.subarray(0, endOfCharacters(text))) : text.length;
     return text[end - 1] === CARRIAGE_RETURN ? end - 1 : end;
@@ -126,8 +130,8 @@ export class LogPrinter {
   }
 
   /**
-   * What a return of the carriage begins is over what was there on a terminal, and a line of its own elsewhere; one
-   * before the newline is its own.
+   * On a terminal, text behind a carriage return overwrites the line; elsewhere it becomes a line of its own. A
+   * carriage return before the newline belongs to it.
    */
   #returning(text: Uint8Array, prefix: Uint8Array, isAtStart: boolean): Uint8Array {
     const isReturn = (at: number): boolean => at >= 0 && at < text.length - 1;
@@ -136,7 +140,7 @@ export class LogPrinter {
     const parts: Uint8Array[] = [];
     let at = 0;
     for (let next = text.indexOf(CARRIAGE_RETURN); isReturn(next); next = text.indexOf(CARRIAGE_RETURN, at)) {
-      const isEmpty = isAtStart && next === 0; // nothing stands in the line yet
+      const isEmpty = isAtStart && next === 0; // the line is still empty
       parts.push(text.subarray(at, next), isEmpty && !this.#isOnTerminal ? NOTHING : between);
       at = next + 1;
     }

@@ -1,4 +1,4 @@
-/** `logs`: reads the files themselves, so that it neither needs nor burdens the daemon. */
+/** `logs`: reads the files itself, so it neither needs nor burdens the daemon. */
 import { existsSync, readdirSync, watch, type FSWatcher } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
@@ -23,7 +23,7 @@ export type LogFlags = {
 
 type Place = { readonly name: string; readonly dir: string };
 
-/** @param isAttached end when the workers have ended for good, with 1 if one of them failed */
+/** @param isAttached ends when the workers have ended for good, with 1 if one of them failed */
 export async function logs(
   context: Context,
   patterns: readonly string[],
@@ -86,7 +86,7 @@ export async function logs(
   }
 }
 
-/** Beside the lines: what is missing among them. */
+/** Reports on stderr what is missing between the lines. */
 function say({ name }: LogSource, sentence: string): void {
   process.stderr.write(`ipcctl: ${printable(name)}: ${sentence}\n`);
 }
@@ -117,7 +117,7 @@ function watchForNew(
   }
 }
 
-/** Waits until none of them runs or will run again by itself. */
+/** Waits until none of them runs or is due to be restarted. */
 async function endOfAll(context: Context, sources: readonly LogSource[], signal: AbortSignal): Promise<number> {
   const names = new Set(sources.map((source) => source.name));
   while (!signal.aborted) {
@@ -151,7 +151,7 @@ function compile(source: string): RegExp {
   }
 }
 
-/** Standard output, one piece after the other: those under way at the same time would be mixed. */
+/** Standard output, one piece at a time: concurrent writes would be mixed. */
 class Output {
   readonly #abort: AbortController;
   #pending = 0;
@@ -161,7 +161,7 @@ class Output {
     this.#abort = abort;
   }
 
-  /** Waits until the reader has taken it, or until we are told to end. */
+  /** Waits until the reader has taken it, or until the command is interrupted. */
   async write(text: Uint8Array): Promise<void> {
     if (text.length === 0) return;
     this.#pending++;
@@ -178,13 +178,13 @@ class Output {
     await promise.finally(() => signal.removeEventListener("abort", giveUp));
   }
 
-  /** Told to end: a reader that does not read keeps nobody. */
+  /** Interrupted: do not wait for a reader that does not read. */
   giveUp(): number {
     return this.#pending > 0 ? process.exit(0) : 0;
   }
 }
 
-/** From the daemon; from the state directory where none answers and none may be started. */
+/** Asks the daemon; if none answers and none may be started, looks in the state directory. */
 async function findLogs(context: Context, patterns: readonly string[], mayStart = true): Promise<Place[]> {
   const wanted = patterns.length === 0 ? ["all"] : patterns;
   try {
@@ -196,7 +196,7 @@ async function findLogs(context: Context, patterns: readonly string[], mayStart 
       throw error;
     const all = readdirSync(context.paths.workersDir).map((name) => {
       const [, app = name, number = "0"] = /^(.+)-(\d+)$/.exec(name) ?? [];
-      return { name, app, instance: Number(number), group: null }; // the group is known to the daemon only
+      return { name, app, instance: Number(number), group: null }; // only the daemon knows the group
     });
     return pick(all, wanted).map(({ name }) => ({ name, dir: join(context.paths.workersDir, name, "logs") }));
   }

@@ -1,6 +1,6 @@
 /**
- * The command line from arguments to exit status. `status` and `list` without flags skip the table of commands: they
- * are typed most.
+ * The command line from arguments to exit status. `status` and `list` without flags, the commands typed most, skip the
+ * command table.
  */
 import { requireText } from "../base/bytes.ts";
 import { ERROR_CODES, IpcError } from "../base/errors.ts";
@@ -13,10 +13,10 @@ import { status } from "./status.ts";
 const USAGE = 2;
 
 export async function runCli(args: readonly string[]): Promise<number> {
-  const own = args.includes("--") ? args.slice(0, args.indexOf("--")) : args; // the rest is the script's
+  const own = args.includes("--") ? args.slice(0, args.indexOf("--")) : args; // the rest belongs to the script
   const isJson = own.includes("--json");
   if (args.length === 1 && args[0] === "--version") {
-    writeOut(`${VERSION}\n`); // scripts ask for it
+    writeOut(`${VERSION}\n`); // scripts ask for the plain version
     return 0;
   }
   try {
@@ -32,7 +32,7 @@ export async function runCli(args: readonly string[]): Promise<number> {
   }
 }
 
-/** Anything unusual goes the long way; the test of the table holds both to the same answers. */
+/** Anything unusual takes the long way; a test holds both to the same answers. */
 export function isPlainStatus(args: readonly string[]): boolean {
   const [command, flag, ...more] = args;
   return (
@@ -84,14 +84,14 @@ async function parseAndRun(args: readonly string[]): Promise<number> {
   }
 }
 
-/** The words that lead to a command. */
+/** The words that select a command. */
 function namesOf(command: Command | undefined, program: Command): string[] {
   const names: string[] = [];
   for (let at = command ?? program; at !== program; at = at.parent ?? program) names.unshift(at.name());
   return names;
 }
 
-/** Flags whose value may only follow a `=`: the next word is the script, not theirs. */
+/** Flags whose value must follow a `=`: the next word is the script. */
 const VALUE_BEHIND_EQUALS = new Set(["--allow-net", "--allow-listen"]);
 
 function withoutValues(args: readonly string[]): string[] {
@@ -99,7 +99,7 @@ function withoutValues(args: readonly string[]): string[] {
   return args.map((arg, index) => (VALUE_BEHIND_EQUALS.has(arg) && (end < 0 || index < end) ? `${arg}=` : arg));
 }
 
-/** What lay below it, down to the first. */
+/** The causes of an error, down to the first. */
 function reportCauses(cause: unknown): void {
   for (let at = cause; at instanceof Error; at = at.cause) process.stderr.write(`  because: ${at.message}\n`);
 }

@@ -1,9 +1,9 @@
-/** Writing to a standard stream that may be a full pipe. */
+/** Writes to a standard stream that may be a full pipe. */
 import { write as writeFile } from "node:fs";
 
 /**
- * By a thread that may wait, as nothing else is sure: Bun's own writer to a pipe that is full writes parts of it twice.
- * A reader that went away ends us quietly.
+ * Writes from a thread that may block, the only reliable way: Bun's own writer to a full pipe writes parts of it twice.
+ * If the reader is gone, the command ends quietly.
  */
 export async function put(fd: number, text: Uint8Array): Promise<void> {
   for (let at = 0; at < text.length;) {
@@ -13,7 +13,7 @@ export async function put(fd: number, text: Uint8Array): Promise<void> {
       const { code } = error as { code?: string };
       if (code === "EPIPE") process.exit(0);
       if (code !== "EAGAIN") throw error;
-      await Bun.sleep(1); // somebody left the pipe non-blocking, and it is full
+      await Bun.sleep(1); // the pipe was left non-blocking, and it is full
     }
   }
 }

@@ -1,6 +1,6 @@
 /**
- * `policy list|show|explain|check|compile`: what there is, what one says, what it means on this machine, whether a file
- * is one, and a start that is kept.
+ * `policy list|show|explain|check|compile`: which policies exist, what one says, what it means on this machine, whether
+ * a file is a valid policy, and a start kept as a template.
  */
 import { existsSync } from "node:fs";
 import { basename, extname, join } from "node:path";
@@ -23,7 +23,7 @@ export function listPolicies(context: Context): number {
   return 0;
 }
 
-/** With all that it extends. */
+/** With all its base policies applied. */
 export function showPolicy(context: Context, name: string): number {
   context.print(JSON.stringify(loadPolicy(policyPath(context, name)!, variables(context)), null, 2));
   return 0;
@@ -33,8 +33,8 @@ export function showPolicy(context: Context, name: string): number {
 export type AskFlags = Omit<StartFlags, "policy">;
 
 /**
- * Each grant and each denial with the mechanism that enforces it on this machine; with a script, what a start of it
- * says.
+ * Each grant and each denial with the mechanism that enforces it on this machine; with a script, the decisions of its
+ * start.
  */
 export async function explainPolicy(
   context: Context,
@@ -53,7 +53,7 @@ export async function explainPolicy(
   return 0;
 }
 
-/** Behind the head of its line where that leaves room, and with an indentation below it. */
+/** Behind the head of its line if there is room, and indented below it. */
 function hang(text: string, width: number): string {
   const lines: string[] = [""];
   let room = width - HEAD_COLUMNS;
@@ -74,7 +74,7 @@ function hang(text: string, width: number): string {
 const HEAD_COLUMNS = 55;
 const INDENT = " ".repeat(6);
 
-/** A sign and its colour. */
+/** Mark and colour. */
 const MARKS = { denied: ["-", "red"], granted: ["+", "green"], limited: ["~", "yellow"] } as const;
 
 function mark(context: Context, verdict: keyof typeof MARKS): string {
@@ -86,7 +86,7 @@ function variables(context: Context): Variables {
   return { project: context.cwd, home: process.env.HOME ?? "/" };
 }
 
-/** Whether a file is a policy, and whether a start under it, with these exceptions, would be refused. */
+/** Whether a file is a valid policy, and whether a start under it with these exceptions would be refused. */
 export async function checkPolicy(
   context: Context,
   file: string,
@@ -103,7 +103,7 @@ export async function checkPolicy(
   return 0;
 }
 
-/** A start under the policy as a template, which a program uses many times, with the shim alone. */
+/** A start under the policy as a template, which a program can use many times with nothing but the shim. */
 export async function compilePolicy(
   context: Context,
   name: string,
@@ -139,8 +139,8 @@ export async function compilePolicy(
 }
 
 /**
- * What a start decides, by the same means and so in the same words.
- * @throws IpcError POLICY_REFUSED and what else a start throws
+ * What a start decides, by the same code and so in the same words.
+ * @throws IpcError POLICY_REFUSED, and whatever else a start throws
  */
 async function planOf(context: Context, chosen: string, script: string | undefined, flags: AskFlags): Promise<Plan> {
   const policy = await withExceptions(context, flags, chosen);

@@ -1,4 +1,4 @@
-/** The folder of one `run`: its specification and, where it gets no root of its own, its scratch folder. */
+/** The folder of one `run`: its specification and, if it has no root of its own, its scratch folder. */
 import { closeSync, constants, fstatSync, lstatSync, mkdtempSync, openSync, readdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -9,10 +9,10 @@ import { tasksOf } from "../sandbox/plan.ts";
 
 const PREFIX = "ipcctl-run-";
 const LOCK = "lock";
-/** Between the making of the lock and the taking of it nothing else waits. */
+/** More than enough time between creating the lock and taking it. */
 const NEW_MS = 60_000;
 
-/** Locked as long as we live; `remove` is for its end. */
+/** Locked as long as this process lives; `remove` is called at its end. */
 export function openRunFolder(): { readonly path: string; readonly remove: () => void } {
   sweep(tmpdir());
   const path = makeFolder(join(tmpdir(), PREFIX));
@@ -20,7 +20,7 @@ export function openRunFolder(): { readonly path: string; readonly remove: () =>
   try {
     tryLock(lock);
   } catch {
-    // a file system without locks: there nobody can take it either, and what is left is left
+    // a file system without locks: nobody can take it, and leftovers stay
   }
   return {
     path,
@@ -28,7 +28,7 @@ export function openRunFolder(): { readonly path: string; readonly remove: () =>
       try {
         removeTree(path);
       } catch {
-        // the next run tries it again; this one has its status all the same
+        // the next run tries again; this one keeps its exit status
       }
       closeSync(lock);
     },
@@ -46,20 +46,20 @@ function makeFolder(prefix: string): string {
   }
 }
 
-/** Removes what runs of ours have left that were killed: their locks are nobody's any more. */
+/** Removes the folders of killed runs, whose locks are free. */
 function sweep(parent: string): void {
   let names: string[] = [];
   try {
     names = readdirSync(parent);
   } catch {
-    // one may make folders there, and not see others
+    // a folder in which we may create folders but not list them
   }
   for (const name of names) {
     if (!name.startsWith(PREFIX)) continue;
     try {
       sweepOne(join(parent, name));
     } catch {
-      // it is another's, it is being removed, or it has no lock: a version before made it
+      // it belongs to another user, is being removed, or has no lock because an older version made it
     }
   }
 }
@@ -71,7 +71,7 @@ function sweepOne(path: string): void {
   try {
     const isOld = Date.now() - fstatSync(lock).mtimeMs > NEW_MS;
     if (!isOld || !tryLock(lock)) return;
-    // Who still is in there as another user could lead us elsewhere.
+    // A process that still runs there as another user could lead us elsewhere.
     const owner = lstatSync(join(path, "scratch"), { throwIfNoEntry: false })?.uid ?? found.uid;
     if (owner === found.uid || tasksOf(owner) === 0) removeTree(path);
   } finally {

@@ -1,4 +1,4 @@
-/** `run`: one-shot in the foreground, without the daemon: stdio is ours, the exit status is the worker's. */
+/** `run`: once, in the foreground, without the daemon: stdio is inherited, and the exit status is the worker's. */
 import { chmodSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
@@ -17,14 +17,14 @@ import { grantsOf, policyPath } from "./exceptions.ts";
 import { identity, parseEnv, parseUmask, type StartFlags } from "./start.ts";
 
 /**
- * `timeout` and others signal a command and then its group: for a program that has not yet run since, that is one
- * signal, and for ours too.
+ * `timeout` and others signal a command and then its group. A program that did not run in between sees one signal, and
+ * so must ours.
  */
 const SAME_SIGNAL_MS = 20;
 const TIMED_OUT = 124;
 const CPU_USED_UP = 128 + 24; // SIGXCPU
 
-/** In one line: the worker itself saw an errno and no more. Said with -q as well, as what the worker says. */
+/** In one line, because the worker itself saw only an errno. Printed with -q as well, like the worker's own output. */
 function tellDenied([first, ...more]: readonly Denial[], refusal: string | undefined): void {
   if (first === undefined) return;
   const remedy = first.remedy === undefined ? "" : `; would grant it: ${first.remedy}`;
@@ -34,7 +34,7 @@ function tellDenied([first, ...more]: readonly Denial[], refusal: string | undef
   );
 }
 
-/** Why something would not be done, and what would do. */
+/** Why an action would be refused, and what would be allowed. */
 function refusalOf(act: () => unknown): string | undefined {
   try {
     act();
@@ -45,7 +45,7 @@ function refusalOf(act: () => unknown): string | undefined {
   }
 }
 
-/** What is denied is written down there. */
+/** Denials are recorded there. */
 function makeStateFolder(path: string): void {
   try {
     mkdirSync(path, { recursive: true, mode: 0o700 });
@@ -104,7 +104,7 @@ export async function run(
   const spec = join(folder, "spec");
   try {
     const chosen = policyPath(context, flags.policy) ?? snapshot?.policy ?? chosenDefault(process.env, context.here);
-    // With it come policies, their schema, and libc.
+    // This loads policies, their schema, and libc.
     const { auditLogOf } = await import("../launch/audit.ts");
     const { prepare } = await import("../launch/prepare.ts");
     const { settle } = await import("../launch/settle.ts");
@@ -135,8 +135,8 @@ export async function run(
     };
     const prepared = await prepare(wanted);
     const { plan, policy: policyText, confinement, ids } = prepared;
-    requireGroup(plan.policy, undefined); // it makes none
-    if (ids) chmodSync(folder, 0o711); // the scratch folder in it is the other user's
+    requireGroup(plan.policy, undefined); // `run` creates none
+    if (ids) chmodSync(folder, 0o711); // the scratch folder in it belongs to the other user
     const timeoutMs = flags.timeout === undefined ? Infinity : Math.max(1, parseDurationMs(flags.timeout, "--timeout"));
     const wallMs = plan.wallMs === null && timeoutMs === Infinity ? null : Math.min(plan.wallMs ?? Infinity, timeoutMs);
     const { env, ...runSpec } = makeRunSpec(prepared, { wallMs, memory });
@@ -148,8 +148,8 @@ export async function run(
       env: {},
       stdio: ["inherit", "inherit", "inherit"],
     });
-    // What is sent to us alone is passed on. What the whole group gets, the shim, which sees who sends, passes on to
-    // nobody twice.
+    // Signals sent only to us are passed on. Signals to the whole group are passed on once, by the shim, which sees the
+    // sender.
     for (const name of ["SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const) {
       let last = -Infinity;
       process.on(name, () => {
@@ -196,8 +196,7 @@ export async function run(
       context.note(`it ran longer than wallSeconds ${wallMs / 1000} of the policy ${plan.policy.name}`);
     if (status === CPU_USED_UP && cpuSeconds !== null)
       context.note(`it used up cpuSeconds ${cpuSeconds} of the policy ${plan.policy.name}`);
-    // At a terminal sits somebody who may not know of policies; a program that calls us wants the worker's own words
-    // only.
+    // A person at a terminal may not know of policies; a program that calls us wants only the worker's own output.
     if (status !== 0 && !isTold && chosen === undefined && flags.command === undefined && isTerminal(2))
       context.note(
         `it ran under the policy ${CODE_POLICY}; --allow-read PATH, --allow-write PATH and --allow-net=HOST:PORT grant more, --policy trusted all`,

@@ -1,12 +1,12 @@
-/** Which workers a pattern means: a name, an app's instances, a glob, `all`, `@group`. */
+/** Which workers a pattern matches: a name, an app's instances, a glob, `all`, `@group`. */
 import { IpcError } from "../base/errors.ts";
 import { findWorkerId } from "../base/names.ts";
 import { type WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
 
 /**
- * Every worker that one of the patterns means, in the daemon's order.
- * @throws IpcError NOT_FOUND for a pattern without any.
+ * Every worker that one of the patterns matches, in the daemon's order.
+ * @throws IpcError NOT_FOUND for a pattern without a match
  */
 export async function select(connection: Connection, patterns: readonly string[]): Promise<WorkerStatus[]> {
   const all = await connection.status();
@@ -23,10 +23,10 @@ export function pick<T extends Selectable>(all: readonly T[], patterns: readonly
   return all.filter((worker) => chosen.has(worker));
 }
 
-/** What of a worker a pattern looks at. */
+/** The fields of a worker that patterns are matched against. */
 export type Selectable = Pick<WorkerStatus, "name" | "app" | "instance" | "group">;
 
-/** Means several by its form. */
+/** Whether its form can match several. */
 export function isGlob(pattern: string): boolean {
   return /[*?[{]/.test(pattern);
 }
@@ -53,7 +53,7 @@ function notFound(pattern: string, all: readonly Selectable[]): IpcError {
   return new IpcError("NOT_FOUND", `no worker matches ${JSON.stringify(pattern)}`, { hint });
 }
 
-/** Edit distance, for typing errors. */
+/** Edit distance, for typos. */
 function distance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, index) => index);
   for (let i = 1; i <= a.length; i++) {

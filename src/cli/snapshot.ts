@@ -1,4 +1,4 @@
-/** `snapshot create|list|delete`: processes that have their imports done, from which `start` and `run` fork. */
+/** `snapshot create|list|delete`: processes with their imports done, from which `start` and `run` fork. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
@@ -13,7 +13,7 @@ export type SnapshotFlags = { import?: string; policy?: string; interpreter?: st
 
 const LIBRARY = join(PARTS, "become.so");
 const READY_MS = 120_000;
-/** A fork takes the calling thread only: libraries that have pools are told to have none. */
+/** A fork keeps only the calling thread, so libraries with thread pools are told to have none. */
 const ONE_THREAD = [
   "OPENBLAS_NUM_THREADS",
   "OMP_NUM_THREADS",
@@ -46,11 +46,11 @@ export async function createSnapshot(context: Context, name: string, flags: Snap
     args: [LIBRARY, ...imports],
     interpreter: flags.interpreter,
     cwd: "/",
-    // No secret of anybody's: what forks from it reads its memory.
+    // No secrets: forked processes can read this memory.
     base_env: Object.fromEntries(Object.entries({ PATH, LANG, HOME, TZ }).filter(([, value]) => value !== undefined)),
     env: {
       ...Object.fromEntries(ONE_THREAD.map((key) => [key, "1"])),
-      ARROW_DEFAULT_MEMORY_POOL: "system", // its own one has a thread that cleans up
+      ARROW_DEFAULT_MEMORY_POOL: "system", // its own allocator has a background thread
       JE_ARROW_MALLOC_CONF: "background_thread:false",
       ...(policy === undefined ? {} : { IPCCTL_SNAPSHOT_POLICY: policy }),
     },
@@ -105,7 +105,7 @@ function describe(
   try {
     return findSnapshot(name, workersDir);
   } catch {
-    return { imports: [], policy: null, python: null }; // never ready
+    return { imports: [], policy: null, python: null }; // it was never ready
   }
 }
 

@@ -1,4 +1,4 @@
-/** `start`: from flags, a known name or a project file to definitions, and to the daemon. */
+/** `start`: from flags, a known name or a project file to definitions, which it sends to the daemon. */
 import { existsSync, readFileSync, statSync } from "node:fs";
 import { basename, extname, isAbsolute } from "node:path";
 import { IpcError } from "../base/errors.ts";
@@ -18,7 +18,7 @@ import type { Started } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { isGlob, matches, select } from "./select.ts";
 
-/** Names of users and groups as `/etc/passwd` and `/etc/group` know them, or numbers. */
+/** Users and groups by name, as in `/etc/passwd` and `/etc/group`, or by number. */
 export function identity(text: string | undefined, flag: "--uid" | "--gid"): number | undefined {
   if (text === undefined) return undefined;
   if (/^\d+$/.test(text)) return parseCount(text, flag, 0, 4_294_967_294);
@@ -76,12 +76,12 @@ export async function start(
   return startProject(context, operand, flags);
 }
 
-/** Where the working directory was deleted, a relative path means no file, and may still be the name of a worker. */
+/** If the working directory was deleted, a relative path is not a file, but may still be the name of a worker. */
 function isFile(context: Context, operand: string): boolean {
   return (context.here !== undefined || isAbsolute(operand)) && existsSync(context.resolve(operand));
 }
 
-/** What was defined before: the definition is not the flags' to change. */
+/** A worker that was defined before: flags do not change its definition. */
 async function startKnown(context: Context, pattern: string, flags: StartFlags): Promise<number> {
   refuseDefinitionFlags(pattern, flags);
   const status = await act(context, "start", [pattern]);
@@ -106,7 +106,7 @@ function refuseDefinitionFlags(what: string, flags: StartFlags): void {
   });
 }
 
-/** A pattern is known if it means a worker; where it does not, the project file may define it. */
+/** A pattern is known if it matches a worker; otherwise the project file may define it. */
 async function isKnown(context: Context, pattern: string): Promise<boolean> {
   if (extname(pattern) !== "" && !isGlob(pattern)) return false;
   using connection = await context.connect();
@@ -173,7 +173,7 @@ function fromFlags(
   });
 }
 
-/** `--command 'CMD' -- args`: the words of the command, and more. */
+/** `--command 'CMD' -- args`: the words of the command, followed by the arguments. */
 function commandWithArgs(command: string, args: readonly string[]): { command: string; args: string[] } {
   const [first = "", ...more] = splitWords(command);
   return { command: first, args: [...more, ...args] };
@@ -242,7 +242,7 @@ async function startAll(context: Context, definitions: readonly Definition[], fl
     : status;
 }
 
-/** For a daemon of the version before, which knows policies by their names only. */
+/** For a daemon of the previous version, which knows policies only by name. */
 async function decideHere({ allow, default_policy, base_umask, ...definition }: Definition): Promise<Definition> {
   const { decideLaunch } = await import("../launch/command.ts");
   const { policyOf } = await import("../launch/effective-policy.ts");
@@ -252,7 +252,10 @@ async function decideHere({ allow, default_policy, base_umask, ...definition }: 
   return { ...definition, policy: policyOf(app, decideLaunch(app, process.env), variables) };
 }
 
-/** Where this machine cannot hold the policy of what was started. Others are not asked: one of them may answer late. */
+/**
+ * Reports what this machine cannot enforce of the policies of the started workers. Other workers are not asked, because
+ * one of them may answer late.
+ */
 async function tellWeakerOf(context: Context, connection: Connection, started: readonly string[]): Promise<void> {
   const degraded = new Set<string>();
   for (const name of started)
@@ -260,7 +263,7 @@ async function tellWeakerOf(context: Context, connection: Connection, started: r
       const worker = await connection.status(name);
       worker.degraded.forEach((what) => degraded.add(what));
     } catch (error) {
-      if (!(error instanceof IpcError) || error.code !== "NOT_FOUND") throw error; // deleted since
+      if (!(error instanceof IpcError) || error.code !== "NOT_FOUND") throw error; // deleted meanwhile
     }
   tellWeaker(context, [...degraded]);
 }
@@ -271,7 +274,7 @@ function print(context: Context, { name, pid, already_running = false, instances
   else for (const one of instances) context.print(`started ${printable(one.name)} (pid ${one.pid})`);
 }
 
-/** A name that means something else wherever names are taken could not be stopped again. */
+/** A name that commands read as a pattern could not be stopped again. */
 function requireSelectable(name: string): void {
   if (name !== "all" && !name.startsWith("@") && !isGlob(name)) return;
   throw new IpcError("USAGE", `name ${JSON.stringify(name)}: "all", "@…" and globs select workers, they name none`, {
@@ -285,7 +288,7 @@ function attach(context: Context, names: readonly string[]): Promise<number> {
 
 const PROJECT_FILES = ["ipcctl.json", "bunctl.json", "ecosystem.config.json"];
 
-/** Every app of the folder's project file, or those that are asked for. JavaScript configuration is never executed. */
+/** Every app of the folder's project file, or the ones asked for. JavaScript configuration is never executed. */
 async function startProject(context: Context, pattern: string | undefined, flags: StartFlags): Promise<number> {
   const file = flags.config ?? PROJECT_FILES.find((one) => isFile(context, one));
   const path = file === undefined ? undefined : context.resolve(file);
@@ -321,7 +324,7 @@ function pickApps(all: readonly Definition[], pattern: string, path: string): De
 }
 
 function nothingToStart(context: Context, pattern: string | undefined): IpcError {
-  context.resolve(pattern ?? "."); // says so where the folder that it is meant to be in was deleted
+  context.resolve(pattern ?? "."); // reports if the folder was deleted
   if (pattern !== undefined)
     return new IpcError("NOT_FOUND", `${pattern} is neither a file here nor the name of a known worker`, {
       hint: "see: ipcctl status, or ipcctl start --help",

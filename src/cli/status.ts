@@ -20,7 +20,7 @@ const STATE_COLORS = {
 
 type Column = { readonly title: string; readonly cell: (worker: WorkerStatus) => string; readonly isRight?: boolean };
 
-/** In the order of the table; the number is the order in which they are given up when the terminal is too narrow. */
+/** In the order of the table. The rank says in which order columns are dropped if the terminal is too narrow. */
 const COLUMNS: readonly (Column & { readonly rank: number })[] = [
   { title: "name", rank: 0, cell: (worker) => printable(worker.name) },
   { title: "state", rank: 1, cell: (worker) => worker.state.toLowerCase() + noteOf(worker) },
@@ -69,7 +69,7 @@ export async function status(context: Context, name: string | undefined): Promis
   return 0;
 }
 
-/** What runs from another version of ipcctl than this command, and how it comes to the same one. */
+/** What runs from another version of ipcctl than this command, and how to bring both to the same version. */
 export function versionsThatDiffer(
   daemon: string,
   workers: readonly WorkerStatus[],
@@ -106,13 +106,13 @@ function printTable(context: Context, workers: readonly WorkerStatus[]): void {
 }
 
 const GAP = 2;
-/** A name is cut down to this before the state is given up. */
+/** A name is cut down to this before the state column is dropped. */
 const LEAST_NAME = 16;
-/** The last column is cut down to this before one is given up. */
+/** The last column is cut down to this before a column is dropped. */
 const LEAST_COMMAND = 12;
 
 /**
- * Laid out by hand: the library for tables takes longer to load than everything else that `status` does.
+ * Laid out by hand, because a table library takes longer to load than the rest of `status`.
  * @param width columns of the terminal; undefined cuts nothing
  */
 export function renderTable(context: Context, workers: readonly WorkerStatus[], width: number | undefined): string {
@@ -149,7 +149,7 @@ export function renderTable(context: Context, workers: readonly WorkerStatus[], 
   return Array.from({ length: workers.length + 1 }, (_, index) => row(index)).join("\n");
 }
 
-/** Long names give way so that pid, state and uptime are seen beside them. */
+/** Long names are cut so that pid, state and uptime stay visible. */
 function cut<T extends { readonly cells: readonly string[]; readonly width: number }>(column: T, width: number): T {
   const most = Math.max(LEAST_NAME, Math.floor(width / 3));
   if (column.width <= most) return column;
@@ -158,7 +158,7 @@ function cut<T extends { readonly cells: readonly string[]; readonly width: numb
   return { ...column, cells: column.cells.map(short), width: most };
 }
 
-/** Redraws in place when something changed, at most twice a second, until interrupted. */
+/** Redraws in place after a change, at most twice a second, until interrupted. */
 export async function watchStatus(context: Context, name: string | undefined): Promise<number> {
   const PERIOD_MS = 500;
   const isDrawing = isTerminal(1);
@@ -189,7 +189,7 @@ export async function watchStatus(context: Context, name: string | undefined): P
   return 0;
 }
 
-/** One worker as an object; several, where the pattern means several, one after the other. */
+/** One worker as an object; several, if the pattern can match several, as a sequence of objects. */
 export async function describe(context: Context, pattern: string): Promise<number> {
   using connection = await context.connect();
   const chosen = pick(await connection.status(), [pattern]);

@@ -1,4 +1,4 @@
-/** `subscribe`: events as they happen, until interrupted or until the daemon goes. */
+/** `subscribe`: prints events as they happen, until interrupted or until the daemon ends. */
 import { IpcError } from "../base/errors.ts";
 import { parseCount, parseDurationMs } from "../base/units.ts";
 import { SUBSCRIPTIONS } from "../protocol/responses.ts";
@@ -26,7 +26,7 @@ export async function subscribe(
   using connection = await context.connect();
   const chosen = pattern === undefined ? [] : await select(connection, [pattern]);
   const names = new Set(chosen.map((worker) => worker.name));
-  const later = chosen.map((worker) => `${worker.app.toLowerCase()}-`); // instances that scaling will bring
+  const later = chosen.map((worker) => `${worker.app.toLowerCase()}-`); // instances that a later scale adds
   const isMeant = (name: unknown): boolean =>
     pattern === undefined ||
     typeof name !== "string" ||

@@ -4,8 +4,8 @@ import { join, resolve } from "node:path";
 import { projectOfStore, ROOT } from "../base/install.ts";
 
 /**
- * The launcher by a path that the next version will have as well: as it was called. Installers that keep packages in a
- * store have the version in the path of the folder, and a link to it; pnpm calls the launcher without it.
+ * A path of the launcher that the next version keeps: the one it was called by. Package stores have the version in the
+ * folder's path, and a link to it; pnpm calls the launcher without that link.
  */
 function lastingLauncher(): string {
   const real = realpathSync(join(ROOT, "bin/ipcctl"));
@@ -26,7 +26,7 @@ function leadsTo(name: string, target: string): boolean {
   }
 }
 
-/** As systemd reads it. Names with quotation marks and backslashes it refuses, however they are written. */
+/** A word as systemd reads it. It refuses names with quotation marks and backslashes, however they are quoted. */
 function unitWord(text: string): string {
   const escaped = text.replaceAll("%", "%%");
   return /\s/.test(text) ? `"${escaped}"` : escaped;

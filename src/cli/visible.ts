@@ -1,9 +1,10 @@
 /**
- * What a program printed, for a terminal: its colours and returns of the carriage are obeyed, other controls are shown.
+ * What a program printed, made safe for a terminal: colours and carriage returns are obeyed, other control characters
+ * are shown.
  */
 
 const SGR = "\\x1b\\[[0-9;:]{0,64}m";
-/** Of UTF-8, in its bytes: such a byte may look like a control and is none. */
+/** UTF-8 characters, byte by byte: such a byte may look like a control character and is not one. */
 const CHARACTER =
   "\\xc2[\\xa0-\\xbf]|[\\xc3-\\xdf][\\x80-\\xbf]|\\xe0[\\xa0-\\xbf][\\x80-\\xbf]|\\xed[\\x80-\\x9f][\\x80-\\xbf]|[\\xe1-\\xec\\xee\\xef][\\x80-\\xbf]{2}|\\xf0[\\x90-\\xbf][\\x80-\\xbf]{2}|[\\xf1-\\xf3][\\x80-\\xbf]{3}|\\xf4[\\x80-\\x8f][\\x80-\\xbf]{2}";
 const CONTROL = "[\\x00-\\x08\\x0a-\\x0c\\x0e-\\x1f\\x7f-\\x9f]";
@@ -21,7 +22,7 @@ export function visible(text: Uint8Array): Uint8Array {
   return Buffer.from(shown, "latin1");
 }
 
-/** How much of a text can be shown before its rest is known: the beginning of a colour stays. */
+/** How much of a text can be shown before the rest is known: the start of a colour is kept back. */
 export function endOfVisible(text: Uint8Array): number {
   const begun = BEGUN.exec(Buffer.from(text.subarray(-BEGUN_BYTES_MAX)).toString("latin1"));
   return text.length - (begun?.[0].length ?? 0);

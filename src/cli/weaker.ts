@@ -1,5 +1,5 @@
 /**
- * What of a policy this machine cannot enforce: told to whoever starts something, once for each state of the machine.
+ * What this machine cannot enforce of a policy. Reported when something is started, once for each state of the machine.
  */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -9,8 +9,8 @@ import { printable, type Context } from "./context.ts";
 const STATES_MAX = 64;
 
 /**
- * On stderr, also with -q and without a terminal: what is weaker than it is meant to be is never so silently.
- * @param isAlways also if it was told before
+ * On stderr, also with -q and without a terminal: nothing is ever weaker than intended without a word.
+ * @param isAlways also if it was reported before
  */
 export function tellWeaker(context: Context, degraded: readonly string[], isAlways = false): void {
   if (degraded.length === 0) return;
@@ -20,7 +20,7 @@ export function tellWeaker(context: Context, degraded: readonly string[], isAlwa
   try {
     told = readFileSync(file, "utf8").split("\n").filter(Boolean);
   } catch {
-    // Nothing was told yet.
+    // Nothing was reported yet.
   }
   if (told.includes(state) && !isAlways) return;
   for (const what of degraded) process.stderr.write(`not enforced here: ${printable(what)}\n`);
@@ -32,6 +32,6 @@ export function tellWeaker(context: Context, degraded: readonly string[], isAlwa
     mkdirSync(context.paths.stateDir, { recursive: true, mode: 0o700 });
     writeFileSync(file, [state, ...told].slice(0, STATES_MAX).join("\n"), { mode: 0o600 });
   } catch {
-    // It is told again.
+    // It is reported again.
   }
 }

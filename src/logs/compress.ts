@@ -1,6 +1,6 @@
 /**
- * Compresses finished log files; loaded only when there is one, for streams are dear in memory. Idempotent: a daemon
- * killed in the middle leaves nothing half.
+ * Compresses finished log files. Loaded only when there is one, because streams cost much memory. Idempotent: a daemon
+ * killed midway leaves nothing half done.
  */
 import {
   closeSync,
@@ -19,11 +19,12 @@ import { createGzip } from "node:zlib";
 import { listLogFiles, logFileName } from "./files.ts";
 
 /**
- * Compresses all but the newest file; gives how many. The original goes only after its copy is complete and on disk.
+ * Compresses all but the newest file and returns how many. An original is removed only after its copy is complete and
+ * on disk.
  */
 export async function compressFinished(dir: string): Promise<number> {
   let count = 0;
-  // Of one that was killed.
+  // Left by a compression that was killed.
   for (const name of readdirSync(dir)) if (name.endsWith(".gz.tmp")) rmSync(join(dir, name), { force: true });
   for (const { number, isCompressed } of listLogFiles(dir).slice(0, -1)) {
     if (isCompressed) continue;
@@ -38,13 +39,13 @@ export async function compressFinished(dir: string): Promise<number> {
       count++;
     } catch (error) {
       rmSync(temporary, { force: true });
-      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error; // rotated away while we read it
+      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error; // rotated away while it was read
     }
   }
   return count;
 }
 
-/** Where the original was deleted meanwhile, the log has no place for its copy any more. */
+/** If the original was deleted meanwhile, the copy is dropped too. */
 function replace(path: string, copy: string): void {
   try {
     unlinkSync(path);

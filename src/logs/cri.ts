@@ -8,33 +8,33 @@ export type LogRecord = {
   /** RFC 3339 with nanoseconds. */
   readonly timestamp: string;
   readonly stream: Stream;
-  /** True if the line goes on in the next record of this stream. */
+  /** True if the line continues in the next record of this stream. */
   readonly isPartial: boolean;
   readonly text: Uint8Array;
 };
 
-/** And where in the log it begins. */
+/** With its place in the log. */
 export type PlacedRecord = LogRecord & Position;
 
-/** A line, its partial records joined. */
+/** A line: its partial records joined. */
 export type LogLine = Omit<LogRecord, "isPartial">;
 
-/** A line, or so much of one that is too long to be held. */
+/** A line, or a part of one that is too long to be held. */
 export type LogPiece = LogLine & {
-  /** So many bytes of its line came before. */
+  /** Bytes of its line that came before. */
   readonly from: number;
-  /** False where the line goes on. */
+  /** False if the line continues. */
   readonly isEnd: boolean;
 };
 
 const SPACE = 0x20;
 const CARRIAGE_RETURN = 0x0d;
 const ESCAPE = 0x1b;
-/** A longer sequence is none for those who show it. */
+/** Readers do not take a longer sequence for an escape sequence. */
 const ESCAPE_BYTES_MAX = 66;
 
 /**
- * A time as records have it, to compare with theirs as text: without `Z`, so that it sorts before all of its
+ * A time in the form of records, to compare with theirs as text: without `Z`, so that it sorts before the whole
  * millisecond.
  */
 export function isoTime(ms: number): string {
@@ -42,8 +42,8 @@ export function isoTime(ms: number): string {
 }
 
 /**
- * Parses one record without its newline, which begins at an offset in a file of that number. `undefined` for what is
- * none: the remains of a write that was cut off.
+ * Parses one record, without its newline, that begins at an offset of a numbered file. `undefined` if it is not a
+ * record: the rest of a write that was cut off.
  */
 export function parseRecord(bytes: Uint8Array, number: number, offset: number): PlacedRecord | undefined {
   const first = bytes.indexOf(SPACE);
@@ -66,15 +66,13 @@ type BegunLine = {
   readonly timestamp: string;
   buffer: Uint8Array;
   bytes: number;
-  /** Given before, as pieces. */
+  /** Bytes already given as pieces. */
   from: number;
   /** Length of its newest record. */
   last: number;
 };
 
-/**
- * Joins partial records to lines, each stream by itself. A long line comes in pieces, so that it is never held whole.
- */
+/** Joins partial records to lines, each stream by itself. A long line comes in pieces, so it is never held whole. */
 export class LineJoiner {
   readonly #begun: Record<Stream, BegunLine | undefined> = { stdout: undefined, stderr: undefined };
   readonly #pieceBytes: number;
@@ -83,7 +81,7 @@ export class LineJoiner {
     this.#pieceBytes = pieceBytes;
   }
 
-  /** The line that this record completes; the pieces of a long one as soon as it is known to go on behind them. */
+  /** The line that this record completes, or pieces of a long one as soon as it is known to continue. */
   push({ timestamp, stream, isPartial, text }: LogRecord): LogPiece[] {
     const begun = this.#begun[stream];
     if (!begun && !isPartial && text.length <= this.#pieceBytes)
@@ -94,7 +92,8 @@ export class LineJoiner {
     const give = (bytes: number, isEnd: boolean): void => {
       pieces.push({ timestamp: line.timestamp, stream, text: line.buffer.subarray(0, bytes), from: line.from, isEnd });
       line.from += bytes;
-      line.buffer = new Uint8Array(line.buffer.subarray(bytes, line.bytes)); // what was given away stays as it is
+      // Pieces that were handed out must not change.
+      line.buffer = new Uint8Array(line.buffer.subarray(bytes, line.bytes));
       line.bytes -= bytes;
     };
     while (line.bytes > this.#pieceBytes) give(endOfPiece(line.buffer.subarray(0, this.#pieceBytes)), false);
@@ -104,8 +103,9 @@ export class LineJoiner {
   }
 
   /**
-   * What of the lines that were begun was not given as a piece.
-   * @param cutAt without those whose last record is so long: it was cut for its length, and the next one comes at once
+   * The parts of unfinished lines that were not given as pieces.
+   * @param cutAt leaves out lines whose last record has this length: it was cut for its length, and the next one
+   * follows at once
    */
   unfinished(cutAt = Number.POSITIVE_INFINITY): LogPiece[] {
     return (["stdout", "stderr"] as const).flatMap((stream) => {
@@ -117,7 +117,7 @@ export class LineJoiner {
   }
 }
 
-/** Into one buffer: a line that came byte by byte takes no more than another. */
+/** Into one buffer, so that a line that came byte by byte takes no more memory than another. */
 function append(line: BegunLine, text: Uint8Array): void {
   const bytes = line.bytes + text.length;
   if (bytes > line.buffer.length) {
@@ -130,7 +130,7 @@ function append(line: BegunLine, text: Uint8Array): void {
   line.last = text.length;
 }
 
-/** Where a piece ends: before a character, a return of the carriage, or a colour that may go on in the next one. */
+/** Where a piece ends: before a character, a carriage return or a colour that may continue in the next piece. */
 function endOfPiece(text: Uint8Array): number {
   let end = endOfCharacters(text);
   const escape = text.lastIndexOf(ESCAPE, end - 1);
@@ -139,12 +139,12 @@ function endOfPiece(text: Uint8Array): number {
   return end > 0 ? end : text.length;
 }
 
-/** Without the beginning of a character of UTF-8 whose end is yet to come. */
+/** Leaves out the start of a UTF-8 character whose end is not there yet. */
 export function endOfCharacters(text: Uint8Array): number {
   for (let back = 1; back <= 3 && back <= text.length; back++) {
     const byte = text.at(-back)!;
     if (byte < 0x80) return text.length;
-    if (byte < 0xc0) continue; // within a character
+    if (byte < 0xc0) continue; // inside a character
     const length = byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4;
     return length > back ? text.length - back : text.length;
   }

@@ -1,11 +1,9 @@
-/** Empties the log of a worker that does not run; a running one is emptied by its shim. */
+/** Empties the log of a worker that is not running; the shim empties that of a running one. */
 import { rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { listLogFiles, logFileName } from "./files.ts";
 
-/**
- * The next number begins empty and everything older goes: numbers never go back, so followers do not lose their place.
- */
+/** The next number starts empty and older files go. Numbers never go back, so followers keep their place. */
 export function emptyLogs(dir: string): void {
   const files = listLogFiles(dir);
   const newest = files.at(-1);

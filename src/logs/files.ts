@@ -4,29 +4,29 @@ import { join } from "node:path";
 
 export type LogFile = { readonly number: number; readonly isCompressed: boolean };
 
-/**
- * A place between two records, in the bytes as they were written: it holds also when the file is compressed meanwhile.
- */
+/** A place between two records, counted in the bytes as written, so it stays valid when the file is compressed. */
 export type Position = { readonly number: number; readonly offset: number };
 
-/** Bytes of a file, and where they stand in it. */
+/** Bytes of a file, and their place in it. */
 export type Block = { readonly offset: number; readonly bytes: Buffer };
 
-/** Read at once: enough to be quick, little beside what a daemon holds. */
+/** Read at once: large enough to be fast, small beside the memory of a daemon. */
 const BLOCK_BYTES = 262_144;
-/** A compressed file can only be read forwards. Backwards it is unpacked again for each so many bytes from its end. */
+/**
+ * A compressed file can only be read forwards. To read backwards, it is unpacked again for each window of this size.
+ */
 const WINDOW_BYTES = 33_554_432;
-/** More than the longest record: what goes on longer without a newline is none. */
+/** Longer than any record: bytes that go on longer without a newline are not a record. */
 export const RECORD_BYTES_MAX = 32_768;
 
-/** By number. Where a compressed file stands beside its original, the original counts: compressing was cut off. */
+/** By number. If a compressed file stands beside its original, the original counts: the compression was cut off. */
 export function listLogFiles(dir: string): LogFile[] {
   let names: string[];
   try {
     names = readdirSync(dir);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
-    return []; // Never started.
+    return []; // The worker was never started.
   }
   const files = new Map<number, LogFile>();
   for (const name of names.toSorted()) {
@@ -42,15 +42,15 @@ export function logFileName(number: number, isCompressed = false): string {
   return `${String(number).padStart(10, "0")}.log${isCompressed ? ".gz" : ""}`;
 }
 
-/** Behind the last whole record of now, so that a look back and a follower can meet there without a gap. */
+/** Behind the last whole record, so that looking back and following meet there without a gap. */
 export function endPosition(dir: string): Position | undefined {
   for (let missed = 0; ;) {
     const newest = listLogFiles(dir).at(-1);
     if (!newest) return undefined;
     using file = LogReader.open(dir, newest.number);
     if (!file) {
-      if (missed === newest.number) return { number: missed + 1, offset: 0 }; // a link that leads nowhere
-      missed = newest.number; // rotated away since, so there is a newer one
+      if (missed === newest.number) return { number: missed + 1, offset: 0 }; // a dangling link
+      missed = newest.number; // rotated away meanwhile, so a newer file exists
       continue;
     }
     if (file.isCompressed) return { number: file.number + 1, offset: 0 };
@@ -60,13 +60,13 @@ export function endPosition(dir: string): Position | undefined {
   }
 }
 
-/** One sentence of bytes that no shim has written. */
+/** A sentence about bytes that no shim has written. */
 export function damaged({ number, isCompressed }: LogReader): string {
   const name = logFileName(number, isCompressed);
   return `${name} is damaged, more than ${RECORD_BYTES_MAX} bytes without a newline in it are no record and cannot be read`;
 }
 
-/** One sentence of what cannot be read any more; `undefined` where nothing is missing. */
+/** A sentence about files that can no longer be read; `undefined` if none is missing. */
 export function rotatedAway(first: number, last: number): string | undefined {
   if (last < first) return undefined;
   if (last === first) return `a log file was rotated away or deleted before it could be read: ${logFileName(first)}`;
@@ -75,8 +75,8 @@ export function rotatedAway(first: number, last: number): string | undefined {
 }
 
 /**
- * One log file, open: from here on it can be read to its end, whether it is compressed or deleted meanwhile. Offsets
- * are those of the bytes as they were written.
+ * An open log file. It can be read to its end even if it is compressed or deleted meanwhile. Offsets count the bytes as
+ * written.
  */
 export class LogReader implements Disposable {
   readonly number: number;
@@ -90,9 +90,9 @@ export class LogReader implements Disposable {
     this.#fd = fd;
   }
 
-  /** `undefined` if there is none of this number. */
+  /** `undefined` if this number does not exist. */
   static open(dir: string, number: number): LogReader | undefined {
-    // The original goes only after its copy is there: looked for in this order, one of them is found.
+    // The original is removed only after its copy exists, so in this order one of them is found.
     for (const isCompressed of [false, true]) {
       try {
         return new LogReader(number, isCompressed, openSync(join(dir, logFileName(number, isCompressed)), "r"));
@@ -107,18 +107,18 @@ export class LogReader implements Disposable {
     closeSync(this.#fd);
   }
 
-  /** A sentence if the compressed bytes made no sense; what came before them has been given. */
+  /** A sentence if the compressed bytes are damaged; everything before the damage was given. */
   get damage(): string | undefined {
     return this.#damage;
   }
 
-  /** Of the file as it is on disk. */
+  /** About the file on disk. */
   stat(): { readonly size: number; readonly modifiedMs: number; readonly isDeleted: boolean } {
     const { size, mtimeMs, nlink } = fstatSync(this.#fd);
     return { size, modifiedMs: mtimeMs, isDeleted: nlink === 0 };
   }
 
-  /** So many bytes of the file as it is on disk; fewer only at its end. */
+  /** Bytes of the file on disk; fewer than asked for only at its end. */
   read(offset: number, bytesMax = BLOCK_BYTES): Buffer {
     const block = Buffer.allocUnsafe(bytesMax);
     let count = 0;
@@ -141,7 +141,7 @@ export class LogReader implements Disposable {
     }
   }
 
-  /** The bytes before a place, or before the end of now, in blocks from the last to the first. */
+  /** The bytes before a place, or before the present end, in blocks from the last to the first. */
   async *backwards(to?: number): AsyncGenerator<Block> {
     if (this.isCompressed) return yield* this.#unpackBackwards(to ?? Number.POSITIVE_INFINITY);
     for (let end = to ?? this.stat().size; end > 0;) {
@@ -151,9 +151,7 @@ export class LogReader implements Disposable {
     }
   }
 
-  /**
-   * The newest bytes stay in a window while it is unpacked; what lies before is unpacked once more, if it is wanted.
-   */
+  /** A window keeps the newest bytes while unpacking; earlier ones are unpacked again if they are wanted. */
   async *#unpackBackwards(to: number): AsyncGenerator<Block> {
     for (let end = to; end > 0;) {
       const window: Buffer[] = [];
@@ -171,7 +169,7 @@ export class LogReader implements Disposable {
   }
 
   async *#unpack(from: number, to: number): AsyncGenerator<Buffer> {
-    // Loaded only when there is a compressed file, for streams are dear in memory.
+    // Loaded only if a file is compressed, because streams cost much memory.
     const { unpack } = await import("./unpack.ts");
     let at = 0;
     try {

@@ -1,6 +1,6 @@
 /**
  * Follows a worker's log as it grows and rotates. It reads the files itself, so it neither burdens the daemon nor ends
- * with it. At the end of file N it goes on with N+1 only if that exists, so that nothing is skipped.
+ * with it. From the end of file N it continues with N+1 only once that exists, so nothing is skipped.
  */
 import { existsSync, statSync, watch, type FSWatcher } from "node:fs";
 import { join } from "node:path";
@@ -8,12 +8,12 @@ import { endPosition, listLogFiles, logFileName, LogReader, rotatedAway, type Po
 import { readRecords, RecordSplitter, type Batch } from "./scan.ts";
 
 const BLOCK_BYTES = 1_048_576;
-/** Where the directory does not exist yet, or its watch missed something: the longest a line waits. */
+/** The longest that a line waits if the directory does not exist yet or its watch missed a change. */
 const SAFETY_POLL_MS = 1000;
 
 /**
- * From a position, until the signal is given. Without one from the first line there will be.
- * @param ending nothing more will be written: what is there is still read, then it ends
+ * From a position until the signal is given; without a position from the first line to come.
+ * @param ending nothing more will be written: reads what exists, then ends
  */
 export async function* followLog(
   dir: string,
@@ -23,7 +23,7 @@ export async function* followLog(
 ): AsyncGenerator<Batch> {
   using waker = new Waker(dir, ending === undefined ? signal : AbortSignal.any([signal, ending]));
   let place = from ?? { number: 1, offset: 0 };
-  /** The newest file that was there. Where all are older, somebody deleted the log and it began anew. */
+  /** The newest file so far. If all files are older, somebody deleted the log and it began anew. */
   let newest = place.offset > 0 ? place.number : place.number - 1;
   let isEmptied = false;
   let missed = 0;
@@ -43,7 +43,7 @@ export async function* followLog(
     if (next !== undefined) {
       if (next > place.number) yield { records: [], lost: rotatedAway(place.number, next - 1) };
       place = next > place.number ? { number: next, offset: 0 } : place;
-      if (missed === next) await waker.wait(); // a link that leads nowhere
+      if (missed === next) await waker.wait(); // a dangling link
       missed = next;
     } else if (numbers.length > 0 && (isEmptied || numbers.at(-1)! < newest)) {
       yield { records: [], lost: "the log was deleted and began anew" };
@@ -56,7 +56,7 @@ export async function* followLog(
   }
 }
 
-/** Gives where to go on, nothing if that was all. */
+/** Returns where to continue; undefined if nothing follows. */
 type Next = Position | undefined;
 
 async function* readToEnd(file: LogReader, from: Position, signal: AbortSignal): AsyncGenerator<Batch, Next> {
@@ -79,9 +79,9 @@ async function* readAsItGrows(
   let { offset } = from;
   let splitter = new RecordSplitter(file, offset);
   let isLast = false;
-  let resume: Position | undefined; // set once the file was deleted under our eyes
+  let resume: Position | undefined; // set once the file was deleted while it was open
   while (!signal.aborted) {
-    // Before the size: what is written last is seen.
+    // Asked before the size, so that the last bytes written are seen.
     const hasNext = file.stat().size <= offset && isThereAfter(dir, number);
     const { size, isDeleted } = file.stat();
     if (size > offset) {
@@ -100,7 +100,7 @@ async function* readAsItGrows(
       return { number: number + 1, offset: 0 };
     } else {
       if (isDeleted && resume === undefined) {
-        const others = listLogFiles(dir); // looked at anew: rotated files are deleted, too, but only behind a newer one
+        const others = listLogFiles(dir); // listed anew: rotated files are deleted too, but only if a newer one exists
         if (others.some((other) => other.number > number)) continue;
         const hasSuccessor = others.some((other) => other.number === number);
         resume = (hasSuccessor ? undefined : endPosition(dir)) ?? { number: hasSuccessor ? number : 1, offset: 0 };
@@ -111,7 +111,7 @@ async function* readAsItGrows(
       }
       if (resume !== undefined && isBehind(resume, endPosition(dir))) return resume;
       if (isLast) return undefined;
-      isLast = ending?.aborted === true; // one more look: what was written before it was said to be over
+      isLast = ending?.aborted === true; // one more look for what was written before the end was announced
       if (!isLast) await waker.wait();
     }
   }
@@ -119,7 +119,7 @@ async function* readAsItGrows(
 }
 
 function isThereAfter(dir: string, number: number): boolean {
-  if (existsSync(join(dir, logFileName(number + 1)))) return true; // as a rule; the list may be long
+  if (existsSync(join(dir, logFileName(number + 1)))) return true; // the usual case; the listing may be long
   return listLogFiles(dir).some((file) => file.number > number);
 }
 
@@ -166,18 +166,18 @@ class Waker implements Disposable {
   #open(): void {
     const inode = statSync(this.#dir, { throwIfNoEntry: false })?.ino;
     if (this.#watcher && inode === this.#watched) return;
-    this.#watcher?.close(); // of a folder that was deleted
+    this.#watcher?.close(); // the watch of a deleted folder
     this.#watcher = undefined;
     this.#watched = inode;
     try {
       this.#watcher = watch(this.#dir, this.#ring);
       this.#watcher.on("error", () => {
         this.#watcher?.close();
-        this.#watcher = undefined; // the directory went away; the poll finds the next one
+        this.#watcher = undefined; // the directory was deleted; polling finds the next one
       });
-      this.#isDue = true; // what came before the watch was set
+      this.#isDue = true; // changes from before the watch was set
     } catch {
-      // Not there yet.
+      // Does not exist yet.
     }
   }
 

@@ -1,4 +1,4 @@
-/** A worker's log from its beginning in constant memory, however large it is. */
+/** Reads a worker's log from its beginning in constant memory, however large it is. */
 import { parseRecord, type PlacedRecord } from "./cri.ts";
 import { damaged, listLogFiles, LogReader, RECORD_BYTES_MAX, rotatedAway, type Position } from "./files.ts";
 
@@ -6,14 +6,14 @@ const NEWLINE = 0x0a;
 
 export type Batch = {
   readonly records: readonly PlacedRecord[];
-  /** A sentence of what could not be read before these: said, never passed over. */
+  /** A sentence about bytes before these that could not be read: reported, never skipped silently. */
   readonly lost?: string | undefined;
 };
 
 export type ScanOptions = {
-  /** Without it from the oldest file that is there. */
+  /** Without it, from the oldest file. */
   readonly from?: Position;
-  /** Files that were finished before are passed over. */
+  /** Files that were finished before this time are skipped. */
   readonly sinceMs?: number;
 };
 
@@ -40,7 +40,7 @@ export async function* scanLog(
       number === until.number ? until.offset : Number.POSITIVE_INFINITY,
     );
   }
-  const last = until.offset === 0 ? until.number - 1 : until.number; // it may be yet to come
+  const last = until.offset === 0 ? until.number - 1 : until.number; // it may not exist yet
   if (firstGone !== undefined) yield { records: [], lost: rotatedAway(firstGone, last) };
 }
 
@@ -54,13 +54,13 @@ export async function* readRecords(file: LogReader, from = 0, to = Number.POSITI
   if (file.damage !== undefined) yield { records: [], lost: file.damage };
 }
 
-/** Makes records of the blocks of a file. Never holds more than a record can be, whatever is in the file. */
+/** Splits the blocks of a file into records. Never holds more than the longest record, whatever the file contains. */
 export class RecordSplitter {
   readonly #file: LogReader;
-  /** Bytes behind the last newline, and where they stand in the file. */
+  /** Bytes behind the last newline, and their place in the file. */
   #rest: Uint8Array = new Uint8Array(0);
   #offset: number;
-  /** The rest was too long for a record: what goes on is none either. */
+  /** The rest is too long for a record, so its continuation is not one either. */
   #isWithin = false;
   #isDamaged = false;
 
@@ -75,7 +75,7 @@ export class RecordSplitter {
     let lost: string | undefined;
     let at = 0;
     const drop = (): void => {
-      if (!this.#isDamaged) lost = damaged(this.#file); // one sentence is enough for a file
+      if (!this.#isDamaged) lost = damaged(this.#file); // one sentence per file is enough
       this.#isDamaged = true;
     };
     for (let end = bytes.indexOf(NEWLINE); end >= 0; end = bytes.indexOf(NEWLINE, at)) {

@@ -1,4 +1,4 @@
-/** The newest lines of a worker's log, looked for from the end backwards: a large log is never read whole. */
+/** The newest lines of a worker's log, searched backwards from the end: a large log is never read whole. */
 import { limit } from "../base/limits.ts";
 import {
   endOfCharacters,
@@ -25,41 +25,41 @@ type Look = {
   readonly stream?: Stream | undefined;
   readonly sinceMs?: number;
   readonly until?: Position;
-  /** So much is looked through at most: a stream that hardly writes must not cost the reading of all. */
+  /** Searches at most this much, so that a stream that hardly writes does not cost a read of everything. */
   readonly scanBytesMax?: number;
 };
 
 export type TailOptions = Look & {
-  /** What is longer is cut here. */
+  /** Longer lines are cut here. */
   readonly lineBytesMax?: number;
-  /** Only lines for which it holds are given and counted. */
+  /** Only lines that it accepts are given and counted. */
   readonly accepts?: (line: LogLine) => boolean;
 };
 
 export type Tail = {
   /** Oldest first. */
   readonly lines: readonly LogLine[];
-  /** Lines whose end is yet to come. */
+  /** Lines without their newline yet. */
   readonly unfinished: readonly LogLine[];
-  /** Sentences of what could not be read although it was wanted. */
+  /** Sentences about wanted bytes that could not be read. */
   readonly lost: readonly string[];
 };
 
-/** A line that was read from its end, as far as it has been: it may begin further back. */
+/** A line read from its end so far; it may begin further back. */
 type Found = {
   readonly stream: Stream;
-  /** How many lines end behind it. */
+  /** How many lines end after it. */
   readonly rank: number;
-  /** Of the oldest record so far. */
+  /** That of the oldest record so far. */
   timestamp: string;
   start: Position;
   bytes: number;
   readonly text: Beginning;
 };
-/** What is kept of a line once its beginning was found, nothing if it is not wanted. */
+/** What is kept of a line once its beginning was found; undefined if the line is not wanted. */
 type Keep<T> = (line: Found) => T | undefined | Promise<T | undefined>;
 
-/** How much further the beginning of a long line is looked for once there are lines enough. */
+/** How much further to search for the beginning of a long line once there are enough lines. */
 const BEGINNING_BYTES = 1_048_576;
 const NEWLINE = 0x0a;
 const NOTHING = new Uint8Array(0);
@@ -78,9 +78,9 @@ export async function readLastLines(dir: string, count: number, options: TailOpt
 }
 
 /**
- * The records of the newest `count` lines, and of those whose end is yet to come, from the oldest on. No line is held
- * in memory: their places are looked for first, then they are read.
- * @param matches the lines that are given and counted; a long one if it matches one of its pieces
+ * The records of the newest `count` lines and of unfinished ones, oldest first. Lines are not held in memory: their
+ * places are found first, then they are read.
+ * @param matches which lines are given and counted; a long line counts if one of its pieces matches
  */
 export async function* lastRecords(
   dir: string,
@@ -146,7 +146,7 @@ function lineOf({ stream, timestamp, text }: Found): LogLine {
   return { stream, timestamp, text: text.bytes };
 }
 
-/** Gives what could not be read. */
+/** Yields what could not be read. */
 async function lookBackwards<T>(dir: string, count: number, look: Look, lines: LastLines<T>): Promise<string[]> {
   const lost: string[] = [];
   const { until = endPosition(dir), sinceMs = 0, scanBytesMax = Number.POSITIVE_INFINITY } = look;
@@ -156,7 +156,7 @@ async function lookBackwards<T>(dir: string, count: number, look: Look, lines: L
   let enoughAt: number | undefined;
   let lastGone: number | undefined;
   for (let number = until.number; number >= first; number--) {
-    if (number === until.number && until.offset === 0) continue; // nothing of it is meant, and it may be yet to come
+    if (number === until.number && until.offset === 0) continue; // none of it is wanted, and it may not exist yet
     using file = LogReader.open(dir, number);
     if (!file) {
       lastGone ??= number;
@@ -174,7 +174,7 @@ async function lookBackwards<T>(dir: string, count: number, look: Look, lines: L
       if (lines.isEnough) enoughAt ??= scanned;
       const scanMax = Math.min(scanBytesMax, (enoughAt ?? Number.POSITIVE_INFINITY) + BEGINNING_BYTES);
       if (lines.isComplete || scanned >= scanMax) return lost.toReversed();
-      await new Promise((resolve) => setImmediate(resolve)); // a daemon has others to serve
+      await new Promise((resolve) => setImmediate(resolve)); // the daemon has other clients to serve
     }
     if (file.damage !== undefined) lost.push(file.damage);
   }
@@ -182,7 +182,7 @@ async function lookBackwards<T>(dir: string, count: number, look: Look, lines: L
   return lost.toReversed();
 }
 
-/** Takes records newest first and makes lines of them, each stream by itself. */
+/** Takes records newest first and joins them to lines, each stream by itself. */
 class LastLines<T> {
   readonly #count: number;
   readonly #stream: Stream | undefined;
@@ -214,7 +214,7 @@ class LastLines<T> {
     else this.#unfinished[stream] = this.#extended(this.#unfinished[stream], record);
   }
 
-  /** Once it is known of all lines whether they are wanted. */
+  /** Waits until it is known of all lines whether they are wanted. */
   async settle(): Promise<void> {
     if (this.#deciding.length === 0) return;
     await Promise.all(this.#deciding);
@@ -225,7 +225,7 @@ class LastLines<T> {
     return this.#kept.length >= this.#count;
   }
 
-  /** Enough, and none of the newest could begin further back. */
+  /** There are enough lines, and none of the newest could begin further back. */
   get isComplete(): boolean {
     if (!this.isEnough) return false;
     return (["stdout", "stderr"] as const).every((stream) => {
@@ -277,7 +277,7 @@ class LastLines<T> {
   }
 }
 
-/** The first bytes of a text that comes from its end. */
+/** The first bytes of a text that arrives from its end. */
 class Beginning {
   readonly #bytesMax: number;
   #buffer: Uint8Array = NOTHING;
@@ -306,7 +306,7 @@ class Beginning {
   }
 }
 
-/** Makes records of the blocks of a file that come last first, the newest first. */
+/** Splits blocks of a file that arrive last first into records, newest first. */
 class BackwardSplitter {
   readonly #file: LogReader;
   /** The head of a block: the end of a record that begins before it. */
@@ -317,7 +317,7 @@ class BackwardSplitter {
     this.#file = file;
   }
 
-  /** There were bytes that are no record. */
+  /** Some bytes were not a record. */
   get isDamaged(): boolean {
     return this.#isDamaged;
   }
@@ -325,7 +325,7 @@ class BackwardSplitter {
   push({ offset, bytes: block }: Block, onRecord: (record: PlacedRecord) => void): void {
     const bytes = this.#carry.length === 0 ? block : Buffer.concat([block, this.#carry]);
     const head = offset === 0 ? 0 : bytes.indexOf(NEWLINE) + 1 || bytes.length;
-    let end = bytes.lastIndexOf(NEWLINE); // what stands behind it is still being written, or was no record
+    let end = bytes.lastIndexOf(NEWLINE); // what follows it is still being written, or was not a record
     while (end >= head) {
       const start = end === 0 ? 0 : bytes.lastIndexOf(NEWLINE, end - 1) + 1;
       this.#give(bytes.subarray(start, end), offset + start, onRecord);

@@ -1,8 +1,8 @@
-/** What is in a compressed file, block by block: it is never in memory whole. */
+/** The contents of a compressed file, block by block: it is never in memory whole. */
 import { Readable } from "node:stream";
 import { createGunzip } from "node:zlib";
 
-/** @param read gives so many bytes of the file from a place on, fewer only at its end */
+/** @param read returns bytes of the file from a place on; fewer than asked for only at its end */
 export async function* unpack(
   read: (offset: number, bytes: number) => Buffer,
   blockBytes: number,
@@ -10,7 +10,7 @@ export async function* unpack(
   function* pieces(): Generator<Buffer> {
     for (let at = 0, piece: Buffer; (piece = read(at, blockBytes)).length > 0; at += piece.length) yield piece;
   }
-  // Not a stream of the descriptor: that closes it at its own time, which is the owner's to do.
+  // Not a stream of the descriptor, which would close it: closing is up to the owner.
   const source = Readable.from(pieces());
   const stream = source.pipe(createGunzip({ chunkSize: blockBytes }));
   source.on("error", (error) => stream.destroy(error));

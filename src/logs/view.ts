@@ -1,7 +1,6 @@
 /**
- * Lines of one or many logs as their readers want them: the command line, and whoever shows logs elsewhere. What is
- * looked back for and what is followed meet without a gap and without a line twice, also across rotation, compression
- * and deletion.
+ * Lines of one or many logs for their readers: the command line and others. Past and new lines meet without a gap and
+ * without a duplicate, also across rotation, compression and deletion.
  */
 import { SHIM_MAX } from "../../contract/shim.ts";
 import { isoTime, LineJoiner, type LogLine, type LogPiece, type LogRecord, type Stream } from "./cri.ts";
@@ -10,40 +9,39 @@ import { followLog } from "./follow.ts";
 import { scanLog, type Batch } from "./scan.ts";
 import { lastRecords } from "./tail.ts";
 
-/** Which lines are wanted, of each log by itself. */
+/** Which lines are wanted of each log. */
 export type LogWish = {
-  /** So many of the newest before now; all of them: infinity. */
+  /** The newest lines before now; infinity for all. */
   readonly lines: number;
-  /** None that is older: ms since the epoch. */
+  /** Nothing older than this: ms since the epoch. */
   readonly sinceMs: number;
   readonly stream?: Stream | undefined;
   readonly matches?: ((line: LogLine) => boolean) | undefined;
 };
 
 /**
- * One worker's log, wherever its files are. Made at a moment: `past` is what was there, `following` what comes behind
- * it.
+ * One worker's log, wherever its files are. `past` is what existed when it was made, `following` is what comes after.
  */
 export type LogSource = {
   readonly name: string;
   readonly past: (wish: LogWish) => AsyncGenerator<Batch>;
-  /** @param ending nothing more will be written: what is there is still given, then it ends */
+  /** @param ending nothing more will be written: gives what exists, then ends */
   readonly following: (signal: AbortSignal, ending?: AbortSignal) => AsyncGenerator<Batch>;
 };
 
 export type SourcedPiece = { readonly source: LogSource; readonly piece: LogPiece };
 
-/** Pieces of lines, or a sentence that stands for those that cannot be read any more. */
+/** Pieces of lines, or a sentence in place of lines that can no longer be read. */
 export type ViewBatch = {
   readonly pieces: readonly SourcedPiece[];
   readonly lost?: { readonly source: LogSource; readonly sentence: string };
 };
 
-/** As many lines are merged before they are given: a reader that goes away after the first one ends us soon. */
+/** Lines merged before they are given: a reader that leaves after the first one ends the work soon. */
 const MERGE_LINES = 4096;
 const NOTHING = new Uint8Array(0);
 
-/** @param isNew all of it is yet to come: it has no past */
+/** @param isNew the log has no past: all of it is yet to come */
 export function localLog(name: string, dir: string, isNew = false): LogSource {
   const end = isNew ? undefined : endPosition(dir);
   return {
@@ -67,10 +65,7 @@ export class LogView {
     this.#wish = wish;
   }
 
-  /**
-   * The lines of before in the order of their times, none of the logs in memory whole; then what still waits for its
-   * newline.
-   */
+  /** Past lines in the order of their times, without holding a log in memory; then those still without a newline. */
   async *past(sources: readonly LogSource[]): AsyncGenerator<ViewBatch> {
     let open = sources.map((source) => new SourceCursor(source, this.#pastOf(source)));
     for (;;) {
@@ -87,7 +82,7 @@ export class LogView {
     }
   }
 
-  /** What is written from now on, of one source. */
+  /** What is written to one source from now on. */
   async *following(source: LogSource, signal: AbortSignal, ending?: AbortSignal): AsyncGenerator<ViewBatch> {
     const of = this.#of(source);
     for await (const { records, lost } of source.following(signal, ending)) {
@@ -96,7 +91,7 @@ export class LogView {
     }
   }
 
-  /** What of its lines waits for a newline, each from its beginning: it comes again when there is more of it. */
+  /** Its lines without a newline yet, each from its beginning: such a line comes again when there is more of it. */
   unfinished(source: LogSource): SourcedPiece[] {
     return this.#of(source)
       .unfinished()
