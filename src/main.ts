@@ -1,10 +1,10 @@
-/** Where every process of ipcctl in TypeScript begins: the daemon or a call of the command line. */
+/** Where every TypeScript process of ipcctl begins: the daemon or a command. */
 
 const args = process.argv.slice(2);
 const at = commandAt(args);
 void begin();
 
-/** No `await` stands at the top: Bun compiles ahead only what has none. */
+/** No top-level `await`: Bun cannot compile a module with one ahead of time. */
 async function begin(): Promise<void> {
   if (args[at] === "daemon" && isServing(args.slice(at + 1))) {
     const { runDaemon } = await import("./daemon/main.ts");
@@ -23,7 +23,7 @@ function commandAt(words: readonly string[]): number {
   return index;
 }
 
-/** `daemon status|stop|restart` and help are calls of the command line; plain `daemon` serves. */
+/** `daemon status|stop|restart` and help are commands; plain `daemon` serves. */
 function isServing(words: readonly string[]): boolean {
   return !words.some((word) => ["status", "stop", "restart", "help", "-h", "--help"].includes(word));
 }

@@ -1,7 +1,5 @@
-/*
- * The process that answers for a worker what its filter hands over: a child of the shim, as the user who started the
- * worker. It holds nothing but what it needs, and ends with the last process that the filter is upon.
- */
+/* The connect helper: a child of the shim that answers the system calls which the worker's filter hands over, as the
+ * user who started the worker. It holds only what it needs, and ends with the last process under the filter. */
 #include "ipc.h"
 #include "../net/net.h"
 
@@ -15,14 +13,14 @@
 
 enum { LISTENER = 3, AUDIT = 4, TOLD = 5 };
 
-/* Above all that stays open, then down to its place. */
+/* Moves a descriptor above all others, then down to its place. */
 static int settle(int fd, int place)
 {
 	int high = fcntl(fd, F_DUPFD_CLOEXEC, 16);
 	return high < 0 ? -1 : dup2(high, place);
 }
 
-/* What it does for the worker it does in the worker's time: it ends when that is used up, and the worker with it. */
+/* Its processor time counts against the worker's limit: when that is used up it ends, and the worker with it. */
 static void limit_time(const struct ipc_spec *spec)
 {
 	for (size_t i = 0; i < spec->rlimit_count; i++) {
@@ -45,7 +43,7 @@ _Noreturn static void run(const struct ipc_spec *spec, int listener, int told)
 			    : open(spec->audit, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (settle(listener, LISTENER) < 0 || settle(told, TOLD) < 0 || (audit >= 0 && settle(audit, AUDIT) < 0))
 		_exit(IPC_EXIT_SYSTEM);
-	/* The lock of the run among others: who holds it is taken for its shim. */
+	/* Closes the lock of the run among others, because a process that holds it is taken for the shim. */
 	if (syscall(SYS_close_range, 6u, ~0u, 0u) != 0) {
 		for (int fd = 6; fd < 4096; fd++)
 			close(fd);
@@ -86,7 +84,7 @@ pid_t ipc_answer_start(const struct ipc_spec *spec, int listener, int *told)
 	pid_t parent = getpid();
 	pid_t pid = fork();
 	if (pid == 0) {
-		/* Without the shim there is no worker either; what ends that is for it alone to hear. */
+		/* Without the shim there is no worker either, and only the shim handles the signals that end it. */
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != parent)
 			_exit(0);

@@ -1,7 +1,5 @@
-/*
- * The channels between clients and the runtime that are open: counted for `status`, and looked after when a client dies
- * in the middle of a call. The shim holds each segment and one end of a pipe whose other end only the client has.
- */
+/* The open channels between clients and the worker's runtime: counted for `status`, and cleaned up when a client dies
+ * in the middle of a call. The shim holds each segment, and one end of a pipe whose other end only the client has. */
 #include "ipc.h"
 
 #include <errno.h>
@@ -14,10 +12,8 @@ static void add(struct ipc_calls *sum, const struct ipc_calls *more)
 		sum->words[i] += more->words[i];
 }
 
-/*
- * How many requests wait for their answer. The worker may write anything into the segment: these are numbers to show,
- * no more.
- */
+/* How many requests wait for their answer. The worker may write anything into the segment: these numbers are only
+ * shown. */
 static uint32_t look(int segment, struct ipc_calls *calls)
 {
 	uint8_t bytes[8 * IPC_STATISTICS_WORDS], asked[4];
@@ -28,7 +24,7 @@ static uint32_t look(int segment, struct ipc_calls *calls)
 	for (size_t i = 0; i < IPC_STATISTICS_WORDS; i++)
 		calls->words[i] = ipc_get_u64(bytes + 8 * i);
 	uint32_t waiting = ipc_get_u32(asked) - (uint32_t)calls->words[IPC_STATISTICS_ANSWERED];
-	return waiting > INT32_MAX ? 0 : waiting; /* answers that were counted before their questions */
+	return waiting > INT32_MAX ? 0 : waiting; /* answers were counted before their requests */
 }
 
 bool ipc_channels_full(const struct ipc_channels *channels)
@@ -36,7 +32,7 @@ bool ipc_channels_full(const struct ipc_channels *channels)
 	return channels->count == IPC_CHANNELS_MAX;
 }
 
-/* Takes both descriptors. `payload` is that of the OPEN they came with. */
+/* Takes both descriptors. `payload` is that of the OPEN that they came with. */
 void ipc_channels_keep(struct ipc_channels *channels, int segment, int life, const uint8_t *payload, size_t size)
 {
 	struct ipc_channel *channel = &channels->one[channels->count++];
@@ -58,11 +54,9 @@ static void forget(struct ipc_channels *channels, size_t index)
 	*channel = channels->one[--channels->count];
 }
 
-/*
- * The client is gone, which is written into the segment: nothing of it may begin or go on. True if the worker is to be
- * woken at once. One that says when it has ended everything is given the time to hear of it by itself, and is woken
- * until it says so: a signal is lost where it comes right ahead of a sleep.
- */
+/* Writes into the segment that the client is gone: nothing of it may start or continue. True if the worker must be
+ * woken at once. A worker that confirms the end of all work gets time to notice by itself, and is then woken until it
+ * confirms: a signal is lost if it arrives right before a sleep. */
 bool ipc_channels_leave(struct ipc_channels *channels, size_t index)
 {
 	struct ipc_channel *channel = &channels->one[index];
@@ -91,12 +85,12 @@ uint64_t ipc_channels_due(const struct ipc_channels *channels)
 	return due;
 }
 
-/* Looks after those whose client is gone. True if the worker is to be woken. */
+/* Handles channels whose client is gone. True if the worker must be woken. */
 bool ipc_channels_attend(struct ipc_channels *channels, bool is_attached)
 {
 	bool is_waking = false;
 	uint64_t now = ipc_now_ms();
-	for (size_t i = channels->count; i-- > 0;) { /* from the end: the last one takes the place of one that ends */
+	for (size_t i = channels->count; i-- > 0;) { /* backwards: the last channel fills a gap */
 		struct ipc_channel *channel = &channels->one[i];
 		if (channel->life >= 0 || (is_attached && now < channel->look_at))
 			continue;
@@ -113,7 +107,7 @@ bool ipc_channels_attend(struct ipc_channels *channels, bool is_attached)
 	return is_waking;
 }
 
-/* What CALLS answers in this version: u32 channels, u32 waiting, then the sums. Its length. */
+/* Writes the answer to CALLS in this version: u32 channels, u32 waiting, then the sums. Returns its length. */
 size_t ipc_channels_tell(const struct ipc_channels *channels, uint32_t version, uint8_t payload[IPC_CALLS_BYTES])
 {
 	struct ipc_calls sum = channels->ended;

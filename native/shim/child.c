@@ -50,7 +50,7 @@ static int join_cgroup(const char *path)
 
 static int set_ids(const struct ipc_spec *spec)
 {
-	/* Groups first: they cannot be changed any more afterwards. */
+	/* Groups first: after the change of user they cannot be changed. */
 	if (geteuid() == 0 && setgroups(0, NULL) != 0)
 		return -errno;
 	if (setresgid(spec->gid, spec->gid, spec->gid) != 0)
@@ -65,7 +65,7 @@ static int set_rlimits(const struct ipc_spec *spec)
 		if (setrlimit((int)spec->rlimits[i].resource, &limit) == 0)
 			continue;
 		int error = errno;
-		/* What is lower already stays so: not even root in a container may raise it. */
+		/* A lower limit stays: in a container not even root may raise it. */
 		if (error != EPERM || getrlimit((int)spec->rlimits[i].resource, &present) != 0)
 			return -error;
 		limit.rlim_max = limit.rlim_max > present.rlim_max ? present.rlim_max : limit.rlim_max;
@@ -76,7 +76,7 @@ static int set_rlimits(const struct ipc_spec *spec)
 	return 0;
 }
 
-/* Marks everything above stdio close-on-exec, then keeps the two that the worker is to have. */
+/* Marks everything above stdio close-on-exec, except the two descriptors for the worker. */
 static void seal_descriptors(int control, int plane)
 {
 	if (syscall(SYS_close_range, 3u, ~0u, 4u /* CLOSE_RANGE_CLOEXEC */) != 0) {
@@ -110,12 +110,11 @@ void ipc_report_read(int fd, struct ipc_child_error *error, int *listener)
 		size_t count = 0;
 		ssize_t size = ipc_meet_receive(fd, &message, sizeof message, true, fds, &count);
 		if (size == 0)
-			return; /* the exec has closed it, or the end of the worker */
+			return; /* closed by the exec, or by the worker's end */
 		if (size < 0 && errno == EINTR)
 			continue;
 		bool is_whole = size == (ssize_t)sizeof message;
-		/*
-		 * A snapshot of the version before tells its listener by a single byte, and an error without its kind.
+		/* A snapshot of the previous version sends its listener with a single byte, and errors without a kind.
 		 */
 		bool is_listener = (is_whole && message.kind == IPC_REPORT_LISTENER) || size == 1;
 		if (size == (ssize_t)sizeof *error)
@@ -147,7 +146,7 @@ pid_t ipc_report_pid(int fd, const struct ipc_spec *spec, pid_t forked)
 	do
 		size = recv(fd, &message, sizeof message, MSG_PEEK);
 	while (size < 0 && errno == EINTR);
-	/* An error is left for who reads those, and then the forked one is all that there is. */
+	/* An error stays for its own reader, and then the forked process is the only one. */
 	if (size != (ssize_t)sizeof message || message.kind != IPC_REPORT_PIDS
 		|| recv(fd, &message, sizeof message, 0) != size)
 		return forked;
@@ -176,7 +175,7 @@ int ipc_child_hand_over(int to, int fd, const void *message, size_t size)
 	return sendmsg(to, &sent, MSG_NOSIGNAL) == (ssize_t)size ? 0 : -errno;
 }
 
-/* execvp whose system call carries the token: in arguments that the kernel does not look at, but a filter may. */
+/* execvp whose system call carries the token in arguments that the kernel ignores but a filter sees. */
 static int execute(const struct ipc_spec *spec, const struct ipc_token *token)
 {
 	const char *name = spec->argv[0], *path = getenv("PATH");
@@ -215,7 +214,7 @@ _Noreturn static void fail(int report, int error, enum ipc_step step)
 	_exit(tell(report, error, step) == ENOENT ? 127 : 126);
 }
 
-/* All steps up to the exec; without a token there is none to come. 0, or -errno with the step that failed. */
+/* All steps up to the exec; without a token no exec follows. Returns 0, or -errno with the step that failed. */
 static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_child,
 	struct ipc_token *token, enum ipc_step *step)
 {
@@ -223,13 +222,13 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 	*step = IPC_STEP_CGROUP;
 	if (spec->cgroup != NULL && (rc = join_cgroup(spec->cgroup)) != 0)
 		return rc;
-	/* Before what a limit on descriptors or on the address space may forbid. */
+	/* Before anything that a limit on descriptors or address space may forbid. */
 	*step = IPC_STEP_NAMESPACES;
 	if ((rc = ipc_isolate(spec)) != 0)
 		return rc;
 	if (spec->has_umask)
 		umask((mode_t)spec->umask);
-	/* These two have numbers that are beyond a small limit on descriptors. */
+	/* Their numbers are beyond a small limit on descriptors. */
 	seal_descriptors(fds->control, fds->plane);
 	*step = IPC_STEP_RLIMIT;
 	if ((rc = set_rlimits(spec)) != 0)
@@ -237,10 +236,8 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 	*step = IPC_STEP_IDS;
 	if (spec->has_ids && (rc = set_ids(spec)) != 0)
 		return rc;
-	/*
-	 * After the change of user, which clears it. A parent that died before is noticed by its pid, or where it has
-	 * none here by its pipe.
-	 */
+	/* After the change of user, which clears it. An earlier death of the parent shows by its pid or, if it has none
+	 * in this namespace, by its pipe. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	bool is_inside = spec->namespaces & IPC_NAMESPACE_PROCESSES;
 	if (is_inside ? poll(&(struct pollfd){ fds->life, 0, 0 }, 1, 0) != 0 : is_child && getppid() != parent)
@@ -248,8 +245,9 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 	*step = IPC_STEP_CWD;
 	if (chdir(spec->cwd) != 0)
 		return -errno;
-	/* Under Yama only an ancestor may read the memory of a process of the same user, or whom that process names and
-	 * his descendants; or who has the capability, as the owner of a user namespace has for all that is in it. */
+	/* Under Yama only an ancestor may read the memory of a process of the same user, or a process that it names and
+	 * the descendants of that one; or a process with the capability, which the owner of a user namespace has over
+	 * everything in it. */
 	if ((spec->has_hosts || spec->port_count > 0) && !is_inside)
 		prctl(PR_SET_PTRACER, parent, 0, 0, 0);
 	*step = IPC_STEP_SECCOMP;
@@ -262,7 +260,7 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 	return listener >= 0 ? ipc_child_hand_over(fds->report, listener, &message, sizeof message) : 0;
 }
 
-/* The shim has written down who we are. False: it died before. */
+/* Waits until the shim has recorded our pid. False: it died before. */
 static bool pass_gate(const struct ipc_child_fds *fds)
 {
 	char go;
@@ -281,9 +279,9 @@ int ipc_child_become(const struct ipc_spec *spec, const struct ipc_child_fds *fd
 	sigset_t none;
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
-	/* While the shim is writing down who we are. It may know us only when we are done, so the gate comes last. */
+	/* While the shim is recording our pid. It may know us only when we are done, so the gate comes last. */
 	step = IPC_STEP_NAMESPACES;
-	int rc = spec->namespaces & IPC_NAMESPACE_PROCESSES ? -EINVAL : 0; /* it would be another process */
+	int rc = spec->namespaces & IPC_NAMESPACE_PROCESSES ? -EINVAL : 0; /* that would be another process */
 	if (rc == 0)
 		rc = settle(spec, fds, shim, false, NULL, &step);
 	if (rc != 0)

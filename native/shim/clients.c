@@ -1,4 +1,5 @@
-/* Whom the shim answers: daemons, and programs that open a channel to the worker. Frames of the contract both ways. */
+/* The shim's clients: daemons, and programs that open channels to the worker. Frames of the contract in both
+ * directions. */
 #include "supervise.h"
 
 #include <errno.h>
@@ -29,7 +30,7 @@ static void send_frame(struct ipc_client *client, uint8_t type, const uint8_t *p
 	frame[4] = type;
 	if (size > 0)
 		memcpy(frame + 5, payload, size);
-	/* A peer that does not read is let go; it may connect again. */
+	/* A peer that does not read is disconnected; it may connect again. */
 	if (send(client->fd, frame, size + 5, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)size + 5)
 		ipc_run_drop_client(client);
 }
@@ -74,7 +75,7 @@ void ipc_run_tell_log(void)
 	uint64_t now = ipc_now_ms();
 	bool is_full = shim.log.is_stuck;
 	bool is_news = is_full != shim.was_full || shim.log.dropped_lines != shim.told_dropped;
-	/* Going into and out of it at once; the count while it lasts once a second. */
+	/* Reports the change into and out of it at once, and in between the count once a second. */
 	if (!is_news || (is_full && shim.was_full && now < shim.told_at + 1000))
 		return;
 	shim.told_dropped = shim.log.dropped_lines;
@@ -103,7 +104,7 @@ static int signal_scope(uint32_t number, uint8_t scope)
 	return kill(scope == IPC_SCOPE_GROUP ? -shim.pid : shim.pid, (int)number) == 0 ? 0 : -errno;
 }
 
-/* A full disk is what this is asked for most: what waits for room goes with the rest of its record. */
+/* Flushing is asked for mostly on a full disk: output that waits for room is dropped with the rest of its record. */
 static int flush_logs(void)
 {
 	if (!ipc_log_flush(&shim.log))
@@ -134,7 +135,7 @@ static int open_channel(struct ipc_client *client, const uint8_t *payload, size_
 	return 0;
 }
 
-/* False: not a request of the contract, the peer is let go. */
+/* False: not a request of the contract; the peer is disconnected. */
 static bool handle(struct ipc_client *client, uint8_t type, const uint8_t *payload, size_t size)
 {
 	int rc = 0;
@@ -149,7 +150,7 @@ static bool handle(struct ipc_client *client, uint8_t type, const uint8_t *paylo
 		return true;
 	}
 	if (type == IPC_REQUEST_HELLO && size == 4) {
-		rc = -EPROTO; /* a version that never was */
+		rc = -EPROTO; /* a version that never existed */
 	} else if (type == IPC_REQUEST_SIGNAL && size == 5) {
 		rc = signal_scope(ipc_get_u32(payload), payload[4]);
 	} else if (type == IPC_REQUEST_STOP && size == 8) {
@@ -207,7 +208,7 @@ static void turn_away(int fd, uint32_t why)
 {
 	uint8_t frame[10] = { 6, 0, 0, 0, IPC_REPLY_ERROR, IPC_REQUEST_HELLO };
 	ipc_put_u32(frame + 6, why);
-	/* Where it does not arrive the connection ends without a word, as it did before. */
+	/* If it cannot be sent, the connection just closes, as it did before. */
 	if (send(fd, frame, sizeof frame, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		return;
 }
@@ -220,10 +221,8 @@ void ipc_run_accept_client(void)
 	struct ucred peer = { 0 };
 	socklen_t size = sizeof peer;
 	bool is_known = getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0;
-	/*
-	 * A worker and its offspring do not drive their own supervisor. They are below us; one that a snapshot forked,
-	 * and what is below it, is not.
-	 */
+	/* A worker and its descendants must not drive their own supervisor. They are our descendants, unless a snapshot
+	 * forked the worker. */
 	bool is_workers = ipc_tree_contains(getpid(), peer.pid) || ipc_tree_contains(shim.pid, peer.pid)
 			  || ipc_tree_confined(peer.pid);
 	bool is_allowed = is_known && (peer.uid == geteuid() || peer.uid == 0) && !is_workers;
@@ -236,7 +235,7 @@ void ipc_run_accept_client(void)
 			return;
 		}
 	}
-	if (is_allowed) /* it may come again, and is not to take us for gone */
+	if (is_allowed) /* it may come again, and must not take us for dead */
 		turn_away(fd, EAGAIN);
 	close(fd);
 }

@@ -1,8 +1,6 @@
-/*
- * Confinement of a worker, between fork and exec: no new privileges, no capabilities, Landlock, seccomp, in this order.
- * What is granted and denied the daemon has compiled; here it is carried out, and where the kernel refuses a step the
- * worker does not start.
- */
+/* Confines a worker between fork and exec: no new privileges, no capabilities, Landlock, seccomp, in this order. The
+ * daemon has compiled what is granted and denied; it is carried out here, and if the kernel refuses a step the worker
+ * does not start. */
 #include "ipc.h"
 
 #include <errno.h>
@@ -25,7 +23,7 @@
 #define RULE_PORT 2
 #define CAPABILITY_VERSION_3 0x20080522
 
-/* What concerns folders only: to be taken off where the path is a file (the kernel refuses it with EINVAL). */
+/* Rights that apply to folders only: removed if the path is a file, because the kernel refuses them with EINVAL. */
 #define FILE_RIGHTS                                                                                                \
 	(1u << 0 | 1u << 1 | 1u << 2 | 1u << 14 | 1u << 15) /* execute, write, read, truncate, ioctl on devices */
 
@@ -39,12 +37,12 @@ struct __attribute__((packed)) path_rule {
 
 static int allow_path(int ruleset, const struct ipc_path_rule *rule)
 {
-	/* O_PATH: opened without asking whether it may be read. */
+	/* O_PATH: opens it without a check for read permission. */
 	int fd = open(rule->path, O_PATH | O_CLOEXEC);
 	if (fd < 0)
 		return rule->is_optional && (errno == ENOENT || errno == EACCES)
 			       ? 0
-			       : -errno; /* what it cannot reach needs no rule */
+			       : -errno; /* an unreachable path needs no rule */
 	struct stat status;
 	int rc = fstat(fd, &status) == 0 ? 0 : -errno;
 	struct path_rule allowed = { rule->access, fd };
@@ -57,10 +55,8 @@ static int allow_path(int ruleset, const struct ipc_path_rule *rule)
 	return rc;
 }
 
-/*
- * The ruleset as a descriptor, or -errno. Fields that the kernel does not know must be zero, and then it may be given
- * fewer.
- */
+/* The ruleset as a descriptor, or -errno. A kernel that does not know the last fields accepts a shorter struct if they
+ * are zero. */
 static int make_ruleset(const struct ipc_spec *spec)
 {
 	struct ruleset wanted = { spec->landlock_fs, spec->landlock_net, spec->landlock_scoped };
@@ -75,7 +71,7 @@ static int make_ruleset(const struct ipc_spec *spec)
 			return rc;
 		}
 	}
-	/* Without rights on ports they are for who answers alone. */
+	/* Without rights on ports they concern the connect helper only. */
 	for (size_t i = 0; i < spec->port_count && spec->landlock_net != 0; i++) {
 		if (syscall(SYS_landlock_add_rule, (int)fd, RULE_PORT, &spec->ports[i], 0) != 0) {
 			int error = errno;
@@ -89,10 +85,8 @@ static int make_ruleset(const struct ipc_spec *spec)
 static int drop_capabilities(void)
 {
 	for (int capability = 0; prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; capability++) {
-		/*
-		 * Without CAP_SETPCAP it cannot be dropped from the bounding set; with no_new_privs nothing comes out
-		 * of that set.
-		 */
+		/* Without CAP_SETPCAP it cannot be dropped from the bounding set; with no_new_privs that set grants
+		 * nothing. */
 		if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 && errno != EPERM)
 			return -errno;
 	}
@@ -113,13 +107,11 @@ static int drop_capabilities(void)
 #ifndef SECCOMP_FILTER_FLAG_NEW_LISTENER
 #define SECCOMP_FILTER_FLAG_NEW_LISTENER (1UL << 3)
 #endif
-/* 5.19: a call that is being answered goes on through signals; who answers ends it where one is waiting. */
+/* 5.19: a call in progress is not interrupted by signals; the helper ends it if a signal is pending. */
 #define WAIT_KILLABLE (1UL << 5)
 
-/*
- * Under a filter that has a listener already there cannot be a second: what would only be told is then denied in
- * silence.
- */
+/* Under a filter with a listener a second listener is impossible: calls that would only be recorded are then denied
+ * silently. */
 static bool silence(struct sock_filter *program, size_t steps)
 {
 	for (size_t i = 0; i < steps; i++) {
@@ -138,7 +130,7 @@ static int put_in(struct sock_filter *step, uint8_t what, const struct ipc_token
 	else if (token != NULL)
 		step->k = token->words[what];
 	else
-		step->jt = step->jf; /* no value is the right one */
+		step->jt = step->jf; /* no value matches */
 	return 0;
 }
 
@@ -162,7 +154,7 @@ static int filter_by(const struct ipc_filter *filter, const struct ipc_token *to
 		else if (flags != 0)
 			*listener = (int)fd;
 	}
-	/* Who does not exec keeps this stack. */
+	/* A process that does not exec keeps this stack. */
 	explicit_bzero(program, sizeof program);
 	return rc;
 }
@@ -184,7 +176,7 @@ int ipc_confine(const struct ipc_spec *spec, const struct ipc_token *token, enum
 	int ruleset = -1;
 	if (rc == 0 && (spec->landlock_fs | spec->landlock_net | spec->landlock_scoped) != 0) {
 		*step = IPC_STEP_LANDLOCK;
-		ruleset = make_ruleset(spec); /* while the paths can still be reached with what we may do */
+		ruleset = make_ruleset(spec); /* while the paths are still reachable with our rights */
 		rc = ruleset < 0 ? ruleset : 0;
 	}
 	if (rc == 0 && spec->has_no_capabilities) {

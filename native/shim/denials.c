@@ -1,14 +1,11 @@
-/* What was denied to the worker in this run: the first kinds of it, each once, for `status`. */
+/* What was denied to the worker in this run: the first kinds, each once, for `status`. */
 #include "ipc.h"
 
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
-/*
- * What the process that answers for the worker wrote has been written by the worker in part: it is shown, never acted
- * upon.
- */
+/* Part of what the helper writes comes from the worker: it is shown, never acted upon. */
 static bool keep(struct ipc_denials *denials, const char *line, size_t size)
 {
 	if (size == 0 || size >= IPC_DENIAL_BYTES || denials->count == IPC_DENIALS_MAX)
@@ -26,7 +23,7 @@ static bool keep(struct ipc_denials *denials, const char *line, size_t size)
 	return true;
 }
 
-/* Takes what is in the pipe. False at its end. */
+/* Reads what is in the pipe. False at its end. */
 bool ipc_denials_read(struct ipc_denials *denials, int fd, bool *is_news)
 {
 	char bytes[4096];
@@ -40,7 +37,7 @@ bool ipc_denials_read(struct ipc_denials *denials, int fd, bool *is_news)
 	return true;
 }
 
-/* The record of them, a line each. */
+/* Their record, one per line. */
 size_t ipc_denials_text(const struct ipc_denials *denials, char *text, size_t size)
 {
 	size_t used = 0;

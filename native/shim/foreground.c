@@ -19,20 +19,18 @@ static struct ipc_spec spec;
 static struct ipc_stdio stdio;
 static pid_t caller;
 
-/* How long the caller may take to pass on what was sent to him, and to us. */
+/* How long the caller may take to pass on a signal that both of us got. */
 #define ECHO_MS 5000u
 
-/* What the group has got and the caller has not yet passed on, of each signal. */
+/* For each signal, how many the group got that the caller has not passed on yet. */
 static struct {
 	unsigned count;
 	uint64_t until_ms;
 } echoes[NSIG];
 
-/*
- * What does not come from the caller was sent to the whole group: by the terminal, or by a program, as timeout(1) does.
- * The worker has it then, and the caller, who cannot tell it from what is for him alone, passes it on as well: of those
- * we have heard before.
- */
+/* A signal that does not come from the caller was sent to the whole group: by the terminal, or by a program such as
+ * timeout(1). The worker has it already. The caller cannot tell it from a signal to itself and passes it on as well:
+ * those are dropped here. */
 static void forward(const struct signalfd_siginfo *info, pid_t worker, bool is_elsewhere)
 {
 	uint32_t number = info->ssi_signo;
@@ -74,12 +72,12 @@ static int wait_for(pid_t worker, int signals, int remote, int told, bool *is_la
 			if (fds[2 + fd].revents != 0)
 				ipc_stdio_pump(&stdio, fd, false);
 		if (ipc_now_ms() >= wall_at) {
-			/* The first time asks, the second does not. */
+			/* The first time asks, the second kills. */
 			kill(worker, *is_late ? SIGKILL : (int)spec.stop_signal);
 			*is_late = true;
 			wall_at = ipc_now_ms() + spec.grace_ms;
 		}
-		/* Who asked for it was killed: nobody waits for its end any more. */
+		/* The caller was killed: nobody waits for the end any more. */
 		if (getppid() != caller) {
 			kill(worker, SIGKILL);
 			caller = getppid();
@@ -99,10 +97,8 @@ static int wait_for(pid_t worker, int signals, int remote, int told, bool *is_la
 			if (pid == worker)
 				return status;
 		}
-		/*
-		 * Who connects for the worker ends with it, a moment before we hear of that; or before it, and then it
-		 * would fail in odd ways.
-		 */
+		/* The connect helper ends with the worker, a moment before we hear of that. If it ends earlier, the
+		 * worker would fail in confusing ways. */
 		if (remote < 0 && fds[2].revents & POLLHUP) {
 			told = -1;
 			alone_at = ipc_now_ms() + IPC_ALONE_MS;
@@ -115,7 +111,7 @@ static int wait_for(pid_t worker, int signals, int remote, int told, bool *is_la
 	}
 }
 
-/* What was denied, beside the specification: the worker itself saw an errno and no more. */
+/* Keeps what was denied beside the specification: the worker itself saw only an errno. */
 static void keep_denials(int folder, int told)
 {
 	static struct ipc_denials denials;
@@ -130,10 +126,10 @@ static void keep_denials(int folder, int told)
 		ipc_record_write(folder, "denied", text, ipc_denials_text(&denials, text, sizeof text), false);
 }
 
-/* Its last words, if it has left any: it has written them, and they are looked at as such. */
+/* Keeps the worker's last words, if it left any. They are text of the worker and treated as such. */
 static void keep_words(int folder, int words)
 {
-	static char text[65536]; /* what a pipe holds */
+	static char text[65536]; /* the capacity of a pipe */
 	ssize_t size = read(words, text, sizeof text);
 	if (size > 0)
 		ipc_record_write(folder, "words", text, (size_t)size, false);
@@ -253,6 +249,6 @@ int ipc_foreground(const char *path)
 	if (is_late)
 		return 124;
 	int code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-	/* Whatever has ended well: the worker has not begun, or not all that it wrote is where it was to be. */
+	/* Even after a clean exit: the worker did not start, or not all of its output was written. */
 	return code == 0 && (error.step != IPC_STEP_NONE || !is_written) ? IPC_EXIT_SYSTEM : code;
 }

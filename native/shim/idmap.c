@@ -1,8 +1,6 @@
-/*
- * Files of somebody else that a worker with a user of its own is to write: on its mount the owner's numbers and the
- * worker's change places. What the worker makes there belongs to the owner of the folder, and nobody has to give that
- * away. Needs root, and a file system that can.
- */
+/* Lets a worker with its own user id write files of another user: on its mount the owner's ids and the worker's are
+ * exchanged. Files that the worker creates there belong to the folder's owner, and nobody has to chown. Needs root, and
+ * a file system that supports it. */
 #include "ipc.h"
 
 #include <errno.h>
@@ -32,7 +30,7 @@ struct attributes {
 	uint64_t set, clear, propagation, userns;
 };
 
-/* How many numbers there are: from 0 on, as far as they are known here. 0: not even the first one is. */
+/* The length of the id range from 0 on that is mapped here. 0: not even id 0 is. */
 static uint32_t known_ids(const char *map)
 {
 	char text[256];
@@ -50,7 +48,7 @@ static size_t add_line(char *text, size_t size, size_t used, uint32_t from, uint
 	return count == 0 ? used : used + (size_t)snprintf(text + used, size - used, "%u %u %u\n", from, to, count);
 }
 
-/* Every number stands for itself, but for two that stand for each other. */
+/* Maps every id to itself, except two that are exchanged. */
 static int write_swap(int process, const char *file, uint32_t one, uint32_t other, uint32_t count)
 {
 	char text[256];
@@ -72,10 +70,8 @@ static int write_swap(int process, const char *file, uint32_t one, uint32_t othe
 	return rc;
 }
 
-/*
- * In a user namespace of its own, and with our table of descriptors: what it opens, we have. It waits for nothing but
- * its end.
- */
+/* Lives in a user namespace of its own but shares our descriptor table, so what it opens is ours. It only waits to be
+ * killed. */
 _Noreturn static void stand_in(int told)
 {
 	int fds[2];
@@ -89,7 +85,7 @@ _Noreturn static void stand_in(int told)
 	_exit(1);
 }
 
-/* A descriptor of a user namespace in which the two users have changed places, and the two groups; or -errno. */
+/* A descriptor of a user namespace in which the two users and the two groups are exchanged; or -errno. */
 static int make_namespace(const struct stat *owner, uint32_t uid, uint32_t gid)
 {
 	int pipes[2], fds[2] = { -1, -1 };
@@ -101,7 +97,7 @@ static int make_namespace(const struct stat *owner, uint32_t uid, uint32_t gid)
 	if (child == 0)
 		stand_in(pipes[1]);
 	if (rc == 0 && (read(pipes[0], fds, sizeof fds) != (ssize_t)sizeof fds || fds[0] < 0 || fds[1] < 0))
-		rc = -ENOENT; /* there is no /proc */
+		rc = -ENOENT; /* /proc is missing */
 	if (rc == 0)
 		rc = write_swap(fds[0], "uid_map", owner->st_uid, uid, uids);
 	if (rc == 0)
@@ -134,7 +130,7 @@ int ipc_idmap_owner(int tree, uint32_t uid, uint32_t gid)
 	int rc = syscall(SYS_mount_setattr, tree, "", EMPTY_PATH | RECURSIVE, &attributes, sizeof attributes) == 0
 			 ? 0
 			 : -errno;
-	/* What else is mounted below it may be of a kind that cannot; it is seen as it is. */
+	/* Other mounts below it may not support this; they are visible as they are. */
 	if (rc != 0)
 		rc = syscall(SYS_mount_setattr, tree, "", EMPTY_PATH, &attributes, sizeof attributes) == 0 ? 0 : -errno;
 	close(userns);

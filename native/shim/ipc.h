@@ -12,12 +12,10 @@
 #include <termios.h>
 
 #define IPC_MOUNT_KINDS (IPC_MOUNT_PROC + 1)
-/* How long a worker may outlive the process that connects for it: both end together, but are not heard of together. */
+/* How long a worker may outlive its connect helper: they die together, but we learn of it separately. */
 #define IPC_ALONE_MS 1000u
-/*
- * What waits for its newline longer than this becomes a partial record: a prompt is seen, and a killed shim takes no
- * more along.
- */
+/* Output that waits longer than this for its newline becomes a partial record: a prompt is visible, and a killed shim
+ * loses no more than this. */
 #define IPC_SHOW_MS 200u
 #define IPC_RECORD_HEAD_BYTES 40u
 #define IPC_READ_BYTES 131072u
@@ -52,7 +50,7 @@ struct ipc_path_rule {
 struct ipc_port_rule {
 	uint64_t access, port;
 };
-/* What is put in as the value of a step: a word of the token that only this process knows, or its own pid. */
+/* A value that is filled into a filter step: a word of the token that only this process knows, or its own pid. */
 struct ipc_patch {
 	uint16_t step;
 	uint8_t what;
@@ -78,7 +76,7 @@ struct ipc_host {
 	const char *name;
 };
 
-/* A parsed spec. Strings live in the arena that ipc_spec_parse allocated, until exit. */
+/* A parsed spec. Its strings live until exit in the arena that ipc_spec_parse allocated. */
 struct ipc_spec {
 	uint64_t run;
 	char **argv;
@@ -109,17 +107,17 @@ struct ipc_spec {
 	uint32_t namespaces;
 	struct ipc_mount mounts[IPC_MOUNTS_MAX];
 	size_t mount_count;
-	bool has_hosts; /* connections are made for the worker, to these and no others */
-	bool has_unix;  /* beside them Unix sockets are its own to connect */
+	bool has_hosts; /* the helper connects for the worker, to these hosts only */
+	bool has_unix;  /* besides them the worker may connect Unix sockets itself */
 	struct ipc_host hosts[IPC_HOSTS_MAX];
 	size_t host_count;
 	uint32_t denied_classes;
-	const char *worker, *audit; /* its name and the log of decisions, where something answers for it */
+	const char *worker, *audit; /* its name, and the audit log if it has a helper */
 	bool is_plane_passed;
-	const char *zygote; /* the socket of a snapshot, which forks in our stead */
+	const char *zygote; /* the socket of a snapshot that forks in our place */
 };
 
-/* spec.c: bounded parser; 0 or -EINVAL/-ENOMEM. `extra_env` leaves room for so many more variables. */
+/* spec.c: bounded parser; 0 or -EINVAL/-ENOMEM. `extra_env` reserves room for that many more variables. */
 int ipc_spec_parse(const uint8_t *bytes, size_t size, size_t extra_env, struct ipc_spec *spec);
 int ipc_spec_read(int dirfd, const char *name, uint8_t **bytes, size_t *size);
 void ipc_spec_add_env(struct ipc_spec *spec, char *assignment);
@@ -134,9 +132,9 @@ struct ipc_stream {
 	bool is_stderr;
 	size_t in_len, in_pos;
 	size_t held_len;
-	uint64_t held_ms; /* when the oldest byte that is held came */
+	uint64_t held_ms; /* when the oldest held byte came */
 	bool is_open;     /* the last record was a partial one */
-	bool is_cut;      /* and what followed it was dropped */
+	bool is_cut;      /* and the rest of its line was dropped */
 	char head[IPC_RECORD_HEAD_BYTES + 1];
 	uint8_t in[IPC_READ_BYTES];
 	uint8_t held[IPC_LINE_BYTES_MAX];
@@ -157,15 +155,15 @@ struct ipc_log {
 };
 
 int ipc_log_open(struct ipc_log *log, int dirfd, const struct ipc_log_limits *limits);
-/* Takes all input that is waiting in the stream. True if it got all of it out; false: stuck, call again later. */
+/* Takes all waiting input of the stream. True if all of it was written; false: stuck, call again later. */
 bool ipc_log_feed(struct ipc_log *log, struct ipc_stream *stream);
-/* What stands in the stream without a newline becomes a record. */
+/* Turns held output without a newline into a record. */
 bool ipc_log_finish(struct ipc_log *log, struct ipc_stream *stream);
-/* When what is held without a newline is to be shown; UINT64_MAX: nothing is, or there is no room. */
+/* When held output must be written; UINT64_MAX if there is none, or no room. */
 uint64_t ipc_log_due(const struct ipc_log *log, const struct ipc_stream *stream);
 void ipc_log_show(struct ipc_log *log, struct ipc_stream *stream);
 bool ipc_log_flush(struct ipc_log *log);
-/* Before everything written so far is deleted: drops the rest of a record whose beginning goes with it. */
+/* Before the log so far is deleted: drops the rest of a record whose beginning is deleted with it. */
 void ipc_log_cut(struct ipc_log *log);
 /* Counts everything that waits as dropped, so that the end can go on without room. */
 void ipc_log_give_up(struct ipc_log *log, struct ipc_stream *streams, size_t count);
@@ -174,14 +172,12 @@ void ipc_log_delete_old(struct ipc_log *log);
 void ipc_log_stamp(struct ipc_stream *stream);
 
 /* meet.c: hands the descriptors of a channel from a client to the runtime in the worker. */
-/*
- * `passed`: our end of the connection that a worker got which can reach no socket by its path, until it says that it is
- * there.
+/* `passed`: our end of a connection that was handed to a worker which can reach no socket by path, until it says hello.
  */
 struct ipc_meeting {
 	int listener, runtime, passed;
 	pid_t runtime_pid;
-	uint64_t activity, quiet_since; /* of a worker without a handler, as it was seen last (IPC_MEET_QUIET_MS) */
+	uint64_t activity, quiet_since; /* of a worker without a handler, when last seen (IPC_MEET_QUIET_MS) */
 };
 #define IPC_MEET_QUIET_MS 1000
 bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker);
@@ -196,18 +192,18 @@ int ipc_meet_wake(struct ipc_meeting *meeting, pid_t worker);
 struct ipc_calls {
 	uint64_t words[IPC_STATISTICS_WORDS];
 };
-#define IPC_LEAVE_MS 20u /* that a worker has to hear of the end of its client before it is woken */
+#define IPC_LEAVE_MS 20u /* how long a worker has to notice the end of its client before it is woken */
 #define IPC_LEAVE_MS_MAX 1000u
 struct ipc_channel {
-	int segment, life; /* no life: the client is gone, and the worker has not said that it has ended what it did for
-			      it */
-	bool is_confirmed; /* the worker says so */
+	int segment, life; /* no life: the client is gone, and the worker has not confirmed that it ended that client's
+			      work */
+	bool is_confirmed; /* the worker confirms */
 	uint64_t look_at, pause_ms;
 };
 struct ipc_channels {
 	struct ipc_channel one[IPC_CHANNELS_MAX];
 	size_t count;
-	struct ipc_calls ended; /* sums of those that are closed */
+	struct ipc_calls ended; /* sums over closed channels */
 };
 bool ipc_channels_full(const struct ipc_channels *channels);
 void ipc_channels_keep(struct ipc_channels *channels, int segment, int life, const uint8_t *payload, size_t size);
@@ -224,7 +220,7 @@ struct ipc_child_error {
 	int32_t error;
 	int32_t step;
 };
-/* What the child reports: its kind says what it is, and of what is no such message nothing is believed. */
+/* What the child reports, by kind; other messages are ignored. */
 enum ipc_report_kind {
 	IPC_REPORT_ERROR = 1, /* errno, step */
 	IPC_REPORT_PIDS,      /* the first process of the namespace, the worker */

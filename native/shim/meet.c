@@ -1,7 +1,5 @@
-/*
- * Where the two ends of a channel meet: the runtime inside the worker waits on a connection to the socket `plane`, a
- * client hands descriptors in with OPEN, and they are passed on. Nothing of what they carry is looked at here.
- */
+/* Where the two ends of a channel meet: the runtime in the worker waits on a connection to the socket `plane`, a client
+ * sends descriptors with OPEN, and they are passed on. Their contents are not looked at here. */
 #include "ipc.h"
 
 #include <errno.h>
@@ -12,9 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-/*
- * Of the connections to `plane` the first that lives is the runtime; only processes of the worker's tree may make one.
- */
+/* The first live connection to `plane` is the runtime; only processes of the worker's tree may connect. */
 bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim, pid_t worker)
 {
 	int fd = accept4(meeting->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
@@ -33,7 +29,7 @@ bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim, pid_t worker)
 	return true;
 }
 
-/* The first byte on the connection that was passed on: somebody listens at its end. */
+/* The first byte on the connection that was passed on: something listens at its end. */
 bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker)
 {
 	char byte;
@@ -51,7 +47,7 @@ bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker)
 	return is_first;
 }
 
-/* The runtime has nothing to say here: anything readable is its end, or noise that ends it. */
+/* The runtime sends nothing here, so anything readable is its end, or noise that ends it. */
 void ipc_meet_drop(struct ipc_meeting *meeting)
 {
 	close(meeting->runtime);
@@ -59,7 +55,7 @@ void ipc_meet_drop(struct ipc_meeting *meeting)
 	meeting->runtime_pid = 0;
 }
 
-/* 0 or -errno. The descriptors stay the caller's. */
+/* Returns 0 or -errno. The caller keeps the descriptors. */
 int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, const uint8_t *payload, size_t size)
 {
 	const size_t fd_count = IPC_CHANNEL_FDS_FORWARDED;
@@ -83,7 +79,7 @@ int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, const uint8_t 
 	return sendmsg(meeting->runtime, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size ? 0 : -errno;
 }
 
-/* recv() that keeps up to IPC_CHANNEL_FDS descriptors which came along; the kernel closes those beyond. */
+/* recv() that keeps up to IPC_CHANNEL_FDS descriptors that came along; the kernel closes the rest. */
 ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, bool is_blocking, int *fds, size_t *fd_count)
 {
 	union {
@@ -124,19 +120,16 @@ static struct look look_at(pid_t pid)
 	struct ipc_process process;
 	if (!ipc_process_status(pid, &status) || !ipc_process_read(pid, &process))
 		return (struct look){ false, false, 0 };
-	/* The other threads have switches of their own; what they use is counted here. */
+	/* Other threads count their own switches; their processor time is included here. */
 	return (struct look){ (status.caught >> (SIGURG - 1) & 1) != 0, strchr("RDTt", process.state) != NULL,
 		status.switches + process.ticks };
 }
 
-/*
- * Asks the Python that has our bootstrap to attach, or to look what is to be interrupted. That is the worker, or under
- * a wrapper
- * (`uv run`) one of its descendants. SIGURG is ignored by default, so a process that execs something else at this
- * moment takes no harm. 0 or -errno where nobody handles it: -EAGAIN while something of the worker still runs, waits
- * for a disk or is held, and may be a Python that starts, however slowly; -ENOSYS once all of it has slept for a while,
- * which no start does.
- */
+/* Asks the Python that has our boot code to attach, or to look for interrupts. That is the worker or, under a wrapper
+ * (`uv run`), one of its descendants. SIGURG is ignored by default, so a process that execs something else at this
+ * moment is unharmed. Returns 0, or -errno if no process handles the signal: -EAGAIN while a process of the worker
+ * runs, waits for a disk or is stopped, and may be a Python that is still starting; -ENOSYS once all of them have slept
+ * for a while, which no start does. */
 int ipc_meet_wake(struct ipc_meeting *meeting, pid_t worker)
 {
 	if (meeting->runtime >= 0

@@ -15,7 +15,7 @@ void ipc_run_write_run_record(void)
 		(unsigned long long)shim.spec.run, (int)shim.pid, (unsigned long long)shim.start_time,
 		(unsigned long long)shim.started_ns, boot, (int)getpid(),
 		shim.spec.cgroup != NULL ? shim.spec.cgroup : "");
-	/* Not forced to disk: after a power cut the worker is gone anyway, and the start must not wait for a disk. */
+	/* Not synced to disk: after a power cut the worker is gone anyway, and the start must not wait for a disk. */
 	if (size > 0 && (size_t)size < sizeof text)
 		ipc_record_write(shim.dirfd, "run", text, (size_t)size, false);
 }

@@ -1,4 +1,4 @@
-/* What the worker writes, from its pipes to the log. */
+/* The worker's output, from its pipes to the log. */
 #include "supervise.h"
 
 #include <errno.h>
@@ -12,7 +12,7 @@ static void copy_raw(const struct ipc_stream *stream, const uint8_t *data, size_
 			ipc_rawlog_write(&shim.spec.rawlogs[i], data, size);
 }
 
-/* One read, if what was read before is out. False at the end, or when there is nothing to read. */
+/* One read, if the bytes of the last one are written. False at the end, or if there is nothing to read. */
 bool ipc_run_pump(struct ipc_stream *stream)
 {
 	if (stream->fd < 0 || !ipc_log_feed(&shim.log, stream))
@@ -48,7 +48,7 @@ void ipc_run_retry_log(void)
 	shim.retry_at = ipc_run_is_waiting_for_room() ? ipc_now_ms() + IPC_RETRY_MS : IPC_NEVER;
 }
 
-/* Everything that is in the pipes, and what has no newline yet. Room on the disk is waited for up to the grace. */
+/* Writes everything in the pipes, and lines without a newline. Waits up to the grace period for room on the disk. */
 void ipc_run_drain_output(void)
 {
 	uint64_t deadline = ipc_now_ms() + (shim.log.limits.is_dropping ? 0 : shim.spec.grace_ms);

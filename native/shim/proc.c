@@ -1,4 +1,4 @@
-/* What the kernel tells of a process, in /proc. One that is gone tells nothing. */
+/* What /proc tells of a process. A process that is gone tells nothing. */
 #include "proc.h"
 
 #include <fcntl.h>
@@ -26,7 +26,7 @@ bool ipc_process_read(pid_t pid, struct ipc_process *process)
 {
 	char text[1024];
 	ipc_read_text(text, sizeof text, "/proc/%d/stat", (int)pid);
-	const char *at = strrchr(text, ')'); /* behind the name, which may hold anything */
+	const char *at = strrchr(text, ')'); /* behind the name, which may contain anything */
 	int parent;
 	unsigned long user, kernel;
 	unsigned long long start_time;
@@ -61,7 +61,7 @@ bool ipc_process_is_shim(pid_t pid)
 	return name != NULL && (strcmp(name, "/ipcctl-shim") == 0 || strcmp(name, "/ipcctl-shim (deleted)") == 0);
 }
 
-/* Line by line: a process may be in so many groups that no buffer holds the file. */
+/* Line by line: a process may be in more groups than any buffer has room for. */
 bool ipc_process_status(pid_t pid, struct ipc_process_status *status)
 {
 	char path[64], line[1024];

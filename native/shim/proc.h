@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* A small file of the kernel's as text, as much as fits. Its size, 0 if there is none. */
+/* A small file of the kernel as text, as much as fits. Returns its size, 0 if it does not exist. */
 __attribute__((format(printf, 3, 4))) size_t ipc_read_text(char *text, size_t size, const char *format, ...);
 
 struct ipc_process {
@@ -17,10 +17,10 @@ struct ipc_process {
 };
 bool ipc_process_read(pid_t pid, struct ipc_process *process);
 bool ipc_process_start_time(pid_t pid, uint64_t *start_time);
-/* By the program that it runs. */
+/* Judged by the program that it runs. */
 bool ipc_process_is_shim(pid_t pid);
 
-/* What a confined process has and cannot take off; its signals with a handler; how often it was switched. */
+/* What marks a confined process for good; its handled signals; its context switches. */
 struct ipc_process_status {
 	unsigned long long no_new_privs, seccomp, filters, caught, switches;
 };

@@ -20,10 +20,8 @@ static void rotate(struct ipc_rawlog *raw)
 	raw->fd = -1;
 }
 
-/*
- * How much of the data goes into the present file: whole lines as long as they fit; a longer line goes into a file of
- * its own.
- */
+/* How much of the data goes into the present file: whole lines as long as they fit; a longer line gets a file of its
+ * own. */
 static size_t fitting(const struct ipc_rawlog *raw, const uint8_t *data, size_t size)
 {
 	if (raw->max_bytes == 0 || raw->bytes + size <= raw->max_bytes)
@@ -37,7 +35,7 @@ static size_t fitting(const struct ipc_rawlog *raw, const uint8_t *data, size_t 
 	return end != NULL ? (size_t)(end - data) + 1 : size;
 }
 
-/* A copy for convenience: what finds no room here is still in the log, from which nothing is lost. */
+/* A copy for convenience: what finds no room here is still in the log, which loses nothing. */
 void ipc_rawlog_write(struct ipc_rawlog *raw, const uint8_t *data, size_t size)
 {
 	while (size > 0) {

@@ -32,7 +32,7 @@ int ipc_record_write(int dirfd, const char *name, const char *text, size_t size,
 	if (fd < 0)
 		return -errno;
 	int rc = 0;
-	/* Over what is there, and only then cut: what was reserved has its room on a full disk. */
+	/* Overwrites, and truncates only then: a reserved file keeps its room on a full disk. */
 	ssize_t count = write(fd, text, size);
 	if (count != (ssize_t)size)
 		rc = count < 0 ? -errno : -ENOSPC;

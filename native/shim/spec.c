@@ -42,7 +42,7 @@ static int ipc_log_limits_parse(const uint8_t *payload, size_t size, struct ipc_
 	return 0;
 }
 
-/* Copies a payload to the arena as a string. NULL if it holds a NUL, which exec would cut at. */
+/* Copies a payload to the arena as a string. NULL if it contains a NUL, at which exec would cut it. */
 static char *take_string(char **arena, const uint8_t *payload, size_t size)
 {
 	if (memchr(payload, 0, size) != NULL)
@@ -190,7 +190,7 @@ static int parse_mount(const uint8_t *payload, size_t size, struct ipc_spec *spe
 		.bytes = ipc_get_u64(payload + 2),
 		.files = ipc_get_u32(payload + 10) };
 	mount.path = take_string(arena, payload + 16, length);
-	/* An ending NUL more than the frame had: its head of five bytes has room for both. */
+	/* One more terminating NUL than the frame had: its head of five bytes leaves room for both. */
 	mount.target = take_string(arena, payload + 16 + length, size - 16 - length);
 	if (mount.path == NULL || mount.target == NULL)
 		return -EINVAL;
@@ -255,7 +255,7 @@ int ipc_spec_parse(const uint8_t *bytes, size_t size, size_t extra_env, struct i
 	spec->kill_mode = IPC_KILL_UNSAID;
 	if (size > IPC_SPEC_BYTES_MAX)
 		return -EINVAL;
-	/* Every frame is at least five bytes, so this bounds arguments, variables and ending NULs. */
+	/* A frame has at least five bytes, so this bounds arguments, variables and terminating NULs. */
 	size_t frames_max = size / 5 + 1;
 	char *arena = malloc(size + frames_max);
 	spec->argv = calloc(frames_max + 1, sizeof *spec->argv);

@@ -1,4 +1,4 @@
-/* How the worker begins: its pipes and sockets, the fork, and what becomes of it up to the exec. */
+/* How the worker starts: its pipes and sockets, the fork, and its reports up to the exec. */
 #include "supervise.h"
 
 #include <errno.h>
@@ -28,7 +28,7 @@ int ipc_run_listen_on(const char *name, int type)
 	return fd;
 }
 
-/* The absolute path where it fits an address; through our own working directory where it does not. */
+/* The absolute path if it fits an address; otherwise through our own working directory. */
 void ipc_run_add_notify_env(void)
 {
 	static char socket_env[PATH_MAX + 64], control_env[64];
@@ -62,8 +62,8 @@ struct clone_args_v2 {
 		cgroup;
 };
 
-/* A fork that is born in the worker's group: moving there afterwards waits for a grace period of the kernel,
- * some ten milliseconds. Where clone3 is refused (an older seccomp profile) the child joins by itself. */
+/* Forks directly into the worker's cgroup: moving there later would wait for an RCU grace period, about ten
+ * milliseconds. If clone3 is refused (an older seccomp profile) the child joins by itself. */
 static pid_t fork_worker(void)
 {
 	int group = shim.spec.cgroup == NULL ? -1 : open(shim.spec.cgroup, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -125,7 +125,7 @@ int ipc_run_start_worker(void)
 	shim.pid = ipc_report_pid(report[0], &shim.spec, shim.pid);
 	ipc_process_start_time(shim.pid, &shim.start_time);
 	ipc_run_write_run_record();
-	/* A child that was killed already does not read; its status says so like that of any other. */
+	/* A killed child does not read; its exit status tells. */
 	if (write(gate[1], "g", 1) < 0)
 		errno = 0;
 	close(gate[1]);
@@ -133,7 +133,7 @@ int ipc_run_start_worker(void)
 	close(report[0]);
 	if (listener >= 0)
 		ipc_tree_spare(ipc_answer_start(&shim.spec, listener, &shim.told));
-	/* Our own stdio goes only now: until here an error is told on the inherited stderr. */
+	/* Our own stdio is closed only now, so that errors until here reach the inherited stderr. */
 	dup2(null, 0);
 	dup2(null, 1);
 	dup2(null, 2);

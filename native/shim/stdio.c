@@ -1,4 +1,4 @@
-/* What a run hands to its worker of the caller's stdio, and how the caller finds it afterwards. */
+/* Which of the caller's stdio the worker gets, and the state in which the caller finds it afterwards. */
 #include "ipc.h"
 
 #include <errno.h>
@@ -13,8 +13,9 @@
 
 #define WRITE_FILE 2u /* LANDLOCK_ACCESS_FS_WRITE_FILE */
 #define CHUNK_BYTES 65536u
-#define IS_OVER (-1) /* beside an errno: more than the policy lets one file have */
-/* What fcntl(F_SETFL) changes of a description, which the caller and its other programs share with the worker. */
+#define IS_OVER (-1) /* beside an errno: larger than the policy allows a file to be */
+/* File status flags that fcntl(F_SETFL) changes for all holders of a description: the caller, its other programs and
+ * the worker. */
 #define SHARED_FLAGS (O_APPEND | O_NONBLOCK | O_ASYNC | O_DIRECT | O_NOATIME)
 
 static const char *const names[] = { "standard input", "standard output", "standard error" };
@@ -24,10 +25,8 @@ static bool is_file(int fd, struct stat *found)
 	return fstat(fd, found) == 0 && S_ISREG(found->st_mode);
 }
 
-/*
- * A file that the caller has open for writing too could be emptied by who reads it: the worker gets a description of
- * its own.
- */
+/* If the caller has the file open for writing too, a reader could truncate it: the worker gets a description of its
+ * own. */
 static int lend_input(struct ipc_stdio *stdio)
 {
 	struct stat found;
@@ -41,17 +40,15 @@ static int lend_input(struct ipc_stdio *stdio)
 	return 0;
 }
 
-/*
- * With the descriptor of a file it could take off O_APPEND, go to its beginning and cut it: it gets a pipe, and we
- * write the file.
- */
+/* With a descriptor of the file the worker could clear O_APPEND, seek to the beginning and truncate it. It gets a pipe
+ * instead, and we write the file. */
 static int lend_output(struct ipc_stdio *stdio)
 {
 	struct stat first, found;
 	for (int fd = 1; fd <= 2; fd++) {
 		if (stdio->flags[fd] < 0 || !is_file(fd, &found))
 			continue;
-		/* In `>file 2>&1` the order of both is that in which they are written. */
+		/* In `>file 2>&1` both streams keep the order in which they are written. */
 		if (fd == 2 && stdio->pumps[1].from >= 0 && first.st_dev == found.st_dev
 			&& first.st_ino == found.st_ino) {
 			stdio->child[2] = stdio->child[1];
@@ -77,7 +74,7 @@ int ipc_stdio_lend(struct ipc_stdio *stdio, const struct ipc_spec *spec)
 		stdio->flags[fd] = fcntl(fd, F_GETFL);
 		stdio->pumps[fd].from = -1;
 	}
-	/* Who may write any file of the caller needs no descriptor for it. */
+	/* A worker that may write any file of the caller needs no descriptor for it. */
 	if (!(spec->landlock_fs & WRITE_FILE))
 		return 0;
 	for (int fd = 0; fd <= 2 && stdio->terminal < 0; fd++)
@@ -85,12 +82,12 @@ int ipc_stdio_lend(struct ipc_stdio *stdio, const struct ipc_spec *spec)
 	for (size_t i = 0; i < spec->rlimit_count; i++)
 		if (spec->rlimits[i].resource == RLIMIT_FSIZE)
 			stdio->max_file_bytes = spec->rlimits[i].soft;
-	/* From a folder of the caller's a way leads up, out of any root. */
+	/* A descriptor of a folder leads up and out of any root. */
 	struct stat found;
 	for (int fd = 0; fd <= 2; fd++)
 		if (stdio->flags[fd] >= 0 && fstat(fd, &found) == 0 && S_ISDIR(found.st_mode))
 			return -EISDIR;
-	signal(SIGXFSZ, SIG_IGN); /* the caller's own limit is told as an error */
+	signal(SIGXFSZ, SIG_IGN); /* the caller's own limit is reported as an error */
 	int rc = lend_input(stdio);
 	return rc != 0 ? rc : lend_output(stdio);
 }
@@ -144,10 +141,8 @@ void ipc_stdio_pump(struct ipc_stdio *stdio, int fd, bool is_last)
 			break;
 		int error = put(stdio, fd, bytes, (size_t)size);
 		if (error != 0) {
-			/*
-			 * The worker hears of it by SIGPIPE or EPIPE, if it writes more; the caller here, and by the
-			 * exit status.
-			 */
+			/* The worker gets SIGPIPE or EPIPE if it writes more; the caller gets a message and the exit
+			 * status. */
 			stdio->is_lost = true;
 			if (error == IS_OVER)
 				dprintf(2,
@@ -179,7 +174,7 @@ bool ipc_stdio_end(struct ipc_stdio *stdio)
 		if (flags >= 0 && (flags ^ stdio->flags[fd]) & SHARED_FLAGS)
 			fcntl(fd, F_SETFL, stdio->flags[fd]);
 	}
-	/* Somebody else's job has the terminal where our group is in the background. */
+	/* If our group is in the background, the terminal belongs to another job. */
 	struct termios modes;
 	if (stdio->terminal >= 0 && tcgetpgrp(stdio->terminal) == getpgrp() && tcgetattr(stdio->terminal, &modes) == 0
 		&& memcmp(&modes, &stdio->modes, sizeof modes) != 0)

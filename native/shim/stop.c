@@ -1,8 +1,6 @@
-/*
- * Whom the signal goes to that asks a worker to end. The main process alone knows in which order its children end: a
- * pool whose children are asked behind its back loses what they had begun. A shell passes no signal on, so there its
- * whole group is asked, as a terminal does.
- */
+/* Who gets the signal that asks a worker to end. Only the main process knows in which order its children must end: a
+ * pool whose children are signalled behind its back loses their work. A shell does not pass signals on, so its whole
+ * group is signalled, as a terminal does. */
 #include "ipc.h"
 
 #include <signal.h>
@@ -10,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Those that were asked beside the main process. A pid alone may be another process's by now. */
+/* Processes that were signalled besides the main process. A pid alone may have been reused. */
 static struct asked {
 	pid_t pid;
 	uint64_t start_time;
@@ -34,7 +32,7 @@ static void note_asked(pid_t pid)
 		size_t room = asked_room == 0 ? 64 : asked_room * 2;
 		struct asked *grown = realloc(asked, room * sizeof *asked);
 		if (grown == NULL)
-			return; /* it is asked twice */
+			return; /* signalled already */
 		asked = grown;
 		asked_room = room;
 	}
@@ -56,21 +54,21 @@ static bool is_shell_name(const char *word)
 	return false;
 }
 
-/* By the words that its program was executed with: a script's are those of its shell, and one that has executed
- * something else is none any more. */
+/* By the words of its exec: a script has those of its shell, and a shell that has executed another program is not one
+ * any more. */
 static bool is_shell(pid_t pid)
 {
 	char words[512];
 	size_t count = ipc_read_text(words, sizeof words - 1, "/proc/%d/cmdline", (int)pid);
 	if (count == 0)
 		return false;
-	words[count + 1] = 0; /* there is a second word, if an empty one */
+	words[count + 1] = 0; /* there is a second word, though an empty one */
 	const char *slash = strrchr(words, '/');
 	bool is_busybox = strcmp(slash != NULL ? slash + 1 : words, "busybox") == 0;
 	return is_shell_name(is_busybox ? words + strlen(words) + 1 : words);
 }
 
-/* Those of the group that are listed before the signal is sent get it, as it is sent to all of it at once. */
+/* Processes that are listed before the signal is sent get it, because it is sent to the whole group at once. */
 static void ask_group(pid_t root, pid_t worker, int signal)
 {
 	pid_t *pids = NULL;
@@ -84,7 +82,7 @@ static void ask_group(pid_t root, pid_t worker, int signal)
 	kill(-worker, signal);
 }
 
-/* What is forked meanwhile is found by the next look. One that forks without end is left to the deadline. */
+/* The next look finds what was forked meanwhile. A process that forks forever is left to the deadline. */
 static void ask_tree(pid_t root, pid_t worker, int signal)
 {
 	note_asked(worker);

@@ -32,7 +32,7 @@ static int die(int status, const char *what, int error)
 
 /* ---- life ---- */
 
-/* The worker is asked once: by its control descriptor, for who listens there, and by the signal behind it. */
+/* The worker is asked once: through its control descriptor, if it listens there, and by the signal after it. */
 static void ask_worker(void)
 {
 	if (shim.control >= 0 && send(shim.control, "STOP", 4, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
@@ -52,14 +52,14 @@ static uint32_t leftover_grace(void)
 	return shim.spec.grace_ms < LEFTOVER_GRACE_MS ? shim.spec.grace_ms : LEFTOVER_GRACE_MS;
 }
 
-/* Who answers for the worker is given a moment, too, to notice its end. */
+/* The connect helper, too, gets a moment to notice its end. */
 static void ask_leftovers(void)
 {
 	if (ipc_stop_ask_rest(shim.spec.cgroup) > 0 || shim.told >= 0)
 		hurry(leftover_grace());
 }
 
-/* What was begun under a stop has until the deadline of that. */
+/* Anything started during a stop has until the deadline of that stop. */
 static void ask_leftovers_under_stop(void)
 {
 	if (ipc_stop_ask_rest(shim.spec.cgroup) == 0 && shim.told >= 0)
@@ -69,10 +69,10 @@ static void ask_leftovers_under_stop(void)
 static void kill_all(void)
 {
 	if (shim.remote >= 0)
-		kill(shim.pid, SIGKILL); /* its parent tells of its end before it lets go of the pid */
+		kill(shim.pid, SIGKILL); /* its parent reports its end before it releases the pid */
 	shim.killed += ipc_tree_kill(shim.spec.cgroup, shim.pid, &shim.kill_method);
 	if (shim.killed > 0)
-		shim.killed--; /* the worker itself is told by its status */
+		shim.killed--; /* the worker itself is reported by its status */
 	shim.kill_at = IPC_NEVER;
 }
 
@@ -85,7 +85,7 @@ static void kill_leftovers(void)
 
 enum event { STOP_ASKED, WORKER_EXITED, GRACE_OVER, EVENTS };
 
-/* Without an act it is only noted. The end is when the tree is empty, whatever the state. */
+/* A step without an action only changes the state. The run ends when the tree is empty, in any state. */
 static const struct step {
 	enum ipc_life next;
 	void (*act)(void);
@@ -175,7 +175,8 @@ static void read_denials(void)
 	if (!ipc_denials_read(&shim.denials, shim.told, &is_news)) {
 		close(shim.told);
 		shim.told = -1;
-		/* Who connects for the worker ends with it; or before it, and then it would fail in odd ways. */
+		/* The connect helper ends with the worker. If it ends earlier, the worker would fail in confusing ways.
+		 */
 		if (shim.spec.has_hosts && !ipc_run_has_exited())
 			shim.alone_at = ipc_now_ms() + IPC_ALONE_MS;
 	}
@@ -285,10 +286,7 @@ static void do_due(void)
 		ipc_log_rotate(&shim.log);
 }
 
-/*
- * What the loop listens to: how to fill in the places of one source, and what to do where one of them has something to
- * say.
- */
+/* A source of the loop: how to fill in its poll entries, and what to do when one of them is ready. */
 struct source {
 	size_t (*watch)(struct pollfd *places);
 	void (*serve)(const struct pollfd *places, size_t count);
@@ -300,7 +298,7 @@ static size_t one(struct pollfd *place, int fd)
 	return 1;
 }
 
-/* A source with one descriptor. Where that is negative it is passed over. */
+/* A source with one descriptor, skipped while that is negative. */
 #define SOURCE(name, fd, act)                                               \
 	static size_t watch_##name(struct pollfd *places)                   \
 	{                                                                   \
@@ -329,7 +327,7 @@ static void serve_output(const struct pollfd *places, size_t count)
 	ipc_log_flush(&shim.log);
 }
 
-/* What could not be executed is over already: a daemon that connected now would take it for running. */
+/* If the exec failed the run is over already: a daemon that connected now would take it for running. */
 static int open_listener(void)
 {
 	return shim.child_error.step == IPC_STEP_NONE ? shim.listener : -1;
@@ -385,7 +383,8 @@ static size_t watch_channels(struct pollfd *places)
 	return shim.channels.count;
 }
 
-/* The last one takes the place of one that ends: from the end. Those that clients opened since then are behind them. */
+/* From the end, because the last channel takes the place of a removed one. Channels opened since then are behind them.
+ */
 static void serve_channels(const struct pollfd *places, size_t count)
 {
 	for (size_t i = count; i-- > 0;)
@@ -395,10 +394,8 @@ static void serve_channels(const struct pollfd *places, size_t count)
 
 #define ROW(name) { watch_##name, serve_##name }
 
-/*
- * In the order in which they are served: what was written before an end is in the log before the end is told; who is
- * new comes last.
- */
+/* In the order of service: output written before an end reaches the log before the end is reported, and new clients
+ * come last. */
 static const struct source SOURCES[] = {
 	ROW(output),
 	ROW(signals),
@@ -450,7 +447,7 @@ static int take_signals(void)
 	for (size_t i = 0; i < 4; i++)
 		sigaddset(&set, numbers[i]);
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGCHLD, SIG_DFL); /* an inherited SIG_IGN would take the exit status from us */
+	signal(SIGCHLD, SIG_DFL); /* an inherited SIG_IGN would cost us the exit status */
 	sigprocmask(SIG_SETMASK, &set, NULL);
 	shim.signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	return shim.signals < 0 ? -errno : 0;
@@ -514,18 +511,16 @@ int ipc_supervise(const char *dir)
 		return die(IPC_EXIT_SYSTEM, "sock", shim.listener);
 	if ((shim.meeting.listener = ipc_run_listen_on("plane", SOCK_SEQPACKET)) < 0)
 		return die(IPC_EXIT_SYSTEM, "plane", shim.meeting.listener);
-	/*
-	 * The folder is closed to others: who holds the socket itself was root when he looked it up, and is known by
-	 * his process. In a folder that keeps no modes such a script lets nobody in.
-	 */
+	/* Other users cannot enter the folder: a process that holds the socket itself was root when it opened it, and
+	 * is known by its pid. On a file system without modes such a script accepts nobody. */
 	chmod("plane", 0666);
 	if (shim.spec.is_notifying) {
 		if ((shim.notify = ipc_run_listen_on("notify", SOCK_DGRAM)) < 0)
 			return die(IPC_EXIT_SYSTEM, "notify", shim.notify);
 		ipc_run_add_notify_env();
 	}
-	unlink("denied"); /* of the run before */
-	/* A run that nobody could find again, or whose end nobody could read, is not begun. */
+	unlink("denied"); /* of the previous run */
+	/* A run that could not be found again, or whose end could not be recorded, is not started. */
 	if ((rc = ipc_record_reserve(shim.dirfd, "run")) == 0)
 		rc = ipc_record_reserve(shim.dirfd, "exit");
 	if (rc == -ENOSPC || rc == -EDQUOT)

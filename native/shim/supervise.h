@@ -6,25 +6,22 @@
 
 #include <sys/resource.h>
 
-#define IPC_RETRY_MS 250u /* to the next try where the disk was full */
+#define IPC_RETRY_MS 250u /* until the next attempt after the disk was full */
 #define IPC_NEVER UINT64_MAX
 
 struct ipc_client {
 	int fd;
-	uint32_t version; /* the lower one of its and ours */
+	uint32_t version; /* the lower of its version and ours */
 	size_t len;
 	uint8_t in[4 + IPC_REQUEST_BYTES_MAX];
-	int channel[IPC_CHANNEL_FDS]; /* came along, until an OPEN passes them on */
+	int channel[IPC_CHANNEL_FDS]; /* received, and kept until an OPEN passes them on */
 	size_t channel_count;
 };
 
-/*
- * How far the run is; STOPPING says that somebody asked for the end, LEFT that only what the worker left behind still
- * runs.
- */
+/* The state of the run. STOPPING: somebody asked for the end. LEFT: only leftovers of the worker still run. */
 enum ipc_life { IPC_LIFE_UP, IPC_LIFE_STOPPING, IPC_LIFE_LEFT, IPC_LIFE_LEFT_STOPPING, IPC_LIFE_STATES };
 
-/* The run that this process is for. */
+/* The run of this process. */
 extern struct ipc_run {
 	struct ipc_spec spec;
 	struct ipc_log log;
@@ -33,8 +30,8 @@ extern struct ipc_run {
 	int dirfd, lockfd, logdirfd, listener, signals, notify, control;
 	struct ipc_meeting meeting;
 	struct ipc_channels channels;
-	int told, remote; /* remote: the connection to a snapshot that has forked the worker */
-	int lifeline;     /* what the first process of the worker's namespace waits for the end of */
+	int told, remote; /* remote: the connection to a snapshot that forked the worker */
+	int lifeline;     /* the first process of the worker's PID namespace waits for this to close */
 	uint8_t *spec_bytes;
 	size_t spec_size;
 	struct ipc_denials denials;
@@ -60,10 +57,10 @@ static inline bool ipc_run_is_stopping(void)
 	return shim.life == IPC_LIFE_STOPPING || shim.life == IPC_LIFE_LEFT_STOPPING;
 }
 
-/* supervise.c: asks for the end, by this signal; a second one can only shorten the grace. */
+/* supervise.c: asks the worker to end, with this signal; a second call can only shorten the grace period. */
 void ipc_run_stop(uint32_t grace_ms, int signal);
 
-/* clients.c: connections of daemons, and of programs that open channels */
+/* clients.c: connections of daemons and of programs that open channels */
 void ipc_run_broadcast(uint8_t type, const uint8_t *payload, size_t size);
 void ipc_run_tell_log(void);
 void ipc_run_tell_attached(void);
@@ -77,7 +74,7 @@ bool ipc_run_is_waiting_for_room(void);
 void ipc_run_retry_log(void);
 void ipc_run_drain_output(void);
 
-/* start.c: 0 or -errno. Of listen_on the descriptor, which is not blocking. */
+/* start.c: 0 or -errno; listen_on returns a non-blocking descriptor. */
 int ipc_run_listen_on(const char *name, int type);
 void ipc_run_add_notify_env(void);
 int ipc_run_start_worker(void);

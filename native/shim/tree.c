@@ -1,4 +1,4 @@
-/* All processes below the shim: as subreaper it is the ancestor of whatever the worker forked, however often. */
+/* All processes below the shim, which as subreaper is the ancestor of everything that the worker forked. */
 #include "ipc.h"
 
 #include <dirent.h>
@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* They end by themselves with the last one of the tree. */
+/* They end by themselves with the last process of the tree. */
 static pid_t spared[IPC_SPARED_MAX];
 
 void ipc_tree_spare(pid_t pid)
@@ -53,17 +53,17 @@ bool ipc_tree_contains(pid_t root, pid_t pid)
 	struct ipc_process process;
 	for (int depth = 0; pid > 0 && depth < 4096; depth++, pid = process.parent) {
 		if (pid == root || !ipc_process_read(pid, &process))
-			return true; /* one that is gone cannot be judged, so it is not trusted */
+			return true; /* a process that is gone cannot be judged, so it is not trusted */
 	}
 	return false;
 }
 
-/* Is it, or does it come from, a worker that some shim has confined? */
+/* Whether it is, or descends from, a worker that a shim has confined. */
 bool ipc_tree_confined(pid_t pid)
 {
 	struct ipc_process_status status;
 	if (!ipc_process_status(pid, &status))
-		return true; /* gone: it cannot be judged, so it is not trusted */
+		return true; /* a process that is gone cannot be judged, so it is not trusted */
 	if (status.no_new_privs != 1)
 		return false;
 	struct ipc_process process;
@@ -96,7 +96,7 @@ size_t ipc_tree_below(pid_t root, pid_t except, pid_t **pids, size_t *capacity)
 		all[count++] = (struct entry){ pid, process.parent, pid == root };
 	}
 	closedir(proc);
-	/* Ours spreads from parent to child until a pass finds nothing new. */
+	/* Marks children of marked processes until a pass finds nothing new. */
 	for (bool is_new = true; is_new;) {
 		is_new = false;
 		for (size_t i = 0; i < count; i++) {
@@ -124,7 +124,7 @@ size_t ipc_tree_below(pid_t root, pid_t except, pid_t **pids, size_t *capacity)
 	return found;
 }
 
-/* Is any child of ours left at all? A look at /proc is dear where this tells at once. */
+/* Whether we have children at all. This is cheap; a look at /proc is not. */
 static bool has_children(void)
 {
 	siginfo_t info;
@@ -133,7 +133,7 @@ static bool has_children(void)
 
 size_t ipc_tree_list(const char *cgroup, pid_t except, pid_t **pids, size_t *capacity)
 {
-	(void)cgroup; /* members of the group are descendants too: nobody leaves the shim while it lives */
+	(void)cgroup; /* members of the group are descendants too: nothing leaves the shim while it lives */
 	return has_children() ? ipc_tree_below(getpid(), except, pids, capacity) : 0;
 }
 
@@ -161,7 +161,7 @@ static bool kill_group(const char *cgroup)
 	return is_done;
 }
 
-/* A tree that forks faster than it is listed is stopped first: stopped processes fork no more. */
+/* A tree that forks faster than it is listed is stopped first: stopped processes do not fork. */
 size_t ipc_tree_kill(const char *cgroup, pid_t worker, const char **method)
 {
 	size_t seen = 0;
@@ -184,7 +184,7 @@ size_t ipc_tree_kill(const char *cgroup, pid_t worker, const char **method)
 		if (count > seen)
 			seen = count;
 		free(pids);
-		/* Reap what became ours; the worker itself is left for the caller to see. */
+		/* Reaps what was reparented to us; the worker itself is left to the caller. */
 		for (;;) {
 			siginfo_t info = { 0 };
 			if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0

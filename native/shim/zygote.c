@@ -1,4 +1,4 @@
-/* The shim's side of a snapshot: the worker is forked by another process, which tells how it ends. */
+/* The shim's side of a snapshot: another process forks the worker and reports its end. */
 #include "ipc.h"
 
 #include <errno.h>
@@ -101,11 +101,11 @@ int ipc_zygote_fork(
 			if (*pid > 1)
 				return fd;
 			close(fd);
-			return -EPROTO; /* these would be signals to many */
+			return -EPROTO; /* as arguments of kill(2) these would address many processes */
 		}
 		if (fd >= 0)
 			close(fd);
-		/* It imports anew, since what is installed has changed; or it is just being started again. */
+		/* It is importing anew because an installed package changed, or it is being restarted. */
 		bool is_passing = rc >= 0 || rc == -ECONNREFUSED || rc == -ENOENT || rc == -EPIPE || rc == -ECONNRESET;
 		if (!is_passing || ipc_now_ms() >= until)
 			return rc < 0 ? rc : -ECONNRESET;
@@ -118,7 +118,7 @@ bool ipc_zygote_read(int fd, int *status, struct rusage *usage)
 	uint8_t ended[20];
 	memset(usage, 0, sizeof *usage);
 	if (recv(fd, ended, sizeof ended, MSG_WAITALL) != (ssize_t)sizeof ended) {
-		*status = 9; /* with the snapshot all that it forked are killed */
+		*status = 9; /* everything that a snapshot forked is killed with it */
 		return false;
 	}
 	*status = (int)ipc_get_u32(ended);

@@ -1,15 +1,15 @@
 /**
- * Names of the system are bytes, ours are text: what is no UTF-8 is refused by name, because it would come out as
- * another one.
+ * Names in the system are bytes, ours are text. Bytes that are not UTF-8 are refused with the name of the thing,
+ * because as text they would name something else.
  */
 import { isUtf8 } from "node:buffer";
 import { existsSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 import { IpcError } from "./errors.ts";
 
-/** What stands in a text in the place of bytes that are none. */
+/** What a text has in place of bytes that are not UTF-8. */
 export const REPLACED = "\ufffd";
 
-/** @param args the last words of this process, as text. @throws IpcError USAGE for one that is not what was typed */
+/** @param args the last words of this process, as text. @throws IpcError USAGE for a word that is not what was typed */
 export function requireText(args: readonly string[]): void {
   if (!args.some((arg) => arg.includes(REPLACED))) return;
   const bad = splitWords(readFileSync("/proc/self/cmdline"))
@@ -21,15 +21,15 @@ export function requireText(args: readonly string[]): void {
   });
 }
 
-/** The folder we stand in, as a shell would write it, if that is no text. */
+/** The working directory as a shell would write it, if its name is not UTF-8. */
 export function unreadableFolder(): string | undefined {
   const path = readlinkSync("/proc/self/cwd", "buffer");
   return isUtf8(path) ? undefined : quoteBytes(path);
 }
 
-/** @throws IpcError POLICY_REFUSED for what is to be shown in a root of its own, where its true name cannot be said */
+/** @throws IpcError POLICY_REFUSED for a path in a worker's own root whose real name is not UTF-8 */
 export function requireTextPath(path: string): void {
-  if (!existsSync(path)) return; // whoever opens it says so
+  if (!existsSync(path)) return; // whoever opens it reports that
   const real = realpathSync(path, { encoding: "buffer" });
   if (isUtf8(real)) return;
   throw new IpcError("POLICY_REFUSED", `${path} is ${quoteBytes(real)}, which is not UTF-8, and cannot be shown`, {
@@ -37,7 +37,7 @@ export function requireTextPath(path: string): void {
   });
 }
 
-/** What is written in a file. @throws for one that cannot be read, or is no text */
+/** The text of a file. @throws if it cannot be read or is not UTF-8 */
 export function readText(path: string): string {
   const bytes = readFileSync(path);
   if (!isUtf8(bytes)) throw new Error("not UTF-8");
@@ -45,8 +45,8 @@ export function readText(path: string): string {
 }
 
 /**
- * Variables that this process was started with and whose values are no text: each one's name, if that is one, and how a
- * shell would write both.
+ * Environment variables of this process whose values are not UTF-8: each one's name, if that is UTF-8, and both as a
+ * shell would write them.
  */
 export function unreadableVariables(env: Environment): readonly { readonly name: string; readonly quoted: string }[] {
   if (!Object.entries(env).some(([name, value]) => name.includes(REPLACED) || value?.includes(REPLACED))) return [];
@@ -67,7 +67,7 @@ function splitWords(bytes: Buffer): Buffer[] {
   return words;
 }
 
-/** As Bash, and the shells that know `$'…'`, read it. */
+/** In the form of Bash and other shells that know `$'…'`. */
 function quoteBytes(bytes: Buffer): string {
   const text = Array.from(bytes, (byte) => {
     if (byte === 0x0a) return "\\n";

@@ -1,28 +1,28 @@
-/** Who holds the daemon's lock, as seen from outside: what is left to find a daemon by when its socket is gone. */
+/** Who holds the daemon's lock, seen from outside: the last way to find a daemon whose socket is gone. */
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 
-/** It finds its workers and has no socket yet; it serves; it stops its workers and takes no more. */
+/** It adopts its workers and has no socket yet; it serves; it stops its workers and accepts no more clients. */
 export type DaemonPhase = "starting" | "serving" | "ending";
 
-/** What stands in the lock file. */
+/** The contents of the lock file. */
 export type LockText = { readonly pid: number; readonly socket: string; readonly phase: DaemonPhase };
 
 export type LockHolder = {
   readonly pid: number;
-  /** Undefined where the file does not say it. */
+  /** Undefined if the file does not say it. */
   readonly socket: string | undefined;
   readonly phase: DaemonPhase | undefined;
 };
 
 const PHASES: readonly DaemonPhase[] = ["starting", "serving", "ending"];
 
-/** Begins a line on the stderr of a daemon that whoever started it shows; other daemons may write there, too. */
+/** Begins a line on a daemon's stderr that its starter shows to the user; other daemons may write there too. */
 export const NOTICE = "ipcctl: notice: ";
 
 /**
- * The live process that has the lock file open and wrote its name into it; where that file was removed, the daemon that
- * has its folder open. Undefined if no daemon runs.
+ * The live process that has the lock file open and wrote its pid into it. If the file was removed, the daemon that has
+ * the folder open. Undefined if no daemon runs.
  */
 export function findLockHolder(lock: string): LockHolder | undefined {
   let owner: { readonly [Key in keyof LockText]?: unknown };
@@ -42,7 +42,7 @@ export function findLockHolder(lock: string): LockHolder | undefined {
   return { pid, socket, phase };
 }
 
-/** Whether a signal would be heard rather than kill: an older daemon does not know all of them. */
+/** Whether the process handles a signal, which would kill it otherwise: older daemons do not know all of them. */
 export function isHeard(pid: number, signal: 10 | 12): boolean {
   const caught = /^SigCgt:\s*([0-9a-f]+)$/m.exec(readIfThere(`/proc/${pid}/status`))?.[1] ?? "0";
   return ((BigInt(`0x${caught}`) >> BigInt(signal - 1)) & 1n) === 1n;
@@ -51,7 +51,7 @@ export function isHeard(pid: number, signal: 10 | 12): boolean {
 export const SIGUSR1 = 10;
 export const SIGUSR2 = 12;
 
-/** By its own name; for a lock that does not say who has it. */
+/** Daemons by their process name, for a lock that does not say who holds it. */
 function daemonPids(): number[] {
   const pids = readdirSync("/proc").map(Number).filter(Number.isInteger);
   return pids.filter((pid) => readIfThere(`/proc/${pid}/comm`) === "ipcctl-daemon\n");
@@ -65,7 +65,7 @@ function hasOpen(pid: number, path: string): boolean {
       return open?.ino === wanted.ino && open.dev === wanted.dev;
     });
   } catch {
-    return false; // gone, or another user's
+    return false; // it has ended, or belongs to another user
   }
 }
 

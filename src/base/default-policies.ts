@@ -1,14 +1,14 @@
-/** Which policy a worker has whose definition names none. */
+/** The policy of a worker whose definition names none. */
 import { absolutePath } from "./working-directory.ts";
 
-/** Of a `command`, of a script of another language, and of a `Start` of a bunctl client. */
+/** For a `command`, for scripts of other languages, and for `Start` requests of bunctl clients. */
 export const DEFAULT_POLICY = "trusted";
-/** Of a Python script that is started. */
+/** For a Python script that is started. */
 export const SCRIPT_POLICY = "no-network";
-/** Of code that is run once. */
+/** For code that is run once. */
 export const CODE_POLICY = "strict";
 
-/** The user's choice of another default: a name, or the absolute path of a file. */
+/** The default that the user chose instead: a name, or the absolute path of a file. */
 export function chosenDefault(
   env: Readonly<Record<string, string | undefined>>,
   here: string | undefined,

@@ -24,13 +24,13 @@ export const ERROR_CODES = {
 
 export type ErrorCode = keyof typeof ERROR_CODES;
 
-/** A failure with a code from {@link ERROR_CODES} and, where there is one, the way out. */
+/** A failure with a code from {@link ERROR_CODES} and, if there is one, the way out. */
 export class IpcError extends Error {
   override readonly name = "IpcError";
   readonly code: ErrorCode;
   /** The next thing to try, usually a command. */
   readonly hint: string | undefined;
-  /** The last lines of what the process printed that failed, where there is one. */
+  /** The last lines of the process that failed, if there was one. */
   readonly output: readonly string[];
 
   constructor(
@@ -45,8 +45,7 @@ export class IpcError extends Error {
   }
 
   /**
-   * Wraps what enters from elsewhere, once; an IpcError passes unchanged. `doing` only where nobody says it again
-   * before the message.
+   * Wraps a foreign error once, where it enters; an IpcError passes unchanged. Give `doing` only if no caller adds it.
    */
   static from(error: unknown, doing?: string): IpcError {
     if (error instanceof IpcError) return error;
@@ -55,12 +54,12 @@ export class IpcError extends Error {
   }
 }
 
-/** True for a string that names one of our codes; what a newer daemon sends may not. */
+/** Whether a string is one of our codes; a newer daemon may send others. */
 export function isErrorCode(text: unknown): text is ErrorCode {
   return typeof text === "string" && Object.hasOwn(ERROR_CODES, text);
 }
 
-/** Ends every `switch` over a union: a case added elsewhere fails to compile here. */
+/** Ends every `switch` over a union: a case that is added elsewhere fails to compile here. */
 export function never(value: never): never {
   throw new Error(`unreachable: ${JSON.stringify(value)}`);
 }

@@ -1,6 +1,6 @@
 /**
- * The limit of open files that a worker gets. Bun raises its own soft limit as far as it may, and its children would
- * inherit that; a plain script must see the limit that it would see under the shell it was started from.
+ * The limit of open files for workers. Bun raises its own soft limit as far as it can, and children inherit that; but a
+ * plain script must see the limit of the shell that started it.
  */
 import { readFileSync } from "node:fs";
 

@@ -1,32 +1,29 @@
 /**
- * The audit log: JSON lines, appended by whoever decides, in one write each. This file says who starts under what, and
- * rotates.
+ * The audit log: JSON lines, each appended in one write by whoever decides. This file records under which policy a
+ * worker starts, and rotates the log.
  */
 import { appendFileSync, renameSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { limit } from "../base/limits.ts";
 
-/** Files that are kept beside the current one: `audit.log.1` is the newest of them. */
+/** Files kept beside the current one; `audit.log.1` is the newest of them. */
 export const AUDIT_FILES_KEPT = 4;
 
 export function auditLogOf(stateDir: string): string {
   return join(stateDir, "audit.log");
 }
 
-/**
- * Appends a line. A disk that is full keeps nobody from starting: what the policy denies is denied without a line about
- * it.
- */
+/** Appends a line. A full disk keeps nothing from starting: what the policy denies is then denied without a record. */
 export function audit(path: string, event: Readonly<Record<string, unknown>>): void {
   try {
     rotateAudit(path);
     appendFileSync(path, `${JSON.stringify({ time: new Date().toISOString(), ...event })}\n`, { mode: 0o600 });
   } catch {
-    // Said above.
+    // See above.
   }
 }
 
-/** Whoever writes goes on in the file that it has open, and finds the new one when it looks again. */
+/** Writers continue in the file that they have open, and find the new one at their next look. */
 export function rotateAudit(path: string): void {
   const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
   if (size < limit("auditBytes")) return;

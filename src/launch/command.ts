@@ -1,5 +1,5 @@
 /**
- * The environment of what is executed. A plain script must not be able to tell the difference from
+ * The environment of a worker. A plain script must not be able to tell the difference from
  * `PYTHONUNBUFFERED=1 python3 script.py` typed in its folder.
  */
 import { statSync } from "node:fs";
@@ -15,15 +15,15 @@ export type Launch = {
   readonly argv: readonly string[];
   readonly env: Record<string, string>;
   readonly cwd: string;
-  /** Variables that the definition or its words say, whatever is inherited. */
+  /** Variables that the definition or its command sets, whatever is inherited. */
   readonly own: ReadonlySet<string>;
   readonly running: Running;
 };
 
-/** Variables of the daemon or of another supervisor that are no business of a worker. */
+/** Variables of the daemon or of another supervisor that do not concern a worker. */
 const NOT_INHERITED = /^(IPCCTL_|BUN_|LISTEN_|NOTIFY_SOCKET$|WATCHDOG_|INVOCATION_ID$|JOURNAL_STREAM$|MAINPID$|_$)/;
 
-/** What the caller and the definition say, before anything of ours. */
+/** What the caller and the definition set, before anything of ours. */
 export function writtenEnv(
   app: Launchable,
   base: Readonly<Record<string, string | undefined>>,
@@ -38,7 +38,7 @@ const PATH_DEFAULT = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 
 /**
  * What runs, before the policy is known that may hide a part of the environment.
- * @throws IpcError START_FAILED if the folder or the script is not there, BAD_CONFIG for a bad env file.
+ * @throws IpcError START_FAILED if the folder or the script does not exist, BAD_CONFIG for a bad env file
  */
 export function decideLaunch(
   app: Launchable,
@@ -51,9 +51,9 @@ export function decideLaunch(
 
 /**
  * @param running what was decided
- * @param base the environment to build on: the caller's where it was sent, else the daemon's
+ * @param base the environment to build on: the caller's if it was sent, else the daemon's
  * @param own variables that ipcctl adds (`IPCCTL_NAME`, `IPCCTL_INSTANCE` …)
- * @throws IpcError BAD_CONFIG for a bad env file.
+ * @throws IpcError BAD_CONFIG for a bad env file
  */
 export function resolveLaunch(
   running: Running,
@@ -67,8 +67,8 @@ export function resolveLaunch(
     written.PATH = `${join(venv, "bin")}:${written.PATH}`;
     written.VIRTUAL_ENV = venv;
   }
-  // What is printed is to be seen at once, and not lost when the worker is killed. Also where Python comes later:
-  // behind a shell, `gunicorn`, `env`.
+  // Output must be visible at once, and must not be lost when the worker is killed; also if Python comes later, behind
+  // a shell, `gunicorn` or `env`.
   const env: Record<string, string> = change.isCleared ? {} : written;
   env.PYTHONUNBUFFERED ??= "1";
   for (const [name, value] of Object.entries(change.set))
@@ -88,7 +88,7 @@ export function resolveLaunch(
   };
 }
 
-/** Without what belongs to the daemon or to whoever supervises it. */
+/** Without the variables of the daemon or its supervisor. */
 export function cleanWorkerEnv(base: Readonly<Record<string, string | undefined>>): Record<string, string> {
   const env: Record<string, string> = {};
   for (const [key, value] of Object.entries(base)) {
@@ -98,8 +98,8 @@ export function cleanWorkerEnv(base: Readonly<Record<string, string | undefined>
 }
 
 /**
- * `K=V` lines; `#` comments, `export`, quotes as a shell. Read at every start, so that a change takes effect on
- * restart.
+ * `K=V` lines with `#` comments, `export`, and quotes as in a shell. Read at every start, so that a change takes effect
+ * on restart.
  */
 export function readEnvFile(path: string): Record<string, string> {
   let text: string;

@@ -1,6 +1,6 @@
 /**
- * The definition of a worker beside its shim's records: what a daemon needs to supervise it further when the database
- * is lost. A worker of our uid may have written it: it is checked like any other input.
+ * The definition of a worker beside its shim's records: what a daemon needs to go on supervising it when the database
+ * is lost. A worker of our user may have written it, so it is checked like any other input.
  */
 import { readFileSync, readlinkSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -8,12 +8,12 @@ import { z } from "zod";
 import { completeApp, normalizeApp, type AppConfig } from "../protocol/app-config.ts";
 import { cleanWorkerEnv } from "./command.ts";
 
-/** What belongs to which app. `isGuess`: nobody wrote it down, it was read from the process that runs. */
+/** What belongs to which app. `isGuess`: no definition was found, so it was read from the running process. */
 export type Definition = {
   readonly app: string;
   readonly instance: number;
   readonly config: AppConfig;
-  /** What its last run was started under. */
+  /** The policy of its last run. */
   readonly policy?: string | null;
   readonly isGuess: boolean;
 };
@@ -28,7 +28,7 @@ const shape = z.object({
   config: z.looseObject({ name: z.string() }),
 });
 
-/** Undefined where there is none that can be read. */
+/** Undefined if there is no readable definition. */
 export function readDefinition(dir: string): Definition | undefined {
   try {
     const { app, instance, is_guess, policy, config } = shape.parse(JSON.parse(readFileSync(join(dir, FILE), "utf8")));
@@ -38,7 +38,7 @@ export function readDefinition(dir: string): Definition | undefined {
   }
 }
 
-/** Whole or not at all; only where it says something else than before. */
+/** Replaces the file atomically, and only if its contents change. */
 export function writeDefinition(dir: string, { app, instance, config, policy = null, isGuess }: Definition): void {
   const path = join(dir, FILE);
   const text = `${JSON.stringify({ version: 1, app, instance, is_guess: isGuess, policy, config })}\n`;
@@ -48,8 +48,8 @@ export function writeDefinition(dir: string, { app, instance, config, policy = n
 }
 
 /**
- * What can be seen of a process whose definition is lost. It is not started again by itself, and by a user under the
- * narrowest policy: under which one it runs nobody knows any more.
+ * What can be seen of a process whose definition is lost. It is not restarted automatically, and a user starts it under
+ * the narrowest policy, because nobody knows its policy any more.
  */
 export function guessDefinition(id: string, pid: number): Definition {
   const words = readWords(`/proc/${pid}/cmdline`);
@@ -76,7 +76,7 @@ export function guessDefinition(id: string, pid: number): Definition {
   };
 }
 
-/** Every field as the schema of an app has it; what an older version did not know yet gets its default. */
+/** Checks every field by the schema of an app; a field that an older version did not know gets its default. */
 function checkConfig(stored: AppConfig): AppConfig {
   const complete = completeApp(stored);
   normalizeApp(complete, "/");

@@ -1,4 +1,4 @@
-/** What a worker was denied, and the words that grant it: typed as they stand they work. */
+/** What a worker was denied, and the flag that grants it. The flag works as it is printed. */
 import { accessSync, constants, existsSync, realpathSync, type Stats, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { shellWord } from "../base/shell-words.ts";
@@ -9,20 +9,20 @@ import { isInline, type Policy } from "../sandbox/policy.ts";
 
 export type Denial = {
   readonly what: string;
-  /** What grants it, if that is known. */
+  /** The flag that grants it, if known. */
   readonly remedy?: string | undefined;
 };
 
-/** What the worker's last words tell of: its errno does not say that it was the policy. */
+/** A denial that the worker's last words show: its errno does not say that it was the policy. */
 export type Ended = Denial & {
   readonly event: "file" | "memory" | "limit" | "variable";
   readonly path?: string;
-  /** The flag that it is granted by, which may be refused. */
+  /** The flag that would grant it, which may be refused. */
   readonly grant?: { readonly kind: "read" | "write"; readonly path: string };
 };
 
 export type Ending = {
-  /** The end of what it wrote to its stderr: it is looked at and shown, and nothing is done about it. */
+  /** The end of its stderr: it is examined and shown, never acted upon. */
   readonly words: string;
   readonly cwd: string;
   readonly script: string | null;
@@ -40,37 +40,37 @@ const EPERM = 1;
 const ENOENT = 2;
 const EACCES = 13;
 const EROFS = 30;
-/** So many of the last lines: behind the error others may say that they end as well. */
+/** How many of the last lines to look at: after the error others may report that they end as well. */
 const LINES = 3;
 const COLOURS = /\x1b\[[0-9;]*m/g;
 const QUOTED = /'((?:[^'\\]|\\.)+)'|"((?:[^"\\]|\\.)+)"/g;
-/** As Python writes an error with a file, or with two: EPERM, ENOENT, EACCES, EROFS. */
+/** How Python prints an error with one file or two: EPERM, ENOENT, EACCES, EROFS. */
 const WITH_FILE = new RegExp(String.raw`\[Errno (1|2|13|30)\] [^'"]+ (?:${QUOTED.source})( -> (?:${QUOTED.source}))?`);
-/** As libraries that are written in Rust do. */
+/** How libraries written in Rust print it. */
 const WITH_BARE_FILE = /\(os error (1|2|13|30)\): (\S.*)$/;
-/** Without its errno, or without the file: an argument may be it. */
+/** Without the errno or without the file: the file may be an argument. */
 const OF_A_FILE =
   /no such file|does(?:n't| not) exist|not found|unable to open|can(?:'t|not) open|permission denied|read-only/i;
 const NO_MEMORY = /^(?:[\w.]*MemoryError\b|.*\bstd::bad_alloc\b)/;
-/** Of memory that is shared as well, which a limit allows none of. */
+/** Also for shared memory, if a limit allows none. */
 const ENOMEM = /\[Errno 12\] /;
 const NUMPY_WANTED = /Unable to allocate ([\d.]+) ([KMGT])iB/;
 const UNITS: Readonly<Record<string, number>> = { K: 1024, M: 1024 ** 2, G: 1024 ** 3, T: 1024 ** 4 };
 /** Where programs and their libraries are. */
 const PROGRAM_FOLDERS = ["/usr", "/bin", "/lib", "/lib64"];
 
-/** Of a module that is not found, by its name. */
+/** A module that is not found, by its name. */
 const NO_MODULE = /^ModuleNotFoundError: No module named '(\w+)/;
 /**
- * Where Python asks for a semaphore, or for memory to share: the C library looks for them in `/dev/shm`, and the error
- * names no file there.
+ * Where Python asks for a semaphore or for shared memory: the C library looks in `/dev/shm`, and the error names no
+ * file there.
  */
 const OF_SHARED_MEMORY = /\b_multiprocessing\.SemLock\(|\b_posixshmem\.shm_open\(/;
-/** So many lines a call may be shown in, with marks below it. */
+/** The longest call that a traceback shows, with its markers. */
 const CALL_LINES = 12;
 const SHARED_MEMORY = "/dev/shm";
 
-/** What of the policy it ended over, if its last words say that it is that. */
+/** What of the policy ended it, if its last words show that. */
 export function endedOver(ending: Ending): Ended | undefined {
   const all = ending.words.replaceAll(COLOURS, "").split("\n");
   const lines = all.filter((one) => one.trim() !== "").slice(-CALL_LINES);
@@ -84,7 +84,7 @@ export function endedOver(ending: Ending): Ended | undefined {
   return undefined;
 }
 
-/** Who may have children has a folder of its own for it, where files are hidden. */
+/** A worker that may have children has its own /dev/shm if files are hidden. */
 function sharedMemory(lines: readonly string[], { policy, policyText }: Ending): Ended | undefined {
   if (!/\[Errno (2|13)\]/.test(lines.at(-1) ?? "") || !lines.some((line) => OF_SHARED_MEMORY.test(line)))
     return undefined;
@@ -95,7 +95,7 @@ function sharedMemory(lines: readonly string[], { policy, policyText }: Ending):
   return { event: "file", what: `semaphores and shared memory, ${SHARED_MEMORY}`, path: SHARED_MEMORY, remedy };
 }
 
-/** A variable of its user that the policy does not hand on; its value is not looked at. */
+/** A variable of the user that the policy does not pass on. Its value is not looked at. */
 function hiddenVariable(lines: readonly string[], { env, policy }: Ending): Ended | undefined {
   const [, name = ""] = /^KeyError: '([A-Za-z_]\w*)'$/.exec(lines.at(-1) ?? "") ?? [];
   const isOfEnviron = lines.some((line) => /\bos(\.py"|>").*\bin __getitem__$/.test(line));
@@ -103,7 +103,7 @@ function hiddenVariable(lines: readonly string[], { env, policy }: Ending): Ende
   return { event: "variable", what: `variable ${name}`, remedy: `-e ${name}` };
 }
 
-/** One that lies beside the script, where Python looks first. */
+/** A module beside the script, where Python looks first. */
 function hiddenModule(line: string, ending: Ending): Ended | undefined {
   const [, name] = NO_MODULE.exec(line) ?? [];
   if (name === undefined) return undefined;
@@ -111,7 +111,7 @@ function hiddenModule(line: string, ending: Ending): Ended | undefined {
   const beside = join(script === null ? cwd : dirname(realOf(resolve(cwd, script))), name);
   const path = [`${beside}.py`, beside].find((one) => existsSync(one));
   if (path === undefined) return undefined;
-  const found = denied(dirname(path), ENOENT, ending); // it looks into the folder to find it
+  const found = denied(dirname(path), ENOENT, ending); // Python lists the folder to find it
   return found === undefined ? undefined : { ...found, what: `file ${path}` };
 }
 
@@ -119,15 +119,15 @@ function realOf(path: string): string {
   try {
     return realpathSync(path);
   } catch {
-    return path; // it is not there any more
+    return path; // it was removed
   }
 }
 
-/** A file that is there, and that the policy does not let it see, or write. */
+/** An existing file that the policy does not let it see or write. */
 function hiddenFile(line: string, ending: Ending): Ended | undefined {
   const { cwd, args } = ending;
   const [all, errno] = WITH_FILE.exec(line) ?? [];
-  // Some errors are of two: from where, to where.
+  // Some errors name two files: from where, to where.
   const quoted = all === undefined ? [] : Array.from(all.matchAll(QUOTED), ([, single, double]) => single ?? double!);
   const [, bareErrno, bare] = WITH_BARE_FILE.exec(line) ?? [];
   const named =
@@ -156,7 +156,7 @@ function grantFor(
   { cwd, policy, policyText }: Ending,
 ): Pick<Ended, "remedy" | "grant"> | undefined {
   const { files } = policy;
-  // Modes and times of what it may write: by seccomp, where there is no other way.
+  // Modes and times of writable files: seccomp denies changes if there is no other way.
   if (errno === EPERM)
     return files.metadata === "allow"
       ? undefined
@@ -164,10 +164,11 @@ function grantFor(
   if (errno === EACCES && isClosed(path, policy))
     return { remedy: policyFlag(policyText, { process: { uid: "keep" } }) };
   const isReadable = [...files.read, ...files.write].some((one) => isBelow(path, one.path));
-  // A file that is not there is to be made, in a folder of the project that is. The project's own it sees, empty.
+  // A missing file was to be created, in an existing folder of the project. The project's own folder is visible, but
+  // empty.
   const isNew = !existsSync(path) && dirname(path) !== cwd && isBelow(path, cwd);
   const isWriting = errno === EROFS || (errno === ENOENT ? isNew : isReadable);
-  // A file that may be written itself was to be removed, or put in the place of another.
+  // A writable file was to be removed, or replaced by another.
   const isFolders = isWriting && (!existsSync(path) || files.write.some((one) => one.path === path));
   const wanted = isFolders ? dirname(path) : path;
   if (wanted === "/" || !isThere(wanted, isWriting)) return undefined;
@@ -181,7 +182,7 @@ function grantFor(
   return { remedy: `--allow-${kind} ${shellWord(wanted)}`, grant: { kind, path: wanted } };
 }
 
-/** And its user may do with it what the worker wanted to. */
+/** It exists, and its user may do with it what the worker tried. */
 function isThere(path: string, isWriting: boolean): boolean {
   try {
     accessSync(path, isWriting ? constants.W_OK : constants.R_OK);
@@ -191,7 +192,7 @@ function isThere(path: string, isWriting: boolean): boolean {
   }
 }
 
-/** To the worker, which as root has a user of its own, whatever is granted. */
+/** Closed to the worker, which has its own user id if we are root, whatever is granted. */
 function isClosed(path: string, { process, files }: Policy): boolean {
   const mode = statusOf(path)?.mode ?? 0o777;
   const isGranted =
@@ -203,7 +204,7 @@ function isDevice(path: string): boolean {
   return path.startsWith("/dev/") && statusOf(path)?.isCharacterDevice() === true;
 }
 
-/** The worker has named it: it may be anything, and no path at all. */
+/** The worker named it, so it may be anything, even something that is not a path. */
 function statusOf(path: string): Stats | undefined {
   try {
     return statSync(path);
@@ -229,7 +230,7 @@ function lackOfMemory(line: string, { policy, policyText, maxMemory }: Ending): 
   return { event: "memory", what, remedy };
 }
 
-/** Limits by the errors that they end in; how much is enough nobody knows. */
+/** Limits, by the errors that they cause. Nobody knows how much would be enough. */
 function reached(line: string, { policy, policyText }: Ending): Ended | undefined {
   const found = limitOf(line, policy);
   if (found === undefined) return undefined;
@@ -250,7 +251,7 @@ function limitOf(line: string, policy: Policy): readonly [what: string, Change] 
     const change = { limits: { fileSize: inMegabytes(MORE * fileSize) }, ...scratch };
     return [`a file beyond ${formatBytes(fileSize)}, limits.fileSize`, change];
   }
-  // What it may write elsewhere may be full as well.
+  // Other writable places may be full as well.
   if (errno === "28" && files.scratch !== null && files.scratch.size !== null && files.write.length === 0)
     return [
       `more than ${formatBytes(files.scratch.size)}${files.scratch.files === null ? "" : `, or ${files.scratch.files} files,`} in files.scratch`,
@@ -271,7 +272,7 @@ function limitOf(line: string, policy: Policy): readonly [what: string, Change] 
   ];
 }
 
-/** For one that has a size. */
+/** For a scratch folder with a size. */
 function widerScratch({ files: { scratch } }: Policy, size: number): Change {
   if (scratch === null) return {};
   const more = scratch.files === null ? {} : { files: MORE * scratch.files };
@@ -282,7 +283,7 @@ function inMegabytes(bytes: number): string {
   return `${Math.ceil(bytes / UNITS.M!)}M`;
 }
 
-/** What grants a system call that was denied, where the process that answers for the worker knows no flag for it. */
+/** What grants a denied system call for which the connect helper knows no flag. */
 export function remedyOfCall(denial: Denial, policy: Policy, policyText: string): Denial {
   const [, call = "", more = ""] = /^call (\w+)(?: (\w+))?/.exec(denial.what) ?? [];
   const change = changeFor(call, more, policy);
@@ -294,7 +295,7 @@ type Change = Readonly<Partial<Record<"network" | "files" | "process" | "limits"
 function changeFor(call: string, more: string, { process, files }: Policy): Change | undefined {
   if (call === "socket" && more === "AF_UNIX") return { network: { unix: "any" } };
   if (call === "fork" || call === "clone") return { process: { fork: true } };
-  // By it a program is started.
+  // A call that starts a program.
   if (call !== "vfork" && call !== "execve" && call !== "execveat") return undefined;
   const isNone = !process.mayExec && files.exec.length === 0;
   return {
@@ -303,7 +304,7 @@ function changeFor(call: string, more: string, { process, files }: Policy): Chan
   };
 }
 
-/** The policy with something else in it, as a flag. */
+/** The policy with a change, as a flag. */
 export function policyFlag(base: string, change: Change): string {
   const own = isInline(base) ? (JSON.parse(base) as Record<string, object>) : { version: 1, extends: base };
   const sections = Object.entries(change).map(([key, value]) => [
@@ -319,14 +320,15 @@ export function auditEnded(auditLog: string, worker: string, { event, what, path
 }
 
 /**
- * What it has made that tools run by themselves: it may, since nothing can be denied by a name that is not there yet.
+ * Files it created that tools run by themselves. It may create them, because nothing can be denied by a name that does
+ * not exist yet.
  */
 export function auditMade(auditLog: string, worker: string, paths: readonly string[]): void {
   for (const path of paths)
     audit(auditLog, { worker, event: "made", path, verdict: "granted", reason: "tools may run it" });
 }
 
-/** In one line, as `status` has it. */
+/** In one line, as `status` shows it. */
 export function describeDenial({ what, remedy }: Denial): string {
   return remedy === undefined ? what : `${what} (${remedy})`;
 }

@@ -5,33 +5,33 @@ import { requireHosts } from "../sandbox/hosts.ts";
 import { loadPolicy, type Variables } from "../sandbox/policy.ts";
 import type { Running } from "./languages.ts";
 
-/** The policy that is decided by what runs. */
+/** Lets what runs decide the policy. */
 export const AUTO = "auto";
 
 export type Governed = {
   readonly policy: string | null;
-  /** How it was written, where the daemon has decided it since. */
+  /** What the definition said, if the daemon has decided since. */
   readonly policy_wanted?: string | null;
-  /** What `auto` is for a script of Python: the user's choice. */
+  /** What `auto` means for a Python script: the user's choice. */
   readonly default_policy?: string | null;
   readonly allow?: Grants | null | undefined;
 };
 
 /**
  * Name, path or text of the policy that it runs under.
- * @throws IpcError as loadPolicy does, where grants are to be added
+ * @throws IpcError as loadPolicy does if grants must be added
  */
 export function policyOf(app: Governed, { policy: byDefault }: Running, variables: Variables, isOnce = false): string {
   const wanted = app.policy_wanted ?? app.policy ?? AUTO;
-  // The user's default is for scripts of Python, and for all that is run once.
+  // The user's default applies to Python scripts, and to everything that is run once.
   const auto = byDefault === DEFAULT_POLICY && !isOnce ? byDefault : (app.default_policy ?? byDefault);
   return withGrants(wanted === AUTO ? auto : wanted, app.allow ?? null, variables);
 }
 
 /**
- * @param chosen what the grants are exceptions to
- * @returns `chosen` itself where there are none, else a policy that extends it, as JSON text
- * @throws IpcError USAGE for what is no host
+ * @param chosen the policy that the grants are added to
+ * @returns `chosen` itself if there are none, else a policy that extends it, as JSON text
+ * @throws IpcError USAGE for an entry that is not a host
  */
 export function withGrants(chosen: string, grants: Grants | null, variables: Variables): string {
   const { net = [], listen = [], read = [], write = [] } = grants ?? {};

@@ -1,8 +1,8 @@
 /**
- * Environments of packages: for what `uv run` starts, and for scripts that say what they need (PEP 723). Where a policy
- * confines the worker they are made before it, by uv, as whoever starts it. Of wheels alone, so that nothing of a
- * package runs before the policy holds; and from where that user has his packages, because a script that could name
- * another place would have a network that its policy denies.
+ * Package environments for what `uv run` starts, and for scripts with inline metadata (PEP 723). If a policy confines
+ * the worker, uv makes its environment before the start, as the user who starts it. Only wheels are installed, so that
+ * no code of a package runs before the policy holds, and only from the user's own index, because a script that could
+ * name another place would have network access that its policy denies.
  */
 import {
   chmodSync,
@@ -22,34 +22,34 @@ import { limit } from "../base/limits.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { find, isPythonScript, type Running, splitOptions, SYSTEM_PATH, type UvWords, WRAPPERS } from "./languages.ts";
 
-/** The longest that uv may take, with all that it has to fetch. */
+/** The longest that uv may take, downloads included. */
 export const RESOLVE_MS = 600_000;
-/** What a uv that was killed has left, and nobody works on any more. */
+/** How old leftovers of a killed uv must be before they are removed. */
 const LEFT_MS = 86_400_000;
-/** Lines of what uv says. */
+/** Lines of uv's output to show. */
 const TOLD_MAX = 12;
 
 export type Environment = {
-  /** A link to the folder that it is made in: there as soon as that is whole. */
+  /** A link to the folder that it is made in; it exists as soon as the environment is complete. */
   readonly link: string;
-  /** By its user's word; else the one of the PATH. */
+  /** The program that the user named; else the one on PATH. */
   readonly uv?: string | undefined;
-  /** Whose it is, for people. */
+  /** Whose environment it is, for people. */
   readonly owner: string;
-  /** The version that is asked for, in uv's words. */
+  /** The requested version, in uv's words. */
   readonly python: string | undefined;
   readonly requirements: readonly string[];
-  /** What says all of it to the version: words for `uv export`. */
+  /** Arguments of `uv export` if a lock file fixes every version. */
   readonly lock: readonly string[] | undefined;
   /** For `uv pip install`. */
   readonly options: readonly string[];
 };
 
-/** What of the definition decides. */
+/** The fields of the definition that decide. */
 type App = { readonly script: string | null; readonly interpreter: string | null; readonly cwd: string };
 type Variables = Readonly<Record<string, string | undefined>>;
 
-/** What options of `uv run` mean here; those that are not among them are refused. */
+/** What options of `uv run` mean here; all others are refused. */
 const OPTIONS: Readonly<Record<string, "nothing" | "install" | "export" | "place">> = {
   ...allAre("nothing", "--script -s --module -m --quiet -q --verbose -v --no-progress --color --isolated --exact"),
   ...allAre("nothing", "--no-project --frozen --locked --no-sync --no-build --no-env-file --no-editable --link-mode"),
@@ -63,7 +63,7 @@ const OPTIONS: Readonly<Record<string, "nothing" | "install" | "export" | "place
 const WITH = ["-w", "--with"];
 const PYTHON = ["-p", "--python"];
 const PROJECT = "--project";
-/** Their values are paths of the folder where the words are read. */
+/** Their values are paths relative to the folder in which the command is read. */
 const PATHS = ["-f", "--find-links", "--cache-dir", "--config-file"];
 
 function allAre<Meaning extends string>(meaning: Meaning, names: string): Record<string, Meaning> {
@@ -71,11 +71,11 @@ function allAre<Meaning extends string>(meaning: Meaning, names: string): Record
 }
 
 /**
- * The environment that it is to run in, if it needs one that is to be made. Nothing is run to find out.
- * @param folder where environments are
- * @param isUsers the words of `uv run` are its user's, not those of a `#!` line
- * @returns the folder of one that is there, by hand
- * @throws IpcError START_FAILED for what could not be had without running, or asking, what the policy denies
+ * The environment that it must run in, if one must be made. Nothing is executed to find out.
+ * @param folder where environments are kept
+ * @param isUsers the words of `uv run` come from the user, not from a `#!` line
+ * @returns the folder of an existing environment that the user made
+ * @throws IpcError START_FAILED for what would need to run, or to ask the network for, something that the policy denies
  */
 export function environmentOf(
   running: Running,
@@ -91,12 +91,12 @@ export function environmentOf(
   return environment(folder, { owner: app.script!, python, requirements, lock: lockOf(script), options });
 }
 
-/** Whether a start may have to wait for one. */
+/** Whether a start may have to wait for an environment. */
 export function mayNeedEnvironment(running: Running, app: App): boolean {
   try {
     return running.uv !== undefined || environmentOf(running, app, "/") !== undefined;
   } catch {
-    return false; // its start says so
+    return false; // the start will report it
   }
 }
 
@@ -147,7 +147,7 @@ type Asked = {
   readonly project: string | undefined;
 };
 
-/** The words of `uv run`, up to what it is to run. */
+/** The words of `uv run` up to the program that it runs. */
 function readOptions(joined: readonly string[], cwd: string, isUsers: boolean): Asked {
   const words = joined.flatMap((word) => splitOptions(word, WRAPPERS.uv!.valued!));
   const [requirements, options, exported]: [string[], string[], string[]] = [[], [], []];
@@ -187,7 +187,7 @@ function asPath(name: string, value: string, cwd: string): string {
   return PATHS.includes(name) && !value.includes("://") ? resolve(cwd, value) : value;
 }
 
-/** Of one word: commas stand between them, within their brackets, and between the versions of one. */
+/** Splits one word. Commas separate requirements, but also stand in brackets and between versions. */
 function splitRequirements(words: string): string[] {
   return words
     .split(/,(?![^[]*\])(?=\s*[A-Za-z])/)
@@ -197,7 +197,7 @@ function splitRequirements(words: string): string[] {
 
 const VERSIONS = String.raw`(?:===|==|~=|!=|<=|>=|<|>)\s*[\w.*+!-]+`;
 /**
- * Name, extras, versions, marker. Nothing that names a place, and nothing that a file of requirements would read as an
+ * Name, extras, versions, marker. Nothing that names a place, and nothing that a requirements file would read as an
  * option.
  */
 const REQUIREMENT = new RegExp(
@@ -211,15 +211,12 @@ function requireByName(requirement: string, owner: string): void {
   });
 }
 
-/**
- * Of a kind of Python or none, or bounds. Whatever else it is uv takes for a folder or a program, and runs that to ask
- * it.
- */
+/** A kind of Python, or version bounds. uv takes anything else for a folder or a program, and runs that to ask it. */
 const PYTHON_VERSION = new RegExp(
   String.raw`^\s*(((c?python|pypy|graalpy)@?)?\d+(\.\d+)*((a|b|rc)\d+)?(t|\+freethreaded)?|${VERSIONS}(\s*,\s*${VERSIONS})*)\s*$`,
 );
 
-/** Nothing that would be executed to ask it, before any policy holds. */
+/** Refuses anything that uv would execute to ask it, before a policy holds. */
 function requireVersion(python: string | undefined, owner: string): void {
   if (python === undefined || PYTHON_VERSION.test(python)) return;
   throw refused(owner, `${JSON.stringify(python)} is not a Python version specifier`, {
@@ -234,8 +231,8 @@ type Metadata = {
 };
 
 /**
- * What a script says in its comments of what it needs.
- * @throws IpcError START_FAILED if that cannot be read, or names places
+ * What a script says in its comments about its needs.
+ * @throws IpcError START_FAILED if it cannot be read, or names places
  */
 function readMetadata(script: string): Metadata | undefined {
   const stat = statSync(script, { throwIfNoEntry: false });
@@ -244,7 +241,7 @@ function readMetadata(script: string): Metadata | undefined {
   try {
     text = findMetadata(readFileSync(script, "latin1"));
   } catch {
-    return undefined; // whoever runs it will say why
+    return undefined; // the start will report why
   }
   if (text === undefined) return undefined;
   const found = parseToml(Buffer.from(text, "latin1").toString(), script, "its PEP 723 metadata");
@@ -270,7 +267,7 @@ function optionsOf(tool: unknown, owner: string): string[] {
   });
 }
 
-/** The block of comments of the kind `script`, without its marks. */
+/** The comment block of kind `script`, without its markers. */
 function findMetadata(text: string): string | undefined {
   const lines = text.split(/\r?\n/);
   const from = lines.findIndex((line) => line.trimEnd() === "# /// script");
@@ -298,7 +295,7 @@ function lockOf(script: string): string[] | undefined {
   return existsSync(`${script}.lock`) ? ["--script", script] : undefined;
 }
 
-/** Of a project that needs not be built itself. @throws IpcError START_FAILED */
+/** A project that need not be built itself. @throws IpcError START_FAILED */
 function projectOf(
   root: string,
   owner: string,
@@ -330,7 +327,7 @@ function findAbove(from: string, name: string): string | undefined {
 }
 
 /**
- * Named by all that decides what is in it, and by nothing else: who needs the same has the same. A name that is not a
+ * Named by a hash of everything that decides its contents, so equal needs share one environment. The name is not a
  * Python version specifier.
  */
 function environment(folder: string, wanted: Omit<Environment, "link">): Environment {
@@ -342,20 +339,20 @@ function environment(folder: string, wanted: Omit<Environment, "link">): Environ
   return { link: join(folder, `packages-${hash.digest("hex").slice(0, 20)}`), ...wanted };
 }
 
-/** The folder of a virtual environment, if it is there and its Python too. */
+/** The folder of a virtual environment, if it and its Python exist. */
 export function placeOf({ link }: Environment): string | undefined {
   return existsSync(join(link, "bin/python")) ? join(dirname(link), readlinkSync(link)) : undefined;
 }
 
-/** By `uv`, as whoever has this environment of variables; those by which it would do another thing are left out. */
+/** Variables that would make `uv` do something else are left out of the user's environment. */
 const NOT_UVS =
   /^(PYTHON.*|VIRTUAL_ENV|UV_(COMPILE_BYTECODE|NO_BUILD.*|NO_BINARY.*|PYTHON|PROJECT.*|WORKING_DIR.*|SYSTEM_PYTHON|BREAK_.*|VENV_.*|FROZEN|LOCKED|NO_SYNC|DEV|NO_DEV|ISOLATED))$/;
 
 const underWay = new Map<string, Promise<string>>();
 
 /**
- * Makes it; who asks for the same one meanwhile waits with the first.
- * @param requireUv looks whether this program is to be trusted
+ * Makes it; concurrent requests for the same environment wait for the first.
+ * @param requireUv checks whether this program may be trusted
  * @throws IpcError START_FAILED
  */
 export function makeEnvironment(
@@ -375,7 +372,7 @@ export function makeEnvironment(
   return made;
 }
 
-/** For one that runs itself. @throws IpcError START_FAILED */
+/** For a worker that runs uv itself. @throws IpcError START_FAILED */
 export function requireUv({ argv, cwd, change, venv }: Running, { from, count }: UvWords, variables: Variables): void {
   const program = argv[from]!;
   const [own, bin] = [change.set.PATH, venv === undefined ? undefined : join(venv, "bin")];
@@ -397,8 +394,8 @@ function named({ requirements, lock }: Environment): string {
 }
 
 /**
- * Lines of requirements, each with its hashes, joined.
- * @throws IpcError START_FAILED for one from elsewhere than the index
+ * Requirement lines with their hashes, joined.
+ * @throws IpcError START_FAILED for one that is not from the index
  */
 function readExported(text: string, owner: string): string[] {
   const lines = text.replaceAll(/\s*\\\r?\n\s*/g, " ").split(/\r?\n/);
@@ -412,7 +409,7 @@ function readExported(text: string, owner: string): string[] {
     });
 }
 
-/** A worker with a user of its own comes there too. */
+/** A worker with its own user id must reach it too. */
 function makeOpenFolder(folder: string): void {
   const above = dirname(folder);
   if (existsSync(folder)) return;
@@ -421,7 +418,7 @@ function makeOpenFolder(folder: string): void {
   for (const path of [above, folder]) if (mkdirSync(path, { recursive: true }) !== undefined) chmodSync(path, 0o755);
 }
 
-/** @throws IpcError START_FAILED where there is no room for it, or nothing may be written */
+/** @throws IpcError START_FAILED if there is no room, or nothing may be written */
 function makeFolder(link: string, owner: string): string {
   try {
     makeOpenFolder(dirname(link));

@@ -601,8 +601,8 @@ export function readShebang(path: string): readonly string[] | undefined {
 }
 
 /**
- * How a file begins; nothing where it cannot be read: whoever executes it will say why. What is read from a pipe would
- * be gone.
+ * The beginning of a file; empty if it cannot be read, which its start will report. A pipe is not read, because its
+ * bytes would be lost.
  */
 function readHead(path: string): string {
   if (!statSync(path, { throwIfNoEntry: false })?.isFile()) return "";
@@ -621,8 +621,8 @@ function readHead(path: string): string {
 }
 
 /**
- * A shell that hands the file on to the program that it is for, in a line that is a text to that one: as pip and uv
- * write it where the path of a Python is too long for a `#!` line, or may change.
+ * A shell that passes the file on to its real interpreter, in a line that is a string to that one. pip and uv write
+ * such lines if the path of a Python is too long for a `#!` line, or may change.
  */
 function readHandedOn(line: string | undefined, path: string): readonly string[] | undefined {
   const [, program] = /^(?:'''exec'|"exec")\s+(.+?)\s+"\$0"\s+"\$@"\s*$/.exec(line ?? "") ?? [];

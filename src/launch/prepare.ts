@@ -1,4 +1,4 @@
-/** Makes ready what a start needs: packages, the line in the audit log, the scratch folder. */
+/** Prepares what a start needs: packages, the record in the audit log, the scratch folder. */
 import { chownSync, mkdirSync } from "node:fs";
 import { IpcError } from "../base/errors.ts";
 import { isInline } from "../sandbox/policy.ts";
@@ -10,19 +10,19 @@ import { type Preparation, requireUnwritten, settle, type Settled } from "./sett
 import { complete, type Prepared } from "./specification.ts";
 
 /**
- * The same, made ready: its packages, its variables, and the scratch folder where that is on the host.
+ * Prepares it: its packages, its variables, and its scratch folder if that is on the host.
  * @throws IpcError POLICY_REFUSED, BAD_CONFIG, START_FAILED
  */
 export async function prepare(wanted: Preparation): Promise<Prepared> {
   return prepareSettled(wanted, await settleMade(wanted, settle(wanted)));
 }
 
-/** Only what its start would have to wait for. @throws IpcError as prepare does */
+/** Prepares only what its start would have to wait for. @throws IpcError as prepare does */
 export async function provide(wanted: Preparation): Promise<void> {
   await settleMade(wanted, settle(wanted));
 }
 
-/** Settles it with the environment that it needs, which is made if it is not there. */
+/** Settles it with the environment that it needs, which is made if it does not exist. */
 async function settleMade(wanted: Preparation, settled: Settled): Promise<Settled> {
   const { environment, plan } = settled;
   if (environment === undefined || placeOf(environment) !== undefined) return settled;
@@ -55,8 +55,8 @@ function orAborted<T>(made: Promise<T>, signal: AbortSignal | undefined): Promis
 }
 
 /**
- * Where nothing has to be waited for: writes down under which policy it starts, and makes its scratch folder where that
- * is on the host.
+ * For a start that need not wait: records under which policy it starts, and creates its scratch folder if that is on
+ * the host.
  */
 export function prepareSettled(wanted: Preparation, settled: Settled): Prepared {
   const { policy: policyText, plan, scratch, ids, environment } = settled;

@@ -1,5 +1,5 @@
 /**
- * What a Python program needs to begin: its interpreter, the libraries and packages of that, its script. All that a
+ * What a Python program needs to start: its interpreter with libraries and packages, and its script. This is all that a
  * strict policy lets it read.
  */
 import { spawnSync } from "node:child_process";
@@ -9,7 +9,7 @@ import { IpcError } from "../base/errors.ts";
 import { PARTS, PYTHON_BOOT, PYTHON_PACKAGES } from "../base/install.ts";
 import { find, isPythonName, SYSTEM_PATH } from "./languages.ts";
 
-/** Libraries of the system, and the few files by which they find one another. */
+/** Libraries of the system, and the few files by which they find each other. */
 const SYSTEM = [
   ...["/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/ld.so.preload"],
   ...["/etc/alternatives", "/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/etc/ssl/certs"],
@@ -18,16 +18,16 @@ const SYSTEM = [
     "/usr/share/ca-certificates",
     "/etc/mime.types",
     "/usr/share/locale",
-    "/usr/share/python-wheels", // what ensurepip installs, in Debian and Fedora
+    "/usr/share/python-wheels", // the wheels that ensurepip installs, in Debian and Fedora
     "/etc/pki/tls/certs",
   ],
 ];
 
-/** A wrapper takes some ten milliseconds, on a busy machine seconds; the daemon waits for it. */
+/** A wrapper takes about ten milliseconds, but seconds on a busy machine, while the daemon waits. */
 const ASKING_MS = 30_000;
 
 export type Program = {
-  /** Its first word, absolute, and no script that would have to start another program. */
+  /** Its first word, absolute, and not a script that would have to start another program. */
   readonly executable: string;
   readonly readable: readonly string[];
 };
@@ -36,10 +36,11 @@ export type Asking = { readonly cwd: string; readonly env: Readonly<Record<strin
 
 /**
  * @param executable first word of the command
- * @param files what belongs to it: the script
- * @param isChosen by the user, or found on his PATH; what the script or its folder names is not run to ask it something
- * @param asking with which environment, and where, it is: nothing of it is a script's word
- * @throws IpcError POLICY_REFUSED if it is no program that the kernel could start by itself
+ * @param files files that belong to it: the script
+ * @param isChosen the user chose it, or it is on the user's PATH; a program named by the script or its folder is not
+ * executed to ask it
+ * @param asking environment and folder for asking it; the script has no say in them
+ * @throws IpcError POLICY_REFUSED if it is not a program that the kernel can start by itself
  */
 export function describeProgram(
   executable: string,
@@ -50,7 +51,7 @@ export function describeProgram(
   asking: Asking,
 ): Program {
   const found = find(executable, cwd, env.PATH ?? SYSTEM_PATH);
-  if (found === undefined) return { executable, readable: [...SYSTEM, ...files] }; // starting it will say so
+  if (found === undefined) return { executable, readable: [...SYSTEM, ...files] }; // its start will report it
   const path = isScript(found) ? asks(found, asking, isChosen) : found;
   const real = realpathSync(path);
   if (!isChosen && !isPythonName(real))
@@ -77,7 +78,7 @@ export function describeProgram(
   };
 }
 
-/** As those of pyenv are, or a wrapper of one's own. */
+/** Such as those of pyenv, or a wrapper of the user. */
 function isScript(path: string): boolean {
   const file = openSync(path, "r");
   try {
@@ -88,7 +89,7 @@ function isScript(path: string): boolean {
   }
 }
 
-/** The interpreter that a wrapper ends in: it is run once, before anything of the worker's, to ask. */
+/** The interpreter behind a wrapper: the wrapper is run once, before any code of the worker, to ask. */
 function asks(wrapper: string, { cwd, env }: Asking, isChosen: boolean): string {
   const { stdout, signal } =
     isPythonName(wrapper) && isChosen
@@ -115,7 +116,7 @@ function asks(wrapper: string, { cwd, env }: Asking, isChosen: boolean): string 
 }
 
 function hasPythonIn(library: string): boolean {
-  if (library === "/usr/lib" || library === "/lib") return false; // the system's: said already
+  if (library === "/usr/lib" || library === "/lib") return false; // the system's, which is included already
   try {
     return new Bun.Glob("{python,pypy}*/os.py").scanSync({ cwd: library, onlyFiles: true }).next().done !== true;
   } catch {
@@ -123,12 +124,12 @@ function hasPythonIn(library: string): boolean {
   }
 }
 
-/** Folders that a `.pth`-less installation outside of the prefix may name: what the environment says by PYTHONPATH. */
+/** Folders outside the prefix that PYTHONPATH names. */
 export function pythonPath(env: Readonly<Record<string, string>>): string[] {
   return (env.PYTHONPATH ?? "").split(delimiter).filter((entry) => entry.startsWith("/"));
 }
 
-/** The user who starts a worker without another one said: what `${home}` means. */
+/** What `${home}` means: the home of the user who starts a worker without another user. */
 export function homeOf(env: Readonly<Record<string, string | undefined>>): string {
   return (
     (env.HOME || undefined) ??

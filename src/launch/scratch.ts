@@ -1,6 +1,4 @@
-/**
- * Scratch folders on the host for workers with a user of their own, who could not come to those in the state directory.
- */
+/** Scratch folders on the host for workers with their own user id, which cannot enter the state directory. */
 import { chmodSync, lstatSync, mkdirSync, rmdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
@@ -20,7 +18,7 @@ function isOursAlone(path: string): boolean {
 }
 
 /**
- * Folders for workers with a user of their own, who could not come to those in the state directory.
+ * Creates the folder for scratch folders of workers with their own user id.
  * @throws IpcError FAILED
  */
 export function makeOpenScratches(scratch: string): void {
@@ -31,7 +29,7 @@ export function makeOpenScratches(scratch: string): void {
   chmodSync(all, 0o711); // whatever the umask is
 }
 
-/** What a worker that is deleted had there. */
+/** Removes what a deleted worker had there. */
 export function removeOpenScratch(scratch: string, name: string): void {
   const all = openScratches(scratch);
   if (!isOursAlone(all)) return;
@@ -39,6 +37,6 @@ export function removeOpenScratch(scratch: string, name: string): void {
   try {
     rmdirSync(all);
   } catch {
-    // others have theirs in it
+    // other workers have folders in it
   }
 }

@@ -1,6 +1,6 @@
 /**
- * What runs, and under which plan: a pure question. Every refusal of a start is here or below, so that who only asks is
- * told the same.
+ * What runs, and under which plan: a pure function. Every refusal of a start happens here or below, so that commands
+ * that only ask give the same answer.
  */
 import { existsSync, realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
@@ -34,54 +34,54 @@ export type Preparation = {
     };
   /** The environment to build on. */
   readonly base: Readonly<Record<string, string | undefined>>;
-  /** Where the definition says none. */
+  /** If the definition has none. */
   readonly baseUmask?: number | undefined;
   /** Variables that ipcctl adds. */
   readonly own: Readonly<Record<string, string>>;
-  /** Where the worker's own folder is, if its policy has one. */
+  /** The worker's own folder, if its policy has one. */
   readonly scratch: string;
-  /** Others cannot come there. */
+  /** Other users cannot enter it. */
   readonly isScratchShut?: boolean;
-  /** A user of its own, for policies that want one, where we are root. */
+  /** The worker's own user id, for policies that want one, if we are root. */
   readonly ownUser: number;
-  /** The same for every run of it, where that is another one. */
+  /** The same for all of its runs, if it differs. */
   readonly fixedUser?: number;
   readonly name: string;
   readonly auditLog: string;
-  /** Where environments of packages are made. */
+  /** Where package environments are made. */
   readonly environments: string;
-  /** It is not wanted any more, where it waits for one. */
+  /** Aborts the wait for an environment. */
   readonly signal?: AbortSignal;
-  /** There is a connection to the shim to be passed on. */
+  /** A connection to the shim can be passed on. */
   readonly hasPlane: boolean;
   /** It is run once, in the foreground. */
   readonly isOnce?: boolean;
-  /** Files that we write, or run, in the worker's name. */
+  /** Files that the daemon writes or executes for the worker. */
   readonly daemonFiles?: readonly string[];
 };
 
-/** What is settled before anything is made. */
+/** What is settled before anything is created. */
 export type Settled = {
   readonly launch: Launch;
   readonly policy: string;
   readonly plan: Plan;
   readonly executable: string;
   readonly hidesFiles: boolean;
-  /** Who forks it, if it is forked, reads what this version says. */
+  /** The snapshot that forks it, if any, understands this version. */
   readonly isUpToDate: boolean;
-  /** The folder of its own, on the host. */
+  /** Its own folder, on the host. */
   readonly scratch: string;
-  /** What it runs in, where that is made for it. */
+  /** The environment to make for it. */
   readonly environment?: Environment;
   readonly ids: { readonly uid: number; readonly gid: number } | undefined;
 };
 
-/** By no words of a `#!` line: what is asked before there is a policy is not asked as a script wants it. */
+/** Without the variables of a `#!` line: what is asked before a policy holds must not be asked as a script wants it. */
 const UNCHANGED: Pick<Running, "change"> = { change: { isCleared: false, set: {} } };
 
 /**
- * What runs, and what the shim is to do to it under its policy.
- * @throws IpcError POLICY_REFUSED, BAD_CONFIG, START_FAILED: the same for a start and for who only asks
+ * What runs, and what the shim must do to it under its policy.
+ * @throws IpcError POLICY_REFUSED, BAD_CONFIG, START_FAILED: the same for a start and for a question
  */
 export function settle(wanted: Preparation): Settled {
   const { app } = wanted;
@@ -123,7 +123,7 @@ export function settle(wanted: Preparation): Settled {
   const isReached = policy.isolation.want.includes("namespaces") && machine.namespacesLack === "";
   const isOpen = isOther && !isReached && wanted.isScratchShut === true;
   const scratch = isOpen ? join(openScratches(wanted.scratch), wanted.name) : wanted.scratch;
-  const isUpToDate = snapshot === undefined || snapshot.spec >= SHIM_VERSION; // who forks it reads what it says
+  const isUpToDate = snapshot === undefined || snapshot.spec >= SHIM_VERSION; // the snapshot understands this version
   const canMap = isReached && hidesFiles && isUpToDate;
   const writer = isOther
     ? chooseWriter(policy, wanted.ownUser, wanted.fixedUser ?? wanted.ownUser, canMap ? mapLack : undefined)
@@ -145,7 +145,7 @@ export function settle(wanted: Preparation): Settled {
     PARTS,
     policyText,
     app.env_file ?? "",
-    wanted.environments, // another worker's, if not its own
+    wanted.environments, // other workers', if not its own
     ...(wanted.daemonFiles ?? []),
   ])
     if (path.startsWith("/")) requireUnwritten(path, policy);
@@ -164,7 +164,9 @@ export function settle(wanted: Preparation): Settled {
   return environment === undefined ? settled : { ...settled, environment };
 }
 
-/** Where its program is. @throws IpcError START_FAILED if it is nowhere: a start would hear so from the kernel */
+/**
+ * Where its program is. @throws IpcError START_FAILED if it does not exist, which a start would hear from the kernel
+ */
 export function locate({ executable, launch }: Settled): string {
   const path = find(executable, launch.cwd, launch.env.PATH ?? SYSTEM_PATH);
   if (path !== undefined) return path;
@@ -174,8 +176,8 @@ export function locate({ executable, launch }: Settled): string {
 }
 
 /**
- * `uv run` would have neither network nor cache under a policy, so what it does is done before. Without one it does it
- * itself; what a script says in its comments is always done for it.
+ * Under a policy `uv run` would have neither network nor cache, so its work is done before. Without a policy it does
+ * the work itself; the inline metadata of a script is always handled here.
  */
 function settleEnvironment(
   { base, environments }: Preparation,
@@ -199,7 +201,9 @@ function settleEnvironment(
   return { decided, file, ...(typeof found === "string" ? {} : { environment: found }) };
 }
 
-/** A program that only starts another one ends in a denial that does not say so. @throws IpcError POLICY_REFUSED */
+/**
+ * A program that only starts another one would fail with a denial that does not say so. @throws IpcError POLICY_REFUSED
+ */
 function requireNoOther({ argv, at }: Running, { name }: Policy): void {
   if (at === 0) return;
   throw new IpcError(
@@ -212,8 +216,8 @@ function requireNoOther({ argv, at }: Running, { name }: Policy): void {
 }
 
 /**
- * Bun looks at itself in `/proc`, and into the folder of what it runs; without them it ends in words that do not say
- * so.
+ * Bun reads about itself in `/proc`, and lists the folder of its script; without them it fails with words that do not
+ * say so.
  * @throws IpcError POLICY_REFUSED
  */
 function requireBunsOwn(executable: string, script: string, policy: Policy, policyText: string): void {
@@ -231,7 +235,7 @@ function requireBunsOwn(executable: string, script: string, policy: Policy, poli
   );
 }
 
-/** @throws IpcError POLICY_REFUSED where a Bun without a script would not begin */
+/** @throws IpcError POLICY_REFUSED if a Bun without a script would not start */
 export function requireBunsProc(executable: string, policy: Policy, policyText: string): void {
   if (!isBun(executable) || seesItself(policy)) return;
   const wider = policyFlag(policyText, { process: { procfs: "self" } }).replace(/^--policy /, "");
@@ -248,10 +252,10 @@ export function isBun(executable: string): boolean {
   return /^bunx?(\.exe)?$/.test(basename(existsSync(executable) ? realpathSync(executable) : executable));
 }
 
-/** By these it is found, and prints as its user wants it to: they tell nothing. */
+/** The program is found by PATH, and prints as the user wants; they reveal nothing. */
 const ALWAYS_ALLOWED = new Set(["PATH", "PYTHONUNBUFFERED"]);
 
-/** What of the environment the policy lets through; what a definition says itself is not asked about. */
+/** The part of the environment that the policy lets through; variables that a definition sets itself always pass. */
 function allowed(base: Readonly<Record<string, string | undefined>>, { env }: Policy): Record<string, string> {
   const all = cleanWorkerEnv(base);
   if (env.allow.includes("*")) return all;
@@ -263,9 +267,9 @@ function allowed(base: Readonly<Record<string, string | undefined>>, { env }: Po
   );
 }
 
-/** What decides how a worker is started, or is written to by us, is not the worker's to change. */
+/** A worker must not change what decides how it is started, or what we write for it. */
 export function requireUnwritten(path: string, policy: Policy): void {
-  // It is the user, all but.
+  // A worker that may read, fork and exec everything is confined too little for this to matter.
   if (policy.process.mayExec && policy.process.mayFork && policy.files.read.some((one) => one.path === "/")) return;
   for (const { path: granted } of policy.files.write) {
     if (granted === "/" || !existsSync(granted)) continue;
@@ -294,7 +298,7 @@ function canBeMapped(path: string): boolean {
   return mapLack(realpathSync(path)) === "";
 }
 
-/** Without a root of its own a worker goes by the modes of the folders as they are. */
+/** A worker without its own root is bound by the modes of the folders as they are. */
 function requireReadable(path: string, uid: number, policy: Policy): void {
   for (let at = path; ; at = dirname(at)) {
     const status = statSync(at, { throwIfNoEntry: false });

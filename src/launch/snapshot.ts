@@ -1,4 +1,4 @@
-/** Snapshots: workers that have their imports done and fork others. Here is where they are found. */
+/** Snapshots: workers that have done their imports and fork others. This finds them. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
@@ -16,18 +16,18 @@ const shape = z.object({
   python: z.string(),
   imports: z.array(z.string()),
   policy: z.string().nullable(),
-  /** The version of specifications that it reads. */
+  /** The specification version that it understands. */
   spec: z.int().default(1),
 });
 
 export type Snapshot = z.infer<typeof shape> & {
-  /** Where it is asked to fork. */
+  /** Where it takes requests to fork. */
   readonly socket: string;
 };
 
 /**
- * @param spec the version of the specification that it is to read
- * @throws IpcError NOT_FOUND if there is none, or it was never ready; FAILED if it is too old for the specification
+ * @param spec the specification version that it must understand
+ * @throws IpcError NOT_FOUND if it does not exist or was never ready; FAILED if it is too old for the specification
  */
 export function findSnapshot(name: string, workersDir: string, spec = SHIM_VERSION_MIN): Snapshot {
   const id = findWorkerId(SNAPSHOT_PREFIX + name);

@@ -1,5 +1,5 @@
 /**
- * From what is settled to the specification that a shim gets. Makes nothing: the same bytes can be kept, and used
+ * Turns a settled start into the specification for a shim. Creates nothing, so the same bytes can be kept and used
  * again.
  */
 import { RLIMIT, SIGTERM } from "../../contract/linux.ts";
@@ -18,18 +18,18 @@ import { isBun, type Preparation, type Settled } from "./settle.ts";
 
 const BUN_CODE_BYTES = 1024 ** 3;
 
-/** So much of its memory may be code. */
+/** The share of its memory that may be code. */
 const CODE_ROOM_FACTOR = 8;
 
-/** From the signal that ends it to the one that nobody survives. */
+/** Grace period between the stop signal and SIGKILL. */
 const RUN_GRACE_MS = 10_000;
 
-/** How far above `max_memory` an allocation fails at once, where only watching guards the limit itself. */
+/** How far above `max_memory` allocations fail at once, if only watching enforces the limit itself. */
 const MEMORY_BACKSTOP_FACTOR = 2;
 
 const PATH_IN_ROOT = "/usr/local/bin:/usr/bin:/bin";
 
-/** A definition made ready under its policy. */
+/** A definition prepared under its policy. */
 export type Prepared = {
   readonly launch: Pick<Launch, "argv" | "env" | "cwd">;
   readonly umask?: number | undefined;
@@ -41,14 +41,15 @@ export type Prepared = {
   readonly zygote?: string | undefined;
 };
 
-/** The same for every asker: reads no clock, and makes nothing. What has to be there first is made by `prepare`. */
+/** Deterministic: reads no clock and creates nothing. What must exist before is created by `prepare`. */
 export function complete(wanted: Preparation, settled: Settled): Prepared {
   const { app } = wanted;
   const { launch, policy: policyText, plan, executable, hidesFiles, isUpToDate, ids } = settled;
   const { policy } = plan;
   const memory = Math.min(policy.limits.memory ?? Infinity, (app.max_memory ?? Infinity) * MEMORY_BACKSTOP_FACTOR);
   const env = { ...roomForCode(executable, memory), ...launch.env, ...policy.env.set };
-  if (hidesFiles && !launch.own.has("PATH")) env.PATH = PATH_IN_ROOT; // the caller's would tell where he has what
+  // The caller's PATH would reveal what is installed where.
+  if (hidesFiles && !launch.own.has("PATH")) env.PATH = PATH_IN_ROOT;
   if (plan.scratch !== null) {
     env.TMPDIR = plan.scratch;
     if (hidesFiles && !launch.own.has("HOME")) env.HOME = plan.scratch;
@@ -56,7 +57,8 @@ export function complete(wanted: Preparation, settled: Settled): Prepared {
       for (const [name, path] of Object.entries(cachesIn(plan.scratch)))
         if (!launch.own.has(name) && policy.env.set[name] === undefined) env[name] = path;
   }
-  if (policy.network.mode === "allow") env.RES_OPTIONS = "use-vc"; // names are asked for by TCP, where we can answer
+  // Names are asked for by TCP, where the helper can answer.
+  if (policy.network.mode === "allow") env.RES_OPTIONS = "use-vc";
   const passesPlane = plan.needsPassedPlane && wanted.hasPlane;
   if (passesPlane) env.IPCCTL_PLANE_FD = String(WORKER_FD.plane);
   const { confinement } = plan;
@@ -78,8 +80,8 @@ export function complete(wanted: Preparation, settled: Settled): Prepared {
 }
 
 /**
- * Bun reserves a GiB for the machine code that it makes. All of it may be written, so a limit on memory counts it;
- * where it cannot be had Bun goes on without making any, many times slower, and does not say so.
+ * Bun reserves a GiB for JIT code. All of it is writable, so a memory limit counts it; if it is not available Bun runs
+ * on without a JIT, many times slower, and does not say so.
  */
 function roomForCode(executable: string, memory: number): Record<string, string> {
   const isLimited = memory < CODE_ROOM_FACTOR * BUN_CODE_BYTES;
@@ -87,10 +89,7 @@ function roomForCode(executable: string, memory: number): Record<string, string>
   return { BUN_JSC_jitMemoryReservationSize: String(Math.floor(memory / CODE_ROOM_FACTOR)) };
 }
 
-/**
- * Where its home is not to be written: some libraries fail without a place for what they compile, or say so at every
- * start.
- */
+/** If its home is not writable: some libraries fail without a place for compiled code, or complain at every start. */
 function cachesIn(scratch: string): Record<string, string> {
   const caches = join(scratch, ".cache");
   return { XDG_CACHE_HOME: caches, MPLCONFIGDIR: join(caches, "matplotlib"), NUMBA_CACHE_DIR: join(caches, "numba") };
@@ -134,10 +133,7 @@ export function makeSpec(
   };
 }
 
-/**
- * Of what is run once in the foreground, by the command line or by a program of its own: no log, no control group, no
- * daemon.
- */
+/** For what is run once in the foreground, by the command line or by a program: no log, no control group, no daemon. */
 export function makeRunSpec(
   { launch, plan, ids, umask, confinement, zygote }: Prepared,
   { wallMs = plan.wallMs, memory }: { readonly wallMs?: number | null; readonly memory?: number | undefined } = {},
@@ -157,7 +153,7 @@ export function makeRunSpec(
   };
 }
 
-/** 0 is no limit. */
+/** 0 means no limit. */
 function lowerLogLimit(bytes: number, ofPolicy: number | null): number {
   return ofPolicy === null ? bytes : bytes === 0 ? ofPolicy : Math.min(bytes, ofPolicy);
 }
@@ -170,8 +166,8 @@ function rlimitsOf(app: AppConfig, enforced: Enforced): Rlimit[] {
 }
 
 /**
- * What a control group holds exactly needs no rlimit that holds it only nearly, nor one that keeps a runtime from
- * reserving what it never touches.
+ * A limit that a control group enforces exactly needs no rlimit that enforces it roughly, nor one that keeps a runtime
+ * from reserving memory it never touches.
  */
 function heldByGroup(rlimits: readonly Rlimit[], enforced: Enforced): readonly Rlimit[] {
   return enforced.memory
@@ -179,7 +175,7 @@ function heldByGroup(rlimits: readonly Rlimit[], enforced: Enforced): readonly R
     : rlimits;
 }
 
-/** Of two limits on the same thing the lower one. */
+/** Of two limits on the same resource the lower one. */
 export function mergeLimits(some: readonly Rlimit[], more: readonly Rlimit[]): Rlimit[] {
   const all = new Map<number, Rlimit>();
   for (const { resource, soft, hard } of [...some, ...more]) {
@@ -201,7 +197,7 @@ function rawLogsOf(app: AppConfig): RawLog[] {
 }
 
 /**
- * @throws IpcError POLICY_REFUSED if the policy wants a control group and there is none, or one that does not hold its
+ * @throws IpcError POLICY_REFUSED if the policy wants a control group and there is none, or it does not enforce its
  * limits
  */
 export function requireGroup({ name, limits, isolation }: Policy, enforced: Enforced | undefined): void {

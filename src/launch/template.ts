@@ -1,7 +1,7 @@
 /**
  * A start that is settled once and used many times: the frames of a specification, with holes for what differs from run
- * to run. With it a program starts confined processes by the shim alone, without a daemon and without asking anything
- * again. `docs/launching.md` has the form.
+ * to run. With it a program starts confined processes with just the shim, without a daemon and without asking anything
+ * again. `docs/launching.md` has the format.
  */
 import { readFileSync, readlinkSync, statSync } from "node:fs";
 import { MOUNT, SHIM_VERSION, SPEC } from "../../contract/shim.ts";
@@ -13,23 +13,23 @@ import { encodeMount, encodeSpec, framesOf } from "../shim/spec.ts";
 import { locate, type Preparation, requireBunsProc, settle } from "./settle.ts";
 import { complete, makeRunSpec, requireGroup } from "./specification.ts";
 
-/** What a program puts in: arguments behind the program's own, further variables, and folders that are there. */
+/** What a program fills in: arguments after the program's own, further variables, and existing folders. */
 export type Hole = "argv" | "env" | "cwd" | "scratch";
 
-/** Bytes are in base64. Of a hole with `as` it is the length, in two bytes. */
+/** Bytes are in base64. With `as` it is the length of the hole, in two bytes. */
 export type Part = { readonly bytes: string } | { readonly hole: Hole; readonly as?: "length" };
 
-/** One frame; where its only part is the hole `argv` or `env`, one for each argument or `NAME=value`. */
+/** One frame. If its only part is the hole `argv` or `env`: one frame per argument or `NAME=value`. */
 export type TemplateFrame = { readonly type: number; readonly parts: readonly Part[] };
 
-/** What the template was made for. Where one is another now, it is made anew. */
+/** What the template was made for. If one of these changes, it must be made anew. */
 export type Facts = {
   readonly version: string;
   readonly shim: { readonly path: string; readonly version: number };
   readonly boot_id: string;
   readonly uid: number;
   readonly gid: number;
-  /** Of `/proc/self/status`. */
+  /** From `/proc/self/status`. */
   readonly status: Readonly<Record<string, string>>;
   readonly user_namespace: string;
   /** The program, its script, the policies. */
@@ -37,29 +37,30 @@ export type Facts = {
 };
 
 export type Template = {
-  /** Of this form. */
+  /** Of this format. */
   readonly version: 1;
-  /** By facts and frames: a name for the file that keeps it. */
+  /** A hash of facts and frames, as a name for the file that keeps it. */
   readonly key: string;
   readonly facts: Facts;
   readonly policy: string;
   readonly program: string;
-  /** Under whom it runs, where that is not the caller: whose a scratch folder has to be. */
+  /** The user that it runs as, if that is not the caller: the owner of a scratch folder. */
   readonly user: { readonly uid: number; readonly gid: number } | null;
-  /** Names of variables, or `LC_*`, that the policy lets through: the program asks before it puts them in. */
+  /** Names of variables, or `LC_*`, that the policy lets through. The program checks them before it fills them in. */
   readonly env_allow: readonly string[];
   readonly degraded: readonly string[];
   readonly holes: readonly Hole[];
   readonly frames: readonly TemplateFrame[];
 };
 
-/** What stands for a hole while the specification is made. */
+/** Marks a hole while the specification is made. */
 const MARK = { argv: "/ipcctl-template/argv", env: "IPCCTL_TEMPLATE", scratch: "/ipcctl-template/scratch" };
-/** Where it is no folder that a policy shows, it is made by a step of its own. */
+/** If it is not a folder that a policy shows, a step of its own creates it. */
 const ANYWHERE = "/";
 
 /**
- * @param cwd where it always runs; undefined: where each run says, which no policy can have that grants the project
+ * @param cwd the folder that it always runs in; undefined: each run chooses, which policies that grant the project do
+ * not allow
  * @throws IpcError as a start does
  */
 export function compileTemplate(wanted: Omit<Preparation, "scratch">, cwd: string | undefined): Template {
@@ -100,7 +101,7 @@ export function compileTemplate(wanted: Omit<Preparation, "scratch">, cwd: strin
   };
 }
 
-/** Behind what is shown, in which it may lie; before what is hidden. */
+/** Behind visible paths, which may contain it; before hidden ones. */
 function placeOfFolder(bytes: Uint8Array): number {
   const all = framesOf(bytes);
   const isMount = (isHiding: boolean) => (frame: { type: number; payload: Buffer }) =>
@@ -108,7 +109,7 @@ function placeOfFolder(bytes: Uint8Array): number {
   return all.findLastIndex(isMount(false)) + 1;
 }
 
-/** The root of the worker has the folder of the run, empty where it is not shown. */
+/** The worker's root has the folder of the run, empty if it is not visible. */
 function folderOfRun(): TemplateFrame {
   const head = encodeMount({ kind: "folder", path: "" });
   return {
@@ -125,7 +126,7 @@ function partsOf(text: string): Part[] {
   ]);
 }
 
-/** Of the machine and of the files: what every program can ask by itself. */
+/** Facts about machine and files that every program can check by itself. */
 function factsOf(files: readonly string[]): Facts {
   const lines = readFileSync("/proc/self/status", "utf8").split("\n");
   const status = Object.fromEntries(

@@ -1,10 +1,10 @@
-/** Which users workers have that have one of their own. */
+/** User ids of workers that have their own. */
 import { readFileSync } from "node:fs";
 import { LOW_USERS } from "../sandbox/kernel.ts";
 
 /**
- * Far from what systems give out (people, services, systemd's dynamic users, the subordinate ranges of containers);
- * where a user namespace knows the low numbers only, from low ones.
+ * Far from ids that systems assign (people, services, systemd's dynamic users, subordinate ranges of containers); low
+ * ids if a user namespace maps only those.
  */
 const OWN_USERS = hasLargeUids() ? { first: 3_000_000_000, count: 500_000 } : LOW_USERS;
 
@@ -16,12 +16,12 @@ function hasLargeUids(): boolean {
   }
 }
 
-/** The user, and group, of a worker that has one of its own. Always the same, so that what it left behind stays its. */
+/** The user and group id of a worker that has its own. Always the same, so that it keeps its files. */
 export function ownUserOf(id: string): number {
   return OWN_USERS.first + Number(Bun.hash(id) % BigInt(OWN_USERS.count));
 }
 
-/** Of what is run once, beside those of workers. */
+/** For something that is run once, beside those of workers. */
 export function ownUserOfRun(pid: number): number {
   return OWN_USERS.first + OWN_USERS.count + (pid % OWN_USERS.count);
 }

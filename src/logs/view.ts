@@ -98,7 +98,7 @@ export class LogView {
       .map((piece) => ({ source, piece }));
   }
 
-  /** The beginning of a line that goes on behind the end of the past stays there, for who follows. */
+  /** The beginning of a line that continues after the past stays in the joiner, for whoever follows. */
   async *#pastOf(source: LogSource): AsyncGenerator<PastBatch> {
     const of = this.#of(source);
     const oldest = isoTime(this.#wish.sinceMs);
@@ -115,8 +115,8 @@ export class LogView {
 type PastBatch = { readonly pieces: readonly LogPiece[]; readonly lost?: string | undefined };
 
 /**
- * Makes of one source's records the lines that are wanted. Of a long line the pieces between those left out are lines
- * of their own.
+ * Turns the records of one source into the wanted lines. The pieces of a long line between unwanted ones are lines of
+ * their own.
  */
 class WantedPieces {
   readonly #joiner = new LineJoiner();
@@ -128,7 +128,7 @@ class WantedPieces {
     this.#wish = wish;
   }
 
-  /** @param oldest time of the oldest line that is wanted */
+  /** @param oldest time of the oldest wanted line */
   push(records: readonly LogRecord[], oldest = ""): LogPiece[] {
     const { stream, matches } = this.#wish;
     const isWanted = (piece: LogPiece): boolean =>
@@ -138,7 +138,7 @@ class WantedPieces {
       .flatMap((record) => this.#joiner.push(record).flatMap((piece) => this.#chosen(piece, isWanted(piece))));
   }
 
-  /** What waits for its newline: with `--grep` it is not known yet whether it is wanted. */
+  /** Lines without a newline yet: with `--grep` it is not known yet whether they are wanted. */
   unfinished(): LogPiece[] {
     if (this.#wish.matches !== undefined) return [];
     return this.#joiner
@@ -155,7 +155,7 @@ class WantedPieces {
   }
 }
 
-/** One source of a merge: its next line, and more when asked. */
+/** One source of a merge: its next line, and more on demand. */
 class SourceCursor {
   readonly source: LogSource;
   readonly #batches: AsyncGenerator<PastBatch>;
@@ -175,7 +175,7 @@ class SourceCursor {
     return { source: this.source, piece: this.#batch[this.#next++]! };
   }
 
-  /** Until there is a head, or no more; gives sentences of what is missing on the way. */
+  /** Reads on until there is a next line or the end; yields sentences about what is missing. */
   async *fill(): AsyncGenerator<string> {
     while (this.head === undefined) {
       const { value, done } = await this.#batches.next();

@@ -1,19 +1,22 @@
-/** cgroup v2, where this process may make groups: killing a tree at once, limits that hold. Absent is normal. */
+/**
+ * cgroup v2, if this process may create groups: kills a tree at once and enforces limits. A machine without it is
+ * normal.
+ */
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
-/** Limits of one worker, as far as the controllers here can keep them. */
+/** Limits of one worker, as far as the controllers here support them. */
 export type GroupLimits = {
   readonly memoryBytes: number | null;
   readonly cpuPercent: number | null;
   readonly pids: number | null;
 };
 
-/** Which limits a group really enforces. */
+/** The limits that a group really enforces. */
 export type Enforced = { readonly memory: boolean; readonly cpu: boolean; readonly pids: boolean };
 
-/** The folder of groups of one state directory. */
+/** The folder of groups for one state directory. */
 export class CgroupTree {
   readonly path: string;
 
@@ -22,7 +25,7 @@ export class CgroupTree {
   }
 
   /**
-   * Makes the folder and tries it. `undefined` where cgroup v2 is missing, read-only, or older than `cgroup.kill`
+   * Creates the folder and tests it. `undefined` if cgroup v2 is missing, read-only, or older than `cgroup.kill`
    * (5.14).
    */
   static open(stateDir: string): CgroupTree | undefined {
@@ -35,16 +38,17 @@ export class CgroupTree {
       delegate(own, path);
       return new CgroupTree(path);
     } catch {
-      return undefined; // Not delegated to us: the shim is subreaper instead.
+      return undefined; // Not delegated to us: the shim uses its role as subreaper instead.
     }
   }
 
   /**
-   * Makes the group of a worker and sets its limits; what could not be set is told. `undefined` if no group can be had.
+   * Creates the group of a worker and sets its limits; reports which of them hold. `undefined` if groups are not
+   * available.
    */
   create(id: string, limits: GroupLimits): { path: string; enforced: Enforced } | undefined {
     const path = join(this.path, id);
-    // A new group for each run: some kernels kill at once what is born into a group that was ever killed.
+    // A new group for each run: some kernels immediately kill processes that start in a group that was killed before.
     removeTree(path);
     try {
       mkdirSync(path, { recursive: true });
@@ -77,7 +81,7 @@ export class CgroupTree {
     set(join(this.path, id), "cgroup.kill", "1");
   }
 
-  /** True once if the kernel killed for memory in this group since the group was made. */
+  /** 1 if the kernel's OOM killer acted in this group since it was created. */
   oomKills(id: string): number {
     try {
       return Number(/^oom_kill (\d+)$/m.exec(readFileSync(join(this.path, id, "memory.events"), "utf8"))?.[1] ?? 0);
@@ -90,13 +94,13 @@ export class CgroupTree {
     removeTree(join(this.path, id));
   }
 
-  /** At the end of a daemon that leaves no worker behind. */
+  /** For a daemon that ends without leaving workers. */
   removeSelf(): void {
     removeTree(this.path);
   }
 }
 
-/** The cgroup v2 directory this process is in, from /proc; also when v1 has the controllers and v2 is beside it. */
+/** The cgroup v2 directory of this process, from /proc; also if v1 has the controllers and v2 is mounted beside it. */
 function findOwnGroup(): string | undefined {
   try {
     const mount = /^\S+ \S+ \S+ (\S+) (\S+) .* - cgroup2 /m.exec(readFileSync("/proc/self/mountinfo", "utf8"));
@@ -109,7 +113,7 @@ function findOwnGroup(): string | undefined {
   }
 }
 
-/** A group with children that have controllers may hold no process itself: the daemon moves into a leaf of its own. */
+/** A group whose children have controllers may not hold processes itself: the daemon moves into a leaf of its own. */
 function delegate(own: string, path: string): void {
   const wanted = readFileSync(join(own, "cgroup.controllers"), "utf8")
     .trim()
@@ -128,7 +132,8 @@ function delegate(own: string, path: string): void {
 function set(path: string, file: string, value: string, isOptional = false): boolean {
   try {
     if (isOptional && !existsSync(join(path, file))) return true;
-    if (!existsSync(join(path, file))) return false; // Writing would try to create it, which says EACCES for ENOENT.
+    // Writing would try to create it, and report EACCES instead of ENOENT.
+    if (!existsSync(join(path, file))) return false;
     writeFileSync(join(path, file), value);
     return true;
   } catch {
@@ -136,7 +141,7 @@ function set(path: string, file: string, value: string, isOptional = false): boo
   }
 }
 
-/** A cgroup is removed leaf by leaf; busy means that something still lives in it. */
+/** Cgroups are removed leaf by leaf; busy means that a process still runs in it. */
 function removeTree(path: string): void {
   try {
     for (const entry of readdirSync(path, { withFileTypes: true })) {
@@ -144,6 +149,6 @@ function removeTree(path: string): void {
     }
     rmdirSync(path);
   } catch {
-    // Gone already, or a process is in it: the next start uses it again.
+    // Removed already, or a process is in it: the next start uses it again.
   }
 }

@@ -1,4 +1,4 @@
-/** How a run ended, put together from the records on disk and from what the daemon itself did to it. */
+/** How a run ended: from the records on disk, and from what the daemon itself did to it. */
 import { IpcError } from "../base/errors.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { formatBytes } from "../base/units.ts";
@@ -6,16 +6,16 @@ import type { ExitInfo } from "../protocol/status.ts";
 import type { ExitRecord, RunRecord } from "./records.ts";
 import { signalName } from "../base/signals.ts";
 
-/** One ended run, before it is decided what follows. */
+/** One ended run, before it is decided what happens next. */
 export type Ending = Omit<ExitInfo, "outcome"> & {
   readonly ranMs: number;
   readonly isSuccess: boolean;
   readonly droppedLines: number;
-  /** It was ended because its time was over. */
+  /** It was ended because its wall time was over. */
   readonly isWallOver: boolean;
 };
 
-/** @param failure why the daemon ended it itself (unhealthy, over a limit), which makes any exit a failure */
+/** @param failure why the daemon ended it (unhealthy, over a limit): any exit is then a failure */
 export function fromExitRecord(record: ExitRecord, failure: string | null): Ending {
   return {
     run: record.run,
@@ -38,7 +38,7 @@ export function fromExitRecord(record: ExitRecord, failure: string | null): Endi
   };
 }
 
-/** The shim was killed, or the machine went down: nobody saw the exit. */
+/** The shim was killed, or the machine went down: the exit status is unknown. */
 export function lostRun(run: number, record: RunRecord | undefined, nowMs: number): Ending {
   const startedMs = record ? record.started_ns / 1e6 : nowMs;
   return {
@@ -62,12 +62,12 @@ export function lostRun(run: number, record: RunRecord | undefined, nowMs: numbe
   };
 }
 
-/** The run never got as far as a process of its own: bad directory, missing script, a shim that could not start. */
+/** The run never had a process of its own: bad directory, missing script, or a shim that could not start. */
 export function failedLaunch(run: number, nowMs: number): Ending {
   return { ...lostRun(run, undefined, nowMs), kind: "exec", status: 0, signal: null, step: "launch" };
 }
 
-/** Limits of the policy, for the words on an ending that came of one. */
+/** Limits of the policy, to name the one that ended the run. */
 export type PolicyLimits = {
   readonly policy: string;
   readonly wallMs: number | null;
@@ -75,7 +75,7 @@ export type PolicyLimits = {
   readonly memory: number | null;
 };
 
-/** A few words on an ending, for `reason` and for errors. */
+/** A few words on the end of a run, for `reason` and for errors. */
 export function describeEnding(ending: Ending, limits?: PolicyLimits): string {
   const plain = describePlain(ending);
   if (limits === undefined) return plain;
@@ -91,7 +91,7 @@ export function describeEnding(ending: Ending, limits?: PolicyLimits): string {
   return plain;
 }
 
-/** What a worker had in use at most, of its limit, when the next piece was refused. */
+/** The share of its limit that a worker used at most when an allocation failed. */
 const NEAR = 0.8;
 
 function describePlain(ending: Ending): string {
@@ -109,7 +109,7 @@ function describePlain(ending: Ending): string {
   }
 }
 
-/** The error of a `Start` whose process never came to be. */
+/** The error of a `Start` whose process could not be executed. */
 export function launchError(ending: Ending, executable: string, isScript: boolean): IpcError {
   if (ending.step !== "exec")
     return new IpcError("START_FAILED", `${ending.step ?? "launch"}: ${errnoText(ending.status)}`, {

@@ -1,4 +1,7 @@
-/** Ends what lives of a run without the help of its shim: the shim was killed, does not answer, or is nobody's. */
+/**
+ * Ends what is left of a run without its shim's help: the shim was killed, does not answer, or belongs to no known
+ * worker.
+ */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { isLockFree } from "./liveness.ts";
@@ -9,26 +12,25 @@ import { ShimLink, type ShimListener } from "./link.ts";
 const SIGKILL_WAIT_MS = 5000;
 /** A shim on a busy machine may not answer at once. */
 const ASK_TRIES = 5;
-/** How long a shim may take to see that its worker is gone, and the kernel to end one that we kill. */
+/** How long a shim may take to notice that its worker is gone, and the kernel to end a killed process. */
 export const FORCE_WAIT_MS = 3000;
 
 /**
- * What a killed shim left behind. The worker itself has died with it; its children may not have. Waits until they are
- * gone.
+ * Ends what a killed shim left behind. The worker died with it, but its children may live. Waits until they are gone.
  */
 export async function killLeftovers(dir: string, run: RunRecord): Promise<void> {
   if (run.boot_id === bootId()) await killTree(dir, run, []);
 }
 
-/** The worker with its tree, while its shim lives. */
+/** Kills the worker and its tree while its shim lives. */
 export async function killWorker(dir: string): Promise<void> {
   const run = readRunRecord(dir);
   if (run?.boot_id === bootId()) await killTree(dir, run, shimsOf(dir));
 }
 
 /**
- * The worker's tree first, so that its shim may still write down what it printed and how it ended; then the shim.
- * True once nobody holds the folder's lock.
+ * Kills the worker's tree first, so that its shim can still record the output and the exit; then the shim. True once
+ * the folder's lock is free.
  */
 export async function endByForce(dir: string): Promise<boolean> {
   const run = readRunRecord(dir);
@@ -40,9 +42,7 @@ export async function endByForce(dir: string): Promise<boolean> {
   return isFree;
 }
 
-/**
- * Ends a shim that belongs to no worker that we know, and its worker: asked first, then by force. True once it is gone.
- */
+/** Ends a shim that belongs to no known worker, and its worker: asks first, then uses force. True once it is gone. */
 export async function endStray(dir: string, graceMs: number, signal: number): Promise<boolean> {
   if (isLockFree(dir)) {
     const run = readRunRecord(dir);
@@ -58,7 +58,7 @@ export async function endStray(dir: string, graceMs: number, signal: number): Pr
 }
 
 const nothing = (): void => undefined;
-/** Of a link that only asks. */
+/** For a link that only asks. */
 export const DEAF: ShimListener = {
   onReady: nothing,
   onExited: nothing,
@@ -74,17 +74,17 @@ async function isFreeWithin(dir: string, ms: number): Promise<boolean> {
   for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 50)) {
     if (isLockFree(dir)) return true;
     if (performance.now() > deadline) return false;
-    await Bun.sleep(pauseMs); // A lock tells nobody that it is given up.
+    await Bun.sleep(pauseMs); // A released lock sends no notification.
   }
 }
 
-/** Kills, and waits until gone. A pid counts only together with its start time, a session only if the run made it. */
+/** Kills, and waits until all are gone. A pid counts only with its start time, a session only if the run created it. */
 async function killTree(dir: string, run: RunRecord, shims: readonly number[]): Promise<void> {
   if (run.cgroup !== "" && existsSync(join(run.cgroup, "cgroup.kill"))) {
     try {
       writeFileSync(join(run.cgroup, "cgroup.kill"), "1");
     } catch {
-      // The group went away between the look and the write: nothing was in it.
+      // The group was removed between the look and the write, so it was empty.
     }
   }
   const deadline = performance.now() + SIGKILL_WAIT_MS;
@@ -92,7 +92,7 @@ async function killTree(dir: string, run: RunRecord, shims: readonly number[]): 
     const left = findLeftovers(dir, run, shims);
     if (left.length === 0) return;
     for (const { pid } of left) kill(pid);
-    await Bun.sleep(pauseMs); // Death is not told to those who are not the parent.
+    await Bun.sleep(pauseMs); // Only the parent of a process is notified of its end.
   }
 }
 
@@ -100,7 +100,7 @@ function findLeftovers(dir: string, run: RunRecord, shims: readonly number[]): P
   const all = readProcesses();
   const children = childrenByParent(all);
   const isOurs = new Set(run.cgroup === "" ? [] : groupPids(run.cgroup));
-  // A shim takes in what leaves the session of its worker. It ends itself, once nothing is left of the tree.
+  // A shim adopts what leaves its worker's session. It ends by itself once nothing of the tree is left.
   for (const root of [run.pid, ...shims]) {
     if (root === run.pid && all.get(root)?.startTime !== run.starttime) continue;
     for (const { pid } of descendantsOf(root, children)) if (!shims.includes(pid)) isOurs.add(pid);
@@ -112,12 +112,15 @@ function findLeftovers(dir: string, run: RunRecord, shims: readonly number[]): P
   });
 }
 
-/** It has the environment of this worker: how one is known that left the session of a worker whose shim was killed. */
+/**
+ * Whether it has this worker's environment, which identifies a process that left the session of a worker whose shim was
+ * killed.
+ */
 function isMarked(pid: number, dir: string): boolean {
   try {
     return readFileSync(`/proc/${pid}/environ`, "latin1").includes(`IPCCTL_PLANE=${dir}/plane\0`);
   } catch {
-    return false; // another user's, or gone
+    return false; // another user's, or ended
   }
 }
 

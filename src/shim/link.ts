@@ -1,7 +1,4 @@
-/**
- * The daemon's end of a shim: starting one, talking to one, adopting one. The frames are those of
- * `docs/internals/shim.md`.
- */
+/** The daemon's side of a shim: starts, adopts and talks to it. The frames are in `docs/internals/shim.md`. */
 import { closeSync, constants, openSync, renameSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import type { Socket } from "bun";
@@ -12,9 +9,9 @@ import { encodeSpec, frame, u32, type Spec } from "./spec.ts";
 
 const FRAME_BYTES_MAX = 65_536;
 
-/** What a shim says of its run when it is asked first. */
+/** What a shim says about its run when it is first asked. */
 export type ShimState = {
-  /** Of its contract: it is older than ours where it was started before an upgrade. */
+  /** Of its contract: older than ours if it was started before an upgrade. */
   readonly version: number;
   readonly run: number;
   readonly pid: number;
@@ -28,22 +25,22 @@ export type ShimState = {
   readonly isAttached: boolean;
 };
 
-/** What clients asked of the runtime in the worker in this run. The worker counts: the numbers are its own. */
+/** What clients asked of the worker's runtime in this run. The worker counts, so it may lie. */
 export type CallCounts = {
-  /** Open channels, and requests that wait for their answer. */
+  /** Open channels, and requests without an answer yet. */
   readonly channels: number;
   readonly waiting: number;
   readonly calls: number;
   readonly errors: number;
   readonly bytesIn: number;
   readonly bytesOut: number;
-  /** Requests that took less than 2^i microseconds, and not less than 2^(i-1). */
+  /** Requests that took at least 2^(i-1) and less than 2^i microseconds. */
   readonly latencies: readonly number[];
-  /** Of all requests together; undefined where the shim is too old to tell. */
+  /** Of all requests together; undefined if the shim is too old to report it. */
   readonly nanoseconds: number | undefined;
 };
 
-/** What a shim tells unasked. `onGone` is the end of the run: its exit record is on disk, or the shim was killed. */
+/** What a shim reports unasked. `onGone` is the end of the run: its exit record is on disk, or the shim was killed. */
 export type ShimListener = {
   onReady(): void;
   onExited(): void;
@@ -54,26 +51,26 @@ export type ShimListener = {
   onGone(): void;
 };
 
-/** Who waits for what, in the order of the requests. */
+/** The waiting callers, in the order of their requests. */
 type Answers = {
   readonly plain: ((errno: number) => void)[];
   readonly calls: ((counts: CallCounts | undefined) => void)[];
-  /** The connection has ended. */
+  /** The connection is closed. */
   isOver: boolean;
 };
 
-/** A shim answers within microseconds. One that does not is stopped, or the machine is very busy. */
+/** A shim answers within microseconds. If it does not, it is stopped or the machine is very busy. */
 const HELLO_MS = 3000;
 const ANSWER_MS = 10_000;
-/** A STOP does no harm twice: better asked again than waited for. */
+/** A repeated STOP is harmless, so it is better to ask again than to wait. */
 const STOP_ANSWER_MS = 1000;
 
-/** An open connection to a shim. Ends with `onGone`, once. */
+/** An open connection to a shim. Ends with one call of `onGone`. */
 export class ShimLink {
   readonly state: ShimState;
   readonly #socket: Socket;
   readonly #answers: Answers;
-  /** The worker's. */
+  /** Of the worker. */
   readonly #name: string;
 
   private constructor(name: string, socket: Socket, state: ShimState, answers: Answers) {
@@ -84,8 +81,8 @@ export class ShimLink {
   }
 
   /**
-   * Connects to the shim of a worker's directory and asks for its state. `undefined` if none listens there, or answers
-   * in time.
+   * Connects to the shim in a worker's directory and asks for its state. `undefined` if no shim listens there or it
+   * does not answer in time.
    */
   static async open(dir: string, listener: ShimListener): Promise<ShimLink | undefined> {
     const answers: Answers = { plain: [], calls: [], isOver: false };
@@ -122,12 +119,12 @@ export class ShimLink {
     return state && new ShimLink(basename(dir), socket, state, answers);
   }
 
-  /** False once it has ended: `onGone` has been called, or is not to be any more. */
+  /** False after its end: `onGone` was called, or must not be called any more. */
   get isOpen(): boolean {
     return !this.#answers.isOver;
   }
 
-  /** @throws IpcError NOT_RUNNING if the process is gone, FAILED for another errno. */
+  /** @throws IpcError NOT_RUNNING if the process is gone, FAILED for other errors */
   async signal(signal: number, scope: (typeof SCOPE)[keyof typeof SCOPE]): Promise<void> {
     const errno = await this.#ask(frame(REQUEST.signal, Buffer.concat([u32(signal), Buffer.of(scope)])));
     if (errno === ESRCH) throw new IpcError("NOT_RUNNING", "the process is gone already");
@@ -136,9 +133,9 @@ export class ShimLink {
   }
 
   /**
-   * Ends the run: `signal` to whom the kill mode says, SIGKILL to the whole tree after the grace. The shim carries it
-   * out even if we are gone. Resolves to whether it has said that it will; where it has not, it may never have heard of
-   * it.
+   * Ends the run: sends `signal` as the kill mode says, and SIGKILL to the whole tree after the grace period. The shim
+   * does it even if the daemon is gone. Resolves to whether the shim confirmed; if not, it may never have received the
+   * request.
    */
   async stop(graceMs: number, signal: number): Promise<boolean> {
     return (await this.#ask(frame(REQUEST.stop, Buffer.concat([u32(graceMs), u32(signal)])), STOP_ANSWER_MS)) === 0;
@@ -159,12 +156,12 @@ export class ShimLink {
     return promise;
   }
 
-  /** Leaves the shim alone: it goes on without us. */
+  /** Closes the connection; the shim runs on. */
   release(): void {
     this.#socket.terminate();
   }
 
-  /** The errno of the answer; ESRCH where the link ends before it, ETIMEDOUT where it does not come. */
+  /** The errno of the answer; ESRCH if the link closes first, ETIMEDOUT if no answer comes. */
   #ask(request: Buffer, patienceMs = ANSWER_MS): Promise<number> {
     const { promise, resolve } = Promise.withResolvers<number>();
     if (this.#answers.isOver) return Promise.resolve(ESRCH);
@@ -183,7 +180,7 @@ export class ShimLink {
     });
   }
 
-  /** Requests are a few bytes and answered one by one: a send buffer too full for them is a dead shim. */
+  /** Requests are a few bytes and answered one by one, so a full send buffer means that the shim is dead. */
   #write(request: Buffer): void {
     if (this.#socket.write(request) !== request.length) this.#socket.terminate();
   }
@@ -192,7 +189,7 @@ export class ShimLink {
 const ESRCH = 3;
 const ETIMEDOUT = 110;
 
-/** Through the directory's descriptor: the path may be longer than a socket address. */
+/** Through the directory's descriptor, because the path may be longer than a socket address. */
 async function connect(
   dir: string,
   onData: (bytes: Uint8Array) => void,
@@ -210,13 +207,13 @@ async function connect(
       socket: { data: (_, bytes) => onData(bytes), close: onEnd, error: () => undefined },
     });
   } catch {
-    return undefined; // ENOENT or ECONNREFUSED: nobody listens.
+    return undefined; // ENOENT or ECONNREFUSED: no shim listens.
   } finally {
     closeSync(directory);
   }
 }
 
-/** Gives out whole frames and returns what is left over. */
+/** Hands out whole frames and returns the rest. */
 function takeFrames(held: Buffer, onFrame: (type: number, payload: Buffer) => void, onBroken: () => void): Buffer {
   let at = 0;
   while (held.length - at >= 5) {
@@ -253,7 +250,7 @@ function deliver(type: number, payload: Buffer, listener: ShimListener, answers:
     case REPLY.calls:
       return answers.calls.shift()?.(parseCalls(payload));
     default:
-      return undefined; // A later shim of the same contract number may tell more.
+      return undefined; // A later shim of the same contract version may send more.
   }
 }
 
@@ -274,7 +271,7 @@ function parseState(payload: Buffer): ShimState {
 }
 
 function parseCalls(payload: Buffer): CallCounts {
-  const words = (payload.length - 8) / 8; // fewer from an older shim
+  const words = (payload.length - 8) / 8; // an older shim sends fewer
   const word = (index: number): number => Number(payload.readBigUInt64LE(8 + 8 * index));
   return {
     channels: payload.readUInt32LE(0),
@@ -290,7 +287,7 @@ function parseCalls(payload: Buffer): CallCounts {
 
 export type SpawnedShim = { readonly exited: Promise<number>; readonly errorText: () => Promise<string> };
 
-/** Writes the spec and starts a shim on it. Whether it won the lock, its exit status or its socket tells. */
+/** Writes the specification and starts a shim with it. Its exit status or its socket tells whether it got the lock. */
 export function spawnShim(binary: string, dir: string, spec: Spec): SpawnedShim {
   const path = join(dir, "spec");
   writeFileSync(`${path}.tmp`, encodeSpec(spec), { mode: 0o600 });

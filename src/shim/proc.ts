@@ -1,12 +1,12 @@
-/** What /proc tells of processes: who descends from whom, memory, processor time. */
+/** Facts about processes from /proc: ancestry, memory, processor time. */
 import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 
-/** One line of the process table. */
+/** One row of the process table. */
 export type Process = {
   readonly pid: number;
   readonly parent: number;
   readonly session: number;
-  /** Field 22 of /proc/PID/stat, in clock ticks since boot: with the pid it names one process for ever. */
+  /** Field 22 of /proc/PID/stat, in clock ticks since boot: together with the pid it identifies a process for good. */
   readonly startTime: number;
   readonly state: string;
   readonly cpuTicks: number;
@@ -14,7 +14,8 @@ export type Process = {
 };
 
 /**
- * What the kernel counts memory in: 4 KiB on x86-64, up to 64 KiB on arm64. From the auxiliary vector, entry AT_PAGESZ.
+ * The unit in which the kernel counts memory: 4 KiB on x86-64, up to 64 KiB on arm64. From AT_PAGESZ of the auxiliary
+ * vector.
  */
 export const PAGE_BYTES = pageBytes();
 
@@ -26,19 +27,19 @@ function pageBytes(): number {
   return 4096;
 }
 
-/** USER_HZ, part of the kernel's ABI on every architecture we run on. */
+/** USER_HZ, part of the kernel's ABI on all supported architectures. */
 export const TICKS_PER_SECOND = 100;
 
-/** One process, or `undefined` if there is none with that pid. */
+/** One process, or `undefined` if it does not exist. */
 export function readProcess(pid: number): Process | undefined {
   try {
     return parseStat(readFileSync(`/proc/${pid}/stat`, "latin1"));
   } catch {
-    return undefined; // It ended between being named and being read.
+    return undefined; // It ended between being listed and being read.
   }
 }
 
-/** Every process that we may see, by pid. About 10 µs a process. */
+/** Every process that we may see, by pid. Takes about 10 µs per process. */
 export function readProcesses(): Map<number, Process> {
   const all = new Map<number, Process>();
   for (const name of readdirSync("/proc")) {
@@ -50,7 +51,7 @@ export function readProcesses(): Map<number, Process> {
   return all;
 }
 
-/** The name in parentheses may hold anything, parentheses included: fields are counted from the last one. */
+/** The name in parentheses may contain anything, also parentheses: fields are counted from the last one. */
 function parseStat(text: string): Process {
   const pid = Number.parseInt(text, 10);
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
@@ -65,7 +66,7 @@ function parseStat(text: string): Process {
   };
 }
 
-/** Children by parent, made once for a look at many trees. */
+/** Children by parent, computed once for many trees. */
 export function childrenByParent(processes: ReadonlyMap<number, Process>): Map<number, Process[]> {
   const children = new Map<number, Process[]>();
   for (const process of processes.values()) {
@@ -76,7 +77,7 @@ export function childrenByParent(processes: ReadonlyMap<number, Process>): Map<n
   return children;
 }
 
-/** All below `root`, itself not included. */
+/** All processes below `root`, without itself. */
 export function descendantsOf(root: number, children: ReadonlyMap<number, readonly Process[]>): Process[] {
   const found: Process[] = [];
   const open = [root];
@@ -92,7 +93,7 @@ export function descendantsOf(root: number, children: ReadonlyMap<number, readon
   return found;
 }
 
-/** Walks from a pid up to init: the chain of its ancestors, itself first. */
+/** The chain of ancestors from a pid up to init, itself first. */
 export function ancestorsOf(pid: number): number[] {
   const chain: number[] = [];
   for (let at = pid; at > 0 && !chain.includes(at);) {
@@ -104,17 +105,17 @@ export function ancestorsOf(pid: number): number[] {
   return chain;
 }
 
-/** Whether it is, or comes from, a worker that a shim has confined: also one of `ipcctl run`. */
+/** Whether it is, or descends from, a worker that a shim has confined, also one of `ipcctl run`. */
 export function isConfined(pid: number): boolean {
   try {
     if (!/^NoNewPrivs:\s+1/m.test(readFileSync(`/proc/${pid}/status`, "utf8"))) return false;
     return ancestorsOf(pid).some((one) => isShim(one));
   } catch {
-    return true; // gone: it cannot be judged
+    return true; // gone: nothing is known of it
   }
 }
 
-/** The shims whose folder this is: one, and perhaps the process beside it that answers for the worker. */
+/** The shims whose folder this is: one, and perhaps its connect helper. */
 export function shimsOf(dir: string): number[] {
   let real: string;
   try {
@@ -139,11 +140,11 @@ function isShim(pid: number): boolean {
   try {
     return /\/ipcctl-shim( \(deleted\))?$/.test(readlinkSync(`/proc/${pid}/exe`));
   } catch {
-    return false; // another user's, or a thread of the kernel
+    return false; // another user's, or a kernel thread
   }
 }
 
-/** The command line for people, or the name where there is none. */
+/** The command line for people, or the process name if there is none. */
 export function readCommandLine(pid: number): string {
   try {
     const text = readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ").trim();
@@ -153,7 +154,7 @@ export function readCommandLine(pid: number): string {
   }
 }
 
-/** Names this boot of the machine; a run of another boot cannot be alive. */
+/** Identifies this boot of the machine; a run of another boot cannot be alive. */
 export function bootId(): string {
   return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
 }

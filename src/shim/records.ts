@@ -1,6 +1,6 @@
 /**
- * The `run` and `exit` records that a shim leaves on disk (`docs/internals/shim.md`). A worker of our uid may have
- * written them: everything is checked.
+ * The `run` and `exit` records that a shim leaves on disk (`docs/internals/shim.md`). A worker of our user may have
+ * written them, so everything is checked.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -57,16 +57,16 @@ export function readExitRecord(dir: string): ExitRecord | undefined {
 
 const DENIED_BYTES_MAX = 16_384;
 
-/** What was denied in the present run, and which flag would grant it. The shim keeps the first sixteen kinds. */
+/** What was denied in the present run, and the flag that would grant it. The shim keeps the first sixteen kinds. */
 export function readDenied(dir: string): { readonly what: string; readonly remedy?: string | undefined }[] {
   const lines = readText(join(dir, "denied")).slice(0, DENIED_BYTES_MAX).split("\n").filter(Boolean);
   return lines.map((line) => {
-    const [what = "", remedy] = line.split("\t", 2); // shims of before say no flag
+    const [what = "", remedy] = line.split("\t", 2); // older shims write no flag
     return { what, remedy };
   });
 }
 
-/** The last words of a run, where it has left any. */
+/** The last words of a run, if it left any. */
 export function readWords(dir: string): string {
   return readText(join(dir, "words"));
 }

@@ -1,4 +1,4 @@
-/** The start specification of one run, as `docs/internals/shim.md` lays it out for the shim. */
+/** The start specification of one run, in the layout of `docs/internals/shim.md`. */
 import {
   ADDRESS_CLASS,
   KILL_MODE,
@@ -35,10 +35,10 @@ export type RawLog = {
   readonly maxFiles: number;
 };
 
-/** What the shim does to the worker before it may run; compiled by `src/sandbox`. */
+/** What the shim does to the worker before it may run, compiled by `src/sandbox`. */
 export type Confinement = {
   readonly dropsCapabilities: boolean;
-  /** Rights that are handled, and so denied but for what `paths` grant; 0 for what stays as it is. */
+  /** Rights that are handled, and so denied except for what `paths` grants; 0 leaves access as it is. */
   readonly landlock?: { readonly fs: bigint; readonly net: bigint; readonly scoped: bigint };
   readonly paths?: readonly { readonly access: bigint; readonly path: string; readonly isOptional?: boolean }[];
   readonly ports?: readonly { readonly access: bigint; readonly port: number }[];
@@ -46,14 +46,14 @@ export type Confinement = {
   /** Bits of unshare(2). */
   readonly namespaces?: number;
   readonly mounts?: readonly MountStep[];
-  /** Undefined: nothing is connected in the worker's stead. */
+  /** Undefined: there is no connect helper. */
   readonly hosts?: readonly HostRule[] | undefined;
-  /** Beside hosts: Unix sockets are the worker's own to connect. */
+  /** Besides the hosts, the worker may connect Unix sockets itself. */
   readonly hasUnix?: boolean;
   readonly deniedClasses?: readonly AddressClass[];
-  /** The log of decisions, and who the worker is there. */
+  /** The audit log, and the worker's name in it. */
   readonly audit?: { readonly path: string; readonly worker: string } | undefined;
-  /** It gets the connection to the shim as a descriptor. */
+  /** The worker gets its connection to the shim as a descriptor. */
   readonly isPlanePassed?: boolean;
 };
 
@@ -65,9 +65,9 @@ export type Spec = {
   readonly cwd: string;
   readonly ids?: { readonly uid: number; readonly gid: number };
   readonly stop: { readonly graceMs: number; readonly signal: number };
-  /** Whom the signal of a stop is for. Null, or left out: the shim looks what the main process is. */
+  /** Who gets the signal of a stop. Null or absent: the shim decides by what the main process is. */
   readonly killMode?: KillMode | null;
-  /** Of the worker; left out: that of whoever starts the shim. */
+  /** Of the worker; absent: that of the shim's starter. */
   readonly umask?: number | undefined;
   readonly log?: LogSpec;
   readonly rlimits?: readonly Rlimit[];
@@ -76,19 +76,16 @@ export type Spec = {
   readonly wallMs?: number;
   readonly rawLogs?: readonly RawLog[];
   readonly confinement?: Confinement | undefined;
-  /** Socket of a snapshot that forks the worker instead of the shim. */
+  /** Socket of a snapshot that forks the worker in place of the shim. */
   readonly zygote?: string | undefined;
 };
 
-/**
- * The lowest version of a specification with this mode: a snapshot that was made by an older installation reads that as
- * well.
- */
+/** The lowest specification version that knows this mode, so that snapshots of older installations can read it. */
 export function specVersion(killMode: KillMode | null): number {
   return killMode === null ? SHIM_VERSION_MIN : SHIM_VERSION;
 }
 
-/** Bytes of the spec file. @throws IpcError LIMIT if arguments and environment are too large. */
+/** Bytes of the spec file. @throws IpcError LIMIT if arguments and environment are too large */
 export function encodeSpec(spec: Spec): Uint8Array {
   const { killMode = null } = spec;
   const { confinement } = spec;
@@ -155,7 +152,7 @@ function encodeConfinement(confinement: Confinement): Buffer[] {
   ];
 }
 
-/** Payload of MOUNT; behind the head come the length of the path in two bytes, the path, and what a link leads to. */
+/** Payload of MOUNT: behind the head come the length of the path in two bytes, the path, and the target of a link. */
 export function encodeMount(step: MountStep): Buffer {
   const flags =
     (step.kind === "bind" && step.isWritable ? MOUNT_FLAG.writable : 0) |
