@@ -2,7 +2,7 @@
 
 /* A rest up to here is short: the next message may be worth a look. */
 #define SHORT_NS 150000
-/* Beyond, the client does other things in between, and what was learned of its answers is old. */
+/* After a longer pause the client does other work in between, and what was learned of its answers is out of date. */
 #define RARE_NS 500000
 #define FEW 4
 #define MISSES_MAX 8
@@ -18,10 +18,8 @@ enum ipc_rest ipc_busy_poll_rest(struct ipc_busy_poll *busy_poll, int64_t now_ns
 		if (busy_poll->slept_ns <= RARE_NS)
 			return IPC_REST_SLEEP;
 		busy_poll->misses = busy_poll->skip = 0;
-		/*
-		 * A wake across busy cores waits for the end of somebody's slice; one on the waker's own core, who is
-		 * about to sleep, does not.
-		 */
+		/* A wake across busy cores waits for the end of a time slice; a wake on the waker's own core, if the
+		 * waker is about to sleep, does not. */
 		if (load != IPC_LOAD_BUSY || busy_poll->taken > FEW || busy_poll->client == 0 || is_here || !may_move)
 			return IPC_REST_SLEEP;
 		busy_poll->moved_ns = now_ns;
@@ -33,7 +31,8 @@ enum ipc_rest ipc_busy_poll_rest(struct ipc_busy_poll *busy_poll, int64_t now_ns
 	}
 	if (!is_here)
 		return IPC_REST_LOOK;
-	/* On one core nothing comes while we look. The kernel parts only two that both want to run. */
+	/* On the same core nothing arrives while we busy-poll. The kernel separates only two threads that both want to
+	 * run. */
 	if (may_move && (load == IPC_LOAD_IDLE || (load == IPC_LOAD_UNKNOWN && busy_poll->guesses < GUESSES_MAX))) {
 		busy_poll->guesses += load == IPC_LOAD_UNKNOWN;
 		busy_poll->moved_ns = now_ns;

@@ -1,7 +1,5 @@
-/*
- * Whether a worker looks out for the next message before it sleeps, and on which core: docs/internals/waiting.md. Only
- * the rules: they know no clock and move nobody.
- */
+/* Whether a worker busy-polls for the next message before it sleeps, and on which core: docs/internals/waiting.md. Only
+ * the rules: they read no clock and move no thread. */
 #ifndef IPCCTL_BUSY_POLL_H
 #define IPCCTL_BUSY_POLL_H
 
@@ -9,22 +7,22 @@
 
 #include <stdint.h>
 
-/* What to do when there is nothing to take. */
+/* What to do when there is no message. */
 enum ipc_rest {
 	IPC_REST_SLEEP,
 	IPC_REST_LOOK,
-	IPC_REST_PART, /* leave this core; then look, if that was possible */
-	IPC_REST_JOIN, /* go to the client's core; then sleep */
+	IPC_REST_PART, /* leave this core; then busy-poll, if that was possible */
+	IPC_REST_JOIN, /* move to the client's core; then sleep */
 };
 
 struct ipc_busy_poll {
-	int64_t began_ns; /* the present rest */
-	int64_t slept_ns; /* how long the last one was that ended in sleep; 0 for none yet */
+	int64_t began_ns; /* start of the present wait */
+	int64_t slept_ns; /* length of the last wait that ended in sleep; 0 if there was none */
 	int64_t moved_ns; /* when the thread was last moved, or tried to */
-	uint32_t client;  /* the core of whoever sent the last message, as he says */
+	uint32_t client;  /* the core of the last message's sender, as it says */
 	unsigned taken;   /* messages since the last sleep */
 	unsigned skip, misses, guesses;
-	/* For who wants to know how it goes. */
+	/* Counters for diagnosis. */
 	unsigned long long looks, found, sleeps, parted, joined, bells;
 };
 

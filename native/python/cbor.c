@@ -1,4 +1,4 @@
-/* Values to CBOR and back: docs/internals/encoding.md. The common types are here, the rare ones in ipcctl._types. */
+/* Values to CBOR and back: docs/internals/encoding.md. Common types are handled here, rare ones in ipcctl._types. */
 #include "ipcctl.h"
 
 #include <stdarg.h>
@@ -6,10 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Lists up to this length are allocated as told; longer ones grow with what really comes. */
+/* Lists up to this length are allocated as announced; longer ones grow with what arrives. */
 #define TRUSTED_LENGTH 1024
 
-/* What went wrong, in the making: the place is noted from the inside out while the calls return. */
+/* An error while it is collected: its place is noted from the inside out as the calls return. */
 struct trouble {
 	const char *code; /* NULL while a Python exception, or nothing, is set */
 	char text[96];
@@ -27,7 +27,7 @@ static int fail(struct trouble *t, const char *code, const char *format, ...)
 	return -1;
 }
 
-/* One step of the place. An index is an int, a key stands in a tuple of its own. */
+/* One step of the place. An index is an int; a key stands in a tuple. */
 static void note(struct trouble *t, PyObject *part)
 {
 	if (t->code != NULL && part != NULL) {
@@ -39,7 +39,7 @@ static void note(struct trouble *t, PyObject *part)
 		}
 	}
 	if (t->code != NULL)
-		t->code = NULL; /* no memory: that exception is set and counts */
+		t->code = NULL; /* out of memory: that exception is set and counts */
 	Py_XDECREF(part);
 }
 
@@ -55,7 +55,7 @@ static void note_key(struct trouble *t, PyObject *key)
 		note(t, PyTuple_Pack(1, key));
 }
 
-/* Turns the Refused that a helper raised into trouble; other exceptions are the user's and pass. */
+/* Turns the Refused of a helper into trouble; other exceptions are the user's and pass. */
 static int refused(struct trouble *t, struct ipc_state *state, const char *code)
 {
 	if (!PyErr_ExceptionMatches(state->refused))
@@ -75,7 +75,7 @@ static int refused(struct trouble *t, struct ipc_state *state, const char *code)
 	return -1;
 }
 
-/* Raises what is in t, if anything, and lets go of it. */
+/* Raises what is in t, if anything, and releases it. */
 static void settle(struct trouble *t, struct ipc_state *state, PyObject *kind)
 {
 	if (t->code != NULL) {
@@ -96,7 +96,7 @@ static void settle(struct trouble *t, struct ipc_state *state, PyObject *kind)
 
 /* ---- encoding ---- */
 
-/* Each level may be lowered, as a rule once; what is lowered to itself would take the stack. */
+/* Each level is usually lowered once; a value that is lowered to itself would overflow the stack. */
 #define FORMS_MAX (2 * IPC_VALUE_DEPTH_MAX)
 
 struct encoder {
@@ -104,7 +104,7 @@ struct encoder {
 	unsigned char *bytes; /* small, or from PyMem_Malloc */
 	size_t length, capacity, limit;
 	int depth;
-	int forms; /* in one another: a form may have to be lowered again */
+	int forms; /* nested lowerings: a lowered form may have to be lowered again */
 	struct trouble trouble;
 	PyObject *ancestors[IPC_VALUE_DEPTH_MAX]; /* borrowed: the callers hold them */
 	unsigned char small[1024];
@@ -138,7 +138,7 @@ static int grow(struct encoder *e, size_t more)
 	return 0;
 }
 
-/* Room for so many bytes more, within the caller's limit. */
+/* Makes room for that many more bytes, within the caller's limit. */
 static inline int room(struct encoder *e, size_t more)
 {
 	if (more > e->limit - e->length)
@@ -157,7 +157,7 @@ static inline void put_big_endian(unsigned char *to, uint64_t n, int size)
 		to[i] = (unsigned char)n;
 }
 
-/* Writes where room() was asked for already. */
+/* Writes where room() was called before. */
 static inline void put_head(struct encoder *e, unsigned major, uint64_t n)
 {
 	unsigned char *to = e->bytes + e->length;
@@ -221,7 +221,7 @@ static int encode_int(struct encoder *e, PyObject *number)
 	long long n = PyLong_AsLongLongAndOverflow(number, &overflow);
 	if (overflow == 0)
 		return n >= 0 ? head(e, 0, (uint64_t)n) : head(e, 1, ~(uint64_t)n);
-	/* -1 - n is ~n: both signs go through the same unsigned door. */
+	/* -1 - n is ~n, so both signs use the same unsigned code. */
 	PyObject *magnitude = overflow > 0 ? Py_NewRef(number) : PyNumber_Invert(number);
 	if (magnitude == NULL)
 		return -1;
@@ -265,7 +265,7 @@ static int changed(struct encoder *e)
 	return fail(&e->trouble, "TYPE", "changed while it was sent");
 }
 
-/* Helpers may run the user's code, which may change the container: sizes are asked for again each time. */
+/* Helpers may run the user's code, which may change the container: sizes are read again each time. */
 static int encode_list(struct encoder *e, PyObject *list, PyObject *identity)
 {
 	Py_ssize_t size = PyList_Size(list);
@@ -364,7 +364,7 @@ static int encode_set(struct encoder *e, PyObject *set, PyObject *identity)
 	return i == size ? 0 : changed(e);
 }
 
-/* What lower() gave as (tag or None, form): a memoryview in it is its bytes. */
+/* The result of lower(), (tag or None, form): a memoryview in it stands for its bytes. */
 static int encode_lowered(struct encoder *e, PyObject *value, PyObject *identity)
 {
 	if (e->forms == FORMS_MAX)
@@ -392,7 +392,7 @@ static int encode_lowered(struct encoder *e, PyObject *value, PyObject *identity
 	return rc;
 }
 
-/* identity is what a cycle is known by: the user's object where value is a lowered form of it. */
+/* identity detects cycles: the user's object, if value is a lowered form of it. */
 static int encode(struct encoder *e, PyObject *value, PyObject *identity)
 {
 	if (PyUnicode_CheckExact(value))
@@ -487,7 +487,7 @@ struct head {
 
 #define ULL(n) ((unsigned long long)(n))
 
-/* keys: what goes into a set or is a key has to be hashable, so arrays become tuples there, sets frozensets. */
+/* keys: members of a set and keys must be hashable, so arrays become tuples there and sets frozensets. */
 static PyObject *decode(struct decoder *d, int keys);
 
 static inline size_t left(const struct decoder *d)
@@ -527,7 +527,7 @@ static int too_long(struct decoder *d, const struct head *h)
 	return fail(&d->trouble, "SIZE", "a length of %llu at byte %zu, larger than what is there", ULL(h->n), h->at);
 }
 
-/* Every item takes a byte at least, so a count can be judged before anything is allocated. */
+/* Every item takes at least one byte, so a count can be checked before anything is allocated. */
 static inline int open_container(struct decoder *d, const struct head *h, size_t least)
 {
 	if (d->depth == IPC_VALUE_DEPTH_MAX)
@@ -592,7 +592,7 @@ failed:
 	return NULL;
 }
 
-/* A TypeError or ValueError of hashing is the other side's doing. */
+/* A TypeError or ValueError of hashing is the other side's fault. */
 static void unhashable(struct decoder *d)
 {
 	if (PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_ValueError)) {
@@ -706,7 +706,7 @@ static PyObject *revived(struct decoder *d, PyObject *value)
 	return value;
 }
 
-/* The bytes of a typed array, copied: they outlive the buffer and may be written to. */
+/* The bytes of a typed array, copied: they outlive the buffer and may be modified. */
 static PyObject *decode_raw(struct decoder *d, const struct head *h)
 {
 	if (h->n > left(d)) {
@@ -719,7 +719,7 @@ static PyObject *decode_raw(struct decoder *d, const struct head *h)
 	return raw;
 }
 
-/* The major type that must follow a tag: 8 is a number, -1 an unknown tag. As TAG_CONTENT in ipcctl._types. */
+/* The major type that must follow a tag: 8 is a number, -1 an unknown tag. Equal to TAG_CONTENT in ipcctl._types. */
 static int content_of(uint64_t tag)
 {
 	switch (tag) {
@@ -827,7 +827,7 @@ static PyObject *decode_tagged(struct decoder *d, const struct head *tag, int ke
 		truncated(d);
 		return NULL;
 	}
-	/* Judged before going on: a chain of tags must not be a way around the limit of levels. */
+	/* Checked before going on: a chain of tags must not evade the limit on depth. */
 	int major = *d->at >> 5;
 	if (content == 8 ? major != 0 && major != 1 && major != 7 : major != content) {
 		misplaced(d, tag);
@@ -954,7 +954,7 @@ int ipc_parse_call(struct ipc_state *state, const unsigned char *bytes, size_t s
 		call->number = number.n;
 		return 1;
 	}
-	/* Whatever it was, the thorough way will say so. */
+	/* Whatever is wrong with it, the Python path reports it. */
 	Py_CLEAR(call->name);
 	Py_CLEAR(call->args);
 	Py_CLEAR(d.trouble.parts);

@@ -24,12 +24,12 @@ struct ipc_state {
 	PyObject *stream_ref;
 	PyObject *interrupted;
 	PyObject *server_type;
-	struct ipc_frame *innermost; /* of the requests whose code runs: server.c */
-	/* All channels are looked at by one thread. */
+	struct ipc_frame *innermost; /* the requests whose code runs: see server.c */
+	/* One thread waits for all channels. */
 	struct ipc_busy_poll busy_poll;
 	struct ipc_load_meter meter;
 	unsigned long long turns; /* begun */
-	/* Where more want an answer than can be awake at once. */
+	/* If more clients want an answer than can be awake at once. */
 	size_t next; /* whose turn it is */
 	unsigned stay_skip, stay_misses;
 	uint32_t cores;
@@ -39,32 +39,31 @@ struct ipc_state {
 struct ring {
 	PyObject_HEAD Py_buffer view;
 	struct ipc_ring core;
-	struct ipc_busy_poll busy_poll; /* where one thread waits for this ring alone */
+	struct ipc_busy_poll busy_poll; /* if one thread waits for this ring alone */
 	int is_broken, is_held, is_resting;
 };
 
-/* Raises BrokenChannel for a negative result of the core; -1. */
+/* Raises BrokenChannel for a negative result of the ring; returns -1. */
 int ipc_ring_refuse(struct ring *ring, int result);
-/*
- * Looks out without the GIL, and whoever takes does it with the GIL: another thread may have been quicker. Whether
- * something has come. Over early when we were off the core, which somebody else needs then.
+/* Busy-polls without the GIL. The caller then takes the message with the GIL, because another thread may have been
+ * quicker. Returns whether something has arrived. Ends early if we were preempted, since somebody else needs the core.
  */
 int ipc_watch(const struct ring *const *rings, Py_ssize_t count, int64_t span_ns, int *was_off);
-/* The same where that pays, moving this thread if need be. If nothing has come it is time to sleep. */
+/* The same if it pays, moving this thread if necessary. If nothing has arrived it is time to sleep. */
 int ipc_look_out(struct ipc_state *state, struct ipc_busy_poll *busy_poll, const struct ring *const *rings,
 	Py_ssize_t count, int64_t span_ns);
 int64_t ipc_now_ns(void);
 
-/* A CALL without keyword arguments and streams. The references are the caller's. */
+/* A CALL without keyword arguments and streams. The caller owns the references. */
 struct ipc_call {
 	uint64_t number;
 	PyObject *name, *args;
 };
 
-/* 1; 0 for anything else, well-formed or not, and then nothing is held; -1 with an exception. */
+/* 1; 0 for anything else, well-formed or not, without holding anything; -1 with an exception. */
 int ipc_parse_call(struct ipc_state *state, const unsigned char *bytes, size_t size, struct ipc_call *call);
 PyObject *ipc_decode(struct ipc_state *state, const unsigned char *bytes, size_t size);
-/* Gives [1, number, value], encoded, to take; what that returns, or -1 with an exception. */
+/* Passes [1, number, value], encoded, to take; returns its result, or -1 with an exception. */
 int ipc_encode_result(struct ipc_state *state, uint64_t number, PyObject *value,
 	int (*take)(void *context, const unsigned char *bytes, size_t size), void *context);
 

@@ -1,11 +1,11 @@
-/* One end of a ring as a Python object. Everything but the waiting is done with the GIL held. */
+/* One end of a ring as a Python object. Everything but waiting is done with the GIL held. */
 #include "ipcctl.h"
 
 #include <time.h>
 
 #define SPIN_MAX 1e6
 #define RINGS_MAX IPC_CHANNELS_MAX
-/* Between two readings of the clock while we look out: beyond, we were off the core. */
+/* Between two readings of the clock while busy-polling: a longer gap means that we were preempted. */
 #define OFF_NS 4000
 
 static int broken(struct ring *ring, const char *what)
@@ -75,7 +75,7 @@ static PyObject *ring_needs_bell(PyObject *self, PyObject *nothing)
 	return PyBool_FromLong(is_needed);
 }
 
-/* A frame, None where there is none (only then is no reference made), or NULL. */
+/* A frame, None if there is none (without a new reference in that case), or NULL. */
 static PyObject *receive(struct ring *ring)
 {
 	uint32_t length;
@@ -235,7 +235,7 @@ static PyObject *ring_cancel_sleep(PyObject *self, PyObject *nothing)
 {
 	(void)nothing;
 	struct ring *ring = (struct ring *)self;
-	/* Never raises for a broken channel: it stands in "finally". */
+	/* Never raises for a broken channel, because it is called in "finally". */
 	if (!ring->is_broken && usable(ring, 0) < 0)
 		return NULL;
 	if (!ring->core.is_producer)

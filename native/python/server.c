@@ -1,8 +1,5 @@
-/*
- * The usual turn of a worker: take a CALL, run the function, send its value. What is not usual (streams, keyword
- * arguments, code strings, errors, values that need Python to judge them) is handed to ipcctl._calling, which does it
- * thoroughly.
- */
+/* The usual work of a worker: take a CALL, run the function, send its value. Everything else (streams, keyword
+ * arguments, code strings, errors, values that need Python) is handed to ipcctl._calling. */
 #include "ipcctl.h"
 
 #include <poll.h>
@@ -11,25 +8,23 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* Messages in a row before Python looks around: at other channels, at new clients, whether to end. */
+/* Messages in a row before Python looks around: at other channels, at new clients, at a request to end. */
 #define BUDGET 64
 #define TURN_NS 1000000
 #define OTHERS 2
-/*
- * Where more clients wait than can be awake beside us, one after the other has us for so long while the others sleep:
- * that takes two wakes a turn instead of two a call. It keeps its turn while its next message comes soon, or, after a
- * bell, as soon as it can be awake.
- */
+/* If more clients wait than can be awake beside us, each has the worker to itself for this long while the others sleep:
+ * that takes two wakes per turn instead of two per call. A client keeps its turn while its next message comes soon or,
+ * after a bell, as soon as it can be awake. */
 #define STAY_NS 200000
 #define SOON_NS 10000
 #define WAKE_NS 60000
 #define STAY_MISSES_MAX 8
-/* As many as the shim lets in. */
+/* As many as the shim admits. */
 #define CHANNELS_MAX IPC_CHANNELS_MAX
 /* Frames up to this size need no allocation. */
 #define SMALL 2048
 #define BUCKETS IPC_LATENCY_CLASSES
-/* Written by this side only; whoever reads it believes nothing. */
+/* Written by this side only; its readers do not trust it. */
 struct statistics {
 	uint64_t calls, errors, bytes_in, bytes_out, buckets[BUCKETS], nanoseconds;
 };
@@ -43,36 +38,34 @@ struct server {
 	Py_buffer segment;
 	struct statistics *statistics;
 	int bell;
-	int64_t began;           /* of the answer that is sent */
-	PyObject *channel;       /* what Python knows it by */
+	int64_t began;           /* of the answer being sent */
+	PyObject *channel;       /* its object in Python */
 	PyObject *wanted;        /* numbers of requests that the client wants interrupted and that have not ended */
 	const uint64_t *wishes;  /* changes when there is something for Channel.look() to take */
 	uint64_t seen;           /* its value at the last look */
-	unsigned long long last; /* the highest number of a request that has begun, or was refused */
+	unsigned long long last; /* the highest number of a request that was started or refused */
 	uint32_t awake;          /* what the client was told */
-	char was_rung;           /* for the last answer */
+	char was_rung;           /* about the last answer */
 	char is_paused, is_queueing, is_leaving, is_looked_at, is_gone, is_held, is_rung;
 };
 
-/*
- * A request whose code runs, on the stack of the serving thread. Code that calls a function of the client takes other
- * requests meanwhile: so there may be several, and only the innermost one can be interrupted. An exception is raised in
- * the user's code alone, never in what serves it.
- */
+/* A request whose code runs, on the stack of the serving thread. Code that calls a client's function serves other
+ * requests meanwhile, so there may be several, and only the innermost can be interrupted. The exception is raised in
+ * the user's code only, never in the code that serves it. */
 struct ipc_frame {
 	struct server *server;
 	uint64_t number;
 	struct ipc_frame *outer;
 	unsigned long thread;
-	int64_t due_ns, gap_ns; /* when it may be interrupted again; code that ended the first exception gets another
-				   one later */
-	char is_in_user;        /* an exception may be raised */
-	char is_sent;           /* one is on its way to this thread, and has not been raised */
+	int64_t due_ns, gap_ns; /* when it may be interrupted again: code that swallowed the first exception gets
+				   another one later */
+	char is_in_user;        /* an exception may be raised now */
+	char is_sent;           /* an exception was sent to this thread, but not raised yet */
 };
 #define AGAIN_NS 1000000000
 #define AGAIN_NS_MAX 60000000000
 
-/* One run through all channels. */
+/* One pass over all channels. */
 struct turn {
 	struct ipc_state *state;
 	struct server **servers, *present;
@@ -85,12 +78,13 @@ struct turn {
 static void ring_bell(const struct server *server)
 {
 	server->state->busy_poll.bells++;
-	/* Full: it is rung already. Closed: its end is noticed by who reads. */
+	/* Full: it is rung already. Closed: the reader notices that. */
 	if (send(server->bell, "\1", 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		return;
 }
 
-/* One answer more, before it is out: who has it may look at once. `sign` 1, or -1 to take it back. */
+/* Counts one answer before it is sent, because its receiver may read the counts at once. `sign` is 1, or -1 to take it
+ * back. */
 static void count(struct server *server, int64_t nanoseconds, int sign)
 {
 	uint64_t us = nanoseconds < 1000 ? 0 : (uint64_t)nanoseconds / 1000;
@@ -101,7 +95,7 @@ static void count(struct server *server, int64_t nanoseconds, int sign)
 	server->statistics->nanoseconds += (uint64_t)(sign * nanoseconds);
 }
 
-/* 1: sent. 0: Python has to queue or cut it. */
+/* 1: sent. 0: Python must queue or split it. */
 static int send_answer(void *context, const unsigned char *bytes, size_t size)
 {
 	struct server *server = context;
@@ -114,7 +108,7 @@ static int send_answer(void *context, const unsigned char *bytes, size_t size)
 	count(server, nanoseconds, 1);
 	ipc_ring_tell_core(&tx->core, ipc_core());
 	int sent = ipc_ring_send(&tx->core, bytes, size);
-	if (sent == IPC_RING_NOTHING) { /* Python will count it when it sends it */
+	if (sent == IPC_RING_NOTHING) { /* Python counts it when it sends it */
 		count(server, nanoseconds, -1);
 		return 0;
 	}
@@ -134,7 +128,7 @@ static int is_plain(PyObject *value)
 	       || PyDict_CheckExact(value) || PyTuple_CheckExact(value);
 }
 
-/* What Python shall finish: (number, value or exception, whether it is an exception, nanoseconds when it began). */
+/* What Python must finish: (number, value or exception, whether it is an exception, nanoseconds when it began). */
 static PyObject *unfinished(uint64_t number, PyObject *value, int is_error, int64_t began)
 {
 	return Py_BuildValue("(KNiL)", (unsigned long long)number, value, is_error, (long long)began);
@@ -166,11 +160,11 @@ static int is_wanted(const struct server *server, uint64_t number)
 	int found = key == NULL ? -1 : PySet_Contains(server->wanted, key);
 	Py_XDECREF(key);
 	if (found < 0)
-		PyErr_Clear(); /* no memory: it is asked again at the next signal */
+		PyErr_Clear(); /* out of memory: the next signal asks again */
 	return found > 0;
 }
 
-/* Whether an exception is to be raised in it now. */
+/* Whether an exception must be raised in it now. */
 static int is_due(const struct ipc_frame *frame)
 {
 	return frame != NULL && is_wanted(frame->server, frame->number) && ipc_now_ns() >= frame->due_ns;
@@ -182,7 +176,7 @@ static void postpone(struct ipc_frame *frame)
 	frame->due_ns = ipc_now_ns() + frame->gap_ns;
 }
 
-/* An exception that was sent to this thread and has not been raised is none yet: it is due again. */
+/* An exception that was sent to this thread but not raised does not count: it is due again. */
 static void take_back(struct ipc_frame *frame)
 {
 	if (!frame->is_sent)
@@ -192,7 +186,7 @@ static void take_back(struct ipc_frame *frame)
 	PyThreadState_SetAsyncExc(frame->thread, NULL);
 }
 
-/* 1, 0 if the request is not to begin, -1 with an exception. */
+/* 1, 0 if the request must not start, -1 with an exception. */
 static int may_begin(struct server *server, uint64_t number)
 {
 	if (number > server->last)
@@ -206,10 +200,8 @@ static int may_begin(struct server *server, uint64_t number)
 	return !is_wanted(server, number);
 }
 
-/*
- * Runs the user's code for a request: its value, or the exception that it raised. There is no instruction of Python's
- * between the code and what says that it runs: whatever a handler of a signal finds is so.
- */
+/* Runs the user's code for a request: returns its value, or the exception that it raised. No Python instruction lies
+ * between the code and the flag that says it runs, so a signal handler always finds the flag right. */
 static PyObject *perform(struct server *server, struct ipc_state *state, uint64_t number, PyObject *function,
 	PyObject *args, PyObject *named, int *is_error)
 {
@@ -228,13 +220,13 @@ static PyObject *perform(struct server *server, struct ipc_state *state, uint64_
 	}
 	*is_error = value == NULL;
 	if (value == NULL)
-		value = fetch_exception(); /* makes one of what was sent, which tells that it is no longer on its way */
+		value = fetch_exception(); /* creates it from what was sent, which marks it as arrived */
 	take_back(&frame);
 	state->innermost = frame.outer;
 	return value;
 }
 
-/* True: answered. Else what Python shall finish, or NULL. */
+/* True: answered. Otherwise what Python must finish, or NULL. */
 static PyObject *run(struct server *server, struct ipc_state *state, PyObject *function, const struct ipc_call *call)
 {
 	int64_t began = ipc_now_ns();
@@ -258,7 +250,7 @@ static PyObject *run(struct server *server, struct ipc_state *state, PyObject *f
 	return unfinished(call->number, fetch_exception(), 1, began);
 }
 
-/* One message, already out of the ring: True, or what Python shall do with it, or NULL. */
+/* One message, already taken from the ring: True, or what Python must do with it, or NULL. */
 static PyObject *handle(struct server *server, struct ipc_state *state, const unsigned char *bytes, size_t size)
 {
 	struct ipc_call call;
@@ -281,11 +273,11 @@ static PyObject *handle(struct server *server, struct ipc_state *state, const un
 	PyObject *message = ipc_decode(state, bytes, size);
 	if (message != NULL || !PyErr_ExceptionMatches(PyExc_Exception))
 		return message;
-	PyErr_Clear(); /* Python finds out what it was, and whom it costs what */
+	PyErr_Clear(); /* Python finds out what it was, and which channel pays for it */
 	return PyBytes_FromStringAndSize((const char *)bytes, (Py_ssize_t)size);
 }
 
-/* The next message: True, or what Python shall do, or NULL; None where the thorough way has to take it. */
+/* The next message: True, or what Python must do, or NULL; None if the Python path must take it. */
 static PyObject *take(struct server *server, struct ipc_state *state)
 {
 	struct ring *rx = server->rx;
@@ -296,7 +288,7 @@ static PyObject *take(struct server *server, struct ipc_state *state)
 		return NULL;
 	}
 	unsigned char small[SMALL], *bytes = small;
-	/* Parts of a message are put together with a lock held. */
+	/* Parts of a message are joined with a lock held. */
 	unsigned char first = length > 0 ? rx->core.data[(rx->core.own + 4) & (rx->core.capacity - 1)] : 0;
 	if (found == IPC_RING_NOTHING || first == IPC_PART_MORE || first == IPC_PART_LAST)
 		Py_RETURN_NONE;
@@ -305,7 +297,7 @@ static PyObject *take(struct server *server, struct ipc_state *state)
 	ipc_ring_copy(&rx->core, length, bytes);
 	ipc_ring_advance(&rx->core, length);
 	server->statistics->bytes_in += length;
-	/* Without the fence a wish may be missed once: a producer that waits looks again by itself. */
+	/* Without the fence a waiting producer may be missed once; it looks again by itself. */
 	if (__atomic_load_n(rx->core.producer_waits, __ATOMIC_RELAXED) != 0 && ipc_ring_needs_bell(&rx->core))
 		ring_bell(server);
 	PyObject *done = handle(server, state, bytes, length);
@@ -314,7 +306,7 @@ static PyObject *take(struct server *server, struct ipc_state *state)
 	return done;
 }
 
-/* Encoding and decoding in Python ask whose message it is; told only when it changes. */
+/* Encoding and decoding in Python ask whose message it is; set only when it changes. */
 static int enter(struct turn *turn, struct server *server)
 {
 	if (turn->present == server)
@@ -339,10 +331,8 @@ static void tell_awake(struct server *server, uint32_t others)
 	ipc_ring_tell_awake(&server->tx->core, others);
 }
 
-/*
- * As many messages of one channel as may be taken in a row: True; or what Python shall do, or NULL; None for the
- * thorough way. With the last answer of its turn the client learns that others wait.
- */
+/* As many messages of one channel as may be taken in a row: True; or what Python must do, or NULL; None for the Python
+ * path. With the last answer of its turn the client learns that others wait. */
 static PyObject *take_some(struct turn *turn, struct server *server, int64_t stay_until)
 {
 	if (enter(turn, server) < 0)
@@ -376,7 +366,7 @@ static PyObject *take_some(struct turn *turn, struct server *server, int64_t sta
 	Py_RETURN_TRUE;
 }
 
-/* Whether the next message of the channel that has its turn comes soon. */
+/* Whether the next message of the channel that has its turn will come soon. */
 static int stays(const struct turn *turn, struct server *server)
 {
 	struct ipc_state *state = turn->state;
@@ -394,7 +384,7 @@ static int stays(const struct turn *turn, struct server *server)
 	return 0;
 }
 
-/* The turn of one channel; what take_some() gives. */
+/* The turn of one channel; returns what take_some() returns. */
 static PyObject *serve(struct turn *turn, struct server *server)
 {
 	struct ipc_state *state = turn->state;
@@ -413,7 +403,7 @@ static PyObject *serve(struct turn *turn, struct server *server)
 	return done;
 }
 
-/* Whether something has come; if not, it is time to sleep. */
+/* Whether something has arrived; if not, it is time to sleep. */
 static int look_out(const struct turn *turn, int64_t span_ns)
 {
 	const struct ring *rings[CHANNELS_MAX];
@@ -422,10 +412,8 @@ static int look_out(const struct turn *turn, int64_t span_ns)
 	return ipc_look_out(turn->state, &turn->state->busy_poll, rings, turn->count, span_ns);
 }
 
-/*
- * Whether Python has something to do before this thread may sleep: it was told so, messages wait for room, or a
- * function of the user's took messages itself, and whatever they began is known to Python alone.
- */
+/* Whether Python has work before this thread may sleep: it was told so, messages wait for room, or a function of the
+ * user took messages itself, and only Python knows what they started. */
 static int is_due_elsewhere(const struct turn *turn)
 {
 	for (Py_ssize_t i = 0; i < turn->count; i++)
@@ -434,10 +422,7 @@ static int is_due_elsewhere(const struct turn *turn)
 	return turn->state->turns != turn->number;
 }
 
-/*
- * Without the GIL. Less than 0: a signal came, which may have been just before, when no handler of Python's could run
- * any more.
- */
+/* Without the GIL. Negative: a signal came, perhaps just before, when Python could no longer run a handler. */
 static int poll_or_signal(struct pollfd *polled, nfds_t count)
 {
 	int ready = -1;
@@ -454,10 +439,8 @@ static int poll_or_signal(struct pollfd *polled, nfds_t count)
 	return ready;
 }
 
-/*
- * Until a client rings. 1: one did, or a frame has come. 0: there is something for Python to look at. -1 with an
- * exception. Bells are taken before the next sleep, not before the message that they announce.
- */
+/* Sleeps until a client rings. 1: one did, or a frame has arrived. 0: Python has something to look at. -1 with an
+ * exception. Bells are taken before the next sleep, not before the message that they announce. */
 static int sleep_until_bell(struct turn *turn, const int others[OTHERS])
 {
 	struct pollfd polled[CHANNELS_MAX + OTHERS];
@@ -477,7 +460,7 @@ static int sleep_until_bell(struct turn *turn, const int others[OTHERS])
 	if (may == IPC_RING_OK && !is_over) {
 		ready = poll_or_signal(polled, (nfds_t)(turn->count + OTHERS));
 		ipc_busy_poll_slept(&turn->state->busy_poll, ipc_now_ns());
-		turn->until = 0; /* the others were looked at as well */
+		turn->until = 0; /* the others were polled as well */
 	}
 	for (Py_ssize_t i = 0; i < asleep; i++)
 		ipc_ring_cancel_sleep(&turn->servers[i]->rx->core);
@@ -500,7 +483,7 @@ static int sleep_until_bell(struct turn *turn, const int others[OTHERS])
 	return is_plain_bell && !is_over;
 }
 
-/* What the turn ends with: what is to be done, for which channel. */
+/* The result of a turn: what to do, and for which channel. */
 static PyObject *ended(const struct turn *turn, const struct server *server, PyObject *done)
 {
 	if (done == NULL) {
@@ -678,7 +661,7 @@ static void server_dealloc(PyObject *self)
 	Py_DECREF(type);
 }
 
-/* The channel holds the server and the server the channel: whoever closes the one lets go of the other. */
+/* Channel and server hold each other: closing one releases the other. */
 static PyObject *server_close(PyObject *self, PyObject *nothing)
 {
 	(void)nothing;
@@ -708,7 +691,7 @@ static PyObject *server_perform(PyObject *self, PyObject *args)
 	return Py_BuildValue("(NO)", value, is_error ? Py_True : Py_False);
 }
 
-/* Before a look: what changes later is news again. */
+/* Before a look: later changes count as new again. */
 static PyObject *server_acknowledge(PyObject *self, PyObject *nothing)
 {
 	(void)nothing;
@@ -727,7 +710,7 @@ static PyObject *server_want(PyObject *self, PyObject *number)
 		return NULL;
 	for (struct ipc_frame *frame = state_of(self)->innermost; frame != NULL; frame = frame->outer)
 		if (frame->server == server && frame->number == wanted)
-			frame->due_ns = 0; /* asked once more: raised once more */
+			frame->due_ns = 0; /* asked once more, so raised once more */
 	Py_RETURN_NONE;
 }
 
@@ -861,7 +844,7 @@ static PyMethodDef server_methods[] = {
 	{ NULL, NULL, 0, NULL },
 };
 
-/* Not of structmember.h: its names are in the stable ABI from 3.12 only under these. */
+/* Not in the stable ABI under its own names before 3.12: structmember.h has the old ones. */
 #include <structmember.h>
 
 static PyMemberDef server_members[] = {

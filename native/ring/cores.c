@@ -7,9 +7,9 @@
 #include <unistd.h>
 
 #define METER_NS 40000000
-/* Seconds between two readings beyond which their difference says nothing of now. */
+/* Seconds between two readings after which their difference is out of date. */
 #define SPAN_MAX 10.0
-/* Idle time of all cores, in parts of one. */
+/* Idle time of all cores together, as a fraction of one core. */
 #define IDLE_LEAST 0.25
 #define BUSY_MOST 0.1
 
@@ -25,7 +25,7 @@ uint32_t ipc_cores(void)
 	return sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? (uint32_t)CPU_COUNT(&allowed) : CPU_SETSIZE;
 }
 
-/* A small text file of the kernel's; whether there was one. */
+/* Reads a small text file of the kernel; returns whether it exists. */
 static int read_text(const char *path, char *text, size_t size)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -65,10 +65,8 @@ static int move(const cpu_set_t *to)
 	cpu_set_t all;
 	if (sched_setaffinity(0, sizeof *to, to) != 0)
 		return 0;
-	/*
-	 * More than all that are online: a set of just these would not grow with the thread's group, nor with the
-	 * machine.
-	 */
+	/* More cores than are online: a mask of exactly these would not grow with the thread's cpuset, or with the
+	 * machine. */
 	memset(&all, 0xff, sizeof all);
 	sched_setaffinity(0, sizeof all, &all);
 	return 1;

@@ -1,7 +1,5 @@
-/*
- * The core that a thread runs on, and leaving it. All of this is advice to the kernel: where it is refused, nothing
- * happens. Cores are numbered from one here, as they stand in a segment; zero is unknown.
- */
+/* The core that a thread runs on, and leaving it. All of this is advice to the kernel: if it is refused, nothing
+ * happens. Cores are numbered from one here, as in a segment; zero is unknown. */
 #ifndef IPCCTL_CORES_H
 #define IPCCTL_CORES_H
 
@@ -9,13 +7,11 @@
 
 uint32_t ipc_core(void);
 
-/* How many this thread may run on. */
+/* How many cores this thread may run on. */
 uint32_t ipc_cores(void);
 
-/*
- * Moves this thread off its core, or to one; whether it did. Only where the thread may run on all cores that are
- * online: a set that was chosen for it, or for its group, is not ours to touch.
- */
+/* Moves this thread off its core, or to one; returns whether it did. Only if the thread may run on all online cores: an
+ * affinity that was set for it, or for its group, is left alone. */
 int ipc_core_leave(void);
 int ipc_core_join(uint32_t core);
 
@@ -28,7 +24,7 @@ struct ipc_load_meter {
 	enum ipc_load load;
 };
 
-/* Whether a core had nothing to do lately; looks at most every 40 ms. */
+/* Whether a core was idle lately; reads the counters at most every 40 ms. */
 enum ipc_load ipc_load(struct ipc_load_meter *meter, int64_t now_ns);
 
 #endif

@@ -6,7 +6,7 @@
 #error "rings are little-endian and so must the machine be"
 #endif
 
-/* ThreadSanitizer knows no fences; a store and load of the whole order it does know. */
+/* ThreadSanitizer does not model fences, but it does know sequentially consistent stores and loads. */
 #if defined __SANITIZE_THREAD__
 static uint32_t fence_word;
 #define FENCE() ((void)__atomic_exchange_n(&fence_word, 1, __ATOMIC_SEQ_CST))
@@ -31,7 +31,7 @@ const char *ipc_ring_open(struct ipc_ring *ring, void *base, size_t size, size_t
 	if (((uintptr_t)base + control) % _Alignof(uint32_t) != 0)
 		return "the buffer is not aligned";
 	char *block = (char *)base + control;
-	/* Word by word: the buffer need not be aligned to a cache line to be correct, as a bytearray's is not. */
+	/* Word by word: a bytearray, for example, need not be aligned to a cache line. */
 	ring->head = (uint32_t *)(void *)(block + IPC_RING_HEAD);
 	ring->tail = (uint32_t *)(void *)(block + IPC_RING_TAIL);
 	ring->core = (uint32_t *)(void *)(block + IPC_RING_CPU);
@@ -42,14 +42,14 @@ const char *ipc_ring_open(struct ipc_ring *ring, void *base, size_t size, size_t
 	ring->capacity = (uint32_t)capacity;
 	ring->is_producer = is_producer;
 	ring->waits = 0;
-	/* Known to be possible; what is in the shared memory is judged when it is needed. */
+	/* Known to be valid; the contents of the shared memory are judged when they are needed. */
 	ring->own = position;
-	/* The producer's as full as can be, so that the first send looks. */
+	/* The producer assumes a full ring, so that the first send looks at the other position. */
 	ring->peer = is_producer ? position - (uint32_t)capacity : position;
 	return NULL;
 }
 
-/* Bytes in the ring as this side knows it, after a fresh look at the other one's position. */
+/* Bytes in the ring, after a fresh look at the other side's position. */
 static int look(struct ipc_ring *ring, uint32_t *used)
 {
 	uint32_t peer = __atomic_load_n(ring->is_producer ? ring->head : ring->tail, __ATOMIC_ACQUIRE);
@@ -85,8 +85,7 @@ int ipc_ring_send(struct ipc_ring *ring, const void *from, size_t size)
 		if (look(ring, &used) < 0)
 			return IPC_RING_BAD_POSITION;
 		if (frame > ring->capacity - used) {
-			/*
-			 * Said before looking once more: either this look sees the room or the consumer sees the word.
+			/* Set before looking once more: either this look sees the room, or the consumer sees the flag.
 			 */
 			__atomic_store_n(ring->producer_waits, 1, __ATOMIC_SEQ_CST);
 			FENCE();
@@ -101,7 +100,7 @@ int ipc_ring_send(struct ipc_ring *ring, const void *from, size_t size)
 		__atomic_store_n(ring->producer_waits, 0, __ATOMIC_SEQ_CST);
 		ring->waits = 0;
 	}
-	/* Positions are multiples of 8: neither the length nor the last 8 bytes with the padding wrap. */
+	/* Positions are multiples of 8, so neither the length nor the last 8 bytes with their padding wrap. */
 	static const unsigned char zeros[8];
 	uint32_t end = 4 + length;
 	copy_in(ring, ring->own, &length, 4);
@@ -156,9 +155,7 @@ int ipc_ring_has_data(const struct ipc_ring *ring)
 int ipc_ring_needs_bell(struct ipc_ring *ring)
 {
 	uint32_t *word = ring->is_producer ? ring->consumer_sleeps : ring->producer_waits;
-	/*
-	 * Between publishing the own position and looking whether the other side sleeps: it does it the other way
-	 * round.
+	/* Between publishing our position and looking whether the other side sleeps; it does both in the reverse order.
 	 */
 	FENCE();
 	if (__atomic_load_n(word, __ATOMIC_SEQ_CST) == 0)

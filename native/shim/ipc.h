@@ -223,74 +223,69 @@ struct ipc_child_error {
 /* What the child reports, by kind; other messages are ignored. */
 enum ipc_report_kind {
 	IPC_REPORT_ERROR = 1, /* errno, step */
-	IPC_REPORT_PIDS,      /* the first process of the namespace, the worker */
-	IPC_REPORT_LISTENER,  /* its descriptor comes along */
+	IPC_REPORT_PIDS,      /* the first process of the namespace, and the worker */
+	IPC_REPORT_LISTENER,  /* its descriptor is attached */
 };
 struct ipc_report {
 	int32_t kind, values[2];
 };
-/* The variable that names its control descriptor in a run: there it leaves its last words. */
+/* The variable that names its control descriptor in a run: the worker leaves its last words there. */
 #define IPC_WORDS_VARIABLE "IPCCTL_WORDS_FD"
-/* `life`: closed at the other end when the worker is over, or the shim. */
+/* `life`: closes at the other end when the worker or the shim is gone. */
 struct ipc_child_fds {
 	int in, out, err, control, gate, report, plane, life;
 };
 #define IPC_CHILD_FDS (sizeof(struct ipc_child_fds) / sizeof(int))
 extern const char *const ipc_step_names[];
-/* Both ends of what the child reports on; then, in the parent, until the exec: its error, whose step is one that has a
- * name, and the descriptor that came along or -1. */
+/* Opens both ends of the report pipe. Then, in the parent until the exec: the child's error, whose step has a name, and
+ * the descriptor that was attached, or -1. */
 int ipc_report_open(int fds[2]);
 int ipc_report_tell(int fd, enum ipc_report_kind kind, int32_t first, int32_t second);
 void ipc_report_read(int fd, struct ipc_child_error *error, int *listener);
-/*
- * The process that will be the worker: the forked one, or where that makes a namespace of processes the one that it
- * made.
- */
+/* The process that becomes the worker: the forked one or, if that created a PID namespace, its child. */
 pid_t ipc_report_pid(int fd, const struct ipc_spec *spec, pid_t forked);
 int ipc_child_hand_over(int to, int fd, const void *message, size_t size);
-/* The same without the exec, for a process that was forked elsewhere. 0, or an errno that `report` was told. */
+/* The same without the exec, for a process forked elsewhere. Returns 0, or an errno that was sent to `report`. */
 int ipc_child_become(const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t shim);
 _Noreturn void ipc_child_exec(
 	const struct ipc_spec *spec, const struct ipc_child_fds *fds, pid_t parent, bool is_foreground);
 
-/*
- * confine.c: 0, or -errno with the step that failed. `token` goes along with the exec; without one no exec is to come,
- * and none is let through.
- */
+/* confine.c: 0, or -errno with the step that failed. `token` goes along with the exec; without one no exec follows, and
+ * none is allowed. */
 struct ipc_token {
 	uint32_t words[IPC_TOKEN_WORDS];
 };
 int ipc_confine(const struct ipc_spec *spec, const struct ipc_token *token, enum ipc_step *step, int *listener);
 
 /* isolate.c: 0 or -errno. */
-/* Some of the namespaces ahead of time; ipc_isolate then enters the others. */
+/* Enters some namespaces ahead of time; ipc_isolate then enters the others. */
 int ipc_isolate_enter(uint32_t namespaces);
 int ipc_isolate(const struct ipc_spec *spec);
 #define IPC_NAMESPACE_PROCESSES 0x20000000u /* CLONE_NEWPID */
-/* In a child: returns in another one of the same parent, the second process of a namespace of processes; the caller
- * tells `report` its pid, and that of the first one, and ends. Only then does it return: what the worker reports comes
- * after that. */
+/* In a child: forks, and returns in a sibling, the second process of the PID namespace. The caller sends its pid and
+ * that of the first process to `report`, and exits. Only then does it return, so the worker's reports come after that.
+ */
 int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fds *fds);
 int ipc_probe(void);
 
-/* idmap.c: on this detached mount its owner and the worker change places, their groups as well. 0 or -errno. */
+/* idmap.c: exchanges the owner and the worker, and their groups, on this detached mount. 0 or -errno. */
 int ipc_idmap_owner(int tree, uint32_t uid, uint32_t gid);
-/* Whether that can be done to what is at the path: 0, or 1 with a line that says what failed. */
+/* Whether the files at the path support that: 0, or 1 with a line that says what failed. */
 int ipc_idmap_probe(const char *path);
 
-/* zygote.c: the connection, on which it is asked: u32 size of the specification, u32 its namespaces, u8 which of the
- * descriptors come along; then the specification. */
+/* zygote.c: a request on the connection: u32 size of the specification, u32 its namespaces, u8 which of the descriptors
+ * are attached; then the specification. */
 #define IPC_ZYGOTE_HEAD 9
-/* The connection by which the end of the worker is told, or -errno. */
+/* The connection on which the end of the worker is reported, or -errno. */
 struct rusage;
 int ipc_zygote_fork(
 	const struct ipc_spec *spec, const uint8_t *bytes, size_t size, const struct ipc_child_fds *fds, pid_t *pid);
-/* False: the snapshot is gone, and what it forked with it. */
+/* False: the snapshot is gone, and everything that it forked. */
 bool ipc_zygote_read(int fd, int *status, struct rusage *usage);
 
 /* denials.c */
 #define IPC_DENIALS_MAX 16
-#define IPC_DENIAL_BYTES 1024 /* what tell() of net/audit.c writes is shorter */
+#define IPC_DENIAL_BYTES 1024 /* lines of tell() in net/audit.c are shorter */
 struct ipc_denials {
 	size_t count;
 	char lines[IPC_DENIALS_MAX][IPC_DENIAL_BYTES];
@@ -298,60 +293,57 @@ struct ipc_denials {
 bool ipc_denials_read(struct ipc_denials *denials, int fd, bool *is_news);
 size_t ipc_denials_text(const struct ipc_denials *denials, char *text, size_t size);
 
-/* answer.c: the process that answers for a worker what its filter hands over. Its pid, or -errno; takes the listener.
- * In *told comes the end of a pipe on which it tells what it denied, a line each. */
+/* answer.c: starts the connect helper, which answers what the worker's filter hands over. Returns its pid, or -errno;
+ * takes the listener. *told is the end of a pipe on which the helper writes a line for each denial. */
 pid_t ipc_answer_start(const struct ipc_spec *spec, int listener, int *told);
 
 /* tree.c: all processes below the shim. */
-/* Processes below us that are no part of it: who answers for it, and the first one of its namespace. */
+/* Descendants that do not count as its tree: the connect helper, and the first process of its namespace. */
 #define IPC_SPARED_MAX 2
 void ipc_tree_spare(pid_t pid);
 void ipc_tree_end_spared(void);
 size_t ipc_tree_list(const char *cgroup, pid_t except, pid_t **pids, size_t *capacity);
-/* The same below another root, which need not be ours. */
+/* The same below another root, which need not be us. */
 size_t ipc_tree_below(pid_t root, pid_t except, pid_t **pids, size_t *capacity);
 size_t ipc_tree_signal(const char *cgroup, pid_t except, int signal);
-/*
- * SIGKILL until nothing is left; the status of `worker` is left to be waited for. Returns how many were seen; sets
- * `method`.
- */
+/* SIGKILL until nothing is left; the caller waits for `worker`. Returns how many processes were seen; sets `method`. */
 size_t ipc_tree_kill(const char *cgroup, pid_t worker, const char **method);
 bool ipc_tree_contains(pid_t root, pid_t pid);
 bool ipc_tree_confined(pid_t pid);
 
-/* stop.c: whom the signal goes to that asks a worker to end. */
+/* stop.c: who gets the signal that asks a worker to end. */
 #define IPC_KILL_UNSAID 255 /* the main process, but its group while that is a shell */
-/* `root`: below it is the worker's tree. */
+/* The worker's tree is below `root`. */
 void ipc_stop_ask(pid_t root, pid_t worker, uint8_t mode, int signal);
-/* The main process has ended: SIGTERM to those that are left and were not asked yet. Returns how many are left. */
+/* The main process has ended: SIGTERM to the remaining processes that were not asked yet. Returns how many remain. */
 size_t ipc_stop_ask_rest(const char *cgroup);
 
-/* stdio.c: what a run hands to its worker of the caller's stdio. */
+/* stdio.c: which of the caller's stdio a run hands to its worker. */
 struct ipc_pump {
 	int from; /* the end of a pipe, or -1 */
 };
 struct ipc_stdio {
-	int child[3];             /* what the worker's 0, 1 and 2 are made of */
-	struct ipc_pump pumps[3]; /* what is read there is written to the caller's 1 and 2 */
+	int child[3];             /* what the worker's 0, 1 and 2 become */
+	struct ipc_pump pumps[3]; /* bytes from these pipes go to the caller's 1 and 2 */
 	int own_input;            /* the worker's own description of the caller's 0, or -1 */
-	int flags[3];             /* of the caller's, as they were; -1: closed */
-	int terminal;             /* one of them, or -1; and its modes, as they were */
+	int flags[3];             /* the caller's flags before; -1: closed */
+	int terminal;             /* one of them, or -1; and its modes before */
 	struct termios modes;
 	uint64_t max_file_bytes;
 	bool is_lost;
 };
 /* 0 or -errno. */
 int ipc_stdio_lend(struct ipc_stdio *stdio, const struct ipc_spec *spec);
-/* In the worker, before it becomes one; and in who lent it, after that. */
+/* In the worker before its exec; and in the lender after that. */
 void ipc_stdio_take(const struct ipc_stdio *stdio);
 void ipc_stdio_lent(struct ipc_stdio *stdio);
-/* Passes on what is waiting for `fd`; at the `is_last` time all there is. */
+/* Passes on what waits in `fd`; with `is_last` everything. */
 void ipc_stdio_pump(struct ipc_stdio *stdio, int fd, bool is_last);
-/* The worker and all of its tree have ended. False: not all of its output could be written. */
+/* The worker and its tree have ended. False: not all of its output could be written. */
 bool ipc_stdio_end(struct ipc_stdio *stdio);
 
 /* record.c: durable small files. 0 or -errno. */
-/* Takes the room for one that is to be written later, whatever has become of the disk by then. */
+/* Reserves the room of a record that is written later, however full the disk is by then. */
 int ipc_record_reserve(int dirfd, const char *name);
 int ipc_record_write(int dirfd, const char *name, const char *text, size_t size, bool is_durable);
 void ipc_boot_id(char out[64]);

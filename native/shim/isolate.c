@@ -1,6 +1,5 @@
-/*
- * Namespaces and a root of its own for a worker, between fork and exec: only what the specification shows is there,
- * each thing at its place. As root by itself, as an ordinary user in a user namespace. Fails as a whole, never in part.
+/* Namespaces and a root of its own for a worker, between fork and exec: only what the specification shows exists there,
+ * each path in its usual place. As root directly, as an ordinary user in a user namespace. Succeeds in full or fails.
  */
 #include "ipc.h"
 
@@ -55,7 +54,7 @@ static int write_file(const char *path, const char *text)
 	return rc;
 }
 
-/* The user stays who he is. Without setgroups denied the kernel takes no map of groups from an ordinary user. */
+/* Keeps the user's id. Unless setgroups is denied, the kernel refuses a group map from an ordinary user. */
 static int map_user(uid_t uid, gid_t gid)
 {
 	char line[64];
@@ -71,10 +70,11 @@ static int map_user(uid_t uid, gid_t gid)
 	return rc;
 }
 
-/* A mount of what is at the path now, detached. No link on the way is followed: where it leads was decided before. */
+/* A detached mount of what is at the path now. Links on the way are not followed: their targets were resolved before.
+ */
 static int take_tree(const struct ipc_mount *mount, const struct ipc_spec *spec)
 {
-	/* That one is a link to whoever asks. */
+	/* That path is a link to its reader. */
 	bool is_self = strcmp(mount->path, "/proc/self") == 0;
 	struct how how = { .flags = O_PATH | O_CLOEXEC, .resolve = is_self ? 0 : NO_SYMLINKS };
 	long at = syscall(SYS_openat2, AT_FDCWD, mount->path, &how, sizeof how);
@@ -103,7 +103,7 @@ static int take_tree(const struct ipc_mount *mount, const struct ipc_spec *spec)
 	return rc;
 }
 
-/* With the folders on the way to it, which are mostly there. */
+/* With its parent folders, most of which exist. */
 static int make_folder(char *path)
 {
 	if (mkdir(path, 0755) == 0 || errno == EEXIST)
@@ -117,7 +117,7 @@ static int make_folder(char *path)
 	return rc != 0 ? rc : mkdir(path, 0755) == 0 || errno == EEXIST ? 0 : -errno;
 }
 
-/* Folders on the way to a relative path, and the last part as well where it is to be a folder. */
+/* Creates the parent folders of a relative path, and the last part as well if it must be a folder. */
 static int make_way(const char *path, bool is_folder)
 {
 	char part[4096];
@@ -129,7 +129,7 @@ static int make_way(const char *path, bool is_folder)
 	if (end == NULL)
 		return 0;
 	*end = 0;
-	return *part == 0 ? 0 : make_folder(part); /* the root itself is there */
+	return *part == 0 ? 0 : make_folder(part); /* the root itself exists */
 }
 
 static int attach(const struct ipc_mount *mount, int tree)
@@ -140,15 +140,13 @@ static int attach(const struct ipc_mount *mount, int tree)
 		return -errno;
 	bool is_folder = S_ISDIR(status.st_mode);
 	if (*to == 0)
-		return -EINVAL; /* the root as a whole is no root of its own */
+		return -EINVAL; /* the whole root cannot be mounted inside itself */
 	int rc = make_way(to, is_folder);
 	if (rc != 0)
 		return rc;
 	if (!is_folder) {
-		/*
-		 * What is there already is not opened: a program that runs elsewhere cannot be opened for writing, and
-		 * a FIFO would wait.
-		 */
+		/* An existing file is not opened: a running program cannot be opened for writing, and a FIFO would
+		 * block. */
 		int fd = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444);
 		if (fd >= 0)
 			close(fd);
@@ -183,7 +181,7 @@ static int carry_out(const struct ipc_mount *step, int tree, const struct ipc_sp
 		return rc != 0 ? rc : symlink(step->target, to) == 0 || errno == EEXIST ? 0 : -errno;
 	case IPC_MOUNT_FOLDER:
 		rc = make_way(to, true);
-		return rc == -EROFS ? 0 : rc; /* below something that is shown: then it is there */
+		return rc == -EROFS ? 0 : rc; /* below a path that is mounted already: then it exists */
 	case IPC_MOUNT_SCRATCH:
 		rc = make_way(to, true);
 		if (rc == 0)
@@ -197,10 +195,10 @@ static int carry_out(const struct ipc_mount *step, int tree, const struct ipc_sp
 		rc = make_way(to, true);
 		return rc != 0 ? rc : mount("proc", to, "proc", flags, "subset=pid") == 0 ? 0 : -errno;
 	}
-	case IPC_MOUNT_COVER: /* read-only once all is in it */
+	case IPC_MOUNT_COVER: /* read-only once it is complete */
 		rc = make_way(to, true);
 		return rc != 0 ? rc : mount_memory(to, 65536, 4096, MS_NOSUID | MS_NODEV, "0755");
-	default: { /* hidden: an empty folder over it, or for a file the null device's emptiness */
+	default: { /* hidden: an empty folder over it, or /dev/null over a file */
 		struct stat status;
 		if (lstat(to, &status) != 0)
 			return errno == ENOENT ? 0 : -errno;
@@ -215,7 +213,7 @@ static int build_root(const struct ipc_spec *spec)
 {
 	int trees[IPC_MOUNTS_MAX];
 	int rc = 0;
-	/* All of them before the new root covers the place where it is built. */
+	/* All of them, before the new root covers the place where it is built. */
 	for (size_t i = 0; i < spec->mount_count; i++) {
 		trees[i] = -1;
 		if (spec->mounts[i].kind != IPC_MOUNT_BIND)
@@ -242,7 +240,7 @@ static int build_root(const struct ipc_spec *spec)
 				   != 0)
 			return -errno;
 	}
-	/* The old root ends up on top of the new one, and goes. */
+	/* The old root ends up on top of the new one and is unmounted. */
 	if (syscall(SYS_pivot_root, ".", ".") != 0 || umount2(".", MNT_DETACH) != 0 || chdir("/") != 0)
 		return -errno;
 	return mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV, NULL) == 0 ? 0 : -errno;
@@ -262,14 +260,14 @@ int ipc_isolate_enter(uint32_t namespaces)
 	return namespaces & CLONE_NEWUSER ? map_user(uid, gid) : 0;
 }
 
-/* The first process of a namespace: what loses its parent becomes its child, and what is left when it ends is killed by
- * the kernel. Nobody can signal it from within, and it does nothing but wait. */
+/* The first process of a PID namespace: it adopts orphans, and when it ends the kernel kills what is left. It cannot be
+ * signalled from within, and only waits. */
 _Noreturn static void be_first(int life)
 {
 	char end;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-	signal(SIGCHLD, SIG_IGN); /* how they ended is nobody's question: the kernel reaps */
+	signal(SIGCHLD, SIG_IGN); /* their exit status does not matter: the kernel reaps them */
 	setsid();
 	if (chdir("/") != 0 || dup2(life, 0) != 0 || syscall(SYS_close_range, 1u, ~0u, 0u) != 0)
 		_exit(1);
@@ -291,7 +289,7 @@ int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fd
 		return rc;
 	if (pipe2(told, O_CLOEXEC) != 0)
 		return -errno;
-	/* Both are the shim's children: it hears of their end, and they of its. */
+	/* Both are children of the shim: it is notified of their end, and they of its. */
 	pid_t first = (pid_t)syscall(SYS_clone, CLONE_PARENT, 0, 0, 0, 0), worker = -1;
 	if (first == 0)
 		be_first(fds->life);
@@ -307,7 +305,7 @@ int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fd
 		_exit(ipc_report_tell(fds->report, IPC_REPORT_PIDS, first, worker) == 0 && write(told[1], "g", 1) == 1
 				? 0
 				: 126);
-	/* The shim has to know who we are before it hears anything else of us. */
+	/* The shim must know our pid before it hears anything else from us. */
 	close(told[1]);
 	if (read(told[0], &go, 1) != 1)
 		_exit(126);
@@ -329,8 +327,7 @@ int ipc_isolate(const struct ipc_spec *spec)
 	return rc;
 }
 
-/*
- * Whether all that can be done here: 0, or 1 with a line that says what failed. In a child, since there is no way back.
+/* Whether all of this works here: 0, or 1 with a line that says what failed. In a child, because there is no way back.
  */
 int ipc_probe(void)
 {

@@ -1,4 +1,4 @@
-/* CRI records into numbered files: nothing is renamed or rewritten, a record is never split over two files. */
+/* CRI records in numbered files: nothing is renamed or rewritten, and a record is never split over two files. */
 #include "ipc.h"
 
 #include <dirent.h>
@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* How much of the newest file is looked at for a line that a killed shim has left open. */
+/* How much of the newest file to search for a line that a killed shim left unfinished. */
 #define TAIL_BYTES 262144u
 
 struct found {
@@ -81,7 +81,7 @@ static int open_number(struct ipc_log *log, uint64_t number)
 	return 0;
 }
 
-/* One clock look per read, not per line: all of a read arrived together. */
+/* The clock is read once per read, not per line: the bytes of a read arrived together. */
 static void stamp(char head[IPC_RECORD_HEAD_BYTES], bool is_stderr)
 {
 	struct timespec now;
@@ -94,7 +94,7 @@ static void stamp(char head[IPC_RECORD_HEAD_BYTES], bool is_stderr)
 	memcpy(head, text, IPC_RECORD_HEAD_BYTES);
 }
 
-/* What of a line of the file says whether it goes on, and of which stream it is. */
+/* The part of a record that says of which stream it is and whether its line continues. */
 struct beginning {
 	size_t size;
 	uint8_t bytes[IPC_RECORD_HEAD_BYTES];
@@ -103,14 +103,14 @@ struct beginning {
 static void note_open(const struct beginning *line, bool is_open[2])
 {
 	if (line->size < IPC_RECORD_HEAD_BYTES)
-		return; /* the remains of a write */
+		return; /* the rest of a torn write */
 	bool is_stderr = memcmp(line->bytes + 29, "Z stderr ", 9) == 0;
 	if (is_stderr || memcmp(line->bytes + 29, "Z stdout ", 9) == 0)
 		is_open[is_stderr] = line->bytes[IPC_RECORD_HEAD_BYTES - 2] == 'P';
 }
 
-/* A killed shim may have left the file in the middle of a record, or a line in the middle of its records: both end
- * here, so that nothing of this run goes on with them. */
+/* A killed shim may have left the file in the middle of a record, or a line in the middle of its records: both are
+ * ended here, so that nothing of this run continues them. */
 static void mend_tail(struct ipc_log *log)
 {
 	char name[32];
@@ -161,7 +161,7 @@ int ipc_log_open(struct ipc_log *log, int dirfd, const struct ipc_log_limits *li
 	return rc;
 }
 
-/* A file that was deleted by hand takes what is written, and nobody sees it. */
+/* A file that was deleted by hand still takes what is written, but nobody sees it. */
 static void leave_deleted(struct ipc_log *log)
 {
 	struct stat st;
@@ -190,7 +190,7 @@ bool ipc_log_flush(struct ipc_log *log)
 	return !log->is_stuck;
 }
 
-/* A full disk took a part of the record at the end. */
+/* The disk was full in the middle of the last record. */
 static bool is_torn(struct ipc_log *log)
 {
 	char name[32];
@@ -225,10 +225,8 @@ static uint64_t file_limit(const struct ipc_log_limits *limits)
 	return file == 0 || file > total / 2 ? total / 2 : file;
 }
 
-/*
- * The copy that is being made goes first: the daemon, which renames it, finds none then, and none comes once the file
- * is gone.
- */
+/* The unfinished compressed copy goes first: the daemon then finds nothing to rename, and cannot start another once the
+ * file is gone. */
 static void delete_number(int dirfd, uint64_t number)
 {
 	static const char *const ends[] = { ".gz.tmp", "", ".gz" };
@@ -243,7 +241,7 @@ void ipc_log_delete_old(struct ipc_log *log)
 {
 	struct found *files;
 	size_t count = list_files(log->dirfd, &files);
-	/* Room for the file that is being written: the cap holds at every moment, not only after a rotation. */
+	/* Room for the file being written: the cap holds at every moment, not only after a rotation. */
 	uint64_t room = file_limit(&log->limits);
 	uint64_t total = room > log->file_bytes ? room - log->file_bytes : 0;
 	size_t numbers = 0;
@@ -265,7 +263,7 @@ void ipc_log_delete_old(struct ipc_log *log)
 	free(files);
 }
 
-/* The next number. The buffer must be out: a record belongs to the file it was begun in. */
+/* Begins the next number. The buffer must be empty: a record belongs to the file in which it began. */
 int ipc_log_rotate(struct ipc_log *log)
 {
 	int rc = open_number(log, log->number + 1);
@@ -281,7 +279,7 @@ void ipc_log_stamp(struct ipc_stream *stream)
 	stamp(stream->head, stream->is_stderr);
 }
 
-/* One record of what is held and what follows. False: no room in the buffer and none on the disk. */
+/* Writes one record of held and following bytes. False: no room in the buffer and none on the disk. */
 static bool emit(struct ipc_log *log, struct ipc_stream *stream, char tag, const uint8_t *more, size_t more_len)
 {
 	size_t size = IPC_RECORD_HEAD_BYTES + stream->held_len + more_len + 1;
@@ -291,7 +289,8 @@ static bool emit(struct ipc_log *log, struct ipc_stream *stream, char tag, const
 	if (limit > 0 && log->file_bytes + log->out_len > 0 && log->file_bytes + log->out_len + size > limit) {
 		if (!ipc_log_flush(log))
 			return false;
-		ipc_log_rotate(log); /* no room for a new file: the old one grows over its size, nothing is lost */
+		ipc_log_rotate(
+			log); /* no room for a new file: the old one grows beyond its size, and nothing is lost */
 	}
 	uint8_t *at = log->out + log->out_len;
 	memcpy(at, stream->head, IPC_RECORD_HEAD_BYTES);
@@ -313,10 +312,8 @@ static void drop_input(struct ipc_log *log, struct ipc_stream *stream)
 		return;
 	for (size_t at = stream->in_pos; at < stream->in_len; at++)
 		log->dropped_lines += stream->in[at] == '\n';
-	/*
-	 * The beginning of a line whose end is dropped goes with it: it must not grow together with a later one. What
-	 * of it is written is ended.
-	 */
+	/* If the end of a line is dropped, its beginning goes too: it must not join with a later line. What was written
+	 * of it is ended. */
 	stream->is_cut = stream->is_open;
 	log->dropped_bytes += stream->in_len - stream->in_pos + stream->held_len;
 	stream->held_len = 0;

@@ -429,7 +429,7 @@ function makeFolder(link: string, owner: string): string {
   }
 }
 
-/** Of two that were made at once the first one counts. */
+/** If two were made at once, the first one counts. */
 function publish(folder: string, link: string): void {
   try {
     symlinkSync(basename(folder), link);
@@ -438,10 +438,7 @@ function publish(folder: string, link: string): void {
   }
 }
 
-/**
- * One whose Python is gone, and of all that lie there what nobody has finished: who makes another one does not come
- * back to it.
- */
+/** Removes a link whose Python is gone, and unfinished environments, which nobody will come back to. */
 function removeLeft(link: string): void {
   const all = dirname(link);
   const gone = readlinkIfThere(link);
@@ -486,12 +483,12 @@ async function make(uv: string, wanted: Environment, env: Record<string, string>
     throw refused(owner, `uv cannot make ${named(wanted)}: ${inOneLine(why)}`, hint === undefined ? {} : { hint });
   };
   try {
-    chmodSync(folder, 0o755); // a worker with a user of its own reads it
+    chmodSync(folder, 0o755); // a worker with its own user id reads it
     const pinned = lock === undefined ? [] : readExported(await call([...EXPORT, ...lock]), owner);
     await call(["venv", "--no-project", ...(python === undefined ? [] : [`--python=${python}`]), folder]);
     const all = [...pinned, ...requirements];
-    // Once, before anything is in it: uv asks the Python of an environment, which would run what packages have put
-    // there.
+    // Once, while it is empty: uv executes the Python of an environment to ask it, which would run code that packages
+    // have put there.
     if (all.length > 0)
       await call([...INSTALL, "--python", join(folder, "bin/python"), ...options, "-r", "-"], `${all.join("\n")}\n`);
     publish(folder, link);
@@ -522,6 +519,6 @@ function inOneLine(text: string): string {
     .join(" ");
 }
 
-/** Of what a lock file says; the network has no part in it, and no Python. */
+/** The contents of a lock file, without network or Python. */
 const EXPORT = ["export", "--frozen", "--offline", "--no-header", "--no-annotate"];
 const INSTALL = ["pip", "install", "--no-build", "--no-compile-bytecode"];

@@ -1,8 +1,7 @@
 /**
- * What runs, decided in one place from the words that are going to be executed: which interpreter, with which
- * arguments, how the boot of Python gets into it, and which policy it has where nobody named one. It sees through
- * `env`, `nice` and their like, `#!` lines and links, because what counts is the program at their end. Nothing is run
- * here to find out.
+ * What runs, decided in one place from the words to be executed: which interpreter, with which arguments, how Python's
+ * boot code gets into it, and which policy it has if none was named. It sees through `env`, `nice` and the like, `#!`
+ * lines and links, because the program behind them counts. Nothing is executed to find out.
  */
 import { closeSync, existsSync, openSync, readSync, realpathSync, statSync } from "node:fs";
 import { basename, delimiter, dirname, extname, join, resolve } from "node:path";
@@ -10,11 +9,11 @@ import { IpcError } from "../base/errors.ts";
 import { CODE_POLICY, DEFAULT_POLICY, SCRIPT_POLICY } from "../base/default-policies.ts";
 import { shellWord, splitWords } from "../base/shell-words.ts";
 
-/** The part of a definition that decides what runs: a script, a command, or Python's code. */
+/** The part of a definition that decides what runs: a script, a command, or Python code. */
 export type Launchable = {
   readonly script: string | null;
   readonly command: string | null;
-  /** Text of a program, for Python. */
+  /** Source text of a Python program. */
   readonly code?: string | null;
   readonly args: readonly string[];
   readonly cwd: string;
@@ -30,41 +29,38 @@ type Environment = Readonly<Record<string, string | undefined>>;
 type Change = { readonly isCleared: boolean; readonly set: Readonly<Record<string, string | undefined>> };
 
 export type Running = {
-  /**
-   * What is executed. What `env` and `setsid` would do is done by whoever executes it, and they are not among the
-   * words.
-   */
+  /** The words to execute. What `env` and `setsid` would do is done by the shim, so they are not among them. */
   readonly argv: readonly string[];
   readonly cwd: string;
   readonly change: Change;
-  /** Where among the words the program stands that those before it lead to. */
+  /** The index of the program that the words before it lead to. */
   readonly at: number;
   readonly language: Language;
   /**
-   * How the boot of Python comes to it: by the environment of what is executed; by the words of an `env` put before it,
-   * where a Python stands before it that would take the boot for its own; or not at all.
+   * How Python's boot code reaches it: by the environment; by an `env` put before it, if a Python before it would take
+   * the boot code for its own; or not at all.
    */
   readonly boot: "environment" | "words" | "none";
-  /** Where `uv run` and its options stand among the words. */
+  /** Where `uv run` and its options are among the words. */
   readonly uv?: UvWords;
-  /** The Python of the system, for a script that said nothing else: what it says that it needs decides. */
+  /** The system's Python, for a script that named nothing else: what the script declares decides. */
   readonly isOpen: boolean;
-  /** The policy where nobody named one. */
+  /** The policy if none was named. */
   readonly policy: string;
-  /** By its user, or found on his PATH: neither the script nor its folder named it. */
+  /** The user chose it, or it is on the user's PATH: neither the script nor its folder named it. */
   readonly isChosen: boolean;
-  /** What `change` and `cwd` say the user said, and no `#!` line. */
+  /** `change` and `cwd` come from the user, not from a `#!` line. */
   readonly isTyped: boolean;
-  /** The same without a `#!` line that would have to start another program, where `argv` begins with one. */
+  /** The same without a `#!` line that would have to start another program, if `argv` begins with one. */
   readonly explicit?: Running;
-  /** Of the command's folder, or made for it: first on its PATH. */
+  /** In the command's folder, or made for it: first on its PATH. */
   readonly venv?: string;
 };
 
 export type UvWords = {
   readonly from: number;
   readonly count: number;
-  /** What follows is a script of Python, or a module, by an option. */
+  /** An option that is followed by a Python script or module. */
   readonly isPythons: boolean;
   readonly isModule: boolean;
 };
@@ -78,22 +74,22 @@ const NAMES: Readonly<Record<string, Language>> = {
 };
 export const PYTHON_ENDINGS = [".py", ".pyw", ".pyz"];
 const JAVASCRIPT_ENDINGS = [".ts", ".tsx", ".mts", ".js", ".mjs", ".cjs"];
-/** Whoever starts one of these means the apps that are defined in it, or has mistyped. */
+/** Whoever starts one of these means the apps that it defines, or has mistyped. */
 const DATA = new Set([".json", ".jsonc", ".toml", ".yaml", ".yml", ".ini"]);
 
-/** A program that executes the words behind its own. */
+/** A program that executes the words after its own. */
 type Wrapper = {
-  /** Options that have a value in the next word. */
+  /** Options whose value is the next word. */
   readonly valued?: readonly string[];
-  /** Words of its own before the program. */
+  /** Its own words before the program. */
   readonly operands?: number;
-  /** The word that makes it one. */
+  /** The word that makes it a wrapper. */
   readonly verb?: string;
   /** It is a Python itself. */
   readonly isPython?: boolean;
-  /** What it starts is a Python, by whatever name. */
+  /** What it starts is a Python, whatever its name. */
   readonly isForPython?: boolean;
-  /** With one of these options the words behind are Python's. */
+  /** After one of these options, the words are Python's. */
   readonly pythonOptions?: readonly string[];
 };
 
@@ -186,15 +182,15 @@ export const WRAPPERS: Readonly<Record<string, Wrapper>> = {
   pipenv: { verb: "run", isPython: true, isForPython: true },
   pdm: { verb: "run", isPython: true, isForPython: true, valued: ["-p", "--project"] },
 };
-/** Where the C library looks for programs where there is no PATH. */
+/** Where the C library looks for programs without a PATH. */
 export const SYSTEM_PATH = "/bin:/usr/bin";
-/** A chain of wrappers and `#!` lines that is longer leads nowhere. */
+/** The longest chain of wrappers and `#!` lines that is followed. */
 const DEPTH_MAX = 16;
 
-/** As many characters as the kernel looks at. */
+/** The number of characters that the kernel reads. */
 const SHEBANG_MAX = 256;
 
-/** In the place of a script: Python reads it from its standard input. For what is run once. */
+/** In place of a script: Python reads it from standard input. For what is run once. */
 export const STDIN = "-";
 
 export function isPythonName(path: string): boolean {
@@ -202,9 +198,9 @@ export function isPythonName(path: string): boolean {
 }
 
 /**
- * @param env of the worker, as far as the user says it: PATH is what programs are found by
+ * @param env of the worker, as far as the user sets it: programs are found by its PATH
  * @param isOnce it is run once, in the foreground
- * @throws IpcError START_FAILED if the script is not there, or is none
+ * @throws IpcError START_FAILED if the script does not exist, or is not a script
  */
 export function decide(app: Launchable, env: Environment, isOnce = false): Running {
   const isCommand = app.script === null && (app.code ?? null) === null;
@@ -221,7 +217,7 @@ export function decide(app: Launchable, env: Environment, isOnce = false): Runni
   const byDefault = isCommand ? DEFAULT_POLICY : isOnce ? CODE_POLICY : isPython ? SCRIPT_POLICY : DEFAULT_POLICY;
   const known = {
     isOpen: app.script !== null && app.interpreter === null && isSystems(seen),
-    // Whatever runs it hands its environment on, as far as anybody can tell.
+    // Whatever runs it passes its environment on, as far as anybody can tell.
     ...(isLent && found.language !== "javascript" ? { boot: "environment" as const } : {}),
     policy: byDefault,
     isChosen: isCommand ? !isVenv : app.interpreter !== null || isOnPath(found),
@@ -245,16 +241,13 @@ export function decide(app: Launchable, env: Environment, isOnce = false): Runni
   };
 }
 
-/** Which is that of its user, as long as the words do not say another one. So is our own Bun. */
+/** On the user's PATH, unless the words set another one. So is our own Bun. */
 function isOnPath({ argv, change }: Found): boolean {
   const program = argv[0] ?? "";
   return (!program.includes("/") && !Object.hasOwn(change.set, "PATH")) || program === process.execPath;
 }
 
-/**
- * A script that is Python's by its name, or goes to a program that we do not know and that is said to be Python's, is
- * one.
- */
+/** It is a Python script if its name says so, or if it goes to an unknown program that is said to be a Python. */
 function isForPython(app: Launchable, { language }: Seen): boolean {
   const path = resolve(app.cwd, app.script!);
   if (PYTHON_ENDINGS.includes(extname(path)) || statSync(path, { throwIfNoEntry: false })?.isDirectory()) return true;
@@ -263,15 +256,15 @@ function isForPython(app: Launchable, { language }: Seen): boolean {
   return words.some((word) => SAYS_PYTHON.test(word)) || isHandedToPython(path);
 }
 
-/** A program of such a name, wherever it stands among the words of a shell; a folder of that name is none. */
+/** A program of such a name anywhere among the words of a shell; a folder of that name does not count. */
 const SAYS_PYTHON = /(python|pypy|graalpy|jython)[\w.-]*(?![\w./-])/;
 
-/** Whether the shell that reads it first hands it on to a Python, in whatever way both of them can read. */
+/** Whether the shell that reads it first passes it on to a Python, in one of the ways that both can read. */
 function isHandedToPython(path: string): boolean {
   return linesOfShell(path).some((line) => HANDS_ON.test(line) || QUOTED_EXEC.test(line));
 }
 
-/** Whether it is a shell's, and hands what it is given on to a Python: as wrappers do that somebody has written. */
+/** Whether it is a shell script that passes its arguments on to a Python, like a wrapper that a user wrote. */
 function wrapsPython(path: string): boolean {
   return linesOfShell(path).some((line) => PASSES_ON.test(line));
 }
@@ -284,7 +277,7 @@ function linesOfShell(path: string): readonly string[] {
 /** A Python, with options of its own. */
 const CALL = String.raw`(python|pypy|graalpy|jython)[\w.-]*["')}]*(\s+(-[XW]\s+[^\s-]\S*|-\S+))*\s+`;
 /**
- * The file as its program: behind options alone. As an argument of other code, or as a part of another path, it is not
+ * The file as its program: behind options only. As an argument of other code, or as part of another path, it is not
  * run.
  */
 const HANDS_ON = new RegExp(String.raw`${CALL}"?\$\{?0\}?"?(\s|$)`);
@@ -299,11 +292,12 @@ function wordsOf(app: Launchable, isOnce: boolean): string[] {
   if (app.script === STDIN && isOnce) return [...(given.length > 0 ? given : ["python3"]), STDIN, ...app.args];
   const path = resolve(app.cwd, app.script);
   requireScript(path, app.script, isOnce);
-  const script = app.script.startsWith("-") ? `./${app.script}` : app.script; // whoever reads it takes it for no option
+  // So that its reader does not take it for an option.
+  const script = app.script.startsWith("-") ? `./${app.script}` : app.script;
   return [...(given.length > 0 ? given : interpreterOf(app.script, path)), script, ...app.args];
 }
 
-/** A `#!` that names a program, else the ending says it, and Python is what we are for. */
+/** A `#!` line that names a program decides, else the file's ending; the default is Python. */
 function interpreterOf(asTyped: string, path: string): readonly string[] {
   const shebang = readShebang(path);
   if (shebang !== undefined) return shebang;
@@ -326,7 +320,7 @@ function isSystems({ argv, at, language, uv }: Seen): boolean {
   return language === "python" && !uv && /^(python[0-9.]*|\/usr(\/local)?\/bin\/python3?)$/.test(argv[at] ?? "");
 }
 
-/** No particular Python, but the one of the system: the project's own is meant where there is one. */
+/** The system's Python stands for no particular one: the project's own is used if there is one. */
 function preferVenv(seen: Seen, app: Launchable): Seen {
   if (!isSystems(seen)) return seen;
   const program = seen.argv[seen.at]!;
@@ -361,17 +355,18 @@ function seeThrough(words: readonly string[], where: Where, depth: number): Seen
         isCleared: change.isCleared || asEnv.isCleared,
         set: asEnv.isCleared ? asEnv.set : { ...change.set, ...asEnv.set },
       };
-      // What stands before it is found as it was until then.
+      // What stands before it is found by the PATH until then.
       if (at > 0) argv[0] = find(argv[0]!, where.cwd, path) ?? argv[0]!;
       cwd = resolve(cwd, asEnv.folder);
-      // With none at all a program is looked for where the C library does.
+      // Without a PATH, programs are searched where the C library does.
       path = Object.hasOwn(change.set, "PATH") || change.isCleared ? (change.set.PATH ?? SYSTEM_PATH) : path;
       argv = [...argv.slice(0, at), ...asEnv.rest];
       continue;
     }
     const behind = wrapper && findBehind(wrapper, argv, at);
     if (wrapper && behind) {
-      // The worker has a session of its own: as its leader `setsid` would leave it, and the worker would be over.
+      // The worker has a session of its own. `setsid` as a session leader would fork and exit, which would end the
+      // worker.
       if (name === "setsid") argv.splice(at, behind.at - at);
       else {
         if (name === "uv")
@@ -401,10 +396,10 @@ function seeThrough(words: readonly string[], where: Where, depth: number): Seen
     if (language === undefined && (isForPython || isScript)) return end("python", boot);
     return end(language ?? "other", "none");
   }
-  return end("python", "none"); // nobody knows, so that it has no more than one
+  return end("python", "none"); // its options are unknown, so it gets no more than one
 }
 
-/** The same with the environment of `uv run` in the place of its words, or in that of the system's Python. */
+/** The same with the environment of `uv run` in place of its words, or of the system's Python. */
 export function decideWithin(venv: string, running: Running, env: Environment): Running {
   const { argv, at, uv, change, cwd } = running;
   const python = join(venv, "bin/python");
@@ -429,12 +424,12 @@ export function decideWithin(venv: string, running: Running, env: Environment): 
   return explicit === undefined ? known : { ...known, explicit: { ...known, ...explicit } };
 }
 
-/** As `uv run` takes it for one by its name. */
+/** A Python script by its name, as `uv run` judges it. */
 export function isPythonScript(word: string, cwd: string): boolean {
   return PYTHON_ENDINGS.includes(extname(word)) || existsSync(join(resolve(cwd, word), "__main__.py"));
 }
 
-/** What a `#!` line comes to, with the words that stand before it. */
+/** The result of a `#!` line, with the words before it. */
 function putBehind(before: readonly string[], { uv, ...whole }: Found, change: Change): Found {
   const [more, argv] = [before.length, [...before, ...whole.argv]];
   return {
@@ -448,8 +443,8 @@ function joined(first: Change, second: Change): Change {
 }
 
 /**
- * The words of `env` up to the program, as it reads them; undefined where it would run none, or do what we cannot do
- * for it.
+ * The words of `env` up to the program, as env reads them; undefined if it would run none, or do something that we
+ * cannot do for it.
  */
 function readEnvWords(
   words: readonly string[],
@@ -470,7 +465,7 @@ function readEnvWords(
       if (at < 0) break;
       if (at > 0) set[word.slice(0, at)] = word.slice(at + 1);
       rest.shift();
-      isOver = true; // what follows are variables and the program
+      isOver = true; // variables and the program follow
     } else if (word === "--") {
       rest.shift();
       isOver = true;
@@ -478,7 +473,7 @@ function readEnvWords(
       isCleared = true;
       rest.shift();
     } else if (/^-[iv]+S/.test(word)) {
-      // -iS, as one word of a `#!` line has it
+      // -iS, as one word of a `#!` line
       isCleared ||= word.slice(0, word.indexOf("S")).includes("i");
       rest = [`-S${word.slice(word.indexOf("S") + 1)}`, ...rest.slice(1)];
     } else if (/^-[iv]+$/.test(word) || word === "--debug") {
@@ -486,7 +481,8 @@ function readEnvWords(
       rest.shift();
     } else if (/^(-S|--split-string(=|$))/.test(word)) {
       const text = value("-S", "--split-string");
-      if (text === undefined || text.includes("${")) return undefined; // what stands in its environment it knows best
+      // Only env knows the variables of its environment.
+      if (text === undefined || text.includes("${")) return undefined;
       rest = [...splitWords(text), ...rest];
     } else if (/^(-u|--unset(=|$))/.test(word)) {
       const name = value("-u", "--unset");
@@ -495,15 +491,15 @@ function readEnvWords(
     } else if (/^(-C|--chdir(=|$))/.test(word)) {
       folder = value("-C", "--chdir") ?? "";
       if (folder === "") return undefined;
-    } else return undefined; // signals and other rarer things: it does them itself
+    } else return undefined; // signals and other rare options: env must do them itself
   }
-  // `#!/usr/bin/env python3 -u` is one word, for which no program is found: what was meant is plain.
+  // `#!/usr/bin/env python3 -u` is one word, and no program has that name; the meaning is plain.
   const [first = "", ...more] = rest;
   if (rest.length > 0 && /^python[0-9.]*\s/.test(first)) rest = [...splitWords(first), ...more];
   return rest.length === 0 ? undefined : { isCleared, set, folder, rest };
 }
 
-/** Short options that stand in one word, each by itself; behind the first that has a value comes that. */
+/** Short options in one word, separated; the first one that takes a value ends them. */
 export function splitOptions(word: string, valued: readonly string[]): string[] {
   if (!/^-[A-Za-z]{2}/.test(word)) return [word];
   const letters = Array.from(word.slice(1), (letter) => `-${letter}`);
@@ -539,7 +535,7 @@ function findBehind(
   return isVerbSeen && at < argv.length ? { at, isPythons, isModule } : undefined;
 }
 
-/** Whether these options of Python keep it from looking at its environment, or at `sitecustomize`. */
+/** Whether these options keep Python from reading its environment, or `sitecustomize`. */
 function isIsolated(words: readonly string[]): boolean {
   for (let at = 0; at < words.length; at++) {
     const word = words[at]!;
@@ -570,7 +566,7 @@ function findVenv(folders: readonly string[]): string | undefined {
     .find((venv) => existsSync(join(venv, "pyvenv.cfg")) && existsSync(join(venv, "bin/python")));
 }
 
-/** The file that a word means, as the system looks for it. */
+/** The file that a word names, searched as the system does. */
 export function find(word: string, cwd: string, path: string): string | undefined {
   if (word === "") return undefined;
   if (word.includes("/")) return existsSync(resolve(cwd, word)) ? resolve(cwd, word) : undefined;
@@ -589,7 +585,7 @@ function realOf(path: string): string {
   }
 }
 
-/** Words of a `#!` line; the kernel takes everything behind the first blank as one argument, and `env -S` splits. */
+/** Words of a `#!` line; the kernel passes everything after the first blank as one argument, and `env -S` splits it. */
 export function readShebang(path: string): readonly string[] | undefined {
   const head = readHead(path);
   const match = /^#!\s*(\S+)[ \t]*([^\n]*)/.exec(head.slice(0, SHEBANG_MAX));
