@@ -145,7 +145,8 @@ def serve(transport: Frames | Lines | None = None) -> None:
     behind this line. A handler of the script's own stays. Where threads are greenlets, calls in one of them are
     answered in a thread of the system's.
 
-    :param transport: serves the one client at its other end, until that is gone, also where ipcctl has not started this process
+    :param transport: serves the one client at its other end, until that is gone, also where ipcctl has not started this
+    process
     :raises RuntimeError: if this process was not started by ipcctl
     """
     from . import _console
@@ -248,7 +249,8 @@ def stop() -> None:
 
 
 def worker(transport: Frames | Lines, name: str = "the worker", timeout: float = 60.0) -> Worker:
-    """A client of whoever serves at the other end of the transport: ``ipcctl.connect().worker(NAME)`` is one of a worker that runs.
+    """A client of whoever serves at the other end of the transport: ``ipcctl.connect().worker(NAME)`` is one of a
+    worker that runs.
 
     :param name: as errors name the other side
     :param timeout: seconds that it has to say who it is

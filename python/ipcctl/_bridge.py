@@ -1,5 +1,6 @@
-"""Serves a client over a stream of bytes. Whoever serves knows channels only: here is one whose client's end is in this process, and two
-threads that carry messages between it and the stream."""
+"""Serves a client over a stream of bytes. Whoever serves knows channels only: here is one whose client's end is in this
+process, and two threads that carry messages between it and the stream.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The side of a session that calls, in Python: functions of a worker, from any program.
 
-Whoever waits for something reads what comes, for all; there is no thread but where a future or a function that is lent asks for one.
+Whoever waits for something reads what comes, for all; there is no thread but where a future or a function that is lent
+asks for one.
 """
 
 from __future__ import annotations
@@ -171,11 +172,12 @@ class _Request:
 
 
 class Worker:
-    """Functions of a worker. Threads may share it. Close it, or use it in ``with``: what is under way then ends with CONNECTION_LOST.
+    """Functions of a worker. Threads may share it. Close it, or use it in ``with``: what is under way then ends with
+    CONNECTION_LOST.
 
-    Errors: :class:`ipcctl.RemoteError` is what the function raised; :class:`ipcctl.IpcError` says by its ``code`` why there is no answer:
-    ``"CONNECTION_LOST"`` where the worker ended, ``"DEADLINE"`` where it took too long; :class:`ipcctl.EncodeError` is a value that
-    cannot be sent.
+    Errors: :class:`ipcctl.RemoteError` is what the function raised; :class:`ipcctl.IpcError` says by its ``code`` why
+    there is no answer: ``"CONNECTION_LOST"`` where the worker ended, ``"DEADLINE"`` where it took too long;
+    :class:`ipcctl.EncodeError` is a value that cannot be sent.
     """
 
     def __init__(self, name: str, carrier: Carrier, first: Any = None) -> None:
@@ -242,7 +244,8 @@ class Worker:
     ) -> Any:
         """The same with options.
 
-        :param timeout: seconds, of a stream to its end; then the code is interrupted, and IpcError with DEADLINE is raised
+        :param timeout: seconds, of a stream to its end; then the code is interrupted, and IpcError with DEADLINE is
+        raised
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         request = _Request()
@@ -275,7 +278,8 @@ class Worker:
         return future
 
     def stream(self, name: str, /, *args: Any, **kwargs: Any) -> RemoteStream:
-        """Items of a generator as it gives them; it is asked for no more than are taken. Closing it closes the generator.
+        """Items of a generator as it gives them; it is asked for no more than are taken. Closing it closes the
+        generator.
 
         :raises IpcError: FAILED if the answer is not a stream
         """
@@ -320,14 +324,15 @@ class Worker:
         return self._await(number, request, deadline, timeout)
 
     def interrupt(self) -> None:
-        """Raises KeyboardInterrupt in what was asked last and is not answered, else in the stream that was opened last."""
+        """Raises KeyboardInterrupt in the newest unanswered request, else in the stream that was opened last."""
         numbers = [number for number, one in list(self._requests.items()) if not one.is_done] or list(self._streams)
         if numbers:
             self._want_ended(numbers[-1])
 
     def bind(self, name: str, function: Callable[..., Any]) -> None:
-        """Lends a function to the worker, which calls it by this name. It runs in a thread of this program that waits for the worker; a
-        coroutine function in an event loop of its own."""
+        """Lends a function to the worker, which calls it by this name. It runs in a thread of this program that waits
+        for the worker; a coroutine function in an event loop of its own.
+        """
         self._bound[name] = function
         self._send([BIND, 0, name])
         self._read_always()
@@ -380,7 +385,9 @@ class Worker:
     # ---- reading ----
 
     def _wait(self, is_done: Callable[[], bool], timeout: float | None) -> bool:
-        """Reads until it is done, for whoever else waits as well, or leaves that to who reads already. False after the time."""
+        """Reads until it is done, for whoever else waits as well, or leaves that to who reads already. False after the
+        time.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         while not is_done() and self._ended is None:
             left = None if deadline is None else deadline - time.monotonic()
@@ -569,7 +576,9 @@ def _missing(name: str) -> None:
 
 
 class RemoteStream(Iterator["Any"]):
-    """Items of a generator of the worker. One thread reads it. Leaving its ``with``, ``close()`` or forgetting it closes the generator."""
+    """Items of a generator of the worker. One thread reads it. Leaving its ``with``, ``close()`` or forgetting it
+    closes the generator.
+    """
 
     def __init__(self, worker: Worker, number: int) -> None:
         self._worker, self._number = worker, number

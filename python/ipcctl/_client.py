@@ -290,7 +290,7 @@ class Events:
         return newest
 
     def _rejoin(self, lost: IpcError) -> None:
-        """Goes on with the next daemon; none is started for that. What ended the connection is raised where none comes."""
+        """Waits for the next daemon without starting one; if none comes, raises what ended the connection."""
         deadline = time.monotonic() + _REJOIN_SECONDS
         while self._seen is not None and not self._is_closed and time.monotonic() < deadline:
             wire = None

@@ -1,4 +1,4 @@
-"""The client's end of a channel: makes the segment, hands the other half to a worker by its shim, sends and receives."""
+"""The client's end of a channel: makes the segment, hands the other end to a worker through its shim, and transfers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PAUSE_SECONDS, _PAUSE_SECONDS_MAX = 0.001, 0.05
 
 
 class Half:
-    """What the server's side of a new channel is given: the payload of OPEN, and descriptors, which are closed with it."""
+    """What the server of a new channel gets: the payload of OPEN, and descriptors, which are closed with it."""
 
     def __init__(self, payload: bytes, fds: list[int]) -> None:
         self.payload, self.fds = payload, fds

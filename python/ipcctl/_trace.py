@@ -1,4 +1,6 @@
-"""``IPCCTL_TRACE=1`` shows each message of a call on the side that writes it: docs/internals/calls.md has the form of a line."""
+"""``IPCCTL_TRACE=1`` shows each message of a call on the side that writes it: docs/internals/calls.md has the form of a
+line.
+"""
 
 from __future__ import annotations
 

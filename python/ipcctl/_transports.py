@@ -131,7 +131,9 @@ class Frames(_Bytes):
 
 
 class Lines(_Bytes):
-    """A message is a line of JSON. A value that JSON has not is an error of the call it belongs to, never something else."""
+    """A message is a line of JSON. A value that JSON has not is an error of the call it belongs to, never something
+    else.
+    """
 
     def _next(self) -> bytes | None:
         held = self._held
@@ -198,7 +200,7 @@ def _put_streams(message: list[Any]) -> None:
                 raise ValueError
             args[at] = StreamRef(number)
     except (TypeError, ValueError):
-        raise BrokenChannel("a stream that is none of the arguments") from None
+        raise BrokenChannel("the stream is not among the arguments") from None
 
 
 def _require_json(value: Any, path: str, depth: int) -> None:

@@ -84,8 +84,8 @@ class IpcError(Exception):
 
 
 class RemoteError(Exception):
-    """An error that a worker's function raised, or any other on the other side of a call, with its `type` (its name there) and `stack` (the
-    traceback there).
+    """An error that a worker's function raised, or any other on the other side of a call, with its `type` (its name
+    there) and `stack` (the traceback there).
     """
 
     def __init__(self, message: str = "", type: str = "Error", stack: str | None = None) -> None:
@@ -98,7 +98,9 @@ class RemoteError(Exception):
 
 
 class JavaScriptError(RemoteError):
-    """An error that came from a client in TypeScript. What Python raised there before has the type and the traceback that it had in Python."""
+    """An error that came from a client in TypeScript. What Python raised there before has the type and the traceback
+    that it had in Python.
+    """
 
 
 class Interrupted(KeyboardInterrupt):

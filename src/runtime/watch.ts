@@ -81,7 +81,8 @@ export function openEvents(
     if (feed.isEnded) return made.close();
     connection = made;
     made.onEvents(
-      ({ event_type: type, data, seq = null, time = null }) => take({ ...data, type, seq, time } as IpcEvent), // the daemon is believed
+      // The daemon is believed.
+      ({ event_type: type, data, seq = null, time = null }) => take({ ...data, type, seq, time } as IpcEvent),
       (error) => void again(error),
     );
     const from = topic === "logs" && since === undefined ? "now" : (seen ?? "now");

@@ -1,6 +1,6 @@
 /**
- * The same cases whoever calls and whoever serves, over each transport: test/calls/cases.json, run by runner.ts and by peer.py. What a side
- * cannot do stands in SKIPS, and nowhere else.
+ * The same cases whoever calls and whoever serves, over each transport: test/calls/cases.json, run by runner.ts and by
+ * peer.py. What a side cannot do stands in SKIPS, and nowhere else.
  */
 import { spawn, type ChildProcess, type StdioOptions } from "node:child_process";
 import { join } from "node:path";
