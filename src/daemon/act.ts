@@ -1,4 +1,4 @@
-/** One verb on several workers at once: app by app, each in its turn, and a result for every worker. */
+/** One verb on several workers at once: app by app, each in its turn, with a result for every worker. */
 import { SCOPE } from "../../contract/shim.ts";
 import { IpcError, never } from "../base/errors.ts";
 import { emptyLogs } from "../logs/empty.ts";
@@ -10,7 +10,7 @@ import type { App, Registry } from "../workers/registry.ts";
 import { signalNumber } from "../base/signals.ts";
 import type { Worker } from "../workers/worker.ts";
 
-/** Starts in the order of dependencies, stops in the opposite one. */
+/** Starts in the order of dependencies, stops in the reverse order. */
 export async function act(request: RequestOf<"Act">, registry: Registry): Promise<ActResult[]> {
   const results: ActResult[] = [];
   const apps = new Map<string, Chosen>();
@@ -38,10 +38,10 @@ export async function act(request: RequestOf<"Act">, registry: Registry): Promis
   return results.toSorted((a, b) => (rank.get(a.name) ?? 0) - (rank.get(b.name) ?? 0));
 }
 
-/** Instances by name, or all that the app has when the turn comes. */
+/** Instances by name, or all that the app has when its turn comes. */
 type Chosen = { readonly names: Set<string>; readonly isWhole: boolean };
 
-/** In its turn. Each worker has a result, also where the turn never comes. */
+/** In its turn. Each worker gets a result, even if the turn never comes. */
 async function actOnApp(
   request: RequestOf<"Act">,
   id: string,
@@ -137,7 +137,7 @@ async function actOnWorkers(
     case "delete":
     case "signal":
     case "flush":
-      throw new Error(`${verb} is not done in turn`); // sent elsewhere by the caller
+      throw new Error(`${verb} is not done in turn`); // the caller handles it elsewhere
     default:
       return never(verb);
   }
@@ -154,7 +154,7 @@ function refusePartOf(app: App, names: readonly string[]): ActResult[] {
   return names.map((name) => failed(name, error));
 }
 
-/** What changes nothing that others wait for needs no turn. */
+/** A verb that changes nothing others wait for needs no turn. */
 function actAtOnce(request: RequestOf<"Act">, names: readonly string[], registry: Registry): Promise<ActResult[]> {
   const number = request.verb === "signal" ? signalNumber(request.signal) : 0;
   return Promise.all(

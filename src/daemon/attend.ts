@@ -1,4 +1,4 @@
-/** What watches each worker: its health and limits while it runs, its schedule and its files as long as it is known. */
+/** What watches each worker: health and limits while it runs, schedule and files as long as it exists. */
 import { dirname } from "node:path";
 import type { Logger } from "pino";
 import type { Paths } from "../base/paths.ts";
@@ -26,7 +26,7 @@ export function watchRun(worker: Worker, run: Run, usage: UsageMeter, tell: (eve
   };
 }
 
-/** From a worker's first to its last moment. What the daemon writes itself is no change of the worker's files. */
+/** From a worker's first to its last moment. The daemon's own writes do not count as changes of the worker's files. */
 export function attending(paths: Paths, logger: Logger): Attend {
   const own = [paths.stateDir, dirname(paths.socket), dirname(paths.daemonLog)];
   return (worker, restart) => {

@@ -1,4 +1,4 @@
-/** The daemon put together: each part is made of those above it, and the end takes them apart in the reverse order. */
+/** The composition of the daemon: each part uses the ones above it, and shutdown takes them apart in reverse order. */
 import { accessSync, constants, mkdirSync, readFileSync, writeSync } from "node:fs";
 import type { Logger } from "pino";
 import { NOTICE } from "../base/daemon-lock.ts";
@@ -33,12 +33,12 @@ import { Server } from "./control-server.ts";
 import { Systemd } from "./systemd.ts";
 import { Compression, keepFiles } from "./upkeep.ts";
 
-/** What systemd is to wait for the workers' end beyond its own patience. */
+/** How much longer than usual systemd must wait for the workers to end. */
 const STOPPING_MS = 60_000;
-/** The answer to who asked for the end goes out before it begins. */
+/** The answer to a request for shutdown is sent before the shutdown begins. */
 const ANSWER_MS = 20;
 
-/** Until the first request to end. @throws IpcError where it cannot start */
+/** Runs until the first request for shutdown. @throws IpcError if it cannot start */
 export async function serve(options: DaemonOptions): Promise<void> {
   const parts = new DisposableStack();
   const uid = process.getuid!();
@@ -145,10 +145,10 @@ export async function serve(options: DaemonOptions): Promise<void> {
     configured.start().catch((error: Error) => logger.error({ reason: error.message }, "configuration not read"));
     systemd.ready(`supervising ${registry.workers.length} workers`);
   });
-  // Workers outlive the daemon, also when a supervisor stops it: `ipcctl daemon stop` is what ends them.
+  // Workers outlive the daemon, also when a supervisor stops it; `ipcctl daemon stop` ends them.
   for (const signal of ["SIGTERM", "SIGINT", "SIGQUIT"] as const)
     process.on(signal, () => shutdown.request(!options.stopsWorkers));
-  // What `daemon stop` says where the socket is gone.
+  // What `daemon stop` sends if the socket is gone.
   process.on("SIGUSR2", () => shutdown.request(false));
   await configured.start();
   configured.requireExitWith();
@@ -177,7 +177,9 @@ export function requireFolder(path: string): void {
   }
 }
 
-/** Whoever finds no socket asks for one by SIGUSR1; until there is a server it is about to be made anyway. */
+/**
+ * A client that finds no socket asks for one with SIGUSR1; before the server exists, one is about to be made anyway.
+ */
 class SocketRecall {
   #server: Server | undefined;
 
@@ -190,7 +192,7 @@ class SocketRecall {
   }
 }
 
-/** What its children and those of other daemons before it expect of it. */
+/** What its own children, and those of earlier daemons, expect of it. */
 function becomeParent(): void {
   setProcessName("ipcctl-daemon");
   restoreChildSignal();
@@ -198,7 +200,7 @@ function becomeParent(): void {
   requireShim();
 }
 
-/** What is not as it should be, for the log; while it starts, whoever started it hears of it too. */
+/** Reports what is wrong, in the log and, during the start, to the command that started the daemon. */
 class Notices {
   readonly #logger: Logger;
   #isToStarter: boolean;
@@ -212,9 +214,9 @@ class Notices {
     this.#logger.warn(text);
     if (!this.#isToStarter) return;
     try {
-      writeSync(2, `${NOTICE}${text}\n`); // the stream that the command which started us reads
+      writeSync(2, `${NOTICE}${text}\n`); // the stream that the starting command reads
     } catch {
-      // On a full disk it cannot be heard; `status` says it too.
+      // Unheard on a full disk; `status` reports it too.
     }
   }
 
@@ -272,7 +274,7 @@ type Ended = {
   readonly logger: Logger;
 };
 
-/** Those that are to end with the daemon, or that none would find after it. */
+/** Ends the workers that must end with the daemon, or that no later daemon could find. */
 async function endWorkers(
   { keepWorkers }: ShutdownRequest,
   { registry, cgroups, systemd, logger }: Ended,

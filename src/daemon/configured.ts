@@ -1,6 +1,4 @@
-/**
- * The apps of the daemon's configuration: those that are not known yet are started, at its start and at each SIGHUP.
- */
+/** The apps of the daemon's configuration: unknown ones are started, at the daemon's start and at each SIGHUP. */
 import { existsSync } from "node:fs";
 import type { Logger } from "pino";
 import type { Paths } from "../base/paths.ts";
@@ -28,7 +26,7 @@ export class Configured {
     this.#startApp = startApp;
   }
 
-  /** Known apps keep the state that was last asked of them; a restart of the daemon starts nothing that was stopped. */
+  /** Known apps keep the state that was last requested; a restart of the daemon starts nothing that was stopped. */
   async start(): Promise<void> {
     const config = this.#path;
     if (this.#options.config === undefined && !existsSync(config)) return;
@@ -41,7 +39,7 @@ export class Configured {
     }
   }
 
-  /** Says so where the app that the daemon is to end with is not there. */
+  /** Reports if the app that the daemon must end with does not exist. */
   requireExitWith(): void {
     const { exitWith } = this.#options;
     if (exitWith === undefined || ["all", "any"].includes(exitWith) || this.#registry.find(exitWith)) return;

@@ -16,11 +16,11 @@ export type ServerDeps = Omit<SessionDeps, "budget" | "handle"> & {
   readonly trees: Trees;
   readonly uid: number;
   readonly onRefused: (error: IpcError) => void;
-  /** The socket's file was gone: what became of it. */
+  /** The socket's file was gone: this says why. */
   readonly onRebound: (text: string) => void;
 };
 
-/** A daemon that is being killed still listens for a moment after it has lost its lock. */
+/** A daemon that is being killed still listens for a moment after it lost its lock. */
 const DYING_MS = 1000;
 
 export class Server implements Disposable {
@@ -32,11 +32,11 @@ export class Server implements Disposable {
   #accepted = 0;
   readonly #sessions = new Set<Session>();
   #listener: UnixSocketListener<Session | undefined> | undefined;
-  /** Which file is ours: another one may lie at its path by now. */
+  /** Identifies our file: another one may lie at its path by now. */
   #file: { readonly ino: number; readonly dev: number } | undefined;
   #trouble: string | undefined;
 
-  /** The caller holds the daemon's lock: a socket file on which nobody listens is a dead daemon's. */
+  /** The caller holds the daemon's lock, so a socket file on which nobody listens belongs to a dead daemon. */
   constructor(path: string, runtimeDir: string, deps: ServerDeps) {
     this.#path = path;
     this.#runtimeDir = runtimeDir;
@@ -48,12 +48,12 @@ export class Server implements Disposable {
     return this.#sessions.size;
   }
 
-  /** Why the socket's file could not be made again; undefined while it is there. */
+  /** Why the socket's file could not be recreated; undefined while it exists. */
   get trouble(): string | undefined {
     return this.#trouble;
   }
 
-  /** To be called every few seconds: makes the socket's file again where it was removed or replaced. */
+  /** Must be called every few seconds: recreates the socket's file if it was removed or replaced. */
   look(): void {
     const found = lstatSync(this.#path, { throwIfNoEntry: false });
     if (this.#isOurs(found)) return;
@@ -70,14 +70,14 @@ export class Server implements Disposable {
   }
 
   /**
-   * Listens at the path, whatever has become of the file there; open connections stay.
-   * @throws IpcError if it is somebody else's
+   * Listens at the path, whatever happened to the file there; open connections stay.
+   * @throws IpcError if the file belongs to somebody else
    */
   bind(patienceMs = 0): void {
     requireSocketFolder(this.#runtimeDir, this.#deps.uid);
     this.#requireVacant(patienceMs);
     const fresh = `${this.#path}.new`;
-    rmSync(fresh, { force: true }); // of a daemon that was killed right here
+    rmSync(fresh, { force: true }); // left by a daemon that was killed right here
     const reached = reachablePath(fresh);
     const mask = process.umask(0o177);
     try {
@@ -87,7 +87,7 @@ export class Server implements Disposable {
         });
       const listener = this.#listen(reached.path);
       chmodSync(fresh, 0o600);
-      renameSync(fresh, this.#path); // at no moment is there none
+      renameSync(fresh, this.#path); // atomically, so that there is always a socket
       this.#listener?.stop();
       this.#listener = listener;
     } finally {
@@ -107,7 +107,7 @@ export class Server implements Disposable {
     return found !== undefined && found.ino === this.#file?.ino && found.dev === this.#file.dev;
   }
 
-  /** What lies there is nobody's: ours, or left behind by a dead daemon. */
+  /** The file there is ours, or a dead daemon left it. */
   #requireVacant(patienceMs: number): void {
     const stat = lstatSync(this.#path, { throwIfNoEntry: false });
     if (!stat || this.#isOurs(stat)) return;
@@ -178,12 +178,12 @@ export class Server implements Disposable {
   }
 }
 
-/** Bun's sockets have a descriptor that its types do not tell. */
+/** Bun's sockets have a descriptor that its types do not show. */
 function fdOf(socket: unknown): number {
   return (socket as { fd: number }).fd;
 }
 
-/** 0700 and ours: a directory that others may write to could give our clients another socket. */
+/** 0700 and ours: in a directory that others can write to, they could give our clients another socket. */
 export function requireSocketFolder(path: string, uid: number): void {
   try {
     mkdirSync(path, { recursive: true, mode: 0o700 });

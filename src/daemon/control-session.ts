@@ -1,6 +1,6 @@
 /**
- * One connection: frames in, requests one after the other, answers out, events in between after a subscription. A peer
- * that sends too fast is not read, a peer that does not read is not served; neither costs memory beyond its limit.
+ * One connection: frames in, requests one after the other, answers out, and events in between after a subscription. A
+ * peer that sends too fast is not read; a peer that does not read is not served; neither costs memory beyond its limit.
  */
 import type { Socket } from "bun";
 import { IpcError } from "../base/errors.ts";
@@ -13,10 +13,10 @@ import type { RequestOf } from "../protocol/verbs.ts";
 import type { Handled } from "./handlers.ts";
 import { Outbox } from "./outbox.ts";
 
-/** How long one that was refused may take to read it. */
+/** How long a refused peer may take to read the refusal. */
 const REFUSED_MS = 100;
 
-/** Bytes of unfinished frames over all connections together: many half frames must not add up. */
+/** Bytes of unfinished frames over all connections: many half frames must not add up. */
 export type Budget = { heldBytes: number };
 
 export type SessionDeps = {
@@ -72,7 +72,7 @@ export class Session implements Subscriber {
     this.#counted = 0;
   }
 
-  /** One Error, then the end. */
+  /** Sends one Error, then closes. */
   refuse(error: IpcError): void {
     this.#isEnding = true;
     this.#pause();
@@ -80,18 +80,20 @@ export class Session implements Subscriber {
     if (this.#outbox.bytes === 0) this.#endSoon();
   }
 
-  /** Not at once: a client that still connects would be told that it cannot, instead of why not. */
+  /** Not at once: a client that is still connecting would get a failed connect instead of the reason. */
   #endSoon(): void {
     setTimeout(() => this.#isClosed || this.#socket.end(), REFUSED_MS).unref();
   }
 
-  /** One that was told that it lost events is waited for no more until it has read what there is. */
+  /** A peer that was told of lost events is not waited for until it has read everything. */
   get isBehind(): boolean {
     const isFull = this.#pendingEvents > limit("subscriberEvents") / 2 || this.#outbox.bytes > limit("outboxBytes") / 2;
     return isFull && this.#dropped === 0 && !this.#isClosed && !this.#isEnding;
   }
 
-  /** An event for this subscriber. Past the limit it is counted, and the count is told once there is room. */
+  /**
+   * Sends an event to this subscriber. Beyond the limit events are counted, and the count is sent once there is room.
+   */
   deliver(event: EventMessage): void {
     if (this.#isClosed || this.#isEnding) return;
     if (this.#pendingEvents >= limit("subscriberEvents") || this.#outbox.bytes > limit("outboxBytes")) {
@@ -108,7 +110,7 @@ export class Session implements Subscriber {
     this.#outbox.send(encodeMessage(eventsDropped(count)));
   }
 
-  /** Requests in order: the next one starts when the answer to this one is out. */
+  /** Requests in order: the next one starts when the answer to this one is sent. */
   async #work(): Promise<void> {
     if (this.#isBusy) return;
     this.#isBusy = true;
@@ -118,7 +120,7 @@ export class Session implements Subscriber {
         this.#count();
         if (!payload) break;
         await this.#answer(payload);
-        if (this.#outbox.bytes > 0 && this.#pendingEvents === 0) break; // the peer does not read: `drain` goes on
+        if (this.#outbox.bytes > 0 && this.#pendingEvents === 0) break; // the peer does not read: `drain` continues
       }
       if (this.#isPaused && !this.#isEnding && this.#decoder.heldBytes <= limit("pipelinedBytes")) this.#resume();
     } catch (error) {
@@ -142,7 +144,7 @@ export class Session implements Subscriber {
     this.#outbox.send(this.#encode(response));
   }
 
-  /** The acknowledgement goes out before the first event and after the last. */
+  /** The acknowledgement is sent before the first event, or after the last. */
   #subscribe(request: RequestOf<"Subscribe"> | RequestOf<"Unsubscribe">): void {
     if (request.tag === "Subscribe") {
       const { seq, replay } = this.#deps.subscriptions.put(this, request);

@@ -14,13 +14,13 @@ export type Apps = {
 };
 
 /**
- * Counts the ends that nobody asked for and no restart follows, since this daemon began: a `stop` by hand, or what had
- * ended before, ends nothing. A worker with a schedule is never over.
+ * Counts ends that nobody asked for and that no restart follows, since this daemon started: a manual `stop`, or an
+ * earlier end, does not count. A worker with a schedule never counts as ended.
  */
 export class Ends {
   readonly #statuses = new Map<string, number>();
 
-  /** @param exits of the worker, the newest first */
+  /** @param exits of the worker, newest first */
   note(worker: Worker, exits: readonly ExitInfo[]): void {
     const isOver = worker.state === "stopped" || worker.state === "crashed";
     const last = exits[0];
@@ -29,7 +29,7 @@ export class Ends {
     else this.#statuses.set(worker.id, statusOf(last));
   }
 
-  /** What to exit with, if the time has come. */
+  /** The exit status, if it is time to exit. */
   status(mode: ExitWith, apps: Apps): number | undefined {
     const ended = (worker: Worker): boolean => this.#statuses.has(worker.id);
     const worst = (workers: readonly Worker[]): number =>
@@ -47,7 +47,7 @@ export class Ends {
   }
 }
 
-/** As a shell tells it. */
+/** As a shell reports it. */
 function statusOf({ kind, status }: ExitInfo): number {
   if (kind === "signal") return 128 + status;
   return kind === "exit" ? status : 1;

@@ -19,11 +19,11 @@ import { describeWorker, statusOf, type Sources } from "../workers/status.ts";
 import type { Worker } from "../workers/worker.ts";
 import { act } from "./act.ts";
 
-/** Who asks: a peer whom the kernel vouches for, by one of its connections. */
+/** Who asks: a peer with credentials from the kernel, and which of its connections. */
 export type Caller = {
   readonly uid: number;
   readonly pid: number;
-  /** Counted from 1 in the life of this daemon; 0 for what the daemon starts by its own configuration. */
+  /** Counted from 1 for each daemon; 0 for what the daemon starts from its configuration. */
   readonly connection: number;
 };
 
@@ -31,9 +31,9 @@ export type HandlerDeps = {
   readonly registry: Registry;
   readonly sources: Sources;
   readonly daemonStatus: () => DaemonStatus;
-  /** Ends the daemon after the answer is out. */
+  /** Shuts the daemon down after the answer is sent. */
   readonly shutdown: (keepWorkers: boolean) => void;
-  /** Told of each request that may change something, before it is carried out. */
+  /** Called for each request that may change something, before it is carried out. */
   readonly onAsked: (verb: Tag, caller: Caller) => void;
 };
 
@@ -50,7 +50,7 @@ const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
     const workers = name === null ? registry.workers : [registry.get(name)];
     await Promise.all(workers.map((worker) => worker.lookAtCalls()));
     const all = workers.map((worker) => statusOf(worker, sources));
-    return data(name === null ? all : all[0]!); // a name that is unknown throws
+    return data(name === null ? all : all[0]!); // an unknown name throws
   },
   List: (_, { registry }) => data(registry.workers.map((worker) => worker.id)),
   Logs: logs,
@@ -70,7 +70,7 @@ const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
   },
 };
 
-/** Carries out one request for one who may speak to us. @throws IpcError for what is answered with `Error`. */
+/** Carries out one request of a permitted caller. @throws IpcError for what is answered with `Error` */
 export async function handle<T extends Handled>(
   caller: Caller,
   request: RequestOf<T>,
@@ -125,7 +125,7 @@ async function start({ config: text }: RequestOf<"Start">, deps: HandlerDeps): P
   });
 }
 
-/** Refused here and now, not at the first start. @throws IpcError */
+/** Refused here, and not only at the first start. @throws IpcError */
 function requirePolicy(config: AppConfig): string | undefined {
   const { cwd } = config;
   const policy = policyNow(config);
@@ -134,7 +134,7 @@ function requirePolicy(config: AppConfig): string | undefined {
   return policy;
 }
 
-/** Undefined where what runs is not there: its start says so. */
+/** Undefined if its program does not exist, which its start will report. */
 function policyNow(config: AppConfig): string | undefined {
   const variables = { project: config.cwd, home: "/" };
   const wanted = config.policy_wanted ?? config.policy ?? AUTO;
@@ -150,7 +150,7 @@ function policyNow(config: AppConfig): string | undefined {
 }
 
 /**
- * Apart from the caller's environment and from what only says when to start. A policy is the same however it came to be
+ * Ignores the caller's environment, and fields that only say when to start. A policy is the same however it came to be
  * chosen.
  */
 function isSameDefinition({ config: a, policy }: Worker, b: AppConfig): boolean {
@@ -161,7 +161,7 @@ function isSameDefinition({ config: a, policy }: Worker, b: AppConfig): boolean 
   return Bun.deepEquals(essence(a, policy), essence(b, policyNow(b)));
 }
 
-/** Another user's identity can be given by root only; better said now than as a failed start. */
+/** Only root can start a worker as another user: refused here instead of failing at the start. */
 function requireRights(uid: number | null, gid: number | null): void {
   const own = process.getuid!();
   if (own === 0 || (uid === null && gid === null) || (uid === own && gid === null)) return;
@@ -183,7 +183,7 @@ async function restart({ name }: RequestOf<"Restart">, { registry }: HandlerDeps
   const wasUp = workers.some((worker) => worker.isUp);
   const pid = await registry.inTurn(app.id, { what: `restart ${name}`, workers: idsOf(workers) }, async (turn) => {
     const present = workers.filter((worker) => app.workers.includes(worker));
-    if (present.length === 0) registry.get(name); // deleted, or scaled down, meanwhile
+    if (present.length === 0) registry.get(name); // deleted or scaled down meanwhile
     await Promise.all(present.map((worker) => registry.restartWorker(turn, worker)));
     return present[0]?.live?.pid ?? null;
   });
@@ -194,21 +194,21 @@ async function remove({ name }: RequestOf<"Delete">, { registry }: HandlerDeps):
   const worker = registry.find(name);
   const id = worker ? registry.appOf(worker).id : findWorkerId(name);
   if (id === undefined) registry.get(name);
-  else await registry.deleteApp(id); // also what lives in its folder while we know nothing of it
+  else await registry.deleteApp(id); // also what still runs in its folder without being known
   return success(`Deleted app ${name}`);
 }
 
-/** The name of an app means all its instances; `web-0` is its first alone. @throws IpcError NOT_FOUND */
+/** The name of an app means all its instances; `web-0` means only its first. @throws IpcError NOT_FOUND */
 function meant(registry: Registry, name: string): { app: App; workers: Worker[] } {
   const workers = instancesOf(registry, name);
-  return { app: registry.appOf(workers[0]!), workers }; // never empty: an app has an instance
+  return { app: registry.appOf(workers[0]!), workers }; // never empty: an app has at least one instance
 }
 
 function idsOf(workers: readonly Worker[]): string[] {
   return workers.map((worker) => worker.id);
 }
 
-/** The name of an app means all its instances; `web-0` is its first alone. */
+/** The name of an app means all its instances; `web-0` means only its first. */
 function instancesOf(registry: Registry, name: string): Worker[] {
   const first = /^(.*)-0$/.exec(name)?.[1];
   if (first !== undefined && registry.find(name) === undefined) return [registry.get(first)];
@@ -229,12 +229,12 @@ async function logs({ name, lines }: RequestOf<"Logs">, { registry }: HandlerDep
   const { workers } = registry;
   const share = Math.floor(limit("logAnswerBytes") / Math.max(1, workers.length));
   const apps: [string, LogLines][] = [];
-  // One after the other: each holds what it reads.
+  // One after the other, because each holds what it reads.
   for (const worker of workers) apps.push([worker.id, await linesOf(worker, lines, share)]);
   return data({ type: "all", apps });
 }
 
-/** The newest `count` lines of each stream, oldest first, as many as fit; and what of them could not be read. */
+/** The newest `count` lines of each stream, oldest first, as many as fit; and what could not be read. */
 async function linesOf(worker: Worker, count: number, bytesMax: number): Promise<LogLines> {
   const decode = new TextDecoder();
   const missing = new Set<string>();
@@ -248,7 +248,7 @@ async function linesOf(worker: Worker, count: number, bytesMax: number): Promise
     const texts: string[] = [];
     let bytes = 0;
     for (const { text } of [...lines, ...unfinished].toReversed()) {
-      // JSON may escape; a line of control characters is cut rather than the frame refused.
+      // JSON may escape characters; a line of control characters is cut rather than refusing the frame.
       bytes += text.length * 2 + 8;
       if (bytes > bytesMax / 2) break;
       texts.push(decode.decode(text));
@@ -285,7 +285,7 @@ async function scale({ name, instances }: RequestOf<"Scale">, { registry }: Hand
   return success(`Scaled app ${id} from ${before} to ${instances}`);
 }
 
-/** Until each is running (ready, where told), one has failed, or the time is up. */
+/** Waits until each runs (and is ready, if it reports that), one has failed, or the time is over. */
 async function waitReady(
   { names, timeout_ms }: RequestOf<"WaitReady">,
   { registry }: HandlerDeps,
@@ -312,7 +312,7 @@ async function waitReady(
   return success(`Ready: ${names.join(", ")}`);
 }
 
-/** Success with more fields beside the message; a bunctl client passes over them. */
+/** Success with more fields beside the message, which a bunctl client ignores. */
 function withFields<F extends object>(message: string, fields: F): { Success: { message: string } & F } {
   return { Success: { message, ...fields } };
 }

@@ -1,8 +1,8 @@
 /**
- * The lock that makes a daemon the only one on its state directory, and names it to whoever looks for one. It is two:
- * that of a file, which says whose it is, and that of the directory itself, which stays when the file is removed. With
- * the file's alone a second daemon could begin before the first one noticed, and take in the workers of that one but
- * for what it started last.
+ * The lock that makes a daemon the only one on its state directory, and tells clients who it is. It consists of two
+ * locks: one on a file, which names the owner, and one on the directory itself, which survives the removal of that
+ * file. With the file's lock alone, a second daemon could start before the first noticed, and adopt its workers except
+ * the newest.
  */
 import { closeSync, constants, fstatSync, ftruncateSync, openSync, statSync, writeSync } from "node:fs";
 import type { DaemonPhase, LockText } from "../base/daemon-lock.ts";
@@ -18,7 +18,7 @@ export class DaemonLock implements Disposable {
   #file: number;
   #phase: DaemonPhase = "starting";
 
-  /** Held until we end, however we end. @throws IpcError LIMIT if another daemon has it. */
+  /** Held until this process ends, however it ends. @throws IpcError LIMIT if another daemon holds it */
   constructor({ lock, socket, stateDir }: Paths) {
     this.#path = lock;
     this.#socket = socket;
@@ -31,7 +31,7 @@ export class DaemonLock implements Disposable {
     this.#file = file;
   }
 
-  /** Who has it, and where it listens. Written over what was there, which has its room on a full disk already. */
+  /** Records who holds it, and where it listens. Overwrites in place, which needs no room on a full disk. */
   sign(phase: DaemonPhase): void {
     this.#phase = phase;
     const owner: LockText = { pid: process.pid, socket: this.#socket, phase };
@@ -40,13 +40,13 @@ export class DaemonLock implements Disposable {
       writeSync(this.#file, text, 0, text.length, 0);
       ftruncateSync(this.#file, text.length);
     } catch {
-      ftruncateSync(this.#file); // better no name than half of one: it is found by that of its process
+      ftruncateSync(this.#file); // better no name than half of one: the daemon is then found by its process name
     }
   }
 
   /**
-   * To be called every few seconds: a file that was removed is made again. False if another daemon was quicker: where
-   * the whole directory was removed, or that one is of a version which knows the file only.
+   * Must be called every few seconds: recreates the file if it was removed. False if another daemon was quicker: if the
+   * whole directory was removed, or that daemon's version knows only the file.
    */
   look(): boolean {
     if (isAt(this.#file, this.#path) && isAt(this.#folder, this.#stateDir)) return true;
@@ -75,7 +75,7 @@ export class DaemonLock implements Disposable {
   }
 }
 
-/** Whether what is open still has that name. */
+/** Whether the open file still has that name. */
 function isAt(fd: number, path: string): boolean {
   const { ino, dev } = fstatSync(fd);
   const found = statSync(path, { throwIfNoEntry: false });
@@ -88,7 +88,7 @@ function takeFolder(path: string): number | undefined {
   try {
     if (tryLock(folder)) return folder;
   } catch {
-    return folder; // a file system that locks files only, as NFS does
+    return folder; // a file system that locks only files, such as NFS
   }
   closeSync(folder);
   return undefined;

@@ -1,4 +1,4 @@
-/** Log lines as events: follows the files of a worker while somebody is subscribed to them, and only then. */
+/** Log lines as events: follows the files of a worker while somebody subscribes to them, and only then. */
 import { limit } from "../base/limits.ts";
 import type { Subscriptions } from "../events/subscriptions.ts";
 import { LineJoiner } from "../logs/cri.ts";
@@ -7,12 +7,10 @@ import { followLog } from "../logs/follow.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
 
-/** Published at a time, far less than a subscriber may have waiting. */
+/** Lines published at a time, far fewer than a subscriber may have waiting. */
 const SLICE_LINES = 1000;
 const SLICE_BYTES = 1_048_576;
-/**
- * The files keep what is to come, so a subscriber that reads is waited for; one that has stopped reading only so long.
- */
+/** The files keep new lines, so a subscriber that reads is waited for; one that stopped reading only this long. */
 const PATIENCE_MS = 2000;
 const LOOK_MS = 5;
 
@@ -30,7 +28,7 @@ export class LogFeed implements Disposable {
     registry.onChange = () => this.update();
   }
 
-  /** Starts and ends followers so that they match who is subscribed to what. */
+  /** Starts and stops followers to match the subscriptions. */
   update(): void {
     const wanted = new Map(
       this.#registry.workers
@@ -64,11 +62,11 @@ export class LogFeed implements Disposable {
   async #feed(worker: Worker, signal: AbortSignal): Promise<void> {
     const joiner = new LineJoiner(limit("lineChars"));
     const decoder = new TextDecoder();
-    let [lines, bytes] = [0, 0]; // since there was a pause
+    let [lines, bytes] = [0, 0]; // since the last pause
     for await (const { records, lost } of followLog(worker.logDir, endPosition(worker.logDir), signal)) {
       if (lost !== undefined) this.#subscriptions.publishLine(worker.id, { type: "log_lost", reason: lost });
       for (const record of records) {
-        const line = joiner.push(record).find(({ from }) => from === 0); // a longer one is cut there
+        const line = joiner.push(record).find(({ from }) => from === 0); // a longer line is cut there
         if (!line) continue;
         this.#subscriptions.publishLine(worker.id, {
           type: "log_line",
@@ -83,7 +81,7 @@ export class LogFeed implements Disposable {
         await this.#pause(worker.id, signal);
         if (signal.aborted) return;
       }
-      await Bun.sleep(0); // requests of others come between the batches of a fast log
+      await Bun.sleep(0); // serves other requests between the batches of a fast log
     }
   }
 

@@ -1,6 +1,6 @@
 /**
- * The daemon's own log: pino, JSON lines, in a file that rotates by size, or on stderr under a supervisor. A disk that
- * takes no line holds nobody up: what is lost is counted, and told by the next line that is taken.
+ * The daemon's own log: pino, JSON lines, in a file rotated by size, or on stderr under a supervisor. A full disk
+ * blocks nothing: lost lines are counted, and the next line that can be written says how many.
  */
 import { closeSync, mkdirSync, openSync, renameSync, statSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
@@ -8,7 +8,7 @@ import pino from "pino";
 
 const ROTATE_BYTES = 10_485_760;
 const KEPT_FILES = 5;
-/** Between two looks at the size. */
+/** Lines between two looks at the size. */
 const LOOK_LINES = 500;
 
 export type DaemonLog = { readonly logger: pino.Logger; readonly reopen: () => void };
@@ -30,7 +30,7 @@ class LogFile {
   #file: number;
   #lines = 0;
   #lost = 0;
-  /** A disk that became full in the middle of a line left its beginning. */
+  /** A disk that filled up in the middle of a line left its beginning. */
   #isTorn = false;
 
   constructor(path: string) {
@@ -76,6 +76,6 @@ function renameQuietly(from: string, to: string): void {
   try {
     renameSync(from, to);
   } catch {
-    // Not so many files yet.
+    // There are not so many files yet.
   }
 }

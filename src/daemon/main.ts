@@ -1,4 +1,4 @@
-/** The daemon as a program: its arguments, what it exits with, and whether one could start. */
+/** The daemon as a program: its arguments, its exit status, and the check whether one could start. */
 import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { IpcError, type ErrorCode } from "../base/errors.ts";
@@ -9,9 +9,7 @@ import { requireFolder, serve } from "./compose.ts";
 import { parseDaemonOptions, type DaemonOptions } from "./options.ts";
 import { requireSocketFolder } from "./control-server.ts";
 
-/**
- * What a supervisor sees: another daemon has the state directory (EX_TEMPFAIL), the configuration is wrong (EX_CONFIG).
- */
+/** For supervisors: another daemon has the state directory (EX_TEMPFAIL), or the configuration is wrong (EX_CONFIG). */
 const EXITS: Partial<Record<ErrorCode, number>> = { USAGE: 2, LIMIT: 75, BAD_CONFIG: 78 };
 
 export async function runDaemon(args: readonly string[]): Promise<void> {
@@ -26,7 +24,7 @@ export async function runDaemon(args: readonly string[]): Promise<void> {
   }
 }
 
-/** What would keep a daemon from starting, found out beside one that runs: its lock is left alone. */
+/** Finds out what would keep a daemon from starting, beside a running one: its lock is left alone. */
 async function checkStart(options: DaemonOptions): Promise<void> {
   const paths = resolvePaths(process.env, process.getuid!(), options.socket, options.config);
   requireShim();

@@ -3,19 +3,19 @@ import { IpcError } from "../base/errors.ts";
 
 export type DaemonOptions = {
   readonly socket: string | undefined;
-  /** A project file whose apps are started where they are not known yet. */
+  /** A project file whose apps are started if they are not known yet. */
   readonly config: string | undefined;
-  /** SIGTERM ends the workers too: for containers, where nothing of them would outlive us anyway. */
+  /** SIGTERM also ends the workers: for containers, where they could not outlive the daemon anyway. */
   readonly stopsWorkers: boolean;
-  /** The end of these workers is the daemon's: `all`, `any` or a name. */
+  /** The daemon ends with these workers: `all`, `any` or a name. */
   readonly exitWith: string | undefined;
-  /** Started by a CLI call: logs to the file only. */
+  /** Started by a command: logs only to the file. */
   readonly isBackground: boolean;
-  /** Only says whether one could start. */
+  /** Only checks whether a daemon could start. */
   readonly isCheck: boolean;
 };
 
-/** Global flags of the command line that say nothing to a daemon: it logs JSON, at the level of IPCCTL_LOG_LEVEL. */
+/** Global flags of the command line that mean nothing to a daemon: it logs JSON, at the level of IPCCTL_LOG_LEVEL. */
 const GLOBAL = new Set(["--json", "--no-autostart", "-q", "--quiet", "-v", "--verbose"]);
 
 /** @throws IpcError USAGE naming the argument. */

@@ -1,17 +1,14 @@
-/**
- * What falls to the first process of a container: children that others have left, which stay as zombies until it takes
- * their end.
- */
+/** The duty of a container's first process: orphans stay zombies until it reaps them. */
 import { readdirSync, readFileSync } from "node:fs";
 import { reap } from "../base/libc.ts";
 import { readProcess } from "../shim/proc.ts";
 
 const LOOK_MS = 1000;
 
-/** Takes the ends of orphans, for as long as this process is the init of its PID namespace. */
+/** Reaps orphans while this process is the init of its PID namespace. */
 export function reapOrphans(): void {
   if (process.pid !== 1) return;
-  /** Children of our own are taken by Bun as soon as they end: what is seen dead at two looks is nobody's. */
+  /** Bun reaps our own children as soon as they end: a zombie seen twice is an orphan. */
   let dead = new Set<number>();
   setInterval(() => {
     const now = new Set(children().filter((pid) => readProcess(pid)?.state === "Z"));
@@ -20,7 +17,7 @@ export function reapOrphans(): void {
   }, LOOK_MS).unref();
 }
 
-/** Of any thread: the kernel gives an orphan to one of them. */
+/** Children of all threads: the kernel gives an orphan to any of them. */
 function children(): number[] {
   return readdirSync("/proc/self/task").flatMap((thread) => {
     try {

@@ -1,6 +1,6 @@
 /**
- * What a connection still has to be sent. Bun's `write` takes what fits and keeps nothing, so the rest is kept here,
- * bounded.
+ * What still has to be sent on a connection. Bun's `write` takes what fits and keeps nothing, so the rest is kept here,
+ * within a limit.
  */
 import type { Socket } from "bun";
 
@@ -13,7 +13,7 @@ export class Outbox {
     this.#socket = socket;
   }
 
-  /** Bytes the peer has not taken yet. */
+  /** Bytes that the peer has not taken yet. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -24,7 +24,7 @@ export class Outbox {
     if (this.#parts.length === 1) this.flush();
   }
 
-  /** Call on `drain`. True when everything is out. */
+  /** To be called on `drain`. True when everything is sent. */
   flush(): boolean {
     while (this.#parts.length > 0) {
       const part = this.#parts[0]!;

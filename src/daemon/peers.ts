@@ -1,17 +1,17 @@
-/** Who may speak to the daemon: its own user and root, but nobody from inside a worker's tree. */
+/** Who may control the daemon: its own user and root, but no process inside a worker's tree. */
 import { IpcError } from "../base/errors.ts";
 import { peerCredentials } from "../base/libc.ts";
 import { ancestorsOf, isConfined, readProcess } from "../shim/proc.ts";
 
-/** What identifies the trees of our workers. */
+/** Identifies the trees of our workers. */
 export type Trees = {
-  /** Pids of workers' processes and of their shims, now. */
+  /** Pids of workers' processes and their shims at this moment. */
   readonly pids: () => ReadonlySet<number>;
-  /** True if the process is in the cgroup of a worker of ours. */
+  /** True if the process is in the cgroup of one of our workers. */
   readonly isInGroup: (pid: number) => boolean;
 };
 
-/** Who it is. @throws IpcError NO_PERMISSION with the reason why it may not. */
+/** The peer's credentials. @throws IpcError NO_PERMISSION with the reason for a refusal */
 export function requirePermitted(fd: number, ownUid: number, trees: Trees): { uid: number; pid: number } {
   const peer = peerCredentials(fd);
   if (!peer) throw new IpcError("NO_PERMISSION", "the peer went away before it could be identified");
@@ -34,13 +34,13 @@ export function requirePermitted(fd: number, ownUid: number, trees: Trees): { ui
   return { uid: peer.uid, pid: peer.pid };
 }
 
-/** How often an ancestor may end while we look. */
+/** How often to start over if an ancestor ends during the look. */
 const LOOKS = 3;
 
 /**
- * The peer and its ancestors. One that was put into our PID namespace from outside (docker exec, kubectl exec, a health
- * check) has the parent 0, and is its own chain. Where an ancestor ends meanwhile the look is begun anew: what came to
- * an untimely end proves nothing.
+ * The peer and its ancestors. A process that entered our PID namespace from outside (docker exec, kubectl exec, a
+ * health check) has the parent 0 and is a chain by itself. If an ancestor ends meanwhile the look starts over, because
+ * a broken chain proves nothing.
  */
 function wholeChain(pid: number): number[] {
   for (let look = 0; look < LOOKS; look++) {

@@ -1,4 +1,4 @@
-/** How the daemon ends: by whoever asks first, and not before it is put together. */
+/** How the daemon ends: by the first request, and not before it is composed. */
 import type { Logger } from "pino";
 import { Ends, type Apps } from "./exit-with.ts";
 import type { ExitInfo } from "../protocol/status.ts";
@@ -6,7 +6,7 @@ import type { Worker } from "../workers/worker.ts";
 
 export type ShutdownRequest = { readonly keepWorkers: boolean; readonly status: number };
 
-/** The first request is the one that is carried out. */
+/** The first request is carried out; later ones are ignored. */
 export class Shutdown {
   #request: ShutdownRequest | undefined;
   #carryOut: ((request: ShutdownRequest) => void) | undefined;
@@ -21,14 +21,14 @@ export class Shutdown {
     this.#carryOut?.(this.#request);
   }
 
-  /** From now on, also if one came before. */
+  /** Called for the first request, also if that came before. */
   onRequest(carryOut: (request: ShutdownRequest) => void): void {
     this.#carryOut = carryOut;
     if (this.#request) carryOut(this.#request);
   }
 }
 
-/** `--exit-with`: looks at each worker that something happened to. */
+/** `--exit-with`: checks each worker after each of its events. */
 export class ExitWith {
   readonly #mode: string;
   readonly #shutdown: Shutdown;

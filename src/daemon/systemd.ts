@@ -1,4 +1,4 @@
-/** sd_notify: readiness, status, reload and watchdog, told to whoever started us. Silent where nobody listens. */
+/** sd_notify: readiness, status, reload and watchdog for a supervisor. Silent if none listens. */
 import { sendDatagram } from "../base/libc.ts";
 
 export class Systemd {
@@ -6,7 +6,7 @@ export class Systemd {
   readonly #watchdogMs: number | undefined;
   #timer: Timer | undefined;
 
-  /** Takes its variables out of the environment: they are ours alone, no child's. */
+  /** Removes its variables from the environment: they are for this process, not for its children. */
   constructor(env: NodeJS.ProcessEnv, pid: number) {
     const socket = env.NOTIFY_SOCKET;
     this.#socket = socket !== undefined && /^[@/]/.test(socket) ? socket : undefined;
@@ -18,7 +18,8 @@ export class Systemd {
   }
 
   /**
-   * After the socket is bound and every worker found again. Starts the watchdog: its timer runs only if the loop does.
+   * Called after the socket is bound and every worker is adopted. Starts the watchdog, whose timer runs only while the
+   * event loop does.
    */
   ready(status: string): void {
     this.#send(`READY=1\nSTATUS=${status}`);
@@ -40,7 +41,7 @@ export class Systemd {
     this.#send("STOPPING=1");
   }
 
-  /** A long drain must not look like a hang. */
+  /** A long shutdown must not look like a hang. */
   extend(ms: number): void {
     this.#send(`EXTEND_TIMEOUT_USEC=${Math.round(ms * 1000)}`);
   }

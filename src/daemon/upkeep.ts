@@ -1,4 +1,4 @@
-/** What is looked at again and again while the daemon serves, and the compression of logs. */
+/** Periodic checks while the daemon serves, and the compression of logs. */
 import { utimesSync } from "node:fs";
 import type { Logger } from "pino";
 import type { Paths } from "../base/paths.ts";
@@ -9,11 +9,11 @@ import type { Worker } from "../workers/worker.ts";
 import type { DaemonLock } from "./lock.ts";
 import type { Server } from "./control-server.ts";
 
-/** How often the audit log is looked at: it grows by some lines a second at most. */
+/** How often the audit log is checked: it grows by a few lines per second at most. */
 const AUDIT_LOOK_MS = 60_000;
-/** How often the socket's file and the database are looked at: others may remove them. */
+/** How often the socket's file and the database are checked: somebody may remove them. */
 const FILES_LOOK_MS = 2000;
-/** Cleaners of temporary folders take what nobody has touched for days. */
+/** Cleaners of temporary folders remove what nobody has touched for days. */
 const TOUCH_MS = 30 * 60_000;
 
 export type Kept = {
@@ -21,11 +21,11 @@ export type Kept = {
   readonly lock: DaemonLock;
   readonly store: Store;
   readonly server: Server;
-  /** Another daemon has the lock: this one is to end, and to leave its workers to that one. */
+  /** Another daemon holds the lock: this one must end, and leave its workers to that one. */
   readonly onLockLost: () => void;
 };
 
-/** Looks after the daemon's own files until it is disposed of. */
+/** Watches over the daemon's own files until it is disposed of. */
 export function keepFiles({ paths, lock, store, server, onLockLost }: Kept): Disposable {
   const look = (): void => {
     if (!lock.look()) return onLockLost();
@@ -46,11 +46,11 @@ function touch(path: string): void {
   try {
     utimesSync(path, new Date(), new Date());
   } catch {
-    // It was removed, or is another user's by now.
+    // It was removed, or belongs to another user by now.
   }
 }
 
-/** Compresses what is finished of the workers' logs, each log by one at a time. */
+/** Compresses finished files of the workers' logs, one at a time per log. */
 export class Compression {
   readonly #logger: Logger;
   readonly #working = new Map<string, Promise<void>>();
@@ -59,7 +59,7 @@ export class Compression {
     this.#logger = logger;
   }
 
-  /** To be called when a file of the worker is finished. */
+  /** To be called when a log file of the worker is finished. */
   look({ id, config, logDir }: Worker): void {
     if (!config.log.compress || this.#working.has(id)) return;
     const work = compressLog(logDir)
@@ -69,7 +69,7 @@ export class Compression {
   }
 }
 
-/** All but the file that is being written, also what is finished meanwhile. */
+/** Compresses all but the file being written, also files that are finished meanwhile. */
 async function compressLog(dir: string): Promise<void> {
   for (let count = 1; count > 0;) {
     const finished = listLogFiles(dir).slice(0, -1);

@@ -1,5 +1,5 @@
 /**
- * What answers hold, as schemas: the daemon answers these keys and no others. The types that programs see are in
+ * The contents of answers, as schemas: the daemon answers with exactly these keys. The types that programs see are in
  * status.ts.
  */
 import { z } from "zod";
@@ -15,7 +15,7 @@ import type {
   WorkerStatus,
 } from "./status.ts";
 
-/** An object with exactly the keys of the type: one that is added there, or misspelt here, does not compile. */
+/** An object with exactly the keys of the type: a key that is added there, or misspelt here, does not compile. */
 type ShapeOf<T> = { [K in keyof T]-?: z.ZodType<T[K]> };
 
 const text = z.string();

@@ -1,6 +1,6 @@
 /**
- * The definition of an app: what stands inside `Start` and in `ipcctl.json`. bunctl's fields in all the
- * spellings its versions wrote, and ours. Comes out in one normal form with units in the names.
+ * The definition of an app, as in `Start` and in `ipcctl.json`: bunctl's fields in all spellings of its versions, and
+ * ours. The result has one normal form with units in the names.
  */
 import { z } from "zod";
 import { IpcError } from "../base/errors.ts";
@@ -65,7 +65,10 @@ const healthShape = z.strictObject({
   retries: z.int().min(1).max(1000).default(3),
   start_period: durationMs.default(0),
 });
-/** `--health` and `"health"` in short: a URL is asked, `tcp://host:port` is connected to, anything else is run. */
+/**
+ * The short form of `--health` and `"health"`: a URL is requested, `tcp://host:port` is connected to, anything else is
+ * executed.
+ */
 const healthText = z
   .string()
   .min(1)
@@ -128,7 +131,7 @@ const umask = z
   .transform((text) => Number.parseInt(text, 8) & 0o777)
   .meta({ description: 'mask of the modes of new files, in octal: "027"; default: that of the shell that starts it' });
 
-/** What is granted on top of a policy, as the flags `--allow-…` do. */
+/** Grants on top of a policy, as the flags `--allow-…` give them. */
 const allow = z.strictObject({
   net: z
     .union([z.literal(true), z.array(z.string().min(1)).min(1)])
@@ -143,7 +146,7 @@ const allow = z.strictObject({
 });
 export type Grants = z.output<typeof allow>;
 
-/** As written by people and clients. Unknown fields are refused, so that a typing error does not pass for a setting. */
+/** As people and clients write it. Unknown fields are refused, so that a typo is not taken for a setting. */
 export const appShape = z.strictObject({
   name: z.string().min(1),
   command: maybe(noNul.min(1)),
@@ -152,19 +155,19 @@ export const appShape = z.strictObject({
   cwd: maybe(absolutePath),
   env: envShape.nullish().transform((value) => value ?? {}),
   base_env: maybe(envShape),
-  /** Soft limit of open files in the shell that asked, as `base_env` is its environment. */
+  /** Soft limit of open files in the caller's shell, as `base_env` is its environment. */
   base_nofile: maybe(z.int().min(1).max(0x7fff_ffff)),
   env_file: maybe(absolutePath),
   umask: maybe(umask),
-  /** That of the shell that asked, as `base_env` is its environment. */
+  /** Umask of the caller's shell, as `base_env` is its environment. */
   base_umask: maybe(z.int().min(0).max(0o777)),
   interpreter: maybe(noNul.min(1)),
   policy: maybe(z.string().min(1)).meta({ description: 'its name, the path of a file, or "auto": by what runs' }),
   default_policy: maybe(z.string().min(1)).meta({ description: 'what "auto" is for a script of Python' }),
   allow: maybe(allow),
   /**
-   * As it was written, where `policy` says what the daemon made of it: a daemon of the version before finds a name
-   * there.
+   * What the definition said, if `policy` is what the daemon made of it: a daemon of the previous version expects a
+   * name there.
    */
   policy_wanted: maybe(z.string().min(1)),
   snapshot: maybe(z.string().min(1)),
@@ -203,7 +206,7 @@ export const appShape = z.strictObject({
     .union([z.boolean(), z.array(noNul)])
     .nullish()
     .transform((value) => value ?? false),
-  /** Whether `ipcctl eval` may look into it. */
+  /** Whether `ipcctl eval` may evaluate code in it. */
   console: z.boolean().default(true),
   ready: z.enum(["exec", "notify"]).default("exec"),
   ready_timeout: durationMs.default(30_000),
@@ -264,7 +267,7 @@ export function normalizeApp(value: unknown, fallbackCwd: string): AppConfig {
   };
 }
 
-/** `path: message`. Of a union the branch that came furthest speaks: it is the one that was meant. */
+/** `path: message`. For a union, the branch that got furthest explains: it is the one that was meant. */
 export function explainIssue(issue: z.core.$ZodIssue, above: readonly PropertyKey[] = []): string {
   const path = [...above, ...issue.path];
   if (issue.code === "invalid_union") {
@@ -277,7 +280,7 @@ export function explainIssue(issue: z.core.$ZodIssue, above: readonly PropertyKe
   return [path.map(String).join("."), issue.message].filter((part) => part !== "").join(": ");
 }
 
-/** A normal form that an older version wrote: what it did not know yet gets its default. */
+/** A normal form that an older version wrote: fields that it did not know get their defaults. */
 export function completeApp(stored: AppConfig): AppConfig {
   const base = normalizeApp({ name: stored.name, command: "true" }, "/");
   return {
@@ -288,7 +291,7 @@ export function completeApp(stored: AppConfig): AppConfig {
   };
 }
 
-/** Without `args` the command is a line to split, as bunctl's older versions did; with them it is one path. */
+/** Without `args` the command is a line to split, as in bunctl's older versions; with `args` it is a path. */
 function commandWords(command: string, args: readonly string[] | null): string[] {
   if (args !== null && args.length > 0) return [command, ...args];
   try {

@@ -4,7 +4,7 @@ import { findWorkerId } from "../base/names.ts";
 
 type Dependent = { readonly id: string; readonly config: { readonly depends_on: readonly string[] } };
 
-/** What is depended upon comes first; otherwise the given order stays. Unknown names are passed over. */
+/** Dependencies come first; otherwise the given order stays. Unknown names are skipped. */
 export function inDependencyOrder<T extends Dependent>(apps: readonly T[]): T[] {
   const byId = new Map(apps.map((app) => [app.id, app]));
   const ordered = new Set<T>();
@@ -20,7 +20,7 @@ export function inDependencyOrder<T extends Dependent>(apps: readonly T[]): T[] 
   return [...ordered];
 }
 
-/** @throws IpcError BAD_CONFIG if `id`, with these dependencies, would wait for itself. */
+/** @throws IpcError BAD_CONFIG if `id`, with these dependencies, would wait for itself */
 export function requireNoCycle(apps: readonly Dependent[], id: string, dependsOn: readonly string[]): void {
   const byId = new Map(apps.map((app) => [app.id, app.config.depends_on]));
   byId.set(id, dependsOn);

@@ -1,6 +1,6 @@
 /**
- * Framing of the control socket: `[u32 length, little-endian][payload]`. No I/O in here.
- * The other side's duty: never send a length over the limit; ours: refuse it before allocating anything.
+ * Framing of the control socket: `[u32 length, little-endian][payload]`. No I/O here. The peer must never send a length
+ * over the limit; we must refuse it before allocating anything.
  */
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
@@ -27,8 +27,8 @@ export function encodeMessage(message: unknown): Uint8Array {
 }
 
 /**
- * Cuts a byte stream into payloads, wherever the stream was cut before. A length over the limit
- * throws once; after that the decoder stays broken, because the place in the stream is lost.
+ * Cuts a byte stream into payloads, however the stream arrives. A length over the limit throws; after that the decoder
+ * stays broken, because the place in the stream is lost.
  */
 export class FrameDecoder {
   /** Bytes received and not yet given out. Invariant: `#held` is the sum of the lengths of `#parts`. */
@@ -41,7 +41,7 @@ export class FrameDecoder {
     this.#maxBytes = maxBytes;
   }
 
-  /** Bytes waiting for the rest of their frame. */
+  /** Bytes that wait for the rest of their frame. */
   get heldBytes(): number {
     return this.#held;
   }

@@ -1,6 +1,6 @@
 /**
- * Finds a key that stands twice in one object of a JSON text. `JSON.parse` keeps the last one silently;
- * serde refuses, and so do we: two parties that read one message differently is how checks are bypassed.
+ * Finds a key that an object of a JSON text has twice. `JSON.parse` silently keeps the last one, while serde refuses,
+ * and so do we: two parties that read one message differently are how checks are bypassed.
  */
 
 /** The first duplicate key, or `undefined`. `text` must already have passed `JSON.parse`. */

@@ -12,10 +12,10 @@ import { appShape, explainIssue, normalizeApp, type AppConfig } from "./app-conf
 import { inDependencyOrder, requireNoCycle } from "./dependencies.ts";
 import { findDuplicateKey } from "./json-keys.ts";
 
-/** An app as it was written: its fields are checked where it is started. */
+/** An app as it was written: its fields are checked when it is started. */
 export type Definition = Record<string, unknown> & { name: string };
 
-/** Of bunctl's other keys the log level has another place here. */
+/** bunctl's log level has another place here; its other keys are ignored. */
 const daemonShape = z.looseObject({
   socket_path: z
     .string()
@@ -72,12 +72,12 @@ function readProjectFile(path: string): { apps: Definition[]; defaultPolicy: str
   return { apps, defaultPolicy: result.data.default_policy };
 }
 
-/** Fields whose paths are seen from the file's folder. */
+/** Fields whose paths are relative to the file's folder. */
 const PATHS = ["env_file", "stdout_log", "stderr_log", "combined_log"] as const;
 
 /**
- * The same ready to be sent: paths absolute, pm2's names translated, each checked as the daemon will check it, and what
- * is depended upon first. @throws IpcError BAD_CONFIG naming file, app and field
+ * The same, ready to be sent: absolute paths, pm2's names translated, each app checked as the daemon will check it,
+ * dependencies first. @throws IpcError BAD_CONFIG naming file, app and field
  */
 export function readProjectApps(path: string): Definition[] {
   const folder = dirname(resolve(path));
@@ -120,7 +120,7 @@ function checkedApp(app: Definition, path: string): AppConfig {
   }
 }
 
-/** pm2's names for things, and which fields have no counterpart here. */
+/** Translates pm2's names, and lists the fields that have no counterpart here. */
 export function fromPm2(written: Definition): { app: Definition; left: string[] } {
   const app: Definition = { name: written.name };
   const left: string[] = [];
@@ -139,7 +139,7 @@ export function fromPm2(written: Definition): { app: Definition; left: string[] 
   return { app, left };
 }
 
-/** What one of pm2's fields says in ours; nothing where it says nothing. */
+/** The value of a pm2 field in our fields; undefined if it means nothing here. */
 const PM2: Readonly<Record<string, (value: unknown) => Record<string, unknown> | undefined>> = {
   args: (value) => ({ args: typeof value === "string" ? splitWords(value) : value }),
   env: (value) => ({ env: Object.fromEntries(Object.entries(value ?? {}).map(([key, one]) => [key, String(one)])) }),

@@ -1,4 +1,4 @@
-/** The one door for what clients send: bytes of a frame → a typed {@link Request}, or an IpcError. */
+/** The one entrance for what clients send: bytes of a frame → a typed {@link Request}, or an IpcError. */
 import { IpcError } from "../base/errors.ts";
 import { findDuplicateKey } from "./json-keys.ts";
 import { VERBS, type Request, type Tag, type Verb } from "./verbs.ts";
@@ -20,7 +20,7 @@ export function parseRequest(payload: Uint8Array): Request {
   if (!isTag(tag)) throw unknownTag(tag);
   if (VERBS[tag].fields !== null) return parseFields(tag, content);
   if (content !== null) throw bad(`${tag} carries no fields`);
-  return { tag } as Request; // the table says that there are none
+  return { tag } as Request; // the table says that it has no fields
 }
 
 function parseJson(payload: Uint8Array): unknown {
@@ -51,12 +51,15 @@ function parseFields(tag: Tag, content: unknown): Request {
   const { fields, added = [] }: Verb = VERBS[tag];
   const keys = Object.keys(fields!.shape);
   const result = fields!.safeParse(Array.isArray(content) ? fromArray(tag, keys, added.length, content) : content);
-  if (result.success) return { tag, ...result.data } as Request; // the schema of this very tag made the data
+  if (result.success) return { tag, ...result.data } as Request; // the schema of this tag produced the data
   const issue = result.error.issues[0]!;
   throw bad(`${[tag, ...issue.path].join(".")}: ${issue.message}`);
 }
 
-/** serde takes a sequence of all fields in place of the object. @param added so many of the last may be missing */
+/**
+ * serde accepts a sequence of all fields in place of the object. @param added how many of the last fields may be
+ * missing
+ */
 function fromArray(
   tag: Tag,
   keys: readonly string[],

@@ -1,14 +1,14 @@
 /** What the daemon answers: bunctl's four tags, with additions that its clients ignore. */
 import type { ErrorCode, IpcError } from "../base/errors.ts";
 
-/** The number of this protocol; a daemon answers this one and the one before. */
+/** The version of this protocol; a daemon also accepts the one before. */
 export const PROTOCOL = 2;
 
 export type EventMessage = {
   readonly Event: {
     readonly event_type: string;
     readonly data: Readonly<Record<string, unknown>>;
-    /** Of an event of the stream, for a client that subscribed with `since`. */
+    /** The number of an event in the stream, for a client that subscribed with `since`. */
     readonly seq?: number;
     /** When it happened, in RFC 3339, likewise. */
     readonly time?: string;
@@ -22,7 +22,7 @@ export type Response =
         readonly message: string;
         readonly code: ErrorCode;
         readonly hint?: string;
-        /** The last lines that the process printed which failed. */
+        /** The last lines of the process that failed. */
         readonly output?: readonly string[];
       };
     }
@@ -38,7 +38,7 @@ export type WorkerEvent =
   | { readonly type: "status_change"; readonly state: StatusChange }
   | { readonly type: "process_started"; readonly pid: number }
   | { readonly type: "process_exited"; readonly exit_code: number | null }
-  /** Any failure: an exit code other than 0, a signal, a limit that it ran into, a start that came to nothing. */
+  /** Any failure: an exit code other than 0, a signal, a limit, or a start that did not succeed. */
   | {
       readonly type: "process_crashed";
       readonly reason: string;
@@ -53,7 +53,7 @@ export type WorkerEvent =
       readonly stream: "stdout" | "stderr";
       readonly timestamp: string;
     }
-  /** Lines that were deleted, or damaged, before they could be read. */
+  /** Lines that were deleted or damaged before they could be read. */
   | { readonly type: "log_lost"; readonly reason: string }
   | { readonly type: "health_check_failed"; readonly reason: string }
   | {
@@ -87,7 +87,7 @@ export function success(message: string): { Success: { message: string } } {
   return { Success: { message } };
 }
 
-/** @param count null where it is not known how many */
+/** @param count null if it is not known how many */
 export function eventsDropped(count: number | null): EventMessage {
   return { Event: { event_type: "events_dropped", data: { app: null, count } } };
 }

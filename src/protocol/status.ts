@@ -1,33 +1,31 @@
-/** The objects that Status, Describe, Act and DaemonStatus answer: bunctl's eighteen keys first, then ours. */
+/** The answers of Status, Describe, Act and DaemonStatus: bunctl's eighteen keys first, then ours. */
 
 export type StateWord = "Starting" | "Running" | "Stopping" | "Stopped" | "Crashed" | "Backoff";
 
-/** Calls, evaluations and streams that clients began, counted by the worker itself. */
+/** Calls, evaluations and streams that clients began, as counted by the worker itself. */
 export type CallStatus = {
   /** Open channels. */
   channels: number;
-  /** Requests that are sent and not answered: the depth of the queue, and what runs. */
+  /** Requests without an answer yet: the length of the queue, and what runs. */
   waiting: number;
   total: number;
   errors: number;
   /** Bytes of messages, from clients and to them. */
   bytes_in: number;
   bytes_out: number;
-  /**
-   * From taking a request to its answer, all of them together; null from a worker that was started by an older version.
-   */
+  /** From taking a request to its answer, for all requests together; null if an older version started the worker. */
   seconds: number | null;
   /** From taking a request to its answer; upper bounds, powers of two. */
   latency_us: {
     p50: number | null;
     p90: number | null;
     p99: number | null;
-    /** `histogram[i]`: how many took less than 2^i µs and not less than 2^(i-1). */
+    /** `histogram[i]`: how many took at least 2^(i-1) and less than 2^i µs. */
     histogram: readonly number[];
   };
 };
 
-/** One worker as Status shows it. Null where there is no value; every key is always present. */
+/** One worker as Status shows it. Null means that there is no value; every key is always present. */
 export type WorkerStatus = {
   name: string;
   state: StateWord;
@@ -47,20 +45,23 @@ export type WorkerStatus = {
   /** Variables the user set, values masked where they look secret. */
   env: Record<string, string>;
   memory_bytes: number | null;
-  /** Percent of one core, over the time since the last look. */
+  /** Percent of one core since the last look. */
   cpu_percent: number | null;
-  /** The app this is an instance of, and which one. */
+  /** The app that this is an instance of, and which one. */
   app: string;
   instance: number;
   group: string | null;
   policy: string;
-  /** What its policy denied to it in this run, each kind once, with the flag that would grant it. */
+  /** What its policy denied in this run, each kind once, with the flag that would grant it. */
   denied: string[];
-  /** True once the worker told READY; null where nothing tells. */
+  /** True once the worker reported READY; null if it does not report. */
   ready: boolean | null;
   health: "healthy" | "unhealthy" | "starting" | null;
   shim_pid: number | null;
-  /** Of the shim's contract: that of the installation which started this run, or the newest that this daemon speaks. */
+  /**
+   * Version of the shim's contract: that of the installation that started this run, or the newest that this daemon
+   * speaks.
+   */
   shim_version: number | null;
   log_bytes: number;
   log_dropped_lines: number;
@@ -72,9 +73,9 @@ export type WorkerStatus = {
   started_at: string | null;
   /** Text of the worker's own `STATUS=` line. */
   status_text: string | null;
-  /** What clients called in this run; null where there is no runtime in it. */
+  /** What clients called in this run; null if the worker has no runtime. */
   calls: CallStatus | null;
-  /** Why the worker is in this state, in a few words, where it is not plain. */
+  /** Why the worker is in this state, in a few words, if that is not obvious. */
   reason: string | null;
 };
 
@@ -94,7 +95,7 @@ export type ExitInfo = {
   tree_killed: number;
   max_rss_bytes: number;
   cpu_seconds: number;
-  /** What was decided: restarted after so many ms, stopped, exhausted. */
+  /** What followed: restarted after a delay, stopped, or attempts exhausted. */
   outcome: string;
 };
 
@@ -122,18 +123,18 @@ export type DaemonStatus = {
   subscribers: number;
   memory_bytes: number;
   cgroup: string | null;
-  /** What the daemon itself cannot do at the moment, or had to give up, in sentences. */
+  /** What the daemon itself cannot do at the moment or had to give up, in sentences. */
   degraded: string[];
 };
 
-/** Answer of Act: one per worker, in the order it was done. */
+/** Answer of Act: one result per worker, in the order of execution. */
 export type ActResult = {
   name: string;
   ok: boolean;
   message: string;
   code?: string;
   hint?: string;
-  /** The last lines that the process printed which failed. */
+  /** The last lines of the process that failed. */
   output?: readonly string[];
   pid?: number | null;
 };
@@ -141,13 +142,13 @@ export type ActResult = {
 /** Answer of Start. */
 export type Started = {
   message: string;
-  /** By which the app is known from now on. */
+  /** The name of the app from now on. */
   name: string;
   /** Of the first instance. */
   pid: number | null;
   /** It ran before, and nothing was changed. */
   already_running?: boolean;
-  /** Then: whether it runs by another definition than this one. */
+  /** In that case: whether it runs with another definition than this one. */
   is_other_definition?: boolean;
   instances?: { name: string; pid: number | null }[];
 };
@@ -159,7 +160,7 @@ export type Greeting = { protocol: number; version: string; pid: number };
 export type LogLines = {
   errors: string[];
   output: string[];
-  /** What of them could not be read, in sentences. */
+  /** What could not be read of them, in sentences. */
   lost?: string[];
 };
 
@@ -235,9 +236,9 @@ const UNKNOWN_DAEMON: DaemonStatus = {
   degraded: [],
 };
 
-// The daemon is of our uid and believed: whatever it sends has the form that it says.
+// The daemon belongs to our user and is trusted: what it sends has the declared form.
 
-/** One worker of an answer of this protocol or the one before. */
+/** One worker in an answer of this protocol or the one before. */
 export function readWorker(data: unknown): WorkerStatus {
   const sent = data as Partial<WorkerStatus>;
   const name = sent.name ?? "";

@@ -1,22 +1,22 @@
 /**
- * The verbs: per tag the fields that a client sends, what is answered, what it does and how much it can change.
- * Requests are parsed by this table, answers are typed by it, and the tables of docs/protocol.md are drawn from it. The
+ * The verbs: for each tag the fields that a client sends, the answer, what it does and how much it can change. Requests
+ * are parsed with this table, answers are typed by it, and the tables of docs/protocol.md are generated from it. The
  * first nine are bunctl's, accepted as serde accepts them; the rest are ours in the same style.
  */
 import { z } from "zod";
 import { limit } from "../base/limits.ts";
 import { actResult, daemonStatus, greeting, logAnswer, workerDescription, workerStatus } from "./answers.ts";
 
-/** What a verb can do to its caller's machine: look; start what its definition says; change or end what runs. */
+/** What a verb can do to the machine: only read; start what its definition says; change or end what runs. */
 export type Risk = "read" | "run" | "operate";
 
 export type Verb = {
-  /** Null for one that is a bare string. The order of the fields is the order of serde's array form. */
+  /** Null for a verb that is a bare string. The order of the fields is that of serde's array form. */
   readonly fields: z.ZodObject | null;
   readonly answer: z.ZodType;
   readonly says: string;
   readonly risk: Risk;
-  /** Fields that bunctl does not have: serde's array form may go without them. */
+  /** Fields that bunctl does not have: serde's array form may omit them. */
   readonly added?: readonly string[];
 };
 
@@ -45,13 +45,13 @@ const subscription = z.union([
   z.strictObject({ AllEvents: filter }).transform((s) => ({ kind: "all" as const, app: s.AllEvents.app_name })),
 ]);
 
-/** The number of an event, to get those after it; `now` for those to come, with their numbers. */
+/** The number of an event, to get those after it; `now` for future events with their numbers. */
 const since = z.union([z.int().min(0), z.literal("now")]).nullish();
 
 /** What a connection is subscribed to. */
 export type Subscription = z.output<typeof subscription>;
 
-/** `Success`, with fields beside the message that a bunctl client passes over. */
+/** `Success`, with fields beside the message that a bunctl client ignores. */
 function success<S extends z.ZodRawShape>(
   more: S,
 ): z.ZodObject<{ Success: z.ZodObject<{ message: z.ZodString } & S, z.core.$strict> }, z.core.$strict> {
@@ -130,14 +130,14 @@ export const VERBS = {
       verb: z.enum(["start", "stop", "restart", "reload", "delete", "flush", "signal"]),
       names,
       /**
-       * Apps of which all instances are meant, whichever they are when the turn comes; those of now are among the
+       * Apps whose instances are all meant, however many there are when the turn comes; the present ones are among the
        * names.
        */
       apps: z.array(z.string()).max(limit("workers")).default([]),
       grace_ms: graceMs,
       is_parallel: z.boolean().default(false),
       wait_ms: z.int().min(0).max(limit("graceMs")).default(0),
-      /** By name or number; of the verb `signal` only. */
+      /** By name or number; only for the verb `signal`. */
       signal: z.string().default(""),
     }),
     answer: data(z.array(actResult)),

@@ -1,5 +1,5 @@
 /**
- * Connects to the daemon, and starts it first if none answers. Safe when many do so at once: the daemon's flock
+ * Connects to the daemon, and starts one if none answers. Safe when many clients do so at once: the daemon's flock
  * decides.
  */
 import { closeSync, fstatSync, mkdirSync, openSync, readFileSync, statfsSync } from "node:fs";
@@ -18,8 +18,8 @@ import { Connection } from "./connection.ts";
 const START_DEADLINE_MS = 20_000;
 
 /**
- * The daemon waits far more than it computes: compilers of hot code cost it memory and gain it nothing. And it takes no
- * compiled sources from the home folder, whoever wrote them.
+ * The daemon waits far more than it computes: JIT compilers cost it memory and gain nothing. And it uses no compiled
+ * code from the home folder, whoever wrote that.
  */
 const DAEMONS_BUN = {
   BUN_JSC_useBaselineJIT: "0",
@@ -27,17 +27,17 @@ const DAEMONS_BUN = {
   BUN_RUNTIME_TRANSPILER_CACHE_PATH: "0",
 };
 
-/** How long a daemon may have its lock without saying so. */
+/** How long a daemon may hold its lock without recording its name. */
 const UNSIGNED_MS = 200;
-/** So often in a row is no accident. */
+/** This many kills in a row are no accident. */
 const KILLED_MAX = 3;
 
-/** How long a daemon that has its lock, and no socket, may take to make one again. */
+/** How long a daemon with its lock but without a socket may take to recreate one. */
 const RECALL_MS = 3000;
 
 /**
- * Opens a connection. A daemon whose socket is gone is asked to make it again; with `mayStart` one is started in the
- * background where none runs, and what it has to say of that goes to `onNotice`. @throws IpcError NO_DAEMON
+ * Opens a connection. A daemon whose socket is gone is asked to recreate it; with `mayStart` a daemon is started in the
+ * background if none runs, and its notices go to `onNotice`. @throws IpcError NO_DAEMON
  */
 export async function connectDaemon(
   paths: Paths,
@@ -59,7 +59,7 @@ function isAbsent(error: unknown): boolean {
   return error instanceof IpcError && error.code === "NO_DAEMON";
 }
 
-/** Undefined if no daemon runs. @throws IpcError NO_DAEMON if one does and cannot be reached */
+/** Undefined if no daemon runs. @throws IpcError NO_DAEMON if one does but cannot be reached */
 async function recallDaemon(paths: Paths, first: unknown): Promise<Connection | undefined> {
   const began = performance.now();
   let error = first;
@@ -90,10 +90,10 @@ function unreachable(paths: Paths, { pid }: LockHolder): IpcError {
   });
 }
 
-/** A daemon answers within milliseconds. One that does not is stopped, or the machine is very busy. */
+/** A daemon answers within milliseconds. If it does not, it is stopped or the machine is very busy. */
 const GREET_MS = 10_000;
 
-/** Somebody listens and says nothing. */
+/** A process listens but does not answer. */
 export class Silence extends IpcError {
   constructor(path: string) {
     super("NO_DAEMON", `the daemon at ${path} has not answered within ${GREET_MS / 1000} s`, {
@@ -102,7 +102,7 @@ export class Silence extends IpcError {
   }
 }
 
-/** The socket of a daemon that is being killed, or hangs, still takes connections: only one that answers is one. */
+/** The socket of a daemon that is being killed, or hangs, still accepts connections: only an answer counts. */
 export async function openGreeted(path: string): Promise<Connection> {
   const connection = await Connection.open(path);
   try {
@@ -149,7 +149,7 @@ function makeFolder(path: string): void {
 
 const HEAD = "ipcctl: ";
 
-/** What a daemon wrote that was started just now; others may write to the file as well. */
+/** What a newly started daemon printed; others may write to the file as well. */
 type Told = { readonly file: string; readonly from: number };
 
 function linesOf({ file, from }: Told, head: string): string[] {
@@ -158,8 +158,8 @@ function linesOf({ file, from }: Told, head: string): string[] {
 }
 
 /**
- * The child may lose the race for the lock and exit: then somebody else's daemon is about to answer. That one may be
- * killed before it does, and so may the child: then there is another child.
+ * The child may lose the race for the lock and exit: then another daemon is about to answer. That one may be killed
+ * first, and so may the child: then another child is started.
  */
 async function waitForDaemon(paths: Paths, spawn: () => DetachedChild, told: Told): Promise<Connection> {
   const deadline = performance.now() + START_DEADLINE_MS;
@@ -179,7 +179,7 @@ async function waitForDaemon(paths: Paths, spawn: () => DetachedChild, told: Tol
       const holder = findLockHolder(paths.lock);
       if (holder) requireSameSocket(paths, holder);
       aloneSince = holder ? undefined : (aloneSince ?? performance.now());
-      // Who has the lock may not have said so yet.
+      // The holder of the lock may not have recorded its name yet.
       if (aloneSince !== undefined && performance.now() - aloneSince > UNSIGNED_MS) {
         if (signalCode !== null && ++killed === KILLED_MAX) throw notStarted(paths, told, child);
         child = spawn();
@@ -193,7 +193,7 @@ async function waitForDaemon(paths: Paths, spawn: () => DetachedChild, told: Tol
 /** Exit status of a daemon that found another one on its state directory (EX_TEMPFAIL). */
 export const LOCK_HELD_EXIT = 75;
 
-/** The daemon that has the state listens somewhere else: waiting for it here would be in vain. */
+/** The daemon with our state listens elsewhere: waiting for it here would be in vain. */
 export function requireSameSocket(paths: Paths, owner: LockHolder): void {
   if (owner.socket === undefined || owner.socket === paths.socket) return;
   throw new IpcError(
@@ -215,14 +215,14 @@ function notStarted(paths: Paths, told: Told, { exitCode, signalCode }: Detached
   });
 }
 
-/** On a full disk a daemon cannot say either why it ends. */
+/** On a full disk a daemon cannot say why it ends. */
 function silence({ stateDir }: Paths): string {
   return statfsSync(stateDir).bavail === 0 ? `the disk of ${stateDir} is full` : "no message";
 }
 
 /**
- * What Bun itself would obey must not travel on to the daemon and its workers; what is no text would arrive as
- * something else.
+ * Variables that Bun itself obeys must not reach the daemon and its workers; values that are not UTF-8 would arrive
+ * changed.
  */
 export function cleanEnv(env: Environment): Record<string, string> {
   const kept: Record<string, string> = {};

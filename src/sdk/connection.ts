@@ -1,4 +1,4 @@
-/** One connection to the daemon: requests in order, events after a subscription. */
+/** One connection to the daemon: requests in order, and events after a subscription. */
 import { statSync } from "node:fs";
 import { dirname } from "node:path";
 import { IpcError, isErrorCode } from "../base/errors.ts";
@@ -25,10 +25,10 @@ export class Connection extends Verbs implements Disposable {
     this.#socket = socket;
   }
 
-  /** @throws IpcError NO_DAEMON if nobody listens there, NO_PERMISSION if we may not connect. */
+  /** @throws IpcError NO_DAEMON if nothing listens there, NO_PERMISSION if we may not connect */
   static async open(path: string): Promise<Connection> {
     let connection: Connection | undefined;
-    /** What a daemon says that refuses us may be there before we are. */
+    /** The refusal of a daemon may arrive before the connection is set up. */
     const early: ((open: Connection) => void)[] = [];
     const on = (act: (open: Connection) => void): void => {
       if (connection) act(connection);
@@ -37,7 +37,7 @@ export class Connection extends Verbs implements Disposable {
     let reached: ReturnType<typeof reachablePath> | undefined;
     try {
       requireTrustedSocket(path);
-      reached = reachablePath(path); // of a long one the folder must be there
+      reached = reachablePath(path); // for a long path the folder must exist
       const socket = await openStream(
         { unix: reached.path },
         {
@@ -59,7 +59,7 @@ export class Connection extends Verbs implements Disposable {
     }
   }
 
-  /** Told in its greeting; 0 before. */
+  /** From its greeting; 0 before. */
   protocol = 0;
 
   /** Whether the daemon knows `"policy": "auto"`, `default_policy` and `allow`. */
@@ -71,7 +71,7 @@ export class Connection extends Verbs implements Disposable {
     return this.#closed === undefined;
   }
 
-  /** Sends one request and waits for its answer. @throws IpcError with the code the daemon gave. */
+  /** Sends one request and waits for its answer. @throws IpcError with the daemon's code */
   async request(message: unknown): Promise<Response> {
     if (this.#closed) throw this.#closed;
     const answer = new Promise<Response>((resolve, reject) => this.#waiters.push({ resolve, reject }));
@@ -83,7 +83,7 @@ export class Connection extends Verbs implements Disposable {
     throw errorOf(response.Error);
   }
 
-  /** Only who waits for something keeps the program alive. */
+  /** Only a pending wait keeps the program alive. */
   #updateRef(): void {
     if (this.#waiters.length > 0 || this.#onEvent !== undefined) this.#socket.ref();
     else this.#socket.unref();
@@ -98,9 +98,9 @@ export class Connection extends Verbs implements Disposable {
   }
 
   /**
-   * Events with their numbers, for {@link Connection.onEvents}: those held after a number, or those to come. Gives the
-   * number of the newest; a daemon of before has none, and gives undefined.
-   * @throws IpcError FAILED where such a daemon is asked for what it does not keep
+   * Events with their numbers, for {@link Connection.onEvents}: those held after a number, or future ones. Returns the
+   * number of the newest event; undefined from an older daemon, which has none.
+   * @throws IpcError FAILED if such a daemon is asked for events that it does not keep
    */
   async subscribe(
     topic: keyof typeof SUBSCRIPTIONS,
@@ -121,7 +121,7 @@ export class Connection extends Verbs implements Disposable {
     return seq;
   }
 
-  /** Gives up a peer that does not answer: it may never say good-bye either. */
+  /** Gives up on a peer that does not answer, and may never close properly either. */
   terminate(): void {
     this.#fail(new IpcError("CONNECTION_LOST", "the connection to the daemon was given up"));
     this.#socket.terminate();
@@ -178,8 +178,9 @@ export class Connection extends Verbs implements Disposable {
 }
 
 /**
- * Whoever listens gets environments and definitions. In a folder like /tmp anybody may have been first: only a socket
- * of ours, or of root, is a daemon for us. Root may go to any user's, in a folder where nobody else could have put it.
+ * The listener gets environments and definitions. In a folder like /tmp anybody may have created the socket first: only
+ * a socket of our user, or of root, is trusted. Root may use any user's socket, in a folder where nobody else could
+ * have put it.
  */
 function requireTrustedSocket(path: string): void {
   const stat = statSync(path, { throwIfNoEntry: false });
@@ -209,7 +210,7 @@ function connectError(error: unknown, path: string): IpcError {
   return new IpcError("NO_DAEMON", `cannot connect to ${path}: ${(error as Error).message}`, { cause: error });
 }
 
-/** What the daemon says went wrong; a newer one may have codes that we do not know. */
+/** The daemon's error; a newer daemon may have codes that we do not know. */
 function errorOf({ code, message, hint, output = [] }: RemoteError): IpcError {
   return new IpcError(isErrorCode(code) ? code : "FAILED", message, {
     output,

@@ -1,4 +1,4 @@
-/** The verbs of the daemon as methods, for every client: one that holds a connection, and one that makes it anew. */
+/** The verbs of the daemon as methods, for every client: one that holds a connection, and one that reconnects. */
 import { IpcError, isErrorCode } from "../base/errors.ts";
 import { findWorkerId } from "../base/names.ts";
 import type { Response } from "../protocol/responses.ts";
@@ -20,15 +20,15 @@ import type { AnswerOf, FieldsOf, Tag } from "../protocol/verbs.ts";
 export type ActVerb = "start" | "stop" | "restart" | "reload" | "delete" | "flush" | "signal";
 
 export type ActOptions = {
-  /** Apps of which all instances are meant, however many they are when their turn comes. */
+  /** Apps whose instances are all meant, however many there are when their turn comes. */
   readonly apps?: readonly string[];
-  /** Between the request to end and the end by force; else what the definition says. */
+  /** Between the request to end and SIGKILL; the default is the definition's. */
   readonly graceMs?: number | undefined;
   /** All at once instead of one after the other. */
   readonly isParallel?: boolean | undefined;
   /** Between two instances. */
   readonly waitMs?: number | undefined;
-  /** By name or number; of `signal` only. */
+  /** By name or number; only for `signal`. */
   readonly signal?: string | number | undefined;
 };
 
@@ -36,13 +36,13 @@ const ENOUGH_LINES = 20;
 const READY_MS = 60_000;
 
 /**
- * Each method throws an IpcError with the code that the daemon gave. A name means an app with all its instances, or one
- * instance (`web-1`).
+ * Each method throws an IpcError with the daemon's code. A name means an app with all its instances, or one instance
+ * (`web-1`).
  */
 export abstract class Verbs {
   /**
-   * Sends one request as it stands, as docs/protocol.md has it, and gives the answer.
-   * @throws IpcError with the code the daemon gave
+   * Sends one request in the form of docs/protocol.md, and returns the answer.
+   * @throws IpcError with the daemon's code
    */
   abstract request(message: unknown): Promise<Response>;
 
@@ -51,7 +51,7 @@ export abstract class Verbs {
     return query(this, "List", null);
   }
 
-  /** What `ipcctl status --json` shows: of all workers, or of one. @throws IpcError NOT_FOUND */
+  /** What `ipcctl status --json` shows, of all workers or of one. @throws IpcError NOT_FOUND */
   status(): Promise<WorkerStatus[]>;
   status(name: string): Promise<WorkerStatus>;
   async status(name?: string): Promise<WorkerStatus | WorkerStatus[]> {
@@ -59,7 +59,7 @@ export abstract class Verbs {
     return name === undefined ? readWorkers(answer) : readWorker(answer);
   }
 
-  /** Everything that is known of one worker: its definition, ended runs, files of its log, limits, processes. */
+  /** Everything that is known of one worker: definition, ended runs, log files, limits, processes. */
   async describe(name: string): Promise<WorkerDescription> {
     return readDescription(await query(this, "Describe", { name }));
   }
@@ -72,7 +72,7 @@ export abstract class Verbs {
   }
 
   /**
-   * Starts what a definition says, with the fields of `ipcctl.json`; nothing is changed where it runs already.
+   * Starts an app from a definition with the fields of `ipcctl.json`; changes nothing if it already runs.
    * @throws IpcError BAD_CONFIG, START_FAILED
    */
   async startApp(definition: { readonly name: string; readonly [field: string]: unknown }): Promise<Started> {
@@ -85,12 +85,12 @@ export abstract class Verbs {
     await ask(this, "Stop", { name });
   }
 
-  /** Starts it where it is down. Gives the pid, of an app that of its first instance. */
+  /** Restarts it, or starts it if it is down. Returns the pid; for an app that of its first instance. */
   async restart(name: string): Promise<number | null> {
     return (await ask(this, "Restart", { name })).pid;
   }
 
-  /** Restarts the instances one after the other, each once the new one is ready. */
+  /** Replaces the instances one after the other, each once the new one is ready. */
   async reload(name: string, options: Pick<ActOptions, "graceMs" | "waitMs"> = {}): Promise<void> {
     await this.#actOn("reload", name, options);
   }
@@ -114,13 +114,13 @@ export abstract class Verbs {
     await ask(this, "Scale", { name, instances });
   }
 
-  /** Until each is running, and ready where it tells. @throws IpcError START_FAILED, DEADLINE */
+  /** Waits until each runs, and is ready if it reports that. @throws IpcError START_FAILED, DEADLINE */
   async waitReady(names: string | readonly string[], timeoutMs = READY_MS): Promise<void> {
     await ask(this, "WaitReady", { names: typeof names === "string" ? [names] : [...names], timeout_ms: timeoutMs });
   }
 
   /**
-   * One verb to several workers in the order of their dependencies, with a result for each.
+   * One verb on several workers in the order of their dependencies, with a result for each.
    * @param names of instances, exactly
    */
   act(verb: ActVerb, names: readonly string[], options: ActOptions = {}): Promise<ActResult[]> {
@@ -135,7 +135,7 @@ export abstract class Verbs {
     });
   }
 
-  /** How the daemon itself is. */
+  /** The state of the daemon itself. */
   async daemonStatus(): Promise<DaemonStatus> {
     return readDaemon(await query(this, "DaemonStatus", null));
   }
@@ -145,7 +145,7 @@ export abstract class Verbs {
     await ask(this, "Shutdown", { keep_workers: keepWorkers });
   }
 
-  /** @throws IpcError of the first that failed */
+  /** @throws IpcError of the first failure */
   async #actOn(verb: ActVerb, name: string, options: ActOptions = {}): Promise<void> {
     const meant = instancesOf(await this.status(), name);
     const apps = meant.filter((worker) => worker.instance === 0 && worker.name === findWorkerId(name));
@@ -161,7 +161,7 @@ export abstract class Verbs {
   }
 }
 
-/** The name of an app means all its instances; `web-0` is its first alone. @throws IpcError NOT_FOUND */
+/** The name of an app means all its instances; `web-0` means only its first. @throws IpcError NOT_FOUND */
 export function instancesOf(all: readonly WorkerStatus[], name: string): WorkerStatus[] {
   const find = (wanted: string): WorkerStatus | undefined => {
     const id = findWorkerId(wanted);
@@ -177,7 +177,7 @@ export function instancesOf(all: readonly WorkerStatus[], name: string): WorkerS
 type Said<A> = A extends { Success: infer S } ? S : never;
 type Told<A> = A extends { Data: { data: infer D } } ? D : never;
 
-/** What a `Success` holds. The daemon is ours and of our uid: its shape is believed. */
+/** The contents of a `Success`. The daemon belongs to our user: its shape is trusted. */
 async function ask<T extends Tag>(on: Verbs, tag: T, fields: FieldsOf<T>): Promise<Said<AnswerOf<T>>> {
   const response = await on.request(messageOf(tag, fields));
   if ("Success" in response) return response.Success as Said<AnswerOf<T>>;
@@ -185,7 +185,7 @@ async function ask<T extends Tag>(on: Verbs, tag: T, fields: FieldsOf<T>): Promi
 }
 
 /**
- * What a `Data` holds, likewise; a daemon of an earlier protocol may leave out what the readers of status.ts fill in.
+ * The contents of a `Data`, likewise; a daemon of an earlier protocol may omit what the readers of status.ts fill in.
  */
 async function query<T extends Tag>(on: Verbs, tag: T, fields: FieldsOf<T>): Promise<Told<AnswerOf<T>>> {
   const response = await on.request(messageOf(tag, fields));

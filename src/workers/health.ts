@@ -1,14 +1,14 @@
-/** Health checks: http, tcp, exec; after a start period, so many failures in a row end the run. */
+/** Health checks: http, tcp, exec. After a start period, a number of failures in a row ends the run. */
 import { statSync } from "node:fs";
 import type { HealthCheck } from "../protocol/app-config.ts";
 import { cleanWorkerEnv } from "../launch/command.ts";
 import type { Run, RunMonitor } from "./run.ts";
 import type { Worker } from "./worker.ts";
 
-/** Output of an exec check is not kept; this much of a failing http answer is never read either. */
+/** The output of an exec check is not kept, and no more than this is read of a failing http answer. */
 type Verdict = { readonly isHealthy: true } | { readonly isHealthy: false; readonly reason: string };
 
-/** Checks one run of a worker, from when it is ready to its end. */
+/** Checks one run of a worker, from its readiness to its end. */
 export class HealthMonitor implements RunMonitor {
   readonly #worker: Worker;
   readonly #run: Run;
@@ -52,7 +52,7 @@ export class HealthMonitor implements RunMonitor {
         this.#state = "healthy";
         continue;
       }
-      // A start may take that long; who was healthy once has started.
+      // A start may take this long; a worker that was healthy once has started.
       if (this.#state === "starting" && performance.now() - startedMs < check.start_period) continue;
       failures++;
       this.#onFailure(verdict.reason);
@@ -86,7 +86,7 @@ async function probeHttp(check: { url: string; expected_status: number }, signal
     signal,
     redirect: "manual",
     keepalive: false,
-    proxy: false, // the answer of a proxy says nothing of the worker
+    proxy: false, // the answer of a proxy says nothing about the worker
     headers: { "user-agent": "ipcctl-health" },
   });
   await response.body?.cancel();
@@ -113,7 +113,7 @@ async function probeTcp(check: { host: string; port: number }, signal: AbortSign
   return promise;
 }
 
-/** Runs as the worker's user would run it: its folder and its environment. */
+/** Runs in the worker's folder, with its environment and as its user. */
 async function probeExec(
   check: { command: string; args: readonly string[] },
   worker: Worker,
@@ -130,7 +130,7 @@ async function probeExec(
   });
   const onAbort = (): void => {
     try {
-      process.kill(-child.pid, "SIGKILL"); // its own group: a check may start others
+      process.kill(-child.pid, "SIGKILL"); // its own group, because a check may start other programs
     } catch {
       // It has just ended.
     }
@@ -144,7 +144,7 @@ async function probeExec(
     : { isHealthy: false, reason: `${check.command} exited with status ${status}` };
 }
 
-/** Of the process, which may have a user of its own; only root may become another. */
+/** Of the process, which may have its own user id; only root can switch to another. */
 function idsOf({ live, config }: Worker): { uid?: number; gid?: number } {
   if (process.getuid!() !== 0) return {};
   const status = live ? statSync(`/proc/${live.pid}`, { throwIfNoEntry: false }) : undefined;

@@ -1,31 +1,31 @@
 /**
  * The verbs on the workers of one app, in order of arrival. `stop` and `delete` cut short what is before them; two
- * equal ones in a row are one. Verbs on different workers of the app do not wait for each other.
+ * equal verbs in a row are carried out once. Verbs on different workers of the app do not wait for each other.
  */
 import { IpcError } from "../base/errors.ts";
 
 export type VerbRequest = {
   /** For people: `restart web`. */
   readonly what: string;
-  /** Ids of the workers that it touches, or all that the app has by then. */
+  /** Ids of the workers that it concerns, or all that the app has by then. */
   readonly workers: readonly string[] | "all";
-  /** It ends what it touches: what is before it is cut short. */
+  /** It ends the workers: verbs before it are cut short. */
   readonly isFinal?: boolean;
-  /** What else two requests of the same words and workers must have in common to be equal. */
+  /** What else two requests with the same words and workers must have in common to be equal. */
   readonly detail?: unknown;
 };
 
-/** The time of one request: until it is done, or cut short by a later one. */
+/** The lifetime of one request: until it is done, or cut short by a later one. */
 export class Turn {
   readonly #cut = new AbortController();
   #hasBegun = false;
 
-  /** Given once it is cut short; its reason is the error to throw. */
+  /** Aborted when the request is cut short; its reason is the error to throw. */
   get signal(): AbortSignal {
     return this.#cut.signal;
   }
 
-  /** Whether an equal request that comes now is served by this one. */
+  /** Whether an equal request that arrives now is served by this one. */
   get isOpen(): boolean {
     return !this.#hasBegun && !this.#cut.signal.aborted;
   }
@@ -35,11 +35,11 @@ export class Turn {
     this.#cut.signal.throwIfAborted();
   }
 
-  /** What it waits for. @throws IpcError SUPERSEDED as soon as it is cut short */
+  /** Waits for a promise. @throws IpcError SUPERSEDED as soon as the request is cut short */
   async unlessCut<T>(promise: Promise<T>): Promise<T> {
     this.check();
     const { promise: cut, reject } = Promise.withResolvers<never>();
-    const onAbort = (): void => reject(this.signal.reason as IpcError); // given by `cut`
+    const onAbort = (): void => reject(this.signal.reason as IpcError); // set by `cut`
     this.signal.addEventListener("abort", onAbort);
     try {
       return await Promise.race([promise, cut]);
@@ -48,7 +48,7 @@ export class Turn {
     }
   }
 
-  /** From here on an equal request is another one: what a fresh process reads may have changed since. */
+  /** From now on an equal request is a new one, because what a fresh process reads may have changed since. */
   begin(): void {
     this.#hasBegun = true;
   }
@@ -74,7 +74,7 @@ export class VerbQueue {
     return this.#entries.length === 0;
   }
 
-  /** Runs the task when its turn has come. @throws IpcError SUPERSEDED, or what the task throws */
+  /** Runs the task when its turn comes. @throws IpcError SUPERSEDED, or what the task throws */
   add<T>(request: VerbRequest, task: (turn: Turn) => Promise<T>): Promise<T> {
     if (request.isFinal === true) this.cut(request.workers, request.what);
     const before = this.#entries.findLast((entry) => overlap(entry.request.workers, request.workers));
@@ -107,7 +107,7 @@ export class VerbQueue {
     return promise;
   }
 
-  /** Ends what is under way or waits on these workers, unless it ends them itself. */
+  /** Ends running and waiting requests for these workers, unless they end the workers themselves. */
   cut(workers: VerbRequest["workers"], by: string): void {
     for (const { request, turn, run, drop } of [...this.#entries]) {
       if (request.isFinal === true || turn.signal.aborted || !overlap(request.workers, workers)) continue;
@@ -123,11 +123,11 @@ export class VerbQueue {
     this.#go();
   }
 
-  /** What was cut short only tidies up after itself: whoever ends the workers need not wait for that. */
+  /** A request that was cut short only cleans up: a verb that ends the workers need not wait for it. */
   #go(): void {
     for (const entry of [...this.#entries]) {
       const index = this.#entries.indexOf(entry);
-      if (index < 0) continue; // one that began just now has cut it short
+      if (index < 0) continue; // a verb that just began has cut it short
       const before = this.#entries.slice(0, index);
       const isHeldUp = before.some(
         ({ request, turn }) =>

@@ -1,7 +1,7 @@
 /**
  * All apps and their instances: names, definitions, and what is done to them. Whatever starts, stops or replaces
  * workers of an app does so in its turn, which `inTurn` gives: users' verbs, schedules, watched files, the daemon's own
- * end.
+ * shutdown.
  */
 import { mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
@@ -20,7 +20,7 @@ import { SIGTERM } from "../../contract/linux.ts";
 import { isFolderOf, takeInStrays } from "./strays.ts";
 import { Worker, type WorkerDeps } from "./worker.ts";
 
-/** `extras` stand in while others are replaced: no verb means them, and no list shows them. */
+/** `extras` stand in while others are replaced: no verb reaches them, and no list shows them. */
 export type App = {
   readonly id: string;
   config: AppConfig;
@@ -28,18 +28,18 @@ export type App = {
   readonly extras: Worker[];
 };
 
-/** Between the name of an app and the number of an extra instance: no name that a user gives can have it. */
+/** Between the name of an app and the number of an extra instance: no name from a user can contain it. */
 const EXTRA = "~";
-/** Lines of an extra that failed which go with the error. */
+/** Lines of a failed extra instance that go with the error. */
 const LAST_LINES = 10;
 
 /** What `start` found or did. */
 export type Started = { readonly app: App; readonly isRunningAlready: boolean };
 
 /**
- * Called for each worker that appears, or is another one by its new definition.
- * @param restart what restarts it by itself, with the reason
- * @returns what is to be called when it goes
+ * Called for each worker that appears or gets a new definition.
+ * @param restart restarts it automatically, with the reason
+ * @returns a function to call when the worker goes
  */
 export type Attend = (worker: Worker, restart: (reason: string) => void) => () => void;
 
@@ -52,7 +52,7 @@ export class Registry implements Disposable {
   readonly #queues = new Map<string, VerbQueue>();
   readonly #strays = new Map<string, Promise<void>>();
   #isClosing = false;
-  /** Called when there are more workers, or fewer, or others. */
+  /** Called when the set of workers changes. */
   onChange: () => void = () => undefined;
 
   constructor(deps: Omit<WorkerDeps, "onRemove">, attend: Attend) {
@@ -63,16 +63,16 @@ export class Registry implements Disposable {
   get apps(): readonly App[] {
     return [...this.#apps.values()];
   }
-  /** Instances of one app side by side, apps in the order in which they became known. */
+  /** Instances of an app together, apps in the order in which they became known. */
   get workers(): readonly Worker[] {
     return this.apps.flatMap((app) => app.workers);
   }
-  /** Also those that only stand in. */
+  /** Including instances that stand in. */
   get everyWorker(): readonly Worker[] {
     return this.apps.flatMap((app) => [...app.workers, ...app.extras]);
   }
 
-  /** Reads the store and finds every worker again. Returns those that only their folders knew. */
+  /** Reads the store and adopts every worker. Returns those that only their folders knew. */
   async load(): Promise<string[]> {
     const { store } = this.#deps;
     const taken = await takeInStrays(this.#deps, (id) => id.includes(EXTRA));
@@ -83,9 +83,9 @@ export class Registry implements Disposable {
         if (row.id.includes(EXTRA)) store.deleteInstance(row.id);
         else this.#addWorker(app, new Worker(this.#deps, config, row));
       }
-      this.#grow(app, config.instances); // a daemon may have been killed before it had made them all
+      this.#grow(app, config.instances); // a daemon may have been killed before it had created them all
     }
-    // A daemon that was killed in the middle of a reload, or of a delete, could not take away what it had to.
+    // A daemon that was killed in the middle of a reload or delete left these behind.
     for (const id of this.#foldersLike((name) => name.includes(EXTRA)))
       this.#endStray(id).catch((error: Error) => this.#deps.log("error", { worker: id }, error.message));
     const wanted = new Set<Worker>();
@@ -106,7 +106,7 @@ export class Registry implements Disposable {
     return taken;
   }
 
-  /** By the name of an instance or of an app (its instance 0, also `name-0`), however it is spelt. */
+  /** By the name of an instance or of an app (its instance 0, also `name-0`), in any spelling. */
   find(name: string): Worker | undefined {
     const id = findWorkerId(name);
     if (id === undefined) return undefined;
@@ -128,8 +128,8 @@ export class Registry implements Disposable {
   }
 
   /**
-   * Carries out a verb on an app, known or not, when its turn has come. Where it is given up before that, or on the
-   * way, by a `stop` or `delete`: @throws IpcError SUPERSEDED
+   * Carries out a verb on an app, known or not, when its turn comes. @throws IpcError SUPERSEDED if a `stop` or
+   * `delete` cuts it short before or during its turn
    */
   inTurn<T>(id: string, request: VerbRequest, task: (turn: Turn) => Promise<T>): Promise<T> {
     if (this.#isClosing) return Promise.reject(new IpcError("SUPERSEDED", `${request.what}: the daemon is stopping`));
@@ -140,7 +140,7 @@ export class Registry implements Disposable {
     });
   }
 
-  /** One that nobody waits for. */
+  /** For a verb that nobody waits for. */
   #ownVerb(app: App, request: VerbRequest, task: (turn: Turn) => Promise<void>): void {
     this.inTurn(app.id, request, task).catch((error: unknown) => {
       const { code, message } = IpcError.from(error, request.what);
@@ -149,20 +149,20 @@ export class Registry implements Disposable {
   }
 
   /**
-   * Starts a definition: registers it, or gives it to a known app of which nothing runs.
-   * @throws IpcError what hinders it
+   * Starts a definition: registers it, or gives it to a known app that does not run.
+   * @throws IpcError with what prevents it
    */
   start(config: AppConfig): Promise<Started> {
     const id = toWorkerId(config.name);
     return this.inTurn(id, { what: `start ${id}`, workers: "all", detail: config }, async (turn) => {
       const known = this.#apps.get(id);
       for (const worker of known?.workers ?? []) {
-        const isDown = (): boolean => worker.state !== "stopping"; // a daemon before us had begun it
+        const isDown = (): boolean => worker.state !== "stopping"; // an earlier daemon had begun to stop it
         await worker.waitFor(isDown, { else: "was not stopped", ms: worker.stopMs, signal: turn.signal });
       }
       const isNew = known === undefined;
       const app = this.#define(id, config);
-      if (!app) return { app: this.#apps.get(id)!, isRunningAlready: true }; // only a known one runs already
+      if (!app) return { app: this.#apps.get(id)!, isRunningAlready: true }; // only a known app can run already
       try {
         await this.#removeSurplus(app);
         await this.#startWorkers(turn, app, app.workers, true);
@@ -174,7 +174,7 @@ export class Registry implements Disposable {
     });
   }
 
-  /** Undefined, and nothing is changed, if some of it runs. */
+  /** Undefined, without a change, if some of it runs. */
   #define(id: string, config: AppConfig): App | undefined {
     const known = this.#apps.get(id);
     if (known?.workers.some((worker) => worker.isUp)) return undefined;
@@ -206,7 +206,7 @@ export class Registry implements Disposable {
     app.config = config;
     for (const worker of app.workers) {
       worker.redefine(config);
-      this.#attendTo(worker); // health, schedule and watched folders may be others now
+      this.#attendTo(worker); // health check, schedule and watched folders may have changed
     }
     this.#grow(app, config.instances);
     return app;
@@ -246,13 +246,16 @@ export class Registry implements Disposable {
     this.onChange();
   }
 
-  /** Each of them, after what the app depends on. */
+  /** Starts each of them, after the app's dependencies. */
   async #startWorkers(turn: Turn, app: App, workers: readonly Worker[], isAskedFor: boolean): Promise<void> {
     const all = await Promise.allSettled(workers.map((worker) => this.#startWorker(turn, app, worker, isAskedFor)));
     for (const one of all) if (one.status === "rejected") throw one.reason;
   }
 
-  /** Starts what it depends on first; resolves when it is started, ready where told. @throws IpcError START_FAILED */
+  /**
+   * Starts its dependencies first; resolves when it has started, and is ready if it reports that. @throws IpcError
+   * START_FAILED
+   */
   async startWorker(turn: Turn, worker: Worker): Promise<void> {
     await this.#startWorker(turn, this.appOf(worker), worker, true);
   }
@@ -271,12 +274,12 @@ export class Registry implements Disposable {
     worker.start(isAskedFor);
     const isSettled = (): boolean =>
       (worker.state !== "starting" && worker.state !== "restarting") || worker.launchFailure !== undefined;
-    const ms = worker.stopMs + worker.startMs; // a run that a daemon before us had begun to stop may have to end first
+    const ms = worker.stopMs + worker.startMs; // a run that an earlier daemon had begun to stop may have to end first
     await worker.waitFor(isSettled, { else: "was not started", ms, signal: turn.signal });
     if (worker.launchFailure) throw worker.launchFailure;
   }
 
-  /** In the turn of its own app. Dependencies have no circle, so nobody waits for himself. */
+  /** In the turn of its own app. Dependencies have no cycle, so nothing waits for itself. */
   async #startNeeded(app: App, isAskedFor: boolean): Promise<void> {
     if (app.workers.every((worker) => worker.state === "running")) return;
     await this.inTurn(app.id, { what: `start ${app.id}`, workers: "all" }, (turn) =>
@@ -284,13 +287,13 @@ export class Registry implements Disposable {
     );
   }
 
-  /** Resolves when it is down. @throws IpcError DEADLINE if that cannot be brought about */
+  /** Resolves when it is down. @throws IpcError DEADLINE if it cannot be stopped in time */
   async stopWorker(worker: Worker, graceMs: number | null): Promise<void> {
     worker.stop(graceMs);
     await worker.waitFor(() => !worker.isUp, { else: "was not stopped", ms: worker.stopMs });
   }
 
-  /** Before its turn: what is stopping already is asked again, and may be given less time. */
+  /** Before its turn: a worker that is already stopping is asked again, and may get less time. */
   hurry(workers: readonly Worker[], graceMs: number | null): void {
     for (const worker of workers) if (worker.state === "stopping") worker.stop(graceMs);
   }
@@ -324,7 +327,7 @@ export class Registry implements Disposable {
     await worker.waitFor(hasSettled, { else: "was not restarted", ms, signal: turn.signal });
   }
 
-  /** For a schedule or a changed file: like a user's, but what is not wanted any more by then is left alone. */
+  /** For a schedule or a changed file: like a user's restart, but skipped if the worker is no longer wanted by then. */
   restartByItself(worker: Worker, reason: string): void {
     const app = this.apps.find(({ workers }) => workers.includes(worker));
     if (!app) return;
@@ -335,9 +338,8 @@ export class Registry implements Disposable {
   }
 
   /**
-   * One instance after the other gets a fresh process while the others, and one extra instance, stand in: the new
-   * process is ready before an old one goes. @throws IpcError if the extra one does not come up; then nothing was
-   * touched.
+   * Replaces one instance after the other while the rest, and one extra instance, serve: a new process is ready before
+   * an old one ends. @throws IpcError if the extra instance does not start; nothing was touched then
    */
   async reloadApp(
     turn: Turn,
@@ -354,7 +356,7 @@ export class Registry implements Disposable {
     turn.begin();
     const extra = this.#addExtra(app);
     try {
-      await this.#endStray(extra.id); // of a reload that a killed daemon could not finish
+      await this.#endStray(extra.id); // left by a reload that a killed daemon could not finish
       turn.check();
       extra.start(true);
       const isSettled = (): boolean => extra.state !== "starting";
@@ -378,14 +380,14 @@ export class Registry implements Disposable {
     const id = idOf();
     const instance = Math.max(...app.workers.map((worker) => worker.instance)) + number;
     const row = this.#deps.store.addInstance(id, app.id, instance);
-    // It does one thing: nothing restarts it, and its end is the end of the reload.
+    // It only stands in: nothing restarts it, and it ends with the reload.
     const config = { ...app.config, restart_policy: "no" as const, cron: null, watch: false };
     const extra = new Worker(this.#deps, config, row, true);
     app.extras.push(extra);
     return extra;
   }
 
-  /** Makes the number of instances so. New ones start if the app is up; the highest go first. */
+  /** Adjusts the number of instances. New ones start if the app is up; the highest numbers go first. */
   async scale(turn: Turn, app: App, count: number): Promise<void> {
     turn.check();
     const wasUp = app.workers.some((worker) => worker.isUp);
@@ -402,14 +404,14 @@ export class Registry implements Disposable {
     await Promise.all(surplus.map((worker) => this.#discard(app.workers, worker, null)));
   }
 
-  /** Ends one instance and forgets it. Not to be cut short: nothing of it may stay. */
+  /** Ends one instance and forgets it. Must not be cut short, so that nothing of it stays. */
   async #discard(list: Worker[], worker: Worker, graceMs: number | null): Promise<void> {
     await this.stopWorker(worker, graceMs);
-    // Two may have asked for it.
+    // Two callers may have asked for it.
     if (list.includes(worker)) this.#forget([worker], () => this.#deps.store.deleteInstance(worker.id));
   }
 
-  /** Their folders, then the store, then what is left of them; in one go. */
+  /** Moves their folders away, updates the store, then removes the rest; without interruption. */
   #forget(workers: readonly Worker[], record: () => void): void {
     for (const worker of workers) worker.discard();
     record();
@@ -424,7 +426,7 @@ export class Registry implements Disposable {
     this.onChange();
   }
 
-  /** One that is out of attempts, and says that it is to go then. */
+  /** For a worker that used up its attempts and is configured to be removed then. */
   #removeByItself(worker: Worker): void {
     const { id } = this.appOf(worker);
     this.deleteApp(id).catch((error: Error) =>
@@ -432,7 +434,7 @@ export class Registry implements Disposable {
     );
   }
 
-  /** Stops and forgets an app with all its instances and logs. @throws IpcError NOT_FOUND if there is nothing of it */
+  /** Stops and forgets an app with all its instances and logs. @throws IpcError NOT_FOUND if nothing of it exists */
   deleteApp(id: string, graceMs: number | null = null): Promise<void> {
     return this.inTurn(id, { what: `delete ${id}`, workers: "all", isFinal: true }, async () => {
       const app = this.#apps.get(id);
@@ -445,12 +447,12 @@ export class Registry implements Disposable {
     const all = (): Worker[] => [...app.workers, ...app.extras];
     await Promise.all(all().map((worker) => this.stopWorker(worker, graceMs)));
     await this.#endStrays(app.id, graceMs);
-    // Of all at once, so that no daemon ever finds a part of it.
+    // All at once, so that no daemon ever finds a part of it.
     this.#forget(all(), () => this.#deps.store.deleteApp(app.id));
     this.#apps.delete(app.id);
   }
 
-  /** Of the folders that belong to nobody, those of this app in which a shim lives. True if there was one. */
+  /** Ends workers of this app in folders that no known worker has. True if there was one. */
   async #endStrays(id: string, graceMs: number | null): Promise<boolean> {
     const { workersDir } = this.#deps;
     const strays = this.#foldersLike((name) => !isLockFree(join(workersDir, name)) && isFolderOf(id, workersDir, name));
@@ -458,14 +460,14 @@ export class Registry implements Disposable {
     return strays.length > 0;
   }
 
-  /** Folders of no worker that we know. */
+  /** Folders that belong to no known worker. */
   #foldersLike(isOurs: (name: string) => boolean): string[] {
     const known = new Set(this.everyWorker.map(({ id }) => id));
     mkdirSync(this.#deps.workersDir, { recursive: true, mode: 0o700 });
     return readdirSync(this.#deps.workersDir).filter((name) => !known.has(name) && isOurs(name));
   }
 
-  /** Two who want it end it together: what the second finds is not to be a folder that is used again. */
+  /** Two callers end it together: the second must not act on a folder that is used again. */
   #endStray(id: string, graceMs: number | null = null): Promise<void> {
     const ending = this.#strays.get(id) ?? this.#endStrayAlone(id, graceMs).finally(() => this.#strays.delete(id));
     this.#strays.set(id, ending);
@@ -484,7 +486,9 @@ export class Registry implements Disposable {
     removeTree(dir);
   }
 
-  /** Ends what runs, but it stays wanted: the next daemon starts it again. What is under way is given up. */
+  /**
+   * Ends what runs without changing what is wanted, so the next daemon starts it again. Verbs in progress are given up.
+   */
   async stopForShutdown(): Promise<void> {
     this.#isClosing = true;
     for (const queue of this.#queues.values()) queue.cut("all", "the end of the daemon");
@@ -508,7 +512,8 @@ export class Registry implements Disposable {
   }
 
   /**
-   * For a daemon that goes and leaves its workers to the next one: ends those that no other finds. Returns their names.
+   * For a daemon that ends and leaves its workers to the next one: ends those that no other daemon can find. Returns
+   * their names.
    */
   async endUnreachable(): Promise<string[]> {
     const lost = this.everyWorker.filter((worker) => worker.isUnreachable);
@@ -516,21 +521,21 @@ export class Registry implements Disposable {
     return lost.map(({ id }) => id);
   }
 
-  /** Lets every worker run on without us. */
+  /** Every worker runs on without us. */
   [Symbol.dispose](): void {
     this.#isClosing = true;
     for (const worker of this.everyWorker) worker.release();
   }
 }
 
-/** What a shim that belongs to nobody gives its worker where its definition is not known. */
+/** The grace period for a worker of an unknown shim whose definition is not known. */
 const STRAY_GRACE_MS = 10_000;
 
 function gone(name: string): IpcError {
   return new IpcError("NOT_FOUND", `App ${name} not found`, { hint: "see: ipcctl status" });
 }
 
-/** @throws IpcError START_FAILED with what it printed, unless the extra instance runs */
+/** @throws IpcError START_FAILED with its output, unless the extra instance runs */
 async function requireStanding({ id }: App, extra: Worker, rest: string): Promise<void> {
   if (extra.state === "running") return;
   const decode = new TextDecoder();

@@ -1,9 +1,12 @@
-/** Room kept on the state's disk for the moment when it is full: stopping what fills it must not need room from it. */
+/**
+ * Room kept on the state's disk for the moment when it is full: stopping whatever fills the disk must not need room on
+ * it.
+ */
 import { closeSync, mkdirSync, openSync, rmSync, statfsSync, statSync, writeFileSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 
-/** A hundred wishes and ends of runs, or some start specifications. */
+/** Enough for a hundred changes of state, or several start specifications. */
 const RESERVE_BYTES = 1 << 19;
 /** The reserve is taken again once it leaves this much to others. */
 const LEAST_LEFT_BYTES = RESERVE_BYTES;
@@ -15,19 +18,19 @@ export class Reserve {
     this.#path = path;
   }
 
-  /** There is something to give up. */
+  /** Whether there is a reserve to release. */
   get isHeld(): boolean {
     return statSync(this.#path, { throwIfNoEntry: false }) !== undefined;
   }
 
-  /** Makes room. False if there was nothing to give up. */
+  /** Makes room. False if there was no reserve. */
   release(): boolean {
     if (!this.isHeld) return false;
     rmSync(this.#path, { force: true });
     return true;
   }
 
-  /** Takes the room again as soon as there is enough for everybody. False: the disk is as good as full. */
+  /** Takes the reserve again as soon as there is enough room. False: the disk is as good as full. */
   restore(): boolean {
     if (statSync(this.#path, { throwIfNoEntry: false })?.size === RESERVE_BYTES) return true;
     try {
@@ -46,11 +49,11 @@ export class Reserve {
       return true;
     } catch (error) {
       rmSync(this.#path, { force: true });
-      return !isNoRoom(error); // without a reserve, but not for want of room
+      return !isNoRoom(error); // without a reserve, but not for lack of room
     }
   }
 
-  /** What needs room for a moment: tried again with the reserve given up, where the disk is full. */
+  /** Does something that needs room for a moment: on a full disk it is tried again with the reserve released. */
   lend<T>(act: () => T): T {
     try {
       return act();
@@ -61,10 +64,10 @@ export class Reserve {
   }
 }
 
-/** What a start specification and the records of a run take. */
+/** Size of a start specification and the records of a run. */
 const RUN_BYTES = 1 << 16;
 
-/** Room for one more run of the worker that has this folder. @throws what writing throws */
+/** Checks for room for one more run of the worker with this folder. @throws what writing throws */
 export function tryRoom(dir: string): void {
   const path = join(dir, "room.tmp");
   try {
@@ -81,7 +84,7 @@ export function isNoRoom(error: unknown): boolean {
   return code === "ENOSPC" || code === "EDQUOT" || code === "SQLITE_FULL";
 }
 
-/** What is told of it: where room is missing, and what gives some. */
+/** The error to report: where room is missing, and how to make some. */
 export function noRoom(path: string, cause: unknown): IpcError {
   return new IpcError("FAILED", `the disk of ${path} is full`, {
     hint: "free some room there: ipcctl flush NAME empties the log of a worker, ipcctl status shows who runs",

@@ -2,10 +2,10 @@
 import type { RestartPolicy } from "../base/restart-policies.ts";
 import type { Backoff } from "../protocol/app-config.ts";
 
-/** A run this long counts as stable: the next failure starts again at the first delay. */
+/** A run of at least this length counts as stable: the next failure starts over with the first delay. */
 export const STABLE_MS = 10_000;
 
-/** What is known of an ended run that matters here. */
+/** What matters here of an ended run. */
 export type Ending = { readonly isSuccess: boolean; readonly ranMs: number };
 
 export type Verdict =
@@ -15,7 +15,7 @@ export type Verdict =
 
 /**
  * @param attempts restarts in a row so far, without a stable run between them
- * @param random uniform in [0, 1), spreads the delays of workers that fail together
+ * @param random uniform in [0, 1); spreads the delays of workers that fail together
  */
 export function decide(
   policy: RestartPolicy,
@@ -32,7 +32,7 @@ export function decide(
   return { event: "ended_retry", attempt, delayMs: delayMs(backoff, attempt, random) };
 }
 
-/** `base × multiplier^(attempt−1)`, at most the maximum, spread by ± jitter; never over the maximum. */
+/** `base × multiplier^(attempt−1)`, capped at the maximum and spread by ± jitter; never over the maximum. */
 export function delayMs(backoff: Backoff, attempt: number, random: number): number {
   const grown = Math.min(backoff.max_delay_ms, backoff.base_delay_ms * backoff.multiplier ** (attempt - 1));
   const spread = grown * (1 + backoff.jitter * (2 * random - 1));

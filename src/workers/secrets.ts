@@ -1,19 +1,19 @@
-/** Hides values that look secret wherever an environment is shown. */
+/** Masks values that look secret wherever an environment is shown. */
 
 const SECRET_NAME =
   /(secret|passw(or)?d|passphrase|token|api_?key|apikey|private|credential|auth|cookie|session|signature|salt|dsn|(^|_)key$|(^|_)pass$|(^|_)pwd$|(^|_)pin$)/i;
-/** Shapes that are secrets under any name: well-known token prefixes, JSON web tokens, PEM blocks. */
+/** Forms that are secret under any name: well-known token prefixes, JSON web tokens, PEM blocks. */
 const SECRET_VALUE =
   /^(sk-|pk_|rk_|ghp_|gho_|ghs_|github_pat_|glpat-|xox[abprs]-|AKIA|ASIA|AIza|eyJ[\w-]+\.|-----BEGIN|npm_|hf_|SG\.|Bearer |Basic )/;
 export const MASK = "********";
 
-/** The same variables with secret values replaced; a password inside a URL is masked in place. */
+/** The same variables with secret values masked; a password inside a URL is masked in place. */
 export function maskEnv(env: Readonly<Record<string, string>>): Record<string, string> {
   return Object.fromEntries(Object.entries(env).map(([name, value]) => [name, maskValue(name, value)]));
 }
 
 function maskValue(name: string, value: string): string {
-  if (name === "PWD" || name === "OLDPWD") return value; // folders, by a shell's own names
+  if (name === "PWD" || name === "OLDPWD") return value; // folders, under a shell's own names
   if (SECRET_VALUE.test(value)) return MASK;
   const masked = maskUrls(value);
   if (masked !== value) return masked;

@@ -4,7 +4,7 @@
  */
 import type { StateWord } from "../protocol/status.ts";
 
-/** Every state: how the protocol spells it, and what it means. */
+/** Every state: its word in the protocol, and what it means. */
 export const STATES = {
   stopped: {
     word: "Stopped",
@@ -37,7 +37,7 @@ export const EVENTS = {
 
 export type Event = keyof typeof EVENTS;
 
-/** What the caller has to do after a transition, in order. */
+/** What the caller must do after a transition, in order. */
 export const EFFECTS = {
   launch: "start a new run",
   end: "ask the shim to end the tree: signal, grace, SIGKILL; as soon as it answers, and until it has confirmed it",
@@ -51,7 +51,7 @@ export type Transition = { readonly next: State; readonly effects: readonly Effe
 
 const to = (next: State, ...effects: Effect[]): Transition => ({ next, effects });
 
-/** Total by type: a state or an event added above does not compile until its cells are written. */
+/** Total by type: a state or event that is added above does not compile until its cells are filled in. */
 export const TABLE: { readonly [S in State]: { readonly [E in Event]: Transition } } = {
   stopped: {
     start: to("starting", "launch"),
@@ -125,7 +125,7 @@ export const TABLE: { readonly [S in State]: { readonly [E in Event]: Transition
   },
 };
 
-/** True while a process (and its shim) exists or is being made. */
+/** True while a process (and its shim) exists or is being started. */
 export function isUp(state: State): boolean {
   return state === "starting" || state === "running" || state === "stopping" || state === "restarting";
 }

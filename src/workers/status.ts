@@ -17,7 +17,7 @@ const POLICY_WORDS: Record<RestartPolicy, WorkerStatus["restart_policy"]> = {
   "unless-stopped": "UnlessStopped",
 };
 
-/** What the parts around a worker know of it. */
+/** What other parts know about a worker. */
 export type Sources = {
   readonly store: Store;
   readonly usage: UsageMeter;
@@ -117,7 +117,7 @@ export function describeWorker(worker: Worker, sources: Sources): WorkerDescript
   };
 }
 
-/** Seconds since the process was started, by the clock of the wall; never negative after it was set back. */
+/** Seconds since the process was started, by the wall clock; never negative after the clock was set back. */
 function uptimeSeconds(worker: Worker, nowMs: number): number | null {
   if (!worker.live) return null;
   return Math.max(0, Math.round(nowMs - Number(worker.live.startedNs / 1_000_000n)) / 1000);
@@ -147,7 +147,7 @@ function limitsOf(worker: Worker): WorkerDescription["limits"] {
   return limits;
 }
 
-/** @param isHard undefined where nothing runs: how it is held is found out anew at each start */
+/** @param isHard undefined if nothing runs: how the limit is enforced is found out at each start */
 function mechanismOf(
   isHard: boolean | undefined,
   hard: string,

@@ -1,7 +1,7 @@
 /**
- * What must survive the daemon: definitions and, per worker, what is wanted and what was counted. Memory is what counts
- * while the daemon lives; one SQLite file follows it at every change, and catches up where it could not be written.
- * WAL with synchronous=NORMAL: nothing is lost when the daemon is killed; a power cut may lose the last moments.
+ * What must survive the daemon: definitions and, per worker, the wanted state and the counters. Memory is authoritative
+ * while the daemon lives; one SQLite file follows at every change, and catches up after it could not be written. WAL
+ * with synchronous=NORMAL: nothing is lost when the daemon is killed; a power cut may lose the last moments.
  */
 import { Database } from "bun:sqlite";
 import {
@@ -24,13 +24,13 @@ import type { ExitInfo } from "../protocol/status.ts";
 import { isNoRoom, noRoom, Reserve, tryRoom } from "./reserve.ts";
 
 /**
- * What is wanted of a worker: `up` a run is or should be alive · `backoff` the next run waits · `down` a user stopped
+ * The wanted state of a worker: `up` a run is or should be alive · `backoff` the next run waits · `down` a user stopped
  * it · `ended` its policy does not start it again · `crashed` its attempts are used up · `failed` it could not be
  * executed when it was started.
  */
 export type Phase = "up" | "backoff" | "down" | "ended" | "crashed" | "failed";
 
-/** One instance as stored. `run` is the newest run handed out, `doneRun` the newest whose end was counted. */
+/** One instance as stored. `run` is the newest run number handed out, `doneRun` the newest whose end was counted. */
 export type InstanceRow = {
   readonly id: string;
   readonly app: string;
@@ -40,7 +40,7 @@ export type InstanceRow = {
   readonly doneRun: number;
   readonly restarts: number;
   readonly attempts: number;
-  /** When the next run begins that waits, or the run is killed that is being stopped. */
+  /** When the waiting run begins, or when the stopping run is killed. */
   readonly dueAtMs: number;
   readonly droppedLines: number;
   readonly reason: string | null;
@@ -62,19 +62,16 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS events (slot INTEGER PRIMARY KEY, seq INTEGER NOT NULL, event TEXT NOT NULL) STRICT;
 `;
 
-/** Number of the schema, in `user_version`; a newer file is refused rather than guessed at. */
+/** Version of the schema, in `user_version`; a newer file is refused instead of guessed at. */
 const SCHEMA_VERSION = 1;
-/** The log of the database is taken into it, and begun anew, after so many pages. */
+/** The WAL is checkpointed and restarted after this many pages. */
 const CHECKPOINT_PAGES = 32;
-/**
- * What the database and its log have of the disk beyond what is in them: twice what the log holds before it begins
- * anew.
- */
+/** Room that database and WAL have on the disk beyond their contents: twice what the WAL holds before it restarts. */
 const ROOM_BYTES = 2 * CHECKPOINT_PAGES * 4096;
-/** Between two tries of what could not be written. */
+/** Between two attempts to write what could not be written. */
 const RETRY_MS = 250;
 
-/** Who is told when the file falls behind, and when it has caught up. */
+/** Called when the file falls behind, and when it has caught up. */
 export type StoreEvents = { readonly onTrouble: (text: string) => void; readonly onHealed: (text: string) => void };
 
 export class Store implements Disposable {
@@ -87,7 +84,7 @@ export class Store implements Disposable {
   readonly #exits = new Map<string, readonly ExitInfo[]>();
   /** The newest of the stream, oldest first. */
   #events: SequencedEvent[] = [];
-  /** What the file does not have yet. A name that is in no map any more is to be deleted. */
+  /** What the file does not have yet. A name whose entry is gone from memory must be deleted. */
   readonly #behind = {
     apps: new Set<string>(),
     rows: new Set<string>(),
@@ -95,19 +92,19 @@ export class Store implements Disposable {
     events: 0,
   };
   #db: Database | undefined;
-  /** Which file is open: another one may lie at its path by now. */
+  /** Identifies the open file: another one may lie at its path by now. */
   #inode = 0;
   #trouble: string | undefined;
   #isFull = false;
   #retry: Timer | undefined;
   #batches = 0;
 
-  /** Nothing was known: the file was missing, empty or broken. What is on disk beside it tells more. */
+  /** Nothing was known: the file was missing, empty or broken. Files beside it tell more. */
   readonly isNew: boolean;
 
   /**
-   * A broken file is moved aside, and a new one begun.
-   * @throws IpcError for one of a newer ipcctl, or that is locked
+   * Moves a broken file aside and begins a new one.
+   * @throws IpcError for a file of a newer ipcctl, or a locked one
    */
   constructor(path: string, listener: StoreEvents) {
     this.#path = path;
@@ -168,8 +165,8 @@ export class Store implements Disposable {
   }
 
   /**
-   * Counts the end of a run together with what follows from it, once: a daemon killed here counts it again, or not, as
-   * a whole.
+   * Records the end of a run together with what follows from it, once: a daemon killed here has recorded all of it or
+   * nothing.
    */
   finishRun(id: string, exit: ExitInfo, change: InstanceChange): void {
     if (!this.#rows.has(id)) return;
@@ -201,7 +198,7 @@ export class Store implements Disposable {
     this.#save();
   }
 
-  /** What is changed in it reaches the file together, or not at all. */
+  /** Changes within it reach the file together, or not at all. */
   batch<T>(act: () => T): T {
     this.#batches++;
     try {
@@ -212,18 +209,18 @@ export class Store implements Disposable {
     }
   }
 
-  /** The file does not know what this worker's state is. */
+  /** The file does not know the state of this worker. */
   isBehind(id: string): boolean {
     return this.#behind.rows.has(id) || this.#behind.exits.has(id);
   }
 
-  /** Why the file is behind, in a sentence; undefined where it is not. */
+  /** Why the file is behind, in a sentence; undefined if it is not. */
   get trouble(): string | undefined {
     return this.#trouble;
   }
 
   /**
-   * Before something new is begun that needs room for good.
+   * Before anything new that needs room for good.
    * @throws IpcError if there is none, or the file is behind
    */
   requireRoom(): void {
@@ -233,8 +230,8 @@ export class Store implements Disposable {
   }
 
   /**
-   * Does what needs room for a moment, on a full disk with what is kept for that.
-   * @throws IpcError if it is full all the same
+   * Does something that needs room for a moment, on a full disk with the reserve.
+   * @throws IpcError if the disk is full all the same
    */
   withRoom<T>(act: () => T): T {
     try {
@@ -244,23 +241,23 @@ export class Store implements Disposable {
     }
   }
 
-  /** Before a run is ended for another one: whether there will be room for that. @throws IpcError if not */
+  /** Before a run is ended to start another: checks that there will be room. @throws IpcError if not */
   requireRoomToRun(dir: string): void {
     try {
       tryRoom(dir);
     } catch (error) {
-      // What is kept is not given up yet: who fills the disk would have it before the run that it is for.
+      // The reserve is not released yet: whatever fills the disk would take it before the run that it is for.
       if (isNoRoom(error) && !this.#reserve.isHeld) throw noRoom(dirname(this.#path), error);
       if (!isNoRoom(error)) throw error;
     }
   }
 
-  /** For another process that met a full disk. False if nothing is kept for that any more. */
+  /** For another process that met a full disk. False if the reserve is gone. */
   makeRoom(): boolean {
     return this.#reserve.release();
   }
 
-  /** To be called now and then: a file that was removed or replaced is written anew, and the reserve is taken again. */
+  /** To be called now and then: rewrites a file that was removed or replaced, and takes the reserve again. */
   look(): void {
     if (this.#db && inodeOf(this.#path) !== this.#inode) {
       this.#listener.onTrouble(`the database ${this.#path} was removed or replaced: it is written anew`);
@@ -304,7 +301,7 @@ export class Store implements Disposable {
       db.transaction(() => this.#writeAll(db))();
     } catch (error) {
       if (!isNoRoom(error)) throw error;
-      db.run("PRAGMA wal_checkpoint(RESTART)"); // what is in the log may fit where the database has room already
+      db.run("PRAGMA wal_checkpoint(RESTART)"); // the contents of the WAL may fit where the database has room already
       db.transaction(() => this.#writeAll(db))();
     }
   }
@@ -330,7 +327,7 @@ export class Store implements Disposable {
       db.query(PUT_EVENT).run(event.seq % limit("eventsHeld"), event.seq, JSON.stringify(event));
   }
 
-  /** Said once: what follows from it is the same until it is over. */
+  /** Reported once: it stays true until it is over. */
   #report(error: Error): void {
     clearTimeout(this.#retry);
     this.#retry = setTimeout(() => this.#flush(), RETRY_MS);
@@ -380,9 +377,7 @@ export class Store implements Disposable {
     }
   }
 
-  /**
-   * A file that is no sound database is kept for whoever wants to look, and everything that is known goes to a new one.
-   */
+  /** A broken database is kept for inspection, and everything that is known goes to a new file. */
   #setAside(error: Error): void {
     const to = asideName(this.#path);
     this.#close();
@@ -393,7 +388,7 @@ export class Store implements Disposable {
     this.#renew();
   }
 
-  /** A new file, with all that is known. */
+  /** A new file with everything that is known. */
   #renew(): void {
     this.#close();
     for (const id of this.#apps.keys()) this.#behind.apps.add(id);
@@ -409,7 +404,7 @@ export class Store implements Disposable {
   }
 
   #create(): Database {
-    // It may have been removed with all that was in it.
+    // It may have been removed with everything in it.
     mkdirSync(dirname(this.#path), { recursive: true, mode: 0o700 });
     const db = this.#reserve.lend(() => openDatabase(this.#path));
     this.#inode = inodeOf(this.#path);
@@ -437,12 +432,12 @@ const PUT_ROW = `
 const PUT_EXIT = `INSERT INTO exits (instance, run, info) SELECT id, ?2, ?3 FROM instances WHERE id = ?1
   ON CONFLICT DO UPDATE SET info = excluded.info`;
 
-/** Each goes over the one that is not held any more. */
+/** Each overwrites one that is no longer held. */
 const PUT_EVENT = "INSERT OR REPLACE INTO events (slot, seq, event) VALUES (?, ?, ?)";
 
 /**
- * Nobody else opens it: the daemon has its lock. Then SQLite needs no file of shared memory, which a full disk has no
- * room for.
+ * Nobody else opens it, because the daemon has its lock. SQLite then needs no shared-memory file, for which a full disk
+ * has no room.
  */
 function openDatabase(path: string): Database {
   const db = new Database(path, { create: true, strict: true });
@@ -457,7 +452,7 @@ function openDatabase(path: string): Database {
     db.run("PRAGMA foreign_keys = ON");
     const { quick_check: verdict } = db.query("PRAGMA quick_check(1)").get() as { quick_check: string };
     if (verdict !== "ok") throw broken(verdict);
-    db.run(SCHEMA); // an ipcctl of before had fewer tables, of the same version
+    db.run(SCHEMA); // an earlier ipcctl had fewer tables under the same version
     if (found !== SCHEMA_VERSION) db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
     takeRoom(db);
     return db;
@@ -467,10 +462,7 @@ function openDatabase(path: string): Database {
   }
 }
 
-/**
- * What is written later goes over it: into pages that are free, by a log that begins at its beginning, also on a full
- * disk.
- */
+/** Later writes reuse this room: free pages, and a WAL that restarts at its beginning, also on a full disk. */
 function takeRoom(db: Database): void {
   try {
     db.transaction(() => {
@@ -480,7 +472,7 @@ function takeRoom(db: Database): void {
     })();
     db.run("PRAGMA wal_checkpoint(RESTART)");
   } catch (error) {
-    if (!isNoRoom(error)) throw error; // then the reserve has to do
+    if (!isNoRoom(error)) throw error; // then the reserve must suffice
   }
 }
 
@@ -495,7 +487,9 @@ function requireKnownSchema(path: string, found: number): void {
   );
 }
 
-/** Looks without opening, beside a daemon that has it open. @throws IpcError if it is of a newer ipcctl */
+/**
+ * Checks without opening it for writing, beside a daemon that has it open. @throws IpcError if it is of a newer ipcctl
+ */
 export function requireReadableSchema(path: string): void {
   const HEAD_BYTES = 64;
   const NUMBER_AT = 60;
@@ -508,7 +502,7 @@ export function requireReadableSchema(path: string): void {
       closeSync(file);
     }
   } catch {
-    return; // None yet, or one that is going to be moved aside.
+    return; // There is none yet, or it is about to be moved aside.
   }
   if (head.toString("latin1", 0, 15) === "SQLite format 3") requireKnownSchema(path, head.readUInt32BE(NUMBER_AT));
 }
@@ -521,7 +515,7 @@ function isBroken(error: unknown): boolean {
   return /^SQLITE_(CORRUPT|NOTADB)/.test(String((error as { code?: unknown }).code));
 }
 
-/** Something that can never be opened lies there: a folder, a file of somebody else. */
+/** Something that can never be opened lies there: a folder, or another user's file. */
 function isUnusable(path: string): boolean {
   const stat = statSync(path, { throwIfNoEntry: false });
   if (!stat) return false;
@@ -551,7 +545,7 @@ function asideName(path: string): string {
   }
 }
 
-/** Databases that were moved aside and still lie there: removing them is how they are acknowledged. */
+/** Databases that were moved aside and are still there: the user acknowledges them by removing them. */
 function brokenDatabases(path: string): string[] {
   try {
     return readdirSync(dirname(path))

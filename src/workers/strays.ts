@@ -1,6 +1,6 @@
 /**
- * Shims that live below `workers/` and are in no registry: after a lost database, or a daemon that was killed between
- * two steps. What is on disk says who they are, so that they are taken in and never forgotten.
+ * Shims that live below `workers/` but are in no registry: after a lost database, or a daemon that was killed between
+ * two steps. Their records on disk say who they are, so they are adopted and never forgotten.
  */
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
@@ -16,7 +16,7 @@ import type { Store } from "./store.ts";
 /** How long a shim that holds its lock may take to answer. */
 const PATIENCE_MS = 10_000;
 
-/** What is taken in needs from the daemon. */
+/** What adopting needs from the daemon. */
 export type StrayDeps = {
   readonly store: Store;
   readonly workersDir: string;
@@ -24,8 +24,8 @@ export type StrayDeps = {
 };
 
 /**
- * Puts every live shim that the store does not know into it, as its own folder describes it. Where the store is new,
- * those that do not run come back too, stopped. Returns the ids.
+ * Adds every live shim that the store does not know to it, as its own folder describes it. If the store is new, workers
+ * that do not run come back too, stopped. Returns the ids.
  */
 export async function takeInStrays(
   { store, workersDir, log }: StrayDeps,
@@ -44,7 +44,7 @@ export async function takeInStrays(
       }),
   );
   const strays = taken.filter((stray) => stray !== undefined);
-  // Together, or not at all: the store is new no more once it knows one of them.
+  // Together, or not at all: a store that knows one of them is not new any more.
   store.batch(() => {
     for (const { id, dir, live, definition } of strays) {
       addRow(store, id, definition);
@@ -59,7 +59,7 @@ export async function takeInStrays(
   return strays.map(({ id }) => id);
 }
 
-/** By its definition; where it has none, by its name: `web`, `web-1`, or `web~1` that stood in. */
+/** By its definition or, without one, by its name: `web`, `web-1`, or `web~1` for an extra instance. */
 export function isFolderOf(app: string, workersDir: string, name: string): boolean {
   const definition = readDefinition(join(workersDir, name));
   if (definition) return definition.app === app;
@@ -86,8 +86,8 @@ function addRow(store: Store, id: string, { app, instance, config }: Definition)
 }
 
 /**
- * Of one that does not run: its last end is kept. One whose end nobody wrote down was wanted when its shim, or the
- * machine, went.
+ * For a worker that does not run: its last end is kept. If nobody recorded its end, it was wanted when its shim, or the
+ * machine, went down.
  */
 function addLastRun(store: Store, id: string, dir: string): void {
   const run = readRunRecord(dir)?.run ?? 0;
@@ -99,7 +99,7 @@ function addLastRun(store: Store, id: string, dir: string): void {
   } else if (run > 0) store.change(id, { phase: "up", run, doneRun: run - 1 });
 }
 
-/** Instances have numbers without a gap. */
+/** Instances have consecutive numbers. */
 function fillHoles(store: Store, app: string, count: number): void {
   const found = new Set(store.instances(app).map((row) => row.instance));
   for (let index = 0; index < count; index++) {
@@ -108,7 +108,7 @@ function fillHoles(store: Store, app: string, count: number): void {
   }
 }
 
-/** What a live shim says of its run. Undefined once it has ended, or if it says nothing. */
+/** What a live shim says of its run. Undefined once it has ended, or if it does not answer. */
 async function lookAt(dir: string): Promise<ShimState | undefined> {
   const link = await openLink(dir);
   link?.release();

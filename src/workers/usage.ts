@@ -1,6 +1,4 @@
-/**
- * Memory and processor use of workers' trees, from one pass over /proc, shared by everybody who asks within a moment.
- */
+/** Memory and processor use of workers' trees, from one pass over /proc that callers within a moment share. */
 import { readFileSync } from "node:fs";
 import {
   childrenByParent,
@@ -11,16 +9,16 @@ import {
   type Process,
 } from "../shim/proc.ts";
 
-/** A pass this young is used again: 300 workers asked one by one cost one pass. */
+/** A pass this young is reused: 300 workers asked one by one cost one pass. */
 const FRESH_MS = 200;
-/** Two looks closer than this give no useful rate. */
+/** Two looks closer together than this give no useful rate. */
 const RATE_MS = 500;
 
 export type Usage = { readonly memoryBytes: number; readonly cpuPercent: number; readonly tree: readonly Process[] };
 
 type Look = { readonly pid: number; readonly atMs: number; readonly cpuTicks: number; readonly percent: number };
 
-/** Resident bytes that are in no file: what was written, not what was loaded. */
+/** Resident bytes that are in no file: data, not loaded code. */
 export function ownMemoryOf(tree: readonly Process[]): number {
   return tree.reduce((sum, { pid, memoryBytes }) => {
     try {
@@ -44,8 +42,8 @@ export class UsageMeter {
   }
 
   /**
-   * The worker's process and all its descendants. The percentage is over the time since the last look, at first since
-   * its start.
+   * The worker's process and all its descendants. The percentage covers the time since the last look, at first since
+   * the start.
    */
   measure(key: string, pid: number, startTime: number, uptimeSeconds: number): Usage | undefined {
     this.#refresh();

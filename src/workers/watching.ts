@@ -1,4 +1,4 @@
-/** What restarts a worker from outside: changed files, a schedule, and limits that only we can watch. */
+/** What restarts a worker from outside: changed files, a schedule, and limits that only the daemon can watch. */
 import { existsSync, readdirSync, statSync, watch, type FSWatcher } from "node:fs";
 import { join, relative, resolve } from "node:path";
 import { limit } from "../base/limits.ts";
@@ -7,18 +7,18 @@ import type { Run } from "./run.ts";
 import { ownMemoryOf, type UsageMeter } from "./usage.ts";
 import type { Worker } from "./worker.ts";
 
-/** An editor writes several times for one save; a checkout changes many files. */
+/** An editor writes several times per save; a checkout changes many files. */
 const DEBOUNCE_MS = 200;
 const LIMIT_PERIOD_MS = 1000;
-/** Looks in a row over `max_cpu_percent` before it is told: a short burst is no news. */
+/** Consecutive looks over `max_cpu_percent` before it is reported: a short burst does not count. */
 const CPU_LOOKS = 10;
 
 const IGNORED =
   /(^|\/)(\.git|\.hg|\.svn|node_modules|__pycache__|\.venv|venv|\.mypy_cache|\.pytest_cache|\.ruff_cache)(\/|$)|(~|\.swp|\.swx|\.tmp|\.pyc|\.log|4913)$/;
 
 /**
- * Restarts the worker when a file below its watched folders changes. Each folder is watched by itself: what is ignored,
- * which may be most of a project, costs the machine no watch.
+ * Restarts the worker when a file below its watched folders changes. Each folder has its own watch, so ignored folders,
+ * which may be most of a project, cost the machine none.
  */
 export class FileWatch implements Disposable {
   readonly #watchers = new Map<string, FSWatcher>();
@@ -29,7 +29,7 @@ export class FileWatch implements Disposable {
 
   readonly #own: readonly string[];
 
-  /** @param own folders that the daemon writes to, whose changes are no news */
+  /** @param own folders that the daemon writes to, whose changes do not count */
   constructor(
     worker: Worker,
     restart: (reason: string) => void,
@@ -72,7 +72,7 @@ export class FileWatch implements Disposable {
     for (const below of foldersIn(folder)) if (!this.#isIgnored(root, below)) this.#add(root, below);
   }
 
-  /** @param isNews it came, went, or was replaced */
+  /** @param isNews it was created, removed or replaced */
   #see(root: string, path: string, isNews: boolean): void {
     if (this.#isIgnored(root, path)) return;
     if (isNews) {
@@ -86,7 +86,7 @@ export class FileWatch implements Disposable {
     return IGNORED.test(relative(root, path)) || this.#own.some((one) => path === one || path.startsWith(`${one}/`));
   }
 
-  /** With all below it: a folder that was moved away is none of ours any more. */
+  /** With everything below it: a folder that was moved away is not watched any more. */
   #remove(folder: string): void {
     for (const [watched, watcher] of this.#watchers) {
       if (watched !== folder && !watched.startsWith(`${folder}/`)) continue;
@@ -102,17 +102,17 @@ export class FileWatch implements Disposable {
   }
 }
 
-/** Links are not followed: they may lead out, and in circles. */
+/** Links are not followed: they may lead out, or in circles. */
 function foldersIn(folder: string): string[] {
   try {
     const entries = readdirSync(folder, { withFileTypes: true });
     return entries.filter((entry) => entry.isDirectory()).map((entry) => join(folder, entry.name));
   } catch {
-    return []; // deleted meanwhile, or not ours to read
+    return []; // deleted meanwhile, or not readable for us
   }
 }
 
-/** Null where it never comes, or was written by a version that took what this one does not. */
+/** Null if it never comes, or if a version wrote it that accepted more than this one. */
 function nextTime(cron: string): Date | null {
   try {
     return Bun.cron.parse(cron, new Date(Date.now()));
@@ -155,7 +155,7 @@ export class CronRestart implements Disposable {
   }
 }
 
-/** Looks at memory and processor time once a second, only where a limit is set that the kernel does not keep for us. */
+/** Checks memory and processor time once a second, only if a limit is set that the kernel does not enforce. */
 export class LimitWatch implements Disposable {
   readonly #timer: Timer | undefined;
   #looksOver = 0;
@@ -171,7 +171,7 @@ export class LimitWatch implements Disposable {
       const now = usage.measure(worker.id, live.pid, live.startTime, uptime);
       if (!now) return;
       const check = (what: string, limit: number | null, measure: () => number): boolean => {
-        // What is resident is the most that it can be, and known already.
+        // Resident memory is an upper bound, and known already.
         if (limit === null || run.enforced.memory || now.memoryBytes <= limit) return false;
         const current = measure();
         if (current <= limit) return false;
@@ -180,7 +180,8 @@ export class LimitWatch implements Disposable {
         return true;
       };
       if (!check("max_memory", max_memory, () => now.memoryBytes))
-        // Its own memory, as the kernel refuses it: with the interpreter's code one could not have all that is granted.
+        // Its private memory, as the kernel's limit counts it: with the interpreter's code a worker could not use all
+        // that is granted.
         check("limits.memory of its policy", ofPolicy, () => ownMemoryOf(now.tree));
       this.#looksOver =
         max_cpu_percent !== null && !run.enforced.cpu && now.cpuPercent > max_cpu_percent ? this.#looksOver + 1 : 0;

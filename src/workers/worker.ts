@@ -1,6 +1,6 @@
 /**
- * One instance of an app, supervised: drives the table of `states.ts` with what its shim tells and what users want,
- * and carries out the effects. All that must survive the daemon goes to the store before it is acted upon.
+ * One supervised instance of an app: drives the table of `states.ts` with what its shim reports and what users want,
+ * and carries out the effects. Everything that must survive the daemon is stored before it is acted upon.
  */
 import { appendFileSync, existsSync, mkdirSync, renameSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
@@ -49,7 +49,7 @@ import { SIGTERM } from "../../contract/linux.ts";
 import { ownUserOf } from "../launch/users.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";
 
-/** Of its stderr, where the policy may have to do with its end. */
+/** Of its stderr, to find out whether the policy caused its end. */
 const LAST_WORDS = 3;
 const LAST_WORDS_BYTES = 8192;
 
@@ -60,9 +60,9 @@ export type WorkerDeps = {
   readonly workersDir: string;
   readonly environmentsDir: string;
   readonly cgroups: CgroupTree | undefined;
-  /** The environment for definitions that bring none. */
+  /** The environment for definitions without one. */
   readonly daemonEnv: Readonly<Record<string, string | undefined>>;
-  /** That the daemon was started with. */
+  /** The limit that the daemon was started with. */
   readonly daemonUmask: number;
   readonly emit: (worker: Worker, event: WorkerEvent) => void;
   readonly log: (level: "info" | "warn" | "error", fields: object, text: string) => void;
@@ -76,19 +76,19 @@ export type WorkerDeps = {
   readonly watchRun: (worker: Worker, run: Run) => RunMonitor;
 };
 
-/** How long a daemon's start is held up by a shim that holds its lock and does not answer. */
+/** How long a shim that holds its lock and does not answer may delay a daemon's start. */
 const SHIM_PATIENCE_MS = 3000;
-/** A shim answers within microseconds; one that is stopped must not hold up `status`. */
+/** A shim answers within microseconds; a stopped one must not delay `status`. */
 const CALLS_MS = 200;
-/** What a busy disk may take for both of the last writes of a shim. */
+/** What a busy disk may take for a shim's last two writes. */
 const SLOW_DISK_MS = 5000;
-/** What is waited for beyond what the worker itself is given: a busy machine is the normal one. */
+/** Extra time beyond what the worker itself gets: a busy machine is the normal case. */
 const MARGIN_MS = 10_000;
 
-/** After the name of a folder: its worker is deleted, and so will it be. */
+/** Follows the name of a folder whose worker is deleted, and that will be deleted too. */
 const RUBBISH = "~deleted";
 
-/** How a wait ends if what is waited for does not come. */
+/** How a wait ends if its condition does not come true. */
 export type Patience = {
   /** For people, after the worker's name: `was not started`. */
   readonly else: string;
@@ -100,7 +100,7 @@ export type Patience = {
 export class Worker {
   readonly id: string;
   readonly instance: number;
-  /** Stands in during a reload: nobody's to see or to select. */
+  /** Stands in during a reload: no list shows it, and no verb reaches it. */
   readonly isExtra: boolean;
   readonly #deps: WorkerDeps;
   #config: AppConfig;
@@ -108,7 +108,7 @@ export class Worker {
   #row: InstanceRow;
   /** From the launch to the end of its tree. */
   #run: Run | undefined;
-  /** The next run is one that a user asked for, and hears of. */
+  /** A user asked for the next run, and hears of its failure. */
   #isAskedFor = false;
   #launchFailure: IpcError | undefined;
   #retryTimer: Timer | undefined;
@@ -148,7 +148,7 @@ export class Worker {
   get isStarted(): boolean {
     return this.#state === "running" || this.#state === "starting";
   }
-  /** A process lives, or is to live again after its delay. */
+  /** A process lives, or will live again after its delay. */
   get isWanted(): boolean {
     return this.isUp || this.#state === "backoff";
   }
@@ -193,7 +193,7 @@ export class Worker {
       ...(this.#run?.degraded ?? []),
     ];
   }
-  /** Name, path or text of what this run was started under; before, of what it would be started under now. */
+  /** Name, path or text of the policy of this run; before a run, of the policy that it would have now. */
   get policy(): string {
     this.#policy ??= this.#policyNow();
     return this.#policy;
@@ -205,11 +205,11 @@ export class Worker {
       const running = decideLaunch(config, config.base_env ?? this.#deps.daemonEnv);
       return policyOf(config, running, { project: config.cwd, home: "/" });
     } catch {
-      return config.policy ?? AUTO; // its script is not there; its start says so
+      return config.policy ?? AUTO; // its script does not exist, which its start will report
     }
   }
 
-  /** Those of its policy; undefined where that is not to be read any more. */
+  /** The limits of its policy; undefined if that can no longer be read. */
   get policyLimits(): PolicyLimits | undefined {
     try {
       const { name, limits } = loadPolicy(this.policy, {
@@ -221,7 +221,7 @@ export class Worker {
       return undefined;
     }
   }
-  /** What was denied to it in this run: the shim's side of it keeps the first ones. */
+  /** What was denied to it in this run; the shim keeps the first ones. */
   get denied(): string[] {
     const denied = readDenied(this.dir);
     const policy = denied.length === 0 ? undefined : this.#loadPolicy();
@@ -230,11 +230,11 @@ export class Worker {
   get launchFailure(): IpcError | undefined {
     return this.#launchFailure;
   }
-  /** Of the process that runs, or of the last one that did. */
+  /** Of the running process, or of the last one. */
   get lastPid(): number | null {
     return this.#lastPid;
   }
-  /** What clients asked of it in this run, as `lookAtCalls` found it last. */
+  /** What clients asked of it in this run, as of the last `lookAtCalls`. */
   get calls(): CallCounts | undefined {
     return this.#run?.calls;
   }
@@ -255,29 +255,29 @@ export class Worker {
     try {
       return mayNeedEnvironment(decideLaunch(config, config.base_env ?? this.#deps.daemonEnv), config);
     } catch {
-      return false; // its start says why
+      return false; // its start will say why
     }
   }
-  /** The longest that its stop may take, as it was asked for last. */
+  /** The longest that its stop may take, as it was last requested. */
   get stopMs(): number {
     return stopWithinMs(this.#graceMs ?? this.#config.stop_timeout, this.#finishMs) + MARGIN_MS;
   }
   /**
-   * What a shim may take to write the rest of the output to a full disk, and the record of the exit: a grace for each.
+   * What a shim may take to write the rest of the output, and the exit record, to a full disk: a grace period for each.
    */
   get #finishMs(): number {
     return 2 * this.#config.stop_timeout + SLOW_DISK_MS;
   }
 
-  /** @throws IpcError if its folder, script or env file, or a full disk, would not let it start now. */
+  /** @throws IpcError if its folder, script or env file, or a full disk, would keep it from starting now */
   requireLaunchable(): void {
     decideLaunch(this.#config, this.#config.base_env ?? this.#deps.daemonEnv);
     this.#deps.store.requireRoomToRun(this.dir);
   }
 
   /**
-   * Makes the packages that it needs, while what runs still does.
-   * @throws IpcError START_FAILED if they cannot be had
+   * Makes the packages that it needs while the present run continues.
+   * @throws IpcError START_FAILED if they are not available
    */
   async provide(signal: AbortSignal): Promise<void> {
     if (this.#mayNeedEnvironment) await provide(this.#preparation(signal));
@@ -292,8 +292,8 @@ export class Worker {
   }
 
   /**
-   * Beside the shim's records, so that a lost database loses no worker. What has no room now is written with the next
-   * run.
+   * Beside the shim's records, so that a lost database loses no worker. If there is no room, it is written with the
+   * next run.
    */
   #keepDefinition(): void {
     try {
@@ -309,8 +309,8 @@ export class Worker {
   }
 
   /**
-   * Wants it up. Nothing happens if it is; the attempts start anew if it was not.
-   * @param isAskedFor by somebody who hears of its failure; if it cannot be executed at all it is not tried again
+   * Wants it up. Does nothing if it is up already; otherwise the attempts start over.
+   * @param isAskedFor somebody asked and hears of a failure; if it cannot be executed at all it is not tried again
    */
   start(isAskedFor: boolean): void {
     if (!isUp(this.#state)) this.#save({ phase: "up", attempts: 0, reason: null });
@@ -320,27 +320,25 @@ export class Worker {
     this.#dispatch("start");
   }
 
-  /** Wants it down, under every policy, also out of backoff. Asked again it may shorten the grace. */
+  /** Wants it down, under every policy, also during backoff. A repeated stop may shorten the grace period. */
   stop(graceMs: number | null): void {
     this.#save({ phase: "down", attempts: 0, reason: null, ...this.#mayTake(graceMs) });
     this.#dispatch("stop");
   }
 
-  /** Down for as long as no daemon runs: what is wanted stays as it is. */
+  /** Down as long as no daemon runs, without changing what is wanted. */
   suspend(): void {
     this.#save(this.#mayTake(null));
     this.#dispatch("stop");
   }
 
-  /**
-   * Null is the app's own. When it is over is known to the next daemon as well, should this one be killed meanwhile.
-   */
+  /** Null means the app's own. The deadline is stored, in case this daemon is killed meanwhile. */
   #mayTake(graceMs: number | null): InstanceChange {
     this.#graceMs = graceMs;
     return { dueAtMs: this.#deps.nowMs() + (graceMs ?? this.#config.stop_timeout) };
   }
 
-  /** Wants a fresh process. `reason` is null for a user's wish. */
+  /** Wants a fresh process. `reason` is null if a user asked. */
   restart(reason: string | null, graceMs: number | null = null): void {
     this.#save({ phase: "up", reason, ...(reason === null ? { attempts: 0 } : {}), ...this.#mayTake(graceMs) });
     this.#isAskedFor = false;
@@ -353,15 +351,15 @@ export class Worker {
     await this.#run?.lookAtCalls(CALLS_MS);
   }
 
-  /** Calls back at every change of state, readiness and the like, until the returned function is called. */
+  /** Calls back at every change of state, readiness and so on, until the returned function is called. */
   watch(onChange: () => void): () => void {
     this.#watchers.add(onChange);
     return () => this.#watchers.delete(onChange);
   }
 
   /**
-   * Waits until `is` holds, looking at every change.
-   * @throws IpcError NOT_FOUND if it is deleted meanwhile, DEADLINE if the time is up, or the reason of the signal
+   * Waits until `is` holds, checking at every change.
+   * @throws IpcError NOT_FOUND if it is deleted meanwhile, DEADLINE if the time is over, or the reason of the signal
    */
   async waitFor(is: () => boolean, patience: Patience): Promise<void> {
     patience.signal?.throwIfAborted();
@@ -372,7 +370,7 @@ export class Worker {
       else if (this.#isRemoved)
         reject(new IpcError("NOT_FOUND", `${this.#title} ${patience.else}: it was deleted meanwhile`));
     };
-    const onAbort = (): void => reject(patience.signal!.reason as IpcError); // given by those who cut us short
+    const onAbort = (): void => reject(patience.signal!.reason as IpcError); // set by whoever cut us short
     const timer = setTimeout(
       () =>
         reject(
@@ -395,24 +393,24 @@ export class Worker {
     }
   }
 
-  /** For people: the id of an extra instance means nothing to them. */
+  /** For people, to whom the id of an extra instance means nothing. */
   get #title(): string {
     return this.isExtra ? `the new ${this.#row.app}` : this.id;
   }
 
-  /** Its process lives, and its folder is gone, or another's: only who is connected to its shim can end it. */
+  /** Its process lives, but its folder is gone or was replaced: only a connection to its shim can end it. */
   get isUnreachable(): boolean {
     if (!this.live) return false;
     const run = readRunRecord(this.dir);
     return run?.pid !== this.live.pid || run.starttime !== this.live.startTime;
   }
 
-  /** Its shim carries it out, whatever becomes of us. Nothing in its folder is looked at, which may be another's. */
+  /** The shim carries it out, whatever happens to us. Nothing in its folder is read, because it may be another's. */
   async endUnreachable(): Promise<void> {
     await this.#run?.link?.stop(this.#config.stop_timeout, SIGTERM);
   }
 
-  /** Lets go of the shim without touching the run: the daemon goes, the worker stays. */
+  /** Releases the shim without touching the run: the daemon goes, the worker stays. */
   release(): void {
     this.#isRemoved = true;
     clearTimeout(this.#retryTimer);
@@ -421,8 +419,8 @@ export class Worker {
   }
 
   /**
-   * Takes its folder out of the way, before the store forgets it: a daemon that is killed in between leaves a name that
-   * the next one knows for rubbish. Only when nothing runs.
+   * Moves its folder out of the way before the store forgets it: if the daemon is killed in between, the next one
+   * recognises the name as garbage. Only when nothing runs.
    */
   discard(): void {
     this.release();
@@ -444,8 +442,8 @@ export class Worker {
   }
 
   /**
-   * Finds out what became of the worker while no daemon ran, and goes on from there: adopts it, counts its end, or
-   * starts it. Returns whether a run is to be launched now; the caller does so in the order of dependencies.
+   * Finds out what happened to the worker while no daemon ran, and continues from there: adopts it, records its end, or
+   * starts it. Returns whether a run must be launched now; the caller does so in the order of dependencies.
    */
   async adopt(): Promise<boolean> {
     const { phase } = this.#row;
@@ -456,7 +454,7 @@ export class Worker {
     const run = readRunRecord(this.dir);
     const exit = readExitRecord(this.dir);
     const newest = newestRun(this.dir);
-    // Handed out on a full disk, by a daemon that was killed then.
+    // Handed out on a full disk by a daemon that was killed then.
     if (newest > this.#row.run) this.#save({ run: newest });
     if (exit && exit.run > this.#row.doneRun && exit.run === this.#row.run)
       return this.#adoptEnd(fromExitRecord(exit, null));
@@ -472,7 +470,7 @@ export class Worker {
       this.#state = "backoff";
       this.#armRetry(Math.max(0, this.#row.dueAtMs - this.#deps.nowMs()));
     }
-    return phase === "up"; // Asked for, and killed before a shim took it.
+    return phase === "up"; // Requested, but killed before a shim took it.
   }
 
   /** True if a shim lives, whether it answers or not. */
@@ -486,7 +484,7 @@ export class Worker {
       this.#run = undefined;
       if (isLockFree(this.dir)) return false;
       if (performance.now() > deadline) break;
-      await Bun.sleep(pauseMs); // The shim is about to listen or about to end; neither can be waited for otherwise.
+      await Bun.sleep(pauseMs); // The shim is about to listen or about to end; there is no notification for either.
     }
     this.#deps.log("warn", { worker: this.id }, "a shim holds the lock and does not answer; going on without it");
     this.#run = run;
@@ -518,7 +516,7 @@ export class Worker {
     return run;
   }
 
-  /** The end of a run that nobody watched: counted as if we had. */
+  /** Records the end of a run that nobody watched, as if we had. */
   #adoptEnd(ending: Ending): boolean {
     const isWanted = this.#row.phase === "up";
     if (isWanted && ending.stop_requested) {
@@ -552,7 +550,7 @@ export class Worker {
     }
   }
 
-  /** One run: spec on disk, shim started, its socket answered. Every way out ends in a link or in an ending. */
+  /** One run: specification on disk, shim started, its socket answered. Every path ends in a link or in an ending. */
   async #launch(): Promise<void> {
     const number = Math.max(this.#row.run, newestRun(this.dir)) + 1;
     const run = this.#newRun(number);
@@ -580,7 +578,7 @@ export class Worker {
     const prepared = await prepare(this.#preparation(run.stopping));
     const { policy } = prepared.plan;
     this.#policy = prepared.policy;
-    run.executable = prepared.launch.argv[0]!; // never empty: a script has an interpreter, a command a first word
+    run.executable = prepared.launch.argv[0]!; // never empty: a script has an interpreter, a command has a first word
     const group = this.#deps.cgroups?.create(this.id, {
       memoryBytes: lower(config.max_memory, policy.limits.memory),
       cpuPercent: lower(config.max_cpu_percent, policy.limits.cpuPercent),
@@ -633,7 +631,7 @@ export class Worker {
     run.monitor = this.#deps.watchRun(this, run);
     const isAdopted = run.isFound;
     this.#deps.log("info", { worker: this.id, pid: live.pid, run: live.run }, isAdopted ? "adopted" : "started");
-    if (isAdopted) this.#keepDefinition(); // an older daemon may not have
+    if (isAdopted) this.#keepDefinition(); // an older daemon may not have kept it
     if (isAdopted) this.#takeIn(live);
     else this.#emit({ type: "process_started", pid: live.pid });
     if (this.#state === "starting") {
@@ -644,7 +642,7 @@ export class Worker {
     this.#changed();
   }
 
-  /** A run of the daemon before. Where it was not heard of for a while, what was wanted of it since then holds. */
+  /** A run of an earlier daemon. If it was not heard of for a while, what was wanted since then counts. */
   #takeIn(live: ShimState): void {
     if (this.#state === "stopping" || this.#state === "restarting") return;
     const { phase } = this.#row;
@@ -654,7 +652,7 @@ export class Worker {
     if (this.#state !== "starting") this.#goOnStopping();
   }
 
-  /** As it was asked by the daemon before: its shim may have heard of it or not, and may carry it out or not. */
+  /** As the earlier daemon asked: its shim may or may not have received that, and may or may not carry it out. */
   #goOnStopping(): void {
     const leftMs = this.#row.dueAtMs - this.#deps.nowMs();
     this.#graceMs = leftMs > 0 ? leftMs : null;
@@ -667,7 +665,7 @@ export class Worker {
     this.#emit({ type: "status_change", state: "running" });
   }
 
-  /** The run is over, and all that belongs to it: what is told here goes into the store, and decides what follows. */
+  /** The run is over with everything that belongs to it: its end is stored, and decides what follows. */
   #finish(run: Run | undefined, ending: Ending, failure?: IpcError): void {
     if (this.#isRemoved || run !== this.#run) return;
     const hasRun = ending.kind !== "exec";
@@ -718,7 +716,7 @@ export class Worker {
       this.#deps.onRemove(this);
   }
 
-  /** After the run: the end of its log says. */
+  /** After the run: the end of its log tells. */
   async #noteDenied(run: number): Promise<void> {
     const policy = this.#loadPolicy();
     if (policy === undefined) return;
@@ -750,7 +748,7 @@ export class Worker {
     try {
       return loadPolicy(this.policy, { project: cwd, home: homeOf(base_env ?? this.#deps.daemonEnv) });
     } catch {
-      return undefined; // it is not there any more
+      return undefined; // it was removed
     }
   }
 
@@ -758,17 +756,14 @@ export class Worker {
     return auditLogOf(dirname(this.#deps.workersDir));
   }
 
-  /**
-   * Who asked for a start that comes to nothing is told so, and tries again himself: nothing is announced behind his
-   * back.
-   */
+  /** If a user asked for a start that fails, the user is told and tries again: nothing is announced separately. */
   #judge(run: Run | undefined, ending: Ending): Verdict | { readonly event: "failed" } {
     if (run?.isAskedFor === true && ending.kind === "exec") return { event: "failed" };
     const { restart_policy, backoff } = this.#config;
     return decide(restart_policy, backoff, ending, this.#row.attempts, this.#deps.random());
   }
 
-  /** An end that was asked for: the policy has no say. */
+  /** An end that was requested: the restart policy does not matter. */
   #finishStopped(run: Run | undefined, ending: Ending): void {
     const isRestart = this.#state === "restarting";
     const forced = run?.forced ?? null;
@@ -785,7 +780,7 @@ export class Worker {
     this.#announceFailure(ending, reason);
   }
 
-  /** Also of one that is not started again. */
+  /** Also of a failure after which it is not started again. */
   #announceFailure({ isSuccess, kind, status, signal }: Ending, reason: string): void {
     if (isSuccess) return;
     this.#emit({ type: "process_crashed", reason, exit_code: kind === "exit" ? status : null, signal });
@@ -818,7 +813,7 @@ export class Worker {
     );
   }
 
-  /** The attempts are forgotten once a run has been stable, so that the next failure starts at the first delay. */
+  /** The attempts are forgotten once a run was stable, so that the next failure starts with the first delay. */
   #forgetAttemptsOnceStable(run: Run): void {
     if (this.#row.attempts > 0) run.after(STABLE_MS, () => this.#save({ attempts: 0 }));
   }
@@ -837,7 +832,7 @@ export class Worker {
   }
 }
 
-/** What the daemon and the shim write, or run, for the worker. */
+/** Files that the daemon and the shim write, or execute, for the worker. */
 function daemonFilesOf(config: AppConfig): string[] {
   const check = config.health?.check_type;
   const run = check?.type === "exec" ? [check.command, ...check.args].filter((word) => word.includes("/")) : [];
