@@ -38,8 +38,8 @@ def show(role: str, arrow: str, message: Any) -> None:
 
 
 def say(role: str, what: str) -> None:
-    """The clock is that of all processes of this machine, so that lines of both sides can be sorted."""
-    line = f"ipcctl trace {time.monotonic_ns() / 1e9:.6f} {role}[{os.getpid()}] {what}\n"
+    """Seconds since the epoch, so that lines of both sides can be sorted."""
+    line = f"ipcctl trace {time.time():.6f} {role}[{os.getpid()}] {what}\n"
     try:
         os.write(2, line.encode("utf-8", "backslashreplace"))
     except OSError:

@@ -47,9 +47,9 @@ class Traced implements Transport {
     this.#say(`${arrow} ${name} ${number}${fields.map((field) => ` ${inspect(field, SHOWN)}`).join("")}`);
   }
 
-  /** The clock is that of all processes of this machine, so that lines of both sides can be sorted. */
+  /** Seconds since the epoch, so that lines of both sides can be sorted. */
   #say(what: string): void {
-    const seconds = (Number(process.hrtime.bigint() / 1000n) / 1e6).toFixed(6);
+    const seconds = ((performance.timeOrigin + performance.now()) / 1000).toFixed(6);
     process.stderr.write(`ipcctl trace ${seconds} ${this.#role}[${process.pid}] ${what}\n`);
   }
 

@@ -20,7 +20,8 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "..", "..", "python"))
+if "IPCCTL_PLANE" not in os.environ:  # a worker has the package
+    sys.path.insert(0, os.path.join(HERE, "..", "..", "python"))
 
 import ipcctl  # noqa: E402
 from ipcctl._backend import dumps, loads  # noqa: E402
