@@ -9,6 +9,7 @@ import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "n
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { AuditSpool } from "../src/audit/spool.ts";
 import { SHIM_BINARY } from "../src/base/install.ts";
 import { DEFAULT_POLICY, loadPolicy, shippedPolicies } from "../src/sandbox/policy.ts";
 import { pythonWithPackages } from "../test/packages.ts";
@@ -165,7 +166,7 @@ function specOf(started: Started): Buffer {
     scratch: join(home.dir, "scratch"),
     ownUser: 65_000,
     name: "bench",
-    auditLog: join(home.dir, "audit.log"),
+    audit: new AuditSpool(home.dir, "run"),
     environments: home.paths.environmentsDir,
     hasPlane: false,
   };

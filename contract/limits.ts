@@ -78,6 +78,7 @@ export const LIMITS = {
     why: "paths in one list of a policy; each is a descriptor of the shim for a moment, and a rule or a mount",
   },
   policyHosts: { value: 256, why: "hosts of one policy, each compared at every connection" },
-  auditBytes: { value: 16_777_216, why: "audit log before it is rotated; four older files are kept" },
+  auditBytes: { value: 16_777_216, why: "a spool of the audit before it is rotated; four older files are kept" },
+  auditTotalBytes: { value: 268_435_456, why: "all files of the audit; beyond, the daemon removes the oldest ones" },
   configBytes: { value: 1_048_576, why: "largest ipcctl.json or env file" },
 } as const;

@@ -2,8 +2,25 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+cbe98cf1" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+0bcca9c1" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
+
+/* Fields and events of the audit. */
+#define IPC_AUDIT_TIME "time"
+#define IPC_AUDIT_WRITER "writer"
+#define IPC_AUDIT_SEQ "seq"
+#define IPC_AUDIT_WORKER "worker"
+#define IPC_AUDIT_EVENT "event"
+#define IPC_AUDIT_VERDICT "verdict"
+#define IPC_AUDIT_REASON "reason"
+#define IPC_AUDIT_HOST "host"
+#define IPC_AUDIT_ADDRESS "address"
+#define IPC_AUDIT_PORT "port"
+#define IPC_AUDIT_CALL "call"
+#define IPC_AUDIT_SUPPRESSED "suppressed"
+#define IPC_AUDIT_EVENT_CONNECT "connect"
+#define IPC_AUDIT_EVENT_DNS "dns"
+#define IPC_AUDIT_EVENT_CALL "call"
 #define IPC_SHIM_VERSION 2 /* The shim's contract. */
 #define IPC_SHIM_VERSION_MIN 1 /* The oldest one that is spoken. */
 

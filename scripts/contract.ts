@@ -2,6 +2,7 @@
  * What is written from `contract/`: the header for C, the module for Python, and the tables in the documents, with
  * those of the verbs.
  */
+import { AUDIT_EVENTS, AUDIT_FIELDS } from "../contract/audit.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { ARCHITECTURES, PARTS_FOLDERS } from "../contract/parts.ts";
 import * as messages from "../contract/messages.ts";
@@ -126,7 +127,7 @@ function namesOf({ name, numbers }: Part): [name: string, value: number][] {
 
 /** The version of the package, and what else compiled parts and the code that loads them know of one another. */
 export function edition(): string {
-  const contract = JSON.stringify([segment.MAGIC, PARTS, PYTHON_LIMITS]);
+  const contract = JSON.stringify([segment.MAGIC, PARTS, PYTHON_LIMITS, AUDIT_FIELDS, AUDIT_EVENTS]);
   return `${VERSION}+${Bun.SHA256.hash(contract, "hex").slice(0, 8)}`;
 }
 
@@ -140,6 +141,13 @@ export const EDITION = ${JSON.stringify(edition())};
 `;
 }
 
+/** What the process that answers for a worker writes. */
+const AUDIT_IN_C = [
+  ...(["time", "writer", "seq", "worker", "event", "verdict", "reason"] as const),
+  ...(["host", "address", "port", "call", "suppressed"] as const),
+] satisfies (keyof typeof AUDIT_FIELDS)[];
+const AUDIT_EVENTS_IN_C = ["connect", "dns", "call"] satisfies (keyof typeof AUDIT_EVENTS)[];
+
 /** `native/contract.h`. */
 export function contractHeader(): string {
   const literal = (value: number): string => (value > 0x7fff_ffff ? `0x${value.toString(16)}u` : `${value}`);
@@ -148,6 +156,8 @@ export function contractHeader(): string {
     const lines = namesOf(one).map(([name, value]) => `\tIPC_${name} = ${literal(value)},\n`);
     return `\n/* ${one.says} */\nenum ${one.type === undefined ? "" : `${one.type} `}{\n${lines.join("")}};\n`;
   };
+  const words = (prefix: string, names: readonly string[]): string =>
+    names.map((name) => `#define IPC_${prefix}_${upper(name)} "${name}"\n`).join("");
   const steps = Object.keys(shim.STEP).map((name) => `"${name}"`);
   return `/* Written by scripts/generate.ts from contract/; change the tables there. */
 #ifndef IPC_CONTRACT_H
@@ -155,7 +165,9 @@ export function contractHeader(): string {
 
 #define IPC_EDITION "${edition()}" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES ${steps.join(", ")}
-${PARTS.map(part).join("")}
+
+/* Fields and events of the audit. */
+${words("AUDIT", AUDIT_IN_C)}${words("AUDIT_EVENT", AUDIT_EVENTS_IN_C)}${PARTS.map(part).join("")}
 #endif
 `;
 }
@@ -278,6 +290,16 @@ const TABLES: Readonly<Record<string, () => string>> = {
         row(segment.RING[key as keyof typeof segment.RING_FIELDS], `\`${upper(key).toLowerCase()}\``, ...about),
       ),
     ),
+  "security.md: audit fields": () =>
+    table(
+      ["field", "type", ""],
+      Object.entries(AUDIT_FIELDS).map(([field, [type, says]]) => row(`\`${field}\``, type, says)),
+    ),
+  "security.md: audit events": () =>
+    table(
+      ["event", ""],
+      Object.entries(AUDIT_EVENTS).map(([event, says]) => row(`\`${event}\``, says)),
+    ),
   "internals/shm-layout.md: to worker": () =>
     table(
       ["client to worker", "fields"],
@@ -311,7 +333,7 @@ export function withTables(file: string, text: string): string {
 
 /** Documents that hold tables, and how many. */
 export const DOCUMENTS: Readonly<Record<string, number>> = Object.fromEntries(
-  ["architecture.md", "internals/shim.md", "internals/shm-layout.md", "protocol.md"].map((file) => [
+  ["architecture.md", "internals/shim.md", "internals/shm-layout.md", "protocol.md", "security.md"].map((file) => [
     file,
     Object.keys(TABLES).filter((name) => name.startsWith(`${file}: `)).length,
   ]),

@@ -38,9 +38,13 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     job: "what speaks to a shim or reads what it leaves: specification, link, records, lock, control group, processes left over",
     uses: { base: "", contract: "", protocol: "how an exit is told", sandbox: "types of what is carried out" },
   },
+  audit: {
+    job: "what is recorded of decisions: its schema, a spool for each writer, reading them all as one",
+    uses: { base: "", contract: "fields of a record" },
+  },
   launch: {
     job: "what runs is decided here: interpreter, arguments, boot, what may be read, snapshot; from a definition to a specification",
-    uses: { base: "", contract: "", protocol: "definitions", sandbox: "", shim: "the specification" },
+    uses: { base: "", contract: "", protocol: "definitions", sandbox: "", shim: "the specification", audit: "" },
   },
   events: {
     job: "what happened to workers, as one sequence that is held and played again; who gets which of it",
@@ -48,7 +52,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   },
   workers: {
     job: "state table, supervision, store",
-    uses: { base: "", contract: "", protocol: "", sandbox: "", logs: "", shim: "", launch: "" },
+    uses: { base: "", contract: "", protocol: "", sandbox: "", logs: "", shim: "", audit: "", launch: "" },
   },
   sdk: {
     job: "connection to the daemon, its verbs as methods, starting it",
@@ -76,6 +80,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       events: "",
       sandbox: "",
       shim: "",
+      audit: "",
       launch: "",
       workers: "",
     },
@@ -89,7 +94,8 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       logs: "",
       sandbox: "`policy`, exceptions",
       shim: "",
-      launch: "`run` makes the same specification without a daemon; snapshots and the audit log are found there",
+      audit: "",
+      launch: "`run` makes the same specification without a daemon; snapshots are found there",
       workers: "what `doctor` and `daemon` say of a lost database and of strays",
       sdk: "",
       runtime: "`eval`, `call`, `repl`",

@@ -192,7 +192,7 @@ int main(int argc, char **argv)
 	net.hosts = getenv("NET_PEER_HOSTS");
 	net.resolv_conf = getenv("NET_PEER_RESOLV_CONF");
 	if (getenv("NET_PEER_AUDIT") != NULL)
-		net.audit = open(getenv("NET_PEER_AUDIT"), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+		net.audit = open(getenv("NET_PEER_AUDIT"), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
 	if (net.told >= 0)
 		fcntl(net.told, F_SETFL, O_WRONLY | O_NONBLOCK);
 	pid_t child = fork();

@@ -48,7 +48,7 @@ static void put_string(struct text *text, const char *key, const char *value)
 		return;
 	}
 	put(text, "\":\"");
-	size_t begin = text->size, most = strcmp(key, "host") == 0 ? HOST_MAX : TEXT_MAX;
+	size_t begin = text->size, most = strcmp(key, IPC_AUDIT_HOST) == 0 ? HOST_MAX : TEXT_MAX;
 	for (const unsigned char *at = (const unsigned char *)value; *at != 0; at++) {
 		char escaped[8] = { (char)*at };
 		if (*at < 0x20 || *at >= 0x7f)
@@ -74,29 +74,29 @@ static void put_number(struct text *text, const char *key, uint64_t value)
 /* The line without its end, so that a count may be added. */
 static void format(const struct ipc_audit *audit, const struct ipc_audit_line *line, char out[IPC_AUDIT_LINE_MAX])
 {
-	struct text text = { out, 0, IPC_AUDIT_LINE_MAX - 64 };
+	struct text text = { out, 0, IPC_AUDIT_LINE_MAX - IPC_AUDIT_TAIL_MAX };
 	struct timespec now;
 	struct tm tm;
 	char stamp[64], address[IPC_ADDRESS_TEXT];
 	clock_gettime(CLOCK_REALTIME, &now);
 	gmtime_r(&now.tv_sec, &tm);
-	size_t size = strftime(stamp, sizeof stamp - 8, "{\"time\":\"%Y-%m-%dT%H:%M:%S", &tm);
+	size_t size = strftime(stamp, sizeof stamp - 8, "{\"" IPC_AUDIT_TIME "\":\"%Y-%m-%dT%H:%M:%S", &tm);
 	snprintf(stamp + size, sizeof stamp - size, ".%03ldZ\"", now.tv_nsec / 1000000 % 1000);
 	put(&text, stamp);
-	put_string(&text, "worker", audit->worker);
-	put_string(&text, "event", line->event);
+	put_string(&text, IPC_AUDIT_WORKER, audit->worker);
+	put_string(&text, IPC_AUDIT_EVENT, line->event);
 	if (line->call != NULL)
-		put_string(&text, "call", line->call);
-	put_string(&text, "host", line->host);
+		put_string(&text, IPC_AUDIT_CALL, line->call);
+	put_string(&text, IPC_AUDIT_HOST, line->host);
 	if (line->address != NULL)
 		ipc_address_print(line->address, address);
-	put_string(&text, "address", line->address == NULL ? NULL : address);
+	put_string(&text, IPC_AUDIT_ADDRESS, line->address == NULL ? NULL : address);
 	if (line->port >= 0)
-		put_number(&text, "port", (uint64_t)line->port);
+		put_number(&text, IPC_AUDIT_PORT, (uint64_t)line->port);
 	else
-		put(&text, ",\"port\":null");
-	put_string(&text, "verdict", line->is_granted ? "granted" : "denied");
-	put_string(&text, "reason", line->reason);
+		put_string(&text, IPC_AUDIT_PORT, NULL);
+	put_string(&text, IPC_AUDIT_VERDICT, line->is_granted ? "granted" : "denied");
+	put_string(&text, IPC_AUDIT_REASON, line->reason);
 	text.at[text.size] = 0;
 }
 
@@ -107,11 +107,20 @@ static void reopen(struct ipc_audit *audit)
 	if (fstat(audit->fd, &open_one) == 0 && stat(audit->path, &named) == 0 && open_one.st_ino == named.st_ino
 		&& open_one.st_dev == named.st_dev)
 		return;
-	int fd = open(audit->path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int fd = open(audit->path, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return;
 	dup3(fd, audit->fd, O_CLOEXEC);
 	close(fd);
+}
+
+/* The last record, whoever wrote it, was torn by a kill or by a full disk: the next one begins on its own line. */
+static bool is_torn(int fd)
+{
+	struct stat status;
+	char last = '\n';
+	return fstat(fd, &status) == 0 && status.st_size > 0 && pread(fd, &last, 1, status.st_size - 1) == 1
+	       && last != '\n';
 }
 
 static bool emit(struct ipc_audit *audit, struct ipc_audit_bucket *bucket, const char *body, uint64_t suppressed)
@@ -126,9 +135,13 @@ static bool emit(struct ipc_audit *audit, struct ipc_audit_bucket *bucket, const
 		return false;
 	}
 	audit->is_full = false;
+	if (is_torn(audit->fd))
+		put(&text, "\n");
 	put(&text, body);
 	if (suppressed > 0)
-		put_number(&text, "suppressed", suppressed);
+		put_number(&text, IPC_AUDIT_SUPPRESSED, suppressed);
+	put_string(&text, IPC_AUDIT_WRITER, audit->writer);
+	put_number(&text, IPC_AUDIT_SEQ, ++audit->seq);
 	put(&text, "}\n");
 	ssize_t count;
 	do
@@ -196,6 +209,15 @@ static void tell(const struct ipc_audit *audit, const struct ipc_audit_line *lin
 	/* Best effort: a line goes into a pipe whole or not at all. */
 	if (size > 0 && (size_t)size < sizeof text && write(audit->told, text, (size_t)size) < 0)
 		errno = 0;
+}
+
+void ipc_audit_begin(struct ipc_audit *audit)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	long long ms = (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+	snprintf(audit->writer, sizeof audit->writer, "answer-%d-%lld", (int)getpid(), ms);
+	audit->seq = 0;
 }
 
 void ipc_audit_write(struct ipc_audit *audit, const struct ipc_audit_line *line)

@@ -128,6 +128,8 @@ void ipc_lookup_end(struct ipc_lookup *lookup);
 
 /* audit.c */
 #define IPC_AUDIT_LINE_MAX 1024
+#define IPC_AUDIT_TAIL_MAX 192 /* of it, what is added when it is written: writer, number, count */
+#define IPC_AUDIT_WRITER_MAX 64
 struct ipc_audit_bucket {
 	uint64_t second;
 	unsigned used;
@@ -137,6 +139,8 @@ struct ipc_audit_bucket {
 struct ipc_audit {
 	int fd, told;
 	const char *worker, *path;
+	char writer[IPC_AUDIT_WRITER_MAX];
+	uint64_t seq; /* of the record written last; also of one that the disk had no room for */
 	uint64_t bytes_max;
 	bool is_full;
 	struct ipc_audit_bucket granted, denied;
@@ -148,6 +152,8 @@ struct ipc_audit_line {
 	bool is_granted;
 	const char *reason;
 };
+/* Who writes, as docs/security.md has it: by its pid and by now. */
+void ipc_audit_begin(struct ipc_audit *audit);
 void ipc_audit_write(struct ipc_audit *audit, const struct ipc_audit_line *line);
 /* Milliseconds until something that was held back is due, -1: nothing is. */
 int ipc_audit_due(struct ipc_audit *audit);

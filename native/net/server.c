@@ -225,7 +225,7 @@ static void record(const char *event, const char *host, const struct ipc_address
 
 static void deny(uint64_t id, const char *host, const struct ipc_address *address, int port, const char *reason)
 {
-	record("connect", host, address, port, false, reason);
+	record(IPC_AUDIT_EVENT_CONNECT, host, address, port, false, reason);
 	answer(id, -EACCES);
 }
 
@@ -577,7 +577,7 @@ static int dial(struct pending *pending)
 		if (refused != 0) {
 			char reason[80];
 			snprintf(reason, sizeof reason, "address is %s", ipc_class_name(refused));
-			record("connect", host, address, pending->port, false, reason);
+			record(IPC_AUDIT_EVENT_CONNECT, host, address, pending->port, false, reason);
 			error = -EACCES;
 			continue;
 		}
@@ -591,7 +591,7 @@ static int dial(struct pending *pending)
 		}
 		if (pending->target.socket >= 0)
 			copy_options(pending->target.socket, fd, domain);
-		record("connect", host, address, pending->port, true, "rule");
+		record(IPC_AUDIT_EVENT_CONNECT, host, address, pending->port, true, "rule");
 		if (connect(fd, (struct sockaddr *)&to, size) == 0 || errno == EINPROGRESS) {
 			pending->fd = fd;
 			return 0;
@@ -746,7 +746,8 @@ static void end_lookup(int index)
 		if (pending->state != LOOKING || pending->lookup != index)
 			continue;
 		if (found.count == 0) {
-			record("connect", pending->host, NULL, pending->port, true, "name has no address");
+			record(IPC_AUDIT_EVENT_CONNECT, pending->host, NULL, pending->port, true,
+				"name has no address");
 			finish(pending, lookup->error == 0 ? -EHOSTUNREACH : lookup->error);
 		} else {
 			use_found(pending, &found);
@@ -832,7 +833,7 @@ static ssize_t answer_query(struct stub *stub, const uint8_t *query, size_t size
 	if (rcode != IPC_RCODE_OK)
 		return (ssize_t)ipc_dns_write_answer(query, &question, rcode, NULL, out);
 	if (!question.is_plain || !ipc_patterns_match_name(&server.patterns, question.text, 0)) {
-		record("dns", question.text, NULL, -1, false, "no rule names it");
+		record(IPC_AUDIT_EVENT_DNS, question.text, NULL, -1, false, "no rule names it");
 		return (ssize_t)ipc_dns_write_answer(query, &question, IPC_RCODE_NO_NAME, NULL, out);
 	}
 	if (question.type != IPC_DNS_A)
@@ -841,7 +842,7 @@ static ssize_t answer_query(struct stub *stub, const uint8_t *query, size_t size
 	if (name == NULL)
 		name = add_name(question.text);
 	if (name == NULL) {
-		record("dns", question.text, NULL, -1, false, "too many names");
+		record(IPC_AUDIT_EVENT_DNS, question.text, NULL, -1, false, "too many names");
 		return (ssize_t)ipc_dns_write_answer(query, &question, IPC_RCODE_FAILED, NULL, out);
 	}
 	name->used = server.now;
@@ -969,9 +970,10 @@ static void serve_strays(void)
 			char address[IPC_ADDRESS_TEXT], call[IPC_ADDRESS_TEXT + 32];
 			ipc_address_print(&to, address);
 			snprintf(call, sizeof call, "UDP to %s:%u", address, port);
-			struct ipc_audit_line line = {
-				.event = "call", .call = call, .port = -1, .reason = "datagrams are for names only"
-			};
+			struct ipc_audit_line line = { .event = IPC_AUDIT_EVENT_CALL,
+				.call = call,
+				.port = -1,
+				.reason = "datagrams are for names only" };
 			ipc_audit_write(&server.audit, &line);
 		}
 	}
@@ -1150,8 +1152,8 @@ static void try_connect(struct pending *pending, struct name *name, bool was_int
 		rc = 1; /* the stub is in its place */
 	if (rc != 0) {
 		if (rc == -EACCES)
-			record("connect", pending->is_named ? pending->host : NULL, &pending->asked, pending->port,
-				false, "not a TCP socket");
+			record(IPC_AUDIT_EVENT_CONNECT, pending->is_named ? pending->host : NULL, &pending->asked,
+				pending->port, false, "not a TCP socket");
 		finish(pending, rc == 1 ? 0 : rc);
 		return;
 	}
@@ -1240,7 +1242,8 @@ static void serve_connect(const struct notif *call)
 	if (rc == -EPERM || rc == -EAFNOSUPPORT) {
 		char family[48];
 		ipc_family_name(asked.family, family, sizeof family);
-		record("connect", NULL, NULL, -1, false, rc == -EPERM ? "the worker cannot be read" : family);
+		record(IPC_AUDIT_EVENT_CONNECT, NULL, NULL, -1, false,
+			rc == -EPERM ? "the worker cannot be read" : family);
 		answer(call->id, -EACCES);
 		return;
 	}
@@ -1273,7 +1276,7 @@ static void deny_call(const struct notif *call, int port, const char *reason)
 {
 	char text[96];
 	ipc_call_name(call->arch, call->nr, call->args, text, sizeof text);
-	struct ipc_audit_line line = { .event = "call", .call = text, .port = port, .reason = reason };
+	struct ipc_audit_line line = { .event = IPC_AUDIT_EVENT_CALL, .call = text, .port = port, .reason = reason };
 	ipc_audit_write(&server.audit, &line);
 	answer(call->id, -EPERM);
 }
@@ -1581,6 +1584,7 @@ static bool set_up(const struct ipc_net *net, int listener)
 		.worker = net->worker,
 		.path = net->audit_path,
 		.bytes_max = net->audit_max > 0 ? net->audit_max : IPC_NET_AUDIT_BYTES_MAX };
+	ipc_audit_begin(&server.audit);
 	server.resolver = (struct ipc_resolver){ .hosts_path = net->hosts != NULL ? net->hosts : "/etc/hosts",
 		.conf_path = net->resolv_conf != NULL ? net->resolv_conf : "/etc/resolv.conf",
 		.port = net->dns_port > 0 ? net->dns_port : DNS_PORT };

@@ -38,9 +38,8 @@ _Noreturn static void run(const struct ipc_spec *spec, int listener, int told)
 		rules[i] = (struct ipc_net_rule){ spec->hosts[i].name, spec->hosts[i].port };
 	for (size_t i = 0; i < spec->port_count; i++)
 		ports[i] = (uint16_t)spec->ports[i].port;
-	int audit = spec->audit == NULL
-			    ? -1
-			    : open(spec->audit, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int audit = spec->audit == NULL ? -1
+					: open(spec->audit, O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (settle(listener, LISTENER) < 0 || settle(told, TOLD) < 0 || (audit >= 0 && settle(audit, AUDIT) < 0))
 		_exit(IPC_EXIT_SYSTEM);
 	/* Closes the lock of the run among others, because a process that holds it is taken for the shim. */

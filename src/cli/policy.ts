@@ -134,6 +134,7 @@ export async function compilePolicy(
   const base = { PATH: path, HOME: process.env.HOME };
   const cwd = flags.cwd === undefined ? undefined : context.resolve(flags.cwd);
   const whole = script === undefined ? app : { ...app, script: context.resolve(script) };
+  wanted.audit.makeFolder(); // what answers for such a worker writes there
   context.print(JSON.stringify(compileTemplate({ ...wanted, app: whole, base, hasPlane: false, isOnce: true }, cwd)));
   return 0;
 }
@@ -169,7 +170,7 @@ async function preparationOf(
   flags: AskFlags,
   name: string,
 ): Promise<Preparation> {
-  const { auditLogOf } = await import("../launch/audit.ts");
+  const { AuditSpool } = await import("../audit/spool.ts");
   const { ownUserOf } = await import("../launch/users.ts");
   const { findSnapshot } = await import("../launch/snapshot.ts");
   const { stateDir, workersDir, environmentsDir } = context.paths;
@@ -196,7 +197,7 @@ async function preparationOf(
     isScratchShut: true,
     ownUser: ownUserOf(name),
     name,
-    auditLog: auditLogOf(stateDir),
+    audit: new AuditSpool(stateDir, "run"),
     environments: environmentsDir,
     hasPlane: true,
   };

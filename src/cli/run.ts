@@ -105,7 +105,7 @@ export async function run(
   try {
     const chosen = policyPath(context, flags.policy) ?? snapshot?.policy ?? chosenDefault(process.env, context.here);
     // This loads policies, their schema, and libc.
-    const { auditLogOf } = await import("../launch/audit.ts");
+    const { AuditSpool } = await import("../audit/spool.ts");
     const { prepare } = await import("../launch/prepare.ts");
     const { settle } = await import("../launch/settle.ts");
     const { makeRunSpec, requireGroup } = await import("../launch/specification.ts");
@@ -128,7 +128,7 @@ export async function run(
       ownUser: ownUserOfRun(process.pid),
       fixedUser: ownUserOf(`run ${flags.name ?? (script === undefined ? cwd : resolve(cwd, script))}`),
       name: flags.name ?? "run",
-      auditLog: auditLogOf(paths.stateDir),
+      audit: new AuditSpool(paths.stateDir, "run"),
       environments: paths.environmentsDir,
       hasPlane: false,
       isOnce: true,
@@ -174,7 +174,7 @@ export async function run(
         policyText,
         policy,
       });
-      if (ended) auditEnded(wanted.auditLog, wanted.name, ended);
+      if (ended) auditEnded(wanted.audit, wanted.name, ended);
       const denied = [...(ended ? [ended] : []), ...readDenied(folder)].map((one) =>
         remedyOfCall(one, policy, policyText),
       );
@@ -184,7 +184,7 @@ export async function run(
     const { allNewlyGuarded } = await import("../sandbox/guarded.ts");
     const made = allNewlyGuarded(plan.watched);
     if (made.length > 0) {
-      (await import("../launch/denied.ts")).auditMade(wanted.auditLog, wanted.name, made);
+      (await import("../launch/denied.ts")).auditMade(wanted.audit, wanted.name, made);
       context.note(`look before you go on: your tools may run what it has made: ${made.map(shellWord).join(" ")}`);
     }
     if (status !== 0 && plan.guarded.length > 0 && isTerminal(2))

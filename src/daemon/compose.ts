@@ -1,6 +1,7 @@
 /** The composition of the daemon: each part uses the ones above it, and shutdown takes them apart in reverse order. */
 import { accessSync, constants, mkdirSync, readFileSync, writeSync } from "node:fs";
 import type { Logger } from "pino";
+import { AuditSpool } from "../audit/spool.ts";
 import { NOTICE } from "../base/daemon-lock.ts";
 import { IpcError } from "../base/errors.ts";
 import { requireShim, SHIM_BINARY } from "../base/install.ts";
@@ -78,6 +79,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
       {
         store,
         cgroups,
+        audit: new AuditSpool(paths.stateDir, "daemon"),
         shimBinary: SHIM_BINARY,
         workersDir: paths.workersDir,
         environmentsDir: paths.environmentsDir,

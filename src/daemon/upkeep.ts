@@ -2,14 +2,14 @@
 import { utimesSync } from "node:fs";
 import type { Logger } from "pino";
 import type { Paths } from "../base/paths.ts";
-import { auditLogOf, rotateAudit } from "../launch/audit.ts";
+import { auditFolderOf, keepSpools } from "../audit/spool.ts";
 import { listLogFiles } from "../logs/files.ts";
 import type { Store } from "../workers/store.ts";
 import type { Worker } from "../workers/worker.ts";
 import type { DaemonLock } from "./lock.ts";
 import type { Server } from "./control-server.ts";
 
-/** How often the audit log is checked: it grows by a few lines per second at most. */
+/** How often the spools of the audit are checked: they grow by a few lines per second at most. */
 const AUDIT_LOOK_MS = 60_000;
 /** How often the socket's file and the database are checked: somebody may remove them. */
 const FILES_LOOK_MS = 2000;
@@ -32,11 +32,11 @@ export function keepFiles({ paths, lock, store, server, onLockLost }: Kept): Dis
     server.look();
     store.look();
   };
-  const audit = auditLogOf(paths.stateDir);
+  const audit = auditFolderOf(paths.stateDir);
   const timers = [
     setInterval(look, FILES_LOOK_MS),
     setInterval(() => [paths.socket, paths.lock].forEach(touch), TOUCH_MS),
-    setInterval(() => rotateAudit(audit), AUDIT_LOOK_MS),
+    setInterval(() => keepSpools(audit), AUDIT_LOOK_MS),
   ];
   for (const timer of timers) timer.unref();
   return { [Symbol.dispose]: () => timers.forEach((timer) => clearInterval(timer)) };

@@ -3,7 +3,7 @@ import { accessSync, constants, existsSync, realpathSync, type Stats, statSync }
 import { dirname, join, resolve } from "node:path";
 import { shellWord } from "../base/shell-words.ts";
 import { formatBytes } from "../base/units.ts";
-import { audit } from "./audit.ts";
+import type { AuditSpool } from "../audit/spool.ts";
 import { isBelow } from "../sandbox/mounts.ts";
 import { isInline, type Policy } from "../sandbox/policy.ts";
 
@@ -314,18 +314,18 @@ export function policyFlag(base: string, change: Change): string {
   return `--policy ${shellWord(JSON.stringify({ ...own, ...Object.fromEntries(sections) }))}`;
 }
 
-export function auditEnded(auditLog: string, worker: string, { event, what, path }: Ended): void {
-  const [verdict, reason] = ["denied", "the policy does not grant it"];
-  audit(auditLog, { worker, event, ...(path === undefined ? { what } : { path }), verdict, reason });
+export function auditEnded(audit: AuditSpool, worker: string, { event, what, path }: Ended): void {
+  const [verdict, reason] = ["denied", "the policy does not grant it"] as const;
+  audit.write({ worker, event, ...(path === undefined ? { what } : { path }), verdict, reason });
 }
 
 /**
  * Files it created that tools run by themselves. It may create them, because nothing can be denied by a name that does
  * not exist yet.
  */
-export function auditMade(auditLog: string, worker: string, paths: readonly string[]): void {
+export function auditMade(audit: AuditSpool, worker: string, paths: readonly string[]): void {
   for (const path of paths)
-    audit(auditLog, { worker, event: "made", path, verdict: "granted", reason: "tools may run it" });
+    audit.write({ worker, event: "made", path, verdict: "granted", reason: "tools may run it" });
 }
 
 /** In one line, as `status` shows it. */

@@ -1,8 +1,8 @@
 /** Prepares what a start needs: packages, the record in the audit log, the scratch folder. */
 import { chownSync, mkdirSync } from "node:fs";
 import { IpcError } from "../base/errors.ts";
+import type { AuditEntry } from "../audit/schema.ts";
 import { isInline } from "../sandbox/policy.ts";
-import { audit } from "./audit.ts";
 import { writtenEnv } from "./command.ts";
 import { makeEnvironment, placeOf } from "./environments.ts";
 import { makeOpenScratches } from "./scratch.ts";
@@ -27,9 +27,9 @@ async function settleMade(wanted: Preparation, settled: Settled): Promise<Settle
   const { environment, plan } = settled;
   if (environment === undefined || placeOf(environment) !== undefined) return settled;
   const { requirements, lock, options, python } = environment;
-  const tell = (result: object): void =>
-    audit(wanted.auditLog, {
-      ...{ worker: wanted.name, event: "resolve", for: environment.owner, requirements },
+  const tell = (result: Pick<AuditEntry, "environment" | "ms" | "error">): void =>
+    wanted.audit.write({
+      ...{ worker: wanted.name, event: "resolve" as const, for: environment.owner, requirements },
       ...{ python: python ?? null, locked: lock !== undefined, options, ...result },
     });
   const begin = performance.now();
@@ -65,7 +65,7 @@ export function prepareSettled(wanted: Preparation, settled: Settled): Prepared 
     mkdirSync(scratch, { recursive: true, mode: 0o700 });
     if (ids && process.getuid!() === 0) chownSync(scratch, ids.uid, ids.gid);
   }
-  audit(wanted.auditLog, {
+  wanted.audit.write({
     worker: wanted.name,
     event: "start",
     policy: plan.policy.name,

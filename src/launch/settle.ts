@@ -5,6 +5,7 @@
 import { existsSync, realpathSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { SHIM_VERSION } from "../../contract/shim.ts";
+import type { AuditSpool } from "../audit/spool.ts";
 import { requireTextPath } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { PARTS, ROOT } from "../base/install.ts";
@@ -47,7 +48,7 @@ export type Preparation = {
   /** The same for all of its runs, if it differs. */
   readonly fixedUser?: number;
   readonly name: string;
-  readonly auditLog: string;
+  readonly audit: AuditSpool;
   /** Where package environments are made. */
   readonly environments: string;
   /** Aborts the wait for an environment. */
@@ -140,7 +141,7 @@ export function settle(wanted: Preparation): Settled {
   });
   for (const path of [
     program.executable,
-    dirname(wanted.auditLog),
+    dirname(wanted.audit.folder),
     ROOT,
     PARTS,
     policyText,

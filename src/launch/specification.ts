@@ -73,7 +73,7 @@ export function complete(wanted: Preparation, settled: Settled): Prepared {
       ...confinement,
       hosts: policy.network.mode === "allow" ? confinement.hosts : undefined,
       hasUnix: confinement.hasUnix && isUpToDate,
-      audit: confinement.isAudited ? { path: wanted.auditLog, worker: wanted.name } : undefined,
+      audit: confinement.isAudited ? { path: wanted.audit.answersOf(wanted.name), worker: wanted.name } : undefined,
       isPlanePassed: passesPlane,
     },
   };

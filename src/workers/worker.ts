@@ -3,7 +3,8 @@
  * and carries out the effects. Everything that must survive the daemon is stored before it is acted upon.
  */
 import { appendFileSync, existsSync, mkdirSync, renameSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { join, resolve } from "node:path";
+import type { AuditSpool } from "../audit/spool.ts";
 import { IpcError, never } from "../base/errors.ts";
 import { removeTree } from "../base/remove.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
@@ -36,7 +37,6 @@ import { specVersion } from "../shim/spec.ts";
 import { LAUNCH_MS, Run, stopWithinMs, type RunMonitor } from "./run.ts";
 import type { CallCounts, ShimLink, ShimState } from "../shim/link.ts";
 import type { Spec } from "../shim/spec.ts";
-import { auditLogOf } from "../launch/audit.ts";
 import { decideLaunch } from "../launch/command.ts";
 import { auditEnded, auditMade, describeDenial, endedOver, remedyOfCall } from "../launch/denied.ts";
 import { AUTO, policyOf } from "../launch/effective-policy.ts";
@@ -56,6 +56,7 @@ const LAST_WORDS_BYTES = 8192;
 /** What a worker needs from the daemon. */
 export type WorkerDeps = {
   readonly store: Store;
+  readonly audit: AuditSpool;
   readonly shimBinary: string;
   readonly workersDir: string;
   readonly environmentsDir: string;
@@ -614,7 +615,7 @@ export class Worker {
       isScratchShut: true,
       ownUser: ownUserOf(this.id),
       name: this.id,
-      auditLog: this.#auditLog,
+      audit: this.#deps.audit,
       environments: this.#deps.environmentsDir,
       signal,
       hasPlane: true,
@@ -673,7 +674,7 @@ export class Worker {
     this.#run = undefined;
     if (!hasRun && !wasStopping)
       this.#launchFailure = failure ?? launchError(ending, run?.executable ?? this.id, this.#config.command === null);
-    if (run && hasRun) auditMade(this.#auditLog, this.id, allNewlyGuarded(run.watched));
+    if (run && hasRun) auditMade(this.#deps.audit, this.id, allNewlyGuarded(run.watched));
     if (hasRun && !wasStopping && ending.kind === "exit" && ending.status !== 0)
       void this.#noteDenied(ending.run).catch((error: Error) =>
         this.#deps.log("warn", { worker: this.id, reason: error.message }, "what it was denied is not known"),
@@ -740,7 +741,7 @@ export class Worker {
     if (ended === undefined || !isOver) return;
     const remedy = ended.remedy === undefined ? "" : `\t${ended.remedy}`;
     appendFileSync(join(this.dir, "denied"), `${ended.what}${remedy}\n`, { mode: 0o600 });
-    auditEnded(this.#auditLog, this.id, ended);
+    auditEnded(this.#deps.audit, this.id, ended);
   }
 
   #loadPolicy(): Policy | undefined {
@@ -750,10 +751,6 @@ export class Worker {
     } catch {
       return undefined; // it was removed
     }
-  }
-
-  get #auditLog(): string {
-    return auditLogOf(dirname(this.#deps.workersDir));
   }
 
   /** If a user asked for a start that fails, the user is told and tries again: nothing is announced separately. */

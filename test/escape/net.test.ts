@@ -6,6 +6,7 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import {
   chmodSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -15,6 +16,8 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { auditRecord } from "../../src/audit/schema.ts";
+import { fillDisk, mountDisk, unmountDisk } from "../disk.ts";
 import { ROOT, waitUntil } from "../home.ts";
 import { SYSTEM_PYTHON, canBeAnother, skipUnless } from "../needs.ts";
 
@@ -212,17 +215,24 @@ type Line = {
   reason: string;
   call?: string;
   suppressed?: number;
+  writer: string;
+  seq: number;
 };
 type Ended<T> = { readonly got: T; readonly status: number; readonly lines: Line[] };
 type Options = {
   readonly env?: Record<string, string>;
   readonly uid?: number;
   readonly onLine?: (line: string) => void;
+  /** Where it is recorded, else in a file that is made anew. */
+  readonly audit?: string;
+  /** What stands in the file already, without its end. */
+  readonly torn?: string;
 };
 
-function readAudit(): Line[] {
-  if (!existsSync(audit)) return [];
-  const lines = readFileSync(audit, "latin1").trimEnd().split("\n");
+function readAudit({ audit: path = audit, torn }: Options): Line[] {
+  if (!existsSync(path)) return [];
+  const all = readFileSync(path, "latin1").trimEnd().split("\n");
+  const lines = torn === undefined ? all : all.slice(1);
   for (const line of lines)
     if (line.length >= 1024 || !/^[\x20-\x7e]*$/.test(line)) throw new Error(`not a line of an audit: ${line}`);
   return lines.map((line) => JSON.parse(line) as Line);
@@ -241,6 +251,7 @@ async function attempt<T = unknown>(
       writeFileSync(path, "");
       chmodSync(path, 0o666);
     }
+  if (options.torn !== undefined) writeFileSync(audit, options.torn);
   const python = options.uid === undefined ? PYTHON : SYSTEM_PYTHON;
   const user =
     options.uid === undefined ? [] : ["setpriv", `--reuid=${options.uid}`, `--regid=${options.uid}`, "--clear-groups"];
@@ -256,7 +267,7 @@ async function attempt<T = unknown>(
           NET_PEER_RESOLV_CONF: join(folder, "resolv.conf"),
           NET_PEER_DNS_PORT: `${names.port}`,
         },
-        ...{ NET_PEER_AUDIT: audit, NET_PEER_FDS: fds, ASAN_OPTIONS: "detect_leaks=0" },
+        ...{ NET_PEER_AUDIT: options.audit ?? audit, NET_PEER_FDS: fds, ASAN_OPTIONS: "detect_leaks=0" },
         ...options.env,
       },
     },
@@ -272,7 +283,7 @@ async function attempt<T = unknown>(
   const status = await child.exited;
   const [before, after] = readFileSync(fds, "utf8").trim().split(" ");
   expect(after).toBe(before);
-  return { got: text === "" ? undefined : JSON.parse(text), status, lines: readAudit() };
+  return { got: text === "" ? undefined : JSON.parse(text), status, lines: readAudit(options) };
 }
 
 const denials = (lines: Line[]): string[] =>
@@ -598,6 +609,30 @@ test("an audit does not grow without end, and counts what it leaves out", async 
   const limited = await attempt([], "deny_many", [100], { env: { NET_PEER_AUDIT_MAX: "1000" } });
   expect(readFileSync(audit).length).toBeLessThan(1300);
   expect(limited.lines.length).toBeGreaterThan(3);
+});
+
+test("each record has its writer and its number, also where one was torn before it", async () => {
+  const torn = '{"time":"2026-01-01T00:00:00.000Z","wor';
+  const { lines } = await attempt([], "deny_many", [3], { torn });
+  expect(readFileSync(audit, "latin1").split("\n")[0]).toBe(torn);
+  const writer = lines[0]!.writer;
+  expect(writer).toMatch(/^answer-\d+-\d{13}$/);
+  expect(lines.map((line) => [line.writer, line.seq])).toEqual([1, 2, 3].map((seq) => [writer, seq]));
+  for (const line of lines) expect(auditRecord.safeParse(line).error).toBeUndefined();
+});
+
+test("what a full disk has no room for is a gap between numbers", async () => {
+  const disk = join(folder, "disk");
+  mkdirSync(disk);
+  if (!mountDisk(disk, "64k", "records of denials on a full disk")) return;
+  try {
+    writeFileSync(join(disk, "audit"), "");
+    fillDisk(disk);
+    const { lines } = await attempt([], "deny_around", [join(disk, "filling")], { audit: join(disk, "audit") });
+    expect(lines.map(({ seq }) => seq)).toEqual([4, 5]);
+  } finally {
+    unmountDisk(disk);
+  }
 });
 
 test("denials are told", async () => {

@@ -215,6 +215,12 @@ def deny_many(count: int) -> int:
     return count
 
 
+def deny_around(filling: str) -> int:
+    deny_many(3)
+    os.unlink(filling)
+    return deny_many(2)
+
+
 def query(name: bytes, kind: int = 1, number: int = 7) -> bytes:
     labels = b"".join(bytes([len(label)]) + label for label in name.split(b".")) + b"\0"
     return struct.pack("!HHHHHH", number, 0x100, 1, 0, 0, 0) + labels + struct.pack("!HH", kind, 1)

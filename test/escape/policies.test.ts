@@ -38,7 +38,7 @@ for url in sys.argv[1:]:
     except OSError as error: print(type(error).__name__)
 `;
 const url = (server: { port: number }, host = "127.0.0.1"): string => `http://${host}:${server.port}/`;
-const auditLog = (): string => join(home.env.IPCCTL_HOME!, "state/audit.log");
+const auditLog = (): string => join(home.env.IPCCTL_HOME!, "state/audit/run.jsonl");
 
 test("hosts that are granted are reached, by address and by name, and no others", async () => {
   const script = home.script("client.py", CLIENT);
@@ -301,6 +301,42 @@ test("audit shows what was decided, follows, and bears what is no line of its", 
   await seen;
   follower.kill("SIGINT");
   await follower.exited;
+});
+
+test("a worker of the daemon has a spool of its own, which it can neither read nor write; a gap in one is named", async () => {
+  const folder = join(home.env.IPCCTL_HOME!, "state/audit");
+  const script = home.script(
+    "pries.py",
+    `import os, socket
+print(socket.socket().connect_ex(("192.0.2.1", 80)), flush=True)
+for path in (${JSON.stringify(folder)}, ${JSON.stringify(join(folder, "worker-pries.jsonl"))}):
+    for flags in (os.O_RDONLY, os.O_WRONLY | os.O_APPEND | os.O_CREAT):
+        try: print("opened", os.open(path, flags), flush=True)
+        except OSError: print("denied", flush=True)
+`,
+  );
+  const policy = home.script(
+    "pries.json",
+    '{"version":1,"extends":"strict","network":{"mode":"allow","allow":["127.0.0.1:9"]}}',
+  );
+  await home.start("pries", script, { policy, restart_policy: "no" });
+  await waitUntil(async () => (await home.lines("pries")).length === 5, "it has tried");
+  expect((await home.lines("pries")).slice(1)).toEqual(["denied", "denied", "denied", "denied"]);
+  const spool = join(folder, "daemon.jsonl");
+  const newestOf = (path: string): { writer: string; seq: number } =>
+    JSON.parse(readFileSync(path, "utf8").trim().split("\n").at(-1)!) as { writer: string; seq: number };
+  expect(newestOf(join(folder, "worker-pries.jsonl"))).toMatchObject({ seq: 1, event: "connect", verdict: "denied" });
+  const newest = newestOf(spool);
+  const { writer, seq } = newest;
+  expect(newest).toMatchObject({ event: "start", worker: "pries" });
+  expect(writer).toMatch(/^daemon-\d+-\d+$/);
+  appendFileSync(spool, `${JSON.stringify({ ...newest, seq: seq + 4 })}\n`);
+  expect((await home.cli("audit")).stdout).toContain(
+    `gap in daemon.jsonl: records ${seq + 1} to ${seq + 3} are missing of those that ${writer} wrote`,
+  );
+  const asJson = (await home.cli("audit", "--json")).stdout.split("\n").filter((line) => line.includes('"gap"'));
+  expect(JSON.parse(asJson[0]!)).toMatchObject({ event: "gap", spool: "daemon.jsonl", after: seq, missing: 3 });
+  await home.cli("delete", "pries");
 });
 
 test("the audit log is rotated, and four older files are kept", async () => {

@@ -70,9 +70,14 @@ if (!isSkipped) {
 }
 
 function resolved(): Record<string, unknown>[] {
-  const text = readFileSync(join(home.paths.stateDir, "audit.log"), "utf8");
-  const lines = text.trim().split("\n");
-  return lines.map((line) => JSON.parse(line) as Record<string, unknown>).filter(({ event }) => event === "resolve");
+  const lines = ["run", "daemon"].flatMap((name) => {
+    const path = join(home.paths.stateDir, "audit", `${name}.jsonl`);
+    return existsSync(path) ? readFileSync(path, "utf8").trim().split("\n") : [];
+  });
+  return lines
+    .map((line) => JSON.parse(line) as Record<string, unknown>)
+    .filter(({ event }) => event === "resolve")
+    .toSorted((a, b) => String(a.time).localeCompare(String(b.time)));
 }
 
 async function withPath<Value>(path: string, act: () => Promise<Value>): Promise<Value> {

@@ -3,7 +3,7 @@
  * terminal.
  */
 import { expect, test } from "bun:test";
-import { chmodSync, readFileSync } from "node:fs";
+import { chmodSync, existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { type CliResult, Home, outcomeOf, ROOT, within, withDaemon } from "../home.ts";
 import { skipUnless, SYSTEM_PYTHON } from "../needs.ts";
@@ -34,7 +34,10 @@ function weaker(home: Home): (...args: string[]) => Promise<CliResult> {
 }
 
 const degradedOf = (home: Home): string[][] =>
-  readFileSync(join(home.paths.stateDir, "audit.log"), "utf8")
+  ["run", "daemon"]
+    .map((name) => join(home.paths.stateDir, "audit", `${name}.jsonl`))
+    .map((path) => (existsSync(path) ? readFileSync(path, "utf8") : ""))
+    .join("")
     .split("\n")
     .filter((line) => line.includes('"start"'))
     .map((line) => (JSON.parse(line) as { degraded: string[] }).degraded);

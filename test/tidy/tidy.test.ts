@@ -83,7 +83,6 @@ test("no type is `any`", () => {
 const PARTS: Readonly<Record<string, string>> = {
   "main.ts": "where a program begins",
   "verbs.ts": "the protocol's table, and the methods of the SDK that are made of it",
-  "audit.ts": "writing the audit log, and the command that shows it",
   "policy.ts": "a policy, and the commands about policies",
   "run.ts": "a run of a worker, and the command `run`",
   "snapshot.ts": "making a snapshot, and the commands about snapshots",

@@ -1,7 +1,7 @@
 /** Every limit drives code, in each language that has a copy of it. */
 import type { Socket } from "bun";
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
@@ -17,7 +17,7 @@ import { readProject } from "../../src/protocol/project.ts";
 import { parseRequest } from "../../src/protocol/requests.ts";
 import { event, success, type Response } from "../../src/protocol/responses.ts";
 import { loadPolicy, parsePolicy } from "../../src/sandbox/policy.ts";
-import { rotateAudit } from "../../src/launch/audit.ts";
+import { keepSpools, rotateSpool } from "../../src/audit/spool.ts";
 import { encodeSpec } from "../../src/shim/spec.ts";
 import { waitUntil } from "../deadline.ts";
 
@@ -132,14 +132,29 @@ for (const [name, take] of Object.entries(BOUNDS))
     expect(() => take(value + 1)).toThrow();
   });
 
-test("auditBytes: a log that is as large is rotated, and no smaller one", () => {
-  const path = file("audit.log", "");
+test("auditBytes: a spool that is as large is rotated, and no smaller one", () => {
+  const path = file("daemon.jsonl", "");
   truncateSync(path, LIMITS.auditBytes.value - 1);
-  rotateAudit(path);
+  rotateSpool(path);
   expect(existsSync(`${path}.1`)).toBe(false);
   truncateSync(path, LIMITS.auditBytes.value);
-  rotateAudit(path);
+  rotateSpool(path);
   expect(existsSync(`${path}.1`)).toBe(true);
+});
+
+test("auditTotalBytes: as much is kept of all spools, and with one byte more the oldest file goes", () => {
+  const sizes = Array.from({ length: 18 }, (_, at) => (at === 0 ? LIMITS.auditTotalBytes.value - 17 * 1000 : 1000));
+  const paths = sizes.map((size, at) => {
+    const path = file(`worker-${at}.jsonl.1`, "");
+    truncateSync(path, size);
+    utimesSync(path, at === 1 ? 1 : 1000 + at, at === 1 ? 1 : 1000 + at);
+    return path;
+  });
+  keepSpools(dir);
+  expect(paths.every((path) => existsSync(path))).toBe(true);
+  file("run.jsonl", "1");
+  keepSpools(dir);
+  expect(paths.filter((path) => !existsSync(path))).toEqual([paths[1]!]);
 });
 
 /** One connection whose peer takes so many bytes and no more. */

@@ -3,6 +3,7 @@ import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { AuditSpool } from "../../src/audit/spool.ts";
 import { IpcError } from "../../src/base/errors.ts";
 import { parseAppConfig } from "../../src/protocol/app-config.ts";
 import { Store } from "../../src/workers/store.ts";
@@ -17,6 +18,7 @@ afterAll(() => {
 
 const deps: WorkerDeps = {
   store,
+  audit: new AuditSpool(dir, "daemon"),
   shimBinary: "/bin/false",
   workersDir: dir,
   environmentsDir: dir,

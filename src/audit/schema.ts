@@ -1,0 +1,49 @@
+/** A record of the audit, for who reads it; `contract/audit.ts` has the fields, for C too. */
+import { z } from "zod";
+import { AUDIT_EVENTS, type AUDIT_FIELDS } from "../../contract/audit.ts";
+
+const text = z.string();
+const texts = z.array(text).readonly();
+const count = z.int().min(0);
+const events = Object.keys(AUDIT_EVENTS) as (keyof typeof AUDIT_EVENTS)[]; // keys of a closed table
+
+const shape = {
+  time: z.iso.datetime(),
+  writer: text,
+  seq: z.int().min(1),
+  worker: text,
+  event: z.enum(events),
+  verdict: z.enum(["granted", "denied"]).optional(),
+  reason: text.optional(),
+  host: text.nullish(),
+  address: text.nullish(),
+  port: count.nullish(),
+  call: text.optional(),
+  suppressed: count.optional(),
+  path: text.optional(),
+  what: text.optional(),
+  policy: text.optional(),
+  exceptions: z.unknown().optional(),
+  degraded: texts.optional(),
+  environment: text.optional(),
+  for: text.optional(),
+  requirements: texts.optional(),
+  python: text.nullish(),
+  locked: z.boolean().optional(),
+  options: texts.optional(),
+  ms: z.number().optional(),
+  error: text.optional(),
+} satisfies Record<keyof typeof AUDIT_FIELDS, z.ZodType>;
+
+/** One of a later ipcctl may have more fields, and other events. */
+export const auditRecord = z.looseObject({ ...shape, event: text });
+
+/** As earlier versions wrote it into `audit.log`, without writer and number. */
+export const legacyRecord = z.looseObject({ ...shape, event: text }).omit({ writer: true, seq: true });
+
+export type AuditRecord = z.output<typeof auditRecord> | z.output<typeof legacyRecord>;
+
+const entry = z.strictObject(shape).omit({ time: true, writer: true, seq: true });
+
+/** What is to be recorded; the spool adds the rest. */
+export type AuditEntry = z.input<typeof entry>;

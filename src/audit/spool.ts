@@ -1,0 +1,141 @@
+/**
+ * Where decisions are recorded: each process that decides appends JSON lines to a spool in the folder `audit`, with
+ * numbers of its own, so that a record that is missing leaves a gap. The process that answers for a worker, in C, does
+ * the same (`native/net/audit.c`).
+ */
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
+import { basename, join } from "node:path";
+import { limit } from "../base/limits.ts";
+import type { AuditEntry } from "./schema.ts";
+
+/** Files kept beside the current one of a spool; `….jsonl.1` is the newest of them. */
+export const SPOOL_FILES_KEPT = 4;
+
+const ENDING = ".jsonl";
+const NEWLINE = 10;
+
+export function auditFolderOf(stateDir: string): string {
+  return join(stateDir, "audit");
+}
+
+/** Spools by their current files, which may not be there any more. */
+export function listSpools(folder: string): string[] {
+  const names = namesIn(folder).flatMap((name) => /^(.+\.jsonl)(\.\d+)?$/.exec(name)?.[1] ?? []);
+  return [...new Set(names)].toSorted().map((name) => join(folder, name));
+}
+
+/** Of which worker all records of a spool are; undefined where they are of several. */
+export function workerOfSpool(path: string): string | undefined {
+  return /^worker-(.+)\.jsonl$/.exec(basename(path))?.[1];
+}
+
+/** What one process writes. */
+export class AuditSpool {
+  /** Other processes that decide write there as well. */
+  readonly folder: string;
+  readonly #name: "daemon" | "run";
+  readonly #writer: string;
+  #seq = 0;
+
+  /** @param name the daemon's is its own; runs without a daemon share one */
+  constructor(stateDir: string, name: "daemon" | "run") {
+    this.folder = auditFolderOf(stateDir);
+    this.#name = name;
+    this.#writer = `${name}-${process.pid}-${Date.now()}`;
+  }
+
+  /** Where the process that answers for a worker writes: a worker that is denied much rotates away its own only. */
+  answersOf(worker: string): string {
+    return join(this.folder, this.#name === "run" ? `run${ENDING}` : `worker-${worker}${ENDING}`);
+  }
+
+  /**
+   * Appends a record in one write. On a full disk nobody is kept from starting: what the policy denies is denied
+   * without a record, and the next one that is written leaves a gap.
+   */
+  write(entry: AuditEntry): void {
+    this.#seq++;
+    try {
+      this.makeFolder();
+      const path = join(this.folder, this.#name + ENDING);
+      rotateSpool(path);
+      append(path, JSON.stringify({ time: new Date().toISOString(), writer: this.#writer, seq: this.#seq, ...entry }));
+    } catch {
+      // Said above.
+    }
+  }
+
+  /** For who writes there without it; where it cannot be made nothing is recorded. */
+  makeFolder(): void {
+    try {
+      mkdirSync(this.folder, { recursive: true, mode: 0o700 });
+    } catch {
+      // Said above.
+    }
+  }
+}
+
+/** A record that was torn, by a kill or by a full disk, is left as it is: this one begins on a line of its own. */
+function append(path: string, line: string): void {
+  const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW } = constants;
+  const file = openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
+  try {
+    const { size } = fstatSync(file);
+    const last = Buffer.of(NEWLINE);
+    if (size > 0) readSync(file, last, 0, 1, size - 1);
+    writeSync(file, `${last[0] === NEWLINE ? "" : "\n"}${line}\n`);
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** Whoever writes goes on in the file that it has open, and finds the new one when it looks again. */
+export function rotateSpool(path: string): void {
+  if (sizeOf(path) < limit("auditBytes")) return;
+  for (let number = SPOOL_FILES_KEPT; number > 0; number--) {
+    const from = number === 1 ? path : `${path}.${number - 1}`;
+    if (statSync(from, { throwIfNoEntry: false })) renameSync(from, `${path}.${number}`);
+  }
+}
+
+/** To be called now and then: spools that are large are rotated, and of all files the oldest go beyond the limit. */
+export function keepSpools(folder: string, totalMax = limit("auditTotalBytes")): void {
+  for (const path of listSpools(folder)) rotateSpool(path);
+  const files = namesIn(folder)
+    .map((name) => join(folder, name))
+    .flatMap((path) => {
+      const stat = statSync(path, { throwIfNoEntry: false });
+      return stat?.isFile() === true ? [{ path, bytes: stat.size, at: stat.mtimeMs }] : [];
+    })
+    .toSorted((a, b) => a.at - b.at);
+  let total = files.reduce((sum, { bytes }) => sum + bytes, 0);
+  for (const { path, bytes } of files) {
+    if (total <= totalMax) return;
+    rmSync(path, { force: true });
+    total -= bytes;
+  }
+}
+
+function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return []; // nothing was recorded yet
+  }
+}
+
+function sizeOf(path: string): number {
+  return statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+}
