@@ -19,7 +19,8 @@ export const TO_WORKER = {
 export const TO_WORKER_FIELDS: Readonly<Record<keyof typeof TO_WORKER, string>> = {
   call: "id, name, args, kwargs or null",
   eval: 'id, code, options `{namespace, mode: "value"\\|"repr"\\|"exec"\\|"forget", capture}`; `forget` drops the namespace',
-  cancel: "id: interest is lost; a stream is closed, which END confirms",
+  cancel:
+    "id: interest is lost; a stream is closed, which END confirms. Where there is no shared memory it interrupts as well: a request at once, a stream the second time",
   credit: "id, n: so many more items of a stream may come",
   bind: "0, name: the client answers calls of this name",
   return: "id, value: answer to INVOKE",

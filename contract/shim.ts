@@ -39,6 +39,7 @@ export const SPEC = {
   zygote: 27,
   kill: 28,
   umask: 29,
+  owner: 30,
   end: 255,
 } as const;
 
@@ -46,7 +47,7 @@ export const SPEC = {
 export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload: string, says: string]>> = {
   version: [
     "u32",
-    "the lowest version that knows all frames of this specification: 1, or 2 where it has KILL, UMASK, a MOUNT that is mapped or an ANSWER of 2",
+    "the lowest version that knows all frames of this specification: 1, or 2 where it has KILL, UMASK, OWNER, a MOUNT that is mapped or an ANSWER of 2",
   ],
   run: ["u64", "number of this run, chosen by the daemon, ascending per worker"],
   arg: [
@@ -124,6 +125,10 @@ export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload
     "from version 2 on; optional: whom the signal of a stop goes to, the main process, its process group or every process of its tree; without it the main process, but its group while that is a shell",
   ],
   umask: ["u32, at most 0777", "optional: the file mode creation mask of the worker; else it has that of the shim"],
+  owner: [
+    "empty",
+    "optional: the shim's standard input is a pipe of the program that owns the worker. Its end, which kill -9 of the program brings about as well, ends the tree as STOP does with what STOP says. The exit record is not synced",
+  ],
   end: ["empty", ""],
 };
 

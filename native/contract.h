@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+0bcca9c1" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+958eb473" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* Fields and events of the audit. */
@@ -55,6 +55,7 @@ enum {
 	IPC_SPEC_ZYGOTE = 27,
 	IPC_SPEC_KILL = 28,
 	IPC_SPEC_UMASK = 29,
+	IPC_SPEC_OWNER = 30,
 	IPC_SPEC_END = 255,
 };
 

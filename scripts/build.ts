@@ -13,7 +13,7 @@ const OUT = join(ROOT, "build/js");
  * none by halves.
  */
 const MADE = `${OUT}.${process.pid}.tmp`;
-const TWINS = ["src/base/platform.ts", "src/plane/system.ts"];
+const TWINS = ["src/base/platform.ts", "src/plane/system.ts", "src/runtime/spawn.ts"];
 
 await build({
   entrypoints: [join(ROOT, "src/main.ts")],
@@ -36,7 +36,7 @@ await build({
     {
       name: "twins",
       setup(builder) {
-        builder.onResolve({ filter: /\/(platform|system)\.ts$/ }, ({ path, importer }) => {
+        builder.onResolve({ filter: /\/(platform|system|spawn)\.ts$/ }, ({ path, importer }) => {
           const file = join(importer, "..", path);
           if (!TWINS.some((twin) => file === join(ROOT, twin))) return undefined;
           return { path: file.replace(/\.ts$/, "-node.ts") };

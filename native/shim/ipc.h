@@ -92,6 +92,7 @@ struct ipc_spec {
 	struct ipc_rlimit rlimits[IPC_RLIMITS_MAX];
 	size_t rlimit_count;
 	const char *cgroup;
+	bool is_owned;
 	bool is_notifying;
 	uint64_t wall_ms;
 	struct ipc_rawlog rawlogs[IPC_RAWLOGS_MAX];

@@ -44,6 +44,7 @@ void ipc_run_write_exit_record(void)
 		(unsigned long long)shim.log.dropped_bytes, (unsigned long long)shim.log.lines,
 		(unsigned long long)shim.log.bytes);
 	uint64_t deadline = ipc_now_ms() + shim.spec.grace_ms;
-	while (ipc_record_write(shim.dirfd, "exit", text, (size_t)size, true) != 0 && ipc_now_ms() < deadline)
+	while (ipc_record_write(shim.dirfd, "exit", text, (size_t)size, !shim.spec.is_owned) != 0
+		&& ipc_now_ms() < deadline)
 		poll(NULL, 0, (int)IPC_RETRY_MS);
 }

@@ -149,6 +149,7 @@ static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct
 		spec->has_umask = true;
 		spec->umask = ipc_get_u32(payload);
 		return 0;
+	case IPC_SPEC_OWNER: spec->is_owned = true; return size == 0 ? 0 : -EINVAL;
 	case IPC_SPEC_PLANE: spec->is_plane_passed = true; return size == 0 ? 0 : -EINVAL;
 	default: return -EINVAL;
 	}

@@ -133,6 +133,10 @@ int ipc_run_start_worker(void)
 	close(report[0]);
 	if (listener >= 0)
 		ipc_tree_spare(ipc_answer_start(&shim.spec, listener, &shim.told));
+	if (shim.spec.is_owned) {
+		shim.owner = fcntl(0, F_DUPFD_CLOEXEC, 3);
+		fcntl(shim.owner, F_SETFL, O_NONBLOCK);
+	}
 	/* Our own stdio is closed only now, so that errors until here reach the inherited stderr. */
 	dup2(null, 0);
 	dup2(null, 1);

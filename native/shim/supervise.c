@@ -352,7 +352,21 @@ static void meet(void)
 		ipc_run_tell_attached();
 }
 
+/* What it writes means nothing. */
+static void hear_owner(void)
+{
+	char bytes[256];
+	ssize_t count = read(shim.owner, bytes, sizeof bytes);
+	if (count > 0 || (count < 0 && (errno == EAGAIN || errno == EINTR)))
+		return;
+	close(shim.owner);
+	shim.owner = -1;
+	shim.is_stop_requested = true;
+	ipc_run_stop(shim.spec.grace_ms, (int)shim.spec.stop_signal);
+}
+
 SOURCE(signals, shim.signals, reap())
+SOURCE(owner, shim.owner, hear_owner())
 SOURCE(notify, shim.notify, read_notify())
 SOURCE(control, shim.control, read_control())
 SOURCE(runtime, shim.meeting.runtime, lose_runtime())
@@ -399,6 +413,7 @@ static void serve_channels(const struct pollfd *places, size_t count)
 static const struct source SOURCES[] = {
 	ROW(output),
 	ROW(signals),
+	ROW(owner),
 	ROW(clients),
 	ROW(channels),
 	ROW(notify),
@@ -482,8 +497,8 @@ static void finish(void)
 int ipc_supervise(const char *dir)
 {
 	shim.meeting.listener = shim.meeting.runtime = shim.meeting.passed = -1;
-	shim.lifeline = shim.remote = shim.told = shim.notify = shim.control = shim.streams[0].fd = shim.streams[1].fd =
-		-1;
+	shim.owner = shim.lifeline = shim.remote = shim.told = shim.notify = shim.control = shim.streams[0].fd =
+		shim.streams[1].fd = -1;
 	shim.kill_at = shim.wall_at = shim.retry_at = shim.alone_at = IPC_NEVER;
 	shim.kill_method = "none";
 	for (int i = 0; i < IPC_CLIENTS_MAX; i++)

@@ -28,6 +28,7 @@ extern struct ipc_run {
 	struct ipc_stream streams[2];
 	struct ipc_client clients[IPC_CLIENTS_MAX];
 	int dirfd, lockfd, logdirfd, listener, signals, notify, control;
+	int owner; /* ends with the program that owns the worker */
 	struct ipc_meeting meeting;
 	struct ipc_channels channels;
 	int told, remote; /* remote: the connection to a snapshot that forked the worker */

@@ -99,7 +99,7 @@ export async function run(
     throw new IpcError("NO_PERMISSION", "run: --uid and --gid need root");
   const memory = flags.maxMemory === undefined ? undefined : parseMemoryBytes(flags.maxMemory, "--max-memory");
   requireShim();
-  const { openRunFolder } = await import("./run-folder.ts");
+  const { openRunFolder } = await import("../launch/run-folder.ts");
   const { path: folder, remove } = openRunFolder();
   const spec = join(folder, "spec");
   try {

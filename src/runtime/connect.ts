@@ -130,7 +130,7 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
     const worker: PythonWorker<W> = await PythonWorker.open<W>(
       (attach, ms) => this.#attach(name, attach, ms),
       timeoutMs,
-      () => this.#opened.delete(worker),
+      () => void this.#opened.delete(worker),
     );
     this.#opened.add(worker);
     return worker;

@@ -51,7 +51,7 @@ export type Attach = (run: Run, timeoutMs: number) => Promise<void>;
 export class PythonWorker<W extends object = AnyFunctions> implements Disposable, AsyncDisposable {
   readonly #seek: (attach: Attach, timeoutMs: number) => Promise<void>;
   readonly #attached: Attach = (run, timeoutMs) => this.#attach(run, timeoutMs);
-  readonly #onDispose: (() => void) | undefined;
+  readonly #onDispose: (() => Promise<void> | void) | undefined;
   readonly #bound = new Map<string, Lent>();
   #run!: Run;
   #transport!: ChannelTransport;
@@ -64,7 +64,10 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   /** An idle channel keeps the program alive. */
   #isKept = false;
 
-  private constructor(seek: (attach: Attach, timeoutMs: number) => Promise<void>, onDispose?: () => void) {
+  private constructor(
+    seek: (attach: Attach, timeoutMs: number) => Promise<void>,
+    onDispose?: () => Promise<void> | void,
+  ) {
     this.#seek = seek;
     this.#onDispose = onDispose;
   }
@@ -76,7 +79,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   static async open<W extends object = AnyFunctions>(
     seek: (attach: Attach, timeoutMs: number) => Promise<void>,
     timeoutMs: number,
-    onDispose?: () => void,
+    onDispose?: () => Promise<void> | void,
   ): Promise<PythonWorker<W>> {
     const worker = new PythonWorker<W>(seek, onDispose);
     await seek(worker.#attached, timeoutMs);
@@ -278,16 +281,20 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     return this.#client.hasStopped(timeoutMs);
   }
 
-  /** Ends the channel; the worker runs on. Calls that are under way reject. */
+  /** Ends the channel; the worker runs on, unless this program owns it. Calls that are under way reject. */
   [Symbol.dispose](): void {
+    void this.#end();
+  }
+
+  /** The same; of a worker that this program owns it waits for the end. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#end();
+  }
+
+  #end(): Promise<void> | void {
     this.#isDisposed = true;
     this.#mayReopen = false;
     this.#client[Symbol.dispose]();
-    this.#onDispose?.();
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    this[Symbol.dispose]();
-    return Promise.resolve();
+    return this.#onDispose?.();
   }
 }

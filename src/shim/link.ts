@@ -289,10 +289,26 @@ export type SpawnedShim = { readonly exited: Promise<number>; readonly errorText
 
 /** Writes the specification and starts a shim with it. Its exit status or its socket tells whether it got the lock. */
 export function spawnShim(binary: string, dir: string, spec: Spec): SpawnedShim {
-  const path = join(dir, "spec");
-  writeFileSync(`${path}.tmp`, encodeSpec(spec), { mode: 0o600 });
-  renameSync(`${path}.tmp`, path);
+  writeSpec(dir, spec);
   const child = Bun.spawn([binary, dir], { cwd: "/", env: {}, stdio: ["ignore", "ignore", "pipe"] });
   child.unref();
   return { exited: child.exited, errorText: () => new Response(child.stderr).text() };
+}
+
+/** A shim whose worker ends with this process, or when `release` is called. */
+export function spawnOwnedShim(binary: string, dir: string, spec: Spec): SpawnedShim & { release(): void } {
+  writeSpec(dir, { ...spec, isOwned: true });
+  const child = Bun.spawn([binary, dir], { cwd: "/", env: {}, stdio: ["pipe", "ignore", "pipe"] });
+  child.unref();
+  return {
+    exited: child.exited,
+    errorText: () => new Response(child.stderr).text(),
+    release: () => void child.stdin.end(),
+  };
+}
+
+function writeSpec(dir: string, spec: Spec): void {
+  const path = join(dir, "spec");
+  writeFileSync(`${path}.tmp`, encodeSpec(spec), { mode: 0o600 });
+  renameSync(`${path}.tmp`, path);
 }

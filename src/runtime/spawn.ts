@@ -1,0 +1,200 @@
+/** `spawnPython()`: a confined worker that a program owns, without a daemon. */
+import { basename, join, resolve } from "node:path";
+import { chmodSync, existsSync, mkdirSync } from "node:fs";
+import { chosenDefault } from "../base/default-policies.ts";
+import { IpcError } from "../base/errors.ts";
+import { requireInstallation, requireShim, SHIM_BINARY } from "../base/install.ts";
+import { resolvePaths } from "../base/paths.ts";
+import { requirePlatform, sleep } from "../base/platform.ts";
+import { workingDirectory } from "../base/working-directory.ts";
+import { localLog, LogView } from "../logs/view.ts";
+import { requireSystem } from "../plane/system.ts";
+import { cleanEnv } from "../sdk/autostart.ts";
+import { BEGIN_MS, PythonWorker, type AnyFunctions, type Attach } from "./python-worker.ts";
+
+/** Between two looks whether the shim listens. */
+const LOOK_MS = 1;
+/** Of what the worker prints and nobody has shown yet. */
+const LOG_BYTES = 4 * 1024 ** 2;
+
+export type SpawnOptions = {
+  readonly args?: readonly string[];
+  /** The folder it runs in (default: this one). */
+  readonly cwd?: string;
+  /** Variables beside those of this program. */
+  readonly env?: Readonly<Record<string, string>>;
+  readonly interpreter?: string;
+  /** By its name, its path or its text; `no-network` if nothing else is chosen. */
+  readonly policy?: string;
+  readonly name?: string;
+  /** Milliseconds that it has to let us in (default: 60,000). */
+  readonly timeout?: number;
+  /** Gets what it prints, in whole lines or the pieces of long ones; without it that goes where this program's own output goes. */
+  readonly onOutput?: (stream: "stdout" | "stderr", text: string) => void;
+};
+
+/**
+ * Starts a script of Python under a policy, as `ipcctl run` does, and opens a channel to it. It ends with this program, however that
+ * ends, or when it is disposed; `await using` waits until nothing of it runs.
+ * @throws IpcError NOT_FOUND, POLICY_REFUSED, BAD_CONFIG, START_FAILED, DEADLINE; FAILED on Node, where it cannot run yet
+ */
+export async function spawnPython<W extends object = AnyFunctions>(
+  script: string,
+  options: SpawnOptions = {},
+): Promise<PythonWorker<W>> {
+  requirePlatform();
+  requireInstallation();
+  requireSystem();
+  requireShim();
+  const cwd = options.cwd ?? workingDirectory() ?? "/";
+  const path = resolve(cwd, script);
+  if (!existsSync(path)) throw new IpcError("NOT_FOUND", `spawnPython: ${script}: no such file`);
+  const owned = await Owned.start(path, cwd, options);
+  try {
+    return await PythonWorker.open<W>(
+      (attach, ms) => owned.attach(attach, ms),
+      options.timeout ?? BEGIN_MS,
+      () => owned.end(),
+    );
+  } catch (error) {
+    await owned.end();
+    throw error;
+  }
+}
+
+type Shim = { readonly exited: Promise<number>; errorText(): Promise<string>; release(): void };
+
+/** Its shim, the folder of that, and what shows its output. */
+class Owned {
+  readonly #name: string;
+  readonly #dir: string;
+  readonly #shim: Shim;
+  readonly #remove: () => void;
+  readonly #shown: Promise<void>;
+  readonly #ending = new AbortController();
+  #isOver = false;
+  #ended: Promise<void> | undefined;
+
+  private constructor(name: string, dir: string, shim: Shim, remove: () => void, options: SpawnOptions) {
+    this.#name = name;
+    this.#dir = dir;
+    this.#shim = shim;
+    this.#remove = remove;
+    this.#shown = this.#show(options.onOutput);
+    void shim.exited.then(() => {
+      this.#isOver = true;
+      this.#ending.abort();
+    });
+  }
+
+  static async start(script: string, cwd: string, options: SpawnOptions): Promise<Owned> {
+    // Loaded by whoever spawns: policies with their schema, and libc.
+    const { AuditSpool } = await import("../audit/spool.ts");
+    const { prepare } = await import("../launch/prepare.ts");
+    const { openRunFolder } = await import("../launch/run-folder.ts");
+    const { makeRunSpec, requireGroup } = await import("../launch/specification.ts");
+    const { ownUserOf, ownUserOfRun } = await import("../launch/users.ts");
+    const { spawnOwnedShim } = await import("../shim/link.ts");
+    const paths = resolvePaths(process.env, process.getuid!(), undefined);
+    const name = options.name ?? basename(script).replace(/\.\w+$/, "");
+    mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 }); // denials are recorded there
+    const { path: folder, remove } = openRunFolder();
+    try {
+      const dir = join(folder, "worker");
+      mkdirSync(dir, { mode: 0o700 });
+      const prepared = await prepare({
+        app: {
+          script,
+          command: null,
+          args: [...(options.args ?? [])],
+          cwd,
+          interpreter: options.interpreter ?? null,
+          env: { ...options.env },
+          env_file: null,
+          snapshot: undefined,
+          policy: options.policy ?? chosenDefault(process.env, cwd) ?? null,
+          allow: null,
+          uid: null,
+          gid: null,
+          max_memory: null,
+        },
+        base: cleanEnv(process.env),
+        own: { IPCCTL_NAME: name, IPCCTL_PLANE: join(dir, "plane"), IPCCTL_CONSOLE: "1" },
+        scratch: join(folder, "scratch"),
+        ownUser: ownUserOfRun(process.pid),
+        fixedUser: ownUserOf(`run ${name}`),
+        name,
+        audit: new AuditSpool(paths.stateDir, "run"),
+        environments: paths.environmentsDir,
+        hasPlane: true,
+      });
+      requireGroup(prepared.plan.policy, undefined);
+      if (prepared.ids) for (const one of [folder, dir]) chmodSync(one, 0o711); // another user's worker reaches its socket
+      const log = { maxFileBytes: LOG_BYTES, maxFiles: 2, maxTotalBytes: 0, maxAgeMs: 0, whenFull: "block" } as const;
+      const shim = spawnOwnedShim(SHIM_BINARY, dir, { ...makeRunSpec(prepared), log });
+      return new Owned(name, dir, shim, remove, options);
+    } catch (error) {
+      remove();
+      throw error;
+    }
+  }
+
+  async attach(attach: Attach, timeoutMs: number): Promise<void> {
+    const shimSocket = join(this.#dir, "sock");
+    const deadline = performance.now() + timeoutMs;
+    while (!existsSync(shimSocket) && !this.#isOver && performance.now() < deadline) await sleep(LOOK_MS);
+    if (this.#isOver) throw await this.#howItEnded();
+    const whatHappened = async (): Promise<IpcError> => {
+      await this.#shim.exited;
+      return this.#howItEnded();
+    };
+    try {
+      await attach({ name: this.#name, shimSocket, whatHappened }, Math.max(1, deadline - performance.now()));
+    } catch (error) {
+      const isEnd = error instanceof IpcError && (error.code === "CONNECTION_LOST" || error.code === "NOT_RUNNING");
+      throw isEnd ? await whatHappened() : error;
+    }
+  }
+
+  async #howItEnded(): Promise<IpcError> {
+    const { readExitRecord } = await import("../shim/records.ts");
+    const { fromExitRecord } = await import("../shim/ending.ts");
+    const record = readExitRecord(this.#dir);
+    if (!record) {
+      const text = (await this.#shim.errorText()).trim();
+      return new IpcError("START_FAILED", `${this.#name}: ${text === "" ? "its shim was killed" : text}`);
+    }
+    const { kind, status, signal, stop_requested: isAsked, step } = fromExitRecord(record, null);
+    if (kind === "exec")
+      return new IpcError("START_FAILED", `${this.#name} could not be started: ${step}: errno ${status}`);
+    if (isAsked) return new IpcError("WORKER_STOPPED", `${this.#name} was stopped`);
+    if (kind === "exit" && status === 0) return new IpcError("WORKER_STOPPED", `${this.#name} ended (exit code 0)`);
+    const how = signal === null ? `exit code ${status}` : `signal ${signal}`;
+    return new IpcError("WORKER_CRASHED", `${this.#name} crashed (${how})`);
+  }
+
+  async #show(onOutput: SpawnOptions["onOutput"]): Promise<void> {
+    const text = new TextDecoder();
+    const view = new LogView({ lines: 0, sinceMs: 0 });
+    const source = localLog(this.#name, join(this.#dir, "logs"), true);
+    for await (const { pieces } of view.following(source, new AbortController().signal, this.#ending.signal))
+      for (const { piece } of pieces) {
+        const line = text.decode(piece.text) + (piece.isEnd ? "\n" : "");
+        if (onOutput) onOutput(piece.stream, line);
+        else (piece.stream === "stderr" ? process.stderr : process.stdout).write(line);
+      }
+  }
+
+  /** Ends the tree; nothing of it runs, and its folder is gone, when the promise resolves. */
+  end(): Promise<void> {
+    this.#ended ??= this.#endOnce();
+    return this.#ended;
+  }
+
+  async #endOnce(): Promise<void> {
+    this.#shim.release();
+    await this.#shim.exited;
+    await this.#shown.catch(() => undefined);
+    this.#remove();
+  }
+}

@@ -1,0 +1,119 @@
+/** A worker that a program owns, without a daemon. */
+import { afterAll, expect, test } from "bun:test";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { IpcError, spawnPython } from "../../src/index.ts";
+import { isAlive, ROOT, waitUntil, within } from "../home.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "ipcctl-test-"));
+process.env.IPCCTL_HOME = join(folder, "home");
+process.env.TMPDIR = join(folder);
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const script = join(folder, "worker.py");
+writeFileSync(
+  script,
+  `
+import os, signal, socket, subprocess, sys, time
+import ipcctl
+
+@ipcctl.expose
+def add(a, b): return a + b
+
+@ipcctl.expose
+def pids(): return [os.getpid(), subprocess.Popen(["sleep", "1000"]).pid]
+
+@ipcctl.expose
+def dial():
+    socket.create_connection(("127.0.0.1", 80), 1)
+
+@ipcctl.expose
+def say(text):
+    print(text)
+    print("!", text, file=sys.stderr)
+
+@ipcctl.expose
+def arguments(): return [sys.argv[1:], os.environ.get("COLOUR"), os.getcwd()]
+
+@ipcctl.expose
+def end(status): os._exit(status)
+
+@ipcctl.expose
+def refuse(): signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+ipcctl.serve()
+`,
+);
+
+const runFolders = (): string[] => readdirSync(folder).filter((name) => name.startsWith("ipcctl-run-"));
+
+test("it is called, confined and shown, and nothing of it is left when it is disposed", async () => {
+  const shown: string[] = [];
+  let pids: number[];
+  {
+    await using py = await spawnPython(script, {
+      args: ["one", "two"],
+      env: { COLOUR: "red" },
+      cwd: folder,
+      onOutput: (stream, text) => shown.push(`${stream}: ${text}`),
+    });
+    expect(await py.call("add", 2, 3)).toBe(5);
+    expect(await py.call("arguments")).toEqual([["one", "two"], "red", folder]);
+    const denied: unknown = await py.call("dial").catch((error: unknown) => error);
+    expect(String(denied)).toMatch(/PermissionError/);
+    await py.call("say", "hello");
+    pids = await py.call("pids");
+    expect(pids.every(isAlive)).toBe(true);
+    expect(runFolders()).toHaveLength(1);
+  }
+  expect(pids.some(isAlive)).toBe(false);
+  expect(runFolders()).toEqual([]);
+  expect(shown.toSorted()).toEqual(["stderr: ! hello\n", "stdout: hello\n"]);
+});
+
+test("what it cannot be started with is said as a start says it", async () => {
+  const codeOf = (act: Promise<unknown>): Promise<unknown> =>
+    act.catch((error: unknown) => (error instanceof IpcError ? error.code : error));
+  expect(await codeOf(spawnPython(join(folder, "nowhere.py")))).toBe("NOT_FOUND");
+  expect(await codeOf(spawnPython(script, { policy: "nowhere" }))).toBe("POLICY_REFUSED");
+  writeFileSync(join(folder, "broken.py"), "import nowhere_to_be_found\n");
+  expect(await codeOf(spawnPython(join(folder, "broken.py"), { onOutput: () => undefined }))).toBe("WORKER_CRASHED");
+  expect(runFolders()).toEqual([]);
+});
+
+test("its end is what calls that are under way reject with", async () => {
+  await using py = await spawnPython(script, { policy: "trusted" });
+  const [gone] = await Promise.allSettled([py.call("end", 3)]);
+  expect(gone).toMatchObject({ status: "rejected", reason: { code: "WORKER_CRASHED" } });
+  const [later] = await Promise.allSettled([py.call("add", 1, 2)]);
+  expect(later).toMatchObject({ status: "rejected", reason: { code: "WORKER_CRASHED" } });
+});
+
+test("ten at once", async () => {
+  const all = await Promise.all(Array.from({ length: 10 }, () => spawnPython(script)));
+  expect(await Promise.all(all.map((py, at) => py.call("add", at, 1)))).toEqual(all.map((_, at) => at + 1));
+  await Promise.all(all.map((py) => py[Symbol.asyncDispose]()));
+  expect(runFolders()).toEqual([]);
+});
+
+test("a program that is killed takes its worker along, whatever that has begun", async () => {
+  const program = join(folder, "owner.ts");
+  writeFileSync(
+    program,
+    `import { spawnPython } from ${JSON.stringify(join(ROOT, "src/index.ts"))};
+const py = await spawnPython(${JSON.stringify(script)});
+console.log(JSON.stringify(await py.call("pids")));
+await new Promise(() => setInterval(() => undefined, 1000));`,
+  );
+  const owner = Bun.spawn([process.execPath, "--no-env-file", program], { stdio: ["ignore", "pipe", "inherit"] });
+  const { value } = await within(60_000, "the worker's processes", owner.stdout.getReader().read());
+  const pids = JSON.parse(Buffer.from(value!).toString()) as number[];
+  expect(pids.every(isAlive)).toBe(true);
+  const shims = pids.map((pid) => Number(/^PPid:\s*(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))![1]));
+  owner.kill("SIGKILL");
+  await waitUntil(() => ![...pids, shims[0]!].some(isAlive), "the worker, what it has begun and its shim are gone");
+  // Its folder is taken away by the next one.
+  await using py = await spawnPython(script);
+  expect(await py.call("add", 1, 1)).toBe(2);
+});
