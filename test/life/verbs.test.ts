@@ -158,7 +158,7 @@ test("a first start that cannot be executed is told, and not tried again behind 
   expect(absent.status).toBe(1);
   expect(absent.stderr).toStartWith("ipcctl: Failed to start app absent: /no/such: no such file or directory\n");
   await waitUntil(() => seen.includes("removed"), "it is forgotten");
-  expect(seen).toEqual(["crashed", "removed"]);
+  expect(seen).toEqual(["crashed", "process_crashed", "removed"]);
   expect(await listed("absent")).toEqual([]);
 });
 
