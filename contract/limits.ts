@@ -1,4 +1,4 @@
-/** Every limit, each with its reason. `docs/internals/limits.md` is generated from this table. */
+/** Every limit with its reason. `docs/internals/limits.md` is generated from this table. */
 
 export const LIMITS = {
   frameBytes: { value: 10_485_760, why: "the largest frame of the bunctl protocol; checked before allocation" },

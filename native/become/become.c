@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #define EARLY (uint32_t)(CLONE_NEWNET | CLONE_NEWIPC) /* take longer than all the others */
-#define PATIENCE_S 10                                 /* a shim sends at once, or is none */
+#define PATIENCE_S 10                                 /* a shim sends at once, or it is not a shim */
 
 static struct ipc_spec spec;
 
@@ -19,10 +19,8 @@ __attribute__((visibility("default"))) char **ipcctl_words(int kind)
 	return kind == 0 ? spec.argv : spec.envp;
 }
 
-/*
- * Whether a free shim asks, which is bound by no more and no less than we: a worker may be the user, and even run a
- * shim. Nobody else may have a process made that is confined by nothing but what he says.
- */
+/* Whether an unconfined shim asks, with exactly our own restrictions: a worker may run as the same user, and may even
+ * run a shim. Nobody else may create a process that is confined only by what they say. */
 static bool is_free_shim(const struct ucred *peer, const struct ipc_process_status *ours)
 {
 	struct ipc_process_status its;
@@ -39,7 +37,7 @@ static bool tell(int parent, char what, uint32_t value)
 	return send(parent, message, sizeof message, MSG_NOSIGNAL) == sizeof message;
 }
 
-/* A specification, and the descriptors that came with its head. */
+/* Receives a specification, and the descriptors that came with its head. */
 static bool receive(int from, struct ipc_child_fds *fds)
 {
 	union {
@@ -83,17 +81,18 @@ __attribute__((visibility("default"))) int ipcctl_become(int listener, int paren
 	uint8_t head[IPC_ZYGOTE_HEAD];
 	char yes;
 	struct ipc_process_status ours;
-	/* In a user namespace we could not see any more who asks, and without it an ordinary user gets into none. */
+	/* In a user namespace we could no longer see who asks, and without one an ordinary user cannot enter any other.
+	 */
 	namespaces = namespaces & CLONE_NEWUSER ? 0 : namespaces & EARLY;
 	if (!ipc_process_status(getpid(), &ours) || ipc_isolate_enter(namespaces) != 0)
 		_exit(1);
-	memset(&spec, 0, sizeof spec); /* what is touched now is not copied later */
+	memset(&spec, 0, sizeof spec); /* pages touched now need not be copied later */
 	if (connection < 0) {
 		connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 		if (connection < 0 || ipc_child_hand_over(parent, connection, "l", 1) != 0)
 			_exit(1);
 	}
-	/* Before the head is taken: if not this one, then another child takes it. */
+	/* Before the head is taken, so that another child can still take it. */
 	struct timeval patience = { PATIENCE_S, 0 };
 	struct ucred peer = { 0 };
 	socklen_t peer_size = sizeof peer;
@@ -111,7 +110,7 @@ __attribute__((visibility("default"))) int ipcctl_become(int listener, int paren
 		_exit(1);
 	close(connection);
 	if (ipc_child_become(&spec, &fds, peer.pid) != 0)
-		_exit(126); /* it has told the shim why */
+		_exit(126); /* the shim was told why */
 	if (read(parent, &yes, 1) != 1 || yes != 'y')
 		_exit(1);
 	syscall(SYS_close_range, 3u, IPC_CONTROL_FD - 1u, 0u);

@@ -1,7 +1,5 @@
-/*
- * What a shim does between fork and exec, for a process that was forked from a snapshot and does not exec. A library
- * for the zygote (python/run/zygote.py), made of the shim's own sources.
- */
+/* What a shim does between fork and exec, for a process that was forked from a snapshot and does not exec. A library
+ * for the zygote (python/run/zygote.py), built from the shim's own sources. */
 #ifndef IPC_BECOME_H
 #define IPC_BECOME_H
 
@@ -17,7 +15,7 @@
  * descriptor, else 0; does not return if it fails. Everything but stdio, control and plane is closed afterwards.
  */
 int ipcctl_become(int listener, int parent, int connection, uint32_t namespaces);
-/* Arguments (0) or variables (1) of what it has become; NULL before. */
+/* Arguments (0) or variables (1) of what the process has become; NULL before. */
 char **ipcctl_words(int kind);
 
 #endif

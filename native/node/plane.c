@@ -1,6 +1,4 @@
-/*
- * The system calls of the data plane for Node, which has no foreign functions: src/plane/system-node.ts. Results below
- * 0 are -errno.
+/* The system calls of the data plane for Node, which has no FFI: src/plane/system-node.ts. Negative results are -errno.
  */
 #include "../contract.h"
 #include "../ring/cores.h"
@@ -167,7 +165,7 @@ static napi_value send_fds(napi_env env, napi_callback_info info)
 	return result(env, sendmsg(number(&args, 0), &message, number(&args, 3) | MSG_NOSIGNAL));
 }
 
-/* The descriptor of the next packet if it is of just the size of the buffer; -1 otherwise, whatever came. */
+/* The descriptor of the next packet if that has exactly the size of the buffer; -1 otherwise, whatever came. */
 static napi_value receive_fd(napi_env env, napi_callback_info info)
 {
 	struct args args = take(env, info);

@@ -253,7 +253,7 @@ static int enter(struct encoder *e, PyObject *identity)
 {
 	for (int i = 0; i < e->depth; i++)
 		if (e->ancestors[i] == identity)
-			return fail(&e->trouble, "CYCLE", "cannot send a container that is inside itself");
+			return fail(&e->trouble, "CYCLE", "cannot send a container that contains itself");
 	if (e->depth == IPC_VALUE_DEPTH_MAX)
 		return fail(&e->trouble, "DEPTH", "more than %d levels", IPC_VALUE_DEPTH_MAX);
 	e->ancestors[e->depth++] = identity;
@@ -524,7 +524,7 @@ static inline int read_head(struct decoder *d, struct head *h)
 
 static int too_long(struct decoder *d, const struct head *h)
 {
-	return fail(&d->trouble, "SIZE", "a length of %llu at byte %zu, larger than what is there", ULL(h->n), h->at);
+	return fail(&d->trouble, "SIZE", "a length of %llu at byte %zu, beyond the end of the data", ULL(h->n), h->at);
 }
 
 /* Every item takes at least one byte, so a count can be checked before anything is allocated. */

@@ -106,7 +106,8 @@ static int wait_for(pid_t worker, int signals, int remote, int told, bool *is_la
 		if (ipc_now_ms() >= alone_at) {
 			alone_at = UINT64_MAX;
 			kill(worker, SIGKILL);
-			dprintf(2, "ipcctl: the process that connects for it has ended, and so it was ended\n");
+			dprintf(2,
+				"ipcctl: the helper that connects for the worker has ended, so the worker was ended\n");
 		}
 	}
 }

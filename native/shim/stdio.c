@@ -146,7 +146,7 @@ void ipc_stdio_pump(struct ipc_stdio *stdio, int fd, bool is_last)
 			stdio->is_lost = true;
 			if (error == IS_OVER)
 				dprintf(2,
-					"ipcctl: %s: the policy lets a file have %llu bytes and no more "
+					"ipcctl: %s: the policy limits a file to %llu bytes "
 					"(limits.fileSize)\n",
 					names[fd], (unsigned long long)stdio->max_file_bytes);
 			else

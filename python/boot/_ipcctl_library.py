@@ -1,9 +1,8 @@
 """Where our package comes from, and what it imports: the standard library, whatever lies beside the script.
 
-A file ``json.py`` in the script's folder, or one that the script has imported, is the script's. What we import by the
-name is Python's own: a copy that is ours alone, and in ``sys.modules`` has another name. The package itself is kept
-here as well, where no folder of its name can be in its place; ``import ipcctl`` in the script finds it by
-:class:`Finder`.
+A file ``json.py`` in the script's folder, or one that the script has imported, belongs to the script. What we import by
+that name is Python's own: a private copy, under another name in ``sys.modules``. The package itself is kept here as
+well, where no folder of its name can replace it; ``import ipcctl`` in the script finds it through :class:`Finder`.
 """
 
 import _thread
@@ -36,24 +35,24 @@ def _standard_folders():  # type: ignore[no-untyped-def] # old Pythons read this
             yield entry
 
 
-#: Out of the way of those that the script opens, which may count on the lowest.
+#: Far from descriptors that the script opens, which may rely on the lowest numbers.
 _HELD = 198
 
 
 def _hold(path):  # type: ignore[no-untyped-def]
-    """The socket without a connection, before root becomes somebody else: descriptor and identity."""
+    """The socket without a connection, before root becomes another user: descriptor and identity."""
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return None
     try:
         os.fstat(_HELD)
-    except OSError:  # nobody has it
+    except OSError:  # it is free
         try:
             os.dup2(descriptor, _HELD, False)
             os.close(descriptor)
             descriptor = _HELD
-        except OSError:  # more than this process may have
+        except OSError:  # above the limit of this process
             pass
     return descriptor, _identity(descriptor)
 
@@ -64,10 +63,10 @@ def _identity(descriptor):  # type: ignore[no-untyped-def]
 
 
 class Library:
-    """The modules of ours. What is in it imports by :meth:`import_`, at its top and later."""
+    """Our modules. Code in them imports with :meth:`import_`, at the top and later."""
 
     def __init__(self, folder):  # type: ignore[no-untyped-def]
-        self.folder = folder  # that the package lies in
+        self.folder = folder  # the folder of the package
         self.spawned = os.path.join(folder, "spawned")  # where it is found without us
         self.modules = {}  # type: ignore[var-annotated] # by name: those that nobody else has
         self.plane = os.environ.get("IPCCTL_PLANE")  # the script may empty its environment
@@ -80,12 +79,12 @@ class Library:
         self.standard_folders = list(_standard_folders())
         self.origins = {}  # type: ignore[var-annotated] # of modules of the standard library
         self.builtins = dict(vars(builtins), __import__=self.import_)
-        self.threads = type(sys)("_thread")  # as it is before somebody has threads be something else, as gevent has
+        self.threads = type(sys)("_thread")  # as it is before another library, such as gevent, replaces threads
         self.threads.__dict__.update(_thread.__dict__)
 
     def _holding(self, change):  # type: ignore[no-untyped-def]
         def changed(*ids):  # type: ignore[no-untyped-def]
-            if self._held is None and os.getpid() == self._pid:  # what is forked serves nobody
+            if self._held is None and os.getpid() == self._pid:  # a forked process serves nobody
                 self._held = _hold(self.plane)
             return change(*ids)
 
@@ -100,10 +99,10 @@ class Library:
         descriptor, identity = self._held
         try:
             return descriptor if _identity(descriptor) == identity else None
-        except OSError:  # the script has closed whatever it had
+        except OSError:  # the script has closed all its descriptors
             return None
 
-    # ---- what an import statement of ours does ----
+    # ---- what an import statement in our code does ----
 
     def import_(self, name, globals=None, locals=None, fromlist=(), level=0):  # type: ignore[no-untyped-def]
         full = name
@@ -121,7 +120,7 @@ class Library:
             return module if level else self.module(top)
         if hasattr(module, "__path__"):
             for part in fromlist:
-                if part != "*" and not hasattr(module, part):  # also one that another thread is just loading
+                if part != "*" and not hasattr(module, part):  # also a module that another thread is just loading
                     try:
                         self.module(full + "." + part)
                     except ModuleNotFoundError as error:
@@ -130,7 +129,7 @@ class Library:
         return module
 
     def is_private(self, top):  # type: ignore[no-untyped-def]
-        """It is ours, or one of the standard library in whose place the script has another one."""
+        """Whether it is ours, or part of the standard library and shadowed by the script."""
         if top == PACKAGE or top in self.modules:
             return True
         if top not in _NAMES:
@@ -148,11 +147,11 @@ class Library:
         return found is not None and found.origin != origin
 
     def is_shadowed(self):  # type: ignore[no-untyped-def]
-        """Something of the script's has the name of something in the standard library."""
+        """Whether something of the script has the name of a standard module."""
         for entry in sys.path:
             if entry in self.standard_folders:
                 break
-            if not isinstance(entry, str):  # Python looks into none
+            if not isinstance(entry, str):  # Python ignores such entries
                 continue
             try:
                 names = os.listdir(entry or ".")
@@ -170,13 +169,13 @@ class Library:
             self.origins[top] = None if spec is None else spec.origin
         return self.origins[top]
 
-    # ---- what importlib does, with other shelves ----
+    # ---- what importlib does, with other tables ----
 
     def module(self, name):  # type: ignore[no-untyped-def]
-        """The module, loaded if it is not yet. One that another thread is just loading is waited for."""
+        """The module, loaded if necessary. Waits for a thread that is just loading it."""
         package = name.rpartition(".")[0]
         if package:
-            self.module(package)  # before there is a lock, for which the thread that loads the package may come
+            self.module(package)  # before the lock is taken, which the thread that loads the package may need
         is_private = self.is_private(name.partition(".")[0])
         modules = self.modules if is_private else sys.modules
         found = modules.get(name)
@@ -184,9 +183,7 @@ class Library:
             try:
                 with _ModuleLockManager(PACKAGE + ":" + name if is_private else name):
                     return modules.get(name) or self.load(name, modules)
-            except (
-                _DeadlockError
-            ):  # each of two threads loads what the other one needs: as it is, which is what Python does
+            except _DeadlockError:  # two threads load what the other one needs: take it as it is, like Python does
                 found = modules.get(name)
                 if found is None:
                     raise
@@ -201,7 +198,7 @@ class Library:
         spec = self.find(name, path if package is None else getattr(package, "__path__", ()))
         if (
             spec is None or spec.loader is None or (name == "_asyncio" and "asyncio" in self.modules)
-        ):  # it would look for the script's
+        ):  # it would find the script's
             raise ModuleNotFoundError("No module named %r" % name, name=name)
         before = sys.modules.get(name)
         module = module_from_spec(spec)
@@ -220,11 +217,11 @@ class Library:
             module.plane = self.plane
             module.held_plane = self.held_plane
         if package is not None:
-            setattr(package, child, module)  # not before it is whole: another thread would not wait for it
+            setattr(package, child, module)  # only when it is complete, because another thread would not wait for it
         return module
 
     def run(self, name, module, is_private):  # type: ignore[no-untyped-def]
-        """Runs its code, and gives what it is then: it may have put another one in its place."""
+        """Runs its code and returns the module, which may have replaced itself."""
         loader = module.__spec__.loader
         code = loader.get_code(name) if hasattr(loader, "get_code") else None
         if code is None:
@@ -237,15 +234,15 @@ class Library:
             exec(code, namespace)
             return module
         shelf = PACKAGE + ":" + name if is_private else name
-        namespace["__name__"] = shelf  # some look themselves up by their name
+        namespace["__name__"] = shelf  # some modules look themselves up by name
         sys.modules[shelf] = module
         with _Lent(self, "typing"):
             exec(code, namespace)
         return sys.modules[shelf]
 
     def forget_others(self):  # type: ignore[no-untyped-def]
-        """In a forked child: what another thread was just loading is loaded anew, for that thread is not here, and
-        would be waited for.
+        """In a forked child: modules that another thread was loading are loaded anew, because that thread does not
+        exist here.
         """
         own = _thread.get_ident()
         for name, reference in list(_module_locks.items()):
@@ -264,11 +261,11 @@ class Library:
         spec = None if "." in name else BuiltinImporter.find_spec(name) or FrozenImporter.find_spec(name)
         return spec or PathFinder.find_spec(name, path)
 
-    # ---- what the script finds by the name of the package ----
+    # ---- what the script finds under the package's name ----
 
     def is_elsewhere(self):  # type: ignore[no-untyped-def]
-        """The script finds an ``ipcctl`` that was installed: one that can serve. A folder of that name is none, nor is
-        the script itself.
+        """Whether the script finds an installed ``ipcctl`` that can serve. A folder of that name does not count, nor
+        does the script itself.
         """
         if PACKAGE in sys.modules:
             found = sys.modules[PACKAGE]
@@ -291,8 +288,8 @@ class Library:
             return False
 
     def console(self):  # type: ignore[no-untyped-def]
-        """The module that lets clients in: that of the installed package where the script would use it, for there is to
-        be one only.
+        """The module that accepts clients: that of the installed package if the script would use it, because there must
+        be only one.
         """
         if self.is_elsewhere():
             found = sys.modules.get(PACKAGE) or PathFinder.find_spec(PACKAGE)
@@ -302,14 +299,14 @@ class Library:
         return self.module(PACKAGE + "._console")
 
     def refuse(self, error):  # type: ignore[no-untyped-def]
-        """Tells clients why there is no console. In a thread of its own."""
+        """Tells clients why there is no console, in a thread of its own."""
         spec = PathFinder.find_spec("_ipcctl_refusal", [os.path.dirname(os.path.abspath(__file__))])
         refusal = module_from_spec(spec)
         spec.loader.exec_module(refusal)
         refusal.refuse(self, error)
 
     def loaded_console(self):  # type: ignore[no-untyped-def]
-        """Without importing anything. None where there is none, or a thread is just loading it."""
+        """Without importing anything. None if it does not exist, or a thread is just loading it."""
         for modules in (self.modules, sys.modules):
             found = modules.get(PACKAGE + "._console")
             if found is not None and not _is_half_loaded(found):
@@ -318,7 +315,7 @@ class Library:
 
 
 class _Lent:
-    """Modules of ours in ``sys.modules``, for as long as something that is written in C and looks there is loaded."""
+    """Puts modules of ours into ``sys.modules`` while C code that looks there is loaded."""
 
     def __init__(self, library, *names):  # type: ignore[no-untyped-def]
         self.lent = {name: library.modules.get(name) for name in names}
@@ -343,8 +340,8 @@ def _restore(name, module):  # type: ignore[no-untyped-def]
 
 
 def _forget(modules, name):  # type: ignore[no-untyped-def]
-    """As if nobody had begun to load it: what of a package is there already, the next one would not have as an
-    attribute.
+    """As if nobody had begun to load it: parts of a package that are loaded already would be missing as attributes next
+    time.
     """
     for key in [key for key in modules if key == name or key.startswith(name + ".")]:
         modules.pop(key, None)
@@ -353,7 +350,7 @@ def _forget(modules, name):  # type: ignore[no-untyped-def]
 
 
 def _is_missing(name, parts):  # type: ignore[no-untyped-def]
-    """Something is to be loaded for this import: the module, or one within it."""
+    """Whether this import has to load something: the module, or one within it."""
     found = sys.modules.get(name)
     if found is None:
         return True
@@ -370,7 +367,7 @@ def _origin_of(module):  # type: ignore[no-untyped-def]
 
 
 class Finder:
-    """Gives the script our package, by the same modules that the console uses."""
+    """Gives the script our package, with the same modules that the console uses."""
 
     def __init__(self, library):  # type: ignore[no-untyped-def]
         self.library = library

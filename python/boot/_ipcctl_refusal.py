@@ -1,4 +1,4 @@
-"""What answers clients where the console cannot start: it tells them why, and needs next to nothing for that."""
+"""Answers clients if the console cannot start: tells them why, and needs next to nothing for that."""
 
 import os
 import struct
@@ -10,7 +10,7 @@ _KEPT = 16
 
 
 def refuse(library, error):  # type: ignore[no-untyped-def] # old Pythons read this
-    """Takes one client after the other, with a HELLO that holds the error. Ends with the shim."""
+    """Takes one client after the other, with a HELLO that contains the error. Ends with the shim."""
     reason = type(error).__name__ + (": " + str(error) if str(error) else "")
     sys.stderr.write("ipcctl: the console cannot start: %s\n" % reason)
     spec = PathFinder.find_spec("_contract", [os.path.join(library.folder, "ipcctl")])
@@ -30,7 +30,7 @@ def refuse(library, error):  # type: ignore[no-untyped-def] # old Pythons read t
             try:
                 _greet(contract, mmap, payload, fds, reason)
             except (OSError, ValueError, struct.error):
-                pass  # it handed in what it must not
+                pass  # it sent something invalid
         kept.append(fds)
         while kept and (len(kept) > _KEPT or len(kept[0]) != contract.CHANNEL_FDS_FORWARDED):
             for fd in kept.pop(0):

@@ -1,20 +1,18 @@
 """Unbuffered output that a signal does not cut short.
 
-With ``PYTHONUNBUFFERED`` (or ``-u``) Python hands text to write(2) once and looks no further: where a pipe is full and
-a signal comes in between, a part of it is written, and the rest is lost.
+With ``PYTHONUNBUFFERED`` (or ``-u``) Python hands text to a single write(2). If a pipe is full and a signal arrives in
+between, only a part of the text is written, and the rest is lost.
 """
 
 import io
 import os
 import sys
 
-_WORDS_BYTES = 4096  # a pipe takes as much at once or not at all
+_WORDS_BYTES = 4096  # a pipe takes this much at once, or nothing
 
 
 class WholeWriter(io.FileIO):
-    """Writes on until all is written. Where nothing can be written without waiting, and that is not wished, it says how
-    far it came.
-    """
+    """Writes until everything is written. On a non-blocking descriptor without room it returns how far it got."""
 
     def write(self, data):  # type: ignore[no-untyped-def,override] # old Pythons read this
         count = super().write(data)
@@ -31,7 +29,7 @@ class WholeWriter(io.FileIO):
 
 
 class RememberedWriter(WholeWriter):
-    """Remembers the end of what was written: a run that fails tells by it what the policy has to do with it."""
+    """Remembers the end of what was written: the last words of a failed run show whether the policy caused it."""
 
     words = b""
 
@@ -47,7 +45,7 @@ class RememberedWriter(WholeWriter):
 
 
 def writer_of(number, words_fd):  # type: ignore[no-untyped-def] # old Pythons read this
-    """For one of our own streams. ``words_fd``: where the last words on the second one go to, if anywhere."""
+    """For one of our own streams. ``words_fd``: where the last words on stderr go to, if anywhere."""
     if number != 2 or words_fd is None:
         return WholeWriter(number, "wb", closefd=False)
     import atexit
@@ -58,7 +56,7 @@ def writer_of(number, words_fd):  # type: ignore[no-untyped-def] # old Pythons r
 
 
 def take_words_fd():  # type: ignore[no-untyped-def] # old Pythons read this
-    """Programs that it starts find neither the variable nor the descriptor."""
+    """Child programs find neither the variable nor the descriptor."""
     number = os.environ.pop("IPCCTL_WORDS_FD", None)
     if number is None:
         return None
@@ -70,14 +68,14 @@ def take_words_fd():  # type: ignore[no-untyped-def] # old Pythons read this
 
 
 def make_whole() -> None:
-    """Puts it in the place of what Python opened, where that is not buffered."""
+    """Replaces the streams that Python opened, if they are unbuffered."""
     words_fd = take_words_fd()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and type(stream.buffer) is io.FileIO:
             name = stream.buffer.name
             whole = writer_of(stream.buffer.fileno(), words_fd)
             setattr(whole, "name", name)
-            # In place, for others may have taken hold of it.
+            # In place, because others may hold a reference to it.
             stream.__init__(  # type: ignore[misc]
                 whole, stream.encoding, stream.errors, "\n", line_buffering=stream.line_buffering, write_through=True
             )

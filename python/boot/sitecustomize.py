@@ -1,9 +1,9 @@
-"""Runs in every Python that ipcctl starts, before the script, and leaves next to no trace.
+"""Runs in every Python that ipcctl starts, before the script, and leaves almost no trace.
 
-It makes ``import ipcctl`` work without an installation, and puts a handler on SIGURG (which is ignored by default and
-used by nobody) so that ``ipcctl eval`` can ask for a console. Until then there is no thread and no descriptor.
-Unbuffered output, which ipcctl asks for, is made to bear signals. The folder of this file and the variable that led
-here are taken away again, and the user's own sitecustomize is run as if this one were not there.
+It makes ``import ipcctl`` work without an installation, and installs a handler for SIGURG (ignored by default and
+unused elsewhere), so that ``ipcctl eval`` can ask for a console. Until then there is no thread and no descriptor.
+Unbuffered output, which ipcctl asks for, is made safe against signals. The folder of this file and the variable that
+led here are removed again, and the user's own sitecustomize runs as if this one did not exist.
 """
 
 
@@ -25,13 +25,13 @@ def _begin() -> None:
     make_whole()
     sys.path[:] = [entry for entry in sys.path if entry != here]
     library = Library(os.path.dirname(here))
-    sys.path.append(library.spawned)  # handed on to processes of multiprocessing that are spawned, and run without this
-    sys.meta_path.insert(0, Finder(library))  # before what looks into folders: one may be called so
+    sys.path.append(library.spawned)  # inherited by processes that multiprocessing spawns, which run without this file
+    sys.meta_path.insert(0, Finder(library))  # before the finders that search folders, one of which may have that name
     if os.environ.pop("IPCCTL_CONSOLE", "0") == "1" and "IPCCTL_PLANE" in os.environ:
         import _signal
 
         if sys.version_info < (3, 13):
-            # Older ones take the thread that imports it first for the main thread, and that could be the console's.
+            # Older versions take the first thread that imports it for the main thread, and that could be the console's.
             library.import_("threading")
 
         started = False
@@ -40,21 +40,21 @@ def _begin() -> None:
         def begin() -> None:
             nonlocal started
             if plane_fd is not None:
-                os.environ.setdefault("IPCCTL_PLANE_FD", plane_fd)  # the script may have emptied it
+                os.environ.setdefault("IPCCTL_PLANE_FD", plane_fd)  # the script may have removed it
             try:
                 library.console().serve()
             except BaseException as error:
                 try:
                     library.refuse(error)
-                except OSError:  # no descriptor is left, perhaps: the next signal tries again
+                except OSError:  # perhaps no descriptor is left: the next signal tries again
                     started = False
 
         def wake(number: int, frame: object) -> None:
             # In the main thread, between any two instructions of the script, perhaps in the middle of an import:
-            # nothing may be imported here, and nothing raised but what interrupts a call.
+            # nothing may be imported here, and nothing raised except to interrupt a call.
             nonlocal started
             on_signal = getattr(library.loaded_console(), "on_signal", None)
-            if on_signal is not None:  # whoever serves: the script itself, perhaps in a thread of its own
+            if on_signal is not None:  # the server: the script itself, perhaps in its own thread
                 on_signal()
             elif not started:
                 started = True

@@ -188,14 +188,16 @@ class Bound:
             if session in lenders:
                 return session
         if is_own:
-            raise LookupError(f"{name}.of_caller: this code runs for no client that lends it; take it in a call of one")
+            raise LookupError(
+                f"{name}.of_caller: this code runs for no client that binds it; call of_caller() in a call from one"
+            )
         if not lenders:
             known = ", ".join(sorted(self._lenders)) or "none"
             raise LookupError(f"no client binds a function {name!r} at present; there is: {known}")
         if len(lenders) > 1:
             raise LookupError(
                 f"{len(lenders)} clients bind a function {name!r}, and this code runs for none of them; "
-                f"keep {name}.of_caller() in a call of the one that is meant, and call that"
+                f"keep {name}.of_caller() from a call of the client you mean, and call that"
             )
         return lenders[0]
 

@@ -413,7 +413,7 @@ class Worker:
             if message is not None:
                 self._take(message)
         except Unheld as error:
-            self._end(BrokenChannel(f"{self.name} sent what cannot be held here: {error}"))
+            self._end(BrokenChannel(f"{self.name} sent a value that there is no memory for here: {error}"))
         except (BrokenChannel, DecodeError, TypeError, IndexError, KeyError, ValueError, AttributeError) as error:
             known = isinstance(error, BrokenChannel)
             self._end(error if known else BrokenChannel(f"{self.name} sent a malformed message: {error}"))
@@ -508,7 +508,7 @@ class Worker:
         elif kind == HELLO:
             self.hello = dict(message[2])
         else:
-            raise BrokenChannel(f"no message is of kind {kind}")
+            raise BrokenChannel(f"unknown kind of message: {kind}")
 
     def _settle(self, number: int, value: Any, error: BaseException | None) -> None:
         self._wanted.discard(number)

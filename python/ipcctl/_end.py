@@ -206,7 +206,7 @@ class End:
         (why,) = struct.unpack_from("<I", self._map, _contract.SEGMENT_ENDED)
         return {
             _contract.ENDED_UNREAD: "the worker gave this channel up, since what it sent was not read",
-            _contract.ENDED_BROKEN: "the worker could not read what it was sent, and ended the channel",
+            _contract.ENDED_BROKEN: "the worker could not read a message, and closed the channel",
             _contract.ENDED_FAULT: "the worker ended this channel after a fault of its own, which its log shows",
         }.get(why, "the worker is gone")
 
@@ -369,7 +369,7 @@ def _hand_over(shim: ShimDoor, half: Half, name: str, timeout: float, deadline: 
         if number == 0:
             return
         if number == errno.EMFILE:
-            hint = "close those that are not needed; one per program is enough"
+            hint = "close unused ones; one per program is enough"
             raise IpcError("FAILED", f"{name} has as many channels as it can have", hint)
         if number not in _NOT_NOW:
             raise IpcError("FAILED", f"{name} did not take the channel: {os.strerror(number)}")

@@ -85,7 +85,7 @@ class Pipe:
 
         :param timeout: seconds
         :raises TimeoutError: if none came within the time
-        :raises BrokenChannel: if the client wrote what it must not
+        :raises BrokenChannel: if the client broke the rules of the channel
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         data: bytes | None

@@ -111,7 +111,7 @@ class _Encoder:
 
     def enter(self, identity: Any) -> None:
         if id(identity) in self.ancestors:
-            raise _Trouble("CYCLE", "cannot send a container that is inside itself")
+            raise _Trouble("CYCLE", "cannot send a container that contains itself")
         if len(self.ancestors) == MAX_DEPTH:
             raise _Trouble("DEPTH", f"more than {MAX_DEPTH} levels")
         self.ancestors.append(id(identity))
@@ -295,7 +295,7 @@ class _Decoder:
         return first >> 5, info, int.from_bytes(self.data[at + 1 : stop], "big"), at
 
     def too_long(self, n: int, at: int) -> NoReturn:
-        raise _Trouble("SIZE", f"a length of {n} at byte {at}, larger than what is there")
+        raise _Trouble("SIZE", f"a length of {n} at byte {at}, beyond the end of the data")
 
     def take(self, n: int, at: int) -> memoryview:
         start = self.at

@@ -387,7 +387,7 @@ class Serving:
     def _take(self, session: Session, done: Any) -> None:
         channel = session.channel
         if done is False:
-            raise BrokenChannel("the client wrote what it must not")
+            raise BrokenChannel("the client broke the rules of the channel")
         if type(done) is tuple:
             return session.calls.finish(*done)
         if type(done) is bytes:
@@ -495,7 +495,7 @@ class Serving:
 
     def _stay_with_parent(self) -> None:
         if self.is_abandoned:
-            raise ConnectionError("the client is that of the process that this one was forked from")
+            raise ConnectionError("this client belongs to the process that this one was forked from; connect again")
 
     def abandon(self) -> None:
         """In a forked child: channels and threads are the parent's. A descriptor left open would take its messages."""

@@ -64,7 +64,7 @@ class Session:
             _trace.show("server", "←", message)
         kind, number = message[0], message[1]
         if type(number) is not int or number < 0:
-            raise BrokenChannel("the number of a message is an integer from 0")
+            raise BrokenChannel("the number of a message must be an integer from 0")
         try:
             if isinstance(message, Unreadable) and kind not in ANSWERS:
                 self.calls.fail_unread(number, message.error)
@@ -86,7 +86,7 @@ class Session:
             elif kind == FORGET:
                 self.channel.sharing.forget(number)
             else:
-                raise BrokenChannel(f"no message is of kind {kind}")
+                raise BrokenChannel(f"unknown kind of message: {kind}")
         except (BrokenChannel, RecursionError):
             raise
         except Exception as error:  # whatever the client sent, it costs it its channel and us nothing

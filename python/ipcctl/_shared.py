@@ -100,8 +100,8 @@ def shared(nbytes: int) -> memoryview:
     except PermissionError as error:
         raise PermissionError(
             error.errno,
-            "shared: the policy of this worker limits its memory (limits.memory), and memory that is shared would not be counted; "
-            "send the array itself, which is copied, or take a client's, which it gets by ipcctl's shared() and passes as an argument",
+            "shared: the policy of this worker limits its memory (limits.memory), and shared memory would not be counted; "
+            "send the array itself, which is copied, or use memory that a client gets from ipcctl's shared() and passes as an argument",
         ) from None
     try:
         os.ftruncate(descriptor, nbytes)
@@ -239,17 +239,17 @@ class Sharing:
         :raises Unheld: if this process has no room for it
         """
         if type(form) is not list or len(form) != 5 or type(form[4]) is not list:
-            raise BrokenChannel("shared memory that is described wrongly")
+            raise BrokenChannel("a malformed description of shared memory")
         number, offset, nbytes, tag, shape = form
         if not all(type(one) is int and one >= 0 for one in (number, offset, nbytes, tag, *shape)):
-            raise BrokenChannel("shared memory that is described wrongly")
+            raise BrokenChannel("a malformed description of shared memory")
         while number not in self._borrowed:
             self._receive()
         segment = self._borrowed[number]
         if isinstance(segment, _types.Unheld):
             raise segment.with_traceback(None)
         if tag not in _types.TYPED_TAGS or offset + nbytes > len(segment):
-            raise BrokenChannel("shared memory that is smaller than is said")
+            raise BrokenChannel("shared memory that is smaller than described")
         view = memoryview(segment)[offset : offset + nbytes]
         try:
             return _types.view_array(shape, tag, view)
@@ -271,7 +271,7 @@ class Sharing:
             )
         try:
             if fcntl.fcntl(fds[0], _F_GET_SEALS) & _SEAL_SHRINK == 0:
-                raise BrokenChannel("shared memory that could be taken away: it is not sealed")
+                raise BrokenChannel("shared memory that is not sealed, so it could be truncated")
             (number,) = struct.unpack("<I", data)
             self._newest = max(self._newest, number)
             if number in self._missed:

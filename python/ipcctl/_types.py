@@ -365,7 +365,7 @@ def lower(value: Any) -> tuple[int | None, Any]:
             if not isinstance(value, enum.Enum):
                 break
         else:
-            raise Refused(f"cannot send {kind.__name__}, a member whose value is a member without end")
+            raise Refused(f"cannot send {kind.__name__}, a member whose value is a member again, without end")
         return (None, value) if value is undefined or type(value) in _PLAIN else lower(value)
     if hasattr(kind, "__dataclass_fields__"):
         import dataclasses
@@ -435,7 +435,7 @@ def _lower_container(value: Any) -> Any:
     items = list(itertools.islice(value, size + 1))
     if len(items) > size:  # one whose __getitem__ raises no IndexError has no end
         raise Refused(
-            f"cannot send {type(value).__name__}, which goes on behind the {size} items that its len() tells of; send a list of them"
+            f"cannot send {type(value).__name__}, which has more items than the {size} of its len(); send a list of them"
         )
     return items
 
@@ -627,7 +627,7 @@ def revive(tag: int, content: Any) -> Any:
         return _revive_object(content)
     if tag == 37:
         if len(content) != 16:
-            _bad("a UUID that has not 16 bytes")
+            _bad("a UUID that does not have 16 bytes")
         import uuid
 
         return uuid.UUID(bytes=bytes(content))

@@ -1,8 +1,8 @@
-"""The process that a snapshot is: it has its imports done and forks a worker whenever a shim asks for one.
+"""The process of a snapshot: it has done its imports, and forks a worker whenever a shim asks for one.
 
-It runs nothing of a worker itself. Before the fork nobody's code runs but that of the packages; after it the child is
-locked down as its specification says (native/become) before the first line of the script is even read. argv: the
-library that does so, and what to import.
+It runs no code of a worker itself. Before the fork only code of the packages runs; after it the child is locked down by
+its specification (native/become) before the first line of the script is even read. argv: the library that does so, and
+what to import.
 """
 
 import builtins
@@ -21,11 +21,11 @@ import sys
 import types
 from collections.abc import Callable
 
-from _ipcctl_stdio import take_words_fd, writer_of  # which python/boot has brought
+from _ipcctl_stdio import take_words_fd, writer_of  # python/boot has put it on the path
 
 
 def words(library: ctypes.CDLL, kind: int) -> list[str]:
-    """Arguments (0) or environment (1) of the specification that it has become."""
+    """Arguments (0) or environment (1) of the specification that this process has become."""
     found: list[str] = []
     words = library.ipcctl_words(kind)
     while words and (word := words[len(found)]) is not None:
@@ -41,7 +41,7 @@ def single_threaded() -> None:
 
 
 def fingerprint() -> str:
-    """Changes when the interpreter or what is installed beside it does."""
+    """Changes when the interpreter or a package installed beside it changes."""
     seen = []
     for path in [sys.executable, *sys.path]:
         try:
@@ -56,12 +56,12 @@ PDEATHSIG = 1  # prctl
 
 
 def schedule(policy: int) -> None:
-    with contextlib.suppress(OSError):  # where that is forbidden
+    with contextlib.suppress(OSError):  # if that is forbidden
         os.sched_setscheduler(0, policy, os.sched_param(0))
 
 
 class Worker(Exception):
-    """Raised in the child that has become a worker, to get out of everything that is the parent's."""
+    """Raised in the child that has become a worker, to leave all code of the parent."""
 
 
 class Child:
@@ -70,23 +70,23 @@ class Child:
     def __init__(self, pid: int, told: socket.socket) -> None:
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
-        self.told = told  # where it says how far it has come: see native/become/become.h
-        self.connection: socket.socket | None = None  # of whoever has asked for it
-        self.is_known = False  # to him
+        self.told = told  # where it reports its progress: see native/become/become.h
+        self.connection: socket.socket | None = None  # to the shim that asked for it
+        self.is_known = False  # to that shim
 
 
 LOST_MAX = 3
 
 
 class Zygote:
-    """Keeps one child in store, which waits for whoever asks next: the fork is over before it is asked for."""
+    """Keeps one child in reserve for the next request, so the fork is done before it is needed."""
 
     def __init__(self, library: ctypes.CDLL, folder: str) -> None:
         self.library = library
         self.poll = select.epoll()
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         here = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-        path = f"/proc/self/fd/{here}/fork"  # leads around the length of an address
+        path = f"/proc/self/fd/{here}/fork"  # avoids the limit on the length of an address
         try:
             os.unlink(path)
         except FileNotFoundError:
@@ -94,22 +94,21 @@ class Zygote:
         self.listener.bind(path)
         os.close(here)
         self.listener.listen(64)
-        self.acts: dict[int, Callable[[], object]] = {}  # by descriptor: what to do when it has something to say
+        self.acts: dict[int, Callable[[], object]] = {}  # by descriptor: what to do when it is readable
         self.children: set[Child] = set()
         self.spare: Child | None = None
         self.born_of = fingerprint()
         self.scheduler = os.sched_getscheduler(0)
-        self.lost = 0  # children in store that ended, one after the other
-        self.wanted = (0, 0)  # namespaces of those who asked last
+        self.lost = 0  # reserve children that ended, one after the other
+        self.wanted = (0, 0)  # namespaces of the last requests
 
     def serve(self) -> None:
         if self.scheduler == os.SCHED_OTHER:
-            # Whoever waits for a worker waits for the child: what it wakes us for takes another processor, or what the
-            # child leaves.
+            # The caller waits for the child: what the child wakes in us should run on another processor, or after it.
             schedule(os.SCHED_BATCH)
         self.store()
         while True:
-            for fd, _ in self.poll.poll(maxevents=1):  # what is done about one may be the end of another
+            for fd, _ in self.poll.poll(maxevents=1):  # handling one may end another
                 self.acts[fd]()
 
     def on(self, fd: int, events: int, act: Callable[[], object]) -> None:
@@ -121,7 +120,7 @@ class Zygote:
             self.poll.unregister(fd)
 
     def store(self, connection: socket.socket | None = None) -> None:
-        """Forks the next child: the one in store, or one for who is here already."""
+        """Forks the next child: the reserve, or one for a shim that is waiting already."""
         ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
         pid = os.fork()
@@ -143,10 +142,10 @@ class Zygote:
             self.off(self.listener.fileno())
 
     def wait(self, parent: int, connection: int) -> bool:
-        """In the child: until somebody asks for it and it has become what he asked for. True if there is a control
+        """In the child: waits until a shim asks for it and it has become what was asked. True if there is a control
         descriptor.
         """
-        # What is the parent's with others is none of its business, and must end when the parent lets go of it.
+        # What the parent shares with others is not the child's, and must end when the parent releases it.
         self.poll.close()
         self.acts.clear()
         for child in self.children:
@@ -157,7 +156,7 @@ class Zygote:
         self.children.clear()
         if self.scheduler == os.SCHED_OTHER:
             schedule(os.SCHED_OTHER)
-        # All that can be done before it is known what for; and what is touched now is not copied later.
+        # Everything that can be done before the request; pages touched now need not be copied later.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGURG, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         os.environ.clear()
@@ -170,17 +169,17 @@ class Zygote:
         return bool(self.library.ipcctl_become(self.listener.detach(), parent, connection, ctypes.c_uint32(namespaces)))
 
     def hear(self, child: Child) -> bool:
-        """What the child says, if only that it will say no more: it is locked down, or dead. False then."""
+        """A message of the child, or its end: it is locked down, or dead. False then."""
         try:
             message, fds, _, _ = socket.recv_fds(child.told, 5, 1)
         except ConnectionResetError:
-            return True  # it has not heard all that we said; what it said comes now
+            return True  # it did not receive all that we sent; its own message comes now
         if fds:  # and l
             self.lost = 0
             self.spare = None
             self.on(
                 self.listener.fileno(), select.EPOLLIN, self.store
-            )  # who comes before this one is a worker need not wait for that
+            )  # later requests need not wait until this one is a worker
             self.meet(child, socket.socket(fileno=fds[0]))
         elif message[:1] == b"m" and child.connection:
             connection, child.connection = child.connection, None
@@ -202,15 +201,15 @@ class Zygote:
         return message != b""
 
     def meet(self, child: Child, connection: socket.socket) -> None:
-        """Somebody asks for it; whether he may, it finds out itself."""
+        """A shim asks for it; the child itself checks whether it may."""
         child.connection = connection
-        connection.set_inheritable(False)  # it came as it was sent
+        connection.set_inheritable(False)  # it is passed on as it came
         if fingerprint() != self.born_of:
             self.renew()
         self.on(connection.fileno(), select.EPOLLRDHUP, lambda: self.kill(child))
 
     def introduce(self, child: Child, connection: socket.socket) -> None:
-        """To whoever has asked for it."""
+        """To the shim that asked for it."""
         with contextlib.suppress(OSError):  # one of them is gone
             child.told.send(b"y")
             connection.sendall(struct.pack("<I", child.pid))
@@ -222,8 +221,8 @@ class Zygote:
         signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
 
     def renew(self) -> None:
-        """What was imported is not what is installed any more: begins anew, and so do the imports. Running children end
-        with us.
+        """The imported packages are no longer the installed ones: restarts, and imports anew. Running children end with
+        us.
         """
         for child in self.children:
             self.kill(child)
@@ -233,7 +232,7 @@ class Zygote:
 
     def reap(self, child: Child) -> None:
         while child.told.fileno() in self.acts and self.hear(child):
-            pass  # what it said before its end
+            pass  # its message before its end
         _, status, usage = os.wait4(child.pid, 0)
         self.off(child.pidfd)
         os.close(child.pidfd)
@@ -243,7 +242,7 @@ class Zygote:
             return
         self.off(child.connection.fileno())
         cpu = int((usage.ru_utime + usage.ru_stime) * 1e6)
-        if child.is_known:  # else nobody knows of it
+        if child.is_known:  # otherwise nobody knows of it
             with contextlib.suppress(OSError):
                 child.connection.settimeout(1)
                 child.connection.sendall(struct.pack("<IQQ", status, usage.ru_maxrss, cpu))
@@ -251,7 +250,7 @@ class Zygote:
 
 
 def reseed() -> None:
-    """What the C library and Python reseed by themselves is not here."""
+    """The C library and Python reseed by themselves."""
     numpy = sys.modules.get("numpy.random")
     if numpy is not None:
         numpy.seed(list(os.urandom(64)))
@@ -276,16 +275,16 @@ def open_streams(words_fd: int | None = None) -> None:
 
 
 def listen_for_console() -> None:
-    """As python/boot does in a Python of its own."""
+    """As python/boot does in a new Python."""
     from ipcctl import _console
 
-    _console.plane, _console.held_plane = os.environ.get("IPCCTL_PLANE"), lambda: None  # they were the snapshot's
+    _console.plane, _console.held_plane = os.environ.get("IPCCTL_PLANE"), lambda: None  # they belonged to the snapshot
     if os.environ.pop("IPCCTL_CONSOLE", "0") == "1" and _console.plane is not None:
         signal.signal(signal.SIGURG, lambda number, frame: _console.on_signal())
 
 
 def run(arguments: list[str]) -> None:
-    """The script, or with -c the code, as Python would run it: the first word is the interpreter."""
+    """Runs the script, or with -c the code, as Python would: the first word is the interpreter."""
     main = types.ModuleType("__main__")
     setattr(main, "__builtins__", builtins)
     sys.modules["__main__"] = main
@@ -305,14 +304,14 @@ def run(arguments: list[str]) -> None:
     except KeyboardInterrupt as error:
         show(error)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)  # as a Python ends that nobody caught it in
+        os.kill(os.getpid(), signal.SIGINT)  # like a Python in which nothing caught it
     except Exception as error:
         show(error)
         sys.exit(1)
 
 
 def show(error: BaseException) -> None:
-    """The traceback as of a Python of its own: it begins in the script."""
+    """The traceback of a new Python: it begins in the script."""
     trace = error.__traceback__.tb_next if error.__traceback__ else None
     sys.excepthook(type(error), error.with_traceback(trace), trace)
 
@@ -337,7 +336,7 @@ def main() -> None:
         }
         json.dump(about, file)
     gc.collect()
-    gc.freeze()  # what is here stays: nothing of it is touched, and so copied, by a collection in a child
+    gc.freeze()  # objects that exist now stay: a collection in a child neither touches nor copies them
     importlib.import_module("ipcctl").ready()
     has_control = False
     try:

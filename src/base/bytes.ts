@@ -17,7 +17,7 @@ export function requireText(args: readonly string[]): void {
     .find((word) => !isUtf8(word));
   if (bad === undefined) return;
   throw new IpcError("USAGE", `the argument ${quoteBytes(bad)} is not UTF-8`, {
-    hint: "a file or a folder: give a link to it with another name, see: ln -s; code: write it to a file, and run that",
+    hint: "for a file or folder: make a link to it with another name (ln -s); for code: write it to a file, and run that",
   });
 }
 
@@ -32,9 +32,13 @@ export function requireTextPath(path: string): void {
   if (!existsSync(path)) return; // whoever opens it reports that
   const real = realpathSync(path, { encoding: "buffer" });
   if (isUtf8(real)) return;
-  throw new IpcError("POLICY_REFUSED", `${path} is ${quoteBytes(real)}, which is not UTF-8, and cannot be shown`, {
-    hint: "rename it, or take a policy that hides no files, such as read-only",
-  });
+  throw new IpcError(
+    "POLICY_REFUSED",
+    `${path} is ${quoteBytes(real)}, which is not UTF-8, so the worker cannot see it`,
+    {
+      hint: "rename it, or use a policy that hides no files, such as read-only",
+    },
+  );
 }
 
 /** The text of a file. @throws if it cannot be read or is not UTF-8 */

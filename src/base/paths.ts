@@ -64,7 +64,7 @@ function configuredSocket(config: string): string | undefined {
   if (!existsSync(config)) return undefined;
   const bad = (why: string): IpcError =>
     new IpcError("BAD_CONFIG", `${config}: ${why}`, {
-      hint: "mend it, or say where the daemon listens with --socket or IPCCTL_SOCKET",
+      hint: "fix it, or name the daemon's socket with --socket or IPCCTL_SOCKET",
     });
   let value: { daemon?: { socket_path?: unknown } | null } | null;
   try {

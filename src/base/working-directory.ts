@@ -25,7 +25,7 @@ export function startingDirectory(here: string | undefined): string {
   const name = unreadableFolder();
   if (name === undefined) return "/"; // it was deleted
   throw new IpcError("USAGE", `the working directory ${name} is not UTF-8`, {
-    hint: "say where it is to start: --cwd DIR; a link to this folder can have another name, see: ln -s",
+    hint: "choose a folder with --cwd DIR, or make a link to this one with another name (ln -s)",
   });
 }
 

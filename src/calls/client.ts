@@ -287,7 +287,7 @@ export class CallClient implements Disposable {
         this.#onHello(message[2] as Hello);
         break;
       default:
-        throw new BrokenChannel(`no message is of kind ${String(kind)}`);
+        throw new BrokenChannel(`unknown kind of message: ${String(kind)}`);
     }
     if (this.#pending.size > 0) this.#transport.expect();
   }
@@ -310,7 +310,10 @@ export class CallClient implements Disposable {
   /** It costs what it belongs to. */
   #onUnreadable(kind: number, number: number, cause: Error): void {
     const { message, hint = "send less of it at once" } = cause as Error & { hint?: string };
-    const error = new IpcError("FAILED", `${this.#name} sent what cannot be held here: ${message}`, { cause, hint });
+    const error = new IpcError("FAILED", `${this.#name} sent a value that there is no memory for here: ${message}`, {
+      cause,
+      hint,
+    });
     if (kind === FROM.invoke) return this.#transport.send([TO.throw, number, errorRecord(error)]);
     const stream = kind === FROM.item ? this.#streams.get(number) : undefined;
     if (!stream) return this.#fail(number, error);

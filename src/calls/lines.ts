@@ -86,12 +86,15 @@ function withStreams(message: Message): Message {
 function requireJson(value: unknown, open: object[]): void {
   if (typeof value === "string") {
     if (value.isWellFormed()) return;
-    throw new CodecError("TYPE", "a string with a lone surrogate has no UTF-8; text.toWellFormed() mends it");
+    throw new CodecError(
+      "TYPE",
+      "a string with a lone surrogate cannot be encoded as UTF-8; text.toWellFormed() fixes it",
+    );
   }
   if (value === null || typeof value === "boolean" || Number.isFinite(value)) return;
   if (typeof value !== "object")
     throw new CodecError("TYPE", `JSON has no ${typeof value === "number" ? value : typeof value}`);
-  if (open.includes(value)) throw new CodecError("CYCLE", "a container stands inside itself");
+  if (open.includes(value)) throw new CodecError("CYCLE", "a container contains itself");
   if (open.push(value) > DEPTH_MAX) throw new CodecError("DEPTH", `more than ${DEPTH_MAX} levels`);
   if (Array.isArray(value))
     for (let index = 0; index < value.length; index++) inside(value[index], open, () => `[${index}]`);

@@ -71,7 +71,7 @@ export class CallServer implements Disposable {
   #take(message: Message): void {
     const [kind, number, value] = message;
     if (!Number.isSafeInteger(number) || number < 0)
-      throw new BrokenChannel("the number of a message is an integer from 0");
+      throw new BrokenChannel("the number of a message must be an integer from 0");
     switch (kind) {
       case FROM.call:
         return this.#call(number, value, message[3], message[4]);
@@ -99,13 +99,15 @@ export class CallServer implements Disposable {
       case FROM.forget:
         return this.#transport.forget(number);
       default:
-        throw new BrokenChannel(`no message is of kind ${String(kind)}`);
+        throw new BrokenChannel(`unknown kind of message: ${String(kind)}`);
     }
   }
 
   /** It costs what it belongs to. */
   #onUnreadable(kind: number, number: number, cause: Error): void {
-    const error = new IpcError("FAILED", `the client sent what cannot be held here: ${cause.message}`, { cause });
+    const error = new IpcError("FAILED", `the client sent a value that there is no memory for here: ${cause.message}`, {
+      cause,
+    });
     if (kind === FROM.call) return this.#fail(number, error);
     if (kind === FROM.return) return this.#invoked(number)?.reject(error);
     const stream = kind === FROM.push ? this.#incoming.get(number) : undefined;
@@ -117,10 +119,10 @@ export class CallServer implements Disposable {
   // ---- requests ----
 
   #call(number: number, name: unknown, args: unknown, kwargs: unknown): void {
-    if (this.#requests.has(number)) throw new BrokenChannel(`request ${number} is under way already`);
+    if (this.#requests.has(number)) throw new BrokenChannel(`request ${number} is in progress already`);
     if (typeof name !== "string" || !Array.isArray(args)) throw new BrokenChannel("a malformed call");
     if (this.#requests.size >= REQUESTS_MAX)
-      return this.#fail(number, new IpcError("FAILED", `more than ${REQUESTS_MAX} requests are under way`));
+      return this.#fail(number, new IpcError("FAILED", `more than ${REQUESTS_MAX} requests are in progress`));
     const list = args.map((one: unknown) => (one instanceof StreamRef ? this.#receive(one.number) : one));
     if (kwargs !== null && kwargs !== undefined) list.push(kwargs);
     const request = new Request((bound) => this.#lent(bound));
@@ -215,7 +217,7 @@ export class CallServer implements Disposable {
 
   #receive(number: number): Stream {
     if (this.#incoming.has(number) || this.#incoming.size >= REQUESTS_MAX)
-      throw new BrokenChannel(`stream ${number} of the client is one too many`);
+      throw new BrokenChannel(`stream ${number} of the client is open already, or more than ${REQUESTS_MAX} are`);
     const send = (message: Message): void => {
       if (this.#transport.isOpen) this.#transport.send(message);
     };
@@ -237,7 +239,7 @@ export class CallServer implements Disposable {
   #lent(name: string): (...args: unknown[]) => Promise<Answer> {
     return (...args) => {
       if (!this.#bound.has(name))
-        return Promise.reject(new IpcError("NOT_FOUND", `the client has lent no function ${name}`));
+        return Promise.reject(new IpcError("NOT_FOUND", `the client has bound no function ${name}`));
       const number = this.#next++;
       const invocation = Promise.withResolvers<Answer>();
       try {
@@ -323,6 +325,6 @@ function iteratorOf(value: unknown): AsyncIterator<unknown> | Iterator<unknown> 
 /** @throws BrokenChannel */
 function countOf(value: unknown): number {
   if (!Number.isSafeInteger(value) || (value as number) < 0)
-    throw new BrokenChannel("the credit of a stream is a number of items");
+    throw new BrokenChannel("the credit of a stream must be a number of items");
   return value as number;
 }

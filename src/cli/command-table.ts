@@ -31,7 +31,7 @@ const collect = (value: string, before: string[] = []): string[] => [...before, 
 export function buildProgram(finish: (status: Promise<number>) => Promise<void>): Command {
   const program = new Command("ipcctl");
   program
-    .description("process manager for Python workers: keeps them running, keeps their logs, loses none of them")
+    .description("process manager for Python workers: keeps them running and keeps their logs, whatever crashes")
     .version(VERSION, "--version", "print the version")
     .option(
       "--socket <path>",
@@ -39,15 +39,15 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     )
     .option("--json", "machine-readable answer on stdout, errors as JSON on stderr")
     .addOption(new Option("--color <when>", "colour the output").choices(["auto", "always", "never"]).default("auto"))
-    .option("--no-autostart", "fail instead of starting a daemon where none answers")
+    .option("--no-autostart", "fail instead of starting a daemon if none answers")
     .option("-q, --quiet", "no remarks on stderr")
-    .option("-v, --verbose", "say which daemon is asked, and the causes of an error")
+    .option("-v, --verbose", "show which daemon is used, and the causes of an error")
     .enablePositionalOptions()
     .showSuggestionAfterError()
     .configureHelp({ sortSubcommands: false })
     .addHelpText(
       "afterAll",
-      "\n--socket, --json, --color, --no-autostart, -q and -v stand before or behind every command.",
+      "\n--socket, --json, --color, --no-autostart, -q and -v may stand before or after every command.",
     )
     .addHelpText("before", "examples:\n  ipcctl start worker.py\n  ipcctl status\n  ipcctl logs -f worker\n");
   /** Global flags may stand on either side of the command. */
@@ -79,22 +79,24 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     ),
   )
     .argument("[script]", "script, or name of a known worker")
-    .argument("[args...]", "arguments of the script, behind --")
+    .argument("[args...]", "arguments of the script, after --")
     .addOption(
       new Option("--restart <policy>", "when to start again (default: on-failure)").choices([...RESTART_POLICIES]),
     )
-    .option("--max-restarts <n>", "give up after so many restarts in a row (default: never)")
+    .option("--max-restarts <n>", "give up after this many restarts in a row (default: never)")
     .option("--max-cpu <percent>", "processor limit, 100 is one core")
-    .option("--instances <n>", "how many processes of it (default: 1)")
+    .option("--instances <n>", "number of processes (default: 1)")
     .option("--group <name>", "select it with @NAME")
-    .option("--depends-on <name>", "start that one first (repeatable)", collect)
-    .option("--cron <expr>", "restart on schedule")
+    .option("--depends-on <name>", "start this app first (repeatable)", collect)
+    .option("--cron <expr>", "restart on a schedule")
     .option("--watch", "restart when files in its folder change")
-    .option("--wait-ready [seconds]", "wait until it tells READY (default: 30s)")
-    .option("--health <check>", "URL to ask, tcp://HOST:PORT to connect to, or command to run")
-    .option("--stop-timeout <time>", "grace between SIGTERM and SIGKILL (default: 10s)")
+    .option("--wait-ready [seconds]", "wait until it reports READY (default: 30s)")
+    .option("--health <check>", "URL to request, tcp://HOST:PORT to connect to, or command to run")
+    .option("--stop-timeout <time>", "grace period between SIGTERM and SIGKILL (default: 10s)")
     .addOption(
-      new Option("--kill-mode <mode>", "who gets SIGTERM (default: main; group for a shell)").choices([...KILL_MODES]),
+      new Option("--kill-mode <mode>", "which processes get SIGTERM (default: main; group for a shell)").choices([
+        ...KILL_MODES,
+      ]),
     )
     .option("--no-console", "do not let `ipcctl eval` into this worker")
     .option("--config <file>", "project file instead of ipcctl.json")
@@ -109,15 +111,15 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
 
   add(
     "stop",
-    "stop workers: SIGTERM to the main process, grace, SIGKILL of the whole tree",
+    "stop workers: SIGTERM to the main process, a grace period, SIGKILL to the whole tree",
     "ipcctl stop web\nipcctl stop 'job-*' -t 30\nipcctl stop all",
   )
     .argument("<name...>", "name, glob, @group or all")
-    .option("-t, --timeout <seconds>", "grace before SIGKILL")
+    .option("-t, --timeout <seconds>", "grace period before SIGKILL")
     .action((names: string[], flags: { timeout?: string }, command: Command) =>
       finish(act(contextOf(command), "stop", names, grace(flags.timeout))),
     );
-  add("restart", "give workers a fresh process", "ipcctl restart web\nipcctl restart all --parallel")
+  add("restart", "replace the process of workers", "ipcctl restart web\nipcctl restart all --parallel")
     .argument("<name...>", "name, glob, @group or all")
     .option("--parallel", "all at once")
     .option("--wait <ms>", "pause between two")
@@ -135,11 +137,11 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
   add("delete", "stop and forget workers, with their logs", "ipcctl delete web")
     .alias("rm")
     .argument("<name...>", "name, glob, @group or all")
-    .option("-f, --force", "no grace: SIGKILL at once")
+    .option("-f, --force", "no grace period: SIGKILL at once")
     .action((names: string[], flags: { force?: boolean }, command: Command) =>
       finish(act(contextOf(command), "delete", names, flags.force ? { graceMs: 0 } : {})),
     );
-  add("describe", "everything known of one worker", "ipcctl describe web")
+  add("describe", "show everything about one worker", "ipcctl describe web")
     .argument("<name>")
     .action((name: string, _: object, command: Command) => finish(describe(contextOf(command), name)));
   add("scale", "change the number of instances", "ipcctl scale web 4")
@@ -161,7 +163,7 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .action((names: string[], _: object, command: Command) =>
       finish(act(contextOf(command), "flush", names.length === 0 ? ["all"] : names)),
     );
-  add("status", "the workers as a table", "ipcctl status\nipcctl status web --json\nipcctl status --watch")
+  add("status", "show the workers as a table", "ipcctl status\nipcctl status web --json\nipcctl status --watch")
     .alias("list")
     .alias("ls")
     .argument("[name]")
@@ -175,40 +177,37 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     "ipcctl logs web -n 100\nipcctl logs -f\nipcctl logs 'job-*' --since 10m --grep ERROR",
   )
     .argument("[name...]", "default: all")
-    .option("-f, --follow", "go on as they grow; survives the daemon")
-    .option("-n, --lines <n>", "how many of each worker (default: 20)")
-    .option("--since <time>", "only newer than, for example 10m")
+    .option("-f, --follow", "keep printing new lines; survives the daemon")
+    .option("-n, --lines <n>", "newest lines of each worker (default: 20)")
+    .option("--since <time>", "only lines newer than, for example, 10m")
     .option("--stderr", "only stderr")
     .option("--stdout", "only stdout")
-    .option("-t, --timestamps", "with the time of each line")
-    .option("--raw", "control sequences as they were printed; a terminal is shown all but colours as text otherwise")
-    .option("--grep <re>", "only lines that match; of a line over 1 MiB each piece of 1 MiB by itself")
+    .option("-t, --timestamps", "print the time of each line")
+    .option("--raw", "print control sequences unchanged; otherwise a terminal gets all but colours as visible text")
+    .option("--grep <re>", "only lines that match; of a line over 1 MiB each piece of 1 MiB is matched separately")
     .action((names: string[], flags: LogFlags, command: Command) => finish(logs(contextOf(command), names, flags)));
   add(
     "subscribe",
-    "print events as they happen, one JSON object a line",
+    "print events as they happen, one JSON object per line",
     "ipcctl subscribe status\nipcctl subscribe all web\nipcctl subscribe status --since 10m",
   )
     .argument("[what]", "status, logs or all", "all")
     .argument("[name]")
-    .option(
-      "--since <n|time>",
-      "first those that are kept after the event with number n, or that are newer than, for example, 10m",
-    )
+    .option("--since <n|time>", "begin with the stored events after number n, or newer than, for example, 10m")
     .action((what: string, name: string | undefined, flags: SubscribeFlags, command: Command) =>
       finish(subscribe(contextOf(command), what, name, flags)),
     );
   runFlags(
     add(
       "run",
-      "run a script once in the foreground; its exit status is ours",
+      "run a script once in the foreground, and exit with its status",
       "ipcctl run job.py -- input.csv\nipcctl run -c 'print(1)' --timeout 5",
     ),
   )
     .argument("[script]")
-    .argument("[args...]", "arguments of the script, behind --")
+    .argument("[args...]", "arguments of the script, after --")
     .option("-c <code>", "Python code instead of a script; a script called - is read from stdin")
-    .option("--timeout <seconds>", "end it after so long, with status 124")
+    .option("--timeout <seconds>", "end it after this time, with status 124")
     .action((script: string | undefined, args: string[], flags: StartFlags & { c?: string }, command: Command) =>
       finish(
         flags.c === undefined
@@ -220,32 +219,32 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     );
   add(
     "eval",
-    "run code in a worker, also in a script that never asked for it; print its value",
+    "evaluate code in a worker, also in a script that does not import ipcctl, and print its value",
     "ipcctl eval web 'len(queue)'\nipcctl eval web 'import gc; gc.collect()' --timeout 5\nipcctl eval web config --json",
   )
     .argument("<name>")
     .argument("<code>")
-    .option("--timeout <seconds>", "interrupt it after so long, with status 124")
-    .option("--namespace <name>", "names of its own, kept for the next time, instead of the script's")
+    .option("--timeout <seconds>", "interrupt it after this time, with status 124")
+    .option("--namespace <name>", "a namespace that is kept for the next call, instead of the script's")
     .action((name: string, code: string, flags: EvalFlags, command: Command) =>
       finish(import("./evaluate.ts").then(({ evaluate }) => evaluate(contextOf(command), name, code, flags))),
     );
   add(
     "call",
-    "call a function that a worker exposes; arguments are JSON, else text",
+    "call a function that a worker exposes; arguments are JSON, or else text",
     "ipcctl call calc add 2 3\nipcctl call calc rows '{\"limit\": 10}' --stream",
   )
     .argument("<name>")
     .argument("<function>")
     .argument("[args...]")
-    .option("--timeout <seconds>", "interrupt it after so long, with status 124")
-    .option("--stream", "print the items of a generator as they come, one a line")
+    .option("--timeout <seconds>", "interrupt it after this time, with status 124")
+    .option("--stream", "print the items of a generator as they come, one per line")
     .action((name: string, fn: string, args: string[], flags: EvalFlags, command: Command) =>
       finish(import("./evaluate.ts").then(({ call }) => call(contextOf(command), name, fn, args, flags))),
     );
   add(
     "types",
-    "TypeScript types of what a script exposes, from its annotations; the script is not run",
+    "print TypeScript types of what a script exposes, from its annotations; the script is not run",
     "ipcctl types worker.py > worker.d.ts",
   )
     .argument("<script>")
@@ -253,29 +252,29 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .action((script: string, flags: { interpreter?: string }, command: Command) =>
       finish(import("./evaluate.ts").then(({ types }) => types(contextOf(command), script, flags.interpreter))),
     );
-  add("repl", "an interactive prompt in a worker", "ipcctl repl web")
+  add("repl", "open an interactive prompt in a worker", "ipcctl repl web")
     .argument("<name>")
     .action((name: string, _: object, command: Command) =>
       finish(import("./evaluate.ts").then(({ repl }) => repl(contextOf(command), name))),
     );
   const policy = add(
     "policy",
-    "what a worker may do: the policies there are, and what they mean on this machine",
+    "what a worker may do: list policies, and explain them for this machine",
     "ipcctl policy list\nipcctl policy explain no-network\nipcctl policy check my-policy.json",
   );
   withGlobals(policy.command("list"))
-    .description("those that ship")
+    .description("list the shipped policies")
     .action((_: object, command: Command) =>
       finish(import("./policy.ts").then(({ listPolicies }) => listPolicies(contextOf(command)))),
     );
   withGlobals(policy.command("show <policy>"))
-    .description("one with all that it extends, as JSON")
+    .description("print a policy with all that it extends, as JSON")
     .action((what: string, _: object, command: Command) =>
       finish(import("./policy.ts").then(({ showPolicy }) => showPolicy(contextOf(command), what))),
     );
   for (const [name, operands, description] of [
-    ["explain", "<policy> [script]", "each grant and denial, with what enforces it on this machine"],
-    ["check", "<file> [script]", "whether a file is a policy, and a start under it would be refused here"],
+    ["explain", "<policy> [script]", "show each grant and denial, with what enforces it on this machine"],
+    ["check", "<file> [script]", "check a policy file, and whether a start under it would be refused here"],
   ] as const)
     withGlobals(definitionFlags(exceptionFlags(policy.command(`${name} ${operands}`))))
       .description(description)
@@ -287,37 +286,37 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
         ),
       );
   withGlobals(definitionFlags(exceptionFlags(policy.command("compile <policy> [script]"))))
-    .description("a start under it as a template for programs, which need no daemon to use it: JSON")
+    .description("print a start under a policy as a template in JSON, which programs can use without a daemon")
     .addOption(new Option("--for <language>", "what runs (default: python)").choices(["python", "bun", "node"]))
     .action((what: string, script: string | undefined, flags: AskFlags & { for?: string }, command: Command) =>
       finish(import("./policy.ts").then(({ compilePolicy }) => compilePolicy(contextOf(command), what, script, flags))),
     );
-  add("doctor", "what this machine can do, what is missing, and how to mend it", "ipcctl doctor").action(
+  add("doctor", "check what this machine can do, what is missing, and how to fix it", "ipcctl doctor").action(
     (_: object, command: Command) => finish(doctor(contextOf(command))),
   );
   const daemon = add(
     "daemon",
-    "serve in the foreground (for systemd), or control the one in the background",
+    "serve in the foreground (for systemd), or control the daemon in the background",
     "ipcctl daemon\nipcctl daemon --config /etc/ipcctl/config.json\nipcctl daemon status\nipcctl daemon stop --keep-workers",
   )
     .option(
       "--config <file>",
-      "start the apps of this file that are not known yet (default: config.json, where there is one)",
+      "start the apps of this file that are not known yet (default: config.json, if it exists)",
     )
-    .option("--stop-workers", "end the workers with the daemon on SIGTERM, for containers")
-    .option("--exit-with <name>", "end with the worker of this name, or with all or any of them, and exit as it did")
-    .option("--check", "say whether a daemon could start, and start none");
+    .option("--stop-workers", "on SIGTERM end the workers too, for containers")
+    .option("--exit-with <name>", "end with this worker, or with all or any of them, and exit with its status")
+    .option("--check", "only check whether a daemon could start");
   withGlobals(daemon.command("status"))
-    .description("what it says of itself")
+    .description("show the state of the daemon")
     .action((_: object, command: Command) => finish(daemonStatus(contextOf(command))));
   withGlobals(daemon.command("stop"))
     .description("end the daemon and its workers")
-    .option("--keep-workers", "let the workers run on")
+    .option("--keep-workers", "leave the workers running")
     .action((flags: { keepWorkers?: boolean }, command: Command) =>
       finish(stopDaemon(contextOf(command), flags.keepWorkers === true)),
     );
   withGlobals(daemon.command("restart"))
-    .description("a new daemon in its place; workers do not notice")
+    .description("replace the daemon; workers do not notice")
     .action((_: object, command: Command) => finish(restartDaemon(contextOf(command))));
   add("unit", "print a systemd unit for this installation", "ipcctl unit > /etc/systemd/system/ipcctl.service")
     .option("--user", "for systemctl --user")
@@ -330,41 +329,41 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .action((shell: string, _: object, command: Command) => finish(printCompletion(contextOf(command), shell)));
   const snapshot = add(
     "snapshot",
-    "processes with their imports done, from which workers fork",
+    "processes that have done their imports, from which workers fork",
     "ipcctl snapshot create science --import numpy,pandas\nipcctl run --snapshot science script.py\nipcctl snapshot list",
   );
   withGlobals(snapshot.command("create <name>"))
-    .description("make one")
-    .requiredOption("--import <modules>", "what it imports, separated by commas")
-    .option("--policy <name>", "of what `run` forks from it and names no other")
-    .option("--interpreter <path>", "the Python it is of")
+    .description("create a snapshot")
+    .requiredOption("--import <modules>", "modules to import, separated by commas")
+    .option("--policy <name>", "policy for `run` with this snapshot, if it names no other")
+    .option("--interpreter <path>", "the Python of the snapshot")
     .action((name: string, flags: SnapshotFlags, command: Command) =>
       finish(import("./snapshot.ts").then(({ createSnapshot }) => createSnapshot(contextOf(command), name, flags))),
     );
   withGlobals(snapshot.command("list"))
-    .description("what there is")
+    .description("list the snapshots")
     .action((_: object, command: Command) =>
       finish(import("./snapshot.ts").then(({ listSnapshots }) => listSnapshots(contextOf(command)))),
     );
   withGlobals(snapshot.command("delete <name>"))
-    .description("end and forget one")
+    .description("end and forget a snapshot")
     .action((name: string, _: object, command: Command) =>
       finish(import("./snapshot.ts").then(({ deleteSnapshot }) => deleteSnapshot(contextOf(command), name))),
     );
   add(
     "audit",
-    "what was decided about workers: starts, denials, connections",
+    "show decisions about workers: starts, denials, connections",
     "ipcctl audit\nipcctl audit -f web\nipcctl audit --denied --json",
   )
-    .argument("[name]", "of one worker")
-    .option("-f, --follow", "go on with what is decided from now on")
+    .argument("[name]", "only this worker")
+    .option("-f, --follow", "keep printing new decisions")
     .option("--denied", "denials only")
-    .option("-n, --lines <n>", "the last so many (default: 1000, with -f 10)")
+    .option("-n, --lines <n>", "number of newest records (default: 1000, with -f 10)")
     .action((name: string | undefined, flags: AuditFlags, command: Command) =>
       finish(import("./audit.ts").then(({ audit }) => audit(contextOf(command), name, flags))),
     );
   add("init", "write an ipcctl.json for this folder", "ipcctl init")
-    .option("-f, --force", "replace the one that is there")
+    .option("-f, --force", "replace an existing file")
     .action((flags: { force?: boolean }, command: Command) =>
       finish(import("./init.ts").then(({ init }) => init(contextOf(command), flags.force === true))),
     );
@@ -376,9 +375,9 @@ function exceptionFlags(command: Command): Command {
   return command
     .option(
       "--allow-net [hosts]",
-      "grant the network, or TCP to HOST:PORT,… of it; Unix sockets stay as the policy says",
+      "grant the network, or only TCP to HOST:PORT,…; Unix sockets stay as the policy says",
     )
-    .option("--allow-listen [ports]", "grant listening on TCP, or on PORT,… of it")
+    .option("--allow-listen [ports]", "grant listening on TCP, or only on PORT,…")
     .option("--allow-read <path>", "grant reading a file or folder (repeatable)", collect)
     .option("--allow-write <path>", "grant writing a file or folder (repeatable)", collect);
 }
@@ -391,7 +390,7 @@ function runFlags(command: Command): Command {
       "--policy <name>",
       "what it may do: see `ipcctl policy list`, or the path of a file (default: no-network for `start` of Python, strict for `run`)",
     )
-    .option("--umask <mode>", "mask of the modes of new files, in octal (default: that of this shell)")
+    .option("--umask <mode>", "mask for the modes of new files, in octal (default: that of this shell)")
     .option("--max-memory <size>", "memory limit, for example 512M");
 }
 
@@ -399,11 +398,11 @@ function runFlags(command: Command): Command {
 function definitionFlags(command: Command): Command {
   return command
     .option("--command <cmd>", "run a command instead of a script")
-    .option("--interpreter <path>", "run the script with this")
+    .option("--interpreter <path>", "run the script with this program")
     .option("-d, --cwd <dir>", "working directory (default: this one)")
     .option("-e, --env <name=value>", "set a variable (repeatable)", collect)
-    .option("--env-file <file>", "read variables from a file, at every start")
-    .option("--snapshot <name>", "fork it from a snapshot instead of starting a Python")
+    .option("--env-file <file>", "read variables from a file at every start")
+    .option("--snapshot <name>", "fork it from a snapshot instead of starting Python")
     .option("--uid <user>", "run as this user, by name or number (root only)")
     .option("--gid <group>", "run as this group, by name or number (root only)");
 }

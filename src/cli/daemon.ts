@@ -44,9 +44,9 @@ export async function stopDaemon(context: Context, keepWorkers: boolean): Promis
   if (left.length === 0) return 0;
   throw new IpcError(
     "FAILED",
-    `${isStopped ? "the daemon is stopped, but" : "without a daemon"} these workers run on: ${left.join(", ")}`,
+    `${isStopped ? "the daemon is stopped, but" : "without a daemon"} these workers still run: ${left.join(", ")}`,
     {
-      hint: "ipcctl status takes them in again, then: ipcctl daemon stop",
+      hint: "ipcctl status adopts them again, then: ipcctl daemon stop",
     },
   );
 }
@@ -74,7 +74,7 @@ async function requireStartable(context: Context): Promise<void> {
     .split("\n  ");
   throw new IpcError(
     "NO_DAEMON",
-    `a new daemon could not start, so the old one was left as it is: ${why}`,
+    `a new daemon could not start, so the old one was left running: ${why}`,
     hint === undefined ? {} : { hint },
   );
 }
@@ -114,7 +114,7 @@ async function endByLock(context: Context, { pid }: LockHolder, keepWorkers: boo
   let wasKilled = false;
   while (isAlive(pid)) {
     if (performance.now() > deadline && !wasKilled && !isEnding()) {
-      context.note(`the daemon (pid ${pid}) hangs and is killed; its workers are not`);
+      context.note(`the daemon (pid ${pid}) hangs and is killed; its workers run on`);
       process.kill(pid, "SIGKILL");
       wasKilled = true;
     }

@@ -137,7 +137,7 @@ async function open(context: Context, name: string, left = OPEN_MS): Promise<Pyt
   const exact = chosen.filter((worker) => worker.name === name.toLowerCase());
   const [worker, second] = exact.length > 0 ? exact : chosen;
   if (!worker || second)
-    throw new IpcError("USAGE", `${JSON.stringify(name)} means ${chosen.length} workers, one is wanted`, {
+    throw new IpcError("USAGE", `${JSON.stringify(name)} means ${chosen.length} workers, but only one can be used`, {
       hint: chosen.map((one) => one.name).join(", "),
     });
   if (worker.pid === null)
@@ -160,8 +160,8 @@ async function open(context: Context, name: string, left = OPEN_MS): Promise<Pyt
   const [working] = pids.flatMap((pid) => workingProcess(pid) ?? []);
   if (working !== undefined)
     context.note(
-      `this is process ${opened.hello.pid}, which only starts ${worker.name} again, and watches: the program itself is process ${working}.\n` +
-        "  to look into that, start it without its reloader (--noreload, --no-reload), or without --reload and --workers",
+      `this is process ${opened.hello.pid}, which only supervises and restarts ${worker.name}; the program itself is process ${working}.\n` +
+        "  to reach that one, start it without its reloader (--noreload, --no-reload), or without --reload and --workers",
     );
   return opened;
 }

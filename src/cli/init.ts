@@ -37,8 +37,8 @@ function findApps(context: Context): Definition[] {
     .map((ending) => `ecosystem.config.${ending}`)
     .find((file) => existsSync(context.resolve(file)));
   if (code !== undefined)
-    throw new IpcError("FAILED", `${code} is a program, and ipcctl runs none to be configured`, {
-      hint: `write what it says once: node -p 'JSON.stringify(require("./${code}"))' > ecosystem.config.json; then: ipcctl init`,
+    throw new IpcError("FAILED", `${code} is a program, and ipcctl executes no configuration`, {
+      hint: `write its contents once: node -p 'JSON.stringify(require("./${code}"))' > ecosystem.config.json; then: ipcctl init`,
     });
   const scripts = readdirSync(context.cwd).filter((name) => name.endsWith(".py") && !NO_WORKER.test(name));
   if (scripts.length === 0)

@@ -114,7 +114,7 @@ export async function compilePolicy(
   const { find, SYSTEM_PATH } = await import("../launch/languages.ts");
   const { for: language = "python", interpreter, ...others } = flags;
   if (script !== undefined && flags.for !== undefined)
-    throw new IpcError("USAGE", "policy compile: a script says by itself what runs it: give it, or --for");
+    throw new IpcError("USAGE", "policy compile: a script decides what runs it: give a script or --for, not both");
   const named = interpreter ?? (language === "python" ? "python3" : language);
   const path = process.env.PATH ?? SYSTEM_PATH;
   const program = find(named, context.cwd, path);

@@ -51,7 +51,7 @@ function makeStateFolder(path: string): void {
     mkdirSync(path, { recursive: true, mode: 0o700 });
   } catch (error) {
     throw new IpcError("FAILED", `run: ${(error as Error).message}`, {
-      hint: "set IPCCTL_HOME to a folder that can be made and written",
+      hint: "set IPCCTL_HOME to a folder that can be created and written",
       cause: error,
     });
   }
@@ -185,11 +185,13 @@ export async function run(
     const made = allNewlyGuarded(plan.watched);
     if (made.length > 0) {
       (await import("../launch/denied.ts")).auditMade(wanted.audit, wanted.name, made);
-      context.note(`look before you go on: your tools may run what it has made: ${made.map(shellWord).join(" ")}`);
+      context.note(
+        `check these files before you go on, because your tools may run them: ${made.map(shellWord).join(" ")}`,
+      );
     }
     if (status !== 0 && plan.guarded.length > 0 && isTerminal(2))
       context.note(
-        `what your tools run stays as it is, in what may be written too; --allow-write ${shellWord(plan.guarded[0]!)} grants it`,
+        `files that your tools run are read-only in writable folders too; --allow-write ${shellWord(plan.guarded[0]!)} grants it`,
       );
     const { cpuSeconds } = plan.policy.limits;
     if (status === TIMED_OUT && wallMs !== null && wallMs < timeoutMs)

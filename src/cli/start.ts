@@ -126,7 +126,7 @@ function fromFlags(
     throw new IpcError("USAGE", `--cwd: ${cwd} is not a directory`);
   if (script !== undefined && basename(script) === "ipcctl.py")
     context.note(
-      `${script} has the name of the package: where ipcctl did not start it, import ipcctl finds the script; rename it`,
+      `${script} has the same name as the package: unless ipcctl starts it, import ipcctl imports this script; rename it`,
     );
   const name =
     flags.name ??
@@ -277,9 +277,13 @@ function print(context: Context, { name, pid, already_running = false, instances
 /** A name that commands read as a pattern could not be stopped again. */
 function requireSelectable(name: string): void {
   if (name !== "all" && !name.startsWith("@") && !isGlob(name)) return;
-  throw new IpcError("USAGE", `name ${JSON.stringify(name)}: "all", "@…" and globs select workers, they name none`, {
-    hint: "choose another one with --name",
-  });
+  throw new IpcError(
+    "USAGE",
+    `name ${JSON.stringify(name)}: "all", "@…" and globs select workers and cannot be names`,
+    {
+      hint: "choose another one with --name",
+    },
+  );
 }
 
 function attach(context: Context, names: readonly string[]): Promise<number> {

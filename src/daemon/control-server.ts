@@ -82,8 +82,8 @@ export class Server implements Disposable {
     const mask = process.umask(0o177);
     try {
       if (Buffer.byteLength(reached.path) > SOCKET_PATH_BYTES_MAX)
-        throw new IpcError("FAILED", `the name of ${this.#path} is too long for a socket`, {
-          hint: "take one of at most 80 bytes, in whatever folder",
+        throw new IpcError("FAILED", `the file name of ${this.#path} is too long for a socket`, {
+          hint: "use one of at most 80 bytes, in any folder",
         });
       const listener = this.#listen(reached.path);
       chmodSync(fresh, 0o600);
@@ -191,7 +191,7 @@ export function requireSocketFolder(path: string, uid: number): void {
     const isSession = process.env.XDG_RUNTIME_DIR !== undefined && path.startsWith(process.env.XDG_RUNTIME_DIR);
     throw new IpcError("FAILED", `${path} cannot be made: ${(error as Error).message}`, {
       hint: isSession
-        ? "there is no session of this user: env -u XDG_RUNTIME_DIR ipcctl status"
+        ? "this user has no login session; try: env -u XDG_RUNTIME_DIR ipcctl status"
         : "choose another place with --socket PATH",
       cause: error,
     });

@@ -21,7 +21,7 @@ export function requirePermitted(fd: number, ownUid: number, trees: Trees): { ui
   if (peer.pid === 0)
     throw new IpcError(
       "NO_PERMISSION",
-      "the client comes from another PID namespace: it cannot be told from a worker",
+      "the client comes from another PID namespace, so it cannot be told apart from a worker",
       {
         hint: `run ipcctl where the daemon runs, as with docker exec, kubectl exec or: nsenter -t PID -p -m ipcctl status`,
       },

@@ -166,15 +166,15 @@ function readOptions(joined: readonly string[], cwd: string, isUsers: boolean): 
     else if (meaning === "install" || (meaning === "place" && isUsers)) options.push(...written);
     else if (meaning === "export") exported.push(...written);
     else if (meaning === "place" || name === PROJECT)
-      throw refused(`uv run ${word}`, "where packages come from is for its user to say, not for a script", {
-        hint: `if you want it so, say it yourself: --interpreter ${shellWord(["uv run", ...written, "--script"].join(" "))}`,
+      throw refused(`uv run ${word}`, "only the user may choose where packages come from, not a script", {
+        hint: `to allow it, choose it yourself: --interpreter ${shellWord(["uv run", ...written, "--script"].join(" "))}`,
       });
     else if (meaning === undefined)
       throw refused(
         `uv run ${word}`,
-        "this option means nothing where packages are installed before the policy holds",
+        "this option has no effect because packages are installed before the policy applies",
         {
-          hint: "leave it out; or make a venv by hand, and name it: --interpreter VENV/bin/python",
+          hint: "leave it out; or make a venv yourself, and name it: --interpreter VENV/bin/python",
         },
       );
   }
@@ -207,7 +207,7 @@ const REQUIREMENT = new RegExp(
 function requireByName(requirement: string, owner: string): void {
   if (REQUIREMENT.test(requirement)) return;
   throw refused(owner, `${JSON.stringify(requirement)} is not a package name with version specifiers`, {
-    hint: "what has another place than the index of its user is not fetched for a script: install it into a venv, and name it with --interpreter VENV/bin/python",
+    hint: "only packages of the user's index are fetched for a script: install this one into a venv, and name that with --interpreter VENV/bin/python",
   });
 }
 
@@ -220,7 +220,7 @@ const PYTHON_VERSION = new RegExp(
 function requireVersion(python: string | undefined, owner: string): void {
   if (python === undefined || PYTHON_VERSION.test(python)) return;
   throw refused(owner, `${JSON.stringify(python)} is not a Python version specifier`, {
-    hint: "for example >=3.11; a Python of one's own: --interpreter PATH",
+    hint: "for example >=3.11; for a Python of your own: --interpreter PATH",
   });
 }
 
@@ -261,8 +261,8 @@ type Table = Readonly<Record<string, unknown>>;
 function optionsOf(tool: unknown, owner: string): string[] {
   return Object.entries(tool as Table).flatMap(([name, value]) => {
     if (OPTIONS[`--${name}`] === "install" && typeof value === "string") return [`--${name}=${value}`];
-    throw refused(owner, `tool.uv.${name} is not for what is installed before the policy holds`, {
-      hint: "where packages come from its user says, by UV_INDEX and its like; or name a venv with --interpreter VENV/bin/python",
+    throw refused(owner, `tool.uv.${name} is not supported for packages that are installed before the policy applies`, {
+      hint: "set UV_INDEX and the like in your own environment; or name a venv with --interpreter VENV/bin/python",
     });
   });
 }
@@ -306,8 +306,8 @@ function projectOf(
   if (project === undefined) return undefined;
   const isPackage = (tool as { uv?: { package?: unknown } }).uv?.package ?? builder !== undefined;
   if (isPackage !== false)
-    throw refused(owner, `${root} is a package, and would be built, by code of its own, before the policy holds`, {
-      hint: `build it yourself, and take what you have: cd ${shellWord(root)} && uv sync; then uv run --no-sync …`,
+    throw refused(owner, `${root} is a package, and building it would run its code before the policy applies`, {
+      hint: `build it yourself first: cd ${shellWord(root)} && uv sync; then uv run --no-sync …`,
     });
   if (findAbove(root, "uv.lock") === undefined)
     throw refused(owner, `${root} has no uv.lock, which lists the packages to install`, {
@@ -425,7 +425,7 @@ function makeFolder(link: string, owner: string): string {
     removeLeft(link);
     return mkdtempSync(`${link}.`);
   } catch (error) {
-    throw refused(owner, `its environment cannot be made: ${(error as Error).message}`, { hint: CACHE_HINT });
+    throw refused(owner, `its environment cannot be created: ${(error as Error).message}`, { hint: CACHE_HINT });
   }
 }
 

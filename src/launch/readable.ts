@@ -103,13 +103,9 @@ function asks(wrapper: string, { cwd, env }: Asking, isChosen: boolean): string 
   const path = (stdout ?? "").trim();
   if (path.startsWith("/") && existsSync(path) && !isScript(path)) return path;
   if (signal !== null)
-    throw new IpcError(
-      "POLICY_REFUSED",
-      `${wrapper} has not said within ${ASKING_MS / 1000} s which Python it starts`,
-      {
-        hint: "name that one: --interpreter /path/of/python3",
-      },
-    );
+    throw new IpcError("POLICY_REFUSED", `${wrapper} did not say within ${ASKING_MS / 1000} s which Python it starts`, {
+      hint: "name that Python: --interpreter /path/of/python3",
+    });
   throw new IpcError("POLICY_REFUSED", `${wrapper} is a script that starts another program, which the policy denies`, {
     hint: "--interpreter /path/of/python3, or a policy with process.exec",
   });

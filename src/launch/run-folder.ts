@@ -40,7 +40,7 @@ function makeFolder(prefix: string): string {
     return mkdtempSync(prefix);
   } catch (error) {
     throw new IpcError("FAILED", `run: ${(error as Error).message}`, {
-      hint: "it needs a folder for the time that it takes: set TMPDIR to one that can be written",
+      hint: "run needs a temporary folder: set TMPDIR to one that can be written",
       cause: error,
     });
   }

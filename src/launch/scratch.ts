@@ -25,7 +25,9 @@ export function makeOpenScratches(scratch: string): void {
   const all = openScratches(scratch);
   mkdirSync(all, { recursive: true, mode: 0o711 });
   if (!isOursAlone(all))
-    throw new IpcError("FAILED", `${all} is not ours alone`, { hint: `look what it is, and remove it` });
+    throw new IpcError("FAILED", `${all} does not belong to this user alone`, {
+      hint: `see what it is, and remove it`,
+    });
   chmodSync(all, 0o711); // whatever the umask is
 }
 

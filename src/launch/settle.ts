@@ -172,7 +172,7 @@ export function locate({ executable, launch }: Settled): string {
   const path = find(executable, launch.cwd, launch.env.PATH ?? SYSTEM_PATH);
   if (path !== undefined) return path;
   throw new IpcError("START_FAILED", `${executable}: no such file or directory`, {
-    hint: "name another one with --interpreter PATH",
+    hint: "choose another one with --interpreter PATH",
   });
 }
 
@@ -231,7 +231,7 @@ function requireBunsOwn(executable: string, script: string, policy: Policy, poli
   ];
   throw new IpcError(
     "POLICY_REFUSED",
-    `policy ${policy.name}: Bun begins only where it sees itself in /proc, and the folder of its script`,
+    `policy ${policy.name}: Bun starts only if it can see itself in /proc, and the folder of its script`,
     { hint: flags.filter(Boolean).join(" ") },
   );
 }
@@ -240,7 +240,7 @@ function requireBunsOwn(executable: string, script: string, policy: Policy, poli
 export function requireBunsProc(executable: string, policy: Policy, policyText: string): void {
   if (!isBun(executable) || seesItself(policy)) return;
   const wider = policyFlag(policyText, { process: { procfs: "self" } }).replace(/^--policy /, "");
-  throw new IpcError("POLICY_REFUSED", `policy ${policy.name}: Bun begins only where it sees itself in /proc`, {
+  throw new IpcError("POLICY_REFUSED", `policy ${policy.name}: Bun starts only if it can see itself in /proc`, {
     hint: `ipcctl policy compile ${wider} --interpreter ${shellWord(executable)}`,
   });
 }
@@ -279,7 +279,7 @@ export function requireUnwritten(path: string, policy: Policy): void {
     if ([path, real].some((one) => isBelow(one, folder) || isBelow(one, granted)))
       throw new IpcError(
         "POLICY_REFUSED",
-        `policy ${policy.name}: files.write ${granted} covers ${path}, by which the worker is started or watched`,
+        `policy ${policy.name}: files.write ${granted} covers ${path}, which serves to start or supervise the worker`,
         {
           hint: "grant a folder beside it",
         },

@@ -34,7 +34,7 @@ export function findSnapshot(name: string, workersDir: string, spec = SHIM_VERSI
   const dir = join(workersDir, id ?? "");
   let found: Snapshot;
   try {
-    if (id === undefined) throw new Error("no name of a worker");
+    if (id === undefined) throw new Error("not the name of a worker");
     found = { ...shape.parse(JSON.parse(readFileSync(join(dir, "snapshot"), "utf8"))), socket: join(dir, "fork") };
   } catch (error) {
     throw new IpcError("NOT_FOUND", `no snapshot ${JSON.stringify(name)}`, {
@@ -45,7 +45,7 @@ export function findSnapshot(name: string, workersDir: string, spec = SHIM_VERSI
   if (found.spec >= spec) return found;
   const policy = found.policy === null ? "" : ` --policy ${shellWord(found.policy)}`;
   const create = `ipcctl snapshot create ${name} --import ${found.imports.join(",")}${policy}`;
-  throw new IpcError("FAILED", `snapshot ${name} was made by an older ipcctl, which knows no kill mode`, {
+  throw new IpcError("FAILED", `snapshot ${name} was made by an older ipcctl, which does not know kill modes`, {
     hint: `ipcctl snapshot delete ${name} && ${create}`,
   });
 }

@@ -213,6 +213,6 @@ export function requireGroup({ name, limits, isolation }: Policy, enforced: Enfo
   if (!lacksLimits && !lacksGroup) return;
   const item = lacksLimits ? 'limits.enforce "cgroup"' : "isolation.require cgroup";
   throw new IpcError("POLICY_REFUSED", `policy ${name}: ${item} cannot be enforced: ${reason}`, {
-    hint: 'start it, not run, by a daemon in a systemd unit with Delegate=yes; or "enforce": "best"',
+    hint: 'use start instead of run, with a daemon in a systemd unit with Delegate=yes; or "enforce": "best"',
   });
 }

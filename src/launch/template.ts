@@ -72,7 +72,7 @@ export function compileTemplate(wanted: Omit<Preparation, "scratch">, cwd: strin
   requireGroup(plan.policy, undefined);
   if (app.script === null) requireBunsProc(executable, plan.policy, policy);
   if (environment !== undefined)
-    throw new IpcError("USAGE", "its packages are installed at a start; a template has them in a venv of its own", {
+    throw new IpcError("USAGE", "its packages are installed at each start; a template needs them in a venv", {
       hint: "--interpreter VENV/bin/python",
     });
   const spec = makeRunSpec(complete(preparation, { ...settled, executable }));

@@ -1,30 +1,30 @@
 /**
- * How this program waits for its workers: whether it looks out for an answer before it sleeps
- * (docs/internals/waiting.md). One for all channels, since what a look at one of them costs, all wait for.
+ * How this program waits for its workers: whether it busy-polls for an answer before it sleeps
+ * (docs/internals/waiting.md). One instance for all channels, because polling one of them delays all.
  */
 import type { SharedRingBuffer } from "./ring.ts";
 import { availableParallelism } from "node:os";
 import { LoadMeter, type Load } from "./load.ts";
 import { core, leaveCore } from "./system.ts";
 
-/** How long to look out for an answer before sleep. */
+/** How long to busy-poll for an answer before sleeping. */
 const LOOK_MS = 0.05;
-/** Between two readings of the clock while we look: beyond, we were off the core. */
+/** Between two readings of the clock while polling: a longer gap means that we were preempted. */
 const OFF_MS = 0.006;
 const MISSES_MAX = 4;
-/** How often to leave a core that a worker is on as well. */
+/** How often to leave a core that a worker also runs on. */
 const LEAVE_EVERY_MS = 2;
-/** How often to leave it where nothing is known of the machine. */
+/** How often to leave it if nothing is known about the load. */
 const GUESSES_MAX = 8;
-/** Answers that come at once keep a program in its microtasks; after so long its event loop gets a turn. */
+/** Answers that arrive at once keep a program in its microtasks; after this long its event loop gets a turn. */
 const EVENT_LOOP_MS = 1;
 
-/** One end of a channel that waits. */
+/** A waiting end of a channel. */
 export type Awaited = {
   readonly rx: Pick<SharedRingBuffer, "hasData" | "peerCore" | "othersAwake">;
-  /** The other side slept when it was last sent to, and is only waking up. */
+  /** The other side slept when it was last sent to, and is still waking up. */
   isWaking: boolean;
-  /** The look has ended: takes what is there, or sleeps. */
+  /** Polling has ended: takes what has arrived, or sleeps. */
   readonly endLook: () => void;
 };
 
@@ -35,7 +35,7 @@ export type Host = {
   readonly leaveCore: () => boolean;
   readonly cores: number;
   readonly load: () => Load;
-  /** Calls back before the program goes on with anything else, or after its event loop had a turn. */
+  /** Calls back before the program does anything else, or after one turn of its event loop. */
   readonly soon: (look: () => void) => void;
   readonly later: (look: () => void) => void;
 };
@@ -48,18 +48,18 @@ export class BusyPoll {
   #misses = 0;
   #guesses = 0;
   #left = Number.NEGATIVE_INFINITY;
-  /** When the clock was last read, and when the event loop was last let in. */
+  /** When the clock was last read, and when the event loop last had a turn. */
   #now = 0;
   #yielded = 0;
   readonly #look = (): void => this.#lookOut();
-  /** For who wants to know how it goes. */
+  /** Counters for diagnosis. */
   readonly counts = { looks: 0, found: 0, sleeps: 0, left: 0, bells: 0 };
 
   constructor(host: Host) {
     this.#host = host;
   }
 
-  /** `endLook` is called once the look is over; where no look pays, at the next opportunity. */
+  /** Calls `endLook` once polling has ended; if polling does not pay, at the next opportunity. */
   expect(one: Awaited): void {
     this.#waiting.push(one);
     this.#schedule();
@@ -93,7 +93,7 @@ export class BusyPoll {
     if (this.#waiting.length > 0) this.#schedule();
   }
 
-  /** The same for a thread that does nothing else meanwhile. Whether something has come. */
+  /** The same for a thread that does nothing else meanwhile. Returns whether something has arrived. */
   lookBlocking(one: Awaited): boolean {
     if (one.rx.hasData) return true;
     this.#now = this.#host.now();
@@ -103,8 +103,8 @@ export class BusyPoll {
   }
 
   /**
-   * Not where the other side is only waking up, and may need this very core for it; nor where it is awake for more than
-   * there are cores, and somebody else has his turn; nor where it is on this core.
+   * Polling does not pay if the other side is still waking up and may need this very core, if it serves more awake
+   * clients than there are cores, or if it runs on this core.
    */
   #isWorth(one: Awaited): boolean {
     if (one.isWaking) return false;
@@ -116,8 +116,8 @@ export class BusyPoll {
   }
 
   /**
-   * Apart where a core is free; together, and asleep at once, where none is: elsewhere we would wait for the end of
-   * somebody's slice.
+   * Moves apart if a core is free. If none is, both stay together and sleep at once: elsewhere we would wait for the
+   * end of a time slice.
    */
   #leave(): void {
     this.#left = this.#now;

@@ -1,5 +1,5 @@
 /**
- * CBOR to values, as `docs/internals/encoding.md` says. The bytes come from the other side: every length is checked
+ * CBOR to values, as in `docs/internals/encoding.md`. The bytes come from the other side: every length is checked
  * before it is used.
  */
 import { ArrowTable, CodecError, NdArray, StreamRef, typeOf, type TypedArray } from "./values.ts";
@@ -7,14 +7,15 @@ import { DEPTH_MAX } from "./cbor-encode.ts";
 import { PythonError } from "./python-error.ts";
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-/** Shorter strings are put together from characters; a decoder call costs more. */
+/** Shorter strings are built from characters, because a call of the decoder costs more. */
 const SHORT_CHARS = 24;
 
 /**
- * @param onShared makes the value of memory that is to be mapped; without it such a value is malformed
- * @param hasStreams streams may be among the arguments of a call; else they are malformed
+ * @param onShared makes the value of shared memory; without it such a value is malformed
+ * @param hasStreams streams may be among the arguments of a call; otherwise they are malformed
  *
- * One value and nothing behind it. @throws CodecError MALFORMED, DEPTH, SIZE */
+ * One value and nothing after it. @throws CodecError MALFORMED, DEPTH, SIZE
+ */
 export function decode(bytes: Uint8Array, onShared?: (form: unknown) => unknown, hasStreams = false): unknown {
   const reader = new Reader(bytes, onShared, hasStreams);
   const value = reader.value(0);
@@ -22,7 +23,7 @@ export function decode(bytes: Uint8Array, onShared?: (form: unknown) => unknown,
   return value;
 }
 
-/** The first two items of a message, whatever is behind them; undefined if they are no numbers. */
+/** The first two items of a message, whatever follows; undefined if they are not numbers. */
 export function decodeHead(bytes: Uint8Array): readonly [kind: number, number: number] | undefined {
   if (bytes[0]! >> 5 !== 4) return undefined;
   const reader = new Reader(bytes.subarray(1), undefined, true);
@@ -45,7 +46,7 @@ class Reader {
   }
 
   end(): void {
-    if (this.#at !== this.#bytes.length) throw malformed(`${this.#bytes.length - this.#at} bytes behind the value`);
+    if (this.#at !== this.#bytes.length) throw malformed(`${this.#bytes.length - this.#at} bytes after the value`);
   }
 
   #need(count: number): number {
@@ -55,7 +56,7 @@ class Reader {
     return at;
   }
 
-  /** The argument of a head; beyond the safe integers a bigint. */
+  /** The argument of a head; a bigint beyond the safe integers. */
   #argument(low: number): number | bigint {
     if (low < 24) return low;
     switch (low) {
@@ -76,11 +77,11 @@ class Reader {
     }
   }
 
-  /** A count of something that takes at least `least` bytes each. */
+  /** A count of items that take at least `least` bytes each. */
   #length(low: number, least: number): number {
     const length = this.#argument(low);
     if (typeof length === "bigint" || length * least > this.#bytes.length - this.#at)
-      throw new CodecError("SIZE", "a length larger than what is there");
+      throw new CodecError("SIZE", "a length beyond the end of the data");
     return length;
   }
 
@@ -216,7 +217,7 @@ class Reader {
         return this.#exception(depth);
       case 37: {
         const hex = Buffer.from(this.#bytesOnly("a UUID")).toString("hex");
-        if (hex.length !== 32) throw malformed("a UUID that has not 16 bytes");
+        if (hex.length !== 32) throw malformed("a UUID that does not have 16 bytes");
         return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
       }
       case 40:

@@ -1,6 +1,6 @@
 /**
- * Values to CBOR, as `docs/internals/encoding.md` says. Written for many small values: no allocation but for what grows
- * the buffer.
+ * Values to CBOR, as in `docs/internals/encoding.md`. Written for many small values: it allocates only to grow the
+ * buffer.
  */
 import { limit } from "../base/limits.ts";
 import { ArrowTable, CodecError, NdArray, StreamRef, stepOf, TYPED_ARRAYS, type TypedArray } from "./values.ts";
@@ -11,7 +11,7 @@ const FIRST_BYTES = 4096;
 const TAG_OF = new Map<unknown, number>([...TYPED_ARRAYS].map(([tag, type]) => [type, tag]));
 const utf8 = new TextEncoder();
 
-/** Keeps its buffer: what `encode` returns is valid until the next call. */
+/** Reuses its buffer: the result of `encode` is valid until the next call. */
 export class Encoder {
   #bytes = new Uint8Array(FIRST_BYTES);
   #view = new DataView(this.#bytes.buffer);
@@ -21,14 +21,14 @@ export class Encoder {
   #isBusy = false;
   readonly #lend: ((value: ArrayBufferView | NdArray) => unknown[] | undefined) | undefined;
 
-  /** @param lend tells of an array where the other side finds it in shared memory; undefined if it is in none */
+  /** @param lend tells where the other side finds an array in shared memory; undefined if it is not there */
   constructor(lend?: (value: ArrayBufferView | NdArray) => unknown[] | undefined) {
     this.#lend = lend;
   }
 
   /** @throws CodecError CYCLE, DEPTH, SIZE, TYPE */
   encode(value: unknown, sizeMax = limit("messageBytes")): Uint8Array {
-    // A getter of what is being sent sends something itself.
+    // A getter of the value being sent sends something itself.
     if (this.#isBusy) return new Encoder(this.#lend).encode(value, sizeMax);
     this.#isBusy = true;
     this.#at = 0;
@@ -143,7 +143,10 @@ export class Encoder {
     const { length } = text;
     if (length < 64 && this.#shortAscii(text, length)) return;
     if (!text.isWellFormed())
-      throw new CodecError("TYPE", "a string with a lone surrogate has no UTF-8; text.toWellFormed() mends it");
+      throw new CodecError(
+        "TYPE",
+        "a string with a lone surrogate cannot be encoded as UTF-8; text.toWellFormed() fixes it",
+      );
     const size = Buffer.byteLength(text);
     this.#head(3, size);
     this.#room(size);
@@ -151,7 +154,7 @@ export class Encoder {
     this.#at += size;
   }
 
-  /** Most keys and names. Nothing is kept of it if a character is none. */
+  /** Handles most keys and names. Keeps nothing if a character is not ASCII. */
   #shortAscii(text: string, length: number): boolean {
     const start = this.#at;
     this.#head(3, length);
@@ -172,7 +175,7 @@ export class Encoder {
 
   #enter(container: object): void {
     const open = this.#open;
-    if (open.includes(container)) throw new CodecError("CYCLE", "a container stands inside itself");
+    if (open.includes(container)) throw new CodecError("CYCLE", "a container contains itself");
     if (open.push(container) > DEPTH_MAX) throw new CodecError("DEPTH", `more than ${DEPTH_MAX} levels`);
   }
 
@@ -299,16 +302,16 @@ export class Encoder {
 }
 
 /**
- * As deep, and as many in all, as is told of the causes and parts of one error; and of all its texts, which are to fit
- * into a message.
+ * Limits on the causes and parts of one error, in depth and in number; and on all its texts, which must fit into a
+ * message.
  */
 const LEVELS_MAX = 16;
 const ERRORS_MAX = 128;
 const CHARACTERS_MAX = 1 << 24;
 
 /**
- * What crosses of a JavaScript error, or of anything that was thrown. One of Python's has the type and the message that
- * it had there. It never throws, whatever getters and proxies do: an error is always worth telling.
+ * What is sent of a JavaScript error, or of anything else that was thrown. A Python error keeps its type and message.
+ * Never throws, whatever getters and proxies do: an error must always be reported.
  */
 export function errorRecord(error: unknown): Record<string, unknown> {
   return new Telling().record(error, 0);
@@ -370,6 +373,6 @@ function attempt<T>(read: () => T): T | undefined {
 function changed(): CodecError {
   return new CodecError(
     "TYPE",
-    "it has another number of items than its length; send a copy as a plain array: Array.from(value)",
+    "its number of items is not its length; send a copy as a plain array: Array.from(value)",
   );
 }

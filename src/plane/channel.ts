@@ -1,5 +1,5 @@
 /**
- * The client's end of a channel with a worker: makes the segment, hands it to the worker through its shim, sends and
+ * The client's end of a channel to a worker: makes the segment, hands it to the worker through its shim, sends and
  * receives.
  */
 import { ENDED, PART, SEGMENT } from "../../contract/segment.ts";
@@ -26,25 +26,28 @@ const TAKE_MS = 4;
 export type ChannelListener = {
   /** A whole message, still encoded. */
   readonly onMessage: (bytes: Uint8Array) => void;
-  /** The worker is gone, or broke the rules. Called once. */
+  /** The worker is gone, or violated the protocol. Called once. */
   readonly onClose: (error: Error) => void;
 };
 
 export class Channel implements Disposable {
-  /** The descriptor tells the shim of our end, the memory stays mapped with it. */
+  /** The shim knows by this descriptor that we are alive; the memory stays mapped as long. */
   readonly #segment: OpenSegment;
   readonly #interrupts: Interrupts;
   readonly #asked: Int32Array;
-  /** Memory that is handed over instead of copied. */
+  /** Memory that is shared instead of copied. */
   readonly sharing: Sharing;
   readonly #tx: SharedRingBuffer;
   readonly #rx: SharedRingBuffer;
-  /** Bytes on it are bells, its end is the worker's. */
+  /** Bytes on it are bells; its end means that the worker is gone. */
   readonly #fd: number;
   #socket: StreamSocket | undefined;
   #isRef = true;
   readonly #listener: ChannelListener;
-  /** What found no room, from `#outboxAt` on: taking from the front of a long array would move all of it. */
+  /**
+   * Messages without room in the ring, from `#outboxAt` on: removing from the front of a long array would move all of
+   * it.
+   */
   #outbox: Uint8Array[] = [];
   #outboxAt = 0;
   #outboxBytes = 0;
@@ -53,9 +56,9 @@ export class Channel implements Disposable {
   #partsBytes = 0;
   #isOpen = true;
   #isPaused = false;
-  /** The worker is gone: what it said last is taken, all of it. */
+  /** The worker is gone: its last messages are taken, all of them. */
   #isEnding = false;
-  /** Looks out, or is about to: the worker need not ring. */
+  /** Polls, or is about to: the worker need not ring. */
   #isLooking = false;
   readonly #awaited: Awaited;
 
@@ -64,7 +67,7 @@ export class Channel implements Disposable {
     this.#segment = segment;
     this.#interrupts = new Interrupts(memory, segment.version, () => {
       ring(bell); // for a worker that sleeps
-      poke(); // for one whose code runs
+      poke(); // for a worker whose code runs
     });
     this.#asked = new Int32Array(memory.buffer, memory.byteOffset + ASKED, 1);
     this.#tx = new SharedRingBuffer(memory, RING_A, DATA_OFFSET, CAPACITY, true);
@@ -73,7 +76,7 @@ export class Channel implements Disposable {
     this.#awaited = { rx: this.#rx, isWaking: false, endLook: () => this.#endLook() };
     this.#fd = bell;
     this.#listener = listener;
-    setImmediate(() => this.#isOpen && this.#sleep()); // the worker may have spoken already
+    setImmediate(() => this.#isOpen && this.#sleep()); // the worker may have sent something already
     void this.#hear();
   }
 
@@ -94,12 +97,12 @@ export class Channel implements Disposable {
     return this.#isOpen;
   }
 
-  /** One more request that will be answered: the difference to what the worker counts is shown as waiting. */
+  /** Counts one more request; the difference to the worker's count of answers is shown as waiting. */
   countRequest(): void {
     this.#asked[0]!++;
   }
 
-  /** Sends one message; what finds no room waits in order. @throws BrokenChannel if the channel is over */
+  /** Sends one message; messages without room wait in order. @throws BrokenChannel if the channel is closed */
   send(message: Uint8Array): void {
     if (!this.#isOpen) throw new BrokenChannel("the channel is closed");
     if (this.#outboxBytes > OUTBOX_BYTES_MAX) {
@@ -121,7 +124,7 @@ export class Channel implements Disposable {
     this.#ringIfAsleep();
   }
 
-  /** The same, before `waitBlocking`: nobody need ring for the answer. */
+  /** The same, before `waitBlocking`: the worker need not ring for the answer. */
   sendBlocking(message: Uint8Array): void {
     this.#rx.cancelSleep();
     try {
@@ -139,7 +142,7 @@ export class Channel implements Disposable {
     if (this.#outbox.length === 1) this.#flushTimer = setTimeout(() => this.#flush(), ROOM_MS);
   }
 
-  /** The worker rings once there is room; should that be missed, a timer sees it. */
+  /** The worker rings once there is room; a timer covers a missed bell. */
   #flush(): void {
     clearTimeout(this.#flushTimer);
     if (!this.#isOpen) return;
@@ -160,8 +163,8 @@ export class Channel implements Disposable {
   }
 
   /**
-   * An answer will be awaited: looks out for it before the event loop goes on, where that pays, then sleeps. Before
-   * what asks for it is sent.
+   * Announces that an answer will be awaited: busy-polls for it before the event loop continues, if that pays, then
+   * sleeps. To be called before the request is sent.
    */
   expect(): void {
     if (this.#isLooking || !this.#isOpen) return;
@@ -178,7 +181,9 @@ export class Channel implements Disposable {
     else this.#sleep();
   }
 
-  /** Blocks this thread until a message was taken; for programs that have nothing else to do. False after the time. */
+  /**
+   * Blocks this thread until a message was taken, for programs that have nothing else to do. False after the timeout.
+   */
   waitBlocking(timeoutMs: number): boolean {
     this.#rx.cancelSleep();
     const hasFound = busyPoll.lookBlocking(this.#awaited);
@@ -200,12 +205,12 @@ export class Channel implements Disposable {
     if (!this.#rx.prepareSleep()) this.#takeAll();
   }
 
-  /** @param isBlocking whoever blocks takes all, however little is wanted at present */
+  /** @param isBlocking takes everything, however little is wanted at present */
   #takeAll(isBlocking = false): void {
     const isAnyway = isBlocking || this.#isEnding;
     if (this.#isPaused && !isAnyway) return;
     let isMore = false;
-    let bytesLeft = CAPACITY; // of one that is gone: whatever it has left behind may still write
+    let bytesLeft = CAPACITY; // of a dead worker: processes that it left behind may still write
     try {
       this.#rx.cancelSleep();
       let deadline = 0;
@@ -222,7 +227,7 @@ export class Channel implements Disposable {
         if (this.#rx.needsBell()) this.#ring();
         if (deadline === 0) deadline = performance.now() + TAKE_MS;
         if (performance.now() < deadline) continue;
-        isMore = true; // of a worker that sends without end: timers and others have their turn
+        isMore = true; // from a worker that sends without end: timers and others get their turn
         break;
       }
       if (this.#rx.needsBell()) this.#ring(); // it waits for room
@@ -276,14 +281,14 @@ export class Channel implements Disposable {
     else if (!this.#isRef) this.#socket.unref();
   }
 
-  /** What it said last, and the end. */
+  /** Takes the last messages, and then closes. */
   #endAfterAll(): void {
     this.#isEnding = true;
     this.#takeAll();
     this.#end(this.#reason());
   }
 
-  /** Takes nothing more for the time being: the worker waits once the ring is full. */
+  /** Stops taking messages for now: the worker waits once the ring is full. */
   pause(): void {
     this.#isPaused = true;
   }
@@ -293,12 +298,12 @@ export class Channel implements Disposable {
     if (this.#isOpen) this.#takeAll();
   }
 
-  /** Something was interrupted and has not ended. */
+  /** A request was interrupted and has not ended. */
   get isInterrupting(): boolean {
     return this.#interrupts.isAny;
   }
 
-  /** The worker is gone, and what it said last is being taken. */
+  /** The worker is gone, and its last messages are being taken. */
   get isEnding(): boolean {
     return this.#isEnding;
   }
@@ -310,7 +315,7 @@ export class Channel implements Disposable {
     else this.#socket?.unref();
   }
 
-  /** Has a request interrupted, now and until {@link Channel.settled} says that it has ended. */
+  /** Interrupts a request, now and again until {@link Channel.settled} says that it has ended. */
   interrupt(number: number): void {
     this.#interrupts.want(number);
   }
@@ -320,7 +325,7 @@ export class Channel implements Disposable {
     if (this.#interrupts.isAny) this.#interrupts.ended(number);
   }
 
-  /** The other side is gone: why, where it says so. */
+  /** Why the other side is gone, if it said so. */
   #reason(): Error {
     switch (this.#interrupts.why) {
       case ENDED.unread:
@@ -328,7 +333,7 @@ export class Channel implements Disposable {
           "the worker gave this channel up, since what it sent was not read; its code was interrupted",
         );
       case ENDED.broken:
-        return new BrokenChannel("the worker could not read what it was sent, and ended the channel");
+        return new BrokenChannel("the worker could not read a message, and closed the channel");
       case ENDED.fault:
         return new PeerGone("the worker ended this channel after a fault of its own, which its log shows");
       default:

@@ -1,7 +1,7 @@
 /**
- * The client's part of interrupts. A wish that a request be ended is state, not an event: it is written into the
- * segment, the worker is told to look, and told again as long as the request has not ended. A signal that is lost costs
- * time, and nothing else.
+ * The client's side of interrupts. The wish to end a request is state, not an event: it is written into the segment,
+ * and the worker is signalled to look, again and again until the request has ended. A lost signal costs time, and
+ * nothing else.
  */
 import { GONE, SEGMENT, SEGMENT_VERSION_SLOTS, SLOTS } from "../../contract/segment.ts";
 
@@ -11,25 +11,25 @@ const AT = {
   interrupts: (SEGMENT.interrupts - SEGMENT.gone) / 4,
   ended: (SEGMENT.ended - SEGMENT.gone) / 4,
 };
-/** Between two signals, growing: code that is interrupted has time to clean up. */
+/** Between two signals, growing: interrupted code needs time to clean up. */
 const PAUSE_MS_MIN = 5;
 const PAUSE_MS_MAX = 1000;
 
 export class Interrupts {
   readonly #words: Int32Array;
-  /** None in version 2 of the segment, where `gone` holds the one request that is to be interrupted. */
+  /** None in version 2 of the segment, whose `gone` holds the one request to interrupt. */
   readonly #slots: BigInt64Array | undefined;
   readonly #signal: () => void;
-  /** Requests that are to end and have not. */
+  /** Requests that must end and have not. */
   readonly #wanted = new Set<number>();
-  /** Those of them that found no place in the segment. */
+  /** Those of them for which the segment has no slot free. */
   readonly #unsaid = new Set<number>();
   #timer: Timer | undefined;
   #pauseMs = PAUSE_MS_MIN;
   #isSignalDue = false;
   #isOver = false;
 
-  /** @param signal has the worker look, whatever it does */
+  /** @param signal makes the worker look, whatever it does */
   constructor(memory: Uint8Array, version: number, signal: () => void) {
     const { buffer, byteOffset } = memory;
     this.#words = new Int32Array(buffer, byteOffset + SEGMENT.gone, 3);
@@ -37,17 +37,17 @@ export class Interrupts {
     this.#signal = signal;
   }
 
-  /** Some request is to end. Where none is, {@link Interrupts.ended} need not be told. */
+  /** Some request must end. If none must, {@link Interrupts.ended} need not be called. */
   get isAny(): boolean {
     return this.#wanted.size > 0;
   }
 
-  /** What the worker says of the end of the channel: one of {@link ENDED}, or whatever it wrote. */
+  /** What the worker says about the end of the channel: one of {@link ENDED}, or anything else that it wrote. */
   get why(): number {
     return Atomics.load(this.#words, AT.ended);
   }
 
-  /** A request is to end; asked once more, it is interrupted once more. */
+  /** Interrupts a request; called again, it is interrupted once more. */
   want(number: number): void {
     if (this.#isOver) return;
     this.#wanted.add(number);
@@ -58,14 +58,14 @@ export class Interrupts {
     this.#arm();
   }
 
-  /** A request has ended, however it did. */
+  /** A request has ended, in whatever way. */
   ended(number: number): void {
     this.#wanted.delete(number);
     this.#unsaid.delete(number);
     if (this.#unsaid.size > 0 && this.#sayMore()) this.#signalSoon();
   }
 
-  /** The client closes the channel: nothing of it begins or goes on. */
+  /** The client closes the channel: none of its requests may start or continue. */
   leave(): void {
     this.#isOver = true;
     clearTimeout(this.#timer);
@@ -94,7 +94,7 @@ export class Interrupts {
     return hasSaid;
   }
 
-  /** One signal for all that is asked in this turn of the event loop. */
+  /** One signal for everything asked in this turn of the event loop. */
   #signalSoon(): void {
     if (this.#isSignalDue) return;
     this.#isSignalDue = true;
@@ -113,7 +113,7 @@ export class Interrupts {
     if (!this.isAny || this.#isOver) return;
     this.#sayMore();
     if (!this.#slots && this.#unsaid.size === 0 && Atomics.load(this.#words, AT.gone) === 0)
-      return this.#wanted.clear(); // all of them were taken, which is all that there is to know in version 2
+      return this.#wanted.clear(); // all of them were taken, which is all that version 2 tells
     this.#signal();
     this.#pauseMs = Math.min(this.#pauseMs * 2, PAUSE_MS_MAX);
     this.#arm();

@@ -1,12 +1,12 @@
-/** Whether the machine has a core with nothing to do: the kernel counts the idle time of all of them. */
+/** Whether the machine has an idle core: the kernel counts the idle time of all cores. */
 import { readFileSync } from "node:fs";
 
 export type Load = "busy" | "idle" | "unknown";
 
 const METER_MS = 40;
-/** Seconds between two readings beyond which their difference says nothing of now. */
+/** Seconds between two readings after which their difference is out of date. */
 const SPAN_MAX = 10;
-/** Idle time of all cores, in parts of one. */
+/** Idle time of all cores together, as a fraction of one core. */
 const IDLE_LEAST = 0.25;
 const BUSY_MOST = 0.1;
 
@@ -21,7 +21,7 @@ export class LoadMeter {
     this.#read = read;
   }
 
-  /** Looks at most every 40 ms. */
+  /** Reads the counters at most every 40 ms. */
   load(now = performance.now()): Load {
     if (now - this.#readAt < METER_MS) return this.#load;
     this.#readAt = now;
@@ -31,7 +31,7 @@ export class LoadMeter {
       this.#up = up;
       this.#idle = idle;
     } catch {
-      this.#load = "unknown"; // no /proc here
+      this.#load = "unknown"; // /proc is missing
     }
     return this.#load;
   }

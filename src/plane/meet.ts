@@ -1,6 +1,4 @@
-/**
- * Opening a channel: the client makes the segment and hands its descriptors to the worker, through the worker's shim.
- */
+/** Opens a channel: the client makes the segment and hands its descriptors to the worker through the worker's shim. */
 import {
   CHANNEL_KIND,
   MAGIC,
@@ -35,33 +33,32 @@ import {
 export const CAPACITY = limit("pipeMessageBytes") + 4;
 const PIPE_NAME_BYTES_MAX = limit("pipeNameBytes");
 
-/** What sleeps without a handler (ENOSYS) may be about to serve for so long. */
+/** A process that sleeps without a handler (ENOSYS) may be about to serve for this long. */
 const START_MS = 2000;
 /**
- * No runtime is attached (ENOTCONN), the one that was has just ended (EPIPE, ECONNRESET), or it has too much to take
- * (EAGAIN).
+ * No runtime is attached (ENOTCONN), it has just ended (EPIPE, ECONNRESET), or it is too busy to take more (EAGAIN).
  */
 const EAGAIN = 11;
 const NOT_NOW = new Set([107, 32, 104, EAGAIN]);
 /** How long the shim has to answer. */
 const POKE_MS = 1000;
-/** Between two tries to get one of its connections: each is had for a moment. */
+/** Between two attempts to get one of its connections, which are used for a moment each. */
 const FULL_MS = 10;
-/** What the shim may take before other work of this program goes first. */
+/** How long to wait for the shim before other work of this program goes first. */
 const ANSWER_MS = 1;
-/** How long an idle worker may take for its first message, before other work of this program goes first. */
+/** How long an idle worker may take for its first message before other work of this program goes first. */
 const SOON_MS = 2;
 const ENOSYS = 38;
 const EMFILE = 24;
 
-/** What a client holds of a channel. Each descriptor is its to close. */
+/** The client's parts of a channel. The client must close each descriptor. */
 export type OpenSegment = {
   /** Of its layout: what the worker's runtime knows. */
   readonly version: number;
   readonly memory: Uint8Array;
-  /** Bytes on it are bells, its end is the worker's. */
+  /** Bytes on it are bells; its end means that the worker is gone. */
   readonly bell: number;
-  /** Descriptors of shared memory travel on it. */
+  /** Descriptors of shared memory are sent on it. */
   readonly descriptors: number;
   /** Its end tells the shim that this client is gone. */
   readonly life: number;
@@ -89,7 +86,7 @@ export async function openSegment(
     const segment = await offerSegment(shim, version, label);
     if (label.length > 0 || (await isTaken(shim, segment))) return segment;
     if (!(await shim.isAttached())) throw notRunning(name); // it has just ended
-    // A worker from an older snapshot, or with an older package of its own, is older than its shim.
+    // A worker from an older snapshot, or with an older installed package, is older than its shim.
     if (version === SEGMENT_VERSION_MIN) throw notTaken(name);
     version = SEGMENT_VERSION_MIN;
   }
@@ -115,7 +112,7 @@ async function offerSegment(shim: ShimDoor, version: number, pipeName: Buffer): 
   }
 }
 
-/** Whether the runtime has taken it; else it is closed here as well. */
+/** Whether the runtime has taken it; otherwise it is closed here as well. */
 async function isTaken(shim: ShimDoor, segment: OpenSegment): Promise<boolean> {
   let isGreeted = false;
   try {
@@ -139,7 +136,7 @@ function openPayload(version: number, pipeName: Buffer): Buffer {
   return Buffer.concat([head, pipeName]);
 }
 
-/** `undefined` where nobody listens, nor is the folder there. */
+/** `undefined` if nothing listens there or the folder does not exist. */
 function connectTo(path: string): number | undefined {
   let reachable: ReturnType<typeof reachablePath>;
   try {
@@ -163,7 +160,7 @@ class ShimDoor implements Disposable {
   readonly #deadline: number;
   #held: Buffer = Buffer.alloc(0);
   #version = 0;
-  /** What WAKE was answered last. */
+  /** The last answer to WAKE. */
   #woken = 0;
 
   private constructor(socket: number, name: string, timeoutMs: number, deadline: number) {
@@ -173,7 +170,7 @@ class ShimDoor implements Disposable {
     this.#deadline = deadline;
   }
 
-  /** Where the shim has as many connections as it takes, the next that is free. */
+  /** If the shim has its maximum of connections, waits for a free one. */
   static async open(path: string, name: string, timeoutMs: number): Promise<ShimDoor> {
     for (const deadline = performance.now() + timeoutMs; ; await sleep(FULL_MS)) {
       const socket = connectTo(path);
@@ -194,11 +191,11 @@ class ShimDoor implements Disposable {
     }
   }
 
-  /** The version of its contract, and whether the worker has a runtime. Undefined if it takes no connection more. */
+  /** The version of its contract, and whether the worker has a runtime. Undefined if it accepts no more connections. */
   async #askState(): Promise<ShimState | undefined> {
     const hello = Buffer.alloc(4);
     hello.writeUInt32LE(SHIM_VERSION);
-    // A connection that is closed says at its end why.
+    // A connection that closes says why at its end.
     sendWithFds(this.#socket, Buffer.concat([frameHead(hello.length + 1, REQUEST.hello), hello]), []);
     for (let frame = await this.#next(); frame !== undefined; frame = await this.#next()) {
       const { type, payload } = frame;
@@ -209,7 +206,7 @@ class ShimDoor implements Disposable {
     throw late(this.#name, this.#timeoutMs);
   }
 
-  /** Of the shim when it let us in. */
+  /** Of the shim when it accepted us. */
   get version(): number {
     return this.#version;
   }
@@ -219,22 +216,21 @@ class ShimDoor implements Disposable {
   }
 
   /**
-   * Waits for the first message, which says that the runtime has taken the channel. False if it closes it without one.
+   * Waits for the first message, which says that the runtime has taken the channel. False if it closes the channel
+   * without one.
    */
   async greets({ memory, bell }: OpenSegment): Promise<boolean> {
     const tail = new Int32Array(memory.buffer, memory.byteOffset + SEGMENT.ringB + RING.tail, 1);
     for (const began = performance.now(); Atomics.load(tail, 0) === 0;) {
       if (waitReadable(bell, 0) && !drain(bell)) return Atomics.load(tail, 0) !== 0;
       if (performance.now() > this.#deadline) throw late(this.#name, this.#timeoutMs);
-      // It comes at once, or after what the worker is busy with.
+      // It comes at once, or after what keeps the worker busy.
       await (performance.now() - began < SOON_MS ? new Promise<void>((resolve) => setImmediate(resolve)) : sleep(1));
     }
     return true;
   }
 
-  /**
-   * OPEN with the descriptors, once a runtime is attached; a script that knows nothing of us is asked to attach one.
-   */
+  /** Sends OPEN with the descriptors, once a runtime is attached; a plain script is asked to attach one. */
   async handOver(payload: Buffer, fds: readonly number[]): Promise<void> {
     const name = this.#name;
     for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
@@ -242,7 +238,7 @@ class ShimDoor implements Disposable {
       if (errno === 0) return;
       if (errno === EMFILE)
         throw new IpcError("FAILED", `${name} has as many channels as it can have, ${limit("channels")}`, {
-          hint: "close those that are not needed; one per program is enough",
+          hint: "close unused ones; one per program is enough",
         });
       if (!NOT_NOW.has(errno)) throw new IpcError("FAILED", `${name} did not take the channel (errno ${errno})`);
       this.#woken = await this.#ask(REQUEST.wake, Buffer.alloc(0));
@@ -271,9 +267,9 @@ class ShimDoor implements Disposable {
     if (!sendWithFds(this.#socket, bytes, fds)) throw notRunning(this.#name);
   }
 
-  /** Undefined after the time. */
+  /** Undefined after the timeout. */
   async #next(): Promise<{ type: number; payload: Buffer } | undefined> {
-    // A shim answers at once: that is waited for in place, for it is shorter than any turn of the event loop.
+    // A shim answers at once, so the wait is in place: it is shorter than any turn of the event loop.
     for (
       let patienceMs = ANSWER_MS;
       this.#held.length < 5 || this.#held.length < 4 + this.#held.readUInt32LE(0);
@@ -283,7 +279,7 @@ class ShimDoor implements Disposable {
       if (bytes?.length === 0) throw notRunning(this.#name); // its shim has just ended
       if (bytes) this.#held = Buffer.concat([this.#held, bytes]);
       else if (performance.now() > this.#deadline) return undefined;
-      else await sleep(1); // other descriptors than the event loop's own have no events
+      else await sleep(1); // the event loop has no events for descriptors that it did not open
     }
     const end = 4 + this.#held.readUInt32LE(0);
     const frame = { type: this.#held.readUInt8(4), payload: this.#held.subarray(5, end) };
@@ -296,10 +292,10 @@ class ShimDoor implements Disposable {
   }
 }
 
-/** Asks the worker to look at what is to be interrupted. */
+/** Asks the worker to look for interrupts. */
 export type Poke = () => void;
 
-/** For a worker's shim, which serves few at a time: one connection at once, and that for a moment. */
+/** For a worker's shim, which serves few clients at a time: one connection at once, for a moment. */
 export function poker(path: string): Poke {
   let isAsking = false;
   let isDueAgain = false;
@@ -345,7 +341,7 @@ function late(name: string, timeoutMs: number): IpcError {
   });
 }
 
-/** It has been busy all the time, with its own start or with something that has no room for us. */
+/** It was busy the whole time, with its own start or with something that left no room for us. */
 function starting(name: string, timeoutMs: number): IpcError {
   const seconds = timeoutMs / 1000;
   return new IpcError(

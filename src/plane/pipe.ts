@@ -8,12 +8,12 @@ import { busyPoll, type Awaited } from "./busy-poll.ts";
 import { BrokenChannel, SharedRingBuffer } from "./ring.ts";
 import { closeFd, core, drain, ring, waitReadable } from "./system.ts";
 
-/** A bell that is lost to a racing sender costs this much. */
+/** What a lost bell of a racing sender costs. */
 const ROOM_MS = 1;
 
 /**
- * Messages of bytes in both directions, in order; nothing is encoded, and nobody answers. In the worker:
- * `ipcctl.pipe(name)`. One program may await one message at a time.
+ * Messages of bytes in both directions, in order; nothing is encoded, and nothing is answered. In the worker:
+ * `ipcctl.pipe(name)`. A program may await one message at a time.
  */
 export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   readonly name: string;
@@ -75,7 +75,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
       await (looks < 100 ? new Promise<void>((resolve) => setImmediate(resolve)) : sleep(ROOM_MS));
   }
 
-  /** The next message if one is there. @throws BrokenChannel if the worker wrote what it must not */
+  /** The next message, if there is one. @throws BrokenChannel if the worker violated the protocol */
   tryReceive(): Uint8Array | undefined {
     if (this.#isClosed) return undefined;
     const message = this.#rx.tryReceive();
@@ -99,7 +99,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     }
   }
 
-  /** The next message, blocking this thread; undefined at the end, or after the time. @throws BrokenChannel */
+  /** The next message, blocking this thread; undefined at the end, or after the timeout. @throws BrokenChannel */
   receiveSync(timeoutMs = Number.POSITIVE_INFINITY): Uint8Array | undefined {
     const end = performance.now() + timeoutMs;
     for (;;) {

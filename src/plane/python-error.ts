@@ -1,6 +1,6 @@
-/** An exception that came out of Python. */
+/** An exception from Python. */
 
-/** What crosses of one: see python/ipcctl/_errors.py. */
+/** The fields that are sent: see python/ipcctl/_errors.py. */
 export type ErrorRecord = {
   readonly type: string;
   readonly message: string;
@@ -10,14 +10,14 @@ export type ErrorRecord = {
   readonly errors?: readonly ErrorRecord[];
 };
 
-/** A Python exception: its type by name, and the traceback as Python prints it, source lines included. */
+/** A Python exception: its type by name, and the traceback as Python prints it, with source lines. */
 export class PythonError extends Error {
   override readonly name = "PythonError";
-  /** `ValueError`, `mymodule.MyError`. An error of a function that was lent has the name that it had here. */
+  /** `ValueError`, `mymodule.MyError`. An error of a bound function keeps the name that it had here. */
   readonly type: string;
   /** The message without the type. */
   readonly text: string;
-  /** The parts of an ExceptionGroup, or of an AggregateError that has been in Python. */
+  /** The parts of an ExceptionGroup, or of an AggregateError that came back from Python. */
   readonly errors: readonly PythonError[];
   /** Ends with `Type: message`. */
   readonly traceback: string;
@@ -33,7 +33,7 @@ export class PythonError extends Error {
     this.traceback = record.traceback ?? "";
   }
 
-  /** From something that claims to be a record. `undefined` if it is none: the other side may send anything. */
+  /** From a value that claims to be a record. `undefined` if it is not one: the other side may send anything. */
   static from(value: unknown): PythonError | undefined {
     if (value instanceof PythonError) return value;
     const record = recordFrom(value, 0);

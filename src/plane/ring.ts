@@ -1,6 +1,6 @@
 /**
- * One direction of a channel: a byte ring in shared memory with one producer and one consumer, as
- * `docs/internals/shm-layout.md` lays it out.
+ * One direction of a channel: a byte ring in shared memory with one producer and one consumer, in the layout of
+ * `docs/internals/shm-layout.md`.
  */
 
 import { RING, RING_CAPACITY_MAX, RING_CAPACITY_MIN } from "../../contract/segment.ts";
@@ -14,12 +14,12 @@ const CONSUMER_SLEEPS = RING.consumerSleeps / 4;
 const PRODUCER_WAITS = RING.producerWaits / 4;
 const ALIGN = 7;
 
-/** The other side wrote what it must not, or is gone. The channel is over. */
+/** The other side violated the protocol, or is gone. The channel is closed. */
 export class BrokenChannel extends Error {
   override readonly name: string = "BrokenChannel";
 }
 
-/** The other side ended the channel, and nobody broke anything. */
+/** The other side closed the channel without any violation. */
 export class PeerGone extends BrokenChannel {
   constructor(message = "the worker is gone") {
     super(message);
@@ -27,8 +27,8 @@ export class PeerGone extends BrokenChannel {
 }
 
 /**
- * Positions count modulo 2^32. Each side keeps its own and only publishes it: the other one may write anything anywhere
- * at any time.
+ * Positions count modulo 2^32. Each side keeps its own and only publishes it: the other side may write anything
+ * anywhere at any time.
  */
 export class SharedRingBuffer {
   readonly #control: Int32Array;
@@ -42,7 +42,7 @@ export class SharedRingBuffer {
   #waits = false;
 
   /**
-   * @param segment where both ends look; at an address that is a multiple of 4
+   * @param segment memory that both ends share; at an address that is a multiple of 4
    * @param controlOffset bytes, a multiple of 64
    * @param dataOffset bytes, a multiple of 8
    * @param capacity bytes, a power of two from 4096 to 2^30
@@ -86,7 +86,7 @@ export class SharedRingBuffer {
   }
 
   /**
-   * Appends a frame; false where there is no room for it now, and then the consumer is asked to ring once there is.
+   * Appends a frame. False if there is no room now; the consumer is then asked to ring once there is.
    * @throws RangeError if it can never fit, BrokenChannel
    */
   trySend(payload: Uint8Array): boolean {
@@ -95,7 +95,7 @@ export class SharedRingBuffer {
     if (size > this.capacity)
       throw new RangeError(`a frame of ${length} bytes does not fit a ring of ${this.capacity}`);
     if (size > this.#room()) {
-      // Said before looking once more: either this look sees the room or the consumer sees the word.
+      // Set before looking once more: either this look sees the room, or the consumer sees the flag.
       Atomics.store(this.#control, PRODUCER_WAITS, 1);
       this.#waits = true;
       if (size > this.#room()) return false;
@@ -127,7 +127,7 @@ export class SharedRingBuffer {
     return this.capacity - used;
   }
 
-  /** After sending or receiving: whether the other side waits for a bell. Clears that. */
+  /** After a send or receive: whether the other side waits for a bell. Clears that flag. */
   needsBell(): boolean {
     const word = this.#isProducer ? CONSUMER_SLEEPS : PRODUCER_WAITS;
     return Atomics.load(this.#control, word) !== 0 && Atomics.exchange(this.#control, word, 0) !== 0;
@@ -140,7 +140,7 @@ export class SharedRingBuffer {
     const used = (tail - this.#own) >>> 0;
     if (used > this.capacity || (used & ALIGN) !== 0) throw new BrokenChannel("the producer's position is impossible");
     const at = this.#own & this.#mask;
-    const length = this.#words[at >>> 2]!; // once: it may change under us
+    const length = this.#words[at >>> 2]!; // read once, because it may change under us
     const size = (length + 4 + ALIGN) & ~ALIGN;
     if (length > used - 4 || size > used) throw new BrokenChannel("a frame is longer than what was sent");
     const begin = (at + 4) & this.#mask;
@@ -157,7 +157,7 @@ export class SharedRingBuffer {
     return payload;
   }
 
-  /** The next frame, looked for actively for so many microseconds; blocks this thread. @throws BrokenChannel */
+  /** The next frame, busy-polling for this many microseconds; blocks this thread. @throws BrokenChannel */
   receiveSpin(microseconds: number): Uint8Array | undefined {
     const end = performance.now() + microseconds / 1000;
     for (let looks = 0; !this.hasData; looks++) if ((looks & 15) === 15 && performance.now() >= end) return undefined;
@@ -169,7 +169,7 @@ export class SharedRingBuffer {
     return Atomics.load(this.#control, TAIL) !== this.#own;
   }
 
-  /** Announces sleep; false if something came meanwhile. */
+  /** Announces sleep; false if a frame arrived meanwhile. */
   prepareSleep(): boolean {
     Atomics.store(this.#control, CONSUMER_SLEEPS, 1);
     if (Atomics.load(this.#control, TAIL) === this.#own) return true;
@@ -177,19 +177,17 @@ export class SharedRingBuffer {
     return false;
   }
 
-  /**
-   * A hint for the consumer: the core that this producer runs on, counted from one. Said before what is sent with it.
-   */
+  /** A hint for the consumer: the core of this producer, counted from one. Published before the frame. */
   tellCore(core: number): void {
     this.#control[CPU] = core;
   }
 
-  /** Where the producer ran when it last sent, as it says; 0 where it does not. */
+  /** The producer's core when it last sent, as it says; 0 if it does not say. */
   get peerCore(): number {
     return this.#control[CPU]!;
   }
 
-  /** How many others the producer is awake for, as it says. */
+  /** How many other clients the producer is awake for, as it says. */
   get othersAwake(): number {
     return this.#control[AWAKE]! >>> 0;
   }

@@ -1,7 +1,4 @@
-/**
- * Memory that both sides look into instead of getting copies: sealed memfds, handed over by descriptor once per
- * channel.
- */
+/** Memory that both sides share instead of copying: sealed memfds, handed over by descriptor once per channel. */
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { NdArray, TYPED_ARRAYS, typeOf, type TypedArray } from "./values.ts";
@@ -12,7 +9,7 @@ const SEGMENTS_MAX = limit("segments");
 
 const TAG_OF = new Map<unknown, number>([...TYPED_ARRAYS].map(([tag, type]) => [type, tag]));
 
-/** A segment that this process has mapped, known by its buffer. */
+/** A segment that this process has mapped, identified by its buffer. */
 type Segment = { readonly fd: number; readonly onGone: (() => void)[] };
 
 const segments = new WeakMap<ArrayBufferLike, Segment>();
@@ -33,12 +30,11 @@ function keep(buffer: ArrayBufferLike, fd: number): void {
 type ArrayType<A extends TypedArray> = { new (buffer: ArrayBuffer): A; readonly BYTES_PER_ELEMENT: number };
 
 /**
- * A zeroed typed array in memory that crosses to workers without a copy, wherever it, or a view of its buffer, is sent:
- * `const data = shared(Float64Array, 1e6); … await py.call("sum", data)`. Who gets it shares it: what is written later
- * is seen. What a worker made with `ipcctl.shared` and sent is of the same kind, and can be sent on.
- *
+ * A zeroed typed array in memory that is sent to workers without a copy, itself or as a view of its buffer:
+ * `const data = shared(Float64Array, 1e6); … await py.call("sum", data)`. Its receiver shares it and sees later writes.
+ * Memory that a worker made with `ipcctl.shared` and sent is of the same kind, and can be sent on.
  * @param length elements
- * @throws RangeError if it is not positive; IpcError if there is no descriptor, or no memory, left
+ * @throws RangeError if it is not positive; IpcError if no descriptor or memory is left
  */
 export function shared<A extends TypedArray>(type: ArrayType<A>, length: number): A {
   if (!Number.isSafeInteger(length) || length <= 0)
@@ -56,20 +52,20 @@ export function shared<A extends TypedArray>(type: ArrayType<A>, length: number)
 }
 
 /**
- * The segments of one channel: those handed out, and those taken. Descriptors travel ahead of the message that names
+ * The segments of one channel: those handed out, and those received. Descriptors travel ahead of the message that names
  * them.
  */
 export class Sharing {
   readonly #socket: number;
   readonly #lent = new WeakMap<ArrayBufferLike, number>();
-  /** Or why it cannot be looked into here, for whoever is sent something of it. */
+  /** Or why it cannot be mapped here, for messages that refer to it. */
   readonly #borrowed = new Map<number, ArrayBuffer | IpcError>();
-  /** Gone before their descriptor was taken: the message that named them could not be read to its end. */
+  /** Released before their descriptor arrived: the message that named them could not be read to its end. */
   readonly #missed = new Set<number>();
   #newest = 0;
   #next = 1;
   #isOpen = true;
-  /** Tells the worker to let go of a segment. */
+  /** Tells the worker to release a segment. */
   onForget: (number: number) => void = () => undefined;
 
   constructor(socket: number) {
@@ -77,8 +73,7 @@ export class Sharing {
   }
 
   /**
-   * What the worker needs to find it; undefined if it lies in no segment, or cannot be handed over now and a copy has
-   * to do.
+   * What the worker needs to find it; undefined if it lies in no segment, or cannot be shared now and must be copied.
    */
   readonly lend = (value: ArrayBufferView | NdArray): unknown[] | undefined => {
     if (!isUsed) return undefined;
@@ -103,20 +98,20 @@ export class Sharing {
   }
 
   /**
-   * @throws BrokenChannel if it is no sealed memfd, or not as large as is said; IpcError if this process has no room
-   * for it
+   * @throws BrokenChannel if it is not a sealed memfd, or not as large as described; IpcError if this process has no
+   * memory for it
    */
   readonly borrow = (form: unknown): TypedArray | NdArray => {
     const [number, offset, bytes, tag, shape] = Array.isArray(form) ? (form as unknown[]) : [];
     const type = typeOf(tag as number);
     if (!isCount(number) || !isCount(offset) || !isCount(bytes) || !type || !isShape(shape))
-      throw new BrokenChannel("shared memory that is described wrongly");
+      throw new BrokenChannel("a malformed description of shared memory");
     while (!this.#borrowed.has(number)) this.#receive();
     const buffer = this.#borrowed.get(number)!;
     if (buffer instanceof IpcError) throw buffer;
     const count = bytes / type.BYTES_PER_ELEMENT;
     if (offset + bytes > buffer.byteLength || shape.reduce((product, one) => product * one, 1) !== count)
-      throw new BrokenChannel("shared memory that is smaller than is said");
+      throw new BrokenChannel("shared memory that is smaller than described");
     if (offset % type.BYTES_PER_ELEMENT !== 0) throw new BrokenChannel("shared memory that is not aligned");
     const View = type as unknown as new (buffer: ArrayBufferLike, byteOffset: number, length: number) => TypedArray;
     const data = new View(buffer, offset, count);
@@ -129,7 +124,7 @@ export class Sharing {
     if (fd === undefined) throw new BrokenChannel("shared memory that was not handed over");
     try {
       const bytes = sealedBytes(fd);
-      if (bytes === undefined) throw new BrokenChannel("shared memory that could be taken away: it is not sealed");
+      if (bytes === undefined) throw new BrokenChannel("shared memory that is not sealed, so it could be truncated");
       if (bytes === 0 || this.#borrowed.size >= SEGMENTS_MAX)
         throw new BrokenChannel(bytes === 0 ? "shared memory of no bytes" : `more than ${SEGMENTS_MAX} segments`);
       const number = packet.readUInt32LE();
@@ -154,7 +149,7 @@ export class Sharing {
     }
   }
 
-  /** The worker lets go of it: what still looks into it here keeps it. */
+  /** The worker releases it; views into it here keep it mapped. */
   forget(number: number): void {
     if (!this.#borrowed.delete(number) && number > this.#newest) this.#missed.add(number);
   }

@@ -1,4 +1,4 @@
-/** The system calls of the data plane on Node, by a small addon; see system.ts, whose face this is. */
+/** The system calls of the data plane on Node, through a small addon; system.ts has the same interface. */
 import { fstatSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
@@ -41,7 +41,7 @@ function load(): Addon {
 
 let loaded: Addon | undefined;
 
-/** Loaded where it is needed first: a program may import us where it cannot be, and is told when it connects. */
+/** Loaded on first use: a program may import us on a machine where this cannot load, and is told when it connects. */
 function addon(): Addon {
   return (loaded ??= load());
 }

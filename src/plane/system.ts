@@ -1,6 +1,6 @@
 /**
- * The system calls of the data plane, by Bun's FFI. Loaded by programs that call workers, not by the daemon's or the
- * CLI's start.
+ * The system calls of the data plane, by Bun's FFI. Loaded by programs that call workers, not at the start of the
+ * daemon or a command.
  */
 import { dlopen, FFIType, ptr, toArrayBuffer, type Pointer } from "bun:ffi";
 import { readFileSync } from "node:fs";
@@ -36,22 +36,22 @@ function open(): Library | undefined {
     try {
       return dlopen(name, SYMBOLS).symbols;
     } catch {
-      // The next name may be this machine's.
+      // Try the next name.
     }
   }
   return undefined;
 }
 
 const found = open();
-/** Whoever imports this where there is none is told when he connects. */
+/** A program that imports this on a machine without a C library is told when it connects. */
 const libc = found as Library;
 
-/** @throws IpcError FAILED where nothing of the data plane can work */
+/** @throws IpcError FAILED if the data plane cannot work here at all */
 export function requireSystem(): void {
   if (found === undefined) throw new IpcError("FAILED", "no C library found");
 }
 
-/** Bun takes a context and a function that frees; its types do not know. */
+/** Bun accepts a context and a function that frees, but its types do not know. */
 const adopt = toArrayBuffer as unknown as (
   address: number,
   offset: number,
@@ -87,8 +87,8 @@ export function createSegment(bytes: number): number {
 }
 
 /**
- * Maps a segment, readable and writable, as long as somebody holds the result. Bun.mmap would go through the path and
- * read-ahead.
+ * Maps a segment for reading and writing, as long as the result is referenced. Bun.mmap would need a path and read
+ * ahead.
  * @throws IpcError
  */
 export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
@@ -99,7 +99,7 @@ export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
     throw new IpcError("FAILED", `mapping ${bytes} bytes failed`, {
       hint: "share it in several parts; the address space may be limited: ulimit -v",
     });
-  // munmap has the form that is wanted of a deallocator: it is given the address and, as context, the length.
+  // munmap has the signature of a deallocator: it gets the address and, as context, the length.
   const unmap = (libc.munmap as unknown as { readonly ptr: Pointer }).ptr;
   try {
     return new Uint8Array(adopt(address, 0, bytes, bytes, unmap));
@@ -112,14 +112,14 @@ export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
   }
 }
 
-/** Bytes of a memfd that cannot be shrunk; undefined of anything else. */
+/** The size of a memfd that cannot be shrunk; undefined for anything else. */
 export function sealedBytes(fd: number): number | undefined {
   const F_GET_SEALS = 1034;
   const F_SEAL_SHRINK = 2;
   const SEEK_END = 2;
   const seals = libc.fcntl(fd, F_GET_SEALS, 0);
   if (seals < 0 || (seals & F_SEAL_SHRINK) === 0) return undefined;
-  return Number(libc.lseek(fd, 0, SEEK_END)); // a third of the time of fstatSync
+  return Number(libc.lseek(fd, 0, SEEK_END)); // takes a third of the time of fstatSync
 }
 
 /** Two ends of a socket. */
@@ -129,7 +129,7 @@ export function createPair(type: number): [number, number] {
   return [fds[0]!, fds[1]!];
 }
 
-/** A pipe that nothing is written to: `[ours, theirs]`, theirs ends when ours does, also if this process is killed. */
+/** A pipe that nothing is written to: `[ours, theirs]`. Theirs ends when ours does, also if this process is killed. */
 export function createLife(): [number, number] {
   const fds = new Int32Array(2);
   checked(libc.pipe2(ptr(fds), CLOEXEC | NONBLOCK), "pipe2");
@@ -137,9 +137,9 @@ export function createLife(): [number, number] {
 }
 
 /**
- * Memory whose address the kernel is told. It must stay where it is, so it is over a buffer of its own (that of a small
- * typed array moves once somebody asks for it), and it must live, so it hangs on an object that functions refer to: a
- * constant of this module that none of them names is collected.
+ * Memory whose address is passed to the kernel. It must not move, so it has a buffer of its own (that of a small typed
+ * array moves once it is asked for), and it must stay alive, so it hangs on an object that functions refer to: a module
+ * constant that no function names is collected.
  */
 function fixed(bytes: number): { readonly bytes: Buffer; readonly at: Pointer } {
   const buffer = Buffer.from(new ArrayBuffer(bytes));
@@ -151,12 +151,12 @@ const bells = fixed(64);
 export const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 
-/** One byte; where there is no room for it, it is rung already. */
+/** Sends one byte; if there is no room, it is rung already. */
 export function ring(fd: number): void {
   libc.send(fd, bell.at, 1n, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/** Takes the bells that were rung. False at the end of the connection. */
+/** Takes the bells so far. False at the end of the connection. */
 export function drain(fd: number): boolean {
   return Number(libc.recv(fd, bells.at, 64n, MSG_DONTWAIT)) !== 0;
 }
@@ -165,7 +165,7 @@ export function closeFd(fd: number): void {
   libc.close(fd);
 }
 
-/** A blocking connection to a Unix socket; undefined if nobody listens. */
+/** A blocking connection to a Unix socket; undefined if nothing listens. */
 export function connectUnix(path: string): number | undefined {
   const name = Buffer.from(`${path}\0`);
   const address = Buffer.alloc(2 + name.length);
@@ -185,9 +185,9 @@ outgoing.header.bytes.writeBigUInt64LE(BigInt(outgoing.part.at), 16);
 outgoing.header.bytes.writeBigUInt64LE(1n, 24);
 outgoing.header.bytes.writeBigUInt64LE(BigInt(outgoing.control.at), 32);
 
-/** Sends at most 128 bytes with at most 8 descriptors beside them (`SCM_RIGHTS`). */
+/** Sends at most 128 bytes with at most 8 descriptors (`SCM_RIGHTS`). */
 export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly number[], flags = 0): boolean {
-  if (bytes.length > BYTES_MAX || fds.length > FDS_MAX) throw new RangeError("more than a request of ours has");
+  if (bytes.length > BYTES_MAX || fds.length > FDS_MAX) throw new RangeError("more than any request has");
   const { data, control, part, header } = outgoing;
   data.bytes.set(bytes);
   part.bytes.writeUInt32LE(bytes.length, 8);
@@ -199,7 +199,7 @@ export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly num
   return Number(libc.sendmsg(socket, header.at, MSG_NOSIGNAL | flags)) === bytes.length;
 }
 
-/** For one packet and one descriptor: the kernel closes descriptors beyond. */
+/** For one packet and one descriptor: the kernel closes further descriptors. */
 const incoming = { data: fixed(8), control: fixed(24), part: fixed(16), header: fixed(56) };
 incoming.part.bytes.writeBigUInt64LE(BigInt(incoming.data.at), 0);
 incoming.header.bytes.writeBigUInt64LE(BigInt(incoming.part.at), 16);
@@ -207,8 +207,8 @@ incoming.header.bytes.writeBigUInt64LE(1n, 24);
 incoming.header.bytes.writeBigUInt64LE(BigInt(incoming.control.at), 32);
 
 /**
- * The next packet of at most 8 bytes with its descriptor, if one is there; more than one descriptor, or none, is
- * undefined too.
+ * The next packet of at most 8 bytes with its descriptor, if there is one; undefined also for none or several
+ * descriptors.
  */
 export function receiveFd(socket: number, bytes: Uint8Array): number | undefined {
   const MSG_CMSG_CLOEXEC = 0x4000_0000;
@@ -232,14 +232,14 @@ export function receiveFd(socket: number, bytes: Uint8Array): number | undefined
 const polled = fixed(8);
 const received = fixed(4096);
 
-/** Blocks until a descriptor can be read or has ended, at most so long. */
+/** Blocks until a descriptor is readable or closed, at most for this long. */
 export function waitReadable(fd: number, timeoutMs: number): boolean {
   polled.bytes.writeInt32LE(fd, 0);
   polled.bytes.writeInt16LE(1, 4); // POLLIN
   return libc.poll(polled.at, 1n, timeoutMs) > 0;
 }
 
-/** Blocks for what comes, at most so long; empty at the end of the connection, undefined at the end of the time. */
+/** Blocks until bytes arrive; empty at the end of the connection, undefined after the timeout. */
 export function receive(socket: number, timeoutMs: number): Buffer | undefined {
   if (!waitReadable(socket, timeoutMs)) return undefined;
   const count = Number(libc.recv(socket, received.at, BigInt(received.bytes.length), 0));
@@ -257,9 +257,9 @@ const all = fixed(CORE_SET_BYTES);
 all.bytes.fill(0xff);
 
 /**
- * Moves this thread off its core, where it may run on all that are online: a set that was chosen for it, or for its
- * group, is not ours to touch. Whether it did. More than all are put back: a set of just these would not grow with the
- * group, nor with the machine.
+ * Moves this thread off its core, if it may run on all online cores: an affinity that was set for it, or for its group,
+ * is left alone. Returns whether it did. Afterwards more cores than are online are allowed: a mask of exactly these
+ * would not grow with the group, or with the machine.
  */
 export function leaveCore(): boolean {
   const bytes = BigInt(CORE_SET_BYTES);
@@ -271,7 +271,7 @@ export function leaveCore(): boolean {
   return hasMoved;
 }
 
-/** Whether a set of cores is what the kernel says is online, as "0-3,8". */
+/** Whether a set of cores is what the kernel reports as online, as "0-3,8". */
 function isAllOnline(set: Buffer): boolean {
   let text: string;
   try {

@@ -1,11 +1,11 @@
-/** Why a value has no form on the wire, or bytes are no value. */
+/** Values that JavaScript has no type for, and the error of a value or of bytes that cannot be converted. */
 
 export type CodecCode = "CYCLE" | "DEPTH" | "SIZE" | "TYPE" | "MALFORMED";
 
 export class CodecError extends Error {
   override readonly name = "CodecError";
   readonly code: CodecCode;
-  /** Where in the value, put together on the way out: `$.rows[3].when`. */
+  /** The place in the value, built on the way out: `$.rows[3].when`. */
   path: string;
   readonly #detail: string;
 
@@ -24,7 +24,7 @@ export class CodecError extends Error {
   }
 }
 
-/** A key on the way to a value, as {@link CodecError.at} takes it. */
+/** A key on the path to a value, as {@link CodecError.at} takes it. */
 export function stepOf(key: string): string {
   return /^[A-Za-z_$][\w$]*$/.test(key) ? `.${key}` : `[${JSON.stringify(key)}]`;
 }
@@ -62,7 +62,7 @@ export class ArrowTable {
   }
 }
 
-/** Where the program's own settings know it: TypeScript has it from 5.8 on, and not in every library. */
+/** If the program's own settings know it: TypeScript has it from 5.8 on, and not in every library. */
 type Float16 = typeof globalThis extends { Float16Array: new (length: number) => infer Array } ? Array : never;
 
 export type TypedArray =
@@ -92,7 +92,7 @@ export const TYPED_ARRAYS = new Map<number, Constructor>([
   [77, Int16Array],
   [78, Int32Array],
   [79, BigInt64Array],
-  ...(typeof Float16Array === "undefined" ? [] : [[84, Float16Array] as const]), // Node has it from 24 on
+  ...(typeof Float16Array === "undefined" ? [] : [[84, Float16Array] as const]), // Node has it from version 24 on
   [85, Float32Array],
   [86, Float64Array],
 ]);

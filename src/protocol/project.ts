@@ -66,7 +66,7 @@ function readProjectFile(path: string): { apps: Definition[]; defaultPolicy: str
   const result = projectShape.safeParse(Array.isArray(value) ? { apps: value } : value);
   if (!result.success) throw bad(explainIssue(result.error.issues[0]!));
   const { apps = [], daemon } = result.data;
-  if (result.data.apps === undefined && !daemon) throw bad("there are no apps in it");
+  if (result.data.apps === undefined && !daemon) throw bad("it defines no apps");
   const twice = apps.find((app, index) => apps.findIndex(({ name }) => name === app.name) !== index);
   if (twice) throw bad(`two apps are named ${JSON.stringify(twice.name)}`);
   return { apps, defaultPolicy: result.data.default_policy };
@@ -115,7 +115,7 @@ function checkedApp(app: Definition, path: string): AppConfig {
     return normalizeApp(app, "/");
   } catch (error) {
     throw new IpcError("BAD_CONFIG", `${path}: app ${JSON.stringify(app.name)}: ${(error as Error).message}`, {
-      hint: "the fields and their forms: docs/ipcctl.schema.json",
+      hint: "the fields are in docs/ipcctl.schema.json",
     });
   }
 }

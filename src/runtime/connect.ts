@@ -19,17 +19,17 @@ import { openEvents, readLogs, type EventOptions, type IpcEvent, type LogEntry, 
 
 /** The daemon hears of an end within milliseconds. */
 const ENDING_MS = 2000;
-/** Ends of a worker while a channel to it is opened: a second one in a row is no accident. */
+/** Ends of a worker while a channel to it is being opened: a second one in a row is no accident. */
 const ENDINGS_MAX = 2;
 
 export type ConnectOptions = {
-  /** Control socket; else IPCCTL_SOCKET, else the usual place. */
+  /** Control socket; the default is IPCCTL_SOCKET, then the usual place. */
   readonly socket?: string;
-  /** Start a daemon where none answers (default: true). */
+  /** Starts a daemon if none answers (default: true). */
   readonly autostart?: boolean;
 };
 
-/** Fields of `ipcctl.json`, and the name where it is not the script's. */
+/** Fields of `ipcctl.json`, and the name if it is not the script's. */
 export type StartOptions = {
   readonly name?: string;
   readonly args?: readonly string[];
@@ -43,12 +43,12 @@ export type StartOptions = {
   readonly [field: string]: unknown;
 };
 
-/** Makes the next connection. @param mayStart false: to a daemon that is there, whatever was asked for */
+/** Makes the next connection. @param mayStart false: only to a running daemon, whatever was asked for */
 type Open = (mayStart?: boolean) => Promise<Connection>;
 
 /**
  * Connects to the daemon, and starts it if none answers.
- * @throws IpcError NO_DAEMON, FAILED for a machine or a Node that it does not run on
+ * @throws IpcError NO_DAEMON, or FAILED on a machine or Node that ipcctl does not support
  */
 export async function connect(options: ConnectOptions = {}): Promise<Ipcctl> {
   requirePlatform();
@@ -60,17 +60,17 @@ export async function connect(options: ConnectOptions = {}): Promise<Ipcctl> {
 }
 
 /**
- * A connection to the daemon that is made anew when that was restarted; every verb of the daemon is a method. Only what
- * is under way keeps the program alive.
+ * A connection to the daemon that reconnects after the daemon was restarted; every verb of the daemon is a method. Only
+ * pending work keeps the program alive.
  */
 export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
   #connection: Connection;
   readonly #open: Open | undefined;
   #opening: Promise<Connection> | undefined;
   #isDisposed = false;
-  /** Workers, and what is read. */
+  /** Open workers and feeds. */
   readonly #opened = new Set<Disposable>();
-  /** Subscriptions that the daemon has not taken yet: what is asked after them comes after them. */
+  /** Subscriptions that the daemon has not confirmed yet: later requests must wait for them. */
   readonly #subscribing = new Set<Promise<void>>();
 
   /** @param open makes the next connection; without it there is none */
@@ -89,11 +89,12 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
   }
 
   /**
-   * The type parameter names what the worker exposes: `ipc.start<Worker>("worker.py")` with `Worker` from `ipcctl types
-   * worker.py`.
+   * The type parameter names what the worker exposes: `ipc.start<Worker>("worker.py")` with `Worker` from
+   * `ipcctl types worker.py`.
    *
-   * Starts a worker where it does not run yet, and opens a channel to it. @throws IpcError START_FAILED, BAD_CONFIG,
-   * DEADLINE if it lets nobody in within 60 s */
+   * Starts a worker if it does not run yet, and opens a channel to it. @throws IpcError START_FAILED, BAD_CONFIG, or
+   * DEADLINE if it accepts no channel within 60 s
+   */
   async start<W extends object = AnyFunctions>(script: string, options: StartOptions = {}): Promise<PythonWorker<W>> {
     const path = absolutePath(script, options.cwd ?? workingDirectory());
     const name =
@@ -106,7 +107,7 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
     const byDefault = chosenDefault(process.env, workingDirectory());
     const auto = daemon.decidesPolicy
       ? { policy: "auto", ...(byDefault === undefined ? {} : { default_policy: byDefault }) }
-      : { policy: byDefault ?? SCRIPT_POLICY }; // what a channel is opened to is a script of Python
+      : { policy: byDefault ?? SCRIPT_POLICY }; // only Python scripts accept channels
     const config = {
       ...auto,
       ...(daemon.decidesPolicy ? { base_umask: process.umask() } : {}),
@@ -125,7 +126,7 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
     return this.worker<W>(id, BEGIN_MS);
   }
 
-  /** A channel to a worker that runs. @throws IpcError NOT_FOUND, NOT_RUNNING, DEADLINE */
+  /** Opens a channel to a running worker. @throws IpcError NOT_FOUND, NOT_RUNNING, DEADLINE */
   async worker<W extends object = AnyFunctions>(name: string, timeoutMs = REOPEN_MS): Promise<PythonWorker<W>> {
     const worker: PythonWorker<W> = await PythonWorker.open<W>(
       (attach, ms) => this.#attach(name, attach, ms),
@@ -136,7 +137,7 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
     return worker;
   }
 
-  /** To the run that there is, or to the next one if that is about to be. */
+  /** To the present run, or to the next one if that is about to start. */
   async #attach(name: string, attach: Attach, timeoutMs: number): Promise<void> {
     const deadline = performance.now() + timeoutMs;
     let restarts: number | undefined;
@@ -153,7 +154,7 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
         const whatHappened = (): Promise<IpcError | undefined> => this.#whatHappened(id, pid);
         return await attach({ name: id, shimSocket, whatHappened }, Math.max(1, deadline - performance.now()));
       } catch (error) {
-        // Between two of its runs, or of the daemon's, nobody listens; the next one is waited for.
+        // Between two runs, or two daemons, nothing listens; the next one is waited for.
         const isBetween =
           error instanceof IpcError && (error.code === "CONNECTION_LOST" || error.code === "NOT_RUNNING");
         const isAlone = !this.#connection.isOpen && !this.#open;
@@ -163,7 +164,7 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
     }
   }
 
-  /** Why there is no channel to it: with the last thing that it said, if it ended by itself. */
+  /** Why there is no channel to it, with its last words if it ended by itself. */
   async #ended({ name, last_exit_code, last_exit_signal, state }: WorkerStatus): Promise<IpcError> {
     const how = last_exit_signal ?? (last_exit_code === null ? null : `exit code ${last_exit_code}`);
     if (state === "Stopped" || how === null)
@@ -194,8 +195,8 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
   }
 
   /**
-   * Sends one request as it stands, as docs/protocol.md has it, and gives the answer.
-   * @throws IpcError with the code the daemon gave
+   * Sends one request in the form of docs/protocol.md, and returns the answer.
+   * @throws IpcError with the daemon's code
    */
   async request(message: unknown): Promise<Response> {
     await Promise.all(this.#subscribing);
@@ -222,8 +223,8 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
   }
 
   /**
-   * Lines of a worker, or of all instances that an app has now, oldest first. They are read from the files, so none is
-   * lost or comes twice.
+   * Lines of a worker, or of all present instances of an app, oldest first. They are read from the files, so none is
+   * lost or duplicated.
    */
   logs(name: string, options: LogOptions = {}): Feed<LogEntry> {
     const find = async (): Promise<WorkerStatus[]> => instancesOf(await this.status(), name);
@@ -232,13 +233,13 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
     return feed;
   }
 
-  /** Events come on a connection of their own. */
+  /** Events have a connection of their own. */
   async #another(mayStart?: boolean): Promise<Connection> {
     if (this.#open && !this.#isDisposed) return await this.#open(mayStart);
     throw new IpcError("CONNECTION_LOST", "the connection to the daemon was closed");
   }
 
-  /** Closes the channels that were opened through it, and ends what is read; workers run on. */
+  /** Closes the channels that were opened through it, and ends its feeds; workers run on. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
     for (const one of [...this.#opened]) one[Symbol.dispose]();

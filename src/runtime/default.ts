@@ -1,11 +1,11 @@
-/** `ipcctl.eval("2 + 2")` without a worker of one's own: one Python per program, one namespace per task. */
+/** `ipcctl.eval("2 + 2")` without starting a worker: one Python per program, one namespace per task. */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { join } from "node:path";
 import { ROOT } from "../base/install.ts";
 import { connect, type Ipcctl } from "./connect.ts";
 import type { EvalOptions, PythonWorker } from "./python-worker.ts";
 
-/** Named after the program, so that what a killed one left in the list can be told. */
+/** Named after the program, so that leftovers of a killed program can be recognised. */
 const NAME = `eval-${process.pid}`;
 const LEFT = /^eval-(\d+)$/;
 const HOME = "main";
@@ -22,7 +22,7 @@ let count = 0;
 export async function defaultRuntime(): Promise<PythonWorker> {
   const worker = await (opening ??= open());
   if (worker.isOpen) return worker;
-  opening = undefined; // it crashed, or was stopped: the next one begins empty
+  opening = undefined; // it crashed or was stopped: the next one starts empty
   return await defaultRuntime();
 }
 
@@ -41,7 +41,7 @@ async function open(): Promise<PythonWorker> {
   }
 }
 
-/** Ends it; the next use begins a new, empty one. */
+/** Ends it; the next use starts a new, empty one. */
 export async function closeDefaultRuntime(): Promise<void> {
   const ending = ipc;
   opening = ipc = undefined;
@@ -51,12 +51,12 @@ export async function closeDefaultRuntime(): Promise<void> {
 }
 
 function closeDefaultRuntimeQuietly(): void {
-  void closeDefaultRuntime().catch(() => undefined); // the daemon may be gone, and Python with our channel anyway
+  void closeDefaultRuntime().catch(() => undefined); // the daemon may be gone, but Python ends with our channel anyway
 }
 
 /**
- * Evaluates Python code in the namespace of this task: `await ipcctl.eval("2 + 2")`. Names that it defines are there
- * for the next call of the same task; see {@link isolated}.
+ * Evaluates Python code in the namespace of this task: `await ipcctl.eval("2 + 2")`. Names that it defines are
+ * available to the next call of the same task; see {@link isolated}.
  * @throws PythonError what the code raised; IpcError
  */
 export async function evaluate(code: string, options: Omit<EvalOptions, "namespace"> = {}): Promise<unknown> {
@@ -70,8 +70,8 @@ export async function execute(code: string, options: Omit<EvalOptions, "namespac
 }
 
 /**
- * Runs a task with an empty namespace of its own: what it defines with {@link evaluate}, also in whatever it awaits,
- * nobody else sees, and it is gone when the task ends.
+ * Runs a task with its own empty namespace: nobody else sees what it defines with {@link evaluate}, also in whatever it
+ * awaits, and it is gone when the task ends.
  */
 export async function isolated<T>(task: () => Promise<T>): Promise<T> {
   const namespace = `task-${++count}`;

@@ -1,6 +1,6 @@
-/** What one side finds and the other takes, in order: the async iterables of the SDK. */
+/** A queue between a source and its reader: the async iterables of the SDK. */
 
-/** Iterate over it once. Leaving the loop, `return()` and disposing end what fills it. */
+/** Can be iterated once. Leaving the loop, `return()` and disposing end its source. */
 export class Feed<T> implements AsyncIterableIterator<T, undefined>, Disposable, AsyncDisposable {
   readonly #waiting: T[] = [];
   readonly #onEnd: () => void;
@@ -9,7 +9,7 @@ export class Feed<T> implements AsyncIterableIterator<T, undefined>, Disposable,
   #isEnded = false;
   #changed = Promise.withResolvers<void>();
 
-  /** @param onEnd called once, however it ends. @param room so many may wait */
+  /** @param onEnd called once, however it ends. @param room how many values may wait */
   constructor(room: number, onEnd: () => void) {
     this.#room = room;
     this.#onEnd = onEnd;
@@ -35,7 +35,7 @@ export class Feed<T> implements AsyncIterableIterator<T, undefined>, Disposable,
     this.push(value);
   }
 
-  /** What is there is still taken. @param failure thrown to the reader after it */
+  /** Waiting values are still delivered. @param failure thrown to the reader after them */
   end(failure?: { readonly error: unknown }): void {
     if (this.#isEnded) return;
     this.#isEnded = true;

@@ -9,9 +9,11 @@ import type { Connection } from "../sdk/connection.ts";
 import { Feed } from "./feed.ts";
 
 export type EventOptions = {
-  /** `status` (the default) has states and processes, `logs` has lines, `all` has both, health checks and limits. */
+  /**
+   * `status` (the default) has states and processes, `logs` has lines, `all` has both, and health checks and limits.
+   */
   readonly topic?: keyof typeof SUBSCRIPTIONS;
-  /** Of one worker only; its name. */
+  /** Only of the worker with this name. */
   readonly worker?: string;
   /**
    * The number of an event that was seen, to begin with those that came after it, as far as the daemon holds them; 0
@@ -33,18 +35,16 @@ export type IpcEvent =
   | (Position & { readonly type: "events_dropped"; readonly app: null; readonly count: number | null });
 
 export type LogOptions = {
-  /** So many of the newest lines (default: 20). */
+  /** How many of the newest lines (default: 20). */
   readonly lines?: number;
-  /** None that is older. */
+  /** Nothing older. */
   readonly since?: Date;
   readonly stream?: "stdout" | "stderr";
-  /** Go on with what is written from now on, until the loop is left. */
+  /** Continue with new lines until the loop is left. */
   readonly follow?: boolean;
 };
 
-/**
- * A line, or a sentence that stands for those that cannot be read any more; `app` is the worker's name, as in events.
- */
+/** A line, or a sentence in place of lines that can no longer be read; `app` is the worker's name, as in events. */
 export type LogEntry = Extract<WorkerEvent, { type: "log_line" | "log_lost" }> & { readonly app: string };
 
 /** How long a reader of events waits for the next daemon. */
@@ -81,7 +81,7 @@ export function openEvents(
     if (feed.isEnded) return made.close();
     connection = made;
     made.onEvents(
-      // The daemon is believed.
+      // The daemon is trusted.
       ({ event_type: type, data, seq = null, time = null }) => take({ ...data, type, seq, time } as IpcEvent),
       (error) => void again(error),
     );
@@ -119,7 +119,7 @@ function droppedEvents(count: number | null): IpcEvent {
   return { type: "events_dropped", app: null, count, seq: null, time: null };
 }
 
-/** Lines of some workers, those of before in the order of their times. */
+/** Lines of some workers; past lines in the order of their times. */
 export function readLogs(
   find: () => Promise<readonly WorkerStatus[]>,
   options: LogOptions,
@@ -165,7 +165,7 @@ export function readLogs(
   return feed;
 }
 
-/** Pieces become lines; of a very long one the beginning is given. */
+/** Joins pieces to lines; a very long line is cut to its beginning. */
 class Lines {
   readonly #begun = new Map<string, { readonly texts: Uint8Array[]; bytes: number }>();
 

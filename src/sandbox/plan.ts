@@ -298,7 +298,7 @@ class Compiler {
       throw refused(
         this.#policy,
         "isolation",
-        "the kernel has no Landlock, or it is off",
+        "the kernel has no Landlock, or it is switched off",
         "Linux 5.13, and lsm=landlock,…",
       );
   }
@@ -553,7 +553,7 @@ class Compiler {
       throw refused(
         this.#policy,
         'process.procfs "self"',
-        "who is forked from a snapshot has no namespace of processes, and its children would see what is its own",
+        "a worker forked from a snapshot has no PID namespace, so its children would see its own entries",
         '"procfs": "none", or no snapshot',
       );
     if (this.#hasRoot) root.self();

@@ -263,7 +263,7 @@ export function shippedPolicies(): string[] {
   try {
     files = readdirSync(FOLDER);
   } catch (error) {
-    throw new IpcError("FAILED", `the policies that ship cannot be read: ${(error as Error).message}`, {
+    throw new IpcError("FAILED", `the shipped policies cannot be read: ${(error as Error).message}`, {
       hint: "is another version being installed? Then try again; else install ipcctl anew",
       cause: error,
     });
@@ -469,7 +469,7 @@ function fileOf(name: string): string {
 export function readPolicyFile(path: string, where: string): PolicyFile {
   const bad = (why: string): IpcError => new IpcError("BAD_CONFIG", `${where}: ${why}`);
   const status = statSync(path);
-  if (!status.isFile()) throw bad("no regular file");
+  if (!status.isFile()) throw bad("not a regular file");
   if (status.size > limit("policyBytes")) throw bad(`more than ${limit("policyBytes")} bytes`);
   try {
     return parsePolicy(readText(path), where);

@@ -24,8 +24,8 @@ export function probe(...args: readonly string[]): string {
       throw new IpcError("FAILED", `the shim cannot be run: ${said}`, { hint: remedyFor("build.sh") });
     }
     if (tries === TRIES)
-      throw new IpcError("FAILED", `what this machine can enforce cannot be found out at the moment: ${said}`, {
-        hint: "it has no room for another process: see ps, ulimit -u and free, then try again",
+      throw new IpcError("FAILED", `cannot find out at the moment what this machine can enforce: ${said}`, {
+        hint: "there is no room for another process: see ps, ulimit -u and free, then try again",
       });
     Bun.sleepSync(PAUSE_MS);
   }

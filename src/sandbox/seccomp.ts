@@ -78,7 +78,7 @@ export function compileProgram(
   isTold: boolean = true,
 ): Program {
   const machine = ARCHS[arch];
-  if (!machine) throw new IpcError("POLICY_REFUSED", `no filters of system calls are known for ${arch}`);
+  if (!machine) throw new IpcError("POLICY_REFUSED", `no system call filters are known for ${arch}`);
   const steps: Step[] = [
     step(LOAD, 0, 0, AT_ARCH),
     step(IF_EQUAL, 1, 0, machine.audit),

@@ -55,7 +55,7 @@ export function chooseWriter(policy: Policy, own: number, fixed: number, lack: M
   const whose = roots ? "belongs to root" : `belongs to another user than ${first.path}`;
   throw new IpcError(
     "POLICY_REFUSED",
-    `policy ${policy.name}: files.write ${path} ${whose}, as whom no worker runs, and cannot be shown to it as its own: ${reason}`,
+    `policy ${policy.name}: files.write ${path} ${whose}: no worker runs as that user, and the files cannot be mapped to its own: ${reason}`,
     { hint: `chown ${fixed} ${closed.map((one) => shellWord(one.path)).join(" ")}` },
   );
 }

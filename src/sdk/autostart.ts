@@ -86,7 +86,7 @@ async function recallDaemon(paths: Paths, first: unknown): Promise<Connection | 
 
 function unreachable(paths: Paths, { pid }: LockHolder): IpcError {
   return new IpcError("NO_DAEMON", `the daemon runs (pid ${pid}), but does not answer at ${paths.socket}`, {
-    hint: `ipcctl doctor says what lies there; ipcctl daemon stop and ipcctl daemon restart reach it all the same`,
+    hint: `ipcctl doctor says what is there; ipcctl daemon stop and ipcctl daemon restart still reach it`,
   });
 }
 
@@ -115,7 +115,7 @@ export async function openGreeted(path: string): Promise<Connection> {
   } catch (error) {
     connection.terminate();
     if (!(error instanceof IpcError) || error.code !== "CONNECTION_LOST") throw error;
-    throw new IpcError("NO_DAEMON", `the daemon at ${path} is going away`, { hint: "try again", cause: error });
+    throw new IpcError("NO_DAEMON", `the daemon at ${path} is shutting down`, { hint: "try again", cause: error });
   }
 }
 
@@ -141,7 +141,7 @@ function makeFolder(path: string): void {
     mkdirSync(path, { recursive: true, mode: 0o700 });
   } catch (error) {
     throw new IpcError("NO_DAEMON", `the daemon could not be started: ${(error as Error).message}`, {
-      hint: "set IPCCTL_HOME to a folder that can be made and written",
+      hint: "set IPCCTL_HOME to a folder that can be created and written",
       cause: error,
     });
   }

@@ -123,7 +123,7 @@ export class Connection extends Verbs implements Disposable {
 
   /** Gives up on a peer that does not answer, and may never close properly either. */
   terminate(): void {
-    this.#fail(new IpcError("CONNECTION_LOST", "the connection to the daemon was given up"));
+    this.#fail(new IpcError("CONNECTION_LOST", "the connection to the daemon was abandoned"));
     this.#socket.terminate();
   }
 

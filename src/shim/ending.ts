@@ -121,7 +121,7 @@ export function launchError(ending: Ending, executable: string, isScript: boolea
 }
 
 function launchHint(errno: number | null, executable: string, isScript: boolean): string {
-  if (isScript) return "name another one with --interpreter PATH";
+  if (isScript) return "choose another one with --interpreter PATH";
   if (errno === EACCES) return `see who may execute it: ls -ld ${shellWord(executable)}`;
   if (errno === ENOEXEC) return "let it begin with a line that names what runs it, as #!/bin/sh";
   return "name it with its whole path, or set PATH with --env";

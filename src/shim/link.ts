@@ -176,7 +176,7 @@ export class ShimLink {
 
   #silent(what: string): IpcError {
     return new IpcError("DEADLINE", `${what}: its shim has not answered within ${ANSWER_MS / 1000} s`, {
-      hint: `a stop ends it all the same: ipcctl stop ${this.#name}`,
+      hint: `a stop still ends it: ipcctl stop ${this.#name}`,
     });
   }
 

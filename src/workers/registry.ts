@@ -190,7 +190,7 @@ export class Registry implements Disposable {
   #register(id: string, config: AppConfig): App {
     for (let index = 1; index < config.instances; index++) this.#requireFree(`${id}-${index}`);
     if (this.#workers.size + config.instances > limit("workers"))
-      throw new IpcError("LIMIT", `${limit("workers")} workers are the most, ${this.#workers.size} are known already`);
+      throw new IpcError("LIMIT", `${limit("workers")} workers are allowed, ${this.#workers.size} are known already`);
     this.#deps.store.requireRoom();
     const app: App = { id, config, workers: [], extras: [] };
     this.#deps.store.batch(() => {
@@ -479,7 +479,7 @@ export class Registry implements Disposable {
     if (!isLockFree(dir)) this.#deps.log("warn", { worker: id }, "ending a worker that belongs to nobody");
     const stopTimeout = readDefinition(dir)?.config.stop_timeout ?? STRAY_GRACE_MS;
     if (!(await endStray(dir, graceMs ?? stopTimeout, SIGTERM)))
-      throw new IpcError("FAILED", `the shim in ${dir} belongs to nobody and cannot be ended`, {
+      throw new IpcError("FAILED", `the shim in ${dir} belongs to no known worker and cannot be ended`, {
         hint: "see: ipcctl doctor",
       });
     this.#deps.cgroups?.remove(id);

@@ -87,7 +87,7 @@ export function isNoRoom(error: unknown): boolean {
 /** The error to report: where room is missing, and how to make some. */
 export function noRoom(path: string, cause: unknown): IpcError {
   return new IpcError("FAILED", `the disk of ${path} is full`, {
-    hint: "free some room there: ipcctl flush NAME empties the log of a worker, ipcctl status shows who runs",
+    hint: "free some room there: ipcctl flush NAME empties the log of a worker, ipcctl status lists the workers",
     cause,
   });
 }

@@ -349,7 +349,7 @@ export class Store implements Disposable {
       if (isNoRoom(error)) return this.#report(error as Error); // there is no file yet, and no room for one
       if (error instanceof IpcError) throw error;
       throw new IpcError("FAILED", `the database ${this.#path} cannot be used: ${(error as Error).message}`, {
-        hint: "move it away: what runs is then taken in from the folders of the workers",
+        hint: "move it away: running workers are then adopted from their folders",
         cause: error,
       });
     }

@@ -467,7 +467,7 @@ test("what Bun needs to begin is said where the policy hides it, and works as it
   const run = (flags: string) =>
     Bun.spawnSync(["sh", "-c", `exec ${join(ROOT, "bin/ipcctl")} run ${flags} ${script}`], { env: home.env });
   const { exitCode, stderr } = run("");
-  expect([exitCode, stderr.toString()]).toEqual([5, expect.stringContaining("Bun begins only where")]);
+  expect([exitCode, stderr.toString()]).toEqual([5, expect.stringContaining("Bun starts only if")]);
   expect(run(stderr.toString().trim().split("\n").at(-1)!).stdout.toString()).toBe("begins\n");
 });
 
@@ -531,7 +531,7 @@ test("what tools run by themselves stays as it is in a folder that may be writte
     "new done",
     "odd done",
   ]);
-  expect(stderr).toContain(`it has made: ${join(folder, ".idea")} `);
+  expect(stderr).toContain(`your tools may run them: ${join(folder, ".idea")} `);
   expect(stderr).toEndWith(String.raw` $'${folder}/\033]0;title\007\012/.idea'${"\n"}`); // no command to the terminal
   expect(readFileSync(join(folder, ".envrc"), "utf8")).toBe("mine");
 

@@ -48,7 +48,7 @@ test.each([
   "eval of a program that %s says that it is the one that watches, and which one works",
   async (name, script, args) => {
     const { working, stderr, pid } = await evaluate(name, script, ...args);
-    expect(stderr).toStartWith(`this is process ${pid}, which only starts ${name} again`);
+    expect(stderr).toStartWith(`this is process ${pid}, which only supervises and restarts ${name}`);
     expect(stderr).toContain(`the program itself is process ${working}.`);
     await home.cli("delete", "-f", name);
   },

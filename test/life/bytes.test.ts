@@ -70,7 +70,7 @@ test.each([
   ["a project", `printf '{"apps":[{"name":"\\351"}]}' >p.json; "$cli" start --config p.json`, "p.json: not UTF-8"],
   ["a policy", `printf '{"name":"\\351"}' >q.json; "$cli" run --policy ./q.json -c 1`, "q.json: not UTF-8"],
   ["a policy that is checked", '"$cli" policy check ./q.json', "q.json: not UTF-8"],
-  ["bytes without end", '"$cli" policy check /dev/zero', "/dev/zero: no regular file"],
+  ["bytes without end", '"$cli" policy check /dev/zero', "/dev/zero: not a regular file"],
 ])("a file of %s that is no text is named", async (_, script, named) => {
   const { status, stdout, stderr } = await sh(script);
   expect({ status: status > 1, stdout }).toEqual({ status: true, stdout: "" });

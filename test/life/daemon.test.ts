@@ -211,7 +211,7 @@ test("the configuration says where the daemon listens, for it and for all who as
   expect(await home.cli(...ended!.split(" "))).toMatchObject({ status: 0 });
   const tooLong = await home.cli("status");
   expect(tooLong.status).toBe(3);
-  expect(tooLong.stderr).toContain(`the name of ${join(home.dir, "home/own", long)} is too long for a socket`);
+  expect(tooLong.stderr).toContain(`the file name of ${join(home.dir, "home/own", long)} is too long for a socket`);
   writeFileSync(config, JSON.stringify({ daemon: { socket_path: "own/next" } }));
   expect((await home.cli("status")).stdout).toContain("w.py");
   await home.cli("daemon", "stop");

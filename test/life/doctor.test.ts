@@ -41,7 +41,7 @@ test("with a configuration that cannot be read", async () => {
   try {
     const said = await home.cli("doctor");
     expect({ status: said.status, stderr: said.stderr }).toEqual({ status: 1, stderr: "" });
-    expect(said.stdout).toMatch(/^FAIL {2}state directory +.*config\.json: .*\n +→ mend it/m);
+    expect(said.stdout).toMatch(/^FAIL {2}state directory +.*config\.json: .*\n +→ fix it/m);
     expect(said.stdout).toMatch(/^ok {4}kernel /m);
   } finally {
     rmSync(config);
@@ -164,7 +164,7 @@ test("where that lasts nothing is started with less than was asked for", async (
   const { status, stdout, stderr } = await home.cli("run", "-c", "print(1)");
   expect({ status, stdout }).toEqual({ status: 1, stdout: "" });
   expect(stderr).toStartWith(
-    "ipcctl: what this machine can enforce cannot be found out at the moment: namespaces: Resource temporarily unavailable\n",
+    "ipcctl: cannot find out at the moment what this machine can enforce: namespaces: Resource temporarily unavailable\n",
   );
   expect(shim.asked()).toBe(20);
 });

@@ -67,7 +67,9 @@ test("check and explain refuse what start refuses, in its words", async () => {
       (await home.cli("policy", "explain", "strict", "--command", SYSTEM_PYTHON, "--uid", "65534")).stdout,
     ).toMatch(/granted: 65534/);
     // Also without a script: what covers the state folder covers it whatever is started.
-    expect((await home.cli("policy", "check", policy)).stderr).toContain("by which the worker is started or watched");
+    expect((await home.cli("policy", "check", policy)).stderr).toContain(
+      "which serves to start or supervise the worker",
+    );
     expect((await home.cli("policy", "check", "strict", script, ...python)).status).toBe(0);
   });
 });

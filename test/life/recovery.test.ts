@@ -118,7 +118,7 @@ test.each(["restart", "stop"])(
     expect(refused.status).toBe(3);
     expect(refused.stderr).toContain(`the daemon runs (pid ${daemon}), but does not answer`);
     expect(ended.status).toBe(0);
-    expect(ended.stderr).toBe(`the daemon (pid ${daemon}) hangs and is killed; its workers are not\n`);
+    expect(ended.stderr).toBe(`the daemon (pid ${daemon}) hangs and is killed; its workers run on\n`);
     expect(isAlive(daemon)).toBe(false);
     expect(isAlive(pid!)).toBe(verb === "restart");
     if (verb === "restart") expect(await home.status("kept")).toMatchObject({ state: "Running", pid });
@@ -254,7 +254,7 @@ test.each(Object.keys(BREAK))(
     BREAK[how]!(home.paths.database);
     const status = await home.cli("status");
     expect(status.status).toBe(0);
-    expect(status.stderr).toContain(`taken in from ${home.paths.workersDir}: idle, web, web-1`);
+    expect(status.stderr).toContain(`adopted from ${home.paths.workersDir}: idle, web, web-1`);
     const isAside = how !== "empty" && how !== "removed";
     expect(status.stderr.includes(`${home.paths.database}.broken-`)).toBe(isAside);
     expect((await degraded(home)).includes("a broken database was moved to")).toBe(isAside);
@@ -354,7 +354,7 @@ test("daemon stop ends every shim that lives, known or not, and says so where no
   await killByLock(home);
   const left = await home.cli("daemon", "stop");
   expect(left.status).toBe(1);
-  expect(left.stderr).toContain("these workers run on: one, two");
+  expect(left.stderr).toContain("these workers still run: one, two");
   forget(home, "two");
   const folder = join(home.paths.workersDir, "two");
   renameSync(folder, join(home.dir, "two"));
@@ -371,7 +371,7 @@ test("daemon restart leaves the old daemon alone where a new one could not start
   const refuses = async (why: string): Promise<void> => {
     const refused = await home.cli("daemon", "restart");
     expect(refused.status).toBe(3);
-    expect(refused.stderr).toContain("so the old one was left as it is");
+    expect(refused.stderr).toContain("so the old one was left running");
     expect(refused.stderr).toContain(why);
     expect(await home.daemonPid()).toBe(pid);
   };

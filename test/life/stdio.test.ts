@@ -127,7 +127,7 @@ test("a file gets what the policy lets one have, and what is more is said and fa
   expect(await write(65_536)).toMatchObject({ status: 0, stderr: "" });
   expect(await write(65_537)).toMatchObject({
     status: 71,
-    stderr: "ipcctl: standard output: the policy lets a file have 65536 bytes and no more (limits.fileSize)\n",
+    stderr: "ipcctl: standard output: the policy limits a file to 65536 bytes (limits.fileSize)\n",
   });
   expect(statSync(join(home.dir, "sized")).size).toBe(65_536);
 });

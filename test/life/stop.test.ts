@@ -229,7 +229,7 @@ test("a shim that is stopped keeps no verb waiting, and the error says what ends
   const verbs = [home.cli("flush", "held"), home.cli("signal", "held", "USR1")];
   for (const { status, stderr } of await Promise.all(verbs)) {
     expect(status).not.toBe(0);
-    expect(stderr).toMatch(/has not answered within 10 s\n {2}a stop ends it all the same: ipcctl stop held\n$/);
+    expect(stderr).toMatch(/has not answered within 10 s\n {2}a stop still ends it: ipcctl stop held\n$/);
   }
   expect((await home.cli("stop", "held", "-t", "0")).status).toBe(0);
 });

@@ -93,7 +93,7 @@ test("what a template cannot say is refused, and the way out works", async () =>
   const bun = process.execPath;
   const refused = await home.cli("policy", "compile", "strict", "--for", "bun", "--interpreter", bun);
   expect(refused.status).toBe(5);
-  expect(refused.stderr).toContain("sees itself in /proc");
+  expect(refused.stderr).toContain("see itself in /proc");
   const [, hint] = /\n +ipcctl (.*)\n/.exec(refused.stderr)!;
   const [, policy] = / '(.*)' /.exec(hint!)!;
   await compiled("bun.json", policy!, "--interpreter", bun);
@@ -101,7 +101,7 @@ test("what a template cannot say is refused, and the way out works", async () =>
   expect({ stdout, stderr }).toEqual({ stdout: `42 ${folder}\n`, stderr: "" });
   for (const [args, why] of [
     [["strict", "--snapshot", "base"], "a snapshot forks its workers"],
-    [["strict", "x.py", "--for", "node"], "give it, or --for"],
+    [["strict", "x.py", "--for", "node"], "give a script or --for, not both"],
     [["strict", "--interpreter", "nowhere"], "there is no nowhere"],
     [["strict", "--for", "ruby"], "Allowed choices are python, bun, node"],
   ] as const)

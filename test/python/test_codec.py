@@ -508,7 +508,7 @@ class Encoding(Both):
                 items["a"] = kind(items)
                 self.fails(EncodeError, "TYPE", "$", module.dumps, items)
             self.assertRaises(KeyError, module.dumps, [Raises()])
-            with self.assertRaisesRegex(EncodeError, "goes on behind the 3 items"):
+            with self.assertRaisesRegex(EncodeError, "more items than the 3 of its len"):
                 module.dumps(Endless())
             self.assertRaises(TypeError, module.dumps)
             self.assertRaises(TypeError, module.loads, "text")

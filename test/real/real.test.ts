@@ -87,7 +87,7 @@ const CASES: Readonly<Record<string, Case>> = {
   git: {
     typed: ({ out }) => `--policy ./programs.json --allow-write ${out} repository.py -- ${out}`,
     says: "Add two\nAdd one\n",
-    warns: /^look before you go on: your tools may run what it has made: .*\n$/,
+    warns: /^check these files before you go on, because your tools may run them: .*\n$/,
     makes: { "second/two": "two\n", "first/.git/HEAD": "ref: refs/heads/main\n" },
     needs: ["git", "namespaces"],
   },

@@ -327,7 +327,9 @@ test("what this program cannot hold costs what it belongs to, and nothing else",
   const bytes = 2 ** 33; // more than an ArrayBuffer of Bun's
   const error = (await failure(py.eval(`big = ipcctl.shared(${bytes}); [big, ipcctl.shared(8)]`))) as IpcError;
   expect([error.code, error.hint]).toEqual(["FAILED", "share it in several parts"]);
-  expect(error.message).toStartWith(`worker sent what cannot be held here: memory of ${bytes} bytes is more than`);
+  expect(error.message).toStartWith(
+    `worker sent a value that there is no memory for here: memory of ${bytes} bytes is more than`,
+  );
   expect((await failure(py.eval("{'again': big[:8]}"))).message).toContain(`memory of ${bytes} bytes`);
   await py.exec(`import weakref
 def bigs():
@@ -481,7 +483,7 @@ for one in (ask_here, ask_async, ask_stream, ask_async_stream, ask_threads, ask_
     "LookupError: 2 clients bind a function 'who', and this code runs for none of them; keep who.of_caller()";
   expect((await failure(none.call("ask_here"))).message).toStartWith(many);
   expect(await script()).toStartWith(many);
-  expect((await failure(none.call("keep", "none"))).message).toContain("runs for no client that lends it");
+  expect((await failure(none.call("keep", "none"))).message).toContain("runs for no client that binds it");
   b.unbind("who"); // of its own only
   expect(await py.call("ask_here")).toBe("a");
   b.bind("who", () => "b again");

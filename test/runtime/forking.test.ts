@@ -83,7 +83,7 @@ for (const env of [{}, { IPCCTL_PURE: "1" }])
       );
       const lines = await home.lines("serving");
       expect(lines).toContain(`behind ${String(child)}`);
-      expect(lines).toContain("child: the client is that of the process that this one was forked from");
+      expect(lines).toContain("child: this client belongs to the process that this one was forked from; connect again");
 
       const bare = await start("bare", BARE);
       const own: unknown = await bare.eval("import os, asyncio\nos.getpid()");

@@ -54,7 +54,7 @@ async function lose(
     const { status, stderr } = await asked;
     // A daemon that is killed takes the request with it; whether it was carried out is not known then.
     const isKnown = status === 0 || (verb === "stop" && stderr.includes("not running"));
-    if (!isKnown && !/closed the connection|is full|going away/.test(stderr))
+    if (!isKnown && !/closed the connection|is full|shutting down/.test(stderr))
       throw new Error(`${verb} ${name}: ${stderr}`);
     rmSync(join(home.env.IPCCTL_HOME!, "filling"), { force: true });
     known += Number(isKnown);

@@ -186,7 +186,7 @@ test.each(REFUSED)("a script that names %s is refused", (what, text) => {
 test("what would have to be built, or is not decided, is refused with what to do", () => {
   const hintOf = (wanted: Partial<Launchable>): string | undefined => errorOf(() => findIn(wanted))?.hint;
   expect(hintOf(command("uv run x.py", "package"))).toBe(
-    `build it yourself, and take what you have: cd ${join(dir, "package")} && uv sync; then uv run --no-sync …`,
+    `build it yourself first: cd ${join(dir, "package")} && uv sync; then uv run --no-sync …`,
   );
   expect(hintOf(command("uv run x.py", "free"))).toBe(`cd ${join(dir, "free")} && uv lock`);
   expect(hintOf(command("uv run --with-editable . x.py"))).toContain("--interpreter VENV/bin/python");

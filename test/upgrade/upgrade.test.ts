@@ -319,7 +319,7 @@ upgrade(
     const script = home.script("plain.py", PLAIN);
     const start = ["start", script, "--snapshot", "warm", "--kill-mode", "group"];
     const { status, stderr } = await home.cli(...start);
-    expect(stderr).toContain("snapshot warm was made by an older ipcctl, which knows no kill mode");
+    expect(stderr).toContain("snapshot warm was made by an older ipcctl, which does not know kill modes");
     expect(status).toBe(1);
     const [again = ""] = /ipcctl snapshot delete .*/.exec(stderr)!;
     expect(again).toBe("ipcctl snapshot delete warm && ipcctl snapshot create warm --import json,decimal");
