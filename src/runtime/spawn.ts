@@ -29,14 +29,18 @@ export type SpawnOptions = {
   readonly name?: string;
   /** Milliseconds that it has to let us in (default: 60,000). */
   readonly timeout?: number;
-  /** Gets what it prints, in whole lines or the pieces of long ones; without it that goes where this program's own output goes. */
+  /**
+   * Gets what it prints, in whole lines or the pieces of long ones; without it that goes where this program's own
+   * output goes.
+   */
   readonly onOutput?: (stream: "stdout" | "stderr", text: string) => void;
 };
 
 /**
- * Starts a script of Python under a policy, as `ipcctl run` does, and opens a channel to it. It ends with this program, however that
- * ends, or when it is disposed; `await using` waits until nothing of it runs.
- * @throws IpcError NOT_FOUND, POLICY_REFUSED, BAD_CONFIG, START_FAILED, DEADLINE; FAILED on Node, where it cannot run yet
+ * Starts a script of Python under a policy, as `ipcctl run` does, and opens a channel to it. It ends with this program,
+ * however that ends, or when it is disposed; `await using` waits until nothing of it runs.
+ * @throws IpcError NOT_FOUND, POLICY_REFUSED, BAD_CONFIG, START_FAILED, DEADLINE; FAILED on Node, where it cannot run
+ * yet
  */
 export async function spawnPython<W extends object = AnyFunctions>(
   script: string,
@@ -129,7 +133,8 @@ class Owned {
         hasPlane: true,
       });
       requireGroup(prepared.plan.policy, undefined);
-      if (prepared.ids) for (const one of [folder, dir]) chmodSync(one, 0o711); // another user's worker reaches its socket
+      // Another user's worker reaches its socket.
+      if (prepared.ids) for (const one of [folder, dir]) chmodSync(one, 0o711);
       const log = { maxFileBytes: LOG_BYTES, maxFiles: 2, maxTotalBytes: 0, maxAgeMs: 0, whenFull: "block" } as const;
       const shim = spawnOwnedShim(SHIM_BINARY, dir, { ...makeRunSpec(prepared), log });
       return new Owned(name, dir, shim, remove, options);
