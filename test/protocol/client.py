@@ -105,7 +105,55 @@ check("stop again", client.ask({"Stop": {"name": "api"}})["Error"]["message"] ==
 check("stop of an unknown one", client.ask({"Stop": {"name": "no"}})["Error"]["message"] == "App no not found")
 check("delete", client.ask({"Delete": {"name": "api"}})["Success"]["message"] == "Deleted app api")
 check("status of a deleted one", "Error" in client.ask({"Status": {"name": "api"}}))
-check("unsubscribe", "Event" in events.receive())
+
+
+def events_until(subscriber, last):
+    found = []
+    while not found or found[-1]["data"].get("state") != last:
+        found.append(subscriber.receive()["Event"])
+    return found
+
+
+UNION = {
+    "status_change": {"state"},
+    "process_started": {"pid"},
+    "process_exited": {"exit_code"},
+    "process_crashed": {"reason", "exit_code", "signal"},
+    "process_restarting": {"attempt", "delay_ms"},
+    "log_line": {"line", "stream", "timestamp"},
+}
+
+
+def is_of_union(event):
+    return set(event) == {"event_type", "data"} and set(event["data"]) == {"app"} | UNION[event["event_type"]]
+
+
+def words(found):
+    kinds = [e for e in found if e["event_type"] != "log_line"]
+    return " ".join(e["data"].get("state", e["event_type"].removeprefix("process_")) for e in kinds)
+
+
+found = events_until(events, "removed")
+check("events are those of the union, with their fields alone", all(map(is_of_union, found)), found)
+check("a restart is told", words(found) == "exited restarting started running exited stopped removed", found)
+crashing = {
+    "name": "crashing",
+    "command": "python3 -c 'raise SystemExit(7)'",
+    "cwd": folder,
+    "backoff": {"base_delay_ms": 1, "max_attempts": 1},
+}
+events = Client(path)
+events.ask({"Subscribe": {"subscription": {"StatusEvents": {"app_name": "crashing"}}}})
+client.ask({"Start": {"name": "crashing", "config": json.dumps(crashing)}})
+found = events_until(events, "backoff_exhausted")
+check("events of a crash likewise", all(map(is_of_union, found)), found)
+crash = "started running exited crashed crashed"
+check("each crash is told", words(found) == f"{crash} restarting starting {crash} backoff_exhausted", found)
+crash = next(e["data"] for e in found if e["event_type"] == "process_crashed")
+check("with reason, exit code and signal", (crash["exit_code"], crash["signal"]) == (7, None), crash)
+client.ask({"Delete": {"name": "crashing"}})
+events.send_bytes(b'"Unsubscribe"')
+check("unsubscribe", any("Success" in events.receive() for _ in range(20)))
 answer = client.ask({"Start": {"name": "bad", "config": "{}"}})["Error"]["message"]
 check("invalid config", answer.startswith("Invalid config: "), answer)
 answer = client.ask({"Start": {"name": "bad", "config": json.dumps({"name": "bad", "command": "/no/such"})}})["Error"][
