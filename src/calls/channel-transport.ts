@@ -20,11 +20,12 @@ export class ChannelTransport implements Transport {
     wait: (timeoutMs: number): void => void this.#channel.waitBlocking(timeoutMs),
   };
 
-  static async open(open: (listener: ChannelListener) => Promise<Channel>): Promise<ChannelTransport> {
+  static async open(open: (listener: ChannelListener) => Channel | Promise<Channel>): Promise<ChannelTransport> {
     // Nothing comes before this turn of the event loop is over: until then the session listens.
     const transport: ChannelTransport = new ChannelTransport(
       await open({
         onMessage: (bytes) => transport.#take(bytes),
+        onInterrupt: (number) => transport.#listener?.onInterrupt?.(number),
         onClose: (error) => transport.#listener?.onClose(error),
       }),
     );

@@ -5,12 +5,12 @@
 import { ENDED, PART, SEGMENT } from "../../contract/segment.ts";
 import { limit } from "../base/limits.ts";
 import { openStream, type StreamSocket } from "../base/platform.ts";
-import { CAPACITY, openSegment, poker, type OpenSegment, type Poke } from "./meet.ts";
+import { acceptOn, offerOn, openSegment, poker, type OpenSegment, type Poke } from "./meet.ts";
 import { busyPoll, type Awaited } from "./busy-poll.ts";
 import { BrokenChannel, PeerGone, SharedRingBuffer } from "./ring.ts";
 import { Sharing } from "./sharing.ts";
 import { closeFd, core, drain, ring, waitReadable } from "./system.ts";
-import { Interrupts } from "./interrupts.ts";
+import { Interrupts, Wanted } from "./interrupts.ts";
 
 export { BrokenChannel, PeerGone } from "./ring.ts";
 
@@ -26,6 +26,8 @@ const TAKE_MS = 4;
 export type ChannelListener = {
   /** A whole message, still encoded. */
   readonly onMessage: (bytes: Uint8Array) => void;
+  /** The client wants a request ended; of the side that was offered the channel. */
+  readonly onInterrupt?: (number: number) => void;
   /** The worker is gone, or violated the protocol. Called once. */
   readonly onClose: (error: Error) => void;
 };
@@ -33,7 +35,10 @@ export type ChannelListener = {
 export class Channel implements Disposable {
   /** The shim knows by this descriptor that we are alive; the memory stays mapped as long. */
   readonly #segment: OpenSegment;
-  readonly #interrupts: Interrupts;
+  /** Of the side that offered the channel. */
+  readonly #interrupts: Interrupts | undefined;
+  /** Of the side that was offered it. */
+  readonly #wanted: Wanted | undefined;
   readonly #asked: Int32Array;
   /** Memory that is shared instead of copied. */
   readonly sharing: Sharing;
@@ -62,16 +67,21 @@ export class Channel implements Disposable {
   #isLooking = false;
   readonly #awaited: Awaited;
 
-  private constructor(segment: OpenSegment, poke: Poke, listener: ChannelListener) {
-    const { memory, bell, descriptors } = segment;
+  /** @param poke of the side that offers: has code that runs look at what is to be interrupted */
+  private constructor(segment: OpenSegment, poke: Poke | undefined, listener: ChannelListener) {
+    const { memory, bell, descriptors, capacity } = segment;
     this.#segment = segment;
-    this.#interrupts = new Interrupts(memory, segment.version, () => {
-      ring(bell); // for a worker that sleeps
-      poke(); // for a worker whose code runs
-    });
+    if (poke)
+      this.#interrupts = new Interrupts(memory, segment.version, () => {
+        ring(bell); // for a worker that sleeps
+        poke(); // for a worker whose code runs
+      });
+    else this.#wanted = new Wanted(memory);
     this.#asked = new Int32Array(memory.buffer, memory.byteOffset + ASKED, 1);
-    this.#tx = new SharedRingBuffer(memory, RING_A, DATA_OFFSET, CAPACITY, true);
-    this.#rx = new SharedRingBuffer(memory, RING_B, DATA_OFFSET + CAPACITY, CAPACITY, false);
+    const [a, b] = [DATA_OFFSET, DATA_OFFSET + capacity];
+    const isOffered = poke !== undefined;
+    this.#tx = new SharedRingBuffer(memory, isOffered ? RING_A : RING_B, isOffered ? a : b, capacity, true);
+    this.#rx = new SharedRingBuffer(memory, isOffered ? RING_B : RING_A, isOffered ? b : a, capacity, false);
     this.sharing = new Sharing(descriptors);
     this.#awaited = { rx: this.#rx, isWaking: false, endLook: () => this.#endLook() };
     this.#fd = bell;
@@ -86,6 +96,19 @@ export class Channel implements Disposable {
    */
   static async open(shimSocket: string, name: string, timeoutMs: number, listener: ChannelListener): Promise<Channel> {
     return new Channel(await openSegment(shimSocket, name, timeoutMs, ""), poker(shimSocket), listener);
+  }
+
+  /** Offers one to whoever reads the other end of a SEQPACKET socket. @throws BrokenChannel if nobody takes it */
+  static offer(socket: number, listener: ChannelListener): Channel {
+    return new Channel(offerOn(socket), () => undefined, listener);
+  }
+
+  /**
+   * Takes the one that is offered there: the side that serves, where a client offers.
+   * @throws BrokenChannel if nothing is offered in time, or it is not what a channel is
+   */
+  static accept(socket: number, timeoutMs: number, listener: ChannelListener): Channel {
+    return new Channel(acceptOn(socket, timeoutMs), undefined, listener);
   }
 
   /** Of its layout: what the worker's runtime knows. */
@@ -111,7 +134,7 @@ export class Channel implements Disposable {
       throw error;
     }
     this.#tx.tellCore(core());
-    const most = CAPACITY / 4;
+    const most = this.#segment.capacity / 4;
     if (message.length <= most) this.#put(message, false);
     else {
       for (let at = 0; at < message.length; at += most - 1) {
@@ -210,7 +233,7 @@ export class Channel implements Disposable {
     const isAnyway = isBlocking || this.#isEnding;
     if (this.#isPaused && !isAnyway) return;
     let isMore = false;
-    let bytesLeft = CAPACITY; // of a dead worker: processes that it left behind may still write
+    let bytesLeft = this.#segment.capacity; // of a dead worker: processes that it left behind may still write
     try {
       this.#rx.cancelSleep();
       let deadline = 0;
@@ -238,6 +261,13 @@ export class Channel implements Disposable {
     if (!this.#isOpen || this.#isLooking || this.#isPaused || this.#isEnding) return;
     if (isMore) setImmediate(() => this.#isOpen && !this.#isLooking && this.#takeAll());
     else this.#sleep();
+    if (this.#wanted && !isMore && this.#isOpen) this.#takeWishes(this.#wanted);
+  }
+
+  /** After the messages: a request that is to end has come before the wish. */
+  #takeWishes(wanted: Wanted): void {
+    if (wanted.isGone) return this.#end(this.#reason());
+    for (const number of wanted.take()) this.#listener.onInterrupt?.(number);
   }
 
   #onFrame(frame: Uint8Array): void {
@@ -300,7 +330,7 @@ export class Channel implements Disposable {
 
   /** A request was interrupted and has not ended. */
   get isInterrupting(): boolean {
-    return this.#interrupts.isAny;
+    return this.#interrupts?.isAny === true;
   }
 
   /** The worker is gone, and its last messages are being taken. */
@@ -317,16 +347,17 @@ export class Channel implements Disposable {
 
   /** Interrupts a request, now and again until {@link Channel.settled} says that it has ended. */
   interrupt(number: number): void {
-    this.#interrupts.want(number);
+    this.#interrupts?.want(number);
   }
 
   /** A request has ended. */
   settled(number: number): void {
-    if (this.#interrupts.isAny) this.#interrupts.ended(number);
+    if (this.#interrupts?.isAny === true) this.#interrupts.ended(number);
   }
 
   /** Why the other side is gone, if it said so. */
   #reason(): Error {
+    if (!this.#interrupts) return new PeerGone("the client is gone");
     switch (this.#interrupts.why) {
       case ENDED.unread:
         return new PeerGone(
@@ -344,9 +375,12 @@ export class Channel implements Disposable {
   #end(error: Error): void {
     if (!this.#isOpen) return;
     this.#isOpen = false;
-    this.#interrupts.leave();
+    this.#interrupts?.leave();
+    this.#wanted?.end(
+      error instanceof PeerGone ? ENDED.closed : error instanceof BrokenChannel ? ENDED.broken : ENDED.fault,
+    );
     if (this.#socket) this.#socket.terminate();
-    closeFd(this.#segment.life);
+    if (this.#segment.life !== undefined) closeFd(this.#segment.life);
     this.sharing.close();
     this.#listener.onClose(error);
   }

@@ -119,3 +119,38 @@ export class Interrupts {
     this.#arm();
   }
 }
+
+/** The server's part: what the client wants ended, and why the server has ended the channel. */
+export class Wanted {
+  readonly #words: Int32Array;
+  readonly #slots: BigInt64Array;
+  #seen = 0;
+
+  constructor(memory: Uint8Array) {
+    const { buffer, byteOffset } = memory;
+    this.#words = new Int32Array(buffer, byteOffset + SEGMENT.gone, 3);
+    this.#slots = new BigInt64Array(buffer, byteOffset + SEGMENT.slots, SLOTS);
+  }
+
+  get isGone(): boolean {
+    return Atomics.load(this.#words, AT.gone) === (GONE | 0);
+  }
+
+  /** Numbers of requests that are to end, as the client says: some may not be, or have ended. */
+  take(): number[] {
+    const news = Atomics.load(this.#words, AT.interrupts);
+    if (news === this.#seen) return [];
+    this.#seen = news;
+    const numbers: number[] = [];
+    for (let slot = 0; slot < SLOTS; slot++) {
+      const number = Atomics.exchange(this.#slots, slot, 0n);
+      if (number > 0n && number <= BigInt(Number.MAX_SAFE_INTEGER)) numbers.push(Number(number));
+    }
+    return numbers;
+  }
+
+  /** @param why one of {@link ENDED} */
+  end(why: number): void {
+    Atomics.store(this.#words, AT.ended, why);
+  }
+}

@@ -4,16 +4,20 @@ import {
   MAGIC,
   OPEN,
   RING,
+  RING_CAPACITY_MAX,
+  RING_CAPACITY_MIN,
   SEGMENT,
   SEGMENT_VERSION,
   SEGMENT_VERSION_BY_SHIM,
   SEGMENT_VERSION_MIN,
+  SEGMENT_VERSION_SLOTS,
 } from "../../contract/segment.ts";
 import { REPLY, REQUEST, SHIM_VERSION, STATE } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { sleep } from "../base/platform.ts";
 import { reachablePath } from "../base/socket-path.ts";
+import { BrokenChannel } from "./ring.ts";
 import {
   closeFd,
   connectUnix,
@@ -23,6 +27,8 @@ import {
   drain,
   map,
   receive,
+  receiveFd,
+  sealedBytes,
   SEQPACKET,
   sendWithFds,
   STREAM,
@@ -55,13 +61,15 @@ const EMFILE = 24;
 export type OpenSegment = {
   /** Of its layout: what the worker's runtime knows. */
   readonly version: number;
+  /** Bytes of each ring. */
+  readonly capacity: number;
   readonly memory: Uint8Array;
   /** Bytes on it are bells; its end means that the worker is gone. */
   readonly bell: number;
   /** Descriptors of shared memory are sent on it. */
   readonly descriptors: number;
-  /** Its end tells the shim that this client is gone. */
-  readonly life: number;
+  /** Its end tells the shim that this client is gone; undefined on the side that was offered the channel. */
+  readonly life: number | undefined;
 };
 
 /**
@@ -93,6 +101,22 @@ export async function openSegment(
 }
 
 async function offerSegment(shim: ShimDoor, version: number, pipeName: Buffer): Promise<OpenSegment> {
+  const { ours, theirs } = makeSegment(version);
+  try {
+    await shim.handOver(openPayload(version, pipeName), theirs);
+    return ours;
+  } catch (error) {
+    closeSegment(ours);
+    throw error;
+  } finally {
+    for (const fd of theirs) closeFd(fd);
+  }
+}
+
+/** Descriptors for the other side, in the order of OPEN: the memory, the bell, that of descriptors, the life. */
+type Theirs = readonly [segment: number, bell: number, descriptors: number, life: number];
+
+function makeSegment(version: number): { readonly ours: OpenSegment; readonly theirs: Theirs } {
   const bytes = SEGMENT.data + 2 * CAPACITY;
   const segment = createSegment(bytes);
   const memory = map(segment, bytes);
@@ -100,15 +124,62 @@ async function offerSegment(shim: ShimDoor, version: number, pipeName: Buffer): 
   const [bell, theirBell] = createPair(STREAM);
   const [descriptors, theirDescriptors] = createPair(SEQPACKET);
   const [life, theirLife] = createLife();
-  const offered = { version, memory, bell, descriptors, life };
+  const ours = { version, capacity: CAPACITY, memory, bell, descriptors, life };
+  return { ours, theirs: [segment, theirBell, theirDescriptors, theirLife] };
+}
+
+/**
+ * Offers a channel to whoever reads the other end of this socket, without a shim between them.
+ * @param socket SEQPACKET
+ * @throws BrokenChannel if nobody takes it
+ */
+export function offerOn(socket: number): OpenSegment {
+  const { ours, theirs } = makeSegment(SEGMENT_VERSION);
+  const [segment, bell, descriptors, life] = theirs;
+  const head = openPayload(SEGMENT_VERSION, Buffer.alloc(0)).subarray(0, OPEN.kind);
   try {
-    await shim.handOver(openPayload(version, pipeName), [segment, theirBell, theirDescriptors, theirLife]);
-    return offered;
+    for (const [index, fd] of [segment, bell, descriptors].entries())
+      if (!sendWithFds(socket, index === 0 ? head : Buffer.of(index), [fd]))
+        throw new BrokenChannel("nobody takes the channel that is offered");
+    return ours;
   } catch (error) {
-    closeSegment(offered);
+    closeSegment(ours);
     throw error;
   } finally {
-    for (const fd of [segment, theirBell, theirDescriptors, theirLife]) closeFd(fd);
+    for (const fd of [segment, bell, descriptors, life]) closeFd(fd);
+  }
+}
+
+/**
+ * Takes the channel that is offered on the other end of this socket.
+ * @throws BrokenChannel if nothing is offered in time, or it is not as docs/internals/shm-layout.md says
+ */
+export function acceptOn(socket: number, timeoutMs: number): OpenSegment {
+  const head = Buffer.alloc(OPEN.kind);
+  const fds: number[] = [];
+  try {
+    for (const packet of [head, Buffer.alloc(1), Buffer.alloc(1)]) {
+      const fd = waitReadable(socket, timeoutMs) ? receiveFd(socket, packet) : undefined;
+      if (fd === undefined) throw new BrokenChannel("no channel is offered");
+      fds.push(fd);
+    }
+    const [segment, bell, descriptors] = fds as [number, number, number];
+    const [version, capacity] = [head.readUInt32LE(OPEN.version), head.readUInt32LE(OPEN.capacity)];
+    const isKnown = version >= SEGMENT_VERSION_SLOTS && version <= SEGMENT_VERSION;
+    const isPower = capacity >= RING_CAPACITY_MIN && capacity <= RING_CAPACITY_MAX && (capacity & (capacity - 1)) === 0;
+    if (!isKnown || !isPower) throw new BrokenChannel(`layout ${version} of ${capacity} bytes is not known`);
+    const bytes = SEGMENT.data + 2 * capacity;
+    if (sealedBytes(segment) !== bytes)
+      throw new BrokenChannel("memory that is not sealed, or not as large as is said");
+    const memory = map(segment, bytes);
+    const magic = Buffer.of(...Buffer.from(MAGIC), version, 0);
+    if (!magic.equals(memory.subarray(SEGMENT.magic, SEGMENT.magic + magic.length)))
+      throw new BrokenChannel("memory that does not begin with the magic of a channel");
+    closeFd(segment);
+    return { version, capacity, memory, bell, descriptors, life: undefined };
+  } catch (error) {
+    for (const fd of fds) closeFd(fd);
+    throw error;
   }
 }
 
@@ -124,7 +195,7 @@ async function isTaken(shim: ShimDoor, segment: OpenSegment): Promise<boolean> {
 }
 
 function closeSegment({ bell, descriptors, life }: OpenSegment): void {
-  for (const fd of [bell, descriptors, life]) closeFd(fd);
+  for (const fd of [bell, descriptors, life]) if (fd !== undefined) closeFd(fd);
 }
 
 function openPayload(version: number, pipeName: Buffer): Buffer {

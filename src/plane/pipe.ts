@@ -160,7 +160,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#socket?.terminate();
-    closeFd(this.#segment.life);
+    closeFd(this.#segment.life!); // a pipe is offered here
     this.#wake?.();
   }
 

@@ -13,6 +13,8 @@ import { ChannelTransport } from "../../src/calls/channel-transport.ts";
 import { CallClient } from "../../src/calls/client.ts";
 import type { Lent } from "../../src/calls/session.ts";
 import { Channel, type ChannelListener } from "../../src/plane/channel.ts";
+import { shared } from "../../src/plane/sharing.ts";
+import { closeFd, createPair, SEQPACKET } from "../../src/plane/system.ts";
 import { within } from "../deadline.ts";
 import { Home } from "../home.ts";
 import { CASES, Runner, type Case } from "./runner.ts";
@@ -182,6 +184,41 @@ for (const server of SIDE_NAMES.filter((side) => side !== "TypeScript"))
         }
       });
   });
+
+describe("over a channel that is offered to TypeScript", () => {
+  const [socket, theirs] = createPair(SEQPACKET);
+  let child: ChildProcess;
+  let client: CallClient;
+
+  testFromHere("TypeScript", async () => {
+    const [program, ...args] = [...BUN, "serve", "channel"];
+    child = spawn(program, args, { stdio: ["ignore", "inherit", "inherit", theirs] });
+    closeFd(theirs);
+    const bound = new Map<string, Lent>();
+    client = new CallClient(await ChannelTransport.open((listener) => Channel.offer(socket, listener)), {
+      name: "served",
+      bound,
+    });
+    await within(30_000, "the server's first message", client.hello);
+    return new Runner(client, bound, false);
+  });
+  afterAll(() => {
+    client[Symbol.dispose]();
+    child.kill();
+    closeFd(socket);
+  });
+  test("a blocking call is answered too", () => {
+    expect(client.callSync("add", [2, 3])).toBe(5);
+  });
+  test("what is in shared memory is handed over", async () => {
+    const values = shared(Float64Array, 4);
+    values.set([1, 2, 3, 4]);
+    const back = (await client.call("echo", [values])) as Float64Array;
+    values[0] = 9;
+    expect([...back]).toEqual([9, 2, 3, 4]); // the same memory, there and back
+  });
+  test("who is killed is gone for all that is under way", () => requireLost(client, () => child.kill("SIGKILL")));
+});
 
 test("each side shows the messages of a call, in its own words and with the same clock", async () => {
   const [program, ...args] = [...PYTHON, "serve", "frames"];

@@ -1,0 +1,176 @@
+/** A client that writes anything costs a server in TypeScript its session, and nothing else; and the other way round. */
+import { PassThrough } from "node:stream";
+import { expect, test } from "bun:test";
+import { MAGIC, OPEN, SEGMENT, SEGMENT_VERSION } from "../../contract/segment.ts";
+import { TO_CLIENT, TO_WORKER } from "../../contract/messages.ts";
+import { LIMITS } from "../../contract/limits.ts";
+import { frames, lines } from "../../src/calls/byte-transport.ts";
+import { CallClient } from "../../src/calls/client.ts";
+import { CallServer, type Exposed } from "../../src/calls/server.ts";
+import { Encoder } from "../../src/plane/cbor-encode.ts";
+import { decode } from "../../src/plane/cbor-decode.ts";
+import { StreamRef } from "../../src/plane/values.ts";
+import { Channel } from "../../src/plane/channel.ts";
+import { closeFd, createPair, createSegment, map, sendWithFds, SEQPACKET, STREAM } from "../../src/plane/system.ts";
+import { within } from "../deadline.ts";
+import { pick, randomFrom, seed } from "../seed.ts";
+import { served } from "./served.ts";
+
+const T = TO_WORKER;
+const frame = (message: unknown): Buffer => {
+  const body = new Encoder().encode(message);
+  const head = Buffer.alloc(4);
+  head.writeUInt32LE(body.length);
+  return Buffer.concat([head, body]);
+};
+
+/** A server, and what is written to it as bytes; it gives what it has answered until it has ended. */
+async function serve(
+  bytes: readonly Uint8Array[],
+  over = frames,
+  exposed: Exposed = served,
+): Promise<{ cause: Error; answers: unknown[] }> {
+  const [to, from] = [new PassThrough(), new PassThrough()];
+  const server = new CallServer(over(to, from), exposed);
+  const read: Buffer[] = [];
+  from.on("data", (chunk: Buffer) => read.push(chunk));
+  for (const one of bytes) to.write(one);
+  to.end();
+  const cause = await within(60_000, "the session is over", server.closed);
+  const all = Buffer.concat(read);
+  const answers: unknown[] = [];
+  for (let at = 0; over === frames && at + 4 <= all.length; at += 4 + all.readUInt32LE(at))
+    answers.push(decode(all.subarray(at + 4, at + 4 + all.readUInt32LE(at))));
+  return { cause, answers };
+}
+
+test.each([
+  ["a kind that does not exist", [99, 1]],
+  ["a text for a kind", ["call", 1, "add", [], null]],
+  ["a number below zero", [T.call, -1, "add", [1, 2], null]],
+  ["a number that is a fraction", [T.call, 1.5, "add", [1, 2], null]],
+  ["no array", { call: 1 }],
+  ["an empty array", []],
+  ["a name that is no text", [T.call, 1, 5, [], null]],
+  ["arguments that are no array", [T.call, 1, "add", "ab", null]],
+  ["a credit below zero", [T.credit, 7, -5]],
+])("%s ends the session", async (_, message: unknown) => {
+  const { cause } = await serve([[T.call, 7, "count", [3], null], message].map(frame));
+  expect(cause.name).toBe("BrokenChannel");
+});
+
+test.each(["__proto__", "constructor", "toString", "hasOwnProperty", "", "missing"])(
+  "the function %p is not there",
+  async (name) => {
+    const { answers } = await serve([frame([T.call, 1, name, [], null])]);
+    expect(answers.at(-1)).toMatchObject([TO_CLIENT.error, 1, { message: expect.stringMatching(/no function/) }]);
+  },
+);
+
+test("a number that is used twice, a stream that is one of two, and a length beyond the limit end the session", async () => {
+  const sleeps = frame([T.call, 1, "sleep_later", [60], null]);
+  expect((await serve([sleeps, sleeps])).cause.message).toContain("under way already");
+  const twice = frame([T.call, 1, "total", [new StreamRef(5), new StreamRef(5)], null]);
+  expect((await serve([twice])).cause.message).toContain("one too many");
+  const head = Buffer.alloc(4);
+  head.writeUInt32LE(LIMITS.messageBytes.value + 1);
+  expect((await serve([head])).cause.message).toContain(`more than ${LIMITS.messageBytes.value} bytes`);
+});
+
+test("more requests than may be under way are refused, and the others go on", async () => {
+  const limit = LIMITS.requests.value;
+  const calls = Array.from({ length: limit + 1 }, (_, at) => frame([T.call, at, "never", [], null]));
+  const { answers } = await serve(calls, frames, { never: () => new Promise(() => undefined) });
+  expect(answers.slice(1)).toMatchObject([
+    [TO_CLIENT.error, limit, { message: `more than ${limit} requests are under way` }],
+  ]);
+});
+
+test.each([
+  ["no JSON", "nonsense\n"],
+  ["no message", "{}\n"],
+  ["bytes that are not text", Buffer.from([0xff, 0xfe, 0x0a])],
+  ["a stream in a place that is not there", `[1,1,"total",[],null,[[7,5]]]\n`],
+  ["streams that are no list of places", `[1,1,"total",[null],null,[3]]\n`],
+  ["a depth without end", `${"[".repeat(500_000)}\n`],
+])("a line of %s ends the session", async (_, line) => {
+  const { cause } = await serve([Buffer.from(line)], lines);
+  expect(cause.name).toBe("BrokenChannel");
+});
+
+test("bytes of any kind end a session, or are answered, on each side", async () => {
+  const dice = randomFrom(seed);
+  const kinds = [...Object.values(T), 0, 255];
+  const values: unknown[] = [
+    null,
+    true,
+    -1,
+    0,
+    1,
+    2 ** 40,
+    1.5,
+    "add",
+    "count",
+    [],
+    [1, 2],
+    {},
+    new Uint8Array(3),
+    new StreamRef(1),
+  ];
+  for (let round = 0; round < 200; round++) {
+    const messages = Array.from({ length: 20 }, () => {
+      const bytes = frame([
+        pick(dice, kinds),
+        Math.floor(dice() * 4),
+        ...Array.from({ length: 3 }, () => pick(dice, values)),
+      ]);
+      if (dice() < 0.1) bytes[4 + Math.floor(dice() * (bytes.length - 4))] = Math.floor(dice() * 256);
+      return bytes;
+    });
+    await serve(messages);
+    const [to, from] = [new PassThrough(), new PassThrough()];
+    from.resume();
+    const over = Promise.withResolvers<Error>();
+    const client = new CallClient(frames(to, from), { name: "hostile", onClose: over.resolve });
+    void client.hello.catch(() => undefined);
+    const calls = [client.call("x", []), client.call("y", [])].map((one) => one.catch(() => undefined));
+    for (const one of messages) to.write(one);
+    to.end();
+    await within(20_000, "the client's session is over", over.promise);
+    await Promise.all(calls);
+  }
+});
+
+const OFFER = {
+  isSealed: true,
+  bytes: SEGMENT.data + 2 * 65_536,
+  capacity: 65_536,
+  magic: MAGIC,
+  version: SEGMENT_VERSION,
+  count: 3,
+};
+
+test.each<[string, Partial<typeof OFFER>]>([
+  ["memory that is not sealed", { isSealed: false }],
+  ["memory that is too small", { bytes: 4096 }],
+  ["another magic", { magic: "IPCXXX" }],
+  ["another version", { version: 99 }],
+  ["a capacity that is no power of two", { capacity: 5000 }],
+  ["a capacity without bound", { capacity: 2 ** 31 }],
+  ["descriptors that do not come", { count: 1 }],
+])("%s is not accepted as a channel", (_, other) => {
+  const { isSealed, bytes, capacity, magic, version, count } = { ...OFFER, ...other };
+  const [ours, theirs] = createPair(SEQPACKET);
+  const memory = isSealed ? createSegment(bytes) : createPair(STREAM)[0];
+  if (isSealed) map(memory, bytes).set([...Buffer.from(magic), version, 0], SEGMENT.magic);
+  const head = Buffer.alloc(OPEN.kind);
+  head.writeUInt32LE(version, OPEN.version);
+  head.writeUInt32LE(capacity, OPEN.capacity);
+  for (const [index, fd] of [memory, ours, ours].slice(0, count).entries())
+    sendWithFds(ours, index === 0 ? head : Buffer.of(index), [fd]);
+  const nobody = { onMessage: () => undefined, onClose: () => undefined };
+  expect(() => Channel.accept(theirs, count === 3 ? 5000 : 50, nobody)).toThrow(
+    /not known|not sealed|magic|no channel is offered/,
+  );
+  for (const fd of [ours, theirs, memory]) closeFd(fd);
+});
