@@ -461,17 +461,23 @@ def _require_trusted(path: str) -> None:
 
 
 def socket_path(chosen: str | None) -> str:
-    """Where the command line looks too: see src/base/paths.ts."""
+    """Where the command line looks too (src/base/paths.ts); the cases of test/vectors/paths.json hold both to it."""
     if chosen is not None:
         return os.path.abspath(chosen)
     home = _ours("IPCCTL_HOME")
     named = _ours("IPCCTL_SOCKET")
     if named is not None:
         return named
-    configured = _configured(os.path.join(home or _config_folder(), "config.json"))
+    configured = _configured(_joined(home or _config_folder(), "config.json"))
     if configured is not None:
         return configured
-    return os.path.join(os.path.join(home, "run") if home else _runtime_folder(), "ipcctl.sock")
+    return _joined(_joined(home, "run") if home else _runtime_folder(), "ipcctl.sock")
+
+
+def _joined(folder: str, *names: str) -> str:
+    """One spelling for each place; POSIX leaves open what two slashes at the beginning mean."""
+    path = os.path.normpath(os.path.join(folder, *names))
+    return path[1:] if path.startswith("//") else path
 
 
 def _ours(name: str) -> str | None:
@@ -491,39 +497,44 @@ def _configured(config: str) -> str | None:
         return None
     hint = "mend it, or say where the daemon listens with socket=PATH or IPCCTL_SOCKET"
     try:
-        with open(config, encoding="utf-8-sig") as file:
-            value = json.load(file)
+        with open(config, encoding="utf-8") as file:
+            value = json.load(file, parse_constant=_no_constant)
     except (OSError, ValueError) as error:
         raise IpcError("BAD_CONFIG", f"{config}: {error}", hint) from error
-    path = ((value or {}).get("daemon") or {}).get("socket_path")
+    daemon = value.get("daemon") if isinstance(value, dict) else None
+    path = daemon.get("socket_path") if isinstance(daemon, dict) else None
     if path is None:
         return None
     if not isinstance(path, str) or path == "":
         raise IpcError("BAD_CONFIG", f"{config}: daemon.socket_path is not a path", hint)
-    return os.path.normpath(os.path.join(os.path.dirname(config), path))
+    return _joined(os.path.dirname(config), path)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _config_folder() -> str:
     if folder := _absolute("CONFIGURATION_DIRECTORY"):
         return folder
     if folder := _absolute("XDG_CONFIG_HOME"):
-        return os.path.join(folder, "ipcctl")
+        return _joined(folder, "ipcctl")
     home = _absolute("HOME")
-    return "/etc/ipcctl" if os.getuid() == 0 or home is None else os.path.join(home, ".config/ipcctl")
+    return "/etc/ipcctl" if os.getuid() == 0 or home is None else _joined(home, ".config/ipcctl")
 
 
 def _runtime_folder() -> str:
     if folder := _absolute("RUNTIME_DIRECTORY"):
         return folder
     if folder := _absolute("XDG_RUNTIME_DIR"):
-        return os.path.join(folder, "ipcctl")
-    return "/run/ipcctl" if os.getuid() == 0 else os.path.join(_state_folder(), "run")
+        return _joined(folder, "ipcctl")
+    return "/run/ipcctl" if os.getuid() == 0 else _joined(_state_folder(), "run")
 
 
 def _state_folder() -> str:
     if folder := _absolute("STATE_DIRECTORY"):
         return folder
     if folder := _absolute("XDG_STATE_HOME"):
-        return os.path.join(folder, "ipcctl")
+        return _joined(folder, "ipcctl")
     home = _absolute("HOME") or f"/var/tmp/ipcctl-{os.getuid()}"
-    return os.path.join(home, ".local/state/ipcctl")
+    return _joined(home, ".local/state/ipcctl")

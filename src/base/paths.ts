@@ -50,7 +50,7 @@ export function resolvePaths(env: Env, uid: number, socketFlag?: string, configF
     lock: join(stateDir, "daemon.lock"),
     database: join(stateDir, "ipcctl.db"),
     workersDir: join(stateDir, "workers"),
-    daemonLog: join(home ? join(home, "log") : (absolute(env.LOGS_DIRECTORY) ?? stateDir), "daemon.log"),
+    daemonLog: join(home ? join(home, "log") : (absolute(env.LOGS_DIRECTORY?.split(":")[0]) ?? stateDir), "daemon.log"),
     environmentsDir: join(home ? join(home, "cache") : cacheDirOf(env, uid, stateDir), "environments"),
     config,
   };
