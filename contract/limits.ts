@@ -79,6 +79,9 @@ export const LIMITS = {
   },
   policyHosts: { value: 256, why: "hosts of one policy, each compared at every connection" },
   auditBytes: { value: 16_777_216, why: "a spool of the audit before it is rotated; four older files are kept" },
-  auditTotalBytes: { value: 268_435_456, why: "all files of the audit; beyond, the daemon removes the oldest ones" },
+  auditTotalBytes: {
+    value: 268_435_456,
+    why: "all files of the audit; beyond, the daemon removes the oldest file of the largest spool",
+  },
   configBytes: { value: 1_048_576, why: "largest ipcctl.json or env file" },
 } as const;

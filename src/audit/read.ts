@@ -3,7 +3,7 @@ import { existsSync, statSync, watch, type FSWatcher } from "node:fs";
 import { open } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { auditRecord, legacyRecord, type AuditRecord } from "./schema.ts";
-import { auditFolderOf, listSpools, SPOOL_FILES_KEPT } from "./spool.ts";
+import { auditFolderOf, fileOf, listSpools, SPOOL_FILES_KEPT } from "./spool.ts";
 
 export type AuditLine = { readonly spool: string; readonly time: string } & (
   | { readonly kind: "record"; readonly record: AuditRecord }
@@ -122,23 +122,19 @@ class SpoolReader {
   /** Numbers of the files that are there, the newest first. */
   #present(): number[] {
     const numbers = Array.from({ length: SPOOL_FILES_KEPT + 1 }, (_, number) => number);
-    return numbers.filter((number) => inodeOf(this.#fileOf(number)) !== undefined);
+    return numbers.filter((number) => inodeOf(fileOf(this.#path, number)) !== undefined);
   }
 
   /** The number of the file that is being read. */
   #place(): number | undefined {
     return this.#inode === undefined
       ? undefined
-      : this.#present().find((number) => inodeOf(this.#fileOf(number)) === this.#inode);
+      : this.#present().find((number) => inodeOf(fileOf(this.#path, number)) === this.#inode);
   }
 
   #enter(number: number): void {
-    this.#inode = inodeOf(this.#fileOf(number));
+    this.#inode = inodeOf(fileOf(this.#path, number));
     this.#offset = 0;
-  }
-
-  #fileOf(number: number): string {
-    return number === 0 ? this.#path : `${this.#path}.${number}`;
   }
 
   /** Whole lines from where it is; opened for each piece, since there may be thousands of spools. */
@@ -158,7 +154,7 @@ class SpoolReader {
 
   async #read(): Promise<Uint8Array | undefined> {
     const place = this.#place();
-    const file = place === undefined ? undefined : await open(this.#fileOf(place)).catch(() => undefined);
+    const file = place === undefined ? undefined : await open(fileOf(this.#path, place)).catch(() => undefined);
     if (!file) return undefined;
     try {
       const { ino, size } = await file.stat();

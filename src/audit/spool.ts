@@ -105,27 +105,40 @@ function append(path: string, line: string): void {
 export function rotateSpool(path: string): void {
   if (sizeOf(path) < limit("auditBytes")) return;
   for (let number = SPOOL_FILES_KEPT; number > 0; number--) {
-    const from = number === 1 ? path : `${path}.${number - 1}`;
-    if (statSync(from, { throwIfNoEntry: false })) renameSync(from, `${path}.${number}`);
+    const from = fileOf(path, number - 1);
+    if (statSync(from, { throwIfNoEntry: false })) renameSync(from, fileOf(path, number));
   }
 }
 
-/** To be called now and then: spools that are large are rotated, and of all files the oldest go beyond the limit. */
+/**
+ * To be called now and then: spools that are large are rotated. Beyond the limit of all together the largest spool
+ * loses its oldest file, so that workers which are denied much push out what is about them, and nothing else.
+ */
 export function keepSpools(folder: string, totalMax = limit("auditTotalBytes")): void {
-  for (const path of listSpools(folder)) rotateSpool(path);
-  const files = namesIn(folder)
-    .map((name) => join(folder, name))
-    .flatMap((path) => {
-      const stat = statSync(path, { throwIfNoEntry: false });
-      return stat?.isFile() === true ? [{ path, bytes: stat.size, at: stat.mtimeMs }] : [];
-    })
-    .toSorted((a, b) => a.at - b.at);
-  let total = files.reduce((sum, { bytes }) => sum + bytes, 0);
-  for (const { path, bytes } of files) {
-    if (total <= totalMax) return;
-    rmSync(path, { force: true });
+  const spools = listSpools(folder).map((path) => {
+    rotateSpool(path);
+    const files = filesOf(path).map((file) => ({ file, bytes: sizeOf(file) }));
+    return { files, bytes: files.reduce((sum, { bytes }) => sum + bytes, 0) };
+  });
+  let total = spools.reduce((sum, { bytes }) => sum + bytes, 0);
+  while (total > totalMax) {
+    const largest = spools.reduce((most, spool) => (spool.bytes > most.bytes ? spool : most));
+    const { file, bytes } = largest.files.pop()!;
+    rmSync(file, { force: true });
+    largest.bytes -= bytes;
     total -= bytes;
   }
+}
+
+/** The files of a spool that are there, the newest first. */
+export function filesOf(path: string): string[] {
+  const all = Array.from({ length: SPOOL_FILES_KEPT + 1 }, (_, number) => fileOf(path, number));
+  return all.filter((file) => statSync(file, { throwIfNoEntry: false }) !== undefined);
+}
+
+/** @param number 0 is the one that is written */
+export function fileOf(path: string, number: number): string {
+  return number === 0 ? path : `${path}.${number}`;
 }
 
 function namesIn(folder: string): string[] {
