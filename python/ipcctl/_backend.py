@@ -1,13 +1,13 @@
-"""Picks who does the data plane's lowest layer: the C extension, or Python where it is missing.
+"""Chooses the implementation of the data plane's lowest layer: the C extension, or Python if it is missing.
 
-`IPCCTL_PURE=1` picks Python. `implementation` tells which one it is: "c" or "pure".
+`IPCCTL_PURE=1` chooses Python. `implementation` is "c" or "pure".
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from _frozen_importlib import ModuleSpec, module_from_spec  # importlib itself may be a file of the script's
+from _frozen_importlib import ModuleSpec, module_from_spec  # importlib itself may be a file of the script
 from _frozen_importlib_external import ExtensionFileLoader
 from collections.abc import Callable
 from types import ModuleType
@@ -57,9 +57,8 @@ __all__ = [
 
 
 def load_extension() -> ModuleType | None:
-    """The C extension: beside the package, then among the compiled parts of the installation it
-    belongs to; None where there is none that loads. One of another version is none: an installation
-    may have been replaced by halves.
+    """The C extension: beside the package, then among the compiled parts of the installation it belongs to; None if
+    none loads. One of another version is refused: an installation may have been replaced only in part.
     """
     name = "ipcctl._ipcctl"
     if name in sys.modules:
@@ -82,8 +81,8 @@ def load_extension() -> ModuleType | None:
             setattr(module, "_types", _types)
             loader.exec_module(module)
         except ImportError:
-            continue  # of another architecture or libc: the pure one does as well
-        except AttributeError:  # it looks for something that is not in ours
+            continue  # for another architecture or libc: pure Python works as well
+        except AttributeError:  # it needs something that ours does not have
             module = None
         if _is_ours(module):
             sys.modules[name] = module
@@ -97,7 +96,7 @@ def load_extension() -> ModuleType | None:
 
 
 def _is_ours(module: ModuleType | None) -> TypeGuard[ModuleType]:
-    """It is of our version, and has all that is used of it: what was not built anew may differ within a version."""
+    """Whether it is of our version and complete: a part that was not rebuilt may differ within a version."""
     if getattr(module, "EDITION", None) != EDITION:
         return False
     return all(hasattr(module, name) for name in _TAKEN) and all(
@@ -134,7 +133,7 @@ loads = _chosen.loads
 SharedRingBuffer = _chosen.SharedRingBuffer
 Server: type[_pure.Server] = _chosen.Server
 turn = _chosen.turn
-#: Interrupts: raised in code of the user's that runs for a client, and nowhere else.
+#: Interrupts: raised only in the user's code that runs for a client.
 shield, unshield, check, deliver, forget = (
     _chosen.shield,
     _chosen.unshield,

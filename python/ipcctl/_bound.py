@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from ._serving import Serving
     from ._session import Session
 
-#: How often a thread that waits for a function of the client looks whether it must fetch the answer itself.
+#: How often a thread that waits for a client's function checks whether it must fetch the answer itself.
 _LOOK_SECONDS = 0.001
-#: Frames that must be left for what serves a client while its function is called: with fewer a message could be torn by
-#: RecursionError.
+#: Stack frames reserved for the code that serves a client while its function is called: with fewer, a RecursionError
+#: could tear a message.
 _HEADROOM = 300
 
 
 class Invocation:
-    """One call of a client's function that is under way."""
+    """One call of a client's function in progress."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -71,12 +71,13 @@ class Invocation:
         return self._value
 
 
-#: Whose code runs: of an event loop's task, and of what it starts by ``asyncio.create_task`` and ``asyncio.to_thread``.
+#: Whose code runs: that of an event loop's task, and of what it starts with ``asyncio.create_task`` and
+#: ``asyncio.to_thread``.
 client: contextvars.ContextVar[Session | None] = contextvars.ContextVar("client", default=None)
 
 
 class _Handed(threading.local):
-    """What this thread of a pool does is the work of whoever handed it in, not of whoever began the thread."""
+    """Work in this pool thread belongs to whoever submitted it, not to whoever started the thread."""
 
     is_work = False
     present: tuple[Session | None, int] | None = None
@@ -86,10 +87,10 @@ _handed = _Handed()
 
 
 class Bound:
-    """The functions that clients lend at present, by their names, and the calls of them that are under way.
+    """The functions that clients bind at present, by name, and the calls of them in progress.
 
-    A name is the client's that lends it: code that runs for that client gets its function, whatever others lend by the
-    same name. Code that runs for none of those who lend a name gets the function of the only one, or an error where
+    A name belongs to the client that binds it: code that runs for that client gets its function, whatever others bind
+    under the same name. Code that runs for none of these clients gets the function of the only one, or an error if
     there are several.
     """
 
@@ -98,14 +99,14 @@ class Bound:
         self._lenders: dict[str, list[Session]] = {}
         self.invocations: dict[int, Invocation] = {}
         self.numbers = itertools.count(1)
-        #: Code that is run for a client without a request of its own, and how deep in turns.
+        #: Code that runs for a client without a request, and at which depth of turns.
         self._behalf: list[tuple[Session, int]] = []
-        #: Threads that code of a request has started, and whose, by its number.
+        #: Threads that code of a request has started, with session and request number.
         self._threads: weakref.WeakKeyDictionary[threading.Thread, tuple[Session, int]] = weakref.WeakKeyDictionary()
 
     def bind(self, session: Session, name: object) -> None:
-        """``f`` becomes a name of the script, ``o.f`` an attribute of one; what the script calls so itself stays as it
-        is.
+        """``f`` becomes a name of the script, ``o.f`` an attribute of one; a name that the script itself defines is
+        left alone.
         """
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or name.count(".") > 1:
             raise BrokenChannel(f"{name!r} is not a function name")
@@ -143,7 +144,7 @@ class Bound:
             invocation.fail(ConnectionError("the client that bound this function is gone"))
 
     def run_for(self, session: Session, work: Callable[[], object]) -> None:
-        """Code of a client's that is no request."""
+        """Code for a client that is not a request."""
         self._behalf.append((session, self._serving.depth))
         try:
             work()
@@ -152,7 +153,7 @@ class Bound:
 
     @property
     def is_behalf(self) -> bool:
-        """What the serving thread runs is no code of a request's."""
+        """What the serving thread runs is not code of a request."""
         return bool(self._behalf) and self._behalf[-1][1] == self._serving.depth
 
     def present(self) -> tuple[Session | None, int] | None:
@@ -169,7 +170,7 @@ class Bound:
         if _handed.is_work:
             return _handed.present
         noted = self._threads.get(threading.current_thread())
-        # A thread that goes on serves whoever comes.
+        # A thread that outlives its request serves nobody in particular.
         return noted if noted is not None and noted[1] in noted[0].channel.server.running() else None
 
     def note(self, thread: threading.Thread) -> None:
@@ -178,7 +179,7 @@ class Bound:
             self._threads[thread] = present[0], present[1]
 
     def lender(self, name: str, *, is_own: bool = False) -> Session:
-        """Whose function is meant by the code that asks."""
+        """Whose function the calling code means."""
         lenders = self._lenders.get(name, [])
         present = self.present()
         if present is not None:
@@ -204,7 +205,7 @@ class Bound:
     def begin(
         self, number: int, name: str, session: Session | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Invocation:
-        """The caller takes its number out of :attr:`invocations` again, however it goes on."""
+        """The caller must remove its number from :attr:`invocations` again, whatever happens."""
         session = session or self.lender(name)
         invocation = self.invocations[number] = Invocation(session)
         if session.channel.is_open:
@@ -214,14 +215,12 @@ class Bound:
         return invocation
 
     def call(self, name: str, session: Session | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Blocks this thread only. In the serving thread messages are taken meanwhile, so that the function may call
-        back.
-        """
+        """Blocks this thread only. The serving thread takes messages meanwhile, so that the function may call back."""
         serving = self._serving
         if serving.is_here and _is_deep():
             raise RecursionError(f"maximum recursion depth exceeded while calling {name} of the client")
         number = next(self.numbers)
-        was_exposed = shield()  # an exception in the middle would leave the number behind
+        was_exposed = shield()  # an exception in between would leave the number behind
         try:
             invocation = self.begin(number, name, session, args, kwargs)
             if serving.is_here:
@@ -272,10 +271,9 @@ class BoundFunction:
         return invocation.result()
 
     def of_caller(self) -> BoundFunction:
-        """The function of the client that this code runs for, also for threads and for later, when it runs for another
-        one or for none.
-
-        :raises LookupError: if it runs for no client that lends it
+        """The function of the client that this code runs for, for use in threads and later, when other code or no code
+        of that client runs.
+        :raises LookupError: if it runs for no client that binds it
         """
         session = self.__session or self.__bound.lender(self.__name__, is_own=True)
         return BoundFunction(self.__bound, self.__name__, session)
@@ -288,7 +286,7 @@ _has_noted = False
 
 
 def _note_threads() -> None:
-    """From now on it is known for whom a thread runs that a request has started: Python gives it nothing of its
+    """From now on, records for whom a thread started by a request runs, because Python passes nothing on from its
     starter.
     """
     global _has_noted

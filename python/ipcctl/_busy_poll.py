@@ -1,6 +1,6 @@
-"""Whether a worker looks out for the next message before it sleeps, and on which core: docs/internals/waiting.md.
+"""Whether a worker busy-polls for the next message before it sleeps, and on which core: docs/internals/waiting.md.
 
-The same rules as in native/python/busy_poll.c, for where there is no C extension.
+The same rules as in native/python/busy_poll.c, for use without the C extension.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ from collections.abc import Callable
 SLEEP, LOOK, PART, JOIN = range(4)
 IDLE, BUSY, UNKNOWN = 1, -1, 0
 
-#: A rest up to here is short: the next message may be worth a look.
+#: A wait up to this length is short: the next message may be worth polling for.
 _SHORT_NS = 150_000
-#: Beyond, the client does other things in between, and what was learned of its answers is old.
+#: After a longer pause the client does other work in between, and what was learned of its answers is out of date.
 _RARE_NS = 500_000
 _FEW = 4
 _MISSES_MAX = 8
 _MOVE_NS = 2_000_000
 _GUESSES_MAX = 8
 _METER_NS = 40_000_000
-#: Seconds between two readings beyond which their difference says nothing of now.
+#: Seconds between two readings after which their difference is out of date.
 _SPAN_MAX = 10.0
-#: Idle time of all cores, in parts of one.
+#: Idle time of all cores together, as a fraction of one core.
 _IDLE_LEAST, _BUSY_MOST = 0.25, 0.1
 
 
 class BusyPoll:
-    """Only the rules: they know no clock and move nobody."""
+    """Only the rules: they read no clock and move no thread."""
 
     def __init__(self) -> None:
         self.began_ns = 0
-        #: How long the last rest was that ended in sleep; 0 for none yet.
+        #: Length of the last wait that ended in sleep; 0 if there was none.
         self.slept_ns = 0
         self.moved_ns = 0
-        #: The core of whoever sent the last message, counted from one, as he says.
+        #: The core of the last message's sender, counted from one, as it says.
         self.client = 0
         #: Messages since the last sleep.
         self.taken = 0
@@ -42,7 +42,7 @@ class BusyPoll:
         self.looks = self.found = self.sleeps = self.parted = self.joined = self.bells = 0
 
     def rest(self, now_ns: int, here: int, load: int) -> int:
-        """What to do when there is nothing to take."""
+        """What to do when there is no message."""
         is_here = self.client == here != 0
         may_move = self.moved_ns == 0 or now_ns - self.moved_ns >= _MOVE_NS
         self.began_ns = now_ns
@@ -50,8 +50,8 @@ class BusyPoll:
             if self.slept_ns <= _RARE_NS:
                 return SLEEP
             self.misses = self.skip = 0
-            # A wake across busy cores waits for the end of somebody's slice; one on the waker's own core, who is about
-            # to sleep, does not.
+            # A wake across busy cores waits for the end of a time slice; a wake on the waker's own core, if the waker
+            # is about to sleep, does not.
             if load != BUSY or self.taken > _FEW or self.client == 0 or is_here or not may_move:
                 return SLEEP
             self.moved_ns = now_ns
@@ -61,7 +61,8 @@ class BusyPoll:
             return SLEEP
         if not is_here:
             return LOOK
-        # On one core nothing comes while we look. The kernel parts only two that both want to run.
+        # On the same core nothing arrives while we busy-poll. The kernel separates only two threads that both want to
+        # run.
         if may_move and (load == IDLE or (load == UNKNOWN and self.guesses < _GUESSES_MAX)):
             self.guesses += load == UNKNOWN
             self.moved_ns = now_ns
@@ -102,20 +103,18 @@ core = _find_core()
 
 
 def leave_core() -> bool:
-    """Moves this thread off its core, if that is allowed and there is another one; whether it did."""
+    """Moves this thread off its core, if that is allowed and there is another one; returns whether it did."""
     cores = _free_cores()
     return len(cores) > 1 and _move(cores - {core() - 1})
 
 
 def join_core(number: int) -> bool:
-    """Moves this thread to a core, if it is allowed there; whether it did."""
+    """Moves this thread to a core, if it may run there; returns whether it did."""
     return number != core() and number - 1 in _free_cores() and _move({number - 1})
 
 
 def _free_cores() -> set[int]:
-    """Where this thread may run, if that is everywhere: a set that was chosen for it, or for its group, is not ours to
-    touch.
-    """
+    """The cores of this thread, if it may run on all: an affinity that was set for it, or for its group, is left alone."""
     try:
         with open("/sys/devices/system/cpu/online", encoding="ascii") as file:
             ranges = [part.split("-") for part in file.read().strip().split(",")]
@@ -129,7 +128,7 @@ def _free_cores() -> set[int]:
 def _move(cores: set[int]) -> bool:
     try:
         os.sched_setaffinity(0, cores)
-        # More than all that are online: a set of just these would not grow with the thread's group, nor with the
+        # More cores than are online: a mask of exactly these would not grow with the thread's cpuset, or with the
         # machine.
         os.sched_setaffinity(0, range(1024))
     except OSError:
@@ -138,7 +137,7 @@ def _move(cores: set[int]) -> bool:
 
 
 class LoadMeter:
-    """Whether a core had nothing to do lately: the kernel counts the idle time of all of them."""
+    """Whether a core was idle lately: the kernel counts the idle time of all cores."""
 
     def __init__(self) -> None:
         self._read_ns = 0
@@ -146,7 +145,7 @@ class LoadMeter:
         self._load = UNKNOWN
 
     def load(self, now_ns: int) -> int:
-        """Looks at most every 40 ms."""
+        """Reads the counters at most every 40 ms."""
         if self._read_ns != 0 and now_ns - self._read_ns < _METER_NS:
             return self._load
         self._read_ns = now_ns

@@ -1,4 +1,4 @@
-"""What one client asks for: its calls and evaluations, from their beginning to their answer."""
+"""The calls and evaluations of one client, from their beginning to their answer."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
     from typing import Any
     from ._session import Session
 
-#: How long a call waits for its function where nobody serves yet: the script may be in the middle of its imports.
+#: How long a call waits for its function before the script serves: the script may still be importing.
 EXPOSE_SECONDS = 10.0
-#: Values that are neither awaitable nor a stream: most answers, told apart quickly.
+#: Values that are neither awaitable nor a stream: most answers, recognised quickly.
 _PLAIN = frozenset((type(None), bool, int, float, str, bytes, list, dict, tuple, set, memoryview))
 
 
 class Calls:
-    """The requests of one client that are under way."""
+    """The requests of one client in progress."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self._channel = session.channel
         #: Async functions, which run in the event loop's thread.
         self.tasks: dict[int, Task] = {}
-        #: Calls of functions that the script, which may still be importing, has not exposed yet: until when, and what.
+        #: Calls of functions that a script, which may still be importing, has not exposed yet: deadline, and message.
         self.early: dict[int, tuple[float, list[Any]]] = {}
 
     def call(self, message: list[Any]) -> None:
         _, number, name, args, kwargs = message
         serving = self.session.serving
-        for one in args:  # a loop: any() over a generator would cost more than the call
+        for one in args:  # a loop, because any() over a generator would cost more than the call
             if (
                 type(one) is StreamRef
-            ):  # from now on the client is told when nobody reads it any more, also if nothing begins
+            ):  # from now on the client is told when nobody reads it any more, even if nothing starts
                 args = [self.session.receive_stream(other) for other in args]
                 break
         if name not in serving.exposed and not serving.is_wanted_elsewhere:
@@ -53,7 +53,7 @@ class Calls:
         self._answer(number, self._apply, name, args, kwargs)
 
     def retry_early(self) -> bool:
-        """Those whose function is there by now, and those whose time is over. True if there were any."""
+        """Starts those whose function exists by now, and fails those whose time is over. True if there were any."""
         is_any = False
         is_served = self.session.serving.is_wanted_elsewhere
         for number, (until, message) in list(self.early.items()):
@@ -61,7 +61,7 @@ class Calls:
             if message[2] not in self.session.serving.exposed and not is_over:
                 continue
             if self.early.pop(number, None) is None:
-                continue  # by code that ran meanwhile
+                continue  # taken by code that ran meanwhile
             is_any = True
             if message[2] in self.session.serving.exposed:
                 self.call(message)
@@ -97,7 +97,7 @@ class Calls:
         self.finish(number, *outcome.pop(), began)
 
     def _print(self, number: int, stream: str, text: str, is_paced: bool) -> bool:
-        """Sends what was printed. False if the client has no room, and nobody is to wait for it."""
+        """Sends what was printed. False if the client has no room and the caller must not wait."""
         message = [OUTPUT, number, stream, text]
         if is_paced:
             self._channel.send_paced(message)
@@ -110,14 +110,14 @@ class Calls:
     def _answer(self, number: int, work: Callable[..., Any], *args: Any) -> None:
         """Runs it and sends its value, its error, or the beginning of a stream.
 
-        No variable of a frame below the code holds its exception, which holds the frames of the code, and they this
-        one: arguments would stay until the collector comes.
+        No variable of a frame below the code holds its exception: that holds the frames of the code, and they hold this
+        one, so arguments would live until the collector runs.
         """
         began = time.monotonic_ns()
         self.finish(number, *self._channel.server.perform(number, work, args, None), began)
 
     def finish(self, number: int, value: Any, is_error: bool, began: int) -> None:
-        """Of a request that ran, whatever it gave. :raises BrokenChannel:"""
+        """Answers a request that ran, whatever its result. :raises BrokenChannel:"""
         if is_error:
             return self.fail(number, value, began)
         try:
@@ -137,7 +137,7 @@ class Calls:
         self._channel.send([ERROR, number, record_of(error)], began)
 
     def fail_unread(self, number: int, error: BaseException) -> None:
-        """A request that there was no room for."""
+        """Fails a request for which there was no memory."""
 
         def fail() -> None:
             raise error
@@ -145,7 +145,7 @@ class Calls:
         self._answer(number, fail)
 
     def refuse(self, number: int) -> None:
-        """One that was interrupted before it began."""
+        """Answers a request that was interrupted before it started."""
         self._answer(number, _nothing)
 
     def _later(self, number: int, awaitable: Any, began: int) -> None:
@@ -156,7 +156,7 @@ class Calls:
 
 
 class Task:
-    """An async function's run in the event loop's thread. All of its state belongs to that thread."""
+    """One run of an async function in the event loop's thread. All of its state belongs to that thread."""
 
     def __init__(self, calls: Calls, loop: asyncio.AbstractEventLoop, number: int, awaitable: Any, began: int) -> None:
         self._calls, self._loop, self._number, self._awaitable, self._began = calls, loop, number, awaitable, began
@@ -185,7 +185,7 @@ class Task:
     async def _run(self) -> tuple[Any, bool]:
         try:
             return await self._awaitable, False
-        except BaseException as error:  # SystemExit, too, is an answer, and would end the loop
+        except BaseException as error:  # SystemExit is an answer too, and would end the loop
             return error, True
 
     def _end(self, task: asyncio.Task[tuple[Any, bool]]) -> None:

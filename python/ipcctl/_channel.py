@@ -1,4 +1,4 @@
-"""One client's channel: two rings in a sealed segment, a socket whose bytes are bells and whose end says that the
+"""One client's channel: two rings in a sealed segment, a socket whose bytes are bells and whose end means that the
 client is gone, and a socket for descriptors of shared memory.
 """
 
@@ -34,19 +34,19 @@ _FIRST_BUCKET, _NANOSECONDS = _contract.STATISTICS_LATENCIES, _contract.STATISTI
 _F_GET_SEALS = 1034
 _SEALS = 0x0002 | 0x0004  # F_SEAL_SHRINK, F_SEAL_GROW
 _MORE, _LAST = _contract.PART_MORE, _contract.PART_LAST
-#: Messages that are made or told apart here.
+#: Messages that are made or recognised here.
 ERROR, FORGET, LEAVE = _contract.TO_CLIENT_ERROR, _contract.TO_CLIENT_FORGET, _contract.TO_CLIENT_LEAVE
-#: How long to wait for room before looking anew: a client rings once there is some.
+#: How long to wait for room before looking again: a client rings once there is some.
 _ROOM_SECONDS = 0.05
-#: A look takes microseconds; but on a handler that does it one of the user's may stand, which takes its time.
+#: A look takes microseconds; but a signal handler of the user may run on top of the one that looks, and take its time.
 _OTHERS_LOOK_SECONDS = 1.0
 
 
 class Segment:
-    """What a client hands in: memory with two rings and a socket for bells. The name is empty but for a pipe."""
+    """What a client sends: memory with two rings, and a socket for bells. The name is empty except for a pipe."""
 
     def __init__(self, payload: bytes, fds: list[int]) -> None:
-        """:raises BrokenChannel: if what the client handed in is not as docs/internals/shm-layout.md says."""
+        """:raises BrokenChannel: if what the client sent does not match docs/internals/shm-layout.md"""
         if len(fds) != _contract.CHANNEL_FDS_FORWARDED or len(payload) < _contract.OPEN_KIND:
             raise BrokenChannel(f"a channel is 3 descriptors and 8 bytes or more, not {len(fds)} and {len(payload)}")
         version, capacity = struct.unpack_from("<II", payload)
@@ -75,11 +75,11 @@ class Segment:
         try:
             self.socket.send(b"\x01", socket.MSG_NOSIGNAL)
         except OSError:
-            pass  # full: it is rung already; closed: its end is noticed by who reads
+            pass  # full: it is rung already; closed: the reader notices the end
 
 
 def _kind_and_name(version: int, payload: bytes) -> tuple[int, str]:
-    """:raises BrokenChannel: if the kind is not known, or the name not one of that kind"""
+    """:raises BrokenChannel: if the kind is unknown, or the name does not fit the kind"""
     if version == _contract.SEGMENT_VERSION_MIN:
         label = payload[_contract.OPEN_KIND :]
         kind = _contract.CHANNEL_PIPE if label else _contract.CHANNEL_CALLS
@@ -97,13 +97,13 @@ def _kind_and_name(version: int, payload: bytes) -> tuple[int, str]:
 
 
 class Unreadable(list["Any"]):
-    """A message that this process has no room for: its kind and its number."""
+    """A message for which this process has no memory: its kind and its number."""
 
     error = MemoryError("no memory for what the client sent")
 
 
 def _without_values(frame: bytes, why: str) -> Unreadable:
-    """:raises BrokenChannel: if it is no message"""
+    """:raises BrokenChannel: if it is not a message"""
     try:
         message = Unreadable(loads(b"\x82" + first_two(frame)))
     except DecodeError as malformed:
@@ -114,7 +114,7 @@ def _without_values(frame: bytes, why: str) -> Unreadable:
 
 
 def first_two(frame: bytes) -> bytes:
-    """Of an array of integers and more."""
+    """Reads the start of an array: integers, and possibly more."""
     end = 1
     for _ in range(2):
         end += 1 + {24: 1, 25: 2, 26: 4, 27: 8}.get(frame[end] & 31 if end < len(frame) else 0, 0)
@@ -122,13 +122,13 @@ def first_two(frame: bytes) -> bytes:
 
 
 class Channel:
-    """Not thread-safe but for :meth:`send`, :meth:`send_paced` and :meth:`look`."""
+    """Not thread-safe except for :meth:`send`, :meth:`send_paced` and :meth:`look`."""
 
     def __init__(self, segment: Segment, exposed: dict[str, Callable[..., Any]], session: Any) -> None:
         self.map, self.socket, self.rx, self.tx = segment.map, segment.socket, segment.rx, segment.tx
         self._ring = segment.ring
         self._version = segment.version
-        #: What it belongs to, told of interrupts: :class:`ipcctl._session.Session`.
+        #: The session that it belongs to, which is told of interrupts: :class:`ipcctl._session.Session`.
         self.session = session
         self.sharing = Sharing(segment.descriptors)
         #: Answers the usual calls, and knows which one runs.
@@ -143,10 +143,10 @@ class Channel:
         self._outbox_bytes = 0
         self._parts: list[bytes] = []
         self._parts_bytes = 0
-        #: Held by whoever reads: usually the serving thread, another one while that is busy with the user's code.
+        #: Held by the reading thread: usually the serving thread, another one while that is busy with the user's code.
         self.reading = threading.Lock()
-        #: Read by another thread, for the serving one to handle: before what the ring holds, hence it is paused as
-        #: long.
+        #: Read by another thread, to be handled by the serving thread before anything in the ring: reading pauses
+        #: meanwhile.
         self.backlog: deque[list[object]] = deque()
         #: Numbers of streams of the client that were dropped unread.
         self.left: deque[int] = deque()
@@ -168,14 +168,13 @@ class Channel:
             return message
 
     def put_back(self, message: list[object]) -> None:
-        """It is the next one again."""
+        """Puts it back as the next one."""
         self.backlog.appendleft(message)
         self.server.is_paused = True
 
     def send(self, message: list[object], began_ns: int | None = None) -> None:
-        """Encodes and sends; what finds no room in the ring waits in order. From any thread.
-
-        :param began_ns: when the request began whose answer this is; it is counted before the answer is out
+        """Encodes and sends; messages without room in the ring wait in order. From any thread.
+        :param began_ns: when the request of this answer began; it is counted before the answer is sent
         """
         was_exposed = shield()  # an exception in the middle would lose a bell, or tear a message
         try:
@@ -212,10 +211,9 @@ class Channel:
                 self._ring()
 
     def send_paced(self, message: list[object]) -> None:
-        """The same for what may come without end, in the serving thread: waits until the client has taken what came
-        before.
-
-        :raises Interrupted: if the request that is served is interrupted meanwhile
+        """The same for messages that may come without end, in the serving thread: waits until the client has taken
+        earlier ones.
+        :raises Interrupted: if the request being served is interrupted meanwhile
         :raises BrokenChannel: if the client is gone, or has taken nothing for 30 s
         """
         was_exposed = shield()
@@ -250,7 +248,7 @@ class Channel:
 
     def _put(self, frame: bytes) -> None:
         if self._outbox:
-            self.flush()  # the serving thread, which does so otherwise, may be busy for long
+            self.flush()  # the serving thread, which does this otherwise, may be busy for long
         if not self._outbox and self.tx.try_send(frame):
             return
         self.server.is_queueing = True
@@ -258,7 +256,7 @@ class Channel:
         self._outbox_bytes += len(frame)
 
     def flush(self) -> bool:
-        """Sends what waits, as far as there is room. True if nothing waits."""
+        """Sends what waits, as far as there is room. True if nothing waits any more."""
         if not self._outbox:
             return True
         with self._lock:
@@ -270,7 +268,7 @@ class Channel:
             return not self._outbox
 
     def tell_forgotten(self) -> None:
-        """Which of our segments the client may let go of, and which of its streams nobody reads."""
+        """Tells the client which of our segments it may release, and which of its streams nobody reads."""
         while self.left:
             self.send([LEAVE, self.left.popleft()])
         while self.sharing.forgotten:
@@ -312,16 +310,16 @@ class Channel:
 
     @staticmethod
     def judge(message: object) -> list[object]:
-        """:raises BrokenChannel: if it is none"""
+        """:raises BrokenChannel: if it is not one"""
         if type(message) is not list or len(message) < 2 or type(message[0]) is not int:
             raise BrokenChannel("a message is an array of a kind, a number and more")
         return message
 
     def look(self) -> None:
-        """Takes what the client wants interrupted, and sees whether it is gone.
+        """Takes what the client wants interrupted, and checks whether it is gone.
 
-        From any thread, and from the handler of a signal in the middle of this very method: whoever comes second leaves
-        a note, which the first one finds before it leaves.
+        From any thread, and from a signal handler in the middle of this very method: the second caller leaves a note,
+        which the first one finds before it returns.
         """
         self._has_to_look = True
         while self._has_to_look and self._looking.acquire(blocking=False):
@@ -332,8 +330,8 @@ class Channel:
                 self._looking.release()
 
     def look_first(self) -> None:
-        """The same, before something begins: what another thread is just taking has been taken when it returns. Not
-        from a handler, which may stand on top of who holds the lock.
+        """The same, before something starts: waits for another thread that is just looking. Not from a handler, which
+        may run on top of the lock's holder.
         """
         if self._looking.acquire(timeout=_OTHERS_LOOK_SECONDS):
             try:
@@ -348,7 +346,7 @@ class Channel:
 
     def _take_wishes(self) -> None:
         server = self.server
-        server.is_looked_at = True  # before that is no news any more
+        server.is_looked_at = True  # before that, it does not count as new any more
         try:
             server.acknowledge()
             if self.is_open:
@@ -385,7 +383,7 @@ class Channel:
             return False
 
     def end(self, why: int) -> None:
-        """Nothing is sent or taken any more; the client, and the shim, find out why. The first reason stands."""
+        """Closes the channel; the client, and the shim, learn why. The first reason counts."""
         with self._lock:
             if self.is_open:
                 self.is_open = False
@@ -396,14 +394,13 @@ class Channel:
     def close(self) -> None:
         self.end(_contract.ENDED_CLOSED)
         with self._lock:
-            # A call of it may still run, and will want to answer: not through a descriptor that is somebody else's by
-            # then.
+            # A call may still run, and will want to answer: not through a descriptor that is reused by then.
             self.server.close()
             self.socket.close()
-            self.sharing.close()  # the map goes with the rings that look into it
+            self.sharing.close()  # the map goes with the rings that use it
 
     def abandon(self) -> None:
-        """In a forked child: the rings are the parent's, and a lock may be held by a thread that is not here."""
+        """In a forked child: the rings are the parent's, and a lock may be held by a thread that does not exist here."""
         self.is_open = False
         self.server.is_queueing = self.server.is_gone = True
         self._lock, self.reading, self._looking = threading.RLock(), threading.Lock(), threading.Lock()

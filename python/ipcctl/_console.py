@@ -1,4 +1,4 @@
-"""The console: lets a client into a script that never asked for it. Nothing of it exists before the first signal."""
+"""The console: lets clients into a script that does not import ipcctl. Nothing of it exists before the first signal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ._serving import Serving
 
 _lock = threading.Lock()
-#: The shim's socket as it was at the start, told by what loads this.
+#: The shim's socket as it was at the start, set by whoever loads this.
 plane: str | None = None
 
 
@@ -21,7 +21,7 @@ def _no_plane() -> int | None:
     return None
 
 
-#: The same as a descriptor, for a script that has left root since; told likewise.
+#: The same as a descriptor, for a script that has left root since; set likewise.
 held_plane: Callable[[], int | None] = _no_plane
 
 
@@ -29,13 +29,13 @@ def _nobody() -> Serving | None:
     return None
 
 
-#: What serves this process, if something does: replaced by :mod:`ipcctl._serving`, which is loaded late.
+#: What serves this process, if anything: replaced by :mod:`ipcctl._serving`, which is loaded late.
 current: Callable[[], Serving | None] = _nobody
 
 
 def on_signal() -> None:
-    """SIGURG came again: something is to be interrupted, or the thread that served has ended. In the main thread;
-    imports nothing.
+    """SIGURG came again: something must be interrupted, or the serving thread has ended. In the main thread; imports
+    nothing.
     """
     serving = current()
     if (serving is None or not serving.is_served) and not _lock.locked():
@@ -48,8 +48,8 @@ def on_signal() -> None:
 
 
 def serve() -> None:
-    """Serves in a thread of its own until somebody calls ``ipcctl.serve()``."""
-    lock = _lock  # a child that is forked here has another one
+    """Serves in its own thread until ``ipcctl.serve()`` is called."""
+    lock = _lock  # a forked child has its own
     if not lock.acquire(blocking=False):
         return
     try:
@@ -60,10 +60,10 @@ def serve() -> None:
         while not one.is_wanted_elsewhere and not one.is_abandoned:
             if not one.serve_if_free(lambda: one.is_wanted_elsewhere):
                 return
-    except PermissionError as error:  # it stays so: whoever looks for the reason finds it in the log
+    except PermissionError as error:  # stays like this: the log has the reason
         sys.stderr.write(f"ipcctl: no client can be let in: {error}\n")
     except OSError:
-        pass  # the shim is gone, and we soon
+        pass  # the shim is gone, and we soon will be
     finally:
         lock.release()
 

@@ -16,7 +16,7 @@ TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
     from typing import Any
 
-#: The namespace, and whose it is. A task or thread that only inherited it gets one of its own.
+#: The namespace and its owner. A task or thread that only inherited it gets its own.
 _slot: contextvars.ContextVar[tuple[dict[str, Any], object]] = contextvars.ContextVar("ipcctl_default")
 
 
@@ -29,7 +29,7 @@ def _owner() -> object:
 
 
 def default_namespace() -> dict[str, Any]:
-    """The namespace of this task or thread, made on first use; it goes with its task or thread."""
+    """The namespace of this task or thread, created on first use, with the lifetime of its task or thread."""
     owner = _owner()
     found = _slot.get(None)
     if found is None or found[1] is not owner:
@@ -44,17 +44,16 @@ def close_default_namespace() -> None:
 
 
 def evaluate(code: str) -> Any:
-    """The value of the last expression of the code, None where it ends in a statement. Names that it defines stay for
-    the next code of the same asyncio task, or thread, and no other sees them. Code that awaits at its top gives an
+    """The value of the last expression of the code, None if it ends in a statement. Names that it defines stay for
+    later code of the same asyncio task, or thread, and are invisible to others. Code with a top-level await gives an
     awaitable.
-
     :raises Exception: what the code raises
     """
     return run(code, default_namespace())
 
 
 def execute(code: str) -> Any:
-    """Runs statements; None, or an awaitable if the code awaits at its top."""
+    """Runs statements; returns None, or an awaitable if the code has a top-level await."""
     value = run(code, default_namespace())
     return _nothing(value) if inspect.iscoroutine(value) else None
 

@@ -1,4 +1,4 @@
-"""Exceptions as what crosses of them, and back: type, message, traceback, cause, and the parts of a group."""
+"""Exceptions in the form that is sent, and back: type, message, traceback, cause, and the parts of a group."""
 
 from __future__ import annotations
 
@@ -15,25 +15,23 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
-#: Two levels of a value each, so that telling of an error never ends in DEPTH.
+#: Two levels of a value each, so that reporting an error never fails with DEPTH.
 _LEVELS_MAX = 16
-#: Of all causes and parts of one error.
+#: For all causes and parts of one error.
 _ERRORS_MAX = 128
-#: Of all texts of one error, which is to fit into a message.
+#: For all texts of one error, which must fit into a message.
 _CHARACTERS_MAX = 1 << 24
 _OWN = os.path.dirname(__file__) + os.sep
 
 
 def record_of(error: BaseException) -> dict[str, Any]:
-    """Whatever the error and the classes of its user's are like: an error is always worth telling, and never a reason
-    for another one.
-    """
+    """Whatever the error and its classes do: an error must always be reported, and must never cause another one."""
     return _Telling().record(error, 0)
 
 
 class _Telling:
-    """One error. Chains may be circular, long or wide in Python, and texts without end: what is beyond the limits is
-    left out.
+    """One error. Chains in Python may be circular, long or wide, and texts endless: what exceeds the limits is left
+    out.
     """
 
     def __init__(self) -> None:
@@ -81,7 +79,7 @@ class _Telling:
         }
 
     def _traceback(self, error: BaseException, name: str) -> str | None:
-        """With source lines, without frames of ours; of an error of the other side first where it was there."""
+        """With source lines, without our own frames; for an error from the other side, its traceback there comes first."""
         text = _tried(lambda: _traceback(error, name), lambda failure: None)
         return None if text is None else self._text(lambda: text)
 
@@ -94,8 +92,8 @@ class _Telling:
 
 
 def _tried(work: Callable[[], _T], otherwise: Callable[[BaseException], _T]) -> _T:
-    """Code of the user's, as in a ``__str__``: what it raises is no error of the request that is told of, and
-    SystemExit nobody's wish.
+    """Runs code of the user, such as ``__str__``: an exception in it is not the request's error, and SystemExit in it
+    is not meant.
     """
     try:
         return work()
@@ -111,7 +109,7 @@ def _name_of(kind: type) -> str:
     )
 
 
-# What is Python's own of an error, whatever its class has by the same names.
+# Python's own attribute of an error, whatever its class defines under the same name.
 _cause, _context = BaseException.__dict__["__cause__"], BaseException.__dict__["__context__"]
 _is_suppressed, _parts = BaseException.__dict__["__suppress_context__"], BaseExceptionGroup.__dict__["exceptions"]
 
@@ -129,8 +127,8 @@ def _parts_of(error: BaseException) -> tuple[BaseException, ...]:
 
 
 def _is_large(error: BaseException) -> bool:
-    """There is more behind it than is told. To print its one line Python would look at all of that, at each step on the
-    way again.
+    """Whether there is more behind it than is reported. To print its one line Python would look at all of that, again
+    at each step.
     """
     waiting: list[BaseException | None] = [error]
     seen: set[int] = set()
@@ -142,9 +140,9 @@ def _is_large(error: BaseException) -> bool:
     return len(seen) > _ERRORS_MAX
 
 
-#: What a place in the code looks like in a traceback, by the identity of the code, which is kept: equal code may stand
-#: in two files. To find it out Python asks the disk for the file and parses the line, which takes longer than a caller
-#: busy-polls for the answer, and most errors come from the same few places.
+#: What a place in the code looks like in a traceback, by the identity of the code, which is kept: equal code may be in
+#: two files. Python asks the disk for the file and parses the line, which takes longer than a caller busy-polls for the
+#: answer, and most errors come from the same few places.
 _places: dict[tuple[int, int], tuple[CodeType, str]] = {}
 _PLACES_MAX = 256
 
@@ -158,7 +156,7 @@ def _frames(trace: TracebackType | None) -> list[str]:
             steps.append((step, code, (id(code), step.tb_lasti)))
         step = step.tb_next
     lines = {(place[0], at.tb_lineno) for at, _, place in steps}
-    if step is not None or len(lines) < len(steps):  # Python counts lines that repeat
+    if step is not None or len(lines) < len(steps):  # Python counts repeated lines
         own = [frame for frame in traceback.extract_tb(trace) if not frame.filename.startswith(_OWN)]
         return traceback.format_list(own)
     if len(_places) > _PLACES_MAX:
@@ -184,12 +182,12 @@ def _traceback(error: BaseException, name: str) -> str | None:
 
 
 def _clean(text: str) -> str:
-    """Text that has a UTF-8 form: a lone surrogate in a message must not hide the error that it tells of."""
+    """Text that can be encoded as UTF-8: a lone surrogate in a message must not hide the error."""
     return str.encode(text, "utf-8", "backslashreplace").decode("utf-8")
 
 
 def error_of(record: Any, kind: type[RemoteError] = JavaScriptError, level: int = 0) -> RemoteError:
-    """What the other side says of an error, whatever it says."""
+    """What the other side says about an error, whatever that is."""
     if not isinstance(record, dict):
         return kind(_clean(str(record)))
     stack = record.get("traceback")

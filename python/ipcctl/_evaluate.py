@@ -1,4 +1,4 @@
-"""Code strings: compiled as an expression or as statements whose last expression is the value, with top-level
+"""Code strings: compiled as an expression, or as statements whose last expression is the value, with top-level
 ``await``.
 """
 
@@ -31,7 +31,7 @@ _namespaces: dict[str, dict[str, Any]] = {}
 
 
 def namespace(name: str | None) -> dict[str, Any]:
-    """The worker's own (``__main__``), or an isolated one by its name, made on first use."""
+    """The worker's own (``__main__``), or an isolated one by its name, created on first use."""
     if name is None:
         return sys.modules["__main__"].__dict__
     if name not in _namespaces:
@@ -44,7 +44,7 @@ def forget_namespace(name: str) -> None:
 
 
 def run(code: str, scope: dict[str, Any]) -> Any:
-    """The value of the code, or a coroutine that gives it if the code awaits. None where it ends in no expression."""
+    """The value of the code, or a coroutine for it if the code awaits. None if it does not end in an expression."""
     filename = f"<eval-{next(_numbers)}>"
     linecache.cache[filename] = (len(code), None, code.splitlines(True), filename)
     _sources.append(filename)
@@ -75,14 +75,13 @@ async def _run_async(body: types.CodeType | None, value: types.CodeType | None, 
 
 
 class Capture:
-    """Stands in for ``sys.stdout`` and ``sys.stderr`` while code runs: what this thread writes goes to the client, all
-    else where it went.
+    """Replaces ``sys.stdout`` and ``sys.stderr`` while code runs: output of this thread goes to the client, other
+    output where it went before.
 
-    What is printed is joined and sent a few milliseconds later by a thread of ours, so that it is seen while the code
-    goes on; with more than that the code itself sends it, and waits as long as the client has no room.
-
-    :param tell: sends text of a stream. The third argument says whether it is to wait for room; without, it gives False
-    where there is none
+    Output is joined and sent a few milliseconds later by a thread of ours, so that it is visible while the code runs
+    on; beyond a limit the code itself sends it, and waits while the client has no room.
+    :param tell: sends text of a stream. The third argument says whether to wait for room; without waiting it returns
+    False if there is none
     """
 
     def __init__(self, tell: Callable[[str, str, bool], bool]) -> None:
@@ -105,7 +104,7 @@ class Capture:
         try:
             self._send(True)
         except (BrokenChannel, Interrupted):
-            pass  # the answer is next, and says so
+            pass  # the answer is next, and reports it
         self._is_over = True
 
     def write(self, below: Any, stream: str, text: str) -> int:
@@ -115,11 +114,11 @@ class Capture:
             if stream == "stderr":
                 text = text.encode("utf-8", "backslashreplace").decode()
             else:
-                text.encode()  # as Python's own stream does it: a lone surrogate is an error of the print
+                text.encode()  # like Python's own stream: a lone surrogate is an error of the print
         was_exposed = shield()
         try:
             with self._lock:
-                # In pieces from the beginning: what is left of a long one is not copied for each.
+                # In pieces from the beginning, without copying the rest of a long text for each.
                 for at in range(0, len(text), _PIECE_CHARS):
                     self._parts.append((stream, text[at : at + _PIECE_CHARS]))
                 self._chars += len(text)
@@ -136,7 +135,7 @@ class Capture:
     def _send(self, is_paced: bool) -> bool:
         """False if the client has no room for it now."""
         while True:
-            with self._lock:  # never while it waits: whoever prints would not be interruptible
+            with self._lock:  # never while it waits: the printing code could not be interrupted
                 if not self._parts:
                     return True
                 stream = self._parts[0][0]
@@ -149,7 +148,7 @@ class Capture:
                 piece = "".join(part for _, part in self._parts[:count])
                 del self._parts[:count]
                 self._chars -= len(piece)
-                if not is_paced:  # in order, and without waiting: with the lock held
+                if not is_paced:  # in order and without waiting: with the lock held
                     if self._tell(stream, piece, False):
                         continue
                     self._parts.insert(0, (stream, piece))
@@ -158,7 +157,7 @@ class Capture:
             self._tell(stream, piece, True)
 
     def flush_soon(self) -> bool:
-        """By the thread of ours. True if it is to come again."""
+        """Called by our thread. True if it must come again."""
         return not self._is_over and not self._send(False)
 
     def abandon(self) -> None:
@@ -167,7 +166,7 @@ class Capture:
         self._parts.clear()
 
 
-#: Characters that are sent together, and that wait for the thread at most.
+#: Characters that are sent together, and the most that wait for the thread.
 _PIECE_CHARS = 32_768
 _EAGER_CHARS = 16_384
 _FLUSH_SECONDS = 0.004
@@ -175,7 +174,7 @@ _captures: set[Capture] = set()
 
 
 class _Flusher:
-    """Sends what was printed a moment ago, in a thread that is started by the first print."""
+    """Sends what was printed a moment ago, in a thread that the first print starts."""
 
     def __init__(self) -> None:
         self._armed: set[Capture] = set()

@@ -1,4 +1,4 @@
-"""A pair of rings for raw bytes between a client and this worker: the quickest way for many small messages."""
+"""A pair of rings for raw bytes between a client and this worker: the fastest way for many small messages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
     from typing import Any
 
-#: How long to look for the next message before going to sleep, in microseconds.
+#: How long to busy-poll for the next message before sleeping, in microseconds.
 _SPIN_US = 60
-#: Turns of a sender that waits for room before it begins to sleep between two looks.
+#: How often a sender that waits for room looks again before it begins to sleep between looks.
 _EAGER_LOOKS = 200
 _LOOK_SECONDS = 0.0002
 
@@ -23,7 +23,7 @@ _LOOK_SECONDS = 0.0002
 class Pipe:
     """Messages of bytes in both directions, in order. One thread may send while another one receives.
 
-    What crosses is as it is sent: nothing is encoded, and nobody answers.
+    Bytes arrive as they were sent: nothing is encoded, and nothing is answered.
     """
 
     def __init__(self, segment: Segment) -> None:
@@ -74,7 +74,7 @@ class Pipe:
                 self._is_over = True
 
     def try_receive(self) -> bytes | None:
-        """The next message if one is there."""
+        """The next message, if there is one."""
         data: bytes | None = self._rx.try_receive()
         if data is not None and self._rx.needs_bell():
             self._ring()
@@ -108,7 +108,7 @@ class Pipe:
                 self._rx.cancel_sleep()
 
     def _take_bells(self) -> None:
-        """For who receives only; sees the end too."""
+        """Only for the receiver; also notices the end."""
         try:
             self._is_over = self._socket.recv(64) == b"" or self._is_over
         except BlockingIOError:
@@ -117,7 +117,7 @@ class Pipe:
             self._is_over = True
 
     def _is_hung_up(self) -> bool:
-        """Whether the client is gone, seen without taking a bell from another thread."""
+        """Whether the client is gone, without taking a bell from another thread."""
         return self._socket.fileno() < 0 or bool(self._life.poll(0))
 
     def __iter__(self) -> Iterator[bytes]:
@@ -137,7 +137,7 @@ class Pipe:
             yield data
 
     def close(self) -> None:
-        """Ends it for both sides; what the client has sent already can still be received."""
+        """Closes it for both sides; what the client has sent already can still be received."""
         self._is_over = True
         self._socket.close()
 

@@ -2,7 +2,7 @@
 
 It does what the C extension does, byte for byte and error for error.
 
-Where the two could differ, the rare forms, both call `_types`.
+For the rare forms, in which the two could differ, both call `_types`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _U32 = struct.Struct("<I")
 
 
 class _Trouble(Exception):
-    """What went wrong, in the making: the place is noted from the inside out on the way up."""
+    """An error while it is collected: its place is noted from the inside out."""
 
     def __init__(self, code: str, detail: str) -> None:
         self.code = code
@@ -84,7 +84,7 @@ def _head(major: int, n: int) -> bytes:
 
 
 _CHANGED = "changed while it was sent"
-#: Each level may be lowered, as a rule once; what is lowered to itself would take the stack.
+#: Each level is usually lowered once; a value that is lowered to itself would overflow the stack.
 _FORMS_MAX = 2 * MAX_DEPTH
 
 
@@ -93,7 +93,7 @@ class _Encoder:
         self.out = bytearray()
         self.limit = limit
         self.ancestors: list[int] = []
-        self.forms = 0  # in one another: a form may have to be lowered again
+        self.forms = 0  # nested lowerings: a lowered form may have to be lowered again
 
     def put(self, head: bytes, payload: Any = b"") -> None:
         if len(head) + len(payload) > self.limit - len(self.out):
@@ -117,9 +117,7 @@ class _Encoder:
         self.ancestors.append(id(identity))
 
     def value(self, value: Any, identity: Any) -> None:
-        """`identity` is what a cycle is known by: the user's object where `value` is a lowered
-        form of it.
-        """
+        """`identity` detects cycles: the user's object, if `value` is a lowered form of it."""
         kind = type(value)
         if kind is str:
             self.text(value)
@@ -230,7 +228,7 @@ class _Encoder:
             raise _Trouble("TYPE", str(refused)) from None
         if tag is not None:
             self.put(_head(6, tag))
-        if type(form) is memoryview:  # in a lowered form it is its bytes
+        if type(form) is memoryview:  # in a lowered form it stands for its bytes
             self.put(_head(2, form.nbytes), form)
         else:
             self.forms += 1
@@ -239,14 +237,12 @@ class _Encoder:
 
 
 def _changed(error: RuntimeError) -> Exception:
-    """What a dict or set says when it changed under its iteration; another RuntimeError is the
-    user's.
-    """
+    """The message of a dict or set that changed during iteration; other RuntimeErrors are the user's."""
     return _Trouble("TYPE", _CHANGED) if "changed" in str(error) and "during iteration" in str(error) else error
 
 
 def dumps(value: Any, size_max: int | None = None) -> bytes:
-    """The value as CBOR; EncodeError where it has no form."""
+    """The value as CBOR. :raises EncodeError: if it has no form there"""
     if size_max is None:
         limit = _SIZE_MAX
     else:
@@ -277,7 +273,7 @@ class _Decoder:
         raise _Trouble("MALFORMED", f"truncated at byte {self.end}")
 
     def head(self) -> tuple[int, int, int, int]:
-        """Major type, additional information, argument, and where it stood."""
+        """Major type, additional information, argument, and its place."""
         at = self.at
         if at == self.end:
             self.truncated()
@@ -312,9 +308,7 @@ class _Decoder:
         self.depth += 1
 
     def value(self, keys: bool) -> Any:
-        """`keys`: arrays become tuples and sets frozensets, as what goes into a set or is a key
-        must be hashable.
-        """
+        """`keys`: arrays become tuples and sets frozensets, because members of a set and keys must be hashable."""
         major, info, n, at = self.head()
         if major == 0:
             return n
@@ -412,7 +406,7 @@ class _Decoder:
             raise _Trouble("MALFORMED", f"unknown tag {tag} at byte {at}")
         if self.at == self.end:
             self.truncated()
-        # Judged before going on: a chain of tags must not be a way around the limit of levels.
+        # Checked before going on: a chain of tags must not evade the limit on depth.
         major = self.data[self.at] >> 5
         if major not in (0, 1, 7) if content == 8 else major != content:
             self.misplaced(tag, at)
@@ -465,11 +459,11 @@ class _Decoder:
 
 
 def loads(buffer: Any) -> Any:
-    """The value of one CBOR item; DecodeError where it is none."""
+    """The value of one CBOR item. :raises DecodeError: if it is not one"""
     with memoryview(buffer) as whole:
         if not whole.c_contiguous:
             raise BufferError("the buffer is not contiguous")
-        # cast() knows no shape with a zero in it
+        # cast() does not accept a shape with a zero
         with memoryview(b"") if whole.nbytes == 0 else whole.cast("B") as data:
             decoder = _Decoder(data)
             try:
@@ -479,8 +473,7 @@ def loads(buffer: Any) -> Any:
                 return value
             except _Trouble as trouble:
                 error = failure(DecodeError, trouble.code, trouble.parts, trouble.detail)
-            # Slices of data must not outlive it: they are in the frames that the trouble came
-            # through.
+            # Slices of data must not outlive it, but the frames of the error hold them.
             del decoder
             raise error
 
@@ -494,23 +487,21 @@ _MASK = 0xFFFFFFFF
 _ZEROS = bytes(8)
 if TYPE_CHECKING:
     _Found = TypeVar("_Found")
-#: All channels are looked at by one thread.
+#: One thread waits for all channels.
 _busy_poll, _meter = BusyPoll(), LoadMeter()
 
 
 class SharedRingBuffer:
     """One end of a byte ring in shared memory. Both ends start at `position`.
 
-    The peer is not trusted: what is read from the memory is read once and judged; the own position
-    is never read back.
+    The peer is not trusted: shared values are read once and checked; our own position is never read back.
 
-    About the order of memory accesses: Python has no atomics. A word is read and written through a
-    memoryview of "I", which CPython does with one 4-byte move, never torn. x86 keeps stores in
-    order and loads in order, which is all that head and tail need. ARM does neither; the
-    interpreter runs hundreds of instructions between two accesses, which makes a reordering
-    improbable, not impossible: where that is not enough, use the C extension. For the words about
-    sleeping, a store has to be seen before a later load, which x86 does not keep either: taking a
-    lock is a full barrier there. Whoever sleeps should still wake now and then.
+    About the order of memory accesses: Python has no atomics. A word is read and written through a memoryview of "I",
+    which CPython does with one 4-byte move, never torn. x86 keeps stores in order and loads in order, which is all that
+    head and tail need. ARM keeps neither; the interpreter runs hundreds of instructions between two accesses, which
+    makes a reordering improbable, not impossible: if that is not enough, use the C extension. For the words about
+    sleeping, a store must be visible before a later load, which x86 does not guarantee either: taking a lock is a full
+    barrier there. A sleeper should still wake now and then.
     """
 
     __slots__ = (
@@ -556,15 +547,15 @@ class SharedRingBuffer:
         self._capacity = capacity
         self._producer = bool(is_producer)
         self._own = position
-        # As full as can be, so that the first send looks.
+        # The producer assumes a full ring, so that the first send looks at the other position.
         self._peer = position - capacity & _MASK if is_producer else position
         self._broken = False
         self._is_resting = False
-        #: Where one thread waits for this ring alone.
+        #: If one thread waits for this ring alone.
         self._busy_poll = BusyPoll()
         self._waits = False
         self._lock = threading.Lock()
-        self._turn = threading.Lock()  # one frame at a time, as the GIL does it for the C extension
+        self._turn = threading.Lock()  # one frame at a time, which the GIL ensures for the C extension
 
     @property
     def broken(self) -> bool:
@@ -583,7 +574,7 @@ class SharedRingBuffer:
 
     @property
     def peer_core(self) -> int:
-        """Where the producer ran when it last sent, counted from one, as it says; 0 is unknown."""
+        """The producer's core when it last sent, counted from one, as it says; 0 is unknown."""
         return self._words[_CORE]
 
     def _break(self, what: str) -> NoReturn:
@@ -601,7 +592,7 @@ class SharedRingBuffer:
             pass
 
     def _look(self) -> int:
-        """Bytes in the ring after a fresh look at the other side's position."""
+        """Bytes in the ring, after a fresh look at the other side's position."""
         peer = self._words[_HEAD if self._producer else _TAIL]
         used = (self._own - peer if self._producer else peer - self._own) & _MASK
         if used > self._capacity or peer % 8:
@@ -619,9 +610,7 @@ class SharedRingBuffer:
             self._data[: len(payload) - first] = payload[first:]
 
     def try_send(self, payload: Any) -> bool:
-        """Sends a frame; False where there is no room yet, and then the consumer is asked to
-        ring once there is.
-        """
+        """Sends a frame. False if there is no room yet; the consumer is then asked to ring once there is."""
         self._usable(True)
         with memoryview(payload) as view:
             if not view.c_contiguous:
@@ -636,8 +625,7 @@ class SharedRingBuffer:
             raise ValueError(f"{size} bytes never fit into a ring of {capacity}")
         frame = 4 + size + 7 & ~7
         if frame > capacity - (self._own - self._peer & _MASK) and frame > capacity - self._look():
-            # Said before looking once more: either this look sees the room or the consumer sees the
-            # word.
+            # Set before looking once more: either this look sees the room, or the consumer sees the flag.
             self._words[_PRODUCER_WAITS] = 1
             self._fence()
             self._waits = True
@@ -646,8 +634,7 @@ class SharedRingBuffer:
         if self._waits:
             self._words[_PRODUCER_WAITS] = 0
             self._waits = False
-        # Positions are multiples of 8: neither the length nor the last 8 bytes with the padding
-        # wrap.
+        # Positions are multiples of 8, so neither the length nor the last 8 bytes with their padding wrap.
         own, end = self._own, 4 + size
         self._copy_in(own, _U32.pack(size))
         self._copy_in(own + 4, payload)
@@ -658,14 +645,14 @@ class SharedRingBuffer:
         return True
 
     def needs_bell(self) -> bool:
-        """After a send or receive: whether the other side waits for a bell. Clears that."""
+        """After a send or receive: whether the other side waits for a bell. Clears that flag."""
         self._usable(self._producer)
         word = _CONSUMER_SLEEPS if self._producer else _PRODUCER_WAITS
         self._fence()
         if self._words[word] == 0:
             return False
-        # Not one step, as it is in C: a word set between the two is lost only if the other side set
-        # it after our store to head or tail, and then its second look sees that store.
+        # Not atomic, unlike in C: a flag set between the two steps is lost only if the other side set it after our
+        # store to head or tail, and then its second look sees that store.
         self._words[word] = 0
         _busy_poll.bells += 1
         return True
@@ -698,19 +685,17 @@ class SharedRingBuffer:
         return payload
 
     def receive_spin(self, microseconds: float) -> bytes | None:
-        """The next frame, waited for actively, letting other threads run, for so many
-        microseconds, or None.
-        """
+        """The next frame, busy-polling for this many microseconds while other threads may run, or None."""
         span_ns = _nanoseconds(microseconds)
         payload = self.try_receive()
         deadline = time.monotonic_ns() + span_ns
         while payload is None and time.monotonic_ns() < deadline:
-            time.sleep(0)  # lets the GIL go
+            time.sleep(0)  # releases the GIL
             payload = self.try_receive()
         return payload
 
     def look_out(self, microseconds: float) -> bytes | None:
-        """The same where that pays. After None: sleep, by prepare_sleep()."""
+        """The same if it pays. After None: sleep, by prepare_sleep()."""
         span_ns = _nanoseconds(microseconds)
         payload = self.try_receive()
         if payload is None:
@@ -721,9 +706,7 @@ class SharedRingBuffer:
         return payload
 
     def prepare_sleep(self) -> bool:
-        """Says that the consumer is about to wait for its bell; False where a frame has come
-        meanwhile.
-        """
+        """Announces that the consumer will wait for its bell; False if a frame has arrived meanwhile."""
         self._usable(False)
         self._words[_CONSUMER_SLEEPS] = 1
         self._fence()
@@ -733,7 +716,7 @@ class SharedRingBuffer:
         return self._is_resting
 
     def cancel_sleep(self) -> None:
-        """Takes prepare_sleep() back. Never raises for a broken channel: it stands in "finally"."""
+        """Takes prepare_sleep() back. Never raises for a broken channel, because it is called in "finally"."""
         if not self._broken:
             self._usable(False)
         if not self._producer:
@@ -751,11 +734,11 @@ class _Frame:
     def __init__(self, server: Server, number: int, outer: _Frame | None) -> None:
         self.server, self.number, self.outer = server, number, outer
         self.thread = threading.get_ident()
-        #: When it may be interrupted again: code that ended the first exception gets another one later.
+        #: When it may be interrupted again: code that swallowed the first exception gets another one later.
         self.due, self.gap = 0.0, _AGAIN_SECONDS
-        #: An exception may be raised: the user's code runs, and none of what serves it.
+        #: An exception may be raised now: the user's code runs, not the code that serves it.
         self.is_in_user = False
-        #: One is on its way to the thread, and has not been raised.
+        #: An exception was sent to the thread, but not raised yet.
         self.is_sent = False
 
     @property
@@ -771,8 +754,8 @@ class _Frame:
         raise Interrupted
 
     def leave_user(self) -> None:
-        """From here on nothing is raised, and nothing is on its way. No lock: an exception that comes right behind one
-        would leave it held.
+        """From here on nothing is raised, and nothing is pending. Without a lock, which an exception right after
+        another would leave held.
         """
         self.is_in_user = False
         while _sending:  # another thread has seen that an exception may be raised, and sends it
@@ -780,7 +763,7 @@ class _Frame:
         self.take_back()
 
     def take_back(self) -> None:
-        """What was sent and has not been raised is none yet: it is due again."""
+        """An exception that was sent but not raised does not count: it is due again."""
         while self.is_sent:
             try:
                 _send_exception(self.thread, None)
@@ -793,7 +776,7 @@ class _Frame:
 _AGAIN_SECONDS, _AGAIN_SECONDS_MAX = 1.0, 60.0
 #: The innermost request whose code runs.
 _innermost: _Frame | None = None
-#: Not 0 while another thread looks whether it may send an exception, and sends it.
+#: Not 0 while another thread checks whether it may send an exception, and sends it.
 _sending = 0
 
 
@@ -809,20 +792,20 @@ def _send_exception(thread: int, kind: type[BaseException] | None) -> None:
 
 
 def shield() -> bool:
-    """From here on no interrupt is raised in this thread; True if one could have been, and unshield() is due."""
+    """From here on no interrupt is raised in this thread; True if one could have been, and unshield() must follow."""
     frame = _own_frame()
     if frame is None or not frame.is_in_user:
         return False
     try:
         frame.leave_user()
-    except Interrupted:  # the last one on its way
+    except Interrupted:  # the last one in transit
         frame.is_in_user = True
         raise
     return True
 
 
 def unshield() -> None:
-    """Interrupts are raised again, at once where one has come meanwhile."""
+    """Interrupts are raised again, at once if one has arrived meanwhile."""
     frame = _own_frame()
     if frame is not None:
         frame.is_in_user = True
@@ -845,7 +828,7 @@ def deliver() -> bool:
             frame.interrupt()
         return False
     global _sending
-    _sending += 1  # by the main thread alone, which handles signals; perhaps in the middle of this
+    _sending += 1  # only by the main thread, which handles signals; perhaps in the middle of this
     try:
         frame = _innermost
         if frame is None or not frame.is_in_user or frame.is_sent or not frame.is_due:
@@ -885,7 +868,7 @@ def _nanoseconds(microseconds: float) -> int:
 
 
 class Server:
-    """The worker's end of a channel. Here calls are all for the thorough way."""
+    """The worker's end of a channel. In this implementation all calls take the Python path."""
 
     __slots__ = (
         "_seen",
@@ -908,7 +891,7 @@ class Server:
         self.channel = channel
         #: Numbers of requests that the client wants interrupted and that have not ended.
         self.wanted: set[int] = set()
-        #: The highest number of a request that has begun, or was refused.
+        #: The highest number of a request that was started or refused.
         self.last = 0
         self.is_paused = self.is_queueing = self.is_leaving = self.is_gone = False
         #: A thread is taking what the client wants interrupted.
@@ -922,11 +905,11 @@ class Server:
         return self._wishes[0] != self._seen
 
     def acknowledge(self) -> None:
-        """What the client asks for from now on is news."""
+        """Requests of the client from now on count as new."""
         self._seen = self._wishes[0]
 
     def want(self, number: int) -> None:
-        """The client wants this request interrupted, once more perhaps."""
+        """The client wants this request interrupted, perhaps again."""
         self.wanted.add(number)
         frame = _innermost
         while frame is not None:
@@ -949,9 +932,9 @@ class Server:
         return numbers
 
     def perform(self, number: int, function: Any, args: tuple[Any, ...], kwargs: Any) -> tuple[Any, bool]:
-        """Runs code of the user's for a request: its value and False, or its exception and True. Interrupts are raised
-        in it alone, but for the few instructions between the code and what says that it runs: one that comes there is
-        caught here.
+        """Runs the user's code for a request: returns its value and False, or its exception and True. Interrupts are
+        raised in it alone, except for the few instructions between the code and the flag that says it runs: one that
+        comes there is caught here.
         """
         global _innermost
         frame = _Frame(self, number, _innermost)
@@ -973,7 +956,7 @@ class Server:
         try:
             return outcome
         finally:
-            del outcome  # an exception would hold the frames of its code, and they this one
+            del outcome  # an exception would hold the frames of its code, and they hold this one
 
     def close(self) -> None:
         """Forgets the channel."""
@@ -987,14 +970,14 @@ _NO_WISHES = memoryview(bytes(8)).cast("Q")
 def _run(frame: _Frame, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
     try:
         frame.is_in_user = True
-        if frame.server.is_wanted(frame.number):  # by now: from here on a signal raises it
+        if frame.server.is_wanted(frame.number):  # from here on a signal raises it
             return Interrupted("interrupted by the client before it began"), True
         return function(*args, **kwargs), False
     except BaseException as error:  # KeyboardInterrupt and SystemExit of the code are its answer
         return error, True
 
 
-#: Between two looks: beyond, we were off the core, or another thread had its turn.
+#: Between two looks: a longer gap means that we were preempted, or that another thread had its turn.
 _OFF_NS = 50_000
 #: The last turn ended in sleep.
 _is_resting = False
@@ -1003,10 +986,10 @@ _next = 0
 
 
 def turn(servers: tuple[Server, ...], here: Any, microseconds: float, *_others: int) -> Any:
-    """False: nothing came, and it is time to sleep. (channel, None): there is something to take. True: something is to
-    be looked at.
+    """False: nothing arrived, and it is time to sleep. (channel, None): there is a message. True: something must be
+    looked at.
 
-    Looks out for that time at most, where that pays.
+    Busy-polls for at most that time, if it pays.
     """
     global _is_resting, _next
     if _is_resting:
@@ -1037,7 +1020,7 @@ def _find(servers: tuple[Server, ...]) -> Server | None:
 
 
 def _look_out(busy_poll: BusyPoll, find: Callable[[], _Found | None], span_ns: int) -> _Found | None:
-    """What is found while it looks out, where that pays; None: it is time to sleep."""
+    """What is found while busy-polling, if that pays; None: it is time to sleep."""
     now = time.monotonic_ns()
     rest = busy_poll.rest(now, core(), _meter.load(now))
     if rest == SLEEP:
@@ -1053,7 +1036,7 @@ def _look_out(busy_poll: BusyPoll, find: Callable[[], _Found | None], span_ns: i
     busy_poll.looks += 1
     deadline, was_off = now + span_ns, False
     while now < deadline and not was_off:
-        time.sleep(0)  # lets the GIL go
+        time.sleep(0)  # releases the GIL
         before, now = now, time.monotonic_ns()
         was_off = now - before > _OFF_NS
         found = find()
@@ -1065,7 +1048,7 @@ def _look_out(busy_poll: BusyPoll, find: Callable[[], _Found | None], span_ns: i
 
 
 def waiting() -> dict[str, int]:
-    """How often this process looked out, found something, slept, was moved, and rang, since it began."""
+    """How often this process polled, found something, slept, was moved, and rang, since it started."""
     one = _busy_poll
     counts = {"looks": one.looks, "found": one.found, "sleeps": one.sleeps}
     return {**counts, "parted": one.parted, "joined": one.joined, "bells": one.bells}

@@ -1,6 +1,6 @@
 """The worker's side of calls: takes messages from all clients in one thread, runs what they ask, and answers.
 
-That thread is the console's until :func:`ipcctl.serve` is called, then the caller's, which usually is the main one.
+That thread is the console's until :func:`ipcctl.serve` is called, then the caller's, which usually is the main thread.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ if TYPE_CHECKING:
     from typing import Any
     from ._end import Half
 
-#: How long to look for the next message before going to sleep: a caller that awaits in a row finds us awake.
+#: How long to busy-poll for the next message before sleeping: a caller that awaits calls in sequence finds us awake.
 _SPIN_US = 60
-#: How often a busy worker looks for new clients and for the end of others.
+#: How often a busy worker looks for new clients, and for the end of others.
 _LOOK_AROUND_NS = 1_000_000
-#: How often a thread that waits for the client looks whether it must fetch the answer itself.
+#: How often a thread that waits for the client checks whether it must fetch the answer itself.
 _LOOK_SECONDS = 0.001
 
 
 class Serving:
-    """One per process, made on first use."""
+    """One per process, created on first use."""
 
     def __init__(self) -> None:
         self.exposed: dict[str, Callable[..., Any]] = {}
         self.bound = Bound(self)
-        #: Streams that may go on: a client has given them credit.
+        #: Streams that may continue: a client has given them credit.
         self.ready: deque[Outgoing] = deque()
-        #: Somebody called :meth:`serve`; the console's thread makes room.
+        #: :meth:`serve` was called; the console's thread gives way.
         self.is_wanted_elsewhere = False
         #: Called when the last client has closed its channel.
         self.on_last_client_gone: Callable[[], None] | None = None
         self._sessions: list[Session] = []
         self._by_fd: dict[int, Session] = {}
-        #: What the quick way has left over and has not been taken yet: a nested turn may run out of stack on the way to
+        #: What the C path has left over and has not been taken yet: a nested turn may run out of stack on the way to
         #: it.
         self._owed: deque[tuple[Session, Any]] = deque()
-        #: Of turns, in one another where code waits for something of a client.
+        #: Of nested turns, when code waits for something of a client.
         self.depth = 0
         self._meeting: socket.socket | None = None
         self._poll = select.poll()
@@ -73,29 +73,29 @@ class Serving:
         self._has_pipe = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.RLock()
-        #: In a forked child: whoever serves goes on there where it was, and is to leave.
+        #: In a forked child: the serving code continues there where it was, and must leave.
         self.is_abandoned = False
 
     # ---- meeting clients ----
 
     def attach(self, path: str) -> None:
-        """Connects to the shim, which hands over channels. The folder's descriptor leads around the length of an
+        """Connects to the shim, which hands over channels. The folder's descriptor avoids the limit on the length of an
         address.
         """
         with self._lock:
             if self._meeting is not None:
                 return
             passed = os.environ.pop("IPCCTL_PLANE_FD", None)
-            if passed is not None:  # where no socket can be reached by its path; it is ours alone
+            if passed is not None:  # if no socket can be reached by path; this one is private
                 meeting = socket.socket(fileno=int(passed))
                 meeting.set_inheritable(False)
                 meeting.setblocking(True)
-                meeting.send(b"a")  # says that somebody listens at this end
+                meeting.send(b"a")  # says that something listens at this end
                 self._meet_by(meeting)
                 return
             meeting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
             held = _console.held_plane()
-            if held is not None:  # by its path it may be out of reach by now
+            if held is not None:  # its path may be out of reach by now
                 meeting.connect(f"/proc/self/fd/{held}")
                 return self._meet_by(meeting)
             folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -129,7 +129,7 @@ class Serving:
     def adopt(self, half: Half) -> None:
         """A client whose end of the channel is in this process."""
         fds, half.fds = half.fds, []
-        os.close(fds.pop())  # of its life, which only a shim looks at
+        os.close(fds.pop())  # of its life, which only a shim watches
         self._admit(half.payload, fds)
         self.wake()
 
@@ -171,7 +171,7 @@ class Serving:
             self._has_pipe.notify_all()
 
     def take_pipe(self, name: str, timeout: float | None) -> Pipe:
-        """Waits for a client to open it; answers calls meanwhile where nobody else does."""
+        """Waits for a client to open it; answers calls meanwhile if nobody else does."""
         deadline = None if timeout is None else time.monotonic() + timeout
 
         def is_over() -> bool:
@@ -191,12 +191,12 @@ class Serving:
                 self._has_pipe.wait_for(lambda: bool(self._pipes.get(name)), 0.05)
 
     def _guard(self, session: Session, work: Callable[[], Any]) -> Any:
-        """What goes wrong with one client costs that client, and nothing else. None if it did."""
+        """An error with one client costs that client, and nothing else. None if there was one."""
         try:
             return work()
         except RecursionError as error:
             if self.depth > 1:
-                raise  # code of the user's is to make room; what is owed is owed still
+                raise  # the user's code must give way; what is left over stays
             return self._drop(session, error)
         except Exception as error:
             return self._drop(session, error)
@@ -254,11 +254,11 @@ class Serving:
 
     @property
     def is_here(self) -> bool:
-        """This thread is the one that serves."""
+        """This is the serving thread."""
         return self._thread == threading.get_ident()
 
     def wake(self) -> None:
-        """Has the serving thread look around."""
+        """Makes the serving thread look around."""
         if self.is_abandoned:
             return
         for session in list(self._sessions):
@@ -266,9 +266,8 @@ class Serving:
         os.eventfd_write(self._bell, 1)
 
     def wait(self, session: Session, is_done: Callable[[], bool]) -> None:
-        """Blocks code that runs for a client until something has come. In the serving thread other requests are taken
+        """Blocks code that runs for a client until something has arrived. The serving thread takes other requests
         meanwhile.
-
         :raises Interrupted: if the request of that code is interrupted
         :raises ConnectionError: in a process that was forked from the worker
         """
@@ -280,7 +279,7 @@ class Serving:
         was_exposed = _backend.shield()
         try:
             while not is_done():
-                if not self.bound.is_behalf:  # else the innermost request is one that waits further out
+                if not self.bound.is_behalf:  # otherwise the innermost request is one that waits further out
                     _backend.check()
                 self._turn()
                 self._stay_with_parent()
@@ -289,15 +288,15 @@ class Serving:
                 _backend.unshield()
 
     def _turn(self) -> None:
-        """Everything that is there; else a short look out for more; else sleep until a bell."""
+        """Handles everything that has arrived; else busy-polls briefly; else sleeps until a bell."""
         self.depth += 1
         try:
             self._take_turn()
         except RecursionError:
             if self.depth > 1:
-                raise  # code of the user's is to make room; what is owed is owed still
+                raise  # the user's code must give way; what is left over stays
             traceback.print_exc()
-        except Exception:  # a fault of ours ends no worker
+        except Exception:  # an error of ours must not end a worker
             traceback.print_exc()
             time.sleep(_LOOK_SECONDS)
         finally:
@@ -311,7 +310,7 @@ class Serving:
                 is_any = self._guard(session, functools.partial(self._catch_up, session)) or is_any
         sessions = self._sessions
         servers = tuple([session.channel.server for session in sessions])
-        # What has just been done may be what the code below waits for: then there is no sleep before it has looked.
+        # What was just done may be what the outer code waits for: no sleep before it has looked.
         is_busy = is_any or bool(self.ready or has_early or any(session.channel.is_behind for session in sessions))
         meeting = -1 if self._meeting is None else self._meeting.fileno()
         done = _backend.turn(servers, here, 0 if is_busy or not servers else _SPIN_US, meeting, self._bell)
@@ -321,7 +320,7 @@ class Serving:
             is_any = True
             if done[0] is not None:  # its client has left while its code ran
                 self._owed.append((done[0].session, done[1]))
-                del done  # an exception among it would hold the frames of its code, and they this one
+                del done  # an exception in it would hold the frames of its code, and they hold this one
                 self._work_off()
         for _ in range(len(self.ready)):
             if self.is_abandoned:
@@ -340,8 +339,8 @@ class Serving:
                 self._on_ready(fd, events)
 
     def _settle(self) -> tuple[bool, bool]:
-        """Clients that are gone, and requests that are to end or may begin now: whether there were any, and whether
-        calls wait for their function.
+        """Handles clients that are gone, and requests that must end or may start now: returns whether there were any,
+        and whether calls wait for their function.
         """
         is_any = has_early = False
         for session in list(self._sessions):
@@ -360,7 +359,7 @@ class Serving:
         return is_any, has_early
 
     def _work_off(self) -> bool:
-        """What the quick way has left over. Where the stack ends before an answer is out it stays for the next turn."""
+        """What the C path has left over. If the stack ends before an answer is sent, it stays for the next turn."""
         is_any = bool(self._owed)
         while self._owed:
             session, done = self._owed.popleft()
@@ -397,7 +396,7 @@ class Serving:
             self._handle(session, message)
 
     def _handle(self, session: Session, message: list[Any]) -> None:
-        """A message that the stack is too small for stays to be handled by a turn that has more of it."""
+        """A message for which the stack is too small stays for a turn with more of it."""
         begun = session.channel.server.last
         try:
             session.handle(message)
@@ -426,7 +425,7 @@ class Serving:
                     return
                 self._guard(session, channel.tell_forgotten)
                 if not self._guard(session, channel.flush):
-                    timeout = 100  # it rings once there is room; should that be missed, this sees it
+                    timeout = 100  # it rings once there is room; this covers a missed bell
             for fd, events in self._poll.poll(timeout):
                 self._on_ready(fd, events)
         finally:
@@ -440,13 +439,12 @@ class Serving:
             self._meet()
         elif (session := self._by_fd.get(fd)) is not None:
             if events & (select.POLLHUP | select.POLLERR):
-                session.channel.server.is_gone = True  # nothing that it left is begun
+                session.channel.server.is_gone = True  # nothing of it is started any more
             else:
                 session.channel.is_rung = True  # drained before the next sleep: the message comes first
 
     def fetch_answers(self, session: Session) -> None:
-        """For a thread that waits for the client while code of the user's keeps the serving thread.
-
+        """For a thread that waits for the client while the user's code keeps the serving thread busy.
         :raises ConnectionError: in a process that was forked from the worker
         """
         self._stay_with_parent()
@@ -470,7 +468,7 @@ class Serving:
         self.wake()
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop of async functions, in a thread of its own."""
+        """The event loop of async functions, in its own thread."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             _thread.start_new_thread(self._loop.run_forever, ())
@@ -479,8 +477,7 @@ class Serving:
     # ---- interrupts ----
 
     def on_signal(self) -> None:
-        """SIGURG, in the main thread: a client has said what is to be interrupted, or is gone.
-
+        """SIGURG, in the main thread: a client wants something interrupted, or is gone.
         :raises Interrupted: if it is what this very thread runs
         """
         was_exposed = _backend.shield()  # another signal in the middle of this one raises nothing
@@ -508,7 +505,7 @@ class Serving:
             self._meeting.close()
         os.close(self._bell)
         if self._loop is not None:
-            self._loop.stop()  # it may be what has forked
+            self._loop.stop()  # it may be the thread that has forked
         _backend.forget()
 
 
@@ -526,7 +523,7 @@ def serving() -> Serving:
 
 
 def forget() -> None:
-    """In a forked child: what is served is served by the parent."""
+    """In a forked child: only the parent serves."""
     global _serving, _making
     if _serving is not None:
         _serving.abandon()

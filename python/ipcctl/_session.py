@@ -1,4 +1,4 @@
-"""One client: its channel, the messages that come on it, and everything that is under way for it."""
+"""One client: its channel, its messages, and everything in progress for it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ ANSWERS = frozenset((RETURN, THROW, PUSH, CLOSE, FAIL))
 
 
 class Session:
-    """Belongs to the serving thread. Only :meth:`on_wishes`, :meth:`take_answer` and what a task says at its end come
-    from others.
+    """Belongs to the serving thread. Only :meth:`on_wishes`, :meth:`take_answer` and the end of a task come from
+    others.
 
-    Interrupts: the client says which of its requests it wants ended (:meth:`Channel.look`), and that stands in
-    ``server.wanted`` until the request has ended, however it does. A request that has not begun is refused by
-    ``server.perform``; code that runs gets an exception when it is the innermost that runs (``deliver``, ``check``,
-    ``unshield``); the rest is settled here.
+    Interrupts: the client says which of its requests must end (:meth:`Channel.look`), and that stays in
+    ``server.wanted`` until the request has ended, in whatever way. A request that has not started is refused by
+    ``server.perform``; running code gets an exception when it is the innermost (``deliver``, ``check``, ``unshield``);
+    the rest is settled here.
     """
 
     def __init__(self, serving: Serving, segment: Segment) -> None:
@@ -53,7 +53,7 @@ class Session:
         self.channel = Channel(segment, {} if _trace.is_on else serving.exposed, self)
         self.calls = Calls(self)
         self.streams: dict[int, Outgoing] = {}
-        #: Whoever reads them keeps them: the client is told to leave one that nobody reads any more.
+        #: Their readers keep them alive: the client is told to leave a stream that nobody reads any more.
         self.incoming: WeakValueDictionary[int, Incoming] = WeakValueDictionary()
 
     # ---- messages ----
@@ -89,11 +89,11 @@ class Session:
                 raise BrokenChannel(f"unknown kind of message: {kind}")
         except (BrokenChannel, RecursionError):
             raise
-        except Exception as error:  # whatever the client sent, it costs it its channel and us nothing
+        except Exception as error:  # whatever the client sent, it costs the client its channel and us nothing
             raise BrokenChannel(f"a malformed message of kind {kind}: {error}") from error
 
     def take_answer(self, message: list[Any]) -> None:
-        """Of a function or a stream of the client; for what nobody waits any more nothing happens."""
+        """About a function or a stream of the client; ignored if nobody waits for it any more."""
         kind, number = message[0], message[1]
         if kind in (RETURN, THROW):
             invocation = self.serving.bound.invocations.get(number)
@@ -123,7 +123,7 @@ class Session:
         self.calls.fail(number, error)
 
     def fail_safely(self, number: int, error: BaseException) -> None:
-        """From a thread that does not mind whether the client is there."""
+        """From a thread that does not care whether the client is still there."""
         try:
             self.calls.fail(number, error)
         except BrokenChannel:
@@ -154,8 +154,8 @@ class Session:
     # ---- interrupts ----
 
     def on_wishes(self) -> None:
-        """There is something new in ``server.wanted``. What needs no serving thread is ended at once: that may be busy
-        for long.
+        """There is something new in ``server.wanted``. What needs no serving thread is ended at once, because that may
+        be busy for long.
         """
         server = self.channel.server
         for number, task in list(self.calls.tasks.items()):
@@ -163,8 +163,8 @@ class Session:
                 task.cancel()
 
     def settle_wishes(self) -> bool:
-        """Ends what is wanted ended and does not run, and forgets what has ended. In the serving thread, between two
-        messages: a request has not begun, or runs, or is in a list here. True if there was something.
+        """Ends what must end and does not run, and forgets what has ended. In the serving thread, between two messages:
+        a request has not started, or runs, or is in a list here. True if there was something.
         """
         is_any = False
         server = self.channel.server
@@ -192,8 +192,8 @@ class Session:
     # ---- the end ----
 
     def end(self, cause: BaseException | None) -> None:
-        """The channel is over, by its client or by what went wrong here. Nothing of the client goes on, but for code
-        that runs in this very thread: that is interrupted when it gets there.
+        """The channel is closed, by its client or by an error here. Nothing of the client goes on, except code that
+        runs in this very thread: that is interrupted when it gets there.
         """
         channel = self.channel
         if cause is not None:

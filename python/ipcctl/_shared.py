@@ -1,6 +1,4 @@
-"""Memory that both sides look into instead of getting copies: sealed memfds, handed over by descriptor once per
-channel.
-"""
+"""Memory that both sides share instead of copying: sealed memfds, handed over by descriptor once per channel."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
     from typing import Any
 
-#: Of a descriptor, as it travels in a message.
+#: About a descriptor, as it travels in a message.
 INT_BYTES = 4
 _F_ADD_SEALS, _F_GET_SEALS = 1033, 1034
 _SEALS = 0x0001 | 0x0002 | 0x0004  # no more seals, no shrinking, no growing
@@ -63,7 +61,7 @@ here = _Here()
 
 
 class Segment(mmap.mmap):
-    """A sealed memfd and its map. The descriptor lives as long as somebody here looks into it."""
+    """A sealed memfd and its map. The descriptor lives as long as something here uses it."""
 
     descriptor: int
     address: int
@@ -83,15 +81,12 @@ def _segment(descriptor: int, nbytes: int) -> Segment:
 
 
 def shared(nbytes: int) -> memoryview:
-    """Zeroed memory of so many bytes that crosses to a client without a copy, wherever it, or an array over it, is
-    sent.
+    """Zeroed memory of this size that is sent to a client without a copy, itself or as an array over it.
 
-    With NumPy: ``numpy.frombuffer(ipcctl.shared(8 * n)).reshape(…)``. Who gets it shares it: what is written later is
-    seen.
-
+    With NumPy: ``numpy.frombuffer(ipcctl.shared(8 * n)).reshape(…)``. Its receiver shares it and sees later writes.
     :raises ValueError: if ``nbytes`` is not positive
-    :raises PermissionError: where the worker's policy limits its memory: what is shared would not be counted
-    :raises OSError: if there is no descriptor, or no memory, left
+    :raises PermissionError: if the worker's policy limits its memory, because shared memory would not count
+    :raises OSError: if no descriptor or memory is left
     """
     if nbytes <= 0:
         raise ValueError(f"shared: {nbytes} is not a number of bytes")
@@ -113,9 +108,7 @@ def shared(nbytes: int) -> memoryview:
 
 
 class ArrowTable:
-    """An Arrow table as its IPC stream, where pyarrow is not imported:
-    ``pyarrow.ipc.open_stream(table.ipc).read_all()``.
-    """
+    """An Arrow table as its IPC stream, if pyarrow is not imported: ``pyarrow.ipc.open_stream(table.ipc).read_all()``."""
 
     def __init__(self, ipc: Any) -> None:
         self.ipc = ipc
@@ -164,7 +157,7 @@ _types.borrow, _types.lower_arrow, _types.revive_arrow = _borrow, _lower_arrow, 
 
 
 def _place(value: Any) -> tuple[Segment, int, int, int, list[int]] | None:
-    """Segment, address, bytes, tag and shape of a view or array that lies in a segment and is contiguous."""
+    """Segment, address, bytes, tag and shape of a contiguous view or array that lies in a segment."""
     if type(value) is memoryview:
         if (
             not value.c_contiguous
@@ -192,7 +185,7 @@ def _place(value: Any) -> tuple[Segment, int, int, int, list[int]] | None:
 
 
 class Sharing:
-    """The segments of one channel: those handed out, and those taken. Descriptors travel on a socket of their own,
+    """The segments of one channel: those handed out, and those received. Descriptors travel on a socket of their own,
     ahead of the message that names them.
     """
 
@@ -200,19 +193,19 @@ class Sharing:
         self._socket = sock
         sock.setblocking(False)
         self._lent: dict[int, tuple[int, weakref.ref[Segment]]] = {}
-        #: Or why there is no room for it here, for whoever is sent something of it.
+        #: Or why there is no memory for it here, for messages that refer to it.
         self._borrowed: dict[int, Segment | _types.Unheld] = {}
-        #: Gone before their descriptor was taken: the message that named them could not be read to its end.
+        #: Released before their descriptor arrived: the message that named them could not be read to its end.
         self._missed: set[int] = set()
         self._newest = 0
         self._next = 1
-        #: Numbers of segments that are gone here, for the client to let go of.
+        #: Numbers of segments that were released here, for the client to release.
         self.forgotten: deque[int] = deque()
-        #: Called for each of them, by whoever let go of it last.
+        #: Called for each of them when its last user here releases it.
         self.on_forgotten: Callable[[], None] = lambda: None
 
     def lend(self, segment: Segment) -> int | None:
-        """Its number on this channel; None if it cannot be handed over now, and a copy has to do."""
+        """Its number on this channel; None if it cannot be shared now and must be copied."""
         key = id(segment)
         known = self._lent.get(key)
         if known is not None:
@@ -222,7 +215,7 @@ class Sharing:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("@i", segment.descriptor))
             self._socket.sendmsg((struct.pack("<I", number),), (rights,), socket.MSG_NOSIGNAL)
         except OSError:
-            return None  # the queue is full, or too many descriptors are under way
+            return None  # the queue is full, or too many descriptors are in transit
         self._lent[key] = number, weakref.ref(segment, lambda _: self._forget(key))
         return number
 
@@ -234,9 +227,8 @@ class Sharing:
 
     def borrow(self, form: Any) -> Any:
         """The view or array that the client means.
-
-        :raises BrokenChannel: if it is not as large, or not as safe, as is said
-        :raises Unheld: if this process has no room for it
+        :raises BrokenChannel: if it is not as large, or not as safe, as described
+        :raises Unheld: if this process has no memory for it
         """
         if type(form) is not list or len(form) != 5 or type(form[4]) is not list:
             raise BrokenChannel("a malformed description of shared memory")
@@ -295,7 +287,7 @@ class Sharing:
             )
 
     def forget(self, number: int) -> None:
-        """The client lets go of it: what still looks into it here keeps it."""
+        """The client releases it; views into it here keep it mapped."""
         if self._borrowed.pop(number, None) is None and number > self._newest:
             self._missed.add(number)
 

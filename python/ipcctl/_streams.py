@@ -1,5 +1,5 @@
-"""Streams both ways: generators that a client reads as far as it has given credit, and iterables of a client as
-iterators.
+"""Streams in both directions: generators that a client reads as far as it has given credit, and iterables of a client
+as iterators.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 #: Items in a row before other messages get their turn.
 _TURN_ITEMS = 64
-#: How often an event loop that waits for the client looks whether it must fetch the answer itself.
+#: How often an event loop that waits for the client checks whether it must fetch the answer itself.
 _LOOK_SECONDS, _LOOK_SECONDS_MAX = 0.001, 0.05
 _OVER = object()
 
 
 class Outgoing:
-    """A generator. It costs nothing as long as it has no credit: only what may go on is looked at, in
+    """A generator. It costs nothing while it has no credit: only streams that may continue are looked at, in
     :attr:`Serving.ready`.
     """
 
@@ -43,7 +43,7 @@ class Outgoing:
         self._is_over = False
 
     def begin(self) -> None:
-        """Once the client knows that it is a stream."""
+        """Called once the client knows that it is a stream."""
 
     def grant(self, credit: object) -> None:
         if type(credit) is not int or not 0 < credit <= 1 << 20:
@@ -57,7 +57,7 @@ class Outgoing:
             self.session.serving.ready.append(self)
 
     def pump(self) -> None:
-        """At most a few items, so that other messages get their turn. :raises BrokenChannel:"""
+        """A few items at most, so that other messages get their turn. :raises BrokenChannel:"""
         self._is_ready = False
         if self._is_running or self._is_over:
             return
@@ -90,13 +90,13 @@ class Outgoing:
         self._close()
 
     def interrupt(self) -> None:
-        """The client wants it ended with an error. What computes is interrupted as any code that runs."""
+        """The client wants it ended with an error. Running code is interrupted like any other."""
         if not self._is_running and not self._is_over:
             self._fail(Interrupted())
 
     def close(self) -> bool:
-        """The client takes no more of it. False if it runs: it is closed when it next gives something, or is
-        interrupted, and ends then.
+        """The client takes no more of it. False if it runs: it is closed when it next yields, or is interrupted, and
+        ends then.
         """
         self._is_over = True
         if self._is_running:
@@ -173,8 +173,8 @@ class AsyncOutgoing(Outgoing):
 
 
 class Incoming(Iterator["Any"], AsyncIterator["Any"]):
-    """An async iterable of the client as an iterator; ``async for`` works as well. Leaving it (``close``) closes the
-    client's.
+    """An async iterable of the client as an iterator; ``async for`` works as well. ``close`` closes the client's
+    iterable.
     """
 
     def __init__(self, session: Session, number: int) -> None:
@@ -183,7 +183,7 @@ class Incoming(Iterator["Any"], AsyncIterator["Any"]):
         self._error: BaseException | None = None
         self._is_over = False
         self._wanted = 0
-        #: Of those who wait in an event loop.
+        #: For waiters in an event loop.
         self._tells: list[Callable[[], None]] = []
 
     def push(self, item: Any) -> None:
@@ -205,7 +205,7 @@ class Incoming(Iterator["Any"], AsyncIterator["Any"]):
 
     def _ask(self) -> None:
         if self._wanted == 0:
-            self._wanted = _WINDOW  # first: an interrupt that comes with the sending must not have it asked for twice
+            self._wanted = _WINDOW  # first, so that an interrupt during the sending does not make it ask twice
             self._session.channel.send([WANT, self._number, _WINDOW])
 
     def _take(self, end: type[Exception]) -> Any:
@@ -233,7 +233,7 @@ class Incoming(Iterator["Any"], AsyncIterator["Any"]):
         return self._take(StopAsyncIteration)
 
     async def _wait(self) -> None:
-        """In the event loop: a thread that waited for a client that sends nothing would outlast whoever gave up."""
+        """In the event loop: a thread that waited for a silent client would outlive its caller."""
         loop = asyncio.get_running_loop()
         came: asyncio.Future[None] = loop.create_future()
 
@@ -255,7 +255,7 @@ class Incoming(Iterator["Any"], AsyncIterator["Any"]):
                 look_seconds = min(2 * look_seconds, _LOOK_SECONDS_MAX)
                 self._session.serving.fetch_answers(
                     self._session
-                )  # the serving thread may be in code that waits for this one
+                )  # the serving thread may run code that waits for this one
         finally:
             self._tells.remove(tell)
 
@@ -267,5 +267,5 @@ class Incoming(Iterator["Any"], AsyncIterator["Any"]):
             self._session.channel.send([LEAVE, self._number])
 
     def __del__(self) -> None:
-        if not self._is_over:  # it may be collected anywhere, also in the middle of a message that is sent
+        if not self._is_over:  # it may be collected anywhere, also in the middle of sending a message
             self._session.leave_soon(self._number)

@@ -1,7 +1,7 @@
 """What both codecs share: the classes of values and errors, and the rare forms of docs/internals/encoding.md.
 
-The C extension and `_pure` each do the common types themselves and come here for the rest (dates,
-UUIDs, typed arrays, exceptions, subclasses), so that those cannot differ between the two.
+The C extension and `_pure` each handle the common types themselves and call this for the rest (dates, UUIDs, typed
+arrays, exceptions, subclasses), so these cannot differ between the two.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ undefined: Undefined = object.__new__(Undefined)
 
 
 class _CodecError(ValueError):
-    """`code` says what kind, `path` where in the value."""
+    """`code` is the kind of error, `path` the place in the value."""
 
     def __init__(self, code: str, path: str, detail: str) -> None:
         super().__init__(code, path, detail)
@@ -59,27 +59,27 @@ class _CodecError(ValueError):
 
 
 class EncodeError(_CodecError):
-    """A value has no form on the wire: `code` is CYCLE, DEPTH, SIZE or TYPE."""
+    """A value cannot be encoded: `code` is CYCLE, DEPTH, SIZE or TYPE."""
 
 
 class DecodeError(_CodecError):
-    """Bytes are no value: `code` is MALFORMED, DEPTH or SIZE."""
+    """Bytes are not a value: `code` is MALFORMED, DEPTH or SIZE."""
 
 
 class BrokenChannel(ConnectionError):
-    """The other side wrote what it must not, or is gone; the channel stays broken."""
+    """The other side violated the protocol, or is gone; the channel stays broken."""
 
 
 class IpcError(Exception):
-    """What the daemon refused, or why it, or a worker, cannot be reached."""
+    """An error of the daemon, or why it, or a worker, cannot be reached."""
 
     def __init__(self, code: str, message: str, hint: str | None = None, output: Iterable[str] = ()) -> None:
         super().__init__(message)
-        #: One of the codes of the command line, as ``"NOT_FOUND"``.
+        #: One of the codes of the command line, such as ``"NOT_FOUND"``.
         self.code = code
         #: The next thing to try, usually a command.
         self.hint = hint
-        #: The last lines of what the process printed that failed.
+        #: The last lines of the process that failed.
         self.output = tuple(output)
 
 
@@ -104,9 +104,9 @@ class JavaScriptError(RemoteError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """What an interrupt of a client raises in the code that runs for it. To that code it is a KeyboardInterrupt."""
+    """What a client's interrupt raises in the code that runs for it. To that code it is a KeyboardInterrupt."""
 
-    #: Told when one comes to be: an exception that is sent to another thread is made when it is raised there.
+    #: Called when one is created: an exception that is sent to another thread is created when it is raised there.
     on_raise: Callable[[], object] = staticmethod(lambda: None)
 
     def __init__(self, *args: object) -> None:
@@ -122,18 +122,18 @@ Interrupted.__module__ = "builtins"
 
 
 class Refused(Exception):
-    """Inside the codecs: what becomes TYPE or MALFORMED once the place is known."""
+    """Inside the codecs: becomes TYPE or MALFORMED once the place is known."""
 
 
 class Unheld(Exception):
-    """Well-formed, but this process has no room for it: that costs what it belongs to, and nothing else."""
+    """Well-formed, but this process has no memory for it: that costs only what it belongs to."""
 
 
-#: Set by `_shared` once there is shared memory: of a view or array, what finds it in a segment, or None; and the way
-#: back.
+#: Set by `_shared` once there is shared memory: for a view or array, what finds it in a segment, or None; and the
+#: reverse.
 share: Any = None
 borrow: Any = None
-#: Set by `_shared`: an Arrow table as tag and form; and the way back.
+#: Set by `_shared`: an Arrow table as tag and form; and the reverse.
 lower_arrow: Any = None
 revive_arrow: Any = None
 
@@ -197,7 +197,7 @@ _FORMAT_OF_TAG = {
 }
 _ITEM_SIZE = {tag: struct.calcsize("=" + code) for tag, code in _FORMAT_OF_TAG.items()}
 _PLAIN = (type(None), bool, int, float, str, bytes, bytearray, list, tuple, dict, set, frozenset)
-#: What to send instead, by the name of a type, or of one that it is derived from.
+#: What to send instead, by the name of a type or of a base type.
 _WAYS_OUT = {
     "Fraction": "str() or float() of it",
     "complex": "[z.real, z.imag]",
@@ -221,13 +221,13 @@ _WAYS_BY_ATTRIBUTE = {
     "__next__": "list() of it",
     "__array__": "numpy.asarray() of it",
 }
-#: A longer range is not made a list of, for no message has room for it: most numbers take five bytes.
+#: A longer range is not turned into a list, because no message has room for it: most numbers take five bytes.
 _RANGE_MAX = MESSAGE_BYTES_MAX // 5
-#: Milliseconds from 1970 on that a Date can hold, either way.
+#: Milliseconds from 1970 on that a Date can hold, in either direction.
 _DATE_MS_MAX = 8_640_000_000_000_000
-#: More months than there are in that, and few enough for NumPy to make days of.
+#: More months than that, and few enough for NumPy to convert to days.
 _MONTHS_MAX = 10_000_000
-#: Of NumPy's units of time that are always as long.
+#: NumPy's units of time with a fixed length.
 _ATTOSECONDS = {
     **{unit: seconds * 10**18 for unit, seconds in {"W": 604_800, "D": 86_400, "h": 3600, "m": 60, "s": 1}.items()},
     **{unit: 10 ** (18 - 3 * at) for at, unit in enumerate(("ms", "us", "ns", "ps", "fs", "as"), 1)},
@@ -263,7 +263,7 @@ def _lower_buffer(view: memoryview) -> tuple[int | None, Any]:
     try:
         raw: Any = view.cast("B") if view.nbytes else b""
     except (TypeError, ValueError):
-        raw = view.tobytes()  # cast knows no "e" before Python 3.12, and no "<d"
+        raw = view.tobytes()  # cast does not accept "e" before Python 3.12, nor "<d"
     if sys.byteorder == "big":
         raw = _swapped(raw, view.itemsize)
     if view.ndim != 1:
@@ -284,7 +284,7 @@ def _lower_numpy(array: Any, np: Any) -> tuple[int | None, Any]:
         if type(array).__name__ == "MaskedConstant":
             return None, None
         raise Refused("cannot send a masked array, its mask would be lost; send its filled()")
-    array = np.ndarray.view(array, np.ndarray)  # a subclass may say anything of itself
+    array = np.ndarray.view(array, np.ndarray)  # a subclass may say anything about itself
     dtype = array.dtype
     if dtype.kind == "b":
         array = array.view(np.uint8)
@@ -304,9 +304,9 @@ def _lower_numpy(array: Any, np: Any) -> tuple[int | None, Any]:
 
 
 def lower(value: Any) -> tuple[int | None, Any]:
-    """The tag and plain form of a value the codecs do not know by its exact type.
+    """The tag and plain form of a value whose exact type the codecs do not know.
 
-    The form is of an exact built-in type; a memoryview in it means its bytes. Raises Refused.
+    The form is of an exact built-in type; a memoryview in it stands for its bytes. Raises Refused.
     """
     kind = type(value)
     if kind is Tagged:
@@ -383,8 +383,7 @@ def lower(value: Any) -> tuple[int | None, Any]:
     array = modules.get("array")
     if array is not None and isinstance(value, array.array):
         return _lower_buffer(memoryview(value))
-    # Subclasses of built-ins: those that hold others by what they iterate (an OrderedDict has an
-    # order of its own).
+    # Subclasses of built-ins: containers by what they iterate (an OrderedDict has its own order).
     if isinstance(value, str):
         return None, str.__str__(value)
     if isinstance(value, int):
@@ -409,7 +408,7 @@ def lower(value: Any) -> tuple[int | None, Any]:
 
 
 def _lower_container(value: Any) -> Any:
-    """What Python and its library know as a mapping, a sequence or a view of one, as an exact dict, list or str; else
+    """A mapping, a sequence or a view of one, as Python and its library know them, as an exact dict, list or str; else
     None.
     """
     sqlite3 = sys.modules.get("sqlite3")
@@ -433,7 +432,7 @@ def _lower_container(value: Any) -> Any:
         return None
     size = len(value)
     items = list(itertools.islice(value, size + 1))
-    if len(items) > size:  # one whose __getitem__ raises no IndexError has no end
+    if len(items) > size:  # one whose __getitem__ raises no IndexError is endless
         raise Refused(
             f"cannot send {type(value).__name__}, which has more items than the {size} of its len(); send a list of them"
         )
@@ -445,7 +444,7 @@ def _addresses(ipaddress: Any) -> tuple[type, ...]:
 
 
 def _lower_datetime64(value: Any, np: Any) -> tuple[int | None, Any]:
-    """Without a time zone, as all of NumPy's: the instant in UTC."""
+    """Without a time zone, like all of NumPy's: the instant in UTC."""
     if np.isnat(value):
         return None, None
     unit, _ = np.datetime_data(value.dtype)
@@ -473,15 +472,15 @@ def _seconds_of(value: Any, np: Any) -> float | None:
 
 
 def _attoseconds_of(value: Any, np: Any) -> int:
-    """Reckoned here: NumPy goes from one unit to another in 64 bits, silently beyond them."""
+    """Computed here, because NumPy converts between units in 64 bits and overflows silently."""
     unit, step = np.datetime_data(value.dtype)
     attoseconds: int = int(value.astype(np.int64)) * int(step) * _ATTOSECONDS[unit]
     return attoseconds
 
 
 def _lower_column(values: Any, np: Any) -> tuple[int | None, Any]:
-    """A Series or an Index of pandas, or what is in one: as its values. What is missing in a column that is no array of
-    NumPy's is None.
+    """A Series or an Index of pandas, or an array in one: as its values. Missing values in a column that is not a NumPy
+    array become None.
     """
     if isinstance(values.dtype, np.dtype):
         return None, values.tolist() if values.dtype.kind == "O" else values.to_numpy()
@@ -504,7 +503,7 @@ def _lower_datetime(value: Any, datetime: Any) -> tuple[int, Any]:
         epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
         return 1, ((utc - epoch) // datetime.timedelta(milliseconds=1)) / 1000.0
     if offset % minute:
-        # RFC 3339 has no seconds in an offset (local mean times have): the instant is what counts.
+        # RFC 3339 has no seconds in an offset (local mean times do): only the instant counts.
         try:
             value = value.astimezone(datetime.timezone.utc)
         except OverflowError:
@@ -637,9 +636,7 @@ def revive(tag: int, content: Any) -> Any:
 
 
 def revive_array(shape: list[int] | None, tag: int, raw: bytearray) -> Any:
-    """A typed array over `raw`, which nobody else has: NumPy's where the worker has it, else a
-    memoryview.
-    """
+    """A typed array over `raw`, which nobody else uses: NumPy's if the worker has it, else a memoryview."""
     return view_array(shape, tag, raw)
 
 
@@ -651,7 +648,7 @@ def view_array(shape: list[int] | None, tag: int, raw: Any) -> Any:
     if shape is not None:
         if len(shape) > _MAX_DIMENSIONS:
             _bad("an array of more than 32 dimensions")
-        # The lengths beside a zero are judged as well: NumPy holds no larger ones.
+        # Lengths beside a zero are checked as well: NumPy holds no larger ones.
         count = math.prod(shape)
         if count != len(raw) // size or math.prod(length or 1 for length in shape) >= 1 << 53:
             _bad("an array whose shape does not fit its data")
@@ -667,8 +664,7 @@ def view_array(shape: list[int] | None, tag: int, raw: Any) -> Any:
     if sys.byteorder == "big":
         raw = _swapped(raw, size)
     if code == "e" and sys.version_info < (3, 12):
-        # memoryview has no half floats yet: the same numbers as floats, not their bits as something
-        # else.
+        # memoryview does not support half floats yet: the same numbers as floats, not their bits as something else.
         halves = struct.unpack(f"={len(raw) // 2}e", raw)
         raw, code = bytearray(struct.pack(f"={len(halves)}f", *halves)), "f"
     view: Any = memoryview(raw)

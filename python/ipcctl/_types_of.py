@@ -23,7 +23,7 @@ _SIMPLE = {
     "UUID": "string",
     "ndarray": "NdArray | TypedArray",
 }
-#: What goes one way only: Python gets the string, number or array itself.
+#: Types with one direction only: Python gets the string, number or array itself.
 _SENT = {
     "Decimal": "string",
     "timedelta": "number",
@@ -39,7 +39,7 @@ _SENT_LISTS = {"deque", "Deque", "KeysView", "ValuesView"}
 _SETS = {"set", "Set", "frozenset", "FrozenSet"}
 _DICTS = {"dict", "Dict", "Mapping", "MutableMapping"}
 _STREAMS = {"Iterator", "Generator", "AsyncIterator", "AsyncGenerator", "Iterable", "AsyncIterable"}
-#: What the declarations themselves mean something else by.
+#: Names with another meaning in the declarations themselves.
 _TAKEN = {
     "Worker",
     "Record",
@@ -52,13 +52,13 @@ _TAKEN = {
     "NdArray",
     "TypedArray",
 }
-#: What no parameter can be called there.
+#: Words that cannot be names of parameters there.
 _RESERVED = set(
     "arguments await break case catch class const continue debugger default delete do else enum eval export extends false finally for function if implements "
     "import in instanceof interface let new null package private protected public return static super switch this throw true try typeof var void while "
     "with yield".split()
 )
-#: The TypedDicts of the script, which are interfaces of their own, by their names in Python.
+#: The TypedDicts of the script, which become interfaces, by their names in Python.
 _interfaces: dict[str, str] = {}
 
 
@@ -110,7 +110,7 @@ def type_of(node: ast.expr | None, *, is_argument: bool) -> str:
 
 
 def _quoted(node: ast.expr) -> ast.expr | None:
-    """What an annotation in quotes says; None if it is text for somebody else."""
+    """What an annotation in quotes says; None if it is text for something else."""
     try:
         return (
             ast.parse(node.value, mode="eval").body
@@ -130,7 +130,7 @@ def _literal(node: ast.expr) -> str:
 
 
 def _is_text(node: ast.expr) -> bool:
-    """Keys that are str make a plain object, whatever else is a string in TypeScript does not."""
+    """Keys of type str make a plain object; other types that are strings in TypeScript do not."""
     node = _quoted(node) or node
     if isinstance(node, ast.Subscript) and _name(node.value) == "Literal":
         parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
@@ -174,7 +174,7 @@ def _exposed_name(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str | Non
 
 
 def _parameter(argument: ast.arg) -> str:
-    """Its name, which nobody uses: one that TypeScript takes for something else is another."""
+    """Its name, which nobody uses, so that a reserved word is replaced."""
     return f"{argument.arg}_" if argument.arg in _RESERVED else argument.arg
 
 
@@ -194,7 +194,7 @@ def _signature(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 
 def _keywords(arguments: ast.arguments) -> str | None:
-    """What ``callWith`` takes as ``kwargs``, of a function with parameters that have no other way in; else None."""
+    """What ``callWith`` takes as ``kwargs``, for a function with parameters that cannot be passed otherwise; else None."""
     if not arguments.kwonlyargs and arguments.kwarg is None:
         return None
     fields = [f"{one.arg}?: {type_of(one.annotation, is_argument=True)}" for one in arguments.args]
@@ -212,7 +212,7 @@ def _bases(node: ast.ClassDef) -> list[str]:
 
 
 def _typed_dicts(tree: ast.Module) -> list[ast.ClassDef]:
-    """Those of the script, also by way of another one of it."""
+    """Those of the script, also if derived from another one of it."""
     found: list[ast.ClassDef] = []
     names = {"TypedDict"}
     for node in ast.walk(tree):

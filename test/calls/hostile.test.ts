@@ -1,4 +1,6 @@
-/** A client that writes anything costs a server in TypeScript its session, and nothing else; and the other way round. */
+/**
+ * A client that writes anything costs a server in TypeScript its session, and nothing else; and the other way round.
+ */
 import { PassThrough } from "node:stream";
 import { expect, test } from "bun:test";
 import { MAGIC, OPEN, SEGMENT, SEGMENT_VERSION } from "../../contract/segment.ts";
