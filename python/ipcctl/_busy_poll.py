@@ -114,7 +114,7 @@ def join_core(number: int) -> bool:
 
 
 def _free_cores() -> set[int]:
-    """The cores of this thread, if it may run on all: an affinity that was set for it, or for its group, is left alone."""
+    """The cores of this thread, if it may run on all: an affinity set for it, or for its group, is left alone."""
     try:
         with open("/sys/devices/system/cpu/online", encoding="ascii") as file:
             ranges = [part.split("-") for part in file.read().strip().split(",")]

@@ -400,7 +400,7 @@ class Channel:
             self.sharing.close()  # the map goes with the rings that use it
 
     def abandon(self) -> None:
-        """In a forked child: the rings are the parent's, and a lock may be held by a thread that does not exist here."""
+        """In a forked child: the rings are the parent's, and a lock may be held by a thread that is not here."""
         self.is_open = False
         self.server.is_queueing = self.server.is_gone = True
         self._lock, self.reading, self._looking = threading.RLock(), threading.Lock(), threading.Lock()

@@ -79,7 +79,7 @@ class _Telling:
         }
 
     def _traceback(self, error: BaseException, name: str) -> str | None:
-        """With source lines, without our own frames; for an error from the other side, its traceback there comes first."""
+        """With source lines, without our frames; an error from the other side begins with its traceback there."""
         text = _tried(lambda: _traceback(error, name), lambda failure: None)
         return None if text is None else self._text(lambda: text)
 

@@ -108,7 +108,7 @@ def shared(nbytes: int) -> memoryview:
 
 
 class ArrowTable:
-    """An Arrow table as its IPC stream, if pyarrow is not imported: ``pyarrow.ipc.open_stream(table.ipc).read_all()``."""
+    """An Arrow table as IPC stream, if pyarrow is not imported: ``pyarrow.ipc.open_stream(table.ipc).read_all()``."""
 
     def __init__(self, ipc: Any) -> None:
         self.ipc = ipc

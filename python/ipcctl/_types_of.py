@@ -194,7 +194,7 @@ def _signature(function: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 
 def _keywords(arguments: ast.arguments) -> str | None:
-    """What ``callWith`` takes as ``kwargs``, for a function with parameters that cannot be passed otherwise; else None."""
+    """What ``callWith`` takes as ``kwargs``, for parameters that cannot be passed otherwise; else None."""
     if not arguments.kwonlyargs and arguments.kwarg is None:
         return None
     fields = [f"{one.arg}?: {type_of(one.annotation, is_argument=True)}" for one in arguments.args]
