@@ -923,6 +923,10 @@ PyObject *ipc_loads(PyObject *module, PyObject *buffer)
 
 /* ---- the usual message and its answer ---- */
 
+/* Heads of one byte. A CALL has its number and four fields, a RESULT its number and two. */
+#define ARRAY_OF(count) (4u << 5 | (count))
+#define NULL_VALUE (7u << 5 | 22)
+
 static PyObject *parse_args(struct decoder *d)
 {
 	struct head h = { 0 };
@@ -943,14 +947,14 @@ static PyObject *parse_args(struct decoder *d)
 
 int ipc_parse_call(struct ipc_state *state, const unsigned char *bytes, size_t size, struct ipc_call *call)
 {
-	if (size < 2 || bytes[0] != 0x85 || bytes[1] != IPC_TO_WORKER_CALL) /* five elements, the first of them CALL */
+	if (size < 2 || bytes[0] != ARRAY_OF(5) || bytes[1] != IPC_TO_WORKER_CALL)
 		return 0;
 	struct decoder d = { .state = state, .start = bytes, .at = bytes + 2, .end = bytes + size, .depth = 1 };
 	struct head number = { 0 }, name = { 0 };
 	call->name = call->args = NULL;
 	if (read_head(&d, &number) == 0 && number.major == 0 && number.n <= INT64_MAX && read_head(&d, &name) == 0
 		&& name.major == 3 && (call->name = decode_text(&d, &name)) != NULL
-		&& (call->args = parse_args(&d)) != NULL && left(&d) == 1 && *d.at == 0xf6) {
+		&& (call->args = parse_args(&d)) != NULL && left(&d) == 1 && *d.at == NULL_VALUE) {
 		call->number = number.n;
 		return 1;
 	}
@@ -977,7 +981,7 @@ int ipc_encode_result(struct ipc_state *state, uint64_t number, PyObject *value,
 	e.trouble.code = NULL;
 	e.trouble.detail = e.trouble.parts = NULL;
 	e.ancestors[0] = NULL;
-	e.bytes[e.length++] = 0x83;
+	e.bytes[e.length++] = ARRAY_OF(3);
 	e.bytes[e.length++] = IPC_TO_CLIENT_RESULT;
 	int rc = head(&e, 0, number);
 	if (rc == 0)

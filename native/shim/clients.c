@@ -95,7 +95,7 @@ void ipc_run_tell_attached(void)
 
 static int signal_scope(uint32_t number, uint8_t scope)
 {
-	if (number > 64 || scope > IPC_SCOPE_TREE)
+	if (number >= _NSIG || scope > IPC_SCOPE_TREE)
 		return -EINVAL;
 	if (ipc_run_has_exited())
 		return -ESRCH;
@@ -155,7 +155,7 @@ static bool handle(struct ipc_client *client, uint8_t type, const uint8_t *paylo
 		rc = signal_scope(ipc_get_u32(payload), payload[4]);
 	} else if (type == IPC_REQUEST_STOP && size == 8) {
 		uint32_t number = ipc_get_u32(payload + 4);
-		if (number < 1 || number > 64)
+		if (number < 1 || number >= _NSIG)
 			return false;
 		shim.is_stop_requested = true;
 		ipc_run_stop(ipc_get_u32(payload), (int)number);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -88,7 +89,7 @@ static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct
 		spec->gid = ipc_get_u32(payload + 4);
 		return 0;
 	case IPC_SPEC_STOP:
-		if (size != 8 || ipc_get_u32(payload + 4) < 1 || ipc_get_u32(payload + 4) > 64)
+		if (size != 8 || ipc_get_u32(payload + 4) < 1 || ipc_get_u32(payload + 4) >= _NSIG)
 			return -EINVAL;
 		spec->grace_ms = ipc_get_u32(payload);
 		spec->stop_signal = ipc_get_u32(payload + 4);

@@ -1,6 +1,7 @@
 /**
  * The few system calls that Bun does not offer, by its FFI. Only the daemon loads it, so a command does not pay for it.
  */
+import { ERRNO } from "../../contract/linux.ts";
 import { dlopen, FFIType, ptr, read } from "bun:ffi";
 import { readFileSync } from "node:fs";
 import { IpcError } from "./errors.ts";
@@ -62,7 +63,7 @@ const libc = (): ReturnType<typeof open> => (opened ??= open());
 const LOCK_EX = 2;
 const LOCK_NB = 4;
 const LOCK_UN = 8;
-const EWOULDBLOCK = 11;
+const EWOULDBLOCK = ERRNO.EAGAIN;
 
 /** Takes an exclusive flock without waiting. `false` if somebody else holds it. */
 export function tryLock(fd: number): boolean {

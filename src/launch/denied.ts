@@ -1,4 +1,5 @@
 /** What a worker was denied, and the flag that grants it. The flag works as it is printed. */
+import { ERRNO } from "../../contract/linux.ts";
 import { accessSync, constants, existsSync, realpathSync, type Stats, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { shellWord } from "../base/shell-words.ts";
@@ -36,10 +37,7 @@ export type Ending = {
   readonly policy: Policy;
 };
 
-const EPERM = 1;
-const ENOENT = 2;
-const EACCES = 13;
-const EROFS = 30;
+const { EPERM, ENOENT, EACCES, EROFS } = ERRNO;
 /** How many of the last lines to look at: after the error others may report that they end as well. */
 const LINES = 3;
 const COLOURS = /\x1b\[[0-9;]*m/g;

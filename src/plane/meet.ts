@@ -1,4 +1,5 @@
 /** Opens a channel: the client makes the segment and hands its descriptors to the worker through the worker's shim. */
+import { ERRNO } from "../../contract/linux.ts";
 import {
   CHANNEL_KIND,
   MAGIC,
@@ -44,8 +45,7 @@ const START_MS = 2000;
 /**
  * No runtime is attached (ENOTCONN), it has just ended (EPIPE, ECONNRESET), or it is too busy to take more (EAGAIN).
  */
-const EAGAIN = 11;
-const NOT_NOW = new Set([107, 32, 104, EAGAIN]);
+const NOT_NOW: ReadonlySet<number> = new Set([ERRNO.ENOTCONN, ERRNO.EPIPE, ERRNO.ECONNRESET, ERRNO.EAGAIN]);
 /** How long the shim has to answer. */
 const POKE_MS = 1000;
 /** Between two attempts to get one of its connections, which are used for a moment each. */
@@ -54,8 +54,6 @@ const FULL_MS = 10;
 const ANSWER_MS = 1;
 /** How long an idle worker may take for its first message before other work of this program goes first. */
 const SOON_MS = 2;
-const ENOSYS = 38;
-const EMFILE = 24;
 
 /** The client's parts of a channel. The client must close each descriptor. */
 export type OpenSegment = {
@@ -270,7 +268,7 @@ class ShimDoor implements Disposable {
     sendWithFds(this.#socket, Buffer.concat([frameHead(hello.length + 1, REQUEST.hello), hello]), []);
     for (let frame = await this.#next(); frame !== undefined; frame = await this.#next()) {
       const { type, payload } = frame;
-      if (type === REPLY.error && payload.readUInt32LE(1) === EAGAIN) return undefined;
+      if (type === REPLY.error && payload.readUInt32LE(1) === ERRNO.EAGAIN) return undefined;
       if (type === REPLY.state)
         return { version: payload.readUInt32LE(STATE.version), isAttached: payload.readUInt8(STATE.attached) === 1 };
     }
@@ -307,21 +305,22 @@ class ShimDoor implements Disposable {
     for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
       const errno = await this.#ask(REQUEST.open, payload, fds);
       if (errno === 0) return;
-      if (errno === EMFILE)
+      if (errno === ERRNO.EMFILE)
         throw new IpcError("FAILED", `${name} has as many channels as it can have, ${limit("channels")}`, {
           hint: "close unused ones; one per program is enough",
         });
       if (!NOT_NOW.has(errno)) throw new IpcError("FAILED", `${name} did not take the channel (errno ${errno})`);
       this.#woken = await this.#ask(REQUEST.wake, Buffer.alloc(0));
       const now = performance.now();
-      if (this.#woken === ENOSYS && now > this.#began + Math.min(START_MS, this.#timeoutMs / 2)) throw noRuntime(name);
+      if (this.#woken === ERRNO.ENOSYS && now > this.#began + Math.min(START_MS, this.#timeoutMs / 2))
+        throw noRuntime(name);
       if (now > this.#deadline) throw this.#late();
       await sleep(pauseMs);
     }
   }
 
   #late(): IpcError {
-    return (this.#woken === EAGAIN ? starting : late)(this.#name, this.#timeoutMs);
+    return (this.#woken === ERRNO.EAGAIN ? starting : late)(this.#name, this.#timeoutMs);
   }
 
   async #ask(type: number, body: Uint8Array, fds: readonly number[] = []): Promise<number> {

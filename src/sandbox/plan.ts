@@ -1,7 +1,7 @@
 /** Compiles a policy for this machine into what the shim carries out, and into the same in words. */
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { join, relative } from "node:path";
-import { RLIMIT } from "../../contract/linux.ts";
+import { CLONE, RLIMIT } from "../../contract/linux.ts";
 import { IpcError } from "../base/errors.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { formatBytes } from "../base/units.ts";
@@ -92,15 +92,6 @@ export type PlanContext = {
   readonly mapped?: ReadonlySet<string>;
 };
 
-const CLONE = {
-  files: 0x0002_0000,
-  cgroup: 0x0200_0000,
-  names: 0x0400_0000,
-  ipc: 0x0800_0000,
-  processes: 0x2000_0000,
-  user: 0x1000_0000,
-  net: 0x4000_0000,
-} as const;
 /** Address space counts reservations that are never touched. */
 const SPACE_FACTOR = 8;
 const LOCKED_BYTES = 65_536;
@@ -342,13 +333,13 @@ class Compiler {
     const { network } = this.#policy;
     const keepsNetwork = network.mode === "any" || network.listen === "any" || network.listen.length > 0;
     return (
-      CLONE.files |
-      CLONE.cgroup |
-      CLONE.names |
-      CLONE.ipc |
-      (keepsNetwork ? 0 : CLONE.net) |
-      (this.#hidesProcesses ? CLONE.processes : 0) |
-      (this.#machine.isRoot ? 0 : CLONE.user)
+      CLONE.NEWNS |
+      CLONE.NEWCGROUP |
+      CLONE.NEWUTS |
+      CLONE.NEWIPC |
+      (keepsNetwork ? 0 : CLONE.NEWNET) |
+      (this.#hidesProcesses ? CLONE.NEWPID : 0) |
+      (this.#machine.isRoot ? 0 : CLONE.NEWUSER)
     );
   }
 

@@ -3,7 +3,8 @@
  * and allows the rest; the other, for policies that limit reading, allows what an ordinary CPython needs and denies the
  * rest.
  */
-import { type Action, type Call, EINVAL, ENOMEM, ENOSYS, EPERM, type Rule, type Rules, type Test } from "./seccomp.ts";
+import { CLONE, ERRNO } from "../../contract/linux.ts";
+import { type Action, type Call, type Rule, type Rules, type Test } from "./seccomp.ts";
 
 /** The parts of a policy that concern system calls. */
 export type Surface = {
@@ -70,9 +71,11 @@ const NETWORK_DEVICES: readonly Test[][] = [
 ];
 /** TCGETS2, TCSETS2 and variants, TIOCGPTN, TIOCSPTLCK. */
 const TERMINALS_TOO = [0x802c_542a, 0x402c_542b, 0x402c_542c, 0x402c_542d, 0x8004_5430, 0x4004_5431];
-const THREAD = 0x0001_0100; // CLONE_THREAD, CLONE_VM
-const NEW_NAMESPACES = 0x7e02_0080;
-const CLONE_PARENT = 0x8000;
+const THREAD = CLONE.THREAD | CLONE.VM;
+const NEW_NAMESPACES = Object.entries(CLONE).reduce(
+  (bits, [name, bit]) => (name.startsWith("NEW") ? bits | bit : bits),
+  0,
+);
 const SHARED_ANONYMOUS = 0x21;
 const F_SETPIPE_SZ = 1031;
 const PRIO_PROCESS = 0;
@@ -86,8 +89,8 @@ const SET_ID_BITS = 0o6000;
 const AT_EMPTY_PATH = 0x1000;
 
 const withFlags = (...types: number[]): number[] => types.flatMap((type) => SOCKET_FLAGS.map((flags) => type | flags));
-const deny = (errno: number = EPERM): Rule => ({ otherwise: errno });
-const allowOnly = (...when: Test[]): Rule => ({ cases: [{ when, give: "allow" }], otherwise: EPERM });
+const deny = (errno: number = ERRNO.EPERM): Rule => ({ otherwise: errno });
+const allowOnly = (...when: Test[]): Rule => ({ cases: [{ when, give: "allow" }], otherwise: ERRNO.EPERM });
 /** Denied and recorded, so that a user who reads the denial learns how to grant it. */
 const TELL: Rule = { otherwise: "notify" };
 const tellAllBut = (...when: Test[]): Rule => ({ cases: [{ when, give: "allow" }], ...TELL });
@@ -98,7 +101,7 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   const rules = new Map<Call, Rule>();
   const all = (calls: readonly Call[], rule: Rule): void => calls.forEach((call) => rules.set(call, rule));
   if (surface.isMinimal) all(ORDINARY, { otherwise: "allow" });
-  all(RINGS, deny(ENOSYS));
+  all(RINGS, deny(ERRNO.ENOSYS));
   addNetwork(rules, surface);
   addMetadata(rules, surface);
   addProcesses(rules, surface);
@@ -107,12 +110,12 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
   if (!surface.hasSharedMemory) addBuffers(rules);
   if (!surface.hasSharedMemory) {
     all(["memfd_create", "memfd_secret", "shmget"], deny());
-    all(KEEPING_PAGES, deny(EINVAL)); // like a file that does not support it: programs then copy by themselves
+    all(KEEPING_PAGES, deny(ERRNO.EINVAL)); // like a file that does not support it: programs then copy by themselves
     rules.set("mmap", {
       cases: [
-        { when: [{ argument: 3, hasAll: SHARED_ANONYMOUS }], give: ENOMEM },
+        { when: [{ argument: 3, hasAll: SHARED_ANONYMOUS }], give: ERRNO.ENOMEM },
         // Counts as a stack, for which no limit is checked.
-        { when: [{ argument: 3, hasAll: MAP_GROWSDOWN }], give: ENOMEM },
+        { when: [{ argument: 3, hasAll: MAP_GROWSDOWN }], give: ERRNO.ENOMEM },
       ],
       otherwise: "allow",
     });
@@ -121,16 +124,16 @@ export function rulesOf(surface: Surface): { rules: Rules; known: Action } {
     all(["truncate"], deny());
     rules.set("openat", cuttingNone(2));
     rules.set("open", cuttingNone(1));
-    all(["openat2"], deny(ENOSYS));
+    all(["openat2"], deny(ERRNO.ENOSYS));
   }
   if (surface.guardsSetIds) addCreation(rules);
   if (!surface.isMinimal) return { rules, known: "allow" };
   if (surface.hasOwnShm) rules.set("statfs", { otherwise: "allow" }); // in its root there is only what it may see
-  all(["openat2", "clone3"], deny(ENOSYS)); // what they ask for is in memory, where a filter cannot look
-  rules.set("fcntl", denyOnly(EPERM, { argument: 1, is: [...FCNTL_OF_SIGNALS, ...grown] }));
+  all(["openat2", "clone3"], deny(ERRNO.ENOSYS)); // what they ask for is in memory, where a filter cannot look
+  rules.set("fcntl", denyOnly(ERRNO.EPERM, { argument: 1, is: [...FCNTL_OF_SIGNALS, ...grown] }));
   rules.set("prctl", allowOnly({ argument: 0, is: HARMLESS_PRCTLS }));
   rules.set("personality", allowOnly({ argument: 0, is: [0, 0xffff_ffff] }));
-  return { rules, known: EPERM };
+  return { rules, known: ERRNO.EPERM };
 }
 
 /**
@@ -140,8 +143,8 @@ function cuttingNone(argument: number): Rule {
   const cut: Test = { argument, hasAll: O_TRUNC };
   return {
     cases: [
-      { when: [cut, { argument, hasNone: 3 }], give: EPERM },
-      { when: [cut, { argument, hasAll: 3 }], give: EPERM },
+      { when: [cut, { argument, hasNone: 3 }], give: ERRNO.EPERM },
+      { when: [cut, { argument, hasAll: 3 }], give: ERRNO.EPERM },
     ],
     otherwise: "allow",
   };
@@ -153,16 +156,16 @@ function ioctlRule({ isMinimal, metadata, network }: Surface): Rule {
   const typing: Test = { argument: 1, is: [TIOCSTI, TIOCLINUX] };
   if (metadata === "allow") {
     const devices = network === "any" ? [] : NETWORK_DEVICES;
-    return { cases: [[typing], ...devices].map((when) => ({ when, give: EPERM })), otherwise: "allow" };
+    return { cases: [[typing], ...devices].map((when) => ({ when, give: ERRNO.EPERM })), otherwise: "allow" };
   }
   return {
     cases: [
-      { when: [typing], give: EPERM },
+      { when: [typing], give: ERRNO.EPERM },
       { when: [{ argument: 1, isFrom: 0x5400, to: 0x547f }], give: "allow" }, // terminals, FIO…
       { when: [{ argument: 1, isFrom: 0x8900, to: 0x89ff }], give: "allow" }, // sockets
       { when: [{ argument: 1, is: TERMINALS_TOO }], give: "allow" },
     ],
-    otherwise: EPERM,
+    otherwise: ERRNO.EPERM,
   };
 }
 
@@ -190,8 +193,8 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
       ...(hasTcp ? [{ when: tcp, give: "allow" } as const] : []),
       // The C library asks the name cache without waiting, and the kernel for addresses on every lookup: not worth
       // recording.
-      { when: [{ argument: 0, is: [AF_NETLINK] }], give: EPERM },
-      { when: [unix, { argument: 1, hasAll: SOCK_NONBLOCK }], give: EPERM },
+      { when: [{ argument: 0, is: [AF_NETLINK] }], give: ERRNO.EPERM },
+      { when: [unix, { argument: 1, hasAll: SOCK_NONBLOCK }], give: ERRNO.EPERM },
     ],
     otherwise: "notify",
   });
@@ -206,7 +209,7 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
   }
   // Unix sockets and TCP look alike here. A worker that has both connects TCP only through the helper, and binds what
   // Landlock allows.
-  rules.set("connect", { otherwise: network === "granted" ? "notify" : hasUnixSockets ? "allow" : EPERM });
+  rules.set("connect", { otherwise: network === "granted" ? "notify" : hasUnixSockets ? "allow" : ERRNO.EPERM });
   for (const call of ["bind", "listen", "accept", "accept4"] as const)
     rules.set(call, { otherwise: listening !== "none" || hasUnixSockets ? "allow" : "notify" });
   // listen(2) on an unbound socket gets a port from the kernel without asking Landlock. If the policy names no port,
@@ -228,7 +231,7 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
           { argument: 1, is: [6] },
           { argument: 2, is: [TCP_ULP] },
         ],
-        give: EPERM,
+        give: ERRNO.EPERM,
       },
       // Source routing through hosts of the sender's choice.
       {
@@ -236,14 +239,14 @@ function addNetwork(rules: Map<Call, Rule>, surface: Surface): void {
           { argument: 1, is: [0] },
           { argument: 2, is: [IP_OPTIONS] },
         ],
-        give: EPERM,
+        give: ERRNO.EPERM,
       },
       {
         when: [
           { argument: 1, is: [41] },
           { argument: 2, is: IPV6_ROUTING },
         ],
-        give: EPERM,
+        give: ERRNO.EPERM,
       },
     ],
     otherwise: "allow",
@@ -263,7 +266,7 @@ function addBuffers(rules: Map<Call, Rule>): void {
     { argument: 2, is: BUFFER_SIZES },
   ];
   rules.set("setsockopt", { cases: [{ when: size, give: 0 }, ...cases], otherwise });
-  rules.set("fcntl", denyOnly(EPERM, { argument: 1, is: [F_SETPIPE_SZ] }));
+  rules.set("fcntl", denyOnly(ERRNO.EPERM, { argument: 1, is: [F_SETPIPE_SZ] }));
 }
 
 /** A mode without set-user-ID and set-group-ID bits. */
@@ -280,11 +283,11 @@ function addCreation(rules: Map<Call, Rule>): void {
       { argument: flags, hasNone: CREATING },
       { argument: mode, hasNone: SET_ID_BITS },
     ].map((test) => ({ when: [test], give: "allow" as const }));
-    rules.set(call, { cases: [...cases, ...plain], otherwise: EPERM });
+    rules.set(call, { cases: [...cases, ...plain], otherwise: ERRNO.EPERM });
   }
   for (const call of ["creat", "mknod"] as const) rules.set(call, plainAt(1));
   rules.set("mknodat", plainAt(2));
-  rules.set("openat2", deny(ENOSYS)); // its mode is in memory, which a filter cannot read
+  rules.set("openat2", deny(ERRNO.ENOSYS)); // its mode is in memory, which a filter cannot read
 }
 
 function addMetadata(rules: Map<Call, Rule>, { metadata, isMinimal, guardsSetIds }: Surface): void {
@@ -305,7 +308,7 @@ function addMetadata(rules: Map<Call, Rule>, { metadata, isMinimal, guardsSetIds
 
 function addProcesses(rules: Map<Call, Rule>, surface: Surface): void {
   const { mayExec, mayFork, mayTouchOthers, isMinimal } = surface;
-  const namespaces: Test = { argument: 0, hasNone: (NEW_NAMESPACES | CLONE_PARENT) >>> 0 };
+  const namespaces: Test = { argument: 0, hasNone: (NEW_NAMESPACES | CLONE.PARENT) >>> 0 };
   if (!mayExec) {
     rules.set("execve", tellAllBut({ hasToken: true })); // the call by which the shim becomes the worker
     rules.set("execveat", TELL);
@@ -313,7 +316,7 @@ function addProcesses(rules: Map<Call, Rule>, surface: Surface): void {
   if (!mayFork) {
     for (const call of ["fork", "vfork"] as const) rules.set(call, TELL);
     rules.set("clone", tellAllBut({ argument: 0, hasAll: THREAD }, namespaces));
-    rules.set("clone3", deny(ENOSYS));
+    rules.set("clone3", deny(ERRNO.ENOSYS));
   } else if (isMinimal) {
     for (const call of ["fork", "vfork"] as const) rules.set(call, { otherwise: "allow" });
     rules.set("clone", allowOnly(namespaces));
@@ -327,12 +330,12 @@ function addProcesses(rules: Map<Call, Rule>, surface: Surface): void {
       rules.set(call, { otherwise: "allow" });
   if (!mayTouchOthers) {
     for (const call of [...SYSTEM_V, ...OF_OTHERS, ...OWN_WORLDS]) rules.set(call, deny());
-    rules.set("clone3", deny(ENOSYS)); // its flags are in memory, which a filter cannot read
+    rules.set("clone3", deny(ERRNO.ENOSYS)); // its flags are in memory, which a filter cannot read
     if (mayFork && !isMinimal) rules.set("clone", allowOnly(namespaces));
     rules.set("setpriority", allowOnly({ argument: 0, is: [0] }, { argument: 1, is: [0] }));
-    rules.set("sched_setaffinity", ofItself(EPERM));
+    rules.set("sched_setaffinity", ofItself(ERRNO.EPERM));
   }
-  if (!mayTouchOthers) rules.set("prlimit64", ofItself(EPERM));
+  if (!mayTouchOthers) rules.set("prlimit64", ofItself(ERRNO.EPERM));
   if (isMinimal && !surface.mayAskOfOthers) addQuestions(rules, mayFork);
 }
 
@@ -348,18 +351,18 @@ const ofItself = (otherwise: Action): Rule => ({
 /** If other processes have numbers, queries about processes may ask about the worker itself only. */
 function addQuestions(rules: Map<Call, Rule>, mayFork: boolean): void {
   for (const call of ["sched_getscheduler", "sched_getparam", "sched_rr_get_interval", "get_robust_list"] as const)
-    rules.set(call, ofItself(EPERM));
+    rules.set(call, ofItself(ERRNO.EPERM));
   // A worker with children signals their groups.
-  if (!mayFork) for (const call of ["getpgid", "getsid"] as const) rules.set(call, ofItself(EPERM));
+  if (!mayFork) for (const call of ["getpgid", "getsid"] as const) rules.set(call, ofItself(ERRNO.EPERM));
   // The C library asks this for its threads, and does without only on this errno.
-  rules.set("sched_getaffinity", ofItself(ENOSYS));
+  rules.set("sched_getaffinity", ofItself(ERRNO.ENOSYS));
   const process: Test = { argument: 0, is: [PRIO_PROCESS] };
   rules.set("getpriority", {
     cases: [
       { when: [process, { argument: 1, is: [0] }], give: "allow" },
       { when: [process, { argument: 1, isSelf: true }], give: "allow" },
     ],
-    otherwise: EPERM,
+    otherwise: ERRNO.EPERM,
   });
   // The clock id of a process contains its number, inverted.
   for (const call of ["clock_gettime", "clock_getres", "clock_nanosleep", "timer_create"] as const)
@@ -368,7 +371,7 @@ function addQuestions(rules: Map<Call, Rule>, mayFork: boolean): void {
         { when: [{ argument: 0, isFrom: 0, to: 15 }], give: "allow" },
         { when: [{ argument: 0, isFrom: CLOCKS_OF_ITSELF, to: 0xffff_fffe }], give: "allow" },
       ],
-      otherwise: EINVAL,
+      otherwise: ERRNO.EINVAL,
     });
 }
 

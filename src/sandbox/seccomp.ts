@@ -1,4 +1,5 @@
 /** Programs of seccomp: steps of classic BPF over a system call's number and arguments (seccomp(2)). */
+import { ERRNO } from "../../contract/linux.ts";
 import { IpcError } from "../base/errors.ts";
 import { SYSTEM_CALLS, type Call } from "./system-calls.ts";
 
@@ -12,12 +13,8 @@ const JUMP = 0x05;
 const RETURN = 0x06;
 const ALLOW = 0x7fff_0000;
 const KILL = 0x8000_0000;
-const ERRNO = 0x0005_0000;
+const GIVE_ERROR = 0x0005_0000;
 const NOTIFY = 0x7fc0_0000;
-export const EPERM = 1;
-export const ENOMEM = 12;
-export const EINVAL = 22;
-export const ENOSYS = 38;
 
 /**
  * So many calls are compared one after the other. (The kernel runs the program for every known call before it installs
@@ -102,7 +99,7 @@ export function compileProgram(
   }
   if (known !== "allow") {
     const highest = Math.max(...Object.values(SYSTEM_CALLS).map((numbers) => numbers[machine.column]));
-    steps.push(step(IF_AT_LEAST, 0, 1, highest + 1), give(ENOSYS));
+    steps.push(step(IF_AT_LEAST, 0, 1, highest + 1), give(ERRNO.ENOSYS));
   }
   steps.push(give(known));
   const program = Buffer.alloc(steps.length * 8);
@@ -122,8 +119,8 @@ function step(code: number, yes: number, no: number, value: number, patch?: numb
 }
 
 function give(action: Action, isTold: boolean = true): Step {
-  if (action === "notify") return step(RETURN, 0, 0, isTold ? NOTIFY : ERRNO | EPERM);
-  return step(RETURN, 0, 0, action === "allow" ? ALLOW : ERRNO | action);
+  if (action === "notify") return step(RETURN, 0, 0, isTold ? NOTIFY : GIVE_ERROR | ERRNO.EPERM);
+  return step(RETURN, 0, 0, action === "allow" ? ALLOW : GIVE_ERROR | action);
 }
 
 function ruleSteps({ cases = [], otherwise }: Rule, isTold: boolean): Step[] {

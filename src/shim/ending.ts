@@ -1,4 +1,5 @@
 /** How a run ended: from the records on disk, and from what the daemon itself did to it. */
+import { ERRNO } from "../../contract/linux.ts";
 import { IpcError } from "../base/errors.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { formatBytes } from "../base/units.ts";
@@ -127,22 +128,21 @@ function launchHint(errno: number | null, executable: string, isScript: boolean)
   return "name it with its whole path, or set PATH with --env";
 }
 
-const ENOEXEC = 8;
-const EACCES = 13;
+const { ENOEXEC, EACCES } = ERRNO;
 
-const ERRNO: Record<number, string> = {
-  1: "operation not permitted",
-  2: "no such file or directory",
-  7: "arguments and environment are too long",
-  8: "not an executable format",
-  13: "permission denied",
-  20: "not a directory",
-  22: "refused by the kernel (EINVAL)",
-  26: "file is busy",
+const ERRNO_TEXTS: Record<number, string> = {
+  [ERRNO.EPERM]: "operation not permitted",
+  [ERRNO.ENOENT]: "no such file or directory",
+  [ERRNO.E2BIG]: "arguments and environment are too long",
+  [ERRNO.ENOEXEC]: "not an executable format",
+  [ERRNO.EACCES]: "permission denied",
+  [ERRNO.ENOTDIR]: "not a directory",
+  [ERRNO.EINVAL]: "refused by the kernel (EINVAL)",
+  [ERRNO.ETXTBSY]: "file is busy",
 };
 
 function errnoText(errno: number): string {
-  return ERRNO[errno] ?? `errno ${errno}`;
+  return ERRNO_TEXTS[errno] ?? `errno ${errno}`;
 }
 
 function isoTime(ns: number): string {

@@ -1,4 +1,5 @@
 /** The daemon's side of a shim: starts, adopts and talks to it. The frames are in `docs/internals/shim.md`. */
+import { ERRNO } from "../../contract/linux.ts";
 import { closeSync, constants, openSync, renameSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import type { Socket } from "bun";
@@ -186,8 +187,7 @@ export class ShimLink {
   }
 }
 
-const ESRCH = 3;
-const ETIMEDOUT = 110;
+const { ESRCH, ETIMEDOUT } = ERRNO;
 
 /** Through the directory's descriptor, because the path may be longer than a socket address. */
 async function connect(

@@ -6,7 +6,7 @@ import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
-import { RLIMIT, SIGTERM } from "../../contract/linux.ts";
+import { CLONE, ERRNO, RLIMIT, SIGTERM } from "../../contract/linux.ts";
 import * as messages from "../../contract/messages.ts";
 import * as segment from "../../contract/segment.ts";
 import * as shim from "../../contract/shim.ts";
@@ -93,6 +93,24 @@ print(json.dumps([{key: getattr(resource, "RLIMIT_" + name) for key, name in jso
     JSON.stringify(names),
   ]);
   expect(JSON.parse(stdout.toString())).toEqual([RLIMIT, SIGTERM]);
+});
+
+test("the bits of clone and the numbers of errors are those of the C headers", () => {
+  const { stdout, exitCode } = Bun.spawnSync(
+    [process.env.CC ?? "cc", "-D_GNU_SOURCE", "-E", "-dM", "-include", "sched.h", "-include", "errno.h", "-"],
+    { stdin: Buffer.of() },
+  );
+  expect(exitCode).toBe(0);
+  const defined = new Map(
+    [...stdout.toString().matchAll(/^#define (\w+) (0x[\da-f]+|\d+)$/gim)].map(([, name, value]) => [
+      name!,
+      Number(value),
+    ]),
+  );
+  const theirs = (names: string[], prefix = ""): object =>
+    Object.fromEntries(names.map((name) => [name, defined.get(prefix + name)]));
+  expect(theirs(Object.keys(CLONE), "CLONE_")).toEqual(CLONE);
+  expect(theirs(Object.keys(ERRNO))).toEqual(ERRNO);
 });
 
 test("every message of the shim is of use to both sides", () => {
