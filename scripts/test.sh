@@ -28,8 +28,8 @@ shellcheck=$(command -v shellcheck || echo build/test-shellcheck/bin/shellcheck)
 if sh test/skip-unless.sh shellcheck "the shell scripts" -x "$shellcheck"; then
   step "$shellcheck" bin/ipcctl scripts/*.sh native/build.sh native/build-python.sh native/build-node.sh .ci/run test/*.sh
 else failed=$((failed + $? - 1)); fi
-if sh test/skip-unless.sh mypy "the types of python/ipcctl" -x build/test-mypy/bin/mypy; then
-  step build/test-mypy/bin/mypy --python-executable build/test-mypy/bin/python python/ipcctl
+if sh test/skip-unless.sh mypy "the types of Python" -x build/test-mypy/bin/mypy; then
+  step build/test-mypy/bin/mypy --python-executable build/test-mypy/bin/python python/ipcctl python/boot python/run
 else failed=$((failed + $? - 1)); fi
 if sh test/skip-unless.sh ruff "the format and the lint of Python, and the format of C" -x build/test-format/bin/ruff; then
   step sh scripts/format.sh --check

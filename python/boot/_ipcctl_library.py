@@ -25,7 +25,7 @@ _NAMES = getattr(sys, "stdlib_module_names", frozenset())
 _import = builtins.__import__
 
 
-def _standard_folders():  # type: ignore[no-untyped-def] # old Pythons read this
+def _standard_folders():
     library = os.path.dirname(os.__file__)
     version = os.path.basename(library)
     for entry in sys.path:
@@ -39,7 +39,7 @@ def _standard_folders():  # type: ignore[no-untyped-def] # old Pythons read this
 _HELD = 198
 
 
-def _hold(path):  # type: ignore[no-untyped-def]
+def _hold(path):
     """The socket without a connection, before root becomes another user: descriptor and identity."""
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -57,7 +57,7 @@ def _hold(path):  # type: ignore[no-untyped-def]
     return descriptor, _identity(descriptor)
 
 
-def _identity(descriptor):  # type: ignore[no-untyped-def]
+def _identity(descriptor):
     found = os.fstat(descriptor)
     return found.st_dev, found.st_ino
 
@@ -65,10 +65,10 @@ def _identity(descriptor):  # type: ignore[no-untyped-def]
 class Library:
     """Our modules. Code in them imports with :meth:`import_`, at the top and later."""
 
-    def __init__(self, folder):  # type: ignore[no-untyped-def]
+    def __init__(self, folder):
         self.folder = folder  # the folder of the package
         self.spawned = os.path.join(folder, "spawned")  # where it is found without us
-        self.modules = {}  # type: ignore[var-annotated] # by name: those that nobody else has
+        self.modules = {}  # by name: those that nobody else has
         self.plane = os.environ.get("IPCCTL_PLANE")  # the script may empty its environment
         self._held = None
         self._pid = os.getpid()
@@ -77,13 +77,13 @@ class Library:
                 if hasattr(os, name):
                     setattr(os, name, self._holding(getattr(os, name)))
         self.standard_folders = list(_standard_folders())
-        self.origins = {}  # type: ignore[var-annotated] # of modules of the standard library
+        self.origins = {}  # of modules of the standard library
         self.builtins = dict(vars(builtins), __import__=self.import_)
         self.threads = type(sys)("_thread")  # as it is before another library, such as gevent, replaces threads
         self.threads.__dict__.update(_thread.__dict__)
 
-    def _holding(self, change):  # type: ignore[no-untyped-def]
-        def changed(*ids):  # type: ignore[no-untyped-def]
+    def _holding(self, change):
+        def changed(*ids):
             if self._held is None and os.getpid() == self._pid:  # a forked process serves nobody
                 self._held = _hold(self.plane)
             return change(*ids)
@@ -92,7 +92,7 @@ class Library:
         changed.__doc__, changed.__module__ = change.__doc__, change.__module__
         return changed
 
-    def held_plane(self):  # type: ignore[no-untyped-def]
+    def held_plane(self):
         """The shim's socket for a script that has left root and can no longer reach its path: a descriptor, or None."""
         if self._held is None:
             return None
@@ -104,7 +104,7 @@ class Library:
 
     # ---- what an import statement in our code does ----
 
-    def import_(self, name, globals=None, locals=None, fromlist=(), level=0):  # type: ignore[no-untyped-def]
+    def import_(self, name, globals=None, locals=None, fromlist=(), level=0):
         full = name
         if name == "_thread":
             return self.threads
@@ -128,7 +128,7 @@ class Library:
                             raise
         return module
 
-    def is_private(self, top):  # type: ignore[no-untyped-def]
+    def is_private(self, top):
         """Whether it is ours, or part of the standard library and shadowed by the script."""
         if top == PACKAGE or top in self.modules:
             return True
@@ -146,7 +146,7 @@ class Library:
         found = PathFinder.find_spec(top) if os.path.isabs(origin) else None
         return found is not None and found.origin != origin
 
-    def is_shadowed(self):  # type: ignore[no-untyped-def]
+    def is_shadowed(self):
         """Whether something of the script has the name of a standard module."""
         for entry in sys.path:
             if entry in self.standard_folders:
@@ -163,7 +163,7 @@ class Library:
             self.origin(name) not in (None, _origin_of(sys.modules[name])) for name in _NAMES.intersection(sys.modules)
         )
 
-    def origin(self, top):  # type: ignore[no-untyped-def]
+    def origin(self, top):
         if top not in self.origins:
             spec = self.find(top, self.standard_folders)
             self.origins[top] = None if spec is None else spec.origin
@@ -171,7 +171,7 @@ class Library:
 
     # ---- what importlib does, with other tables ----
 
-    def module(self, name):  # type: ignore[no-untyped-def]
+    def module(self, name):
         """The module, loaded if necessary. Waits for a thread that is just loading it."""
         package = name.rpartition(".")[0]
         if package:
@@ -189,7 +189,7 @@ class Library:
                     raise
         return found
 
-    def load(self, name, modules):  # type: ignore[no-untyped-def]
+    def load(self, name, modules):
         if name == PACKAGE and sys.version_info < OLDEST:
             raise ImportError("ipcctl needs Python %d.%d or newer; this is %d.%d" % (OLDEST + sys.version_info[:2]))
         package_name, _, child = name.rpartition(".")
@@ -220,7 +220,7 @@ class Library:
             setattr(package, child, module)  # only when it is complete, because another thread would not wait for it
         return module
 
-    def run(self, name, module, is_private):  # type: ignore[no-untyped-def]
+    def run(self, name, module, is_private):
         """Runs its code and returns the module, which may have replaced itself."""
         loader = module.__spec__.loader
         code = loader.get_code(name) if hasattr(loader, "get_code") else None
@@ -240,7 +240,7 @@ class Library:
             exec(code, namespace)
         return sys.modules[shelf]
 
-    def forget_others(self):  # type: ignore[no-untyped-def]
+    def forget_others(self):
         """In a forked child: modules that another thread was loading are loaded anew, because that thread does not
         exist here.
         """
@@ -257,13 +257,13 @@ class Library:
                 if key in modules and _is_half_loaded(modules[key]):
                     _forget(modules, key)
 
-    def find(self, name, path):  # type: ignore[no-untyped-def]
+    def find(self, name, path):
         spec = None if "." in name else BuiltinImporter.find_spec(name) or FrozenImporter.find_spec(name)
         return spec or PathFinder.find_spec(name, path)
 
     # ---- what the script finds under the package's name ----
 
-    def is_elsewhere(self):  # type: ignore[no-untyped-def]
+    def is_elsewhere(self):
         """Whether the script finds an installed ``ipcctl`` that can serve. A folder of that name does not count, nor
         does the script itself.
         """
@@ -287,7 +287,7 @@ class Library:
         except (ImportError, SyntaxError, ValueError):
             return False
 
-    def console(self):  # type: ignore[no-untyped-def]
+    def console(self):
         """The module that accepts clients: that of the installed package if the script would use it, because there must
         be only one.
         """
@@ -298,14 +298,14 @@ class Library:
                 return _import(PACKAGE + "._console", fromlist=["serve"])
         return self.module(PACKAGE + "._console")
 
-    def refuse(self, error):  # type: ignore[no-untyped-def]
+    def refuse(self, error):
         """Tells clients why there is no console, in a thread of its own."""
         spec = PathFinder.find_spec("_ipcctl_refusal", [os.path.dirname(os.path.abspath(__file__))])
         refusal = module_from_spec(spec)
         spec.loader.exec_module(refusal)
         refusal.refuse(self, error)
 
-    def loaded_console(self):  # type: ignore[no-untyped-def]
+    def loaded_console(self):
         """Without importing anything. None if it does not exist, or a thread is just loading it."""
         for modules in (self.modules, sys.modules):
             found = modules.get(PACKAGE + "._console")
@@ -317,29 +317,29 @@ class Library:
 class _Lent:
     """Puts modules of ours into ``sys.modules`` while C code that looks there is loaded."""
 
-    def __init__(self, library, *names):  # type: ignore[no-untyped-def]
+    def __init__(self, library, *names):
         self.lent = {name: library.modules.get(name) for name in names}
 
-    def __enter__(self):  # type: ignore[no-untyped-def]
+    def __enter__(self):
         self.before = {name: sys.modules.get(name) for name in self.lent}
         for name, module in self.lent.items():
             if module is not None:
                 sys.modules[name] = module
 
-    def __exit__(self, *_):  # type: ignore[no-untyped-def]
+    def __exit__(self, *_):
         for name, module in self.lent.items():
             if module is not None and sys.modules.get(name) is module:
                 _restore(name, self.before[name])
 
 
-def _restore(name, module):  # type: ignore[no-untyped-def]
+def _restore(name, module):
     if module is None:
         sys.modules.pop(name, None)
     else:
         sys.modules[name] = module
 
 
-def _forget(modules, name):  # type: ignore[no-untyped-def]
+def _forget(modules, name):
     """As if nobody had begun to load it: parts of a package that are loaded already would be missing as attributes next
     time.
     """
@@ -349,7 +349,7 @@ def _forget(modules, name):  # type: ignore[no-untyped-def]
         sys.modules.pop(PACKAGE + "._ipcctl", None)  # which knows classes of the others
 
 
-def _is_missing(name, parts):  # type: ignore[no-untyped-def]
+def _is_missing(name, parts):
     """Whether this import has to load something: the module, or one within it."""
     found = sys.modules.get(name)
     if found is None:
@@ -357,11 +357,11 @@ def _is_missing(name, parts):  # type: ignore[no-untyped-def]
     return hasattr(found, "__path__") and any(not hasattr(found, part) for part in parts or () if part != "*")
 
 
-def _is_half_loaded(module):  # type: ignore[no-untyped-def]
+def _is_half_loaded(module):
     return getattr(getattr(module, "__spec__", None), "_initializing", False)
 
 
-def _origin_of(module):  # type: ignore[no-untyped-def]
+def _origin_of(module):
     origin = getattr(getattr(module, "__spec__", None), "origin", None)
     return getattr(module, "__file__", None) if origin is None else origin
 
@@ -369,10 +369,10 @@ def _origin_of(module):  # type: ignore[no-untyped-def]
 class Finder:
     """Gives the script our package, with the same modules that the console uses."""
 
-    def __init__(self, library):  # type: ignore[no-untyped-def]
+    def __init__(self, library):
         self.library = library
 
-    def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
+    def find_spec(self, name, path=None, target=None):
         package, _, rest = name.partition(".")
         if package != PACKAGE:
             return None
@@ -386,8 +386,8 @@ class Finder:
             spec.loader = self
         return spec
 
-    def create_module(self, spec):  # type: ignore[no-untyped-def]
+    def create_module(self, spec):
         return self.library.module(spec.name)
 
-    def exec_module(self, module):  # type: ignore[no-untyped-def]
+    def exec_module(self, module):
         pass  # it is done

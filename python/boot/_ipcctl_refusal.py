@@ -9,7 +9,7 @@ from _frozen_importlib_external import PathFinder
 _KEPT = 16
 
 
-def refuse(library, error):  # type: ignore[no-untyped-def] # old Pythons read this
+def refuse(library, error):
     """Takes one client after the other, with a HELLO that contains the error. Ends with the shim."""
     reason = type(error).__name__ + (": " + str(error) if str(error) else "")
     sys.stderr.write("ipcctl: the console cannot start: %s\n" % reason)
@@ -37,7 +37,7 @@ def refuse(library, error):  # type: ignore[no-untyped-def] # old Pythons read t
                 os.close(fd)
 
 
-def _meet(library, socket):  # type: ignore[no-untyped-def]
+def _meet(library, socket):
     passed = os.environ.pop("IPCCTL_PLANE_FD", None)
     if passed is not None:
         meeting = socket.socket(fileno=int(passed))
@@ -58,7 +58,7 @@ def _meet(library, socket):  # type: ignore[no-untyped-def]
     return meeting
 
 
-def _greet(contract, mmap, payload, fds, reason):  # type: ignore[no-untyped-def]
+def _greet(contract, mmap, payload, fds, reason):
     """The first frame of ring B: ``[HELLO, 0, {"error": reason}]`` in CBOR."""
     text = reason.encode("utf-8", "replace")[:4096].decode("utf-8", "ignore").encode()
     hello = b"\x83" + bytes((contract.TO_CLIENT_HELLO, 0)) + b"\xa1\x65error\x7a" + struct.pack(">I", len(text)) + text

@@ -14,7 +14,7 @@ _WORDS_BYTES = 4096  # a pipe takes this much at once, or nothing
 class WholeWriter(io.FileIO):
     """Writes until everything is written. On a non-blocking descriptor without room it returns how far it got."""
 
-    def write(self, data):  # type: ignore[no-untyped-def,override] # old Pythons read this
+    def write(self, data):
         count = super().write(data)
         size = len(data) if isinstance(data, bytes) else memoryview(data).nbytes
         if count is None or count == size:
@@ -33,18 +33,18 @@ class RememberedWriter(WholeWriter):
 
     words = b""
 
-    def write(self, data):  # type: ignore[no-untyped-def,override] # old Pythons read this
+    def write(self, data):
         self.words = (self.words + bytes(memoryview(data).cast("B")[-_WORDS_BYTES:]))[-_WORDS_BYTES:]
         return super().write(data)
 
-    def leave(self, fd):  # type: ignore[no-untyped-def] # old Pythons read this
+    def leave(self, fd):
         try:
             os.write(fd, self.words)
         except OSError:  # the script has closed it
             pass
 
 
-def writer_of(number, words_fd):  # type: ignore[no-untyped-def] # old Pythons read this
+def writer_of(number, words_fd):
     """For one of our own streams. ``words_fd``: where the last words on stderr go to, if anywhere."""
     if number != 2 or words_fd is None:
         return WholeWriter(number, "wb", closefd=False)
@@ -55,7 +55,7 @@ def writer_of(number, words_fd):  # type: ignore[no-untyped-def] # old Pythons r
     return remembered
 
 
-def take_words_fd():  # type: ignore[no-untyped-def] # old Pythons read this
+def take_words_fd():
     """Child programs find neither the variable nor the descriptor."""
     number = os.environ.pop("IPCCTL_WORDS_FD", None)
     if number is None:
