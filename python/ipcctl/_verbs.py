@@ -27,6 +27,7 @@ class WorkerStatus(TypedDict):
     app: str
     instance: int
     group: str | None
+    kind: Literal["app", "snapshot"]
     policy: str
     denied: list[str]
     ready: bool | None

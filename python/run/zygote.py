@@ -317,7 +317,7 @@ def show(error: BaseException) -> None:
 
 
 def main() -> None:
-    library_path, *imports = sys.argv[1:]
+    library_path, policy, *imports = sys.argv[1:]
     single_threaded()
     for name in [*imports, "ipcctl", "ipcctl._console", "ipcctl._serving", "runpy", "traceback", "random"]:
         importlib.import_module(name)
@@ -331,7 +331,7 @@ def main() -> None:
         about = {
             "python": sys.executable,
             "imports": imports,
-            "policy": os.environ.get("IPCCTL_SNAPSHOT_POLICY"),
+            "policy": policy or None,
             "spec": version,
         }
         json.dump(about, file)

@@ -21,7 +21,8 @@ import type { EvalFlags } from "./evaluate.ts";
 import { logs, type LogFlags } from "./logs.ts";
 import { run } from "./run.ts";
 import { start, type StartFlags } from "./start.ts";
-import { describe, status, watchStatus } from "./status.ts";
+import { describe, status, watchStatus, type StatusFlags } from "./status.ts";
+import { KIND_NAMES } from "../protocol/kinds.ts";
 import { subscribe, type SubscribeFlags } from "./subscribe.ts";
 import { systemdUnit } from "./unit.ts";
 
@@ -168,8 +169,10 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .alias("ls")
     .argument("[name]")
     .option("--watch", "refresh in place")
-    .action((name: string | undefined, flags: { watch?: boolean }, command: Command) =>
-      finish((flags.watch ? watchStatus : status)(contextOf(command), name)),
+    .option("--all", "show snapshots too")
+    .addOption(new Option("--kind <kind>", "show those of one kind").choices(KIND_NAMES))
+    .action((name: string | undefined, flags: StatusFlags & { watch?: boolean }, command: Command) =>
+      finish((flags.watch ? watchStatus : status)(contextOf(command), name, flags)),
     );
   add(
     "logs",

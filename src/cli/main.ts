@@ -22,7 +22,7 @@ export async function runCli(args: readonly string[]): Promise<number> {
   try {
     requireText(args);
     if (mayHaveColour(own, process.env, isTerminal(1))) await loadColours();
-    return isPlainStatus(args) ? await status(new Context({ json: isJson }), undefined) : await parseAndRun(args);
+    return isPlainStatus(args) ? await status(new Context({ json: isJson }), undefined, {}) : await parseAndRun(args);
   } catch (error) {
     const failure = IpcError.from(error);
     const { code, message, hint, output } = failure;

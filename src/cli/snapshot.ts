@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { PARTS, PYTHON_PACKAGES, remedyFor } from "../base/install.ts";
 import { formatBytes } from "../base/units.ts";
-import { findSnapshot, SNAPSHOT_GROUP, SNAPSHOT_PREFIX } from "../launch/snapshot.ts";
+import { findSnapshot } from "../launch/snapshot.ts";
+import { nameWithin, workerName } from "../protocol/kinds.ts";
 import { act } from "./control.ts";
 import type { Context } from "./context.ts";
 import { policyPath } from "./exceptions.ts";
@@ -41,9 +42,10 @@ export async function createSnapshot(context: Context, name: string, flags: Snap
   const policy = policyPath(context, flags.policy);
   if (policy !== undefined) (await import("../sandbox/policy.ts")).loadPolicy(policy);
   const app = {
-    name: SNAPSHOT_PREFIX + name,
+    name: workerName("snapshot", name),
+    kind: "snapshot",
     script: join(PYTHON_PACKAGES, "run/zygote.py"),
-    args: [LIBRARY, ...imports],
+    args: [LIBRARY, policy ?? "", ...imports],
     interpreter: flags.interpreter,
     cwd: "/",
     // No secrets: forked processes can read this memory.
@@ -52,10 +54,8 @@ export async function createSnapshot(context: Context, name: string, flags: Snap
       ...Object.fromEntries(ONE_THREAD.map((key) => [key, "1"])),
       ARROW_DEFAULT_MEMORY_POOL: "system", // its own allocator has a background thread
       JE_ARROW_MALLOC_CONF: "background_thread:false",
-      ...(policy === undefined ? {} : { IPCCTL_SNAPSHOT_POLICY: policy }),
     },
     policy: "trusted",
-    group: SNAPSHOT_GROUP,
     console: false,
     ready: "notify",
     ready_timeout: READY_MS,
@@ -83,9 +83,9 @@ export async function createSnapshot(context: Context, name: string, flags: Snap
 export async function listSnapshots(context: Context): Promise<number> {
   using connection = await context.connect();
   const all = (await connection.status())
-    .filter(({ group, app }) => group === SNAPSHOT_GROUP && app.startsWith(SNAPSHOT_PREFIX))
+    .filter(({ kind }) => kind === "snapshot")
     .map(({ app, state, pid, memory_bytes }) => {
-      const name = app.slice(SNAPSHOT_PREFIX.length);
+      const name = nameWithin("snapshot", app);
       return { name, state, pid, memory_bytes, ...describe(name, context.paths.workersDir) };
     });
   if (context.isJson) context.print(JSON.stringify(all));
@@ -110,5 +110,5 @@ function describe(
 }
 
 export function deleteSnapshot(context: Context, name: string): Promise<number> {
-  return act(context, "delete", [SNAPSHOT_PREFIX + name]);
+  return act(context, "delete", [workerName("snapshot", name)]);
 }

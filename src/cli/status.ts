@@ -4,6 +4,7 @@ import { atMost } from "../base/patience.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { formatBytes, formatUptime } from "../base/units.ts";
 import { VERSION } from "../base/version.ts";
+import { KINDS, type KindName } from "../protocol/kinds.ts";
 import { type CallStatus, type StateWord, type WorkerDescription, type WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { isTerminal, terminalWidth, printable, type Context } from "./context.ts";
@@ -56,9 +57,11 @@ function noteOf(worker: WorkerStatus): string {
   return "";
 }
 
-export async function status(context: Context, name: string | undefined): Promise<number> {
+export type StatusFlags = { all?: boolean; kind?: KindName };
+
+export async function status(context: Context, name: string | undefined, flags: StatusFlags): Promise<number> {
   using connection = await context.connect();
-  const workers = await read(connection, name);
+  const workers = await read(connection, name, flags);
   if (context.isJson) context.print(JSON.stringify(workers, null, 2));
   else {
     printTable(context, workers);
@@ -95,9 +98,12 @@ export function versionsThatDiffer(
   ];
 }
 
-async function read(connection: Connection, name: string | undefined): Promise<WorkerStatus[]> {
+/** Those that are named, whatever they are; else what is listed. */
+async function read(connection: Connection, name: string | undefined, flags: StatusFlags): Promise<WorkerStatus[]> {
+  const { all: isAll = false, kind: wanted } = flags;
   const all = await connection.status();
-  return name === undefined ? all : pick(all, [name]);
+  if (name !== undefined) return pick(all, [name]);
+  return all.filter(({ kind }) => (wanted === undefined ? isAll || KINDS[kind].isListed : kind === wanted));
 }
 
 function printTable(context: Context, workers: readonly WorkerStatus[]): void {
@@ -159,7 +165,7 @@ function cut<T extends { readonly cells: readonly string[]; readonly width: numb
 }
 
 /** Redraws in place after a change, at most twice a second, until interrupted. */
-export async function watchStatus(context: Context, name: string | undefined): Promise<number> {
+export async function watchStatus(context: Context, name: string | undefined, flags: StatusFlags): Promise<number> {
   const PERIOD_MS = 500;
   const isDrawing = isTerminal(1);
   const ended = Promise.withResolvers<void>();
@@ -172,7 +178,7 @@ export async function watchStatus(context: Context, name: string | undefined): P
   try {
     while (!isEnded) {
       using connection = await context.connect();
-      const workers = await read(connection, name);
+      const workers = await read(connection, name, flags);
       const text = context.isJson
         ? JSON.stringify(workers)
         : renderTable(context, workers, isDrawing ? terminalWidth() : undefined);

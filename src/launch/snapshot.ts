@@ -6,11 +6,7 @@ import { SHIM_VERSION_MIN } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { findWorkerId } from "../base/names.ts";
 import { shellWord } from "../base/shell-words.ts";
-
-/** Of the app that is the snapshot NAME: `snapshot-NAME`. */
-export const SNAPSHOT_PREFIX = "snapshot-";
-/** `@snapshots` selects them all. */
-export const SNAPSHOT_GROUP = "snapshots";
+import { workerName } from "../protocol/kinds.ts";
 
 const shape = z.object({
   python: z.string(),
@@ -30,7 +26,7 @@ export type Snapshot = z.infer<typeof shape> & {
  * @throws IpcError NOT_FOUND if it does not exist or was never ready; FAILED if it is too old for the specification
  */
 export function findSnapshot(name: string, workersDir: string, spec = SHIM_VERSION_MIN): Snapshot {
-  const id = findWorkerId(SNAPSHOT_PREFIX + name);
+  const id = findWorkerId(workerName("snapshot", name));
   const dir = join(workersDir, id ?? "");
   let found: Snapshot;
   try {

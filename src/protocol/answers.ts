@@ -14,6 +14,7 @@ import type {
   WorkerDescription,
   WorkerStatus,
 } from "./status.ts";
+import { KIND_NAMES } from "./kinds.ts";
 
 /** An object with exactly the keys of the type: a key that is added there, or misspelt here, does not compile. */
 type ShapeOf<T> = { [K in keyof T]-?: z.ZodType<T[K]> };
@@ -62,6 +63,7 @@ const workerShape = {
   app: text,
   instance: count,
   group: orNull(text),
+  kind: z.enum(KIND_NAMES),
   policy: text,
   denied: z.array(text),
   ready: orNull(z.boolean()),

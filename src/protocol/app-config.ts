@@ -10,6 +10,7 @@ import { RESTART_POLICIES, type RestartPolicy } from "../base/restart-policies.t
 import { splitWords } from "../base/shell-words.ts";
 import { parseDurationMs, parseSizeBytes, requireMemory } from "../base/units.ts";
 import { findDuplicateKey } from "./json-keys.ts";
+import { KIND_NAMES, kindOfOld, type KindName } from "./kinds.ts";
 
 const POLICY_SPELLINGS: Record<string, RestartPolicy> = {
   no: "no",
@@ -149,6 +150,7 @@ export type Grants = z.output<typeof allow>;
 /** As people and clients write it. Unknown fields are refused, so that a typo is not taken for a setting. */
 export const appShape = z.strictObject({
   name: z.string().min(1),
+  kind: z.enum(KIND_NAMES).default("app").meta({ description: "what it is for: app, or snapshot" }),
   command: maybe(noNul.min(1)),
   script: maybe(noNul.min(1)),
   args: maybe(z.array(noNul).max(limit("args"))),
@@ -281,11 +283,12 @@ export function explainIssue(issue: z.core.$ZodIssue, above: readonly PropertyKe
 }
 
 /** A normal form that an older version wrote: fields that it did not know get their defaults. */
-export function completeApp(stored: AppConfig): AppConfig {
+export function completeApp(stored: Omit<AppConfig, "kind"> & { readonly kind?: KindName }): AppConfig {
   const base = normalizeApp({ name: stored.name, command: "true" }, "/");
   return {
     ...base,
     ...stored,
+    kind: stored.kind ?? kindOfOld(stored.name, stored.group),
     log: { ...base.log, ...stored.log },
     backoff: { ...base.backoff, ...stored.backoff },
   };

@@ -1,4 +1,5 @@
 /** The answers of Status, Describe, Act and DaemonStatus: bunctl's eighteen keys first, then ours. */
+import type { KindName } from "./kinds.ts";
 
 export type StateWord = "Starting" | "Running" | "Stopping" | "Stopped" | "Crashed" | "Backoff";
 
@@ -51,6 +52,8 @@ export type WorkerStatus = {
   app: string;
   instance: number;
   group: string | null;
+  /** What it is for. */
+  kind: KindName;
   policy: string;
   /** What its policy denied in this run, each kind once, with the flag that would grant it. */
   denied: string[];
@@ -201,6 +204,7 @@ const UNKNOWN_WORKER: WorkerStatus = {
   app: "",
   instance: 0,
   group: null,
+  kind: "app",
   policy: "trusted",
   denied: [],
   ready: null,

@@ -61,6 +61,7 @@ function statusWith(worker: Worker, sources: Sources, usage: Usage | undefined):
     app: config.name,
     instance: worker.instance,
     group: config.group,
+    kind: config.kind,
     policy: policyTitle(worker.policy),
     denied: worker.denied,
     ready: config.ready === "notify" ? worker.isReady : null,

@@ -32,6 +32,21 @@ test("list shows it, a second one of the name is refused, and so is what cannot 
   expect((await home.cli("run", "--snapshot", "other", "-c", "1")).stderr).toContain('no snapshot "other"');
 });
 
+test("status shows it with --all or --kind, or by its name, and says its kind", async () => {
+  const names = async (...flags: string[]): Promise<string[]> =>
+    (JSON.parse((await home.cli("status", "--json", ...flags)).stdout) as { name: string; kind: string }[])
+      .map(({ name, kind }) => `${kind} ${name}`)
+      .toSorted();
+  const mine = await home.cli("start", home.script("of-mine.py", "while True: pass"));
+  expect(mine.status).toBe(0);
+  expect(await names()).toEqual(["app of-mine"]);
+  expect(await names("--all")).toEqual(["app of-mine", "snapshot snapshot-one"]);
+  expect(await names("--kind", "snapshot")).toEqual(["snapshot snapshot-one"]);
+  expect(await names("snapshot-one")).toEqual(["snapshot snapshot-one"]);
+  expect((await home.cli("status", "--kind", "nothing")).stderr).toContain("app, snapshot");
+  await home.cli("delete", "of-mine");
+});
+
 test("run: arguments, input, output, environment and exit status are a Python's own", async () => {
   const script = home.script(
     "whole.py",

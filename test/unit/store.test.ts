@@ -92,6 +92,25 @@ test("what is changed is there again, with the newest ends of runs", () => {
   expect(store.exits("web").map(({ run }) => run)).toEqual(Array.from({ length: 20 }, (_, index) => 25 - index));
 });
 
+test("a definition from before there were kinds gets its own", () => {
+  const path = join(makeFolder(), "ipcctl.db");
+  {
+    using store = openStore(path).store;
+    for (const [name, group] of [
+      ["snapshot-warm", "snapshots"],
+      ["snapshot-of-mine", null],
+      ["web", "snapshots"],
+    ] as const)
+      store.putApp(name, { ...CONFIG, name, group, kind: undefined } as unknown as typeof CONFIG);
+  }
+  using store = openStore(path).store;
+  expect(store.apps().map(({ config: { name, kind } }) => `${kind} ${name}`)).toEqual([
+    "snapshot snapshot-warm",
+    "app snapshot-of-mine",
+    "app web",
+  ]);
+});
+
 test("a change is on disk when the call returns", () => {
   const path = join(makeFolder(), "ipcctl.db");
   using store = openStore(path).store;
