@@ -224,11 +224,16 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
 
   /**
    * Lines of a worker, or of all present instances of an app, oldest first. They are read from the files, so none is
-   * lost or duplicated.
+   * lost or duplicated. Where they are followed, instances that come are too, from their first line.
    */
   logs(name: string, options: LogOptions = {}): Feed<LogEntry> {
     const find = async (): Promise<WorkerStatus[]> => instancesOf(await this.status(), name);
-    const feed = readLogs(find, options, () => this.#opened.delete(feed));
+    const feed = readLogs(
+      find,
+      () => this.events(),
+      options,
+      () => this.#opened.delete(feed),
+    );
     this.#opened.add(feed);
     return feed;
   }

@@ -2,7 +2,7 @@
 import { sleep } from "../base/platform.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
-import { localLog, LogView, type ViewBatch } from "../logs/view.ts";
+import { localLog, LogView, type LogSource, type ViewBatch } from "../logs/view.ts";
 import type { SUBSCRIPTIONS, WorkerEvent } from "../protocol/responses.ts";
 import type { WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
@@ -122,6 +122,7 @@ function droppedEvents(count: number | null): IpcEvent {
 /** Lines of some workers; past lines in the order of their times. */
 export function readLogs(
   find: () => Promise<readonly WorkerStatus[]>,
+  changes: () => Feed<IpcEvent>,
   options: LogOptions,
   onEnd: () => void,
 ): Feed<LogEntry> {
@@ -133,6 +134,7 @@ export function readLogs(
   const read = async (): Promise<void> => {
     const { lines = 20, since, stream, follow = false } = options;
     if (!(lines >= 0)) throw new IpcError("USAGE", `lines: ${lines} is not a number of lines`);
+    using appearing = follow ? changes() : undefined; // before the first look: what comes behind it is told
     const sources = (await find()).map(({ name, log_dir }) => localLog(name, log_dir));
     const view = new LogView({ lines, sinceMs: since?.getTime() ?? 0, stream });
     const lineOf = new Lines();
@@ -147,13 +149,33 @@ export function readLogs(
       await give(batch);
       if (feed.isEnded) return;
     }
-    if (follow)
-      await Promise.all(
-        sources.map(async (source) => {
+    if (appearing) {
+      const followed = new Map<string, Promise<void>>();
+      const begin = (source: LogSource): void => {
+        const done = (async () => {
           for await (const batch of view.following(source, abort.signal)) await give(batch);
-        }),
-      );
-    else if (lines > 0)
+        })();
+        done.catch((error: unknown) => feed.end({ error }));
+        followed.set(source.name, done);
+      };
+      for (const source of sources) begin(source);
+      const ended = Promise.withResolvers<void>();
+      abort.signal.addEventListener("abort", () => {
+        appearing[Symbol.dispose]();
+        ended.resolve();
+      });
+      try {
+        for await (const { app } of appearing) {
+          if (app === null || followed.has(app)) continue;
+          for (const { name, log_dir } of await find().catch(() => []))
+            if (!followed.has(name)) begin(localLog(name, log_dir, true));
+        }
+      } catch {
+        // The daemon is gone: no instance comes, and those that run are read on.
+      }
+      await ended.promise;
+      await Promise.all(followed.values());
+    } else if (lines > 0)
       for (const source of sources)
         for (const unfinished of view.unfinished(source)) {
           const line = lineOf.push({ ...unfinished, piece: { ...unfinished.piece, isEnd: true } });

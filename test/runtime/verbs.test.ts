@@ -123,6 +123,11 @@ test("log lines of all instances in order, and what is written while they are fo
   expect(await following.next()).toMatchObject({ value: { line: "hup" } });
   await following.return();
   expect(await following.next()).toMatchObject({ done: true });
+  const all = ipc.logs("talk", { lines: 0, follow: true, stream: "stdout" });
+  const first = all.next();
+  await ipc.scale("talk", 3); // an instance that comes is read from its first line
+  expect(await first).toMatchObject({ value: { line: "out", app: "talk-2" } });
+  await all.return();
   await ipc.stop("talk");
   const { log_dir } = await ipc.status("talk");
   const file = readdirSync(log_dir).toSorted().at(-1)!;
