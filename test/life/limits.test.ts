@@ -60,3 +60,17 @@ test("lineChars: a line as long as the limit comes whole, a longer one is cut th
   const { stdout } = await home.cli("logs", "long");
   expect(stdout.split("\n").map((line) => line.length)).toEqual([most, most + 1, 3, 0]);
 });
+
+test("logAnswerBytes: as much as the limit is answered, half for each stream, and no line more", async () => {
+  const lines = 32;
+  const chars = limit("logAnswerBytes") / 2 / lines / 2 - 4; // a line counts twice its characters and 8
+  for (const [name, length, answered] of [
+    ["fits", chars, lines],
+    ["over", chars + 1, lines - 1],
+  ] as const) {
+    const code = `for count in range(${lines + 1}): print("x" * ${length})\nprint("end", file=__import__("sys").stderr)\n`;
+    await home.start(name, home.script(`${name}.py`, code), { restart_policy: "no" });
+    await waitUntil(async () => (await home.status(name)).state === "Stopped", "it has ended");
+    expect((await home.lines(name, lines + 1)).filter((line) => line.length === length)).toHaveLength(answered);
+  }
+});

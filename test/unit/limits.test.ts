@@ -19,6 +19,13 @@ import { event, success, type Response } from "../../src/protocol/responses.ts";
 import { loadPolicy, parsePolicy } from "../../src/sandbox/policy.ts";
 import { keepSpools, rotateSpool } from "../../src/audit/spool.ts";
 import { encodeSpec } from "../../src/shim/spec.ts";
+import { SEGMENT } from "../../contract/segment.ts";
+import { Incoming, Stream } from "../../src/calls/streams.ts";
+import { CAPACITY } from "../../src/plane/meet.ts";
+import { Pipe } from "../../src/plane/pipe.ts";
+import { SharedRingBuffer } from "../../src/plane/ring.ts";
+import type { ExitInfo } from "../../src/protocol/status.ts";
+import { Store } from "../../src/workers/store.ts";
 import { waitUntil } from "../deadline.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
@@ -112,6 +119,50 @@ const BOUNDS: Partial<Record<keyof typeof LIMITS, (count: number) => unknown>> =
     new Encoder().encode(value);
   },
 };
+
+/**
+ * Where the others are tried at their number and one past it: the file, which names the limit, and the test. A test of
+ * this file names its limit first.
+ */
+const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: string, test: string])[]>> = {
+  connections: [["test/life/limits.test.ts", "connections: as many as the limit are served"]],
+  eventsHeld: [["test/unit/events.test.ts", "eventsHeld: as many are held, and with one more the oldest is not"]],
+  logLines: [["test/life/limits.test.ts", "logLines: as many as the limit"]],
+  logAnswerBytes: [["test/life/limits.test.ts", "logAnswerBytes: as much as the limit is answered"]],
+  logScanBytes: [["test/unit/logs.test.ts", "one request looks through so many bytes of a log and no more"]],
+  lineChars: [
+    ["test/life/limits.test.ts", "lineChars: a line as long as the limit comes whole"],
+    ["test/life/long-line.test.ts", "the daemon cuts it for those who are subscribed"],
+  ],
+  pieceBytes: [["test/unit/logs.test.ts", "a line of as many bytes as are held comes whole"]],
+  watchDirs: [["test/unit/watch.test.ts", "as many folders as the limit says are watched"]],
+  channels: [["test/runtime/sharing.test.ts", "as many channels as there may be, and one more"]],
+  messageBytes: [
+    ["test/runtime/sharing.test.ts", "messages as large as may be, and larger ones, either way"],
+    ["test/calls/hostile.test.ts", "a length beyond the limit end the session"],
+  ],
+  unreadBytes: [["test/runtime/hostile.test.ts", "what waits for a worker that does not read has a limit"]],
+  unreadMs: [["test/python/test_channel.py", "test_a_client_that_takes_nothing"]],
+  requests: [["test/calls/hostile.test.ts", "more requests than may be under way are refused"]],
+  wishes: [["test/python/test_channel.py", "test_requests_to_be_interrupted"]],
+  segments: [["test/runtime/hostile.test.ts", "a worker that hoards segments is stopped at the limit"]],
+  pipesUntaken: [["test/runtime/sharing.test.ts", "pipes that nobody takes: as many as may wait, and one more"]],
+};
+
+test("every limit has a test that is named here", () => {
+  const here = readFileSync(import.meta.path, "utf8");
+  const missing = Object.keys(LIMITS).flatMap((name) => {
+    if (Object.hasOwn(BOUNDS, name) || here.includes(`\ntest("${name}: `)) return [];
+    const named = TESTS[name as keyof typeof LIMITS] ?? [];
+    if (named.length === 0) return [`${name}: no test at the limit and one past it; write one, and name it in TESTS`];
+    return named.flatMap(([path, title]) => {
+      const text = readFileSync(join(ROOT, path), "utf8");
+      const isNamed = has(text, name) || has(text, upper(name)) || has(text, `_${upper(name).replace(/_MAX$/, "")}`);
+      return isNamed && text.includes(title) ? [] : [`${name}: ${path} has no test "${title}" that names it`];
+    });
+  });
+  expect(missing).toEqual([]);
+});
 
 let dir: string;
 beforeEach(() => {
@@ -229,4 +280,72 @@ test("unfinishedBytes: so much is held for all connections, and the one that add
   session.onData(Uint8Array.of(1));
   await waitUntil(() => seen.isEnded, "it is closed");
   expect(told()).toContain("too many unfinished requests");
+});
+
+test("streamItems: so many items may come of a stream that is read, and one more ends the session", async () => {
+  let granted = 0;
+  const incoming = new Incoming(
+    "worker",
+    (credit) => (granted += credit),
+    () => undefined,
+    () => undefined,
+  );
+  const first = incoming.next(new Stream(incoming));
+  expect(granted).toBe(LIMITS.streamItems.value);
+  for (let count = 0; count < LIMITS.streamItems.value; count++) incoming.push(count);
+  expect(await first).toEqual({ value: 0, done: false });
+  expect(granted).toBe(LIMITS.streamItems.value);
+  expect(() => incoming.push("one more")).toThrow("more of a stream than was asked for");
+});
+
+test("exitHistory: so many exits are kept, and with one more the oldest goes, also from the disk", () => {
+  const path = join(dir, "ipcctl.db");
+  const most = LIMITS.exitHistory.value;
+  const open = (): Store => new Store(path, { onTrouble: () => undefined, onHealed: () => undefined });
+  const kept = (store: Store): number[] => store.exits("web").map(({ run }) => run);
+  const newest = (run: number): number[] => Array.from({ length: most }, (_, at) => run - at);
+  {
+    using store = open();
+    store.putApp("web", parseAppConfig(JSON.stringify({ name: "web", command: "true" }), "/"));
+    store.addInstance("web", "web", 0);
+    for (let run = 1; run <= most; run++) store.finishRun("web", exitOf(run), { phase: "ended", run });
+    expect(kept(store)).toEqual(newest(most));
+    store.finishRun("web", exitOf(most + 1), { phase: "ended", run: most + 1 });
+    expect(kept(store)).toEqual(newest(most + 1));
+  }
+  using store = open();
+  expect(kept(store)).toEqual(newest(most + 1));
+});
+
+const exitOf = (run: number): ExitInfo => ({
+  run,
+  pid: 1,
+  kind: "exit",
+  status: 0,
+  signal: null,
+  step: null,
+  started_at: null,
+  ended_at: "2026-01-01T00:00:00.000Z",
+  stop_requested: false,
+  kill_method: "none",
+  tree_killed: 0,
+  max_rss_bytes: 0,
+  cpu_seconds: 0,
+  outcome: "stopped",
+});
+
+test("pipeMessageBytes: a message as long as the limit fits the ring of a pipe, and a longer one never does", () => {
+  const memory = new Uint8Array(SEGMENT.data + CAPACITY);
+  const ring = new SharedRingBuffer(memory, SEGMENT.ringA, SEGMENT.data, CAPACITY, true);
+  expect(() => ring.trySend(new Uint8Array(LIMITS.pipeMessageBytes.value + 1))).toThrow(RangeError);
+  expect(ring.trySend(new Uint8Array(LIMITS.pipeMessageBytes.value))).toBe(true);
+});
+
+test("pipeNameBytes: a name as long as the limit is asked for, and a longer one refused", async () => {
+  const refusal = async (bytes: number): Promise<string> => {
+    const error = await Pipe.open(join(dir, "nobody"), "web", 1, "p".repeat(bytes)).catch((thrown: Error) => thrown);
+    return (error as Error).message;
+  };
+  expect(await refusal(LIMITS.pipeNameBytes.value)).not.toContain("a name has at most");
+  expect(await refusal(LIMITS.pipeNameBytes.value + 1)).toContain(`at most ${LIMITS.pipeNameBytes.value} bytes`);
 });

@@ -360,7 +360,10 @@ test("one request looks through so many bytes of a log and no more, compressed o
   compress(1);
   write(2, 0, 1);
   expect(await tail(1, { stream: "stderr", scanBytesMax: 1_048_576 })).toEqual([]);
-  expect(await tail(1, { stream: "stderr" })).toEqual(["old"]);
+  expect(await tail(1, { stream: "stderr", scanBytesMax: limit("logScanBytes") })).toEqual(["old"]);
+  const more = limit("logScanBytes") / record(pad).length;
+  writeFileSync(path(2), Array.from({ length: more }, () => record(pad)).join(""));
+  expect(await tail(1, { stream: "stderr", scanBytesMax: limit("logScanBytes") })).toEqual([]);
 });
 
 test("an abort ends a follower in the middle of a file", async () => {
