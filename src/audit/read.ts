@@ -7,9 +7,9 @@ import { auditFolderOf, fileOf, listSpools, SPOOL_FILES_KEPT } from "./spool.ts"
 
 export type AuditLine = { readonly spool: string; readonly time: string } & (
   | { readonly kind: "record"; readonly record: AuditRecord }
-  /** A line that is no record: torn by a kill or a full disk, or written by somebody else. */
+  /** A line that is not a record: torn by a kill or a full disk, or written by somebody else. */
   | { readonly kind: "damaged"; readonly text: string }
-  /** Records with the numbers after `after` are not there. */
+  /** Records with the numbers after `after` are missing. */
   | { readonly kind: "gap"; readonly writer: string; readonly after: number; readonly missing: number }
 );
 
@@ -25,7 +25,7 @@ export class AuditReader {
     this.#stateDir = stateDir;
   }
 
-  /** What was not given yet, the oldest first. @param isLast nothing follows: what has no end yet is damaged */
+  /** What was not given yet, oldest first. @param isLast nothing follows: an unfinished line is damaged */
   async *more(isLast: boolean): AsyncGenerator<AuditLine> {
     const sources = [...this.#readers()].map((reader) => reader.more(isLast));
     const heads = await Promise.all(sources.map(async (source) => ({ source, line: await nextOf(source) })));
@@ -42,7 +42,7 @@ export class AuditReader {
     }
   }
 
-  /** A turn whenever something may have been added, and one at the beginning. */
+  /** Yields once at the beginning, and then whenever something may have been added. */
   async *changes(): AsyncGenerator<void> {
     let wake = (): void => undefined;
     let isNews = true;
@@ -68,7 +68,7 @@ export class AuditReader {
   }
 
   #readers(): IterableIterator<SpoolReader> {
-    // What versions before this one wrote, and their workers still do.
+    // What earlier versions wrote, and their workers still write.
     const legacy = join(this.#stateDir, "audit.log");
     for (const path of [legacy, ...listSpools(auditFolderOf(this.#stateDir))])
       if (!this.#spools.has(path)) this.#spools.set(path, new SpoolReader(path));
@@ -81,7 +81,7 @@ async function nextOf(source: AsyncGenerator<AuditLine>): Promise<AuditLine | un
   return done === true ? undefined : value;
 }
 
-/** One spool, from its oldest file on; the file that is read may be rotated meanwhile. */
+/** One spool, from its oldest file on; the file being read may be rotated meanwhile. */
 class SpoolReader {
   readonly #path: string;
   readonly #spool: string;
@@ -119,7 +119,7 @@ class SpoolReader {
     }
   }
 
-  /** Numbers of the files that are there, the newest first. */
+  /** Numbers of the existing files, newest first. */
   #present(): number[] {
     const numbers = Array.from({ length: SPOOL_FILES_KEPT + 1 }, (_, number) => number);
     return numbers.filter((number) => inodeOf(fileOf(this.#path, number)) !== undefined);
@@ -137,7 +137,7 @@ class SpoolReader {
     this.#offset = 0;
   }
 
-  /** Whole lines from where it is; opened for each piece, since there may be thousands of spools. */
+  /** Whole lines from the present place; opened for each piece, because there may be thousands of spools. */
   async *#rest(): AsyncGenerator<Uint8Array> {
     for (;;) {
       const chunk = await this.#read();
@@ -188,7 +188,7 @@ class SpoolReader {
     yield { kind: "record", spool, time, record };
   }
 
-  /** What came before the first number that is there may have been rotated away; not if it came after what is there. */
+  /** Records before the first existing number may have been rotated away; not if they came after existing ones. */
   #beginning(writer: string, seq: number): number {
     const beganMs = Number(writer.split("-").at(-1));
     const isKept = this.#isWhole || (this.#first !== "" && beganMs > Date.parse(this.#first));

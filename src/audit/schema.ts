@@ -1,4 +1,4 @@
-/** A record of the audit, for who reads it; `contract/audit.ts` has the fields, for C too. */
+/** A record of the audit, for its readers; `contract/audit.ts` has the fields, also for C. */
 import { z } from "zod";
 import { AUDIT_EVENTS, type AUDIT_FIELDS } from "../../contract/audit.ts";
 
@@ -35,15 +35,15 @@ const shape = {
   error: text.optional(),
 } satisfies Record<keyof typeof AUDIT_FIELDS, z.ZodType>;
 
-/** One of a later ipcctl may have more fields, and other events. */
+/** A record of a later ipcctl may have more fields and other events. */
 export const auditRecord = z.looseObject({ ...shape, event: text });
 
-/** As earlier versions wrote it into `audit.log`, without writer and number. */
+/** As earlier versions wrote it to `audit.log`, without writer and number. */
 export const legacyRecord = z.looseObject({ ...shape, event: text }).omit({ writer: true, seq: true });
 
 export type AuditRecord = z.output<typeof auditRecord> | z.output<typeof legacyRecord>;
 
 const entry = z.strictObject(shape).omit({ time: true, writer: true, seq: true });
 
-/** What is to be recorded; the spool adds the rest. */
+/** What to record; the spool adds the rest. */
 export type AuditEntry = z.input<typeof entry>;

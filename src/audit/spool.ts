@@ -1,7 +1,7 @@
 /**
- * Where decisions are recorded: each process that decides appends JSON lines to a spool in the folder `audit`, with
- * numbers of its own, so that a record that is missing leaves a gap. The process that answers for a worker, in C, does
- * the same (`native/net/audit.c`).
+ * Where decisions are recorded: each process that decides appends JSON lines to a spool in the folder `audit`, with its
+ * own numbers, so that a missing record leaves a gap. The connect helper of a worker does the same in C
+ * (`native/net/audit.c`).
  */
 import {
   closeSync,
@@ -30,13 +30,13 @@ export function auditFolderOf(stateDir: string): string {
   return join(stateDir, "audit");
 }
 
-/** Spools by their current files, which may not be there any more. */
+/** Spools by their current files, which may no longer exist. */
 export function listSpools(folder: string): string[] {
   const names = namesIn(folder).flatMap((name) => /^(.+\.jsonl)(\.\d+)?$/.exec(name)?.[1] ?? []);
   return [...new Set(names)].toSorted().map((name) => join(folder, name));
 }
 
-/** Of which worker all records of a spool are; undefined where they are of several. */
+/** The worker that all records of a spool are about; undefined if there are several. */
 export function workerOfSpool(path: string): string | undefined {
   return /^worker-(.+)\.jsonl$/.exec(basename(path))?.[1];
 }
@@ -49,21 +49,21 @@ export class AuditSpool {
   readonly #writer: string;
   #seq = 0;
 
-  /** @param name the daemon's is its own; runs without a daemon share one */
+  /** @param name the daemon has its own; runs without a daemon share one */
   constructor(stateDir: string, name: "daemon" | "run") {
     this.folder = auditFolderOf(stateDir);
     this.#name = name;
     this.#writer = `${name}-${process.pid}-${Date.now()}`;
   }
 
-  /** Where the process that answers for a worker writes: a worker that is denied much rotates away its own only. */
+  /** Where the connect helper of a worker writes: a worker that is denied much rotates away only its own records. */
   answersOf(worker: string): string {
     return join(this.folder, this.#name === "run" ? `run${ENDING}` : `worker-${worker}${ENDING}`);
   }
 
   /**
-   * Appends a record in one write. On a full disk nobody is kept from starting: what the policy denies is denied
-   * without a record, and the next one that is written leaves a gap.
+   * Appends a record in one write. A full disk keeps nothing from starting: what the policy denies is then denied
+   * without a record, and the next record leaves a gap.
    */
   write(entry: AuditEntry): void {
     this.#seq++;
@@ -73,21 +73,21 @@ export class AuditSpool {
       rotateSpool(path);
       append(path, JSON.stringify({ time: new Date().toISOString(), writer: this.#writer, seq: this.#seq, ...entry }));
     } catch {
-      // Said above.
+      // See above.
     }
   }
 
-  /** For who writes there without it; where it cannot be made nothing is recorded. */
+  /** For writers without this class; if it cannot be created nothing is recorded. */
   makeFolder(): void {
     try {
       mkdirSync(this.folder, { recursive: true, mode: 0o700 });
     } catch {
-      // Said above.
+      // See above.
     }
   }
 }
 
-/** A record that was torn, by a kill or by a full disk, is left as it is: this one begins on a line of its own. */
+/** A record that was torn by a kill or a full disk is left as it is: this one begins on its own line. */
 function append(path: string, line: string): void {
   const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW } = constants;
   const file = openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
@@ -101,7 +101,7 @@ function append(path: string, line: string): void {
   }
 }
 
-/** Whoever writes goes on in the file that it has open, and finds the new one when it looks again. */
+/** Writers continue in the file that they have open, and find the new one at their next look. */
 export function rotateSpool(path: string): void {
   if (sizeOf(path) < limit("auditBytes")) return;
   for (let number = SPOOL_FILES_KEPT; number > 0; number--) {
@@ -111,8 +111,8 @@ export function rotateSpool(path: string): void {
 }
 
 /**
- * To be called now and then: spools that are large are rotated. Beyond the limit of all together the largest spool
- * loses its oldest file, so that workers which are denied much push out what is about them, and nothing else.
+ * To be called now and then: rotates large spools. Beyond the limit for all together the largest spool loses its oldest
+ * file, so that workers which are denied much push out only what is about them.
  */
 export function keepSpools(folder: string, totalMax = limit("auditTotalBytes")): void {
   const spools = listSpools(folder).map((path) => {
@@ -130,13 +130,13 @@ export function keepSpools(folder: string, totalMax = limit("auditTotalBytes")):
   }
 }
 
-/** The files of a spool that are there, the newest first. */
+/** The existing files of a spool, newest first. */
 export function filesOf(path: string): string[] {
   const all = Array.from({ length: SPOOL_FILES_KEPT + 1 }, (_, number) => fileOf(path, number));
   return all.filter((file) => statSync(file, { throwIfNoEntry: false }) !== undefined);
 }
 
-/** @param number 0 is the one that is written */
+/** @param number 0 is the current file */
 export function fileOf(path: string, number: number): string {
   return number === 0 ? path : `${path}.${number}`;
 }

@@ -1,4 +1,6 @@
-/** Calls over a stream of bytes: a socket pair, two pipes, stdin and stdout. As frames of CBOR, or as lines of JSON. */
+/**
+ * Calls over a byte stream: a socket pair, two pipes, stdin and stdout. Either as frames of CBOR, or as lines of JSON.
+ */
 import type { Readable, Writable } from "node:stream";
 import { TO_WORKER } from "../../contract/messages.ts";
 import { limit } from "../base/limits.ts";
@@ -17,7 +19,7 @@ export function frames(readable: Readable, writable: Writable): Transport {
   return new ByteTransport(readable, writable, new Frames());
 }
 
-/** A message is a line of JSON. A value that JSON has not is an error of the call it belongs to. */
+/** Each message is a line of JSON. A value that JSON cannot express is an error of the call it belongs to. */
 export function lines(readable: Readable, writable: Writable): Transport {
   return new ByteTransport(readable, writable, new Lines());
 }
@@ -61,7 +63,7 @@ class ByteTransport implements Transport {
     });
     for (const event of ["end", "close", "error"]) this.#readable.on(event, () => this.#endAfterAll());
     this.#writable.on("error", () => {
-      // What it said before it went can be read still; then the other half ends as well.
+      // What the other side sent before it closed can still be read; then the other half closes as well.
       if (this.#readable.readableEnded || this.#readable.destroyed) this.#endAfterAll();
     });
   }
@@ -96,7 +98,7 @@ class ByteTransport implements Transport {
     if (this.#writable.writable) this.#writable.write(bytes);
   }
 
-  /** Nothing is handed over here. */
+  /** Nothing is shared here. */
   forget(): void {}
   expect(): void {}
   countRequest(): void {}

@@ -1,5 +1,5 @@
 /**
- * Calls over a channel in shared memory: the encoding is CBOR, and arrays in shared memory are handed over instead of
+ * Calls over a channel in shared memory: the encoding is CBOR, and arrays in shared memory are shared instead of
  * copied.
  */
 import { TO_CLIENT, TO_WORKER } from "../../contract/messages.ts";
@@ -21,7 +21,7 @@ export class ChannelTransport implements Transport {
   };
 
   static async open(open: (listener: ChannelListener) => Channel | Promise<Channel>): Promise<ChannelTransport> {
-    // Nothing comes before this turn of the event loop is over: until then the session listens.
+    // Nothing arrives before this turn of the event loop is over; by then the session listens.
     const transport: ChannelTransport = new ChannelTransport(
       await open({
         onMessage: (bytes) => transport.#take(bytes),
@@ -49,7 +49,7 @@ export class ChannelTransport implements Transport {
     return this.#channel.isInterrupting;
   }
 
-  /** Of its layout: what the runtime of the other side knows. */
+  /** Of its layout: what the other side's runtime knows. */
   get version(): number {
     return this.#channel.version;
   }

@@ -1,6 +1,5 @@
 /**
- * The side of a session that calls: requests by number, their answers, streams in both directions, and functions that
- * are lent.
+ * The calling side of a session: requests by number, their answers, streams in both directions, and bound functions.
  */
 import { TO_CLIENT as FROM, TO_WORKER as TO } from "../../contract/messages.ts";
 import { IpcError } from "../base/errors.ts";
@@ -15,15 +14,15 @@ import type { Message, Transport } from "./transport.ts";
 
 /** The longest sleep of a blocking call between two looks. */
 const BLOCKING_LOOK_MS = 100;
-/** A generator whose reader left is told so; one that computes for longer does not hear it, and is interrupted. */
+/** A generator is told when its reader leaves; one that computes longer than this is interrupted. */
 const LEAVE_MS = 20;
-/** Between two looks whether what was given up has ended. */
+/** Between two checks whether abandoned requests have ended. */
 const STOPPED_LOOK_MS = 5;
 
 /** How one request is made. */
 export type CallOptions = {
   /**
-   * Milliseconds, of a stream to its end; then the code is interrupted and the promise, or the stream, rejects with
+   * Milliseconds, for a stream until its end; then the code is interrupted, and the promise or the stream rejects with
    * DEADLINE.
    */
   readonly timeout?: number | undefined;
@@ -33,14 +32,14 @@ export type CallOptions = {
 export type OnOutput = (stream: "stdout" | "stderr", text: string) => unknown;
 
 export type EvalOptions = CallOptions & {
-  /** A namespace of its own by this name instead of the script's. */
+  /** A separate namespace with this name instead of the script's. */
   readonly namespace?: string | undefined;
   /** `repr`: the text that Python would print; `exec`: no value. */
   readonly mode?: "value" | "repr" | "exec" | undefined;
   /**
-   * Gets what the code prints, as it prints it; without it the text goes where the worker's output goes. As long as a
-   * promise that it gives is pending, nothing more is taken from the worker, whose code then waits in its print. What
-   * it throws is what the promise rejects with, and ends the code.
+   * Gets what the code prints, as it prints it; without it the text goes where the worker's output goes. While a
+   * promise that it returns is pending, nothing more is taken from the worker, whose code then waits in its print. If
+   * it throws, the call rejects with that, and the code is ended.
    */
   readonly onOutput?: OnOutput | undefined;
 };
@@ -48,19 +47,18 @@ export type EvalOptions = CallOptions & {
 export type CallClientOptions = {
   /** The other side, as errors name it. */
   readonly name: string;
-  /** Functions that are lent from the beginning. It is the owner's: a session adds and deletes nothing in it. */
+  /** Functions that are bound from the beginning. The map belongs to its owner: a session changes nothing in it. */
   readonly bound?: ReadonlyMap<string, Lent>;
-  /** The session is over. */
+  /** The session is closed. */
   readonly onClose?: (cause: Error) => void;
   /**
-   * Asked once the other side is gone, for what requests that were under way reject with; else that is CONNECTION_LOST.
+   * Asked once the other side is gone: what requests in progress reject with; otherwise they reject with
+   * CONNECTION_LOST.
    */
   readonly whatHappened?: (() => Promise<IpcError | undefined>) | undefined;
 };
 
-/**
- * A request whose output is being taken care of: how many pieces, and what has come of it that has to wait for that.
- */
+/** A request whose output is being handled: how many pieces, and what must wait for that. */
 type Held = {
   count: number;
   readonly onOutput: OnOutput;
@@ -74,18 +72,18 @@ type Pending = {
   readonly onOutput: OnOutput | undefined;
 };
 
-/** One session over one transport: when that ends, it is over. {@link CallClient.hello} is to be awaited first. */
+/** One session over one transport: both end together. Await {@link CallClient.hello} first. */
 export class CallClient implements Disposable {
   readonly #name: string;
   readonly #transport: Transport;
   readonly #bound: ReadonlyMap<string, Lent>;
   readonly #options: CallClientOptions;
-  /** In the order of their beginning. */
+  /** In the order in which they began. */
   readonly #pending = new Map<number, Pending>();
   readonly #streams = new Map<number, Incoming>();
-  /** Iterables of ours that the other side takes items from. */
+  /** Our iterables from which the other side takes items. */
   readonly #sources = new Map<number, Outgoing>();
-  /** Requests whose output is being taken care of. */
+  /** Requests whose output is being handled. */
   readonly #held = new Map<number, Held>();
   /** Streams that we have left, until the other side says that they are over. */
   readonly #left = new Set<number>();
@@ -104,7 +102,7 @@ export class CallClient implements Disposable {
     this.#options = options;
     this.#transport = traced(transport, "client");
     this.#bound = bound;
-    this.#hello.promise.catch(() => undefined); // whoever awaits it hears of it
+    this.#hello.promise.catch(() => undefined); // whoever awaits it gets the error
     this.#transport.listen("client", {
       onMessage: (message) => this.#take(message),
       onUnreadable: (kind, number, cause) => this.#onUnreadable(kind, number, cause),
@@ -113,7 +111,7 @@ export class CallClient implements Disposable {
     for (const lent of this.#bound.keys()) this.#transport.send([TO.bind, 0, lent]);
   }
 
-  /** What the other side says of itself. @throws IpcError CONNECTION_LOST, FAILED if it cannot serve anybody */
+  /** What the other side says about itself. @throws IpcError CONNECTION_LOST, FAILED if it cannot serve anybody */
   get hello(): Promise<Hello> {
     return this.#hello.promise;
   }
@@ -148,11 +146,11 @@ export class CallClient implements Disposable {
     try {
       const sent = kind === TO.call ? (body as readonly unknown[]).map((one) => this.#lend(one)) : body;
       const message: Message = more === undefined ? [kind, number, what, sent] : [kind, number, what, sent, more];
-      this.#transport.expect(); // first: the answer may be there before we are back
+      this.#transport.expect(); // first, because the answer may arrive before we return
       this.#transport.send(message);
       this.#transport.countRequest();
     } catch (error) {
-      for (let lent = number + 1; lent < this.#next; lent++) this.#leaveSource(lent); // of which nobody has heard
+      for (let lent = number + 1; lent < this.#next; lent++) this.#leaveSource(lent); // nobody has heard of these
       return Promise.reject(error instanceof BrokenChannel ? lost(this.#name, error) : (error as Error));
     }
     this.#pending.set(number, { resolve, reject, onOutput });
@@ -165,7 +163,7 @@ export class CallClient implements Disposable {
     return this.#next;
   }
 
-  /** @throws what the function raised; IpcError CONNECTION_LOST, FAILED where the transport cannot block */
+  /** @throws what the function raised; IpcError CONNECTION_LOST, FAILED if the transport cannot block */
   callSync(name: string, args: readonly unknown[]): Answer {
     const { blocking } = this.#transport;
     if (!blocking) throw new IpcError("FAILED", `${name}: this transport cannot block; use call`);
@@ -191,7 +189,7 @@ export class CallClient implements Disposable {
     return end.value;
   }
 
-  /** The caller waits for a request no longer, and its code is to end. */
+  /** The caller stops waiting for a request, and its code must end. */
   giveUp(number: number, error: Error): void {
     const pending = this.#settle(number);
     const stream = this.#streams.get(number);
@@ -202,7 +200,7 @@ export class CallClient implements Disposable {
     if (this.#transport.isOpen) this.#transport.interrupt(number);
   }
 
-  /** Interrupts what was asked last and is not answered, else the stream that is being read. */
+  /** Interrupts the newest unanswered request, else the stream that is being read. */
   interrupt(): void {
     const reading = [...this.#streams].findLast(([, stream]) => stream.isAwaited) ?? [...this.#streams].at(-1);
     const number = [...this.#pending.keys()].at(-1) ?? reading?.[0];
@@ -210,8 +208,8 @@ export class CallClient implements Disposable {
   }
 
   /**
-   * Whether all that was given up has ended, after so many milliseconds at most. Code in one long call of C does not
-   * until that returns.
+   * Whether all abandoned requests have ended, waiting at most this many milliseconds. Code in one long C call does not
+   * end until that returns.
    */
   async hasStopped(timeoutMs: number): Promise<boolean> {
     const deadline = performance.now() + timeoutMs;
@@ -220,7 +218,7 @@ export class CallClient implements Disposable {
     return isStopped();
   }
 
-  /** Whether an idle session keeps the program alive; what is under way always does. */
+  /** Whether an idle session keeps the program alive; requests in progress always do. */
   keep(isKept: boolean): void {
     this.#isKept = isKept;
     this.#updateRef();
@@ -307,7 +305,7 @@ export class CallClient implements Disposable {
     else this.#settle(number)?.reject(error);
   }
 
-  /** It costs what it belongs to. */
+  /** It costs only what it belongs to. */
   #onUnreadable(kind: number, number: number, cause: Error): void {
     const { message, hint = "send less of it at once" } = cause as Error & { hint?: string };
     const error = new IpcError("FAILED", `${this.#name} sent a value that there is no memory for here: ${message}`, {
@@ -323,7 +321,7 @@ export class CallClient implements Disposable {
 
   // ---- output ----
 
-  /** Takes nothing more until what was given is taken care of, or its request has ended. */
+  /** Takes nothing more until the output was handled, or its request has ended. */
   #onOutput(number: number, stream: unknown, text: unknown): void {
     const onOutput = this.#pending.get(number)?.onOutput;
     if (!onOutput) return;
@@ -353,7 +351,7 @@ export class CallClient implements Disposable {
     if (this.#held.delete(number) && this.#held.size === 0) this.#transport.resume();
   }
 
-  /** What was said before the end, for a request whose output was being taken care of then. */
+  /** Finishes a request whose output was still being handled at its end. */
   async #finish(number: number, held: Held): Promise<void> {
     if (held.count > 0) await new Promise<void>((resolve) => (held.onFree = resolve));
     try {
@@ -369,7 +367,7 @@ export class CallClient implements Disposable {
 
   // ---- streams ----
 
-  /** An async iterable or a ReadableStream among the arguments is read as the other side asks for items. */
+  /** An async iterable or ReadableStream among the arguments is read as the other side asks for items. */
   #lend(value: unknown): unknown {
     if (value === null || typeof value !== "object" || !(Symbol.asyncIterator in value)) return value;
     const number = this.#next++;
@@ -429,9 +427,9 @@ export class CallClient implements Disposable {
     }, LEAVE_MS).unref();
   }
 
-  // ---- functions that are lent ----
+  // ---- bound functions ----
 
-  /** From now on {@link CallClientOptions.bound} has the function by this name. */
+  /** From now on {@link CallClientOptions.bound} has the function of this name. */
   bind(name: string): void {
     this.#transport.send([TO.bind, 0, name]);
   }
@@ -440,7 +438,7 @@ export class CallClient implements Disposable {
     this.#transport.send([TO.unbind, 0, name]);
   }
 
-  /** A function that gives its value at once is answered at once, also while a blocking call waits. */
+  /** A function that returns its value at once is answered at once, also while a blocking call waits. */
   #invoke(number: number, name: string, args: unknown, kwargs: unknown): void {
     const transport = this.#transport;
     const fail = (error: unknown): void => {
@@ -504,16 +502,13 @@ export class CallClient implements Disposable {
     );
   }
 
-  /** Ends the session, and the transport; requests that are under way reject. */
+  /** Ends the session and the transport; requests in progress reject. */
   [Symbol.dispose](): void {
     this.#transport[Symbol.dispose]();
   }
 }
 
-/**
- * A deadline or an abort ends the waiting at once and the code soon. A session that is still to open is waited for as
- * part of it.
- */
+/** A deadline or an abort ends the wait at once and the code soon. Opening the session is part of the wait. */
 export function withOptions(
   ready: CallClient | Promise<CallClient>,
   name: string,
@@ -554,7 +549,7 @@ export function withOptions(
   return answer;
 }
 
-/** What the worker says of its output: it may say anything. */
+/** What the worker says about its output, which may be anything. */
 function outputOf(stream: unknown, text: unknown): ["stdout" | "stderr", string] {
   return [stream === "stderr" ? "stderr" : "stdout", String(text)];
 }
@@ -563,7 +558,7 @@ export function lost(name: string, cause: Error): IpcError {
   return new IpcError("CONNECTION_LOST", `${name}: ${cause.message}`, { cause, hint: `see: ipcctl describe ${name}` });
 }
 
-/** Its runtime cannot load what serves calls. */
+/** Its runtime cannot load the code that serves calls. */
 function cannotServe(name: string, reason: string): IpcError {
   return new IpcError("FAILED", `${name} cannot let ipcctl in: ${reason.slice(0, 1000)}`, {
     hint: `see: ipcctl logs ${name}`,

@@ -1,18 +1,18 @@
-/** How messages become bytes, and are found in what comes: frames of CBOR, lines of JSON. */
+/** How messages become bytes, and are found in a byte stream: frames of CBOR, lines of JSON. */
 import { BrokenChannel } from "../plane/ring.ts";
 import type { Message, Role } from "./transport.ts";
 
 export interface Codec {
   /** Of this side, once it is known. */
   role: Role;
-  /** @throws CodecError for a value without a form */
+  /** @throws CodecError for a value that cannot be encoded */
   encode(message: Message): Uint8Array;
   push(bytes: Uint8Array): void;
-  /** The next whole message, if it is there. @throws BrokenChannel */
+  /** The next whole message, if there is one. @throws BrokenChannel */
   next(): Message | Unreadable | undefined;
 }
 
-/** A message that is well-formed, but holds what this program cannot. */
+/** A message that is well-formed, but contains something that this program cannot hold. */
 export class Unreadable {
   readonly kind: number;
   readonly number: number;
@@ -25,7 +25,7 @@ export class Unreadable {
   }
 }
 
-/** @throws BrokenChannel for what is not the form of a message */
+/** @throws BrokenChannel if it does not have the form of a message */
 export function checked(value: unknown): Message {
   if (!Array.isArray(value) || typeof value[1] !== "number") throw new BrokenChannel("a malformed message");
   return value as unknown as Message;

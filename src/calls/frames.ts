@@ -1,4 +1,4 @@
-/** Messages in CBOR, each behind its length. */
+/** Messages in CBOR, each after its length. */
 import { limit } from "../base/limits.ts";
 import { decode, decodeHead } from "../plane/cbor-decode.ts";
 import { Encoder } from "../plane/cbor-encode.ts";
@@ -12,7 +12,7 @@ const HEAD_BYTES = 4;
 
 export class Frames implements Codec {
   readonly #encoder = new Encoder();
-  /** Put together only where a whole frame is there: a large one comes in many pieces. */
+  /** Joined only once a whole frame is there, because a large one comes in many pieces. */
   #pieces: Uint8Array[] = [];
   #bytes = 0;
   #needed = HEAD_BYTES;
@@ -39,7 +39,7 @@ export class Frames implements Codec {
     if (length > MESSAGE_BYTES_MAX) throw new BrokenChannel(`a message of more than ${MESSAGE_BYTES_MAX} bytes`);
     this.#needed = HEAD_BYTES + length;
     if (this.#bytes < this.#needed) return undefined;
-    const body = new Uint8Array(all.buffer, all.byteOffset + HEAD_BYTES, length); // what is a Buffer gives Buffers
+    const body = new Uint8Array(all.buffer, all.byteOffset + HEAD_BYTES, length); // slices of a Buffer are Buffers
     const rest = all.subarray(this.#needed);
     this.#pieces = rest.length > 0 ? [rest] : [];
     this.#bytes = rest.length;
@@ -53,7 +53,7 @@ function read(body: Uint8Array, hasStreams: boolean): Message | Unreadable {
   try {
     value = decode(body, undefined, hasStreams);
   } catch (error) {
-    const isOurs = error instanceof CodecError && error.code === "TYPE"; // a kind that this engine has not
+    const isOurs = error instanceof CodecError && error.code === "TYPE"; // a type that this engine does not have
     const head = isOurs ? decodeHead(body) : undefined;
     if (!head) throw new BrokenChannel(`a malformed message: ${(error as Error).message}`);
     return new Unreadable(...head, error as Error);

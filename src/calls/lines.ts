@@ -1,4 +1,4 @@
-/** Messages as lines of JSON, for whoever has no CBOR. What JSON has no form for is refused, never changed. */
+/** Messages as lines of JSON, for peers without CBOR. A value that JSON cannot express is refused, never changed. */
 import { TO_WORKER } from "../../contract/messages.ts";
 import { limit } from "../base/limits.ts";
 import { CodecError, StreamRef, stepOf } from "../plane/values.ts";
@@ -9,7 +9,7 @@ import type { Message, Role } from "./transport.ts";
 const LINE_BYTES_MAX = limit("messageBytes");
 const DEPTH_MAX = limit("valueDepth");
 const NEWLINE = 10;
-/** Of the arguments in a call. */
+/** The index of the arguments in a call. */
 const ARGUMENTS = 3;
 const STREAMS = 5;
 
@@ -18,7 +18,7 @@ export class Lines implements Codec {
   readonly #utf8 = new TextDecoder("utf-8", { fatal: true });
   #pieces: Uint8Array[] = [];
   #bytes = 0;
-  /** Whole lines that have come. */
+  /** Whole lines that have arrived. */
   readonly #lines: Uint8Array[] = [];
 
   encode(message: Message): Uint8Array {
@@ -59,7 +59,7 @@ export class Lines implements Codec {
   }
 }
 
-/** JSON has no form for a stream: a call that has some among its arguments says in one more field where. */
+/** JSON has no form for a stream: a call with streams among its arguments lists their places in one more field. */
 function withoutStreams(message: Message): Message {
   const args = message[ARGUMENTS];
   if (!Array.isArray(args) || !args.some((one) => one instanceof StreamRef)) return message;

@@ -1,6 +1,5 @@
 /**
- * The side of a session that serves: runs what is called, answers, and sends streams as far as their reader gives
- * credit.
+ * The serving side of a session: runs what is called, answers, and sends streams as far as their reader gives credit.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { TO_CLIENT as TO, TO_WORKER as FROM } from "../../contract/messages.ts";
@@ -16,20 +15,22 @@ import type { Message, Transport } from "./transport.ts";
 
 const REQUESTS_MAX = limit("requests");
 
-/** Functions by the name that clients call them by. Keyword arguments come as one more object behind the others. */
+/** Functions by the names that clients call. Keyword arguments come as one more object after the others. */
 export type Exposed = Readonly<Record<string, (...args: never[]) => unknown>>;
 
-/** What a function that is called can know of its request. */
+/** What a called function can know about its request. */
 export type CallContext = {
-  /** Aborted when the client gives the request up, by a deadline of its own for instance, or is gone. */
+  /** Aborted when the client gives up the request, for example at a deadline, or is gone. */
   readonly signal: AbortSignal;
-  /** A function that the client has lent by this name. Its promise rejects with what the client's function threw. */
+  /**
+   * A function that the client has bound under this name. Its promise rejects with what the client's function threw.
+   */
   readonly bound: (name: string) => (...args: unknown[]) => Promise<Answer>;
 };
 
 const contexts = new AsyncLocalStorage<CallContext>();
 
-/** Of the call that this code runs for, also behind an `await`. @throws IpcError FAILED outside of one */
+/** The context of the call that this code runs for, also after an `await`. @throws IpcError FAILED outside of a call */
 export function callContext(): CallContext {
   const context = contexts.getStore();
   if (!context) throw new IpcError("FAILED", "callContext: this code does not run for a call");
@@ -61,7 +62,7 @@ export class CallServer implements Disposable {
     this.#transport.send([TO.hello, 0, hello(exposed)]);
   }
 
-  /** Why the session is over, once it is. */
+  /** Why the session ended, once it has. */
   get closed(): Promise<Error> {
     return this.#closed.promise;
   }
@@ -103,7 +104,7 @@ export class CallServer implements Disposable {
     }
   }
 
-  /** It costs what it belongs to. */
+  /** It costs only what it belongs to. */
   #onUnreadable(kind: number, number: number, cause: Error): void {
     const error = new IpcError("FAILED", `the client sent a value that there is no memory for here: ${cause.message}`, {
       cause,
@@ -169,9 +170,7 @@ export class CallServer implements Disposable {
     this.#streams.delete(number);
   }
 
-  /**
-   * The client waits for it no longer. Code that looks at its signal ends; the answer of other code is sent as ever.
-   */
+  /** The client stops waiting for it. Code that checks its signal ends; the answer of other code is sent as usual. */
   #interrupt(number: number): void {
     this.#requests.get(number)?.abort();
   }
@@ -277,7 +276,7 @@ export class CallServer implements Disposable {
 
 class Request implements CallContext {
   readonly bound: CallContext["bound"];
-  /** Made where somebody asks for it: most functions do not. */
+  /** Created on demand: most functions do not ask for it. */
   #controller: AbortController | undefined;
   #reason: Error | undefined;
   #onAbort: (() => void) | undefined;
@@ -314,7 +313,7 @@ function hello(exposed: Exposed): Hello {
   };
 }
 
-/** Of an async iterable, and of a generator; a list or a map is a value. */
+/** For an async iterable and for a generator; a list or a map is a value. */
 function iteratorOf(value: unknown): AsyncIterator<unknown> | Iterator<unknown> | undefined {
   if (value === null || typeof value !== "object") return undefined;
   if (Symbol.asyncIterator in value) return (value as AsyncIterable<unknown>)[Symbol.asyncIterator]();

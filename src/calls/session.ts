@@ -7,17 +7,17 @@ import { BrokenChannel } from "../plane/ring.ts";
 export type Answer = any;
 export type Lent = (...args: Answer[]) => unknown;
 
-/** What the server says of itself when a session opens. */
+/** What the server says about itself when a session opens. */
 export type Hello = {
   readonly pid: number;
   readonly python: string;
   readonly implementation: string;
   readonly exposed: string[];
-  /** Why it cannot serve anybody; then it says no more than this. */
+  /** Why it cannot serve anybody; then it says nothing else. */
   readonly error?: string;
 };
 
-/** An error as the other side tells of it. */
+/** An error as the other side reports it. */
 export function errorOf(value: unknown): Error {
   return value instanceof IpcError ? value : (PythonError.from(value) ?? new BrokenChannel("a malformed error"));
 }

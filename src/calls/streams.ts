@@ -1,16 +1,16 @@
-/** Streams, whichever side of a call they come from: items are sent as far as the reader has given credit. */
+/** Streams in either direction of a call: items are sent as far as the reader has given credit. */
 import { limit } from "../base/limits.ts";
 import { errorRecord } from "../plane/cbor-encode.ts";
 import { BrokenChannel } from "../plane/ring.ts";
 
-/** Items of a stream that may be under way or waiting here; half of it is granted again as they are taken. */
+/** Items of a stream that may be in transit or waiting here; half of it is granted again as they are taken. */
 const WINDOW = limit("streamItems");
 
-/** How the two sides say what becomes of a stream that this side sends. */
+/** How the two sides report the fate of a stream that this side sends. */
 export type OutgoingWays = {
-  /** @throws CodecError if the item has no form */
+  /** @throws CodecError if the item cannot be encoded */
   readonly item: (value: unknown) => void;
-  /** It is over, of itself or because it failed. */
+  /** It has ended, by itself or because it failed. */
   readonly end: () => void;
   readonly fail: (record: Record<string, unknown>) => void;
 };
@@ -49,7 +49,7 @@ export class Outgoing {
     } catch (error) {
       if (this.#isOver) return;
       this.#finish(() => this.#ways.fail(errorRecord(error)));
-      if (isSending) this.#return(); // an item without a form: the iterator itself has not ended
+      if (isSending) this.#return(); // an item that cannot be encoded: the iterator itself has not ended
     } finally {
       this.#isReading = false;
     }
@@ -68,7 +68,7 @@ export class Outgoing {
     return true;
   }
 
-  /** Clean-up of its own that fails has nobody to be told to. */
+  /** There is nobody to report an error of its clean-up to. */
   #return(): void {
     try {
       void Promise.resolve(this.#iterator.return?.()).catch(() => undefined);
@@ -78,10 +78,10 @@ export class Outgoing {
   }
 }
 
-/** Who waits for an item. What it reads from is kept as long: `return()` is to find it. */
+/** A waiting reader. The stream is kept alive as long, so that `return()` finds it. */
 type Reader = PromiseWithResolvers<IteratorResult<unknown>> & { readonly stream: Stream };
 
-/** Items of a stream of the other side that have come, and who waits for the next ones. */
+/** Items of a stream of the other side that have arrived, and the readers that wait for the next ones. */
 export class Incoming {
   readonly #from: string;
   readonly #grant: (credit: number) => void;
@@ -91,15 +91,15 @@ export class Incoming {
   readonly #waiting: Reader[] = [];
   #error: Error | undefined;
   #isOver = false;
-  /** Items that may come still, and those that were taken since more were allowed. */
+  /** Items that may still come, and those taken since more were granted. */
   #credit = 0;
   #taken = 0;
   #onOver: (() => void) | undefined;
 
   /**
-   * @param from who sends it, for the error that says that it sends too much
-   * @param grant allows so many items more
-   * @param onEnd called once. `isEarly`: the reader has left, which the other side is to be told
+   * @param from who sends it, to name the sender in an error
+   * @param grant allows this many more items
+   * @param onEnd called once. `isEarly`: the reader has left, and the other side must be told
    */
   constructor(
     from: string,
@@ -194,10 +194,10 @@ export class Incoming {
   }
 }
 
-/** A stream that nobody can read any more is left. */
+/** A stream that can no longer be read is left. */
 const abandoned = new FinalizationRegistry<Incoming>((incoming) => incoming.leave());
 
-/** A stream of the other side as its reader has it. Leaving early tells the other side; so does forgetting it. */
+/** A stream of the other side, for its reader. Leaving early tells the other side; so does dropping it. */
 export class Stream implements AsyncIterableIterator<unknown> {
   readonly #incoming: Incoming;
 
@@ -207,7 +207,7 @@ export class Stream implements AsyncIterableIterator<unknown> {
     incoming.onOver(() => abandoned.unregister(incoming));
   }
 
-  /** Called once it has ended, however it did. */
+  /** Called once it has ended, in whatever way. */
   onOver(callback: () => void): void {
     this.#incoming.onOver(() => {
       abandoned.unregister(this.#incoming);

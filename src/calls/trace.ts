@@ -1,16 +1,16 @@
 /**
- * `IPCCTL_TRACE=1` shows each message of a call on the side that writes it: docs/internals/calls.md has the form of a
- * line.
+ * `IPCCTL_TRACE=1` prints each message of a call on the side that handles it: docs/internals/calls.md has the format of
+ * a line.
  */
 import { inspect } from "node:util";
 import { TO_CLIENT, TO_WORKER } from "../../contract/messages.ts";
 import type { Message, Role, Transport, TransportListener } from "./transport.ts";
 
 const isOn = process.env.IPCCTL_TRACE === "1";
-/** Of what a message carries. */
+/** Limits on what is printed of a message. */
 const SHOWN = { depth: 2, breakLength: Number.POSITIVE_INFINITY, maxStringLength: 100, maxArrayLength: 10 };
 
-/** The transport itself, or where tracing is on the same with a line on stderr for each message. */
+/** The transport itself or, if tracing is on, one that also prints a line to stderr for each message. */
 export function traced(transport: Transport, role: Role): Transport {
   return isOn ? new Traced(transport, role) : transport;
 }

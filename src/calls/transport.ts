@@ -1,6 +1,6 @@
 /**
- * What a session of calls needs of what carries its messages: a channel in shared memory, frames on a byte stream,
- * lines of JSON.
+ * What a session of calls needs from its transport: a channel in shared memory, frames on a byte stream, or lines of
+ * JSON.
  */
 
 /** `[kind, number, …]`, as contract/messages.ts has them. */

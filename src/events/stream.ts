@@ -26,7 +26,10 @@ export class EventStream {
   /** Not stored yet, nor told. */
   #fresh: SequencedEvent[] = [];
   #newest: number;
-  /** Told of each event, in order, once it is stored: a number that a client has seen is given to no other event. */
+  /**
+   * Called for each event, in order, once it is stored: a number that a client has seen is never given to another
+   * event.
+   */
   onEvent: (event: SequencedEvent) => void = () => undefined;
 
   constructor(store: EventStore) {
@@ -40,14 +43,14 @@ export class EventStream {
     return this.#newest;
   }
 
-  /** What comes of one cause is stored in one go, and told then. */
+  /** Events with one cause are stored together, and then published. */
   append(app: string, body: WorkerEvent): void {
     if (this.#fresh.length === 0) queueMicrotask(() => this.flush());
     this.#newest++;
     this.#fresh.push({ seq: this.#newest, time: new Date().toISOString(), app, body });
   }
 
-  /** Stores and tells what there is. */
+  /** Stores and publishes waiting events. */
   flush(): void {
     const fresh = this.#fresh;
     if (fresh.length === 0) return;
@@ -58,7 +61,7 @@ export class EventStream {
     for (const one of fresh) this.onEvent(one);
   }
 
-  /** What is held of the events after a number. One that is still to come was given by a stream that was lost. */
+  /** The held events after a number. A number higher than any so far came from a stream that was lost. */
   after(seq: number): Replay {
     if (seq > this.#newest) return { events: this.#held, missing: null };
     const oldest = this.#held[0]?.seq ?? this.#newest + 1;

@@ -1,6 +1,6 @@
 /**
- * Who gets which events, in the form of bunctl's clients: the stream, and lines of logs, which are read from the files
- * only while somebody wants them.
+ * Who gets which events, in the form of bunctl's clients: the stream, and log lines, which are read from the files only
+ * while somebody wants them.
  */
 import { findWorkerId } from "../base/names.ts";
 import { IpcError } from "../base/errors.ts";
@@ -26,9 +26,9 @@ type Entry = { readonly kind: Subscription["kind"]; readonly id: string | null; 
 
 /** What a subscription begins with. */
 export type Begun = {
-  /** To be called once the answer is out: what was asked for of the past follows it. */
+  /** Must be called once the answer is sent: the requested past events follow it. */
   readonly replay: () => void;
-  /** The number of the newest event, for one who asked by numbers. */
+  /** The number of the newest event, for a subscriber that asked by number. */
   readonly seq: number | undefined;
 };
 
@@ -48,8 +48,8 @@ export class Subscriptions {
   }
 
   /**
-   * A second subscription replaces the first. A name that can be no worker's matches none.
-   * @throws IpcError for lines of the past
+   * A second subscription replaces the first. A name that no worker can have matches none.
+   * @throws IpcError for past log lines
    */
   put(subscriber: Subscriber, { subscription, since }: RequestOf<"Subscribe">): Begun {
     const { kind, app } = subscription;
@@ -63,7 +63,7 @@ export class Subscriptions {
       );
     const id = app === null ? null : (findWorkerId(app) ?? "");
     const entry = { kind, id, isNumbered: since !== undefined && since !== null };
-    this.#stream.flush(); // what happened before is told before, to those who are there
+    this.#stream.flush(); // earlier events are published first, to earlier subscribers
     const { events, missing } = typeof since === "number" ? this.#stream.after(since) : { events: [], missing: 0 };
     this.#entries.set(subscriber, entry);
     this.onChange();
@@ -81,7 +81,7 @@ export class Subscriptions {
     if (this.#entries.delete(subscriber)) this.onChange();
   }
 
-  /** Of one's log; other events come by the stream. */
+  /** Of one worker's log; other events come through the stream. */
   publishLine(id: string, body: WorkerEvent): void {
     if (this.#entries.size === 0) return;
     const message = event(id, body);
@@ -92,7 +92,7 @@ export class Subscriptions {
     return this.#readersOf(id).length > 0;
   }
 
-  /** Somebody who gets the worker's lines has much to read. */
+  /** A subscriber to the worker's lines has much to read. */
   isBehindWith(id: string): boolean {
     return this.#readersOf(id).some((subscriber) => subscriber.isBehind);
   }

@@ -1,4 +1,4 @@
-/** A worker as a program sees it: call its functions, evaluate code in it, stream from it, lend it functions. */
+/** A worker as a program sees it: call its functions, evaluate code in it, read its streams, bind functions for it. */
 import { TO_WORKER } from "../../contract/messages.ts";
 import { ChannelTransport } from "../calls/channel-transport.ts";
 import { CallClient, lost, withOptions, type CallOptions, type EvalOptions } from "../calls/client.ts";
@@ -12,21 +12,24 @@ export type { CallOptions, EvalOptions } from "../calls/client.ts";
 
 const PIPE_OPEN_MS = 10_000;
 /**
- * How long the next run of a worker that ended is waited for: more than a restart, less than what a user of a server
- * waits for.
+ * How long to wait for the next run of a worker that ended: more than a restart takes, less than the user of a server
+ * would wait.
  */
 export const REOPEN_MS = 10_000;
-/** How long one that is started has to let us in: on a busy machine the imports of a large library take their time. */
+/**
+ * How long a started worker has to accept the channel: on a busy machine the imports of a large library take their
+ * time.
+ */
 export const BEGIN_MS = 60_000;
 
-/** What the worker says of itself when a channel opens. */
+/** What the worker says about itself when a channel opens. */
 export type WorkerHello = Hello;
 
-/** Functions by name: what `ipcctl types worker.py` writes, or anything where nothing is known of the worker. */
+/** Functions by name: what `ipcctl types worker.py` writes, or anything if nothing is known of the worker. */
 export type AnyFunctions = { readonly [name: string]: (...args: Answer[]) => Answer };
 type ArgumentsOf<F> = F extends (...args: infer A) => unknown ? A : never;
 type AnswerOf<F> = F extends (...args: never[]) => infer R ? Awaited<R> : never;
-/** Those of a function of which `ipcctl types` knows them; else any. */
+/** Keyword arguments of a function if `ipcctl types` knows them; otherwise any. */
 type KwargsOf<F> = "kwargs" extends keyof F ? NonNullable<F["kwargs"]> : Readonly<Record<string, unknown>>;
 type WithKwargs<F> =
   Partial<KwargsOf<F>> extends KwargsOf<F>
@@ -34,7 +37,7 @@ type WithKwargs<F> =
     : [options: CallOptions & { readonly kwargs: KwargsOf<F> }];
 type ItemOf<F> = AnswerOf<F> extends AsyncIterable<infer Item> ? Item : Answer;
 
-/** Where a run of a worker is to be reached. */
+/** Where to reach a run of a worker. */
 export type Run = {
   readonly name: string;
   readonly shimSocket: string;
@@ -44,9 +47,8 @@ export type Run = {
 export type Attach = (run: Run, timeoutMs: number) => Promise<void>;
 
 /**
- * A channel to a worker, and after that has ended to its next run: requests that were under way reject, since nobody
- * knows how far they came, and the next request waits until there is a run that takes it. Functions that were lent are
- * lent again.
+ * A channel to a worker and, after its end, to the worker's next run. Requests in progress reject at the end, because
+ * nobody knows how far they got; the next request waits for a run that takes it. Bound functions are bound again.
  */
 export class PythonWorker<W extends object = AnyFunctions> implements Disposable, AsyncDisposable {
   readonly #seek: (attach: Attach, timeoutMs: number) => Promise<void>;
@@ -73,7 +75,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   }
 
   /**
-   * @param seek finds a run and attaches to it: now, and after that has ended
+   * @param seek finds a run and attaches to it: now, and after each end
    * @throws IpcError NOT_RUNNING, DEADLINE, FAILED
    */
   static async open<W extends object = AnyFunctions>(
@@ -96,7 +98,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
       this.#client = new CallClient(transport, {
         name,
         bound: this.#bound,
-        // Who broke the rules is not asked again.
+        // A worker that violated the protocol is not asked again.
         onClose: (cause) => (this.#mayReopen = cause instanceof PeerGone && !this.#isDisposed),
         whatHappened,
       });
@@ -117,7 +119,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     }
   }
 
-  /** A promise while the next run is waited for, or is to be. */
+  /** A promise while the next run is awaited. */
   #ready(): CallClient | Promise<CallClient> {
     if (this.#reopening !== undefined) return this.#reopening;
     if (this.#client.isOpen || !this.#mayReopen) return this.#client;
@@ -131,21 +133,21 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     return this.#run.name;
   }
 
-  /** What the present run said of itself, or the last one. */
+  /** What the present run said about itself, or the last one. */
   get hello(): WorkerHello {
     return this.#hello; // `open` waits for it
   }
 
-  /** Whether there is a channel now. Without one the next request waits for the next run, if there is to be one. */
+  /** Whether there is a channel now. Without one, the next request waits for the next run, if there will be one. */
   get isOpen(): boolean {
     return this.#client.isOpen;
   }
 
   /**
-   * Calls an exposed function. A generator's answer is an async iterable.
+   * Calls an exposed function. The answer of a generator is an async iterable.
    * @throws PythonError what it raised; IpcError WORKER_CRASHED, WORKER_STOPPED, WORKER_RESTARTED, CONNECTION_LOST if
-   * its run ended meanwhile, NOT_RUNNING if there is no other to come, DEADLINE if none came within 10 s; CodecError
-   * for a value without a form
+   * its run ended meanwhile, NOT_RUNNING if no other run will come, DEADLINE if none came within 10 s; CodecError for a
+   * value that cannot be encoded
    */
   call<K extends keyof W & string>(name: K, ...args: ArgumentsOf<W[K]>): Promise<AnswerOf<W[K]>> {
     const client = this.#ready();
@@ -155,15 +157,16 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   }
 
   /**
-   * The same, blocking this thread and its event loop: the quickest there is, for programs that have nothing else to do
-   * meanwhile. Functions that were lent are answered while it waits if they are sync. A worker that ends is a
-   * CONNECTION_LOST here: whoever blocks cannot ask why, nor wait for its next run, which an awaited request does.
+   * The same, blocking this thread and its event loop: the fastest way, for programs that have nothing else to do
+   * meanwhile. Bound functions are answered while it waits if they are sync. If the worker ends, this throws
+   * CONNECTION_LOST: a blocked thread can neither ask for the reason nor wait for the next run, as an awaited request
+   * does.
    */
   callSync<K extends keyof W & string>(name: K, ...args: ArgumentsOf<W[K]>): AnswerOf<W[K]> {
     return this.#client.callSync(name, args) as AnswerOf<W[K]>;
   }
 
-  /** The same with keyword arguments, which may stand for those at the end of `args`, and options. */
+  /** The same with keyword arguments, which may replace the last ones of `args`, and options. */
   callWith<K extends keyof W & string>(
     name: K,
     args: Readonly<Partial<ArgumentsOf<W[K]>>>,
@@ -175,7 +178,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
 
   /**
    * A generator of the worker as an async iterable with backpressure; leaving the loop early closes the generator. It
-   * begins with the first item that is asked for.
+   * starts when the first item is asked for.
    */
   stream<K extends keyof W & string>(
     name: K,
@@ -185,7 +188,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     return untyped.streamWith(name, args) as AsyncGenerator<ItemOf<W[K]>, void, undefined>;
   }
 
-  /** The same with keyword arguments and options, which hold until the end of the stream. */
+  /** The same with keyword arguments, and options that hold until the end of the stream. */
   async *streamWith<K extends keyof W & string>(
     name: K,
     args: Readonly<Partial<ArgumentsOf<W[K]>>>,
@@ -199,9 +202,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     yield* answer as AsyncIterable<ItemOf<W[K]>>;
   }
 
-  /**
-   * Evaluates an expression, or runs statements; the value is that of the last expression. `await` works at the top.
-   */
+  /** Evaluates an expression, or runs statements; the value is that of the last expression. Top-level `await` works. */
   eval(code: string, options: EvalOptions = {}): Promise<Answer> {
     return withOptions(this.#ready(), this.name, options, (client) => client.beginEval(code, options));
   }
@@ -211,41 +212,38 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
     await this.eval(code, { ...options, mode: "exec" });
   }
 
-  /** What was defined in a namespace of its own is gone. */
+  /** Deletes a separate namespace with everything defined in it. */
   async forgetNamespace(namespace: string): Promise<void> {
     const client = await this.#ready();
     await client.forgetNamespace(namespace);
   }
 
   /**
-   * From now on this worker keeps the program alive: one that lends functions and has nothing else to do waits for them
-   * to be called.
+   * From now on this worker keeps the program alive: for a program that only waits for its bound functions to be
+   * called.
    */
   ref(): void {
     this.#isKept = true;
     this.#client.keep(true);
   }
 
-  /**
-   * From now on only what is under way keeps the program alive: requests, and streams that are read. It is so from the
-   * beginning.
-   */
+  /** From now on only pending requests, and streams that are read, keep the program alive. This is the default. */
   unref(): void {
     this.#isKept = false;
     this.#client.keep(false);
   }
 
   /**
-   * Lends a function to Python, by its name in the script's namespace. It may be async, and may call back into Python.
-   * What runs for this client gets it, whatever other clients lend by the same name; so do the threads that a call
-   * starts, until it is answered.
+   * Binds a function under a name in the script's namespace. It may be async, and may call back into Python. Code that
+   * runs for this client gets it, whatever other clients bind under the same name; so do threads that a call starts,
+   * until it is answered.
    */
   bind(name: string, fn: Lent): void {
     this.#bound.set(name, fn);
     if (this.#client.isOpen || !this.#mayReopen) this.#client.bind(name);
   }
 
-  /** Lends the functions of an object: Python calls `name.method(…)`. Other values of it are not lent. */
+  /** Binds the functions of an object: Python calls `name.method(…)`. Its other values are not bound. */
   bindObject(name: string, object: Readonly<Record<string, unknown>>): void {
     for (const [key, value] of Object.entries(object))
       if (typeof value === "function")
@@ -257,8 +255,8 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   }
 
   /**
-   * Opens a pipe: raw messages of bytes, both ways, the quickest there is. The worker takes it with
-   * `ipcctl.pipe(name)`. Several of one name go to the worker one after the other.
+   * Opens a pipe: raw messages of bytes in both directions, the fastest way. The worker takes it with
+   * `ipcctl.pipe(name)`, several of one name one after the other.
    * @throws IpcError NOT_RUNNING, DEADLINE, BAD_CONFIG for a name of more than 48 bytes
    */
   pipe(name: string, timeoutMs = PIPE_OPEN_MS): Promise<Pipe> {
@@ -266,27 +264,27 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   }
 
   /**
-   * Raises KeyboardInterrupt in what runs for us, and in nothing else: in the request that was made last and is not
-   * answered, else in the stream that is being read.
+   * Raises KeyboardInterrupt in code that runs for us, and in nothing else: in the newest unanswered request, else in
+   * the stream that is being read.
    */
   interrupt(): void {
     this.#client.interrupt();
   }
 
   /**
-   * Whether all that was given up has ended, after so many milliseconds at most. Code in one long call of C does not
-   * until that returns.
+   * Whether all abandoned requests have ended, waiting at most this many milliseconds. Code in one long C call does not
+   * end until that returns.
    */
   hasStopped(timeoutMs: number): Promise<boolean> {
     return this.#client.hasStopped(timeoutMs);
   }
 
-  /** Ends the channel; the worker runs on, unless this program owns it. Calls that are under way reject. */
+  /** Closes the channel; the worker runs on, unless this program owns it. Calls in progress reject. */
   [Symbol.dispose](): void {
     void this.#end();
   }
 
-  /** The same; of a worker that this program owns it waits for the end. */
+  /** The same; waits for the end of a worker that this program owns. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#end();
   }

@@ -14,30 +14,29 @@ import { BEGIN_MS, PythonWorker, type AnyFunctions, type Attach } from "./python
 
 /** Between two looks whether the shim listens. */
 const LOOK_MS = 1;
-/** Of what the worker prints and nobody has shown yet. */
+/** Limit on output of the worker that nobody has taken yet. */
 const LOG_BYTES = 4 * 1024 ** 2;
 
 export type SpawnOptions = {
   readonly args?: readonly string[];
-  /** The folder it runs in (default: this one). */
+  /** Its working directory (default: this one). */
   readonly cwd?: string;
-  /** Variables beside those of this program. */
+  /** Variables in addition to those of this program. */
   readonly env?: Readonly<Record<string, string>>;
   readonly interpreter?: string;
-  /** By its name, its path or its text; `no-network` if nothing else is chosen. */
+  /** By name, path or text; the default is `no-network` unless another is chosen. */
   readonly policy?: string;
   readonly name?: string;
-  /** Milliseconds that it has to let us in (default: 60,000). */
+  /** Milliseconds within which it must accept the channel (default: 60,000). */
   readonly timeout?: number;
   /**
-   * Gets what it prints, in whole lines or the pieces of long ones; without it that goes where this program's own
-   * output goes.
+   * Gets its output, in whole lines or pieces of long ones; without it, the output goes where this program's own goes.
    */
   readonly onOutput?: (stream: "stdout" | "stderr", text: string) => void;
 };
 
 /**
- * Starts a script of Python under a policy, as `ipcctl run` does, and opens a channel to it. It ends with this program,
+ * Starts a Python script under a policy, as `ipcctl run` does, and opens a channel to it. It ends with this program,
  * however that ends, or when it is disposed; `await using` waits until nothing of it runs.
  * @throws IpcError NOT_FOUND, POLICY_REFUSED, BAD_CONFIG, START_FAILED, DEADLINE; FAILED on Node, where it cannot run
  * yet
@@ -68,7 +67,7 @@ export async function spawnPython<W extends object = AnyFunctions>(
 
 type Shim = { readonly exited: Promise<number>; errorText(): Promise<string>; release(): void };
 
-/** Its shim, the folder of that, and what shows its output. */
+/** Its shim, the shim's folder, and what handles its output. */
 class Owned {
   readonly #name: string;
   readonly #dir: string;
@@ -92,7 +91,7 @@ class Owned {
   }
 
   static async start(script: string, cwd: string, options: SpawnOptions): Promise<Owned> {
-    // Loaded by whoever spawns: policies with their schema, and libc.
+    // Loaded on first spawn: policies with their schema, and libc.
     const { AuditSpool } = await import("../audit/spool.ts");
     const { prepare } = await import("../launch/prepare.ts");
     const { openRunFolder } = await import("../launch/run-folder.ts");
@@ -133,7 +132,7 @@ class Owned {
         hasPlane: true,
       });
       requireGroup(prepared.plan.policy, undefined);
-      // Another user's worker reaches its socket.
+      // A worker with another user id must reach its socket.
       if (prepared.ids) for (const one of [folder, dir]) chmodSync(one, 0o711);
       const log = { maxFileBytes: LOG_BYTES, maxFiles: 2, maxTotalBytes: 0, maxAgeMs: 0, whenFull: "block" } as const;
       const shim = spawnOwnedShim(SHIM_BINARY, dir, { ...makeRunSpec(prepared), log });
@@ -190,7 +189,7 @@ class Owned {
       }
   }
 
-  /** Ends the tree; nothing of it runs, and its folder is gone, when the promise resolves. */
+  /** Ends the tree. When the promise resolves, nothing of it runs and its folder is removed. */
   end(): Promise<void> {
     this.#ended ??= this.#endOnce();
     return this.#ended;
