@@ -6,6 +6,7 @@ import json
 import math
 import os
 import select
+import sys
 import threading
 import time
 
@@ -42,12 +43,16 @@ class _Bytes:
         self._in = reader if isinstance(reader, int) else reader.fileno()
         chosen = self._in if writer is None else writer if isinstance(writer, int) else writer.fileno()
         self._out = os.dup(chosen)
-        self._in = os.dup(self._in)
+        self._in, standard = os.dup(self._in), (self._in, chosen)
+        _free_standard(standard)
         self._writing = threading.Lock()
         self._held = bytearray()
         self._scanned = 0
         self._is_over = False
         self._woken, self._wake = os.pipe2(os.O_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._in, select.POLLIN)
+        self._poll.register(self._woken, select.POLLIN)
         #: Of this side, once it is known.
         self.role: Literal["client", "server"] = "client"
 
@@ -64,7 +69,7 @@ class _Bytes:
             if self._is_over:
                 raise BrokenChannel("the other side is gone")
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready = select.select([self._in, self._woken], [], [], left)[0]
+            ready = [fd for fd, _ in self._poll.poll(None if left is None else left * 1000)]
             if self._woken in ready:
                 raise BrokenChannel("the transport was closed")
             if not ready:
@@ -86,7 +91,9 @@ class _Bytes:
                 try:
                     data = data[os.write(self._out, data) :]
                 except BlockingIOError:
-                    select.select([], [self._out], [])
+                    room = select.poll()
+                    room.register(self._out, select.POLLOUT)
+                    room.poll()
                 except OSError as error:
                     raise BrokenChannel(f"the other side is gone: {os.strerror(error.errno or 0)}") from None
 
@@ -107,6 +114,18 @@ class _Bytes:
 
     def _form(self, message: bytes) -> bytes:
         raise NotImplementedError
+
+
+def _free_standard(taken: tuple[int, int]) -> None:
+    """What the program prints must not stand between messages: it goes to standard error, and nothing is read."""
+    if taken[1] == 1:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        os.dup2(2, 1)
+    if taken[0] == 0:
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(null, 0)
+        os.close(null)
 
 
 class Frames(_Bytes):
