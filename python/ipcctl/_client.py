@@ -495,7 +495,7 @@ def _absolute(name: str) -> str | None:
 def _configured(config: str) -> str | None:
     if not os.path.exists(config):
         return None
-    hint = "mend it, or say where the daemon listens with socket=PATH or IPCCTL_SOCKET"
+    hint = "fix it, or name the daemon's socket with socket=PATH or IPCCTL_SOCKET"
     try:
         with open(config, encoding="utf-8") as file:
             value = json.load(file, parse_constant=_no_constant)

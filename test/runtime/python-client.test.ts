@@ -51,9 +51,9 @@ with ipcctl.connect() as ipc:
     ipc.flush("web")
     print(ipc.list(), [result["ok"] for result in ipc.act("stop", ["web"], grace=5)])
     print([code_of(act) for act in (lambda: ipc.stop("web"), lambda: ipc.status("none"), lambda: ipc.request({"Nope": {}}), lambda: ipc.start_app({"name": "x"}))])
-    ipc.shutdown(keep_workers=True)
     pid = ipc.daemon_status()["pid"]
-    while ipc.daemon_status()["pid"] == pid: time.sleep(0.01)
+    ipc.shutdown(keep_workers=True)
+    while code_of(lambda: ipc.daemon_status()["pid"]) in (pid, "CONNECTION_LOST"): time.sleep(0.01)
     ipc.delete("web")
     print(ipc.request("List"))
 print(code_of(ipc.list))
