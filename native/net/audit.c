@@ -1,7 +1,6 @@
-/*
- * What was granted and denied, a line of JSON each. What a worker may repeat as fast as it likes must not fill a disk:
- * so many lines in a second, the next one says how many there were besides, and none at all once the file is large.
- */
+/* What was granted and denied, one JSON line each. A worker can repeat calls as fast as it likes without filling a
+ * disk: lines per second are limited, the next line says how many were suppressed, and nothing is written once the file
+ * is large. */
 #include "parts.h"
 
 #include <errno.h>
@@ -71,7 +70,7 @@ static void put_number(struct text *text, const char *key, uint64_t value)
 	put(text, number);
 }
 
-/* The line without its end, so that a count may be added. */
+/* The line without its end, so that a count can be added. */
 static void format(const struct ipc_audit *audit, const struct ipc_audit_line *line, char out[IPC_AUDIT_LINE_MAX])
 {
 	struct text text = { out, 0, IPC_AUDIT_LINE_MAX - IPC_AUDIT_TAIL_MAX };
@@ -100,7 +99,7 @@ static void format(const struct ipc_audit *audit, const struct ipc_audit_line *l
 	text.at[text.size] = 0;
 }
 
-/* The log is rotated by renaming: what has another name now is let go. */
+/* The log is rotated by renaming: a file that has another name now is closed. */
 static void reopen(struct ipc_audit *audit)
 {
 	struct stat open_one, named;
@@ -151,7 +150,7 @@ static bool emit(struct ipc_audit *audit, struct ipc_audit_bucket *bucket, const
 	return true;
 }
 
-/* What may stand in a command line as it is: names are the worker's to choose. */
+/* What may stand unquoted in a command line: the worker chooses names. */
 static bool is_plain(const char *host)
 {
 	return *host != 0
@@ -164,7 +163,7 @@ static int put_host(char *out, size_t size, const char *host, int port)
 	return snprintf(out, size, format, host, port);
 }
 
-/* The flag that would let the call through; typed as it stands it works. */
+/* The flag that would let the call through; it works as it is printed. */
 static const char *flag_of_call(const char *call)
 {
 	if (strncmp(call, "bind", 4) == 0 || strncmp(call, "listen", 6) == 0 || strncmp(call, "accept", 6) == 0)
@@ -174,7 +173,7 @@ static const char *flag_of_call(const char *call)
 												  : "--policy trusted";
 }
 
-/* What was denied, and behind a tab the flag that would grant it. */
+/* Reports what was denied and, after a tab, the flag that would grant it. */
 static void tell(const struct ipc_audit *audit, const struct ipc_audit_line *line)
 {
 	char text[1000], what[300], flag[700] = "", address[IPC_ADDRESS_TEXT] = "?", other[300];
@@ -195,7 +194,7 @@ static void tell(const struct ipc_audit *audit, const struct ipc_audit_line *lin
 			snprintf(flag, sizeof flag, "--allow-net");
 		} else if (line->host != NULL && line->address != NULL
 			   && strncmp(line->reason, "address is ", 11) == 0) {
-			/* The name is granted: what it stands for is to be named as well. */
+			/* The name is granted, so the address behind it must be named as well. */
 			char named[300];
 			put_host(named, sizeof named, address, line->port);
 			if (is_plain(host))
@@ -206,7 +205,7 @@ static void tell(const struct ipc_audit *audit, const struct ipc_audit_line *lin
 		}
 	}
 	int size = snprintf(text, sizeof text, "%s%s%s\n", what, *flag == 0 ? "" : "\t", flag);
-	/* Best effort: a line goes into a pipe whole or not at all. */
+	/* Best effort: a line goes into a pipe as a whole or not at all. */
 	if (size > 0 && (size_t)size < sizeof text && write(audit->told, text, (size_t)size) < 0)
 		errno = 0;
 }
@@ -233,7 +232,7 @@ void ipc_audit_write(struct ipc_audit *audit, const struct ipc_audit_line *line)
 		bucket->used = 0;
 	}
 	if (bucket->used >= (line->is_granted ? GRANTED_A_SECOND : DENIED_A_SECOND)) {
-		/* One in a while is formatted, to have something to say when the second is over. */
+		/* One now and then is formatted, for the report when the second is over. */
 		if (bucket->suppressed++ == 0)
 			format(audit, line, bucket->last);
 		return;
@@ -249,7 +248,7 @@ void ipc_audit_write(struct ipc_audit *audit, const struct ipc_audit_line *line)
 
 int ipc_audit_due(struct ipc_audit *audit)
 {
-	/* In a full file nothing is due: the next line looks whether it still is. */
+	/* A full file has nothing due: the next line checks whether it is still full. */
 	if (audit->is_full || (audit->granted.suppressed == 0 && audit->denied.suppressed == 0))
 		return -1;
 	return (int)(1000 - now_ms() % 1000);

@@ -1,6 +1,4 @@
-/*
- * A connect: what the worker wrote is copied once, what was copied is decided upon, and what is decided is begun.
- */
+/* A connect: the worker's arguments are copied once, the copy is decided upon, and what was decided is started. */
 #include "server.h"
 
 #include <errno.h>
@@ -13,7 +11,7 @@ static bool accept_name(const char *name, void *port)
 	return !ipc_server.patterns.any_host && ipc_patterns_match_name(&ipc_server.patterns, name, *(uint16_t *)port);
 }
 
-/* Whether it may be tried; what it is for goes into `pending`. False: denied, with the reason in the audit. */
+/* Whether it may be tried; its destination goes into `pending`. False: denied, with the reason in the audit. */
 static bool decide(struct ipc_pending *pending, struct ipc_name **name)
 {
 	uint32_t fake;
@@ -39,7 +37,7 @@ static bool decide(struct ipc_pending *pending, struct ipc_name **name)
 	if (ipc_server.patterns.any_host
 		|| ipc_patterns_match_address(&ipc_server.patterns, &pending->asked, pending->port) != IPC_MATCH_NONE)
 		return true;
-	/* The worker has read /etc/hosts by itself. */
+	/* The worker has read /etc/hosts itself. */
 	if (ipc_hosts_by_address(&ipc_server.resolver, &pending->asked, accept_name, &pending->port, pending->host)) {
 		pending->is_named = true;
 		return true;
@@ -48,10 +46,8 @@ static bool decide(struct ipc_pending *pending, struct ipc_name **name)
 	return false;
 }
 
-/*
- * The worker's socket may have been through this before; what the kernel says then, this says. After an interruption
- * the same call comes again, and must not hear that the socket is connected already. True: go on.
- */
+/* The worker's socket may have been through this before, and then gets the kernel's answer. After an interruption the
+ * same call comes again, and must not hear that the socket is connected already. True: go on. */
 static bool is_fresh(struct ipc_pending *pending, bool was_interrupted)
 {
 	int socket = pending->target.socket;
@@ -73,7 +69,7 @@ static bool is_fresh(struct ipc_pending *pending, bool was_interrupted)
 	return false;
 }
 
-/* How long the worker wants to wait at most. */
+/* The longest that the worker wants to wait. */
 static uint64_t time_limit(const struct ipc_target *target)
 {
 	struct timeval limit = { 0 };
@@ -93,7 +89,7 @@ static void try_connect(struct ipc_pending *pending, struct ipc_name *name, bool
 		return;
 	}
 	if (rc == -EISCONN && was_interrupted)
-		rc = 1; /* the stub is in its place */
+		rc = 1; /* the stub has replaced it */
 	if (rc != 0) {
 		if (rc == -EACCES)
 			ipc_net_record(IPC_AUDIT_EVENT_CONNECT, pending->is_named ? pending->host : NULL,
@@ -125,10 +121,9 @@ void ipc_serve_connect(const struct ipc_notif *call)
 		.until = IPC_NET_NEVER };
 	int rc = call->pid == 0 ? -EPERM : ipc_target_read_address(call, &asked.asked, &asked.port, &asked.family);
 	if (call->pid != 0 && !ipc_notif_is_waiting(call->id))
-		return; /* and what was read may be another process's */
+		return; /* and what was read may belong to another process */
 	if (rc == -EAFNOSUPPORT && asked.family == AF_UNIX && ipc_server.net->has_unix) {
-		ipc_notif_let_go_on(
-			call->id); /* to an address of a network Landlock lets no socket of the worker connect */
+		ipc_notif_let_go_on(call->id); /* Landlock lets no socket of the worker connect to a network address */
 		return;
 	}
 	if (rc == -EPERM || rc == -EAFNOSUPPORT) {
@@ -160,7 +155,7 @@ void ipc_serve_connect(const struct ipc_notif *call)
 			ipc_notif_answer(call->id, -ENOBUFS);
 		}
 	}
-	/* Not sooner: a lookup that both wait for goes on. */
+	/* Not earlier, so that a lookup which both wait for goes on. */
 	if (before != NULL)
 		ipc_pending_release(before);
 }

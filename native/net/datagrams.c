@@ -1,4 +1,4 @@
-/* Sockets for datagrams: they are given out of a network with nobody in it. */
+/* Datagram sockets: they belong to a network namespace without anybody in it. */
 #include "server.h"
 
 #include <errno.h>
@@ -7,7 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* A socket of the worker's that is for datagrams, in the network with nobody in it; or -1. */
+/* A copy of the worker's socket if it is a datagram socket in the empty network; or -1. */
 static int take_datagrams(const struct ipc_notif *call)
 {
 	int socket = ipc_server.island.state == IPC_ISLAND_OPEN && call->pid != 0
@@ -18,7 +18,7 @@ static int take_datagrams(const struct ipc_notif *call)
 	return socket;
 }
 
-/* connect and bind of such a socket lead nowhere: to whatever address they are asked for. */
+/* connect and bind of such a socket reach nobody, whatever the address. */
 bool ipc_serve_datagrams(const struct ipc_notif *call)
 {
 	struct sockaddr_storage copy = { 0 };
@@ -53,7 +53,7 @@ bool ipc_serve_socket(const struct ipc_notif *call)
 	return true;
 }
 
-/* Datagrams that nobody got: the worker hears that nobody listens, and the log where it wanted to. */
+/* Datagrams that nobody got: the worker is told that nothing listens, and the audit where they were sent. */
 void ipc_serve_strays(void)
 {
 	struct ipc_address to;

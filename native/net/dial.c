@@ -1,8 +1,5 @@
-/*
- * A socket of ours on its way to an address that may be dialed. It takes the place of the worker's as soon as it is
- * under way, so that a worker whose call is interrupted finds what the kernel would have left it with: a socket that is
- * connecting.
- */
+/* Our socket on its way to an address that may be dialed. It replaces the worker's as soon as it is connecting, so that
+ * a worker whose call is interrupted finds what the kernel would have left: a socket that is connecting. */
 #include "server.h"
 
 #include <errno.h>
@@ -15,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Whether the kernel would keep it on this machine, -1 where it does not say. */
+/* Whether the kernel would keep it on this machine; -1 if it does not say. */
 static int ask_route(const struct ipc_address *address, uint32_t *class)
 {
 	bool is_v4 = ipc_address_is_v4(address);
@@ -61,7 +58,7 @@ static uint32_t route_class(const struct ipc_address *address)
 	uint32_t class = 0;
 	if (ask_route(address, &class) == 0)
 		return class;
-	/* What the kernel would send from the same address it sends to is here. Nothing is sent by this. */
+	/* An address to which the kernel would send from that same address is local. Nothing is sent by this. */
 	struct sockaddr_storage to, from;
 	int domain = ipc_address_is_v4(address) ? AF_INET : AF_INET6;
 	socklen_t size = ipc_address_to_socket(address, 9, domain, &to), from_size = sizeof from;
@@ -91,7 +88,7 @@ static uint32_t refused_classes(const struct ipc_address *address, uint16_t port
 	return refused;
 }
 
-/* A socket of ours on its way to the next candidate that may be dialed: pending->fd. */
+/* Starts to connect our socket to the next candidate that may be dialed: pending->fd. */
 static int connect_next(struct ipc_pending *pending)
 {
 	int error = -EHOSTUNREACH;
@@ -135,7 +132,7 @@ void ipc_dial(struct ipc_pending *pending)
 		rc = -errno;
 	if (rc == 0)
 		rc = ipc_notif_put(pending->id, &pending->target, pending->fd);
-	if (rc == -ENOENT || rc == -ESRCH) { /* interrupted or dead; if it comes again, all begins again */
+	if (rc == -ENOENT || rc == -ESRCH) { /* interrupted or dead; if it comes again, everything starts over */
 		ipc_pending_release(pending);
 		return;
 	}
@@ -144,7 +141,7 @@ void ipc_dial(struct ipc_pending *pending)
 		return;
 	}
 	pending->state = IPC_PENDING_DIALING;
-	/* On one's own machine it is through by now. */
+	/* On the own machine it is connected by now. */
 	struct pollfd ready = { pending->fd, POLLOUT, 0 };
 	if (poll(&ready, 1, 0) == 1)
 		ipc_dial_progress(pending, ready.revents);

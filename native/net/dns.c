@@ -1,7 +1,4 @@
-/*
- * Messages of the name service. Every read is checked against the size first; nothing is allocated and nothing
- * recurses.
- */
+/* DNS messages. Every read is checked against the size first; nothing allocates and nothing recurses. */
 #include "parts.h"
 
 #include <errno.h>
@@ -38,10 +35,8 @@ static bool is_plain_byte(uint8_t byte)
 	return (byte >= 'a' && byte <= 'z') || (byte >= '0' && byte <= '9') || byte == '-' || byte == '_';
 }
 
-/*
- * Reads a name at `*at` and goes past it. False: it does not end within the message, or is too long. Without `may_jump`
- * a pointer is false too; a pointer must lead backwards, so that this ends.
- */
+/* Reads a name at `*at` and advances past it. False: it does not end within the message, or is too long. Without
+ * `may_jump` a pointer is refused too; a pointer must lead backwards, so that this terminates. */
 static bool read_name(
 	const uint8_t *message, size_t size, size_t *at, bool may_jump, char text[IPC_DNS_TEXT], bool *is_plain)
 {
@@ -121,7 +116,7 @@ size_t ipc_dns_write_answer(
 {
 	size_t size = question->end > HEAD ? question->end : HEAD;
 	memcpy(out, query, size);
-	out[2] = (uint8_t)(0x80 | (query[2] & 0x79)); /* an answer; opcode and RD as they were asked */
+	out[2] = (uint8_t)(0x80 | (query[2] & 0x79)); /* an answer; opcode and RD as in the question */
 	out[3] = (uint8_t)(0x80 | rcode);
 	put_u16(out + 4, size > HEAD ? 1 : 0);
 	put_u16(out + 6, address != NULL ? 1 : 0);
@@ -193,7 +188,7 @@ static void keep(struct ipc_found *found, const uint8_t *message, const struct r
 	memcpy(address->bytes + 16 - want, message + record->data, want);
 }
 
-/* Goes through the answers once: true and the next name if `name` is another one's alias. */
+/* One pass over the answers: true and the next name if `name` is an alias. */
 static bool collect(const uint8_t *message, size_t size, size_t at, unsigned count, char name[IPC_DNS_TEXT],
 	uint16_t type, struct ipc_found *found, bool *is_broken)
 {

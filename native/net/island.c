@@ -60,7 +60,7 @@ static int ask_kernel(int routes, struct nlmsghdr *message)
 	return ((struct nlmsgerr *)NLMSG_DATA(&got.head))->error;
 }
 
-/* All addresses are this machine's; it speaks from the one that it has outside. */
+/* Makes all addresses local, and answers from the address that the machine uses outside. */
 static int be_everywhere(int routes, int family, const uint8_t *own)
 {
 	size_t size = family == AF_INET ? 4 : 16;
@@ -168,7 +168,7 @@ static size_t receive_fds(int from, int *fds, size_t most)
 	return count;
 }
 
-/* A connection to our server, and our end of it. Nobody else in here connects, so that the next one is it. */
+/* A connection to our server, and our end of it. Nobody else connects in here, so the next connection is this one. */
 static size_t connect_pair(const struct order *order, const int *servers, int *fds)
 {
 	int server = order->domain == AF_INET6 ? servers[1] : servers[0];
@@ -223,7 +223,7 @@ _Noreturn static void hold(int orders, const struct ipc_address *own4, const str
 
 /* ---- outside ---- */
 
-/* What this machine would speak from, to the world; loopback where there is no way to it. Nothing is sent by this. */
+/* The address from which this machine would reach the world; loopback if there is no route. Nothing is sent by this. */
 static struct ipc_address own_address(int domain)
 {
 	struct ipc_address world = ipc_address_v4(8, 8, 8, 8), own = ipc_address_v4(127, 0, 0, 1);
@@ -295,7 +295,7 @@ bool ipc_island_open(struct ipc_island *island)
 	island->strays = fds[2];
 	island->cookie = cookie_of(fds[0]);
 	if (island->cookie != 0)
-		island->state = IPC_ISLAND_OPEN; /* else its sockets could not be told from others (5.14) */
+		island->state = IPC_ISLAND_OPEN; /* otherwise its sockets could not be told apart from others (5.14) */
 	return island->state == IPC_ISLAND_OPEN;
 }
 
@@ -350,7 +350,7 @@ ssize_t ipc_island_receive(int questions, struct ipc_datagram *peer, uint8_t *by
 	return count;
 }
 
-/* From the address that was asked: whoever asks looks. */
+/* From the address that was asked, because clients check it. */
 void ipc_island_answer(int questions, const struct ipc_datagram *peer, const uint8_t *bytes, size_t size)
 {
 	union {
@@ -372,7 +372,7 @@ void ipc_island_answer(int questions, const struct ipc_datagram *peer, const uin
 	control.head.cmsg_len = CMSG_LEN(from_size);
 	memcpy(CMSG_DATA(&control.head), is_4 ? (const void *)&from4 : (const void *)&from6, from_size);
 	message.msg_controllen = CMSG_SPACE(from_size);
-	sendmsg(questions, &message, MSG_DONTWAIT | MSG_NOSIGNAL); /* if it is lost, it is asked again */
+	sendmsg(questions, &message, MSG_DONTWAIT | MSG_NOSIGNAL); /* if it is lost, the client asks again */
 }
 
 bool ipc_island_stray(const struct ipc_island *island, struct ipc_address *to, uint16_t *port)

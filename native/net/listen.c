@@ -1,7 +1,5 @@
-/*
- * Where a worker may listen on some ports only, its socket is fetched and made to listen here: one that is bound to
- * none of them would be given a port by the kernel.
- */
+/* If a worker may listen on some ports only, its socket is fetched and made to listen here: on an unbound socket the
+ * kernel would choose a port. */
 #include "server.h"
 
 #include <arpa/inet.h>
@@ -12,7 +10,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-/* The port that a TCP socket is bound to, 0: to none yet; -1: it is no such socket. */
+/* The port that a TCP socket is bound to; 0: none yet; -1: not a TCP socket. */
 static int bound_port(int socket)
 {
 	struct sockaddr_storage own;
@@ -35,10 +33,8 @@ static bool may_listen_on(int port)
 	return false;
 }
 
-/*
- * Who connects to a Unix socket asks who listens there, and is told who called listen(): that has to be the worker, not
- * we.
- */
+/* A client of a Unix socket asks for its peer, and gets the process that called listen(): that must be the worker, not
+ * us. */
 static int listen_as_worker(int socket, int backlog)
 {
 	const struct ipc_net *net = ipc_server.net;
@@ -46,7 +42,7 @@ static int listen_as_worker(int socket, int backlog)
 	gid_t gid = getegid();
 	bool is_other = net->has_ids && (net->uid != uid || net->gid != gid);
 	if (is_other && (setgroups(0, NULL) != 0 || setegid(net->gid) != 0 || seteuid(net->uid) != 0))
-		return -EPERM; /* what is changed so far takes rights from us, and gives none */
+		return -EPERM; /* the changes so far take rights from us, and give none */
 	int rc = listen(socket, backlog) == 0 ? 0 : -errno;
 	if (is_other && (seteuid(uid) != 0 || setegid(gid) != 0))
 		return -EPERM;
@@ -55,13 +51,13 @@ static int listen_as_worker(int socket, int backlog)
 	return rc;
 }
 
-/* Decided on our own descriptor of the socket, whatever the worker puts at its number meanwhile. */
+/* Decided on our own descriptor of the socket, whatever the worker puts under its number meanwhile. */
 void ipc_serve_listen(const struct ipc_notif *call)
 {
 	int backlog = (int)call->args[1];
 	int socket = call->pid == 0 ? -1 : ipc_target_fd(call->pid, (int)call->args[0]);
 	int error = errno, port = socket < 0 ? -1 : bound_port(socket);
-	bool is_here = ipc_notif_is_waiting(call->id); /* if not, the socket may be another process's */
+	bool is_here = ipc_notif_is_waiting(call->id); /* if not, the socket may belong to another process */
 	if (!is_here) {
 		ipc_close(&socket);
 		return;
@@ -78,10 +74,7 @@ void ipc_serve_listen(const struct ipc_notif *call)
 		ipc_net_deny_call(call, port > 0 ? port : -1,
 			port > 0 ? "no rule names this port" : "it is bound to no port that a rule names");
 	} else {
-		/*
-		 * Only what was bound keeps its port: one that is connected, or was a moment ago, has it from the
-		 * kernel.
-		 */
+		/* Only a bound socket keeps its port: one that is or was connected has its port from the kernel. */
 		int state = ipc_target_tcp_state(socket);
 		int rc = state != TCP_CLOSE && state != TCP_LISTEN ? -EINVAL
 			 : listen(socket, backlog) == 0            ? 0
@@ -95,7 +88,7 @@ void ipc_serve_listen(const struct ipc_notif *call)
 	ipc_close(&socket);
 }
 
-/* What is denied here Landlock denies as well, and without a word. */
+/* Landlock denies the same, but silently. */
 void ipc_serve_bind(const struct ipc_notif *call)
 {
 	struct ipc_address address;
@@ -105,6 +98,6 @@ void ipc_serve_bind(const struct ipc_notif *call)
 	if (is_network && !may_listen_on(port))
 		ipc_net_deny_call(call, port, "no rule names this port");
 	else
-		ipc_notif_let_go_on(call->id); /* whatever the address is by then: a port that no rule names Landlock
-					lets no socket of the worker have */
+		ipc_notif_let_go_on(call->id); /* whatever the address is by then: Landlock lets no socket of the worker
+						  have a port that no rule names */
 }

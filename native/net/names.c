@@ -1,13 +1,12 @@
-/* Names that have an address of ours, and the lookups of their real ones. */
+/* Names that have an address of the stub, and the lookups of their real addresses. */
 #include "server.h"
 
 #include <errno.h>
 #include <string.h>
 
-#define NAME_IDLE_MS                                                                                         \
-	(3600u * 1000) /* after this a name may be forgotten; its address is not given out again for long */
+#define NAME_IDLE_MS (3600u * 1000) /* after this a name may be forgotten; its address is not reused for long */
 #define CACHE_S_MAX 60u
-#define MISSING_MS 1000u /* a name that is not there is asked for again */
+#define MISSING_MS 1000u /* a missing name is looked up again after this */
 
 static uint16_t *chain_of(const char *text)
 {
@@ -51,10 +50,8 @@ struct ipc_name *ipc_name_add(const char *text)
 	}
 	memset(name, 0, sizeof *name);
 	memcpy(name->text, text, strnlen(text, sizeof name->text - 1));
-	/*
-	 * The next one that is free, not the one that was: who holds an old address gets nothing rather than another
-	 * host.
-	 */
+	/* The next free address, not the last one freed: a worker that kept an old address gets nothing rather than
+	 * another host. */
 	do
 		ipc_server.next_fake = ipc_server.next_fake + 1 < IPC_NET_FAKES - 1 ? ipc_server.next_fake + 1 : 1;
 	while (ipc_server.by_fake[ipc_server.next_fake] != 0);
@@ -85,7 +82,7 @@ static void keep_found(struct ipc_name *name, const struct ipc_found *found, int
 	name->fresh_until = ipc_server.now + ttl * 1000;
 }
 
-/* A lookup is over: all that wait for it go on. */
+/* A lookup is over: everything that waits for it goes on. */
 void ipc_lookup_over(int index)
 {
 	struct ipc_lookup *lookup = &ipc_server.lookup[index];
@@ -145,7 +142,7 @@ void ipc_lookup_for(struct ipc_pending *pending)
 	bool is_new;
 	pending->state = IPC_PENDING_LOOKING;
 	pending->lookup = ipc_lookup_find(pending->host, &is_new);
-	/* There are as many as connects and questions that wait, and this one has none yet. */
+	/* There are as many as waiting connects and questions, and this one has none yet. */
 	if (pending->lookup < 0)
 		ipc_pending_finish(pending, -ENOBUFS);
 	else if (is_new)

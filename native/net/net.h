@@ -1,8 +1,6 @@
-/*
- * The network of one worker: a process that answers the system calls its seccomp filter hands over. The worker never
- * connects by itself; a socket that is connected, to an address that was checked, is put in the place of its own. Nor
- * does it listen by itself: the socket is one whose port was checked.
- */
+/* The network of one worker: a process that answers the system calls which its seccomp filter hands over. The worker
+ * never connects itself: a socket that is connected to a checked address replaces its own. Nor does it listen itself:
+ * it listens only on a socket whose port was checked. */
 #ifndef IPC_NET_H
 #define IPC_NET_H
 
@@ -12,10 +10,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define IPC_NET_PENDING_MAX 256 /* connects that block and are not through; one more gets ENOBUFS */
-#define IPC_NET_STUBS_MAX 32    /* conversations with the stub of the name service; one more waits for its turn */
-#define IPC_NET_NAMES_MAX 4096  /* names that have an address of the stub; one more gets SERVFAIL */
-#define IPC_NET_AUDIT_BYTES_MAX (64u * 1024 * 1024) /* where the configuration says nothing */
+#define IPC_NET_PENDING_MAX 256                     /* blocking connects in progress; one more gets ENOBUFS */
+#define IPC_NET_STUBS_MAX 32                        /* conversations with the DNS stub; one more waits for its turn */
+#define IPC_NET_NAMES_MAX 4096                      /* names that have an address of the stub; one more gets SERVFAIL */
+#define IPC_NET_AUDIT_BYTES_MAX (64u * 1024 * 1024) /* if the configuration does not say */
 
 /*
  * host: a name; "*.name" (any depth, not the name itself); an IPv4 or IPv6 literal; or a CIDR such as "10.0.0.0/8".
@@ -32,23 +30,23 @@ struct ipc_net {
 	const char *worker;
 	const struct ipc_net_rule *rules;
 	size_t rule_count;
-	bool any_host;         /* every name and address, but for `denied` */
-	bool has_datagrams;    /* such sockets are given out, of a network with nobody in it */
-	bool has_unix;         /* Unix sockets are the worker's own to connect: Landlock lets it connect no other */
+	bool any_host;         /* every name and address, except for `denied` */
+	bool has_datagrams;    /* datagram sockets are given out, in a network without anybody in it */
+	bool has_unix;         /* the worker may connect Unix sockets itself: Landlock lets it connect nothing else */
 	uint32_t denied;       /* classes of addresses */
-	const uint16_t *ports; /* that may be listened on, where the filter hands that over */
+	const uint16_t *ports; /* that may be listened on, if the filter hands that over */
 	size_t port_count;
-	bool has_ids; /* the worker's, where they are not ours */
+	bool has_ids; /* the worker's, if they differ from ours */
 	uint32_t uid, gid;
 	int audit;                       /* -1, or opened with O_APPEND */
-	const char *audit_path;          /* NULL, or where the file is opened again once it was rotated away */
-	uint64_t audit_max;              /* bytes of the file; 0: as above. Nothing is written while it is that large */
+	const char *audit_path;          /* NULL, or where the file is reopened once it was rotated away */
+	uint64_t audit_max;              /* bytes of the file; 0: as above. Nothing is written beyond that */
 	int told;                        /* -1, or a pipe: one line for each denial as long as there is room */
 	const char *hosts, *resolv_conf; /* NULL: those in /etc */
 	uint16_t dns_port;               /* 0: 53 */
 };
 
-/* 0, or -EINVAL: `host` is nothing that a rule can name. */
+/* 0, or -EINVAL if a rule cannot name `host`. */
 int ipc_net_check_host(const char *host);
 /* Serves until the last process under the filter is gone. The listener stays open. */
 void ipc_net_serve(const struct ipc_net *net, int listener);

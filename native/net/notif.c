@@ -1,6 +1,4 @@
-/*
- * The kernel's side: calls that the filter hands over, answers to them, and what is recorded of a decision.
- */
+/* The kernel's side: calls that the filter hands over, answers to them, and the record of a decision. */
 #include "server.h"
 
 #include <errno.h>
@@ -17,7 +15,7 @@
 #endif
 #define ADDFD_SETFD 1u
 #define ADDFD_SEND 2u    /* 5.14: its number is the answer */
-#define CONTINUE 1u      /* of an answer: the call is carried out after all */
+#define CONTINUE 1u      /* as an answer: the call is carried out after all */
 #define SYNC_WAKE_UP 1ul /* 6.6 */
 
 struct ipc_notif_answer {
@@ -38,7 +36,7 @@ struct ipc_notif_addfd {
 #define IOC_ADDFD _IOW('!', 3, struct ipc_notif_addfd)
 #define IOC_SET_FLAGS _IOW('!', 4, uint64_t)
 
-/* The kernel may know more fields than we do, and wants all of it to be zero. */
+/* The kernel may know more fields than we do, and requires all of it to be zero. */
 union received {
 	struct ipc_notif call;
 	uint8_t bytes[1024];
@@ -52,7 +50,7 @@ bool ipc_notif_begin(void)
 	if (syscall(SYS_seccomp, SECCOMP_GET_NOTIF_SIZES, 0, &sizes) != 0 || sizes.call > sizeof(union received)
 		|| sizes.answer > sizeof(struct ipc_notif_answer))
 		return false;
-	/* A third of the time. Older kernels do not have it. */
+	/* Takes a third of the time. Older kernels do not have it. */
 	ioctl(ipc_server.listener, IOC_SET_FLAGS, SYNC_WAKE_UP);
 	return true;
 }

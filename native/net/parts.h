@@ -37,7 +37,7 @@ struct ipc_patterns {
 enum ipc_match { IPC_MATCH_NONE, IPC_MATCH_WIDE, IPC_MATCH_RANGE, IPC_MATCH_EXACT };
 
 int ipc_patterns_compile(struct ipc_patterns *patterns, const struct ipc_net *net);
-/* port 0: at whatever port. The name is in lower case without its last dot. */
+/* port 0: any port. The name is in lower case, without its last dot. */
 bool ipc_patterns_match_name(const struct ipc_patterns *patterns, const char *name, uint16_t port);
 enum ipc_match ipc_patterns_match_address(
 	const struct ipc_patterns *patterns, const struct ipc_address *address, uint16_t port);
@@ -49,13 +49,13 @@ bool ipc_address_equal(const struct ipc_address *left, const struct ipc_address 
 void ipc_address_print(const struct ipc_address *address, char text[IPC_ADDRESS_TEXT]);
 socklen_t ipc_address_to_socket(
 	const struct ipc_address *address, uint16_t port, int domain, struct sockaddr_storage *to);
-/* IPC_NET_* of the address and of an IPv4 address that it carries; without SELF, which is the kernel's to say. */
+/* IPC_NET_* of the address and of an IPv4 address embedded in it; without SELF, which only the kernel knows. */
 uint32_t ipc_address_classes(const struct ipc_address *address);
 /* What of `classes` stays denied, given how closely a rule names the address. */
 uint32_t ipc_classes_refused(uint32_t classes, uint32_t denied, enum ipc_match match);
 const char *ipc_class_name(uint32_t classes);
 
-/* dns.c: messages of the name service, in and out; no input or output of its own. */
+/* dns.c: DNS messages, in and out; it does no I/O itself. */
 #define IPC_NAME_BYTES 254 /* of a plain name, with its end */
 #define IPC_DNS_TEXT 1024  /* of any name: each byte may become \ddd */
 #define IPC_DNS_QUERY_MAX 512
@@ -71,11 +71,11 @@ enum {
 
 struct ipc_question {
 	char text[IPC_DNS_TEXT]; /* lower case, no dot at the end */
-	bool is_plain;           /* of letters, digits, - and _ only, and no number: the text is the name */
+	bool is_plain;           /* only letters, digits, - and _, and not a number: the text is the name */
 	uint16_t type;
 	size_t end; /* in the message */
 };
-/* An rcode; -1: nothing that deserves an answer. */
+/* An rcode; -1: does not deserve an answer. */
 int ipc_dns_read_question(const uint8_t *message, size_t size, struct ipc_question *question);
 /* Writes an answer with at most one address; `out` has room for IPC_DNS_QUERY_MAX + 16. */
 size_t ipc_dns_write_answer(
@@ -102,7 +102,7 @@ struct ipc_resolver {
 };
 struct ipc_lookup {
 	char name[IPC_NAME_BYTES];
-	int fd; /* -1: none is under way */
+	int fd; /* -1: none is in progress */
 	bool is_tcp, is_sent;
 	uint16_t id[2];
 	bool is_answered[2], is_broken[2];

@@ -1,4 +1,4 @@
-/* Connects that are not through: each has a place from its call to its answer. */
+/* Connects in progress: each has a place from its call to its answer. */
 #include "server.h"
 
 #include <errno.h>
@@ -57,7 +57,7 @@ void ipc_pending_finish(struct ipc_pending *pending, int result)
 	}
 }
 
-/* A thread makes one call at a time: what it waited for, or did not hear of, is over. */
+/* A thread makes one call at a time: what it waited for before, or did not hear of, is over. */
 struct ipc_pending *ipc_pending_of(uint32_t tid)
 {
 	for (size_t i = 0; i < IPC_NET_PENDING_MAX; i++) {
@@ -94,10 +94,8 @@ static int pending_signal(struct ipc_pending *pending)
 	return is_second ? -EINTR : 0;
 }
 
-/*
- * A connect that waits for the network is interrupted as by the kernel: the worker is left with a socket that is
- * connecting.
- */
+/* A connect that waits for the network is interrupted like in the kernel: the worker is left with a socket that is
+ * connecting. */
 void ipc_pending_interrupt(void)
 {
 	ipc_server.looked = ipc_server.now;

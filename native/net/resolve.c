@@ -1,8 +1,6 @@
-/*
- * A small resolver: the hosts file, then the servers of resolv.conf, by UDP and by TCP where an answer was cut. It
- * never blocks; a lookup is a descriptor to poll and a time at which to look again. Both questions, A and AAAA, go at
- * once.
- */
+/* A small resolver: the hosts file, then the servers of resolv.conf, by UDP, and by TCP if an answer was truncated. It
+ * never blocks; a lookup is a descriptor to poll and a time at which to look again. Both questions, A and AAAA, are
+ * sent at once. */
 #include "parts.h"
 
 #include <errno.h>
@@ -25,7 +23,7 @@ static const uint16_t TYPES[2] = { IPC_DNS_A, IPC_DNS_AAAA };
 
 /* ---- files ---- */
 
-/* Up to FILE_MAX bytes and only whole lines of them; NULL: there is none. */
+/* At most FILE_MAX bytes, and only whole lines; NULL: it does not exist. */
 static char *read_file(const char *path, char *text)
 {
 	size_t size = 0;
@@ -44,7 +42,7 @@ static char *read_file(const char *path, char *text)
 	return text;
 }
 
-/* Read again where it has changed. */
+/* Read again after a change. */
 static char *read_hosts(const struct ipc_resolver *resolver)
 {
 	static char kept[FILE_MAX + 1], words[FILE_MAX + 1];
@@ -176,7 +174,7 @@ static bool open_socket(struct ipc_lookup *lookup, const struct ipc_resolver *re
 	return connect(lookup->fd, (const struct sockaddr *)server, size) == 0 || errno == EINPROGRESS;
 }
 
-/* All questions that have no answer yet; as one piece over TCP. */
+/* All questions without an answer yet; in one piece over TCP. */
 static bool send_questions(struct ipc_lookup *lookup)
 {
 	uint8_t out[2 * (2 + IPC_DNS_QUERY_MAX)];
@@ -189,7 +187,7 @@ static bool send_questions(struct ipc_lookup *lookup)
 			return false;
 		out[size] = (uint8_t)(length >> 8);
 		out[size + 1] = (uint8_t)length;
-		/* That the first one was refused is told to whoever sends the second one, and to nobody else. */
+		/* The refusal of the first datagram is reported to the sender of the second one only. */
 		if (lookup->is_tcp)
 			size += length + 2;
 		else if (send(lookup->fd, out + 2, length, MSG_NOSIGNAL) != (ssize_t)length)
@@ -227,7 +225,7 @@ bool ipc_lookup_start(struct ipc_lookup *lookup, const struct ipc_resolver *reso
 	return try_next(lookup, resolver, now);
 }
 
-/* 1 it is over, 0 it goes on, -1 this attempt has failed. */
+/* 1: it is over; 0: it goes on; -1: this attempt has failed. */
 static int take_answer(struct ipc_lookup *lookup, const struct ipc_resolver *resolver, const uint8_t *message,
 	size_t size, uint64_t now)
 {
@@ -324,7 +322,7 @@ void ipc_lookup_result(const struct ipc_lookup *lookup, struct ipc_found *found)
 	memset(found, 0, sizeof *found);
 	found->ttl = UINT32_MAX;
 	for (int i = 0; i < 2; i++) {
-		/* One place is for IPv6, where the machine has nothing else. */
+		/* One place is for IPv6, in case the machine has nothing else. */
 		size_t most = i == 0 && lookup->found[1].count > 0 ? IPC_CANDIDATES_MAX - 1 : IPC_CANDIDATES_MAX;
 		for (size_t j = 0; j < lookup->found[i].count && found->count < most; j++)
 			found->address[found->count++] = lookup->found[i].address[j];

@@ -1,4 +1,4 @@
-/* What the rules say of names and addresses. Pure: nothing here asks the system. */
+/* What the rules say about names and addresses. Pure: nothing here asks the system. */
 #include "parts.h"
 
 #include <arpa/inet.h>
@@ -10,7 +10,7 @@
 #include <strings.h>
 
 #define V4_BITS 96      /* of the prefix ::ffff:0:0 */
-#define RANGE_BITS_V4 8 /* 10.0.0.0/8 is a name for its addresses, 0.0.0.0/0 is none */
+#define RANGE_BITS_V4 8 /* 10.0.0.0/8 names its addresses, 0.0.0.0/0 does not */
 #define RANGE_BITS_V6 7 /* as fc00::/7 */
 
 struct ipc_address ipc_address_v4(uint8_t a, uint8_t b, uint8_t c, uint8_t d)
@@ -103,7 +103,7 @@ static const struct range RANGES[] = {
 	V4(172, 16, 0, 0, 12, IPC_NET_PRIVATE),
 	V4(192, 0, 0, 0, 24, IPC_NET_MULTICAST),
 	V4(192, 168, 0, 0, 16, IPC_NET_PRIVATE),
-	V4(198, 18, 0, 0, 15, IPC_NET_MULTICAST), /* what the stub gives out; no name resolves to it */
+	V4(198, 18, 0, 0, 15, IPC_NET_MULTICAST), /* what the stub gives out; no real name resolves to it */
 	V4(224, 0, 0, 0, 3, IPC_NET_MULTICAST),   /* 240.0.0.0/4 and broadcast as well */
 	V4(169, 254, 169, 254, 32, IPC_NET_METADATA),
 	V4(169, 254, 170, 2, 32, IPC_NET_METADATA), /* containers at AWS */
@@ -137,7 +137,8 @@ static uint32_t classes_of(const struct ipc_address *address)
 
 uint32_t ipc_address_classes(const struct ipc_address *address)
 {
-	/* Where an IPv6 address carries an IPv4 one, and at which byte. Teredo inverts it; its server stands at 4. */
+	/* Where an IPv6 address contains an IPv4 address, and at which byte. Teredo inverts it; its server is at byte
+	 * 4. */
 	static const struct {
 		uint8_t prefix[16];
 		uint8_t bits, at, inverted;
@@ -203,7 +204,7 @@ static bool is_name_byte(char byte)
 	       || byte == '-' || byte == '_';
 }
 
-/* Labels of 1 to 63 bytes, and no number at the end: that would be a mistyped address. */
+/* Labels of 1 to 63 bytes, and not a number at the end, which would be a mistyped address. */
 static bool is_name(const char *name, size_t size)
 {
 	size_t label = 0;
@@ -289,7 +290,7 @@ int ipc_patterns_compile(struct ipc_patterns *patterns, const struct ipc_net *ne
 			return -EINVAL;
 		pattern->port = net->rules[i].port;
 		patterns->count++;
-		/* The worker reads this name in /etc/hosts by itself and asks for the address. */
+		/* The worker reads this name in /etc/hosts itself and asks for the address. */
 		if (pattern->name != NULL && !pattern->is_suffix && pattern->size == 9
 			&& strncasecmp(pattern->name, "localhost", 9) == 0) {
 			for (int version = 4; version <= 6; version += 2) {
@@ -327,7 +328,7 @@ enum ipc_match ipc_patterns_match_address(
 		const struct ipc_pattern *pattern = &patterns->one[i];
 		if (pattern->name != NULL || (pattern->port != 0 && pattern->port != port))
 			continue;
-		/* ::/0 says nothing of IPv4. */
+		/* ::/0 does not cover IPv4. */
 		if (is_v4 != (pattern->prefix >= V4_BITS && ipc_address_is_v4(&pattern->address))
 			|| !is_in(address, pattern->address.bytes, pattern->prefix))
 			continue;

@@ -153,7 +153,7 @@ static void serve_polled(const struct polled *polled)
 
 static bool set_up(const struct ipc_net *net, int listener)
 {
-	/* Zero already, and large: what is never needed is never touched. */
+	/* Zero already, and large: unused parts are never touched. */
 	ipc_server.net = net;
 	ipc_server.listener = listener;
 	ipc_server.pidfd = -1;
@@ -181,7 +181,7 @@ static bool set_up(const struct ipc_net *net, int listener)
 		return false;
 	if (getrandom(&ipc_server.seed, sizeof ipc_server.seed, GRND_NONBLOCK) != sizeof ipc_server.seed)
 		ipc_server.seed = (uint32_t)getpid();
-	/* Of the same user as the worker: it shall not read or write our memory. */
+	/* The worker may have the same user: it must not read or write our memory. */
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	signal(SIGPIPE, SIG_IGN);
 	return true;

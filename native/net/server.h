@@ -1,7 +1,5 @@
-/*
- * What the parts of the server share: one network, from the listener to the last process under the filter. parts.h has
- * what knows no server.
- */
+/* What the parts of the server share: one network, from the listener to the last process under the filter. parts.h has
+ * what does not depend on the server. */
 #ifndef IPC_NET_SERVER_H
 #define IPC_NET_SERVER_H
 
@@ -12,8 +10,8 @@
 #define IPC_NET_CHAINS 1024u
 #define IPC_NET_NEVER UINT64_MAX
 #define IPC_NET_SWEEP_MS 250u
-#define IPC_NET_SIGNAL_MS 50u /* a signal for a worker that connects waits for no longer */
-/* ERESTARTSYS, for the kernel alone: EINTR, or the call again, as the handler of the signal is installed */
+#define IPC_NET_SIGNAL_MS 50u /* the longest that a signal for a connecting worker waits */
+/* ERESTARTSYS, for the kernel alone: EINTR, or the call again, depending on the signal's handler */
 #define IPC_NET_RESTART 512
 /* One for each that may wait for it. */
 #define IPC_NET_LOOKUPS_MAX (IPC_NET_PENDING_MAX + IPC_NET_STUBS_MAX)
@@ -100,16 +98,16 @@ extern struct ipc_server {
 void ipc_close(int *fd);
 
 /* notif.c: the kernel's side */
-/* False: the kernel has no such calls, or larger ones than we know. */
+/* False: the kernel lacks these calls, or has larger ones than we know. */
 bool ipc_notif_begin(void);
 /* 1; 0: it is gone again; -1: nothing more will come. */
 int ipc_notif_receive(struct ipc_notif *call);
-/* False: the call is not waiting any more. */
+/* False: the call no longer waits. */
 bool ipc_notif_answer(uint64_t id, int error);
-/* Whatever its arguments are by then: only where nothing that they may be is a way out. */
+/* Whatever its arguments are by then: only if none that they can be is a way out. */
 void ipc_notif_let_go_on(uint64_t id);
 bool ipc_notif_is_waiting(uint64_t id);
-/* In the place of the worker's. */
+/* In place of the worker's. */
 int ipc_notif_put(uint64_t id, const struct ipc_target *target, int fd);
 /* A new descriptor of the worker, which is the answer. */
 void ipc_notif_give(uint64_t id, int fd, bool is_cloexec);
@@ -131,7 +129,7 @@ void ipc_target_copy_options(int from, int to, int domain);
 /* 0, or what connect() has to give. `family` is set as soon as it is known. */
 int ipc_target_read_address(const struct ipc_notif *call, struct ipc_address *address, uint16_t *port, int *family);
 
-/* pending.c: connects that are not through */
+/* pending.c: connects in progress */
 void ipc_pending_release(struct ipc_pending *pending);
 /* NULL: there is no place. */
 struct ipc_pending *ipc_pending_take(void);
@@ -139,9 +137,9 @@ struct ipc_pending *ipc_pending_take(void);
 void ipc_pending_finish(struct ipc_pending *pending, int result);
 /* What a thread waited for before it made another call. */
 struct ipc_pending *ipc_pending_of(uint32_t tid);
-/* Ends those for whose thread a signal waits. */
+/* Ends connects whose thread has a pending signal. */
 void ipc_pending_interrupt(void);
-/* Ends those that nobody waits for, and those that took too long. */
+/* Ends connects that nobody waits for, and those that took too long. */
 void ipc_pending_sweep(void);
 
 /* dial.c */
@@ -156,16 +154,16 @@ struct ipc_name *ipc_name_find(const char *text);
 /* NULL: the table is full of names that are in use. */
 struct ipc_name *ipc_name_add(const char *text);
 bool ipc_name_is_fake(const struct ipc_address *address, uint32_t *fake);
-/* One that is under way, or a place for a new one; -1: there is none. */
+/* One in progress, or a place for a new one; -1: there is none. */
 int ipc_lookup_find(const char *name, bool *is_new);
 void ipc_lookup_begin(int index, const char *name);
-/* All that wait for it go on. */
+/* Everything that waits for it goes on. */
 void ipc_lookup_over(int index);
 /* The connect waits for the addresses of its name. */
 void ipc_lookup_for(struct ipc_pending *pending);
 
 /* stub.c: the name service */
-/* Puts a conversation in the place of the socket, or waits for a place. */
+/* Replaces the socket by a conversation, or waits for a place. */
 void ipc_stub_open(struct ipc_pending *pending);
 /* Those that wait for a place. */
 void ipc_stub_admit(void);
@@ -175,9 +173,9 @@ void ipc_stub_go_on(struct ipc_stub *stub);
 void ipc_stub_serve_questions(int questions);
 
 /* datagrams.c */
-/* False: the socket is none of ours for datagrams. */
+/* False: the socket is not one of our datagram sockets. */
 bool ipc_serve_datagrams(const struct ipc_notif *call);
-/* False: it is none for datagrams, or there is no network without anybody. */
+/* False: it is not for datagrams, or there is no empty network. */
 bool ipc_serve_socket(const struct ipc_notif *call);
 void ipc_serve_strays(void);
 

@@ -1,4 +1,4 @@
-/* The stub of the name service: each conversation is a socket whose other end is in the place of the worker's. */
+/* The DNS stub: each conversation is a socket whose other end replaces the worker's. */
 #include "server.h"
 
 #include <errno.h>
@@ -6,13 +6,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#define STUB_IDLE_MS 2000u /* after this one that says nothing makes room for one that waits */
+#define STUB_IDLE_MS 2000u /* after this a silent conversation makes room for a waiting one */
 
-/*
- * The real address is looked up when the worker asks for the name, although it gets none: where it asks it waits, in a
- * thread of its own if it does anything else meanwhile; where it connects nothing of the kind is expected. False: not
- * known yet.
- */
+/* The real address is looked up when the worker asks for the name, although it does not get it: a worker expects to
+ * wait when it asks, in a thread of its own if it does anything else meanwhile, but not when it connects. False: not
+ * known yet. */
 static bool is_known(struct ipc_stub *stub, struct ipc_name *name)
 {
 	bool is_new;
@@ -103,7 +101,7 @@ static bool answer_stub(struct ipc_stub *stub)
 	return true;
 }
 
-/* Not within a lookup that ends as it begins: who began it goes on by itself. */
+/* Not within a lookup that ends as it begins: its starter goes on by itself. */
 void ipc_stub_go_on(struct ipc_stub *stub)
 {
 	stub->lookup = -1;
@@ -116,7 +114,7 @@ void ipc_stub_go_on(struct ipc_stub *stub)
 
 void ipc_stub_serve(struct ipc_stub *stub)
 {
-	bool is_open = stub->lookup < 0 && send_stub(stub); /* nothing is read while one waits: it has gone */
+	bool is_open = stub->lookup < 0 && send_stub(stub); /* nothing is read while one waits: it is closed */
 	if (is_open && stub->out_len == 0) {
 		ssize_t count = recv(stub->fd, stub->in + stub->in_len, sizeof stub->in - stub->in_len, 0);
 		if (count > 0) {
@@ -145,7 +143,7 @@ static struct ipc_stub *take_stub(void)
 	return oldest;
 }
 
-/* Questions that came as datagrams: each is a conversation of its own, with one question. */
+/* Questions in datagrams: each is a conversation of its own, with one question. */
 void ipc_stub_serve_questions(int questions)
 {
 	for (int i = 0; i < 16; i++) {
@@ -155,7 +153,7 @@ void ipc_stub_serve_questions(int questions)
 			return;
 		struct ipc_stub *stub = size == 0 ? NULL : take_stub();
 		if (stub == NULL)
-			continue; /* it is asked again */
+			continue; /* the client asks again */
 		*stub = asked;
 		stub->in[0] = (uint8_t)(size >> 8);
 		stub->in[1] = (uint8_t)size;
@@ -166,7 +164,7 @@ void ipc_stub_serve_questions(int questions)
 	}
 }
 
-/* Both ends of a conversation. A TCP socket where that can be had: some clients look what they have got. */
+/* Both ends of a conversation. A TCP socket if one is available, because some clients check what they got. */
 static int make_conversation(const struct ipc_pending *pending, int pair[2])
 {
 	int other[2];

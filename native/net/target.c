@@ -1,7 +1,5 @@
-/*
- * The worker's socket, and the memory that its call names. The worker may change both at any time: each is copied once,
- * and whether the call still waits is asked afterwards.
- */
+/* The worker's socket, and the memory that its call names. The worker may change both at any time: each is copied once,
+ * and whether the call still waits is checked afterwards. */
 #include "server.h"
 
 #include <errno.h>
@@ -34,7 +32,7 @@ static int open_thread(uint32_t tid)
 	fd = syscall(SYS_pidfd_open, tid, 0);
 	if (fd >= 0)
 		return (int)fd;
-	/* An older kernel knows whole processes only. */
+	/* An older kernel knows only whole processes. */
 	char path[48], text[4096];
 	snprintf(path, sizeof path, "/proc/%u/status", tid);
 	int status = open(path, O_RDONLY | O_CLOEXEC);
@@ -45,11 +43,9 @@ static int open_thread(uint32_t tid)
 	return line == NULL ? -1 : (int)syscall(SYS_pidfd_open, strtoul(line + 6, NULL, 10), 0);
 }
 
-/*
- * Root without the right to trace, as in a container, may look at a process of its own user as he may. So where we are
- * refused as what we are, our real user is he for a moment, and the one that we open files as; then we are ourselves
- * again, with the errno of what was done.
- */
+/* Root without the right to trace, as in a container, may look at a process of another user only as that user. So if we
+ * are refused under our own ids, our real user, and the one that opens files, become that user for a moment; then we
+ * are ourselves again, with the errno of what was done. */
 static bool be_worker(int refusal)
 {
 	const struct ipc_net *net = ipc_server.net;
@@ -104,7 +100,7 @@ static int open_info(const char *path)
 
 int ipc_target_fd(uint32_t tid, int number)
 {
-	/* The last one is kept: it stands for that thread for ever, never for one that got its number. */
+	/* The last one is kept: it stands for that thread for good, never for one that reuses its number. */
 	for (int i = 0; i < 2; i++) {
 		if (ipc_server.pidfd >= 0 && ipc_server.pidfd_tid == tid) {
 			long fd = take_fd(ipc_server.pidfd, number);
@@ -156,10 +152,8 @@ int ipc_target_open(uint32_t tid, int number, int family, struct ipc_target *tar
 	if (target->socket < 0 && errno == EBADF)
 		return -EBADF;
 	if (target->socket < 0) {
-		/*
-		 * Nothing more can be learned of it; whatever socket it is, a TCP socket that is connected as decided
-		 * takes its place.
-		 */
+		/* Nothing more can be learned of it; whatever socket it is, a connected TCP socket as decided replaces
+		 * it. */
 		snprintf(path, sizeof path, "/proc/%u/fd/%d", tid, number);
 		count = readlink(path, text, sizeof text);
 		return count > 7 && memcmp(text, "socket:", 7) == 0 ? 0 : -ENOTSOCK;
@@ -206,7 +200,7 @@ struct value {
 	socklen_t size;
 };
 
-/* What the worker has set before, and only that: a buffer that was set is not tuned by the kernel any more. */
+/* Only what the worker has set before: the kernel no longer tunes a buffer whose size was set. */
 void ipc_target_copy_options(int from, int to, int domain)
 {
 	static struct value usual[2][OPTION_COUNT];
