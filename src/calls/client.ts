@@ -143,17 +143,19 @@ export class CallClient implements Disposable {
   begin(kind: number, what: string, body: unknown, more: unknown, onOutput?: OnOutput): Promise<Answer> {
     const number = this.#next++;
     const { promise, resolve, reject } = Promise.withResolvers<Answer>();
+    this.#pending.set(number, { resolve, reject, onOutput }); // first, because the answer may arrive before we return
     try {
       const sent = kind === TO.call ? (body as readonly unknown[]).map((one) => this.#lend(one)) : body;
       const message: Message = more === undefined ? [kind, number, what, sent] : [kind, number, what, sent, more];
-      this.#transport.expect(); // first, because the answer may arrive before we return
+      this.#transport.expect();
       this.#transport.send(message);
       this.#transport.countRequest();
     } catch (error) {
       for (let lent = number + 1; lent < this.#next; lent++) this.#leaveSource(lent); // nobody has heard of these
-      return Promise.reject(error instanceof BrokenChannel ? lost(this.#name, error) : (error as Error));
+      // Where sending has ended the transport, the caller has been told.
+      if (this.#settle(number)) reject(error instanceof BrokenChannel ? lost(this.#name, error) : (error as Error));
+      return promise;
     }
-    this.#pending.set(number, { resolve, reject, onOutput });
     if (!this.#isRef) this.#updateRef();
     return promise;
   }

@@ -55,8 +55,16 @@ export class Lines implements Codec {
       const shown = JSON.stringify(Buffer.from(line.subarray(0, 60)).toString());
       throw new BrokenChannel(`a line that is not JSON: ${shown}: ${(error as Error).message}`);
     }
+    requireLevels(value, DEPTH_MAX);
     return this.role === "server" ? withStreams(checked(value)) : checked(value);
   }
+}
+
+/** Code that walks through a value of the other side must not run out of stack. @throws BrokenChannel */
+function requireLevels(value: unknown, left: number): void {
+  if (value === null || typeof value !== "object") return;
+  if (left === 0) throw new BrokenChannel(`a line of more than ${DEPTH_MAX} levels`);
+  for (const item of Array.isArray(value) ? (value as unknown[]) : Object.values(value)) requireLevels(item, left - 1);
 }
 
 /** JSON has no form for a stream: a call with streams among its arguments lists their places in one more field. */

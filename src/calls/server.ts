@@ -14,6 +14,10 @@ import { traced } from "./trace.ts";
 import type { Message, Transport } from "./transport.ts";
 
 const REQUESTS_MAX = limit("requests");
+/** Of the name of a function that the client binds. */
+const NAME_CHARS_MAX = 1024;
+/** Items that one message may grant. */
+const CREDIT_MAX = 1 << 20;
 
 /** Functions by the names that clients call. Keyword arguments come as one more object after the others. */
 export type Exposed = Readonly<Record<string, (...args: never[]) => unknown>>;
@@ -77,16 +81,18 @@ export class CallServer implements Disposable {
       case FROM.call:
         return this.#call(number, value, message[3], message[4]);
       case FROM.eval:
+        this.#requireNew(number);
         return this.#fail(number, new IpcError("FAILED", "this worker does not evaluate code"));
       case FROM.cancel:
         return this.#cancel(number);
       case FROM.credit:
         return this.#streams.get(number)?.want(countOf(value));
       case FROM.bind:
-        if (this.#bound.size >= REQUESTS_MAX) throw new BrokenChannel(`more than ${REQUESTS_MAX} functions are lent`);
-        return void this.#bound.add(String(value));
+        this.#bound.add(nameOf(value));
+        if (this.#bound.size > REQUESTS_MAX) throw new BrokenChannel(`more than ${REQUESTS_MAX} functions are lent`);
+        return;
       case FROM.unbind:
-        return void this.#bound.delete(String(value));
+        return void this.#bound.delete(nameOf(value));
       case FROM.return:
         return this.#invoked(number)?.resolve(value);
       case FROM.throw:
@@ -100,7 +106,7 @@ export class CallServer implements Disposable {
       case FROM.forget:
         return this.#transport.forget(number);
       default:
-        throw new BrokenChannel(`unknown kind of message: ${String(kind)}`);
+        throw new BrokenChannel(`unknown kind of message: ${typeof kind === "number" ? kind : typeof kind}`);
     }
   }
 
@@ -109,19 +115,41 @@ export class CallServer implements Disposable {
     const error = new IpcError("FAILED", `the client sent a value that there is no memory for here: ${cause.message}`, {
       cause,
     });
-    if (kind === FROM.call) return this.#fail(number, error);
+    if (kind === FROM.call) {
+      this.#requireNew(number);
+      return this.#fail(number, error);
+    }
     if (kind === FROM.return) return this.#invoked(number)?.reject(error);
     const stream = kind === FROM.push ? this.#incoming.get(number) : undefined;
     if (!stream) throw new BrokenChannel(cause.message);
     stream.fail(error);
-    this.#transport.send([TO.leave, number]);
+    this.#tell([TO.leave, number]);
+  }
+
+  /**
+   * Sends unless the session has ended, or ends by this: `onClose` reports that, and a rejection here would have nobody
+   * to handle it.
+   * @throws CodecError
+   */
+  #tell(message: Message): void {
+    try {
+      if (this.#transport.isOpen) this.#transport.send(message);
+    } catch (error) {
+      if (!(error instanceof BrokenChannel)) throw error;
+    }
   }
 
   // ---- requests ----
 
-  #call(number: number, name: unknown, args: unknown, kwargs: unknown): void {
+  /** A second request with the number of one in progress would end that one instead of itself. */
+  #requireNew(number: number): void {
     if (this.#requests.has(number)) throw new BrokenChannel(`request ${number} is in progress already`);
-    if (typeof name !== "string" || !Array.isArray(args)) throw new BrokenChannel("a malformed call");
+  }
+
+  #call(number: number, name: unknown, args: unknown, kwargs: unknown): void {
+    this.#requireNew(number);
+    if (typeof name !== "string" || !Array.isArray(args) || typeof (kwargs ?? {}) !== "object" || Array.isArray(kwargs))
+      throw new BrokenChannel("a malformed call");
     if (this.#requests.size >= REQUESTS_MAX)
       return this.#fail(number, new IpcError("FAILED", `more than ${REQUESTS_MAX} requests are in progress`));
     const list = args.map((one: unknown) => (one instanceof StreamRef ? this.#receive(one.number) : one));
@@ -149,11 +177,10 @@ export class CallServer implements Disposable {
   }
 
   #finish(number: number, request: Request, value: unknown): void {
-    if (!this.#transport.isOpen) return;
-    const iterator = iteratorOf(value);
-    if (iterator) return this.#begin(number, request, iterator);
     try {
-      this.#transport.send([TO.result, number, value]);
+      const iterator = iteratorOf(value);
+      if (iterator) return this.#begin(number, request, iterator);
+      this.#tell([TO.result, number, value]);
     } catch (error) {
       return this.#fail(number, error);
     }
@@ -161,7 +188,7 @@ export class CallServer implements Disposable {
   }
 
   #fail(number: number, error: unknown): void {
-    if (this.#transport.isOpen) this.#transport.send([TO.error, number, errorRecord(error)]);
+    this.#tell([TO.error, number, errorRecord(error)]);
     this.#end(number);
   }
 
@@ -180,7 +207,7 @@ export class CallServer implements Disposable {
     const request = this.#requests.get(number);
     if (stream?.leave()) {
       this.#end(number);
-      this.#transport.send([TO.end, number]);
+      this.#tell([TO.end, number]);
     }
     request?.abort();
   }
@@ -192,18 +219,15 @@ export class CallServer implements Disposable {
       next: () => contexts.run(request, () => iterator.next()) as Promise<IteratorResult<unknown>>,
       return: () => contexts.run(request, () => iterator.return?.()) as unknown as Promise<IteratorResult<unknown>>,
     };
-    const send = (message: Message): void => {
-      if (this.#transport.isOpen) this.#transport.send(message);
-    };
     const stream = new Outgoing(within, {
-      item: (item) => send([TO.item, number, item]),
+      item: (item) => this.#tell([TO.item, number, item]),
       end: () => {
         this.#end(number);
-        send([TO.end, number]);
+        this.#tell([TO.end, number]);
       },
       fail: (record) => {
         this.#end(number);
-        send([TO.error, number, record]);
+        this.#tell([TO.error, number, record]);
       },
     });
     this.#streams.set(number, stream);
@@ -211,21 +235,18 @@ export class CallServer implements Disposable {
       if (!stream.leave()) return;
       this.#fail(number, request.signal.reason);
     });
-    send([TO.stream, number]);
+    this.#tell([TO.stream, number]);
   }
 
   #receive(number: number): Stream {
     if (this.#incoming.has(number) || this.#incoming.size >= REQUESTS_MAX)
       throw new BrokenChannel(`stream ${number} of the client is open already, or more than ${REQUESTS_MAX} are`);
-    const send = (message: Message): void => {
-      if (this.#transport.isOpen) this.#transport.send(message);
-    };
     const incoming = new Incoming(
       "client",
-      (credit) => send([TO.want, number, credit]),
+      (credit) => this.#tell([TO.want, number, credit]),
       (isEarly) => {
         this.#incoming.delete(number);
-        if (isEarly) send([TO.leave, number]);
+        if (isEarly) this.#tell([TO.leave, number]);
       },
       () => undefined,
     );
@@ -323,7 +344,13 @@ function iteratorOf(value: unknown): AsyncIterator<unknown> | Iterator<unknown> 
 
 /** @throws BrokenChannel */
 function countOf(value: unknown): number {
-  if (!Number.isSafeInteger(value) || (value as number) < 0)
-    throw new BrokenChannel("the credit of a stream must be a number of items");
+  if (!Number.isSafeInteger(value) || (value as number) <= 0 || (value as number) > CREDIT_MAX)
+    throw new BrokenChannel(`the credit of a stream must be from 1 to ${CREDIT_MAX} items`);
   return value as number;
+}
+
+/** @throws BrokenChannel */
+function nameOf(value: unknown): string {
+  if (typeof value === "string" && value.length <= NAME_CHARS_MAX) return value;
+  throw new BrokenChannel(`the name of a bound function must be text of at most ${NAME_CHARS_MAX} characters`);
 }

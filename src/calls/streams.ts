@@ -1,4 +1,5 @@
 /** Streams in either direction of a call: items are sent as far as the reader has given credit. */
+import { setImmediate as turn } from "node:timers/promises";
 import { limit } from "../base/limits.ts";
 import { errorRecord } from "../plane/cbor-encode.ts";
 import { BrokenChannel } from "../plane/ring.ts";
@@ -36,6 +37,7 @@ export class Outgoing {
   async #read(): Promise<void> {
     this.#isReading = true;
     let isSending = false;
+    let sent = 0;
     try {
       while (this.#wanted > 0 && !this.#isOver) {
         const { value, done } = await this.#iterator.next();
@@ -45,6 +47,8 @@ export class Outgoing {
         isSending = true;
         this.#ways.item(value);
         isSending = false;
+        // A generator that never waits must not keep the event loop from everything else while there is credit.
+        if (++sent % WINDOW === 0) await turn();
       }
     } catch (error) {
       if (this.#isOver) return;

@@ -223,9 +223,10 @@ class Reader {
       case 40:
         return this.#ndarray(depth);
       case 258: {
-        const items = this.value(depth - 1);
-        if (!Array.isArray(items)) throw malformed("tag 258 on something other than an array");
-        return new Set(items);
+        // Checked before going on: a chain of tags must not evade the limit on depth.
+        const initial = this.#bytes[this.#need(1)]!;
+        if (initial >> 5 !== 4) throw malformed("tag 258 on something other than an array");
+        return new Set(this.#array(initial & 31, depth));
       }
       case 259:
         return this.#map(depth);

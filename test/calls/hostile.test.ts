@@ -71,9 +71,9 @@ test.each(["__proto__", "constructor", "toString", "hasOwnProperty", "", "missin
 
 test("a number that is used twice, a stream that is one of two, and a length beyond the limit end the session", async () => {
   const sleeps = frame([T.call, 1, "sleep_later", [60], null]);
-  expect((await serve([sleeps, sleeps])).cause.message).toContain("under way already");
+  expect((await serve([sleeps, sleeps])).cause.message).toContain("in progress already");
   const twice = frame([T.call, 1, "total", [new StreamRef(5), new StreamRef(5)], null]);
-  expect((await serve([twice])).cause.message).toContain("one too many");
+  expect((await serve([twice])).cause.message).toContain("open already");
   const head = Buffer.alloc(4);
   head.writeUInt32LE(LIMITS.messageBytes.value + 1);
   expect((await serve([head])).cause.message).toContain(`more than ${LIMITS.messageBytes.value} bytes`);
@@ -84,7 +84,7 @@ test("more requests than may be under way are refused, and the others go on", as
   const calls = Array.from({ length: limit + 1 }, (_, at) => frame([T.call, at, "never", [], null]));
   const { answers } = await serve(calls, frames, { never: () => new Promise(() => undefined) });
   expect(answers.slice(1)).toMatchObject([
-    [TO_CLIENT.error, limit, { message: `more than ${limit} requests are under way` }],
+    [TO_CLIENT.error, limit, { message: `more than ${limit} requests are in progress` }],
   ]);
 });
 
