@@ -4,7 +4,14 @@ import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { parseCount, parseDurationMs } from "../base/units.ts";
 import type { LogLine } from "../logs/cri.ts";
-import { localLog, LogView, type LogSource, type LogWish, type SourcedPiece, type ViewBatch } from "../logs/view.ts";
+import {
+  localLog,
+  LogView,
+  type LogSource,
+  type LogSelection,
+  type SourcedPiece,
+  type ViewBatch,
+} from "../logs/view.ts";
 import { printable, type Context } from "./context.ts";
 import { LogPrinter } from "./log-printer.ts";
 import { put } from "./output.ts";
@@ -32,7 +39,7 @@ export async function logs(
 ): Promise<number> {
   const places = await findLogs(context, patterns);
   const sources = places.map(({ name, dir }) => localLog(name, dir));
-  const wish: LogWish = {
+  const selection: LogSelection = {
     lines:
       flags.lines === "all" || (flags.lines === undefined && flags.since !== undefined)
         ? Number.POSITIVE_INFINITY
@@ -46,7 +53,7 @@ export async function logs(
   const ending = new AbortController();
   const output = new Output(abort);
   if (flags.follow) for (const name of ["SIGINT", "SIGTERM"] as const) process.once(name, () => abort.abort());
-  const view = new LogView(wish);
+  const view = new LogView(selection);
   const show = ({ pieces, lost }: ViewBatch, more: readonly SourcedPiece[] = []): Promise<void> => {
     if (lost !== undefined) say(lost.source, lost.sentence);
     return output.write(Buffer.concat([printer.lines(pieces), printer.unfinished(more)]));
@@ -55,7 +62,8 @@ export async function logs(
     await show(batch);
     if (abort.signal.aborted) return output.giveUp();
   }
-  if (wish.lines > 0) for (const source of sources) await output.write(printer.unfinished(view.unfinished(source)));
+  if (selection.lines > 0)
+    for (const source of sources) await output.write(printer.unfinished(view.unfinished(source)));
   if (!flags.follow) {
     await output.write(printer.end());
     return 0;

@@ -10,7 +10,7 @@ import { scanLog, type Batch } from "./scan.ts";
 import { lastRecords } from "./tail.ts";
 
 /** Which lines are wanted of each log. */
-export type LogWish = {
+export type LogSelection = {
   /** The newest lines before now; infinity for all. */
   readonly lines: number;
   /** Nothing older than this: ms since the epoch. */
@@ -24,7 +24,7 @@ export type LogWish = {
  */
 export type LogSource = {
   readonly name: string;
-  readonly past: (wish: LogWish) => AsyncGenerator<Batch>;
+  readonly past: (selection: LogSelection) => AsyncGenerator<Batch>;
   /** @param ending nothing more will be written: gives what exists, then ends */
   readonly following: (signal: AbortSignal, ending?: AbortSignal) => AsyncGenerator<Batch>;
 };
@@ -58,11 +58,11 @@ export function localLog(name: string, dir: string, isNew = false): LogSource {
 
 /** Many logs as one. */
 export class LogView {
-  readonly #wish: LogWish;
+  readonly #selection: LogSelection;
   readonly #wanted = new Map<LogSource, WantedPieces>();
 
-  constructor(wish: LogWish) {
-    this.#wish = wish;
+  constructor(selection: LogSelection) {
+    this.#selection = selection;
   }
 
   /** Past lines in the order of their times, without holding a log in memory; then those still without a newline. */
@@ -101,13 +101,14 @@ export class LogView {
   /** The beginning of a line that continues after the past stays in the joiner, for whoever follows. */
   async *#pastOf(source: LogSource): AsyncGenerator<PastBatch> {
     const of = this.#of(source);
-    const oldest = isoTime(this.#wish.sinceMs);
-    for await (const { records, lost } of source.past(this.#wish)) yield { pieces: of.push(records, oldest), lost };
+    const oldest = isoTime(this.#selection.sinceMs);
+    for await (const { records, lost } of source.past(this.#selection))
+      yield { pieces: of.push(records, oldest), lost };
   }
 
   #of(source: LogSource): WantedPieces {
     let of = this.#wanted.get(source);
-    if (of === undefined) this.#wanted.set(source, (of = new WantedPieces(this.#wish)));
+    if (of === undefined) this.#wanted.set(source, (of = new WantedPieces(this.#selection)));
     return of;
   }
 }
@@ -120,17 +121,17 @@ type PastBatch = { readonly pieces: readonly LogPiece[]; readonly lost?: string 
  */
 class WantedPieces {
   readonly #joiner = new LineJoiner();
-  readonly #wish: LogWish;
+  readonly #selection: LogSelection;
   /** Where in its line the first of the pieces was that are given as one line. */
   readonly #first: Record<Stream, number | undefined> = { stdout: undefined, stderr: undefined };
 
-  constructor(wish: LogWish) {
-    this.#wish = wish;
+  constructor(selection: LogSelection) {
+    this.#selection = selection;
   }
 
   /** @param oldest time of the oldest wanted line */
   push(records: readonly LogRecord[], oldest = ""): LogPiece[] {
-    const { stream, matches } = this.#wish;
+    const { stream, matches } = this.#selection;
     const isWanted = (piece: LogPiece): boolean =>
       piece.timestamp >= oldest && (matches === undefined || matches(piece));
     return records
@@ -140,7 +141,7 @@ class WantedPieces {
 
   /** Lines without a newline yet: with `--grep` it is not known yet whether they are wanted. */
   unfinished(): LogPiece[] {
-    if (this.#wish.matches !== undefined) return [];
+    if (this.#selection.matches !== undefined) return [];
     return this.#joiner
       .unfinished(SHIM_MAX.lineBytes)
       .map((piece) => ({ ...piece, from: piece.from - (this.#first[piece.stream] ?? piece.from) }));

@@ -6,13 +6,13 @@ import { appendFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFile
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { logFileName } from "../../src/logs/files.ts";
-import { localLog, LogView, type LogWish, type ViewBatch } from "../../src/logs/view.ts";
+import { localLog, LogView, type LogSelection, type ViewBatch } from "../../src/logs/view.ts";
 
 let root: string;
 beforeEach(() => void (root = mkdtempSync(join(tmpdir(), "ipcctl-view-"))));
 afterEach(() => rmSync(root, { recursive: true }));
 
-const ALL: LogWish = { lines: Number.POSITIVE_INFINITY, sinceMs: 0 };
+const ALL: LogSelection = { lines: Number.POSITIVE_INFINITY, sinceMs: 0 };
 const file = (log: string, number: number): string => join(root, log, logFileName(number));
 
 /** @param at seconds of the minute */
