@@ -1,7 +1,6 @@
 /**
  * Calls over a byte stream: a socket pair, two pipes, stdin and stdout. Either as frames of CBOR, or as lines of JSON.
  */
-import type { Readable, Writable } from "node:stream";
 import { TO_WORKER } from "../../contract/messages.ts";
 import { limit } from "../base/limits.ts";
 import { BrokenChannel, PeerGone } from "../plane/ring.ts";
@@ -12,22 +11,42 @@ import type { Message, Role, Transport, TransportListener } from "./transport.ts
 
 const UNREAD_BYTES_MAX = limit("unreadBytes");
 
+/** What is used of a `Readable` of `node:stream`; said here, so that a program needs no types of Node for ours. */
+export type ReadableBytes = {
+  on(event: "data", listener: (bytes: Uint8Array) => void): unknown;
+  on(event: "end" | "close" | "error", listener: () => void): unknown;
+  pause(): unknown;
+  resume(): unknown;
+  destroy(): unknown;
+  readonly readableEnded: boolean;
+  readonly destroyed: boolean;
+};
+
+/** Likewise of a `Writable`. */
+export type WritableBytes = {
+  on(event: "error", listener: () => void): unknown;
+  write(bytes: Uint8Array): unknown;
+  end(): unknown;
+  readonly writable: boolean;
+  readonly writableLength: number;
+};
+
 /**
  * Frames `[u32 length, little-endian][CBOR]`: every value that a channel carries; arrays in shared memory are copied.
  */
-export function frames(readable: Readable, writable: Writable): Transport {
+export function frames(readable: ReadableBytes, writable: WritableBytes): Transport {
   return new ByteTransport(readable, writable, new Frames());
 }
 
 /** Each message is a line of JSON. A value that JSON cannot express is an error of the call it belongs to. */
-export function lines(readable: Readable, writable: Writable): Transport {
+export function lines(readable: ReadableBytes, writable: WritableBytes): Transport {
   return new ByteTransport(readable, writable, new Lines());
 }
 
 class ByteTransport implements Transport {
   readonly blocking = undefined;
-  readonly #readable: Readable;
-  readonly #writable: Writable;
+  readonly #readable: ReadableBytes;
+  readonly #writable: WritableBytes;
   readonly #codec: Codec;
   #listener: TransportListener | undefined;
   readonly #interrupted = new Set<number>();
@@ -35,7 +54,7 @@ class ByteTransport implements Transport {
   #isPaused = false;
   #isEnding = false;
 
-  constructor(readable: Readable, writable: Writable, codec: Codec) {
+  constructor(readable: ReadableBytes, writable: WritableBytes, codec: Codec) {
     this.#readable = readable;
     this.#writable = writable;
     this.#codec = codec;
@@ -61,7 +80,7 @@ class ByteTransport implements Transport {
       this.#codec.push(bytes);
       this.#takeAll();
     });
-    for (const event of ["end", "close", "error"]) this.#readable.on(event, () => this.#endAfterAll());
+    for (const event of ["end", "close", "error"] as const) this.#readable.on(event, () => this.#endAfterAll());
     this.#writable.on("error", () => {
       // What the other side sent before it closed can still be read; then the other half closes as well.
       if (this.#readable.readableEnded || this.#readable.destroyed) this.#endAfterAll();

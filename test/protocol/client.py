@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import sys
+import time
 
 
 class Client:
@@ -218,6 +219,10 @@ def drop(count):
 drop(2000)
 before = resident()
 drop(8000)
+# Its memory is collected when the engine gets to it, which a busy machine puts off.
+until = time.monotonic() + 30
+while resident() - before >= 16 * 1024 * 1024 and time.monotonic() < until:
+    client.ask("List")
 check(
     "ten thousand connections opened and dropped do not make it grow",
     resident() - before < 16 * 1024 * 1024,
