@@ -165,7 +165,10 @@ static napi_value send_fds(napi_env env, napi_callback_info info)
 	return result(env, sendmsg(number(&args, 0), &message, number(&args, 3) | MSG_NOSIGNAL));
 }
 
-/* The descriptor of the next packet if that has exactly the size of the buffer; -1 otherwise, whatever came. */
+/*
+ * The descriptor of the next packet if that has one, and exactly the size of the buffer; -1 otherwise, whatever came.
+ * The control message is not padded, so that the kernel closes further descriptors.
+ */
 static napi_value receive_fd(napi_env env, napi_callback_info info)
 {
 	struct args args = take(env, info);
@@ -177,7 +180,7 @@ static napi_value receive_fd(napi_env env, napi_callback_info info)
 	} control;
 	struct iovec part = { bytes, length };
 	struct msghdr message = {
-		.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control
+		.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = CMSG_LEN(sizeof(int))
 	};
 	ssize_t count = recvmsg(number(&args, 0), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	struct cmsghdr *header = count < 0 ? NULL : CMSG_FIRSTHDR(&message);
@@ -185,7 +188,7 @@ static napi_value receive_fd(napi_env env, napi_callback_info info)
 	if (header != NULL && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS
 		&& header->cmsg_len == CMSG_LEN(sizeof fd))
 		memcpy(&fd, CMSG_DATA(header), sizeof fd);
-	if (fd >= 0 && (size_t)count != length) {
+	if (fd >= 0 && ((size_t)count != length || (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0)) {
 		close(fd);
 		fd = -1;
 	}

@@ -199,8 +199,8 @@ export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly num
   return Number(libc.sendmsg(socket, header.at, MSG_NOSIGNAL | flags)) === bytes.length;
 }
 
-/** For one packet and one descriptor: the kernel closes further descriptors. */
-const incoming = { data: fixed(8), control: fixed(24), part: fixed(16), header: fixed(56) };
+/** For one packet and one descriptor: the control message is not padded, so that the kernel closes further ones. */
+const incoming = { data: fixed(8), control: fixed(20), part: fixed(16), header: fixed(56) };
 incoming.part.bytes.writeBigUInt64LE(BigInt(incoming.data.at), 0);
 incoming.header.bytes.writeBigUInt64LE(BigInt(incoming.part.at), 16);
 incoming.header.bytes.writeBigUInt64LE(1n, 24);
@@ -212,6 +212,7 @@ incoming.header.bytes.writeBigUInt64LE(BigInt(incoming.control.at), 32);
  */
 export function receiveFd(socket: number, bytes: Uint8Array): number | undefined {
   const MSG_CMSG_CLOEXEC = 0x4000_0000;
+  const MSG_TRUNCATED = 0x28; // MSG_TRUNC and MSG_CTRUNC
   const { data, control, part, header } = incoming;
   part.bytes.writeUInt32LE(bytes.length, 8);
   header.bytes.writeUInt32LE(control.bytes.length, 40);
@@ -224,7 +225,8 @@ export function receiveFd(socket: number, bytes: Uint8Array): number | undefined
   if (!hasFd) return undefined;
   const fd = control.bytes.readInt32LE(16);
   bytes.set(data.bytes.subarray(0, bytes.length));
-  if (count === bytes.length) return fd;
+  const isTruncated = (header.bytes.readInt32LE(48) & MSG_TRUNCATED) !== 0;
+  if (count === bytes.length && !isTruncated) return fd;
   closeFd(fd);
   return undefined;
 }
