@@ -36,7 +36,7 @@ from needs import skip_unless
 from support import C, IMPLEMENTATIONS, PACKAGES, PURE, ROOT, python_with_tables
 
 from ipcctl import DecodeError, EncodeError, JavaScriptError, undefined
-from ipcctl import _backend
+from ipcctl import _backend, _contract
 from ipcctl._errors import record_of
 
 UTC = dt.timezone.utc
@@ -106,6 +106,10 @@ def revive(value: Any) -> Any:
 def vectors() -> list[tuple[Any, ...]]:
     with open(os.path.join(ROOT, "test/vectors/cbor.json"), encoding="utf-8") as file:
         rows = [(revive(row["value"]), row["bytes"]) for row in json.load(file)]
+    with open(os.path.join(ROOT, "test/vectors/messages.json"), encoding="utf-8") as file:
+        for row in json.load(file):
+            kind = getattr(_contract, f"TO_{row['to']}_{row['kind']}".upper())
+            rows.append(([kind, *revive(row["fields"])], row["bytes"]))
     return [
         (value, expected, memoryview(value)) if isinstance(value, array.array) else (value, expected)
         for value, expected in rows

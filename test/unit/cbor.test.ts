@@ -6,7 +6,9 @@ import { Encoder, errorRecord } from "../../src/plane/cbor-encode.ts";
 import { CodecError, NdArray } from "../../src/plane/values.ts";
 import { PythonError } from "../../src/plane/python-error.ts";
 import { ROOT } from "../home.ts";
+import { TO_CLIENT, TO_WORKER } from "../../contract/messages.ts";
 import vectors from "../vectors/cbor.json" with { type: "json" };
+import messages from "../vectors/messages.json" with { type: "json" };
 
 const encoder = new Encoder();
 const hex = (value: unknown): string => Buffer.from(encoder.encode(value)).toString("hex");
@@ -67,6 +69,23 @@ test.each([
 ])("%p is %s", (value, bytes) => {
   expect(hex(value)).toBe(bytes);
   expect(decode(Buffer.from(bytes, "hex"))).toEqual(value as never);
+});
+
+/** A message of the vectors by the numbers of the contract. */
+const messageOf = ({ to, kind, fields }: (typeof messages)[number]): unknown[] => [
+  ((to === "worker" ? TO_WORKER : TO_CLIENT) as Readonly<Record<string, number>>)[kind],
+  ...(revive(fields) as unknown[]),
+];
+
+test.each(messages.map((one) => [one.to, one.kind, one] as const))("to the %s: %s", (_, __, one) => {
+  expect(hex(messageOf(one))).toBe(one.bytes);
+  expect(decode(Buffer.from(one.bytes, "hex"))).toEqual(messageOf(one) as never);
+});
+
+test("each message of calls is among the vectors, both ways", () => {
+  const kinds = (to: string): Set<string> => new Set(messages.filter((one) => one.to === to).map(({ kind }) => kind));
+  expect(kinds("worker")).toEqual(new Set(Object.keys(TO_WORKER)));
+  expect(kinds("client")).toEqual(new Set(Object.keys(TO_CLIENT)));
 });
 
 const leaf = fc.oneof(
