@@ -141,7 +141,7 @@ pid_t ipc_report_pid(int fd, const struct ipc_spec *spec, pid_t forked)
 {
 	struct ipc_report message;
 	ssize_t size;
-	if (!(spec->namespaces & IPC_NAMESPACE_PROCESSES) || spec->zygote != NULL)
+	if (!(spec->namespaces & CLONE_NEWPID) || spec->zygote != NULL)
 		return forked;
 	do
 		size = recv(fd, &message, sizeof message, MSG_PEEK);
@@ -239,7 +239,7 @@ static int settle(const struct ipc_spec *spec, const struct ipc_child_fds *fds, 
 	/* After the change of user, which clears it. An earlier death of the parent shows by its pid or, if it has none
 	 * in this namespace, by its pipe. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	bool is_inside = spec->namespaces & IPC_NAMESPACE_PROCESSES;
+	bool is_inside = spec->namespaces & CLONE_NEWPID;
 	if (is_inside ? poll(&(struct pollfd){ fds->life, 0, 0 }, 1, 0) != 0 : is_child && getppid() != parent)
 		_exit(126);
 	*step = IPC_STEP_CWD;
@@ -281,7 +281,7 @@ int ipc_child_become(const struct ipc_spec *spec, const struct ipc_child_fds *fd
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	/* While the shim is recording our pid. It may know us only when we are done, so the gate comes last. */
 	step = IPC_STEP_NAMESPACES;
-	int rc = spec->namespaces & IPC_NAMESPACE_PROCESSES ? -EINVAL : 0; /* that would be another process */
+	int rc = spec->namespaces & CLONE_NEWPID ? -EINVAL : 0; /* that would be another process */
 	if (rc == 0)
 		rc = settle(spec, fds, shim, false, NULL, &step);
 	if (rc != 0)

@@ -192,7 +192,7 @@ int ipc_foreground(const char *path)
 	int report[2], life[2] = { -1, -1 }, words[2] = { -1, -1 };
 	if (signals < 0 || ipc_report_open(report) != 0)
 		return IPC_EXIT_SYSTEM;
-	if (spec.namespaces & IPC_NAMESPACE_PROCESSES && pipe2(life, O_CLOEXEC) != 0)
+	if (spec.namespaces & CLONE_NEWPID && pipe2(life, O_CLOEXEC) != 0)
 		return IPC_EXIT_SYSTEM;
 	if (wants_words() && pipe2(words, O_CLOEXEC | O_NONBLOCK) != 0)
 		return IPC_EXIT_SYSTEM;

@@ -5,6 +5,7 @@
 #include "../contract.h"
 #include "proc.h"
 
+#include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -262,7 +263,6 @@ int ipc_confine(const struct ipc_spec *spec, const struct ipc_token *token, enum
 /* Enters some namespaces ahead of time; ipc_isolate then enters the others. */
 int ipc_isolate_enter(uint32_t namespaces);
 int ipc_isolate(const struct ipc_spec *spec);
-#define IPC_NAMESPACE_PROCESSES 0x20000000u /* CLONE_NEWPID */
 /* In a child: forks, and returns in a sibling, the second process of the PID namespace. The caller sends its pid and
  * that of the first process to `report`, and exits. Only then does it return, so the worker's reports come after that.
  */

@@ -280,11 +280,11 @@ _Noreturn static void be_first(int life)
 
 int ipc_isolate_processes(const struct ipc_spec *spec, const struct ipc_child_fds *fds)
 {
-	if (!(spec->namespaces & IPC_NAMESPACE_PROCESSES))
+	if (!(spec->namespaces & CLONE_NEWPID))
 		return 0;
 	int told[2];
 	char go;
-	int rc = ipc_isolate_enter(spec->namespaces & (IPC_NAMESPACE_PROCESSES | CLONE_NEWUSER));
+	int rc = ipc_isolate_enter(spec->namespaces & (CLONE_NEWPID | CLONE_NEWUSER));
 	if (rc != 0)
 		return rc;
 	if (pipe2(told, O_CLOEXEC) != 0)

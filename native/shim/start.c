@@ -89,7 +89,7 @@ int ipc_run_start_worker(void)
 	if (null < 0 || open_pipe(out) != 0 || open_pipe(err) != 0 || pipe2(gate, O_CLOEXEC) != 0
 		|| ipc_report_open(report) != 0)
 		return -errno;
-	if (shim.spec.namespaces & IPC_NAMESPACE_PROCESSES && pipe2(life, O_CLOEXEC) != 0)
+	if (shim.spec.namespaces & CLONE_NEWPID && pipe2(life, O_CLOEXEC) != 0)
 		return -errno;
 	shim.lifeline = life[1];
 	if (shim.spec.is_notifying && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) != 0)

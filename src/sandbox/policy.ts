@@ -5,7 +5,7 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, isAbsolute, join, normalize, resolve } from "node:path";
 import { z } from "zod";
-import { ADDRESS_CLASS } from "../../contract/shim.ts";
+import { ADDRESS_CLASS, SHIM_MAX } from "../../contract/shim.ts";
 import { readText } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { ROOT } from "../base/install.ts";
@@ -114,7 +114,7 @@ const schema = z.strictObject({
         .optional()
         .describe("Addresses refused after resolution, unless `allow` names them as addresses."),
       listen: z
-        .union([z.literal("any"), z.array(portNumber).max(64)])
+        .union([z.literal("any"), z.array(portNumber).max(SHIM_MAX.ports)])
         .optional()
         .describe("TCP ports to listen on."),
       unix: z.enum(["any", "none"]).optional().describe("Unix sockets with a path."),

@@ -7,6 +7,8 @@ import * as linux from "../../contract/linux.ts";
 import * as segment from "../../contract/segment.ts";
 import * as shim from "../../contract/shim.ts";
 import { messages } from "../../scripts/messages.ts";
+import { LIMITS } from "../../contract/limits.ts";
+import { bareNumbers, COINCIDENCES, OF_ONE_KIND, valuesOf } from "./numbers.ts";
 import { anys, longLines, namesakes, orphans, translated } from "./rules.ts";
 
 const root = join(import.meta.dir, "..", "..");
@@ -113,6 +115,40 @@ test("a phrase that reads translated is found, and no message has one", () => {
       [...texts, hint].flatMap((text) => translated(text).map((line) => `${place}: ${line}`)),
     ),
   ).toEqual([]);
+});
+
+const VALUES = valuesOf({ ...contract, ...linux, ...segment, ...shim, LIMITS });
+
+test("a bare number of the contract is found, and others are not", () => {
+  const found = (code: string, file = "a.ts"): string[] => bareNumbers(file, code, VALUES);
+  expect(found("const fd = open(199);\n")).toEqual([
+    "a.ts:1: 199: take WORKER_FD.plane from contract/, or say in numbers.ts what else it is",
+  ]);
+  expect(found("if (errno === 107) return;\n")).toHaveLength(1);
+  expect(found("if (flags & 0x0002_0000) return;\n")).toHaveLength(1);
+  expect(found("if (size > 268435456u)\n", "a.c")).toHaveLength(1);
+  expect(found("    if len(data) > 1_048_572:\n", "a.py")).toHaveLength(1);
+  expect(found('call("199"); // 199\nconst a = b[3], c = 199.5;\nchar text[128];\n')).toEqual([]);
+  expect(bareNumbers("a.ts", "open(199);\n", VALUES, [199])).toEqual([]);
+});
+
+test("no number of the contract stands bare, but for coincidences, and each of those is there", () => {
+  const files = filesOf("ts,c,h,py")
+    .filter((file) => /^(src|native|python)\//.test(file))
+    .filter((file) => !["native/contract.h", "python/ipcctl/_contract.py"].includes(file));
+  expect(
+    wrongIn(
+      files.filter((file) => !Object.hasOwn(OF_ONE_KIND, file)),
+      (file, text) => bareNumbers(file, text, VALUES, COINCIDENCES[file]?.[0]),
+    ),
+  ).toEqual([]);
+  const stale = Object.entries(COINCIDENCES).flatMap(([file, [numbers]]) => {
+    const text = files.includes(file) ? textOf(file) : "";
+    return numbers
+      .filter((number) => bareNumbers(file, text, new Map([[number, "it"]])).length === 0)
+      .map((number) => `${file}: ${number} is not there: delete it from numbers.ts`);
+  });
+  expect([...stale, ...Object.keys(OF_ONE_KIND).filter((file) => !files.includes(file))]).toEqual([]);
 });
 
 test("everything that the contract says is used", () => {

@@ -1,0 +1,140 @@
+/** Bare numbers that are values of the contract: they are taken from there, or are a coincidence that stands here. */
+import { only } from "./rules.ts";
+
+/** Smaller ones mean anything, anywhere. */
+const LEAST = 16;
+
+/** All numbers of a module of the contract, with where they stand. */
+export function valuesOf(modules: Readonly<Record<string, unknown>>): Map<number, string> {
+  const values = new Map<number, string>();
+  const walk = (value: unknown, name: string): void => {
+    if (typeof value === "number" && value >= LEAST) values.set(value, values.get(value) ?? name);
+    if (typeof value === "object" && value !== null)
+      for (const [key, one] of Object.entries(value)) walk(one, `${name}.${key}`);
+  };
+  for (const [name, value] of Object.entries(modules)) walk(value, name);
+  return values;
+}
+
+/** Lines on which a number is of a kind of its own, whatever it is. */
+const KINDS: Readonly<Record<string, RegExp>> = {
+  "the size of a buffer": /\b(?:char|uint8_t|int)\b[^;=]*\[\d+\]/,
+  "bits of a shift, or an exponent": /(?:<<|>>>?|\*\*) *\d/,
+  "a mask, or the end of a byte": /0x[fF_]{2,}\b|< 0x1_?0/,
+  "a unit of memory": /\b1024u?\b/,
+  "a constant with a name of its own, which contract.test.ts compares with those of the contract":
+    /(?:\bconst|#define) [A-Z_0-9]{3,}\b|^_?[A-Z_]+(?:: \w+)? = /,
+};
+
+const NUMBER = /(?<![\w.$])(?:0x[\da-f_]+|0o[0-7_]+|\d[\d_]*)(?=[uUlL]*\b)(?!\.\d)/gi;
+
+export function bareNumbers(
+  file: string,
+  text: string,
+  values: ReadonlyMap<number, string>,
+  known: readonly number[] = [],
+): string[] {
+  return only("code", file, text)
+    .split("\n")
+    .flatMap((line, index) =>
+      [...line.matchAll(NUMBER)].flatMap(([written]) => {
+        const number = Number(written.replaceAll("_", ""));
+        const name = values.get(number);
+        if (name === undefined || known.includes(number) || Object.values(KINDS).some((kind) => kind.test(line)))
+          return [];
+        return [`${file}:${index + 1}: ${written}: take ${name} from contract/, or say in numbers.ts what else it is`];
+      }),
+    );
+}
+
+/** Files whose numbers are all of one kind that is not the contract's. */
+export const OF_ONE_KIND: Readonly<Record<string, string>> = {
+  "native/net/dns.c": "offsets and sizes of messages of the name service",
+  "native/net/rules.c": "ranges of addresses",
+  "native/net/island.c": "addresses, and offsets in headers of IP",
+  "native/python/cbor.c": "heads, tags and simple values of CBOR",
+  "python/ipcctl/_pure.py": "heads, tags and simple values of CBOR",
+  "python/ipcctl/_shared.py": "tags of CBOR",
+  "python/ipcctl/_types.py": "tags of CBOR",
+  "src/plane/cbor-decode.ts": "heads of CBOR",
+  "src/plane/cbor-encode.ts": "heads of CBOR",
+  "src/plane/values.ts": "tags of CBOR",
+  "src/plane/system.ts": "offsets in structures of the kernel",
+  "src/plane/system-node.ts": "flags of the kernel",
+  "src/sandbox/rules.ts": "arguments of system calls",
+  "src/sandbox/seccomp.ts": "codes of BPF",
+  "src/sandbox/system-calls.ts": "numbers of system calls",
+  "native/fuzz/busy_poll_peer.c": "a peer that is independent on purpose",
+  "native/fuzz/fuzz.c": "a peer that is independent on purpose",
+  "native/fuzz/net_fuzz.c": "a peer that is independent on purpose",
+  "native/fuzz/net_peer.c": "a peer that is independent on purpose",
+  "native/fuzz/ring_peer.c": "a peer that is independent on purpose",
+  "native/fuzz/vectors.c": "a peer that is independent on purpose",
+};
+
+/** Numbers that only look like one of the contract. */
+export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly number[], why: string]>> = {
+  "native/net/audit.c": [[32], "the first character that is printed"],
+  "native/net/calls.c": [[44], "a family of sockets"],
+  "native/net/datagrams.c": [[16, 32], "datagrams in a row; room for words around an address"],
+  "native/net/dial.c": [[16], "bytes of an address of IPv6"],
+  "native/net/names.c": [[18, 198], "the range 198.18.0.0/15"],
+  "native/net/parts.h": [[28], "a type of record of the name service"],
+  "native/net/pending.c": [[16], "a base of digits"],
+  "native/net/server.h": [[16], "bytes of an answer more than of its question"],
+  "native/net/stub.c": [[16], "questions in a row"],
+  "native/net/target.c": [[16], "bytes of an address of IPv6"],
+  "native/python/server.c": [[64], "bits of a word"],
+  "native/ring/ring.c": [[64], "bytes of a line of the cache"],
+  "native/shim/answer.c": [[16, 4096], "a descriptor above those that are given; where to stop closing"],
+  "native/shim/clients.c": [[16], "bytes of two numbers"],
+  "native/shim/confine.c": [[16, 24], "sizes of Landlock's structure by its version"],
+  "native/shim/denials.c": [[32], "the first character that is printed"],
+  "native/shim/foreground.c": [[128], "what a shell adds to the number of a signal"],
+  "native/shim/isolate.c": [[16, 4096, 65_536], "sizes and files of small mounts; a flag of the kernel"],
+  "native/shim/log.c": [[29, 32, 64], "an offset in a record; sizes of buffers"],
+  "native/shim/record.c": [[64], "the size of a buffer"],
+  "native/shim/spec.c": [[16, 20, 24, 28, 29], "offsets in payloads, and their sizes"],
+  "native/shim/start.c": [[16], "connections that may wait"],
+  "native/shim/stop.c": [[64], "room to begin with"],
+  "native/shim/supervise.c": [[512], "bytes of a status that a worker tells, in docs/internals/shim.md"],
+  "native/shim/tree.c": [[64, 512, 4096], "room to begin with; a depth that ends a circle"],
+  "python/boot/_ipcctl_refusal.py": [[64, 4096], "more than a message has; bytes of a reason"],
+  "python/ipcctl/_bridge.py": [[16], "more than such a message has"],
+  "python/ipcctl/_channel.py": [[24, 25, 26, 27, 64], "heads of CBOR; bells at once"],
+  "python/ipcctl/_client.py": [[20], "lines that are shown unless asked otherwise"],
+  "python/ipcctl/_end.py": [[64, 4096], "bells at once; bytes of a read"],
+  "python/ipcctl/_pipe.py": [[64], "bells at once"],
+  "python/ipcctl/_serving.py": [[20, 64], "a time; more than a message has"],
+  "python/run/zygote.py": [[64], "connections that may wait; bytes of a seed"],
+  "src/base/bytes.ts": [[32, 39], "characters"],
+  "src/base/install.ts": [[18, 40, 60], "offsets in the head of an ELF file"],
+  "src/base/shell-words.ts": [[16], "a base of digits"],
+  "src/base/signals.ts": [[64], "the highest signal of Linux"],
+  "src/base/units.ts": [[60], "seconds of a minute"],
+  "src/calls/lines.ts": [[60], "characters that an error shows"],
+  "src/cli/doctor.ts": [[18], "bits of a file's mode"],
+  "src/cli/policy.ts": [[24], "columns"],
+  "src/cli/start.ts": [[100_000, 4_294_967_295], "percent of processor time; the largest count"],
+  "src/cli/weaker.ts": [[36], "a base of digits"],
+  "src/daemon/control-server.ts": [[18, 512], "bits of a file's mode"],
+  "src/daemon/exit-with.ts": [[128], "what a shell adds to the number of a signal"],
+  "src/launch/languages.ts": [[4096], "bytes of a read"],
+  "src/launch/scratch.ts": [[18], "bits of a file's mode"],
+  "src/logs/cri.ts": [[20, 70, 128, 192], "the length of a time; characters; bytes of UTF-8"],
+  "src/plane/busy-poll.ts": [[16], "misses in a row"],
+  "src/plane/ring.ts": [[64], "bytes of a line of the cache; a copy that is quicker by hand"],
+  "src/plane/sharing.ts": [[64], "a tag of CBOR"],
+  "src/protocol/app-config.ts": [
+    [30_000, 100_000, 10_485_760, 4_294_967_295],
+    "what holds unless a definition says otherwise, and the largest counts",
+  ],
+  "src/protocol/verbs.ts": [[128], "characters of a client's name"],
+  "src/runtime/watch.ts": [[20], "lines that are shown unless asked otherwise"],
+  "src/sandbox/hosts.ts": [[32, 128], "bits of an address"],
+  "src/sandbox/policy.ts": [[16, 256, 100_000, 1_048_576, 4_194_304], "the least and the most that a policy may set"],
+  "src/sdk/connection.ts": [[18], "bits of a file's mode"],
+  "src/shim/proc.ts": [[16, 19, 21, 4096], "fields of /proc; sizes of the kernel"],
+  "src/workers/reserve.ts": [[65_536], "bytes of a write"],
+  "src/workers/run.ts": [[20], "a time"],
+};
