@@ -116,6 +116,15 @@ class Calls:
         began = time.monotonic_ns()
         self.finish(number, *self._channel.server.perform(number, work, args, None), began)
 
+    def _require_new(self, number: int, value: Any) -> None:
+        """A second request with the number of one in progress would take its place: nothing could end the first one."""
+        if number not in self.tasks and number not in self.session.streams:
+            return
+        close = getattr(value, "close", None)
+        if close is not None:
+            close()  # a coroutine that nobody awaits
+        raise BrokenChannel(f"request {number} is in progress already")
+
     def finish(self, number: int, value: Any, is_error: bool, began: int) -> None:
         """Answers a request that ran, whatever its result. :raises BrokenChannel:"""
         if is_error:
@@ -124,8 +133,10 @@ class Calls:
             if type(value) in _PLAIN:
                 pass
             elif inspect.isawaitable(value):
+                self._require_new(number, value)
                 return self._later(number, value, began)
             elif isinstance(value, (Iterator, AsyncIterator)):
+                self._require_new(number, value)
                 return self.session.begin_stream(number, value, began)
             self._channel.send([RESULT, number, value], began)
         except BrokenChannel:

@@ -143,6 +143,8 @@ class Session:
     def receive_stream(self, value: Any) -> Any:
         if type(value) is not StreamRef:
             return value
+        if value.number in self.incoming:
+            raise BrokenChannel(f"stream {value.number} of the client is open already")
         stream = self.incoming[value.number] = Incoming(self, value.number)
         return stream
 

@@ -119,7 +119,9 @@ class AsyncOutgoing(Outgoing):
 
     def __init__(self, session: Session, number: int, items: Any) -> None:
         super().__init__(session, number, items)
-        self._allowed = asyncio.Semaphore(0)
+        #: Items that may be sent, in the event loop's thread.
+        self._allowed = 0
+        self._more = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
@@ -134,14 +136,21 @@ class AsyncOutgoing(Outgoing):
 
     def _queue(self) -> None:
         granted, self._credit = self._credit, 0
-        loop = self.session.serving.loop()
-        for _ in range(granted):
-            loop.call_soon_threadsafe(self._allowed.release)
+        self.session.serving.loop().call_soon_threadsafe(self._allow, granted)
+
+    def _allow(self, count: int) -> None:
+        self._allowed += count
+        self._more.set()
 
     async def _run(self) -> None:
         try:
             while True:
-                await self._allowed.acquire()
+                while self._allowed == 0:
+                    self._more.clear()
+                    await self._more.wait()
+                self._allowed -= 1
+                if self._allowed % _TURN_ITEMS == 0:  # a generator that never waits must leave others their turn
+                    await asyncio.sleep(0)
                 try:
                     item = await self._items.__anext__()
                 except StopAsyncIteration:

@@ -2,6 +2,7 @@
  * A client that breaks the rules loses its own session only: an honest client of the same program is served meanwhile,
  * and no rejection is left unhandled, which would end the program.
  */
+import { join } from "node:path";
 import { duplexPair, type Duplex } from "node:stream";
 import { setImmediate as turn } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
@@ -119,6 +120,25 @@ class Hostile {
   }
 }
 
+const GARBAGE: [what: string, message: unknown[], says: RegExp][] = [
+  ["an unknown kind", [99, 1], /unknown kind of message: 99/],
+  ["a kind that is no number", [{ toString: 1 }, 1], /unknown kind of message: object/],
+  ["no kind", [null, 1], /unknown kind of message/],
+  ["a number below 0", [TO_WORKER.cancel, -1], /integer from 0/],
+  ["a number with a fraction", [TO_WORKER.cancel, 1.5], /integer from 0/],
+  ["a number that is text", [TO_WORKER.cancel, "1"], /malformed message/],
+  ["only a kind", [TO_WORKER.cancel], /malformed message/],
+  ["a map", [{}], /malformed message/],
+  ["a call without a name", [TO_WORKER.call, 1], /malformed call/],
+  ["a call of a number", [TO_WORKER.call, 1, 2, [], null], /malformed call/],
+  ["a call with arguments that are no list", [TO_WORKER.call, 1, "add", { 0: 1 }, null], /malformed call/],
+  ["a call with keywords that are a list", [TO_WORKER.call, 1, "add", [], [1]], /malformed call/],
+  ["a call with keywords that are text", [TO_WORKER.call, 1, "add", [], "ab"], /malformed call/],
+  ["a name to bind that is no text", [TO_WORKER.bind, 0, { toString: 1 }], /name/],
+  ["a name to bind without an end", [TO_WORKER.bind, 0, "x".repeat(100_000)], /name/],
+  ["a name to unbind that is no text", [TO_WORKER.unbind, 0, 7], /name/],
+];
+
 for (const transport of Object.keys(TRANSPORTS) as (keyof typeof TRANSPORTS)[])
   describe(`over ${transport}`, () => {
     let other: CallServer;
@@ -147,25 +167,7 @@ for (const transport of Object.keys(TRANSPORTS) as (keyof typeof TRANSPORTS)[])
       expect(unheard.splice(0)).toEqual([]);
     });
 
-    const garbage: [what: string, message: unknown[], says: RegExp][] = [
-      ["an unknown kind", [99, 1], /unknown kind of message: 99/],
-      ["a kind that is no number", [{ toString: 1 }, 1], /unknown kind of message: object/],
-      ["no kind", [null, 1], /unknown kind of message/],
-      ["a number below 0", [TO_WORKER.cancel, -1], /integer from 0/],
-      ["a number with a fraction", [TO_WORKER.cancel, 1.5], /integer from 0/],
-      ["a number that is text", [TO_WORKER.cancel, "1"], /malformed message/],
-      ["only a kind", [TO_WORKER.cancel], /malformed message/],
-      ["a map", [{}], /malformed message/],
-      ["a call without a name", [TO_WORKER.call, 1], /malformed call/],
-      ["a call of a number", [TO_WORKER.call, 1, 2, [], null], /malformed call/],
-      ["a call with arguments that are no list", [TO_WORKER.call, 1, "add", { 0: 1 }, null], /malformed call/],
-      ["a call with keywords that are a list", [TO_WORKER.call, 1, "add", [], [1]], /malformed call/],
-      ["a call with keywords that are text", [TO_WORKER.call, 1, "add", [], "ab"], /malformed call/],
-      ["a name to bind that is no text", [TO_WORKER.bind, 0, { toString: 1 }], /name/],
-      ["a name to bind without an end", [TO_WORKER.bind, 0, "x".repeat(100_000)], /name/],
-      ["a name to unbind that is no text", [TO_WORKER.unbind, 0, 7], /name/],
-    ];
-    for (const [what, message, says] of garbage)
+    for (const [what, message, says] of GARBAGE)
       test(`${what} ends the session`, async () => {
         hostile.say(...message);
         expect((await hostile.closed()).message).toMatch(says);
@@ -335,3 +337,40 @@ test("a line without an end ends the session before it is put together", async (
   for (let at = 0; at <= limit("messageBytes") / piece.length; at++) hostile.write(piece);
   expect((await hostile.closed()).message).toMatch(/a line of more than/);
 });
+
+/** What ends a session of a server in Python, and with it the process, which serves nobody else. */
+const call = (number: number, name: string, args: unknown[]): unknown[] => [TO_WORKER.call, number, name, args, null];
+const RULES_OF_PYTHON: [what: string, messages: unknown[][]][] = [
+  ["a number used twice by async functions", [call(1, "sleep_later", [60]), call(1, "sleep_later", [60])]],
+  ["a number used twice by streams", [call(1, "count_for_ever", []), call(1, "count_for_ever", [])]],
+  ["a stream that is there twice", [call(1, "first", [new StreamRef(5), new StreamRef(5)])]],
+];
+const TO_PYTHON: [string, string, Uint8Array | string][] = [
+  ...RULES_OF_PYTHON.map(([what, messages]): [string, string, Uint8Array] => ["frames", what, framed(messages)]),
+  ["frames", "sets without an end", frame("d90102".repeat(1_000_000))],
+  ["lines", "an argument too deep", `[1,1,"echo",${deep("[", "]", 200)},null]\n`],
+];
+function framed(messages: unknown[][]): Uint8Array {
+  const codec = new Frames();
+  return Buffer.concat(messages.map((one) => codec.encode(one as [number, number])));
+}
+for (const pure of ["0", "1"])
+  for (const [transport, what, bytes] of TO_PYTHON)
+    test(`Python, ${pure === "1" ? "pure" : "in C"}, over ${transport}: ${what} ends the session`, async () => {
+      const env = { ...process.env, IPCCTL_PURE: pure };
+      const served = Bun.spawn(["python3", join(import.meta.dir, "peer.py"), "serve", transport], {
+        stdin: "pipe",
+        stdout: "ignore",
+        stderr: "pipe",
+        env,
+      });
+      try {
+        void served.stdin.write(bytes);
+        await served.stdin.flush();
+        await within(10_000, "the server has ended", served.exited);
+        expect(await new Response(served.stderr).text()).not.toContain("Traceback");
+        expect(served.exitCode).toBe(0);
+      } finally {
+        served.kill("SIGKILL");
+      }
+    });
