@@ -104,25 +104,13 @@ def _is_ours(module: ModuleType | None) -> TypeGuard[ModuleType]:
     )
 
 
-_TAKEN = (
-    *("dumps", "loads", "SharedRingBuffer", "Server", "turn", "shield", "unshield", "check", "deliver", "forget"),
-    *("raised", "present", "waiting"),
-)
-_OF_SERVER = (
-    *(
-        "acknowledge",
-        "close",
-        "has_news",
-        "is_gone",
-        "is_leaving",
-        "is_looked_at",
-        "is_paused",
-        "is_queueing",
-        "last",
-        "perform",
-    ),
-    *("running", "want", "wanted"),
-)
+def _names_of(made: Any) -> tuple[str, ...]:
+    """What Python code of ours makes public there: the C extension has to have it too."""
+    return tuple(name for name in vars(made) if not name.startswith("_"))
+
+
+_TAKEN = tuple(name for name in _names_of(_pure) if getattr(getattr(_pure, name), "__module__", None) == _pure.__name__)
+_OF_SERVER = _names_of(_pure.Server)
 
 
 _module = None if os.environ.get("IPCCTL_PURE") == "1" else load_extension()

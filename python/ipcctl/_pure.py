@@ -743,7 +743,7 @@ class _Frame:
 
     @property
     def is_due(self) -> bool:
-        return self.server.is_wanted(self.number) and time.monotonic() >= self.due
+        return self.server._is_wanted(self.number) and time.monotonic() >= self.due
 
     def postpone(self) -> None:
         self.due = time.monotonic() + self.gap
@@ -851,7 +851,7 @@ def raised() -> None:
 def present() -> tuple[Any, int] | None:
     """The request whose code this thread runs: channel and number; the channel is None once it is closed."""
     frame = _own_frame()
-    return None if frame is None else (frame.server.channel, frame.number)
+    return None if frame is None else (frame.server._channel, frame.number)
 
 
 def forget() -> None:
@@ -873,22 +873,22 @@ class Server:
     __slots__ = (
         "_seen",
         "_wishes",
-        "channel",
+        "_channel",
         "is_gone",
         "is_leaving",
         "is_looked_at",
         "is_paused",
         "is_queueing",
         "last",
-        "rx",
+        "_rx",
         "wanted",
     )
 
     def __init__(
         self, rx: SharedRingBuffer, tx: SharedRingBuffer, bell: int, segment: Any, exposed: Any, channel: Any
     ) -> None:
-        self.rx = rx
-        self.channel = channel
+        self._rx = rx
+        self._channel = channel
         #: Numbers of requests that the client wants interrupted and that have not ended.
         self.wanted: set[int] = set()
         #: The highest number of a request that was started or refused.
@@ -917,7 +917,7 @@ class Server:
                 frame.due = 0.0
             frame = frame.outer
 
-    def is_wanted(self, number: int) -> bool:
+    def _is_wanted(self, number: int) -> bool:
         """Whether the client wants this request interrupted."""
         return self.is_gone or number in self.wanted
 
@@ -942,7 +942,7 @@ class Server:
         if number > self.last:
             self.last = number
         if (self.has_news or self.is_looked_at) and not self.is_gone:
-            self.channel.look_first()
+            self._channel.look_first()
         outcome: tuple[Any, bool] | None = None
         while True:
             try:
@@ -960,7 +960,7 @@ class Server:
 
     def close(self) -> None:
         """Forgets the channel."""
-        self.channel = None
+        self._channel = None
         self._wishes = _NO_WISHES
 
 
@@ -970,7 +970,7 @@ _NO_WISHES = memoryview(bytes(8)).cast("Q")
 def _run(frame: _Frame, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:
     try:
         frame.is_in_user = True
-        if frame.server.is_wanted(frame.number):  # from here on a signal raises it
+        if frame.server._is_wanted(frame.number):  # from here on a signal raises it
             return Interrupted("interrupted by the client before it began"), True
         return function(*args, **kwargs), False
     except BaseException as error:  # KeyboardInterrupt and SystemExit of the code are its answer
@@ -1005,16 +1005,16 @@ def turn(servers: tuple[Server, ...], here: Any, microseconds: float, *_others: 
     if found.is_leaving or found.has_news:
         found.is_leaving = False
         return True
-    _busy_poll.client = found.rx.peer_core
+    _busy_poll.client = found._rx.peer_core
     _busy_poll.taken += 1
-    return found.channel, None
+    return found._channel, None
 
 
 def _find(servers: tuple[Server, ...]) -> Server | None:
     count = len(servers)
     for index in range(_next, _next + count):
         server = servers[index % count]
-        if server.is_leaving or server.has_news or server.rx.has_data:
+        if server.is_leaving or server.has_news or server._rx.has_data:
             return server
     return None
 
