@@ -413,7 +413,7 @@ class Worker:
             if message is not None:
                 self._take(message)
         except Unheld as error:
-            self._end(BrokenChannel(f"{self.name} sent a value that there is no memory for here: {error}"))
+            self._end(BrokenChannel(f"{self.name} sent a value that cannot be held here: {error}"))
         except (BrokenChannel, DecodeError, TypeError, IndexError, KeyError, ValueError, AttributeError) as error:
             known = isinstance(error, BrokenChannel)
             self._end(error if known else BrokenChannel(f"{self.name} sent a malformed message: {error}"))

@@ -310,7 +310,7 @@ export class CallClient implements Disposable {
   /** It costs only what it belongs to. */
   #onUnreadable(kind: number, number: number, cause: Error): void {
     const { message, hint = "send less of it at once" } = cause as Error & { hint?: string };
-    const error = new IpcError("FAILED", `${this.#name} sent a value that there is no memory for here: ${message}`, {
+    const error = new IpcError("FAILED", `${this.#name} sent a value that cannot be held here: ${message}`, {
       cause,
       hint,
     });

@@ -112,7 +112,7 @@ export class CallServer implements Disposable {
 
   /** It costs only what it belongs to. */
   #onUnreadable(kind: number, number: number, cause: Error): void {
-    const error = new IpcError("FAILED", `the client sent a value that there is no memory for here: ${cause.message}`, {
+    const error = new IpcError("FAILED", `the client sent a value that cannot be held here: ${cause.message}`, {
       cause,
     });
     if (kind === FROM.call) {

@@ -328,7 +328,7 @@ test("what this program cannot hold costs what it belongs to, and nothing else",
   const error = (await failure(py.eval(`big = ipcctl.shared(${bytes}); [big, ipcctl.shared(8)]`))) as IpcError;
   expect([error.code, error.hint]).toEqual(["FAILED", "share it in several parts"]);
   expect(error.message).toStartWith(
-    `worker sent a value that there is no memory for here: memory of ${bytes} bytes is more than`,
+    `worker sent a value that cannot be held here: memory of ${bytes} bytes is more than`,
   );
   expect((await failure(py.eval("{'again': big[:8]}"))).message).toContain(`memory of ${bytes} bytes`);
   await py.exec(`import weakref
