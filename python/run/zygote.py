@@ -317,7 +317,12 @@ def show(error: BaseException) -> None:
 
 
 def main() -> None:
-    library_path, policy, *imports = sys.argv[1:]
+    library_path, *imports = sys.argv[1:]
+    policy = os.environ.get(
+        "IPCCTL_SNAPSHOT_POLICY"
+    )  # of a snapshot that was made by an ipcctl before there were kinds
+    if imports and imports[0].startswith("--policy="):
+        policy = imports.pop(0).removeprefix("--policy=")
     single_threaded()
     for name in [*imports, "ipcctl", "ipcctl._console", "ipcctl._serving", "runpy", "traceback", "random"]:
         importlib.import_module(name)
@@ -331,7 +336,7 @@ def main() -> None:
         about = {
             "python": sys.executable,
             "imports": imports,
-            "policy": policy or None,
+            "policy": policy,
             "spec": version,
         }
         json.dump(about, file)

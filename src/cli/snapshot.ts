@@ -45,7 +45,7 @@ export async function createSnapshot(context: Context, name: string, flags: Snap
     name: workerName("snapshot", name),
     kind: "snapshot",
     script: join(PYTHON_PACKAGES, "run/zygote.py"),
-    args: [LIBRARY, policy ?? "", ...imports],
+    args: [LIBRARY, ...(policy === undefined ? [] : [`--policy=${policy}`]), ...imports],
     interpreter: flags.interpreter,
     cwd: "/",
     // No secrets: forked processes can read this memory.
@@ -109,6 +109,12 @@ function describe(
   }
 }
 
-export function deleteSnapshot(context: Context, name: string): Promise<number> {
+export async function deleteSnapshot(context: Context, name: string): Promise<number> {
+  using connection = await context.connect();
+  const found = (await connection.status()).find(({ app }) => app === workerName("snapshot", name));
+  if (found !== undefined && found.kind !== "snapshot")
+    throw new IpcError("NOT_FOUND", `no snapshot ${JSON.stringify(name)}: ${found.app} is an app of that name`, {
+      hint: "ipcctl snapshot list",
+    });
   return act(context, "delete", [workerName("snapshot", name)]);
 }

@@ -1,5 +1,5 @@
 /** The answers of Status, Describe, Act and DaemonStatus: bunctl's eighteen keys first, then ours. */
-import type { KindName } from "./kinds.ts";
+import { kindOfOld, type KindName } from "./kinds.ts";
 
 export type StateWord = "Starting" | "Running" | "Stopping" | "Stopped" | "Crashed" | "Backoff";
 
@@ -247,7 +247,8 @@ export function readWorker(data: unknown): WorkerStatus {
   const sent = data as Partial<WorkerStatus>;
   const name = sent.name ?? "";
   const calls = sent.calls ? { ...UNKNOWN_CALLS, ...sent.calls } : null;
-  return { ...UNKNOWN_WORKER, app: name, ...sent, calls };
+  const kind = sent.kind ?? kindOfOld(sent.app ?? name, sent.group ?? null);
+  return { ...UNKNOWN_WORKER, app: name, ...sent, kind, calls };
 }
 
 /** Answer of Status for all workers. */

@@ -47,6 +47,36 @@ test("status shows it with --all or --kind, or by its name, and says its kind", 
   await home.cli("delete", "of-mine");
 });
 
+test("an app that is called like a snapshot is left alone", async () => {
+  const script = home.script("like.py", "while True: pass");
+  expect((await home.cli("start", script, "--name", "snapshot-like")).status).toBe(0);
+  expect(await home.cli("snapshot", "delete", "like")).toMatchObject({
+    status: 4,
+    stderr: expect.stringContaining("snapshot-like is an app"),
+  });
+  expect((await home.status("snapshot-like")).kind).toBe("app");
+  await home.cli("delete", "snapshot-like");
+});
+
+test("one that was made before there were kinds does its imports and keeps its policy", async () => {
+  await home.cli("snapshot", "create", "before", "--import", "json,decimal");
+  const connection = await home.connect();
+  const { definition } = await connection.describe("snapshot-before");
+  await connection.delete("snapshot-before");
+  const { kind: _, ...written } = definition;
+  const env = { ...(written.env as object), IPCCTL_SNAPSHOT_POLICY: "strict" };
+  const { script, args, interpreter, ready, ready_timeout, console } = written;
+  await connection.startApp({
+    ...{ name: "snapshot-before", group: "snapshots", cwd: "/", policy: "trusted", kind: "snapshot" },
+    ...{ script, args, interpreter, ready, ready_timeout, console, env },
+  });
+  await connection.waitReady("snapshot-before", 60_000);
+  connection.close();
+  const all = JSON.parse((await home.cli("snapshot", "list", "--json")).stdout) as Record<string, unknown>[];
+  expect(all.find(({ name }) => name === "before")).toMatchObject({ imports: ["json", "decimal"], policy: "strict" });
+  await home.cli("snapshot", "delete", "before");
+});
+
 test("run: arguments, input, output, environment and exit status are a Python's own", async () => {
   const script = home.script(
     "whole.py",
