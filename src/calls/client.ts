@@ -139,7 +139,7 @@ export class CallClient implements Disposable {
     return this.begin(TO.eval, "", { mode: "forget", namespace }, undefined);
   }
 
-  /** Sends a request; {@link CallClient.lastNumber} is its number until the next one. Without a deadline. */
+  /** Sends a request; {@link CallClient.nextNumber} before it is its number. Without a deadline. */
   begin(kind: number, what: string, body: unknown, more: unknown, onOutput?: OnOutput): Promise<Answer> {
     const number = this.#next++;
     const { promise, resolve, reject } = Promise.withResolvers<Answer>();

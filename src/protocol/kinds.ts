@@ -1,7 +1,7 @@
 /** What a worker is for, and what follows from that: registry, store, status and the commands look it up here. */
 
 export interface Kind {
-  /** Begins the names of its workers, so that those of different kinds never meet. */
+  /** Begins the names of its workers. An app may have such a name too: the kind tells them apart. */
   readonly prefix: string;
   /** `ipcctl status` shows it without `--all`. */
   readonly isListed: boolean;

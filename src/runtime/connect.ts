@@ -14,7 +14,7 @@ import { cleanEnv, connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { instancesOf, Verbs } from "../sdk/verbs.ts";
 import type { Feed } from "./feed.ts";
-import { BEGIN_MS, PythonWorker, REOPEN_MS, type AnyFunctions, type Attach } from "./python-worker.ts";
+import { BEGIN_MS, errorOfEnd, PythonWorker, REOPEN_MS, type AnyFunctions, type Attach } from "./python-worker.ts";
 import { openEvents, readLogs, type EventOptions, type IpcEvent, type LogEntry, type LogOptions } from "./watch.ts";
 
 /** The daemon hears of an end within milliseconds. */
@@ -262,7 +262,5 @@ function errorOfExit(name: string, { kind, status, signal, stop_requested, outco
   if (stop_requested && outcome.startsWith("restarted"))
     return new IpcError("WORKER_RESTARTED", `${name} was restarted`, { hint: "the next request goes to its next run" });
   if (stop_requested) return new IpcError("WORKER_STOPPED", `${name} was stopped`, { hint: `ipcctl start ${name}` });
-  if (kind === "exit" && status === 0) return new IpcError("WORKER_STOPPED", `${name} ended (exit code 0)`, { hint });
-  const how = signal === null ? `exit code ${status}` : `signal ${signal}`;
-  return new IpcError("WORKER_CRASHED", `${name} crashed (${how})`, { hint: `ipcctl logs ${name}` });
+  return errorOfEnd(name, { kind, status, signal }, { ended: hint, crashed: `ipcctl logs ${name}` });
 }

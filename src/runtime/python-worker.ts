@@ -7,6 +7,7 @@ import { Stream } from "../calls/streams.ts";
 import { IpcError } from "../base/errors.ts";
 import { BrokenChannel, Channel, PeerGone } from "../plane/channel.ts";
 import { Pipe } from "../plane/pipe.ts";
+import type { ExitInfo } from "../protocol/status.ts";
 
 export type { CallOptions, EvalOptions } from "../calls/client.ts";
 
@@ -45,6 +46,19 @@ export type Run = {
   readonly whatHappened?: () => Promise<IpcError | undefined>;
 };
 export type Attach = (run: Run, timeoutMs: number) => Promise<void>;
+
+/** Why a run that nobody asked to end is over. @param hints what to do next, where there is something */
+export function errorOfEnd(
+  name: string,
+  { kind, status, signal }: Pick<ExitInfo, "kind" | "status" | "signal">,
+  hints: { readonly ended?: string; readonly crashed?: string } = {},
+): IpcError {
+  const withHint = (hint: string | undefined): { hint?: string } => (hint === undefined ? {} : { hint });
+  if (kind === "exit" && status === 0)
+    return new IpcError("WORKER_STOPPED", `${name} ended (exit code 0)`, withHint(hints.ended));
+  const how = signal === null ? `exit code ${status}` : `signal ${signal}`;
+  return new IpcError("WORKER_CRASHED", `${name} crashed (${how})`, withHint(hints.crashed));
+}
 
 /**
  * A channel to a worker and, after its end, to the worker's next run. Requests in progress reject at the end, because

@@ -10,7 +10,7 @@ import { workingDirectory } from "../base/working-directory.ts";
 import { localLog, LogView } from "../logs/view.ts";
 import { requireSystem } from "../plane/system.ts";
 import { cleanEnv } from "../sdk/autostart.ts";
-import { BEGIN_MS, PythonWorker, type AnyFunctions, type Attach } from "./python-worker.ts";
+import { BEGIN_MS, errorOfEnd, PythonWorker, type AnyFunctions, type Attach } from "./python-worker.ts";
 
 /** Between two looks whether the shim listens. */
 const LOOK_MS = 1;
@@ -172,9 +172,7 @@ class Owned {
     if (kind === "exec")
       return new IpcError("START_FAILED", `${this.#name} could not be started: ${step}: errno ${status}`);
     if (isAsked) return new IpcError("WORKER_STOPPED", `${this.#name} was stopped`);
-    if (kind === "exit" && status === 0) return new IpcError("WORKER_STOPPED", `${this.#name} ended (exit code 0)`);
-    const how = signal === null ? `exit code ${status}` : `signal ${signal}`;
-    return new IpcError("WORKER_CRASHED", `${this.#name} crashed (${how})`);
+    return errorOfEnd(this.#name, { kind, status, signal });
   }
 
   async #show(onOutput: SpawnOptions["onOutput"]): Promise<void> {

@@ -24,9 +24,9 @@ import { Incoming, Stream } from "../../src/calls/streams.ts";
 import { CAPACITY } from "../../src/plane/meet.ts";
 import { Pipe } from "../../src/plane/pipe.ts";
 import { SharedRingBuffer } from "../../src/plane/ring.ts";
-import type { ExitInfo } from "../../src/protocol/status.ts";
 import { Store } from "../../src/workers/store.ts";
 import { waitUntil } from "../deadline.ts";
+import { exitOf } from "../exits.ts";
 
 const ROOT = join(import.meta.dir, "..", "..");
 
@@ -315,23 +315,6 @@ test("exitHistory: so many exits are kept, and with one more the oldest goes, al
   }
   using store = open();
   expect(kept(store)).toEqual(newest(most + 1));
-});
-
-const exitOf = (run: number): ExitInfo => ({
-  run,
-  pid: 1,
-  kind: "exit",
-  status: 0,
-  signal: null,
-  step: null,
-  started_at: null,
-  ended_at: "2026-01-01T00:00:00.000Z",
-  stop_requested: false,
-  kill_method: "none",
-  tree_killed: 0,
-  max_rss_bytes: 0,
-  cpu_seconds: 0,
-  outcome: "stopped",
 });
 
 test("pipeMessageBytes: a message as long as the limit fits the ring of a pipe, and a longer one never does", () => {

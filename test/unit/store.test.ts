@@ -13,8 +13,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fillDisk, mountDisk, unmountDisk } from "../disk.ts";
+import { exitOf } from "../exits.ts";
 import { parseAppConfig } from "../../src/protocol/app-config.ts";
-import type { ExitInfo } from "../../src/protocol/status.ts";
 import { describeBroken, requireReadableSchema, Store } from "../../src/workers/store.ts";
 
 const CONFIG = parseAppConfig(JSON.stringify({ name: "web", command: "true" }), "/");
@@ -41,25 +41,6 @@ function openStore(path: string): { store: Store; told: Told } {
     onHealed: (text) => told.healed.push(text),
   });
   return { store, told };
-}
-
-function exitOf(run: number): ExitInfo {
-  return {
-    run,
-    pid: 1,
-    kind: "exit",
-    status: 0,
-    signal: null,
-    step: null,
-    started_at: null,
-    ended_at: "2026-01-01T00:00:00.000Z",
-    stop_requested: false,
-    kill_method: "none",
-    tree_killed: 0,
-    max_rss_bytes: 0,
-    cpu_seconds: 0,
-    outcome: "stopped",
-  };
 }
 
 /** One app with one instance, and `runs` ends of it. */
