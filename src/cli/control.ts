@@ -53,7 +53,8 @@ async function deleteStray(
   }
 }
 
-function report(context: Context, results: readonly ActResult[]): number {
+/** Prints a result for each worker. The exit status is that of the first failure. */
+export function report(context: Context, results: readonly ActResult[]): number {
   if (context.isJson) context.print(JSON.stringify(results, null, 2));
   const failed = results.filter((result) => !result.ok);
   for (const result of context.isJson ? [] : results)

@@ -95,7 +95,7 @@ export async function checkPolicy(
 ): Promise<number> {
   const path = shippedPolicies().includes(file) ? file : context.resolve(file);
   if (path !== file || file.includes("/")) {
-    if (!existsSync(path)) throw new IpcError("NOT_FOUND", `policy check: ${path}: no such file`);
+    if (!existsSync(path)) throw new IpcError("NOT_FOUND", `policy check: ${file}: no such file`);
     readPolicyFile(path, file);
   }
   await planOf(context, path, script, flags);
@@ -120,7 +120,7 @@ export async function compilePolicy(
   const program = find(named, context.cwd, path);
   const isBare = script === undefined && flags.command === undefined;
   if (program === undefined && (isBare || interpreter !== undefined))
-    throw new IpcError("NOT_FOUND", `policy compile: there is no ${named} on PATH`, {
+    throw new IpcError("NOT_FOUND", `policy compile: ${named}: no such program`, {
       hint: "name it with --interpreter PATH",
     });
   if (flags.snapshot !== undefined)

@@ -2,11 +2,16 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
+import { findWorkerId } from "../base/names.ts";
 import { PARTS, PYTHON_PACKAGES, remedyFor } from "../base/install.ts";
+import { shellWord } from "../base/shell-words.ts";
 import { formatBytes } from "../base/units.ts";
 import { findSnapshot } from "../launch/snapshot.ts";
 import { nameWithin, workerName } from "../protocol/kinds.ts";
-import { act } from "./control.ts";
+import type { WorkerStatus } from "../protocol/status.ts";
+import type { Connection } from "../sdk/connection.ts";
+import { report } from "./control.ts";
 import type { Context } from "./context.ts";
 import { policyPath } from "./exceptions.ts";
 
@@ -35,9 +40,10 @@ export async function createSnapshot(context: Context, name: string, flags: Snap
       "USAGE",
       `--import: ${bad === undefined ? "nothing to import" : `${JSON.stringify(bad)} is not a module name`}`,
       {
-        hint: `for example: ipcctl snapshot create ${name} --import numpy,pandas`,
+        hint: `for example: ipcctl snapshot create ${shellWord(name)} --import numpy,pandas`,
       },
     );
+  requireName(name);
   const { PATH, LANG, HOME, TZ } = process.env;
   const policy = policyPath(context, flags.policy);
   if (policy !== undefined) (await import("../sandbox/policy.ts")).loadPolicy(policy);
@@ -64,9 +70,16 @@ export async function createSnapshot(context: Context, name: string, flags: Snap
     auto_start: true,
   };
   using connection = await context.connect();
+  const taken = await findWorker(connection, name);
+  if (taken !== undefined && taken.kind !== "snapshot")
+    throw new IpcError("FAILED", `snapshot create: the worker of ${name} would be ${taken.app}, which is an app`, {
+      hint: "choose another name",
+    });
   const { already_running: isThere } = await connection.startApp(app);
   if (isThere)
-    throw new IpcError("FAILED", `there is a snapshot ${name} already`, { hint: `ipcctl snapshot delete ${name}` });
+    throw new IpcError("FAILED", `there is a snapshot ${name} already`, {
+      hint: `ipcctl snapshot delete ${shellWord(name)}`,
+    });
   try {
     await connection.waitReady(app.name, READY_MS);
   } catch (error) {
@@ -111,10 +124,35 @@ function describe(
 
 export async function deleteSnapshot(context: Context, name: string): Promise<number> {
   using connection = await context.connect();
-  const found = (await connection.status()).find(({ app }) => app === workerName("snapshot", name));
+  const found = await findWorker(connection, name);
   if (found !== undefined && found.kind !== "snapshot")
     throw new IpcError("NOT_FOUND", `no snapshot ${JSON.stringify(name)}: ${found.app} is an app of that name`, {
       hint: "ipcctl snapshot list",
     });
-  return act(context, "delete", [workerName("snapshot", name)]);
+  try {
+    await connection.delete(found?.name ?? workerName("snapshot", name)); // also one that only its folder knows
+  } catch (error) {
+    if (found !== undefined || !(error instanceof IpcError) || error.code !== "NOT_FOUND") throw error;
+    throw new IpcError("NOT_FOUND", `there is no snapshot ${JSON.stringify(name)}`, {
+      hint: "ipcctl snapshot list shows them",
+      cause: error,
+    });
+  }
+  report(context, [{ name, ok: true, message: "deleted" }]);
+  return 0;
+}
+
+/** The worker that has the name of this snapshot's, whatever its kind. */
+async function findWorker(connection: Connection, name: string): Promise<WorkerStatus | undefined> {
+  const id = findWorkerId(workerName("snapshot", name));
+  return (await connection.status()).find(({ app }) => findWorkerId(app) === id);
+}
+
+/** @throws IpcError USAGE if no worker can be called so */
+function requireName(name: string): void {
+  if (findWorkerId(name) !== undefined && findWorkerId(workerName("snapshot", name)) !== undefined) return;
+  const chars = limit("nameChars") - workerName("snapshot", "").length;
+  throw new IpcError("USAGE", `snapshot create: ${JSON.stringify(name)} cannot be the name of a snapshot`, {
+    hint: `use 1 to ${chars} characters: letters, digits, '.', '_' and '-'`,
+  });
 }

@@ -8,6 +8,7 @@ import type { Running } from "../launch/languages.ts";
 import { AUTO, policyOf, withGrants } from "../launch/effective-policy.ts";
 import { readLastLines } from "../logs/tail.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
+import { titleOf } from "../protocol/kinds.ts";
 import { data, PROTOCOL, success, type Response } from "../protocol/responses.ts";
 import type { DaemonStatus, LogLines } from "../protocol/status.ts";
 import { VERBS, type AnswerOf, type RequestOf, type Tag } from "../protocol/verbs.ts";
@@ -105,7 +106,7 @@ async function start({ config: text }: RequestOf<"Start">, deps: HandlerDeps): P
     const cause = IpcError.from(error, "starting");
     throw new IpcError(
       cause.code === "FAILED" ? "START_FAILED" : cause.code,
-      `Failed to start app ${config.name}: ${cause.message}`,
+      `Failed to start ${titleOf(config.kind, config.name)}: ${cause.message}`,
       { cause, output: cause.output, ...(cause.hint === undefined ? {} : { hint: cause.hint }) },
     );
   }

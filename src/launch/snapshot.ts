@@ -33,15 +33,15 @@ export function findSnapshot(name: string, workersDir: string, spec = SHIM_VERSI
     if (id === undefined) throw new Error("not the name of a worker");
     found = { ...shape.parse(JSON.parse(readFileSync(join(dir, "snapshot"), "utf8"))), socket: join(dir, "fork") };
   } catch (error) {
-    throw new IpcError("NOT_FOUND", `no snapshot ${JSON.stringify(name)}`, {
-      hint: `ipcctl snapshot list; ipcctl snapshot create ${name} --import numpy`,
+    throw new IpcError("NOT_FOUND", `there is no snapshot ${JSON.stringify(name)}, or it never was ready`, {
+      hint: `ipcctl snapshot list; ipcctl snapshot create ${shellWord(name)} --import numpy`,
       cause: error,
     });
   }
   if (found.spec >= spec) return found;
   const policy = found.policy === null ? "" : ` --policy ${shellWord(found.policy)}`;
-  const create = `ipcctl snapshot create ${name} --import ${found.imports.join(",")}${policy}`;
+  const create = `ipcctl snapshot create ${shellWord(name)} --import ${found.imports.join(",")}${policy}`;
   throw new IpcError("FAILED", `snapshot ${name} was made by an older ipcctl, which does not know kill modes`, {
-    hint: `ipcctl snapshot delete ${name} && ${create}`,
+    hint: `ipcctl snapshot delete ${shellWord(name)} && ${create}`,
   });
 }

@@ -26,6 +26,11 @@ export function nameWithin(kind: KindName, worker: string): string {
   return worker.slice(KINDS[kind].prefix.length);
 }
 
+/** A worker as its user calls it, in messages. */
+export function titleOf(kind: KindName, worker: string): string {
+  return `${kind} ${nameWithin(kind, worker)}`;
+}
+
 /** Of a definition from before there were kinds. */
 export function kindOfOld(name: string, group: string | null): KindName {
   return group === "snapshots" && name.startsWith(KINDS.snapshot.prefix) ? "snapshot" : "app";

@@ -188,7 +188,7 @@ export class Registry implements Disposable {
   }
 
   #register(id: string, config: AppConfig): App {
-    for (let index = 1; index < config.instances; index++) this.#requireFree(`${id}-${index}`);
+    for (let index = 1; index < config.instances; index++) this.#requireFree(`${id}-${index}`, id);
     if (this.#workers.size + config.instances > limit("workers"))
       throw new IpcError("LIMIT", `${limit("workers")} workers are allowed, ${this.#workers.size} are known already`);
     this.#deps.store.requireRoom();
@@ -212,9 +212,12 @@ export class Registry implements Disposable {
     return app;
   }
 
-  #requireFree(id: string): void {
-    if (this.#workers.has(id))
-      throw new IpcError("FAILED", `the name ${id} is taken already, choose another one with --name`);
+  #requireFree(id: string, app: string): void {
+    const other = this.#workers.get(id)?.config.name;
+    if (other !== undefined)
+      throw new IpcError("FAILED", `an instance of ${app} would be called ${id}, as ${other} is already`, {
+        hint: "give one of them another name: delete it, then start it with --name",
+      });
   }
 
   #grow(app: App, count: number): void {
@@ -225,7 +228,7 @@ export class Registry implements Disposable {
     const id = index === 0 ? app.id : `${app.id}-${index}`;
     if (this.#workers.size >= limit("workers"))
       throw new IpcError("LIMIT", `${limit("workers")} workers are known already`);
-    this.#requireFree(id);
+    this.#requireFree(id, app.id);
     const worker = new Worker(this.#deps, app.config, this.#deps.store.addInstance(id, app.id, index));
     this.#addWorker(app, worker);
     return worker;

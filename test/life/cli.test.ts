@@ -216,7 +216,7 @@ test("what runs a script: its #!, a venv beside it, --interpreter, its ending, o
 });
 
 test("scale, describe and unit do what their help says", async () => {
-  await home.cli("start", "sleep.py", "--name", "scaled");
+  await home.cli("start", home.script("sleep.py", SLEEP), "--name", "scaled");
   expect((await home.cli("scale", "scaled", "3")).status).toBe(0);
   const all = JSON.parse((await home.cli("status", "--json")).stdout) as { name: string; state: string }[];
   expect(all.filter(({ name, state }) => name.startsWith("scaled") && state === "Running")).toHaveLength(3);
@@ -225,6 +225,10 @@ test("scale, describe and unit do what their help says", async () => {
     expect(refused.status).toBe(2);
     expect(refused.stderr).toContain("instances");
   }
+  await home.cli("start", "sleep.py", "--name", "Scaled-3");
+  const taken = await home.cli("scale", "scaled", "4");
+  expect(taken.stderr).toContain("an instance of scaled would be called scaled-3, as Scaled-3 is already");
+  await home.cli("delete", "scaled-3", "-f");
   await home.cli("delete", "scaled", "-f");
   expect((await home.cli("unit", "--user")).stdout).toContain("WantedBy=default.target");
 });

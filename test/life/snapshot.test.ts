@@ -54,8 +54,26 @@ test("an app that is called like a snapshot is left alone", async () => {
     status: 4,
     stderr: expect.stringContaining("snapshot-like is an app"),
   });
+  expect((await home.cli("snapshot", "delete", "Like")).stderr).toContain("snapshot-like is an app");
+  const made = await home.cli("snapshot", "create", "like", "--import", "json");
+  expect(made).toMatchObject({ status: 1, stderr: expect.stringContaining("would be snapshot-like, which is an app") });
   expect((await home.status("snapshot-like")).kind).toBe("app");
   await home.cli("delete", "snapshot-like");
+});
+
+test("errors name a snapshot as it was typed", async () => {
+  const told = async (...args: string[]): Promise<string> => (await home.cli("snapshot", ...args)).stderr;
+  const unknown = 'ipcctl: there is no snapshot "None"\n  ipcctl snapshot list shows them\n';
+  expect(await home.cli("snapshot", "delete", "None")).toMatchObject({ status: 4, stderr: unknown });
+  for (const name of ["", "..", "n".repeat(60)])
+    expect(await told("create", name, "--import", "json")).toStartWith(
+      `ipcctl: snapshot create: ${JSON.stringify(name)} cannot be the name of a snapshot\n  use 1 to 55 characters`,
+    );
+  expect(await told("create", "my own", "--import", "json", "--interpreter", "/no/such")).toStartWith(
+    "ipcctl: Failed to start snapshot my own: /no/such: no such file",
+  );
+  expect((await home.cli("snapshot", "create", "my own", "--import", "json")).status).toBe(0);
+  expect((await home.cli("snapshot", "delete", "My own")).stdout).toBe("My own: deleted\n");
 });
 
 test("one that was made before there were kinds does its imports and keeps its policy", async () => {
