@@ -20,6 +20,7 @@ from ._backend import BrokenChannel, DecodeError, Server, SharedRingBuffer, chec
 from ._contract import MESSAGE_BYTES_MAX
 from ._contract import UNREAD_BYTES_MAX as OUTBOX_BYTES_MAX
 from ._contract import UNREAD_MS_MAX as _UNREAD_MS
+from ._parts import Parts, framed
 from ._shared import Sharing, here
 from ._types import Unheld
 
@@ -33,7 +34,6 @@ _BYTES_IN, _BYTES_OUT = _contract.STATISTICS_BYTES_IN, _contract.STATISTICS_BYTE
 _FIRST_BUCKET, _NANOSECONDS = _contract.STATISTICS_LATENCIES, _contract.STATISTICS_NANOSECONDS
 _F_GET_SEALS = 1034
 _SEALS = 0x0002 | 0x0004  # F_SEAL_SHRINK, F_SEAL_GROW
-_MORE, _LAST = _contract.PART_MORE, _contract.PART_LAST
 #: Messages that are made or recognised here.
 ERROR, FORGET, LEAVE = _contract.TO_CLIENT_ERROR, _contract.TO_CLIENT_FORGET, _contract.TO_CLIENT_LEAVE
 #: How long to wait for room before looking again: a client rings once there is some.
@@ -141,8 +141,7 @@ class Channel:
         self._lock = threading.RLock()
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
-        self._parts: list[bytes] = []
-        self._parts_bytes = 0
+        self._parts = Parts()
         #: Held by the reading thread: usually the serving thread, another one while that is busy with the user's code.
         self.reading = threading.Lock()
         #: Read by another thread, to be handled by the serving thread before anything in the ring: reading pauses
@@ -201,12 +200,8 @@ class Channel:
             if began_ns is not None:
                 self._count(began_ns, message[0] == ERROR)
             self._statistics[_BYTES_OUT] += len(data)
-            if len(data) <= self._part_bytes:
-                self._put(data)
-            else:
-                step = self._part_bytes - 1
-                for at in range(0, len(data), step):
-                    self._put(bytes((_LAST if at + step >= len(data) else _MORE,)) + data[at : at + step])
+            for frame in framed(data, self._part_bytes):
+                self._put(frame)
             if self.tx.needs_bell():
                 self._ring()
 
@@ -281,20 +276,9 @@ class Channel:
             return None
         if self.rx.needs_bell():
             self._ring()
-        return self._assemble(frame)
-
-    def _assemble(self, frame: bytes) -> list[object] | None:
         self._statistics[_BYTES_IN] += len(frame)
-        if frame and 0 < frame[0] <= _LAST:
-            self._parts.append(frame[1:])
-            self._parts_bytes += len(frame) - 1
-            if self._parts_bytes > MESSAGE_BYTES_MAX:
-                raise BrokenChannel(f"a message of more than {MESSAGE_BYTES_MAX} bytes")
-            if frame[0] != _LAST:
-                return None
-            frame = b"".join(self._parts)
-            self._parts, self._parts_bytes = [], 0
-        return self.read(frame)
+        whole = self._parts.whole(frame)
+        return None if whole is None else self.read(whole)
 
     def read(self, frame: bytes) -> list[object]:
         """A whole message. :raises BrokenChannel, DecodeError:"""

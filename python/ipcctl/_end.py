@@ -16,6 +16,7 @@ from collections import deque
 from . import _contract
 from ._backend import BrokenChannel, SharedRingBuffer, dumps, loads
 from ._contract import MESSAGE_BYTES_MAX, SOCKET_PATH_BYTES_MAX, UNREAD_BYTES_MAX
+from ._parts import Parts, framed
 from ._shared import Sharing, here
 from ._types import IpcError
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 _CAPACITY = _contract.PIPE_MESSAGE_BYTES_MAX + 4
 _F_ADD_SEALS = 1033
 _SEALS = 0x0002 | 0x0004  # no shrinking, no growing
-_MORE, _LAST = _contract.PART_MORE, _contract.PART_LAST
 #: A bell that is lost to a racing sender costs this much.
 _LOOK_SECONDS = 0.1
 #: What sleeps without a handler (ENOSYS) may be about to serve for so long.
@@ -77,8 +77,7 @@ class End:
         self._lock = threading.RLock()
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
-        self._parts: list[bytes] = []
-        self._parts_bytes = 0
+        self._parts = Parts()
         self._is_rung_off = False
         self.is_open = True
 
@@ -114,13 +113,8 @@ class End:
             if self._outbox_bytes > UNREAD_BYTES_MAX:
                 self.close()
                 raise BrokenChannel(f"the worker left more than {UNREAD_BYTES_MAX} bytes unread")
-            most = self._tx.capacity // 4
-            if len(data) <= most:
-                self._put(data)
-            else:
-                for at in range(0, len(data), most - 1):
-                    mark = _LAST if at + most - 1 >= len(data) else _MORE
-                    self._put(bytes((mark,)) + data[at : at + most - 1])
+            for frame in framed(data, self._tx.capacity // 4):
+                self._put(frame)
             if self._tx.needs_bell():
                 self._ring()
 
@@ -163,7 +157,7 @@ class End:
             if frame is not None:
                 if self._rx.needs_bell():
                     self._ring()
-                message = self._assemble(frame)
+                message = self._parts.whole(frame)
                 if message is not None:
                     return message
                 continue
@@ -186,19 +180,6 @@ class End:
             self._is_rung_off = True
         finally:
             self._rx.cancel_sleep()
-
-    def _assemble(self, frame: bytes) -> bytes | None:
-        if not frame or not 0 < frame[0] <= _LAST:
-            return frame
-        self._parts.append(frame[1:])
-        self._parts_bytes += len(frame) - 1
-        if self._parts_bytes > MESSAGE_BYTES_MAX:
-            raise BrokenChannel(f"a message of more than {MESSAGE_BYTES_MAX} bytes")
-        if frame[0] != _LAST:
-            return None
-        whole = b"".join(self._parts)
-        self._parts, self._parts_bytes = [], 0
-        return whole
 
     def _why(self) -> str:
         if not self.is_open:

@@ -9,12 +9,14 @@ import select
 import socket
 import struct
 import threading
+import tracemalloc
 import unittest
 from typing import Any
 from unittest import mock
 
 import support  # noqa: F401 - finds the package
 from ipcctl import _channel, _contract, _serving, _session
+from ipcctl._parts import Parts, framed
 from ipcctl._types import StreamRef
 
 CAPACITY = 1 << 14
@@ -127,6 +129,37 @@ class Waiting(unittest.TestCase):
             session.channel.server.is_gone = True
 
         self.hold(leave)
+
+
+class LongMessages(unittest.TestCase):
+    def test_parts_are_put_together_again(self) -> None:
+        parts = Parts()
+        for size in (0, 1, 15, 16, 17, 45, 46, 1000):
+            message = b"\x83" * size
+            frames = list(framed(message, 16))
+            self.assertLessEqual(max(map(len, frames)), 16)
+            self.assertEqual([parts.whole(one) for one in frames], [None] * (len(frames) - 1) + [message])
+
+    def test_small_parts_cost_their_bytes(self) -> None:
+        parts = Parts()
+        frames = [bytes((_contract.PART_MORE, at & 255, at >> 8)) for at in range(50_000)]
+        tracemalloc.start()
+        try:
+            for one in frames:
+                parts.whole(one)
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        self.assertLess(held, 3 * 2 * len(frames))
+        self.assertEqual(len(parts.whole(bytes((_contract.PART_LAST,))) or b""), 2 * len(frames))
+
+    def test_one_byte_more_than_a_message_may_have(self) -> None:
+        with mock.patch("ipcctl._parts.MESSAGE_BYTES_MAX", 4):
+            self.assertEqual(Parts().whole(b"\x02abcd"), b"abcd")
+            parts = Parts()
+            parts.whole(b"\x01abcd")
+            with self.assertRaisesRegex(_channel.BrokenChannel, "more than 4 bytes"):
+                parts.whole(b"\x01e")
 
 
 if __name__ == "__main__":
