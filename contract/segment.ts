@@ -3,13 +3,13 @@
  * 3 is a superset of version 2, and both are served.
  */
 
-/** The number of this layout: of OPEN, and of the magic. */
+/** The number of this layout, in OPEN and in the magic. */
 export const SEGMENT_VERSION = 3;
 /** The oldest one that is still served. */
 export const SEGMENT_VERSION_MIN = 2;
-/** The first one with `slots`, `interrupts` and `ended`, and whose `gone` says no more than that. */
+/** The first one with `slots`, `interrupts` and `ended`. Its `gone` says only that the client is gone. */
 export const SEGMENT_VERSION_SLOTS = 3;
-/** The layout that a runtime knows, by the version of the shim that it was started with. */
+/** The newest layout that a runtime knows, by the version of the shim that it was started with. */
 export const SEGMENT_VERSION_BY_SHIM: Readonly<Record<number, number>> = { 1: 2, 2: 3 };
 /** The segment begins with these; then comes its version in one byte, and a zero. */
 export const MAGIC = "IPCCTL";
@@ -28,45 +28,45 @@ export const SEGMENT = {
   data: 4096,
 } as const;
 
-/** Bytes of each, and what it holds. */
+/** The size of each in bytes, and what it holds. */
 export const SEGMENT_FIELDS: Readonly<Record<keyof typeof SEGMENT, readonly [size: string, holds: string]>> = {
   magic: ["8", "magic `49 50 43 43 54 4c`, the version in one byte, `00`"],
   gone: [
     "4",
-    "`gone`: 0, or `ffffffff` once the client is gone or leaving: nothing of it may begin or go on; written by the client, or by the shim after the client's end. In version 2 this word is `interrupt`: the number of the call that is to be interrupted, 0 for none, `ffffffff` for whatever of this client runs; taken by the worker at SIGURG",
+    "`gone`: 0, or `ffffffff` once the client is gone or leaves: no request of it may begin or continue. The client writes it, or the shim after the client's death. In version 2 this word is `interrupt`: the number of the call to interrupt, 0 for none, `ffffffff` for all of this client; the worker takes it at SIGURG",
   ],
-  interrupts: ["4", "version 3: `interrupts`: raised by one by the client after it has put a number into a slot"],
+  interrupts: ["4", "version 3: `interrupts`: the client increments it after it has put a number into a slot"],
   ended: [
     "4",
-    "version 3: `ended`: 0 until the worker has ended everything of this channel and forgotten it, then why; until then the shim of a client that is gone repeats its signal",
+    "version 3: `ended`: 0 until the worker has ended and forgotten all requests of this channel, then the reason. If the client is gone, the shim repeats its signal until then",
   ],
-  asked: ["4", "`asked`: how many CALLs and EVALs the client has sent, modulo 2^32"],
+  asked: ["4", "`asked`: number of CALLs and EVALs that the client has sent, modulo 2^32"],
   ringA: ["192", "control block of ring A, client to worker"],
   ringB: ["192", "control block of ring B, worker to client"],
   statistics: [
     "296",
-    "statistics, 64-bit words written by the worker: answered, of them errors, bytes of messages in, out, then 32 classes of latency: word i counts answers in less than 2^i µs and not less than 2^(i−1); then the sum of the times of all answers in nanoseconds, which a worker that knows only version 2 leaves 0. `asked` − answered = waiting",
+    "statistics, 64-bit words that the worker writes: answers, errors among them, bytes of messages in, bytes out, then 32 classes of latency, of which class i counts answers that took at least 2^(i−1) µs and less than 2^i µs, then the time of all answers together in nanoseconds (0 in a worker that knows only version 2). `asked` − answers = requests that wait",
   ],
   slots: [
     "512",
-    "version 3: 64 slots of 64 bits, numbers of requests that the client wants interrupted: the client writes into one that is 0, the worker takes it by writing 0 and remembers the number until that request has ended",
+    "version 3: 64 slots of 64 bits, for numbers of requests to interrupt. The client writes into a slot that is 0; the worker takes the number by writing 0, and remembers it until that request has ended",
   ],
   data: ["2 × capacity", "data of ring A, then of ring B"],
 };
 
-/** Slots for numbers of requests that are to be interrupted, 64 bits each. */
+/** Slots for numbers of requests to interrupt, 64 bits each. */
 export const SLOTS = 64;
-/** In `gone`: the client is. */
+/** The value of `gone` once the client is gone. */
 export const GONE = 0xffff_ffff;
 
-/** In `ended`: why the worker has ended the channel. */
+/** The value of `ended`: why the worker has ended the channel. */
 export const ENDED = { closed: 1, unread: 2, broken: 3, fault: 4 } as const;
 
 export const ENDED_MEANING: Readonly<Record<keyof typeof ENDED, string>> = {
-  closed: "the client is gone, or is leaving",
-  unread: "the client did not read what it was sent",
-  broken: "the client wrote what it must not",
-  fault: "something went wrong in the worker",
+  closed: "the client is gone or has closed the channel",
+  unread: "the client did not read its messages",
+  broken: "the client violated the protocol",
+  fault: "an internal error of the worker",
 };
 
 /** Offsets in the control block of a ring, and its size. */
@@ -80,19 +80,19 @@ export const RING = {
   controlBytes: 192,
 } as const;
 
-/** Each 32 bits wide. */
+/** Words of 32 bits. */
 export const RING_FIELDS: Readonly<
   Record<Exclude<keyof typeof RING, "controlBytes">, readonly [writer: string, holds: string]>
 > = {
-  head: ["consumer", "its position"],
-  tail: ["producer", "its position"],
-  cpu: ["producer", "the core that it runs on, plus one; 0: unknown. A hint, and only in version 3"],
-  awake: ["producer", "how many other sides of it are awake now. A hint, and only in version 3"],
-  consumerSleeps: ["both", "the consumer is to be rung once something has come"],
-  producerWaits: ["both", "the producer is to be rung once there is room"],
+  head: ["consumer", "position up to which it has read"],
+  tail: ["producer", "position up to which it has written"],
+  cpu: ["producer", "number of the core on which it runs, plus one; 0 if unknown. A hint, in version 3"],
+  awake: ["producer", "how many other clients it keeps awake now. A hint of the worker, in version 3"],
+  consumerSleeps: ["both", "1 while the consumer wants a wake-up when a frame arrives"],
+  producerWaits: ["both", "1 while the producer wants a wake-up when there is room"],
 };
 
-/** Bytes of the data of one ring: powers of two between these. */
+/** Bytes of data in one ring: a power of two between these. */
 export const RING_CAPACITY_MIN = 4096;
 export const RING_CAPACITY_MAX = 1_073_741_824;
 
@@ -108,23 +108,23 @@ export const STATISTICS = {
 } as const;
 /** Classes of latency. */
 export const LATENCY_CLASSES = 32;
-/** How many of them version 1 of the shim's contract knows. */
+/** How many words version 1 of the shim's contract knows. */
 export const STATISTICS_WORDS_1 = 36;
 
 /**
- * Offsets in the payload of OPEN; the name of a pipe is the rest. Version 2 has no kind, and its name at the place of
- * that.
+ * Offsets in the payload of OPEN; the name of a pipe is the rest. Version 2 has no kind, and the
+ * name in its place.
  */
 export const OPEN = { version: 0, capacity: 4, kind: 8, name: 9 } as const;
 
-/** What a segment is for. */
+/** The use of a segment. */
 export const CHANNEL_KIND = { calls: 0, pipe: 1, host: 2 } as const;
 
 export const CHANNEL_KINDS: Readonly<Record<keyof typeof CHANNEL_KIND, string>> = {
   calls: "calls; the name is empty",
   pipe: "a pipe, with a name",
-  host: "reserved for calls of the host; a runtime that does not know it closes the descriptors",
+  host: "reserved for calls to the host; a runtime that does not know it closes the descriptors",
 };
 
-/** The first byte of a frame that is a part of a message: more follows, or it is the last. */
+/** The first byte of a frame that is one part of a message: more parts follow, or it is the last. */
 export const PART = { more: 1, last: 2 } as const;

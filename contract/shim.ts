@@ -43,91 +43,103 @@ export const SPEC = {
   end: 255,
 } as const;
 
-/** Payload of each, and what it means. */
+/** The payload of each frame, and what it means. */
 export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload: string, says: string]>> = {
   version: [
     "u32",
-    "the lowest version that knows all frames of this specification: 1, or 2 where it has KILL, UMASK, OWNER, a MOUNT that is mapped or an ANSWER of 2",
+    "the lowest version that knows all frames of this specification: 1, or 2 if it has KILL, UMASK, OWNER, a mapped MOUNT or an ANSWER that connects 2",
   ],
-  run: ["u64", "number of this run, chosen by the daemon, ascending per worker"],
+  run: ["u64", "number of this run; the daemon chooses it, and each run of a worker has a higher one"],
   arg: [
     "bytes",
-    "one per argument, in order; the first is the executable (with `/`: that path; without: searched on the worker's `PATH`)",
+    "one per argument, in order; the first is the executable (a name with `/` is a path, any other is looked up in the worker's `PATH`)",
   ],
-  env: ["bytes `K=V`", "one per variable; the environment is exactly these, plus what NOTIFY adds"],
-  cwd: ["bytes", "absolute"],
-  ids: ["u32 uid, u32 gid", "optional; only root may; supplementary groups are dropped"],
-  stop: ["u32 grace_ms, u32 signal", "used when the shim must end the tree by itself (default 10000, SIGTERM)"],
+  env: ["bytes `K=V`", "one per variable; the environment consists of these and of what NOTIFY adds"],
+  cwd: ["bytes", "working directory, an absolute path"],
+  ids: ["u32 uid, u32 gid", "optional; only root may change them; supplementary groups are dropped"],
+  stop: [
+    "u32 grace_ms, u32 signal",
+    "for stops that no request asks for: WALL, OWNER, and a signal to the shim (default 10000, SIGTERM)",
+  ],
   log: [
     "u64 max_file_bytes, u32 max_files, u64 max_total_bytes, u64 max_age_ms, u8 when_full (0 block, 1 drop)",
-    "0 means no limit. Age is of the current file since its creation; rotation deletes the oldest beyond `max_files` (files in all, gz included) or `max_total_bytes`",
+    "0 means no limit. The age is that of the current file since the shim opened it; rotation deletes the oldest files beyond `max_files` (compressed ones count) or `max_total_bytes`",
   ],
-  rlimit: ["u32 resource, u64 soft, u64 hard", "as many as wanted"],
+  rlimit: [
+    "u32 resource, u64 soft, u64 hard",
+    "one per limit, up to 32; where the present hard limit is lower and may not be raised, it stays",
+  ],
   cgroup: [
     "bytes, absolute path",
-    "a cgroup v2 directory that exists already; the worker joins before exec. Tree kill then uses `cgroup.kill`, else kill loops over `cgroup.procs`",
+    "an existing directory of cgroup v2; the worker joins it before exec, and its tree is killed by `cgroup.kill` as well as by pid",
   ],
   notify: [
     "empty",
-    "make the `notify` socket (sets `NOTIFY_SOCKET` to its absolute path) and the control descriptor (a SEQPACKET socketpair end at descriptor 198, `IPCCTL_CONTROL_FD=198`); `READY=1` on the first or `READY` on the second tells readiness; `STOP` comes on the second ahead of the signal that ends the worker",
+    "the shim makes the `notify` socket (`NOTIFY_SOCKET` is its path) and the control descriptor (one end of a SEQPACKET socket pair, descriptor 198, `IPCCTL_CONTROL_FD=198`). The worker reports that it is ready by `READY=1` on the first or `READY` on the second. Before the signal that asks the worker to end, the shim sends `STOP` on the second",
   ],
-  wall: ["u64 wall_ms", "optional: end the tree (TERM, grace, KILL) when so long has passed"],
+  wall: [
+    "u64 wall_ms",
+    "optional: after this time the tree is stopped as STOP says: its signal, its grace period, SIGKILL",
+  ],
   rawlog: [
     "u8 stream (1 stdout, 2 stderr, 3 both), u64 max_bytes, u32 max_files, path bytes",
-    "optional copies without CRI prefix (bunctl's `stdout_log` …): appended, rotated by rename to `.1`, `.2` …",
+    "optional, up to 3: plain copies of the output (bunctl's `stdout_log` …), appended, and rotated by renaming to `.1`, `.2` …",
   ],
   confine: [
     "u8 drop_capabilities",
-    "the worker gets `no_new_privs`, and what the next three say, in their order, after everything else and right before exec",
+    "right before exec the worker gets `no_new_privs`, loses its capabilities if the payload is 1, and is restricted by LANDLOCK and then by each FILTER",
   ],
   landlock: [
     "u64 handled file rights, u64 handled network rights, u64 scopes",
-    "a ruleset of these; fields that the kernel does not know are 0",
+    "a ruleset that handles these; fields that the kernel does not know are 0",
   ],
   path: [
     "u64 rights, u8 optional, bytes",
-    "up to 256: grants these below the path; a missing path that is not optional is an error",
+    "up to 256: a Landlock rule that grants these rights below the path; a missing path is an error unless it is optional",
   ],
   filter: [
     "u8 notifying, steps of 8 bytes",
-    "up to 4 programs of seccomp, up to 4096 steps each; a notifying one gets a process that answers",
+    "up to 4 seccomp programs of up to 4096 instructions each, here called steps; for a notifying one the shim starts the connect helper",
   ],
-  port: ["u64 rights, u64 port", "Landlock's on a TCP port; up to 64"],
+  port: ["u64 rights, u64 port", "up to 64: a Landlock rule for a TCP port"],
   patch: [
     "u16 step, u8 what (0–3 a word of the token, 4 the worker's own pid)",
-    "put in as the value of a step of the FILTER before it. The token is random, and goes along with the exec in its fourth and fifth argument",
+    "the constant that a step of the preceding FILTER compares with. The token is random, and the exec that starts the worker passes it in its fourth and fifth arguments",
   ],
   namespaces: [
     "u32 bits of unshare(2)",
-    "before everything else, with the root that MOUNT describes. With CLONE_NEWPID the forked child makes two processes, children of the shim both: the first of the namespace, which waits and ends with the shim, and the worker. Not with ZYGOTE",
+    "the worker enters them, with the root that MOUNT describes, right after joining its cgroup. With CLONE_NEWPID the forked child creates two more children of the shim: the first process of the namespace, which waits and ends with the shim, and the worker. CLONE_NEWPID is refused together with ZYGOTE",
   ],
   mount: [
     "u8 kind (0 bind, 1 link, 2 folder, 3 scratch, 4 hide, 5 cover: a folder of its own, read-only in the end, 6 proc: that of its namespace of processes), u8 flags (1 writable, 2 device, 4 may exec, 8 mapped), u64 bytes, u32 files, u16 length, path, target",
-    "in order; up to 256. No link on the way to a path is followed. What is mapped shows files of its owner as those of IDS, and the other way round; only with IDS. A bind of `/proc/self` is the worker's own folder there",
+    "up to 256, carried out in order. No symbolic link on the way to a path is followed. A mapped bind exchanges the owner of the path with the user of IDS, and has no effect without IDS. A bind of `/proc/self` shows the worker's own folder",
   ],
-  host: ["u16 port (0 any), name", "up to 256, of those that may be connected to"],
+  host: ["u16 port (0 any), name", "up to 256: a host to which the worker may connect"],
   answer: [
-    "u32 classes of addresses that are refused (1 private, 2 loopback, 4 link-local, 8 metadata, 16 self, 32 multicast), u8 connects (1 to hosts, 2 beside Unix sockets)",
-    "what the process that answers does; 2 is of version 2",
+    "u32 classes of addresses that are refused (1 private, 2 loopback, 4 link-local, 8 metadata, 16 self, 32 multicast), u8 connects (0 never, 1 to hosts, 2 to hosts while the worker itself connects to Unix sockets)",
+    "what the connect helper refuses, and whether it connects at all; connects 2 needs version 2",
   ],
-  audit: ["bytes, absolute path", "where it writes its decisions"],
+  audit: ["bytes, absolute path", "spool to which the connect helper appends its decisions"],
   plane: [
     "empty",
-    "the worker gets a connected SEQPACKET socket as descriptor 199 (`IPCCTL_PLANE_FD`) instead of reaching `plane` by its path; its first byte says that somebody listens",
+    "the worker gets a connected SEQPACKET socket as descriptor 199 (`IPCCTL_PLANE_FD`) and need not reach `plane` by its path; its first byte tells the shim that a runtime listens",
   ],
-  name: ["bytes", "who the worker is in the audit log"],
+  name: ["bytes", "name of the worker in the audit log"],
   zygote: [
     "bytes, absolute path",
-    "a snapshot's socket: it forks the worker instead of the shim, with this specification, and tells how it ends",
+    "socket of a snapshot, which forks the worker in place of the shim, with this specification, and reports how it ends",
   ],
   kill: [
     "u8 mode (0 main, 1 group, 2 tree)",
-    "from version 2 on; optional: whom the signal of a stop goes to, the main process, its process group or every process of its tree; without it the main process, but its group while that is a shell",
+    "optional, from version 2: which processes get the signal of a stop: the main process, its process group, or every process of its tree; without KILL the main process, or its group while the main process is a shell",
   ],
-  umask: ["u32, at most 0777", "optional: the file mode creation mask of the worker; else it has that of the shim"],
+  umask: [
+    "u32, at most 0777",
+    "optional, from version 2: file mode creation mask of the worker; without UMASK it is that of the shim",
+  ],
   owner: [
     "empty",
-    "optional: the shim's standard input is a pipe of the program that owns the worker. Its end, which kill -9 of the program brings about as well, ends the tree as STOP does with what STOP says. The exit record is not synced",
+    "optional, from version 2: the shim's standard input is a pipe from the program that owns the worker. Its end of file, which kill -9 of the program causes too, stops the tree as STOP says. The exit record is not synced to disk",
   ],
   end: ["empty", ""],
 };
@@ -145,27 +157,27 @@ export const REQUEST = {
 
 export const REQUEST_PAYLOADS: Readonly<Record<keyof typeof REQUEST, readonly [payload: string, answer: string]>> = {
   hello: [
-    "u32 version of who asks",
-    "STATE, with the shim's version; on this connection both speak the lower one, which is 1 where nothing was said. ERR EPROTO: a version 0",
+    "u32 version of the client",
+    "STATE, with the shim's version. From then on both speak the lower of the two versions on this connection; without HELLO they speak 1. ERR EPROTO: the client's version is 0",
   ],
   signal: ["u32 signal, u8 scope (0 the worker, 1 its process group, 2 the whole tree)", "OK or ERR"],
   stop: [
     "u32 grace_ms, u32 signal",
-    "OK at once; the shim signals whom KILL says; when the main process has ended, what is left of its tree and was not asked yet gets SIGTERM; **the tree** gets SIGKILL after the grace; repeated STOP may only shorten the grace",
+    "OK at once. The processes that KILL names get the signal. When the main process has ended, the rest of its tree gets SIGTERM, except what was signalled already. After the grace period **the whole tree** gets SIGKILL. A further STOP can only shorten the grace period",
   ],
-  flush: ["empty", "OK: next log file opened, all older ones deleted"],
+  flush: ["empty", "OK: the next log file was opened, and all older ones were deleted"],
   open: [
-    "9 to 57 bytes, with 4 descriptors (SCM_RIGHTS) sent along",
-    "see `docs/internals/shm-layout.md`. OK: the first three are passed on to the runtime as they are, the first and the last are kept; ERR ENOTCONN: no runtime is attached; ERR EMFILE: 128 channels are open",
+    "8 to 57 bytes, with 4 descriptors (SCM_RIGHTS)",
+    "OK: the first three descriptors went to the runtime with the payload, and the shim keeps the first and the last (`docs/internals/shm-layout.md`). ERR ENOTCONN: no runtime is attached. ERR EMFILE: 128 channels are open",
   ],
   wake: [
     "empty",
-    "OK: the worker got SIGURG, which asks it to attach a runtime, or to look what is to be interrupted; ERR EAGAIN: nobody has a handler for that, but something of the worker runs or has just run, and may be a Python that starts; ERR ENOSYS: nobody has one, and all of the worker has slept for a second. Under a wrapper (`uv run`) the descendant that is attached, or has the handler, gets it",
+    "OK: the worker got SIGURG, which asks it to attach a runtime, or to look for interrupts. Under a wrapper (`uv run`) the descendant that is attached, or has a handler, gets it. ERR EAGAIN: no process has a handler, but one of them has run within the last second, and may be a Python that is starting. ERR ENOSYS: no process has a handler, and all of them have slept for a second",
   ],
   calls: ["empty", "CALLS"],
 };
 
-/** What a shim tells and answers. */
+/** What a shim reports and answers. */
 export const REPLY = {
   state: 64,
   ready: 65,
@@ -183,18 +195,19 @@ export const REPLY_NAMES: Readonly<Partial<Record<keyof typeof REPLY, string>>> 
 
 export const REPLY_PAYLOADS: Readonly<Record<keyof typeof REPLY, string>> = {
   state:
-    "u32 version, u64 run, u32 pid, u64 starttime (field 22 of /proc/PID/stat), u64 started_ns (realtime), u64 start_boottime_ns (CLOCK_BOOTTIME), u8 ready, u8 stopping, u8 exited, u8 log_blocked, u64 dropped_lines, u64 dropped_bytes, u64 log_file (number of the current file), u64 log_lines (written in this run), u64 log_bytes (written in this run), u8 attached",
+    "u32 version, u64 run, u32 pid, u64 starttime (field 22 of /proc/PID/stat), u64 started_ns (realtime), u64 start_boottime_ns (CLOCK_BOOTTIME), u8 ready, u8 stopping, u8 exited, u8 log_blocked, u64 dropped_lines, u64 dropped_bytes, u64 log_file (number of the current file), u64 log_lines and u64 log_bytes (written in this run), u8 attached",
   ready: "empty",
   exited:
-    "u32 wait status, u64 time_ns; sent when the worker itself was reaped and the tree and the pipes are being finished",
+    "u32 wait status, u64 time_ns; sent once the worker itself was reaped, before the rest of its tree and its pipes are finished",
   rotated: "u64 finished file, u64 current file",
-  logFull: "u8 blocked, u64 dropped_lines, u64 dropped_bytes; on change, at most one per second",
+  logFull:
+    "u8 blocked, u64 dropped_lines, u64 dropped_bytes; sent when the log becomes full or has room again, and at most once a second while it is full",
   ok: "u8 request type",
   error: "u8 request type, i32 errno",
-  status: "bytes: text of an `sd_notify` `STATUS=` line, at most 512",
-  attached: "u8: a runtime of the worker connected to `plane` (1) or went away (0)",
+  status: "bytes: text of a `STATUS=` line of `sd_notify`, at most 512",
+  attached: "u8: a runtime of the worker attached (1) or went away (0)",
   calls:
-    "u32 open channels and pipes, u32 requests that wait, then words of 64 bits: the statistics of all channels of this run, summed; 37 of them, or 36 where version 1 is spoken",
+    "u32 open channels and pipes, u32 requests that wait, then the statistics of this run, summed over all its channels: 37 words of 64 bits, or 36 in version 1",
 };
 
 /** Offsets in the payload of STATE, and its length. */
@@ -218,10 +231,10 @@ export const STATE = {
   size: 85,
 } as const;
 
-/** Whom a signal is for. */
+/** Which processes a signal is for. */
 export const SCOPE = { worker: 0, group: 1, tree: 2 } as const;
 
-/** Whom the signal of a stop is for. */
+/** Which processes the signal of a stop is for. */
 export const KILL_MODE = { main: 0, group: 1, tree: 2 } as const;
 
 /** How a part of the worker's root is made. */
@@ -238,20 +251,20 @@ export const ADDRESS_CLASS = {
   multicast: 32,
 } as const;
 
-/** What of the worker's output goes to a raw log, as bits. */
+/** Which of the worker's output goes to a raw log, as bits. */
 export const RAW_STREAM = { stdout: 1, stderr: 2, both: 3 } as const;
 
 /** Descriptors of the worker. */
 export const WORKER_FD = { control: 198, plane: 199 } as const;
 
-/** Descriptors that come along with OPEN; of these the first are for the runtime. */
+/** Descriptors that OPEN carries; the first of them are for the runtime. */
 export const CHANNEL_FDS = 4;
 export const CHANNEL_FDS_FORWARDED = 3;
 
 /** Exit statuses of `ipcctl-shim DIR`. */
 export const SHIM_EXIT = { done: 0, system: 71, locked: 75, noSpec: 76, badSpec: 78 } as const;
 
-/** Steps between fork and exec, of which an exit record names the one that failed. */
+/** Steps between fork and exec. An exit record names the one that failed. */
 export const STEP = {
   none: 0,
   cwd: 1,
@@ -265,13 +278,13 @@ export const STEP = {
   namespaces: 9,
 } as const;
 
-/** How much of each the shim takes. */
+/** The most that the shim accepts of each. */
 export const SHIM_MAX = {
-  /** Of a request: its type and its payload. The largest is OPEN. */
+  /** Type and payload of a request. The largest is OPEN. */
   requestBytes: 64,
-  /** Of the payload of what it tells. */
+  /** Payload of a reply. */
   replyBytes: 4096,
-  /** Connections at once: the daemon, its successor, and clients that open a channel, each for a moment. */
+  /** Connections at once: the daemon, its successor, and clients, each only while it opens a channel. */
   clients: 16,
   rlimits: 32,
   rawlogs: 3,
@@ -284,6 +297,6 @@ export const SHIM_MAX = {
   filters: 4,
   /** What the kernel takes: BPF_MAXINSNS. */
   filterSteps: 4096,
-  /** Of a worker's line; a longer one is cut into partial records. */
+  /** A line of the worker's output; a longer one is cut into partial records. */
   lineBytes: 16_384,
 } as const;

@@ -107,7 +107,7 @@ const PYTHON_LIMITS = limits(
   "messageBytes",
   "unreadBytes",
   "unreadMs",
-  "wishes",
+  "interrupts",
   "pipeMessageBytes",
   "pipeNameBytes",
   "pipesUntaken",

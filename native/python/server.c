@@ -38,14 +38,14 @@ struct server {
 	Py_buffer segment;
 	struct statistics *statistics;
 	int bell;
-	int64_t began;           /* of the answer being sent */
-	PyObject *channel;       /* its object in Python */
-	PyObject *wanted;        /* numbers of requests that the client wants interrupted and that have not ended */
-	const uint64_t *wishes;  /* changes when there is something for Channel.look() to take */
-	uint64_t seen;           /* its value at the last look */
-	unsigned long long last; /* the highest number of a request that was started or refused */
-	uint32_t awake;          /* what the client was told */
-	char was_rung;           /* about the last answer */
+	int64_t began;              /* of the answer being sent */
+	PyObject *channel;          /* its object in Python */
+	PyObject *wanted;           /* numbers of requests that the client wants interrupted and that have not ended */
+	const uint64_t *interrupts; /* changes when there is something for Channel.look() to take */
+	uint64_t seen;              /* its value at the last look */
+	unsigned long long last;    /* the highest number of a request that was started or refused */
+	uint32_t awake;             /* what the client was told */
+	char was_rung;              /* about the last answer */
 	char is_paused, is_queueing, is_leaving, is_looked_at, is_gone, is_held, is_rung;
 };
 
@@ -148,7 +148,7 @@ static PyObject *fetch_exception(void)
 
 static int has_news(const struct server *server)
 {
-	return __atomic_load_n(server->wishes, __ATOMIC_RELAXED) != server->seen;
+	return __atomic_load_n(server->interrupts, __ATOMIC_RELAXED) != server->seen;
 }
 
 /* Whether the client wants this request interrupted. */
@@ -630,7 +630,7 @@ static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *named)
 		return NULL;
 	}
 	server->statistics = (struct statistics *)(void *)((char *)server->segment.buf + IPC_SEGMENT_STATISTICS);
-	server->wishes = (const uint64_t *)(const void *)((const char *)server->segment.buf + IPC_SEGMENT_GONE);
+	server->interrupts = (const uint64_t *)(const void *)((const char *)server->segment.buf + IPC_SEGMENT_GONE);
 	server->wanted = PySet_New(NULL);
 	if (server->wanted == NULL) {
 		Py_DECREF(server);
@@ -696,7 +696,7 @@ static PyObject *server_acknowledge(PyObject *self, PyObject *nothing)
 {
 	(void)nothing;
 	struct server *server = (struct server *)self;
-	server->seen = __atomic_load_n(server->wishes, __ATOMIC_SEQ_CST);
+	server->seen = __atomic_load_n(server->interrupts, __ATOMIC_SEQ_CST);
 	Py_RETURN_NONE;
 }
 

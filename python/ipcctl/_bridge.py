@@ -38,7 +38,7 @@ class Bridge:
         self.end = End(SEGMENT_VERSION)
         self.end.sharing.close()  # what lies in shared memory is copied: the other side cannot look into it
         self._on_over = on_over
-        #: Streams that are being read: the first wish to end one is that it be left.
+        #: Streams that are being read: the first CANCEL of one only ends the reading.
         self._streams: set[int] = set()
         self._is_over = False
         self._lock = threading.Lock()

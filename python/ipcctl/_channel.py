@@ -309,7 +309,7 @@ class Channel:
         while self._has_to_look and self._looking.acquire(blocking=False):
             try:
                 self._has_to_look = False
-                self._take_wishes()
+                self._take_interrupts()
             finally:
                 self._looking.release()
 
@@ -320,7 +320,7 @@ class Channel:
         if self._looking.acquire(timeout=_OTHERS_LOOK_SECONDS):
             try:
                 self._has_to_look = False
-                self._take_wishes()
+                self._take_interrupts()
             finally:
                 self._looking.release()
         else:
@@ -328,7 +328,7 @@ class Channel:
         if self._has_to_look:
             self.look()
 
-    def _take_wishes(self) -> None:
+    def _take_interrupts(self) -> None:
         server = self.server
         server.is_looked_at = True  # before that, it does not count as new any more
         try:
@@ -351,10 +351,10 @@ class Channel:
                 if number != 0:
                     server.want(number)
                     self._slots[index] = 0
-        if len(server.wanted) > _contract.WISHES_MAX:
+        if len(server.wanted) > _contract.INTERRUPTS_MAX:
             server.is_gone = True
         server.is_leaving = True  # the serving thread has something to settle
-        self.session.on_wishes()
+        self.session.on_interrupts()
 
     def drain_bell(self) -> bool:
         """Takes the bells. False if the client is gone."""

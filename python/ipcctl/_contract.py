@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+958eb473"
+EDITION = "0.1.0+65c5b389"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -184,7 +184,7 @@ FRAME_BYTES_MAX = 10485760
 MESSAGE_BYTES_MAX = 268435456
 UNREAD_BYTES_MAX = 67108864
 UNREAD_MS_MAX = 30000
-WISHES_MAX = 1048576
+INTERRUPTS_MAX = 1048576
 PIPE_MESSAGE_BYTES_MAX = 1048572
 PIPE_NAME_BYTES_MAX = 48
 PIPES_UNTAKEN_MAX = 64

@@ -872,7 +872,7 @@ class Server:
 
     __slots__ = (
         "_seen",
-        "_wishes",
+        "_interrupts",
         "_channel",
         "is_gone",
         "is_leaving",
@@ -896,17 +896,17 @@ class Server:
         self.is_paused = self.is_queueing = self.is_leaving = self.is_gone = False
         #: A thread is taking what the client wants interrupted.
         self.is_looked_at = False
-        self._wishes = memoryview(segment)[_contract.SEGMENT_GONE : _contract.SEGMENT_GONE + 8].cast("Q")
+        self._interrupts = memoryview(segment)[_contract.SEGMENT_GONE : _contract.SEGMENT_GONE + 8].cast("Q")
         self._seen = 0
 
     @property
     def has_news(self) -> bool:
         """The client has asked for an interrupt, or is gone, since the last look."""
-        return self._wishes[0] != self._seen
+        return self._interrupts[0] != self._seen
 
     def acknowledge(self) -> None:
         """Requests of the client from now on count as new."""
-        self._seen = self._wishes[0]
+        self._seen = self._interrupts[0]
 
     def want(self, number: int) -> None:
         """The client wants this request interrupted, perhaps again."""
@@ -961,10 +961,10 @@ class Server:
     def close(self) -> None:
         """Forgets the channel."""
         self._channel = None
-        self._wishes = _NO_WISHES
+        self._interrupts = _NO_INTERRUPTS
 
 
-_NO_WISHES = memoryview(bytes(8)).cast("Q")
+_NO_INTERRUPTS = memoryview(bytes(8)).cast("Q")
 
 
 def _run(frame: _Frame, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, bool]:

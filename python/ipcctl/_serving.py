@@ -352,7 +352,7 @@ class Serving:
                 is_any = True
                 continue
             if server.wanted:
-                is_any = self._guard(session, session.settle_wishes) or is_any
+                is_any = self._guard(session, session.settle_interrupts) or is_any
             if session.calls.early:
                 is_any = self._guard(session, session.calls.retry_early) or is_any
                 has_early = has_early or bool(session.calls.early)

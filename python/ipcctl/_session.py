@@ -38,7 +38,7 @@ ANSWERS = frozenset((RETURN, THROW, PUSH, CLOSE, FAIL))
 
 
 class Session:
-    """Belongs to the serving thread. Only :meth:`on_wishes`, :meth:`take_answer` and the end of a task come from
+    """Belongs to the serving thread. Only :meth:`on_interrupts`, :meth:`take_answer` and the end of a task come from
     others.
 
     Interrupts: the client says which of its requests must end (:meth:`Channel.look`), and that stays in
@@ -155,7 +155,7 @@ class Session:
 
     # ---- interrupts ----
 
-    def on_wishes(self) -> None:
+    def on_interrupts(self) -> None:
         """There is something new in ``server.wanted``. What needs no serving thread is ended at once, because that may
         be busy for long.
         """
@@ -164,7 +164,7 @@ class Session:
             if server.is_gone or number in server.wanted:
                 task.cancel()
 
-    def settle_wishes(self) -> bool:
+    def settle_interrupts(self) -> bool:
         """Ends what must end and does not run, and forgets what has ended. In the serving thread, between two messages:
         a request has not started, or runs, or is in a list here. True if there was something.
         """

@@ -63,7 +63,7 @@ async function actOnApp(
   }
   const isStop = verb === "stop";
   const wasWanted = new Set(all.filter((name) => registry.find(name)?.isWanted));
-  const wish = {
+  const asked = {
     what: `${verb} ${isWhole ? id : all.join(" ")}`,
     workers: isWhole ? ("all" as const) : all,
     isFinal: isStop,
@@ -74,7 +74,7 @@ async function actOnApp(
       registry.workers.filter((worker) => names.has(worker.id)),
       grace_ms,
     );
-  const work = registry.inTurn(id, wish, async (turn): Promise<ActResult[]> => {
+  const work = registry.inTurn(id, asked, async (turn): Promise<ActResult[]> => {
     const app = registry.apps.find((one) => one.id === id);
     const workers = (app?.workers ?? []).filter((worker) => isWhole || names.has(worker.id));
     const missing = all

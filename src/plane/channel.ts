@@ -261,11 +261,11 @@ export class Channel implements Disposable {
     if (!this.#isOpen || this.#isLooking || this.#isPaused || this.#isEnding) return;
     if (isMore) setImmediate(() => this.#isOpen && !this.#isLooking && this.#takeAll());
     else this.#sleep();
-    if (this.#wanted && !isMore && this.#isOpen) this.#takeWishes(this.#wanted);
+    if (this.#wanted && !isMore && this.#isOpen) this.#takeInterrupts(this.#wanted);
   }
 
-  /** After the messages: a request that is to end has come before the wish. */
-  #takeWishes(wanted: Wanted): void {
+  /** After the messages: a request arrives before its interrupt. */
+  #takeInterrupts(wanted: Wanted): void {
     if (wanted.isGone) return this.#end(this.#reason());
     for (const number of wanted.take()) this.#listener.onInterrupt?.(number);
   }

@@ -1,7 +1,6 @@
 /**
- * The client's side of interrupts. The wish to end a request is state, not an event: it is written into the segment,
- * and the worker is signalled to look, again and again until the request has ended. A lost signal costs time, and
- * nothing else.
+ * The client's side of interrupts. That a request must end is state, not an event: it is written into the segment, and
+ * the worker is signalled to look until the request has ended. A lost signal costs time and nothing else.
  */
 import { GONE, SEGMENT, SEGMENT_VERSION_SLOTS, SLOTS } from "../../contract/segment.ts";
 

@@ -50,7 +50,7 @@ export type RunFacts = {
 /** Limits that are watched, and the state of health; ends with the run. */
 export type RunMonitor = Disposable & { readonly health: "healthy" | "unhealthy" | "starting" | null };
 
-type StopWish = { readonly killAtMs: number; readonly signal: number };
+type StopRequest = { readonly killAtMs: number; readonly signal: number };
 
 /** The longest that a stop may take, whatever the shim does. */
 export function stopWithinMs(graceMs: number, finishMs: number): number {
@@ -86,7 +86,7 @@ export class Run {
   #isAttached = false;
   #hasExited = false;
   #isFinishing = false;
-  #wish: StopWish | undefined;
+  #stopRequest: StopRequest | undefined;
   readonly #stopping = new AbortController();
   #forceTimer: Timer | undefined;
   /** Ends it where it does not tell that it is ready. */
@@ -137,7 +137,7 @@ export class Run {
         throw new IpcError("START_FAILED", `the shim ended with status ${outcome}${text === "" ? "" : `: ${text}`}`);
       }
       // None of it is left to be stopped.
-      if (this.#wish) return this.#end(failedLaunch(this.number, this.#facts.nowMs()));
+      if (this.#stopRequest) return this.#end(failedLaunch(this.number, this.#facts.nowMs()));
       if (performance.now() > deadline) await this.#giveUpLaunch();
       await Bun.sleep(pauseMs); // The shim of the run before is in its last moments; it holds the lock until then.
     }
@@ -231,7 +231,7 @@ export class Run {
     if (isFirst) this.isReady = state.isReady;
     this.#listener.onLink(isFirst);
     if (!isFirst && state.isReady) this.#becomeReady(); // told while nobody listened
-    if (this.#wish) void this.#askToStop(link, this.#wish); // what was asked before may be lost with the link
+    if (this.#stopRequest) void this.#askToStop(link, this.#stopRequest); // the last link may have lost it
   }
 
   #becomeReady(): void {
@@ -268,21 +268,21 @@ export class Run {
    */
   stop(graceMs: number, signal = SIGTERM): void {
     if (this.#isOver) return;
-    const killAtMs = Math.min(performance.now() + graceMs, this.#wish?.killAtMs ?? Number.POSITIVE_INFINITY);
-    const wish = { killAtMs, signal };
-    this.#wish = wish;
+    const killAtMs = Math.min(performance.now() + graceMs, this.#stopRequest?.killAtMs ?? Number.POSITIVE_INFINITY);
+    const request = { killAtMs, signal };
+    this.#stopRequest = request;
     this.#stopping.abort();
     this.forget(this.#forceTimer);
     this.#forceTimer = this.after(killAtMs + STOP_SLACK_MS - performance.now(), () => this.#force());
-    if (this.#link) void this.#askToStop(this.#link, wish);
+    if (this.#link) void this.#askToStop(this.#link, request);
   }
 
-  async #askToStop(link: ShimLink, wish: StopWish): Promise<void> {
+  async #askToStop(link: ShimLink, request: StopRequest): Promise<void> {
     for (let pauseMs = ASK_AGAIN_MS; ; pauseMs = Math.min(pauseMs * 2, ASK_AGAIN_MAX_MS)) {
-      const graceMs = Math.max(0, Math.round(wish.killAtMs - performance.now()));
-      if (await link.stop(graceMs, wish.signal)) return;
-      const isStale = (): boolean => this.#isOver || this.#link !== link || this.#wish !== wish;
-      if (isStale()) return; // the next link, or the next wish, asks anew
+      const graceMs = Math.max(0, Math.round(request.killAtMs - performance.now()));
+      if (await link.stop(graceMs, request.signal)) return;
+      const isStale = (): boolean => this.#isOver || this.#link !== link || this.#stopRequest !== request;
+      if (isStale()) return; // the next link, or the next request, asks anew
       await Bun.sleep(pauseMs);
       if (isStale()) return;
     }
@@ -314,7 +314,7 @@ export class Run {
 
   /** Ends it as a failure: what follows is up to the restart policy. */
   fail(reason: string, graceMs: number): void {
-    if (this.#wish || this.#isOver) return;
+    if (this.#stopRequest || this.#isOver) return;
     this.#failure = reason;
     this.#facts.log("warn", { reason }, "ending the run");
     this.stop(graceMs);

@@ -376,7 +376,7 @@ def drive(meeting: socket.socket, scenario: str, stride: int, offset: int) -> No
         clients.append(Client(meeting))
         clients.append(Client(meeting))
         clients[0].send(BIND, 0, "lent")
-        _serving.serving()._sessions[1].channel._looking = Struck()  # when the other client's wish is known
+        _serving.serving()._sessions[1].channel._looking = Struck()  # when the other client's interrupt is known
         for _ in range(3):  # first times import this and that
             shoot(scenario, sys.maxsize)
         while shoot(scenario, at):

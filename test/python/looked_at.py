@@ -2,8 +2,8 @@
 up.
 
 ``looked_at.py before|during``: a call has been taken from the ring and has not begun; the main thread is held up in its
-look, and the client's wish comes after that has acknowledged what is new (``before`` the next look), or is among it
-(``during`` this one).
+look, and the client's interrupt comes after that has acknowledged what is new (``before`` the next look), or is part
+of it (``during`` this one).
 """
 
 from __future__ import annotations

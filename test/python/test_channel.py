@@ -50,7 +50,7 @@ def ask(channel: _channel.Channel, numbers: range) -> None:
 class Limits(unittest.TestCase):
     def test_requests_to_be_interrupted(self) -> None:
         channel, ours = made()
-        with mock.patch.object(_contract, "WISHES_MAX", 1000):
+        with mock.patch.object(_contract, "INTERRUPTS_MAX", 1000):
             ask(channel, range(1, 1001))
             self.assertEqual((len(channel.server.wanted), channel.server.is_gone), (1000, False))
             ask(channel, range(1001, 1002))
