@@ -1,5 +1,5 @@
 /** How log lines are shown. Lines without a newline yet are shown too, and continued later in their place. */
-import { endOfCharacters, type LogPiece } from "../logs/cri.ts";
+import { endOfCharacters, textOf, type LogPiece } from "../logs/cri.ts";
 import { isTerminal, jsonText, printable, type Context } from "./context.ts";
 import { endOfVisible, visible } from "./visible.ts";
 
@@ -80,7 +80,7 @@ export class LogPrinter {
     const end = isLast ? piece.text.length : endOfCharacters(piece.text);
     if (!isEnd && end <= start) return [];
     this.#remember(key, piece, end, isLast);
-    const text = Buffer.from(piece.text.subarray(start, end)).toString("utf8");
+    const text = textOf(piece.text.subarray(start, end));
     const object = { name: source.name, timestamp, stream, line: text, ...(isEnd ? {} : { partial: true }) };
     return [Buffer.from(`${jsonText(object)}\n`)];
   }

@@ -3,7 +3,7 @@ import { existsSync, readdirSync, watch, type FSWatcher } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { parseCount, parseDurationMs } from "../base/units.ts";
-import type { LogLine } from "../logs/cri.ts";
+import { textOf, type LogLine } from "../logs/cri.ts";
 import {
   localLog,
   LogView,
@@ -148,7 +148,7 @@ async function endOfAll(context: Context, sources: readonly LogSource[], signal:
 
 function matcher(grep: string): (line: LogLine) => boolean {
   const pattern = compile(grep);
-  return ({ text }) => pattern.test(Buffer.from(text.buffer, text.byteOffset, text.length).toString("utf8"));
+  return ({ text }) => pattern.test(textOf(text));
 }
 
 function compile(source: string): RegExp {

@@ -6,6 +6,7 @@ import { VERSION } from "../base/version.ts";
 import { decideLaunch } from "../launch/command.ts";
 import type { Running } from "../launch/languages.ts";
 import { AUTO, policyOf, withGrants } from "../launch/effective-policy.ts";
+import { textOf } from "../logs/cri.ts";
 import { readLastLines } from "../logs/tail.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import { titleOf } from "../protocol/kinds.ts";
@@ -237,7 +238,6 @@ async function logs({ name, lines }: RequestOf<"Logs">, { registry }: HandlerDep
 
 /** The newest `count` lines of each stream, oldest first, as many as fit; and what could not be read. */
 async function linesOf(worker: Worker, count: number, bytesMax: number): Promise<LogLines> {
-  const decode = new TextDecoder();
   const missing = new Set<string>();
   const pick = async (stream: "stdout" | "stderr"): Promise<string[]> => {
     const { lines, unfinished, lost } = await readLastLines(worker.logDir, count, {
@@ -252,7 +252,7 @@ async function linesOf(worker: Worker, count: number, bytesMax: number): Promise
       // JSON may escape characters; a line of control characters is cut rather than refusing the frame.
       bytes += text.length * 2 + 8;
       if (bytes > bytesMax / 2) break;
-      texts.push(decode.decode(text));
+      texts.push(textOf(text));
     }
     return texts.toReversed();
   };

@@ -1,7 +1,7 @@
 /** Log lines as events: follows the files of a worker while somebody subscribes to them, and only then. */
 import { limit } from "../base/limits.ts";
 import type { Subscriptions } from "../events/subscriptions.ts";
-import { LineJoiner } from "../logs/cri.ts";
+import { LineJoiner, textOf } from "../logs/cri.ts";
 import { endPosition } from "../logs/files.ts";
 import { followLog } from "../logs/follow.ts";
 import type { Registry } from "../workers/registry.ts";
@@ -61,7 +61,6 @@ export class LogFeed implements Disposable {
 
   async #feed(worker: Worker, signal: AbortSignal): Promise<void> {
     const joiner = new LineJoiner(limit("lineChars"));
-    const decoder = new TextDecoder();
     let [lines, bytes] = [0, 0]; // since the last pause
     for await (const { records, lost } of followLog(worker.logDir, endPosition(worker.logDir), signal)) {
       if (lost !== undefined) this.#subscriptions.publishLine(worker.id, { type: "log_lost", reason: lost });
@@ -70,7 +69,7 @@ export class LogFeed implements Disposable {
         if (!line) continue;
         this.#subscriptions.publishLine(worker.id, {
           type: "log_line",
-          line: decoder.decode(line.text),
+          line: textOf(line.text),
           stream: line.stream,
           timestamp: line.timestamp,
         });

@@ -139,6 +139,16 @@ function endOfPiece(text: Uint8Array): number {
   return end > 0 ? end : text.length;
 }
 
+const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+
+/**
+ * A line or a piece of one as text, with each of its characters: a byte order mark is one. Neither a piece nor what was
+ * cut for its length ends inside of a character, so each can be read by itself.
+ */
+export function textOf(bytes: Uint8Array): string {
+  return utf8.decode(bytes);
+}
+
 /** Leaves out the start of a UTF-8 character whose end is not there yet. */
 export function endOfCharacters(text: Uint8Array): number {
   for (let back = 1; back <= 3 && back <= text.length; back++) {

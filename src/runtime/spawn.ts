@@ -7,6 +7,7 @@ import { requireInstallation, requireShim, SHIM_BINARY } from "../base/install.t
 import { resolvePaths } from "../base/paths.ts";
 import { requirePlatform, sleep } from "../base/platform.ts";
 import { workingDirectory } from "../base/working-directory.ts";
+import { textOf } from "../logs/cri.ts";
 import { localLog, LogView } from "../logs/view.ts";
 import { requireSystem } from "../plane/system.ts";
 import { cleanEnv } from "../sdk/autostart.ts";
@@ -176,12 +177,11 @@ class Owned {
   }
 
   async #show(onOutput: SpawnOptions["onOutput"]): Promise<void> {
-    const text = new TextDecoder();
     const view = new LogView({ lines: 0, sinceMs: 0 });
     const source = localLog(this.#name, join(this.#dir, "logs"), true);
     for await (const { pieces } of view.following(source, new AbortController().signal, this.#ending.signal))
       for (const { piece } of pieces) {
-        const line = text.decode(piece.text) + (piece.isEnd ? "\n" : "");
+        const line = textOf(piece.text) + (piece.isEnd ? "\n" : "");
         if (onOutput) onOutput(piece.stream, line);
         else (piece.stream === "stderr" ? process.stderr : process.stdout).write(line);
       }

@@ -2,6 +2,7 @@
 import { sleep } from "../base/platform.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
+import { endOfCharacters, textOf } from "../logs/cri.ts";
 import { localLog, LogView, type LogSource, type ViewBatch } from "../logs/view.ts";
 import type { SUBSCRIPTIONS, WorkerEvent } from "../protocol/responses.ts";
 import type { WorkerStatus } from "../protocol/status.ts";
@@ -197,10 +198,11 @@ class Lines {
     let begun = this.#begun.get(key);
     if (from === 0 || begun === undefined) this.#begun.set(key, (begun = { texts: [], bytes: 0 }));
     const room = limit("lineChars") - begun.bytes;
-    if (room > 0) begun.texts.push(text.subarray(0, room));
+    if (room >= text.length) begun.texts.push(text);
+    else if (room > 0) begun.texts.push(text.subarray(0, endOfCharacters(text.subarray(0, room))));
     begun.bytes += text.length;
     if (!isEnd) return undefined;
     this.#begun.delete(key);
-    return { type: "log_line", app: source.name, line: Buffer.concat(begun.texts).toString("utf8"), stream, timestamp };
+    return { type: "log_line", app: source.name, line: textOf(Buffer.concat(begun.texts)), stream, timestamp };
   }
 }

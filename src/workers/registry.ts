@@ -11,6 +11,7 @@ import { findWorkerId, toWorkerId } from "../base/names.ts";
 import { removeTree } from "../base/remove.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import { inDependencyOrder, requireNoCycle } from "../protocol/dependencies.ts";
+import { textOf } from "../logs/cri.ts";
 import { readLastLines } from "../logs/tail.ts";
 import { readDefinition } from "../launch/definition.ts";
 import { endStray } from "../shim/leftovers.ts";
@@ -541,10 +542,9 @@ function gone(name: string): IpcError {
 /** @throws IpcError START_FAILED with its output, unless the extra instance runs */
 async function requireStanding({ id }: App, extra: Worker, rest: string): Promise<void> {
   if (extra.state === "running") return;
-  const decode = new TextDecoder();
   const { lines } = await readLastLines(extra.logDir, LAST_LINES, { lineBytesMax: 1024 });
   const reason = extra.launchFailure?.message ?? extra.row.reason ?? extra.word;
   throw new IpcError("START_FAILED", `the new ${id} does not run (${reason}); ${rest}`, {
-    output: lines.map(({ text }) => decode.decode(text)),
+    output: lines.map(({ text }) => textOf(text)),
   });
 }

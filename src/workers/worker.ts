@@ -11,6 +11,7 @@ import type { AppConfig } from "../protocol/app-config.ts";
 import type { StateWord } from "../protocol/status.ts";
 import { allNewlyGuarded } from "../sandbox/guarded.ts";
 import { loadPolicy, type Policy } from "../sandbox/policy.ts";
+import { textOf } from "../logs/cri.ts";
 import { readLastLines } from "../logs/tail.ts";
 import type { WorkerEvent } from "../protocol/responses.ts";
 import type { CgroupTree, Enforced } from "../shim/cgroup.ts";
@@ -726,7 +727,7 @@ export class Worker {
       stream: "stderr",
       lineBytesMax: LAST_WORDS_BYTES,
     });
-    const words = lines.map((line) => Buffer.from(line.text).toString("utf8")).join("\n");
+    const words = lines.map((line) => textOf(line.text)).join("\n");
     const ended = endedOver({
       words,
       cwd,

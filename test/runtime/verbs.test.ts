@@ -5,6 +5,8 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { appendFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { ROOT } from "../../src/base/install.ts";
+import { SHIM_MAX } from "../../contract/shim.ts";
+import { limit } from "../../src/base/limits.ts";
 import { Ipcctl } from "../../src/runtime/connect.ts";
 import type { IpcEvent, LogEntry } from "../../src/runtime/watch.ts";
 import { Feed } from "../../src/runtime/feed.ts";
@@ -133,6 +135,29 @@ test("log lines of all instances in order, and what is written while they are fo
   const file = readdirSync(log_dir).toSorted().at(-1)!;
   appendFileSync(join(log_dir, file), "2026-01-01T00:00:00.000000000Z stdout P half\n");
   expect(await textOf(ipc.logs("talk-0", { lines: 1, stream: "stdout" }))).toEqual(["talk out", "talk half"]);
+});
+
+test("a line has each of its characters, and none that it has not where it is cut", async () => {
+  await ipc.startApp(define("marked"));
+  await ipc.stop("marked");
+  const { log_dir } = await ipc.status("marked");
+  const file = readdirSync(log_dir).toSorted().at(-1)!;
+  const most = limit("lineChars"); // bytes, and inside of a character of those below
+  const lines = ["\ufeffmarked", ...["aa", "aaa"].map((head) => `${head}${"€".repeat(most / 2)}`)];
+  for (const line of lines.map((one) => Buffer.from(one)))
+    for (let at = 0; at < line.length; at += SHIM_MAX.lineBytes) {
+      const tag = at + SHIM_MAX.lineBytes < line.length ? "P" : "F";
+      const head = Buffer.from(`2026-01-01T00:00:00.000000000Z stdout ${tag} `);
+      appendFileSync(
+        join(log_dir, file),
+        Buffer.concat([head, line.subarray(at, at + SHIM_MAX.lineBytes), Buffer.of(10)]),
+      );
+    }
+  const whole = (head: string): string => `${head}${"€".repeat(Math.floor((most - head.length) / 3))}`;
+  const wanted = ["\ufeffmarked", whole("aa"), whole("aaa")];
+  expect((await ipc.lastLines("marked", 3)).output).toEqual(wanted);
+  const shown = await textOf(ipc.logs("marked", { lines: 3, stream: "stdout" }));
+  expect(shown).toEqual(wanted.map((line) => `marked ${line}`));
 });
 
 test("a reader that is slower than what it reads is waited for, or is told at the end why", async () => {
