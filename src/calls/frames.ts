@@ -1,4 +1,5 @@
 /** Messages in CBOR, each after its length. */
+import { ByteQueue } from "../base/byte-queue.ts";
 import { limit } from "../base/limits.ts";
 import { decode, decodeHead } from "../plane/cbor-decode.ts";
 import { Encoder } from "../plane/cbor-encode.ts";
@@ -12,9 +13,7 @@ const HEAD_BYTES = 4;
 
 export class Frames implements Codec {
   readonly #encoder = new Encoder();
-  /** Joined only once a whole frame is there, because a large one comes in many pieces. */
-  #pieces: Uint8Array[] = [];
-  #bytes = 0;
+  readonly #held = new ByteQueue();
   #needed = HEAD_BYTES;
   role: Role = "client";
 
@@ -27,22 +26,17 @@ export class Frames implements Codec {
   }
 
   push(bytes: Uint8Array): void {
-    this.#pieces.push(bytes);
-    this.#bytes += bytes.length;
+    this.#held.push(bytes, this.#needed);
   }
 
   next(): Message | Unreadable | undefined {
-    if (this.#bytes < this.#needed) return undefined;
-    const all = this.#pieces.length === 1 ? this.#pieces[0]! : Buffer.concat(this.#pieces);
-    this.#pieces = [all];
-    const length = Buffer.from(all.buffer, all.byteOffset, HEAD_BYTES).readUInt32LE();
+    if (this.#held.length < this.#needed) return undefined;
+    const { buffer, byteOffset } = this.#held.bytes;
+    const length = new DataView(buffer, byteOffset).getUint32(0, true);
     if (length > MESSAGE_BYTES_MAX) throw new BrokenChannel(`a message of more than ${MESSAGE_BYTES_MAX} bytes`);
     this.#needed = HEAD_BYTES + length;
-    if (this.#bytes < this.#needed) return undefined;
-    const body = new Uint8Array(all.buffer, all.byteOffset + HEAD_BYTES, length); // slices of a Buffer are Buffers
-    const rest = all.subarray(this.#needed);
-    this.#pieces = rest.length > 0 ? [rest] : [];
-    this.#bytes = rest.length;
+    if (this.#held.length < this.#needed) return undefined;
+    const body = this.#held.take(this.#needed).subarray(HEAD_BYTES);
     this.#needed = HEAD_BYTES;
     return read(body, this.role === "server");
   }

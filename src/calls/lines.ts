@@ -1,5 +1,6 @@
 /** Messages as lines of JSON, for peers without CBOR. A value that JSON cannot express is refused, never changed. */
 import { TO_WORKER } from "../../contract/messages.ts";
+import { ByteQueue } from "../base/byte-queue.ts";
 import { limit } from "../base/limits.ts";
 import { CodecError, StreamRef, stepOf } from "../plane/values.ts";
 import { BrokenChannel } from "../plane/ring.ts";
@@ -15,11 +16,10 @@ const STREAMS = 5;
 
 export class Lines implements Codec {
   role: Role = "client";
-  readonly #utf8 = new TextDecoder("utf-8", { fatal: true });
-  #pieces: Uint8Array[] = [];
-  #bytes = 0;
-  /** Whole lines that have arrived. */
-  readonly #lines: Uint8Array[] = [];
+  readonly #utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+  readonly #held = new ByteQueue();
+  /** Without a newline among them. */
+  #seen = 0;
 
   encode(message: Message): Uint8Array {
     const sent = withoutStreams(message);
@@ -30,24 +30,16 @@ export class Lines implements Codec {
   }
 
   push(bytes: Uint8Array): void {
-    let from = 0;
-    for (let end = bytes.indexOf(NEWLINE); end >= 0; end = bytes.indexOf(NEWLINE, from)) {
-      const last = bytes.subarray(from, end);
-      this.#lines.push(this.#pieces.length === 0 ? last : Buffer.concat([...this.#pieces, last]));
-      this.#pieces = [];
-      this.#bytes = 0;
-      from = end + 1;
-    }
-    if (from === bytes.length) return;
-    this.#pieces.push(bytes.subarray(from));
-    this.#bytes += bytes.length - from;
+    this.#held.push(bytes);
   }
 
   next(): Message | undefined {
-    const line = this.#lines.shift();
-    if ((line?.length ?? this.#bytes) > LINE_BYTES_MAX)
+    const end = this.#held.bytes.indexOf(NEWLINE, this.#seen);
+    this.#seen = end < 0 ? this.#held.length : 0;
+    if ((end < 0 ? this.#held.length : end) > LINE_BYTES_MAX)
       throw new BrokenChannel(`a line of more than ${LINE_BYTES_MAX} bytes`);
-    if (!line) return undefined;
+    if (end < 0) return undefined;
+    const line = this.#held.take(end + 1).subarray(0, end);
     let value: unknown;
     try {
       value = JSON.parse(this.#utf8.decode(line));

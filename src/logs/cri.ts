@@ -1,4 +1,5 @@
 /** One record of a log file in the CRI format: `2026-11-20T19:20:01.123456789Z stdout F text`. */
+import { ByteQueue } from "../base/byte-queue.ts";
 import { limit } from "../base/limits.ts";
 import type { Position } from "./files.ts";
 
@@ -64,8 +65,7 @@ export function parseRecord(bytes: Uint8Array, number: number, offset: number): 
 
 type BegunLine = {
   readonly timestamp: string;
-  buffer: Uint8Array;
-  bytes: number;
+  readonly held: ByteQueue;
   /** Bytes already given as pieces. */
   from: number;
   /** Length of its newest record. */
@@ -86,18 +86,16 @@ export class LineJoiner {
     const begun = this.#begun[stream];
     if (!begun && !isPartial && text.length <= this.#pieceBytes)
       return [{ timestamp, stream, text, from: 0, isEnd: true }];
-    const line = begun ?? { timestamp, buffer: new Uint8Array(0), bytes: 0, from: 0, last: 0 };
-    append(line, text);
+    const line = begun ?? { timestamp, held: new ByteQueue(), from: 0, last: 0 };
+    line.held.push(text);
+    line.last = text.length;
     const pieces: LogPiece[] = [];
     const give = (bytes: number, isEnd: boolean): void => {
-      pieces.push({ timestamp: line.timestamp, stream, text: line.buffer.subarray(0, bytes), from: line.from, isEnd });
+      pieces.push({ timestamp: line.timestamp, stream, text: line.held.take(bytes), from: line.from, isEnd });
       line.from += bytes;
-      // Pieces that were handed out must not change.
-      line.buffer = new Uint8Array(line.buffer.subarray(bytes, line.bytes));
-      line.bytes -= bytes;
     };
-    while (line.bytes > this.#pieceBytes) give(endOfPiece(line.buffer.subarray(0, this.#pieceBytes)), false);
-    if (!isPartial) give(line.bytes, true);
+    while (line.held.length > this.#pieceBytes) give(endOfPiece(line.held.bytes.subarray(0, this.#pieceBytes)), false);
+    if (!isPartial) give(line.held.length, true);
     this.#begun[stream] = isPartial ? line : undefined;
     return pieces;
   }
@@ -111,23 +109,9 @@ export class LineJoiner {
     return (["stdout", "stderr"] as const).flatMap((stream) => {
       const line = this.#begun[stream];
       if (!line || line.last >= cutAt) return [];
-      const { timestamp, buffer, bytes, from } = line;
-      return [{ timestamp, stream, text: buffer.subarray(0, bytes), from, isEnd: false }];
+      return [{ timestamp: line.timestamp, stream, text: line.held.bytes, from: line.from, isEnd: false }];
     });
   }
-}
-
-/** Into one buffer, so that a line that came byte by byte takes no more memory than another. */
-function append(line: BegunLine, text: Uint8Array): void {
-  const bytes = line.bytes + text.length;
-  if (bytes > line.buffer.length) {
-    const grown = new Uint8Array(Math.max(bytes, line.buffer.length * 2));
-    grown.set(line.buffer.subarray(0, line.bytes));
-    line.buffer = grown;
-  }
-  line.buffer.set(text, line.bytes);
-  line.bytes = bytes;
-  line.last = text.length;
 }
 
 /** Where a piece ends: before a character, a carriage return or a colour that may continue in the next piece. */

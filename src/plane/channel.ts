@@ -3,6 +3,7 @@
  * receives.
  */
 import { ENDED, PART, SEGMENT } from "../../contract/segment.ts";
+import { ByteQueue } from "../base/byte-queue.ts";
 import { limit } from "../base/limits.ts";
 import { openStream, type StreamSocket } from "../base/platform.ts";
 import { acceptOn, offerOn, openSegment, poker, type OpenSegment, type Poke } from "./meet.ts";
@@ -57,8 +58,7 @@ export class Channel implements Disposable {
   #outboxAt = 0;
   #outboxBytes = 0;
   #flushTimer: Timer | undefined;
-  #parts: Uint8Array[] = [];
-  #partsBytes = 0;
+  readonly #parts = new ByteQueue();
   #isOpen = true;
   #isPaused = false;
   /** The worker is gone: its last messages are taken, all of them. */
@@ -274,14 +274,10 @@ export class Channel implements Disposable {
     const kind = frame[0];
     if (kind !== MORE && kind !== LAST) return this.#listener.onMessage(frame);
     this.#parts.push(frame.subarray(1));
-    this.#partsBytes += frame.length - 1;
-    if (this.#partsBytes > MESSAGE_BYTES_MAX)
+    if (this.#parts.length > MESSAGE_BYTES_MAX)
       throw new BrokenChannel(`a message of more than ${MESSAGE_BYTES_MAX} bytes`);
     if (kind === MORE) return;
-    const whole = Buffer.concat(this.#parts);
-    this.#parts = [];
-    this.#partsBytes = 0;
-    this.#listener.onMessage(whole);
+    this.#listener.onMessage(this.#parts.take(this.#parts.length));
   }
 
   #ringIfAsleep(): void {

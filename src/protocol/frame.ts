@@ -2,6 +2,7 @@
  * Framing of the control socket: `[u32 length, little-endian][payload]`. No I/O here. The peer must never send a length
  * over the limit; we must refuse it before allocating anything.
  */
+import { ByteQueue } from "../base/byte-queue.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 
@@ -31,9 +32,8 @@ export function encodeMessage(message: unknown): Uint8Array {
  * stays broken, because the place in the stream is lost.
  */
 export class FrameDecoder {
-  /** Bytes received and not yet given out. Invariant: `#held` is the sum of the lengths of `#parts`. */
-  #parts: Uint8Array[] = [];
-  #held = 0;
+  readonly #held = new ByteQueue();
+  #needed = HEADER_BYTES;
   #broken: IpcError | undefined;
   readonly #maxBytes: number;
 
@@ -43,14 +43,13 @@ export class FrameDecoder {
 
   /** Bytes that wait for the rest of their frame. */
   get heldBytes(): number {
-    return this.#held;
+    return this.#held.length;
   }
 
   /** Adds received bytes; the decoder may keep a reference to them. */
   push(bytes: Uint8Array): void {
     if (this.#broken || bytes.length === 0) return;
-    this.#parts.push(bytes);
-    this.#held += bytes.length;
+    this.#held.push(bytes, this.#needed);
   }
 
   /**
@@ -59,36 +58,21 @@ export class FrameDecoder {
    */
   next(): Uint8Array | undefined {
     if (this.#broken) throw this.#broken;
-    const length = this.#peekLength();
-    if (length === undefined) return undefined;
+    if (this.#held.length < this.#needed) return undefined;
+    const { buffer, byteOffset } = this.#held.bytes;
+    const length = new DataView(buffer, byteOffset).getUint32(0, true);
     if (length > this.#maxBytes) {
-      this.#parts = [];
-      this.#held = 0;
+      this.#held.clear();
       this.#broken = new IpcError(
         "BAD_FRAME",
         `frame of ${length} bytes refused, the limit is ${this.#maxBytes} bytes`,
       );
       throw this.#broken;
     }
-    if (this.#held < HEADER_BYTES + length) return undefined;
-    return this.#take(HEADER_BYTES + length).subarray(HEADER_BYTES);
-  }
-
-  #peekLength(): number | undefined {
-    if (this.#held < HEADER_BYTES) return undefined;
-    // A header cut in pieces is rare: join all pieces once and read it from there.
-    if (this.#parts[0]!.length < HEADER_BYTES) this.#parts = [Buffer.concat(this.#parts)];
-    const first = this.#parts[0]!;
-    return new DataView(first.buffer, first.byteOffset).getUint32(0, true);
-  }
-
-  /** Removes and returns the first `count` bytes; copies only when a frame came in several pieces. */
-  #take(count: number): Uint8Array {
-    if (this.#parts[0]!.length < count) this.#parts = [Buffer.concat(this.#parts)];
-    const first = this.#parts[0]!;
-    if (first.length === count) this.#parts.shift();
-    else this.#parts[0] = first.subarray(count);
-    this.#held -= count;
-    return first.subarray(0, count);
+    this.#needed = HEADER_BYTES + length;
+    if (this.#held.length < this.#needed) return undefined;
+    const payload = this.#held.take(this.#needed).subarray(HEADER_BYTES);
+    this.#needed = HEADER_BYTES;
+    return payload;
   }
 }

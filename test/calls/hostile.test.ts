@@ -90,6 +90,7 @@ test("more requests than may be under way are refused, and the others go on", as
 
 test.each([
   ["no JSON", "nonsense\n"],
+  ["a byte order mark before the message", `\ufeff[1,1,"add",[1,2],null]\n`],
   ["no message", "{}\n"],
   ["bytes that are not text", Buffer.from([0xff, 0xfe, 0x0a])],
   ["a stream in a place that is not there", `[1,1,"total",[],null,[[7,5]]]\n`],
