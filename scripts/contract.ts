@@ -223,8 +223,8 @@ const EXITS: Readonly<Record<keyof typeof shim.SHIM_EXIT, string>> = {
   done: "the run ended and `exit` is written",
   system: "the system refused something; one line on stderr says what",
   locked: "another shim holds the lock",
-  noSpec: "no spec",
-  badSpec: "the spec is malformed",
+  noSpec: "there is no `spec`",
+  badSpec: "`spec` is malformed",
 };
 
 /** Tables of documents, by the name of the place that they are put in. */
@@ -273,7 +273,7 @@ const TABLES: Readonly<Record<string, () => string>> = {
       ["at most", "of"],
       [
         row(shim.SHIM_MAX.requestBytes, "bytes of type and payload of a request; the largest is OPEN"),
-        row(shim.SHIM_MAX.replyBytes, "bytes of the payload of an answer"),
+        row(shim.SHIM_MAX.replyBytes, "bytes of the payload of a reply"),
         row(LIMITS.specBytes.value, "bytes of `spec`"),
         row(shim.SHIM_MAX.clients, "connections at once"),
       ],
