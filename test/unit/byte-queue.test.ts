@@ -82,7 +82,7 @@ test("a message of a channel that comes in parts of a byte is held in one piece"
   const [ours, theirs] = createPair(SEQPACKET);
   const got: Uint8Array[] = [];
   const listener: ChannelListener = { onMessage: (bytes) => void got.push(bytes.slice()), onClose: () => undefined };
-  const [offering] = await Promise.all([Channel.offer(ours, listener)]);
+  const offering = Channel.offer(ours, listener);
   const accepting = Channel.accept(theirs, 10_000, listener);
   try {
     const before = heldObjects();
