@@ -84,11 +84,11 @@ const variable = z
 const schema = z.strictObject({
   $schema: z.string().optional(),
   version: z.literal(1).describe("The version of this format."),
-  description: z.string().max(500).optional().describe("One line for people."),
+  description: z.string().max(500).optional().describe("A description of one line."),
   extends: z
     .string()
     .optional()
-    .describe("A policy that ships, or the path of a file: what is not said here is said there."),
+    .describe("Name of a shipped policy, or path of a file, whose keys apply unless they are given here."),
   isolation: z
     .strictObject({
       require: z
@@ -98,17 +98,17 @@ const schema = z.strictObject({
       want: z
         .array(z.enum(["namespaces", "cgroup"]))
         .optional()
-        .describe("Used where they can be had."),
+        .describe("Used if this machine has them."),
       onMissing: z
         .enum(["refuse", "degrade"])
         .optional()
-        .describe("degrade: goes on without what the kernel lacks, and says so."),
+        .describe("degrade: starts without what the kernel lacks, and reports that."),
     })
     .optional(),
   network: z
     .strictObject({
-      mode: z.enum(["any", "none", "allow"]).optional().describe("allow: TCP to the hosts of `allow` only."),
-      allow: z.array(host).max(limit("policyHosts")).optional().describe("HOST:PORT of what may be connected to."),
+      mode: z.enum(["any", "none", "allow"]).optional().describe("allow: only TCP to the hosts in `allow`."),
+      allow: z.array(host).max(limit("policyHosts")).optional().describe("HOST:PORT to which the worker may connect."),
       denyResolved: z
         .array(z.enum(ADDRESS_CLASSES))
         .optional()
@@ -124,8 +124,8 @@ const schema = z.strictObject({
     .strictObject({
       read: places.optional(),
       write: places.optional().describe("Also read."),
-      exec: places.optional().describe("Programs, or folders of them, where process.exec is granted."),
-      deny: places.optional().describe("Taken out of what is granted; needs namespaces where it is below a grant."),
+      exec: places.optional().describe("Programs, or folders with programs, if process.exec is granted."),
+      deny: places.optional().describe("Excepted from the grants; needs namespaces if it lies below a grant."),
       scratch: z
         .strictObject({
           size: size.optional(),
@@ -134,12 +134,12 @@ const schema = z.strictObject({
         })
         .nullable()
         .optional()
-        .describe("A folder of the worker's own, TMPDIR."),
+        .describe("A folder for this worker alone, TMPDIR."),
       metadata: z
         .enum(["allow", "deny"])
         .optional()
         .describe(
-          "Modes, owners, times and attributes of files; with namespaces, and without procfs, modes and times of what may be written are granted all the same.",
+          "Changes of modes, owners, times and attributes of files. With namespaces and without procfs, modes and times of what may be written can be changed anyway.",
         ),
     })
     .optional(),
@@ -149,17 +149,14 @@ const schema = z.strictObject({
         .array(variable)
         .max(256)
         .optional()
-        .describe('Variables that are inherited; a trailing * is any ending, "*" all.'),
+        .describe('Inherited variables; a trailing * stands for any ending, "*" for all.'),
       set: z
         .record(
           z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/),
           z.string().refine((text) => !text.includes("\0"), "holds a NUL"),
         )
         .optional(),
-      dangerous: z
-        .boolean()
-        .optional()
-        .describe("May name variables by which loaders, interpreters and proxies are led."),
+      dangerous: z.boolean().optional().describe("May name variables that redirect loaders, interpreters and proxies."),
     })
     .optional(),
   process: z
@@ -170,7 +167,7 @@ const schema = z.strictObject({
       procfs: z
         .enum(["none", "self", "all"])
         .optional()
-        .describe("/proc: self is what tells of the worker and its children."),
+        .describe("/proc: self shows only the worker and its children."),
       devices: places.optional(),
       uid: z.enum(["keep", "auto"]).optional().describe("auto: as root, a user of its own."),
     })
@@ -183,7 +180,7 @@ const schema = z.strictObject({
       addressSpace: size
         .nullable()
         .optional()
-        .describe("What may be reserved, touched or not; 8 times `memory` where it is not said."),
+        .describe("Memory that may be reserved, used or not; the default is 8 times `memory`."),
       cpuSeconds: z.int().min(1).max(SECONDS_MAX).nullable().optional(),
       cpuPercent: z.number().positive().max(100_000).nullable().optional(),
       pids: z.int().min(1).max(4_194_304).nullable().optional(),
