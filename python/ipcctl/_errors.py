@@ -6,7 +6,7 @@ import os
 import traceback
 from collections.abc import Callable
 
-from ._types import DecodeError, EncodeError, JavaScriptError, RemoteError, undefined
+from ._types import DecodeError, EncodeError, IpcError, JavaScriptError, RemoteError, undefined
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
@@ -56,8 +56,10 @@ class _Telling:
         if type(parts) is tuple and parts:
             told = (self._below(one, level) for one in parts[:_ERRORS_MAX])
             record["errors"] = [one for one in told if one is not None]
-        if isinstance(error, (EncodeError, DecodeError)):
-            record["code"] = self._text(lambda: error.code)
+        if isinstance(error, (IpcError, RemoteError, EncodeError, DecodeError)):
+            code = _tried(lambda: error.code, lambda failure: None)
+            if isinstance(code, str):
+                record["code"] = self._text(lambda: code)
         return record
 
     def _below(self, other: Any, level: int) -> dict[str, Any] | None:
@@ -196,6 +198,8 @@ def error_of(record: Any, kind: type[RemoteError] = JavaScriptError, level: int 
         _clean(str(record.get("type", "Error"))),
         stack if type(stack) is str else None,
     )
+    code = record.get("code")
+    error.code = _clean(code) if isinstance(code, str) else None
     cause = record.get("cause")
     if level < _LEVELS_MAX:
         if type(cause) is dict and "message" in cause:

@@ -95,6 +95,8 @@ class RemoteError(Exception):
         self.cause: Any = None  # also what is no exception; __cause__ is set where it is one
         #: Those of an AggregateError, or of an ExceptionGroup that has been there.
         self.exceptions: tuple[RemoteError, ...] = ()
+        #: Of an IpcError there, such as ``"NOT_FOUND"``, or of a value that could not be encoded.
+        self.code: str | None = None
 
 
 class JavaScriptError(RemoteError):

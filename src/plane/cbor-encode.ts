@@ -2,6 +2,7 @@
  * Values to CBOR, as in `docs/internals/encoding.md`. Written for many small values: it allocates only to grow the
  * buffer.
  */
+import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { ArrowTable, CodecError, NdArray, StreamRef, stepOf, TYPED_ARRAYS, type TypedArray } from "./values.ts";
 import { PythonError } from "./python-error.ts";
@@ -337,6 +338,9 @@ class Telling {
         ? Array.from({ length: Math.min(errors.length, ERRORS_MAX) }, (_, at): unknown => errors[at])
         : undefined;
     });
+    const code: unknown = attempt(() =>
+      python || one instanceof IpcError || one instanceof CodecError ? (one as { code?: unknown }).code : undefined,
+    );
     return {
       type: this.#text(() => (python ? python.type : one.name)),
       message: this.#text(() => (python ? python.text : one.message)),
@@ -345,6 +349,7 @@ class Telling {
       ...(Array.isArray(parts) && parts.length > 0
         ? { errors: parts.flatMap((part) => this.#below(part, level)) }
         : {}),
+      ...(typeof code === "string" ? { code: this.#text(() => code) } : {}),
     };
   }
 

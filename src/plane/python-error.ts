@@ -8,6 +8,8 @@ export type ErrorRecord = {
   readonly cause: ErrorRecord | null;
   /** The parts of a group. */
   readonly errors?: readonly ErrorRecord[];
+  /** Of an error that has one: an IpcError, or one of the codecs. */
+  readonly code?: string;
 };
 
 /** A Python exception: its type by name, and the traceback as Python prints it, with source lines. */
@@ -19,6 +21,8 @@ export class PythonError extends Error {
   readonly text: string;
   /** The parts of an ExceptionGroup, or of an AggregateError that came back from Python. */
   readonly errors: readonly PythonError[];
+  /** Of an IpcError there, such as `NOT_FOUND`, or of a value that could not be encoded. */
+  readonly code: string | undefined;
   /** Ends with `Type: message`. */
   readonly traceback: string;
 
@@ -30,6 +34,7 @@ export class PythonError extends Error {
     this.type = record.type;
     this.text = record.message;
     this.errors = (record.errors ?? []).map((one) => new PythonError(one));
+    this.code = record.code;
     this.traceback = record.traceback ?? "";
   }
 
@@ -45,7 +50,7 @@ const LEVELS_MAX = 16;
 
 function recordFrom(value: unknown, level: number): ErrorRecord | undefined {
   if (value === null || typeof value !== "object" || level > LEVELS_MAX) return undefined;
-  const { type, message, traceback, cause, errors } = value as Record<string, unknown>;
+  const { type, message, traceback, cause, errors, code } = value as Record<string, unknown>;
   if (typeof type !== "string" || typeof message !== "string") return undefined;
   return {
     type,
@@ -53,5 +58,6 @@ function recordFrom(value: unknown, level: number): ErrorRecord | undefined {
     traceback: typeof traceback === "string" ? traceback : null,
     cause: recordFrom(cause, level + 1) ?? null,
     errors: Array.isArray(errors) ? errors.flatMap((one: unknown) => recordFrom(one, level + 1) ?? []) : [],
+    ...(typeof code === "string" ? { code } : {}),
   };
 }

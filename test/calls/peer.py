@@ -61,6 +61,10 @@ def fail_because(inner: str, outer: str) -> None:
     raise ValueError(outer) from ValueError(inner)
 
 
+def refuse(code: str, message: str) -> None:
+    raise ipcctl.IpcError(code, message)
+
+
 async def fail_later(message: str) -> None:
     await asyncio.sleep(0.001)
     raise ValueError(message)
@@ -129,7 +133,7 @@ def serve(transport: str) -> None:
     for key in counts:
         ipcctl.expose(name=key)(lambda key=key: counts[key])
     for one in (
-        *(add, named, later, nothing, echo, fail, fail_because, fail_later, count, count_later, count_and_fail),
+        *(add, named, later, nothing, echo, fail, fail_because, refuse, fail_later, count, count_later, count_and_fail),
         *(count_for_ever, sleep, sleep_later, total, first, through),
     ):
         ipcctl.expose(one)
@@ -182,10 +186,14 @@ class Runner:
         def failing(value: object) -> None:
             raise ValueError("failed as asked")
 
+        def refusing(value: object) -> None:
+            raise ipcctl.IpcError("LIMIT", f"no more than {value}")
+
         return {
             "twice": lambda value: value * 2,
             "twice_later": twice_later,
             "failing": failing,
+            "refusing": refusing,
             "nested": lambda value: self.worker.call("add", value, 1),
         }[name]
 

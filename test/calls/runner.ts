@@ -1,5 +1,6 @@
 /** Runs the cases of test/calls/cases.json as a client in TypeScript: test/calls/peer.py is the one in Python. */
 import { isDeepStrictEqual } from "node:util";
+import { IpcError } from "../../src/base/errors.ts";
 import type { CallClient } from "../../src/calls/client.ts";
 import type { Answer, Lent } from "../../src/calls/session.ts";
 import { Stream } from "../../src/calls/streams.ts";
@@ -83,6 +84,9 @@ export class Runner {
     twice_later: async (value: number) => await Promise.resolve(value * 2),
     failing: () => {
       throw new TypeError("failed as asked");
+    },
+    refusing: (value: number) => {
+      throw new IpcError("LIMIT", `no more than ${value}`);
     },
     nested: (value: number) => this.#client.call("add", [value, 1]),
   };

@@ -1,5 +1,6 @@
 /** The functions of the calls suite in TypeScript: test/calls/peer.py has the same. */
 import { setTimeout as wait } from "node:timers/promises";
+import { IpcError, type ErrorCode } from "../../src/base/errors.ts";
 import { callContext, type Exposed } from "../../src/calls/server.ts";
 
 const counts = { begun: 0, closed: 0, interrupted: 0 };
@@ -40,6 +41,9 @@ export const served = {
   },
   fail_because: (inner: string, outer: string) => {
     throw new TypeError(outer, { cause: new RangeError(inner) });
+  },
+  refuse: (code: ErrorCode, message: string) => {
+    throw new IpcError(code, message);
   },
   fail_later: async (message: string) => {
     await wait(1);
