@@ -78,10 +78,10 @@ export async function besideHogs(
         const [ours, theirs] = await inTurns([call, echo], effort.rounds, measure);
         parts.push(
           `${what} ${ours!.p50.toFixed(1)} µs (mean ${ours!.mean.toFixed(0)}) against ${theirs!.p50.toFixed(1)} (mean ${theirs!.mean.toFixed(0)}), ` +
-            `${(ours!.p50 / theirs!.p50).toFixed(2)} of it`,
+            `ratio ${(ours!.p50 / theirs!.p50).toFixed(2)}`,
         );
       }
-      tell(`${call.name} and ${echo.name}, beside ${count} busy programs per core: ${parts.join("; ")}`);
+      tell(`${call.name} and ${echo.name}, with ${count} busy programs per core: ${parts.join("; ")}`);
     } finally {
       for (const hog of hogs) hog.kill("SIGKILL");
       await Promise.all(hogs.map(({ exited }) => exited));

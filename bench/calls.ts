@@ -374,20 +374,20 @@ async function rates(worker: PythonWorker): Promise<void> {
   const count = (value: number): string => Math.round(value).toLocaleString("en");
   const gigabytes = (perSecond: number): string => ((perSecond * BLOCK_BYTES) / 1e9).toFixed(1);
   tell(
-    `pipelined calls into one worker: ${count(await repeated(5, () => pipelined(1000)))} per second with up to 1,000 under way, ` +
-      `${count(await repeated(5, () => pipelined(200_000)))} with 200,000 at once`,
+    `pipelined calls into one worker: ${count(await repeated(5, () => pipelined(1000)))} per second with up to 1,000 in flight, ` +
+      `${count(await repeated(5, () => pipelined(200_000)))} with 200,000 in flight`,
   );
   tell(
     `messages of 64 bytes through a pipe, one way: ${count(await repeated(5, () => sink(64, 1_000_000)))} per second to Python, ` +
-      `${count(await repeated(5, () => source(64, 1_000_000)))} from it`,
+      `${count(await repeated(5, () => source(64, 1_000_000)))} per second from Python`,
   );
   const [cold, hot] = [new Uint8Array(2 ** 28).fill(1), new Uint8Array(BLOCK_BYTES).fill(1)];
   const [copyCold, copyHot] = [memcpy(cold, cold.slice()), memcpy(hot, hot.slice())];
   tell(
     `messages of 64 KiB through a pipe: ${gigabytes(await repeated(5, () => sink(BLOCK_BYTES, 20_000)))} GB/s to Python, ` +
-      `${gigabytes(await repeated(5, () => source(BLOCK_BYTES, 20_000)))} from it; as arguments of calls ` +
-      `${gigabytes(await repeated(5, argumentsRate))}; memcpy in one process ${copyCold.toFixed(1)} GB/s of memory that is in no cache, ` +
-      `${copyHot.toFixed(0)} of the same 64 KiB again and again`,
+      `${gigabytes(await repeated(5, () => source(BLOCK_BYTES, 20_000)))} GB/s from Python; as arguments of calls ` +
+      `${gigabytes(await repeated(5, argumentsRate))} GB/s; memcpy in one process: ${copyCold.toFixed(1)} GB/s of uncached memory, ` +
+      `${copyHot.toFixed(0)} GB/s of the same 64 KiB repeatedly`,
   );
 }
 
@@ -415,11 +415,11 @@ async function largeArray(worker: PythonWorker): Promise<void> {
   }
   tell(
     `an array of 1 GiB, from the call to the typed array that views it: ${(median(first) / 1000).toFixed(0)} µs the first time, when it is mapped, ` +
-      `${(median(again) / 1000).toFixed(0)} µs again; resident memory of the program grew by ${(grown / 2 ** 20).toFixed(0)} MiB over ${first.length} of them`,
+      `${(median(again) / 1000).toFixed(0)} µs the second time; ${first.length} of them increased the resident memory of the program by ${(grown / 2 ** 20).toFixed(0)} MiB`,
   );
 }
 
-/** Eight programs on one worker, and one program on eight workers, in turns with what they are held against. */
+/** Eight programs on one worker, and one program on eight workers, in turns with what they are compared with. */
 async function many(): Promise<void> {
   const found: Record<"alone" | "eight" | "fan" | "echo", Shares[]> = { alone: [], eight: [], fan: [], echo: [] };
   const programs = await startPrograms(home.script("client.ts", CLIENT));
@@ -449,15 +449,15 @@ async function many(): Promise<void> {
   for (const echo of echoes) echo[Symbol.dispose]();
   const rate = (shares: readonly Shares[]): number => median(shares.map(({ perSecond }) => perSecond));
   const even = (shares: readonly Shares[]): string =>
-    `the slowest got ${(median(shares.map(({ evenness }) => evenness)) * 100).toFixed(0)} % of the quickest`;
+    `the slowest made ${(median(shares.map(({ evenness }) => evenness)) * 100).toFixed(0)} % of the calls of the fastest`;
   const count = (value: number): string => Math.round(value).toLocaleString("en");
   tell(
     `one program calling one worker, awaiting each call: ${count(rate(found.alone))} calls per second; ` +
-      `eight programs on one worker: ${count(rate(found.eight))} in all, ${((rate(found.eight) / rate(found.alone)) * 100).toFixed(0)} % of that, ${even(found.eight)}`,
+      `eight programs calling one worker: ${count(rate(found.eight))} together, ${((rate(found.eight) / rate(found.alone)) * 100).toFixed(0)} % of that; ${even(found.eight)}`,
   );
   tell(
-    `one program on eight workers: ${count(rate(found.fan))} in all, ${even(found.fan)}; with eight raw socket echoes: ${count(rate(found.echo))}, ` +
-      `so that calls are ${(rate(found.fan) / rate(found.echo)).toFixed(1)} times as many`,
+    `one program calling eight workers: ${count(rate(found.fan))} together; ${even(found.fan)}; with eight raw socket echoes instead: ${count(rate(found.echo))}, ` +
+      `so calls are ${(rate(found.fan) / rate(found.echo)).toFixed(1)} times as fast`,
   );
 }
 
@@ -497,6 +497,6 @@ function writeTable(): void {
   const lines = rows.map(
     ({ what, p50, p99 }) => `| ${what} | ${p50.toFixed(1)} µs | ${p99.toFixed(0)} µs | ${(p50 / base).toFixed(1)} |`,
   );
-  const table = `| ${cpus().length} cores, Bun ${Bun.version} | p50 | p99 | against an awaited call |\n|---|---|---|---|\n${lines.join("\n")}\n\n${throughput.map((line) => `* ${line}`).join("\n")}\n`;
+  const table = `| ${cpus().length} cores, Bun ${Bun.version} | p50 | p99 | relative to an awaited call |\n|---|---|---|---|\n${lines.join("\n")}\n\n${throughput.map((line) => `* ${line}`).join("\n")}\n`;
   writeFileSync(path, text.slice(0, text.indexOf(begin) + begin.length) + table + text.slice(text.indexOf(end)));
 }

@@ -141,7 +141,7 @@ function shimStarts(): Start[] {
     "forking.json",
     JSON.stringify({ version: 1, extends: "strict", process: { fork: true } }),
   );
-  const withProcesses = shimStart(forking, "shim, `strict` with `fork` (and a namespace of processes)");
+  const withProcesses = shimStart(forking, "shim, `strict` with `fork` (and a PID namespace)");
   const all = policies.flatMap((name) => {
     const start = shimStart(name, `shim, \`${name}\``);
     if (start === undefined) return [];
@@ -344,7 +344,7 @@ async function connects(): Promise<void> {
     const [plain, decided] = [median(pairs.map(([one]) => one)), median(pairs.map(([, one]) => one))];
     const ratio = median(pairs.map(([before, after]) => after / before)); // of neighbours: the machine may be noisy
     notes.push(
-      `a connection to a host that is allowed: ${decided.toFixed(0)} µs, without a policy ${plain.toFixed(0)} µs (${ratio.toFixed(1)}×)`,
+      `a connection to a granted host: ${decided.toFixed(0)} µs, without a policy ${plain.toFixed(0)} µs (${ratio.toFixed(1)}×)`,
     );
   } finally {
     listener.kill("SIGKILL");
@@ -367,6 +367,6 @@ function writeTable(): void {
   const lines = rows.map(
     ({ what, p50, p90, ratio }) => `| ${what} | ${p50.toFixed(1)} ms | ${p90.toFixed(1)} ms | ${ratio.toFixed(2)} |`,
   );
-  const table = `| ${cpus().length} cores, medians of ${rounds} | p50 | p90 | against plain |\n|---|---|---|---|\n${lines.join("\n")}\n${notes.length > 0 ? `\n${notes.map((line) => `* ${line}`).join("\n")}\n` : ""}`;
+  const table = `| ${cpus().length} cores, medians of ${rounds} | p50 | p90 | relative to plain |\n|---|---|---|---|\n${lines.join("\n")}\n${notes.length > 0 ? `\n${notes.map((line) => `* ${line}`).join("\n")}\n` : ""}`;
   writeFileSync(path, text.slice(0, text.indexOf(begin) + begin.length) + table + text.slice(text.indexOf(end)));
 }
