@@ -267,10 +267,12 @@ class Library:
         """Whether the script finds an installed ``ipcctl`` that can serve. A folder of that name does not count, nor
         does the script itself.
         """
-        if PACKAGE in sys.modules:
-            found = sys.modules[PACKAGE]
-            return found is not self.modules.get(PACKAGE) and hasattr(found, "serve")
-        spec = PathFinder.find_spec(PACKAGE)
+        found = sys.modules.get(PACKAGE)
+        if found is not None and found is self.modules.get(PACKAGE):
+            return False
+        if found is not None and not _is_half_loaded(found):
+            return hasattr(found, "serve")
+        spec = PathFinder.find_spec(PACKAGE) if found is None else found.__spec__  # the script is just importing it
         if (
             spec is None
             or spec.loader is None

@@ -4,9 +4,9 @@
  */
 import { expect, test } from "bun:test";
 import { Ipcctl, type PythonWorker } from "ipcctl";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Home, waitUntil, withDaemon } from "../home.ts";
+import { type Home, ROOT, waitUntil, withDaemon } from "../home.ts";
 
 /**
  * What the console or the package imports, at its start or later, as far as it does not come from within the
@@ -172,6 +172,36 @@ test("an ipcctl that the user has installed is the one that is used, by the cons
     await waitUntil(async () => (await home.cli("logs", "base")).stdout.includes("other console"), "it is asked");
     await home.cli("delete", "base");
     await asked;
+  });
+});
+
+test("also where a client comes while the script is just importing it", async () => {
+  await withDaemon(async (home) => {
+    using ipc = new Ipcctl(await home.connect());
+    const folder = join(home.dir, "other", "ipcctl");
+    mkdirSync(folder, { recursive: true });
+    const ours = join(ROOT, "python", "ipcctl");
+    for (const name of new Bun.Glob("*.py").scanSync(ours))
+      if (name !== "__init__.py") symlinkSync(join(ours, name), join(folder, name));
+    // Until the console's thread waits for this import, or serves without it.
+    const late = `def _wait():
+    import sys, time
+    def names(frame):
+        while frame is not None:
+            yield frame.f_code.co_name
+            frame = frame.f_back
+    while not any({"acquire", "serve_if_free"} & set(names(frame)) for frame in sys._current_frames().values()):
+        time.sleep(.001)
+    print("waited", flush=True)
+_wait()
+`;
+    const [head, ...rest] = readFileSync(join(ours, "__init__.py"), "utf8").split(/(?<=import annotations\n)/);
+    writeFileSync(join(folder, "__init__.py"), [head, late, ...rest].join(""));
+    const script = home.script("late.py", SERVE);
+    await home.start("late", script, { env: { PYTHONPATH: join(home.dir, "other") } });
+    const worker = await open(ipc, "late");
+    expect((await home.cli("logs", "late")).stdout).toContain("waited");
+    expect(await worker.call("add", 1, 2)).toBe(3);
   });
 });
 
