@@ -26,6 +26,18 @@ export const LIMITS = {
   nameChars: { value: 64, why: "a worker name is also a directory name and a column in tables" },
   workers: { value: 2000, why: "each worker has a shim process and uses a few descriptors of the daemon" },
   instances: { value: 256, why: "instances of one app" },
+  ephemerals: {
+    value: 256,
+    why: "ephemeral workers of one owner; one that loses count of them leaves room for others",
+  },
+  ephemeralsEnded: {
+    value: 16,
+    why: "ephemeral workers that failed and stay in `status`, so that their owners can ask why; the oldest goes first",
+  },
+  claimMs: {
+    value: 30_000,
+    why: "within which the owner of an ephemeral worker must claim it; it was killed, or hangs, if it does not",
+  },
   args: { value: 4096, why: "arguments of one worker" },
   specBytes: { value: 4_194_304, why: "start specification of one worker, which the shim reads as a whole" },
   logLines: {

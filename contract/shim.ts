@@ -138,8 +138,8 @@ export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload
     "optional, from version 2: file mode creation mask of the worker; without UMASK it is that of the shim",
   ],
   owner: [
-    "empty",
-    "optional, from version 2: the shim's standard input is a pipe from the program that owns the worker. Its end of file, which kill -9 of the program causes too, stops the tree as STOP says. The exit record is not synced to disk",
+    "empty, or u32 claim_ms (at least 1)",
+    "optional, from version 2: a program owns the worker, through a pipe that is the shim's standard input, or (with claim_ms) through the connection on which it sends OWN within that time. The end of that pipe or connection, which kill -9 of the program causes too, stops the tree as STOP says; so does a claim that does not come. The exit record is not synced to disk",
   ],
   end: ["empty", ""],
 };
@@ -153,6 +153,7 @@ export const REQUEST = {
   open: 38,
   wake: 39,
   calls: 40,
+  own: 41,
 } as const;
 
 export const REQUEST_PAYLOADS: Readonly<Record<keyof typeof REQUEST, readonly [payload: string, answer: string]>> = {
@@ -175,6 +176,10 @@ export const REQUEST_PAYLOADS: Readonly<Record<keyof typeof REQUEST, readonly [p
     "OK: the worker got SIGURG, which asks it to attach a runtime, or to look for interrupts. Under a wrapper (`uv run`) the descendant that is attached, or has a handler, gets it. ERR EAGAIN: no process has a handler, but one of them has run within the last second, and may be a Python that is starting. ERR ENOSYS: no process has a handler, and all of them have slept for a second",
   ],
   calls: ["empty", "CALLS"],
+  own: [
+    "empty",
+    "from version 2 on. OK: this connection is the owner's from now on; nothing else is read from it, nothing but EXITED is sent on it, and the shim closes it when nothing of the run is left. ERR EPERM: OWNER has no claim_ms; ERR EBUSY: it has an owner, or the time for the claim is over",
+  ],
 };
 
 /** What a shim reports and answers. */
@@ -198,7 +203,7 @@ export const REPLY_PAYLOADS: Readonly<Record<keyof typeof REPLY, string>> = {
     "u32 version, u64 run, u32 pid, u64 starttime (field 22 of /proc/PID/stat), u64 started_ns (realtime), u64 start_boottime_ns (CLOCK_BOOTTIME), u8 ready, u8 stopping, u8 exited, u8 log_blocked, u64 dropped_lines, u64 dropped_bytes, u64 log_file (number of the current file), u64 log_lines and u64 log_bytes (written in this run), u8 attached",
   ready: "empty",
   exited:
-    "u32 wait status, u64 time_ns; sent once the worker itself was reaped, before the rest of its tree and its pipes are finished",
+    "u32 wait status, u64 time_ns, u8 stopping; sent once the worker itself was reaped, before the rest of its tree and its pipes are finished",
   rotated: "u64 finished file, u64 current file",
   logFull:
     "u8 blocked, u64 dropped_lines, u64 dropped_bytes; sent when the log becomes full or has room again, and at most once a second while it is full",

@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+6c3c17a2" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+1e41acdb" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* Fields and events of the audit. */
@@ -68,6 +68,7 @@ enum {
 	IPC_REQUEST_OPEN = 38,
 	IPC_REQUEST_WAKE = 39,
 	IPC_REQUEST_CALLS = 40,
+	IPC_REQUEST_OWN = 41,
 };
 
 /* What it tells and answers. */

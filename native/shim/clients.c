@@ -21,17 +21,22 @@ void ipc_run_drop_client(struct ipc_client *client)
 	client->fd = -1;
 }
 
-static void send_frame(struct ipc_client *client, uint8_t type, const uint8_t *payload, size_t size)
+bool ipc_run_send(int fd, uint8_t type, const uint8_t *payload, size_t size)
 {
 	uint8_t frame[5 + IPC_REPLY_BYTES_MAX];
-	if (client->fd < 0 || size > sizeof frame - 5)
-		return;
+	if (size > sizeof frame - 5)
+		return false;
 	ipc_put_u32(frame, (uint32_t)size + 1);
 	frame[4] = type;
 	if (size > 0)
 		memcpy(frame + 5, payload, size);
+	return send(fd, frame, size + 5, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)size + 5;
+}
+
+static void send_frame(struct ipc_client *client, uint8_t type, const uint8_t *payload, size_t size)
+{
 	/* A peer that does not read is disconnected; it may connect again. */
-	if (send(client->fd, frame, size + 5, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)size + 5)
+	if (client->fd >= 0 && !ipc_run_send(client->fd, type, payload, size))
 		ipc_run_drop_client(client);
 }
 
@@ -166,12 +171,19 @@ static bool handle(struct ipc_client *client, uint8_t type, const uint8_t *paylo
 		close_channel(client);
 	} else if (type == IPC_REQUEST_WAKE && size == 0) {
 		rc = ipc_meet_wake(&shim.meeting, shim.pid);
+	} else if (type == IPC_REQUEST_OWN && size == 0) {
+		rc = ipc_run_check_claim();
 	} else {
 		return false;
 	}
 	uint8_t answer[5] = { type };
 	ipc_put_u32(answer + 1, (uint32_t)-rc);
 	send_frame(client, rc == 0 ? IPC_REPLY_OK : IPC_REPLY_ERROR, answer, rc == 0 ? 1 : 5);
+	if (type == IPC_REQUEST_OWN && rc == 0 && client->fd >= 0) {
+		close_channel(client);
+		ipc_run_take_owner(client->fd);
+		client->fd = -1; /* its place is free for another client */
+	}
 	return true;
 }
 

@@ -94,6 +94,7 @@ struct ipc_spec {
 	size_t rlimit_count;
 	const char *cgroup;
 	bool is_owned;
+	uint32_t claim_ms; /* 0: the owner holds standard input */
 	bool is_notifying;
 	uint64_t wall_ms;
 	struct ipc_rawlog rawlogs[IPC_RAWLOGS_MAX];

@@ -150,7 +150,10 @@ static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct
 		spec->has_umask = true;
 		spec->umask = ipc_get_u32(payload);
 		return 0;
-	case IPC_SPEC_OWNER: spec->is_owned = true; return size == 0 ? 0 : -EINVAL;
+	case IPC_SPEC_OWNER:
+		spec->is_owned = true;
+		spec->claim_ms = size == 4 ? ipc_get_u32(payload) : 0;
+		return size == 0 || spec->claim_ms > 0 ? 0 : -EINVAL;
 	case IPC_SPEC_PLANE: spec->is_plane_passed = true; return size == 0 ? 0 : -EINVAL;
 	default: return -EINVAL;
 	}

@@ -133,7 +133,9 @@ int ipc_run_start_worker(void)
 	close(report[0]);
 	if (listener >= 0)
 		ipc_tree_spare(ipc_answer_start(&shim.spec, listener, &shim.told));
-	if (shim.spec.is_owned) {
+	if (shim.spec.claim_ms > 0) {
+		shim.claim_at = ipc_now_ms() + shim.spec.claim_ms;
+	} else if (shim.spec.is_owned) {
 		shim.owner = fcntl(0, F_DUPFD_CLOEXEC, 3);
 		fcntl(shim.owner, F_SETFL, O_NONBLOCK);
 	}

@@ -127,6 +127,28 @@ void ipc_run_stop(uint32_t grace_ms, int signal)
 	advance(STOP_ASKED);
 }
 
+/* ---- the owner ---- */
+
+static void lose_owner(void)
+{
+	shim.claim_at = IPC_NEVER;
+	shim.is_stop_requested = true;
+	ipc_run_stop(shim.spec.grace_ms, (int)shim.spec.stop_signal);
+}
+
+int ipc_run_check_claim(void)
+{
+	if (shim.spec.claim_ms == 0)
+		return -EPERM;
+	return shim.claim_at == IPC_NEVER ? -EBUSY : 0;
+}
+
+void ipc_run_take_owner(int fd)
+{
+	shim.owner = fd;
+	shim.claim_at = IPC_NEVER;
+}
+
 /* ---- what the worker tells ---- */
 
 static void become_ready(void)
@@ -193,10 +215,13 @@ static void note_end(int status, const struct rusage *usage)
 	shim.ended_ns = ipc_realtime_ns();
 	close(shim.lifeline);
 	shim.lifeline = -1;
-	uint8_t payload[12];
+	uint8_t payload[13];
 	ipc_put_u32(payload, (uint32_t)status);
 	ipc_put_u64(payload + 4, shim.ended_ns);
+	payload[12] = ipc_run_is_stopping();
 	ipc_run_broadcast(IPC_REPLY_EXITED, payload, sizeof payload);
+	if (shim.spec.claim_ms > 0 && shim.owner >= 0)
+		ipc_run_send(shim.owner, IPC_REPLY_EXITED, payload, sizeof payload);
 	advance(WORKER_EXITED);
 }
 
@@ -246,7 +271,7 @@ static uint64_t age_deadline(void)
 static int poll_timeout(void)
 {
 	uint64_t due = shim.kill_at;
-	uint64_t others[] = { shim.wall_at, shim.retry_at, shim.alone_at, age_deadline(),
+	uint64_t others[] = { shim.wall_at, shim.retry_at, shim.alone_at, shim.claim_at, age_deadline(),
 		ipc_channels_due(&shim.channels), ipc_log_due(&shim.log, &shim.streams[0]),
 		ipc_log_due(&shim.log, &shim.streams[1]) };
 	for (size_t i = 0; i < sizeof others / sizeof *others; i++)
@@ -265,6 +290,8 @@ static void do_due(void)
 		shim.is_wall_over = true;
 		ipc_run_stop(shim.spec.grace_ms, (int)shim.spec.stop_signal);
 	}
+	if (now >= shim.claim_at)
+		lose_owner();
 	if (now >= shim.alone_at) {
 		shim.alone_at = IPC_NEVER;
 		if (!ipc_run_has_exited())
@@ -352,21 +379,19 @@ static void meet(void)
 		ipc_run_tell_attached();
 }
 
-/* What it writes means nothing. */
+/* What it writes means nothing. Its connection stays open after it has ended its half: it may wait for our end. */
 static void hear_owner(void)
 {
 	char bytes[256];
 	ssize_t count = read(shim.owner, bytes, sizeof bytes);
 	if (count > 0 || (count < 0 && (errno == EAGAIN || errno == EINTR)))
 		return;
-	close(shim.owner);
-	shim.owner = -1;
-	shim.is_stop_requested = true;
-	ipc_run_stop(shim.spec.grace_ms, (int)shim.spec.stop_signal);
+	shim.has_lost_owner = true;
+	lose_owner();
 }
 
 SOURCE(signals, shim.signals, reap())
-SOURCE(owner, shim.owner, hear_owner())
+SOURCE(owner, shim.has_lost_owner ? -1 : shim.owner, hear_owner())
 SOURCE(notify, shim.notify, read_notify())
 SOURCE(control, shim.control, read_control())
 SOURCE(runtime, shim.meeting.runtime, lose_runtime())
@@ -499,7 +524,7 @@ int ipc_supervise(const char *dir)
 	shim.meeting.listener = shim.meeting.runtime = shim.meeting.passed = -1;
 	shim.owner = shim.lifeline = shim.remote = shim.told = shim.notify = shim.control = shim.streams[0].fd =
 		shim.streams[1].fd = -1;
-	shim.kill_at = shim.wall_at = shim.retry_at = shim.alone_at = IPC_NEVER;
+	shim.kill_at = shim.wall_at = shim.retry_at = shim.alone_at = shim.claim_at = IPC_NEVER;
 	shim.kill_method = "none";
 	for (int i = 0; i < IPC_CLIENTS_MAX; i++)
 		shim.clients[i].fd = -1;

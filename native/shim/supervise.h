@@ -28,7 +28,7 @@ extern struct ipc_run {
 	struct ipc_stream streams[2];
 	struct ipc_client clients[IPC_CLIENTS_MAX];
 	int dirfd, lockfd, logdirfd, listener, signals, notify, control;
-	int owner; /* ends with the program that owns the worker */
+	int owner; /* pipe or connection that ends with the program that owns the worker */
 	struct ipc_meeting meeting;
 	struct ipc_channels channels;
 	int told, remote; /* remote: the connection to a snapshot that forked the worker */
@@ -39,11 +39,12 @@ extern struct ipc_run {
 	pid_t pid;
 	uint64_t start_time, started_ns, started_boot_ns, ended_ns;
 	enum ipc_life life;
-	bool is_in_group, is_ready, is_stop_requested, is_wall_over, was_full;
+	bool is_in_group, has_lost_owner, is_ready, is_stop_requested, is_wall_over, was_full;
 	int status, asked_signal;
 	struct rusage usage;
 	struct ipc_child_error child_error;
 	uint64_t kill_at, wall_at, retry_at, told_at, alone_at;
+	uint64_t claim_at; /* until then its owner must have come */
 	size_t killed;
 	const char *kill_method;
 	uint64_t told_rotations, told_dropped;
@@ -60,8 +61,12 @@ static inline bool ipc_run_is_stopping(void)
 
 /* supervise.c: asks the worker to end, with this signal; a second call can only shorten the grace period. */
 void ipc_run_stop(uint32_t grace_ms, int signal);
+/* supervise.c: this connection is the owner's. 0 or -errno; the descriptor stays the caller's unless it is taken. */
+int ipc_run_check_claim(void);
+void ipc_run_take_owner(int fd);
 
 /* clients.c: connections of daemons and of programs that open channels */
+bool ipc_run_send(int fd, uint8_t type, const uint8_t *payload, size_t size);
 void ipc_run_broadcast(uint8_t type, const uint8_t *payload, size_t size);
 void ipc_run_tell_log(void);
 void ipc_run_tell_attached(void);

@@ -197,6 +197,8 @@ class Worker:
         self._thread: threading.Thread | None = None
         #: Requests that are to end and have not.
         self._wanted: set[int] = set()
+        #: Ends what belongs to the channel, once it is closed.
+        self.on_close: Callable[[], None] | None = None
         #: What the worker says of itself: ``pid``, ``python``, ``implementation``, ``exposed``.
         self.hello: dict[str, Any] = {}
         if first is not None:
@@ -215,6 +217,8 @@ class Worker:
     def close(self) -> None:
         self._end(BrokenChannel("the channel was closed"))
         self._carrier.close()
+        if self.on_close is not None:
+            self.on_close()
 
     def wait_hello(self, timeout: float) -> None:
         """:raises IpcError: DEADLINE, FAILED where it cannot serve anybody"""

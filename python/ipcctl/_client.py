@@ -189,6 +189,67 @@ class Ipcctl:
         """Ends the daemon, and its workers unless they are kept."""
         self._ask({"Shutdown": {"keep_workers": keep_workers}})
 
+    def start(
+        self,
+        script: str | os.PathLike[str],
+        *,
+        life: Literal["stored", "ephemeral"] = "stored",
+        timeout: float = 60.0,
+        **fields: Any,
+    ) -> Worker:
+        """Starts a worker if it does not run yet, and opens a channel to it.
+
+        :param life: ``"ephemeral"``: a new one in any case, under a name of its own. It runs once, leaves no records
+            and no log, and ends with this program, however that ends, or when the channel is closed
+        :param timeout: seconds that it has to let us in
+        :param fields: those of ``ipcctl.json``, such as ``name``, ``args``, ``env``, ``policy``
+        :raises IpcError: START_FAILED, BAD_CONFIG, LIMIT, DEADLINE
+        """
+        from ._caller import open_worker
+        from ._end import Ownership
+
+        path = os.path.abspath(script)
+        definition = {
+            "name": os.path.splitext(os.path.basename(path))[0],
+            "policy": "auto",
+            "default_policy": _chosen_policy(),
+            "cwd": os.getcwd(),
+            "base_env": {key: value for key, value in os.environ.items() if _is_text(key) and _is_text(value)},
+            "base_umask": _umask(),
+            "auto_start": True,
+            **fields,
+            "script": path,
+            "life": life,
+        }
+        started = self.start_app(definition)
+        name = started["name"]
+        if started.get("is_other_definition"):
+            hint = f"another name, or: ipcctl stop {name}"
+            raise IpcError("FAILED", f"{name} is running already, with another definition", hint)
+        if life == "stored":
+            return self.worker(name, timeout)
+        shim = os.path.join(self.status(name)["log_dir"], "..", "sock")
+        owner = Ownership(shim, name, timeout)
+        try:
+            worker = open_worker(shim, name, timeout)
+        except BaseException as error:
+            owner.close()
+            if isinstance(error, IpcError) and error.code in ("NOT_RUNNING", "CONNECTION_LOST"):
+                raise self._why_none_runs(name, error) from None
+            raise
+        worker.on_close = owner.close
+        return worker
+
+    def _why_none_runs(self, name: str, error: IpcError) -> IpcError:
+        """Of an ephemeral worker that failed, the daemon knows for a while."""
+        try:
+            status, said = self.status(name), self.last_lines(name, 5)["errors"]
+        except IpcError:
+            return error
+        how = status["last_exit_signal"] or f"exit code {status['last_exit_code']}"
+        last = next((line.strip() for line in reversed(said) if line.strip()), "")
+        return IpcError("NOT_RUNNING", f"{name} ended with {how}" + (f": {last}" if last else ""), None, said)
+
     def worker(self, name: str, timeout: float = 10.0) -> Worker:
         """A channel to a worker that runs: its functions, by :meth:`ipcctl.Worker.call`. It ends with the worker's run.
 
@@ -367,6 +428,24 @@ class _Wire:
                 raise IpcError("CONNECTION_LOST", "the daemon closed the connection", "see: ipcctl daemon status")
             found += more
         return bytes(found)
+
+
+def _is_text(value: str) -> bool:
+    """Variables may have any bytes, messages only text."""
+    return not any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def _umask() -> int:
+    """Without changing it for other threads meanwhile."""
+    with open("/proc/self/status", encoding="utf8") as file:
+        return next((int(line.split()[1], 8) for line in file if line.startswith("Umask:")), 0o022)
+
+
+def _chosen_policy() -> str | None:
+    """What the user made the default."""
+    chosen = os.environ.get("POLICY_FILE") or None
+    is_path = chosen is not None and ("/" in chosen or chosen.endswith(".json"))
+    return os.path.abspath(chosen) if chosen is not None and is_path else chosen
 
 
 def _encode(message: object) -> bytes:

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+6c3c17a2"
+EDITION = "0.1.0+1e41acdb"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -35,6 +35,7 @@ REQUEST_FLUSH = 35
 REQUEST_OPEN = 38
 REQUEST_WAKE = 39
 REQUEST_CALLS = 40
+REQUEST_OWN = 41
 
 # What it tells and answers.
 REPLY_STATE = 64

@@ -260,6 +260,17 @@ class ShimDoor:
     def close(self) -> None:
         self._socket.close()
 
+    def wait_end(self) -> None:
+        """Ends our half, and waits for the other one."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+            self._socket.settimeout(None)
+            while self._socket.recv(4096):
+                pass
+        except OSError:
+            pass  # it has ended, or we have
+        self.close()
+
     def hello(self) -> tuple[int, bool]:
         """The version of its contract, and whether the worker has a runtime."""
         self._send(_contract.REQUEST_HELLO, struct.pack("<I", _contract.SHIM_VERSION), ())
@@ -305,6 +316,24 @@ class ShimDoor:
         end = 4 + int.from_bytes(self._held[:4], "little")
         frame, self._held = self._held[:end], self._held[end:]
         return frame[4], frame[5:]
+
+
+class Ownership:
+    """The connection by which this program owns an ephemeral worker: the worker ends with it."""
+
+    def __init__(self, path: str, name: str, timeout: float) -> None:
+        """:raises IpcError: NOT_RUNNING if it has ended already, or was not claimed in time"""
+        self._door = ShimDoor(path, name, time.monotonic() + timeout)
+        try:
+            if self._door.ask(_contract.REQUEST_OWN) != 0:
+                raise not_running(name)
+        except BaseException:
+            self._door.close()
+            raise
+
+    def close(self) -> None:
+        """Ends the worker with its whole tree; returns when nothing of it runs."""
+        self._door.wait_end()
 
 
 def open_end(path: str, name: str, timeout: float) -> tuple[End, bytes]:

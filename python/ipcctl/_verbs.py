@@ -27,7 +27,9 @@ class WorkerStatus(TypedDict):
     app: str
     instance: int
     group: str | None
-    kind: Literal["app", "snapshot"]
+    kind: Literal["app", "snapshot", "host", "plugin", "runtime", "session"]
+    life: Literal["stored", "ephemeral"]
+    owner: str | None
     policy: str
     denied: list[str]
     ready: bool | None

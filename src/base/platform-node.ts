@@ -25,6 +25,7 @@ export function openStream(to: { unix: string } | { fd: number }, on: StreamEven
       return bytes.length;
     },
     end: () => void socket.end(),
+    shutdown: () => void socket.end(),
     terminate: () => void socket.destroy(),
     ref: () => void socket.ref(),
     unref: () => void socket.unref(),

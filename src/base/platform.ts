@@ -7,6 +7,8 @@ export type StreamSocket = {
   /** Returns how many bytes were accepted. */
   readonly write: (bytes: Uint8Array) => number;
   readonly end: () => void;
+  /** Ends our half; the other side's end closes it. */
+  readonly shutdown: () => void;
   readonly terminate: () => void;
   readonly ref: () => void;
   readonly unref: () => void;

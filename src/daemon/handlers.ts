@@ -1,4 +1,5 @@
 /** What each request does. One function per tag; the table is total by type. */
+import { randomBytes } from "node:crypto";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId, toWorkerId } from "../base/names.ts";
@@ -9,7 +10,7 @@ import { AUTO, policyOf, withGrants } from "../launch/effective-policy.ts";
 import { textOf } from "../logs/cri.ts";
 import { readLastLines } from "../logs/tail.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
-import { titleOf } from "../protocol/kinds.ts";
+import { KINDS, titleOf } from "../protocol/kinds.ts";
 import { data, PROTOCOL, success, type Response } from "../protocol/responses.ts";
 import type { DaemonStatus, LogLines } from "../protocol/status.ts";
 import { VERBS, type AnswerOf, type RequestOf, type Tag } from "../protocol/verbs.ts";
@@ -41,7 +42,11 @@ export type HandlerDeps = {
 
 /** Subscriptions belong to the session. */
 export type Handled = Exclude<Tag, "Subscribe" | "Unsubscribe">;
-type Handler<T extends Tag> = (request: RequestOf<T>, deps: HandlerDeps) => Promise<AnswerOf<T>> | AnswerOf<T>;
+type Handler<T extends Tag> = (
+  request: RequestOf<T>,
+  deps: HandlerDeps,
+  caller: Caller,
+) => Promise<AnswerOf<T>> | AnswerOf<T>;
 
 const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
   Start: start,
@@ -80,17 +85,23 @@ export async function handle<T extends Handled>(
 ): Promise<Response> {
   const handler = HANDLERS[request.tag] as unknown as Handler<T>; // the table pairs tag and handler
   if (VERBS[request.tag].risk !== "read") deps.onAsked(request.tag, caller);
-  return handler(request, deps);
+  return handler(request, deps, caller);
 }
 
-async function start({ config: text }: RequestOf<"Start">, deps: HandlerDeps): Promise<AnswerOf<"Start">> {
+async function start(
+  { config: text }: RequestOf<"Start">,
+  deps: HandlerDeps,
+  caller: Caller,
+): Promise<AnswerOf<"Start">> {
   const { registry } = deps;
   let config;
   try {
     config = parseAppConfig(text, "/");
     const wanted = config.policy ?? AUTO;
-    config = { ...config, policy_wanted: wanted, policy: requirePolicy(config) ?? wanted, name: config.name.trim() };
+    config = { ...config, policy_wanted: wanted, policy: requirePolicy(config) ?? wanted, ...identify(config, caller) };
     toWorkerId(config.name);
+    if (!KINDS[config.kind].isForUsers)
+      throw new IpcError("BAD_CONFIG", `kind: only ipcctl itself starts a worker of the kind ${config.kind}`);
   } catch (error) {
     if (error instanceof IpcError && error.code === "POLICY_REFUSED") throw error;
     const cause = IpcError.from(error, "reading the definition");
@@ -125,6 +136,14 @@ async function start({ config: text }: RequestOf<"Start">, deps: HandlerDeps): P
     pid: first?.lastPid ?? null,
     instances: app.workers.map((worker) => ({ name: worker.id, pid: worker.lastPid })),
   });
+}
+
+/** An ephemeral worker gets a name of its own behind the one that was asked for, since nobody takes turns with it. */
+function identify({ name, life }: AppConfig, { pid }: Caller): Pick<AppConfig, "name" | "owner"> {
+  const stem = name.trim();
+  if (life === "stored") return { name: stem, owner: null };
+  const ending = `-${randomBytes(4).toString("hex")}`;
+  return { name: stem.slice(0, limit("nameChars") - ending.length) + ending, owner: pid };
 }
 
 /** Refused here, and not only at the first start. @throws IpcError */

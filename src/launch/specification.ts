@@ -6,6 +6,7 @@ import { RLIMIT, SIGTERM } from "../../contract/linux.ts";
 import { join } from "node:path";
 import { WORKER_FD } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import { isBelow } from "../sandbox/mounts.ts";
@@ -115,6 +116,7 @@ export function makeSpec(
     ...(prepared.ids ? { ids: prepared.ids } : {}),
     stop: { graceMs: app.stop_timeout, signal: SIGTERM },
     killMode: app.kill_mode,
+    ...(app.life === "ephemeral" ? { owner: { claimMs: limit("claimMs") } } : {}),
     umask: prepared.umask,
     log: {
       maxFileBytes: app.log.max_size,

@@ -14,7 +14,7 @@ import type {
   WorkerDescription,
   WorkerStatus,
 } from "./status.ts";
-import { KIND_NAMES } from "./kinds.ts";
+import { KIND_NAMES, LIVES } from "./kinds.ts";
 
 /** An object with exactly the keys of the type: a key that is added there, or misspelt here, does not compile. */
 type ShapeOf<T> = { [K in keyof T]-?: z.ZodType<T[K]> };
@@ -64,6 +64,8 @@ const workerShape = {
   instance: count,
   group: orNull(text),
   kind: z.enum(KIND_NAMES),
+  life: z.enum(LIVES),
+  owner: orNull(text),
   policy: text,
   denied: z.array(text),
   ready: orNull(z.boolean()),

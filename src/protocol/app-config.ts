@@ -10,7 +10,7 @@ import { RESTART_POLICIES, type RestartPolicy } from "../base/restart-policies.t
 import { splitWords } from "../base/shell-words.ts";
 import { parseDurationMs, parseSizeBytes, requireMemory } from "../base/units.ts";
 import { findDuplicateKey } from "./json-keys.ts";
-import { KIND_NAMES, kindOfOld, type KindName } from "./kinds.ts";
+import { KIND_NAMES, kindOfOld, LIVES } from "./kinds.ts";
 
 const POLICY_SPELLINGS: Record<string, RestartPolicy> = {
   no: "no",
@@ -151,6 +151,9 @@ export type Grants = z.output<typeof allow>;
 export const appShape = z.strictObject({
   name: z.string().min(1),
   kind: z.enum(KIND_NAMES).default("app").meta({ description: "what it is for: app, or snapshot" }),
+  life: z.enum(LIVES).default("stored"),
+  /** Pid of the program that started it, if it is ephemeral. The daemon sets it. */
+  owner: maybe(z.int().min(0)),
   command: maybe(noNul.min(1)),
   script: maybe(noNul.min(1)),
   args: maybe(z.array(noNul).max(limit("args"))),
@@ -252,9 +255,11 @@ export function normalizeApp(value: unknown, fallbackCwd: string): AppConfig {
     ...app
   } = result.data;
   if ((app.command === null) === (app.script === null)) throw badConfig("exactly one of command and script is needed");
+  if (app.life === "ephemeral") requireOneRun(value as Partial<Written>);
   const words = app.command === null ? [] : commandWords(app.command, app.args);
   return {
     ...app,
+    restart_policy: app.life === "ephemeral" ? "no" : app.restart_policy,
     command: words[0] ?? null,
     args: app.command === null ? (app.args ?? []) : words.slice(1),
     cwd: app.cwd ?? fallbackCwd,
@@ -267,6 +272,18 @@ export function normalizeApp(value: unknown, fallbackCwd: string): AppConfig {
       }),
     backoff: delays ?? backoff.parse({}),
   };
+}
+
+/** What runs once cannot be told when to run again. */
+function requireOneRun({ instances = 1, cron, watch, restart_policy: restart = "no" }: Partial<Written>): void {
+  const contradicting = [
+    instances > 1 ? "instances" : "",
+    (cron ?? null) === null ? "" : "cron",
+    (watch ?? false) === false ? "" : "watch",
+    restart.toLowerCase() === "no" ? "" : "restart_policy",
+  ].find((field) => field !== "");
+  if (contradicting !== undefined)
+    throw badConfig(`${contradicting}: an ephemeral worker is one process that runs once: leave it out`);
 }
 
 /** `path: message`. For a union, the branch that got furthest explains: it is the one that was meant. */
@@ -283,7 +300,9 @@ export function explainIssue(issue: z.core.$ZodIssue, above: readonly PropertyKe
 }
 
 /** A normal form that an older version wrote: fields that it did not know get their defaults. */
-export function completeApp(stored: Omit<AppConfig, "kind"> & { readonly kind?: KindName }): AppConfig {
+export function completeApp(
+  stored: Omit<AppConfig, "kind" | "life" | "owner"> & Partial<Pick<AppConfig, "kind" | "life" | "owner">>,
+): AppConfig {
   const base = normalizeApp({ name: stored.name, command: "true" }, "/");
   return {
     ...base,

@@ -30,9 +30,19 @@ const projectShape = z.strictObject({
   default_policy: z.string().min(1).optional(),
 });
 
+/** What a client adds, or the daemon. */
+const NOT_WRITTEN = {
+  base_env: true,
+  base_nofile: true,
+  base_umask: true,
+  policy_wanted: true,
+  life: true,
+  owner: true,
+} as const;
+
 /** JSON Schema of `ipcctl.json`, for editors. */
 export function projectJsonSchema(): object {
-  const apps = z.array(appShape.omit({ base_env: true, base_nofile: true, base_umask: true, policy_wanted: true }));
+  const apps = z.array(appShape.omit(NOT_WRITTEN));
   const default_policy = z.string().min(1).optional();
   return z.toJSONSchema(
     z.strictObject({ $schema: z.string().optional(), apps, daemon: daemonShape.optional(), default_policy }),
@@ -112,6 +122,8 @@ export function readProjectApps(path: string): Definition[] {
 
 function checkedApp(app: Definition, path: string): AppConfig {
   try {
+    if (app.life !== undefined)
+      throw new IpcError("BAD_CONFIG", "life: what a file defines is stored; a program starts what ends with it");
     return normalizeApp(app, "/");
   } catch (error) {
     throw new IpcError("BAD_CONFIG", `${path}: app ${JSON.stringify(app.name)}: ${(error as Error).message}`, {

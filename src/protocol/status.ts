@@ -1,5 +1,5 @@
 /** The answers of Status, Describe, Act and DaemonStatus: bunctl's eighteen keys first, then ours. */
-import { kindOfOld, type KindName } from "./kinds.ts";
+import { kindOfOld, type KindName, type Life } from "./kinds.ts";
 
 export type StateWord = "Starting" | "Running" | "Stopping" | "Stopped" | "Crashed" | "Backoff";
 
@@ -54,6 +54,9 @@ export type WorkerStatus = {
   group: string | null;
   /** What it is for. */
   kind: KindName;
+  life: Life;
+  /** With what an ephemeral worker ends: `process:PID`. Null: with nothing. */
+  owner: string | null;
   policy: string;
   /** What its policy denied in this run, each kind once, with the flag that would grant it. */
   denied: string[];
@@ -205,6 +208,8 @@ const UNKNOWN_WORKER: WorkerStatus = {
   instance: 0,
   group: null,
   kind: "app",
+  life: "stored",
+  owner: null,
   policy: "trusted",
   denied: [],
   ready: null,

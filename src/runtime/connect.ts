@@ -8,12 +8,14 @@ import { requirePlatform, sleep } from "../base/platform.ts";
 import { requireSystem } from "../plane/system.ts";
 import { resolvePaths } from "../base/paths.ts";
 import { absolutePath, workingDirectory } from "../base/working-directory.ts";
+import type { Life } from "../protocol/kinds.ts";
 import type { Response } from "../protocol/responses.ts";
 import type { ExitInfo, WorkerStatus } from "../protocol/status.ts";
 import { cleanEnv, connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { instancesOf, Verbs } from "../sdk/verbs.ts";
 import type { Feed } from "./feed.ts";
+import { Ownership } from "./ownership.ts";
 import { BEGIN_MS, errorOfEnd, PythonWorker, REOPEN_MS, type AnyFunctions, type Attach } from "./python-worker.ts";
 import { openEvents, readLogs, type EventOptions, type IpcEvent, type LogEntry, type LogOptions } from "./watch.ts";
 
@@ -40,6 +42,8 @@ export type StartOptions = {
   readonly restart_policy?: RestartPolicy;
   readonly max_memory?: string | number;
   readonly instances?: number;
+  /** `ephemeral`: it runs once, and ends with this program. */
+  readonly life?: Life;
   readonly [field: string]: unknown;
 };
 
@@ -92,8 +96,10 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
    * The type parameter names what the worker exposes: `ipc.start<Worker>("worker.py")` with `Worker` from
    * `ipcctl types worker.py`.
    *
-   * Starts a worker if it does not run yet, and opens a channel to it. @throws IpcError START_FAILED, BAD_CONFIG, or
-   * DEADLINE if it accepts no channel within 60 s
+   * Starts a worker if it does not run yet, and opens a channel to it. With `life: "ephemeral"` it is a new one in any
+   * case, under a name of its own: it runs once, leaves no records and no log, and ends with this program, however that
+   * ends, or when it is disposed; `await using` waits until nothing of it runs.
+   * @throws IpcError START_FAILED, BAD_CONFIG, LIMIT, or DEADLINE if it accepts no channel within 60 s
    */
   async start<W extends object = AnyFunctions>(script: string, options: StartOptions = {}): Promise<PythonWorker<W>> {
     const path = absolutePath(script, options.cwd ?? workingDirectory());
@@ -118,12 +124,48 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
       script: path,
       cwd: options.cwd ?? workingDirectory() ?? "/",
     };
+    if (options.life === "ephemeral") return await this.#startOwned<W>(daemon, config);
     const { name: id, is_other_definition: isOther } = await daemon.startApp(config);
     if (isOther)
       throw new IpcError("FAILED", `${id} is running already, with another definition`, {
         hint: `another name, or: ipcctl stop ${id}`,
       });
     return this.worker<W>(id, BEGIN_MS);
+  }
+
+  async #startOwned<W extends object>(
+    daemon: Connection,
+    config: { readonly name: string; readonly [field: string]: unknown },
+  ): Promise<PythonWorker<W>> {
+    const { name } = await daemon.startApp(config);
+    const { log_dir: logs } = await daemon.status(name);
+    const shimSocket = join(logs, "..", "sock");
+    let own: Ownership | undefined;
+    try {
+      own = await Ownership.claim(name, shimSocket);
+      const run = { name, shimSocket, whatHappened: () => own!.howItEnded() };
+      const worker: PythonWorker<W> = await PythonWorker.open<W>(
+        (attach, ms) => attach(run, ms),
+        BEGIN_MS,
+        () => {
+          this.#opened.delete(worker);
+          return own!.release();
+        },
+      );
+      this.#opened.add(worker);
+      return worker;
+    } catch (error) {
+      await own?.release();
+      const isEnd = error instanceof IpcError && (error.code === "CONNECTION_LOST" || error.code === "NOT_RUNNING");
+      if (!isEnd) throw error;
+      throw (await this.#whyNoneRuns(name)) ?? (await own?.howItEnded()) ?? error;
+    }
+  }
+
+  /** Of an ephemeral worker that failed, the daemon knows for a while. */
+  async #whyNoneRuns(name: string): Promise<IpcError | undefined> {
+    const status = await (await this.#daemon()).status(name).catch(() => undefined);
+    return status?.state === "Stopped" ? await this.#lastWords(status) : undefined;
   }
 
   /** Opens a channel to a running worker. @throws IpcError NOT_FOUND, NOT_RUNNING, DEADLINE */
@@ -165,10 +207,15 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
   }
 
   /** Why there is no channel to it, with its last words if it ended by itself. */
-  async #ended({ name, last_exit_code, last_exit_signal, state }: WorkerStatus): Promise<IpcError> {
-    const how = last_exit_signal ?? (last_exit_code === null ? null : `exit code ${last_exit_code}`);
-    if (state === "Stopped" || how === null)
+  async #ended(status: WorkerStatus): Promise<IpcError> {
+    const { name, last_exit_code, last_exit_signal, state } = status;
+    if (state === "Stopped" || (last_exit_signal === null && last_exit_code === null))
       return new IpcError("NOT_RUNNING", `${name} is not running`, { hint: `ipcctl start ${name}` });
+    return await this.#lastWords(status);
+  }
+
+  async #lastWords({ name, last_exit_code, last_exit_signal }: WorkerStatus): Promise<IpcError> {
+    const how = last_exit_signal ?? `exit code ${last_exit_code}`;
     const { errors } = await (await this.#daemon()).lastLines(name, 5);
     const said = errors.findLast((line) => line.trim() !== "");
     return new IpcError("NOT_RUNNING", `${name} ended with ${how}${said === undefined ? "" : `: ${said.trim()}`}`, {

@@ -297,7 +297,7 @@ export function spawnShim(binary: string, dir: string, spec: Spec): SpawnedShim 
 
 /** A shim whose worker ends with this process, or when `release` is called. */
 export function spawnOwnedShim(binary: string, dir: string, spec: Spec): SpawnedShim & { release(): void } {
-  writeSpec(dir, { ...spec, isOwned: true });
+  writeSpec(dir, { ...spec, owner: "stdin" });
   const child = Bun.spawn([binary, dir], { cwd: "/", env: {}, stdio: ["pipe", "ignore", "pipe"] });
   child.unref();
   return {

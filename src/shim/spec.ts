@@ -72,8 +72,8 @@ export type Spec = {
   readonly log?: LogSpec;
   readonly rlimits?: readonly Rlimit[];
   readonly cgroup?: string;
-  /** The worker ends with the program at the other end of the shim's standard input. */
-  readonly isOwned?: boolean;
+  /** The worker ends with the program that holds the shim's standard input, or that claims it within so long. */
+  readonly owner?: "stdin" | { readonly claimMs: number } | undefined;
   readonly isNotifying?: boolean;
   readonly wallMs?: number;
   readonly rawLogs?: readonly RawLog[];
@@ -93,7 +93,7 @@ export function encodeSpec(spec: Spec): Uint8Array {
   const { confinement } = spec;
   const isNew =
     spec.umask !== undefined ||
-    spec.isOwned === true ||
+    spec.owner !== undefined ||
     confinement?.mounts?.some((step) => step.kind === "bind" && step.isMapped === true) === true ||
     (confinement?.hosts !== undefined && confinement.hasUnix === true);
   const frames: Buffer[] = [
@@ -112,7 +112,8 @@ export function encodeSpec(spec: Spec): Uint8Array {
     frames.push(frame(SPEC.rlimit, Buffer.concat([u32(resource), u64(soft), u64(hard)])));
   }
   if (spec.cgroup !== undefined) frames.push(frame(SPEC.cgroup, Buffer.from(spec.cgroup)));
-  if (spec.isOwned) frames.push(frame(SPEC.owner, Buffer.alloc(0)));
+  if (spec.owner !== undefined)
+    frames.push(frame(SPEC.owner, spec.owner === "stdin" ? Buffer.alloc(0) : u32(spec.owner.claimMs)));
   if (spec.isNotifying) frames.push(frame(SPEC.notify, Buffer.alloc(0)));
   if (spec.wallMs !== undefined) frames.push(frame(SPEC.wall, u64(spec.wallMs)));
   for (const raw of spec.rawLogs ?? []) frames.push(frame(SPEC.rawlog, encodeRawLog(raw)));

@@ -16,6 +16,7 @@ import { readLastLines } from "../logs/tail.ts";
 import { readDefinition } from "../launch/definition.ts";
 import { endStray } from "../shim/leftovers.ts";
 import { isLockFree } from "../shim/liveness.ts";
+import { Failed, isLeftEphemeral, requireFewOf, requireStored } from "./ephemeral.ts";
 import { VerbQueue, type Turn, type VerbRequest } from "./queue.ts";
 import { SIGTERM } from "../../contract/linux.ts";
 import { isFolderOf, takeInStrays } from "./strays.ts";
@@ -53,11 +54,12 @@ export class Registry implements Disposable {
   readonly #queues = new Map<string, VerbQueue>();
   readonly #strays = new Map<string, Promise<void>>();
   #isClosing = false;
+  readonly #failed = new Failed();
   /** Called when the set of workers changes. */
   onChange: () => void = () => undefined;
 
   constructor(deps: Omit<WorkerDeps, "onRemove">, attend: Attend) {
-    this.#deps = { ...deps, onRemove: (worker) => this.#removeByItself(worker) };
+    this.#deps = { ...deps, onRemove: (worker, isDone) => this.#removeByItself(worker, isDone) };
     this.#attend = attend;
   }
 
@@ -76,6 +78,8 @@ export class Registry implements Disposable {
   /** Reads the store and adopts every worker. Returns those that only their folders knew. */
   async load(): Promise<string[]> {
     const { store } = this.#deps;
+    for (const id of this.#foldersLike((name) => isLeftEphemeral(join(this.#deps.workersDir, name))))
+      await this.#endStray(id);
     const taken = await takeInStrays(this.#deps, (id) => id.includes(EXTRA));
     for (const { id, config } of store.apps()) {
       const app: App = { id, config, workers: [], extras: [] };
@@ -184,8 +188,14 @@ export class Registry implements Disposable {
     }
     if (!known && this.#apps.size >= limit("workers"))
       throw new IpcError("LIMIT", `${limit("workers")} workers are known already`);
+    if (config.life === "ephemeral") this.#requireFew(config.owner);
     requireNoCycle(this.apps, id, config.depends_on);
     return known ? this.#redefine(known, config) : this.#register(id, config);
+  }
+
+  #requireFew(owner: number | null): void {
+    const own = this.apps.filter(({ id, config }) => config.owner === owner && !this.#failed.has(id));
+    requireFewOf(owner, own.length);
   }
 
   #register(id: string, config: AppConfig): App {
@@ -261,6 +271,7 @@ export class Registry implements Disposable {
    * START_FAILED
    */
   async startWorker(turn: Turn, worker: Worker): Promise<void> {
+    requireStored(worker.config);
     await this.#startWorker(turn, this.appOf(worker), worker, true);
   }
 
@@ -305,6 +316,7 @@ export class Registry implements Disposable {
   /** Resolves when a fresh process runs. @throws IpcError START_FAILED */
   async restartWorker(turn: Turn, worker: Worker, graceMs: number | null = null): Promise<void> {
     turn.check();
+    requireStored(worker.config);
     worker.requireLaunchable(); // better refused than down
     await worker.provide(turn.signal);
     turn.check();
@@ -353,6 +365,7 @@ export class Registry implements Disposable {
     waitMs: number,
   ): Promise<number> {
     turn.check();
+    requireStored(app.config);
     const old = workers.filter((worker) => worker.isUp);
     if (old.length === 0)
       throw new IpcError("NOT_RUNNING", `App ${app.id} is not running`, { hint: `start it: ipcctl start ${app.id}` });
@@ -394,6 +407,7 @@ export class Registry implements Disposable {
   /** Adjusts the number of instances. New ones start if the app is up; the highest numbers go first. */
   async scale(turn: Turn, app: App, count: number): Promise<void> {
     turn.check();
+    requireStored(app.config);
     const wasUp = app.workers.some((worker) => worker.isUp);
     app.config = { ...app.config, instances: count };
     this.#deps.store.putApp(app.id, app.config);
@@ -430,12 +444,18 @@ export class Registry implements Disposable {
     this.onChange();
   }
 
-  /** For a worker that used up its attempts and is configured to be removed then. */
-  #removeByItself(worker: Worker): void {
-    const { id } = this.appOf(worker);
-    this.deleteApp(id).catch((error: Error) =>
-      this.#deps.log("error", { app: id, reason: error.message }, "removing it"),
-    );
+  /** For a worker that used up its attempts and is configured to be removed then, or that runs only once. */
+  #removeByItself(worker: Worker, isDone: boolean): void {
+    const app = this.apps.find(({ workers }) => workers.includes(worker));
+    if (!app || this.#isClosing) return; // the next daemon removes what is left of it
+    const isKept = worker.isEphemeral && !isDone;
+    const over = isKept ? this.#failed.add(app.id, (id) => this.#apps.has(id)) : [app.id];
+    // Behind what is being done to it: a start hears that it has started, and not that it was deleted.
+    for (const one of this.apps.filter(({ id }) => over.includes(id)))
+      this.#ownVerb(one, { what: `remove ${one.id}`, workers: "all" }, async () => {
+        if (this.#apps.get(one.id) === one && !one.workers.some(({ isWanted }) => isWanted))
+          await this.#remove(one, null);
+      });
   }
 
   /** Stops and forgets an app with all its instances and logs. @throws IpcError NOT_FOUND if nothing of it exists */

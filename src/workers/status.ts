@@ -62,6 +62,8 @@ function statusWith(worker: Worker, sources: Sources, usage: Usage | undefined):
     instance: worker.instance,
     group: config.group,
     kind: config.kind,
+    life: config.life,
+    owner: config.owner === null ? null : `process:${config.owner}`,
     policy: policyTitle(worker.policy),
     denied: worker.denied,
     ready: config.ready === "notify" ? worker.isReady : null,

@@ -1,7 +1,8 @@
 /**
  * What must survive the daemon: definitions and, per worker, the wanted state and the counters. Memory is authoritative
  * while the daemon lives; one SQLite file follows at every change, and catches up after it could not be written. WAL
- * with synchronous=NORMAL: nothing is lost when the daemon is killed; a power cut may lose the last moments.
+ * with synchronous=NORMAL: nothing is lost when the daemon is killed; a power cut may lose the last moments. What is
+ * ephemeral is in memory alone.
  */
 import { Database } from "bun:sqlite";
 import {
@@ -125,16 +126,14 @@ export class Store implements Disposable {
 
   putApp(id: string, config: AppConfig): void {
     this.#apps.set(id, config);
-    this.#behind.apps.add(id);
-    this.#save();
+    this.#follow(id, "apps", id);
   }
 
   deleteApp(id: string): void {
     this.batch(() => {
       for (const row of this.instances(id)) this.deleteInstance(row.id);
+      this.#follow(id, "apps", id);
       this.#apps.delete(id);
-      this.#behind.apps.add(id);
-      this.#save();
     });
   }
 
@@ -143,25 +142,23 @@ export class Store implements Disposable {
     const counts = { run: 0, doneRun: 0, restarts: 0, attempts: 0, dueAtMs: 0, droppedLines: 0 };
     const row: InstanceRow = { id, app, instance, phase: "down", ...counts, reason: null };
     this.#rows.set(id, row);
-    this.#behind.rows.add(id);
-    this.#save();
+    this.#follow(app, "rows", id);
     return row;
   }
 
   deleteInstance(id: string): void {
+    const app = this.#rows.get(id)?.app;
     this.#rows.delete(id);
     this.#exits.delete(id);
     this.#behind.exits.delete(id);
-    this.#behind.rows.add(id);
-    this.#save();
+    if (app !== undefined) this.#follow(app, "rows", id);
   }
 
   change(id: string, change: InstanceChange): void {
     const row = this.#rows.get(id);
     if (!row || Object.keys(change).length === 0) return;
     this.#rows.set(id, { ...row, ...change });
-    this.#behind.rows.add(id);
-    this.#save();
+    this.#follow(row.app, "rows", id);
   }
 
   /**
@@ -169,7 +166,8 @@ export class Store implements Disposable {
    * nothing.
    */
   finishRun(id: string, exit: ExitInfo, change: InstanceChange): void {
-    if (!this.#rows.has(id)) return;
+    const row = this.#rows.get(id);
+    if (!row) return;
     this.batch(() => {
       const oldest = exit.run - limit("exitHistory");
       const others = this.exits(id).filter(({ run }) => run !== exit.run && run > oldest);
@@ -177,7 +175,8 @@ export class Store implements Disposable {
         id,
         [exit, ...others].toSorted((a, b) => b.run - a.run),
       );
-      this.#behind.exits.set(id, [...(this.#behind.exits.get(id) ?? []), exit].slice(-limit("exitHistory")));
+      if (this.#isKept(row.app))
+        this.#behind.exits.set(id, [...(this.#behind.exits.get(id) ?? []), exit].slice(-limit("exitHistory")));
       this.change(id, { ...change, doneRun: exit.run });
     });
   }
@@ -271,6 +270,17 @@ export class Store implements Disposable {
     this.#flush();
     clearTimeout(this.#retry);
     this.#close();
+  }
+
+  #isKept(app: string): boolean {
+    return this.#apps.get(app)?.life !== "ephemeral";
+  }
+
+  /** What the app's definition, or one of its instances, has in the file is old now. */
+  #follow(app: string, part: "apps" | "rows", id: string): void {
+    if (!this.#isKept(app)) return;
+    this.#behind[part].add(id);
+    this.#save();
   }
 
   #save(): void {
@@ -391,9 +401,12 @@ export class Store implements Disposable {
   /** A new file with everything that is known. */
   #renew(): void {
     this.#close();
-    for (const id of this.#apps.keys()) this.#behind.apps.add(id);
-    for (const id of this.#rows.keys()) this.#behind.rows.add(id);
-    for (const [id, exits] of this.#exits) this.#behind.exits.set(id, exits.toReversed());
+    for (const id of this.#apps.keys()) if (this.#isKept(id)) this.#behind.apps.add(id);
+    for (const { id, app } of this.#rows.values()) {
+      if (!this.#isKept(app)) continue;
+      this.#behind.rows.add(id);
+      this.#behind.exits.set(id, this.exits(id).toReversed());
+    }
     this.#behind.events = this.#events.length;
     try {
       this.#db = this.#create();

@@ -51,12 +51,14 @@ export async function takeInStrays(
       if (live) store.change(id, { phase: live.isStopping ? "down" : "up", run: live.run, doneRun: live.run - 1 });
       else addLastRun(store, id, dir);
       if (definition.isGuess) store.withRoom(() => writeDefinition(dir, definition));
-      log("warn", { worker: id, pid: live?.pid ?? null, isGuess: definition.isGuess }, "taken in from its folder");
+      const isExpected = definition.config.life === "ephemeral"; // only its folder ever knew it
+      const fields = { worker: id, pid: live?.pid ?? null, isGuess: definition.isGuess };
+      log(isExpected ? "info" : "warn", fields, "taken in from its folder");
     }
     const apps = new Set(strays.map(({ definition }) => definition.app));
     for (const { id, config } of store.apps()) if (apps.has(id)) fillHoles(store, id, config.instances);
   });
-  return strays.map(({ id }) => id);
+  return strays.filter(({ definition }) => definition.config.life === "stored").map(({ id }) => id);
 }
 
 /** By its definition or, without one, by its name: `web`, `web-1`, or `web~1` for an extra instance. */

@@ -72,8 +72,10 @@ export type WorkerDeps = {
   readonly nowMs: () => number;
   /** A finished log file waits for compression. */
   readonly onRotated: (worker: Worker) => void;
-  /** `exhausted_action: remove`. */
-  readonly onRemove: (worker: Worker) => void;
+  /**
+   * It is down for good: `exhausted_action: remove`, or ephemeral. `isDone`: nobody has to be told more of its end.
+   */
+  readonly onRemove: (worker: Worker, isDone: boolean) => void;
   /** What watches a run from its first to its last moment. */
   readonly watchRun: (worker: Worker, run: Run) => RunMonitor;
 };
@@ -133,6 +135,10 @@ export class Worker {
 
   get config(): AppConfig {
     return this.#config;
+  }
+  /** It runs once, and ends with its owner: nothing of it is stored. */
+  get isEphemeral(): boolean {
+    return this.#config.life === "ephemeral";
   }
   get row(): InstanceRow {
     return this.#row;
@@ -714,8 +720,8 @@ export class Worker {
         never(verdict);
     }
     this.#dispatch(verdict.event);
-    if (verdict.event === "ended_exhausted" && this.#config.backoff.exhausted_action === "remove")
-      this.#deps.onRemove(this);
+    const isGivenUp = verdict.event === "ended_exhausted" && this.#config.backoff.exhausted_action === "remove";
+    if (isGivenUp || this.isEphemeral) this.#deps.onRemove(this, ending.isSuccess);
   }
 
   /** After the run: the end of its log tells. */
@@ -771,6 +777,7 @@ export class Worker {
     if (isRestart) this.#emit({ type: "process_restarting", attempt: 0, delay_ms: 0 });
     else this.#emit({ type: "status_change", state: "stopped" });
     this.#dispatch("ended");
+    if (this.isEphemeral) this.#deps.onRemove(this, true);
   }
 
   #announceCrash(ending: Ending, reason: string): void {
@@ -821,8 +828,9 @@ export class Worker {
     this.#row = { ...this.#row, ...change };
   }
 
+  /** Of an ephemeral worker its owner hears from its shim: they come and go too quickly for everybody else. */
   #emit(event: WorkerEvent): void {
-    this.#deps.emit(this, event);
+    if (!this.isEphemeral) this.#deps.emit(this, event);
   }
 
   #changed(): void {

@@ -24,6 +24,7 @@ import { Incoming, Stream } from "../../src/calls/streams.ts";
 import { CAPACITY } from "../../src/plane/meet.ts";
 import { Pipe } from "../../src/plane/pipe.ts";
 import { SharedRingBuffer } from "../../src/plane/ring.ts";
+import { requireFewOf } from "../../src/workers/ephemeral.ts";
 import { Store } from "../../src/workers/store.ts";
 import { waitUntil } from "../deadline.ts";
 import { exitOf } from "../exits.ts";
@@ -72,6 +73,7 @@ test("no language has a copy of a limit that its code does not read", () => {
 const BOUNDS: Partial<Record<keyof typeof LIMITS, (count: number) => unknown>> = {
   nameChars: (count) => toWorkerId("n".repeat(count)),
   instances: (count) => parseAppConfig(JSON.stringify({ name: "a", command: "true", instances: count }), "/"),
+  ephemerals: (count) => requireFewOf(1, count - 1),
   args: (count) => parseAppConfig(JSON.stringify({ name: "a", command: "true", args: Array(count).fill("x") }), "/"),
   restartDelayMs: (count) =>
     parseAppConfig(JSON.stringify({ name: "a", command: "true", backoff: { max_delay_ms: count } }), "/"),
@@ -125,6 +127,8 @@ const BOUNDS: Partial<Record<keyof typeof LIMITS, (count: number) => unknown>> =
  * this file names its limit first.
  */
 const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: string, test: string])[]>> = {
+  ephemeralsEnded: [["test/life/ephemeral.test.ts", "why one failed can be asked for a while, of the newest"]],
+  claimMs: [["test/life/ephemeral.test.ts", "a shim whose owner does not come in time ends its worker"]],
   connections: [["test/life/limits.test.ts", "connections: as many as the limit are served"]],
   eventsHeld: [["test/unit/events.test.ts", "eventsHeld: as many are held, and with one more the oldest is not"]],
   logLines: [["test/life/limits.test.ts", "logLines: as many as the limit"]],
