@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { join } from "node:path";
 import { ROOT } from "../../src/base/install.ts";
 import { environment } from "../needs.ts";
-import { Home } from "../home.ts";
+import { Home, isAlive, waitUntil } from "../home.ts";
 
 let home: Home;
 beforeAll(() => {
@@ -69,4 +69,31 @@ print(code_of(ipc.list))
     "{'Data': {'data': []}}",
     "CONNECTION_LOST",
   ]);
+});
+
+test("a worker that Python starts and calls, and one that ends with it", async () => {
+  const script = home.script(
+    "job.py",
+    "import ipcctl, os\n@ipcctl.expose\ndef pid(): return os.getpid()\nipcctl.serve()\n",
+  );
+  const broken = home.script("broken.py", "import nothing_of_that_name\n");
+  const lines = await python(`${CODE}
+import os, time
+with ipcctl.connect() as ipc:
+    with ipc.start(${JSON.stringify(script)}, policy="trusted") as job, ipc.start(${JSON.stringify(script)}, policy="trusted") as same:
+        print(job.name, job.call("pid") == same.call("pid") == ipc.status("job")["pid"])
+    print(code_of(lambda: ipc.start(${JSON.stringify(script)}, policy="trusted", args=["other"])))
+    with ipc.start(${JSON.stringify(script)}, life="ephemeral", policy="trusted") as own:
+        pid = own.call("pid")
+        print(own.name.partition("-")[0], ipc.status(own.name)["owner"] == f"process:{os.getpid()}")
+    print(os.path.exists(f"/proc/{pid}"))
+    try: ipc.start(${JSON.stringify(broken)}, life="ephemeral")
+    except ipcctl.IpcError as error: print(error.code, "No module named 'nothing_of_that_name'" in str(error))
+    left = ipc.start(${JSON.stringify(script)}, life="ephemeral", policy="trusted")
+    print(left.call("pid"))
+    os._exit(0)
+`);
+  expect(lines.slice(0, -1)).toEqual(["job True", "FAILED", "job True", "False", "NOT_RUNNING True"]);
+  const pid = Number(lines.at(-1));
+  await waitUntil(() => !isAlive(pid), "the one whose program has ended is gone");
 });
