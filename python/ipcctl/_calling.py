@@ -15,6 +15,7 @@ from ._contract import TO_CLIENT_ERROR as ERROR
 from ._contract import TO_CLIENT_OUTPUT as OUTPUT
 from ._errors import record_of
 from ._evaluate import Capture, forget_namespace, namespace, run
+from ._types import IpcError
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Calls:
         self.early: dict[int, tuple[float, list[Any]]] = {}
 
     def call(self, message: list[Any]) -> None:
+        if not _is_call(message):
+            return self.fail_unread(message[1], _malformed(_CALL))
         _, number, name, args, kwargs = message
         serving = self.session.serving
         for one in args:  # a loop, because any() over a generator would cost more than the call
@@ -77,10 +80,13 @@ class Calls:
             raise LookupError(f"no function {name!r} is exposed; there is: {known}") from None
         return function(*args, **kwargs) if kwargs else function(*args)
 
-    def evaluate(self, number: int, code: str, options: dict[str, Any]) -> None:
+    def evaluate(self, message: list[Any]) -> None:
+        if not _is_evaluation(message):
+            return self.fail_unread(message[1], _malformed(_EVALUATION))
+        _, number, code, options = message
         mode = options.get("mode", "value")
         if mode == "forget":
-            return self._answer(number, forget_namespace, options["namespace"])
+            return self._answer(number, lambda: forget_namespace(options["namespace"]))
 
         def execute() -> Any:
             value = run(code, namespace(options.get("namespace")))
@@ -148,7 +154,8 @@ class Calls:
         self._channel.send([ERROR, number, record_of(error)], began)
 
     def fail_unread(self, number: int, error: BaseException) -> None:
-        """Fails a request for which there was no memory."""
+        """Fails a request that did not arrive whole: there was no memory for it, or it is not what a request is."""
+        self._require_new(number, None)
 
         def fail() -> None:
             raise error
@@ -222,6 +229,26 @@ class Task:
             self._calls.fail(self._number, value, self._began)
         except BrokenChannel:
             pass
+
+
+#: What a request has behind its number.
+_CALL = "a call has a name, a list of arguments, and keyword arguments or null"
+_EVALUATION = "an evaluation has code as text, and a map of options"
+
+
+def _is_call(message: list[Any]) -> bool:
+    if len(message) != 5:
+        return False
+    _, _, name, args, kwargs = message
+    return type(name) is str and type(args) is list and (kwargs is None or type(kwargs) is dict)
+
+
+def _is_evaluation(message: list[Any]) -> bool:
+    return len(message) == 4 and type(message[2]) is str and type(message[3]) is dict
+
+
+def _malformed(what: str) -> IpcError:
+    return IpcError("BAD_REQUEST", f"malformed: {what}")
 
 
 def _nothing() -> None:

@@ -71,7 +71,7 @@ class Session:
             elif kind == CALL:
                 self.calls.call(message)
             elif kind == EVAL:
-                self.calls.evaluate(number, message[2], message[3])
+                self.calls.evaluate(message)
             elif kind == CANCEL:
                 self._cancel(number)
             elif kind == CREDIT:

@@ -176,7 +176,7 @@ class Lines(_Bytes):
             raise BrokenChannel(f"a line that is not JSON: {line[:60]!r}: {error}") from None
         if type(message) is not list or len(message) < 2:
             raise BrokenChannel(f"a line that is not a message: {line[:60]!r}")
-        if self.role == "server" and message[0] == CALL and len(message) > _STREAMS:
+        if self.role == "server" and message[0] == CALL and len(message) == _STREAMS + 1:
             _put_streams(message)
         try:
             data: bytes = dumps(message, MESSAGE_BYTES_MAX)
@@ -212,14 +212,19 @@ def _take_streams(message: list[Any]) -> None:
 
 
 def _put_streams(message: list[Any]) -> None:
-    args, streams = message[_ARGUMENTS], message.pop()
+    """If there are none where it says, it stays as it is: with one field too many, it is not a call."""
+    args, streams = message[_ARGUMENTS], message[_STREAMS]
+    if type(args) is not list:
+        return
+    filled = list(args)
     try:
         for at, number in streams:
             if type(at) is not int or type(number) is not int or not 0 <= at < len(args):
-                raise ValueError
-            args[at] = StreamRef(number)
+                return
+            filled[at] = StreamRef(number)
     except (TypeError, ValueError):
-        raise BrokenChannel("the stream is not among the arguments") from None
+        return
+    message[_ARGUMENTS:] = [filled, *message[_ARGUMENTS + 1 : _STREAMS]]
 
 
 def _require_json(value: Any, path: str, depth: int) -> None:

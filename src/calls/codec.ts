@@ -12,6 +12,9 @@ export interface Codec {
   next(): Message | Unreadable | undefined;
 }
 
+/** Kind, number, name, arguments, keyword arguments or null. */
+export const CALL_FIELDS = 5;
+
 /** A message that is well-formed, but contains something that this program cannot hold. */
 export class Unreadable {
   readonly kind: number;

@@ -4,7 +4,7 @@ import { ByteQueue } from "../base/byte-queue.ts";
 import { limit } from "../base/limits.ts";
 import { CodecError, StreamRef, stepOf } from "../plane/values.ts";
 import { BrokenChannel } from "../plane/ring.ts";
-import { checked, type Codec } from "./codec.ts";
+import { CALL_FIELDS, checked, type Codec } from "./codec.ts";
 import type { Message, Role } from "./transport.ts";
 
 const LINE_BYTES_MAX = limit("messageBytes");
@@ -12,7 +12,6 @@ const DEPTH_MAX = limit("valueDepth");
 const NEWLINE = 10;
 /** The index of the arguments in a call. */
 const ARGUMENTS = 3;
-const STREAMS = 5;
 
 export class Lines implements Codec {
   role: Role = "client";
@@ -68,15 +67,15 @@ function withoutStreams(message: Message): Message {
   return [kind, number, name, args.map((one: unknown) => (one instanceof StreamRef ? null : one)), kwargs, streams];
 }
 
+/** If there are none where it says, it stays as it is: with one field too many, it is not a call. */
 function withStreams(message: Message): Message {
-  const [kind, number, name, args, kwargs] = message;
-  const streams = message[STREAMS];
-  if (kind !== TO_WORKER.call || !Array.isArray(streams) || !Array.isArray(args)) return message;
+  const [kind, number, name, args, kwargs, streams] = message;
+  if (kind !== TO_WORKER.call || message.length !== CALL_FIELDS + 1) return message;
+  if (!Array.isArray(streams) || !Array.isArray(args)) return message;
   const filled: unknown[] = [...(args as unknown[])];
   for (const pair of streams as unknown[]) {
     const [at, stream] = Array.isArray(pair) ? (pair as unknown[]) : [];
-    if (!Number.isSafeInteger(at) || !Number.isSafeInteger(stream) || !((at as number) in filled))
-      throw new BrokenChannel("the stream is not among the arguments");
+    if (!Number.isSafeInteger(at) || !Number.isSafeInteger(stream) || !((at as number) in filled)) return message;
     filled[at as number] = new StreamRef(stream as number);
   }
   return [kind, number, name, filled, kwargs];

@@ -8,6 +8,7 @@ import { limit } from "../base/limits.ts";
 import { errorRecord } from "../plane/cbor-encode.ts";
 import { StreamRef } from "../plane/values.ts";
 import { BrokenChannel } from "../plane/ring.ts";
+import { CALL_FIELDS } from "./codec.ts";
 import { errorOf, type Answer, type Hello } from "./session.ts";
 import { Incoming, Outgoing, Stream } from "./streams.ts";
 import { traced } from "./trace.ts";
@@ -79,7 +80,7 @@ export class CallServer implements Disposable {
       throw new BrokenChannel("the number of a message must be an integer from 0");
     switch (kind) {
       case FROM.call:
-        return this.#call(number, value, message[3], message[4]);
+        return this.#call(message);
       case FROM.eval:
         this.#requireNew(number);
         return this.#fail(number, new IpcError("FAILED", "this worker does not evaluate code"));
@@ -115,7 +116,7 @@ export class CallServer implements Disposable {
     const error = new IpcError("FAILED", `the client sent a value that cannot be held here: ${cause.message}`, {
       cause,
     });
-    if (kind === FROM.call) {
+    if (kind === FROM.call || kind === FROM.eval) {
       this.#requireNew(number);
       return this.#fail(number, error);
     }
@@ -146,14 +147,19 @@ export class CallServer implements Disposable {
     if (this.#requests.has(number)) throw new BrokenChannel(`request ${number} is in progress already`);
   }
 
-  #call(number: number, name: unknown, args: unknown, kwargs: unknown): void {
+  #call(message: Message): void {
+    const [, number, name, args, kwargs] = message;
     this.#requireNew(number);
-    if (typeof name !== "string" || !Array.isArray(args) || typeof (kwargs ?? {}) !== "object" || Array.isArray(kwargs))
-      throw new BrokenChannel("a malformed call");
+    const isNamed = typeof name === "string" && typeof kwargs === "object" && !Array.isArray(kwargs);
+    if (!isNamed || !Array.isArray(args) || message.length !== CALL_FIELDS)
+      return this.#fail(
+        number,
+        new IpcError("BAD_REQUEST", "malformed: a call has a name, a list of arguments, and keyword arguments or null"),
+      );
     if (this.#requests.size >= REQUESTS_MAX)
       return this.#fail(number, new IpcError("FAILED", `more than ${REQUESTS_MAX} requests are in progress`));
     const list = args.map((one: unknown) => (one instanceof StreamRef ? this.#receive(one.number) : one));
-    if (kwargs !== null && kwargs !== undefined) list.push(kwargs);
+    if (kwargs !== null) list.push(kwargs);
     const request = new Request((bound) => this.#lent(bound));
     this.#requests.set(number, request);
     let value: unknown;

@@ -129,11 +129,6 @@ const GARBAGE: [what: string, message: unknown[], says: RegExp][] = [
   ["a number that is text", [TO_WORKER.cancel, "1"], /malformed message/],
   ["only a kind", [TO_WORKER.cancel], /malformed message/],
   ["a map", [{}], /malformed message/],
-  ["a call without a name", [TO_WORKER.call, 1], /malformed call/],
-  ["a call of a number", [TO_WORKER.call, 1, 2, [], null], /malformed call/],
-  ["a call with arguments that are no list", [TO_WORKER.call, 1, "add", { 0: 1 }, null], /malformed call/],
-  ["a call with keywords that are a list", [TO_WORKER.call, 1, "add", [], [1]], /malformed call/],
-  ["a call with keywords that are text", [TO_WORKER.call, 1, "add", [], "ab"], /malformed call/],
   ["a name to bind that is no text", [TO_WORKER.bind, 0, { toString: 1 }], /name/],
   ["a name to bind without an end", [TO_WORKER.bind, 0, "x".repeat(100_000)], /name/],
   ["a name to unbind that is no text", [TO_WORKER.unbind, 0, 7], /name/],
@@ -296,8 +291,6 @@ const NO_LINES: [what: string, bytes: Uint8Array | string, says: RegExp][] = [
   ["an argument too deep", `[1,1,"echo",${deep("[", "]", 200)},null]\n`, /more than 128 levels/],
   ["an object too deep", `[1,1,"echo",[${deep('{"a":', "}", 200)}],null]\n`, /more than 128 levels/],
   ["an argument without an end", `[1,1,"echo",${deep("[", "]", 1_000_000)},null]\n`, /levels|not JSON/],
-  ["a stream that is no argument", '[1,1,"first",[],null,[[0,1]]]\n', /not among the arguments/],
-  ["a stream in a place of prototypes", '[1,1,"first",[null],null,[["length",1]]]\n', /not among the arguments/],
 ];
 for (const [what, bytes, says] of NO_LINES)
   test(`a line with ${what} ends the session`, async () => {
@@ -337,6 +330,67 @@ test("a line without an end ends the session before it is put together", async (
   for (let at = 0; at <= limit("messageBytes") / piece.length; at++) hostile.write(piece);
   expect((await hostile.closed()).message).toMatch(/a line of more than/);
 });
+
+/** What follows the number in a request that is not one. */
+const MALFORMED: [what: string, kind: number, fields: unknown[]][] = [
+  ["a call without a name", TO_WORKER.call, []],
+  ["a call of a number", TO_WORKER.call, [2, [], null]],
+  ["a call with arguments that are a map", TO_WORKER.call, ["add", { 0: 1 }, null]],
+  ["a call with arguments that are text", TO_WORKER.call, ["named", "ab", null]],
+  ["a call with arguments that are text, and streams", TO_WORKER.call, ["named", "ab", null, []]],
+  ["a call with keywords that are a list", TO_WORKER.call, ["named", [1], [2]]],
+  ["a call with keywords that are text", TO_WORKER.call, ["named", [1], "ab"]],
+  ["a call without keywords", TO_WORKER.call, ["nothing", []]],
+  ["a call with one field too many", TO_WORKER.call, ["nothing", [], null, null]],
+  ["a call with two fields too many", TO_WORKER.call, ["nothing", [], null, [], null]],
+  ["a call with a stream that is not an argument", TO_WORKER.call, ["first", [], null, [[0, 1]]]],
+  ["a call with a stream in a place of prototypes", TO_WORKER.call, ["first", [null], null, [["length", 1]]]],
+  ["a call with streams that are numbers", TO_WORKER.call, ["first", [null], null, [3]]],
+  ["an evaluation without code", TO_WORKER.eval, []],
+  ["an evaluation of a number", TO_WORKER.eval, [1, {}]],
+  ["an evaluation whose options are text", TO_WORKER.eval, ["1", "exec"]],
+];
+const SERVERS = { TypeScript: {}, "Python in C": { IPCCTL_PURE: "0" }, "pure Python": { IPCCTL_PURE: "1" } } as const;
+for (const [server, env] of Object.entries(SERVERS))
+  for (const transport of Object.keys(TRANSPORTS) as (keyof typeof TRANSPORTS)[])
+    test(`${server} over ${transport}: what is not a request is an error of that request`, async () => {
+      const peer = server === "TypeScript" ? [process.execPath, "--no-env-file", "peer.ts"] : ["python3", "peer.py"];
+      const served = Bun.spawn([...peer, "serve", transport], {
+        ...{ cwd: import.meta.dir, stdin: "pipe", stdout: "pipe", stderr: "inherit" },
+        env: { ...process.env, ...env },
+      });
+      const codec = transport === "frames" ? new Frames() : new Lines();
+      const answers: (readonly unknown[])[] = [];
+      const read = async (): Promise<void> => {
+        for await (const bytes of served.stdout) {
+          codec.push(bytes);
+          for (let one = codec.next(); one; one = codec.next()) answers.push(one as readonly unknown[]);
+          if (answers.length > MALFORMED.length + 1) return; // hello, and all answers
+        }
+      };
+      try {
+        for (const [at, [, kind, fields]] of MALFORMED.entries())
+          void served.stdin.write(codec.encode([kind, at + 1, ...fields]).slice());
+        void served.stdin.write(codec.encode([TO_WORKER.call, MALFORMED.length + 1, "add", [2, 3], null]).slice());
+        await served.stdin.flush();
+        await within(20_000, "all are answered", read());
+        const told = MALFORMED.map(([what], at) => {
+          const [kind, , error] = answers.find(([, number]) => number === at + 1)!;
+          const { code, message } = error as { code: string; message: string };
+          return [what, kind, code, message.split(":")[0]];
+        });
+        expect(told).toEqual(
+          MALFORMED.map(([what, kind]) =>
+            kind === TO_WORKER.eval && server === "TypeScript"
+              ? [what, TO_CLIENT.error, "FAILED", "this worker does not evaluate code"]
+              : [what, TO_CLIENT.error, "BAD_REQUEST", "malformed"],
+          ),
+        );
+        expect(answers.at(-1)).toEqual([TO_CLIENT.result, MALFORMED.length + 1, 5]);
+      } finally {
+        served.kill("SIGKILL");
+      }
+    });
 
 /** What ends a session of a server in Python, and with it the process, which serves nobody else. */
 const call = (number: number, name: string, args: unknown[]): unknown[] => [TO_WORKER.call, number, name, args, null];
