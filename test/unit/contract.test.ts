@@ -161,7 +161,7 @@ function retyped(line: string, isPython = false): string | undefined {
   if (/IPCCTL\\x0|\bSHIM_VERSION(?:_MIN)?\s*=?\s*\d|\bSEGMENT_VERSION(?:_MIN)?\s*=?\s*\d/.test(line))
     return "a version";
   const numbers = new Set(
-    [...code.matchAll(/(?<![\w.])(?:0x[\da-f_]+|\d[\d_]*)(?=u?\b)/gi)].map(([text]) =>
+    [...code.matchAll(/(?<![\w.])(?:0x[\da-f_]+|\d[\d_]*)(?=u?\b)(?! %)/gi)].map(([text]) =>
       Number(text.replaceAll("_", "")),
     ),
   );
@@ -185,6 +185,7 @@ test("a number of the contract is told from others", () => {
   expect(retyped('MAGIC = b"IPCCTL\\x02\\x00"')).toBe("a version");
   expect(retyped("export const SHIM_VERSION = 7;")).toBe("a version");
   expect(retyped("const PERIOD_MS = 128; // asked once")).toBeUndefined();
+  expect(retyped("74 % of the calls")).toBeUndefined();
 });
 
 test("no number of the contract is typed again", () => {
