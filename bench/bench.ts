@@ -1,6 +1,6 @@
 /**
  * Measures what docs/benchmarks.md shows, side by side with pm2 and supervisord where they can do the same, in one run:
- *   bun bench/bench.ts [--workers 300] [--only status,start,pump,many] [--write]
+ *   bun bench/bench.ts [--workers 300] [--only status,start,owned,pump,many] [--write]
  * The peers are installed into bench/out on the first run. Medians and ratios: the machine may be noisy.
  * `--write` puts the table into docs/benchmarks.md.
  */
@@ -8,6 +8,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { Ipcctl } from "ipcctl";
 import { SCRIPT_POLICY } from "../src/base/default-policies.ts";
 import { Home, ROOT, waitUntil } from "../test/home.ts";
 import { privateKiB } from "./memory.ts";
@@ -35,7 +36,7 @@ await using home = new Home();
 /** The interpreter itself, not a wrapper that a version manager put on PATH. */
 const python = Bun.spawnSync(["python3", "-c", "import sys; print(sys.executable)"]).stdout.toString().trim();
 const peers: [Peer, Peer] = [await pm2(home.dir, python, home.env), await supervisord(home.dir, python, home.env)];
-const parts = { status: statusTime, start: startLatency, pump: pumpRate, many: manyWorkers };
+const parts = { status: statusTime, start: startLatency, owned: ownedLatency, pump: pumpRate, many: manyWorkers };
 for (const [name, part] of Object.entries(parts))
   if (flags.only === undefined || flags.only.split(",").includes(name)) await part();
 for (const peer of peers) await peer[Symbol.asyncDispose]();
@@ -55,10 +56,14 @@ async function time(command: string[], env: Record<string, string> = home.env): 
   return performance.now() - start;
 }
 
+function median(found: readonly number[]): number {
+  return found.toSorted((a, b) => a - b)[found.length >> 1]!;
+}
+
 async function repeat(times: number, measure: () => Promise<number>): Promise<number> {
   const found: number[] = [];
   for (let index = 0; index < times; index++) found.push(await measure());
-  return found.toSorted((a, b) => a - b)[Math.floor(times / 2)]!;
+  return median(found);
 }
 
 /** The same question to both peers, one after the other. */
@@ -143,6 +148,38 @@ async function startLatency(): Promise<void> {
     ["", ""],
     `spawning the same Python directly: ${ms(direct)}`,
   );
+}
+
+/** From a start to the first answer, and from an end to nothing left of it: of one that is stored, and of others. */
+async function ownedLatency(): Promise<void> {
+  const script = home.script("owned.py", "import ipcctl\n@ipcctl.expose\ndef one(): return 1\nipcctl.serve()\n");
+  using ipc = new Ipcctl(await home.connect());
+  const created = await home.cli("snapshot", "create", "warm", "--import", "ipcctl", "--interpreter", python);
+  if (created.status !== 0) throw new Error(created.stderr);
+  const from = { snapshot: "warm" };
+  const kinds = [
+    ["stored", { interpreter: python, name: "owned" }],
+    ["ephemeral", { interpreter: python, life: "ephemeral" }],
+    ["stored, from a snapshot", { ...from, name: "owned" }],
+    ["ephemeral, from a snapshot", { ...from, life: "ephemeral" }],
+  ] as const;
+  const taken = kinds.map(() => ({ start: [] as number[], end: [] as number[] }));
+  for (let round = 0; round <= 31; round++)
+    for (const [index, [, options]] of kinds.entries()) {
+      const began = performance.now();
+      const worker = await ipc.start(script, options);
+      await worker.call("one");
+      const answered = performance.now();
+      await worker[Symbol.asyncDispose]();
+      if ("name" in options) await ipc.delete(options.name);
+      if (round === 0) continue; // the first ones read files into memory
+      taken[index]!.start.push(answered - began);
+      taken[index]!.end.push(performance.now() - answered);
+    }
+  for (const [index, [what]] of kinds.entries()) {
+    const { start, end } = taken[index]!;
+    row(`${what}: start to the first answer, then to its end`, `${ms(median(start))}, ${ms(median(end))}`);
+  }
 }
 
 /**

@@ -94,7 +94,9 @@ export async function supervisord(dir: string, python: string, env: Record<strin
       await run(isUp ? [...control, "update"] : [bin("supervisord"), "-c", file], env);
       isUp = true;
     },
-    [Symbol.asyncDispose]: () => run([...control, "shutdown"], env),
+    [Symbol.asyncDispose]: async () => {
+      if (isUp) await run([...control, "shutdown"], env);
+    },
   };
 }
 
