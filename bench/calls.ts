@@ -407,7 +407,7 @@ async function largeArray(worker: PythonWorker): Promise<void> {
     let array!: Float64Array;
     for (const found of [first, again]) {
       const start = Bun.nanoseconds();
-      array = (await worker.call("give")) as Float64Array;
+      array = await worker.call<Float64Array>("give");
       found.push(Bun.nanoseconds() - start);
     }
     if (array.length !== GIGABYTE / 8 || array.at(-1) !== 7) throw new Error("not the array");

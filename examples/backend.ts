@@ -18,7 +18,7 @@ const server = Bun.serve({
       return new Response(
         (async function* () {
           // A client that leaves ends the generator.
-          for await (const prime of py.stream("primes", limit)) yield `${prime}\n`;
+          for await (const prime of py.stream<number>("primes", limit)) yield `${prime}\n`;
         })(),
       );
     },

@@ -7,7 +7,7 @@ import { sleep } from "../base/platform.ts";
 import { errorRecord } from "../plane/cbor-encode.ts";
 import { StreamRef } from "../plane/values.ts";
 import { BrokenChannel, PeerGone } from "../plane/ring.ts";
-import { errorOf, type Answer, type Hello, type Lent } from "./session.ts";
+import { errorOf, type Hello, type Lent } from "./session.ts";
 import { Incoming, Outgoing, Stream } from "./streams.ts";
 import { traced } from "./trace.ts";
 import type { Message, Transport } from "./transport.ts";
@@ -67,7 +67,7 @@ type Held = {
 };
 
 type Pending = {
-  readonly resolve: (value: Answer) => void;
+  readonly resolve: (value: unknown) => void;
   readonly reject: (error: Error) => void;
   readonly onOutput: OnOutput | undefined;
 };
@@ -122,28 +122,36 @@ export class CallClient implements Disposable {
 
   // ---- requests ----
 
-  call(name: string, args: readonly unknown[], kwargs: unknown = null, options: CallOptions = {}): Promise<Answer> {
+  /** `T` is what the caller knows of the answer: nothing checks it. */
+  call<T = unknown>(
+    name: string,
+    args: readonly unknown[],
+    kwargs: unknown = null,
+    options: CallOptions = {},
+  ): Promise<T> {
     return withOptions(this, this.#name, options, (client) => client.begin(TO.call, name, args, kwargs));
   }
 
-  eval(code: string, options: EvalOptions = {}): Promise<Answer> {
+  /** Likewise. */
+  eval<T = unknown>(code: string, options: EvalOptions = {}): Promise<T> {
     return withOptions(this, this.#name, options, (client) => client.beginEval(code, options));
   }
 
-  beginEval(code: string, { namespace, mode = "value", onOutput }: EvalOptions): Promise<Answer> {
+  beginEval<T>(code: string, { namespace, mode = "value", onOutput }: EvalOptions): Promise<T> {
     const settings = { mode, ...(namespace === undefined ? {} : { namespace }), capture: onOutput !== undefined };
     return this.begin(TO.eval, code, settings, undefined, onOutput);
   }
 
-  forgetNamespace(namespace: string): Promise<Answer> {
+  forgetNamespace(namespace: string): Promise<unknown> {
     return this.begin(TO.eval, "", { mode: "forget", namespace }, undefined);
   }
 
   /** Sends a request; {@link CallClient.nextNumber} before it is its number. Without a deadline. */
-  begin(kind: number, what: string, body: unknown, more: unknown, onOutput?: OnOutput): Promise<Answer> {
+  begin<T>(kind: number, what: string, body: unknown, more: unknown, onOutput?: OnOutput): Promise<T> {
     const number = this.#next++;
-    const { promise, resolve, reject } = Promise.withResolvers<Answer>();
-    this.#pending.set(number, { resolve, reject, onOutput }); // first, because the answer may arrive before we return
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    // First, because the answer may arrive before we return. It is what the caller says it is.
+    this.#pending.set(number, { resolve: (value) => resolve(value as T), reject, onOutput });
     try {
       const sent = kind === TO.call ? (body as readonly unknown[]).map((one) => this.#lend(one)) : body;
       const message: Message = more === undefined ? [kind, number, what, sent] : [kind, number, what, sent, more];
@@ -166,7 +174,7 @@ export class CallClient implements Disposable {
   }
 
   /** @throws what the function raised; IpcError CONNECTION_LOST, FAILED if the transport cannot block */
-  callSync(name: string, args: readonly unknown[]): Answer {
+  callSync(name: string, args: readonly unknown[]): unknown {
     const { blocking } = this.#transport;
     if (!blocking) throw new IpcError("FAILED", `${name}: this transport cannot block; use call`);
     const number = this.#next++;
@@ -459,7 +467,7 @@ export class CallClient implements Disposable {
       const fn = this.#bound.get(name);
       if (!fn) throw new IpcError("NOT_FOUND", `no function ${name} is bound`);
       const list = Array.isArray(args) ? args : [];
-      const value = fn(...(kwargs === null || kwargs === undefined ? list : [...list, kwargs]));
+      const value = fn(...((kwargs === null || kwargs === undefined ? list : [...list, kwargs]) as never[]));
       if (!(value instanceof Promise)) return answer(value);
       if (this.#isBlocking)
         throw new IpcError(
@@ -511,16 +519,16 @@ export class CallClient implements Disposable {
 }
 
 /** A deadline or an abort ends the wait at once and the code soon. Opening the session is part of the wait. */
-export function withOptions(
+export function withOptions<T>(
   ready: CallClient | Promise<CallClient>,
   name: string,
   { timeout, signal }: CallOptions,
-  begin: (client: CallClient) => Promise<Answer>,
-): Promise<Answer> {
+  begin: (client: CallClient) => Promise<T>,
+): Promise<T> {
   if (timeout === undefined && signal === undefined)
     return ready instanceof CallClient ? begin(ready) : ready.then(begin);
   if (signal?.aborted) return Promise.reject(signal.reason as Error);
-  const { promise: answer, resolve, reject } = Promise.withResolvers<Answer>();
+  const { promise: answer, resolve, reject } = Promise.withResolvers<T>();
   let begun: { readonly client: CallClient; readonly number: number } | undefined;
   let isGivenUp = false;
   const ask = (client: CallClient): void => {

@@ -9,7 +9,7 @@ import { errorRecord } from "../plane/cbor-encode.ts";
 import { StreamRef } from "../plane/values.ts";
 import { BrokenChannel } from "../plane/ring.ts";
 import { CALL_FIELDS } from "./codec.ts";
-import { errorOf, type Answer, type Hello } from "./session.ts";
+import { errorOf, type Hello } from "./session.ts";
 import { Incoming, Outgoing, Stream } from "./streams.ts";
 import { traced } from "./trace.ts";
 import type { Message, Transport } from "./transport.ts";
@@ -30,7 +30,7 @@ export type CallContext = {
   /**
    * A function that the client has bound under this name. Its promise rejects with what the client's function threw.
    */
-  readonly bound: (name: string) => (...args: unknown[]) => Promise<Answer>;
+  readonly bound: <T = unknown>(name: string) => (...args: unknown[]) => Promise<T>;
 };
 
 const contexts = new AsyncLocalStorage<CallContext>();
@@ -51,7 +51,7 @@ export class CallServer implements Disposable {
   /** Streams of the client that are read here. */
   readonly #incoming = new Map<number, Incoming>();
   readonly #bound = new Set<string>();
-  readonly #invocations = new Map<number, PromiseWithResolvers<Answer>>();
+  readonly #invocations = new Map<number, PromiseWithResolvers<unknown>>();
   readonly #closed = Promise.withResolvers<Error>();
   #next = 1;
 
@@ -160,7 +160,7 @@ export class CallServer implements Disposable {
       return this.#fail(number, new IpcError("FAILED", `more than ${REQUESTS_MAX} requests are in progress`));
     const list = args.map((one: unknown) => (one instanceof StreamRef ? this.#receive(one.number) : one));
     if (kwargs !== null) list.push(kwargs);
-    const request = new Request((bound) => this.#lent(bound));
+    const request = new Request(<T>(bound: string) => this.#lent<T>(bound));
     this.#requests.set(number, request);
     let value: unknown;
     try {
@@ -262,23 +262,23 @@ export class CallServer implements Disposable {
 
   // ---- functions of the client ----
 
-  #lent(name: string): (...args: unknown[]) => Promise<Answer> {
+  #lent<T>(name: string): (...args: unknown[]) => Promise<T> {
     return (...args) => {
       if (!this.#bound.has(name))
         return Promise.reject(new IpcError("NOT_FOUND", `the client has bound no function ${name}`));
       const number = this.#next++;
-      const invocation = Promise.withResolvers<Answer>();
+      const invocation = Promise.withResolvers<unknown>();
       try {
         this.#transport.send([TO.invoke, number, name, args, null]);
       } catch (error) {
         return Promise.reject(error);
       }
       this.#invocations.set(number, invocation);
-      return invocation.promise;
+      return invocation.promise as Promise<T>;
     };
   }
 
-  #invoked(number: number): PromiseWithResolvers<Answer> | undefined {
+  #invoked(number: number): PromiseWithResolvers<unknown> | undefined {
     const invocation = this.#invocations.get(number);
     this.#invocations.delete(number);
     return invocation;

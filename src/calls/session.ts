@@ -3,9 +3,8 @@ import { IpcError } from "../base/errors.ts";
 import { PythonError } from "../plane/python-error.ts";
 import { BrokenChannel } from "../plane/ring.ts";
 
-// oxlint-disable-next-line typescript/no-explicit-any -- what the other side sends is whatever the caller says it is
-export type Answer = any;
-export type Lent = (...args: Answer[]) => unknown;
+/** A function that the other side may call, with whatever arguments it sends. */
+export type Lent = (...args: never[]) => unknown;
 
 /** What the server says about itself when a session opens. */
 export type Hello = {

@@ -30,12 +30,12 @@ export async function evaluate(context: Context, name: string, code: string, fla
   const left = timeLeft(flags);
   using worker = await open(context, name, left());
   return await ending(context, worker, flags, async () => {
-    const value = (await worker.eval(code, {
+    const value = await worker.eval(code, {
       mode: context.isJson ? "value" : "repr",
       onOutput: echo,
       timeout: left(),
       ...(flags.namespace === undefined ? {} : { namespace: flags.namespace }),
-    })) as unknown;
+    });
     await flushed();
     if (context.isJson) context.print(toJson(value));
     else if (typeof value === "string") context.print(shown(value, 1));
@@ -53,7 +53,7 @@ export async function call(
   const left = timeLeft(flags);
   using worker = await open(context, name, left());
   return await ending(context, worker, flags, async () => {
-    const value = (await worker.callWith(fn, args.map(parseArgument), { timeout: left() })) as unknown;
+    const value = await worker.callWith(fn, args.map(parseArgument), { timeout: left() });
     if (value !== null && typeof value === "object" && Symbol.asyncIterator in value) {
       const items: unknown[] = [];
       for await (const item of value as AsyncIterable<unknown>)
@@ -110,7 +110,7 @@ export async function repl(context: Context, name: string): Promise<number> {
 
 async function show(context: Context, worker: PythonWorker, code: string): Promise<void> {
   try {
-    const text = (await worker.eval(code, { mode: "repr", onOutput: echo })) as unknown;
+    const text = await worker.eval(code, { mode: "repr", onOutput: echo });
     await flushed();
     if (typeof text === "string") context.print(shown(text, 1));
   } catch (error) {
@@ -124,7 +124,7 @@ async function show(context: Context, worker: PythonWorker, code: string): Promi
 async function isUnfinished(worker: PythonWorker, code: string): Promise<boolean> {
   const question = `__import__("codeop").compile_command(${JSON.stringify(code)}, "<repl>", "single") is None`;
   try {
-    return ((await worker.eval(question, { namespace: "ipcctl-repl" })) as unknown) === true;
+    return (await worker.eval(question, { namespace: "ipcctl-repl" })) === true;
   } catch {
     return false; // a syntax error, or a top-level await: it shows when the code runs
   }

@@ -61,7 +61,7 @@ function closeDefaultRuntimeQuietly(): void {
  */
 export async function evaluate(code: string, options: Omit<EvalOptions, "namespace"> = {}): Promise<unknown> {
   const worker = await defaultRuntime();
-  return (await worker.eval(code, { ...options, namespace: tasks.getStore()?.namespace ?? HOME })) as unknown;
+  return await worker.eval(code, { ...options, namespace: tasks.getStore()?.namespace ?? HOME });
 }
 
 /** Runs statements there. */

@@ -2,7 +2,7 @@
 import { TO_WORKER } from "../../contract/messages.ts";
 import { ChannelTransport } from "../calls/channel-transport.ts";
 import { CallClient, lost, withOptions, type CallOptions, type EvalOptions } from "../calls/client.ts";
-import type { Answer, Hello, Lent } from "../calls/session.ts";
+import type { Hello, Lent } from "../calls/session.ts";
 import { Stream } from "../calls/streams.ts";
 import { IpcError } from "../base/errors.ts";
 import { BrokenChannel, Channel, PeerGone } from "../plane/channel.ts";
@@ -26,8 +26,14 @@ export const BEGIN_MS = 60_000;
 /** What the worker says about itself when a channel opens. */
 export type WorkerHello = Hello;
 
-/** Functions by name: what `ipcctl types worker.py` writes, or anything if nothing is known of the worker. */
-export type AnyFunctions = { readonly [name: string]: (...args: Answer[]) => Answer };
+/**
+ * Functions by name: what `ipcctl types worker.py` writes. If nothing is known of the worker, a caller says of each
+ * call what it knows: `call<number>("add", 2, 3)`. Nothing checks it.
+ */
+export type AnyFunctions = { readonly [name: string]: (...args: unknown[]) => unknown };
+/** Any name of a worker of which nothing is known, and no name of one whose functions have types. */
+type UntypedName<W> = string extends keyof W ? string : never;
+type UntypedOptions = CallOptions & { readonly kwargs?: Readonly<Record<string, unknown>> };
 type ArgumentsOf<F> = F extends (...args: infer A) => unknown ? A : never;
 type AnswerOf<F> = F extends (...args: never[]) => infer R ? Awaited<R> : never;
 /** Keyword arguments of a function if `ipcctl types` knows them; otherwise any. */
@@ -36,7 +42,7 @@ type WithKwargs<F> =
   Partial<KwargsOf<F>> extends KwargsOf<F>
     ? [options?: CallOptions & { readonly kwargs?: KwargsOf<F> }]
     : [options: CallOptions & { readonly kwargs: KwargsOf<F> }];
-type ItemOf<F> = AnswerOf<F> extends AsyncIterable<infer Item> ? Item : Answer;
+type ItemOf<F> = AnswerOf<F> extends AsyncIterable<infer Item> ? Item : unknown;
 
 /** Where to reach a run of a worker. */
 export type Run = {
@@ -163,7 +169,10 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
    * its run ended meanwhile, NOT_RUNNING if no other run will come, DEADLINE if none came within 10 s; CodecError for a
    * value that cannot be encoded
    */
-  call<K extends keyof W & string>(name: K, ...args: ArgumentsOf<W[K]>): Promise<AnswerOf<W[K]>> {
+  call<T = unknown>(name: UntypedName<W>, ...args: readonly unknown[]): Promise<T>;
+  /** Calls an exposed function with the types that it has there. The answer of a generator is an async iterable. */
+  call<K extends keyof W & string>(name: K, ...args: ArgumentsOf<W[K]>): Promise<AnswerOf<W[K]>>;
+  call(name: string, ...args: readonly unknown[]): Promise<unknown> {
     const client = this.#ready();
     return client instanceof CallClient
       ? client.begin(TO_WORKER.call, name, args, null)
@@ -176,17 +185,24 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
    * CONNECTION_LOST: a blocked thread can neither ask for the reason nor wait for the next run, as an awaited request
    * does.
    */
-  callSync<K extends keyof W & string>(name: K, ...args: ArgumentsOf<W[K]>): AnswerOf<W[K]> {
-    return this.#client.callSync(name, args) as AnswerOf<W[K]>;
+  // oxlint-disable-next-line typescript/no-unnecessary-type-parameters -- the caller knows it, as with `call`
+  callSync<T = unknown>(name: UntypedName<W>, ...args: readonly unknown[]): T;
+  /** The same, blocking this thread and its event loop. */
+  callSync<K extends keyof W & string>(name: K, ...args: ArgumentsOf<W[K]>): AnswerOf<W[K]>;
+  callSync(name: string, ...args: readonly unknown[]): unknown {
+    return this.#client.callSync(name, args);
   }
 
   /** The same with keyword arguments, which may replace the last ones of `args`, and options. */
+  callWith<T = unknown>(name: UntypedName<W>, args: readonly unknown[], options?: UntypedOptions): Promise<T>;
+  /** `call` with keyword arguments, which may replace the last ones of `args`, and options. */
   callWith<K extends keyof W & string>(
     name: K,
     args: Readonly<Partial<ArgumentsOf<W[K]>>>,
-    ...[options = {}]: WithKwargs<W[K]>
-  ): Promise<AnswerOf<W[K]>> {
-    const { kwargs = null } = options as { readonly kwargs?: unknown };
+    ...options: WithKwargs<W[K]>
+  ): Promise<AnswerOf<W[K]>>;
+  callWith(name: string, args: readonly unknown[], options: UntypedOptions = {}): Promise<unknown> {
+    const { kwargs = null } = options;
     return withOptions(this.#ready(), this.name, options, (client) => client.begin(TO_WORKER.call, name, args, kwargs));
   }
 
@@ -194,30 +210,43 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
    * A generator of the worker as an async iterable with backpressure; leaving the loop early closes the generator. It
    * starts when the first item is asked for.
    */
+  stream<T = unknown>(name: UntypedName<W>, ...args: readonly unknown[]): AsyncGenerator<T, void, undefined>;
+  /** A generator as an async iterable with backpressure, which starts when its first item is asked for. */
   stream<K extends keyof W & string>(
     name: K,
     ...args: ArgumentsOf<W[K]>
-  ): AsyncGenerator<ItemOf<W[K]>, void, undefined> {
-    const untyped = this as unknown as PythonWorker;
-    return untyped.streamWith(name, args) as AsyncGenerator<ItemOf<W[K]>, void, undefined>;
+  ): AsyncGenerator<ItemOf<W[K]>, void, undefined>;
+  stream(name: string, ...args: readonly unknown[]): AsyncGenerator<unknown, void, undefined> {
+    return (this as unknown as PythonWorker).streamWith(name, args);
   }
 
   /** The same with keyword arguments, and options that hold until the end of the stream. */
-  async *streamWith<K extends keyof W & string>(
+  streamWith<T = unknown>(
+    name: UntypedName<W>,
+    args: readonly unknown[],
+    options?: UntypedOptions,
+  ): AsyncGenerator<T, void, undefined>;
+  /** `stream` with keyword arguments, and options that hold until its end. */
+  streamWith<K extends keyof W & string>(
     name: K,
     args: Readonly<Partial<ArgumentsOf<W[K]>>>,
     ...options: WithKwargs<W[K]>
-  ): AsyncGenerator<ItemOf<W[K]>, void, undefined> {
-    const answer = (await this.callWith(name, args, ...options)) as unknown;
+  ): AsyncGenerator<ItemOf<W[K]>, void, undefined>;
+  async *streamWith(
+    name: string,
+    args: readonly unknown[],
+    options: UntypedOptions = {},
+  ): AsyncGenerator<unknown, void, undefined> {
+    const answer = await (this as unknown as PythonWorker).callWith(name, args, options);
     if (!(answer instanceof Stream))
       throw new IpcError("FAILED", `${name} is not a generator, so it has no stream`, {
         hint: `call("${name}", …) gives its value`,
       });
-    yield* answer as AsyncIterable<ItemOf<W[K]>>;
+    yield* answer;
   }
 
   /** Evaluates an expression, or runs statements; the value is that of the last expression. Top-level `await` works. */
-  eval(code: string, options: EvalOptions = {}): Promise<Answer> {
+  eval<T = unknown>(code: string, options: EvalOptions = {}): Promise<T> {
     return withOptions(this.#ready(), this.name, options, (client) => client.beginEval(code, options));
   }
 
@@ -261,7 +290,7 @@ export class PythonWorker<W extends object = AnyFunctions> implements Disposable
   bindObject(name: string, object: Readonly<Record<string, unknown>>): void {
     for (const [key, value] of Object.entries(object))
       if (typeof value === "function")
-        this.bind(`${name}.${key}`, (...args: Answer[]) => (value as Lent).apply(object, args));
+        this.bind(`${name}.${key}`, (...args: never[]) => (value as Lent).apply(object, args));
   }
 
   unbind(name: string): void {

@@ -94,7 +94,7 @@ function testFromHere(server: Side, open: () => Promise<Runner>): void {
 }
 
 async function requireLost(client: CallClient, kill: () => void): Promise<void> {
-  const stream = await client.call("count_for_ever", []);
+  const stream = await client.call<AsyncIterableIterator<number>>("count_for_ever", []);
   await stream.next();
   const waiting = client.call("sleep_later", [60]);
   const reading = (async () => {
@@ -213,7 +213,7 @@ describe("over a channel that is offered to TypeScript", () => {
   test("what is in shared memory is handed over", async () => {
     const values = shared(Float64Array, 4);
     values.set([1, 2, 3, 4]);
-    const back = (await client.call("echo", [values])) as Float64Array;
+    const back = await client.call<Float64Array>("echo", [values]);
     values[0] = 9;
     expect([...back]).toEqual([9, 2, 3, 4]); // the same memory, there and back
   });

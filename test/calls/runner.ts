@@ -2,7 +2,7 @@
 import { isDeepStrictEqual } from "node:util";
 import { IpcError } from "../../src/base/errors.ts";
 import type { CallClient } from "../../src/calls/client.ts";
-import type { Answer, Lent } from "../../src/calls/session.ts";
+import type { Lent } from "../../src/calls/session.ts";
 import { Stream } from "../../src/calls/streams.ts";
 import { decode } from "../../src/plane/cbor-decode.ts";
 import { Encoder } from "../../src/plane/cbor-encode.ts";
@@ -140,7 +140,7 @@ export class Runner {
       while ((await this.#client.call("begun", [])) === begun);
       abort.abort();
     }
-    const answer: Answer = await asked;
+    const answer = await asked;
     if (one.stream === undefined) return answer;
     if (!(answer instanceof Stream)) throw new Error("is not a stream");
     for await (const item of answer) {

@@ -77,7 +77,7 @@ test("one has a name of its own, is told as what it is, runs once, and leaves no
         message: expect.stringContaining("is ephemeral: it runs once"),
       });
     expect(await refused(ipc.scale(one.name, 2))).toMatchObject({ code: "FAILED" });
-    const [pid] = (await one.call("pids")) as number[];
+    const [pid] = await one.call<number[]>("pids");
     await one[Symbol.asyncDispose]();
     expect(isAlive(pid!)).toBe(false);
     await waitUntil(async () => (await ipc.list()).length === 1, "the first one is gone");

@@ -248,7 +248,7 @@ describe.each(Object.keys(SERVERS))("serve() in a thread beside %s", (server) =>
         throw error;
       });
       expect(await answer).toBe(2);
-      const count = async (): Promise<number> => ((await other.call("counted")) as Record<string, number>)[mark]!;
+      const count = async (): Promise<number> => (await other.call<Record<string, number>>("counted"))[mark]!;
       await waitUntil(async () => {
         const before = await count();
         await hasBeenVisited();

@@ -182,7 +182,7 @@ async function withWorker(use: (py: PythonWorker) => Promise<void>): Promise<voi
 
 test("what is found by a look is not rung for, and both sides count it", () =>
   withWorker(async (py) => {
-    const waits = async (): Promise<Waiting> => (await py.call("waiting")) as Waiting;
+    const waits = async (): Promise<Waiting> => await py.call<Waiting>("waiting");
     const [theirs, ours] = [await waits(), { ...busyPoll.counts }];
     const CALLS = 2000;
     for (let index = 0; index < CALLS; index++) expect(await py.call("add", index, 1)).toBe(index + 1);
@@ -199,7 +199,7 @@ test("memory that is let go of during a call is told of before the worker sleeps
   withWorker(async (py) => {
     const told = spyOn(Sharing.prototype, "forget");
     try {
-      const shared = (await py.call("share")) as Uint8Array;
+      const shared = await py.call<Uint8Array>("share");
       expect(shared.length).toBe(4096);
       await py.call("forget");
       await waitUntil(() => told.mock.calls.length > 0, "the worker told what it let go of");

@@ -245,7 +245,7 @@ ipcctl.expose(caught)`);
   const own = ["RangeError", "string"].map((type, index) => ["JavaScriptError", type, ["one", "two"][index], null, []]);
   const aggregate = ["JavaScriptError", "AggregateError", "many", null, own];
   expect(await py.call("caught", -1)).toEqual(["JavaScriptError", "TypeError", "above", aggregate, []]);
-  const returned = (await py.call("echo", error)) as PythonError; // as a value
+  const returned = await py.call<PythonError>("echo", error); // as a value
   expect([returned.message, (returned.cause as PythonError).message, returned.errors[1]!.message]).toEqual([
     error.message,
     "Bottom: 'missing'",
@@ -253,24 +253,24 @@ ipcctl.expose(caught)`);
   ]);
   const circular: Error = new Error("around");
   circular.cause = circular;
-  expect(((await py.call("echo", circular)) as PythonError).cause).toBeUndefined();
+  expect((await py.call<PythonError>("echo", circular)).cause).toBeUndefined();
   py.unbind("ask");
 });
 
 test("a generator is a stream with backpressure, and leaving early closes it", async () => {
   let sum = 0;
-  for await (const row of py.stream("rows", 1000)) sum += row;
+  for await (const row of py.stream<number>("rows", 1000)) sum += row;
   expect(sum).toBe(499_500);
   await py.exec("made.clear(); closed.clear()");
   for await (const row of py.stream("rows", 1e9)) if (row === 5) break;
-  await waitUntil(async () => (await py.eval("closed")).includes("rows"), "the generator is closed");
+  await waitUntil(async () => (await py.eval<string[]>("closed")).includes("rows"), "the generator is closed");
   expect(await py.eval("len(made)")).toBeLessThan(200);
   const ticks: number[] = [];
-  for await (const tick of py.stream("ticks", 300)) ticks.push(tick);
+  for await (const tick of py.stream<number>("ticks", 300)) ticks.push(tick);
   expect(ticks).toEqual(Array.from({ length: 300 }, (_, index) => index));
   for await (const tick of py.stream("ticks", 1e9)) if (tick === 3) break;
   await waitUntil(
-    async () => (await py.eval("closed")).filter((name: string) => name === "ticks").length === 2,
+    async () => (await py.eval<string[]>("closed")).filter((name) => name === "ticks").length === 2,
     "closed",
   );
   expect((await failure(py.stream("add", 1).next())).message).toContain("is not a generator");
@@ -303,20 +303,20 @@ test("an async iterable of ours is an iterator in Python, with backpressure both
   })();
   expect((await failure(py.call("total", failing))).message).toContain("broke off");
   let sum = 0;
-  for await (const item of py.stream("squares", numbers(500))) sum += item;
+  for await (const item of py.stream<number>("squares", numbers(500))) sum += item;
   expect(sum).toBe(41_541_750);
 });
 
 test("memory of the worker crosses without a copy, also a gigabyte", async () => {
-  const view = await py.call("filled", 1000);
+  const view = await py.call<Float64Array>("filled", 1000);
   expect(view).toBeInstanceOf(Float64Array);
   expect(view[999]).toBe(999);
   view[0] = 42;
   expect(await py.eval("kept[0]")).toBe(42); // the same memory
-  const part = await py.call("part", 10, 20);
+  const part = await py.call<Float64Array>("part", 10, 20);
   expect([...part]).toEqual(Array.from({ length: 10 }, (_, index) => index + 10));
   const before = process.memoryUsage.rss();
-  const huge = await py.call("huge", 2 ** 30);
+  const huge = await py.call<Uint8Array>("huge", 2 ** 30);
   expect(huge.length).toBe(2 ** 30);
   expect(huge[2 ** 30 - 1]).toBe(7);
   expect(process.memoryUsage.rss() - before).toBeLessThan(100 * 2 ** 20);
@@ -354,7 +354,7 @@ ipcctl.expose(give_big)`);
   expect(await py.call("give_big")).toContain(`memory of ${bytes} bytes`);
   py.unbind("twice");
   await py.exec("del big"); // what is let go of before it was taken is not kept either
-  expect([...(await py.call("filled", 3))]).toEqual([0, 1, 2]);
+  expect([...(await py.call<Float64Array>("filled", 3))]).toEqual([0, 1, 2]);
   expect(await other).toBe("rested");
   expect(py.isOpen).toBe(true);
 });
@@ -368,7 +368,7 @@ test("Python calls functions of ours: sync, async, from threads, and back into P
   expect(await py.call("twice_and_one", 20)).toBe(41);
   expect(await py.call("async_twice", 4)).toBe(8);
   expect(await py.call("from_thread", 5)).toBe(10);
-  py.bind("twice", async (x: number) => (await py.call("add", x, x)) as number);
+  py.bind("twice", async (x: number) => await py.call<number>("add", x, x));
   expect(await py.call("twice_and_one", 3)).toBe(7);
   py.bind("twice", () => {
     throw new RangeError("too much");
@@ -377,7 +377,7 @@ test("Python calls functions of ours: sync, async, from threads, and back into P
   expect([error.type, error.message]).toEqual(["RangeError", "RangeError: too much"]);
   py.bind("twice", (x: number) => x * 2);
   const doubled: number[] = [];
-  for await (const item of py.stream("doubled", 300)) doubled.push(item);
+  for await (const item of py.stream<number>("doubled", 300)) doubled.push(item);
   expect(doubled).toEqual(Array.from({ length: 300 }, (_, index) => index * 2));
   for await (const item of py.stream("doubled", 1e9)) if (item === 10) break;
   expect(await py.call("add", 1, 1)).toBe(2);
@@ -464,7 +464,7 @@ for one in (ask_here, ask_async, ask_stream, ask_async_stream, ask_threads, ask_
   };
   await Promise.all([all(py, "a"), all(b, "b"), all(py, "a"), all(b, "b")]);
   await waitUntil(async () => (await py.eval("len(closed[-8:])")) === 8, "the generators are closed");
-  expect((await py.eval("sorted(closed[-8:])")) as string[]).toEqual("aaaabbbb".split(""));
+  expect(await py.eval<string[]>("sorted(closed[-8:])")).toEqual("aaaabbbb".split(""));
   // In the middle of one client's code another's runs.
   py.bind("meanwhile", async () => b.call("ask_here"));
   expect(await py.call("ask_nested")).toEqual(["a", "b", "a"]);
@@ -613,7 +613,7 @@ ipcctl.serve()
   );
   using own = new Ipcctl(await home.connect(), () => home.connect());
   const worker = await own.start(script, { cwd: home.dir, backoff: { base_delay_ms: 1, max_delay_ms: 1 } });
-  const first = (await worker.call("pid")) as number;
+  const first = await worker.call<number>("pid");
   writeFileSync(hold, "");
   expect(((await failure(worker.call("die"))) as IpcError).code).toBe("WORKER_CRASHED");
   expect((await failure(worker.callWith("pid", [], { timeout: 50 }))).message).toContain("did not come back within");

@@ -245,7 +245,7 @@ test("a worker that hoards segments is stopped at the limit", async () => {
 test("the segment can be neither shrunk nor grown", async () => {
   await withWorker(async (py) => {
     const errors: number[] = [];
-    for await (const error of py.stream("truncate")) errors.push(error);
+    for await (const error of py.stream<number>("truncate")) errors.push(error);
     expect(errors.every((error) => error === 1 || error === 22)).toBe(true); // EPERM
     expect(await py.call("add", 1, 1)).toBe(2);
   });

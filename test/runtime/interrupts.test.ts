@@ -101,7 +101,7 @@ test("a generator that computes for ever: interrupt, timeout, signal, leaving an
   controller.abort(new Error("given up"));
   expect((await soon("the signal ends it", left.ended)).message).toBe("given up");
   await soon("the worker is free", other.call("add", 1));
-  const stream = (await a.call("steps")) as AsyncIterableIterator<number>;
+  const stream = await a.call<AsyncIterableIterator<number>>("steps");
   await stream.next();
   const pending = stream.next();
   await stream.return!();
@@ -177,7 +177,7 @@ test("async functions are cancelled at whatever moment, and leave nothing behind
     napping.abort();
     await napping.ended;
   }
-  await waitUntil(async () => ((await a.eval("begun")) as unknown[]).length === 0, "all are cancelled");
+  await waitUntil(async () => (await a.eval<unknown[]>("begun")).length === 0, "all are cancelled");
   await isClean(a);
 });
 
@@ -186,7 +186,7 @@ test("async functions that end at once leave nothing behind, one by one and a th
   const kinds = "(asyncio.Future, concurrent.futures.Future)";
   const count = `sum(isinstance(one, ${kinds}) for one in gc.get_objects())`;
   const futures = async (): Promise<number> =>
-    (await a.eval(`import asyncio, concurrent.futures, gc\ngc.collect()\n${count}`)) as number;
+    await a.eval<number>(`import asyncio, concurrent.futures, gc\ngc.collect()\n${count}`);
   await a.call("quick");
   const before = await futures();
   for (let index = 0; index < 3000; index++) await a.call("quick");
@@ -294,7 +294,7 @@ test("streams that nobody reads any more end, and cost other clients nothing", a
     const unread: unknown[] = [];
     for (let index = 0; index < 500; index++) unread.push(await a.call("endless"));
     for (let index = 0; index < 20; index++) {
-      const stream = (await a.call("endless")) as AsyncIterator<number>;
+      const stream = await a.call<AsyncIterator<number>>("endless");
       await stream.next();
       unread.push(stream);
     }

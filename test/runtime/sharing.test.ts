@@ -140,7 +140,7 @@ test("a typed array of ours is looked into, changed and sent back in place", asy
   const values = shared(Float64Array, 1000);
   values[5] = 41;
   expect(await py.call("kind", values)).toBe("memoryview d");
-  const back = (await py.call("increase", values)) as Float64Array;
+  const back = await py.call<Float64Array>("increase", values);
   expect(values[5]).toBe(42);
   expect(back[5]).toBe(42);
   back[6] = 7; // the same memory, whichever way it came
@@ -167,7 +167,7 @@ test("what is not in shared memory is copied as ever", async () => {
 test("items of a stream, deep inside, and each segment handed over once", async () => {
   let lent = 0;
   const seen: number[] = [];
-  for await (const { part, rest } of py.stream("rows", 1000)) {
+  for await (const { part, rest } of py.stream<{ part: Uint8Array; rest: [Uint8Array] }>("rows", 1000)) {
     seen.push(part.length + rest[0].length);
     expect(part.buffer).toBe(rest[0].buffer);
     if (seen.length === 1) lent = await py.call("lent");
@@ -178,20 +178,20 @@ test("items of a stream, deep inside, and each segment handed over once", async 
 
 test("a gigabyte goes to the worker without a copy, and its memory comes back when both let go", async () => {
   const own = process.memoryUsage.rss();
-  const theirs = await py.call("rss");
+  const theirs = await py.call<number>("rss");
   await (async () => {
     const huge = shared(Uint8Array, 2 ** 30);
     huge[2 ** 30 - 1] = 7;
     await py.call("keep", huge);
     expect(await py.eval("len(kept), kept[-1]")).toEqual([2 ** 30, 7]);
-    expect((await py.call("rss")) - theirs).toBeLessThan(50 * 2 ** 20);
+    expect((await py.call<number>("rss")) - theirs).toBeLessThan(50 * 2 ** 20);
     expect(process.memoryUsage.rss() - own).toBeLessThan(100 * 2 ** 20);
   })();
   await py.exec("kept = None");
   const maps = async (): Promise<number> => py.eval("open('/proc/self/maps').read().count('memfd:ipcctl-channel')");
   await waitUntil(async () => {
     Bun.gc(true);
-    return (await py.call("borrowed")) <= 1; // the array of the first test may still be held
+    return (await py.call<number>("borrowed")) <= 1; // the array of the first test may still be held
   }, "the worker was told to let go");
   expect(await maps()).toBeLessThanOrEqual(3);
 });
@@ -242,7 +242,7 @@ resource.setrlimit(resource.RLIMIT_AS, (int(open("/proc/self/statm").read().spli
 test("an array of one worker is sent on to another without a copy", async () => {
   using other = await ipc.start(join(home.dir, "share.py"), { cwd: home.dir, name: "other" });
   await py.exec("import ipcctl; mine = ipcctl.shared(16)");
-  const mine = (await py.eval("mine")) as Uint8Array;
+  const mine = await py.eval<Uint8Array>("mine");
   await other.call("increase", mine);
   expect(await py.eval("bytes(mine)")).toEqual(new Uint8Array(16).fill(1));
   await ipc.delete("other");
@@ -250,7 +250,7 @@ test("an array of one worker is sent on to another without a copy", async () => 
 
 test("NumPy arrays and Arrow tables", async () => {
   if (!np) return;
-  const vectors = (await np.call("embed", 3)) as NdArray;
+  const vectors = await np.call<NdArray>("embed", 3);
   expect(vectors.shape).toEqual([3, 2]);
   expect(vectors.data).toEqual(new Float32Array(6).fill(1));
   vectors.data[0] = 5;
@@ -262,7 +262,7 @@ test("NumPy arrays and Arrow tables", async () => {
   expect(ours).toEqual(new Float32Array(6).fill(8));
   expect(await np.call("describe", new Int16Array([1, 2]))).toEqual(["ndarray", "int16", [2], 3]);
 
-  const table = (await np.call("table", 1000)) as ArrowTable;
+  const table = await np.call<ArrowTable>("table", 1000);
   expect(table).toBeInstanceOf(ArrowTable);
   const read = tableFromIPC(table.ipc);
   expect(read.numRows).toBe(1000);
@@ -273,7 +273,7 @@ test("NumPy arrays and Arrow tables", async () => {
   const memory = shared(Uint8Array, made.length);
   memory.set(made);
   expect(await np.call("look", new ArrowTable(memory))).toEqual(["Table", 3, [1, 2, 3]]);
-  expect(((await np.call("table", 2)) as ArrowTable).ipc.length).toBeGreaterThan(100);
+  expect((await np.call<ArrowTable>("table", 2)).ipc.length).toBeGreaterThan(100);
   const error = await np.call("look", new ArrowTable(new Uint8Array(10))).catch((error: Error) => error);
   expect((error as Error).message).toBeTruthy();
 });
@@ -315,19 +315,19 @@ test("the end of a pipe, from either side", async () => {
   const early = await py.pipe("flood");
   await early.receive();
   early.close();
-  await waitUntil(async () => (await py.eval("'broken' in ends")) as boolean, "the worker sees that nobody reads");
+  await waitUntil(async () => await py.eval<boolean>("'broken' in ends"), "the worker sees that nobody reads");
 
   const swallow = await py.pipe("swallow");
   for (let index = 0; index < 300; index++) await swallow.send(new Uint8Array(10_000));
   swallow.close(); // what is in it already is still received
-  await waitUntil(async () => (await py.eval("3_000_000 in ends")) as boolean, "all of it came");
+  await waitUntil(async () => await py.eval<boolean>("3_000_000 in ends"), "all of it came");
 });
 
 test("a pipe's patience", async () => {
   using pipe = await py.pipe("silent");
   expect(Buffer.from((await pipe.receive())!).toString()).toBe("pipe 'silent': nothing came for 0.05 s");
   await waitUntil(
-    async () => (await py.eval("any('took nothing' in str(one) for one in ends)")) as boolean,
+    async () => await py.eval<boolean>("any('took nothing' in str(one) for one in ends)"),
     "the sender gives up",
   );
   const refusal = async (name: string): Promise<string> =>

@@ -138,13 +138,19 @@ for await (const row of py.stream("records", { name: "a" })) row.inside?.[0]!.na
 const found: string = (await py.callWith("find_record", ["a"], { kwargs: { size: 2, order: "down" } })).price;
 const seconds: number = await py.callWith("must", [], { kwargs: { price: 1, more: found }, timeout: 100 });
 await py.callWith("greet", ["you"], { kwargs: { times: seconds } });
-await (await ipc.worker("any")).callWith("thing", [1], { kwargs: { a: 1 } });
+const untyped = await ipc.worker("any");
+await untyped.callWith("thing", [1], { kwargs: { a: 1 } });
+const sum = await untyped.call<number>("add", 2, 3);
+for await (const name of untyped.stream<string>("names", sum.toFixed())) name.trim();
+(await untyped.eval<string[]>("['a']")).concat(await untyped.call<string>("name"), untyped.callSync<string>("name"));
 await ipc.start("b.py", { restart_policy: "no" });`),
   );
   const wrong = [
     'await py.call("greet", 7);',
     'await py.call("hidden");',
     'await py.callWith("find_record", ["a"], { kwargs: { order: "sideways" } });',
+    '(await (await ipc.worker("any")).call("add", 2, 3)).toFixed();',
+    'await py.call<number>("hidden");',
     'await py.callWith("must", []);',
     'await py.callWith("must", [], { kwargs: {} });',
     'await ipc.start("b.py", { restart_policy: "sometimes" });',

@@ -81,7 +81,7 @@ const THINGS: readonly [weight: number, what: string, work: (py: PythonWorker) =
     "large",
     async (py) => {
       const bytes = new Uint8Array(1 + number() * 500).fill(number());
-      same((await py.call("echo", bytes)) as Uint8Array, bytes, "echo");
+      same(await py.call<Uint8Array>("echo", bytes), bytes, "echo");
     },
   ],
   [
@@ -153,7 +153,7 @@ const THINGS: readonly [weight: number, what: string, work: (py: PythonWorker) =
 const WEIGHTED = THINGS.flatMap(([weight, what, work]) => Array.from({ length: weight }, () => ({ what, work })));
 
 function lend(py: PythonWorker): void {
-  py.bind(`back_${name}`, async (x: number) => (random() < 0.5 ? x * 2 : ((await py.call("add", x, x)) as number)));
+  py.bind(`back_${name}`, async (x: number) => (random() < 0.5 ? x * 2 : await py.call<number>("add", x, x)));
   py.bind(`plain_${name}`, (x: number) => x * 2);
   py.bind(`slow_${name}`, async (x: number) => (await Bun.sleep(random() * 30), x));
 }

@@ -158,7 +158,7 @@ async function warmUp(py: PythonWorker): Promise<void> {
 /** With one channel of ours open, as it was the other time. */
 async function look(ipc: Ipcctl, pid: number, home: Home): Promise<Record<string, number>> {
   using py = await within(30_000, "the worker answers", ipc.worker("soaked"));
-  const sizes = await within(30_000, "the worker answers", py.call("held") as Promise<Record<string, number>>);
+  const sizes = await within(30_000, "the worker answers", py.call<Record<string, number>>("held"));
   const { calls } = await home.status("soaked");
   return { ...sizes, descriptors: readdirSync(`/proc/${pid}/fd`).length, channels: calls!.channels };
 }

@@ -42,7 +42,7 @@ console.log(
     late,
     interrupted: await py.call("interruptions"),
     kept: await py.call("kept"),
-    large: ((await py.call("echo", new Uint8Array(3_000_000).fill(7))) as Uint8Array).length,
+    large: (await py.call<Uint8Array>("echo", new Uint8Array(3_000_000).fill(7))).length,
     items: items.length,
     last: items.at(-1),
     lent: await py.call("lent", 21),
