@@ -68,7 +68,6 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       plane: "channels and pipes are opened here",
       calls: "",
       shim: "`spawnPython` starts one, which it owns",
-      audit: "and writes down what it decided",
       launch: "`spawnPython` makes the same specification as `run`",
       sdk: "",
     },

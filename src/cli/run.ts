@@ -1,5 +1,5 @@
 /** `run`: once, in the foreground, without the daemon: stdio is inherited, and the exit status is the worker's. */
-import { chmodSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { requireShim, SHIM_BINARY } from "../base/install.ts";
@@ -45,18 +45,6 @@ function refusalOf(act: () => unknown): string | undefined {
   }
 }
 
-/** Denials are recorded there. */
-function makeStateFolder(path: string): void {
-  try {
-    mkdirSync(path, { recursive: true, mode: 0o700 });
-  } catch (error) {
-    throw new IpcError("FAILED", `run: ${(error as Error).message}`, {
-      hint: "set IPCCTL_HOME to a folder that can be created and written",
-      cause: error,
-    });
-  }
-}
-
 function withGrant(wanted: Preparation, { kind, path }: { kind: "read" | "write"; path: string }): Preparation {
   const { allow } = wanted.app;
   return { ...wanted, app: { ...wanted.app, allow: { ...allow, [kind]: [...(allow?.[kind] ?? []), path] } } };
@@ -99,112 +87,98 @@ export async function run(
     throw new IpcError("NO_PERMISSION", "run: --uid and --gid need root");
   const memory = flags.maxMemory === undefined ? undefined : parseMemoryBytes(flags.maxMemory, "--max-memory");
   requireShim();
-  const { openRunFolder } = await import("../launch/run-folder.ts");
-  const { path: folder, remove } = openRunFolder();
+  const chosen = policyPath(context, flags.policy) ?? snapshot?.policy ?? chosenDefault(process.env, context.here);
+  // This loads policies, their schema, and libc.
+  const { prepareSingle } = await import("../launch/prepare.ts");
+  const { settle } = await import("../launch/settle.ts");
+  const { makeRunSpec } = await import("../launch/specification.ts");
+  using single = await prepareSingle(paths, {
+    by: "run",
+    identity: flags.name ?? (script === undefined ? cwd : resolve(cwd, script)),
+    app: {
+      ...app,
+      snapshot,
+      policy: chosen ?? null,
+      allow: grantsOf(context, flags),
+      uid: uid ?? null,
+      gid: gid ?? null,
+      max_memory: memory ?? null,
+      umask: parseUmask(flags.umask),
+    },
+    base: context.inheritedEnv(),
+    own: () => (flags.name === undefined ? {} : { IPCCTL_NAME: flags.name }),
+    name: flags.name ?? "run",
+    hasPlane: false,
+    isOnce: true,
+  });
+  const { folder, wanted, prepared } = single;
+  const { plan, policy: policyText, confinement } = prepared;
   const spec = join(folder, "spec");
-  try {
-    const chosen = policyPath(context, flags.policy) ?? snapshot?.policy ?? chosenDefault(process.env, context.here);
-    // This loads policies, their schema, and libc.
-    const { AuditSpool } = await import("../audit/spool.ts");
-    const { prepare } = await import("../launch/prepare.ts");
-    const { settle } = await import("../launch/settle.ts");
-    const { makeRunSpec, requireGroup } = await import("../launch/specification.ts");
-    const { ownUserOf, ownUserOfRun } = await import("../launch/users.ts");
-    makeStateFolder(paths.stateDir);
-    const wanted: Preparation = {
-      app: {
-        ...app,
-        snapshot,
-        policy: chosen ?? null,
-        allow: grantsOf(context, flags),
-        uid: uid ?? null,
-        gid: gid ?? null,
-        max_memory: memory ?? null,
-        umask: parseUmask(flags.umask),
-      },
-      base: context.inheritedEnv(),
-      own: flags.name === undefined ? {} : { IPCCTL_NAME: flags.name },
-      scratch: join(folder, "scratch"),
-      ownUser: ownUserOfRun(process.pid),
-      fixedUser: ownUserOf(`run ${flags.name ?? (script === undefined ? cwd : resolve(cwd, script))}`),
-      name: flags.name ?? "run",
-      audit: new AuditSpool(paths.stateDir, "run"),
-      environments: paths.environmentsDir,
-      hasPlane: false,
-      isOnce: true,
-    };
-    const prepared = await prepare(wanted);
-    const { plan, policy: policyText, confinement, ids } = prepared;
-    requireGroup(plan.policy, undefined); // `run` creates none
-    if (ids) chmodSync(folder, 0o711); // the scratch folder in it belongs to the other user
-    const timeoutMs = flags.timeout === undefined ? Infinity : Math.max(1, parseDurationMs(flags.timeout, "--timeout"));
-    const wallMs = plan.wallMs === null && timeoutMs === Infinity ? null : Math.min(plan.wallMs ?? Infinity, timeoutMs);
-    const { env, ...runSpec } = makeRunSpec(prepared, { wallMs, memory });
-    const wordsFd = confinement === undefined ? {} : { IPCCTL_WORDS_FD: String(WORKER_FD.control) };
-    writeFileSync(spec, encodeSpec({ ...runSpec, env: { ...env, ...wordsFd } }), { mode: 0o600 });
-    tellWeaker(context, plan.degraded, chosen !== undefined || isTerminal(2));
-    const child = Bun.spawn([SHIM_BINARY, "--run", spec], {
-      cwd: "/",
-      env: {},
-      stdio: ["inherit", "inherit", "inherit"],
+  const timeoutMs = flags.timeout === undefined ? Infinity : Math.max(1, parseDurationMs(flags.timeout, "--timeout"));
+  const wallMs = plan.wallMs === null && timeoutMs === Infinity ? null : Math.min(plan.wallMs ?? Infinity, timeoutMs);
+  const { env, ...runSpec } = makeRunSpec(prepared, { wallMs, memory });
+  const wordsFd = confinement === undefined ? {} : { IPCCTL_WORDS_FD: String(WORKER_FD.control) };
+  writeFileSync(spec, encodeSpec({ ...runSpec, env: { ...env, ...wordsFd } }), { mode: 0o600 });
+  tellWeaker(context, plan.degraded, chosen !== undefined || isTerminal(2));
+  const child = Bun.spawn([SHIM_BINARY, "--run", spec], {
+    cwd: "/",
+    env: {},
+    stdio: ["inherit", "inherit", "inherit"],
+  });
+  // Signals sent only to us are passed on. Signals to the whole group are passed on once, by the shim, which sees the
+  // sender.
+  for (const name of ["SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const) {
+    let last = -Infinity;
+    process.on(name, () => {
+      const now = performance.now();
+      if (now - last > SAME_SIGNAL_MS) child.kill(name);
+      last = now;
     });
-    // Signals sent only to us are passed on. Signals to the whole group are passed on once, by the shim, which sees the
-    // sender.
-    for (const name of ["SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const) {
-      let last = -Infinity;
-      process.on(name, () => {
-        const now = performance.now();
-        if (now - last > SAME_SIGNAL_MS) child.kill(name);
-        last = now;
-      });
-    }
-    const status = await child.exited;
-    let isTold = false;
-    if (status !== 0 && confinement !== undefined) {
-      const { auditEnded, endedOver, remedyOfCall } = await import("../launch/denied.ts");
-      const { readDenied, readWords } = await import("../shim/records.ts");
-      const { policy } = plan;
-      const ended = endedOver({
-        words: readWords(folder),
-        cwd,
-        script: isStdin ? null : app.script,
-        args: app.args,
-        env: process.env,
-        maxMemory: memory ?? null,
-        policyText,
-        policy,
-      });
-      if (ended) auditEnded(wanted.audit, wanted.name, ended);
-      const denied = [...(ended ? [ended] : []), ...readDenied(folder)].map((one) =>
-        remedyOfCall(one, policy, policyText),
-      );
-      isTold = denied.length > 0;
-      tellDenied(denied, ended?.grant && refusalOf(() => settle(withGrant(wanted, ended.grant!))));
-    }
-    const { allNewlyGuarded } = await import("../sandbox/guarded.ts");
-    const made = allNewlyGuarded(plan.watched);
-    if (made.length > 0) {
-      (await import("../launch/denied.ts")).auditMade(wanted.audit, wanted.name, made);
-      context.note(
-        `check these files before you go on, because your tools may run them: ${made.map(shellWord).join(" ")}`,
-      );
-    }
-    if (status !== 0 && plan.guarded.length > 0 && isTerminal(2))
-      context.note(
-        `files that your tools run are read-only in writable folders too; --allow-write ${shellWord(plan.guarded[0]!)} grants it`,
-      );
-    const { cpuSeconds } = plan.policy.limits;
-    if (status === TIMED_OUT && wallMs !== null && wallMs < timeoutMs)
-      context.note(`it ran longer than wallSeconds ${wallMs / 1000} of the policy ${plan.policy.name}`);
-    if (status === CPU_USED_UP && cpuSeconds !== null)
-      context.note(`it used up cpuSeconds ${cpuSeconds} of the policy ${plan.policy.name}`);
-    // A person at a terminal may not know of policies; a program that calls us wants only the worker's own output.
-    if (status !== 0 && !isTold && chosen === undefined && flags.command === undefined && isTerminal(2))
-      context.note(
-        `it ran under the policy ${CODE_POLICY}; --allow-read PATH, --allow-write PATH and --allow-net=HOST:PORT grant more, --policy trusted all`,
-      );
-    return status;
-  } finally {
-    remove();
   }
+  const status = await child.exited;
+  let isTold = false;
+  if (status !== 0 && confinement !== undefined) {
+    const { auditEnded, endedOver, remedyOfCall } = await import("../launch/denied.ts");
+    const { readDenied, readWords } = await import("../shim/records.ts");
+    const { policy } = plan;
+    const ended = endedOver({
+      words: readWords(folder),
+      cwd,
+      script: isStdin ? null : app.script,
+      args: app.args,
+      env: process.env,
+      maxMemory: memory ?? null,
+      policyText,
+      policy,
+    });
+    if (ended) auditEnded(wanted.audit, wanted.name, ended);
+    const denied = [...(ended ? [ended] : []), ...readDenied(folder)].map((one) =>
+      remedyOfCall(one, policy, policyText),
+    );
+    isTold = denied.length > 0;
+    tellDenied(denied, ended?.grant && refusalOf(() => settle(withGrant(wanted, ended.grant!))));
+  }
+  const { allNewlyGuarded } = await import("../sandbox/guarded.ts");
+  const made = allNewlyGuarded(plan.watched);
+  if (made.length > 0) {
+    (await import("../launch/denied.ts")).auditMade(wanted.audit, wanted.name, made);
+    context.note(
+      `check these files before you go on, because your tools may run them: ${made.map(shellWord).join(" ")}`,
+    );
+  }
+  if (status !== 0 && plan.guarded.length > 0 && isTerminal(2))
+    context.note(
+      `files that your tools run are read-only in writable folders too; --allow-write ${shellWord(plan.guarded[0]!)} grants it`,
+    );
+  const { cpuSeconds } = plan.policy.limits;
+  if (status === TIMED_OUT && wallMs !== null && wallMs < timeoutMs)
+    context.note(`it ran longer than wallSeconds ${wallMs / 1000} of the policy ${plan.policy.name}`);
+  if (status === CPU_USED_UP && cpuSeconds !== null)
+    context.note(`it used up cpuSeconds ${cpuSeconds} of the policy ${plan.policy.name}`);
+  // A person at a terminal may not know of policies; a program that calls us wants only the worker's own output.
+  if (status !== 0 && !isTold && chosen === undefined && flags.command === undefined && isTerminal(2))
+    context.note(
+      `it ran under the policy ${CODE_POLICY}; --allow-read PATH, --allow-write PATH and --allow-net=HOST:PORT grant more, --policy trusted all`,
+    );
+  return status;
 }

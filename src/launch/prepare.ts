@@ -1,13 +1,18 @@
 /** Prepares what a start needs: packages, the record in the audit log, the scratch folder. */
-import { chownSync, mkdirSync } from "node:fs";
+import { chmodSync, chownSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
+import type { Paths } from "../base/paths.ts";
 import type { AuditEntry } from "../audit/schema.ts";
+import { AuditSpool } from "../audit/spool.ts";
 import { isInline } from "../sandbox/policy.ts";
 import { writtenEnv } from "./command.ts";
 import { makeEnvironment, placeOf } from "./environments.ts";
+import { openRunFolder } from "./run-folder.ts";
 import { makeOpenScratches } from "./scratch.ts";
 import { type Preparation, requireUnwritten, settle, type Settled } from "./settle.ts";
-import { complete, type Prepared } from "./specification.ts";
+import { complete, requireGroup, type Prepared } from "./specification.ts";
+import { ownUserOf, ownUserOfRun } from "./users.ts";
 
 /**
  * Prepares it: its packages, its variables, and its scratch folder if that is on the host.
@@ -74,4 +79,63 @@ export function prepareSettled(wanted: Preparation, settled: Settled): Prepared 
     ...(environment ? { environment: placeOf(environment) } : {}),
   });
   return complete(wanted, settled);
+}
+
+/** What is started without a daemon. */
+export type Single = Pick<Preparation, "app" | "base" | "name" | "hasPlane" | "isOnce"> & {
+  /** The command or the function that starts it, for an error. */
+  readonly by: string;
+  /** Where a policy wants a user id that stays, the same identity has the same one. */
+  readonly identity: string;
+  /** Variables that ipcctl adds, given its folder. */
+  readonly own: (folder: string) => Readonly<Record<string, string>>;
+};
+
+/** The folder is removed when this is disposed. */
+export type PreparedSingle = Disposable & {
+  readonly folder: string;
+  readonly wanted: Preparation;
+  readonly prepared: Prepared;
+};
+
+/**
+ * For something that ends with this process: it has a folder and a user id of its own, and no control group.
+ * @throws IpcError as prepare does; FAILED if there is no place for its folder or for the audit log
+ */
+export async function prepareSingle(
+  { stateDir, environmentsDir: environments }: Pick<Paths, "stateDir" | "environmentsDir">,
+  { by, identity, own, ...single }: Single,
+): Promise<PreparedSingle> {
+  makeStateFolder(stateDir, by);
+  const { path: folder, remove } = openRunFolder(by);
+  try {
+    const wanted: Preparation = {
+      ...single,
+      own: own(folder),
+      scratch: join(folder, "scratch"),
+      ownUser: ownUserOfRun(process.pid),
+      fixedUser: ownUserOf(`run ${identity}`),
+      audit: new AuditSpool(stateDir, "run"),
+      environments,
+    };
+    const prepared = await prepare(wanted);
+    requireGroup(prepared.plan.policy, undefined);
+    if (prepared.ids) chmodSync(folder, 0o711); // what is in it for the worker belongs to another user
+    return { folder, wanted, prepared, [Symbol.dispose]: remove };
+  } catch (error) {
+    remove();
+    throw error;
+  }
+}
+
+/** Denials are recorded there. */
+function makeStateFolder(path: string, by: string): void {
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    throw new IpcError("FAILED", `${by}: ${(error as Error).message}`, {
+      hint: "set IPCCTL_HOME to a folder that can be created and written",
+      cause: error,
+    });
+  }
 }

@@ -12,10 +12,10 @@ const LOCK = "lock";
 /** More than enough time between creating the lock and taking it. */
 const NEW_MS = 60_000;
 
-/** Locked as long as this process lives; `remove` is called at its end. */
-export function openRunFolder(): { readonly path: string; readonly remove: () => void } {
+/** Locked as long as this process lives; `remove` is called at its end. @param by who needs it, for an error */
+export function openRunFolder(by: string): { readonly path: string; readonly remove: () => void } {
   sweep(tmpdir());
-  const path = makeFolder(join(tmpdir(), PREFIX));
+  const path = makeFolder(join(tmpdir(), PREFIX), by);
   const lock = openSync(join(path, LOCK), constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600);
   try {
     tryLock(lock);
@@ -35,12 +35,12 @@ export function openRunFolder(): { readonly path: string; readonly remove: () =>
   };
 }
 
-function makeFolder(prefix: string): string {
+function makeFolder(prefix: string, by: string): string {
   try {
     return mkdtempSync(prefix);
   } catch (error) {
-    throw new IpcError("FAILED", `run: ${(error as Error).message}`, {
-      hint: "run needs a temporary folder: set TMPDIR to one that can be written",
+    throw new IpcError("FAILED", `${by}: ${(error as Error).message}`, {
+      hint: "a temporary folder is needed: set TMPDIR to one that can be written",
       cause: error,
     });
   }

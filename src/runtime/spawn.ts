@@ -73,17 +73,17 @@ class Owned {
   readonly #name: string;
   readonly #dir: string;
   readonly #shim: Shim;
-  readonly #remove: () => void;
+  readonly #folder: Disposable;
   readonly #shown: Promise<void>;
   readonly #ending = new AbortController();
   #isOver = false;
   #ended: Promise<void> | undefined;
 
-  private constructor(name: string, dir: string, shim: Shim, remove: () => void, options: SpawnOptions) {
+  private constructor(name: string, dir: string, shim: Shim, folder: Disposable, options: SpawnOptions) {
     this.#name = name;
     this.#dir = dir;
     this.#shim = shim;
-    this.#remove = remove;
+    this.#folder = folder;
     this.#shown = this.#show(options.onOutput);
     void shim.exited.then(() => {
       this.#isOver = true;
@@ -93,53 +93,43 @@ class Owned {
 
   static async start(script: string, cwd: string, options: SpawnOptions): Promise<Owned> {
     // Loaded on first spawn: policies with their schema, and libc.
-    const { AuditSpool } = await import("../audit/spool.ts");
-    const { prepare } = await import("../launch/prepare.ts");
-    const { openRunFolder } = await import("../launch/run-folder.ts");
-    const { makeRunSpec, requireGroup } = await import("../launch/specification.ts");
-    const { ownUserOf, ownUserOfRun } = await import("../launch/users.ts");
+    const { prepareSingle } = await import("../launch/prepare.ts");
+    const { makeRunSpec } = await import("../launch/specification.ts");
     const { spawnOwnedShim } = await import("../shim/link.ts");
-    const paths = resolvePaths(process.env, process.getuid!(), undefined);
     const name = options.name ?? basename(script).replace(/\.\w+$/, "");
-    mkdirSync(paths.stateDir, { recursive: true, mode: 0o700 }); // denials are recorded there
-    const { path: folder, remove } = openRunFolder();
+    const dirOf = (folder: string): string => join(folder, "worker");
+    const single = await prepareSingle(resolvePaths(process.env, process.getuid!()), {
+      by: "spawnPython",
+      identity: name,
+      app: {
+        script,
+        command: null,
+        args: [...(options.args ?? [])],
+        cwd,
+        interpreter: options.interpreter ?? null,
+        env: { ...options.env },
+        env_file: null,
+        snapshot: undefined,
+        policy: options.policy ?? chosenDefault(process.env, cwd) ?? null,
+        allow: null,
+        uid: null,
+        gid: null,
+        max_memory: null,
+      },
+      base: cleanEnv(process.env),
+      own: (folder) => ({ IPCCTL_NAME: name, IPCCTL_PLANE: join(dirOf(folder), "plane"), IPCCTL_CONSOLE: "1" }),
+      name,
+      hasPlane: true,
+    });
     try {
-      const dir = join(folder, "worker");
+      const dir = dirOf(single.folder);
       mkdirSync(dir, { mode: 0o700 });
-      const prepared = await prepare({
-        app: {
-          script,
-          command: null,
-          args: [...(options.args ?? [])],
-          cwd,
-          interpreter: options.interpreter ?? null,
-          env: { ...options.env },
-          env_file: null,
-          snapshot: undefined,
-          policy: options.policy ?? chosenDefault(process.env, cwd) ?? null,
-          allow: null,
-          uid: null,
-          gid: null,
-          max_memory: null,
-        },
-        base: cleanEnv(process.env),
-        own: { IPCCTL_NAME: name, IPCCTL_PLANE: join(dir, "plane"), IPCCTL_CONSOLE: "1" },
-        scratch: join(folder, "scratch"),
-        ownUser: ownUserOfRun(process.pid),
-        fixedUser: ownUserOf(`run ${name}`),
-        name,
-        audit: new AuditSpool(paths.stateDir, "run"),
-        environments: paths.environmentsDir,
-        hasPlane: true,
-      });
-      requireGroup(prepared.plan.policy, undefined);
-      // A worker with another user id must reach its socket.
-      if (prepared.ids) for (const one of [folder, dir]) chmodSync(one, 0o711);
+      if (single.prepared.ids) chmodSync(dir, 0o711); // a worker with another user id must reach its socket
       const log = { maxFileBytes: LOG_BYTES, maxFiles: 2, maxTotalBytes: 0, maxAgeMs: 0, whenFull: "block" } as const;
-      const shim = spawnOwnedShim(SHIM_BINARY, dir, { ...makeRunSpec(prepared), log });
-      return new Owned(name, dir, shim, remove, options);
+      const shim = spawnOwnedShim(SHIM_BINARY, dir, { ...makeRunSpec(single.prepared), log });
+      return new Owned(name, dir, shim, single, options);
     } catch (error) {
-      remove();
+      single[Symbol.dispose]();
       throw error;
     }
   }
@@ -197,6 +187,6 @@ class Owned {
     this.#shim.release();
     await this.#shim.exited;
     await this.#shown.catch(() => undefined);
-    this.#remove();
+    this.#folder[Symbol.dispose]();
   }
 }

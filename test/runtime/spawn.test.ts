@@ -87,6 +87,17 @@ test("what it cannot be started with is said as a start says it", async () => {
   writeFileSync(join(folder, "broken.py"), "import nowhere_to_be_found\n");
   expect(await codeOf(spawnPython(join(folder, "broken.py"), { onOutput: () => undefined }))).toBe("WORKER_CRASHED");
   expect(runFolders()).toEqual([]);
+  const { IPCCTL_HOME: home, TMPDIR: temporary } = process.env;
+  for (const [variable, was] of [
+    ["IPCCTL_HOME", home],
+    ["TMPDIR", temporary],
+  ] as const) {
+    process.env[variable] = join(script, "below a file");
+    const error: unknown = await spawnPython(script).catch((one: unknown) => one);
+    process.env[variable] = was;
+    expect(error).toMatchObject({ code: "FAILED", message: expect.stringMatching(/^spawnPython: ENOTDIR/) });
+    expect((error as IpcError).hint).toContain(variable);
+  }
 });
 
 test("its end is what calls that are under way reject with", async () => {
