@@ -44,7 +44,7 @@ from ._contract import TO_WORKER_RETURN as RETURN
 from ._contract import TO_WORKER_THROW as THROW
 from ._contract import TO_WORKER_UNBIND as UNBIND
 from ._end import End, ShimDoor, open_end
-from ._errors import error_of, record_of
+from ._errors import error_of, fault_of_call, record_of
 from ._transports import Frames, Lines
 from ._types import DecodeError, IpcError, RemoteError, Unheld
 
@@ -494,7 +494,10 @@ class Worker:
             if (stream := self._streams.pop(number, None)) is not None:
                 stream.fail(None)
         elif kind == INVOKE:
-            self._invoke(number, message[2], message[3], message[4])
+            fault = fault_of_call(message)
+            if fault is not None:
+                return self._send_quietly([THROW, number, record_of(fault)])
+            self._invoke(number, *message[2:])
         elif kind == OUTPUT:
             request = self._requests.get(number)
             if request is not None and request.on_output is not None:

@@ -13,7 +13,7 @@ from ._contract import TO_WORKER_CALL as CALL
 from ._contract import TO_CLIENT_RESULT as RESULT
 from ._contract import TO_CLIENT_ERROR as ERROR
 from ._contract import TO_CLIENT_OUTPUT as OUTPUT
-from ._errors import record_of
+from ._errors import fault_of_call, record_of
 from ._evaluate import Capture, forget_namespace, namespace, run
 from ._types import IpcError
 
@@ -40,8 +40,9 @@ class Calls:
         self.early: dict[int, tuple[float, list[Any]]] = {}
 
     def call(self, message: list[Any]) -> None:
-        if not _is_call(message):
-            return self.fail_unread(message[1], _malformed(_CALL))
+        fault = fault_of_call(message)
+        if fault is not None:
+            return self.fail_unread(message[1], fault)
         _, number, name, args, kwargs = message
         serving = self.session.serving
         for one in args:  # a loop, because any() over a generator would cost more than the call
@@ -81,8 +82,9 @@ class Calls:
         return function(*args, **kwargs) if kwargs else function(*args)
 
     def evaluate(self, message: list[Any]) -> None:
-        if not _is_evaluation(message):
-            return self.fail_unread(message[1], _malformed(_EVALUATION))
+        fault = _fault_of_evaluation(message)
+        if fault is not None:
+            return self.fail_unread(message[1], fault)
         _, number, code, options = message
         mode = options.get("mode", "value")
         if mode == "forget":
@@ -231,24 +233,10 @@ class Task:
             pass
 
 
-#: What a request has behind its number.
-_CALL = "a call has a name, a list of arguments, and keyword arguments or null"
-_EVALUATION = "an evaluation has code as text, and a map of options"
-
-
-def _is_call(message: list[Any]) -> bool:
-    if len(message) != 5:
-        return False
-    _, _, name, args, kwargs = message
-    return type(name) is str and type(args) is list and (kwargs is None or type(kwargs) is dict)
-
-
-def _is_evaluation(message: list[Any]) -> bool:
-    return len(message) == 4 and type(message[2]) is str and type(message[3]) is dict
-
-
-def _malformed(what: str) -> IpcError:
-    return IpcError("BAD_REQUEST", f"malformed: {what}")
+def _fault_of_evaluation(message: list[Any]) -> IpcError | None:
+    if len(message) == 4 and type(message[2]) is str and type(message[3]) is dict:
+        return None
+    return IpcError("BAD_REQUEST", "malformed: an evaluation has code as text, and a map of options")
 
 
 def _nothing() -> None:

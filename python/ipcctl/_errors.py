@@ -211,3 +211,12 @@ def error_of(record: Any, kind: type[RemoteError] = JavaScriptError, level: int 
     if isinstance(cause, BaseException):
         error.__cause__ = cause
     return error
+
+
+def fault_of_call(message: list[Any]) -> IpcError | None:
+    """Of a CALL, or of an INVOKE, whose number could be read: what it is answered with, where it is not one."""
+    if len(message) == 5:
+        _, _, name, args, kwargs = message
+        if type(name) is str and type(args) is list and (kwargs is None or type(kwargs) is dict):
+            return None
+    return IpcError("BAD_REQUEST", "malformed: a call has a name, a list of arguments, and keyword arguments or null")

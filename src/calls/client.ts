@@ -7,6 +7,7 @@ import { sleep } from "../base/platform.ts";
 import { errorRecord } from "../plane/cbor-encode.ts";
 import { StreamRef } from "../plane/values.ts";
 import { BrokenChannel, PeerGone } from "../plane/ring.ts";
+import { faultOfCall, type CallMessage } from "./codec.ts";
 import { errorOf, type Hello, type Lent } from "./session.ts";
 import { Incoming, Outgoing, Stream } from "./streams.ts";
 import { traced } from "./trace.ts";
@@ -280,7 +281,7 @@ export class CallClient implements Disposable {
         this.#streams.get(number)?.end();
         break;
       case FROM.invoke:
-        this.#invoke(number, String(message[2]), message[3], message[4]);
+        this.#invoke(message);
         break;
       case FROM.want:
         this.#sources.get(number)?.want(Number(message[2]));
@@ -449,7 +450,8 @@ export class CallClient implements Disposable {
   }
 
   /** A function that returns its value at once is answered at once, also while a blocking call waits. */
-  #invoke(number: number, name: string, args: unknown, kwargs: unknown): void {
+  #invoke(message: Message): void {
+    const [, number, name, args, kwargs] = message as CallMessage;
     const transport = this.#transport;
     const fail = (error: unknown): void => {
       if (transport.isOpen) transport.send([TO.throw, number, errorRecord(error)]);
@@ -463,11 +465,12 @@ export class CallClient implements Disposable {
       }
       if (this.#pending.size > 0 && transport.isOpen) transport.expect();
     };
+    const fault = faultOfCall(message);
+    if (fault) return fail(fault);
     try {
       const fn = this.#bound.get(name);
       if (!fn) throw new IpcError("NOT_FOUND", `no function ${name} is bound`);
-      const list = Array.isArray(args) ? args : [];
-      const value = fn(...((kwargs === null || kwargs === undefined ? list : [...list, kwargs]) as never[]));
+      const value = fn(...((kwargs === null ? args : [...args, kwargs]) as never[]));
       if (!(value instanceof Promise)) return answer(value);
       if (this.#isBlocking)
         throw new IpcError(

@@ -1,4 +1,5 @@
 /** How messages become bytes, and are found in a byte stream: frames of CBOR, lines of JSON. */
+import { IpcError } from "../base/errors.ts";
 import { BrokenChannel } from "../plane/ring.ts";
 import type { Message, Role } from "./transport.ts";
 
@@ -12,8 +13,27 @@ export interface Codec {
   next(): Message | Unreadable | undefined;
 }
 
-/** Kind, number, name, arguments, keyword arguments or null. */
 export const CALL_FIELDS = 5;
+/** A call in which there is no fault. */
+export type CallMessage = readonly [
+  kind: number,
+  number: number,
+  name: string,
+  args: readonly unknown[],
+  kwargs: object | null,
+];
+
+/** Of a CALL, or of an INVOKE, whose number could be read: what it is answered with, where it is not one. */
+export function faultOfCall(message: Message): IpcError | undefined {
+  const [, , name, args, kwargs] = message;
+  const isCall =
+    typeof name === "string" && Array.isArray(args) && typeof kwargs === "object" && !Array.isArray(kwargs);
+  if (isCall && message.length === CALL_FIELDS) return undefined;
+  return new IpcError(
+    "BAD_REQUEST",
+    "malformed: a call has a name, a list of arguments, and keyword arguments or null",
+  );
+}
 
 /** A message that is well-formed, but contains something that this program cannot hold. */
 export class Unreadable {

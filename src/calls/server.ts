@@ -8,7 +8,7 @@ import { limit } from "../base/limits.ts";
 import { errorRecord } from "../plane/cbor-encode.ts";
 import { StreamRef } from "../plane/values.ts";
 import { BrokenChannel } from "../plane/ring.ts";
-import { CALL_FIELDS } from "./codec.ts";
+import { faultOfCall, type CallMessage } from "./codec.ts";
 import { errorOf, type Hello } from "./session.ts";
 import { Incoming, Outgoing, Stream } from "./streams.ts";
 import { traced } from "./trace.ts";
@@ -148,17 +148,13 @@ export class CallServer implements Disposable {
   }
 
   #call(message: Message): void {
-    const [, number, name, args, kwargs] = message;
+    const [, number, name, args, kwargs] = message as CallMessage;
     this.#requireNew(number);
-    const isNamed = typeof name === "string" && typeof kwargs === "object" && !Array.isArray(kwargs);
-    if (!isNamed || !Array.isArray(args) || message.length !== CALL_FIELDS)
-      return this.#fail(
-        number,
-        new IpcError("BAD_REQUEST", "malformed: a call has a name, a list of arguments, and keyword arguments or null"),
-      );
+    const fault = faultOfCall(message);
+    if (fault) return this.#fail(number, fault);
     if (this.#requests.size >= REQUESTS_MAX)
       return this.#fail(number, new IpcError("FAILED", `more than ${REQUESTS_MAX} requests are in progress`));
-    const list = args.map((one: unknown) => (one instanceof StreamRef ? this.#receive(one.number) : one));
+    const list = args.map((one) => (one instanceof StreamRef ? this.#receive(one.number) : one));
     if (kwargs !== null) list.push(kwargs);
     const request = new Request(<T>(bound: string) => this.#lent<T>(bound));
     this.#requests.set(number, request);

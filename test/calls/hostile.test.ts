@@ -8,6 +8,7 @@ import { TO_CLIENT, TO_WORKER } from "../../contract/messages.ts";
 import { LIMITS } from "../../contract/limits.ts";
 import { frames, lines } from "../../src/calls/byte-transport.ts";
 import { CallClient } from "../../src/calls/client.ts";
+import { Frames } from "../../src/calls/frames.ts";
 import { CallServer, type Exposed } from "../../src/calls/server.ts";
 import { Encoder } from "../../src/plane/cbor-encode.ts";
 import { decode } from "../../src/plane/cbor-decode.ts";
@@ -95,6 +96,38 @@ test.each([
 ])("a line of %s ends the session", async (_, line) => {
   const { cause } = await serve([Buffer.from(line)], lines);
   expect(cause.name).toBe("BrokenChannel");
+});
+
+test("what is not a call of a lent function is an error of that call, and others are answered", async () => {
+  const [to, from] = [new PassThrough(), new PassThrough()];
+  const answers = new Frames();
+  const twice = (value: number): number => 2 * value;
+  using client = new CallClient(frames(to, from), { name: "hostile", bound: new Map([["twice", twice]]) });
+  void client.hello.catch(() => undefined);
+  const fields = [
+    [],
+    [2, [], null],
+    ["twice", "ab", null],
+    ["twice", [], [1]],
+    ["twice", []],
+    ["twice", [], null, null],
+  ];
+  for (const [at, more] of fields.entries()) to.write(frame([TO_CLIENT.invoke, at, ...more]));
+  to.write(frame([TO_CLIENT.invoke, 99, "twice", [21], null]));
+  const told: (readonly unknown[])[] = [];
+  const read = async (): Promise<void> => {
+    for await (const bytes of from as AsyncIterable<Uint8Array>) {
+      answers.push(bytes);
+      for (let one = answers.next(); one; one = answers.next()) told.push(one as readonly unknown[]);
+      if (told.at(-1)?.[1] === 99) return;
+    }
+  };
+  await within(20_000, "all are answered", read());
+  expect(told).toMatchObject([
+    [T.bind, 0, "twice"],
+    ...fields.map((_, at) => [T.throw, at, { type: "IpcError", code: "BAD_REQUEST" }]),
+    [T.return, 99, 42],
+  ]);
 });
 
 test("bytes of any kind end a session, or are answered, on each side", async () => {

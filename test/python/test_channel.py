@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 import support  # noqa: F401 - finds the package
-from ipcctl import _channel, _contract, _serving, _session
+from ipcctl import _caller, _channel, _contract, _serving, _session
 from ipcctl._parts import Parts, framed
 from ipcctl._types import StreamRef
 
@@ -129,6 +129,48 @@ class Waiting(unittest.TestCase):
             session.channel.server.is_gone = True
 
         self.hold(leave)
+
+
+class Carrier:
+    """What a worker sends, and what it is sent."""
+
+    def __init__(self, messages: list[Any]) -> None:
+        self._messages = messages
+        self.sent: list[list[Any]] = []
+
+    def send(self, message: list[Any]) -> None:
+        self.sent.append(message)
+
+    def receive(self, timeout: float | None) -> Any:
+        if not self._messages:
+            raise _channel.BrokenChannel("the worker is gone")
+        return self._messages.pop(0)
+
+    def interrupt(self, number: int) -> None:
+        pass
+
+    def forget(self, number: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class LentFunctions(unittest.TestCase):
+    def test_what_is_not_a_call_is_an_error_of_that_call(self) -> None:
+        invoke = _contract.TO_CLIENT_INVOKE
+        wrong: list[list[Any]] = [
+            *([], [2, [], None], [["twice"], [], None], ["twice", "ab", None]),
+            *(["twice", [], [1]], ["twice", []], ["twice", [], None, None]),
+        ]
+        messages = [[invoke, at, *fields] for at, fields in enumerate(wrong)]
+        carrier = Carrier([*messages, [invoke, 99, "twice", [21], None]])
+        worker = _caller.Worker("hostile", carrier)
+        worker._bound["twice"] = lambda value: 2 * value
+        worker._wait(lambda: False, 30)
+        told = [(kind, number, value["code"]) for kind, number, value in carrier.sent[:-1]]
+        self.assertEqual(told, [(_contract.TO_WORKER_THROW, at, "BAD_REQUEST") for at in range(len(wrong))])
+        self.assertEqual(carrier.sent[-1], [_contract.TO_WORKER_RETURN, 99, 42])
 
 
 class LongMessages(unittest.TestCase):
