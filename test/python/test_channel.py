@@ -17,6 +17,7 @@ from unittest import mock
 import support  # noqa: F401 - finds the package
 from ipcctl import _caller, _channel, _contract, _serving, _session
 from ipcctl._parts import Parts, framed
+from ipcctl._transports import Frames, Lines
 from ipcctl._types import StreamRef
 
 CAPACITY = 1 << 14
@@ -194,6 +195,25 @@ class LongMessages(unittest.TestCase):
             tracemalloc.stop()
         self.assertLess(held, 3 * 2 * len(frames))
         self.assertEqual(len(parts.whole(bytes((_contract.PART_LAST,))) or b""), 2 * len(frames))
+
+    def test_a_message_of_a_stream_that_comes_byte_by_byte_costs_its_bytes(self) -> None:
+        size = 5000
+        for transport, first in ((Frames, struct.pack("<I", 2 * size)), (Lines, b"[")):
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                one = transport(ours)
+                theirs.sendall(first)
+                one.read(0)
+                tracemalloc.start()
+                try:
+                    for _ in range(size):
+                        theirs.send(b" ")
+                        self.assertIsNone(one.read(0))
+                    held, _ = tracemalloc.get_traced_memory()
+                finally:
+                    tracemalloc.stop()
+                self.assertLess(held, 3 * size)
+                one.close()
 
     def test_one_byte_more_than_a_message_may_have(self) -> None:
         with mock.patch("ipcctl._parts.MESSAGE_BYTES_MAX", 4):
