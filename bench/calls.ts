@@ -449,7 +449,7 @@ async function many(): Promise<void> {
   for (const echo of echoes) echo[Symbol.dispose]();
   const rate = (shares: readonly Shares[]): number => median(shares.map(({ perSecond }) => perSecond));
   const even = (shares: readonly Shares[]): string =>
-    `the slowest made ${(median(shares.map(({ evenness }) => evenness)) * 100).toFixed(0)} % of the calls of the fastest`;
+    `the slowest reached ${(median(shares.map(({ evenness }) => evenness)) * 100).toFixed(0)} % of the rate of the fastest`;
   const count = (value: number): string => Math.round(value).toLocaleString("en");
   tell(
     `one program calling one worker, awaiting each call: ${count(rate(found.alone))} calls per second; ` +

@@ -548,7 +548,7 @@ static PyObject *decode_text(struct decoder *d, const struct head *h)
 	if (text == NULL) {
 		if (PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
 			PyErr_Clear();
-			fail(&d->trouble, "MALFORMED", "bad UTF-8 at byte %zu", h->at);
+			fail(&d->trouble, "MALFORMED", "invalid UTF-8 at byte %zu", h->at);
 		}
 		return NULL;
 	}
@@ -750,7 +750,8 @@ static int content_of(uint64_t tag)
 
 static int misplaced(struct decoder *d, const struct head *tag)
 {
-	return fail(&d->trouble, "MALFORMED", "tag %llu on what it cannot be on, at byte %zu", ULL(tag->n), tag->at);
+	return fail(
+		&d->trouble, "MALFORMED", "tag %llu on a value of the wrong type, at byte %zu", ULL(tag->n), tag->at);
 }
 
 static int is_typed(uint64_t tag)
@@ -904,7 +905,7 @@ PyObject *ipc_decode(struct ipc_state *state, const unsigned char *bytes, size_t
 	PyObject *value = decode(&d, 0);
 	if (value != NULL && d.at != d.end) {
 		Py_CLEAR(value);
-		fail(&d.trouble, "MALFORMED", "%zu bytes too many", left(&d));
+		fail(&d.trouble, "MALFORMED", "%zu bytes after the value", left(&d));
 	}
 	if (value == NULL)
 		settle(&d.trouble, state, state->decode_error);

@@ -106,8 +106,7 @@ static int wait_for(pid_t worker, int signals, int remote, int told, bool *is_la
 		if (ipc_now_ms() >= alone_at) {
 			alone_at = UINT64_MAX;
 			kill(worker, SIGKILL);
-			dprintf(2,
-				"ipcctl: the helper that connects for the worker has ended, so the worker was ended\n");
+			dprintf(2, "ipcctl: the connect helper of the worker has ended, so the worker was killed\n");
 		}
 	}
 }

@@ -543,7 +543,7 @@ int ipc_supervise(const char *dir)
 	if (shim.logdirfd < 0)
 		return die(IPC_EXIT_SYSTEM, "logs", errno);
 	if ((rc = ipc_log_open(&shim.log, shim.logdirfd, &shim.spec.log)) != 0)
-		return die(IPC_EXIT_SYSTEM, "log file", rc);
+		return die(IPC_EXIT_SYSTEM, "the log file cannot be opened", rc);
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	if ((rc = take_signals()) != 0)
 		return die(IPC_EXIT_SYSTEM, "signalfd", rc);
@@ -564,9 +564,10 @@ int ipc_supervise(const char *dir)
 	if ((rc = ipc_record_reserve(shim.dirfd, "run")) == 0)
 		rc = ipc_record_reserve(shim.dirfd, "exit");
 	if (rc == -ENOSPC || rc == -EDQUOT)
-		return die(IPC_EXIT_SYSTEM, "records", rc);
+		return die(IPC_EXIT_SYSTEM, "no room for the records of the run", rc);
 	if ((rc = ipc_run_start_worker()) != 0)
-		return die(IPC_EXIT_SYSTEM, shim.spec.zygote != NULL ? "the snapshot does not answer" : "start", rc);
+		return die(IPC_EXIT_SYSTEM,
+			shim.spec.zygote != NULL ? "the snapshot does not answer" : "the worker cannot be started", rc);
 	free(shim.spec_bytes);
 	if (shim.spec.wall_ms > 0)
 		shim.wall_at = ipc_now_ms() + shim.spec.wall_ms;

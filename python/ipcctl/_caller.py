@@ -602,7 +602,7 @@ class RemoteStream(Iterator["Any"]):
     def push(self, item: Any) -> None:
         self._credit -= 1
         if self._credit < 0:
-            raise BrokenChannel("the worker sent more of a stream than was asked for")
+            raise BrokenChannel("the worker sent more items of a stream than were requested")
         self._items.append(item)
 
     def fail(self, error: BaseException | None) -> None:

@@ -220,7 +220,7 @@ class Channel:
                     waiting, stuck_since = self._outbox_bytes, time.monotonic()
                 elif time.monotonic() - stuck_since > _UNREAD_MS / 1000:
                     self.end(_contract.ENDED_UNREAD)
-                    raise BrokenChannel(f"the client took nothing for {_UNREAD_MS // 1000} s")
+                    raise BrokenChannel(f"the client read nothing for {_UNREAD_MS // 1000} s")
                 if self.server.has_news:
                     self.look()
                 check()

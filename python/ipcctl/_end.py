@@ -387,7 +387,7 @@ def _hand_over(shim: ShimDoor, half: Half, name: str, timeout: float, deadline: 
         now = time.monotonic()
         if woken == errno.ENOSYS and now > began + min(_START_SECONDS, timeout / 2):
             why = "it does not run Python 3.11 or newer, or what serves calls, under ipcctl"
-            raise IpcError("FAILED", f"cannot look into {name}: {why}", _see(name))
+            raise IpcError("FAILED", f"cannot connect to {name}: {why}", _see(name))
         if now > deadline:
             raise IpcError("DEADLINE", f"{name} has not let ipcctl in within {timeout:g} s", _see(name))
         time.sleep(pause)

@@ -67,7 +67,7 @@ class Pipe:
         looks = 0
         while not self.try_send(data):
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"pipe {self.name!r}: the client took nothing for {timeout} s")
+                raise TimeoutError(f"pipe {self.name!r}: the client read nothing for {timeout} s")
             looks += 1
             time.sleep(0 if looks < _EAGER_LOOKS else _LOOK_SECONDS)
             if looks % _EAGER_LOOKS == 0 and self._is_hung_up():
@@ -102,7 +102,7 @@ class Pipe:
                     continue
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 if not self._poll.poll(None if left is None else left * 1000) and left == 0:
-                    raise TimeoutError(f"pipe {self.name!r}: nothing came for {timeout} s")
+                    raise TimeoutError(f"pipe {self.name!r}: no message came for {timeout} s")
                 self._take_bells()
             finally:
                 self._rx.cancel_sleep()

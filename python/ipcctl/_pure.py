@@ -344,7 +344,7 @@ class _Decoder:
         try:
             return str(raw, "utf-8")
         except UnicodeDecodeError:
-            raise _Trouble("MALFORMED", f"bad UTF-8 at byte {at}") from None
+            raise _Trouble("MALFORMED", f"invalid UTF-8 at byte {at}") from None
 
     def array(self, n: int, at: int, keys: bool) -> Any:
         self.open(n, at, 1)
@@ -425,7 +425,7 @@ class _Decoder:
         return self.revived(revive, tag, inner)
 
     def misplaced(self, tag: int, at: int) -> NoReturn:
-        raise _Trouble("MALFORMED", f"tag {tag} on what it cannot be on, at byte {at}")
+        raise _Trouble("MALFORMED", f"tag {tag} on a value of the wrong type, at byte {at}")
 
     def revived(self, helper: Any, *args: Any) -> Any:
         try:
@@ -469,7 +469,7 @@ def loads(buffer: Any) -> Any:
             try:
                 value = decoder.value(False)
                 if decoder.at != decoder.end:
-                    raise _Trouble("MALFORMED", f"{decoder.end - decoder.at} bytes too many")
+                    raise _Trouble("MALFORMED", f"{decoder.end - decoder.at} bytes after the value")
                 return value
             except _Trouble as trouble:
                 error = failure(DecodeError, trouble.code, trouble.parts, trouble.detail)

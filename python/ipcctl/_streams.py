@@ -47,7 +47,7 @@ class Outgoing:
 
     def grant(self, credit: object) -> None:
         if type(credit) is not int or not 0 < credit <= 1 << 20:
-            raise BrokenChannel(f"{credit!r} is not a credit")
+            raise BrokenChannel(f"the credit of a stream must be from 1 to {1 << 20} items")
         self._credit += credit
         self._queue()
 
@@ -197,7 +197,7 @@ class Incoming(Iterator["Any"], AsyncIterator["Any"]):
 
     def push(self, item: Any) -> None:
         if len(self._items) > _WINDOW:
-            raise BrokenChannel("the client sent more of a stream than was wanted")
+            raise BrokenChannel("the client sent more items of a stream than were requested")
         self._items.append(item)
         self._tell()
 

@@ -195,7 +195,7 @@ class Zygote:
                 self.lost += 1
                 self.wanted = (0, 0)
                 if self.lost == LOST_MAX:
-                    sys.exit("snapshot: its children end before anybody asks for them")
+                    sys.exit("snapshot: the processes that it forks in advance end at once")
             if self.spare in (child, None):
                 self.store()
         return message != b""

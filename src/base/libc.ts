@@ -39,7 +39,7 @@ function open() {
   }
   const limit = addressSpaceLimit();
   throw limit === undefined
-    ? new IpcError("FAILED", `no C library found under the names ${LIBRARIES.join(", ")}`)
+    ? new IpcError("FAILED", `the C library cannot be loaded: there is none of ${LIBRARIES.join(", ")}`)
     : new IpcError(
         "FAILED",
         `the limit on address space (ulimit -v ${limit}) leaves Bun too little: it reserves far more than it uses`,

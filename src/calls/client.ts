@@ -177,7 +177,11 @@ export class CallClient implements Disposable {
   /** @throws what the function raised; IpcError CONNECTION_LOST, FAILED if the transport cannot block */
   callSync(name: string, args: readonly unknown[]): unknown {
     const { blocking } = this.#transport;
-    if (!blocking) throw new IpcError("FAILED", `${name}: this transport cannot block; use call`);
+    if (!blocking)
+      throw new IpcError(
+        "FAILED",
+        `${name}: callSync needs shared memory, which this transport does not have; use call`,
+      );
     const number = this.#next++;
     const end: { value?: unknown; error?: Error; isOver: boolean } = { isOver: false };
     this.#pending.set(number, {

@@ -129,7 +129,8 @@ export class Incoming {
   /** @throws BrokenChannel if the other side sends more than it may */
   push(item: unknown): void {
     if (this.#isOver) return;
-    if (this.#credit-- === 0) throw new BrokenChannel(`the ${this.#from} sent more of a stream than was asked for`);
+    if (this.#credit-- === 0)
+      throw new BrokenChannel(`the ${this.#from} sent more items of a stream than were requested`);
     const reader = this.#waiting.shift();
     if (!reader) return void this.#items.push(item);
     this.#count();

@@ -26,7 +26,8 @@ export async function audit(context: Context, worker: string | undefined, flags:
     if (last.length > count) last.shift();
   }
   for (const line of last) print(context, line);
-  if (last.length === 0 && !follow) context.note("nothing was recorded");
+  if (last.length === 0 && !follow)
+    context.note(`the audit has no ${denied ? "denial" : "record"}${worker === undefined ? "" : ` of ${worker}`}`);
   if (!follow) return 0;
   for await (const _ of reader.changes())
     for await (const line of reader.more(false)) if (wanted(line)) print(context, line);

@@ -21,7 +21,7 @@ export async function act(
   const names = chosen.map((worker) => worker.name);
   if (names.length === 0) {
     if (context.isJson) context.print("[]");
-    else context.note("no workers");
+    else context.note("there are no workers");
     return 0;
   }
   const results = await connection.act(verb, names, { ...options, apps: wholeApps(all, chosen) });

@@ -28,7 +28,7 @@ export function grantsOf(context: Context, flags: PolicyFlags): Grants | undefin
     ["--allow-read", allowRead],
     ["--allow-write", allowWrite],
   ] as const)
-    if (list.includes("")) throw new IpcError("USAGE", `${flag}: a path is missing`);
+    if (list.includes("")) throw new IpcError("USAGE", `${flag}: the path is empty`);
   const hosts = typeof allowNet === "string" ? allowNet.split(",").map((one) => one.trim()) : [];
   requireHosts(hosts);
   const ports =

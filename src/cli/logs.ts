@@ -155,7 +155,10 @@ function compile(source: string): RegExp {
   try {
     return new RegExp(source);
   } catch (error) {
-    throw new IpcError("USAGE", `--grep: ${JSON.stringify(source)}: ${(error as Error).message}`);
+    throw new IpcError(
+      "USAGE",
+      `--grep: ${JSON.stringify(source)} is not a regular expression: ${(error as Error).message}`,
+    );
   }
 }
 

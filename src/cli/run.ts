@@ -163,7 +163,7 @@ export async function run(
   if (made.length > 0) {
     (await import("../launch/denied.ts")).auditMade(wanted.audit, wanted.name, made);
     context.note(
-      `check these files before you go on, because your tools may run them: ${made.map(shellWord).join(" ")}`,
+      `the program created files that your tools may run by themselves; check them first: ${made.map(shellWord).join(" ")}`,
     );
   }
   if (status !== 0 && plan.guarded.length > 0 && isTerminal(2))
@@ -172,13 +172,17 @@ export async function run(
     );
   const { cpuSeconds } = plan.policy.limits;
   if (status === TIMED_OUT && wallMs !== null && wallMs < timeoutMs)
-    context.note(`it ran longer than wallSeconds ${wallMs / 1000} of the policy ${plan.policy.name}`);
+    context.note(
+      `the program was ended because it ran longer than ${wallMs / 1000} s, limits.wallSeconds of the policy ${plan.policy.name}`,
+    );
   if (status === CPU_USED_UP && cpuSeconds !== null)
-    context.note(`it used up cpuSeconds ${cpuSeconds} of the policy ${plan.policy.name}`);
+    context.note(
+      `the program was ended because it used ${cpuSeconds} s of processor time, limits.cpuSeconds of the policy ${plan.policy.name}`,
+    );
   // A person at a terminal may not know of policies; a program that calls us wants only the worker's own output.
   if (status !== 0 && !isTold && chosen === undefined && flags.command === undefined && isTerminal(2))
     context.note(
-      `it ran under the policy ${CODE_POLICY}; --allow-read PATH, --allow-write PATH and --allow-net=HOST:PORT grant more, --policy trusted all`,
+      `the program ran under the policy ${CODE_POLICY}; --allow-read PATH, --allow-write PATH and --allow-net=HOST:PORT grant more, --policy trusted grants all`,
     );
   return status;
 }

@@ -309,7 +309,7 @@ async function startProject(context: Context, pattern: string | undefined, flags
   );
   const apps = pattern === undefined ? all : pickApps(all, pattern, path);
   refuseDefinitionFlags(pattern ?? basename(path), flags);
-  if (apps.length === 0) context.note(`${path} names no apps`);
+  if (apps.length === 0) context.note(`${path} defines no apps`);
   return startAll(context, apps, flags);
 }
 

@@ -17,7 +17,8 @@ export async function act(request: RequestOf<"Act">, registry: Registry): Promis
   for (const name of [...request.names, ...request.apps]) {
     const worker = registry.workers.find(({ id }) => id === name);
     if (!worker) {
-      if (!request.apps.includes(name)) results.push(failed(name, new IpcError("NOT_FOUND", `App ${name} not found`)));
+      if (!request.apps.includes(name))
+        results.push(failed(name, new IpcError("NOT_FOUND", `App ${name} not found`, { hint: "see: ipcctl status" })));
       continue;
     }
     const { id } = registry.appOf(worker);

@@ -236,7 +236,7 @@ async function takeIn(registry: Registry, { workersDir }: Paths, notices: Notice
   const taken = await registry.load();
   if (taken.length === 0) return;
   const were = taken.length === 1 ? "worker was" : "workers were";
-  notices.warn(`${taken.length} ${were} not in the database and adopted from ${workersDir}: ${taken.join(", ")}`);
+  notices.warn(`${taken.length} ${were} not in the database, and adopted from ${workersDir}: ${taken.join(", ")}`);
 }
 
 function shimPidOf(worker: Worker): number | null {

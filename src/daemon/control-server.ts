@@ -83,7 +83,7 @@ export class Server implements Disposable {
     try {
       if (Buffer.byteLength(reached.path) > SOCKET_PATH_BYTES_MAX)
         throw new IpcError("FAILED", `the file name of ${this.#path} is too long for a socket`, {
-          hint: "use one of at most 80 bytes, in any folder",
+          hint: "use a file name of at most 80 bytes, in any folder",
         });
       const listener = this.#listen(reached.path);
       chmodSync(fresh, 0o600);
@@ -163,7 +163,10 @@ export class Server implements Disposable {
   /** @throws IpcError LIMIT, NO_PERMISSION */
   #admit(fd: number): Caller {
     if (this.#sessions.size >= limit("connections"))
-      throw new IpcError("LIMIT", `${limit("connections")} connections are open already`);
+      throw new IpcError(
+        "LIMIT",
+        `${limit("connections")} connections are open already, the most that the daemon accepts`,
+      );
     return { ...requirePermitted(fd, this.#deps.uid, this.#deps.trees), connection: ++this.#accepted };
   }
 
@@ -189,7 +192,7 @@ export function requireSocketFolder(path: string, uid: number): void {
     mkdirSync(path, { recursive: true, mode: 0o700 });
   } catch (error) {
     const isSession = process.env.XDG_RUNTIME_DIR !== undefined && path.startsWith(process.env.XDG_RUNTIME_DIR);
-    throw new IpcError("FAILED", `${path} cannot be made: ${(error as Error).message}`, {
+    throw new IpcError("FAILED", `the folder ${path} cannot be created: ${(error as Error).message}`, {
       hint: isSession
         ? "this user has no login session; try: env -u XDG_RUNTIME_DIR ipcctl status"
         : "choose another place with --socket PATH",

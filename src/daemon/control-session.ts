@@ -50,7 +50,7 @@ export class Session implements Subscriber {
     this.#decoder.push(bytes);
     this.#count();
     if (this.#deps.budget.heldBytes > limit("unfinishedBytes")) {
-      return this.refuse(new IpcError("LIMIT", "too many unfinished requests are waiting, try again"));
+      return this.refuse(new IpcError("LIMIT", "the daemon holds too many unfinished requests; try again"));
     }
     if (this.#decoder.heldBytes > limit("pipelinedBytes")) this.#pause();
     void this.#work();

@@ -53,7 +53,8 @@ async function settleMade(wanted: Preparation, settled: Settled): Promise<Settle
 function orAborted<T>(made: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return made;
   const { promise, reject } = Promise.withResolvers<never>();
-  const stop = (): void => reject(new IpcError("SUPERSEDED", "it was stopped while its packages were installed"));
+  const stop = (): void =>
+    reject(new IpcError("SUPERSEDED", "the worker was stopped while its packages were installed"));
   if (signal.aborted) stop();
   signal.addEventListener("abort", stop);
   return Promise.race([made, promise]).finally(() => signal.removeEventListener("abort", stop));

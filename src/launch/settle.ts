@@ -88,7 +88,9 @@ export function settle(wanted: Preparation): Settled {
   const { app } = wanted;
   const { snapshot } = app;
   if (snapshot && app.interpreter !== null)
-    throw new IpcError("USAGE", "a snapshot has its interpreter already", { hint: "leave out --interpreter" });
+    throw new IpcError("USAGE", "--interpreter has no effect with a snapshot, which has its interpreter already", {
+      hint: "leave out --interpreter",
+    });
   const isCommand = app.script === null && (app.code ?? null) === null;
   const interpreter = isCommand ? app.interpreter : (snapshot?.python ?? app.interpreter);
   const launchable = { ...app, interpreter };

@@ -72,9 +72,13 @@ export function compileTemplate(wanted: Omit<Preparation, "scratch">, cwd: strin
   requireGroup(plan.policy, undefined);
   if (app.script === null) requireBunsProc(executable, plan.policy, policy);
   if (environment !== undefined)
-    throw new IpcError("USAGE", "its packages are installed at each start; a template needs them in a venv", {
-      hint: "--interpreter VENV/bin/python",
-    });
+    throw new IpcError(
+      "USAGE",
+      "the script's packages would be installed at each start; a template needs them in a venv",
+      {
+        hint: "--interpreter VENV/bin/python",
+      },
+    );
   const spec = makeRunSpec(complete(preparation, { ...settled, executable }));
   const bytes = encodeSpec({ ...spec, argv: [...spec.argv, MARK.argv], env: { ...spec.env, [MARK.env]: "" } });
   const frames = framesOf(bytes).map(({ type, payload }): TemplateFrame => {

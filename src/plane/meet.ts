@@ -138,7 +138,7 @@ export function offerOn(socket: number): OpenSegment {
   try {
     for (const [index, fd] of [segment, bell, descriptors].entries())
       if (!sendWithFds(socket, index === 0 ? head : Buffer.of(index), [fd]))
-        throw new BrokenChannel("nobody takes the channel that is offered");
+        throw new BrokenChannel("the other side does not accept the offered channel");
     return ours;
   } catch (error) {
     closeSegment(ours);
@@ -158,21 +158,24 @@ export function acceptOn(socket: number, timeoutMs: number): OpenSegment {
   try {
     for (const packet of [head, Buffer.alloc(1), Buffer.alloc(1)]) {
       const fd = waitReadable(socket, timeoutMs) ? receiveFd(socket, packet) : undefined;
-      if (fd === undefined) throw new BrokenChannel("no channel is offered");
+      if (fd === undefined) throw new BrokenChannel("the other side did not offer a channel in time");
       fds.push(fd);
     }
     const [segment, bell, descriptors] = fds as [number, number, number];
     const [version, capacity] = [head.readUInt32LE(OPEN.version), head.readUInt32LE(OPEN.capacity)];
     const isKnown = version >= SEGMENT_VERSION_SLOTS && version <= SEGMENT_VERSION;
     const isPower = capacity >= RING_CAPACITY_MIN && capacity <= RING_CAPACITY_MAX && (capacity & (capacity - 1)) === 0;
-    if (!isKnown || !isPower) throw new BrokenChannel(`layout ${version} of ${capacity} bytes is not known`);
+    if (!isKnown || !isPower)
+      throw new BrokenChannel(
+        `the offered channel has layout ${version} with rings of ${capacity} bytes, which is not known here`,
+      );
     const bytes = SEGMENT.data + 2 * capacity;
     if (sealedBytes(segment) !== bytes)
-      throw new BrokenChannel("memory that is not sealed, or not as large as is said");
+      throw new BrokenChannel("the offered segment is not sealed, or not of the size it claims");
     const memory = map(segment, bytes);
     const magic = Buffer.of(...Buffer.from(MAGIC), version, 0);
     if (!magic.equals(memory.subarray(SEGMENT.magic, SEGMENT.magic + magic.length)))
-      throw new BrokenChannel("memory that does not begin with the magic of a channel");
+      throw new BrokenChannel("the offered segment does not begin with the magic of a channel");
     closeFd(segment);
     return { version, capacity, memory, bell, descriptors, life: undefined };
   } catch (error) {
@@ -424,7 +427,7 @@ function starting(name: string, timeoutMs: number): IpcError {
 }
 
 function noRuntime(name: string): IpcError {
-  return new IpcError("FAILED", `cannot look into ${name}: it does not run Python 3.11 or newer under ipcctl`, {
+  return new IpcError("FAILED", `cannot connect to ${name}: it does not run Python 3.11 or newer under ipcctl`, {
     hint: "it needs Python 3.11 without -I, -E or -S, and no --no-console",
   });
 }

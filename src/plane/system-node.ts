@@ -69,7 +69,7 @@ export function createSegment(bytes: number): number {
 export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
   const buffer = addon().map(fd, bytes);
   if (typeof buffer !== "number") return new Uint8Array(buffer);
-  throw new IpcError("FAILED", `mapping ${bytes} bytes failed (errno ${-buffer})`, {
+  throw new IpcError("FAILED", `${bytes} bytes of shared memory cannot be mapped (errno ${-buffer})`, {
     hint: "share it in several parts; the address space may be limited: ulimit -v",
   });
 }

@@ -48,7 +48,7 @@ const libc = found as Library;
 
 /** @throws IpcError FAILED if the data plane cannot work here at all */
 export function requireSystem(): void {
-  if (found === undefined) throw new IpcError("FAILED", "no C library found");
+  if (found === undefined) throw new IpcError("FAILED", "the C library cannot be loaded, so there is no shared memory");
 }
 
 /** Bun accepts a context and a function that frees, but its types do not know. */
@@ -96,7 +96,7 @@ export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
   const SHARED = 1;
   const address = libc.mmap(0n, BigInt(bytes), READ_WRITE, SHARED, fd, 0n) as unknown as number;
   if (address === null || address < 0 || address >= Number.MAX_SAFE_INTEGER)
-    throw new IpcError("FAILED", `mapping ${bytes} bytes failed`, {
+    throw new IpcError("FAILED", `${bytes} bytes of shared memory cannot be mapped`, {
       hint: "share it in several parts; the address space may be limited: ulimit -v",
     });
   // munmap has the signature of a deallocator: it gets the address and, as context, the length.
@@ -187,7 +187,10 @@ outgoing.header.bytes.writeBigUInt64LE(BigInt(outgoing.control.at), 32);
 
 /** Sends at most 128 bytes with at most 8 descriptors (`SCM_RIGHTS`). */
 export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly number[], flags = 0): boolean {
-  if (bytes.length > BYTES_MAX || fds.length > FDS_MAX) throw new RangeError("more than any request has");
+  if (bytes.length > BYTES_MAX || fds.length > FDS_MAX)
+    throw new RangeError(
+      `a packet of ${bytes.length} bytes with ${fds.length} descriptors: at most ${BYTES_MAX} and ${FDS_MAX} fit`,
+    );
   const { data, control, part, header } = outgoing;
   data.bytes.set(bytes);
   part.bytes.writeUInt32LE(bytes.length, 8);

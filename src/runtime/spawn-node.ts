@@ -11,5 +11,5 @@ export function spawnPython<W extends object = AnyFunctions>(
   _options: SpawnOptions = {},
 ): Promise<PythonWorker<W>> {
   const hint = "on Node: await (await connect()).start(script)";
-  return Promise.reject(new IpcError("FAILED", "spawnPython needs Bun", { hint }));
+  return Promise.reject(new IpcError("FAILED", "spawnPython works in Bun only", { hint }));
 }

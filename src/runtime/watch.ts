@@ -134,7 +134,7 @@ export function readLogs(
   });
   const read = async (): Promise<void> => {
     const { lines = 20, since, stream, follow = false } = options;
-    if (!(lines >= 0)) throw new IpcError("USAGE", `lines: ${lines} is not a number of lines`);
+    if (!(lines >= 0)) throw new IpcError("USAGE", `logs: lines must be 0 or more, not ${lines}`);
     using appearing = follow ? changes() : undefined; // before the first look: what comes behind it is told
     const sources = (await find()).map(({ name, log_dir }) => localLog(name, log_dir));
     const view = new LogView({ lines, sinceMs: since?.getTime() ?? 0, stream });

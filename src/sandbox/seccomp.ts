@@ -75,7 +75,11 @@ export function compileProgram(
   isTold: boolean = true,
 ): Program {
   const machine = ARCHS[arch];
-  if (!machine) throw new IpcError("POLICY_REFUSED", `no system call filters are known for ${arch}`);
+  if (!machine)
+    throw new IpcError(
+      "POLICY_REFUSED",
+      `policies cannot be enforced on ${arch}: ipcctl knows no system call filters for it`,
+    );
   const steps: Step[] = [
     step(LOAD, 0, 0, AT_ARCH),
     step(IF_EQUAL, 1, 0, machine.audit),

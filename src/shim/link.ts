@@ -128,7 +128,7 @@ export class ShimLink {
   /** @throws IpcError NOT_RUNNING if the process is gone, FAILED for other errors */
   async signal(signal: number, scope: (typeof SCOPE)[keyof typeof SCOPE]): Promise<void> {
     const errno = await this.#ask(frame(REQUEST.signal, Buffer.concat([u32(signal), Buffer.of(scope)])));
-    if (errno === ESRCH) throw new IpcError("NOT_RUNNING", "the process is gone already");
+    if (errno === ESRCH) throw new IpcError("NOT_RUNNING", `signal ${signal}: the process has ended already`);
     if (errno === ETIMEDOUT) throw this.#silent(`signal ${signal}`);
     if (errno !== 0) throw new IpcError("FAILED", `signal ${signal} was refused with errno ${errno}`);
   }

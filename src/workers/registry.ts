@@ -184,10 +184,10 @@ export class Registry implements Disposable {
     const known = this.#apps.get(id);
     if (known?.workers.some((worker) => worker.isUp)) return undefined;
     if (!known && this.#workers.has(id)) {
-      throw new IpcError("FAILED", `the name ${id} is taken by an instance of ${this.#workers.get(id)!.config.name}`);
+      throw new IpcError("FAILED", `the name ${id} belongs to an instance of ${this.#workers.get(id)!.config.name}`, {
+        hint: "choose another name with --name",
+      });
     }
-    if (!known && this.#apps.size >= limit("workers"))
-      throw new IpcError("LIMIT", `${limit("workers")} workers are known already`);
     if (config.life === "ephemeral") this.#requireFew(config.owner);
     requireNoCycle(this.apps, id, config.depends_on);
     return known ? this.#redefine(known, config) : this.#register(id, config);
@@ -200,8 +200,7 @@ export class Registry implements Disposable {
 
   #register(id: string, config: AppConfig): App {
     for (let index = 1; index < config.instances; index++) this.#requireFree(`${id}-${index}`, id);
-    if (this.#workers.size + config.instances > limit("workers"))
-      throw new IpcError("LIMIT", `${limit("workers")} workers are allowed, ${this.#workers.size} are known already`);
+    this.#requireSpace(id, config.instances);
     this.#deps.store.requireRoom();
     const app: App = { id, config, workers: [], extras: [] };
     this.#deps.store.batch(() => {
@@ -223,6 +222,18 @@ export class Registry implements Disposable {
     return app;
   }
 
+  #requireSpace(id: string, count: number): void {
+    const [known, most] = [this.#workers.size, limit("workers")];
+    if (known + count > most)
+      throw new IpcError(
+        "LIMIT",
+        `${id} cannot be added: a daemon has at most ${most} workers, this one has ${known}`,
+        {
+          hint: "ipcctl delete NAME forgets one",
+        },
+      );
+  }
+
   #requireFree(id: string, app: string): void {
     const other = this.#workers.get(id)?.config.name;
     if (other !== undefined)
@@ -237,8 +248,7 @@ export class Registry implements Disposable {
 
   #addInstance(app: App, index: number): Worker {
     const id = index === 0 ? app.id : `${app.id}-${index}`;
-    if (this.#workers.size >= limit("workers"))
-      throw new IpcError("LIMIT", `${limit("workers")} workers are known already`);
+    this.#requireSpace(id, 1);
     this.#requireFree(id, app.id);
     const worker = new Worker(this.#deps, app.config, this.#deps.store.addInstance(id, app.id, index));
     this.#addWorker(app, worker);

@@ -258,7 +258,7 @@ for (const transport of Object.keys(TRANSPORTS) as (keyof typeof TRANSPORTS)[])
       hostile.read();
       hostile.say(TO_WORKER.call, 1, "ignore", [new StreamRef(1)], null);
       hostile.say(TO_WORKER.push, 1, 0);
-      expect((await hostile.closed()).message).toMatch(/more of a stream than was asked for/);
+      expect((await hostile.closed()).message).toMatch(/more items of a stream than were requested/);
     });
 
     test("a stream that is there twice ends the session", async () => {

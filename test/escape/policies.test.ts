@@ -278,7 +278,9 @@ test("audit shows what was decided, follows, and bears what is no line of its", 
   const shown = (await home.cli("audit", "-n", "3")).stdout;
   expect(shown).toContain("half a line");
   expect(shown).not.toContain("\u001b");
-  expect((await home.cli("audit", "nobody-of-this-name")).stderr).toContain("nothing was recorded");
+  expect((await home.cli("audit", "nobody-of-this-name")).stderr).toContain(
+    "the audit has no record of nobody-of-this-name",
+  );
 
   const follower = Bun.spawn([join(ROOT, "bin/ipcctl"), "audit", "-f", "-n", "0", "--json"], {
     cwd: home.dir,

@@ -64,7 +64,7 @@ class Limits(unittest.TestCase):
         channel, ours = made()
         text: list[Any] = [3, 1, "stdout", "x" * 3000]
         with mock.patch.object(_channel, "_UNREAD_MS", 200):
-            with self.assertRaisesRegex(_channel.BrokenChannel, "took nothing"):
+            with self.assertRaisesRegex(_channel.BrokenChannel, "read nothing"):
                 for _ in range(10):
                     channel.send_paced(text)
         self.assertFalse(channel.is_open)

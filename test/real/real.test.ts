@@ -87,7 +87,7 @@ const CASES: Readonly<Record<string, Case>> = {
   git: {
     typed: ({ out }) => `--policy ./programs.json --allow-write ${out} repository.py -- ${out}`,
     says: "Add two\nAdd one\n",
-    warns: /^check these files before you go on, because your tools may run them: .*\n$/,
+    warns: /^the program created files that your tools may run by themselves; check them first: .*\n$/,
     makes: { "second/two": "two\n", "first/.git/HEAD": "ref: refs/heads/main\n" },
     needs: ["git", "namespaces"],
   },

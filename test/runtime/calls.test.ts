@@ -768,7 +768,7 @@ test("what cannot be looked into says so", async () => {
   await home.cli("start", "--command", "sleep 600", "--name", "sleeper");
   const refused = await home.cli("eval", "sleeper", "1");
   expect(refused.status).toBe(1);
-  expect(refused.stderr).toContain("cannot look into sleeper");
+  expect(refused.stderr).toContain("cannot connect to sleeper");
   home.script("shut.py", "import time\ntime.sleep(600)\n");
   await home.cli("start", "shut.py", "--no-console");
   expect((await home.cli("eval", "shut", "1")).stderr).toContain("--no-console");

@@ -325,9 +325,9 @@ test("the end of a pipe, from either side", async () => {
 
 test("a pipe's patience", async () => {
   using pipe = await py.pipe("silent");
-  expect(Buffer.from((await pipe.receive())!).toString()).toBe("pipe 'silent': nothing came for 0.05 s");
+  expect(Buffer.from((await pipe.receive())!).toString()).toBe("pipe 'silent': no message came for 0.05 s");
   await waitUntil(
-    async () => await py.eval<boolean>("any('took nothing' in str(one) for one in ends)"),
+    async () => await py.eval<boolean>("any('read nothing' in str(one) for one in ends)"),
     "the sender gives up",
   );
   const refusal = async (name: string): Promise<string> =>

@@ -50,7 +50,7 @@ test("what sleeps and has no handler is said to be no Python to look into, long 
     const error = (await ipc.worker("sleeper", 600_000).catch((error: unknown) => error)) as IpcError;
     expect([error.code, error.message]).toEqual([
       "FAILED",
-      "cannot look into sleeper: it does not run Python 3.11 or newer under ipcctl",
+      "cannot connect to sleeper: it does not run Python 3.11 or newer under ipcctl",
     ]);
     expect(performance.now() - began).toBeLessThan(300_000);
   });

@@ -299,7 +299,7 @@ test("streamItems: so many items may come of a stream that is read, and one more
   for (let count = 0; count < LIMITS.streamItems.value; count++) incoming.push(count);
   expect(await first).toEqual({ value: 0, done: false });
   expect(granted).toBe(LIMITS.streamItems.value);
-  expect(() => incoming.push("one more")).toThrow("more of a stream than was asked for");
+  expect(() => incoming.push("one more")).toThrow("more items of a stream than were requested");
 });
 
 test("exitHistory: so many exits are kept, and with one more the oldest goes, also from the disk", () => {
