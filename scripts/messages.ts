@@ -12,9 +12,9 @@ const ROOT = join(import.meta.dir, "..");
  */
 const MAKERS = {
   "src/**/*.ts":
-    /\b(new (?:IpcError|BrokenChannel|PythonError|\w*Error)|malformed|refused|bad|context\.note|notices?\.warn|\.description|Option)\(/g,
-  "native/**/*.c": /\b(die|dprintf|PyErr_SetString|PyErr_Format|ipc_fail)\(/g,
-  "python/ipcctl/*.py": /\b(raise [\w.]+|print)\(/g,
+    /\b(new (?:IpcError|BrokenChannel|PythonError|\w*Error)|malformed|refused|refuse|bad|fail|refine|context\.note|notices?\.warn|\.description|Option)\(/g,
+  "native/**/*.c": /\b(die|dprintf|fail|PyErr_SetString|PyErr_Format|ipc_fail)\(/g,
+  "python/{ipcctl,run,boot}/*.py": /\b(raise [\w.]+|_bad|sys\.exit|print)\(/g,
 } as const;
 
 export type Message = {

@@ -561,7 +561,7 @@ def _revive_seconds(seconds: Any) -> Any:
     import datetime
 
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        _bad("a date that is no number")
+        _bad("a date that is not a number")
     epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
     try:
         return epoch + datetime.timedelta(milliseconds=round(seconds * 1000))
@@ -606,7 +606,7 @@ def _revive_error(value: Any) -> RemoteError:
     if type(kind) is not str or type(message) is not str:
         _bad("an error without type or message")
     if stack is not None and stack is not undefined and type(stack) is not str:
-        _bad("an error whose traceback is no text")
+        _bad("an error whose traceback is not text")
     from ._errors import error_of
 
     return error_of(form)

@@ -46,7 +46,7 @@ const memoryBytes = sizeBytes.transform(wrapped((bytes) => requireMemory(bytes, 
 
 const restartPolicy = z
   .string()
-  .refine((text) => Object.hasOwn(POLICY_SPELLINGS, text), `allowed are ${RESTART_POLICIES.join(", ")}`)
+  .refine((text) => Object.hasOwn(POLICY_SPELLINGS, text), `must be one of ${RESTART_POLICIES.join(", ")}`)
   .transform((text) => POLICY_SPELLINGS[text]!)
   .meta({ description: `when to start again: ${RESTART_POLICIES.join(", ")}` });
 
@@ -121,7 +121,7 @@ const noNul = z.string().refine((text) => !text.includes("\0"), "must not contai
 const absolutePath = noNul.refine((text) => text.startsWith("/"), "must be an absolute path");
 const maybe = <T extends z.ZodType>(schema: T) => schema.nullish().transform((value) => value ?? null);
 const envShape = z.record(
-  noNul.refine((key) => key !== "" && !key.includes("="), "a variable name is not empty and has no '='"),
+  noNul.refine((key) => key !== "" && !key.includes("="), "the name of a variable must not be empty or contain '='"),
   noNul,
 );
 

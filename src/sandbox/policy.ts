@@ -153,7 +153,7 @@ const schema = z.strictObject({
       set: z
         .record(
           z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/),
-          z.string().refine((text) => !text.includes("\0"), "holds a NUL"),
+          z.string().refine((text) => !text.includes("\0"), "must not contain a NUL"),
         )
         .optional(),
       dangerous: z.boolean().optional().describe("May name variables that redirect loaders, interpreters and proxies."),
