@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+1e41acdb" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+5fc11189" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* Fields and events of the audit. */
@@ -154,6 +154,12 @@ enum {
 	IPC_RAW_STDOUT = 1,
 	IPC_RAW_STDERR = 2,
 	IPC_RAW_BOTH = 3,
+};
+
+/* What a runtime sends where it meets the shim. */
+enum {
+	IPC_MEETING_HERE = 97,
+	IPC_MEETING_BELL = 98,
 };
 
 /* Descriptors of the worker. */

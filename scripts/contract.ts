@@ -45,6 +45,12 @@ const PARTS: readonly Part[] = [
   { name: "MOUNT_FLAG_*", numbers: shim.MOUNT_FLAG, says: "Bits of a mount." },
   { name: "NET_*", numbers: shim.ADDRESS_CLASS, says: "Classes of addresses." },
   { name: "RAW_*", numbers: shim.RAW_STREAM, says: "Streams of a raw log." },
+  {
+    name: "MEETING_*",
+    numbers: shim.MEETING,
+    says: "What a runtime sends where it meets the shim.",
+    isForPython: true,
+  },
   { name: "*_FD", numbers: shim.WORKER_FD, says: "Descriptors of the worker.", isForPython: true },
   { name: "CHANNEL_FDS", numbers: shim.CHANNEL_FDS, says: "Descriptors that come with OPEN." },
   {

@@ -166,34 +166,46 @@ static napi_value send_fds(napi_env env, napi_callback_info info)
 }
 
 /*
- * The descriptor of the next packet if that has one, and exactly the size of the buffer; -1 otherwise, whatever came.
- * The control message is not padded, so that the kernel closes further descriptors.
+ * The next packet into the buffer, with exactly as many descriptors as the array has places. Returns its size, 0 if
+ * there is none, and -EBADMSG for one of another form, of which nothing stays open. The control message is not padded,
+ * so that the kernel closes further descriptors.
  */
-static napi_value receive_fd(napi_env env, napi_callback_info info)
+static napi_value receive_packet(napi_env env, napi_callback_info info)
 {
 	struct args args = take(env, info);
-	size_t length;
+	size_t length, room;
 	void *bytes = array(&args, 1, &length);
+	int *fds = array(&args, 2, &room);
 	union {
 		struct cmsghdr header;
-		char bytes[CMSG_SPACE(sizeof(int))];
+		char bytes[CMSG_SPACE(FDS_MAX * sizeof(int))];
 	} control;
 	struct iovec part = { bytes, length };
-	struct msghdr message = {
-		.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = CMSG_LEN(sizeof(int))
-	};
-	ssize_t count = recvmsg(number(&args, 0), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	struct cmsghdr *header = count < 0 ? NULL : CMSG_FIRSTHDR(&message);
-	int fd = -1;
-	if (header != NULL && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS
-		&& header->cmsg_len == CMSG_LEN(sizeof fd))
-		memcpy(&fd, CMSG_DATA(header), sizeof fd);
-	if (fd >= 0 && ((size_t)count != length || (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0)) {
-		close(fd);
-		fd = -1;
-	}
+	struct msghdr message = { .msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = control.bytes,
+		.msg_controllen = CMSG_LEN(room * sizeof(int)) };
+	ssize_t size = room > FDS_MAX ? -1 : recvmsg(number(&args, 0), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	if (size <= 0)
+		return result(env, 0);
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	size_t came = header != NULL && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS
+			      ? header->cmsg_len - CMSG_LEN(0)
+			      : 0;
+	if (came > 0)
+		memcpy(fds, CMSG_DATA(header), came);
+	if (came == room * sizeof(int) && (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0)
+		return result(env, size);
+	for (size_t i = 0; i < came / sizeof(int); i++)
+		close(fds[i]);
 	errno = EBADMSG;
-	return result(env, fd);
+	return result(env, -1);
+}
+
+static napi_value close_on_exec(napi_env env, napi_callback_info info)
+{
+	struct args args = take(env, info);
+	return result(env, fcntl(number(&args, 0), F_SETFD, FD_CLOEXEC));
 }
 
 static napi_value wait_readable(napi_env env, napi_callback_info info)
@@ -209,7 +221,7 @@ static napi_value connect_unix(napi_env env, napi_callback_info info)
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	size_t length = 0;
 	napi_get_value_string_utf8(env, args.values[0], address.sun_path, sizeof address.sun_path, &length);
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_UNIX, number(&args, 1) | SOCK_CLOEXEC, 0);
 	if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
 		int error = errno;
 		close(fd);
@@ -253,7 +265,8 @@ napi_value napi_register_module_v1(napi_env env, napi_value exports)
 		{ "send", send_bytes },
 		{ "receive", receive_bytes },
 		{ "sendFds", send_fds },
-		{ "receiveFd", receive_fd },
+		{ "receivePacket", receive_packet },
+		{ "closeOnExec", close_on_exec },
 		{ "waitReadable", wait_readable },
 		{ "connectUnix", connect_unix },
 		{ "close", close_fd },

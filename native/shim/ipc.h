@@ -179,12 +179,14 @@ void ipc_log_stamp(struct ipc_stream *stream);
  */
 struct ipc_meeting {
 	int listener, runtime, passed;
+	int bell; /* of the runtime, or -1 */
 	pid_t runtime_pid;
 	uint64_t activity, quiet_since; /* of a worker without a handler, when last seen (IPC_MEET_QUIET_MS) */
 };
 #define IPC_MEET_QUIET_MS 1000
 bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker);
 bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim, pid_t worker);
+bool ipc_meet_hear(struct ipc_meeting *meeting);
 void ipc_meet_drop(struct ipc_meeting *meeting);
 int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, const uint8_t *payload, size_t size);
 ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, bool is_blocking, int *fds, size_t *fd_count);

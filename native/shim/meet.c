@@ -47,11 +47,48 @@ bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker)
 	return is_first;
 }
 
-/* The runtime sends nothing here, so anything readable is its end, or noise that ends it. */
+static bool is_unix_stream(int fd)
+{
+	int domain, type;
+	socklen_t size = sizeof domain;
+	return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX
+	       && getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM;
+}
+
+/* If it does not read its bells, it has enough of them. */
+static void ring(const struct ipc_meeting *meeting)
+{
+	if (meeting->bell >= 0 && send(meeting->bell, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		errno = 0;
+}
+
+/* A runtime sends its bell, once, and nothing else. False: it has ended, or sent noise, which ends it. */
+bool ipc_meet_hear(struct ipc_meeting *meeting)
+{
+	char byte[2];
+	int fds[IPC_CHANNEL_FDS];
+	size_t count = 0;
+	ssize_t size = ipc_meet_receive(meeting->runtime, byte, sizeof byte, false, fds, &count);
+	if (size < 0 && (errno == EAGAIN || errno == EINTR))
+		return true;
+	bool is_bell =
+		size == 1 && byte[0] == IPC_MEETING_BELL && count == 1 && meeting->bell < 0 && is_unix_stream(fds[0]);
+	if (is_bell) {
+		meeting->bell = fds[0];
+		ring(meeting); /* channels may have come before it */
+		return true;
+	}
+	while (count > 0)
+		close(fds[--count]);
+	return false;
+}
+
 void ipc_meet_drop(struct ipc_meeting *meeting)
 {
 	close(meeting->runtime);
-	meeting->runtime = -1;
+	if (meeting->bell >= 0)
+		close(meeting->bell);
+	meeting->runtime = meeting->bell = -1;
 	meeting->runtime_pid = 0;
 }
 
@@ -76,7 +113,10 @@ int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, const uint8_t 
 	header->cmsg_type = SCM_RIGHTS;
 	header->cmsg_len = CMSG_LEN(fd_count * sizeof(int));
 	memcpy(CMSG_DATA(header), fds, fd_count * sizeof(int));
-	return sendmsg(meeting->runtime, &message, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)size ? 0 : -errno;
+	if (sendmsg(meeting->runtime, &message, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)size)
+		return -errno;
+	ring(meeting);
+	return 0;
 }
 
 /* recv() that keeps up to IPC_CHANNEL_FDS descriptors that came along; the kernel closes the rest. */

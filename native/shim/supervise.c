@@ -360,8 +360,10 @@ static int open_listener(void)
 	return shim.child_error.step == IPC_STEP_NONE ? shim.listener : -1;
 }
 
-static void lose_runtime(void)
+static void hear_runtime(void)
 {
+	if (ipc_meet_hear(&shim.meeting))
+		return;
 	ipc_meet_drop(&shim.meeting);
 	ipc_channels_attend(&shim.channels, false);
 	ipc_run_tell_attached();
@@ -394,7 +396,7 @@ SOURCE(signals, shim.signals, reap())
 SOURCE(owner, shim.has_lost_owner ? -1 : shim.owner, hear_owner())
 SOURCE(notify, shim.notify, read_notify())
 SOURCE(control, shim.control, read_control())
-SOURCE(runtime, shim.meeting.runtime, lose_runtime())
+SOURCE(runtime, shim.meeting.runtime, hear_runtime())
 SOURCE(remote, shim.remote, read_remote())
 SOURCE(denials, shim.told, read_denials())
 SOURCE(passed, shim.meeting.passed, greet())
@@ -521,7 +523,7 @@ static void finish(void)
 
 int ipc_supervise(const char *dir)
 {
-	shim.meeting.listener = shim.meeting.runtime = shim.meeting.passed = -1;
+	shim.meeting.listener = shim.meeting.runtime = shim.meeting.passed = shim.meeting.bell = -1;
 	shim.owner = shim.lifeline = shim.remote = shim.told = shim.notify = shim.control = shim.streams[0].fd =
 		shim.streams[1].fd = -1;
 	shim.kill_at = shim.wall_at = shim.retry_at = shim.alone_at = shim.claim_at = IPC_NEVER;

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+1e41acdb"
+EDITION = "0.1.0+5fc11189"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -67,6 +67,10 @@ STATE_LOG_LINES = 68
 STATE_LOG_BYTES = 76
 STATE_ATTACHED = 84
 STATE_SIZE = 85
+
+# What a runtime sends where it meets the shim.
+MEETING_HERE = 97
+MEETING_BELL = 98
 
 # Descriptors of the worker.
 CONTROL_FD = 198

@@ -24,6 +24,7 @@ from ._bound import Bound
 from ._channel import Channel, Segment
 from ._backend import BrokenChannel, DecodeError
 from ._contract import CHANNEL_FDS_FORWARDED
+from ._contract import MEETING_HERE
 from ._contract import PIPES_UNTAKEN_MAX as _PIPES_MAX
 from ._contract import TO_CLIENT_HELLO as HELLO
 from ._pipe import Pipe
@@ -90,7 +91,7 @@ class Serving:
                 meeting = socket.socket(fileno=int(passed))
                 meeting.set_inheritable(False)
                 meeting.setblocking(True)
-                meeting.send(b"a")  # says that something listens at this end
+                meeting.send(bytes((MEETING_HERE,)))  # says that something listens at this end
                 self._meet_by(meeting)
                 return
             meeting = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)

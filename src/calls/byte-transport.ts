@@ -121,6 +121,7 @@ class ByteTransport implements Transport {
   forget(): void {}
   expect(): void {}
   countRequest(): void {}
+  countAnswer(_isError: boolean, _nanoseconds: number): void {}
 
   interrupt(number: number): void {
     this.#interrupted.add(number);

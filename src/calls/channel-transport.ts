@@ -90,6 +90,10 @@ export class ChannelTransport implements Transport {
     this.#channel.countRequest();
   }
 
+  countAnswer(isError: boolean, nanoseconds: number): void {
+    this.#channel.countAnswer(isError, nanoseconds);
+  }
+
   interrupt(number: number): void {
     this.#channel.interrupt(number);
   }

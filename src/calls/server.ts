@@ -186,17 +186,19 @@ export class CallServer implements Disposable {
     } catch (error) {
       return this.#fail(number, error);
     }
-    this.#end(number);
+    this.#end(number, false);
   }
 
   #fail(number: number, error: unknown): void {
     this.#tell([TO.error, number, errorRecord(error)]);
-    this.#end(number);
+    this.#end(number, true);
   }
 
-  #end(number: number): void {
+  #end(number: number, isError: boolean): void {
+    const began = this.#requests.get(number)?.began;
     this.#requests.delete(number);
     this.#streams.delete(number);
+    this.#transport.countAnswer(isError, began === undefined ? 0 : (performance.now() - began) * 1e6);
   }
 
   /** The client stops waiting for it. Code that checks its signal ends; the answer of other code is sent as usual. */
@@ -208,7 +210,7 @@ export class CallServer implements Disposable {
     const stream = this.#streams.get(number);
     const request = this.#requests.get(number);
     if (stream?.leave()) {
-      this.#end(number);
+      this.#end(number, false);
       this.#tell([TO.end, number]);
     }
     request?.abort();
@@ -224,11 +226,11 @@ export class CallServer implements Disposable {
     const stream = new Outgoing(within, {
       item: (item) => this.#tell([TO.item, number, item]),
       end: () => {
-        this.#end(number);
+        this.#end(number, false);
         this.#tell([TO.end, number]);
       },
       fail: (record) => {
-        this.#end(number);
+        this.#end(number, true);
         this.#tell([TO.error, number, record]);
       },
     });
@@ -298,6 +300,8 @@ export class CallServer implements Disposable {
 }
 
 class Request implements CallContext {
+  /** By the clock of `performance`. */
+  readonly began = performance.now();
   readonly bound: CallContext["bound"];
   /** Created on demand: most functions do not ask for it. */
   #controller: AbortController | undefined;

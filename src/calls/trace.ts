@@ -111,6 +111,10 @@ class Traced implements Transport {
     this.#inner.countRequest();
   }
 
+  countAnswer(isError: boolean, nanoseconds: number): void {
+    this.#inner.countAnswer(isError, nanoseconds);
+  }
+
   settled(number: number): void {
     this.#inner.settled(number);
   }

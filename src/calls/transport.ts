@@ -45,6 +45,8 @@ export interface Transport extends Disposable {
   expect(): void;
   /** One more request that will be answered. */
   countRequest(): void;
+  /** One more request was answered, which took so long. */
+  countAnswer(isError: boolean, nanoseconds: number): void;
 
   /** Has a request of ours interrupted, now and until {@link Transport.settled} says that it has ended. */
   interrupt(number: number): void;

@@ -2,11 +2,12 @@
  * The client's end of a channel to a worker: makes the segment, hands it to the worker through its shim, sends and
  * receives.
  */
-import { ENDED, PART, SEGMENT } from "../../contract/segment.ts";
+import { ENDED, LATENCY_CLASSES, PART, SEGMENT, STATISTICS } from "../../contract/segment.ts";
 import { ByteQueue } from "../base/byte-queue.ts";
 import { limit } from "../base/limits.ts";
 import { openStream, type StreamSocket } from "../base/platform.ts";
-import { acceptOn, offerOn, openSegment, poker, type OpenSegment, type Poke } from "./meet.ts";
+import { acceptOn } from "./meeting.ts";
+import { offerOn, openSegment, poker, type OpenSegment, type Poke } from "./meet.ts";
 import { busyPoll, type Awaited } from "./busy-poll.ts";
 import { BrokenChannel, PeerGone, SharedRingBuffer } from "./ring.ts";
 import { Sharing } from "./sharing.ts";
@@ -41,6 +42,8 @@ export class Channel implements Disposable {
   /** Of the side that was offered it. */
   readonly #wanted: Wanted | undefined;
   readonly #asked: Int32Array;
+  /** Of the side that was offered it, which counts what it serves. */
+  readonly #statistics: BigUint64Array | undefined;
   /** Memory that is shared instead of copied. */
   readonly sharing: Sharing;
   readonly #tx: SharedRingBuffer;
@@ -76,7 +79,10 @@ export class Channel implements Disposable {
         ring(bell); // for a worker that sleeps
         poke(); // for a worker whose code runs
       });
-    else this.#wanted = new Wanted(memory);
+    else {
+      this.#wanted = new Wanted(memory);
+      this.#statistics = new BigUint64Array(memory.buffer, memory.byteOffset + SEGMENT.statistics, STATISTICS.words);
+    }
     this.#asked = new Int32Array(memory.buffer, memory.byteOffset + ASKED, 1);
     const [a, b] = [DATA_OFFSET, DATA_OFFSET + capacity];
     const isOffered = poke !== undefined;
@@ -108,7 +114,12 @@ export class Channel implements Disposable {
    * @throws BrokenChannel if nothing is offered in time, or it is not what a channel is
    */
   static accept(socket: number, timeoutMs: number, listener: ChannelListener): Channel {
-    return new Channel(acceptOn(socket, timeoutMs), undefined, listener);
+    return Channel.serve(acceptOn(socket, timeoutMs), listener);
+  }
+
+  /** The serving end of one that was taken. */
+  static serve(segment: OpenSegment, listener: ChannelListener): Channel {
+    return new Channel(segment, undefined, listener);
   }
 
   /** Of its layout: what the worker's runtime knows. */
@@ -125,6 +136,18 @@ export class Channel implements Disposable {
     this.#asked[0]!++;
   }
 
+  /** Counts one more answer, for `status`. */
+  countAnswer(isError: boolean, nanoseconds: number): void {
+    const words = this.#statistics;
+    if (!words) return;
+    const micros = nanoseconds / 1000;
+    const latency = micros < 1 ? 0 : Math.min(LATENCY_CLASSES - 1, Math.floor(Math.log2(micros)) + 1);
+    words[STATISTICS.latencies + latency]!++;
+    words[STATISTICS.nanoseconds]! += BigInt(Math.round(nanoseconds));
+    words[STATISTICS.answered]!++;
+    if (isError) words[STATISTICS.errors]!++;
+  }
+
   /** Sends one message; messages without room wait in order. @throws BrokenChannel if the channel is closed */
   send(message: Uint8Array): void {
     if (!this.#isOpen) throw new BrokenChannel("the channel is closed");
@@ -134,6 +157,7 @@ export class Channel implements Disposable {
       throw error;
     }
     this.#tx.tellCore(core());
+    if (this.#statistics) this.#statistics[STATISTICS.bytesOut]! += BigInt(message.length);
     const most = this.#segment.capacity / 4;
     if (message.length <= most) this.#put(message, false);
     else {
@@ -271,6 +295,7 @@ export class Channel implements Disposable {
   }
 
   #onFrame(frame: Uint8Array): void {
+    if (this.#statistics) this.#statistics[STATISTICS.bytesIn]! += BigInt(frame.length);
     const kind = frame[0];
     if (kind !== MORE && kind !== LAST) return this.#listener.onMessage(frame);
     this.#parts.push(frame.subarray(1));

@@ -5,13 +5,10 @@ import {
   MAGIC,
   OPEN,
   RING,
-  RING_CAPACITY_MAX,
-  RING_CAPACITY_MIN,
   SEGMENT,
   SEGMENT_VERSION,
   SEGMENT_VERSION_BY_SHIM,
   SEGMENT_VERSION_MIN,
-  SEGMENT_VERSION_SLOTS,
 } from "../../contract/segment.ts";
 import { REPLY, REQUEST, SHIM_VERSION, STATE } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
@@ -28,8 +25,6 @@ import {
   drain,
   map,
   receive,
-  receiveFd,
-  sealedBytes,
   SEQPACKET,
   sendWithFds,
   STREAM,
@@ -134,53 +129,15 @@ function makeSegment(version: number): { readonly ours: OpenSegment; readonly th
 export function offerOn(socket: number): OpenSegment {
   const { ours, theirs } = makeSegment(SEGMENT_VERSION);
   const [segment, bell, descriptors, life] = theirs;
-  const head = openPayload(SEGMENT_VERSION, Buffer.alloc(0)).subarray(0, OPEN.kind);
   try {
-    for (const [index, fd] of [segment, bell, descriptors].entries())
-      if (!sendWithFds(socket, index === 0 ? head : Buffer.of(index), [fd]))
-        throw new BrokenChannel("the other side does not accept the offered channel");
+    if (!sendWithFds(socket, openPayload(SEGMENT_VERSION, Buffer.alloc(0)), [segment, bell, descriptors]))
+      throw new BrokenChannel("the other side does not accept the offered channel");
     return ours;
   } catch (error) {
     closeSegment(ours);
     throw error;
   } finally {
     for (const fd of [segment, bell, descriptors, life]) closeFd(fd);
-  }
-}
-
-/**
- * Takes the channel that is offered on the other end of this socket.
- * @throws BrokenChannel if nothing is offered in time, or it is not as docs/internals/shm-layout.md says
- */
-export function acceptOn(socket: number, timeoutMs: number): OpenSegment {
-  const head = Buffer.alloc(OPEN.kind);
-  const fds: number[] = [];
-  try {
-    for (const packet of [head, Buffer.alloc(1), Buffer.alloc(1)]) {
-      const fd = waitReadable(socket, timeoutMs) ? receiveFd(socket, packet) : undefined;
-      if (fd === undefined) throw new BrokenChannel("the other side did not offer a channel in time");
-      fds.push(fd);
-    }
-    const [segment, bell, descriptors] = fds as [number, number, number];
-    const [version, capacity] = [head.readUInt32LE(OPEN.version), head.readUInt32LE(OPEN.capacity)];
-    const isKnown = version >= SEGMENT_VERSION_SLOTS && version <= SEGMENT_VERSION;
-    const isPower = capacity >= RING_CAPACITY_MIN && capacity <= RING_CAPACITY_MAX && (capacity & (capacity - 1)) === 0;
-    if (!isKnown || !isPower)
-      throw new BrokenChannel(
-        `the offered channel has layout ${version} with rings of ${capacity} bytes, which is not known here`,
-      );
-    const bytes = SEGMENT.data + 2 * capacity;
-    if (sealedBytes(segment) !== bytes)
-      throw new BrokenChannel("the offered segment is not sealed, or not of the size it claims");
-    const memory = map(segment, bytes);
-    const magic = Buffer.of(...Buffer.from(MAGIC), version, 0);
-    if (!magic.equals(memory.subarray(SEGMENT.magic, SEGMENT.magic + magic.length)))
-      throw new BrokenChannel("the offered segment does not begin with the magic of a channel");
-    closeFd(segment);
-    return { version, capacity, memory, bell, descriptors, life: undefined };
-  } catch (error) {
-    for (const fd of fds) closeFd(fd);
-    throw error;
   }
 }
 

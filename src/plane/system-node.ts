@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { EDITION } from "../../contract/edition.ts";
 import { IpcError } from "../base/errors.ts";
 import { PARTS, remedyFor } from "../base/install.ts";
+import type { Packet } from "./system.ts";
 
 /** Results below 0 are -errno. */
 type Addon = {
@@ -17,10 +18,11 @@ type Addon = {
   readonly send: (fd: number, bytes: Uint8Array, flags: number) => number;
   readonly receive: (fd: number, bytes: Uint8Array, flags: number) => number;
   readonly sendFds: (fd: number, bytes: Uint8Array, fds: Int32Array, flags: number) => number;
-  readonly receiveFd: (fd: number, bytes: Uint8Array) => number;
+  readonly receivePacket: (fd: number, bytes: Uint8Array, fds: Int32Array) => number;
   readonly waitReadable: (fd: number, timeoutMs: number) => number;
-  readonly connectUnix: (path: string) => number;
+  readonly connectUnix: (path: string, type: number) => number;
   readonly close: (fd: number) => number;
+  readonly closeOnExec: (fd: number) => number;
   readonly core: () => number;
   readonly leaveCore: () => number;
 };
@@ -99,12 +101,16 @@ export function drain(fd: number): boolean {
   return addon().receive(fd, bells, MSG_DONTWAIT) !== 0;
 }
 
+export function closeOnExec(fd: number): void {
+  addon().closeOnExec(fd);
+}
+
 export function closeFd(fd: number): void {
   addon().close(fd);
 }
 
-export function connectUnix(path: string): number | undefined {
-  const fd = addon().connectUnix(path);
+export function connectUnix(path: string, type = STREAM): number | undefined {
+  const fd = addon().connectUnix(path, type);
   return fd < 0 ? undefined : fd;
 }
 
@@ -112,9 +118,23 @@ export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly num
   return addon().sendFds(socket, bytes, Int32Array.from(fds), flags) === bytes.length;
 }
 
+const PACKET_BYTES_MAX = 128;
+
+export function receivePacket(socket: number, count: number): Packet | "bad" | undefined {
+  const [bytes, fds] = [Buffer.alloc(PACKET_BYTES_MAX), new Int32Array(count)];
+  const size = addon().receivePacket(socket, bytes, fds);
+  if (size === 0) return undefined;
+  return size < 0 ? "bad" : { bytes: bytes.subarray(0, size), fds: [...fds] };
+}
+
 export function receiveFd(socket: number, bytes: Uint8Array): number | undefined {
-  const fd = addon().receiveFd(socket, bytes);
-  return fd < 0 ? undefined : fd;
+  const packet = receivePacket(socket, 1);
+  if (packet === undefined || packet === "bad") return undefined;
+  const [fd] = packet.fds;
+  bytes.set(packet.bytes.subarray(0, bytes.length));
+  if (packet.bytes.length === bytes.length) return fd;
+  closeFd(fd!);
+  return undefined;
 }
 
 export function waitReadable(fd: number, timeoutMs: number): boolean {

@@ -161,17 +161,24 @@ export function drain(fd: number): boolean {
   return Number(libc.recv(fd, bells.at, 64n, MSG_DONTWAIT)) !== 0;
 }
 
+/** A program that this one starts does not get it. */
+export function closeOnExec(fd: number): void {
+  const F_SETFD = 2;
+  const FD_CLOEXEC = 1;
+  libc.fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
+
 export function closeFd(fd: number): void {
   libc.close(fd);
 }
 
 /** A blocking connection to a Unix socket; undefined if nothing listens. */
-export function connectUnix(path: string): number | undefined {
+export function connectUnix(path: string, type = STREAM): number | undefined {
   const name = Buffer.from(`${path}\0`);
   const address = Buffer.alloc(2 + name.length);
   address.writeUInt16LE(AF_UNIX, 0);
   name.copy(address, 2);
-  const fd = checked(libc.socket(AF_UNIX, STREAM | CLOEXEC, 0), "socket");
+  const fd = checked(libc.socket(AF_UNIX, type | CLOEXEC, 0), "socket");
   if (libc.connect(fd, ptr(address), address.length) === 0) return fd;
   libc.close(fd);
   return undefined;
@@ -202,35 +209,45 @@ export function sendWithFds(socket: number, bytes: Uint8Array, fds: readonly num
   return Number(libc.sendmsg(socket, header.at, MSG_NOSIGNAL | flags)) === bytes.length;
 }
 
-/** For one packet and one descriptor: the control message is not padded, so that the kernel closes further ones. */
-const incoming = { data: fixed(8), control: fixed(20), part: fixed(16), header: fixed(56) };
+const incoming = { data: fixed(BYTES_MAX), control: fixed(16 + FDS_MAX * 4), part: fixed(16), header: fixed(56) };
 incoming.part.bytes.writeBigUInt64LE(BigInt(incoming.data.at), 0);
 incoming.header.bytes.writeBigUInt64LE(BigInt(incoming.part.at), 16);
 incoming.header.bytes.writeBigUInt64LE(1n, 24);
 incoming.header.bytes.writeBigUInt64LE(BigInt(incoming.control.at), 32);
 
+/** What one packet brought: all of its bytes, and as many descriptors as were asked for. */
+export type Packet = { readonly bytes: Buffer; readonly fds: readonly number[] };
+
 /**
- * The next packet of at most 8 bytes with its descriptor, if there is one; undefined also for none or several
- * descriptors.
+ * The next packet, of at most 128 bytes and with exactly so many descriptors, at least one. Undefined if there is none,
+ * `"bad"` for one of another form, of which nothing stays open.
  */
-export function receiveFd(socket: number, bytes: Uint8Array): number | undefined {
+export function receivePacket(socket: number, count: number): Packet | "bad" | undefined {
   const MSG_CMSG_CLOEXEC = 0x4000_0000;
   const MSG_TRUNCATED = 0x28; // MSG_TRUNC and MSG_CTRUNC
   const { data, control, part, header } = incoming;
-  part.bytes.writeUInt32LE(bytes.length, 8);
-  header.bytes.writeUInt32LE(control.bytes.length, 40);
-  const count = Number(libc.recvmsg(socket, header.at, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
-  const hasFd =
-    count >= 0 &&
-    header.bytes.readUInt32LE(40) >= 20 &&
-    control.bytes.readInt32LE(8) === 1 &&
-    control.bytes.readInt32LE(12) === 1;
-  if (!hasFd) return undefined;
-  const fd = control.bytes.readInt32LE(16);
-  bytes.set(data.bytes.subarray(0, bytes.length));
-  const isTruncated = (header.bytes.readInt32LE(48) & MSG_TRUNCATED) !== 0;
-  if (count === bytes.length && !isTruncated) return fd;
-  closeFd(fd);
+  part.bytes.writeUInt32LE(BYTES_MAX, 8);
+  header.bytes.writeUInt32LE(16 + 4 * count, 40); // not padded, so that the kernel closes further descriptors
+  const size = Number(libc.recvmsg(socket, header.at, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+  if (size <= 0) return undefined;
+  const hasFds =
+    header.bytes.readUInt32LE(40) > 16 && control.bytes.readInt32LE(8) === 1 && control.bytes.readInt32LE(12) === 1;
+  const came = hasFds ? (control.bytes.readUInt32LE(0) - 16) / 4 : 0;
+  const fds = Array.from({ length: came }, (_, index) => control.bytes.readInt32LE(16 + 4 * index));
+  if (came === count && (header.bytes.readInt32LE(48) & MSG_TRUNCATED) === 0)
+    return { bytes: Buffer.from(data.bytes.subarray(0, size)), fds };
+  for (const fd of fds) closeFd(fd);
+  return "bad";
+}
+
+/** The next packet of exactly this size with one descriptor; undefined if there is none, or one of another form. */
+export function receiveFd(socket: number, bytes: Uint8Array): number | undefined {
+  const packet = receivePacket(socket, 1);
+  if (packet === undefined || packet === "bad") return undefined;
+  const [fd] = packet.fds;
+  bytes.set(packet.bytes.subarray(0, bytes.length));
+  if (packet.bytes.length === bytes.length) return fd;
+  closeFd(fd!);
   return undefined;
 }
 

@@ -143,13 +143,16 @@ for (const transport of Object.keys(TRANSPORTS) as Transport[])
       });
   }
 
-for (const server of SIDE_NAMES.filter((side) => side !== "TypeScript"))
+for (const server of SIDE_NAMES)
   describe(`over a channel to ${server}`, () => {
     let home: Home;
     let client: CallClient;
-    const pure = `IPCCTL_PURE=${SIDES[server].env.IPCCTL_PURE}`;
+    const [flags, script, kind] =
+      server === "TypeScript"
+        ? [["--interpreter", process.execPath], BUN[2], "shim"]
+        : [["--env", `IPCCTL_PURE=${SIDES[server].env.IPCCTL_PURE}`], PYTHON[1], "channel"];
     const start = async (name: string): Promise<void> => {
-      const words = ["start", "--name", name, "--env", pure, PYTHON[1], "serve", "channel"];
+      const words = ["start", "--name", name, ...flags, script, "serve", kind];
       expect(await home.cli(...words)).toMatchObject({ status: 0 });
     };
 

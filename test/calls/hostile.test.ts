@@ -3,7 +3,7 @@
  */
 import { PassThrough } from "node:stream";
 import { expect, test } from "bun:test";
-import { MAGIC, OPEN, SEGMENT, SEGMENT_VERSION } from "../../contract/segment.ts";
+import { CHANNEL_KIND, MAGIC, OPEN, SEGMENT, SEGMENT_VERSION } from "../../contract/segment.ts";
 import { TO_CLIENT, TO_WORKER } from "../../contract/messages.ts";
 import { LIMITS } from "../../contract/limits.ts";
 import { frames, lines } from "../../src/calls/byte-transport.ts";
@@ -180,6 +180,8 @@ const OFFER = {
   magic: MAGIC,
   version: SEGMENT_VERSION,
   count: 3,
+  kind: CHANNEL_KIND.calls as number,
+  length: OPEN.name as number,
 };
 
 test.each<[string, Partial<typeof OFFER>]>([
@@ -190,19 +192,21 @@ test.each<[string, Partial<typeof OFFER>]>([
   ["a capacity that is no power of two", { capacity: 5000 }],
   ["a capacity without bound", { capacity: 2 ** 31 }],
   ["descriptors that do not come", { count: 1 }],
+  ["another kind", { kind: CHANNEL_KIND.pipe }],
+  ["a packet that is cut", { length: OPEN.kind }],
 ])("%s is not accepted as a channel", (_, other) => {
-  const { isSealed, bytes, capacity, magic, version, count } = { ...OFFER, ...other };
+  const { isSealed, bytes, capacity, magic, version, count, kind, length } = { ...OFFER, ...other };
   const [ours, theirs] = createPair(SEQPACKET);
   const memory = isSealed ? createSegment(bytes) : createPair(STREAM)[0];
   if (isSealed) map(memory, bytes).set([...Buffer.from(magic), version, 0], SEGMENT.magic);
-  const head = Buffer.alloc(OPEN.kind);
+  const head = Buffer.alloc(OPEN.name);
   head.writeUInt32LE(version, OPEN.version);
   head.writeUInt32LE(capacity, OPEN.capacity);
-  for (const [index, fd] of [memory, ours, ours].slice(0, count).entries())
-    sendWithFds(ours, index === 0 ? head : Buffer.of(index), [fd]);
+  head.writeUInt8(kind, OPEN.kind);
+  sendWithFds(ours, head.subarray(0, length), [memory, ours, ours].slice(0, count));
   const nobody = { onMessage: () => undefined, onClose: () => undefined };
   expect(() => Channel.accept(theirs, count === 3 ? 5000 : 50, nobody)).toThrow(
-    /not known|not sealed|magic|did not offer a channel/,
+    /not known|not sealed|magic|did not offer a channel|not served here|too few/,
   );
   for (const fd of [ours, theirs, memory]) closeFd(fd);
 });
