@@ -1,7 +1,7 @@
 /**
- * Makes build/js: the command line with the daemon, compiled ahead, and the SDK, for Bun and for Node; with all that
- * they import, so that who installs them installs nothing else. What differs on Node lies in files of its own, which
- * take the places of theirs.
+ * Makes build/js: the command line with the daemon, compiled ahead of time, and the SDK, for Bun and for Node. They
+ * contain all that they import, so users install nothing else. Code that differs on Node is in separate files, which
+ * replace those for Bun.
  */
 import { renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -9,8 +9,8 @@ import { join } from "node:path";
 const ROOT = join(import.meta.dir, "..");
 const OUT = join(ROOT, "build/js");
 /**
- * It is moved as a whole: whoever starts meanwhile finds the old one or the new one, and a build that is killed leaves
- * none by halves.
+ * Replaces the folder as a whole: a program that starts meanwhile finds the old one or the new one, and a build that is
+ * killed leaves no partial one.
  */
 const MADE = `${OUT}.${process.pid}.tmp`;
 const TWINS = ["src/base/platform.ts", "src/plane/system.ts", "src/runtime/spawn.ts"];
@@ -25,8 +25,8 @@ await build({
   define: { IPCCTL_IS_BUNDLE: "true", __dirname: '"."' },
 });
 const sdk: Bun.BuildConfig = { entrypoints: [join(ROOT, "src/index.ts")], format: "esm" };
-// What an older Bun cannot read is written in older words (as for Node): a program may import us there, and is told
-// when it connects.
+// Syntax that an older Bun cannot parse is replaced by older syntax, as for Node: a program may import us there, and
+// gets an error when it connects.
 await build({ ...sdk, target: "node", external: ["bun:*"], naming: "ipcctl.js" });
 await build({
   ...sdk,

@@ -1,5 +1,5 @@
 /**
- * What is written from `contract/`: the header for C, the module for Python, and the tables in the documents, with
+ * Generates files from `contract/`: the header for C, the module for Python, and the tables in the documents, including
  * those of the verbs.
  */
 import { AUDIT_EVENTS, AUDIT_FIELDS } from "../contract/audit.ts";
@@ -16,15 +16,15 @@ import { layerRows } from "./layers.ts";
 
 type Table = Readonly<Record<string, number>>;
 /**
- * Names and numbers. `*` in the name of a table stands for the key, or is left away with the name of a single number.
+ * Names and numbers. `*` in the name of a table stands for the key; the name of a single number has none.
  */
 type Part = {
   readonly name: string;
   readonly numbers: number | Table;
   readonly says: string;
-  /** The name of the type, where code in C has variables of it. */
+  /** The name of the type, if code in C has variables of it. */
   readonly type?: string;
-  /** Whether code in Python needs it; C gets everything. */
+  /** Whether Python needs it; C gets everything. */
   readonly isForPython?: boolean;
 };
 
@@ -131,7 +131,7 @@ function namesOf({ name, numbers }: Part): [name: string, value: number][] {
   return Object.entries(numbers).map(([key, value]) => [name.replace("*", upper(key)), value]);
 }
 
-/** The version of the package, and what else compiled parts and the code that loads them know of one another. */
+/** The version of the package, and a hash of all that compiled parts and the code that loads them must agree on. */
 export function edition(): string {
   const contract = JSON.stringify([segment.MAGIC, PARTS, PYTHON_LIMITS, AUDIT_FIELDS, AUDIT_EVENTS]);
   return `${VERSION}+${Bun.SHA256.hash(contract, "hex").slice(0, 8)}`;
@@ -147,7 +147,7 @@ export const EDITION = ${JSON.stringify(edition())};
 `;
 }
 
-/** What the process that answers for a worker writes. */
+/** What the connect helper writes. */
 const AUDIT_IN_C = [
   ...(["time", "writer", "seq", "worker", "event", "verdict", "reason"] as const),
   ...(["host", "address", "port", "call", "suppressed"] as const),
@@ -323,7 +323,7 @@ const TABLES: Readonly<Record<string, () => string>> = {
 };
 
 /**
- * The document with its tables as they are to be: each lies between `<!-- table: NAME (…) -->` and `<!-- end of table
+ * The document with its tables as they must be: each lies between `<!-- table: NAME (…) -->` and `<!-- end of table
  * -->`.
  */
 export function withTables(file: string, text: string): string {
@@ -337,7 +337,7 @@ export function withTables(file: string, text: string): string {
   );
 }
 
-/** Documents that hold tables, and how many. */
+/** Documents with tables, and how many they have. */
 export const DOCUMENTS: Readonly<Record<string, number>> = Object.fromEntries(
   ["architecture.md", "internals/shim.md", "internals/shm-layout.md", "protocol.md", "security.md"].map((file) => [
     file,

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Formats TypeScript, Python and C. With --check it changes nothing, and fails where it would. The tools are those of
-# the tests (build/test-format, made by: node_modules/bun/bin/bun.exe --no-env-file test/install.ts).
+# Formats TypeScript, Python and C. With --check it changes nothing, and fails if it would. It uses the tools of the
+# tests (build/test-format, made by: node_modules/bun/bin/bun.exe --no-env-file test/install.ts).
 set -eu
 cd "$(dirname "$0")/.."
 check=

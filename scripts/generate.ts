@@ -1,4 +1,4 @@
-/** Writes the documents that are drawn from tables in the code. A test holds them to what this would write. */
+/** Writes the documents that are generated from tables in the code. A test compares them with what this would write. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Command } from "commander";

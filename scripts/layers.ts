@@ -1,11 +1,10 @@
 /**
- * What each folder of `src` is for, and which folders it may import from, each arrow with its reason where it has one
- * that the names do not tell. `test/tidy/layers.test.ts` holds the imports to it; `docs/architecture.md` shows it as a
- * table.
+ * The purpose of each folder of `src`, and the folders from which it may import, with the reason if the names do not
+ * give it. `test/tidy/layers.test.ts` checks the imports; `docs/architecture.md` shows this as a table.
  */
 export interface Layer {
   readonly job: string;
-  /** Folder to reason; an empty reason where the names say it. `.` is `src` itself. */
+  /** Folder to reason; the reason is empty if the names say it. `.` is `src` itself. */
   readonly uses: Readonly<Record<string, string>>;
 }
 

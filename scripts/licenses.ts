@@ -1,4 +1,4 @@
-/** Makes build/js/LICENSES.txt: the licenses of the packages whose code stands in build/js. */
+/** Makes build/js/LICENSES.txt: the licenses of the packages whose code is in build/js. */
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 

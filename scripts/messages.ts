@@ -1,6 +1,6 @@
 /**
- * Every message that a user may read, for who edits them: `bun scripts/messages.ts [WORD]` prints a line for each, with
- * its place, its code, what it says and its hint. With WORD only those that have it.
+ * All messages that users may read, for editing: `bun scripts/messages.ts [WORD]` prints a line for each, with its
+ * place, its code, its text and its hint; with WORD only those that contain it.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -8,7 +8,8 @@ import { join } from "node:path";
 const ROOT = join(import.meta.dir, "..");
 
 /**
- * What makes a message, by language; the text is the first string among its arguments, the hint the one behind `hint:`.
+ * Calls that make a message, by language. Its text is the first string among the arguments, its hint the one after
+ * `hint:`.
  */
 const MAKERS = {
   "src/**/*.ts":
@@ -24,7 +25,7 @@ export type Message = {
   readonly hint: string;
 };
 
-/** From the bracket to the one that closes it, strings passed over. */
+/** From the opening bracket to the closing one; brackets in strings do not count. */
 function argumentsAt(text: string, from: number): string {
   let depth = 0;
   for (let at = from; at < text.length; at++) {

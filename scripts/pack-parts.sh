@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fills packages/linux-ARCH with what is compiled for it, before it is packed: sh scripts/pack-parts.sh x64
+# Copies the compiled parts into packages/linux-ARCH before it is packed: sh scripts/pack-parts.sh x64
 set -eu
 cd "$(dirname "$0")/.."
 arch=$1
@@ -20,7 +20,7 @@ for part in ipcctl-shim become.so plane.node python/_ipcctl.abi3.so; do
   strip -o "$to/$part" "native/build/$part"
 done
 chmod 755 "$to/ipcctl-shim"
-# One that needs the C library of this machine would not start on others.
+# A shim that needs the C library of this machine would not start on others.
 if readelf -l "$to/ipcctl-shim" | grep -q INTERP; then
   echo "the shim is not static: install the static C library of the machine" >&2
   exit 1

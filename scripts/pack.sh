@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the packages that are published, for this machine: sh scripts/pack.sh FOLDER
+# Makes the packages to publish, for this machine: sh scripts/pack.sh FOLDER
 set -eu
 cd "$(dirname "$0")/.."
 folder=${1:?the folder that they are put into}

@@ -1,4 +1,6 @@
-/** Draws docs/terminal.svg: the commands of README's picture, typed into a real terminal (tmux), as it showed them. */
+/**
+ * Draws docs/terminal.svg: the commands in the picture of README, typed into a real terminal (tmux), and its output.
+ */
 import { cpSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Home, ROOT, waitUntil } from "../test/home.ts";
@@ -51,7 +53,7 @@ for (const [index, command] of COMMANDS.entries()) {
   tmux("send-keys", "-l", command);
   tmux("send-keys", "Enter");
   await waitUntil(() => prompts() === index + 2, command);
-  if (index === 2) await Bun.sleep(3000); // so that there is an uptime to see
+  if (index === 2) await Bun.sleep(3000); // to show an uptime
 }
 const screen = tmux("capture-pane", "-e", "-p").trimEnd().split("\n").slice(0, -1);
 tmux("kill-server");
@@ -73,7 +75,7 @@ ${rows.join("\n")}
 `;
 }
 
-/** SGR sequences to spans: the colours and the bold of the program that wrote them. */
+/** Converts SGR sequences to spans with their colours and bold text. */
 function spans(line: string): string {
   const escape = (text: string): string => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
   let style = line.startsWith("$ ") ? ' fill="#f0f6fc" font-weight="bold"' : "";

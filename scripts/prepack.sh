@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes what a package has and a checkout has not, and checks that it may leave the machine. `npm pack` runs it.
+# Makes the files that only a package has, and checks that they may be published. `npm pack` runs it.
 set -eu
 cd "$(dirname "$0")/.."
 sh scripts/setup.sh

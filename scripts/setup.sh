@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what a checkout needs on a machine that has Node with npm and a C compiler: the pinned Bun, the locked
-# packages, the shim. Does nothing that is done already.
+# packages, the shim. Skips what is done already.
 set -eu
 cd "$(dirname "$0")/.."
 bun=
@@ -23,8 +23,7 @@ fi
 sh native/build.sh >&2
 sh native/build-python.sh >/dev/null
 sh native/build-node.sh >&2
-# One file, which takes the daemon less memory than the modules one by one; compiled ahead, which takes a command less
-# time.
+# One file needs less memory in the daemon than separate modules; a compiled one starts a command faster.
 if [ ! -f build/js/main.js ] || [ -n "$(find contract src scripts/build.ts package.json bun.lock -newer build/js/main.js)" ]; then
   node_modules/bun/bin/bun.exe --no-env-file scripts/build.ts
 fi

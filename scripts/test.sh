@@ -1,7 +1,8 @@
 #!/bin/sh
-# All tests, from nothing: types, lint, format of commands, unit, life, crash, protocol. Ends with "N passed, N failed".
+# Runs all tests in a fresh checkout: types, lint, formats, unit, life, crash, protocol and the others. Ends with "N
+# passed, N failed".
 #   IPCCTL_SEED=N             repeats the random tests of the run that printed it
-#   IPCCTL_TEST_REQUIRE=all   counts a skip as a failure, but of what test/kernel-features lists
+#   IPCCTL_TEST_REQUIRE=all   counts a skip as a failure, unless test/kernel-features lists it
 set -u
 cd "$(dirname "$0")/.." || exit 1
 sh scripts/setup.sh || { echo "0 passed, 1 failed"; exit 1; }
@@ -42,9 +43,9 @@ step sh native/build.sh --sanitize
 step env ASAN_OPTIONS=detect_leaks=0 native/build/fuzz 2000 "$IPCCTL_SEED"
 step env ASAN_OPTIONS=detect_leaks=0 native/build/net_fuzz 2000 "$IPCCTL_SEED"
 step python3 -m unittest discover -s test/python
-# One process for each file: one that hangs or crashes takes no other along. Deadlines of the tests end long before this
-# one. Three of them at a time, since most of what they do is to wait; but those that need the user `nobody` to
-# themselves, whose processes the kernel counts together, one after the other.
+# Each file runs in its own process, so one that hangs or crashes does not affect others. The deadlines of the tests are
+# far shorter than this one. Three run at a time, because tests mostly wait. Those that need the user `nobody` for
+# themselves, whose processes the kernel counts together, run one after the other.
 mkdir "$out/queue" "$out/taken"
 mkfifo "$out/ended"
 number=100
@@ -59,7 +60,7 @@ lane() {
   for kind in "$@"; do
     for entry in "$out/queue/$kind".*; do
       taken=$out/taken/${entry##*/}
-      mv "$entry" "$taken" 2>/dev/null || continue # by the other lane
+      mv "$entry" "$taken" 2>/dev/null || continue # the other lane has taken it
       read -r file <"$taken"
       began=$(date +%s)
       timeout -k 60 3000 "$bun" --no-env-file test --timeout 600000 "./$file" >"$taken.log" 2>&1
@@ -86,7 +87,7 @@ while read -r log file; do
   { sed -n "s|^(fail) |$file: |p" "$log" | sort -u; [ -n "$file_failed" ] || echo "$file: it did not end"; } >>"$out/failed"
   { echo "── $file again, where it failed"; grep -B 60 '^(fail) ' "$log" | grep -v '^(pass) ' || tail -n 60 "$log"; } >>"$out/details"
 done <"$out/ended"
-# A log whose beginning is cut off still says why.
+# A log whose beginning is cut off still shows the reason.
 cat "$out/details"
 echo "── IPCCTL_SEED=$IPCCTL_SEED"
 sort -u "$IPCCTL_TEST_SKIPPED"

@@ -8,7 +8,7 @@ import { dts } from "rollup-plugin-dts";
 
 const ROOT = join(import.meta.dir, "..");
 const OUT = join(ROOT, "build/js/ipcctl.d.ts");
-/** What of the language is used that a program's own settings may leave out. */
+/** Libraries of the language that we use and that the settings of a program may leave out. */
 const LIBRARIES = ["es2022", "esnext.disposable"];
 
 const bundle = await rollup({

@@ -1,4 +1,4 @@
-/** What is written from the table of verbs: the tables of docs/protocol.md. */
+/** Generates the tables of docs/protocol.md from the table of verbs. */
 import { z } from "zod";
 import { VERBS, type Verb } from "../src/protocol/verbs.ts";
 
@@ -8,7 +8,7 @@ type Named = ReadonlyMap<string, Schema>;
 const verbs: readonly [string, Verb][] = Object.entries(VERBS);
 const schemaOf = (schema: z.ZodType): Schema => z.toJSONSchema(schema, { io: "input" });
 
-/** The types that have a name, in the order in which answers need them. */
+/** The named types, in the order in which answers need them. */
 export function namedTypes(): Named {
   return new Map(verbs.flatMap(([, { answer }]) => Object.entries<Schema>(schemaOf(answer).$defs ?? {})));
 }
@@ -27,8 +27,8 @@ function spelt(schema: Schema): string {
 }
 
 /**
- * The type with a name that is the larger part of this one, if there is one (a smaller part may be so by accident); and
- * what this one has beside it.
+ * The named type that is the larger part of this one, if there is one (a smaller part may match by accident), and the
+ * other fields of this one.
  */
 function beside(schema: Schema): { readonly base: string | undefined; readonly own: Schema } {
   const fields = (one: Schema): [string, string][] =>

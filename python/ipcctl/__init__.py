@@ -63,7 +63,7 @@ __all__ = [
 eval, exec = (
     evaluate,
     execute,
-)  # by the names of the built-ins, as ``ipcctl.eval``; ``from ipcctl import *`` leaves those alone
+)  # named like built-ins, as ``ipcctl.eval``: ``from ipcctl import *`` does not replace those
 
 _is_stopping = threading.Event()
 _LOOK_SECONDS = 0.05
@@ -102,8 +102,8 @@ def expose(function: _F | None = None, *, name: str | None = None) -> Any:
 
 
 def _place(function: Any) -> object:
-    """Where it was defined: a module that is reloaded defines its functions again. What has no name of its own is of
-    its class.
+    """Where it was defined: a reloaded module defines its functions again. An object without a name counts by its
+    class.
     """
     functools = sys.modules.get("functools")
     while functools is not None and isinstance(function, functools.partial):
@@ -115,8 +115,9 @@ def _place(function: Any) -> object:
 def connect(socket: str | None = None, *, autostart: bool = True) -> Ipcctl:
     """The daemon and its workers, from any program: starts the daemon if none answers. Close it, or use it in ``with``.
 
-    :param socket: where it listens; else ``IPCCTL_SOCKET``, else its configuration, else the usual place
-    :raises ipcctl.IpcError: with a ``code``, as ``"NO_DAEMON"`` or ``"NO_PERMISSION"``, and perhaps a ``hint``
+    :param socket: where the daemon listens; the default is ``IPCCTL_SOCKET``, then the daemon's configuration, then the
+    usual place
+    :raises ipcctl.IpcError: with a ``code``, such as ``"NO_DAEMON"`` or ``"NO_PERMISSION"``, and perhaps a ``hint``
     """
     from . import _client
 
@@ -124,7 +125,9 @@ def connect(socket: str | None = None, *, autostart: bool = True) -> Ipcctl:
 
 
 def ready() -> None:
-    """Tells the supervisor that this worker is ready (``--wait-ready``). Nothing happens where nobody waits for it."""
+    """Tells the supervisor that this worker is ready (``--wait-ready``). Does nothing if the supervisor does not wait
+    for it.
+    """
     import socket
 
     descriptor = os.environ.get("IPCCTL_CONTROL_FD")
@@ -134,18 +137,18 @@ def ready() -> None:
 
 
 def _is_imported_for_a_child() -> bool:
-    """As multiprocessing tells it itself, where a script would start further processes."""
+    """As multiprocessing itself says it, if a script would start further processes."""
     processes = sys.modules.get("multiprocessing.process")
     return processes is not None and getattr(processes.current_process(), "_inheriting", False)
 
 
 def serve(transport: Frames | Lines | None = None) -> None:
     """Answers calls in this thread until :func:`stop` is called or KeyboardInterrupt comes from outside. In the main
-    thread SIGTERM (``ipcctl stop``) ends it like :func:`stop`: the call that runs may finish, and the script goes on
-    behind this line. A handler of the script's own stays. Where threads are greenlets, calls in one of them are
-    answered in a thread of the system's.
+    thread SIGTERM (``ipcctl stop``) ends it like :func:`stop`: the running call may finish, and the script continues
+    after this line. A handler that the script has installed remains. If threads are greenlets, a thread of the
+    operating system answers the calls.
 
-    :param transport: serves the one client at its other end, until that is gone, also where ipcctl has not started this
+    :param transport: serves the one client at its other end until that is gone, even if ipcctl has not started this
     process
     :raises RuntimeError: if this process was not started by ipcctl
     """
@@ -180,8 +183,8 @@ def serve(transport: Frames | Lines | None = None) -> None:
     ready()
     if threading.current_thread() is threading.main_thread() or threading.get_native_id() != os.getpid():
         return one.serve(_is_stopping.is_set)
-    # One of gevent's or eventlet's: who waits for clients would hold up all of them, and any could be hit by an
-    # interrupt.
+    # A greenlet of gevent or eventlet: waiting for clients would block all greenlets, and an interrupt could hit any of
+    # them.
     _thread.start_new_thread(one.serve, (_is_stopping.is_set,))
     while not _is_stopping.is_set():
         time.sleep(_LOOK_SECONDS)
@@ -195,8 +198,8 @@ _held = threading.local()
 
 
 def _let_children_end() -> None:
-    """A process that is forked serves nobody, and ends by SIGTERM as any other: ``Process.terminate()``, a pool's end,
-    depend on it. A signal that comes to it before it is told so waits as long.
+    """A forked process serves nobody, and SIGTERM ends it like any other: ``Process.terminate()`` and the end of a pool
+    depend on that. A signal that arrives before the handler is reset waits until then.
     """
     global _has_hooks
     if not _has_hooks:
@@ -223,11 +226,11 @@ def _end_by_term() -> None:
 
 
 def pipe(name: str, timeout: float | None = None) -> Pipe:
-    """Raw messages of bytes, both ways, with a client that opens a pipe of this name (``py.pipe(name)``); waits until
-    one does. Each opening gives one pipe; ask again for the next client.
+    """Raw messages of bytes in both directions, with a client that opens a pipe of this name (``py.pipe(name)``); waits
+    until a client does so. Each call gives one pipe; call it again for the next client.
 
     :param timeout: seconds
-    :raises TimeoutError: if none did within the time
+    :raises TimeoutError: if no client did so in time
     :raises RuntimeError: if this process was not started by ipcctl
     """
     from . import _console
@@ -241,7 +244,7 @@ def pipe(name: str, timeout: float | None = None) -> Pipe:
 
 
 def stop() -> None:
-    """Ends :func:`serve` after the present call."""
+    """Ends :func:`serve` after the current call."""
     from ._serving import serving
 
     _is_stopping.set()
@@ -249,11 +252,11 @@ def stop() -> None:
 
 
 def worker(transport: Frames | Lines, name: str = "the worker", timeout: float = 60.0) -> Worker:
-    """A client of whoever serves at the other end of the transport: ``ipcctl.connect().worker(NAME)`` is one of a
-    worker that runs.
+    """A client of the program that serves at the other end of the transport. For a running worker, use
+    ``ipcctl.connect().worker(NAME)``.
 
-    :param name: as errors name the other side
-    :param timeout: seconds that it has to say who it is
+    :param name: how errors name the other side
+    :param timeout: seconds until the first message of the other side
     :raises ipcctl.IpcError: with the code ``"CONNECTION_LOST"`` or ``"DEADLINE"``
     """
     from ._caller import StreamCarrier, Worker
@@ -268,7 +271,7 @@ def worker(transport: Frames | Lines, name: str = "the worker", timeout: float =
 
 
 if not TYPE_CHECKING:
-    #: Loaded by whoever asks for them, with what they need.
+    #: Loaded on first use, with the modules that they need.
     _LATE = {"Ipcctl": "_client", "Worker": "_caller", "Frames": "_transports", "Lines": "_transports"}
 
     def __getattr__(name):

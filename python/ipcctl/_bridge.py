@@ -1,5 +1,5 @@
-"""Serves a client over a stream of bytes. Whoever serves knows channels only: here is one whose client's end is in this
-process, and two threads that carry messages between it and the stream.
+"""Serves a client over a stream of bytes. The server knows only channels: this module opens one whose client end is in
+this process, and two threads carry messages between it and the stream.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 
 class Bridge:
-    """One client. :attr:`end` has the half that is to be served."""
+    """One client. :attr:`end` has the half for the server."""
 
     def __init__(self, transport: Frames | Lines, on_over: Callable[[], None]) -> None:
         self._transport = transport
         transport.role = "server"
         self.end = End(SEGMENT_VERSION)
-        self.end.sharing.close()  # what lies in shared memory is copied: the other side cannot look into it
+        self.end.sharing.close()  # values in shared memory are copied: the other side cannot map that
         self._on_over = on_over
         #: Streams that are being read: the first CANCEL of one only ends the reading.
         self._streams: set[int] = set()
@@ -84,7 +84,7 @@ class Bridge:
         self.end.want_ended(number)
         main = threading.main_thread().ident
         if main is not None and signal.getsignal(signal.SIGURG) not in (signal.SIG_DFL, signal.SIG_IGN, None):
-            signal.pthread_kill(main, signal.SIGURG)  # code that computes does not look by itself
+            signal.pthread_kill(main, signal.SIGURG)  # code that computes does not check by itself
 
     def _carry_out(self) -> None:
         while True:
@@ -102,7 +102,7 @@ class Bridge:
                 self._refuse(kind, number, error)
 
     def _refuse(self, kind: int, number: int, error: EncodeError) -> None:
-        """A value that the other side cannot be sent costs what it belongs to."""
+        """A value that cannot be sent fails only the request that it belongs to."""
         if kind == INVOKE:
             return self.end.send([THROW, number, record_of(error)])
         if kind not in (RESULT, ITEM):
@@ -114,7 +114,7 @@ class Bridge:
 
 
 def _head(data: bytes) -> tuple[int, int]:
-    """Kind and number of a message of this process, however large it is."""
+    """Kind and number of a message of this process, of any size."""
     kind, number = loads(b"\x82" + first_two(data))
     return kind, number
 

@@ -1,7 +1,7 @@
 """The side of a session that calls, in Python: functions of a worker, from any program.
 
-Whoever waits for something reads what comes, for all; there is no thread but where a future or a function that is lent
-asks for one.
+A thread that waits reads the messages of all. There is a thread for reading only if a future or a lent function needs
+one.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Protocol
 
     class Carrier(Protocol):
-        """What carries the messages of a client."""
+        """Carries the messages of a client."""
 
         def send(self, message: list[Any]) -> None: ...
         def receive(self, timeout: float | None) -> Any: ...
@@ -62,13 +62,13 @@ if TYPE_CHECKING:
         def close(self) -> None: ...
 
 
-#: A generator that its reader leaves is told so; one that computes for longer does not hear it, and is interrupted.
+#: A generator is told that its reader has left it. If it computes for longer than this, it is interrupted.
 _LEAVE_SECONDS = 0.02
-#: Between two reminders of what is to end, growing.
+#: Between two reminders of requests that must end, growing.
 _REMIND_SECONDS, _REMIND_SECONDS_MAX = 0.005, 1.0
 #: How long the shim has to answer.
 _POKE_SECONDS = 1.0
-#: How long a thread that follows another one's reading sleeps at most.
+#: The longest sleep of a thread while another one reads for it.
 _FOLLOW_SECONDS = 0.1
 
 
@@ -100,16 +100,16 @@ class ChannelCarrier:
 
 
 def open_worker(shim: str, name: str, timeout: float) -> Worker:
-    """Of the worker whose shim listens there. :raises IpcError:"""
+    """Opens a channel to the worker whose shim listens there. :raises IpcError:"""
     end, first = open_end(shim, name, timeout)
 
     def poke() -> None:
-        """Has code that runs look at what is to end: the shim sends the signal."""
+        """Makes running code look for interrupts: the shim sends the signal."""
         try:
             with ShimDoor(shim, name, time.monotonic() + _POKE_SECONDS) as door:
                 door.ask(REQUEST_WAKE)
         except IpcError:
-            pass  # it is gone, or busy: the reminder comes
+            pass  # it is gone, or busy: a reminder follows
 
     one = Worker(name, ChannelCarrier(end, poke), end.decode(first))
     try:
@@ -150,7 +150,7 @@ class StreamCarrier:
 
 
 class _Request:
-    """What is under way: an answer, and what it may become."""
+    """A request in progress: its answer, and what that may become."""
 
     def __init__(
         self,
@@ -172,12 +172,12 @@ class _Request:
 
 
 class Worker:
-    """Functions of a worker. Threads may share it. Close it, or use it in ``with``: what is under way then ends with
+    """Functions of a worker. Threads may share it. Close it, or use it in ``with``: requests in progress then end with
     CONNECTION_LOST.
 
-    Errors: :class:`ipcctl.RemoteError` is what the function raised; :class:`ipcctl.IpcError` says by its ``code`` why
-    there is no answer: ``"CONNECTION_LOST"`` where the worker ended, ``"DEADLINE"`` where it took too long;
-    :class:`ipcctl.EncodeError` is a value that cannot be sent.
+    Errors: :class:`ipcctl.RemoteError` is an exception of the function; the ``code`` of :class:`ipcctl.IpcError` says
+    why there is no answer: ``"CONNECTION_LOST"`` if the worker ended, ``"DEADLINE"`` if it took too long;
+    :class:`ipcctl.EncodeError` means that a value cannot be sent.
     """
 
     def __init__(self, name: str, carrier: Carrier, first: Any = None) -> None:
@@ -185,9 +185,9 @@ class Worker:
         self._carrier: Carrier = _trace.traced(carrier, "client")
         self._numbers = itertools.count(1)
         self._requests: dict[int, _Request] = {}
-        #: Whoever reads them keeps them.
+        #: Their readers keep them alive.
         self._streams: WeakValueDictionary[int, RemoteStream] = WeakValueDictionary()
-        #: Streams that nobody reads any more, of which the worker has not been told.
+        #: Streams that nobody reads any more; the worker does not know that yet.
         self._left: deque[int] = deque()
         self._sources: dict[int, _Source] = {}
         self._bound: dict[str, Callable[..., Any]] = {}
@@ -195,11 +195,11 @@ class Worker:
         self._reading = threading.RLock()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        #: Requests that are to end and have not.
+        #: Requests that must end and have not.
         self._wanted: set[int] = set()
-        #: Ends what belongs to the channel, once it is closed.
+        #: Ends whatever belongs to the channel once that is closed.
         self.on_close: Callable[[], None] | None = None
-        #: What the worker says of itself: ``pid``, ``python``, ``implementation``, ``exposed``.
+        #: What the worker reports about itself: ``pid``, ``python``, ``implementation``, ``exposed``.
         self.hello: dict[str, Any] = {}
         if first is not None:
             self._take(first)
@@ -221,7 +221,7 @@ class Worker:
             self.on_close()
 
     def wait_hello(self, timeout: float) -> None:
-        """:raises IpcError: DEADLINE, FAILED where it cannot serve anybody"""
+        """:raises IpcError: DEADLINE, or FAILED if it cannot serve anybody"""
         if not self._wait(lambda: bool(self.hello), timeout):
             raise IpcError("DEADLINE", f"{self.name} did not answer within {timeout:g} s")
         if not self.hello:
@@ -232,7 +232,7 @@ class Worker:
     # ---- requests ----
 
     def call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
-        """Calls an exposed function, and waits for its value. A generator's answer is an iterator.
+        """Calls an exposed function, and waits for its value. A generator gives an iterator.
 
         Iterators among the arguments are read as the worker asks for items.
         """
@@ -248,8 +248,8 @@ class Worker:
     ) -> Any:
         """The same with options.
 
-        :param timeout: seconds, of a stream to its end; then the code is interrupted, and IpcError with DEADLINE is
-        raised
+        :param timeout: seconds until the answer, or until the end of a stream; then the code is interrupted, and
+        IpcError with DEADLINE is raised
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         request = _Request()
@@ -282,7 +282,7 @@ class Worker:
         return future
 
     def stream(self, name: str, /, *args: Any, **kwargs: Any) -> RemoteStream:
-        """Items of a generator as it gives them; it is asked for no more than are taken. Closing it closes the
+        """Items of a generator as they come; no more are requested than are taken. Closing the iterator closes the
         generator.
 
         :raises IpcError: FAILED if the answer is not a stream
@@ -313,9 +313,9 @@ class Worker:
         timeout: float | None = None,
         on_output: Callable[[str, str], object] | None = None,
     ) -> Any:
-        """The value of an expression in the worker's script, or of the last one of some statements.
+        """The value of an expression in the worker's script, or of the last expression of some statements.
 
-        :param namespace: a namespace of its own by this name instead of the script's
+        :param namespace: name of a separate namespace to use instead of the script's
         :param timeout: seconds
         :param on_output: gets ``"stdout"`` or ``"stderr"`` and a text, as the code prints it
         """
@@ -328,14 +328,16 @@ class Worker:
         return self._await(number, request, deadline, timeout)
 
     def interrupt(self) -> None:
-        """Raises KeyboardInterrupt in the newest unanswered request, else in the stream that was opened last."""
+        """Raises KeyboardInterrupt in the newest unanswered request, or if there is none, in the stream that was opened
+        last.
+        """
         numbers = [number for number, one in list(self._requests.items()) if not one.is_done] or list(self._streams)
         if numbers:
             self._want_ended(numbers[-1])
 
     def bind(self, name: str, function: Callable[..., Any]) -> None:
         """Lends a function to the worker, which calls it by this name. It runs in a thread of this program that waits
-        for the worker; a coroutine function in an event loop of its own.
+        for the worker; a coroutine function runs in a separate event loop.
         """
         self._bound[name] = function
         self._send([BIND, 0, name])
@@ -365,7 +367,7 @@ class Worker:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
             is_done = self._wait(lambda: request.is_done, left)
-        except BaseException as interrupted:  # of this very thread: nobody waits any more
+        except BaseException as interrupted:  # in this very thread: nobody waits any more
             self._give_up(number, interrupted)
             raise
         if not is_done:
@@ -376,7 +378,7 @@ class Worker:
         return request.value
 
     def _give_up(self, number: int, error: BaseException) -> None:
-        """The caller waits for it no longer, and its code is to end."""
+        """The caller does not wait for it any more, and its code must end."""
         request = self._requests.pop(number, None)
         if request is not None:
             request.finish(None, error)
@@ -389,8 +391,8 @@ class Worker:
     # ---- reading ----
 
     def _wait(self, is_done: Callable[[], bool], timeout: float | None) -> bool:
-        """Reads until it is done, for whoever else waits as well, or leaves that to who reads already. False after the
-        time.
+        """Reads until it is done, also for other waiting threads, unless another thread reads already. False if the
+        time is over.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while not is_done() and self._ended is None:
@@ -423,7 +425,7 @@ class Worker:
             self._end(error if known else BrokenChannel(f"{self.name} sent a malformed message: {error}"))
 
     def _read_always(self) -> None:
-        """From now on there is a thread that reads, also where nobody waits."""
+        """From now on a thread reads even if nobody waits."""
         with self._changed:
             if self._thread is not None:
                 return
@@ -447,7 +449,7 @@ class Worker:
         try:
             self._send(message)
         except IpcError:
-            pass  # whoever waits hears of it
+            pass  # waiting threads notice it
 
     def _lost(self) -> IpcError:
         return IpcError("CONNECTION_LOST", f"{self.name}: {self._ended}", f"see: ipcctl describe {self.name}")
@@ -526,7 +528,7 @@ class Worker:
     # ---- interrupts ----
 
     def _want_ended(self, number: int) -> None:
-        """Says so until it has ended: a signal may be lost."""
+        """Repeats the interrupt until the request has ended: a signal may be lost."""
         self._wanted.add(number)
         try:
             self._carrier.interrupt(number)
@@ -566,7 +568,7 @@ class Worker:
                 return self._send_quietly([THROW, number, record_of(error)])
             try:
                 self._send_quietly([RETURN, number, value])
-            except Exception as error:  # a value without a form
+            except Exception as error:  # a value that cannot be sent
                 self._send_quietly([THROW, number, record_of(error)])
 
         function = self._bound.get(name)
@@ -583,8 +585,8 @@ def _missing(name: str) -> None:
 
 
 class RemoteStream(Iterator["Any"]):
-    """Items of a generator of the worker. One thread reads it. Leaving its ``with``, ``close()`` or forgetting it
-    closes the generator.
+    """Items of a generator of the worker, for one thread. Leaving its ``with``, ``close()`` or dropping it closes the
+    generator.
     """
 
     def __init__(self, worker: Worker, number: int) -> None:
@@ -657,18 +659,18 @@ class RemoteStream(Iterator["Any"]):
             worker._want_ended(number)
 
     def __del__(self) -> None:
-        if not self._is_over:  # it may be collected anywhere, also in the middle of a message that is sent
+        if not self._is_over:  # it may be collected anywhere, even while a message is being sent
             self._worker._left.append(self._number)
 
 
 class _Source:
-    """An iterator of this side, read as far as the worker has asked for."""
+    """An iterator of this side, read as far as the worker has requested items."""
 
     def __init__(self, worker: Worker, number: int, items: Iterator[Any]) -> None:
         self._worker, self._number, self._items = worker, number, items
 
     def give(self, count: int) -> None:
-        """In the thread that reads: what takes long to give items holds up who else waits for this worker."""
+        """In the thread that reads: an iterator that takes long delays all others that wait for this worker."""
         worker, number = self._worker, self._number
         try:
             for _ in range(count):

@@ -39,8 +39,8 @@ _REJOIN_PAUSE_SECONDS = 0.05
 
 
 class Ipcctl:
-    """A connection to the daemon, made anew after that was restarted. Threads may share it: their requests are sent one
-    after the other. A name means an app with all its instances, or one instance (``web-1``).
+    """A connection to the daemon, reopened after a restart of the daemon. Threads may share it: their requests are sent
+    one after the other. A name means an app with all its instances, or one instance (``web-1``).
     """
 
     def __init__(self, path: str, autostart: bool) -> None:
@@ -82,7 +82,7 @@ class Ipcctl:
                 answer = wire.receive()
             except (
                 BaseException
-            ):  # also an interrupt: the answer that is still to come would be taken for the next one's
+            ):  # also after an interrupt: the late answer would be taken for that of the next request
                 self._wire = None
                 wire.close()
                 raise
@@ -98,16 +98,16 @@ class Ipcctl:
     @overload
     def status(self, name: str) -> WorkerStatus: ...
     def status(self, name: str | None = None) -> Any:
-        """What ``ipcctl status --json`` shows: of all workers, or of one."""
+        """What ``ipcctl status --json`` shows, of all workers or of one."""
         return self._query({"Status": {"name": name}})
 
     def describe(self, name: str) -> WorkerDescription:
-        """Everything that is known of one worker: definition, ended runs, files of its log, limits, processes."""
+        """Everything known about one worker: definition, ended runs, files of its log, limits, processes."""
         description: WorkerDescription = self._query({"Describe": {"name": name}})
         return description
 
     def last_lines(self, name: str, lines: int = 20) -> LogLines:
-        """The newest lines of one worker, each stream by itself, oldest first."""
+        """The newest lines of one worker, separately for each stream, oldest first."""
         found: LogLines = self._query({"Logs": {"name": name, "lines": lines}})["logs"]
         return found
 
@@ -122,7 +122,7 @@ class Ipcctl:
         self._ask({"Stop": {"name": name}})
 
     def restart(self, name: str) -> int | None:
-        """Starts it where it is down. Gives the pid, of an app that of its first instance."""
+        """Starts it if it is not running. Returns the pid; for an app, that of its first instance."""
         pid: int | None = self._ask({"Restart": {"name": name}})["pid"]
         return pid
 
@@ -134,7 +134,7 @@ class Ipcctl:
         self._ask({"Scale": {"name": name, "instances": instances}})
 
     def wait_ready(self, names: str | Sequence[str], timeout: float = 60.0) -> None:
-        """Until each is running, and ready where it tells. Seconds."""
+        """Waits until each is running, and ready if it reports that. The time is in seconds."""
         several = [names] if isinstance(names, str) else list(names)
         self._ask({"WaitReady": {"names": several, "timeout_ms": round(timeout * 1000)}})
 
@@ -161,10 +161,11 @@ class Ipcctl:
         wait: float = 0.0,
         signal: str | int = "",
     ) -> List[ActResult]:
-        """One verb to several workers in the order of their dependencies, with a result for each. Seconds.
+        """Applies one verb to several workers in the order of their dependencies, and returns a result for each. Times
+        are in seconds.
 
         :param names: of instances, exactly
-        :param apps: those of which all instances are meant
+        :param apps: those whose instances are all meant
         """
         results: List[ActResult] = self._query(
             {
@@ -241,7 +242,7 @@ class Ipcctl:
         return worker
 
     def _why_none_runs(self, name: str, error: IpcError) -> IpcError:
-        """Of an ephemeral worker that failed, the daemon knows for a while."""
+        """The daemon remembers an ephemeral worker that failed for a while."""
         try:
             status, said = self.status(name), self.last_lines(name, 5)["errors"]
         except IpcError:
@@ -251,10 +252,11 @@ class Ipcctl:
         return IpcError("NOT_RUNNING", f"{name} ended with {how}" + (f": {last}" if last else ""), None, said)
 
     def worker(self, name: str, timeout: float = 10.0) -> Worker:
-        """A channel to a worker that runs: its functions, by :meth:`ipcctl.Worker.call`. It ends with the worker's run.
+        """A channel to a running worker, whose functions :meth:`ipcctl.Worker.call` calls. It ends with the worker's
+        run.
 
         :param timeout: seconds that it has to let us in
-        :raises IpcError: NOT_FOUND, NOT_RUNNING, DEADLINE, FAILED if it does not run Python or what serves calls
+        :raises IpcError: NOT_FOUND, NOT_RUNNING, DEADLINE, FAILED if it does not run Python, or cannot serve calls
         """
         from ._caller import open_worker
 
@@ -268,11 +270,11 @@ class Ipcctl:
         topic: Literal["status", "logs", "all"] = "status",
         since: int | None = None,
     ) -> Events:
-        """Events on a connection of their own: dicts with ``type``, ``app``, ``seq``, ``time`` and the fields of the
-        event. They go on with the next daemon where the daemon is restarted.
+        """Events on a separate connection: dicts with ``type``, ``app``, ``seq``, ``time`` and the fields of the event.
+        After a restart of the daemon they continue with the next one.
 
-        :param since: the number of an event that was seen, to begin with those that came after it; 0 for all that the
-            daemon holds. Else from now on
+        :param since: number of the last event seen: begins with the events after it, with 0 at the oldest that the
+        daemon has; the default is to begin now
         """
         return Events(_open_or_start(self._path, self._autostart), self._path, topic, worker, since)
 
@@ -293,7 +295,7 @@ class Ipcctl:
 
 
 class Events:
-    """Iterate over it; ``close()`` or the end of its ``with`` gives it up."""
+    """An iterator; ``close()`` or the end of its ``with`` ends the subscription."""
 
     def __init__(
         self,
@@ -309,7 +311,7 @@ class Events:
         self._worker = worker
         self._is_closed = False
         newest = self._subscribe(wire, since)
-        #: The number of the newest event that was given, or of the newest one before.
+        #: Number of the last event that was returned, or of the newest one before the first.
         self._seen = newest if since is None else since
 
     def __enter__(self) -> Events:
@@ -330,7 +332,7 @@ class Events:
                 if error.code != "CONNECTION_LOST":
                     raise
                 self._rejoin(error)
-                if self._topic != "status":  # the lines of meanwhile are in the files
+                if self._topic != "status":  # lines written in between are in the files
                     yield {"type": "events_dropped", "app": None, "count": None, "seq": None, "time": None}
                 continue
             seq = event.get("seq")
@@ -339,7 +341,7 @@ class Events:
             yield {"type": event["event_type"], **event["data"], "seq": seq, "time": event.get("time")}
 
     def _subscribe(self, wire: _Wire, since: int | None) -> int | None:
-        """Gives the number of the newest event; a daemon of before has none."""
+        """Returns the number of the newest event; an older daemon has none."""
         subscription = {SUBSCRIPTIONS[self._topic]: {"app_name": self._worker}}
         wire.send(_encode({"Subscribe": {"subscription": subscription, "since": "now" if since is None else since}}))
         newest: int | None = _checked(wire.receive())["Success"].get("seq")
@@ -397,7 +399,7 @@ class _Wire:
         self._socket.close()
 
     def is_lost(self) -> bool:
-        """Nothing comes unasked on a connection without a subscription: what can be read there is its end."""
+        """On a connection without a subscription the daemon sends nothing unasked: if it is readable, it was closed."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(0))
@@ -406,7 +408,7 @@ class _Wire:
         try:
             self._socket.sendall(struct.pack("<I", len(payload)) + payload)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # what the daemon said of that can still be read
+            pass  # an error that the daemon sent before can still be read
 
     def receive(self) -> dict[str, Any]:
         (length,) = struct.unpack("<I", self._exactly(4))
@@ -431,18 +433,18 @@ class _Wire:
 
 
 def _is_text(value: str) -> bool:
-    """Variables may have any bytes, messages only text."""
+    """Variables may contain any bytes, messages only text."""
     return not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _umask() -> int:
-    """Without changing it for other threads meanwhile."""
+    """Does not change it for other threads."""
     with open("/proc/self/status", encoding="utf8") as file:
         return next((int(line.split()[1], 8) for line in file if line.startswith("Umask:")), 0o022)
 
 
 def _chosen_policy() -> str | None:
-    """What the user made the default."""
+    """The default policy that the user has set."""
     chosen = os.environ.get("POLICY_FILE") or None
     is_path = chosen is not None and ("/" in chosen or chosen.endswith(".json"))
     return os.path.abspath(chosen) if chosen is not None and is_path else chosen
@@ -473,8 +475,8 @@ def _open_or_start(path: str, may_start: bool) -> _Wire:
 
 
 def _start_daemon(path: str) -> None:
-    """By the command line, which knows how to start one where many do so at once, and to call back one whose socket is
-    gone.
+    """Uses the command line, which copes with many programs that start a daemon at once, and with a daemon whose socket
+    is gone.
     """
     beside = os.path.join(os.path.dirname(__file__), "..", "..", "bin", "ipcctl")
     command = beside if os.path.exists(beside) else shutil.which("ipcctl")
@@ -507,7 +509,7 @@ def _connect(to: socket.socket, path: str) -> None:
     try:
         if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
             to.connect(path)
-        else:  # by the folder, since the address has no room for all of it
+        else:  # by its folder, because the path is too long for an address
             folder = os.open(os.path.dirname(path), os.O_PATH | os.O_CLOEXEC)
             to.connect(f"/proc/self/fd/{folder}/{os.path.basename(path)}")
     except (FileNotFoundError, ConnectionRefusedError):
@@ -523,13 +525,13 @@ def _connect(to: socket.socket, path: str) -> None:
 
 
 def _require_trusted(path: str) -> None:
-    """Whoever listens gets environments and definitions: only a socket of ours, or of root, is a daemon for us. Root
-    may go to any user's, in a folder where nobody else could have put it.
+    """The listener receives environments and definitions, so the socket must belong to this user or to root. Root may
+    use the socket of any user, if it is in a folder to which nobody else can write.
     """
     try:
         owner = os.stat(path).st_uid
     except OSError:
-        return  # what connects says why
+        return  # connecting reports the reason
     user = os.geteuid()
     if owner in (user, 0):
         return
@@ -540,7 +542,7 @@ def _require_trusted(path: str) -> None:
 
 
 def socket_path(chosen: str | None) -> str:
-    """Where the command line looks too (src/base/paths.ts); the cases of test/vectors/paths.json hold both to it."""
+    """The command line looks in the same place (src/base/paths.ts); test/vectors/paths.json has cases for both."""
     if chosen is not None:
         return os.path.abspath(chosen)
     home = _ours("IPCCTL_HOME")
@@ -554,7 +556,7 @@ def socket_path(chosen: str | None) -> str:
 
 
 def _joined(folder: str, *names: str) -> str:
-    """One spelling for each place; POSIX leaves open what two slashes at the beginning mean."""
+    """One spelling for each path; POSIX does not define what two leading slashes mean."""
     path = os.path.normpath(os.path.join(folder, *names))
     return path[1:] if path.startswith("//") else path
 

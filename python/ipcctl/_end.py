@@ -29,16 +29,16 @@ _F_ADD_SEALS = 1033
 _SEALS = 0x0002 | 0x0004  # no shrinking, no growing
 #: A bell that is lost to a racing sender costs this much.
 _LOOK_SECONDS = 0.1
-#: What sleeps without a handler (ENOSYS) may be about to serve for so long.
+#: For this long, a process that sleeps without a handler (ENOSYS) may be about to serve.
 _START_SECONDS = 2.0
-#: No runtime is attached, the one that was has just ended, or it has too much to take.
+#: No runtime is attached, it has just ended, or it is too busy to accept more.
 _NOT_NOW = frozenset((errno.ENOTCONN, errno.EPIPE, errno.ECONNRESET, errno.EAGAIN))
-#: Between two tries, growing up to the second.
+#: Between two attempts, growing up to the second number.
 _PAUSE_SECONDS, _PAUSE_SECONDS_MAX = 0.001, 0.05
 
 
 class Half:
-    """What the server of a new channel gets: the payload of OPEN, and descriptors, which are closed with it."""
+    """What the server of a new channel gets: the payload of OPEN, and descriptors, which it closes."""
 
     def __init__(self, payload: bytes, fds: list[int]) -> None:
         self.payload, self.fds = payload, fds
@@ -67,7 +67,7 @@ class End:
         descriptors, their_descriptors = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._bell.setblocking(False)
         self.sharing = Sharing(descriptors)
-        #: Its end tells the shim that this client is gone.
+        #: Its end of file tells the shim that this client is gone.
         their_life, self._life = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         head = struct.pack("<II", version, _CAPACITY)
         kind = bytes((_contract.CHANNEL_CALLS,)) if version > _contract.SEGMENT_VERSION_MIN else b""
@@ -103,7 +103,7 @@ class End:
             here.channel = before
 
     def send(self, message: list[Any]) -> None:
-        """What finds no room waits in order. :raises EncodeError, BrokenChannel:"""
+        """Messages for which there is no room wait in order. :raises EncodeError, BrokenChannel:"""
         self.send_bytes(self.encode(message))
 
     def send_bytes(self, data: bytes) -> None:
@@ -135,7 +135,7 @@ class End:
         try:
             self._bell.send(b"\x01", socket.MSG_NOSIGNAL)
         except OSError:
-            pass  # full: it is rung already; closed: its end is noticed by who reads
+            pass  # full: it was rung already; closed: the reader notices it
 
     def count_request(self) -> None:
         with self._lock:
@@ -143,12 +143,12 @@ class End:
             struct.pack_into("<I", self._map, _contract.SEGMENT_ASKED, (asked + 1) & 0xFFFFFFFF)
 
     def receive(self, timeout: float | None) -> Any:
-        """The next message; None after so many seconds. :raises BrokenChannel, DecodeError, Unheld:"""
+        """The next message, or None if the time is over. :raises BrokenChannel, DecodeError, Unheld:"""
         data = self.receive_bytes(timeout)
         return None if data is None else self.decode(data)
 
     def receive_bytes(self, timeout: float | None) -> bytes | None:
-        """:raises BrokenChannel: if the other side is gone, or wrote what it must not"""
+        """:raises BrokenChannel: if the other side is gone, or violated the protocol"""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             if self._outbox:
@@ -194,7 +194,7 @@ class End:
     # ---- interrupts ----
 
     def want_ended(self, number: int) -> None:
-        """Says that a request is to end. Whoever serves is told to look by :meth:`poke`."""
+        """Marks a request as one that must end. :meth:`poke` makes the worker look."""
         with self._lock:
             if not self.is_open:
                 return
@@ -207,11 +207,11 @@ class End:
                     struct.pack_into("<Q", self._map, at, number)
                     (count,) = struct.unpack_from("<I", self._map, _contract.SEGMENT_INTERRUPTS)
                     struct.pack_into("<I", self._map, _contract.SEGMENT_INTERRUPTS, (count + 1) & 0xFFFFFFFF)
-                    break  # without a free one the next reminder finds one
+                    break  # if no slot is free, the next reminder may find one
             self._ring()
 
     def forget(self, number: int) -> None:
-        """The worker lets go of a segment."""
+        """The worker has released a segment."""
         self.sharing.forget(number)
 
     def close(self) -> None:
@@ -221,7 +221,7 @@ class End:
             self.is_open = False
             struct.pack_into("<I", self._map, _contract.SEGMENT_GONE, _contract.GONE)
             try:
-                self._bell.shutdown(socket.SHUT_RDWR)  # whoever waits in another thread hears of it
+                self._bell.shutdown(socket.SHUT_RDWR)  # a thread that waits notices it
             except OSError:
                 pass
             self._bell.close()
@@ -231,7 +231,7 @@ class End:
 
 
 class ShimDoor:
-    """A connection to a worker's shim, for a moment."""
+    """A short connection to a worker's shim."""
 
     def __init__(self, path: str, name: str, deadline: float) -> None:
         self._name, self._deadline, self._held = name, deadline, b""
@@ -261,7 +261,7 @@ class ShimDoor:
         self._socket.close()
 
     def wait_end(self) -> None:
-        """Ends our half, and waits for the other one."""
+        """Closes our half, and waits for the other one."""
         try:
             self._socket.shutdown(socket.SHUT_WR)
             self._socket.settimeout(None)
@@ -283,7 +283,7 @@ class ShimDoor:
                 return version, payload[_contract.STATE_ATTACHED] == 1
 
     def ask(self, request: int, body: bytes = b"", fds: tuple[int, ...] = ()) -> int:
-        """0, or the number of an error."""
+        """0, or an errno."""
         self._send(request, body, fds)
         while True:
             kind, payload = self._next()
@@ -358,7 +358,7 @@ def open_end(path: str, name: str, timeout: float) -> tuple[End, bytes]:
                 if layout == _contract.SEGMENT_VERSION_MIN:
                     why = "it has no file descriptor left, or runs a version of ipcctl that this one cannot speak to"
                     raise IpcError("FAILED", f"{name} takes no channel: {why}", f"ipcctl restart {name}") from None
-                layout = _contract.SEGMENT_VERSION_MIN  # of an older snapshot, or with an older package of its own
+                layout = _contract.SEGMENT_VERSION_MIN  # an older snapshot, or an older installed package
                 continue
             except BaseException:
                 end.close()
@@ -371,7 +371,7 @@ def open_end(path: str, name: str, timeout: float) -> tuple[End, bytes]:
 
 
 def _hand_over(shim: ShimDoor, half: Half, name: str, timeout: float, deadline: float) -> None:
-    """Once a runtime is attached; a script that knows nothing of us is asked to attach one."""
+    """Sends OPEN once a runtime is attached; a plain script is asked to attach one."""
     began = time.monotonic()
     pause = _PAUSE_SECONDS
     while True:

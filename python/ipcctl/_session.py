@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from typing import Any
     from ._serving import Serving
 
-#: Messages that answer something of Python's; any thread may take them.
+#: Messages that answer a request of Python's; any thread may take them.
 ANSWERS = frozenset((RETURN, THROW, PUSH, CLOSE, FAIL))
 
 
@@ -49,7 +49,7 @@ class Session:
 
     def __init__(self, serving: Serving, segment: Segment) -> None:
         self.serving = serving
-        # The quick way answers without a trace.
+        # The fast path answers without a trace.
         self.channel = Channel(segment, {} if _trace.is_on else serving.exposed, self)
         self.calls = Calls(self)
         self.streams: dict[int, Outgoing] = {}
@@ -89,7 +89,7 @@ class Session:
                 raise BrokenChannel(f"unknown kind of message: {kind}")
         except (BrokenChannel, RecursionError):
             raise
-        except Exception as error:  # whatever the client sent, it costs the client its channel and us nothing
+        except Exception as error:  # whatever the client sent, only its channel is closed
             raise BrokenChannel(f"a malformed message of kind {kind}: {error}") from error
 
     def take_answer(self, message: list[Any]) -> None:
@@ -123,7 +123,7 @@ class Session:
         self.calls.fail(number, error)
 
     def fail_safely(self, number: int, error: BaseException) -> None:
-        """From a thread that does not care whether the client is still there."""
+        """For a thread that need not know whether the client still exists."""
         try:
             self.calls.fail(number, error)
         except BrokenChannel:
@@ -156,8 +156,8 @@ class Session:
     # ---- interrupts ----
 
     def on_interrupts(self) -> None:
-        """There is something new in ``server.wanted``. What needs no serving thread is ended at once, because that may
-        be busy for long.
+        """``server.wanted`` has new numbers. Requests that do not need the serving thread end at once, because that
+        thread may be busy for long.
         """
         server = self.channel.server
         for number, task in list(self.calls.tasks.items()):
@@ -165,8 +165,9 @@ class Session:
                 task.cancel()
 
     def settle_interrupts(self) -> bool:
-        """Ends what must end and does not run, and forgets what has ended. In the serving thread, between two messages:
-        a request has not started, or runs, or is in a list here. True if there was something.
+        """Ends requests that must end and do not run, and forgets those that have ended. Runs in the serving thread,
+        between two messages, when a request has not started, or runs, or is in a list here. True if it changed
+        anything.
         """
         is_any = False
         server = self.channel.server
@@ -183,7 +184,7 @@ class Session:
         return is_any
 
     def _cancel(self, number: int) -> None:
-        """The client takes no more of a stream, or of an answer."""
+        """The client does not want the rest of a stream, or an answer."""
         task = self.calls.tasks.get(number)
         if task is not None:
             task.cancel()
@@ -194,8 +195,8 @@ class Session:
     # ---- the end ----
 
     def end(self, cause: BaseException | None) -> None:
-        """The channel is closed, by its client or by an error here. Nothing of the client goes on, except code that
-        runs in this very thread: that is interrupted when it gets there.
+        """The channel is closed, by its client or by an error here. All requests of the client end, except code that
+        runs in this very thread, which is interrupted when control returns to it.
         """
         channel = self.channel
         if cause is not None:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _HEAD_BYTES = 4
 _READ_BYTES = 1 << 16
-#: Beyond it a number of JSON is another one on the other side.
+#: Beyond this, a number in JSON is another number on the other side.
 _SAFE_MAX = (1 << 53) - 1
-#: Of the arguments in a call, and of the places of streams among them.
+#: Positions in a CALL: its arguments, and the places of streams among them.
 _ARGUMENTS, _STREAMS = 3, 5
 
 
@@ -37,7 +37,7 @@ class _Bytes:
     def __init__(self, reader: HasDescriptor | int, writer: HasDescriptor | int | None = None) -> None:
         """
         :param reader: a socket or a file, or its descriptor; it is kept as long as this
-        :param writer: likewise; of a socket the same one
+        :param writer: likewise; for a socket, the same one
         """
         self._files = reader, writer
         self._in = reader if isinstance(reader, int) else reader.fileno()
@@ -53,13 +53,13 @@ class _Bytes:
         self._poll = select.poll()
         self._poll.register(self._in, select.POLLIN)
         self._poll.register(self._woken, select.POLLIN)
-        #: Of this side, once it is known.
+        #: Role of this side, once it is known.
         self.role: Literal["client", "server"] = "client"
 
     def read(self, timeout: float | None = None) -> bytes | None:
-        """The next message in CBOR; None after so many seconds.
+        """The next message in CBOR, or None if the time is over.
 
-        :raises BrokenChannel: at the end, or where the other side broke the rules
+        :raises BrokenChannel: at the end, or if the other side violated the protocol
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -84,7 +84,7 @@ class _Bytes:
             self._held += more
 
     def write(self, message: bytes) -> None:
-        """A message in CBOR. :raises EncodeError: where it has no form here; BrokenChannel:"""
+        """Writes a message in CBOR. :raises EncodeError: if this form cannot hold it; BrokenChannel:"""
         data = memoryview(self._form(message))
         with self._writing:
             while data:
@@ -98,7 +98,7 @@ class _Bytes:
                     raise BrokenChannel(f"the other side is gone: {os.strerror(error.errno or 0)}") from None
 
     def close(self) -> None:
-        """Whoever reads hears of it. To be called once."""
+        """The reader notices it. Must be called only once."""
         os.write(self._wake, b"x")
         with self._writing:
             os.close(self._out)
@@ -117,7 +117,7 @@ class _Bytes:
 
 
 def _free_standard(taken: tuple[int, int]) -> None:
-    """What the program prints must not stand between messages: it goes to standard error, and nothing is read."""
+    """Output of the program must not mix with messages: it goes to standard error, and standard input is empty."""
     if taken[1] == 1:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -150,8 +150,8 @@ class Frames(_Bytes):
 
 
 class Lines(_Bytes):
-    """A message is a line of JSON. A value that JSON has not is an error of the call it belongs to, never something
-    else.
+    """A message is a line of JSON. A value that JSON cannot hold is an error of its call, and is never replaced by
+    another.
     """
 
     def _next(self) -> bytes | None:
@@ -187,7 +187,7 @@ class Lines(_Bytes):
     def _form(self, message: bytes) -> bytes:
         try:
             value = loads(message)
-        except DecodeError as error:  # one of ours
+        except DecodeError as error:  # an error of this module
             raise EncodeError(error.code, error.path, error.detail) from None
         if self.role == "client" and value[0] == CALL:
             _take_streams(value)
@@ -203,7 +203,7 @@ def _no_constant(name: str) -> Any:
 
 
 def _take_streams(message: list[Any]) -> None:
-    """JSON has no form for a stream: a call that has some among its arguments says in one more field where."""
+    """JSON cannot hold a stream: a call with streams among its arguments has one more field that says where."""
     args = message[_ARGUMENTS]
     streams = [[at, one.number] for at, one in enumerate(args) if type(one) is StreamRef]
     if streams:
@@ -212,7 +212,7 @@ def _take_streams(message: list[Any]) -> None:
 
 
 def _put_streams(message: list[Any]) -> None:
-    """If there are none where it says, it stays as it is: with one field too many, it is not a call."""
+    """If there are none in those places, the message is unchanged: with one field too many it is malformed."""
     args, streams = message[_ARGUMENTS], message[_STREAMS]
     if type(args) is not list:
         return
@@ -228,7 +228,7 @@ def _put_streams(message: list[Any]) -> None:
 
 
 def _require_json(value: Any, path: str, depth: int) -> None:
-    """:raises EncodeError: with the place of what JSON would lose"""
+    """:raises EncodeError: names the place of a value that JSON cannot hold"""
     kind = type(value)
     if value is None or kind is bool or kind is str:
         return

@@ -1,7 +1,7 @@
 /**
- * What happened to workers, as one sequence that goes on over restarts of the daemon: each event has a number, one
- * higher than that of the event before, and the newest are held for whoever comes back. Lines of logs are not among
- * them: the files keep those.
+ * What happened to workers, as one sequence that continues over restarts of the daemon. Each event has the number of
+ * the event before, plus one; the newest are kept for clients that come back. Lines of logs are not events here: the
+ * files keep those.
  */
 import { limit } from "../base/limits.ts";
 import type { SequencedEvent, WorkerEvent } from "../protocol/responses.ts";
@@ -16,14 +16,14 @@ export type EventStore = {
 /** What {@link EventStream.after} finds. */
 export type Replay = {
   readonly events: readonly SequencedEvent[];
-  /** So many came after that number and are not held any more; null where that cannot be known. */
+  /** How many events after that number are not kept any more; null if that is unknown. */
   readonly missing: number | null;
 };
 
 export class EventStream {
   readonly #store: EventStore;
   readonly #held: SequencedEvent[];
-  /** Not stored yet, nor told. */
+  /** Neither stored nor published yet. */
   #fresh: SequencedEvent[] = [];
   #newest: number;
   /**
@@ -61,7 +61,7 @@ export class EventStream {
     for (const one of fresh) this.onEvent(one);
   }
 
-  /** The held events after a number. A number higher than any so far came from a stream that was lost. */
+  /** The kept events after a number. A number higher than any so far came from a stream that was lost. */
   after(seq: number): Replay {
     if (seq > this.#newest) return { events: this.#held, missing: null };
     const oldest = this.#held[0]?.seq ?? this.#newest + 1;

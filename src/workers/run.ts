@@ -1,6 +1,6 @@
 /**
- * One run of a worker, from its specification to its end: the link to its shim, what the shim told of it, what was
- * asked of it, its deadlines and monitors. Nothing of it is used again: the next run is another object.
+ * One run of a worker, from its specification to its end: the link to its shim, what the shim reported, what was
+ * requested, its deadlines and monitors. The next run is a new object.
  */
 import { SHIM_EXIT } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
@@ -16,38 +16,38 @@ import type { Spec } from "../shim/spec.ts";
 import type { Guarded } from "../sandbox/guarded.ts";
 import { SIGTERM } from "../../contract/linux.ts";
 
-/** How long a shim may take to answer after it was spawned, or another one to give up the lock, on a busy machine. */
+/** How long a new shim may take to answer, or another one to release the lock, on a busy machine. */
 export const LAUNCH_MS = 30_000;
-/** What a shim gets beyond the grace before the daemon ends the worker's processes itself. */
+/** How long after the grace period the daemon kills the worker's processes itself. */
 export const STOP_SLACK_MS = 5000;
-/** Between two times that a shim is asked to stop. */
+/** Between two requests to stop. */
 const ASK_AGAIN_MS = 250;
 const ASK_AGAIN_MAX_MS = 8000;
 
-/** What the worker is told of its run. */
+/** What a run reports to its worker. */
 export type RunListener = {
   /** The shim answers, for the first time or again. */
   onLink(isFirst: boolean): void;
   onReady(): void;
   onChanged(): void;
   onRotated(): void;
-  /** Once, and the last that is heard. */
+  /** Called once, and last. */
   onEnd(ending: Ending): void;
 };
 
 export type RunFacts = {
   readonly dir: string;
-  /** What a shim may take after its worker has exited. */
+  /** How long a shim may take after its worker has exited. */
   readonly finishMs: number;
   readonly nowMs: () => number;
-  /** Does what needs room for a moment on a full disk. */
+  /** Does something that needs room on a full disk for a moment. */
   readonly withRoom: <T>(act: () => T) => T;
-  /** For one that needs room itself. False if there is none to be made. */
+  /** For a caller that needs room itself. False if none can be made. */
   readonly makeRoom: () => boolean;
   readonly log: (level: "info" | "warn" | "error", fields: object, text: string) => void;
 };
 
-/** Limits that are watched, and the state of health; ends with the run. */
+/** Watched limits, and the state of health; ends with the run. */
 export type RunMonitor = Disposable & { readonly health: "healthy" | "unhealthy" | "starting" | null };
 
 type StopRequest = { readonly killAtMs: number; readonly signal: number };
@@ -58,18 +58,20 @@ export function stopWithinMs(graceMs: number, finishMs: number): number {
 }
 
 export class Run {
-  /** The shim's own number, should it turn out to be another run than was thought. */
+  /** The number that the shim reports, which may be another one than expected. */
   number: number;
-  /** What it executes, to name it if that fails. */
+  /** What it executes, for the error if that fails. */
   executable = "";
   enforced: Enforced = { memory: false, cpu: false, pids: false };
   /** What its policy asks for and this machine lacks, if the policy allows that. */
   degraded: readonly string[] = [];
-  /** Folders that it may write, with what tools run by themselves in them: not of a run that was found. */
+  /**
+   * Folders that it may write, with the files in them that tools run by themselves; empty for a run that was adopted.
+   */
   watched: ReadonlyMap<string, Guarded> = new Map();
-  /** A user asked for it and hears of its failure: it is not tried again where it cannot be executed. */
+  /** A user requested it and gets the error: there is no other attempt if it cannot be executed. */
   isAskedFor = false;
-  /** It was there before this daemon. */
+  /** It is older than this daemon. */
   isFound = false;
   live: ShimState | undefined;
   isReady = false;
@@ -82,19 +84,19 @@ export class Run {
   readonly #listener: RunListener;
   readonly #timers = new Set<Timer>();
   #link: ShimLink | undefined;
-  /** A runtime in the worker has met the shim: there may be calls to count. */
+  /** A runtime has attached: there may be calls to count. */
   #isAttached = false;
   #hasExited = false;
   #isFinishing = false;
   #stopRequest: StopRequest | undefined;
   readonly #stopping = new AbortController();
   #forceTimer: Timer | undefined;
-  /** Ends it where it does not tell that it is ready. */
+  /** Ends it if it does not report that it is ready. */
   readyTimer: Timer | undefined;
   #failure: string | null = null;
-  /** Why the daemon ended the processes itself. */
+  /** Why the daemon killed the processes itself. */
   #forced: string | null = null;
-  /** While it does: it knows them by what those of the next run have as well. */
+  /** While it does that: it finds them by marks that those of the next run have too. */
   #forcing: Promise<void> | undefined;
   #isOver = false;
 
@@ -119,7 +121,7 @@ export class Run {
     return this.#forced;
   }
 
-  /** Spawns its shim and waits for its socket. Every way out ends in a link, in an ending, or in an error. */
+  /** Spawns its shim and waits for its socket. The result is a link, an ending, or an error. */
   async launch(binary: string, spec: Spec): Promise<void> {
     const deadline = performance.now() + LAUNCH_MS;
     for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 50)) {
@@ -136,10 +138,10 @@ export class Run {
         }
         throw new IpcError("START_FAILED", `the shim ended with status ${outcome}${text === "" ? "" : `: ${text}`}`);
       }
-      // None of it is left to be stopped.
+      // Nothing is left to be stopped.
       if (this.#stopRequest) return this.#end(failedLaunch(this.number, this.#facts.nowMs()));
       if (performance.now() > deadline) await this.#giveUpLaunch();
-      await Bun.sleep(pauseMs); // The shim of the run before is in its last moments; it holds the lock until then.
+      await Bun.sleep(pauseMs); // The previous shim is about to end, and still holds the lock.
     }
   }
 
@@ -163,7 +165,10 @@ export class Run {
     });
   }
 
-  /** A run that was there before us. False if no shim answers; {@link rejoin} waits for one that holds the lock. */
+  /**
+   * Adopts a run that is older than this daemon. False if no shim answers; {@link rejoin} waits for one that holds the
+   * lock.
+   */
   async adopt(): Promise<boolean> {
     const link = await this.#open();
     if (link) this.#attach(link);
@@ -230,7 +235,7 @@ export class Run {
     this.#hasExited ||= state.hasExited;
     if (isFirst) this.isReady = state.isReady;
     this.#listener.onLink(isFirst);
-    if (!isFirst && state.isReady) this.#becomeReady(); // told while nobody listened
+    if (!isFirst && state.isReady) this.#becomeReady(); // reported while nobody listened
     if (this.#stopRequest) void this.#askToStop(link, this.#stopRequest); // the last link may have lost it
   }
 
@@ -240,14 +245,14 @@ export class Run {
     this.#listener.onReady();
   }
 
-  /** Asks the shim; a shim that does not answer at once leaves the numbers as they were. */
+  /** Asks the shim; if it does not answer in time, the numbers stay as they were. */
   async lookAtCalls(patienceMs: number): Promise<void> {
     if (!this.#isAttached || !this.#link) return;
     const counts = await atMost(patienceMs, this.#link.calls());
     if (counts) this.calls = counts;
   }
 
-  /** Calls back after so long, unless it is over by then. */
+  /** Calls back after this time, unless the run is over by then. */
   after(ms: number, act: () => void): Timer {
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
@@ -263,8 +268,8 @@ export class Run {
   }
 
   /**
-   * Ends the tree: the signal, then SIGKILL after the grace, of several the shortest. The shim is asked until it says
-   * that it will; if it does not do it in time, the daemon does.
+   * Ends the tree: the signal, then SIGKILL after the shortest grace period of all requests. Repeats the request until
+   * the shim confirms it; if the shim does not carry it out in time, the daemon does.
    */
   stop(graceMs: number, signal = SIGTERM): void {
     if (this.#isOver) return;
@@ -282,7 +287,7 @@ export class Run {
       const graceMs = Math.max(0, Math.round(request.killAtMs - performance.now()));
       if (await link.stop(graceMs, request.signal)) return;
       const isStale = (): boolean => this.#isOver || this.#link !== link || this.#stopRequest !== request;
-      if (isStale()) return; // the next link, or the next request, asks anew
+      if (isStale()) return; // the next link, or the next request, repeats it
       await Bun.sleep(pauseMs);
       if (isStale()) return;
     }
@@ -293,7 +298,8 @@ export class Run {
   }
 
   /**
-   * In steps, each of which may be enough: a shim that lives tells of the worker's end, and writes down what is left.
+   * In steps, each of which may be enough: a live shim reports the end of the worker, and writes the rest of its
+   * output.
    */
   async #forceStep(): Promise<void> {
     const { dir, finishMs, log } = this.#facts;
@@ -320,7 +326,7 @@ export class Run {
     this.stop(graceMs);
   }
 
-  /** The run is over, with its exit record on disk or with a shim that was killed; or only the connection is. */
+  /** The run is over, and its exit record is on disk or its shim was killed; or only the connection has ended. */
   #onGone(): void {
     if (this.#isOver) return;
     if (this.#forcing) return void this.#forcing.then(() => this.#onGone());
@@ -341,7 +347,7 @@ export class Run {
     this.#listener.onEnd(this.#forced === null ? ending : { ...ending, kill_method: "daemon" });
   }
 
-  /** Lets go of it without touching it: the daemon goes, the worker stays. */
+  /** Releases it without a change: the daemon ends, the worker continues. */
   release(): void {
     this.#isOver = true;
     for (const timer of this.#timers) clearTimeout(timer);
