@@ -102,7 +102,7 @@ test("what a template cannot say is refused, and the way out works", async () =>
   for (const [args, why] of [
     [["strict", "--snapshot", "base"], "a snapshot forks its workers"],
     [["strict", "x.py", "--for", "node"], "give a script or --for, not both"],
-    [["strict", "--interpreter", "nowhere"], "there is no nowhere"],
+    [["strict", "--interpreter", "nowhere"], "nowhere: no such program"],
     [["strict", "--for", "ruby"], "Allowed choices are python, bun, node"],
   ] as const)
     expect((await home.cli("policy", "compile", ...args)).stderr).toContain(why);
