@@ -10,7 +10,7 @@ export interface Layer {
 
 export const LAYERS: Readonly<Record<string, Layer>> = {
   base: {
-    job: "errors, limits, names, paths, units, signals, the few system calls",
+    job: "errors, limits, names, paths, units, signals, a few system calls",
     uses: { contract: "" },
   },
   protocol: {
@@ -18,35 +18,35 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     uses: { base: "" },
   },
   logs: {
-    job: "reading, following and compressing CRI log files; many of them as one (`view`) for whoever shows them",
+    job: "reading, following and compressing CRI log files; showing many of them as one (`view`)",
     uses: { base: "", contract: "how long a line may be" },
   },
   sandbox: {
-    job: "policies: reading them, and compiling them to what the shim carries out: rights, mounts, programs of seccomp",
+    job: "policies: reading them, and compiling them to what the shim carries out: rights, mounts, seccomp programs",
     uses: { base: "", contract: "classes of addresses, resource limits" },
   },
   plane: {
-    job: "shared-memory channels and pipes: rings, encoding, memory handed over, the system calls they need",
+    job: "shared-memory channels and pipes: rings, encoding, shared arrays, the system calls that they need",
     uses: { base: "", contract: "" },
   },
   calls: {
-    job: "sessions of calls: who calls and who serves, over a channel, frames on a byte stream, or lines of JSON",
+    job: "call sessions: client and server, over a channel, frames on a byte stream, or lines of JSON",
     uses: { base: "", contract: "numbers of messages", plane: "" },
   },
   shim: {
-    job: "what speaks to a shim or reads what it leaves: specification, link, records, lock, control group, processes left over",
-    uses: { base: "", contract: "", protocol: "how an exit is told", sandbox: "types of what is carried out" },
+    job: "communication with a shim: specification, link, records, lock, control group, leftover processes",
+    uses: { base: "", contract: "", protocol: "the description of an exit", sandbox: "types of a plan" },
   },
   audit: {
-    job: "what is recorded of decisions: its schema, a spool for each writer, reading them all as one",
+    job: "records of decisions: their schema, a spool for each writer, reading all spools as one",
     uses: { base: "", contract: "fields of a record" },
   },
   launch: {
-    job: "what runs is decided here: interpreter, arguments, boot, what may be read, snapshot; from a definition to a specification",
+    job: "from a definition to a specification: interpreter, arguments, boot, readable files, snapshot",
     uses: { base: "", contract: "", protocol: "definitions", sandbox: "", shim: "the specification", audit: "" },
   },
   events: {
-    job: "what happened to workers, as one sequence that is held and played again; who gets which of it",
+    job: "what happened to workers, as one stored sequence that can be replayed; subscriptions to it",
     uses: { base: "", protocol: "" },
   },
   workers: {
@@ -54,25 +54,25 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     uses: { base: "", contract: "", protocol: "", sandbox: "", logs: "", shim: "", audit: "", launch: "" },
   },
   sdk: {
-    job: "connection to the daemon, its verbs as methods, starting it",
+    job: "connection to the daemon, its verbs as methods, autostart",
     uses: { base: "", protocol: "" },
   },
   runtime: {
-    job: "a worker as a program sees it; `connect()` and `eval()` of the package",
+    job: "a worker as programs use it; `connect()` and `eval()` of the package",
     uses: {
       base: "",
       contract: "numbers of messages",
       protocol: "",
-      logs: "a program reads the files itself",
-      plane: "channels and pipes are opened here",
+      logs: "programs read the files themselves",
+      plane: "channels and pipes",
       calls: "",
-      shim: "`spawnPython` starts one, which it owns",
+      shim: "`spawnPython` starts and owns one",
       launch: "`spawnPython` makes the same specification as `run`",
       sdk: "",
     },
   },
   daemon: {
-    job: "socket, sessions, handlers; `compose.ts` is the list of its parts, each made of those above it and taken apart in the reverse order",
+    job: "socket, sessions, handlers; `compose.ts` lists its parts, each made from those above it, and closed in reverse order",
     uses: {
       base: "",
       contract: "",
@@ -96,14 +96,14 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       sandbox: "`policy`, exceptions",
       shim: "",
       audit: "",
-      launch: "`run` makes the same specification without a daemon; snapshots are found there",
-      workers: "what `doctor` and `daemon` say of a lost database and of strays",
+      launch: "`run` makes the same specification without a daemon; snapshots",
+      workers: "`doctor` and `daemon` report a lost database and strays",
       sdk: "",
       runtime: "`eval`, `call`, `repl`",
     },
   },
   ".": {
-    job: 'what `import … from "ipcctl"` gives; `main.ts` beside it is the program',
+    job: "the exports of the package `ipcctl`; `main.ts` beside it is the program",
     uses: {
       base: "",
       protocol: "types of answers",

@@ -4,20 +4,20 @@
  */
 import type { StateWord } from "../protocol/status.ts";
 
-/** Every state: its word in the protocol, and what it means. */
+/** Every state: its word in the protocol, and its meaning. */
 export const STATES = {
   stopped: {
     word: "Stopped",
-    meaning: "no process, and none wanted; also after an exit that its policy does not restart",
+    meaning: "has no process, and none is wanted; also after an exit that the restart policy does not restart",
   },
-  starting: { word: "Starting", meaning: "launched; not executed yet, or readiness not told yet" },
-  running: { word: "Running", meaning: "executed, and ready where readiness is told" },
-  stopping: { word: "Stopping", meaning: "asked to end; its tree is killed after the grace" },
-  restarting: { word: "Stopping", meaning: "asked to end, and to be started again once nothing of it is left" },
+  starting: { word: "Starting", meaning: "launched, but not executed yet, or not reported as ready yet" },
+  running: { word: "Running", meaning: "executed, and ready if it reports that" },
+  stopping: { word: "Stopping", meaning: "asked to end; its tree is killed after the grace period" },
+  restarting: { word: "Stopping", meaning: "asked to end; it starts again once nothing of it is left" },
   backoff: { word: "Backoff", meaning: "ended; the next start waits for its delay" },
   crashed: {
     word: "Crashed",
-    meaning: "ended once too often (backoff exhausted), or could not be executed when a user started it",
+    meaning: "ended too often (backoff exhausted), or could not be executed when a user started it",
   },
 } as const satisfies Record<string, { word: StateWord; meaning: string }>;
 
@@ -25,14 +25,14 @@ export type State = keyof typeof STATES;
 
 /** Every event, and where it comes from. */
 export const EVENTS = {
-  start: "a user, a dependency or the daemon's own start wants it up",
-  stop: "a user wants it down",
-  restart: "a user, cron, watch, health or a limit wants a fresh process",
-  ready: "readiness: READY was told, or the policy is ready on execution",
-  ended: "the run is over and is not to be started again",
-  ended_retry: "the run is over and the restart policy wants another one after a delay",
-  ended_exhausted: "the run is over and no attempt is left, or a start that was asked for could not be executed",
-  retry_due: "the delay of the backoff has passed",
+  start: "a user, a dependent app or the start of the daemon wants it to run",
+  stop: "a user wants it to stop",
+  restart: "a user, a schedule, a watched file, a health check or a limit wants a fresh process",
+  ready: "the worker reported READY, or does not report it and was executed",
+  ended: "the run is over, and no other one follows",
+  ended_retry: "the run is over, and the restart policy wants another one after a delay",
+  ended_exhausted: "the run is over, and no attempt is left, or a start that a user requested could not be executed",
+  retry_due: "the backoff delay is over",
 } as const;
 
 export type Event = keyof typeof EVENTS;
@@ -40,9 +40,9 @@ export type Event = keyof typeof EVENTS;
 /** What the caller must do after a transition, in order. */
 export const EFFECTS = {
   launch: "start a new run",
-  end: "ask the shim to end the tree: signal, grace, SIGKILL; as soon as it answers, and until it has confirmed it",
-  arm: "set the timer of the backoff",
-  disarm: "cancel the timer of the backoff",
+  end: "ask the shim to end the tree (signal, grace period, SIGKILL), once it answers and until it confirms",
+  arm: "set the backoff timer",
+  disarm: "cancel the backoff timer",
 } as const;
 
 export type Effect = keyof typeof EFFECTS;
