@@ -13,7 +13,7 @@
 
 #define DENIED_A_SECOND 20u
 #define GRANTED_A_SECOND 100u
-/* Of strings, escaped: a line stays below its limit whatever is in it. */
+/* Strings are escaped and cut: a line stays below its limit. */
 #define TEXT_MAX 120
 #define HOST_MAX 260
 
@@ -150,7 +150,7 @@ static bool emit(struct ipc_audit *audit, struct ipc_audit_bucket *bucket, const
 	return true;
 }
 
-/* What may stand unquoted in a command line: the worker chooses names. */
+/* Characters that need no quotes in a command line: the worker chooses names. */
 static bool is_plain(const char *host)
 {
 	return *host != 0
@@ -163,7 +163,7 @@ static int put_host(char *out, size_t size, const char *host, int port)
 	return snprintf(out, size, format, host, port);
 }
 
-/* The flag that would let the call through; it works as it is printed. */
+/* The flag that would grant the call; it works as printed. */
 static const char *flag_of_call(const char *call)
 {
 	if (strncmp(call, "bind", 4) == 0 || strncmp(call, "listen", 6) == 0 || strncmp(call, "accept", 6) == 0)
@@ -232,7 +232,7 @@ void ipc_audit_write(struct ipc_audit *audit, const struct ipc_audit_line *line)
 		bucket->used = 0;
 	}
 	if (bucket->used >= (line->is_granted ? GRANTED_A_SECOND : DENIED_A_SECOND)) {
-		/* One now and then is formatted, for the report when the second is over. */
+		/* Formats one of them, for the report when the second is over. */
 		if (bucket->suppressed++ == 0)
 			format(audit, line, bucket->last);
 		return;

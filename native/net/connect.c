@@ -1,4 +1,4 @@
-/* A connect: the worker's arguments are copied once, the copy is decided upon, and what was decided is started. */
+/* A connect: copies the worker's arguments once, decides about the copy, and starts what was decided. */
 #include "server.h"
 
 #include <errno.h>
@@ -11,7 +11,7 @@ static bool accept_name(const char *name, void *port)
 	return !ipc_server.patterns.any_host && ipc_patterns_match_name(&ipc_server.patterns, name, *(uint16_t *)port);
 }
 
-/* Whether it may be tried; its destination goes into `pending`. False: denied, with the reason in the audit. */
+/* Whether it may be tried; writes its destination to `pending`. False: denied, with the reason in the audit. */
 static bool decide(struct ipc_pending *pending, struct ipc_name **name)
 {
 	uint32_t fake;
@@ -46,8 +46,8 @@ static bool decide(struct ipc_pending *pending, struct ipc_name **name)
 	return false;
 }
 
-/* The worker's socket may have been through this before, and then gets the kernel's answer. After an interruption the
- * same call comes again, and must not hear that the socket is connected already. True: go on. */
+/* If the worker's socket was connected before, the call gets the answer of the kernel. After an interruption the same
+ * call comes again, and must not fail because the socket is connected already. True: continue. */
 static bool is_fresh(struct ipc_pending *pending, bool was_interrupted)
 {
 	int socket = pending->target.socket;
@@ -69,7 +69,7 @@ static bool is_fresh(struct ipc_pending *pending, bool was_interrupted)
 	return false;
 }
 
-/* The longest that the worker wants to wait. */
+/* The longest time that the worker wants to wait. */
 static uint64_t time_limit(const struct ipc_target *target)
 {
 	struct timeval limit = { 0 };
@@ -155,7 +155,7 @@ void ipc_serve_connect(const struct ipc_notif *call)
 			ipc_notif_answer(call->id, -ENOBUFS);
 		}
 	}
-	/* Not earlier, so that a lookup which both wait for goes on. */
+	/* Not earlier, so that a lookup for which both wait continues. */
 	if (before != NULL)
 		ipc_pending_release(before);
 }

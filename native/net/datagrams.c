@@ -1,4 +1,4 @@
-/* Datagram sockets: they belong to a network namespace without anybody in it. */
+/* Datagram sockets: they belong to a network namespace that contains nothing but the stub. */
 #include "server.h"
 
 #include <errno.h>
@@ -53,7 +53,8 @@ bool ipc_serve_socket(const struct ipc_notif *call)
 	return true;
 }
 
-/* Datagrams that nobody got: the worker is told that nothing listens, and the audit where they were sent. */
+/* Datagrams that reached nobody: the worker gets the error that nothing listens, and the audit records the destination.
+ * */
 void ipc_serve_strays(void)
 {
 	struct ipc_address to;

@@ -1,8 +1,8 @@
 /*
- * Where the worker's datagrams go: a network in which there is nothing but loopback. Every address is there, at its
- * port 53 we answer questions about names, and nobody else does. A socket of it may be sent, bound and connected to
- * anything by the worker itself, and tells what address this machine would speak from. A child of ours holds it, since
- * who has gone in cannot come back.
+ * The network of the worker's datagrams: a network namespace with only a loopback interface. Every address is local
+ * there, and we answer DNS questions on port 53 of each. The worker itself may bind its socket, connect it and send to
+ * any address, and can read which address this machine would use. A child process holds the namespace, because a
+ * process that has entered it cannot return.
  */
 #include "parts.h"
 
@@ -25,7 +25,7 @@
 #endif
 #define DNS_PORT 53
 #define LOOPBACK 1 /* the index of the only interface */
-#define WAITING 64 /* connections that nobody has taken */
+#define WAITING 64 /* connections that are not accepted yet */
 #define PATIENCE_S 5
 
 struct order {

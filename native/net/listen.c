@@ -10,7 +10,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-/* The port that a TCP socket is bound to; 0: none yet; -1: not a TCP socket. */
+/* The port to which a TCP socket is bound; 0: none yet; -1: not a TCP socket. */
 static int bound_port(int socket)
 {
 	struct sockaddr_storage own;
@@ -51,7 +51,7 @@ static int listen_as_worker(int socket, int backlog)
 	return rc;
 }
 
-/* Decided on our own descriptor of the socket, whatever the worker puts under its number meanwhile. */
+/* Decides on our own descriptor of the socket, because the worker may replace its descriptor meanwhile. */
 void ipc_serve_listen(const struct ipc_notif *call)
 {
 	int backlog = (int)call->args[1];

@@ -82,7 +82,7 @@ static void keep_found(struct ipc_name *name, const struct ipc_found *found, int
 	name->fresh_until = ipc_server.now + ttl * 1000;
 }
 
-/* A lookup is over: everything that waits for it goes on. */
+/* A lookup is over: everything that waits for it continues. */
 void ipc_lookup_over(int index)
 {
 	struct ipc_lookup *lookup = &ipc_server.lookup[index];
@@ -103,7 +103,7 @@ void ipc_lookup_over(int index)
 			ipc_dial_found(pending, &found);
 		}
 	}
-	/* Those that dial still name it; nobody waits any more. */
+	/* Connects that are dialing still refer to it, but nothing waits for it any more. */
 	for (size_t i = 0; i < IPC_NET_PENDING_MAX; i++) {
 		if (ipc_server.pending[i].lookup == index)
 			ipc_server.pending[i].lookup = -1;

@@ -1,4 +1,4 @@
-/* The network of one worker: a process that answers the system calls which its seccomp filter hands over. The worker
+/* The network of one worker: the connect helper answers the system calls that its seccomp filter hands over. The worker
  * never connects itself: a socket that is connected to a checked address replaces its own. Nor does it listen itself:
  * it listens only on a socket whose port was checked. */
 #ifndef IPC_NET_H
@@ -18,7 +18,7 @@
 /*
  * host: a name; "*.name" (any depth, not the name itself); an IPv4 or IPv6 literal; or a CIDR such as "10.0.0.0/8".
  * port 0: any. A literal or a CIDR of at least 8 bits (IPv6: 7) grants its addresses in spite of their class, but those
- * of metadata services only where the literal is exact: 0.0.0.0/0 is no name for 10.0.0.1, nor 169.254.0.0/16 for
+ * of metadata services only if the literal is exact: 0.0.0.0/0 does not name 10.0.0.1, nor 169.254.0.0/16
  * 169.254.169.254. "localhost" grants 127.0.0.1 and ::1.
  */
 struct ipc_net_rule {
@@ -31,17 +31,17 @@ struct ipc_net {
 	const struct ipc_net_rule *rules;
 	size_t rule_count;
 	bool any_host;         /* every name and address, except for `denied` */
-	bool has_datagrams;    /* datagram sockets are given out, in a network without anybody in it */
+	bool has_datagrams;    /* the worker gets datagram sockets, in a network that contains only the stub */
 	bool has_unix;         /* the worker may connect Unix sockets itself: Landlock lets it connect nothing else */
 	uint32_t denied;       /* classes of addresses */
-	const uint16_t *ports; /* that may be listened on, if the filter hands that over */
+	const uint16_t *ports; /* on which the worker may listen, if the filter hands that over */
 	size_t port_count;
 	bool has_ids; /* the worker's, if they differ from ours */
 	uint32_t uid, gid;
 	int audit;                       /* -1, or opened with O_APPEND */
 	const char *audit_path;          /* NULL, or where the file is reopened once it was rotated away */
 	uint64_t audit_max;              /* bytes of the file; 0: as above. Nothing is written beyond that */
-	int told;                        /* -1, or a pipe: one line for each denial as long as there is room */
+	int told;                        /* -1, or a pipe: one line for each denial, while there is room */
 	const char *hosts, *resolv_conf; /* NULL: those in /etc */
 	uint16_t dns_port;               /* 0: 53 */
 };

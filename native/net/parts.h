@@ -1,6 +1,6 @@
 /*
- * What the parts of the network server promise each other. Everything that is parsed here was written by a worker or
- * came from the network.
+ * The interfaces between the parts of the network server. Everything that is parsed here comes from a worker or from
+ * the network.
  */
 #ifndef IPC_NET_PARTS_H
 #define IPC_NET_PARTS_H
@@ -51,7 +51,7 @@ socklen_t ipc_address_to_socket(
 	const struct ipc_address *address, uint16_t port, int domain, struct sockaddr_storage *to);
 /* IPC_NET_* of the address and of an IPv4 address embedded in it; without SELF, which only the kernel knows. */
 uint32_t ipc_address_classes(const struct ipc_address *address);
-/* What of `classes` stays denied, given how closely a rule names the address. */
+/* Classes that remain denied, given how closely a rule names the address. */
 uint32_t ipc_classes_refused(uint32_t classes, uint32_t denied, enum ipc_match match);
 const char *ipc_class_name(uint32_t classes);
 
@@ -80,7 +80,7 @@ int ipc_dns_read_question(const uint8_t *message, size_t size, struct ipc_questi
 /* Writes an answer with at most one address; `out` has room for IPC_DNS_QUERY_MAX + 16. */
 size_t ipc_dns_write_answer(
 	const uint8_t *query, const struct ipc_question *question, int rcode, const uint8_t *address, uint8_t *out);
-/* A question about a plain name, 0 where the name is too long. */
+/* A question about a plain name; 0 if the name is too long. */
 size_t ipc_dns_write_question(uint16_t id, const char *name, uint16_t type, uint8_t out[IPC_DNS_QUERY_MAX]);
 
 enum ipc_dns_outcome { IPC_DNS_FOREIGN, IPC_DNS_FOUND, IPC_DNS_NOTHING, IPC_DNS_BROKEN, IPC_DNS_TRUNCATED };
@@ -152,14 +152,14 @@ struct ipc_audit_line {
 	bool is_granted;
 	const char *reason;
 };
-/* Who writes, as docs/security.md has it: by its pid and by now. */
+/* The writer, as in docs/security.md: made of its pid and the current time. */
 void ipc_audit_begin(struct ipc_audit *audit);
 void ipc_audit_write(struct ipc_audit *audit, const struct ipc_audit_line *line);
-/* Milliseconds until something that was held back is due, -1: nothing is. */
+/* Milliseconds until a suppressed line is due; -1: none is. */
 int ipc_audit_due(struct ipc_audit *audit);
 void ipc_audit_flush(struct ipc_audit *audit, bool is_end);
 
-/* island.c: a network with nobody in it, for the worker's datagrams. */
+/* island.c: a network that contains only the stub, for the worker's datagrams. */
 enum ipc_island_state { IPC_ISLAND_UNKNOWN, IPC_ISLAND_NONE, IPC_ISLAND_OPEN };
 struct ipc_island {
 	enum ipc_island_state state;
@@ -169,7 +169,7 @@ struct ipc_island {
 	int strays;       /* a copy of each datagram */
 	uint64_t cookie;
 };
-/* False where there can be none. Begins it the first time. */
+/* False if there can be none. Creates it the first time. */
 bool ipc_island_open(struct ipc_island *island);
 /* A socket for datagrams in it, or -1. */
 int ipc_island_socket(struct ipc_island *island, int domain);
@@ -183,10 +183,10 @@ struct ipc_datagram {
 	struct in_addr at4;
 	struct in6_addr at6;
 };
-/* Its size; 0: it is to be passed over; -1: there is none. */
+/* Its size; 0: skip it; -1: there is none. */
 ssize_t ipc_island_receive(int questions, struct ipc_datagram *peer, uint8_t *bytes, size_t size);
 void ipc_island_answer(int questions, const struct ipc_datagram *peer, const uint8_t *bytes, size_t size);
-/* False: no more. Where a datagram went that is none about names; port 0 for others. */
+/* False: no more. The destination of a datagram that is not a DNS question; port 0 for others. */
 bool ipc_island_stray(const struct ipc_island *island, struct ipc_address *to, uint16_t *port);
 void ipc_island_close(struct ipc_island *island);
 

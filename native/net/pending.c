@@ -57,7 +57,7 @@ void ipc_pending_finish(struct ipc_pending *pending, int result)
 	}
 }
 
-/* A thread makes one call at a time: what it waited for before, or did not hear of, is over. */
+/* A thread makes one call at a time: an earlier call of it is over, even if it did not get the answer. */
 struct ipc_pending *ipc_pending_of(uint32_t tid)
 {
 	for (size_t i = 0; i < IPC_NET_PENDING_MAX; i++) {
@@ -68,9 +68,9 @@ struct ipc_pending *ipc_pending_of(uint32_t tid)
 }
 
 /*
- * What ends the call of a thread for which a signal waits, or 0: the kernel lets a call that we have taken wait for us,
- * whatever comes. What is sent to the process goes to its main thread, as long as that does not block it; another one
- * takes it at the second look, and may not be the one that was woken, so that only an errno will do.
+ * The error that ends the call of a thread for which a signal waits, or 0: signals do not interrupt a call that we have
+ * taken. A signal to the process goes to its main thread, unless that blocks it. Another thread takes it at the second
+ * look, and may not be the one that was woken, so only an errno works.
  */
 static int pending_signal(struct ipc_pending *pending)
 {

@@ -161,7 +161,7 @@ static bool is_over(struct ipc_lookup *lookup, int error)
 	return true;
 }
 
-/* A new socket, and with it a new port, for each attempt. */
+/* A new socket, and so a new port, for each attempt. */
 static bool open_socket(struct ipc_lookup *lookup, const struct ipc_resolver *resolver, bool is_tcp)
 {
 	const struct sockaddr_storage *server = &resolver->server[(lookup->attempt - 1) % resolver->server_count];
@@ -225,7 +225,7 @@ bool ipc_lookup_start(struct ipc_lookup *lookup, const struct ipc_resolver *reso
 	return try_next(lookup, resolver, now);
 }
 
-/* 1: it is over; 0: it goes on; -1: this attempt has failed. */
+/* 1: it is over; 0: it continues; -1: this attempt has failed. */
 static int take_answer(struct ipc_lookup *lookup, const struct ipc_resolver *resolver, const uint8_t *message,
 	size_t size, uint64_t now)
 {

@@ -1,9 +1,8 @@
 /*
- * The server: one loop over the listener, the connects that are not through, the conversations with the stub, and the
- * lookups.
+ * The server: one loop over the listener, the connects in progress, the conversations with the stub, and the lookups.
  *
- * A worker that connects never gets its own call carried out. What it wrote is copied once; what was copied is decided
- * upon; a socket of ours is connected to just that address and put in the place of the worker's.
+ * The kernel never carries out the connect of a worker. The server copies its arguments once, decides about the copy,
+ * connects a socket of its own to exactly that address, and replaces the worker's socket by it.
  */
 #include "server.h"
 
@@ -153,7 +152,7 @@ static void serve_polled(const struct polled *polled)
 
 static bool set_up(const struct ipc_net *net, int listener)
 {
-	/* Zero already, and large: unused parts are never touched. */
+	/* Large, and zero already: unused parts are never touched. */
 	ipc_server.net = net;
 	ipc_server.listener = listener;
 	ipc_server.pidfd = -1;

@@ -1,5 +1,5 @@
-/* What the parts of the server share: one network, from the listener to the last process under the filter. parts.h has
- * what does not depend on the server. */
+/* State that the parts of the server share: one network, from the listener to the last process under the filter.
+ * parts.h has the parts that do not depend on the server. */
 #ifndef IPC_NET_SERVER_H
 #define IPC_NET_SERVER_H
 
@@ -13,7 +13,7 @@
 #define IPC_NET_SIGNAL_MS 50u /* the longest that a signal for a connecting worker waits */
 /* ERESTARTSYS, for the kernel alone: EINTR, or the call again, depending on the signal's handler */
 #define IPC_NET_RESTART 512
-/* One for each that may wait for it. */
+/* One for each connect or conversation that may wait for it. */
 #define IPC_NET_LOOKUPS_MAX (IPC_NET_PENDING_MAX + IPC_NET_STUBS_MAX)
 
 /* A call that the filter hands over: struct seccomp_notif. */
@@ -100,14 +100,14 @@ void ipc_close(int *fd);
 /* notif.c: the kernel's side */
 /* False: the kernel lacks these calls, or has larger ones than we know. */
 bool ipc_notif_begin(void);
-/* 1; 0: it is gone again; -1: nothing more will come. */
+/* 1: a call; 0: it is gone again; -1: no more calls will come. */
 int ipc_notif_receive(struct ipc_notif *call);
 /* False: the call no longer waits. */
 bool ipc_notif_answer(uint64_t id, int error);
-/* Whatever its arguments are by then: only if none that they can be is a way out. */
+/* Its arguments may have changed: only for calls in which no argument is dangerous. */
 void ipc_notif_let_go_on(uint64_t id);
 bool ipc_notif_is_waiting(uint64_t id);
-/* In place of the worker's. */
+/* Replaces the worker's descriptor. */
 int ipc_notif_put(uint64_t id, const struct ipc_target *target, int fd);
 /* A new descriptor of the worker, which is the answer. */
 void ipc_notif_give(uint64_t id, int fd, bool is_cloexec);
@@ -124,18 +124,18 @@ int ipc_target_option(int fd, int level, int name);
 int ipc_target_tcp_state(int fd);
 /* 0, or the error that connect() has to give. */
 int ipc_target_open(uint32_t tid, int number, int family, struct ipc_target *target);
-/* What the worker has set before, and only that. */
+/* Copies the options that the worker has set before, and only those. */
 void ipc_target_copy_options(int from, int to, int domain);
 /* 0, or what connect() has to give. `family` is set as soon as it is known. */
 int ipc_target_read_address(const struct ipc_notif *call, struct ipc_address *address, uint16_t *port, int *family);
 
 /* pending.c: connects in progress */
 void ipc_pending_release(struct ipc_pending *pending);
-/* NULL: there is no place. */
+/* NULL: there is no free place. */
 struct ipc_pending *ipc_pending_take(void);
-/* Answers the call, and gives its place back. */
+/* Answers the call, and frees its place. */
 void ipc_pending_finish(struct ipc_pending *pending, int result);
-/* What a thread waited for before it made another call. */
+/* Ends the earlier call of a thread that makes another one. */
 struct ipc_pending *ipc_pending_of(uint32_t tid);
 /* Ends connects whose thread has a pending signal. */
 void ipc_pending_interrupt(void);
@@ -143,7 +143,7 @@ void ipc_pending_interrupt(void);
 void ipc_pending_sweep(void);
 
 /* dial.c */
-/* Goes on with the next candidate. */
+/* Continues with the next candidate. */
 void ipc_dial(struct ipc_pending *pending);
 /* Begins with the first of these. */
 void ipc_dial_found(struct ipc_pending *pending, const struct ipc_found *found);
@@ -157,7 +157,7 @@ bool ipc_name_is_fake(const struct ipc_address *address, uint32_t *fake);
 /* One in progress, or a place for a new one; -1: there is none. */
 int ipc_lookup_find(const char *name, bool *is_new);
 void ipc_lookup_begin(int index, const char *name);
-/* Everything that waits for it goes on. */
+/* Everything that waits for it continues. */
 void ipc_lookup_over(int index);
 /* The connect waits for the addresses of its name. */
 void ipc_lookup_for(struct ipc_pending *pending);
@@ -165,7 +165,7 @@ void ipc_lookup_for(struct ipc_pending *pending);
 /* stub.c: the name service */
 /* Replaces the socket by a conversation, or waits for a place. */
 void ipc_stub_open(struct ipc_pending *pending);
-/* Those that wait for a place. */
+/* Starts conversations that wait for a place. */
 void ipc_stub_admit(void);
 void ipc_stub_serve(struct ipc_stub *stub);
 /* The lookup that its question waits for is over. */

@@ -8,9 +8,8 @@
 
 #define STUB_IDLE_MS 2000u /* after this a silent conversation makes room for a waiting one */
 
-/* The real address is looked up when the worker asks for the name, although it does not get it: a worker expects to
- * wait when it asks, in a thread of its own if it does anything else meanwhile, but not when it connects. False: not
- * known yet. */
+/* The real address is looked up when the worker asks for the name, although the worker does not get it: programs expect
+ * to wait for a name, in a separate thread if necessary, but not for a connect. False: not known yet. */
 static bool is_known(struct ipc_stub *stub, struct ipc_name *name)
 {
 	bool is_new;
@@ -59,7 +58,7 @@ static ssize_t answer_query(struct ipc_stub *stub, const uint8_t *query, size_t 
 	return (ssize_t)ipc_dns_write_answer(query, &question, IPC_RCODE_OK, address, out);
 }
 
-/* False: closed, or as good as. */
+/* False: closed, or about to be. */
 static bool send_stub(struct ipc_stub *stub)
 {
 	if (stub->is_datagram && stub->out_len > 0) {
@@ -143,7 +142,7 @@ static struct ipc_stub *take_stub(void)
 	return oldest;
 }
 
-/* Questions in datagrams: each is a conversation of its own, with one question. */
+/* Questions in datagrams: each is a separate conversation with one question. */
 void ipc_stub_serve_questions(int questions)
 {
 	for (int i = 0; i < 16; i++) {

@@ -100,7 +100,7 @@ static int open_info(const char *path)
 
 int ipc_target_fd(uint32_t tid, int number)
 {
-	/* The last one is kept: it stands for that thread for good, never for one that reuses its number. */
+	/* The last one is kept: it refers to that thread, never to another one that reuses its number. */
 	for (int i = 0; i < 2; i++) {
 		if (ipc_server.pidfd >= 0 && ipc_server.pidfd_tid == tid) {
 			long fd = take_fd(ipc_server.pidfd, number);
@@ -200,7 +200,7 @@ struct value {
 	socklen_t size;
 };
 
-/* Only what the worker has set before: the kernel no longer tunes a buffer whose size was set. */
+/* Only options that the worker has set before: the kernel no longer tunes a buffer whose size was set. */
 void ipc_target_copy_options(int from, int to, int domain)
 {
 	static struct value usual[2][OPTION_COUNT];

@@ -1,4 +1,4 @@
-/* What /proc tells of a process. A process that is gone tells nothing. */
+/* Reads facts about a process from /proc. A process that is gone has none. */
 #include "proc.h"
 
 #include <fcntl.h>

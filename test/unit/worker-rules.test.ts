@@ -66,7 +66,7 @@ test("a name of exactly the limit passes", () => {
   expect(toWorkerId("x".repeat(64))).toBe("x".repeat(64));
 });
 
-test("whatever happens to a stopped worker but a wish to run, it stays stopped", () => {
+test("a stopped worker stays stopped, whatever happens, unless it is asked to run", () => {
   for (const event of Object.keys(TABLE.stopped) as Event[]) {
     if (event !== "start" && event !== "restart")
       expect(TABLE.stopped[event]).toEqual({ next: "stopped", effects: [] });
