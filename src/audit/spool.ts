@@ -43,7 +43,7 @@ export function workerOfSpool(path: string): string | undefined {
 
 /** What one process writes. */
 export class AuditSpool {
-  /** Other processes that decide write there as well. */
+  /** Other processes that decide append to it too. */
   readonly folder: string;
   readonly #name: "daemon" | "run";
   readonly #writer: string;
@@ -111,8 +111,8 @@ export function rotateSpool(path: string): void {
 }
 
 /**
- * To be called now and then: rotates large spools. Beyond the limit for all together the largest spool loses its oldest
- * file, so that workers which are denied much push out only what is about them.
+ * Must be called from time to time: rotates large spools. Beyond the limit for all spools, the largest one loses its
+ * oldest file, so workers that are often denied remove only their own records.
  */
 export function keepSpools(folder: string, totalMax = limit("auditTotalBytes")): void {
   const spools = listSpools(folder).map((path) => {

@@ -16,7 +16,7 @@ export type OutgoingWays = {
   readonly fail: (record: Record<string, unknown>) => void;
 };
 
-/** An iterable of this side, which is read as far as the other side has asked for items. */
+/** An iterable of this side, read as far as the other side has requested items. */
 export class Outgoing {
   readonly #iterator: AsyncIterator<unknown> | Iterator<unknown>;
   readonly #ways: OutgoingWays;
@@ -47,7 +47,7 @@ export class Outgoing {
         isSending = true;
         this.#ways.item(value);
         isSending = false;
-        // A generator that never waits must not keep the event loop from everything else while there is credit.
+        // A generator that never waits must not block the event loop while there is credit.
         if (++sent % WINDOW === 0) await turn();
       }
     } catch (error) {
@@ -64,7 +64,7 @@ export class Outgoing {
     how();
   }
 
-  /** The other side wants no more of it. False if it was over. */
+  /** The other side wants no more items. False if the stream was over. */
   leave(): boolean {
     if (this.#isOver) return false;
     this.#isOver = true;
@@ -72,7 +72,7 @@ export class Outgoing {
     return true;
   }
 
-  /** There is nobody to report an error of its clean-up to. */
+  /** No one waits for an error of its clean-up. */
   #return(): void {
     try {
       void Promise.resolve(this.#iterator.return?.()).catch(() => undefined);
@@ -82,7 +82,7 @@ export class Outgoing {
   }
 }
 
-/** A waiting reader. The stream is kept alive as long, so that `return()` finds it. */
+/** A waiting reader. It keeps the stream alive, so that `return()` finds it. */
 type Reader = PromiseWithResolvers<IteratorResult<unknown>> & { readonly stream: Stream };
 
 /** Items of a stream of the other side that have arrived, and the readers that wait for the next ones. */
@@ -101,7 +101,7 @@ export class Incoming {
   #onOver: (() => void) | undefined;
 
   /**
-   * @param from who sends it, to name the sender in an error
+   * @param from the sender, as errors name it
    * @param grant allows this many more items
    * @param onEnd called once. `isEarly`: the reader has left, and the other side must be told
    */
@@ -158,7 +158,7 @@ export class Incoming {
     this.#finish(false);
   }
 
-  /** The reader wants no more. */
+  /** The reader wants no more items. */
   leave(): void {
     this.#items.length = 0;
     this.#error = undefined;
@@ -174,7 +174,7 @@ export class Incoming {
     for (const reader of this.#waiting.splice(0)) this.#close(reader);
   }
 
-  /** The error once, then the end. */
+  /** Throws the error once, then ends. */
   #close(reader: Reader): void {
     const error = this.#error;
     this.#error = undefined;

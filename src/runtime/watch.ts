@@ -11,34 +11,34 @@ import { Feed } from "./feed.ts";
 
 export type EventOptions = {
   /**
-   * `status` (the default) has states and processes, `logs` has lines, `all` has both, and health checks and limits.
+   * `status` (the default): states and processes; `logs`: lines; `all`: both, and health checks and limits.
    */
   readonly topic?: keyof typeof SUBSCRIPTIONS;
   /** Only of the worker with this name. */
   readonly worker?: string;
   /**
-   * The number of an event that was seen, to begin with those that came after it, as far as the daemon holds them; 0
-   * for all that it holds. Lines of logs have no numbers: {@link LogOptions.since} finds those of before.
+   * The number of the last event seen: begins with the events after it that the daemon still has; 0 begins with the
+   * oldest. Lines of logs have no numbers: use {@link LogOptions.since} for earlier ones.
    */
   readonly since?: number;
 };
 
-/** Of each event: lines of logs have no number. */
+/** Fields that each event gets; lines of logs have no number. */
 type Position = { readonly seq: number | null; readonly time: string | null };
 
 /**
- * One event of one worker. `seq` is its number, one higher than that of the event before, of whichever worker, and goes
- * on when the daemon is restarted; null for lines of logs. `events_dropped` stands where so many are missing, of
- * whichever worker: the reader was too slow, or the daemon holds them no more (null: nobody knows how many).
+ * One event of one worker. `seq` is its number: that of the event before, of any worker, plus one; it continues over
+ * restarts of the daemon, and is null for lines of logs. `events_dropped` replaces missing events of any worker, with
+ * their count: the reader was too slow, or the daemon does not have them any more (null: the count is unknown).
  */
 export type IpcEvent =
   | (WorkerEvent & Position & { readonly app: string })
   | (Position & { readonly type: "events_dropped"; readonly app: null; readonly count: number | null });
 
 export type LogOptions = {
-  /** How many of the newest lines (default: 20). */
+  /** Number of newest lines (default: 20). */
   readonly lines?: number;
-  /** Nothing older. */
+  /** No older lines. */
   readonly since?: Date;
   readonly stream?: "stdout" | "stderr";
   /** Continue with new lines until the loop is left. */
@@ -53,8 +53,8 @@ const REJOIN_MS = 15_000;
 const REJOIN_PAUSE_MS = 50;
 
 /**
- * Gives events from now on, or after a number: `opened` is kept once the daemon has taken the subscription. When the
- * daemon is restarted they go on with those that came meanwhile.
+ * Gives events from now on, or after a number; `opened` resolves once the daemon has accepted the subscription. After a
+ * restart of the daemon they continue, including those in between.
  * @param rejoin opens a connection to the next daemon, and starts none
  */
 export function openEvents(
@@ -90,14 +90,14 @@ export function openEvents(
     const newest = await made.subscribe(topic, worker ?? null, from);
     seen ??= newest;
   };
-  /** What ended the connection is thrown where no daemon takes its place. */
+  /** Throws the error that ended the connection if no daemon replaces the old one. */
   const again = async (error: IpcError): Promise<void> => {
     if (seen === undefined || !hasEnded(error)) return feed.end({ error });
     const deadline = performance.now() + rejoinMs;
     while (!feed.isEnded) {
       try {
         await subscribe(await rejoin());
-        if (topic !== "status") take(droppedEvents(null)); // lines of meanwhile are in the files
+        if (topic !== "status") take(droppedEvents(null)); // lines written in between are in the files
         return;
       } catch (failure) {
         if (!hasEnded(failure)) return feed.end({ error: failure });
@@ -120,7 +120,7 @@ function droppedEvents(count: number | null): IpcEvent {
   return { type: "events_dropped", app: null, count, seq: null, time: null };
 }
 
-/** Lines of some workers; past lines in the order of their times. */
+/** Lines of some workers; past lines are in the order of their times. */
 export function readLogs(
   find: () => Promise<readonly WorkerStatus[]>,
   changes: () => Feed<IpcEvent>,
@@ -135,7 +135,7 @@ export function readLogs(
   const read = async (): Promise<void> => {
     const { lines = 20, since, stream, follow = false } = options;
     if (!(lines >= 0)) throw new IpcError("USAGE", `logs: lines must be 0 or more, not ${lines}`);
-    using appearing = follow ? changes() : undefined; // before the first look: what comes behind it is told
+    using appearing = follow ? changes() : undefined; // before the first look: workers that appear later are reported
     const sources = (await find()).map(({ name, log_dir }) => localLog(name, log_dir));
     const view = new LogView({ lines, sinceMs: since?.getTime() ?? 0, stream });
     const lineOf = new Lines();
@@ -172,7 +172,7 @@ export function readLogs(
             if (!followed.has(name)) begin(localLog(name, log_dir, true));
         }
       } catch {
-        // The daemon is gone: no instance comes, and those that run are read on.
+        // The daemon is gone: no instance appears, and the logs of running ones are still read.
       }
       await ended.promise;
       await Promise.all(followed.values());
