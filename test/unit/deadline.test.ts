@@ -26,6 +26,7 @@ async function runTests(text: string, env: Record<string, string> = {}): Promise
 
 test("what hangs is named, with the state of the daemon behind it, and is ended; the others go on", async () => {
   const { stderr, stdout, status } = await runTests(`
+import { readFileSync } from "node:fs";
 import { beforeAll, afterAll, expect, test } from "bun:test";
 import { expireAll } from "@/deadline.ts";
 import { Home, isAlive } from "@/home.ts";
@@ -38,6 +39,7 @@ test("hangs", async () => {
   await home.start("sleeper", home.script("sleeper.py", "import time; print('said', flush=True); time.sleep(600)"));
   pids = [await home.daemonPid(), (await home.status("sleeper")).pid!];
   while ((await home.lines("sleeper")).length === 0);
+  while (!readFileSync("/proc/" + pids[1] + "/stat", "latin1").includes(") S ")); // it has printed, and may not sleep yet
   expireAll();
   await new Promise(() => undefined);
 });
