@@ -80,7 +80,7 @@ export const LIMITS = {
   },
   requests: {
     value: 65_536,
-    why: "requests of one client that a TypeScript program serves at once, and functions that it lends; the next one is refused",
+    why: "requests of one client that a TypeScript program serves at once, functions that it lends, and streams that it sends; one more request is refused, one more of the others ends the session",
   },
   interrupts: {
     value: 1_048_576,
@@ -97,6 +97,14 @@ export const LIMITS = {
     why: "pipes that clients have opened and the worker has not taken; the next one is closed",
   },
   streamItems: { value: 64, why: "items of a stream in transit; the sender waits until the receiver has taken some" },
+  streamCredit: {
+    value: 1_048_576,
+    why: "items that one message may grant the sender of a stream; more is no reader that counts what it takes",
+  },
+  boundNameBytes: {
+    value: 1024,
+    why: "bytes in the name of a function that a client lends; the other side holds it as long as it is lent",
+  },
   valueDepth: { value: 128, why: "levels of nesting in a value, so that a decoder does not run out of stack" },
   policyBytes: { value: 65_536, why: "largest policy file; it is read at every start" },
   policyExtends: { value: 8, why: "policies in one chain of `extends`; more is taken for a cycle" },

@@ -119,6 +119,9 @@ const PYTHON_LIMITS = limits(
   "pipesUntaken",
   "segments",
   "streamItems",
+  "streamCredit",
+  "boundNameBytes",
+  "requests",
 );
 
 /** `bytesIn` → `BYTES_IN` */

@@ -104,15 +104,16 @@ class Bound:
         #: Threads that code of a request has started, with session and request number.
         self._threads: weakref.WeakKeyDictionary[threading.Thread, tuple[Session, int]] = weakref.WeakKeyDictionary()
 
-    def bind(self, session: Session, name: object) -> None:
+    def bind(self, session: Session, name: str) -> None:
         """``f`` becomes a name of the script, ``o.f`` an attribute of one; a name that the script itself defines is
         left alone.
         """
-        if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")) or name.count(".") > 1:
+        if not all(part.isidentifier() for part in name.split(".")) or name.count(".") > 1:
             raise BrokenChannel(f"{name!r} is not a function name")
         _note_threads()
         lenders = self._lenders.setdefault(name, [])
-        if session not in lenders:
+        if name not in session.lent:
+            session.lent.add(name)
             lenders.append(session)
         scope = namespace(None)
         first, _, attribute = name.partition(".")
@@ -122,7 +123,8 @@ class Bound:
 
     def unbind(self, session: Session, name: str) -> None:
         lenders = self._lenders.get(name, [])
-        if session in lenders:
+        if name in session.lent:
+            session.lent.remove(name)
             lenders.remove(session)
         if lenders or self._lenders.pop(name, None) is None:
             return
@@ -133,12 +135,13 @@ class Bound:
             return
         if attribute:
             place.__dict__.pop(attribute, None)
-        if not any(other.partition(".")[0] == first for other in self._lenders):
+        # A client may lend many functions: those of other names are not searched for each that ends.
+        if first not in self._lenders and not any(isinstance(one, BoundFunction) for one in vars(place).values()):
             del scope[first]
 
     def forget(self, session: Session) -> None:
         """Its client is gone."""
-        for name in [name for name, lenders in self._lenders.items() if session in lenders]:
+        for name in list(session.lent):
             self.unbind(session, name)
         for invocation in [one for one in self.invocations.values() if one.session is session]:
             invocation.fail(ConnectionError("the client that bound this function is gone"))

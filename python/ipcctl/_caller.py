@@ -44,7 +44,7 @@ from ._contract import TO_WORKER_RETURN as RETURN
 from ._contract import TO_WORKER_THROW as THROW
 from ._contract import TO_WORKER_UNBIND as UNBIND
 from ._end import End, ShimDoor, open_end
-from ._errors import error_of, fault_of_call, record_of
+from ._errors import credit_of, error_of, fault_of_call, record_of
 from ._transports import Frames, Lines
 from ._types import DecodeError, IpcError, RemoteError, Unheld
 
@@ -509,7 +509,7 @@ class Worker:
                     self._give_up(number, error)
         elif kind == WANT:
             if (source := self._sources.get(number)) is not None:
-                source.give(message[2])
+                source.give(credit_of(message[2]))
         elif kind == LEAVE:
             self._leave_source(number)
         elif kind == FORGET:

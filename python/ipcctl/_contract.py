@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+5fc11189"
+EDITION = "0.1.0+1b218cc0"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -195,3 +195,6 @@ PIPE_NAME_BYTES_MAX = 48
 PIPES_UNTAKEN_MAX = 64
 SEGMENTS_MAX = 256
 STREAM_ITEMS_MAX = 64
+STREAM_CREDIT_MAX = 1048576
+BOUND_NAME_BYTES_MAX = 1024
+REQUESTS_MAX = 65536

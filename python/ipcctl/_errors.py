@@ -6,7 +6,8 @@ import os
 import traceback
 from collections.abc import Callable
 
-from ._types import DecodeError, EncodeError, IpcError, JavaScriptError, RemoteError, undefined
+from ._contract import STREAM_CREDIT_MAX as _CREDIT_MAX
+from ._types import BrokenChannel, DecodeError, EncodeError, IpcError, JavaScriptError, RemoteError, undefined
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
@@ -211,6 +212,13 @@ def error_of(record: Any, kind: type[RemoteError] = JavaScriptError, level: int 
     if isinstance(cause, BaseException):
         error.__cause__ = cause
     return error
+
+
+def credit_of(value: object) -> int:
+    """How many items of a stream a message grants. :raises BrokenChannel:"""
+    if type(value) is int and 0 < value <= _CREDIT_MAX:
+        return value
+    raise BrokenChannel(f"the credit of a stream must be from 1 to {_CREDIT_MAX} items")
 
 
 def fault_of_call(message: list[Any]) -> IpcError | None:

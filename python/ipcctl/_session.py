@@ -10,7 +10,9 @@ from . import _trace
 from ._calling import Calls
 from ._channel import Channel, Segment, Unreadable
 from ._backend import BrokenChannel, DecodeError, StreamRef
+from ._contract import BOUND_NAME_BYTES_MAX as _NAME_BYTES_MAX
 from ._contract import ENDED_BROKEN, ENDED_FAULT
+from ._contract import REQUESTS_MAX as _REQUESTS_MAX
 from ._contract import TO_WORKER_CALL as CALL
 from ._contract import TO_WORKER_EVAL as EVAL
 from ._contract import TO_WORKER_CANCEL as CANCEL
@@ -55,6 +57,8 @@ class Session:
         self.streams: dict[int, Outgoing] = {}
         #: Their readers keep them alive: the client is told to leave a stream that nobody reads any more.
         self.incoming: WeakValueDictionary[int, Incoming] = WeakValueDictionary()
+        #: Names of functions that the client lends.
+        self.lent: set[str] = set()
 
     # ---- messages ----
 
@@ -78,7 +82,7 @@ class Session:
                 if (stream := self.streams.get(number)) is not None:
                     stream.grant(message[2])
             elif kind == BIND:
-                self.serving.bound.bind(self, message[2])
+                self._lend(message[2])
             elif kind == UNBIND:
                 self.serving.bound.unbind(self, message[2])
             elif kind in ANSWERS:
@@ -129,6 +133,13 @@ class Session:
         except BrokenChannel:
             pass
 
+    def _lend(self, name: object) -> None:
+        if not isinstance(name, str) or len(name.encode()) > _NAME_BYTES_MAX:
+            raise BrokenChannel(f"the name of a bound function must be text of at most {_NAME_BYTES_MAX} bytes")
+        if name not in self.lent and len(self.lent) >= _REQUESTS_MAX:
+            raise BrokenChannel(f"more than {_REQUESTS_MAX} functions are lent")
+        self.serving.bound.bind(self, name)
+
     # ---- streams ----
 
     def begin_stream(self, number: int, items: Any, began: int) -> None:
@@ -143,8 +154,10 @@ class Session:
     def receive_stream(self, value: Any) -> Any:
         if type(value) is not StreamRef:
             return value
-        if value.number in self.incoming:
-            raise BrokenChannel(f"stream {value.number} of the client is open already")
+        if value.number in self.incoming or len(self.incoming) >= _REQUESTS_MAX:
+            raise BrokenChannel(
+                f"stream {value.number} of the client is open already, or more than {_REQUESTS_MAX} are"
+            )
         stream = self.incoming[value.number] = Incoming(self, value.number)
         return stream
 

@@ -16,6 +16,7 @@ from ._contract import TO_CLIENT_ITEM as ITEM
 from ._contract import TO_CLIENT_END as END
 from ._contract import TO_CLIENT_WANT as WANT
 from ._contract import TO_CLIENT_LEAVE as LEAVE
+from ._errors import credit_of
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
@@ -46,9 +47,7 @@ class Outgoing:
         """Called once the client knows that it is a stream."""
 
     def grant(self, credit: object) -> None:
-        if type(credit) is not int or not 0 < credit <= 1 << 20:
-            raise BrokenChannel(f"the credit of a stream must be from 1 to {1 << 20} items")
-        self._credit += credit
+        self._credit += credit_of(credit)
         self._queue()
 
     def _queue(self) -> None:

@@ -288,7 +288,7 @@ export class CallClient implements Disposable {
         this.#invoke(message);
         break;
       case FROM.want:
-        this.#sources.get(number)?.want(Number(message[2]));
+        this.#sources.get(number)?.want(message[2]);
         break;
       case FROM.leave:
         this.#leaveSource(number);

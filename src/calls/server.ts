@@ -15,10 +15,7 @@ import { traced } from "./trace.ts";
 import type { Message, Transport } from "./transport.ts";
 
 const REQUESTS_MAX = limit("requests");
-/** Of the name of a function that the client binds. */
-const NAME_CHARS_MAX = 1024;
-/** Items that one message may grant. */
-const CREDIT_MAX = 1 << 20;
+const NAME_BYTES_MAX = limit("boundNameBytes");
 
 /** Functions by the names that clients call. Keyword arguments come as one more object after the others. */
 export type Exposed = Readonly<Record<string, (...args: never[]) => unknown>>;
@@ -87,7 +84,7 @@ export class CallServer implements Disposable {
       case FROM.cancel:
         return this.#cancel(number);
       case FROM.credit:
-        return this.#streams.get(number)?.want(countOf(value));
+        return this.#streams.get(number)?.want(value);
       case FROM.bind:
         this.#bound.add(nameOf(value));
         if (this.#bound.size > REQUESTS_MAX) throw new BrokenChannel(`more than ${REQUESTS_MAX} functions are lent`);
@@ -349,14 +346,7 @@ function iteratorOf(value: unknown): AsyncIterator<unknown> | Iterator<unknown> 
 }
 
 /** @throws BrokenChannel */
-function countOf(value: unknown): number {
-  if (!Number.isSafeInteger(value) || (value as number) <= 0 || (value as number) > CREDIT_MAX)
-    throw new BrokenChannel(`the credit of a stream must be from 1 to ${CREDIT_MAX} items`);
-  return value as number;
-}
-
-/** @throws BrokenChannel */
 function nameOf(value: unknown): string {
-  if (typeof value === "string" && value.length <= NAME_CHARS_MAX) return value;
-  throw new BrokenChannel(`the name of a bound function must be text of at most ${NAME_CHARS_MAX} characters`);
+  if (typeof value === "string" && Buffer.byteLength(value) <= NAME_BYTES_MAX) return value;
+  throw new BrokenChannel(`the name of a bound function must be text of at most ${NAME_BYTES_MAX} bytes`);
 }

@@ -6,6 +6,7 @@ import { BrokenChannel } from "../plane/ring.ts";
 
 /** Items of a stream that may be in transit or waiting here; half of it is granted again as they are taken. */
 const WINDOW = limit("streamItems");
+const CREDIT_MAX = limit("streamCredit");
 
 /** How the two sides report the fate of a stream that this side sends. */
 export type OutgoingWays = {
@@ -29,7 +30,10 @@ export class Outgoing {
     this.#ways = ways;
   }
 
-  want(count: number): void {
+  /** @throws BrokenChannel for what is not a number of items that may be granted */
+  want(count: unknown): void {
+    if (typeof count !== "number" || !Number.isSafeInteger(count) || count <= 0 || count > CREDIT_MAX)
+      throw new BrokenChannel(`the credit of a stream must be from 1 to ${CREDIT_MAX} items`);
     this.#wanted += count;
     if (!this.#isReading) void this.#read();
   }

@@ -87,6 +87,64 @@ test("more requests than may be under way are refused, and the others go on", as
   ]);
 });
 
+test("credit of a server's stream: streamCredit at once, and one more", async () => {
+  const most = LIMITS.streamCredit.value;
+  const granted = (credit: unknown) =>
+    serve(
+      [
+        [T.call, 7, "count", [3], null],
+        [T.credit, 7, credit],
+      ].map(frame),
+    );
+  expect((await granted(most)).cause.message).not.toContain("credit");
+  expect((await granted(most + 1)).cause.message).toContain(`must be from 1 to ${most} items`);
+});
+
+/** What comes of a client whose own stream is granted so much: an item, or the end of its session. */
+async function wanted(credit: unknown): Promise<string> {
+  const [to, from] = [new PassThrough(), new PassThrough()];
+  const outcome = Promise.withResolvers<string>();
+  const onClose = (cause: Error): void => outcome.resolve(cause.message);
+  using client = new CallClient(frames(to, from), { name: "hostile", onClose });
+  void client.hello.catch(() => undefined);
+  void client.call("total", [new Blob(["item"]).stream()]).catch(() => undefined);
+  const told = new Frames();
+  told.role = "server";
+  from.on("data", (bytes: Buffer) => {
+    told.push(bytes);
+    for (let one = told.next(); one; one = told.next())
+      if ((one as readonly unknown[])[0] === T.push) outcome.resolve("an item");
+  });
+  for (let number = 0; number < 4; number++) to.write(frame([TO_CLIENT.want, number, credit]));
+  return await within(20_000, "the client sends an item or ends", outcome.promise);
+}
+
+test("credit of a client's stream: streamCredit at once, and one more", async () => {
+  const most = LIMITS.streamCredit.value;
+  expect(await wanted(most)).toBe("an item");
+  for (const wrong of [most + 1, 0, -1, 1.5, "64", null])
+    expect(await wanted(wrong)).toContain(`must be from 1 to ${most} items`);
+});
+
+test("names of lent functions: as long as boundNameBytes, and one byte more", async () => {
+  const most = LIMITS.boundNameBytes.value;
+  const lent = async (name: string): Promise<string> => (await serve([frame([T.bind, 0, name])])).cause.message;
+  expect(await lent("ü".repeat(most / 2))).not.toContain("bound function");
+  expect(await lent(`${"ü".repeat(most / 2)}n`)).toContain(`text of at most ${most} bytes`);
+});
+
+test("as many functions are lent, and streams sent, as requests may be under way, and one more of each", async () => {
+  const most = LIMITS.requests.value;
+  const lent = Array.from({ length: most + 1 }, (_, at) => frame([T.bind, 0, `f${at}`]));
+  expect((await serve(lent.slice(1))).cause.message).not.toContain("lent");
+  expect((await serve(lent)).cause.message).toContain(`more than ${most} functions are lent`);
+  const streams = Array.from({ length: most }, (_, at) => new StreamRef(at));
+  const never: Exposed = { never: () => new Promise(() => undefined) };
+  const sent = (all: StreamRef[]) => serve([frame([T.call, 1, "never", all, null])], frames, never);
+  expect((await sent(streams)).cause.message).not.toContain("open already");
+  expect((await sent([...streams, new StreamRef(most)])).cause.message).toContain(`or more than ${most} are`);
+});
+
 test.each([
   ["no JSON", "nonsense\n"],
   ["a byte order mark before the message", `\ufeff[1,1,"add",[1,2],null]\n`],

@@ -16,6 +16,7 @@ from unittest import mock
 
 import support  # noqa: F401 - finds the package
 from ipcctl import _caller, _channel, _contract, _serving, _session
+from ipcctl._evaluate import namespace
 from ipcctl._parts import Parts, framed
 from ipcctl._transports import Frames, Lines
 from ipcctl._types import StreamRef
@@ -89,6 +90,68 @@ class Limits(unittest.TestCase):
         channel.close()
         for one in ours:
             one.close()
+
+
+class OneClient(unittest.TestCase):
+    """What a client may lend and send a server."""
+
+    def setUp(self) -> None:
+        channel, self.ours = made()
+        self.session = _session.Session.__new__(_session.Session)
+        with mock.patch.object(_session, "Channel", lambda *_: channel):
+            self.session.__init__(_serving.Serving(), mock.Mock())  # type: ignore[misc]
+
+    def tearDown(self) -> None:
+        self.session.serving.bound.forget(self.session)
+        self.session.channel.close()
+        for one in self.ours:
+            one.close()
+
+    def lend(self, name: object) -> None:
+        self.session.handle([_contract.TO_WORKER_BIND, 0, name])
+
+    def test_names_of_functions(self) -> None:
+        most = _contract.BOUND_NAME_BYTES_MAX
+        self.lend("ü" * (most // 2))
+        self.assertEqual(self.session.lent, {"ü" * (most // 2)})
+        for wrong in ("ü" * (most // 2) + "n", 7, None):
+            with self.assertRaisesRegex(_channel.BrokenChannel, f"text of at most {most} bytes"):
+                self.lend(wrong)
+
+    def test_functions_that_are_lent(self) -> None:
+        most = _contract.REQUESTS_MAX
+        for at in range(most):
+            self.lend(f"place.f{at}")
+        self.lend("place.f0")
+        with self.assertRaisesRegex(_channel.BrokenChannel, f"more than {most} functions are lent"):
+            self.lend("more")
+        self.assertEqual(len(self.session.lent), most)
+
+    def test_what_ends_with_the_last_function_of_a_name(self) -> None:
+        names = ("place", "place.one", "place.two")
+        for name in names:
+            self.lend(name)
+        for name in names:
+            self.assertIn("place", namespace(None))
+            self.session.handle([_contract.TO_WORKER_UNBIND, 0, name])
+        self.assertNotIn("place", namespace(None))
+
+    def test_streams_that_are_sent(self) -> None:
+        most = _contract.REQUESTS_MAX
+        held = [self.session.receive_stream(StreamRef(at)) for at in range(most)]
+        with self.assertRaisesRegex(_channel.BrokenChannel, f"or more than {most} are"):
+            self.session.receive_stream(StreamRef(most))
+        self.assertEqual(len(self.session.incoming), len(held))
+        self.session.incoming.clear()
+
+    def test_credit_of_streams(self) -> None:
+        most = _contract.STREAM_CREDIT_MAX
+        self.session.streams[1] = stream = _session.Outgoing(self.session, 1, iter(()))
+        self.session.handle([_contract.TO_WORKER_CREDIT, 1, most])
+        self.assertEqual(stream._credit, most)
+        for wrong in (most + 1, 0, -1, 1.5, True, None):
+            with self.assertRaisesRegex(_channel.BrokenChannel, f"from 1 to {most} items"):
+                self.session.handle([_contract.TO_WORKER_CREDIT, 1, wrong])
 
 
 class Waiting(unittest.TestCase):
@@ -172,6 +235,15 @@ class LentFunctions(unittest.TestCase):
         told = [(kind, number, value["code"]) for kind, number, value in carrier.sent[:-1]]
         self.assertEqual(told, [(_contract.TO_WORKER_THROW, at, "BAD_REQUEST") for at in range(len(wrong))])
         self.assertEqual(carrier.sent[-1], [_contract.TO_WORKER_RETURN, 99, 42])
+
+    def test_credit_of_streams(self) -> None:
+        most = _contract.STREAM_CREDIT_MAX
+        for credit, is_taken in ((most, True), (most + 1, False), (0, False), ("64", False)):
+            worker = _caller.Worker("hostile", Carrier([[_contract.TO_CLIENT_WANT, 5, credit]]))
+            source = worker._sources[5] = mock.Mock()
+            worker._wait(lambda: False, 30)
+            self.assertEqual(source.give.called, is_taken)
+            self.assertEqual("the credit of a stream" in str(worker._ended), not is_taken)
 
 
 class LongMessages(unittest.TestCase):

@@ -148,6 +148,10 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   unreadBytes: [["test/runtime/hostile.test.ts", "what waits for a worker that does not read has a limit"]],
   unreadMs: [["test/python/test_channel.py", "test_a_client_that_takes_nothing"]],
   requests: [["test/calls/hostile.test.ts", "more requests than may be under way are refused"]],
+  streamCredit: [["test/calls/hostile.test.ts", "credit of a client's stream: streamCredit at once, and one more"]],
+  boundNameBytes: [
+    ["test/calls/hostile.test.ts", "names of lent functions: as long as boundNameBytes, and one byte more"],
+  ],
   interrupts: [["test/python/test_channel.py", "test_requests_to_be_interrupted"]],
   segments: [["test/runtime/hostile.test.ts", "a worker that hoards segments is stopped at the limit"]],
   pipesUntaken: [["test/runtime/sharing.test.ts", "pipes that nobody takes: as many as may wait, and one more"]],
