@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static uint8_t bytes[1 << 20];
+static uint8_t bytes[IPC_SPEC_BYTES_MAX + 2]; /* one more than may be, and the end */
 
 static unsigned long long wide(uint64_t value)
 {

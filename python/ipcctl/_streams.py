@@ -195,7 +195,7 @@ class Incoming(Iterator["Any"], AsyncIterator["Any"]):
         self._tells: list[Callable[[], None]] = []
 
     def push(self, item: Any) -> None:
-        if len(self._items) > _WINDOW:
+        if len(self._items) >= self._wanted:
             raise BrokenChannel("the client sent more items of a stream than were requested")
         self._items.append(item)
         self._tell()

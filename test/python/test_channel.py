@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import fcntl
+import mmap
 import os
 import select
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 import support  # noqa: F401 - finds the package
-from ipcctl import _caller, _channel, _contract, _serving, _session
+from ipcctl import _caller, _channel, _client, _contract, _end, _serving, _session, _streams
 from ipcctl._evaluate import namespace
 from ipcctl._parts import Parts, framed
 from ipcctl._transports import Frames, Lines
@@ -244,6 +245,55 @@ class LentFunctions(unittest.TestCase):
             worker._wait(lambda: False, 30)
             self.assertEqual(source.give.called, is_taken)
             self.assertEqual("the credit of a stream" in str(worker._ended), not is_taken)
+
+
+class Bounds(unittest.TestCase):
+    def test_items_of_a_stream_that_a_client_sends(self) -> None:
+        most = _contract.STREAM_ITEMS_MAX
+        incoming = _streams.Incoming(mock.Mock(), 1)
+        with self.assertRaisesRegex(_channel.BrokenChannel, "than were requested"):
+            incoming.push("before any was")
+        incoming._ask()
+        for item in range(most):
+            incoming.push(item)
+        with self.assertRaisesRegex(_channel.BrokenChannel, "than were requested"):
+            incoming.push("one more")
+        self.assertEqual(incoming._take(StopIteration), 0)
+        with self.assertRaisesRegex(_channel.BrokenChannel, "than were requested"):
+            incoming.push("still one more")
+
+    def test_frames_of_the_control_socket(self) -> None:
+        most = _contract.FRAME_BYTES_MAX
+        self.assertEqual(len(_client._encode("x" * (most - 2))), most)
+        with self.assertRaisesRegex(_client.IpcError, "too long"):
+            _client._encode("x" * (most - 1))
+        wire = _client._Wire.__new__(_client._Wire)
+        for length, error in ((most, None), (most + 1, "at most")):
+            told = [struct.pack("<I", length), b'"%s"' % (b"x" * (length - 2))]
+            with mock.patch.object(wire, "_exactly", side_effect=told):
+                if error is None:
+                    self.assertEqual(len(wire.receive()), most - 2)
+                else:
+                    with self.assertRaisesRegex(_client.IpcError, error):
+                        wire.receive()
+
+    def test_names_and_messages_of_a_pipe(self) -> None:
+        head = struct.pack("<IIB", 3, CAPACITY, _contract.CHANNEL_PIPE)
+        most = _contract.PIPE_NAME_BYTES_MAX
+        self.assertEqual(_channel._kind_and_name(3, head + b"n" * most)[1], "n" * most)
+        with self.assertRaisesRegex(_channel.BrokenChannel, "1 to 48"):
+            _channel._kind_and_name(3, head + b"n" * (most + 1))
+        longest = _contract.PIPE_MESSAGE_BYTES_MAX
+        end = _end.End(_contract.SEGMENT_VERSION)
+        size = _contract.SEGMENT_DATA + 2 * _end._CAPACITY
+        ring = _channel.SharedRingBuffer(
+            mmap.mmap(-1, size), _contract.SEGMENT_RING_A, _contract.SEGMENT_DATA, _end._CAPACITY, True
+        )
+        self.assertTrue(ring.try_send(bytes(longest)))
+        with self.assertRaises(ValueError):
+            ring.try_send(bytes(longest + 1))
+        end.half.close()
+        end.close()
 
 
 class LongMessages(unittest.TestCase):

@@ -337,12 +337,13 @@ class Encoding(Both):
 
     def test_depth(self) -> None:
         for module in self.each():
-            self.assertEqual(module.loads(module.dumps(nested(128))), nested(128))
-            self.fails(EncodeError, "DEPTH", "$" + "[0]" * 128, module.dumps, nested(129))
-            self.fails(DecodeError, "DEPTH", "$" + "[0]" * 128, module.loads, b"\x81" * 128 + b"\x80")
-            self.fails(DecodeError, "DEPTH", "$" + "[0]" * 128, module.loads, b"\x81" * 100000)
+            most = _contract.VALUE_DEPTH_MAX
+            self.assertEqual(module.loads(module.dumps(nested(most))), nested(most))
+            self.fails(EncodeError, "DEPTH", "$" + "[0]" * most, module.dumps, nested(most + 1))
+            self.fails(DecodeError, "DEPTH", "$" + "[0]" * most, module.loads, b"\x81" * most + b"\x80")
+            self.fails(DecodeError, "DEPTH", "$" + "[0]" * most, module.loads, b"\x81" * 100000)
             deep_set = b"\xd9\x01\x02\x81"
-            self.fails(DecodeError, "DEPTH", "$" + "[0]" * 128, module.loads, deep_set * 129)
+            self.fails(DecodeError, "DEPTH", "$" + "[0]" * most, module.loads, deep_set * (most + 1))
             self.fails(DecodeError, "MALFORMED", "$", module.loads, b"\xc0" * 100000)
 
     def test_size(self) -> None:

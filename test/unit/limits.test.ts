@@ -147,27 +147,63 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   ],
   unreadBytes: [["test/runtime/hostile.test.ts", "what waits for a worker that does not read has a limit"]],
   unreadMs: [["test/python/test_channel.py", "test_a_client_that_takes_nothing"]],
-  requests: [["test/calls/hostile.test.ts", "more requests than may be under way are refused"]],
-  streamCredit: [["test/calls/hostile.test.ts", "credit of a client's stream: streamCredit at once, and one more"]],
+  frameBytes: [["test/python/test_channel.py", "test_frames_of_the_control_socket"]],
+  specBytes: [["test/unit/shim-vectors.test.ts", "specBytes: a specification as large as the limit is read"]],
+  auditBytes: [["test/escape/net.test.ts", "an audit does not grow without end, and counts what it leaves out"]],
+  pipeMessageBytes: [["test/python/test_channel.py", "test_names_and_messages_of_a_pipe"]],
+  pipeNameBytes: [["test/python/test_channel.py", "test_names_and_messages_of_a_pipe"]],
+  streamItems: [["test/python/test_channel.py", "test_items_of_a_stream_that_a_client_sends"]],
+  valueDepth: [["test/python/test_codec.py", "test_depth"]],
+  requests: [
+    ["test/calls/hostile.test.ts", "more requests than may be under way are refused"],
+    ["test/python/test_channel.py", "test_functions_that_are_lent"],
+  ],
+  streamCredit: [
+    ["test/calls/hostile.test.ts", "credit of a client's stream: streamCredit at once, and one more"],
+    ["test/python/test_channel.py", "test_credit_of_streams"],
+  ],
   boundNameBytes: [
     ["test/calls/hostile.test.ts", "names of lent functions: as long as boundNameBytes, and one byte more"],
+    ["test/python/test_channel.py", "test_names_of_functions"],
   ],
   interrupts: [["test/python/test_channel.py", "test_requests_to_be_interrupted"]],
   segments: [["test/runtime/hostile.test.ts", "a worker that hoards segments is stopped at the limit"]],
   pipesUntaken: [["test/runtime/sharing.test.ts", "pipes that nobody takes: as many as may wait, and one more"]],
 };
 
+/**
+ * The languages whose code reads a limit, with the files whose tests drive it: a test that starts a worker drives the
+ * shim in C, and the runtime in Python where the name of the test says so.
+ */
+const languagesOf = (name: string): (readonly [language: string, tried: RegExp])[] => {
+  const [c, python] = LANGUAGES.map(
+    ({ copied, code, prefix }) => has(copied, prefix + upper(name)) && has(code, prefix + upper(name)),
+  );
+  const isTypeScript = new RegExp(`\\blimit\\(\\s*"${name}"|\\bLIMITS\\.${name}\\b`).test(typescript);
+  return [
+    ...(isTypeScript ? [["TypeScript", /\.test\.ts$/] as const] : []),
+    ...(c ? [["C", /test\/(life|runtime|escape|crash|unit\/.*vectors|python\/test_codec)/] as const] : []),
+    ...(python ? [["Python", /\.py$|test\/runtime\//] as const] : []),
+  ];
+};
+
 test("every limit has a test that is named here", () => {
   const here = readFileSync(import.meta.path, "utf8");
   const missing = Object.keys(LIMITS).flatMap((name) => {
-    if (Object.hasOwn(BOUNDS, name) || here.includes(`\ntest("${name}: `)) return [];
+    const isHere = Object.hasOwn(BOUNDS, name) || here.includes(`\ntest("${name}: `);
     const named = TESTS[name as keyof typeof LIMITS] ?? [];
-    if (named.length === 0) return [`${name}: no test at the limit and one past it; write one, and name it in TESTS`];
-    return named.flatMap(([path, title]) => {
+    if (named.length === 0 && !isHere)
+      return [`${name}: no test at the limit and one past it; write one, and name it in TESTS`];
+    const untried = languagesOf(name).filter(
+      ([language, tried]) => !(isHere && language === "TypeScript") && !named.some(([path]) => tried.test(path)),
+    );
+    const lacking = untried.map(([language]) => `${name}: ${language} reads it, and no test of that is named`);
+    const wrong = named.flatMap(([path, title]) => {
       const text = readFileSync(join(ROOT, path), "utf8");
       const isNamed = has(text, name) || has(text, upper(name)) || has(text, `_${upper(name).replace(/_MAX$/, "")}`);
       return isNamed && text.includes(title) ? [] : [`${name}: ${path} has no test "${title}" that names it`];
     });
+    return [...lacking, ...wrong];
   });
   expect(missing).toEqual([]);
 });

@@ -6,6 +6,8 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { LIMITS } from "../../contract/limits.ts";
+import { SPEC } from "../../contract/shim.ts";
 import { parseRecord } from "../../src/logs/cri.ts";
 import { encodeSpec, type Spec } from "../../src/shim/spec.ts";
 import { ROOT } from "../home.ts";
@@ -53,6 +55,20 @@ describe("a specification", () => {
     if (spec !== undefined) expect(Buffer.from(encodeSpec(revive(spec))).toString("hex")).toBe(bytes);
     expect(vectors(Buffer.from(bytes, "hex"), "spec").split("\n")).toEqual(reads);
   });
+});
+
+test("specBytes: a specification as large as the limit is read, and a larger one is not", () => {
+  const { bytes, reads } = (specs as Written[]).find(({ reads: [first] }) => first === "run 1")!;
+  const [head, end] = [Buffer.from(bytes, "hex").subarray(0, -5), Buffer.from(bytes, "hex").subarray(-5)];
+  const padded = (size: number): Buffer => {
+    const variable = Buffer.alloc(size - head.length - end.length, "v");
+    variable.writeUInt32LE(variable.length - 4, 0);
+    variable.writeUInt8(SPEC.env, 4);
+    variable.write("A=", 5);
+    return Buffer.concat([head, variable, end]);
+  };
+  expect(vectors(padded(LIMITS.specBytes.value), "spec")).toContain(reads[0]!);
+  expect(vectors(padded(LIMITS.specBytes.value + 1), "spec")).not.toContain(reads[0]!);
 });
 
 /** Hexadecimal, and how often it comes. */
