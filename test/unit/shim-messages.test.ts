@@ -1,0 +1,122 @@
+/**
+ * Requests to a shim and what it answers and reports, by cases that both sides are held to: the daemon's link sends and
+ * reads these bytes, and a shim that runs is sent them as they are. test/python/test_shim.py reads the requests too.
+ */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdirSync } from "node:fs";
+import { createConnection, createServer, type Server, type Socket } from "node:net";
+import { join } from "node:path";
+import { REPLY, REQUEST, SCOPE } from "../../contract/shim.ts";
+import { SHIM_BINARY } from "../../src/base/install.ts";
+import { ShimLink, spawnShim, type ShimListener } from "../../src/shim/link.ts";
+import { waitUntil, within } from "../deadline.ts";
+import { temporaryTree } from "../tree.ts";
+import vectors from "../vectors/shim.json" with { type: "json" };
+
+type Request = {
+  says: string;
+  ask: [string, ...(string | number)[]];
+  bytes: string;
+  reply: string | number | number[];
+};
+const requests = vectors.requests as Request[];
+const { replies } = vectors;
+const tree = temporaryTree("shim-messages");
+const STATE_BYTES = Buffer.from(replies[0]!.bytes, "hex");
+
+/** What a link hears, as `[name, ...arguments]`. */
+function recorder(): { heard: unknown[][]; listener: ShimListener } {
+  const heard: unknown[][] = [];
+  const note =
+    (name: string) =>
+    (...args: unknown[]): void =>
+      void heard.push([name, ...args]);
+  const names = ["onReady", "onExited", "onRotated", "onLogFull", "onStatusText", "onAttached", "onGone"];
+  return { heard, listener: Object.fromEntries(names.map((name) => [name, note(name)])) as unknown as ShimListener };
+}
+
+describe("the daemon's link", () => {
+  let server: Server;
+  let peer: Socket;
+  let dir: string;
+  const came: Buffer[] = [];
+  beforeAll(async () => {
+    dir = join(tree.dir, "link");
+    mkdirSync(dir);
+    server = createServer((socket) => {
+      peer = socket;
+      socket.on("data", (bytes) => came.push(bytes as Buffer)).write(STATE_BYTES);
+    });
+    await new Promise<void>((resolve) => server.listen(join(dir, "sock"), resolve));
+  });
+  afterAll(() => server.close());
+
+  test("sends these requests", async () => {
+    const link = (await ShimLink.open(dir, recorder().listener))!;
+    const ways: Readonly<Record<string, (...args: never[]) => unknown>> = {
+      hello: () => undefined, // sent when it was opened
+      signal: (signal: number, scope: keyof typeof SCOPE) => link.signal(signal, SCOPE[scope]),
+      stop: (graceMs: number, signal: number) => link.stop(graceMs, signal),
+      flush: () => link.flushLogs(),
+      calls: () => link.calls(),
+    };
+    const ours = requests.filter(({ ask }) => Object.hasOwn(ways, ask[0]));
+    // Nobody answers them.
+    const asked = ours.map(({ ask }) => Promise.resolve(ways[ask[0]]!(...(ask.slice(1) as never[]))));
+    const wanted = ours.map(({ bytes }) => bytes).join("");
+    await waitUntil(() => Buffer.concat(came).length >= wanted.length / 2, "all have come");
+    expect(Buffer.concat(came).toString("hex")).toBe(wanted);
+    link.release();
+    await Promise.allSettled(asked);
+  });
+
+  test.each(replies.map((one) => [one.says, one] as const))("reads %s", async (_, { bytes, reads, hears }) => {
+    const { heard, listener } = recorder();
+    const link = (await ShimLink.open(dir, listener))!;
+    if (reads !== undefined) {
+      const { startedNs, ...rest } = link.state as unknown as Record<string, unknown>;
+      expect({ ...rest, startedNs: String(startedNs) } as unknown).toEqual(reads);
+    } else {
+      peer.write(Buffer.from(bytes, "hex"));
+      peer.end();
+      await waitUntil(() => heard.at(-1)?.[0] === "onGone", "its end is heard");
+      expect(heard.slice(0, -1)).toEqual(hears === null ? [] : [hears]);
+    }
+    link.release();
+  });
+});
+
+test("a shim answers each of these requests with its reply", async () => {
+  const dir = join(tree.dir, "shim");
+  mkdirSync(dir);
+  const stop = { graceMs: 1000, signal: 15 };
+  const { exited } = spawnShim(SHIM_BINARY, dir, { run: 1, argv: ["/bin/sleep", "1000"], env: {}, cwd: "/", stop });
+  const held: Buffer[] = [];
+  let socket: Socket | undefined;
+  await waitUntil(async () => {
+    const { promise, resolve } = Promise.withResolvers<boolean>();
+    const trying = createConnection(join(dir, "sock"), () => resolve(true)).on("error", () => resolve(false));
+    if (await promise) socket = trying;
+    return socket !== undefined;
+  }, "the shim listens");
+  socket!.on("data", (bytes) => held.push(bytes as Buffer));
+  for (const { says, ask, bytes, reply } of requests) {
+    held.length = 0;
+    socket!.write(Buffer.from(bytes, "hex"));
+    const isWhole = (): boolean => {
+      const all = Buffer.concat(held);
+      return all.length >= 5 && all.length >= 4 + all.readUInt32LE(0);
+    };
+    await within(10_000, says, waitUntil(isWhole, `the reply to ${says}`));
+    const all = Buffer.concat(held);
+    const number = REQUEST[ask[0] as keyof typeof REQUEST];
+    if (typeof reply === "string") {
+      expect(all.readUInt8(4), says).toBe(REPLY[reply as keyof typeof REPLY]);
+      if (reply === "ok") expect(all.subarray(0, 6).toString("hex"), says).toBe(`0200000045${number.toString(16)}`);
+    } else {
+      expect([all.readUInt8(4), all.readUInt8(5)], says).toEqual([REPLY.error, number]);
+      expect([reply].flat(), says).toContain(all.readInt32LE(6));
+    }
+  }
+  expect(await within(10_000, "its end", exited)).toBe(0);
+});
