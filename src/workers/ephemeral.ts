@@ -16,7 +16,7 @@ export function requireFewOf(owner: number | null, count: number): void {
 /** @throws IpcError FAILED for a worker that is not started again */
 export function requireStored({ name, life }: AppConfig): void {
   if (life === "stored") return;
-  throw new IpcError("FAILED", `${name} is ephemeral: it runs once, as one process, for the program that started it`, {
+  throw new IpcError("FAILED", "an ephemeral worker runs once, as one process, for the program that started it", {
     hint: `see: ipcctl describe ${name}`,
   });
 }

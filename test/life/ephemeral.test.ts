@@ -74,7 +74,7 @@ test("one has a name of its own, is told as what it is, runs once, and leaves no
     for (const verb of ["restart", "reload"] as const)
       expect(await refused(ipc[verb](one.name))).toMatchObject({
         code: "FAILED",
-        message: expect.stringContaining("is ephemeral: it runs once"),
+        message: expect.stringContaining("an ephemeral worker runs once"),
       });
     expect(await refused(ipc.scale(one.name, 2))).toMatchObject({ code: "FAILED" });
     const [pid] = await one.call<number[]>("pids");
