@@ -2,13 +2,20 @@
  * The shim's own readers and writers on the cases of test/vectors:
  *   vectors spec               prints what a specification on stdin says, a line for each field, or "refused"
  *   vectors log FOLDER SIZE... writes stdin as a worker's output that came in pieces of these sizes
+ *   vectors ask FOLDER COUNT   prints what the requests on stdin make a shim do, and its answer; they bring so many
+ *                              descriptors, and its log is in this folder
+ *   vectors tell KIND FIELD... prints what a shim tells of this, or answers to a daemon that asks for it
  */
-#include "../shim/ipc.h"
+#include "../shim/supervise.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static uint8_t bytes[IPC_SPEC_BYTES_MAX + 2]; /* one more than may be, and the end */
@@ -114,6 +121,182 @@ static int write_log(const char *folder, size_t size, char **sizes)
 	return ipc_log_finish(&log, &stream) && ipc_log_flush(&log) ? 0 : 1;
 }
 
+/* ---- requests and replies: the shim's part that acts is replaced by one that prints ---- */
+
+struct ipc_run shim;
+static struct ipc_client *const daemon_here = &shim.clients[0];
+static int daemon_end = -1;
+static size_t descriptors;
+static bool is_owned;
+
+int kill(pid_t pid, int number)
+{
+	printf("signal %d to %d\n", number, (int)pid);
+	return 0;
+}
+
+size_t ipc_tree_signal(const char *cgroup, pid_t except, int number)
+{
+	(void)cgroup, (void)except;
+	printf("signal %d to the tree\n", number);
+	return 1;
+}
+
+bool ipc_tree_contains(pid_t root, pid_t pid)
+{
+	return root == pid;
+}
+
+bool ipc_tree_confined(pid_t pid)
+{
+	return pid == 0;
+}
+
+void ipc_run_stop(uint32_t grace_ms, int number)
+{
+	printf("stop %u %d\n", grace_ms, number);
+}
+
+int ipc_run_check_claim(void)
+{
+	return shim.spec.claim_ms > 0 ? 0 : -EPERM;
+}
+
+void ipc_run_take_owner(int fd)
+{
+	is_owned = fd >= 0;
+	puts("owner");
+}
+
+int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, const uint8_t *payload, size_t size)
+{
+	(void)meeting, (void)fds;
+	printf("open ");
+	for (size_t i = 0; i < size; i++)
+		printf("%02x", payload[i]);
+	puts("");
+	return 0;
+}
+
+int ipc_meet_wake(struct ipc_meeting *meeting, pid_t worker)
+{
+	(void)meeting, (void)worker;
+	puts("wake");
+	return 0;
+}
+
+/* Descriptors come with the first bytes, as they do with recvmsg. */
+ssize_t ipc_meet_receive(int fd, void *to, size_t size, bool is_blocking, int *fds, size_t *count)
+{
+	(void)is_blocking;
+	for (; descriptors > 0; descriptors--)
+		fds[(*count)++] = open("/dev/null", O_RDWR);
+	return recv(fd, to, size, MSG_DONTWAIT);
+}
+
+static int begin(void)
+{
+	int ends[2];
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0)
+		return 1;
+	for (size_t i = 0; i < IPC_CLIENTS_MAX; i++)
+		shim.clients[i].fd = -1;
+	shim.remote = shim.owner = shim.meeting.runtime = -1;
+	shim.pid = 1000;
+	daemon_end = ends[0];
+	daemon_here->fd = ends[1];
+	daemon_here->version = IPC_SHIM_VERSION_MIN;
+	return 0;
+}
+
+static void ask(const uint8_t *request, size_t size)
+{
+	if (write(daemon_end, request, size) != (ssize_t)size)
+		exit(1);
+	struct pollfd came = { .fd = daemon_here->fd, .events = POLLIN };
+	while (daemon_here->fd >= 0 && poll(&came, 1, 0) > 0)
+		ipc_run_read_client(daemon_here);
+}
+
+static int print_told(void)
+{
+	ssize_t count = recv(daemon_end, bytes, sizeof bytes, MSG_DONTWAIT);
+	for (ssize_t i = 0; i < count; i++)
+		printf("%02x", bytes[i]);
+	if (count > 0)
+		puts("");
+	if (daemon_here->fd < 0 && !is_owned)
+		puts("closed");
+	return 0;
+}
+
+static int print_asked(const char *folder, size_t count, size_t size)
+{
+	struct ipc_log_limits limits = { 0 };
+	if (begin() != 0 || ipc_log_open(&shim.log, open(folder, O_RDONLY | O_DIRECTORY), &limits) != 0)
+		return 1;
+	descriptors = count;
+	shim.spec.claim_ms = 1;
+	ask(bytes, size);
+	return print_told();
+}
+
+static int print_reply(const char *kind, char **fields)
+{
+	uint64_t numbers[32] = { 0 };
+	for (size_t i = 0; fields[i] != NULL && i < 32; i++)
+		numbers[i] = strtoull(fields[i], NULL, 10);
+	if (begin() != 0)
+		return 1;
+	if (strcmp(kind, "state") == 0) {
+		shim.spec.run = numbers[0];
+		shim.pid = (pid_t)numbers[1];
+		shim.start_time = numbers[2];
+		shim.started_ns = numbers[3];
+		shim.started_boot_ns = numbers[4];
+		shim.is_ready = numbers[5];
+		shim.life = (enum ipc_life)numbers[6];
+		shim.log.is_stuck = numbers[7];
+		shim.log.dropped_lines = numbers[8];
+		shim.log.dropped_bytes = numbers[9];
+		shim.log.number = numbers[10];
+		shim.log.lines = numbers[11];
+		shim.log.bytes = numbers[12];
+		shim.meeting.runtime = numbers[13] ? 0 : -1;
+		ask((const uint8_t[]){ 5, 0, 0, 0, IPC_REQUEST_HELLO, IPC_SHIM_VERSION, 0, 0, 0 }, 9);
+	} else if (strcmp(kind, "calls") == 0) {
+		daemon_here->version = (uint32_t)numbers[0];
+		shim.channels.count = 2; /* and the client of one is gone */
+		shim.channels.one[0] = (struct ipc_channel){ .segment = -1, .life = 0 };
+		shim.channels.one[1] = (struct ipc_channel){ .segment = -1, .life = -1 };
+		for (size_t i = 0; i < IPC_STATISTICS_WORDS; i++)
+			shim.channels.ended.words[i] = numbers[1] + i;
+		ask((const uint8_t[]){ 1, 0, 0, 0, IPC_REQUEST_CALLS }, 5);
+	} else if (strcmp(kind, "ready") == 0) {
+		ipc_run_broadcast(IPC_REPLY_READY, NULL, 0);
+	} else if (strcmp(kind, "status") == 0) {
+		ipc_run_broadcast(IPC_REPLY_STATUS, (const uint8_t *)fields[0], strlen(fields[0]));
+	} else if (strcmp(kind, "exited") == 0) {
+		shim.status = (int)numbers[0];
+		shim.ended_ns = numbers[1];
+		shim.life = (enum ipc_life)numbers[2];
+		ipc_run_tell_exited();
+	} else if (strcmp(kind, "log") == 0) {
+		shim.log.rotations = numbers[0];
+		shim.log.number = numbers[1];
+		shim.log.is_stuck = numbers[2];
+		shim.log.dropped_lines = numbers[3];
+		shim.log.dropped_bytes = numbers[4];
+		ipc_run_tell_log();
+	} else if (strcmp(kind, "attached") == 0) {
+		shim.meeting.runtime = numbers[0] ? 0 : -1;
+		ipc_run_tell_attached();
+	} else {
+		return 2;
+	}
+	return print_told();
+}
+
 int main(int argc, char **argv)
 {
 	size_t size = fread(bytes, 1, sizeof bytes, stdin);
@@ -121,5 +304,9 @@ int main(int argc, char **argv)
 		return print_spec(size);
 	if (argc >= 3 && strcmp(argv[1], "log") == 0)
 		return write_log(argv[2], size, argv + 3);
+	if (argc == 4 && strcmp(argv[1], "ask") == 0)
+		return print_asked(argv[2], strtoul(argv[3], NULL, 10), size);
+	if (argc >= 3 && strcmp(argv[1], "tell") == 0)
+		return print_reply(argv[2], argv + 3);
 	return 2;
 }

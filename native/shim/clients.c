@@ -21,7 +21,7 @@ void ipc_run_drop_client(struct ipc_client *client)
 	client->fd = -1;
 }
 
-bool ipc_run_send(int fd, uint8_t type, const uint8_t *payload, size_t size)
+static bool send_to(int fd, uint8_t type, const uint8_t *payload, size_t size)
 {
 	uint8_t frame[5 + IPC_REPLY_BYTES_MAX];
 	if (size > sizeof frame - 5)
@@ -36,7 +36,7 @@ bool ipc_run_send(int fd, uint8_t type, const uint8_t *payload, size_t size)
 static void send_frame(struct ipc_client *client, uint8_t type, const uint8_t *payload, size_t size)
 {
 	/* A peer that does not read is disconnected; it may connect again. */
-	if (client->fd >= 0 && !ipc_run_send(client->fd, type, payload, size))
+	if (client->fd >= 0 && !send_to(client->fd, type, payload, size))
 		ipc_run_drop_client(client);
 }
 
@@ -90,6 +90,17 @@ void ipc_run_tell_log(void)
 	ipc_put_u64(payload + 1, shim.log.dropped_lines);
 	ipc_put_u64(payload + 9, shim.log.dropped_bytes);
 	ipc_run_broadcast(IPC_REPLY_LOG_FULL, payload, sizeof payload);
+}
+
+void ipc_run_tell_exited(void)
+{
+	uint8_t payload[13];
+	ipc_put_u32(payload, (uint32_t)shim.status);
+	ipc_put_u64(payload + 4, shim.ended_ns);
+	payload[12] = ipc_run_is_stopping();
+	ipc_run_broadcast(IPC_REPLY_EXITED, payload, sizeof payload);
+	if (shim.spec.claim_ms > 0 && shim.owner >= 0)
+		send_to(shim.owner, IPC_REPLY_EXITED, payload, sizeof payload);
 }
 
 void ipc_run_tell_attached(void)

@@ -215,13 +215,7 @@ static void note_end(int status, const struct rusage *usage)
 	shim.ended_ns = ipc_realtime_ns();
 	close(shim.lifeline);
 	shim.lifeline = -1;
-	uint8_t payload[13];
-	ipc_put_u32(payload, (uint32_t)status);
-	ipc_put_u64(payload + 4, shim.ended_ns);
-	payload[12] = ipc_run_is_stopping();
-	ipc_run_broadcast(IPC_REPLY_EXITED, payload, sizeof payload);
-	if (shim.spec.claim_ms > 0 && shim.owner >= 0)
-		ipc_run_send(shim.owner, IPC_REPLY_EXITED, payload, sizeof payload);
+	ipc_run_tell_exited();
 	advance(WORKER_EXITED);
 }
 

@@ -66,8 +66,8 @@ int ipc_run_check_claim(void);
 void ipc_run_take_owner(int fd);
 
 /* clients.c: connections of daemons and of programs that open channels */
-bool ipc_run_send(int fd, uint8_t type, const uint8_t *payload, size_t size);
 void ipc_run_broadcast(uint8_t type, const uint8_t *payload, size_t size);
+void ipc_run_tell_exited(void);
 void ipc_run_tell_log(void);
 void ipc_run_tell_attached(void);
 void ipc_run_read_client(struct ipc_client *client);

@@ -1,45 +1,13 @@
-/** The daemon's side of a shim: starts, adopts and talks to it. The frames are in `docs/internals/shim.md`. */
+/** The daemon's side of a shim: starts, adopts and talks to it. What they say is in exchange.ts. */
 import { ERRNO } from "../../contract/linux.ts";
 import { closeSync, constants, openSync, renameSync, writeFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import type { Socket } from "bun";
-import { LATENCY_CLASSES, STATISTICS } from "../../contract/segment.ts";
-import { REPLY, REQUEST, SCOPE, SHIM_VERSION, STATE } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
-import { encodeSpec, frame, u32, type Spec } from "./spec.ts";
+import { replyOf, request, takeFrames, type CallCounts, type Reply, type Scope, type ShimState } from "./exchange.ts";
+import { encodeSpec, type Spec } from "./spec.ts";
 
-const FRAME_BYTES_MAX = 65_536;
-
-/** What a shim says about its run when it is first asked. */
-export type ShimState = {
-  /** Of its contract: older than ours if it was started before an upgrade. */
-  readonly version: number;
-  readonly run: number;
-  readonly pid: number;
-  readonly startTime: number;
-  readonly startedNs: bigint;
-  readonly isReady: boolean;
-  readonly isStopping: boolean;
-  readonly hasExited: boolean;
-  readonly isLogBlocked: boolean;
-  readonly droppedLines: number;
-  readonly isAttached: boolean;
-};
-
-/** What clients asked of the worker's runtime in this run. The worker counts, so it may lie. */
-export type CallCounts = {
-  /** Open channels, and requests without an answer yet. */
-  readonly channels: number;
-  readonly waiting: number;
-  readonly calls: number;
-  readonly errors: number;
-  readonly bytesIn: number;
-  readonly bytesOut: number;
-  /** Requests that took at least 2^(i-1) and less than 2^i microseconds. */
-  readonly latencies: readonly number[];
-  /** Of all requests together; undefined if the shim is too old to report it. */
-  readonly nanoseconds: number | undefined;
-};
+export type { CallCounts, ShimState } from "./exchange.ts";
 
 /** What a shim reports unasked. `onGone` is the end of the run: its exit record is on disk, or the shim was killed. */
 export type ShimListener = {
@@ -91,10 +59,11 @@ export class ShimLink {
     let held: Buffer = Buffer.alloc(0);
     let isKnown = false;
     const onFrame = (type: number, payload: Buffer): void => {
-      if (type === REPLY.state && !isKnown) {
+      const reply = replyOf(type, payload);
+      if (reply?.kind === "state" && !isKnown) {
         isKnown = true;
-        first.resolve(parseState(payload));
-      } else deliver(type, payload, listener, answers);
+        first.resolve(reply.state);
+      } else deliver(reply, listener, answers);
     };
     const onEnd = (): void => {
       answers.isOver = true;
@@ -113,7 +82,7 @@ export class ShimLink {
       onEnd,
     );
     if (!socket) return undefined;
-    socket.write(frame(REQUEST.hello, u32(SHIM_VERSION)));
+    socket.write(request.hello());
     const timer = setTimeout(() => socket.terminate(), HELLO_MS);
     const state = await first.promise;
     clearTimeout(timer);
@@ -126,8 +95,8 @@ export class ShimLink {
   }
 
   /** @throws IpcError NOT_RUNNING if the process is gone, FAILED for other errors */
-  async signal(signal: number, scope: (typeof SCOPE)[keyof typeof SCOPE]): Promise<void> {
-    const errno = await this.#ask(frame(REQUEST.signal, Buffer.concat([u32(signal), Buffer.of(scope)])));
+  async signal(signal: number, scope: Scope): Promise<void> {
+    const errno = await this.#ask(request.signal(signal, scope));
     if (errno === ESRCH) throw new IpcError("NOT_RUNNING", `signal ${signal}: the process has ended already`);
     if (errno === ETIMEDOUT) throw this.#silent(`signal ${signal}`);
     if (errno !== 0) throw new IpcError("FAILED", `signal ${signal} was refused with errno ${errno}`);
@@ -139,11 +108,11 @@ export class ShimLink {
    * request.
    */
   async stop(graceMs: number, signal: number): Promise<boolean> {
-    return (await this.#ask(frame(REQUEST.stop, Buffer.concat([u32(graceMs), u32(signal)])), STOP_ANSWER_MS)) === 0;
+    return (await this.#ask(request.stop(graceMs, signal), STOP_ANSWER_MS)) === 0;
   }
 
   async flushLogs(): Promise<void> {
-    const errno = await this.#ask(frame(REQUEST.flush, Buffer.alloc(0)));
+    const errno = await this.#ask(request.flush());
     if (errno === ETIMEDOUT) throw this.#silent("emptying the logs");
     if (errno !== 0) throw new IpcError("FAILED", `logs could not be emptied, errno ${errno}`);
   }
@@ -153,7 +122,7 @@ export class ShimLink {
     const { promise, resolve } = Promise.withResolvers<CallCounts | undefined>();
     if (this.#answers.isOver) return Promise.resolve(undefined);
     this.#answers.calls.push(resolve);
-    this.#write(frame(REQUEST.calls, Buffer.alloc(0)));
+    this.#write(request.calls());
     return promise;
   }
 
@@ -163,7 +132,7 @@ export class ShimLink {
   }
 
   /** The errno of the answer; ESRCH if the link closes first, ETIMEDOUT if no answer comes. */
-  #ask(request: Buffer, patienceMs = ANSWER_MS): Promise<number> {
+  #ask(asked: Buffer, patienceMs = ANSWER_MS): Promise<number> {
     const { promise, resolve } = Promise.withResolvers<number>();
     if (this.#answers.isOver) return Promise.resolve(ESRCH);
     const timer = setTimeout(() => resolve(ETIMEDOUT), patienceMs);
@@ -171,7 +140,7 @@ export class ShimLink {
       clearTimeout(timer);
       resolve(errno);
     });
-    this.#write(request);
+    this.#write(asked);
     return promise;
   }
 
@@ -182,8 +151,8 @@ export class ShimLink {
   }
 
   /** Requests are a few bytes and answered one by one, so a full send buffer means that the shim is dead. */
-  #write(request: Buffer): void {
-    if (this.#socket.write(request) !== request.length) this.#socket.terminate();
+  #write(asked: Buffer): void {
+    if (this.#socket.write(asked) !== asked.length) this.#socket.terminate();
   }
 }
 
@@ -213,76 +182,28 @@ async function connect(
   }
 }
 
-/** Hands out whole frames and returns the rest. */
-function takeFrames(held: Buffer, onFrame: (type: number, payload: Buffer) => void, onBroken: () => void): Buffer {
-  let at = 0;
-  while (held.length - at >= 5) {
-    const length = held.readUInt32LE(at);
-    if (length < 1 || length > FRAME_BYTES_MAX) {
-      onBroken();
-      return Buffer.alloc(0);
-    }
-    if (held.length - at < 4 + length) break;
-    onFrame(held.readUInt8(at + 4), held.subarray(at + 5, at + 4 + length));
-    at += 4 + length;
-  }
-  return held.subarray(at);
-}
-
-function deliver(type: number, payload: Buffer, listener: ShimListener, answers: Answers): void {
-  switch (type) {
-    case REPLY.ready:
+function deliver(reply: Reply | undefined, listener: ShimListener, answers: Answers): void {
+  switch (reply?.kind) {
+    case "ready":
       return listener.onReady();
-    case REPLY.exited:
+    case "exited":
       return listener.onExited();
-    case REPLY.rotated:
+    case "rotated":
       return listener.onRotated();
-    case REPLY.logFull:
-      return listener.onLogFull(payload.readUInt8(0) === 1, Number(payload.readBigUInt64LE(1)));
-    case REPLY.status:
-      return listener.onStatusText(payload.toString("utf8"));
-    case REPLY.ok:
-      return answers.plain.shift()?.(0);
-    case REPLY.error:
-      return answers.plain.shift()?.(Math.abs(payload.readInt32LE(1)));
-    case REPLY.attached:
-      return listener.onAttached(payload.readUInt8(0) === 1);
-    case REPLY.calls:
-      return answers.calls.shift()?.(parseCalls(payload));
-    default:
-      return undefined; // A later shim of the same contract version may send more.
+    case "logFull":
+      return listener.onLogFull(reply.isBlocked, reply.droppedLines);
+    case "status":
+      return listener.onStatusText(reply.text);
+    case "answer":
+      return answers.plain.shift()?.(reply.errno);
+    case "attached":
+      return listener.onAttached(reply.isAttached);
+    case "calls":
+      return answers.calls.shift()?.(reply.counts);
+    case "state": // asked for only once
+    case undefined:
+      return undefined;
   }
-}
-
-function parseState(payload: Buffer): ShimState {
-  return {
-    version: payload.readUInt32LE(STATE.version),
-    run: Number(payload.readBigUInt64LE(STATE.run)),
-    pid: payload.readUInt32LE(STATE.pid),
-    startTime: Number(payload.readBigUInt64LE(STATE.startTime)),
-    startedNs: payload.readBigUInt64LE(STATE.startedNs),
-    isReady: payload.readUInt8(STATE.ready) === 1,
-    isStopping: payload.readUInt8(STATE.stopping) === 1,
-    hasExited: payload.readUInt8(STATE.exited) === 1,
-    isLogBlocked: payload.readUInt8(STATE.logBlocked) === 1,
-    droppedLines: Number(payload.readBigUInt64LE(STATE.droppedLines)),
-    isAttached: payload.readUInt8(STATE.attached) === 1,
-  };
-}
-
-function parseCalls(payload: Buffer): CallCounts {
-  const words = (payload.length - 8) / 8; // an older shim sends fewer
-  const word = (index: number): number => Number(payload.readBigUInt64LE(8 + 8 * index));
-  return {
-    channels: payload.readUInt32LE(0),
-    waiting: payload.readUInt32LE(4),
-    calls: word(STATISTICS.answered),
-    errors: word(STATISTICS.errors),
-    bytesIn: word(STATISTICS.bytesIn),
-    bytesOut: word(STATISTICS.bytesOut),
-    latencies: Array.from({ length: LATENCY_CLASSES }, (_, index) => word(STATISTICS.latencies + index)),
-    nanoseconds: words > STATISTICS.nanoseconds ? word(STATISTICS.nanoseconds) : undefined,
-  };
 }
 
 export type SpawnedShim = { readonly exited: Promise<number>; readonly errorText: () => Promise<string> };

@@ -20,7 +20,7 @@ class Requests(unittest.TestCase):
     def test_a_client_sends_the_same_bytes_and_reads_the_replies(self) -> None:
         with open(VECTORS, encoding="utf-8") as file:
             vectors = json.load(file)
-        wanted = {case["ask"][0]: bytes.fromhex(case["bytes"]) for case in vectors["requests"]}
+        wanted = {case["ask"][0]: bytes.fromhex(case["bytes"]) for case in vectors["requests"] if "ask" in case}
         state = bytes.fromhex(vectors["replies"][0]["bytes"])
         ok = [bytes((2, 0, 0, 0, _contract.REPLY_OK, number)) for number in (39, 41)]
         with tempfile.TemporaryDirectory(prefix="ipcctl-shim-") as folder:

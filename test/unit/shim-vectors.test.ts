@@ -4,20 +4,31 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { constants, tmpdir } from "node:os";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
 import { SPEC } from "../../contract/shim.ts";
 import { parseRecord } from "../../src/logs/cri.ts";
+import { REPLY, REQUEST, SCOPE } from "../../contract/shim.ts";
+import { replyOf, request, takeFrames, type Reply } from "../../src/shim/exchange.ts";
 import { encodeSpec, type Spec } from "../../src/shim/spec.ts";
 import { ROOT } from "../home.ts";
 import logs from "../vectors/log.json" with { type: "json" };
+import exchange from "../vectors/shim.json" with { type: "json" };
 import specs from "../vectors/spec.json" with { type: "json" };
 
 let dir: string;
 beforeAll(() => {
   dir = mkdtempSync(join(tmpdir(), "ipcctl-vectors-"));
-  const parts = ["fuzz/vectors", "shim/spec", "shim/log", "shim/record", "shim/proc"].map((part) => `${part}.c`);
+  const parts = [
+    "fuzz/vectors",
+    "shim/spec",
+    "shim/log",
+    "shim/record",
+    "shim/proc",
+    "shim/clients",
+    "shim/channels",
+  ].map((part) => `${part}.c`);
   const flags = ["-std=c11", "-D_GNU_SOURCE", "-g", "-fsanitize=address,undefined"];
   const { exitCode, stderr } = Bun.spawnSync([process.env.CC ?? "cc", ...flags, "-o", join(dir, "vectors"), ...parts], {
     cwd: join(ROOT, "native"),
@@ -95,4 +106,87 @@ describe("what a worker prints", () => {
     }
     expect(read).toEqual(records.map(([tag, text]) => [tag, bytesOf(text).toString("hex")]));
   });
+});
+
+/** A request, and what it makes the shim do and answer. The daemon does not send all of them. */
+type Asked = {
+  says: string;
+  ask?: [string, ...(string | number)[]];
+  bytes: string;
+  descriptors?: number;
+  does: string[];
+};
+/** What a shim tells, from numbers in the order in which vectors.c takes them, and as what the daemon reads it. */
+type Told = { says: string; tells?: string[]; bytes: string; reads: unknown[] };
+const asked = exchange.requests as Asked[];
+const told = exchange.replies as Told[];
+
+const typesIn = (bytes: string): number[] => {
+  const types: number[] = [];
+  takeFrames(
+    Buffer.from(bytes, "hex"),
+    (type) => types.push(type),
+    () => undefined,
+  );
+  return types;
+};
+
+/** The daemon's own way to ask this, if it does. */
+function encoded(ask: Asked["ask"]): string | undefined {
+  const [name, ...fields] = ask ?? [""];
+  const encode: unknown = Object.entries(request).find(([own]) => own === name)?.[1];
+  const values = fields.map((one) => (typeof one === "string" ? SCOPE[one as keyof typeof SCOPE] : one));
+  return encode === undefined ? undefined : (encode as (...fields: number[]) => Buffer)(...values).toString("hex");
+}
+
+describe("a request to a shim", () => {
+  test.each(asked.map((one) => [one.says, one] as const))("%s", (_, { ask, bytes, descriptors = 0, does }) => {
+    expect(encoded(ask) ?? bytes).toBe(bytes);
+    const folder = mkdtempSync(join(dir, "log-"));
+    const done = vectors(Buffer.from(bytes, "hex"), "ask", folder, `${descriptors}`);
+    expect(done.split("\n").filter(Boolean)).toEqual(does);
+  });
+
+  test("is written by the daemon in at least one case of each that it knows", () => {
+    const written = new Set(asked.filter(({ ask }) => encoded(ask) !== undefined).map(({ ask }) => ask![0]));
+    expect([...written].toSorted()).toEqual(Object.keys(request).toSorted());
+  });
+});
+
+describe("what a shim tells", () => {
+  test.each(told.map((one) => [one.says, one] as const))("%s", (_, { tells, bytes, reads }) => {
+    if (tells) expect(vectors(Buffer.alloc(0), "tell", ...tells)).toBe(bytes);
+    const replies: (Reply | null)[] = [];
+    const all = Buffer.from(bytes, "hex");
+    const rest = takeFrames(
+      all,
+      (type, payload) => replies.push(replyOf(type, payload) ?? null),
+      () => expect.unreachable("the frame is broken"),
+    );
+    expect(rest.length).toBe(0);
+    const plain = JSON.stringify(replies, (_key, value: unknown) => (typeof value === "bigint" ? `${value}` : value));
+    expect(JSON.parse(plain)).toEqual(reads);
+  });
+});
+
+test("each request and each reply of the contract has a case", () => {
+  const types = (all: string[]): Set<number> => new Set(all.flatMap(typesIn));
+  const requests = types(asked.map(({ bytes }) => bytes));
+  const answers = asked.flatMap(({ does }) => does.filter((line) => /^[\da-f]{10,}$/.test(line)));
+  const replies = types([...answers, ...told.map(({ bytes }) => bytes)]);
+  expect(Object.entries(REQUEST).filter(([, type]) => !requests.has(type))).toEqual([]);
+  expect(Object.entries(REPLY).filter(([, type]) => !replies.has(type))).toEqual([]);
+});
+
+test("what a shim answers is read by the daemon: done, or an error", () => {
+  const errors = asked.flatMap(({ does }) => {
+    const found: unknown[] = [];
+    const take = (type: number, payload: Buffer) => found.push(replyOf(type, payload));
+    for (const line of does)
+      if (/^[\da-f]{10,}$/.test(line)) takeFrames(Buffer.from(line, "hex"), take, () => undefined);
+    return found.filter((reply) => (reply as Reply | undefined)?.kind === "answer");
+  });
+  const { EINVAL, EPROTO } = constants.errno;
+  const numbers = errors.map((reply) => (reply as { errno: number }).errno);
+  expect(new Set(numbers)).toEqual(new Set([0, EINVAL, EPROTO]));
 });
