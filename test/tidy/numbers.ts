@@ -19,14 +19,21 @@ export function valuesOf(modules: Readonly<Record<string, unknown>>): Map<number
 /** Lines on which a number is of a kind of its own, whatever it is. */
 const KINDS: Readonly<Record<string, RegExp>> = {
   "the size of a buffer": /\b(?:char|uint8_t|int)\b[^;=]*\[\d+\]/,
-  "bits of a shift, or an exponent": /(?:<<|>>>?|\*\*) *\d/,
+  "bits of a shift of what is only known later": /[\w)\]] *(?:<<|>>>?) *\d/,
   "a mask, or the end of a byte": /0x[fF_]{2,}\b|< 0x1_?0/,
   "a unit of memory": /\b1024u?\b/,
-  "a constant with a name of its own, which contract.test.ts compares with those of the contract":
-    /(?:\bconst|#define) [A-Z_0-9]{3,}\b|^_?[A-Z_]+(?:: \w+)? = /,
+  "a constant with a name of its own, which contract.test.ts compares with those of the contract; not a limit":
+    /(?:\bconst|#define) (?![A-Z_0-9]*_MAX\b)[A-Z_0-9]{3,}\b|^_?(?![A-Z_]*_MAX\b)[A-Z_]+(?:: \w+)? = /,
 };
 
 const NUMBER = /(?<![\w.$])(?:0x[\da-f_]+|0o[0-7_]+|\d[\d_]*)(?=[uUlL]*\b)(?!\.\d)/gi;
+
+/** A power that is written out counts as its value: `1 << 20`, `1024 ** 2`. */
+const POWER = /(?<![\w.$])(\d[\d_]*)[uUlL]* *(<<|\*\*) *(\d+)[uUlL]*/g;
+const worth = (_: string, base: string, operator: string, exponent: string): string => {
+  const number = Number(base.replaceAll("_", ""));
+  return `${operator === "**" ? number ** Number(exponent) : number * 2 ** Number(exponent)}`;
+};
 
 export function bareNumbers(
   file: string,
@@ -36,6 +43,7 @@ export function bareNumbers(
 ): string[] {
   return only("code", file, text)
     .split("\n")
+    .map((line) => line.replaceAll(POWER, worth))
     .flatMap((line, index) =>
       [...line.matchAll(NUMBER)].flatMap(([written]) => {
         const number = Number(written.replaceAll("_", ""));
@@ -49,49 +57,55 @@ export function bareNumbers(
 
 /** Files whose numbers are all of one kind that is not the contract's. */
 export const OF_ONE_KIND: Readonly<Record<string, string>> = {
-  "native/net/dns.c": "offsets and sizes of messages of the name service",
-  "native/net/rules.c": "ranges of addresses",
-  "native/net/island.c": "addresses, and offsets in headers of IP",
-  "native/python/cbor.c": "heads, tags and simple values of CBOR",
-  "python/ipcctl/_pure.py": "heads, tags and simple values of CBOR",
-  "python/ipcctl/_shared.py": "tags of CBOR",
-  "python/ipcctl/_types.py": "tags of CBOR",
-  "src/plane/cbor-decode.ts": "heads of CBOR",
-  "src/plane/cbor-encode.ts": "heads of CBOR",
-  "src/plane/values.ts": "tags of CBOR",
-  "src/plane/system.ts": "offsets in structures of the kernel",
-  "src/plane/system-node.ts": "flags of the kernel",
-  "src/sandbox/rules.ts": "arguments of system calls",
-  "src/sandbox/seccomp.ts": "codes of BPF",
-  "src/sandbox/system-calls.ts": "numbers of system calls",
-  "native/fuzz/busy_poll_peer.c": "a peer that is independent on purpose",
-  "native/fuzz/fuzz.c": "a peer that is independent on purpose",
-  "native/fuzz/net_fuzz.c": "a peer that is independent on purpose",
-  "native/fuzz/net_peer.c": "a peer that is independent on purpose",
-  "native/fuzz/ring_peer.c": "a peer that is independent on purpose",
-  "native/fuzz/vectors.c": "a peer that is independent on purpose",
+  "src/sandbox/system-calls.ts": "numbers of system calls, by architecture",
 };
 
 /** Numbers that only look like one of the contract. */
 export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly number[], why: string]>> = {
+  "native/fuzz/fuzz.c": [
+    [16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 28, 29, 32, 38, 40, 41, 255, 256, 512, 30_000, 100_000],
+    "a peer that is independent on purpose, and random sizes",
+  ],
+  "native/fuzz/net_fuzz.c": [
+    [16, 20, 38, 40, 128, 192, 256, 65_536],
+    "a peer that is independent on purpose, and random sizes",
+  ],
+  "native/fuzz/net_peer.c": [
+    [16, 17, 32, 128, 1_073_741_824],
+    "a peer that is independent on purpose, and random sizes",
+  ],
+  "native/fuzz/ring_peer.c": [[64, 256], "a line of the cache; an offset of its own"],
+  "native/fuzz/vectors.c": [[32], "fields of a case at most"],
   "native/net/audit.c": [[32], "the first character that is printed"],
   "native/net/calls.c": [[44], "a family of sockets"],
   "native/net/datagrams.c": [[16, 32], "datagrams in a row; room for words around an address"],
   "native/net/dial.c": [[16], "bytes of an address of IPv6"],
-  "native/net/names.c": [[18, 198], "the range 198.18.0.0/15"],
-  "native/net/parts.h": [[28], "a type of record of the name service"],
+  "native/net/dns.c": [[16, 32, 128, 192, 255], "offsets, sizes and flags in messages of the name service"],
+  "native/net/island.c": [[16, 17, 18, 19, 20, 28, 32, 60, 72], "addresses, and offsets in headers of IP"],
+  "native/net/names.c": [[18, 60, 198], "the range 198.18.0.0/15; seconds for which a name is held"],
+  "native/net/net.h": [[32, 256, 4096], "connections, conversations and names at once"],
+  "native/net/parts.h": [
+    [28, 64, 192, 512, 4096],
+    "a type of record of the name service, and sizes of its messages; parts of a line of the audit",
+  ],
   "native/net/pending.c": [[16], "a base of digits"],
+  "native/net/rules.c": [[16, 18, 23, 24, 32, 35, 64, 84, 128, 192, 198], "ranges of addresses"],
   "native/net/server.h": [[16], "bytes of an answer more than of its question"],
   "native/net/stub.c": [[16], "questions in a row"],
   "native/net/target.c": [[16], "bytes of an address of IPv6"],
+  "native/python/cbor.c": [
+    [20, 21, 22, 23, 24, 25, 26, 27, 37, 40, 64, 68, 69, 70, 71, 72, 78, 84, 85, 255],
+    "heads, tags and simple values of CBOR",
+  ],
   "native/python/server.c": [[64], "bits of a word"],
   "native/ring/ring.c": [[64], "bytes of a line of the cache"],
   "native/shim/answer.c": [[16, 4096], "a descriptor above those that are given; where to stop closing"],
   "native/shim/clients.c": [[16], "bytes of two numbers"],
-  "native/shim/confine.c": [[16, 24], "sizes of Landlock's structure by its version"],
+  "native/shim/confine.c": [[16, 24, 16_384, 32_768], "sizes of Landlock's structure by its version; rights to files"],
   "native/shim/denials.c": [[32], "the first character that is printed"],
   "native/shim/foreground.c": [[128], "what a shell adds to the number of a signal"],
-  "native/shim/isolate.c": [[16, 4096, 65_536], "sizes and files of small mounts; a flag of the kernel"],
+  "native/shim/ipc.h": [[16], "kinds of denials that are kept"],
+  "native/shim/isolate.c": [[16, 4096, 65_536, 1_048_576], "sizes and files of small mounts; a flag of the kernel"],
   "native/shim/log.c": [[29, 32, 64], "an offset in a record; sizes of buffers"],
   "native/shim/record.c": [[64], "the size of a buffer"],
   "native/shim/spec.c": [[16, 20, 24, 28, 29], "offsets in payloads, and their sizes"],
@@ -102,29 +116,59 @@ export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly n
   "python/boot/_ipcctl_refusal.py": [[64, 4096], "more than a message has; bytes of a reason"],
   "python/ipcctl/_bridge.py": [[16], "more than such a message has"],
   "python/ipcctl/_channel.py": [[24, 25, 26, 27, 64], "heads of CBOR; bells at once"],
-  "python/ipcctl/_client.py": [[20], "lines that are shown unless asked otherwise"],
+  "python/ipcctl/_client.py": [[20, 1_048_576], "lines that are shown unless asked otherwise; bytes of a read"],
   "python/ipcctl/_end.py": [[64, 4096], "bells at once; bytes of a read"],
+  "python/ipcctl/_errors.py": [
+    [16, 128, 256, 16_777_216],
+    "levels, parts and characters of an error; places in code that are kept",
+  ],
+  "python/ipcctl/_evaluate.py": [[64], "sources kept for tracebacks"],
   "python/ipcctl/_pipe.py": [[64], "bells at once"],
+  "python/ipcctl/_pure.py": [[20, 21, 22, 23, 24, 25, 26, 27, 40, 64], "heads, tags and simple values of CBOR"],
   "python/ipcctl/_serving.py": [[20, 64], "a time; more than a message has"],
+  "python/ipcctl/_shared.py": [[27, 64, 69, 70, 71, 72, 78, 84, 85], "tags of CBOR"],
+  "python/ipcctl/_types.py": [
+    [16, 18, 27, 37, 40, 60, 64, 68, 69, 70, 71, 72, 78, 84, 85],
+    "tags of CBOR, and parts of times",
+  ],
   "python/run/zygote.py": [[64], "connections that may wait; bytes of a seed"],
   "src/base/bytes.ts": [[32, 39], "characters"],
   "src/base/install.ts": [[18, 40, 60], "offsets in the head of an ELF file"],
   "src/base/shell-words.ts": [[16], "a base of digits"],
   "src/base/signals.ts": [[64], "the highest signal of Linux"],
+  "src/base/socket-path.ts": [[107], "bytes of an address of Unix sockets, less a zero"],
   "src/base/units.ts": [[60], "seconds of a minute"],
   "src/calls/lines.ts": [[60], "characters that an error shows"],
   "src/cli/doctor.ts": [[18], "bits of a file's mode"],
   "src/cli/policy.ts": [[24], "columns"],
   "src/cli/start.ts": [[100_000, 4_294_967_295], "percent of processor time; the largest count"],
-  "src/cli/weaker.ts": [[36], "a base of digits"],
+  "src/cli/visible.ts": [[66], "bytes of an escape sequence that has begun"],
+  "src/cli/weaker.ts": [[36, 64], "a base of digits; states that are remembered"],
   "src/daemon/control-server.ts": [[18, 512], "bits of a file's mode"],
   "src/daemon/exit-with.ts": [[128], "what a shell adds to the number of a signal"],
-  "src/launch/languages.ts": [[4096], "bytes of a read"],
+  "src/launch/languages.ts": [[16, 256, 4096], "wrappers in a row; characters of a first line, and bytes of a read"],
   "src/launch/scratch.ts": [[18], "bits of a file's mode"],
-  "src/logs/cri.ts": [[20, 70, 128, 192], "the length of a time; characters; bytes of UTF-8"],
+  "src/logs/cri.ts": [
+    [20, 66, 70, 128, 192],
+    "the length of a time and of an escape sequence; characters; bytes of UTF-8",
+  ],
+  "src/logs/files.ts": [[32_768], "more bytes than a record has"],
   "src/plane/busy-poll.ts": [[16], "misses in a row"],
+  "src/plane/cbor-decode.ts": [[24, 25, 26, 27, 32, 37, 40], "heads of CBOR"],
+  "src/plane/cbor-encode.ts": [
+    [16, 24, 25, 26, 27, 40, 64, 128, 16_777_216],
+    "heads of CBOR; levels, parts and characters of an error",
+  ],
+  "src/plane/pipe.ts": [[1_073_741_824], "a wait that a timer can hold"],
+  "src/plane/python-error.ts": [[16], "levels of an error"],
   "src/plane/ring.ts": [[64], "bytes of a line of the cache; a copy that is quicker by hand"],
   "src/plane/sharing.ts": [[64], "a tag of CBOR"],
+  "src/plane/system-node.ts": [[64, 128, 4096], "bells at once; bytes of a packet and of a read"],
+  "src/plane/system.ts": [
+    [16, 24, 32, 40, 48, 64, 128, 4096],
+    "offsets in structures of the kernel; bytes of a packet",
+  ],
+  "src/plane/values.ts": [[64, 68, 69, 70, 71, 72, 78, 84, 85], "tags of CBOR"],
   "src/protocol/app-config.ts": [
     [30_000, 100_000, 10_485_760, 4_294_967_295],
     "what holds unless a definition says otherwise, and the largest counts",
@@ -132,9 +176,14 @@ export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly n
   "src/protocol/verbs.ts": [[128], "characters of a client's name"],
   "src/runtime/watch.ts": [[20], "lines that are shown unless asked otherwise"],
   "src/sandbox/hosts.ts": [[32, 128], "bits of an address"],
+  "src/sandbox/mounts.ts": [[40], "links in a row, as the kernel follows"],
   "src/sandbox/policy.ts": [[16, 256, 100_000, 1_048_576, 4_194_304], "the least and the most that a policy may set"],
+  "src/sandbox/rules.ts": [[27, 41], "arguments of system calls"],
+  "src/sandbox/seccomp.ts": [[16, 1_073_741_824], "offsets and flags of BPF"],
   "src/sdk/connection.ts": [[18], "bits of a file's mode"],
+  "src/shim/exchange.ts": [[65_536], "bytes of a frame, after which a shim is taken for broken"],
   "src/shim/proc.ts": [[16, 19, 21, 4096], "fields of /proc; sizes of the kernel"],
+  "src/shim/records.ts": [[16_384], "bytes of what is read of denials"],
   "src/workers/reserve.ts": [[65_536], "bytes of a write"],
   "src/workers/run.ts": [[20], "a time"],
 };

@@ -120,6 +120,10 @@ test("a bare number of the contract is found, and others are not", () => {
   expect(found("if (flags & 0x0002_0000) return;\n")).toHaveLength(1);
   expect(found("if (size > 268435456u)\n", "a.c")).toHaveLength(1);
   expect(found("    if len(data) > 1_048_572:\n", "a.py")).toHaveLength(1);
+  expect(found("    if credit > 1 << 20:\n", "a.py")).toHaveLength(1);
+  expect(found("const CREDIT_MAX = 2 ** 20;\n")).toHaveLength(1);
+  expect(found("#define ANSWER_MAX 4096u\n", "a.c")).toHaveLength(1);
+  expect(found("const HELD_MS = 30_000;\nconst high = size >> 16, low = (size) << 16;\n")).toEqual([]);
   expect(found('call("199"); // 199\nconst a = b[3], c = 199.5;\nchar text[128];\n')).toEqual([]);
   expect(bareNumbers("a.ts", "open(199);\n", VALUES, [199])).toEqual([]);
 });
