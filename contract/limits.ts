@@ -105,6 +105,12 @@ export const LIMITS = {
     value: 1024,
     why: "bytes in the name of a function that a client lends; the other side holds it as long as it is lent",
   },
+  errorLevels: {
+    value: 16,
+    why: "levels of causes and parts below one error; two levels of a value each, so that telling it never fails",
+  },
+  errorParts: { value: 128, why: "causes and parts of one error that are told, itself included" },
+  errorChars: { value: 16_777_216, why: "characters of all texts of one error, which must fit into a message" },
   valueDepth: { value: 128, why: "levels of nesting in a value, so that a decoder does not run out of stack" },
   policyBytes: { value: 65_536, why: "largest policy file; it is read at every start" },
   policyExtends: { value: 8, why: "policies in one chain of `extends`; more is taken for a cycle" },

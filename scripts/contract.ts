@@ -122,6 +122,9 @@ const PYTHON_LIMITS = limits(
   "streamCredit",
   "boundNameBytes",
   "requests",
+  "errorLevels",
+  "errorParts",
+  "errorChars",
 );
 
 /** `bytesIn` → `BYTES_IN` */

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+1b218cc0"
+EDITION = "0.1.0+cd37bf08"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -198,3 +198,6 @@ STREAM_ITEMS_MAX = 64
 STREAM_CREDIT_MAX = 1048576
 BOUND_NAME_BYTES_MAX = 1024
 REQUESTS_MAX = 65536
+ERROR_LEVELS_MAX = 16
+ERROR_PARTS_MAX = 128
+ERROR_CHARS_MAX = 16777216

@@ -6,6 +6,9 @@ import os
 import traceback
 from collections.abc import Callable
 
+from ._contract import ERROR_CHARS_MAX as _CHARACTERS_MAX
+from ._contract import ERROR_LEVELS_MAX as _LEVELS_MAX
+from ._contract import ERROR_PARTS_MAX as _ERRORS_MAX
 from ._contract import STREAM_CREDIT_MAX as _CREDIT_MAX
 from ._types import BrokenChannel, DecodeError, EncodeError, IpcError, JavaScriptError, RemoteError, undefined
 
@@ -16,12 +19,6 @@ if TYPE_CHECKING:
 
     _T = TypeVar("_T")
 
-#: Two levels of a value each, so that reporting an error never fails with DEPTH.
-_LEVELS_MAX = 16
-#: For all causes and parts of one error.
-_ERRORS_MAX = 128
-#: For all texts of one error, which must fit into a message.
-_CHARACTERS_MAX = 1 << 24
 _OWN = os.path.dirname(__file__) + os.sep
 
 

@@ -302,13 +302,9 @@ export class Encoder {
   }
 }
 
-/**
- * Limits on the causes and parts of one error, in depth and in number; and on all its texts, which must fit into a
- * message.
- */
-const LEVELS_MAX = 16;
-const ERRORS_MAX = 128;
-const CHARACTERS_MAX = 1 << 24;
+const LEVELS_MAX = limit("errorLevels");
+const ERRORS_MAX = limit("errorParts");
+const CHARACTERS_MAX = limit("errorChars");
 
 /**
  * What is sent of a JavaScript error, or of anything else that was thrown. A Python error keeps its type and message.

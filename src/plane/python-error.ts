@@ -1,4 +1,5 @@
 /** An exception from Python. */
+import { limit } from "../base/limits.ts";
 
 /** The fields that are sent: see python/ipcctl/_errors.py. */
 export type ErrorRecord = {
@@ -46,7 +47,7 @@ export class PythonError extends Error {
   }
 }
 
-const LEVELS_MAX = 16;
+const LEVELS_MAX = limit("errorLevels");
 
 function recordFrom(value: unknown, level: number): ErrorRecord | undefined {
   if (value === null || typeof value !== "object" || level > LEVELS_MAX) return undefined;

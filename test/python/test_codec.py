@@ -425,6 +425,23 @@ class Encoding(Both):
         for module in self.each():
             self.assertLess(len(module.dumps(long)), 1 << 25)
 
+    def test_how_much_is_told_of_an_error(self) -> None:
+        levels, parts, chars = _contract.ERROR_LEVELS_MAX, _contract.ERROR_PARTS_MAX, _contract.ERROR_CHARS_MAX
+        for more in (0, 1):
+            error = ValueError("x")
+            for _ in range(levels + more):
+                outer = ValueError("x")
+                outer.__cause__ = error
+                error = outer
+            told, count = record_of(error), 0
+            while told["cause"] is not None:
+                told, count = told["cause"], count + 1
+            self.assertEqual(count, levels)
+            wide = record_of(ExceptionGroup("of", [ValueError(at) for at in range(parts - 1 + more)]))
+            self.assertEqual(len(wide["errors"]), parts - 1)
+            text = "x" * (chars - len("ValueError") + more)
+            self.assertEqual(record_of(ValueError(text))["message"] == text, more == 0)
+
     def test_what_is_behind_an_error_is_not_gone_through_again_at_each_step(self) -> None:
         deep: BaseException = ValueError(0)
         for number in range(2000):

@@ -2,6 +2,7 @@
 import { expect, test } from "bun:test";
 import fc from "fast-check";
 import { decode } from "../../src/plane/cbor-decode.ts";
+import { LIMITS } from "../../contract/limits.ts";
 import { Encoder, errorRecord } from "../../src/plane/cbor-encode.ts";
 import { CodecError, NdArray } from "../../src/plane/values.ts";
 import { PythonError } from "../../src/plane/python-error.ts";
@@ -283,3 +284,26 @@ function normal(value: unknown): unknown {
     return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, normal(item)]));
   return value;
 }
+
+test("of an error as much is told as errorLevels, errorParts and errorChars say, and no more", () => {
+  const { errorLevels, errorParts, errorChars } = LIMITS;
+  const chain = (length: number): Error =>
+    length === 0 ? new Error("x") : new Error("x", { cause: chain(length - 1) });
+  const levels = (told: unknown): number =>
+    told === null || told === undefined ? -1 : 1 + levels((told as { cause: unknown }).cause);
+  for (const more of [0, 1]) {
+    const record = errorRecord(chain(errorLevels.value + more));
+    expect(levels(record)).toBe(errorLevels.value);
+    const wide = errorRecord(new AggregateError(Array.from({ length: errorParts.value - 1 + more }, String)));
+    expect(wide.errors).toHaveLength(errorParts.value - 1);
+    const text = "x".repeat(errorChars.value - "Error".length + more);
+    expect(errorRecord(new Error(text)).message === text).toBe(more === 0);
+  }
+  const claimed = (length: number): object => ({
+    type: "E",
+    message: "",
+    cause: length === 0 ? null : claimed(length - 1),
+  });
+  for (const more of [0, 1])
+    expect(levels(PythonError.from(claimed(errorLevels.value + more)))).toBe(errorLevels.value);
+});

@@ -166,6 +166,18 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
     ["test/calls/hostile.test.ts", "names of lent functions: as long as boundNameBytes, and one byte more"],
     ["test/python/test_channel.py", "test_names_of_functions"],
   ],
+  errorLevels: [
+    ["test/unit/cbor.test.ts", "of an error as much is told as errorLevels, errorParts and errorChars say"],
+    ["test/python/test_codec.py", "test_how_much_is_told_of_an_error"],
+  ],
+  errorParts: [
+    ["test/unit/cbor.test.ts", "of an error as much is told as errorLevels, errorParts and errorChars say"],
+    ["test/python/test_codec.py", "test_how_much_is_told_of_an_error"],
+  ],
+  errorChars: [
+    ["test/unit/cbor.test.ts", "of an error as much is told as errorLevels, errorParts and errorChars say"],
+    ["test/python/test_codec.py", "test_how_much_is_told_of_an_error"],
+  ],
   interrupts: [["test/python/test_channel.py", "test_requests_to_be_interrupted"]],
   segments: [["test/runtime/hostile.test.ts", "a worker that hoards segments is stopped at the limit"]],
   pipesUntaken: [["test/runtime/sharing.test.ts", "pipes that nobody takes: as many as may wait, and one more"]],
