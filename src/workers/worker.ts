@@ -2,19 +2,15 @@
  * One supervised instance of an app: drives the table of `states.ts` with what its shim reports and what users want,
  * and carries out the effects. Everything that must survive the daemon is stored before it is acted upon.
  */
-import { appendFileSync, existsSync, mkdirSync, renameSync } from "node:fs";
-import { join, resolve } from "node:path";
-import type { AuditSpool } from "../audit/spool.ts";
+import { appendFileSync, existsSync, renameSync } from "node:fs";
+import { join } from "node:path";
 import { IpcError, never } from "../base/errors.ts";
 import { removeTree } from "../base/remove.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import type { StateWord } from "../protocol/status.ts";
 import { allNewlyGuarded } from "../sandbox/guarded.ts";
-import { loadPolicy, type Policy } from "../sandbox/policy.ts";
-import { textOf } from "../logs/cri.ts";
-import { readLastLines } from "../logs/tail.ts";
 import type { WorkerEvent } from "../protocol/responses.ts";
-import type { CgroupTree, Enforced } from "../shim/cgroup.ts";
+import type { Enforced } from "../shim/cgroup.ts";
 import { readDefinition, writeDefinition, type Definition } from "../launch/definition.ts";
 import {
   describeEnding,
@@ -26,46 +22,25 @@ import {
   type PolicyLimits,
 } from "../shim/ending.ts";
 import { killLeftovers } from "../shim/leftovers.ts";
-import { homeOf } from "../launch/readable.ts";
+import { Setup, type SetupDeps } from "./setup.ts";
 import { isUp, STATES, TABLE, type Effect, type Event, type State } from "./states.ts";
-import { readDenied, readExitRecord, readRunRecord } from "../shim/records.ts";
+import { readExitRecord, readRunRecord } from "../shim/records.ts";
 import { isNoRoom, noRoom } from "./reserve.ts";
 import { decide, STABLE_MS, type Verdict } from "./restart-policy.ts";
 import { isLockFree } from "../shim/liveness.ts";
 import { bootId } from "../shim/proc.ts";
-import { findSnapshot } from "../launch/snapshot.ts";
-import { specVersion } from "../shim/spec.ts";
 import { LAUNCH_MS, Run, stopWithinMs, type RunMonitor } from "./run.ts";
 import type { CallCounts, ShimLink, ShimState } from "../shim/link.ts";
-import type { Spec } from "../shim/spec.ts";
-import { decideLaunch } from "../launch/command.ts";
-import { auditEnded, auditMade, describeDenial, endedOver, remedyOfCall } from "../launch/denied.ts";
-import { AUTO, policyOf } from "../launch/effective-policy.ts";
-import { mayNeedEnvironment, RESOLVE_MS } from "../launch/environments.ts";
-import { prepare, provide } from "../launch/prepare.ts";
+import { auditEnded, auditMade } from "../launch/denied.ts";
+import { RESOLVE_MS } from "../launch/environments.ts";
 import { removeOpenScratch } from "../launch/scratch.ts";
-import type { Preparation } from "../launch/settle.ts";
-import { makeSpec, requireGroup } from "../launch/specification.ts";
 import { SIGTERM } from "../../contract/linux.ts";
-import { ownUserOf } from "../launch/users.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";
 
-/** Of its stderr, to find out whether the policy caused its end. */
-const LAST_WORDS = 3;
-const LAST_WORDS_BYTES = 8192;
-
 /** What a worker needs from the daemon. */
-export type WorkerDeps = {
+export type WorkerDeps = SetupDeps & {
   readonly store: Store;
-  readonly audit: AuditSpool;
   readonly shimBinary: string;
-  readonly workersDir: string;
-  readonly environmentsDir: string;
-  readonly cgroups: CgroupTree | undefined;
-  /** The environment for definitions without one. */
-  readonly daemonEnv: Readonly<Record<string, string | undefined>>;
-  /** The limit that the daemon was started with. */
-  readonly daemonUmask: number;
   readonly emit: (worker: Worker, event: WorkerEvent) => void;
   readonly log: (level: "info" | "warn" | "error", fields: object, text: string) => void;
   readonly random: () => number;
@@ -107,7 +82,7 @@ export class Worker {
   /** Stands in during a reload: no list shows it, and no verb reaches it. */
   readonly isExtra: boolean;
   readonly #deps: WorkerDeps;
-  #config: AppConfig;
+  readonly #setup: Setup;
   #state: State = "stopped";
   #row: InstanceRow;
   /** From the launch to the end of its tree. */
@@ -120,25 +95,24 @@ export class Worker {
   #isRemoved = false;
   /** Its definition was lost with the database of an older daemon, and read from its process. */
   #isGuess = false;
-  #policy: string | undefined;
   #lastPid: number | null = null;
   readonly #watchers = new Set<() => void>();
 
   constructor(deps: WorkerDeps, config: AppConfig, row: InstanceRow, isExtra = false) {
     this.#deps = deps;
-    this.#config = config;
     this.#row = row;
     this.id = row.id;
     this.instance = row.instance;
     this.isExtra = isExtra;
+    this.#setup = new Setup(deps, row, config);
   }
 
   get config(): AppConfig {
-    return this.#config;
+    return this.#setup.config;
   }
   /** It runs once, and ends with its owner: nothing of it is stored. */
   get isEphemeral(): boolean {
-    return this.#config.life === "ephemeral";
+    return this.config.life === "ephemeral";
   }
   get row(): InstanceRow {
     return this.#row;
@@ -203,37 +177,15 @@ export class Worker {
   }
   /** Name, path or text of the policy of this run; before a run, of the policy that it would have now. */
   get policy(): string {
-    this.#policy ??= this.#policyNow();
-    return this.#policy;
+    return this.#setup.policy;
   }
 
-  #policyNow(): string {
-    const config = this.#config;
-    try {
-      const running = decideLaunch(config, config.base_env ?? this.#deps.daemonEnv);
-      return policyOf(config, running, { project: config.cwd, home: "/" });
-    } catch {
-      return config.policy ?? AUTO; // its script does not exist, which its start will report
-    }
-  }
-
-  /** The limits of its policy; undefined if that can no longer be read. */
   get policyLimits(): PolicyLimits | undefined {
-    try {
-      const { name, limits } = loadPolicy(this.policy, {
-        project: this.#config.cwd,
-        home: "/",
-      });
-      return { policy: name, ...limits };
-    } catch {
-      return undefined;
-    }
+    return this.#setup.policyLimits;
   }
   /** What was denied to it in this run; the shim keeps the first ones. */
   get denied(): string[] {
-    const denied = readDenied(this.dir);
-    const policy = denied.length === 0 ? undefined : this.#loadPolicy();
-    return denied.map((one) => describeDenial(policy ? remedyOfCall(one, policy, this.policy) : one));
+    return this.#setup.denied;
   }
   get launchFailure(): IpcError | undefined {
     return this.#launchFailure;
@@ -254,32 +206,24 @@ export class Worker {
   }
   /** The longest that its start may take. */
   get startMs(): number {
-    const { ready, ready_timeout } = this.#config;
-    const resolveMs = this.#mayNeedEnvironment ? RESOLVE_MS : 0;
+    const { ready, ready_timeout } = this.config;
+    const resolveMs = this.#setup.mayNeedEnvironment ? RESOLVE_MS : 0;
     return resolveMs + LAUNCH_MS + (ready === "notify" ? ready_timeout : 0) + MARGIN_MS;
-  }
-  get #mayNeedEnvironment(): boolean {
-    const config = this.#config;
-    try {
-      return mayNeedEnvironment(decideLaunch(config, config.base_env ?? this.#deps.daemonEnv), config);
-    } catch {
-      return false; // its start will say why
-    }
   }
   /** The longest that its stop may take, as it was last requested. */
   get stopMs(): number {
-    return stopWithinMs(this.#graceMs ?? this.#config.stop_timeout, this.#finishMs) + MARGIN_MS;
+    return stopWithinMs(this.#graceMs ?? this.config.stop_timeout, this.#finishMs) + MARGIN_MS;
   }
   /**
    * What a shim may take to write the rest of the output, and the exit record, to a full disk: a grace period for each.
    */
   get #finishMs(): number {
-    return 2 * this.#config.stop_timeout + SLOW_DISK_MS;
+    return 2 * this.config.stop_timeout + SLOW_DISK_MS;
   }
 
   /** @throws IpcError if its folder, script or env file, or a full disk, would keep it from starting now */
   requireLaunchable(): void {
-    decideLaunch(this.#config, this.#config.base_env ?? this.#deps.daemonEnv);
+    this.#setup.requireLaunchable();
     this.#deps.store.requireRoomToRun(this.dir);
   }
 
@@ -288,13 +232,12 @@ export class Worker {
    * @throws IpcError START_FAILED if they are not available
    */
   async provide(signal: AbortSignal): Promise<void> {
-    if (this.#mayNeedEnvironment) await provide(this.#preparation(signal));
+    await this.#setup.provide(signal);
   }
 
   /** A new definition; takes effect with the next run. */
   redefine(config: AppConfig): void {
-    this.#config = config;
-    if (!this.isUp) this.#policy = undefined;
+    this.#setup.redefine(config, this.isUp);
     this.#isGuess = false;
     if (existsSync(this.dir)) this.#keepDefinition();
   }
@@ -312,8 +255,8 @@ export class Worker {
   }
 
   get #definition(): Definition {
-    const policy = this.#policy ?? null;
-    return { app: this.#row.app, instance: this.instance, config: this.#config, policy, isGuess: this.#isGuess };
+    const { config, policyOfRun } = this.#setup;
+    return { app: this.#row.app, instance: this.instance, config, policy: policyOfRun ?? null, isGuess: this.#isGuess };
   }
 
   /**
@@ -343,7 +286,7 @@ export class Worker {
   /** Null means the app's own. The deadline is stored, in case this daemon is killed meanwhile. */
   #mayTake(graceMs: number | null): InstanceChange {
     this.#graceMs = graceMs;
-    return { dueAtMs: this.#deps.nowMs() + (graceMs ?? this.#config.stop_timeout) };
+    return { dueAtMs: this.#deps.nowMs() + (graceMs ?? this.config.stop_timeout) };
   }
 
   /** Wants a fresh process. `reason` is null if a user asked. */
@@ -415,7 +358,7 @@ export class Worker {
 
   /** The shim carries it out, whatever happens to us. Nothing in its folder is read, because it may be another's. */
   async endUnreachable(): Promise<void> {
-    await this.#run?.link?.stop(this.#config.stop_timeout, SIGTERM);
+    await this.#run?.link?.stop(this.config.stop_timeout, SIGTERM);
   }
 
   /** Releases the shim without touching the run: the daemon goes, the worker stays. */
@@ -457,7 +400,7 @@ export class Worker {
     const { phase } = this.#row;
     const kept = readDefinition(this.dir);
     this.#isGuess = kept?.isGuess ?? false;
-    this.#policy = kept?.policy ?? undefined;
+    this.#setup.policyOfRun = kept?.policy ?? undefined;
     if (await this.#adoptLive()) return false;
     const run = readRunRecord(this.dir);
     const exit = readExitRecord(this.dir);
@@ -471,7 +414,7 @@ export class Worker {
       await killLeftovers(this.dir, run);
       if (!isReboot) return this.#adoptEnd(lostRun(run.run, run, this.#deps.nowMs()));
       this.#deps.store.change(this.id, { doneRun: run.run });
-      return phase === "up" && (this.#config.auto_start || this.#config.restart_policy !== "no");
+      return phase === "up" && (this.config.auto_start || this.config.restart_policy !== "no");
     }
     if (phase === "crashed" || phase === "failed") this.#state = "crashed";
     if (phase === "backoff") {
@@ -548,7 +491,7 @@ export class Worker {
       case "launch":
         return void this.#launch();
       case "end":
-        return this.#run?.stop(this.#graceMs ?? this.#config.stop_timeout);
+        return this.#run?.stop(this.#graceMs ?? this.config.stop_timeout);
       case "arm":
         return this.#armRetry(Math.max(0, this.#row.dueAtMs - this.#deps.nowMs()));
       case "disarm":
@@ -567,7 +510,7 @@ export class Worker {
     this.#run = run;
     try {
       this.#save({ run: number, phase: "up" });
-      const spec = await this.#makeSpec(run);
+      const spec = await this.#setup.specify(run);
       if (this.#run !== run) return;
       this.#deps.store.withRoom(() => writeDefinition(this.dir, this.#definition));
       await run.launch(this.#deps.shimBinary, spec);
@@ -578,56 +521,6 @@ export class Worker {
       run.release();
       this.#finish(run, failedLaunch(number, this.#deps.nowMs()), failure);
     }
-  }
-
-  async #makeSpec(run: Run): Promise<Spec> {
-    const config = this.#config;
-    mkdirSync(this.logDir, { recursive: true, mode: 0o700 });
-    const prepared = await prepare(this.#preparation(run.stopping));
-    const { policy } = prepared.plan;
-    this.#policy = prepared.policy;
-    run.executable = prepared.launch.argv[0]!; // never empty: a script has an interpreter, a command has a first word
-    const group = this.#deps.cgroups?.create(this.id, {
-      memoryBytes: lower(config.max_memory, policy.limits.memory),
-      cpuPercent: lower(config.max_cpu_percent, policy.limits.cpuPercent),
-      pids: policy.limits.pids === null ? null : policy.limits.pids + prepared.plan.extraProcesses,
-    });
-    requireGroup(policy, group?.enforced);
-    run.enforced = group?.enforced ?? { memory: false, cpu: false, pids: false };
-    run.degraded = prepared.plan.degraded;
-    run.watched = prepared.plan.watched;
-    return makeSpec(config, prepared, run.number, group?.path, run.enforced);
-  }
-
-  #preparation(signal: AbortSignal): Preparation {
-    const config = this.#config;
-    return {
-      app: {
-        ...config,
-        snapshot:
-          config.snapshot === null
-            ? undefined
-            : findSnapshot(config.snapshot, this.#deps.workersDir, specVersion(config.kill_mode)),
-      },
-      base: config.base_env ?? this.#deps.daemonEnv,
-      baseUmask: config.base_umask ?? this.#deps.daemonUmask,
-      own: {
-        IPCCTL_NAME: this.id,
-        IPCCTL_APP: config.name,
-        IPCCTL_INSTANCE: String(this.instance),
-        IPCCTL_PLANE: join(this.dir, "plane"),
-        IPCCTL_CONSOLE: config.console ? "1" : "0",
-      },
-      scratch: join(this.dir, "scratch"),
-      isScratchShut: true,
-      ownUser: ownUserOf(this.id),
-      name: this.id,
-      audit: this.#deps.audit,
-      environments: this.#deps.environmentsDir,
-      signal,
-      hasPlane: true,
-      daemonFiles: daemonFilesOf(config),
-    };
   }
 
   #onLink(run: Run, isFirst: boolean): void {
@@ -643,7 +536,7 @@ export class Worker {
     if (isAdopted) this.#takeIn(live);
     else this.#emit({ type: "process_started", pid: live.pid });
     if (this.#state === "starting") {
-      if (this.#config.ready === "exec" || run.isReady) this.#becomeReady(run);
+      if (this.config.ready === "exec" || run.isReady) this.#becomeReady(run);
       else this.#armReadyTimer(run);
     }
     this.#forgetAttemptsOnceStable(run);
@@ -680,7 +573,7 @@ export class Worker {
     const wasStopping = this.#state === "stopping" || this.#state === "restarting";
     this.#run = undefined;
     if (!hasRun && !wasStopping)
-      this.#launchFailure = failure ?? launchError(ending, run?.executable ?? this.id, this.#config.command === null);
+      this.#launchFailure = failure ?? launchError(ending, run?.executable ?? this.id, this.config.command === null);
     if (run && hasRun) auditMade(this.#deps.audit, this.id, allNewlyGuarded(run.watched));
     if (hasRun && !wasStopping && ending.kind === "exit" && ending.status !== 0)
       void this.#noteDenied(ending.run).catch((error: Error) =>
@@ -720,30 +613,13 @@ export class Worker {
         never(verdict);
     }
     this.#dispatch(verdict.event);
-    const isGivenUp = verdict.event === "ended_exhausted" && this.#config.backoff.exhausted_action === "remove";
+    const isGivenUp = verdict.event === "ended_exhausted" && this.config.backoff.exhausted_action === "remove";
     if (isGivenUp || this.isEphemeral) this.#deps.onRemove(this, ending.isSuccess);
   }
 
   /** After the run: the end of its log tells. */
   async #noteDenied(run: number): Promise<void> {
-    const policy = this.#loadPolicy();
-    if (policy === undefined) return;
-    const { cwd, script, args, base_env, max_memory: maxMemory } = this.#config;
-    const { lines } = await readLastLines(this.logDir, LAST_WORDS, {
-      stream: "stderr",
-      lineBytesMax: LAST_WORDS_BYTES,
-    });
-    const words = lines.map((line) => textOf(line.text)).join("\n");
-    const ended = endedOver({
-      words,
-      cwd,
-      script,
-      args,
-      env: base_env ?? this.#deps.daemonEnv,
-      maxMemory,
-      policy,
-      policyText: this.policy,
-    });
+    const ended = await this.#setup.whatWasDenied();
     const isOver = !this.#isRemoved && this.#row.run === run && this.#run === undefined;
     if (ended === undefined || !isOver) return;
     const remedy = ended.remedy === undefined ? "" : `\t${ended.remedy}`;
@@ -751,19 +627,10 @@ export class Worker {
     auditEnded(this.#deps.audit, this.id, ended);
   }
 
-  #loadPolicy(): Policy | undefined {
-    const { cwd, base_env } = this.#config;
-    try {
-      return loadPolicy(this.policy, { project: cwd, home: homeOf(base_env ?? this.#deps.daemonEnv) });
-    } catch {
-      return undefined; // it was removed
-    }
-  }
-
   /** If a user asked for a start that fails, the user is told and tries again: nothing is announced separately. */
   #judge(run: Run | undefined, ending: Ending): Verdict | { readonly event: "failed" } {
     if (run?.isAskedFor === true && ending.kind === "exec") return { event: "failed" };
-    const { restart_policy, backoff } = this.#config;
+    const { restart_policy, backoff } = this.config;
     return decide(restart_policy, backoff, ending, this.#row.attempts, this.#deps.random());
   }
 
@@ -812,9 +679,9 @@ export class Worker {
   }
 
   #armReadyTimer(run: Run): void {
-    const { ready_timeout } = this.#config;
+    const { ready_timeout } = this.config;
     run.readyTimer = run.after(ready_timeout, () =>
-      run.fail(`not ready within ${ready_timeout / 1000} s`, this.#config.stop_timeout),
+      run.fail(`not ready within ${ready_timeout / 1000} s`, this.config.stop_timeout),
     );
   }
 
@@ -838,20 +705,7 @@ export class Worker {
   }
 }
 
-/** Files that the daemon and the shim write, or execute, for the worker. */
-function daemonFilesOf(config: AppConfig): string[] {
-  const check = config.health?.check_type;
-  const run = check?.type === "exec" ? [check.command, ...check.args].filter((word) => word.includes("/")) : [];
-  const logs = [config.stdout_log, config.stderr_log, config.combined_log].filter((path) => path !== null);
-  return [...logs, ...run].map((path) => resolve(config.cwd, path));
-}
-
 /** By the records in its folder; 0 if none was ever begun. */
 function newestRun(dir: string): number {
   return Math.max(readRunRecord(dir)?.run ?? 0, readExitRecord(dir)?.run ?? 0);
-}
-
-/** Of two limits the lower one. */
-function lower(one: number | null, other: number | null): number | null {
-  return one === null || other === null ? (one ?? other) : Math.min(one, other);
 }
