@@ -531,7 +531,7 @@ test("what tools run by themselves stays as it is in a folder that may be writte
     "new done",
     "odd done",
   ]);
-  expect(stderr).toContain(`your tools may run them: ${join(folder, ".idea")} `);
+  expect(stderr).toContain(`your tools may run by themselves; check them first: ${join(folder, ".idea")} `);
   expect(stderr).toEndWith(String.raw` $'${folder}/\033]0;title\007\012/.idea'${"\n"}`); // no command to the terminal
   expect(readFileSync(join(folder, ".envrc"), "utf8")).toBe("mine");
 
