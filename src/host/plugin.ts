@@ -1,0 +1,51 @@
+/** What a plugin's handler is written against: `plugins/NAME/handler.ts` exports a {@link Plugin} as its default. */
+
+/** Who asks, as the host knows it: nothing of it comes from the worker. */
+export type ToolRequest = {
+  /** The worker's name, and its session: one run of it. */
+  readonly worker: string;
+  readonly session: string;
+  /** The unit of authorisation and storage. */
+  readonly group: string;
+  readonly correlation: string;
+  /** Aborted when the worker gives up or ends, or the deadline has passed. */
+  readonly signal: AbortSignal;
+};
+
+/** What a handler says deliberately: the worker gets code, text and field as they are. */
+export class ToolError extends Error {
+  readonly code: string;
+  readonly retriable: boolean;
+  readonly field: string | undefined;
+
+  constructor(code: string, message: string, more: { readonly retriable?: boolean; readonly field?: string } = {}) {
+    super(message);
+    this.name = "ToolError";
+    this.code = code;
+    this.retriable = more.retriable ?? false;
+    this.field = more.field;
+  }
+}
+
+/** The arguments have been checked by the schema in the manifest. The answer is JSON. */
+export type Tool = (args: Readonly<Record<string, never>>, request: ToolRequest) => unknown;
+
+/** What a plugin gets when it is started. */
+export type PluginStart<Config> = {
+  /** Of `host.json`, checked by `config_schema` of the manifest. */
+  readonly config: Config;
+  /** By name, as the manifest declares them: told once, and nowhere else. */
+  readonly credentials: Readonly<Record<string, string>>;
+  /** A folder of its own that it may write. */
+  readonly data: string;
+};
+
+/** A started plugin. */
+export type Running = {
+  readonly tools: Readonly<Record<string, Tool>>;
+  /** A live check of credential and service. @throws with what is wrong */
+  readonly verify?: () => Promise<void>;
+  readonly shutdown?: () => Promise<void>;
+};
+
+export type Plugin<Config = unknown> = (start: PluginStart<Config>) => Running | Promise<Running>;
