@@ -10,18 +10,34 @@ export const HOST_CODES = {
   TOO_LARGE: { stage: "construct", retriable: false, says: "the request, or the answer, is too large or too deep" },
   DUPLICATE_CORRELATION: { stage: "construct", retriable: false, says: "a request with this correlation is under way" },
   UNKNOWN_TOOL: { stage: "topic", retriable: false, says: "no plugin provides this tool" },
-  VALIDATION_FAILED: { stage: "payload", retriable: false, says: "the arguments do not fit the tool's schema; `field` says where" },
+  VALIDATION_FAILED: {
+    stage: "payload",
+    retriable: false,
+    says: "the arguments do not fit the tool's schema; `field` says where",
+  },
   UNAUTHORIZED: { stage: "authorise", retriable: false, says: "the policy does not grant this tool" },
   RATE_LIMITED: { stage: "authorise", retriable: true, says: "too many requests; `retry_after` is in seconds" },
   CONFIRMATION_DENIED: { stage: "confirm", retriable: false, says: "a person said no" },
   CONFIRMATION_TIMEOUT: { stage: "confirm", retriable: false, says: "nobody approved it in time" },
-  AUDIT_BROKEN: { stage: "confirm", retriable: true, says: "the audit cannot be written, so nothing of high risk runs" },
+  AUDIT_BROKEN: {
+    stage: "confirm",
+    retriable: true,
+    says: "the audit cannot be written, so nothing of high risk runs",
+  },
   PLUGIN_TIMEOUT: { stage: "route", retriable: true, says: "an idempotent tool has not answered in time" },
   PLUGIN_UNAVAILABLE: { stage: "route", retriable: true, says: "the plugin does not run; nothing was carried out" },
   PLUGIN_ERROR: { stage: "route", retriable: false, says: "the plugin failed; the audit has the details" },
-  HANDLER_ERROR: { stage: "route", retriable: false, says: "the plugin refused, and says why and whether to try again" },
+  HANDLER_ERROR: {
+    stage: "route",
+    retriable: false,
+    says: "the plugin refused, and says why and whether to try again",
+  },
   CANCELLED: { stage: "route", retriable: false, says: "the worker gave it up" },
-  UNKNOWN_OUTCOME: { stage: "route", retriable: false, says: "it was begun, and nobody knows whether it was carried out" },
+  UNKNOWN_OUTCOME: {
+    stage: "route",
+    retriable: false,
+    says: "it was begun, and nobody knows whether it was carried out",
+  },
 } as const satisfies Readonly<Record<string, { stage: Stage; retriable: boolean; says: string }>>;
 export type HostCode = keyof typeof HOST_CODES;
 

@@ -124,5 +124,25 @@ export const LIMITS = {
     value: 268_435_456,
     why: "all files of the audit; beyond this the daemon removes the oldest file of the largest spool",
   },
+  storesOpen: { value: 64, why: "groups of one kind of store that a process has open; each is a few descriptors" },
+  storeRows: {
+    value: 250,
+    why: "files, messages or memories in one answer; the next ones are asked for by where it ends",
+  },
+  storeAnswerBytes: {
+    value: 524_288,
+    why: "bytes of JSON after which an answer of a store has no further row, so that it fits the answer of a tool",
+  },
+  fileBytes: { value: 1_073_741_824, why: "one project file" },
+  filePieceBytes: {
+    value: 131_072,
+    why: "bytes of a project file in one request or answer; JSON makes at most six times as many of them, which fits 1 MiB",
+  },
+  fileNameBytes: { value: 255, why: "the name of a project file, which file systems take when the host gets it" },
+  fileUploads: { value: 16, why: "project files that one writer has begun and not committed" },
+  uploadMs: { value: 600_000, why: "within which a project file that has begun gets its next piece, or is given up" },
+  groupFiles: { value: 16_384, why: "project files of one group" },
+  groupFileBytes: { value: 10_737_418_240, why: "bytes of all project files of one group" },
+  conversationIdBytes: { value: 128, why: "bytes in the id of a conversation, which the host chooses" },
   configBytes: { value: 1_048_576, why: "largest ipcctl.json or env file" },
 } as const;

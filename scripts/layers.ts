@@ -45,6 +45,14 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     job: "from a definition to a specification: interpreter, arguments, boot, readable files, snapshot",
     uses: { base: "", contract: "", protocol: "definitions", sandbox: "", shim: "the specification", audit: "" },
   },
+  host: {
+    job: "what a worker asks of the host: what a plugin's handler is written against",
+    uses: {},
+  },
+  stores: {
+    job: "files, project and memory of a group, in SQLite: for the plugins and the verbs of the daemon",
+    uses: { base: "" },
+  },
   events: {
     job: "what happened to workers, as one stored sequence that can be replayed; subscriptions to it",
     uses: { base: "", protocol: "" },

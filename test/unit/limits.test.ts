@@ -180,6 +180,17 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   ],
   interrupts: [["test/python/test_channel.py", "test_requests_to_be_interrupted"]],
   segments: [["test/runtime/hostile.test.ts", "a worker that hoards segments is stopped at the limit"]],
+  storesOpen: [["test/host/files.test.ts", "storesOpen: as many groups as the limit are open"]],
+  storeRows: [["test/host/files.test.ts", "groupFiles, storeRows: as many as the limit"]],
+  storeAnswerBytes: [["test/host/files.test.ts", "storeAnswerBytes: rows as long as the limit in all"]],
+  fileBytes: [["test/host/files.test.ts", "fileBytes, filePieceBytes: as much as the limit"]],
+  filePieceBytes: [["test/host/files.test.ts", "fileBytes, filePieceBytes: as much as the limit"]],
+  fileNameBytes: [["test/host/files.test.ts", "fileNameBytes, conversationIdBytes: as long as the limit"]],
+  conversationIdBytes: [["test/host/files.test.ts", "fileNameBytes, conversationIdBytes: as long as the limit"]],
+  fileUploads: [["test/host/files.test.ts", "fileUploads, uploadMs: as many may be under way"]],
+  uploadMs: [["test/host/files.test.ts", "fileUploads, uploadMs: as many may be under way"]],
+  groupFiles: [["test/host/files.test.ts", "groupFiles, storeRows: as many as the limit"]],
+  groupFileBytes: [["test/host/files.test.ts", "groupFileBytes: as much as the limit"]],
   pipesUntaken: [["test/runtime/sharing.test.ts", "pipes that nobody takes: as many as may wait, and one more"]],
 };
 

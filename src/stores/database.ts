@@ -1,0 +1,128 @@
+/**
+ * What the databases of the stores have in common: one file of SQLite for each group, `FOLDER/GROUP.sqlite`, which the
+ * daemon and the process of a plugin may have open at once. Nobody's death loses what was committed (WAL).
+ */
+import { Database } from "bun:sqlite";
+import { existsSync, mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
+import { findWorkerId } from "../base/names.ts";
+
+/** What another process that writes may take before we give up. */
+const BUSY_MS = 5000;
+
+/**
+ * The name of a group is that of its files: it is mapped as the name of a worker is. One that begins with a dot, or
+ * ends as the files of a database do, would be mistaken for something else in the folder.
+ * @throws IpcError USAGE
+ */
+export function toGroup(name: string): string {
+  const group = findWorkerId(name);
+  if (group !== undefined && !group.startsWith(".") && !/\.sqlite(-\w*)?$/.test(group)) return group;
+  throw new IpcError("USAGE", `${JSON.stringify(name)} cannot be the name of a group`, {
+    hint: `use 1 to ${limit("nameChars")} characters: letters, digits, '.', '_' and '-', no dot at the beginning, no .sqlite at the end`,
+  });
+}
+
+/** @param version of the schema; a newer file is refused instead of guessed at */
+export function openDatabase(folder: string, group: string, schema: string, version: number): Database {
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const path = join(folder, `${group}.sqlite`);
+  const db = new Database(path, { create: true, strict: true });
+  try {
+    db.run(`PRAGMA busy_timeout = ${BUSY_MS}`);
+    db.run("PRAGMA journal_mode = WAL");
+    db.run("PRAGMA synchronous = NORMAL");
+    const found = db.query<{ user_version: number }, []>("PRAGMA user_version").get()!.user_version;
+    if (found > version)
+      throw new IpcError("FAILED", `${path} was written by a newer ipcctl (schema ${found}, known is ${version})`, {
+        hint: "update ipcctl",
+      });
+    if (found < version)
+      // Another process may make it at the same time.
+      db.transaction(() => {
+        db.run(schema);
+        db.run(`PRAGMA user_version = ${version}`);
+      }).immediate();
+    return db;
+  } catch (error) {
+    db.close();
+    throw IpcError.from(error, `opening ${path}`);
+  }
+}
+
+/** What a store is: of one group, and open until it is closed. */
+export type GroupStore = { close(): void };
+
+/**
+ * The stores of all groups in one folder, opened when they are asked for. A worker cannot choose its group, but there
+ * may be many groups: those that were not used for the longest time are closed.
+ */
+export class Groups<S extends GroupStore> implements Disposable {
+  readonly #folder: string;
+  readonly #open: (folder: string, group: string) => S;
+  /** The least recently used first. */
+  readonly #stores = new Map<string, S>();
+
+  constructor(folder: string, open: (folder: string, group: string) => S) {
+    this.#folder = folder;
+    this.#open = open;
+  }
+
+  /**
+   * Of a group, which is made if it is not there. What is got is used at once and not kept.
+   * @throws IpcError USAGE for a name that no group can have
+   */
+  get(name: string): S {
+    const group = toGroup(name);
+    const store = this.#stores.get(group) ?? this.#open(this.#folder, group);
+    this.#stores.delete(group);
+    this.#stores.set(group, store);
+    for (const [oldest, least] of this.#stores) {
+      if (this.#stores.size <= limit("storesOpen")) break;
+      this.#stores.delete(oldest);
+      least.close();
+    }
+    return store;
+  }
+
+  /** For those who only look: a group that nobody has written to is not made. @throws likewise */
+  find(name: string): S | undefined {
+    const group = toGroup(name);
+    return this.#stores.has(group) || existsSync(join(this.#folder, `${group}.sqlite`)) ? this.get(group) : undefined;
+  }
+
+  [Symbol.dispose](): void {
+    for (const store of this.#stores.values()) store.close();
+    this.#stores.clear();
+  }
+}
+
+/** As many of the rows as fit one answer, at least one. */
+export function fitting<T>(rows: readonly T[]): T[] {
+  const page: T[] = [];
+  let bytes = 0;
+  for (const row of rows) {
+    bytes += Buffer.byteLength(JSON.stringify(row));
+    if (page.length > 0 && bytes > limit("storeAnswerBytes")) break;
+    page.push(row);
+  }
+  return page;
+}
+
+/**
+ * A short text that is shown in tables and prompts: printable, in one spelling, not empty, with no blank at either end.
+ * Format characters go too: they reorder or hide what stands beside them.
+ * @throws IpcError USAGE
+ */
+export function requireLabel(what: string, text: string, bytesMax: number): string {
+  const label = text.isWellFormed() ? text.normalize("NFC") : "";
+  const bytes = Buffer.byteLength(label);
+  if (bytes > bytesMax) throw new IpcError("USAGE", `${what}: ${bytes} bytes are too many, at most ${bytesMax}`);
+  if (label !== "" && label.trim() === label && !/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/u.test(label)) return label;
+  throw new IpcError(
+    "USAGE",
+    `${what}: ${JSON.stringify(text)} is empty, or has control or invisible characters, or blanks at an end`,
+  );
+}
