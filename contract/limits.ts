@@ -133,6 +133,23 @@ export const LIMITS = {
     value: 524_288,
     why: "bytes of JSON after which an answer of a store has no further row, so that it fits the answer of a tool",
   },
+  storeLabelBytes: {
+    value: 128,
+    why: "bytes in the id of a conversation, which the host chooses, in the name of a value, and in the subject of a memory",
+  },
+  projectBytes: {
+    value: 65_536,
+    why: "JSON of all values of a project, or of one conversation; workers read it whole",
+  },
+  conversations: { value: 16_384, why: "conversations of one group" },
+  conversationMessages: { value: 4096, why: "newest messages of a conversation; the oldest one goes for one more" },
+  conversationTextBytes: { value: 65_536, why: "one message of a conversation" },
+  memories: {
+    value: 16_384,
+    why: "memories of one group; superseded ones go for new ones, and one more than that many that hold is refused",
+  },
+  memoryBytes: { value: 16_384, why: "text of one memory; a search looks through all of them" },
+  memoryQueryBytes: { value: 512, why: "words of one search" },
   fileBytes: { value: 1_073_741_824, why: "one project file" },
   filePieceBytes: {
     value: 131_072,
@@ -143,6 +160,5 @@ export const LIMITS = {
   uploadMs: { value: 600_000, why: "within which a project file that has begun gets its next piece, or is given up" },
   groupFiles: { value: 16_384, why: "project files of one group" },
   groupFileBytes: { value: 10_737_418_240, why: "bytes of all project files of one group" },
-  conversationIdBytes: { value: 128, why: "bytes in the id of a conversation, which the host chooses" },
   configBytes: { value: 1_048_576, why: "largest ipcctl.json or env file" },
 } as const;

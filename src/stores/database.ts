@@ -126,3 +126,19 @@ export function requireLabel(what: string, text: string, bytesMax: number): stri
     `${what}: ${JSON.stringify(text)} is empty, or has control or invisible characters, or blanks at an end`,
   );
 }
+
+/** A text of any length up to a limit, which is kept as it is. @throws IpcError USAGE, LIMIT */
+export function requireText(what: string, text: string, bytesMax: number): string {
+  const bytes = Buffer.byteLength(text);
+  if (bytes > bytesMax) throw new IpcError("LIMIT", `${what}: ${bytes} bytes are too many, at most ${bytesMax}`);
+  if (text.trim() !== "" && text.isWellFormed() && !text.includes("\0")) return text;
+  throw new IpcError("USAGE", `${what}: it is empty, or has a NUL or half a character in it`);
+}
+
+/** Who has written something, as the host knows it: nothing of it comes from the worker. */
+export type Writer = { readonly worker: string } | "host";
+
+/** `host`, or `worker NAME`. */
+export function spellWriter(writer: Writer): string {
+  return writer === "host" ? writer : `worker ${writer.worker}`;
+}

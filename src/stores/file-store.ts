@@ -28,10 +28,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
-import { fitting, openDatabase, requireLabel, type GroupStore } from "./database.ts";
-
-/** Who wrote a file: the host, or a worker by its name. */
-export type Writer = { readonly worker: string } | "host";
+import { fitting, openDatabase, requireLabel, spellWriter, type GroupStore, type Writer } from "./database.ts";
 
 /** The fields are those of tools and of the protocol. */
 export type StoredFile = {
@@ -207,7 +204,7 @@ export class FileStore implements GroupStore {
    */
   begin(target: Target, writer: Writer): string {
     const id = Bun.randomUUIDv7();
-    const by = spell(writer);
+    const by = spellWriter(writer);
     const media_type = target.media_type === undefined ? undefined : requireMediaType(target.media_type);
     const begin = this.#db.transaction(() => {
       this.#sweepUploads();
@@ -322,7 +319,7 @@ export class FileStore implements GroupStore {
   abandon(upload: string, writer: Writer): void {
     const found = this.#db
       .query<{ id: string }, [string, string]>("DELETE FROM uploads WHERE id = ? AND written_by = ? RETURNING id")
-      .get(upload, spell(writer));
+      .get(upload, spellWriter(writer));
     if (found !== null) rmSync(join(this.#incoming, found.id), { force: true });
   }
 
@@ -411,7 +408,7 @@ export class FileStore implements GroupStore {
   #upload(id: string, writer: Writer): UploadRow {
     const row = this.#db
       .query<UploadRow, [string, string]>("SELECT * FROM uploads WHERE id = ? AND written_by = ? AND is_closed = 0")
-      .get(id, spell(writer));
+      .get(id, spellWriter(writer));
     if (row !== null) return row;
     throw new IpcError("NOT_FOUND", `no file is being written as ${JSON.stringify(id.slice(0, 64))}`, {
       hint: `begin again; what gets no piece for ${limit("uploadMs") / 60_000} minutes is given up`,
@@ -477,16 +474,12 @@ function fold(name: string): string {
 }
 
 function toConversation(id: string | null | undefined): string {
-  return id == null || id === "" ? "" : requireLabel("conversation_id", id, limit("conversationIdBytes"));
+  return id == null || id === "" ? "" : requireLabel("conversation_id", id, limit("storeLabelBytes"));
 }
 
 function requireMediaType(text: string): string {
   if (text.length <= limit("nameChars") * 2 && /^[\w.+-]+\/[\w.+-]+(; ?charset=[\w-]+)?$/.test(text)) return text;
   throw new IpcError("USAGE", `media_type: ${JSON.stringify(text.slice(0, 64))} is not one, such as text/csv`);
-}
-
-function spell(writer: Writer): string {
-  return writer === "host" ? writer : `worker ${writer.worker}`;
 }
 
 /** What the host put there, a worker reads and leaves as it is; so no tool that writes needs a person's yes. */

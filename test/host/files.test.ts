@@ -304,11 +304,11 @@ test("fileBytes, filePieceBytes: as much as the limit is taken, and one byte mor
   expect(store.read(id, 0, Infinity).content).toHaveLength(filePieceBytes.value);
 });
 
-test("fileNameBytes, conversationIdBytes: as long as the limit is taken, and one byte more refused", async () => {
+test("fileNameBytes, storeLabelBytes: as long as the limit is taken, and one byte more refused", async () => {
   await put(`${"\u00e9".repeat(127)}a`, "x");
   expect(2 * 127 + 1).toBe(fileNameBytes.value);
   expect(await errorOf(() => put("\u00e9".repeat(128), "x"))).toMatchObject({ code: "USAGE" });
-  const most = LIMITS.conversationIdBytes.value;
+  const most = LIMITS.storeLabelBytes.value;
   await put("a", "x", { conversation_id: "c".repeat(most) });
   expect(await errorOf(() => put("a", "x", { conversation_id: "c".repeat(most + 1) }))).toMatchObject({
     code: "USAGE",

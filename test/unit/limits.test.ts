@@ -185,12 +185,21 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   storeAnswerBytes: [["test/host/files.test.ts", "storeAnswerBytes: rows as long as the limit in all"]],
   fileBytes: [["test/host/files.test.ts", "fileBytes, filePieceBytes: as much as the limit"]],
   filePieceBytes: [["test/host/files.test.ts", "fileBytes, filePieceBytes: as much as the limit"]],
-  fileNameBytes: [["test/host/files.test.ts", "fileNameBytes, conversationIdBytes: as long as the limit"]],
-  conversationIdBytes: [["test/host/files.test.ts", "fileNameBytes, conversationIdBytes: as long as the limit"]],
+  fileNameBytes: [["test/host/files.test.ts", "fileNameBytes, storeLabelBytes: as long as the limit"]],
+  storeLabelBytes: [["test/host/files.test.ts", "fileNameBytes, storeLabelBytes: as long as the limit"]],
   fileUploads: [["test/host/files.test.ts", "fileUploads, uploadMs: as many may be under way"]],
   uploadMs: [["test/host/files.test.ts", "fileUploads, uploadMs: as many may be under way"]],
   groupFiles: [["test/host/files.test.ts", "groupFiles, storeRows: as many as the limit"]],
   groupFileBytes: [["test/host/files.test.ts", "groupFileBytes: as much as the limit"]],
+  projectBytes: [["test/host/memory.test.ts", "projectBytes: values of as many bytes"]],
+  conversations: [["test/host/memory.test.ts", "conversations: as many as the limit are kept"]],
+  conversationMessages: [["test/host/memory.test.ts", "conversationMessages, conversationTextBytes: as many are kept"]],
+  conversationTextBytes: [
+    ["test/host/memory.test.ts", "conversationMessages, conversationTextBytes: as many are kept"],
+  ],
+  memories: [["test/host/memory.test.ts", "memories: as many that hold as the limit"]],
+  memoryBytes: [["test/host/memory.test.ts", "memoryBytes, memoryQueryBytes: as long as the limit"]],
+  memoryQueryBytes: [["test/host/memory.test.ts", "memoryBytes, memoryQueryBytes: as long as the limit"]],
   pipesUntaken: [["test/runtime/sharing.test.ts", "pipes that nobody takes: as many as may wait, and one more"]],
 };
 
