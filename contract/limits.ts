@@ -160,5 +160,16 @@ export const LIMITS = {
   uploadMs: { value: 600_000, why: "within which a project file that has begun gets its next piece, or is given up" },
   groupFiles: { value: 16_384, why: "project files of one group" },
   groupFileBytes: { value: 10_737_418_240, why: "bytes of all project files of one group" },
+  credentials: { value: 256, why: "credentials of one daemon; a new key seals all of them while it does nothing else" },
+  credentialChars: {
+    value: 8,
+    why: "fewest characters of a credential; a shorter one is found in ordinary text, from which it would be taken out",
+  },
+  credentialBytes: { value: 16_384, why: "one credential; keys of services and certificates are smaller" },
+  credentialOldMs: {
+    value: 86_400_000,
+    why: "for which a value that was replaced is still taken out of what plugins say: one day",
+  },
+  credentialOldValues: { value: 16, why: "values of one credential that were replaced within that day" },
   configBytes: { value: 1_048_576, why: "largest ipcctl.json or env file" },
 } as const;

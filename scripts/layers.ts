@@ -53,6 +53,10 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     job: "files, project and memory of a group, in SQLite: for the plugins and the verbs of the daemon",
     uses: { base: "" },
   },
+  desk: {
+    job: "what only the host may decide or know: credentials, sealed on the disk",
+    uses: { base: "" },
+  },
   events: {
     job: "what happened to workers, as one stored sequence that can be replayed; subscriptions to it",
     uses: { base: "", protocol: "" },

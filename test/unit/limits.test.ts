@@ -200,6 +200,11 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   memories: [["test/host/memory.test.ts", "memories: as many that hold as the limit"]],
   memoryBytes: [["test/host/memory.test.ts", "memoryBytes, memoryQueryBytes: as long as the limit"]],
   memoryQueryBytes: [["test/host/memory.test.ts", "memoryBytes, memoryQueryBytes: as long as the limit"]],
+  credentials: [["test/host/credentials.test.ts", "credentials: as many as the limit"]],
+  credentialChars: [["test/host/credentials.test.ts", "credentialChars, credentialBytes: a value of as many"]],
+  credentialBytes: [["test/host/credentials.test.ts", "credentialChars, credentialBytes: a value of as many"]],
+  credentialOldMs: [["test/host/credentials.test.ts", "credentialOldMs: a value that was replaced"]],
+  credentialOldValues: [["test/host/credentials.test.ts", "credentialOldValues: as many values"]],
   pipesUntaken: [["test/runtime/sharing.test.ts", "pipes that nobody takes: as many as may wait, and one more"]],
 };
 
