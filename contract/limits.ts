@@ -124,6 +124,16 @@ export const LIMITS = {
     value: 268_435_456,
     why: "all files of the audit; beyond this the daemon removes the oldest file of the largest spool",
   },
+  hostMessageBytes: {
+    value: 1_048_576,
+    why: "a request of a worker to the host, and its answer; looked at before it is parsed. Larger data goes in pieces or by shared memory",
+  },
+  hostDepth: {
+    value: 64,
+    why: "levels of nesting in a request or an answer, counted on its bytes, so that no parser runs out of stack",
+  },
+  topicChars: { value: 160, why: "topic of a request: its prefix, the names of a plugin and of a tool" },
+  correlationChars: { value: 128, why: "by which a worker tells its answers apart; it is in each record of the audit" },
   storesOpen: { value: 64, why: "groups of one kind of store that a process has open; each is a few descriptors" },
   storeRows: {
     value: 250,

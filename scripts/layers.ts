@@ -46,8 +46,8 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     uses: { base: "", contract: "", protocol: "definitions", sandbox: "", shim: "the specification", audit: "" },
   },
   host: {
-    job: "what a worker asks of the host: what a plugin's handler is written against",
-    uses: {},
+    job: "what a worker asks of the host: its requests read, checked, granted, answered; what a plugin's handler is written against",
+    uses: { base: "", contract: "codes and stages", protocol: "keys that stand twice" },
   },
   stores: {
     job: "files, project and memory of a group, in SQLite: for the plugins and the verbs of the daemon",
