@@ -5,7 +5,7 @@ export const AUDIT_FIELDS = {
   time: ["RFC 3339, in UTC", "when it was decided"],
   writer: ["string", "the process that wrote it: its role, its pid, and when it was started, in ms of Unix time"],
   seq: ["integer", "number of the record, counted by its writer from 1"],
-  worker: ["string", "name of the worker that it is about"],
+  worker: ["string", "name of the worker that it is about, empty if it is about none"],
   event: ["string", "see below"],
   verdict: ['"granted" or "denied"', ""],
   reason: ["string", "why it was decided so"],
@@ -26,7 +26,10 @@ export const AUDIT_FIELDS = {
   locked: ["boolean", "whether a lock file fixes the versions"],
   options: ["array of string", "options of the installation"],
   ms: ["integer", "duration of the installation"],
-  error: ["string", "why the installation failed"],
+  error: ["string", "why the installation, or what was asked, failed"],
+  credential: ["string", "full name of the credential"],
+  action: ["string", "what was asked for the credential, or for all: add, rotate, remove, rotate key"],
+  uid: ["integer", "user who asked"],
 } as const;
 
 /** Meaning of each event. */
@@ -40,5 +43,6 @@ export const AUDIT_EVENTS = {
   memory: "a worker ended over its memory limit",
   limit: "a worker ended over another limit",
   variable: "a worker ended over an environment variable that is not granted",
+  credential: "a credential, or the key of all, was changed",
   made: "a worker created a file that tools run by themselves",
 } as const;

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, List, Literal, overload  # in a class with a method `list` that is no type
 
     from ._caller import Worker
-    from ._verbs import ActResult, DaemonStatus, LogLines, Started, WorkerDescription, WorkerStatus
+    from ._verbs import ActResult, CredentialStatus, DaemonStatus, LogLines, Started, WorkerDescription, WorkerStatus
 
     ActVerb = Literal["start", "stop", "restart", "reload", "delete", "flush", "signal"]
 else:
@@ -181,6 +181,28 @@ class Ipcctl:
             }
         )
         return results
+
+    def credentials(self) -> List[CredentialStatus]:
+        """Of each credential when it was set and used, and nothing of its value."""
+        found: List[CredentialStatus] = self._query("AuthList")
+        return found
+
+    def add_credential(self, name: str, value: str, *, plugin: str | None = None) -> None:
+        """Stores a credential of a plugin, or of the host."""
+        self._ask({"AuthAdd": {"name": name, "plugin": plugin, "value": value}})
+
+    def remove_credential(self, name: str) -> None:
+        """:param name: PLUGIN/NAME, or the name alone if it is one of the host"""
+        self._ask({"AuthRemove": {"name": name}})
+
+    def rotate_credential(self, name: str, value: str) -> None:
+        """Replaces its value. The old one is taken out of what plugins say for a day more."""
+        self._ask({"AuthRotate": {"name": name, "value": value}})
+
+    def rotate_key(self) -> int:
+        """Seals all credentials with a new key. Gives how many."""
+        count: int = self._ask("AuthRotateKey")["count"]
+        return count
 
     def daemon_status(self) -> DaemonStatus:
         status: DaemonStatus = self._query("DaemonStatus")

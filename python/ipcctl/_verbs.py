@@ -130,6 +130,14 @@ class ActResult(TypedDict):
     pid: NotRequired[int | None]
 
 
+class CredentialStatus(TypedDict):
+    name: str
+    plugin: str | None
+    set_at: str | None
+    used_at: str | None
+    trouble: str | None
+
+
 class DaemonStatus(TypedDict):
     version: str
     protocol: int

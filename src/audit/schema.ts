@@ -33,6 +33,9 @@ const shape = {
   options: texts.optional(),
   ms: z.number().optional(),
   error: text.optional(),
+  credential: text.optional(),
+  action: text.optional(),
+  uid: count.optional(),
 } satisfies Record<keyof typeof AUDIT_FIELDS, z.ZodType>;
 
 /** A record of a later ipcctl may have more fields and other events. */

@@ -66,6 +66,6 @@ function asText(line: AuditLine): string {
   const what = Object.entries(rest)
     .filter(([, value]) => value !== null && value !== "" && !(Array.isArray(value) && value.length === 0))
     .map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`);
-  const head = [time, worker, event, verdict].filter((one) => typeof one === "string");
+  const head = [time, worker, event, verdict].filter((one) => typeof one === "string" && one !== "");
   return [...head, ...what].join("  ");
 }

@@ -3,6 +3,7 @@
  * it.
  */
 import type { AuditFlags } from "./audit.ts";
+import type { AddFlags, RotateFlags } from "./auth.ts";
 import type { AskFlags } from "./policy.ts";
 import type { SnapshotFlags } from "./snapshot.ts";
 import { Command, Option } from "commander";
@@ -365,6 +366,35 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .action((name: string | undefined, flags: AuditFlags, command: Command) =>
       finish(import("./audit.ts").then(({ audit }) => audit(contextOf(command), name, flags))),
     );
+  const auth = add(
+    "auth",
+    "credentials that plugins use and workers never see",
+    "ipcctl auth add token --plugin http\nipcctl auth list\nipcctl auth rotate http/token --from-file token.txt",
+  );
+  secretFlags(withGlobals(auth.command("add <name>")))
+    .description("store a credential: typed without echo, or else read from stdin")
+    .option("--plugin <name>", "the plugin that it is for; the same as PLUGIN/NAME")
+    .action((_: string, flags: AddFlags, command: Command) =>
+      finish(import("./auth.ts").then(({ addCredential }) => addCredential(contextOf(command), command.args, flags))),
+    );
+  withGlobals(auth.command("list"))
+    .description("show when each was set and last used")
+    .action((_: object, command: Command) =>
+      finish(import("./auth.ts").then(({ listCredentials }) => listCredentials(contextOf(command)))),
+    );
+  withGlobals(auth.command("rm <name>"))
+    .description("forget a credential")
+    .action((name: string, _: object, command: Command) =>
+      finish(import("./auth.ts").then(({ removeCredential }) => removeCredential(contextOf(command), name))),
+    );
+  secretFlags(withGlobals(auth.command("rotate [name]")))
+    .description("replace the value of a credential, or the key that seals all of them")
+    .option("--key", "make a new key, and seal everything with it")
+    .action((_: string | undefined, flags: RotateFlags, command: Command) =>
+      finish(
+        import("./auth.ts").then(({ rotateCredential }) => rotateCredential(contextOf(command), command.args, flags)),
+      ),
+    );
   add("init", "write an ipcctl.json for this folder", "ipcctl init")
     .option("-f, --force", "replace an existing file")
     .action((flags: { force?: boolean }, command: Command) =>
@@ -383,6 +413,15 @@ function exceptionFlags(command: Command): Command {
     .option("--allow-listen [ports]", "grant listening on TCP, or only on PORT,…")
     .option("--allow-read <path>", "grant reading a file or folder (repeatable)", collect)
     .option("--allow-write <path>", "grant writing a file or folder (repeatable)", collect);
+}
+
+/** Where a secret comes from. Words too many are refused without being repeated: one may be the secret. */
+function secretFlags(command: Command): Command {
+  return command
+    .allowExcessArguments()
+    .allowUnknownOption()
+    .option("--from-file <file>", "read it from a file")
+    .option("--from-env <variable>", "read it from a variable of this command's environment");
 }
 
 /** Flags that `start` and `run` share. */

@@ -10,6 +10,7 @@ import { resolvePaths, type Paths } from "../base/paths.ts";
 import { VERSION } from "../base/version.ts";
 import { EventStream } from "../events/stream.ts";
 import { Subscriptions } from "../events/subscriptions.ts";
+import { Credentials } from "../desk/credentials.ts";
 import { cleanWorkerEnv } from "../launch/command.ts";
 import { PROTOCOL } from "../protocol/responses.ts";
 import type { DaemonStatus } from "../protocol/status.ts";
@@ -51,6 +52,8 @@ export async function serve(options: DaemonOptions): Promise<void> {
   lock.sign("starting");
   becomeParent();
   const systemd = new Systemd(process.env, process.pid);
+  const systemdCredentials = process.env.CREDENTIALS_DIRECTORY;
+  delete process.env.CREDENTIALS_DIRECTORY; // for this process, not for its children
   const { logger, reopen } = openLog(
     options.isBackground ? paths.daemonLog : undefined,
     process.env.IPCCTL_LOG_LEVEL ?? "info",
@@ -61,6 +64,9 @@ export async function serve(options: DaemonOptions): Promise<void> {
   const store = parts.use(
     new Store(paths.database, { onTrouble: (text) => notices.warn(text), onHealed: (text) => logger.info(text) }),
   );
+  const audit = new AuditSpool(paths.stateDir, "daemon");
+  const credentials = new Credentials(paths.stateDir, systemdCredentials);
+  recoverCredentials(credentials, notices);
   const events = new EventStream(store);
   const subscriptions = new Subscriptions(events);
   const cgroups = CgroupTree.open(paths.stateDir);
@@ -79,7 +85,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
       {
         store,
         cgroups,
-        audit: new AuditSpool(paths.stateDir, "daemon"),
+        audit,
         shimBinary: SHIM_BINARY,
         workersDir: paths.workersDir,
         environmentsDir: paths.environmentsDir,
@@ -105,6 +111,8 @@ export async function serve(options: DaemonOptions): Promise<void> {
   const facts = { startedMs, options, paths, registry, subscriptions, cgroups, store };
   const deps: Omit<HandlerDeps, "daemonStatus"> = {
     registry,
+    credentials,
+    audit,
     sources: { store, usage, nowMs: Date.now, shimPidOf },
     shutdown: (keepWorkers) => void setTimeout(() => shutdown.request(keepWorkers), ANSWER_MS),
     onAsked: (verb, caller) => logger.debug({ verb, ...caller }, "asked"),
@@ -127,7 +135,9 @@ export async function serve(options: DaemonOptions): Promise<void> {
   recall.serve(server);
   notices.hasStarted();
   lock.sign("serving");
-  const upkeep = parts.use(keepFiles({ paths, lock, store, server, onLockLost: () => leave(paths, shutdown, logger) }));
+  const upkeep = parts.use(
+    keepFiles({ paths, lock, store, server, credentials, onLockLost: () => leave(paths, shutdown, logger) }),
+  );
   shutdown.onRequest((request) => {
     upkeep[Symbol.dispose]();
     lock.sign("ending");
@@ -237,6 +247,16 @@ async function takeIn(registry: Registry, { workersDir }: Paths, notices: Notice
   if (taken.length === 0) return;
   const were = taken.length === 1 ? "worker was" : "workers were";
   notices.warn(`${taken.length} ${were} not in the database, and adopted from ${workersDir}: ${taken.join(", ")}`);
+}
+
+/** A daemon whose credentials cannot be used still keeps its workers running. */
+function recoverCredentials(credentials: Credentials, notices: Notices): void {
+  try {
+    credentials.recover();
+  } catch (error) {
+    const { message, hint } = IpcError.from(error, "reading the credentials");
+    notices.warn(hint === undefined ? message : `${message} (${hint})`);
+  }
 }
 
 function shimPidOf(worker: Worker): number | null {

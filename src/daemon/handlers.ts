@@ -21,6 +21,7 @@ import type { App, Registry, Started } from "../workers/registry.ts";
 import { describeWorker, statusOf, type Sources } from "../workers/status.ts";
 import type { Worker } from "../workers/worker.ts";
 import { act } from "./act.ts";
+import { AUTH_HANDLERS, type AuthDeps } from "./credential-verbs.ts";
 
 /** Who asks: a peer with credentials from the kernel, and which of its connections. */
 export type Caller = {
@@ -30,7 +31,7 @@ export type Caller = {
   readonly connection: number;
 };
 
-export type HandlerDeps = {
+export type HandlerDeps = AuthDeps & {
   readonly registry: Registry;
   readonly sources: Sources;
   readonly daemonStatus: () => DaemonStatus;
@@ -70,6 +71,7 @@ const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
   Act: async (request, { registry }) => data(await act(request, registry)),
   Scale: scale,
   WaitReady: waitReady,
+  ...AUTH_HANDLERS,
   DaemonStatus: (_, { daemonStatus }) => data(daemonStatus()),
   Shutdown: ({ keep_workers }, { shutdown }) => {
     shutdown(keep_workers);

@@ -3,6 +3,7 @@ import { utimesSync } from "node:fs";
 import type { Logger } from "pino";
 import type { Paths } from "../base/paths.ts";
 import { auditFolderOf, keepSpools } from "../audit/spool.ts";
+import type { Credentials } from "../desk/credentials.ts";
 import { listLogFiles } from "../logs/files.ts";
 import type { Store } from "../workers/store.ts";
 import type { Worker } from "../workers/worker.ts";
@@ -13,6 +14,8 @@ import type { Server } from "./control-server.ts";
 const AUDIT_LOOK_MS = 60_000;
 /** How often the socket's file and the database are checked: somebody may remove them. */
 const FILES_LOOK_MS = 2000;
+/** How often values of credentials that were replaced a day ago are removed. */
+const OLD_VALUES_LOOK_MS = 60 * 60_000;
 /** Cleaners of temporary folders remove what nobody has touched for days. */
 const TOUCH_MS = 30 * 60_000;
 
@@ -21,12 +24,13 @@ export type Kept = {
   readonly lock: DaemonLock;
   readonly store: Store;
   readonly server: Server;
+  readonly credentials: Credentials;
   /** Another daemon holds the lock: this one must end, and leave its workers to that one. */
   readonly onLockLost: () => void;
 };
 
 /** Watches over the daemon's own files until it is disposed of. */
-export function keepFiles({ paths, lock, store, server, onLockLost }: Kept): Disposable {
+export function keepFiles({ paths, lock, store, server, credentials, onLockLost }: Kept): Disposable {
   const look = (): void => {
     if (!lock.look()) return onLockLost();
     server.look();
@@ -37,9 +41,18 @@ export function keepFiles({ paths, lock, store, server, onLockLost }: Kept): Dis
     setInterval(look, FILES_LOOK_MS),
     setInterval(() => [paths.socket, paths.lock].forEach(touch), TOUCH_MS),
     setInterval(() => keepSpools(audit), AUDIT_LOOK_MS),
+    setInterval(() => forgetOld(credentials), OLD_VALUES_LOOK_MS),
   ];
   for (const timer of timers) timer.unref();
   return { [Symbol.dispose]: () => timers.forEach((timer) => clearInterval(timer)) };
+}
+
+function forgetOld(credentials: Credentials): void {
+  try {
+    credentials.forgetOld();
+  } catch {
+    // Others can use the folder: whoever asks for a credential is told.
+  }
 }
 
 function touch(path: string): void {

@@ -7,16 +7,9 @@ import { mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
+import { existsAlready, notFound, parseCredentialName, type CredentialName } from "./credential-name.ts";
 import { KeyRing, type Key } from "./keys.ts";
 import { readPrivate, removePrivate, requirePrivateFolder, UNFINISHED, writePrivate } from "./private-file.ts";
-
-/** Parsed once, where a name enters: everything behind trusts it to be harmless in a path. */
-export type CredentialName = {
-  /** Null for one of the host itself. */
-  readonly plugin: string | null;
-  /** PLUGIN/NAME, or the name alone. A value is bound to it. */
-  readonly full: string;
-};
 
 /** What may be told of a credential. */
 export type CredentialInfo = {
@@ -56,24 +49,8 @@ const FILE_BYTES_MAX = 8 * 1024 * 1024;
 const ENDING = ".sealed";
 const USED = "used.json";
 
-/**
- * A part of a name begins with a letter or digit, and is lower case: two names that differ in case alone would be taken
- * for each other by people, and by some file systems.
- */
-const NAME = /^(?:([a-z0-9][a-z0-9_-]*)\/)?([a-z0-9][a-z0-9_-]*)$/;
 /** The file's name has `+` for the slash. */
 const FILE = /^(?:[a-z0-9][a-z0-9_-]*\+)?[a-z0-9][a-z0-9_-]*\.sealed$/;
-
-/** @param plugin in place of what stands before the slash. @throws IpcError USAGE */
-export function parseCredentialName(text: string, plugin: string | null = null): CredentialName {
-  const full = plugin === null ? text : `${plugin}/${text}`;
-  const [, owner = null] = NAME.exec(full) ?? [undefined, undefined];
-  if (!NAME.test(full) || full.split("/").some((part) => part.length > limit("nameChars")))
-    throw new IpcError("USAGE", `${JSON.stringify(full)} cannot be the name of a credential`, {
-      hint: `use NAME or PLUGIN/NAME, each of 1 to ${limit("nameChars")} characters: a to z, digits, '_' and '-'`,
-    });
-  return { plugin: owner, full };
-}
 
 export class Credentials {
   readonly #folder: string;
@@ -104,10 +81,7 @@ export class Credentials {
   add(name: CredentialName, value: string): void {
     requireValue(name, value);
     this.#makeFolder();
-    if (this.#exists(name))
-      throw new IpcError("FAILED", `the credential ${name.full} exists`, {
-        hint: `ipcctl auth rotate ${name.full} gives it a new value`,
-      });
+    if (this.#exists(name)) throw existsAlready(name);
     const count = this.#names().length;
     if (count >= limit("credentials")) throw new IpcError("LIMIT", `there are ${count} credentials, which is the most`);
     this.#seal(name, { value, set_at_ms: this.#nowMs(), old: [] }, this.#requireKey());
@@ -146,7 +120,6 @@ export class Credentials {
 
   /** Sorted by name. */
   list(): CredentialInfo[] {
-    if (!this.#hasFolder()) return [];
     const used = this.#readUsed();
     return this.#names().map((name) => {
       const { plugin, full } = name;
@@ -168,7 +141,6 @@ export class Credentials {
 
   /** What must not be in anything that a plugin says: each value, and those of before for a day. */
   secrets(): string[] {
-    if (!this.#hasFolder()) return [];
     const now = this.#nowMs();
     return this.#names().flatMap((name) => {
       try {
@@ -182,7 +154,6 @@ export class Credentials {
 
   /** To be called now and then: removes values from the files that {@link secrets} has no more. */
   forgetOld(): void {
-    if (!this.#hasFolder()) return;
     const now = this.#nowMs();
     for (const name of this.#names()) {
       try {
@@ -253,16 +224,15 @@ export class Credentials {
     });
   }
 
-  #notFound({ full }: CredentialName): IpcError {
-    const ending = `/${full.split("/").at(-1)}`;
-    const alike = this.#hasFolder() ? this.#names().filter((name) => name.full.endsWith(ending)) : [];
-    return new IpcError("NOT_FOUND", `there is no credential ${full}`, {
-      hint:
-        alike.length === 0 ? "ipcctl auth list shows them" : `it may be ${alike.map((one) => one.full).join(" or ")}`,
-    });
+  #notFound(name: CredentialName): IpcError {
+    return notFound(
+      name,
+      this.#names().map(({ full }) => full),
+    );
   }
 
   #names(): CredentialName[] {
+    if (!this.#hasFolder()) return [];
     return readdirSync(this.#folder)
       .filter((file) => FILE.test(file))
       .map((file) => parseCredentialName(file.slice(0, -ENDING.length).replace("+", "/")))

@@ -6,6 +6,7 @@ import { z } from "zod";
 import type {
   ActResult,
   CallStatus,
+  CredentialStatus,
   DaemonStatus,
   ExitInfo,
   Greeting,
@@ -138,6 +139,16 @@ export const daemonStatus: z.ZodType<DaemonStatus> = z
     degraded: z.array(text),
   } satisfies ShapeOf<DaemonStatus>)
   .meta({ id: "DaemonStatus" });
+
+export const credentialStatus: z.ZodType<CredentialStatus> = z
+  .strictObject({
+    name: text,
+    plugin: orNull(text),
+    set_at: orNull(text),
+    used_at: orNull(text),
+    trouble: orNull(text),
+  } satisfies ShapeOf<CredentialStatus>)
+  .meta({ id: "CredentialStatus" });
 
 export const actResult: z.ZodType<ActResult> = z
   .strictObject({

@@ -133,6 +133,20 @@ export type DaemonStatus = {
   degraded: string[];
 };
 
+/** Answer of AuthList. Of the value itself nothing is told. */
+export type CredentialStatus = {
+  /** PLUGIN/NAME, or the name alone. */
+  name: string;
+  /** Null for one of the host itself. */
+  plugin: string | null;
+  /** Null if it cannot be used. */
+  set_at: string | null;
+  /** Null if it never was. */
+  used_at: string | null;
+  /** Why it cannot be used. */
+  trouble: string | null;
+};
+
 /** Answer of Act: one result per worker, in the order of execution. */
 export type ActResult = {
   name: string;

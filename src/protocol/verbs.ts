@@ -5,7 +5,15 @@
  */
 import { z } from "zod";
 import { limit } from "../base/limits.ts";
-import { actResult, daemonStatus, greeting, logAnswer, workerDescription, workerStatus } from "./answers.ts";
+import {
+  actResult,
+  credentialStatus,
+  daemonStatus,
+  greeting,
+  logAnswer,
+  workerDescription,
+  workerStatus,
+} from "./answers.ts";
 
 /** What a verb can do to the machine: only read; start what its definition says; change or end what runs. */
 export type Risk = "read" | "run" | "operate";
@@ -169,6 +177,32 @@ export const VERBS = {
     says: "returns the state of the daemon itself",
     risk: "read",
   },
+  AuthAdd: {
+    fields: z.object({ name, plugin: optionalName, value: z.string() }),
+    answer: success({ name: z.string() }),
+    says: "stores a credential. Its name is PLUGIN/NAME, or the name alone if it is one of the host",
+    risk: "operate",
+  },
+  AuthList: {
+    fields: null,
+    answer: data(z.array(credentialStatus)),
+    says: "tells of each credential when it was set and used, and nothing of its value",
+    risk: "operate",
+  },
+  AuthRemove: { fields: z.object({ name }), answer: success({}), says: "forgets a credential", risk: "operate" },
+  AuthRotate: {
+    fields: z.object({ name, value: z.string() }),
+    answer: success({}),
+    says: "replaces the value of a credential; the old one is taken out of what plugins say for a day more",
+    risk: "operate",
+  },
+  AuthRotateKey: {
+    fields: null,
+    answer: success({ count: z.int().min(0) }),
+    says: "makes a new key, and seals all credentials with it",
+    risk: "operate",
+  },
+  DaemonStatus: { fields: null, answer: data(daemonStatus), says: "tells how the daemon itself is", risk: "read" },
   Shutdown: {
     fields: z.object({ keep_workers: z.boolean() }),
     answer: success({}),

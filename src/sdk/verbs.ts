@@ -8,6 +8,7 @@ import {
   readWorker,
   readWorkers,
   type ActResult,
+  type CredentialStatus,
   type DaemonStatus,
   type LogLines,
   type Started,
@@ -133,6 +134,31 @@ export abstract class Verbs {
       wait_ms: options.waitMs ?? 0,
       signal: String(options.signal ?? ""),
     });
+  }
+
+  /** Of each credential when it was set and used, and nothing of its value. */
+  credentials(): Promise<CredentialStatus[]> {
+    return query(this, "AuthList", null);
+  }
+
+  /** Stores a credential of a plugin, or of the host. @throws IpcError USAGE, LIMIT, or FAILED if it exists */
+  async addCredential(name: string, value: string, { plugin }: { readonly plugin?: string } = {}): Promise<void> {
+    await ask(this, "AuthAdd", { name, plugin: plugin ?? null, value });
+  }
+
+  /** @param name PLUGIN/NAME, or the name alone if it is one of the host. @throws IpcError NOT_FOUND */
+  async removeCredential(name: string): Promise<void> {
+    await ask(this, "AuthRemove", { name });
+  }
+
+  /** Replaces its value. The old one is taken out of what plugins say for a day more. @throws IpcError NOT_FOUND */
+  async rotateCredential(name: string, value: string): Promise<void> {
+    await ask(this, "AuthRotate", { name, value });
+  }
+
+  /** Seals all credentials with a new key. Returns how many. */
+  async rotateKey(): Promise<number> {
+    return (await ask(this, "AuthRotateKey", null)).count;
   }
 
   /** The state of the daemon itself. */

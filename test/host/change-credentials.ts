@@ -3,7 +3,8 @@ import { dieAtChange } from "./dying-fs.ts";
 
 const [state = "", what = "", at = "0"] = process.argv.slice(2);
 const called = dieAtChange(Number(at));
-const { Credentials, parseCredentialName } = await import("../../src/desk/credentials.ts");
+const { parseCredentialName } = await import("../../src/desk/credential-name.ts");
+const { Credentials } = await import("../../src/desk/credentials.ts");
 const credentials = new Credentials(state, undefined);
 const name = parseCredentialName("http/token");
 if (what === "add") credentials.add(name, "first-value");

@@ -19,7 +19,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
 import type { IpcError } from "../../src/base/errors.ts";
-import { Credentials, parseCredentialName } from "../../src/desk/credentials.ts";
+import { parseCredentialName } from "../../src/desk/credential-name.ts";
+import { Credentials } from "../../src/desk/credentials.ts";
 import { canBeAnother } from "../needs.ts";
 
 let state: string;

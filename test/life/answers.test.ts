@@ -45,11 +45,18 @@ const ASKED: { readonly [T in Tag]: () => readonly FieldsOf<T>[] } = {
   Status: () => [{ name: "web" }, { name: null }],
   Describe: () => [{ name: "web" }],
   Scale: () => [{ name: "web", instances: 1 }],
+  AuthAdd: () => [{ name: "token", plugin: "http", value: "first-value" }],
+  AuthRotate: () => [{ name: "http/token", value: "second-value" }],
+  AuthRotateKey: () => [null],
+  AuthList: () => [null],
+  AuthRemove: () => [{ name: "http/token" }],
   Stop: () => [{ name: "web" }],
   Delete: () => [{ name: "web" }],
   DaemonStatus: () => [null],
   Shutdown: () => [{ keep_workers: false }],
 };
+
+const AUTH = ["AuthAdd", "AuthRotate", "AuthRotateKey", "AuthList", "AuthRemove"];
 
 test("every verb is answered as its schema says, with no other key, and the log tells who asked for what changes something", async () => {
   using connection = await home.connect();
@@ -66,7 +73,7 @@ test("every verb is answered as its schema says, with no other key, and the log 
     .map((line) => JSON.parse(line) as { msg: string; verb?: string; uid?: number; pid?: number; connection?: number })
     .filter(({ msg }) => msg === "asked");
   expect(asked.map(({ verb }) => verb as string)).toEqual(
-    ["Start", "Start", "Restart", "Act", "Act", "Scale", "Stop", "Delete", "Shutdown"], // none that only reads
+    ["Start", "Start", "Restart", "Act", "Act", "Scale", ...AUTH, "Stop", "Delete", "Shutdown"], // none that only reads
   );
   for (const { uid, pid } of asked) expect({ uid, pid }).toEqual({ uid: process.getuid!(), pid: process.pid });
   expect(new Set(asked.map(({ connection: number }) => number)).size).toBe(1);

@@ -1,0 +1,108 @@
+/** `auth`: credentials of plugins and of the host. Their values go to the daemon and never come back. */
+import { IpcError } from "../base/errors.ts";
+import { existsAlready, notFound, parseCredentialName, type CredentialName } from "../desk/credential-name.ts";
+import type { CredentialStatus } from "../protocol/status.ts";
+import type { Connection } from "../sdk/connection.ts";
+import { printable, type Context } from "./context.ts";
+import { readSecret, type SecretFlags } from "./secret.ts";
+
+export type AddFlags = SecretFlags & { plugin?: string };
+export type RotateFlags = SecretFlags & { key?: boolean };
+
+/** What a shell says of a command that Ctrl-C ended. */
+const GIVEN_UP = 130;
+
+export async function addCredential(context: Context, words: readonly string[], flags: AddFlags): Promise<number> {
+  const name = parseCredentialName(onlyName("add", words)!, flags.plugin); // one is required
+  using connection = await context.connect();
+  if ((await knownTo(connection)).includes(name.full)) throw existsAlready(name); // before anybody types it
+  const value = await readSecret(context, `value of ${name.full}`, flags);
+  if (value === undefined) return GIVEN_UP;
+  await connection.addCredential(name.full, value);
+  return say(context, name, "added");
+}
+
+export async function rotateCredential(
+  context: Context,
+  words: readonly string[],
+  flags: RotateFlags,
+): Promise<number> {
+  const text = onlyName("rotate", words);
+  const { key = false, fromFile, fromEnv } = flags;
+  if (key === (text !== undefined) || (key && (fromFile ?? fromEnv) !== undefined))
+    throw new IpcError("USAGE", "auth rotate: name one credential, or give --key alone", {
+      hint: "ipcctl auth rotate NAME, or: ipcctl auth rotate --key",
+    });
+  if (text === undefined) return await rotateKey(context);
+  const name = parseCredentialName(text);
+  using connection = await context.connect();
+  const known = await knownTo(connection);
+  if (!known.includes(name.full)) throw notFound(name, known);
+  const value = await readSecret(context, `new value of ${name.full}`, flags);
+  if (value === undefined) return GIVEN_UP;
+  await connection.rotateCredential(name.full, value);
+  return say(context, name, "has a new value");
+}
+
+/** @throws IpcError that does not repeat the words: one of them may be the value */
+function onlyName(verb: "add" | "rotate", words: readonly string[]): string | undefined {
+  const [name] = words;
+  if (words.length < 2 && name?.startsWith("-") !== true) return name;
+  throw new IpcError("USAGE", `auth ${verb}: a word too many, or an unknown option; a value is not taken from here`, {
+    hint: `every process of the machine sees arguments. ipcctl auth ${verb} NAME asks for the value`,
+  });
+}
+
+async function rotateKey(context: Context): Promise<number> {
+  using connection = await context.connect();
+  const count = await connection.rotateKey();
+  context.print(context.isJson ? JSON.stringify({ count }) : `sealed with a new key: ${count}`);
+  return 0;
+}
+
+export async function removeCredential(context: Context, text: string): Promise<number> {
+  const name = parseCredentialName(text);
+  using connection = await context.connect();
+  await connection.removeCredential(name.full);
+  return say(context, name, "removed");
+}
+
+export async function listCredentials(context: Context): Promise<number> {
+  using connection = await context.connect();
+  const all = await connection.credentials();
+  if (context.isJson) context.print(JSON.stringify(all, null, 2));
+  else if (all.length === 0) context.note("no credentials; add one with: ipcctl auth add NAME");
+  else for (const line of tableOf(all)) context.print(line);
+  for (const { trouble } of all) if (trouble !== null && !context.isJson) context.note(printable(trouble));
+  return 0;
+}
+
+const GAP = "  ";
+
+function tableOf(all: readonly CredentialStatus[]): string[] {
+  const rows = [
+    ["name", "plugin", "set", "used"],
+    ...all.map(({ name, plugin, set_at: set, used_at: used }) => [name, plugin ?? "-", shown(set), shown(used)]),
+  ];
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  return rows.map((row) =>
+    row
+      .map((cell, column) => cell.padEnd(widths[column]!))
+      .join(GAP)
+      .trimEnd(),
+  );
+}
+
+/** To the second, in the time of this machine. */
+function shown(time: string | null): string {
+  return time === null ? "-" : new Date(time).toLocaleString("sv");
+}
+
+async function knownTo(connection: Connection): Promise<string[]> {
+  return (await connection.credentials()).map(({ name }) => name);
+}
+
+function say(context: Context, { full }: CredentialName, what: string): number {
+  context.print(context.isJson ? JSON.stringify({ name: full }) : `${full}: ${what}`);
+  return 0;
+}

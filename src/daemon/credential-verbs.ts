@@ -1,0 +1,65 @@
+/** The verbs of credentials. Each attempt is recorded, whether it succeeds or not, and nothing of a value is. */
+import type { AuditSpool } from "../audit/spool.ts";
+import { IpcError } from "../base/errors.ts";
+import { parseCredentialName } from "../desk/credential-name.ts";
+import type { Credentials } from "../desk/credentials.ts";
+import { data, success } from "../protocol/responses.ts";
+import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
+
+export type AuthDeps = { readonly credentials: Credentials; readonly audit: AuditSpool };
+
+type Asked = { readonly uid: number };
+type AuthTag = Extract<Tag, `Auth${string}`>;
+
+export const AUTH_HANDLERS: {
+  readonly [T in AuthTag]: (request: RequestOf<T>, deps: AuthDeps, caller: Asked) => AnswerOf<T>;
+} = {
+  AuthAdd: ({ name: text, plugin, value }, deps, caller) => {
+    const name = parseCredentialName(text, plugin);
+    recorded(deps, caller, { credential: name.full, action: "add" }, () => deps.credentials.add(name, value));
+    return { Success: { message: `Added credential ${name.full}`, name: name.full } };
+  },
+  AuthList: (_, { credentials }) =>
+    data(
+      credentials.list().map(({ name, plugin, setAtMs, usedAtMs, trouble }) => {
+        return { name, plugin, set_at: toTime(setAtMs), used_at: toTime(usedAtMs), trouble };
+      }),
+    ),
+  AuthRemove: ({ name: text }, deps, caller) => {
+    const name = parseCredentialName(text);
+    recorded(deps, caller, { credential: name.full, action: "remove" }, () => deps.credentials.remove(name));
+    return success(`Removed credential ${name.full}`);
+  },
+  AuthRotate: ({ name: text, value }, deps, caller) => {
+    const name = parseCredentialName(text);
+    recorded(deps, caller, { credential: name.full, action: "rotate" }, () => deps.credentials.rotate(name, value));
+    return success(`Credential ${name.full} has a new value`);
+  },
+  AuthRotateKey: (_, deps, caller) => {
+    const count = recorded(deps, caller, { action: "rotate key" }, () => deps.credentials.rotateKey());
+    return { Success: { message: `A new key seals ${count === 1 ? "1 credential" : `${count} credentials`}`, count } };
+  },
+};
+
+function recorded<T>(
+  { audit }: AuthDeps,
+  { uid }: Asked,
+  what: { readonly credential?: string; readonly action: string },
+  work: () => T,
+): T {
+  const entry = { worker: "", event: "credential", ...what, uid } as const;
+  let result: T;
+  try {
+    result = work();
+  } catch (error) {
+    const cause = IpcError.from(error, "changing the credentials");
+    audit.write({ ...entry, error: cause.message });
+    throw cause;
+  }
+  audit.write({ ...entry, verdict: "granted" });
+  return result;
+}
+
+function toTime(ms: number | null): string | null {
+  return ms === null ? null : new Date(ms).toISOString();
+}
