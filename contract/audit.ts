@@ -28,7 +28,7 @@ export const AUDIT_FIELDS = {
   ms: ["integer", "duration of the installation"],
   error: ["string", "why the installation, or what was asked, failed"],
   credential: ["string", "full name of the credential"],
-  action: ["string", "what was asked for the credential, or for all: add, rotate, remove, rotate key"],
+  action: ["string", "what was asked for the credential, or for all: add, login, rotate, verify, remove, rotate key"],
   uid: ["integer", "user who asked"],
 } as const;
 

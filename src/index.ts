@@ -27,6 +27,7 @@ export type { EventOptions, IpcEvent, LogEntry, LogOptions } from "./runtime/wat
 export type { ActOptions, ActVerb } from "./sdk/verbs.ts";
 export type {
   ActResult,
+  CredentialCheck,
   CredentialStatus,
   DaemonStatus,
   ExitInfo,

@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from typing import Any, List, Literal, overload  # in a class with a method `list` that is no type
 
     from ._caller import Worker
-    from ._verbs import ActResult, CredentialStatus, DaemonStatus, LogLines, Started, WorkerDescription, WorkerStatus
+    from ._verbs import (
+        ActResult,
+        CredentialCheck,
+        CredentialStatus,
+        DaemonStatus,
+        LogLines,
+        Started,
+        WorkerDescription,
+        WorkerStatus,
+    )
 
     ActVerb = Literal["start", "stop", "restart", "reload", "delete", "flush", "signal"]
 else:
@@ -190,6 +199,11 @@ class Ipcctl:
     def add_credential(self, name: str, value: str, *, plugin: str | None = None) -> None:
         """Stores a credential of a plugin, or of the host."""
         self._ask({"AuthAdd": {"name": name, "plugin": plugin, "value": value}})
+
+    def verify_credentials(self, names: Sequence[str] = ()) -> List[CredentialCheck]:
+        """Tries whether credentials can be used, without names all: each is opened, and a login is renewed."""
+        results: List[CredentialCheck] = self._query({"AuthVerify": {"names": list(names)}})
+        return results
 
     def remove_credential(self, name: str) -> None:
         """:param name: PLUGIN/NAME, or the name alone if it is one of the host"""

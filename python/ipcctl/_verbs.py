@@ -130,11 +130,19 @@ class ActResult(TypedDict):
     pid: NotRequired[int | None]
 
 
+class CredentialCheck(TypedDict):
+    name: str
+    ok: bool
+    message: str
+
+
 class CredentialStatus(TypedDict):
     name: str
     plugin: str | None
+    kind: Literal["key", "login"]
     set_at: str | None
     used_at: str | None
+    expires_at: str | None
     trouble: str | None
 
 

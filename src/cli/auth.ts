@@ -2,11 +2,18 @@
 import { IpcError } from "../base/errors.ts";
 import { existsAlready, notFound, parseCredentialName, type CredentialName } from "../desk/credential-name.ts";
 import type { CredentialStatus } from "../protocol/status.ts";
-import type { Connection } from "../sdk/connection.ts";
 import { printable, type Context } from "./context.ts";
 import { readSecret, type SecretFlags } from "./secret.ts";
 
 export type AddFlags = SecretFlags & { plugin?: string };
+export type LoginFlags = {
+  plugin?: string;
+  issuer?: string;
+  deviceUrl?: string;
+  tokenUrl?: string;
+  clientId: string;
+  scope?: string;
+};
 export type RotateFlags = SecretFlags & { key?: boolean };
 
 /** What a shell says of a command that Ctrl-C ended. */
@@ -15,11 +22,50 @@ const GIVEN_UP = 130;
 export async function addCredential(context: Context, words: readonly string[], flags: AddFlags): Promise<number> {
   const name = parseCredentialName(onlyName("add", words)!, flags.plugin); // one is required
   using connection = await context.connect();
-  if ((await knownTo(connection)).includes(name.full)) throw existsAlready(name); // before anybody types it
+  if (isAdded(name, await connection.credentials())) throw existsAlready(name); // before anybody types it
   const value = await readSecret(context, `value of ${name.full}`, flags);
   if (value === undefined) return GIVEN_UP;
   await connection.addCredential(name.full, value);
   return say(context, name, "added");
+}
+
+/** Logs in by OAuth's device flow: a person allows it in a browser, on whatever machine. */
+export async function login(context: Context, text: string, flags: LoginFlags): Promise<number> {
+  const name = parseCredentialName(text, flags.plugin);
+  const { askDevice, awaitTokens } = await import("../desk/oauth.ts");
+  const { deviceUrl, tokenUrl } = await urlsOf(flags);
+  using connection = await context.connect();
+  const device = await askDevice(deviceUrl, flags.clientId, flags.scope);
+  const complete = device.completeUrl === null ? "" : `\n  or open ${printable(device.completeUrl)}`;
+  process.stderr.write(`open ${printable(device.url)} and enter ${printable(device.code)}${complete}\n`);
+  const client = { tokenUrl, clientId: flags.clientId };
+  const tokens = await awaitTokens(client, device);
+  await connection.storeLogin(name.full, { ...client, ...tokens });
+  return say(context, name, "logged in");
+}
+
+async function urlsOf({ issuer, deviceUrl, tokenUrl }: LoginFlags): Promise<{ deviceUrl: string; tokenUrl: string }> {
+  const { discover, requireSafeUrl } = await import("../desk/oauth.ts");
+  if (issuer !== undefined && deviceUrl === undefined && tokenUrl === undefined) return await discover(issuer);
+  if (issuer === undefined && deviceUrl !== undefined && tokenUrl !== undefined)
+    return {
+      deviceUrl: requireSafeUrl(deviceUrl, "--device-url"),
+      tokenUrl: requireSafeUrl(tokenUrl, "--token-url"),
+    };
+  throw new IpcError("USAGE", "auth login: name the service by --issuer, or by --device-url and --token-url");
+}
+
+/** Exits with 1 if one of them cannot be used. */
+export async function verifyCredentials(context: Context, names: readonly string[]): Promise<number> {
+  const parsed = names.map((text) => parseCredentialName(text).full);
+  using connection = await context.connect();
+  const checks = await connection.verifyCredentials(parsed);
+  if (context.isJson) context.print(JSON.stringify(checks, null, 2));
+  else if (checks.length === 0) context.note("no credentials; add one with: ipcctl auth add NAME");
+  for (const { name, ok, message } of context.isJson ? [] : checks)
+    if (ok) context.print(`${name}: ${message}`);
+    else context.fail({ code: "FAILED", message });
+  return checks.every(({ ok }) => ok) ? 0 : 1;
 }
 
 export async function rotateCredential(
@@ -36,8 +82,8 @@ export async function rotateCredential(
   if (text === undefined) return await rotateKey(context);
   const name = parseCredentialName(text);
   using connection = await context.connect();
-  const known = await knownTo(connection);
-  if (!known.includes(name.full)) throw notFound(name, known);
+  const known = await connection.credentials();
+  if (!isAdded(name, known)) throw notFound(name, known);
   const value = await readSecret(context, `new value of ${name.full}`, flags);
   if (value === undefined) return GIVEN_UP;
   await connection.rotateCredential(name.full, value);
@@ -81,8 +127,11 @@ const GAP = "  ";
 
 function tableOf(all: readonly CredentialStatus[]): string[] {
   const rows = [
-    ["name", "plugin", "set", "used"],
-    ...all.map(({ name, plugin, set_at: set, used_at: used }) => [name, plugin ?? "-", shown(set), shown(used)]),
+    ["name", "plugin", "kind", "set", "used"],
+    ...all.map(({ name, plugin, kind, set_at: set, used_at: used }) => [
+      ...[name, plugin ?? "-", kind],
+      ...[shown(set), shown(used)],
+    ]),
   ];
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
   return rows.map((row) =>
@@ -98,8 +147,8 @@ function shown(time: string | null): string {
   return time === null ? "-" : new Date(time).toLocaleString("sv");
 }
 
-async function knownTo(connection: Connection): Promise<string[]> {
-  return (await connection.credentials()).map(({ name }) => name);
+function isAdded({ full }: CredentialName, known: readonly CredentialStatus[]): boolean {
+  return known.some(({ name, kind }) => name === full && kind === "key");
 }
 
 function say(context: Context, { full }: CredentialName, what: string): number {

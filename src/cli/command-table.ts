@@ -3,7 +3,7 @@
  * it.
  */
 import type { AuditFlags } from "./audit.ts";
-import type { AddFlags, RotateFlags } from "./auth.ts";
+import type { AddFlags, LoginFlags, RotateFlags } from "./auth.ts";
 import type { AskFlags } from "./policy.ts";
 import type { SnapshotFlags } from "./snapshot.ts";
 import { Command, Option } from "commander";
@@ -376,6 +376,22 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .option("--plugin <name>", "the plugin that it is for; the same as PLUGIN/NAME")
     .action((_: string, flags: AddFlags, command: Command) =>
       finish(import("./auth.ts").then(({ addCredential }) => addCredential(contextOf(command), command.args, flags))),
+    );
+  withGlobals(auth.command("login <name>"))
+    .description("log in by OAuth's device flow: allow it in a browser, and it is renewed from then on")
+    .requiredOption("--client-id <id>", "under which the service knows this program")
+    .option("--issuer <url>", "the service, if it publishes the two URLs")
+    .option("--device-url <url>", "where a login begins")
+    .option("--token-url <url>", "where tokens come from")
+    .option("--scope <scope>", "what is to be allowed, in words of the service")
+    .option("--plugin <name>", "the plugin that it is for; the same as PLUGIN/NAME")
+    .action((name: string, flags: LoginFlags, command: Command) =>
+      finish(import("./auth.ts").then(({ login }) => login(contextOf(command), name, flags))),
+    );
+  withGlobals(auth.command("verify [name...]"))
+    .description("try whether credentials can be used: each is opened, and a login is renewed (default: all)")
+    .action((names: string[], _: object, command: Command) =>
+      finish(import("./auth.ts").then(({ verifyCredentials }) => verifyCredentials(contextOf(command), names))),
     );
   withGlobals(auth.command("list"))
     .description("show when each was set and last used")

@@ -1,8 +1,9 @@
 /** The verbs of credentials. Each attempt is recorded, whether it succeeds or not, and nothing of a value is. */
 import type { AuditSpool } from "../audit/spool.ts";
 import { IpcError } from "../base/errors.ts";
-import { parseCredentialName } from "../desk/credential-name.ts";
-import type { Credentials } from "../desk/credentials.ts";
+import { parseCredentialName, type CredentialName } from "../desk/credential-name.ts";
+import type { Credentials, Verified } from "../desk/credentials.ts";
+import { requireSafeUrl } from "../desk/oauth.ts";
 import { data, success } from "../protocol/responses.ts";
 import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
 
@@ -12,17 +13,37 @@ type Asked = { readonly uid: number };
 type AuthTag = Extract<Tag, `Auth${string}`>;
 
 export const AUTH_HANDLERS: {
-  readonly [T in AuthTag]: (request: RequestOf<T>, deps: AuthDeps, caller: Asked) => AnswerOf<T>;
+  readonly [T in AuthTag]: (request: RequestOf<T>, deps: AuthDeps, caller: Asked) => AnswerOf<T> | Promise<AnswerOf<T>>;
 } = {
   AuthAdd: ({ name: text, plugin, value }, deps, caller) => {
     const name = parseCredentialName(text, plugin);
     recorded(deps, caller, { credential: name.full, action: "add" }, () => deps.credentials.add(name, value));
     return { Success: { message: `Added credential ${name.full}`, name: name.full } };
   },
+  AuthLogin: ({ name: text, plugin, ...login }, deps, caller) => {
+    const name = parseCredentialName(text, plugin);
+    const client = { tokenUrl: requireSafeUrl(login.token_url, "token_url"), clientId: login.client_id };
+    const { access_token: access, refresh_token: refresh, expires_in: expiresInSeconds } = login;
+    recorded(deps, caller, { credential: name.full, action: "login" }, () =>
+      deps.credentials.login(name, client, { access, refresh, expiresInSeconds }),
+    );
+    return { Success: { message: `Stored the login ${name.full}`, name: name.full } };
+  },
+  AuthVerify: async ({ names }, deps, caller) => {
+    const all = names.length > 0 ? names : new Set(deps.credentials.list().map(({ name }) => name));
+    const checks: Verified[] = [];
+    for (const name of [...all].map((text) => parseCredentialName(text))) {
+      const found = await deps.credentials.verify(name);
+      checks.push(...found);
+      for (const check of found) recordCheck(deps, caller, name, check);
+    }
+    return data(checks.map(({ name, isOk, message }) => ({ name, ok: isOk, message })));
+  },
   AuthList: (_, { credentials }) =>
     data(
-      credentials.list().map(({ name, plugin, setAtMs, usedAtMs, trouble }) => {
-        return { name, plugin, set_at: toTime(setAtMs), used_at: toTime(usedAtMs), trouble };
+      credentials.list().map(({ name, plugin, kind, setAtMs, usedAtMs, expiresAtMs, trouble }) => {
+        const times = { set_at: toTime(setAtMs), used_at: toTime(usedAtMs), expires_at: toTime(expiresAtMs) };
+        return { name, plugin, kind, ...times, trouble };
       }),
     ),
   AuthRemove: ({ name: text }, deps, caller) => {
@@ -58,6 +79,11 @@ function recorded<T>(
   }
   audit.write({ ...entry, verdict: "granted" });
   return result;
+}
+
+function recordCheck({ audit }: AuthDeps, { uid }: Asked, { full }: CredentialName, { isOk, message }: Verified): void {
+  const entry = { worker: "", event: "credential", credential: full, action: "verify", uid } as const;
+  audit.write(isOk ? { ...entry, verdict: "granted" } : { ...entry, error: message });
 }
 
 function toTime(ms: number | null): string | null {

@@ -32,11 +32,18 @@ export function existsAlready({ full }: CredentialName): IpcError {
   });
 }
 
-/** @param known the names of all */
-export function notFound({ full }: CredentialName, known: readonly string[]): IpcError {
+/** @param known all that there are */
+export function notFound(
+  { full }: CredentialName,
+  known: readonly { readonly name: string; readonly kind: "key" | "login" }[],
+): IpcError {
+  if (known.some(({ name }) => name === full))
+    return new IpcError("NOT_FOUND", `${full} is a login, which its service renews`, {
+      hint: `ipcctl auth login ${full} begins a new one`,
+    });
   const ending = `/${full.split("/").at(-1)}`;
-  const alike = known.filter((name) => name.endsWith(ending));
+  const alike = new Set(known.map(({ name }) => name).filter((name) => name.endsWith(ending)));
   return new IpcError("NOT_FOUND", `there is no credential ${full}`, {
-    hint: alike.length === 0 ? "ipcctl auth list shows them" : `it may be ${alike.join(" or ")}`,
+    hint: alike.size === 0 ? "ipcctl auth list shows them" : `it may be ${[...alike].join(" or ")}`,
   });
 }

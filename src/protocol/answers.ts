@@ -6,6 +6,7 @@ import { z } from "zod";
 import type {
   ActResult,
   CallStatus,
+  CredentialCheck,
   CredentialStatus,
   DaemonStatus,
   ExitInfo,
@@ -144,11 +145,17 @@ export const credentialStatus: z.ZodType<CredentialStatus> = z
   .strictObject({
     name: text,
     plugin: orNull(text),
+    kind: z.enum(["key", "login"]),
     set_at: orNull(text),
     used_at: orNull(text),
+    expires_at: orNull(text),
     trouble: orNull(text),
   } satisfies ShapeOf<CredentialStatus>)
   .meta({ id: "CredentialStatus" });
+
+export const credentialCheck: z.ZodType<CredentialCheck> = z
+  .strictObject({ name: text, ok: z.boolean(), message: text } satisfies ShapeOf<CredentialCheck>)
+  .meta({ id: "CredentialCheck" });
 
 export const actResult: z.ZodType<ActResult> = z
   .strictObject({

@@ -139,13 +139,20 @@ export type CredentialStatus = {
   name: string;
   /** Null for one of the host itself. */
   plugin: string | null;
+  /** A value that somebody added, or what a login gave. Of one name the added one is used. */
+  kind: "key" | "login";
   /** Null if it cannot be used. */
   set_at: string | null;
   /** Null if it never was. */
   used_at: string | null;
+  /** Of a login, if its service says so. It is renewed before, when it is used. */
+  expires_at: string | null;
   /** Why it cannot be used. */
   trouble: string | null;
 };
+
+/** Answer of AuthVerify. */
+export type CredentialCheck = { name: string; ok: boolean; message: string };
 
 /** Answer of Act: one result per worker, in the order of execution. */
 export type ActResult = {

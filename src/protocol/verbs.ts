@@ -7,6 +7,7 @@ import { z } from "zod";
 import { limit } from "../base/limits.ts";
 import {
   actResult,
+  credentialCheck,
   credentialStatus,
   daemonStatus,
   greeting,
@@ -181,6 +182,26 @@ export const VERBS = {
     fields: z.object({ name, plugin: optionalName, value: z.string() }),
     answer: success({ name: z.string() }),
     says: "stores a credential. Its name is PLUGIN/NAME, or the name alone if it is one of the host",
+    risk: "operate",
+  },
+  AuthLogin: {
+    fields: z.object({
+      name,
+      plugin: optionalName,
+      token_url: z.string(),
+      client_id: z.string(),
+      access_token: z.string(),
+      refresh_token: optionalName,
+      expires_in: z.int().min(0).nullable(),
+    }),
+    answer: success({ name: z.string() }),
+    says: "stores the tokens that an OAuth login gave, in the place of earlier ones; they are renewed at `token_url`",
+    risk: "operate",
+  },
+  AuthVerify: {
+    fields: z.object({ names: z.array(z.string()).max(limit("credentials")) }),
+    answer: data(z.array(credentialCheck)),
+    says: "tries whether credentials can be used, without names all: each is opened, and a login is renewed",
     risk: "operate",
   },
   AuthList: {

@@ -8,6 +8,7 @@ import {
   readWorker,
   readWorkers,
   type ActResult,
+  type CredentialCheck,
   type CredentialStatus,
   type DaemonStatus,
   type LogLines,
@@ -31,6 +32,15 @@ export type ActOptions = {
   readonly waitMs?: number | undefined;
   /** By name or number; only for `signal`. */
   readonly signal?: string | number | undefined;
+};
+
+/** What an OAuth login gave, and where it is renewed. */
+export type Login = {
+  readonly tokenUrl: string;
+  readonly clientId: string;
+  readonly access: string;
+  readonly refresh: string | null;
+  readonly expiresInSeconds: number | null;
 };
 
 const ENOUGH_LINES = 20;
@@ -144,6 +154,19 @@ export abstract class Verbs {
   /** Stores a credential of a plugin, or of the host. @throws IpcError USAGE, LIMIT, or FAILED if it exists */
   async addCredential(name: string, value: string, { plugin }: { readonly plugin?: string } = {}): Promise<void> {
     await ask(this, "AuthAdd", { name, plugin: plugin ?? null, value });
+  }
+
+  /** Stores what an OAuth login gave, in the place of an earlier one. It is renewed at the URL when it is used. */
+  async storeLogin(name: string, login: Login, { plugin }: { readonly plugin?: string } = {}): Promise<void> {
+    await ask(this, "AuthLogin", {
+      ...{ name, plugin: plugin ?? null, token_url: login.tokenUrl, client_id: login.clientId },
+      ...{ access_token: login.access, refresh_token: login.refresh, expires_in: login.expiresInSeconds },
+    });
+  }
+
+  /** Tries whether credentials can be used, without names all: each is opened, and a login is renewed. */
+  verifyCredentials(names: readonly string[] = []): Promise<CredentialCheck[]> {
+    return query(this, "AuthVerify", { names: [...names] });
   }
 
   /** @param name PLUGIN/NAME, or the name alone if it is one of the host. @throws IpcError NOT_FOUND */

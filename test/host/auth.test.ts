@@ -67,11 +67,14 @@ test("the list has names, plugins and times", async () => {
   const { stdout } = await home.cli("auth", "list");
   const time = String.raw`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`;
   expect(stdout).toMatch(
-    new RegExp(`^name +plugin  set +used\nhttp/token  http    ${time}  -\nwebhook     -       ${time}  -\n$`),
+    new RegExp(
+      `^name +plugin  kind  set +used\nhttp/token  http    key   ${time}  -\nwebhook     -       key   ${time}  -\n$`,
+    ),
   );
+  const unused = { kind: "key", set_at: expect.any(String), used_at: null, expires_at: null, trouble: null } as const;
   expect(JSON.parse((await home.cli("auth", "list", "--json")).stdout)).toEqual([
-    { name: "http/token", plugin: "http", set_at: expect.any(String), used_at: null, trouble: null },
-    { name: "webhook", plugin: null, set_at: expect.any(String), used_at: null, trouble: null },
+    { name: "http/token", plugin: "http", ...unused },
+    { name: "webhook", plugin: null, ...unused },
   ]);
 });
 
@@ -167,6 +170,7 @@ with ipcctl.connect() as ipc:
     ipc.add_credential("python", ${JSON.stringify(secret("from-python"))})
     ipc.rotate_credential("python", ${JSON.stringify(secret("from-python-again"))})
     print([one["name"] for one in ipc.credentials()], ipc.rotate_key())
+    print(ipc.verify_credentials(["python"]))
     ipc.remove_credential("python")
     try: ipc.remove_credential("python")
     except ipcctl.IpcError as error: print(error.code, error)
@@ -175,7 +179,8 @@ with ipcctl.connect() as ipc:
   const env = { ...environment, ...home.env, PYTHONPATH: join(ROOT, "python") };
   const child = Bun.spawn(["python3", script], { env, stdout: "pipe", stderr: "inherit" });
   expect(await new Response(child.stdout).text()).toBe(
-    "['http/sdk', 'http/token', 'python', 'typed', 'webhook'] 5\nNOT_FOUND there is no credential python\n",
+    "['http/sdk', 'http/token', 'python', 'typed', 'webhook'] 5\n" +
+      "[{'name': 'python', 'ok': True, 'message': 'opens'}]\nNOT_FOUND there is no credential python\n",
   );
   expect(await connection.rotateKey()).toBe(4);
   await connection.removeCredential("http/sdk");

@@ -47,6 +47,13 @@ const ASKED: { readonly [T in Tag]: () => readonly FieldsOf<T>[] } = {
   Scale: () => [{ name: "web", instances: 1 }],
   AuthAdd: () => [{ name: "token", plugin: "http", value: "first-value" }],
   AuthRotate: () => [{ name: "http/token", value: "second-value" }],
+  AuthLogin: () => [
+    {
+      ...{ name: "http/token", token_url: "http://127.0.0.1:9/", client_id: "c" },
+      ...{ access_token: "an-access-token", refresh_token: null, expires_in: 3600 },
+    },
+  ],
+  AuthVerify: () => [{ names: [] }],
   AuthRotateKey: () => [null],
   AuthList: () => [null],
   AuthRemove: () => [{ name: "http/token" }],
@@ -56,7 +63,7 @@ const ASKED: { readonly [T in Tag]: () => readonly FieldsOf<T>[] } = {
   Shutdown: () => [{ keep_workers: false }],
 };
 
-const AUTH = ["AuthAdd", "AuthRotate", "AuthRotateKey", "AuthList", "AuthRemove"];
+const AUTH = ["AuthAdd", "AuthRotate", "AuthLogin", "AuthVerify", "AuthRotateKey", "AuthList", "AuthRemove"];
 
 test("every verb is answered as its schema says, with no other key, and the log tells who asked for what changes something", async () => {
   using connection = await home.connect();
