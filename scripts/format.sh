@@ -9,7 +9,7 @@ if [ "${1-}" = --check ]; then
   check=--check
   in_place=
 fi
-node_modules/bun/bin/bun.exe fmt ${check:+"$check"} contract src test bench scripts examples
+node_modules/bun/bin/bun.exe fmt ${check:+"$check"} contract plugins src test bench scripts examples
 build/test-format/bin/ruff format --quiet ${check:+"$check"} .
 find native -name '*.[ch]' ! -path '*/build/*' ! -name contract.h \
   -exec build/test-format/bin/clang-format ${in_place:---dry-run --Werror} {} +

@@ -51,7 +51,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   },
   stores: {
     job: "files, project and memory of a group, in SQLite: for the plugins and the verbs of the daemon",
-    uses: { base: "" },
+    uses: { base: "", host: "what tools are, and how they refuse" },
   },
   desk: {
     job: "what only the host may decide or know: credentials, sealed on the disk",

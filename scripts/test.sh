@@ -37,7 +37,7 @@ if sh test/skip-unless.sh ruff "the format and the lint of Python, and the forma
   step build/test-format/bin/ruff check --quiet .
 else
   failed=$((failed + $? - 1))
-  step "$bun" fmt --check contract src test bench scripts examples
+  step "$bun" fmt --check contract plugins src test bench scripts examples
 fi
 step sh native/build.sh --sanitize
 step env ASAN_OPTIONS=detect_leaks=0 native/build/fuzz 2000 "$IPCCTL_SEED"

@@ -5,7 +5,7 @@
 import { Database } from "bun:sqlite";
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { IpcError } from "../base/errors.ts";
+import { IpcError, type ErrorCode } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId } from "../base/names.ts";
 
@@ -25,6 +25,16 @@ export function toGroup(name: string): string {
   });
 }
 
+/** Something is wrong with one field of what was sent. */
+export class FieldError extends IpcError {
+  readonly field: string;
+
+  constructor(field: string, says: string, { code = "USAGE", ...more }: { code?: ErrorCode; hint?: string } = {}) {
+    super(code, `${field}: ${says}`, more);
+    this.field = field;
+  }
+}
+
 /** @param version of the schema; a newer file is refused instead of guessed at */
 export function openDatabase(folder: string, group: string, schema: string, version: number): Database {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
@@ -36,9 +46,13 @@ export function openDatabase(folder: string, group: string, schema: string, vers
     db.run("PRAGMA synchronous = NORMAL");
     const found = db.query<{ user_version: number }, []>("PRAGMA user_version").get()!.user_version;
     if (found > version)
-      throw new IpcError("FAILED", `${path} was written by a newer ipcctl (schema ${found}, known is ${version})`, {
-        hint: "update ipcctl",
-      });
+      throw new IpcError(
+        "FAILED",
+        `the store of ${group} was written by a newer ipcctl (schema ${found}, known is ${version})`,
+        {
+          hint: "update ipcctl",
+        },
+      );
     if (found < version)
       // Another process may make it at the same time.
       db.transaction(() => {
@@ -63,39 +77,45 @@ export class Groups<S extends GroupStore> implements Disposable {
   readonly #folder: string;
   readonly #open: (folder: string, group: string) => S;
   /** The least recently used first. */
-  readonly #stores = new Map<string, S>();
+  readonly #opened = new Map<string, { readonly store: S; users: number }>();
 
   constructor(folder: string, open: (folder: string, group: string) => S) {
     this.#folder = folder;
     this.#open = open;
   }
 
-  /**
-   * Of a group, which is made if it is not there. What is got is used at once and not kept.
-   * @throws IpcError USAGE for a name that no group can have
-   */
-  get(name: string): S {
-    const group = toGroup(name);
-    const store = this.#stores.get(group) ?? this.#open(this.#folder, group);
-    this.#stores.delete(group);
-    this.#stores.set(group, store);
-    for (const [oldest, least] of this.#stores) {
-      if (this.#stores.size <= limit("storesOpen")) break;
-      this.#stores.delete(oldest);
-      least.close();
-    }
-    return store;
+  /** Whether anybody has written to it. @throws IpcError USAGE for a name that no group can have */
+  has(name: string): boolean {
+    return existsSync(join(this.#folder, `${toGroup(name)}.sqlite`));
   }
 
-  /** For those who only look: a group that nobody has written to is not made. @throws likewise */
-  find(name: string): S | undefined {
+  /** Of a group, which is made if it is not there. The store is open until the work is done. @throws likewise */
+  async use<T>(name: string, work: (store: S) => T | Promise<T>): Promise<T> {
     const group = toGroup(name);
-    return this.#stores.has(group) || existsSync(join(this.#folder, `${group}.sqlite`)) ? this.get(group) : undefined;
+    const one = this.#opened.get(group) ?? { store: this.#open(this.#folder, group), users: 0 };
+    this.#opened.delete(group);
+    this.#opened.set(group, one);
+    one.users++;
+    try {
+      return await work(one.store);
+    } finally {
+      one.users--;
+      this.#closeIdle();
+    }
   }
 
   [Symbol.dispose](): void {
-    for (const store of this.#stores.values()) store.close();
-    this.#stores.clear();
+    for (const { store } of this.#opened.values()) store.close();
+    this.#opened.clear();
+  }
+
+  #closeIdle(): void {
+    for (const [group, { store, users }] of this.#opened) {
+      if (this.#opened.size <= limit("storesOpen")) return;
+      if (users > 0) continue;
+      this.#opened.delete(group);
+      store.close();
+    }
   }
 }
 
@@ -119,20 +139,21 @@ export function fitting<T>(rows: readonly T[]): T[] {
 export function requireLabel(what: string, text: string, bytesMax: number): string {
   const label = text.isWellFormed() ? text.normalize("NFC") : "";
   const bytes = Buffer.byteLength(label);
-  if (bytes > bytesMax) throw new IpcError("USAGE", `${what}: ${bytes} bytes are too many, at most ${bytesMax}`);
+  if (bytes > bytesMax) throw new FieldError(what, `${bytes} bytes are too many, at most ${bytesMax}`);
   if (label !== "" && label.trim() === label && !/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/u.test(label)) return label;
-  throw new IpcError(
-    "USAGE",
-    `${what}: ${JSON.stringify(text)} is empty, or has control or invisible characters, or blanks at an end`,
+  throw new FieldError(
+    what,
+    `${JSON.stringify(text)} is empty, or has control or invisible characters, or blanks at an end`,
   );
 }
 
 /** A text of any length up to a limit, which is kept as it is. @throws IpcError USAGE, LIMIT */
 export function requireText(what: string, text: string, bytesMax: number): string {
   const bytes = Buffer.byteLength(text);
-  if (bytes > bytesMax) throw new IpcError("LIMIT", `${what}: ${bytes} bytes are too many, at most ${bytesMax}`);
+  if (bytes > bytesMax)
+    throw new FieldError(what, `${bytes} bytes are too many, at most ${bytesMax}`, { code: "LIMIT" });
   if (text.trim() !== "" && text.isWellFormed() && !text.includes("\0")) return text;
-  throw new IpcError("USAGE", `${what}: it is empty, or has a NUL or half a character in it`);
+  throw new FieldError(what, `it is empty, or has a NUL or half a character in it`);
 }
 
 /** Who has written something, as the host knows it: nothing of it comes from the worker. */

@@ -28,7 +28,15 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
-import { fitting, openDatabase, requireLabel, spellWriter, type GroupStore, type Writer } from "./database.ts";
+import {
+  FieldError,
+  fitting,
+  openDatabase,
+  requireLabel,
+  spellWriter,
+  type GroupStore,
+  type Writer,
+} from "./database.ts";
 
 /** The fields are those of tools and of the protocol. */
 export type StoredFile = {
@@ -173,7 +181,7 @@ export class FileStore implements GroupStore {
       if (version !== undefined && version !== file.version)
         throw new IpcError("FAILED", `file ${id} was replaced while it was read`, { hint: "read it from the start" });
       if (offset > file.bytes)
-        throw new IpcError("USAGE", `offset: ${offset} is beyond the end of file ${id}, which has ${file.bytes} bytes`);
+        throw new FieldError("offset", `${offset} is beyond the end of file ${id}, which has ${file.bytes} bytes`);
       const content = Buffer.alloc(Math.min(length, limit("filePieceBytes"), file.bytes - offset));
       let count = 0;
       for (let got = -1; got !== 0 && count < content.length; count += got)
@@ -242,8 +250,7 @@ export class FileStore implements GroupStore {
     // The bytes are counted before they are written: who is killed in between has promised too much, not too little.
     const reserve = this.#db.transaction(() => {
       const row = this.#upload(upload, writer);
-      if (offset > row.bytes)
-        throw new IpcError("USAGE", `offset: ${offset} leaves a hole, ${row.bytes} bytes have come`);
+      if (offset > row.bytes) throw new FieldError("offset", `${offset} leaves a hole, ${row.bytes} bytes have come`);
       const bytes = Math.max(row.bytes, offset + piece.length);
       if (bytes > limit("fileBytes"))
         throw new IpcError("LIMIT", `${row.name} would have more than ${limit("fileBytes")} bytes`);
@@ -387,10 +394,7 @@ export class FileStore implements GroupStore {
       .query<Row, [string, string]>("SELECT * FROM files WHERE conversation = ? AND folded = ?")
       .get(conversation, fold(name));
     if (row !== null && row.name !== name)
-      throw new IpcError(
-        "USAGE",
-        `name: ${JSON.stringify(name)} would be hard to tell from ${JSON.stringify(row.name)}`,
-      );
+      throw new FieldError("name", `${JSON.stringify(name)} would be hard to tell from ${JSON.stringify(row.name)}`);
     return { row: row ?? undefined, name, conversation };
   }
 
@@ -463,7 +467,7 @@ function describe(row: Row, stat: BigIntStats): StoredFile {
 function requireFileName(text: string): string {
   const name = requireLabel("name", text, limit("fileNameBytes"));
   if (!/[/\\]/.test(name) && !/^\.+$/.test(name)) return name;
-  throw new IpcError("USAGE", `name: ${JSON.stringify(text)} is a path, not a name`, {
+  throw new FieldError("name", `${JSON.stringify(text)} is a path, not a name`, {
     hint: "files are not in folders; use the name alone",
   });
 }
@@ -479,7 +483,7 @@ function toConversation(id: string | null | undefined): string {
 
 function requireMediaType(text: string): string {
   if (text.length <= limit("nameChars") * 2 && /^[\w.+-]+\/[\w.+-]+(; ?charset=[\w-]+)?$/.test(text)) return text;
-  throw new IpcError("USAGE", `media_type: ${JSON.stringify(text.slice(0, 64))} is not one, such as text/csv`);
+  throw new FieldError("media_type", `${JSON.stringify(text.slice(0, 64))} is not one, such as text/csv`);
 }
 
 /** What the host put there, a worker reads and leaves as it is; so no tool that writes needs a person's yes. */

@@ -7,6 +7,7 @@ import type { Database } from "bun:sqlite";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import {
+  FieldError,
   fitting,
   openDatabase,
   requireLabel,
@@ -173,7 +174,7 @@ export class MemoryStore implements GroupStore {
    */
   search(query: string, { type, include_superseded = false, count }: MemoryFilter = {}): MemorySearch {
     const words = wordsOf(requireText("query", query, limit("memoryQueryBytes")));
-    if (words.length === 0) throw new IpcError("USAGE", "query: there is no word in it");
+    if (words.length === 0) throw new FieldError("query", "there is no word in it");
     const find = (between: string): FoundMemory[] => {
       const rows = this.#db
         .query<Row & { snippet: string }, Record<string, string | number | null>>(
@@ -203,7 +204,7 @@ export class MemoryStore implements GroupStore {
 
   #insert({ type, subject, text, source }: NewMemory, from: Provenance, supersedes: string | null): Memory {
     if (!MEMORY_TYPES.includes(type))
-      throw new IpcError("USAGE", `type: ${JSON.stringify(type)} is none of ${MEMORY_TYPES.join(", ")}`);
+      throw new FieldError("type", `${JSON.stringify(type)} is none of ${MEMORY_TYPES.join(", ")}`);
     const values = [
       ...[Bun.randomUUIDv7(), type, requireLabel("subject", subject, limit("storeLabelBytes"))],
       requireText("text", text, limit("memoryBytes")),

@@ -6,6 +6,7 @@ import type { Database } from "bun:sqlite";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import {
+  FieldError,
   fitting,
   openDatabase,
   requireLabel,
@@ -127,8 +128,7 @@ export class ProjectStore implements GroupStore {
 
   /** @throws IpcError USAGE, LIMIT */
   say(conversation: string, role: Role, text: string, writer: Writer): Message {
-    if (!ROLES.includes(role))
-      throw new IpcError("USAGE", `role: ${JSON.stringify(role)} is none of ${ROLES.join(", ")}`);
+    if (!ROLES.includes(role)) throw new FieldError("role", `${JSON.stringify(role)} is none of ${ROLES.join(", ")}`);
     requireText("text", text, limit("conversationTextBytes"));
     const say = this.#db.transaction(() => {
       const id = this.#begin(conversation);

@@ -2,7 +2,6 @@
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import {
-  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -190,14 +189,15 @@ test("pieces come in order, again or not at all, and from who began", async () =
 
 test("groups are apart, and a name that would mean another file is no group", async () => {
   const { id } = await put("a", "1");
-  const groups = new Groups(join(dir, "files"), (path, group) => new FileStore(path, group));
-  expect(await errorOf(() => groups.get("h").read(id))).toMatchObject({ code: "NOT_FOUND" });
-  expect(groups.get("G").read(id).content.toString()).toBe("1");
-  expect(groups.find("nobody")).toBeUndefined();
-  expect(existsSync(join(dir, "files/nobody.sqlite"))).toBe(false);
-  for (const name of ["", "..", "../g", ".incoming", "g.sqlite", "g.sqlite-wal", "///"])
-    expect(await errorOf(() => groups.get(name))).toMatchObject({ code: "USAGE" });
-  groups[Symbol.dispose]();
+  using groups = new Groups(join(dir, "files"), (path, group) => new FileStore(path, group));
+  const readIn = (group: string): Promise<string> => groups.use(group, (one) => one.read(id).content.toString());
+  expect(await errorOf(() => readIn("h"))).toMatchObject({ code: "NOT_FOUND" });
+  expect(await readIn("G")).toBe("1");
+  expect([groups.has("g"), groups.has("nobody")]).toEqual([true, false]);
+  for (const name of ["", "..", "../g", ".incoming", "g.sqlite", "g.sqlite-wal", "///"]) {
+    expect(await errorOf(() => readIn(name))).toMatchObject({ code: "USAGE" });
+    expect(await errorOf(() => groups.has(name))).toMatchObject({ code: "USAGE" });
+  }
 });
 
 /** Replaces one file again and again, each time with as many bytes of another letter, and says when each is done. */
@@ -357,19 +357,24 @@ test("groupFileBytes: as much as the limit is taken, and one byte more refused",
   expect((await store.commit(upload, "host")).bytes).toBe(2);
 });
 
-test("storesOpen: as many groups as the limit are open, and with one more the oldest is closed", async () => {
-  const groups = new Groups(join(dir, "many"), (path, group) => new FileStore(path, group));
-  const first = groups.get("g0");
-  for (let at = 1; at < LIMITS.storesOpen.value; at++) groups.get(`g${at}`);
-  expect(groups.get("g0")).toBe(first);
-  const second = groups.get("g1");
-  groups.get("g0");
-  groups.get("g2");
-  for (let at = 3; at <= LIMITS.storesOpen.value; at++) groups.get(`g${at}`);
-  expect(groups.get("g0")).toBe(first);
-  expect(await errorOf(() => second.list())).toHaveProperty("message"); // closed, so nobody may keep one
-  expect(groups.get("g1").list().files).toEqual([]);
-  groups[Symbol.dispose]();
+test("storesOpen: as many groups as the limit are open, and with one more the oldest idle one is closed", async () => {
+  const open = new Set<string>();
+  using groups = new Groups(join(dir, "many"), (_, group) => {
+    open.add(group);
+    return { close: () => void open.delete(group) };
+  });
+  const busy = Promise.withResolvers<void>();
+  const working = groups.use("busy", () => busy.promise);
+  for (let at = 1; at < LIMITS.storesOpen.value; at++) await groups.use(`g${at}`, () => undefined);
+  await groups.use("g1", () => undefined);
+  expect(open.size).toBe(LIMITS.storesOpen.value);
+  await groups.use("more", () => undefined);
+  expect(open.size).toBe(LIMITS.storesOpen.value);
+  expect([open.has("busy"), open.has("g1"), open.has("g2")]).toEqual([true, true, false]);
+  busy.resolve();
+  await working;
+  await groups.use("g2", () => undefined);
+  expect([open.has("busy"), open.has("g2")]).toEqual([false, true]);
 });
 
 test("storeAnswerBytes: rows as long as the limit in all are one answer, and one byte more is the next", () => {

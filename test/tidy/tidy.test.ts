@@ -12,7 +12,7 @@ import { bareNumbers, COINCIDENCES, OF_ONE_KIND, valuesOf } from "./numbers.ts";
 import { anys, longLines, namesakes, orphans, translated } from "./rules.ts";
 
 const root = join(import.meta.dir, "..", "..");
-const FOLDERS = "{src,contract,native,python,policies,docs,test,bench,scripts,examples}";
+const FOLDERS = "{src,contract,plugins,native,python,policies,docs,test,bench,scripts,examples}";
 const filesOf = (endings: string): string[] =>
   [`${FOLDERS}/**/*.{${endings}}`, `*.{${endings}}`]
     .flatMap((pattern) => [...new Bun.Glob(pattern).scanSync(root)])
