@@ -24,6 +24,11 @@ export type Paths = {
   readonly config: string;
 };
 
+/** Where the host's credentials lie: workers whose policy hides files never see it. */
+export function credentialsFolderOf(stateDir: string): string {
+  return join(stateDir, "credentials");
+}
+
 type Env = Readonly<Record<string, string | undefined>>;
 
 /**

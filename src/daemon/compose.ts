@@ -6,7 +6,7 @@ import { NOTICE } from "../base/daemon-lock.ts";
 import { IpcError } from "../base/errors.ts";
 import { requireShim, SHIM_BINARY } from "../base/install.ts";
 import { restoreChildSignal, setProcessName } from "../base/libc.ts";
-import { resolvePaths, type Paths } from "../base/paths.ts";
+import { credentialsFolderOf, resolvePaths, type Paths } from "../base/paths.ts";
 import { VERSION } from "../base/version.ts";
 import { EventStream } from "../events/stream.ts";
 import { Subscriptions } from "../events/subscriptions.ts";
@@ -46,7 +46,8 @@ export async function serve(options: DaemonOptions): Promise<void> {
   const uid = process.getuid!();
   const paths = resolvePaths(process.env, uid, options.socket, options.config);
   const daemonUmask = process.umask(0o077);
-  for (const folder of [paths.stateDir, paths.workersDir]) requireFolder(folder);
+  // The one of the credentials is there before any worker, whose policy may have to hide it.
+  for (const folder of [paths.stateDir, paths.workersDir, credentialsFolderOf(paths.stateDir)]) requireFolder(folder);
   const lock = parts.use(new DaemonLock(paths));
   const recall = new SocketRecall();
   lock.sign("starting");

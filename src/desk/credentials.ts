@@ -5,6 +5,7 @@
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
+import { credentialsFolderOf } from "../base/paths.ts";
 import { existsAlready, notFound, type CredentialName } from "./credential-name.ts";
 import { refreshTokens, type Client, type Tokens } from "./oauth.ts";
 import { readPrivate, writePrivate } from "./private-file.ts";
@@ -55,7 +56,7 @@ export class Credentials {
 
   /** @param systemd `$CREDENTIALS_DIRECTORY`. Nothing is read or created yet */
   constructor(stateDir: string, systemd: string | undefined, nowMs: () => number = Date.now) {
-    const folder = join(stateDir, "credentials");
+    const folder = credentialsFolderOf(stateDir);
     this.#vault = new Vault(folder, systemd);
     this.#used = join(folder, USED);
     this.#nowMs = nowMs;

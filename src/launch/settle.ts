@@ -9,6 +9,7 @@ import type { AuditSpool } from "../audit/spool.ts";
 import { requireTextPath } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { PARTS, ROOT } from "../base/install.ts";
+import { credentialsFolderOf } from "../base/paths.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { thisMachine } from "../sandbox/kernel.ts";
 import { isBelow } from "../sandbox/mounts.ts";
@@ -137,6 +138,7 @@ export function settle(wanted: Preparation): Settled {
     program: [...program.readable, ...behind],
     cwd: launch.cwd,
     isForked: snapshot !== undefined,
+    secrets: credentialsFolderOf(dirname(wanted.audit.folder)),
     uid: app.uid ?? (writer?.isSomebody ? writer.ids.uid : undefined),
     isWriteMapped: writer?.isMapped === true,
     mapped: new Set(writer && canMap && !writer.isSomebody ? named.filter(isClosed).filter(canBeMapped) : []),

@@ -86,6 +86,8 @@ export type PlanContext = {
   readonly isForked?: boolean;
   /** The requested user, or the owner of the files that it writes, if any; other processes may run as the same user. */
   readonly uid?: number | undefined;
+  /** A folder that stays hidden, whatever is granted, unless the policy hides no files. */
+  readonly secrets?: string;
   /** Writable folders are shown as the worker's own, whoever owns them. */
   readonly isWriteMapped?: boolean;
   /** The readable paths of which the same holds. */
@@ -468,6 +470,7 @@ class Compiler {
       }
     }
     this.#deny(root, paths);
+    this.#hideSecrets(root, paths);
     const { net, ports } = this.#ports();
     if ((network.mode !== "any" || !this.#hasUnix) && abi >= ABI_OF_SCOPES) scoped |= SCOPE_ABSTRACT_SOCKETS;
     if (fs === 0n && net === 0n && scoped === 0n) fs = tokenRight();
@@ -588,6 +591,25 @@ class Compiler {
           `to grant a folder in it: mkdir -p ${shellWord(join(written, "out"))}, then --allow-write ${shellWord(join(written, "out"))}`,
         );
     }
+  }
+
+  /** Who grants the home folder does not think of what lies in it. */
+  #hideSecrets(root: Root, granted: readonly { readonly path: string }[]): void {
+    const { secrets } = this.#context;
+    if (secrets === undefined || this.#readsAll || !existsSync(secrets)) return;
+    const real = realpathSync(secrets);
+    const reals = granted.filter(({ path }) => existsSync(path)).map(({ path }) => realpathSync(path));
+    const within = reals.find((path) => isBelow(path, real));
+    const isCovered = reals.some((path) => isBelow(real, path));
+    if (within === undefined && !isCovered) return;
+    if (within !== undefined || !this.#hasRoot)
+      throw new IpcError(
+        "POLICY_REFUSED",
+        `policy ${this.#policy.name}: ${within ?? "what it grants"} would show the worker the credentials of the host`,
+        { hint: `grant folders that ${secrets} is not in` },
+      );
+    root.hide(real);
+    this.#say("credentials of the host", "denied", "an empty mount covers them");
   }
 
   #deny(root: Root, granted: readonly { readonly path: string }[]): void {

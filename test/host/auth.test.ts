@@ -204,6 +204,32 @@ time.sleep(600)
   expect(await home.lines("asks")).toEqual([refusal, refusal, refusal, "False"]);
 });
 
+test("a worker that may read the folder around them does not see them, and one that is granted them is refused", async () => {
+  const script = home.script(
+    "looks.py",
+    `
+import os, sys
+try: found = os.listdir(sys.argv[1] + "/credentials")
+except PermissionError: found = "closed"
+print(found, "workers" in os.listdir(sys.argv[1]))
+`,
+  );
+  const state = home.paths.stateDir;
+  // Whoever owns them: root's workers would have another user's rights otherwise.
+  const policy = file("own.json", JSON.stringify({ version: 1, extends: "strict", process: { uid: "keep" } }));
+  const run = (path: string): Promise<CliResult> =>
+    home.cli("run", "--policy", policy, "--allow-read", path, "-q", script, "--", state);
+  expect(await run(state)).toEqual(done("closed True"));
+  expect(await run(home.dir)).toEqual(done("closed True"));
+  for (const path of [join(state, "credentials"), join(state, "credentials/key")])
+    expect(await run(path)).toMatchObject({
+      ...{ status: 5, stdout: "" },
+      stderr: expect.stringContaining(`${path} would show the worker the credentials of the host`),
+    });
+  const explained = await home.cli("policy", "explain", "strict", "--allow-read", state, script);
+  expect(explained.stdout).toMatch(/credentials of the host +denied/);
+});
+
 test("the audit has who changed what, and what failed", async () => {
   const lines = (await home.cli("audit", "--json")).stdout.trim().split("\n");
   const changes = lines
