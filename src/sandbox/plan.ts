@@ -593,6 +593,12 @@ class Compiler {
     }
   }
 
+  /** Runs as another user than we are. */
+  get #isAnother(): boolean {
+    const { uid } = this.#context;
+    return uid === undefined ? this.#mayBeAnother : uid !== process.getuid!();
+  }
+
   /** Who grants the home folder does not think of what lies in it. */
   #hideSecrets(root: Root, granted: readonly { readonly path: string }[]): void {
     const { secrets } = this.#context;
@@ -602,12 +608,17 @@ class Compiler {
     const within = reals.find((path) => isBelow(path, real));
     const isCovered = reals.some((path) => isBelow(real, path));
     if (within === undefined && !isCovered) return;
-    if (within !== undefined || !this.#hasRoot)
+    if (within !== undefined || (!this.#hasRoot && !this.#isAnother && holdsFiles(real)))
       throw new IpcError(
         "POLICY_REFUSED",
         `policy ${this.#policy.name}: ${within ?? "what it grants"} would show the worker the credentials of the host`,
         { hint: `grant folders that ${secrets} is not in` },
       );
+    if (!this.#hasRoot) {
+      // The folder's mode keeps other users out.
+      if (!this.#isAnother) this.#degraded.push("credentials of the host: nothing hides those that are added later");
+      return;
+    }
     root.hide(real);
     this.#say("credentials of the host", "denied", "an empty mount covers them");
   }
@@ -906,6 +917,15 @@ export function tasksOf(uid: number): number {
     }
   }
   return count;
+}
+
+/** What we cannot read, a worker of ours cannot either. */
+function holdsFiles(folder: string): boolean {
+  try {
+    return readdirSync(folder).length > 0;
+  } catch {
+    return false;
+  }
 }
 
 function refused(policy: Policy, item: string, reason: string, remedy: string): IpcError {

@@ -226,6 +226,11 @@ print(found, "workers" in os.listdir(sys.argv[1]))
       ...{ status: 5, stdout: "" },
       stderr: expect.stringContaining(`${path} would show the worker the credentials of the host`),
     });
+  const bare = JSON.stringify({ version: 1, extends: "strict", process: { uid: "keep" }, isolation: { want: [] } });
+  expect(await home.cli("run", "--policy", file("bare.json", bare), "--allow-read", state, script)).toMatchObject({
+    ...{ status: 5, stdout: "" },
+    stderr: expect.stringContaining("what it grants would show the worker the credentials of the host"),
+  });
   const explained = await home.cli("policy", "explain", "strict", "--allow-read", state, script);
   expect(explained.stdout).toMatch(/credentials of the host +denied/);
 });
