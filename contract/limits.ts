@@ -134,6 +134,15 @@ export const LIMITS = {
   },
   topicChars: { value: 160, why: "topic of a request: its prefix, the names of a plugin and of a tool" },
   correlationChars: { value: 128, why: "by which a worker tells its answers apart; it is in each record of the audit" },
+  rateCalls: {
+    value: 100_000,
+    why: "calls of one tool in the period of its rate; more in a second is more than one can make",
+  },
+  hostCalls: {
+    value: 1024,
+    why: "calls of one worker to the host that are under way; the next one gets `RATE_LIMITED`",
+  },
+  hostErrorChars: { value: 4096, why: "message of an error that a worker gets; the audit has no more of it either" },
   storesOpen: { value: 64, why: "groups of one kind of store that a process has open; each is a few descriptors" },
   storeRows: {
     value: 250,

@@ -47,7 +47,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   },
   host: {
     job: "what a worker asks of the host: its requests read, checked, granted, answered; what a plugin's handler is written against",
-    uses: { base: "", contract: "codes and stages", protocol: "keys that stand twice" },
+    uses: { base: "", contract: "codes and stages", protocol: "keys that stand twice", audit: "" },
   },
   stores: {
     job: "files, project and memory of a group, in SQLite: for the plugins and the verbs of the daemon",

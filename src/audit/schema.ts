@@ -36,6 +36,14 @@ const shape = {
   credential: text.optional(),
   action: text.optional(),
   uid: count.optional(),
+  session: text.optional(),
+  group: text.optional(),
+  request: text.optional(),
+  correlation: text.optional(),
+  tool: text.optional(),
+  stage: text.optional(),
+  code: text.optional(),
+  redacted: texts.optional(),
 } satisfies Record<keyof typeof AUDIT_FIELDS, z.ZodType>;
 
 /** A record of a later ipcctl may have more fields and other events. */

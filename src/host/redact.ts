@@ -7,7 +7,7 @@
  * split over neighbouring fields, or over the items of a stream. What was compressed or encrypted is not recognised.
  */
 import { limit } from "../base/limits.ts";
-import { findPatterns, isTokenField, type Range } from "./secret-patterns.ts";
+import { findPatterns, isTokenField, mayHavePatterns, type Range } from "./secret-patterns.ts";
 import { viewsOf } from "./views.ts";
 
 export const REDACTED = "[redacted]";
@@ -45,8 +45,9 @@ export class Redactor {
     return rebuilt(value, this.#ranges(leavesOf(value)));
   }
 
-  /** A JSON text, which comes back as it is if there is nothing to take out. */
+  /** @param text of JSON as JSON.stringify writes it; it comes back as it is if there is nothing to take out */
   json(text: string): Redacted<string> {
+    if (this.#forms.isEmpty && !mayHavePatterns(text)) return { value: text, found: [] };
     const { value, found } = this.value(JSON.parse(text));
     return { value: found.length === 0 ? text : JSON.stringify(value), found };
   }
@@ -157,6 +158,10 @@ class Forms {
     this.#shortest = texts.at(-1)?.length ?? Number.POSITIVE_INFINITY;
     this.#pattern = anyOf(texts);
     this.#beginnings = anyOf([...new Set(texts.map((text) => text.slice(0, BEGINNING_CHARS)))]);
+  }
+
+  get isEmpty(): boolean {
+    return this.#meanings.size === 0;
   }
 
   /** False for most small answers, at little cost. */

@@ -84,7 +84,13 @@ const MARK = new RegExp(
 
 /** Names of fields whose value is a token, whatever it looks like. */
 const TOKEN_FIELD =
-  /^(?:(?:access|refresh|id|auth|session|security)_?token|client_?secret|(?:aws_?)?secret_?access_?key|private_?key)$/i;
+  /^(?:(?:access|refresh|id|auth|session|security)(?:_token|Token)|client_?secret|(?:aws_?)?secret_?access_?key)$/i;
+const TOKEN_MARK = /_token|secret|accesskey|access_key|(?:access|refresh|id|auth|session|security)token/i;
+
+/** Whether there may be anything in a JSON text, as JSON.stringify writes it. */
+export function mayHavePatterns(json: string): boolean {
+  return MARK.test(json) || TOKEN_MARK.test(json);
+}
 
 export function isTokenField(name: string): boolean {
   return TOKEN_FIELD.test(name);

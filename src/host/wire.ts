@@ -35,16 +35,22 @@ export class Refusal {
 
   /** What a handler says deliberately, in its own words. */
   static byHandler(code: string, message: string, retriable: boolean, field: string | undefined): Refusal {
-    return Object.assign(Object.create(Refusal.prototype) as Refusal, {
-      ...{ code, message, retriable, field },
-      ...{ stage: HOST_CODES.HANDLER_ERROR.stage, retryAfter: undefined },
-    });
+    return changed(new Refusal("HANDLER_ERROR", message), { code, retriable, field });
+  }
+
+  /** The same in other words. */
+  saying(message: string, field: string | undefined): Refusal {
+    return changed(this, { message, field });
   }
 }
 
-/** A request, or why it is none; then with its correlation, if that could be read. */
+function changed(refusal: Refusal, some: { readonly [Key in keyof Refusal]?: Refusal[Key] | undefined }): Refusal {
+  return Object.assign(Object.create(Refusal.prototype) as Refusal, refusal, some);
+}
+
+/** A request, or why it is none; with its correlation, if that could be read. */
 export type Read =
-  | { readonly request: WireRequest; readonly refusal?: undefined }
+  | { readonly request: WireRequest; readonly refusal?: undefined; readonly correlation: string }
   | { readonly request?: undefined; readonly refusal: Refusal; readonly correlation: string | null };
 
 const FIELDS = ["topic", "correlation", "arguments"] as const;
@@ -94,7 +100,7 @@ export function readRequest(bytes: Uint8Array): Read {
   if (left === FORBIDDEN) return wrong("a key of the request is __proto__");
   if (left > 0) return wrong(`a key stands twice in one object: ${quote(findDuplicateKey(text) ?? "")}`);
   if (hasEscapes && hasHalfCharacters(value)) return wrong("a string of the request holds half of a surrogate pair");
-  return { request: { topic, correlation: sender, arguments: args } };
+  return { request: { topic, correlation: sender, arguments: args }, correlation: sender };
 }
 
 /** @param json the text of the result */

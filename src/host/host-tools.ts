@@ -1,0 +1,74 @@
+/** What a worker can call, and which of it a session may. */
+import { z } from "zod";
+import { parseRate, type Rate } from "./buckets.ts";
+import type { JsonObject } from "./wire.ts";
+
+/** As a manifest declares it. */
+export type ToolManifest = {
+  readonly name: string;
+  readonly description: string;
+  readonly risk_level: "low" | "high";
+  /** Whether it may be carried out twice; nothing that is unknown is repeated if not. */
+  readonly idempotent: boolean;
+  readonly arguments_schema: JsonObject;
+};
+
+export type HostTool = {
+  readonly plugin: string;
+  /** As it is published, with its whole name. */
+  readonly manifest: ToolManifest;
+  /** The arguments as the schema completes them, or what is wrong with them. */
+  readonly check: (args: JsonObject) => Checked;
+};
+
+export type Checked =
+  { readonly args: JsonObject; readonly wrong?: undefined } | { readonly wrong: string; readonly field: string };
+
+/** Compiles its schema, once. @throws if it is not JSON Schema */
+export function hostTool(plugin: string, manifest: ToolManifest): HostTool {
+  const schema = z.fromJSONSchema(manifest.arguments_schema);
+  const check = (args: JsonObject): Checked => {
+    const { success, data, error } = schema.safeParse(args);
+    if (success) return { args: data as JsonObject }; // an object goes in, and an object is what a schema of it gives
+    const { path, message, ...issue } = error.issues[0]!;
+    const names = issue.code === "unrecognized_keys" ? [...path, issue.keys[0]!] : path;
+    return { wrong: message.replace(/^\p{Lu}/u, (first) => first.toLowerCase()), field: names.map(String).join(".") };
+  };
+  return { plugin, manifest: { ...manifest, name: `${plugin}.${manifest.name}` }, check };
+}
+
+/** What a policy grants to a session. */
+export class Grants {
+  readonly #tools: readonly RegExp[];
+  readonly #rates: readonly (readonly [pattern: RegExp, rate: Rate])[];
+  readonly #known = new Map<string, { readonly isGranted: boolean; readonly rate: Rate | undefined }>();
+
+  /**
+   * @param tools globs of whole names, as `files.*`
+   * @param rates by tool or glob; of several that fit the first one counts
+   * @throws IpcError BAD_CONFIG for a rate that is none
+   */
+  constructor(tools: readonly string[], rates: Readonly<Record<string, string>> = {}) {
+    this.#tools = tools.map(globPattern);
+    this.#rates = Object.entries(rates).map(([glob, rate]) => [globPattern(glob), parseRate(rate)]);
+  }
+
+  /** @param tool one that exists, so that what is remembered has an end */
+  of(tool: Pick<HostTool, "plugin" | "manifest">): { readonly isGranted: boolean; readonly rate: Rate | undefined } {
+    const { name } = tool.manifest;
+    let known = this.#known.get(name);
+    if (known === undefined) {
+      const isGranted = tool.plugin === CORE || this.#tools.some((pattern) => pattern.test(name));
+      known = { isGranted, rate: this.#rates.find(([pattern]) => pattern.test(name))?.[1] };
+      this.#known.set(name, known);
+    }
+    return known;
+  }
+}
+
+/** The plugin of the tools that every session has; no other one can be called so. */
+export const CORE = "core";
+
+function globPattern(glob: string): RegExp {
+  return new RegExp(`^${glob.replaceAll(/[\\^$.+?()[\]{}|/-]/g, "\\$&").replaceAll(/\*+/g, ".*")}$`);
+}

@@ -1,0 +1,431 @@
+/**
+ * The way of a request: six stages, in the order of the contract, each of which ends it or lets it pass. Whatever
+ * happens, it gets one answer and one record in the audit. Nothing that a worker sends says who it is: a session is
+ * what the host opened for one channel, and each request belongs to the session whose channel it came from.
+ */
+import { HOST_CODES, STAGES, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
+import type { AuditEntry } from "../audit/schema.ts";
+import { limit } from "../base/limits.ts";
+import type { Buckets } from "./buckets.ts";
+import { CORE_TOOLS, runCore, type SessionFacts } from "./core-tools.ts";
+import { ToolError, type ToolRequest } from "./plugin.ts";
+import { Redactor, type Found } from "./redact.ts";
+import { CORE, type Grants, type HostTool } from "./host-tools.ts";
+import {
+  depthOf,
+  encodeRefusal,
+  encodeResult,
+  quote,
+  readRequest,
+  Refusal,
+  type JsonObject,
+  type WireRequest,
+} from "./wire.ts";
+
+/** What the pipeline is given. */
+export type Host = {
+  /** All that plugins provide now, by whole names. */
+  readonly tools: ReadonlyMap<string, HostTool>;
+  readonly buckets: Buckets;
+  /** Waits for a person. @returns why it must not be, or nothing where somebody said yes to exactly this */
+  readonly confirm: (call: Call) => Promise<Refusal | undefined>;
+  /**
+   * Has it carried out. What it throws is the plugin's: a ToolError is told, of all else only that it happened.
+   * @returns the result; or a refusal where the host itself knows what became of it
+   */
+  readonly route: (call: Call) => unknown;
+  /** Writes to the audit. It never throws. @returns whether it was written */
+  readonly record: (entry: AuditEntry) => boolean;
+  /** State of a plugin, for diagnostics. */
+  readonly stateOf: (plugin: string) => string;
+  /** Milliseconds of Unix time. */
+  readonly now: () => number;
+  readonly newId: () => string;
+};
+
+/** Who is at the other end of a channel: a run of a worker, and what its policy grants. */
+export type Session = {
+  readonly worker: string;
+  readonly id: string;
+  readonly group: string;
+  readonly grants: Grants;
+};
+
+/** What the host makes of a request: all but topic, correlation and payload is its own knowledge. */
+export type Envelope = WireRequestFields & {
+  readonly id: string;
+  readonly version: 1;
+  readonly type: "request";
+  readonly source: string;
+  readonly group: string;
+  readonly timestamp: string;
+  readonly payload: JsonObject;
+};
+type WireRequestFields = Pick<WireRequest, "topic" | "correlation">;
+
+/** A request on its way. Stages fill it in. */
+export class Call implements ToolRequest {
+  readonly id: string;
+  readonly session: string;
+  readonly of: Session;
+  readonly channel: HostChannel;
+  /** As the worker sent it, for its answer; null if it could not be read. */
+  sender: string | null = null;
+  /** As they came: what is approved is their hash. */
+  readonly bytes: Uint8Array;
+  readonly receivedMs: number;
+  request: WireRequest | undefined;
+  tool: HostTool | undefined;
+  /** As the schema has completed them. */
+  args: JsonObject = {};
+  #aborts: AbortController | undefined;
+  #isGivenUp = false;
+
+  constructor(channel: HostChannel, of: Session, bytes: Uint8Array, id: string, receivedMs: number) {
+    this.channel = channel;
+    this.of = of;
+    this.session = of.id;
+    this.bytes = bytes;
+    this.id = id;
+    this.receivedMs = receivedMs;
+  }
+
+  get worker(): string {
+    return this.of.worker;
+  }
+
+  get group(): string {
+    return this.of.group;
+  }
+
+  get correlation(): string {
+    return this.sender ?? "";
+  }
+
+  get isGivenUp(): boolean {
+    return this.#isGivenUp;
+  }
+
+  get signal(): AbortSignal {
+    if (this.#aborts === undefined) {
+      this.#aborts = new AbortController();
+      if (this.#isGivenUp) this.#aborts.abort();
+    }
+    return this.#aborts.signal;
+  }
+
+  get envelope(): Envelope {
+    const { topic, correlation } = this.request!; // by the first stage
+    return {
+      ...{ id: this.id, version: 1, type: "request", topic, correlation, source: this.session, group: this.group },
+      ...{ timestamp: new Date(this.receivedMs).toISOString(), payload: this.args },
+    };
+  }
+
+  giveUp(): void {
+    this.#isGivenUp = true;
+    this.#aborts?.abort();
+  }
+}
+
+/** A result as JSON. */
+class Result {
+  readonly json: string;
+
+  constructor(json: string) {
+    this.json = json;
+  }
+}
+
+type Ended = Result | Refusal;
+type StageOf = (call: Call, host: Host) => Ended | undefined | Promise<Ended | undefined>;
+
+/** Each ends a request or lets it pass. */
+export const STAGE_FUNCTIONS: Readonly<Record<Stage, StageOf>> = {
+  construct,
+  topic,
+  payload,
+  authorise,
+  confirm,
+  route,
+};
+
+function construct(call: Call): Refusal | undefined {
+  const { request, refusal, correlation } = readRequest(call.bytes);
+  call.sender = correlation;
+  return refusal ?? call.channel.enter(call, request);
+}
+
+function topic(call: Call, host: Host): Refusal | undefined {
+  const { topic: asked } = call.request!; // by the stage before
+  if (!asked.startsWith(TOOL_TOPIC))
+    return new Refusal("UNKNOWN_TOOL", `topic ${quote(asked)} does not begin with ${TOOL_TOPIC}`);
+  const name = asked.slice(TOOL_TOPIC.length);
+  call.tool = CORE_TOOLS.get(name) ?? host.tools.get(name);
+  return call.tool === undefined ? new Refusal("UNKNOWN_TOOL", `there is no tool ${quote(name)}`) : undefined;
+}
+
+function payload(call: Call, host: Host): Refusal | undefined {
+  const tool = call.tool!; // by the stage before
+  const checked = tool.check(call.request!.arguments);
+  if (checked.wrong === undefined) {
+    call.args = checked.args;
+    return undefined;
+  }
+  // A refused request has cost a token as any other, so that nobody tries arguments faster than the rate.
+  const { isGranted, rate } = call.of.grants.of(tool);
+  if (isGranted && rate !== undefined) host.buckets.take(call.session, tool.manifest.name, rate);
+  const { wrong, field } = checked;
+  const where = field === "" ? "" : ` at ${quote(field)}`;
+  return new Refusal("VALIDATION_FAILED", `the arguments of ${tool.manifest.name} are wrong${where}: ${wrong}`, {
+    field,
+  });
+}
+
+function authorise(call: Call, host: Host): Refusal | undefined {
+  const tool = call.tool!; // by an earlier stage
+  const { name } = tool.manifest;
+  const { isGranted, rate } = call.of.grants.of(tool);
+  if (!isGranted) return new Refusal("UNAUTHORIZED", `the policy of ${call.worker} does not grant ${name}`);
+  const retryAfter = rate === undefined ? 0 : host.buckets.take(call.session, name, rate);
+  if (retryAfter === 0) return undefined;
+  return new Refusal("RATE_LIMITED", `too many calls of ${name}, the next one in ${retryAfter} s`, { retryAfter });
+}
+
+async function confirmed(call: Call, host: Host): Promise<Refusal | undefined> {
+  const refusal = await host.confirm(call);
+  if (call.isGivenUp) return undefined; // whatever was said, it is not carried out
+  const isWritten = host.record({
+    ...factsOf(call),
+    ...{ event: "approval", verdict: refusal === undefined ? "granted" : "denied" },
+    ...(refusal === undefined ? {} : { code: refusal.code, reason: refusal.message }),
+  });
+  if (refusal !== undefined || isWritten) return refusal;
+  return new Refusal("AUDIT_BROKEN", "the audit cannot be written, so nothing of high risk is carried out");
+}
+
+/** What is of low risk passes without a promise. */
+function confirm(call: Call, host: Host): Promise<Refusal | undefined> | undefined {
+  return call.tool!.manifest.risk_level === "high" ? confirmed(call, host) : undefined;
+}
+
+function route(call: Call, host: Host): Ended | Promise<Ended> {
+  try {
+    const result = call.tool!.plugin === CORE ? runCore(call.tool!, call.channel.facts()) : host.route(call);
+    if (!(result instanceof Promise)) return resultOf(call, host, result);
+    return result.then(
+      (value) => resultOf(call, host, value),
+      (error: unknown) => failureOf(call, host, error),
+    );
+  } catch (error) {
+    return failureOf(call, host, error);
+  }
+}
+
+/** What is no JSON, or too much of it, is a crash as any other. */
+function resultOf(call: Call, host: Host, result: unknown): Ended {
+  if (result instanceof Refusal) return result;
+  try {
+    const json = JSON.stringify(result) as string | undefined;
+    if (json === undefined) throw new Error("the answer is not JSON");
+    if (json.length > limit("hostMessageBytes")) throw new Error(`the answer has ${json.length} characters`);
+    // Shorter ones have not even the brackets.
+    if (json.length > 2 * limit("hostDepth") && depthOf(Buffer.from(json)) > limit("hostDepth"))
+      throw new Error("the answer is nested too deeply");
+    return new Result(json);
+  } catch (error) {
+    return failureOf(call, host, error);
+  }
+}
+
+const CODE = /^[A-Z][A-Z0-9_]{0,63}$/;
+
+/** As a plugin failed, for the audit; and what of it the worker is told. */
+function failureOf(call: Call, host: Host, error: unknown): Refusal {
+  // By its types it says strings; but it comes from a plugin.
+  const told: { readonly [Key in keyof ToolError]: unknown } | undefined =
+    error instanceof ToolError ? error : undefined;
+  const text = cut(told === undefined ? detailOf(error) : String(told.message));
+  host.record({
+    ...factsOf(call),
+    ...{ event: "handler_error", error: patterns.text(text).value },
+    ...(told === undefined ? {} : { code: cut(String(told.code)) }),
+  });
+  if (told === undefined)
+    return new Refusal("PLUGIN_ERROR", `the plugin ${call.tool!.plugin} failed; the audit of the host has the details`);
+  const { code, retriable, field } = told;
+  const isOwn = typeof code === "string" && CODE.test(code) && !Object.hasOwn(HOST_CODES, code);
+  return Refusal.byHandler(
+    isOwn ? code : ("HANDLER_ERROR" satisfies HostCode),
+    text,
+    retriable === true,
+    typeof field === "string" ? field : undefined,
+  );
+}
+
+function detailOf(error: unknown): string {
+  try {
+    return error instanceof Error ? (error.stack ?? error.message) : String(error);
+  } catch {
+    return "something that cannot be printed";
+  }
+}
+
+function cut(text: string): string {
+  return text.length > limit("hostErrorChars") ? `${text.slice(0, limit("hostErrorChars") - 1)}…` : text;
+}
+
+/** What plugins know exactly they take out themselves, in their own processes. */
+const patterns = new Redactor();
+
+/** One worker's channel, while its session lasts. */
+export class HostChannel {
+  readonly #host: Host;
+  readonly #session: Session;
+  readonly #openedMs: number;
+  readonly #underWay = new Map<string, Call>();
+  readonly #giveUps = new Map<Call, () => void>();
+  readonly #refusals = new Map<string, number>();
+  #calls = 0;
+
+  constructor(host: Host, session: Session) {
+    this.#host = host;
+    this.#session = session;
+    this.#openedMs = host.now();
+  }
+
+  /** The answer to a request; it always comes, and never fails. @param bytes a copy, which nobody else can write to */
+  take(bytes: Uint8Array): string | Promise<string> {
+    this.#calls++;
+    const call = new Call(this, this.#session, bytes, this.#host.newId(), this.#host.now());
+    const ended = this.#pass(call, 0);
+    if (!(ended instanceof Promise)) return this.#answer(call, ended);
+    return new Promise((resolve) => {
+      this.#giveUps.set(call, () => resolve(this.#answer(call, new Refusal("CANCELLED", "the worker gave it up"))));
+      void ended.then((end) => {
+        if (this.#giveUps.delete(call)) resolve(this.#answer(call, end));
+        else this.#record(call, "outcome", end instanceof Refusal ? tellable(end).told : end, []);
+      });
+    });
+  }
+
+  /** The worker no longer wants it: it is answered at once. What is already being done may go on. */
+  cancel(correlation: string): boolean {
+    const call = this.#underWay.get(correlation);
+    const giveUp = call && this.#giveUps.get(call);
+    if (call === undefined || giveUp === undefined) return false;
+    this.#giveUps.delete(call);
+    call.giveUp();
+    giveUp();
+    return true;
+  }
+
+  /** The worker has ended, or its channel is broken. */
+  close(): void {
+    for (const correlation of [...this.#underWay.keys()]) this.cancel(correlation);
+  }
+
+  /** @internal For the stage: takes it in, unless its correlation is in use or there are too many. */
+  enter(call: Call, request: WireRequest): Refusal | undefined {
+    const { correlation } = request;
+    call.request = request;
+    if (this.#underWay.has(correlation))
+      return new Refusal("DUPLICATE_CORRELATION", `a request with the correlation ${quote(correlation)} is under way`);
+    if (this.#underWay.size >= limit("hostCalls"))
+      return new Refusal("RATE_LIMITED", `${limit("hostCalls")} calls are under way`, { retryAfter: 1 });
+    this.#underWay.set(correlation, call);
+    return undefined;
+  }
+
+  /** @internal For the tools of the core: what a worker may know of itself. */
+  facts(): SessionFacts {
+    const { worker, id, group, grants } = this.#session;
+    const tools = [...CORE_TOOLS.values(), ...this.#host.tools.values()].filter((tool) => grants.of(tool).isGranted);
+    return {
+      ...{ worker, session: id, group, opened_at: new Date(this.#openedMs).toISOString() },
+      tools: tools.map(({ plugin, manifest }) => {
+        const { rate } = grants.of({ plugin, manifest });
+        return { ...manifest, plugin, rate, state: plugin === CORE ? "ready" : this.#host.stateOf(plugin) };
+      }),
+      ...{ calls: this.#calls, under_way: this.#underWay.size, refused: Object.fromEntries(this.#refusals) },
+    };
+  }
+
+  #pass(call: Call, first: number): Ended | Promise<Ended> {
+    try {
+      for (let at = first; at < STAGES.length; at++) {
+        if (call.isGivenUp) return new Refusal("CANCELLED", "the worker gave it up before it was carried out");
+        const ended = STAGE_FUNCTIONS[STAGES[at]!](call, this.#host);
+        if (ended instanceof Promise)
+          return ended.then(
+            (end) => end ?? this.#pass(call, at + 1),
+            (error: unknown) => this.#fault(call, error),
+          );
+        if (ended !== undefined) return ended;
+      }
+      return this.#fault(call, new Error("no stage has ended it"));
+    } catch (error) {
+      return this.#fault(call, error);
+    }
+  }
+
+  /** Ours: it is answered all the same. */
+  #fault(call: Call, error: unknown): Refusal {
+    this.#host.record({ ...factsOf(call), event: "handler_error", error: patterns.text(cut(detailOf(error))).value });
+    return new Refusal("PLUGIN_ERROR", "the host failed; its audit has the details");
+  }
+
+  #answer(call: Call, ended: Ended): string {
+    if (call.sender !== null && this.#underWay.get(call.sender) === call) this.#underWay.delete(call.sender);
+    if (ended instanceof Refusal) {
+      const { told, found } = tellable(ended);
+      const code = Object.hasOwn(HOST_CODES, told.code) ? told.code : ("HANDLER_ERROR" satisfies HostCode);
+      this.#refusals.set(code, (this.#refusals.get(code) ?? 0) + 1);
+      this.#record(call, "tool", told, found);
+      return encodeRefusal(call.sender, told);
+    }
+    const { value: json, found } = patterns.json(ended.json);
+    const text = encodeResult(call.correlation, json);
+    const bytes = Buffer.byteLength(text);
+    if (bytes > limit("hostMessageBytes"))
+      return this.#answer(call, failureOf(call, this.#host, new Error(`the answer has ${bytes} bytes`)));
+    this.#record(call, "tool", ended, found);
+    return text;
+  }
+
+  #record(call: Call, event: "tool" | "outcome", ended: Ended, found: readonly Found[]): void {
+    const refusal = ended instanceof Refusal ? ended : undefined;
+    // One literal and no spread of parts: it is made for each call.
+    this.#host.record({
+      worker: call.worker,
+      session: call.session,
+      group: call.group,
+      request: call.id,
+      correlation: call.sender ?? undefined,
+      tool: call.tool?.manifest.name,
+      event,
+      verdict: refusal !== undefined && refusal.stage !== "route" ? "denied" : "granted",
+      stage: refusal?.stage,
+      code: refusal?.code,
+      reason: refusal?.message,
+      ms: Math.max(0, Math.round(this.#host.now() - call.receivedMs)),
+      redacted:
+        found.length === 0 ? undefined : found.slice(0, FIELDS_NAMED).map(({ path, what }) => `${path}: ${what}`),
+    });
+  }
+}
+
+/** Without what looks like a secret. */
+function tellable(refusal: Refusal): { readonly told: Refusal; readonly found: readonly Found[] } {
+  const { value, found } = patterns.value({ message: cut(refusal.message), field: refusal.field ?? "" });
+  const { message, field } = value as { message: string; field: string }; // nothing but texts was taken out
+  return { told: refusal.saying(message, refusal.field === undefined ? undefined : cut(field)), found };
+}
+
+/** In one record: who leaks more is known by the first ones. */
+const FIELDS_NAMED = 32;
+
+/** What each record says of a call. What is undefined is not written. */
+function factsOf({ worker, session, group, id: request, sender, tool }: Call) {
+  return { worker, session, group, request, correlation: sender ?? undefined, tool: tool?.manifest.name };
+}
