@@ -110,6 +110,7 @@ const PARTS: readonly Part[] = [
 /** Limits that only Python needs a copy of. */
 const PYTHON_LIMITS = limits(
   "frameBytes",
+  "filePieceBytes",
   "messageBytes",
   "unreadBytes",
   "unreadMs",

@@ -51,7 +51,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   },
   stores: {
     job: "files, project and memory of a group, in SQLite: for the plugins and the verbs of the daemon",
-    uses: { base: "", host: "what tools are, and how they refuse" },
+    uses: { base: "", protocol: "types of what is told", host: "what tools are, and how they refuse" },
   },
   desk: {
     job: "what only the host may decide or know: credentials, sealed on the disk",
@@ -95,6 +95,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       shim: "",
       audit: "",
       launch: "",
+      stores: "",
       desk: "",
       workers: "",
     },

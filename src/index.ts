@@ -25,6 +25,8 @@ export type { Transport } from "./calls/transport.ts";
 export { Feed } from "./runtime/feed.ts";
 export type { EventOptions, IpcEvent, LogEntry, LogOptions } from "./runtime/watch.ts";
 export type { ActOptions, ActVerb } from "./sdk/verbs.ts";
+export type { Content, GroupFiles, GroupProject, PutOptions } from "./sdk/group-stores.ts";
+export type { Conversation, Message, Project, Role, StoredFile, Values } from "./protocol/stored.ts";
 export type {
   ActResult,
   CredentialCheck,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, List, Literal, overload  # in a class with a method `list` that is no type
 
     from ._caller import Worker
+    from ._stored import GroupFiles, GroupProject
     from ._verbs import (
         ActResult,
         CredentialCheck,
@@ -217,6 +218,18 @@ class Ipcctl:
         """Seals all credentials with a new key. Gives how many."""
         count: int = self._ask("AuthRotateKey")["count"]
         return count
+
+    def files(self, group: str) -> GroupFiles:
+        """The project files of a group: what workers of that group get by the plugin ``files``."""
+        from ._stored import GroupFiles
+
+        return GroupFiles(self, group)
+
+    def project(self, group: str) -> GroupProject:
+        """What a group works on, and what was said: what its workers get by the plugin ``project``."""
+        from ._stored import GroupProject
+
+        return GroupProject(self, group)
 
     def daemon_status(self) -> DaemonStatus:
         status: DaemonStatus = self._query("DaemonStatus")

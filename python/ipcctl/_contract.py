@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+fa703e65"
+EDITION = "0.1.0+c487b4b4"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -186,6 +186,7 @@ TO_CLIENT_FORGET = 11
 
 # Limits, as docs/internals/limits.md has them.
 FRAME_BYTES_MAX = 10485760
+FILE_PIECE_BYTES_MAX = 131072
 MESSAGE_BYTES_MAX = 268435456
 UNREAD_BYTES_MAX = 67108864
 UNREAD_MS_MAX = 30000

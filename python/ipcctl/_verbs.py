@@ -146,6 +146,38 @@ class CredentialStatus(TypedDict):
     trouble: str | None
 
 
+class StoredFile(TypedDict):
+    id: str
+    name: str
+    conversation_id: str | None
+    media_type: str
+    bytes: int
+    written_by: str
+    created_at: str
+    modified_at: str
+    version: str
+
+
+class Project(TypedDict):
+    values: dict[str, object]
+    conversations: int
+
+
+class Conversation(TypedDict):
+    conversation_id: str
+    values: dict[str, object]
+    messages: int
+    created_at: str
+
+
+class Message(TypedDict):
+    number: int
+    role: Literal["user", "assistant", "system", "tool"]
+    text: str
+    written_by: str
+    created_at: str
+
+
 class DaemonStatus(TypedDict):
     version: str
     protocol: int

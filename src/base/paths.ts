@@ -17,6 +17,8 @@ export type Paths = {
   readonly lock: string;
   readonly database: string;
   readonly workersDir: string;
+  /** What plugins store, by plugin and group; the host reads and writes a part of it. */
+  readonly dataDir: string;
   readonly daemonLog: string;
   /** Package environments made for workers; may be removed while no worker runs. */
   readonly environmentsDir: string;
@@ -55,6 +57,7 @@ export function resolvePaths(env: Env, uid: number, socketFlag?: string, configF
     lock: join(stateDir, "daemon.lock"),
     database: join(stateDir, "ipcctl.db"),
     workersDir: join(stateDir, "workers"),
+    dataDir: join(stateDir, "data"),
     daemonLog: join(home ? join(home, "log") : (absolute(env.LOGS_DIRECTORY?.split(":")[0]) ?? stateDir), "daemon.log"),
     environmentsDir: join(home ? join(home, "cache") : cacheDirOf(env, uid, stateDir), "environments"),
     config,

@@ -4,6 +4,7 @@
  */
 import type { AuditFlags } from "./audit.ts";
 import type { AddFlags, LoginFlags, RotateFlags } from "./auth.ts";
+import type { ConversationFlag, GetFlags, PutFlags } from "./file-commands.ts";
 import type { AskFlags } from "./policy.ts";
 import type { SnapshotFlags } from "./snapshot.ts";
 import { Command, Option } from "commander";
@@ -411,6 +412,68 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
         import("./auth.ts").then(({ rotateCredential }) => rotateCredential(contextOf(command), command.args, flags)),
       ),
     );
+  const files = add(
+    "files",
+    "project files of a group, for its workers: put them there, list them, get them",
+    "ipcctl files put web data.csv\nipcctl files ls web\nipcctl files get web summary.md -o -\nipcctl files rm web data.csv",
+  );
+  withGlobals(conversationFlag(files.command("put <group> <file...>")))
+    .description("put files there; one of the same name is replaced, and - is stdin")
+    .option("--name <name>", "another name than the file has")
+    .option("--media-type <type>", "what it is, such as text/csv (default: by its name)")
+    .action((group: string, paths: string[], flags: PutFlags, command: Command) =>
+      finish(import("./file-commands.ts").then(({ putFiles }) => putFiles(contextOf(command), group, paths, flags))),
+    );
+  withGlobals(conversationFlag(files.command("ls <group>")))
+    .description("list them: id, size, who wrote it, conversation, name")
+    .action((group: string, flags: ConversationFlag, command: Command) =>
+      finish(import("./file-commands.ts").then(({ listFiles }) => listFiles(contextOf(command), group, flags))),
+    );
+  withGlobals(conversationFlag(files.command("get <group> <file>")))
+    .description("get one, by its name or id")
+    .option("-o, --output <file>", "write it there, - is stdout (default: a new file of its name in this folder)")
+    .action((group: string, file: string, flags: GetFlags, command: Command) =>
+      finish(import("./file-commands.ts").then(({ getFile }) => getFile(contextOf(command), group, file, flags))),
+    );
+  withGlobals(conversationFlag(files.command("rm <group> <file...>")))
+    .description("delete files, by their names or ids")
+    .action((group: string, names: string[], flags: ConversationFlag, command: Command) =>
+      finish(
+        import("./file-commands.ts").then(({ removeFiles }) => removeFiles(contextOf(command), group, names, flags)),
+      ),
+    );
+  const project = add(
+    "project",
+    "what a group works on, for its workers: values, conversations and messages",
+    "ipcctl project set web name=Sales 'goals=[\"grow\"]'\nipcctl project say web c1 user 'How was May?'\nipcctl project show web --conversation c1",
+  );
+  withGlobals(conversationFlag(project.command("set <group> <values...>")))
+    .description("set NAME=VALUE, in JSON or else text; null removes one")
+    .action((group: string, words: string[], flags: ConversationFlag, command: Command) =>
+      finish(
+        import("./project-commands.ts").then(({ setProject }) => setProject(contextOf(command), group, words, flags)),
+      ),
+    );
+  withGlobals(conversationFlag(project.command("show <group>")))
+    .description("show what is set, and what was said in a conversation")
+    .option("-n, --lines <n>", "newest messages (default: 20)")
+    .action((group: string, { lines = "20", ...flags }: ConversationFlag & { lines?: string }, command: Command) =>
+      finish(
+        import("./project-commands.ts").then(({ showProject }) =>
+          showProject(contextOf(command), group, {
+            ...flags,
+            lines: parseCount(lines, "--lines", 0, limit("conversationMessages")),
+          }),
+        ),
+      ),
+    );
+  withGlobals(project.command("say <group> <conversation> <role> <text>"))
+    .description("add a message of user, assistant, system or tool; a text called - is read from stdin")
+    .action((group: string, conversation: string, role: string, text: string, _: object, command: Command) =>
+      finish(
+        import("./project-commands.ts").then(({ say }) => say(contextOf(command), group, conversation, role, text)),
+      ),
+    );
   add("init", "write an ipcctl.json for this folder", "ipcctl init")
     .option("-f, --force", "replace an existing file")
     .action((flags: { force?: boolean }, command: Command) =>
@@ -429,6 +492,10 @@ function exceptionFlags(command: Command): Command {
     .option("--allow-listen [ports]", "grant listening on TCP, or only on PORT,…")
     .option("--allow-read <path>", "grant reading a file or folder (repeatable)", collect)
     .option("--allow-write <path>", "grant writing a file or folder (repeatable)", collect);
+}
+
+function conversationFlag(command: Command): Command {
+  return command.option("--conversation <id>", "of this conversation, instead of the whole project");
 }
 
 /** Where a secret comes from. Words too many are refused without being repeated: one may be the secret. */

@@ -32,6 +32,7 @@ import type { DaemonOptions } from "./options.ts";
 import { reapOrphans } from "./orphans.ts";
 import type { Trees } from "./peers.ts";
 import { Server } from "./control-server.ts";
+import { Stores } from "./store-verbs.ts";
 import { Systemd } from "./systemd.ts";
 import { Compression, keepFiles } from "./upkeep.ts";
 
@@ -114,6 +115,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
     registry,
     credentials,
     audit,
+    stores: parts.use(new Stores(paths.dataDir)),
     sources: { store, usage, nowMs: Date.now, shimPidOf },
     shutdown: (keepWorkers) => void setTimeout(() => shutdown.request(keepWorkers), ANSWER_MS),
     onAsked: (verb, caller) => logger.debug({ verb, ...caller }, "asked"),

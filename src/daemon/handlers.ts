@@ -22,6 +22,7 @@ import { describeWorker, statusOf, type Sources } from "../workers/status.ts";
 import type { Worker } from "../workers/worker.ts";
 import { act } from "./act.ts";
 import { AUTH_HANDLERS, type AuthDeps } from "./credential-verbs.ts";
+import { STORE_HANDLERS, type StoreDeps } from "./store-verbs.ts";
 
 /** Who asks: a peer with credentials from the kernel, and which of its connections. */
 export type Caller = {
@@ -31,15 +32,16 @@ export type Caller = {
   readonly connection: number;
 };
 
-export type HandlerDeps = AuthDeps & {
-  readonly registry: Registry;
-  readonly sources: Sources;
-  readonly daemonStatus: () => DaemonStatus;
-  /** Shuts the daemon down after the answer is sent. */
-  readonly shutdown: (keepWorkers: boolean) => void;
-  /** Called for each request that may change something, before it is carried out. */
-  readonly onAsked: (verb: Tag, caller: Caller) => void;
-};
+export type HandlerDeps = AuthDeps &
+  StoreDeps & {
+    readonly registry: Registry;
+    readonly sources: Sources;
+    readonly daemonStatus: () => DaemonStatus;
+    /** Shuts the daemon down after the answer is sent. */
+    readonly shutdown: (keepWorkers: boolean) => void;
+    /** Called for each request that may change something, before it is carried out. */
+    readonly onAsked: (verb: Tag, caller: Caller) => void;
+  };
 
 /** Subscriptions belong to the session. */
 export type Handled = Exclude<Tag, "Subscribe" | "Unsubscribe">;
@@ -72,6 +74,7 @@ const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
   Scale: scale,
   WaitReady: waitReady,
   ...AUTH_HANDLERS,
+  ...STORE_HANDLERS,
   DaemonStatus: (_, { daemonStatus }) => data(daemonStatus()),
   Shutdown: ({ keep_workers }, { shutdown }) => {
     shutdown(keep_workers);

@@ -17,6 +17,18 @@ import type {
   WorkerStatus,
 } from "./status.ts";
 import { KIND_NAMES, LIVES } from "./kinds.ts";
+import {
+  ROLES,
+  type Conversation,
+  type ConversationList,
+  type FileList,
+  type FilePiece,
+  type FilePut,
+  type Message,
+  type MessageList,
+  type Project,
+  type StoredFile,
+} from "./stored.ts";
 
 /** An object with exactly the keys of the type: a key that is added there, or misspelt here, does not compile. */
 type ShapeOf<T> = { [K in keyof T]-?: z.ZodType<T[K]> };
@@ -156,6 +168,72 @@ export const credentialStatus: z.ZodType<CredentialStatus> = z
 export const credentialCheck: z.ZodType<CredentialCheck> = z
   .strictObject({ name: text, ok: z.boolean(), message: text } satisfies ShapeOf<CredentialCheck>)
   .meta({ id: "CredentialCheck" });
+
+const storedFile: z.ZodType<StoredFile> = z
+  .strictObject({
+    id: text,
+    name: text,
+    conversation_id: orNull(text),
+    media_type: text,
+    bytes: count,
+    written_by: text,
+    created_at: text,
+    modified_at: text,
+    version: text,
+  } satisfies ShapeOf<StoredFile>)
+  .meta({ id: "StoredFile" });
+
+export const fileList: z.ZodType<FileList> = z.strictObject({
+  files: z.array(storedFile),
+  next: orNull(text),
+} satisfies ShapeOf<FileList>);
+
+export const filePiece: z.ZodType<FilePiece> = z.strictObject({
+  file: storedFile,
+  offset: count,
+  content: z.base64(),
+  next_offset: orNull(count),
+} satisfies ShapeOf<FilePiece>);
+
+export const filePut: z.ZodType<FilePut> = z.strictObject({
+  upload: orNull(text),
+  file: orNull(storedFile),
+} satisfies ShapeOf<FilePut>);
+
+const project: z.ZodType<Project> = z
+  .strictObject({ values: z.record(text, z.unknown()), conversations: count } satisfies ShapeOf<Project>)
+  .meta({ id: "Project" });
+
+const conversation: z.ZodType<Conversation> = z
+  .strictObject({
+    conversation_id: text,
+    values: z.record(text, z.unknown()),
+    messages: count,
+    created_at: text,
+  } satisfies ShapeOf<Conversation>)
+  .meta({ id: "Conversation" });
+
+export const shownProject = z.strictObject({ project, conversation: orNull(conversation) });
+
+export const message: z.ZodType<Message> = z
+  .strictObject({
+    number: count,
+    role: z.enum(ROLES),
+    text,
+    written_by: text,
+    created_at: text,
+  } satisfies ShapeOf<Message>)
+  .meta({ id: "Message" });
+
+export const conversationList: z.ZodType<ConversationList> = z.strictObject({
+  conversations: z.array(conversation),
+  next: orNull(text),
+} satisfies ShapeOf<ConversationList>);
+
+export const messageList: z.ZodType<MessageList> = z.strictObject({
+  messages: z.array(message),
+  next: orNull(count),
+} satisfies ShapeOf<MessageList>);
 
 export const actResult: z.ZodType<ActResult> = z
   .strictObject({

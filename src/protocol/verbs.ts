@@ -7,14 +7,22 @@ import { z } from "zod";
 import { limit } from "../base/limits.ts";
 import {
   actResult,
+  conversationList,
   credentialCheck,
   credentialStatus,
   daemonStatus,
+  fileList,
+  filePiece,
+  filePut,
   greeting,
   logAnswer,
+  message,
+  messageList,
+  shownProject,
   workerDescription,
   workerStatus,
 } from "./answers.ts";
+import { ROLES } from "./stored.ts";
 
 /** What a verb can do to the machine: only read; start what its definition says; change or end what runs. */
 export type Risk = "read" | "run" | "operate";
@@ -221,6 +229,68 @@ export const VERBS = {
     fields: null,
     answer: success({ count: z.int().min(0) }),
     says: "makes a new key, and seals all credentials with it",
+    risk: "operate",
+  },
+  ListFiles: {
+    fields: z.object({ group: name, conversation_id: optionalName, name: optionalName, after: optionalName }),
+    answer: data(fileList),
+    says: "lists project files of a group, oldest first: those of a conversation and of the whole project, or all; `after` is the `next` of the page before",
+    risk: "read",
+  },
+  ReadFile: {
+    fields: z.object({ group: name, id: name, offset: z.int().min(0).default(0), version: optionalName }),
+    answer: data(filePiece),
+    says: "reads a piece of a project file, in base64. With `version` it fails if the content was replaced since the piece before",
+    risk: "read",
+  },
+  PutFile: {
+    fields: z.object({
+      ...{ group: name, name: optionalName, id: optionalName, conversation_id: optionalName, media_type: optionalName },
+      ...{
+        content: z.base64(),
+        upload: optionalName,
+        offset: z.int().min(0).default(0),
+        more: z.boolean().default(false),
+      },
+    }),
+    answer: data(filePut),
+    says: "writes a project file, as a whole or in pieces: with `more` it answers the `upload` for the next one, and the file is seen when the last one has come",
+    risk: "operate",
+  },
+  DeleteFile: {
+    fields: z.object({ group: name, id: name }),
+    answer: success({}),
+    says: "deletes a project file",
+    risk: "operate",
+  },
+  ShowProject: {
+    fields: z.object({ group: name, conversation_id: optionalName }),
+    answer: data(shownProject),
+    says: "tells what was set for a project, and for one of its conversations",
+    risk: "read",
+  },
+  SetProject: {
+    fields: z.object({ group: name, conversation_id: optionalName, values: z.record(z.string(), z.json()) }),
+    answer: success({}),
+    says: "sets values of a project or of a conversation beside those that are there; null removes one",
+    risk: "operate",
+  },
+  ListConversations: {
+    fields: z.object({ group: name, after: optionalName }),
+    answer: data(conversationList),
+    says: "lists the conversations of a project by their ids",
+    risk: "read",
+  },
+  ReadMessages: {
+    fields: z.object({ group: name, conversation_id: name, before: z.int().min(1).nullish() }),
+    answer: data(messageList),
+    says: "gives the newest messages of a conversation, oldest first; `before` is the `next` of the page before",
+    risk: "read",
+  },
+  AddMessage: {
+    fields: z.object({ group: name, conversation_id: name, role: z.enum(ROLES), text: z.string() }),
+    answer: data(message),
+    says: "adds a message to a conversation, which begins with its first one",
     risk: "operate",
   },
   DaemonStatus: { fields: null, answer: data(daemonStatus), says: "tells how the daemon itself is", risk: "read" },

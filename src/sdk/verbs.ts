@@ -16,7 +16,8 @@ import {
   type WorkerDescription,
   type WorkerStatus,
 } from "../protocol/status.ts";
-import type { AnswerOf, FieldsOf, Tag } from "../protocol/verbs.ts";
+import { ask, query, unexpected } from "./ask.ts";
+import { GroupFiles, GroupProject } from "./group-stores.ts";
 
 /** What {@link Verbs.act} can do to several workers at once. */
 export type ActVerb = "start" | "stop" | "restart" | "reload" | "delete" | "flush" | "signal";
@@ -184,6 +185,16 @@ export abstract class Verbs {
     return (await ask(this, "AuthRotateKey", null)).count;
   }
 
+  /** The project files of a group: what workers of that group get by the plugin `files`. */
+  files(group: string): GroupFiles {
+    return new GroupFiles(this, group);
+  }
+
+  /** What a group works on, and what was said: what its workers get by the plugin `project`. */
+  project(group: string): GroupProject {
+    return new GroupProject(this, group);
+  }
+
   /** The state of the daemon itself. */
   async daemonStatus(): Promise<DaemonStatus> {
     return readDaemon(await query(this, "DaemonStatus", null));
@@ -221,31 +232,4 @@ export function instancesOf(all: readonly WorkerStatus[], name: string): WorkerS
   const first = name.endsWith("-0") ? find(name.slice(0, -2)) : undefined;
   if (first) return [first];
   throw new IpcError("NOT_FOUND", `App ${name} not found`, { hint: "see: ipcctl status" });
-}
-
-type Said<A> = A extends { Success: infer S } ? S : never;
-type Told<A> = A extends { Data: { data: infer D } } ? D : never;
-
-/** The contents of a `Success`. The daemon belongs to our user: its shape is trusted. */
-async function ask<T extends Tag>(on: Verbs, tag: T, fields: FieldsOf<T>): Promise<Said<AnswerOf<T>>> {
-  const response = await on.request(messageOf(tag, fields));
-  if ("Success" in response) return response.Success as Said<AnswerOf<T>>;
-  throw unexpected(response);
-}
-
-/**
- * The contents of a `Data`, likewise; a daemon of an earlier protocol may omit what the readers of status.ts fill in.
- */
-async function query<T extends Tag>(on: Verbs, tag: T, fields: FieldsOf<T>): Promise<Told<AnswerOf<T>>> {
-  const response = await on.request(messageOf(tag, fields));
-  if ("Data" in response) return response.Data.data as Told<AnswerOf<T>>;
-  throw unexpected(response);
-}
-
-function messageOf(tag: Tag, fields: unknown): unknown {
-  return fields === null ? tag : { [tag]: fields };
-}
-
-function unexpected(answer: unknown): IpcError {
-  return new IpcError("FAILED", `unexpected answer ${JSON.stringify(answer).slice(0, 80)}`);
 }

@@ -28,6 +28,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
+import type { FileList, StoredFile } from "../protocol/stored.ts";
 import {
   FieldError,
   fitting,
@@ -38,21 +39,7 @@ import {
   type Writer,
 } from "./database.ts";
 
-/** The fields are those of tools and of the protocol. */
-export type StoredFile = {
-  readonly id: string;
-  readonly name: string;
-  /** Null for a file of the whole project. */
-  readonly conversation_id: string | null;
-  readonly media_type: string;
-  readonly bytes: number;
-  /** `host`, or `worker NAME`. */
-  readonly written_by: string;
-  readonly created_at: string;
-  readonly modified_at: string;
-  /** Another one after each change of the content. */
-  readonly version: string;
-};
+export type { StoredFile };
 
 /** What a content is for: a file that is there, or a name in a conversation, which replaces one of that name. */
 export type Target =
@@ -436,12 +423,6 @@ export type Listing = {
   readonly name?: string | undefined;
   readonly after?: string | undefined;
   readonly count?: number | undefined;
-};
-
-export type FileList = {
-  readonly files: StoredFile[];
-  /** For `after`, if there are more. */
-  readonly next: string | null;
 };
 
 function describe(row: Row, stat: BigIntStats): StoredFile {

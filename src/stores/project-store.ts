@@ -5,6 +5,7 @@
 import type { Database } from "bun:sqlite";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
+import { ROLES, type Conversation, type Message, type Project, type Role, type Values } from "../protocol/stored.ts";
 import {
   FieldError,
   fitting,
@@ -15,33 +16,6 @@ import {
   type GroupStore,
   type Writer,
 } from "./database.ts";
-
-export const ROLES = ["user", "assistant", "system", "tool"] as const;
-export type Role = (typeof ROLES)[number];
-
-export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
-export type Values = Readonly<Record<string, Json>>;
-
-/** The fields are those of tools and of the protocol. */
-export type Message = {
-  /** Counted from 1 in each conversation. */
-  readonly number: number;
-  readonly role: Role;
-  readonly text: string;
-  /** `host`, or `worker NAME`. */
-  readonly written_by: string;
-  readonly created_at: string;
-};
-
-export type Conversation = {
-  readonly conversation_id: string;
-  readonly values: Values;
-  /** How many were said; the newest ones are kept. */
-  readonly messages: number;
-  readonly created_at: string;
-};
-
-export type Project = { readonly values: Values; readonly conversations: number };
 
 type ConversationRow = { readonly id: string; readonly messages: number; readonly created_ms: number };
 type MessageRow = Omit<Message, "created_at"> & { readonly created_ms: number };
@@ -195,7 +169,7 @@ export class ProjectStore implements GroupStore {
       )
       .all(scope);
     // Made so that a name like __proto__ is one like any other.
-    return Object.fromEntries(rows.map(({ name, value }) => [name, JSON.parse(value) as Json]));
+    return Object.fromEntries(rows.map(({ name, value }) => [name, JSON.parse(value) as unknown]));
   }
 
   #describe({ id, messages, created_ms }: ConversationRow): Conversation {

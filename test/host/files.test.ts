@@ -16,7 +16,8 @@ import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
 import type { IpcError } from "../../src/base/errors.ts";
 import { fitting, Groups } from "../../src/stores/database.ts";
-import { FileStore, type StoredFile } from "../../src/stores/file-store.ts";
+import type { StoredFile } from "../../src/protocol/stored.ts";
+import { FileStore } from "../../src/stores/file-store.ts";
 
 const WORKER = { worker: "w" };
 let dir: string;

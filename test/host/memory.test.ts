@@ -8,7 +8,8 @@ import { LIMITS } from "../../contract/limits.ts";
 import type { IpcError } from "../../src/base/errors.ts";
 import { openDatabase } from "../../src/stores/database.ts";
 import { MemoryStore, type Memory, type MemoryType, type NewMemory } from "../../src/stores/memory-store.ts";
-import { ProjectStore, type Values } from "../../src/stores/project-store.ts";
+import type { Values } from "../../src/protocol/stored.ts";
+import { ProjectStore } from "../../src/stores/project-store.ts";
 
 const FROM = { writer: { worker: "w" }, session: "w#3", correlation: "c1" };
 let dir: string;

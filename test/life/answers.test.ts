@@ -11,6 +11,8 @@ beforeAll(() => {
 });
 afterAll(() => home[Symbol.asyncDispose]());
 
+type PutAnswer = { readonly Data: { readonly data: { readonly file: { readonly id: string } } } };
+
 /** For each verb what is asked, in an order in which it can be done; the table is total by type. */
 const ASKED: { readonly [T in Tag]: () => readonly FieldsOf<T>[] } = {
   Hello: () => [{ protocol: 2, client: "a test" }],
@@ -57,12 +59,30 @@ const ASKED: { readonly [T in Tag]: () => readonly FieldsOf<T>[] } = {
   AuthRotateKey: () => [null],
   AuthList: () => [null],
   AuthRemove: () => [{ name: "http/token" }],
+  PutFile: () => {
+    const more = { name: "part", more: true };
+    return [
+      { group: "web", name: "a.csv", content: "YQ==" },
+      { group: "web", content: "YQ==", ...more },
+    ];
+  },
+  ListFiles: () => [{ group: "web" }, { group: "absent" }],
+  ReadFile: () => [{ group: "web", id: fileId }],
+  DeleteFile: () => [{ group: "web", id: fileId }],
+  SetProject: () => [{ group: "web", values: { name: "Sales", goals: ["grow"] } }],
+  AddMessage: () => [{ group: "web", conversation_id: "c1", role: "user", text: "hello" }],
+  ShowProject: () => [{ group: "web", conversation_id: "c1" }, { group: "web" }, { group: "absent" }],
+  ListConversations: () => [{ group: "web" }, { group: "absent" }],
+  ReadMessages: () => [{ group: "web", conversation_id: "c1" }],
   Stop: () => [{ name: "web" }],
   Delete: () => [{ name: "web" }],
   DaemonStatus: () => [null],
   Shutdown: () => [{ keep_workers: false }],
 };
 
+/** The first file that was put there. */
+let fileId = "";
+const STORED = ["PutFile", "PutFile", "DeleteFile", "SetProject", "AddMessage"];
 const AUTH = ["AuthAdd", "AuthRotate", "AuthLogin", "AuthVerify", "AuthRotateKey", "AuthList", "AuthRemove"];
 
 test("every verb is answered as its schema says, with no other key, and the log tells who asked for what changes something", async () => {
@@ -70,6 +90,7 @@ test("every verb is answered as its schema says, with no other key, and the log 
   for (const [tag, ask] of Object.entries(ASKED) as [Tag, () => readonly unknown[]][]) {
     for (const fields of ask()) {
       const answer = await connection.request(fields === null ? tag : { [tag]: fields });
+      if (tag === "PutFile" && fileId === "") fileId = (answer as PutAnswer).Data.data.file.id;
       const { error } = VERBS[tag].answer.safeParse(answer);
       expect({ tag, issues: error?.issues ?? [] }).toEqual({ tag, issues: [] });
     }
@@ -80,7 +101,7 @@ test("every verb is answered as its schema says, with no other key, and the log 
     .map((line) => JSON.parse(line) as { msg: string; verb?: string; uid?: number; pid?: number; connection?: number })
     .filter(({ msg }) => msg === "asked");
   expect(asked.map(({ verb }) => verb as string)).toEqual(
-    ["Start", "Start", "Restart", "Act", "Act", "Scale", ...AUTH, "Stop", "Delete", "Shutdown"], // none that only reads
+    ["Start", "Start", "Restart", "Act", "Act", "Scale", ...AUTH, ...STORED, "Stop", "Delete", "Shutdown"], // none that only reads
   );
   for (const { uid, pid } of asked) expect({ uid, pid }).toEqual({ uid: process.getuid!(), pid: process.pid });
   expect(new Set(asked.map(({ connection: number }) => number)).size).toBe(1);
