@@ -3,7 +3,7 @@ import { IpcError } from "../base/errors.ts";
 import { existsAlready, notFound, parseCredentialName, type CredentialName } from "../desk/credential-name.ts";
 import type { CredentialStatus } from "../protocol/status.ts";
 import { printable, type Context } from "./context.ts";
-import { readSecret, type SecretFlags } from "./secret.ts";
+import { secretSource, type SecretFlags } from "./secret.ts";
 
 export type AddFlags = SecretFlags & { plugin?: string };
 export type LoginFlags = {
@@ -21,10 +21,11 @@ const GIVEN_UP = 130;
 
 export async function addCredential(context: Context, words: readonly string[], flags: AddFlags): Promise<number> {
   const name = parseCredentialName(onlyName("add", words)!, flags.plugin); // one is required
-  using connection = await context.connect();
-  if (isAdded(name, await connection.credentials())) throw existsAlready(name); // before anybody types it
-  const value = await readSecret(context, `value of ${name.full}`, flags);
+  const read = secretSource(context, flags);
+  if (isAdded(name, await known(context))) throw existsAlready(name); // before anybody types it
+  const value = await read(`value of ${name.full}`);
   if (value === undefined) return GIVEN_UP;
+  using connection = await context.connect();
   await connection.addCredential(name.full, value);
   return say(context, name, "added");
 }
@@ -34,12 +35,13 @@ export async function login(context: Context, text: string, flags: LoginFlags): 
   const name = parseCredentialName(text, flags.plugin);
   const { askDevice, awaitTokens } = await import("../desk/oauth.ts");
   const { deviceUrl, tokenUrl } = await urlsOf(flags);
-  using connection = await context.connect();
+  await known(context); // before anybody opens a browser: the daemon can be reached
   const device = await askDevice(deviceUrl, flags.clientId, flags.scope);
   const complete = device.completeUrl === null ? "" : `\n  or open ${printable(device.completeUrl)}`;
   process.stderr.write(`open ${printable(device.url)} and enter ${printable(device.code)}${complete}\n`);
   const client = { tokenUrl, clientId: flags.clientId };
   const tokens = await awaitTokens(client, device);
+  using connection = await context.connect();
   await connection.storeLogin(name.full, { ...client, ...tokens });
   return say(context, name, "logged in");
 }
@@ -81,11 +83,12 @@ export async function rotateCredential(
     });
   if (text === undefined) return await rotateKey(context);
   const name = parseCredentialName(text);
-  using connection = await context.connect();
-  const known = await connection.credentials();
-  if (!isAdded(name, known)) throw notFound(name, known);
-  const value = await readSecret(context, `new value of ${name.full}`, flags);
+  const read = secretSource(context, flags);
+  const all = await known(context);
+  if (!isAdded(name, all)) throw notFound(name, all);
+  const value = await read(`new value of ${name.full}`);
   if (value === undefined) return GIVEN_UP;
+  using connection = await context.connect();
   await connection.rotateCredential(name.full, value);
   return say(context, name, "has a new value");
 }
@@ -147,8 +150,14 @@ function shown(time: string | null): string {
   return time === null ? "-" : new Date(time).toLocaleString("sv");
 }
 
-function isAdded({ full }: CredentialName, known: readonly CredentialStatus[]): boolean {
-  return known.some(({ name, kind }) => name === full && kind === "key");
+/** By a connection of its own: while somebody types, the daemon may be restarted. */
+async function known(context: Context): Promise<CredentialStatus[]> {
+  using connection = await context.connect();
+  return await connection.credentials();
+}
+
+function isAdded({ full }: CredentialName, all: readonly CredentialStatus[]): boolean {
+  return all.some(({ name, kind }) => name === full && kind === "key");
 }
 
 function say(context: Context, { full }: CredentialName, what: string): number {

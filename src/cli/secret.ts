@@ -8,20 +8,30 @@ import { isTerminal, type Context } from "./context.ts";
 export type SecretFlags = { fromFile?: string; fromEnv?: string };
 
 /** Undefined if the user gave up. @throws IpcError that tells nothing of what was read */
-export async function readSecret(context: Context, what: string, flags: SecretFlags): Promise<string | undefined> {
-  const { fromFile, fromEnv } = flags;
+export type SecretSource = (what: string) => Promise<string | undefined>;
+
+/**
+ * To be called before anything is started, which would inherit the variable: a daemon would, and with it its workers.
+ */
+export function secretSource(context: Context, { fromFile, fromEnv }: SecretFlags): SecretSource {
   if (fromFile !== undefined && fromEnv !== undefined)
     throw new IpcError("USAGE", "--from-file and --from-env cannot be used together");
-  if (fromFile !== undefined) return readFrom(context.resolve(fromFile), `the file ${fromFile}`);
-  if (fromEnv !== undefined) return readVariable(fromEnv);
-  return isTerminal(0) ? await ask(`${what} (not shown): `) : readFrom(0, "stdin");
+  if (fromEnv !== undefined) {
+    const value = takeVariable(fromEnv);
+    return () => Promise.resolve(value);
+  }
+  return async (what) => {
+    if (fromFile !== undefined) return readFrom(context.resolve(fromFile), `the file ${fromFile}`);
+    return isTerminal(0) ? await ask(`${what} (not shown): `) : readFrom(0, "stdin");
+  };
 }
 
 /** The variable is not named in errors: who writes `--from-env $TOKEN` has given its value. */
-function readVariable(name: string): string {
+function takeVariable(name: string): string {
   if (unreadableVariables(process.env).some((one) => one.name === name))
     throw new IpcError("USAGE", "--from-env: the variable is not UTF-8");
   const value = process.env[name];
+  delete process.env[name];
   if (value !== undefined) return value;
   throw new IpcError("USAGE", "--from-env: there is no such variable", {
     hint: "give its name, not its value: --from-env TOKEN",

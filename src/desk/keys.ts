@@ -3,10 +3,10 @@
  * replaced there are two, and each credential is sealed by one of them.
  */
 import { createHash, hkdfSync, randomBytes } from "node:crypto";
-import { rmSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
-import { readPrivate, removePrivate, renamePrivate, UNFINISHED, writePrivate } from "./private-file.ts";
+import { readPrivate, removePrivate, renamePrivate, writePrivate } from "./private-file.ts";
 
 /** Names in `$CREDENTIALS_DIRECTORY`: the key, and while it is being replaced the one before. */
 export const SYSTEMD_KEY = "ipcctl-key";
@@ -74,11 +74,6 @@ export class KeyRing {
   finish(): void {
     if (this.isSystemds) for (const path of [this.#next, this.#ours]) removePrivate(path);
     else renamePrivate(this.#next, this.#ours);
-  }
-
-  /** What a process left that was killed while it wrote. */
-  clean(): void {
-    for (const path of [this.#ours, this.#next]) rmSync(path + UNFINISHED, { force: true });
   }
 
   #systemdKey(name: string): Key | undefined {

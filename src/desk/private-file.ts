@@ -56,6 +56,9 @@ export function writePrivate(path: string, bytes: Uint8Array): void {
   try {
     for (let at = 0; at < bytes.length;) at += writeSync(fd, bytes, at);
     fsyncSync(fd);
+  } catch (error) {
+    rmSync(fresh, { force: true });
+    throw error;
   } finally {
     closeSync(fd);
   }

@@ -90,9 +90,7 @@ export class Vault<Content extends object> {
    */
   recover(): void {
     if (!this.#hasFolder()) return;
-    for (const name of readdirSync(this.#folder))
-      if (name.endsWith(ENDING + UNFINISHED)) rmSync(join(this.#folder, name));
-    this.#keys.clean();
+    for (const name of readdirSync(this.#folder)) if (name.endsWith(UNFINISHED)) rmSync(join(this.#folder, name));
     if (this.#keys.isBetween) this.#resealAll();
   }
 

@@ -315,6 +315,8 @@ test("systemd's key is taken from the folder that it names", async () => {
     other.env.TOKEN = "a-value-under-systemd";
     expect((await other.cli("auth", "add", "token", "--from-env", "TOKEN")).stdout).toBe("token: added\n");
     expect(readdirSync(join(other.paths.stateDir, "credentials"))).toEqual(["token.sealed"]);
+    // That command started the daemon, which must not inherit the variable.
+    expect(readFileSync(`/proc/${await other.daemonPid()}/environ`, "latin1")).not.toContain("a-value");
     using connection = await other.connect();
     const { message } = await errorOf(connection.rotateKey());
     expect(message).toBe("everything is sealed with the key that systemd gave");

@@ -13,6 +13,7 @@ import {
   rmSync,
   statSync,
   symlinkSync,
+  truncateSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -21,6 +22,7 @@ import { LIMITS } from "../../contract/limits.ts";
 import type { IpcError } from "../../src/base/errors.ts";
 import { parseCredentialName } from "../../src/desk/credential-name.ts";
 import { Credentials } from "../../src/desk/credentials.ts";
+import { fillDisk, mountDisk, unmountDisk } from "../disk.ts";
 import { canBeAnother } from "../needs.ts";
 
 let state: string;
@@ -287,6 +289,42 @@ test("a new key leaves nothing that the old one opens", async () => {
   expect(opened().secrets()).toEqual([VALUE, "another-value"]);
   writeFileSync(join(folder, "key"), old);
   expect(opened().secrets()).toEqual([]);
+});
+
+test("on a full disk everything stays as it was, also in the middle of a new key", async () => {
+  if (!mountDisk(state, "256k", "credentials on a full disk")) return;
+  try {
+    const credentials = opened();
+    credentials.add(TOKEN, VALUE);
+    credentials.add(named("other"), `another-value${"x".repeat(8000)}`);
+    const files = (): string[] => readdirSync(folder).toSorted();
+    const before = files();
+    fillDisk(state);
+    const full = { code: "ENOSPC" };
+    expect(await errorOf(() => credentials.add(named("more"), VALUE))).toMatchObject(full);
+    expect(await errorOf(() => credentials.rotate(TOKEN, "second-value"))).toMatchObject(full);
+    expect(await errorOf(() => credentials.rotateKey())).toMatchObject(full);
+    expect(files()).toEqual(before);
+    expect(await credentials.use(TOKEN)).toBe(VALUE); // though its time cannot be written down
+    truncateSync(join(state, "filling"), statSync(join(state, "filling")).size - 2 * 4096);
+    expect(await errorOf(() => credentials.rotateKey())).toMatchObject(full); // with a new key, and the first file
+    expect(files()).toEqual([...before, "key.next"].toSorted());
+    expect(
+      opened()
+        .secrets()
+        .map((value) => value.length),
+    ).toEqual([VALUE.length, 8013]);
+    rmSync(join(state, "filling"));
+    opened().recover();
+    expect(files()).toEqual(before);
+    expect(
+      opened()
+        .secrets()
+        .map((value) => value.length),
+    ).toEqual([VALUE.length, 8013]);
+  } finally {
+    unmountDisk(state);
+  }
 });
 
 /** Kills a process at each change that it makes to the disk, and has a look each time. */
