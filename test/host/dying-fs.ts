@@ -12,8 +12,12 @@ const CHANGES = ["openSync", "writeSync", "fsyncSync", "renameSync", "rmSync", "
 const isChange = (name: string, args: readonly unknown[]): boolean =>
   name !== "fsyncSync" && (name !== "openSync" || ((args[1] as number) & fs.constants.O_CREAT) !== 0);
 
-/** @param at 0 for none. Returns what was called so far: all changes, and what was waited for */
-export function dieAtChange(at: number): readonly string[] {
+/**
+ * Returns what was called so far: all changes, and what was waited for.
+ * @param at 0 for none
+ * @param isMade whether the change is made, and nothing that comes after it
+ */
+export function dieAtChange(at: number, isMade = false): readonly string[] {
   const called: string[] = [];
   let changes = 0;
   const wrapped = Object.fromEntries(
@@ -24,7 +28,8 @@ export function dieAtChange(at: number): readonly string[] {
         const counts = isChange(name, args);
         if (counts || name === "fsyncSync") called.push(name.replace("Sync", ""));
         if (!counts || ++changes !== at) return call(...args);
-        if (name === "writeSync") real.writeSync(args[0] as number, (args[1] as Buffer).subarray(0, 20));
+        if (isMade) call(...args);
+        else if (name === "writeSync") real.writeSync(args[0] as number, (args[1] as Buffer).subarray(0, 20));
         process.kill(process.pid, "SIGKILL");
         for (;;); // until it arrives
       },

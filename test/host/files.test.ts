@@ -15,6 +15,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
 import type { IpcError } from "../../src/base/errors.ts";
+import { fillDisk, mountDisk, unmountDisk } from "../disk.ts";
 import { fitting, Groups } from "../../src/stores/database.ts";
 import type { StoredFile } from "../../src/protocol/stored.ts";
 import { FileStore } from "../../src/stores/file-store.ts";
@@ -237,6 +238,40 @@ test("kill -9 in the middle of a write leaves the old content or the new one, an
   expect(readdirSync(incoming())).toEqual([]);
 });
 
+test("whoever is killed at any change to the disk, before it or after it, leaves each file as it was or as it is to be", async () => {
+  const died: string[] = [];
+  for (const when of ["", "made"])
+    for (let at = 1; ; at++) {
+      const place = join(dir, `${at}${when}`);
+      const before = new FileStore(place, "g");
+      const old = await before.write({ name: "a" }, Buffer.alloc(150_000, "o"), "host");
+      const gone = await before.write({ name: "gone" }, Buffer.from("gone"), "host");
+      before.close();
+      const script = join(import.meta.dir, "change-files.ts");
+      const child = Bun.spawnSync([process.execPath, "--no-env-file", script, place, String(at), when]);
+      died.push(`${when}${at} ${child.signalCode ?? child.stdout.toString().trim()}`);
+      using after = { store: new FileStore(place, "g"), [Symbol.dispose]: () => after.store.close() };
+      const { files } = after.store.list();
+      const names = files.map(({ name }) => name).toSorted();
+      expect([
+        ["a", "gone"],
+        ["a", "gone", "new"],
+        ["a", "new"],
+      ]).toContainEqual(names);
+      const content = readFileSync(join(place, "g", old.id), "latin1");
+      expect(["o".repeat(150_000), "n".repeat(200_000)].indexOf(content)).not.toBe(-1);
+      expect(after.store.get(old.id).bytes).toBe(content.length);
+      if (names.includes("gone")) expect(after.store.read(gone.id).content.toString()).toBe("gone");
+      expect(readdirSync(join(place, "g")).toSorted()).toEqual(files.map(({ id }) => id).toSorted());
+      using db = new Database(join(place, "g.sqlite"));
+      const counted = db.query("SELECT sum(bytes) AS bytes FROM files").get();
+      expect(counted).toEqual({ bytes: files.reduce((sum, { bytes }) => sum + bytes, 0) });
+      if (child.signalCode === undefined || child.exitCode === 0) break;
+    }
+  expect(died.filter((line) => !line.endsWith("SIGKILL"))).toHaveLength(2); // the two that went through
+  expect(died.length).toBeGreaterThan(20);
+});
+
 test("what is killed between the two steps of a change is put right when the store is opened", async () => {
   const file = await put("a", "old");
   const other = await put("b", "kept");
@@ -256,6 +291,26 @@ test("what is killed between the two steps of a change is put right when the sto
   rmSync(join(folder(), other.id));
   expect(await errorOf(() => store.read(other.id))).toMatchObject({ code: "FAILED" });
   expect(textOf(await put("b", "again"))).toBe("again");
+});
+
+test("on a full disk the old content stays, and with room again it can be replaced", async () => {
+  const disk = join(dir, "disk");
+  mkdirSync(disk);
+  if (!mountDisk(disk, "4m", "project files on a full disk")) return;
+  try {
+    using full = { store: new FileStore(disk, "g"), [Symbol.dispose]: () => full.store.close() };
+    const { id } = await full.store.write({ name: "a" }, Buffer.alloc(100_000, "o"), "host");
+    fillDisk(disk);
+    const write = (): Promise<StoredFile> => full.store.write({ name: "a" }, Buffer.alloc(500_000, "n"), "host");
+    expect((await errorOf(write)).message).toMatch(/no space|disk is full|disk I\/O/i);
+    expect(full.store.read(id).content.equals(Buffer.alloc(100_000, "o"))).toBe(true);
+    rmSync(join(disk, "filling"));
+    expect(await write()).toMatchObject({ id, bytes: 500_000 });
+    full.store.sweep();
+    expect(readdirSync(join(disk, ".incoming/g"))).toEqual([]);
+  } finally {
+    unmountDisk(disk);
+  }
 });
 
 test("two processes that write at once lose nothing, and count together", async () => {

@@ -101,6 +101,16 @@ test.each(Object.keys(PLUGINS))(
   },
 );
 
+test("a plugin imports what handlers are written against, the stores, its own files and libraries", () => {
+  const wrong = [...new Bun.Glob("plugins/**/*.ts").scanSync(ROOT)].flatMap((file) =>
+    [...readFileSync(join(ROOT, file), "utf8").matchAll(/(?:from|import)\s*\(?\s*"(\.[^"]+)"/g)]
+      .map(([, path]) => path!)
+      .filter((path) => !/^(\.\/|\.\.\/\.\.\/src\/(host\/plugin\.ts$|stores\/))/.test(path))
+      .map((path) => `${file} → ${path}`),
+  );
+  expect(wrong).toEqual([]);
+});
+
 test("what a manifest says of limits and types is what the stores hold to", () => {
   const said = (plugin: string, tool: string): Readonly<Record<string, Schema & { enum?: unknown[] }>> =>
     manifestOf(plugin).provides.tools.find(({ name }) => name === tool)!.arguments_schema.properties as never;
