@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { credentialsFolderOf } from "../base/paths.ts";
-import { existsAlready, notFound, type CredentialName } from "./credential-name.ts";
+import { existsAlready, notFound, parseCredentialName, type CredentialName } from "./credential-name.ts";
 import { refreshTokens, type Client, type Tokens } from "./oauth.ts";
 import { readPrivate, writePrivate } from "./private-file.ts";
 import { Vault, type Entry } from "./vault.ts";
@@ -22,6 +22,14 @@ export type CredentialInfo = {
   readonly expiresAtMs: number | null;
   /** Why it cannot be used. */
   readonly trouble: string | null;
+};
+
+/** What a plugin's process is told at its start. */
+export type PluginSecrets = {
+  /** By the name in the manifest. */
+  readonly values: Readonly<Record<string, string>>;
+  /** To be taken out of what it says: these values, renewals of them, and those of before. */
+  readonly secrets: readonly string[];
 };
 
 /** What a live check found. */
@@ -147,6 +155,28 @@ export class Credentials {
     return good;
   }
 
+  /**
+   * What a plugin gets when it starts, and no other: the values of what its manifest declares, and all that must not be
+   * in anything that it says. @throws IpcError NOT_FOUND for one that nobody has entered
+   */
+  async forPlugin(plugin: string, declared: readonly string[]): Promise<PluginSecrets> {
+    const values: Record<string, string> = {};
+    const names = declared.map((short) => parseCredentialName(short, plugin));
+    for (const [index, name] of names.entries()) {
+      const short = declared[index]!;
+      if (this.#entriesOf(name).length === 0)
+        throw new IpcError(
+          "NOT_FOUND",
+          `the plugin ${plugin} needs the credential ${short}, which nobody has entered`,
+          {
+            hint: `ipcctl auth add ${short} --plugin ${plugin}`,
+          },
+        );
+      values[short] = await this.use(name);
+    }
+    return { values, secrets: this.secrets(names) };
+  }
+
   /** Whether it can be used: it opens, and a login is renewed by its service. @throws IpcError NOT_FOUND */
   async verify(name: CredentialName): Promise<Verified[]> {
     const all = this.#entriesOf(name);
@@ -163,10 +193,11 @@ export class Credentials {
     return results;
   }
 
-  /** What must not be in anything that a plugin says: each value, and those of before for a day. */
-  secrets(): string[] {
+  /** Each value, and those of before for a day; of these or of all. */
+  secrets(names?: readonly CredentialName[]): string[] {
     const now = this.#nowMs();
     return this.#vault.entries().flatMap((entry) => {
+      if (names?.some(({ full }) => full === entry.full) === false) return [];
       const content = this.#openAnyhow(entry); // nobody can be given one that does not open
       if (content === undefined) return [];
       return [...currentOf(content), ...content.old.filter((one) => one.until_ms > now).map((one) => one.value)];

@@ -291,6 +291,26 @@ test("a new key leaves nothing that the old one opens", async () => {
   expect(opened().secrets()).toEqual([]);
 });
 
+test("a plugin is given what its manifest declares, and nothing of another's", async () => {
+  const credentials = opened();
+  credentials.add(TOKEN, VALUE);
+  credentials.add(named("http/unused"), "not-declared");
+  credentials.add(named("mail/token"), "of-another");
+  credentials.add(named("token"), "of-the-host");
+  credentials.rotate(TOKEN, "second-value");
+  expect(await credentials.forPlugin("http", ["token"])).toEqual({
+    values: { token: "second-value" },
+    secrets: ["second-value", VALUE],
+  });
+  expect(await credentials.forPlugin("echo", [])).toEqual({ values: {}, secrets: [] });
+  expect(await errorOf(() => credentials.forPlugin("http", ["token", "key"]))).toMatchObject({
+    code: "NOT_FOUND",
+    message: "the plugin http needs the credential key, which nobody has entered",
+    hint: "ipcctl auth add key --plugin http",
+  });
+  expect(await errorOf(() => credentials.forPlugin("http", ["mail/token"]))).toMatchObject({ code: "USAGE" });
+});
+
 test("on a full disk everything stays as it was, also in the middle of a new key", async () => {
   if (!mountDisk(state, "256k", "credentials on a full disk")) return;
   try {
