@@ -3,7 +3,7 @@
  * daemon and the process of a plugin may have open at once. Nobody's death loses what was committed (WAL).
  */
 import { Database } from "bun:sqlite";
-import { existsSync, mkdirSync } from "node:fs";
+import { mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError, type ErrorCode } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
@@ -69,6 +69,8 @@ export function openDatabase(folder: string, group: string, schema: string, vers
 /** What a store is: of one group, and open until it is closed. */
 export type GroupStore = { close(): void };
 
+type Opened<S> = { readonly store: S; readonly inode: number | undefined; users: number };
+
 /**
  * The stores of all groups in one folder, opened when they are asked for. A worker cannot choose its group, but there
  * may be many groups: those that were not used for the longest time are closed.
@@ -77,7 +79,7 @@ export class Groups<S extends GroupStore> implements Disposable {
   readonly #folder: string;
   readonly #open: (folder: string, group: string) => S;
   /** The least recently used first. */
-  readonly #opened = new Map<string, { readonly store: S; users: number }>();
+  readonly #opened = new Map<string, Opened<S>>();
 
   constructor(folder: string, open: (folder: string, group: string) => S) {
     this.#folder = folder;
@@ -86,15 +88,13 @@ export class Groups<S extends GroupStore> implements Disposable {
 
   /** Whether anybody has written to it. @throws IpcError USAGE for a name that no group can have */
   has(name: string): boolean {
-    return existsSync(join(this.#folder, `${toGroup(name)}.sqlite`));
+    return this.#inode(toGroup(name)) !== undefined;
   }
 
   /** Of a group, which is made if it is not there. The store is open until the work is done. @throws likewise */
   async use<T>(name: string, work: (store: S) => T | Promise<T>): Promise<T> {
     const group = toGroup(name);
-    const one = this.#opened.get(group) ?? { store: this.#open(this.#folder, group), users: 0 };
-    this.#opened.delete(group);
-    this.#opened.set(group, one);
+    const one = this.#take(group);
     one.users++;
     try {
       return await work(one.store);
@@ -107,6 +107,27 @@ export class Groups<S extends GroupStore> implements Disposable {
   [Symbol.dispose](): void {
     for (const { store } of this.#opened.values()) store.close();
     this.#opened.clear();
+  }
+
+  #take(group: string): Opened<S> {
+    let one = this.#opened.get(group);
+    this.#opened.delete(group);
+    // Another process may have removed what the group had: what is written to a file without a name is lost.
+    if (one !== undefined && one.users === 0 && one.inode !== this.#inode(group)) {
+      one.store.close();
+      one = undefined;
+    }
+    if (one === undefined) {
+      const store = this.#open(this.#folder, group);
+      one = { store, inode: this.#inode(group), users: 0 };
+    }
+    this.#opened.set(group, one);
+    return one;
+  }
+
+  /** Of its database. */
+  #inode(group: string): number | undefined {
+    return statSync(join(this.#folder, `${group}.sqlite`), { throwIfNoEntry: false })?.ino;
   }
 
   #closeIdle(): void {

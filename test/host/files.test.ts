@@ -202,6 +202,17 @@ test("groups are apart, and a name that would mean another file is no group", as
   }
 });
 
+test("a group whose files were all removed by somebody else begins anew", async () => {
+  using groups = new Groups(join(dir, "removed"), (path, group) => new FileStore(path, group));
+  const write = (): Promise<StoredFile> => groups.use("g", (one) => one.write({ name: "a" }, Buffer.from("x"), "host"));
+  await write();
+  rmSync(join(dir, "removed"), { recursive: true });
+  expect(groups.has("g")).toBe(false);
+  const { id } = await write();
+  expect(await groups.use("g", (one) => one.list().files.map((file) => file.id))).toEqual([id]);
+  expect(readFileSync(join(dir, "removed/g", id), "utf8")).toBe("x");
+});
+
 /** Replaces one file again and again, each time with as many bytes of another letter, and says when each is done. */
 const REPLACING = `
   import { FileStore } from ${JSON.stringify(join(import.meta.dir, "../../src/stores/file-store.ts"))};
