@@ -7,7 +7,11 @@ export type Stage = (typeof STAGES)[number];
 /** Of an answer that is an error. Retriable: the same request may succeed later, and was not carried out. */
 export const HOST_CODES = {
   MALFORMED: { stage: "construct", retriable: false, says: "the request is not three fields of JSON" },
-  TOO_LARGE: { stage: "construct", retriable: false, says: "the request, or the answer, is too large or too deep" },
+  TOO_LARGE: {
+    stage: "construct",
+    retriable: false,
+    says: "the request is too large, too deep, or has too many values",
+  },
   DUPLICATE_CORRELATION: { stage: "construct", retriable: false, says: "a request with this correlation is under way" },
   UNKNOWN_TOOL: { stage: "topic", retriable: false, says: "no plugin provides this tool" },
   VALIDATION_FAILED: {

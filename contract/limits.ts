@@ -132,6 +132,10 @@ export const LIMITS = {
     value: 64,
     why: "levels of nesting in a request or an answer, counted on its bytes, so that no parser runs out of stack",
   },
+  hostValues: {
+    value: 65_536,
+    why: "values in a request: a schema looks at each, and what it finds wrong with all of them takes time from others",
+  },
   topicChars: { value: 160, why: "topic of a request: its prefix, the names of a plugin and of a tool" },
   correlationChars: { value: 128, why: "by which a worker tells its answers apart; it is in each record of the audit" },
   rateCalls: {

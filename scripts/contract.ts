@@ -3,6 +3,7 @@
  * those of the verbs.
  */
 import { AUDIT_EVENTS, AUDIT_FIELDS } from "../contract/audit.ts";
+import { HOST_CODES } from "../contract/host.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { ARCHITECTURES, PARTS_FOLDERS } from "../contract/parts.ts";
 import * as messages from "../contract/messages.ts";
@@ -303,6 +304,13 @@ const TABLES: Readonly<Record<string, () => string>> = {
         row(segment.RING[key as keyof typeof segment.RING_FIELDS], `\`${upper(key).toLowerCase()}\``, ...about),
       ),
     ),
+  "host.md: codes": () =>
+    table(
+      ["code", "stage", "retriable", ""],
+      Object.entries(HOST_CODES).map(([code, { stage, retriable, says }]) =>
+        row(`\`${code}\``, stage, retriable ? "yes" : "no", says),
+      ),
+    ),
   "security.md: audit fields": () =>
     table(
       ["field", "type", ""],
@@ -346,8 +354,7 @@ export function withTables(file: string, text: string): string {
 
 /** Documents with tables, and how many they have. */
 export const DOCUMENTS: Readonly<Record<string, number>> = Object.fromEntries(
-  ["architecture.md", "internals/shim.md", "internals/shm-layout.md", "protocol.md", "security.md"].map((file) => [
-    file,
-    Object.keys(TABLES).filter((name) => name.startsWith(`${file}: `)).length,
-  ]),
+  ["architecture.md", "host.md", "internals/shim.md", "internals/shm-layout.md", "protocol.md", "security.md"].map(
+    (file) => [file, Object.keys(TABLES).filter((name) => name.startsWith(`${file}: `)).length],
+  ),
 );

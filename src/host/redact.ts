@@ -359,37 +359,55 @@ function leavesOf(value: unknown): Leaf[] {
 function rebuilt(value: unknown, ranges: readonly (readonly Range[])[]): Redacted {
   if (ranges.every((some) => some.length === 0)) return { value, found: [] };
   const found: Found[] = [];
+  const path: string[] = [];
   let leaf = 0;
-  const take = (text: string, path: (redacted: string) => readonly string[]): string => {
-    const some = ranges[leaf++]!;
-    if (some.length === 0) return text;
-    const redacted = without(text, some);
-    const at = path(redacted).join(".");
+  const tell = (some: readonly Range[]): void => {
+    if (found.length >= FOUND_MOST) return;
+    const at = path.map(shorten).join(".");
     for (const what of new Set(some.map((range) => range.what))) found.push({ path: at, what });
-    return redacted;
   };
-  const visit = (one: unknown, path: readonly string[]): unknown => {
-    if (typeof one === "string") return take(one, () => path);
-    if (typeof one === "number")
-      return ranges[leaf]!.length === 0 ? (leaf++, one) : (take(String(one), () => path), REDACTED);
-    if (Array.isArray(one)) return one.map((item, index) => visit(item, [...path, String(index)]));
-    if (typeof one !== "object" || one === null) return one;
-    const entries = new Map<string, unknown>();
+  const visit = (one: unknown): unknown => {
+    if (Array.isArray(one))
+      return one.map((item, index) => {
+        path.push(String(index));
+        const rest = visit(item);
+        path.pop();
+        return rest;
+      });
+    if (typeof one === "object" && one !== null) return visitObject(one);
+    if (typeof one !== "string" && typeof one !== "number") return one;
+    const some = ranges[leaf++]!;
+    if (some.length === 0) return one;
+    tell(some);
+    return typeof one === "string" ? without(one, some) : REDACTED;
+  };
+  const visitObject = (object: object): unknown => {
+    const entries: [string, unknown][] = [];
     const alike = new Map<string, number>();
-    for (const [key, item] of Object.entries(one)) {
-      const base = take(key, (redacted) => [...path, shorten(redacted)]);
-      let name = base;
-      if (base !== key)
-        do {
-          const number = (alike.get(base) ?? 0) + 1;
-          alike.set(base, number);
-          name = number === 1 ? base : `${base} ${number}`;
-        } while (Object.hasOwn(one, name));
-      entries.set(name, visit(item, [...path, shorten(name)]));
+    for (const [key, item] of Object.entries(object)) {
+      const some = ranges[leaf++]!;
+      const name = some.length === 0 ? key : nameAmong(object, without(key, some), alike);
+      path.push(name);
+      if (some.length > 0) tell(some);
+      entries.push([name, visit(item)]);
+      path.pop();
     }
     return Object.fromEntries(entries); // it defines them, so that `__proto__` is a name as any other
   };
-  return { value: visit(value, []), found };
+  return { value: visit(value), found };
+}
+
+/** Enough to know what leaks. */
+const FOUND_MOST = 64;
+
+/** Names that differed in what was taken out of them still differ. */
+function nameAmong(object: object, redacted: string, alike: Map<string, number>): string {
+  for (;;) {
+    const number = (alike.get(redacted) ?? 0) + 1;
+    alike.set(redacted, number);
+    const name = number === 1 ? redacted : `${redacted} ${number}`;
+    if (!Object.hasOwn(object, name)) return name;
+  }
 }
 
 const shorten = (name: string): string => (name.length > PATH_PART_CHARS ? `${name.slice(0, PATH_PART_CHARS)}…` : name);

@@ -85,19 +85,18 @@ const MARK = new RegExp(
 /** Names of fields whose value is a token, whatever it looks like. */
 const TOKEN_FIELD =
   /^(?:(?:access|refresh|id|auth|session|security)(?:_token|Token)|client_?secret|(?:aws_?)?secret_?access_?key)$/i;
-const TOKEN_MARK = /_token|secret|accesskey|access_key|(?:access|refresh|id|auth|session|security)token/i;
 
-/** Whether there may be anything in a JSON text, as JSON.stringify writes it. */
-export function mayHavePatterns(json: string): boolean {
-  return MARK.test(json) || TOKEN_MARK.test(json);
+/** Whether there may be anything in a text, or in JSON as JSON.stringify writes it. */
+export function mayHavePatterns(text: string): boolean {
+  return MARK.test(text);
 }
 
 export function isTokenField(name: string): boolean {
-  return TOKEN_FIELD.test(name);
+  return mayHavePatterns(name) && TOKEN_FIELD.test(name);
 }
 
 export function findPatterns(text: string): Range[] {
-  if (!MARK.test(text)) return [];
+  if (!mayHavePatterns(text)) return [];
   return FORMS.filter(({ marks }) => marks.some((mark) => text.includes(mark))).flatMap(({ what, pattern }) =>
     [...text.matchAll(pattern)].map((match) => {
       const secret = match.indices?.slice(1).find((range) => range !== undefined);

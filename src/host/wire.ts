@@ -59,23 +59,30 @@ const CORRELATION = /^[\x20-\x7e]+$/;
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** @param bytes a copy: nobody else may write to them any more */
+/**
+ * The correlation of a refused request is told even where the request was not parsed, to a sender that writes topic and
+ * correlation first.
+ * @param bytes a copy: nobody else may write to them any more
+ */
 export function readRequest(bytes: Uint8Array): Read {
   if (bytes.length > limit("hostMessageBytes"))
-    return refuse(
+    return refuseUnread(
+      bytes,
       "TOO_LARGE",
       `a request of ${bytes.length} bytes is too large (at most ${limit("hostMessageBytes")})`,
     );
-  const { depth, keys, hasEscapes } = scan(bytes);
+  const { depth, keys, values, hasEscapes } = scan(bytes);
   if (depth > limit("hostDepth"))
-    return refuse("TOO_LARGE", `the request is nested too deeply (at most ${limit("hostDepth")} levels)`);
+    return refuseUnread(bytes, "TOO_LARGE", `the request is nested too deeply (at most ${limit("hostDepth")} levels)`);
+  if (values > limit("hostValues"))
+    return refuseUnread(bytes, "TOO_LARGE", `the request has too many values (at most ${limit("hostValues")})`);
   let text: string;
   let value: unknown;
   try {
     text = utf8.decode(bytes);
     value = JSON.parse(text);
   } catch {
-    return refuse("MALFORMED", "the request is not JSON in UTF-8");
+    return refuseUnread(bytes, "MALFORMED", "the request is not JSON in UTF-8");
   }
   if (!isObject(value)) return refuse("MALFORMED", "the request is not an object");
   const { topic, correlation, arguments: args } = value;
@@ -122,12 +129,19 @@ export function depthOf(json: Uint8Array): number {
 const QUOTE = 0x22;
 const BACKSLASH = 0x5c;
 const COLON = 0x3a;
+const COMMA = 0x2c;
 
-/** What can be said of a JSON text by its brackets; of anything else the figures are of no use, and do no harm. */
-function scan(json: Uint8Array): { readonly depth: number; readonly keys: number; readonly hasEscapes: boolean } {
-  let level = 0;
-  let depth = 0;
-  let keys = 0;
+type Figures = {
+  readonly depth: number;
+  readonly keys: number;
+  /** Values within others. */
+  readonly values: number;
+  readonly hasEscapes: boolean;
+};
+
+/** What can be said of a JSON text by its marks; of anything else the figures are of no use, and do no harm. */
+function scan(json: Uint8Array): Figures {
+  let [level, depth, keys, commas, opened] = [0, 0, 0, 0, 0];
   let hasEscapes = false;
   for (let at = 0; at < json.length; at++) {
     const byte = json[at];
@@ -138,11 +152,14 @@ function scan(json: Uint8Array): { readonly depth: number; readonly keys: number
           at++;
         }
     } else if (byte === COLON) keys++;
+    else if (byte === COMMA) commas++;
     else if (byte === 0x5b || byte === 0x7b) {
+      opened++;
       if (++level > depth) depth = level;
     } else if (byte === 0x5d || byte === 0x7d) level--;
   }
-  return { depth, keys, hasEscapes };
+  // Each but the first one of a list has a comma before it, and each first one its bracket.
+  return { depth, keys, values: commas + opened, hasEscapes };
 }
 
 const FORBIDDEN = -1;
@@ -172,7 +189,8 @@ function countDown(value: unknown, keys: number): number {
 
 /** They cannot be written as UTF-8, so each reader would make something else of them. */
 function hasHalfCharacters(value: unknown): boolean {
-  return /(?<!\\)(?:\\\\)*\\ud[89a-f]/.test(JSON.stringify(value));
+  const json = JSON.stringify(value); // which escapes them, and writes `\\u` for nothing else but controls
+  return json.includes("\\ud") && /(?<!\\)(?:\\\\)*\\ud[89a-f]/.test(json);
 }
 
 function isObject(value: unknown): value is JsonObject {
@@ -188,6 +206,15 @@ const QUOTED_CHARS = 64;
 /** For a message: somebody else's text, short and without line breaks. */
 export function quote(text: string): string {
   return JSON.stringify(text.length > QUOTED_CHARS ? `${text.slice(0, QUOTED_CHARS)}…` : text);
+}
+
+const HEAD = /^\s*\{\s*"topic"\s*:\s*"[^"\\]*"\s*,\s*"correlation"\s*:\s*"([^"\\]+)"\s*,/;
+/** Of a request, what may hold topic and correlation. */
+const HEAD_BYTES = 512;
+
+function refuseUnread(bytes: Uint8Array, code: HostCode, message: string): Read {
+  const [, correlation] = HEAD.exec(Buffer.from(bytes.subarray(0, HEAD_BYTES)).toString("latin1")) ?? [];
+  return refuse(code, message, undefined, isCorrelation(correlation) ? correlation : null);
 }
 
 function refuse(code: HostCode, message: string, field?: string, correlation: string | null = null): Read {

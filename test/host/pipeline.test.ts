@@ -1,5 +1,6 @@
 /** The way of a request through its stages: who is let through, who is not, and what each is told and recorded. */
 import { afterAll, expect, test } from "bun:test";
+import fc from "fast-check";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -12,6 +13,7 @@ import type { Call, Host, HostChannel, Session } from "../../src/host/pipeline.t
 import { ToolError } from "../../src/host/plugin.ts";
 import { Grants, hostTool, type HostTool } from "../../src/host/host-tools.ts";
 import { Refusal } from "../../src/host/wire.ts";
+import { seed } from "../seed.ts";
 
 type Answer = {
   readonly correlation: string | null;
@@ -477,4 +479,41 @@ test("of four hundred calls at once each is answered once, with its own", async 
   );
   expect(answers).toEqual(Array.from({ length: 400 }, (_, count) => ({ correlation: `c${count}`, result: count })));
   expect(entries.length).toBe(400);
+});
+
+test("whatever happens in whatever order, each request gets one answer and one record, and nothing stays under way", async () => {
+  const step = fc.oneof(
+    fc.record({ kind: fc.constant("send"), name: fc.constantFrom("echo.echo", "files.wipe", "files.list", "no.tool") }),
+    fc.record({ kind: fc.constantFrom("cancel", "end", "fail", "say yes", "say no"), which: fc.nat(20) }),
+    fc.constant({ kind: "junk" } as const),
+  );
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { maxLength: 40 }), fc.nat(9), async (steps, correlations) => {
+      const work: ((error?: Error) => void)[] = [];
+      const asked: ((no?: Refusal) => void)[] = [];
+      const { send, call, channel, entries } = setUp({
+        route: () => new Promise((resolve, reject) => work.push((error) => (error ? reject(error) : resolve(1)))),
+        confirm: () => new Promise((resolve) => asked.push(resolve)),
+      });
+      const answers: Promise<Answer>[] = [];
+      for (const [index, one] of steps.entries()) {
+        if ("name" in one) answers.push(call(one.name, {}, `c${index % (correlations + 1)}`));
+        else if (one.kind === "junk") answers.push(send("{"));
+        else if ("which" in one) {
+          if (one.kind === "cancel") channel.cancel(`c${one.which % (correlations + 1)}`);
+          else if (one.kind.startsWith("say"))
+            asked[one.which]?.(one.kind === "say no" ? new Refusal("CONFIRMATION_DENIED", "no") : undefined);
+          else work[one.which]?.(one.kind === "fail" ? new ToolError("X", "x") : undefined);
+        }
+        if (index % 3 === 0) await Bun.sleep(0);
+      }
+      channel.close();
+      expect(
+        (await Promise.all(answers)).every(({ result, error }) => (result === undefined) !== (error === undefined)),
+      ).toBe(true);
+      expect(entries.filter(({ event }) => event === "tool")).toHaveLength(answers.length);
+      expect(channel.facts().under_way).toBe(0);
+    }),
+    { seed, numRuns: 60 },
+  );
 });

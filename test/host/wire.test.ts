@@ -122,6 +122,35 @@ test("hostDepth: as many levels as the limit are read, one more is refused befor
   expect(codeOf(request(`{"x":"${"[".repeat(1000)}","y":"\\"${"{".repeat(1000)}"}`))).toBeUndefined();
 });
 
+test("whose request is not even parsed hears which one it was, if its correlation stands in front", () => {
+  const correlationOf = (text: string): string | null => read(text).correlation;
+  const deep = "[".repeat(100);
+  expect([correlationOf(request(deep)), correlationOf(request("{").slice(0, -1)), correlationOf(request("x"))]).toEqual(
+    [...["c1", "c1", "c1"]],
+  );
+  expect(correlationOf(request(`"${"x".repeat(LIMITS.hostMessageBytes.value)}"`))).toBe("c1");
+  for (const head of [
+    '{"correlation":"c1","topic":"t",',
+    '{"topic":"t","correlation":"c\\u0031",',
+    '{"topic":"t","correlation":"ä",',
+  ])
+    expect(correlationOf(`${head}"arguments":${deep}`)).toBeNull();
+  expect(
+    correlationOf(`{"topic":"t","correlation":"${"c".repeat(LIMITS.correlationChars.value + 1)}",${deep}`),
+  ).toBeNull();
+});
+
+test("hostValues: as many values as the limit are read, one more is refused before it is parsed", () => {
+  // Of the request itself there are four: its fields, of which arguments has one, which is a list.
+  const most = LIMITS.hostValues.value - 4;
+  for (const value of ["1", "{}", "[]", '""']) {
+    const list = (count: number): string => request(`{"x":[${Array(count).fill(value).join()}]}`);
+    const each = value === "{}" || value === "[]" ? 2 : 1;
+    const count = Math.floor(most / each);
+    expect([value, codeOf(list(count)), codeOf(list(count + 1))]).toEqual([value, undefined, "TOO_LARGE"]);
+  }
+});
+
 test("topicChars, correlationChars: as long as the limit, and one more", () => {
   const topic = (count: number): string => `{"topic":"${"t".repeat(count)}","correlation":"c","arguments":{}}`;
   const correlation = (count: number): string => `{"topic":"t","correlation":"${"c".repeat(count)}","arguments":{}}`;

@@ -182,6 +182,7 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   segments: [["test/runtime/hostile.test.ts", "a worker that hoards segments is stopped at the limit"]],
   hostMessageBytes: [["test/host/wire.test.ts", "hostMessageBytes: as much as the limit"]],
   hostDepth: [["test/host/wire.test.ts", "hostDepth: as many levels as the limit"]],
+  hostValues: [["test/host/wire.test.ts", "hostValues: as many values as the limit"]],
   topicChars: [["test/host/wire.test.ts", "topicChars, correlationChars: as long as the limit"]],
   correlationChars: [["test/host/wire.test.ts", "topicChars, correlationChars: as long as the limit"]],
   hostCalls: [["test/host/pipeline.test.ts", "hostCalls: as many as the limit"]],
