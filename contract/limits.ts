@@ -144,7 +144,7 @@ export const LIMITS = {
   },
   hostCalls: {
     value: 1024,
-    why: "calls of one worker to the host that are under way; the next one gets `RATE_LIMITED`",
+    why: "calls of one worker to the host that are under way, also those that it gave up; the next one gets `RATE_LIMITED`",
   },
   hostErrorChars: { value: 4096, why: "message of an error that a worker gets; the audit has no more of it either" },
   storesOpen: { value: 64, why: "groups of one kind of store that a process has open; each is a few descriptors" },

@@ -200,8 +200,15 @@ async function confirmed(call: Call, host: Host): Promise<Refusal | undefined> {
     ...{ event: "approval", verdict: refusal === undefined ? "granted" : "denied" },
     ...(refusal === undefined ? {} : { code: refusal.code, reason: refusal.message }),
   });
-  if (refusal !== undefined || isWritten) return refusal;
-  return new Refusal("AUDIT_BROKEN", "the audit cannot be written, so nothing of high risk is carried out");
+  if (refusal !== undefined) return refusal;
+  if (!isWritten)
+    return new Refusal("AUDIT_BROKEN", "the audit cannot be written, so nothing of high risk is carried out");
+  const { name } = call.tool!.manifest; // by an earlier stage
+  if (host.tools.get(name) === call.tool) return undefined;
+  return new Refusal(
+    "PLUGIN_UNAVAILABLE",
+    `${name} is no longer what a person allowed: its plugin was changed meanwhile`,
+  );
 }
 
 /** What is of low risk passes without a promise. */
@@ -212,14 +219,19 @@ function confirm(call: Call, host: Host): Promise<Refusal | undefined> | undefin
 function route(call: Call, host: Host): Ended | Promise<Ended> {
   try {
     const result = call.tool!.plugin === CORE ? runCore(call.tool!, call.channel.facts()) : host.route(call);
-    if (!(result instanceof Promise)) return resultOf(call, host, result);
-    return result.then(
+    if (!isThenable(result)) return resultOf(call, host, result);
+    return Promise.resolve(result).then(
       (value) => resultOf(call, host, value),
       (error: unknown) => failureOf(call, host, error),
     );
   } catch (error) {
     return failureOf(call, host, error);
   }
+}
+
+/** Whatever a handler awaits, as the query of a database; a result has no functions. */
+function isThenable(result: unknown): result is PromiseLike<unknown> {
+  return typeof result === "object" && result !== null && "then" in result && typeof result.then === "function";
 }
 
 /** What is no JSON, or too much of it, is a crash as any other. */
@@ -245,11 +257,11 @@ function failureOf(call: Call, host: Host, error: unknown): Refusal {
   // By its types it says strings; but it comes from a plugin.
   const told: { readonly [Key in keyof ToolError]: unknown } | undefined =
     error instanceof ToolError ? error : undefined;
-  const text = cut(told === undefined ? detailOf(error) : String(told.message));
+  const text = told === undefined ? detailOf(error) : String(told.message);
   host.record({
     ...factsOf(call),
-    ...{ event: "handler_error", error: patterns.text(text).value },
-    ...(told === undefined ? {} : { code: cut(String(told.code)) }),
+    ...{ event: "handler_error", error: recordable(text) },
+    ...(told === undefined ? {} : { code: recordable(String(told.code)) }),
   });
   if (told === undefined)
     return new Refusal("PLUGIN_ERROR", `the plugin ${call.tool!.plugin} failed; the audit of the host has the details`);
@@ -271,6 +283,11 @@ function detailOf(error: unknown): string {
   }
 }
 
+/** It is cut last: of half a secret nobody could tell that it is one. */
+function recordable(text: string): string {
+  return cut(patterns.text(text).value);
+}
+
 function cut(text: string): string {
   return text.length > limit("hostErrorChars") ? `${text.slice(0, limit("hostErrorChars") - 1)}…` : text;
 }
@@ -287,6 +304,9 @@ export class HostChannel {
   readonly #giveUps = new Map<Call, () => void>();
   readonly #refusals = new Map<string, number>();
   #calls = 0;
+  /** Calls that have not come to their ends, given up or not: a plugin still works on them. */
+  #running = 0;
+  #isClosed = false;
 
   constructor(host: Host, session: Session) {
     this.#host = host;
@@ -298,11 +318,14 @@ export class HostChannel {
   take(bytes: Uint8Array): string | Promise<string> {
     this.#calls++;
     const call = new Call(this, this.#session, bytes, this.#host.newId(), this.#host.now());
+    if (this.#isClosed) call.giveUp();
     const ended = this.#pass(call, 0);
     if (!(ended instanceof Promise)) return this.#answer(call, ended);
+    this.#running++;
     return new Promise((resolve) => {
       this.#giveUps.set(call, () => resolve(this.#answer(call, new Refusal("CANCELLED", "the worker gave it up"))));
       void ended.then((end) => {
+        this.#running--;
         if (this.#giveUps.delete(call)) resolve(this.#answer(call, end));
         else this.#record(call, "outcome", end instanceof Refusal ? tellable(end).told : end, []);
       });
@@ -322,6 +345,7 @@ export class HostChannel {
 
   /** The worker has ended, or its channel is broken. */
   close(): void {
+    this.#isClosed = true;
     for (const correlation of [...this.#underWay.keys()]) this.cancel(correlation);
   }
 
@@ -331,7 +355,7 @@ export class HostChannel {
     call.request = request;
     if (this.#underWay.has(correlation))
       return new Refusal("DUPLICATE_CORRELATION", `a request with the correlation ${quote(correlation)} is under way`);
-    if (this.#underWay.size >= limit("hostCalls"))
+    if (this.#running >= limit("hostCalls"))
       return new Refusal("RATE_LIMITED", `${limit("hostCalls")} calls are under way`, { retryAfter: 1 });
     this.#underWay.set(correlation, call);
     return undefined;
@@ -371,7 +395,7 @@ export class HostChannel {
 
   /** Ours: it is answered all the same. */
   #fault(call: Call, error: unknown): Refusal {
-    this.#host.record({ ...factsOf(call), event: "handler_error", error: patterns.text(cut(detailOf(error))).value });
+    this.#host.record({ ...factsOf(call), event: "handler_error", error: recordable(detailOf(error)) });
     return new Refusal("PLUGIN_ERROR", "the host failed; its audit has the details");
   }
 
@@ -417,9 +441,9 @@ export class HostChannel {
 
 /** Without what looks like a secret. */
 function tellable(refusal: Refusal): { readonly told: Refusal; readonly found: readonly Found[] } {
-  const { value, found } = patterns.value({ message: cut(refusal.message), field: refusal.field ?? "" });
+  const { value, found } = patterns.value({ message: refusal.message, field: refusal.field ?? "" });
   const { message, field } = value as { message: string; field: string }; // nothing but texts was taken out
-  return { told: refusal.saying(message, refusal.field === undefined ? undefined : cut(field)), found };
+  return { told: refusal.saying(cut(message), refusal.field === undefined ? undefined : cut(field)), found };
 }
 
 /** In one record: who leaks more is known by the first ones. */

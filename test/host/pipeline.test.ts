@@ -29,6 +29,14 @@ type Answer = {
 };
 type Handler = (call: Call) => unknown;
 
+/** As those of databases: it begins when it is awaited. */
+class Query implements PromiseLike<never> {
+  // oxlint-disable-next-line unicorn/no-thenable -- This is what it is for.
+  then<A, B>(_: unknown, no?: ((error: Error) => B | PromiseLike<B>) | null): PromiseLike<A | B> {
+    return Promise.resolve(no!(new Error("syntax")));
+  }
+}
+
 const tool = (plugin: string, name: string, risk_level: "low" | "high" = "low"): HostTool =>
   hostTool(plugin, {
     ...{ name, description: `${name} of ${plugin}`, risk_level, idempotent: true },
@@ -245,14 +253,50 @@ test("a correlation is in use until its answer is there, and not for others", as
   expect(entries.length).toBe(5);
 });
 
-test("hostCalls: as many as the limit may be under way, and one more is told to wait", async () => {
-  const { channel, call, routed } = setUp({ route: () => new Promise(() => undefined) });
+test("hostCalls: as many as the limit may be under way, given up or not, and one more is told to wait", async () => {
+  const ends: ((result: unknown) => void)[] = [];
+  const { channel, call, routed } = setUp({ route: () => new Promise((resolve) => ends.push(resolve)) });
   for (let index = 0; index < LIMITS.hostCalls.value; index++) void call("echo.echo", {}, `c${index}`);
   expect(routed.length).toBe(LIMITS.hostCalls.value);
   expect((await call("echo.echo", {}, "more")).error).toMatchObject({ code: "RATE_LIMITED", retry_after: 1 });
   expect(channel.cancel("c0")).toBe(true);
+  expect((await call("echo.echo", {}, "more")).error).toMatchObject({ code: "RATE_LIMITED", retry_after: 1 });
+  ends[0]!(1);
+  await Bun.sleep(0);
   void call("echo.echo", {}, "more");
   expect(routed.length).toBe(LIMITS.hostCalls.value + 1);
+});
+
+test("a yes to a tool is none to what has taken its place meanwhile", async () => {
+  const tools = new Map(TOOLS.map((one) => [one.manifest.name, one]));
+  const { call, host, routed } = setUp();
+  const changing: Host = {
+    ...host,
+    tools,
+    confirm: () => {
+      tools.set("files.wipe", tool("files", "wipe", "high"));
+      return Promise.resolve(undefined);
+    },
+  };
+  const channel = new pipeline.HostChannel(changing, { worker: "w", id: "s1", group: "g", grants: new Grants(["*"]) });
+  const { error } = await call("files.wipe", {}, "c", channel);
+  expect(error).toMatchObject({ code: "PLUGIN_UNAVAILABLE", retriable: true });
+  expect(routed).toEqual([]);
+});
+
+test("what comes after the end of its worker is not carried out", async () => {
+  const { call, channel, routed } = setUp();
+  channel.close();
+  expect(codesOf([await call("echo.echo"), await call("core.list_tools")])).toEqual(["CANCELLED", "CANCELLED"]);
+  expect(routed).toEqual([]);
+});
+
+test("a secret at the place where a message is cut is recognised before", async () => {
+  const message = `${"y".repeat(LIMITS.hostErrorChars.value - 12)} Bearer abcdefghijklmnop`;
+  const { call, entries } = setUp({ route: () => Promise.reject(new ToolError("X", message)) });
+  const { error } = await call("echo.echo");
+  expect(error!.message).toEndWith("y Bearer [re…");
+  expect(JSON.stringify(entries)).not.toContain("Bearer a");
 });
 
 test("what is of high risk runs only after a yes that is in the audit", async () => {
@@ -326,6 +370,7 @@ test.each([
       throw Object.create(null);
     },
   ],
+  ["a rejection of something else that can be awaited", () => new Query()],
   ["nothing", () => undefined],
   ["a function", () => () => 1],
   ["a big integer", () => ({ a: 1n })],
