@@ -201,7 +201,11 @@ export class Home implements AsyncDisposable, Witness {
   /** Ends all of it at once, for when nothing of it can be asked any more. */
   kill(): void {
     const deadline = performance.now() + 10_000; // not even SIGKILL ends what sleeps in the kernel
-    for (let found = this.#processes(); found.length > 0 && performance.now() < deadline; found = this.#processes())
+    // One that is ending has no arguments and no environment any more, by which it was found, and still runs.
+    const find = (before: readonly number[]): number[] => [
+      ...new Set([...this.#processes(), ...before.filter((pid) => isAlive(pid))]),
+    ];
+    for (let found = find([]); found.length > 0 && performance.now() < deadline; found = find(found))
       for (const pid of found) {
         try {
           process.kill(pid, "SIGKILL");
