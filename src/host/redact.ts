@@ -4,7 +4,7 @@
  *
  * Credentials are found in their common encodings, alone or within something longer: plain, escaped for JSON or
  * another language, for a URL, for HTML, in base64 (of any alignment, either alphabet, wrapped), in hex, reversed; and
- * split over neighbouring fields, or over the items of a stream. What was compressed or encrypted is not recognised.
+ * split over neighbouring fields, over any two, or over the items of a stream. What was compressed or encrypted is not recognised.
  */
 import { limit } from "../base/limits.ts";
 import { findPatterns, isTokenField, mayHavePatterns, type Range } from "./secret-patterns.ts";
@@ -68,16 +68,37 @@ export class Redactor {
       if (isToken && text !== "") return [{ start: 0, end: text.length, what: "an OAuth token" }];
       return kind === "number" ? [] : findPatterns(text);
     });
-    if (this.#forms.mayBeIn(leaves))
-      for (const lane of lanesOf(leaves))
-        for (const { start, end, before, after, what } of this.#forms.find(lane.text))
-          for (let index = lane.indexAt(start); index < lane.members.length && lane.offsets[index]! < end; index++) {
-            const [leaf, offset] = [lane.members[index]!, lane.offsets[index]!];
-            const { length } = leaves[leaf]!.text;
-            const range = { start: Math.max(0, before - offset), end: Math.min(length, after - offset), what };
-            if (range.start < range.end) ranges[leaf]!.push(range);
-          }
+    if (!this.#forms.mayBeIn(leaves)) return ranges;
+    const lanes = lanesOf(leaves);
+    for (const lane of lanes)
+      for (const { start, end, before, after, what } of this.#forms.find(lane.text))
+        for (let index = lane.indexAt(start); index < lane.members.length && lane.offsets[index]! < end; index++) {
+          const [leaf, offset] = [lane.members[index]!, lane.offsets[index]!];
+          const { length } = leaves[leaf]!.text;
+          const range = { start: Math.max(0, before - offset), end: Math.min(length, after - offset), what };
+          if (range.start < range.end) ranges[leaf]!.push(range);
+        }
+    this.#addHalves(leaves, lanes[0]!, ranges);
     return ranges;
+  }
+
+  /** Of a text that was cut in two, whatever stands between its halves. @param all with each leaf in its place */
+  #addHalves(leaves: readonly Leaf[], all: Lane, ranges: readonly Range[][]): void {
+    const seconds = new Map<string, readonly number[]>();
+    for (const { at, rest, what } of this.#forms.beginnings(all.text, (place) => {
+      const leaf = all.indexAt(place);
+      return all.offsets[leaf]! + leaves[leaf]!.text.length;
+    })) {
+      let found = seconds.get(rest);
+      if (found === undefined) {
+        found = leaves.flatMap(({ text }, leaf) => (text.startsWith(rest) ? [leaf] : []));
+        seconds.set(rest, found);
+      }
+      if (found.length === 0) continue;
+      const first = all.indexAt(at);
+      ranges[first]!.push({ start: at - all.offsets[first]!, end: leaves[first]!.text.length, what });
+      for (const leaf of found) ranges[leaf]!.push({ start: 0, end: rest.length, what });
+    }
   }
 }
 
@@ -200,6 +221,22 @@ class Forms {
           break;
         }
     return first;
+  }
+
+  /** Where a text ends as one begins, and how that goes on; halves of a few characters mean nothing. */
+  *beginnings(
+    text: string,
+    endAfter: (at: number) => number,
+  ): Generator<{ readonly at: number; readonly rest: string; readonly what: string }> {
+    for (const [at] of matchesOf(this.#beginnings, text)) {
+      const end = endAfter(at);
+      const length = end - at;
+      if (length < BEGINNING_CHARS || length > this.#longest - BEGINNING_CHARS) continue;
+      const begun = text.slice(at, end);
+      for (const [form, { what }] of this.#meanings)
+        if (form.length >= length + BEGINNING_CHARS && form.startsWith(begun))
+          yield { at, rest: form.slice(length), what };
+    }
   }
 
   /** The last leaves, as many as a credential may have begun in. */

@@ -136,6 +136,25 @@ test.each(["as it is", "hex", "base64", "a URL's component", "HTML by numbers", 
   },
 );
 
+test.each(["as it is", "hex", "reversed"])("one that is split over any two fields leaves both: %s", (name) => {
+  fc.assert(
+    fc.property(credentials, fc.nat(), fc.boolean(), (credential, cut, isTurned) => {
+      const text = ENCODINGS[name]!(credential);
+      const at = 4 + (cut % (text.length - 7));
+      const halves = [`☃${text.slice(0, at)}`, `${text.slice(at)}☃`] as const;
+      const gone = [`☃${REDACTED}`, `${REDACTED}☃`] as const;
+      const between = (a: string, b: string): unknown => ({ x: { a }, y: ["☂☂☂", 1, null], z: [{ b, c: "☂" }] });
+      const value = isTurned ? between(halves[1], halves[0]) : between(...halves);
+      expect(valueOf(redactor(credential).value(value))).toEqual(
+        isTurned ? between(gone[1], gone[0]) : between(...gone),
+      );
+    }),
+    { seed },
+  );
+  const half = { a: "hunter2h", b: "unter", c: "x unter2" };
+  expect(valueOf(redactor("hunter2hunter2").value(half))).toBe(half);
+});
+
 test.each(["as it is", "hex", "percent of each byte"])("and over the items of a stream: %s", (name) => {
   const items = fc.array(fc.nat(), { maxLength: 5 });
   fc.assert(
@@ -310,6 +329,9 @@ test("no text makes it slow", () => {
     one.value({ text });
     expect(`${mark.trim()}: ${performance.now() - start < 2000}`).toBe(`${mark.trim()}: true`);
   }
+  const pieces = performance.now();
+  one.value(Array.from({ length: 50_000 }, (_, at) => (at % 2 === 0 ? "corr" : { correct: "correct-hor" })));
+  expect(performance.now() - pieces).toBeLessThan(2000);
   const start = performance.now();
   const names = Object.fromEntries(Array.from({ length: 20_000 }, (_, at) => [`Bearer ${10_000_000 + at}`, 1]));
   expect(Object.keys(valueOf(one.value(names)) as object)).toHaveLength(20_000);
