@@ -4,7 +4,8 @@
  *
  * Credentials are found in their common encodings, alone or within something longer: plain, escaped for JSON or
  * another language, for a URL, for HTML, in base64 (of any alignment, either alphabet, wrapped), in hex, reversed; and
- * split over neighbouring fields, over any two, or over the items of a stream. What was compressed or encrypted is not recognised.
+ * split over neighbouring fields, over any two, or over the items of a stream. What was compressed or encrypted is not
+ * recognised.
  */
 import { limit } from "../base/limits.ts";
 import { findPatterns, isTokenField, mayHavePatterns, type Range } from "./secret-patterns.ts";
