@@ -8,7 +8,14 @@
  * recognised.
  */
 import { limit } from "../base/limits.ts";
-import { findPatterns, isTokenField, mayHavePatterns, type Range } from "./secret-patterns.ts";
+import {
+  findPatterns,
+  findSplitKeys,
+  isTokenField,
+  mayHavePatterns,
+  PRIVATE_KEY,
+  type Range,
+} from "./secret-patterns.ts";
 import { viewsOf } from "./views.ts";
 
 export const REDACTED = "[redacted]";
@@ -21,12 +28,13 @@ export type Found = { readonly path: string; readonly what: string };
 /** A text within a value, in the order in which JSON has them. Numbers too: a credential may be digits alone. */
 type Leaf = { readonly text: string; readonly kind: "key" | "string" | "number"; readonly isToken: boolean };
 
+const isString = ({ kind }: Leaf): boolean => kind === "string";
 /** Neighbours, by which a split text is put together; each that has no other's members is looked at. */
 const LANES: readonly ((leaf: Leaf) => boolean)[] = [
   () => true,
   ({ kind }) => kind !== "key",
   ({ kind }) => kind !== "number",
-  ({ kind }) => kind === "string",
+  isString,
   ({ kind }) => kind === "key",
 ];
 
@@ -69,16 +77,12 @@ export class Redactor {
       if (isToken && text !== "") return [{ start: 0, end: text.length, what: "an OAuth token" }];
       return kind === "number" ? [] : findPatterns(text);
     });
+    if (ranges.some((found) => found.some(({ what }) => what === PRIVATE_KEY)))
+      for (const lane of lanesOf(leaves, [isString]))
+        for (const key of findSplitKeys(lane.text)) addTo(ranges, leaves, lane, key);
     if (!this.#forms.mayBeIn(leaves)) return ranges;
-    const lanes = lanesOf(leaves);
-    for (const lane of lanes)
-      for (const { start, end, before, after, what } of this.#forms.find(lane.text))
-        for (let index = lane.indexAt(start); index < lane.members.length && lane.offsets[index]! < end; index++) {
-          const [leaf, offset] = [lane.members[index]!, lane.offsets[index]!];
-          const { length } = leaves[leaf]!.text;
-          const range = { start: Math.max(0, before - offset), end: Math.min(length, after - offset), what };
-          if (range.start < range.end) ranges[leaf]!.push(range);
-        }
+    const lanes = lanesOf(leaves, LANES);
+    for (const lane of lanes) for (const match of this.#forms.find(lane.text)) addTo(ranges, leaves, lane, match);
     this.#addHalves(leaves, lanes[0]!, ranges);
     return ranges;
   }
@@ -150,7 +154,7 @@ export class RedactedStream {
 
   /** The first leaf of a credential that has begun and not ended. */
   #begun(leaves: readonly Leaf[]): number {
-    const begun = lanesOf(leaves).flatMap((lane) => {
+    const begun = lanesOf(leaves, LANES).flatMap((lane) => {
       const at = this.#forms.beginningAt(lane.text);
       return at === undefined ? [] : [lane.members[lane.indexAt(at)]!];
     });
@@ -346,9 +350,23 @@ type Lane = {
   readonly indexAt: (at: number) => number;
 };
 
-function lanesOf(leaves: readonly Leaf[]): Lane[] {
+/** To each leaf its part. */
+function addTo(ranges: readonly Range[][], leaves: readonly Leaf[], lane: Lane, match: Range & Partial<Match>): void {
+  const { start, end, before = start, after = end, what } = match;
+  for (let index = lane.indexAt(start); index < lane.members.length && lane.offsets[index]! < end; index++) {
+    const [leaf, offset] = [lane.members[index]!, lane.offsets[index]!];
+    const range = {
+      start: Math.max(0, before - offset),
+      end: Math.min(leaves[leaf]!.text.length, after - offset),
+      what,
+    };
+    if (range.start < range.end) ranges[leaf]!.push(range);
+  }
+}
+
+function lanesOf(leaves: readonly Leaf[], kinds: typeof LANES): Lane[] {
   const lanes: (readonly number[])[] = [];
-  for (const isMember of LANES) {
+  for (const isMember of kinds) {
     const members = leaves.flatMap((leaf, index) => (isMember(leaf) ? [index] : []));
     const isSame = (other: readonly number[]): boolean =>
       other.length === members.length && other.every((member, index) => member === members[index]);

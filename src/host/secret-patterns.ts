@@ -14,8 +14,10 @@ type Form = {
   readonly pattern: RegExp;
 };
 
+export const PRIVATE_KEY = "a private key";
+
 const FORMS: readonly Form[] = [
-  ...form("a private key", [
+  ...form(PRIVATE_KEY, [
     [
       ["PRIVATE KEY"],
       /-{4,5} ?BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY[^]*?(?:-{4,5} ?END [A-Z0-9 ]{0,40}KEY(?: BLOCK)? ?-{4,5}|$)/g,
@@ -93,6 +95,20 @@ export function mayHavePatterns(text: string): boolean {
 
 export function isTokenField(name: string): boolean {
   return mayHavePatterns(name) && TOKEN_FIELD.test(name);
+}
+
+/** A key file line by line, as a list or a column has it: from the line that begins it to the one that ends it. */
+export function findSplitKeys(text: string): Range[] {
+  const found: Range[] = [];
+  const begin = /-{5}BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-{5}/g;
+  const end = /-{5}END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-{5}/g;
+  for (let first = begin.exec(text); first !== null; first = begin.exec(text)) {
+    end.lastIndex = begin.lastIndex;
+    if (end.exec(text) === null) break; // nor is there one after what begins later
+    begin.lastIndex = end.lastIndex;
+    found.push({ start: first.index, end: end.lastIndex, what: PRIVATE_KEY });
+  }
+  return found;
 }
 
 export function findPatterns(text: string): Range[] {

@@ -280,6 +280,18 @@ test.each([
   expect(valueOf(new Redactor().value([{ [text]: text }]))).toEqual([{ [redacted]: redacted }]);
 });
 
+test("a key file is recognised line by line too, and where its end is missing what follows stays", () => {
+  const lines = PEM("OPENSSH PRIVATE KEY").split("\n");
+  const [gone, rows] = [
+    [...lines.map(() => REDACTED), "x"],
+    [...lines, "x"],
+  ];
+  const redact = new Redactor();
+  expect(valueOf(redact.value({ a: rows }))).toEqual({ a: gone });
+  expect(valueOf(redact.value(rows.map((line, n) => ({ line, n }))))).toEqual(gone.map((line, n) => ({ line, n })));
+  expect(valueOf(redact.value(rows.slice(0, 1).concat("x")))).toEqual([REDACTED, "x"]);
+});
+
 test("a field that is called a token holds one", () => {
   expect(
     valueOf(new Redactor().value({ access_token: "short", clientSecret: "x", token_type: "Bearer", id_token: 5 })),
@@ -303,37 +315,24 @@ test.each([
   expect(valueOf(redactor("hunter2hunter2").value(value))).toBe(value);
 });
 
-test("no text makes it slow", () => {
+/** Time of the processor: what else runs on the machine does not count. What grows with the square takes minutes. */
+const MOST_SECONDS = 8;
+
+test.each([
+  ...["eyJ-", "eyJaaaaaaaaa.", "bearer ", "bearer  + ", "://a:", "sk-", "-----BEGIN PRIVATE KEY", 'password="'],
+  ...["-----BEGIN PRIVATE KEY-----", "access_token", "%25", "%63", "\\\\u", "&amp;", "corr", "correct-hors", "\n", "a"],
+])("no text makes it slow: %j", (mark) => {
+  const count = Math.floor(LIMITS.hostMessageBytes.value / 4 / mark.length);
   const one = redactor("correct-horse");
-  const marks = [
-    "eyJ-",
-    "eyJaaaaaaaaa.",
-    "bearer ",
-    "bearer  + ",
-    "://a:",
-    "sk-",
-    "-----BEGIN PRIVATE KEY",
-    'password="',
-    "access_token",
-    "%25",
-    "\\\\u",
-    "&amp;",
-    "corr",
-    "%63",
-    "\n",
-    "a",
-  ];
-  for (const mark of marks) {
-    const text = mark.repeat(Math.floor(LIMITS.hostMessageBytes.value / 4 / mark.length));
-    const start = performance.now();
-    one.value({ text });
-    expect(`${mark.trim()}: ${performance.now() - start < 2000}`).toBe(`${mark.trim()}: true`);
-  }
-  const pieces = performance.now();
-  one.value(Array.from({ length: 50_000 }, (_, at) => (at % 2 === 0 ? "corr" : { correct: "correct-hor" })));
-  expect(performance.now() - pieces).toBeLessThan(2000);
-  const start = performance.now();
+  const before = process.cpuUsage();
+  one.value({ text: mark.repeat(count) });
+  one.value(Array(Math.min(count, 50_000)).fill(mark));
+  one.value(Object.fromEntries(Array.from({ length: 20_000 }, (_, at) => [`${mark}${10_000_000 + at}`, { at }])));
+  const { user, system } = process.cpuUsage(before);
+  expect((user + system) / 1e6).toBeLessThan(MOST_SECONDS);
+});
+
+test("many names that become alike still differ", () => {
   const names = Object.fromEntries(Array.from({ length: 20_000 }, (_, at) => [`Bearer ${10_000_000 + at}`, 1]));
-  expect(Object.keys(valueOf(one.value(names)) as object)).toHaveLength(20_000);
-  expect(performance.now() - start).toBeLessThan(2000);
+  expect(Object.keys(valueOf(new Redactor().value(names)) as object)).toHaveLength(20_000);
 });
