@@ -130,6 +130,23 @@ class ActResult(TypedDict):
     pid: NotRequired[int | None]
 
 
+class DaemonStatus(TypedDict):
+    version: str
+    protocol: int
+    pid: int
+    uptime_seconds: float
+    socket: str
+    state_dir: str
+    daemon_log: str
+    workers: int
+    running: int
+    connections: int
+    subscribers: int
+    memory_bytes: float
+    cgroup: str | None
+    degraded: list[str]
+
+
 class CredentialCheck(TypedDict):
     name: str
     ok: bool
@@ -176,23 +193,6 @@ class Message(TypedDict):
     text: str
     written_by: str
     created_at: str
-
-
-class DaemonStatus(TypedDict):
-    version: str
-    protocol: int
-    pid: int
-    uptime_seconds: float
-    socket: str
-    state_dir: str
-    daemon_log: str
-    workers: int
-    running: int
-    connections: int
-    subscribers: int
-    memory_bytes: float
-    cgroup: str | None
-    degraded: list[str]
 
 
 class StartedInstances(TypedDict):

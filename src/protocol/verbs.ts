@@ -293,7 +293,6 @@ export const VERBS = {
     says: "adds a message to a conversation, which begins with its first one",
     risk: "operate",
   },
-  DaemonStatus: { fields: null, answer: data(daemonStatus), says: "tells how the daemon itself is", risk: "read" },
   Shutdown: {
     fields: z.object({ keep_workers: z.boolean() }),
     answer: success({}),

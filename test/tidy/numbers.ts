@@ -67,7 +67,7 @@ export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly n
     "a peer that is independent on purpose, and random sizes",
   ],
   "native/fuzz/net_fuzz.c": [
-    [16, 20, 38, 40, 128, 192, 256, 65_536],
+    [16, 20, 38, 40, 128, 192, 250, 256, 65_536],
     "a peer that is independent on purpose, and random sizes",
   ],
   "native/fuzz/net_peer.c": [
@@ -143,6 +143,7 @@ export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly n
   "src/cli/weaker.ts": [[36, 64], "a base of digits; states that are remembered"],
   "src/daemon/control-server.ts": [[18, 512], "bits of a file's mode"],
   "src/daemon/exit-with.ts": [[128], "what a shell adds to the number of a signal"],
+  "src/desk/keys.ts": [[4096], "more than a key file has"],
   "src/launch/languages.ts": [[16, 256, 4096], "wrappers in a row; characters of a first line, and bytes of a read"],
   "src/launch/scratch.ts": [[18], "bits of a file's mode"],
   "src/logs/cri.ts": [

@@ -192,7 +192,10 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   storeRows: [["test/host/files.test.ts", "groupFiles, storeRows: as many as the limit"]],
   storeAnswerBytes: [["test/host/files.test.ts", "storeAnswerBytes: rows as long as the limit in all"]],
   fileBytes: [["test/host/files.test.ts", "fileBytes, filePieceBytes: as much as the limit"]],
-  filePieceBytes: [["test/host/files.test.ts", "fileBytes, filePieceBytes: as much as the limit"]],
+  filePieceBytes: [
+    ["test/host/files.test.ts", "fileBytes, filePieceBytes: as much as the limit"],
+    ["test/host/stored.test.ts", "the same from Python"],
+  ],
   fileNameBytes: [["test/host/files.test.ts", "fileNameBytes, storeLabelBytes: as long as the limit"]],
   storeLabelBytes: [["test/host/files.test.ts", "fileNameBytes, storeLabelBytes: as long as the limit"]],
   fileUploads: [["test/host/files.test.ts", "fileUploads, uploadMs: as many may be under way"]],
@@ -228,7 +231,7 @@ const languagesOf = (name: string): (readonly [language: string, tried: RegExp])
   return [
     ...(isTypeScript ? [["TypeScript", /\.test\.ts$/] as const] : []),
     ...(c ? [["C", /test\/(life|runtime|escape|crash|unit\/.*vectors|python\/test_codec)/] as const] : []),
-    ...(python ? [["Python", /\.py$|test\/runtime\//] as const] : []),
+    ...(python ? [["Python", /\.py$|test\/runtime\/|test\/host\/stored/] as const] : []),
   ];
 };
 
