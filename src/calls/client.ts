@@ -152,7 +152,7 @@ export class CallClient implements Disposable {
     const number = this.#next++;
     const { promise, resolve, reject } = Promise.withResolvers<T>();
     // First, because the answer may arrive before we return. It is what the caller says it is.
-    this.#pending.set(number, { resolve: (value) => resolve(value as T), reject, onOutput });
+    this.#pending.set(number, { resolve: resolve as (value: unknown) => void, reject, onOutput });
     try {
       const sent = kind === TO.call ? (body as readonly unknown[]).map((one) => this.#lend(one)) : body;
       const message: Message = more === undefined ? [kind, number, what, sent] : [kind, number, what, sent, more];

@@ -218,36 +218,52 @@ incoming.header.bytes.writeBigUInt64LE(BigInt(incoming.control.at), 32);
 /** What one packet brought: all of its bytes, and as many descriptors as were asked for. */
 export type Packet = { readonly bytes: Buffer; readonly fds: readonly number[] };
 
+/** The size of the next packet, with at most so many descriptors beside it; 0 or less if there is none. */
+function receiveMessage(socket: number, bytes: number, fds: number): number {
+  const MSG_CMSG_CLOEXEC = 0x4000_0000;
+  incoming.part.bytes.writeUInt32LE(bytes, 8);
+  incoming.header.bytes.writeUInt32LE(16 + 4 * fds, 40); // not padded, so that the kernel closes further descriptors
+  return Number(libc.recvmsg(socket, incoming.header.at, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+}
+
+/** How many descriptors the message had that was received last. */
+function receivedFds(): number {
+  const { control, header } = incoming;
+  const hasFds =
+    header.bytes.readUInt32LE(40) > 16 && control.bytes.readInt32LE(8) === 1 && control.bytes.readInt32LE(12) === 1;
+  return hasFds ? (control.bytes.readUInt32LE(0) - 16) / 4 : 0;
+}
+
+function isTruncated(): boolean {
+  const MSG_TRUNCATED = 0x28; // MSG_TRUNC and MSG_CTRUNC
+  return (incoming.header.bytes.readInt32LE(48) & MSG_TRUNCATED) !== 0;
+}
+
 /**
  * The next packet, of at most 128 bytes and with exactly so many descriptors, at least one. Undefined if there is none,
  * `"bad"` for one of another form, of which nothing stays open.
  */
 export function receivePacket(socket: number, count: number): Packet | "bad" | undefined {
-  const MSG_CMSG_CLOEXEC = 0x4000_0000;
-  const MSG_TRUNCATED = 0x28; // MSG_TRUNC and MSG_CTRUNC
-  const { data, control, part, header } = incoming;
-  part.bytes.writeUInt32LE(BYTES_MAX, 8);
-  header.bytes.writeUInt32LE(16 + 4 * count, 40); // not padded, so that the kernel closes further descriptors
-  const size = Number(libc.recvmsg(socket, header.at, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+  const { data, control } = incoming;
+  const size = receiveMessage(socket, BYTES_MAX, count);
   if (size <= 0) return undefined;
-  const hasFds =
-    header.bytes.readUInt32LE(40) > 16 && control.bytes.readInt32LE(8) === 1 && control.bytes.readInt32LE(12) === 1;
-  const came = hasFds ? (control.bytes.readUInt32LE(0) - 16) / 4 : 0;
-  const fds = Array.from({ length: came }, (_, index) => control.bytes.readInt32LE(16 + 4 * index));
-  if (came === count && (header.bytes.readInt32LE(48) & MSG_TRUNCATED) === 0)
-    return { bytes: Buffer.from(data.bytes.subarray(0, size)), fds };
+  const fds = Array.from({ length: receivedFds() }, (_, index) => control.bytes.readInt32LE(16 + 4 * index));
+  if (fds.length === count && !isTruncated()) return { bytes: Buffer.from(data.bytes.subarray(0, size)), fds };
   for (const fd of fds) closeFd(fd);
   return "bad";
 }
 
-/** The next packet of exactly this size with one descriptor; undefined if there is none, or one of another form. */
+/**
+ * The next packet of exactly this size with one descriptor; undefined if there is none, or one of another form. Makes
+ * nothing that must be collected: each array in shared memory comes by it.
+ */
 export function receiveFd(socket: number, bytes: Uint8Array): number | undefined {
-  const packet = receivePacket(socket, 1);
-  if (packet === undefined || packet === "bad") return undefined;
-  const [fd] = packet.fds;
-  bytes.set(packet.bytes.subarray(0, bytes.length));
-  if (packet.bytes.length === bytes.length) return fd;
-  closeFd(fd!);
+  const size = receiveMessage(socket, bytes.length, 1);
+  if (size < 0 || receivedFds() !== 1) return undefined;
+  const fd = incoming.control.bytes.readInt32LE(16);
+  bytes.set(incoming.data.bytes.subarray(0, bytes.length));
+  if (size === bytes.length && !isTruncated()) return fd;
+  closeFd(fd);
   return undefined;
 }
 
