@@ -78,8 +78,10 @@ export class Registry implements Disposable {
   /** Reads the store and adopts every worker. Returns those that only their folders knew. */
   async load(): Promise<string[]> {
     const { store } = this.#deps;
-    for (const id of this.#foldersLike((name) => isLeftEphemeral(join(this.#deps.workersDir, name))))
-      await this.#endStray(id);
+    // Only of folders that the store does not know: those of stored workers need not be read for it.
+    const stored = new Set(store.apps().flatMap((app) => store.instances(app.id).map((row) => row.id)));
+    const isLeft = (name: string): boolean => !stored.has(name) && isLeftEphemeral(join(this.#deps.workersDir, name));
+    for (const id of this.#foldersLike(isLeft)) await this.#endStray(id);
     const taken = await takeInStrays(this.#deps, (id) => id.includes(EXTRA));
     for (const { id, config } of store.apps()) {
       const app: App = { id, config, workers: [], extras: [] };
