@@ -4,6 +4,7 @@ import { IpcError } from "../base/errors.ts";
 import { openStream, type StreamSocket } from "../base/platform.ts";
 import { signalName } from "../base/signals.ts";
 import { reachablePath } from "../base/socket-path.ts";
+import { takeFrames } from "../shim/frame-stream.ts";
 import { errorOfEnd } from "./python-worker.ts";
 
 const SIGNAL_BITS = 0x7f;
@@ -60,13 +61,11 @@ export class Ownership {
   }
 
   #receive(bytes: Buffer): void {
-    this.#held = Buffer.concat([this.#held, bytes]);
-    while (this.#held.length >= 5) {
-      const length = this.#held.readUInt32LE(0);
-      if (this.#held.length < 4 + length) return;
-      this.#take(this.#held.readUInt8(4), this.#held.subarray(5, 4 + length));
-      this.#held = this.#held.subarray(4 + length);
-    }
+    this.#held = takeFrames(
+      Buffer.concat([this.#held, bytes]),
+      (type, payload) => this.#take(type, payload),
+      () => this.#socket?.terminate(),
+    );
   }
 
   #take(type: number, payload: Buffer): void {

@@ -3,7 +3,6 @@ import { LATENCY_CLASSES, STATISTICS } from "../../contract/segment.ts";
 import { REPLY, REQUEST, SCOPE, SHIM_VERSION, STATE } from "../../contract/shim.ts";
 import { frame, u32 } from "./spec.ts";
 
-const FRAME_BYTES_MAX = 65_536;
 const EMPTY = Buffer.alloc(0);
 
 /** What a shim says about its run when it is first asked. */
@@ -88,26 +87,6 @@ export function replyOf(type: number, payload: Buffer): Reply | undefined {
     default:
       return undefined;
   }
-}
-
-/** Hands out whole frames and returns the rest. */
-export function takeFrames(
-  held: Buffer,
-  onFrame: (type: number, payload: Buffer) => void,
-  onBroken: () => void,
-): Buffer {
-  let at = 0;
-  while (held.length - at >= 5) {
-    const length = held.readUInt32LE(at);
-    if (length < 1 || length > FRAME_BYTES_MAX) {
-      onBroken();
-      return Buffer.alloc(0);
-    }
-    if (held.length - at < 4 + length) break;
-    onFrame(held.readUInt8(at + 4), held.subarray(at + 5, at + 4 + length));
-    at += 4 + length;
-  }
-  return held.subarray(at);
 }
 
 function parseState(payload: Buffer): ShimState {

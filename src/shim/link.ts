@@ -4,7 +4,8 @@ import { closeSync, constants, openSync, renameSync, writeFileSync } from "node:
 import { basename, join } from "node:path";
 import type { Socket } from "bun";
 import { IpcError } from "../base/errors.ts";
-import { replyOf, request, takeFrames, type CallCounts, type Reply, type Scope, type ShimState } from "./exchange.ts";
+import { replyOf, request, type CallCounts, type Reply, type Scope, type ShimState } from "./exchange.ts";
+import { takeFrames } from "./frame-stream.ts";
 import { encodeSpec, type Spec } from "./spec.ts";
 
 export type { CallCounts, ShimState } from "./exchange.ts";

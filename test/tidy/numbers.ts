@@ -175,7 +175,7 @@ export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly n
   "src/sandbox/rules.ts": [[27, 41], "arguments of system calls"],
   "src/sandbox/seccomp.ts": [[16, 1_073_741_824], "offsets and flags of BPF"],
   "src/sdk/connection.ts": [[18], "bits of a file's mode"],
-  "src/shim/exchange.ts": [[65_536], "bytes of a frame, after which a shim is taken for broken"],
+  "src/shim/frame-stream.ts": [[65_536], "bytes of a frame, after which a shim is taken for broken"],
   "src/shim/proc.ts": [[16, 19, 21, 4096], "fields of /proc; sizes of the kernel"],
   "src/shim/records.ts": [[16_384], "bytes of what is read of denials"],
   "src/workers/reserve.ts": [[65_536], "bytes of a write"],
