@@ -1,7 +1,7 @@
 /** Programs in TypeScript that ipcctl starts and that serve calls, and what clients and strangers do to them. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl } from "ipcctl";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { limit } from "../../src/base/limits.ts";
 import { Home, outcomeOf, ROOT, waitUntil, withDaemon, within } from "../home.ts";
@@ -134,14 +134,19 @@ test.skipIf(skipUnless(node !== undefined, `Node ${NODE_VERSION}`, "serving on N
 test("what is sent to the shim beside a bell ends the meeting, and it is met again", async () => {
   await withDaemon(async (other) => {
     using connection = new Ipcctl(await other.connect());
-    const noise = `import { connectUnix, sendWithFds, createPair, SEQPACKET } from ${JSON.stringify(join(ROOT, "src/plane/system.ts"))};
+    // What comes meanwhile is handed to the noise, which never answers: a client comes when it is over.
+    const isOver = join(other.dir, "noise-is-over");
+    const noise = `import { connectUnix, sendWithFds, closeFd, createPair, SEQPACKET } from ${JSON.stringify(join(ROOT, "src/plane/system.ts"))};
 for (const [bytes, fds] of [[[98], []], [[98], [0]], [[97], []], [Array(100).fill(98), []], [[98], createPair(SEQPACKET)]]) {
   const socket = connectUnix(process.env.IPCCTL_PLANE, SEQPACKET);
   sendWithFds(socket, Buffer.from(bytes), fds);
   while (sendWithFds(socket, Buffer.of(1), [])) await Bun.sleep(1);
+  closeFd(socket);
 }
+await Bun.write(${JSON.stringify(isOver)}, "");
 `;
     await other.start("noisy", other.script("noisy.ts", SERVER.replace("\n", `\n${noise}`)), BUN);
+    await waitUntil(() => existsSync(isOver), "the noise is over");
     const worker = await connection.worker("noisy");
     expect(await worker.call("add", 1, 2)).toBe(3);
   });
