@@ -256,7 +256,8 @@ export class CallClient implements Disposable {
   // ---- messages ----
 
   #take(message: Message): void {
-    const [kind, number] = message;
+    const kind = message[0];
+    const number = message[1];
     const held = this.#transport.isEnding ? this.#held.get(number) : undefined;
     if (held && (kind === FROM.output || kind === FROM.result || kind === FROM.error)) {
       held.later.push(message);
@@ -427,6 +428,8 @@ export class CallClient implements Disposable {
       },
       (isAwaited) => {
         this.#readers += isAwaited ? 1 : -1;
+        // A reader that is quicker than its writer would fall asleep, and be woken, between any two items.
+        if (isAwaited && this.#transport.isOpen) this.#transport.expect();
         this.#updateRef();
       },
     );

@@ -33,7 +33,6 @@ export function decodeHead(bytes: Uint8Array): readonly [kind: number, number: n
 
 class Reader {
   readonly #bytes: Uint8Array;
-  readonly #view: DataView;
   readonly #onShared: ((form: unknown) => unknown) | undefined;
   readonly #hasStreams: boolean;
   #at = 0;
@@ -42,7 +41,21 @@ class Reader {
     this.#onShared = onShared;
     this.#hasStreams = hasStreams;
     this.#bytes = bytes;
-    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  }
+
+  /** Made where it is needed: for most messages it would cost more than all the rest of decoding. */
+  #view(bytes: number): DataView {
+    const at = this.#need(bytes);
+    return new DataView(this.#bytes.buffer, this.#bytes.byteOffset + at, bytes);
+  }
+
+  #uint16(): number {
+    const at = this.#need(2);
+    return (this.#bytes[at]! << 8) | this.#bytes[at + 1]!;
+  }
+
+  #uint32(): number {
+    return ((this.#uint16() << 16) | this.#uint16()) >>> 0;
   }
 
   end(): void {
@@ -63,14 +76,14 @@ class Reader {
       case 24:
         return this.#bytes[this.#need(1)]!;
       case 25:
-        return this.#view.getUint16(this.#need(2));
+        return this.#uint16();
       case 26:
-        return this.#view.getUint32(this.#need(4));
+        return this.#uint32();
       case 27: {
-        const at = this.#need(8);
-        const high = this.#view.getUint32(at);
-        if (high <= 0x1f_ffff) return high * 0x1_0000_0000 + this.#view.getUint32(at + 4);
-        return this.#view.getBigUint64(at);
+        const view = this.#view(8);
+        const high = view.getUint32(0);
+        if (high <= 0x1f_ffff) return high * 0x1_0000_0000 + view.getUint32(4);
+        return view.getBigUint64(0);
       }
       default:
         throw malformed("an indefinite or reserved length");
@@ -191,7 +204,7 @@ class Reader {
       case 0xf7:
         return undefined;
       case 0xfb:
-        return this.#view.getFloat64(this.#need(8));
+        return this.#view(8).getFloat64(0);
       default:
         throw malformed(`the reserved byte 0x${initial.toString(16)}`);
     }
