@@ -15,15 +15,34 @@ const OUT = join(ROOT, "build/js");
 const MADE = `${OUT}.${process.pid}.tmp`;
 const TWINS = ["src/base/platform.ts", "src/plane/system.ts", "src/runtime/spawn.ts"];
 
-await build({
-  entrypoints: [join(ROOT, "src/main.ts")],
+/** The daemon stays in memory, and the command line must start at once: neither loads the other's code. */
+const PROGRAMS = { "./cli/main.ts": "cli", "./daemon/main.ts": "daemon" };
+const program: Bun.BuildConfig = {
+  entrypoints: [],
   target: "bun",
   format: "cjs",
   minify: true,
   bytecode: true,
   // Packages ask for their own folder, which would be that of the machine where this is built.
   define: { IPCCTL_IS_BUNDLE: "true", __dirname: '"."' },
+};
+await build({
+  ...program,
+  entrypoints: [join(ROOT, "src/main.ts")],
+  plugins: [
+    {
+      name: "programs",
+      setup(builder) {
+        builder.onResolve({ filter: /^\.\/(cli|daemon)\/main\.ts$/ }, ({ path }) => ({
+          path: `./${PROGRAMS[path as keyof typeof PROGRAMS]}.js`,
+          external: true,
+        }));
+      },
+    },
+  ],
 });
+for (const [path, name] of Object.entries(PROGRAMS))
+  await build({ ...program, entrypoints: [join(ROOT, "src", path)], naming: `${name}.[ext]` });
 const sdk: Bun.BuildConfig = { entrypoints: [join(ROOT, "src/index.ts")], format: "esm" };
 // Syntax that an older Bun cannot parse is replaced by older syntax, as for Node: a program may import us there, and
 // gets an error when it connects.

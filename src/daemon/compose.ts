@@ -1,5 +1,5 @@
 /** The composition of the daemon: each part uses the ones above it, and shutdown takes them apart in reverse order. */
-import { accessSync, constants, mkdirSync, readFileSync, writeSync } from "node:fs";
+import { accessSync, constants, mkdirSync, readdirSync, readFileSync, writeSync } from "node:fs";
 import type { Logger } from "pino";
 import { AuditSpool } from "../audit/spool.ts";
 import { NOTICE } from "../base/daemon-lock.ts";
@@ -10,7 +10,7 @@ import { credentialsFolderOf, resolvePaths, type Paths } from "../base/paths.ts"
 import { VERSION } from "../base/version.ts";
 import { EventStream } from "../events/stream.ts";
 import { Subscriptions } from "../events/subscriptions.ts";
-import { Credentials } from "../desk/credentials.ts";
+import type { Credentials } from "../desk/credentials.ts";
 import { cleanWorkerEnv } from "../launch/command.ts";
 import { PROTOCOL } from "../protocol/responses.ts";
 import type { DaemonStatus } from "../protocol/status.ts";
@@ -32,7 +32,7 @@ import type { DaemonOptions } from "./options.ts";
 import { reapOrphans } from "./orphans.ts";
 import type { Trees } from "./peers.ts";
 import { Server } from "./control-server.ts";
-import { Stores } from "./store-verbs.ts";
+import type { Stores } from "./store-verbs.ts";
 import { Systemd } from "./systemd.ts";
 import { Compression, keepFiles } from "./upkeep.ts";
 
@@ -67,8 +67,10 @@ export async function serve(options: DaemonOptions): Promise<void> {
     new Store(paths.database, { onTrouble: (text) => notices.warn(text), onHealed: (text) => logger.info(text) }),
   );
   const audit = new AuditSpool(paths.stateDir, "daemon");
-  const credentials = new Credentials(paths.stateDir, systemdCredentials);
-  recoverCredentials(credentials, notices);
+  let credentials: Promise<Credentials> | undefined;
+  const openCredentials = (): Promise<Credentials> =>
+    (credentials ??= openDesk(paths.stateDir, systemdCredentials, notices));
+  if (readdirSync(credentialsFolderOf(paths.stateDir)).length > 0) await openCredentials();
   const events = new EventStream(store);
   const subscriptions = new Subscriptions(events);
   const cgroups = CgroupTree.open(paths.stateDir);
@@ -111,11 +113,12 @@ export async function serve(options: DaemonOptions): Promise<void> {
   await takeIn(registry, paths, notices);
   for (const worker of registry.workers) compression.look(worker);
   const facts = { startedMs, options, paths, registry, subscriptions, cgroups, store };
+  let stores: Promise<Stores> | undefined;
   const deps: Omit<HandlerDeps, "daemonStatus"> = {
     registry,
-    credentials,
+    credentials: openCredentials,
     audit,
-    stores: parts.use(new Stores(paths.dataDir)),
+    stores: () => (stores ??= openStores(paths.dataDir, parts)),
     sources: { store, usage, nowMs: Date.now, shimPidOf },
     shutdown: (keepWorkers) => void setTimeout(() => shutdown.request(keepWorkers), ANSWER_MS),
     onAsked: (verb, caller) => logger.debug({ verb, ...caller }, "asked"),
@@ -139,7 +142,10 @@ export async function serve(options: DaemonOptions): Promise<void> {
   notices.hasStarted();
   lock.sign("serving");
   const upkeep = parts.use(
-    keepFiles({ paths, lock, store, server, credentials, onLockLost: () => leave(paths, shutdown, logger) }),
+    keepFiles({
+      ...{ paths, lock, store, server, onLockLost: () => leave(paths, shutdown, logger) },
+      forgetOld: async () => (await credentials)?.forgetOld(),
+    }),
   );
   shutdown.onRequest((request) => {
     upkeep[Symbol.dispose]();
@@ -252,14 +258,22 @@ async function takeIn(registry: Registry, { workersDir }: Paths, notices: Notice
   notices.warn(`${taken.length} ${were} not in the database, and adopted from ${workersDir}: ${taken.join(", ")}`);
 }
 
+async function openStores(dataDir: string, parts: DisposableStack): Promise<Stores> {
+  const { Stores } = await import("./store-verbs.ts");
+  return parts.use(new Stores(dataDir));
+}
+
 /** A daemon whose credentials cannot be used still keeps its workers running. */
-function recoverCredentials(credentials: Credentials, notices: Notices): void {
+async function openDesk(stateDir: string, systemd: string | undefined, notices: Notices): Promise<Credentials> {
+  const { Credentials } = await import("../desk/credentials.ts");
+  const credentials = new Credentials(stateDir, systemd);
   try {
     credentials.recover();
   } catch (error) {
     const { message, hint } = IpcError.from(error, "reading the credentials");
     notices.warn(hint === undefined ? message : `${message} (${hint})`);
   }
+  return credentials;
 }
 
 function shimPidOf(worker: Worker): number | null {

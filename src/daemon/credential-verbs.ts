@@ -10,7 +10,7 @@ import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
 export type AuthDeps = { readonly credentials: Credentials; readonly audit: AuditSpool };
 
 type Asked = { readonly uid: number };
-type AuthTag = Extract<Tag, `Auth${string}`>;
+export type AuthTag = Extract<Tag, `Auth${string}`>;
 
 export const AUTH_HANDLERS: {
   readonly [T in AuthTag]: (request: RequestOf<T>, deps: AuthDeps, caller: Asked) => AnswerOf<T> | Promise<AnswerOf<T>>;

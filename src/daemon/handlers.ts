@@ -1,7 +1,9 @@
 /** What each request does. One function per tag; the table is total by type. */
 import { randomBytes } from "node:crypto";
+import type { AuditSpool } from "../audit/spool.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
+import type { Credentials } from "../desk/credentials.ts";
 import { findWorkerId, toWorkerId } from "../base/names.ts";
 import { VERSION } from "../base/version.ts";
 import { decideLaunch } from "../launch/command.ts";
@@ -21,8 +23,8 @@ import type { App, Registry, Started } from "../workers/registry.ts";
 import { describeWorker, statusOf, type Sources } from "../workers/status.ts";
 import type { Worker } from "../workers/worker.ts";
 import { act } from "./act.ts";
-import { AUTH_HANDLERS, type AuthDeps } from "./credential-verbs.ts";
-import { STORE_HANDLERS, type StoreDeps } from "./store-verbs.ts";
+import type { AuthTag } from "./credential-verbs.ts";
+import type { Stores, StoreTag } from "./store-verbs.ts";
 
 /** Who asks: a peer with credentials from the kernel, and which of its connections. */
 export type Caller = {
@@ -32,16 +34,19 @@ export type Caller = {
   readonly connection: number;
 };
 
-export type HandlerDeps = AuthDeps &
-  StoreDeps & {
-    readonly registry: Registry;
-    readonly sources: Sources;
-    readonly daemonStatus: () => DaemonStatus;
-    /** Shuts the daemon down after the answer is sent. */
-    readonly shutdown: (keepWorkers: boolean) => void;
-    /** Called for each request that may change something, before it is carried out. */
-    readonly onAsked: (verb: Tag, caller: Caller) => void;
-  };
+export type HandlerDeps = {
+  readonly registry: Registry;
+  readonly audit: AuditSpool;
+  /** Opened at the first use, as are the stores. */
+  readonly credentials: () => Promise<Credentials>;
+  readonly stores: () => Promise<Stores>;
+  readonly sources: Sources;
+  readonly daemonStatus: () => DaemonStatus;
+  /** Shuts the daemon down after the answer is sent. */
+  readonly shutdown: (keepWorkers: boolean) => void;
+  /** Called for each request that may change something, before it is carried out. */
+  readonly onAsked: (verb: Tag, caller: Caller) => void;
+};
 
 /** Subscriptions belong to the session. */
 export type Handled = Exclude<Tag, "Subscribe" | "Unsubscribe">;
@@ -51,7 +56,7 @@ type Handler<T extends Tag> = (
   caller: Caller,
 ) => Promise<AnswerOf<T>> | AnswerOf<T>;
 
-const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
+const HANDLERS: { readonly [T in Exclude<Handled, AuthTag | StoreTag>]: Handler<T> } = {
   Start: start,
   Stop: stop,
   Restart: restart,
@@ -73,8 +78,6 @@ const HANDLERS: { readonly [T in Handled]: Handler<T> } = {
   Act: async (request, { registry }) => data(await act(request, registry)),
   Scale: scale,
   WaitReady: waitReady,
-  ...AUTH_HANDLERS,
-  ...STORE_HANDLERS,
   DaemonStatus: (_, { daemonStatus }) => data(daemonStatus()),
   Shutdown: ({ keep_workers }, { shutdown }) => {
     shutdown(keep_workers);
@@ -88,9 +91,23 @@ export async function handle<T extends Handled>(
   request: RequestOf<T>,
   deps: HandlerDeps,
 ): Promise<Response> {
-  const handler = HANDLERS[request.tag] as unknown as Handler<T>; // the table pairs tag and handler
-  if (VERBS[request.tag].risk !== "read") deps.onAsked(request.tag, caller);
-  return handler(request, deps, caller);
+  const { tag } = request;
+  if (VERBS[tag].risk !== "read") deps.onAsked(tag, caller);
+  const handler = Object.hasOwn(HANDLERS, tag) ? HANDLERS[tag as keyof typeof HANDLERS] : await loadHandler(tag, deps);
+  return (handler as Handler<T>)(request, deps, caller); // the tables pair tag and handler
+}
+
+/** Most daemons never need these, which would make each of them larger by a tenth. */
+async function loadHandler(tag: Tag, deps: HandlerDeps): Promise<unknown> {
+  if (tag.startsWith("Auth")) {
+    const { AUTH_HANDLERS } = await import("./credential-verbs.ts");
+    const credentials = await deps.credentials();
+    return (request: RequestOf<AuthTag>, { audit }: HandlerDeps, caller: Caller) =>
+      AUTH_HANDLERS[tag as AuthTag](request as never, { credentials, audit }, caller);
+  }
+  const { STORE_HANDLERS } = await import("./store-verbs.ts");
+  const stores = await deps.stores();
+  return (request: RequestOf<StoreTag>) => STORE_HANDLERS[tag as StoreTag](request as never, { stores });
 }
 
 async function start(

@@ -23,9 +23,9 @@ export class Stores implements Disposable {
   }
 }
 
-export type StoreDeps = { readonly stores: Stores };
+type StoreDeps = { readonly stores: Stores };
 
-type StoreTag = Extract<
+export type StoreTag = Extract<
   Tag,
   `${string}File` | "ListFiles" | "ShowProject" | "SetProject" | "ListConversations" | "ReadMessages" | "AddMessage"
 >;

@@ -3,7 +3,6 @@ import { utimesSync } from "node:fs";
 import type { Logger } from "pino";
 import type { Paths } from "../base/paths.ts";
 import { auditFolderOf, keepSpools } from "../audit/spool.ts";
-import type { Credentials } from "../desk/credentials.ts";
 import { listLogFiles } from "../logs/files.ts";
 import type { Store } from "../workers/store.ts";
 import type { Worker } from "../workers/worker.ts";
@@ -24,13 +23,14 @@ export type Kept = {
   readonly lock: DaemonLock;
   readonly store: Store;
   readonly server: Server;
-  readonly credentials: Credentials;
+  /** Removes the values of credentials that were replaced long enough ago. */
+  readonly forgetOld: () => Promise<void>;
   /** Another daemon holds the lock: this one must end, and leave its workers to that one. */
   readonly onLockLost: () => void;
 };
 
 /** Watches over the daemon's own files until it is disposed of. */
-export function keepFiles({ paths, lock, store, server, credentials, onLockLost }: Kept): Disposable {
+export function keepFiles({ paths, lock, store, server, forgetOld, onLockLost }: Kept): Disposable {
   const look = (): void => {
     if (!lock.look()) return onLockLost();
     server.look();
@@ -41,18 +41,11 @@ export function keepFiles({ paths, lock, store, server, credentials, onLockLost 
     setInterval(look, FILES_LOOK_MS),
     setInterval(() => [paths.socket, paths.lock].forEach(touch), TOUCH_MS),
     setInterval(() => keepSpools(audit), AUDIT_LOOK_MS),
-    setInterval(() => forgetOld(credentials), OLD_VALUES_LOOK_MS),
+    // Where others can use the folder, whoever asks for a credential is told.
+    setInterval(() => void forgetOld().catch(() => undefined), OLD_VALUES_LOOK_MS),
   ];
   for (const timer of timers) timer.unref();
   return { [Symbol.dispose]: () => timers.forEach((timer) => clearInterval(timer)) };
-}
-
-function forgetOld(credentials: Credentials): void {
-  try {
-    credentials.forgetOld();
-  } catch {
-    // Others can use the folder: whoever asks for a credential is told.
-  }
 }
 
 function touch(path: string): void {
