@@ -47,3 +47,5 @@ export type HostCode = keyof typeof HOST_CODES;
 
 /** Before the name of a tool, which is PLUGIN.TOOL. */
 export const TOOL_TOPIC = "tool.invoke.";
+/** Of a request that gives up the one of its correlation. It gets no answer of its own. */
+export const CANCEL_TOPIC = "tool.cancel";

@@ -142,6 +142,10 @@ export const LIMITS = {
     value: 100_000,
     why: "calls of one tool in the period of its rate; more in a second is more than one can make",
   },
+  policyTools: {
+    value: 256,
+    why: "tools and patterns that a policy grants; each is looked at once for each tool",
+  },
   hostCalls: {
     value: 1024,
     why: "calls of one worker to the host that are under way, also those that it gave up; the next one gets `RATE_LIMITED`",

@@ -118,12 +118,14 @@ export const STATISTICS_WORDS_1 = 36;
 export const OPEN = { version: 0, capacity: 4, kind: 8, name: 9 } as const;
 
 /** The use of a segment. */
-export const CHANNEL_KIND = { calls: 0, pipe: 1, host: 2 } as const;
+export const CHANNEL_KIND = { calls: 0, pipe: 1, host: 2, relay: 3 } as const;
 
 export const CHANNEL_KINDS: Readonly<Record<keyof typeof CHANNEL_KIND, string>> = {
   calls: "calls; the name is empty",
   pipe: "a pipe, with a name",
-  host: "reserved for calls to the host; a runtime that does not know it closes the descriptors",
+  host: "calls to the host: the worker asks, in JSON; the name is empty, and a second one gets ERR EBUSY. A runtime that does not know it closes the descriptors",
+  relay:
+    "the client's end of a channel to another worker, which the daemon hands over; the name is what the daemon calls it. The runtime gets all descriptors, and the shim keeps none",
 };
 
 /** The first byte of a frame that is one part of a message: more parts follow, or it is the last. */

@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+4b06a72a" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+a6f235e6" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* Fields and events of the audit. */
@@ -288,6 +288,7 @@ enum {
 	IPC_CHANNEL_CALLS = 0,
 	IPC_CHANNEL_PIPE = 1,
 	IPC_CHANNEL_HOST = 2,
+	IPC_CHANNEL_RELAY = 3,
 };
 
 /* First bytes of parts of a message. */

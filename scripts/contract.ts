@@ -3,7 +3,7 @@
  * those of the verbs.
  */
 import { AUDIT_EVENTS, AUDIT_FIELDS } from "../contract/audit.ts";
-import { HOST_CODES } from "../contract/host.ts";
+import { CANCEL_TOPIC, HOST_CODES, TOOL_TOPIC } from "../contract/host.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { ARCHITECTURES, PARTS_FOLDERS } from "../contract/parts.ts";
 import * as messages from "../contract/messages.ts";
@@ -127,6 +127,7 @@ const PYTHON_LIMITS = limits(
   "errorLevels",
   "errorParts",
   "errorChars",
+  "hostMessageBytes",
 );
 
 /** `bytesIn` → `BYTES_IN` */
@@ -210,6 +211,10 @@ SUBSCRIPTIONS = {${Object.entries(SUBSCRIPTIONS)
 SOCKET_PATH_BYTES_MAX = ${SOCKET_PATH_BYTES_MAX}
 
 MAGIC = b"${segment.MAGIC}"
+
+# What a worker asks the host for: the name of a tool follows, or it gives up the request of its correlation.
+TOOL_TOPIC = "${TOOL_TOPIC}"
+CANCEL_TOPIC = "${CANCEL_TOPIC}"
 
 # Where compiled parts lie, seen from the folder of an installation.
 PARTS_FOLDERS = (

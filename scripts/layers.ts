@@ -53,6 +53,13 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     job: "files, project and memory of a group, in SQLite: for the plugins and the verbs of the daemon",
     uses: { base: "", protocol: "types of what is told", host: "what tools are, and how they refuse" },
   },
+  router: {
+    job: "the process that answers what workers ask of the host: its sessions, and the plugins that run in it",
+    uses: {
+      ...{ base: "", audit: "", host: "", calls: "what the daemon tells it", plane: "channels that the daemon relays" },
+      plugins: "those that come with ipcctl and hold no credential",
+    },
+  },
   desk: {
     job: "what only the host may decide or know: credentials, sealed on the disk",
     uses: { base: "" },
@@ -97,6 +104,8 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       launch: "",
       stores: "",
       desk: "",
+      plane: "the channels that it opens between workers",
+      calls: "what it tells the router",
       workers: "",
     },
   },

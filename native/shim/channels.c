@@ -32,14 +32,30 @@ bool ipc_channels_full(const struct ipc_channels *channels)
 	return channels->count == IPC_CHANNELS_MAX;
 }
 
+/* The use of a channel, by its OPEN; before version 3 there was no word for it. */
+uint8_t ipc_channel_kind(const uint8_t *payload, size_t size)
+{
+	bool has_kind = size > IPC_OPEN_KIND && ipc_get_u32(payload + IPC_OPEN_VERSION) >= IPC_SEGMENT_VERSION_SLOTS;
+	return has_kind ? payload[IPC_OPEN_KIND] : IPC_CHANNEL_CALLS;
+}
+
 /* Takes both descriptors. `payload` is that of the OPEN that they came with. */
 void ipc_channels_keep(struct ipc_channels *channels, int segment, int life, const uint8_t *payload, size_t size)
 {
 	struct ipc_channel *channel = &channels->one[channels->count++];
 	*channel = (struct ipc_channel){ .segment = segment, .life = life };
 	uint32_t version = size >= IPC_OPEN_CAPACITY ? ipc_get_u32(payload + IPC_OPEN_VERSION) : 0;
-	channel->is_confirmed = version >= IPC_SEGMENT_VERSION_SLOTS && size > IPC_OPEN_KIND
-				&& payload[IPC_OPEN_KIND] != IPC_CHANNEL_PIPE;
+	uint8_t kind = ipc_channel_kind(payload, size);
+	channel->is_confirmed = version >= IPC_SEGMENT_VERSION_SLOTS && size > IPC_OPEN_KIND && kind == IPC_CHANNEL_CALLS;
+	channel->is_host = kind == IPC_CHANNEL_HOST;
+}
+
+bool ipc_channels_has_host(const struct ipc_channels *channels)
+{
+	for (size_t i = 0; i < channels->count; i++)
+		if (channels->one[i].is_host && channels->one[i].life >= 0)
+			return true;
+	return false;
 }
 
 static void forget(struct ipc_channels *channels, size_t index)
@@ -117,7 +133,7 @@ size_t ipc_channels_tell(const struct ipc_channels *channels, uint32_t version, 
 		struct ipc_calls calls;
 		waiting += look(channels->one[i].segment, &calls);
 		add(&sum, &calls);
-		open += channels->one[i].life >= 0;
+		open += channels->one[i].life >= 0 && !channels->one[i].is_host;
 	}
 	ipc_put_u32(payload, open);
 	ipc_put_u32(payload + 4, waiting > UINT32_MAX ? UINT32_MAX : (uint32_t)waiting);

@@ -139,9 +139,14 @@ static int open_channel(struct ipc_client *client, const uint8_t *payload, size_
 {
 	if (client->channel_count != IPC_CHANNEL_FDS)
 		return -EINVAL;
+	uint8_t kind = ipc_channel_kind(payload, size);
+	if (kind == IPC_CHANNEL_RELAY)
+		return ipc_meet_forward(&shim.meeting, client->channel, IPC_CHANNEL_FDS, payload, size);
 	if (ipc_channels_full(&shim.channels))
 		return -EMFILE;
-	int rc = ipc_meet_forward(&shim.meeting, client->channel, payload, size);
+	if (kind == IPC_CHANNEL_HOST && ipc_channels_has_host(&shim.channels))
+		return -EBUSY;
+	int rc = ipc_meet_forward(&shim.meeting, client->channel, IPC_CHANNEL_FDS_FORWARDED, payload, size);
 	if (rc != 0)
 		return rc;
 	ipc_channels_keep(&shim.channels, client->channel[0], client->channel[3], payload, size);

@@ -188,7 +188,8 @@ bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker);
 bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim, pid_t worker);
 bool ipc_meet_hear(struct ipc_meeting *meeting);
 void ipc_meet_drop(struct ipc_meeting *meeting);
-int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, const uint8_t *payload, size_t size);
+int ipc_meet_forward(
+	struct ipc_meeting *meeting, const int *fds, size_t fd_count, const uint8_t *payload, size_t size);
 ssize_t ipc_meet_receive(int fd, void *bytes, size_t size, bool is_blocking, int *fds, size_t *fd_count);
 int ipc_meet_wake(struct ipc_meeting *meeting, pid_t worker);
 
@@ -203,6 +204,7 @@ struct ipc_channel {
 	int segment, life; /* no life: the client is gone, and the worker has not confirmed that it ended that client's
 			      work */
 	bool is_confirmed; /* the worker confirms */
+	bool is_host;      /* the worker asks the host on it */
 	uint64_t look_at, pause_ms;
 };
 struct ipc_channels {
@@ -211,6 +213,8 @@ struct ipc_channels {
 	struct ipc_calls ended; /* sums over closed channels */
 };
 bool ipc_channels_full(const struct ipc_channels *channels);
+uint8_t ipc_channel_kind(const uint8_t *payload, size_t size);
+bool ipc_channels_has_host(const struct ipc_channels *channels);
 void ipc_channels_keep(struct ipc_channels *channels, int segment, int life, const uint8_t *payload, size_t size);
 bool ipc_channels_leave(struct ipc_channels *channels, size_t index);
 uint64_t ipc_channels_due(const struct ipc_channels *channels);

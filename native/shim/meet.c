@@ -92,10 +92,10 @@ void ipc_meet_drop(struct ipc_meeting *meeting)
 	meeting->runtime_pid = 0;
 }
 
-/* Returns 0 or -errno. The caller keeps the descriptors. */
-int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, const uint8_t *payload, size_t size)
+/* Returns 0 or -errno. The caller keeps the descriptors, of which there are at most IPC_CHANNEL_FDS. */
+int ipc_meet_forward(
+	struct ipc_meeting *meeting, const int *fds, size_t fd_count, const uint8_t *payload, size_t size)
 {
-	const size_t fd_count = IPC_CHANNEL_FDS_FORWARDED;
 	if (meeting->runtime < 0)
 		return -ENOTCONN;
 	union {

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar, overload
 
     from ._caller import Worker as Worker
+    from . import host as host
     from ._client import Ipcctl as Ipcctl
     from ._pipe import Pipe
     from ._transports import Frames as Frames, Lines as Lines
@@ -272,11 +273,14 @@ def worker(transport: Frames | Lines, name: str = "the worker", timeout: float =
 
 if not TYPE_CHECKING:
     #: Loaded on first use, with the modules that they need.
+    _MODULES = ("host",)
     _LATE = {"Ipcctl": "_client", "Worker": "_caller", "Frames": "_transports", "Lines": "_transports"}
 
     def __getattr__(name):
-        if name not in _LATE:
-            raise AttributeError(f"module 'ipcctl' has no attribute {name!r}")
         from importlib import import_module
 
+        if name in _MODULES:
+            return import_module(f".{name}", __name__)
+        if name not in _LATE:
+            raise AttributeError(f"module 'ipcctl' has no attribute {name!r}")
         return getattr(import_module(f".{_LATE[name]}", __name__), name)

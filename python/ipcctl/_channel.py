@@ -87,11 +87,11 @@ def _kind_and_name(version: int, payload: bytes) -> tuple[int, str]:
         if len(payload) < _contract.OPEN_NAME:
             raise BrokenChannel("the kind of the channel is missing")
         kind, label = payload[_contract.OPEN_KIND], payload[_contract.OPEN_NAME :]
-    if kind not in (_contract.CHANNEL_CALLS, _contract.CHANNEL_PIPE):
+    if kind not in (_contract.CHANNEL_CALLS, _contract.CHANNEL_PIPE, _contract.CHANNEL_HOST):
         raise BrokenChannel(f"channels of kind {kind} are not known")
     if bool(label) != (kind == _contract.CHANNEL_PIPE) or len(label) > _contract.PIPE_NAME_BYTES_MAX:
         raise BrokenChannel(
-            f"a name of {len(label)} bytes; a pipe has one of 1 to {_contract.PIPE_NAME_BYTES_MAX}, calls have none"
+            f"a name of {len(label)} bytes; a pipe has one of 1 to {_contract.PIPE_NAME_BYTES_MAX}, others have none"
         )
     return kind, label.decode("utf-8", "replace")
 

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+4b06a72a"
+EDITION = "0.1.0+a6f235e6"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
@@ -13,6 +13,10 @@ SUBSCRIPTIONS = {"status": "StatusEvents", "logs": "LogEvents", "all": "AllEvent
 SOCKET_PATH_BYTES_MAX = 107
 
 MAGIC = b"IPCCTL"
+
+# What a worker asks the host for: the name of a tool follows, or it gives up the request of its correlation.
+TOOL_TOPIC = "tool.invoke."
+CANCEL_TOPIC = "tool.cancel"
 
 # Where compiled parts lie, seen from the folder of an installation.
 PARTS_FOLDERS = (
@@ -152,6 +156,7 @@ OPEN_NAME = 9
 CHANNEL_CALLS = 0
 CHANNEL_PIPE = 1
 CHANNEL_HOST = 2
+CHANNEL_RELAY = 3
 
 # First bytes of parts of a message.
 PART_MORE = 1
@@ -202,3 +207,4 @@ REQUESTS_MAX = 65536
 ERROR_LEVELS_MAX = 16
 ERROR_PARTS_MAX = 128
 ERROR_CHARS_MAX = 16777216
+HOST_MESSAGE_BYTES_MAX = 1048576

@@ -107,6 +107,22 @@ class Pipe:
             finally:
                 self._rx.cancel_sleep()
 
+    def fileno(self) -> int:
+        """Of the socket whose bytes are bells; -1 once it is closed."""
+        return self._socket.fileno()
+
+    def take_or_arm(self) -> bytes | None:
+        """For an event loop: the next message; or None, and the client rings when one comes.
+
+        :raises BrokenChannel: if the client broke the rules of the channel
+        """
+        self._take_bells()
+        self._rx.cancel_sleep()
+        while True:
+            data = self.try_receive()
+            if data is not None or self._is_over or self._rx.prepare_sleep():
+                return data
+
     def _take_bells(self) -> None:
         """Only for the receiver; also notices the end."""
         try:

@@ -19,7 +19,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 
-from . import _backend, _console
+from . import _backend, _console, _contract
 from ._bound import Bound
 from ._channel import Channel, Segment
 from ._backend import BrokenChannel, DecodeError
@@ -72,6 +72,8 @@ class Serving:
         self._looked_ns = 0
         self._pipes: dict[str, deque[Pipe]] = {}
         self._has_pipe = threading.Condition()
+        #: The channel on which this worker asks the host.
+        self._host: Pipe | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.RLock()
         #: In a forked child: the serving code continues there where it was, and must leave.
@@ -146,6 +148,8 @@ class Serving:
                 except OSError:
                     pass
             return
+        if segment.kind == _contract.CHANNEL_HOST:
+            return self._keep_host(Pipe(segment))
         if segment.name:
             return self._keep_pipe(Pipe(segment))
         session = Session(self, segment)
@@ -170,6 +174,32 @@ class Serving:
                 return pipe.close()
             self._pipes.setdefault(pipe.name, deque()).append(pipe)
             self._has_pipe.notify_all()
+
+    def _keep_host(self, pipe: Pipe) -> None:
+        with self._has_pipe:
+            self._host = pipe
+            self._has_pipe.notify_all()
+
+    def wait_host(self, timeout: float) -> Pipe | None:
+        """The channel to the host, once it is open; answers calls meanwhile if nobody else does."""
+        deadline = time.monotonic() + timeout
+
+        def is_over() -> bool:
+            return (self._host is not None and self._host.is_open) or time.monotonic() >= deadline
+
+        alarm = threading.Timer(timeout, self.wake)  # whoever serves sleeps until something comes
+        alarm.daemon = True
+        alarm.start()
+        try:
+            while not is_over():
+                self._stay_with_parent()
+                if not self.is_wanted_elsewhere and self.serve_if_free(lambda: is_over() or self.is_wanted_elsewhere):
+                    continue
+                with self._has_pipe:
+                    self._has_pipe.wait_for(is_over, 0.05)
+        finally:
+            alarm.cancel()
+        return self._host if self._host is not None and self._host.is_open else None
 
     def take_pipe(self, name: str, timeout: float | None) -> Pipe:
         """Waits for a client to open it; answers calls meanwhile if nobody else does."""

@@ -41,16 +41,18 @@ export function workerOfSpool(path: string): string | undefined {
   return /^worker-(.+)\.jsonl$/.exec(basename(path))?.[1];
 }
 
+/** The daemon and the router have their own; runs without a daemon share one. */
+export type SpoolName = "daemon" | "router" | "run";
+
 /** What one process writes. */
 export class AuditSpool {
   /** Other processes that decide append to it too. */
   readonly folder: string;
-  readonly #name: "daemon" | "run";
+  readonly #name: SpoolName;
   readonly #writer: string;
   #seq = 0;
 
-  /** @param name the daemon has its own; runs without a daemon share one */
-  constructor(stateDir: string, name: "daemon" | "run") {
+  constructor(stateDir: string, name: SpoolName) {
     this.folder = auditFolderOf(stateDir);
     this.#name = name;
     this.#writer = `${name}-${process.pid}-${Date.now()}`;
@@ -64,16 +66,18 @@ export class AuditSpool {
   /**
    * Appends a record in one write. A full disk keeps nothing from starting: what the policy denies is then denied
    * without a record, and the next record leaves a gap.
+   * @returns whether it was written
    */
-  write(entry: AuditEntry): void {
+  write(entry: AuditEntry): boolean {
     this.#seq++;
     try {
       this.makeFolder();
       const path = join(this.folder, this.#name + ENDING);
       rotateSpool(path);
       append(path, JSON.stringify({ time: new Date().toISOString(), writer: this.#writer, seq: this.#seq, ...entry }));
+      return true;
     } catch {
-      // See above.
+      return false;
     }
   }
 

@@ -30,6 +30,12 @@ export const PYTHON_BOOT = join(ROOT, "python/boot");
 /** The folder of the package `ipcctl`. */
 export const PYTHON_PACKAGES = join(ROOT, "python");
 
+/** A program of ours that is not the command line: a file of its own beside the bundle, or its source. */
+export function programPath(name: "router"): string {
+  if (typeof IPCCTL_IS_BUNDLE !== "undefined") return join(ROOT, "build/js", `${name}.js`);
+  return join(ROOT, "src", name, "main.ts");
+}
+
 /** @throws IpcError FAILED in a program that bundles ipcctl without the files that belong to it */
 export function requireInstallation(): void {
   if (FOUND !== undefined) return;

@@ -58,6 +58,8 @@ export type StartFlags = PolicyFlags & {
   console?: boolean;
   snapshot?: string;
   umask?: string;
+  allowTools?: string;
+  toolGroup?: string;
 };
 
 const READY_DEFAULT_MS = 30_000;
@@ -149,6 +151,8 @@ function fromFlags(
     policy: policyPath(context, flags.policy) ?? "auto",
     default_policy: chosenDefault(process.env, context.here),
     allow: grantsOf(context, flags),
+    tools: flags.allowTools?.split(",").map((one) => one.trim()),
+    tool_group: flags.toolGroup,
     restart_policy: flags.restart,
     max_memory: flags.maxMemory === undefined ? undefined : parseMemoryBytes(flags.maxMemory, "--max-memory"),
     max_cpu_percent: percent(flags.maxCpu),

@@ -11,10 +11,18 @@ import { CronRestart, FileWatch, LimitWatch } from "../workers/watching.ts";
 import type { Worker } from "../workers/worker.ts";
 
 /** From the first to the last moment of a run. */
-export function watchRun(worker: Worker, run: Run, usage: UsageMeter, tell: (event: WorkerEvent) => void): RunMonitor {
+export function watchRun(
+  worker: Worker,
+  run: Run,
+  usage: UsageMeter,
+  { tell, onAttached }: { readonly tell: (event: WorkerEvent) => void; readonly onAttached: () => void },
+): RunMonitor {
   const health = new HealthMonitor(worker, run, (reason) => tell({ type: "health_check_failed", reason }));
   const limits = new LimitWatch(worker, run, usage, Date.now, tell);
+  // Once the run has its monitor, so that whatever follows finds it.
+  if (run.isAttached) queueMicrotask(onAttached);
   return {
+    onAttached,
     get health() {
       return health.health;
     },

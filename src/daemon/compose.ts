@@ -25,6 +25,7 @@ import { attending, watchRun } from "./attend.ts";
 import { Configured } from "./configured.ts";
 import { Shutdown, ExitWith, type ShutdownRequest } from "./shutdown.ts";
 import { handle, type HandlerDeps } from "./handlers.ts";
+import { HostCalls } from "./host-calls.ts";
 import { DaemonLock } from "./lock.ts";
 import { LogFeed } from "./log-feed.ts";
 import { openLog } from "./log.ts";
@@ -84,6 +85,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
     // Once it is decided what follows.
     if (exitWith) setImmediate(() => exitWith.note(worker, store.exits(worker.id), registry));
   };
+  const hostCalls = parts.use(new HostCalls({ registry: () => registry, paths, logger }));
   const registry: Registry = parts.use(
     new Registry(
       {
@@ -100,7 +102,11 @@ export async function serve(options: DaemonOptions): Promise<void> {
         random: Math.random,
         nowMs: Date.now,
         onRotated: (worker) => compression.look(worker),
-        watchRun: (worker, run) => watchRun(worker, run, usage, (event) => emit(worker, event)),
+        watchRun: (worker, run) =>
+          watchRun(worker, run, usage, {
+            tell: (event) => emit(worker, event),
+            onAttached: () => hostCalls.onAttached(worker),
+          }),
       },
       attending(paths, logger),
     ),

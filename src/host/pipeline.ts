@@ -3,7 +3,7 @@
  * happens, it gets one answer and one record in the audit. Nothing that a worker sends says who it is: a session is
  * what the host opened for one channel, and each request belongs to the session whose channel it came from.
  */
-import { HOST_CODES, STAGES, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
+import { CANCEL_TOPIC, HOST_CODES, STAGES, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
 import type { AuditEntry } from "../audit/schema.ts";
 import { limit } from "../base/limits.ts";
 import type { Buckets } from "./buckets.ts";
@@ -69,6 +69,8 @@ export class Call implements ToolRequest {
   readonly session: string;
   readonly of: Session;
   readonly channel: HostChannel;
+  /** It gives up another one, which is the one that gets an answer. */
+  isSilent = false;
   /** As the worker sent it, for its answer; null if it could not be read. */
   sender: string | null = null;
   /** As they came: what is approved is their hash. */
@@ -314,7 +316,7 @@ export class HostChannel {
     this.#openedMs = host.now();
   }
 
-  /** The answer to a request; it always comes, and never fails. @param bytes a copy, which nobody else can write to */
+  /** The answer to a request, empty for one that gets none; it always comes, and never fails. @param bytes a copy, which nobody else can write to */
   take(bytes: Uint8Array): string | Promise<string> {
     this.#calls++;
     const call = new Call(this, this.#session, bytes, this.#host.newId(), this.#host.now());
@@ -353,6 +355,11 @@ export class HostChannel {
   enter(call: Call, request: WireRequest): Refusal | undefined {
     const { correlation } = request;
     call.request = request;
+    if (request.topic === CANCEL_TOPIC) {
+      call.isSilent = true;
+      this.cancel(correlation);
+      return new Refusal("CANCELLED", "it was given up");
+    }
     if (this.#underWay.has(correlation))
       return new Refusal("DUPLICATE_CORRELATION", `a request with the correlation ${quote(correlation)} is under way`);
     if (this.#running >= limit("hostCalls"))
@@ -400,6 +407,7 @@ export class HostChannel {
   }
 
   #answer(call: Call, ended: Ended): string {
+    if (call.isSilent) return "";
     if (call.sender !== null && this.#underWay.get(call.sender) === call) this.#underWay.delete(call.sender);
     if (ended instanceof Refusal) {
       const { told, found } = tellable(ended);

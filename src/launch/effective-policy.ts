@@ -15,7 +15,11 @@ export type Governed = {
   /** What `auto` means for a Python script: the user's choice. */
   readonly default_policy?: string | null;
   readonly allow?: Grants | null | undefined;
+  readonly tools?: readonly string[];
+  readonly tool_group?: string | null;
 };
+
+export type HostGrants = { readonly tools: readonly string[]; readonly group: string | null };
 
 /**
  * Name, path or text of the policy that it runs under.
@@ -25,19 +29,27 @@ export function policyOf(app: Governed, { policy: byDefault }: Running, variable
   const wanted = app.policy_wanted ?? app.policy ?? AUTO;
   // The user's default applies to Python scripts, and to everything that is run once.
   const auto = byDefault === DEFAULT_POLICY && !isOnce ? byDefault : (app.default_policy ?? byDefault);
-  return withGrants(wanted === AUTO ? auto : wanted, app.allow ?? null, variables);
+  const host = { tools: app.tools ?? [], group: app.tool_group ?? null };
+  return withGrants(wanted === AUTO ? auto : wanted, app.allow ?? null, variables, host);
 }
+
+const NO_TOOLS: HostGrants = { tools: [], group: null };
 
 /**
  * @param chosen the policy that the grants are added to
  * @returns `chosen` itself if there are none, else a policy that extends it, as JSON text
  * @throws IpcError USAGE for an entry that is not a host
  */
-export function withGrants(chosen: string, grants: Grants | null, variables: Variables): string {
+export function withGrants(
+  chosen: string,
+  grants: Grants | null,
+  variables: Variables,
+  { tools, group }: HostGrants = NO_TOOLS,
+): string {
   const { net = [], listen = [], read = [], write = [] } = grants ?? {};
   const isNothing = [net, listen, read, write].every((one) => one !== true && one.length === 0);
-  if (isNothing) return chosen;
-  const { network, files } = loadPolicy(chosen, variables);
+  if (isNothing && tools.length === 0 && group === null) return chosen;
+  const { network, files, host } = loadPolicy(chosen, variables);
   const hosts = net === true ? [] : net;
   requireHosts(hosts);
   const ports = listen === true ? [] : listen;
@@ -60,6 +72,10 @@ export function withGrants(chosen: string, grants: Grants | null, variables: Var
     files: {
       ...(read.length > 0 ? { read: paths(read, files.read) } : {}),
       ...(write.length > 0 ? { write: paths(write, files.write) } : {}),
+    },
+    host: {
+      ...(tools.length > 0 ? { tools: [...new Set([...host.tools, ...tools])] } : {}),
+      ...(group === null ? {} : { group }),
     },
   });
 }

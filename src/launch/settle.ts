@@ -99,6 +99,8 @@ export function settle(wanted: Preparation): Settled {
   const variables = { project: app.cwd, home: homeOf(wanted.base) };
   const policyText = policyOf(app, asWritten, variables, wanted.isOnce);
   const policy = loadPolicy(policyText, variables);
+  const own = policy.host.tools.length > 0 ? { ...wanted.own, [TRANSPORT]: "shm" } : wanted.own;
+  requireToolsFit(wanted, policy, dirname(wanted.audit.folder));
   const { decided, environment, file } = settleEnvironment(wanted, launchable, asWritten, policy);
   const inherited = allowed(wanted.base, policy);
   const hidesFiles =
@@ -106,10 +108,10 @@ export function settle(wanted: Preparation): Settled {
   const isNarrow = hidesFiles || !policy.process.mayExec;
   const running = isNarrow ? (decided.explicit ?? decided) : decided;
   if (!policy.process.mayExec) requireNoOther(running, policy);
-  const launch = resolveLaunch(running, launchable, inherited, wanted.own);
+  const launch = resolveLaunch(running, launchable, inherited, own);
   const asking = running.isTyped
     ? launch
-    : resolveLaunch({ ...running, ...UNCHANGED, cwd: app.cwd }, launchable, inherited, wanted.own);
+    : resolveLaunch({ ...running, ...UNCHANGED, cwd: app.cwd }, launchable, inherited, own);
   const script = app.script === null || app.script === STDIN ? [] : [resolve(app.cwd, app.script)];
   const files = [
     ...script,
@@ -167,6 +169,34 @@ export function settle(wanted: Preparation): Settled {
   if (hidesFiles && app.script !== null) requireBunsOwn(executable, resolve(app.cwd, app.script), policy, policyText);
   const settled = { launch, policy: policyText, plan, executable, hidesFiles, isUpToDate, scratch, ids };
   return environment === undefined ? settled : { ...settled, environment };
+}
+
+/** How the worker asks the host. */
+const TRANSPORT = "IPCCTL_TRANSPORT";
+
+/**
+ * Who can read the user's files can approve its own calls, and read what plugins hold.
+ * @throws IpcError POLICY_REFUSED if its policy shows a worker with tools the home or the state folder; BAD_CONFIG,
+ * USAGE
+ */
+function requireToolsFit({ app, base, isOnce = false }: Preparation, policy: Policy, stateDir: string): void {
+  if (TRANSPORT in app.env)
+    throw new IpcError("BAD_CONFIG", `env: ${TRANSPORT} is set by ipcctl`, { hint: "leave it out" });
+  if (policy.host.tools.length === 0) return;
+  if (isOnce)
+    throw new IpcError("USAGE", "run: tools of the host need the daemon, which run does without", {
+      hint: "start it: ipcctl start SCRIPT --restart no --allow-tools=GLOB",
+    });
+  const granted = [...policy.files.read, ...policy.files.write];
+  for (const folder of [homeOf(base), stateDir]) {
+    const grant = granted.find(({ path }) => isBelow(folder, path));
+    if (grant === undefined) continue;
+    throw new IpcError(
+      "POLICY_REFUSED",
+      `policy ${policy.name}: its grant of ${grant.path} shows ${folder}, so it cannot grant tools of the host`,
+      { hint: grant.path === "/" ? "--policy analysis" : "start it in a folder of its own, or take --policy strict" },
+    );
+  }
 }
 
 /**

@@ -109,15 +109,15 @@ async function offerSegment(shim: ShimDoor, version: number, pipeName: Buffer): 
 /** Descriptors for the other side, in the order of OPEN: the memory, the bell, that of descriptors, the life. */
 type Theirs = readonly [segment: number, bell: number, descriptors: number, life: number];
 
-function makeSegment(version: number): { readonly ours: OpenSegment; readonly theirs: Theirs } {
-  const bytes = SEGMENT.data + 2 * CAPACITY;
+function makeSegment(version: number, capacity = CAPACITY): { readonly ours: OpenSegment; readonly theirs: Theirs } {
+  const bytes = SEGMENT.data + 2 * capacity;
   const segment = createSegment(bytes);
   const memory = map(segment, bytes);
   memory.set([...Buffer.from(MAGIC), version, 0], SEGMENT.magic);
   const [bell, theirBell] = createPair(STREAM);
   const [descriptors, theirDescriptors] = createPair(SEQPACKET);
   const [life, theirLife] = createLife();
-  const ours = { version, capacity: CAPACITY, memory, bell, descriptors, life };
+  const ours = { version, capacity, memory, bell, descriptors, life };
   return { ours, theirs: [segment, theirBell, theirDescriptors, theirLife] };
 }
 
@@ -156,13 +156,50 @@ function closeSegment({ bell, descriptors, life }: OpenSegment): void {
   for (const fd of [bell, descriptors, life]) if (fd !== undefined) closeFd(fd);
 }
 
-function openPayload(version: number, pipeName: Buffer): Buffer {
+function openPayload(
+  version: number,
+  name: Buffer,
+  use: keyof typeof CHANNEL_KIND = name.length > 0 ? "pipe" : "calls",
+  capacity = CAPACITY,
+): Buffer {
   const hasKind = version > SEGMENT_VERSION_MIN;
   const head = Buffer.alloc(hasKind ? OPEN.name : OPEN.kind);
   head.writeUInt32LE(version, OPEN.version);
-  head.writeUInt32LE(CAPACITY, OPEN.capacity);
-  if (hasKind) head.writeUInt8(pipeName.length > 0 ? CHANNEL_KIND.pipe : CHANNEL_KIND.calls, OPEN.kind);
-  return Buffer.concat([head, pipeName]);
+  head.writeUInt32LE(capacity, OPEN.capacity);
+  if (hasKind) head.writeUInt8(CHANNEL_KIND[use], OPEN.kind);
+  return Buffer.concat([head, name]);
+}
+
+/** A worker, and the socket of its shim. */
+export type Place = { readonly name: string; readonly shimSocket: string };
+
+/**
+ * Opens a channel between two workers. Nobody is woken for it.
+ * @param client the worker that gets the client's end, with this label
+ * @param use what it is to the worker that gets the other end
+ * @returns whether both took it; otherwise whoever did sees it closed
+ * @throws IpcError NOT_RUNNING, DEADLINE
+ */
+export async function join(
+  client: Place,
+  label: string,
+  server: Place,
+  use: "host" | "calls",
+  capacity: number,
+  timeoutMs: number,
+): Promise<boolean> {
+  const { ours, theirs } = makeSegment(SEGMENT_VERSION, capacity);
+  const [segment, bell, descriptors, life] = [theirs[0], ours.bell, ours.descriptors, ours.life!]; // it was made here
+  try {
+    using shim = await ShimDoor.open(client.shimSocket, client.name, timeoutMs);
+    using other = await ShimDoor.open(server.shimSocket, server.name, timeoutMs);
+    const relay = openPayload(SEGMENT_VERSION, Buffer.from(label), "relay", capacity);
+    if ((await shim.offer(relay, [segment, bell, descriptors, life])) !== 0) return false;
+    return (await other.offer(openPayload(SEGMENT_VERSION, Buffer.alloc(0), use, capacity), theirs)) === 0;
+  } finally {
+    closeSegment(ours);
+    for (const fd of theirs) closeFd(fd);
+  }
 }
 
 /** `undefined` if nothing listens there or the folder does not exist. */
@@ -259,11 +296,16 @@ class ShimDoor implements Disposable {
     return true;
   }
 
+  /** Sends OPEN with the descriptors. @returns 0, or the error of the shim */
+  offer(payload: Buffer, fds: readonly number[]): Promise<number> {
+    return this.#ask(REQUEST.open, payload, fds);
+  }
+
   /** Sends OPEN with the descriptors, once a runtime is attached; a plain script is asked to attach one. */
   async handOver(payload: Buffer, fds: readonly number[]): Promise<void> {
     const name = this.#name;
     for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 1.5, 50)) {
-      const errno = await this.#ask(REQUEST.open, payload, fds);
+      const errno = await this.offer(payload, fds);
       if (errno === 0) return;
       if (errno === ERRNO.EMFILE)
         throw new IpcError("FAILED", `${name} has as many channels as it can have, ${limit("channels")}`, {

@@ -1,5 +1,5 @@
 /** The serving side of what `meet.ts` opens: takes the channels that clients hand over. */
-import { CHANNEL_FDS_FORWARDED, MEETING } from "../../contract/shim.ts";
+import { CHANNEL_FDS, CHANNEL_FDS_FORWARDED, MEETING } from "../../contract/shim.ts";
 import {
   CHANNEL_KIND,
   MAGIC,
@@ -38,12 +38,15 @@ export function acceptOn(socket: number, timeoutMs: number): OpenSegment {
   const packet = waitReadable(socket, timeoutMs) ? receivePacket(socket, CHANNEL_FDS_FORWARDED) : undefined;
   if (packet === undefined || packet === "bad")
     throw new BrokenChannel("the other side did not offer a channel in time");
-  return takeSegment(packet);
+  return takeSegment(packet, ["calls"]).segment;
 }
 
-/** @throws BrokenChannel if it is not a channel for calls; its descriptors are closed then */
-function takeSegment({ bytes, fds }: Packet): OpenSegment {
-  const [segment, bell, descriptors] = fds as [number, number, number];
+type Use = keyof typeof CHANNEL_KIND;
+type Taken = { readonly use: Use; readonly label: string; readonly segment: OpenSegment };
+
+/** @throws BrokenChannel if it is not a channel of one of these uses; its descriptors are closed then */
+function takeSegment({ bytes, fds }: Packet, uses: readonly Use[]): Taken {
+  const [segment, bell, descriptors, life] = fds as [number, number, number, number?];
   try {
     if (bytes.length <= OPEN.kind) throw new BrokenChannel(`${bytes.length} bytes are too few for a channel`);
     const [version, capacity] = [bytes.readUInt32LE(OPEN.version), bytes.readUInt32LE(OPEN.capacity)];
@@ -54,7 +57,10 @@ function takeSegment({ bytes, fds }: Packet): OpenSegment {
         `the offered channel has layout ${version} with rings of ${capacity} bytes, which is not known here`,
       );
     const kind = bytes.readUInt8(OPEN.kind);
-    if (kind !== CHANNEL_KIND.calls) throw new BrokenChannel(`channels of kind ${kind} are not served here`);
+    const use = uses.find((one) => CHANNEL_KIND[one] === kind);
+    if (use === undefined) throw new BrokenChannel(`channels of kind ${kind} are not served here`);
+    if ((use === "relay") !== (life !== undefined))
+      throw new BrokenChannel(`${fds.length} descriptors are not what a channel of kind ${kind} has`);
     const size = SEGMENT.data + 2 * capacity;
     if (sealedBytes(segment) !== size)
       throw new BrokenChannel("the offered segment is not sealed, or not of the size it claims");
@@ -63,7 +69,8 @@ function takeSegment({ bytes, fds }: Packet): OpenSegment {
     if (!magic.equals(memory.subarray(SEGMENT.magic, SEGMENT.magic + magic.length)))
       throw new BrokenChannel("the offered segment does not begin with the magic of a channel");
     closeFd(segment);
-    return { version, capacity, memory, bell, descriptors, life: undefined };
+    const label = bytes.subarray(OPEN.name).toString();
+    return { use, label, segment: { version, capacity, memory, bell, descriptors, life } };
   } catch (error) {
     for (const fd of fds) closeFd(fd);
     throw error;
@@ -76,11 +83,15 @@ export type Meeting = {
   readonly leave: () => void;
 };
 
+/** Gets the client's end of a channel to another worker, and what the daemon calls it. */
+export type OnRelay = (label: string, segment: OpenSegment) => void;
+
 /**
  * Meets the shim of this process, which hands over what clients open. What is no channel for calls is turned away.
+ * @param onRelay without it, so is one that the daemon relays
  * @throws IpcError FAILED if ipcctl has not started this process, or another one of its tree has met the shim
  */
-export async function meet(onChannel: (segment: OpenSegment) => void): Promise<Meeting> {
+export async function meet(onChannel: (segment: OpenSegment) => void, onRelay?: OnRelay): Promise<Meeting> {
   const socket = reachShim();
   const [bell, theirs] = createPair(STREAM);
   const isHeard = sendWithFds(socket, Buffer.of(MEETING.bell), [theirs]);
@@ -88,16 +99,18 @@ export async function meet(onChannel: (segment: OpenSegment) => void): Promise<M
   const takeAll = (): void => {
     for (let packet = receive(); packet !== undefined; packet = receive()) {
       if (packet === "bad") continue;
-      let segment: OpenSegment;
+      let taken: Taken;
       try {
-        segment = takeSegment(packet);
+        taken = takeSegment(packet, onRelay ? ["calls", "relay"] : ["calls"]);
       } catch {
         continue; // its client sees it closed, and says so
       }
-      onChannel(segment);
+      if (taken.use === "relay") onRelay!(taken.label, taken.segment);
+      else onChannel(taken.segment);
     }
   };
-  const receive = (): Packet | "bad" | undefined => receivePacket(socket, CHANNEL_FDS_FORWARDED);
+  const most = onRelay ? CHANNEL_FDS : CHANNEL_FDS_FORWARDED;
+  const receive = (): Packet | "bad" | undefined => receivePacket(socket, CHANNEL_FDS_FORWARDED, most);
   let isMet = true;
   const leave = (): void => {
     if (!isMet) return;

@@ -1,13 +1,14 @@
 /** A pair of rings for raw bytes between this program and a worker. */
 import { SEGMENT } from "../../contract/segment.ts";
 import { IpcError } from "../base/errors.ts";
-import { limit } from "../base/limits.ts";
 import { openStream, sleep, type StreamSocket } from "../base/platform.ts";
-import { CAPACITY, openSegment, type OpenSegment } from "./meet.ts";
+import { openSegment, type OpenSegment } from "./meet.ts";
 import { busyPoll, type Awaited } from "./busy-poll.ts";
 import { BrokenChannel, SharedRingBuffer } from "./ring.ts";
 import { closeFd, core, drain, ring, waitReadable } from "./system.ts";
 
+/** Of a frame in a ring, its length. */
+const RING_HEAD_BYTES = 4;
 /** What a lost bell of a racing sender costs. */
 const ROOM_MS = 1;
 
@@ -18,7 +19,7 @@ const ROOM_MS = 1;
 export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   readonly name: string;
   /** Bytes of the longest message. */
-  readonly messageBytesMax = limit("pipeMessageBytes");
+  readonly messageBytesMax: number;
   readonly #segment: OpenSegment;
   readonly #tx: SharedRingBuffer;
   readonly #rx: SharedRingBuffer;
@@ -34,8 +35,10 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     this.name = name;
     this.#segment = segment;
     this.#fd = segment.bell;
-    this.#tx = new SharedRingBuffer(segment.memory, SEGMENT.ringA, SEGMENT.data, CAPACITY, true);
-    this.#rx = new SharedRingBuffer(segment.memory, SEGMENT.ringB, SEGMENT.data + CAPACITY, CAPACITY, false);
+    const { memory, capacity } = segment;
+    this.messageBytesMax = capacity - RING_HEAD_BYTES;
+    this.#tx = new SharedRingBuffer(memory, SEGMENT.ringA, SEGMENT.data, capacity, true);
+    this.#rx = new SharedRingBuffer(memory, SEGMENT.ringB, SEGMENT.data + capacity, capacity, false);
     this.#awaited = { rx: this.#rx, isWaking: false, endLook: () => this.#onLooked?.() };
     closeFd(segment.descriptors);
     void this.#hear();
@@ -51,6 +54,11 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   ): Promise<Pipe> {
     if (name === "") throw new IpcError("BAD_CONFIG", "a pipe needs a name");
     return new Pipe(name, await openSegment(shimSocket, worker, timeoutMs, name, version));
+  }
+
+  /** The client's end of one that was opened elsewhere. */
+  static over(name: string, segment: OpenSegment): Pipe {
+    return new Pipe(name, segment);
   }
 
   /** Neither side has closed it. */
@@ -160,7 +168,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#socket?.terminate();
-    closeFd(this.#segment.life!); // a pipe is offered here
+    closeFd(this.#segment.life!); // the client's end has it
     this.#wake?.();
   }
 

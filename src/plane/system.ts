@@ -242,13 +242,14 @@ function isTruncated(): boolean {
 /**
  * The next packet, of at most 128 bytes and with exactly so many descriptors, at least one. Undefined if there is none,
  * `"bad"` for one of another form, of which nothing stays open.
+ * @param most it may have as many instead
  */
-export function receivePacket(socket: number, count: number): Packet | "bad" | undefined {
+export function receivePacket(socket: number, count: number, most = count): Packet | "bad" | undefined {
   const { data, control } = incoming;
-  const size = receiveMessage(socket, BYTES_MAX, count);
+  const size = receiveMessage(socket, BYTES_MAX, most);
   if (size <= 0) return undefined;
   const fds = Array.from({ length: receivedFds() }, (_, index) => control.bytes.readInt32LE(16 + 4 * index));
-  if (fds.length === count && !isTruncated()) return { bytes: Buffer.from(data.bytes.subarray(0, size)), fds };
+  if ((fds.length === count || fds.length === most) && !isTruncated()) return { bytes: Buffer.from(data.bytes.subarray(0, size)), fds };
   for (const fd of fds) closeFd(fd);
   return "bad";
 }

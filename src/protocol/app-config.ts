@@ -170,6 +170,11 @@ export const appShape = z.strictObject({
   policy: maybe(z.string().min(1)).meta({ description: 'its name, the path of a file, or "auto": by what runs' }),
   default_policy: maybe(z.string().min(1)).meta({ description: 'what "auto" is for a script of Python' }),
   allow: maybe(allow),
+  tools: z
+    .array(z.string().min(1))
+    .default([])
+    .meta({ description: "tools of plugins that it may call, as files.read or files.*, beside those of its policy" }),
+  tool_group: maybe(z.string().min(1)).meta({ description: "whose data its tools work on; default: that of its name" }),
   /**
    * What the definition said, if `policy` is what the daemon made of it: a daemon of the previous version expects a
    * name there.

@@ -73,6 +73,10 @@ function isDangerous(name: string): boolean {
     return one.endsWith("*") ? beginning.startsWith(other) : beginning === other && !name.endsWith("*");
   });
 }
+const tool = z
+  .string()
+  .regex(/^[a-z0-9_*-]+(\.[a-z0-9_*-]+)?$/, "must be the name of a tool, as files.read, or a pattern, as files.*");
+const groupName = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/, "must be the name of a group");
 const variable = z
   .string()
   .regex(/^([A-Za-z_][A-Za-z0-9_]*\*?|\*)$/, "must be the name of a variable, or a beginning and *");
@@ -191,6 +195,17 @@ const schema = z.strictObject({
       enforce: z.enum(["best", "cgroup"]).optional(),
     })
     .optional(),
+  host: z
+    .strictObject({
+      tools: z.array(tool).max(limit("policyTools")).optional().describe("Tools of plugins, as files.read or files.*"),
+      group: groupName.optional().describe("Whose data the tools work on; without it that of the app."),
+      rate: z
+        .record(tool, z.string().regex(/^\d{1,9}\/[smhd]$/, "must be a number and a time, as 10/m"))
+        .optional()
+        .describe("By tool, how many calls in what time, as 10/m."),
+    })
+    .optional()
+    .describe("What the worker may ask the host for."),
   audit: z
     .strictObject({
       network: z.enum(["all", "none"]).optional().describe("Decisions about hosts."),
@@ -252,6 +267,12 @@ export type Policy = {
     readonly needsCgroup: boolean;
   };
   readonly audit: { readonly hasNetwork: boolean; readonly hasDenied: boolean };
+  /** What it may ask the host for. */
+  readonly host: {
+    readonly tools: readonly string[];
+    readonly group: string | undefined;
+    readonly rates: Readonly<Record<string, string>>;
+  };
 };
 
 /** Names of the policies that ship. */
@@ -331,7 +352,7 @@ export function policyTitle(name: string): string {
 
 function flatten(name: string, chain: readonly PolicyFile[], variables: Variables): Policy {
   /** For each section, the keys of the last policy that sets them. */
-  const section = <K extends "isolation" | "network" | "files" | "env" | "process" | "limits" | "audit">(
+  const section = <K extends "isolation" | "network" | "files" | "env" | "process" | "limits" | "audit" | "host">(
     key: K,
   ): NonNullable<PolicyFile[K]> =>
     Object.assign({}, ...chain.map((one) => one[key] ?? {})) as NonNullable<PolicyFile[K]>;
@@ -343,6 +364,7 @@ function flatten(name: string, chain: readonly PolicyFile[], variables: Variable
   const process = section("process");
   const limits = section("limits");
   const audit = section("audit");
+  const asked = section("host");
   const at = (
     list: PolicyFile["files"] extends infer F | undefined ? (F extends { read?: infer R } ? R : never) : never,
   ): Place[] =>
@@ -409,6 +431,7 @@ function flatten(name: string, chain: readonly PolicyFile[], variables: Variable
       needsCgroup: limits.enforce === "cgroup",
     },
     audit: { hasNetwork: (audit.network ?? "all") === "all", hasDenied: audit.denied ?? true },
+    host: { tools: asked.tools ?? [], group: asked.group, rates: asked.rate ?? {} },
   };
 }
 

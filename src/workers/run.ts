@@ -48,7 +48,11 @@ export type RunFacts = {
 };
 
 /** Watched limits, and the state of health; ends with the run. */
-export type RunMonitor = Disposable & { readonly health: "healthy" | "unhealthy" | "starting" | null };
+export type RunMonitor = Disposable & {
+  readonly health: "healthy" | "unhealthy" | "starting" | null;
+  /** A runtime of the worker listens now: channels can be opened. */
+  readonly onAttached?: () => void;
+};
 
 type StopRequest = { readonly killAtMs: number; readonly signal: number };
 
@@ -199,6 +203,7 @@ export class Run {
     return {
       onAttached: (isAttached) => {
         this.#isAttached ||= isAttached;
+        if (isAttached) this.monitor?.onAttached?.();
       },
       onReady: () => this.#becomeReady(),
       onExited: () => {
@@ -237,6 +242,11 @@ export class Run {
     this.#listener.onLink(isFirst);
     if (!isFirst && state.isReady) this.#becomeReady(); // reported while nobody listened
     if (this.#stopRequest) void this.#askToStop(link, this.#stopRequest); // the last link may have lost it
+  }
+
+  /** A runtime of the worker listens, or has. */
+  get isAttached(): boolean {
+    return this.#isAttached;
   }
 
   #becomeReady(): void {

@@ -143,6 +143,10 @@ export class Worker {
   get isReady(): boolean {
     return this.#run?.isReady ?? false;
   }
+  /** A runtime of it listens for clients, or has. */
+  get isAttached(): boolean {
+    return this.#run?.isAttached ?? false;
+  }
   get isLogBlocked(): boolean {
     return this.#run?.isLogBlocked ?? false;
   }

@@ -31,7 +31,7 @@ afterEach(() => {
 });
 
 const spoolAt = (name: string): string => join(auditFolderOf(dir), name);
-const start = (spool: AuditSpool, worker: string): void => spool.write({ worker, event: "start", policy: "strict" });
+const start = (spool: AuditSpool, worker: string): boolean => spool.write({ worker, event: "start", policy: "strict" });
 
 async function read(reader = new AuditReader(dir), isLast = true): Promise<AuditLine[]> {
   const lines: AuditLine[] = [];

@@ -1,0 +1,171 @@
+/**
+ * Gives each worker with tools its channel to the router, which this starts, as a worker of its own, when the first one
+ * needs it. A channel goes from worker to router: what happens to the daemon is nothing to it.
+ */
+import { randomBytes } from "node:crypto";
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import type { Logger } from "pino";
+import { auditFolderOf } from "../audit/spool.ts";
+import { programPath, ROOT } from "../base/install.ts";
+import { limit } from "../base/limits.ts";
+import type { Paths } from "../base/paths.ts";
+import type { CallClient } from "../calls/client.ts";
+import type { Place } from "../plane/meet.ts";
+import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
+import { workerName } from "../protocol/kinds.ts";
+import { loadPolicy, type Policy } from "../sandbox/policy.ts";
+import type { Registry } from "../workers/registry.ts";
+import type { Worker } from "../workers/worker.ts";
+
+const ROUTER = workerName("host", "router");
+/** How long the router may take to start, and to answer. */
+const ROUTER_MS = 30_000;
+const LABEL_BYTES = 16;
+/** Of each ring: the longest request, with its length in front, has to fit. */
+const CAPACITY = 2 * limit("hostMessageBytes");
+/** Between two attempts to give a worker its channel. */
+const AGAIN_MS = 1000;
+
+export type HostCallsDeps = {
+  readonly registry: () => Registry;
+  readonly paths: Paths;
+  readonly logger: Logger;
+};
+
+export class HostCalls implements Disposable {
+  readonly #deps: HostCallsDeps;
+  /** Those that are being connected. */
+  readonly #underWay = new Set<string>();
+  readonly #timers = new Set<Timer>();
+  #router: Promise<CallClient> | undefined;
+  #attached = Promise.withResolvers<void>();
+  #isDisposed = false;
+
+  constructor(deps: HostCallsDeps) {
+    this.#deps = deps;
+  }
+
+  /** A runtime of the worker listens: now, or since before this daemon. */
+  onAttached(worker: Worker): void {
+    if (worker.config.kind === "host") return this.#onRouter();
+    if (grantsOf(worker) !== undefined) void this.#connect(worker);
+  }
+
+  /** Also a new one, after its crash: whoever was connected to the one before has lost its channel. */
+  #onRouter(): void {
+    this.#router = undefined;
+    this.#attached.resolve();
+    for (const worker of this.#deps.registry().everyWorker)
+      if (worker.isAttached && worker.config.kind !== "host") this.onAttached(worker);
+  }
+
+  async #connect(worker: Worker): Promise<void> {
+    const { registry, logger } = this.#deps;
+    const run = worker.live?.run;
+    if (run === undefined || this.#underWay.has(worker.id) || this.#isDisposed) return;
+    this.#underWay.add(worker.id);
+    let isLost = false;
+    try {
+      const client = await this.#reachRouter();
+      const label = randomBytes(LABEL_BYTES).toString("hex");
+      const { tools, group = worker.config.name, rates } = grantsOf(worker)!; // asked before
+      const who = { worker: worker.id, session: `${worker.id}.${run}`, group, tools, rates };
+      await client.call("admit", [label, who], null, { timeout: ROUTER_MS });
+      const { join: joinWorkers } = await import("../plane/meet.ts");
+      const router = registry().get(ROUTER);
+      // Refused by a worker that has its channel, or has just ended: it is attached again, if it is started again.
+      await joinWorkers(placeOf(router), label, placeOf(worker), "host", CAPACITY, ROUTER_MS);
+    } catch (error) {
+      isLost = worker.live?.run === run;
+      this.#router = undefined;
+      if (isLost) logger.warn({ worker: worker.id, reason: (error as Error).message }, "no channel to the host yet");
+    } finally {
+      this.#underWay.delete(worker.id);
+    }
+    if (isLost) this.#later(() => this.onAttached(worker));
+  }
+
+  #later(act: () => void): void {
+    if (this.#isDisposed) return;
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      act();
+    }, AGAIN_MS);
+    timer.unref();
+    this.#timers.add(timer);
+  }
+
+  #reachRouter(): Promise<CallClient> {
+    this.#router ??= this.#openRouter();
+    return this.#router;
+  }
+
+  async #openRouter(): Promise<CallClient> {
+    const registry = this.#deps.registry();
+    if (registry.find(ROUTER)?.isAttached !== true) {
+      this.#attached = Promise.withResolvers();
+      await registry.start(this.#definition());
+      if (registry.find(ROUTER)?.isAttached !== true) await within(ROUTER_MS, this.#attached.promise);
+    }
+    const [{ ChannelTransport }, { CallClient: Client }, { Channel }] = await Promise.all([
+      import("../calls/channel-transport.ts"),
+      import("../calls/client.ts"),
+      import("../plane/channel.ts"),
+    ]);
+    const { name, shimSocket } = placeOf(registry.get(ROUTER));
+    const transport = await ChannelTransport.open((listener) => Channel.open(shimSocket, name, ROUTER_MS, listener));
+    const client = new Client(transport, { name, onClose: () => (this.#router = undefined) });
+    await client.hello;
+    return client;
+  }
+
+  /** It parses what hostile workers send: no network, no programs, and its own files. */
+  #definition(): AppConfig {
+    const { stateDir, dataDir } = this.#deps.paths;
+    const audit = auditFolderOf(stateDir);
+    for (const folder of [audit, dataDir]) mkdirSync(folder, { recursive: true, mode: 0o700 });
+    const policy = {
+      version: 1,
+      description: "Answers what workers ask of the host.",
+      extends: "strict",
+      files: { read: [ROOT], write: [audit, dataDir] },
+      process: { procfs: "self", uid: "keep", threads: null },
+      limits: { memory: "2G", cpuSeconds: null, cpuPercent: null, fileSize: null, openFiles: 4096 },
+    };
+    const definition = {
+      ...{ name: ROUTER, kind: "host", script: programPath("router"), args: [stateDir], cwd: join(stateDir) },
+      ...{ interpreter: process.execPath, policy: JSON.stringify(policy), restart_policy: "always", console: false },
+      backoff: { base_delay_ms: 50, max_delay_ms: 5000 },
+    };
+    return parseAppConfig(JSON.stringify(definition), "/");
+  }
+
+  [Symbol.dispose](): void {
+    this.#isDisposed = true;
+    for (const timer of this.#timers) clearTimeout(timer);
+    void this.#router?.then((client) => client[Symbol.dispose]()).catch(() => undefined);
+  }
+}
+
+/** What its policy lets it ask for; undefined for most. The policies that ship grant nothing. */
+function grantsOf(worker: Worker): Policy["host"] | undefined {
+  const { policy } = worker;
+  if (policy === undefined || !(policy.startsWith("{") || policy.includes("/"))) return undefined;
+  const { host } = loadPolicy(policy, { project: worker.config.cwd ?? "/", home: "/" });
+  return host.tools.length > 0 ? host : undefined;
+}
+
+function placeOf(worker: Worker): Place {
+  return { name: worker.id, shimSocket: join(worker.dir, "sock") };
+}
+
+async function within(ms: number, event: Promise<void>): Promise<void> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => late.reject(new Error(`the router did not start within ${ms / 1000} s`)), ms);
+  try {
+    await Promise.race([event, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,0 +1,31 @@
+/**
+ * The router as a program, which the daemon starts as a worker of its own: `router STATE_DIR`. It parses what hostile
+ * workers send, so it runs without network, programs or credentials, and writes only its audit and the stores.
+ */
+import { join } from "node:path";
+import { AuditSpool } from "../audit/spool.ts";
+import { ChannelTransport } from "../calls/channel-transport.ts";
+import { CallServer } from "../calls/server.ts";
+import { Channel } from "../plane/channel.ts";
+import { meet } from "../plane/meeting.ts";
+import { Router } from "./router.ts";
+import { startShipped } from "./shipped.ts";
+
+void begin(process.argv[2]!);
+
+async function begin(stateDir: string): Promise<void> {
+  const audit = new AuditSpool(stateDir, "router");
+  const router = new Router(await startShipped(join(stateDir, "data")), (entry) => audit.write(entry));
+  // What the daemon calls. No confined process can: the shim refuses those.
+  const functions = {
+    admit: (label: unknown, who: unknown) => router.admit(label, who),
+    sessions: () => router.sessions,
+  };
+  await meet(
+    (segment) =>
+      void ChannelTransport.open((listener) => Channel.serve(segment, listener)).then(
+        (transport) => new CallServer(transport, functions),
+      ),
+    (label, segment) => router.relay(label, segment),
+  );
+}

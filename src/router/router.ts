@@ -1,0 +1,167 @@
+/**
+ * Answers what workers ask: one session for each channel that the daemon relays, and the pipeline of `src/host` behind
+ * it. Who is at the other end of a channel, the daemon says before it relays it; nothing of that comes from the worker.
+ */
+import { setImmediate as turn } from "node:timers/promises";
+import { z } from "zod";
+import type { AuditEntry } from "../audit/schema.ts";
+import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
+import { Buckets } from "../host/buckets.ts";
+import { Grants, type HostTool } from "../host/host-tools.ts";
+import { HostChannel, type Call, type Host } from "../host/pipeline.ts";
+import { Refusal } from "../host/wire.ts";
+import type { OpenSegment } from "../plane/meet.ts";
+import { Pipe } from "../plane/pipe.ts";
+import { BrokenChannel } from "../plane/ring.ts";
+
+/** So many requests of one worker are taken before the others have their turn. */
+const TURN_REQUESTS = 64;
+/** How long the daemon may take between saying who comes and relaying the channel. */
+const ADMITTED_MS = 60_000;
+
+const admission = z.strictObject({
+  worker: z.string().min(1),
+  session: z.string().min(1),
+  group: z.string().min(1),
+  /** Globs of whole names. */
+  tools: z.array(z.string()),
+  rates: z.record(z.string(), z.string()),
+});
+/** Who will be at the other end of a channel, and what its policy grants. */
+export type Admission = z.infer<typeof admission>;
+
+/** A plugin that is ready to be called. */
+export type Plugin = {
+  readonly tools: readonly HostTool[];
+  readonly call: (call: Call) => unknown;
+};
+
+type Session = { readonly admission: Admission; readonly channel: HostChannel; readonly pipe: Pipe };
+
+export class Router {
+  readonly #plugins: ReadonlyMap<string, Plugin>;
+  readonly #host: Host;
+  readonly #admitted = new Map<string, { readonly admission: Admission; readonly timer: Timer }>();
+  readonly #sessions = new Set<Session>();
+  #next = 0;
+
+  /** @param record writes to the audit; false if it could not be written */
+  constructor(plugins: ReadonlyMap<string, Plugin>, record: (entry: AuditEntry) => boolean) {
+    this.#plugins = plugins;
+    const born = Date.now().toString(36);
+    this.#host = {
+      tools: new Map([...plugins.values()].flatMap(({ tools }) => tools.map((tool) => [tool.manifest.name, tool]))),
+      buckets: new Buckets(Date.now),
+      confirm: () =>
+        Promise.resolve(new Refusal("CONFIRMATION_DENIED", "this version has no way to ask a person, so it is a no")),
+      route: (call) => this.#plugins.get(call.tool!.plugin)!.call(call), // a stage before has found it
+      record,
+      stateOf: (plugin) => (this.#plugins.has(plugin) ? "ready" : "off"),
+      now: Date.now,
+      newId: () => `${born}-${(this.#next++).toString(36)}`,
+    };
+  }
+
+  /** Says who is behind the channel that will be relayed under this label. @throws IpcError BAD_REQUEST */
+  admit(label: unknown, who: unknown): void {
+    const { success, data, error } = admission.safeParse(who);
+    if (typeof label !== "string" || !success)
+      throw new IpcError("BAD_REQUEST", `admit: ${error?.issues[0]?.message ?? "the label is not a string"}`);
+    new Grants(data.tools, data.rates); // a rate that is none is said here
+    const timer = setTimeout(() => this.#admitted.delete(label), ADMITTED_MS);
+    timer.unref();
+    this.#admitted.set(label, { admission: data, timer });
+  }
+
+  /** The channel of a worker. One that nobody has announced is closed. */
+  relay(label: string, segment: OpenSegment): void {
+    const pipe = Pipe.over(label, segment);
+    const admitted = this.#admitted.get(label);
+    if (admitted === undefined) return pipe.close();
+    this.#admitted.delete(label);
+    clearTimeout(admitted.timer);
+    const { worker, session: id, group, tools, rates } = admitted.admission;
+    const grants = new Grants(tools, rates);
+    const channel = new HostChannel(this.#host, { worker, id, group, grants });
+    const session = { admission: admitted.admission, channel, pipe };
+    this.#sessions.add(session);
+    void this.#serve(session).finally(() => this.#sessions.delete(session));
+  }
+
+  /** For the daemon: who has a channel now. */
+  get sessions(): Admission[] {
+    return [...this.#sessions].map((one) => one.admission);
+  }
+
+  async #serve({ channel, pipe }: Session): Promise<void> {
+    const answers = new Answers(pipe);
+    try {
+      for (let count = 1; ; count++) {
+        const request = pipe.tryReceive() ?? (await pipe.receive());
+        if (request === undefined) return;
+        const answer = channel.take(request);
+        if (typeof answer === "string") answers.send(answer);
+        else void answer.then((text) => answers.send(text));
+        // A worker that does not read its answers is not asked for more: that slows nobody but itself.
+        if (answers.isBehind) await answers.sent();
+        if (count % TURN_REQUESTS === 0) await turn();
+      }
+    } catch (error) {
+      if (!(error instanceof BrokenChannel)) throw error;
+    } finally {
+      channel.close();
+      pipe.close();
+    }
+  }
+}
+
+/** What is to be sent to one worker, in order. */
+class Answers {
+  readonly #pipe: Pipe;
+  #waiting: Buffer[] = [];
+  #bytes = 0;
+  #flushing: Promise<void> | undefined;
+
+  constructor(pipe: Pipe) {
+    this.#pipe = pipe;
+  }
+
+  get isBehind(): boolean {
+    return this.#waiting.length > 0;
+  }
+
+  /** Nothing of a request that gets no answer. */
+  send(text: string): void {
+    if (text === "" || !this.#pipe.isOpen) return;
+    const bytes = Buffer.from(text);
+    try {
+      if (!this.isBehind && this.#pipe.trySend(bytes)) return;
+    } catch {
+      return this.#pipe.close(); // the worker broke the rules of its channel, or has ended
+    }
+    this.#waiting.push(bytes);
+    this.#bytes += bytes.length;
+    if (this.#bytes > limit("unreadBytes")) return this.#pipe.close();
+    this.#flushing ??= this.#flush().finally(() => (this.#flushing = undefined));
+  }
+
+  /** All that was waiting was taken, or the channel is closed. */
+  async sent(): Promise<void> {
+    await this.#flushing;
+  }
+
+  async #flush(): Promise<void> {
+    try {
+      while (this.#waiting.length > 0) {
+        const bytes = this.#waiting[0]!;
+        await this.#pipe.send(bytes);
+        this.#waiting.shift();
+        this.#bytes -= bytes.length;
+      }
+    } catch {
+      this.#waiting = [];
+      this.#pipe.close();
+    }
+  }
+}
