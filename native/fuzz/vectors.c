@@ -168,8 +168,7 @@ void ipc_run_take_owner(int fd)
 	puts("owner");
 }
 
-int ipc_meet_forward(
-	struct ipc_meeting *meeting, const int *fds, size_t fd_count, const uint8_t *payload, size_t size)
+int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, size_t fd_count, const uint8_t *payload, size_t size)
 {
 	(void)meeting, (void)fds;
 	printf("open ");

@@ -46,7 +46,8 @@ void ipc_channels_keep(struct ipc_channels *channels, int segment, int life, con
 	*channel = (struct ipc_channel){ .segment = segment, .life = life };
 	uint32_t version = size >= IPC_OPEN_CAPACITY ? ipc_get_u32(payload + IPC_OPEN_VERSION) : 0;
 	uint8_t kind = ipc_channel_kind(payload, size);
-	channel->is_confirmed = version >= IPC_SEGMENT_VERSION_SLOTS && size > IPC_OPEN_KIND && kind == IPC_CHANNEL_CALLS;
+	bool has_kind = version >= IPC_SEGMENT_VERSION_SLOTS && size > IPC_OPEN_KIND;
+	channel->is_confirmed = has_kind && kind == IPC_CHANNEL_CALLS;
 	channel->is_host = kind == IPC_CHANNEL_HOST;
 }
 

@@ -93,8 +93,7 @@ void ipc_meet_drop(struct ipc_meeting *meeting)
 }
 
 /* Returns 0 or -errno. The caller keeps the descriptors, of which there are at most IPC_CHANNEL_FDS. */
-int ipc_meet_forward(
-	struct ipc_meeting *meeting, const int *fds, size_t fd_count, const uint8_t *payload, size_t size)
+int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, size_t fd_count, const uint8_t *payload, size_t size)
 {
 	if (meeting->runtime < 0)
 		return -ENOTCONN;

@@ -207,9 +207,7 @@ class Host:
                 pipe.send(data, timeout=_OPEN_SECONDS)
             except (BrokenPipeError, TimeoutError) as error:
                 self._pending.pop(correlation, None)
-                raise HostError(
-                    "PLUGIN_UNAVAILABLE", f"the host takes no requests: {error}", retriable=True
-                ) from error
+                raise HostError("PLUGIN_UNAVAILABLE", f"the host takes no requests: {error}", retriable=True) from error
         return correlation
 
     def _take(self, pipe: Pipe, timeout: float) -> bool:

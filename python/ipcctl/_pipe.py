@@ -32,8 +32,6 @@ class Pipe:
         segment.descriptors.close()
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
-        self._life = select.poll()
-        self._life.register(self._socket, 0)
         self._is_over = False
         #: Bytes of the longest message.
         self.message_bytes_max = self._tx.capacity - 4
@@ -134,7 +132,12 @@ class Pipe:
 
     def _is_hung_up(self) -> bool:
         """Whether the client is gone, without taking a bell from another thread."""
-        return self._socket.fileno() < 0 or bool(self._life.poll(0))
+        fd = self._socket.fileno()
+        if fd < 0:
+            return True
+        life = select.poll()  # one that two threads use at once raises an error
+        life.register(fd, 0)
+        return bool(life.poll(0))
 
     def __iter__(self) -> Iterator[bytes]:
         """Messages until the end."""

@@ -193,6 +193,9 @@ class Serving:
         try:
             while not is_over():
                 self._stay_with_parent()
+                if self.is_here:  # code that runs for a client
+                    self._turn_shielded()
+                    continue
                 if not self.is_wanted_elsewhere and self.serve_if_free(lambda: is_over() or self.is_wanted_elsewhere):
                     continue
                 with self._has_pipe:
@@ -314,6 +317,15 @@ class Serving:
                     _backend.check()
                 self._turn()
                 self._stay_with_parent()
+        finally:
+            if was_exposed:
+                _backend.unshield()
+
+    def _turn_shielded(self) -> None:
+        """Interrupts wait until the code that waits goes on."""
+        was_exposed = _backend.shield()
+        try:
+            self._turn()
         finally:
             if was_exposed:
                 _backend.unshield()

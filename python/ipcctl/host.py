@@ -46,9 +46,7 @@ async def acall(
     return await _host().acall(Request(tool, {**(arguments or {}), **named}), deadline)
 
 
-def batch(
-    calls: Iterable[tuple[str, Mapping[str, Any]]], *, deadline: float = DEADLINE_SECONDS
-) -> list[Any]:
+def batch(calls: Iterable[tuple[str, Mapping[str, Any]]], *, deadline: float = DEADLINE_SECONDS) -> list[Any]:
     """Several calls in one round trip: ``batch([("files.list", {}), ("memory.list", {})])``.
 
     :returns: for each its result, or its HostError, which is not raised

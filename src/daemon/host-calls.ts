@@ -131,7 +131,7 @@ export class HostCalls implements Disposable {
       extends: "strict",
       files: { read: [ROOT], write: [audit, dataDir] },
       process: { procfs: "self", uid: "keep", threads: null },
-      limits: { memory: "2G", cpuSeconds: null, cpuPercent: null, fileSize: null, openFiles: 4096 },
+      limits: { memory: "2G", cpuSeconds: null, cpuPercent: null, fileSize: null, openFiles: 5000 },
     };
     const definition = {
       ...{ name: ROUTER, kind: "host", script: programPath("router"), args: [stateDir], cwd: join(stateDir) },

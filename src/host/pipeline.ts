@@ -316,7 +316,10 @@ export class HostChannel {
     this.#openedMs = host.now();
   }
 
-  /** The answer to a request, empty for one that gets none; it always comes, and never fails. @param bytes a copy, which nobody else can write to */
+  /**
+   * The answer to a request, empty for one that gets none; it always comes, and never fails.
+   * @param bytes a copy, which nobody else can write to
+   */
   take(bytes: Uint8Array): string | Promise<string> {
     this.#calls++;
     const call = new Call(this, this.#session, bytes, this.#host.newId(), this.#host.now());

@@ -249,7 +249,8 @@ export function receivePacket(socket: number, count: number, most = count): Pack
   const size = receiveMessage(socket, BYTES_MAX, most);
   if (size <= 0) return undefined;
   const fds = Array.from({ length: receivedFds() }, (_, index) => control.bytes.readInt32LE(16 + 4 * index));
-  if ((fds.length === count || fds.length === most) && !isTruncated()) return { bytes: Buffer.from(data.bytes.subarray(0, size)), fds };
+  const isWhole = (fds.length === count || fds.length === most) && !isTruncated();
+  if (isWhole) return { bytes: Buffer.from(data.bytes.subarray(0, size)), fds };
   for (const fd of fds) closeFd(fd);
   return "bad";
 }

@@ -2,6 +2,7 @@
  * Answers what workers ask: one session for each channel that the daemon relays, and the pipeline of `src/host` behind
  * it. Who is at the other end of a channel, the daemon says before it relays it; nothing of that comes from the worker.
  */
+import { randomUUID } from "node:crypto";
 import { setImmediate as turn } from "node:timers/promises";
 import { z } from "zod";
 import type { AuditEntry } from "../audit/schema.ts";
@@ -9,7 +10,7 @@ import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { Buckets } from "../host/buckets.ts";
 import { Grants, type HostTool } from "../host/host-tools.ts";
-import { HostChannel, type Call, type Host } from "../host/pipeline.ts";
+import { HostChannel, type Call, type Host, type Session } from "../host/pipeline.ts";
 import { Refusal } from "../host/wire.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { Pipe } from "../plane/pipe.ts";
@@ -37,19 +38,20 @@ export type Plugin = {
   readonly call: (call: Call) => unknown;
 };
 
-type Session = { readonly admission: Admission; readonly channel: HostChannel; readonly pipe: Pipe };
+type Admitted = { readonly admission: Admission; readonly session: Session; readonly timer: Timer };
+type Open = { readonly admission: Admission; readonly channel: HostChannel; readonly pipe: Pipe };
 
 export class Router {
   readonly #plugins: ReadonlyMap<string, Plugin>;
   readonly #host: Host;
-  readonly #admitted = new Map<string, { readonly admission: Admission; readonly timer: Timer }>();
-  readonly #sessions = new Set<Session>();
+  readonly #admitted = new Map<string, Admitted>();
+  readonly #open = new Set<Open>();
   #next = 0;
 
   /** @param record writes to the audit; false if it could not be written */
   constructor(plugins: ReadonlyMap<string, Plugin>, record: (entry: AuditEntry) => boolean) {
     this.#plugins = plugins;
-    const born = Date.now().toString(36);
+    const born = randomUUID().slice(0, 8);
     this.#host = {
       tools: new Map([...plugins.values()].flatMap(({ tools }) => tools.map((tool) => [tool.manifest.name, tool]))),
       buckets: new Buckets(Date.now),
@@ -59,7 +61,7 @@ export class Router {
       record,
       stateOf: (plugin) => (this.#plugins.has(plugin) ? "ready" : "off"),
       now: Date.now,
-      newId: () => `${born}-${(this.#next++).toString(36)}`,
+      newId: () => `${born}-${this.#next++}`,
     };
   }
 
@@ -68,10 +70,11 @@ export class Router {
     const { success, data, error } = admission.safeParse(who);
     if (typeof label !== "string" || !success)
       throw new IpcError("BAD_REQUEST", `admit: ${error?.issues[0]?.message ?? "the label is not a string"}`);
-    new Grants(data.tools, data.rates); // a rate that is none is said here
+    const { worker, session: id, group } = data;
+    const session = { worker, id, group, grants: new Grants(data.tools, data.rates) };
     const timer = setTimeout(() => this.#admitted.delete(label), ADMITTED_MS);
     timer.unref();
-    this.#admitted.set(label, { admission: data, timer });
+    this.#admitted.set(label, { admission: data, session, timer });
   }
 
   /** The channel of a worker. One that nobody has announced is closed. */
@@ -81,20 +84,18 @@ export class Router {
     if (admitted === undefined) return pipe.close();
     this.#admitted.delete(label);
     clearTimeout(admitted.timer);
-    const { worker, session: id, group, tools, rates } = admitted.admission;
-    const grants = new Grants(tools, rates);
-    const channel = new HostChannel(this.#host, { worker, id, group, grants });
-    const session = { admission: admitted.admission, channel, pipe };
-    this.#sessions.add(session);
-    void this.#serve(session).finally(() => this.#sessions.delete(session));
+    const channel = new HostChannel(this.#host, admitted.session);
+    const open = { admission: admitted.admission, channel, pipe };
+    this.#open.add(open);
+    void this.#serve(open).finally(() => this.#open.delete(open));
   }
 
   /** For the daemon: who has a channel now. */
   get sessions(): Admission[] {
-    return [...this.#sessions].map((one) => one.admission);
+    return [...this.#open].map((one) => one.admission);
   }
 
-  async #serve({ channel, pipe }: Session): Promise<void> {
+  async #serve({ channel, pipe }: Open): Promise<void> {
     const answers = new Answers(pipe);
     try {
       for (let count = 1; ; count++) {

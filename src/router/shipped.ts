@@ -17,7 +17,7 @@ type Manifest = { readonly provides: { readonly tools: readonly object[] } };
 
 const SHIPPED: Readonly<Record<string, readonly [handler: Handler<never>, manifest: Manifest]>> = {
   echo: [echo, echoManifest],
-  files: [files as Handler<never>, filesManifest],
+  files: [files, filesManifest],
   memory: [memory, memoryManifest],
   project: [project, projectManifest],
 };

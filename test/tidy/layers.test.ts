@@ -18,7 +18,13 @@ const importsOf = (file: string): string[] =>
     relative(src, join(src, file, "..", path!)),
   );
 const folderOf = (file: string): string =>
-  file.startsWith("../contract/") ? "contract" : file.startsWith("../plugins/") ? "plugins" : file.includes("/") ? file.split("/")[0]! : ".";
+  file.startsWith("../contract/")
+    ? "contract"
+    : file.startsWith("../plugins/")
+      ? "plugins"
+      : file.includes("/")
+        ? file.split("/")[0]!
+        : ".";
 
 test("every arrow between folders is on the list", () => {
   const wrong = files.flatMap((file) =>

@@ -114,6 +114,11 @@ const BOUNDS: Partial<Record<keyof typeof LIMITS, (count: number) => unknown>> =
       }),
       "p",
     ),
+  policyTools: (count) =>
+    parsePolicy(
+      JSON.stringify({ version: 1, host: { tools: Array.from({ length: count }, (_, at) => `p.t${at}`) } }),
+      "p",
+    ),
   valueDepth: (count) => {
     let value: unknown[] = [];
     for (let level = 1; level < count; level++) value = [value];

@@ -1,0 +1,224 @@
+/** Workers that ask the host: the shipped daemon, its router, real workers, and what is killed between them. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { Ipcctl } from "ipcctl";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { LIMITS } from "../../contract/limits.ts";
+import { auditFolderOf } from "../../src/audit/spool.ts";
+import { Home, waitUntil, withDaemon } from "../home.ts";
+
+const SCRIPT = `
+import asyncio, json, os, threading
+import ipcctl
+from ipcctl import host
+
+@ipcctl.expose
+def ask(tool, arguments, deadline=30.0):
+    try:
+        return {"result": host.call(tool, arguments, deadline=deadline)}
+    except host.HostError as error:
+        return vars(error)
+
+@ipcctl.expose
+def facade(): return host.echo.echo(value=1)
+
+@ipcctl.expose
+def together(count):
+    async def all():
+        return await asyncio.gather(*(host.acall("echo.echo", value=n) for n in range(count)))
+    return [one["value"] for one in asyncio.run(all())]
+
+@ipcctl.expose
+def by_threads(threads, count):
+    found, wrong = [], []
+    def work(base):
+        for n in range(count):
+            answer = host.call("echo.echo", value=base + n)["value"]
+            (found if answer == base + n else wrong).append(answer)
+    all = [threading.Thread(target=work, args=(1000 * one,)) for one in range(threads)]
+    for one in all: one.start()
+    for one in all: one.join()
+    return [len(found), wrong]
+
+@ipcctl.expose
+def in_batch():
+    return [one if isinstance(one, dict) else one.code for one in host.batch(
+        [("echo.echo", {"value": 1}), ("none.such", {}), ("echo.echo", {"value": {1, 2}})])]
+
+@ipcctl.expose
+def of_length(count):
+    # The request has so many bytes in all.
+    empty = len(json.dumps({"topic": "tool.invoke.echo.echo", "correlation": f"{host._host()._next:x}", "arguments": {"value": ""}}, separators=(",", ":")))
+    try:
+        return len(host.call("echo.echo", value="x" * (count - empty))["value"])
+    except host.HostError as error:
+        return error.code
+
+@ipcctl.expose
+def forked():
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        try:
+            host.call("echo.echo", value=1)
+        except host.HostError as error:
+            os.write(writing, error.code.encode())
+        os._exit(0)
+    os.wait()
+    return os.read(reading, 100).decode()
+
+ipcctl.serve()
+`;
+
+/** Below it lies nothing of ipcctl, so that a policy may show it. */
+function folderOf(home: Home): string {
+  const folder = join(home.dir, "project");
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, "asker.py"), SCRIPT);
+  return folder;
+}
+const definition = (home: Home, more: object = {}): object => ({
+  ...{ cwd: folderOf(home), policy: "analysis", tools: ["echo.*", "files.*"], ...more },
+});
+const startAsker = (home: Home, name: string, more: object = {}): Promise<void> =>
+  home.start(name, join(folderOf(home), "asker.py"), definition(home, more));
+const records = (home: Home): Record<string, unknown>[] =>
+  readFileSync(join(auditFolderOf(home.paths.stateDir), "router.jsonl"), "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
+
+let home: Home;
+let ipc: Ipcctl;
+beforeAll(async () => {
+  home = new Home();
+  ipc = new Ipcctl(await home.connect());
+  await startAsker(home, "asker");
+});
+afterAll(async () => {
+  ipc[Symbol.dispose]();
+  await home[Symbol.asyncDispose]();
+});
+
+type Outcome = { readonly result?: unknown; readonly code?: string; readonly retriable?: boolean };
+const ask = async (worker: string, tool: string, args: object = {}, deadline = 30): Promise<Outcome> => {
+  const one = await ipc.worker(worker);
+  try {
+    return await one.call<Outcome>("ask", tool, args, deadline);
+  } finally {
+    one[Symbol.dispose]();
+  }
+};
+
+test("a tool answers, a wrong call says where, and each leaves a record with what the host knows", async () => {
+  expect(await ask("asker", "echo.echo", { value: [1, { a: null }] })).toEqual({ result: { value: [1, { a: null }] } });
+  expect(await ask("asker", "none.such")).toMatchObject({ code: "UNKNOWN_TOOL", stage: "topic", retriable: false });
+  expect(await ask("asker", "echo.echo", { other: 1 })).toMatchObject({ code: "VALIDATION_FAILED", field: "value" });
+  expect(await ask("asker", "memory.list")).toMatchObject({ code: "UNAUTHORIZED", stage: "authorise" });
+  const session = "asker.1";
+  const told = records(home).filter(({ event, worker }) => event === "tool" && worker === "asker");
+  expect(told.at(-4)).toMatchObject({ tool: "echo.echo", verdict: "granted", group: "asker", session });
+  expect(told.at(-1)).toMatchObject({ tool: "memory.list", verdict: "denied", stage: "authorise", session });
+});
+
+test("by the name of the plugin, in batches, from many threads and in an event loop", async () => {
+  const worker = await ipc.worker("asker");
+  expect(await worker.call("facade")).toEqual({ value: 1 });
+  expect(await worker.call("in_batch")).toEqual([{ value: 1 }, "UNKNOWN_TOOL", "VALIDATION_FAILED"]);
+  expect(await worker.call("by_threads", 8, 100)).toEqual([800, []]);
+  expect(await worker.call("together", 300)).toEqual(Array.from({ length: 300 }, (_, at) => at));
+  worker[Symbol.dispose]();
+});
+
+test("hostMessageBytes: a request of as many bytes is taken, and a longer one refused before it is sent", async () => {
+  const worker = await ipc.worker("asker");
+  // HOST_MESSAGE_BYTES_MAX
+  expect(await worker.call<number>("of_length", LIMITS.hostMessageBytes.value)).toBeGreaterThan(1_000_000);
+  expect(await worker.call("of_length", LIMITS.hostMessageBytes.value + 1)).toBe("TOO_LARGE");
+  worker[Symbol.dispose]();
+});
+
+test("a forked process has no channel of its own", async () => {
+  await startAsker(home, "forking", {
+    policy: JSON.stringify({ version: 1, extends: "analysis", process: { fork: true } }),
+  });
+  const worker = await ipc.worker("forking");
+  expect(await worker.call("facade")).toEqual({ value: 1 });
+  expect(await worker.call("forked")).toBe("UNAUTHORIZED");
+  worker[Symbol.dispose]();
+});
+
+test("workers of one tool group share files, and the host sees them", async () => {
+  await startAsker(home, "writer", { tool_group: "shared" });
+  await startAsker(home, "reader", { tool_group: "shared" });
+  expect(await ask("writer", "files.write", { name: "a.txt", content: "hello" })).toHaveProperty("result.file.id");
+  expect(await ask("reader", "files.list")).toHaveProperty("result.files.0.name", "a.txt");
+  expect(await ask("asker", "files.list")).toHaveProperty("result.files", []);
+  expect((await home.cli("files", "ls", "shared")).stdout).toContain("a.txt");
+});
+
+test("without tools a worker is told so at once", async () => {
+  await startAsker(home, "poor", { tools: [] });
+  expect(await ask("poor", "echo.echo", { value: 1 })).toMatchObject({ code: "UNAUTHORIZED" });
+});
+
+test("tools are granted only under a policy that hides the files of the user and of ipcctl", async () => {
+  const script = join(folderOf(home), "asker.py");
+  const refused = async (...flags: string[]): Promise<string> => {
+    const { status, stderr } = await home.cli(
+      "start",
+      script,
+      "--name",
+      "refused",
+      "--allow-tools",
+      "echo.*",
+      ...flags,
+    );
+    return `${status} ${stderr}`;
+  };
+  for (const policy of ["no-network", "trusted", "read-only"])
+    expect(await refused("--policy", policy)).toMatch(/^5 .*its grant of \/ shows .*\n +--policy analysis/);
+  expect(await refused("--policy", "analysis", "--cwd", home.dir)).toMatch(
+    /^5 .*shows .*state.*\n +start it in a folder of its own/,
+  );
+  expect(await refused("--policy", "analysis", "--cwd", folderOf(home), "--env", "IPCCTL_TRANSPORT=http")).toMatch(
+    /IPCCTL_TRANSPORT is set by ipcctl/,
+  );
+  expect(await refused("--policy", "analysis", "--cwd", folderOf(home))).toStartWith("0 ");
+});
+
+test("a router that is killed leaves nobody without an answer, and the next one serves the same workers", async () => {
+  const router = async (): Promise<number> => (await ipc.status("host-router")).pid!;
+  expect(await ask("asker", "echo.echo", { value: 1 })).toEqual({ result: { value: 1 } });
+  const first = await router();
+  process.kill(first, "SIGSTOP");
+  const worker = await ipc.worker("asker");
+  const pending = worker.call("ask", "echo.echo", { value: 2 });
+  await waitUntil(async () => (await ipc.status("asker")).calls!.waiting > 0, "the call is under way");
+  process.kill(first, "SIGKILL");
+  expect(await pending).toMatchObject({ code: "UNKNOWN_OUTCOME", retriable: false });
+  await waitUntil(
+    async () => (await ask("asker", "echo.echo", { value: 3 })).result !== undefined,
+    "it is served again",
+  );
+  expect(await router()).not.toBe(first);
+  worker[Symbol.dispose]();
+});
+
+test("what happens to the daemon is nothing to a call, and the next one knows its router", async () => {
+  await withDaemon(async (other) => {
+    await startAsker(other, "asker");
+    using before = new Ipcctl(await other.connect());
+    const worker = await before.worker("asker");
+    expect(await worker.call("facade")).toEqual({ value: 1 });
+    const { pid } = await before.status("host-router");
+    await other.killDaemon();
+    expect(await worker.call("facade")).toEqual({ value: 1 }); // a channel of its own needs no daemon
+    worker[Symbol.dispose]();
+    await startAsker(other, "second");
+    using after = new Ipcctl(await other.connect());
+    const second = await after.worker("second");
+    expect(await second.call("facade")).toEqual({ value: 1 });
+    second[Symbol.dispose]();
+    expect((await after.status("host-router")).pid).toBe(pid);
+  });
+});
