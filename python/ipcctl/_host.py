@@ -246,28 +246,30 @@ class Host:
             )
 
     def _wait(self, requests: dict[str, Request], deadline: float) -> None:
-        pipe = self._pipe
         end = time.monotonic() + deadline
         for correlation, request in requests.items():
             while request.answer is None:
                 left = end - time.monotonic()
                 if left <= 0:
                     self._give_up(correlation, request, _late(request, deadline))
-                elif pipe is not None and self._reading.acquire(blocking=False):
-                    try:
-                        # Another one may have taken it, and left, since the look above.
-                        while request.answer is None and self._take(pipe, min(left, _TURN_SECONDS)):
-                            if len(self._pending) > 0:
-                                self._tell()
-                            left = max(0.0, end - time.monotonic())
-                    finally:
-                        self._reading.release()
-                        self._tell()
                 else:
-                    with self._changed:
-                        self._changed.wait_for(
-                            lambda: request.answer is not None or not self._reading.locked(), min(left, _TURN_SECONDS)
-                        )
+                    self._wait_turn(request, min(left, _TURN_SECONDS))
+
+    def _wait_turn(self, request: Request, timeout: float) -> None:
+        """Reads, for all that wait; or waits for the one that reads."""
+        pipe = self._pipe
+        if pipe is None or not self._reading.acquire(blocking=False):
+            with self._changed:
+                self._changed.wait_for(lambda: request.answer is not None or not self._reading.locked(), timeout)
+            return
+        try:
+            # Another one may have taken it, and left, since the caller's look.
+            while request.answer is None and self._take(pipe, timeout):
+                if self._pending:
+                    self._tell()
+        finally:
+            self._reading.release()
+            self._tell()
 
     def _tell(self) -> None:
         with self._changed:

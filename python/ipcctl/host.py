@@ -13,7 +13,6 @@ A call says what it wants and nothing of who asks: the host knows that by the ch
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping
 
