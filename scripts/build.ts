@@ -41,7 +41,8 @@ await build({
     },
   ],
 });
-for (const [path, name] of [...Object.entries(PROGRAMS), ["./router/main.ts", "router"]] as const)
+const OTHERS = { "./router/main.ts": "router", "./plugin/main.ts": "plugin" };
+for (const [path, name] of Object.entries({ ...PROGRAMS, ...OTHERS }))
   await build({ ...program, entrypoints: [join(ROOT, "src", path)], naming: `${name}.[ext]` });
 const sdk: Bun.BuildConfig = { entrypoints: [join(ROOT, "src/index.ts")], format: "esm" };
 // Syntax that an older Bun cannot parse is replaced by older syntax, as for Node: a program may import us there, and

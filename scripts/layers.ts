@@ -60,6 +60,10 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       plugins: "those that come with ipcctl and hold no credential",
     },
   },
+  plugin: {
+    job: "the process in which one plugin's handler runs",
+    uses: { base: "", calls: "the call that it is in", host: "", runtime: "`serve`" },
+  },
   desk: {
     job: "what only the host may decide or know: credentials, sealed on the disk",
     uses: { base: "" },
@@ -105,7 +109,8 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       stores: "",
       desk: "",
       plane: "the channels that it opens between workers",
-      calls: "what it tells the router",
+      calls: "what it tells the router and plugins",
+      host: "what plugins are",
       workers: "",
     },
   },

@@ -31,7 +31,7 @@ export const PYTHON_BOOT = join(ROOT, "python/boot");
 export const PYTHON_PACKAGES = join(ROOT, "python");
 
 /** A program of ours that is not the command line: a file of its own beside the bundle, or its source. */
-export function programPath(name: "router"): string {
+export function programPath(name: "router" | "plugin"): string {
   if (typeof IPCCTL_IS_BUNDLE !== "undefined") return join(ROOT, "build/js", `${name}.js`);
   return join(ROOT, "src", name, "main.ts");
 }

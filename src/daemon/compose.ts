@@ -85,7 +85,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
     // Once it is decided what follows.
     if (exitWith) setImmediate(() => exitWith.note(worker, store.exits(worker.id), registry));
   };
-  const hostCalls = parts.use(new HostCalls({ registry: () => registry, paths, logger }));
+  const hostCalls = parts.use(new HostCalls({ registry: () => registry, paths, logger, credentials: openCredentials }));
   const registry: Registry = parts.use(
     new Registry(
       {

@@ -7,16 +7,20 @@ import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Logger } from "pino";
 import { auditFolderOf } from "../audit/spool.ts";
+import { IpcError } from "../base/errors.ts";
 import { programPath, ROOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
 import type { Paths } from "../base/paths.ts";
 import type { CallClient } from "../calls/client.ts";
+import type { Lent } from "../calls/session.ts";
+import type { Credentials } from "../desk/credentials.ts";
 import type { Place } from "../plane/meet.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import { workerName } from "../protocol/kinds.ts";
 import { loadPolicy, type Policy } from "../sandbox/policy.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
+import { Plugins } from "./plugins.ts";
 
 const ROUTER = workerName("host", "router");
 /** How long the router may take to start, and to answer. */
@@ -31,6 +35,7 @@ export type HostCallsDeps = {
   readonly registry: () => Registry;
   readonly paths: Paths;
   readonly logger: Logger;
+  readonly credentials: () => Promise<Credentials>;
 };
 
 export class HostCalls implements Disposable {
@@ -38,24 +43,27 @@ export class HostCalls implements Disposable {
   /** Those that are being connected. */
   readonly #underWay = new Set<string>();
   readonly #timers = new Set<Timer>();
+  readonly #plugins: Plugins;
   #router: Promise<CallClient> | undefined;
-  #attached = Promise.withResolvers<void>();
+  /** Told when a program of ours listens. */
+  readonly #listening = new EventTarget();
   #isDisposed = false;
 
   constructor(deps: HostCallsDeps) {
     this.#deps = deps;
+    const { registry, paths, credentials } = deps;
+    this.#plugins = new Plugins({ registry, paths, credentials, open: (worker) => this.#open(worker) });
   }
 
   /** A runtime of the worker listens: now, or since before this daemon. */
   onAttached(worker: Worker): void {
+    this.#listening.dispatchEvent(new Event(worker.id));
     if (worker.config.kind === "host") return this.#onRouter();
     if (grantsOf(worker) !== undefined) void this.#connect(worker);
   }
 
   /** Also a new one, after its crash: whoever was connected to the one before has lost its channel. */
   #onRouter(): void {
-    this.#router = undefined;
-    this.#attached.resolve();
     for (const worker of this.#deps.registry().everyWorker)
       if (worker.isAttached && worker.config.kind !== "host") this.onAttached(worker);
   }
@@ -78,7 +86,6 @@ export class HostCalls implements Disposable {
       await joinWorkers(placeOf(router), label, placeOf(worker), "host", CAPACITY, ROUTER_MS);
     } catch (error) {
       isLost = worker.live?.run === run;
-      this.#router = undefined;
       if (isLost) logger.warn({ worker: worker.id, reason: (error as Error).message }, "no channel to the host yet");
     } finally {
       this.#underWay.delete(worker.id);
@@ -97,27 +104,65 @@ export class HostCalls implements Disposable {
   }
 
   #reachRouter(): Promise<CallClient> {
-    this.#router ??= this.#openRouter();
+    this.#router ??= this.#openRouter().catch((error: unknown) => {
+      this.#router = undefined;
+      throw error;
+    });
     return this.#router;
   }
 
   async #openRouter(): Promise<CallClient> {
-    const registry = this.#deps.registry();
-    if (registry.find(ROUTER)?.isAttached !== true) {
-      this.#attached = Promise.withResolvers();
-      await registry.start(this.#definition());
-      if (registry.find(ROUTER)?.isAttached !== true) await within(ROUTER_MS, this.#attached.promise);
+    const { registry, logger } = this.#deps;
+    if (registry().find(ROUTER)?.isAttached !== true) await registry().start(this.#definition());
+    // What the router asks of us. A plugin that cannot be started is told to whoever called it.
+    const bound = new Map<string, Lent>([
+      ["start", (name: string) => this.#startPlugin(name)],
+      ["kill", (name: string) => this.#plugins.kill(name)],
+    ]);
+    const client = await this.#open(registry().get(ROUTER), bound);
+    client.call("attend", []).catch(() => undefined); // it lasts as long as the channel
+    try {
+      for (const { name, manifest } of this.#plugins.read())
+        await client.call("provide", [{ name, tools: manifest.provides.tools }], null, { timeout: ROUTER_MS });
+    } catch (error) {
+      logger.error({ reason: (error as Error).message }, "plugins cannot be loaded");
     }
+    return client;
+  }
+
+  async #startPlugin(name: string): Promise<void> {
+    const worker = await this.#plugins.start(name);
+    const client = await this.#reachRouter();
+    const label = randomBytes(LABEL_BYTES).toString("hex");
+    await client.call("expect", [label, name], null, { timeout: ROUTER_MS });
+    const { join: joinWorkers } = await import("../plane/meet.ts");
+    const router = this.#deps.registry().get(ROUTER);
+    if (!(await joinWorkers(placeOf(router), label, placeOf(worker), "calls", CAPACITY, ROUTER_MS)))
+      throw new IpcError("FAILED", `the plugin ${name} ended as it was connected`);
+  }
+
+  /** A channel of ours to a program of ours, once it listens. */
+  async #open(worker: Worker, bound?: ReadonlyMap<string, Lent>): Promise<CallClient> {
+    if (!worker.isAttached) await this.#listens(worker.id);
     const [{ ChannelTransport }, { CallClient: Client }, { Channel }] = await Promise.all([
       import("../calls/channel-transport.ts"),
       import("../calls/client.ts"),
       import("../plane/channel.ts"),
     ]);
-    const { name, shimSocket } = placeOf(registry.get(ROUTER));
+    const { name, shimSocket } = placeOf(worker);
     const transport = await ChannelTransport.open((listener) => Channel.open(shimSocket, name, ROUTER_MS, listener));
-    const client = new Client(transport, { name, onClose: () => (this.#router = undefined) });
+    const client = new Client(transport, { name, ...(bound && { bound, onClose: () => (this.#router = undefined) }) });
     await client.hello;
     return client;
+  }
+
+  /** @throws IpcError DEADLINE */
+  #listens(id: string): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const late = (): void => reject(new IpcError("DEADLINE", `${id} did not start within ${ROUTER_MS / 1000} s`));
+    const timer = setTimeout(late, ROUTER_MS);
+    this.#listening.addEventListener(id, () => resolve(), { once: true });
+    return promise.finally(() => clearTimeout(timer));
   }
 
   /** It parses what hostile workers send: no network, no programs, and its own files. */
@@ -158,14 +203,4 @@ function grantsOf(worker: Worker): Policy["host"] | undefined {
 
 function placeOf(worker: Worker): Place {
   return { name: worker.id, shimSocket: join(worker.dir, "sock") };
-}
-
-async function within(ms: number, event: Promise<void>): Promise<void> {
-  const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => late.reject(new Error(`the router did not start within ${ms / 1000} s`)), ms);
-  try {
-    await Promise.race([event, late.promise]);
-  } finally {
-    clearTimeout(timer);
-  }
 }

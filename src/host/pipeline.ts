@@ -130,8 +130,8 @@ export class Call implements ToolRequest {
   }
 }
 
-/** A result as JSON. */
-class Result {
+/** A result as JSON: what a route may give that has it as text already. */
+export class JsonResult {
   readonly json: string;
 
   constructor(json: string) {
@@ -139,7 +139,7 @@ class Result {
   }
 }
 
-type Ended = Result | Refusal;
+type Ended = JsonResult | Refusal;
 type StageOf = (call: Call, host: Host) => Ended | undefined | Promise<Ended | undefined>;
 
 /** Each ends a request or lets it pass. */
@@ -240,16 +240,22 @@ function isThenable(result: unknown): result is PromiseLike<unknown> {
 function resultOf(call: Call, host: Host, result: unknown): Ended {
   if (result instanceof Refusal) return result;
   try {
-    const json = JSON.stringify(result) as string | undefined;
+    const json = result instanceof JsonResult ? jsonOf(result) : (JSON.stringify(result) as string | undefined);
     if (json === undefined) throw new Error("the answer is not JSON");
     if (json.length > limit("hostMessageBytes")) throw new Error(`the answer has ${json.length} characters`);
     // Shorter ones have not even the brackets.
     if (json.length > 2 * limit("hostDepth") && depthOf(Buffer.from(json)) > limit("hostDepth"))
       throw new Error("the answer is nested too deeply");
-    return new Result(json);
+    return new JsonResult(json);
   } catch (error) {
     return failureOf(call, host, error);
   }
+}
+
+/** @throws SyntaxError if it is not JSON, which would end the answer somewhere else */
+function jsonOf({ json }: JsonResult): string {
+  JSON.parse(json);
+  return json;
 }
 
 const CODE = /^[A-Z][A-Z0-9_]{0,63}$/;

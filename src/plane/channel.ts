@@ -117,6 +117,11 @@ export class Channel implements Disposable {
     return Channel.serve(acceptOn(socket, timeoutMs), listener);
   }
 
+  /** The client's end of one that was opened elsewhere. Code that runs at the other end is not woken by a signal. */
+  static client(segment: OpenSegment, listener: ChannelListener): Channel {
+    return new Channel(segment, () => undefined, listener);
+  }
+
   /** The serving end of one that was taken. */
   static serve(segment: OpenSegment, listener: ChannelListener): Channel {
     return new Channel(segment, undefined, listener);

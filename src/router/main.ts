@@ -5,7 +5,7 @@
 import { join } from "node:path";
 import { AuditSpool } from "../audit/spool.ts";
 import { ChannelTransport } from "../calls/channel-transport.ts";
-import { CallServer } from "../calls/server.ts";
+import { callContext, CallServer } from "../calls/server.ts";
 import { Channel } from "../plane/channel.ts";
 import { meet } from "../plane/meeting.ts";
 import { Router } from "./router.ts";
@@ -20,6 +20,15 @@ async function begin(stateDir: string): Promise<void> {
   const functions = {
     admit: (label: unknown, who: unknown) => router.admit(label, who),
     sessions: () => router.sessions,
+    provide: (plugin: unknown) => router.provide(plugin),
+    withdraw: (name: string) => router.withdraw(name),
+    expect: (label: string, name: string) => router.expect(label, name),
+    // It lasts as long as the daemon, whose functions it lends us.
+    attend: () => {
+      const { bound, signal } = callContext();
+      router.attend({ start: bound("start"), kill: bound("kill") }, signal);
+      return new Promise<never>((_, reject) => signal.addEventListener("abort", () => reject(signal.reason as Error)));
+    },
   };
   await meet(
     (segment) =>

@@ -9,15 +9,18 @@ import type { AuditEntry } from "../audit/schema.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { Buckets } from "../host/buckets.ts";
-import { Grants, type HostTool } from "../host/host-tools.ts";
-import { HostChannel, type Call, type Host, type Session } from "../host/pipeline.ts";
+import { Grants, hostTool, type HostTool } from "../host/host-tools.ts";
+import { HostChannel, type Host, type Session } from "../host/pipeline.ts";
 import { Refusal } from "../host/wire.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { Pipe } from "../plane/pipe.ts";
 import { BrokenChannel } from "../plane/ring.ts";
+import { PluginLink, requireProvided, type Desk, type Plugin } from "./plugin-link.ts";
 
 /** So many requests of one worker are taken before the others have their turn. */
 const TURN_REQUESTS = 64;
+/** How long a call waits for a daemon, where none is there. */
+const DESK_MS = 10_000;
 /** How long the daemon may take between saying who comes and relaying the channel. */
 const ADMITTED_MS = 60_000;
 
@@ -32,34 +35,35 @@ const admission = z.strictObject({
 /** Who will be at the other end of a channel, and what its policy grants. */
 export type Admission = z.infer<typeof admission>;
 
-/** A plugin that is ready to be called. */
-export type Plugin = {
-  readonly tools: readonly HostTool[];
-  readonly call: (call: Call) => unknown;
-};
-
 type Admitted = { readonly admission: Admission; readonly session: Session; readonly timer: Timer };
 type Open = { readonly admission: Admission; readonly channel: HostChannel; readonly pipe: Pipe };
 
 export class Router {
-  readonly #plugins: ReadonlyMap<string, Plugin>;
+  readonly #plugins: Map<string, Plugin>;
+  readonly #tools = new Map<string, HostTool>();
   readonly #host: Host;
+  /** What the plugins of {@link provide} are, so that a change is seen. */
+  readonly #definitions = new Map<string, string>();
+  /** Plugins whose channels will be relayed, by label. */
+  readonly #expected = new Map<string, PluginLink>();
+  #desk = Promise.withResolvers<Desk>();
   readonly #admitted = new Map<string, Admitted>();
   readonly #open = new Set<Open>();
   #next = 0;
 
   /** @param record writes to the audit; false if it could not be written */
-  constructor(plugins: ReadonlyMap<string, Plugin>, record: (entry: AuditEntry) => boolean) {
-    this.#plugins = plugins;
+  constructor(shipped: ReadonlyMap<string, Plugin>, record: (entry: AuditEntry) => boolean) {
+    this.#plugins = new Map(shipped);
+    for (const { tools } of shipped.values()) for (const tool of tools) this.#tools.set(tool.manifest.name, tool);
     const born = randomUUID().slice(0, 8);
     this.#host = {
-      tools: new Map([...plugins.values()].flatMap(({ tools }) => tools.map((tool) => [tool.manifest.name, tool]))),
+      tools: this.#tools,
       buckets: new Buckets(Date.now),
       confirm: () =>
         Promise.resolve(new Refusal("CONFIRMATION_DENIED", "this version has no way to ask a person, so it is a no")),
       route: (call) => this.#plugins.get(call.tool!.plugin)!.call(call), // a stage before has found it
       record,
-      stateOf: (plugin) => (this.#plugins.has(plugin) ? "ready" : "off"),
+      stateOf: (plugin) => this.#plugins.get(plugin)?.state ?? "off",
       now: Date.now,
       newId: () => `${born}-${this.#next++}`,
     };
@@ -77,8 +81,71 @@ export class Router {
     this.#admitted.set(label, { admission: data, session, timer });
   }
 
-  /** The channel of a worker. One that nobody has announced is closed. */
+  /** The daemon is there for what only it can do, until the signal is aborted. */
+  attend(desk: Desk, signal: AbortSignal): void {
+    this.#desk.resolve(desk); // for those that wait
+    this.#desk = Promise.withResolvers();
+    this.#desk.resolve(desk);
+    signal.addEventListener("abort", () => (this.#desk = Promise.withResolvers()), { once: true });
+  }
+
+  /**
+   * A plugin that runs in a process of its own, which is started when it is first called.
+   * @throws IpcError BAD_REQUEST
+   */
+  provide(value: unknown): void {
+    const { name, tools } = requireProvided(value);
+    const definition = JSON.stringify(tools);
+    if (this.#definitions.get(name) === definition) return; // of a daemon that came anew
+    if (this.#plugins.has(name) && !(this.#plugins.get(name) instanceof PluginLink))
+      throw new IpcError("BAD_REQUEST", `provide: ${name} is a plugin that comes with ipcctl`);
+    this.withdraw(name);
+    this.#definitions.set(name, definition);
+    const link = new PluginLink(
+      name,
+      tools.map((tool) => hostTool(name, tool)),
+      new Map(tools.map((tool) => [tool.name, tool.timeout_s * 1000])),
+      () => this.#reachDesk(),
+    );
+    this.#plugins.set(name, link);
+    for (const tool of link.tools) this.#tools.set(tool.manifest.name, tool);
+  }
+
+  /** It is no longer offered; what it has been asked, it goes on with. */
+  withdraw(name: string): void {
+    const plugin = this.#plugins.get(name);
+    if (!(plugin instanceof PluginLink)) return;
+    this.#plugins.delete(name);
+    this.#definitions.delete(name);
+    plugin.close();
+    for (const { manifest } of plugin.tools) this.#tools.delete(manifest.name);
+  }
+
+  /** The next channel under this label leads to a plugin. @throws IpcError NOT_FOUND */
+  expect(label: string, name: string): void {
+    const plugin = this.#plugins.get(name);
+    if (!(plugin instanceof PluginLink)) throw new IpcError("NOT_FOUND", `expect: there is no plugin ${name}`);
+    this.#expected.set(label, plugin);
+    setTimeout(() => this.#expected.delete(label), ADMITTED_MS).unref();
+  }
+
+  async #reachDesk(): Promise<Desk> {
+    const late = Promise.withResolvers<never>();
+    const timer = setTimeout(() => late.reject(new Error("no daemon is there to start it")), DESK_MS);
+    try {
+      return await Promise.race([this.#desk.promise, late.promise]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** The channel of a worker, or to a plugin. One that nobody has announced is closed. */
   relay(label: string, segment: OpenSegment): void {
+    const plugin = this.#expected.get(label);
+    if (plugin !== undefined) {
+      this.#expected.delete(label);
+      return void plugin.relay(segment);
+    }
     const pipe = Pipe.over(label, segment);
     const admitted = this.#admitted.get(label);
     if (admitted === undefined) return pipe.close();

@@ -11,7 +11,7 @@ import project from "../../plugins/project/handler.ts";
 import projectManifest from "../../plugins/project/manifest.json";
 import { hostTool, type ToolManifest } from "../host/host-tools.ts";
 import type { Plugin as Handler } from "../host/plugin.ts";
-import type { Plugin } from "./router.ts";
+import type { Plugin } from "./plugin-link.ts";
 
 type Manifest = { readonly provides: { readonly tools: readonly object[] } };
 
@@ -30,6 +30,7 @@ export async function startShipped(dataDir: string): Promise<Map<string, Plugin>
     mkdirSync(data, { recursive: true, mode: 0o700 });
     const { tools } = await handler({ config: undefined as never, credentials: {}, data });
     started.set(name, {
+      state: "ready",
       tools: (manifest.provides.tools as readonly ToolManifest[]).map((tool) => hostTool(name, tool)),
       call: (call) => tools[call.tool!.manifest.name.slice(name.length + 1)]!(call.args as never, call), // as declared
     });

@@ -44,6 +44,7 @@ class SegmentTest(unittest.TestCase):
             (3, b"\x00", 0, ""),
             (3, b"\x01prices", 1, "prices"),
             (3, b"\x01" + b"n" * 48, 1, "n" * 48),
+            (3, b"\x02", 2, ""),
         ):
             with self.subTest(version=version, payload=payload):
                 segment = self.hand_in(struct.pack("<II", version, CAPACITY) + payload, b"IPCCTL" + bytes((version, 0)))
@@ -56,7 +57,7 @@ class SegmentTest(unittest.TestCase):
             (3, b"\x00", b"IPCCTL\x02\x00", "magic"),
             (2, b"", b"IPCCTL\x03\x00", "magic"),
             (3, b"", b"IPCCTL\x03\x00", "kind of the channel is missing"),
-            (3, b"\x03", b"IPCCTL\x03\x00", "kind 2 are not known"),
+            (3, b"\x03", b"IPCCTL\x03\x00", "kind 3 are not known"),
             (3, b"\x00prices", b"IPCCTL\x03\x00", "a name of 6 bytes"),
             (3, b"\x01", b"IPCCTL\x03\x00", "a name of 0 bytes"),
             (3, b"\x01" + b"n" * 49, b"IPCCTL\x03\x00", "a name of 49 bytes"),

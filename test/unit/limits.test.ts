@@ -185,7 +185,10 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   ],
   interrupts: [["test/python/test_channel.py", "test_requests_to_be_interrupted"]],
   segments: [["test/runtime/hostile.test.ts", "a worker that hoards segments is stopped at the limit"]],
-  hostMessageBytes: [["test/host/wire.test.ts", "hostMessageBytes: as much as the limit"]],
+  hostMessageBytes: [
+    ["test/host/wire.test.ts", "hostMessageBytes: as much as the limit"],
+    ["test/host/channel.test.ts", "hostMessageBytes: a request of as many bytes is taken"],
+  ],
   hostDepth: [["test/host/wire.test.ts", "hostDepth: as many levels as the limit"]],
   hostValues: [["test/host/wire.test.ts", "hostValues: as many values as the limit"]],
   topicChars: [["test/host/wire.test.ts", "topicChars, correlationChars: as long as the limit"]],
@@ -236,7 +239,7 @@ const languagesOf = (name: string): (readonly [language: string, tried: RegExp])
   return [
     ...(isTypeScript ? [["TypeScript", /\.test\.ts$/] as const] : []),
     ...(c ? [["C", /test\/(life|runtime|escape|crash|unit\/.*vectors|python\/test_codec)/] as const] : []),
-    ...(python ? [["Python", /\.py$|test\/runtime\/|test\/host\/stored/] as const] : []),
+    ...(python ? [["Python", /\.py$|test\/runtime\/|test\/host\/(stored|channel)/] as const] : []),
   ];
 };
 

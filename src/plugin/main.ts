@@ -1,0 +1,89 @@
+/**
+ * The process of one plugin, which the daemon starts as a worker of its own: `plugin FOLDER`. It holds the plugin's
+ * credentials, and takes them out of all that the handler says before anything leaves it.
+ */
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { callContext } from "../calls/server.ts";
+import { IpcError } from "../base/errors.ts";
+import * as plugin from "../host/plugin.ts";
+import type { PluginAnswer, PluginRequest, PluginSetup } from "../host/plugin-calls.ts";
+import { Redactor } from "../host/redact.ts";
+import { serve } from "../runtime/serve.ts";
+
+/** What a handler imports, wherever its folder is. */
+Bun.plugin({
+  name: "ipcctl",
+  setup(builder) {
+    builder.module("ipcctl/plugin", () => ({ exports: { ...plugin }, loader: "object" }));
+  },
+});
+
+let running: plugin.Running | undefined;
+let redactor = new Redactor();
+
+void serve({
+  /** Told once, by the daemon: the only way in which a credential comes here. */
+  setUp: async ({ config, credentials, secrets, data }: PluginSetup): Promise<void> => {
+    if (running !== undefined) throw new IpcError("FAILED", "the plugin is set up already");
+    const names = Object.keys(credentials);
+    const others = secrets.filter((one) => !Object.values(credentials).includes(one));
+    redactor = new Redactor({ ...credentials, ...Object.fromEntries(others.map((one, at) => [`former-${at}`, one])) });
+    try {
+      const path = join(process.argv[2]!, "handler.ts");
+      const { default: start } = (await import(pathToFileURL(path).href)) as { default: plugin.Plugin };
+      if (typeof start !== "function") throw new Error("handler.ts exports no function as its default");
+      running = await start({ config, credentials, data });
+    } catch (error) {
+      throw new IpcError("FAILED", `the handler did not start (${names.length} credentials): ${said(error)}`);
+    }
+  },
+  invoke: async (tool: string, args: string, request: PluginRequest): Promise<PluginAnswer> => {
+    const { signal } = callContext();
+    try {
+      const run = running !== undefined && Object.hasOwn(running.tools, tool) ? running.tools[tool] : undefined;
+      if (run === undefined) throw new Error(`the handler has no tool ${tool}`);
+      const result: unknown = await run(JSON.parse(args) as Record<string, never>, { ...request, signal });
+      const json = JSON.stringify(result) as string | undefined;
+      if (json === undefined) throw new Error("the answer is not JSON");
+      return { json: redactor.json(json).value };
+    } catch (error) {
+      if (!(error instanceof plugin.ToolError)) return { crash: said(error) };
+      // By its types it says strings; but it comes from a handler.
+      const { code, message, retriable, field } = error as { readonly [Key in keyof plugin.ToolError]: unknown };
+      const told = redactor.value({ message: String(message), field: String(field ?? "") });
+      const { message: text, field: where } = told.value as { message: string; field: string }; // only texts went in
+      return {
+        refusal: {
+          code: String(code),
+          message: text,
+          retriable: retriable === true,
+          field: where === "" ? null : where,
+        },
+      };
+    }
+  },
+  /** What is wrong with its credential or its service; null if nothing is. */
+  verify: async (): Promise<string | null> => {
+    try {
+      await running?.verify?.();
+      return null;
+    } catch (error) {
+      return said(error);
+    }
+  },
+  shutDown: async (): Promise<void> => {
+    await running?.shutdown?.();
+  },
+});
+
+/** An error of the handler, for the audit and for people. */
+function said(error: unknown): string {
+  let text = "something that cannot be printed";
+  try {
+    text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  } catch {
+    // Whatever it is.
+  }
+  return redactor.text(text).value;
+}

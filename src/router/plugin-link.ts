@@ -1,0 +1,191 @@
+/**
+ * A plugin in a process of its own: started when somebody first calls it, called over a channel that the daemon relays,
+ * and started anew when it has died. What is not known to be repeatable is never sent twice.
+ */
+import { z } from "zod";
+import { ChannelTransport } from "../calls/channel-transport.ts";
+import { CallClient } from "../calls/client.ts";
+import { IpcError } from "../base/errors.ts";
+import type { HostTool } from "../host/host-tools.ts";
+import { ToolError } from "../host/plugin.ts";
+import type { PluginRequest } from "../host/plugin-calls.ts";
+import { JsonResult, type Call } from "../host/pipeline.ts";
+import { Refusal } from "../host/wire.ts";
+import { Channel } from "../plane/channel.ts";
+import type { OpenSegment } from "../plane/meet.ts";
+
+/** A plugin is code of somebody else: its answers are looked at as those of a worker. */
+const answer = z.union([
+  z.strictObject({ json: z.string() }),
+  z.strictObject({
+    refusal: z.strictObject({
+      code: z.string(),
+      message: z.string(),
+      retriable: z.boolean(),
+      field: z.string().nullable(),
+    }),
+  }),
+  z.strictObject({ crash: z.string() }),
+]);
+
+/** A plugin that can be called. */
+export type Plugin = {
+  readonly tools: readonly HostTool[];
+  /** As diagnostics show it. */
+  readonly state: string;
+  readonly call: (call: Call) => unknown;
+};
+
+/** What the router asks of the daemon. */
+export type Desk = {
+  /** Starts the process of a plugin, and relays a channel to it. @throws with what is wrong with it */
+  readonly start: (plugin: string) => Promise<unknown>;
+  /** Kills it: what it was asked it must not go on with. */
+  readonly kill: (plugin: string) => Promise<unknown>;
+};
+
+/** The process of the plugin ended after it was asked. */
+class Gone extends Error {}
+
+export class PluginLink implements Plugin {
+  readonly name: string;
+  readonly tools: readonly HostTool[];
+  readonly #timeoutMs: ReadonlyMap<string, number>;
+  readonly #desk: () => Promise<Desk>;
+  #client: CallClient | undefined;
+  #starting: Promise<CallClient> | undefined;
+  /** Of the start that is under way. */
+  #relayed: PromiseWithResolvers<CallClient> | undefined;
+
+  constructor(
+    name: string,
+    tools: readonly HostTool[],
+    timeoutMs: ReadonlyMap<string, number>,
+    desk: () => Promise<Desk>,
+  ) {
+    this.name = name;
+    this.tools = tools;
+    this.#timeoutMs = timeoutMs;
+    this.#desk = desk;
+  }
+
+  get state(): string {
+    return this.#client?.isOpen === true ? "ready" : "idle";
+  }
+
+  /** It was withdrawn: who waits for its start is told. */
+  close(): void {
+    this.#relayed?.reject(new Error("it was withdrawn"));
+  }
+
+  /** The client's end of a channel to its process. */
+  async relay(segment: OpenSegment): Promise<void> {
+    try {
+      this.#client = await this.#open(segment);
+      this.#relayed?.resolve(this.#client);
+    } catch (error) {
+      this.#relayed?.reject(error);
+    }
+  }
+
+  async #open(segment: OpenSegment): Promise<CallClient> {
+    const transport = await ChannelTransport.open((listener) => Channel.client(segment, listener));
+    const client: CallClient = new CallClient(transport, {
+      name: this.name,
+      onClose: () => {
+        if (this.#client === client) this.#client = undefined;
+      },
+    });
+    await client.hello;
+    return client;
+  }
+
+  async call(call: Call): Promise<unknown> {
+    const { idempotent } = call.tool!.manifest; // a stage before has found it
+    for (let isSecond = false; ; isSecond = true) {
+      let client: CallClient;
+      try {
+        client = await this.#reach();
+      } catch (error) {
+        return new Refusal("PLUGIN_UNAVAILABLE", `the plugin ${this.name} does not run: ${(error as Error).message}`);
+      }
+      if (call.isGivenUp) return new Refusal("CANCELLED", "the worker gave it up before it was carried out");
+      try {
+        return await this.#dispatch(client, call);
+      } catch (error) {
+        if (!(error instanceof Gone)) throw error;
+        if (!idempotent)
+          return new Refusal("UNKNOWN_OUTCOME", `the plugin ${this.name} ended while it carried this out`);
+        if (isSecond) return new Refusal("PLUGIN_UNAVAILABLE", `the plugin ${this.name} ended twice on this request`);
+      }
+    }
+  }
+
+  #reach(): CallClient | Promise<CallClient> {
+    if (this.#client?.isOpen === true) return this.#client;
+    this.#starting ??= this.#start().finally(() => (this.#starting = undefined));
+    return this.#starting;
+  }
+
+  async #start(): Promise<CallClient> {
+    const desk = await this.#desk();
+    const relayed = Promise.withResolvers<CallClient>();
+    this.#relayed = relayed;
+    const [client] = await Promise.all([relayed.promise, desk.start(this.name)]);
+    return client;
+  }
+
+  async #dispatch(client: CallClient, call: Call): Promise<unknown> {
+    const { name, idempotent } = call.tool!.manifest; // as above
+    const tool = name.slice(this.name.length + 1);
+    const timeout = this.#timeoutMs.get(tool)!; // each tool has one
+    const { worker, session, group, correlation } = call;
+    const request: PluginRequest = { worker, session, group, correlation };
+    let said: unknown;
+    try {
+      const args = [tool, JSON.stringify(call.args), request];
+      said = await client.call("invoke", args, null, { timeout, signal: call.signal });
+    } catch (error) {
+      if (call.isGivenUp) return new Refusal("CANCELLED", "the worker gave it up");
+      const { code } = error as { code?: string };
+      if (code === "CONNECTION_LOST") throw new Gone();
+      if (code !== "DEADLINE") throw error;
+      // It must not go on with what nobody waits for any more.
+      void this.#desk().then(
+        ({ kill }) => kill(this.name),
+        () => undefined,
+      );
+      return idempotent
+        ? new Refusal("PLUGIN_TIMEOUT", `${name} has not answered within ${timeout / 1000} s`)
+        : new Refusal("UNKNOWN_OUTCOME", `${name} has not answered within ${timeout / 1000} s`);
+    }
+    const { success, data } = answer.safeParse(said);
+    if (!success) throw new Error(`the plugin ${this.name} sent something that is not an answer`);
+    if ("json" in data) return new JsonResult(data.json);
+    if ("crash" in data) throw new Error(data.crash);
+    const { code, message, retriable, field } = data.refusal;
+    throw new ToolError(code, message, { retriable, ...(field === null ? {} : { field }) });
+  }
+}
+
+/** What the daemon says that a plugin provides. @throws IpcError BAD_REQUEST */
+export function requireProvided(value: unknown): z.infer<typeof provided> {
+  const { success, data, error } = provided.safeParse(value);
+  if (success) return data;
+  throw new IpcError("BAD_REQUEST", `provide: ${error.issues[0]!.path.join(".")}: ${error.issues[0]!.message}`);
+}
+
+const TIMEOUT_S = 30;
+const provided = z.strictObject({
+  name: z.string(),
+  tools: z.array(
+    z.object({
+      name: z.string(),
+      description: z.string(),
+      risk_level: z.enum(["low", "high"]),
+      idempotent: z.boolean().default(false),
+      timeout_s: z.number().positive().default(TIMEOUT_S),
+      arguments_schema: z.record(z.string(), z.unknown()),
+    }),
+  ),
+});

@@ -1,0 +1,162 @@
+/** Plugins in processes of their own: what they hold, what leaves them, and what happens when they end. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { Ipcctl } from "ipcctl";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { auditFolderOf } from "../../src/audit/spool.ts";
+import { Home, waitUntil } from "../home.ts";
+
+const SECRET = "correct-horse-battery-staple";
+const ASKER = `
+import ipcctl
+from ipcctl import host
+@ipcctl.expose
+def ask(tool, arguments, deadline=30.0):
+    try:
+        return {"result": host.call(tool, arguments, deadline=deadline)}
+    except host.HostError as error:
+        return vars(error)
+ipcctl.serve()
+`;
+const tool = (name: string, more: object = {}): object => ({
+  ...{ name, description: name, risk_level: "low", idempotent: true, ...more },
+  arguments_schema: { type: "object", additionalProperties: false, properties: { path: { type: "string" } } },
+});
+const MANIFEST = {
+  description: "For tests",
+  version: "1.0.0",
+  credentials: ["token"],
+  provides: {
+    tools: [
+      ...["leak", "refuse", "crash", "whoami", "environment"].map((name) => tool(name)),
+      tool("hang", { timeout_s: 0.5 }),
+      tool("hang_once", { timeout_s: 0.5, idempotent: false }),
+      tool("die"),
+      tool("die_once", { idempotent: false }),
+      tool("garbage"),
+    ],
+  },
+};
+/** Each call that is carried out leaves a line in \`effects\`. */
+const HANDLER = `
+import { appendFileSync } from "node:fs";
+import { join } from "node:path";
+import { ToolError, type Plugin } from "ipcctl/plugin";
+const plugin: Plugin<{ greeting: string }> = ({ config, credentials, data }) => {
+  const secret = credentials.token!;
+  const effect = (what: string) => appendFileSync(join(data, "effects"), what + "\\n");
+  return {
+    tools: {
+      leak: () => ({
+        greeting: config.greeting, raw: "token " + secret, base64: btoa(secret), hex: Buffer.from(secret).toString("hex"),
+        url: encodeURIComponent(secret), halves: [secret.slice(0, 12), secret.slice(12)], reversed: [...secret].reverse().join(""),
+      }),
+      refuse: () => { throw new ToolError("NO_MONEY", "the account of " + secret + " is empty", { retriable: true, field: "path" }); },
+      crash: () => { throw new Error("cannot use " + secret + " at /host/path"); },
+      whoami: (_, { worker, group, session }) => ({ worker, group, session }),
+      environment: () => ({ env: JSON.stringify(process.env), argv: process.argv }),
+      hang: () => { effect("hang"); for (;;); },
+      hang_once: () => { effect("hang_once"); for (;;); },
+      die: () => { effect("die"); process.kill(process.pid, "SIGKILL"); },
+      die_once: () => { effect("die_once"); process.kill(process.pid, "SIGKILL"); },
+      garbage: () => 1n as never,
+    },
+  };
+};
+export default plugin;
+`;
+
+type Outcome = { readonly result?: unknown; readonly code?: string; readonly message?: string };
+let home: Home;
+let ipc: Ipcctl;
+const ask = async (name: string): Promise<Outcome> => {
+  const worker = await ipc.worker("asker");
+  try {
+    return await worker.call<Outcome>("ask", name, {});
+  } finally {
+    worker[Symbol.dispose]();
+  }
+};
+const effects = (what: string): number => {
+  const path = join(home.paths.dataDir, "trial/effects");
+  return existsSync(path)
+    ? readFileSync(path, "utf8")
+        .split("\n")
+        .filter((line) => line === what).length
+    : 0;
+};
+
+beforeAll(async () => {
+  home = new Home();
+  const [folder, project] = [join(home.dir, "trial"), join(home.dir, "project")];
+  const configFolder = join(home.paths.config, "..");
+  for (const one of [folder, project, configFolder]) mkdirSync(one, { recursive: true });
+  writeFileSync(join(folder, "manifest.json"), JSON.stringify(MANIFEST));
+  writeFileSync(join(folder, "handler.ts"), HANDLER);
+  writeFileSync(join(project, "asker.py"), ASKER);
+  writeFileSync(
+    join(configFolder, "host.json"),
+    JSON.stringify({ plugins: { trial: { folder, config: { greeting: "hello" } } } }),
+  );
+  ipc = new Ipcctl(await home.connect());
+  await home.start("asker", join(project, "asker.py"), { cwd: project, policy: "analysis", tools: ["trial.*"] });
+});
+afterAll(async () => {
+  ipc[Symbol.dispose]();
+  await home[Symbol.asyncDispose]();
+});
+
+test("without its credential it does not start, and the worker is told which one is missing", async () => {
+  expect(await ask("trial.leak")).toMatchObject({ code: "PLUGIN_UNAVAILABLE", retriable: true });
+  expect((await ask("trial.leak")).message).toContain("needs the credential token, which nobody has entered");
+  await home.connect().then(async (connection) => {
+    await connection.request({ AuthAdd: { name: "token", plugin: "trial", value: SECRET } });
+    connection[Symbol.dispose]();
+  });
+});
+
+test("it is started at the first call, and what it says of its credential is taken out", async () => {
+  const { result } = await ask("trial.leak");
+  expect(result).toMatchObject({ greeting: "hello" });
+  const text = JSON.stringify(result);
+  for (const form of [SECRET, btoa(SECRET), Buffer.from(SECRET).toString("hex"), SECRET.slice(12)])
+    expect(text).not.toContain(form);
+  expect(await ask("trial.refuse")).toMatchObject({ code: "NO_MONEY", retriable: true, field: "path" });
+  expect(JSON.stringify(await ask("trial.refuse"))).not.toContain(SECRET);
+  expect(await ask("trial.crash")).toMatchObject({
+    code: "PLUGIN_ERROR",
+    message: "the plugin trial failed; the audit of the host has the details",
+  });
+  expect(await ask("trial.garbage")).toMatchObject({ code: "PLUGIN_ERROR" });
+  expect(await ask("trial.whoami")).toEqual({ result: { worker: "asker", group: "asker", session: "asker.1" } });
+});
+
+test("the credential is in no environment, no argument, no log, no audit and no state of ipcctl", async () => {
+  expect(JSON.stringify(await ask("trial.environment"))).not.toContain(SECRET);
+  const { pid } = await ipc.status("plugin-trial");
+  for (const file of ["environ", "cmdline"])
+    expect(readFileSync(`/proc/${pid}/${file}`, "latin1")).not.toContain(SECRET);
+  expect(readFileSync(join(auditFolderOf(home.paths.stateDir), "router.jsonl"), "utf8")).toContain("cannot use");
+  const files = readdirSync(home.env.IPCCTL_HOME!, { recursive: true, withFileTypes: true }).filter((one) =>
+    one.isFile(),
+  );
+  for (const file of files)
+    expect(readFileSync(join(file.parentPath, file.name), "latin1").includes(SECRET), file.name).toBe(false);
+});
+
+test("one that dies is started anew: what may be repeated is, once, and nothing else", async () => {
+  expect(await ask("trial.die")).toMatchObject({ code: "PLUGIN_UNAVAILABLE", retriable: true });
+  expect(effects("die")).toBe(2);
+  expect(await ask("trial.die_once")).toMatchObject({ code: "UNKNOWN_OUTCOME", retriable: false });
+  expect(effects("die_once")).toBe(1);
+  expect(await ask("trial.whoami")).toHaveProperty("result.worker", "asker");
+});
+
+test("one that hangs is killed when its time is over, and the next call has a new one", async () => {
+  const { pid } = await ipc.status("plugin-trial");
+  expect(await ask("trial.hang")).toMatchObject({ code: "PLUGIN_TIMEOUT", retriable: true });
+  await waitUntil(() => !existsSync(`/proc/${pid}`), "what hangs is gone");
+  expect(await ask("trial.hang_once")).toMatchObject({ code: "UNKNOWN_OUTCOME", retriable: false });
+  expect([effects("hang"), effects("hang_once")]).toEqual([1, 1]);
+  expect(await ask("trial.whoami")).toHaveProperty("result.worker", "asker");
+});
