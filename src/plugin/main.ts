@@ -51,7 +51,7 @@ void serve({
       if (!(error instanceof plugin.ToolError)) return { crash: said(error) };
       // By its types it says strings; but it comes from a handler.
       const { code, message, retriable, field } = error as { readonly [Key in keyof plugin.ToolError]: unknown };
-      const told = redactor.value({ message: String(message), field: String(field ?? "") });
+      const told = redactor.value({ message: String(message), field: typeof field === "string" ? field : "" });
       const { message: text, field: where } = told.value as { message: string; field: string }; // only texts went in
       return {
         refusal: {
