@@ -169,7 +169,7 @@ export const REQUEST_PAYLOADS: Readonly<Record<keyof typeof REQUEST, readonly [p
   flush: ["empty", "OK: the next log file was opened, and all older ones were deleted"],
   open: [
     "8 to 57 bytes, with 4 descriptors (SCM_RIGHTS)",
-    "OK: the first three descriptors went to the runtime with the payload, and the shim keeps the first and the last (`docs/internals/shm-layout.md`). ERR ENOTCONN: no runtime is attached. ERR EMFILE: 128 channels are open. ERR EBUSY: the worker has a channel to the host",
+    "OK: the first three descriptors went to the runtime with the payload, and the shim keeps the first and the last (`docs/internals/shm-layout.md`). ERR EINVAL: other descriptors than four, or a bell that is no Unix stream socket. ERR ENOTCONN: no runtime is attached. ERR EMFILE: 128 channels are open. ERR EBUSY: the worker has a channel to the host",
   ],
   wake: [
     "empty",

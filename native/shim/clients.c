@@ -137,7 +137,8 @@ static int flush_logs(void)
 
 static int open_channel(struct ipc_client *client, const uint8_t *payload, size_t size)
 {
-	if (client->channel_count != IPC_CHANNEL_FDS)
+	/* Of anything else than a socket the runtime would not hear that its client is gone. */
+	if (client->channel_count != IPC_CHANNEL_FDS || !ipc_meet_is_bell(client->channel[1]))
 		return -EINVAL;
 	uint8_t kind = ipc_channel_kind(payload, size);
 	if (kind == IPC_CHANNEL_RELAY)

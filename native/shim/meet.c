@@ -47,7 +47,7 @@ bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker)
 	return is_first;
 }
 
-static bool is_unix_stream(int fd)
+bool ipc_meet_is_bell(int fd)
 {
 	int domain, type;
 	socklen_t size = sizeof domain;
@@ -72,7 +72,7 @@ bool ipc_meet_hear(struct ipc_meeting *meeting)
 	if (size < 0 && (errno == EAGAIN || errno == EINTR))
 		return true;
 	bool is_bell =
-		size == 1 && byte[0] == IPC_MEETING_BELL && count == 1 && meeting->bell < 0 && is_unix_stream(fds[0]);
+		size == 1 && byte[0] == IPC_MEETING_BELL && count == 1 && meeting->bell < 0 && ipc_meet_is_bell(fds[0]);
 	if (is_bell) {
 		meeting->bell = fds[0];
 		ring(meeting); /* channels may have come before it */

@@ -322,17 +322,22 @@ export class Channel implements Disposable {
   }
 
   async #hear(): Promise<void> {
-    this.#socket = await openStream(
-      { fd: this.#fd },
-      {
-        data: () => {
-          if (this.#isOpen && !this.#isLooking) this.#takeAll();
+    try {
+      this.#socket = await openStream(
+        { fd: this.#fd },
+        {
+          data: () => {
+            if (this.#isOpen && !this.#isLooking) this.#takeAll();
+          },
+          close: () => {
+            if (this.#isOpen) this.#endAfterAll();
+          },
         },
-        close: () => {
-          if (this.#isOpen) this.#endAfterAll();
-        },
-      },
-    );
+      );
+    } catch {
+      closeFd(this.#fd);
+      return this.#end(new BrokenChannel("the offered bell is not a socket"));
+    }
     if (!this.#isOpen) this.#socket.terminate();
     else if (!this.#isRef) this.#socket.unref();
   }

@@ -4,6 +4,7 @@ import { CallServer, type Exposed } from "../calls/server.ts";
 import { IpcError } from "../base/errors.ts";
 import { requirePlatform } from "../base/platform.ts";
 import { Channel } from "../plane/channel.ts";
+import type { OpenSegment } from "../plane/meet.ts";
 import { meet } from "../plane/meeting.ts";
 import { requireSystem } from "../plane/system.ts";
 
@@ -27,19 +28,28 @@ export async function serve(functions: Exposed): Promise<Serving> {
   if (isServing) throw new IpcError("FAILED", "serve: this program serves already");
   isServing = true;
   const servers = new Set<CallServer>();
+  let isOver = false;
+  const open = async (segment: OpenSegment): Promise<void> => {
+    const transport = await ChannelTransport.open((listener) => Channel.serve(segment, listener));
+    if (isOver) return transport[Symbol.dispose]();
+    let server: CallServer;
+    try {
+      server = new CallServer(transport, functions);
+    } catch {
+      return transport[Symbol.dispose](); // what its client has written there is no ring: the client sees it closed
+    }
+    servers.add(server);
+    void server.closed.then(() => servers.delete(server));
+  };
   try {
-    const meeting = await meet((segment) => {
-      void ChannelTransport.open((listener) => Channel.serve(segment, listener)).then((transport) => {
-        const server = new CallServer(transport, functions);
-        servers.add(server);
-        void server.closed.then(() => servers.delete(server));
-      });
-    });
+    const meeting = await meet((segment) => void open(segment));
     return {
       get clients() {
         return servers.size;
       },
       [Symbol.dispose]: () => {
+        if (isOver) return;
+        isOver = true;
         isServing = false;
         meeting.leave();
         for (const server of servers) server[Symbol.dispose]();

@@ -1,6 +1,7 @@
 /**
  * A client that writes anything costs a server in TypeScript its session, and nothing else; and the other way round.
  */
+import { openSync, readdirSync } from "node:fs";
 import { PassThrough } from "node:stream";
 import { expect, test } from "bun:test";
 import { CHANNEL_KIND, MAGIC, OPEN, SEGMENT, SEGMENT_VERSION } from "../../contract/segment.ts";
@@ -267,4 +268,22 @@ test.each<[string, Partial<typeof OFFER>]>([
     /not known|not sealed|magic|did not offer a channel|not served here|too few/,
   );
   for (const fd of [ours, theirs, memory]) closeFd(fd);
+});
+
+test("a bell that is no socket ends the channel, and stays open nowhere", async () => {
+  const [ours, theirs] = createPair(SEQPACKET);
+  const before = readdirSync("/proc/self/fd").length;
+  const memory = createSegment(OFFER.bytes);
+  map(memory, OFFER.bytes).set([...Buffer.from(MAGIC), SEGMENT_VERSION, 0], SEGMENT.magic);
+  const head = Buffer.alloc(OPEN.name);
+  head.writeUInt32LE(SEGMENT_VERSION, OPEN.version);
+  head.writeUInt32LE(OFFER.capacity, OPEN.capacity);
+  const bell = openSync("/dev/null", "r+");
+  sendWithFds(ours, head, [memory, bell, ours]);
+  for (const fd of [memory, bell]) closeFd(fd);
+  const closed = Promise.withResolvers<Error>();
+  Channel.accept(theirs, 5000, { onMessage: () => undefined, onClose: closed.resolve });
+  expect((await within(10_000, "its end", closed.promise)).message).toContain("bell");
+  expect(readdirSync("/proc/self/fd").length).toBe(before);
+  for (const fd of [ours, theirs]) closeFd(fd);
 });
