@@ -118,8 +118,23 @@ export async function meet(onChannel: (segment: OpenSegment) => void, onRelay?: 
     stream.terminate();
     closeFd(socket);
   };
-  const stream = await openStream({ fd: bell }, { data: () => isMet && takeAll(), close: () => leave() });
-  if (isHeard) return { leave };
+  // The shim rings when it has the bell, and hangs up if another process is there. Until then nobody is met.
+  const answered = Promise.withResolvers<void>();
+  const stream = await openStream(
+    { fd: bell },
+    {
+      data: () => {
+        answered.resolve();
+        if (isMet) takeAll();
+      },
+      close: () => {
+        leave();
+        answered.resolve();
+      },
+    },
+  );
+  if (isHeard) await answered.promise;
+  if (isHeard && isMet) return { leave };
   leave();
   throw new IpcError("FAILED", "serve: another process of this worker serves already");
 }

@@ -1,9 +1,24 @@
 /** Programs in TypeScript that ipcctl starts and that serve calls, and what clients and strangers do to them. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl } from "ipcctl";
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, openSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { ERRNO } from "../../contract/linux.ts";
+import { CHANNEL_KIND, MAGIC, OPEN, RING_CAPACITY_MIN, SEGMENT, SEGMENT_VERSION } from "../../contract/segment.ts";
+import { REPLY, REQUEST } from "../../contract/shim.ts";
 import { limit } from "../../src/base/limits.ts";
+import {
+  closeFd,
+  connectUnix,
+  createLife,
+  createPair,
+  createSegment,
+  map,
+  receive,
+  sendWithFds,
+  SEQPACKET,
+  STREAM,
+} from "../../src/plane/system.ts";
 import { Home, outcomeOf, ROOT, waitUntil, withDaemon, within } from "../home.ts";
 import { skipUnless } from "../needs.ts";
 import { installNode, NODE_VERSION } from "../node.ts";
@@ -117,6 +132,78 @@ test("it serves where the policy hides the file system, by the connection that i
   await home.start("confined", join(folder, "server.ts"), { ...BUN, policy: JSON.stringify(policy) });
   const worker = await ipc.worker("confined");
   expect(await worker.call("add", 1, 2)).toBe(3);
+  worker[Symbol.dispose]();
+});
+
+/** Offers a channel to a worker as a client of ours would not. Gives what its shim answers. */
+async function offer(name: string, bell: number, write: (memory: Uint8Array) => void): Promise<readonly number[]> {
+  const bytes = SEGMENT.data + 2 * RING_CAPACITY_MIN;
+  const segment = createSegment(bytes);
+  const memory = map(segment, bytes);
+  memory.set([...Buffer.from(MAGIC), SEGMENT_VERSION, 0], SEGMENT.magic);
+  write(memory);
+  const request = Buffer.alloc(5 + OPEN.name);
+  request.writeUInt32LE(1 + OPEN.name, 0);
+  request.writeUInt8(REQUEST.open, 4);
+  request.writeUInt32LE(SEGMENT_VERSION, 5 + OPEN.version);
+  request.writeUInt32LE(RING_CAPACITY_MIN, 5 + OPEN.capacity);
+  request.writeUInt8(CHANNEL_KIND.calls, 5 + OPEN.kind);
+  const shim = connectUnix(join(home.paths.workersDir, name, "sock"))!;
+  const [descriptors, life] = [createPair(SEQPACKET), createLife()];
+  sendWithFds(shim, request, [segment, bell, descriptors[1], life[1]]);
+  const answer = receive(shim, 10_000)!;
+  for (const fd of [segment, shim, ...descriptors, ...life]) closeFd(fd);
+  return [answer[4]!, answer[6] ?? 0];
+}
+
+test("a bell of another kind is refused, and a ring that is none costs its client the channel", async () => {
+  const worker = await ipc.worker("server");
+  const [pid, clients] = [worker.hello.pid, await worker.call("clients")];
+  const [file, pipe, packets] = [openSync("/dev/null", "r+"), createLife(), createPair(SEQPACKET)];
+  for (const bell of [file, ...pipe, ...packets])
+    expect(await offer("server", bell, () => undefined)).toEqual([REPLY.error, ERRNO.EINVAL]);
+  const bells = createPair(STREAM);
+  expect(await offer("server", bells[1], (memory) => memory.fill(0xf1, SEGMENT.ringA, SEGMENT.data))).toEqual([
+    REPLY.ok,
+    0,
+  ]);
+  for (const fd of [file, ...pipe, ...packets, bells[1]]) closeFd(fd);
+  expect(receive(bells[0], 10_000)).toHaveLength(0);
+  closeFd(bells[0]);
+  expect(await worker.call("clients")).toBe(clients);
+  expect((await ipc.status("server")).pid).toBe(pid);
+  worker[Symbol.dispose]();
+});
+
+test("of two programs of one worker the second is told, also by a shim that is slow", async () => {
+  const asked = join(home.dir, "asked");
+  const second = home.script(
+    "second.ts",
+    `import { serve } from ${PACKAGE};
+import { writeFileSync } from "node:fs";
+import { setImmediate as turn } from "node:timers/promises";
+process.stdin.once("data", async () => {
+  serve({}).then(() => console.log("serves"), (error) => console.log(error.message));
+  for (let turns = 0; turns < 10; turns++) await turn();
+  writeFileSync(${JSON.stringify(asked)}, "");
+});
+console.log("waits");`,
+  );
+  const first = `const child = Bun.spawn([process.execPath, ${JSON.stringify(second)}], { stdio: ["pipe", "inherit", "inherit"] });`;
+  const go = SERVER.replace("add:", "go: () => { child.stdin.write('x'); child.stdin.flush(); }, add:");
+  await home.start("both", home.script("both.ts", go.replace("\n", `\n${first}`)), BUN);
+  const worker = await ipc.worker("both");
+  await waitUntil(async () => (await home.lines("both")).includes("waits"), "the second one waits");
+  const shim = (await ipc.status("both")).shim_pid!;
+  process.kill(shim, "SIGSTOP");
+  try {
+    await worker.call("go");
+    await waitUntil(() => existsSync(asked), "the second one has asked");
+  } finally {
+    process.kill(shim, "SIGCONT");
+  }
+  await waitUntil(async () => (await home.lines("both")).length === 3, "it has its answer");
+  expect((await home.lines("both")).at(-1)).toContain("another process of this worker serves already");
   worker[Symbol.dispose]();
 });
 
