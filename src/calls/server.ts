@@ -156,13 +156,15 @@ export class CallServer implements Disposable {
     const request = new Request(<T>(bound: string) => this.#lent<T>(bound));
     this.#requests.set(number, request);
     let value: unknown;
+    let isLater: boolean;
     try {
       value = contexts.run(request, this.#function(name), ...(list as never[]));
+      isLater = isThenable(value);
     } catch (error) {
       return this.#fail(number, error);
     }
-    if (!(value instanceof Promise)) return this.#finish(number, request, value);
-    value.then(
+    if (!isLater) return this.#finish(number, request, value);
+    Promise.resolve(value).then(
       (settled) => this.#finish(number, request, settled),
       (error) => this.#fail(number, error),
     );
@@ -335,6 +337,11 @@ function hello(exposed: Exposed): Hello {
     implementation: bun === undefined ? `node ${node}` : `bun ${bun}`,
     exposed: Object.keys(exposed).toSorted(),
   };
+}
+
+/** What `await` waits for: the queries of many libraries are no promises. A value with a function cannot be sent. */
+function isThenable(value: unknown): boolean {
+  return typeof value === "object" && value !== null && typeof (value as { then?: unknown }).then === "function";
 }
 
 /** For an async iterable and for a generator; a list or a map is a value. */

@@ -68,6 +68,20 @@ const exposed = {
       throw new TypeError("of the getter");
     },
   }),
+  trap: () =>
+    new Proxy(
+      {},
+      {
+        get: () => {
+          throw new TypeError("of the proxy");
+        },
+        getPrototypeOf: () => {
+          throw new TypeError("of the proxy");
+        },
+      },
+    ),
+  // oxlint-disable-next-line unicorn/no-thenable -- as the queries of many libraries are
+  query: () => ({ then: (resolve: (rows: number) => void) => resolve(7) }),
   ignore: () => null,
   first: async (items: AsyncIterable<unknown>) => {
     for await (const item of items) return item;
@@ -210,7 +224,7 @@ for (const transport of Object.keys(TRANSPORTS) as (keyof typeof TRANSPORTS)[])
 
     test("what fails only when it is to become a stream, or to be sent, is the error of the call", async () => {
       hostile.read();
-      for (const [at, name] of ["fails_as_stream", "fails_as_stream_later", "getter"].entries()) {
+      for (const [at, name] of ["fails_as_stream", "fails_as_stream_later", "getter", "trap"].entries()) {
         hostile.say(TO_WORKER.call, at + 1, name, [], null);
         expect(await hostile.answer(at + 1)).toEqual([
           TO_CLIENT.error,
@@ -218,6 +232,10 @@ for (const transport of Object.keys(TRANSPORTS) as (keyof typeof TRANSPORTS)[])
           expect.objectContaining({ type: "TypeError" }),
         ]);
       }
+    });
+
+    test("what can be waited for is waited for, also if it is no promise", async () => {
+      expect(await honest.call("query", [])).toBe(7);
     });
 
     test("answers that are not read end the session, also where the last one is an error", async () => {
