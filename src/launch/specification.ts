@@ -108,6 +108,7 @@ export function makeSpec(
   enforced: Enforced,
 ): Spec {
   const { launch, plan } = prepared;
+  const readyMs = app.ready === "notify" ? app.ready_timeout : 0; // until then its owner has no answer
   return {
     run,
     argv: launch.argv,
@@ -116,7 +117,7 @@ export function makeSpec(
     ...(prepared.ids ? { ids: prepared.ids } : {}),
     stop: { graceMs: app.stop_timeout, signal: SIGTERM },
     killMode: app.kill_mode,
-    ...(app.life === "ephemeral" ? { owner: { claimMs: limit("claimMs") } } : {}),
+    ...(app.life === "ephemeral" ? { owner: { claimMs: limit("claimMs") + readyMs } } : {}),
     umask: prepared.umask,
     log: {
       maxFileBytes: app.log.max_size,

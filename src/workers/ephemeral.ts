@@ -34,9 +34,12 @@ export class Failed {
     return this.#ids.includes(id);
   }
 
-  /** @param isKnown false for one that was deleted meanwhile. Returns those that go for it. */
-  add(id: string, isKnown: (id: string) => boolean): string[] {
-    const all = [...this.#ids.filter(isKnown), id];
+  /**
+   * @param isIt false for one that was deleted meanwhile, or whose name somebody else has now. Returns those that go
+   * for it.
+   */
+  add(id: string, isIt: (id: string) => boolean): string[] {
+    const all = [...this.#ids.filter(isIt), id];
     this.#ids = all.slice(-limit("ephemeralsEnded"));
     return all.slice(0, -limit("ephemeralsEnded"));
   }

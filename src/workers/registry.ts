@@ -14,6 +14,7 @@ import { inDependencyOrder, requireNoCycle } from "../protocol/dependencies.ts";
 import { textOf } from "../logs/cri.ts";
 import { readLastLines } from "../logs/tail.ts";
 import { readDefinition } from "../launch/definition.ts";
+import { removeOpenScratch } from "../launch/scratch.ts";
 import { endStray } from "../shim/leftovers.ts";
 import { isLockFree } from "../shim/liveness.ts";
 import { Failed, isLeftEphemeral, requireFewOf, requireStored } from "./ephemeral.ts";
@@ -309,6 +310,7 @@ export class Registry implements Disposable {
   /** In the turn of its own app. Dependencies have no cycle, so nothing waits for itself. */
   async #startNeeded(app: App, isAskedFor: boolean): Promise<void> {
     if (app.workers.every((worker) => worker.state === "running")) return;
+    requireStored(app.config);
     await this.inTurn(app.id, { what: `start ${app.id}`, workers: "all" }, (turn) =>
       this.#startWorkers(turn, app, app.workers, isAskedFor),
     );
@@ -461,7 +463,7 @@ export class Registry implements Disposable {
     const app = this.apps.find(({ workers }) => workers.includes(worker));
     if (!app || this.#isClosing) return; // the next daemon removes what is left of it
     const isKept = worker.isEphemeral && !isDone;
-    const over = isKept ? this.#failed.add(app.id, (id) => this.#apps.has(id)) : [app.id];
+    const over = isKept ? this.#failed.add(app.id, (id) => this.#apps.get(id)?.config.life === "ephemeral") : [app.id];
     // Behind what is being done to it: a start hears that it has started, and not that it was deleted.
     for (const one of this.apps.filter(({ id }) => over.includes(id)))
       this.#ownVerb(one, { what: `remove ${one.id}`, workers: "all" }, async () => {
@@ -519,6 +521,7 @@ export class Registry implements Disposable {
         hint: "see: ipcctl doctor",
       });
     this.#deps.cgroups?.remove(id);
+    removeOpenScratch(join(dir, "scratch"), id);
     removeTree(dir);
   }
 

@@ -37,7 +37,7 @@ export async function takeInStrays(
       .filter((id) => !known.has(id) && !isSkipped(id))
       .map(async (id) => {
         const dir = join(workersDir, id);
-        const live = isLockFree(dir) ? undefined : await lookAt(dir);
+        const live = isLockFree(dir) ? undefined : ((await lookAt(dir)) ?? lastSeen(dir));
         const definition = ownDefinition(id, dir) ?? (live && guessDefinition(id, live.pid));
         if (!definition || (!live && !store.isNew)) return undefined;
         return { id, dir, live, definition };
@@ -115,6 +115,12 @@ async function lookAt(dir: string): Promise<ShimState | undefined> {
   const link = await openLink(dir);
   link?.release();
   return link?.state;
+}
+
+/** Of a shim that holds its lock and does not answer, as its record says: its worker goes on trying to reach it. */
+function lastSeen(dir: string): Pick<ShimState, "pid" | "run" | "isStopping"> | undefined {
+  const run = isLockFree(dir) ? undefined : readRunRecord(dir);
+  return run && { pid: run.pid, run: run.run, isStopping: false };
 }
 
 async function openLink(dir: string): Promise<ShimLink | undefined> {

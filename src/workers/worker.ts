@@ -2,7 +2,7 @@
  * One supervised instance of an app: drives the table of `states.ts` with what its shim reports and what users want,
  * and carries out the effects. Everything that must survive the daemon is stored before it is acted upon.
  */
-import { appendFileSync, existsSync, renameSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, renameSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError, never } from "../base/errors.ts";
 import { removeTree } from "../base/remove.ts";
@@ -11,7 +11,7 @@ import type { StateWord } from "../protocol/status.ts";
 import { allNewlyGuarded } from "../sandbox/guarded.ts";
 import type { WorkerEvent } from "../protocol/responses.ts";
 import type { Enforced } from "../shim/cgroup.ts";
-import { readDefinition, writeDefinition, type Definition } from "../launch/definition.ts";
+import { readDefinition, writeDefinition } from "../launch/definition.ts";
 import {
   describeEnding,
   failedLaunch,
@@ -252,15 +252,19 @@ export class Worker {
    */
   #keepDefinition(): void {
     try {
-      this.#deps.store.withRoom(() => writeDefinition(this.dir, this.#definition));
+      this.#writeDefinition();
     } catch (error) {
       this.#deps.log("warn", { worker: this.id, reason: (error as Error).message }, "definition not written");
     }
   }
 
-  get #definition(): Definition {
-    const { config, policyOfRun } = this.#setup;
-    return { app: this.#row.app, instance: this.instance, config, policy: policyOfRun ?? null, isGuess: this.#isGuess };
+  #writeDefinition(): void {
+    const { config, policyOfRun: policy = null } = this.#setup;
+    const definition = { app: this.#row.app, instance: this.instance, config, policy, isGuess: this.#isGuess };
+    this.#deps.store.withRoom(() => {
+      mkdirSync(this.dir, { recursive: true, mode: 0o700 });
+      writeDefinition(this.dir, definition);
+    });
   }
 
   /**
@@ -474,7 +478,7 @@ export class Worker {
   /** Records the end of a run that nobody watched, as if we had. */
   #adoptEnd(ending: Ending): boolean {
     const isWanted = this.#row.phase === "up";
-    if (isWanted && ending.stop_requested) {
+    if (isWanted && ending.stop_requested && !this.isEphemeral) {
       this.#recordEnd(ending, "restarted as asked", {}); // killed in the middle of a restart
       return true;
     }
@@ -514,9 +518,11 @@ export class Worker {
     this.#run = run;
     try {
       this.#save({ run: number, phase: "up" });
+      // Only its folder tells the next daemon what it is: before anything else is in there, or is waited for.
+      if (this.isEphemeral) this.#writeDefinition();
       const spec = await this.#setup.specify(run);
       if (this.#run !== run) return;
-      this.#deps.store.withRoom(() => writeDefinition(this.dir, this.#definition));
+      this.#writeDefinition();
       await run.launch(this.#deps.shimBinary, spec);
     } catch (error) {
       if (this.#run !== run) return;
@@ -551,8 +557,9 @@ export class Worker {
   #takeIn(live: ShimState): void {
     if (this.#state === "stopping" || this.#state === "restarting") return;
     const { phase } = this.#row;
-    if (phase === "up" || phase === "backoff") this.#state = live.isStopping ? "restarting" : "starting";
-    else this.#state = "stopping";
+    const isWanted = phase === "up" || phase === "backoff";
+    if (isWanted && !live.isStopping) this.#state = "starting";
+    else this.#state = isWanted && !this.isEphemeral ? "restarting" : "stopping";
     if (phase === "backoff") this.#save({ phase: "up" });
     if (this.#state !== "starting") this.#goOnStopping();
   }
@@ -618,7 +625,8 @@ export class Worker {
     }
     this.#dispatch(verdict.event);
     const isGivenUp = verdict.event === "ended_exhausted" && this.config.backoff.exhausted_action === "remove";
-    if (isGivenUp || this.isEphemeral) this.#deps.onRemove(this, ending.isSuccess);
+    const isAsked = ending.stop_requested && run?.failure == null; // by its owner's end, or by nobody who owns it
+    if (isGivenUp || this.isEphemeral) this.#deps.onRemove(this, ending.isSuccess || isAsked);
   }
 
   /** After the run: the end of its log tells. */

@@ -2,16 +2,25 @@
 import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
 import { Ipcctl } from "ipcctl";
-import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createConnection } from "node:net";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
 import { REQUEST } from "../../contract/shim.ts";
 import { SHIM_BINARY } from "../../src/base/install.ts";
+import { AuditSpool } from "../../src/audit/spool.ts";
+import { writeDefinition } from "../../src/launch/definition.ts";
+import { openScratches } from "../../src/launch/scratch.ts";
+import { makeSpec, type Prepared } from "../../src/launch/specification.ts";
+import { parseAppConfig } from "../../src/protocol/app-config.ts";
 import { Ownership } from "../../src/runtime/ownership.ts";
-import { spawnShim, type SpawnedShim } from "../../src/shim/link.ts";
+import { DEAF } from "../../src/shim/leftovers.ts";
+import { ShimLink, spawnShim, type SpawnedShim } from "../../src/shim/link.ts";
 import { isLockFree } from "../../src/shim/liveness.ts";
-import { readExitRecord } from "../../src/shim/records.ts";
+import { readExitRecord, readRunRecord } from "../../src/shim/records.ts";
+import { Store } from "../../src/workers/store.ts";
+import { takeInStrays } from "../../src/workers/strays.ts";
+import { Worker } from "../../src/workers/worker.ts";
 import { type Home, isAlive, ROOT, waitUntil, withDaemon, within } from "../home.ts";
 import { temporaryTree } from "../tree.ts";
 
@@ -129,6 +138,48 @@ test("why one failed can be asked for a while, of the newest", async () => {
   });
 });
 
+test("one that its owner ends has not failed, whatever signal it takes", async () => {
+  await withDaemon(async (home) => {
+    using ipc = new Ipcctl(await home.connect());
+    const { name } = await ipc.startApp({ name: "sleep", command: "sleep 1000", ...EPHEMERAL });
+    const own = await Ownership.claim(name, join(home.paths.workersDir, name, "sock"));
+    await own.release();
+    expect(await own.howItEnded()).toMatchObject({ code: "WORKER_STOPPED" });
+    await waitUntil(async () => (await ipc.list()).length === 0, "it is gone");
+    // What the daemon itself ends, because it is not ready for example, has failed.
+    const late = await ipc.startApp({
+      ...{ name: "late", command: "sleep 1000", ready: "notify", ready_timeout: 1 },
+      ...EPHEMERAL,
+    });
+    await waitUntil(async () => (await ipc.status(late.name)).state === "Stopped", "it has ended");
+    expect((await ipc.status(late.name)).reason).toContain("not ready within");
+  });
+});
+
+test("one that has failed is not started again for an app that depends on it, and its name is free", async () => {
+  await withDaemon(async (home) => {
+    using ipc = new Ipcctl(await home.connect());
+    const failing = { name: "false", command: "false", ...EPHEMERAL };
+    const { name } = await ipc.startApp(failing);
+    await waitUntil(async () => (await ipc.status(name)).state === "Stopped", "it has failed");
+    const app = { name: "web", command: "sleep 1000", policy: "trusted", depends_on: [name] };
+    expect(await refused(ipc.startApp(app))).toMatchObject({
+      code: "START_FAILED",
+      message: expect.stringContaining("an ephemeral worker runs once"),
+    });
+    expect((await ipc.describe(name)).exits).toHaveLength(1);
+    await ipc.startApp({ name, command: "sleep 1000", policy: "trusted" });
+    await ipc.stop(name);
+    for (let count = 0; count <= LIMITS.ephemeralsEnded.value; count++) await ipc.startApp(failing);
+    const others = async (): Promise<number> => (await ipc.list()).length;
+    await waitUntil(
+      async () => (await others()) === 1 + LIMITS.ephemeralsEnded.value,
+      "the oldest of the others is gone",
+    );
+    expect(await ipc.status(name)).toMatchObject({ life: "stored", state: "Stopped" });
+  });
+});
+
 test("it ends with its owner, with all that it began, and goes on without its daemon until then", async () => {
   await withDaemon(async (home) => {
     const script = home.script("job.py", WORKER);
@@ -151,6 +202,29 @@ test("it ends with its owner, with all that it began, and goes on without its da
     await waitUntil(() => isLockFree(dir), "one ends while no daemon runs");
     expect(third.pids.some(isAlive)).toBe(false);
     expect(folders(home)).toEqual([third.name]);
+    // Where one with a user of its own has its scratch folder, if its policy hides no files.
+    const scratches = openScratches(join(dir, "scratch"));
+    mkdirSync(join(scratches, third.name), { recursive: true });
+    expect((await home.cli("status", "--json")).stdout.trim()).toBe("[]");
+    expect(folders(home)).toEqual([]);
+    expect(existsSync(scratches)).toBe(false);
+  });
+});
+
+test("a daemon that is killed while the packages of one are installed leaves nothing of it", async () => {
+  await withDaemon(async (home) => {
+    const begun = join(home.dir, "begun");
+    const tools = join(home.dir, "tools");
+    mkdirSync(tools);
+    writeFileSync(join(tools, "uv"), `#!/bin/sh\necho > ${begun}\nexec sleep 1000\n`, { mode: 0o755 });
+    const script = home.script("needs.py", '# /// script\n# dependencies = ["one"]\n# ///\n');
+    using ipc = new Ipcctl(await home.connect());
+    const base_env = { ...home.env, PATH: `${tools}:${home.env.PATH}` };
+    const started = refused(ipc.startApp({ name: "needs", script, base_env, life: "ephemeral", policy: "strict" }));
+    await waitUntil(() => existsSync(begun), "uv has begun");
+    expect(folders(home)).toHaveLength(1);
+    await home.killDaemon();
+    expect(await started).toMatchObject({ code: "CONNECTION_LOST" });
     expect((await home.cli("status", "--json")).stdout.trim()).toBe("[]");
     expect(folders(home)).toEqual([]);
   });
@@ -183,18 +257,23 @@ test("what contradicts one run is refused, and so is a file that defines one", a
 const tree = temporaryTree("ephemeral");
 let runs = 0;
 
-function shimOf(owner: "stdin" | { readonly claimMs: number } | undefined): SpawnedShim & { readonly dir: string } {
-  const dir = join(tree.dir, String(++runs));
-  mkdirSync(dir);
+function shimOf(
+  owner: "stdin" | { readonly claimMs: number } | undefined,
+  dir = join(tree.dir, String(++runs)),
+  argv: readonly string[] = ["/bin/sleep", "1000"],
+): SpawnedShim & { readonly dir: string } {
+  mkdirSync(dir, { recursive: true });
   const stop = { graceMs: 1000, signal: 15 };
-  const spec = { run: 1, argv: ["/bin/sleep", "1000"], env: {}, cwd: "/", stop, ...(owner ? { owner } : {}) };
+  const spec = { run: 1, argv: [...argv], env: {}, cwd: "/", stop, ...(owner ? { owner } : {}) };
   return { dir, ...spawnShim(SHIM_BINARY, dir, spec) };
 }
 
+/** The socket is there before it listens; the record is written behind it. */
+const isUp = (dir: string): Promise<void> => waitUntil(() => readRunRecord(dir) !== undefined, "its shim listens");
+
 async function claim(dir: string): Promise<Ownership> {
-  const sock = join(dir, "sock");
-  await waitUntil(() => existsSync(sock), "its shim listens");
-  return await Ownership.claim("it", sock);
+  await isUp(dir);
+  return await Ownership.claim("it", join(dir, "sock"));
 }
 
 test("a shim whose owner does not come in time ends its worker", async () => {
@@ -218,14 +297,13 @@ test("a shim has one owner, and none where nobody may own it", async () => {
   expect(await owned.exited).toBe(0);
   const stored = shimOf(undefined);
   expect(await refused(claim(stored.dir))).toMatchObject({ code: "NOT_RUNNING" });
-  const record = readFileSync(join(stored.dir, "run"), "utf8"); // written before it listens
-  process.kill(Number(/^shim_pid=(\d+)/m.exec(record)![1]), "SIGTERM");
+  process.kill(readRunRecord(stored.dir)!.shim_pid, "SIGTERM");
   await stored.exited;
 });
 
 test("what an owner sends after its claim means nothing, and holds nobody up", async () => {
   const { dir, exited } = shimOf({ claimMs: 60_000 });
-  await waitUntil(() => existsSync(join(dir, "sock")), "its shim listens");
+  await isUp(dir);
   const socket = createConnection(join(dir, "sock"));
   socket.on("data", () => undefined);
   const sent = Promise.withResolvers<void>();
@@ -236,4 +314,100 @@ test("what an owner sends after its claim means nothing, and holds nobody up", a
   expect(await refused(claim(dir))).toMatchObject({ code: "NOT_RUNNING" });
   socket.destroy();
   expect(await within(10_000, "its end", exited)).toBe(0);
+});
+
+// ---- a daemon that takes one in while its owner goes ----
+
+const DEAF_TO_TERM = ["/bin/sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.01; done"];
+
+/** One that runs, and a store that does not know it yet. */
+async function left(argv?: readonly string[]): Promise<{
+  readonly dir: string;
+  readonly own: Ownership;
+  readonly takeIn: () => Promise<{ readonly worker: Worker; readonly removed: boolean[] } & Disposable>;
+}> {
+  const workersDir = join(tree.dir, String(++runs));
+  const { dir } = shimOf({ claimMs: 60_000 }, join(workersDir, "job"), argv);
+  const own = await claim(dir);
+  const config = parseAppConfig(JSON.stringify({ name: "job", command: "sleep 1000", life: "ephemeral" }), "/");
+  writeDefinition(dir, { app: "job", instance: 0, config, isGuess: false });
+  const takeIn = async (): Promise<{ readonly worker: Worker; readonly removed: boolean[] } & Disposable> => {
+    const open = (): Store =>
+      new Store(join(workersDir, "db"), { onTrouble: () => undefined, onHealed: () => undefined });
+    const first = open();
+    first.putApp("web", parseAppConfig(JSON.stringify({ name: "web", command: "true" }), "/")); // no new one
+    first[Symbol.dispose]();
+    const store = open();
+    const removed: boolean[] = [];
+    const deps = {
+      ...{ store, workersDir, environmentsDir: workersDir, audit: new AuditSpool(workersDir, "daemon") },
+      ...{ shimBinary: SHIM_BINARY, cgroups: undefined, daemonEnv: {}, daemonUmask: 0o022 },
+      ...{ emit: () => undefined, log: () => undefined, random: () => 0, nowMs: Date.now, onRotated: () => undefined },
+      onRemove: (_: Worker, isDone: boolean) => void removed.push(isDone),
+      watchRun: () => ({ health: null, [Symbol.dispose]: () => undefined }),
+    };
+    expect(await takeInStrays(deps, () => false)).toEqual([]);
+    const worker = new Worker(deps, config, store.instances("job")[0]!);
+    return {
+      worker,
+      removed,
+      [Symbol.dispose]: () => {
+        worker.release();
+        store[Symbol.dispose]();
+      },
+    };
+  };
+  return { dir, own, takeIn };
+}
+
+test("one whose owner goes while a daemon takes it in does not run twice", async () => {
+  const ended = await left();
+  using known = await ended.takeIn();
+  await ended.own.release();
+  expect(await known.worker.adopt()).toBe(false);
+  expect(known.removed).toEqual([true]);
+  const ending = await left(DEAF_TO_TERM);
+  const output = join(ending.dir, "logs");
+  const said = (): boolean => readdirSync(output).some((file) => readFileSync(join(output, file), "utf8") !== "");
+  await waitUntil(said, "it is deaf");
+  using stopping = await ending.takeIn();
+  const released = ending.own.release();
+  const isStopping = async (): Promise<boolean> => {
+    const link = await ShimLink.open(ending.dir, DEAF);
+    link?.release();
+    return link?.state.isStopping === true;
+  };
+  await waitUntil(isStopping, "its shim has heard");
+  expect(await stopping.worker.adopt()).toBe(false);
+  await released;
+  await waitUntil(() => stopping.removed.length > 0, "its end is known");
+  expect([stopping.removed, stopping.worker.state, stopping.worker.row.run]).toEqual([[true], "stopped", 1]);
+});
+
+test("one whose shim does not answer is taken in, and reached once it does", async () => {
+  const { dir, own, takeIn } = await left();
+  const shim = readRunRecord(dir)!.shim_pid;
+  process.kill(shim, "SIGSTOP");
+  try {
+    using known = await takeIn();
+    expect(await known.worker.adopt()).toBe(false);
+    expect(known.worker.state).toBe("starting");
+    process.kill(shim, "SIGCONT");
+    await waitUntil(() => known.worker.state === "running", "its shim answers");
+    await own.release();
+    await waitUntil(() => known.removed.length > 0, "its end is known");
+  } finally {
+    process.kill(shim, "SIGCONT");
+  }
+});
+
+test("until it is ready its owner need not claim it", () => {
+  const config = parseAppConfig(
+    JSON.stringify({ name: "job", command: "true", life: "ephemeral", ready: "notify", ready_timeout: 45_000 }),
+    "/",
+  );
+  const plan = { rlimits: [], wallMs: null, policy: { limits: { log: null } } };
+  const prepared = { launch: { argv: ["/bin/true"], env: {}, cwd: "/" }, plan } as unknown as Prepared;
+  const enforced = { memory: false, cpu: false, pids: false };
+  expect(makeSpec(config, prepared, 1, undefined, enforced).owner).toEqual({ claimMs: LIMITS.claimMs.value + 45_000 });
 });
