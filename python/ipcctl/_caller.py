@@ -357,7 +357,7 @@ class Worker:
             else:
                 self._send([kind, number, what, body])
         except BaseException:
-            del self._requests[number]
+            self._requests.pop(number, None)  # gone already if the channel has ended by this
             for one in lent:
                 self._leave_source(one)
             raise

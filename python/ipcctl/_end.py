@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+import weakref
 from collections import deque
 
 from . import _contract
@@ -80,6 +81,7 @@ class End:
         self._parts = Parts()
         self._is_rung_off = False
         self.is_open = True
+        _held.add(self)
 
     # ---- messages ----
 
@@ -224,10 +226,19 @@ class End:
                 self._bell.shutdown(socket.SHUT_RDWR)  # a thread that waits notices it
             except OSError:
                 pass
-            self._bell.close()
-            self.sharing.close()
-            os.close(self._life)
-            self.half.close()
+            self._release()
+
+    def forsake(self) -> None:
+        self._lock = threading.RLock()  # a thread of the parent may have held it
+        if self.is_open:
+            self.is_open = False
+            self._release()
+
+    def _release(self) -> None:
+        self._bell.close()
+        self.sharing.close()
+        os.close(self._life)
+        self.half.close()
 
 
 class ShimDoor:
@@ -330,10 +341,28 @@ class Ownership:
         except BaseException:
             self._door.close()
             raise
+        _held.add(self)
 
     def close(self) -> None:
         """Ends the worker with its whole tree; returns when nothing of it runs."""
         self._door.wait_end()
+
+    def forsake(self) -> None:
+        self._door.close()
+
+
+#: A forked child has copies of their descriptors: it would keep workers and channels that its parent has left, and end
+#: those that its parent uses.
+_held: weakref.WeakSet[End | Ownership] = weakref.WeakSet()
+
+
+def _forsake() -> None:
+    for one in list(_held):
+        one.forsake()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forsake)
 
 
 def open_end(path: str, name: str, timeout: float) -> tuple[End, bytes]:

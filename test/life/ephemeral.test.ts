@@ -211,6 +211,41 @@ test("it ends with its owner, with all that it began, and goes on without its da
   });
 });
 
+const FORKING = `import ipcctl, json, os, sys, time
+reader, writer = os.pipe()
+with ipcctl.connect().start(sys.argv[1], life="ephemeral", policy="trusted") as worker:
+    if (child := os.fork()) == 0:
+        try:
+            worker.call("add", 1, 2)
+        except ipcctl.IpcError as error:
+            os.write(writer, error.code.encode())
+        worker.close()
+        os.write(writer, b"!")
+        time.sleep(1000)
+    said = b""
+    while not said.endswith(b"!"):
+        said += os.read(reader, 100)
+    print(json.dumps([said.decode(), worker.call("add", 1, 2), worker.name, child]), flush=True)
+    time.sleep(1000)
+`;
+
+test("a process that its owner forks keeps nothing of it, and ends nothing", async () => {
+  await withDaemon(async (home) => {
+    using ipc = new Ipcctl(await home.connect());
+    const child = Bun.spawn(["python3", home.script("forking.py", FORKING), home.script("job.py", WORKER)], {
+      env: { ...home.env, PYTHONPATH: join(ROOT, "python") },
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    const { value } = await within(60_000, "what it says", child.stdout.getReader().read());
+    const [said, sum, name, pid] = JSON.parse(Buffer.from(value!).toString()) as [string, number, string, number];
+    expect([said, sum, (await ipc.status(name)).calls!.channels]).toEqual(["CONNECTION_LOST!", 3, 1]);
+    child.kill("SIGKILL");
+    await waitUntil(async () => (await ipc.list()).length === 0, "it is gone");
+    expect(isAlive(pid)).toBe(true);
+    process.kill(pid, "SIGKILL");
+  });
+});
+
 test("a daemon that is killed while the packages of one are installed leaves nothing of it", async () => {
   await withDaemon(async (home) => {
     const begun = join(home.dir, "begun");
