@@ -84,7 +84,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     job: "a worker as programs use it; `connect()` and `eval()` of the package",
     uses: {
       base: "",
-      contract: "numbers of messages",
+      contract: "numbers of messages, codes of the host",
       protocol: "",
       logs: "programs read the files themselves",
       plane: "channels and pipes",

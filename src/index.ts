@@ -16,6 +16,17 @@ export { Pipe } from "./plane/pipe.ts";
 export { shared } from "./plane/sharing.ts";
 export { connect, Ipcctl, type ConnectOptions, type StartOptions } from "./runtime/connect.ts";
 export { PythonWorker, type CallOptions, type EvalOptions } from "./runtime/python-worker.ts";
+export {
+  host,
+  HostError,
+  type HostArguments,
+  type HostCallOptions,
+  type HostCalls,
+  type HostCode,
+  type HostPlugin,
+  type HostTool,
+  type Stage as HostStage,
+} from "./runtime/host.ts";
 export { serve, type Serving } from "./runtime/serve.ts";
 export { spawnPython, type SpawnOptions } from "./runtime/spawn.ts";
 export { frames, lines } from "./calls/byte-transport.ts";

@@ -11,7 +11,7 @@ import {
   SEGMENT_VERSION_SLOTS,
 } from "../../contract/segment.ts";
 import { IpcError } from "../base/errors.ts";
-import { openStream } from "../base/platform.ts";
+import { openStream, type StreamSocket } from "../base/platform.ts";
 import { reachablePath } from "../base/socket-path.ts";
 import type { OpenSegment } from "./meet.ts";
 import { BrokenChannel } from "./ring.ts";
@@ -77,67 +77,138 @@ function takeSegment({ bytes, fds }: Packet, uses: readonly Use[]): Taken {
   }
 }
 
-/** Where the shim is met. It keeps the program alive. */
+/** Who takes what clients open. What nobody takes is turned away: its client sees it closed. */
+export type Takers = {
+  readonly calls?: (segment: OpenSegment) => void;
+  /** The channel on which this worker asks the host. */
+  readonly host?: (segment: OpenSegment) => void;
+  /** The client's end of a channel to another worker, and what the daemon calls it. */
+  readonly relay?: (label: string, segment: OpenSegment) => void;
+};
+
+/** A part of this program that has met the shim. */
 export type Meeting = {
   /** Takes no more channels. Those that are open stay. */
   readonly leave: () => void;
+  /** Resolves once nothing comes any more: the shim has turned this process away, or all have left. */
+  readonly over: Promise<void>;
 };
 
-/** Gets the client's end of a channel to another worker, and what the daemon calls it. */
-export type OnRelay = (label: string, segment: OpenSegment) => void;
+/** One process of a worker meets its shim once, whatever parts of it take channels. */
+let met: Promise<Meet> | undefined;
 
 /**
- * Meets the shim of this process, which hands over what clients open. What is no channel for calls is turned away.
- * @param onRelay without it, so is one that the daemon relays
+ * Meets the shim of this process, which hands over what clients open.
+ * @param keepsAlive false: the program may end while it waits for channels
  * @throws IpcError FAILED if ipcctl has not started this process, or another one of its tree has met the shim
  */
-export async function meet(onChannel: (segment: OpenSegment) => void, onRelay?: OnRelay): Promise<Meeting> {
-  const socket = reachShim();
-  const [bell, theirs] = createPair(STREAM);
-  const isHeard = sendWithFds(socket, Buffer.of(MEETING.bell), [theirs]);
-  closeFd(theirs);
-  const takeAll = (): void => {
-    for (let packet = receive(); packet !== undefined; packet = receive()) {
+export async function meet(takers: Takers, keepsAlive = true): Promise<Meeting> {
+  const part: Part = { takers, keepsAlive };
+  const isFirst = met === undefined;
+  const meeting = (met ??= Meet.open(part));
+  try {
+    const one = await meeting;
+    if (!isFirst) one.add(part);
+    return { leave: () => one.remove(part), over: one.over.promise };
+  } catch (error) {
+    if (met === meeting) met = undefined;
+    throw error;
+  }
+}
+
+type Part = { readonly takers: Takers; readonly keepsAlive: boolean };
+
+class Meet {
+  readonly over = Promise.withResolvers<void>();
+  readonly #socket: number;
+  readonly #parts: Set<Part>;
+  #stream: StreamSocket | undefined;
+  #isOver = false;
+
+  private constructor(socket: number, first: Part) {
+    this.#socket = socket;
+    this.#parts = new Set([first]);
+  }
+
+  /** @param first takes what has come before the shim is met */
+  static async open(first: Part): Promise<Meet> {
+    const one = new Meet(reachShim(), first);
+    const [bell, theirs] = createPair(STREAM);
+    const isHeard = sendWithFds(one.#socket, Buffer.of(MEETING.bell), [theirs]);
+    closeFd(theirs);
+    // The shim rings when it has the bell, and hangs up if another process is there. Until then nobody is met.
+    const answered = Promise.withResolvers<void>();
+    one.#stream = await openStream(
+      { fd: bell },
+      {
+        data: () => {
+          answered.resolve();
+          one.#takeAll();
+        },
+        close: () => {
+          one.#end();
+          answered.resolve();
+        },
+      },
+    );
+    if (isHeard) await answered.promise;
+    if (isHeard && !one.#isOver) {
+      one.#settleRef();
+      return one;
+    }
+    one.#end();
+    throw new IpcError("FAILED", "another process of this worker has met its shim already");
+  }
+
+  add(part: Part): void {
+    if (this.#isOver) return;
+    this.#parts.add(part);
+    this.#settleRef();
+  }
+
+  remove(part: Part): void {
+    this.#parts.delete(part);
+    if (this.#parts.size === 0) this.#end();
+    else if (!this.#isOver) this.#settleRef();
+  }
+
+  #settleRef(): void {
+    if ([...this.#parts].some((part) => part.keepsAlive)) this.#stream!.ref();
+    else this.#stream!.unref();
+  }
+
+  #end(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    met = undefined;
+    this.#stream?.terminate();
+    closeFd(this.#socket);
+    this.over.resolve();
+  }
+
+  #takeAll(): void {
+    while (!this.#isOver) {
+      const parts = [...this.#parts].map(({ takers }) => takers);
+      const relay = parts.find((one) => one.relay)?.relay;
+      const most = relay ? CHANNEL_FDS : CHANNEL_FDS_FORWARDED;
+      const packet = receivePacket(this.#socket, CHANNEL_FDS_FORWARDED, most);
+      if (packet === undefined) return;
       if (packet === "bad") continue;
+      const uses = USES.filter((use) => parts.some((one) => one[use]));
       let taken: Taken;
       try {
-        taken = takeSegment(packet, onRelay ? ["calls", "relay"] : ["calls"]);
+        taken = takeSegment(packet, uses);
       } catch {
         continue; // its client sees it closed, and says so
       }
-      if (taken.use === "relay") onRelay!(taken.label, taken.segment);
-      else onChannel(taken.segment);
+      const { use, label, segment } = taken;
+      if (use === "relay") relay!(label, segment);
+      else parts.find((one) => one[use as "calls"])![use as "calls"]!(segment);
     }
-  };
-  const most = onRelay ? CHANNEL_FDS : CHANNEL_FDS_FORWARDED;
-  const receive = (): Packet | "bad" | undefined => receivePacket(socket, CHANNEL_FDS_FORWARDED, most);
-  let isMet = true;
-  const leave = (): void => {
-    if (!isMet) return;
-    isMet = false;
-    stream.terminate();
-    closeFd(socket);
-  };
-  // The shim rings when it has the bell, and hangs up if another process is there. Until then nobody is met.
-  const answered = Promise.withResolvers<void>();
-  const stream = await openStream(
-    { fd: bell },
-    {
-      data: () => {
-        answered.resolve();
-        if (isMet) takeAll();
-      },
-      close: () => {
-        leave();
-        answered.resolve();
-      },
-    },
-  );
-  if (isHeard) await answered.promise;
-  if (isHeard && isMet) return { leave };
-  leave();
-  throw new IpcError("FAILED", "serve: another process of this worker serves already");
+  }
 }
+
+const USES = ["calls", "host", "relay"] as const;
 
 /** Passed by the shim, where no socket can be reached by its path; else connected to. @throws IpcError FAILED */
 function reachShim(): number {
@@ -153,8 +224,8 @@ function reachShim(): number {
     reachable.close();
     if (socket !== undefined) return socket;
   } else
-    throw new IpcError("FAILED", "serve: ipcctl has not started this program (no IPCCTL_PLANE)", {
+    throw new IpcError("FAILED", "ipcctl has not started this program (no IPCCTL_PLANE)", {
       hint: "start it with: ipcctl start SCRIPT",
     });
-  throw new IpcError("FAILED", "serve: its shim cannot be reached");
+  throw new IpcError("FAILED", "the shim of this worker cannot be reached");
 }

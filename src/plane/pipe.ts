@@ -27,6 +27,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   #socket: StreamSocket | undefined;
   #isOver = false;
   #isClosed = false;
+  #isRef = true;
   #wake: (() => void) | undefined;
   readonly #awaited: Awaited;
   #onLooked: (() => void) | undefined;
@@ -35,10 +36,13 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     this.name = name;
     this.#segment = segment;
     this.#fd = segment.bell;
-    const { memory, capacity } = segment;
+    const { memory, capacity, life } = segment;
     this.messageBytesMax = capacity - RING_HEAD_BYTES;
-    this.#tx = new SharedRingBuffer(memory, SEGMENT.ringA, SEGMENT.data, capacity, true);
-    this.#rx = new SharedRingBuffer(memory, SEGMENT.ringB, SEGMENT.data + capacity, capacity, false);
+    const isOffered = life !== undefined;
+    const [a, b] = [SEGMENT.data, SEGMENT.data + capacity];
+    const [outgoing, incoming] = isOffered ? [SEGMENT.ringA, SEGMENT.ringB] : [SEGMENT.ringB, SEGMENT.ringA];
+    this.#tx = new SharedRingBuffer(memory, outgoing, isOffered ? a : b, capacity, true);
+    this.#rx = new SharedRingBuffer(memory, incoming, isOffered ? b : a, capacity, false);
     this.#awaited = { rx: this.#rx, isWaking: false, endLook: () => this.#onLooked?.() };
     closeFd(segment.descriptors);
     void this.#hear();
@@ -56,7 +60,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     return new Pipe(name, await openSegment(shimSocket, worker, timeoutMs, name, version));
   }
 
-  /** The client's end of one that was opened elsewhere. */
+  /** One that was opened elsewhere: the client's end, or the other one if it has no life. */
   static over(name: string, segment: OpenSegment): Pipe {
     return new Pipe(name, segment);
   }
@@ -64,6 +68,12 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   /** Neither side has closed it. */
   get isOpen(): boolean {
     return !this.#isOver && !this.#isClosed;
+  }
+
+  /** The same, asking the kernel: the event loop may not have said so yet. To be asked while nobody receives. */
+  get isOpenNow(): boolean {
+    if (this.isOpen && waitReadable(this.#fd, 0) && !drain(this.#fd)) this.#isOver = true;
+    return this.isOpen;
   }
 
   /** Sends if there is room now. @throws RangeError if it never fits, BrokenChannel if the pipe is closed */
@@ -157,6 +167,14 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
       },
     );
     if (this.#isClosed) this.#socket.terminate();
+    else if (!this.#isRef) this.#socket.unref();
+  }
+
+  /** Whether it keeps the program alive, as it does at first. */
+  setRef(isRef: boolean): void {
+    this.#isRef = isRef;
+    if (isRef) this.#socket?.ref();
+    else this.#socket?.unref();
   }
 
   #closed(): BrokenChannel {
@@ -168,7 +186,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#socket?.terminate();
-    closeFd(this.#segment.life!); // the client's end has it
+    if (this.#segment.life !== undefined) closeFd(this.#segment.life);
     this.#wake?.();
   }
 

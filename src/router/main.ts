@@ -30,11 +30,11 @@ async function begin(stateDir: string): Promise<void> {
       return new Promise<never>((_, reject) => signal.addEventListener("abort", () => reject(signal.reason as Error)));
     },
   };
-  await meet(
-    (segment) =>
+  await meet({
+    calls: (segment) =>
       void ChannelTransport.open((listener) => Channel.serve(segment, listener)).then(
         (transport) => new CallServer(transport, functions),
       ),
-    (label, segment) => router.relay(label, segment),
-  );
+    relay: (label, segment) => router.relay(label, segment),
+  });
 }

@@ -7,6 +7,7 @@ import { Channel } from "../plane/channel.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { meet } from "../plane/meeting.ts";
 import { requireSystem } from "../plane/system.ts";
+import { attachHost, mayAskHost, takeHostChannel } from "./host.ts";
 
 /** What {@link serve} gives: it serves until this is disposed. */
 export type Serving = Disposable & {
@@ -42,7 +43,11 @@ export async function serve(functions: Exposed): Promise<Serving> {
     void server.closed.then(() => servers.delete(server));
   };
   try {
-    const meeting = await meet((segment) => void open(segment));
+    const meeting = await meet({
+      calls: (segment) => void open(segment),
+      host: takeHostChannel, // it comes once, whether or not the program has asked for anything yet
+    });
+    if (mayAskHost()) await attachHost(); // stays when this program serves no more
     return {
       get clients() {
         return servers.size;

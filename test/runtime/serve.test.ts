@@ -203,7 +203,7 @@ console.log("waits");`,
     process.kill(shim, "SIGCONT");
   }
   await waitUntil(async () => (await home.lines("both")).length === 3, "it has its answer");
-  expect((await home.lines("both")).at(-1)).toContain("another process of this worker serves already");
+  expect((await home.lines("both")).at(-1)).toContain("another process of this worker has met its shim already");
   worker[Symbol.dispose]();
 });
 

@@ -1,0 +1,423 @@
+/** `host.files.list({…})`: a program that ipcctl has started calls the tools that the policy of its worker grants. */
+import { CANCEL_TOPIC, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
+import { limit } from "../base/limits.ts";
+import { requirePlatform, sleep } from "../base/platform.ts";
+import type { OpenSegment } from "../plane/meet.ts";
+import { meet, type Meeting } from "../plane/meeting.ts";
+import { Pipe } from "../plane/pipe.ts";
+import { requireSystem } from "../plane/system.ts";
+
+export type { HostCode, Stage } from "../../contract/host.ts";
+
+/** How long a call waits for its answer unless it says otherwise: a person may be asked meanwhile. */
+const DEADLINE_MS = 330_000;
+/** How long the daemon may take to open the channel. */
+const OPEN_MS = 30_000;
+/** A timer with more than this fires at once. */
+const TIMER_MS_MAX = 2 ** 31 - 1;
+/** Between two looks whether a full ring has room. */
+const ROOM_MS = 1;
+/** What says that the policy of this worker grants tools, and how they are asked for. */
+const TRANSPORT = "IPCCTL_TRANSPORT";
+
+/** How one call to the host is made. */
+export type HostCallOptions = {
+  /** Milliseconds until the call is given up; 330,000 without it, because a person may be asked meanwhile. */
+  readonly deadline?: number | undefined;
+  /** Gives the call up, which then rejects with the signal's reason. */
+  readonly signal?: AbortSignal | undefined;
+};
+
+/** Arguments of a tool by name: JSON values. */
+export type HostArguments = Readonly<Record<string, unknown>>;
+
+/** A tool that this worker may call. */
+export type HostTool = {
+  readonly name: string;
+  readonly description: string;
+  readonly risk_level: "low" | "high";
+  readonly idempotent: boolean;
+  /** A JSON Schema. */
+  readonly arguments_schema: Readonly<Record<string, unknown>>;
+};
+
+/** A call to the host that has no result. */
+export class HostError extends Error {
+  override readonly name = "HostError";
+  /** What went wrong, such as `RATE_LIMITED`: docs/host.md lists them. Plugins have codes of their own as well. */
+  readonly code: HostCode | (string & {});
+  /** The same call may succeed later, and was not carried out. */
+  readonly retriable: boolean;
+  /** Which step of the host said so; undefined if the call did not come so far. */
+  readonly stage: Stage | undefined;
+  /** Where in the arguments, by names with dots between. */
+  readonly field: string | undefined;
+  /** Seconds until the next call may pass. */
+  readonly retryAfter: number | undefined;
+
+  constructor(
+    code: HostCode | (string & {}),
+    message: string,
+    more: {
+      readonly retriable?: boolean | undefined;
+      readonly stage?: Stage | undefined;
+      readonly field?: string | undefined;
+      readonly retryAfter?: number | undefined;
+    } = {},
+  ) {
+    super(message);
+    this.code = code;
+    this.retriable = more.retriable ?? false;
+    this.stage = more.stage;
+    this.field = more.field;
+    this.retryAfter = more.retryAfter;
+  }
+}
+
+/** One call on its way. */
+type Request = {
+  readonly tool: string;
+  readonly correlation: string;
+  readonly bytes: Uint8Array;
+  /** Exactly one of them, once. */
+  readonly resolve: (result: unknown) => void;
+  readonly reject: (error: unknown) => void;
+  isOver: boolean;
+  /** On which it was sent. */
+  channel: HostChannel | undefined;
+};
+
+/** A channel to one router, and what is under way on it. */
+class HostChannel {
+  readonly #pipe: Pipe;
+  readonly #underWay = new Map<string, Request>();
+  #isReading = false;
+
+  constructor(segment: OpenSegment) {
+    this.#pipe = Pipe.over("host", segment);
+    this.#pipe.setRef(false);
+  }
+
+  get isOpen(): boolean {
+    return this.#isReading ? this.#pipe.isOpen : this.#pipe.isOpenNow;
+  }
+
+  /** False if there is no room now. @throws BrokenChannel if the host has ended: then nothing was sent */
+  trySend(request: Request): boolean {
+    if (!this.#pipe.trySend(request.bytes)) return false;
+    request.channel = this;
+    this.#underWay.set(request.correlation, request);
+    if (this.#underWay.size === 1) this.#pipe.setRef(true);
+    if (!this.#isReading) void this.#read();
+    return true;
+  }
+
+  /** Nobody waits for it any more. The host is told, unless it reads nothing: then it will hear of the end. */
+  giveUp({ correlation }: Request): void {
+    this.#forget(correlation);
+    try {
+      this.#pipe.trySend(encode({ topic: CANCEL_TOPIC, correlation, arguments: {} }));
+    } catch {
+      // It has ended already.
+    }
+  }
+
+  /** Nobody knows how far the host got with what it has been asked. */
+  end(): void {
+    this.#pipe.close();
+    for (const request of [...this.#underWay.values()])
+      request.reject(
+        new HostError("UNKNOWN_OUTCOME", `${request.tool}: the host ended before it answered`, { stage: "route" }),
+      );
+    this.#underWay.clear();
+  }
+
+  #forget(correlation: string): Request | undefined {
+    const request = this.#underWay.get(correlation);
+    this.#underWay.delete(correlation);
+    if (this.#underWay.size === 0) this.#pipe.setRef(false);
+    return request;
+  }
+
+  /** Only while something is under way: a program that waits for nothing is not to look out for it. */
+  async #read(): Promise<void> {
+    this.#isReading = true;
+    try {
+      while (this.#underWay.size > 0) {
+        const bytes = this.#pipe.tryReceive() ?? (await this.#pipe.receive());
+        if (bytes === undefined) return this.end();
+        this.#take(bytes);
+      }
+    } catch {
+      this.end();
+    } finally {
+      this.#isReading = false;
+    }
+  }
+
+  #take(bytes: Uint8Array): void {
+    const { correlation, result, error } = JSON.parse(utf8.decode(bytes)) as Answer;
+    const request = correlation === null ? undefined : this.#forget(correlation);
+    if (request === undefined) return; // given up meanwhile
+    if (error === undefined) return request.resolve(result);
+    const { code, message, retry_after: retryAfter, ...more } = error;
+    request.reject(new HostError(code, message, { ...more, retryAfter }));
+  }
+}
+
+type Answer = {
+  readonly correlation: string | null;
+  readonly result?: unknown;
+  readonly error?: {
+    readonly code: string;
+    readonly message: string;
+    readonly retriable: boolean;
+    readonly stage?: Stage;
+    readonly field?: string;
+    readonly retry_after?: number;
+  };
+};
+
+const utf8 = new TextDecoder();
+
+function encode(message: object): Uint8Array {
+  return Buffer.from(JSON.stringify(message));
+}
+
+let next = 1;
+let current: HostChannel | undefined;
+let arrival = Promise.withResolvers<HostChannel>();
+let meeting: Promise<Meeting> | undefined;
+/** What has not been sent yet, in order. */
+const outbox: Request[] = [];
+let isFlushing = false;
+
+/** Whether this program was given tools. */
+export function mayAskHost(): boolean {
+  return process.env[TRANSPORT] !== undefined;
+}
+
+/** The channel of this worker; the first one, or that to the next router after the end of one. */
+export function takeHostChannel(segment: OpenSegment): void {
+  current?.end();
+  current = new HostChannel(segment);
+  arrival.resolve(current);
+  arrival = Promise.withResolvers();
+}
+
+/** Takes the channel whenever it comes. @throws HostError UNAUTHORIZED if none can come */
+export async function attachHost(): Promise<Meeting> {
+  if (!mayAskHost())
+    throw new HostError(
+      "UNAUTHORIZED",
+      "this program was not given any tools; for a worker: ipcctl start SCRIPT --policy analysis --allow-tools=GLOB",
+    );
+  requirePlatform();
+  requireSystem();
+  try {
+    return await (meeting ??= meetForever());
+  } catch (error) {
+    throw noChannel((error as Error).message);
+  }
+}
+
+/** Until the shim ends it. Whoever asks after that tries again. */
+async function meetForever(): Promise<Meeting> {
+  try {
+    const one = await meet({ host: takeHostChannel }, false);
+    void one.over.then(() => (meeting = undefined));
+    return one;
+  } catch (error) {
+    meeting = undefined;
+    throw error;
+  }
+}
+
+function noChannel(why: string): HostError {
+  return new HostError("UNAUTHORIZED", `this process has no channel to the host: ${why}; ask in the worker itself`);
+}
+
+/** @throws HostError if none comes */
+async function waitForChannel(): Promise<HostChannel> {
+  const { over } = await attachHost();
+  if (current?.isOpen) return current;
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(
+    () =>
+      late.reject(
+        new HostError("PLUGIN_UNAVAILABLE", `the host has not answered within ${OPEN_MS / 1000} s`, {
+          ...{ retriable: true, stage: "route" },
+        }),
+      ),
+    OPEN_MS,
+  );
+  timer.unref(); // those that wait have deadlines
+  const turnedAway = over.then(() => {
+    throw noChannel("another process of this worker has it");
+  });
+  try {
+    return await Promise.race([arrival.promise, late.promise, turnedAway]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Sends what waits. What was not sent when a channel ends goes on the next one. */
+async function flush(): Promise<void> {
+  if (isFlushing) return;
+  isFlushing = true;
+  try {
+    while (outbox.length > 0) {
+      const channel = current?.isOpen ? current : await waitForChannel();
+      const [request] = outbox;
+      if (request === undefined) continue;
+      if (request.isOver || isSent(channel, request)) outbox.shift();
+      else if (channel.isOpen) await sleep(ROOM_MS);
+    }
+  } catch (error) {
+    for (const request of outbox.splice(0)) request.reject(error);
+  } finally {
+    isFlushing = false;
+  }
+}
+
+function isSent(channel: HostChannel, request: Request): boolean {
+  try {
+    return channel.trySend(request);
+  } catch {
+    channel.end();
+    return false;
+  }
+}
+
+/** Topic and correlation come first, so that the host can answer what it refuses to parse. @throws HostError */
+function encodeRequest(tool: string, correlation: string, args: HostArguments): Uint8Array {
+  const message = { topic: TOOL_TOPIC + tool, correlation, arguments: args };
+  let bytes: Uint8Array;
+  try {
+    const text = JSON.stringify(message);
+    if (text.includes("null")) JSON.stringify(args, refuseNonNumbers);
+    bytes = Buffer.from(text);
+  } catch (error) {
+    throw new HostError("VALIDATION_FAILED", `${tool}: the arguments are not JSON: ${(error as Error).message}`);
+  }
+  const most = limit("hostMessageBytes");
+  if (bytes.length <= most) return bytes;
+  throw new HostError("TOO_LARGE", `${tool}: ${bytes.length} bytes, and a request has at most ${most}`);
+}
+
+/** JSON has no NaN and no infinity, and they would silently become null. */
+function refuseNonNumbers(key: string, value: unknown): unknown {
+  if (typeof value === "number" && !Number.isFinite(value)) throw new TypeError(`${key} is ${value}`);
+  return value;
+}
+
+async function call<T = unknown>(tool: string, args: HostArguments = {}, options: HostCallOptions = {}): Promise<T> {
+  const { deadline = DEADLINE_MS, signal } = options;
+  signal?.throwIfAborted();
+  if (!mayAskHost()) await attachHost();
+  const correlation = String(next++);
+  const bytes = encodeRequest(tool, correlation, args);
+  const { promise, resolve, reject } = Promise.withResolvers<T>();
+  const finish = (): void => {
+    request.isOver = true;
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", onAbort);
+  };
+  const request: Request = {
+    ...{ tool, correlation, bytes, isOver: false, channel: undefined },
+    resolve: (result) => {
+      finish();
+      resolve(result as T);
+    },
+    reject: (error) => {
+      finish();
+      reject(error);
+    },
+  };
+  const giveUp = (error: unknown): void => {
+    request.channel?.giveUp(request);
+    request.reject(error);
+  };
+  const onAbort = (): void => giveUp(signal!.reason);
+  signal?.addEventListener("abort", onAbort, { once: true });
+  const timer = setTimeout(() => giveUp(lateError(request, deadline)), Math.min(deadline, TIMER_MS_MAX));
+  outbox.push(request);
+  void flush();
+  return promise;
+}
+
+/** What was never sent was not carried out. */
+function lateError({ tool, channel }: Request, deadline: number): HostError {
+  const seconds = deadline / 1000;
+  return channel === undefined
+    ? new HostError("PLUGIN_UNAVAILABLE", `${tool}: the host takes no requests for ${seconds} s`, {
+        ...{ retriable: true, stage: "route" },
+      })
+    : new HostError("UNKNOWN_OUTCOME", `${tool}: no answer within ${seconds} s`, { stage: "route" });
+}
+
+async function batch(
+  calls: Iterable<readonly [tool: string, args?: HostArguments]>,
+  options: HostCallOptions = {},
+): Promise<unknown[]> {
+  const outcome = async ([tool, args]: readonly [string, HostArguments?]): Promise<unknown> => {
+    try {
+      return await call(tool, args, options);
+    } catch (error) {
+      if (error instanceof HostError) return error;
+      throw error;
+    }
+  };
+  return Promise.all(Array.from(calls, outcome));
+}
+
+async function tools(options: HostCallOptions = {}): Promise<HostTool[]> {
+  return (await call<{ tools: HostTool[] }>("core.list_tools", {}, options)).tools;
+}
+
+const verbs = { call, batch, tools };
+
+/** The tools of one plugin by their names. */
+export type HostPlugin = {
+  readonly [tool: string]: <T = unknown>(args?: HostArguments, options?: HostCallOptions) => Promise<T>;
+};
+
+/** What a worker may ask the host for. A call says what it wants and nothing of who asks: the host knows that. */
+export type HostCalls = {
+  /**
+   * Calls a tool, `PLUGIN.TOOL`: `await host.call("files.list", { conversation_id: "c1" })`.
+   * @throws HostError with a `code`; `retriable` says whether the same call may succeed later
+   */
+  readonly call: <T = unknown>(tool: string, args?: HostArguments, options?: HostCallOptions) => Promise<T>;
+  /**
+   * Several calls in one round trip: `host.batch([["files.list", {}], ["memory.list", {}]])`.
+   * @returns for each its result, or its HostError, which is not thrown
+   */
+  readonly batch: (
+    calls: Iterable<readonly [tool: string, args?: HostArguments]>,
+    options?: HostCallOptions,
+  ) => Promise<unknown[]>;
+  /** What this worker may call, with the JSON Schema of the arguments: the answer of `core.list_tools`. */
+  readonly tools: (options?: HostCallOptions) => Promise<HostTool[]>;
+};
+
+/**
+ * Calls to the host, in a worker that was started with `--allow-tools`: `host.files.list({ conversation_id: "c1" })` is
+ * `host.call("files.list", { conversation_id: "c1" })`.
+ */
+export const host = new Proxy(verbs, {
+  get: (_, name) => (Object.hasOwn(verbs, name) ? verbs[name as keyof typeof verbs] : memberOf(name, pluginOf)),
+}) as HostCalls & { readonly [plugin: string]: HostPlugin };
+
+function pluginOf(plugin: string): HostPlugin {
+  const toolOf = (tool: string): HostPlugin[string] => {
+    return (args, options) => call(`${plugin}.${tool}`, args, options);
+  };
+  return new Proxy({}, { get: (_, tool) => memberOf(tool, toolOf) });
+}
+
+/** `await` asks whatever it gets for `then`. */
+function memberOf<T>(name: string | symbol, make: (name: string) => T): T | undefined {
+  return typeof name === "symbol" || name === "then" ? undefined : make(name);
+}
