@@ -61,23 +61,26 @@ class HostError(Exception):
 class Request:
     """One call. Whoever takes its answer sets ``answer``."""
 
-    __slots__ = ("answer", "arguments", "future", "loop", "tool")
+    __slots__ = ("answer", "arguments", "correlation", "data", "future", "loop", "tool")
 
     def __init__(self, tool: str, arguments: Mapping[str, Any]) -> None:
         self.tool = tool
         self.arguments = arguments
         self.answer: dict[str, Any] | None = None
+        self.correlation = ""
+        #: As it is sent.
+        self.data = b""
         self.loop: asyncio.AbstractEventLoop | None = None
         self.future: asyncio.Future[None] | None = None
 
-    def bytes(self, correlation: str) -> bytes:
+    def encode(self) -> bytes:
         """Topic and correlation come first, so that the host can answer what it refuses to parse.
 
         :raises HostError: for arguments that are not JSON, or are too long
         """
         try:
             text = json.dumps(
-                {"topic": _TOPIC + self.tool, "correlation": correlation, "arguments": self.arguments},
+                {"topic": _TOPIC + self.tool, "correlation": self.correlation, "arguments": self.arguments},
                 ensure_ascii=False,
                 allow_nan=False,
                 separators=(",", ":"),
@@ -116,61 +119,63 @@ class Request:
 
 
 class Host:
-    """Any thread may call; one of those that wait reads for all."""
+    """Any thread may call; one of those that wait reads for all. When the router has ended, the next one is asked the
+    same again: it knows what was begun, and carries out nothing twice.
+    """
 
     def __init__(self, is_forked: bool = False) -> None:
         self._is_forked = is_forked
         self._pipe: Pipe | None = None
-        self._opening = threading.Lock()
         self._sending = threading.Lock()
         self._reading = threading.Lock()
         self._pending: dict[str, Request] = {}
         #: Told when an answer was taken, and when the reader has left.
         self._changed = threading.Condition()
+        #: Another process of the worker may ask after this one, and must not be taken for it.
+        self._prefix = os.urandom(4).hex()
         self._next = 1
-        self._loops: dict[asyncio.AbstractEventLoop, int] = {}
+        #: Event loops with calls: how many, and the descriptor that each looks at.
+        self._loops: dict[asyncio.AbstractEventLoop, list[int]] = {}
 
     # ---- calls ----
 
     def call(self, request: Request, deadline: float) -> Any:
-        correlation = self._begin(request)
-        self._wait({correlation: request}, deadline)
+        self._begin(request)
+        self._wait([request], deadline)
         return request.result()
 
     def batch(self, requests: list[Request], deadline: float) -> list[Any]:
-        waiting: dict[str, Request] = {}
         for request in requests:
             try:
-                waiting[self._begin(request)] = request
+                self._begin(request)
             except HostError as error:
                 request.answer = {"error": vars(error)}
-        self._wait(waiting, deadline)
+        self._wait(requests, deadline)
         return [_outcome(request) for request in requests]
 
     async def acall(self, request: Request, deadline: float) -> Any:
         loop = request.loop = asyncio.get_running_loop()
         request.future = loop.create_future()
         if self._pipe is None or not self._pipe.is_open:
-            await loop.run_in_executor(None, self._open)
-        pipe = self._open()
-        correlation = self._begin(request)
-        self._watch(loop, pipe)
+            await self._open_in(loop)
+        self._begin(request)
+        self._watch(loop)
         try:
             async with asyncio.timeout(deadline):
                 if request.answer is None:
                     await request.future
         except TimeoutError:
-            self._give_up(correlation, request, _late(request, deadline))
+            self._give_up(request, _late(request, deadline))
         except asyncio.CancelledError:
-            self._give_up(correlation, request, {"code": "CANCELLED", "message": "cancelled", "retriable": False})
+            self._give_up(request, {"code": "CANCELLED", "message": "cancelled", "retriable": False})
             raise
         finally:
-            self._unwatch(loop, pipe)
+            self._unwatch(loop)
         return request.result()
 
     # ---- the channel ----
 
-    def _open(self) -> Pipe:
+    def _open(self, timeout: float = _OPEN_SECONDS) -> Pipe:
         """:raises HostError: if there is none, and none comes"""
         pipe = self._pipe
         if pipe is not None and pipe.is_open:
@@ -183,77 +188,100 @@ class Host:
                 "UNAUTHORIZED",
                 "this process was not given any tools; for a worker: ipcctl start SCRIPT --policy analysis --allow-tools=GLOB",
             )
-        with self._opening:
-            if self._pipe is not None and self._pipe.is_open:
-                return self._pipe
-            one = serving()
-            one.attach(path)
-            found = one.wait_host(_OPEN_SECONDS)
-            if found is None:
-                raise HostError(
-                    "PLUGIN_UNAVAILABLE", f"the host has not answered within {_OPEN_SECONDS:.0f} s", retriable=True
-                )
-            self._pipe = found
-            return found
-
-    def _begin(self, request: Request) -> str:
-        pipe = self._open()
+        one = serving()
+        one.attach(path)
+        found = one.wait_host(timeout)
+        if found is None:
+            raise HostError("PLUGIN_UNAVAILABLE", f"the host has not answered within {timeout:.0f} s", retriable=True)
         with self._sending:
-            correlation = f"{self._next:x}"
-            self._next += 1
-            data = request.bytes(correlation)
-            self._pending[correlation] = request
+            if self._pipe is not found:
+                self._pipe = found
+                self._send_again(found)
+        return found
+
+    def _send_again(self, pipe: Pipe) -> None:
+        for request in list(self._pending.values()):
             try:
-                pipe.send(data, timeout=_OPEN_SECONDS)
-            except (BrokenPipeError, TimeoutError) as error:
-                self._pending.pop(correlation, None)
-                raise HostError("PLUGIN_UNAVAILABLE", f"the host takes no requests: {error}", retriable=True) from error
-        return correlation
+                pipe.send(request.data, timeout=_OPEN_SECONDS)
+            except (BrokenPipeError, TimeoutError):
+                return  # it has ended as well: there will be another one
+        for loop in list(self._loops):
+            loop.call_soon_threadsafe(self._look_at, loop)
+
+    async def _open_in(self, loop: asyncio.AbstractEventLoop) -> None:
+        if serving().is_here:
+            self._open()  # nobody else would take the channel
+        else:
+            await loop.run_in_executor(None, self._open)
+
+    def _begin(self, request: Request) -> None:
+        """:raises HostError: if it was not sent"""
+        with self._sending:
+            request.correlation = f"{self._prefix}-{self._next}"
+            self._next += 1
+        request.data = request.encode()
+        while True:
+            pipe = self._open()
+            with self._sending:
+                if self._pipe is not pipe:
+                    continue
+                self._pending[request.correlation] = request
+                try:
+                    return pipe.send(request.data, timeout=_OPEN_SECONDS)
+                except BrokenPipeError:
+                    self._pipe = None
+                    del self._pending[request.correlation]
+                except TimeoutError as error:
+                    del self._pending[request.correlation]
+                    message = f"the host takes no requests: {error}"
+                    raise HostError("PLUGIN_UNAVAILABLE", message, retriable=True) from error
 
     def _take(self, pipe: Pipe, timeout: float) -> bool:
-        """Takes one answer, by whoever reads. False if none came in time."""
+        """Takes one answer, by whoever reads. False if none came in time, or none will come."""
         try:
             data = pipe.receive(timeout)
         except TimeoutError:
             return False
         except BrokenChannel:
             data = None
-        self._settle(pipe, data)
-        return True
+        return self._settle(pipe, data)
 
-    def _settle(self, pipe: Pipe, data: bytes | None) -> None:
+    def _settle(self, pipe: Pipe, data: bytes | None) -> bool:
         if data is None:
-            return self._end(pipe)
+            self._end(pipe)
+            return False
         answer = json.loads(data)
         request = self._pending.pop(answer["correlation"], None) if answer["correlation"] else None
         if request is not None:
             request.settle(answer)
+        return True
 
     def _end(self, pipe: Pipe) -> None:
-        """The host is gone. Nobody knows how far it got with what it has been asked."""
+        with self._sending:
+            if self._pipe is pipe:
+                self._pipe = None
+        for loop, watched in list(self._loops.items()):
+            loop.call_soon_threadsafe(loop.remove_reader, watched[1])
         pipe.close()
-        pending, self._pending = self._pending, {}
-        for request in pending.values():
-            request.settle(
-                {
-                    "error": {
-                        "code": "UNKNOWN_OUTCOME",
-                        "message": f"{request.tool}: the host ended before it answered",
-                        "retriable": False,
-                        "stage": "route",
-                    }
-                }
-            )
 
-    def _wait(self, requests: dict[str, Request], deadline: float) -> None:
+    def _wait(self, requests: list[Request], deadline: float) -> None:
         end = time.monotonic() + deadline
-        for correlation, request in requests.items():
+        for request in requests:
             while request.answer is None:
                 left = end - time.monotonic()
                 if left <= 0:
-                    self._give_up(correlation, request, _late(request, deadline))
+                    self._give_up(request, _late(request, deadline))
+                elif self._pipe is None:
+                    self._reopen(request, left)
                 else:
                     self._wait_turn(request, min(left, _TURN_SECONDS))
+
+    def _reopen(self, request: Request, timeout: float) -> None:
+        """The router that was asked has ended."""
+        try:
+            self._open(min(timeout, _OPEN_SECONDS))
+        except HostError:
+            self._give_up(request, _lost(request))
 
     def _wait_turn(self, request: Request, timeout: float) -> None:
         """Reads, for all that wait; or waits for the one that reads."""
@@ -275,53 +303,78 @@ class Host:
         with self._changed:
             self._changed.notify_all()
 
-    def _give_up(self, correlation: str, request: Request, error: dict[str, Any]) -> None:
-        if self._pending.pop(correlation, None) is None and request.answer is not None:
+    def _give_up(self, request: Request, error: dict[str, Any]) -> None:
+        if self._pending.pop(request.correlation, None) is None and request.answer is not None:
             return
-        request.answer = {"error": error}
-        if self._pipe is None:
-            return
-        text = json.dumps({"topic": _CANCEL, "correlation": correlation, "arguments": {}}, separators=(",", ":"))
+        request.settle({"error": error})
+        cancel = {"topic": _CANCEL, "correlation": request.correlation, "arguments": {}}
         with self._sending:
             try:
-                self._pipe.try_send(text.encode())
+                if self._pipe is not None:
+                    self._pipe.try_send(json.dumps(cancel, separators=(",", ":")).encode())
             except BrokenPipeError:
                 pass
 
     # ---- event loops ----
 
-    def _watch(self, loop: asyncio.AbstractEventLoop, pipe: Pipe) -> None:
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop reads as long as one of its calls waits."""
-        self._loops[loop] = self._loops.get(loop, 0) + 1
-        if self._loops[loop] == 1:
-            loop.add_reader(pipe.fileno(), self._drain, pipe)
-        self._drain(pipe)
+        watched = self._loops.setdefault(loop, [0, -1])
+        watched[0] += 1
+        self._look_at(loop)
 
-    def _unwatch(self, loop: asyncio.AbstractEventLoop, pipe: Pipe) -> None:
-        self._loops[loop] -= 1
-        if self._loops[loop] == 0:
+    def _look_at(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the loop: takes what is there, and hears of what comes."""
+        pipe, watched = self._pipe, self._loops.get(loop)
+        if pipe is None or watched is None:
+            return
+        if watched[1] != pipe.fileno():
+            watched[1] = pipe.fileno()
+            loop.add_reader(pipe.fileno(), self._drain, loop, pipe)
+        self._drain(loop, pipe)
+
+    def _unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
+        watched = self._loops[loop]
+        watched[0] -= 1
+        if watched[0] == 0:
             del self._loops[loop]
-            if pipe.fileno() >= 0:
-                loop.remove_reader(pipe.fileno())
+            if watched[1] >= 0:
+                loop.remove_reader(watched[1])
 
-    def _drain(self, pipe: Pipe) -> None:
+    def _drain(self, loop: asyncio.AbstractEventLoop, pipe: Pipe) -> None:
         """Takes all that is there, and asks for a bell."""
         if not self._reading.acquire(blocking=False):
             return  # a thread reads, and takes our answers as well
+        is_over = False
         try:
             while True:
                 try:
                     data = pipe.take_or_arm()
                 except BrokenChannel:
-                    return self._settle(pipe, None)
+                    data, is_over = None, True
                 if data is None:
-                    if not pipe.is_open:
-                        self._settle(pipe, None)
-                    return
+                    is_over = is_over or not pipe.is_open
+                    break
                 self._settle(pipe, data)
         finally:
             self._reading.release()
             self._tell()
+        if is_over:
+            watched = self._loops.get(loop)
+            if watched is not None:
+                watched[1] = -1
+            self._end(pipe)
+            if serving().is_here:
+                self._reopen_all()
+            else:
+                loop.run_in_executor(None, self._reopen_all)
+
+    def _reopen_all(self) -> None:
+        try:
+            self._open()
+        except HostError:
+            for request in list(self._pending.values()):
+                self._give_up(request, _lost(request))
 
 
 def _outcome(request: Request) -> Any:
@@ -329,6 +382,15 @@ def _outcome(request: Request) -> Any:
         return request.result()
     except HostError as error:
         return error
+
+
+def _lost(request: Request) -> dict[str, Any]:
+    return {
+        "code": "UNKNOWN_OUTCOME",
+        "message": f"{request.tool}: the host ended before it answered, and no other one came",
+        "retriable": False,
+        "stage": "route",
+    }
 
 
 def _late(request: Request, deadline: float) -> dict[str, Any]:

@@ -19,6 +19,9 @@ import type { Worker } from "../workers/worker.ts";
 /** How long a plugin may take to start, its handler included. */
 const START_MS = 30_000;
 
+/** A process of before was taken for one that runs. */
+const ENDED: ReadonlySet<unknown> = new Set(["NOT_RUNNING", "CONNECTION_LOST"]);
+
 const hostFile = z.looseObject({
   plugins: z
     .record(
@@ -92,23 +95,31 @@ export class Plugins {
   async start(name: string): Promise<Worker> {
     const spec = this.#specs.get(name);
     if (spec === undefined) throw new IpcError("NOT_FOUND", `there is no plugin ${name}`);
-    const { registry, credentials, open } = this.#deps;
+    const { registry, credentials } = this.#deps;
     const { values, secrets } = await (await credentials()).forPlugin(name, spec.manifest.credentials);
     const id = workerName("plugin", name);
-    const before = registry().find(id);
-    if (before?.isUp === true) await this.kill(name); // nobody reaches it any more: it would be set up twice
     const data = join(this.#deps.paths.dataDir, name);
     mkdirSync(data, { recursive: true, mode: 0o700 });
-    await registry().start(this.#definition(spec, id, data));
-    const worker = registry().get(id);
-    const client = await open(worker);
+    const setup: PluginSetup = { config: spec.config, credentials: values, secrets, data };
+    for (let isSecond = false; ; isSecond = true) {
+      // One that runs goes on with what another router has asked it.
+      await registry().start(this.#definition(spec, id, data));
+      const worker = registry().get(id);
+      try {
+        await this.#setUp(worker, setup);
+        return worker;
+      } catch (error) {
+        const hasJustEnded = ENDED.has((error as { code?: unknown }).code);
+        await this.kill(name);
+        if (isSecond || !hasJustEnded) throw error;
+      }
+    }
+  }
+
+  async #setUp(worker: Worker, setup: PluginSetup): Promise<void> {
+    const client = await this.#deps.open(worker);
     try {
-      const setup: PluginSetup = { config: spec.config, credentials: values, secrets, data };
       await client.call("setUp", [setup], null, { timeout: START_MS });
-      return worker;
-    } catch (error) {
-      await this.kill(name);
-      throw error;
     } finally {
       client[Symbol.dispose]();
     }

@@ -34,6 +34,8 @@ export type Host = {
    * @returns the result; or a refusal where the host itself knows what became of it
    */
   readonly route: (call: Call) => unknown;
+  /** What was answered to a call that was routed. */
+  readonly onAnswered?: (call: Call, text: string) => void;
   /** Writes to the audit. It never throws. @returns whether it was written */
   readonly record: (entry: AuditEntry) => boolean;
   /** State of a plugin, for diagnostics. */
@@ -69,6 +71,8 @@ export class Call implements ToolRequest {
   readonly session: string;
   readonly of: Session;
   readonly channel: HostChannel;
+  /** It has come to the last stage. */
+  isRouted = false;
   /** It gives up another one, which is the one that gets an answer. */
   isSilent = false;
   /** As the worker sent it, for its answer; null if it could not be read. */
@@ -139,7 +143,16 @@ export class JsonResult {
   }
 }
 
-type Ended = JsonResult | Refusal;
+/** The whole answer that was given to the same request before. */
+export class KeptAnswer {
+  readonly text: string;
+
+  constructor(text: string) {
+    this.text = text;
+  }
+}
+
+type Ended = JsonResult | KeptAnswer | Refusal;
 type StageOf = (call: Call, host: Host) => Ended | undefined | Promise<Ended | undefined>;
 
 /** Each ends a request or lets it pass. */
@@ -219,6 +232,7 @@ function confirm(call: Call, host: Host): Promise<Refusal | undefined> | undefin
 }
 
 function route(call: Call, host: Host): Ended | Promise<Ended> {
+  call.isRouted = true;
   try {
     const result = call.tool!.plugin === CORE ? runCore(call.tool!, call.channel.facts()) : host.route(call);
     if (!isThenable(result)) return resultOf(call, host, result);
@@ -238,7 +252,7 @@ function isThenable(result: unknown): result is PromiseLike<unknown> {
 
 /** What is no JSON, or too much of it, is a crash as any other. */
 function resultOf(call: Call, host: Host, result: unknown): Ended {
-  if (result instanceof Refusal) return result;
+  if (result instanceof Refusal || result instanceof KeptAnswer) return result;
   try {
     const json = result instanceof JsonResult ? jsonOf(result) : (JSON.stringify(result) as string | undefined);
     if (json === undefined) throw new Error("the answer is not JSON");
@@ -416,6 +430,12 @@ export class HostChannel {
   }
 
   #answer(call: Call, ended: Ended): string {
+    const text = this.#answerOf(call, ended);
+    if (call.isRouted) this.#host.onAnswered?.(call, text);
+    return text;
+  }
+
+  #answerOf(call: Call, ended: Ended): string {
     if (call.isSilent) return "";
     if (call.sender !== null && this.#underWay.get(call.sender) === call) this.#underWay.delete(call.sender);
     if (ended instanceof Refusal) {
@@ -425,11 +445,15 @@ export class HostChannel {
       this.#record(call, "tool", told, found);
       return encodeRefusal(call.sender, told);
     }
+    if (ended instanceof KeptAnswer) {
+      this.#record(call, "tool", ended, []);
+      return ended.text;
+    }
     const { value: json, found } = patterns.json(ended.json);
     const text = encodeResult(call.correlation, json);
     const bytes = Buffer.byteLength(text);
     if (bytes > limit("hostMessageBytes"))
-      return this.#answer(call, failureOf(call, this.#host, new Error(`the answer has ${bytes} bytes`)));
+      return this.#answerOf(call, failureOf(call, this.#host, new Error(`the answer has ${bytes} bytes`)));
     this.#record(call, "tool", ended, found);
     return text;
   }

@@ -23,9 +23,9 @@ let running: plugin.Running | undefined;
 let redactor = new Redactor();
 
 void serve({
-  /** Told once, by the daemon: the only way in which a credential comes here. */
+  /** Told by the daemon: the only way in which a credential comes here. One that is set up stays as it is. */
   setUp: async ({ config, credentials, secrets, data }: PluginSetup): Promise<void> => {
-    if (running !== undefined) throw new IpcError("FAILED", "the plugin is set up already");
+    if (running !== undefined) return;
     const names = Object.keys(credentials);
     const others = secrets.filter((one) => !Object.values(credentials).includes(one));
     redactor = new Redactor({ ...credentials, ...Object.fromEntries(others.map((one, at) => [`former-${at}`, one])) });

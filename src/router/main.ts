@@ -8,6 +8,7 @@ import { ChannelTransport } from "../calls/channel-transport.ts";
 import { callContext, CallServer } from "../calls/server.ts";
 import { Channel } from "../plane/channel.ts";
 import { meet } from "../plane/meeting.ts";
+import { Journal } from "./journal.ts";
 import { Router } from "./router.ts";
 import { startShipped } from "./shipped.ts";
 
@@ -15,7 +16,11 @@ void begin(process.argv[2]!);
 
 async function begin(stateDir: string): Promise<void> {
   const audit = new AuditSpool(stateDir, "router");
-  const router = new Router(await startShipped(join(stateDir, "data")), (entry) => audit.write(entry));
+  const router = new Router(
+    await startShipped(join(stateDir, "data")),
+    new Journal(join(stateDir, "data/router/journal.sqlite")),
+    (entry) => audit.write(entry),
+  );
   // What the daemon calls. No confined process can: the shim refuses those.
   const functions = {
     admit: (label: unknown, who: unknown) => router.admit(label, who),

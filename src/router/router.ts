@@ -15,6 +15,7 @@ import { Refusal } from "../host/wire.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { Pipe } from "../plane/pipe.ts";
 import { BrokenChannel } from "../plane/ring.ts";
+import type { Journal } from "./journal.ts";
 import { PluginLink, requireProvided, type Desk, type Plugin } from "./plugin-link.ts";
 
 /** So many requests of one worker are taken before the others have their turn. */
@@ -52,7 +53,7 @@ export class Router {
   #next = 0;
 
   /** @param record writes to the audit; false if it could not be written */
-  constructor(shipped: ReadonlyMap<string, Plugin>, record: (entry: AuditEntry) => boolean) {
+  constructor(shipped: ReadonlyMap<string, Plugin>, journal: Journal, record: (entry: AuditEntry) => boolean) {
     this.#plugins = new Map(shipped);
     for (const { tools } of shipped.values()) for (const tool of tools) this.#tools.set(tool.manifest.name, tool);
     const born = randomUUID().slice(0, 8);
@@ -61,7 +62,14 @@ export class Router {
       buckets: new Buckets(Date.now),
       confirm: () =>
         Promise.resolve(new Refusal("CONFIRMATION_DENIED", "this version has no way to ask a person, so it is a no")),
-      route: (call) => this.#plugins.get(call.tool!.plugin)!.call(call), // a stage before has found it
+      route: (call) => {
+        const { plugin, manifest } = call.tool!; // a stage before has found it
+        const carryOut = (): unknown => this.#plugins.get(plugin)!.call(call);
+        return manifest.idempotent ? carryOut() : journal.once(call, carryOut);
+      },
+      onAnswered: (call, text) => {
+        if (!call.tool!.manifest.idempotent) journal.answered(call, text);
+      },
       record,
       stateOf: (plugin) => this.#plugins.get(plugin)?.state ?? "off",
       now: Date.now,

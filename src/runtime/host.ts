@@ -1,4 +1,5 @@
 /** `host.files.list({…})`: a program that ipcctl has started calls the tools that the policy of its worker grants. */
+import { randomBytes } from "node:crypto";
 import { CANCEL_TOPIC, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
 import { limit } from "../base/limits.ts";
 import { requirePlatform, sleep } from "../base/platform.ts";
@@ -122,14 +123,14 @@ class HostChannel {
     }
   }
 
-  /** Nobody knows how far the host got with what it has been asked. */
+  /** The next router is asked the same again: it knows what was begun, and carries out nothing twice. */
   end(): void {
     this.#pipe.close();
-    for (const request of [...this.#underWay.values()])
-      request.reject(
-        new HostError("UNKNOWN_OUTCOME", `${request.tool}: the host ended before it answered`, { stage: "route" }),
-      );
+    const again = [...this.#underWay.values()];
     this.#underWay.clear();
+    if (again.length === 0) return;
+    outbox.unshift(...again);
+    void flush();
   }
 
   #forget(correlation: string): Request | undefined {
@@ -184,6 +185,8 @@ function encode(message: object): Uint8Array {
   return Buffer.from(JSON.stringify(message));
 }
 
+/** Another program of the worker may ask after this one, and must not be taken for it. */
+const prefix = randomBytes(4).toString("hex");
 let next = 1;
 let current: HostChannel | undefined;
 let arrival = Promise.withResolvers<HostChannel>();
@@ -316,7 +319,7 @@ async function call<T = unknown>(tool: string, args: HostArguments = {}, options
   const { deadline = DEADLINE_MS, signal } = options;
   signal?.throwIfAborted();
   if (!mayAskHost()) await attachHost();
-  const correlation = String(next++);
+  const correlation = `${prefix}-${next++}`;
   const bytes = encodeRequest(tool, correlation, args);
   const { promise, resolve, reject } = Promise.withResolvers<T>();
   const finish = (): void => {

@@ -1,7 +1,7 @@
 /** Plugins in processes of their own: what they hold, what leaves them, and what happens when they end. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl } from "ipcctl";
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { auditFolderOf } from "../../src/audit/spool.ts";
 import { Home, waitUntil } from "../home.ts";
@@ -16,6 +16,18 @@ def ask(tool, arguments, deadline=30.0):
         return {"result": host.call(tool, arguments, deadline=deadline)}
     except host.HostError as error:
         return vars(error)
+@ipcctl.expose
+def twice(tool):
+    # The very same request, once more after its answer.
+    from ipcctl._host import Request
+    one, request = host._host(), Request(tool, {})
+    one._begin(request)
+    one._wait([request], 30)
+    first, request.answer = request.answer, None
+    one._pending[request.correlation] = request
+    one._pipe.send(request.data)
+    one._wait([request], 30)
+    return [first, request.answer]
 ipcctl.serve()
 `;
 const tool = (name: string, more: object = {}): object => ({
@@ -33,13 +45,16 @@ const MANIFEST = {
       tool("hang_once", { timeout_s: 0.5, idempotent: false }),
       tool("die"),
       tool("die_once", { idempotent: false }),
+      tool("count_once", { idempotent: false }),
+      tool("gate"),
+      tool("gate_once", { idempotent: false }),
       tool("garbage"),
     ],
   },
 };
 /** Each call that is carried out leaves a line in \`effects\`. */
 const HANDLER = `
-import { appendFileSync } from "node:fs";
+import { appendFileSync, existsSync } from "node:fs";
 import { join } from "node:path";
 import { ToolError, type Plugin } from "ipcctl/plugin";
 const plugin: Plugin<{ greeting: string }> = ({ config, credentials, data }) => {
@@ -60,6 +75,9 @@ const plugin: Plugin<{ greeting: string }> = ({ config, credentials, data }) => 
       die: () => { effect("die"); process.kill(process.pid, "SIGKILL"); },
       die_once: () => { effect("die_once"); process.kill(process.pid, "SIGKILL"); },
       garbage: () => 1n as never,
+      count_once: () => { effect("count_once"); return { done: true }; },
+      gate: async () => { effect("gate"); while (!existsSync(join(data, "open"))) await Bun.sleep(5); return { done: true }; },
+      gate_once: async () => { effect("gate_once"); while (!existsSync(join(data, "open"))) await Bun.sleep(5); return { done: true }; },
     },
   };
 };
@@ -159,4 +177,41 @@ test("one that hangs is killed when its time is over, and the next call has a ne
   expect(await ask("trial.hang_once")).toMatchObject({ code: "UNKNOWN_OUTCOME", retriable: false });
   expect([effects("hang"), effects("hang_once")]).toEqual([1, 1]);
   expect(await ask("trial.whoami")).toHaveProperty("result.worker", "asker");
+});
+
+test("the same request again gets the answer that was given, and is not carried out", async () => {
+  const worker = await ipc.worker("asker");
+  const [first, second] = await worker.call<[object, object]>("twice", "trial.count_once");
+  expect(first).toMatchObject({ result: { done: true } });
+  expect(second).toEqual(first);
+  expect(effects("count_once")).toBe(1);
+  worker[Symbol.dispose]();
+});
+
+test("a router that is killed: what it had not begun is carried out, what it had begun is not begun again", async () => {
+  const worker = await ipc.worker("asker");
+  const router = async (): Promise<number> => (await ipc.status("host-router")).pid!;
+  const before = effects("count_once");
+  process.kill(await router(), "SIGSTOP");
+  const unread = worker.call("ask", "trial.count_once", {});
+  await waitUntil(async () => (await ipc.status("asker")).calls!.waiting > 0, "the call is under way");
+  process.kill(await router(), "SIGKILL");
+  expect(await unread).toEqual({ result: { done: true } });
+  expect(effects("count_once")).toBe(before + 1);
+
+  for (const [name, count, outcome] of [
+    ["gate_once", 1, { code: "UNKNOWN_OUTCOME", retriable: false }],
+    ["gate", 2, { result: { done: true } }],
+  ] as const) {
+    const open = join(home.paths.dataDir, "trial/open");
+    rmSync(open, { force: true });
+    const begun = worker.call("ask", `trial.${name}`, {});
+    await waitUntil(() => effects(name) === 1, "the plugin has begun");
+    process.kill(await router(), "SIGKILL");
+    if (count === 2) await waitUntil(() => effects(name) === 2, "it is carried out again");
+    writeFileSync(open, "");
+    expect(await begun).toMatchObject(outcome);
+    expect(effects(name)).toBe(count);
+  }
+  worker[Symbol.dispose]();
 });

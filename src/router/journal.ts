@@ -1,0 +1,86 @@
+/**
+ * What was begun of calls that must not be carried out twice. It outlives the router: whoever repeats its request to the
+ * next one gets the answer that was given, or hears that nobody knows the outcome.
+ */
+import { Database } from "bun:sqlite";
+import { createHash } from "node:crypto";
+import { mkdirSync } from "node:fs";
+import { dirname } from "node:path";
+import { KeptAnswer, type Call } from "../host/pipeline.ts";
+import { Refusal } from "../host/wire.ts";
+
+/** A worker repeats its request as soon as there is a router again. */
+const ANSWERS_KEPT_MS = 60_000;
+/** Longer than any call waits. */
+const BEGUN_KEPT_MS = 3_600_000;
+const PRUNE_MS = 30_000;
+
+const SCHEMA = `
+  CREATE TABLE IF NOT EXISTS calls (
+    session TEXT NOT NULL, correlation TEXT NOT NULL, hash TEXT NOT NULL, at_ms INTEGER NOT NULL, answer TEXT,
+    PRIMARY KEY (session, correlation)
+  ) WITHOUT ROWID
+`;
+
+type Row = { readonly hash: string; readonly answer: string | null };
+
+export class Journal implements Disposable {
+  readonly #db: Database;
+  readonly #begin;
+  readonly #find;
+  readonly #end;
+  readonly #forget;
+  readonly #timer: Timer;
+
+  /** @throws if the database cannot be used: nothing that must not run twice can run then */
+  constructor(path: string) {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+    this.#db = new Database(path, { create: true, strict: true });
+    // NORMAL: what is committed survives the death of this process, which is what it is for.
+    for (const pragma of ["journal_mode = WAL", "synchronous = NORMAL", "busy_timeout = 5000"])
+      this.#db.run(`PRAGMA ${pragma}`);
+    this.#db.run(SCHEMA);
+    this.#find = this.#db.query<Row, [string, string]>(
+      "SELECT hash, answer FROM calls WHERE session = ? AND correlation = ?",
+    );
+    this.#begin = this.#db.query<null, [string, string, string, number]>("INSERT INTO calls VALUES (?, ?, ?, ?, NULL)");
+    this.#end = this.#db.query<null, [string, number, string, string]>(
+      "UPDATE calls SET answer = ?, at_ms = ? WHERE session = ? AND correlation = ?",
+    );
+    this.#forget = this.#db.query<null, [number, number]>(
+      "DELETE FROM calls WHERE (answer IS NOT NULL AND at_ms < ?) OR at_ms < ?",
+    );
+    this.#timer = setInterval(() => this.#prune(), PRUNE_MS);
+    this.#timer.unref();
+    this.#prune();
+  }
+
+  /** Carries it out, unless it was begun before: in this router, or in the one before it. */
+  once(call: Call, carryOut: () => unknown): unknown {
+    const hash = createHash("sha256").update(call.bytes).digest("hex");
+    const known = this.#find.get(call.session, call.correlation);
+    if (known === null) {
+      this.#begin.run(call.session, call.correlation, hash, Date.now());
+      return carryOut();
+    }
+    if (known.hash !== hash)
+      return new Refusal("DUPLICATE_CORRELATION", "another request of this session had this correlation");
+    if (known.answer !== null) return new KeptAnswer(known.answer);
+    return new Refusal("UNKNOWN_OUTCOME", "it was begun, and the host ended before it knew how that went");
+  }
+
+  /** What was answered: it is kept for the case that the worker never gets it. */
+  answered({ session, correlation }: Call, text: string): void {
+    this.#end.run(text, Date.now(), session, correlation);
+  }
+
+  #prune(): void {
+    const now = Date.now();
+    this.#forget.run(now - ANSWERS_KEPT_MS, now - BEGUN_KEPT_MS);
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
+    this.#db.close();
+  }
+}
