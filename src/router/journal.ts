@@ -1,6 +1,6 @@
 /**
- * What was begun of calls that must not be carried out twice. It outlives the router: whoever repeats its request to the
- * next one gets the answer that was given, or hears that nobody knows the outcome.
+ * What was begun of calls that must not be carried out twice. It outlives the router: whoever repeats its request to
+ * the next one gets the answer that was given, or hears that nobody knows the outcome.
  */
 import { Database } from "bun:sqlite";
 import { createHash } from "node:crypto";
