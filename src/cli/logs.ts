@@ -12,6 +12,7 @@ import {
   type SourcedPiece,
   type ViewBatch,
 } from "../logs/view.ts";
+import { overOf } from "../runtime/watch.ts";
 import { printable, type Context } from "./context.ts";
 import { LogPrinter } from "./log-printer.ts";
 import { put } from "./output.ts";
@@ -28,7 +29,7 @@ export type LogFlags = {
   raw?: boolean;
 };
 
-type Place = { readonly name: string; readonly dir: string };
+type Place = { readonly name: string; readonly dir: string; readonly isOver?: (() => boolean) | undefined };
 
 /** @param isAttached ends when the workers have ended for good, with 1 if one of them failed */
 export async function logs(
@@ -38,7 +39,7 @@ export async function logs(
   isAttached = false,
 ): Promise<number> {
   const places = await findLogs(context, patterns);
-  const sources = places.map(({ name, dir }) => localLog(name, dir));
+  const sources = places.map(({ name, dir, isOver }) => localLog(name, dir, { isOver }));
   const selection: LogSelection = {
     lines:
       flags.lines === "all" || (flags.lines === undefined && flags.since !== undefined)
@@ -83,7 +84,9 @@ export async function logs(
   const appear = isAttached ? undefined : watchForNew(context, patterns, following, add);
   try {
     const end = isAttached ? endOfAll(context, sources, abort.signal) : aborted(abort.signal).then(() => 0);
-    const verdict = await Promise.race([end, failed.promise]);
+    const isWhole = patterns.length > 0 && places.length > 0 && places.every(({ isOver }) => isOver);
+    const over = isWhole ? [Promise.all(following.values()).then(() => 0)] : []; // of ephemeral workers nothing follows
+    const verdict = await Promise.race([end, failed.promise, ...over]);
     ending.abort();
     await Promise.all(following.values());
     await output.write(printer.end());
@@ -113,7 +116,7 @@ function watchForNew(
   let timer: Timer | undefined;
   const look = async (): Promise<void> => {
     const now = await findLogs(context, patterns, false).catch(() => []);
-    for (const { name, dir } of now) if (!known.has(name)) add(localLog(name, dir, true));
+    for (const { name, dir } of now) if (!known.has(name)) add(localLog(name, dir, { isNew: true }));
   };
   try {
     return watch(context.paths.workersDir, () => {
@@ -201,7 +204,7 @@ async function findLogs(context: Context, patterns: readonly string[], mayStart 
   try {
     using connection = await context.connect(mayStart);
     const all = await connection.status();
-    return pick(all, wanted).map(({ name, log_dir }) => ({ name, dir: log_dir }));
+    return pick(all, wanted).map((one) => ({ name: one.name, dir: one.log_dir, isOver: overOf(one) }));
   } catch (error) {
     if (!(error instanceof IpcError) || error.code !== "NO_DAEMON" || !existsSync(context.paths.workersDir))
       throw error;

@@ -14,13 +14,16 @@ const SAFETY_POLL_MS = 1000;
 /**
  * From a position until the signal is given; without a position from the first line to come.
  * @param ending nothing more will be written: reads what exists, then ends
+ * @param isOver the same, for a log whose end nobody announces
  */
 export async function* followLog(
   dir: string,
   from: Position | undefined,
   signal: AbortSignal,
   ending?: AbortSignal,
+  isOver: () => boolean = () => false,
 ): AsyncGenerator<Batch> {
+  const isEnding = (): boolean => ending?.aborted === true || isOver();
   using waker = new Waker(dir, ending === undefined ? signal : AbortSignal.any([signal, ending]));
   let place = from ?? { number: 1, offset: 0 };
   /** The newest file so far. If all files are older, somebody deleted the log and it began anew. */
@@ -33,7 +36,7 @@ export async function* followLog(
       [newest, isEmptied] = [file.number, false];
       const next = yield* file.isCompressed
         ? readToEnd(file, place, signal)
-        : readAsItGrows(dir, file, place, waker, signal, ending);
+        : readAsItGrows(dir, file, place, waker, signal, isEnding);
       if (next === undefined) return;
       place = next;
       continue;
@@ -50,7 +53,7 @@ export async function* followLog(
       place = { number: numbers[0]!, offset: 0 };
     } else {
       isEmptied = numbers.length === 0 && newest > 0;
-      if (ending?.aborted) return;
+      if (isEnding()) return;
       await waker.wait();
     }
   }
@@ -73,7 +76,7 @@ async function* readAsItGrows(
   from: Position,
   waker: Waker,
   signal: AbortSignal,
-  ending: AbortSignal | undefined,
+  isEnding: () => boolean,
 ): AsyncGenerator<Batch, Next> {
   const { number } = file;
   let { offset } = from;
@@ -100,6 +103,7 @@ async function* readAsItGrows(
       return { number: number + 1, offset: 0 };
     } else {
       if (isDeleted && resume === undefined) {
+        if (isEnding()) return undefined;
         const others = listLogFiles(dir); // listed anew: rotated files are deleted too, but only if a newer one exists
         if (others.some((other) => other.number > number)) continue;
         const hasSuccessor = others.some((other) => other.number === number);
@@ -111,7 +115,7 @@ async function* readAsItGrows(
       }
       if (resume !== undefined && isBehind(resume, endPosition(dir))) return resume;
       if (isLast) return undefined;
-      isLast = ending?.aborted === true; // one more look for what was written before the end was announced
+      isLast = isEnding(); // one more look for what was written before the end was announced
       if (!isLast) await waker.wait();
     }
   }

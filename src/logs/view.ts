@@ -41,8 +41,13 @@ export type ViewBatch = {
 const MERGE_LINES = 4096;
 const NOTHING = new Uint8Array(0);
 
-/** @param isNew the log has no past: all of it is yet to come */
-export function localLog(name: string, dir: string, isNew = false): LogSource {
+/**
+ * @property isNew the log has no past: all of it is yet to come
+ * @property isOver nothing more will be written
+ */
+type Kind = { readonly isNew?: boolean; readonly isOver?: (() => boolean) | undefined };
+
+export function localLog(name: string, dir: string, { isNew = false, isOver }: Kind = {}): LogSource {
   const end = isNew ? undefined : endPosition(dir);
   return {
     name,
@@ -52,7 +57,7 @@ export function localLog(name: string, dir: string, isNew = false): LogSource {
         ? scanLog(dir, end, { sinceMs })
         : lastRecords(dir, lines, end, { stream, sinceMs, matches });
     },
-    following: (signal, ending) => followLog(dir, end, signal, ending),
+    following: (signal, ending) => followLog(dir, end, signal, ending, isOver),
   };
 }
 

@@ -168,7 +168,7 @@ class Owned {
 
   async #show(onOutput: SpawnOptions["onOutput"]): Promise<void> {
     const view = new LogView({ lines: 0, sinceMs: 0 });
-    const source = localLog(this.#name, join(this.#dir, "logs"), true);
+    const source = localLog(this.#name, join(this.#dir, "logs"), { isNew: true });
     for await (const { pieces } of view.following(source, new AbortController().signal, this.#ending.signal))
       for (const { piece } of pieces) {
         const line = textOf(piece.text) + (piece.isEnd ? "\n" : "");

@@ -1,4 +1,6 @@
 /** Events and log lines as async iterables. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { sleep } from "../base/platform.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
@@ -120,6 +122,20 @@ function droppedEvents(count: number | null): IpcEvent {
   return { type: "events_dropped", app: null, count, seq: null, time: null };
 }
 
+/**
+ * How the end of the only run of an ephemeral worker is seen, of which no event tells; undefined for others. Its shim
+ * removes the socket behind the last line, and the daemon the folder.
+ */
+export function overOf({ life, log_dir, state }: WorkerStatus): (() => boolean) | undefined {
+  if (life !== "ephemeral") return undefined;
+  let hasBegun = state !== "Starting";
+  return () => {
+    const isUp = existsSync(join(log_dir, "..", "sock"));
+    hasBegun ||= isUp || !existsSync(log_dir);
+    return hasBegun && !isUp;
+  };
+}
+
 /** Lines of some workers; past lines are in the order of their times. */
 export function readLogs(
   find: () => Promise<readonly WorkerStatus[]>,
@@ -136,7 +152,8 @@ export function readLogs(
     const { lines = 20, since, stream, follow = false } = options;
     if (!(lines >= 0)) throw new IpcError("USAGE", `logs: lines must be 0 or more, not ${lines}`);
     using appearing = follow ? changes() : undefined; // before the first look: workers that appear later are reported
-    const sources = (await find()).map(({ name, log_dir }) => localLog(name, log_dir));
+    const found = await find();
+    const sources = found.map((one) => localLog(one.name, one.log_dir, { isOver: overOf(one) }));
     const view = new LogView({ lines, sinceMs: since?.getTime() ?? 0, stream });
     const lineOf = new Lines();
     const give = async ({ pieces, lost }: ViewBatch): Promise<void> => {
@@ -165,11 +182,16 @@ export function readLogs(
         appearing[Symbol.dispose]();
         ended.resolve();
       });
+      if (found.length > 0 && found.every(overOf))
+        void Promise.all(followed.values()).then(
+          () => abort.abort(),
+          () => undefined, // it has ended the feed
+        );
       try {
         for await (const { app } of appearing) {
           if (app === null || followed.has(app)) continue;
           for (const { name, log_dir } of await find().catch(() => []))
-            if (!followed.has(name)) begin(localLog(name, log_dir, true));
+            if (!followed.has(name)) begin(localLog(name, log_dir, { isNew: true }));
         }
       } catch {
         // The daemon is gone: no instance appears, and the logs of running ones are still read.

@@ -32,6 +32,9 @@ def add(a: int, b: int) -> int:
 def pids() -> list[int]:
     return [os.getpid(), subprocess.Popen(["sleep", "1000"], start_new_session=True).pid]
 @ipcctl.expose
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+@ipcctl.expose
 def leave(status: int) -> None:
     print("bye", file=sys.stderr, flush=True)
     os._exit(status)
@@ -135,6 +138,34 @@ test("why one failed can be asked for a while, of the newest", async () => {
     await waitUntil(async () => !(await ipc.list()).includes(worker.name), "the oldest is gone");
     await waitUntil(isOver, "the last one has ended");
     expect((await ipc.list()).length).toBe(most);
+  });
+});
+
+test("who follows its log hears of its end, also if it stays because it failed", async () => {
+  await withDaemon(async (home) => {
+    using ipc = new Ipcctl(await home.connect());
+    const script = home.script("job.py", WORKER);
+    for (const status of [0, 3]) {
+      const worker = await ipc.start(script, EPHEMERAL);
+      const command = Bun.spawn([join(ROOT, "bin/ipcctl"), "logs", "-f", "--stderr", worker.name], {
+        env: home.env,
+        stdio: ["ignore", "pipe", "inherit"],
+      });
+      let said = "";
+      const all = command.stdout.pipeTo(
+        new WritableStream<Uint8Array>({ write: (bytes) => void (said += Buffer.from(bytes).toString()) }),
+      );
+      const feed = ipc.logs(worker.name, { follow: true, stream: "stderr" });
+      await worker.call("say", "first");
+      expect((await feed.next()).value).toMatchObject({ line: "first" });
+      await waitUntil(() => said.includes("first\n"), "the command shows it");
+      await refused(worker.call("leave", status));
+      const rest: unknown[] = [];
+      for await (const entry of feed) rest.push(entry);
+      expect(rest).toEqual([expect.objectContaining({ line: "bye" })]);
+      await within(60_000, "the command's end", all);
+      expect([await command.exited, said]).toEqual([0, expect.stringContaining("bye\n")]);
+    }
   });
 });
 

@@ -87,7 +87,7 @@ test("of each source so many lines, and what waits for its newline is shown from
 
 test("a log that is new has no past, and all of it follows", async () => {
   write("a", 1, [1, 2]);
-  const source = localLog("a", join(root, "a"), true);
+  const source = localLog("a", join(root, "a"), { isNew: true });
   const view = new LogView({ ...ALL, matches: ({ text }) => Buffer.from(text).toString() !== "a1" });
   expect(await all(view.past([source]))).toEqual([]);
   expect(await all(view.following(source, new AbortController().signal, AbortSignal.abort()))).toEqual(["a a2"]);
