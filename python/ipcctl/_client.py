@@ -256,7 +256,7 @@ class Ipcctl:
         :raises IpcError: START_FAILED, BAD_CONFIG, LIMIT, DEADLINE
         """
         from ._caller import open_worker
-        from ._end import Ownership
+        from ._end import Ownership, has_ended
 
         path = os.path.abspath(script)
         definition = {
@@ -278,7 +278,10 @@ class Ipcctl:
             raise IpcError("FAILED", f"{name} is running already, with another definition", hint)
         if life == "stored":
             return self.worker(name, timeout)
-        shim = os.path.join(self.status(name)["log_dir"], "..", "sock")
+        try:
+            shim = os.path.join(self.status(name)["log_dir"], "..", "sock")
+        except IpcError as error:
+            raise has_ended(name) if error.code == "NOT_FOUND" else error from None  # well, or it would stay
         owner = Ownership(shim, name, timeout)
         try:
             worker = open_worker(shim, name, timeout)
@@ -292,10 +295,12 @@ class Ipcctl:
 
     def _why_none_runs(self, name: str, error: IpcError) -> IpcError:
         """The daemon remembers an ephemeral worker that failed for a while."""
+        from ._end import has_ended
+
         try:
             status, said = self.status(name), self.last_lines(name, 5)["errors"]
-        except IpcError:
-            return error
+        except IpcError as unknown:
+            return has_ended(name) if unknown.code == "NOT_FOUND" else error
         how = status["last_exit_signal"] or f"exit code {status['last_exit_code']}"
         last = next((line.strip() for line in reversed(said) if line.strip()), "")
         return IpcError("NOT_RUNNING", f"{name} ended with {how}" + (f": {last}" if last else ""), None, said)

@@ -334,13 +334,16 @@ class Ownership:
 
     def __init__(self, path: str, name: str, timeout: float) -> None:
         """:raises IpcError: NOT_RUNNING if it has ended already, or was not claimed in time"""
-        self._door = ShimDoor(path, name, time.monotonic() + timeout)
         try:
-            if self._door.ask(_contract.REQUEST_OWN) != 0:
-                raise not_running(name)
-        except BaseException:
-            self._door.close()
-            raise
+            self._door = ShimDoor(path, name, time.monotonic() + timeout)
+            try:
+                if self._door.ask(_contract.REQUEST_OWN) != 0:
+                    raise has_ended(name)
+            except BaseException:
+                self._door.close()
+                raise
+        except IpcError as error:
+            raise has_ended(name) if error.code == "NOT_RUNNING" else error from None
         _held.add(self)
 
     def close(self) -> None:
@@ -421,6 +424,11 @@ def _hand_over(shim: ShimDoor, half: Half, name: str, timeout: float, deadline: 
             raise IpcError("DEADLINE", f"{name} has not let ipcctl in within {timeout:g} s", _see(name))
         time.sleep(pause)
         pause = min(pause * 1.5, _PAUSE_SECONDS_MAX)
+
+
+def has_ended(name: str) -> IpcError:
+    """A worker that runs once, and has: nothing starts it again."""
+    return IpcError("NOT_RUNNING", f"{name} has ended already")
 
 
 def not_running(name: str) -> IpcError:

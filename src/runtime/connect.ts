@@ -15,7 +15,7 @@ import { cleanEnv, connectDaemon } from "../sdk/autostart.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { instancesOf, Verbs } from "../sdk/verbs.ts";
 import type { Feed } from "./feed.ts";
-import { Ownership } from "./ownership.ts";
+import { hasEnded, Ownership } from "./ownership.ts";
 import { BEGIN_MS, errorOfEnd, PythonWorker, REOPEN_MS, type AnyFunctions, type Attach } from "./python-worker.ts";
 import { openEvents, readLogs, type EventOptions, type IpcEvent, type LogEntry, type LogOptions } from "./watch.ts";
 
@@ -138,8 +138,10 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
     config: { readonly name: string; readonly [field: string]: unknown },
   ): Promise<PythonWorker<W>> {
     const { name } = await daemon.startApp(config);
-    const { log_dir: logs } = await daemon.status(name);
-    const shimSocket = join(logs, "..", "sock");
+    const status = await daemon.status(name).catch((error: unknown) => {
+      throw error instanceof IpcError && error.code === "NOT_FOUND" ? hasEnded(name) : error; // well, or it would stay
+    });
+    const shimSocket = join(status.log_dir, "..", "sock");
     let own: Ownership | undefined;
     try {
       own = await Ownership.claim(name, shimSocket);

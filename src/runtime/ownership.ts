@@ -41,7 +41,7 @@ export class Ownership {
       return own;
     } catch (error) {
       own.#socket?.terminate();
-      throw error instanceof IpcError ? error : notRunning(name);
+      throw error instanceof IpcError ? error : hasEnded(name);
     } finally {
       reached.close();
     }
@@ -70,7 +70,7 @@ export class Ownership {
 
   #take(type: number, payload: Buffer): void {
     if (type === REPLY.ok) this.#claim.resolve();
-    if (type === REPLY.error) this.#claim.reject(notRunning(this.#name));
+    if (type === REPLY.error) this.#claim.reject(hasEnded(this.#name));
     if (type === REPLY.exited) this.#howItEnded = this.#describe(payload.readUInt32LE(0), payload.readUInt8(12) === 1);
   }
 
@@ -84,11 +84,12 @@ export class Ownership {
   }
 
   #onClose(): void {
-    this.#claim.reject(notRunning(this.#name));
+    this.#claim.reject(hasEnded(this.#name));
     this.#ended.resolve();
   }
 }
 
-function notRunning(name: string): IpcError {
+/** A worker that runs once, and has: nothing starts it again. */
+export function hasEnded(name: string): IpcError {
   return new IpcError("NOT_RUNNING", `${name} has ended already`);
 }

@@ -21,7 +21,7 @@ import { readExitRecord, readRunRecord } from "../../src/shim/records.ts";
 import { Store } from "../../src/workers/store.ts";
 import { takeInStrays } from "../../src/workers/strays.ts";
 import { Worker } from "../../src/workers/worker.ts";
-import { type Home, isAlive, ROOT, waitUntil, withDaemon, within } from "../home.ts";
+import { type Home, isAlive, outcomeOf, ROOT, waitUntil, withDaemon, within } from "../home.ts";
 import { temporaryTree } from "../tree.ts";
 
 const WORKER = `import ipcctl, os, subprocess, sys
@@ -138,6 +138,35 @@ test("why one failed can be asked for a while, of the newest", async () => {
     await waitUntil(async () => !(await ipc.list()).includes(worker.name), "the oldest is gone");
     await waitUntil(isOver, "the last one has ended");
     expect((await ipc.list()).length).toBe(most);
+  });
+});
+
+test("one that has ended before it was claimed has ended, and is not unknown", async () => {
+  await withDaemon(async (home) => {
+    using ipc = new Ipcctl(await home.connect());
+    const quick = { ...EPHEMERAL, interpreter: "/bin/true" };
+    const script = home.script("job.py", WORKER);
+    for (let count = 0; count < 10; count++)
+      expect(await refused(ipc.start(script, quick))).toMatchObject({
+        code: expect.stringMatching(/^(NOT_RUNNING|WORKER_STOPPED)$/),
+        message: expect.stringMatching(/ ended/),
+      });
+    const program = home.script(
+      "quick.py",
+      `import ipcctl, sys
+for _ in range(10):
+    try:
+        ipcctl.connect().start(sys.argv[1], life="ephemeral", policy="trusted", interpreter="/bin/true")
+    except ipcctl.IpcError as error:
+        print(error.code, str(error).partition(" ")[2])
+`,
+    );
+    const child = Bun.spawn(["python3", program, script], {
+      env: { ...home.env, PYTHONPATH: join(ROOT, "python") },
+      stdio: ["ignore", "pipe", "pipe"],
+    });
+    const { stdout, stderr } = await outcomeOf(child);
+    expect([[...new Set(stdout.trim().split("\n"))], stderr]).toEqual([["NOT_RUNNING has ended already"], ""]);
   });
 });
 
