@@ -2,6 +2,7 @@
  * Generates files from `contract/`: the header for C, the module for Python, and the tables in the documents, including
  * those of the verbs.
  */
+import { ADDRESS_CARRIERS, ADDRESS_RANGES, type AddressClass } from "../contract/addresses.ts";
 import { AUDIT_EVENTS, AUDIT_FIELDS } from "../contract/audit.ts";
 import { CANCEL_TOPIC, HOST_CODES, TOOL_TOPIC } from "../contract/host.ts";
 import { LIMITS } from "../contract/limits.ts";
@@ -9,6 +10,7 @@ import { ARCHITECTURES, PARTS_FOLDERS } from "../contract/parts.ts";
 import * as messages from "../contract/messages.ts";
 import * as segment from "../contract/segment.ts";
 import * as shim from "../contract/shim.ts";
+import { parseAddress, parseRange } from "../src/base/addresses.ts";
 import { SOCKET_PATH_BYTES_MAX } from "../src/base/socket-path.ts";
 import { VERSION } from "../src/base/version.ts";
 import { PROTOCOL, SUBSCRIPTIONS } from "../src/protocol/responses.ts";
@@ -142,7 +144,8 @@ function namesOf({ name, numbers }: Part): [name: string, value: number][] {
 
 /** The version of the package, and a hash of all that compiled parts and the code that loads them must agree on. */
 export function edition(): string {
-  const contract = JSON.stringify([segment.MAGIC, PARTS, PYTHON_LIMITS, AUDIT_FIELDS, AUDIT_EVENTS]);
+  const addresses = [ADDRESS_RANGES, ADDRESS_CARRIERS];
+  const contract = JSON.stringify([segment.MAGIC, PARTS, PYTHON_LIMITS, AUDIT_FIELDS, AUDIT_EVENTS, addresses]);
   return `${VERSION}+${Bun.SHA256.hash(contract, "hex").slice(0, 8)}`;
 }
 
@@ -163,6 +166,32 @@ const AUDIT_IN_C = [
 ] satisfies (keyof typeof AUDIT_FIELDS)[];
 const AUDIT_EVENTS_IN_C = ["connect", "dns", "call"] satisfies (keyof typeof AUDIT_EVENTS)[];
 
+/** The tables of addresses, as initializers of arrays in C. */
+function addressesInC(): string {
+  const bytes = (address: Uint8Array): string =>
+    `{ ${[...address].map((byte) => `0x${byte.toString(16).padStart(2, "0")}`).join(", ")} }`;
+  const lines = (name: string, rows: readonly string[]): string =>
+    `#define IPC_${name} \\\n${rows.map((one) => `\t{ ${one} }, \\\n`).join("")}\n`;
+  const classes = (names: readonly AddressClass[]): string => names.map((name) => `IPC_NET_${upper(name)}`).join(" | ");
+  return `
+/* Prefix, its bits, and the classes of the addresses that begin so. */
+${lines(
+  "ADDRESS_RANGES",
+  ADDRESS_RANGES.map(({ range, classes: names }) => {
+    const { prefix, bits } = parseRange(range);
+    return `${bytes(prefix)}, ${bits}, ${classes(names)}`;
+  }),
+)}
+/* Value, mask, where the IPv4 address begins in what equals the value under the mask, and with what its bytes are flipped. */
+${lines(
+  "ADDRESS_CARRIERS",
+  ADDRESS_CARRIERS.map(
+    ({ value, mask, at, inverted }) =>
+      `${bytes(parseAddress(value)!)}, ${bytes(parseAddress(mask)!)}, ${at}, ${inverted ? "0xff" : "0"}`,
+  ),
+)}`;
+}
+
 /** `native/contract.h`. */
 export function contractHeader(): string {
   const literal = (value: number): string => (value > 0x7fff_ffff ? `0x${value.toString(16)}u` : `${value}`);
@@ -182,7 +211,7 @@ export function contractHeader(): string {
 #define IPC_STEP_NAMES ${steps.join(", ")}
 
 /* Fields and events of the audit. */
-${words("AUDIT", AUDIT_IN_C)}${words("AUDIT_EVENT", AUDIT_EVENTS_IN_C)}${PARTS.map(part).join("")}
+${words("AUDIT", AUDIT_IN_C)}${words("AUDIT_EVENT", AUDIT_EVENTS_IN_C)}${PARTS.map(part).join("")}${addressesInC()}
 #endif
 `;
 }
@@ -315,6 +344,11 @@ const TABLES: Readonly<Record<string, () => string>> = {
       Object.entries(HOST_CODES).map(([code, { stage, retriable, says }]) =>
         row(`\`${code}\``, stage, retriable ? "yes" : "no", says),
       ),
+    ),
+  "security.md: addresses": () =>
+    table(
+      ["addresses", "class", ""],
+      ADDRESS_RANGES.map(({ range, classes, why }) => row(`\`${range}\``, classes.join(", "), why)),
     ),
   "security.md: audit fields": () =>
     table(

@@ -92,38 +92,7 @@ struct range {
 	uint8_t class;
 };
 
-#define V4(a, b, c, d, size, class)                                                           \
-	{ { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d }, V4_BITS + (size), class }
-static const struct range RANGES[] = {
-	V4(0, 0, 0, 0, 8, IPC_NET_LOOPBACK | IPC_NET_MULTICAST), /* 0.0.0.0 is this host, to the kernel */
-	V4(10, 0, 0, 0, 8, IPC_NET_PRIVATE),
-	V4(100, 64, 0, 0, 10, IPC_NET_PRIVATE),
-	V4(127, 0, 0, 0, 8, IPC_NET_LOOPBACK),
-	V4(169, 254, 0, 0, 16, IPC_NET_LINK_LOCAL),
-	V4(172, 16, 0, 0, 12, IPC_NET_PRIVATE),
-	V4(192, 0, 0, 0, 24, IPC_NET_MULTICAST),
-	V4(192, 168, 0, 0, 16, IPC_NET_PRIVATE),
-	V4(198, 18, 0, 0, 15, IPC_NET_MULTICAST), /* what the stub gives out; no real name resolves to it */
-	V4(224, 0, 0, 0, 3, IPC_NET_MULTICAST),   /* 240.0.0.0/4 and broadcast as well */
-	V4(169, 254, 169, 254, 32, IPC_NET_METADATA),
-	V4(169, 254, 170, 2, 32, IPC_NET_METADATA), /* containers at AWS */
-	V4(169, 254, 170, 23, 32, IPC_NET_METADATA),
-	V4(100, 100, 100, 200, 32, IPC_NET_METADATA), /* Alibaba */
-	V4(168, 63, 129, 16, 32, IPC_NET_METADATA),   /* Azure */
-	V4(192, 0, 0, 192, 32, IPC_NET_METADATA),     /* Oracle */
-	{ { 0 }, 128, IPC_NET_LOOPBACK | IPC_NET_MULTICAST },
-	{ { [15] = 1 }, 128, IPC_NET_LOOPBACK },
-	{ { 0xfc }, 7, IPC_NET_PRIVATE },
-	{ { 0xfe, 0xc0 }, 10, IPC_NET_PRIVATE },
-	{ { 0, 0x64, 0xff, 0x9b, 0, 1 }, 48,
-		IPC_NET_PRIVATE }, /* a NAT64 of the site: what is inside has no fixed place */
-	{ { 0xfe, 0x80 }, 10, IPC_NET_LINK_LOCAL },
-	{ { 0xff }, 8, IPC_NET_MULTICAST },
-	{ { 0x01 }, 64, IPC_NET_MULTICAST }, /* discard */
-	{ { 0xfd, 0, 0x0e, 0xc2, [15] = 0x23 }, 128, IPC_NET_METADATA },
-	{ { 0xfd, 0, 0x0e, 0xc2, [14] = 0x02, [15] = 0x54 }, 128, IPC_NET_METADATA },
-	{ { 0xfd, 0x20, 0, 0xce, [14] = 0x02, [15] = 0x54 }, 128, IPC_NET_METADATA }, /* Google */
-};
+static const struct range RANGES[] = { IPC_ADDRESS_RANGES };
 
 static uint32_t classes_of(const struct ipc_address *address)
 {
@@ -137,32 +106,19 @@ static uint32_t classes_of(const struct ipc_address *address)
 
 uint32_t ipc_address_classes(const struct ipc_address *address)
 {
-	/* Where an IPv6 address contains an IPv4 address, and at which byte. Teredo inverts it; its server is at byte
-	 * 4. */
 	static const struct {
-		uint8_t prefix[16];
-		uint8_t bits, at, inverted;
-	} CARRIERS[] = {
-		{ { 0, 0x64, 0xff, 0x9b }, 96, 12, 0 },                /* NAT64 */
-		{ { 0x20, 0x02 }, 16, 2, 0 },                          /* 6to4 */
-		{ { 0 }, 96, 12, 0 },                                  /* what was "compatible" */
-		{ { 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff }, 96, 12, 0 }, /* translated */
-		{ { 0x20, 0x01 }, 32, 12, 0xff },                      /* Teredo */
-		{ { 0x20, 0x01 }, 32, 4, 0 },
-	};
+		uint8_t value[16], mask[16], at, flip;
+	} CARRIERS[] = { IPC_ADDRESS_CARRIERS };
 	uint32_t classes = classes_of(address);
 	for (size_t i = 0; i < sizeof CARRIERS / sizeof *CARRIERS; i++) {
-		if (!is_in(address, CARRIERS[i].prefix, CARRIERS[i].bits))
+		bool is_carrier = true;
+		for (size_t byte = 0; byte < 16 && is_carrier; byte++)
+			is_carrier = ((address->bytes[byte] ^ CARRIERS[i].value[byte]) & CARRIERS[i].mask[byte]) == 0;
+		if (!is_carrier)
 			continue;
 		const uint8_t *at = address->bytes + CARRIERS[i].at;
-		uint8_t flip = CARRIERS[i].inverted;
+		uint8_t flip = CARRIERS[i].flip;
 		struct ipc_address inner = ipc_address_v4(at[0] ^ flip, at[1] ^ flip, at[2] ^ flip, at[3] ^ flip);
-		classes |= classes_of(&inner);
-	}
-	/* ISATAP: the interface part says so. */
-	const uint8_t *part = address->bytes + 8;
-	if ((part[0] & ~2) == 0 && part[1] == 0 && part[2] == 0x5e && part[3] == 0xfe) {
-		struct ipc_address inner = ipc_address_v4(part[4], part[5], part[6], part[7]);
 		classes |= classes_of(&inner);
 	}
 	return classes;

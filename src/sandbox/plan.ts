@@ -1,6 +1,7 @@
 /** Compiles a policy for this machine into what the shim carries out, and into the same in words. */
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
 import { join, relative } from "node:path";
+import type { AddressClass } from "../../contract/addresses.ts";
 import { CLONE, RLIMIT } from "../../contract/linux.ts";
 import { IpcError } from "../base/errors.ts";
 import { shellWord } from "../base/shell-words.ts";
@@ -23,7 +24,7 @@ import type { Machine } from "./kernel.ts";
 import { canBeKept, findGuarded, type Guarded } from "./guarded.ts";
 import { isBelow, type MountStep, Root } from "./mounts.ts";
 import type { HostRule } from "./hosts.ts";
-import type { AddressClass, Policy } from "./policy.ts";
+import type { Policy } from "./policy.ts";
 import { rulesOf } from "./rules.ts";
 import { compileProgram, type Program } from "./seccomp.ts";
 

@@ -5,6 +5,7 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, isAbsolute, join, normalize, resolve } from "node:path";
 import { z } from "zod";
+import type { AddressClass } from "../../contract/addresses.ts";
 import { ADDRESS_CLASS, SHIM_MAX } from "../../contract/shim.ts";
 import { readText } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
@@ -16,7 +17,6 @@ import { type HostRule, splitHost } from "./hosts.ts";
 export { DEFAULT_POLICY } from "../base/default-policies.ts";
 
 const FOLDER = join(ROOT, "policies");
-export type AddressClass = keyof typeof ADDRESS_CLASS;
 const ADDRESS_CLASSES = Object.keys(ADDRESS_CLASS) as AddressClass[]; // keys of a closed table
 const VARIABLES = ["project", "home"] as const;
 /** Variables that may begin a path: `${project}/data`. */

@@ -1,4 +1,5 @@
 /** The start specification of one run, in the layout of `docs/internals/shim.md`. */
+import type { AddressClass } from "../../contract/addresses.ts";
 import {
   ADDRESS_CLASS,
   KILL_MODE,
@@ -14,7 +15,6 @@ import type { KillMode } from "../base/kill-modes.ts";
 import { limit } from "../base/limits.ts";
 import type { MountStep } from "../sandbox/mounts.ts";
 import type { HostRule } from "../sandbox/hosts.ts";
-import type { AddressClass } from "../sandbox/policy.ts";
 import type { Program } from "../sandbox/seccomp.ts";
 
 export type LogSpec = {

@@ -89,7 +89,7 @@ export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly n
     "a type of record of the name service, and sizes of its messages; parts of a line of the audit",
   ],
   "native/net/pending.c": [[16], "a base of digits"],
-  "native/net/rules.c": [[16, 18, 23, 24, 32, 35, 64, 84, 128, 192, 198], "ranges of addresses"],
+  "native/net/rules.c": [[16, 32, 128], "bytes and bits of an address"],
   "native/net/server.h": [[16], "bytes of an answer more than of its question"],
   "native/net/stub.c": [[16], "questions in a row"],
   "native/net/target.c": [[16], "bytes of an address of IPv6"],

@@ -2,6 +2,7 @@
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import * as addresses from "../../contract/addresses.ts";
 import * as contract from "../../contract/messages.ts";
 import * as linux from "../../contract/linux.ts";
 import * as segment from "../../contract/segment.ts";
@@ -153,7 +154,7 @@ test("everything that the contract says is used", () => {
     .filter((file) => !["native/contract.h", "python/ipcctl/_contract.py"].includes(file))
     .map(textOf)
     .join("\n");
-  const unused = Object.entries({ ...contract, ...linux, ...segment, ...shim })
+  const unused = Object.entries({ ...addresses, ...contract, ...linux, ...segment, ...shim })
     .map(([name]) => name)
     .filter((name) => !new RegExp(`\\b(?:IPC_)?${name}(?:_|\\b)`).test(code));
   expect(unused).toEqual([]);
