@@ -6,6 +6,9 @@ import type { ADDRESS_CLASS } from "./shim.ts";
 
 export type AddressClass = keyof typeof ADDRESS_CLASS;
 
+/** What the stub of a policy gives out: each stands for a name, which the connect helper has looked up and checked. */
+export const STUB_RANGE = "198.18.0.0/15";
+
 /** An address is of the classes of every range that it lies in. `self` has none: only the kernel knows. */
 export const ADDRESS_RANGES = [
   { range: "0.0.0.0/8", classes: ["loopback", "multicast"], why: "0.0.0.0 is this host, to the kernel" },
@@ -16,11 +19,7 @@ export const ADDRESS_RANGES = [
   { range: "172.16.0.0/12", classes: ["private"], why: "" },
   { range: "192.0.0.0/24", classes: ["multicast"], why: "assigned to protocols" },
   { range: "192.168.0.0/16", classes: ["private"], why: "" },
-  {
-    range: "198.18.0.0/15",
-    classes: ["multicast"],
-    why: "what the stub of a policy gives out; no real name resolves to it",
-  },
+  { range: STUB_RANGE, classes: ["multicast"], why: "given out by the stub of a policy; no real name resolves to it" },
   { range: "224.0.0.0/3", classes: ["multicast"], why: "reserved ones and broadcast as well" },
   { range: "169.254.169.254/32", classes: ["metadata"], why: "most clouds" },
   { range: "169.254.170.2/32", classes: ["metadata"], why: "containers at AWS" },

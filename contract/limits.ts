@@ -198,5 +198,26 @@ export const LIMITS = {
     why: "for which a value that was replaced is still taken out of what plugins say: one day",
   },
   credentialOldValues: { value: 16, why: "values of one credential that were replaced within that day" },
+  webSites: { value: 256, why: "sites of the plugin `http`; each request is compared with all of them" },
+  webUrlChars: {
+    value: 8000,
+    why: "URL of a request, also one to which a site redirects; RFC 9110 asks of servers to take as many",
+  },
+  webHeaders: { value: 64, why: "headers that a worker gives to a request" },
+  webHeaderBytes: { value: 8000, why: "names and values of those headers; many servers take no more" },
+  webHeadBytes: { value: 16_384, why: "names and values of the headers of an answer, and the text of its status" },
+  webSendBytes: { value: 524_288, why: "body of a request; in base64 it fits into a request to the host" },
+  webBodyBytes: {
+    value: 524_288,
+    why: "body of an answer, decompressed; in base64 it fits into an answer of the host",
+  },
+  webWireBytes: {
+    value: 1_048_576,
+    why: "compressed body of an answer, which may decompress to nothing; twice `webBodyBytes`",
+  },
+  webRedirects: { value: 5, why: "redirects that one request follows; each is a connection" },
+  webAddresses: { value: 4, why: "addresses of one host that are tried, one after the other, within the time" },
+  webMs: { value: 25_000, why: "a request with all its redirects; less than the host waits for a plugin" },
+  webRequests: { value: 64, why: "requests of one plugin that are under way; each holds its body" },
   configBytes: { value: 1_048_576, why: "largest ipcctl.json or env file" },
 } as const;

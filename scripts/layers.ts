@@ -64,6 +64,10 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     job: "the process in which one plugin's handler runs",
     uses: { base: "", calls: "the call that it is in", host: "", runtime: "`serve`" },
   },
+  web: {
+    job: "what workers fetch: which sites, with which credential, from which addresses, how much of it",
+    uses: { base: "", host: "what tools are, and how they refuse" },
+  },
   desk: {
     job: "what only the host may decide or know: credentials, sealed on the disk",
     uses: { base: "" },

@@ -1,6 +1,6 @@
 /** Addresses of the Internet Protocol in their one form, and what kind of network they belong to. */
 import { isIPv4, isIPv6 } from "node:net";
-import { ADDRESS_CARRIERS, ADDRESS_RANGES, type AddressClass } from "../../contract/addresses.ts";
+import { ADDRESS_CARRIERS, ADDRESS_RANGES, STUB_RANGE, type AddressClass } from "../../contract/addresses.ts";
 
 const BYTES = 16;
 const V4_AT = 12;
@@ -42,11 +42,17 @@ export function classesOf(address: Uint8Array): ReadonlySet<AddressClass> {
   );
 }
 
+/** Whether it stands for a name in a process whose connections the helper makes. Elsewhere it stands for nothing. */
+export function isOfStub(address: Uint8Array): boolean {
+  return isIn(address, STUB);
+}
+
 type Range = { readonly prefix: Uint8Array; readonly bits: number };
 
 const RANGES: readonly { readonly range: Range; readonly classes: readonly AddressClass[] }[] = ADDRESS_RANGES.map(
   ({ range, classes }) => ({ range: parseRange(range), classes }),
 );
+const STUB = parseRange(STUB_RANGE);
 const CARRIERS = ADDRESS_CARRIERS.map(({ value, mask, at, inverted }) => ({
   ...{ value: parseAddress(value)!, mask: parseAddress(mask)!, at, flip: inverted ? 0xff : 0 },
 }));

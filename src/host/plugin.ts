@@ -38,6 +38,8 @@ export type PluginStart<Config> = {
   readonly credentials: Readonly<Record<string, string>>;
   /** A folder of its own that it may write. */
   readonly data: string;
+  /** Whether its policy looks up names: then the addresses that it gets for them are those of the policy's stub. */
+  readonly isGuarded?: boolean;
 };
 
 /** A started plugin. */

@@ -12,11 +12,12 @@ import { FileStore } from "../../src/stores/file-store.ts";
 import type { Plugin, Running, ToolError, ToolRequest } from "../../src/host/plugin.ts";
 import echo from "../../plugins/echo/handler.ts";
 import files from "../../plugins/files/handler.ts";
+import http from "../../plugins/http/handler.ts";
 import memory from "../../plugins/memory/handler.ts";
 import project from "../../plugins/project/handler.ts";
 
 const ROOT = join(import.meta.dir, "../..");
-const PLUGINS: Readonly<Record<string, Plugin<never>>> = { echo, files, memory, project };
+const PLUGINS: Readonly<Record<string, Plugin<never>>> = { echo, files, http, memory, project };
 type Schema = z.core.JSONSchema.BaseSchema;
 type Manifest = {
   readonly provides: {
@@ -101,11 +102,11 @@ test.each(Object.keys(PLUGINS))(
   },
 );
 
-test("a plugin imports what handlers are written against, the stores, its own files and libraries", () => {
+test("a plugin imports what handlers are written against, what is made for them, its own files and libraries", () => {
   const wrong = [...new Bun.Glob("plugins/**/*.ts").scanSync(ROOT)].flatMap((file) =>
     [...readFileSync(join(ROOT, file), "utf8").matchAll(/(?:from|import)\s*\(?\s*"(\.[^"]+)"/g)]
       .map(([, path]) => path!)
-      .filter((path) => !/^(\.\/|\.\.\/\.\.\/src\/(host\/plugin\.ts$|stores\/))/.test(path))
+      .filter((path) => !/^(\.\/|\.\.\/\.\.\/src\/(host\/plugin\.ts$|stores\/|web\/))/.test(path))
       .map((path) => `${file} → ${path}`),
   );
   expect(wrong).toEqual([]);
@@ -119,6 +120,16 @@ test("what a manifest says of limits and types is what the stores hold to", () =
   expect(said("memory", "add").subject!.maxLength).toBe(LIMITS.storeLabelBytes.value);
   expect(said("memory", "search").query!.maxLength).toBe(LIMITS.memoryQueryBytes.value);
   expect(said("files", "read").length!.maximum).toBe(LIMITS.filePieceBytes.value);
+  for (const tool of ["fetch", "send"]) {
+    expect(said("http", tool).url!.maxLength).toBe(LIMITS.webUrlChars.value);
+    expect(said("http", tool).max_bytes!.maximum).toBe(LIMITS.webBodyBytes.value);
+  }
+  const sites = manifestOf("http").config_schema!.properties!.sites as {
+    maxItems: number;
+    items: { properties: { timeout_ms: { maximum: number } } };
+  };
+  expect(sites.maxItems).toBe(LIMITS.webSites.value);
+  expect(sites.items.properties.timeout_ms.maximum).toBe(LIMITS.webMs.value);
   for (const [plugin, tool] of [
     ["files", "list"],
     ["memory", "list"],

@@ -224,6 +224,18 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   credentialBytes: [["test/host/credentials.test.ts", "credentialChars, credentialBytes: a value of as many"]],
   credentialOldMs: [["test/host/credentials.test.ts", "credentialOldMs: a value that was replaced"]],
   credentialOldValues: [["test/host/credentials.test.ts", "credentialOldValues: as many values"]],
+  webSites: [["test/host/http.test.ts", "webSites: as many as the limit"]],
+  webUrlChars: [["test/host/http.test.ts", "webSendBytes, webUrlChars, webHeaders, webHeaderBytes: as much as"]],
+  webHeaders: [["test/host/http.test.ts", "webSendBytes, webUrlChars, webHeaders, webHeaderBytes: as much as"]],
+  webHeaderBytes: [["test/host/http.test.ts", "webSendBytes, webUrlChars, webHeaders, webHeaderBytes: as much as"]],
+  webSendBytes: [["test/host/http.test.ts", "webSendBytes, webUrlChars, webHeaders, webHeaderBytes: as much as"]],
+  webBodyBytes: [["test/host/http.test.ts", "webBodyBytes: a body as long as the limit"]],
+  webWireBytes: [["test/host/http.test.ts", "webWireBytes: as much of a compressed body as the limit"]],
+  webHeadBytes: [["test/host/http.test.ts", "webHeadBytes: a head as long as the limit"]],
+  webRedirects: [["test/host/http.test.ts", "webRedirects: as many as the limit"]],
+  webAddresses: [["test/host/http.test.ts", "webAddresses: as many as the limit"]],
+  webMs: [["test/host/http.test.ts", "webMs: no request takes longer"]],
+  webRequests: [["test/host/http.test.ts", "webRequests: as many as the limit"]],
   pipesUntaken: [["test/runtime/sharing.test.ts", "pipes that nobody takes: as many as may wait, and one more"]],
 };
 
