@@ -219,5 +219,17 @@ export const LIMITS = {
   webAddresses: { value: 4, why: "addresses of one host that are tried, one after the other, within the time" },
   webMs: { value: 25_000, why: "a request with all its redirects; less than the host waits for a plugin" },
   webRequests: { value: 64, why: "requests of one plugin that are under way; each holds its body" },
+  sqlStatementChars: { value: 65_536, why: "characters of one statement that a worker has a database carry out" },
+  sqlParams: { value: 1024, why: "parameters of one statement; a list is one of them" },
+  sqlRows: { value: 10_000, why: "rows of one answer of a database, whatever its plugin is configured to give" },
+  sqlAnswerBytes: {
+    value: 786_432,
+    why: "bytes of JSON after which an answer of a database has no further row, so that it fits the answer of a tool",
+  },
+  sqlTimeoutMs: {
+    value: 25_000,
+    why: "longest time of one statement; the host waits for a tool a little longer, so that a statement is ended by the one who knows it",
+  },
+  sqlConnections: { value: 64, why: "connections of one plugin to its database, which others use as well" },
   configBytes: { value: 1_048_576, why: "largest ipcctl.json or env file" },
 } as const;

@@ -68,6 +68,10 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     job: "what workers fetch: which sites, with which credential, from which addresses, how much of it",
     uses: { base: "", host: "what tools are, and how they refuse" },
   },
+  sql: {
+    job: "what the plugins of databases have in common: tools, and their bounds in time, rows, bytes and connections",
+    uses: { base: "", host: "what tools are, and how they refuse" },
+  },
   desk: {
     job: "what only the host may decide or know: credentials, sealed on the disk",
     uses: { base: "" },

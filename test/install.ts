@@ -5,6 +5,7 @@
 import { installNode } from "./node.ts";
 import { hasTool, SYSTEM_PYTHON, venvWith } from "./needs.ts";
 import { pythonForScripts, pythonWithPackages, pythonWithServers } from "./packages.ts";
+import { hasMariadb } from "./real/mariadb.ts";
 import { hasPostgres } from "./real/postgres.ts";
 import { isOldMissing, oldInstallation } from "./upgrade/old.ts";
 
@@ -30,5 +31,6 @@ for (const [command, debianPackage] of [
 ] as const)
   await hasTool(command, debianPackage);
 await hasPostgres();
+await hasMariadb();
 await pythonForScripts(false); // whose base comes from Debian too
 if (!isOldMissing()) await oldInstallation();

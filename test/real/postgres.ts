@@ -1,9 +1,10 @@
 /** PostgreSQL from Debian's package, with a database and a port of the test's own. */
-import { chownSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { within } from "../deadline.ts";
-import { hasInstalled, isRoot } from "../needs.ts";
+import { hasInstalled } from "../needs.ts";
+import { asUser, freePort, saysReady } from "./servers.ts";
 
 export type Postgres = AsyncDisposable & { readonly port: number; readonly url: string };
 
@@ -19,12 +20,11 @@ export function hasPostgres(): Promise<boolean> {
   return hasInstalled(() => programs() !== undefined, "postgresql");
 }
 
-export async function startPostgres(): Promise<Postgres> {
+/** @param more settings, beside those that make it a server for tests */
+export async function startPostgres(more: readonly string[] = []): Promise<Postgres> {
   const bin = programs()!;
   const folder = mkdtempSync(join(tmpdir(), "ipcctl-postgres-"));
-  const idOf = (option: string): number => Number(Bun.spawnSync(["id", option, "postgres"]).stdout.toString());
-  if (isRoot) chownSync(folder, idOf("-u"), idOf("-g")); // it refuses to run as root
-  const as = isRoot ? ["--reuid=postgres", "--regid=postgres", "--clear-groups"] : [];
+  const as = asUser("postgres", folder);
   const spawn = (...command: string[]) =>
     Bun.spawn(["setpriv", "--pdeathsig=QUIT", ...as, ...command], {
       cwd: folder,
@@ -48,12 +48,16 @@ export async function startPostgres(): Promise<Postgres> {
   if ((await made.exited) !== 0) throw new Error(`initdb: ${said}`);
   for (let attempt = 1; ; attempt++) {
     const port = freePort();
-    const settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"].flatMap((one) => [
+    const settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off", ...more].flatMap((one) => [
       "-c",
       one,
     ]);
     const server = spawn(join(bin, "postgres"), "-D", data, "-p", `${port}`, ...settings);
-    const failure = await within(READY_MS, "PostgreSQL accepts connections", saysReady(server.stderr));
+    const failure = await within(
+      READY_MS,
+      "PostgreSQL accepts connections",
+      saysReady(server.stderr, "ready to accept connections"),
+    );
     if (failure === undefined)
       return {
         port,
@@ -67,24 +71,4 @@ export async function startPostgres(): Promise<Postgres> {
     await server.exited;
     if (attempt === TRIES) throw new Error(`postgres: ${failure}`);
   }
-}
-
-/** Undefined when it does; all that it said if it ends before. What it says later is read and dropped. */
-function saysReady(stderr: ReadableStream<Uint8Array>): Promise<string | undefined> {
-  return new Promise((resolve) => {
-    void (async () => {
-      let said = "";
-      for await (const part of stderr) {
-        said += Buffer.from(part).toString();
-        if (said.includes("ready to accept connections")) resolve(undefined);
-      }
-      resolve(said);
-    })();
-  });
-}
-
-function freePort(): number {
-  const listener = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data: () => undefined } });
-  listener.stop(true);
-  return listener.port;
 }

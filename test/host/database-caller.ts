@@ -1,0 +1,57 @@
+/** Calls a plugin of a database as the host does: by its manifest, JSON both ways. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import type { Running, ToolError } from "../../src/host/plugin.ts";
+
+export type Answer = {
+  readonly columns: readonly { readonly name: string; readonly type: string }[];
+  readonly rows: readonly (readonly unknown[])[];
+  readonly truncated: boolean;
+  readonly hint?: string;
+  readonly origin: string;
+  readonly affected_rows?: number;
+};
+type Refusal = Pick<ToolError, "code" | "message" | "retriable"> & { readonly field?: string };
+
+type Manifest = {
+  readonly provides: { readonly tools: readonly { readonly name: string; readonly arguments_schema: object }[] };
+  readonly config_schema: object;
+};
+
+export const manifestOf = (plugin: string): Manifest =>
+  JSON.parse(readFileSync(join(import.meta.dir, "../../plugins", plugin, "manifest.json"), "utf8")) as Manifest;
+
+/** @throws if the plugin's configuration is not what its manifest says */
+export function checkedConfig<Config extends object>(plugin: string, config: Config): Config {
+  z.fromJSONSchema(manifestOf(plugin).config_schema as never).parse(config);
+  return config;
+}
+
+export function databaseCaller(plugin: string, { tools }: Running) {
+  const schemas = new Map(
+    manifestOf(plugin).provides.tools.map(({ name, arguments_schema }) => [
+      name,
+      z.fromJSONSchema(arguments_schema as never),
+    ]),
+  );
+  const call = async (tool: string, args: object, signal = new AbortController().signal): Promise<Answer> => {
+    const parsed = schemas.get(tool)!.parse(JSON.parse(JSON.stringify(args))) as never;
+    const request = { worker: "w", session: "w#1", group: "g", correlation: "c", signal };
+    return JSON.parse(JSON.stringify(await tools[tool]!(parsed, request))) as Answer;
+  };
+  const query = (sql: string, params: readonly unknown[] = [], more: object = {}): Promise<Answer> =>
+    call("query", { sql, params, ...more });
+  const execute = (sql: string, params: readonly unknown[] = []): Promise<Answer> => call("execute", { sql, params });
+  /** What comes of it, whatever that is. */
+  const refusal = (tool: string, args: object, signal?: AbortSignal): Promise<Refusal | undefined> =>
+    call(tool, args, signal).then(
+      () => undefined,
+      (error: ToolError) => {
+        if (error.name !== "ToolError") throw error;
+        const { code, message, retriable, field } = error;
+        return { code, message, retriable, ...(field === undefined ? {} : { field }) };
+      },
+    );
+  return { call, query, execute, refusal };
+}
