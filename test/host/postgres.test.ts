@@ -1,5 +1,5 @@
 /** The plugin `postgres` on a real server: what it answers, and what no statement of a worker may do. */
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import postgres from "../../plugins/postgres/handler.ts";
 import type { Running } from "../../src/host/plugin.ts";
 import type { SqlConfig } from "../../src/sql/tools.ts";
@@ -27,8 +27,11 @@ beforeAll(async () => {
   await admin`select pg_reload_conf()`;
 });
 
+afterEach(async () => {
+  for (const one of running.splice(0)) await one.shutdown?.();
+});
+
 afterAll(async () => {
-  for (const one of running) await one.shutdown?.();
   await admin?.close({ timeout: 0 });
   await server?.[Symbol.asyncDispose]();
 });
