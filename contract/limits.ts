@@ -221,7 +221,7 @@ export const LIMITS = {
   webRequests: { value: 64, why: "requests of one plugin that are under way; each holds its body" },
   sqlStatementChars: { value: 65_536, why: "characters of one statement that a worker has a database carry out" },
   sqlParams: { value: 1024, why: "parameters of one statement; a list is one of them" },
-  sqlRows: { value: 10_000, why: "rows of one answer of a database, whatever its plugin is configured to give" },
+  sqlRows: { value: 16_384, why: "rows of one answer of a database, whatever its plugin is configured to give" },
   sqlAnswerBytes: {
     value: 786_432,
     why: "bytes of JSON after which an answer of a database has no further row, so that it fits the answer of a tool",

@@ -1,10 +1,11 @@
 /** Connections to MariaDB or MySQL, one for each statement, so that nothing is left for the next one. */
 import { ToolError } from "../../src/host/plugin.ts";
 import type { Cell, Rows } from "../../src/sql/answer.ts";
-import type { Database, Param, Statement, Words } from "../../src/sql/database.ts";
-import { oneStatement, ownStatements, type RawRow } from "../../src/sql/driver.ts";
-import { errorOf, withoutPlaces, type Cause } from "../../src/sql/errors.ts";
+import type { Database, Param, Statement, Words } from "../../src/sql/statements.ts";
+import { type ConnectionOptions, oneStatement, ownStatements, type RawRow } from "../../src/sql/driver.ts";
+import { errorOf, isOfTls, withoutPlaces, type Cause } from "../../src/sql/failures.ts";
 import { patiently, timeoutText } from "../../src/sql/stop.ts";
+import { serverTimeoutOf } from "../../src/sql/sql-tools.ts";
 import { decoded } from "./values.ts";
 
 type Mode = "read only" | "read write";
@@ -28,12 +29,12 @@ export class MySql implements Database {
       ...["analyze", "with", "select"],
     ],
   };
-  readonly #options: Bun.SQL.PostgresOrMySQLOptions;
+  readonly #options: ConnectionOptions;
   readonly #timeoutMs: number;
   readonly #open = new Set<Bun.SQL>();
 
   /** Nothing is connected before the first statement. */
-  constructor(options: Bun.SQL.PostgresOrMySQLOptions, timeoutMs: number) {
+  constructor(options: ConnectionOptions, timeoutMs: number) {
     this.#options = { ...options, adapter: "mariadb", max: 1 };
     this.#timeoutMs = timeoutMs;
     this.origin = `mysql:${options.database}`;
@@ -103,9 +104,9 @@ export class MySql implements Database {
       );
     const [{ id, version }] = told;
     const longest = version.includes("MariaDB")
-      ? `max_statement_time = ${this.#timeoutMs / 1000}`
-      : `max_execution_time = ${this.#timeoutMs}`;
-    const seconds = Math.ceil(this.#timeoutMs / 1000);
+      ? `max_statement_time = ${serverTimeoutOf(this.#timeoutMs) / 1000}`
+      : `max_execution_time = ${serverTimeoutOf(this.#timeoutMs)}`;
+    const seconds = Math.ceil(serverTimeoutOf(this.#timeoutMs) / 1000);
     await stop.during(() =>
       ownStatements(
         connection,
@@ -160,15 +161,16 @@ export class MySql implements Database {
   #toldOf(error: unknown, { sql, stop }: Statement, isLoggedIn: boolean): unknown {
     if (error instanceof ToolError) return error;
     if (stop.signal.aborted) return stop.signal.reason;
+    if (isOfTls(error)) return errorOf("login", "", error);
     if (!(error instanceof Bun.SQL.MySQLError)) return error;
     const found = causeOf(error);
     const cause = found === "login" && isLoggedIn ? "statement" : found; // a database that is refused to it
-    if (cause === "timeout") return errorOf(cause, timeoutText(this.#timeoutMs));
+    if (cause === "timeout") return errorOf(cause, timeoutText(this.#timeoutMs), error);
     const { password, path, hostname } = this.#options;
     // Who is logged in from where stands in refusals.
     const message = error.message.replaceAll(/'[^']*'@'[^']*'/g, "the plugin's account");
     const text = `${message} (${error.errno ?? error.code})`;
-    return errorOf(cause, withoutPlaces(text, [`${password}`, `${path ?? hostname}`], sql));
+    return errorOf(cause, withoutPlaces(text, [password, path ?? hostname], sql), error);
   }
 }
 

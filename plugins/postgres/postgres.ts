@@ -1,10 +1,11 @@
 /** A pool of connections to PostgreSQL, on which no statement leaves anything for the next one. */
 import { ToolError } from "../../src/host/plugin.ts";
 import type { Cell, Column, Rows } from "../../src/sql/answer.ts";
-import type { Database, Param, Statement, Words } from "../../src/sql/database.ts";
-import { answerBytes, oneStatement, ownStatements, type RawRow } from "../../src/sql/driver.ts";
-import { errorOf, withoutPlaces, type Cause } from "../../src/sql/errors.ts";
+import type { Database, Param, Statement, Words } from "../../src/sql/statements.ts";
+import { answerBytes, type ConnectionOptions, oneStatement, ownStatements, type RawRow } from "../../src/sql/driver.ts";
+import { errorOf, isOfTls, withoutPlaces, type Cause } from "../../src/sql/failures.ts";
 import { patiently, timeoutText, type Stop } from "../../src/sql/stop.ts";
+import { serverTimeoutOf } from "../../src/sql/sql-tools.ts";
 import { cellOf, textOf } from "./values.ts";
 
 type Mode = "read only" | "read write";
@@ -32,7 +33,7 @@ export class Postgres implements Database {
   readonly #types = new Map<number, string>();
 
   /** Nothing is connected before the first statement. */
-  constructor(options: Bun.SQL.PostgresOrMySQLOptions, max: number, timeoutMs: number) {
+  constructor(options: ConnectionOptions, max: number, timeoutMs: number) {
     this.#pool = new Bun.SQL({
       ...options,
       ...{ adapter: "postgres", max, idleTimeout: 300 },
@@ -40,7 +41,7 @@ export class Postgres implements Database {
       connection: { application_name: "ipcctl" },
     });
     this.origin = `postgres:${options.database}`;
-    this.#hidden = [`${options.password}`, `${options.path ?? options.hostname}`];
+    this.#hidden = [options.password, options.path ?? options.hostname];
     this.#timeoutMs = timeoutMs;
   }
 
@@ -137,15 +138,16 @@ export class Postgres implements Database {
   }
 
   #toldOf(error: unknown, statement: string): unknown {
+    if (isOfTls(error)) return errorOf("login", "", error);
     if (!(error instanceof Bun.SQL.PostgresError)) return error;
     const { errno: state, message, hint, position } = error;
     const cause = causeOf(error);
-    if (cause === "timeout") return errorOf(cause, timeoutText(this.#timeoutMs));
+    if (cause === "timeout") return errorOf(cause, timeoutText(this.#timeoutMs), error);
     const at = Number(position) - (isThroughCursor(statement) ? CURSOR.length : 0);
     const place = at > 0 ? `, at character ${at}` : "";
     const advice = hint === undefined ? "" : `; ${hint}`;
     const text = `${message} (${state ?? error.code}${place})${advice}`;
-    return errorOf(cause, withoutPlaces(text, this.#hidden, statement));
+    return errorOf(cause, withoutPlaces(text, this.#hidden, statement), error);
   }
 }
 
@@ -193,7 +195,7 @@ function running(stop: Stop, begin: () => Bun.SQL.Query<readonly RawRow[]>): Pro
   let query: Bun.SQL.Query<readonly RawRow[]> | undefined;
   return stop.during(
     () => (query = begin()),
-    () => query?.cancel(),
+    () => void query?.cancel(),
   );
 }
 
@@ -225,7 +227,7 @@ async function isReset(connection: Bun.SQL): Promise<boolean> {
 /** Each for this transaction only. The last one is for when this process does not go on. */
 const settings = (timeoutMs: number): string =>
   Object.entries({
-    statement_timeout: timeoutMs,
+    statement_timeout: serverTimeoutOf(timeoutMs),
     datestyle: "ISO, YMD",
     intervalstyle: "iso_8601",
     timezone: "UTC",

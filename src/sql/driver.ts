@@ -1,10 +1,16 @@
 /** Bun's clients for databases, as both plugins use them. */
 import { limit } from "../base/limits.ts";
-import type { Param } from "./database.ts";
-import type { SqlConfig } from "./tools.ts";
+import type { Param } from "./statements.ts";
+import type { SqlConfig } from "./sql-tools.ts";
+
+export type ConnectionOptions = Bun.SQL.PostgresOrMySQLOptions & {
+  readonly database: string;
+  readonly password: string;
+  readonly hostname: string;
+};
 
 /** Nothing of the environment decides where it connects. */
-export function connectionOf(config: SqlConfig, password: string, port: number): Bun.SQL.PostgresOrMySQLOptions {
+export function connectionOf(config: SqlConfig, password: string, port: number): ConnectionOptions {
   const { host, user: username, database, tls = isHere(host) ? "disable" : "verify-full", tls_ca: ca } = config;
   return {
     ...(host.startsWith("/") ? { path: host, hostname: "localhost" } : { hostname: host }),

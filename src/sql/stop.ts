@@ -8,11 +8,13 @@ export class Stop implements Disposable {
   readonly #ended = new AbortController();
   readonly #timer: Timer;
   readonly #caller: AbortSignal;
+  readonly #patienceMs: number;
   readonly #onAbort = (): void => this.#end("CANCELLED", "the caller gave it up");
 
   /** @param ms for which all of one call may take, waiting for a connection included */
-  constructor(caller: AbortSignal, ms: number) {
+  constructor(caller: AbortSignal, ms: number, patienceMs = PATIENCE_MS) {
     this.#caller = caller;
+    this.#patienceMs = patienceMs;
     this.#timer = setTimeout(() => this.#end("TIMEOUT", timeoutText(ms)), ms);
     if (caller.aborted) this.#onAbort();
     else caller.addEventListener("abort", this.#onAbort, { once: true });
@@ -34,7 +36,7 @@ export class Stop implements Disposable {
     const { promise: givenUp, resolve: giveUp } = Promise.withResolvers<void>();
     let patience: Timer | undefined;
     const onStop = (): void => {
-      patience = setTimeout(giveUp, PATIENCE_MS);
+      patience = setTimeout(giveUp, this.#patienceMs);
       cancel();
     };
     this.signal.addEventListener("abort", onStop, { once: true });
@@ -63,9 +65,12 @@ export class Stop implements Disposable {
 }
 
 /** What is not to be stopped any more, since nobody could say how far it got. Undefined if nothing is heard of it. */
-export async function patiently<T>(work: PromiseLike<T>): Promise<{ readonly value: T } | undefined> {
+export async function patiently<T>(
+  work: PromiseLike<T>,
+  patienceMs = PATIENCE_MS,
+): Promise<{ readonly value: T } | undefined> {
   const { promise: givenUp, resolve: giveUp } = Promise.withResolvers<undefined>();
-  const patience = setTimeout(() => giveUp(undefined), PATIENCE_MS);
+  const patience = setTimeout(() => giveUp(undefined), patienceMs);
   const done = Promise.resolve(work).then((value) => ({ value }));
   done.catch(() => undefined);
   try {

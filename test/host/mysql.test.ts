@@ -2,7 +2,7 @@
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import mysql from "../../plugins/mysql/handler.ts";
 import type { Running } from "../../src/host/plugin.ts";
-import type { SqlConfig } from "../../src/sql/tools.ts";
+import type { SqlConfig } from "../../src/sql/sql-tools.ts";
 import { waitUntil } from "../deadline.ts";
 import { skipUnless } from "../needs.ts";
 import { hasMariadb, startMariadb, type Mariadb } from "../real/mariadb.ts";
@@ -50,6 +50,14 @@ const SETUP = [
   `create user app@'127.0.0.1' identified by '${PASSWORD}', app@localhost identified by '${PASSWORD}'`,
   `create user boss@'127.0.0.1' identified by '${PASSWORD}', boss@localhost identified by '${PASSWORD}'`,
   `create user reader@'127.0.0.1' identified by '${PASSWORD}', reader@localhost identified by '${PASSWORD}'`,
+  `create user roled@'127.0.0.1' identified by '${PASSWORD}', roled@localhost identified by '${PASSWORD}'`,
+  "create role files",
+  "grant file on *.* to files",
+  "grant files to roled@'127.0.0.1'",
+  "grant files to roled@localhost",
+  "set default role files for roled@'127.0.0.1'",
+  "set default role files for roled@localhost",
+  "grant all on shop.* to roled@'127.0.0.1', roled@localhost",
   "grant all on shop.* to app@'127.0.0.1', app@localhost",
   "grant all on *.* to boss@'127.0.0.1', boss@localhost",
   "grant select, file on *.* to reader@'127.0.0.1', reader@localhost",
@@ -445,7 +453,7 @@ test.skipIf(isSkipped)("errors say what is wrong with the statement, and not whe
     told.push(refused!.message);
   }
   expect(told.filter((text) => /wrong-password|nobody-here|nowhere|127\.0|app|correct/.test(text))).toEqual([]);
-  for (const user of ["boss", "reader"])
+  for (const user of ["boss", "reader", "roled"])
     expect((await (await start({ user })).refusal("query", { sql: "select 1" }))?.code).toBe("ROLE_TOO_STRONG");
   const local = await start({ host: server.socket });
   expect((await local.query("select 1")).rows).toEqual([[1]]);

@@ -1,4 +1,7 @@
-/** The plugins that need no service: what their manifests promise, and what their tools do for a worker. */
+/**
+ * What the manifests of plugins promise, and what the tools of those that need no service do for a worker. Those of
+ * databases have tests of their own beside this one.
+ */
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -14,10 +17,17 @@ import echo from "../../plugins/echo/handler.ts";
 import files from "../../plugins/files/handler.ts";
 import http from "../../plugins/http/handler.ts";
 import memory from "../../plugins/memory/handler.ts";
+import mysql from "../../plugins/mysql/handler.ts";
+import postgres from "../../plugins/postgres/handler.ts";
 import project from "../../plugins/project/handler.ts";
 
 const ROOT = join(import.meta.dir, "../..");
-const PLUGINS: Readonly<Record<string, Plugin<never>>> = { echo, files, http, memory, project };
+const PLUGINS: Readonly<Record<string, Plugin<never>>> = { echo, files, http, memory, mysql, postgres, project };
+/** Of those that need one. Nothing is connected at the start. */
+const CONFIGS: Readonly<Record<string, object>> = {
+  mysql: { host: "db.example.org", user: "app", database: "shop" },
+  postgres: { host: "db.example.org", user: "app", database: "shop" },
+};
 type Schema = z.core.JSONSchema.BaseSchema;
 type Manifest = {
   readonly provides: {
@@ -45,7 +55,7 @@ afterEach(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-const start = async (name: string, config?: object): Promise<Running> => {
+const start = async (name: string, config: object | undefined = CONFIGS[name]): Promise<Running> => {
   const one = await PLUGINS[name]!({ config: config as never, credentials: {}, data: join(dir, name) });
   running.push(one);
   return one;
@@ -106,7 +116,7 @@ test("a plugin imports what handlers are written against, what is made for them,
   const wrong = [...new Bun.Glob("plugins/**/*.ts").scanSync(ROOT)].flatMap((file) =>
     [...readFileSync(join(ROOT, file), "utf8").matchAll(/(?:from|import)\s*\(?\s*"(\.[^"]+)"/g)]
       .map(([, path]) => path!)
-      .filter((path) => !/^(\.\/|\.\.\/\.\.\/src\/(host\/plugin\.ts$|stores\/|web\/))/.test(path))
+      .filter((path) => !/^(\.\/|\.\.\/\.\.\/src\/(host\/plugin\.ts$|sql\/|stores\/|web\/))/.test(path))
       .map((path) => `${file} → ${path}`),
   );
   expect(wrong).toEqual([]);
@@ -130,6 +140,18 @@ test("what a manifest says of limits and types is what the stores hold to", () =
   };
   expect(sites.maxItems).toBe(LIMITS.webSites.value);
   expect(sites.items.properties.timeout_ms.maximum).toBe(LIMITS.webMs.value);
+  for (const plugin of ["postgres", "mysql"])
+    for (const tool of ["query", "execute"]) {
+      expect(said(plugin, tool).sql!.maxLength).toBe(LIMITS.sqlStatementChars.value);
+      expect(said(plugin, tool).params!.maxItems).toBe(LIMITS.sqlParams.value);
+    }
+  for (const plugin of ["postgres", "mysql"]) {
+    expect(said(plugin, "query").limit!.maximum).toBe(LIMITS.sqlRows.value);
+    const { properties } = manifestOf(plugin).config_schema as { properties: Record<string, Schema> };
+    expect(properties.max_rows!.maximum).toBe(LIMITS.sqlRows.value);
+    expect(properties.statement_timeout_ms!.maximum).toBe(LIMITS.sqlTimeoutMs.value);
+    expect(properties.max_connections!.maximum).toBe(LIMITS.sqlConnections.value);
+  }
   for (const [plugin, tool] of [
     ["files", "list"],
     ["memory", "list"],

@@ -2,9 +2,9 @@
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import postgres from "../../plugins/postgres/handler.ts";
 import type { Running } from "../../src/host/plugin.ts";
-import type { SqlConfig } from "../../src/sql/tools.ts";
+import type { SqlConfig } from "../../src/sql/sql-tools.ts";
 import { waitUntil } from "../deadline.ts";
-import { skipUnless } from "../needs.ts";
+import { hasTool, skipUnless } from "../needs.ts";
 import { hasPostgres, startPostgres, type Postgres } from "../real/postgres.ts";
 import { checkedConfig, databaseCaller } from "./database-caller.ts";
 
@@ -290,7 +290,7 @@ test.skipIf(isSkipped)("values are exact, or text, and the types have names", as
   });
   expect(await query("select 1 as a where false")).toMatchObject({ columns: [{ name: "a" }], rows: [] });
   expect((await query("show server_encoding")).rows).toEqual([["UTF8"]]);
-  expect(`${(await query("explain select 1")).rows[0]}`).toContain("Result");
+  expect((await query("explain select 1")).rows[0]?.[0]).toContain("Result");
   expect((await query("(select 1) union (select 2) order by 1;\n")).rows).toEqual([[1], [2]]);
 });
 
@@ -336,7 +336,7 @@ test.skipIf(isSkipped)("an answer ends at a row, by number and by bytes, and say
 });
 
 test.skipIf(isSkipped)("memory is bounded: of many large rows no more are read than an answer has", async () => {
-  const { query } = await start({ max_rows: 10_000 });
+  const { query } = await start({ max_rows: 16_000 });
   await query("select 1");
   const before = process.memoryUsage().rss;
   const { rows } = await query("select repeat('x', 100000) from generate_series(1, 10000)");
@@ -494,6 +494,10 @@ test.skipIf(isSkipped)("errors say what is wrong with the statement, and not whe
     expect([more, refused?.code, refused?.retriable]).toEqual([more, "CONNECTION", retriable]);
     told.push(refused!.message);
   }
+  const wrong = (await start({}, "wrong-password")).verify();
+  expect(await wrong.catch((error: Error) => error.message)).toMatch(
+    /^the plugin cannot log in: .*authentication failed/,
+  );
   expect(told.filter((text) => /wrong-password|nobody-here|nowhere|127\.0|app|correct/.test(text))).toEqual([]);
   for (const user of ["boss", "reader"])
     expect((await (await start({ user })).refusal("query", { sql: "select 1" }))?.code).toBe("ROLE_TOO_STRONG");
@@ -515,4 +519,55 @@ test.skipIf(isSkipped)("a connection that the server ended is replaced", async (
   }, "the statement runs, and its session is ended");
   expect(await refused).toMatchObject({ code: "CONNECTION", retriable: true });
   expect((await query("select 3")).rows).toEqual([[3]]);
+});
+
+/** A certificate for localhost that nobody else knows, and its key. */
+async function certificate(): Promise<{ readonly pem: string; readonly key: string }> {
+  const child = Bun.spawn(
+    [
+      ...[
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+      ],
+      ...["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", "-", "-out", "-"],
+    ],
+    { stdio: ["ignore", "pipe", "ignore"] },
+  );
+  const both = await new Response(child.stdout).text();
+  const [key = "", rest = ""] = both.split(/(?<=-----END PRIVATE KEY-----\n)/);
+  return { pem: rest, key };
+}
+
+const hasTls = !isSkipped && !skipUnless(await hasTool("openssl", "openssl"), "openssl", "TLS of the plugin postgres");
+
+test.skipIf(!hasTls)("a connection over TLS trusts the certificates that it is told to", async () => {
+  const { pem, key } = await certificate();
+  for (const [name, text] of [
+    ["server.crt", pem],
+    ["server.key", key],
+  ] as const)
+    await admin.unsafe(
+      `copy (select unnest(string_to_array('${text.trim()}', E'\n'))) to program 'umask 077; cat > ${name}'`,
+    );
+  await admin.unsafe("alter system set ssl = on");
+  await admin`select pg_reload_conf()`;
+  const isEncrypted = async (more: Partial<SqlConfig>): Promise<unknown> => {
+    const { call, refusal } = await start({ host: "localhost", ...more });
+    const sql = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
+    const refused = await refusal("query", { sql });
+    return refused?.code ?? (await call("query", { sql })).rows[0]?.[0];
+  };
+  await waitUntil(async () => (await isEncrypted({ tls: "require" })) === true, "the server speaks TLS");
+  expect(await isEncrypted({ tls: "disable" })).toBe(false);
+  expect(await isEncrypted({ tls: "verify-full", tls_ca: pem })).toBe(true);
+  expect(await isEncrypted({ tls: "verify-full" })).toBe("CONNECTION");
+  expect(await isEncrypted({ tls: "verify-full", tls_ca: pem, host: "127.0.0.1" })).toBe("CONNECTION");
 });

@@ -236,6 +236,12 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   webAddresses: [["test/host/http.test.ts", "webAddresses: as many as the limit"]],
   webMs: [["test/host/http.test.ts", "webMs: no request takes longer"]],
   webRequests: [["test/host/http.test.ts", "webRequests: as many as the limit"]],
+  sqlStatementChars: [["test/host/sql.test.ts", "sqlStatementChars, sqlParams: as many as the limit"]],
+  sqlParams: [["test/host/sql.test.ts", "sqlStatementChars, sqlParams: as many as the limit"]],
+  sqlRows: [["test/host/sql.test.ts", "sqlRows: as many as the limit are answered"]],
+  sqlAnswerBytes: [["test/host/sql.test.ts", "sqlAnswerBytes: rows of as many bytes as the limit"]],
+  sqlTimeoutMs: [["test/host/sql.test.ts", "sqlTimeoutMs, sqlConnections: no configuration has more"]],
+  sqlConnections: [["test/host/sql.test.ts", "sqlTimeoutMs, sqlConnections: no configuration has more"]],
   pipesUntaken: [["test/runtime/sharing.test.ts", "pipes that nobody takes: as many as may wait, and one more"]],
 };
 

@@ -16,7 +16,7 @@ export type Statement = {
 /** The words with which a statement may begin. */
 export type Words = { readonly query: readonly string[]; readonly execute: readonly string[] };
 
-/** Of an error of the database a worker is told as errors.ts says; another one is a crash. */
+/** Of an error of the database a worker is told as failures.ts says; another one is a crash. */
 export interface Database extends AsyncDisposable {
   /** Its kind and its name. */
   readonly origin: string;

@@ -2,7 +2,7 @@
 import { limit } from "../base/limits.ts";
 import { ToolError, type Running, type Tool, type ToolRequest } from "../host/plugin.ts";
 import { answerOf, answerOfChange } from "./answer.ts";
-import type { Database, Param, Statement, Words } from "./database.ts";
+import type { Database, Param, Statement, Words } from "./statements.ts";
 import { Stop } from "./stop.ts";
 import { Turns } from "./turns.ts";
 
@@ -28,6 +28,9 @@ const DEFAULTS = { statement_timeout_ms: 10_000, max_rows: 1000, max_connections
 
 export const timeoutOf = (config: SqlConfig): number =>
   Math.min(config.statement_timeout_ms ?? DEFAULTS.statement_timeout_ms, limit("sqlTimeoutMs"));
+
+/** What the server is told: it ends what nobody else has ended, for a process that does not go on. */
+export const serverTimeoutOf = (ms: number): number => ms + 1000;
 
 export const connectionsOf = (config: SqlConfig): number =>
   Math.min(config.max_connections ?? DEFAULTS.max_connections, limit("sqlConnections"));
@@ -75,9 +78,14 @@ export function sqlTools(config: SqlConfig, database: Database): Running {
   return {
     tools: tools as unknown as Readonly<Record<string, Tool>>, // the manifests have the types of their arguments
     verify: async () => {
-      await inTurn(new AbortController().signal, (stop) =>
-        database.query({ sql: "select 1", params: [], rows: 1, stop }),
-      );
+      try {
+        await inTurn(new AbortController().signal, (stop) =>
+          database.query({ sql: "select 1", params: [], rows: 1, stop }),
+        );
+      } catch (error) {
+        const { message, cause } = error as Error; // by the database
+        throw new Error(cause instanceof Error ? `${message}: ${cause.message}` : message, { cause: error });
+      }
     },
     shutdown: () => Promise.resolve(database[Symbol.asyncDispose]()),
   };

@@ -19,18 +19,26 @@ export type Cause = keyof typeof CAUSES;
 /** Instead of what the server says, where that may be about its machine or the plugin's account. */
 const FIXED: Partial<Record<Cause, string>> = {
   unreachable: "the database cannot be reached, or it ended the connection; nothing was carried out",
-  login: "the database refuses the account of this plugin: whoever runs this host must look at its configuration",
+  login: "the plugin cannot log in: whoever runs this host must look at its account, its password and its certificates",
   readOnly: "query cannot change anything: use execute for that",
   server: "the database server has a problem of its own",
 };
 
-export function errorOf(cause: Cause, text: string): ToolError {
+/** @param original for whoever runs the host */
+export function errorOf(cause: Cause, text: string, original: unknown): ToolError {
   const [code, retriable] = CAUSES[cause];
-  return new ToolError(code, FIXED[cause] ?? text, { retriable });
+  return Object.assign(new ToolError(code, FIXED[cause] ?? text, { retriable }), { cause: original });
 }
+
+/** What is wrong with a certificate is no error of a database. */
+export const isOfTls = (error: unknown): boolean =>
+  error instanceof Error && /CERT|TLS|SSL/.test(String((error as { readonly code?: unknown }).code));
 
 /** A place on a machine. */
 const PATH = /(?<![\w:/.<])(?:\/[\w.+@~-]+){2,}\/?/g;
+
+/** A shorter value would be found in words. */
+const HIDDEN_CHARS_MIN = 4;
 
 /**
  * The text without these values, and without paths.
@@ -38,7 +46,7 @@ const PATH = /(?<![\w:/.<])(?:\/[\w.+@~-]+){2,}\/?/g;
  */
 export function withoutPlaces(text: string, values: readonly string[], known: string): string {
   const without = values
-    .filter((value) => value !== "" && !known.includes(value))
+    .filter((value) => value.length >= HIDDEN_CHARS_MIN && !known.includes(value))
     .reduce((left, value) => left.replaceAll(value, "…"), text);
   return without.replaceAll(PATH, (path) => (known.includes(path) ? path : "…"));
 }
