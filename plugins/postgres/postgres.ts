@@ -9,6 +9,8 @@ import { serverTimeoutOf } from "../../src/sql/sql-tools.ts";
 import { cellOf, textOf } from "./values.ts";
 
 type Mode = "read only" | "read write";
+/** Whose connection can be used again, once it is reset. */
+type Session = { readonly connection: Bun.ReservedSQL; readonly mayStay: boolean };
 type Batch = readonly RawRow[] & Bun.SQL.ResultMetadata;
 
 /** Its statements are read through a cursor: the driver holds all that it is sent. */
@@ -72,10 +74,11 @@ export class Postgres implements Database {
     { sql, stop }: Statement,
     work: (connection: Bun.ReservedSQL) => Promise<T>,
   ): Promise<Omit<T, "columns"> & { readonly columns: readonly Column[] }> {
-    let connection: Bun.ReservedSQL | undefined;
+    let session: Session | undefined;
     let isClean = false;
     try {
-      connection = await this.#begin(mode, stop);
+      session = await this.#begin(mode, stop);
+      const { connection } = session;
       let result: T;
       try {
         result = await work(connection);
@@ -91,7 +94,7 @@ export class Postgres implements Database {
     } catch (error) {
       throw this.#toldOf(error, sql);
     } finally {
-      await (isClean ? connection?.release() : connection?.close());
+      await (isClean && session?.mayStay ? session.connection.release() : session?.connection.close());
     }
   }
 
@@ -99,7 +102,7 @@ export class Postgres implements Database {
    * The first query makes the transaction what it is: before it, the statement could still say `set transaction read
    * write`. It asks whether the account could do what no transaction keeps it from.
    */
-  async #begin(mode: Mode, stop: Stop, isAgain = false): Promise<Bun.ReservedSQL> {
+  async #begin(mode: Mode, stop: Stop, isAgain = false): Promise<Session> {
     let connection: Bun.ReservedSQL | undefined;
     try {
       connection = await stop.during(() => this.#pool.reserve({ signal: stop.signal }));
@@ -107,7 +110,8 @@ export class Postgres implements Database {
       const [, told] = await stop.during(() =>
         ownStatements(session, `begin ${mode}; ${STRONG}; ${settings(this.#timeoutMs)}`),
       );
-      if ((told as readonly { readonly strong: string | null }[])[0]?.strong == null) return connection;
+      const [{ strong, keeping }] = told as unknown as [{ strong: string | null; keeping: string | null }];
+      if (strong === null) return { connection, mayStay: keeping === null };
       throw new ToolError(
         "ROLE_TOO_STRONG",
         "the plugin's account may do what a worker must not, such as reading files of the server or ending other " +
@@ -238,11 +242,17 @@ const settings = (timeoutMs: number): string =>
     .map(([name, value]) => `set local ${name} = '${value}'`)
     .join("; ");
 
+/** Extensions that keep in a session what nothing takes away, such as connections and variables. */
+const KEEPING = ["dblink", "plperl", "plperlu", "plpython3u", "plpython2u", "pltcl", "pltclu", "plv8"]
+  .map((name) => `'${name}'`)
+  .join(", ");
+
 /** Rights that no transaction takes away: also those that a statement could take on with a role. */
 const STRONG = `select (select r.rolname from pg_catalog.pg_roles r
   where pg_catalog.pg_has_role(r.oid, 'MEMBER') and (r.rolsuper or r.rolreplication or r.rolcreaterole or r.rolname in
     ('pg_read_server_files', 'pg_write_server_files', 'pg_execute_server_program', 'pg_signal_backend'))
-  limit 1) as strong`;
+  limit 1) as strong,
+  (select e.extname from pg_catalog.pg_extension e where e.extname in (${KEEPING}) limit 1) as keeping`;
 
 const TABLES = `select n.nspname as schema, c.relname as "table",
     case c.relkind when 'v' then 'view' when 'm' then 'materialized view' when 'f' then 'foreign table'
