@@ -187,6 +187,25 @@ export const LIMITS = {
   uploadMs: { value: 600_000, why: "within which a project file that has begun gets its next piece, or is given up" },
   groupFiles: { value: 16_384, why: "project files of one group" },
   groupFileBytes: { value: 10_737_418_240, why: "bytes of all project files of one group" },
+  cronChars: { value: 128, why: "characters of a cron pattern" },
+  tasks: { value: 256, why: "tasks of one daemon, which looks at each of them in turn" },
+  taskRuns: {
+    value: 256,
+    why: "newest runs of a task that are kept, also after the daemon was away for long; a kept one never runs twice, whatever the clock says",
+  },
+  taskLateMs: {
+    value: 90_000,
+    why: "by which a run may be late and still begin, as after a restart of the daemon; one that is later was missed",
+  },
+  taskBegins: {
+    value: 5,
+    why: "times that one run is begun when daemons die in it; it may be what they die of",
+  },
+  taskOutcomeChars: {
+    value: 1024,
+    why: "characters of what a run of a task, or an attempt at an event, says at its end",
+  },
+  eventBytes: { value: 65_536, why: "JSON of one event; what is larger belongs into a file of the project" },
   credentials: { value: 256, why: "credentials of one daemon; a new key seals all of them while it does nothing else" },
   credentialChars: {
     value: 8,

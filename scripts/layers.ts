@@ -80,6 +80,10 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     job: "what happened to workers, as one stored sequence that can be replayed; subscriptions to it",
     uses: { base: "", protocol: "" },
   },
+  schedule: {
+    job: "tasks that come due by a cron pattern in a time zone, with a record of their runs",
+    uses: { base: "", stores: "opening a database" },
+  },
   workers: {
     job: "state table, supervision, store",
     uses: { base: "", contract: "", protocol: "", sandbox: "", logs: "", shim: "", audit: "", launch: "" },
