@@ -206,6 +206,23 @@ export const LIMITS = {
     why: "characters of what a run of a task, or an attempt at an event, says at its end",
   },
   eventBytes: { value: 65_536, why: "JSON of one event; what is larger belongs into a file of the project" },
+  eventKeyBytes: { value: 128, why: "bytes in the key of an event" },
+  eventKeyMs: { value: 604_800_000, why: "for which a key stands for its first event: one week" },
+  eventKeys: { value: 131_072, why: "keys of that week; an event with one more is refused" },
+  eventAttempts: { value: 5, why: "attempts at an event before it is a dead letter" },
+  eventsWaiting: {
+    value: 16_384,
+    why: "events that wait in one group; one more becomes a dead letter, which can be retried",
+  },
+  eventsDone: {
+    value: 1024,
+    why: "newest events of a group that are kept when they are done, and of those for nobody",
+  },
+  eventDoneMs: { value: 604_800_000, why: "for which an event that is done is kept: one week" },
+  deadLetters: { value: 1024, why: "newest dead letters of a group that are kept" },
+  deadLetterMs: { value: 2_592_000_000, why: "for which a dead letter is kept: 30 days" },
+  rules: { value: 256, why: "rules of host.json; each event is compared with all of them" },
+  ruleSessions: { value: 256, why: "sessions of one group at once; each is a process" },
   credentials: { value: 256, why: "credentials of one daemon; a new key seals all of them while it does nothing else" },
   credentialChars: {
     value: 8,

@@ -84,6 +84,10 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     job: "tasks that come due by a cron pattern in a time zone, with a record of their runs",
     uses: { base: "", stores: "opening a database" },
   },
+  queue: {
+    job: "events that start sessions: the rules for that, and what waits, runs, failed or is dead, stored",
+    uses: { base: "", protocol: "keys that stand twice", stores: "opening a database; names of groups" },
+  },
   workers: {
     job: "state table, supervision, store",
     uses: { base: "", contract: "", protocol: "", sandbox: "", logs: "", shim: "", audit: "", launch: "" },
