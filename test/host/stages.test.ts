@@ -1,0 +1,119 @@
+/**
+ * Each stage is in the way of a call in the shipped daemon: what it forbids is tried over the channel of a real worker,
+ * with all of the stages and with each of them taken out.
+ */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { Ipcctl } from "ipcctl";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { STAGES, type Stage } from "../../contract/host.ts";
+import { auditFolderOf } from "../../src/audit/spool.ts";
+import { copyOfApp, Home, ROOT } from "../home.ts";
+
+const ASKER = `
+import json
+import ipcctl
+from ipcctl import host
+
+@ipcctl.expose
+def send(text):
+    """These very bytes, and what comes for them."""
+    pipe = host._host()._open()
+    pipe.send(text.encode())
+    return json.loads(pipe.receive(30))
+ipcctl.serve()
+`;
+const tool = (name: string, risk_level: string): object => ({
+  ...{ name, description: name, risk_level, idempotent: true },
+  arguments_schema: { type: "object", additionalProperties: false },
+});
+const MANIFEST = { provides: { tools: [tool("quiet", "low"), tool("loud", "high"), tool("other", "low")] } };
+const HANDLER = `export default () => ({ tools: { quiet: () => "done", loud: () => "done", other: () => "done" } });`;
+
+const request = (topic: string, args: object = {}, more: object = {}): string =>
+  JSON.stringify({ topic: `tool.invoke.${topic}`, correlation: "probe", arguments: args, ...more });
+/** What each stage is there for, and what it says of it. */
+const PROBES: Readonly<Record<Stage, readonly [sent: string, said: object]>> = {
+  construct: [request("probing.quiet", {}, { group: "another" }), { error: { code: "MALFORMED", stage: "construct" } }],
+  topic: [request("probing.none"), { error: { code: "UNKNOWN_TOOL", stage: "topic" } }],
+  payload: [request("probing.quiet", { more: 1 }), { error: { code: "VALIDATION_FAILED", stage: "payload" } }],
+  authorise: [request("probing.other"), { error: { code: "UNAUTHORIZED", stage: "authorise" } }],
+  confirm: [request("probing.loud"), { error: { stage: "confirm" } }],
+  route: [request("probing.quiet"), { result: "done" }],
+};
+
+let app: string;
+beforeAll(() => {
+  app = copyOfApp(join(mkdtempSync(join(tmpdir(), "ipcctl-stages-")), "app"));
+});
+afterAll(() => rmSync(join(app, ".."), { recursive: true, force: true }));
+
+/** The router of the copy, with a stage that lets everything pass. */
+async function build(without?: Stage): Promise<void> {
+  const { success } = await Bun.build({
+    entrypoints: [join(ROOT, "src/router/main.ts")],
+    outdir: join(app, "build/js"),
+    naming: "router.js",
+    target: "bun",
+    format: "cjs",
+    define: { IPCCTL_IS_BUNDLE: "true", __dirname: '"."' },
+    plugins: [
+      {
+        name: "stages",
+        setup(builder) {
+          builder.onLoad({ filter: /src\/host\/pipeline\.ts$/ }, ({ path }) => {
+            const text = readFileSync(path, "utf8");
+            const changed = without ? text.replace(`\n  ${without},\n`, `\n  ${without}: () => undefined,\n`) : text;
+            if (without && changed === text) throw new Error(`there is no stage ${without} to take out`);
+            return { contents: changed, loader: "ts" };
+          });
+        },
+      },
+    ],
+  });
+  expect(success).toBe(true);
+  rmSync(join(app, "build/js/router.js.jsc"), { force: true });
+}
+
+/** What each probe is answered, and the stages that the audit names. */
+async function probe(): Promise<{ readonly said: Record<string, unknown>; readonly named: unknown[] }> {
+  await using home = new Home();
+  home.installation = app;
+  const [folder, project, config] = [
+    join(home.dir, "probing"),
+    join(home.dir, "project"),
+    join(home.paths.config, ".."),
+  ];
+  for (const one of [folder, project, config]) mkdirSync(one, { recursive: true });
+  writeFileSync(join(folder, "manifest.json"), JSON.stringify(MANIFEST));
+  writeFileSync(join(folder, "handler.ts"), HANDLER);
+  writeFileSync(join(config, "host.json"), JSON.stringify({ plugins: { probing: { folder } } }));
+  writeFileSync(join(project, "asker.py"), ASKER);
+  expect((await home.cli("status")).status).toBe(0); // starts the daemon of the copy
+  using ipc = new Ipcctl(await home.connect());
+  const tools = ["probing.quiet", "probing.loud"];
+  await home.start("asker", join(project, "asker.py"), { cwd: project, policy: "analysis", tools });
+  const worker = await ipc.worker("asker");
+  const said: Record<string, unknown> = {};
+  for (const [stage, [sent]] of Object.entries(PROBES)) said[stage] = await worker.call("send", sent);
+  worker[Symbol.dispose]();
+  const lines = readFileSync(join(auditFolderOf(home.paths.stateDir), "router.jsonl"), "utf8")
+    .trim()
+    .split("\n");
+  const named = lines.map((line) => (JSON.parse(line) as { event: string; stage?: string }).stage);
+  return { said, named };
+}
+
+test("each stage refuses what it is there for, and the audit names it", async () => {
+  await build();
+  const { said, named } = await probe();
+  for (const stage of STAGES) expect(said[stage], stage).toMatchObject(PROBES[stage][1]);
+  expect(named).toEqual(expect.arrayContaining(["construct", "topic", "payload", "authorise", "confirm"]));
+});
+
+test.each(STAGES)("without the stage %s that is seen", async (stage) => {
+  await build(stage);
+  const { said } = await probe();
+  expect(said[stage]).not.toMatchObject(PROBES[stage][1]);
+});
