@@ -19,6 +19,8 @@ export type Definition = {
 };
 
 const FILE = "definition.json";
+/** What a daemon that is killed while it writes a definition leaves. */
+export const DEFINITION_BEGUN = `${FILE}.tmp`;
 const shape = z.object({
   version: z.literal(1),
   app: z.string().min(1),
@@ -43,8 +45,8 @@ export function writeDefinition(dir: string, { app, instance, config, policy = n
   const path = join(dir, FILE);
   const text = `${JSON.stringify({ version: 1, app, instance, is_guess: isGuess, policy, config })}\n`;
   if (readIfThere(path) === text) return;
-  writeFileSync(`${path}.tmp`, text, { mode: 0o600 });
-  renameSync(`${path}.tmp`, path);
+  writeFileSync(join(dir, DEFINITION_BEGUN), text, { mode: 0o600 });
+  renameSync(join(dir, DEFINITION_BEGUN), path);
 }
 
 /**

@@ -1,7 +1,8 @@
 /** What is different for a worker that runs once and ends with its owner. */
+import { readdirSync } from "node:fs";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
-import { readDefinition } from "../launch/definition.ts";
+import { DEFINITION_BEGUN, readDefinition } from "../launch/definition.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import { isLockFree } from "../shim/liveness.ts";
 
@@ -21,9 +22,17 @@ export function requireStored({ name, life }: AppConfig): void {
   });
 }
 
-/** Ended while no daemon was there. */
+/** Ended while no daemon was there, or a daemon was killed before it had written what the folder is for. */
 export function isLeftEphemeral(dir: string): boolean {
-  return isLockFree(dir) && readDefinition(dir)?.config.life === "ephemeral";
+  return isLockFree(dir) && (readDefinition(dir)?.config.life === "ephemeral" || isBlank(dir));
+}
+
+function isBlank(dir: string): boolean {
+  try {
+    return readdirSync(dir).every((name) => name === DEFINITION_BEGUN);
+  } catch {
+    return false; // no folder
+  }
 }
 
 /** Those that failed, oldest first: their owners may ask why. */

@@ -21,7 +21,7 @@ import { Failed, isLeftEphemeral, requireFewOf, requireStored } from "./ephemera
 import { VerbQueue, type Turn, type VerbRequest } from "./queue.ts";
 import { SIGTERM } from "../../contract/linux.ts";
 import { isFolderOf, takeInStrays } from "./strays.ts";
-import { Worker, type WorkerDeps } from "./worker.ts";
+import { moveAway, Worker, type WorkerDeps } from "./worker.ts";
 
 /** `extras` stand in while others are replaced: no verb reaches them, and no list shows them. */
 export type App = {
@@ -522,7 +522,7 @@ export class Registry implements Disposable {
       });
     this.#deps.cgroups?.remove(id);
     removeOpenScratch(join(dir, "scratch"), id);
-    removeTree(dir);
+    removeTree(id.includes(EXTRA) ? dir : moveAway(dir));
   }
 
   /**

@@ -67,6 +67,17 @@ const MARGIN_MS = 10_000;
 /** Follows the name of a folder whose worker is deleted, and that will be deleted too. */
 const RUBBISH = "~deleted";
 
+/**
+ * A daemon that is killed while it removes a folder leaves a part of it, which the next one recognises by its name.
+ * Returns the name.
+ */
+export function moveAway(dir: string): string {
+  const rubbish = `${dir}${RUBBISH}`;
+  removeTree(rubbish);
+  if (existsSync(dir)) renameSync(dir, rubbish);
+  return rubbish;
+}
+
 /** How a wait ends if its condition does not come true. */
 export type Patience = {
   /** For people, after the worker's name: `was not started`. */
@@ -383,19 +394,14 @@ export class Worker {
    */
   discard(): void {
     this.release();
-    removeTree(this.#rubbish);
-    if (existsSync(this.dir)) renameSync(this.dir, this.#rubbish);
-  }
-
-  get #rubbish(): string {
-    return `${this.dir}${RUBBISH}`;
+    moveAway(this.dir);
   }
 
   /** Removes what is left on disk. */
   dispose(): void {
     this.#deps.cgroups?.remove(this.id);
     removeOpenScratch(join(this.dir, "scratch"), this.id);
-    removeTree(this.#rubbish);
+    removeTree(`${this.dir}${RUBBISH}`);
     this.#emit({ type: "status_change", state: "removed" });
     this.#changed();
   }

@@ -2,14 +2,14 @@
 import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
 import { Ipcctl } from "ipcctl";
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, watch, writeFileSync } from "node:fs";
 import { createConnection } from "node:net";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
 import { REQUEST } from "../../contract/shim.ts";
 import { SHIM_BINARY } from "../../src/base/install.ts";
 import { AuditSpool } from "../../src/audit/spool.ts";
-import { writeDefinition } from "../../src/launch/definition.ts";
+import { DEFINITION_BEGUN, writeDefinition } from "../../src/launch/definition.ts";
 import { openScratches } from "../../src/launch/scratch.ts";
 import { makeSpec, type Prepared } from "../../src/launch/specification.ts";
 import { parseAppConfig } from "../../src/protocol/app-config.ts";
@@ -265,9 +265,17 @@ test("it ends with its owner, with all that it began, and goes on without its da
     // Where one with a user of its own has its scratch folder, if its policy hides no files.
     const scratches = openScratches(join(dir, "scratch"));
     mkdirSync(join(scratches, third.name), { recursive: true });
+    // Of a daemon that was killed between two steps of a start.
+    mkdirSync(join(home.paths.workersDir, "begun-00000000"));
+    writeFileSync(join(home.paths.workersDir, "begun-00000000", DEFINITION_BEGUN), "");
+    const names = new Set<string | null>();
+    const watcher = watch(home.paths.workersDir, (_, name) => void names.add(name));
     expect((await home.cli("status", "--json")).stdout.trim()).toBe("[]");
     expect(folders(home)).toEqual([]);
     expect(existsSync(scratches)).toBe(false);
+    // If it is killed while it removes the folder, the next one knows what is left of it.
+    await waitUntil(() => names.has(`${third.name}~deleted`), "it was moved away first");
+    watcher.close();
   });
 });
 
