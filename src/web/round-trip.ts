@@ -60,6 +60,7 @@ export async function roundTrip(
 
 function sendOver(socket: Socket, { url, method, headers, body }: Outgoing): Promise<IncomingMessage> {
   const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
+  const has = (header: string): boolean => headers.some(([name]) => name.toLowerCase() === header);
   const request = requestOver({
     ...{
       method,
@@ -72,8 +73,9 @@ function sendOver(socket: Socket, { url, method, headers, body }: Outgoing): Pro
     ...{ maxHeaderSize: limit("webHeadBytes") + 1, insecureHTTPParser: false },
     headers: Object.fromEntries([
       ["Host", url.host],
-      ["Accept-Encoding", ACCEPTED],
-      ...(headers.some(([name]) => name.toLowerCase() === "user-agent") ? [] : [["User-Agent", "ipcctl"]]),
+      // A range would be one of the compressed body, of which a part decompresses to nothing.
+      ["Accept-Encoding", has("range") ? "identity" : ACCEPTED],
+      ...(has("user-agent") ? [] : [["User-Agent", "ipcctl"]]),
       ...headers,
       ...(body === undefined ? [] : [["Content-Length", `${body.length}`]]),
       ["Connection", "close"],

@@ -400,6 +400,7 @@ test("what a URL only seems to be is refused", async () => {
     ["https://evila.test/v1", "POLICY_REFUSED"],
     ["https://wild.test/", "POLICY_REFUSED"],
     ["https://evilwild.test/", "POLICY_REFUSED"],
+    ["https://.wild.test/", "POLICY_REFUSED"],
     ["https://а.test/v1", "POLICY_REFUSED"], // the first letter is Cyrillic
     ["https://a.test/v10", "POLICY_REFUSED"],
     ["https://a.test/v1/../admin", "POLICY_REFUSED"],
@@ -515,7 +516,8 @@ test("a worker sets no header of the connection, of the credential or of a gatew
   expect(seen).toEqual([]);
   await ask("/open", { Authorization: "mine", "X-Api-Key": "mine", "User-Agent": "me", ["__proto__"]: "1" });
   expect(seen[0]!.headers).toMatchObject({ authorization: "mine", "x-api-key": "mine", "user-agent": "me" });
-  await ask("/key", { Accept: "text/plain" });
+  await ask("/key", { Accept: "text/plain", Range: "bytes=0-9" });
+  expect(seen[1]!.headers).toMatchObject({ range: "bytes=0-9", "accept-encoding": "identity" });
   expect(seen[1]!.raw.filter((text) => text === SECRET)).toHaveLength(1);
   expect(seen[1]!.headers).toMatchObject({ accept: "text/plain", "x-api-key": SECRET });
 });
