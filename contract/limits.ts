@@ -122,8 +122,26 @@ export const LIMITS = {
   auditBytes: { value: 16_777_216, why: "size at which a spool of the audit is rotated; four older files are kept" },
   auditTotalBytes: {
     value: 268_435_456,
-    why: "all files of the audit; beyond this the daemon removes the oldest file of the largest spool",
+    why: "all spools of the audit; beyond this the daemon removes the oldest file of the largest one",
   },
+  auditLineBytes: {
+    value: 393_216,
+    why: "one line of a spool; a longer one is damaged, in pieces of this size. Six times the bytes of a policy, the largest thing in a record: JSON may make that much of it",
+  },
+  auditTickBytes: {
+    value: 65_536,
+    why: "bytes of one spool that the daemon takes into the chained audit at a time, ten times a second; the rest waits, and the others are not held up by it",
+  },
+  auditWriters: {
+    value: 64,
+    why: "newest writers of one spool whose numbers are known; each file of the chained audit begins with them",
+  },
+  auditChainBytes: {
+    value: 8_388_608,
+    why: "size at which a file of the chained audit ends; a start reads the last one",
+  },
+  auditChainFiles: { value: 32, why: "files of the chained audit; the oldest one goes for one more" },
+  auditChainMs: { value: 31_536_000_000, why: "for which a file of the chained audit is kept after its end: one year" },
   hostMessageBytes: {
     value: 1_048_576,
     why: "a request of a worker to the host, and its answer; looked at before it is parsed. Larger data goes in pieces or by shared memory",

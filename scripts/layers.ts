@@ -38,7 +38,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     uses: { base: "", contract: "", protocol: "the description of an exit", sandbox: "types of a plan" },
   },
   audit: {
-    job: "records of decisions: their schema, a spool for each writer, reading all spools as one",
+    job: "records of decisions: their schema, a spool for each writer, one chained log of them all, reading and verifying it",
     uses: { base: "", contract: "fields of a record" },
   },
   launch: {
@@ -142,7 +142,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       audit: "",
       launch: "`run` makes the same specification without a daemon; snapshots",
       desk: "names of credentials",
-      workers: "`doctor` and `daemon` report a lost database and strays",
+      workers: "`doctor` and `daemon` report a lost database and strays; `audit` reads the anchors in it",
       sdk: "",
       runtime: "`eval`, `call`, `repl`",
     },

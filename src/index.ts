@@ -40,6 +40,7 @@ export type { Content, GroupFiles, GroupProject, PutOptions } from "./sdk/group-
 export type { Conversation, Message, Project, Role, StoredFile, Values } from "./protocol/stored.ts";
 export type {
   ActResult,
+  AuditAnchor,
   CredentialCheck,
   CredentialStatus,
   DaemonStatus,

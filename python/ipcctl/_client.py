@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._stored import GroupFiles, GroupProject
     from ._verbs import (
         ActResult,
+        AuditAnchor,
         CredentialCheck,
         CredentialStatus,
         DaemonStatus,
@@ -234,6 +235,11 @@ class Ipcctl:
     def daemon_status(self) -> DaemonStatus:
         status: DaemonStatus = self._query("DaemonStatus")
         return status
+
+    def audit_anchors(self) -> List[AuditAnchor]:
+        """Lines of the chained audit that must be there as they were: the first of each file, and the newest one."""
+        anchors: List[AuditAnchor] = self._query("AuditAnchors")
+        return anchors
 
     def shutdown(self, *, keep_workers: bool = False) -> None:
         """Ends the daemon, and its workers unless they are kept."""

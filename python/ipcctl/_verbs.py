@@ -147,6 +147,12 @@ class DaemonStatus(TypedDict):
     degraded: list[str]
 
 
+class AuditAnchor(TypedDict):
+    line: int
+    digest: str
+    time: str
+
+
 class CredentialCheck(TypedDict):
     name: str
     ok: bool

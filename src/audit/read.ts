@@ -1,45 +1,51 @@
-/** All spools read as one, in the order of their times: records, and what is damaged or missing between them. */
-import { existsSync, statSync, watch, type FSWatcher } from "node:fs";
-import { open } from "node:fs/promises";
-import { basename, join } from "node:path";
-import { auditRecord, legacyRecord, type AuditRecord } from "./schema.ts";
-import { auditFolderOf, fileOf, listSpools, SPOOL_FILES_KEPT } from "./spool.ts";
+/**
+ * The audit as one, in the order of time: the chained log, and what lies in the spools beside it, because it is newer,
+ * or because the chain no longer has it.
+ */
+import { existsSync, readFileSync, watch, type FSWatcher } from "node:fs";
+import { basename } from "node:path";
+import { linesOf } from "./chain.ts";
+import { ChainStates, chainFolderOf, listChain, parseChainLine, type ChainLine } from "./chain-lines.ts";
+import { SpoolCursor, type SpoolLine, type SpoolState } from "./cursor.ts";
+import { type AuditRecord } from "./schema.ts";
+import { auditFolderOf, legacyLogOf, listSpools } from "./spool.ts";
 
-export type AuditLine = { readonly spool: string; readonly time: string } & (
-  | { readonly kind: "record"; readonly record: AuditRecord }
-  /** A line that is not a record: torn by a kill or a full disk, or written by somebody else. */
-  | { readonly kind: "damaged"; readonly text: string }
+/** Without a spool it is about the chain itself. */
+export type AuditLine = { readonly spool: string | undefined; readonly time: string } & (
+  | {
+      readonly kind: "record";
+      readonly record: AuditRecord;
+      /** A number as high, or a higher one, came before from the same writer. */
+      readonly repeats?: number;
+    }
+  /** Lines that are not records: torn by a kill or a full disk, or written by somebody else. */
+  | { readonly kind: "damaged"; readonly text: string; readonly why: string; readonly lines: number }
   /** Records with the numbers after `after` are missing. */
   | { readonly kind: "gap"; readonly writer: string; readonly after: number; readonly missing: number }
+  /** Something else that the daemon found when it read the spools, or its own chain. */
+  | { readonly kind: "note"; readonly note: string; readonly facts: Readonly<Record<string, unknown>> }
 );
 
-const CHUNK_BYTES = 1_048_576;
-const NEWLINE = 10;
+const READ_BYTES = 1_048_576;
 
-/** Reads all spools of a state folder, and then what is added to them. */
+/** Reads all of the audit of a state folder, and then what is added to it. */
 export class AuditReader {
   readonly #stateDir: string;
-  readonly #spools = new Map<string, SpoolReader>();
+  /** Behind the chain. */
+  readonly #cursors = new Map<string, SpoolCursor>();
+  #isBegun = false;
 
   constructor(stateDir: string) {
     this.#stateDir = stateDir;
   }
 
   /** What was not given yet, oldest first. @param isLast nothing follows: an unfinished line is damaged */
-  async *more(isLast: boolean): AsyncGenerator<AuditLine> {
-    const sources = [...this.#readers()].map((reader) => reader.more(isLast));
-    const heads = await Promise.all(sources.map(async (source) => ({ source, line: await nextOf(source) })));
-    for (;;) {
-      const first = heads
-        .filter(({ line }) => line !== undefined)
-        .reduce<(typeof heads)[number] | undefined>(
-          (least, head) => (least === undefined || head.line!.time < least.line!.time ? head : least),
-          undefined,
-        );
-      if (first === undefined) return;
-      yield first.line!;
-      first.line = await nextOf(first.source);
-    }
+  *more(isLast: boolean): Generator<AuditLine> {
+    const sources = this.#isBegun ? [] : this.#begin();
+    this.#isBegun = true;
+    for (const path of spoolsOf(this.#stateDir))
+      if (!this.#cursors.has(path)) this.#cursors.set(path, new SpoolCursor(path));
+    yield* merged([...sources, ...[...this.#cursors.values()].map((cursor) => restOf(cursor, isLast))]);
   }
 
   /** Yields once at the beginning, and then whenever something may have been added. */
@@ -67,146 +73,129 @@ export class AuditReader {
     }
   }
 
-  #readers(): IterableIterator<SpoolReader> {
-    // What earlier versions wrote, and their workers still write.
-    const legacy = join(this.#stateDir, "audit.log");
-    for (const path of [legacy, ...listSpools(auditFolderOf(this.#stateDir))])
-      if (!this.#spools.has(path)) this.#spools.set(path, new SpoolReader(path));
-    return this.#spools.values();
+  /** The chain as it is now, and what the spools have of the time before it. */
+  #begin(): Iterator<AuditLine>[] {
+    const { files, before, after, last } = readEnds(chainFolderOf(this.#stateDir));
+    const older: SpoolCursor[] = [];
+    for (const path of spoolsOf(this.#stateDir)) {
+      const spool = basename(path);
+      const [began, ended] = [before.get(spool), after.get(spool)];
+      if (began !== undefined) older.push(new SpoolCursor(path, { ends: began.files }));
+      this.#cursors.set(path, new SpoolCursor(path, ended === undefined ? {} : { state: ended }));
+    }
+    return [chainLines(files, last), ...older.map((cursor) => restOf(cursor, false))];
   }
 }
 
-async function nextOf(source: AsyncGenerator<AuditLine>): Promise<AuditLine | undefined> {
-  const { value, done } = await source.next();
-  return done === true ? undefined : value;
+function spoolsOf(stateDir: string): string[] {
+  return [legacyLogOf(stateDir), ...listSpools(auditFolderOf(stateDir))];
 }
 
-/** One spool, from its oldest file on; the file being read may be rotated meanwhile. */
-class SpoolReader {
-  readonly #path: string;
-  readonly #spool: string;
-  readonly #isWhole: boolean;
-  /** The last number of each writer. */
-  readonly #numbers = new Map<string, number>();
-  #inode: number | undefined;
-  #offset = 0;
-  #begun: Uint8Array = Buffer.alloc(0);
-  #first = "";
-  #time = "";
+type Ends = {
+  readonly files: readonly string[];
+  /** How far the spools had been read when the oldest file of the chain began, and where the newest one ends. */
+  readonly before: ReadonlyMap<string, SpoolState>;
+  readonly after: ReadonlyMap<string, SpoolState>;
+  /** The number of the last line. */
+  readonly last: number;
+};
 
-  constructor(path: string) {
-    this.#path = path;
-    this.#spool = basename(path);
-    this.#isWhole = !existsSync(`${path}.1`);
+function readEnds(folder: string): Ends {
+  const files = listChain(folder).map(({ path }) => path);
+  const [before, after] = [new ChainStates(), new ChainStates()];
+  for (const { line } of readChain(files.slice(0, 1))) {
+    if (line !== undefined) before.add(line);
+    break;
   }
+  let last = 0;
+  for (const { line } of readChain(files.slice(-1))) {
+    if (line !== undefined) after.add(line);
+    last = line?.line ?? last + 1;
+  }
+  return { files, before: before.states, after: after.states, last };
+}
 
-  async *more(isLast: boolean): AsyncGenerator<AuditLine> {
-    for (;;) {
-      if (this.#place() === undefined) {
-        const oldest = this.#present().at(-1); // none was begun, or it was removed
-        if (oldest === undefined) return;
-        this.#enter(oldest);
-      }
-      for await (const line of this.#rest()) yield* this.#take(line);
-      const place = this.#place(); // it may have been rotated meanwhile
-      if (place === 0 && !isLast) return;
-      if (this.#begun.length > 0) yield* this.#take(this.#begun);
-      this.#begun = Buffer.alloc(0);
-      if (place === undefined) continue;
-      const next = this.#present().findLast((number) => number < place);
-      if (next === undefined) return;
-      this.#enter(next);
+/** All lines; undefined for one that is not a line of a chain. */
+function* readChain(
+  files: readonly string[],
+): Generator<{ readonly line: ChainLine | undefined; readonly text: Buffer }> {
+  for (const path of files)
+    if (existsSync(path)) for (const text of linesOf(readFileSync(path))) yield { line: parseChainLine(text), text };
+}
+
+function* chainLines(files: readonly string[], last: number): Generator<AuditLine> {
+  let time = "";
+  for (const { line, text } of readChain(files)) {
+    if (line === undefined) {
+      yield {
+        kind: "damaged",
+        spool: undefined,
+        time,
+        text: text.toString("utf8"),
+        why: "it is not of a chain",
+        lines: 1,
+      };
+      continue;
     }
-  }
-
-  /** Numbers of the existing files, newest first. */
-  #present(): number[] {
-    const numbers = Array.from({ length: SPOOL_FILES_KEPT + 1 }, (_, number) => number);
-    return numbers.filter((number) => inodeOf(fileOf(this.#path, number)) !== undefined);
-  }
-
-  /** The number of the file that is being read. */
-  #place(): number | undefined {
-    return this.#inode === undefined
-      ? undefined
-      : this.#present().find((number) => inodeOf(fileOf(this.#path, number)) === this.#inode);
-  }
-
-  #enter(number: number): void {
-    this.#inode = inodeOf(fileOf(this.#path, number));
-    this.#offset = 0;
-  }
-
-  /** Whole lines from the present place; opened for each piece, because there may be thousands of spools. */
-  async *#rest(): AsyncGenerator<Uint8Array> {
-    for (;;) {
-      const chunk = await this.#read();
-      if (chunk === undefined || chunk.length === 0) return;
-      this.#offset += chunk.length;
-      let rest = Buffer.concat([this.#begun, chunk]);
-      for (let end = rest.indexOf(NEWLINE); end >= 0; end = rest.indexOf(NEWLINE)) {
-        yield rest.subarray(0, end);
-        rest = rest.subarray(end + 1);
-      }
-      this.#begun = rest;
-    }
-  }
-
-  async #read(): Promise<Uint8Array | undefined> {
-    const place = this.#place();
-    const file = place === undefined ? undefined : await open(fileOf(this.#path, place)).catch(() => undefined);
-    if (!file) return undefined;
-    try {
-      const { ino, size } = await file.stat();
-      if (ino !== this.#inode) return undefined;
-      if (size < this.#offset) this.#offset = 0; // another file in its place
-      const { buffer, bytesRead } = await file.read(Buffer.alloc(CHUNK_BYTES), 0, CHUNK_BYTES, this.#offset);
-      return buffer.subarray(0, bytesRead);
-    } finally {
-      await file.close();
-    }
-  }
-
-  *#take(bytes: Uint8Array): Generator<AuditLine> {
-    const text = Buffer.from(bytes).toString("utf8");
-    if (text === "") return;
-    const record = parse(text);
-    const spool = this.#spool;
-    if (record === undefined) {
-      yield { kind: "damaged", spool, time: this.#time, text };
-      return;
-    }
-    const { time } = record;
-    this.#time = time;
-    if ("writer" in record) {
-      const { writer, seq } = record as { writer: string; seq: number }; // by its schema
-      const last = this.#numbers.get(writer) ?? this.#beginning(writer, seq);
-      if (seq > last + 1) yield { kind: "gap", spool, time, writer, after: last, missing: seq - last - 1 };
-      this.#numbers.set(writer, Math.max(last, seq));
-    }
-    if (this.#first === "") this.#first = time;
-    yield { kind: "record", spool, time, record };
-  }
-
-  /** Records before the first existing number may have been rotated away; not if they came after existing ones. */
-  #beginning(writer: string, seq: number): number {
-    const beganMs = Number(writer.split("-").at(-1));
-    const isKept = this.#isWhole || (this.#first !== "" && beganMs > Date.parse(this.#first));
-    return isKept ? 0 : seq - 1;
+    if (line.line > last) return; // written since: it is read from its spool
+    time = line.record?.time ?? line.time ?? time;
+    const shown = shownOf(line, time);
+    if (shown !== undefined) yield shown;
   }
 }
 
-function parse(text: string): AuditRecord | undefined {
-  try {
-    const value: unknown = JSON.parse(text);
-    const isNumbered = typeof value === "object" && value !== null && ("writer" in value || "seq" in value);
-    const isRecord = (isNumbered ? auditRecord : legacyRecord).safeParse(value).success;
-    return isRecord ? (value as AuditRecord) : undefined; // with its fields in the order in which they were written
-  } catch {
-    return undefined;
+function shownOf({ spool, note, record, repeats, ...more }: ChainLine, time: string): AuditLine | undefined {
+  if (record !== undefined)
+    // The daemon has read it as one before it wrote the line; what became of that since, `verify` says.
+    return {
+      kind: "record",
+      spool,
+      time,
+      record: record as AuditRecord,
+      ...(repeats === undefined ? {} : { repeats }),
+    };
+  if (note === undefined) return undefined; // how far the spools were read
+  const { line: _, prev: __, time: ___, file: ____, at: _____, to: ______, ...facts } = more;
+  const { writer = "", after = 0, missing = 0 } = more;
+  if (note === "gap") return { kind: "gap", spool, time, writer, after, missing };
+  if (note !== "damaged") return { kind: "note", spool, time, note, facts };
+  const { text = "", why = "", lines = 1 } = facts as { text?: string; why?: string; lines?: number };
+  return { kind: "damaged", spool, time, text, why, lines };
+}
+
+function* restOf(cursor: SpoolCursor, isLast: boolean): Generator<AuditLine> {
+  do for (const line of cursor.read(READ_BYTES, isLast)) yield asAuditLine(line);
+  while (cursor.isBehind);
+}
+
+/** As the daemon will show it, once it has read it. */
+export function asAuditLine(line: SpoolLine): AuditLine {
+  const { spool, time } = line;
+  switch (line.kind) {
+    case "record": {
+      const { record, repeats } = line;
+      return { kind: "record", spool, time, record, ...(repeats === undefined ? {} : { repeats }) };
+    }
+    case "damaged":
+      return { kind: "damaged", spool, time, text: line.bytes.toString("utf8"), why: line.why, lines: line.lines };
+    case "gap":
+      return { kind: "gap", spool, time, writer: line.writer, after: line.after, missing: line.missing };
+    case "lost":
+    case "cut":
+      return { kind: "note", spool, time, note: line.kind, facts: { bytes: line.bytes } };
   }
 }
 
-function inodeOf(path: string): number | undefined {
-  return statSync(path, { throwIfNoEntry: false })?.ino;
+function* merged(sources: readonly Iterator<AuditLine>[]): Generator<AuditLine> {
+  const nextOf = (source: Iterator<AuditLine>): AuditLine | undefined => {
+    const { value, done } = source.next();
+    return done === true ? undefined : value;
+  };
+  const heads = sources.map((source) => ({ source, line: nextOf(source) })).filter(({ line }) => line !== undefined);
+  while (heads.length > 0) {
+    const first = heads.reduce((least, head) => (head.line!.time < least.line!.time ? head : least));
+    yield first.line!;
+    first.line = nextOf(first.source);
+    if (first.line === undefined) heads.splice(heads.indexOf(first), 1);
+  }
 }

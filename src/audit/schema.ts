@@ -7,9 +7,12 @@ const texts = z.array(text).readonly();
 const count = z.int().min(0);
 const events = Object.keys(AUDIT_EVENTS) as (keyof typeof AUDIT_EVENTS)[]; // keys of a closed table
 
+/** A writer is remembered with its last number. */
+const WRITER_CHARS = 128;
+
 const shape = {
   time: z.iso.datetime(),
-  writer: text,
+  writer: text.max(WRITER_CHARS),
   seq: z.int().min(1),
   worker: text,
   event: z.enum(events),
@@ -58,3 +61,32 @@ const entry = z.strictObject(shape).omit({ time: true, writer: true, seq: true }
 
 /** What to record; the spool adds the rest. */
 export type AuditEntry = z.input<typeof entry>;
+
+/** More levels than any record has; a value with many more cannot be written as JSON again. */
+const LEVELS = 64;
+
+/** What a line of a spool says, with its fields in the order in which they were written; undefined if it is none. */
+export function parseRecord(line: string): AuditRecord | undefined {
+  if (isTooDeep(line)) return undefined;
+  try {
+    const value: unknown = JSON.parse(line);
+    const isNumbered = typeof value === "object" && value !== null && ("writer" in value || "seq" in value);
+    const isRecord = (isNumbered ? auditRecord : legacyRecord).safeParse(value).success;
+    return isRecord ? (value as AuditRecord) : undefined; // by its schema
+  } catch {
+    return undefined;
+  }
+}
+
+function isTooDeep(line: string): boolean {
+  let depth = 0;
+  let isText = false;
+  for (let at = 0; at < line.length; at++) {
+    const char = line[at];
+    if (isText && char === "\\") at++;
+    else if (char === '"') isText = !isText;
+    else if (!isText && (char === "[" || char === "{") && ++depth > LEVELS) return true;
+    else if (!isText && (char === "]" || char === "}")) depth--;
+  }
+  return false;
+}

@@ -6,7 +6,11 @@
 import {
   closeSync,
   constants,
+  existsSync,
+  fdatasync,
+  fdatasyncSync,
   fstatSync,
+  fsyncSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -30,10 +34,20 @@ export function auditFolderOf(stateDir: string): string {
   return join(stateDir, "audit");
 }
 
+/** What versions wrote that had one file without numbers, and their workers still write. */
+export function legacyLogOf(stateDir: string): string {
+  return join(stateDir, "audit.log");
+}
+
 /** Spools by their current files, which may no longer exist. */
 export function listSpools(folder: string): string[] {
-  const names = namesIn(folder).flatMap((name) => /^(.+\.jsonl)(\.\d+)?$/.exec(name)?.[1] ?? []);
+  const names = namesIn(folder).flatMap((name) => spoolOfFile(name) ?? []);
   return [...new Set(names)].toSorted().map((name) => join(folder, name));
+}
+
+/** The spool that a file belongs to; undefined for other files. */
+export function spoolOfFile(name: string): string | undefined {
+  return /^(.+\.jsonl)(\.\d+)?$/.exec(name)?.[1];
 }
 
 /** The worker that all records of a spool are about; undefined if there are several. */
@@ -41,8 +55,8 @@ export function workerOfSpool(path: string): string | undefined {
   return /^worker-(.+)\.jsonl$/.exec(basename(path))?.[1];
 }
 
-/** The daemon and the router have their own; runs without a daemon share one. */
-export type SpoolName = "daemon" | "router" | "run";
+/** Who writes a spool of its own; runs without a daemon share one. */
+export type SpoolName = "daemon" | "run" | "router";
 
 /** What one process writes. */
 export class AuditSpool {
@@ -51,6 +65,8 @@ export class AuditSpool {
   readonly #name: SpoolName;
   readonly #writer: string;
   #seq = 0;
+  /** The name of the current file may not be on the disk yet. */
+  #isNew = true;
 
   constructor(stateDir: string, name: SpoolName) {
     this.folder = auditFolderOf(stateDir);
@@ -66,15 +82,76 @@ export class AuditSpool {
   /**
    * Appends a record in one write. A full disk keeps nothing from starting: what the policy denies is then denied
    * without a record, and the next record leaves a gap.
-   * @returns whether it was written
+   * @returns whether it was written, where it survives the death of this process
    */
   write(entry: AuditEntry): boolean {
+    const file = this.#append(entry);
+    if (file !== undefined) closeSync(file);
+    return file !== undefined;
+  }
+
+  /**
+   * As write, for what must not happen without a record.
+   * @returns whether the record is on the disk, where it survives a power cut; if not, it may be there or not
+   */
+  async durable(entry: AuditEntry): Promise<boolean> {
+    const file = this.#append(entry);
+    if (file === undefined) return false;
+    const isSynced = await new Promise<boolean>((resolve) => fdatasync(file, (error) => resolve(!error)));
+    closeSync(file);
+    return isSynced && this.#syncFolder();
+  }
+
+  /** As durable, and this process does nothing else meanwhile. */
+  durableSync(entry: AuditEntry): boolean {
+    const file = this.#append(entry);
+    if (file === undefined) return false;
+    try {
+      fdatasyncSync(file);
+      return this.#syncFolder();
+    } catch {
+      return false;
+    } finally {
+      closeSync(file);
+    }
+  }
+
+  /** Returns the open file; undefined if the record was not written, or not as a whole: the next one leaves a gap. */
+  #append(entry: AuditEntry): number | undefined {
     this.#seq++;
     try {
       this.makeFolder();
       const path = join(this.folder, this.#name + ENDING);
       rotateSpool(path);
-      append(path, JSON.stringify({ time: new Date().toISOString(), writer: this.#writer, seq: this.#seq, ...entry }));
+      this.#isNew ||= !existsSync(path);
+      return append(path, this.#spell(entry));
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** A record that is too long keeps what it is about. */
+  #spell(entry: AuditEntry): string {
+    const head = { time: new Date().toISOString(), writer: this.#writer, seq: this.#seq };
+    const line = JSON.stringify({ ...head, ...entry });
+    const bytes = Buffer.byteLength(line);
+    if (bytes <= limit("auditLineBytes")) return line;
+    const { worker, event, verdict } = entry;
+    const reason = `the record is left out: it has ${bytes} bytes, at most ${limit("auditLineBytes")} are written`;
+    return JSON.stringify({ ...head, worker, event, verdict, reason });
+  }
+
+  /** The name of a new file must be on the disk, too. */
+  #syncFolder(): boolean {
+    if (!this.#isNew) return true;
+    try {
+      const folder = openSync(this.folder, constants.O_RDONLY | constants.O_DIRECTORY);
+      try {
+        fsyncSync(folder);
+      } finally {
+        closeSync(folder);
+      }
+      this.#isNew = false;
       return true;
     } catch {
       return false;
@@ -91,17 +168,25 @@ export class AuditSpool {
   }
 }
 
-/** A record that was torn by a kill or a full disk is left as it is: this one begins on its own line. */
-function append(path: string, line: string): void {
+/**
+ * A record that was torn by a kill or a full disk is left as it is: this one begins on its own line.
+ * @returns the open file
+ * @throws if not all of it was written
+ */
+function append(path: string, line: string): number {
   const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW } = constants;
   const file = openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
   try {
     const { size } = fstatSync(file);
     const last = Buffer.of(NEWLINE);
     if (size > 0) readSync(file, last, 0, 1, size - 1);
-    writeSync(file, `${last[0] === NEWLINE ? "" : "\n"}${line}\n`);
-  } finally {
+    const bytes = Buffer.from(`${last[0] === NEWLINE ? "" : "\n"}${line}\n`);
+    const written = writeSync(file, bytes);
+    if (written < bytes.length) throw new Error(`${written} of ${bytes.length} bytes were written`);
+    return file;
+  } catch (error) {
     closeSync(file);
+    throw error;
   }
 }
 

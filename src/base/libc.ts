@@ -115,15 +115,18 @@ export function isListening(path: string): boolean {
 /**
  * Sends one datagram to a Unix socket; `@` begins a name in the abstract namespace. Returns false if it was not
  * accepted.
+ * @param mayWait for room in the queue of a receiver that is slow
  */
-export function sendDatagram(path: string, text: string): boolean {
+export function sendDatagram(path: string, text: string, mayWait = true): boolean {
   const SOCK_DGRAM_CLOEXEC = 2 | 0o2000000;
   const MSG_NOSIGNAL = 0x4000;
+  const MSG_DONTWAIT = 0x40;
+  const flags = mayWait ? MSG_NOSIGNAL : MSG_NOSIGNAL | MSG_DONTWAIT;
   const address = unixAddress(path);
   const fd = libc().socket(AF_UNIX, SOCK_DGRAM_CLOEXEC, 0);
   if (fd < 0) return false;
   const bytes = Buffer.from(text);
-  const sent = Number(libc().sendto(fd, ptr(bytes), BigInt(bytes.length), MSG_NOSIGNAL, ptr(address), address.length));
+  const sent = Number(libc().sendto(fd, ptr(bytes), BigInt(bytes.length), flags, ptr(address), address.length));
   libc().close(fd);
   return sent === bytes.length;
 }

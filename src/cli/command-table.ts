@@ -360,12 +360,20 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
   add(
     "audit",
     "show decisions about workers: starts, denials, connections",
-    "ipcctl audit\nipcctl audit -f web\nipcctl audit --denied --json",
+    "ipcctl audit\nipcctl audit -f web\nipcctl audit --denied --json\nipcctl audit --verify",
   )
     .argument("[name]", "only this worker")
     .option("-f, --follow", "keep printing new decisions")
     .option("--denied", "denials only")
     .option("-n, --lines <n>", "number of newest records (default: 1000, with -f 10)")
+    .option("--worker <name>", "the same as the name")
+    .option("--since <time>", "only what is newer than, for example, 10m, or 2026-01-31T12:00:00Z")
+    .option("--until <time>", "only what is not newer than that")
+    .option("--event <kind>", "only records of this kind: start, connect, tool, gap, …")
+    .option("--tool <glob>", "only calls of these tools")
+    .option("--session <id>", "only calls of this run of a worker")
+    .option("--correlation <id>", "only calls to which the worker has given this id")
+    .option("--verify", "check that nothing was changed and nothing is missing: exit 0, else 1 with the first fault")
     .action((name: string | undefined, flags: AuditFlags, command: Command) =>
       finish(import("./audit.ts").then(({ audit }) => audit(contextOf(command), name, flags))),
     );

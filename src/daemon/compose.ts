@@ -1,6 +1,7 @@
 /** The composition of the daemon: each part uses the ones above it, and shutdown takes them apart in reverse order. */
 import { accessSync, constants, mkdirSync, readdirSync, readFileSync, writeSync } from "node:fs";
 import type { Logger } from "pino";
+import { AuditCollector } from "../audit/collector.ts";
 import { AuditSpool } from "../audit/spool.ts";
 import { NOTICE } from "../base/daemon-lock.ts";
 import { IpcError } from "../base/errors.ts";
@@ -21,6 +22,7 @@ import { Registry } from "../workers/registry.ts";
 import { describeBroken, Store } from "../workers/store.ts";
 import { UsageMeter } from "../workers/usage.ts";
 import type { Worker, WorkerDeps } from "../workers/worker.ts";
+import { AuditJournal } from "./audit-journal.ts";
 import { attending, watchRun } from "./attend.ts";
 import { Configured } from "./configured.ts";
 import { Shutdown, ExitWith, type ShutdownRequest } from "./shutdown.ts";
@@ -68,6 +70,20 @@ export async function serve(options: DaemonOptions): Promise<void> {
     new Store(paths.database, { onTrouble: (text) => notices.warn(text), onHealed: (text) => logger.info(text) }),
   );
   const audit = new AuditSpool(paths.stateDir, "daemon");
+  const journal = new AuditJournal(paths.stateDir, Date.now);
+  const collector = parts.use(
+    new AuditCollector({
+      stateDir: paths.stateDir,
+      anchors: store.anchors(),
+      onAnchors: (anchors) => {
+        store.putAnchors(anchors);
+        journal.tell(anchors);
+      },
+      onTrouble: (text) => logger.warn(text),
+      onHealed: (text) => logger.info(text),
+      nowMs: Date.now,
+    }),
+  );
   let credentials: Promise<Credentials> | undefined;
   const openCredentials = (): Promise<Credentials> =>
     (credentials ??= openDesk(paths.stateDir, systemdCredentials, notices));
@@ -118,13 +134,14 @@ export async function serve(options: DaemonOptions): Promise<void> {
   );
   await takeIn(registry, paths, notices);
   for (const worker of registry.workers) compression.look(worker);
-  const facts = { startedMs, options, paths, registry, subscriptions, cgroups, store };
+  const facts = { startedMs, options, paths, registry, subscriptions, cgroups, store, collector };
   let stores: Promise<Stores> | undefined;
   const deps: Omit<HandlerDeps, "daemonStatus"> = {
     registry,
     credentials: openCredentials,
     audit,
     stores: () => (stores ??= openStores(paths.dataDir, parts)),
+    anchors: () => store.anchors(),
     sources: { store, usage, nowMs: Date.now, shimPidOf },
     shutdown: (keepWorkers) => void setTimeout(() => shutdown.request(keepWorkers), ANSWER_MS),
     onAsked: (verb, caller) => logger.debug({ verb, ...caller }, "asked"),
@@ -149,7 +166,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
   lock.sign("serving");
   const upkeep = parts.use(
     keepFiles({
-      ...{ paths, lock, store, server, onLockLost: () => leave(paths, shutdown, logger) },
+      ...{ paths, lock, store, server, collector, onLockLost: () => leave(paths, shutdown, logger) },
       forgetOld: async () => (await credentials)?.forgetOld(),
     }),
   );
@@ -342,10 +359,11 @@ type Facts = {
   readonly subscriptions: Subscriptions;
   readonly cgroups: CgroupTree | undefined;
   readonly store: Store;
+  readonly collector: AuditCollector;
 };
 
 function describeDaemon(
-  { startedMs, options, paths, registry, subscriptions, cgroups, store }: Facts,
+  { startedMs, options, paths, registry, subscriptions, cgroups, store, collector }: Facts,
   server: Server,
 ): DaemonStatus {
   return {
@@ -362,7 +380,9 @@ function describeDaemon(
     subscribers: subscriptions.size,
     memory_bytes: residentBytes(),
     cgroup: cgroups?.path ?? null,
-    degraded: [store.trouble, server.trouble, describeBroken(paths.database)].filter((text) => text !== undefined),
+    degraded: [store.trouble, collector.trouble, server.trouble, describeBroken(paths.database)].filter(
+      (text) => text !== undefined,
+    ),
   };
 }
 

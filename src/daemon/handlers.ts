@@ -14,7 +14,7 @@ import { readLastLines } from "../logs/tail.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import { KINDS, titleOf } from "../protocol/kinds.ts";
 import { data, PROTOCOL, success, type Response } from "../protocol/responses.ts";
-import type { DaemonStatus, LogLines } from "../protocol/status.ts";
+import type { AuditAnchor, DaemonStatus, LogLines } from "../protocol/status.ts";
 import { VERBS, type AnswerOf, type RequestOf, type Tag } from "../protocol/verbs.ts";
 import { thisMachine } from "../sandbox/kernel.ts";
 import { compilePlan } from "../sandbox/plan.ts";
@@ -42,6 +42,7 @@ export type HandlerDeps = {
   readonly stores: () => Promise<Stores>;
   readonly sources: Sources;
   readonly daemonStatus: () => DaemonStatus;
+  readonly anchors: () => readonly AuditAnchor[];
   /** Shuts the daemon down after the answer is sent. */
   readonly shutdown: (keepWorkers: boolean) => void;
   /** Called for each request that may change something, before it is carried out. */
@@ -79,6 +80,7 @@ const HANDLERS: { readonly [T in Exclude<Handled, AuthTag | StoreTag>]: Handler<
   Scale: scale,
   WaitReady: waitReady,
   DaemonStatus: (_, { daemonStatus }) => data(daemonStatus()),
+  AuditAnchors: (_, { anchors }) => data([...anchors()]),
   Shutdown: ({ keep_workers }, { shutdown }) => {
     shutdown(keep_workers);
     return success("Shutting down");

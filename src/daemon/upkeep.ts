@@ -2,6 +2,7 @@
 import { utimesSync } from "node:fs";
 import type { Logger } from "pino";
 import type { Paths } from "../base/paths.ts";
+import type { AuditCollector } from "../audit/collector.ts";
 import { auditFolderOf, keepSpools } from "../audit/spool.ts";
 import { listLogFiles } from "../logs/files.ts";
 import type { Store } from "../workers/store.ts";
@@ -9,7 +10,7 @@ import type { Worker } from "../workers/worker.ts";
 import type { DaemonLock } from "./lock.ts";
 import type { Server } from "./control-server.ts";
 
-/** How often the spools of the audit are checked: they grow by a few lines per second at most. */
+/** How often the size of the audit is checked: spools grow by a few lines per second at most. */
 const AUDIT_LOOK_MS = 60_000;
 /** How often the socket's file and the database are checked: somebody may remove them. */
 const FILES_LOOK_MS = 2000;
@@ -25,12 +26,13 @@ export type Kept = {
   readonly server: Server;
   /** Removes the values of credentials that were replaced long enough ago. */
   readonly forgetOld: () => Promise<void>;
+  readonly collector: AuditCollector;
   /** Another daemon holds the lock: this one must end, and leave its workers to that one. */
   readonly onLockLost: () => void;
 };
 
 /** Watches over the daemon's own files until it is disposed of. */
-export function keepFiles({ paths, lock, store, server, forgetOld, onLockLost }: Kept): Disposable {
+export function keepFiles({ paths, lock, store, server, forgetOld, collector, onLockLost }: Kept): Disposable {
   const look = (): void => {
     if (!lock.look()) return onLockLost();
     server.look();
@@ -40,7 +42,10 @@ export function keepFiles({ paths, lock, store, server, forgetOld, onLockLost }:
   const timers = [
     setInterval(look, FILES_LOOK_MS),
     setInterval(() => [paths.socket, paths.lock].forEach(touch), TOUCH_MS),
-    setInterval(() => keepSpools(audit), AUDIT_LOOK_MS),
+    setInterval(() => {
+      keepSpools(audit);
+      collector.look();
+    }, AUDIT_LOOK_MS),
     // Where others can use the folder, whoever asks for a credential is told.
     setInterval(() => void forgetOld().catch(() => undefined), OLD_VALUES_LOOK_MS),
   ];

@@ -32,7 +32,7 @@ async function settleMade(wanted: Preparation, settled: Settled): Promise<Settle
   const { environment, plan } = settled;
   if (environment === undefined || placeOf(environment) !== undefined) return settled;
   const { requirements, lock, options, python } = environment;
-  const tell = (result: Pick<AuditEntry, "environment" | "ms" | "error">): boolean =>
+  const tell = (result: Pick<AuditEntry, "environment" | "ms" | "error">): unknown =>
     wanted.audit.write({
       ...{ worker: wanted.name, event: "resolve" as const, for: environment.owner, requirements },
       ...{ python: python ?? null, locked: lock !== undefined, options, ...result },

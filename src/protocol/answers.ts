@@ -5,6 +5,7 @@
 import { z } from "zod";
 import type {
   ActResult,
+  AuditAnchor,
   CallStatus,
   CredentialCheck,
   CredentialStatus,
@@ -152,6 +153,10 @@ export const daemonStatus: z.ZodType<DaemonStatus> = z
     degraded: z.array(text),
   } satisfies ShapeOf<DaemonStatus>)
   .meta({ id: "DaemonStatus" });
+
+export const auditAnchor: z.ZodType<AuditAnchor> = z
+  .strictObject({ line: count, digest: text, time: text } satisfies ShapeOf<AuditAnchor>)
+  .meta({ id: "AuditAnchor" });
 
 export const credentialStatus: z.ZodType<CredentialStatus> = z
   .strictObject({

@@ -133,6 +133,9 @@ export type DaemonStatus = {
   degraded: string[];
 };
 
+/** A line of the chained audit that must be there as it was: its number, and the SHA-256 of its text. */
+export type AuditAnchor = { line: number; digest: string; time: string };
+
 /** Answer of AuthList. Of the value itself nothing is told. */
 export type CredentialStatus = {
   /** PLUGIN/NAME, or the name alone. */

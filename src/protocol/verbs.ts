@@ -7,6 +7,7 @@ import { z } from "zod";
 import { limit } from "../base/limits.ts";
 import {
   actResult,
+  auditAnchor,
   conversationList,
   credentialCheck,
   credentialStatus,
@@ -184,6 +185,12 @@ export const VERBS = {
     fields: null,
     answer: data(daemonStatus),
     says: "returns the state of the daemon itself",
+    risk: "read",
+  },
+  AuditAnchors: {
+    fields: null,
+    answer: data(z.array(auditAnchor)),
+    says: "returns lines of the chained audit that must be there as they were: the first of each file, and the newest one",
     risk: "read",
   },
   AuthAdd: {

@@ -8,6 +8,7 @@ import {
   readWorker,
   readWorkers,
   type ActResult,
+  type AuditAnchor,
   type CredentialCheck,
   type CredentialStatus,
   type DaemonStatus,
@@ -198,6 +199,11 @@ export abstract class Verbs {
   /** The state of the daemon itself. */
   async daemonStatus(): Promise<DaemonStatus> {
     return readDaemon(await query(this, "DaemonStatus", null));
+  }
+
+  /** Lines of the chained audit that must be there as they were: the first of each file, and the newest one. */
+  auditAnchors(): Promise<AuditAnchor[]> {
+    return query(this, "AuditAnchors", null);
   }
 
   /** Ends the daemon, and its workers unless they are kept. */

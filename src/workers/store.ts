@@ -9,14 +9,20 @@ import {
   accessSync,
   closeSync,
   constants,
+  copyFileSync,
+  existsSync,
   mkdirSync,
+  mkdtempSync,
   openSync,
   readdirSync,
   readSync,
   renameSync,
+  rmSync,
   statSync,
 } from "node:fs";
+import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
+import type { Anchor } from "../audit/chain-lines.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { completeApp, type AppConfig } from "../protocol/app-config.ts";
@@ -61,6 +67,8 @@ const SCHEMA = `
     instance TEXT NOT NULL REFERENCES instances(id) ON DELETE CASCADE, run INTEGER NOT NULL, info TEXT NOT NULL,
     PRIMARY KEY (instance, run)) STRICT;
   CREATE TABLE IF NOT EXISTS events (slot INTEGER PRIMARY KEY, seq INTEGER NOT NULL, event TEXT NOT NULL) STRICT;
+  CREATE TABLE IF NOT EXISTS audit_anchors (
+    line INTEGER PRIMARY KEY, digest TEXT NOT NULL, time TEXT NOT NULL) STRICT;
 `;
 
 /** Version of the schema, in `user_version`; a newer file is refused instead of guessed at. */
@@ -85,12 +93,15 @@ export class Store implements Disposable {
   readonly #exits = new Map<string, readonly ExitInfo[]>();
   /** The newest of the stream, oldest first. */
   #events: SequencedEvent[] = [];
+  /** Of the chained audit, oldest first. */
+  #anchors: readonly Anchor[] = [];
   /** What the file does not have yet. A name whose entry is gone from memory must be deleted. */
   readonly #behind = {
     apps: new Set<string>(),
     rows: new Set<string>(),
     exits: new Map<string, ExitInfo[]>(),
     events: 0,
+    anchors: false,
   };
   #db: Database | undefined;
   /** Identifies the open file: another one may lie at its path by now. */
@@ -197,6 +208,17 @@ export class Store implements Disposable {
     this.#save();
   }
 
+  /** Lines of the chained audit that must be there as they were, oldest first. */
+  anchors(): readonly Anchor[] {
+    return this.#anchors;
+  }
+
+  putAnchors(anchors: readonly Anchor[]): void {
+    this.#anchors = anchors;
+    this.#behind.anchors = true;
+    this.#save();
+  }
+
   /** Changes within it reach the file together, or not at all. */
   batch<T>(act: () => T): T {
     this.#batches++;
@@ -289,8 +311,8 @@ export class Store implements Disposable {
 
   /** True if the file has everything. */
   #flush(): boolean {
-    const { apps, rows, exits } = this.#behind;
-    if (apps.size + rows.size + exits.size + this.#behind.events === 0 && this.#db) return true;
+    const { apps, rows, exits, events, anchors } = this.#behind;
+    if (apps.size + rows.size + exits.size + events === 0 && !anchors && this.#db) return true;
     try {
       this.#db ??= this.#create();
       this.#reserve.lend(() => this.#write(this.#db!));
@@ -301,6 +323,7 @@ export class Store implements Disposable {
     }
     for (const part of [apps, rows, exits]) part.clear();
     this.#behind.events = 0;
+    this.#behind.anchors = false;
     if (this.#trouble !== undefined) this.#listener.onHealed(`the database ${this.#path} is written again`);
     this.#trouble = undefined;
     return true;
@@ -335,6 +358,12 @@ export class Store implements Disposable {
     const { events } = this.#behind;
     for (const event of events === 0 ? [] : this.#events.slice(-events))
       db.query(PUT_EVENT).run(event.seq % limit("eventsHeld"), event.seq, JSON.stringify(event));
+    if (this.#behind.anchors) {
+      db.query("DELETE FROM audit_anchors WHERE line NOT IN (SELECT value FROM json_each(?))").run(
+        JSON.stringify(this.#anchors.map(({ line }) => line)),
+      );
+      for (const { line, digest, time } of this.#anchors) db.query(PUT_ANCHOR).run(line, digest, time);
+    }
   }
 
   /** Reported once: it stays true until it is over. */
@@ -370,6 +399,7 @@ export class Store implements Disposable {
     const rows = db.query(SELECT_ROWS).all() as InstanceRow[];
     const exits = db.query("SELECT instance, info FROM exits ORDER BY run DESC").all() as ExitRow[];
     const events = db.query("SELECT event FROM events ORDER BY seq").all() as { event: string }[];
+    const anchors = db.query(SELECT_ANCHORS).all() as Anchor[];
     const byInstance = Map.groupBy(exits, ({ instance }) => instance);
     try {
       for (const { id, config } of apps) this.#apps.set(id, completeApp(JSON.parse(config) as AppConfig));
@@ -381,6 +411,7 @@ export class Store implements Disposable {
         );
       }
       this.#events = events.map(({ event }) => JSON.parse(event) as SequencedEvent).slice(-limit("eventsHeld"));
+      this.#anchors = anchors;
     } catch (error) {
       for (const part of [this.#apps, this.#rows, this.#exits]) part.clear();
       throw broken(`a row is not what was written: ${(error as Error).message}`);
@@ -408,6 +439,7 @@ export class Store implements Disposable {
       this.#behind.exits.set(id, this.exits(id).toReversed());
     }
     this.#behind.events = this.#events.length;
+    this.#behind.anchors = this.#anchors.length > 0;
     try {
       this.#db = this.#create();
     } catch (error) {
@@ -444,6 +476,10 @@ const PUT_ROW = `
     attempts = $attempts, retry_at_ms = $dueAtMs, dropped_lines = $droppedLines, reason = $reason`;
 const PUT_EXIT = `INSERT INTO exits (instance, run, info) SELECT id, ?2, ?3 FROM instances WHERE id = ?1
   ON CONFLICT DO UPDATE SET info = excluded.info`;
+
+const SELECT_ANCHORS = "SELECT line, digest, time FROM audit_anchors ORDER BY line";
+/** One that is kept does not change. */
+const PUT_ANCHOR = "INSERT INTO audit_anchors (line, digest, time) VALUES (?, ?, ?) ON CONFLICT DO NOTHING";
 
 /** Each overwrites one that is no longer held. */
 const PUT_EVENT = "INSERT OR REPLACE INTO events (slot, seq, event) VALUES (?, ?, ?)";
@@ -518,6 +554,25 @@ export function requireReadableSchema(path: string): void {
     return; // There is none yet, or it is about to be moved aside.
   }
   if (head.toString("latin1", 0, 15) === "SQLite format 3") requireKnownSchema(path, head.readUInt32BE(NUMBER_AT));
+}
+
+/**
+ * The anchors of the audit while no daemon runs: from a copy, because opening the database itself would change it.
+ * @throws if it cannot be read
+ */
+export function readStoredAnchors(path: string): Anchor[] {
+  if (!existsSync(path)) return [];
+  requireReadableSchema(path);
+  const folder = mkdtempSync(join(tmpdir(), "ipcctl-anchors-"));
+  try {
+    const copy = join(folder, "copy.db");
+    for (const ending of ["", "-wal"]) if (existsSync(path + ending)) copyFileSync(path + ending, copy + ending);
+    using db = new Database(copy, { strict: true });
+    const hasTable = db.query("SELECT 1 FROM sqlite_schema WHERE name = 'audit_anchors'").get() !== null;
+    return hasTable ? (db.query(SELECT_ANCHORS).all() as Anchor[]) : []; // none in one of an earlier ipcctl
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 function broken(message: string): Error {

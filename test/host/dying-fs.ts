@@ -6,7 +6,16 @@ import { mock } from "bun:test";
 import * as fs from "node:fs";
 
 const real = { ...fs };
-const CHANGES = ["openSync", "writeSync", "fsyncSync", "renameSync", "rmSync", "mkdirSync"] as const;
+const CHANGES = [
+  "openSync",
+  "writeSync",
+  "fsyncSync",
+  "renameSync",
+  "rmSync",
+  "mkdirSync",
+  "truncateSync",
+  "ftruncateSync",
+] as const;
 
 /** To open for reading, or to wait for the disk, changes nothing that the next process finds. */
 const isChange = (name: string, args: readonly unknown[]): boolean =>

@@ -77,6 +77,7 @@ const ASKED: { readonly [T in Tag]: () => readonly FieldsOf<T>[] } = {
   Stop: () => [{ name: "web" }],
   Delete: () => [{ name: "web" }],
   DaemonStatus: () => [null],
+  AuditAnchors: () => [null],
   Shutdown: () => [{ keep_workers: false }],
 };
 

@@ -33,11 +33,7 @@ afterEach(() => {
 const spoolAt = (name: string): string => join(auditFolderOf(dir), name);
 const start = (spool: AuditSpool, worker: string): boolean => spool.write({ worker, event: "start", policy: "strict" });
 
-async function read(reader = new AuditReader(dir), isLast = true): Promise<AuditLine[]> {
-  const lines: AuditLine[] = [];
-  for await (const line of reader.more(isLast)) lines.push(line);
-  return lines;
-}
+const read = (reader = new AuditReader(dir), isLast = true): AuditLine[] => [...reader.more(isLast)];
 
 /** Worker or number of each record, and what stands between. */
 const shown = (lines: readonly AuditLine[]): string[] =>
@@ -46,10 +42,12 @@ const shown = (lines: readonly AuditLine[]): string[] =>
       ? line.record.worker
       : line.kind === "gap"
         ? `${line.missing} missing after ${line.after}`
-        : `damaged ${line.text}`,
+        : line.kind === "damaged"
+          ? `damaged ${line.text}`
+          : line.note,
   );
 
-test("two writers of one spool have numbers of their own, and nothing is missing", async () => {
+test("two writers of one spool have numbers of their own, and nothing is missing", () => {
   const [one, two] = [new AuditSpool(dir, "run"), new AuditSpool(dir, "run")];
   for (const [spool, worker] of [
     [one, "a"],
@@ -58,30 +56,30 @@ test("two writers of one spool have numbers of their own, and nothing is missing
     [two, "d"],
   ] as const)
     start(spool, worker);
-  expect(shown(await read())).toEqual(["a", "b", "c", "d"]);
+  expect(shown(read())).toEqual(["a", "b", "c", "d"]);
   expect(statSync(spoolAt("run.jsonl")).mode & 0o777).toBe(0o600);
   expect(statSync(auditFolderOf(dir)).mode & 0o777).toBe(0o700);
 });
 
-test("a record that was removed is a gap with its numbers and its writer", async () => {
+test("a record that was removed is a gap with its numbers and its writer", () => {
   const spool = new AuditSpool(dir, "daemon");
   for (const worker of ["a", "b", "c", "d"]) start(spool, worker);
   const path = spoolAt("daemon.jsonl");
   const lines = readFileSync(path, "utf8").split("\n");
   writeFileSync(path, [lines[0], lines[3], ""].join("\n"));
-  const found = await read();
+  const found = read();
   expect(shown(found)).toEqual(["a", "2 missing after 1", "d"]);
   expect((found[1] as { writer: string }).writer).toMatch(new RegExp(`^daemon-${process.pid}-\\d+$`));
   writeFileSync(path, `${lines[3]}\n`); // the first ones
-  expect(shown(await read())).toEqual(["3 missing after 0", "d"]);
+  expect(shown(read())).toEqual(["3 missing after 0", "d"]);
 });
 
-test("a line that a kill tore is shown as damaged, and the next record begins on a line of its own", async () => {
+test("a line that a kill tore is shown as damaged, and the next record begins on a line of its own", () => {
   const spool = new AuditSpool(dir, "run");
   start(spool, "a");
   appendFileSync(spoolAt("run.jsonl"), '{"time":"2026-01-01T00:00:00.000Z","writer":"run-9-1","seq":1,"work');
   start(spool, "b");
-  const [first, torn, last] = shown(await read());
+  const [first, torn, last] = shown(read());
   expect([first, last]).toEqual(["a", "b"]);
   expect(torn).toStartWith('damaged {"time"');
 });
@@ -107,12 +105,12 @@ for (const worker of ["a", "b", "c"]) spool.write({ worker, event: "start" });
   const child = Bun.spawn([process.execPath, "--no-env-file", script], { stdio: ["ignore", "inherit", "inherit"] });
   await child.exited;
   expect(child.signalCode).toBe("SIGKILL");
-  expect(shown(await read())).toEqual(["a", "b", expect.stringContaining("damaged {")]);
+  expect(shown(read())).toEqual(["a", "b", expect.stringContaining("damaged {")]);
   start(new AuditSpool(dir, "run"), "next");
-  expect(shown(await read())).toEqual(["a", "b", expect.stringContaining("damaged {"), "next"]);
+  expect(shown(read())).toEqual(["a", "b", expect.stringContaining("damaged {"), "next"]);
 });
 
-test("what a full disk has no room for is a gap, and nobody is kept from going on", async () => {
+test("what a full disk has no room for is a gap, and nobody is kept from going on", () => {
   if (!mountDisk(dir, "64k", "the audit on a full disk")) return;
   const spool = new AuditSpool(dir, "daemon");
   start(spool, "a");
@@ -121,7 +119,7 @@ test("what a full disk has no room for is a gap, and nobody is kept from going o
   for (let count = 0; count < 100; count++) start(spool, "lost");
   rmSync(join(dir, "filling"));
   start(spool, "b");
-  const lines = await read();
+  const lines = read();
   expect(lines.filter(({ kind }) => kind === "gap").length).toBe(1);
   const [gap] = lines.filter((line) => line.kind === "gap");
   const records = lines.filter(({ kind }) => kind === "record");
@@ -130,7 +128,7 @@ test("what a full disk has no room for is a gap, and nobody is kept from going o
   expect(file).toBeGreaterThan(0);
 });
 
-test("spools are read as one by time, over rotation, without gaps where the oldest were rotated away", async () => {
+test("spools are read as one by time, over rotation, without gaps where the oldest were rotated away", () => {
   const spool = new AuditSpool(dir, "daemon");
   const path = spoolAt("daemon.jsonl");
   const rotate = (): void => {
@@ -147,11 +145,11 @@ test("spools are read as one by time, over rotation, without gaps where the olde
   start(spool, "newest");
   expect([1, 2, 3, 4, 5].map((number) => existsSync(`${path}.${number}`))).toEqual([true, true, true, true, false]);
   expect(listSpools(auditFolderOf(dir))).toEqual([path]);
-  expect(shown(await read())).toEqual(["round-3", "round-4", "round-5", "round-6", "newest"]);
+  expect(shown(read())).toEqual(["round-3", "round-4", "round-5", "round-6", "newest"]);
   const time = new Date(0).toISOString();
   const old = { time, writer: "answer-1-0", seq: 1, worker: "web", event: "connect", verdict: "denied" };
   writeFileSync(spoolAt("worker-web.jsonl"), `${JSON.stringify(old)}\n`);
-  expect(shown(await read())[0]).toBe("web");
+  expect(shown(read())[0]).toBe("web");
 });
 
 test("a reader that follows goes on through rotation, with what is new of each spool", async () => {
@@ -159,26 +157,26 @@ test("a reader that follows goes on through rotation, with what is new of each s
   const path = spoolAt("daemon.jsonl");
   start(spool, "a");
   const reader = new AuditReader(dir);
-  expect(shown(await read(reader, false))).toEqual(["a"]);
-  expect(shown(await read(reader, false))).toEqual([]);
+  expect(shown(read(reader, false))).toEqual(["a"]);
+  expect(shown(read(reader, false))).toEqual([]);
   start(spool, "b");
   renameSync(path, `${path}.1`);
-  expect(shown(await read(reader, false))).toEqual(["b"]);
-  expect(shown(await read(reader, false))).toEqual([]);
+  expect(shown(read(reader, false))).toEqual(["b"]);
+  expect(shown(read(reader, false))).toEqual([]);
   start(spool, "c");
   start(new AuditSpool(dir, "run"), "d");
   appendFileSync(path, "not yet ended");
-  expect(shown(await read(reader, false)).toSorted()).toEqual(["c", "d"]);
+  expect(shown(read(reader, false)).toSorted()).toEqual(["c", "d"]);
   const turns = reader.changes();
   await turns.next();
   const turn = turns.next();
   start(spool, "e");
   await within(10_000, "a change is heard of", turn);
-  expect(shown(await read(reader, false))).toEqual(["damaged not yet ended", "e"]);
+  expect(shown(read(reader, false))).toEqual(["damaged not yet ended", "e"]);
   await turns.return(undefined);
 });
 
-test("the audit log of an earlier version is read with the rest", async () => {
+test("the audit log of an earlier version is read with the rest", () => {
   const time = "2026-01-01T00:00:00.000Z";
   const lines = [
     { time, worker: "old", event: "start", policy: "strict", degraded: [] },
@@ -196,12 +194,12 @@ test("the audit log of an earlier version is read with the rest", async () => {
   writeFileSync(join(dir, "audit.log.1"), `${JSON.stringify(lines[0])}\n`);
   writeFileSync(join(dir, "audit.log"), `${JSON.stringify(lines[1])}\n`);
   start(new AuditSpool(dir, "daemon"), "new");
-  const found = await read();
+  const found = read();
   expect(shown(found)).toEqual(["old", "old", "new"]);
   expect(found.map((line) => line.kind === "record" && line.record.event)).toEqual(["start", "connect", "start"]);
 });
 
-test("what is no record, whatever it is, is shown as damaged", async () => {
+test("what is no record, whatever it is, is shown as damaged", () => {
   mkdirSync(auditFolderOf(dir));
   const record = { time: "2026-01-01T00:00:00.000Z", writer: "run-1-0", seq: 1, worker: "web", event: "start" };
   const wrong = [
@@ -214,14 +212,14 @@ test("what is no record, whatever it is, is shown as damaged", async () => {
     ),
   ];
   writeFileSync(spoolAt("run.jsonl"), `${wrong.join("\n")}\n${JSON.stringify(record)}\n`);
-  expect(shown(await read())).toEqual([...wrong.map((text) => `damaged ${text}`), "web"]);
+  expect(shown(read())).toEqual([...wrong.map((text) => `damaged ${text}`), "web"]);
 });
 
-test("a record of a later version is shown with what it has besides", async () => {
+test("a record of a later version is shown with what it has besides", () => {
   mkdirSync(auditFolderOf(dir));
   const time = "2026-01-01T00:00:00.000Z";
   const later = { time, writer: "daemon-1-0", seq: 1, worker: "web", event: "later", tool: "files.list" };
   expect(Object.keys(AUDIT_EVENTS)).not.toContain(later.event);
   writeFileSync(spoolAt("daemon.jsonl"), `${JSON.stringify(later)}\n`);
-  expect(await read()).toMatchObject([{ kind: "record", record: later }]);
+  expect(read()).toMatchObject([{ kind: "record", record: later }]);
 });

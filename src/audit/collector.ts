@@ -1,0 +1,247 @@
+/**
+ * The daemon's part of the audit: takes what all processes write to their spools into the one chain, and has the end of
+ * the chain remembered elsewhere. What cannot be written waits in the spools, and nobody is kept from going on.
+ */
+import { closeSync, constants, fdatasync, mkdirSync, openSync, watch, type FSWatcher } from "node:fs";
+import { basename, join } from "node:path";
+import { limit } from "../base/limits.ts";
+import { AuditChain } from "./chain.ts";
+import { chainFolderOf, type Anchor, type Head } from "./chain-lines.ts";
+import { SpoolCursor, type SpoolLine, type SpoolState } from "./cursor.ts";
+import { auditFolderOf, legacyLogOf, listSpools, spoolOfFile } from "./spool.ts";
+
+/** Between two turns, while there is something to do. */
+const TICK_MS = 100;
+/** After a turn that could not write. */
+const RETRY_MS = 2000;
+/** What a start may wait for spools that grew while no daemon ran; the rest follows in turns. */
+const START_MS = 250;
+/** Spools that have a turn at once. */
+const TURN_SPOOLS = 16;
+/** Between the first line that is not anchored and its anchor. */
+const ANCHOR_MS = 1000;
+
+export type CollectorDeps = {
+  readonly stateDir: string;
+  /** Oldest first. */
+  readonly anchors: readonly Anchor[];
+  /** Keeps them, instead of those before. */
+  readonly onAnchors: (anchors: readonly Anchor[]) => void;
+  readonly onTrouble: (text: string) => void;
+  readonly onHealed: (text: string) => void;
+  readonly nowMs: () => number;
+};
+
+export class AuditCollector implements Disposable {
+  readonly #deps: CollectorDeps;
+  readonly #chain: AuditChain;
+  readonly #cursors = new Map<string, SpoolCursor>();
+  /** Spools that may have something new; one that has had its turn goes to the end. */
+  readonly #waiting = new Set<string>();
+  #anchors: Anchor[];
+  #watcher: FSWatcher | undefined;
+  #turn: Timer | undefined;
+  #anchoring: Timer | undefined;
+  #trouble: string | undefined;
+  #isClosed = false;
+
+  /** Takes in what was written while no daemon ran. */
+  constructor(deps: CollectorDeps) {
+    this.#deps = deps;
+    this.#anchors = [...deps.anchors];
+    this.#chain = new AuditChain(chainFolderOf(deps.stateDir), deps.anchors.at(-1), deps.nowMs);
+    for (const [spool, state] of this.#chain.states) this.#cursors.set(spool, this.#cursorOf(spool, state));
+    this.#addAll();
+    const end = performance.now() + START_MS;
+    while (this.#takeIn() && performance.now() < end);
+    this.#anchor();
+    this.#plan();
+  }
+
+  /** Why nothing is taken in, in a sentence; undefined if it is. */
+  get trouble(): string | undefined {
+    return this.#trouble;
+  }
+
+  get head(): Head {
+    return this.#chain.head;
+  }
+
+  /** To be called now and then: finds what nobody told of, and removes what is too old. */
+  look(): void {
+    this.#watcher?.close();
+    this.#watcher = undefined;
+    this.#chain.prune();
+    this.#addAll();
+    this.#plan();
+  }
+
+  /** Takes in what there is, and remembers the end of it. */
+  [Symbol.dispose](): void {
+    this.#isClosed = true;
+    clearTimeout(this.#turn);
+    clearTimeout(this.#anchoring);
+    this.#watcher?.close();
+    this.#addAll();
+    const end = performance.now() + START_MS;
+    while (this.#takeIn() && performance.now() < end);
+    try {
+      this.#chain.sync();
+      this.#anchor();
+    } catch {
+      // The next daemon goes on from what there is.
+    }
+  }
+
+  #cursorOf(spool: string, state?: SpoolState): SpoolCursor {
+    const { stateDir } = this.#deps;
+    const legacy = legacyLogOf(stateDir);
+    const path = spool === basename(legacy) ? legacy : join(auditFolderOf(stateDir), spool);
+    return new SpoolCursor(path, { joinsDamaged: true, ...(state === undefined ? {} : { state }) });
+  }
+
+  #addAll(): void {
+    const { stateDir } = this.#deps;
+    this.#watch();
+    this.#waiting.add(basename(legacyLogOf(stateDir)));
+    for (const spool of this.#cursors.keys()) this.#waiting.add(spool);
+    for (const path of listSpools(auditFolderOf(stateDir))) this.#waiting.add(basename(path));
+  }
+
+  #watch(): void {
+    if (this.#watcher !== undefined || this.#isClosed) return;
+    const folder = auditFolderOf(this.#deps.stateDir);
+    try {
+      mkdirSync(folder, { recursive: true, mode: 0o700 });
+      this.#watcher = watch(folder, (_, file) => {
+        const spool = spoolOfFile(file ?? "");
+        if (spool !== undefined) this.#waiting.add(spool);
+        this.#plan();
+      });
+      this.#watcher.on("error", () => undefined); // the next look watches again
+      this.#watcher.unref();
+    } catch {
+      // The user has no inotify left: the next look finds what is new.
+    }
+  }
+
+  #plan(): void {
+    if (this.#waiting.size === 0 || this.#isClosed || this.#turn !== undefined) return;
+    const wait = this.#trouble === undefined ? TICK_MS : RETRY_MS;
+    this.#turn = setTimeout(() => {
+      this.#turn = undefined;
+      this.#takeIn();
+      this.#plan();
+    }, wait);
+    this.#turn.unref();
+  }
+
+  /** Has a turn of some spools. Returns whether others wait, and could be taken in. */
+  #takeIn(): boolean {
+    const turn = [...this.#waiting].slice(0, TURN_SPOOLS);
+    if (turn.length === 0) return false;
+    const back: (() => void)[] = [];
+    try {
+      this.#chain.prepare(this.#states());
+      for (const spool of turn) this.#waiting.delete(spool);
+      const lines = turn.map((spool) => this.#read(spool, back));
+      const all = merged(lines);
+      if (all.length > 0) this.#chain.append(all);
+      back.length = 0;
+      if (all.length > 0) this.#planAnchor();
+      if (this.#chain.isLarge) this.#rotate();
+    } catch (error) {
+      for (const undo of back) undo();
+      for (const spool of turn) this.#waiting.add(spool);
+      this.#report(error as NodeJS.ErrnoException);
+      return false;
+    }
+    if (this.#trouble !== undefined) this.#deps.onHealed("the chained audit is written again");
+    this.#trouble = undefined;
+    return this.#waiting.size > 0;
+  }
+
+  #read(spool: string, back: (() => void)[]): SpoolLine[] {
+    let cursor = this.#cursors.get(spool);
+    if (cursor === undefined) this.#cursors.set(spool, (cursor = this.#cursorOf(spool)));
+    back.push(cursor.mark());
+    const lines = cursor.read(limit("auditTickBytes"));
+    if (cursor.isBehind) this.#waiting.add(spool); // behind those that wait already
+    return lines;
+  }
+
+  #states(): Map<string, SpoolState> {
+    const states = new Map<string, SpoolState>();
+    for (const [spool, { state }] of this.#cursors) if (state !== undefined) states.set(spool, state);
+    return states;
+  }
+
+  #rotate(): void {
+    this.#chain.sync();
+    this.#anchor();
+    this.#chain.rotate(this.#states());
+    for (const [spool, { state }] of this.#cursors) if (state === undefined) this.#cursors.delete(spool);
+    this.#anchor();
+  }
+
+  #planAnchor(): void {
+    if (this.#anchoring !== undefined || this.#isClosed) return;
+    this.#anchoring = setTimeout(() => this.#anchorSynced(), ANCHOR_MS);
+    this.#anchoring.unref();
+  }
+
+  /** An anchor must not be on the disk before its line is: after a power cut the chain would look cut. */
+  #anchorSynced(): void {
+    const { path, head } = this.#chain;
+    if (path === undefined) return;
+    const done = (fd?: number): void => {
+      if (fd !== undefined) closeSync(fd);
+      this.#anchoring = undefined;
+      if (this.#isClosed) return;
+      if (this.#chain.path === path && fd !== undefined) this.#anchor(head);
+      if (this.#chain.head.line > head.line) this.#planAnchor();
+    };
+    try {
+      const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+      fdatasync(fd, () => done(fd));
+    } catch {
+      done(); // it was removed: the next turn says so
+    }
+  }
+
+  /** Beside the newest line the first ones of all files, which have the SHA-256 of the last ones before them. */
+  #anchor(head = this.#chain.head): void {
+    const { begun, firsts } = this.#chain;
+    if (begun === undefined || head.line === 0) return;
+    const time = new Date(this.#deps.nowMs()).toISOString();
+    const kept = this.#anchors.filter(({ line }) => line < begun.line && firsts.includes(line));
+    const first = this.#anchors.find(({ line, digest }) => line === begun.line && digest === begun.digest);
+    const newest = head.line > begun.line ? [{ ...head, time }] : [];
+    this.#anchors = [...kept, first ?? { ...begun, time }, ...newest];
+    this.#deps.onAnchors(this.#anchors);
+  }
+
+  #report({ code, message }: NodeJS.ErrnoException): void {
+    if (this.#trouble !== undefined) return;
+    const why = code === "ENOSPC" ? "the disk is full" : message;
+    this.#trouble = `the chained audit cannot be written (${why}): records wait where they were made`;
+    this.#deps.onTrouble(this.#trouble);
+  }
+}
+
+/** In the order of their times, and of each spool in its own. */
+function merged(sources: readonly (readonly SpoolLine[])[]): SpoolLine[] {
+  const filled = sources.filter((lines) => lines.length > 0);
+  if (filled.length <= 1) return [...(filled[0] ?? [])];
+  const nexts = filled.map(() => 0);
+  const all: SpoolLine[] = [];
+  for (;;) {
+    let least: number | undefined;
+    for (const [index, lines] of filled.entries()) {
+      const time = lines[nexts[index]!]?.time;
+      if (time !== undefined && (least === undefined || time < filled[least]![nexts[least]!]!.time)) least = index;
+    }
+    if (least === undefined) return all;
+    all.push(filled[least]![nexts[least]!++]!);
+  }
+}

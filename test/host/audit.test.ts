@@ -1,0 +1,108 @@
+/** The chained audit of a daemon that is killed: at each change of the disk, and while workers are denied things. */
+import { expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Anchor } from "../../src/audit/chain-lines.ts";
+import { AuditCollector } from "../../src/audit/collector.ts";
+import { SpoolCursor } from "../../src/audit/cursor.ts";
+import { verifyAudit, type AuditVerdict } from "../../src/audit/verify.ts";
+import { Home, waitUntil } from "../home.ts";
+
+test("a daemon that is killed at any change of the disk has chained each record once, in one chain", () => {
+  const dir = mkdtempSync(join(tmpdir(), "ipcctl-audit-"));
+  const died: string[] = [];
+  try {
+    for (const when of ["not", "made"])
+      for (let at = 1; ; at++) {
+        const state = join(dir, `${at}${when}`);
+        mkdirSync(state);
+        const script = join(import.meta.dir, "change-audit.ts");
+        const child = Bun.spawnSync([process.execPath, "--no-env-file", script, state, String(at), when]);
+        died.push(`${when}${at} ${child.signalCode ?? child.stdout.toString().trim()}`);
+        const chained = checkWhole(state);
+        const spooled = new SpoolCursor(join(state, "audit/daemon.jsonl")).read(1e9).flatMap(workerOf);
+        // Files of the chain are removed at last, and no record but those in them is missing.
+        expect(`${at}${when} ${spooled.slice(spooled.length - chained.length).join()}`).toBe(
+          `${at}${when} ${chained.join()}`,
+        );
+        if (child.signalCode === undefined || child.exitCode === 0) break;
+      }
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+  expect(died.filter((line) => !line.endsWith("SIGKILL"))).toHaveLength(2); // the two that went through
+  expect(died.length).toBeGreaterThan(80);
+}, 120_000);
+
+const workerOf = (line: { readonly kind: string; readonly record?: { readonly worker: string } }): string[] =>
+  line.kind === "record" ? [line.record!.worker] : [];
+
+/** The next daemon takes over. Returns the workers of all records that are chained then. */
+function checkWhole(state: string): string[] {
+  let anchors = anchorsIn(state);
+  const faultsOf = (): string[] =>
+    verifyAudit(state, anchors)
+      .faults.map(({ what }) => what)
+      .filter((what) => !/damaged|^gap/.test(what)); // a record that the kill tore was never whole
+  expect(faultsOf()).toEqual([]);
+  const collector = new AuditCollector({
+    ...{ stateDir: state, anchors, nowMs: Date.now },
+    onAnchors: (kept) => (anchors = [...kept]),
+    onTrouble: (text) => expect(text).toBe("no trouble"),
+    onHealed: () => undefined,
+  });
+  collector[Symbol.dispose]();
+  expect(faultsOf()).toEqual([]);
+  const folder = join(state, "audit/chain");
+  return readdirSync(folder)
+    .toSorted()
+    .flatMap((name) => readFileSync(join(folder, name), "utf8").trimEnd().split("\n"))
+    .map((line) => JSON.parse(line) as { record?: { worker: string } })
+    .flatMap(({ record }) => record?.worker ?? []);
+}
+
+function anchorsIn(state: string): Anchor[] {
+  try {
+    return JSON.parse(readFileSync(join(state, "anchors.json"), "utf8")) as Anchor[];
+  } catch {
+    return [];
+  }
+}
+
+test("what the daemon decides is chained and anchored, also when it is killed, and verify asks daemon or database", async () => {
+  await using home = new Home();
+  const verify = async (): Promise<AuditVerdict & { status: number }> => {
+    const { stdout, status } = await home.cli("audit", "--verify", "--json");
+    return { ...(JSON.parse(stdout) as AuditVerdict), status };
+  };
+  const isChained = (worker: string) => async (): Promise<boolean> => {
+    const { ok, last, anchored } = await verify();
+    const folder = join(home.paths.stateDir, "audit/chain");
+    const text = readdirSync(folder).map((name) => readFileSync(join(folder, name), "utf8"));
+    return ok && last === anchored && text.join("").includes(`"worker":"${worker}"`);
+  };
+  await home.start("first", home.script("a.py", "import time; time.sleep(600)"), { policy: "strict" });
+  await waitUntil(isChained("first"), "the start is chained and anchored");
+  await home.killDaemon();
+  expect(await verify()).toMatchObject({ ok: true, status: 0, faults: [] });
+  const { last } = await verify();
+  await home.start("second", home.script("b.py", "import time; time.sleep(600)"), { policy: "strict" });
+  await waitUntil(isChained("second"), "the next daemon goes on");
+  expect(await verify()).toMatchObject({ ok: true, first: 1, status: 0 });
+  const shown = await home.cli("audit", "--event", "start", "--since", "1h");
+  expect(shown.stdout.match(/first {2}start|second {2}start/g)).toHaveLength(2);
+  expect((await home.cli("audit", "--worker", "second", "--event", "start")).stdout).not.toContain("first");
+  await home.cli("daemon", "stop", "--stop-workers");
+  const folder = join(home.paths.stateDir, "audit/chain");
+  const [file] = readdirSync(folder);
+  const text = readFileSync(join(folder, file!), "utf8").trimEnd().split("\n");
+  await Bun.write(join(folder, file!), `${text.slice(0, last).join("\n")}\n`);
+  const cut = await home.cli("audit", "--verify");
+  expect(cut.status).toBe(1);
+  expect(cut.stdout).toContain(`${join(folder, file!)}:${last + 1}: lines ${last + 1} to`);
+  expect(cut.stdout).toContain("the audit is not whole");
+  const wrong = await home.cli("audit", "web", "--verify");
+  expect([wrong.status, wrong.stderr]).toEqual([2, expect.stringContaining("--verify")]);
+  expect((await home.cli("audit", "--since", "yesterday")).status).toBe(2);
+}, 60_000);
