@@ -65,6 +65,7 @@ export class AuditSpool {
   readonly #name: SpoolName;
   readonly #writer: string;
   #seq = 0;
+  #file: CurrentFile | undefined;
   /** The name of the current file may not be on the disk yet. */
   #isNew = true;
 
@@ -85,9 +86,7 @@ export class AuditSpool {
    * @returns whether it was written, where it survives the death of this process
    */
   write(entry: AuditEntry): boolean {
-    const file = this.#append(entry);
-    if (file !== undefined) closeSync(file);
-    return file !== undefined;
+    return this.#append(entry) !== undefined;
   }
 
   /**
@@ -98,7 +97,6 @@ export class AuditSpool {
     const file = this.#append(entry);
     if (file === undefined) return false;
     const isSynced = await new Promise<boolean>((resolve) => fdatasync(file, (error) => resolve(!error)));
-    closeSync(file);
     return isSynced && this.#syncFolder();
   }
 
@@ -111,8 +109,6 @@ export class AuditSpool {
       return this.#syncFolder();
     } catch {
       return false;
-    } finally {
-      closeSync(file);
     }
   }
 
@@ -120,14 +116,40 @@ export class AuditSpool {
   #append(entry: AuditEntry): number | undefined {
     this.#seq++;
     try {
-      this.makeFolder();
-      const path = join(this.folder, this.#name + ENDING);
-      rotateSpool(path);
-      this.#isNew ||= !existsSync(path);
-      return append(path, this.#spell(entry));
+      const file = this.#current();
+      // A record that was torn by a kill or a full disk is left as it is: this one begins on its own line.
+      const bytes = Buffer.from(`${file.isTorn ? "\n" : ""}${this.#spell(entry)}\n`);
+      const written = writeSync(file.fd, bytes);
+      file.end += written;
+      file.isTorn = written < bytes.length;
+      return file.isTorn ? undefined : file.fd;
     } catch {
       return undefined;
     }
+  }
+
+  /** It stays open as long as it is the current one, and nobody else has written to it. @throws */
+  #current(): CurrentFile {
+    const path = join(this.folder, this.#name + ENDING);
+    const status = statSync(path, { throwIfNoEntry: false });
+    const known = this.#file;
+    const isKnown = known !== undefined && status?.ino === known.ino && status.size < limit("auditBytes");
+    if (isKnown && status.size === known.end) return known;
+    if (isKnown) {
+      known.end = status.size;
+      known.isTorn = isTorn(known.fd, status.size);
+      return known;
+    }
+    if (known !== undefined) closeSync(known.fd);
+    this.#file = undefined;
+    this.makeFolder();
+    rotateSpool(path);
+    this.#isNew ||= !existsSync(path);
+    const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW } = constants;
+    const fd = openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
+    const { ino, size } = fstatSync(fd);
+    this.#file = { fd, ino, end: size, isTorn: isTorn(fd, size) };
+    return this.#file;
   }
 
   /** A record that is too long keeps what it is about. */
@@ -168,26 +190,14 @@ export class AuditSpool {
   }
 }
 
-/**
- * A record that was torn by a kill or a full disk is left as it is: this one begins on its own line.
- * @returns the open file
- * @throws if not all of it was written
- */
-function append(path: string, line: string): number {
-  const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW } = constants;
-  const file = openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
-  try {
-    const { size } = fstatSync(file);
-    const last = Buffer.of(NEWLINE);
-    if (size > 0) readSync(file, last, 0, 1, size - 1);
-    const bytes = Buffer.from(`${last[0] === NEWLINE ? "" : "\n"}${line}\n`);
-    const written = writeSync(file, bytes);
-    if (written < bytes.length) throw new Error(`${written} of ${bytes.length} bytes were written`);
-    return file;
-  } catch (error) {
-    closeSync(file);
-    throw error;
-  }
+/** As this process has left it. */
+type CurrentFile = { readonly fd: number; readonly ino: number; end: number; isTorn: boolean };
+
+/** Whether it ends in the middle of a line. */
+function isTorn(fd: number, size: number): boolean {
+  const last = Buffer.of(NEWLINE);
+  if (size > 0) readSync(fd, last, 0, 1, size - 1);
+  return last[0] !== NEWLINE;
 }
 
 /** Writers continue in the file that they have open, and find the new one at their next look. */

@@ -32,7 +32,7 @@ test("a daemon that is killed at any change of the disk has chained each record 
     rmSync(dir, { recursive: true, force: true });
   }
   expect(died.filter((line) => !line.endsWith("SIGKILL"))).toHaveLength(2); // the two that went through
-  expect(died.length).toBeGreaterThan(80);
+  expect(died.length).toBeGreaterThan(50);
 }, 120_000);
 
 const workerOf = (line: { readonly kind: string; readonly record?: { readonly worker: string } }): string[] =>
