@@ -49,3 +49,14 @@ export type HostCode = keyof typeof HOST_CODES;
 export const TOOL_TOPIC = "tool.invoke.";
 /** Of a request that gives up the one of its correlation. It gets no answer of its own. */
 export const CANCEL_TOPIC = "tool.cancel";
+
+/** Exit statuses of the command `ipc`; of any other code it is 1. */
+export const HOST_EXITS = {
+  VALIDATION_FAILED: 2,
+  UNKNOWN_TOOL: 4,
+  UNAUTHORIZED: 5,
+  CONFIRMATION_DENIED: 5,
+  CONFIRMATION_TIMEOUT: 124,
+  PLUGIN_TIMEOUT: 124,
+  CANCELLED: 130,
+} as const satisfies Partial<Readonly<Record<HostCode, number>>>;

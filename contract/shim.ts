@@ -265,9 +265,10 @@ export const WORKER_FD = { control: 198, plane: 199 } as const;
 /**
  * What a runtime sends on its connection to `plane`, a byte each: `here` only where the connection was passed to it,
  * first of all; `bell` with one descriptor, a stream socket of the Unix domain on which the shim then writes a byte for
- * each channel that it forwards, for a runtime whose event loop sees only streams of bytes.
+ * each channel that it forwards, for a runtime whose event loop sees only streams of bytes; `leave` on a connection that
+ * was passed, which other processes of the worker have as well: the next `here` on it is another runtime's.
  */
-export const MEETING = { here: 97, bell: 98 } as const;
+export const MEETING = { here: 97, bell: 98, leave: 99 } as const;
 
 /** Descriptors that OPEN carries; the first of them are for the runtime. */
 export const CHANNEL_FDS = 4;

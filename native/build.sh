@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds native/build/ipcctl-shim with nothing but a C compiler; static where the machine can link so.
-#   sh native/build.sh              the shim
+#   sh native/build.sh              the shim, and the command ipc
 #   sh native/build.sh --sanitize   the same with AddressSanitizer and UBSan, as ipcctl-shim-asan, the fuzzers of its
 #                                   parsers, and the network server by itself
 # shellcheck disable=SC2086 # cc and flags are lists of words
@@ -24,7 +24,7 @@ if [ "${1:-}" = --sanitize ]; then
   exit 0
 fi
 out=build/ipcctl-shim
-if [ -x $out ] && [ -z "$(find shim net become contract.h build.sh -newer $out)" ]; then
+if [ -x $out ] && [ -z "$(find shim net become ipc ring contract.h build.sh -newer $out)" ]; then
   exit 0
 fi
 # Built beside and moved: a shim that runs keeps its file.
@@ -32,6 +32,9 @@ $cc $flags -O2 -static -o $out.tmp shim/*.c net/*.c 2>build/static.log || $cc $f
 $cc $flags -O2 -fPIC -shared -fvisibility=hidden -Wl,--version-script=become/exports -o build/become.so.tmp \
   become/become.c shim/child.c shim/confine.c shim/isolate.c shim/idmap.c \
   shim/spec.c shim/meet.c shim/tree.c shim/record.c shim/proc.c
+$cc $flags -O2 -static -o build/ipc.tmp ipc/*.c ring/ring.c 2>>build/static.log \
+  || $cc $flags -O2 -o build/ipc.tmp ipc/*.c ring/ring.c
+mv -f build/ipc.tmp build/ipc
 mv -f build/become.so.tmp build/become.so
 mv -f $out.tmp $out
 echo "native/$out"

@@ -2,8 +2,12 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+0175ac28" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+018a6355" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
+
+/* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
+#define IPC_TOOL_TOPIC "tool.invoke."
+#define IPC_HOST_EXITS { "VALIDATION_FAILED", 2 }, { "UNKNOWN_TOOL", 4 }, { "UNAUTHORIZED", 5 }, { "CONFIRMATION_DENIED", 5 }, { "CONFIRMATION_TIMEOUT", 124 }, { "PLUGIN_TIMEOUT", 124 }, { "CANCELLED", 130 }
 
 /* Fields and events of the audit. */
 #define IPC_AUDIT_TIME "time"
@@ -160,6 +164,7 @@ enum {
 enum {
 	IPC_MEETING_HERE = 97,
 	IPC_MEETING_BELL = 98,
+	IPC_MEETING_LEAVE = 99,
 };
 
 /* Descriptors of the worker. */
@@ -215,6 +220,7 @@ enum {
 	IPC_SPEC_BYTES_MAX = 4194304,
 	IPC_CHANNELS_MAX = 128,
 	IPC_AUDIT_BYTES_MAX = 16777216,
+	IPC_HOST_MESSAGE_BYTES_MAX = 1048576,
 };
 
 /* Limits of both sides of a call. */

@@ -4,7 +4,7 @@
  */
 import { ADDRESS_CARRIERS, ADDRESS_RANGES, type AddressClass } from "../contract/addresses.ts";
 import { AUDIT_EVENTS, AUDIT_FIELDS } from "../contract/audit.ts";
-import { CANCEL_TOPIC, HOST_CODES, TOOL_TOPIC } from "../contract/host.ts";
+import { CANCEL_TOPIC, HOST_CODES, HOST_EXITS, TOOL_TOPIC } from "../contract/host.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { ARCHITECTURES, PARTS_FOLDERS } from "../contract/parts.ts";
 import * as messages from "../contract/messages.ts";
@@ -67,7 +67,7 @@ const PARTS: readonly Part[] = [
   { name: "*_MAX", numbers: shim.SHIM_MAX, says: "How much of each the shim takes." },
   {
     name: "*_MAX",
-    numbers: limits("specBytes", "channels", "auditBytes"),
+    numbers: limits("specBytes", "channels", "auditBytes", "hostMessageBytes"),
     says: "Limits, as docs/internals/limits.md has them.",
   },
   { name: "*_MAX", numbers: limits("valueDepth"), says: "Limits of both sides of a call.", isForPython: true },
@@ -202,6 +202,7 @@ export function contractHeader(): string {
   };
   const words = (prefix: string, names: readonly string[]): string =>
     names.map((name) => `#define IPC_${prefix}_${upper(name)} "${name}"\n`).join("");
+  const exits = Object.entries(HOST_EXITS).map(([code, status]) => `{ "${code}", ${status} }`);
   const steps = Object.keys(shim.STEP).map((name) => `"${name}"`);
   return `/* Written by scripts/generate.ts from contract/; change the tables there. */
 #ifndef IPC_CONTRACT_H
@@ -209,6 +210,10 @@ export function contractHeader(): string {
 
 #define IPC_EDITION "${edition()}" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES ${steps.join(", ")}
+
+/* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
+#define IPC_TOOL_TOPIC "${TOOL_TOPIC}"
+#define IPC_HOST_EXITS ${exits.join(", ")}
 
 /* Fields and events of the audit. */
 ${words("AUDIT", AUDIT_IN_C)}${words("AUDIT_EVENT", AUDIT_EVENTS_IN_C)}${PARTS.map(part).join("")}${addressesInC()}

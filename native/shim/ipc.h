@@ -179,14 +179,16 @@ void ipc_log_stamp(struct ipc_stream *stream);
  */
 struct ipc_meeting {
 	int listener, runtime, passed;
+	bool is_passed; /* the runtime is at the end of the passed connection, which others of the worker may have too */
 	int bell; /* of the runtime, or -1 */
 	pid_t runtime_pid;
 	uint64_t activity, quiet_since; /* of a worker without a handler, when last seen (IPC_MEET_QUIET_MS) */
 };
 #define IPC_MEET_QUIET_MS 1000
+enum ipc_heard { IPC_HEARD_NOTHING, IPC_HEARD_ANOTHER, IPC_HEARD_END };
 bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker);
 bool ipc_meet_accept(struct ipc_meeting *meeting, pid_t shim, pid_t worker);
-bool ipc_meet_hear(struct ipc_meeting *meeting);
+enum ipc_heard ipc_meet_hear(struct ipc_meeting *meeting);
 bool ipc_meet_is_bell(int fd);
 void ipc_meet_drop(struct ipc_meeting *meeting);
 int ipc_meet_forward(struct ipc_meeting *meeting, const int *fds, size_t fd_count, const uint8_t *payload, size_t size);

@@ -39,6 +39,7 @@ bool ipc_meet_greet(struct ipc_meeting *meeting, pid_t worker)
 	bool is_first = count > 0 && meeting->runtime < 0;
 	if (is_first) {
 		meeting->runtime = meeting->passed;
+		meeting->is_passed = true;
 		meeting->runtime_pid = worker;
 	} else {
 		close(meeting->passed);
@@ -62,33 +63,51 @@ static void ring(const struct ipc_meeting *meeting)
 		errno = 0;
 }
 
-/* A runtime sends its bell, once, and nothing else. False: it has ended, or sent noise, which ends it. */
-bool ipc_meet_hear(struct ipc_meeting *meeting)
+static void forget_bell(struct ipc_meeting *meeting)
+{
+	if (meeting->bell >= 0)
+		close(meeting->bell);
+	meeting->bell = -1;
+}
+
+/* A runtime sends its bell, once. On a passed connection it also says that it leaves, and another one that it is there,
+ * whether or not the one before could say so. Anything else is noise, which ends it as its end does. */
+enum ipc_heard ipc_meet_hear(struct ipc_meeting *meeting)
 {
 	char byte[2];
 	int fds[IPC_CHANNEL_FDS];
 	size_t count = 0;
 	ssize_t size = ipc_meet_receive(meeting->runtime, byte, sizeof byte, false, fds, &count);
 	if (size < 0 && (errno == EAGAIN || errno == EINTR))
-		return true;
+		return IPC_HEARD_NOTHING;
 	bool is_bell =
 		size == 1 && byte[0] == IPC_MEETING_BELL && count == 1 && meeting->bell < 0 && ipc_meet_is_bell(fds[0]);
 	if (is_bell) {
 		meeting->bell = fds[0];
 		ring(meeting); /* channels may have come before it */
-		return true;
+		return IPC_HEARD_NOTHING;
 	}
+	bool is_word = size == 1 && count == 0 && meeting->is_passed;
 	while (count > 0)
 		close(fds[--count]);
-	return false;
+	if (is_word && byte[0] == IPC_MEETING_HERE) {
+		forget_bell(meeting);
+		return IPC_HEARD_ANOTHER;
+	}
+	if (is_word && byte[0] == IPC_MEETING_LEAVE) {
+		meeting->passed = meeting->runtime;
+		meeting->runtime = -1;
+	}
+	return IPC_HEARD_END;
 }
 
 void ipc_meet_drop(struct ipc_meeting *meeting)
 {
-	close(meeting->runtime);
-	if (meeting->bell >= 0)
-		close(meeting->bell);
-	meeting->runtime = meeting->bell = -1;
+	if (meeting->runtime >= 0)
+		close(meeting->runtime);
+	forget_bell(meeting);
+	meeting->runtime = -1;
+	meeting->is_passed = false;
 	meeting->runtime_pid = 0;
 }
 

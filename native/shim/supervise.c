@@ -356,9 +356,11 @@ static int open_listener(void)
 
 static void hear_runtime(void)
 {
-	if (ipc_meet_hear(&shim.meeting))
+	enum ipc_heard heard = ipc_meet_hear(&shim.meeting);
+	if (heard == IPC_HEARD_NOTHING)
 		return;
-	ipc_meet_drop(&shim.meeting);
+	if (heard == IPC_HEARD_END)
+		ipc_meet_drop(&shim.meeting);
 	ipc_channels_attend(&shim.channels, false);
 	ipc_run_tell_attached();
 }
@@ -422,9 +424,17 @@ static size_t watch_channels(struct pollfd *places)
  */
 static void serve_channels(const struct pollfd *places, size_t count)
 {
-	for (size_t i = count; i-- > 0;)
-		if (places[i].revents && ipc_channels_leave(&shim.channels, i))
+	bool is_free = false;
+	for (size_t i = count; i-- > 0;) {
+		if (!places[i].revents)
+			continue;
+		is_free |= shim.channels.one[i].is_host;
+		if (ipc_channels_leave(&shim.channels, i))
 			ipc_meet_wake(&shim.meeting, shim.pid);
+	}
+	/* A runtime that came before the end of the last one's channel to the host was refused its own. */
+	if (is_free && shim.meeting.runtime >= 0)
+		ipc_run_tell_attached();
 }
 
 #define ROW(name) { watch_##name, serve_##name }

@@ -23,6 +23,8 @@ export const ROOT = FOUND ?? HERE ?? "/";
 /** The folder of the compiled parts. */
 export const PARTS = findParts();
 export const SHIM_BINARY = join(PARTS, "ipcctl-shim");
+/** The command by which a shell in a worker asks the host. */
+export const IPC_COMMAND = join(PARTS, "ipc");
 /**
  * First on PYTHONPATH of a Python that we start: makes `import ipcctl` and the console work, and then removes itself.
  */

@@ -42,6 +42,8 @@ export class HostCalls implements Disposable {
   readonly #deps: HostCallsDeps;
   /** Those that are being connected. */
   readonly #underWay = new Set<string>();
+  /** Those of them of which a runtime was heard meanwhile, whose channel may have been refused. */
+  readonly #again = new Set<string>();
   readonly #timers = new Set<Timer>();
   readonly #plugins: Plugins;
   #router: Promise<CallClient> | undefined;
@@ -71,7 +73,11 @@ export class HostCalls implements Disposable {
   async #connect(worker: Worker): Promise<void> {
     const { registry, logger } = this.#deps;
     const run = worker.live?.run;
-    if (run === undefined || this.#underWay.has(worker.id) || this.#isDisposed) return;
+    if (run === undefined || this.#isDisposed) return;
+    if (this.#underWay.has(worker.id)) {
+      this.#again.add(worker.id);
+      return;
+    }
     this.#underWay.add(worker.id);
     let isLost = false;
     try {
@@ -90,7 +96,9 @@ export class HostCalls implements Disposable {
     } finally {
       this.#underWay.delete(worker.id);
     }
+    const isAgain = this.#again.delete(worker.id);
     if (isLost) this.#later(() => this.onAttached(worker));
+    else if (isAgain) this.onAttached(worker);
   }
 
   #later(act: () => void): void {

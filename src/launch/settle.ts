@@ -8,7 +8,7 @@ import { SHIM_VERSION } from "../../contract/shim.ts";
 import type { AuditSpool } from "../audit/spool.ts";
 import { requireTextPath } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
-import { PARTS, ROOT } from "../base/install.ts";
+import { IPC_COMMAND, PARTS, ROOT } from "../base/install.ts";
 import { credentialsFolderOf } from "../base/paths.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { thisMachine } from "../sandbox/kernel.ts";
@@ -137,7 +137,7 @@ export function settle(wanted: Preparation): Settled {
   const named = [...script, ...policy.files.read.map(({ path }) => path)];
   const plan = compilePlan(policy, machine, {
     scratch,
-    program: [...program.readable, ...behind],
+    program: [...program.readable, ...behind, ...(asksByShell(policy) ? [IPC_COMMAND] : [])],
     cwd: launch.cwd,
     isForked: snapshot !== undefined,
     secrets: credentialsFolderOf(dirname(wanted.audit.folder)),
@@ -169,6 +169,11 @@ export function settle(wanted: Preparation): Settled {
   if (hidesFiles && app.script !== null) requireBunsOwn(executable, resolve(app.cwd, app.script), policy, policyText);
   const settled = { launch, policy: policyText, plan, executable, hidesFiles, isUpToDate, scratch, ids };
   return environment === undefined ? settled : { ...settled, environment };
+}
+
+/** Whether the worker may start the command that asks for it. */
+export function asksByShell({ host, process }: Policy): boolean {
+  return host.tools.length > 0 && process.mayExec;
 }
 
 /** How the worker asks the host. */

@@ -3,9 +3,10 @@
  * again.
  */
 import { RLIMIT, SIGTERM } from "../../contract/linux.ts";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { WORKER_FD } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
+import { IPC_COMMAND } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
 import { workerFileLimit } from "../base/file-limit.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
@@ -15,7 +16,7 @@ import type { Policy } from "../sandbox/policy.ts";
 import type { Enforced } from "../shim/cgroup.ts";
 import type { Confinement, RawLog, Rlimit, Spec } from "../shim/spec.ts";
 import type { Launch } from "./command.ts";
-import { isBun, type Preparation, type Settled } from "./settle.ts";
+import { asksByShell, isBun, type Preparation, type Settled } from "./settle.ts";
 
 const BUN_CODE_BYTES = 1024 ** 3;
 
@@ -50,7 +51,8 @@ export function complete(wanted: Preparation, settled: Settled): Prepared {
   const memory = Math.min(policy.limits.memory ?? Infinity, (app.max_memory ?? Infinity) * MEMORY_BACKSTOP_FACTOR);
   const env = { ...roomForCode(executable, memory), ...launch.env, ...policy.env.set };
   // The caller's PATH would reveal what is installed where.
-  if (hidesFiles && !launch.own.has("PATH")) env.PATH = PATH_IN_ROOT;
+  if (hidesFiles && !launch.own.has("PATH"))
+    env.PATH = asksByShell(policy) ? `${PATH_IN_ROOT}:${dirname(IPC_COMMAND)}` : PATH_IN_ROOT;
   if (plan.scratch !== null) {
     env.TMPDIR = plan.scratch;
     if (hidesFiles && !launch.own.has("HOME")) env.HOME = plan.scratch;

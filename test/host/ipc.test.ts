@@ -1,0 +1,175 @@
+/** The command `ipc`, by which a shell in a worker asks the host. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { Ipcctl } from "ipcctl";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { HOST_CODES, HOST_EXITS } from "../../contract/host.ts";
+import { limit } from "../../src/base/limits.ts";
+import { IPC_COMMAND } from "../../src/base/install.ts";
+import { Home, waitUntil } from "../home.ts";
+
+const ROUTER = "host-router";
+let home: Home;
+let ipc: Ipcctl;
+let folder: string;
+
+beforeAll(async () => {
+  home = new Home();
+  ipc = new Ipcctl(await home.connect());
+  folder = join(home.dir, "project");
+  mkdirSync(folder);
+});
+afterAll(async () => {
+  ipc[Symbol.dispose]();
+  await home[Symbol.asyncDispose]();
+});
+
+type Told = { readonly output: string[]; readonly errors: Record<string, unknown>[]; readonly raw: string[] };
+
+/** What a shell script in a worker prints until its end. */
+async function run(name: string, text: string, interpreter = "/bin/sh", more: object = {}): Promise<Told> {
+  await begin(name, text, interpreter, more);
+  await waitUntil(async () => (await ipc.status(name)).state === "Stopped", `${name} has ended`);
+  const raw = await home.errorLines(name);
+  const errors = raw
+    .filter((line) => line.startsWith("{"))
+    .map((line) => (JSON.parse(line) as { error: Record<string, unknown> }).error);
+  return { output: await home.lines(name), errors, raw };
+}
+
+async function begin(name: string, text: string, interpreter = "/bin/sh", more: object = {}): Promise<void> {
+  const script = join(folder, `${name}.script`);
+  writeFileSync(script, text);
+  const policy = {
+    ...{ version: 1, extends: "strict", files: { read: [folder], exec: ["/usr/bin", "/bin"] } },
+    ...{ process: { exec: true, fork: true }, limits: { openFiles: 256 }, host: { tools: ["echo.*", "files.*"] } },
+    ...more,
+  };
+  await home.start(name, script, {
+    ...{ interpreter, policy: JSON.stringify(policy), restart_policy: "no", cwd: folder },
+  });
+}
+
+test("a shell asks as often as it likes: by argument, from stdin, in pipes and side by side", async () => {
+  const { output, raw } = await run(
+    "shell",
+    `ipc call echo.echo '{"value":[1,{"a":"ä"}]}'; echo $?
+echo '{"value": 2}' | ipc call echo.echo -
+ipc tools | cut -c 1-10
+ipc call files.list
+for n in 1 2 3 4 5 6 7 8; do ipc call echo.echo "{\\"value\\":$n}" & done; wait
+`,
+  );
+  expect(raw).toEqual([]);
+  expect(output.slice(0, 4)).toEqual(['{"value":[1,{"a":"ä"}]}', "0", '{"value":2}', '{"tools":[']);
+  expect(JSON.parse(output[4]!)).toMatchObject({ files: [] });
+  expect(output.slice(5).toSorted()).toEqual([1, 2, 3, 4, 5, 6, 7, 8].map((value) => `{"value":${value}}`));
+});
+
+test("errors are JSON on stderr, and their exit statuses are those of the table", async () => {
+  const { output, errors } = await run(
+    "refused",
+    `ipc call no.such; echo $?
+ipc call echo.echo '{"other":1}'; echo $?
+ipc call memory.list '{}'; echo $?
+ipc call echo.echo '[1]'; echo $?
+ipc call echo.echo '{"value":1},"topic":{}'; echo $?
+ipc call echo.echo '{"value":'; echo $?
+`,
+  );
+  expect(output).toEqual(["4", "2", "5", "1", "1", "1"]);
+  const codes = ["UNKNOWN_TOOL", "VALIDATION_FAILED", "UNAUTHORIZED", "MALFORMED", "MALFORMED", "MALFORMED"];
+  expect(errors.map(({ code }) => code)).toEqual(codes);
+  expect(errors[1]).toMatchObject({ stage: "payload", field: "value", retriable: false });
+});
+
+test("hostMessageBytes: a request of as many bytes is sent, and not one more", async () => {
+  const most = limit("hostMessageBytes");
+  const { output, errors } = await run(
+    "long",
+    // Its pid, and so its correlation, has as many digits as the host's answer tells: the longest one that fits.
+    `fill() { head -c "$1" /dev/zero | tr '\\0' x; }
+send() { { printf '{"value":"'; fill "$1"; printf '"}'; } | ipc call echo.echo - | wc -c; }
+send ${most - 200}
+send ${most}
+`,
+  );
+  expect(output).toEqual([String(most - 200 + '{"value":""}\n'.length), "0"]);
+  expect(errors).toEqual([expect.objectContaining({ code: "TOO_LARGE", retriable: false })]);
+});
+
+test("one that is killed, or gives up, costs the next one nothing", async () => {
+  await begin(
+    "killed",
+    `await_file() { while ! [ -e "$1" ]; do sleep 0.01; done; }
+ipc call echo.echo '{"value":0}'
+await_file stopped
+ipc --deadline 0.3 call echo.echo '{"value":1}'; echo $?
+ipc call echo.echo '{"value":2}' & child=$!
+ipc --deadline 0.3 call echo.echo '{"value":3}'; echo $?
+kill -9 $child; wait $child; echo $?
+await_file continued
+ipc call echo.echo '{"value":4}'
+`,
+  );
+  const lines = (): Promise<string[]> => home.lines("killed");
+  await waitUntil(async () => (await lines()).length === 1, "the first one is answered");
+  const { pid } = await ipc.status(ROUTER);
+  process.kill(pid!, "SIGSTOP");
+  try {
+    writeFileSync(join(folder, "stopped"), "");
+    await waitUntil(async () => (await lines()).length === 4, "they have given up");
+  } finally {
+    process.kill(pid!, "SIGCONT");
+  }
+  writeFileSync(join(folder, "continued"), "");
+  await waitUntil(async () => (await lines()).length === 5, "the last one is answered");
+  expect(await lines()).toEqual(['{"value":0}', "1", "1", "137", '{"value":4}']);
+  for (const line of await home.errorLines("killed"))
+    if (line.startsWith("{")) expect(line).toContain('"code":"PLUGIN_UNAVAILABLE"');
+});
+
+test("where sockets can be reached by their paths, too", async () => {
+  const { output } = await run("paths", "for n in 1 2 3 4 5 6; do ipc call echo.echo '{\"value\":1}'; done", "/bin/sh", {
+    isolation: { want: [] },
+    network: { mode: "none", unix: "any" },
+    process: { exec: true, fork: true, uid: "keep" },
+  });
+  expect(output).toEqual(Array(6).fill('{"value":1}'));
+});
+
+test("beside a program that asks itself it says so, and who has no tools is told at once", async () => {
+  const own = `import os, subprocess
+from ipcctl import host
+host.call("echo.echo", value=1)
+print(subprocess.run(["ipc", "--deadline", "0.2", "call", "echo.echo"], close_fds=False).returncode)
+`;
+  const { output, errors } = await run("owner", own, "python3");
+  expect(output).toEqual(["5"]);
+  expect(errors[0]).toMatchObject({ code: "UNAUTHORIZED", message: expect.stringContaining("ask there") });
+  const passing = `import os, subprocess
+print(subprocess.run(["ipc", "tools"], pass_fds=[int(os.environ["IPCCTL_PLANE_FD"])], stdout=subprocess.DEVNULL).returncode)
+print(subprocess.run(["ipc", "tools"]).returncode)
+`;
+  const passed = await run("passing", passing, "python3");
+  expect(passed.output).toEqual(["0", "5"]);
+  expect(passed.errors[0]).toMatchObject({ code: "UNAUTHORIZED", message: expect.stringContaining("pass_fds") });
+  const outside = Bun.spawnSync([IPC_COMMAND, "tools"], { env: {} });
+  expect(outside.exitCode).toBe(5);
+  expect(JSON.parse(outside.stderr.toString())).toMatchObject({ error: { code: "UNAUTHORIZED", retriable: false } });
+});
+
+test.each([[[]], [["call"]], [["tools", "x"]], [["call", 'a"b']], [["call", "a.b", "{}", "x"]], [["--deadline", "0", "tools"]], [["-x"]]])(
+  "%j is not understood",
+  (words) => {
+    const { exitCode, stderr } = Bun.spawnSync([IPC_COMMAND, ...words], { env: {} });
+    expect([exitCode, stderr.toString()]).toEqual([2, expect.stringContaining("usage: ipc")]);
+  },
+);
+
+test("each code has an exit status of the table, or 1", () => {
+  for (const [code, status] of Object.entries(HOST_EXITS)) {
+    expect(Object.keys(HOST_CODES)).toContain(code);
+    expect([2, 4, 5, 124, 130]).toContain(status);
+  }
+});
