@@ -122,7 +122,7 @@ export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload
   audit: ["bytes, absolute path", "spool to which the connect helper appends its decisions"],
   plane: [
     "empty",
-    "the worker gets a connected SEQPACKET socket as descriptor 199 (`IPCCTL_PLANE_FD`) and need not reach `plane` by its path; its first byte tells the shim that a runtime listens",
+    "the worker gets a connected SEQPACKET socket as descriptor 199 (`IPCCTL_PLANE_FD`) and need not reach `plane` by its path; its first byte tells the shim that a runtime listens. Processes of the worker share it: `c` says that the one before has left, another first byte that another one listens now",
   ],
   name: ["bytes", "name of the worker in the audit log"],
   zygote: [
@@ -210,7 +210,8 @@ export const REPLY_PAYLOADS: Readonly<Record<keyof typeof REPLY, string>> = {
   ok: "u8 request type",
   error: "u8 request type, i32 errno",
   status: "bytes: text of a `STATUS=` line of `sd_notify`, at most 512",
-  attached: "u8: a runtime of the worker attached (1) or went away (0)",
+  attached:
+    "u8: a runtime of the worker attached (1) or went away (0). Told once more (1) when the channel to the host has ended, so that the runtime may have another one",
   calls:
     "u32 open channels and pipes, u32 requests that wait, then the statistics of this run, summed over all its channels: 37 words of 64 bits, or 36 in version 1",
 };
@@ -265,8 +266,8 @@ export const WORKER_FD = { control: 198, plane: 199 } as const;
 /**
  * What a runtime sends on its connection to `plane`, a byte each: `here` only where the connection was passed to it,
  * first of all; `bell` with one descriptor, a stream socket of the Unix domain on which the shim then writes a byte for
- * each channel that it forwards, for a runtime whose event loop sees only streams of bytes; `leave` on a connection that
- * was passed, which other processes of the worker have as well: the next `here` on it is another runtime's.
+ * each channel that it forwards, for a runtime whose event loop sees only streams of bytes; `leave` on a connection
+ * that was passed, which other processes of the worker have as well: the next `here` on it is another runtime's.
  */
 export const MEETING = { here: 97, bell: 98, leave: 99 } as const;
 

@@ -10,18 +10,20 @@ if [ "$arch" != "$here" ]; then
 fi
 sh scripts/setup.sh
 to=packages/linux-$arch
-rm -rf "$to/ipcctl-shim" "$to/become.so" "$to/plane.node" "$to/python"
+rm -rf "$to/ipcctl-shim" "$to/ipc" "$to/become.so" "$to/plane.node" "$to/python"
 mkdir "$to/python"
-for part in ipcctl-shim become.so plane.node python/_ipcctl.abi3.so; do
+for part in ipcctl-shim ipc become.so plane.node python/_ipcctl.abi3.so; do
   if [ ! -f "native/build/$part" ]; then
     echo "native/build/$part is not there: the parts would not be whole (are Python's headers installed?)" >&2
     exit 1
   fi
   strip -o "$to/$part" "native/build/$part"
 done
-chmod 755 "$to/ipcctl-shim"
-# A shim that needs the C library of this machine would not start on others.
-if readelf -l "$to/ipcctl-shim" | grep -q INTERP; then
-  echo "the shim is not static: install the static C library of the machine" >&2
-  exit 1
-fi
+chmod 755 "$to/ipcctl-shim" "$to/ipc"
+# What needs the C library of this machine would not start on others, nor in a worker that does not see it.
+for program in ipcctl-shim ipc; do
+  if readelf -l "$to/$program" | grep -q INTERP; then
+    echo "$program is not static: install the static C library of the machine" >&2
+    exit 1
+  fi
+done

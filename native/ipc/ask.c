@@ -26,7 +26,8 @@
 #define PACKET_BYTES 128
 #define ANSWER_LOST "the host ended before it answered, so nobody knows what became of it"
 
-/* The connection to the shim: our own, or the one that it has passed to the worker, which all of its processes share. */
+/* The connection to the shim: our own, or the one that it has passed to the worker, which all of its processes share.
+ */
 struct door {
 	int fd;
 	bool is_passed;
@@ -106,8 +107,10 @@ static bool take_passed(const char *text, struct door *door, uint64_t busy_end, 
 	if (*rest != 0 || number < 0 || number > INT32_MAX
 		|| getsockopt((int)number, SOL_SOCKET, SO_TYPE, &type, &size) != 0 || type != SOCK_SEQPACKET)
 		return fail(failure, "UNAUTHORIZED", false,
-			"descriptor %.20s (IPCCTL_PLANE_FD) was not passed on by the program that started this one: start it "
-			"from a shell, or with that descriptor (pass_fds in Python), or ask by the package ipcctl there",
+			"descriptor %.20s (IPCCTL_PLANE_FD) was not passed on by the program that started this one: "
+			"start it "
+			"from a shell, or with that descriptor (pass_fds in Python), or ask by the package ipcctl "
+			"there",
 			text);
 	*door = (struct door){ (int)number, true };
 	if (!lock(door->fd, busy_end))
@@ -127,7 +130,7 @@ static bool connect_to(const char *path, struct door *door, struct ask_failure *
 	char folder[4096];
 	size_t length = slash == NULL ? 0 : (size_t)(slash - path);
 	if (length == 0 || length >= sizeof folder || strlen(slash + 1) >= sizeof address.sun_path)
-		return fail(failure, "UNAUTHORIZED", false, "IPCCTL_PLANE is no path of a socket: %.200s", path);
+		return fail(failure, "UNAUTHORIZED", false, "IPCCTL_PLANE does not name a socket: %.200s", path);
 	memcpy(folder, path, length);
 	folder[length] = 0;
 	memcpy(address.sun_path, slash + 1, strlen(slash + 1) + 1);
@@ -136,7 +139,8 @@ static bool connect_to(const char *path, struct door *door, struct ask_failure *
 		&& connect(door->fd, (const struct sockaddr *)&address, sizeof address) == 0)
 		return true;
 	return fail(failure, "UNAUTHORIZED", false,
-		"the shim of this worker cannot be reached (%s): the program that started this one serves or asks itself, so "
+		"the shim of this worker cannot be reached (%s): the program that started this one serves or asks "
+		"itself, so "
 		"ask there; or it did not pass on IPCCTL_PLANE_FD",
 		strerror(errno));
 }
@@ -253,8 +257,7 @@ static bool open_host(uint64_t deadline, struct door *door, struct channel *chan
 		if (!(passed != NULL ? take_passed(passed, door, busy_end, failure) : connect_to(path, door, failure)))
 			return false;
 		switch (wait_channel(door->fd, open_end, channel)) {
-		case MET:
-			return true;
+		case MET: return true;
 		case LATE:
 			leave(door);
 			return fail(failure, "PLUGIN_UNAVAILABLE", true, "the host has not answered within %llu s",
@@ -263,7 +266,8 @@ static bool open_host(uint64_t deadline, struct door *door, struct channel *chan
 			close(door->fd);
 			if (door->is_passed)
 				return fail(failure, "UNAUTHORIZED", false,
-					"the shim of this worker has closed the connection that it had passed on; restart "
+					"the shim of this worker has closed the connection that it had passed on; "
+					"restart "
 					"the worker");
 			if (now_ms() >= busy_end)
 				return fail_busy(failure);
@@ -278,8 +282,8 @@ static void ring_bell(const struct channel *channel)
 		errno = 0; /* it has enough of them, or has ended, which is noticed below */
 }
 
-static char *exchange(struct channel *channel, const char *request, size_t size, uint64_t deadline,
-	size_t *answer_size, struct ask_failure *failure)
+static char *exchange(struct channel *channel, const char *request, size_t size, uint64_t deadline, size_t *answer_size,
+	struct ask_failure *failure)
 {
 	if (ipc_ring_send(&channel->tx, request, size) != IPC_RING_OK) {
 		fail(failure, "PLUGIN_UNAVAILABLE", true, "the host takes no request of %zu bytes", size);

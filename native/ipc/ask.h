@@ -1,4 +1,5 @@
-/* One request to the host, and its answer: the worker's end of a channel of kind `host`, for a command that asks once. */
+/* One request to the host, and its answer: the worker's end of a channel of kind `host`, for a command that asks once.
+ */
 #ifndef IPCCTL_ASK_H
 #define IPCCTL_ASK_H
 
@@ -16,6 +17,7 @@ struct ask_failure {
 };
 
 /* Sends `request` and waits for its answer, which is to be freed. NULL: `failure` says why. */
-char *ask_host(const char *request, size_t size, uint64_t deadline_ms, size_t *answer_size, struct ask_failure *failure);
+char *ask_host(
+	const char *request, size_t size, uint64_t deadline_ms, size_t *answer_size, struct ask_failure *failure);
 
 #endif

@@ -12,11 +12,14 @@
 #define DEADLINE_SECONDS 330.0
 #define DEADLINE_SECONDS_MAX 1e6
 #define EXIT_USAGE 2
+/* Of a request, all but the name of the tool and the arguments: at most as many. */
+#define ENVELOPE_BYTES 200
 
-static const char USAGE[] = "usage: ipc [--deadline SECONDS] call PLUGIN.TOOL [JSON|-]\n"
-			    "       ipc [--deadline SECONDS] tools\n"
-			    "Calls a tool that the policy of this worker grants, with its arguments as a JSON object (- reads\n"
-			    "them from stdin). The result is JSON on stdout; an error is JSON on stderr.\n";
+static const char USAGE[] =
+	"usage: ipc [--deadline SECONDS] call PLUGIN.TOOL [JSON|-]\n"
+	"       ipc [--deadline SECONDS] tools\n"
+	"Calls a tool that the policy of this worker grants, with its arguments as a JSON object (- reads\n"
+	"them from stdin). The result is JSON on stdout; an error is JSON on stderr.\n";
 
 static const struct {
 	const char *code;
@@ -43,7 +46,7 @@ static int refuse(const struct ask_failure *failure)
 	fprintf(stderr, "{\"error\":{\"code\":\"%s\",\"message\":\"", failure->code);
 	for (const char *at = failure->message; *at != 0; at++) {
 		unsigned char byte = (unsigned char)*at;
-		if (byte < 0x20 || byte > 0x7e)
+		if (!isprint(byte))
 			fputc('?', stderr);
 		else
 			fprintf(stderr, byte == '"' || byte == '\\' ? "\\%c" : "%c", byte);
@@ -114,7 +117,7 @@ static int call(const char *tool, const char *arguments, size_t size, double dea
 {
 	char correlation[32];
 	snprintf(correlation, sizeof correlation, "ipc-%d", (int)getpid());
-	char *request = malloc(strlen(tool) + size + 128);
+	char *request = malloc(strlen(tool) + size + ENVELOPE_BYTES);
 	if (request == NULL) {
 		perror("ipc");
 		return 1;
@@ -128,8 +131,9 @@ static int call(const char *tool, const char *arguments, size_t size, double dea
 	request[length++] = '}';
 	struct ask_failure failure = { "TOO_LARGE", false, "" };
 	if (length > IPC_HOST_MESSAGE_BYTES_MAX) {
-		snprintf(failure.message, sizeof failure.message, "%s: the arguments are too long: a request has at most %d bytes",
-			tool, IPC_HOST_MESSAGE_BYTES_MAX);
+		snprintf(failure.message, sizeof failure.message,
+			"%s: the arguments are too long: a request has at most %d bytes", tool,
+			IPC_HOST_MESSAGE_BYTES_MAX);
 		return refuse(&failure);
 	}
 	size_t answer_size = 0;

@@ -179,8 +179,9 @@ void ipc_log_stamp(struct ipc_stream *stream);
  */
 struct ipc_meeting {
 	int listener, runtime, passed;
-	bool is_passed; /* the runtime is at the end of the passed connection, which others of the worker may have too */
-	int bell; /* of the runtime, or -1 */
+	bool is_passed; /* the runtime is at the end of the passed connection, which others of the worker may have too
+			 */
+	int bell;       /* of the runtime, or -1 */
 	pid_t runtime_pid;
 	uint64_t activity, quiet_since; /* of a worker without a handler, when last seen (IPC_MEET_QUIET_MS) */
 };

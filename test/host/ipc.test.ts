@@ -84,17 +84,26 @@ ipc call echo.echo '{"value":'; echo $?
 });
 
 test("hostMessageBytes: a request of as many bytes is sent, and not one more", async () => {
+  // HOST_MESSAGE_BYTES_MAX
   const most = limit("hostMessageBytes");
-  const { output, errors } = await run(
-    "long",
-    // Its pid, and so its correlation, has as many digits as the host's answer tells: the longest one that fits.
-    `fill() { head -c "$1" /dev/zero | tr '\\0' x; }
-send() { { printf '{"value":"'; fill "$1"; printf '"}'; } | ipc call echo.echo - | wc -c; }
-send ${most - 200}
-send ${most}
+  const asking = join(folder, "asking.sh");
+  // The command has the pid of this shell, and its correlation that pid.
+  writeFileSync(
+    asking,
+    `request='{"topic":"tool.invoke.echo.echo","correlation":"ipc-'$$'","arguments":{"value":""}}'
+filled=$(($1 - \${#request}))
+{ printf '{"value":"'; head -c $filled /dev/zero | tr '\\0' x; printf '"}'; } > "$TMPDIR/arguments"
+echo $filled
+exec ipc call echo.echo - < "$TMPDIR/arguments"
 `,
   );
-  expect(output).toEqual([String(most - 200 + '{"value":""}\n'.length), "0"]);
+  const { output, errors } = await run(
+    "long",
+    `for size in ${most} ${most + 1}; do /bin/sh ${asking} $size > "$TMPDIR/out"; echo $?; head -n 1 "$TMPDIR/out"
+wc -c < "$TMPDIR/out"; done`,
+  );
+  const [status, filled, bytes, refused] = output.map(Number) as [number, number, number, number];
+  expect([status, bytes, refused]).toEqual([0, `${filled}\n{"value":""}\n`.length + filled, 1]);
   expect(errors).toEqual([expect.objectContaining({ code: "TOO_LARGE", retriable: false })]);
 });
 
@@ -130,11 +139,16 @@ ipc call echo.echo '{"value":4}'
 });
 
 test("where sockets can be reached by their paths, too", async () => {
-  const { output } = await run("paths", "for n in 1 2 3 4 5 6; do ipc call echo.echo '{\"value\":1}'; done", "/bin/sh", {
-    isolation: { want: [] },
-    network: { mode: "none", unix: "any" },
-    process: { exec: true, fork: true, uid: "keep" },
-  });
+  const { output } = await run(
+    "paths",
+    "for n in 1 2 3 4 5 6; do ipc call echo.echo '{\"value\":1}'; done",
+    "/bin/sh",
+    {
+      isolation: { want: [] },
+      network: { mode: "none", unix: "any" },
+      process: { exec: true, fork: true, uid: "keep" },
+    },
+  );
   expect(output).toEqual(Array(6).fill('{"value":1}'));
 });
 
@@ -159,13 +173,18 @@ print(subprocess.run(["ipc", "tools"]).returncode)
   expect(JSON.parse(outside.stderr.toString())).toMatchObject({ error: { code: "UNAUTHORIZED", retriable: false } });
 });
 
-test.each([[[]], [["call"]], [["tools", "x"]], [["call", 'a"b']], [["call", "a.b", "{}", "x"]], [["--deadline", "0", "tools"]], [["-x"]]])(
-  "%j is not understood",
-  (words) => {
-    const { exitCode, stderr } = Bun.spawnSync([IPC_COMMAND, ...words], { env: {} });
-    expect([exitCode, stderr.toString()]).toEqual([2, expect.stringContaining("usage: ipc")]);
-  },
-);
+test.each([
+  [[]],
+  [["call"]],
+  [["tools", "x"]],
+  [["call", 'a"b']],
+  [["call", "a.b", "{}", "x"]],
+  [["--deadline", "0", "tools"]],
+  [["-x"]],
+])("%j is not understood", (words) => {
+  const { exitCode, stderr } = Bun.spawnSync([IPC_COMMAND, ...words], { env: {} });
+  expect([exitCode, stderr.toString()]).toEqual([2, expect.stringContaining("usage: ipc")]);
+});
 
 test("each code has an exit status of the table, or 1", () => {
   for (const [code, status] of Object.entries(HOST_EXITS)) {

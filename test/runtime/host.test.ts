@@ -20,7 +20,8 @@ const ASKING = `${TELL}
 const controllers = new Map();
 await serve({
   ask: (tool, args, deadline) => outcome(host.call(tool, args, { deadline })),
-  odd: (which) => outcome(host.echo.echo({ value: { nan: NaN, big: 1n, half: "\\ud800", long: "x".repeat(${limit("hostMessageBytes")}) }[which] })),
+  ofLength: (count) => outcome(host.call("echo.echo", { value: "x".repeat(count) }).then(({ value }) => value.length)),
+  odd: (which) => outcome(host.echo.echo({ value: { nan: NaN, big: 1n, half: "\\ud800" }[which] })),
   begin: (name) => {
     const controller = new AbortController();
     controllers.set(name, controller);
@@ -113,11 +114,20 @@ test("errors have all that the host says", async () => {
   expect((await worker.call<Outcome>("odd", "half")).error).toMatchObject({ code: "MALFORMED" });
 });
 
-test("what is no JSON, or too long, is not sent", async () => {
+test("what is no JSON is not sent", async () => {
   const odd = async (which: string): Promise<unknown> => (await worker.call<Outcome>("odd", which)).error;
   expect(await odd("nan")).toMatchObject({ code: "VALIDATION_FAILED", message: expect.stringContaining("is NaN") });
   expect(await odd("big")).toMatchObject({ code: "VALIDATION_FAILED", message: expect.stringContaining("not JSON") });
-  expect(await odd("long")).toMatchObject({ code: "TOO_LARGE" });
+});
+
+test("hostMessageBytes: a request of as many bytes is sent, and not one more", async () => {
+  const most = limit("hostMessageBytes");
+  const ask = (count: number): Promise<Outcome> => worker.call<Outcome>("ofLength", count);
+  const { error } = await ask(most);
+  expect(error).toMatchObject({ code: "TOO_LARGE", retriable: false });
+  const around = Number(/(\d+) bytes/.exec(error!.message!)![1]) - most;
+  expect(await ask(most - around)).toEqual({ result: most - around });
+  expect((await ask(most - around + 1)).error).toMatchObject({ code: "TOO_LARGE" });
 });
 
 test("many are under way at once, more than the ring holds as well, and each gets its own answer", async () => {

@@ -194,6 +194,8 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   hostMessageBytes: [
     ["test/host/wire.test.ts", "hostMessageBytes: as much as the limit"],
     ["test/host/channel.test.ts", "hostMessageBytes: a request of as many bytes is taken"],
+    ["test/host/ipc.test.ts", "hostMessageBytes: a request of as many bytes is sent"],
+    ["test/runtime/host.test.ts", "hostMessageBytes: a request of as many bytes is sent"],
   ],
   hostDepth: [["test/host/wire.test.ts", "hostDepth: as many levels as the limit"]],
   hostValues: [["test/host/wire.test.ts", "hostValues: as many values as the limit"]],
@@ -280,7 +282,7 @@ const languagesOf = (name: string): (readonly [language: string, tried: RegExp])
   const isTypeScript = new RegExp(`\\blimit\\(\\s*"${name}"|\\bLIMITS\\.${name}\\b`).test(typescript);
   return [
     ...(isTypeScript ? [["TypeScript", /\.test\.ts$/] as const] : []),
-    ...(c ? [["C", /test\/(life|runtime|escape|crash|unit\/.*vectors|python\/test_codec)/] as const] : []),
+    ...(c ? [["C", /test\/(life|runtime|escape|crash|host\/ipc|unit\/.*vectors|python\/test_codec)/] as const] : []),
     ...(python ? [["Python", /\.py$|test\/runtime\/|test\/host\/(stored|channel)/] as const] : []),
   ];
 };
