@@ -24,7 +24,6 @@
 #define PAUSE_MS 5u
 /* Of OPEN: a host channel has no name, and other ones are only closed. */
 #define PACKET_BYTES 128
-#define ANSWER_LOST "the host ended before it answered, so nobody knows what became of it"
 
 /* The connection to the shim: our own, or the one that it has passed to the worker, which all of its processes share.
  */
@@ -282,12 +281,14 @@ static void ring_bell(const struct channel *channel)
 		errno = 0; /* it has enough of them, or has ended, which is noticed below */
 }
 
-static char *exchange(struct channel *channel, const char *request, size_t size, uint64_t deadline, size_t *answer_size,
-	struct ask_failure *failure)
+enum exchanged { ANSWERED, ENDED, FAILED };
+
+static enum exchanged exchange(struct channel *channel, const char *request, size_t size, uint64_t deadline,
+	char **answer, size_t *answer_size, struct ask_failure *failure)
 {
 	if (ipc_ring_send(&channel->tx, request, size) != IPC_RING_OK) {
 		fail(failure, "PLUGIN_UNAVAILABLE", true, "the host takes no request of %zu bytes", size);
-		return NULL;
+		return FAILED;
 	}
 	if (ipc_ring_needs_bell(&channel->tx))
 		ring_bell(channel);
@@ -295,26 +296,24 @@ static char *exchange(struct channel *channel, const char *request, size_t size,
 		uint32_t length;
 		int found = ipc_ring_peek(&channel->rx, &length);
 		if (found == IPC_RING_OK) {
-			char *answer = malloc((size_t)length + 1);
-			if (answer == NULL) {
+			*answer = malloc((size_t)length + 1);
+			if (*answer == NULL) {
 				fail(failure, "UNKNOWN_OUTCOME", false, "no memory for the answer of %u bytes", length);
-				return NULL;
+				return FAILED;
 			}
-			ipc_ring_copy(&channel->rx, length, answer);
-			answer[length] = 0;
+			ipc_ring_copy(&channel->rx, length, *answer);
+			(*answer)[length] = 0;
 			*answer_size = length;
-			return answer;
+			return ANSWERED;
 		}
-		if (found != IPC_RING_NOTHING || is_over) {
-			fail(failure, "UNKNOWN_OUTCOME", false, ANSWER_LOST);
-			return NULL;
-		}
+		if (found != IPC_RING_NOTHING || is_over)
+			return ENDED;
 		if (ipc_ring_prepare_sleep(&channel->rx) != IPC_RING_OK)
 			continue;
 		if (!wait_readable(channel->bell, deadline)) {
 			/* The end of the channel, with that of this process, cancels it. */
 			fail(failure, "UNKNOWN_OUTCOME", false, "no answer in time");
-			return NULL;
+			return FAILED;
 		}
 		char bells[64];
 		is_over = recv(channel->bell, bells, sizeof bells, MSG_DONTWAIT) == 0;
@@ -322,15 +321,30 @@ static char *exchange(struct channel *channel, const char *request, size_t size,
 	}
 }
 
+/* The next router is asked the same again: it knows what was begun, and carries out nothing twice. */
+static bool open_next(int door, uint64_t deadline, struct channel *channel, struct ask_failure *failure)
+{
+	uint64_t end = now_ms() + OPEN_MS;
+	if (wait_channel(door, end < deadline ? end : deadline, channel) == MET)
+		return true;
+	return fail(
+		failure, "UNKNOWN_OUTCOME", false, "the host ended before it answered, and no other one came in time");
+}
+
 char *ask_host(const char *request, size_t size, uint64_t deadline_ms, size_t *answer_size, struct ask_failure *failure)
 {
 	struct door door;
 	struct channel channel;
+	char *answer = NULL;
 	uint64_t deadline = now_ms() + deadline_ms;
 	if (!open_host(deadline, &door, &channel, failure))
 		return NULL;
-	char *answer = exchange(&channel, request, size, deadline, answer_size, failure);
-	close(channel.bell);
+	for (bool is_met = true; is_met;) {
+		enum exchanged how = exchange(&channel, request, size, deadline, &answer, answer_size, failure);
+		munmap(channel.memory, channel.size);
+		close(channel.bell);
+		is_met = how == ENDED && open_next(door.fd, deadline, &channel, failure);
+	}
 	leave(&door);
 	return answer;
 }

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 /* A person may be asked meanwhile. */
@@ -115,8 +116,14 @@ static int tell(const char *answer, size_t size, const char *correlation)
 
 static int call(const char *tool, const char *arguments, size_t size, double deadline)
 {
+	/* By chance, so that no two commands of a worker are taken for one. */
+	uint64_t chance;
+	if (getrandom(&chance, sizeof chance, 0) != (ssize_t)sizeof chance) {
+		perror("ipc: no random number");
+		return 1;
+	}
 	char correlation[32];
-	snprintf(correlation, sizeof correlation, "ipc-%d", (int)getpid());
+	snprintf(correlation, sizeof correlation, "ipc-%016llx", (unsigned long long)chance);
 	char *request = malloc(strlen(tool) + size + ENVELOPE_BYTES);
 	if (request == NULL) {
 		perror("ipc");

@@ -278,7 +278,7 @@ async function flush(): Promise<void> {
       else if (channel.isOpen) await sleep(ROOM_MS);
     }
   } catch (error) {
-    for (const request of outbox.splice(0)) request.reject(error);
+    for (const request of outbox.splice(0)) request.reject(request.channel === undefined ? error : lostError(request));
   } finally {
     isFlushing = false;
   }
@@ -348,6 +348,13 @@ async function call<T = unknown>(tool: string, args: HostArguments = {}, options
   outbox.push(request);
   void flush();
   return promise;
+}
+
+/** One router has taken it, and there is no next one to ask what became of it. */
+function lostError({ tool }: Request): HostError {
+  return new HostError("UNKNOWN_OUTCOME", `${tool}: the host ended before it answered, and no other one came`, {
+    stage: "route",
+  });
 }
 
 /** What was never sent was not carried out. */
