@@ -7,14 +7,17 @@ import { HOST_CODES, HOST_EXITS } from "../../contract/host.ts";
 import { limit } from "../../src/base/limits.ts";
 import { IPC_COMMAND } from "../../src/base/install.ts";
 import { Home, waitUntil } from "../home.ts";
+import { installSlow } from "./slow-plugin.ts";
 
 const ROUTER = "host-router";
 let home: Home;
 let ipc: Ipcctl;
 let folder: string;
+let slow: ReturnType<typeof installSlow>;
 
 beforeAll(async () => {
   home = new Home();
+  slow = installSlow(home);
   ipc = new Ipcctl(await home.connect());
   folder = join(home.dir, "project");
   mkdirSync(folder);
@@ -42,7 +45,11 @@ async function begin(name: string, text: string, interpreter = "/bin/sh", more: 
   writeFileSync(script, text);
   const policy = {
     ...{ version: 1, extends: "strict", files: { read: [folder], exec: ["/usr/bin", "/bin"] } },
-    ...{ process: { exec: true, fork: true }, limits: { openFiles: 256 }, host: { tools: ["echo.*", "files.*"] } },
+    ...{
+      process: { exec: true, fork: true },
+      limits: { openFiles: 256 },
+      host: { tools: ["echo.*", "files.*", "slow.*"] },
+    },
     ...more,
   };
   await home.start(name, script, {
@@ -75,10 +82,14 @@ ipc call memory.list '{}'; echo $?
 ipc call echo.echo '[1]'; echo $?
 ipc call echo.echo '{"value":1},"topic":{}'; echo $?
 ipc call echo.echo '{"value":'; echo $?
+for tool in refuse crash hang danger; do ipc call slow.$tool; echo $?; done
 `,
   );
-  expect(output).toEqual(["4", "2", "5", "1", "1", "1"]);
-  const codes = ["UNKNOWN_TOOL", "VALIDATION_FAILED", "UNAUTHORIZED", "MALFORMED", "MALFORMED", "MALFORMED"];
+  expect(output).toEqual(["4", "2", "5", "1", "1", "1", "1", "1", "124", "5"]);
+  const codes = [
+    ...["UNKNOWN_TOOL", "VALIDATION_FAILED", "UNAUTHORIZED", "MALFORMED", "MALFORMED", "MALFORMED"],
+    ...["EMPTY", "PLUGIN_ERROR", "PLUGIN_TIMEOUT", "CONFIRMATION_DENIED"],
+  ];
   expect(errors.map(({ code }) => code)).toEqual(codes);
   expect(errors[1]).toMatchObject({ stage: "payload", field: "value", retriable: false });
 });
@@ -129,6 +140,32 @@ ipc call echo.echo '{"value":4}'
   for (const line of await home.errorLines("killed"))
     if (line.startsWith("{")) expect(line).toContain('"code":"PLUGIN_UNAVAILABLE"');
 });
+
+test("a command waits for the next router, which begins nothing twice; one that ends cancels its call", async () => {
+  await begin(
+    "waiting",
+    `ipc call slow.gate
+ipc call slow.gate_once; echo $?
+ipc --deadline 0.3 call slow.gate; echo $?
+`,
+  );
+  const lines = (): Promise<string[]> => home.lines("waiting");
+  const killRouter = async (): Promise<void> => process.kill((await ipc.status(ROUTER)).pid!, "SIGKILL") as never;
+  await waitUntil(() => slow.effects("gate") === 1, "the first call was begun");
+  await killRouter();
+  await waitUntil(() => slow.effects("gate") === 2, "it is repeated to the next router");
+  slow.open();
+  await waitUntil(async () => (await lines()).length === 1, "it is answered");
+  slow.close();
+  await waitUntil(() => slow.effects("gate_once") === 1, "the second call was begun");
+  await killRouter();
+  await waitUntil(async () => (await ipc.status("waiting")).state === "Stopped", "it has ended");
+  expect(await lines()).toEqual(['{"done":"gate"}', "1", "1"]);
+  const errors = (await home.errorLines("waiting")).map((line) => (JSON.parse(line) as { error: object }).error);
+  expect(errors).toEqual(Array(2).fill(expect.objectContaining({ code: "UNKNOWN_OUTCOME", retriable: false })));
+  await waitUntil(() => slow.effects("aborted gate") > 0, "what was given up is aborted");
+  expect(slow.effects("gate_once")).toBe(1);
+}, 60_000);
 
 test("where sockets can be reached by their paths, too", async () => {
   const { output } = await run(

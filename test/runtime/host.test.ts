@@ -5,6 +5,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { limit } from "../../src/base/limits.ts";
 import { Home, isAlive, ROOT, waitUntil } from "../home.ts";
+import { installSlow } from "../host/slow-plugin.ts";
 import { skipUnless } from "../needs.ts";
 import { installNode, NODE_VERSION } from "../node.ts";
 
@@ -25,7 +26,7 @@ await serve({
   begin: (name) => {
     const controller = new AbortController();
     controllers.set(name, controller);
-    return outcome(host.call("echo.echo", { value: name }, { signal: controller.signal }));
+    return outcome(host.slow.gate({}, { signal: controller.signal }));
   },
   abort: (name) => controllers.get(name).abort(new Error("enough")),
   aborted: () => outcome(host.call("echo.echo", {}, { signal: AbortSignal.abort(new Error("never begun")) })),
@@ -44,14 +45,16 @@ let ipc: Ipcctl;
 /** Of the daemon that a test has killed: its workers are still called by what it gave. */
 let former: Ipcctl | undefined;
 let folder: string;
+let slow: ReturnType<typeof installSlow>;
 let worker: PythonWorker;
 
 beforeAll(async () => {
   home = new Home();
+  slow = installSlow(home);
   ipc = new Ipcctl(await home.connect());
   folder = join(home.dir, "confined");
   mkdirSync(folder);
-  await start("asking", HEAD + ASKING, { tools: ["echo.*", "files.*"], rate: { "files.list": "3/h" } });
+  await start("asking", HEAD + ASKING, { tools: ["echo.*", "files.*", "slow.*"], rate: { "files.list": "3/h" } });
   worker = await ipc.worker("asking");
 }, 120_000);
 afterAll(async () => {
@@ -111,6 +114,15 @@ test("errors have all that the host says", async () => {
   expect(limited.error!.retryAfter).toBeGreaterThan(0);
   const deep = JSON.parse("[".repeat(70) + "]".repeat(70)) as unknown;
   expect((await ask("echo.echo", { value: deep })).error).toMatchObject({ code: "TOO_LARGE", stage: "construct" });
+  expect((await ask("slow.refuse")).error).toMatchObject({
+    code: "EMPTY",
+    retriable: true,
+    stage: "route",
+    field: "id",
+  });
+  expect((await ask("slow.crash")).error).toMatchObject({ code: "PLUGIN_ERROR", retriable: false });
+  expect((await ask("slow.hang")).error).toMatchObject({ code: "PLUGIN_TIMEOUT", retriable: true });
+  expect((await ask("slow.danger")).error).toMatchObject({ code: "CONFIRMATION_DENIED", stage: "confirm" });
   expect((await worker.call<Outcome>("odd", "half")).error).toMatchObject({ code: "MALFORMED" });
 });
 
@@ -139,20 +151,21 @@ test("many are under way at once, more than the ring holds as well, and each get
   ]);
 });
 
-test("a signal and a deadline give a call up, and what comes later is nobody's", async () => {
+test("a signal and a deadline give a call up on both sides, and what comes later is nobody's", async () => {
   expect(await worker.call("aborted")).toEqual({ error: { thrown: "Error: never begun" } });
-  const pid = await stopRouter();
-  try {
-    const begun = worker.call("begin", "one");
-    await worker.call("abort", "one");
-    expect(await begun).toEqual({ error: { thrown: "Error: enough" } });
-    expect((await ask("echo.echo", { value: 1 }, 50)).error).toMatchObject({
-      ...{ code: "UNKNOWN_OUTCOME", retriable: false, stage: "route" },
-    });
-  } finally {
-    process.kill(pid, "SIGCONT");
-  }
+  const begun = worker.call("begin", "one");
+  await waitUntil(() => slow.effects("gate") === 1, "it was begun");
+  await worker.call("abort", "one");
+  expect(await begun).toEqual({ error: { thrown: "Error: enough" } });
+  expect((await ask("slow.gate", {}, 100)).error).toMatchObject({
+    ...{ code: "UNKNOWN_OUTCOME", retriable: false, stage: "route" },
+  });
+  await waitUntil(() => slow.effects("aborted gate") === 2, "the plugin was told");
+  const all = Array.from({ length: 64 }, () => ask("slow.gate"));
+  await waitUntil(() => slow.effects("gate") === 2 + all.length, "64 calls are under way");
   expect(await ask("echo.echo", { value: 2 })).toEqual({ result: { value: 2 } });
+  slow.open();
+  expect(await Promise.all(all)).toEqual(Array(all.length).fill({ result: { done: "gate" } }));
 });
 
 test("kill -9 of the router: what is under way, and the next call, go to the next one", async () => {
@@ -163,6 +176,17 @@ test("kill -9 of the router: what is under way, and the next call, go to the nex
   expect(await Promise.all(all)).toEqual(Array.from({ length: 64 }, () => ({ result: { value: 1 } })));
   expect(await ask("echo.echo", { value: 2 })).toEqual({ result: { value: 2 } });
   expect(await routerPid()).not.toBe(pid);
+});
+
+test("kill -9 of the router: what was begun and must not be repeated has an unknown outcome", async () => {
+  slow.close();
+  const begun = ask("slow.gate_once");
+  await waitUntil(() => slow.effects("gate_once") === 1, "it was begun");
+  process.kill((await routerPid())!, "SIGKILL");
+  expect((await begun).error).toMatchObject({ code: "UNKNOWN_OUTCOME", retriable: false, stage: "route" });
+  slow.open();
+  expect(await ask("slow.gate_once")).toEqual({ result: { done: "gate_once" } });
+  expect(slow.effects("gate_once")).toBe(2);
 });
 
 test("kill -9 of the daemon is nothing to a call, and the next daemon takes both as they are", async () => {

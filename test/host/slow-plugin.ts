@@ -1,0 +1,71 @@
+/** A plugin whose tools wait, fail or are refused, for tests of those who call it. */
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Home } from "../home.ts";
+
+const tool = (name: string, more: object = {}): object => ({
+  ...{ name, description: name, risk_level: "low", idempotent: true, ...more },
+  arguments_schema: { type: "object", additionalProperties: false, properties: {} },
+});
+const MANIFEST = {
+  description: "For tests",
+  version: "1.0.0",
+  provides: {
+    tools: [
+      ...[tool("gate"), tool("gate_once", { idempotent: false }), tool("refuse"), tool("crash")],
+      ...[tool("hang", { timeout_s: 0.3 }), tool("danger", { risk_level: "high" })],
+    ],
+  },
+};
+const HANDLER = `
+import { appendFileSync, existsSync } from "node:fs";
+import { join } from "node:path";
+import { ToolError, type Plugin } from "ipcctl/plugin";
+const plugin: Plugin = ({ data }) => {
+  const gate = async (what: string, signal: AbortSignal) => {
+    const effect = (kind: string) => appendFileSync(join(data, "effects"), kind + what + "\\n");
+    effect("");
+    signal.addEventListener("abort", () => effect("aborted "));
+    while (!existsSync(join(data, "open"))) await Bun.sleep(5);
+    return { done: what };
+  };
+  return {
+    tools: {
+      gate: (_, { signal }) => gate("gate", signal),
+      gate_once: (_, { signal }) => gate("gate_once", signal),
+      refuse: () => { throw new ToolError("EMPTY", "nothing is there", { retriable: true, field: "id" }); },
+      crash: () => { throw new Error("at /host/path"); },
+      hang: () => { for (;;); },
+      danger: () => ({}),
+    },
+  };
+};
+export default plugin;
+`;
+
+type Slow = {
+  /** How often one of its tools did this. */
+  readonly effects: (what: string) => number;
+  /** Lets the tools that wait answer. */
+  readonly open: () => void;
+  readonly close: () => void;
+};
+
+/** Before its daemon is started. */
+export function installSlow(home: Home): Slow {
+  const [folder, configFolder] = [join(home.dir, "slow"), join(home.paths.config, "..")];
+  for (const one of [folder, configFolder]) mkdirSync(one, { recursive: true });
+  writeFileSync(join(folder, "manifest.json"), JSON.stringify(MANIFEST));
+  writeFileSync(join(folder, "handler.ts"), HANDLER);
+  writeFileSync(join(configFolder, "host.json"), JSON.stringify({ plugins: { slow: { folder } } }));
+  const data = join(home.paths.dataDir, "slow");
+  return {
+    effects: (what) => {
+      const path = join(data, "effects");
+      const lines = existsSync(path) ? readFileSync(path, "utf8").split("\n") : [];
+      return lines.filter((line) => line === what).length;
+    },
+    open: () => writeFileSync(join(data, "open"), ""),
+    close: () => rmSync(join(data, "open")),
+  };
+}
