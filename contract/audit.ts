@@ -36,7 +36,12 @@ export const AUDIT_FIELDS = {
   code: ["string", "what the worker was told; of `handler_error`, what the plugin said"],
   redacted: ["array of string", "fields from which a secret was taken, and what it was"],
   credential: ["string", "full name of the credential"],
-  action: ["string", "what was asked for the credential, or for all: add, login, rotate, verify, remove, rotate key"],
+  action: [
+    "string",
+    "what was asked: for credentials add, login, rotate, verify, remove, rotate key; for plugins accept, enable, disable, remove",
+  ],
+  plugin: ["string", "name of the plugin"],
+  digest: ["string", "SHA-256 of the plugin's files that were accepted"],
   uid: ["integer", "user who asked"],
 } as const;
 
@@ -52,6 +57,7 @@ export const AUDIT_EVENTS = {
   limit: "a worker ended over another limit",
   variable: "a worker ended over an environment variable that is not granted",
   credential: "a credential, or the key of all, was changed",
+  plugin: "a plugin was accepted, switched on or off, or removed",
   tool: "a worker called a tool and was answered",
   approval: "a person allowed or refused a call of high risk, or nobody did in time",
   handler_error: "what went wrong in a plugin, before the worker was told what it may know of it",

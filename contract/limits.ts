@@ -169,6 +169,22 @@ export const LIMITS = {
     why: "calls of one worker to the host that are under way, also those that it gave up; the next one gets `RATE_LIMITED`",
   },
   hostErrorChars: { value: 4096, why: "message of an error that a worker gets; the audit has no more of it either" },
+  plugins: {
+    value: 64,
+    why: "plugins of one daemon, those that come with it included; `plugin list` reads all files of each",
+  },
+  pluginManifestBytes: { value: 250_000, why: "manifest of a plugin; a worker gets all schemas in one answer" },
+  pluginTools: { value: 64, why: "tools of one plugin" },
+  pluginToolMs: { value: 3_600_000, why: "longest time that a tool may say it takes: one hour" },
+  pluginTextChars: { value: 2048, why: "a description in a manifest, which people and models read whole" },
+  pluginHosts: { value: 64, why: "hosts that one plugin may reach; a person reads all of them before they accept it" },
+  pluginCredentials: { value: 16, why: "credentials of one plugin, which its process is told at its start" },
+  pluginFiles: {
+    value: 9000,
+    why: "files and folders of one plugin, its libraries included; each is hashed when it is looked at",
+  },
+  pluginBytes: { value: 134_217_728, why: "bytes of all files of one plugin, which are copied when it is accepted" },
+  pluginDepth: { value: 32, why: "levels of folders in a plugin, so that nothing runs out of stack or of path" },
   storesOpen: { value: 64, why: "groups of one kind of store that a process has open; each is a few descriptors" },
   storeRows: {
     value: 250,

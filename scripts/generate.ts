@@ -6,6 +6,8 @@ import { ERROR_CODES } from "../src/base/errors.ts";
 import { LIMITS } from "../contract/limits.ts";
 import { VERSION } from "../src/base/version.ts";
 import { policyJsonSchema } from "../src/sandbox/policy.ts";
+import { hostConfigJsonSchema } from "../src/host/host-config.ts";
+import { manifestJsonSchema } from "../src/host/manifest.ts";
 import { projectJsonSchema } from "../src/protocol/project.ts";
 import { buildProgram } from "../src/cli/command-table.ts";
 import { contractHeader, contractModule, DOCUMENTS, editionModule, withTables } from "./contract.ts";
@@ -68,6 +70,16 @@ export function schemaDocument(): string {
 /** `docs/policy.schema.json`: of a policy, likewise. */
 export function policySchemaDocument(): string {
   return `${JSON.stringify(policyJsonSchema(), null, 2)}\n`;
+}
+
+/** `docs/plugin.schema.json`: of a plugin's manifest, likewise. */
+export function pluginSchemaDocument(): string {
+  return `${JSON.stringify(manifestJsonSchema(), null, 2)}\n`;
+}
+
+/** `docs/host.schema.json`: of `host.json`, likewise. */
+export function hostSchemaDocument(): string {
+  return `${JSON.stringify(hostConfigJsonSchema(), null, 2)}\n`;
 }
 
 /** `docs/internals/limits.md`. */
@@ -143,4 +155,6 @@ if (import.meta.main) {
   writeFileSync(join(docs, "ipcctl.1"), manualPage());
   writeFileSync(join(docs, "ipcctl.schema.json"), schemaDocument());
   writeFileSync(join(docs, "policy.schema.json"), policySchemaDocument());
+  writeFileSync(join(docs, "plugin.schema.json"), pluginSchemaDocument());
+  writeFileSync(join(docs, "host.schema.json"), hostSchemaDocument());
 }

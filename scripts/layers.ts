@@ -47,7 +47,14 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   },
   host: {
     job: "what a worker asks of the host: its requests read, checked, granted, answered; what a plugin's handler is written against",
-    uses: { base: "", contract: "codes and stages", protocol: "keys that stand twice", audit: "" },
+    uses: {
+      base: "",
+      contract: "codes and stages",
+      protocol: "keys that stand twice",
+      audit: "",
+      sandbox: "how a host is written",
+      plugins: "what those that come with ipcctl say of themselves",
+    },
   },
   stores: {
     job: "files, project and memory of a group, in SQLite: for the plugins and the verbs of the daemon",
@@ -73,8 +80,8 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     uses: { base: "", host: "what tools are, and how they refuse" },
   },
   desk: {
-    job: "what only the host may decide or know: credentials, sealed on the disk",
-    uses: { base: "" },
+    job: "what only the host may decide or know: credentials, sealed on the disk; which version of a plugin is accepted",
+    uses: { base: "", host: "what the folder of a plugin is" },
   },
   events: {
     job: "what happened to workers, as one stored sequence that can be replayed; subscriptions to it",
@@ -142,6 +149,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       audit: "",
       launch: "`run` makes the same specification without a daemon; snapshots",
       desk: "names of credentials",
+      host: "`plugin new` and `plugin check` need no daemon",
       workers: "`doctor` and `daemon` report a lost database and strays; `audit` reads the anchors in it",
       sdk: "",
       runtime: "`eval`, `call`, `repl`",

@@ -4,7 +4,7 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+018a6355"
+EDITION = "0.1.0+1f80449c"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.

@@ -169,6 +169,26 @@ class CredentialStatus(TypedDict):
     trouble: str | None
 
 
+class PluginStatusTools(TypedDict):
+    name: str
+    risk_level: Literal["low", "high"]
+    description: str
+
+
+class PluginStatus(TypedDict):
+    name: str
+    version: str | None
+    description: str | None
+    tools: list[PluginStatusTools]
+    risk: Literal["low", "high"] | None
+    state: Literal["ready", "idle", "failed", "unaccepted", "off"]
+    credential: Literal["set", "missing", "invalid"] | None
+    folder: str | None
+    digest: str | None
+    accepted: str | None
+    troubles: list[str]
+
+
 class StoredFile(TypedDict):
     id: str
     name: str

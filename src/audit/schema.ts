@@ -38,6 +38,8 @@ const shape = {
   error: text.optional(),
   credential: text.optional(),
   action: text.optional(),
+  plugin: text.optional(),
+  digest: text.optional(),
   uid: count.optional(),
   session: text.optional(),
   group: text.optional(),

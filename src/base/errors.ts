@@ -6,7 +6,7 @@ export const ERROR_CODES = {
   USAGE: { exit: 2, meaning: "the command line or a value in it is not understood" },
   BAD_CONFIG: { exit: 2, meaning: "a configuration file or definition does not fit its schema" },
   NO_DAEMON: { exit: 3, meaning: "no daemon answers and none could or may be started" },
-  NOT_FOUND: { exit: 4, meaning: "nothing has this name: no worker, credential or file" },
+  NOT_FOUND: { exit: 4, meaning: "nothing has this name: no worker, credential, plugin or file" },
   POLICY_REFUSED: { exit: 5, meaning: "a policy does not allow this" },
   DEADLINE: { exit: 124, meaning: "the time given ran out before the operation was done" },
   BAD_FRAME: { exit: 1, meaning: "the framing of the connection is broken; it is closed" },

@@ -2,6 +2,7 @@
 import { IpcError } from "../base/errors.ts";
 import { existsAlready, notFound, parseCredentialName, type CredentialName } from "../desk/credential-name.ts";
 import type { CredentialStatus } from "../protocol/status.ts";
+import { columns } from "./columns.ts";
 import { printable, type Context } from "./context.ts";
 import { secretSource, type SecretFlags } from "./secret.ts";
 
@@ -126,23 +127,14 @@ export async function listCredentials(context: Context): Promise<number> {
   return 0;
 }
 
-const GAP = "  ";
-
 function tableOf(all: readonly CredentialStatus[]): string[] {
-  const rows = [
+  return columns([
     ["name", "plugin", "kind", "set", "used"],
     ...all.map(({ name, plugin, kind, set_at: set, used_at: used }) => [
       ...[name, plugin ?? "-", kind],
       ...[shown(set), shown(used)],
     ]),
-  ];
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  return rows.map((row) =>
-    row
-      .map((cell, column) => cell.padEnd(widths[column]!))
-      .join(GAP)
-      .trimEnd(),
-  );
+  ]);
 }
 
 /** To the second, in the time of this machine. */

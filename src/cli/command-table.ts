@@ -5,6 +5,8 @@
 import type { AuditFlags } from "./audit.ts";
 import type { AddFlags, LoginFlags, RotateFlags } from "./auth.ts";
 import type { ConversationFlag, GetFlags, PutFlags } from "./file-commands.ts";
+import type { AcceptFlags, RemoveFlags } from "./plugin-commands.ts";
+import type { NewFlags } from "./plugin-new.ts";
 import type { AskFlags } from "./policy.ts";
 import type { SnapshotFlags } from "./snapshot.ts";
 import { Command, Option } from "commander";
@@ -421,6 +423,55 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
       finish(
         import("./auth.ts").then(({ rotateCredential }) => rotateCredential(contextOf(command), command.args, flags)),
       ),
+    );
+  const plugin = add(
+    "plugin",
+    "plugins that answer what workers ask of the host: make one, check it, accept it, switch it",
+    "ipcctl plugin list\nipcctl plugin new weather --lang python\nipcctl plugin check ./weather\nipcctl plugin accept weather",
+  );
+  withGlobals(plugin.command("list"))
+    .description("show each with its tools, their risk, its state and its credential")
+    .action((_: object, command: Command) =>
+      finish(import("./plugin-commands.ts").then(({ listPlugins }) => listPlugins(contextOf(command)))),
+    );
+  withGlobals(plugin.command("new <name>"))
+    .description("write a folder with manifest, handler, skill text and a test that passes")
+    .addOption(new Option("--lang <language>", "of the handler (default: ts)").choices(["ts", "python"]))
+    .option("-d, --directory <dir>", "make the folder in there (default: this one)")
+    .action((name: string, flags: NewFlags, command: Command) =>
+      finish(import("./plugin-new.ts").then(({ newPlugin }) => newPlugin(contextOf(command), name, flags))),
+    );
+  withGlobals(plugin.command("check <name|dir>"))
+    .description(
+      "check manifest, schemas, skill text and policy, and run it and its own test, confined; changes nothing",
+    )
+    .action((what: string, _: object, command: Command) =>
+      finish(import("./plugin-check.ts").then(({ checkPlugin }) => checkPlugin(contextOf(command), what))),
+    );
+  withGlobals(plugin.command("accept <name>"))
+    .description("show what is new in it since it was accepted, and let that run")
+    .option("--digest <digest>", "accept it without asking, if this is its digest; 12 or more digits are enough")
+    .action((name: string, flags: AcceptFlags, command: Command) =>
+      finish(import("./plugin-commands.ts").then(({ acceptPlugin }) => acceptPlugin(contextOf(command), name, flags))),
+    );
+  for (const [name, description] of [
+    ["enable", "let it run again"],
+    ["disable", "let it not run, until it is enabled; it stays accepted"],
+  ] as const)
+    withGlobals(plugin.command(`${name} <name>`))
+      .description(description)
+      .action((which: string, _: object, command: Command) =>
+        finish(
+          import("./plugin-commands.ts").then(({ switchPlugin }) =>
+            switchPlugin(contextOf(command), which, name === "enable"),
+          ),
+        ),
+      );
+  withGlobals(plugin.command("remove <name>"))
+    .description("forget it, and delete its folder if that lies in plugins/ of the configuration")
+    .option("--data", "delete what it stored as well")
+    .action((name: string, flags: RemoveFlags, command: Command) =>
+      finish(import("./plugin-commands.ts").then(({ removePlugin }) => removePlugin(contextOf(command), name, flags))),
     );
   const files = add(
     "files",

@@ -35,6 +35,7 @@ import type { DaemonOptions } from "./options.ts";
 import { reapOrphans } from "./orphans.ts";
 import type { Trees } from "./peers.ts";
 import { Server } from "./control-server.ts";
+import type { KnownPlugins } from "./known-plugins.ts";
 import type { Stores } from "./store-verbs.ts";
 import { Systemd } from "./systemd.ts";
 import { Compression, keepFiles } from "./upkeep.ts";
@@ -136,12 +137,14 @@ export async function serve(options: DaemonOptions): Promise<void> {
   for (const worker of registry.workers) compression.look(worker);
   const facts = { startedMs, options, paths, registry, subscriptions, cgroups, store, collector };
   let stores: Promise<Stores> | undefined;
+  let plugins: Promise<KnownPlugins> | undefined;
   const deps: Omit<HandlerDeps, "daemonStatus"> = {
     registry,
     credentials: openCredentials,
     audit,
     stores: () => (stores ??= openStores(paths.dataDir, parts)),
     anchors: () => store.anchors(),
+    plugins: () => (plugins ??= openPlugins(paths)),
     sources: { store, usage, nowMs: Date.now, shimPidOf },
     shutdown: (keepWorkers) => void setTimeout(() => shutdown.request(keepWorkers), ANSWER_MS),
     onAsked: (verb, caller) => logger.debug({ verb, ...caller }, "asked"),
@@ -284,6 +287,11 @@ async function takeIn(registry: Registry, { workersDir }: Paths, notices: Notice
 async function openStores(dataDir: string, parts: DisposableStack): Promise<Stores> {
   const { Stores } = await import("./store-verbs.ts");
   return parts.use(new Stores(dataDir));
+}
+
+async function openPlugins(paths: Paths): Promise<KnownPlugins> {
+  const known = await import("./known-plugins.ts");
+  return new known.KnownPlugins(paths);
 }
 
 /** A daemon whose credentials cannot be used still keeps its workers running. */

@@ -24,6 +24,8 @@ import { describeWorker, statusOf, type Sources } from "../workers/status.ts";
 import type { Worker } from "../workers/worker.ts";
 import { act } from "./act.ts";
 import type { AuthTag } from "./credential-verbs.ts";
+import type { KnownPlugins } from "./known-plugins.ts";
+import type { PluginTag } from "./plugin-verbs.ts";
 import type { Stores, StoreTag } from "./store-verbs.ts";
 
 /** Who asks: a peer with credentials from the kernel, and which of its connections. */
@@ -40,6 +42,7 @@ export type HandlerDeps = {
   /** Opened at the first use, as are the stores. */
   readonly credentials: () => Promise<Credentials>;
   readonly stores: () => Promise<Stores>;
+  readonly plugins: () => Promise<KnownPlugins>;
   readonly sources: Sources;
   readonly daemonStatus: () => DaemonStatus;
   readonly anchors: () => readonly AuditAnchor[];
@@ -57,7 +60,7 @@ type Handler<T extends Tag> = (
   caller: Caller,
 ) => Promise<AnswerOf<T>> | AnswerOf<T>;
 
-const HANDLERS: { readonly [T in Exclude<Handled, AuthTag | StoreTag>]: Handler<T> } = {
+const HANDLERS: { readonly [T in Exclude<Handled, AuthTag | PluginTag | StoreTag>]: Handler<T> } = {
   Start: start,
   Stop: stop,
   Restart: restart,
@@ -106,6 +109,12 @@ async function loadHandler(tag: Tag, deps: HandlerDeps): Promise<unknown> {
     const credentials = await deps.credentials();
     return (request: RequestOf<AuthTag>, { audit }: HandlerDeps, caller: Caller) =>
       AUTH_HANDLERS[tag as AuthTag](request as never, { credentials, audit }, caller);
+  }
+  if (tag.startsWith("Plugin")) {
+    const { PLUGIN_HANDLERS } = await import("./plugin-verbs.ts");
+    const plugins = await deps.plugins();
+    return (request: RequestOf<PluginTag>, { audit, credentials }: HandlerDeps, caller: Caller) =>
+      PLUGIN_HANDLERS[tag as PluginTag](request as never, { plugins, credentials, audit }, caller);
   }
   const { STORE_HANDLERS } = await import("./store-verbs.ts");
   const stores = await deps.stores();

@@ -3,6 +3,7 @@
  * status.ts.
  */
 import { z } from "zod";
+import { PLUGIN_STATES, type PluginLeftOut, type PluginShown, type PluginStatus } from "./status.ts";
 import type {
   ActResult,
   AuditAnchor,
@@ -173,6 +174,33 @@ export const credentialStatus: z.ZodType<CredentialStatus> = z
 export const credentialCheck: z.ZodType<CredentialCheck> = z
   .strictObject({ name: text, ok: z.boolean(), message: text } satisfies ShapeOf<CredentialCheck>)
   .meta({ id: "CredentialCheck" });
+
+const pluginStatus: z.ZodType<PluginStatus> = z
+  .strictObject({
+    name: text,
+    version: orNull(text),
+    description: orNull(text),
+    tools: z.array(z.strictObject({ name: text, risk_level: z.enum(["low", "high"]), description: text })),
+    risk: orNull(z.enum(["low", "high"])),
+    state: z.enum(PLUGIN_STATES),
+    credential: orNull(z.enum(["set", "missing", "invalid"])),
+    folder: orNull(text),
+    digest: orNull(text),
+    accepted: orNull(text),
+    troubles: z.array(text),
+  } satisfies ShapeOf<PluginStatus>)
+  .meta({ id: "PluginStatus" });
+
+export const pluginList = z.strictObject({
+  plugins: z.array(pluginStatus),
+  left_out: z.array(z.strictObject({ folder: text, why: text } satisfies ShapeOf<PluginLeftOut>)),
+});
+
+export const pluginShown: z.ZodType<PluginShown> = z.strictObject({
+  plugin: pluginStatus,
+  config: z.record(text, z.unknown()),
+  changes: z.array(z.strictObject({ what: text, before: orNull(text), after: orNull(text) })),
+} satisfies ShapeOf<PluginShown>);
 
 const storedFile: z.ZodType<StoredFile> = z
   .strictObject({

@@ -157,6 +157,43 @@ export type CredentialStatus = {
 /** Answer of AuthVerify. */
 export type CredentialCheck = { name: string; ok: boolean; message: string };
 
+/** `idle` starts at its first call; `unaccepted` waits for a person. */
+export const PLUGIN_STATES = ["ready", "idle", "failed", "unaccepted", "off"] as const;
+export type PluginState = (typeof PLUGIN_STATES)[number];
+
+/** Answer of PluginList. What it says of itself is that of the version that serves, if there is one. */
+export type PluginStatus = {
+  name: string;
+  /** Null if its manifest cannot be read. */
+  version: string | null;
+  description: string | null;
+  /** By their whole names. */
+  tools: { name: string; risk_level: "low" | "high"; description: string }[];
+  /** The highest one of its tools. */
+  risk: "low" | "high" | null;
+  state: PluginState;
+  /** Null if it needs none. */
+  credential: "set" | "missing" | "invalid" | null;
+  /** Null if it comes with ipcctl. */
+  folder: string | null;
+  /** Of what the folder holds now. */
+  digest: string | null;
+  /** Of the version that a person has accepted. */
+  accepted: string | null;
+  /** What is wrong, and what to do. */
+  troubles: string[];
+};
+
+/** What is not used, though it lies where plugins do. */
+export type PluginLeftOut = { folder: string; why: string };
+
+/** Answer of PluginShow: also what a person agrees to who accepts it; null is nothing before, or nothing any more. */
+export type PluginShown = {
+  plugin: PluginStatus;
+  config: Record<string, unknown>;
+  changes: { what: string; before: string | null; after: string | null }[];
+};
+
 /** Answer of Act: one result per worker, in the order of execution. */
 export type ActResult = {
   name: string;

@@ -13,6 +13,9 @@ import {
   type CredentialStatus,
   type DaemonStatus,
   type LogLines,
+  type PluginLeftOut,
+  type PluginShown,
+  type PluginStatus,
   type Started,
   type WorkerDescription,
   type WorkerStatus,
@@ -184,6 +187,35 @@ export abstract class Verbs {
   /** Seals all credentials with a new key. Returns how many. */
   async rotateKey(): Promise<number> {
     return (await ask(this, "AuthRotateKey", null)).count;
+  }
+
+  /** Of each plugin what it provides, its state and what is wrong with it; and which folders are no plugin. */
+  async plugins(): Promise<{ plugins: PluginStatus[]; leftOut: PluginLeftOut[] }> {
+    const { plugins, left_out: leftOut } = await query(this, "PluginList", null);
+    return { plugins, leftOut };
+  }
+
+  /** Also what is new in its folder since it was accepted. @throws IpcError NOT_FOUND */
+  plugin(name: string): Promise<PluginShown> {
+    return query(this, "PluginShow", { name });
+  }
+
+  /**
+   * Lets a plugin run as its folder is now. To be called only once a person has seen that.
+   * @param digest of what they have seen. @throws IpcError FAILED if the folder is something else
+   */
+  async acceptPlugin(name: string, digest: string): Promise<void> {
+    await ask(this, "PluginAccept", { name, digest });
+  }
+
+  /** Writes to host.json whether it may run. */
+  async switchPlugin(name: string, isEnabled: boolean): Promise<void> {
+    await ask(this, "PluginSwitch", { name, enabled: isEnabled });
+  }
+
+  /** Forgets it. Returns its folder if that lies elsewhere than in `plugins/`, and so is still there. */
+  async removePlugin(name: string, { data = false }: { readonly data?: boolean } = {}): Promise<string | undefined> {
+    return (await ask(this, "PluginRemove", { name, data })).left ?? undefined;
   }
 
   /** The project files of a group: what workers of that group get by the plugin `files`. */

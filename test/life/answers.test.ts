@@ -1,6 +1,7 @@
 /** What the daemon really answers is what the table of verbs says: no key too few, and none too many. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { VERBS, type FieldsOf, type Tag } from "../../src/protocol/verbs.ts";
 import { Home } from "../home.ts";
 
@@ -59,6 +60,11 @@ const ASKED: { readonly [T in Tag]: () => readonly FieldsOf<T>[] } = {
   AuthRotateKey: () => [null],
   AuthList: () => [null],
   AuthRemove: () => [{ name: "http/token" }],
+  PluginList: () => [null],
+  PluginShow: () => [{ name: "echo" }],
+  PluginAccept: () => [{ name: "greeter", digest: makePlugin() }],
+  PluginSwitch: () => [{ name: "greeter", enabled: false }],
+  PluginRemove: () => [{ name: "greeter" }],
   PutFile: () => {
     const more = { name: "part", more: true };
     return [
@@ -81,9 +87,30 @@ const ASKED: { readonly [T in Tag]: () => readonly FieldsOf<T>[] } = {
   Shutdown: () => [{ keep_workers: false }],
 };
 
+/** A folder in `plugins/` with the least that one needs. Returns its digest. */
+function makePlugin(): string {
+  const folder = join(dirname(home.paths.config), "plugins/greeter");
+  mkdirSync(folder, { recursive: true });
+  const schema = { type: "object", additionalProperties: false };
+  const tool = { name: "greet", description: "Greets.", risk_level: "low", arguments_schema: schema };
+  const manifest = { description: "Greets.", version: "1.0.0", author: { name: "a" }, provides: { tools: [tool] } };
+  const files = {
+    "handler.ts": "export default () => ({ tools: { greet: () => 1 } });\n",
+    "manifest.json": JSON.stringify(manifest),
+  };
+  const hash = (text: string): string => new Bun.CryptoHasher("sha256").update(text).digest("hex");
+  let lines = "";
+  for (const [name, text] of Object.entries(files)) {
+    writeFileSync(join(folder, name), text);
+    lines += `file ${JSON.stringify(name)} ${hash(text)}\n`;
+  }
+  return hash(lines);
+}
+
 /** The first file that was put there. */
 let fileId = "";
 const STORED = ["PutFile", "PutFile", "DeleteFile", "SetProject", "AddMessage"];
+const PLUGINS = ["PluginAccept", "PluginSwitch", "PluginRemove"];
 const AUTH = ["AuthAdd", "AuthRotate", "AuthLogin", "AuthVerify", "AuthRotateKey", "AuthList", "AuthRemove"];
 
 test("every verb is answered as its schema says, with no other key, and the log tells who asked for what changes something", async () => {
@@ -102,7 +129,7 @@ test("every verb is answered as its schema says, with no other key, and the log 
     .map((line) => JSON.parse(line) as { msg: string; verb?: string; uid?: number; pid?: number; connection?: number })
     .filter(({ msg }) => msg === "asked");
   expect(asked.map(({ verb }) => verb as string)).toEqual(
-    ["Start", "Start", "Restart", "Act", "Act", "Scale", ...AUTH, ...STORED, "Stop", "Delete", "Shutdown"], // none that only reads
+    ["Start", "Start", "Restart", "Act", "Act", "Scale", ...AUTH, ...PLUGINS, ...STORED, "Stop", "Delete", "Shutdown"], // none that only reads
   );
   for (const { uid, pid } of asked) expect({ uid, pid }).toEqual({ uid: process.getuid!(), pid: process.pid });
   expect(new Set(asked.map(({ connection: number }) => number)).size).toBe(1);

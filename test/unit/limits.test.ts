@@ -204,6 +204,26 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   hostCalls: [["test/host/pipeline.test.ts", "hostCalls: as many as the limit"]],
   hostErrorChars: [["test/host/pipeline.test.ts", "hostErrorChars: as long as the limit"]],
   rateCalls: [["test/host/buckets.test.ts", "rateCalls: as many as the limit"]],
+  plugins: [["test/host/manifest.test.ts", "plugins: as many as the limit are used"]],
+  pluginManifestBytes: [["test/host/manifest.test.ts", "pluginManifestBytes: as many as the limit"]],
+  pluginTools: [
+    ["test/host/manifest.test.ts", "pluginTools, pluginHosts, pluginCredentials, pluginTextChars, pluginToolMs: "],
+  ],
+  pluginToolMs: [
+    ["test/host/manifest.test.ts", "pluginTools, pluginHosts, pluginCredentials, pluginTextChars, pluginToolMs: "],
+  ],
+  pluginTextChars: [
+    ["test/host/manifest.test.ts", "pluginTools, pluginHosts, pluginCredentials, pluginTextChars, pluginToolMs: "],
+  ],
+  pluginHosts: [
+    ["test/host/manifest.test.ts", "pluginTools, pluginHosts, pluginCredentials, pluginTextChars, pluginToolMs: "],
+  ],
+  pluginCredentials: [
+    ["test/host/manifest.test.ts", "pluginTools, pluginHosts, pluginCredentials, pluginTextChars, pluginToolMs: "],
+  ],
+  pluginFiles: [["test/host/manifest.test.ts", "pluginFiles, pluginDepth: as many"]],
+  pluginDepth: [["test/host/manifest.test.ts", "pluginFiles, pluginDepth: as many"]],
+  pluginBytes: [["test/host/manifest.test.ts", "pluginBytes: as many as the limit"]],
   storesOpen: [["test/host/files.test.ts", "storesOpen: as many groups as the limit are open"]],
   storeRows: [["test/host/files.test.ts", "groupFiles, storeRows: as many as the limit"]],
   storeAnswerBytes: [["test/host/files.test.ts", "storeAnswerBytes: rows as long as the limit in all"]],

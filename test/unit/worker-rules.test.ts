@@ -3,8 +3,10 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
 import {
+  hostSchemaDocument,
   limitsDocument,
   manualPage,
+  pluginSchemaDocument,
   policySchemaDocument,
   schemaDocument,
   statesDocument,
@@ -38,6 +40,8 @@ test("the documents drawn from tables are what the tables say", () => {
   expect(readFileSync(join(root, "docs/ipcctl.1"), "utf8")).toBe(manualPage());
   expect(readFileSync(join(root, "docs/ipcctl.schema.json"), "utf8")).toBe(schemaDocument());
   expect(readFileSync(join(root, "docs/policy.schema.json"), "utf8")).toBe(policySchemaDocument());
+  expect(readFileSync(join(root, "docs/plugin.schema.json"), "utf8")).toBe(pluginSchemaDocument());
+  expect(readFileSync(join(root, "docs/host.schema.json"), "utf8")).toBe(hostSchemaDocument());
 });
 
 test("the version is that of the package", () => {

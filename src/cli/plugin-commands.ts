@@ -1,0 +1,145 @@
+/** `plugin list|accept|enable|disable|remove`: which plugins there are, and which of them may run. */
+import { readSync } from "node:fs";
+import { IpcError } from "../base/errors.ts";
+import { shellWord } from "../base/shell-words.ts";
+import { parsePluginName } from "../host/manifest.ts";
+import type { PluginShown, PluginStatus } from "../protocol/status.ts";
+import { columns } from "./columns.ts";
+import { isTerminal, jsonText, printable, type Context } from "./context.ts";
+
+export type AcceptFlags = { digest?: string };
+export type RemoveFlags = { data?: boolean };
+
+/** What a person compares by eye, and so as much as a script must give. */
+const DIGEST_DIGITS_MIN = 12;
+/** Files that are named one by one, when a version follows another. */
+const FILES_SHOWN = 40;
+
+export async function listPlugins(context: Context): Promise<number> {
+  using connection = await context.connect();
+  const { plugins, leftOut } = await connection.plugins();
+  if (context.isJson) context.print(jsonText(plugins));
+  else for (const line of tableOf(plugins)) context.print(line);
+  for (const { folder, why } of leftOut) context.note(`${visibly(folder)} is left out: ${visibly(why)}`);
+  if (!context.isJson)
+    for (const { name, troubles } of plugins) for (const one of troubles) context.note(`${name}: ${visibly(one)}`);
+  return 0;
+}
+
+function tableOf(plugins: readonly PluginStatus[]): string[] {
+  return columns([
+    ["name", "version", "tools", "risk", "state", "credential"],
+    ...plugins.map(({ name, version, tools, risk, state, credential }) => [
+      ...[name, version ?? "-", tools.map((tool) => tool.name.slice(name.length + 1)).join(",") || "-"],
+      ...[risk ?? "-", state, credential ?? "-"],
+    ]),
+  ]);
+}
+
+export async function acceptPlugin(context: Context, text: string, { digest: given }: AcceptFlags): Promise<number> {
+  const name = parsePluginName(text);
+  if (given !== undefined && !/^[0-9a-f]{12,64}$/.test(given))
+    throw new IpcError(
+      "USAGE",
+      `--digest: ${JSON.stringify(given)} is not ${DIGEST_DIGITS_MIN} or more digits of a digest`,
+      {
+        hint: `ipcctl plugin list --json has it`,
+      },
+    );
+  const shown = await show(context, name);
+  const { digest, accepted, folder } = shown.plugin;
+  if (folder === null)
+    throw new IpcError("FAILED", `plugin ${name} comes with ipcctl`, { hint: "it is accepted as it is" });
+  if (digest === null) throw new IpcError("FAILED", `${folder} cannot be read`); // the daemon has said why
+  if (given !== undefined && !digest.startsWith(given))
+    throw new IpcError("FAILED", `plugin ${name} has another digest: ${digest}, not ${given}`, {
+      hint: `look at what it is now: ipcctl plugin accept ${name}`,
+    });
+  if (digest === accepted) {
+    context.print(context.isJson ? jsonText({ name, digest }) : `${name}: this version is accepted already`);
+    return 0;
+  }
+  if (!context.isJson) for (const line of describe(shown)) context.print(line);
+  if (
+    given === undefined &&
+    !(await ask(`accept plugin ${name}?`, `ipcctl plugin accept ${name} --digest ${digest}`))
+  ) {
+    context.note(`${name}: not accepted`);
+    return 1;
+  }
+  // Anew: while somebody thinks, the daemon may be restarted.
+  using connection = await context.connect();
+  await connection.acceptPlugin(name, digest);
+  context.print(context.isJson ? jsonText({ name, digest }) : `${name}: accepted ${digest}`);
+  return 0;
+}
+
+async function show(context: Context, name: string): Promise<PluginShown> {
+  using connection = await context.connect();
+  return await connection.plugin(name);
+}
+
+/** All that a person agrees to. */
+function describe({ plugin, changes }: PluginShown): string[] {
+  const { folder, accepted, digest } = plugin;
+  const own = changes.filter(({ what }) => !what.startsWith("file "));
+  const files = changes.filter(({ what }) => what.startsWith("file "));
+  const more = files.length - FILES_SHOWN;
+  return [
+    `folder  ${visibly(folder ?? "-")}`,
+    `digest  ${digest}`,
+    `before  ${accepted ?? "nothing was accepted"}`,
+    ...own.map(line),
+    // Of a first version nobody knows the files; the hash of the code stands for all of them.
+    ...(accepted === null
+      ? [`+ ${files.length === 1 ? "1 file" : `${files.length} files`}`]
+      : [...files.slice(0, FILES_SHOWN).map(line), ...(more > 0 ? [`… and ${more} files more`] : [])]),
+  ];
+}
+
+function line({ what, before, after }: PluginShown["changes"][number]): string {
+  if (before === null) return `+ ${visibly(what)}: ${visibly(after ?? "")}`;
+  if (after === null) return `- ${visibly(what)}: ${visibly(before)}`;
+  return `~ ${visibly(what)}: ${visibly(before)} → ${visibly(after)}`;
+}
+
+/** Whatever reorders text, is invisible or looks like a blank is shown by its number: nothing hides from a reader. */
+export function visibly(text: string): string {
+  return text.replace(/[^\p{L}\p{N}\p{P}\p{S} ]/gu, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`);
+}
+
+/** @param instead what a script enters. @throws IpcError USAGE where nobody can answer */
+async function ask(question: string, instead: string): Promise<boolean> {
+  if (!isTerminal(0))
+    throw new IpcError("USAGE", "plugin accept: nobody can be asked, because stdin is not a terminal", {
+      hint: `once you have read what it is: ${instead}`,
+    });
+  process.stderr.write(`${question} [y/N] `);
+  const line = Buffer.alloc(80);
+  const answer = line.toString("utf8", 0, readSync(0, line));
+  return /^y(es)?$/i.test(answer.trim());
+}
+
+export async function switchPlugin(context: Context, text: string, isEnabled: boolean): Promise<number> {
+  const name = parsePluginName(text);
+  using connection = await context.connect();
+  await connection.switchPlugin(name, isEnabled);
+  context.print(
+    context.isJson ? jsonText({ name, enabled: isEnabled }) : `${name}: ${isEnabled ? "enabled" : "disabled"}`,
+  );
+  if (isEnabled && (await connection.plugin(name)).plugin.state === "unaccepted")
+    context.note(`it does not run before somebody accepts it: ipcctl plugin accept ${name}`);
+  return 0;
+}
+
+export async function removePlugin(context: Context, text: string, { data = false }: RemoveFlags): Promise<number> {
+  const name = parsePluginName(text);
+  using connection = await context.connect();
+  const left = await connection.removePlugin(name, { data });
+  context.print(context.isJson ? jsonText({ name, left: left ?? null }) : `${name}: removed`);
+  if (left !== undefined) context.note(`its folder is still there: ${printable(shellWord(left))}`);
+  const credentials = (await connection.credentials()).filter(({ plugin }) => plugin === name);
+  for (const credential of new Set(credentials.map((one) => one.name)))
+    context.note(`its credential is still there: ipcctl auth rm ${credential}`);
+  return 0;
+}

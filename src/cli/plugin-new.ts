@@ -1,0 +1,208 @@
+/** `plugin new`: a folder from which a plugin can be written, complete and with a test that passes. */
+import { lstatSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { IpcError } from "../base/errors.ts";
+import { shellWord } from "../base/shell-words.ts";
+import { parsePluginName } from "../host/manifest.ts";
+import { pluginsFolderOf } from "../host/plugins-found.ts";
+import { shippedManifests } from "../host/shipped-manifests.ts";
+import { jsonText, printable, type Context } from "./context.ts";
+
+export type NewFlags = { lang?: "ts" | "python"; directory?: string };
+
+export function newPlugin(context: Context, text: string, { lang = "ts", directory }: NewFlags): Promise<number> {
+  const name = parsePluginName(text);
+  if (shippedManifests().has(name))
+    throw new IpcError("FAILED", `plugin new: ${name} comes with ipcctl`, { hint: "choose another name" });
+  const folder = context.resolve(join(directory ?? ".", name));
+  if (lstatSync(folder, { throwIfNoEntry: false }) !== undefined)
+    throw new IpcError("FAILED", `plugin new: ${folder} is there already`, {
+      hint: "choose another name, or make it elsewhere with -d DIR",
+    });
+  const files = filesOf(name, lang);
+  try {
+    mkdirSync(join(folder, "skills"), { recursive: true });
+    for (const [path, content] of Object.entries(files)) writeFileSync(join(folder, path), content, { flag: "wx" });
+  } catch (error) {
+    rmSync(folder, { recursive: true, force: true }); // it was not there before
+    throw IpcError.from(error, `plugin new: writing ${folder}`);
+  }
+  if (context.isJson) context.print(jsonText({ name, folder, files: Object.keys(files) }));
+  else {
+    for (const path of Object.keys(files)) context.print(printable(join(folder, path)));
+    const place = pluginsFolderOf(dirname(context.paths.config));
+    context.note(`check it: ipcctl plugin check ${shellWord(folder)}`);
+    if (dirname(folder) !== place) context.note(`use it: move it to ${shellWord(place)}/`);
+    context.note(`then: ipcctl plugin accept ${name}`);
+  }
+  return Promise.resolve(0);
+}
+
+function filesOf(name: string, lang: "ts" | "python"): Readonly<Record<string, string>> {
+  const handler: Readonly<Record<string, string>> =
+    lang === "ts"
+      ? { "handler.ts": HANDLER_TS, "handler.test.ts": TEST_TS }
+      : { "handler.py": HANDLER_PY, "test_handler.py": TEST_PY };
+  return { "manifest.json": manifestOf(name, lang), ...handler, [join("skills", `${name}.md`)]: skillOf(name) };
+}
+
+function manifestOf(name: string, lang: "ts" | "python"): string {
+  const manifest = {
+    description: `What ${name} does for workers, in a sentence`,
+    version: "0.1.0",
+    author: { name: "you" },
+    language: lang === "ts" ? "typescript" : "python",
+    hosts: [],
+    credentials: [],
+    provides: {
+      tools: [
+        {
+          name: "greet",
+          description: "Greets somebody.",
+          risk_level: "low",
+          idempotent: true,
+          timeout_s: 10,
+          arguments_schema: {
+            type: "object",
+            additionalProperties: false,
+            required: ["name"],
+            properties: { name: { type: "string", minLength: 1, maxLength: 200, description: "Who is greeted." } },
+          },
+        },
+      ],
+    },
+    config_schema: {
+      type: "object",
+      additionalProperties: false,
+      properties: { greeting: { type: "string", description: "Hello, unless it is said." } },
+    },
+  };
+  return `${JSON.stringify(manifest, null, 2)}\n`;
+}
+
+function skillOf(name: string): string {
+  return `# ${name}
+
+Say here, for whoever calls it, when it is of use.
+
+- \`${name}.greet\` with \`name\` answers \`{"text": …}\`.
+
+\`\`\`python
+ipcctl.host.call("${name}.greet", name="Ada")["text"]  # 'Hello, Ada'
+\`\`\`
+`;
+}
+
+/** Of what is written; nothing here imports it. */
+const HERE = ".";
+
+const HANDLER_TS = `/** Started once, in a process of its own; its tools are then called as workers ask. */
+
+type Start = {
+  /** Of host.json, checked by config_schema of the manifest. */
+  readonly config: { readonly greeting?: string };
+  /** By the names in the manifest. */
+  readonly credentials: Readonly<Record<string, string>>;
+  /** A folder of its own that it may write. */
+  readonly data: string;
+};
+
+/** Says no in words that the worker gets as they are. Of any other error it hears only that there was one. */
+class ToolError extends Error {
+  override readonly name = "ToolError";
+  readonly code: string;
+  readonly retriable = false;
+
+  constructor(code: string, message: string) {
+    super(message);
+    this.code = code;
+  }
+}
+
+const plugin = ({ config }: Start) => ({
+  tools: {
+    // The arguments fit the schema in the manifest.
+    greet({ name }: { readonly name: string }) {
+      if (name.trim() === "") throw new ToolError("NOBODY", "the name is blank");
+      return { text: \`\${config.greeting ?? "Hello"}, \${name}\` };
+    },
+  },
+  /** Called before its process ends. */
+  async shutdown() {},
+});
+
+export { plugin as default };
+`;
+
+const TEST_TS = `import { expect, test } from "bun:test";
+import plugin from "${HERE}/handler.ts";
+import manifest from "${HERE}/manifest.json";
+
+const start = (config = {}) => plugin({ config, credentials: {}, data: "" });
+
+test("it has the tools of its manifest", () => {
+  expect(Object.keys(start().tools)).toEqual(manifest.provides.tools.map(({ name }) => name));
+});
+
+test("it greets, and refuses a blank name", () => {
+  expect(start().tools.greet({ name: "Ada" })).toEqual({ text: "Hello, Ada" });
+  expect(start({ greeting: "Hi" }).tools.greet({ name: "Ada" })).toEqual({ text: "Hi, Ada" });
+  expect(() => start().tools.greet({ name: " " })).toThrow("blank");
+});
+`;
+
+const HANDLER_PY = `"""Started once, in a process of its own; its tools are then called as workers ask."""
+
+
+class ToolError(Exception):
+    """Says no in words that the worker gets as they are. Of any other error it hears only that there was one."""
+
+    def __init__(self, code, message, retriable=False):
+        super().__init__(message)
+        self.code = code
+        self.retriable = retriable
+
+
+def start(config, credentials, data):
+    """
+    :param config: of host.json, checked by config_schema of the manifest
+    :param credentials: by the names in the manifest
+    :param data: a folder of its own that it may write
+    """
+
+    def greet(args, request):
+        """The arguments fit the schema in the manifest."""
+        name = args["name"]
+        if not name.strip():
+            raise ToolError("NOBODY", "the name is blank")
+        return {"text": f"{config.get('greeting', 'Hello')}, {name}"}
+
+    return {"tools": {"greet": greet}}
+`;
+
+const TEST_PY = `import json
+import pathlib
+import unittest
+
+import handler
+
+
+def tools(**config):
+    return handler.start(config, {}, "")["tools"]
+
+
+class Greeting(unittest.TestCase):
+    def test_it_has_the_tools_of_its_manifest(self):
+        manifest = json.loads(pathlib.Path(__file__).with_name("manifest.json").read_text())
+        self.assertEqual(list(tools()), [tool["name"] for tool in manifest["provides"]["tools"]])
+
+    def test_it_greets_and_refuses_a_blank_name(self):
+        self.assertEqual(tools()["greet"]({"name": "Ada"}, None), {"text": "Hello, Ada"})
+        self.assertEqual(tools(greeting="Hi")["greet"]({"name": "Ada"}, None), {"text": "Hi, Ada"})
+        with self.assertRaises(handler.ToolError):
+            tools()["greet"]({"name": " "}, None)
+
+
+if __name__ == "__main__":
+    unittest.main()
+`;

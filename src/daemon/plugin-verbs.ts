@@ -1,0 +1,101 @@
+/** The verbs of plugins. Each change is recorded, whether it succeeds or not. */
+import type { AuditSpool } from "../audit/spool.ts";
+import { IpcError } from "../base/errors.ts";
+import type { Credentials } from "../desk/credentials.ts";
+import { data, success } from "../protocol/responses.ts";
+import type { PluginStatus } from "../protocol/status.ts";
+import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
+import type { KnownPlugin, KnownPlugins } from "./known-plugins.ts";
+
+export type PluginDeps = {
+  readonly plugins: KnownPlugins;
+  /** Opened if a plugin needs one. */
+  readonly credentials: () => Promise<Credentials>;
+  readonly audit: AuditSpool;
+};
+
+type Asked = { readonly uid: number };
+export type PluginTag = Extract<Tag, `Plugin${string}`>;
+
+export const PLUGIN_HANDLERS: {
+  readonly [T in PluginTag]: (request: RequestOf<T>, deps: PluginDeps, caller: Asked) => Promise<AnswerOf<T>>;
+} = {
+  PluginList: async (_, deps) => {
+    const { plugins, leftOut } = await deps.plugins.all();
+    const told: PluginStatus[] = [];
+    for (const plugin of plugins) told.push(await statusOf(plugin, deps));
+    return data({ plugins: told, left_out: leftOut });
+  },
+  PluginShow: async ({ name }, deps) => {
+    const plugin = await deps.plugins.get(name);
+    const { config = {} } = plugin.said ?? {};
+    return data({ plugin: await statusOf(plugin, deps), config, changes: deps.plugins.changes(plugin) });
+  },
+  PluginAccept: async ({ name, digest }, deps, caller) => {
+    await recorded(deps, caller, { plugin: name, action: "accept", digest }, () =>
+      deps.plugins.accept(name, digest, caller.uid),
+    );
+    return { Success: { message: `Accepted plugin ${name}`, digest } };
+  },
+  PluginSwitch: async ({ name, enabled }, deps, caller) => {
+    const action = enabled ? "enable" : "disable";
+    await recorded(deps, caller, { plugin: name, action }, () => deps.plugins.switch(name, enabled));
+    return success(`Plugin ${name} is ${enabled ? "on" : "off"}`);
+  },
+  PluginRemove: async ({ name, data: isWithData }, deps, caller) => {
+    const left = await recorded(deps, caller, { plugin: name, action: "remove" }, () =>
+      deps.plugins.remove(name, isWithData),
+    );
+    return { Success: { message: `Removed plugin ${name}`, left: left ?? null } };
+  },
+};
+
+async function statusOf(plugin: KnownPlugin, { credentials }: PluginDeps): Promise<PluginStatus> {
+  const { name, folder, state, now, accepted, serving, troubles } = plugin;
+  const manifest = serving?.manifest ?? accepted?.manifest ?? now?.manifest;
+  const tools = manifest?.provides.tools ?? [];
+  const needed = manifest?.credentials ?? [];
+  return {
+    name,
+    version: manifest?.version ?? null,
+    description: manifest?.description ?? null,
+    tools: tools.map(({ name: tool, risk_level, description }) => ({
+      ...{ name: `${name}.${tool}`, risk_level, description },
+    })),
+    risk: tools.some(({ risk_level }) => risk_level === "high") ? "high" : tools.length > 0 ? "low" : null,
+    state,
+    credential: needed.length === 0 ? null : credentialOf(name, needed, await credentials()),
+    folder: folder ?? null,
+    digest: now?.digest ?? null,
+    accepted: accepted?.digest ?? null,
+    troubles: [...troubles],
+  };
+}
+
+/** The worst of all that it needs. */
+function credentialOf(plugin: string, needed: readonly string[], credentials: Credentials): PluginStatus["credential"] {
+  const known = credentials.list().filter((one) => one.plugin === plugin);
+  const found = needed.map((name) => known.filter((one) => one.name === `${plugin}/${name}`));
+  if (found.some((some) => some.length === 0)) return "missing";
+  // Of a value and a login under one name the value is used.
+  const used = found.map((some) => some.find(({ kind }) => kind === "key") ?? some[0]!);
+  return used.some(({ trouble }) => trouble !== null) ? "invalid" : "set";
+}
+
+async function recorded<T>(
+  { audit }: PluginDeps,
+  { uid }: Asked,
+  what: { readonly plugin: string; readonly action: string; readonly digest?: string },
+  work: () => Promise<T>,
+): Promise<T> {
+  const entry = { worker: "", event: "plugin", ...what, uid } as const;
+  try {
+    const result = await work();
+    audit.write({ ...entry, verdict: "granted" });
+    return result;
+  } catch (error) {
+    const cause = IpcError.from(error, `plugin ${what.action}`);
+    audit.write({ ...entry, error: cause.message });
+    throw cause;
+  }
+}
