@@ -133,7 +133,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       desk: "",
       plane: "the channels that it opens between workers",
       calls: "what it tells the router and plugins",
-      host: "what plugins are",
+      host: "what plugins are, and which there are",
       workers: "",
     },
   },

@@ -183,6 +183,16 @@ async function run(context: Context, folder: string, place: Place, words: readon
 const CONFORM_TS = `import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+class ToolError extends Error {
+  constructor(code, message, more = {}) {
+    super(message);
+    Object.assign(this, { name: "ToolError", code, retriable: more.retriable ?? false, field: more.field });
+  }
+}
+Bun.plugin({
+  name: "ipcctl",
+  setup: (builder) => void builder.module("ipcctl/plugin", () => ({ exports: { ToolError }, loader: "object" })),
+});
 const { folder, tools, config, credentials } = await Bun.file(join(import.meta.dir, "spec.json")).json();
 const fail = (text) => {
   console.error(text);

@@ -96,58 +96,48 @@ ipcctl.host.call("${name}.greet", name="Ada")["text"]  # 'Hello, Ada'
 /** Of what is written; nothing here imports it. */
 const HERE = ".";
 
-const HANDLER_TS = `/** Started once, in a process of its own; its tools are then called as workers ask. */
+const HANDLER_TS = `import { ToolError, type Plugin } from "ipcctl/plugin";
 
-type Start = {
-  /** Of host.json, checked by config_schema of the manifest. */
-  readonly config: { readonly greeting?: string };
-  /** By the names in the manifest. */
-  readonly credentials: Readonly<Record<string, string>>;
-  /** A folder of its own that it may write. */
-  readonly data: string;
-};
+/** Started once, in a process of its own; its tools are then called as workers ask. */
+const plugin: Plugin<{ readonly greeting?: string }> = ({ config }) => ({
+  tools: {
+    // The arguments fit the schema in the manifest.
+    greet: ({ name }: { readonly name: string }) => {
+      // The worker gets a ToolError as it is; of any other error it hears only that there was one.
+      if (name.trim() === "") throw new ToolError("NOBODY", "the name is blank", { field: "name" });
+      return { text: \`\${config.greeting ?? "Hello"}, \${name}\` };
+    },
+  },
+});
 
-/** Says no in words that the worker gets as they are. Of any other error it hears only that there was one. */
+export { plugin as default };
+`;
+
+const TEST_TS = `import { expect, mock, test } from "bun:test";
+import manifest from "${HERE}/manifest.json";
+
+/** As ipcctl gives it to handlers. */
 class ToolError extends Error {
-  override readonly name = "ToolError";
   readonly code: string;
-  readonly retriable = false;
 
   constructor(code: string, message: string) {
     super(message);
     this.code = code;
   }
 }
+mock.module("ipcctl/plugin", () => ({ ToolError }));
+const { default: plugin } = await import("${HERE}/handler.ts");
+const start = async (config = {}) => (await plugin({ config, credentials: {}, data: "" })).tools;
 
-const plugin = ({ config }: Start) => ({
-  tools: {
-    // The arguments fit the schema in the manifest.
-    greet({ name }: { readonly name: string }) {
-      if (name.trim() === "") throw new ToolError("NOBODY", "the name is blank");
-      return { text: \`\${config.greeting ?? "Hello"}, \${name}\` };
-    },
-  },
-  /** Called before its process ends. */
-  async shutdown() {},
+test("it has the tools of its manifest", async () => {
+  expect(Object.keys(await start())).toEqual(manifest.provides.tools.map(({ name }) => name));
 });
 
-export { plugin as default };
-`;
-
-const TEST_TS = `import { expect, test } from "bun:test";
-import plugin from "${HERE}/handler.ts";
-import manifest from "${HERE}/manifest.json";
-
-const start = (config = {}) => plugin({ config, credentials: {}, data: "" });
-
-test("it has the tools of its manifest", () => {
-  expect(Object.keys(start().tools)).toEqual(manifest.provides.tools.map(({ name }) => name));
-});
-
-test("it greets, and refuses a blank name", () => {
-  expect(start().tools.greet({ name: "Ada" })).toEqual({ text: "Hello, Ada" });
-  expect(start({ greeting: "Hi" }).tools.greet({ name: "Ada" })).toEqual({ text: "Hi, Ada" });
-  expect(() => start().tools.greet({ name: " " })).toThrow("blank");
+test("it greets, and refuses a blank name", async () => {
+  expect((await start()).greet({ name: "Ada" })).toEqual({ text: "Hello, Ada" });
+  expect((await start({ greeting: "Hi" })).greet({ name: "Ada" })).toEqual({ text: "Hi, Ada" });
+  const { greet } = await start();
+  expect(() => greet({ name: " " })).toThrow("blank");
 });
 `;
 

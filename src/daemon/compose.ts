@@ -13,6 +13,7 @@ import { EventStream } from "../events/stream.ts";
 import { Subscriptions } from "../events/subscriptions.ts";
 import type { Credentials } from "../desk/credentials.ts";
 import { cleanWorkerEnv } from "../launch/command.ts";
+import { workerName } from "../protocol/kinds.ts";
 import { PROTOCOL } from "../protocol/responses.ts";
 import type { DaemonStatus } from "../protocol/status.ts";
 import { CgroupTree } from "../shim/cgroup.ts";
@@ -144,7 +145,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
     audit,
     stores: () => (stores ??= openStores(paths.dataDir, parts)),
     anchors: () => store.anchors(),
-    plugins: () => (plugins ??= openPlugins(paths)),
+    plugins: () => (plugins ??= openPlugins(paths, registry)),
     sources: { store, usage, nowMs: Date.now, shimPidOf },
     shutdown: (keepWorkers) => void setTimeout(() => shutdown.request(keepWorkers), ANSWER_MS),
     onAsked: (verb, caller) => logger.debug({ verb, ...caller }, "asked"),
@@ -289,9 +290,9 @@ async function openStores(dataDir: string, parts: DisposableStack): Promise<Stor
   return parts.use(new Stores(dataDir));
 }
 
-async function openPlugins(paths: Paths): Promise<KnownPlugins> {
+async function openPlugins(paths: Paths, registry: Registry): Promise<KnownPlugins> {
   const known = await import("./known-plugins.ts");
-  return new known.KnownPlugins(paths);
+  return new known.KnownPlugins(paths, (name) => registry.find(workerName("plugin", name))?.isUp === true);
 }
 
 /** A daemon whose credentials cannot be used still keeps its workers running. */

@@ -14,6 +14,7 @@ import { readPluginFolder, type PluginFolder } from "../host/plugin-folder.ts";
 import { findPlugins, pluginsFolderOf, type FoundPlugin, type LeftOut } from "../host/plugins-found.ts";
 import { shippedManifests } from "../host/shipped-manifests.ts";
 import type { JsonObject } from "../host/wire.ts";
+import { workerName } from "../protocol/kinds.ts";
 import type { PluginState } from "../protocol/status.ts";
 
 /** A version that may run. */
@@ -42,10 +43,16 @@ export class KnownPlugins {
   readonly #configFolder: string;
   readonly #hostConfig: string;
   readonly #dataDir: string;
+  readonly #isUp: (name: string) => boolean;
   /** Changes are made one after the other. */
   #turn: Promise<unknown> = Promise.resolve();
 
-  constructor({ config, stateDir, dataDir }: Pick<Paths, "config" | "stateDir" | "dataDir">) {
+  /** @param isUp whether there is a process of the plugin now */
+  constructor(
+    { config, stateDir, dataDir }: Pick<Paths, "config" | "stateDir" | "dataDir">,
+    isUp: (name: string) => boolean,
+  ) {
+    this.#isUp = isUp;
     this.#acceptances = new Acceptances(stateDir);
     this.#configFolder = dirname(config);
     this.#hostConfig = hostConfigPath(config);
@@ -124,7 +131,15 @@ export class KnownPlugins {
     return findPlugins([...this.#shipped.keys()], readHostConfig(this.#hostConfig), this.#configFolder);
   }
 
-  async #look(plugin: FoundPlugin): Promise<KnownPlugin> {
+  async #look(found: FoundPlugin): Promise<KnownPlugin> {
+    const plugin = await this.#judge(found);
+    if (plugin.folder === undefined || !this.#isUp(plugin.name)) return plugin;
+    if (plugin.state === "idle") return { ...plugin, state: "ready" };
+    const running = `its process runs all the same; to end it: ipcctl stop ${workerName("plugin", plugin.name)}`;
+    return { ...plugin, troubles: [...plugin.troubles, running] };
+  }
+
+  async #judge(plugin: FoundPlugin): Promise<KnownPlugin> {
     const { name, folder, said } = plugin;
     const troubles: string[] = [];
     const isOff = said?.enabled === false;

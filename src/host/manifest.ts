@@ -70,7 +70,7 @@ const manifestShape = z.strictObject({
   $schema: z.string().optional(),
   description: prose,
   version: z.string().regex(VERSION, "is not a version such as 1.0.0"),
-  author: z.strictObject({ name: prose, url: z.url({ protocol: /^https?$/ }).optional() }),
+  author: z.strictObject({ name: prose, url: z.url({ protocol: /^https?$/ }).optional() }).optional(),
   language: z
     .enum(["typescript", "python"])
     .default("typescript")

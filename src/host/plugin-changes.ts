@@ -33,7 +33,7 @@ function factsOf({ manifest, code, files }: PluginFolder): Map<string, string> {
     ["version", version],
     ["language", language],
     ["description", JSON.stringify(description)],
-    ["author", JSON.stringify(author)],
+    ...(author === undefined ? [] : [["author", JSON.stringify(author)] as const]),
     ["code", code],
     ...[...files].map(([path, hash]) => [`file ${path}`, hash] as const),
   ]);

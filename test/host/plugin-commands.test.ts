@@ -18,6 +18,7 @@ import { Home, outcomeOf, ROOT, waitUntil, within, type CliResult } from "../hom
 let home: Home;
 beforeAll(() => {
   home = new Home();
+  mkdirSync(inConfig("plugins"), { recursive: true });
 });
 afterAll(() => home[Symbol.asyncDispose]());
 
@@ -32,7 +33,6 @@ const done = (stdout: string, stderr = ""): CliResult => ({ status: 0, stdout: `
 
 /** A new plugin where plugins lie. */
 async function make(name: string, lang: "ts" | "python" = "ts"): Promise<string> {
-  mkdirSync(inConfig("plugins"), { recursive: true });
   expect((await plugin("new", name, "--lang", lang, "-d", inConfig("plugins"))).status).toBe(0);
   return folderOf(name);
 }
@@ -355,6 +355,35 @@ test("a folder elsewhere stays, and of a link only the link goes", async () => {
   expect(readdirSync(join(elsewhere, "linked"))).toContain("handler.ts");
   expect(JSON.parse(readFileSync(inConfig("host.json"), "utf8"))).toEqual({ plugins: {} });
   expect(Object.keys(await listed())).not.toContain("outside");
+  rmSync(inConfig("host.json"));
+});
+
+test("a plugin whose process is there is ready, and one that runs though it should not is said", async () => {
+  const elsewhere = join(home.dir, "serving");
+  mkdirSync(elsewhere);
+  await plugin("new", "serving", "-d", elsewhere);
+  writeFileSync(
+    inConfig("host.json"),
+    JSON.stringify({ plugins: { serving: { folder: "../serving/serving", config: {} } } }),
+  );
+  const script = home.script(
+    "serving/asking.py",
+    'from ipcctl import host\nprint(host.call("serving.greet", name="Ada"), flush=True)\nimport time\ntime.sleep(600)\n',
+  );
+  await home.start("asking", script, { cwd: elsewhere, policy: "analysis", tools: ["serving.*"] });
+  await waitUntil(async () => (await home.lines("asking")).length > 0, "it was answered");
+  expect(await home.lines("asking")).toEqual(["{'text': 'Hello, Ada'}"]);
+  const running = "its process runs all the same; to end it: ipcctl stop plugin-serving";
+  expect((await listed()).serving).toMatchObject({ state: "unaccepted", troubles: [running] });
+  await accept("serving");
+  expect((await listed()).serving).toMatchObject({ state: "ready", troubles: [] });
+  await plugin("disable", "serving");
+  expect((await listed()).serving).toMatchObject({ state: "off", troubles: [running] });
+  expect((await home.cli("stop", "plugin-serving")).status).toBe(0);
+  await plugin("enable", "serving");
+  expect((await listed()).serving).toMatchObject({ state: "idle", troubles: [] });
+  await home.cli("delete", "asking");
+  await plugin("remove", "serving");
   rmSync(inConfig("host.json"));
 });
 
