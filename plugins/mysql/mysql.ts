@@ -50,7 +50,7 @@ export class MySql implements Database {
         throw isUndone(statement.sql) || isOfServer(error) ? error : commitUnknown();
       });
       const changed = resultOf(await done, statement.rows);
-      await commit(session);
+      await commit(session, serverTimeoutOf(this.#timeoutMs));
       return changed;
     });
   }
@@ -192,8 +192,8 @@ function resultOf(batch: Batch, most: number): Changed {
 }
 
 /** Once this is sent, only its answer says whether the change was made. */
-async function commit({ connection }: Session): Promise<void> {
-  const done = await patiently(ownStatements(connection, "commit")).catch((error: unknown) => {
+async function commit({ connection }: Session, ms: number): Promise<void> {
+  const done = await patiently(ownStatements(connection, "commit"), ms).catch((error: unknown) => {
     if (isOfServer(error)) throw error;
     return undefined;
   });

@@ -87,7 +87,7 @@ export class Postgres implements Database {
         if (isOfStatement(error)) isClean = await isReset(connection);
         throw error;
       }
-      if (mode === "read write") await commit(connection);
+      if (mode === "read write") await commit(connection, serverTimeoutOf(this.#timeoutMs));
       isClean = await isReset(connection);
       const columns = await this.#named(connection, result.columns);
       return { ...result, columns };
@@ -203,15 +203,15 @@ function running(stop: Stop, begin: () => Bun.SQL.Query<readonly RawRow[]>): Pro
   );
 }
 
-/** Once this is sent, only its answer says whether the change was made. */
-async function commit(connection: Bun.SQL): Promise<void> {
+/** Once this is sent, only its answer says whether the change was made. What was put off until now may take its time. */
+async function commit(connection: Bun.SQL, ms: number): Promise<void> {
   const unknown = (): never => {
     throw new ToolError(
       "COMMIT_UNKNOWN",
       "the connection ended while the change was committed: look whether it was made before it is tried again",
     );
   };
-  const done = await patiently(ownStatements(connection, "commit")).catch((error: unknown) => {
+  const done = await patiently(ownStatements(connection, "commit"), ms).catch((error: unknown) => {
     if (isOfStatement(error)) throw error; // a constraint that is checked at the end
     return unknown();
   });

@@ -428,6 +428,17 @@ test.skipIf(isSkipped)("a change is made once, only where the configuration says
   expect((await refusal("query", { sql: "select * from kept" }))?.code).toBe("SQL_ERROR");
 });
 
+test.skipIf(isSkipped)("what is interrupted is undone, or nobody knows", async () => {
+  const { refusal } = await start({ statement_timeout_ms: 300, allow_writes: true });
+  const endless = "select sum(seq % 7) as id from seq_1_to_1000000000000";
+  const codes = [`insert into plain ${endless}`, `create table made ${endless}`].map(
+    async (sql) => (await refusal("execute", { sql }))?.code,
+  );
+  expect(await Promise.all(codes)).toEqual(["TIMEOUT", "COMMIT_UNKNOWN"]);
+  await waitUntil(async () => (await sessionsOfApp()) === 0, "the server has ended them");
+  expect([...(await admin.unsafe("show tables like 'made'").values())]).toEqual([]);
+});
+
 test.skipIf(isSkipped)("errors say what is wrong with the statement, and not where the database is", async () => {
   const { refusal, verify } = await start();
   await verify();

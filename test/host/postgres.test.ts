@@ -490,6 +490,30 @@ test.skipIf(isSkipped)("a change is made once, as a whole, only where the config
   expect((await query("select id from accounts order by id")).rows).toEqual([[1], [2]]);
 });
 
+test.skipIf(isSkipped)("who loses the connection at the end of a change is told that nobody knows", async () => {
+  await admin
+    .unsafe(
+      `create table slow (id int); grant insert on slow to app;
+      create function wait() returns trigger language plpgsql as $$ begin perform pg_sleep(new.id); return new; end $$;
+      create constraint trigger wait after insert on slow deferrable initially deferred for each row
+        execute function wait()`,
+    )
+    .simple();
+  try {
+    const { refusal } = await start({ allow_writes: true });
+    expect(await refusal("execute", { sql: "insert into slow values (3)" })).toBeUndefined(); // seconds
+    const refused = refusal("execute", { sql: "insert into slow values (60)" });
+    await waitUntil(async () => {
+      const ended = await admin`select pg_terminate_backend(pid) from pg_stat_activity
+        where usename = 'app' and wait_event = 'PgSleep' and query = 'commit'`;
+      return (ended as unknown[]).length > 0;
+    }, "it is committed, and its session ended");
+    expect(await refused).toMatchObject({ code: "COMMIT_UNKNOWN", retriable: false });
+  } finally {
+    await admin.unsafe("drop table slow; drop function wait()").simple();
+  }
+});
+
 test.skipIf(isSkipped)("errors say what is wrong with the statement, and not where the database is", async () => {
   const { refusal, verify } = await start();
   await verify();
