@@ -203,7 +203,7 @@ function running(stop: Stop, begin: () => Bun.SQL.Query<readonly RawRow[]>): Pro
   );
 }
 
-/** Once this is sent, only its answer says whether the change was made. What was put off until now may take its time. */
+/** Once this is sent, only its answer says whether the change was made. What is checked only now may take its time. */
 async function commit(connection: Bun.SQL, ms: number): Promise<void> {
   const unknown = (): never => {
     throw new ToolError(
