@@ -94,6 +94,8 @@ type Row = Entry & { readonly number: number };
 export class EventQueue implements Disposable {
   readonly #db: Database;
   readonly #nowMs: () => number;
+  /** Keys that are kept, or more: those that were removed since they were counted. */
+  #keysMost = Infinity;
 
   constructor(folder: string, nowMs: () => number) {
     this.#db = openDatabase(folder, "queue", SCHEMA, SCHEMA_VERSION);
@@ -330,27 +332,32 @@ export class EventQueue implements Disposable {
       .get(topic, key);
     // A clock that was far ahead once does not keep a key for longer.
     if (found !== null && Math.abs(nowMs - found.created_ms) < limit("eventKeyMs")) return found.event;
-    this.#db.run("DELETE FROM keys WHERE created_ms <= ?", [nowMs - limit("eventKeyMs")]);
-    this.#db.run("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?)", [topic, key, event, nowMs]);
-    const { count } = this.#db.query<{ count: number }, []>("SELECT count(*) AS count FROM keys").get()!;
-    if (count > limit("eventKeys"))
+    // Counting takes longer than all the rest.
+    if (this.#keysMost >= limit("eventKeys")) {
+      this.#db.run("DELETE FROM keys WHERE created_ms <= ?", [nowMs - limit("eventKeyMs")]);
+      this.#keysMost = this.#db.query<{ count: number }, []>("SELECT count(*) AS count FROM keys").get()!.count;
+    }
+    if (this.#keysMost >= limit("eventKeys") && found === null)
       throw new IpcError("LIMIT", `${limit("eventKeys")} keys of events are in use, which is as many as may be`, {
         hint: "publish it without a key, or wait: each is free again after a week",
       });
+    this.#db.run("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?)", [topic, key, event, nowMs]);
+    this.#keysMost++;
     return undefined;
   }
 
   #enqueue(event: string, topic: string, { rule, group, queue }: Target, nowMs: number): void {
-    const waiting = (where: string, value: string): number =>
+    const waiting = (of: string | null): number =>
       this.#db
-        .query<{ count: number }, [string]>(
-          `SELECT count(*) AS count FROM entries WHERE state IN ('queued', 'failed') AND ${where} = ?`,
+        .query<{ count: number }, [string, string | null]>(
+          `SELECT count(*) AS count FROM entries
+            WHERE state IN ('queued', 'failed') AND grp = ?1 AND (?2 IS NULL OR rule = ?2)`,
         )
-        .get(value)!.count;
+        .get(group, of)!.count;
     const full =
-      waiting("rule", rule) >= queue
+      waiting(rule) >= queue
         ? `the queue of rule ${rule} was full (${queue})`
-        : waiting("grp", group) >= limit("eventsWaiting")
+        : waiting(null) >= limit("eventsWaiting")
           ? `the queue of group ${group} was full (${limit("eventsWaiting")})`
           : null;
     this.#db.run(
