@@ -256,6 +256,10 @@ export const LIMITS = {
   deadLetters: { value: 1024, why: "newest dead letters of a group that are kept" },
   deadLetterMs: { value: 2_592_000_000, why: "for which a dead letter is kept: 30 days" },
   rules: { value: 256, why: "rules of host.json; each event is compared with all of them" },
+  sessionsEnded: {
+    value: 32,
+    why: "sessions that have ended and stay in `status`, with their logs; the oldest goes first",
+  },
   ruleSessions: { value: 256, why: "sessions of one group at once; each is a process" },
   credentials: { value: 256, why: "credentials of one daemon; a new key seals all of them while it does nothing else" },
   credentialChars: {

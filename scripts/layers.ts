@@ -89,11 +89,15 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   },
   schedule: {
     job: "tasks that come due by a cron pattern in a time zone, with a record of their runs",
-    uses: { base: "", stores: "opening a database" },
+    uses: { base: "", protocol: "types of what is told", stores: "opening a database" },
   },
   queue: {
     job: "events that start sessions: the rules for that, and what waits, runs, failed or is dead, stored",
-    uses: { base: "", protocol: "keys that stand twice", stores: "opening a database; names of groups" },
+    uses: {
+      base: "",
+      protocol: "keys that stand twice; types of what is told",
+      stores: "opening a database; names of groups",
+    },
   },
   workers: {
     job: "state table, supervision, store",
@@ -134,6 +138,8 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       plane: "the channels that it opens between workers",
       calls: "what it tells the router and plugins",
       host: "what plugins are, and which there are",
+      schedule: "",
+      queue: "",
       workers: "",
     },
   },

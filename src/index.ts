@@ -37,6 +37,17 @@ export { Feed } from "./runtime/feed.ts";
 export type { EventOptions, IpcEvent, LogEntry, LogOptions } from "./runtime/watch.ts";
 export type { ActOptions, ActVerb } from "./sdk/verbs.ts";
 export type { Content, GroupFiles, GroupProject, PutOptions } from "./sdk/group-stores.ts";
+export type { NewTask, Queue, Tasks } from "./sdk/tasks-and-queue.ts";
+export type {
+  EntryInfo,
+  EntryState,
+  EventInfo,
+  Overlap,
+  PublishedInfo,
+  RunState,
+  TaskInfo,
+  TaskRunInfo,
+} from "./protocol/happenings.ts";
 export type { Conversation, Message, Project, Role, StoredFile, Values } from "./protocol/stored.ts";
 export type {
   ActResult,

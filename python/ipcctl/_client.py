@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, List, Literal, overload  # in a class with a method `list` that is no type
 
     from ._caller import Worker
+    from ._scheduled import Queue, Tasks
     from ._stored import GroupFiles, GroupProject
     from ._verbs import (
         ActResult,
@@ -231,6 +232,28 @@ class Ipcctl:
         from ._stored import GroupProject
 
         return GroupProject(self, group)
+
+    def publish(self, topic: str, data: object = None, *, key: str | None = None) -> str:
+        """Stores an event, which the rules of host.json start sessions for. Gives its id.
+
+        :param key: within a week an event of the same topic and key is the same event, and is not stored again
+        """
+        id: str = self._query({"Publish": {"topic": topic, "data": data, "key": key}})["id"]
+        return id
+
+    @property
+    def tasks(self) -> Tasks:
+        """What publishes events by the clock."""
+        from ._scheduled import Tasks
+
+        return Tasks(self)
+
+    @property
+    def queue(self) -> Queue:
+        """Events that wait for sessions, and dead letters."""
+        from ._scheduled import Queue
+
+        return Queue(self)
 
     def daemon_status(self) -> DaemonStatus:
         status: DaemonStatus = self._query("DaemonStatus")

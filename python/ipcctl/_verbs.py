@@ -221,6 +221,51 @@ class Message(TypedDict):
     created_at: str
 
 
+class Task(TypedDict):
+    name: str
+    cron: str
+    timezone: str
+    overlap: Literal["skip", "restart", "queue"]
+    catch_up: bool
+    paused: bool
+    publish: str
+    data: object
+    next_at: str | None
+    last_run: TaskRun | None
+
+
+class TaskRun(TypedDict):
+    planned_at: str
+    state: Literal["running", "waiting", "done", "failed", "cancelled", "skipped", "missed"]
+    begins: int
+    started_at: str | None
+    ended_at: str | None
+    outcome: str | None
+
+
+class QueueEntry(TypedDict):
+    id: str
+    event: str
+    topic: str
+    rule: str
+    group: str
+    state: Literal["queued", "running", "done", "failed", "dead"]
+    attempts: int
+    due_at: str
+    outcome: str | None
+    created_at: str
+    changed_at: str
+
+
+class PublishedEvent(TypedDict):
+    id: str
+    topic: str
+    key: str | None
+    source: str
+    data: object
+    created_at: str
+
+
 class StartedInstances(TypedDict):
     name: str
     pid: int | None

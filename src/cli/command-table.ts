@@ -4,6 +4,7 @@
  */
 import type { AuditFlags } from "./audit.ts";
 import type { AddFlags, LoginFlags, RotateFlags } from "./auth.ts";
+import type { PublishFlags, QueueFlags, TaskFlags } from "./event-commands.ts";
 import type { ConversationFlag, GetFlags, PutFlags } from "./file-commands.ts";
 import type { AcceptFlags, RemoveFlags } from "./plugin-commands.ts";
 import type { NewFlags } from "./plugin-new.ts";
@@ -26,6 +27,7 @@ import { logs, type LogFlags } from "./logs.ts";
 import { run } from "./run.ts";
 import { start, type StartFlags } from "./start.ts";
 import { describe, status, watchStatus, type StatusFlags } from "./status.ts";
+import { OVERLAPS } from "../protocol/happenings.ts";
 import { KIND_NAMES } from "../protocol/kinds.ts";
 import { subscribe, type SubscribeFlags } from "./subscribe.ts";
 import { systemdUnit } from "./unit.ts";
@@ -534,6 +536,96 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
       finish(
         import("./project-commands.ts").then(({ say }) => say(contextOf(command), group, conversation, role, text)),
       ),
+    );
+  const events = (): Promise<typeof import("./event-commands.ts")> => import("./event-commands.ts");
+  add(
+    "publish",
+    "store an event, which the rules of host.json start sessions for",
+    'ipcctl publish mail.new \'{"from": "ann"}\'\nipcctl publish build.done --key 4711',
+  )
+    .argument("<topic>", "words with dots, such as mail.new")
+    .argument("[json]", "its data; - is stdin")
+    .option("--key <key>", "within a week an event of the same topic and key is the same one")
+    .action((topic: string, text: string | undefined, flags: PublishFlags, command: Command) =>
+      finish(events().then(({ publish }) => publish(contextOf(command), topic, text, flags))),
+    );
+  const task = add(
+    "task",
+    "publish events by the clock",
+    "ipcctl task add report --cron '0 7 * * mon-fri' --timezone Europe/Berlin --publish report.due\nipcctl task list\nipcctl task history report\nipcctl task pause report",
+  );
+  withGlobals(task.command("add <name>"))
+    .description("add a task; prints when it comes due next")
+    .requiredOption("--cron <expr>", "minute hour day month weekday, or such as @daily")
+    .option("--timezone <zone>", "such as Europe/Berlin (default: that of the daemon)")
+    .addOption(
+      new Option("--overlap <what>", "what a run does while the one before goes on").choices(OVERLAPS).default("skip"),
+    )
+    .option("--catch-up", "make up for the newest of the runs that were missed")
+    .requiredOption("--publish <topic>", "the event that it publishes")
+    .option("--data <json>", "data of the event")
+    .action((name: string, flags: TaskFlags, command: Command) =>
+      finish(events().then(({ addTask }) => addTask(contextOf(command), name, flags))),
+    );
+  withGlobals(task.command("list"))
+    .description("list them: when each is due next, and how its last run ended")
+    .action((_: object, command: Command) => finish(events().then(({ listTasks }) => listTasks(contextOf(command)))));
+  withGlobals(task.command("history <name>"))
+    .description("show its runs, also those that were missed or skipped")
+    .option("-n, --lines <n>", "newest runs (default: 20)")
+    .action((name: string, { lines = "20" }: { lines?: string }, command: Command) =>
+      finish(
+        events().then(({ taskHistory }) =>
+          taskHistory(contextOf(command), name, parseCount(lines, "--lines", 1, limit("taskRuns"))),
+        ),
+      ),
+    );
+  withGlobals(task.command("run <name>"))
+    .description("begin a run now, paused or not")
+    .action((name: string, _: object, command: Command) =>
+      finish(events().then(({ runTask }) => runTask(contextOf(command), name))),
+    );
+  for (const [verb, says] of [
+    ["pause", "keep it from coming due"],
+    ["resume", "let it come due again; nothing counts as missed meanwhile"],
+  ] as const)
+    withGlobals(task.command(`${verb} <name>`))
+      .description(says)
+      .action((name: string, _: object, command: Command) =>
+        finish(events().then(({ setTaskPaused }) => setTaskPaused(contextOf(command), name, verb === "pause"))),
+      );
+  withGlobals(task.command("rm <name>"))
+    .description("remove it with the record of its runs, and end what runs of it")
+    .action((name: string, _: object, command: Command) =>
+      finish(events().then(({ removeTask }) => removeTask(contextOf(command), name))),
+    );
+  const queue = add(
+    "queue",
+    "events that wait for sessions, and dead letters",
+    "ipcctl queue list\nipcctl queue list --dead\nipcctl queue show ID\nipcctl queue retry --dead",
+  );
+  withGlobals(queue.command("list"))
+    .description("list what waits or runs, oldest first")
+    .option("--dead", "dead letters: what failed too often, or found no room")
+    .option("--group <name>", "of this group only")
+    .action((flags: QueueFlags, command: Command) =>
+      finish(events().then(({ listQueue }) => listQueue(contextOf(command), flags))),
+    );
+  withGlobals(queue.command("show <id>"))
+    .description("show one with its event")
+    .action((id: string, _: object, command: Command) =>
+      finish(events().then(({ showQueued }) => showQueued(contextOf(command), id))),
+    );
+  withGlobals(queue.command("retry [id...]"))
+    .description("try again what is dead or has failed")
+    .option("--dead", "all dead letters")
+    .action((ids: string[], flags: QueueFlags, command: Command) =>
+      finish(events().then(({ retryQueued }) => retryQueued(contextOf(command), ids, flags))),
+    );
+  withGlobals(queue.command("drop <id...>"))
+    .description("forget what does not run")
+    .action((ids: [string, ...string[]], _: object, command: Command) =>
+      finish(events().then(({ dropQueued }) => dropQueued(contextOf(command), ids))),
     );
   add("init", "write an ipcctl.json for this folder", "ipcctl init")
     .option("-f, --force", "replace an existing file")

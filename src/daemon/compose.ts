@@ -1,5 +1,6 @@
 /** The composition of the daemon: each part uses the ones above it, and shutdown takes them apart in reverse order. */
-import { accessSync, constants, mkdirSync, readdirSync, readFileSync, writeSync } from "node:fs";
+import { accessSync, constants, existsSync, mkdirSync, readdirSync, readFileSync, writeSync } from "node:fs";
+import { dirname, join } from "node:path";
 import type { Logger } from "pino";
 import { AuditCollector } from "../audit/collector.ts";
 import { AuditSpool } from "../audit/spool.ts";
@@ -13,6 +14,7 @@ import { EventStream } from "../events/stream.ts";
 import { Subscriptions } from "../events/subscriptions.ts";
 import type { Credentials } from "../desk/credentials.ts";
 import { cleanWorkerEnv } from "../launch/command.ts";
+import { parseAppConfig } from "../protocol/app-config.ts";
 import { workerName } from "../protocol/kinds.ts";
 import { PROTOCOL } from "../protocol/responses.ts";
 import type { DaemonStatus } from "../protocol/status.ts";
@@ -27,8 +29,9 @@ import { AuditJournal } from "./audit-journal.ts";
 import { attending, watchRun } from "./attend.ts";
 import { Configured } from "./configured.ts";
 import { Shutdown, ExitWith, type ShutdownRequest } from "./shutdown.ts";
-import { handle, type HandlerDeps } from "./handlers.ts";
+import { handle, withPolicy, type HandlerDeps } from "./handlers.ts";
 import { HostCalls } from "./host-calls.ts";
+import type { HostEvents } from "./host-events.ts";
 import { DaemonLock } from "./lock.ts";
 import { LogFeed } from "./log-feed.ts";
 import { openLog } from "./log.ts";
@@ -139,6 +142,11 @@ export async function serve(options: DaemonOptions): Promise<void> {
   const facts = { startedMs, options, paths, registry, subscriptions, cgroups, store, collector };
   let stores: Promise<Stores> | undefined;
   let plugins: Promise<KnownPlugins> | undefined;
+  let events: Promise<HostEvents> | undefined;
+  const openEvents = (): Promise<HostEvents> =>
+    (events ??= openHostEvents(paths, parts, registry, store, (error) =>
+      logger.error({ reason: error.message }, "events"),
+    ));
   const deps: Omit<HandlerDeps, "daemonStatus"> = {
     registry,
     credentials: openCredentials,
@@ -146,6 +154,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
     stores: () => (stores ??= openStores(paths.dataDir, parts)),
     anchors: () => store.anchors(),
     plugins: () => (plugins ??= openPlugins(paths, registry)),
+    events: openEvents,
     sources: { store, usage, nowMs: Date.now, shimPidOf },
     shutdown: (keepWorkers) => void setTimeout(() => shutdown.request(keepWorkers), ANSWER_MS),
     onAsked: (verb, caller) => logger.debug({ verb, ...caller }, "asked"),
@@ -176,6 +185,8 @@ export async function serve(options: DaemonOptions): Promise<void> {
   );
   shutdown.onRequest((request) => {
     upkeep[Symbol.dispose]();
+    // Sessions that end with this daemon have not ended for good: the next one goes on with them.
+    void events?.then((one) => one[Symbol.dispose]());
     lock.sign("ending");
     systemd.stopping();
     logger.info(request, "stopping");
@@ -190,6 +201,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
   process.on("SIGHUP", () => {
     systemd.reloading();
     reopen();
+    void events?.then((one) => one.reload());
     configured.start().catch((error: Error) => logger.error({ reason: error.message }, "configuration not read"));
     systemd.ready(`supervising ${registry.workers.length} workers`);
   });
@@ -199,6 +211,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
   // What `daemon stop` sends if the socket is gone.
   process.on("SIGUSR2", () => shutdown.request(false));
   await configured.start();
+  if (hasEvents(paths)) (await openEvents()).start();
   configured.requireExitWith();
   logger.info(
     {
@@ -283,6 +296,34 @@ async function takeIn(registry: Registry, { workersDir }: Paths, notices: Notice
   if (taken.length === 0) return;
   const were = taken.length === 1 ? "worker was" : "workers were";
   notices.warn(`${taken.length} ${were} not in the database, and adopted from ${workersDir}: ${taken.join(", ")}`);
+}
+
+const rulesPathOf = ({ config }: Paths): string => join(dirname(config), "host.json");
+
+/** Whether a daemon before has left some, or there are rules for them: most machines have neither. */
+function hasEvents(paths: Paths): boolean {
+  const files = ["queue", "schedule"].map((name) => join(paths.dataDir, `${name}.sqlite`));
+  return [rulesPathOf(paths), ...files].some((path) => existsSync(path));
+}
+
+async function openHostEvents(
+  paths: Paths,
+  parts: DisposableStack,
+  registry: Registry,
+  store: Store,
+  onTrouble: (error: Error) => void,
+): Promise<HostEvents> {
+  const [{ HostEvents }, { Sessions }] = await Promise.all([import("./host-events.ts"), import("./sessions.ts")]);
+  const sessions = new Sessions({
+    ...{ registry, onTrouble, exitsOf: (worker) => store.exits(worker) },
+    define: (definition) => withPolicy(parseAppConfig(JSON.stringify(definition), "/")),
+  });
+  return parts.use(
+    new HostEvents({
+      ...{ folder: paths.dataDir, rulesPath: rulesPathOf(paths), sessions, onTrouble },
+      ...{ owner: `daemon ${process.pid}`, nowMs: Date.now },
+    }),
+  );
 }
 
 async function openStores(dataDir: string, parts: DisposableStack): Promise<Stores> {

@@ -24,6 +24,8 @@ import { describeWorker, statusOf, type Sources } from "../workers/status.ts";
 import type { Worker } from "../workers/worker.ts";
 import { act } from "./act.ts";
 import type { AuthTag } from "./credential-verbs.ts";
+import type { EventTag } from "./event-verbs.ts";
+import type { HostEvents } from "./host-events.ts";
 import type { KnownPlugins } from "./known-plugins.ts";
 import type { PluginTag } from "./plugin-verbs.ts";
 import type { Stores, StoreTag } from "./store-verbs.ts";
@@ -43,6 +45,7 @@ export type HandlerDeps = {
   readonly credentials: () => Promise<Credentials>;
   readonly stores: () => Promise<Stores>;
   readonly plugins: () => Promise<KnownPlugins>;
+  readonly events: () => Promise<HostEvents>;
   readonly sources: Sources;
   readonly daemonStatus: () => DaemonStatus;
   readonly anchors: () => readonly AuditAnchor[];
@@ -60,7 +63,7 @@ type Handler<T extends Tag> = (
   caller: Caller,
 ) => Promise<AnswerOf<T>> | AnswerOf<T>;
 
-const HANDLERS: { readonly [T in Exclude<Handled, AuthTag | PluginTag | StoreTag>]: Handler<T> } = {
+const HANDLERS: { readonly [T in Exclude<Handled, AuthTag | EventTag | PluginTag | StoreTag>]: Handler<T> } = {
   Start: start,
   Stop: stop,
   Restart: restart,
@@ -116,6 +119,12 @@ async function loadHandler(tag: Tag, deps: HandlerDeps): Promise<unknown> {
     return (request: RequestOf<PluginTag>, { audit, credentials }: HandlerDeps, caller: Caller) =>
       PLUGIN_HANDLERS[tag as PluginTag](request as never, { plugins, credentials, audit }, caller);
   }
+  if (/^Publish$|Task(s|Runs)?$|Queue$/.test(tag)) {
+    const { EVENT_HANDLERS } = await import("./event-verbs.ts");
+    const events = await deps.events();
+    return (request: RequestOf<EventTag>, _: HandlerDeps, caller: Caller) =>
+      EVENT_HANDLERS[tag as EventTag](request as never, { events }, caller);
+  }
   const { STORE_HANDLERS } = await import("./store-verbs.ts");
   const stores = await deps.stores();
   return (request: RequestOf<StoreTag>) => STORE_HANDLERS[tag as StoreTag](request as never, { stores });
@@ -129,9 +138,8 @@ async function start(
   const { registry } = deps;
   let config;
   try {
-    config = parseAppConfig(text, "/");
-    const wanted = config.policy ?? AUTO;
-    config = { ...config, policy_wanted: wanted, policy: requirePolicy(config) ?? wanted, ...identify(config, caller) };
+    config = withPolicy(parseAppConfig(text, "/"));
+    config = { ...config, ...identify(config, caller) };
     toWorkerId(config.name);
     if (!KINDS[config.kind].isForUsers)
       throw new IpcError("BAD_CONFIG", `kind: only ipcctl itself starts a worker of the kind ${config.kind}`);
@@ -169,6 +177,12 @@ async function start(
     pid: first?.lastPid ?? null,
     instances: app.workers.map((worker) => ({ name: worker.id, pid: worker.lastPid })),
   });
+}
+
+/** With the policy that it gets now, which is checked. @throws IpcError */
+export function withPolicy(config: AppConfig): AppConfig {
+  const wanted = config.policy ?? AUTO;
+  return { ...config, policy_wanted: wanted, policy: requirePolicy(config) ?? wanted };
 }
 
 /** An ephemeral worker gets a name of its own behind the one that was asked for, since nobody takes turns with it. */

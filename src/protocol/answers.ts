@@ -20,6 +20,17 @@ import type {
 } from "./status.ts";
 import { KIND_NAMES, LIVES } from "./kinds.ts";
 import {
+  ENTRY_STATES,
+  OVERLAPS,
+  RUN_STATES,
+  type EntryInfo,
+  type EntryList,
+  type EventInfo,
+  type PublishedInfo,
+  type TaskInfo,
+  type TaskRunInfo,
+} from "./happenings.ts";
+import {
   ROLES,
   type Conversation,
   type ConversationList,
@@ -267,6 +278,69 @@ export const messageList: z.ZodType<MessageList> = z.strictObject({
   messages: z.array(message),
   next: orNull(count),
 } satisfies ShapeOf<MessageList>);
+
+export const published: z.ZodType<PublishedInfo> = z.strictObject({
+  id: text,
+  is_new: z.boolean(),
+} satisfies ShapeOf<PublishedInfo>);
+
+export const taskRun: z.ZodType<TaskRunInfo> = z
+  .strictObject({
+    planned_at: text,
+    state: z.enum(RUN_STATES),
+    begins: count,
+    started_at: orNull(text),
+    ended_at: orNull(text),
+    outcome: orNull(text),
+  } satisfies ShapeOf<TaskRunInfo>)
+  .meta({ id: "TaskRun" });
+
+export const task: z.ZodType<TaskInfo> = z
+  .strictObject({
+    name: text,
+    cron: text,
+    timezone: text,
+    overlap: z.enum(OVERLAPS),
+    catch_up: z.boolean(),
+    paused: z.boolean(),
+    publish: text,
+    data: z.unknown(),
+    next_at: orNull(text),
+    last_run: orNull(taskRun),
+  } satisfies ShapeOf<TaskInfo>)
+  .meta({ id: "Task" });
+
+export const entry: z.ZodType<EntryInfo> = z
+  .strictObject({
+    id: text,
+    event: text,
+    topic: text,
+    rule: text,
+    group: text,
+    state: z.enum(ENTRY_STATES),
+    attempts: count,
+    due_at: text,
+    outcome: orNull(text),
+    created_at: text,
+    changed_at: text,
+  } satisfies ShapeOf<EntryInfo>)
+  .meta({ id: "QueueEntry" });
+
+export const entryList: z.ZodType<EntryList> = z.strictObject({
+  entries: z.array(entry),
+  next: orNull(text),
+} satisfies ShapeOf<EntryList>);
+
+export const publishedEvent: z.ZodType<EventInfo> = z
+  .strictObject({
+    id: text,
+    topic: text,
+    key: orNull(text),
+    source: text,
+    data: z.unknown(),
+    created_at: text,
+  } satisfies ShapeOf<EventInfo>)
+  .meta({ id: "PublishedEvent" });
 
 export const actResult: z.ZodType<ActResult> = z
   .strictObject({

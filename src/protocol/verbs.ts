@@ -12,6 +12,8 @@ import {
   credentialCheck,
   credentialStatus,
   daemonStatus,
+  entry,
+  entryList,
   fileList,
   filePiece,
   filePut,
@@ -21,10 +23,15 @@ import {
   messageList,
   pluginList,
   pluginShown,
+  published,
+  publishedEvent,
   shownProject,
+  task,
+  taskRun,
   workerDescription,
   workerStatus,
 } from "./answers.ts";
+import { OVERLAPS } from "./happenings.ts";
 import { ROLES } from "./stored.ts";
 
 /** What a verb can do to the machine: only read; start what its definition says; change or end what runs. */
@@ -330,6 +337,76 @@ export const VERBS = {
     fields: z.object({ group: name, conversation_id: name, role: z.enum(ROLES), text: z.string() }),
     answer: data(message),
     says: "adds a message to a conversation, which begins with its first one",
+    risk: "operate",
+  },
+  Publish: {
+    fields: z.object({ topic: name, data: z.json().default(null), key: optionalName }),
+    answer: data(published),
+    says: "stores an event, which the rules of host.json start sessions for. Within a week an event of the same topic and `key` is the same event, and is not stored again",
+    risk: "run",
+  },
+  AddTask: {
+    fields: z.object({
+      ...{ name, cron: z.string(), timezone: optionalName, overlap: z.enum(OVERLAPS).default("skip") },
+      ...{ catch_up: z.boolean().default(false), publish: z.string(), data: z.json().default(null) },
+    }),
+    answer: data(task),
+    says: "adds a task, which publishes an event whenever it comes due; without `timezone` in the zone of the daemon",
+    risk: "operate",
+  },
+  ListTasks: { fields: null, answer: data(z.array(task)), says: "lists all tasks by name", risk: "read" },
+  ReadTaskRuns: {
+    fields: z.object({ name, count: z.int().min(1).max(limit("taskRuns")).default(limit("taskRuns")) }),
+    answer: data(z.array(taskRun)),
+    says: "gives the newest runs of a task, newest first, also those that were missed or skipped",
+    risk: "read",
+  },
+  RunTask: {
+    fields: z.object({ name }),
+    answer: data(taskRun),
+    says: "begins a run of a task now, paused or not",
+    risk: "run",
+  },
+  PauseTask: {
+    fields: z.object({ name }),
+    answer: data(task),
+    says: "keeps a task from coming due; what runs goes on",
+    risk: "operate",
+  },
+  ResumeTask: {
+    fields: z.object({ name }),
+    answer: data(task),
+    says: "lets a task come due again; nothing counts as missed meanwhile",
+    risk: "operate",
+  },
+  RemoveTask: {
+    fields: z.object({ name }),
+    answer: success({}),
+    says: "removes a task with the record of its runs, and ends what runs of it",
+    risk: "operate",
+  },
+  ListQueue: {
+    fields: z.object({ dead: z.boolean().default(false), group: optionalName, after: optionalName }),
+    answer: data(entryList),
+    says: "lists what waits or runs, or the dead letters, oldest first; `after` is the `next` of the page before",
+    risk: "read",
+  },
+  ReadQueue: {
+    fields: z.object({ id: name }),
+    answer: data(z.strictObject({ entry, event: publishedEvent })),
+    says: "tells everything of one entry of the queue",
+    risk: "read",
+  },
+  RetryQueue: {
+    fields: z.object({ ids: z.array(z.string()).max(limit("storeRows")) }),
+    answer: success({ count: z.int().min(0) }),
+    says: "tries again what is dead or has failed, without ids all dead letters",
+    risk: "run",
+  },
+  DropQueue: {
+    fields: z.object({ ids: z.array(z.string()).min(1).max(limit("storeRows")) }),
+    answer: success({}),
+    says: "forgets entries of the queue that do not run",
     risk: "operate",
   },
   Shutdown: {

@@ -6,10 +6,8 @@
 import type { Database } from "bun:sqlite";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
+import type { EntryState } from "../protocol/happenings.ts";
 import { fitting, openDatabase, requireLabel } from "../stores/database.ts";
-
-/** `queued` → `running` → `done`, or `failed`, which is tried again, until it is `dead` and waits for a person. */
-export type EntryState = "queued" | "running" | "done" | "failed" | "dead";
 
 export type NewEvent = {
   readonly topic: string;

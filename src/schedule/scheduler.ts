@@ -6,8 +6,9 @@
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId } from "../base/names.ts";
+import { OVERLAPS, type Overlap } from "../protocol/happenings.ts";
 import { Pattern } from "./pattern.ts";
-import { OVERLAPS, TaskStore, type Overlap, type Task, type TaskRun } from "./task-store.ts";
+import { TaskStore, type Task, type TaskRun } from "./task-store.ts";
 
 export type NewTask = {
   readonly name: string;

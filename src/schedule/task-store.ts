@@ -5,17 +5,8 @@
  */
 import type { Database } from "bun:sqlite";
 import { limit } from "../base/limits.ts";
+import type { Overlap, RunState } from "../protocol/happenings.ts";
 import { openDatabase } from "../stores/database.ts";
-
-/** What happens to a run that comes due while the one before it goes on. */
-export const OVERLAPS = ["skip", "restart", "queue"] as const;
-export type Overlap = (typeof OVERLAPS)[number];
-
-/**
- * `running` · `waiting` for the one before to end · `done` · `failed` · `cancelled` by the next one · `skipped` because
- * another one ran or waited · `missed` because nobody was there.
- */
-export type RunState = "running" | "waiting" | "done" | "failed" | "cancelled" | "skipped" | "missed";
 
 export type Task = {
   /** Tells it apart from an earlier one of its name. */

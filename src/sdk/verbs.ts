@@ -1,6 +1,7 @@
 /** The verbs of the daemon as methods, for every client: one that holds a connection, and one that reconnects. */
 import { IpcError, isErrorCode } from "../base/errors.ts";
 import { findWorkerId } from "../base/names.ts";
+import type { PublishedInfo } from "../protocol/happenings.ts";
 import type { Response } from "../protocol/responses.ts";
 import {
   readDaemon,
@@ -22,6 +23,7 @@ import {
 } from "../protocol/status.ts";
 import { ask, query, unexpected } from "./ask.ts";
 import { GroupFiles, GroupProject } from "./group-stores.ts";
+import { jsonOf, Queue, Tasks } from "./tasks-and-queue.ts";
 
 /** What {@link Verbs.act} can do to several workers at once. */
 export type ActVerb = "start" | "stop" | "restart" | "reload" | "delete" | "flush" | "signal";
@@ -226,6 +228,28 @@ export abstract class Verbs {
   /** What a group works on, and what was said: what its workers get by the plugin `project`. */
   project(group: string): GroupProject {
     return new GroupProject(this, group);
+  }
+
+  /**
+   * Stores an event, which the rules of host.json start sessions for.
+   * @param key within a week an event of the same topic and key is the same event, and is not stored again
+   */
+  publish(
+    topic: string,
+    data: unknown = null,
+    { key }: { readonly key?: string | undefined } = {},
+  ): Promise<PublishedInfo> {
+    return query(this, "Publish", { topic, data: jsonOf(data), key: key ?? null });
+  }
+
+  /** What publishes events by the clock. */
+  get tasks(): Tasks {
+    return new Tasks(this);
+  }
+
+  /** Events that wait for sessions, and dead letters. */
+  get queue(): Queue {
+    return new Queue(this);
   }
 
   /** The state of the daemon itself. */

@@ -9,10 +9,19 @@ let home: Home;
 beforeAll(() => {
   process.env.IPCCTL_LOG_LEVEL = "debug"; // of the daemon that this file starts
   home = new Home();
+  const rule = {
+    name: "mail",
+    on: "mail.*",
+    start: { script: home.script("mail.py", "import time; time.sleep(600)") },
+  };
+  mkdirSync(dirname(home.paths.config), { recursive: true });
+  writeFileSync(join(dirname(home.paths.config), "host.json"), JSON.stringify({ rules: [{ ...rule, queue: 1 }] }));
 });
 afterAll(() => home[Symbol.asyncDispose]());
 
 type PutAnswer = { readonly Data: { readonly data: { readonly file: { readonly id: string } } } };
+
+type QueueAnswer = { readonly Data: { readonly data: { readonly entries: readonly { readonly id: string }[] } } };
 
 /** For each verb what is asked, in an order in which it can be done; the table is total by type. */
 const ASKED: { readonly [T in Tag]: () => readonly FieldsOf<T>[] } = {
@@ -80,6 +89,23 @@ const ASKED: { readonly [T in Tag]: () => readonly FieldsOf<T>[] } = {
   ShowProject: () => [{ group: "web", conversation_id: "c1" }, { group: "web" }, { group: "absent" }],
   ListConversations: () => [{ group: "web" }, { group: "absent" }],
   ReadMessages: () => [{ group: "web", conversation_id: "c1" }],
+  Publish: () => [
+    { topic: "mail.new", data: { from: "ann" }, key: "1" },
+    { topic: "mail.new", key: "1" },
+    { topic: "mail.new" }, // it waits
+    { topic: "mail.new" }, // there is no room for it
+  ],
+  AddTask: () => [{ name: "t", cron: "0 0 1 1 *", publish: "year.new" }],
+  RunTask: () => [{ name: "t" }],
+  ListTasks: () => [null],
+  ReadTaskRuns: () => [{ name: "t" }],
+  PauseTask: () => [{ name: "t" }],
+  ResumeTask: () => [{ name: "t" }],
+  RemoveTask: () => [{ name: "t" }],
+  ListQueue: () => [{ dead: true }, {}],
+  ReadQueue: () => [{ id: entryId }],
+  RetryQueue: () => [{ ids: [entryId] }, { ids: [] }],
+  DropQueue: () => [{ ids: [entryId] }],
   Stop: () => [{ name: "web" }],
   Delete: () => [{ name: "web" }],
   DaemonStatus: () => [null],
@@ -109,8 +135,13 @@ function makePlugin(): string {
 
 /** The first file that was put there. */
 let fileId = "";
+/** The first dead letter. */
+let entryId = "";
 const STORED = ["PutFile", "PutFile", "DeleteFile", "SetProject", "AddMessage"];
 const PLUGINS = ["PluginAccept", "PluginSwitch", "PluginRemove"];
+const PUBLISHED = ["Publish", "Publish", "Publish", "Publish"];
+const TASKS = ["AddTask", "RunTask", "PauseTask", "ResumeTask", "RemoveTask"];
+const EVENTS = [...PUBLISHED, ...TASKS, "RetryQueue", "RetryQueue", "DropQueue"];
 const AUTH = ["AuthAdd", "AuthRotate", "AuthLogin", "AuthVerify", "AuthRotateKey", "AuthList", "AuthRemove"];
 
 test("every verb is answered as its schema says, with no other key, and the log tells who asked for what changes something", async () => {
@@ -119,6 +150,7 @@ test("every verb is answered as its schema says, with no other key, and the log 
     for (const fields of ask()) {
       const answer = await connection.request(fields === null ? tag : { [tag]: fields });
       if (tag === "PutFile" && fileId === "") fileId = (answer as PutAnswer).Data.data.file.id;
+      if (tag === "ListQueue" && entryId === "") entryId = (answer as QueueAnswer).Data.data.entries[0]!.id;
       const { error } = VERBS[tag].answer.safeParse(answer);
       expect({ tag, issues: error?.issues ?? [] }).toEqual({ tag, issues: [] });
     }
@@ -129,7 +161,7 @@ test("every verb is answered as its schema says, with no other key, and the log 
     .map((line) => JSON.parse(line) as { msg: string; verb?: string; uid?: number; pid?: number; connection?: number })
     .filter(({ msg }) => msg === "asked");
   expect(asked.map(({ verb }) => verb as string)).toEqual(
-    ["Start", "Start", "Restart", "Act", "Act", "Scale", ...AUTH, ...PLUGINS, ...STORED, "Stop", "Delete", "Shutdown"], // none that only reads
+    ["Start", "Start", "Restart", "Act", "Act", "Scale", ...AUTH, ...PLUGINS, ...STORED, ...EVENTS, "Stop", "Delete", "Shutdown"], // none that only reads
   );
   for (const { uid, pid } of asked) expect({ uid, pid }).toEqual({ uid: process.getuid!(), pid: process.pid });
   expect(new Set(asked.map(({ connection: number }) => number)).size).toBe(1);

@@ -264,6 +264,7 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   deadLetters: [["test/host/event-queue.test.ts", "deadLetters: as many of a group"]],
   deadLetterMs: [["test/host/event-queue.test.ts", "eventDoneMs, deadLetterMs: for so long"]],
   rules: [["test/host/event-queue.test.ts", "rules, ruleSessions: as many as the limit"]],
+  sessionsEnded: [["test/host/sessions.test.ts", "sessionsEnded: as many as the limit stay"]],
   ruleSessions: [["test/host/event-queue.test.ts", "rules, ruleSessions: as many as the limit"]],
   credentials: [["test/host/credentials.test.ts", "credentials: as many as the limit"]],
   credentialChars: [["test/host/credentials.test.ts", "credentialChars, credentialBytes: a value of as many"]],

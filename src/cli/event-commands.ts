@@ -1,0 +1,197 @@
+/** `publish`, `task` and `queue`: events, what publishes them by the clock, and what waits for its session. */
+import { IpcError } from "../base/errors.ts";
+import { shellWord } from "../base/shell-words.ts";
+import type { EntryInfo, Overlap, TaskInfo, TaskRunInfo } from "../protocol/happenings.ts";
+import { jsonText, printable, type Context } from "./context.ts";
+
+export type PublishFlags = { key?: string };
+export type TaskFlags = {
+  cron: string;
+  timezone?: string;
+  overlap: Overlap;
+  catchUp?: boolean;
+  publish: string;
+  data?: string;
+};
+export type QueueFlags = { dead?: boolean; group?: string };
+
+/** @param text JSON, or `-` for stdin */
+export async function publish(
+  context: Context,
+  topic: string,
+  text: string | undefined,
+  { key }: PublishFlags,
+): Promise<number> {
+  const data = parse("publish", text === "-" ? await Bun.stdin.text() : text);
+  using connection = await context.connect();
+  const event = await connection.publish(topic, data, { key });
+  if (context.isJson) context.print(jsonText(event));
+  else {
+    context.print(event.id);
+    if (!event.is_new) context.note("an event of this key is there already: nothing was stored");
+  }
+  return 0;
+}
+
+export async function addTask(context: Context, name: string, { data, ...flags }: TaskFlags): Promise<number> {
+  const content = parse("task add: --data", data);
+  using connection = await context.connect();
+  const task = await connection.tasks.add({ name, ...flags, data: content });
+  context.print(context.isJson ? jsonText(task) : `${task.name}: next ${nextOf(task)}`);
+  return 0;
+}
+
+export async function listTasks(context: Context): Promise<number> {
+  using connection = await context.connect();
+  const tasks = await connection.tasks.list();
+  if (context.isJson) context.print(jsonText(tasks));
+  else if (tasks.length === 0)
+    context.note("no tasks; add one with: ipcctl task add NAME --cron '0 7 * * mon-fri' --publish TOPIC");
+  else
+    printRows(context, [
+      ["name", "next", "last", "cron", "zone", "publishes"],
+      ...tasks.map((task) => [
+        ...[task.name, nextOf(task), task.last_run?.state ?? "-", task.cron, task.timezone, task.publish],
+      ]),
+    ]);
+  return 0;
+}
+
+export async function taskHistory(context: Context, name: string, count: number): Promise<number> {
+  using connection = await context.connect();
+  const runs = await connection.tasks.history(name, count);
+  if (context.isJson) context.print(jsonText(runs));
+  else if (runs.length === 0) context.note(`no run of ${printable(name)} came due so far`);
+  else
+    printRows(context, [
+      ["planned", "state", "began", "ended", "outcome"],
+      ...runs.map(({ planned_at, state, started_at, ended_at, outcome }) => [
+        ...[shown(planned_at), state, shown(started_at), shown(ended_at), outcome ?? ""],
+      ]),
+    ]);
+  return 0;
+}
+
+export async function runTask(context: Context, name: string): Promise<number> {
+  using connection = await context.connect();
+  const run: TaskRunInfo = await connection.tasks.run(name);
+  context.print(context.isJson ? jsonText(run) : `${printable(name)}: ${run.state}`);
+  return 0;
+}
+
+export async function setTaskPaused(context: Context, name: string, isPaused: boolean): Promise<number> {
+  using connection = await context.connect();
+  const task = await (isPaused ? connection.tasks.pause(name) : connection.tasks.resume(name));
+  context.print(context.isJson ? jsonText(task) : `${task.name}: ${isPaused ? "paused" : `next ${nextOf(task)}`}`);
+  return 0;
+}
+
+export async function removeTask(context: Context, name: string): Promise<number> {
+  using connection = await context.connect();
+  await connection.tasks.remove(name);
+  context.print(context.isJson ? jsonText({ name }) : `${printable(name)}: removed`);
+  return 0;
+}
+
+export async function listQueue(context: Context, flags: QueueFlags): Promise<number> {
+  using connection = await context.connect();
+  const entries = await connection.queue.list(flags);
+  if (context.isJson) context.print(jsonText(entries));
+  else if (entries.length === 0) context.note(flags.dead === true ? "no dead letters" : "nothing waits or runs");
+  else
+    printRows(context, [
+      ["id", "state", "attempts", "rule", "group", "topic", "outcome"],
+      ...entries.map((entry) => [
+        ...[entry.id, stateOf(entry), `${entry.attempts}`, entry.rule, entry.group, entry.topic, entry.outcome ?? ""],
+      ]),
+    ]);
+  return 0;
+}
+
+export async function showQueued(context: Context, id: string): Promise<number> {
+  using connection = await context.connect();
+  const { entry, event } = await connection.queue.show(id);
+  if (context.isJson) context.print(jsonText({ entry, event }));
+  else
+    for (const [name, value] of [
+      ["state", stateOf(entry)],
+      ["attempts", `${entry.attempts}`],
+      ["outcome", entry.outcome ?? "-"],
+      ["rule", entry.rule],
+      ["group", entry.group],
+      ["event", event.id],
+      ["topic", event.topic],
+      ["key", event.key ?? "-"],
+      ["from", event.source],
+      ["published", shown(event.created_at)],
+      ["data", jsonText(event.data)],
+    ] as const)
+      context.print(`${name.padEnd(9)}  ${printable(value)}`);
+  return 0;
+}
+
+export async function retryQueued(context: Context, ids: readonly string[], { dead }: QueueFlags): Promise<number> {
+  const [first, ...others] = ids;
+  if ((dead === true) !== (first === undefined))
+    throw new IpcError("USAGE", "queue retry: name entries, or --dead for all dead letters", {
+      hint: "ipcctl queue list --dead shows them",
+    });
+  using connection = await context.connect();
+  const { queue } = connection;
+  if (first !== undefined) await queue.retry(first, ...others);
+  const count = first === undefined ? await queue.retryDead() : ids.length;
+  context.print(context.isJson ? jsonText({ count }) : `${count} tried again`);
+  return 0;
+}
+
+export async function dropQueued(context: Context, ids: readonly [string, ...string[]]): Promise<number> {
+  using connection = await context.connect();
+  await connection.queue.drop(...ids);
+  context.print(context.isJson ? jsonText({ count: ids.length }) : `${ids.length} dropped`);
+  return 0;
+}
+
+function parse(what: string, text: string | undefined): unknown {
+  if (text === undefined) return null;
+  try {
+    return JSON.parse(text) as unknown;
+  } catch (error) {
+    throw new IpcError(
+      "USAGE",
+      `${what}: ${JSON.stringify(text.slice(0, 64))} is not JSON: ${(error as Error).message}`,
+      {
+        hint: `a text is written with quotes: ${shellWord('"hello"')}`,
+      },
+    );
+  }
+}
+
+function nextOf({ paused, next_at, timezone }: TaskInfo): string {
+  if (paused) return "paused";
+  if (next_at === null) return "never";
+  // In the zone of the task, whose hours are those of its pattern.
+  return `${new Date(next_at).toLocaleString("sv-SE", { timeZone: timezone, dateStyle: "short", timeStyle: "short" })} ${timezone}`;
+}
+
+function stateOf({ state, due_at }: EntryInfo): string {
+  return state === "failed" ? `failed, again at ${shown(due_at)}` : state;
+}
+
+/** To the second, in the time of this machine. */
+function shown(time: string | null): string {
+  return time === null ? "-" : new Date(time).toLocaleString("sv-SE");
+}
+
+const GAP = "  ";
+
+function printRows(context: Context, rows: readonly (readonly string[])[]): void {
+  const cells = rows.map((row) => row.map(printable));
+  const widths = cells[0]!.map((_, column) => Math.max(...cells.map((row) => row[column]!.length)));
+  for (const row of cells)
+    context.print(
+      row
+        .map((cell, column) => cell.padEnd(widths[column]!))
+        .join(GAP)
+        .trimEnd(),
+    );
+}

@@ -1,0 +1,85 @@
+/** The verbs of events, tasks and the queue. */
+import { data, success } from "../protocol/responses.ts";
+import type { EntryInfo, TaskInfo, TaskRunInfo } from "../protocol/happenings.ts";
+import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
+import type { Entry } from "../queue/event-queue.ts";
+import { requireTopic } from "../queue/topics.ts";
+import type { TaskStatus } from "../schedule/scheduler.ts";
+import type { TaskRun } from "../schedule/task-store.ts";
+import type { HostEvents, TaskAction } from "./host-events.ts";
+
+export type EventDeps = { readonly events: HostEvents };
+
+export type EventTag = Extract<Tag, "Publish" | `${string}Task` | "ListTasks" | "ReadTaskRuns" | `${string}Queue`>;
+
+export const EVENT_HANDLERS: {
+  readonly [T in EventTag]: (request: RequestOf<T>, deps: EventDeps, caller: { readonly uid: number }) => AnswerOf<T>;
+} = {
+  Publish: ({ topic, data: content, key }, { events }, { uid }) => {
+    const event = { topic: requireTopic(topic), data: content, key, source: `user ${uid}` };
+    const { id, isNew } = events.open().dispatcher.publish(event);
+    return data({ id, is_new: isNew });
+  },
+  AddTask: ({ name, cron, timezone, overlap, catch_up, publish, data: content }, { events }) => {
+    const action: TaskAction = { publish: requireTopic(publish), data: content };
+    const { scheduler } = events.open();
+    return data(tellTask(scheduler.add({ name, cron, timezone, overlap, catchUp: catch_up, action })));
+  },
+  ListTasks: (_, { events }) => data(events.open().scheduler.list().map(tellTask)),
+  ReadTaskRuns: ({ name, count }, { events }) => data(events.open().scheduler.history(name, count).map(tellRun)),
+  RunTask: ({ name }, { events }) => data(tellRun(events.open().scheduler.runNow(name))),
+  PauseTask: ({ name }, { events }) => data(tellTask(events.open().scheduler.pause(name))),
+  ResumeTask: ({ name }, { events }) => data(tellTask(events.open().scheduler.resume(name))),
+  RemoveTask: ({ name }, { events }) => {
+    events.open().scheduler.remove(name);
+    return success(`Removed task ${name}`);
+  },
+  ListQueue: ({ dead, group, after }, { events }) => {
+    const { entries, next } = events.open().queue.list({ isDead: dead, group, after });
+    return data({ entries: entries.map(tellEntry), next });
+  },
+  ReadQueue: ({ id }, { events }) => {
+    const { entry, event } = events.open().queue.get(id);
+    const { createdMs, ...more } = event;
+    return data({ entry: tellEntry(entry), event: { ...more, created_at: iso(createdMs) } });
+  },
+  RetryQueue: ({ ids }, { events }) => {
+    const { queue, dispatcher } = events.open();
+    const count = ids.length === 0 ? queue.retryDead() : ids.map((id) => queue.retry(id)).length;
+    dispatcher.look();
+    return { Success: { ...success(`Tries ${count} again`).Success, count } };
+  },
+  DropQueue: ({ ids }, { events }) => {
+    const { queue, dispatcher } = events.open();
+    for (const id of ids) queue.drop(id);
+    dispatcher.look(); // whoever waits for its event need not any more
+    return success(`Dropped ${ids.length}`);
+  },
+};
+
+function iso(ms: number): string {
+  return new Date(ms).toISOString();
+}
+
+function isoOrNull(ms: number | null): string | null {
+  return ms === null ? null : iso(ms);
+}
+
+function tellTask({ name, cron, timezone, overlap, catchUp, isPaused, action, nextMs, lastRun }: TaskStatus): TaskInfo {
+  return {
+    ...{ name, cron, timezone, overlap, catch_up: catchUp, paused: isPaused, ...(action as TaskAction) },
+    ...{ next_at: isoOrNull(nextMs), last_run: lastRun === null ? null : tellRun(lastRun) },
+  };
+}
+
+function tellRun({ plannedMs, state, begins, startedMs, endedMs, outcome }: TaskRun): TaskRunInfo {
+  return {
+    ...{ planned_at: iso(plannedMs), state, begins },
+    ...{ started_at: isoOrNull(startedMs), ended_at: isoOrNull(endedMs), outcome },
+  };
+}
+
+function tellEntry(one: Entry): EntryInfo {
+  const { owner: _, turn: __, dueMs, createdMs, changedMs, ...entry } = one;
+  return { ...entry, due_at: iso(dueMs), created_at: iso(createdMs), changed_at: iso(changedMs) };
+}
