@@ -93,7 +93,7 @@ export class HostEvents implements Disposable {
         ...{ queue, rules, owner, nowMs, onTrouble },
         isAlive: (name) => sessions.has(name),
         run: (carried) => sessions.run(carried),
-        adopt: (carried) => sessions.adopt(carried),
+        adopt: (entry) => sessions.adopt(entry),
       }),
     );
     const run = (begun: Begun): Promise<string> => this.#publish(begun, { queue, dispatcher });
@@ -101,9 +101,9 @@ export class HostEvents implements Disposable {
     const sweep = setInterval(() => queue.sweep(), SWEEP_MS);
     sweep.unref();
     parts.defer(() => clearInterval(sweep));
-    this.#parts.use(parts.move());
     dispatcher.start();
     scheduler.start();
+    this.#parts.use(parts.move());
     return { queue, dispatcher, scheduler };
   }
 

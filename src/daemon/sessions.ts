@@ -3,11 +3,13 @@
  * them by their names, and hears of their ends.
  */
 import { dirname } from "node:path";
+import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import { workerName } from "../protocol/kinds.ts";
 import type { ExitInfo } from "../protocol/status.ts";
 import type { Carried } from "../queue/dispatcher.ts";
+import type { Entry } from "../queue/event-queue.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
 
@@ -53,7 +55,7 @@ export class Sessions {
   }
 
   /** Waits for the end of one that an earlier daemon has started. @throws likewise */
-  adopt({ entry: { owner } }: Carried): Promise<string> {
+  adopt({ owner }: Entry): Promise<string> {
     return this.#end(this.#deps.registry.get(owner!));
   }
 
@@ -64,17 +66,20 @@ export class Sessions {
   }
 
   async #end(worker: Worker): Promise<string> {
+    const { registry, exitsOf, onTrouble } = this.#deps;
+    const isGone = (): boolean => registry.find(worker.id) !== worker;
     const isOver = (): boolean => worker.state === "stopped" || worker.state === "crashed";
-    while (!isOver())
-      await worker.waitFor(isOver, { else: "has not ended", ms: WAIT_MS }).catch((error: { code?: string }) => {
-        if (error.code !== "DEADLINE") throw error;
+    while (!isOver() && !isGone())
+      await worker.waitFor(isOver, { else: "has not ended", ms: WAIT_MS }).catch((error: unknown) => {
+        if (!isGone() && IpcError.from(error).code !== "DEADLINE") throw error;
       });
-    const exit = this.#deps.exitsOf(worker.id)[0];
-    this.#forgetOld().catch(this.#deps.onTrouble);
-    const text = exit === undefined ? "ended without a record" : describe(exit);
-    if (exit?.stop_requested === true) return `${worker.id}: stopped by a user`;
-    if (exit?.kind === "exit" && exit.status === 0) return `${worker.id}: ${text}`;
-    throw new Error(`${worker.id}: ${text}`);
+    if (isGone()) return `${worker.id}: deleted`;
+    const exit = exitsOf(worker.id)[0];
+    this.#forgetOld().catch(onTrouble);
+    if (exit?.stop_requested === true) return `${worker.id}: stopped`;
+    const text = `${worker.id}: ${exit === undefined ? "ended without a record" : describe(exit)}`;
+    if (exit?.kind === "exit" && exit.status === 0) return text;
+    throw new Error(text);
   }
 
   /** The newest stay, with their logs, for whoever asks what happened. */

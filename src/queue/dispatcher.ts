@@ -21,7 +21,7 @@ export type DispatcherDeps = {
   /** Carries it out. What it answers is kept, in a few words; if it throws, the entry is tried again later. */
   readonly run: (carried: Carried) => Promise<string | null>;
   /** Waits for the end of one that an earlier daemon began, and whose process lives. */
-  readonly adopt: (carried: Carried) => Promise<string | null>;
+  readonly adopt: (entry: Entry) => Promise<string | null>;
   readonly nowMs: () => number;
   readonly onTrouble: (error: Error) => void;
 };
@@ -43,7 +43,8 @@ export class Dispatcher implements Disposable {
   /** Goes on with what an earlier daemon had begun. */
   start(): void {
     const { queue, isAlive, adopt } = this.#deps;
-    for (const entry of queue.recover(isAlive)) this.#carry(entry, adopt);
+    // Whatever the rules say by now.
+    for (const entry of queue.recover(isAlive)) this.#carry(entry, () => adopt(entry));
     this.look();
   }
 
@@ -70,13 +71,13 @@ export class Dispatcher implements Disposable {
   /** Begins what may begin; to be called when the rules have changed, or somebody has changed the queue. */
   look(): void {
     if (this.#isOver) return;
-    const { queue, rules, owner, run, nowMs, onTrouble } = this.#deps;
+    const { queue, rules, owner, nowMs, onTrouble } = this.#deps;
     try {
       // An entry whose rule is gone is taken too, to say so.
       const mayRun = (rule: string, _: string, running: number): boolean =>
         running < (rules().find(rule)?.max ?? Infinity);
       for (let entry = queue.take(owner, mayRun); entry !== undefined; entry = queue.take(owner, mayRun))
-        this.#carry(entry, run);
+        this.#run(entry);
       for (const event of this.#waiters.keys()) this.#tell(event);
       const dueMs = queue.nextDueMs();
       this.#arm(dueMs === null ? null : dueMs - nowMs());
@@ -91,16 +92,20 @@ export class Dispatcher implements Disposable {
     clearTimeout(this.#timer);
   }
 
-  #carry(entry: Entry, how: DispatcherDeps["run"]): void {
-    const { queue, rules } = this.#deps;
-    const carry = (): Promise<string | null> => {
+  #run(entry: Entry): void {
+    const { queue, rules, run } = this.#deps;
+    this.#carry(entry, () => {
       const rule = rules().find(entry.rule);
       if (rule === undefined) throw new RuleGone(`host.json has no rule ${entry.rule} any more`);
-      return how({ entry, event: queue.event(entry.event), rule, lease: (owner) => void queue.lease(entry, owner) });
-    };
+      return run({ entry, event: queue.event(entry.event), rule, lease: (owner) => void queue.lease(entry, owner) });
+    });
+  }
+
+  #carry(entry: Entry, work: () => Promise<string | null>): void {
+    const { queue } = this.#deps;
     // In a turn of its own: it may publish.
     void Promise.resolve()
-      .then(carry)
+      .then(work)
       .then(
         (outcome) => this.#ended(() => queue.finish(entry, outcome)),
         (error) => this.#ended(() => queue.fail(entry, messageOf(error), error instanceof RuleGone)),

@@ -472,8 +472,9 @@ const dispatcher = (rules: () => HostRules, more: Partial<DispatcherDeps> = {}):
   };
   [jobs, troubles] = [[], []];
   return new Dispatcher({
-    ...{ queue, rules, owner: "daemon 1", isAlive: () => false, run: hold, adopt: hold, nowMs: () => nowMs },
+    ...{ queue, rules, owner: "daemon 1", isAlive: () => false, run: hold, nowMs: () => nowMs },
     onTrouble: ({ message }) => void troubles.push(message),
+    adopt: () => Promise.reject(new Error("nothing lives")),
     ...more,
   });
 };
@@ -552,13 +553,35 @@ test("a later daemon waits for the end of what lives, and does again what does n
   const adopted: unknown[] = [];
   using two = dispatcher(() => rules, {
     isAlive: (owner) => owner === "worker 7",
-    adopt: ({ event }) => Promise.resolve(`adopted ${adopted.push(event.data)}`),
+    adopt: ({ event }) => Promise.resolve(`adopted ${adopted.push(queue.event(event).data)}`),
   });
   two.start();
   await settle();
   expect(adopted).toEqual([1]);
   expect(jobs.map(({ event, entry }) => [event.data, entry.attempts])).toEqual([[2, 2]]);
   expect(queue.list().entries).toMatchObject([{ event: jobs[0]!.event.id }]);
+});
+
+test("what lives is waited for even if the rules cannot be read, and nothing else is begun", async () => {
+  const rules = rulesOf({ rules: [rule()] });
+  {
+    using one = dispatcher(() => rules);
+    one.start();
+    one.publish({ topic: "git.push", data: 1, source: "user 0" });
+    one.publish({ topic: "git.push", data: 2, source: "user 0" });
+    await settle();
+  }
+  const none = (): HostRules => {
+    throw new Error("host.json is wrong");
+  };
+  const { promise, resolve } = Promise.withResolvers<string>();
+  using two = dispatcher(none, { isAlive: () => true, adopt: () => promise });
+  two.start();
+  resolve("well");
+  await settle();
+  expect(queue.list().entries.map(({ state }) => state)).toEqual(["queued"]);
+  expect(jobs).toEqual([]);
+  expect(new Set(troubles)).toEqual(new Set(["host.json is wrong"]));
 });
 
 test("what waits for a rule that is gone is a dead letter that says so", async () => {

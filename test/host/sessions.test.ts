@@ -205,6 +205,47 @@ test("a task is added, listed, paused, run and removed, and publishes its event"
   });
 });
 
+test("a session that a user stops or deletes is done, and is not started again", async () => {
+  rules(rule(`${NOTE("seen")}note("begun")\ntime.sleep(600)`));
+  for (const [count, verb] of ["stop", "delete"].entries()) {
+    await home.cli("publish", "mail.new", "1");
+    await waitUntil(() => read("seen") === "begun\n".repeat(count + 1), "it runs");
+    const running = (await sessions()).find(({ state }) => state === "Running")!;
+    expect((await home.cli(verb, running.name)).status).toBe(0);
+    await waitUntil(async () => (await queue()).length === 0, "it is done");
+  }
+  expect(await queue("--dead")).toEqual([]);
+});
+
+test("overlap restart: the session of the run before is ended, and removing the task ends its own", async () => {
+  rules(rule(`${NOTE("seen")}note("begun")\ntime.sleep(600)`));
+  await home.cli("task", "add", "t", "--cron", "@yearly", "--publish", "mail.x", "--overlap", "restart");
+  await home.cli("task", "run", "t");
+  await waitUntil(() => read("seen") === "begun\n", "the first one runs");
+  expect((await home.cli("task", "run", "t")).stdout).toBe("t: waiting\n");
+  await waitUntil(() => read("seen") === "begun\nbegun\n", "the second one runs");
+  expect((await json<TaskRunInfo[]>("task", "history", "t")).map(({ state }) => state)).toEqual([
+    "running",
+    "cancelled",
+  ]);
+  expect((await sessions()).map(({ state }) => state).toSorted()).toEqual(["Running", "Stopped"]);
+  await home.cli("task", "rm", "t");
+  await waitUntil(async () => (await sessions()).every(({ state }) => state === "Stopped"), "it is ended");
+});
+
+test("a database that is broken is told, and the daemon keeps its workers all the same", async () => {
+  await home.start("w", home.script("w.py", "import time; time.sleep(600)"));
+  await home.killDaemon();
+  mkdirSync(home.paths.dataDir, { recursive: true });
+  writeFileSync(join(home.paths.dataDir, "queue.sqlite"), "this is not a database, whatever its name says".repeat(100));
+  expect((await home.status("w")).state).toBe("Running");
+  const { status, stderr } = await home.cli("publish", "a.b");
+  expect([status, stderr]).toEqual([
+    1,
+    `ipcctl: opening ${join(home.paths.dataDir, "queue.sqlite")}: file is not a database\n`,
+  ]);
+});
+
 test("a task that came due while no daemon ran is made up for once, as that run", async () => {
   rules(rule(`${NOTE("seen")}note(event["data"])`));
   await home.cli(
