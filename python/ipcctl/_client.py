@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         CredentialStatus,
         DaemonStatus,
         LogLines,
+        QueueEntry,
         Started,
         WorkerDescription,
         WorkerStatus,
@@ -240,6 +241,11 @@ class Ipcctl:
         """
         id: str = self._query({"Publish": {"topic": topic, "data": data, "key": key}})["id"]
         return id
+
+    def wait_for_event(self, id: str, timeout: float) -> List[QueueEntry]:
+        """Waits until nothing of an event waits or runs any more. Gives what became of it, by each rule."""
+        entries: List[QueueEntry] = self._query({"WaitEvent": {"id": id, "timeout_ms": round(timeout * 1000)}})
+        return entries
 
     @property
     def tasks(self) -> Tasks:

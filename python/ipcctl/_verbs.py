@@ -221,6 +221,20 @@ class Message(TypedDict):
     created_at: str
 
 
+class QueueEntry(TypedDict):
+    id: str
+    event: str
+    topic: str
+    rule: str
+    group: str
+    state: Literal["queued", "running", "done", "failed", "dead"]
+    attempts: int
+    due_at: str
+    outcome: str | None
+    created_at: str
+    changed_at: str
+
+
 class Task(TypedDict):
     name: str
     cron: str
@@ -241,20 +255,6 @@ class TaskRun(TypedDict):
     started_at: str | None
     ended_at: str | None
     outcome: str | None
-
-
-class QueueEntry(TypedDict):
-    id: str
-    event: str
-    topic: str
-    rule: str
-    group: str
-    state: Literal["queued", "running", "done", "failed", "dead"]
-    attempts: int
-    due_at: str
-    outcome: str | None
-    created_at: str
-    changed_at: str
 
 
 class PublishedEvent(TypedDict):

@@ -4,7 +4,7 @@
  */
 import type { AuditFlags } from "./audit.ts";
 import type { AddFlags, LoginFlags, RotateFlags } from "./auth.ts";
-import type { PublishFlags, QueueFlags, TaskFlags } from "./event-commands.ts";
+import type { QueueFlags, TaskFlags } from "./event-commands.ts";
 import type { ConversationFlag, GetFlags, PutFlags } from "./file-commands.ts";
 import type { AcceptFlags, RemoveFlags } from "./plugin-commands.ts";
 import type { NewFlags } from "./plugin-new.ts";
@@ -546,8 +546,16 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .argument("<topic>", "words with dots, such as mail.new")
     .argument("[json]", "its data; - is stdin")
     .option("--key <key>", "within a week an event of the same topic and key is the same one")
-    .action((topic: string, text: string | undefined, flags: PublishFlags, command: Command) =>
-      finish(events().then(({ publish }) => publish(contextOf(command), topic, text, flags))),
+    .option("--wait [seconds]", "wait for the sessions that it starts, and exit with 1 if one did not end well")
+    .action(
+      (topic: string, text: string | undefined, flags: { key?: string; wait?: string | true }, command: Command) =>
+        finish(
+          events().then(({ publish }) => {
+            const { wait, ...more } = flags;
+            const ms = wait === true ? limit("graceMs") : wait === undefined ? wait : parseDurationMs(wait, "--wait");
+            return publish(contextOf(command), topic, text, { ...more, wait: ms });
+          }),
+        ),
     );
   const task = add(
     "task",

@@ -4,7 +4,8 @@ import { shellWord } from "../base/shell-words.ts";
 import type { EntryInfo, Overlap, TaskInfo, TaskRunInfo } from "../protocol/happenings.ts";
 import { jsonText, printable, type Context } from "./context.ts";
 
-export type PublishFlags = { key?: string };
+/** `wait` is in milliseconds. */
+export type PublishFlags = { key?: string; wait?: number | undefined };
 export type TaskFlags = {
   cron: string;
   timezone?: string;
@@ -20,17 +21,20 @@ export async function publish(
   context: Context,
   topic: string,
   text: string | undefined,
-  { key }: PublishFlags,
+  { key, wait }: PublishFlags,
 ): Promise<number> {
   const data = parse("publish", text === "-" ? await Bun.stdin.text() : text);
   using connection = await context.connect();
   const event = await connection.publish(topic, data, { key });
-  if (context.isJson) context.print(jsonText(event));
-  else {
+  if (!context.isJson) {
     context.print(event.id);
     if (!event.is_new) context.note("an event of this key is there already: nothing was stored");
-  }
-  return 0;
+  } else if (wait === undefined) context.print(jsonText(event));
+  if (wait === undefined) return 0;
+  const entries = await connection.waitForEvent(event.id, wait);
+  if (context.isJson) context.print(jsonText({ ...event, entries }));
+  else for (const { rule, state, outcome } of entries) context.note(`${rule}: ${state}, ${printable(outcome ?? "-")}`);
+  return entries.every(({ state }) => state === "done") ? 0 : 1;
 }
 
 export async function addTask(context: Context, name: string, { data, ...flags }: TaskFlags): Promise<number> {

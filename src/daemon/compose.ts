@@ -142,9 +142,9 @@ export async function serve(options: DaemonOptions): Promise<void> {
   const facts = { startedMs, options, paths, registry, subscriptions, cgroups, store, collector };
   let stores: Promise<Stores> | undefined;
   let plugins: Promise<KnownPlugins> | undefined;
-  let events: Promise<HostEvents> | undefined;
+  let hostEvents: Promise<HostEvents> | undefined;
   const openEvents = (): Promise<HostEvents> =>
-    (events ??= openHostEvents(paths, parts, registry, store, (error) =>
+    (hostEvents ??= openHostEvents(paths, parts, registry, store, (error) =>
       logger.error({ reason: error.message }, "events"),
     ));
   const deps: Omit<HandlerDeps, "daemonStatus"> = {
@@ -186,7 +186,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
   shutdown.onRequest((request) => {
     upkeep[Symbol.dispose]();
     // Sessions that end with this daemon have not ended for good: the next one goes on with them.
-    void events?.then((one) => one[Symbol.dispose]());
+    void hostEvents?.then((one) => one[Symbol.dispose]());
     lock.sign("ending");
     systemd.stopping();
     logger.info(request, "stopping");
@@ -201,7 +201,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
   process.on("SIGHUP", () => {
     systemd.reloading();
     reopen();
-    void events?.then((one) => one.reload());
+    void hostEvents?.then((one) => one.reload());
     configured.start().catch((error: Error) => logger.error({ reason: error.message }, "configuration not read"));
     systemd.ready(`supervising ${registry.workers.length} workers`);
   });

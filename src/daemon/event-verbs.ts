@@ -1,4 +1,6 @@
 /** The verbs of events, tasks and the queue. */
+import { IpcError } from "../base/errors.ts";
+import { atMost } from "../base/patience.ts";
 import { data, success } from "../protocol/responses.ts";
 import type { EntryInfo, TaskInfo, TaskRunInfo } from "../protocol/happenings.ts";
 import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
@@ -10,15 +12,32 @@ import type { HostEvents, TaskAction } from "./host-events.ts";
 
 export type EventDeps = { readonly events: HostEvents };
 
-export type EventTag = Extract<Tag, "Publish" | `${string}Task` | "ListTasks" | "ReadTaskRuns" | `${string}Queue`>;
+export type EventTag = Extract<
+  Tag,
+  "Publish" | "WaitEvent" | `${string}Task` | "ListTasks" | "ReadTaskRuns" | `${string}Queue`
+>;
 
 export const EVENT_HANDLERS: {
-  readonly [T in EventTag]: (request: RequestOf<T>, deps: EventDeps, caller: { readonly uid: number }) => AnswerOf<T>;
+  readonly [T in EventTag]: (
+    request: RequestOf<T>,
+    deps: EventDeps,
+    caller: { readonly uid: number },
+  ) => AnswerOf<T> | Promise<AnswerOf<T>>;
 } = {
   Publish: ({ topic, data: content, key }, { events }, { uid }) => {
     const event = { topic: requireTopic(topic), data: content, key, source: `user ${uid}` };
     const { id, isNew } = events.open().dispatcher.publish(event);
     return data({ id, is_new: isNew });
+  },
+  WaitEvent: async ({ id, timeout_ms }, { events }) => {
+    const { queue, dispatcher } = events.open();
+    queue.event(id); // it is known
+    const entries = await atMost(timeout_ms, dispatcher.settled(id));
+    if (entries === undefined)
+      throw new IpcError("DEADLINE", `event ${id} was not dealt with within ${timeout_ms / 1000} s`, {
+        hint: "see: ipcctl queue list",
+      });
+    return data(entries.map(tellEntry));
   },
   AddTask: ({ name, cron, timezone, overlap, catch_up, publish, data: content }, { events }) => {
     const action: TaskAction = { publish: requireTopic(publish), data: content };

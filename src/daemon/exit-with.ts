@@ -15,7 +15,7 @@ export type Apps = {
 
 /**
  * Counts ends that nobody asked for and that no restart follows, since this daemon started: a manual `stop`, or an
- * earlier end, does not count. A worker with a schedule never counts as ended.
+ * earlier end, does not count. Neither does a worker with a schedule, nor a session, whose work it is to end.
  */
 export class Ends {
   readonly #statuses = new Map<string, number>();
@@ -24,7 +24,8 @@ export class Ends {
   note(worker: Worker, exits: readonly ExitInfo[]): void {
     const isOver = worker.state === "stopped" || worker.state === "crashed";
     const last = exits[0];
-    if (!isOver || worker.config.cron !== null || last === undefined || last.stop_requested)
+    const { cron, kind } = worker.config;
+    if (!isOver || cron !== null || kind === "session" || last === undefined || last.stop_requested)
       this.#statuses.delete(worker.id);
     else this.#statuses.set(worker.id, statusOf(last));
   }

@@ -119,7 +119,7 @@ async function loadHandler(tag: Tag, deps: HandlerDeps): Promise<unknown> {
     return (request: RequestOf<PluginTag>, { audit, credentials }: HandlerDeps, caller: Caller) =>
       PLUGIN_HANDLERS[tag as PluginTag](request as never, { plugins, credentials, audit }, caller);
   }
-  if (/^Publish$|Task(s|Runs)?$|Queue$/.test(tag)) {
+  if (/^(Publish|WaitEvent)$|Task(s|Runs)?$|Queue$/.test(tag)) {
     const { EVENT_HANDLERS } = await import("./event-verbs.ts");
     const events = await deps.events();
     return (request: RequestOf<EventTag>, _: HandlerDeps, caller: Caller) =>

@@ -345,6 +345,12 @@ export const VERBS = {
     says: "stores an event, which the rules of host.json start sessions for. Within a week an event of the same topic and `key` is the same event, and is not stored again",
     risk: "run",
   },
+  WaitEvent: {
+    fields: z.object({ id: name, timeout_ms: z.int().min(0).max(limit("graceMs")) }),
+    answer: data(z.array(entry)),
+    says: "waits until nothing of an event waits or runs any more, and tells what became of it by each rule",
+    risk: "read",
+  },
   AddTask: {
     fields: z.object({
       ...{ name, cron: z.string(), timezone: optionalName, overlap: z.enum(OVERLAPS).default("skip") },

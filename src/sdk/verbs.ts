@@ -1,7 +1,7 @@
 /** The verbs of the daemon as methods, for every client: one that holds a connection, and one that reconnects. */
 import { IpcError, isErrorCode } from "../base/errors.ts";
 import { findWorkerId } from "../base/names.ts";
-import type { PublishedInfo } from "../protocol/happenings.ts";
+import type { EntryInfo, PublishedInfo } from "../protocol/happenings.ts";
 import type { Response } from "../protocol/responses.ts";
 import {
   readDaemon,
@@ -240,6 +240,14 @@ export abstract class Verbs {
     { key }: { readonly key?: string | undefined } = {},
   ): Promise<PublishedInfo> {
     return query(this, "Publish", { topic, data: jsonOf(data), key: key ?? null });
+  }
+
+  /**
+   * Waits until nothing of an event waits or runs any more. Returns what became of it, by each rule.
+   * @throws IpcError NOT_FOUND, DEADLINE
+   */
+  waitForEvent(id: string, timeoutMs: number): Promise<EntryInfo[]> {
+    return query(this, "WaitEvent", { id, timeout_ms: timeoutMs });
   }
 
   /** What publishes events by the clock. */

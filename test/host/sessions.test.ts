@@ -68,6 +68,35 @@ test("an event starts a session by its rule, which gets the event, and is done w
   expect(await home.cli("queue", "list")).toEqual({ status: 0, stdout: "", stderr: "nothing waits or runs\n" });
 });
 
+test("publish waits for its sessions if it is told to", async () => {
+  rules(
+    rule(`${NOTE("seen")}note("x")`),
+    rule("import sys; sys.exit(event)", { name: "late", on: "late.*" }),
+    rule("import time; time.sleep(600)", { name: "slow", on: "slow.*" }),
+  );
+  const waited = await home.cli("publish", "mail.new", "1", "--wait");
+  expect([waited.status, read("seen")]).toEqual([0, "x\n"]);
+  expect(waited.stderr).toMatch(/^mail: done, session-\S+: exit 0\n$/);
+  expect(await home.cli("publish", "for.nobody", "--wait")).toMatchObject({ status: 0, stderr: "" });
+  const slow = await home.cli("publish", "slow.x", "--wait", "0.5");
+  expect([slow.status, slow.stderr]).toEqual([124, expect.stringContaining("was not dealt with within 0.5 s")]);
+  const late = home.cli("publish", "late.x", "--wait", "--json");
+  await waitUntil(
+    async () => (await queue()).some(({ rule, state }) => rule === "late" && state === "failed"),
+    "it failed",
+  );
+  await home.killDaemon(); // so that nothing has the row open for writing
+  {
+    using db = new Database(join(home.paths.dataDir, "queue.sqlite"));
+    db.run("UPDATE entries SET attempts = 4, due_ms = 0 WHERE rule = 'late'");
+  }
+  expect((await late).status).toBe(3); // its daemon is gone
+  await waitUntil(async () => (await queue("--dead")).length === 1, "it is dead");
+  using ipc = await home.connect();
+  const [dead] = await ipc.queue.list({ dead: true });
+  expect(await ipc.waitForEvent(dead!.event, 1000)).toMatchObject([{ state: "dead", rule: "late" }]);
+});
+
 test("what fails is tried again, as a dead letter by a person, and shown with the reason", async () => {
   rules(rule(`${NOTE("tried")}note("x"); sys.exit(0 if go() else 3)`, { queue: 2 }));
   await home.cli("publish", "mail.new", "[1]");
@@ -322,6 +351,7 @@ with ipcctl.connect() as ipc:
     [dead] = ipc.queue.list(dead=True)
     entry, event = ipc.queue.show(dead["id"])
     print(entry["state"], event["data"], ipc.queue.list(dead=True, group="nobody"))
+    assert [one["state"] for one in ipc.wait_for_event(event["id"], timeout=1)] == ["dead"]
     ipc.queue.drop(dead["id"])
     print(ipc.queue.retry_dead())
 `,

@@ -36,6 +36,14 @@ test("all: once none is up, and the worst status", () => {
   expect(ends.status("all", apps(a, b))).toBe(137);
 });
 
+test("a session never counts: its work is to end", () => {
+  const ends = new Ends();
+  const [a, session] = [worker("a-0", "running"), worker("session-1", "stopped")];
+  Object.assign(session.config, { kind: "session" });
+  ends.note(session, exit(3));
+  for (const mode of ["any", "all"]) expect(ends.status(mode, apps(a, session))).toBeUndefined();
+});
+
 test("a name: all of its instances, and nobody else", () => {
   const ends = new Ends();
   const [first, second, other] = [worker("a-0", "stopped"), worker("a-1", "stopped"), worker("b-0", "stopped")];
