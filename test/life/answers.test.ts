@@ -166,7 +166,21 @@ test("every verb is answered as its schema says, with no other key, and the log 
     .map((line) => JSON.parse(line) as { msg: string; verb?: string; uid?: number; pid?: number; connection?: number })
     .filter(({ msg }) => msg === "asked");
   expect(asked.map(({ verb }) => verb as string)).toEqual(
-    ["Start", "Start", "Restart", "Act", "Act", "Scale", ...AUTH, ...PLUGINS, ...STORED, ...EVENTS, "Stop", "Delete", "Shutdown"], // none that only reads
+    [
+      "Start",
+      "Start",
+      "Restart",
+      "Act",
+      "Act",
+      "Scale",
+      ...AUTH,
+      ...PLUGINS,
+      ...STORED,
+      ...EVENTS,
+      "Stop",
+      "Delete",
+      "Shutdown",
+    ], // none that only reads
   );
   for (const { uid, pid } of asked) expect({ uid, pid }).toEqual({ uid: process.getuid!(), pid: process.pid });
   expect(new Set(asked.map(({ connection: number }) => number)).size).toBe(1);
