@@ -69,7 +69,10 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   },
   plugin: {
     job: "the process in which one plugin's handler runs",
-    uses: { base: "", calls: "the call that it is in", host: "", runtime: "`serve`" },
+    uses: {
+      ...{ base: "", calls: "the call that it is in", host: "", runtime: "`serve`" },
+      plugins: "those that come with ipcctl and hold a credential",
+    },
   },
   web: {
     job: "what workers fetch: which sites, with which credential, from which addresses, how much of it",

@@ -189,6 +189,9 @@ class PluginStatus(TypedDict):
     troubles: list[str]
 
 
+class __schema0(TypedDict):
+
+
 class StoredFile(TypedDict):
     id: str
     name: str

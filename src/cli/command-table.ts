@@ -6,7 +6,7 @@ import type { AuditFlags } from "./audit.ts";
 import type { AddFlags, LoginFlags, RotateFlags } from "./auth.ts";
 import type { QueueFlags, TaskFlags } from "./event-commands.ts";
 import type { ConversationFlag, GetFlags, PutFlags } from "./file-commands.ts";
-import type { AcceptFlags, RemoveFlags } from "./plugin-commands.ts";
+import type { AcceptFlags, CallFlags, RemoveFlags } from "./plugin-commands.ts";
 import type { NewFlags } from "./plugin-new.ts";
 import type { AskFlags } from "./policy.ts";
 import type { SnapshotFlags } from "./snapshot.ts";
@@ -469,6 +469,22 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
           ),
         ),
       );
+  withGlobals(plugin.command("reload <name>"))
+    .description("start its process anew, once nothing is under way in it")
+    .action((name: string, _: object, command: Command) =>
+      finish(import("./plugin-commands.ts").then(({ reloadPlugin }) => reloadPlugin(contextOf(command), name))),
+    );
+  withGlobals(plugin.command("verify [name...]"))
+    .description("have plugins try their credentials and services")
+    .action((names: string[], _: object, command: Command) =>
+      finish(import("./plugin-commands.ts").then(({ verifyPlugins }) => verifyPlugins(contextOf(command), names))),
+    );
+  withGlobals(plugin.command("call <tool> [json]"))
+    .description("call a tool as this user, with its arguments as JSON (- reads them from stdin)")
+    .option("--tool-group <name>", "whose data it works on")
+    .action((tool: string, json: string | undefined, flags: CallFlags, command: Command) =>
+      finish(import("./plugin-commands.ts").then(({ callTool }) => callTool(contextOf(command), tool, json, flags))),
+    );
   withGlobals(plugin.command("remove <name>"))
     .description("forget it, and delete its folder if that lies in plugins/ of the configuration")
     .option("--data", "delete what it stored as well")

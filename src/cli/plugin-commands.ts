@@ -1,5 +1,6 @@
 /** `plugin list|accept|enable|disable|remove`: which plugins there are, and which of them may run. */
 import { readSync } from "node:fs";
+import { HOST_EXITS } from "../../contract/host.ts";
 import { IpcError } from "../base/errors.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { parsePluginName } from "../host/manifest.ts";
@@ -9,6 +10,7 @@ import { isTerminal, jsonText, printable, type Context } from "./context.ts";
 
 export type AcceptFlags = { digest?: string };
 export type RemoveFlags = { data?: boolean };
+export type CallFlags = { toolGroup?: string };
 
 /** What a person compares by eye, and so as much as a script must give. */
 const DIGEST_DIGITS_MIN = 12;
@@ -34,6 +36,55 @@ function tableOf(plugins: readonly PluginStatus[]): string[] {
       ...[risk ?? "-", state, credential ?? "-"],
     ]),
   ]);
+}
+
+/** Its exit status is that of the command `ipc`. */
+export async function callTool(
+  context: Context,
+  tool: string,
+  json: string | undefined,
+  { toolGroup }: CallFlags,
+): Promise<number> {
+  const text = json === "-" ? await Bun.stdin.text() : (json ?? "{}");
+  let args: unknown;
+  try {
+    args = JSON.parse(text);
+  } catch (error) {
+    throw new IpcError("USAGE", `the arguments of ${tool} are not JSON: ${(error as Error).message}`, {
+      hint: `for example: ipcctl plugin call ${shellWord(tool)} '{"value":1}'`,
+    });
+  }
+  if (typeof args !== "object" || args === null || Array.isArray(args))
+    throw new IpcError("USAGE", `the arguments of ${tool} are not an object`, {
+      hint: `for example: ipcctl plugin call ${shellWord(tool)} '{"value":1}'`,
+    });
+  using connection = await context.connect();
+  const answer = await connection.callTool(tool, args as Record<string, unknown>, toolGroup);
+  if ("result" in answer) {
+    context.print(jsonText(answer.result));
+    return 0;
+  }
+  const { code, message } = answer.error;
+  if (context.isJson) context.print(jsonText(answer.error));
+  else context.note(`${code}: ${visibly(message)}`);
+  return Object.hasOwn(HOST_EXITS, code) ? HOST_EXITS[code as keyof typeof HOST_EXITS] : 1;
+}
+
+export async function reloadPlugin(context: Context, text: string): Promise<number> {
+  using connection = await context.connect();
+  await connection.reloadPlugin(parsePluginName(text));
+  context.print(`${text}: starts anew at its next call`);
+  return 0;
+}
+
+export async function verifyPlugins(context: Context, names: readonly string[]): Promise<number> {
+  using connection = await context.connect();
+  const checks = await connection.verifyPlugins(...names.map(parsePluginName));
+  if (context.isJson) context.print(jsonText(checks));
+  else
+    for (const line of columns(checks.map(({ name, ok, message }) => [name, ok ? "ok" : "failed", visibly(message)])))
+      context.print(line);
+  return checks.every(({ ok }) => ok) ? 0 : 1;
 }
 
 export async function acceptPlugin(context: Context, text: string, { digest: given }: AcceptFlags): Promise<number> {

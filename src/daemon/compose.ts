@@ -106,7 +106,11 @@ export async function serve(options: DaemonOptions): Promise<void> {
     // Once it is decided what follows.
     if (exitWith) setImmediate(() => exitWith.note(worker, store.exits(worker.id), registry));
   };
-  const hostCalls = parts.use(new HostCalls({ registry: () => registry, paths, logger, credentials: openCredentials }));
+  let known: Promise<KnownPlugins> | undefined;
+  const plugins = (): Promise<KnownPlugins> => (known ??= openPlugins(paths, registry));
+  const hostCalls = parts.use(
+    new HostCalls({ ...{ registry: () => registry, paths, logger, plugins }, credentials: openCredentials }),
+  );
   const registry: Registry = parts.use(
     new Registry(
       {
@@ -141,7 +145,6 @@ export async function serve(options: DaemonOptions): Promise<void> {
   for (const worker of registry.workers) compression.look(worker);
   const facts = { startedMs, options, paths, registry, subscriptions, cgroups, store, collector };
   let stores: Promise<Stores> | undefined;
-  let plugins: Promise<KnownPlugins> | undefined;
   let hostEvents: Promise<HostEvents> | undefined;
   const openEvents = (): Promise<HostEvents> =>
     (hostEvents ??= openHostEvents(paths, parts, registry, store, (error) =>
@@ -153,7 +156,8 @@ export async function serve(options: DaemonOptions): Promise<void> {
     audit,
     stores: () => (stores ??= openStores(paths.dataDir, parts)),
     anchors: () => store.anchors(),
-    plugins: () => (plugins ??= openPlugins(paths, registry)),
+    plugins,
+    hostCalls,
     events: openEvents,
     sources: { store, usage, nowMs: Date.now, shimPidOf },
     shutdown: (keepWorkers) => void setTimeout(() => shutdown.request(keepWorkers), ANSWER_MS),

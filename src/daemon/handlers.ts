@@ -25,6 +25,7 @@ import type { Worker } from "../workers/worker.ts";
 import { act } from "./act.ts";
 import type { AuthTag } from "./credential-verbs.ts";
 import type { EventTag } from "./event-verbs.ts";
+import type { HostCalls } from "./host-calls.ts";
 import type { HostEvents } from "./host-events.ts";
 import type { KnownPlugins } from "./known-plugins.ts";
 import type { PluginTag } from "./plugin-verbs.ts";
@@ -45,6 +46,7 @@ export type HandlerDeps = {
   readonly credentials: () => Promise<Credentials>;
   readonly stores: () => Promise<Stores>;
   readonly plugins: () => Promise<KnownPlugins>;
+  readonly hostCalls: HostCalls;
   readonly events: () => Promise<HostEvents>;
   readonly sources: Sources;
   readonly daemonStatus: () => DaemonStatus;
@@ -116,8 +118,8 @@ async function loadHandler(tag: Tag, deps: HandlerDeps): Promise<unknown> {
   if (tag.startsWith("Plugin")) {
     const { PLUGIN_HANDLERS } = await import("./plugin-verbs.ts");
     const plugins = await deps.plugins();
-    return (request: RequestOf<PluginTag>, { audit, credentials }: HandlerDeps, caller: Caller) =>
-      PLUGIN_HANDLERS[tag as PluginTag](request as never, { plugins, credentials, audit }, caller);
+    return (request: RequestOf<PluginTag>, { audit, credentials, hostCalls }: HandlerDeps, caller: Caller) =>
+      PLUGIN_HANDLERS[tag as PluginTag](request as never, { plugins, credentials, audit, hostCalls }, caller);
   }
   if (/^(Publish|WaitEvent)$|Task(s|Runs)?$|Queue$/.test(tag)) {
     const { EVENT_HANDLERS } = await import("./event-verbs.ts");

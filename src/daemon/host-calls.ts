@@ -11,20 +11,27 @@ import { IpcError } from "../base/errors.ts";
 import { programPath, ROOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
 import type { Paths } from "../base/paths.ts";
+import { TOOL_TOPIC } from "../../contract/host.ts";
+import { IN_ROUTER } from "../host/shipped-manifests.ts";
+import type { JsonObject } from "../host/wire.ts";
 import type { CallClient } from "../calls/client.ts";
 import type { Lent } from "../calls/session.ts";
 import type { Credentials } from "../desk/credentials.ts";
 import type { Place } from "../plane/meet.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import { workerName } from "../protocol/kinds.ts";
+import type { ToolAnswer } from "../protocol/status.ts";
 import { loadPolicy, type Policy } from "../sandbox/policy.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
+import type { KnownPlugins } from "./known-plugins.ts";
 import { Plugins } from "./plugins.ts";
 
 const ROUTER = workerName("host", "router");
 /** How long the router may take to start, and to answer. */
 const ROUTER_MS = 30_000;
+/** How long what is under way in a plugin may go on, when that is to be started anew. */
+const DRAIN_MS = 30_000;
 const LABEL_BYTES = 16;
 /** Of each ring: the longest request, with its length in front, has to fit. */
 const CAPACITY = 2 * limit("hostMessageBytes");
@@ -36,6 +43,7 @@ export type HostCallsDeps = {
   readonly paths: Paths;
   readonly logger: Logger;
   readonly credentials: () => Promise<Credentials>;
+  readonly plugins: () => Promise<KnownPlugins>;
 };
 
 export class HostCalls implements Disposable {
@@ -53,8 +61,8 @@ export class HostCalls implements Disposable {
 
   constructor(deps: HostCallsDeps) {
     this.#deps = deps;
-    const { registry, paths, credentials } = deps;
-    this.#plugins = new Plugins({ registry, paths, credentials, open: (worker) => this.#open(worker) });
+    const { registry, paths, credentials, plugins } = deps;
+    this.#plugins = new Plugins({ registry, paths, credentials, plugins, open: (worker) => this.#open(worker) });
   }
 
   /** A runtime of the worker listens: now, or since before this daemon. */
@@ -130,7 +138,7 @@ export class HostCalls implements Disposable {
     const client = await this.#open(registry().get(ROUTER), bound);
     client.call("attend", []).catch(() => undefined); // it lasts as long as the channel
     try {
-      for (const { name, manifest } of this.#plugins.read())
+      for (const { name, manifest } of await this.#plugins.read())
         await client.call("provide", [{ name, tools: manifest.provides.tools }], null, { timeout: ROUTER_MS });
     } catch (error) {
       logger.error({ reason: (error as Error).message }, "plugins cannot be loaded");
@@ -147,6 +155,46 @@ export class HostCalls implements Disposable {
     const router = this.#deps.registry().get(ROUTER);
     if (!(await joinWorkers(placeOf(router), label, placeOf(worker), "calls", CAPACITY, ROUTER_MS)))
       throw new IpcError("FAILED", `the plugin ${name} ended as it was connected`);
+  }
+
+  /** Calls a tool as a user of this machine, through all stages. @throws IpcError if there is no router */
+  async ask(uid: number, tool: string, args: JsonObject, group = `user-${uid}`): Promise<ToolAnswer> {
+    const router = await this.#reachRouter();
+    const request = JSON.stringify({ topic: TOOL_TOPIC + tool, correlation: "1", arguments: args });
+    const text = await router.call<string>("ask", [request, `user ${uid}`, group]);
+    const { result, error } = JSON.parse(text) as { result?: never; error?: never };
+    return error === undefined ? { result: result! } : { error };
+  }
+
+  /** What may run of it is read anew. Its process ends when nothing is under way in it. */
+  async reload(name: string): Promise<void> {
+    const { registry } = this.#deps;
+    if (registry().find(ROUTER)?.isAttached !== true) return; // the next router reads it at its start
+    const router = await this.#reachRouter();
+    await router.call("hold", [name, DRAIN_MS], null, { timeout: DRAIN_MS + ROUTER_MS });
+    await this.#plugins.kill(name);
+    const specs = await this.#plugins.read();
+    const spec = specs.find((one) => one.name === name);
+    if (spec === undefined) await router.call("withdraw", [name]);
+    else await router.call("provide", [{ name, tools: spec.manifest.provides.tools }]);
+    await router.call("release", [name]);
+  }
+
+  /** Whether it can do its work: it starts, and says nothing against that. */
+  async verify(name: string): Promise<{ readonly ok: boolean; readonly message: string }> {
+    if (IN_ROUTER.has(name)) return { ok: true, message: "it runs in the router" };
+    try {
+      await this.#plugins.read();
+      const client = await this.#open(await this.#plugins.start(name));
+      try {
+        const wrong = await client.call<string | null>("verify", [], null, { timeout: ROUTER_MS });
+        return { ok: wrong === null, message: wrong ?? "it can do its work" };
+      } finally {
+        client[Symbol.dispose]();
+      }
+    } catch (error) {
+      return { ok: false, message: (error as Error).message };
+    }
   }
 
   /** A channel of ours to a program of ours, once it listens. */

@@ -12,7 +12,7 @@ import { parseConfig, parsePluginName, type Manifest } from "../host/manifest.ts
 import { changesOf, type Change } from "../host/plugin-changes.ts";
 import { readPluginFolder, type PluginFolder } from "../host/plugin-folder.ts";
 import { findPlugins, pluginsFolderOf, type FoundPlugin, type LeftOut } from "../host/plugins-found.ts";
-import { shippedManifests } from "../host/shipped-manifests.ts";
+import { IN_ROUTER, shippedManifests } from "../host/shipped-manifests.ts";
 import type { JsonObject } from "../host/wire.ts";
 import { workerName } from "../protocol/kinds.ts";
 import type { PluginState } from "../protocol/status.ts";
@@ -31,6 +31,8 @@ export type KnownPlugin = FoundPlugin & {
   /** What its folder holds now; undefined if that cannot be used, and for one that comes with ipcctl. */
   readonly now: PluginFolder | undefined;
   readonly accepted: PluginFolder | undefined;
+  /** Of one that comes with ipcctl. */
+  readonly shipped?: Manifest;
   /** Undefined in the states `failed`, `unaccepted` and `off`. */
   readonly serving: Serving | undefined;
   /** What is wrong, each with its way out. */
@@ -133,7 +135,7 @@ export class KnownPlugins {
 
   async #look(found: FoundPlugin): Promise<KnownPlugin> {
     const plugin = await this.#judge(found);
-    if (plugin.folder === undefined || !this.#isUp(plugin.name)) return plugin;
+    if (IN_ROUTER.has(plugin.name) || !this.#isUp(plugin.name)) return plugin;
     if (plugin.state === "idle") return { ...plugin, state: "ready" };
     const running = `its process runs all the same; to end it: ipcctl stop ${workerName("plugin", plugin.name)}`;
     return { ...plugin, troubles: [...plugin.troubles, running] };
@@ -144,6 +146,16 @@ export class KnownPlugins {
     const troubles: string[] = [];
     const isOff = said?.enabled === false;
     const shipped = this.#shipped.get(name);
+    if (folder === undefined && shipped !== undefined && !IN_ROUTER.has(name)) {
+      const config = this.#configOf(plugin, shipped, troubles);
+      const known = { ...plugin, shipped, now: undefined, accepted: undefined, troubles, serving: undefined };
+      if (isOff || said === undefined) {
+        const hint = `to switch it on, give it a config: ${this.#placeOf(name)}`;
+        return { ...known, state: "off", troubles: isOff ? troubles : [hint] };
+      }
+      if (config === undefined) return { ...known, state: "failed" };
+      return { ...known, state: "idle", serving: { manifest: shipped, folder, digest: undefined, config } };
+    }
     if (folder === undefined && shipped !== undefined) {
       const config = this.#configOf(plugin, shipped, troubles) ?? {};
       if (isOff)

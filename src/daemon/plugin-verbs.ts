@@ -5,6 +5,7 @@ import type { Credentials } from "../desk/credentials.ts";
 import { data, success } from "../protocol/responses.ts";
 import type { PluginStatus } from "../protocol/status.ts";
 import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
+import type { HostCalls } from "./host-calls.ts";
 import type { KnownPlugin, KnownPlugins } from "./known-plugins.ts";
 
 export type PluginDeps = {
@@ -12,6 +13,7 @@ export type PluginDeps = {
   /** Opened if a plugin needs one. */
   readonly credentials: () => Promise<Credentials>;
   readonly audit: AuditSpool;
+  readonly hostCalls: HostCalls;
 };
 
 type Asked = { readonly uid: number };
@@ -35,24 +37,42 @@ export const PLUGIN_HANDLERS: {
     await recorded(deps, caller, { plugin: name, action: "accept", digest }, () =>
       deps.plugins.accept(name, digest, caller.uid),
     );
+    await deps.hostCalls.reload(name);
     return { Success: { message: `Accepted plugin ${name}`, digest } };
   },
   PluginSwitch: async ({ name, enabled }, deps, caller) => {
     const action = enabled ? "enable" : "disable";
     await recorded(deps, caller, { plugin: name, action }, () => deps.plugins.switch(name, enabled));
+    await deps.hostCalls.reload(name);
     return success(`Plugin ${name} is ${enabled ? "on" : "off"}`);
   },
   PluginRemove: async ({ name, data: isWithData }, deps, caller) => {
     const left = await recorded(deps, caller, { plugin: name, action: "remove" }, () =>
       deps.plugins.remove(name, isWithData),
     );
+    await deps.hostCalls.reload(name);
     return { Success: { message: `Removed plugin ${name}`, left: left ?? null } };
+  },
+  PluginCall: async ({ tool, arguments: args, group }, { hostCalls }, { uid }) =>
+    data(await hostCalls.ask(uid, tool, args, group ?? undefined)),
+  PluginReload: async ({ name }, { hostCalls, plugins }) => {
+    await plugins.get(name);
+    await hostCalls.reload(name);
+    return success(`Plugin ${name} starts anew at its next call`);
+  },
+  PluginVerify: async ({ names }, { hostCalls, plugins }) => {
+    const { plugins: all } = await plugins.all();
+    for (const name of names) await plugins.get(name);
+    const wanted = all.filter(({ name, serving }) => (names.length > 0 ? names.includes(name) : serving !== undefined));
+    const checks = [];
+    for (const { name } of wanted) checks.push({ name, ...(await hostCalls.verify(name)) });
+    return data(checks);
   },
 };
 
 async function statusOf(plugin: KnownPlugin, { credentials }: PluginDeps): Promise<PluginStatus> {
-  const { name, folder, state, now, accepted, serving, troubles } = plugin;
-  const manifest = serving?.manifest ?? accepted?.manifest ?? now?.manifest;
+  const { name, folder, state, now, accepted, shipped, serving, troubles } = plugin;
+  const manifest = serving?.manifest ?? shipped ?? accepted?.manifest ?? now?.manifest;
   const tools = manifest?.provides.tools ?? [];
   const needed = manifest?.credentials ?? [];
   return {

@@ -2,19 +2,21 @@
  * Plugins in processes of their own: each is a worker that this starts when the router needs it, under a policy of its
  * own, with its own credentials, which it is told over its channel and in no other way.
  */
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
-import { dirname, isAbsolute, join, resolve } from "node:path";
-import { z } from "zod";
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
 import { programPath, ROOT } from "../base/install.ts";
 import { IpcError } from "../base/errors.ts";
 import type { Paths } from "../base/paths.ts";
 import type { CallClient } from "../calls/client.ts";
 import type { Credentials } from "../desk/credentials.ts";
 import type { PluginSetup } from "../host/plugin-calls.ts";
+import { IN_ROUTER } from "../host/shipped-manifests.ts";
+import type { JsonObject } from "../host/wire.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
 import { workerName } from "../protocol/kinds.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
+import type { KnownPlugins, Serving } from "./known-plugins.ts";
 
 /** How long a plugin may take to start, its handler included. */
 const START_MS = 30_000;
@@ -22,56 +24,53 @@ const START_MS = 30_000;
 /** A process of before was taken for one that runs. */
 const ENDED: ReadonlySet<unknown> = new Set(["NOT_RUNNING", "CONNECTION_LOST"]);
 
-const hostFile = z.looseObject({
-  plugins: z
-    .record(
-      z.string().regex(/^[a-z][a-z0-9_]{0,31}$/, "must be the name of a plugin"),
-      z.strictObject({ enabled: z.boolean().default(true), config: z.unknown().optional(), folder: z.string() }),
-    )
-    .default({}),
-});
-const manifestFile = z.looseObject({
-  hosts: z.array(z.string()).default([]),
-  credentials: z.array(z.string()).default([]),
-  provides: z.looseObject({ tools: z.array(z.record(z.string(), z.unknown())) }),
-});
+/** A plugin that runs in a process of its own. */
+export type PluginSpec = Serving & { readonly name: string };
 
-export type PluginSpec = {
-  readonly name: string;
-  readonly folder: string;
-  readonly config: unknown;
-  readonly manifest: z.infer<typeof manifestFile>;
+type Needs = {
+  readonly hosts: readonly string[];
+  readonly credentials: readonly string[];
+  readonly isPrivate: boolean;
+};
+type Site = {
+  readonly host: string;
+  readonly port?: number;
+  readonly scheme?: "https" | "http";
+  readonly credential?: { readonly name: string };
+  readonly allow_private?: boolean;
+};
+type Database = { readonly host: string; readonly port?: number };
+
+/** What those that come with ipcctl reach and hold follows from their configuration. */
+const NEEDS: Readonly<Record<string, (config: JsonObject) => Needs>> = {
+  http: ({ sites = [] }) => ({
+    hosts: (sites as Site[]).map(({ host, scheme, port }) => hostPort(host, port ?? (scheme === "http" ? 80 : 443))),
+    credentials: [...new Set((sites as Site[]).flatMap(({ credential }) => credential?.name ?? []))],
+    isPrivate: (sites as Site[]).some(({ allow_private }) => allow_private === true),
+  }),
+  mysql: (config) => databaseNeeds(config, 3306),
+  postgres: (config) => databaseNeeds(config, 5432),
 };
 
-/** What `host.json` beside the configuration says. @throws IpcError BAD_CONFIG with file and place */
-export function readPlugins({ config }: Pick<Paths, "config">): PluginSpec[] {
-  const path = join(dirname(config), "host.json");
-  if (!existsSync(path)) return [];
-  const { plugins } = parse(path, hostFile);
-  return Object.entries(plugins).flatMap(([name, one]) => {
-    const folder = isAbsolute(one.folder) ? one.folder : resolve(dirname(path), one.folder);
-    if (!one.enabled) return [];
-    return [{ name, folder, config: one.config, manifest: parse(join(folder, "manifest.json"), manifestFile) }];
-  });
+function databaseNeeds(config: JsonObject, usualPort: number): Needs {
+  const { host, port = usualPort } = config as Database; // its schema says so
+  return { hosts: [hostPort(host, port)], credentials: ["password"], isPrivate: true };
 }
 
-function parse<T>(path: string, schema: z.ZodType<T>): T {
-  let value: unknown;
-  try {
-    value = JSON.parse(readFileSync(path, "utf8"));
-  } catch (error) {
-    throw new IpcError("BAD_CONFIG", `${path}: ${(error as Error).message}`);
-  }
-  const { success, data, error } = schema.safeParse(value);
-  if (success) return data;
-  const { path: at, message } = error.issues[0]!;
-  throw new IpcError("BAD_CONFIG", `${path}: ${["$", ...at].join(".")}: ${message}`);
+function hostPort(host: string, port: number): string {
+  return `${host.includes(":") ? `[${host}]` : host}:${port}`;
+}
+
+function needsOf({ name, folder, manifest, config }: PluginSpec): Needs {
+  const derived = folder === undefined ? NEEDS[name] : undefined;
+  return derived?.(config) ?? { hosts: manifest.hosts, credentials: manifest.credentials, isPrivate: false };
 }
 
 export type PluginDeps = {
   readonly registry: () => Registry;
   readonly paths: Paths;
   readonly credentials: () => Promise<Credentials>;
+  readonly plugins: () => Promise<KnownPlugins>;
   /** A channel to the worker, once its program listens. */
   readonly open: (worker: Worker) => Promise<CallClient>;
 };
@@ -84,9 +83,12 @@ export class Plugins {
     this.#deps = deps;
   }
 
-  /** Reads them anew. @throws IpcError BAD_CONFIG, and those of before are kept */
-  read(): readonly PluginSpec[] {
-    const specs = readPlugins(this.#deps.paths);
+  /** Those that may run now, read anew. @throws IpcError BAD_CONFIG, and those of before are kept */
+  async read(): Promise<readonly PluginSpec[]> {
+    const { plugins } = await (await this.#deps.plugins()).all();
+    const specs = plugins.flatMap(({ name, serving }) =>
+      serving === undefined || (serving.folder === undefined && IN_ROUTER.has(name)) ? [] : [{ ...serving, name }],
+    );
     this.#specs = new Map(specs.map((spec) => [spec.name, spec]));
     return specs;
   }
@@ -96,14 +98,16 @@ export class Plugins {
     const spec = this.#specs.get(name);
     if (spec === undefined) throw new IpcError("NOT_FOUND", `there is no plugin ${name}`);
     const { registry, credentials } = this.#deps;
-    const { values, secrets } = await (await credentials()).forPlugin(name, spec.manifest.credentials);
+    const needs = needsOf(spec);
+    const { values, secrets } = await (await credentials()).forPlugin(name, needs.credentials);
     const id = workerName("plugin", name);
     const data = join(this.#deps.paths.dataDir, name);
     mkdirSync(data, { recursive: true, mode: 0o700 });
-    const setup: PluginSetup = { config: spec.config, credentials: values, secrets, data };
+    const isGuarded = needs.hosts.length > 0;
+    const setup: PluginSetup = { config: spec.config, credentials: values, secrets, data, isGuarded };
     for (let isSecond = false; ; isSecond = true) {
       // One that runs goes on with what another router has asked it.
-      await registry().start(this.#definition(spec, id, data));
+      await registry().start(this.#definition(spec, needs, id, data));
       const worker = registry().get(id);
       try {
         await this.#setUp(worker, setup);
@@ -135,20 +139,27 @@ export class Plugins {
     );
   }
 
-  #definition({ folder, manifest }: PluginSpec, name: string, data: string): AppConfig {
+  #definition({ name, folder }: PluginSpec, needs: Needs, id: string, data: string): AppConfig {
     const policy = {
       version: 1,
       description: "Carries out what the router passes on.",
       extends: "strict",
-      network: manifest.hosts.length > 0 ? { mode: "allow", allow: manifest.hosts } : { mode: "none" },
-      files: { read: [ROOT, folder], write: [data] },
+      network: networkOf(needs),
+      files: { read: folder === undefined ? [ROOT] : [ROOT, folder], write: [data] },
       process: { procfs: "self", uid: "keep", threads: null },
       limits: { memory: "2G", cpuSeconds: null, cpuPercent: null, fileSize: null, openFiles: 1000 },
     };
     const definition = {
-      ...{ name, kind: "plugin", script: programPath("plugin"), args: [folder], cwd: data },
+      ...{ name: id, kind: "plugin", script: programPath("plugin"), args: [folder ?? `shipped:${name}`], cwd: data },
       ...{ interpreter: process.execPath, policy: JSON.stringify(policy), restart_policy: "no", console: false },
     };
     return parseAppConfig(JSON.stringify(definition), "/");
   }
+}
+
+/** Hosts with a star are nothing that the kernel's side can compare: the plugin itself does, with each address. */
+function networkOf({ hosts, isPrivate }: Needs): object {
+  if (hosts.length === 0) return { mode: "none" };
+  if (hosts.some((host) => host.startsWith("*"))) return { mode: "any" };
+  return { mode: "allow", allow: hosts, ...(isPrivate ? { denyResolved: ["metadata", "multicast"] } : {}) };
 }

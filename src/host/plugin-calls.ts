@@ -9,6 +9,8 @@ export type PluginSetup = {
   readonly secrets: readonly string[];
   /** A folder of its own that it may write. */
   readonly data: string;
+  /** It reaches hosts by the connect helper only. */
+  readonly isGuarded: boolean;
 };
 
 /** Who asks, as the host knows it. */

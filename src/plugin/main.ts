@@ -24,16 +24,15 @@ let redactor = new Redactor();
 
 void serve({
   /** Told by the daemon: the only way in which a credential comes here. One that is set up stays as it is. */
-  setUp: async ({ config, credentials, secrets, data }: PluginSetup): Promise<void> => {
+  setUp: async ({ config, credentials, secrets, data, isGuarded }: PluginSetup): Promise<void> => {
     if (running !== undefined) return;
     const names = Object.keys(credentials);
     const others = secrets.filter((one) => !Object.values(credentials).includes(one));
     redactor = new Redactor({ ...credentials, ...Object.fromEntries(others.map((one, at) => [`former-${at}`, one])) });
     try {
-      const path = join(process.argv[2]!, "handler.ts");
-      const { default: start } = (await import(pathToFileURL(path).href)) as { default: plugin.Plugin };
+      const { default: start } = await load(process.argv[2]!);
       if (typeof start !== "function") throw new Error("handler.ts exports no function as its default");
-      running = await start({ config, credentials, data });
+      running = await start({ config, credentials, data, isGuarded });
     } catch (error) {
       throw new IpcError("FAILED", `the handler did not start (${names.length} credentials): ${said(error)}`);
     }
@@ -76,6 +75,22 @@ void serve({
     await running?.shutdown?.();
   },
 });
+
+type Handler = { readonly default: plugin.Plugin };
+
+/** @param place its folder, or `shipped:NAME` */
+async function load(place: string): Promise<Handler> {
+  switch (place) {
+    case "shipped:http":
+      return (await import("../../plugins/http/handler.ts")) as Handler;
+    case "shipped:mysql":
+      return (await import("../../plugins/mysql/handler.ts")) as Handler;
+    case "shipped:postgres":
+      return (await import("../../plugins/postgres/handler.ts")) as Handler;
+    default:
+      return (await import(pathToFileURL(join(place, "handler.ts")).href)) as Handler;
+  }
+}
 
 /** An error of the handler, for the audit and for people. */
 function said(error: unknown): string {

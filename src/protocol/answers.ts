@@ -366,3 +366,18 @@ export const logAnswer: z.ZodType<LogAnswer> = z.union([
 export const greeting: z.ZodType<Greeting> = z
   .strictObject({ protocol: count, version: text, pid: z.int() } satisfies ShapeOf<Greeting>)
   .meta({ id: "Greeting" });
+
+/** What a tool answered: a result, or why there is none. */
+export const toolAnswer = z.union([
+  z.strictObject({ result: z.json() }),
+  z.strictObject({
+    error: z.strictObject({
+      code: z.string(),
+      message: z.string(),
+      retriable: z.boolean(),
+      stage: z.string(),
+      field: z.exactOptional(z.string()),
+      retry_after: z.exactOptional(z.number()),
+    }),
+  }),
+]);

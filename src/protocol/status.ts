@@ -1,5 +1,6 @@
 /** The answers of Status, Describe, Act and DaemonStatus: bunctl's eighteen keys first, then ours. */
 import { kindOfOld, type KindName, type Life } from "./kinds.ts";
+import type { z } from "zod";
 
 export type StateWord = "Starting" | "Running" | "Stopping" | "Stopped" | "Crashed" | "Backoff";
 
@@ -331,3 +332,17 @@ export function readDescription(data: unknown): WorkerDescription {
 export function readDaemon(data: unknown): DaemonStatus {
   return { ...UNKNOWN_DAEMON, ...(data as Partial<DaemonStatus>) };
 }
+
+/** What a tool answered. */
+export type ToolAnswer =
+  | { result: z.core.util.JSONType }
+  | {
+      error: {
+        code: string;
+        message: string;
+        retriable: boolean;
+        stage: string;
+        field?: string;
+        retry_after?: number;
+      };
+    };

@@ -26,6 +26,7 @@ import {
   published,
   publishedEvent,
   shownProject,
+  toolAnswer,
   task,
   taskRun,
   workerDescription,
@@ -264,6 +265,24 @@ export const VERBS = {
     answer: success({ digest: z.string() }),
     says: "copies the folder of a plugin, and lets that copy run from then on; an error if its digest is another one",
     risk: "operate",
+  },
+  PluginCall: {
+    fields: z.object({ tool: z.string(), arguments: z.record(z.string(), z.json()), group: optionalName }),
+    answer: data(toolAnswer),
+    says: "calls a tool as this user, through all stages; `group` is whose data it works on",
+    risk: "operate",
+  },
+  PluginReload: {
+    fields: z.object({ name }),
+    answer: success({}),
+    says: "ends the process of a plugin once nothing is under way in it; the next call starts what is accepted then",
+    risk: "operate",
+  },
+  PluginVerify: {
+    fields: z.object({ names: z.array(z.string()) }),
+    answer: data(z.array(credentialCheck)),
+    says: "has plugins try their credentials and services; all of them if there is no name",
+    risk: "run",
   },
   PluginSwitch: {
     fields: z.object({ name, enabled: z.boolean() }),

@@ -26,6 +26,9 @@ async function begin(stateDir: string): Promise<void> {
     admit: (label: unknown, who: unknown) => router.admit(label, who),
     sessions: () => router.sessions,
     provide: (plugin: unknown) => router.provide(plugin),
+    ask: (request: string, who: string, group: string) => router.ask(request, who, group),
+    hold: (name: string, drainMs: number) => router.hold(name, drainMs),
+    release: (name: string) => router.release(name),
     withdraw: (name: string) => router.withdraw(name),
     expect: (label: string, name: string) => router.expect(label, name),
     // It lasts as long as the daemon, whose functions it lends us.

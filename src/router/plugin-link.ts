@@ -54,6 +54,10 @@ export class PluginLink implements Plugin {
   readonly #desk: () => Promise<Desk>;
   #client: CallClient | undefined;
   #starting: Promise<CallClient> | undefined;
+  /** New calls wait for it, while its process is exchanged. */
+  #gate: PromiseWithResolvers<void> | undefined;
+  #running = 0;
+  #idle: PromiseWithResolvers<void> | undefined;
   /** Of the start that is under way. */
   #relayed: PromiseWithResolvers<CallClient> | undefined;
 
@@ -73,8 +77,24 @@ export class PluginLink implements Plugin {
     return this.#client?.isOpen === true ? "ready" : "idle";
   }
 
+  async hold(drainMs: number): Promise<void> {
+    this.#gate ??= Promise.withResolvers();
+    if (this.#running === 0) return;
+    this.#idle ??= Promise.withResolvers();
+    const timer = setTimeout(() => this.#idle?.resolve(), drainMs);
+    await this.#idle.promise;
+    clearTimeout(timer);
+    this.#idle = undefined;
+  }
+
+  release(): void {
+    this.#gate?.resolve();
+    this.#gate = undefined;
+  }
+
   /** It was withdrawn: who waits for its start is told. */
   close(): void {
+    this.release();
     this.#relayed?.reject(new Error("it was withdrawn"));
   }
 
@@ -101,6 +121,16 @@ export class PluginLink implements Plugin {
   }
 
   async call(call: Call): Promise<unknown> {
+    await this.#gate?.promise;
+    this.#running++;
+    try {
+      return await this.#carryOut(call);
+    } finally {
+      if (--this.#running === 0) this.#idle?.resolve();
+    }
+  }
+
+  async #carryOut(call: Call): Promise<unknown> {
     const { idempotent } = call.tool!.manifest; // a stage before has found it
     for (let isSecond = false; ; isSecond = true) {
       let client: CallClient;

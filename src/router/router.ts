@@ -119,6 +119,28 @@ export class Router {
     for (const tool of link.tools) this.#tools.set(tool.manifest.name, tool);
   }
 
+  /** A call of somebody who may call everything. */
+  async ask(request: string, worker: string, group: string): Promise<string> {
+    const channel = new HostChannel(this.#host, {
+      worker,
+      id: `${worker} ${this.#next++}`,
+      group,
+      grants: new Grants(["*"]),
+    });
+    return await channel.take(Buffer.from(request));
+  }
+
+  /** New calls wait from now on. Resolves when nothing is under way in it any more, or after this time. */
+  async hold(name: string, drainMs: number): Promise<void> {
+    const plugin = this.#plugins.get(name);
+    if (plugin instanceof PluginLink) await plugin.hold(drainMs);
+  }
+
+  release(name: string): void {
+    const plugin = this.#plugins.get(name);
+    if (plugin instanceof PluginLink) plugin.release();
+  }
+
   /** It is no longer offered; what it has been asked, it goes on with. */
   withdraw(name: string): void {
     const plugin = this.#plugins.get(name);

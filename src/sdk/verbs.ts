@@ -11,6 +11,7 @@ import {
   type ActResult,
   type AuditAnchor,
   type CredentialCheck,
+  type ToolAnswer,
   type CredentialStatus,
   type DaemonStatus,
   type LogLines,
@@ -208,6 +209,21 @@ export abstract class Verbs {
    */
   async acceptPlugin(name: string, digest: string): Promise<void> {
     await ask(this, "PluginAccept", { name, digest });
+  }
+
+  /** Calls a tool as this user, through all stages. @param group whose data it works on */
+  callTool(tool: string, args: Readonly<Record<string, unknown>> = {}, group?: string): Promise<ToolAnswer> {
+    return query(this, "PluginCall", { tool, arguments: args as never, group: group ?? null });
+  }
+
+  /** Ends its process once nothing is under way in it; the next call starts what is accepted then. */
+  async reloadPlugin(name: string): Promise<void> {
+    await ask(this, "PluginReload", { name });
+  }
+
+  /** Has plugins try their credentials and services; all of them if there is no name. */
+  verifyPlugins(...names: readonly string[]): Promise<CredentialCheck[]> {
+    return query(this, "PluginVerify", { names: [...names] });
   }
 
   /** Writes to host.json whether it may run. */

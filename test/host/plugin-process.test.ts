@@ -37,6 +37,12 @@ const tool = (name: string, more: object = {}): object => ({
 const MANIFEST = {
   description: "For tests",
   version: "1.0.0",
+  author: { name: "tests" },
+  config_schema: {
+    type: "object",
+    additionalProperties: false,
+    properties: { greeting: { type: "string" } },
+  },
   credentials: ["token"],
   provides: {
     tools: [
@@ -117,6 +123,8 @@ beforeAll(async () => {
     JSON.stringify({ plugins: { trial: { folder, config: { greeting: "hello" } } } }),
   );
   ipc = new Ipcctl(await home.connect());
+  const { digest } = (await ipc.plugin("trial")).plugin;
+  await ipc.acceptPlugin("trial", digest!);
   await home.start("asker", join(project, "asker.py"), { cwd: project, policy: "analysis", tools: ["trial.*"] });
 });
 afterAll(async () => {
@@ -214,4 +222,38 @@ test("a router that is killed: what it had not begun is carried out, what it had
     expect(effects(name)).toBe(count);
   }
   worker[Symbol.dispose]();
+});
+
+test("a person calls, verifies and reloads it by commands", async () => {
+  expect(JSON.parse((await home.cli("plugin", "call", "trial.whoami")).stdout)).toMatchObject({
+    ...{ worker: `user ${process.getuid!()}`, group: `user-${process.getuid!()}` },
+  });
+  expect(JSON.parse((await home.cli("plugin", "call", "echo.echo", '{"value":[1]}')).stdout)).toEqual({ value: [1] });
+  const cases: [string[], number, string][] = [
+    [["trial.none"], 4, "UNKNOWN_TOOL: there is no tool"],
+    [["trial.whoami", '{"more":1}'], 2, "VALIDATION_FAILED"],
+    [["trial.whoami", "[]"], 2, "are not an object"],
+    [["trial.crash"], 1, "PLUGIN_ERROR"],
+  ];
+  for (const [args, status, says] of cases) {
+    const found = await home.cli("plugin", "call", ...args);
+    expect([found.status, found.stderr]).toEqual([status, expect.stringContaining(says)]);
+  }
+  const verified = await home.cli("plugin", "verify", "trial", "echo");
+  expect([verified.status, verified.stdout.split("\n").length]).toEqual([0, 3]);
+  const { pid } = await ipc.status("plugin-trial");
+  expect((await home.cli("plugin", "reload", "trial")).status).toBe(0);
+  expect(existsSync(`/proc/${pid}`)).toBe(false);
+  expect(await ask("trial.whoami")).toHaveProperty("result.worker", "asker");
+  expect((await ipc.status("plugin-trial")).pid).not.toBe(pid);
+});
+
+test("a version that is accepted serves from the next call on, and one that is switched off serves no more", async () => {
+  const folder = join(home.dir, "trial");
+  writeFileSync(join(folder, "handler.ts"), HANDLER.replace("({ worker, group, session })", '({ worker: "new" })'));
+  expect(await ask("trial.whoami")).toHaveProperty("result.worker", "asker"); // what was accepted goes on
+  await ipc.acceptPlugin("trial", (await ipc.plugin("trial")).plugin.digest!);
+  expect(await ask("trial.whoami")).toEqual({ result: { worker: "new" } });
+  await ipc.switchPlugin("trial", false);
+  expect(await ask("trial.whoami")).toMatchObject({ code: "UNKNOWN_TOOL" });
 });

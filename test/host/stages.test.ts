@@ -28,7 +28,10 @@ const tool = (name: string, risk_level: string): object => ({
   ...{ name, description: name, risk_level, idempotent: true },
   arguments_schema: { type: "object", additionalProperties: false },
 });
-const MANIFEST = { provides: { tools: [tool("quiet", "low"), tool("loud", "high"), tool("other", "low")] } };
+const MANIFEST = {
+  ...{ description: "For tests", version: "1.0.0", author: { name: "tests" } },
+  provides: { tools: [tool("quiet", "low"), tool("loud", "high"), tool("other", "low")] },
+};
 const HANDLER = `export default () => ({ tools: { quiet: () => "done", loud: () => "done", other: () => "done" } });`;
 
 const request = (topic: string, args: object = {}, more: object = {}): string =>
@@ -92,6 +95,7 @@ async function probe(): Promise<{ readonly said: Record<string, unknown>; readon
   writeFileSync(join(project, "asker.py"), ASKER);
   expect((await home.cli("status")).status).toBe(0); // starts the daemon of the copy
   using ipc = new Ipcctl(await home.connect());
+  await ipc.acceptPlugin("probing", (await ipc.plugin("probing")).plugin.digest!);
   const tools = ["probing.quiet", "probing.loud"];
   await home.start("asker", join(project, "asker.py"), { cwd: project, policy: "analysis", tools });
   const worker = await ipc.worker("asker");

@@ -72,6 +72,12 @@ const ASKED: { readonly [T in Tag]: () => readonly FieldsOf<T>[] } = {
   PluginList: () => [null],
   PluginShow: () => [{ name: "echo" }],
   PluginAccept: () => [{ name: "greeter", digest: makePlugin() }],
+  PluginCall: () => [
+    { tool: "echo.echo", arguments: { value: 1 } },
+    { tool: "none.such", arguments: {} },
+  ],
+  PluginReload: () => [{ name: "greeter" }],
+  PluginVerify: () => [{ names: ["echo"] }],
   PluginSwitch: () => [{ name: "greeter", enabled: false }],
   PluginRemove: () => [{ name: "greeter" }],
   PutFile: () => {
@@ -142,7 +148,8 @@ let forNobody = "";
 /** The first dead letter. */
 let entryId = "";
 const STORED = ["PutFile", "PutFile", "DeleteFile", "SetProject", "AddMessage"];
-const PLUGINS = ["PluginAccept", "PluginSwitch", "PluginRemove"];
+const CALLED = ["PluginCall", "PluginCall", "PluginReload", "PluginVerify"];
+const PLUGINS = ["PluginAccept", ...CALLED, "PluginSwitch", "PluginRemove"];
 const PUBLISHED = Array<string>(5).fill("Publish");
 const TASKS = ["AddTask", "RunTask", "PauseTask", "ResumeTask", "RemoveTask"];
 const EVENTS = [...PUBLISHED, ...TASKS, "RetryQueue", "RetryQueue", "DropQueue"];
