@@ -66,6 +66,8 @@ const tool = z.strictObject({
   arguments_schema: schema,
 });
 
+const credential = z.string().max(limit("nameChars")).regex(CREDENTIAL, "is not of a to z, digits, '_' and '-'");
+
 const manifestShape = z.strictObject({
   $schema: z.string().optional(),
   description: prose,
@@ -81,8 +83,13 @@ const manifestShape = z.strictObject({
     .default([])
     .meta({ description: "HOST:PORT that it may reach; all else is closed to it" }),
   credentials: z
-    .array(z.string().max(limit("nameChars")).regex(CREDENTIAL, "is not of a to z, digits, '_' and '-'"))
-    .max(limit("pluginCredentials"))
+    .union([
+      z.array(credential).max(limit("pluginCredentials")),
+      z
+        .record(credential, z.strictObject({ description: prose }))
+        .transform((described) => Object.keys(described))
+        .refine((names) => names.length <= limit("pluginCredentials"), "are too many"),
+    ])
     .default([])
     .meta({ description: "names of the credentials that it is told: ipcctl auth add NAME --plugin PLUGIN" }),
   provides: z.strictObject({ tools: z.array(tool).min(1).max(limit("pluginTools")) }),

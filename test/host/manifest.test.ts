@@ -24,6 +24,7 @@ import { changesOf } from "../../src/host/plugin-changes.ts";
 import { hashFolder, readPluginFolder } from "../../src/host/plugin-folder.ts";
 import { findPlugins } from "../../src/host/plugins-found.ts";
 import { shippedManifests } from "../../src/host/shipped-manifests.ts";
+import { startShipped } from "../../src/router/shipped.ts";
 
 const ROOT = join(import.meta.dir, "../..");
 
@@ -72,9 +73,15 @@ test("a manifest has defaults for what it does not say", () => {
   } as never);
 });
 
-test("the plugins that come with ipcctl are those of the folder, and their manifests are sound", () => {
-  const folders = readdirSync(join(ROOT, "plugins")).toSorted();
-  expect([...shippedManifests().keys()].toSorted()).toEqual(folders);
+test("the plugins that come with ipcctl are those that the router runs", async () => {
+  expect([...shippedManifests().keys()]).toEqual([...(await startShipped(dir)).keys()]);
+});
+
+test.each(readdirSync(join(ROOT, "plugins")))("the manifest of %s is sound", (name) => {
+  const path = join(ROOT, "plugins", name, "manifest.json");
+  const written = JSON.parse(readFileSync(path, "utf8")) as { credentials?: object };
+  const { credentials } = parseManifest(name, readFileSync(path, "utf8"), path);
+  expect(credentials).toEqual(Object.keys(written.credentials ?? {}));
 });
 
 const many = <T>(count: number, make: (index: number) => T): T[] => Array.from({ length: count }, (_, at) => make(at));
