@@ -102,7 +102,14 @@ export class KnownPlugins {
         "workers reach it only if their policy grants its tools: leave those out instead",
       );
       if ((said?.enabled ?? true) === isEnabled) return false;
-      changePlugin(this.#hostConfig, name, (before) => ({ ...before, enabled: isEnabled }));
+      // With its folder, which whoever starts plugins wants to read there; both go again when it is switched on.
+      const folder = join("plugins", name);
+      changePlugin(this.#hostConfig, name, (before) => {
+        if (!isEnabled) return { folder, ...before, enabled: false };
+        const { enabled: _, ...rest } = before ?? {};
+        const kept = Object.entries(rest).filter(([key, value]) => key !== "folder" || value !== folder);
+        return kept.length === 0 ? undefined : Object.fromEntries(kept);
+      });
       return true;
     });
   }

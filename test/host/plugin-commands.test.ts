@@ -12,6 +12,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
+import { readPlugins } from "../../src/daemon/plugins.ts";
 import type { PluginStatus } from "../../src/protocol/status.ts";
 import { Home, outcomeOf, ROOT, waitUntil, within, type CliResult } from "../home.ts";
 
@@ -270,10 +271,15 @@ test("a plugin is switched in host.json, which keeps what else it says", async (
   expect((await listed()).switched!.state).toBe("off");
   expect(JSON.parse(readFileSync(inConfig("host.json"), "utf8"))).toEqual({
     approval_timeout: "5m",
-    plugins: { switched: { config: { greeting: "Hi" }, enabled: false } },
+    plugins: { switched: { folder: "plugins/switched", config: { greeting: "Hi" }, enabled: false } },
   });
+  expect(readPlugins(home.paths)).toEqual([]); // what starts plugins reads the same line
   expect(await plugin("enable", "switched", "--json")).toEqual(done('{"name":"switched","enabled":true}'));
   expect((await listed()).switched!.state).toBe("idle");
+  expect(JSON.parse(readFileSync(inConfig("host.json"), "utf8"))).toEqual({
+    approval_timeout: "5m",
+    plugins: { switched: { config: { greeting: "Hi" } } },
+  });
   rmSync(inConfig("host.json"));
 });
 
