@@ -156,10 +156,8 @@ export class KnownPlugins {
     if (folder === undefined && shipped !== undefined && !IN_ROUTER.has(name)) {
       const config = this.#configOf(plugin, shipped, troubles);
       const known = { ...plugin, shipped, now: undefined, accepted: undefined, troubles, serving: undefined };
-      if (isOff || said === undefined) {
-        const hint = `to switch it on, give it a config: ${this.#placeOf(name)}`;
-        return { ...known, state: "off", troubles: isOff ? troubles : [hint] };
-      }
+      // A configuration switches it on.
+      if (isOff || said === undefined) return { ...known, state: "off", troubles: [] };
       if (config === undefined) return { ...known, state: "failed" };
       return { ...known, state: "idle", serving: { manifest: shipped, folder, digest: undefined, config } };
     }

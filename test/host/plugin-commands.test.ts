@@ -12,7 +12,6 @@ import {
   writeFileSync,
 } from "node:fs";
 import { dirname, join } from "node:path";
-import { readPlugins } from "../../src/daemon/plugins.ts";
 import type { PluginStatus } from "../../src/protocol/status.ts";
 import { Home, outcomeOf, ROOT, waitUntil, within, type CliResult } from "../home.ts";
 
@@ -273,7 +272,6 @@ test("a plugin is switched in host.json, which keeps what else it says", async (
     approval_timeout: "5m",
     plugins: { switched: { folder: "plugins/switched", config: { greeting: "Hi" }, enabled: false } },
   });
-  expect(readPlugins(home.paths)).toEqual([]); // what starts plugins reads the same line
   expect(await plugin("enable", "switched", "--json")).toEqual(done('{"name":"switched","enabled":true}'));
   expect((await listed()).switched!.state).toBe("idle");
   expect(JSON.parse(readFileSync(inConfig("host.json"), "utf8"))).toEqual({
@@ -364,7 +362,7 @@ test("a folder elsewhere stays, and of a link only the link goes", async () => {
   rmSync(inConfig("host.json"));
 });
 
-test("a plugin whose process is there is ready, and one that runs though it should not is said", async () => {
+test("one that was not accepted answers nobody; one whose process is there is ready, until it is switched off", async () => {
   const elsewhere = join(home.dir, "serving");
   mkdirSync(elsewhere);
   await plugin("new", "serving", "-d", elsewhere);
@@ -374,20 +372,30 @@ test("a plugin whose process is there is ready, and one that runs though it shou
   );
   const script = home.script(
     "serving/asking.py",
-    'from ipcctl import host\nprint(host.call("serving.greet", name="Ada"), flush=True)\nimport time\ntime.sleep(600)\n',
+    `import ipcctl
+from ipcctl import host
+@ipcctl.expose
+def ask():
+    try:
+        return host.call("serving.greet", name="Ada")
+    except host.HostError as error:
+        return error.code
+ipcctl.serve()
+`,
   );
   await home.start("asking", script, { cwd: elsewhere, policy: "analysis", tools: ["serving.*"] });
-  await waitUntil(async () => (await home.lines("asking")).length > 0, "it was answered");
-  expect(await home.lines("asking")).toEqual(["{'text': 'Hello, Ada'}"]);
-  const running = "its process runs all the same; to end it: ipcctl stop plugin-serving";
-  expect((await listed()).serving).toMatchObject({ state: "unaccepted", troubles: [running] });
+  const ask = async (): Promise<unknown> => JSON.parse((await home.cli("call", "asking", "ask")).stdout);
+  expect(await ask()).toBe("UNKNOWN_TOOL");
+  expect((await listed()).serving).toMatchObject({ state: "unaccepted", troubles: [] });
   await accept("serving");
+  expect((await listed()).serving).toMatchObject({ state: "idle", troubles: [] });
+  expect(await ask()).toEqual({ text: "Hello, Ada" });
   expect((await listed()).serving).toMatchObject({ state: "ready", troubles: [] });
   await plugin("disable", "serving");
-  expect((await listed()).serving).toMatchObject({ state: "off", troubles: [running] });
-  expect((await home.cli("stop", "plugin-serving")).status).toBe(0);
+  expect((await listed()).serving).toMatchObject({ state: "off", troubles: [] });
+  expect(await ask()).toBe("UNKNOWN_TOOL");
   await plugin("enable", "serving");
-  expect((await listed()).serving).toMatchObject({ state: "idle", troubles: [] });
+  expect(await ask()).toEqual({ text: "Hello, Ada" });
   await home.cli("delete", "asking");
   await plugin("remove", "serving");
   rmSync(inConfig("host.json"));
