@@ -137,10 +137,10 @@ export const LIMITS = {
     why: "newest writers of one spool whose numbers are known; each file of the chained audit begins with them",
   },
   auditChainBytes: {
-    value: 8_388_608,
+    value: 4_194_304,
     why: "size at which a file of the chained audit ends; a start reads the last one",
   },
-  auditChainFiles: { value: 32, why: "files of the chained audit; the oldest one goes for one more" },
+  auditChainFiles: { value: 64, why: "files of the chained audit; the oldest one goes for one more" },
   auditChainMs: { value: 31_536_000_000, why: "for which a file of the chained audit is kept after its end: one year" },
   hostMessageBytes: {
     value: 1_048_576,

@@ -4,10 +4,11 @@
  * last file alone says where the daemon goes on: the chain cannot disagree with its own place in the spools.
  */
 import { createHash, hash } from "node:crypto";
-import { readdirSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import type { SpoolLine, SpoolState } from "./cursor.ts";
+import { limit } from "../base/limits.ts";
+import { readAt, type SpoolLine, type SpoolState } from "./cursor.ts";
 import { auditFolderOf } from "./spool.ts";
 
 /** A line of the chain by its number and SHA-256. */
@@ -23,6 +24,8 @@ export type ChainFile = { readonly path: string; readonly first: number };
 
 const NAME_DIGITS = 12;
 const TEXT_CHARS = 200;
+/** A file may exceed its limit: by one turn of the daemon, and by how far thousands of spools had been read. */
+const FILES_FIT = 8;
 
 export function chainFolderOf(stateDir: string): string {
   return join(auditFolderOf(stateDir), "chain");
@@ -44,6 +47,29 @@ export function listChain(folder: string): ChainFile[] {
     .filter((name) => /^\d{12,15}\.jsonl$/.test(name))
     .map((name) => ({ path: join(folder, name), first: Number.parseInt(name, 10) }))
     .toSorted((a, b) => a.first - b.first);
+}
+
+/**
+ * All of a file of the chain; undefined if it does not exist.
+ * @throws Error for what no daemon has written
+ */
+export function readChainFile(path: string): Buffer | undefined {
+  let fd;
+  try {
+    fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+  try {
+    const stat = fstatSync(fd);
+    const most = FILES_FIT * limit("auditChainBytes");
+    if (!stat.isFile()) throw new Error(`${path} is not a file: move it away`);
+    if (stat.size > most) throw new Error(`${path} has ${stat.size} bytes, more than ${most}: move it away`);
+    return readAt(fd, 0, stat.size);
+  } finally {
+    closeSync(fd);
+  }
 }
 
 export function digestOf(line: Uint8Array | string): string {

@@ -11,7 +11,6 @@ import {
   ftruncateSync,
   mkdirSync,
   openSync,
-  readFileSync,
   rmSync,
   statSync,
   truncateSync,
@@ -29,6 +28,7 @@ import {
   NO_LINE,
   noteOf,
   parseChainLine,
+  readChainFile,
   saysOf,
   type Head,
 } from "./chain-lines.ts";
@@ -55,7 +55,10 @@ export class AuditChain {
   /** Where the spools had been read to, according to the lines that are there. */
   readonly states: States;
 
-  /** @param anchor the newest one that is known: a chain that ends before it was cut */
+  /**
+   * @param anchor the newest one that is known: a chain that ends before it was cut
+   * @throws if the last file cannot be read
+   */
   constructor(folder: string, anchor: Head | undefined, nowMs: () => number) {
     this.#folder = folder;
     this.#nowMs = nowMs;
@@ -175,7 +178,8 @@ export class AuditChain {
     for (;;) {
       const last = listChain(this.#folder).at(-1);
       if (last === undefined) break;
-      const bytes = readFileSync(last.path);
+      const bytes = readChainFile(last.path);
+      if (bytes === undefined) continue;
       const end = bytes.lastIndexOf(NEWLINE) + 1;
       if (end === 0) {
         rmSync(last.path); // it was begun by a daemon that was killed before its first line was written

@@ -6,7 +6,7 @@ import { closeSync, constants, fdatasync, mkdirSync, openSync, watch, type FSWat
 import { basename, join } from "node:path";
 import { limit } from "../base/limits.ts";
 import { AuditChain } from "./chain.ts";
-import { chainFolderOf, type Anchor, type Head } from "./chain-lines.ts";
+import { chainFolderOf, NO_LINE, type Anchor, type Head } from "./chain-lines.ts";
 import { SpoolCursor, type SpoolLine, type SpoolState } from "./cursor.ts";
 import { auditFolderOf, legacyLogOf, listSpools, spoolOfFile } from "./spool.ts";
 
@@ -34,7 +34,8 @@ export type CollectorDeps = {
 
 export class AuditCollector implements Disposable {
   readonly #deps: CollectorDeps;
-  readonly #chain: AuditChain;
+  /** Undefined while it cannot be read. */
+  #chain: AuditChain | undefined;
   readonly #cursors = new Map<string, SpoolCursor>();
   /** Spools that may have something new; one that has had its turn goes to the end. */
   readonly #waiting = new Set<string>();
@@ -49,8 +50,6 @@ export class AuditCollector implements Disposable {
   constructor(deps: CollectorDeps) {
     this.#deps = deps;
     this.#anchors = [...deps.anchors];
-    this.#chain = new AuditChain(chainFolderOf(deps.stateDir), deps.anchors.at(-1), deps.nowMs);
-    for (const [spool, state] of this.#chain.states) this.#cursors.set(spool, this.#cursorOf(spool, state));
     this.#addAll();
     const end = performance.now() + START_MS;
     while (this.#takeIn() && performance.now() < end);
@@ -64,14 +63,14 @@ export class AuditCollector implements Disposable {
   }
 
   get head(): Head {
-    return this.#chain.head;
+    return this.#chain?.head ?? NO_LINE;
   }
 
   /** To be called now and then: finds what nobody told of, and removes what is too old. */
   look(): void {
     this.#watcher?.close();
     this.#watcher = undefined;
-    this.#chain.prune();
+    this.#chain?.prune();
     this.#addAll();
     this.#plan();
   }
@@ -86,7 +85,7 @@ export class AuditCollector implements Disposable {
     const end = performance.now() + START_MS;
     while (this.#takeIn() && performance.now() < end);
     try {
-      this.#chain.sync();
+      this.#chain?.sync();
       this.#anchor();
     } catch {
       // The next daemon goes on from what there is.
@@ -142,14 +141,15 @@ export class AuditCollector implements Disposable {
     if (turn.length === 0) return false;
     const back: (() => void)[] = [];
     try {
-      this.#chain.prepare(this.#states());
+      const chain = (this.#chain ??= this.#open());
+      chain.prepare(this.#states());
       for (const spool of turn) this.#waiting.delete(spool);
       const lines = turn.map((spool) => this.#read(spool, back));
       const all = merged(lines);
-      if (all.length > 0) this.#chain.append(all);
+      if (all.length > 0) chain.append(all);
       back.length = 0;
       if (all.length > 0) this.#planAnchor();
-      if (this.#chain.isLarge) this.#rotate();
+      if (chain.isLarge) this.#rotate(chain);
     } catch (error) {
       for (const undo of back) undo();
       for (const spool of turn) this.#waiting.add(spool);
@@ -161,13 +161,27 @@ export class AuditCollector implements Disposable {
     return this.#waiting.size > 0;
   }
 
+  /** Goes on where the last daemon ended. @throws if the chain cannot be read */
+  #open(): AuditChain {
+    const { stateDir, nowMs } = this.#deps;
+    const chain = new AuditChain(chainFolderOf(stateDir), this.#anchors.at(-1), nowMs);
+    for (const [spool, state] of chain.states) this.#cursors.set(spool, this.#cursorOf(spool, state));
+    return chain;
+  }
+
   #read(spool: string, back: (() => void)[]): SpoolLine[] {
     let cursor = this.#cursors.get(spool);
     if (cursor === undefined) this.#cursors.set(spool, (cursor = this.#cursorOf(spool)));
-    back.push(cursor.mark());
-    const lines = cursor.read(limit("auditTickBytes"));
-    if (cursor.isBehind) this.#waiting.add(spool); // behind those that wait already
-    return lines;
+    const undo = cursor.mark();
+    try {
+      const lines = cursor.read(limit("auditTickBytes"));
+      back.push(undo);
+      if (cursor.isBehind) this.#waiting.add(spool); // behind those that wait already
+      return lines;
+    } catch {
+      undo(); // whatever is wrong with it, the others are read: the next look tries again
+      return [];
+    }
   }
 
   #states(): Map<string, SpoolState> {
@@ -176,10 +190,10 @@ export class AuditCollector implements Disposable {
     return states;
   }
 
-  #rotate(): void {
-    this.#chain.sync();
+  #rotate(chain: AuditChain): void {
+    chain.sync();
     this.#anchor();
-    this.#chain.rotate(this.#states());
+    chain.rotate(this.#states());
     for (const [spool, { state }] of this.#cursors) if (state === undefined) this.#cursors.delete(spool);
     this.#anchor();
   }
@@ -192,14 +206,15 @@ export class AuditCollector implements Disposable {
 
   /** An anchor must not be on the disk before its line is: after a power cut the chain would look cut. */
   #anchorSynced(): void {
-    const { path, head } = this.#chain;
-    if (path === undefined) return;
+    const chain = this.#chain;
+    if (chain?.path === undefined) return;
+    const { path, head } = chain;
     const done = (fd?: number): void => {
       if (fd !== undefined) closeSync(fd);
       this.#anchoring = undefined;
       if (this.#isClosed) return;
-      if (this.#chain.path === path && fd !== undefined) this.#anchor(head);
-      if (this.#chain.head.line > head.line) this.#planAnchor();
+      if (chain.path === path && fd !== undefined) this.#anchor(head);
+      if (chain.head.line > head.line) this.#planAnchor();
     };
     try {
       const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
@@ -210,9 +225,9 @@ export class AuditCollector implements Disposable {
   }
 
   /** Beside the newest line the first ones of all files, which have the SHA-256 of the last ones before them. */
-  #anchor(head = this.#chain.head): void {
-    const { begun, firsts } = this.#chain;
-    if (begun === undefined || head.line === 0) return;
+  #anchor(head = this.head): void {
+    const { begun, firsts } = this.#chain ?? {};
+    if (begun === undefined || firsts === undefined) return;
     const time = new Date(this.#deps.nowMs()).toISOString();
     const kept = this.#anchors.filter(({ line }) => line < begun.line && firsts.includes(line));
     const first = this.#anchors.find(({ line, digest }) => line === begun.line && digest === begun.digest);

@@ -2,10 +2,10 @@
  * The audit as one, in the order of time: the chained log, and what lies in the spools beside it, because it is newer,
  * or because the chain no longer has it.
  */
-import { existsSync, readFileSync, watch, type FSWatcher } from "node:fs";
+import { existsSync, watch, type FSWatcher } from "node:fs";
 import { basename } from "node:path";
 import { linesOf } from "./chain.ts";
-import { ChainStates, chainFolderOf, listChain, parseChainLine, type ChainLine } from "./chain-lines.ts";
+import { ChainStates, chainFolderOf, listChain, parseChainLine, readChainFile, type ChainLine } from "./chain-lines.ts";
 import { SpoolCursor, type SpoolLine, type SpoolState } from "./cursor.ts";
 import { type AuditRecord } from "./schema.ts";
 import { auditFolderOf, legacyLogOf, listSpools } from "./spool.ts";
@@ -120,7 +120,7 @@ function* readChain(
   files: readonly string[],
 ): Generator<{ readonly line: ChainLine | undefined; readonly text: Buffer }> {
   for (const path of files)
-    if (existsSync(path)) for (const text of linesOf(readFileSync(path))) yield { line: parseChainLine(text), text };
+    for (const text of linesOf(readChainFile(path) ?? Buffer.alloc(0))) yield { line: parseChainLine(text), text };
 }
 
 function* chainLines(files: readonly string[], last: number): Generator<AuditLine> {

@@ -13,6 +13,7 @@ import {
   listChain,
   NO_LINE,
   parseChainLine,
+  readChainFile,
   type Anchor,
   type ChainFile,
   type ChainLine,
@@ -97,9 +98,15 @@ class Verification implements Disposable {
   }
 
   #checkFile({ path, first }: ChainFile): void {
-    if (!existsSync(path)) return; // the daemon has removed it meanwhile, as the oldest one
+    let bytes;
+    try {
+      bytes = readChainFile(path);
+    } catch (error) {
+      return this.#fault(path, 1, `it cannot be read: ${(error as Error).message}`);
+    }
     let line = 0;
-    for (const text of linesOf(readFileSync(path))) {
+    // One that is gone by now was the oldest one, and the daemon has removed it.
+    for (const text of linesOf(bytes ?? Buffer.alloc(0))) {
       line++;
       this.#lines++;
       const parsed = parseChainLine(text);

@@ -151,8 +151,14 @@ async function verify(context: Context, name: string | undefined, flags: AuditFl
   if (name !== undefined || narrower !== undefined)
     throw new IpcError("USAGE", `--verify: all of the audit is checked; leave out ${name ?? `--${narrower}`}`);
   const { verifyAudit } = await import("../audit/verify.ts");
-  const { anchors, trouble } = await anchorsOf(context);
-  const verdict = verifyAudit(context.paths.stateDir, anchors);
+  const { stateDir } = context.paths;
+  let { anchors, trouble } = await anchorsOf(context);
+  let verdict = verifyAudit(stateDir, anchors);
+  if (!verdict.ok && trouble === undefined) {
+    // The daemon may have removed the oldest file in between.
+    ({ anchors, trouble } = await anchorsOf(context));
+    verdict = verifyAudit(stateDir, anchors);
+  }
   const unknown: AuditFault[] = trouble === undefined ? [] : [{ file: context.paths.database, line: 1, what: trouble }];
   const faults = [...verdict.faults, ...unknown];
   const isOk = faults.length === 0;

@@ -370,6 +370,19 @@ test("what is older than the chain is shown from its spool, once", () => {
   expect(faults()).toEqual([]);
 });
 
+test("a chain that cannot be read stops no daemon, which says so, and goes on once it can", async () => {
+  start(new AuditSpool(dir, "daemon"), "a");
+  const wrong = join(chainFolderOf(dir), "000000000007.jsonl");
+  mkdirSync(wrong, { recursive: true });
+  using collector = begin();
+  expect(collector.trouble).toContain("is not a file: move it away");
+  expect(shown).toThrow("is not a file");
+  expect(faults()[0]).toContain("it cannot be read");
+  rmSync(wrong, { recursive: true });
+  await waitUntil(() => collector.trouble === undefined, "it goes on");
+  expect(recordsOf()).toEqual(["a"]);
+});
+
 /** What somebody may do to the audit, and what is found of it first. */
 const ATTACKS: readonly (readonly [what: string, attack: () => void, fault: RegExp, line: number])[] = [
   [
