@@ -128,7 +128,7 @@ export class AuditChain {
     if (this.#current !== undefined) syncPath(this.#current.path, O_RDONLY | O_NOFOLLOW);
   }
 
-  /** To be opened for waiting until it is on the disk. */
+  /** The file that is written, to wait until it is on the disk; undefined while none can be. */
   get path(): string | undefined {
     return this.#current?.path;
   }

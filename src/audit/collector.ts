@@ -53,7 +53,6 @@ export class AuditCollector implements Disposable {
     this.#addAll();
     const end = performance.now() + START_MS;
     while (this.#takeIn() && performance.now() < end);
-    this.#anchor();
     this.#plan();
   }
 
@@ -70,7 +69,11 @@ export class AuditCollector implements Disposable {
   look(): void {
     this.#watcher?.close();
     this.#watcher = undefined;
-    this.#chain?.prune();
+    try {
+      this.#chain?.prune();
+    } catch (error) {
+      this.#report(error as NodeJS.ErrnoException);
+    }
     this.#addAll();
     this.#plan();
   }
@@ -148,7 +151,6 @@ export class AuditCollector implements Disposable {
       const all = merged(lines);
       if (all.length > 0) chain.append(all);
       back.length = 0;
-      if (all.length > 0) this.#planAnchor();
       if (chain.isLarge) this.#rotate(chain);
     } catch (error) {
       for (const undo of back) undo();
@@ -156,6 +158,7 @@ export class AuditCollector implements Disposable {
       this.#report(error as NodeJS.ErrnoException);
       return false;
     }
+    if (this.head.line > (this.#anchors.at(-1)?.line ?? 0)) this.#planAnchor();
     if (this.#trouble !== undefined) this.#deps.onHealed("the chained audit is written again");
     this.#trouble = undefined;
     return this.#waiting.size > 0;
@@ -206,21 +209,22 @@ export class AuditCollector implements Disposable {
 
   /** An anchor must not be on the disk before its line is: after a power cut the chain would look cut. */
   #anchorSynced(): void {
-    const chain = this.#chain;
-    if (chain?.path === undefined) return;
+    const chain = this.#chain!; // it was written
     const { path, head } = chain;
-    const done = (fd?: number): void => {
-      if (fd !== undefined) closeSync(fd);
+    const done = (isSynced: boolean): void => {
       this.#anchoring = undefined;
       if (this.#isClosed) return;
-      if (chain.path === path && fd !== undefined) this.#anchor(head);
+      if (isSynced && chain.path === path) this.#anchor(head);
       if (chain.head.line > head.line) this.#planAnchor();
     };
     try {
-      const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
-      fdatasync(fd, () => done(fd));
+      const fd = openSync(path!, constants.O_RDONLY | constants.O_NOFOLLOW);
+      fdatasync(fd, (error) => {
+        closeSync(fd);
+        done(!error);
+      });
     } catch {
-      done(); // it was removed: the next turn says so
+      done(false); // it was removed: the next turn says so
     }
   }
 

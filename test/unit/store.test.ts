@@ -12,10 +12,11 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Anchor } from "../../src/audit/chain-lines.ts";
 import { fillDisk, mountDisk, unmountDisk } from "../disk.ts";
 import { exitOf } from "../exits.ts";
 import { parseAppConfig } from "../../src/protocol/app-config.ts";
-import { describeBroken, requireReadableSchema, Store } from "../../src/workers/store.ts";
+import { describeBroken, readStoredAnchors, requireReadableSchema, Store } from "../../src/workers/store.ts";
 
 const CONFIG = parseAppConfig(JSON.stringify({ name: "web", command: "true" }), "/");
 const folders: string[] = [];
@@ -49,6 +50,24 @@ function fillStore(store: Store, runs: number): void {
   store.addInstance("web", "web", 0);
   for (let run = 1; run <= runs; run++) store.finishRun("web", exitOf(run), { phase: "ended", run });
 }
+
+test("anchors of the audit are there again, the last ones that were put, also for whoever reads a copy", () => {
+  const path = join(makeFolder(), "ipcctl.db");
+  const anchorsOf = (...lines: number[]): Anchor[] => lines.map((line) => ({ line, digest: `d${line}`, time: "now" }));
+  expect(readStoredAnchors(path)).toEqual([]);
+  {
+    using store = openStore(path).store;
+    store.putAnchors(anchorsOf(1, 5));
+    store.putAnchors(anchorsOf(1, 7));
+    expect(readStoredAnchors(path)).toEqual(anchorsOf(1, 7)); // of a daemon that was killed
+  }
+  expect(readStoredAnchors(path)).toEqual(anchorsOf(1, 7));
+  using store = openStore(path).store;
+  expect(store.anchors()).toEqual(anchorsOf(1, 7));
+  rmSync(path);
+  store.look();
+  expect(readStoredAnchors(path)).toEqual(anchorsOf(1, 7));
+});
 
 test("what is changed is there again, with the newest ends of runs", () => {
   const path = join(makeFolder(), "ipcctl.db");
