@@ -30,6 +30,7 @@ import {
   parseChainLine,
   readChainFile,
   saysOf,
+  type ChainFile,
   type Head,
 } from "./chain-lines.ts";
 import type { SpoolLine, SpoolState } from "./cursor.ts";
@@ -109,18 +110,21 @@ export class AuditChain {
   /** Ends the file, once it is synced, and begins the next one. @throws if there is no room for that */
   rotate(states: States): void {
     this.#begin(states);
-    this.prune();
   }
 
-  /** Removes the oldest files, beyond their number and age. */
-  prune(): void {
+  /** The oldest files, beyond their number and age. They must have no anchors any more when they are removed. */
+  outdated(): ChainFile[] {
     const files = listChain(this.#folder).slice(0, -1);
     const tooMany = files.length + 1 - limit("auditChainFiles");
-    for (const [index, { path }] of files.entries()) {
-      const { mtimeMs } = statSync(path, { throwIfNoEntry: false }) ?? { mtimeMs: 0 };
-      if (index >= tooMany && mtimeMs > this.#nowMs() - limit("auditChainMs")) return; // those behind are younger
-      rmSync(path, { force: true });
-    }
+    const oldestMs = this.#nowMs() - limit("auditChainMs");
+    const kept = files.findIndex(
+      ({ path }, index) => index >= tooMany && (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0) > oldestMs,
+    );
+    return kept < 0 ? files : files.slice(0, kept); // those behind are younger
+  }
+
+  remove(files: readonly ChainFile[]): void {
+    for (const { path } of files) rmSync(path, { force: true });
   }
 
   /** What was written is on the disk, also after a power cut. */

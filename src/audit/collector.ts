@@ -70,7 +70,7 @@ export class AuditCollector implements Disposable {
     this.#watcher?.close();
     this.#watcher = undefined;
     try {
-      this.#chain?.prune();
+      this.#prune();
     } catch (error) {
       this.#report(error as NodeJS.ErrnoException);
     }
@@ -197,8 +197,19 @@ export class AuditCollector implements Disposable {
     chain.sync();
     this.#anchor();
     chain.rotate(this.#states());
+    this.#prune();
     for (const [spool, { state }] of this.#cursors) if (state === undefined) this.#cursors.delete(spool);
     this.#anchor();
+  }
+
+  /** What is removed is not anchored any more: if this process is killed in between, nothing looks cut. */
+  #prune(): void {
+    const files = this.#chain?.outdated() ?? [];
+    if (files.length === 0) return;
+    const firsts = files.map(({ first }) => first);
+    this.#anchors = this.#anchors.filter(({ line }) => !firsts.includes(line));
+    this.#deps.onAnchors(this.#anchors);
+    this.#chain!.remove(files);
   }
 
   #planAnchor(): void {

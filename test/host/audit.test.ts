@@ -1,6 +1,6 @@
 /** The chained audit of a daemon that is killed: at each change of the disk, and while workers are denied things. */
 import { expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { appendFileSync, cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Anchor } from "../../src/audit/chain-lines.ts";
@@ -12,13 +12,19 @@ import { Home, waitUntil } from "../home.ts";
 test("a daemon that is killed at any change of the disk has chained each record once, in one chain", () => {
   const dir = mkdtempSync(join(tmpdir(), "ipcctl-audit-"));
   const died: string[] = [];
+  const script = join(import.meta.dir, "change-audit.ts");
+  const run = (...args: string[]) => Bun.spawnSync([process.execPath, "--no-env-file", script, ...args]);
   try {
+    // What the daemon finds that is killed: files of the chain, and the beginning of a line, as of one killed before.
+    const found = join(dir, "found");
+    mkdirSync(found);
+    run(found, "0");
+    appendFileSync(chainFilesOf(found).at(-1)!, '{"line":99,"prev');
     for (const when of ["not", "made"])
       for (let at = 1; ; at++) {
         const state = join(dir, `${at}${when}`);
-        mkdirSync(state);
-        const script = join(import.meta.dir, "change-audit.ts");
-        const child = Bun.spawnSync([process.execPath, "--no-env-file", script, state, String(at), when]);
+        cpSync(found, state, { recursive: true });
+        const child = run(state, String(at), when);
         died.push(`${when}${at} ${child.signalCode ?? child.stdout.toString().trim()}`);
         const chained = checkWhole(state);
         const spooled = new SpoolCursor(join(state, "audit/daemon.jsonl")).read(1e9).flatMap(workerOf);
@@ -54,12 +60,17 @@ function checkWhole(state: string): string[] {
   });
   collector[Symbol.dispose]();
   expect(faultsOf()).toEqual([]);
+  return chainFilesOf(state)
+    .flatMap((file) => readFileSync(file, "utf8").trimEnd().split("\n"))
+    .map((line) => JSON.parse(line) as { record?: { worker: string } })
+    .flatMap(({ record }) => record?.worker ?? []);
+}
+
+function chainFilesOf(state: string): string[] {
   const folder = join(state, "audit/chain");
   return readdirSync(folder)
     .toSorted()
-    .flatMap((name) => readFileSync(join(folder, name), "utf8").trimEnd().split("\n"))
-    .map((line) => JSON.parse(line) as { record?: { worker: string } })
-    .flatMap(({ record }) => record?.worker ?? []);
+    .map((name) => join(folder, name));
 }
 
 function anchorsIn(state: string): Anchor[] {

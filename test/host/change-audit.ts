@@ -11,7 +11,7 @@ import { dieAtChange } from "./dying-fs.ts";
 
 const [state = "", at = "0", isMade] = process.argv.slice(2);
 const called = dieAtChange(Number(at), isMade === "made");
-const small = { auditChainBytes: { value: 1500, why: "" }, auditChainFiles: { value: 3, why: "" } };
+const small = { auditChainBytes: { value: 1500, why: "" }, auditChainFiles: { value: 2, why: "" } };
 void mock.module("../../contract/limits.ts", () => ({ LIMITS: { ...LIMITS, ...small } }));
 const { AuditCollector } = await import("../../src/audit/collector.ts");
 const { AuditSpool } = await import("../../src/audit/spool.ts");
@@ -19,7 +19,7 @@ const { AuditSpool } = await import("../../src/audit/spool.ts");
 const database = join(state, "anchors.json");
 const anchors = (): Anchor[] => (existsSync(database) ? (JSON.parse(readFileSync(database, "utf8")) as Anchor[]) : []);
 const spool = new AuditSpool(state, "daemon");
-for (let round = 0; round < 4; round++) {
+for (let round = 0; round < 3; round++) {
   for (let count = 0; count < 3; count++) spool.write({ worker: `${round}.${count}`, event: "start" });
   new AuditCollector({
     stateDir: state,

@@ -335,20 +335,23 @@ test("auditChainFiles, auditChainMs: as many files as the limit are kept, and no
   const folder = chainFolderOf(dir);
   const chain = new AuditChain(folder, undefined, Date.now);
   chain.prepare(new Map());
+  const prune = (): void => chain.remove(chain.outdated());
   for (let count = 1; count < LIMITS.auditChainFiles.value; count++) chain.rotate(new Map());
+  prune();
   expect(chainFiles()).toHaveLength(LIMITS.auditChainFiles.value);
   const [oldest] = chainFiles();
   chain.rotate(new Map());
+  prune();
   expect(chainFiles()).toHaveLength(LIMITS.auditChainFiles.value);
   expect(existsSync(oldest!)).toBe(false);
   const [first, second] = chainFiles() as [string, string];
   const age = (file: string, ms: number): void => utimesSync(file, new Date(), new Date(Date.now() - ms));
   age(first, LIMITS.auditChainMs.value - 60_000);
-  chain.prune();
+  prune();
   expect(existsSync(first)).toBe(true);
   age(first, LIMITS.auditChainMs.value + 60_000);
   age(second, LIMITS.auditChainMs.value + 60_000);
-  chain.prune();
+  prune();
   expect([existsSync(first), existsSync(second)]).toEqual([false, false]);
 });
 
