@@ -37,6 +37,8 @@ const LABEL_BYTES = 16;
 const CAPACITY = 2 * limit("hostMessageBytes");
 /** Between two attempts to give a worker its channel. */
 const AGAIN_MS = 1000;
+/** The same where a runtime came while the last one was given its own. */
+const SOON_MS = 10;
 
 export type HostCallsDeps = {
   readonly registry: () => Registry;
@@ -105,16 +107,16 @@ export class HostCalls implements Disposable {
       this.#underWay.delete(worker.id);
     }
     const isAgain = this.#again.delete(worker.id);
-    if (isLost) this.#later(() => this.onAttached(worker));
-    else if (isAgain) this.onAttached(worker);
+    // Not at once: a worker may have its shim say so as often as it likes.
+    if (isLost || isAgain) this.#later(isLost ? AGAIN_MS : SOON_MS, () => this.onAttached(worker));
   }
 
-  #later(act: () => void): void {
+  #later(ms: number, act: () => void): void {
     if (this.#isDisposed) return;
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
       act();
-    }, AGAIN_MS);
+    }, ms);
     timer.unref();
     this.#timers.add(timer);
   }

@@ -181,6 +181,26 @@ test("where sockets can be reached by their paths, too", async () => {
   expect(output).toEqual(Array(6).fill('{"value":1}'));
 });
 
+test("what a worker says to its shim costs nobody else anything, and junk only the worker itself", async () => {
+  const says = (words: string, times: number): string => `import os, socket, sys
+shim = socket.socket(fileno=int(os.environ["IPCCTL_PLANE_FD"]))
+shim.setblocking(True)
+try:
+    for word in ${words} * ${times}: shim.send(word)
+except OSError: pass
+os.set_inheritable(shim.detach(), True)
+os.execvp("ipc", ["ipc", "--deadline", "20", "call", "echo.echo", '{"value":1}'])
+`;
+  const [storm, coming, junk] = await Promise.all([
+    run("storm", says('[b"a"]', 100_000), "python3"),
+    run("coming", says('[b"a", b"c"]', 20_000), "python3"),
+    run("junk", says('[b"a", b"x", b"a"]', 1), "python3"),
+  ]);
+  expect([storm.output, coming.output]).toEqual([['{"value":1}'], ['{"value":1}']]);
+  expect([junk.output, junk.errors[0]]).toEqual([[], expect.objectContaining({ code: "UNAUTHORIZED" })]);
+  expect((await run("after", `ipc call echo.echo '{"value":2}'`)).output).toEqual(['{"value":2}']);
+}, 120_000);
+
 test("beside a program that asks itself it says so, and who has no tools is told at once", async () => {
   const own = `import os, subprocess
 from ipcctl import host
