@@ -189,9 +189,6 @@ class PluginStatus(TypedDict):
     troubles: list[str]
 
 
-class __schema0(TypedDict):
-
-
 class StoredFile(TypedDict):
     id: str
     name: str

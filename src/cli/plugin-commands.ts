@@ -60,7 +60,7 @@ export async function callTool(
     });
   using connection = await context.connect();
   const answer = await connection.callTool(tool, args as Record<string, unknown>, toolGroup);
-  if ("result" in answer) {
+  if (answer.error === undefined) {
     context.print(jsonText(answer.result));
     return 0;
   }

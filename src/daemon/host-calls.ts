@@ -164,7 +164,7 @@ export class HostCalls implements Disposable {
     const router = await this.#reachRouter();
     const request = JSON.stringify({ topic: TOOL_TOPIC + tool, correlation: "1", arguments: args });
     const text = await router.call<string>("ask", [request, `user ${uid}`, group]);
-    const { result, error } = JSON.parse(text) as { result?: never; error?: never };
+    const { result, error } = JSON.parse(text) as ToolAnswer;
     return error === undefined ? { result: result! } : { error };
   }
 

@@ -18,6 +18,7 @@ import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
 import type { KnownPlugins, Serving } from "./known-plugins.ts";
 
+const PYTHON_PLUGIN = join(ROOT, "python/run/plugin.py");
 /** How long a plugin may take to start, its handler included. */
 const START_MS = 30_000;
 
@@ -99,6 +100,10 @@ export class Plugins {
     if (spec === undefined) throw new IpcError("NOT_FOUND", `there is no plugin ${name}`);
     const { registry, credentials } = this.#deps;
     const needs = needsOf(spec);
+    if (spec.manifest.language === "python" && needs.credentials.length > 0)
+      throw new IpcError("FAILED", `the plugin ${name} is in Python, which cannot hold credentials in this version`, {
+        hint: "write the handler in TypeScript",
+      });
     const { values, secrets } = await (await credentials()).forPlugin(name, needs.credentials);
     const id = workerName("plugin", name);
     const data = join(this.#deps.paths.dataDir, name);
@@ -139,7 +144,7 @@ export class Plugins {
     );
   }
 
-  #definition({ name, folder }: PluginSpec, needs: Needs, id: string, data: string): AppConfig {
+  #definition({ name, folder, manifest }: PluginSpec, needs: Needs, id: string, data: string): AppConfig {
     const policy = {
       version: 1,
       description: "Carries out what the router passes on.",
@@ -149,9 +154,13 @@ export class Plugins {
       process: { procfs: "self", uid: "keep", threads: null },
       limits: { memory: "2G", cpuSeconds: null, cpuPercent: null, fileSize: null, openFiles: 1000 },
     };
+    const isPython = manifest.language === "python";
     const definition = {
-      ...{ name: id, kind: "plugin", script: programPath("plugin"), args: [folder ?? `shipped:${name}`], cwd: data },
-      ...{ interpreter: process.execPath, policy: JSON.stringify(policy), restart_policy: "no", console: false },
+      ...{ name: id, kind: "plugin", args: [folder ?? `shipped:${name}`], cwd: data },
+      ...(isPython
+        ? { script: PYTHON_PLUGIN, interpreter: "python3" }
+        : { script: programPath("plugin"), interpreter: process.execPath }),
+      ...{ policy: JSON.stringify(policy), restart_policy: "no", console: false },
     };
     return parseAppConfig(JSON.stringify(definition), "/");
   }

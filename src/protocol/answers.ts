@@ -368,10 +368,10 @@ export const greeting: z.ZodType<Greeting> = z
   .meta({ id: "Greeting" });
 
 /** What a tool answered: a result, or why there is none. */
-export const toolAnswer = z.union([
-  z.strictObject({ result: z.json() }),
-  z.strictObject({
-    error: z.strictObject({
+export const toolAnswer = z.strictObject({
+  result: z.exactOptional(z.unknown()),
+  error: z.exactOptional(
+    z.strictObject({
       code: z.string(),
       message: z.string(),
       retriable: z.boolean(),
@@ -379,5 +379,5 @@ export const toolAnswer = z.union([
       field: z.exactOptional(z.string()),
       retry_after: z.exactOptional(z.number()),
     }),
-  }),
-]);
+  ),
+});

@@ -1,6 +1,5 @@
 /** The answers of Status, Describe, Act and DaemonStatus: bunctl's eighteen keys first, then ours. */
 import { kindOfOld, type KindName, type Life } from "./kinds.ts";
-import type { z } from "zod";
 
 export type StateWord = "Starting" | "Running" | "Stopping" | "Stopped" | "Crashed" | "Backoff";
 
@@ -333,16 +332,15 @@ export function readDaemon(data: unknown): DaemonStatus {
   return { ...UNKNOWN_DAEMON, ...(data as Partial<DaemonStatus>) };
 }
 
-/** What a tool answered. */
-export type ToolAnswer =
-  | { result: z.core.util.JSONType }
-  | {
-      error: {
-        code: string;
-        message: string;
-        retriable: boolean;
-        stage: string;
-        field?: string;
-        retry_after?: number;
-      };
-    };
+/** What a tool answered: a result, or why there is none. */
+export type ToolAnswer = {
+  result?: unknown;
+  error?: {
+    code: string;
+    message: string;
+    retriable: boolean;
+    stage: string;
+    field?: string;
+    retry_after?: number;
+  };
+};

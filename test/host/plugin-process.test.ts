@@ -257,3 +257,38 @@ test("a version that is accepted serves from the next call on, and one that is s
   await ipc.switchPlugin("trial", false);
   expect(await ask("trial.whoami")).toMatchObject({ code: "UNKNOWN_TOOL" });
 });
+
+test("a handler in Python answers as well, refuses and fails, but holds no credential", async () => {
+  const folder = join(home.paths.config, "../plugins/snake");
+  mkdirSync(folder, { recursive: true });
+  const own = { type: "object", additionalProperties: false };
+  const tools = ["double", "refuse", "crash"].map((name) => ({
+    ...{ name, description: name, risk_level: "low", idempotent: true },
+    arguments_schema: { ...own, properties: { value: { type: "integer" } } },
+  }));
+  const manifest = { description: "For tests", version: "1.0.0", language: "python", provides: { tools } };
+  const write = (more: object): void =>
+    writeFileSync(join(folder, "manifest.json"), JSON.stringify({ ...manifest, author: { name: "tests" }, ...more }));
+  write({});
+  writeFileSync(
+    join(folder, "handler.py"),
+    `
+class ToolError(Exception):
+    code, retriable = "NO_MONEY", True
+def refuse(args, request): raise ToolError("there is none")
+def crash(args, request): raise ValueError("at /host/path")
+def start(config, credentials, data):
+    return {"tools": {"double": lambda args, request: [2 * args["value"], request["worker"]], "refuse": refuse, "crash": crash}}
+`,
+  );
+  const accept = async (): Promise<void> => await ipc.acceptPlugin("snake", (await ipc.plugin("snake")).plugin.digest!);
+  await accept();
+  expect(await ipc.callTool("snake.double", { value: 21 })).toEqual({ result: [42, `user ${process.getuid!()}`] });
+  expect(await ipc.callTool("snake.refuse")).toMatchObject({ error: { code: "NO_MONEY", retriable: true } });
+  expect(await ipc.callTool("snake.crash")).toMatchObject({ error: { code: "PLUGIN_ERROR" } });
+  write({ credentials: ["token"] });
+  await accept();
+  const refused = await ipc.callTool("snake.double", { value: 1 });
+  expect(refused).toMatchObject({ error: { code: "PLUGIN_UNAVAILABLE" } });
+  expect(JSON.stringify(refused)).toContain("cannot hold credentials");
+});
