@@ -339,12 +339,18 @@ char *ask_host(const char *request, size_t size, uint64_t deadline_ms, size_t *a
 	uint64_t deadline = now_ms() + deadline_ms;
 	if (!open_host(deadline, &door, &channel, failure))
 		return NULL;
-	for (bool is_met = true; is_met;) {
+	for (;;) {
 		enum exchanged how = exchange(&channel, request, size, deadline, &answer, answer_size, failure);
+		/* In this order: a runtime that is there when its channel ends is given another one. */
+		if (how != ENDED)
+			leave(&door);
 		munmap(channel.memory, channel.size);
 		close(channel.bell);
-		is_met = how == ENDED && open_next(door.fd, deadline, &channel, failure);
+		if (how != ENDED)
+			return answer;
+		if (!open_next(door.fd, deadline, &channel, failure)) {
+			leave(&door);
+			return NULL;
+		}
 	}
-	leave(&door);
-	return answer;
 }

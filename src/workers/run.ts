@@ -241,6 +241,7 @@ export class Run {
     if (isFirst) this.isReady = state.isReady;
     this.#listener.onLink(isFirst);
     if (!isFirst && state.isReady) this.#becomeReady(); // reported while nobody listened
+    if (!isFirst && state.isAttached) this.monitor?.onAttached?.(); // likewise
     if (this.#stopRequest) void this.#askToStop(link, this.#stopRequest); // the last link may have lost it
   }
 

@@ -138,32 +138,29 @@ ipc call echo.echo '{"value":4}'
   await waitUntil(async () => (await lines()).length === 5, "the last one is answered");
   expect(await lines()).toEqual(['{"value":0}', "1", "1", "137", '{"value":4}']);
   for (const line of await home.errorLines("killed"))
-    if (line.startsWith("{")) expect(line).toContain('"code":"PLUGIN_UNAVAILABLE"');
+    if (line.startsWith("{")) expect(line).toMatch(/"code":"(PLUGIN_UNAVAILABLE|UNKNOWN_OUTCOME)"/); // if it was sent
 });
 
 test("a command waits for the next router, which begins nothing twice; one that ends cancels its call", async () => {
   await begin(
     "waiting",
-    `ipc call slow.gate
+    `ipc --deadline 0.3 call slow.gate; echo $?
+ipc call slow.gate
 ipc call slow.gate_once; echo $?
-ipc --deadline 0.3 call slow.gate; echo $?
 `,
   );
-  const lines = (): Promise<string[]> => home.lines("waiting");
   const killRouter = async (): Promise<void> => process.kill((await ipc.status(ROUTER)).pid!, "SIGKILL") as never;
-  await waitUntil(() => slow.effects("gate") === 1, "the first call was begun");
+  await waitUntil(() => slow.effects("aborted gate") === 1, "what was given up is aborted");
+  await waitUntil(() => slow.effects("gate") === 2, "the next call was begun");
   await killRouter();
-  await waitUntil(() => slow.effects("gate") === 2, "it is repeated to the next router");
-  slow.open();
-  await waitUntil(async () => (await lines()).length === 1, "it is answered");
-  slow.close();
-  await waitUntil(() => slow.effects("gate_once") === 1, "the second call was begun");
+  await waitUntil(() => slow.effects("gate") === 3, "it is repeated to the next router");
+  slow.open("gate");
+  await waitUntil(() => slow.effects("gate_once") === 1, "the last call was begun");
   await killRouter();
   await waitUntil(async () => (await ipc.status("waiting")).state === "Stopped", "it has ended");
-  expect(await lines()).toEqual(['{"done":"gate"}', "1", "1"]);
+  expect(await home.lines("waiting")).toEqual(["1", '{"done":"gate"}', "1"]);
   const errors = (await home.errorLines("waiting")).map((line) => (JSON.parse(line) as { error: object }).error);
   expect(errors).toEqual(Array(2).fill(expect.objectContaining({ code: "UNKNOWN_OUTCOME", retriable: false })));
-  await waitUntil(() => slow.effects("aborted gate") > 0, "what was given up is aborted");
   expect(slow.effects("gate_once")).toBe(1);
 }, 60_000);
 
@@ -197,7 +194,7 @@ os.execvp("ipc", ["ipc", "--deadline", "20", "call", "echo.echo", '{"value":1}']
     run("junk", says('[b"a", b"x", b"a"]', 1), "python3"),
   ]);
   expect([storm.output, coming.output]).toEqual([['{"value":1}'], ['{"value":1}']]);
-  expect([junk.output, junk.errors[0]]).toEqual([[], expect.objectContaining({ code: "UNAUTHORIZED" })]);
+  expect([junk.output, junk.raw]).toEqual([[], [expect.stringContaining('"code":"UNAUTHORIZED"')]]);
   expect((await run("after", `ipc call echo.echo '{"value":2}'`)).output).toEqual(['{"value":2}']);
 }, 120_000);
 

@@ -1,5 +1,5 @@
 /** A plugin whose tools wait, fail or are refused, for tests of those who call it. */
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Home } from "../home.ts";
 
@@ -26,7 +26,7 @@ const plugin: Plugin = ({ data }) => {
     const effect = (kind: string) => appendFileSync(join(data, "effects"), kind + what + "\\n");
     effect("");
     signal.addEventListener("abort", () => effect("aborted "));
-    while (!existsSync(join(data, "open"))) await Bun.sleep(5);
+    while (!existsSync(join(data, "open " + what))) await Bun.sleep(5);
     return { done: what };
   };
   return {
@@ -46,9 +46,8 @@ export default plugin;
 type Slow = {
   /** How often one of its tools did this. */
   readonly effects: (what: string) => number;
-  /** Lets the tools that wait answer. */
-  readonly open: () => void;
-  readonly close: () => void;
+  /** Lets one of those that wait answer, from now on. */
+  readonly open: (tool: "gate" | "gate_once") => void;
 };
 
 /** Before its daemon is started. */
@@ -65,7 +64,6 @@ export function installSlow(home: Home): Slow {
       const lines = existsSync(path) ? readFileSync(path, "utf8").split("\n") : [];
       return lines.filter((line) => line === what).length;
     },
-    open: () => writeFileSync(join(data, "open"), ""),
-    close: () => rmSync(join(data, "open")),
+    open: (name) => writeFileSync(join(data, `open ${name}`), ""),
   };
 }

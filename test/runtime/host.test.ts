@@ -164,7 +164,7 @@ test("a signal and a deadline give a call up on both sides, and what comes later
   const all = Array.from({ length: 64 }, () => ask("slow.gate"));
   await waitUntil(() => slow.effects("gate") === 2 + all.length, "64 calls are under way");
   expect(await ask("echo.echo", { value: 2 })).toEqual({ result: { value: 2 } });
-  slow.open();
+  slow.open("gate");
   expect(await Promise.all(all)).toEqual(all.map(() => ({ result: { done: "gate" } })));
 });
 
@@ -179,12 +179,11 @@ test("kill -9 of the router: what is under way, and the next call, go to the nex
 });
 
 test("kill -9 of the router: what was begun and must not be repeated has an unknown outcome", async () => {
-  slow.close();
   const begun = ask("slow.gate_once");
   await waitUntil(() => slow.effects("gate_once") === 1, "it was begun");
   process.kill((await routerPid())!, "SIGKILL");
   expect((await begun).error).toMatchObject({ code: "UNKNOWN_OUTCOME", retriable: false, stage: "route" });
-  slow.open();
+  slow.open("gate_once");
   expect(await ask("slow.gate_once")).toEqual({ result: { done: "gate_once" } });
   expect(slow.effects("gate_once")).toBe(2);
 });
