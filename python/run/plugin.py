@@ -63,6 +63,8 @@ def _said(error: Exception) -> str:
 
 
 sys.path.insert(0, sys.argv[1])
-for name, function in {"setUp": _set_up, "invoke": _invoke, "verify": _verify, "shutDown": _shut_down}.items():
-    ipcctl.expose(function, name=name)
+ipcctl.expose(name="setUp")(_set_up)
+ipcctl.expose(name="invoke")(_invoke)
+ipcctl.expose(name="verify")(_verify)
+ipcctl.expose(name="shutDown")(_shut_down)
 ipcctl.serve()
