@@ -5,6 +5,7 @@ It holds no credential: what takes those out of answers exists in TypeScript onl
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import traceback
@@ -23,8 +24,7 @@ def _set_up(setup: dict[str, Any]) -> None:
     if _running:
         return
     try:
-        import handler
-
+        handler: Any = importlib.import_module("handler")
         _running.update(handler.start(setup["config"], setup["credentials"], setup["data"]))
     except Exception as error:
         raise RuntimeError(f"the handler did not start: {_said(error)}") from None

@@ -13,11 +13,11 @@ const ROUTER = "host-router";
 let home: Home;
 let ipc: Ipcctl;
 let folder: string;
-let slow: ReturnType<typeof installSlow>;
+let slow: Awaited<ReturnType<typeof installSlow>>;
 
 beforeAll(async () => {
   home = new Home();
-  slow = installSlow(home);
+  slow = await installSlow(home);
   ipc = new Ipcctl(await home.connect());
   folder = join(home.dir, "project");
   mkdirSync(folder);

@@ -10,6 +10,7 @@ const tool = (name: string, more: object = {}): object => ({
 const MANIFEST = {
   description: "For tests",
   version: "1.0.0",
+  author: { name: "tests" },
   provides: {
     tools: [
       ...[tool("gate"), tool("gate_once", { idempotent: false }), tool("refuse"), tool("crash")],
@@ -50,13 +51,16 @@ type Slow = {
   readonly open: (tool: "gate" | "gate_once") => void;
 };
 
-/** Before its daemon is started. */
-export function installSlow(home: Home): Slow {
+/** With a yes of the person whose daemon it is. */
+export async function installSlow(home: Home): Promise<Slow> {
   const [folder, configFolder] = [join(home.dir, "slow"), join(home.paths.config, "..")];
   for (const one of [folder, configFolder]) mkdirSync(one, { recursive: true });
   writeFileSync(join(folder, "manifest.json"), JSON.stringify(MANIFEST));
   writeFileSync(join(folder, "handler.ts"), HANDLER);
   writeFileSync(join(configFolder, "host.json"), JSON.stringify({ plugins: { slow: { folder } } }));
+  const { stdout } = await home.cli("plugin", "list", "--json");
+  const { digest } = (JSON.parse(stdout) as { name: string; digest: string }[]).find(({ name }) => name === "slow")!;
+  await home.cli("plugin", "accept", "slow", "--digest", digest);
   const data = join(home.paths.dataDir, "slow");
   return {
     effects: (what) => {

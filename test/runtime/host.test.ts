@@ -45,12 +45,12 @@ let ipc: Ipcctl;
 /** Of the daemon that a test has killed: its workers are still called by what it gave. */
 let former: Ipcctl | undefined;
 let folder: string;
-let slow: ReturnType<typeof installSlow>;
+let slow: Awaited<ReturnType<typeof installSlow>>;
 let worker: PythonWorker;
 
 beforeAll(async () => {
   home = new Home();
-  slow = installSlow(home);
+  slow = await installSlow(home);
   ipc = new Ipcctl(await home.connect());
   folder = join(home.dir, "confined");
   mkdirSync(folder);
