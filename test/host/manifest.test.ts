@@ -73,15 +73,15 @@ test("a manifest has defaults for what it does not say", () => {
   } as never);
 });
 
-test("the plugins that come with ipcctl are those that the router runs", async () => {
-  expect([...shippedManifests().keys()]).toEqual([...(await startShipped(dir)).keys()]);
+test("the plugins that come with ipcctl are the folders of plugins", () => {
+  expect([...shippedManifests().keys()].toSorted()).toEqual(readdirSync(join(ROOT, "plugins")).toSorted());
 });
 
 test.each(readdirSync(join(ROOT, "plugins")))("the manifest of %s is sound", (name) => {
   const path = join(ROOT, "plugins", name, "manifest.json");
-  const written = JSON.parse(readFileSync(path, "utf8")) as { credentials?: object };
+  const written = JSON.parse(readFileSync(path, "utf8")) as { credentials?: string[] };
   const { credentials } = parseManifest(name, readFileSync(path, "utf8"), path);
-  expect(credentials).toEqual(Object.keys(written.credentials ?? {}));
+  expect(credentials).toEqual(written.credentials ?? []);
 });
 
 const many = <T>(count: number, make: (index: number) => T): T[] => Array.from({ length: count }, (_, at) => make(at));
