@@ -260,8 +260,8 @@ class Host:
         with self._sending:
             if self._pipe is pipe:
                 self._pipe = None
-        for loop, watched in list(self._loops.items()):
-            loop.call_soon_threadsafe(loop.remove_reader, watched[1])
+        for loop in list(self._loops):
+            loop.call_soon_threadsafe(self._look_away, loop)
         pipe.close()
 
     def _wait(self, requests: list[Request], deadline: float) -> None:
@@ -333,6 +333,13 @@ class Host:
             loop.add_reader(pipe.fileno(), self._drain, loop, pipe)
         self._drain(loop, pipe)
 
+    def _look_away(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Its descriptor was closed, and the next channel may get the same number."""
+        watched = self._loops.get(loop)
+        if watched is not None and watched[1] >= 0:
+            loop.remove_reader(watched[1])
+            watched[1] = -1
+
     def _unwatch(self, loop: asyncio.AbstractEventLoop) -> None:
         watched = self._loops[loop]
         watched[0] -= 1
@@ -360,9 +367,7 @@ class Host:
             self._reading.release()
             self._tell()
         if is_over:
-            watched = self._loops.get(loop)
-            if watched is not None:
-                watched[1] = -1
+            self._look_away(loop)
             self._end(pipe)
             if serving().is_here:
                 self._reopen_all()
