@@ -23,7 +23,7 @@ const channel = new HostChannel(
   {
     tools: new Map([[echo.manifest.name, echo]]),
     buckets: new Buckets(() => ms),
-    confirm: () => Promise.resolve(undefined),
+    confirm: () => Promise.reject(new Error("nothing here is of high risk")),
     route: (call) => call.args,
     record: (entry) => {
       chain = createHash("sha256").update(chain).update(JSON.stringify(entry)).digest("hex");
@@ -33,7 +33,10 @@ const channel = new HostChannel(
     now: () => (ms += 1),
     newId: () => crypto.randomUUID(),
   },
-  { worker: "bench", id: "bench-1", group: "bench", grants: new Grants(["echo.*"], { "echo.echo": "10000/s" }) },
+  {
+    ...{ worker: "bench", id: "bench-1", group: "bench", policy: { name: "bench", digest: "" }, approvalMs: 0 },
+    grants: new Grants(["echo.*"], { "echo.echo": "10000/s" }),
+  },
 );
 const request = Buffer.from(
   JSON.stringify({ topic: "tool.invoke.echo.echo", correlation: "c-000001", arguments: { text: "x".repeat(64) } }),

@@ -38,11 +38,13 @@ export const AUDIT_FIELDS = {
   credential: ["string", "full name of the credential"],
   action: [
     "string",
-    "what was asked: for credentials add, login, rotate, verify, remove, rotate key; for plugins accept, enable, disable, remove",
+    "what was asked: for credentials add, login, rotate, verify, remove, rotate key; for plugins accept, enable, disable, remove; or what a person decided: allow, allow session, deny, revoke",
   ],
   plugin: ["string", "name of the plugin"],
   digest: ["string", "SHA-256 of the plugin's files that were accepted"],
-  uid: ["integer", "user who asked"],
+  uid: ["integer", "user who asked, or decided"],
+  hash: ["string", "SHA-256 of the bytes of the request that a person decided about"],
+  grant: ["string", "id of the grant for a session that allowed the call, or that was given or taken back"],
 } as const;
 
 /** Meaning of each event. */
@@ -59,7 +61,9 @@ export const AUDIT_EVENTS = {
   credential: "a credential, or the key of all, was changed",
   plugin: "a plugin was accepted, switched on or off, or removed",
   tool: "a worker called a tool and was answered",
-  approval: "a person allowed or refused a call of high risk, or nobody did in time",
+  decision: "a person decided about a call of high risk, or took a grant for a session back",
+  approval:
+    "a call of high risk was allowed or refused: by a person, by a grant for its session, or since nobody said yes in time",
   handler_error: "what went wrong in a plugin, before the worker was told what it may know of it",
   outcome: "what became of a call that its worker had given up",
   made: "a worker created a file that tools run by themselves",

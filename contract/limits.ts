@@ -185,6 +185,24 @@ export const LIMITS = {
   },
   pluginBytes: { value: 134_217_728, why: "bytes of all files of one plugin, which are copied when it is accepted" },
   pluginDepth: { value: 32, why: "levels of folders in a plugin, so that nothing runs out of stack or of path" },
+  approvalMs: {
+    value: 300_000,
+    why: "for which a person is asked about a call of high risk; a definition may say less. Nobody there means no",
+  },
+  approvalsPending: {
+    value: 8,
+    why: "calls of one session that wait for a person: more of them nobody reads with care; the next one gets `RATE_LIMITED`",
+  },
+  approvalGrants: { value: 64, why: "argument values that were allowed for one session; a person has seen each" },
+  approvalPageBytes: {
+    value: 65_536,
+    why: "bytes in one page of what a person is shown of a call; a call of 1 MiB has up to a hundred pages",
+  },
+  approvalHashDigits: {
+    value: 12,
+    why: "fewest digits of a SHA-256 by which somebody says which call is allowed; no worker makes two that begin alike",
+  },
+  approvalReasonChars: { value: 1024, why: "why a person said no, as the audit has it" },
   storesOpen: { value: 64, why: "groups of one kind of store that a process has open; each is a few descriptors" },
   storeRows: {
     value: 250,

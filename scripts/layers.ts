@@ -83,8 +83,8 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     uses: { base: "", host: "what tools are, and how they refuse" },
   },
   desk: {
-    job: "what only the host may decide or know: credentials, sealed on the disk; which version of a plugin is accepted",
-    uses: { base: "", host: "what the folder of a plugin is" },
+    job: "what only the host may decide or know: credentials, sealed on the disk; which version of a plugin is accepted; what waits for a person's yes, and how it is shown",
+    uses: { base: "", host: "what the folder of a plugin is", stores: "how a database is opened" },
   },
   events: {
     job: "what happened to workers, as one stored sequence that can be replayed; subscriptions to it",

@@ -48,6 +48,7 @@ export type {
   TaskInfo,
   TaskRunInfo,
 } from "./protocol/happenings.ts";
+export type { ApprovalStatus, GrantStatus } from "./protocol/approval-answers.ts";
 export type { Conversation, Message, Project, Role, StoredFile, Values } from "./protocol/stored.ts";
 export type {
   ActResult,

@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from ._stored import GroupFiles, GroupProject
     from ._verbs import (
         ActResult,
+        ApprovalPage,
+        ApprovalStatus,
         AuditAnchor,
         CredentialCheck,
         CredentialStatus,
         DaemonStatus,
+        GrantStatus,
         LogLines,
         QueueEntry,
         Started,
@@ -221,6 +224,44 @@ class Ipcctl:
         """Seals all credentials with a new key. Gives how many."""
         count: int = self._ask("AuthRotateKey")["count"]
         return count
+
+    def approvals(self) -> List[ApprovalStatus]:
+        """The calls of high risk that wait for a person, oldest first."""
+        found: List[ApprovalStatus] = self._query("ListApprovals")
+        return found
+
+    def show_approval(self, id: str) -> List[str]:
+        """All that a person must see of one before allowing it, in lines that are harmless to whatever shows them."""
+        lines: List[str] = []
+        page = 0
+        while True:
+            shown: ApprovalPage = self._query({"ShowApproval": {"id": id, "page": page}})
+            lines += shown["lines"]
+            page += 1
+            if page >= shown["pages"]:
+                return lines
+
+    def allow(self, id: str, sha256: str, *, for_session: bool = False) -> None:
+        """Says yes in the place of a person.
+
+        :param sha256: of the call that was shown, or its first digits, 12 at least
+        :param for_session: for the rest of its session, with exactly these argument values, instead of once
+        """
+        choice = "allow_session" if for_session else "allow"
+        self._ask({"DecideApproval": {"id": id, "choice": choice, "hash": sha256, "reason": None}})
+
+    def deny(self, id: str, *, reason: str | None = None) -> None:
+        """:param reason: for the audit; the worker is not told"""
+        self._ask({"DecideApproval": {"id": id, "choice": "deny", "hash": None, "reason": reason}})
+
+    def grants(self) -> List[GrantStatus]:
+        """What is allowed for sessions that go on."""
+        found: List[GrantStatus] = self._query("ListGrants")
+        return found
+
+    def revoke_grant(self, id: str) -> None:
+        """Takes one of those back."""
+        self._ask({"RevokeGrant": {"id": id}})
 
     def files(self, group: str) -> GroupFiles:
         """The project files of a group: what workers of that group get by the plugin ``files``."""

@@ -266,6 +266,38 @@ class PublishedEvent(TypedDict):
     created_at: str
 
 
+class ApprovalStatus(TypedDict):
+    id: str
+    worker: str
+    session: str
+    group: str
+    tool: str
+    policy: str
+    asked_at: str
+    expires_at: str
+    bytes: int
+    sha256: str
+
+
+class ApprovalPage(TypedDict):
+    approval: ApprovalStatus
+    page: int
+    pages: int
+    lines: list[str]
+
+
+class GrantStatus(TypedDict):
+    id: str
+    worker: str
+    session: str
+    tool: str
+    granted_at: str
+    uid: int
+    uses: int
+    lines: list[str]
+    whole: bool
+
+
 class StartedInstances(TypedDict):
     name: str
     pid: int | None

@@ -41,6 +41,8 @@ const shape = {
   plugin: text.optional(),
   digest: text.optional(),
   uid: count.optional(),
+  hash: text.optional(),
+  grant: text.optional(),
   session: text.optional(),
   group: text.optional(),
   request: text.optional(),

@@ -2,6 +2,7 @@
  * The command table: every command with its flags and its help. Help, completion and the manual page are generated from
  * it.
  */
+import type { ApproveFlags, DenyFlags } from "./approve.ts";
 import type { AuditFlags } from "./audit.ts";
 import type { AddFlags, LoginFlags, RotateFlags } from "./auth.ts";
 import type { QueueFlags, TaskFlags } from "./event-commands.ts";
@@ -95,6 +96,7 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .option("--instances <n>", "number of processes (default: 1)")
     .option("--group <name>", "select it with @NAME")
     .option("--allow-tools <globs>", "grant tools of the host's plugins: files.read, files.*,… (see docs/host.md)")
+    .option("--approval-timeout <time>", "how long a person is asked about a call of high risk (default: 5m)")
     .option("--tool-group <name>", "whose data its tools work on (default: that of its name)")
     .option("--depends-on <name>", "start this app first (repeatable)", collect)
     .option("--cron <expr>", "restart on a schedule")
@@ -380,6 +382,31 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .option("--verify", "check that nothing was changed and nothing is missing: exit 0, else 1 with the first fault")
     .action((name: string | undefined, flags: AuditFlags, command: Command) =>
       finish(import("./audit.ts").then(({ audit }) => audit(contextOf(command), name, flags))),
+    );
+  add(
+    "approve",
+    "calls of high risk that wait for a person: list them, read one and allow it, take permissions back",
+    "ipcctl approve\nipcctl approve 1f3a9c2e-4\nipcctl approve 1f3a9c2e-4 --session\nipcctl approve --list-granted",
+  )
+    .argument("[id]", "shows all of this call, and asks whether it is allowed")
+    .option("--session", "allow the same argument values again, as long as this run of the worker goes on")
+    .option("-y, --yes", "do not ask; without a terminal --hash is needed as well")
+    .option("--hash <digits>", "allow it only if its SHA-256, as it was shown, begins so: 12 digits or more")
+    .option("-f, --follow", "keep listing, as they come")
+    .option("--list-granted", "list what is allowed for sessions")
+    .option("--revoke <id>", "take such a permission back")
+    .action((id: string | undefined, flags: ApproveFlags, command: Command) =>
+      finish(import("./approve.ts").then(({ approve }) => approve(contextOf(command), id, flags))),
+    );
+  add(
+    "deny",
+    "say no to a call of high risk that waits for a person",
+    "ipcctl deny 1f3a9c2e-4 --reason 'wrong account'\nipcctl deny all",
+  )
+    .argument("<id>", "the call, or all")
+    .option("--reason <text>", "for the audit; the worker is not told")
+    .action((id: string, flags: DenyFlags, command: Command) =>
+      finish(import("./approve.ts").then(({ deny }) => deny(contextOf(command), id, flags))),
     );
   const auth = add(
     "auth",

@@ -60,6 +60,7 @@ export type StartFlags = PolicyFlags & {
   umask?: string;
   allowTools?: string;
   toolGroup?: string;
+  approvalTimeout?: string;
 };
 
 const READY_DEFAULT_MS = 30_000;
@@ -153,6 +154,8 @@ function fromFlags(
     allow: grantsOf(context, flags),
     tools: flags.allowTools?.split(",").map((one) => one.trim()),
     tool_group: flags.toolGroup,
+    approval_timeout:
+      flags.approvalTimeout === undefined ? undefined : parseDurationMs(flags.approvalTimeout, "--approval-timeout"),
     restart_policy: flags.restart,
     max_memory: flags.maxMemory === undefined ? undefined : parseMemoryBytes(flags.maxMemory, "--max-memory"),
     max_cpu_percent: percent(flags.maxCpu),

@@ -12,11 +12,12 @@ import { credentialsFolderOf, resolvePaths, type Paths } from "../base/paths.ts"
 import { VERSION } from "../base/version.ts";
 import { EventStream } from "../events/stream.ts";
 import { Subscriptions } from "../events/subscriptions.ts";
+import type { Approvals } from "../desk/approvals.ts";
 import type { Credentials } from "../desk/credentials.ts";
 import { cleanWorkerEnv } from "../launch/command.ts";
 import { parseAppConfig } from "../protocol/app-config.ts";
 import { workerName } from "../protocol/kinds.ts";
-import { PROTOCOL } from "../protocol/responses.ts";
+import { PROTOCOL, type WorkerEvent } from "../protocol/responses.ts";
 import type { DaemonStatus } from "../protocol/status.ts";
 import { CgroupTree } from "../shim/cgroup.ts";
 import { PAGE_BYTES } from "../shim/proc.ts";
@@ -30,7 +31,7 @@ import { attending, watchRun } from "./attend.ts";
 import { Configured } from "./configured.ts";
 import { Shutdown, ExitWith, type ShutdownRequest } from "./shutdown.ts";
 import { handle, withPolicy, type HandlerDeps } from "./handlers.ts";
-import { HostCalls } from "./host-calls.ts";
+import { HostCalls, isCurrent, isUser } from "./host-calls.ts";
 import type { HostEvents } from "./host-events.ts";
 import { DaemonLock } from "./lock.ts";
 import { LogFeed } from "./log-feed.ts";
@@ -108,8 +109,17 @@ export async function serve(options: DaemonOptions): Promise<void> {
   };
   let known: Promise<KnownPlugins> | undefined;
   const plugins = (): Promise<KnownPlugins> => (known ??= openPlugins(paths, registry));
+  let opened: Promise<Approvals> | undefined;
+  const approvals = (): Promise<Approvals> =>
+    (opened ??= openApprovals({ paths, parts, audit, emit, registry: () => registry }).catch((error: unknown) => {
+      opened = undefined; // whatever is wrong with its file may be mended
+      throw error;
+    }));
   const hostCalls = parts.use(
-    new HostCalls({ ...{ registry: () => registry, paths, logger, plugins }, credentials: openCredentials }),
+    new HostCalls({
+      ...{ registry: () => registry, paths, logger, plugins, approvals },
+      credentials: openCredentials,
+    }),
   );
   const registry: Registry = parts.use(
     new Registry(
@@ -159,6 +169,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
     plugins,
     hostCalls,
     events: openEvents,
+    approvals,
     sources: { store, usage, nowMs: Date.now, shimPidOf },
     shutdown: (keepWorkers) => void setTimeout(() => shutdown.request(keepWorkers), ANSWER_MS),
     onAsked: (verb, caller) => logger.debug({ verb, ...caller }, "asked"),
@@ -338,6 +349,41 @@ async function openStores(dataDir: string, parts: DisposableStack): Promise<Stor
 async function openPlugins(paths: Paths, registry: Registry): Promise<KnownPlugins> {
   const known = await import("./known-plugins.ts");
   return new known.KnownPlugins(paths, (name) => registry.find(workerName("plugin", name))?.isUp === true);
+}
+
+type ApprovalParts = {
+  readonly paths: Paths;
+  readonly parts: DisposableStack;
+  readonly audit: AuditSpool;
+  readonly emit: WorkerDeps["emit"];
+  readonly registry: () => Registry;
+};
+
+/** @throws IpcError if its file cannot be used */
+async function openApprovals({ paths, parts, audit, emit, registry }: ApprovalParts): Promise<Approvals> {
+  const { Approvals } = await import("../desk/approvals.ts");
+  const tell = (worker: string, event: WorkerEvent): void => {
+    const of = registry().find(worker);
+    if (of !== undefined) emit(of, event);
+  };
+  return parts.use(
+    new Approvals(paths.stateDir, {
+      isCurrent: (of) => isCurrent(registry(), of),
+      isLasting: (of) => !isUser(of.worker),
+      onPending: ({ id, binding, expiresMs }) => {
+        const { worker, session, tool, request: sha256 } = binding;
+        const expires_at = new Date(expiresMs).toISOString();
+        tell(worker, { type: "approval_pending", id, tool, session, sha256, expires_at });
+      },
+      onDecided: ({ id, binding: { worker, session, tool } }, outcome) =>
+        tell(worker, { type: "approval_decided", id, tool, session, outcome }),
+      record: ({ of, id, ...decided }) => {
+        const { worker, session, tool, request: hash } = of;
+        const verdict = decided.action.startsWith("allow") ? "granted" : "denied";
+        return audit.write({ worker, event: "decision", session, request: id, tool, hash, verdict, ...decided });
+      },
+    }),
+  );
 }
 
 /** A daemon whose credentials cannot be used still keeps its workers running. */

@@ -22,7 +22,9 @@ import { loadPolicy } from "../sandbox/policy.ts";
 import type { App, Registry, Started } from "../workers/registry.ts";
 import { describeWorker, statusOf, type Sources } from "../workers/status.ts";
 import type { Worker } from "../workers/worker.ts";
+import type { Approvals } from "../desk/approvals.ts";
 import { act } from "./act.ts";
+import type { ApprovalTag } from "./approval-verbs.ts";
 import type { AuthTag } from "./credential-verbs.ts";
 import type { EventTag } from "./event-verbs.ts";
 import type { HostCalls } from "./host-calls.ts";
@@ -48,6 +50,7 @@ export type HandlerDeps = {
   readonly plugins: () => Promise<KnownPlugins>;
   readonly hostCalls: HostCalls;
   readonly events: () => Promise<HostEvents>;
+  readonly approvals: () => Promise<Approvals>;
   readonly sources: Sources;
   readonly daemonStatus: () => DaemonStatus;
   readonly anchors: () => readonly AuditAnchor[];
@@ -65,7 +68,9 @@ type Handler<T extends Tag> = (
   caller: Caller,
 ) => Promise<AnswerOf<T>> | AnswerOf<T>;
 
-const HANDLERS: { readonly [T in Exclude<Handled, AuthTag | EventTag | PluginTag | StoreTag>]: Handler<T> } = {
+const HANDLERS: {
+  readonly [T in Exclude<Handled, AuthTag | EventTag | PluginTag | StoreTag | ApprovalTag>]: Handler<T>;
+} = {
   Start: start,
   Stop: stop,
   Restart: restart,
@@ -126,6 +131,12 @@ async function loadHandler(tag: Tag, deps: HandlerDeps): Promise<unknown> {
     const events = await deps.events();
     return (request: RequestOf<EventTag>, _: HandlerDeps, caller: Caller) =>
       EVENT_HANDLERS[tag as EventTag](request as never, { events }, caller);
+  }
+  if (/Approvals?$|Grants?$/.test(tag)) {
+    const { APPROVAL_HANDLERS } = await import("./approval-verbs.ts");
+    const approvals = await deps.approvals();
+    return (request: RequestOf<ApprovalTag>, _: HandlerDeps, caller: Caller) =>
+      APPROVAL_HANDLERS[tag as ApprovalTag](request as never, { approvals }, caller);
   }
   const { STORE_HANDLERS } = await import("./store-verbs.ts");
   const stores = await deps.stores();

@@ -2,7 +2,7 @@
  * Gives each worker with tools its channel to the router, which this starts, as a worker of its own, when the first one
  * needs it. A channel goes from worker to router: what happens to the daemon is nothing to it.
  */
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Logger } from "pino";
@@ -16,6 +16,7 @@ import { IN_ROUTER } from "../host/shipped-manifests.ts";
 import type { JsonObject } from "../host/wire.ts";
 import type { CallClient } from "../calls/client.ts";
 import type { Lent } from "../calls/session.ts";
+import type { Approvals, Binding, End } from "../desk/approvals.ts";
 import type { Credentials } from "../desk/credentials.ts";
 import type { Place } from "../plane/meet.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
@@ -46,6 +47,8 @@ export type HostCallsDeps = {
   readonly logger: Logger;
   readonly credentials: () => Promise<Credentials>;
   readonly plugins: () => Promise<KnownPlugins>;
+  /** What persons are asked and have allowed. */
+  readonly approvals: () => Promise<Approvals>;
 };
 
 export class HostCalls implements Disposable {
@@ -76,8 +79,15 @@ export class HostCalls implements Disposable {
 
   /** Also a new one, after its crash: whoever was connected to the one before has lost its channel. */
   #onRouter(): void {
+    this.#attend();
     for (const worker of this.#deps.registry().everyWorker)
       if (worker.isAttached && worker.config.kind !== "host") this.onAttached(worker);
+  }
+
+  /** So that it can ask persons, also where calls wait that it took while no daemon was there. */
+  #attend(): void {
+    if (this.#isDisposed || this.#deps.registry().find(ROUTER)?.isAttached !== true) return;
+    this.#reachRouter().catch(() => this.#later(AGAIN_MS, () => this.#attend()));
   }
 
   async #connect(worker: Worker): Promise<void> {
@@ -93,8 +103,7 @@ export class HostCalls implements Disposable {
     try {
       const client = await this.#reachRouter();
       const label = randomBytes(LABEL_BYTES).toString("hex");
-      const { tools, group = worker.config.name, rates } = grantsOf(worker)!; // asked before
-      const who = { worker: worker.id, session: `${worker.id}.${run}`, group, tools, rates };
+      const who = admissionOf(worker, run);
       await client.call("admit", [label, who], null, { timeout: ROUTER_MS });
       const { join: joinWorkers } = await import("../plane/meet.ts");
       const router = registry().get(ROUTER);
@@ -129,15 +138,27 @@ export class HostCalls implements Disposable {
     return this.#router;
   }
 
+  #onLost(): void {
+    this.#router = undefined;
+    this.#later(AGAIN_MS, () => this.#attend());
+  }
+
   async #openRouter(): Promise<CallClient> {
-    const { registry, logger } = this.#deps;
+    const { registry, logger, approvals } = this.#deps;
     if (registry().find(ROUTER)?.isAttached !== true) await registry().start(this.#definition());
     // What the router asks of us. A plugin that cannot be started is told to whoever called it.
     const bound = new Map<string, Lent>([
       ["start", (name: string) => this.#startPlugin(name)],
       ["kill", (name: string) => this.#plugins.kill(name)],
+      ["approve", async (asked: unknown) => (await approvals()).ask(asked)],
+      ["over", async (id: string, end: End) => (await approvals()).over(id, end)],
     ]);
     const client = await this.#open(registry().get(ROUTER), bound);
+    const waiting = await client.call<string[]>("waiting", [], null, { timeout: ROUTER_MS });
+    // Without what is stored nobody can be asked, and everything else works.
+    await approvals()
+      .then((all) => all.keepOnly(waiting))
+      .catch((error: Error) => logger.error({ reason: error.message }, "nobody can be asked about calls of high risk"));
     client.call("attend", []).catch(() => undefined); // it lasts as long as the channel
     try {
       for (const { name, manifest } of await this.#plugins.read())
@@ -209,7 +230,7 @@ export class HostCalls implements Disposable {
     ]);
     const { name, shimSocket } = placeOf(worker);
     const transport = await ChannelTransport.open((listener) => Channel.open(shimSocket, name, ROUTER_MS, listener));
-    const client = new Client(transport, { name, ...(bound && { bound, onClose: () => (this.#router = undefined) }) });
+    const client = new Client(transport, { name, ...(bound && { bound, onClose: () => this.#onLost() }) });
     await client.hello;
     return client;
   }
@@ -251,12 +272,55 @@ export class HostCalls implements Disposable {
   }
 }
 
+/** Whether a run goes on, and may still do what it might when a person was asked about it. */
+export function isCurrent(registry: Registry, of: Pick<Binding, "worker" | "session" | "policy">): boolean {
+  if (isUser(of.worker)) return true; // for as long as the router asks
+  const worker = registry.find(of.worker);
+  // By its numbers, which are known before the next daemon has found its process.
+  if (worker === undefined || worker.row.run === worker.row.doneRun) return false;
+  if (of.session !== sessionOf(worker, worker.row.run)) return false;
+  try {
+    return digestOf(policyOf(worker)) === of.policy;
+  } catch {
+    return false; // its file is gone, or is no policy any more
+  }
+}
+
+/** Whether it is no worker, but a user who calls a tool by the command line. No worker has a blank in its name. */
+export function isUser(name: string): boolean {
+  return /^user \d+$/.test(name);
+}
+
+function sessionOf(worker: Worker, run: number): string {
+  return `${worker.id}.${run}`;
+}
+
+/** What the router has to know of who will be at the other end of a channel. */
+function admissionOf(worker: Worker, run: number): object {
+  const policy = policyOf(worker);
+  const { tools, group = worker.config.name, rates } = policy.host;
+  return {
+    ...{ worker: worker.id, session: sessionOf(worker, run), group, tools, rates },
+    ...{ policy: digestOf(policy), policy_name: policy.name },
+    approval_ms: worker.config.approval_timeout ?? limit("approvalMs"),
+  };
+}
+
 /** What its policy lets it ask for; undefined for most. The policies that ship grant nothing. */
 function grantsOf(worker: Worker): Policy["host"] | undefined {
   const { policy } = worker;
   if (policy === undefined || !(policy.startsWith("{") || policy.includes("/"))) return undefined;
-  const { host } = loadPolicy(policy, { project: worker.config.cwd ?? "/", home: "/" });
+  const { host } = policyOf(worker);
   return host.tools.length > 0 ? host : undefined;
+}
+
+function policyOf(worker: Worker): Policy {
+  return loadPolicy(worker.policy, { project: worker.config.cwd ?? "/", home: "/" });
+}
+
+/** Of all that it grants, whatever the files that say so look like. */
+function digestOf(policy: Policy): string {
+  return createHash("sha256").update(JSON.stringify(policy)).digest("hex");
 }
 
 function placeOf(worker: Worker): Place {

@@ -6,6 +6,7 @@
 import { CANCEL_TOPIC, HOST_CODES, STAGES, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
 import type { AuditEntry } from "../audit/schema.ts";
 import { limit } from "../base/limits.ts";
+import { bindingOf, sealOf, type Decision } from "./approval.ts";
 import type { Buckets } from "./buckets.ts";
 import { CORE_TOOLS, runCore, type SessionFacts } from "./core-tools.ts";
 import { ToolError, type ToolRequest } from "./plugin.ts";
@@ -27,8 +28,8 @@ export type Host = {
   /** All that plugins provide now, by whole names. */
   readonly tools: ReadonlyMap<string, HostTool>;
   readonly buckets: Buckets;
-  /** Waits for a person. @returns why it must not be, or nothing where somebody said yes to exactly this */
-  readonly confirm: (call: Call) => Promise<Refusal | undefined>;
+  /** Waits for a person. @returns why it must not be, or what somebody said yes to */
+  readonly confirm: (call: Call) => Promise<Decision>;
   /**
    * Has it carried out. What it throws is the plugin's: a ToolError is told, of all else only that it happened.
    * @returns the result; or a refusal where the host itself knows what became of it
@@ -51,6 +52,9 @@ export type Session = {
   readonly id: string;
   readonly group: string;
   readonly grants: Grants;
+  readonly policy: { readonly name: string; /** SHA-256 of all that it says. */ readonly digest: string };
+  /** How long a person is asked about one of its calls. */
+  readonly approvalMs: number;
 };
 
 /** What the host makes of a request: all but topic, correlation and payload is its own knowledge. */
@@ -84,6 +88,8 @@ export class Call implements ToolRequest {
   tool: HostTool | undefined;
   /** As the schema has completed them. */
   args: JsonObject = {};
+  /** What a person has allowed, by its seal. */
+  approved: string | undefined;
   #aborts: AbortController | undefined;
   #isGivenUp = false;
 
@@ -208,22 +214,19 @@ function authorise(call: Call, host: Host): Refusal | undefined {
 }
 
 async function confirmed(call: Call, host: Host): Promise<Refusal | undefined> {
-  const refusal = await host.confirm(call);
+  const { refusal, approved, uid, grant, reason } = await host.confirm(call);
   if (call.isGivenUp) return undefined; // whatever was said, it is not carried out
   const isWritten = host.record({
     ...factsOf(call),
     ...{ event: "approval", verdict: refusal === undefined ? "granted" : "denied" },
-    ...(refusal === undefined ? {} : { code: refusal.code, reason: refusal.message }),
+    ...{ uid, grant, hash: bindingOf(call, call.tool!).request },
+    ...(refusal === undefined ? {} : { code: refusal.code, reason: reason ?? refusal.message }),
   });
   if (refusal !== undefined) return refusal;
   if (!isWritten)
     return new Refusal("AUDIT_BROKEN", "the audit cannot be written, so nothing of high risk is carried out");
-  const { name } = call.tool!.manifest; // by an earlier stage
-  if (host.tools.get(name) === call.tool) return undefined;
-  return new Refusal(
-    "PLUGIN_UNAVAILABLE",
-    `${name} is no longer what a person allowed: its plugin was changed meanwhile`,
-  );
+  call.approved = approved;
+  return undefined;
 }
 
 /** What is of low risk passes without a promise. */
@@ -231,9 +234,25 @@ function confirm(call: Call, host: Host): Promise<Refusal | undefined> | undefin
   return call.tool!.manifest.risk_level === "high" ? confirmed(call, host) : undefined;
 }
 
+/** What is about to be carried out is, to the byte, what a person has allowed. */
+function unapproved(call: Call, host: Host): Refusal | undefined {
+  const { name, risk_level } = call.tool!.manifest; // by an earlier stage
+  if (risk_level !== "high") return undefined;
+  const tool = host.tools.get(name);
+  if (tool !== call.tool)
+    return new Refusal(
+      "PLUGIN_UNAVAILABLE",
+      `${name} is no longer what a person allowed: its plugin was changed meanwhile`,
+    );
+  if (tool !== undefined && call.approved === sealOf(bindingOf(call, tool))) return undefined;
+  return new Refusal("CONFIRMATION_DENIED", `what a person allowed is not what ${name} would carry out now`);
+}
+
 function route(call: Call, host: Host): Ended | Promise<Ended> {
   call.isRouted = true;
   try {
+    const refusal = unapproved(call, host);
+    if (refusal !== undefined) return refusal;
     const result = call.tool!.plugin === CORE ? runCore(call.tool!, call.channel.facts()) : host.route(call);
     if (!isThenable(result)) return resultOf(call, host, result);
     return Promise.resolve(result).then(

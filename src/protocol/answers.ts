@@ -18,6 +18,7 @@ import type {
   WorkerDescription,
   WorkerStatus,
 } from "./status.ts";
+import type { ApprovalPage, ApprovalStatus, GrantStatus } from "./approval-answers.ts";
 import { KIND_NAMES, LIVES } from "./kinds.ts";
 import {
   ENTRY_STATES,
@@ -212,6 +213,44 @@ export const pluginShown: z.ZodType<PluginShown> = z.strictObject({
   config: z.record(text, z.unknown()),
   changes: z.array(z.strictObject({ what: text, before: orNull(text), after: orNull(text) })),
 } satisfies ShapeOf<PluginShown>);
+
+export const approvalStatus: z.ZodType<ApprovalStatus> = z
+  .strictObject({
+    id: text,
+    worker: text,
+    session: text,
+    group: text,
+    tool: text,
+    policy: text,
+    asked_at: text,
+    expires_at: text,
+    bytes: count,
+    sha256: text,
+  } satisfies ShapeOf<ApprovalStatus>)
+  .meta({ id: "ApprovalStatus" });
+
+export const approvalPage: z.ZodType<ApprovalPage> = z
+  .strictObject({
+    approval: approvalStatus,
+    page: count,
+    pages: count,
+    lines: z.array(text),
+  } satisfies ShapeOf<ApprovalPage>)
+  .meta({ id: "ApprovalPage" });
+
+export const grantStatus: z.ZodType<GrantStatus> = z
+  .strictObject({
+    id: text,
+    worker: text,
+    session: text,
+    tool: text,
+    granted_at: text,
+    uid: count,
+    uses: count,
+    lines: z.array(text),
+    whole: z.boolean(),
+  } satisfies ShapeOf<GrantStatus>)
+  .meta({ id: "GrantStatus" });
 
 const storedFile: z.ZodType<StoredFile> = z
   .strictObject({

@@ -175,6 +175,9 @@ export const appShape = z.strictObject({
     .default([])
     .meta({ description: "tools of plugins that it may call, as files.read or files.*, beside those of its policy" }),
   tool_group: maybe(z.string().min(1)).meta({ description: "whose data its tools work on; default: that of its name" }),
+  approval_timeout: maybe(durationUpTo(limit("approvalMs"))).meta({
+    description: "how long a person is asked about a call of high risk; default: five minutes, which is the longest",
+  }),
   /**
    * What the definition said, if `policy` is what the daemon made of it: a daemon of the previous version expects a
    * name there.

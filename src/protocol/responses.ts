@@ -56,12 +56,31 @@ export type WorkerEvent =
   /** Lines that were deleted or damaged before they could be read. */
   | { readonly type: "log_lost"; readonly reason: string }
   | { readonly type: "health_check_failed"; readonly reason: string }
+  /** A call of high risk waits for a person. */
+  | {
+      readonly type: "approval_pending";
+      readonly id: string;
+      readonly tool: string;
+      readonly session: string;
+      readonly sha256: string;
+      readonly expires_at: string;
+    }
+  | {
+      readonly type: "approval_decided";
+      readonly id: string;
+      readonly tool: string;
+      readonly session: string;
+      readonly outcome: ApprovalOutcome;
+    }
   | {
       readonly type: "resource_limit_exceeded";
       readonly resource: string;
       readonly limit: number;
       readonly current: number;
     };
+
+/** What a call was decided to, or over which it ended: nobody said anything in time, or nobody wants it any more. */
+export type ApprovalOutcome = "allowed" | "denied" | "timeout" | "void";
 
 /** An event of the stream. `seq` is one higher than that of the event before, also over restarts of the daemon. */
 export type SequencedEvent = {

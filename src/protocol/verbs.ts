@@ -7,6 +7,8 @@ import { z } from "zod";
 import { limit } from "../base/limits.ts";
 import {
   actResult,
+  approvalPage,
+  approvalStatus,
   auditAnchor,
   conversationList,
   credentialCheck,
@@ -17,6 +19,7 @@ import {
   fileList,
   filePiece,
   filePut,
+  grantStatus,
   greeting,
   logAnswer,
   message,
@@ -35,8 +38,11 @@ import {
 import { OVERLAPS } from "./happenings.ts";
 import { ROLES } from "./stored.ts";
 
-/** What a verb can do to the machine: only read; start what its definition says; change or end what runs. */
-export type Risk = "read" | "run" | "operate";
+/**
+ * What a verb can do to the machine: only read; start what its definition says; change or end what runs; decide in the
+ * place of a person, which no program is to do by itself.
+ */
+export type Risk = "read" | "run" | "operate" | "approve";
 
 export type Verb = {
   /** Null for a verb that is a bare string. The order of the fields is that of serde's array form. */
@@ -432,6 +438,42 @@ export const VERBS = {
     fields: z.object({ ids: z.array(z.string()).min(1).max(limit("storeRows")) }),
     answer: success({}),
     says: "forgets entries of the queue that do not run",
+    risk: "operate",
+  },
+  ListApprovals: {
+    fields: null,
+    answer: data(z.array(approvalStatus)),
+    says: "lists the calls of high risk that wait for a person, oldest first",
+    risk: "read",
+  },
+  ShowApproval: {
+    fields: z.object({ id: name, page: z.int().min(0).default(0) }),
+    answer: data(approvalPage),
+    says: "shows a call that waits, as a person must see it: in lines that are harmless to a terminal or a page",
+    risk: "read",
+  },
+  DecideApproval: {
+    fields: z.object({
+      id: name,
+      choice: z.enum(["allow", "allow_session", "deny"]),
+      /** The first digits of the request's SHA-256, as it was shown. */
+      hash: optionalName,
+      reason: optionalName,
+    }),
+    answer: success({}),
+    says: "allows or denies a call that waits: once, or for its session with exactly these argument values. `hash` is how the SHA-256 of the call that was shown begins, 12 digits or more; a no needs none",
+    risk: "approve",
+  },
+  ListGrants: {
+    fields: null,
+    answer: data(z.array(grantStatus)),
+    says: "lists what is allowed for sessions that go on",
+    risk: "read",
+  },
+  RevokeGrant: {
+    fields: z.object({ id: name }),
+    answer: success({}),
+    says: "takes a permission for a session back",
     risk: "operate",
   },
   Shutdown: {

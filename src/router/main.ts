@@ -31,10 +31,12 @@ async function begin(stateDir: string): Promise<void> {
     release: (name: string) => router.release(name),
     withdraw: (name: string) => router.withdraw(name),
     expect: (label: string, name: string) => router.expect(label, name),
+    waiting: () => router.asking.waiting,
     // It lasts as long as the daemon, whose functions it lends us.
     attend: () => {
       const { bound, signal } = callContext();
       router.attend({ start: bound("start"), kill: bound("kill") }, signal);
+      router.asking.attend({ approve: bound("approve"), over: bound("over") }, signal);
       return new Promise<never>((_, reject) => signal.addEventListener("abort", () => reject(signal.reason as Error)));
     },
   };

@@ -2,7 +2,7 @@
  * Answers what workers ask: one session for each channel that the daemon relays, and the pipeline of `src/host` behind
  * it. Who is at the other end of a channel, the daemon says before it relays it; nothing of that comes from the worker.
  */
-import { randomUUID } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { setImmediate as turn } from "node:timers/promises";
 import { z } from "zod";
 import type { AuditEntry } from "../audit/schema.ts";
@@ -11,10 +11,10 @@ import { limit } from "../base/limits.ts";
 import { Buckets } from "../host/buckets.ts";
 import { Grants, hostTool, type HostTool } from "../host/host-tools.ts";
 import { HostChannel, type Host, type Session } from "../host/pipeline.ts";
-import { Refusal } from "../host/wire.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { Pipe } from "../plane/pipe.ts";
 import { BrokenChannel } from "../plane/ring.ts";
+import { Asking } from "./asking.ts";
 import type { Journal } from "./journal.ts";
 import { PluginLink, requireProvided, type Desk, type Plugin } from "./plugin-link.ts";
 
@@ -25,6 +25,9 @@ const DESK_MS = 10_000;
 /** How long the daemon may take between saying who comes and relaying the channel. */
 const ADMITTED_MS = 60_000;
 
+/** What a user of this machine may do: no policy says it. */
+const EVERYTHING = { name: "none: a user of this machine asks", digest: createHash("sha256").digest("hex") };
+
 const admission = z.strictObject({
   worker: z.string().min(1),
   session: z.string().min(1),
@@ -32,6 +35,11 @@ const admission = z.strictObject({
   /** Globs of whole names. */
   tools: z.array(z.string()),
   rates: z.record(z.string(), z.string()),
+  /** SHA-256 of its policy. */
+  policy: z.string(),
+  policy_name: z.string(),
+  /** How long a person is asked. */
+  approval_ms: z.int().min(0).max(limit("approvalMs")),
 });
 /** Who will be at the other end of a channel, and what its policy grants. */
 export type Admission = z.infer<typeof admission>;
@@ -50,6 +58,7 @@ export class Router {
   #desk = Promise.withResolvers<Desk>();
   readonly #admitted = new Map<string, Admitted>();
   readonly #open = new Set<Open>();
+  readonly asking = new Asking(Date.now);
   #next = 0;
 
   /** @param record writes to the audit; false if it could not be written */
@@ -60,8 +69,7 @@ export class Router {
     this.#host = {
       tools: this.#tools,
       buckets: new Buckets(Date.now),
-      confirm: () =>
-        Promise.resolve(new Refusal("CONFIRMATION_DENIED", "this version has no way to ask a person, so it is a no")),
+      confirm: (call) => this.asking.ask(call),
       route: (call) => {
         const { plugin, manifest } = call.tool!; // a stage before has found it
         const carryOut = (): unknown => this.#plugins.get(plugin)!.call(call);
@@ -82,8 +90,9 @@ export class Router {
     const { success, data, error } = admission.safeParse(who);
     if (typeof label !== "string" || !success)
       throw new IpcError("BAD_REQUEST", `admit: ${error?.issues[0]?.message ?? "the label is not a string"}`);
-    const { worker, session: id, group } = data;
-    const session = { worker, id, group, grants: new Grants(data.tools, data.rates) };
+    const { worker, session: id, group, policy_name: name, policy: digest, approval_ms: approvalMs } = data;
+    const grants = new Grants(data.tools, data.rates);
+    const session = { worker, id, group, grants, policy: { name, digest }, approvalMs };
     const timer = setTimeout(() => this.#admitted.delete(label), ADMITTED_MS);
     timer.unref();
     this.#admitted.set(label, { admission: data, session, timer });
@@ -126,6 +135,7 @@ export class Router {
       id: `${worker} ${this.#next++}`,
       group,
       grants: new Grants(["*"]),
+      ...{ policy: EVERYTHING, approvalMs: limit("approvalMs") },
     });
     return await channel.take(Buffer.from(request));
   }

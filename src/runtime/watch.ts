@@ -13,7 +13,7 @@ import { Feed } from "./feed.ts";
 
 export type EventOptions = {
   /**
-   * `status` (the default): states and processes; `logs`: lines; `all`: both, and health checks and limits.
+   * `status` (the default): states and processes; `logs`: lines; `all`: both, health checks, limits, and approvals.
    */
   readonly topic?: keyof typeof SUBSCRIPTIONS;
   /** Only of the worker with this name. */

@@ -22,6 +22,7 @@ import {
   type WorkerDescription,
   type WorkerStatus,
 } from "../protocol/status.ts";
+import type { ApprovalStatus, GrantStatus } from "../protocol/approval-answers.ts";
 import { ask, query, unexpected } from "./ask.ts";
 import { GroupFiles, GroupProject } from "./group-stores.ts";
 import { jsonOf, Queue, Tasks } from "./tasks-and-queue.ts";
@@ -49,6 +50,19 @@ export type Login = {
   readonly access: string;
   readonly refresh: string | null;
   readonly expiresInSeconds: number | null;
+};
+
+/** A call that waits for a person, as a person must see it. */
+export type ShownApproval = ApprovalStatus & {
+  /** All of it, harmless to whatever shows them. */
+  readonly lines: readonly string[];
+};
+
+export type AllowOptions = {
+  /** The SHA-256 of the call that was shown, or its first digits, 12 at least. */
+  readonly sha256: string;
+  /** For the rest of its session, with exactly these argument values, instead of once. */
+  readonly forSession?: boolean | undefined;
 };
 
 const ENOUGH_LINES = 20;
@@ -234,6 +248,42 @@ export abstract class Verbs {
   /** Forgets it. Returns its folder if that lies elsewhere than in `plugins/`, and so is still there. */
   async removePlugin(name: string, { data = false }: { readonly data?: boolean } = {}): Promise<string | undefined> {
     return (await ask(this, "PluginRemove", { name, data })).left ?? undefined;
+  }
+
+  /** The calls of high risk that wait for a person, oldest first. */
+  approvals(): Promise<ApprovalStatus[]> {
+    return query(this, "ListApprovals", null);
+  }
+
+  /** All that a person must see of one before allowing it. @throws IpcError NOT_FOUND */
+  async showApproval(id: string): Promise<ShownApproval> {
+    const lines: string[] = [];
+    for (let page = 0; ; page++) {
+      const { approval, pages, lines: more } = await query(this, "ShowApproval", { id, page });
+      lines.push(...more);
+      if (page + 1 >= pages) return { ...approval, lines };
+    }
+  }
+
+  /** Says yes in the place of a person. @throws IpcError NOT_FOUND; FAILED if it is another call, or over meanwhile */
+  async allow(id: string, { sha256, forSession = false }: AllowOptions): Promise<void> {
+    const choice = forSession ? "allow_session" : "allow";
+    await ask(this, "DecideApproval", { id, choice, hash: sha256, reason: null });
+  }
+
+  /** @param reason for the audit: the worker is not told. @throws IpcError NOT_FOUND */
+  async deny(id: string, { reason }: { readonly reason?: string | undefined } = {}): Promise<void> {
+    await ask(this, "DecideApproval", { id, choice: "deny", hash: null, reason: reason ?? null });
+  }
+
+  /** What is allowed for sessions that go on. */
+  grants(): Promise<GrantStatus[]> {
+    return query(this, "ListGrants", null);
+  }
+
+  /** Takes one of those back. @throws IpcError NOT_FOUND */
+  async revokeGrant(id: string): Promise<void> {
+    await ask(this, "RevokeGrant", { id });
   }
 
   /** The project files of a group: what workers of that group get by the plugin `files`. */

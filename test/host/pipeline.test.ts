@@ -1,12 +1,14 @@
 /** The way of a request through its stages: who is let through, who is not, and what each is told and recorded. */
 import { afterAll, expect, test } from "bun:test";
 import fc from "fast-check";
+import { createHash } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { HOST_CODES, STAGES, type Stage } from "../../contract/host.ts";
 import { LIMITS } from "../../contract/limits.ts";
 import type { AuditEntry } from "../../src/audit/schema.ts";
+import { bindingOf, sealOf, type Decision } from "../../src/host/approval.ts";
 import { Buckets } from "../../src/host/buckets.ts";
 import * as pipeline from "../../src/host/pipeline.ts";
 import type { Call, Host, HostChannel, Session } from "../../src/host/pipeline.ts";
@@ -57,6 +59,12 @@ const tool = (plugin: string, name: string, risk_level: "low" | "high" = "low"):
   });
 const TOOLS = [tool("echo", "echo"), tool("files", "list"), tool("files", "wipe", "high"), tool("secret", "tell")];
 
+const SESSION = {
+  ...{ worker: "w", id: "s1", group: "g", policy: { name: "p", digest: "d".repeat(64) }, approvalMs: 1000 },
+};
+/** As somebody says yes to exactly this. */
+const allow = (call: Call): Decision => ({ approved: sealOf(bindingOf(call, call.tool!)), uid: 7 });
+
 function setUp(
   more: { route?: Handler; confirm?: Host["confirm"]; grants?: Grants; isAuditBroken?: boolean } = {},
   { HostChannel } = pipeline,
@@ -68,7 +76,9 @@ function setUp(
   const host: Host = {
     tools: new Map(TOOLS.map((one) => [one.manifest.name, one])),
     buckets: new Buckets(() => clock.ms),
-    confirm: more.confirm ?? (() => Promise.resolve(new Refusal("CONFIRMATION_DENIED", "a person said no"))),
+    confirm:
+      more.confirm ??
+      (() => Promise.resolve({ refusal: new Refusal("CONFIRMATION_TIMEOUT", "nobody has allowed it") })),
     route: (call) => {
       routed.push(call);
       return (more.route ?? ((one) => one.args))(call);
@@ -82,8 +92,7 @@ function setUp(
     newId: () => `id-${++count}`,
   };
   const grants = more.grants ?? new Grants(["echo.*", "files.*"], { "files.list": "2/m" });
-  const open = (more_: Partial<Session> = {}): HostChannel =>
-    new HostChannel(host, { worker: "w", id: "s1", group: "g", grants, ...more_ });
+  const open = (more_: Partial<Session> = {}): HostChannel => new HostChannel(host, { ...SESSION, grants, ...more_ });
   const channel = open();
   const send = async (bytes: string | Uint8Array, over = channel): Promise<Answer> =>
     JSON.parse(await over.take(typeof bytes === "string" ? Buffer.from(bytes) : bytes)) as Answer;
@@ -171,7 +180,7 @@ const FORBIDDEN: Record<
       },
     },
   ],
-  confirm: [{ code: "CONFIRMATION_DENIED", send: ({ call }) => call("files.wipe") }],
+  confirm: [{ code: "CONFIRMATION_TIMEOUT", send: ({ call }) => call("files.wipe") }],
   route: [],
 };
 const CASES = STAGES.flatMap((stage) => FORBIDDEN[stage].map((one, index) => ({ stage, index, ...one })));
@@ -273,12 +282,13 @@ test("a yes to a tool is none to what has taken its place meanwhile", async () =
   const changing: Host = {
     ...host,
     tools,
-    confirm: () => {
+    confirm: (one) => {
+      const said = allow(one);
       tools.set("files.wipe", tool("files", "wipe", "high"));
-      return Promise.resolve(undefined);
+      return Promise.resolve(said);
     },
   };
-  const channel = new pipeline.HostChannel(changing, { worker: "w", id: "s1", group: "g", grants: new Grants(["*"]) });
+  const channel = new pipeline.HostChannel(changing, { ...SESSION, grants: new Grants(["*"]) });
   const { error } = await call("files.wipe", {}, "c", channel);
   expect(error).toMatchObject({ code: "PLUGIN_UNAVAILABLE", retriable: true });
   expect(routed).toEqual([]);
@@ -303,7 +313,7 @@ test("what is of high risk runs only after a yes that is in the audit", async ()
   const asked: string[] = [];
   const confirm: Host["confirm"] = (call) => {
     asked.push(Buffer.from(call.bytes).toString());
-    return Promise.resolve(undefined);
+    return Promise.resolve(allow(call));
   };
   const yes = setUp({ confirm });
   expect((await yes.call("files.wipe", { text: "a" })).result).toEqual({ text: "a", size: 7 });
@@ -322,13 +332,58 @@ test("what is of high risk runs only after a yes that is in the audit", async ()
   expect([...broken.routed, ...failing.routed].map(({ tool: one }) => one!.manifest.name)).toEqual(["echo.echo"]);
 });
 
+test("a yes is for one request, one tool and one policy, and is looked at again where it is carried out", async () => {
+  const other =
+    (change: object): Host["confirm"] =>
+    (call) =>
+      Promise.resolve({ approved: sealOf({ ...bindingOf(call, call.tool!), ...change }) });
+  const wrong: Host["confirm"][] = [
+    ...["worker", "session", "tool", "manifest", "policy", "request", "values"].map((key) => other({ [key]: "x" })),
+    () => Promise.resolve({}),
+    (call) => {
+      const said = allow(call);
+      call.bytes[call.bytes.length - 2] = 0x20; // nobody else can write to them
+      return Promise.resolve(said);
+    },
+    (call) => {
+      const said = allow(call);
+      call.args = { ...call.args, text: "b" };
+      return Promise.resolve(said);
+    },
+    (call) => {
+      const said = allow(call);
+      Object.assign(call.tool!.manifest, { idempotent: false });
+      return Promise.resolve(said);
+    },
+  ];
+  for (const confirm of wrong) {
+    const { call, routed } = setUp({ confirm });
+    expect((await call("files.wipe", { text: "a" })).error).toMatchObject({ code: "CONFIRMATION_DENIED" });
+    expect(routed).toEqual([]);
+    Object.assign(TOOLS[2]!.manifest, { idempotent: true }); // as it was
+  }
+});
+
+test("the audit has who decided, about which bytes, and what the worker is not told", async () => {
+  const yes = setUp({ confirm: (call) => Promise.resolve({ ...allow(call), grant: "g1" }) });
+  const bytes = '{"topic":"tool.invoke.files.wipe","correlation":"c","arguments":{}}';
+  const hash = createHash("sha256").update(bytes).digest("hex");
+  await yes.send(bytes);
+  expect(yes.entries[0]).toMatchObject({ event: "approval", verdict: "granted", uid: 7, grant: "g1", hash });
+  const refusal = new Refusal("CONFIRMATION_DENIED", "a person said no");
+  const no = setUp({ confirm: () => Promise.resolve({ refusal, uid: 7, reason: "too early" }) });
+  expect((await no.send(bytes)).error!.message).toBe("a person said no");
+  expect(no.entries[0]).toMatchObject({ event: "approval", verdict: "denied", uid: 7, hash, reason: "too early" });
+});
+
 test("who gives up while a person is asked gets nothing carried out, whatever is answered later", async () => {
-  let yes: (said: undefined) => void = () => undefined;
-  const { call, channel, routed, entries } = setUp({ confirm: () => new Promise((resolve) => (yes = resolve)) });
+  let yes = (): void => undefined;
+  const confirm = (one: Call): Promise<Decision> => new Promise((resolve) => (yes = () => resolve(allow(one))));
+  const { call, channel, routed, entries } = setUp({ confirm });
   const answer = call("files.wipe", {}, "c");
   expect([channel.cancel("c"), channel.cancel("c"), channel.cancel("other")]).toEqual([true, false, false]);
   expect(codesOf([await answer])).toEqual(["CANCELLED"]);
-  yes(undefined);
+  yes();
   await Bun.sleep(0);
   expect(routed).toEqual([]);
   expect(entries.map(({ event, code }) => [event, code])).toEqual([
@@ -535,10 +590,11 @@ test("whatever happens in whatever order, each request gets one answer and one r
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 40 }), fc.nat(9), async (steps, correlations) => {
       const work: ((error?: Error) => void)[] = [];
-      const asked: ((no?: Refusal) => void)[] = [];
+      const asked: ((refusal?: Refusal) => void)[] = [];
       const { send, call, channel, entries } = setUp({
         route: () => new Promise((resolve, reject) => work.push((error) => (error ? reject(error) : resolve(1)))),
-        confirm: () => new Promise((resolve) => asked.push(resolve)),
+        confirm: (one) =>
+          new Promise((resolve) => asked.push((refusal) => resolve(refusal ? { refusal } : allow(one)))),
       });
       const answers: Promise<Answer>[] = [];
       for (const [index, one] of steps.entries()) {

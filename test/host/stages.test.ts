@@ -42,7 +42,7 @@ const PROBES: Readonly<Record<Stage, readonly [sent: string, said: object]>> = {
   topic: [request("probing.none"), { error: { code: "UNKNOWN_TOOL", stage: "topic" } }],
   payload: [request("probing.quiet", { more: 1 }), { error: { code: "VALIDATION_FAILED", stage: "payload" } }],
   authorise: [request("probing.other"), { error: { code: "UNAUTHORIZED", stage: "authorise" } }],
-  confirm: [request("probing.loud"), { error: { stage: "confirm" } }],
+  confirm: [request("probing.loud"), { error: { code: "CONFIRMATION_TIMEOUT", stage: "confirm" } }],
   route: [request("probing.quiet"), { result: "done" }],
 };
 
@@ -97,7 +97,12 @@ async function probe(): Promise<{ readonly said: Record<string, unknown>; readon
   using ipc = new Ipcctl(await home.connect());
   await ipc.acceptPlugin("probing", (await ipc.plugin("probing")).plugin.digest!);
   const tools = ["probing.quiet", "probing.loud"];
-  await home.start("asker", join(project, "asker.py"), { cwd: project, policy: "analysis", tools });
+  await home.start("asker", join(project, "asker.py"), {
+    cwd: project,
+    policy: "analysis",
+    tools,
+    approval_timeout: "100ms",
+  });
   const worker = await ipc.worker("asker");
   const said: Record<string, unknown> = {};
   for (const [stage, [sent]] of Object.entries(PROBES)) said[stage] = await worker.call("send", sent);

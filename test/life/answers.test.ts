@@ -114,6 +114,12 @@ const ASKED: { readonly [T in Tag]: () => readonly FieldsOf<T>[] } = {
   ReadQueue: () => [{ id: entryId }],
   RetryQueue: () => [{ ids: [entryId] }, { ids: [] }],
   DropQueue: () => [{ ids: [entryId] }],
+  ListApprovals: () => [null],
+  ListGrants: () => [null],
+  // They need a worker that waits: test/host/approve.test.ts holds their answers to the schemas.
+  ShowApproval: () => [],
+  DecideApproval: () => [],
+  RevokeGrant: () => [],
   Stop: () => [{ name: "web" }],
   Delete: () => [{ name: "web" }],
   DaemonStatus: () => [null],

@@ -224,6 +224,18 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   pluginFiles: [["test/host/manifest.test.ts", "pluginFiles, pluginDepth: as many"]],
   pluginDepth: [["test/host/manifest.test.ts", "pluginFiles, pluginDepth: as many"]],
   pluginBytes: [["test/host/manifest.test.ts", "pluginBytes: as many as the limit"]],
+  approvalMs: [
+    ["test/host/approvals.test.ts", "approvalMs: nobody is asked for longer"],
+    ["test/host/approve.test.ts", "approvalMs: nobody there means no"],
+  ],
+  approvalsPending: [
+    ["test/host/approvals.test.ts", "approvalsPending: as many calls of a session as the limit wait"],
+    ["test/host/approve.test.ts", "approvalsPending: as many calls of a run as the limit wait"],
+  ],
+  approvalGrants: [["test/host/approvals.test.ts", "approvalGrants: as many sets of values as the limit"]],
+  approvalPageBytes: [["test/host/render.test.ts", "approvalPageBytes: pages are as long as the limit"]],
+  approvalHashDigits: [["test/host/approvals.test.ts", "approvalHashDigits: as many digits say which call"]],
+  approvalReasonChars: [["test/host/approvals.test.ts", "approvalReasonChars: a reason as long as the limit"]],
   storesOpen: [["test/host/files.test.ts", "storesOpen: as many groups as the limit are open"]],
   storeRows: [["test/host/files.test.ts", "groupFiles, storeRows: as many as the limit"]],
   storeAnswerBytes: [["test/host/files.test.ts", "storeAnswerBytes: rows as long as the limit in all"]],
