@@ -1,12 +1,12 @@
 /** `approve` and `deny`: what waits for a person, shown in full, and the person's answer. */
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
-import { renderText } from "../desk/render.ts";
 import { formatUptime } from "../base/units.ts";
 import type { ApprovalStatus, GrantStatus } from "../protocol/approval-answers.ts";
 import type { Connection } from "../sdk/connection.ts";
 import type { ShownApproval } from "../sdk/verbs.ts";
 import { isTerminal, jsonText, type Context } from "./context.ts";
+import { readSome } from "./secret.ts";
 
 export type ApproveFlags = {
   session?: boolean;
@@ -84,10 +84,8 @@ async function approveOne(context: Context, id: string, flags: ApproveFlags): Pr
       },
     );
   if (forSession)
-    context.note(
-      `covers ${shown.tool} with exactly these arguments, as often as ${shown.session} calls it until it ends`,
-    );
-  if (!yes && !(await isYes(question(shown, forSession)))) {
+    context.note(`covers exactly these arguments of ${shown.tool}, until ${shown.session} ends, without asking again`);
+  if (!yes && !isYes(question(shown, forSession))) {
     context.note(`not allowed, and it waits on; to say no: ipcctl deny ${id}`);
     return 1;
   }
@@ -128,21 +126,23 @@ function requireShown({ sha256 }: ShownApproval, hash: string): void {
 
 /** It repeats what matters, since the arguments may have filled the screen. */
 function question({ worker, tool, bytes, sha256 }: ShownApproval, forSession: boolean): string {
-  const what = `${renderText(tool)} of ${renderText(worker)} (${bytes} bytes, ${sha256.slice(0, limit("approvalHashDigits"))})`;
-  return `allow ${what}${forSession ? " for the whole session" : ""}? [y/N] `;
+  const which = `${tool} of ${worker} (${bytes} bytes, ${sha256.slice(0, limit("approvalHashDigits"))})`;
+  return `allow ${which}${forSession ? ", each time" : ""}? [y/N] `;
 }
 
 /** One line from the terminal; its end is a no. */
-async function isYes(question: string): Promise<boolean> {
-  const { createInterface } = await import("node:readline/promises");
-  const lines = createInterface({ input: process.stdin, output: process.stderr });
-  const ended = new Promise<string>((resolve) => lines.once("close", () => resolve("")));
-  try {
-    return /^y(es)?$/i.test((await Promise.race([lines.question(question), ended])).trim());
-  } finally {
-    lines.close();
-  }
+function isYes(question: string): boolean {
+  process.stderr.write(question);
+  const bytes = Buffer.alloc(LINE_BYTES);
+  let size = 0;
+  for (let count = -1; count !== 0 && size < bytes.length && !bytes.subarray(0, size).includes("\n"); size += count)
+    count = readSome(0, bytes.subarray(size));
+  if (!bytes.subarray(0, size).includes("\n")) process.stderr.write("\n");
+  return /^y(es)?$/i.test(bytes.toString("utf8", 0, size).trim());
 }
+
+/** A longer one is no yes. */
+const LINE_BYTES = 80;
 
 async function listApprovals(context: Context): Promise<number> {
   using connection = await context.connect();

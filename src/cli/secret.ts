@@ -62,7 +62,8 @@ function readFrom(source: string | number, what: string): string {
   }
 }
 
-function readSome(fd: number, into: Uint8Array): number {
+/** Waits for what comes. @returns the number of bytes, 0 at the end */
+export function readSome(fd: number, into: Uint8Array): number {
   for (;;) {
     try {
       return readSync(fd, into);

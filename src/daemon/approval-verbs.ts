@@ -51,7 +51,7 @@ function linesOf({ binding, group, policy_name, description, bytes, arguments: a
     ...renderField("run", binding.session, `, group ${renderText(group)}`),
     ...renderField("policy", policy_name),
     ...renderField("tool", binding.tool),
-    ...renderField("which", description),
+    ...renderField("described as", description),
     "arguments:",
     ...renderValue(JSON.parse(args)),
     `length: ${bytes} bytes`,

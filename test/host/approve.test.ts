@@ -24,6 +24,14 @@ async def shout(value, deadline=60.0):
         return vars(error)
 
 @ipcctl.expose
+def scribble():
+    """Writes over all that was ever sent to the host, where the host may still look."""
+    ring = host._host()._pipe._tx._data
+    found = bytes(ring).count(b"harmless")
+    ring[:] = bytes(ring).replace(b"harmless", b"HARMFUL!")
+    return found
+
+@ipcctl.expose
 def shouts(values):
     return [one["value"] if isinstance(one, dict) else one.code
             for one in host.batch([("echo.shout", {"value": value}) for value in values], deadline=60.0)]
@@ -149,7 +157,7 @@ test("a call of high risk waits, is shown, and runs after a yes, which the audit
   });
   expect(shown.stdout).toBe(
     `worker: "asker"\nrun: "asker.1", group "asker"\npolicy: "${waiting.policy}"\ntool: "echo.shout"\n` +
-      'which: "The same, but a person is asked first."\narguments:\n{\n  "value": {\n    "text": "hello"\n  }\n}\n' +
+      'described as: "The same, but a person is asked first."\narguments:\n{\n  "value": {\n    "text": "hello"\n  }\n}\n' +
       `length: ${waiting.bytes} bytes\nSHA-256: ${waiting.sha256}\n`,
   );
   const done = await yes(waiting.id, waiting.sha256);
@@ -197,6 +205,29 @@ test("without a terminal both --yes and --hash are needed, and the hash must be 
   expect(await codeOf(scene.ipc.allow(waiting.id, waiting))).toBe("NOT_FOUND");
 });
 
+test("on a terminal it asks, and only y is a yes", async () => {
+  const onTerminal = async (typed: string, ...words: string[]): Promise<{ status: number; stdout: string }> => {
+    const program = `import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))`;
+    const child = Bun.spawn(["python3", "-c", program, join(ROOT, "bin/ipcctl"), ...words], {
+      ...{ cwd: home.dir, env: home.env, stdin: Buffer.from(typed), stdout: "pipe", stderr: "pipe" },
+    });
+    const said = within(60_000, words.join(" "), new Response(child.stdout).text());
+    return { stdout: await said, status: await child.exited };
+  };
+  const { answer, waiting } = await scene.asked("asker", 2.5);
+  for (const typed of ["n\n", "\n", "yy\n", "\x04"]) {
+    const { status, stdout } = await onTerminal(typed, "approve", waiting.id);
+    expect(stdout).toContain(
+      `allow echo.shout of asker (${waiting.bytes} bytes, ${waiting.sha256.slice(0, 12)})? [y/N]`,
+    );
+    expect(stdout).toContain("not allowed, and it waits on");
+    expect(status).toBe(1);
+  }
+  expect((await onTerminal("y\n", "approve", waiting.id, "--hash", "0".repeat(12))).status).toBe(1);
+  expect(await onTerminal("y\n", "approve", waiting.id)).toMatchObject({ status: 0 });
+  expect(await answer).toEqual({ result: 2.5 });
+});
+
 test("approvalMs: nobody there means no, after the time that the definition says", async () => {
   expect(LIMITS.approvalMs.value).toBe(300_000);
   await startAsker(home, "hurried", { approval_timeout: "300ms" });
@@ -241,6 +272,16 @@ test("control sequences, and what reorders or hides text, are shown and not obey
   expect(stdout).toMatch(/^[\x20-\x7e\n]*$/);
   await home.cli("deny", "all");
   expect(await answer).toMatchObject({ code: "CONFIRMATION_DENIED" });
+});
+
+test("what a worker writes into its memory after a call was hashed is not carried out", async () => {
+  // Whose rings a program in Python can write to as it likes.
+  await startAsker(home, "pure", { env: { IPCCTL_PURE: "1" } });
+  const { answer, waiting } = await scene.asked("pure", "harmless");
+  expect(await scene.call<number>("pure", "scribble")).toBe(1);
+  expect((await home.cli("approve", waiting.id)).stdout).toContain('"value": "harmless"');
+  await scene.ipc.allow(waiting.id, waiting);
+  expect(await answer).toEqual({ result: "harmless" });
 });
 
 test("a call of a megabyte is shown whole, in pages", async () => {
