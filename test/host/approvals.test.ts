@@ -168,6 +168,14 @@ test("a permission for a session covers the same values of the same tool in it, 
   void other;
 });
 
+test("who calls once has no session for which more could be allowed", async () => {
+  const approvals = next();
+  const said = heard(approvals, ask("a", { worker: "user 7" }));
+  expect(await codeOf(approvals.decide("a", "allow_session", 7, HASH, null))).toBe("USAGE");
+  await approvals.decide("a", "allow", 7, HASH, null);
+  expect(await said).toMatchObject({ verdict: "yes", grant: null });
+});
+
 test("who says yes is told if it came too late", async () => {
   const approvals = next();
   void approvals.ask(ask("a"));

@@ -369,6 +369,15 @@ test("from inside a worker nobody is allowed anything, and nothing is told", asy
   expect(await answer).toMatchObject({ code: "CONFIRMATION_DENIED" });
 });
 
+test("a user who calls a tool of high risk by the command line is asked about as a worker is, but once only", async () => {
+  const called = home.cli("plugin", "call", "echo.shout", '{"value":1}');
+  const waiting = await scene.pending(({ tool }) => tool === "echo.shout");
+  expect(waiting.worker).toBe(`user ${process.getuid!()}`);
+  expect(await yes(waiting.id, waiting.sha256, "--session")).toMatchObject({ status: 2 });
+  expect((await yes(waiting.id, waiting.sha256)).status).toBe(0);
+  expect(await called).toMatchObject({ status: 0, stdout: expect.stringContaining('"value"') });
+});
+
 test("approve -f goes on as they come", async () => {
   const child = Bun.spawn([join(ROOT, "bin/ipcctl"), "approve", "-f", "--json"], {
     ...{ cwd: home.dir, env: home.env, stdio: ["ignore", "pipe", "pipe"] },
@@ -470,7 +479,13 @@ test("a yes that the router has not heard counts for the next daemon, but not if
       await other.killDaemon();
       // As that daemon had stored it in its last moment.
       const desk = new Approvals(other.paths.stateDir, {
-        ...{ isCurrent: () => true, isLasting: () => true, onPending: () => undefined, onDecided: () => undefined, record: () => true },
+        ...{
+          isCurrent: () => true,
+          isLasting: () => true,
+          onPending: () => undefined,
+          onDecided: () => undefined,
+          record: () => true,
+        },
       });
       await desk.decide(waiting.id, "allow", 7, waiting.sha256, null);
       desk[Symbol.dispose]();
