@@ -24,7 +24,6 @@ import { changesOf } from "../../src/host/plugin-changes.ts";
 import { hashFolder, readPluginFolder } from "../../src/host/plugin-folder.ts";
 import { findPlugins } from "../../src/host/plugins-found.ts";
 import { shippedManifests } from "../../src/host/shipped-manifests.ts";
-import { startShipped } from "../../src/router/shipped.ts";
 
 const ROOT = join(import.meta.dir, "../..");
 
