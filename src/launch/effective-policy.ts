@@ -73,9 +73,13 @@ export function withGrants(
       ...(read.length > 0 ? { read: paths(read, files.read) } : {}),
       ...(write.length > 0 ? { write: paths(write, files.write) } : {}),
     },
-    host: {
-      ...(tools.length > 0 ? { tools: [...new Set([...host.tools, ...tools])] } : {}),
-      ...(group === null ? {} : { group }),
-    },
+    ...(tools.length === 0 && group === null
+      ? {}
+      : {
+          host: {
+            ...(tools.length > 0 ? { tools: [...new Set([...host.tools, ...tools])] } : {}),
+            ...(group === null ? {} : { group }),
+          },
+        }),
   });
 }

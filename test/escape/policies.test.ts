@@ -275,8 +275,11 @@ test("audit shows what was decided, follows, and bears what is no line of its", 
   expect(granted).toContain("start  policy=no-network with exceptions");
   expect(granted).toContain(`connect  granted  address=127.0.0.1  port=${web.port}`);
   appendFileSync(auditLog(), 'half a line {"\n\u001b[31m\n');
-  const shown = (await home.cli("audit", "-n", "3")).stdout;
-  expect(shown).toContain("half a line");
+  let shown = "";
+  await waitUntil(async () => {
+    shown = (await home.cli("audit", "-n", "3")).stdout;
+    return shown.includes("half a line");
+  }, "what is not a record is chained");
   expect(shown).not.toContain("\u001b");
   expect((await home.cli("audit", "nobody-of-this-name")).stderr).toContain(
     "the audit has no record of nobody-of-this-name",

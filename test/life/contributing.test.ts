@@ -65,7 +65,7 @@ test.each(commands.filter((command) => /test \.\/test\/unit\/|unittest/.test(com
  */
 function copyOfCheckout(to: string): void {
   mkdirSync(join(to, "build"), { recursive: true });
-  const parts = "bin contract native package.json bun.lock packages policies python scripts src".split(" ");
+  const parts = "bin contract native package.json bun.lock packages plugins policies python scripts src".split(" ");
   const copies = [
     ["cp", "-a", ...parts.map((part) => join(ROOT, part)), to],
     ["cp", "-a", join(ROOT, "build/js"), join(to, "build")],
