@@ -166,9 +166,7 @@ export class Plugins {
   }
 }
 
-/** Hosts with a star are nothing that the kernel's side can compare: the plugin itself does, with each address. */
 function networkOf({ hosts, isPrivate }: Needs): object {
   if (hosts.length === 0) return { mode: "none" };
-  if (hosts.some((host) => host.startsWith("*"))) return { mode: "any" };
   return { mode: "allow", allow: hosts, ...(isPrivate ? { denyResolved: ["metadata", "multicast"] } : {}) };
 }
