@@ -53,6 +53,7 @@ async function begin(name: string, text: string, interpreter = "/bin/sh", more: 
     ...more,
   };
   await home.start(name, script, {
+    approval_timeout: "100ms",
     ...{ interpreter, policy: JSON.stringify(policy), restart_policy: "no", cwd: folder },
   });
 }
@@ -85,10 +86,10 @@ ipc call echo.echo '{"value":'; echo $?
 for tool in refuse crash hang danger; do ipc call slow.$tool; echo $?; done
 `,
   );
-  expect(output).toEqual(["4", "2", "5", "1", "1", "1", "1", "1", "124", "5"]);
+  expect(output).toEqual(["4", "2", "5", "1", "1", "1", "1", "1", "124", "124"]);
   const codes = [
     ...["UNKNOWN_TOOL", "VALIDATION_FAILED", "UNAUTHORIZED", "MALFORMED", "MALFORMED", "MALFORMED"],
-    ...["EMPTY", "PLUGIN_ERROR", "PLUGIN_TIMEOUT", "CONFIRMATION_DENIED"],
+    ...["EMPTY", "PLUGIN_ERROR", "PLUGIN_TIMEOUT", "CONFIRMATION_TIMEOUT"],
   ];
   expect(errors.map(({ code }) => code)).toEqual(codes);
   expect(errors[1]).toMatchObject({ stage: "payload", field: "value", retriable: false });

@@ -54,7 +54,8 @@ beforeAll(async () => {
   ipc = new Ipcctl(await home.connect());
   folder = join(home.dir, "confined");
   mkdirSync(folder);
-  await start("asking", HEAD + ASKING, { tools: ["echo.*", "files.*", "slow.*"], rate: { "files.list": "3/h" } });
+  const granted = { tools: ["echo.*", "files.*", "slow.*"], rate: { "files.list": "3/h" } };
+  await start("asking", HEAD + ASKING, granted, { approval_timeout: "100ms" });
   worker = await ipc.worker("asking");
 }, 120_000);
 afterAll(async () => {
@@ -122,7 +123,7 @@ test("errors have all that the host says", async () => {
   });
   expect((await ask("slow.crash")).error).toMatchObject({ code: "PLUGIN_ERROR", retriable: false });
   expect((await ask("slow.hang")).error).toMatchObject({ code: "PLUGIN_TIMEOUT", retriable: true });
-  expect((await ask("slow.danger")).error).toMatchObject({ code: "CONFIRMATION_DENIED", stage: "confirm" });
+  expect((await ask("slow.danger")).error).toMatchObject({ code: "CONFIRMATION_TIMEOUT", stage: "confirm" });
   expect((await worker.call<Outcome>("odd", "half")).error).toMatchObject({ code: "MALFORMED" });
 });
 
