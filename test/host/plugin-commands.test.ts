@@ -83,10 +83,13 @@ test("the list has name, version, tools, risk, state and credential", async () =
   expect(lines.slice(1).map((line) => line.split(" ")[0])).toEqual([
     ...["echo", "files", "http", "memory", "mysql", "postgres", "project"],
   ]);
-  expect(lines[1]!.split(/ {2,}/)).toEqual(["echo", "1.0.0", "echo", "low", "ready", "-"]);
+  expect(lines[1]!.split(/ {2,}/)).toEqual(["echo", "1.0.0", "echo,shout", "high", "ready", "-"]);
   expect((await listed()).echo).toEqual({
-    ...{ name: "echo", version: "1.0.0", description: expect.any(String), risk: "low", state: "ready" },
-    tools: [{ name: "echo.echo", risk_level: "low", description: expect.any(String) }],
+    ...{ name: "echo", version: "1.0.0", description: expect.any(String), risk: "high", state: "ready" },
+    tools: [
+      { name: "echo.echo", risk_level: "low", description: expect.any(String) },
+      { name: "echo.shout", risk_level: "high", description: expect.any(String) },
+    ],
     ...{ credential: null, folder: null, digest: null, accepted: null, troubles: [] },
   });
 });
