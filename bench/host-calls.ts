@@ -1,7 +1,7 @@
 /**
- * What a call to the host costs a worker in Python: `bun bench/host-calls.ts [ROUNDS]`. An echo that the router answers,
- * through all stages with its record in the audit, and one of a plugin in a process of its own, beside the echo of a
- * program on Bun over a Unix socket, in turns. Believe the ratios.
+ * What a call to the host costs a worker in Python: `bun bench/host-calls.ts [ROUNDS]`. An echo that the router
+ * answers, through all stages with its record in the audit, and one of a plugin in a process of its own, beside the echo
+ * of a program on Bun over a Unix socket, in turns. Believe the ratios.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";

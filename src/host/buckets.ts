@@ -10,6 +10,8 @@ export type Rate = { readonly calls: number; readonly periodMs: number };
 
 const PERIODS_MS: Readonly<Record<string, number>> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
+const PERIOD_MS_MAX = Math.max(...Object.values(PERIODS_MS));
+
 /** `10/m`: also per `s`, `h`, `d`. @throws IpcError BAD_CONFIG */
 export function parseRate(text: string): Rate {
   const [, digits = "", unit = ""] = /^([1-9]\d{0,9})\/([smhd])$/.exec(text) ?? [];
@@ -64,7 +66,13 @@ export class Buckets {
     this.#sessions.delete(session);
   }
 
+  /** One that nobody has taken from for longer than any period is full, and forgotten. */
   save(): SavedBucket[] {
+    const before = this.#now() - PERIOD_MS_MAX;
+    for (const [session, tools] of this.#sessions) {
+      for (const [tool, { atMs }] of tools) if (atMs < before) tools.delete(tool);
+      if (tools.size === 0) this.#sessions.delete(session);
+    }
     return [...this.#sessions].flatMap(([session, tools]) =>
       [...tools].map(([tool, { tokens, atMs, refused }]) => ({ session, tool, tokens, at_ms: atMs, refused })),
     );

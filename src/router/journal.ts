@@ -6,6 +6,7 @@ import { Database } from "bun:sqlite";
 import { createHash } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
+import type { SavedBucket } from "../host/buckets.ts";
 import { KeptAnswer, type Call } from "../host/pipeline.ts";
 import { Refusal } from "../host/wire.ts";
 
@@ -19,8 +20,10 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS calls (
     session TEXT NOT NULL, correlation TEXT NOT NULL, hash TEXT NOT NULL, at_ms INTEGER NOT NULL, answer TEXT,
     PRIMARY KEY (session, correlation)
-  ) WITHOUT ROWID
+  ) WITHOUT ROWID;
+  CREATE TABLE IF NOT EXISTS kept (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID
 `;
+const BUCKETS = "buckets";
 
 type Row = { readonly hash: string; readonly answer: string | null };
 
@@ -31,6 +34,7 @@ export class Journal implements Disposable {
   readonly #end;
   readonly #forget;
   readonly #timer: Timer;
+  #buckets = "";
 
   /** @throws if the database cannot be used: nothing that must not run twice can run then */
   constructor(path: string) {
@@ -72,6 +76,19 @@ export class Journal implements Disposable {
   /** What was answered: it is kept for the case that the worker never gets it. */
   answered({ session, correlation }: Call, text: string): void {
     this.#end.run(text, Date.now(), session, correlation);
+  }
+
+  /** How full the buckets of rates are, so that the death of a router fills none. */
+  saveBuckets(buckets: readonly SavedBucket[]): void {
+    const text = JSON.stringify(buckets);
+    if (text === this.#buckets) return;
+    this.#buckets = text;
+    this.#db.run("INSERT OR REPLACE INTO kept VALUES (?, ?)", [BUCKETS, text]);
+  }
+
+  get savedBuckets(): readonly SavedBucket[] {
+    const row = this.#db.query<{ value: string }, [string]>("SELECT value FROM kept WHERE name = ?").get(BUCKETS);
+    return row === null ? [] : (JSON.parse(row.value) as SavedBucket[]);
   }
 
   #prune(): void {

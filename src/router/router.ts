@@ -22,6 +22,8 @@ import { PluginLink, requireProvided, type Desk, type Plugin } from "./plugin-li
 const TURN_REQUESTS = 64;
 /** How long a call waits for a daemon, where none is there. */
 const DESK_MS = 10_000;
+/** What a killed router may have counted and not written down. */
+const SAVE_MS = 250;
 /** How long the daemon may take between saying who comes and relaying the channel. */
 const ADMITTED_MS = 60_000;
 
@@ -65,10 +67,13 @@ export class Router {
   constructor(shipped: ReadonlyMap<string, Plugin>, journal: Journal, record: (entry: AuditEntry) => boolean) {
     this.#plugins = new Map(shipped);
     for (const { tools } of shipped.values()) for (const tool of tools) this.#tools.set(tool.manifest.name, tool);
+    const buckets = new Buckets(Date.now);
+    buckets.restore(journal.savedBuckets);
+    setInterval(() => journal.saveBuckets(buckets.save()), SAVE_MS).unref();
     const born = randomUUID().slice(0, 8);
     this.#host = {
       tools: this.#tools,
-      buckets: new Buckets(Date.now),
+      buckets,
       confirm: (call) => this.asking.ask(call),
       route: (call) => {
         const { plugin, manifest } = call.tool!; // a stage before has found it

@@ -1,4 +1,5 @@
 /** Workers that ask the host: the shipped daemon, its router, real workers, and what is killed between them. */
+import { Database } from "bun:sqlite";
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl } from "ipcctl";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -217,4 +218,21 @@ test("what happens to the daemon is nothing to a call, and the next one knows it
     second[Symbol.dispose]();
     expect((await after.status("host-router")).pid).toBe(pid);
   });
+});
+
+test("the death of a router refills no rate", async () => {
+  const policy = { version: 1, extends: "analysis", host: { tools: ["echo.*"], rate: { "echo.echo": "3/d" } } };
+  await startAsker(home, "limited", { policy: JSON.stringify(policy), tools: [] });
+  for (let count = 0; count < 3; count++)
+    expect(await ask("limited", "echo.echo", { value: count })).toEqual({ result: { value: count } });
+  const limited = { code: "RATE_LIMITED", retriable: true, retry_after: expect.any(Number) };
+  expect(await ask("limited", "echo.echo", { value: 3 })).toMatchObject(limited);
+  await waitUntil(() => {
+    using journal = new Database(join(home.paths.dataDir, "router/journal.sqlite"), { readonly: true });
+    const row = journal.query<{ value: string }, []>("SELECT value FROM kept WHERE name = 'buckets'").get();
+    const saved = JSON.parse(row?.value ?? "[]") as { session: string; tokens: number }[];
+    return saved.some(({ session, tokens }) => session === "limited.1" && tokens < 1);
+  }, "it is written down");
+  process.kill((await ipc.status("host-router")).pid!, "SIGKILL");
+  expect(await ask("limited", "echo.echo", { value: 4 })).toMatchObject(limited);
 });
