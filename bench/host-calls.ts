@@ -1,7 +1,7 @@
 /**
  * What a call to the host costs a worker in Python: `bun bench/host-calls.ts [ROUNDS]`. An echo that the router
- * answers, through all stages with its record in the audit, and one of a plugin in a process of its own, beside the echo
- * of a program on Bun over a Unix socket, in turns. Believe the ratios.
+ * answers, through all stages with its record in the audit, and one of a plugin in a process of its own; beside the
+ * echo of a program on Bun over a Unix socket, in turns. Believe the ratios.
  */
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -84,7 +84,7 @@ await server.stdout.getReader().read();
 await using raw = Bun.spawn(["python3", "-c", RAW, path], { stdio: ["pipe", "pipe", "inherit"] });
 const lines = createInterface({ input: Readable.fromWeb(raw.stdout as never) })[Symbol.asyncIterator]();
 const echo = async (how: string): Promise<number> => {
-  raw.stdin.write(`${how}\n`);
+  await raw.stdin.write(`${how}\n`);
   await raw.stdin.flush();
   return Number((await lines.next()).value);
 };
