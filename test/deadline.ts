@@ -4,6 +4,7 @@
  * net, because Bun kills all that the file has started with it.
  */
 import { loadavg } from "node:os";
+import { sleep } from "../src/base/patience.ts";
 
 /** What one condition may take on a machine that has nothing else to do. */
 const CONDITION_MS = 30_000;
@@ -83,7 +84,7 @@ export async function within<T>(ms: number, what: string, promise: Promise<T>): 
 
 async function reports(): Promise<string> {
   const all = Promise.all([...witnesses].map((witness) => witness.report().catch((error: Error) => error.message)));
-  const late = Bun.sleep(REPORT_MS).then(() => [`no report within ${REPORT_MS / 1000} s`]);
+  const late = sleep(REPORT_MS).then(() => [`no report within ${REPORT_MS / 1000} s`]);
   return (await Promise.race([all, late])).join("\n");
 }
 
@@ -95,7 +96,7 @@ export async function waitUntil(
 ): Promise<void> {
   let isOver = false;
   const looking = async (): Promise<void> => {
-    while (!isOver && !(await holds())) await Bun.sleep(5);
+    while (!isOver && !(await holds())) await sleep(5);
   };
   try {
     await within(ms, what, looking());

@@ -2,7 +2,6 @@
 import { spawn } from "node:child_process";
 import { createConnection, Socket } from "node:net";
 import { join } from "node:path";
-import { setTimeout } from "node:timers/promises";
 import { IpcError } from "./errors.ts";
 import { ROOT } from "./install.ts";
 import type { DetachedChild, StreamEvents, StreamSocket } from "./platform.ts";
@@ -40,10 +39,6 @@ export function openStream(to: { unix: string } | { fd: number }, on: StreamEven
   });
   if ("fd" in to) resolve(open);
   return promise;
-}
-
-export async function sleep(ms: number): Promise<void> {
-  await setTimeout(ms);
 }
 
 export function spawnDetached(command: string[], env: Record<string, string>, output: number): DetachedChild {

@@ -55,10 +55,6 @@ export async function openStream(to: { unix: string } | { fd: number }, on: Stre
   return Bun.connect({ ...to, socket } as unknown as Bun.UnixSocketOptions);
 }
 
-export function sleep(ms: number): Promise<void> {
-  return Bun.sleep(ms);
-}
-
 export type DetachedChild = { readonly exitCode: number | null; readonly signalCode: string | number | null };
 
 /** A process that outlives this one, with its output to a descriptor. */

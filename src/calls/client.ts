@@ -3,7 +3,6 @@
  */
 import { TO_CLIENT as FROM, TO_WORKER as TO } from "../../contract/messages.ts";
 import { IpcError } from "../base/errors.ts";
-import { sleep } from "../base/platform.ts";
 import { errorRecord } from "../plane/cbor-encode.ts";
 import { StreamRef } from "../plane/values.ts";
 import { BrokenChannel, PeerGone } from "../plane/ring.ts";
@@ -12,6 +11,7 @@ import { errorOf, type Hello, type Lent } from "./session.ts";
 import { Incoming, Outgoing, Stream } from "./streams.ts";
 import { traced } from "./trace.ts";
 import type { Message, Transport } from "./transport.ts";
+import { sleep } from "../base/patience.ts";
 
 /** The longest sleep of a blocking call between two looks. */
 const BLOCKING_LOOK_MS = 100;

@@ -6,6 +6,7 @@ import { bunCommand } from "../base/platform.ts";
 import { formatBytes, formatUptime } from "../base/units.ts";
 import { cleanEnv, requireSameSocket } from "../sdk/autostart.ts";
 import { printable, type Context } from "./context.ts";
+import { sleep } from "../base/patience.ts";
 
 export async function daemonStatus(context: Context): Promise<number> {
   using connection = await context.connect(false);
@@ -90,7 +91,7 @@ async function end(context: Context, keepWorkers: boolean): Promise<boolean> {
     requireSameSocket(context.paths, holder);
     await endByLock(context, holder, keepWorkers);
   }
-  while (holder && findLockHolder(context.paths.lock)?.pid === holder.pid) await Bun.sleep(10);
+  while (holder && findLockHolder(context.paths.lock)?.pid === holder.pid) await sleep(10);
   return true;
 }
 
@@ -118,7 +119,7 @@ async function endByLock(context: Context, { pid }: LockHolder, keepWorkers: boo
       process.kill(pid, "SIGKILL");
       wasKilled = true;
     }
-    await Bun.sleep(10);
+    await sleep(10);
   }
   // The next daemon adopts the workers and ends them.
   if (!keepWorkers && (wasKilled || !isHeardOut)) await askToEnd(context, false, true);

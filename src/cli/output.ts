@@ -1,5 +1,6 @@
 /** Writes to a standard stream that may be a full pipe. */
 import { write as writeFile } from "node:fs";
+import { sleep } from "../base/patience.ts";
 
 /**
  * Writes from a thread that may block, the only reliable way: Bun's own writer to a full pipe writes parts of it twice.
@@ -13,7 +14,7 @@ export async function put(fd: number, text: Uint8Array): Promise<void> {
       const { code } = error as { code?: string };
       if (code === "EPIPE") process.exit(0);
       if (code !== "EAGAIN") throw error;
-      await Bun.sleep(1); // the pipe was left non-blocking, and it is full
+      await sleep(1); // the pipe was left non-blocking, and it is full
     }
   }
 }

@@ -9,6 +9,7 @@ import type { Turn } from "../workers/queue.ts";
 import type { App, Registry } from "../workers/registry.ts";
 import { signalNumber } from "../base/signals.ts";
 import type { Worker } from "../workers/worker.ts";
+import { sleep } from "../base/patience.ts";
 
 /** Starts in the order of dependencies, stops in the reverse order. */
 export async function act(request: RequestOf<"Act">, registry: Registry): Promise<ActResult[]> {
@@ -121,7 +122,7 @@ async function actOnWorkers(
       for (const [index, worker] of workers.entries()) {
         results.push(
           await attempt(worker.id, async () => {
-            if (index > 0 && wait_ms > 0) await turn.unlessCut(Bun.sleep(wait_ms));
+            if (index > 0 && wait_ms > 0) await turn.unlessCut(sleep(wait_ms));
             return restartOne(worker);
           }),
         );

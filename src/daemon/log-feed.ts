@@ -6,6 +6,7 @@ import { endPosition } from "../logs/files.ts";
 import { followLog } from "../logs/follow.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
+import { sleep } from "../base/patience.ts";
 
 /** Lines published at a time, far fewer than a subscriber may have waiting. */
 const SLICE_LINES = 1000;
@@ -80,13 +81,13 @@ export class LogFeed implements Disposable {
         await this.#pause(worker.id, signal);
         if (signal.aborted) return;
       }
-      await Bun.sleep(0); // serves other requests between the batches of a fast log
+      await sleep(0); // serves other requests between the batches of a fast log
     }
   }
 
   async #pause(id: string, signal: AbortSignal): Promise<void> {
     const began = performance.now();
-    do await Bun.sleep(this.#subscriptions.isBehindWith(id) ? LOOK_MS : 0);
+    do await sleep(this.#subscriptions.isBehindWith(id) ? LOOK_MS : 0);
     while (this.#subscriptions.isBehindWith(id) && performance.now() - began < PATIENCE_MS && !signal.aborted);
   }
 }

@@ -3,6 +3,7 @@
  * renewed without anybody. No error repeats what a server says beyond its code: it may be a token.
  */
 import { IpcError } from "../base/errors.ts";
+import { sleep } from "../base/patience.ts";
 
 /** Where tokens come from. */
 export type Client = {
@@ -88,13 +89,13 @@ export async function askDevice(deviceUrl: string, clientId: string, scope: stri
 export async function awaitTokens(
   { tokenUrl, clientId }: Client,
   { secret, seconds, pauseSeconds }: Device,
-  sleep: (ms: number) => Promise<unknown> = (ms) => Bun.sleep(ms),
+  waitFor: (ms: number) => Promise<unknown> = sleep,
 ): Promise<Tokens> {
   const doing = "waiting for the login";
   const over = new IpcError("DEADLINE", `nobody allowed the login within ${seconds} s`);
   let pause = pauseSeconds;
   for (let waited = pause; waited <= seconds; waited += pause) {
-    await sleep(pause * 1000);
+    await waitFor(pause * 1000);
     const form = { grant_type: DEVICE_GRANT, device_code: secret, client_id: clientId };
     const { status, body } = await exchange(tokenUrl, form, doing);
     if (body.error === "authorization_pending") continue;

@@ -13,7 +13,6 @@ import {
 import { REPLY, REQUEST, SHIM_VERSION, STATE } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
-import { sleep } from "../base/platform.ts";
 import { reachablePath } from "../base/socket-path.ts";
 import { BrokenChannel } from "./ring.ts";
 import {
@@ -30,6 +29,7 @@ import {
   STREAM,
   waitReadable,
 } from "./system.ts";
+import { sleep } from "../base/patience.ts";
 
 /** Of a ring: the longest message of a pipe, and its length before it. */
 export const CAPACITY = limit("pipeMessageBytes") + 4;

@@ -1,11 +1,12 @@
 /** A pair of rings for raw bytes between this program and a worker. */
 import { SEGMENT } from "../../contract/segment.ts";
 import { IpcError } from "../base/errors.ts";
-import { openStream, sleep, type StreamSocket } from "../base/platform.ts";
+import { openStream, type StreamSocket } from "../base/platform.ts";
 import { openSegment, type OpenSegment } from "./meet.ts";
 import { busyPoll, type Awaited } from "./busy-poll.ts";
 import { BrokenChannel, SharedRingBuffer } from "./ring.ts";
 import { closeFd, core, drain, ring, waitReadable } from "./system.ts";
+import { sleep } from "../base/patience.ts";
 
 /** Of a frame in a ring, its length. */
 const RING_HEAD_BYTES = 4;

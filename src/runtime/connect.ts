@@ -4,7 +4,7 @@ import { chosenDefault, SCRIPT_POLICY } from "../base/default-policies.ts";
 import { IpcError } from "../base/errors.ts";
 import type { RestartPolicy } from "../base/restart-policies.ts";
 import { requireInstallation } from "../base/install.ts";
-import { requirePlatform, sleep } from "../base/platform.ts";
+import { requirePlatform } from "../base/platform.ts";
 import { requireSystem } from "../plane/system.ts";
 import { resolvePaths } from "../base/paths.ts";
 import { absolutePath, workingDirectory } from "../base/working-directory.ts";
@@ -18,6 +18,7 @@ import type { Feed } from "./feed.ts";
 import { hasEnded, Ownership } from "./ownership.ts";
 import { BEGIN_MS, errorOfEnd, PythonWorker, REOPEN_MS, type AnyFunctions, type Attach } from "./python-worker.ts";
 import { openEvents, readLogs, type EventOptions, type IpcEvent, type LogEntry, type LogOptions } from "./watch.ts";
+import { sleep } from "../base/patience.ts";
 
 /** The daemon hears of an end within milliseconds. */
 const ENDING_MS = 2000;

@@ -2,11 +2,12 @@
 import { randomBytes } from "node:crypto";
 import { CANCEL_TOPIC, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
 import { limit } from "../base/limits.ts";
-import { requirePlatform, sleep } from "../base/platform.ts";
+import { requirePlatform } from "../base/platform.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { meet, type Meeting } from "../plane/meeting.ts";
 import { Pipe } from "../plane/pipe.ts";
 import { requireSystem } from "../plane/system.ts";
+import { sleep } from "../base/patience.ts";
 
 export type { HostCode, Stage } from "../../contract/host.ts";
 

@@ -5,13 +5,14 @@ import { chosenDefault } from "../base/default-policies.ts";
 import { IpcError } from "../base/errors.ts";
 import { requireInstallation, requireShim, SHIM_BINARY } from "../base/install.ts";
 import { resolvePaths } from "../base/paths.ts";
-import { requirePlatform, sleep } from "../base/platform.ts";
+import { requirePlatform } from "../base/platform.ts";
 import { workingDirectory } from "../base/working-directory.ts";
 import { textOf } from "../logs/cri.ts";
 import { localLog, LogView } from "../logs/view.ts";
 import { requireSystem } from "../plane/system.ts";
 import { cleanEnv } from "../sdk/autostart.ts";
 import { BEGIN_MS, errorOfEnd, PythonWorker, type AnyFunctions, type Attach } from "./python-worker.ts";
+import { sleep } from "../base/patience.ts";
 
 /** Between two looks whether the shim listens. */
 const LOOK_MS = 1;

@@ -1,7 +1,6 @@
 /** Events and log lines as async iterables. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { sleep } from "../base/platform.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { endOfCharacters, textOf } from "../logs/cri.ts";
@@ -10,6 +9,7 @@ import type { SUBSCRIPTIONS, WorkerEvent } from "../protocol/responses.ts";
 import type { WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { Feed } from "./feed.ts";
+import { sleep } from "../base/patience.ts";
 
 export type EventOptions = {
   /**

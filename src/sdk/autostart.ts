@@ -8,8 +8,8 @@ import { NOTICE, findLockHolder, isHeard, SIGUSR1, type LockHolder } from "../ba
 import { type Environment, unreadableVariables } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { daemonEntry } from "../base/install.ts";
-import { bunCommand, sleep, spawnDetached, type DetachedChild } from "../base/platform.ts";
-import { atMost } from "../base/patience.ts";
+import { bunCommand, spawnDetached, type DetachedChild } from "../base/platform.ts";
+import { atMost, sleep } from "../base/patience.ts";
 import type { Paths } from "../base/paths.ts";
 import { VERSION } from "../base/version.ts";
 import { PROTOCOL } from "../protocol/responses.ts";

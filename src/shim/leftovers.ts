@@ -8,6 +8,7 @@ import { isLockFree } from "./liveness.ts";
 import { bootId, childrenByParent, descendantsOf, readProcesses, shimsOf, type Process } from "./proc.ts";
 import { readRunRecord, type RunRecord } from "./records.ts";
 import { ShimLink, type ShimListener } from "./link.ts";
+import { sleep } from "../base/patience.ts";
 
 const SIGKILL_WAIT_MS = 5000;
 /** A shim on a busy machine may not answer at once. */
@@ -74,7 +75,7 @@ async function isFreeWithin(dir: string, ms: number): Promise<boolean> {
   for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, 50)) {
     if (isLockFree(dir)) return true;
     if (performance.now() > deadline) return false;
-    await Bun.sleep(pauseMs); // A released lock sends no notification.
+    await sleep(pauseMs); // A released lock sends no notification.
   }
 }
 
@@ -92,7 +93,7 @@ async function killTree(dir: string, run: RunRecord, shims: readonly number[]): 
     const left = findLeftovers(dir, run, shims);
     if (left.length === 0) return;
     for (const { pid } of left) kill(pid);
-    await Bun.sleep(pauseMs); // Only the parent of a process is notified of its end.
+    await sleep(pauseMs); // Only the parent of a process is notified of its end.
   }
 }
 

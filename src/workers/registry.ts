@@ -22,6 +22,7 @@ import { VerbQueue, type Turn, type VerbRequest } from "./queue.ts";
 import { SIGTERM } from "../../contract/linux.ts";
 import { isFolderOf, takeInStrays } from "./strays.ts";
 import { moveAway, Worker, type WorkerDeps } from "./worker.ts";
+import { sleep } from "../base/patience.ts";
 
 /** `extras` stand in while others are replaced: no verb reaches them, and no list shows them. */
 export type App = {
@@ -394,7 +395,7 @@ export class Registry implements Disposable {
       await extra.waitFor(isSettled, { else: "did not become ready", ms: extra.startMs, signal: turn.signal });
       await requireStanding(app, extra, "the old one was left alone");
       for (const [index, worker] of old.entries()) {
-        if (index > 0 && waitMs > 0) await turn.unlessCut(Bun.sleep(waitMs));
+        if (index > 0 && waitMs > 0) await turn.unlessCut(sleep(waitMs));
         await requireStanding(app, extra, `${index} of ${old.length} instances were reloaded, the others left alone`);
         await this.restartWorker(turn, worker, graceMs);
       }

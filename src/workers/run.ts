@@ -4,7 +4,7 @@
  */
 import { SHIM_EXIT } from "../../contract/shim.ts";
 import { IpcError } from "../base/errors.ts";
-import { atMost } from "../base/patience.ts";
+import { atMost, sleep } from "../base/patience.ts";
 import type { Enforced } from "../shim/cgroup.ts";
 import { failedLaunch, fromExitRecord, lostRun, type Ending } from "../shim/ending.ts";
 import { endByForce, FORCE_WAIT_MS, killLeftovers, killWorker } from "../shim/leftovers.ts";
@@ -145,7 +145,7 @@ export class Run {
       // Nothing is left to be stopped.
       if (this.#stopRequest) return this.#end(failedLaunch(this.number, this.#facts.nowMs()));
       if (performance.now() > deadline) await this.#giveUpLaunch();
-      await Bun.sleep(pauseMs); // The previous shim is about to end, and still holds the lock.
+      await sleep(pauseMs); // The previous shim is about to end, and still holds the lock.
     }
   }
 
@@ -185,7 +185,7 @@ export class Run {
       const link = await this.#open();
       if (this.#isOver) return link?.release();
       if (link) return this.#attach(link);
-      await Bun.sleep(pauseMs); // It is about to listen or about to end; neither can be waited for otherwise.
+      await sleep(pauseMs); // It is about to listen or about to end; neither can be waited for otherwise.
       if (this.#isOver) return;
     }
     this.#onGone();
@@ -299,7 +299,7 @@ export class Run {
       if (await link.stop(graceMs, request.signal)) return;
       const isStale = (): boolean => this.#isOver || this.#link !== link || this.#stopRequest !== request;
       if (isStale()) return; // the next link, or the next request, repeats it
-      await Bun.sleep(pauseMs);
+      await sleep(pauseMs);
       if (isStale()) return;
     }
   }

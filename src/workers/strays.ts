@@ -12,6 +12,7 @@ import { isLockFree } from "../shim/liveness.ts";
 import { readExitRecord, readRunRecord } from "../shim/records.ts";
 import { ShimLink, type ShimState } from "../shim/link.ts";
 import type { Store } from "./store.ts";
+import { sleep } from "../base/patience.ts";
 
 /** How long a shim that holds its lock may take to answer. */
 const PATIENCE_MS = 10_000;
@@ -128,7 +129,7 @@ async function openLink(dir: string): Promise<ShimLink | undefined> {
   for (let pauseMs = 2; !isLockFree(dir) && performance.now() < deadline; pauseMs = Math.min(pauseMs * 2, 100)) {
     const link = await ShimLink.open(dir, DEAF);
     if (link) return link;
-    await Bun.sleep(pauseMs); // it is about to listen, or about to end
+    await sleep(pauseMs); // it is about to listen, or about to end
   }
   return undefined;
 }

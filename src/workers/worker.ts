@@ -36,6 +36,7 @@ import { RESOLVE_MS } from "../launch/environments.ts";
 import { removeOpenScratch } from "../launch/scratch.ts";
 import { SIGTERM } from "../../contract/linux.ts";
 import type { InstanceChange, InstanceRow, Store } from "./store.ts";
+import { sleep } from "../base/patience.ts";
 
 /** What a worker needs from the daemon. */
 export type WorkerDeps = SetupDeps & {
@@ -449,7 +450,7 @@ export class Worker {
       this.#run = undefined;
       if (isLockFree(this.dir)) return false;
       if (performance.now() > deadline) break;
-      await Bun.sleep(pauseMs); // The shim is about to listen or about to end; there is no notification for either.
+      await sleep(pauseMs); // The shim is about to listen or about to end; there is no notification for either.
     }
     this.#deps.log("warn", { worker: this.id }, "a shim holds the lock and does not answer; going on without it");
     this.#run = run;

@@ -7,6 +7,7 @@ import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { Home, isAlive, waitUntil } from "../home.ts";
 import { randomFrom, seed } from "../seed.ts";
+import { sleep } from "../../src/base/patience.ts";
 
 const random = randomFrom(seed);
 
@@ -52,7 +53,7 @@ test("a killed daemon loses no worker and no line; the next one adopts pid, upti
   await home.start("count", home.script("count.py", COUNTER), { log: { max_size: "16K", max_files: 0 } });
   const before = await home.status("count");
   for (let round = 0; round < 8; round++) {
-    await Bun.sleep(random() * 40); // how far the worker gets is what is random here
+    await sleep(random() * 40); // how far the worker gets is what is random here
     await home.killDaemon();
     const after = await home.status("count");
     expect(after).toMatchObject({ pid: before.pid!, started_at: before.started_at!, restarts: 0, state: "Running" });
@@ -82,7 +83,7 @@ test("killed in the middle of start, stop, restart and delete: one process or no
       () => true,
       () => false,
     );
-    await Bun.sleep(random() * 25);
+    await sleep(random() * 25);
     process.kill(pid, "SIGKILL");
     await answer;
     await waitUntil(() => !isAlive(pid), "the daemon is gone");
@@ -131,7 +132,7 @@ test("a killed shim takes its worker along, and the policy starts it again witho
   await using home = new Home();
   await home.start("count", home.script("count.py", COUNTER), { backoff: { base_delay_ms: 1 } });
   for (let round = 1; round <= 5; round++) {
-    await Bun.sleep(random() * 30);
+    await sleep(random() * 30);
     const { pid, shim_pid } = await home.status("count");
     await waitUntil(
       async () => (await home.lines("count", 1)).some((line) => line.startsWith(`${pid} `)),

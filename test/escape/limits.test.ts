@@ -24,6 +24,7 @@ import { ownUserOf } from "../../src/launch/users.ts";
 import { formatBytes } from "../../src/base/units.ts";
 import { type CliResult, copyOfApp, outcomeOf, ROOT, waitUntil } from "../home.ts";
 import { SYSTEM_PYTHON, canBeAnother, isRoot, skipUnless } from "../needs.ts";
+import { sleep } from "../../src/base/patience.ts";
 
 const MIB = 1 << 20;
 const NOBODY = 65_534;
@@ -167,7 +168,7 @@ class Site {
         stderr: "",
       });
       expect(performance.now() - begin).toBeLessThan(PATIENCE_MS);
-      await Promise.race([over.catch(() => undefined), Bun.sleep(PACE_MS)]); // who asks all the time is a bomb himself
+      await Promise.race([over.catch(() => undefined), sleep(PACE_MS)]); // who asks all the time is a bomb himself
     } while (!isOver);
     return over;
   }

@@ -19,6 +19,7 @@ import { fillDisk, mountDisk, unmountDisk } from "../disk.ts";
 import { fitting, Groups } from "../../src/stores/database.ts";
 import type { StoredFile } from "../../src/protocol/stored.ts";
 import { FileStore } from "../../src/stores/file-store.ts";
+import { sleep } from "../../src/base/patience.ts";
 
 const WORKER = { worker: "w" };
 let dir: string;
@@ -231,7 +232,7 @@ test("kill -9 in the middle of a write leaves the old content or the new one, an
     const child = Bun.spawn([process.execPath, script, join(dir, "files")], { stdout: "pipe", stderr: "inherit" });
     const reader = child.stdout.getReader();
     for (let count = 0; count <= round % 3; count++) await reader.read();
-    await Bun.sleep(round); // anywhere in the next one
+    await sleep(round); // anywhere in the next one
     child.kill("SIGKILL");
     await child.exited;
     store.close();

@@ -16,6 +16,7 @@ import { ToolError } from "../../src/host/plugin.ts";
 import { Grants, hostTool, type HostTool } from "../../src/host/host-tools.ts";
 import { Refusal } from "../../src/host/wire.ts";
 import { seed } from "../seed.ts";
+import { sleep } from "../../src/base/patience.ts";
 
 type Answer = {
   readonly correlation: string | null;
@@ -271,7 +272,7 @@ test("hostCalls: as many as the limit may be under way, given up or not, and one
   expect(channel.cancel("c0")).toBe(true);
   expect((await call("echo.echo", {}, "more")).error).toMatchObject({ code: "RATE_LIMITED", retry_after: 1 });
   ends[0]!(1);
-  await Bun.sleep(0);
+  await sleep(0);
   void call("echo.echo", {}, "more");
   expect(routed.length).toBe(LIMITS.hostCalls.value + 1);
 });
@@ -384,7 +385,7 @@ test("who gives up while a person is asked gets nothing carried out, whatever is
   expect([channel.cancel("c"), channel.cancel("c"), channel.cancel("other")]).toEqual([true, false, false]);
   expect(codesOf([await answer])).toEqual(["CANCELLED"]);
   yes();
-  await Bun.sleep(0);
+  await sleep(0);
   expect(routed).toEqual([]);
   expect(entries.map(({ event, code }) => [event, code])).toEqual([
     ["tool", "CANCELLED"],
@@ -401,7 +402,7 @@ test("what was given up is told to the plugin, and its outcome to the audit", as
   expect(codesOf(await Promise.all(answers))).toEqual(["CANCELLED", "CANCELLED"]);
   expect([signal.aborted, routed[0]!.signal.aborted]).toEqual([true, true]);
   end({ late: true });
-  await Bun.sleep(0);
+  await sleep(0);
   expect(entries.at(-1)).toMatchObject({ event: "outcome", verdict: "granted", correlation: "b" });
   expect(entries.length).toBe(3);
 });
@@ -572,7 +573,7 @@ test("a grant is what its glob says", () => {
 
 test("of four hundred calls at once each is answered once, with its own", async () => {
   const { call, entries } = setUp({
-    route: async (one) => (await Bun.sleep(Number(one.args.count) % 3), one.args.count),
+    route: async (one) => (await sleep(Number(one.args.count) % 3), one.args.count),
   });
   const answers = await Promise.all(
     Array.from({ length: 400 }, (_, count) => call("echo.echo", { count }, `c${count}`)),
@@ -606,7 +607,7 @@ test("whatever happens in whatever order, each request gets one answer and one r
             asked[one.which]?.(one.kind === "say no" ? new Refusal("CONFIRMATION_DENIED", "no") : undefined);
           else work[one.which]?.(one.kind === "fail" ? new ToolError("X", "x") : undefined);
         }
-        if (index % 3 === 0) await Bun.sleep(0);
+        if (index % 3 === 0) await sleep(0);
       }
       channel.close();
       expect(

@@ -82,8 +82,8 @@ const plugin: Plugin<{ greeting: string }> = ({ config, credentials, data }) => 
       die_once: () => { effect("die_once"); process.kill(process.pid, "SIGKILL"); },
       garbage: () => 1n as never,
       count_once: () => { effect("count_once"); return { done: true }; },
-      gate: async () => { effect("gate"); while (!existsSync(join(data, "open"))) await Bun.sleep(5); return { done: true }; },
-      gate_once: async () => { effect("gate_once"); while (!existsSync(join(data, "open"))) await Bun.sleep(5); return { done: true }; },
+      gate: async () => { effect("gate"); while (!existsSync(join(data, "open"))) await new Promise((done) => setTimeout(done, 5)); return { done: true }; },
+      gate_once: async () => { effect("gate_once"); while (!existsSync(join(data, "open"))) await new Promise((done) => setTimeout(done, 5)); return { done: true }; },
     },
   };
 };

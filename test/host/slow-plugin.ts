@@ -27,7 +27,7 @@ const plugin: Plugin = ({ data }) => {
     const effect = (kind: string) => appendFileSync(join(data, "effects"), kind + what + "\\n");
     effect("");
     signal.addEventListener("abort", () => effect("aborted "));
-    while (!existsSync(join(data, "open " + what))) await Bun.sleep(5);
+    while (!existsSync(join(data, "open " + what))) await new Promise((done) => setTimeout(done, 5));
     return { done: what };
   };
   return {

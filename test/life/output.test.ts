@@ -3,6 +3,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Home, ROOT, waitUntil } from "../home.ts";
+import { sleep } from "../../src/base/patience.ts";
 
 let home: Home;
 beforeAll(() => {
@@ -240,7 +241,7 @@ time.sleep(600)
   const shim = (await home.status("flood")).shim_pid!;
   const wakeups = (): string => /^voluntary_ctxt_switches:.*$/m.exec(readFileSync(`/proc/${shim}/status`, "utf8"))![0];
   const before = wakeups();
-  await Bun.sleep(700); // nothing may happen: there is nothing to wait for
+  await sleep(700); // nothing may happen: there is nothing to wait for
   expect(wakeups()).toBe(before);
   home.script("enough", "");
   await waitUntil(

@@ -308,7 +308,7 @@ const py = await ipc.worker("waits");
 await py.call("pin", Number(core));
 // In a session of its own, as the worker is: the kernel shares cores out by sessions.
 const echo = Bun.spawn([python, server, path], { stdio: ["ignore", "ignore", "ignore"], detached: true });
-while (!existsSync(path)) await Bun.sleep(1);
+while (!existsSync(path)) await new Promise((done) => setTimeout(done, 1));
 let wake;
 const socket = await Bun.connect({ unix: path, socket: { data: () => wake() } });
 const payload = new Uint8Array(64);

@@ -7,6 +7,7 @@ import { IpcError, Ipcctl, PythonError, shared, type PythonWorker } from "ipcctl
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { Home, isAlive, ROOT, waitUntil, workerPrelude } from "../home.ts";
+import { sleep } from "../../src/base/patience.ts";
 
 const WORKER = `${workerPrelude()}
 import asyncio, os, threading, time
@@ -827,7 +828,7 @@ test("an idle worker with a channel open is not woken", async () => {
   await waitUntil(async () => {
     const before = last;
     last = switches();
-    await Bun.sleep(200);
+    await sleep(200);
     return switches() === last && last === before;
   }, "no thread of it is scheduled");
 });

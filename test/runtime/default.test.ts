@@ -41,7 +41,7 @@ test("tasks do not see each other's names", async () => {
     const task = (name: string) => ipcctl.isolated(async () => {
       const before = await ipcctl.eval("'who' in globals()");
       await ipcctl.exec(\`who = '\${name}'\`);
-      await Bun.sleep(5);
+      await new Promise((done) => setTimeout(done, 5));
       await Promise.all([ipcctl.exec("n = 1"), ipcctl.exec("m = 2")]);
       return [before, await ipcctl.eval("[who, n + m]")];
     });

@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { Home, ROOT, waitUntil, within, workerPrelude } from "../home.ts";
 import { randomFrom, seed } from "../seed.ts";
 import { aborted, failure, giveUpAtRandom, isClean, ownWorker, soon, WORKER } from "./rounds.ts";
+import { sleep } from "../../src/base/patience.ts";
 
 let home: Home;
 let ipc: Ipcctl;
@@ -159,7 +160,7 @@ test("calls of another client come back, whatever becomes of one that calls its 
     const others = Array.from({ length: 30 }, (_, index) =>
       index % 2 === 1 ? b.call("add", index, 1) : b.eval(`${index} + 1`),
     );
-    await Bun.sleep(random() * 4);
+    await sleep(random() * 4);
     asking.abort();
     await asking.ended;
     expect(await soon("calls of another client", Promise.all(others))).toEqual(others.map((_, index) => index + 1));

@@ -8,6 +8,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Home, waitUntil, workerPrelude } from "../home.ts";
 import { failure, ownWorker, soon } from "./rounds.ts";
+import { sleep } from "../../src/base/patience.ts";
 
 const WORKER = `${workerPrelude()}
 import asyncio, os, threading, time
@@ -126,7 +127,7 @@ test("a call that is given up while its stream is on the way is asked to end onl
   // It has begun, and is too late to be interrupted: nothing has been taken meanwhile.
   controller.abort(new Error("enough"));
   expect((await soon("its end", given)).message).toBe("enough");
-  await Bun.sleep(100); // past the moment at which a stream that was left is interrupted
+  await sleep(100); // past the moment at which a stream that was left is interrupted
   expect(await a.hasStopped(5000)).toBe(true);
 });
 
@@ -199,7 +200,7 @@ test("the answer for a run that has ended is not given to the next one", async (
   const second = a.call("ask");
   await waitUntil(() => answers.length === 2, "the second run asks");
   answers[0]!("of the first");
-  await Bun.sleep(50); // were it sent, it would be there by now
+  await sleep(50); // were it sent, it would be there by now
   answers[1]!("of the second");
   expect(await soon("its answer", second)).toBe("of the second");
 });

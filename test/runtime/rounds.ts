@@ -4,6 +4,7 @@
  */
 import type { Ipcctl, PythonWorker, StartOptions } from "ipcctl";
 import { waitUntil, within, workerPrelude } from "../home.ts";
+import { sleep } from "../../src/base/patience.ts";
 
 /** For an answer that is due at once. */
 const SOON_MS = 15_000;
@@ -152,7 +153,7 @@ export async function giveUpAtRandom(
       return request;
     });
     for (const one of given.toSorted(() => random() - 0.5)) {
-      if (random() < 0.7) await Bun.sleep(random() * 2);
+      if (random() < 0.7) await sleep(random() * 2);
       one.abort();
     }
     const got = await soon(`round ${rounds}: what was not given up`, Promise.all(kept));

@@ -227,7 +227,7 @@ test("what is sent to the shim beside a bell ends the meeting, and it is met aga
 for (const [bytes, fds] of [[[98], []], [[98], [0]], [[97], []], [Array(100).fill(98), []], [[98], createPair(SEQPACKET)]]) {
   const socket = connectUnix(process.env.IPCCTL_PLANE, SEQPACKET);
   sendWithFds(socket, Buffer.from(bytes), fds);
-  while (sendWithFds(socket, Buffer.of(1), [])) await Bun.sleep(1);
+  while (sendWithFds(socket, Buffer.of(1), [])) await new Promise((done) => setTimeout(done, 1));
   closeFd(socket);
 }
 await Bun.write(${JSON.stringify(isOver)}, "");

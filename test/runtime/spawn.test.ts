@@ -125,13 +125,14 @@ console.log(JSON.stringify(await py.call("pids")));
 await new Promise(() => setInterval(() => undefined, 1000));`,
   );
   const owner = Bun.spawn([process.execPath, "--no-env-file", program], { stdio: ["ignore", "pipe", "inherit"] });
-  const { value } = await within(60_000, "the worker's processes", owner.stdout.getReader().read());
+  const { value } = await within(30_000, "the worker's processes", owner.stdout.getReader().read());
   const pids = JSON.parse(Buffer.from(value!).toString()) as number[];
   expect(pids.every(isAlive)).toBe(true);
   const shims = pids.map((pid) => Number(/^PPid:\s*(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))![1]));
   owner.kill("SIGKILL");
   await waitUntil(() => ![...pids, shims[0]!].some(isAlive), "the worker, what it has begun and its shim are gone");
   // Its folder is taken away by the next one.
-  await using py = await spawnPython(script);
-  expect(await py.call("add", 1, 1)).toBe(2);
+  const py = await within(30_000, "the next worker", spawnPython(script));
+  expect(await within(30_000, "its answer", py.call("add", 1, 1))).toBe(2);
+  await within(30_000, "its end", py[Symbol.asyncDispose]());
 });

@@ -8,6 +8,7 @@ import { resolvePaths } from "../../src/base/paths.ts";
 import { connectDaemon } from "../../src/sdk/autostart.ts";
 import { within } from "../deadline.ts";
 import { pick, randomFrom } from "../seed.ts";
+import { sleep } from "../../src/base/patience.ts";
 
 const [name = "", seed = "1"] = process.argv.slice(2);
 const random = randomFrom(Number(seed));
@@ -155,7 +156,7 @@ const WEIGHTED = THINGS.flatMap(([weight, what, work]) => Array.from({ length: w
 function lend(py: PythonWorker): void {
   py.bind(`back_${name}`, async (x: number) => (random() < 0.5 ? x * 2 : await py.call<number>("add", x, x)));
   py.bind(`plain_${name}`, (x: number) => x * 2);
-  py.bind(`slow_${name}`, async (x: number) => (await Bun.sleep(random() * 30), x));
+  py.bind(`slow_${name}`, async (x: number) => (await sleep(random() * 30), x));
 }
 
 async function main(): Promise<void> {
@@ -174,7 +175,7 @@ async function main(): Promise<void> {
       }),
     );
     if (isClosed) {
-      await Bun.sleep(random() * 20);
+      await sleep(random() * 20);
       py[Symbol.dispose]();
     }
     await Promise.all(working);

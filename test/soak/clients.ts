@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { Ipcctl, type PythonWorker } from "ipcctl";
 import { waitUntil, within, workerPrelude, type Home } from "../home.ts";
 import { soak } from "./soak.ts";
+import { sleep } from "../../src/base/patience.ts";
 
 const CLIENTS = ["a", "b", "c"];
 const WORKER = `${workerPrelude()}
@@ -107,7 +108,7 @@ await soak("clients", 10, async ({ home, random, seed, goesOn }) => {
       );
       const lifeMs = random() < 0.7 ? 500 + random() * 5000 : Number.POSITIVE_INFINITY;
       const born = performance.now();
-      while (!isEnding.now && child.exitCode === null && performance.now() - born < lifeMs) await Bun.sleep(20);
+      while (!isEnding.now && child.exitCode === null && performance.now() - born < lifeMs) await sleep(20);
       if (isEnding.now || child.exitCode !== null) await child.stdin.end();
       else {
         child.kill("SIGKILL");
@@ -125,7 +126,7 @@ await soak("clients", 10, async ({ home, random, seed, goesOn }) => {
       }
     }
   });
-  while (goesOn() && !isEnding.now) await Bun.sleep(100);
+  while (goesOn() && !isEnding.now) await sleep(100);
   isEnding.now = true;
   await Promise.all(working);
   if (faults.length > 0) throw faults[0]!;
@@ -172,6 +173,6 @@ function threads(pid: number): string {
 
 async function isIdle(pid: number): Promise<boolean> {
   const before = threads(pid);
-  await Bun.sleep(1000);
+  await sleep(1000);
   return threads(pid) === before;
 }

@@ -6,6 +6,7 @@ import { waitUntil } from "../home.ts";
 import { pick } from "../seed.ts";
 import { agrees, list, living } from "./living.ts";
 import { soak } from "./soak.ts";
+import { sleep } from "../../src/base/patience.ts";
 
 const WORKERS = 50;
 /** Prints its pid and a counter; each line is one write. */
@@ -26,7 +27,7 @@ await soak("kills", 2, async ({ home, random, goesOn }) => {
     await home.start(name, script, { restart_policy: "always", backoff, log: { max_size: "64K", max_files: 0 } });
   const kills = { daemon: 0, shim: 0, worker: 0 };
   while (goesOn()) {
-    await Bun.sleep(random() * 200); // how far they get is what is random here
+    await sleep(random() * 200); // how far they get is what is random here
     const whom = pick(random, ["daemon", "shim", "shim", "worker", "worker", "worker"] as const);
     if (whom === "daemon") await home.killDaemon();
     else {

@@ -10,6 +10,7 @@ import { isAlive, waitUntil, type Home } from "../home.ts";
 import { pick } from "../seed.ts";
 import { agrees, list, living } from "./living.ts";
 import { soak } from "./soak.ts";
+import { sleep } from "../../src/base/patience.ts";
 
 const APPS = ["one", "two", "three", "four", "five", "six"];
 const IDLE = "import time\nwhile True: time.sleep(1)\n";
@@ -49,7 +50,7 @@ async function lose(
     const name = pick(random, APPS);
     const verb = pick(random, VERBS);
     const asked = home.cli(verb, name);
-    await Bun.sleep(random() * 400); // how far it gets is what is random here
+    await sleep(random() * 400); // how far it gets is what is random here
     await inflict(home, loss);
     const { status, stderr } = await asked;
     // A daemon that is killed takes the request with it; whether it was carried out is not known then.

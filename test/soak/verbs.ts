@@ -8,6 +8,7 @@ import { IpcError } from "../../src/base/errors.ts";
 import type { WorkerStatus } from "../../src/protocol/status.ts";
 import { Home, isAlive, waitUntil, within } from "../home.ts";
 import { soak } from "./soak.ts";
+import { sleep } from "../../src/base/patience.ts";
 
 const SLEEP = "import time\ntime.sleep(600)\n";
 const DEAF = "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nwhile True: time.sleep(600)\n";
@@ -93,7 +94,7 @@ export class VerbFuzz {
     if (killsShims) work.push(this.#signalShims("SIGKILL"));
     if (freezesShims) work.push(this.#signalShims("SIGSTOP"));
     if (killsDaemon) {
-      await Bun.sleep(this.#random() * 150); // how far the verbs get is what is random here
+      await sleep(this.#random() * 150); // how far the verbs get is what is random here
       await this.#home.killDaemon();
     }
     await Promise.all(work);
@@ -108,7 +109,7 @@ export class VerbFuzz {
     const isAll = this.#random() < 0.1;
     const graceMs = this.#random() < 0.3 ? 100 : null;
     const isParallel = this.#random() < 0.5;
-    await Bun.sleep(this.#random() * 50);
+    await sleep(this.#random() * 50);
     const what = `${verb} ${isAll ? "all" : name}`;
     const ask = (): Promise<void> =>
       verb === "define" ? this.#define(name) : this.#ask(verb, name, { isAll, instances, graceMs, isParallel });
@@ -148,7 +149,7 @@ export class VerbFuzz {
   /** The daemon restarts by itself what watches them. */
   async #touch(): Promise<void> {
     for (let count = 0; count < 3; count++) {
-      await Bun.sleep(this.#random() * 300);
+      await sleep(this.#random() * 300);
       writeFileSync(join(this.#home.dir, WATCHED, "settings"), String(this.#random()));
     }
   }
@@ -156,14 +157,14 @@ export class VerbFuzz {
   async #signalShims(signal: "SIGKILL" | "SIGSTOP"): Promise<void> {
     const frozen: number[] = [];
     for (let count = 0; count < 5; count++) {
-      await Bun.sleep(this.#random() * 100);
+      await sleep(this.#random() * 100);
       const shims = [...this.#living().shims];
       if (shims.length === 0) continue;
       const pid = this.#pick(shims);
       send(pid, signal);
       if (signal === "SIGSTOP") frozen.push(pid);
     }
-    if (frozen.length > 0) await Bun.sleep(this.#random() * 8000);
+    if (frozen.length > 0) await sleep(this.#random() * 8000);
     for (const pid of frozen) send(pid, "SIGCONT");
   }
 

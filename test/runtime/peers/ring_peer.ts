@@ -1,5 +1,6 @@
 /** One end of a ring in TypeScript: ring_peer.ts PATH produce|consume SEED FRAMES. As native/fuzz/ring_peer.c. */
 import { SharedRingBuffer } from "ipcctl";
+import { sleep } from "../../../src/base/patience.ts";
 
 const [path, role, seed, frames] = process.argv.slice(2) as [string, string, string, string];
 const [CAPACITY, LONGEST] = [4096, 1200];
@@ -16,11 +17,11 @@ for (let index = 0; index < Number(frames); index++) {
   if (role === "produce") {
     frame = new Uint8Array((step() >>> 8) % LONGEST);
     for (let at = 0; at < frame.length; at++) frame[at] = step() >>> 24;
-    while (!ring.trySend(frame)) await Bun.sleep(0);
+    while (!ring.trySend(frame)) await sleep(0);
     ring.needsBell();
   } else {
     while ((frame = ring.receiveSpin(100)) === undefined) {
-      if (ring.prepareSleep()) await Bun.sleep(0);
+      if (ring.prepareSleep()) await sleep(0);
       ring.cancelSleep();
     }
   }
