@@ -6,7 +6,7 @@ import type { ApprovalStatus, GrantStatus } from "../protocol/approval-answers.t
 import type { Connection } from "../sdk/connection.ts";
 import type { ShownApproval } from "../sdk/verbs.ts";
 import { isTerminal, jsonText, type Context } from "./context.ts";
-import { readSome } from "./secret.ts";
+import { isYes } from "./question.ts";
 
 export type ApproveFlags = {
   session?: boolean;
@@ -129,20 +129,6 @@ function question({ worker, tool, bytes, sha256 }: ShownApproval, forSession: bo
   const which = `${tool} of ${worker} (${bytes} bytes, ${sha256.slice(0, limit("approvalHashDigits"))})`;
   return `allow ${which}${forSession ? ", each time" : ""}? [y/N] `;
 }
-
-/** One line from the terminal; its end is a no. */
-function isYes(question: string): boolean {
-  process.stderr.write(question);
-  const bytes = Buffer.alloc(LINE_BYTES);
-  let size = 0;
-  for (let count = -1; count !== 0 && size < bytes.length && !bytes.subarray(0, size).includes("\n"); size += count)
-    count = readSome(0, bytes.subarray(size));
-  if (!bytes.subarray(0, size).includes("\n")) process.stderr.write("\n");
-  return /^y(es)?$/i.test(bytes.toString("utf8", 0, size).trim());
-}
-
-/** A longer one is no yes. */
-const LINE_BYTES = 80;
 
 async function listApprovals(context: Context): Promise<number> {
   using connection = await context.connect();

@@ -1,5 +1,4 @@
 /** `plugin list|accept|enable|disable|remove`: which plugins there are, and which of them may run. */
-import { readSync } from "node:fs";
 import { HOST_EXITS } from "../../contract/host.ts";
 import { IpcError } from "../base/errors.ts";
 import { shellWord } from "../base/shell-words.ts";
@@ -7,6 +6,7 @@ import { parsePluginName } from "../host/manifest.ts";
 import type { PluginShown, PluginStatus } from "../protocol/status.ts";
 import { columns } from "./columns.ts";
 import { isTerminal, jsonText, printable, type Context } from "./context.ts";
+import { isYes } from "./question.ts";
 
 export type AcceptFlags = { digest?: string };
 export type RemoveFlags = { data?: boolean };
@@ -111,10 +111,7 @@ export async function acceptPlugin(context: Context, text: string, { digest: giv
     return 0;
   }
   if (!context.isJson) for (const line of describe(shown)) context.print(line);
-  if (
-    given === undefined &&
-    !(await ask(`accept plugin ${name}?`, `ipcctl plugin accept ${name} --digest ${digest}`))
-  ) {
+  if (given === undefined && !ask(`accept plugin ${name}?`, `ipcctl plugin accept ${name} --digest ${digest}`)) {
     context.note(`${name}: not accepted`);
     return 1;
   }
@@ -160,15 +157,12 @@ export function visibly(text: string): string {
 }
 
 /** @param instead what a script enters. @throws IpcError USAGE where nobody can answer */
-async function ask(question: string, instead: string): Promise<boolean> {
+function ask(question: string, instead: string): boolean {
   if (!isTerminal(0))
     throw new IpcError("USAGE", "plugin accept: nobody can be asked, because stdin is not a terminal", {
       hint: `once you have read what it is: ${instead}`,
     });
-  process.stderr.write(`${question} [y/N] `);
-  const line = Buffer.alloc(80);
-  const answer = line.toString("utf8", 0, readSync(0, line));
-  return /^y(es)?$/i.test(answer.trim());
+  return isYes(`${question} [y/N] `);
 }
 
 export async function switchPlugin(context: Context, text: string, isEnabled: boolean): Promise<number> {

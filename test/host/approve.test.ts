@@ -206,16 +206,43 @@ test("without a terminal both --yes and --hash are needed, and the hash must be 
 });
 
 test("on a terminal it asks, and only y is a yes", async () => {
-  const onTerminal = async (typed: string, ...words: string[]): Promise<{ status: number; stdout: string }> => {
-    const program = `import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))`;
-    const child = Bun.spawn(["python3", "-c", program, join(ROOT, "bin/ipcctl"), ...words], {
-      ...{ cwd: home.dir, env: home.env, stdin: Buffer.from(typed), stdout: "pipe", stderr: "pipe" },
+  // What is typed early is there before ipcctl begins; the rest follows the question.
+  const script = join(home.dir, "type.py");
+  writeFileSync(
+    script,
+    `import os, pty, sys
+early, typed, args = sys.argv[1].encode(), sys.argv[2].encode(), sys.argv[3:]
+gate = os.pipe()
+pid, fd = pty.fork()
+if pid == 0:
+    os.close(gate[1])
+    os.read(gate[0], 1)
+    os.execv(${JSON.stringify(join(ROOT, "bin/ipcctl"))}, ["ipcctl", *args])
+os.write(fd, early)
+os.close(gate[1])
+shown = b""
+try:
+    while b"[y/N] " not in shown: shown += os.read(fd, 1000)
+    os.write(fd, typed)
+    while more := os.read(fd, 1000): shown += more
+except OSError: pass
+sys.stdout.buffer.write(shown)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+`,
+  );
+  const onTerminal = async (
+    [early, typed]: readonly [early: string, typed: string],
+    ...words: string[]
+  ): Promise<{ status: number; stdout: string }> => {
+    const child = Bun.spawn(["python3", script, early, typed, ...words], {
+      ...{ cwd: home.dir, env: home.env, stdin: "ignore", stdout: "pipe", stderr: "inherit" },
     });
     const said = within(60_000, words.join(" "), new Response(child.stdout).text());
     return { stdout: await said, status: await child.exited };
   };
   const { answer, waiting } = await scene.asked("asker", 2.5);
-  for (const typed of ["n\n", "\n", "yy\n", "\x04"]) {
+  const noes = [...["n\n", "\n", "yy\n", "\x04"].map((typed) => ["", typed] as const), ["y\ny\n", "\n"] as const];
+  for (const typed of noes) {
     const { status, stdout } = await onTerminal(typed, "approve", waiting.id);
     expect(stdout).toContain(
       `allow echo.shout of asker (${waiting.bytes} bytes, ${waiting.sha256.slice(0, 12)})? [y/N]`,
@@ -223,8 +250,8 @@ test("on a terminal it asks, and only y is a yes", async () => {
     expect(stdout).toContain("not allowed, and it waits on");
     expect(status).toBe(1);
   }
-  expect((await onTerminal("y\n", "approve", waiting.id, "--hash", "0".repeat(12))).status).toBe(1);
-  expect(await onTerminal("y\n", "approve", waiting.id)).toMatchObject({ status: 0 });
+  expect((await onTerminal(["", "y\n"], "approve", waiting.id, "--hash", "0".repeat(12))).status).toBe(1);
+  expect(await onTerminal(["", "y\n"], "approve", waiting.id)).toMatchObject({ status: 0 });
   expect(await answer).toEqual({ result: 2.5 });
 });
 
