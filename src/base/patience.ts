@@ -1,9 +1,6 @@
 /** Waits that end. A race with a bare timer would keep a finished command alive until its timer fires. */
 
-/**
- * Resolves after `ms` milliseconds; 0 lets what has arrived be served first. `Bun.sleep` is not used anywhere: in Bun
- * 1.4.5 about one in some hundred of its promises never resolves while other processes are being started.
- */
+/** Resolves after `ms` milliseconds, on Bun and on Node; 0 lets what has arrived be served first. */
 export function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => {
     if (ms > 0) setTimeout(resolve, ms);

@@ -18,7 +18,7 @@ import type { Feed } from "./feed.ts";
 import { hasEnded, Ownership } from "./ownership.ts";
 import { BEGIN_MS, errorOfEnd, PythonWorker, REOPEN_MS, type AnyFunctions, type Attach } from "./python-worker.ts";
 import { openEvents, readLogs, type EventOptions, type IpcEvent, type LogEntry, type LogOptions } from "./watch.ts";
-import { sleep } from "../base/patience.ts";
+import { atMost, sleep } from "../base/patience.ts";
 
 /** The daemon hears of an end within milliseconds. */
 const ENDING_MS = 2000;
@@ -146,7 +146,7 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
     let own: Ownership | undefined;
     try {
       own = await Ownership.claim(name, shimSocket);
-      const run = { name, shimSocket, whatHappened: () => own!.howItEnded() };
+      const run = { name, shimSocket, whatHappened: () => atMost(ENDING_MS, own!.howItEnded()) };
       const worker: PythonWorker<W> = await PythonWorker.open<W>(
         (attach, ms) => attach(run, ms),
         BEGIN_MS,

@@ -3,6 +3,7 @@ import { basename, join, resolve } from "node:path";
 import { chmodSync, existsSync, mkdirSync } from "node:fs";
 import { chosenDefault } from "../base/default-policies.ts";
 import { IpcError } from "../base/errors.ts";
+import { atMost, sleep } from "../base/patience.ts";
 import { requireInstallation, requireShim, SHIM_BINARY } from "../base/install.ts";
 import { resolvePaths } from "../base/paths.ts";
 import { requirePlatform } from "../base/platform.ts";
@@ -12,10 +13,11 @@ import { localLog, LogView } from "../logs/view.ts";
 import { requireSystem } from "../plane/system.ts";
 import { cleanEnv } from "../sdk/autostart.ts";
 import { BEGIN_MS, errorOfEnd, PythonWorker, type AnyFunctions, type Attach } from "./python-worker.ts";
-import { sleep } from "../base/patience.ts";
 
 /** Between two looks whether the shim listens. */
 const LOOK_MS = 1;
+/** How long the end of its channel may come before its own: one that goes on is not waited for. */
+const END_MS = 5000;
 /** Limit on output of the worker that nobody has taken yet. */
 const LOG_BYTES = 4 * 1024 ** 2;
 
@@ -64,6 +66,30 @@ export async function spawnPython<W extends object = AnyFunctions>(
   } catch (error) {
     await owned.end();
     throw error;
+  }
+}
+
+/**
+ * Attaches once it can be: a shim's socket is there before the shim listens, and a worker that ends is there before its
+ * shim's end is seen. Each looks as if nothing ran.
+ * @throws IpcError NOT_RUNNING if it is over, or cannot be reached by the deadline; whatever else `attach` throws
+ */
+export async function whileItBegins(it: {
+  readonly isThere: () => boolean;
+  readonly attach: () => Promise<void>;
+  readonly isOver: () => boolean;
+  /** As `performance.now()` counts. */
+  readonly deadline: number;
+}): Promise<void> {
+  for (;;) {
+    const isLast = it.isOver() || performance.now() >= it.deadline;
+    if (isLast || it.isThere())
+      try {
+        return await it.attach();
+      } catch (error) {
+        if (isLast || !(error instanceof IpcError) || error.code !== "NOT_RUNNING") throw error;
+      }
+    await sleep(LOOK_MS);
   }
 }
 
@@ -138,18 +164,18 @@ class Owned {
   async attach(attach: Attach, timeoutMs: number): Promise<void> {
     const shimSocket = join(this.#dir, "sock");
     const deadline = performance.now() + timeoutMs;
-    while (!existsSync(shimSocket) && !this.#isOver && performance.now() < deadline) await sleep(LOOK_MS);
-    if (this.#isOver) throw await this.#howItEnded();
-    const whatHappened = async (): Promise<IpcError> => {
-      await this.#shim.exited;
-      return this.#howItEnded();
-    };
-    try {
-      await attach({ name: this.#name, shimSocket, whatHappened }, Math.max(1, deadline - performance.now()));
-    } catch (error) {
+    const whatHappened = async (): Promise<IpcError | undefined> =>
+      (await atMost(END_MS, this.#shim.exited)) === undefined ? undefined : await this.#howItEnded();
+    const run = { name: this.#name, shimSocket, whatHappened };
+    await whileItBegins({
+      isThere: () => existsSync(shimSocket),
+      attach: () => attach(run, Math.max(1, deadline - performance.now())),
+      isOver: () => this.#isOver,
+      deadline,
+    }).catch(async (error: unknown) => {
       const isEnd = error instanceof IpcError && (error.code === "CONNECTION_LOST" || error.code === "NOT_RUNNING");
-      throw isEnd ? await whatHappened() : error;
-    }
+      throw (isEnd ? await whatHappened() : undefined) ?? error;
+    });
   }
 
   async #howItEnded(): Promise<IpcError> {

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { limit } from "../../src/base/limits.ts";
 import { IpcError, spawnPython } from "../../src/index.ts";
+import { whileItBegins } from "../../src/runtime/spawn.ts";
 import { isAlive, ROOT, waitUntil, within } from "../home.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "ipcctl-test-"));
@@ -28,6 +29,14 @@ def pids(): return [os.getpid(), subprocess.Popen(["sleep", "1000"]).pid]
 @ipcctl.expose
 def dial():
     socket.create_connection(("127.0.0.1", 80), 1)
+
+@ipcctl.expose
+def leave_channel():
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"): os.close(int(fd))
+        except OSError: pass
+    time.sleep(1000)
 
 @ipcctl.expose
 def say(text):
@@ -135,4 +144,38 @@ await new Promise(() => setInterval(() => undefined, 1000));`,
   const py = await within(30_000, "the next worker", spawnPython(script));
   expect(await within(30_000, "its answer", py.call("add", 1, 1))).toBe(2);
   await within(30_000, "its end", py[Symbol.asyncDispose]());
+});
+
+const failure = (promise: Promise<unknown>): Promise<unknown> =>
+  promise.then(
+    () => undefined,
+    (error: unknown) => error,
+  );
+
+test("a socket that is there before its shim listens is tried again, and an end is seen", async () => {
+  const refused = new IpcError("NOT_RUNNING", "refused");
+  let tries = 0;
+  const begin = (over: Partial<Parameters<typeof whileItBegins>[0]>): Promise<void> => {
+    tries = 0;
+    const attach = async (): Promise<void> => {
+      if (++tries < 4) throw refused;
+    };
+    const deadline = performance.now() + 60_000;
+    const all = { isThere: () => true, attach, isOver: () => false, deadline, ...over };
+    return within(30_000, "the first channel", whileItBegins(all));
+  };
+  await begin({});
+  expect(tries).toBe(4);
+  expect(await failure(begin({ isOver: () => tries > 0 }))).toBe(refused);
+  expect(tries).toBe(2);
+  expect(await failure(begin({ deadline: 0 }))).toBe(refused);
+  expect(await failure(begin({ isThere: () => false, isOver: () => true }))).toBe(refused);
+  const lost = new IpcError("CONNECTION_LOST", "lost");
+  expect(await failure(begin({ attach: () => Promise.reject(lost) }))).toBe(lost);
+});
+
+test("a call rejects when the worker closes its channel and goes on", async () => {
+  await using py = await spawnPython(script);
+  const error = await within(30_000, "the call's end", failure(py.call("leave_channel")));
+  expect((error as IpcError).code).toBe("CONNECTION_LOST");
 });

@@ -120,8 +120,3 @@ console.log(Object.keys(require.cache).filter((path) => /node_modules\\/(?!comma
   expect(await new Response(child.stdout).text()).toBe("\n");
   expect(await child.exited).toBe(0);
 });
-
-test("nothing waits by a timer of Bun that may never fire; src/base/patience.ts says why", () => {
-  expect(files.length).toBeGreaterThan(100);
-  expect(files.filter((file) => readFileSync(join(src, file), "utf8").includes("Bun.sleep("))).toEqual([]);
-});
