@@ -3,8 +3,9 @@
  * because as text they would name something else.
  */
 import { isUtf8 } from "node:buffer";
-import { existsSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
+import { existsSync, readFileSync, readlinkSync, realpathSync, statSync } from "node:fs";
 import { IpcError } from "./errors.ts";
+import { limit } from "./limits.ts";
 
 /** What a text has in place of bytes that are not UTF-8. */
 export const REPLACED = "\ufffd";
@@ -46,6 +47,12 @@ export function readText(path: string): string {
   const bytes = readFileSync(path);
   if (!isUtf8(bytes)) throw new Error("not UTF-8");
   return bytes.toString("utf8");
+}
+
+/** The text of a file that configures something. @throws Error for one that is larger than such a file can be */
+export function readConfigText(path: string): string {
+  if (statSync(path).size > limit("configBytes")) throw new Error(`larger than ${limit("configBytes")} bytes`);
+  return readText(path);
 }
 
 /**

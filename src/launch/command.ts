@@ -4,10 +4,9 @@
  */
 import { statSync } from "node:fs";
 import { join } from "node:path";
-import { readText } from "../base/bytes.ts";
+import { readConfigText } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { PYTHON_BOOT } from "../base/install.ts";
-import { limit } from "../base/limits.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { decide, find, type Launchable, type Running, SYSTEM_PATH } from "./languages.ts";
 
@@ -104,8 +103,7 @@ export function cleanWorkerEnv(base: Readonly<Record<string, string | undefined>
 export function readEnvFile(path: string): Record<string, string> {
   let text: string;
   try {
-    if (statSync(path).size > limit("configBytes")) throw new Error(`larger than ${limit("configBytes")} bytes`);
-    text = readText(path);
+    text = readConfigText(path);
   } catch (error) {
     throw new IpcError("BAD_CONFIG", `env file ${path} cannot be read: ${(error as Error).message}`, { cause: error });
   }

@@ -2,6 +2,7 @@
  * Finds a key that an object of a JSON text has twice. `JSON.parse` silently keeps the last one, while serde refuses,
  * and so do we: two parties that read one message differently are how checks are bypassed.
  */
+import { readConfigText } from "../base/bytes.ts";
 
 /** The first duplicate key, or `undefined`. `text` must already have passed `JSON.parse`. */
 export function findDuplicateKey(text: string): string | undefined {
@@ -43,4 +44,23 @@ function isEscaped(text: string, at: number): boolean {
   let backslashes = 0;
   while (text[at - 1 - backslashes] === "\\") backslashes++;
   return backslashes % 2 === 1;
+}
+
+/**
+ * The value of a file of JSON that configures something.
+ * @param bad makes the error from what is wrong
+ * @throws what `bad` makes: for a file that cannot be read, is too large, is not JSON or has a key twice
+ */
+export function readConfigJson(path: string, bad: (why: string) => Error): unknown {
+  let text: string;
+  let value: unknown;
+  try {
+    text = readConfigText(path);
+    value = JSON.parse(text);
+  } catch (error) {
+    throw bad((error as Error).message);
+  }
+  const duplicate = findDuplicateKey(text);
+  if (duplicate !== undefined) throw bad(`duplicate field ${JSON.stringify(duplicate)}`);
+  return value;
 }

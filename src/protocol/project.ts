@@ -1,16 +1,13 @@
 /** The project file: `ipcctl.json`, `bunctl.json`, pm2's `ecosystem.config.json`. Data, never code. */
-import { statSync } from "node:fs";
 import { basename, dirname, resolve } from "node:path";
 import { z } from "zod";
-import { readText } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
-import { limit } from "../base/limits.ts";
 import { chosenDefault } from "../base/default-policies.ts";
 import { findWorkerId } from "../base/names.ts";
 import { splitWords } from "../base/shell-words.ts";
 import { appShape, explainIssue, normalizeApp, type AppConfig } from "./app-config.ts";
 import { inDependencyOrder, requireNoCycle } from "./dependencies.ts";
-import { findDuplicateKey } from "./json-keys.ts";
+import { readConfigJson } from "./json-keys.ts";
 
 /** An app as it was written: its fields are checked when it is started. */
 export type Definition = Record<string, unknown> & { name: string };
@@ -62,17 +59,7 @@ function readProjectFile(path: string): { apps: Definition[]; defaultPolicy: str
   const bad = (why: string, hint?: string): IpcError =>
     new IpcError("BAD_CONFIG", `${path}: ${why}`, hint === undefined ? {} : { hint });
   if (/\.[cm]?[jt]s$/.test(path)) throw bad("JavaScript configuration is not executed", "write it as ipcctl.json");
-  let text: string;
-  let value: unknown;
-  try {
-    if (statSync(path).size > limit("configBytes")) throw new Error(`larger than ${limit("configBytes")} bytes`);
-    text = readText(path);
-    value = JSON.parse(text);
-  } catch (error) {
-    throw bad((error as Error).message);
-  }
-  const duplicate = findDuplicateKey(text);
-  if (duplicate !== undefined) throw bad(`duplicate field ${JSON.stringify(duplicate)}`);
+  const value = readConfigJson(path, bad);
   const result = projectShape.safeParse(Array.isArray(value) ? { apps: value } : value);
   if (!result.success) throw bad(explainIssue(result.error.issues[0]!));
   const { apps = [], daemon } = result.data;

@@ -2,11 +2,10 @@
 import { statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { z } from "zod";
-import { readText } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId } from "../base/names.ts";
-import { findDuplicateKey } from "../protocol/json-keys.ts";
+import { readConfigJson } from "../protocol/json-keys.ts";
 import { toGroup } from "../stores/database.ts";
 import { TopicPattern } from "./topics.ts";
 
@@ -72,7 +71,10 @@ export class HostRules {
   /** Without a file there are none. @throws IpcError BAD_CONFIG naming file, place and value */
   static read(path: string): HostRules {
     if (statSync(path, { throwIfNoEntry: false }) === undefined) return new HostRules([], null);
-    return HostRules.#check(path, readJson(path));
+    return HostRules.#check(
+      path,
+      readConfigJson(path, (why) => new IpcError("BAD_CONFIG", `${path}: ${why}`)),
+    );
   }
 
   /** In the order of the file. */
@@ -104,22 +106,6 @@ export class HostRules {
       prompt,
     );
   }
-}
-
-function readJson(path: string): unknown {
-  const bad = (why: string): IpcError => new IpcError("BAD_CONFIG", `${path}: ${why}`);
-  let text: string;
-  let value: unknown;
-  try {
-    if (statSync(path).size > limit("configBytes")) throw new Error(`larger than ${limit("configBytes")} bytes`);
-    text = readText(path);
-    value = JSON.parse(text);
-  } catch (error) {
-    throw bad((error as Error).message);
-  }
-  const duplicate = findDuplicateKey(text);
-  if (duplicate !== undefined) throw bad(`duplicate field ${JSON.stringify(duplicate)}`);
-  return value;
 }
 
 /** `host.json: rules[1].max: 0: …` */
