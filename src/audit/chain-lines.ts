@@ -3,10 +3,10 @@
  * its number and the SHA-256 of the line before. A file begins with how far each spool had been read until then, so the
  * last file alone says where the daemon goes on: the chain cannot disagree with its own place in the spools.
  */
-import { createHash, hash } from "node:crypto";
 import { closeSync, constants, fstatSync, openSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
+import { sha256 } from "../base/sha256.ts";
 import { limit } from "../base/limits.ts";
 import { readAt, type SpoolLine, type SpoolState } from "./cursor.ts";
 import { auditFolderOf } from "./spool.ts";
@@ -72,10 +72,6 @@ export function readChainFile(path: string): Buffer | undefined {
   }
 }
 
-export function digestOf(line: Uint8Array | string): string {
-  return hash("sha256", line);
-}
-
 const count = z.int().min(0);
 const positions = z.record(z.string(), count);
 
@@ -125,8 +121,7 @@ export function saysOf(line: SpoolLine): string {
     case "damaged": {
       const { bytes, why, lines } = line;
       const text = bytes.subarray(0, TEXT_CHARS).toString("utf8");
-      const sha256 = createHash("sha256").update(bytes).digest("hex");
-      return noteOf(line.time, "damaged", { why, lines, bytes: bytes.length, sha256, text }, place);
+      return noteOf(line.time, "damaged", { why, lines, bytes: bytes.length, sha256: sha256(bytes), text }, place);
     }
     case "gap":
       return noteOf(line.time, "gap", { writer: line.writer, after: line.after, missing: line.missing }, place);

@@ -17,13 +17,13 @@ import {
   writeSync,
 } from "node:fs";
 import { basename } from "node:path";
+import { sha256 } from "../base/sha256.ts";
 import { limit } from "../base/limits.ts";
 import {
   beginningOf,
   chainFileOf,
   chainLineOf,
   ChainStates,
-  digestOf,
   listChain,
   NO_LINE,
   noteOf,
@@ -209,7 +209,7 @@ export class AuditChain {
       const parsed = parseChainLine(line);
       const number: number = (before?.line ?? first - 1) + 1;
       const isNext = parsed?.line === number && (before === undefined || parsed.prev === before.digest);
-      before = { line: number, digest: digestOf(line) };
+      before = { line: number, digest: sha256(line) };
       this.#begun ??= before;
       const isAnchored = anchor?.line !== number || anchor.digest === before.digest;
       if (!isNext || !isAnchored) faultAt ??= number;
@@ -229,7 +229,7 @@ function chained(before: Head, says: readonly string[]): { readonly text: Buffer
   let head = before;
   const lines = says.map((rest) => {
     const line = chainLineOf(head, rest);
-    head = { line: head.line + 1, digest: digestOf(line) };
+    head = { line: head.line + 1, digest: sha256(line) };
     return `${line}\n`;
   });
   return { text: Buffer.from(lines.join("")), head };

@@ -3,13 +3,12 @@
  * another one, what was read from spools is still there as it was, and no record is missing.
  */
 import { closeSync, existsSync, readFileSync } from "node:fs";
-import { hash } from "node:crypto";
 import { basename } from "node:path";
+import { sha256 } from "../base/sha256.ts";
 import { linesOf } from "./chain.ts";
 import {
   chainFolderOf,
   ChainStates,
-  digestOf,
   listChain,
   NO_LINE,
   parseChainLine,
@@ -112,7 +111,7 @@ class Verification implements Disposable {
       const parsed = parseChainLine(text);
       const number = line === 1 ? first : this.#head!.line + 1;
       this.#checkLine(path, line, number, parsed);
-      this.#head = { line: parsed?.line ?? number, digest: digestOf(text) };
+      this.#head = { line: parsed?.line ?? number, digest: sha256(text) };
       const anchor = this.#anchors.get(this.#head.line);
       if (anchor !== undefined && anchor.digest !== this.#head.digest)
         this.#fault(path, line, `line ${number} is not the one that was anchored at ${anchor.time}`);
@@ -243,7 +242,7 @@ class SpoolFiles implements Disposable {
       file.from = at;
     }
     const bytes = file.bytes.subarray(at - file.from, end - file.from);
-    return typeof expected === "string" ? hash("sha256", bytes) === expected : bytes.equals(expected);
+    return typeof expected === "string" ? sha256(bytes) === expected : bytes.equals(expected);
   }
 
   [Symbol.dispose](): void {

@@ -2,10 +2,11 @@
  * Gives each worker with tools its channel to the router, which this starts, as a worker of its own, when the first one
  * needs it. A channel goes from worker to router: what happens to the daemon is nothing to it.
  */
-import { createHash, randomBytes } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Logger } from "pino";
+import { sha256 } from "../base/sha256.ts";
 import { auditFolderOf } from "../audit/spool.ts";
 import { IpcError } from "../base/errors.ts";
 import { programPath, ROOT } from "../base/install.ts";
@@ -320,7 +321,7 @@ function policyOf(worker: Worker): Policy {
 
 /** Of all that it grants, whatever the files that say so look like. */
 function digestOf(policy: Policy): string {
-  return createHash("sha256").update(JSON.stringify(policy)).digest("hex");
+  return sha256(JSON.stringify(policy));
 }
 
 function placeOf(worker: Worker): Place {

@@ -7,7 +7,7 @@
  * exactly the argument values that a person has seen.
  */
 import type { Database } from "bun:sqlite";
-import { createHash, randomBytes } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { z } from "zod";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
@@ -403,8 +403,4 @@ function requireHash(choice: Choice, hash: string | null, request: string): void
     });
   if (!request.startsWith(hash))
     throw new IpcError("FAILED", `the call is another one than was shown: its SHA-256 is ${request}`);
-}
-
-export function sha256(text: string | Uint8Array): string {
-  return createHash("sha256").update(text).digest("hex");
 }

@@ -1,5 +1,5 @@
 /** What a yes of a person is bound to, and whether what is about to be carried out is that. */
-import { createHash } from "node:crypto";
+import { sha256 } from "../base/sha256.ts";
 import type { HostTool } from "./host-tools.ts";
 import type { JsonObject, Refusal } from "./wire.ts";
 
@@ -50,8 +50,4 @@ export function bindingOf(call: Asked, { manifest }: HostTool): Binding {
 
 export function sealOf({ worker, session, tool, manifest, policy, request, values }: Binding): string {
   return sha256(JSON.stringify([worker, session, tool, manifest, policy, request, values]));
-}
-
-function sha256(what: string | Uint8Array): string {
-  return createHash("sha256").update(what).digest("hex");
 }

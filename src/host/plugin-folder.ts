@@ -7,6 +7,7 @@ import { createHash } from "node:crypto";
 import { constants, type Stats } from "node:fs";
 import { copyFile, lstat, mkdir, open, readdir, readlink, realpath, symlink } from "node:fs/promises";
 import { dirname, join, normalize } from "node:path";
+import { sha256 } from "../base/sha256.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { parseManifest, type Manifest } from "./manifest.ts";
@@ -145,10 +146,6 @@ async function contentOf(path: string, bytesMax: number): Promise<Buffer> {
       cause: error,
     });
   }
-}
-
-function sha256(bytes: Uint8Array): string {
-  return createHash("sha256").update(bytes).digest("hex");
 }
 
 function refused(path: string, what: string, hint: string): IpcError {

@@ -3,9 +3,9 @@
  * the next one gets the answer that was given, or hears that nobody knows the outcome.
  */
 import { Database } from "bun:sqlite";
-import { createHash } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
+import { sha256 } from "../base/sha256.ts";
 import type { SavedBucket } from "../host/buckets.ts";
 import { KeptAnswer, type Call } from "../host/pipeline.ts";
 import { Refusal } from "../host/wire.ts";
@@ -61,7 +61,7 @@ export class Journal implements Disposable {
 
   /** Carries it out, unless it was begun before: in this router, or in the one before it. */
   once(call: Call, carryOut: () => unknown): unknown {
-    const hash = createHash("sha256").update(call.bytes).digest("hex");
+    const hash = sha256(call.bytes);
     const known = this.#find.get(call.session, call.correlation);
     if (known === null) {
       this.#begin.run(call.session, call.correlation, hash, Date.now());

@@ -2,9 +2,11 @@
  * Answers what workers ask: one session for each channel that the daemon relays, and the pipeline of `src/host` behind
  * it. Who is at the other end of a channel, the daemon says before it relays it; nothing of that comes from the worker.
  */
-import { createHash, randomUUID } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { setImmediate as turn } from "node:timers/promises";
 import { z } from "zod";
+import { atMost } from "../base/patience.ts";
+import { sha256 } from "../base/sha256.ts";
 import type { AuditEntry } from "../audit/schema.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
@@ -28,7 +30,7 @@ const SAVE_MS = 250;
 const ADMITTED_MS = 60_000;
 
 /** What a user of this machine may do: no policy says it. */
-const EVERYTHING = { name: "none: a user of this machine asks", digest: createHash("sha256").digest("hex") };
+const EVERYTHING = { name: "none: a user of this machine asks", digest: sha256("") };
 
 const admission = z.strictObject({
   worker: z.string().min(1),
@@ -175,13 +177,9 @@ export class Router {
   }
 
   async #reachDesk(): Promise<Desk> {
-    const late = Promise.withResolvers<never>();
-    const timer = setTimeout(() => late.reject(new Error("no daemon is there to start it")), DESK_MS);
-    try {
-      return await Promise.race([this.#desk.promise, late.promise]);
-    } finally {
-      clearTimeout(timer);
-    }
+    const desk = await atMost(DESK_MS, this.#desk.promise);
+    if (desk === undefined) throw new Error("no daemon is there to start it");
+    return desk;
   }
 
   /** The channel of a worker, or to a plugin. One that nobody has announced is closed. */
