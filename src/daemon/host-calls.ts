@@ -92,7 +92,7 @@ export class HostCalls implements Disposable {
   }
 
   async #connect(worker: Worker): Promise<void> {
-    const { registry, logger } = this.#deps;
+    const { logger } = this.#deps;
     const run = worker.live?.run;
     if (run === undefined || this.#isDisposed) return;
     if (this.#underWay.has(worker.id)) {
@@ -102,14 +102,8 @@ export class HostCalls implements Disposable {
     this.#underWay.add(worker.id);
     let isLost = false;
     try {
-      const client = await this.#reachRouter();
-      const label = randomBytes(LABEL_BYTES).toString("hex");
-      const who = admissionOf(worker, run);
-      await client.call("admit", [label, who], null, { timeout: ROUTER_MS });
-      const { join: joinWorkers } = await import("../plane/meet.ts");
-      const router = registry().get(ROUTER);
       // Refused by a worker that has its channel, or has just ended: it is attached again, if it is started again.
-      await joinWorkers(placeOf(router), label, placeOf(worker), "host", CAPACITY, ROUTER_MS);
+      await this.#relay("admit", () => admissionOf(worker, run), worker, "host");
     } catch (error) {
       isLost = worker.live?.run === run;
       if (isLost) logger.warn({ worker: worker.id, reason: (error as Error).message }, "no channel to the host yet");
@@ -119,6 +113,25 @@ export class HostCalls implements Disposable {
     const isAgain = this.#again.delete(worker.id);
     // Not at once: a worker may have its shim say so as often as it likes.
     if (isLost || isAgain) this.#later(isLost ? AGAIN_MS : SOON_MS, () => this.onAttached(worker));
+  }
+
+  /**
+   * Announces a channel to the router under a label that nobody else knows, and opens it between router and worker.
+   * @param what the router has to know of it, asked once there is a router
+   * @returns whether both took it
+   */
+  async #relay(
+    announce: "admit" | "expect",
+    what: () => unknown,
+    worker: Worker,
+    use: "host" | "calls",
+  ): Promise<boolean> {
+    const client = await this.#reachRouter();
+    const label = randomBytes(LABEL_BYTES).toString("hex");
+    await client.call(announce, [label, what()], null, { timeout: ROUTER_MS });
+    const { join: joinWorkers } = await import("../plane/meet.ts");
+    const router = this.#deps.registry().get(ROUTER);
+    return await joinWorkers(placeOf(router), label, placeOf(worker), use, CAPACITY, ROUTER_MS);
   }
 
   #later(ms: number, act: () => void): void {
@@ -172,12 +185,7 @@ export class HostCalls implements Disposable {
 
   async #startPlugin(name: string): Promise<void> {
     const worker = await this.#plugins.start(name);
-    const client = await this.#reachRouter();
-    const label = randomBytes(LABEL_BYTES).toString("hex");
-    await client.call("expect", [label, name], null, { timeout: ROUTER_MS });
-    const { join: joinWorkers } = await import("../plane/meet.ts");
-    const router = this.#deps.registry().get(ROUTER);
-    if (!(await joinWorkers(placeOf(router), label, placeOf(worker), "calls", CAPACITY, ROUTER_MS)))
+    if (!(await this.#relay("expect", () => name, worker, "calls")))
       throw new IpcError("FAILED", `the plugin ${name} ended as it was connected`);
   }
 
