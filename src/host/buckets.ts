@@ -39,15 +39,21 @@ export type SavedBucket = {
 export class Buckets {
   readonly #sessions = new Map<string, Map<string, Bucket>>();
   readonly #now: () => number;
+  readonly #onTaken: () => void;
 
-  /** @param now ms of Unix time: a bucket outlives the process */
-  constructor(now: () => number) {
+  /**
+   * @param now ms of Unix time: a bucket outlives the process
+   * @param onTaken told at each call: what was saved is not what is left any more
+   */
+  constructor(now: () => number, onTaken: () => void = () => undefined) {
     this.#now = now;
+    this.#onTaken = onTaken;
   }
 
   /** Takes a token. @returns the seconds until there is one, or 0 if there was */
   take(session: string, tool: string, rate: Rate): number {
     const bucket = this.#filled(session, tool, rate);
+    this.#onTaken();
     if (bucket.tokens >= 1) {
       bucket.tokens--;
       return 0;

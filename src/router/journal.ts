@@ -34,7 +34,6 @@ export class Journal implements Disposable {
   readonly #end;
   readonly #forget;
   readonly #timer: Timer;
-  #buckets = "";
 
   /** @throws if the database cannot be used: nothing that must not run twice can run then */
   constructor(path: string) {
@@ -80,10 +79,7 @@ export class Journal implements Disposable {
 
   /** How full the buckets of rates are, so that the death of a router fills none. */
   saveBuckets(buckets: readonly SavedBucket[]): void {
-    const text = JSON.stringify(buckets);
-    if (text === this.#buckets) return;
-    this.#buckets = text;
-    this.#db.run("INSERT OR REPLACE INTO kept VALUES (?, ?)", [BUCKETS, text]);
+    this.#db.run("INSERT OR REPLACE INTO kept VALUES (?, ?)", [BUCKETS, JSON.stringify(buckets)]);
   }
 
   get savedBuckets(): readonly SavedBucket[] {

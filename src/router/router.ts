@@ -69,9 +69,13 @@ export class Router {
   constructor(shipped: ReadonlyMap<string, Plugin>, journal: Journal, record: (entry: AuditEntry) => boolean) {
     this.#plugins = new Map(shipped);
     for (const { tools } of shipped.values()) for (const tool of tools) this.#tools.set(tool.manifest.name, tool);
-    const buckets = new Buckets(Date.now);
+    let saving: Timer | undefined; // only after a call that counts: who is idle is not woken
+    const save = (): void => {
+      saving = undefined;
+      journal.saveBuckets(buckets.save());
+    };
+    const buckets: Buckets = new Buckets(Date.now, () => (saving ??= setTimeout(save, SAVE_MS)));
     buckets.restore(journal.savedBuckets);
-    setInterval(() => journal.saveBuckets(buckets.save()), SAVE_MS).unref();
     const born = randomUUID().slice(0, 8);
     this.#host = {
       tools: this.#tools,
