@@ -77,9 +77,14 @@ export class Journal implements Disposable {
     this.#end.run(text, Date.now(), session, correlation);
   }
 
-  /** How full the buckets of rates are, so that the death of a router fills none. */
-  saveBuckets(buckets: readonly SavedBucket[]): void {
-    this.#db.run("INSERT OR REPLACE INTO kept VALUES (?, ?)", [BUCKETS, JSON.stringify(buckets)]);
+  /**
+   * How full the buckets of rates are, so that the death of a router fills none.
+   * @returns whether that could be written down; on a full disk the router goes on
+   */
+  saveBuckets(buckets: readonly SavedBucket[]): boolean {
+    return couldRun(() =>
+      this.#db.run("INSERT OR REPLACE INTO kept VALUES (?, ?)", [BUCKETS, JSON.stringify(buckets)]),
+    );
   }
 
   get savedBuckets(): readonly SavedBucket[] {
@@ -89,11 +94,21 @@ export class Journal implements Disposable {
 
   #prune(): void {
     const now = Date.now();
-    this.#forget.run(now - ANSWERS_KEPT_MS, now - BEGUN_KEPT_MS);
+    couldRun(() => this.#forget.run(now - ANSWERS_KEPT_MS, now - BEGUN_KEPT_MS)); // or else the next time
   }
 
   [Symbol.dispose](): void {
     clearInterval(this.#timer);
     this.#db.close();
+  }
+}
+
+/** What a timer does must not end the router: nobody is there to catch its error. */
+function couldRun(act: () => unknown): boolean {
+  try {
+    act();
+    return true;
+  } catch {
+    return false;
   }
 }

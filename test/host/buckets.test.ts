@@ -1,8 +1,13 @@
 /** Rates: what a session may take, and what a restart or a clock changes about it. */
+import { Database } from "bun:sqlite";
 import { expect, test } from "bun:test";
 import fc from "fast-check";
 import { LIMITS } from "../../contract/limits.ts";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { Buckets, parseRate } from "../../src/host/buckets.ts";
+import { Journal } from "../../src/router/journal.ts";
 import { seed } from "../seed.ts";
 
 const RATE = parseRate("10/m");
@@ -100,4 +105,23 @@ test("over any time no more calls are served than the rate allows, however they 
     }),
     { seed },
   );
+});
+
+test("what cannot be written down ends no router, and is written down once it can be", () => {
+  const folder = mkdtempSync(join(tmpdir(), "ipcctl-test-"));
+  try {
+    using journal = new Journal(join(folder, "journal.sqlite"));
+    const saved = [{ session: "a.1", tool: "echo.echo", tokens: 0.5, at_ms: 1000, refused: 2 }];
+    expect(journal.saveBuckets(saved)).toBe(true);
+    expect(journal.savedBuckets).toEqual(saved);
+    using other = new Database(join(folder, "journal.sqlite"));
+    other.run("ALTER TABLE kept RENAME TO gone");
+    expect(journal.saveBuckets([])).toBe(false);
+    other.run("ALTER TABLE gone RENAME TO kept");
+    expect(journal.savedBuckets).toEqual(saved);
+    expect(journal.saveBuckets([])).toBe(true);
+    expect(journal.savedBuckets).toEqual([]);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 });
