@@ -59,7 +59,7 @@ export class Journal implements Disposable {
   }
 
   /** Carries it out, unless it was begun before: in this router, or in the one before it. */
-  once(call: Call, carryOut: () => unknown): unknown {
+  once(call: Pick<Call, "session" | "correlation" | "bytes">, carryOut: () => unknown): unknown {
     const hash = sha256(call.bytes);
     const known = this.#find.get(call.session, call.correlation);
     if (known === null) {
@@ -72,9 +72,12 @@ export class Journal implements Disposable {
     return new Refusal("UNKNOWN_OUTCOME", "it was begun, and the host ended before it knew how that went");
   }
 
-  /** What was answered: it is kept for the case that the worker never gets it. */
-  answered({ session, correlation }: Call, text: string): void {
-    this.#end.run(text, Date.now(), session, correlation);
+  /**
+   * What was answered: it is kept for the case that the worker never gets it. Where it cannot be written down, the
+   * worker still gets it, and who repeats the request hears that nobody knows the outcome.
+   */
+  answered({ session, correlation }: Pick<Call, "session" | "correlation">, text: string): void {
+    couldRun(() => this.#end.run(text, Date.now(), session, correlation));
   }
 
   /**
@@ -103,7 +106,7 @@ export class Journal implements Disposable {
   }
 }
 
-/** What a timer does must not end the router: nobody is there to catch its error. */
+/** On a full disk the router goes on: nobody is there to catch an error of a timer, or of what follows an answer. */
 function couldRun(act: () => unknown): boolean {
   try {
     act();

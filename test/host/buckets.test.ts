@@ -107,7 +107,7 @@ test("over any time no more calls are served than the rate allows, however they 
   );
 });
 
-test("what cannot be written down ends no router, and is written down once it can be", () => {
+test("what the journal cannot write down ends no router, and runs nothing twice", () => {
   const folder = mkdtempSync(join(tmpdir(), "ipcctl-test-"));
   try {
     using journal = new Journal(join(folder, "journal.sqlite"));
@@ -118,6 +118,13 @@ test("what cannot be written down ends no router, and is written down once it ca
     other.run("ALTER TABLE kept RENAME TO gone");
     expect(journal.saveBuckets([])).toBe(false);
     other.run("ALTER TABLE gone RENAME TO kept");
+    const call = { session: "a.1", correlation: "1", bytes: Buffer.from("{}") };
+    expect(journal.once(call, () => "done")).toBe("done");
+    other.run("ALTER TABLE calls RENAME TO gone");
+    journal.answered(call, "done");
+    expect(() => journal.once(call, () => "again")).toThrow();
+    other.run("ALTER TABLE gone RENAME TO calls");
+    expect(journal.once(call, () => "again")).toMatchObject({ code: "UNKNOWN_OUTCOME" });
     expect(journal.savedBuckets).toEqual(saved);
     expect(journal.saveBuckets([])).toBe(true);
     expect(journal.savedBuckets).toEqual([]);
