@@ -88,9 +88,9 @@ test("what the daemon decides is chained and anchored, also when it is killed, a
     return { ...(JSON.parse(stdout) as AuditVerdict), status };
   };
   const isChained = (worker: string) => async (): Promise<boolean> => {
+    // Read first: what is chained between the two is not anchored yet.
+    const text = chainFilesOf(home.paths.stateDir).map((path) => readFileSync(path, "utf8"));
     const { ok, last, anchored } = await verify();
-    const folder = join(home.paths.stateDir, "audit/chain");
-    const text = readdirSync(folder).map((name) => readFileSync(join(folder, name), "utf8"));
     return ok && last === anchored && text.join("").includes(`"worker":"${worker}"`);
   };
   await home.start("first", home.script("a.py", "import time; time.sleep(600)"), { policy: "strict" });
@@ -104,14 +104,20 @@ test("what the daemon decides is chained and anchored, also when it is killed, a
   const shown = await home.cli("audit", "--event", "start", "--since", "1h");
   expect(shown.stdout.match(/first {2}start|second {2}start/g)).toHaveLength(2);
   expect((await home.cli("audit", "--worker", "second", "--event", "start")).stdout).not.toContain("first");
-  await home.cli("daemon", "stop", "--stop-workers");
-  const folder = join(home.paths.stateDir, "audit/chain");
-  const [file] = readdirSync(folder);
-  const text = readFileSync(join(folder, file!), "utf8").trimEnd().split("\n");
-  await Bun.write(join(folder, file!), `${text.slice(0, last).join("\n")}\n`);
+  // Nobody waits for the anchor of this one: the end of the daemon makes it.
+  await home.start("third", home.script("c.py", "import time; time.sleep(600)"), { policy: "strict" });
+  const stopped = await home.cli("daemon", "stop");
+  expect([stopped.status, stopped.stderr]).toEqual([0, ""]);
+  const whole = await verify();
+  expect(whole).toMatchObject({ ok: true, anchored: whole.last });
+  const [file, ...others] = chainFilesOf(home.paths.stateDir);
+  expect(others).toEqual([]);
+  const text = readFileSync(file!, "utf8").trimEnd().split("\n");
+  expect(text.slice(last).join("\n")).toContain('"worker":"third"');
+  await Bun.write(file!, `${text.slice(0, last).join("\n")}\n`);
   const cut = await home.cli("audit", "--verify");
   expect(cut.status).toBe(1);
-  expect(cut.stdout).toContain(`${join(folder, file!)}:${last + 1}: lines ${last + 1} to`);
+  expect(cut.stdout).toContain(`${file}:${last + 1}: lines ${last + 1} to ${whole.last} were cut off`);
   expect(cut.stdout).toContain("the audit is not whole");
   const wrong = await home.cli("audit", "web", "--verify");
   expect([wrong.status, wrong.stderr]).toEqual([2, expect.stringContaining("--verify")]);
