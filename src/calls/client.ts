@@ -215,6 +215,11 @@ export class CallClient implements Disposable {
     if (this.#transport.isOpen) this.#transport.interrupt(number);
   }
 
+  /** The code of a request is to end; what it answers then comes as any answer. */
+  cancel(number: number): void {
+    if (this.#pending.has(number) && this.#transport.isOpen) this.#transport.interrupt(number);
+  }
+
   /** Interrupts the newest unanswered request, else the stream that is being read. */
   interrupt(): void {
     const reading = [...this.#streams].findLast(([, stream]) => stream.isAwaited) ?? [...this.#streams].at(-1);

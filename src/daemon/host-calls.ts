@@ -173,12 +173,15 @@ export class HostCalls implements Disposable {
     await approvals()
       .then((all) => all.keepOnly(waiting))
       .catch((error: Error) => logger.error({ reason: error.message }, "nobody can be asked about calls of high risk"));
+    const cannotLoad = (error: Error): void => logger.error({ reason: error.message }, "plugins cannot be loaded");
+    // Before we attend, since calls may wait for us to start one of them.
+    const specs = await this.#plugins.read().catch((error: Error) => (cannotLoad(error), []));
     client.call("attend", []).catch(() => undefined); // it lasts as long as the channel
     try {
-      for (const { name, manifest } of await this.#plugins.read())
+      for (const { name, manifest } of specs)
         await client.call("provide", [{ name, tools: manifest.provides.tools }], null, { timeout: ROUTER_MS });
     } catch (error) {
-      logger.error({ reason: (error as Error).message }, "plugins cannot be loaded");
+      cannotLoad(error as Error);
     }
     return client;
   }

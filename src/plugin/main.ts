@@ -20,22 +20,16 @@ Bun.plugin({
 });
 
 let running: plugin.Running | undefined;
+let starting: Promise<void> | undefined;
 let redactor = new Redactor();
 
 void serve({
   /** Told by the daemon: the only way in which a credential comes here. One that is set up stays as it is. */
-  setUp: async ({ config, credentials, secrets, data, isGuarded }: PluginSetup): Promise<void> => {
-    if (running !== undefined) return;
-    const names = Object.keys(credentials);
-    const others = secrets.filter((one) => !Object.values(credentials).includes(one));
-    redactor = new Redactor({ ...credentials, ...Object.fromEntries(others.map((one, at) => [`former-${at}`, one])) });
-    try {
-      const { default: start } = await load(process.argv[2]!);
-      if (typeof start !== "function") throw new Error("handler.ts exports no function as its default");
-      running = await start({ config, credentials, data, isGuarded });
-    } catch (error) {
-      throw new IpcError("FAILED", `the handler did not start (${names.length} credentials): ${said(error)}`);
-    }
+  setUp: async (setup: PluginSetup): Promise<void> => {
+    starting ??= setUp(setup).finally(() => {
+      if (running === undefined) starting = undefined; // it may be tried again
+    });
+    await starting; // another router may have come meanwhile, and asks the same
   },
   invoke: async (tool: string, args: string, request: PluginRequest): Promise<PluginAnswer> => {
     const { signal } = callContext();
@@ -75,6 +69,19 @@ void serve({
     await running?.shutdown?.();
   },
 });
+
+async function setUp({ config, credentials, secrets, data, isGuarded }: PluginSetup): Promise<void> {
+  const names = Object.keys(credentials);
+  const others = secrets.filter((one) => !Object.values(credentials).includes(one));
+  redactor = new Redactor({ ...credentials, ...Object.fromEntries(others.map((one, at) => [`former-${at}`, one])) });
+  try {
+    const { default: start } = await load(process.argv[2]!);
+    if (typeof start !== "function") throw new Error("handler.ts exports no function as its default");
+    running = await start({ config, credentials, data, isGuarded });
+  } catch (error) {
+    throw new IpcError("FAILED", `the handler did not start (${names.length} credentials): ${said(error)}`);
+  }
+}
 
 type Handler = { readonly default: plugin.Plugin };
 

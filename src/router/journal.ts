@@ -25,6 +25,7 @@ const SCHEMA = `
 `;
 const BUCKETS = "buckets";
 
+type Begun = Pick<Call, "session" | "correlation" | "bytes">;
 type Row = { readonly hash: string; readonly answer: string | null };
 
 export class Journal implements Disposable {
@@ -58,25 +59,26 @@ export class Journal implements Disposable {
     this.#prune();
   }
 
-  /** Carries it out, unless it was begun before: in this router, or in the one before it. */
-  once(call: Pick<Call, "session" | "correlation" | "bytes">, carryOut: () => unknown): unknown {
-    const hash = sha256(call.bytes);
+  /** What there is to say to a request that was begun before: in this router, or in the one before it. */
+  known(call: Begun): Refusal | KeptAnswer | undefined {
     const known = this.#find.get(call.session, call.correlation);
-    if (known === null) {
-      this.#begin.run(call.session, call.correlation, hash, Date.now());
-      return carryOut();
-    }
-    if (known.hash !== hash)
+    if (known === null) return undefined;
+    if (known.hash !== sha256(call.bytes))
       return new Refusal("DUPLICATE_CORRELATION", "another request of this session had this correlation");
     if (known.answer !== null) return new KeptAnswer(known.answer);
     return new Refusal("UNKNOWN_OUTCOME", "it was begun, and the host ended before it knew how that went");
+  }
+
+  /** From here on it may have been carried out. @throws if that cannot be written down, or it was begun before */
+  begin(call: Begun): void {
+    this.#begin.run(call.session, call.correlation, sha256(call.bytes), Date.now());
   }
 
   /**
    * What was answered: it is kept for the case that the worker never gets it. Where it cannot be written down, the
    * worker still gets it, and who repeats the request hears that nobody knows the outcome.
    */
-  answered({ session, correlation }: Pick<Call, "session" | "correlation">, text: string): void {
+  answered({ session, correlation }: Omit<Begun, "bytes">, text: string): void {
     couldRun(() => this.#end.run(text, Date.now(), session, correlation));
   }
 

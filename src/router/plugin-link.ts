@@ -2,6 +2,7 @@
  * A plugin in a process of its own: started when somebody first calls it, called over a channel that the daemon relays,
  * and started anew when it has died. What is not known to be repeatable is never sent twice.
  */
+import { setImmediate as turn } from "node:timers/promises";
 import { z } from "zod";
 import { ChannelTransport } from "../calls/channel-transport.ts";
 import { CallClient } from "../calls/client.ts";
@@ -33,7 +34,8 @@ export type Plugin = {
   readonly tools: readonly HostTool[];
   /** As diagnostics show it. */
   readonly state: string;
-  readonly call: (call: Call) => unknown;
+  /** @param begin called just before the first byte goes to where it may be carried out */
+  readonly call: (call: Call, begin: () => void) => unknown;
 };
 
 /** What the router asks of the daemon. */
@@ -120,18 +122,19 @@ export class PluginLink implements Plugin {
     return client;
   }
 
-  async call(call: Call): Promise<unknown> {
+  async call(call: Call, begin: () => void): Promise<unknown> {
     await this.#gate?.promise;
     this.#running++;
     try {
-      return await this.#carryOut(call);
+      return await this.#carryOut(call, begin);
     } finally {
       if (--this.#running === 0) this.#idle?.resolve();
     }
   }
 
-  async #carryOut(call: Call): Promise<unknown> {
+  async #carryOut(call: Call, begin: () => void): Promise<unknown> {
     const { idempotent } = call.tool!.manifest; // a stage before has found it
+    if (!idempotent) await news();
     for (let isSecond = false; ; isSecond = true) {
       let client: CallClient;
       try {
@@ -140,11 +143,12 @@ export class PluginLink implements Plugin {
         return new Refusal("PLUGIN_UNAVAILABLE", `the plugin ${this.name} does not run: ${(error as Error).message}`);
       }
       if (call.isGivenUp) return new Refusal("CANCELLED", "the worker gave it up before it was carried out");
+      if (!isSecond) begin();
       try {
         return await this.#dispatch(client, call);
       } catch (error) {
         if (!(error instanceof Gone)) throw error;
-        if (!idempotent)
+        if (!idempotent || call.isGivenUp)
           return new Refusal("UNKNOWN_OUTCOME", `the plugin ${this.name} ended while it carried this out`);
         if (isSecond) return new Refusal("PLUGIN_UNAVAILABLE", `the plugin ${this.name} ended twice on this request`);
       }
@@ -157,12 +161,20 @@ export class PluginLink implements Plugin {
     return this.#starting;
   }
 
+  /** If the daemon ends meanwhile, by the next one. */
   async #start(): Promise<CallClient> {
-    const desk = await this.#desk();
-    const relayed = Promise.withResolvers<CallClient>();
-    this.#relayed = relayed;
-    const [client] = await Promise.all([relayed.promise, desk.start(this.name)]);
-    return client;
+    for (let desk = await this.#desk(); ;) {
+      const relayed = Promise.withResolvers<CallClient>();
+      this.#relayed = relayed;
+      try {
+        const [client] = await Promise.all([relayed.promise, desk.start(this.name)]);
+        return client;
+      } catch (error) {
+        const next = await this.#desk();
+        if (next === desk) throw error;
+        desk = next;
+      }
+    }
   }
 
   async #dispatch(client: CallClient, call: Call): Promise<unknown> {
@@ -172,15 +184,20 @@ export class PluginLink implements Plugin {
     const { worker, session, group, correlation } = call;
     const request: PluginRequest = { worker, session, group, correlation };
     let said: unknown;
+    // Who gives it up is answered at once. The plugin is told, and what it says then is how it ended, for the audit.
+    const number = client.nextNumber;
+    const tell = (): void => client.cancel(number);
     try {
       const args = [tool, JSON.stringify(call.args), request];
-      said = await client.call("invoke", args, null, { timeout, signal: call.signal });
+      const answered = client.call("invoke", args, null, { timeout });
+      call.signal.addEventListener("abort", tell);
+      said = await answered;
     } catch (error) {
-      if (call.isGivenUp) return new Refusal("CANCELLED", "the worker gave it up");
       const { code } = error as { code?: string };
       if (code === "CONNECTION_LOST") throw new Gone();
       if (code !== "DEADLINE") throw error;
-      // It must not go on with what nobody waits for any more.
+      // It must not go on with what nobody waits for any more, and gets nothing else before it is killed.
+      if (this.#client === client) this.#client = undefined;
       void this.#desk().then(
         ({ kill }) => kill(this.name),
         () => undefined,
@@ -188,6 +205,8 @@ export class PluginLink implements Plugin {
       return idempotent
         ? new Refusal("PLUGIN_TIMEOUT", `${name} has not answered within ${timeout / 1000} s`)
         : new Refusal("UNKNOWN_OUTCOME", `${name} has not answered within ${timeout / 1000} s`);
+    } finally {
+      call.signal.removeEventListener("abort", tell);
     }
     const { success, data } = answer.safeParse(said);
     if (!success) throw new Error(`the plugin ${this.name} sent something that is not an answer`);
@@ -196,6 +215,12 @@ export class PluginLink implements Plugin {
     const { code, message, retriable, field } = data.refusal;
     throw new ToolError(code, message, { retriable, ...(field === null ? {} : { field }) });
   }
+}
+
+/** What the kernel knows already is heard, such as the end of a process: two turns of the event loop. */
+async function news(): Promise<void> {
+  await turn();
+  await turn();
 }
 
 /** What the daemon says that a plugin provides. @throws IpcError BAD_REQUEST */

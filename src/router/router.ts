@@ -82,9 +82,10 @@ export class Router {
       buckets,
       confirm: (call) => this.asking.ask(call),
       route: (call) => {
-        const { plugin, manifest } = call.tool!; // a stage before has found it
-        const carryOut = (): unknown => this.#plugins.get(plugin)!.call(call);
-        return manifest.idempotent ? carryOut() : journal.once(call, carryOut);
+        const { plugin: name, manifest } = call.tool!; // a stage before has found it
+        const plugin = this.#plugins.get(name)!;
+        if (manifest.idempotent) return plugin.call(call, () => undefined);
+        return journal.known(call) ?? plugin.call(call, () => journal.begin(call));
       },
       onAnswered: (call, text) => {
         if (!call.tool!.manifest.idempotent) journal.answered(call, text);

@@ -32,7 +32,10 @@ export async function startShipped(dataDir: string): Promise<Map<string, Plugin>
     started.set(name, {
       state: "ready",
       tools: (manifest.provides.tools as readonly ToolManifest[]).map((tool) => hostTool(name, tool)),
-      call: (call) => tools[call.tool!.manifest.name.slice(name.length + 1)]!(call.args as never, call), // as declared
+      call: (call, begin) => {
+        begin();
+        return tools[call.tool!.manifest.name.slice(name.length + 1)]!(call.args as never, call); // as declared
+      },
     });
   }
   return started;

@@ -119,12 +119,15 @@ test("what the journal cannot write down ends no router, and runs nothing twice"
     expect(journal.saveBuckets([])).toBe(false);
     other.run("ALTER TABLE gone RENAME TO kept");
     const call = { session: "a.1", correlation: "1", bytes: Buffer.from("{}") };
-    expect(journal.once(call, () => "done")).toBe("done");
+    expect(journal.known(call)).toBeUndefined();
+    journal.begin(call);
     other.run("ALTER TABLE calls RENAME TO gone");
     journal.answered(call, "done");
-    expect(() => journal.once(call, () => "again")).toThrow();
+    expect(() => journal.begin({ ...call, correlation: "2" })).toThrow();
+    expect(() => journal.known(call)).toThrow();
     other.run("ALTER TABLE gone RENAME TO calls");
-    expect(journal.once(call, () => "again")).toMatchObject({ code: "UNKNOWN_OUTCOME" });
+    expect(journal.known(call)).toMatchObject({ code: "UNKNOWN_OUTCOME" });
+    expect(() => journal.begin(call)).toThrow(); // it has been
     expect(journal.savedBuckets).toEqual(saved);
     expect(journal.saveBuckets([])).toBe(true);
     expect(journal.savedBuckets).toEqual([]);

@@ -9,7 +9,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { STAGES, type Stage } from "../../contract/host.ts";
 import { auditFolderOf } from "../../src/audit/spool.ts";
-import { copyOfApp, Home, ROOT } from "../home.ts";
+import { copyOfApp, Home } from "../home.ts";
+import { buildRouter } from "./changed-router.ts";
 
 const ASKER = `
 import json
@@ -54,29 +55,9 @@ afterAll(() => rmSync(join(app, ".."), { recursive: true, force: true }));
 
 /** The router of the copy, with a stage that lets everything pass. */
 async function build(without?: Stage): Promise<void> {
-  const { success } = await Bun.build({
-    entrypoints: [join(ROOT, "src/router/main.ts")],
-    outdir: join(app, "build/js"),
-    naming: "router.js",
-    target: "bun",
-    format: "cjs",
-    define: { IPCCTL_IS_BUNDLE: "true", __dirname: '"."' },
-    plugins: [
-      {
-        name: "stages",
-        setup(builder) {
-          builder.onLoad({ filter: /src\/host\/pipeline\.ts$/ }, ({ path }) => {
-            const text = readFileSync(path, "utf8");
-            const changed = without ? text.replace(`\n  ${without},\n`, `\n  ${without}: () => undefined,\n`) : text;
-            if (without && changed === text) throw new Error(`there is no stage ${without} to take out`);
-            return { contents: changed, loader: "ts" };
-          });
-        },
-      },
-    ],
-  });
-  expect(success).toBe(true);
-  rmSync(join(app, "build/js/router.js.jsc"), { force: true });
+  const file = "host/pipeline.ts";
+  const change = { file, from: `\n  ${without},\n`, to: `\n  ${without}: () => undefined,\n` };
+  await buildRouter(app, without === undefined ? [] : [change]);
 }
 
 /** What each probe is answered, and the stages that the audit names. */
