@@ -278,6 +278,29 @@ export const LIMITS = {
     value: 32,
     why: "sessions that have ended and stay in `status`, with their logs; the oldest goes first",
   },
+  sessionsKept: { value: 256, why: "newest sessions of a group of which is kept what was said in them" },
+  sessionKeptMs: {
+    value: 2_592_000_000,
+    why: "for which what was said in a session is kept, unless host.json says otherwise: 30 days",
+  },
+  sessionCalls: { value: 256, why: "newest calls of tools that are kept of a session; the audit has all of them" },
+  sessionOutputBytes: {
+    value: 262_144,
+    why: "newest bytes of what a session printed that are kept when its log is gone; a prompt prints all of it",
+  },
+  workspaces: {
+    value: 32,
+    why: "workspaces of one group that are kept: those of the newest sessions, and those in use; the oldest one is removed",
+  },
+  workspaceBytes: {
+    value: 1_073_741_824,
+    why: "bytes on the disk of all files of a workspace; a session that has more is ended within seconds",
+  },
+  workspaceFiles: { value: 16_384, why: "files and folders of a workspace; likewise" },
+  eventShownBytes: {
+    value: 4096,
+    why: "JSON of a published event in the stream of events, of which the newest 2048 are in memory",
+  },
   ruleSessions: { value: 256, why: "sessions of one group at once; each is a process" },
   credentials: { value: 256, why: "credentials of one daemon; a new key seals all of them while it does nothing else" },
   credentialChars: {

@@ -40,6 +40,7 @@ export const SPEC = {
   kill: 28,
   umask: 29,
   owner: 30,
+  input: 31,
   end: 255,
 } as const;
 
@@ -47,7 +48,7 @@ export const SPEC = {
 export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload: string, says: string]>> = {
   version: [
     "u32",
-    "the lowest version that knows all frames of this specification: 1, or 2 if it has KILL, UMASK, OWNER, a mapped MOUNT or an ANSWER that connects 2",
+    "the lowest version that knows all frames of this specification: 1, or 2 if it has KILL, UMASK, OWNER, INPUT, a mapped MOUNT or an ANSWER that connects 2",
   ],
   run: ["u64", "number of this run; the daemon chooses it, and each run of a worker has a higher one"],
   arg: [
@@ -140,6 +141,10 @@ export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload
   owner: [
     "empty, or u32 claim_ms (at least 1)",
     "optional, from version 2: a program owns the worker, through a pipe that is the shim's standard input, or (with claim_ms) through the connection on which it sends OWN within that time. The end of that pipe or connection, which kill -9 of the program causes too, stops the tree as STOP says; so does a claim that does not come. The exit record is not synced to disk",
+  ],
+  input: [
+    "u32 bytes, 1 to 32768",
+    "optional, from version 2: the shim reads so many bytes from its standard input, and gives them to the worker as its own, once; they are in no file. Without INPUT the worker's standard input is `/dev/null`",
   ],
   end: ["empty", ""],
 };
@@ -313,4 +318,6 @@ export const SHIM_MAX = {
   filterSteps: 4096,
   /** A line of the worker's output; a longer one is cut into partial records. */
   lineBytes: 16_384,
+  /** A pipe has to hold it before anybody reads: the least that Linux gives one for 8 pages and more. */
+  inputBytes: 32_768,
 } as const;

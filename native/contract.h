@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+3d2bb2a6" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+1cef6fcc" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
@@ -60,6 +60,7 @@ enum {
 	IPC_SPEC_KILL = 28,
 	IPC_SPEC_UMASK = 29,
 	IPC_SPEC_OWNER = 30,
+	IPC_SPEC_INPUT = 31,
 	IPC_SPEC_END = 255,
 };
 
@@ -213,6 +214,7 @@ enum {
 	IPC_FILTERS_MAX = 4,
 	IPC_FILTER_STEPS_MAX = 4096,
 	IPC_LINE_BYTES_MAX = 16384,
+	IPC_INPUT_BYTES_MAX = 32768,
 };
 
 /* Limits, as docs/internals/limits.md has them. */

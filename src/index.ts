@@ -38,6 +38,17 @@ export type { EventOptions, IpcEvent, LogEntry, LogOptions } from "./runtime/wat
 export type { ActOptions, ActVerb } from "./sdk/verbs.ts";
 export type { Content, GroupFiles, GroupProject, PutOptions } from "./sdk/group-stores.ts";
 export type { NewTask, Queue, Tasks } from "./sdk/tasks-and-queue.ts";
+export type { PromptOptions, Sessions } from "./sdk/sessions.ts";
+export type {
+  EntrySession,
+  PromptInfo,
+  SessionCall,
+  SessionDescription,
+  SessionInfo,
+  SessionLine,
+  SessionMode,
+  SessionState,
+} from "./protocol/sessions.ts";
 export type {
   EntryInfo,
   EntryState,

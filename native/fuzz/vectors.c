@@ -89,6 +89,8 @@ static int print_spec(size_t size)
 	printf("owner %d notify %d wall %llu\n", spec.is_owned, spec.is_notifying, wide(spec.wall_ms));
 	if (spec.claim_ms > 0)
 		printf("claim %u\n", spec.claim_ms);
+	if (spec.input_bytes > 0)
+		printf("input %u\n", spec.input_bytes);
 	for (size_t i = 0; i < spec.rawlog_count; i++)
 		printf("rawlog %u %llu %u %s\n", spec.rawlogs[i].streams, wide(spec.rawlogs[i].max_bytes),
 			spec.rawlogs[i].max_files, spec.rawlogs[i].path);

@@ -95,6 +95,7 @@ struct ipc_spec {
 	const char *cgroup;
 	bool is_owned;
 	uint32_t claim_ms; /* 0: the owner holds standard input */
+	uint32_t input_bytes; /* of our standard input, which are the worker's */
 	bool is_notifying;
 	uint64_t wall_ms;
 	struct ipc_rawlog rawlogs[IPC_RAWLOGS_MAX];

@@ -154,6 +154,9 @@ static int parse_small(uint8_t type, const uint8_t *payload, size_t size, struct
 		spec->is_owned = true;
 		spec->claim_ms = size == 4 ? ipc_get_u32(payload) : 0;
 		return size == 0 || spec->claim_ms > 0 ? 0 : -EINVAL;
+	case IPC_SPEC_INPUT:
+		spec->input_bytes = size == 4 ? ipc_get_u32(payload) : 0;
+		return spec->input_bytes > 0 && spec->input_bytes <= IPC_INPUT_BYTES_MAX ? 0 : -EINVAL;
 	case IPC_SPEC_PLANE: spec->is_plane_passed = true; return size == 0 ? 0 : -EINVAL;
 	default: return -EINVAL;
 	}

@@ -81,6 +81,30 @@ static pid_t fork_worker(void)
 	return fork();
 }
 
+/* Reads what is meant for the worker into a pipe that holds it; -errno, also if there is less of it. */
+static int take_input(size_t size)
+{
+	static char bytes[IPC_INPUT_BYTES_MAX];
+	int ends[2];
+	size_t got = 0;
+	while (got < size) {
+		ssize_t count = read(0, bytes + got, size - got);
+		if (count < 0 && errno == EINTR)
+			continue;
+		if (count <= 0)
+			return count < 0 ? -errno : -EPIPE;
+		got += (size_t)count;
+	}
+	if (pipe2(ends, O_CLOEXEC) != 0)
+		return -errno;
+	/* Nobody reads yet: where the pipe has no room for all of it, that is an error. */
+	fcntl(ends[1], F_SETFL, O_NONBLOCK);
+	bool is_whole = write(ends[1], bytes, size) == (ssize_t)size;
+	explicit_bzero(bytes, sizeof bytes);
+	close(ends[1]);
+	return is_whole ? ends[0] : -ENOBUFS;
+}
+
 int ipc_run_start_worker(void)
 {
 	int out[2], err[2], gate[2], report[2], life[2] = { -1, -1 }, control[2] = { -1, -1 }, plane[2] = { -1, -1 },
@@ -97,7 +121,10 @@ int ipc_run_start_worker(void)
 	if (shim.spec.is_plane_passed
 		&& socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, plane) != 0)
 		return -errno;
-	struct ipc_child_fds fds = { null, out[1], err[1], control[1], gate[0], report[1], plane[1], life[0] };
+	int in = shim.spec.input_bytes > 0 ? take_input(shim.spec.input_bytes) : null;
+	if (in < 0)
+		return in;
+	struct ipc_child_fds fds = { in, out[1], err[1], control[1], gate[0], report[1], plane[1], life[0] };
 	pid_t parent = getpid();
 	shim.started_ns = ipc_realtime_ns();
 	shim.started_boot_ns = ipc_boottime_ns();
@@ -144,6 +171,8 @@ int ipc_run_start_worker(void)
 	dup2(null, 1);
 	dup2(null, 2);
 	close(null);
+	if (in != null)
+		close(in);
 	shim.control = control[0];
 	shim.meeting.passed = plane[0];
 	shim.streams[0].fd = out[0];

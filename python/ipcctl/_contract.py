@@ -4,12 +4,12 @@ Written by scripts/generate.ts from contract/; change the tables there.
 """
 
 # Of the compiled part that is used.
-EDITION = "0.1.0+3d2bb2a6"
+EDITION = "0.1.0+1cef6fcc"
 
 # The control protocol: its version, the topics of events by the name that a request gives them, and the length of a
 # socket's address.
 PROTOCOL = 2
-SUBSCRIPTIONS = {"status": "StatusEvents", "logs": "LogEvents", "all": "AllEvents"}
+SUBSCRIPTIONS = {"status": "StatusEvents", "logs": "LogEvents", "all": "AllEvents", "events": "PublishedEvents"}
 SOCKET_PATH_BYTES_MAX = 107
 
 MAGIC = b"IPCCTL"

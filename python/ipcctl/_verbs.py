@@ -266,6 +266,51 @@ class PublishedEvent(TypedDict):
     created_at: str
 
 
+class Session(TypedDict):
+    id: str
+    worker: str
+    rule: str
+    group: str
+    mode: Literal["fresh", "resume", "explicit"]
+    event: str
+    entry: str
+    state: Literal["starting", "running", "done", "failed", "stopped", "timeout", "full", "lost"]
+    started_at: str
+    ended_at: str | None
+    seconds: float
+    requests: int
+    denials: int
+    approvals: int
+    exit_code: int | None
+    exit_signal: str | None
+    outcome: str | None
+    log_dir: str | None
+
+
+class SessionDescriptionCalls(TypedDict):
+    time: str
+    tool: str
+    code: str | None
+    ms: float
+
+
+class SessionDescriptionOutput(TypedDict):
+    time: str
+    stream: Literal["stdout", "stderr"]
+    text: str
+
+
+class SessionDescription(Session):
+    source: str
+    prompt: str | None
+    calls: list[SessionDescriptionCalls]
+    output: list[SessionDescriptionOutput]
+    is_cut: bool
+    workspace: str
+    workspace_bytes: int | None
+    workspace_files: int | None
+
+
 class ApprovalStatus(TypedDict):
     id: str
     worker: str

@@ -113,10 +113,10 @@ export class AuditChain {
   }
 
   /** The oldest files, beyond their number and age. They must have no anchors any more when they are removed. */
-  outdated(): ChainFile[] {
+  outdated(keptMs = limit("auditChainMs")): ChainFile[] {
     const files = listChain(this.#folder).slice(0, -1);
     const tooMany = files.length + 1 - limit("auditChainFiles");
-    const oldestMs = this.#nowMs() - limit("auditChainMs");
+    const oldestMs = this.#nowMs() - keptMs;
     const kept = files.findIndex(
       ({ path }, index) => index >= tooMany && (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0) > oldestMs,
     );

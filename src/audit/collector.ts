@@ -8,6 +8,7 @@ import { limit } from "../base/limits.ts";
 import { AuditChain } from "./chain.ts";
 import { chainFolderOf, NO_LINE, type Anchor, type Head } from "./chain-lines.ts";
 import { SpoolCursor, type SpoolLine, type SpoolState } from "./cursor.ts";
+import type { AuditRecord } from "./schema.ts";
 import { auditFolderOf, legacyLogOf, listSpools, spoolOfFile } from "./spool.ts";
 
 /** Between two turns, while there is something to do. */
@@ -29,6 +30,10 @@ export type CollectorDeps = {
   readonly onAnchors: (anchors: readonly Anchor[]) => void;
   readonly onTrouble: (text: string) => void;
   readonly onHealed: (text: string) => void;
+  /** A record that the chain has now. */
+  readonly onRecord?: (record: AuditRecord) => void;
+  /** For how long a file is kept after its end; undefined for as long as usual. */
+  readonly keptMs?: () => number | undefined;
   readonly nowMs: () => number;
 };
 
@@ -151,6 +156,7 @@ export class AuditCollector implements Disposable {
       const all = merged(lines);
       if (all.length > 0) chain.append(all);
       back.length = 0;
+      for (const line of all) if (line.kind === "record") this.#deps.onRecord?.(line.record);
       if (chain.isLarge) this.#rotate(chain);
     } catch (error) {
       for (const undo of back) undo();
@@ -204,7 +210,7 @@ export class AuditCollector implements Disposable {
 
   /** What is removed is not anchored any more: if this process is killed in between, nothing looks cut. */
   #prune(): void {
-    const files = this.#chain?.outdated() ?? [];
+    const files = this.#chain?.outdated(this.#deps.keptMs?.()) ?? [];
     if (files.length === 0) return;
     const firsts = files.map(({ first }) => first);
     this.#anchors = this.#anchors.filter(({ line }) => !firsts.includes(line));

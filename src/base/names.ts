@@ -1,4 +1,4 @@
-/** Worker names: as the caller spells them, and the ids they map to (bunctl's rule). */
+/** Names of workers and groups: as the caller spells them, and the ids they map to (bunctl's rule). */
 import { IpcError } from "./errors.ts";
 import { limit } from "./limits.ts";
 
@@ -27,6 +27,19 @@ export function toWorkerId(name: string): string {
 export function findWorkerId(name: string): string | undefined {
   const id = mapName(name);
   return id === "" || id.length > limit("nameChars") || /^\.+$/.test(id) ? undefined : id;
+}
+
+/**
+ * The name of a group is that of its files: it is mapped as the name of a worker is. One that begins with a dot, or
+ * ends as the files of a database do, would be mistaken for something else in the folder.
+ * @throws IpcError USAGE
+ */
+export function toGroup(name: string): string {
+  const group = findWorkerId(name);
+  if (group !== undefined && !group.startsWith(".") && !/\.sqlite(-\w*)?$/.test(group)) return group;
+  throw new IpcError("USAGE", `${JSON.stringify(name)} cannot be the name of a group`, {
+    hint: `use 1 to ${limit("nameChars")} characters: letters, digits, '.', '_' and '-', no dot at the beginning, no .sqlite at the end`,
+  });
 }
 
 function mapName(name: string): string {

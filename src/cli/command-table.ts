@@ -10,6 +10,7 @@ import type { ConversationFlag, GetFlags, PutFlags } from "./file-commands.ts";
 import type { AcceptFlags, CallFlags, RemoveFlags } from "./plugin-commands.ts";
 import type { NewFlags } from "./plugin-new.ts";
 import type { AskFlags } from "./policy.ts";
+import type { SessionFlags } from "./session-commands.ts";
 import type { SnapshotFlags } from "./snapshot.ts";
 import { Command, Option } from "commander";
 import { IpcError } from "../base/errors.ts";
@@ -599,6 +600,52 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
             return publish(contextOf(command), topic, text, { ...more, wait: ms });
           }),
         ),
+    );
+  const sessions = () => import("./session-commands.ts");
+  add(
+    "prompt",
+    "ask, and print the answer as it comes; exits as the session does",
+    "ipcctl prompt 'What is new?'\nipcctl prompt - < question.txt\nipcctl prompt --session ID 'And since then?'",
+  )
+    .argument("<text>", "what is asked; - is stdin")
+    .option("--rule <name>", "the rule of host.json that starts it (default: the one that host.json names for prompts)")
+    .option("--session <id>", "an earlier session, whose workspace it gets")
+    .option("--timeout <seconds>", "end it after this time, with status 124")
+    .action(
+      (text: string, { timeout, ...flags }: { rule?: string; session?: string; timeout?: string }, command: Command) =>
+        finish(
+          import("./prompt.ts").then(({ prompt }) => {
+            const timeoutMs = timeout === undefined ? undefined : Math.max(1, parseDurationMs(timeout, "--timeout"));
+            return prompt(contextOf(command), text, { ...flags, timeoutMs });
+          }),
+        ),
+    );
+  const session = add(
+    "session",
+    "what rules of host.json have started for events, and what was said in it",
+    "ipcctl session list\nipcctl session describe ID\nipcctl session logs ID -f\nipcctl session stop ID",
+  );
+  withGlobals(session.command("list"))
+    .description("list those that run and those that have ended, newest first")
+    .option("--group <name>", "of this group only")
+    .action((flags: SessionFlags, command: Command) =>
+      finish(sessions().then(({ listSessions }) => listSessions(contextOf(command), flags))),
+    );
+  withGlobals(session.command("describe <id>"))
+    .description("show all of one: what it was asked, the tools it called, what it printed")
+    .action((id: string, _: object, command: Command) =>
+      finish(sessions().then(({ describeSession }) => describeSession(contextOf(command), id))),
+    );
+  withGlobals(session.command("logs <id>"))
+    .description("print what one has printed")
+    .option("-f, --follow", "keep printing until it has ended")
+    .action((id: string, { follow = false }: { follow?: boolean }, command: Command) =>
+      finish(sessions().then(({ sessionLogs }) => sessionLogs(contextOf(command), id, follow))),
+    );
+  withGlobals(session.command("stop <id...>"))
+    .description("end them, which counts as done")
+    .action((ids: [string, ...string[]], _: object, command: Command) =>
+      finish(sessions().then(({ stopSessions }) => stopSessions(contextOf(command), ids))),
     );
   const task = add(
     "task",

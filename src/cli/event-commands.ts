@@ -2,6 +2,7 @@
 import { IpcError } from "../base/errors.ts";
 import { shellWord } from "../base/shell-words.ts";
 import type { EntryInfo, Overlap, TaskInfo, TaskRunInfo } from "../protocol/happenings.ts";
+import { columns } from "./columns.ts";
 import { jsonText, printable, type Context } from "./context.ts";
 
 /** `wait` is in milliseconds. */
@@ -186,16 +187,6 @@ function shown(time: string | null): string {
   return time === null ? "-" : new Date(time).toLocaleString("sv-SE");
 }
 
-const GAP = "  ";
-
 function printRows(context: Context, rows: readonly (readonly string[])[]): void {
-  const cells = rows.map((row) => row.map(printable));
-  const widths = cells[0]!.map((_, column) => Math.max(...cells.map((row) => row[column]!.length)));
-  for (const row of cells)
-    context.print(
-      row
-        .map((cell, column) => cell.padEnd(widths[column]!))
-        .join(GAP)
-        .trimEnd(),
-    );
+  for (const row of columns(rows.map((row) => row.map(printable)))) context.print(row);
 }

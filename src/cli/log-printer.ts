@@ -27,14 +27,15 @@ export class LogPrinter {
   readonly #isJson: boolean;
   readonly #hasTimes: boolean;
   readonly #isRaw: boolean;
-  readonly #isOnTerminal = isTerminal(1);
+  readonly #isOnTerminal: boolean;
   readonly #nameOf: (source: Source) => Uint8Array;
   readonly #shown = new Map<string, Shown>();
   /** The key of the line that the cursor is in. */
   #open: string | undefined;
 
-  /** @param isRaw prints the bytes unchanged, also to a terminal */
-  constructor(context: Context, sources: readonly Source[], hasTimes: boolean, isRaw = false) {
+  /** @param isRaw prints the bytes unchanged, also to a terminal. @param fd where they are printed */
+  constructor(context: Context, sources: readonly Source[], hasTimes: boolean, isRaw = false, fd = 1) {
+    this.#isOnTerminal = isTerminal(fd);
     this.#isJson = context.isJson;
     this.#isRaw = isRaw;
     this.#hasTimes = hasTimes;

@@ -3,6 +3,7 @@ import { accessSync, constants, existsSync, mkdirSync, readdirSync, readFileSync
 import { dirname, join } from "node:path";
 import type { Logger } from "pino";
 import { AuditCollector } from "../audit/collector.ts";
+import type { AuditRecord } from "../audit/schema.ts";
 import { AuditSpool } from "../audit/spool.ts";
 import { NOTICE } from "../base/daemon-lock.ts";
 import { IpcError } from "../base/errors.ts";
@@ -32,7 +33,7 @@ import { Configured } from "./configured.ts";
 import { Shutdown, ExitWith, type ShutdownRequest } from "./shutdown.ts";
 import { handle, withPolicy, type HandlerDeps } from "./handlers.ts";
 import { HostCalls, isCurrent, isUser } from "./host-calls.ts";
-import type { HostEvents } from "./host-events.ts";
+import type { HostEvents, HostEventsDeps } from "./host-events.ts";
 import { DaemonLock } from "./lock.ts";
 import { LogFeed } from "./log-feed.ts";
 import { openLog } from "./log.ts";
@@ -45,6 +46,7 @@ import type { Stores } from "./store-verbs.ts";
 import { Systemd } from "./systemd.ts";
 import { Compression, keepFiles } from "./upkeep.ts";
 
+const SESSION = workerName("session", "");
 /** How much longer than usual systemd must wait for the workers to end. */
 const STOPPING_MS = 60_000;
 /** The answer to a request for shutdown is sent before the shutdown begins. */
@@ -77,6 +79,10 @@ export async function serve(options: DaemonOptions): Promise<void> {
   );
   const audit = new AuditSpool(paths.stateDir, "daemon");
   const journal = new AuditJournal(paths.stateDir, Date.now);
+  /** What was recorded before anybody could be told. */
+  const early: AuditRecord[] = [];
+  let noteCall = (record: AuditRecord): void => void early.push(record);
+  let auditKeptMs: number | undefined;
   const collector = parts.use(
     new AuditCollector({
       stateDir: paths.stateDir,
@@ -87,6 +93,8 @@ export async function serve(options: DaemonOptions): Promise<void> {
       },
       onTrouble: (text) => logger.warn(text),
       onHealed: (text) => logger.info(text),
+      onRecord: (record) => noteCall(record),
+      keptMs: () => auditKeptMs,
       nowMs: Date.now,
     }),
   );
@@ -132,6 +140,10 @@ export async function serve(options: DaemonOptions): Promise<void> {
         environmentsDir: paths.environmentsDir,
         daemonEnv: cleanWorkerEnv(process.env),
         daemonUmask,
+        credential: async (name, worker) => {
+          const { hostCredential } = await import("./host-credential.ts");
+          return await hostCredential({ credentials: await openCredentials(), audit }, name, worker);
+        },
         emit,
         log: (level, fields, text) => logger[level](fields, text),
         random: Math.random,
@@ -157,9 +169,19 @@ export async function serve(options: DaemonOptions): Promise<void> {
   let stores: Promise<Stores> | undefined;
   let hostEvents: Promise<HostEvents> | undefined;
   const openEvents = (): Promise<HostEvents> =>
-    (hostEvents ??= openHostEvents(paths, parts, registry, store, (error) =>
-      logger.error({ reason: error.message }, "events"),
-    ));
+    (hostEvents ??= openHostEvents({
+      ...{ paths, parts, registry, store },
+      secrets: async () =>
+        readdirSync(credentialsFolderOf(paths.stateDir)).length > 0 ? (await openCredentials()).secrets() : [],
+      onPublished: (body) => events.append(null, body),
+      onAuditKept: (ms) => (auditKeptMs = ms),
+      onTrouble: (error) => logger.error({ reason: error.message }, "events"),
+    }));
+  noteCall = (record) => {
+    if (record.event === "tool" && record.worker.startsWith(SESSION))
+      void openEvents().then((all) => all.noteCall(record));
+  };
+  for (const record of early.splice(0)) noteCall(record);
   const deps: Omit<HandlerDeps, "daemonStatus"> = {
     registry,
     credentials: openCredentials,
@@ -313,29 +335,35 @@ async function takeIn(registry: Registry, { workersDir }: Paths, notices: Notice
   notices.warn(`${taken.length} ${were} not in the database, and adopted from ${workersDir}: ${taken.join(", ")}`);
 }
 
-const rulesPathOf = ({ config }: Paths): string => join(dirname(config), "host.json");
-
 /** Whether a daemon before has left some, or there are rules for them: most machines have neither. */
-function hasEvents(paths: Paths): boolean {
-  const files = ["queue", "schedule"].map((name) => join(paths.dataDir, `${name}.sqlite`));
-  return [rulesPathOf(paths), ...files].some((path) => existsSync(path));
+function hasEvents({ config, dataDir }: Paths): boolean {
+  const files = ["queue", "schedule", "sessions"].map((name) => join(dataDir, `${name}.sqlite`));
+  return [join(dirname(config), "host.json"), ...files].some((path) => existsSync(path));
 }
 
-async function openHostEvents(
-  paths: Paths,
-  parts: DisposableStack,
-  registry: Registry,
-  store: Store,
-  onTrouble: (error: Error) => void,
-): Promise<HostEvents> {
-  const [{ HostEvents }, { Sessions }] = await Promise.all([import("./host-events.ts"), import("./sessions.ts")]);
-  const sessions = new Sessions({
-    ...{ registry, onTrouble, exitsOf: (worker) => store.exits(worker) },
-    define: (definition) => withPolicy(parseAppConfig(JSON.stringify(definition), "/")),
-  });
+type EventParts = Pick<HostEventsDeps, "onAuditKept" | "onTrouble"> & {
+  readonly paths: Paths;
+  readonly parts: DisposableStack;
+  readonly registry: Registry;
+  readonly store: Store;
+  readonly secrets: () => Promise<readonly string[]>;
+  readonly onPublished: (event: WorkerEvent) => void;
+};
+
+async function openHostEvents({ paths, parts, registry, store, secrets, ...more }: EventParts): Promise<HostEvents> {
+  const [{ HostEvents }, { hostConfigPath }, { publishedEvent }] = await Promise.all([
+    import("./host-events.ts"),
+    import("../host/host-config.ts"),
+    import("../events/published.ts"),
+  ]);
   return parts.use(
     new HostEvents({
-      ...{ folder: paths.dataDir, rulesPath: rulesPathOf(paths), sessions, onTrouble },
+      ...{ folder: paths.dataDir, configPath: hostConfigPath(paths.config), ...more },
+      sessions: {
+        ...{ registry, secrets, exitsOf: (worker) => store.exits(worker) },
+        define: (definition) => withPolicy(parseAppConfig(JSON.stringify(definition), "/")),
+      },
+      onPublished: (event) => more.onPublished(publishedEvent(event)),
       ...{ owner: `daemon ${process.pid}`, nowMs: Date.now },
     }),
   );

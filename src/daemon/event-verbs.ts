@@ -5,7 +5,7 @@ import { data, success } from "../protocol/responses.ts";
 import type { EntryInfo, TaskInfo, TaskRunInfo } from "../protocol/happenings.ts";
 import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
 import type { Entry } from "../queue/event-queue.ts";
-import { requireTopic } from "../queue/topics.ts";
+import { requireTopic } from "../base/topics.ts";
 import type { TaskStatus } from "../schedule/scheduler.ts";
 import type { TaskRun } from "../schedule/task-store.ts";
 import type { HostEvents, TaskAction } from "./host-events.ts";
@@ -98,7 +98,7 @@ function tellRun({ plannedMs, state, begins, startedMs, endedMs, outcome }: Task
   };
 }
 
-function tellEntry(one: Entry): EntryInfo {
-  const { owner: _, turn: __, dueMs, createdMs, changedMs, ...entry } = one;
+export function tellEntry(one: Entry): EntryInfo {
+  const { owner: _, turn: __, tries: ___, session: ____, dueMs, createdMs, changedMs, ...entry } = one;
   return { ...entry, due_at: iso(dueMs), created_at: iso(createdMs), changed_at: iso(changedMs) };
 }

@@ -31,6 +31,7 @@ import type { HostCalls } from "./host-calls.ts";
 import type { HostEvents } from "./host-events.ts";
 import type { KnownPlugins } from "./known-plugins.ts";
 import type { PluginTag } from "./plugin-verbs.ts";
+import type { SessionTag } from "./session-verbs.ts";
 import type { Stores, StoreTag } from "./store-verbs.ts";
 
 /** Who asks: a peer with credentials from the kernel, and which of its connections. */
@@ -69,7 +70,7 @@ type Handler<T extends Tag> = (
 ) => Promise<AnswerOf<T>> | AnswerOf<T>;
 
 const HANDLERS: {
-  readonly [T in Exclude<Handled, AuthTag | EventTag | PluginTag | StoreTag | ApprovalTag>]: Handler<T>;
+  readonly [T in Exclude<Handled, AuthTag | EventTag | SessionTag | PluginTag | StoreTag | ApprovalTag>]: Handler<T>;
 } = {
   Start: start,
   Stop: stop,
@@ -131,6 +132,14 @@ async function loadHandler(tag: Tag, deps: HandlerDeps): Promise<unknown> {
     const events = await deps.events();
     return (request: RequestOf<EventTag>, _: HandlerDeps, caller: Caller) =>
       EVENT_HANDLERS[tag as EventTag](request as never, { events }, caller);
+  }
+  if (/^Prompt$|Sessions?$/.test(tag)) {
+    const { SESSION_HANDLERS } = await import("./session-verbs.ts");
+    const events = await deps.events();
+    const { approvals, registry } = deps;
+    const logDirOf = (worker: string): string | undefined => registry.find(worker)?.logDir;
+    return (request: RequestOf<SessionTag>, _: HandlerDeps, caller: Caller) =>
+      SESSION_HANDLERS[tag as SessionTag](request as never, { events, approvals, logDirOf }, caller);
   }
   if (/Approvals?$|Grants?$/.test(tag)) {
     const { APPROVAL_HANDLERS } = await import("./approval-verbs.ts");

@@ -5,18 +5,27 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
-import { Dispatcher } from "../queue/dispatcher.ts";
+import type { AuditRecord } from "../audit/schema.ts";
+import { limit } from "../base/limits.ts";
+import { readHostConfig, type HostConfig } from "../host/host-config.ts";
+import { workerName } from "../protocol/kinds.ts";
+import { Dispatcher, type DispatcherDeps } from "../queue/dispatcher.ts";
 import { EventQueue, type Entry } from "../queue/event-queue.ts";
 import { HostRules } from "../queue/host-rules.ts";
+import { SessionStore } from "../queue/session-store.ts";
+import { Workspaces } from "../queue/workspaces.ts";
 import { Scheduler, type Begun } from "../schedule/scheduler.ts";
-import type { Sessions } from "./sessions.ts";
+import { Sessions, type SessionsDeps } from "./sessions.ts";
 
 export type HostEventsDeps = {
-  /** Of both databases. */
+  /** Of all databases, and of the workspaces. */
   readonly folder: string;
-  /** Of `host.json`. */
-  readonly rulesPath: string;
-  readonly sessions: Sessions;
+  /** `host.json`. */
+  readonly configPath: string;
+  readonly sessions: Pick<SessionsDeps, "registry" | "exitsOf" | "define" | "secrets">;
+  readonly onPublished: DispatcherDeps["onPublished"];
+  /** host.json was read: for how long the audit is kept, if it says so. */
+  readonly onAuditKept: (ms: number | undefined) => void;
   /** Names this daemon, as the owner of what has no session yet. */
   readonly owner: string;
   readonly nowMs: () => number;
@@ -26,26 +35,41 @@ export type HostEventsDeps = {
 /** What a task does. */
 export type TaskAction = { readonly publish: string; readonly data: unknown };
 
-type Opened = { readonly queue: EventQueue; readonly dispatcher: Dispatcher; readonly scheduler: Scheduler };
+type Opened = {
+  readonly queue: EventQueue;
+  readonly dispatcher: Dispatcher;
+  readonly scheduler: Scheduler;
+  readonly sessions: Sessions;
+  readonly store: SessionStore;
+  readonly workspaces: Workspaces;
+};
+
+const DATABASES = ["queue", "schedule", "sessions"];
+
+/** Whether an earlier daemon has left some in this folder. */
+function hasEventFiles(folder: string): boolean {
+  return DATABASES.some((name) => existsSync(join(folder, `${name}.sqlite`)));
+}
+
+type Read = { readonly config: HostConfig; readonly rules: HostRules };
 
 const SWEEP_MS = 3_600_000;
 
 export class HostEvents implements Disposable {
   readonly #deps: HostEventsDeps;
   readonly #parts = new DisposableStack();
-  #rules: HostRules | IpcError;
+  #read: Read | IpcError;
   #opened: Opened | undefined;
 
   constructor(deps: HostEventsDeps) {
     this.#deps = deps;
-    this.#rules = this.#read();
+    this.#read = this.#readConfig();
   }
 
   /** Goes on with what an earlier daemon has left. To be called once all workers are known. */
   start(): void {
-    if (this.#rules instanceof IpcError) this.#deps.onTrouble(this.#rules);
-    const { folder } = this.#deps;
-    if (!["queue", "schedule"].some((name) => existsSync(join(folder, `${name}.sqlite`)))) return;
+    if (this.#read instanceof IpcError) this.#deps.onTrouble(this.#read);
+    if (!hasEventFiles(this.#deps.folder)) return;
     try {
       this.open();
     } catch (error) {
@@ -61,10 +85,21 @@ export class HostEvents implements Disposable {
 
   /** Reads the rules anew; wrong ones leave those of before. */
   reload(): void {
-    const found = this.#read();
+    const found = this.#readConfig();
     if (found instanceof IpcError) this.#deps.onTrouble(found);
-    if (found instanceof HostRules || this.#rules instanceof IpcError) this.#rules = found;
+    if (!(found instanceof IpcError) || this.#read instanceof IpcError) this.#read = found;
     this.#opened?.dispatcher.look();
+  }
+
+  /** The audit has a call of a tool: one of a session is kept with what was said in it. */
+  noteCall({ worker, time, tool, code, ms, verdict }: AuditRecord): void {
+    if (!worker.startsWith(workerName("session", "")) || !hasEventFiles(this.#deps.folder)) return;
+    try {
+      const call = { time, tool: tool ?? "?", code: code ?? null, ms: ms ?? 0 };
+      this.open().store.noteCall(worker, call, verdict === "denied");
+    } catch (error) {
+      this.#deps.onTrouble(error as Error);
+    }
   }
 
   [Symbol.dispose](): void {
@@ -72,43 +107,73 @@ export class HostEvents implements Disposable {
     this.#parts.dispose();
   }
 
-  #read(): HostRules | IpcError {
+  #readConfig(): Read | IpcError {
     try {
-      return HostRules.read(this.#deps.rulesPath);
+      const config = readHostConfig(this.#deps.configPath);
+      this.#deps.onAuditKept(config.retention.audit);
+      return { config, rules: new HostRules(config) };
     } catch (error) {
-      return IpcError.from(error, this.#deps.rulesPath);
+      return IpcError.from(error, this.#deps.configPath);
     }
   }
 
+  /** @throws IpcError if it is wrong, and nothing before was right */
+  get #now(): Read {
+    if (this.#read instanceof IpcError) throw this.#read;
+    return this.#read;
+  }
+
   #make(): Opened {
-    const { folder, sessions, owner, nowMs, onTrouble } = this.#deps;
+    const { folder, owner, nowMs, onTrouble, onPublished } = this.#deps;
     using parts = new DisposableStack();
     const queue = parts.use(new EventQueue(folder, nowMs));
-    const rules = (): HostRules => {
-      if (this.#rules instanceof IpcError) throw this.#rules;
-      return this.#rules;
-    };
+    const store = parts.use(new SessionStore(folder, nowMs));
+    const workspaces = new Workspaces(join(folder, "workspaces"));
+    const sessions = parts.use(
+      new Sessions({
+        ...{ ...this.#deps.sessions, store, workspaces, nowMs, onTrouble },
+        approvalTimeout: () => this.#now.config.approval_timeout,
+      }),
+    );
     const dispatcher = parts.use(
       new Dispatcher({
-        ...{ queue, rules, owner, nowMs, onTrouble },
+        ...{ queue, rules: () => this.#now.rules, owner, nowMs, onTrouble, onPublished },
         isAlive: (name) => sessions.has(name),
         run: (carried) => sessions.run(carried),
         adopt: (entry) => sessions.adopt(entry),
+        onSettled: (entry) => sessions.tell(entry),
       }),
     );
     const run = (begun: Begun): Promise<string> => this.#publish(begun, { queue, dispatcher });
     const scheduler = parts.use(new Scheduler({ folder, nowMs, onTrouble, run }));
-    const sweep = setInterval(() => queue.sweep(), SWEEP_MS);
-    sweep.unref();
-    parts.defer(() => clearInterval(sweep));
+    const sweep = (): void => {
+      const { retention } =
+        this.#read instanceof IpcError ? { retention: {} as HostConfig["retention"] } : this.#read.config;
+      queue.sweep(retention.events);
+      workspaces.sweep(store.sweep(nowMs() - (retention.sessions ?? limit("sessionKeptMs"))));
+    };
+    const sweeping = setInterval(() => {
+      try {
+        sweep();
+      } catch (error) {
+        onTrouble(error as Error);
+      }
+    }, SWEEP_MS);
+    sweeping.unref();
+    parts.defer(() => clearInterval(sweeping));
     dispatcher.start();
     scheduler.start();
+    sessions.closeLost((entry) => queue.isRunning(entry)).catch(onTrouble);
+    sweep();
     this.#parts.use(parts.move());
-    return { queue, dispatcher, scheduler };
+    return { queue, dispatcher, scheduler, sessions, store, workspaces };
   }
 
   /** A run of a task lasts until all that its event has started has ended. */
-  async #publish({ task, key, signal }: Begun, { queue, dispatcher }: Omit<Opened, "scheduler">): Promise<string> {
+  async #publish(
+    { task, key, signal }: Begun,
+    { queue, dispatcher }: Pick<Opened, "queue" | "dispatcher">,
+  ): Promise<string> {
     const { publish: topic, data } = task.action as TaskAction;
     const { id } = dispatcher.publish({ topic, data, key, source: `task ${task.name}` });
     const cancel = (): void => void this.#cancel(queue.entriesOf(id), queue).catch(this.#deps.onTrouble);
@@ -124,6 +189,6 @@ export class HostEvents implements Disposable {
     for (const { id, state } of entries) if (state === "queued" || state === "failed") queue.drop(id);
     this.#opened?.dispatcher.look(); // nothing of it may be left to wait for
     const running = entries.flatMap(({ state, owner }) => (state === "running" && owner !== null ? [owner] : []));
-    await Promise.all(running.map((name) => this.#deps.sessions.stop(name)));
+    await Promise.all(running.map((name) => this.#opened?.sessions.stop(name)));
   }
 }

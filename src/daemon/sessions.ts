@@ -1,35 +1,64 @@
 /**
  * Sessions: workers that a rule starts for one event. They outlive the daemon as all workers do; the next one finds
- * them by their names, and hears of their ends.
+ * them by their names, and hears of their ends. Each has a workspace, which is all that it may write.
  */
 import { dirname } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
+import { sleep } from "../base/patience.ts";
+import type { Rule } from "../host/host-config.ts";
+import { Redactor } from "../host/redact.ts";
+import { ownUserOf } from "../launch/users.ts";
+import { textOf } from "../logs/cri.ts";
+import { readLastLines } from "../logs/tail.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import { workerName } from "../protocol/kinds.ts";
+import type { SessionLine, SessionMode, SessionState } from "../protocol/sessions.ts";
 import type { ExitInfo } from "../protocol/status.ts";
-import type { Carried } from "../queue/dispatcher.ts";
-import type { Entry } from "../queue/event-queue.ts";
+import { Hopeless, type Carried } from "../queue/dispatcher.ts";
+import type { Entry, StoredEvent } from "../queue/event-queue.ts";
+import type { SessionStore, StoredSession } from "../queue/session-store.ts";
+import { SHARED, type Workspaces } from "../queue/workspaces.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
 
 export type SessionsDeps = {
   readonly registry: Registry;
+  readonly store: SessionStore;
+  readonly workspaces: Workspaces;
   /** Newest first. */
   readonly exitsOf: (worker: string) => readonly ExitInfo[];
   /** Checks a definition, as the verb `Start` does. @throws IpcError */
   readonly define: (definition: object) => AppConfig;
+  /** What must not be in what is kept of a session: the values of all credentials. */
+  readonly secrets: () => Promise<readonly string[]>;
+  /** Of host.json, in milliseconds. */
+  readonly approvalTimeout: () => number | undefined;
+  readonly nowMs: () => number;
   readonly onTrouble: (error: Error) => void;
 };
 
 /** The longest that one wait may take; it is begun again. */
 const WAIT_MS = 86_400_000;
+/** How often a workspace is measured, unless that takes longer than a twentieth of this. */
+const MEASURE_MS = 2000;
+const MEASURE_SHARE = 20;
+/** What is read of a log to find the newest lines of it. */
+const SCAN_FACTOR = 4;
+const LINES_MAX = 10_000;
 
-export class Sessions {
+export class Sessions implements Disposable {
   readonly #deps: SessionsDeps;
+  /** Told whenever one has started or ended. */
+  readonly #changed = new EventTarget();
+  readonly #over = new AbortController();
 
   constructor(deps: SessionsDeps) {
     this.#deps = deps;
+  }
+
+  [Symbol.dispose](): void {
+    this.#over.abort();
   }
 
   /** By the lease of its entry. Also one that has ended: its exit is recorded. */
@@ -39,47 +68,175 @@ export class Sessions {
 
   /** Starts one, and waits for its end. @throws Error if it does not end well */
   async run(carried: Carried): Promise<string> {
+    const { registry, store, workspaces, define } = this.#deps;
     const { entry, event, rule } = carried;
-    const { script, policy, group } = rule.start;
-    const name = workerName("session", `${entry.id.slice(-12)}-${entry.turn}`);
-    const told = { ...event, createdMs: undefined, created_at: new Date(event.createdMs).toISOString() };
-    const config = this.#deps.define({
-      ...{ name, kind: "session", script, cwd: dirname(script), group, restart_policy: "no" },
-      ...(policy === null ? {} : { policy }),
-      env: { IPCCTL_EVENT: JSON.stringify(told), IPCCTL_RULE: rule.name, IPCCTL_SESSION_MODE: rule.start.mode },
+    const id = `${entry.id.slice(-12)}-${entry.turn}`;
+    const worker = workerName("session", id);
+    const { mode, workspace } = this.#workspaceOf(id, entry, rule);
+    const use = await workspaces.measure(entry.group, workspace);
+    if (use?.why !== undefined) throw new Hopeless(`the workspace of ${entry.group} has ${use.why}`);
+    const redactor = await this.#redactor();
+    const text = promptOf(event);
+    // Nothing waits between the next three: what has a folder has a record, and what is leased is known.
+    const path = workspaces.make(entry.group, workspace, ownerOf(entry.group));
+    store.begin({
+      ...{ id, worker, rule: rule.name, group: entry.group, mode, event: event.id, entry: entry.id, workspace },
+      ...{ source: event.source, prompt: text === null ? null : cleaned(redactor, text) },
+      timeoutMs: rule.timeout ?? null,
     });
-    // Before it is started: whoever finds no worker of this name knows that it was not.
-    carried.lease(name);
-    await this.#deps.registry.start(config);
-    return this.#end(this.#deps.registry.get(name));
+    carried.lease(worker);
+    try {
+      await registry.start(define(this.#definition({ worker, id, path, mode, event, rule, text })));
+    } catch (error) {
+      const { message } = IpcError.from(error);
+      await this.#close(id, { state: "failed", outcome: message }, undefined);
+      throw error;
+    }
+    store.running(id);
+    this.tell(entry.id);
+    return this.#end(registry.get(worker), store.get(id));
   }
 
   /** Waits for the end of one that an earlier daemon has started. @throws likewise */
   adopt({ owner }: Entry): Promise<string> {
-    return this.#end(this.#deps.registry.get(owner!));
+    const { registry, store } = this.#deps;
+    return this.#end(registry.get(owner!), store.find(owner!));
   }
 
   /** Ends one, as a user's `stop` does. */
   async stop(name: string): Promise<void> {
     const worker = this.#deps.registry.find(name);
-    if (worker !== undefined) await this.#deps.registry.stopWorker(worker, null);
+    if (worker?.config.kind === "session") await this.#deps.registry.stopWorker(worker, null);
   }
 
-  async #end(worker: Worker): Promise<string> {
-    const { registry, exitsOf, onTrouble } = this.#deps;
+  /** Those that an earlier daemon has left without an end, and whose entries are with nobody any more. */
+  async closeLost(isRunning: (entry: string) => boolean): Promise<void> {
+    for (const { id, entry } of this.#deps.store.unended())
+      if (!isRunning(entry)) await this.#close(id, { state: "lost", outcome: "nobody saw its end" }, undefined);
+  }
+
+  /** Something has become of an entry of the queue. */
+  tell(entry: string): void {
+    this.#changed.dispatchEvent(new Event(entry));
+  }
+
+  /** Resolves when something becomes of an entry, or after this time. */
+  async change(entry: string, ms: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, ms);
+    this.#changed.addEventListener(entry, () => resolve(), { once: true });
+    await promise.finally(() => clearTimeout(timer));
+  }
+
+  /** The newest lines of its log, without secrets. */
+  async output(worker: string): Promise<{ readonly lines: SessionLine[]; readonly isCut: boolean } | undefined> {
+    const of = this.#deps.registry.find(worker);
+    return of === undefined ? undefined : readOutput(of, await this.#redactor());
+  }
+
+  #workspaceOf(id: string, entry: Entry, rule: Rule): { readonly mode: SessionMode; readonly workspace: string } {
+    const { store, workspaces } = this.#deps;
+    if (entry.session === null) {
+      // An explicit one without a name begins something that a later one may name.
+      const { mode } = rule.start;
+      return { mode, workspace: mode === "resume" ? SHARED : id };
+    }
+    const of = store.find(entry.session);
+    if (of === undefined || of.group !== entry.group)
+      throw new Hopeless(`group ${entry.group} has no session ${JSON.stringify(entry.session.slice(0, 64))}`);
+    if (!workspaces.has(of.group, of.workspace)) throw new Hopeless(`the workspace of session ${of.id} was removed`);
+    return { mode: "explicit", workspace: of.workspace };
+  }
+
+  #definition({ worker, id, path, mode, event, rule, text }: Wanted): object {
+    const { script, command, policy, group, tools, stdin } = rule.start;
+    const told = { ...event, createdMs: undefined, created_at: new Date(event.createdMs).toISOString() };
+    const approvalTimeout = this.#deps.approvalTimeout();
+    return {
+      ...{ name: worker, kind: "session", group, restart_policy: "no" },
+      ...(script === undefined ? { command, cwd: path } : { script, cwd: dirname(script) }),
+      policy: policy ?? (script === undefined ? "read-only" : "analysis"),
+      allow: { write: [path] },
+      ...{ tools, tool_group: tools.length > 0 ? group : null, stdin },
+      ...(approvalTimeout === undefined ? {} : { approval_timeout: Math.min(approvalTimeout, limit("approvalMs")) }),
+      env: {
+        ...{ IPCCTL_EVENT: JSON.stringify(told), IPCCTL_RULE: rule.name, IPCCTL_SESSION: id },
+        ...{ IPCCTL_SESSION_MODE: mode, IPCCTL_WORKSPACE: path },
+        ...(text === null ? {} : { IPCCTL_PROMPT: text }),
+      },
+    };
+  }
+
+  async #end(worker: Worker, session: StoredSession | undefined): Promise<string> {
+    const { registry, exitsOf, store, onTrouble } = this.#deps;
     const isGone = (): boolean => registry.find(worker.id) !== worker;
     const isOver = (): boolean => worker.state === "stopped" || worker.state === "crashed";
+    using _ = session === undefined ? undefined : this.#guard(worker, session);
     while (!isOver() && !isGone())
       await worker.waitFor(isOver, { else: "has not ended", ms: WAIT_MS }).catch((error: unknown) => {
         if (!isGone() && IpcError.from(error).code !== "DEADLINE") throw error;
       });
-    if (isGone()) return `${worker.id}: deleted`;
-    const exit = exitsOf(worker.id)[0];
+    const exit = isGone() ? undefined : exitsOf(worker.id)[0];
+    const end = endOf(worker.id, isGone(), exit, session && store.find(session.id));
+    if (session !== undefined && !this.#over.signal.aborted) await this.#close(session.id, end, exit, worker);
     this.#forgetOld().catch(onTrouble);
-    if (exit?.stop_requested === true) return `${worker.id}: stopped`;
-    const text = `${worker.id}: ${exit === undefined ? "ended without a record" : describe(exit)}`;
-    if (exit?.kind === "exit" && exit.status === 0) return text;
-    throw new Error(text);
+    if (end.state === "done" || end.state === "stopped") return end.outcome;
+    throw new Error(end.outcome);
+  }
+
+  /** Ends it when its time is over, or its workspace is full. */
+  #guard(worker: Worker, { id, group, workspace, startedMs, timeoutMs }: StoredSession): Disposable {
+    const { store, workspaces, registry, nowMs, onTrouble } = this.#deps;
+    const over = new AbortController();
+    const end = (state: "timeout" | "full", outcome: string): void => {
+      if (over.signal.aborted || this.#over.signal.aborted || worker.state === "stopping" || !worker.isUp) return;
+      over.abort();
+      store.blame(id, state, `${worker.id}: ${outcome}`);
+      registry.stopWorker(worker, null).catch(onTrouble);
+    };
+    const measure = async (): Promise<void> => {
+      for (let tookMs = 0; !over.signal.aborted;) {
+        await sleep(Math.max(MEASURE_MS, tookMs * MEASURE_SHARE));
+        const began = performance.now();
+        const use = over.signal.aborted ? undefined : await workspaces.measure(group, workspace);
+        tookMs = performance.now() - began;
+        if (use?.why !== undefined) end("full", `its workspace has ${use.why}`);
+      }
+    };
+    measure().catch(onTrouble);
+    const leftMs = timeoutMs === null ? undefined : Math.max(0, startedMs + timeoutMs - nowMs());
+    const timer =
+      leftMs === undefined
+        ? undefined
+        : setTimeout(
+            () => end("timeout", `ended after ${timeoutMs! / 1000} s, its timeout`),
+            Math.min(leftMs, WAIT_MS),
+          );
+    return {
+      [Symbol.dispose]: () => {
+        over.abort();
+        clearTimeout(timer);
+      },
+    };
+  }
+
+  /** With what it printed, as its log may be removed before it. */
+  async #close(
+    id: string,
+    { state, outcome }: { readonly state: SessionState; readonly outcome: string },
+    exit: ExitInfo | undefined,
+    worker?: Worker,
+  ): Promise<void> {
+    const { store } = this.#deps;
+    const { lines = [], isCut = false } = (worker && (await readOutput(worker, await this.#redactor()))) ?? {};
+    const code = exit?.kind === "exit" ? exit.status : null;
+    store.end(id, { state, exitCode: code, exitSignal: exit?.signal ?? null, outcome, output: lines, isCut });
+    this.tell(store.get(id).entry);
+  }
+
+  async #redactor(): Promise<Redactor> {
+    const secrets = await this.#deps.secrets();
+    return new Redactor(Object.fromEntries(secrets.map((value, at) => [`${at}`, value])));
   }
 
   /** The newest stay, with their logs, for whoever asks what happened. */
@@ -91,7 +248,75 @@ export class Sessions {
   }
 }
 
+type Wanted = {
+  readonly worker: string;
+  readonly id: string;
+  /** Of its workspace. */
+  readonly path: string;
+  readonly mode: SessionMode;
+  readonly event: StoredEvent;
+  readonly rule: Rule;
+  readonly text: string | null;
+};
+
+/** What somebody asks, if the event is such a one. */
+function promptOf({ data }: StoredEvent): string | null {
+  const { prompt } = (typeof data === "object" && data !== null ? data : {}) as { readonly prompt?: unknown };
+  return typeof prompt === "string" && !prompt.includes("\0") ? prompt : null;
+}
+
+/** One id for all sessions of a group, which share files; null where a worker has no user of its own. */
+function ownerOf(group: string): number | undefined {
+  return process.getuid!() === 0 ? ownUserOf(`workspaces of ${group}`) : undefined;
+}
+
+function endOf(
+  worker: string,
+  isGone: boolean,
+  exit: ExitInfo | undefined,
+  session: StoredSession | undefined,
+): { readonly state: SessionState; readonly outcome: string } {
+  const { state, outcome } = session ?? {};
+  if ((state === "timeout" || state === "full") && outcome != null) return { state, outcome };
+  if (isGone) return { state: "stopped", outcome: `${worker}: deleted` };
+  if (exit === undefined) return { state: "lost", outcome: `${worker}: ended without a record` };
+  if (exit.stop_requested) return { state: "stopped", outcome: `${worker}: stopped` };
+  const is = exit.kind === "exit" && exit.status === 0 ? "done" : exit.kind === "lost" ? "lost" : "failed";
+  return { state: is, outcome: `${worker}: ${describe(exit)}` };
+}
+
 function describe({ kind, status, signal }: ExitInfo): string {
   if (kind === "exit") return `exit ${status}`;
   return kind === "signal" ? `ended by ${signal}` : `${kind} ${status}`;
+}
+
+async function readOutput(
+  { logDir }: Worker,
+  redactor: Redactor,
+): Promise<{ readonly lines: SessionLine[]; readonly isCut: boolean }> {
+  const bytesMax = limit("sessionOutputBytes");
+  const found = await readLastLines(logDir, LINES_MAX, {
+    lineBytesMax: limit("lineChars"),
+    scanBytesMax: bytesMax * SCAN_FACTOR,
+  });
+  const lines: SessionLine[] = [];
+  let bytes = 0;
+  for (const { timestamp, stream, text } of [...found.lines, ...found.unfinished].toReversed()) {
+    const line = { time: timestamp, stream, text: textOf(text) };
+    bytes += Buffer.byteLength(JSON.stringify(line));
+    if (bytes > bytesMax) return { lines: cleanedLines(redactor, lines.toReversed()), isCut: true };
+    lines.push(line);
+  }
+  const isCut = found.lines.length >= LINES_MAX || found.lost.length > 0;
+  return { lines: cleanedLines(redactor, lines.toReversed()), isCut };
+}
+
+/** All at once: a secret may stand on two of them. */
+function cleanedLines(redactor: Redactor, lines: readonly SessionLine[]): SessionLine[] {
+  const texts = redactor.value(lines.map(({ text }) => text)).value as string[];
+  return lines.map((line, at) => ({ ...line, text: texts[at]! }));
+}
+
+function cleaned(redactor: Redactor, text: string): string {
+  return redactor.value(text).value as string;
 }

@@ -43,8 +43,8 @@ export class EventStream {
     return this.#newest;
   }
 
-  /** Events with one cause are stored together, and then published. */
-  append(app: string, body: WorkerEvent): void {
+  /** @param app null if it is about no worker. Events with one cause are stored together, and then published. */
+  append(app: string | null, body: WorkerEvent): void {
     if (this.#fresh.length === 0) queueMicrotask(() => this.flush());
     this.#newest++;
     this.#fresh.push({ seq: this.#newest, time: new Date().toISOString(), app, body });

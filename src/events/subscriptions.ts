@@ -4,6 +4,7 @@
  */
 import { findWorkerId } from "../base/names.ts";
 import { IpcError } from "../base/errors.ts";
+import { TopicPattern } from "../base/topics.ts";
 import type { RequestOf, Subscription } from "../protocol/verbs.ts";
 import {
   event,
@@ -22,7 +23,13 @@ export type Subscriber = {
 };
 
 /** @property isNumbered it gets number and time of each event, which bunctl does not have */
-type Entry = { readonly kind: Subscription["kind"]; readonly id: string | null; readonly isNumbered: boolean };
+type Entry = {
+  readonly kind: Subscription["kind"];
+  readonly id: string | null;
+  /** Of published events. */
+  readonly topics: TopicPattern | undefined;
+  readonly isNumbered: boolean;
+};
 
 /** What a subscription begins with. */
 export type Begun = {
@@ -49,10 +56,11 @@ export class Subscriptions {
 
   /**
    * A second subscription replaces the first. A name that no worker can have matches none.
-   * @throws IpcError for past log lines
+   * @throws IpcError for past log lines, and for what is no pattern of topics
    */
   put(subscriber: Subscriber, { subscription, since }: RequestOf<"Subscribe">): Begun {
     const { kind, app } = subscription;
+    const topics = subscription.topic === null ? undefined : new TopicPattern(subscription.topic);
     if (kind === "logs" && typeof since === "number")
       throw new IpcError(
         "BAD_REQUEST",
@@ -62,7 +70,7 @@ export class Subscriptions {
         },
       );
     const id = app === null ? null : (findWorkerId(app) ?? "");
-    const entry = { kind, id, isNumbered: since !== undefined && since !== null };
+    const entry = { kind, id, topics, isNumbered: since !== undefined && since !== null };
     this.#stream.flush(); // earlier events are published first, to earlier subscribers
     const { events, missing } = typeof since === "number" ? this.#stream.after(since) : { events: [], missing: 0 };
     this.#entries.set(subscriber, entry);
@@ -104,7 +112,7 @@ export class Subscriptions {
 
   #readersOf(id: string): Subscriber[] {
     return [...this.#entries]
-      .filter(([, entry]) => entry.kind !== "status" && matches(entry, id))
+      .filter(([, entry]) => (entry.kind === "logs" || entry.kind === "all") && matches(entry, id))
       .map(([subscriber]) => subscriber);
   }
 }
@@ -114,11 +122,12 @@ function messageOf({ isNumbered }: Entry, { seq, time, app, body }: SequencedEve
   return isNumbered ? { Event: { ...message.Event, seq, time } } : message;
 }
 
-function wants(entry: Entry, id: string, body: WorkerEvent): boolean {
-  return matches(entry, id) && includes(entry.kind, body.type);
+function wants(entry: Entry, id: string | null, body: WorkerEvent): boolean {
+  const isOfTopic = body.type !== "published" || entry.topics?.matches(body.topic) !== false;
+  return isOfTopic && matches(entry, id) && includes(entry.kind, body.type);
 }
 
-function matches(entry: Entry, id: string): boolean {
+function matches(entry: Entry, id: string | null): boolean {
   return entry.id === null || entry.id === id;
 }
 
@@ -128,6 +137,8 @@ function includes(kind: Subscription["kind"], type: WorkerEvent["type"]): boolea
       return STATUS_EVENTS.has(type);
     case "logs":
       return type === "log_line" || type === "log_lost";
+    case "events":
+      return type === "published";
     case "all":
       return true;
   }

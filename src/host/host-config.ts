@@ -1,18 +1,34 @@
-/** `host.json`, beside the daemon's `config.json`: which plugins there are, and what they are told. */
+/**
+ * `host.json`, beside the daemon's `config.json`: which plugins there are, what they are told, and which events start
+ * which sessions. The only reader of this file.
+ */
 import { existsSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
 import { readText } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
+import { findWorkerId, toGroup } from "../base/names.ts";
+import { TopicPattern } from "../base/topics.ts";
 import { parseDurationMs } from "../base/units.ts";
+import { SESSION_MODES } from "../protocol/sessions.ts";
 import { foldName, parseWith, whatIsWrongWith } from "./manifest.ts";
 
 const text = z.string().min(1);
-const count = z.int().min(1);
-/** `10m`, or seconds. */
-const time = z.union([z.number().positive(), z.string().refine(isTime, "is not a time such as 10m or 30d")]);
+/** `10m`, or seconds. Gives milliseconds. */
+const time = z
+  .union([z.number().positive(), z.string().refine(isTime, "is not a time such as 10m or 30d")])
+  .transform((written) => parseDurationMs(String(written), ""));
 const pluginName = z.string().refine((one) => whatIsWrongWith(one) === undefined, "cannot be the name of a plugin");
+/** What a parser of ours says is wrong is what is said here. */
+const checked = (check: (text: string) => unknown): z.ZodString =>
+  z.string().check(({ value, issues }) => {
+    try {
+      check(value);
+    } catch (error) {
+      issues.push({ code: "custom", message: (error as Error).message, input: value });
+    }
+  });
 
 const plugin = z.strictObject({
   enabled: z.boolean().default(true),
@@ -20,25 +36,43 @@ const plugin = z.strictObject({
   folder: text.optional().meta({ description: "where it lies; a relative path starts at this file" }),
 });
 
+const start = z
+  .strictObject({
+    script: text.optional().meta({ description: "a relative path starts at this file" }),
+    command: text.optional().meta({ description: "any program with its arguments, in the place of a script" }),
+    policy: text.optional().meta({ description: "default: analysis for a script, read-only for a command" }),
+    group: checked(toGroup)
+      .optional()
+      .meta({ description: "whose data and whose workspace; default: the rule's name" }),
+    tools: z.array(text).max(limit("policyTools")).default([]).meta({ description: "that it may call, as files.*" }),
+    mode: z.enum(SESSION_MODES).default("fresh"),
+    stdin: z
+      .strictObject({ credential: text.meta({ description: "name of a credential of the host" }) })
+      .optional()
+      .meta({ description: "what it reads from its standard input, once" }),
+  })
+  .refine(({ script, command }) => (script === undefined) !== (command === undefined), {
+    message: "needs a script or a command, and not both",
+  });
+
 const rule = z.strictObject({
-  name: text,
-  on: text.meta({ description: "the topic, or a pattern of topics" }),
-  start: z.strictObject({
-    script: text,
-    policy: text.optional(),
-    group: text.optional(),
-    tools: z.array(text).max(limit("policyTools")).optional(),
-    mode: z.enum(["fresh", "resume", "explicit"]).optional(),
-  }),
-  max_sessions: count.optional(),
-  queue: z.int().min(0).optional(),
-  timeout: time.optional(),
+  name: checked(requireRuleName),
+  on: checked((one) => new TopicPattern(one)).meta({ description: "the topic, or a pattern of topics" }),
+  start,
+  max_sessions: z.int().min(1).max(limit("ruleSessions")).default(1).meta({ description: "of its group at once" }),
+  queue: z
+    .int()
+    .min(1)
+    .max(limit("eventsWaiting"))
+    .default(limit("eventsWaiting"))
+    .meta({ description: "how many of its events may wait" }),
+  timeout: time.optional().meta({ description: "a session that takes longer is ended, and has failed" }),
 });
 
 const shape = z.strictObject({
   $schema: z.string().optional(),
   plugins: z.record(pluginName, plugin).default({}),
-  rules: z.array(rule).default([]),
+  rules: z.array(rule).max(limit("rules")).default([]),
   prompt: text.optional().meta({ description: "the rule that `ipcctl prompt` starts" }),
   approval_timeout: time.optional().meta({ description: "how long a call of high risk waits for a person" }),
   webhooks: z
@@ -56,7 +90,15 @@ const shape = z.strictObject({
     .meta({ description: "how long each is kept" }),
 });
 
-export type HostConfig = Readonly<z.output<typeof shape>>;
+type Written = z.output<typeof shape>;
+
+/** Which events start what. Data, never code. */
+export type Rule = Omit<Written["rules"][number], "start"> & {
+  readonly start: Omit<Written["rules"][number]["start"], "group"> & { readonly group: string };
+};
+
+/** Paths are absolute, times in milliseconds, and each rule has a group. */
+export type HostConfig = Readonly<Omit<Written, "rules">> & { readonly rules: readonly Rule[] };
 
 /** @param config the daemon's `config.json`, which may not exist */
 export function hostConfigPath(config: string): string {
@@ -68,7 +110,7 @@ export function hostConfigJsonSchema(): object {
   return z.toJSONSchema(shape, { io: "input", unrepresentable: "any" });
 }
 
-/** Without a file nothing is configured. Folders are absolute. @throws IpcError BAD_CONFIG */
+/** Without a file nothing is configured. @throws IpcError BAD_CONFIG naming file, place, value and the way out */
 export function readHostConfig(path: string): HostConfig {
   const config = parse(existsSync(path) ? read(path) : "{}", path);
   const names = Object.keys(config.plugins);
@@ -90,7 +132,18 @@ export function readHostConfig(path: string): HostConfig {
     name,
     one.folder === undefined ? one : { ...one, folder: resolve(folder, one.folder) },
   ]);
-  return { ...config, plugins: Object.fromEntries(placed) as HostConfig["plugins"] };
+  return {
+    ...config,
+    plugins: Object.fromEntries(placed) as HostConfig["plugins"],
+    rules: config.rules.map((one) => ({
+      ...one,
+      start: {
+        ...one.start,
+        ...(one.start.script === undefined ? {} : { script: resolve(folder, one.start.script) }),
+        group: toGroup(one.start.group ?? one.name),
+      },
+    })),
+  };
 }
 
 /**
@@ -146,12 +199,18 @@ function read(path: string): string {
   }
 }
 
-function parse(written: string, path: string): HostConfig {
+function parse(written: string, path: string): Written {
   return parseWith(shape, written, {
     where: path,
     bytesMax: limit("configBytes"),
     hint: "the fields are in docs/host.schema.json",
   });
+}
+
+/** It is a label of workers, and the default for the name of a group. */
+function requireRuleName(name: string): void {
+  if (findWorkerId(name) !== name) throw new IpcError("USAGE", "use a to z, digits, '.', '_' and '-'");
+  toGroup(name);
 }
 
 function isTime(written: string): boolean {

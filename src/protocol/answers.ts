@@ -32,6 +32,17 @@ import {
   type TaskRunInfo,
 } from "./happenings.ts";
 import {
+  SESSION_MODES,
+  SESSION_STATES,
+  type EntrySession,
+  type PromptInfo,
+  type SessionCall,
+  type SessionDescription,
+  type SessionInfo,
+  type SessionLine,
+  type SessionList,
+} from "./sessions.ts";
+import {
   ROLES,
   type Conversation,
   type ConversationList,
@@ -380,6 +391,62 @@ export const publishedEvent: z.ZodType<EventInfo> = z
     created_at: text,
   } satisfies ShapeOf<EventInfo>)
   .meta({ id: "PublishedEvent" });
+
+const sessionShape = {
+  id: text,
+  worker: text,
+  rule: text,
+  group: text,
+  mode: z.enum(SESSION_MODES),
+  event: text,
+  entry: text,
+  state: z.enum(SESSION_STATES),
+  started_at: text,
+  ended_at: orNull(text),
+  seconds: z.number(),
+  requests: count,
+  denials: count,
+  approvals: count,
+  exit_code: orNull(z.int()),
+  exit_signal: orNull(text),
+  outcome: orNull(text),
+  log_dir: orNull(text),
+} satisfies ShapeOf<SessionInfo>;
+
+const session: z.ZodType<SessionInfo> = z.strictObject(sessionShape).meta({ id: "Session" });
+
+export const sessionList: z.ZodType<SessionList> = z.strictObject({
+  sessions: z.array(session),
+  next: orNull(text),
+} satisfies ShapeOf<SessionList>);
+
+export const sessionDescription: z.ZodType<SessionDescription> = z
+  .strictObject({
+    ...sessionShape,
+    source: text,
+    prompt: orNull(text),
+    calls: z.array(
+      z.strictObject({ time: text, tool: text, code: orNull(text), ms: z.number() } satisfies ShapeOf<SessionCall>),
+    ),
+    output: z.array(
+      z.strictObject({ time: text, stream: z.enum(["stdout", "stderr"]), text } satisfies ShapeOf<SessionLine>),
+    ),
+    is_cut: z.boolean(),
+    workspace: text,
+    workspace_bytes: orNull(count),
+    workspace_files: orNull(count),
+  } satisfies ShapeOf<SessionDescription>)
+  .meta({ id: "SessionDescription" });
+
+export const prompted: z.ZodType<PromptInfo> = z.strictObject({
+  event: text,
+  entry: text,
+} satisfies ShapeOf<PromptInfo>);
+
+export const entrySession: z.ZodType<EntrySession> = z.strictObject({
+  entry,
+  session: orNull(session),
+} satisfies ShapeOf<EntrySession>);
 
 export const actResult: z.ZodType<ActResult> = z
   .strictObject({

@@ -184,6 +184,8 @@ export const appShape = z.strictObject({
    */
   policy_wanted: maybe(z.string().min(1)),
   snapshot: maybe(z.string().min(1)),
+  /** What a session reads from its standard input, once: the value of a credential of the host. */
+  stdin: maybe(z.strictObject({ credential: z.string().min(1) })),
   auto_start: z.boolean().default(false),
   restart_policy: restartPolicy.default("on-failure"),
   max_memory: maybe(memoryBytes),
@@ -263,6 +265,7 @@ export function normalizeApp(value: unknown, fallbackCwd: string): AppConfig {
     ...app
   } = result.data;
   if ((app.command === null) === (app.script === null)) throw badConfig("exactly one of command and script is needed");
+  if (app.stdin !== null && app.kind !== "session") throw badConfig("stdin: only a session has one");
   if (app.life === "ephemeral") requireOneRun(value as Partial<Written>);
   const words = app.command === null ? [] : commandWords(app.command, app.args);
   return {

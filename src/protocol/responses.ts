@@ -56,6 +56,17 @@ export type WorkerEvent =
   /** Lines that were deleted or damaged before they could be read. */
   | { readonly type: "log_lost"; readonly reason: string }
   | { readonly type: "health_check_failed"; readonly reason: string }
+  /** Somebody has published an event: about no worker. */
+  | {
+      readonly type: "published";
+      readonly id: string;
+      readonly topic: string;
+      readonly key: string | null;
+      readonly source: string;
+      /** Null if it is too large for a stream (`is_cut`); `queue show` has it. */
+      readonly data: unknown;
+      readonly is_cut: boolean;
+    }
   /** A call of high risk waits for a person. */
   | {
       readonly type: "approval_pending";
@@ -86,14 +97,20 @@ export type ApprovalOutcome = "allowed" | "denied" | "timeout" | "void";
 export type SequencedEvent = {
   readonly seq: number;
   readonly time: string;
-  readonly app: string;
+  /** Null if it is about no worker. */
+  readonly app: string | null;
   readonly body: WorkerEvent;
 };
 
 /** Topics of events, and what a request for them is called. */
-export const SUBSCRIPTIONS = { status: "StatusEvents", logs: "LogEvents", all: "AllEvents" } as const;
+export const SUBSCRIPTIONS = {
+  status: "StatusEvents",
+  logs: "LogEvents",
+  all: "AllEvents",
+  events: "PublishedEvents",
+} as const;
 
-/** What StatusEvents delivers; LogEvents delivers `log_line` and `log_lost`, AllEvents everything. */
+/** What StatusEvents delivers; LogEvents delivers `log_line` and `log_lost`, PublishedEvents `published`, AllEvents everything. */
 export const STATUS_EVENTS: ReadonlySet<WorkerEvent["type"]> = new Set([
   "status_change",
   "process_started",
@@ -121,7 +138,7 @@ export function data<T>(value: T): { Data: { data: T } } {
   return { Data: { data: value } };
 }
 
-export function event(app: string, body: WorkerEvent): EventMessage {
+export function event(app: string | null, body: WorkerEvent): EventMessage {
   const { type, ...fields } = body;
   return { Event: { event_type: type, data: { app, ...fields } } };
 }

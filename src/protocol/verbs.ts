@@ -16,6 +16,7 @@ import {
   daemonStatus,
   entry,
   entryList,
+  entrySession,
   fileList,
   filePiece,
   filePut,
@@ -26,8 +27,11 @@ import {
   messageList,
   pluginList,
   pluginShown,
+  prompted,
   published,
   publishedEvent,
+  sessionDescription,
+  sessionList,
   shownProject,
   toolAnswer,
   task,
@@ -74,9 +78,16 @@ const filter = z.union([
 const subscription = z.union([
   z
     .strictObject({ StatusEvents: filter })
-    .transform((s) => ({ kind: "status" as const, app: s.StatusEvents.app_name })),
-  z.strictObject({ LogEvents: filter }).transform((s) => ({ kind: "logs" as const, app: s.LogEvents.app_name })),
-  z.strictObject({ AllEvents: filter }).transform((s) => ({ kind: "all" as const, app: s.AllEvents.app_name })),
+    .transform((s) => ({ kind: "status" as const, app: s.StatusEvents.app_name, topic: null })),
+  z
+    .strictObject({ LogEvents: filter })
+    .transform((s) => ({ kind: "logs" as const, app: s.LogEvents.app_name, topic: null })),
+  z
+    .strictObject({ AllEvents: filter })
+    .transform((s) => ({ kind: "all" as const, app: s.AllEvents.app_name, topic: null })),
+  z
+    .strictObject({ PublishedEvents: z.object({ topic: optionalName }) })
+    .transform((s) => ({ kind: "events" as const, app: null, topic: s.PublishedEvents.topic })),
 ]);
 
 /** The number of an event, to get those after it; `now` for future events with their numbers. */
@@ -438,6 +449,40 @@ export const VERBS = {
     fields: z.object({ ids: z.array(z.string()).min(1).max(limit("storeRows")) }),
     answer: success({}),
     says: "forgets entries of the queue that do not run",
+    risk: "operate",
+  },
+  Prompt: {
+    fields: z.object({ text: z.string().min(1), rule: optionalName, session: optionalName }),
+    answer: data(prompted),
+    says: "publishes `message.inbound` for the rule of prompts, or for the named one: its session is started once, and not tried again. `session` names an earlier one of its group, whose workspace it gets",
+    risk: "run",
+  },
+  WaitSession: {
+    fields: z.object({
+      entry: name,
+      until: z.enum(["started", "ended"]).default("ended"),
+      timeout_ms: z.int().min(0).max(limit("graceMs")),
+    }),
+    answer: data(entrySession),
+    says: "tells of an entry of the queue and its newest session: once that has started or ended, or the time is over",
+    risk: "read",
+  },
+  ListSessions: {
+    fields: z.object({ group: optionalName, after: optionalName }),
+    answer: data(sessionList),
+    says: "lists sessions that run or have ended, newest first; `after` is the `next` of the page before",
+    risk: "read",
+  },
+  ReadSession: {
+    fields: z.object({ id: name }),
+    answer: data(sessionDescription),
+    says: "tells what was said in a session: what it was asked, the tools it called, the newest of what it printed; without secrets",
+    risk: "read",
+  },
+  StopSessions: {
+    fields: z.object({ ids: z.array(z.string()).min(1).max(limit("storeRows")) }),
+    answer: success({ count: z.int().min(0) }),
+    says: "ends sessions, which counts as done; an event whose session has not started yet is dropped if its entry of the queue is named",
     risk: "operate",
   },
   ListApprovals: {

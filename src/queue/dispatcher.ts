@@ -1,6 +1,8 @@
 /** Carries out what waits in the queue, by the rules of the moment, and as many at once as they say. */
-import type { Entry, EventQueue, NewEvent, Published, StoredEvent } from "./event-queue.ts";
-import type { HostRules, Rule } from "./host-rules.ts";
+import { IpcError } from "../base/errors.ts";
+import type { Rule } from "../host/host-config.ts";
+import type { Entry, EventQueue, NewEvent, Published, StoredEvent, Target } from "./event-queue.ts";
+import type { HostRules } from "./host-rules.ts";
 
 /** An entry that is carried out. */
 export type Carried = {
@@ -23,8 +25,15 @@ export type DispatcherDeps = {
   /** Waits for the end of one that an earlier daemon began, and whose process lives. */
   readonly adopt: (entry: Entry) => Promise<string | null>;
   readonly nowMs: () => number;
+  /** A new event is stored. */
+  readonly onPublished: (event: NewEvent & { readonly id: string }) => void;
+  /** Something has become of an entry. */
+  readonly onSettled: (entry: string) => void;
   readonly onTrouble: (error: Error) => void;
 };
+
+/** Of what somebody asks. */
+const PROMPT_TOPIC = "message.inbound";
 
 /** How far ahead a timer is set: somebody may set the clock meanwhile. */
 const LOOK_MS = 30_000;
@@ -53,8 +62,52 @@ export class Dispatcher implements Disposable {
     const targets = this.#deps
       .rules()
       .match(event.topic)
-      .map(({ name, start: { group }, queue }) => ({ rule: name, group, queue }));
+      .map(({ name, start: { group, mode }, queue }) => ({
+        ...{ rule: name, group, queue },
+        session: mode === "explicit" ? sessionIn(event.data) : null,
+      }));
+    return this.#publish(event, targets);
+  }
+
+  /**
+   * An event for one rule, whatever topics that is for: somebody waits for its session, so it is tried once.
+   * @param named undefined for the rule of prompts
+   * @throws IpcError NOT_FOUND, LIMIT
+   */
+  prompt(
+    text: string,
+    source: string,
+    named: string | undefined,
+    session: string | null,
+  ): { event: string; entry: string } {
+    const rules = this.#deps.rules();
+    const rule = rules.find(named ?? rules.prompt ?? "");
+    if (rule === undefined) {
+      const { names } = rules;
+      throw new IpcError(
+        "NOT_FOUND",
+        named === undefined
+          ? "host.json does not say which rule prompts start"
+          : `host.json has no rule ${JSON.stringify(named)}`,
+        {
+          hint:
+            names.length === 0
+              ? "add one to its rules"
+              : named === undefined
+                ? `add "prompt": ${JSON.stringify(names[0])}, or name one with --rule`
+                : `it may be ${names.join(" or ")}`,
+        },
+      );
+    }
+    const event = { topic: PROMPT_TOPIC, data: { prompt: text, session }, source };
+    const target = { rule: rule.name, group: rule.start.group, queue: rule.queue, tries: 1, session };
+    const { id } = this.#publish(event, [target]);
+    return { event: id, entry: this.#deps.queue.entriesOf(id)[0]!.id };
+  }
+
+  #publish(event: NewEvent, targets: readonly Target[]): Published {
     const published = this.#deps.queue.publish(event, targets);
+    if (published.isNew) this.#deps.onPublished({ ...event, id: published.id });
     this.look();
     return published;
   }
@@ -75,7 +128,7 @@ export class Dispatcher implements Disposable {
     try {
       // An entry whose rule is gone is taken too, to say so.
       const mayRun = (rule: string, _: string, running: number): boolean =>
-        running < (rules().find(rule)?.max ?? Infinity);
+        running < (rules().find(rule)?.max_sessions ?? Infinity);
       for (let entry = queue.take(owner, mayRun); entry !== undefined; entry = queue.take(owner, mayRun))
         this.#run(entry);
       for (const event of this.#waiters.keys()) this.#tell(event);
@@ -96,7 +149,7 @@ export class Dispatcher implements Disposable {
     const { queue, rules, run } = this.#deps;
     this.#carry(entry, () => {
       const rule = rules().find(entry.rule);
-      if (rule === undefined) throw new RuleGone(`host.json has no rule ${entry.rule} any more`);
+      if (rule === undefined) throw new Hopeless(`host.json has no rule ${entry.rule} any more`);
       return run({ entry, event: queue.event(entry.event), rule, lease: (owner) => void queue.lease(entry, owner) });
     });
   }
@@ -107,22 +160,23 @@ export class Dispatcher implements Disposable {
     void Promise.resolve()
       .then(work)
       .then(
-        (outcome) => this.#ended(() => queue.finish(entry, outcome)),
-        (error) => this.#ended(() => queue.fail(entry, messageOf(error), error instanceof RuleGone)),
+        (outcome) => this.#ended(entry, () => queue.finish(entry, outcome)),
+        (error) => this.#ended(entry, () => queue.fail(entry, messageOf(error), error instanceof Hopeless)),
       );
   }
 
   /** A daemon that is ending writes no end: the next one hears of it, or has it done again. */
-  #ended(write: () => void): void {
+  #ended(entry: Entry, write: () => void): void {
     if (this.#isOver) return;
     try {
       write();
     } catch (error) {
       // The disk is full: what it came to is still to be written.
       this.#deps.onTrouble(error as Error);
-      setTimeout(() => this.#ended(write), LOOK_MS).unref();
+      setTimeout(() => this.#ended(entry, write), LOOK_MS).unref();
       return;
     }
+    this.#deps.onSettled(entry.id);
     this.look();
   }
 
@@ -142,7 +196,13 @@ export class Dispatcher implements Disposable {
 }
 
 /** To try it again is of no use. */
-class RuleGone extends Error {}
+export class Hopeless extends Error {}
+
+/** What an event says which session goes on: it is looked up among those of the group, and is no path. */
+function sessionIn(data: unknown): string | null {
+  const { session } = (typeof data === "object" && data !== null ? data : {}) as { readonly session?: unknown };
+  return typeof session === "string" ? session : null;
+}
 
 function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);

@@ -29,7 +29,15 @@ export type StoredEvent = {
 };
 
 /** For which rule an event is, and how many of its events may wait. */
-export type Target = { readonly rule: string; readonly group: string; readonly queue: number };
+export type Target = {
+  readonly rule: string;
+  readonly group: string;
+  readonly queue: number;
+  /** How often it is tried, if not as often as others. */
+  readonly tries?: number;
+  /** The session whose workspace is wanted. */
+  readonly session?: string | null;
+};
 
 export type Entry = {
   readonly id: string;
@@ -40,8 +48,12 @@ export type Entry = {
   readonly state: EntryState;
   /** Since it was published, or a person had it tried again. */
   readonly attempts: number;
+  /** How many of those there may be. */
+  readonly tries: number;
   /** Counts all attempts. */
   readonly turn: number;
+  /** The session whose workspace is wanted, as whoever published it named it. */
+  readonly session: string | null;
   /** When it may be tried again. */
   readonly dueMs: number;
   /** The process that has the lease, as whoever takes entries names processes. */
@@ -53,7 +65,7 @@ export type Entry = {
 };
 
 /** An attempt: what it says at its end counts only if no other one has begun. */
-export type Attempt = Pick<Entry, "id" | "attempts" | "turn">;
+export type Attempt = Pick<Entry, "id" | "attempts" | "tries" | "turn">;
 
 export type Published = {
   readonly id: string;
@@ -74,12 +86,13 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS entries (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, event TEXT NOT NULL, topic TEXT NOT NULL,
     rule TEXT NOT NULL, grp TEXT NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,
-    turn INTEGER NOT NULL DEFAULT 0, due_ms INTEGER NOT NULL, owner TEXT, outcome TEXT, created_ms INTEGER NOT NULL, changed_ms INTEGER NOT NULL) STRICT;
+    tries INTEGER NOT NULL, turn INTEGER NOT NULL DEFAULT 0, session TEXT, due_ms INTEGER NOT NULL, owner TEXT,
+    outcome TEXT, created_ms INTEGER NOT NULL, changed_ms INTEGER NOT NULL) STRICT;
   CREATE INDEX IF NOT EXISTS entries_of_event ON entries (event);
   CREATE INDEX IF NOT EXISTS entries_by_state ON entries (state, grp, rule, number);
   CREATE INDEX IF NOT EXISTS entries_by_change ON entries (state, grp, changed_ms, number);
 `;
-const ENTRY = `number, id, event, topic, rule, grp AS "group", state, attempts, turn, due_ms AS dueMs, owner, outcome,
+const ENTRY = `number, id, event, topic, rule, grp AS "group", state, attempts, tries, turn, session, due_ms AS dueMs, owner, outcome,
   created_ms AS createdMs, changed_ms AS changedMs`;
 
 /** From one attempt to the next, four times as long each time. */
@@ -194,7 +207,7 @@ export class EventQueue implements Disposable {
   fail(attempt: Attempt, outcome: string, isFinal = false): boolean {
     const waitMs = Math.min(BACKOFF_MS * BACKOFF_GROWTH ** (attempt.attempts - 1), BACKOFF_LONGEST_MS);
     return this.#end(attempt, () => ({
-      state: isFinal || attempt.attempts >= limit("eventAttempts") ? "dead" : "failed",
+      state: isFinal || attempt.attempts >= attempt.tries ? "dead" : "failed",
       dueMs: this.#nowMs() + waitMs,
       outcome,
     }));
@@ -213,7 +226,7 @@ export class EventQueue implements Disposable {
       .transaction(() => {
         for (const row of gone)
           this.#end(row, () => ({
-            state: row.attempts >= limit("eventAttempts") ? "dead" : "queued",
+            state: row.attempts >= row.tries ? "dead" : "queued",
             dueMs: this.#nowMs(),
             outcome: "the process that had it ended",
           }));
@@ -258,6 +271,10 @@ export class EventQueue implements Disposable {
   get(id: string): { readonly entry: Entry; readonly event: StoredEvent } {
     const entry = toEntry(this.#require(id));
     return { entry, event: this.event(entry.event) };
+  }
+
+  isRunning(id: string): boolean {
+    return this.#db.query("SELECT 1 FROM entries WHERE id = ? AND state = 'running'").get(id) !== null;
   }
 
   /** @throws IpcError NOT_FOUND */
@@ -306,16 +323,17 @@ export class EventQueue implements Disposable {
     this.#db.transaction(() => this.#forget([row])).immediate();
   }
 
-  /** Forgets what is too old. To be called now and then. */
-  sweep(): void {
+  /** Forgets what is too old. To be called now and then. @param keptMs for which it is kept, if not as usual */
+  sweep(keptMs?: number): void {
     const nowMs = this.#nowMs();
-    const old = (state: EntryState, keptMs: number): Row[] =>
+    const doneMs = keptMs ?? limit("eventDoneMs");
+    const old = (state: EntryState, ageMs: number): Row[] =>
       this.#db
         .query<Row, [string, number]>(`SELECT ${ENTRY} FROM entries WHERE state = ? AND changed_ms <= ?`)
-        .all(state, nowMs - keptMs);
+        .all(state, nowMs - ageMs);
     const sweep = this.#db.transaction(() => {
-      this.#forget([...old("done", limit("eventDoneMs")), ...old("dead", limit("deadLetterMs"))]);
-      this.#db.run("DELETE FROM events WHERE targets = 0 AND created_ms <= ?", [nowMs - limit("eventDoneMs")]);
+      this.#forget([...old("done", doneMs), ...old("dead", keptMs ?? limit("deadLetterMs"))]);
+      this.#db.run("DELETE FROM events WHERE targets = 0 AND created_ms <= ?", [nowMs - doneMs]);
       this.#db.run("DELETE FROM keys WHERE created_ms <= ?", [nowMs - limit("eventKeyMs")]);
     });
     sweep.immediate();
@@ -344,7 +362,12 @@ export class EventQueue implements Disposable {
     return undefined;
   }
 
-  #enqueue(event: string, topic: string, { rule, group, queue }: Target, nowMs: number): void {
+  #enqueue(
+    event: string,
+    topic: string,
+    { rule, group, queue, tries = limit("eventAttempts"), session = null }: Target,
+    nowMs: number,
+  ): void {
     const waiting = (of: string | null): number =>
       this.#db
         .query<{ count: number }, [string, string | null]>(
@@ -359,10 +382,10 @@ export class EventQueue implements Disposable {
           ? `the queue of group ${group} was full (${limit("eventsWaiting")})`
           : null;
     this.#db.run(
-      `INSERT INTO entries (id, event, topic, rule, grp, state, due_ms, outcome, created_ms, changed_ms)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+      `INSERT INTO entries (id, event, topic, rule, grp, state, tries, session, due_ms, outcome, created_ms, changed_ms)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
       [
-        ...[Bun.randomUUIDv7(), event, topic, rule, group, full === null ? "queued" : "dead", nowMs],
+        ...[Bun.randomUUIDv7(), event, topic, rule, group, full === null ? "queued" : "dead", tries, session, nowMs],
         ...[full, nowMs, nowMs],
       ],
     );

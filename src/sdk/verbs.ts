@@ -25,6 +25,7 @@ import {
 import type { ApprovalStatus, GrantStatus } from "../protocol/approval-answers.ts";
 import { ask, query, unexpected } from "./ask.ts";
 import { GroupFiles, GroupProject } from "./group-stores.ts";
+import { Sessions } from "./sessions.ts";
 import { jsonOf, Queue, Tasks } from "./tasks-and-queue.ts";
 
 /** What {@link Verbs.act} can do to several workers at once. */
@@ -324,6 +325,11 @@ export abstract class Verbs {
   /** Events that wait for sessions, and dead letters. */
   get queue(): Queue {
     return new Queue(this);
+  }
+
+  /** What rules start for events, and prompts. */
+  get sessions(): Sessions {
+    return new Sessions(this);
   }
 
   /** The state of the daemon itself. */

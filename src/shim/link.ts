@@ -212,8 +212,16 @@ export type SpawnedShim = { readonly exited: Promise<number>; readonly errorText
 /** Writes the specification and starts a shim with it. Its exit status or its socket tells whether it got the lock. */
 export function spawnShim(binary: string, dir: string, spec: Spec): SpawnedShim {
   writeSpec(dir, spec);
-  const child = Bun.spawn([binary, dir], { cwd: "/", env: {}, stdio: ["ignore", "ignore", "pipe"] });
+  const { input } = spec;
+  const child = Bun.spawn([binary, dir], {
+    ...{ cwd: "/", env: {} },
+    stdio: [input === undefined ? "ignore" : "pipe", "ignore", "pipe"],
+  });
   child.unref();
+  if (child.stdin !== undefined) {
+    child.stdin.write(input!);
+    void child.stdin.end();
+  }
   return { exited: child.exited, errorText: () => new Response(child.stderr).text() };
 }
 

@@ -74,6 +74,8 @@ export type Spec = {
   readonly cgroup?: string;
   /** The worker ends with the program that holds the shim's standard input, or that claims it within so long. */
   readonly owner?: "stdin" | { readonly claimMs: number } | undefined;
+  /** What the worker reads from its standard input. It goes through a pipe, and only its length is in the file. */
+  readonly input?: string | undefined;
   readonly isNotifying?: boolean;
   readonly wallMs?: number;
   readonly rawLogs?: readonly RawLog[];
@@ -94,6 +96,7 @@ export function encodeSpec(spec: Spec): Uint8Array {
   const isNew =
     spec.umask !== undefined ||
     spec.owner !== undefined ||
+    spec.input !== undefined ||
     confinement?.mounts?.some((step) => step.kind === "bind" && step.isMapped === true) === true ||
     (confinement?.hosts !== undefined && confinement.hasUnix === true);
   const frames: Buffer[] = [
@@ -114,6 +117,7 @@ export function encodeSpec(spec: Spec): Uint8Array {
   if (spec.cgroup !== undefined) frames.push(frame(SPEC.cgroup, Buffer.from(spec.cgroup)));
   if (spec.owner !== undefined)
     frames.push(frame(SPEC.owner, spec.owner === "stdin" ? Buffer.alloc(0) : u32(spec.owner.claimMs)));
+  if (spec.input !== undefined) frames.push(frame(SPEC.input, u32(Buffer.byteLength(spec.input))));
   if (spec.isNotifying) frames.push(frame(SPEC.notify, Buffer.alloc(0)));
   if (spec.wallMs !== undefined) frames.push(frame(SPEC.wall, u64(spec.wallMs)));
   for (const raw of spec.rawLogs ?? []) frames.push(frame(SPEC.rawlog, encodeRawLog(raw)));

@@ -7,23 +7,10 @@ import { mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { IpcError, type ErrorCode } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
-import { findWorkerId } from "../base/names.ts";
+import { toGroup } from "../base/names.ts";
 
 /** What another process that writes may take before we give up. */
 const BUSY_MS = 5000;
-
-/**
- * The name of a group is that of its files: it is mapped as the name of a worker is. One that begins with a dot, or
- * ends as the files of a database do, would be mistaken for something else in the folder.
- * @throws IpcError USAGE
- */
-export function toGroup(name: string): string {
-  const group = findWorkerId(name);
-  if (group !== undefined && !group.startsWith(".") && !/\.sqlite(-\w*)?$/.test(group)) return group;
-  throw new IpcError("USAGE", `${JSON.stringify(name)} cannot be the name of a group`, {
-    hint: `use 1 to ${limit("nameChars")} characters: letters, digits, '.', '_' and '-', no dot at the beginning, no .sqlite at the end`,
-  });
-}
 
 /** Something is wrong with one field of what was sent. */
 export class FieldError extends IpcError {

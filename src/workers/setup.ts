@@ -36,6 +36,8 @@ export type SetupDeps = {
   readonly workersDir: string;
   readonly environmentsDir: string;
   readonly cgroups: CgroupTree | undefined;
+  /** The value of a credential of the host, for this worker. @throws IpcError if it cannot be used */
+  readonly credential: (name: string, worker: string) => Promise<string>;
   /** The environment for definitions without one. */
   readonly daemonEnv: Readonly<Record<string, string | undefined>>;
   /** The limit that the daemon was started with. */
@@ -165,7 +167,10 @@ export class Setup {
     run.enforced = group?.enforced ?? { memory: false, cpu: false, pids: false };
     run.degraded = prepared.plan.degraded;
     run.watched = prepared.plan.watched;
-    return makeSpec(config, prepared, run.number, group?.path, run.enforced);
+    const spec = makeSpec(config, prepared, run.number, group?.path, run.enforced);
+    if (config.stdin === null) return spec;
+    // A line, as a shell would pipe it.
+    return { ...spec, input: `${await this.#deps.credential(config.stdin.credential, this.#id)}\n` };
   }
 
   #preparation(signal: AbortSignal): Preparation {

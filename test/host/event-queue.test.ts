@@ -8,8 +8,9 @@ import { LIMITS } from "../../contract/limits.ts";
 import type { IpcError } from "../../src/base/errors.ts";
 import { Dispatcher, type Carried, type DispatcherDeps } from "../../src/queue/dispatcher.ts";
 import { EventQueue, type Entry, type Target } from "../../src/queue/event-queue.ts";
+import { readHostConfig } from "../../src/host/host-config.ts";
 import { HostRules } from "../../src/queue/host-rules.ts";
-import { requireTopic, TopicPattern } from "../../src/queue/topics.ts";
+import { requireTopic, TopicPattern } from "../../src/base/topics.ts";
 import { waitUntil } from "../deadline.ts";
 import { dieAtEachChange } from "./dying-disk.ts";
 
@@ -26,12 +27,12 @@ afterEach(() => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-const errorOf = (work: () => unknown): Pick<IpcError, "code" | "message"> => {
+const errorOf = (work: () => unknown): Pick<IpcError, "code" | "message" | "hint"> => {
   try {
     work();
   } catch (error) {
-    const { code, message } = error as IpcError;
-    return { code, message };
+    const { code, message, hint } = error as IpcError;
+    return { code, message, hint };
   }
   throw new Error("it should have been refused");
 };
@@ -235,8 +236,8 @@ test("eventsWaiting: as many of a group wait, one more is a dead letter; likewis
   const most = LIMITS.eventsWaiting.value;
   behind(
     `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
-      INSERT INTO entries (id, event, topic, rule, grp, state, due_ms, created_ms, changed_ms)
-        SELECT 'i' || i, 'e', 't', 'other', 'g', 'queued', 0, 0, 0 FROM n RETURNING 1`,
+      INSERT INTO entries (id, event, topic, rule, grp, state, tries, due_ms, created_ms, changed_ms)
+        SELECT 'i' || i, 'e', 't', 'other', 'g', 'queued', 1, 0, 0, 0 FROM n RETURNING 1`,
     most - 4,
   );
   publish("last");
@@ -388,7 +389,7 @@ test("patterns of topics match whole words, and none of ipcctl's own topics by a
 const rulesOf = (content: unknown): HostRules => {
   const path = join(dir, "host.json");
   writeFileSync(path, typeof content === "string" ? content : JSON.stringify(content));
-  return HostRules.read(path);
+  return new HostRules(readHostConfig(path));
 };
 const rule = (more: object = {}, start: object = {}): object => ({
   ...{ name: "review", on: "git.*", start: { script: "agents/review.py", ...start } },
@@ -401,8 +402,8 @@ test("rules are read with what they leave out, and paths begin at the file", () 
     rules: [
       rule(),
       rule(
-        { name: "all", on: "**", max: 3, queue: 7 },
-        { script: "/x.py", policy: "strict", group: "Web", mode: "resume" },
+        { name: "all", on: "**", max_sessions: 3, queue: 7, timeout: "10m" },
+        { script: "/x.py", policy: "strict", group: "Web", mode: "resume", tools: ["files.*"] },
       ),
     ],
     prompt: "all",
@@ -410,44 +411,45 @@ test("rules are read with what they leave out, and paths begin at the file", () 
   expect(rules.prompt).toBe("all");
   expect(rules.match("git.push")).toEqual([
     {
-      ...{ name: "review", on: "git.*", max: 1, queue: LIMITS.eventsWaiting.value },
-      start: { script: join(dir, "agents/review.py"), policy: null, group: "review", mode: "fresh" },
+      ...{ name: "review", on: "git.*", max_sessions: 1, queue: LIMITS.eventsWaiting.value },
+      start: { script: join(dir, "agents/review.py"), group: "review", mode: "fresh", tools: [] },
     },
     {
-      name: "all",
-      on: "**",
-      max: 3,
-      queue: 7,
-      start: { script: "/x.py", policy: "strict", group: "web", mode: "resume" },
+      ...{ name: "all", on: "**", max_sessions: 3, queue: 7, timeout: 600_000 },
+      start: { script: "/x.py", policy: "strict", group: "web", mode: "resume", tools: ["files.*"] },
     },
   ]);
   expect(rules.match("other")).toEqual([rules.find("all")!]);
   expect(rules.find("none")).toBeUndefined();
-  expect(HostRules.read(join(dir, "absent.json")).match("git.push")).toEqual([]);
+  expect(new HostRules(readHostConfig(join(dir, "absent.json"))).match("git.push")).toEqual([]);
 });
 
-test("what is wrong in host.json is named with file, place and value", () => {
+test("what is wrong in a rule of host.json is named with file, place, value and the way out", () => {
   const refusal = (content: unknown): string => {
-    const { code, message } = errorOf(() => rulesOf(content));
-    expect(code).toBe("BAD_CONFIG");
+    const { code, message, hint } = errorOf(() => rulesOf(content));
+    expect([code, typeof hint]).toEqual(["BAD_CONFIG", "string"]);
     expect(message.startsWith(`${join(dir, "host.json")}: `)).toBe(true);
     return message.slice(dir.length + "/host.json: ".length);
   };
-  expect(refusal({ rules: [rule(), rule({ name: "b", max: 0 })] })).toBe(
-    "rules[1].max: 0: Too small: expected number to be >=1",
+  expect(refusal({ rules: [rule(), rule({ name: "b", max_sessions: 0 })] })).toBe(
+    "rules[1].max_sessions: too small: expected number to be >=1 (0)",
   );
-  expect(refusal({ rules: [rule({}, { mode: "often" })] })).toStartWith('rules[0].start.mode: "often": Invalid option');
-  expect(refusal({ rules: [rule({ on: "a.b*" })] })).toBe('rules[0].on: "a.b*": "a.b*" is not a pattern of topics');
-  expect(refusal({ rules: [rule({}, { group: "../x" })] })).toContain('rules[0].start.group: "../x": ');
-  expect(refusal({ rules: [rule({ every: 1 })] })).toContain('rules[0]: {"name":"review"');
+  expect(refusal({ rules: [rule({}, { mode: "often" })] })).toStartWith("rules[0].start.mode: ");
+  expect(refusal({ rules: [rule({ on: "a.b*" })] })).toBe('rules[0].on: "a.b*" is not a pattern of topics ("a.b*")');
+  expect(refusal({ rules: [rule({}, { group: "../x" })] })).toContain('rules[0].start.group: "../x" cannot be');
+  expect(refusal({ rules: [rule({ max: 1 })] })).toBe('rules[0]: unrecognized key: "max"');
   expect(refusal({ rules: [{ name: "a", on: "b" }] })).toStartWith("rules[0].start: ");
-  expect(refusal({ rules: [rule(), rule()] })).toBe('rules[1].name: "review": another rule has this name');
-  expect(refusal({ rules: [rule({ name: "A b" })] })).toStartWith('rules[0].name: "A b": ');
-  expect(refusal({ rules: [rule()], prompt: "other" })).toBe('prompt: "other": no rule has this name');
-  expect(refusal({ rules: {} })).toStartWith("rules: {}: ");
+  expect(refusal({ rules: [rule({}, { command: "a b" })] })).toContain("needs a script or a command, and not both");
+  expect(refusal({ rules: [rule({}, { script: undefined })] })).toContain("needs a script or a command, and not both");
+  expect(refusal({ rules: [rule({ timeout: "soon" })] })).toContain("rules[0].timeout: ");
+  expect(refusal({ rules: [rule({}, { stdin: "key" })] })).toStartWith("rules[0].start.stdin: ");
+  expect(refusal({ rules: [rule(), rule()] })).toBe('rules: two are named "review"');
+  expect(refusal({ rules: [rule({ name: "A b" })] })).toStartWith("rules[0].name: use a to z");
+  expect(refusal({ rules: [rule()], prompt: "other" })).toBe('prompt: there is no rule "other"');
+  expect(refusal({ rules: {} })).toStartWith("rules: ");
   expect(refusal([])).toContain("expected object");
-  expect(refusal('{"rules": [], "rules": []}')).toBe('duplicate field "rules"');
-  expect(refusal("{")).not.toBe("");
+  expect(refusal('{"rules": [], "rules": []}')).toContain('the key "rules" stands twice');
+  expect(refusal("{")).toStartWith("not JSON: ");
 });
 
 test("rules, ruleSessions: as many as the limit are read, and one more refused", () => {
@@ -455,9 +457,9 @@ test("rules, ruleSessions: as many as the limit are read, and one more refused",
     rulesOf({ rules: Array.from({ length: count }, (_, at) => rule({ name: `r${at}` })) });
   expect(many(LIMITS.rules.value).match("git.push")).toHaveLength(LIMITS.rules.value);
   expect(errorOf(() => many(LIMITS.rules.value + 1)).message).toContain("rules: ");
-  rulesOf({ rules: [rule({ max: LIMITS.ruleSessions.value })] });
-  expect(errorOf(() => rulesOf({ rules: [rule({ max: LIMITS.ruleSessions.value + 1 })] })).message).toContain(
-    "rules[0].max: 257",
+  rulesOf({ rules: [rule({ max_sessions: LIMITS.ruleSessions.value })] });
+  expect(errorOf(() => rulesOf({ rules: [rule({ max_sessions: LIMITS.ruleSessions.value + 1 })] })).message).toContain(
+    "rules[0].max_sessions: ",
   );
 });
 
@@ -473,6 +475,7 @@ const dispatcher = (rules: () => HostRules, more: Partial<DispatcherDeps> = {}):
   [jobs, troubles] = [[], []];
   return new Dispatcher({
     ...{ queue, rules, owner: "daemon 1", isAlive: () => false, run: hold, nowMs: () => nowMs },
+    ...{ onPublished: () => undefined, onSettled: () => undefined },
     onTrouble: ({ message }) => void troubles.push(message),
     adopt: () => Promise.reject(new Error("nothing lives")),
     ...more,
@@ -481,7 +484,7 @@ const dispatcher = (rules: () => HostRules, more: Partial<DispatcherDeps> = {}):
 const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 test("an event is carried out by each rule that it is for, as many at once as the rule says", async () => {
-  const rules = rulesOf({ rules: [rule({ max: 2 }), rule({ name: "log", on: "git.push" })] });
+  const rules = rulesOf({ rules: [rule({ max_sessions: 2 }), rule({ name: "log", on: "git.push" })] });
   using one = dispatcher(() => rules);
   one.start();
   const ids = [1, 2, 3].map((data) => one.publish({ topic: "git.push", data, source: "user 0" }).id);
@@ -539,7 +542,7 @@ test("a timer of its own begins what has failed when it is due", async () => {
 });
 
 test("a later daemon waits for the end of what lives, and does again what does not", async () => {
-  const rules = rulesOf({ rules: [rule({ max: 2 })] });
+  const rules = rulesOf({ rules: [rule({ max_sessions: 2 })] });
   {
     using one = dispatcher(() => rules);
     one.start();

@@ -161,12 +161,12 @@ test("a session whose daemon ended with it is gone on with by the next daemon", 
 });
 
 test("a host.json that is wrong is told, and holds back what is published, but nothing else", async () => {
-  rules(rule("pass", { max: 0 }));
+  rules(rule("pass", { max_sessions: 0 }));
   const refused = await home.cli("publish", "mail.new", "1");
   expect(refused).toMatchObject({ status: 2, stdout: "" });
-  expect(refused.stderr).toContain("host.json: rules[0].max: 0: Too small");
+  expect(refused.stderr).toContain("host.json: rules[0].max_sessions: too small");
   expect(await home.cli("task", "list")).toMatchObject({ status: 0 });
-  expect(readFileSync(home.paths.daemonLog, "utf8")).toContain("rules[0].max: 0");
+  expect(readFileSync(home.paths.daemonLog, "utf8")).toContain("rules[0].max_sessions: too small");
   rules(rule(`${NOTE("seen")}note("x")`));
   process.kill(await home.daemonPid(), "SIGHUP");
   await waitUntil(async () => (await home.cli("publish", "mail.new", "1")).status === 0, "it is read anew");
@@ -174,7 +174,7 @@ test("a host.json that is wrong is told, and holds back what is published, but n
 });
 
 test("sessionsEnded: as many as the limit stay in status, and with one more the oldest goes", async () => {
-  rules(rule("pass", { max: 4 }));
+  rules(rule("pass", { max_sessions: 4 }));
   const most = LIMITS.sessionsEnded.value;
   using ipc = await home.connect();
   const ended = async (): Promise<string[]> =>

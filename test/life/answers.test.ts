@@ -114,6 +114,11 @@ const ASKED: { readonly [T in Tag]: () => readonly FieldsOf<T>[] } = {
   ReadQueue: () => [{ id: entryId }],
   RetryQueue: () => [{ ids: [entryId] }, { ids: [] }],
   DropQueue: () => [{ ids: [entryId] }],
+  Prompt: () => [{ text: "hello", rule: "mail" }],
+  WaitSession: () => [{ entry: prompted, timeout_ms: 0 }],
+  ListSessions: () => [{ group: "mail" }],
+  ReadSession: () => [{ id: sessionOfMail }],
+  StopSessions: () => [{ ids: [sessionOfMail] }],
   ListApprovals: () => [null],
   ListGrants: () => [null],
   // They need a worker that waits: test/host/approve.test.ts holds their answers to the schemas.
@@ -151,6 +156,10 @@ function makePlugin(): string {
 let fileId = "";
 /** The last event that was published. */
 let forNobody = "";
+/** The entry of the prompt. */
+let prompted = "";
+/** The session of the first event. */
+let sessionOfMail = "";
 /** The first dead letter. */
 let entryId = "";
 const STORED = ["PutFile", "PutFile", "DeleteFile", "SetProject", "AddMessage"];
@@ -168,6 +177,9 @@ test("every verb is answered as its schema says, with no other key, and the log 
       const answer = await connection.request(fields === null ? tag : { [tag]: fields });
       if (tag === "PutFile" && fileId === "") fileId = (answer as PutAnswer).Data.data.file.id;
       if (tag === "Publish") forNobody = (answer as { Data: { data: { id: string } } }).Data.data.id;
+      if (tag === "Prompt") prompted = (answer as { Data: { data: { entry: string } } }).Data.data.entry;
+      if (tag === "ListSessions")
+        sessionOfMail = (answer as { Data: { data: { sessions: { id: string }[] } } }).Data.data.sessions[0]!.id;
       if (tag === "ListQueue" && entryId === "") entryId = (answer as QueueAnswer).Data.data.entries[0]!.id;
       const { error } = VERBS[tag].answer.safeParse(answer);
       expect({ tag, issues: error?.issues ?? [] }).toEqual({ tag, issues: [] });
@@ -190,6 +202,7 @@ test("every verb is answered as its schema says, with no other key, and the log 
       ...PLUGINS,
       ...STORED,
       ...EVENTS,
+      ...["Prompt", "StopSessions"],
       "Stop",
       "Delete",
       "Shutdown",

@@ -444,7 +444,13 @@ async function left(argv?: readonly string[]): Promise<{
     const removed: boolean[] = [];
     const deps = {
       ...{ store, workersDir, environmentsDir: workersDir, audit: new AuditSpool(workersDir, "daemon") },
-      ...{ shimBinary: SHIM_BINARY, cgroups: undefined, daemonEnv: {}, daemonUmask: 0o022 },
+      ...{
+        shimBinary: SHIM_BINARY,
+        cgroups: undefined,
+        daemonEnv: {},
+        credential: () => Promise.reject(new Error("there is none")),
+        daemonUmask: 0o022,
+      },
       ...{ emit: () => undefined, log: () => undefined, random: () => 0, nowMs: Date.now, onRotated: () => undefined },
       onRemove: (_: Worker, isDone: boolean) => void removed.push(isDone),
       watchRun: () => ({ health: null, [Symbol.dispose]: () => undefined }),

@@ -24,6 +24,7 @@ const deps: WorkerDeps = {
   environmentsDir: dir,
   cgroups: undefined,
   daemonEnv: {},
+  credential: () => Promise.reject(new Error("there is none")),
   daemonUmask: 0o022,
   emit: () => undefined,
   log: () => undefined,

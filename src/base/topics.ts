@@ -1,6 +1,6 @@
 /** Topics of events, `message.inbound`, and patterns of them, `message.*` and `git.**`. */
-import { IpcError } from "../base/errors.ts";
-import { limit } from "../base/limits.ts";
+import { IpcError } from "./errors.ts";
+import { limit } from "./limits.ts";
 
 /** What begins with one of these comes from ipcctl itself, and from nobody else. */
 const CORE = new Set(["agent", "plugin", "task", "tool"]);

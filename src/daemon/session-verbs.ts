@@ -1,0 +1,97 @@
+/** The verbs of sessions, and of prompts, which start one. */
+import type { Approvals } from "../desk/approvals.ts";
+import { nameWithin, workerName } from "../protocol/kinds.ts";
+import { data, success } from "../protocol/responses.ts";
+import type { SessionInfo } from "../protocol/sessions.ts";
+import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
+import type { StoredSession } from "../queue/session-store.ts";
+import { tellEntry } from "./event-verbs.ts";
+import type { HostEvents } from "./host-events.ts";
+
+export type SessionDeps = {
+  readonly events: HostEvents;
+  readonly approvals: () => Promise<Approvals>;
+  /** Of a worker; undefined once it is deleted. */
+  readonly logDirOf: (worker: string) => string | undefined;
+};
+
+export type SessionTag = Extract<Tag, "Prompt" | `${string}Session` | `${string}Sessions`>;
+
+export const SESSION_HANDLERS: {
+  readonly [T in SessionTag]: (
+    request: RequestOf<T>,
+    deps: SessionDeps,
+    caller: { readonly uid: number },
+  ) => AnswerOf<T> | Promise<AnswerOf<T>>;
+} = {
+  Prompt: ({ text, rule, session }, { events }, { uid }) => {
+    const { dispatcher, store } = events.open();
+    const named = session === null ? null : store.get(idOf(session)).id;
+    return data(dispatcher.prompt(text, `user ${uid}`, rule ?? undefined, named));
+  },
+  WaitSession: async ({ entry: id, until, timeout_ms }, { events, ...deps }) => {
+    const { queue, store, sessions } = events.open();
+    const deadline = performance.now() + timeout_ms;
+    for (;;) {
+      const { entry } = queue.get(id);
+      const session = store.ofEntry(id);
+      const isOver =
+        session === undefined ? entry.state === "done" || entry.state === "dead" : session.endedMs !== null;
+      const hasStarted = until === "started" && session !== undefined && session.state !== "starting";
+      const leftMs = deadline - performance.now();
+      if (isOver || hasStarted || leftMs <= 0)
+        return data({ entry: tellEntry(entry), session: session === undefined ? null : await tell(session, deps) });
+      await sessions.change(id, leftMs);
+    }
+  },
+  ListSessions: async ({ group, after }, { events, ...deps }) => {
+    const { sessions, next } = events.open().store.list({ group, after: after === null ? null : idOf(after) });
+    return data({ sessions: await Promise.all(sessions.map((one) => tell(one, deps))), next });
+  },
+  ReadSession: async ({ id }, { events, ...deps }) => {
+    const { sessions, store, workspaces } = events.open();
+    const one = store.get(idOf(id));
+    const { calls, output: kept } = store.transcript(one.id);
+    const { lines, isCut } = kept ?? (await sessions.output(one.worker)) ?? { lines: [], isCut: false };
+    const use = await workspaces.measure(one.group, one.workspace);
+    return data({
+      ...(await tell(one, deps)),
+      ...{ source: one.source, prompt: one.prompt, calls, output: lines, is_cut: isCut },
+      ...{ workspace: workspaces.pathOf(one.group, one.workspace) },
+      ...{ workspace_bytes: use?.bytes ?? null, workspace_files: use?.files ?? null },
+    });
+  },
+  StopSessions: async ({ ids }, { events }) => {
+    const { queue, store, sessions, dispatcher } = events.open();
+    // All are known before any is ended.
+    const meant = ids.map((id) => {
+      const session = store.find(idOf(id)) ?? store.ofEntry(id);
+      return { session, entry: session === undefined ? queue.get(id).entry : undefined };
+    });
+    for (const { session, entry } of meant) {
+      if (entry !== undefined && entry.state !== "running" && entry.state !== "done") queue.drop(entry.id);
+      if (session?.endedMs === null) await sessions.stop(session.worker);
+    }
+    dispatcher.look();
+    return { Success: { ...success(`Stopped ${ids.length}`).Success, count: ids.length } };
+  },
+};
+
+/** Of a session, or of its worker. */
+function idOf(text: string): string {
+  return text.startsWith(workerName("session", "")) ? nameWithin("session", text) : text;
+}
+
+async function tell(one: StoredSession, { approvals, logDirOf }: Omit<SessionDeps, "events">): Promise<SessionInfo> {
+  const { id, worker, rule, group, mode, event, state, startedMs, endedMs, requests, denials, outcome } = one;
+  const waiting = endedMs === null ? (await approvals()).list() : [];
+  return {
+    ...{ id, worker, rule, group, mode, event, state, requests, denials, outcome },
+    entry: one.entry,
+    started_at: new Date(startedMs).toISOString(),
+    ended_at: endedMs === null ? null : new Date(endedMs).toISOString(),
+    seconds: Math.max(0, ((endedMs ?? Date.now()) - startedMs) / 1000),
+    approvals: waiting.filter(({ binding }) => binding.worker === worker).length,
+    ...{ exit_code: one.exitCode, exit_signal: one.exitSignal, log_dir: logDirOf(worker) ?? null },
+  };
+}

@@ -1,0 +1,106 @@
+/**
+ * The folders that sessions may write: `FOLDER/GROUP/NAME`. Both names are ours or were checked; what an event says
+ * never becomes a part of a path. What lies in such a folder is a session's, and may be anything.
+ */
+import { existsSync, lchownSync, mkdirSync, readdirSync } from "node:fs";
+import { lstat, readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { limit } from "../base/limits.ts";
+import { removeTree } from "../base/remove.ts";
+
+/** The one that `resume` finds again; sessions have ids, of which none is called so. */
+export const SHARED = "shared";
+
+/** How much is in a workspace, as far as it was counted: beyond the quota nobody counts on. */
+export type Use = { readonly bytes: number; readonly files: number; readonly why: string | undefined };
+
+export class Workspaces {
+  readonly #folder: string;
+
+  constructor(folder: string) {
+    this.#folder = folder;
+  }
+
+  pathOf(group: string, name: string): string {
+    return join(this.#folder, group, name);
+  }
+
+  has(group: string, name: string): boolean {
+    return existsSync(this.pathOf(group, name));
+  }
+
+  /** @param owner whose files it is to hold, if not those of whoever makes it */
+  make(group: string, name: string, owner: number | undefined): string {
+    const path = this.pathOf(group, name);
+    if (existsSync(path)) return path;
+    mkdirSync(join(this.#folder, group), { recursive: true, mode: 0o700 });
+    mkdirSync(path, { mode: 0o700 });
+    if (owner !== undefined) lchownSync(path, owner, owner);
+    return path;
+  }
+
+  /** Links are counted and not followed. Undefined if there is none. */
+  async measure(group: string, name: string): Promise<Use | undefined> {
+    const path = this.pathOf(group, name);
+    if (!existsSync(path)) return undefined;
+    let [bytes, files] = [0, 0];
+    const waiting = [path];
+    const over = (): string | undefined =>
+      files > limit("workspaceFiles")
+        ? `more than ${limit("workspaceFiles")} files`
+        : bytes > limit("workspaceBytes")
+          ? `more than ${limit("workspaceBytes")} bytes`
+          : undefined;
+    for (let folder = waiting.pop(); folder !== undefined; folder = waiting.pop()) {
+      let entries;
+      try {
+        entries = await readdir(folder, { withFileTypes: true });
+      } catch (error) {
+        const { code } = error as NodeJS.ErrnoException;
+        if (code === "ENOENT" || code === "ENOTDIR") continue; // removed meanwhile
+        return { bytes, files, why: `a folder that cannot be looked into (${code})` };
+      }
+      files += entries.length;
+      if (over() !== undefined) return { bytes, files, why: over() };
+      for (const entry of entries) {
+        const at = join(folder, entry.name);
+        if (entry.isDirectory()) waiting.push(at);
+        else bytes += await sizeOf(at);
+        if (over() !== undefined) return { bytes, files, why: over() };
+      }
+    }
+    return { bytes, files, why: undefined };
+  }
+
+  /** Removes those of sessions that nobody needs; the shared ones stay. @param kept by group */
+  sweep(kept: ReadonlyMap<string, ReadonlySet<string>>): void {
+    for (const group of foldersIn(this.#folder))
+      for (const name of foldersIn(join(this.#folder, group)))
+        if (name !== SHARED && kept.get(group)?.has(name) !== true) {
+          const path = this.pathOf(group, name);
+          removeTree(path, path);
+        }
+  }
+}
+
+/** What it takes on the disk: a file with holes takes less than its length. */
+async function sizeOf(path: string): Promise<number> {
+  try {
+    return (await lstat(path)).blocks * BLOCK_BYTES;
+  } catch {
+    return 0; // removed meanwhile
+  }
+}
+
+/** Of `st_blocks`, whatever the file system has. */
+const BLOCK_BYTES = 512;
+
+function foldersIn(path: string): string[] {
+  try {
+    return readdirSync(path, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory())
+      .map(({ name }) => name);
+  } catch {
+    return [];
+  }
+}
