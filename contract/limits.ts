@@ -285,7 +285,7 @@ export const LIMITS = {
   },
   sessionCalls: { value: 256, why: "newest calls of tools that are kept of a session; the audit has all of them" },
   sessionOutputBytes: {
-    value: 262_144,
+    value: 196_608,
     why: "newest bytes of what a session printed that are kept when its log is gone; a prompt prints all of it",
   },
   workspaces: {
@@ -294,7 +294,7 @@ export const LIMITS = {
   },
   workspaceBytes: {
     value: 1_073_741_824,
-    why: "bytes on the disk of all files of a workspace; a session that has more is ended within seconds",
+    why: "bytes of all files of a workspace; a session that has more is ended within seconds",
   },
   workspaceFiles: { value: 16_384, why: "files and folders of a workspace; likewise" },
   eventShownBytes: {

@@ -40,7 +40,7 @@ export const SPEC = {
   kill: 28,
   umask: 29,
   owner: 30,
-  input: 31,
+  input: 43,
   end: 255,
 } as const;
 

@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+1cef6fcc" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+eeb6159b" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
@@ -60,7 +60,7 @@ enum {
 	IPC_SPEC_KILL = 28,
 	IPC_SPEC_UMASK = 29,
 	IPC_SPEC_OWNER = 30,
-	IPC_SPEC_INPUT = 31,
+	IPC_SPEC_INPUT = 43,
 	IPC_SPEC_END = 255,
 };
 

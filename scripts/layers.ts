@@ -95,11 +95,12 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     uses: { base: "", protocol: "types of what is told", stores: "opening a database" },
   },
   queue: {
-    job: "events that start sessions: the rules for that, and what waits, runs, failed or is dead, stored",
+    job: "events that start sessions: what waits, runs, failed or is dead, what was said in sessions, their workspaces",
     uses: {
       base: "",
-      protocol: "keys that stand twice; types of what is told",
-      stores: "opening a database; names of groups",
+      protocol: "types of what is told",
+      host: "the rules of host.json",
+      stores: "opening a database",
     },
   },
   workers: {

@@ -38,7 +38,7 @@ export type { EventOptions, IpcEvent, LogEntry, LogOptions } from "./runtime/wat
 export type { ActOptions, ActVerb } from "./sdk/verbs.ts";
 export type { Content, GroupFiles, GroupProject, PutOptions } from "./sdk/group-stores.ts";
 export type { NewTask, Queue, Tasks } from "./sdk/tasks-and-queue.ts";
-export type { PromptOptions, Sessions } from "./sdk/sessions.ts";
+export type { PromptOptions, Sessions } from "./sdk/session-access.ts";
 export type {
   EntrySession,
   PromptInfo,
@@ -48,7 +48,7 @@ export type {
   SessionLine,
   SessionMode,
   SessionState,
-} from "./protocol/sessions.ts";
+} from "./protocol/session-answers.ts";
 export type {
   EntryInfo,
   EntryState,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, List, Literal, overload  # in a class with a method `list` that is no type
 
     from ._caller import Worker
-    from ._scheduled import Queue, Tasks
+    from ._scheduled import Queue, Sessions, Tasks
     from ._stored import GroupFiles, GroupProject
     from ._verbs import (
         ActResult,
@@ -302,6 +302,13 @@ class Ipcctl:
 
         return Queue(self)
 
+    @property
+    def sessions(self) -> Sessions:
+        """What rules start for events, and prompts."""
+        from ._scheduled import Sessions
+
+        return Sessions(self)
+
     def daemon_status(self) -> DaemonStatus:
         status: DaemonStatus = self._query("DaemonStatus")
         return status
@@ -397,12 +404,14 @@ class Ipcctl:
         self,
         *,
         worker: str | None = None,
-        topic: Literal["status", "logs", "all"] = "status",
+        topic: Literal["status", "logs", "all", "events"] | str = "status",
         since: int | None = None,
     ) -> Events:
         """Events on a separate connection: dicts with ``type``, ``app``, ``seq``, ``time`` and the fields of the event.
         After a restart of the daemon they continue with the next one.
 
+        :param topic: states and processes, lines, what is published, or all of them and more; any other text is a
+        pattern of topics, such as ``mail.*``: of what is published, only that
         :param since: number of the last event seen: begins with the events after it, with 0 at the oldest that the
         daemon has; the default is to begin now
         """
@@ -431,7 +440,7 @@ class Events:
         self,
         wire: _Wire,
         path: str,
-        topic: Literal["status", "logs", "all"],
+        topic: str,
         worker: str | None,
         since: int | None,
     ) -> None:
@@ -462,7 +471,7 @@ class Events:
                 if error.code != "CONNECTION_LOST":
                     raise
                 self._rejoin(error)
-                if self._topic != "status":  # lines written in between are in the files
+                if self._topic in ("logs", "all"):  # lines written in between are in the files
                     yield {"type": "events_dropped", "app": None, "count": None, "seq": None, "time": None}
                 continue
             seq = event.get("seq")
@@ -472,7 +481,13 @@ class Events:
 
     def _subscribe(self, wire: _Wire, since: int | None) -> int | None:
         """Returns the number of the newest event; an older daemon has none."""
-        subscription = {SUBSCRIPTIONS[self._topic]: {"app_name": self._worker}}
+        subscription: dict[str, dict[str, str | None]]
+        if self._topic == "events":
+            subscription = {SUBSCRIPTIONS["events"]: {"topic": None}}
+        elif self._topic in SUBSCRIPTIONS:
+            subscription = {SUBSCRIPTIONS[self._topic]: {"app_name": self._worker}}
+        else:
+            subscription = {SUBSCRIPTIONS["events"]: {"topic": self._topic}}
         wire.send(_encode({"Subscribe": {"subscription": subscription, "since": "now" if since is None else since}}))
         newest: int | None = _checked(wire.receive())["Success"].get("seq")
         if newest is None and since is not None:

@@ -1,4 +1,4 @@
-"""Tasks that publish events when they come due, and the queue of what waits for sessions."""
+"""Tasks that publish events when they come due, the queue of what waits for sessions, and these."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from typing import Any, List, Literal  # in a class with a method `list` that is no type
 
     from ._client import Ipcctl
-    from ._verbs import PublishedEvent, QueueEntry, Task, TaskRun
+    from ._verbs import PublishedEvent, QueueEntry, Session, SessionDescription, Task, TaskRun
 
 
 class Tasks:
@@ -104,3 +104,50 @@ class Queue:
     def drop(self, id: str, *more: str) -> None:
         """Forgets what does not run."""
         self._ipcctl.request({"DropQueue": {"ids": [id, *more]}})
+
+
+class Sessions:
+    """What rules of host.json start for events; a prompt is such an event."""
+
+    def __init__(self, ipcctl: Ipcctl) -> None:
+        self._ipcctl = ipcctl
+
+    def prompt(self, text: str, *, rule: str | None = None, session: str | None = None) -> str:
+        """Publishes what somebody asks. Its session is started once. Gives the entry of the queue, for ``wait``.
+
+        :param rule: instead of the one that host.json names for prompts
+        :param session: an earlier one of its group, whose workspace it gets
+        """
+        fields = {"text": text, "rule": rule, "session": session}
+        entry: str = self._query("Prompt", **fields)["entry"]
+        return entry
+
+    def wait(
+        self, entry: str, timeout: float, until: Literal["started", "ended"] = "ended"
+    ) -> tuple[QueueEntry, Session | None]:
+        """What becomes of an entry of the queue: once its session has started or ended, or the time is over."""
+        found = self._query("WaitSession", entry=entry, until=until, timeout_ms=round(timeout * 1000))
+        return found["entry"], found["session"]
+
+    def list(self, *, group: str | None = None) -> List[Session]:
+        """Those that run and those that have ended, newest first."""
+        found: list[Session] = []
+        after = None
+        while True:
+            page = self._query("ListSessions", group=group, after=after)
+            found += page["sessions"]
+            after = page["next"]
+            if after is None:
+                return found
+
+    def describe(self, id: str) -> SessionDescription:
+        """Also what was said in it."""
+        found: SessionDescription = self._query("ReadSession", id=id)
+        return found
+
+    def stop(self, id: str, *more: str) -> None:
+        """Ends them, or drops what waits for its session, by its entry of the queue."""
+        self._ipcctl.request({"StopSessions": {"ids": [id, *more]}})
+
+    def _query(self, verb: str, **fields: object) -> Any:
+        return self._ipcctl.request({verb: fields})["Data"]["data"]

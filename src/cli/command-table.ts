@@ -203,12 +203,13 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
   add(
     "subscribe",
     "print events as they happen, one JSON object per line",
-    "ipcctl subscribe status\nipcctl subscribe all web\nipcctl subscribe status --since 10m",
+    "ipcctl subscribe status\nipcctl subscribe all web\nipcctl subscribe --topic 'mail.*' --since 10m",
   )
-    .argument("[what]", "status, logs or all", "all")
+    .argument("[what]", "status, logs, events (what is published) or all (default: all, with --topic events)")
     .argument("[name]")
+    .option("--topic <glob>", "only published events whose topics match: * stands for one word, ** at the end for any")
     .option("--since <n|time>", "begin with the stored events after number n, or newer than, for example, 10m")
-    .action((what: string, name: string | undefined, flags: SubscribeFlags, command: Command) =>
+    .action((what: string | undefined, name: string | undefined, flags: SubscribeFlags, command: Command) =>
       finish(subscribe(contextOf(command), what, name, flags)),
     );
   runFlags(

@@ -4,7 +4,7 @@ import { sleep } from "../base/patience.ts";
 import { signalNumber } from "../base/signals.ts";
 import { textOf } from "../logs/cri.ts";
 import { localLog, LogView, type SourcedPiece } from "../logs/view.ts";
-import type { SessionInfo } from "../protocol/sessions.ts";
+import type { SessionInfo } from "../protocol/session-answers.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { jsonText, printable, writeError, type Context } from "./context.ts";
 import { LogPrinter } from "./log-printer.ts";
@@ -65,8 +65,9 @@ class Asking implements Disposable {
     this.#step({ step: "started", session: session.id, worker: session.worker, rule: session.rule });
     const ended = await this.#answer(entry, session);
     this.#step({ step: "ended", ...ended });
-    if (ended.state === "timeout" || ended.state === "full" || ended.state === "lost")
-      this.#tell(ended.outcome ?? ended.state);
+    const isSeen = ended.state === "done" || ended.state === "stopped" || ended.state === "failed";
+    const hasExit = ended.exit_code !== null || ended.exit_signal !== null;
+    if (!isSeen || (ended.state === "failed" && !hasExit)) this.#tell(ended.outcome ?? ended.state);
     return this.#verdict ?? statusOf(ended);
   }
 
@@ -80,13 +81,7 @@ class Asking implements Disposable {
           throw error;
         },
       );
-      if (session !== null && session.state !== "starting" && session.ended_at === null) return session;
-      if (session !== null && session.ended_at !== null) {
-        // It could not be started, or has ended already.
-        if (session.log_dir !== null) return session;
-        this.#tell(session.outcome ?? session.state);
-        return undefined;
-      }
+      if (session !== null && session.state !== "starting") return session;
       if (now === undefined) return undefined;
       if (now.state === "dead" || now.state === "done") {
         this.#tell(now.outcome ?? "it was dropped");
@@ -100,7 +95,8 @@ class Asking implements Disposable {
 
   async #answer(entry: string, session: SessionInfo): Promise<SessionInfo> {
     const ending = new AbortController();
-    const printing = session.log_dir === null ? undefined : this.#print(session.worker, session.log_dir, ending.signal);
+    const { worker, log_dir: dir } = session;
+    const printing = dir === null ? this.#printKept(session.id) : this.#print(worker, dir, ending.signal);
     let waiting = 0;
     for (let now = session; ;) {
       if (now.ended_at !== null) {
@@ -135,6 +131,14 @@ class Asking implements Disposable {
       else await put(fd, printer.end());
     };
     await Promise.all([follow("stdout"), follow("stderr")]);
+  }
+
+  /** Its log is gone already: so many others have ended since. */
+  async #printKept(id: string): Promise<void> {
+    const { output } = await this.#ask((one) => one.sessions.describe(id));
+    for (const line of output)
+      if (this.#context.isJson) this.#step({ step: "output", ...line });
+      else await put(line.stream === "stdout" ? 1 : 2, Buffer.from(`${line.text}\n`));
   }
 
   #line({ piece: { timestamp: time, stream, text, isEnd } }: SourcedPiece): void {

@@ -3,7 +3,7 @@ import { formatBytes } from "../base/units.ts";
 import { Redactor } from "../host/redact.ts";
 import { textOf } from "../logs/cri.ts";
 import { localLog, LogView, type SourcedPiece } from "../logs/view.ts";
-import type { SessionInfo, SessionLine } from "../protocol/sessions.ts";
+import type { SessionInfo, SessionLine } from "../protocol/session-answers.ts";
 import { columns } from "./columns.ts";
 import { isTerminal, jsonText, printable, type Context } from "./context.ts";
 import { LogPrinter } from "./log-printer.ts";

@@ -1,11 +1,12 @@
 /** `subscribe`: prints events as they happen, until interrupted or until the daemon ends. */
 import { IpcError } from "../base/errors.ts";
+import { shellWord } from "../base/shell-words.ts";
 import { parseCount, parseDurationMs } from "../base/units.ts";
 import { SUBSCRIPTIONS } from "../protocol/responses.ts";
 import { jsonText, type Context } from "./context.ts";
 import { select } from "./select.ts";
 
-export type SubscribeFlags = { since?: string };
+export type SubscribeFlags = { since?: string; topic?: string };
 
 type Topic = keyof typeof SUBSCRIPTIONS;
 
@@ -13,15 +14,24 @@ const isTopic = (text: string): text is Topic => Object.hasOwn(SUBSCRIPTIONS, te
 
 export async function subscribe(
   context: Context,
-  what: string,
+  asked: string | undefined,
   pattern: string | undefined,
   flags: SubscribeFlags,
 ): Promise<number> {
+  const what = asked ?? (flags.topic === undefined ? "all" : "events");
   if (!isTopic(what))
     throw new IpcError(
       "USAGE",
       `subscribe: ${JSON.stringify(what)} is not one of ${Object.keys(SUBSCRIPTIONS).join(", ")}`,
     );
+  if (flags.topic !== undefined && what !== "events")
+    throw new IpcError("USAGE", `subscribe: --topic chooses published events, and not ${what}`, {
+      hint: `ipcctl subscribe events --topic ${shellWord(flags.topic)}`,
+    });
+  if (pattern !== undefined && what === "events")
+    throw new IpcError("USAGE", `subscribe: published events are of no worker, and not of ${JSON.stringify(pattern)}`, {
+      hint: "--topic chooses among them",
+    });
   const { since, fromMs } = parseSince(flags.since);
   using connection = await context.connect();
   const chosen = pattern === undefined ? [] : await select(connection, [pattern]);
@@ -44,7 +54,7 @@ export async function subscribe(
   process.once("SIGINT", () => ended.resolve(0));
   process.once("SIGTERM", () => ended.resolve(0));
   const only = names.size === 1 && chosen[0]!.name !== chosen[0]!.app.toLowerCase() ? chosen[0]!.name : null;
-  await events.subscribe(what, only, since);
+  await events.subscribe(what, flags.topic ?? only, since);
   return await ended.promise;
 }
 

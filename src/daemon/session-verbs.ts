@@ -2,7 +2,7 @@
 import type { Approvals } from "../desk/approvals.ts";
 import { nameWithin, workerName } from "../protocol/kinds.ts";
 import { data, success } from "../protocol/responses.ts";
-import type { SessionInfo } from "../protocol/sessions.ts";
+import type { SessionInfo } from "../protocol/session-answers.ts";
 import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
 import type { StoredSession } from "../queue/session-store.ts";
 import { tellEntry } from "./event-verbs.ts";
@@ -65,12 +65,13 @@ export const SESSION_HANDLERS: {
     const { queue, store, sessions, dispatcher } = events.open();
     // All are known before any is ended.
     const meant = ids.map((id) => {
-      const session = store.find(idOf(id)) ?? store.ofEntry(id);
-      return { session, entry: session === undefined ? queue.get(id).entry : undefined };
+      const session = store.find(idOf(id));
+      return session ?? queue.get(id).entry;
     });
-    for (const { session, entry } of meant) {
-      if (entry !== undefined && entry.state !== "running" && entry.state !== "done") queue.drop(entry.id);
-      if (session?.endedMs === null) await sessions.stop(session.worker);
+    for (const one of meant) {
+      if ("worker" in one) await sessions.stop(one.worker);
+      else if (one.state === "running") await sessions.stopEntry(one.id);
+      else if (one.state !== "done") queue.drop(one.id);
     }
     dispatcher.look();
     return { Success: { ...success(`Stopped ${ids.length}`).Success, count: ids.length } };

@@ -13,7 +13,7 @@ import { textOf } from "../logs/cri.ts";
 import { readLastLines } from "../logs/tail.ts";
 import type { AppConfig } from "../protocol/app-config.ts";
 import { workerName } from "../protocol/kinds.ts";
-import type { SessionLine, SessionMode, SessionState } from "../protocol/sessions.ts";
+import type { SessionLine, SessionMode, SessionState } from "../protocol/session-answers.ts";
 import type { ExitInfo } from "../protocol/status.ts";
 import { Hopeless, type Carried } from "../queue/dispatcher.ts";
 import type { Entry, StoredEvent } from "../queue/event-queue.ts";
@@ -52,6 +52,8 @@ export class Sessions implements Disposable {
   /** Told whenever one has started or ended. */
   readonly #changed = new EventTarget();
   readonly #over = new AbortController();
+  /** Entries that were ended before their sessions could be. */
+  readonly #unwanted = new Set<string>();
 
   constructor(deps: SessionsDeps) {
     this.#deps = deps;
@@ -78,6 +80,7 @@ export class Sessions implements Disposable {
     const redactor = await this.#redactor();
     const text = promptOf(event);
     // Nothing waits between the next three: what has a folder has a record, and what is leased is known.
+    if (this.#unwanted.delete(entry.id)) return "stopped before it began";
     const path = workspaces.make(entry.group, workspace, ownerOf(entry.group));
     store.begin({
       ...{ id, worker, rule: rule.name, group: entry.group, mode, event: event.id, entry: entry.id, workspace },
@@ -94,6 +97,7 @@ export class Sessions implements Disposable {
     }
     store.running(id);
     this.tell(entry.id);
+    if (this.#unwanted.delete(entry.id)) this.stop(worker).catch(this.#deps.onTrouble);
     return this.#end(registry.get(worker), store.get(id));
   }
 
@@ -107,6 +111,14 @@ export class Sessions implements Disposable {
   async stop(name: string): Promise<void> {
     const worker = this.#deps.registry.find(name);
     if (worker?.config.kind === "session") await this.#deps.registry.stopWorker(worker, null);
+  }
+
+  /** Ends the session of an entry that is carried out, also one that is yet to come. */
+  async stopEntry(entry: string): Promise<void> {
+    const session = this.#deps.store.ofEntry(entry);
+    const isUp = session?.endedMs === null && this.#deps.registry.find(session.worker)?.isUp === true;
+    if (isUp) await this.stop(session.worker);
+    else this.#unwanted.add(entry);
   }
 
   /** Those that an earlier daemon has left without an end, and whose entries are with nobody any more. */

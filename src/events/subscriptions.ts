@@ -60,7 +60,8 @@ export class Subscriptions {
    */
   put(subscriber: Subscriber, { subscription, since }: RequestOf<"Subscribe">): Begun {
     const { kind, app } = subscription;
-    const topics = subscription.topic === null ? undefined : new TopicPattern(subscription.topic);
+    const topic = subscription.kind === "events" ? subscription.topic : null;
+    const topics = topic === null ? undefined : new TopicPattern(topic);
     if (kind === "logs" && typeof since === "number")
       throw new IpcError(
         "BAD_REQUEST",

@@ -11,7 +11,7 @@ import { limit } from "../base/limits.ts";
 import { findWorkerId, toGroup } from "../base/names.ts";
 import { TopicPattern } from "../base/topics.ts";
 import { parseDurationMs } from "../base/units.ts";
-import { SESSION_MODES } from "../protocol/sessions.ts";
+import { SESSION_MODES } from "../protocol/session-answers.ts";
 import { foldName, parseWith, whatIsWrongWith } from "./manifest.ts";
 
 const text = z.string().min(1);

@@ -41,7 +41,7 @@ import {
   type SessionInfo,
   type SessionLine,
   type SessionList,
-} from "./sessions.ts";
+} from "./session-answers.ts";
 import {
   ROLES,
   type Conversation,

@@ -110,7 +110,10 @@ export const SUBSCRIPTIONS = {
   events: "PublishedEvents",
 } as const;
 
-/** What StatusEvents delivers; LogEvents delivers `log_line` and `log_lost`, PublishedEvents `published`, AllEvents everything. */
+/**
+ * What StatusEvents delivers; LogEvents delivers `log_line` and `log_lost`, PublishedEvents `published`, AllEvents
+ * everything.
+ */
 export const STATUS_EVENTS: ReadonlySet<WorkerEvent["type"]> = new Set([
   "status_change",
   "process_started",

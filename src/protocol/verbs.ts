@@ -78,13 +78,9 @@ const filter = z.union([
 const subscription = z.union([
   z
     .strictObject({ StatusEvents: filter })
-    .transform((s) => ({ kind: "status" as const, app: s.StatusEvents.app_name, topic: null })),
-  z
-    .strictObject({ LogEvents: filter })
-    .transform((s) => ({ kind: "logs" as const, app: s.LogEvents.app_name, topic: null })),
-  z
-    .strictObject({ AllEvents: filter })
-    .transform((s) => ({ kind: "all" as const, app: s.AllEvents.app_name, topic: null })),
+    .transform((s) => ({ kind: "status" as const, app: s.StatusEvents.app_name })),
+  z.strictObject({ LogEvents: filter }).transform((s) => ({ kind: "logs" as const, app: s.LogEvents.app_name })),
+  z.strictObject({ AllEvents: filter }).transform((s) => ({ kind: "all" as const, app: s.AllEvents.app_name })),
   z
     .strictObject({ PublishedEvents: z.object({ topic: optionalName }) })
     .transform((s) => ({ kind: "events" as const, app: null, topic: s.PublishedEvents.topic })),

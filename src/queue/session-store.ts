@@ -5,7 +5,7 @@
 import type { Database } from "bun:sqlite";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
-import type { SessionCall, SessionLine, SessionMode, SessionState } from "../protocol/sessions.ts";
+import type { SessionCall, SessionLine, SessionMode, SessionState } from "../protocol/session-answers.ts";
 import { fitting, openDatabase } from "../stores/database.ts";
 
 export type NewSession = {

@@ -83,10 +83,11 @@ export class Workspaces {
   }
 }
 
-/** What it takes on the disk: a file with holes takes less than its length. */
+/** Its length, or what it takes on the disk if that is more: a file with holes counts as if it had none. */
 async function sizeOf(path: string): Promise<number> {
   try {
-    return (await lstat(path)).blocks * BLOCK_BYTES;
+    const { size, blocks } = await lstat(path);
+    return Math.max(size, blocks * BLOCK_BYTES);
   } catch {
     return 0; // removed meanwhile
   }

@@ -5,7 +5,7 @@ import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { endOfCharacters, textOf } from "../logs/cri.ts";
 import { localLog, LogView, type LogSource, type ViewBatch } from "../logs/view.ts";
-import type { SUBSCRIPTIONS, WorkerEvent } from "../protocol/responses.ts";
+import { SUBSCRIPTIONS, type WorkerEvent } from "../protocol/responses.ts";
 import type { WorkerStatus } from "../protocol/status.ts";
 import type { Connection } from "../sdk/connection.ts";
 import { Feed } from "./feed.ts";
@@ -13,9 +13,11 @@ import { sleep } from "../base/patience.ts";
 
 export type EventOptions = {
   /**
-   * `status` (the default): states and processes; `logs`: lines; `all`: both, health checks, limits, and approvals.
+   * `status` (the default): states and processes; `logs`: lines; `events`: what is published; `all`: all of these,
+   * health checks, limits, and approvals. Any other text is a pattern of topics, such as `mail.*`: of what is
+   * published, only that.
    */
-  readonly topic?: keyof typeof SUBSCRIPTIONS;
+  readonly topic?: keyof typeof SUBSCRIPTIONS | (string & {});
   /** Only of the worker with this name. */
   readonly worker?: string;
   /**
@@ -24,6 +26,8 @@ export type EventOptions = {
    */
   readonly since?: number;
 };
+
+type Published = Extract<WorkerEvent, { type: "published" }>;
 
 /** Fields that each event gets; lines of logs have no number. */
 type Position = { readonly seq: number | null; readonly time: string | null };
@@ -34,7 +38,8 @@ type Position = { readonly seq: number | null; readonly time: string | null };
  * their count: the reader was too slow, or the daemon does not have them any more (null: the count is unknown).
  */
 export type IpcEvent =
-  | (WorkerEvent & Position & { readonly app: string })
+  | (Exclude<WorkerEvent, Published> & Position & { readonly app: string })
+  | (Published & Position & { readonly app: null })
   | (Position & { readonly type: "events_dropped"; readonly app: null; readonly count: number | null });
 
 export type LogOptions = {
@@ -89,7 +94,9 @@ export function openEvents(
       (error) => void again(error),
     );
     const from = topic === "logs" && since === undefined ? "now" : (seen ?? "now");
-    const newest = await made.subscribe(topic, worker ?? null, from);
+    const newest = isKind(topic)
+      ? await made.subscribe(topic, worker ?? null, from)
+      : await made.subscribe("events", topic, from);
     seen ??= newest;
   };
   /** Throws the error that ended the connection if no daemon replaces the old one. */
@@ -99,7 +106,7 @@ export function openEvents(
     while (!feed.isEnded) {
       try {
         await subscribe(await rejoin());
-        if (topic !== "status") take(droppedEvents(null)); // lines written in between are in the files
+        if (topic === "logs" || topic === "all") take(droppedEvents(null)); // lines written in between are in the files
         return;
       } catch (failure) {
         if (!hasEnded(failure)) return feed.end({ error: failure });
@@ -112,6 +119,10 @@ export function openEvents(
     .then(subscribe)
     .catch((error: unknown) => feed.end({ error }));
   return { feed, opened };
+}
+
+function isKind(topic: string): topic is keyof typeof SUBSCRIPTIONS {
+  return Object.hasOwn(SUBSCRIPTIONS, topic);
 }
 
 function hasEnded(error: unknown): boolean {

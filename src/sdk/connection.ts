@@ -100,14 +100,15 @@ export class Connection extends Verbs implements Disposable {
   /**
    * Events with their numbers, for {@link Connection.onEvents}: those held after a number, or future ones. Returns the
    * number of the newest event; undefined from an older daemon, which has none.
+   * @param only of this worker; of published events, those whose topics match this pattern
    * @throws IpcError FAILED if such a daemon is asked for events that it does not keep
    */
   async subscribe(
     topic: keyof typeof SUBSCRIPTIONS,
-    worker: string | null,
+    only: string | null,
     since: number | "now",
   ): Promise<number | undefined> {
-    const subscription = { [SUBSCRIPTIONS[topic]]: { app_name: worker } };
+    const subscription = { [SUBSCRIPTIONS[topic]]: topic === "events" ? { topic: only } : { app_name: only } };
     const response = await this.request({ Subscribe: { subscription, since } });
     const { seq } = "Success" in response ? (response.Success as { readonly seq?: number }) : {};
     if (seq === undefined && since !== "now")

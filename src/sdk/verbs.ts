@@ -25,7 +25,7 @@ import {
 import type { ApprovalStatus, GrantStatus } from "../protocol/approval-answers.ts";
 import { ask, query, unexpected } from "./ask.ts";
 import { GroupFiles, GroupProject } from "./group-stores.ts";
-import { Sessions } from "./sessions.ts";
+import { Sessions } from "./session-access.ts";
 import { jsonOf, Queue, Tasks } from "./tasks-and-queue.ts";
 
 /** What {@link Verbs.act} can do to several workers at once. */

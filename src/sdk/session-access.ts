@@ -1,5 +1,11 @@
 /** Sessions, which rules of host.json start for events, and prompts, which are such events. */
-import type { EntrySession, PromptInfo, SessionDescription, SessionInfo, SessionList } from "../protocol/sessions.ts";
+import type {
+  EntrySession,
+  PromptInfo,
+  SessionDescription,
+  SessionInfo,
+  SessionList,
+} from "../protocol/session-answers.ts";
 import { ask, query, type Asker } from "./ask.ts";
 
 export type PromptOptions = {
