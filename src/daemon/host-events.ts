@@ -189,6 +189,7 @@ export class HostEvents implements Disposable {
     for (const { id, state } of entries) if (state === "queued" || state === "failed") queue.drop(id);
     this.#opened?.dispatcher.look(); // nothing of it may be left to wait for
     const running = entries.flatMap(({ state, owner }) => (state === "running" && owner !== null ? [owner] : []));
-    await Promise.all(running.map((name) => this.#opened?.sessions.stop(name)));
+    const { sessions } = this.#opened ?? {};
+    if (sessions !== undefined) await Promise.all(running.map((name) => sessions.stop(name)));
   }
 }

@@ -219,7 +219,7 @@ export function spawnShim(binary: string, dir: string, spec: Spec): SpawnedShim 
   });
   child.unref();
   if (child.stdin !== undefined) {
-    child.stdin.write(input!);
+    void child.stdin.write(input!);
     void child.stdin.end();
   }
   return { exited: child.exited, errorText: () => new Response(child.stderr).text() };

@@ -338,6 +338,21 @@ print("ghp_" + "a" * 36)
     expect(shown).toMatch(line);
 });
 
+test("sessionOutputBytes: as much of what a session prints is kept, the newest, and a prompt prints all of it", async () => {
+  const most = LIMITS.sessionOutputBytes.value;
+  const line = 1024;
+  const frame = JSON.stringify({ time: "2026-01-01T00:00:00.000000000Z", stream: "stdout", text: "" }).length;
+  ask(`for at in range(int(asked)): print(f"{at}".ljust(${line - frame}, "x"))`);
+  for (const count of [most / line, most / line + 1]) {
+    const { stdout } = await home.cli("prompt", `${count}`);
+    expect(stdout.split("\n")).toHaveLength(count + 1);
+    const [session] = await sessions();
+    const { output, is_cut: isCut } = await describeOf(session!.id);
+    expect([output.length, isCut]).toEqual([most / line, count > most / line]);
+    expect(output[0]!.text).toStartWith(isCut ? "1x" : "0x");
+  }
+});
+
 test("sessions are listed, followed and stopped", async () => {
   ask(`print("begun", "ghp_" + "a" * 36, flush=True)\ntime.sleep(600)`);
   expect(await home.cli("session", "list")).toMatchObject({ status: 0, stdout: "" });

@@ -4,6 +4,7 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
+import { connect } from "../../src/index.ts";
 import type { EntryInfo, TaskInfo, TaskRunInfo } from "../../src/protocol/happenings.ts";
 import type { WorkerStatus } from "../../src/protocol/status.ts";
 import { waitUntil } from "../deadline.ts";
@@ -324,8 +325,15 @@ test("what cannot be is refused with the way out", async () => {
 });
 
 test("the same from TypeScript and from Python", async () => {
-  rules(rule("import sys; sys.exit(1)", { queue: 1 }));
-  using ipc = await home.connect();
+  rules(
+    rule("import sys; sys.exit(1)", { queue: 1 }),
+    rule(
+      "import os, time; print('you asked', os.environ['IPCCTL_PROMPT']); time.sleep(600 if os.environ['IPCCTL_PROMPT'] == 'wait' else 0)",
+      { name: "ask", on: "ask.*" },
+    ),
+  );
+  await home.daemonPid(); // it runs
+  using ipc = await connect({ socket: home.paths.socket });
   expect(await ipc.publish("mail.new", { a: 1 }, { key: "k" })).toMatchObject({ is_new: true });
   expect(await ipc.publish("mail.new", null, { key: "k" })).toMatchObject({ is_new: false });
   expect(await ipc.tasks.add({ name: "t", cron: "@daily", publish: "a.b", timezone: "UTC" })).toMatchObject({
@@ -336,6 +344,21 @@ test("the same from TypeScript and from Python", async () => {
   await ipc.publish("mail.new", 2); // there is no room for it
   const [dead] = await ipc.queue.list({ dead: true });
   expect(await ipc.queue.show(dead!.id)).toMatchObject({ entry: { state: "dead" }, event: { data: 2 } });
+  const { entry } = await ipc.sessions.prompt("from here", { rule: "ask" });
+  const { session } = await ipc.sessions.wait(entry, 30_000);
+  expect(session).toMatchObject({ state: "done", group: "ask", entry });
+  expect((await ipc.sessions.describe(session!.id)).output).toMatchObject([
+    { stream: "stdout", text: "you asked from here" },
+  ]);
+  for await (const event of ipc.events({ topic: "*.inbound", since: 0 })) {
+    expect(event).toMatchObject({
+      type: "published",
+      app: null,
+      topic: "message.inbound",
+      data: { prompt: "from here" },
+    });
+    break;
+  }
   const script = home.script(
     "client.py",
     `
@@ -351,6 +374,21 @@ with ipcctl.connect() as ipc:
     [dead] = ipc.queue.list(dead=True)
     entry, event = ipc.queue.show(dead["id"])
     print(entry["state"], event["data"], ipc.queue.list(dead=True, group="nobody"))
+    asked = ipc.sessions.prompt("hello", rule="ask")
+    started, _ = ipc.sessions.wait(asked, 30, "started")
+    done, session = ipc.sessions.wait(asked, 30)
+    told = ipc.sessions.describe(session["id"])
+    print(done["state"], session["state"], told["prompt"], [line["text"] for line in told["output"]])
+    print([one["rule"] for one in ipc.sessions.list(group="ask")], ipc.sessions.list(group="nobody"))
+    second = ipc.sessions.prompt("wait", rule="ask")
+    _, session = ipc.sessions.wait(second, 30, "started")
+    ipc.sessions.stop(session["id"])
+    print(ipc.sessions.wait(second, 30)[1]["state"], ipc.approvals())
+    with ipc.events(topic="seen.*", since=0) as events:
+        ipc.publish("unseen.one", 1)
+        ipc.publish("seen.one", [1])
+        seen = next(iter(events))
+        print(seen["type"], seen["topic"], seen["data"], seen["app"], seen["seq"] > 0)
     assert [one["state"] for one in ipc.wait_for_event(event["id"], timeout=1)] == ["dead"]
     ipc.queue.drop(dead["id"])
     print(ipc.queue.retry_dead())
@@ -365,6 +403,10 @@ with ipcctl.connect() as ipc:
     "True False running 1",
     "NOT_FOUND",
     "dead 2 []",
+    "done done hello ['you asked hello']",
+    "['ask', 'ask'] []",
+    "stopped []",
+    "published seen.one [1] None True",
     "0",
   ]);
 });

@@ -3,12 +3,13 @@
  * reads these bytes, and a shim that runs is sent them as they are. test/python/test_shim.py reads the requests too.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createConnection, createServer, type Server, type Socket } from "node:net";
 import { join } from "node:path";
-import { REPLY, REQUEST, SCOPE } from "../../contract/shim.ts";
+import { REPLY, REQUEST, SCOPE, SHIM_MAX } from "../../contract/shim.ts";
 import { SHIM_BINARY } from "../../src/base/install.ts";
 import { ShimLink, spawnShim, type ShimListener } from "../../src/shim/link.ts";
+import { encodeSpec } from "../../src/shim/spec.ts";
 import { waitUntil, within } from "../deadline.ts";
 import { temporaryTree } from "../tree.ts";
 import vectors from "../vectors/shim.json" with { type: "json" };
@@ -115,6 +116,25 @@ function wholeFrames(bytes: Buffer): Buffer[] {
   }
   return frames;
 }
+
+test("what is for a worker's standard input comes whole, as much as may be; with less of it nothing is started", async () => {
+  const most = SHIM_MAX.inputBytes;
+  const specOf = (name: string) => {
+    const dir = join(tree.dir, name);
+    mkdirSync(join(dir, "logs"), { recursive: true });
+    const script = "wc -c; wc -c";
+    const [argv, stop] = [["/bin/sh", "-c", `cd '${dir}'; (${script}) > counts`], { graceMs: 1000, signal: 15 }];
+    return { dir, spec: { run: 1, argv, env: { PATH: "/usr/bin:/bin" }, cwd: "/", stop } };
+  };
+  const { dir, spec } = specOf("input");
+  expect(await spawnShim(SHIM_BINARY, dir, { ...spec, input: "a".repeat(most) }).exited).toBe(0);
+  expect(readFileSync(join(dir, "counts"), "utf8").trim().split(/\s+/)).toEqual([`${most}`, "0"]);
+  expect(Buffer.from(encodeSpec({ ...spec, input: "aaa" })).includes("aaa")).toBe(false); // which is in a file
+  const short = specOf("short");
+  writeFileSync(join(short.dir, "spec"), encodeSpec({ ...short.spec, input: "abc" }));
+  const { exitCode } = Bun.spawnSync([SHIM_BINARY, short.dir], { stdin: Buffer.from("ab"), env: {} });
+  expect([exitCode === 0, existsSync(join(short.dir, "counts"))]).toEqual([false, false]);
+});
 
 test("a shim answers each of these requests with its reply", async () => {
   const dir = join(tree.dir, "shim");
