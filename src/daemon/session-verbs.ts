@@ -35,8 +35,8 @@ export const SESSION_HANDLERS: {
     for (;;) {
       const { entry } = queue.get(id);
       const session = store.ofEntry(id);
-      const isOver =
-        session === undefined ? entry.state === "done" || entry.state === "dead" : session.endedMs !== null;
+      const isSettled = entry.state === "done" || entry.state === "dead";
+      const isOver = session === undefined ? isSettled : session.endedMs !== null && entry.state !== "running";
       const hasStarted = until === "started" && session !== undefined && session.state !== "starting";
       const leftMs = deadline - performance.now();
       if (isOver || hasStarted || leftMs <= 0)
