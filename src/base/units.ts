@@ -24,6 +24,23 @@ export function parseDurationMs(text: string, what: string, bareUnit: "ms" | "s"
   return Math.round(total);
 }
 
+/**
+ * A moment in the past, in ms since the epoch: how long ago (`10m`), or a date with or without a time (`2026-11-20`,
+ * `2026-11-20T19:20Z`), which is local where no zone is written.
+ * @throws IpcError USAGE naming `what`
+ */
+export function parseMomentMs(text: string, what: string, nowMs: number): number {
+  const trimmed = text.trim();
+  if (!/^\d{4}-/.test(trimmed)) return nowMs - parseDurationMs(trimmed, what);
+  // Without a time JavaScript takes the day for one of UTC.
+  const ms = Date.parse(/^\d{4}-\d\d-\d\d$/.test(trimmed) ? `${trimmed}T00:00` : trimmed);
+  if (!Number.isNaN(ms)) return ms;
+  throw new IpcError(
+    "USAGE",
+    `${what}: ${JSON.stringify(text)} is not a time, write for example 10m, 2026-11-20 or 2026-11-20T19:20Z`,
+  );
+}
+
 /** A whole number within bounds. @throws IpcError USAGE naming `what`, the text and the bounds */
 export function parseCount(text: string, what: string, min = 0, max = Number.MAX_SAFE_INTEGER): number {
   const value = /^\d+$/.test(text.trim()) ? Number(text) : Number.NaN;

@@ -8,7 +8,7 @@ import type { AuditFault } from "../audit/verify.ts";
 import { workerOfSpool } from "../audit/spool.ts";
 import { findLockHolder } from "../base/daemon-lock.ts";
 import { IpcError } from "../base/errors.ts";
-import { parseCount, parseDurationMs } from "../base/units.ts";
+import { parseCount, parseMomentMs } from "../base/units.ts";
 import { printable, type Context } from "./context.ts";
 
 export type AuditFlags = {
@@ -78,11 +78,9 @@ function wantedBy(worker: string | undefined, flags: AuditFlags): (line: AuditLi
   };
 }
 
-/** As records have it: how long ago, or a date and time. */
+/** As records have it. */
 function timeOf(text: string, flag: string): string {
-  const time = /^\d{4}-\d\d-\d\d/.test(text) ? Date.parse(text) : Date.now() - parseDurationMs(text, flag);
-  if (!Number.isNaN(time)) return new Date(time).toISOString();
-  throw new IpcError("USAGE", `${flag}: ${JSON.stringify(text)} is not a time, write for example 2026-01-31T12:00:00Z`);
+  return new Date(parseMomentMs(text, flag, Date.now())).toISOString();
 }
 
 function print(context: Context, line: AuditLine): void {

@@ -208,7 +208,10 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .argument("[what]", "status, logs, events (what is published) or all (default: all, with --topic events)")
     .argument("[name]")
     .option("--topic <glob>", "only published events whose topics match: * stands for one word, ** at the end for any")
-    .option("--since <n|time>", "begin with the stored events after number n, or newer than, for example, 10m")
+    .option(
+      "--since <n|time>",
+      "begin with the stored events after number n, or newer than, for example, 10m or 2026-11-20",
+    )
     .action((what: string | undefined, name: string | undefined, flags: SubscribeFlags, command: Command) =>
       finish(subscribe(contextOf(command), what, name, flags)),
     );

@@ -152,21 +152,32 @@ class Asking implements Disposable {
     if (this.#entry !== undefined) this.#end();
   }
 
+  /** By a connection of its own: on the other one something may be waited for. */
   #end(): void {
     const entry = this.#entry!;
-    this.#ask((one) => one.sessions.stop(entry)).catch((error: unknown) => {
+    const end = async (): Promise<void> => {
+      using connection = await this.#context.connect();
+      await connection.sessions.stop(entry);
+    };
+    this.#patiently(end).catch((error: unknown) => {
       const { code, message } = IpcError.from(error);
-      if (code !== "NOT_FOUND") this.#tell(message);
+      if (code !== "NOT_FOUND") writeError({ code, message }, this.#context.isJson);
+    });
+  }
+
+  #ask<T>(work: (connection: Connection) => Promise<T>): Promise<T> {
+    return this.#patiently(async () => {
+      if (this.#connection?.isOpen !== true) this.#connection = await this.#context.connect();
+      return await work(this.#connection);
     });
   }
 
   /** Asks the next daemon if the one before has ended. The session goes on meanwhile. */
-  async #ask<T>(work: (connection: Connection) => Promise<T>): Promise<T> {
+  async #patiently<T>(work: () => Promise<T>): Promise<T> {
     const deadline = performance.now() + REJOIN_MS;
     for (;;) {
       try {
-        if (this.#connection?.isOpen !== true) this.#connection = await this.#context.connect();
-        return await work(this.#connection);
+        return await work();
       } catch (error) {
         const { code } = IpcError.from(error);
         if ((code !== "CONNECTION_LOST" && code !== "NO_DAEMON") || performance.now() > deadline) throw error;

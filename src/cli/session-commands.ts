@@ -46,7 +46,7 @@ export async function describeSession(context: Context, id: string): Promise<num
   const use = bytes === null ? "removed" : `${formatBytes(bytes)} in ${files} files`;
   for (const [name, value] of [
     ["session", one.id],
-    ["state", [one.state, outcomeOf(one)].filter(Boolean).join(", ")],
+    ["state", [...new Set([one.state, outcomeOf(one)])].filter(Boolean).join(", ")],
     ["rule", one.rule],
     ["group", one.group],
     ["mode", one.mode],

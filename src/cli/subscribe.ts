@@ -1,7 +1,7 @@
 /** `subscribe`: prints events as they happen, until interrupted or until the daemon ends. */
 import { IpcError } from "../base/errors.ts";
 import { shellWord } from "../base/shell-words.ts";
-import { parseCount, parseDurationMs } from "../base/units.ts";
+import { parseCount, parseMomentMs } from "../base/units.ts";
 import { SUBSCRIPTIONS } from "../protocol/responses.ts";
 import { jsonText, type Context } from "./context.ts";
 import { select } from "./select.ts";
@@ -58,9 +58,9 @@ export async function subscribe(
   return await ended.promise;
 }
 
-/** A number is that of an event, anything else how long ago: of all that are held, those since then are printed. */
+/** A number is that of an event, anything else a time: of all that are held, those since then are printed. */
 function parseSince(text: string | undefined): { readonly since: number | "now"; readonly fromMs: number } {
   if (text === undefined) return { since: "now", fromMs: 0 };
   if (/^\d+$/.test(text)) return { since: parseCount(text, "--since"), fromMs: 0 };
-  return { since: 0, fromMs: Date.now() - parseDurationMs(text, "--since") };
+  return { since: 0, fromMs: parseMomentMs(text, "--since", Date.now()) };
 }

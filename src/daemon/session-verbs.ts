@@ -85,7 +85,14 @@ function idOf(text: string): string {
 
 async function tell(one: StoredSession, { approvals, logDirOf }: Omit<SessionDeps, "events">): Promise<SessionInfo> {
   const { id, worker, rule, group, mode, event, state, startedMs, endedMs, requests, denials, outcome } = one;
-  const waiting = endedMs === null ? (await approvals()).list() : [];
+  // Whatever is wrong with those, `approve` says.
+  const waiting =
+    endedMs === null
+      ? await approvals().then(
+          (all) => all.list(),
+          () => [],
+        )
+      : [];
   return {
     ...{ id, worker, rule, group, mode, event, state, requests, denials, outcome },
     entry: one.entry,

@@ -135,9 +135,12 @@ export class Sessions implements Disposable {
   /** Resolves when something becomes of an entry, or after this time. */
   async change(entry: string, ms: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
+    const over = new AbortController();
     const timer = setTimeout(resolve, ms);
-    this.#changed.addEventListener(entry, () => resolve(), { once: true });
-    await promise.finally(() => clearTimeout(timer));
+    this.#changed.addEventListener(entry, () => resolve(), { signal: over.signal });
+    await promise;
+    clearTimeout(timer);
+    over.abort();
   }
 
   /** The newest lines of its log, without secrets. */

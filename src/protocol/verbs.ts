@@ -448,7 +448,13 @@ export const VERBS = {
     risk: "operate",
   },
   Prompt: {
-    fields: z.object({ text: z.string().min(1), rule: optionalName, session: optionalName }),
+    fields: z.object({
+      text: z
+        .string()
+        .min(1)
+        .refine((text) => !text.includes("\0"), "must not contain a NUL byte"),
+      ...{ rule: optionalName, session: optionalName },
+    }),
     answer: data(prompted),
     says: "publishes `message.inbound` for the rule of prompts, or for the named one: its session is started once, and not tried again. `session` names an earlier one of its group, whose workspace it gets",
     risk: "run",

@@ -14,7 +14,7 @@ import {
 import { contractHeader, contractModule, DOCUMENTS, editionModule, withTables } from "../../scripts/contract.ts";
 import { pythonTypes } from "../../scripts/verbs.ts";
 import { toWorkerId } from "../../src/base/names.ts";
-import { parseDurationMs, parseSizeBytes } from "../../src/base/units.ts";
+import { parseDurationMs, parseMomentMs, parseSizeBytes } from "../../src/base/units.ts";
 import { VERSION } from "../../src/base/version.ts";
 import { parseAppConfig } from "../../src/protocol/app-config.ts";
 import { inDependencyOrder, requireNoCycle } from "../../src/protocol/dependencies.ts";
@@ -206,4 +206,18 @@ test.each([
 
 test("a limit of memory that a program can just begin with is taken", () => {
   expect(config({ max_memory: "1M" }).max_memory).toBe(1_048_576);
+});
+
+test.each<[text: string, ms: number]>([
+  ["10m", 1_800_000_000_000 - 600_000],
+  ["2026-11-20T19:20Z", Date.UTC(2026, 10, 20, 19, 20)],
+  ["2026-11-20T19:20:01+02:00", Date.UTC(2026, 10, 20, 17, 20, 1)],
+  ["2026-11-20T19:20", new Date(2026, 10, 20, 19, 20).getTime()],
+  ["2026-11-20", new Date(2026, 10, 20).getTime()],
+])("the moment %s", (text, ms) => {
+  expect(parseMomentMs(text, "--since", 1_800_000_000_000)).toBe(ms);
+});
+
+test.each(["2026-13-40", "2026-11-20T25:00", "yesterday", ""])("%p is no moment", (text) => {
+  expect(() => parseMomentMs(text, "--since", 0)).toThrow("--since: ");
 });
