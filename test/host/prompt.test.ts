@@ -338,6 +338,41 @@ print("ghp_" + "a" * 36)
     expect(shown).toMatch(line);
 });
 
+test("a call of high risk waits for a person, which the prompt says, and the list counts", async () => {
+  ask(
+    `
+from ipcctl import host
+try: print(host.call("echo.shout", value=asked))
+except host.HostError as error: print(error.code)
+`,
+    { tools: ["echo.*"] },
+    {},
+  );
+  using ipc = await home.connect();
+  for (const [decide, says] of [
+    [(id: string) => ipc.deny(id), "CONFIRMATION_DENIED"],
+    [async (id: string) => ipc.allow(id, await ipc.approvals().then(([one]) => one!)), "{'value': 'x'}"],
+  ] as const) {
+    const child = prompting("x", "--json");
+    await waitUntil(async () => (await sessions())[0]?.approvals === 1, "a call waits");
+    let seen = "";
+    const reading = (async () => {
+      for await (const bytes of child.stdout) seen += Buffer.from(bytes).toString();
+    })();
+    await waitUntil(() => seen.includes('"step":"waiting","approvals":1'), "it is said");
+    const [waiting] = await ipc.approvals();
+    expect(waiting!.group).toBe("ask");
+    await decide(waiting!.id);
+    await reading;
+    expect([await child.exited, steps(seen).find(({ step }) => step === "output")?.text]).toEqual([0, says]);
+  }
+  await waitUntil(async () => (await sessions()).every(({ requests }) => requests === 1), "both are counted");
+  expect((await sessions()).map(({ denials, approvals }) => [denials, approvals])).toEqual([
+    [0, 0],
+    [1, 0],
+  ]);
+});
+
 test("sessionOutputBytes: as much of what a session prints is kept, the newest, and a prompt prints all of it", async () => {
   const most = LIMITS.sessionOutputBytes.value;
   const line = 1024;
