@@ -144,8 +144,9 @@ int ipc_run_start_worker(void)
 			shim.spec.cgroup = NULL; /* nothing left to join; this is the child's copy */
 		ipc_child_exec(&shim.spec, &fds, parent, false);
 	}
-	int ends[] = { out[1], err[1], gate[0], report[1], control[1], plane[1], life[0] };
-	for (size_t i = 0; i < 7; i++) {
+	int ends[] = { fds.out, err[1], gate[0], report[1], control[1], plane[1], life[0],
+		fds.in == null ? -1 : fds.in };
+	for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
 		if (ends[i] >= 0)
 			close(ends[i]);
 	}
@@ -171,8 +172,6 @@ int ipc_run_start_worker(void)
 	dup2(null, 1);
 	dup2(null, 2);
 	close(null);
-	if (in != null)
-		close(in);
 	shim.control = control[0];
 	shim.meeting.passed = plane[0];
 	shim.streams[0].fd = out[0];

@@ -9,7 +9,7 @@ import { readText } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId, toGroup } from "../base/names.ts";
-import { TopicPattern } from "../base/topics.ts";
+import { requireTopic, TopicPattern } from "../base/topics.ts";
 import { parseDurationMs } from "../base/units.ts";
 import { SESSION_MODES } from "../protocol/session-answers.ts";
 import { foldName, parseWith, whatIsWrongWith } from "./manifest.ts";
@@ -30,6 +30,14 @@ const checked = (check: (text: string) => unknown): z.ZodString =>
     }
   });
 
+/** One that belongs to the host, and to no plugin. */
+const hostCredential = z
+  .string()
+  .regex(/^[a-z0-9][a-z0-9_-]*$/, "is not the name of a credential of the host, as ipcctl auth add takes it")
+  .meta({ description: "name of a credential of the host" });
+/** Below one folder, and no `..`. */
+const HOOK_PATH = /^\/hooks\/[\w-][\w.-]*(\/[\w-][\w.-]*)*$/;
+
 const plugin = z.strictObject({
   enabled: z.boolean().default(true),
   config: z.record(z.string(), z.json()).optional().meta({ description: "as config_schema of its manifest says" }),
@@ -47,7 +55,7 @@ const start = z
     tools: z.array(text).max(limit("policyTools")).default([]).meta({ description: "that it may call, as files.*" }),
     mode: z.enum(SESSION_MODES).default("fresh"),
     stdin: z
-      .strictObject({ credential: text.meta({ description: "name of a credential of the host" }) })
+      .strictObject({ credential: hostCredential })
       .optional()
       .meta({ description: "what it reads from its standard input, once" }),
   })
@@ -78,9 +86,9 @@ const shape = z.strictObject({
   webhooks: z
     .array(
       z.strictObject({
-        path: z.string().regex(/^\/[\w./-]*$/, "is not a path such as /hooks/web"),
-        topic: text,
-        secret: text.meta({ description: "name of a credential of the host" }),
+        path: z.string().regex(HOOK_PATH, "is not a path such as /hooks/web"),
+        topic: checked(requireTopic),
+        secret: hostCredential,
       }),
     )
     .default([]),
@@ -122,6 +130,9 @@ export function readHostConfig(path: string): HostConfig {
   const rules = config.rules.map((one) => one.name);
   const twice = rules.find((one, index) => rules.indexOf(one) < index);
   if (twice !== undefined) throw bad(`rules: two are named ${JSON.stringify(twice)}`, "rename one");
+  const paths = config.webhooks.map(({ path: one }) => one);
+  const again = paths.find((one, index) => paths.indexOf(one) < index);
+  if (again !== undefined) throw bad(`webhooks: two have the path ${again}`, "change one");
   if (config.prompt !== undefined && !rules.includes(config.prompt))
     throw bad(
       `prompt: there is no rule ${JSON.stringify(config.prompt)}`,

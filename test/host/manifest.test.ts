@@ -394,6 +394,14 @@ test.each<[what: string, value: unknown, says: string]>([
   ["a prompt without a rule", { prompt: "r" }, 'prompt: there is no rule "r"'],
   ["a time that is none", { approval_timeout: "soon" }, "approval_timeout: "],
   ["a path of a webhook", { webhooks: [{ path: "a b", topic: "t", secret: "s" }] }, "webhooks[0].path: is not a path"],
+  ["a webhook outside", { webhooks: [{ path: "/hooks/../x", topic: "t", secret: "s" }] }, "webhooks[0].path: is not"],
+  ["a topic of ipcctl", { webhooks: [{ path: "/hooks/a", topic: "task.x", secret: "s" }] }, "webhooks[0].topic: "],
+  ["a plugin's secret", { webhooks: [{ path: "/hooks/a", topic: "t", secret: "a/b" }] }, "webhooks[0].secret: is not"],
+  [
+    "a path twice",
+    { webhooks: ["s", "t"].map((secret) => ({ path: "/hooks/a", topic: "t", secret })) },
+    "webhooks: two have the path /hooks/a",
+  ],
   [
     "a mode that is none",
     { rules: [{ name: "r", on: "t", start: { script: "s", mode: "x" } }] },
