@@ -22,7 +22,7 @@ import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
 import { AuditChain } from "../../src/audit/chain.ts";
 import { chainFolderOf, type Anchor } from "../../src/audit/chain-lines.ts";
-import { AuditCollector } from "../../src/audit/collector.ts";
+import { AuditCollector, type CollectorDeps } from "../../src/audit/collector.ts";
 import { SpoolCursor } from "../../src/audit/cursor.ts";
 import { AuditReader, type AuditLine } from "../../src/audit/read.ts";
 import { parseRecord } from "../../src/audit/schema.ts";
@@ -47,7 +47,7 @@ afterEach(() => {
 });
 
 /** The part of a daemon that takes in the audit; the next one goes on where it ended. */
-function begin(stateDir = dir): AuditCollector {
+function begin(stateDir = dir, more: Partial<CollectorDeps> = {}): AuditCollector {
   return new AuditCollector({
     stateDir,
     anchors,
@@ -55,6 +55,7 @@ function begin(stateDir = dir): AuditCollector {
     onTrouble: (text) => told.push(text),
     onHealed: (text) => told.push(text),
     nowMs: Date.now,
+    ...more,
   });
 }
 
@@ -353,6 +354,29 @@ test("auditChainFiles, auditChainMs: as many files as the limit are kept, and no
   age(second, LIMITS.auditChainMs.value + 60_000);
   prune();
   expect([existsSync(first), existsSync(second)]).toEqual([false, false]);
+});
+
+test("files of the chain are kept for as long as somebody says, and each record is told of once", () => {
+  const heard: string[] = [];
+  const onRecord: CollectorDeps["onRecord"] = ({ worker }) => heard.push(worker);
+  const spool = new AuditSpool(dir, "daemon");
+  for (const worker of ["a", "b"]) {
+    start(spool, worker);
+    begin(dir, { onRecord })[Symbol.dispose]();
+    const chain = new AuditChain(chainFolderOf(dir), anchors.at(-1), Date.now);
+    chain.prepare(chain.states);
+    chain.rotate(chain.states);
+  }
+  const [first, second] = chainFiles() as [string, string];
+  utimesSync(first, new Date(), new Date(Date.now() - 60_000));
+  let keptMs: number | undefined;
+  using collector = begin(dir, { onRecord, keptMs: () => keptMs });
+  collector.look();
+  expect(existsSync(first)).toBe(true);
+  keptMs = 30_000;
+  collector.look();
+  expect([existsSync(first), existsSync(second)]).toEqual([false, true]);
+  expect(heard).toEqual(["a", "b"]);
 });
 
 test("what is older than the chain is shown from its spool, once", () => {
