@@ -17,6 +17,7 @@ import { IpcError } from "../base/errors.ts";
 import { RESTART_POLICIES } from "../base/restart-policies.ts";
 import { KILL_MODES } from "../base/kill-modes.ts";
 import { limit } from "../base/limits.ts";
+import { TRANSPORTS } from "../base/transports.ts";
 import { parseCount, parseDurationMs } from "../base/units.ts";
 import { VERSION } from "../base/version.ts";
 import { act, scale } from "./control.ts";
@@ -99,6 +100,11 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .option("--allow-tools <globs>", "grant tools of the host's plugins: files.read, files.*,… (see docs/host.md)")
     .option("--approval-timeout <time>", "how long a person is asked about a call of high risk (default: 5m)")
     .option("--tool-group <name>", "whose data its tools work on (default: that of its name)")
+    .addOption(
+      new Option("--transport <how>", "how it asks for its tools (default: shm; see docs/host.md)").choices([
+        ...TRANSPORTS,
+      ]),
+    )
     .option("--depends-on <name>", "start this app first (repeatable)", collect)
     .option("--cron <expr>", "restart on a schedule")
     .option("--watch", "restart when files in its folder change")

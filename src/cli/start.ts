@@ -60,6 +60,7 @@ export type StartFlags = PolicyFlags & {
   umask?: string;
   allowTools?: string;
   toolGroup?: string;
+  transport?: string;
   approvalTimeout?: string;
 };
 
@@ -154,6 +155,7 @@ function fromFlags(
     allow: grantsOf(context, flags),
     tools: flags.allowTools?.split(",").map((one) => one.trim()),
     tool_group: flags.toolGroup,
+    transport: flags.transport,
     approval_timeout:
       flags.approvalTimeout === undefined ? undefined : parseDurationMs(flags.approvalTimeout, "--approval-timeout"),
     restart_policy: flags.restart,

@@ -1,5 +1,6 @@
 /** Which policy a worker has, and what is granted on top of it. */
 import { DEFAULT_POLICY } from "../base/default-policies.ts";
+import type { Transport } from "../base/transports.ts";
 import type { Grants } from "../protocol/app-config.ts";
 import { requireHosts } from "../sandbox/hosts.ts";
 import { loadPolicy, type Variables } from "../sandbox/policy.ts";
@@ -17,6 +18,8 @@ export type Governed = {
   readonly allow?: Grants | null | undefined;
   readonly tools?: readonly string[];
   readonly tool_group?: string | null;
+  /** How it asks for them. */
+  readonly transport?: Transport | null;
 };
 
 export type HostGrants = { readonly tools: readonly string[]; readonly group: string | null };

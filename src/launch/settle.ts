@@ -11,6 +11,7 @@ import { IpcError } from "../base/errors.ts";
 import { IPC_COMMAND, PARTS, ROOT } from "../base/install.ts";
 import { credentialsFolderOf } from "../base/paths.ts";
 import { shellWord } from "../base/shell-words.ts";
+import { TRANSPORT_VARIABLE } from "../base/transports.ts";
 import { thisMachine } from "../sandbox/kernel.ts";
 import { isBelow } from "../sandbox/mounts.ts";
 import { compilePlan, confines, type Plan } from "../sandbox/plan.ts";
@@ -99,7 +100,8 @@ export function settle(wanted: Preparation): Settled {
   const variables = { project: app.cwd, home: homeOf(wanted.base) };
   const policyText = policyOf(app, asWritten, variables, wanted.isOnce);
   const policy = loadPolicy(policyText, variables);
-  const own = policy.host.tools.length > 0 ? { ...wanted.own, [TRANSPORT]: "shm" } : wanted.own;
+  const own =
+    policy.host.tools.length > 0 ? { ...wanted.own, [TRANSPORT_VARIABLE]: app.transport ?? "shm" } : wanted.own;
   requireToolsFit(wanted, policy, dirname(wanted.audit.folder));
   const { decided, environment, file } = settleEnvironment(wanted, launchable, asWritten, policy);
   const inherited = allowed(wanted.base, policy);
@@ -176,18 +178,26 @@ export function asksByShell({ host, process }: Policy): boolean {
   return host.tools.length > 0 && process.mayExec;
 }
 
-/** How the worker asks the host. */
-const TRANSPORT = "IPCCTL_TRANSPORT";
-
 /**
  * Who can read the user's files can approve its own calls, and read what plugins hold.
  * @throws IpcError POLICY_REFUSED if its policy shows a worker with tools the home or the state folder; BAD_CONFIG,
  * USAGE
  */
 function requireToolsFit({ app, base, isOnce = false }: Preparation, policy: Policy, stateDir: string): void {
-  if (TRANSPORT in app.env)
-    throw new IpcError("BAD_CONFIG", `env: ${TRANSPORT} is set by ipcctl`, { hint: "leave it out" });
-  if (policy.host.tools.length === 0) return;
+  for (const [where, variables] of [
+    ["env", app.env],
+    [`policy ${policy.name}: env.set`, policy.env.set],
+  ] as const)
+    if (TRANSPORT_VARIABLE in variables)
+      throw new IpcError("BAD_CONFIG", `${where}: ${TRANSPORT_VARIABLE} is set by ipcctl`, {
+        hint: "leave it out; to choose a transport: --transport, or transport of the definition",
+      });
+  if (policy.host.tools.length === 0) {
+    if ((app.transport ?? null) === null) return;
+    throw new IpcError("BAD_CONFIG", `transport: ${app.transport} has no effect on a worker without tools`, {
+      hint: "leave it out, or grant tools: --allow-tools=GLOB",
+    });
+  }
   if (isOnce)
     throw new IpcError("USAGE", "run: tools of the host need the daemon, which run does without", {
       hint: "start it: ipcctl start SCRIPT --restart no --allow-tools=GLOB",

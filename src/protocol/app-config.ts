@@ -8,6 +8,7 @@ import { KILL_MODES } from "../base/kill-modes.ts";
 import { limit } from "../base/limits.ts";
 import { RESTART_POLICIES, type RestartPolicy } from "../base/restart-policies.ts";
 import { splitWords } from "../base/shell-words.ts";
+import { TRANSPORTS } from "../base/transports.ts";
 import { parseDurationMs, parseSizeBytes, requireMemory } from "../base/units.ts";
 import { findDuplicateKey } from "./json-keys.ts";
 import { KIND_NAMES, kindOfOld, LIVES } from "./kinds.ts";
@@ -175,6 +176,7 @@ export const appShape = z.strictObject({
     .default([])
     .meta({ description: "tools of plugins that it may call, as files.read or files.*, beside those of its policy" }),
   tool_group: maybe(z.string().min(1)).meta({ description: "whose data its tools work on; default: that of its name" }),
+  transport: maybe(z.enum(TRANSPORTS)).meta({ description: "how it asks the host for its tools; default: shm" }),
   approval_timeout: maybe(durationUpTo(limit("approvalMs"))).meta({
     description: "how long a person is asked about a call of high risk; default: five minutes, which is the longest",
   }),

@@ -1,0 +1,6 @@
+/** How a worker with tools asks the host. */
+export const TRANSPORTS = ["shm", "stdio", "http"] as const;
+export type Transport = (typeof TRANSPORTS)[number];
+
+/** The variable that tells the worker. Only ipcctl sets it. */
+export const TRANSPORT_VARIABLE = "IPCCTL_TRANSPORT";
