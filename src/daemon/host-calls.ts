@@ -315,6 +315,7 @@ function admissionOf(worker: Worker, run: number): object {
     ...{ worker: worker.id, session: sessionOf(worker, run), group, tools, rates },
     ...{ policy: digestOf(policy), policy_name: policy.name },
     approval_ms: worker.config.approval_timeout ?? limit("approvalMs"),
+    transport: worker.config.transport ?? "shm",
   };
 }
 

@@ -8,10 +8,11 @@ import type { AuditEntry } from "../audit/schema.ts";
 import { limit } from "../base/limits.ts";
 import { bindingOf, sealOf, type Decision } from "./approval.ts";
 import type { Buckets } from "./buckets.ts";
+import { toSnakeKeys } from "./camel-keys.ts";
 import { CORE_TOOLS, runCore, type SessionFacts } from "./core-tools.ts";
 import { ToolError, type ToolRequest } from "./plugin.ts";
 import { Redactor, type Found } from "./redact.ts";
-import { CORE, type Grants, type HostTool } from "./host-tools.ts";
+import { CORE, type Checked, type Grants, type HostTool } from "./host-tools.ts";
 import {
   depthOf,
   encodeRefusal,
@@ -55,6 +56,8 @@ export type Session = {
   readonly policy: { readonly name: string; /** SHA-256 of all that it says. */ readonly digest: string };
   /** How long a person is asked about one of its calls. */
   readonly approvalMs: number;
+  /** It writes keys of arguments as `camelCase`, where schemas have `camel_case`. */
+  readonly hasCamelKeys?: boolean;
 };
 
 /** What the host makes of a request: all but topic, correlation and payload is its own knowledge. */
@@ -188,7 +191,9 @@ function topic(call: Call, host: Host): Refusal | undefined {
 
 function payload(call: Call, host: Host): Refusal | undefined {
   const tool = call.tool!; // by the stage before
-  const checked = tool.check(call.request!.arguments);
+  const sent = call.request!.arguments;
+  const spelled: Checked = call.of.hasCamelKeys === true ? toSnakeKeys(sent) : { args: sent };
+  const checked = spelled.wrong === undefined ? tool.check(spelled.args) : spelled;
   if (checked.wrong === undefined) {
     call.args = checked.args;
     return undefined;

@@ -10,6 +10,7 @@ import { sha256 } from "../base/sha256.ts";
 import type { AuditEntry } from "../audit/schema.ts";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
+import { TRANSPORTS } from "../base/transports.ts";
 import { Buckets } from "../host/buckets.ts";
 import { Grants, hostTool, type HostTool } from "../host/host-tools.ts";
 import { HostChannel, type Host, type Session } from "../host/pipeline.ts";
@@ -44,6 +45,7 @@ const admission = z.strictObject({
   policy_name: z.string(),
   /** How long a person is asked. */
   approval_ms: z.int().min(0).max(limit("approvalMs")),
+  transport: z.enum(TRANSPORTS),
 });
 /** Who will be at the other end of a channel, and what its policy grants. */
 export type Admission = z.infer<typeof admission>;
@@ -104,7 +106,8 @@ export class Router {
       throw new IpcError("BAD_REQUEST", `admit: ${error?.issues[0]?.message ?? "the label is not a string"}`);
     const { worker, session: id, group, policy_name: name, policy: digest, approval_ms: approvalMs } = data;
     const grants = new Grants(data.tools, data.rates);
-    const session = { worker, id, group, grants, policy: { name, digest }, approvalMs };
+    const hasCamelKeys = data.transport !== "shm";
+    const session = { worker, id, group, grants, policy: { name, digest }, approvalMs, hasCamelKeys };
     const timer = setTimeout(() => this.#admitted.delete(label), ADMITTED_MS);
     timer.unref();
     this.#admitted.set(label, { admission: data, session, timer });

@@ -9,6 +9,7 @@ import { HOST_CODES, STAGES, type Stage } from "../../contract/host.ts";
 import { LIMITS } from "../../contract/limits.ts";
 import type { AuditEntry } from "../../src/audit/schema.ts";
 import { bindingOf, sealOf, type Decision } from "../../src/host/approval.ts";
+import { toSnakeKeys } from "../../src/host/camel-keys.ts";
 import { Buckets } from "../../src/host/buckets.ts";
 import * as pipeline from "../../src/host/pipeline.ts";
 import type { Call, Host, HostChannel, Session } from "../../src/host/pipeline.ts";
@@ -234,6 +235,29 @@ test("wrong arguments are told with the field, and cost a token as others do", a
     retriable: true,
     retry_after: 30.001,
   });
+});
+
+test.each([
+  [{ conversationId: "c", last2Days: 1 }, { args: { conversation_id: "c", last2_days: 1 } }],
+  [{ inner: { conversationId: 1 }, list: [{ aB: 1 }] }, { args: { inner: { conversationId: 1 }, list: [{ aB: 1 }] } }],
+  [{ Name: 1, someKey_too: 2, "a-B": 3, constructor: 4, ÄB: 5 }, undefined],
+  [{ toString: 1, hasOwnProperty: 2 }, { args: { to_string: 1, has_own_property: 2 } }],
+  [
+    { projectId: 1, project_id: 2 },
+    { wrong: "it stands twice, in two spellings", field: "project_id" },
+  ],
+] as const)("of a script that writes camelCase, the keys %j are read as schemas spell them", (sent, read) => {
+  expect(toSnakeKeys(sent)).toEqual(read ?? { args: sent });
+});
+
+test("keys are spelled by the schema only where the transport says so, and what stands twice costs a token", async () => {
+  const { call, open } = setUp({ grants: new Grants(["echo.*"], { "echo.echo": "2/m" }) });
+  const camel = open({ id: "s2", hasCamelKeys: true });
+  expect((await call("echo.echo", { teXt: "a" }, "c1")).error).toMatchObject({ code: "VALIDATION_FAILED" });
+  expect((await call("echo.echo", { teXt: "a" }, "c1", camel)).error!.message).toContain("te_xt");
+  const twice = await call("echo.echo", { teXt: "a", te_xt: "b" }, "c2", camel);
+  expect(twice.error).toMatchObject({ code: "VALIDATION_FAILED", field: "te_xt", stage: "payload" });
+  expect((await call("echo.echo", {}, "c3", camel)).error?.code).toBe("RATE_LIMITED");
 });
 
 test("a rate belongs to the session and the tool, and time gives it back", async () => {
