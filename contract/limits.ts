@@ -168,6 +168,19 @@ export const LIMITS = {
     value: 1024,
     why: "calls of one worker to the host that are under way, also those that it gave up; the next one gets `RATE_LIMITED`",
   },
+  stdioRequests: {
+    value: 1024,
+    why: "requests by lines of stdout that are under way, or whose answers were not read; then nothing more is read of what the worker prints",
+  },
+  stdioBytes: {
+    value: 8_388_608,
+    why: "bytes of such requests and of answers that were not read; the same. What is under way may go beyond it",
+  },
+  stdioCalls: {
+    value: 64,
+    why: "such requests that the host is asked at once; their answers are held for a program that does not read",
+  },
+  stdioIdBytes: { value: 1024, why: "id of a request by a line, as JSON; a line with a longer one is output" },
   hostErrorChars: { value: 4096, why: "message of an error that a worker gets; the audit has no more of it either" },
   plugins: {
     value: 64,

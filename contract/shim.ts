@@ -40,6 +40,7 @@ export const SPEC = {
   kill: 28,
   umask: 29,
   owner: 30,
+  lines: 31,
   input: 43,
   end: 255,
 } as const;
@@ -48,7 +49,7 @@ export const SPEC = {
 export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload: string, says: string]>> = {
   version: [
     "u32",
-    "the lowest version that knows all frames of this specification: 1, or 2 if it has KILL, UMASK, OWNER, INPUT, a mapped MOUNT or an ANSWER that connects 2",
+    "the lowest version that knows all frames of this specification: 1, or 2 if it has KILL, UMASK, OWNER, LINES, INPUT, a mapped MOUNT or an ANSWER that connects 2",
   ],
   run: ["u64", "number of this run; the daemon chooses it, and each run of a worker has a higher one"],
   arg: [
@@ -142,6 +143,10 @@ export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload
     "empty, or u32 claim_ms (at least 1)",
     "optional, from version 2: a program owns the worker, through a pipe that is the shim's standard input, or (with claim_ms) through the connection on which it sends OWN within that time. The end of that pipe or connection, which kill -9 of the program causes too, stops the tree as STOP says; so does a claim that does not come. The exit record is not synced to disk",
   ],
+  lines: [
+    "empty",
+    "optional, from version 2: the worker asks the host by lines of its stdout, and reads the answers from its stdin. The shim starts the line helper between the worker's pipes and its own, which gets the channel to the host in place of the runtime. No effect in the foreground",
+  ],
   input: [
     "u32 bytes, 1 to 32768",
     "optional, from version 2: the shim reads so many bytes from its standard input, and gives them to the worker as its own, once; they are in no file. Without INPUT the worker's standard input is `/dev/null`",
@@ -174,7 +179,7 @@ export const REQUEST_PAYLOADS: Readonly<Record<keyof typeof REQUEST, readonly [p
   flush: ["empty", "OK: the next log file was opened, and all older ones were deleted"],
   open: [
     "8 to 57 bytes, with 4 descriptors (SCM_RIGHTS)",
-    "OK: the first three descriptors went to the runtime with the payload, and the shim keeps the first and the last (`docs/internals/shm-layout.md`). ERR EINVAL: other descriptors than four, or a bell that is no Unix stream socket. ERR ENOTCONN: no runtime is attached. ERR EMFILE: 128 channels are open. ERR EBUSY: the worker has a channel to the host",
+    "OK: the first three descriptors went to the runtime with the payload, and the shim keeps the first and the last (`docs/internals/shm-layout.md`). ERR EINVAL: other descriptors than four, or a bell that is no Unix stream socket. With LINES, those of a channel to the host went to the line helper. ERR ENOTCONN: no runtime is attached. ERR EMFILE: 128 channels are open. ERR EBUSY: the worker has a channel to the host",
   ],
   wake: [
     "empty",
@@ -216,7 +221,7 @@ export const REPLY_PAYLOADS: Readonly<Record<keyof typeof REPLY, string>> = {
   error: "u8 request type, i32 errno",
   status: "bytes: text of a `STATUS=` line of `sd_notify`, at most 512",
   attached:
-    "u8: a runtime of the worker attached (1) or went away (0). Told once more (1) when the channel to the host has ended, so that the runtime may have another one",
+    "u8: a runtime of the worker attached (1) or went away (0); always 1 while a line helper runs. Told once more (1) when the channel to the host has ended, so that the worker may have another one",
   calls:
     "u32 open channels and pipes, u32 requests that wait, then the statistics of this run, summed over all its channels: 37 words of 64 bits, or 36 in version 1",
 };

@@ -67,7 +67,10 @@ const PARTS: readonly Part[] = [
   { name: "*_MAX", numbers: shim.SHIM_MAX, says: "How much of each the shim takes." },
   {
     name: "*_MAX",
-    numbers: limits("specBytes", "channels", "auditBytes", "hostMessageBytes"),
+    numbers: limits(
+      ...(["specBytes", "channels", "auditBytes", "hostMessageBytes", "correlationChars", "topicChars"] as const),
+      ...(["stdioRequests", "stdioBytes", "stdioCalls", "stdioIdBytes"] as const),
+    ),
     says: "Limits, as docs/internals/limits.md has them.",
   },
   { name: "*_MAX", numbers: limits("valueDepth"), says: "Limits of both sides of a call.", isForPython: true },

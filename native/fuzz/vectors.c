@@ -94,6 +94,8 @@ static int print_spec(size_t size)
 	for (size_t i = 0; i < spec.rawlog_count; i++)
 		printf("rawlog %u %llu %u %s\n", spec.rawlogs[i].streams, wide(spec.rawlogs[i].max_bytes),
 			spec.rawlogs[i].max_files, spec.rawlogs[i].path);
+	if (spec.asks_by_lines)
+		puts("lines");
 	if (spec.zygote != NULL)
 		printf("zygote %s\n", spec.zygote);
 	if (spec.is_confined)
@@ -209,7 +211,7 @@ static int begin(void)
 		return 1;
 	for (size_t i = 0; i < IPC_CLIENTS_MAX; i++)
 		shim.clients[i].fd = -1;
-	shim.remote = shim.owner = shim.meeting.runtime = -1;
+	shim.remote = shim.owner = shim.meeting.runtime = shim.asking.runtime = -1;
 	shim.pid = 1000;
 	daemon_end = ends[0];
 	daemon_here->fd = ends[1];

@@ -2,7 +2,7 @@
  * while it runs; if another one has it, this waits a while for its end. */
 #include "ask.h"
 
-#include "../ring/ring.h"
+#include "../host/channel.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,9 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -22,21 +20,12 @@
 #define BUSY_MS 10000u
 #define OPEN_MS 30000u
 #define PAUSE_MS 5u
-/* Of OPEN: a host channel has no name, and other ones are only closed. */
-#define PACKET_BYTES 128
 
 /* The connection to the shim: our own, or the one that it has passed to the worker, which all of its processes share.
  */
 struct door {
 	int fd;
 	bool is_passed;
-};
-
-struct channel {
-	void *memory;
-	size_t size;
-	int bell;
-	struct ipc_ring tx, rx;
 };
 
 static uint64_t now_ms(void)
@@ -144,90 +133,19 @@ static bool connect_to(const char *path, struct door *door, struct ask_failure *
 		strerror(errno));
 }
 
-static void close_all(const int *fds, size_t count)
-{
-	for (size_t i = 0; i < count; i++)
-		close(fds[i]);
-}
-
-/* The payload of a packet and its descriptors; the length, 0 at the end, or -1 if there is none. */
-static ssize_t receive(int fd, uint8_t *bytes, size_t size, int *fds, size_t *fd_count)
-{
-	union {
-		struct cmsghdr header;
-		char bytes[CMSG_SPACE(IPC_CHANNEL_FDS * sizeof(int))];
-	} control;
-	struct iovec part = { bytes, size };
-	struct msghdr message = {
-		.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control
-	};
-	*fd_count = 0;
-	ssize_t count = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	if (count < 0)
-		return errno == EAGAIN || errno == EINTR ? -1 : 0;
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-	if (header != NULL && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_RIGHTS) {
-		*fd_count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-		memcpy(fds, CMSG_DATA(header), *fd_count * sizeof(int));
-	}
-	return count;
-}
-
-static bool has_ended(int bell)
-{
-	char byte;
-	return recv(bell, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
-}
-
-/* False for a channel that is not for us, or whose other end is gone. Takes the descriptors. */
-static bool open_channel(const uint8_t *payload, size_t size, int *fds, size_t fd_count, struct channel *channel)
-{
-	uint32_t version = 0, capacity = 0;
-	struct stat status;
-	bool is_host = fd_count == IPC_CHANNEL_FDS_FORWARDED && size > IPC_OPEN_KIND
-		       && payload[IPC_OPEN_KIND] == IPC_CHANNEL_HOST;
-	if (is_host) {
-		memcpy(&version, payload + IPC_OPEN_VERSION, 4);
-		memcpy(&capacity, payload + IPC_OPEN_CAPACITY, 4);
-		is_host = version == IPC_SEGMENT_VERSION && capacity >= IPC_RING_CAPACITY_MIN
-			  && capacity <= IPC_RING_CAPACITY_MAX && !has_ended(fds[1]);
-	}
-	channel->size = IPC_SEGMENT_DATA + 2 * (size_t)capacity;
-	/* Sealed, so that reading it cannot fail. */
-	is_host = is_host && fstat(fds[0], &status) == 0 && status.st_size == (off_t)channel->size
-		  && (fcntl(fds[0], F_GET_SEALS) & F_SEAL_SHRINK) != 0;
-	if (!is_host) {
-		close_all(fds, fd_count);
-		return false;
-	}
-	channel->memory = mmap(NULL, channel->size, PROT_READ | PROT_WRITE, MAP_SHARED, fds[0], 0);
-	channel->bell = fds[1];
-	close(fds[0]);
-	close(fds[2]); /* no memory is shared here */
-	size_t in = IPC_SEGMENT_DATA, out = in + capacity;
-	if (channel->memory != MAP_FAILED
-		&& ipc_ring_open(&channel->tx, channel->memory, channel->size, IPC_SEGMENT_RING_B, out, capacity, 0, 1)
-			   == NULL
-		&& ipc_ring_open(&channel->rx, channel->memory, channel->size, IPC_SEGMENT_RING_A, in, capacity, 0, 0)
-			   == NULL)
-		return true;
-	close(channel->bell);
-	return false;
-}
-
 enum met { MET, TURNED_AWAY, LATE };
 
 /* Other channels come as well, from clients that want to call a program: they are closed, which tells those. */
-static enum met wait_channel(int door, uint64_t end, struct channel *channel)
+static enum met wait_channel(int door, uint64_t end, struct host_channel *channel)
 {
 	while (wait_readable(door, end)) {
-		uint8_t payload[PACKET_BYTES];
+		uint8_t payload[HOST_PACKET_BYTES];
 		int fds[IPC_CHANNEL_FDS];
 		size_t count;
-		ssize_t size = receive(door, payload, sizeof payload, fds, &count);
+		ssize_t size = host_channel_receive(door, payload, sizeof payload, fds, &count);
 		if (size == 0)
 			return TURNED_AWAY;
-		if (size > 0 && open_channel(payload, (size_t)size, fds, count, channel))
+		if (size > 0 && host_channel_open(channel, payload, (size_t)size, fds, count))
 			return MET;
 	}
 	return LATE;
@@ -242,10 +160,16 @@ static void leave(const struct door *door)
 		errno = 0; /* the next one says `here` all the same */
 }
 
-static bool open_host(uint64_t deadline, struct door *door, struct channel *channel, struct ask_failure *failure)
+static bool open_host(uint64_t deadline, struct door *door, struct host_channel *channel, struct ask_failure *failure)
 {
 	const char *passed = getenv("IPCCTL_PLANE_FD"), *path = getenv("IPCCTL_PLANE");
-	if (getenv("IPCCTL_TRANSPORT") == NULL || path == NULL)
+	const char *transport = getenv("IPCCTL_TRANSPORT");
+	if (transport != NULL && strcmp(transport, "shm") != 0)
+		return fail(failure, "UNAUTHORIZED", false,
+			"this worker was started with --transport %.20s, so it asks by that; to ask here, start it "
+			"without",
+			transport);
+	if (transport == NULL || path == NULL)
 		return fail(failure, "UNAUTHORIZED", false,
 			"this process was not given any tools; for a worker: ipcctl start SCRIPT --policy analysis "
 			"--allow-tools=GLOB");
@@ -275,23 +199,16 @@ static bool open_host(uint64_t deadline, struct door *door, struct channel *chan
 	}
 }
 
-static void ring_bell(const struct channel *channel)
-{
-	if (send(channel->bell, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-		errno = 0; /* it has enough of them, or has ended, which is noticed below */
-}
-
 enum exchanged { ANSWERED, ENDED, FAILED };
 
-static enum exchanged exchange(struct channel *channel, const char *request, size_t size, uint64_t deadline,
+static enum exchanged exchange(struct host_channel *channel, const char *request, size_t size, uint64_t deadline,
 	char **answer, size_t *answer_size, struct ask_failure *failure)
 {
 	if (ipc_ring_send(&channel->tx, request, size) != IPC_RING_OK) {
 		fail(failure, "PLUGIN_UNAVAILABLE", true, "the host takes no request of %zu bytes", size);
 		return FAILED;
 	}
-	if (ipc_ring_needs_bell(&channel->tx))
-		ring_bell(channel);
+	host_channel_wake(channel, &channel->tx);
 	for (bool is_over = false;;) {
 		uint32_t length;
 		int found = ipc_ring_peek(&channel->rx, &length);
@@ -315,14 +232,13 @@ static enum exchanged exchange(struct channel *channel, const char *request, siz
 			fail(failure, "UNKNOWN_OUTCOME", false, "no answer in time");
 			return FAILED;
 		}
-		char bells[64];
-		is_over = recv(channel->bell, bells, sizeof bells, MSG_DONTWAIT) == 0;
+		is_over = !host_channel_hear(channel);
 		ipc_ring_cancel_sleep(&channel->rx);
 	}
 }
 
 /* The next router is asked the same again: it knows what was begun, and carries out nothing twice. */
-static bool open_next(int door, uint64_t deadline, struct channel *channel, struct ask_failure *failure)
+static bool open_next(int door, uint64_t deadline, struct host_channel *channel, struct ask_failure *failure)
 {
 	uint64_t end = now_ms() + OPEN_MS;
 	if (wait_channel(door, end < deadline ? end : deadline, channel) == MET)
@@ -334,7 +250,7 @@ static bool open_next(int door, uint64_t deadline, struct channel *channel, stru
 char *ask_host(const char *request, size_t size, uint64_t deadline_ms, size_t *answer_size, struct ask_failure *failure)
 {
 	struct door door;
-	struct channel channel;
+	struct host_channel channel;
 	char *answer = NULL;
 	uint64_t deadline = now_ms() + deadline_ms;
 	if (!open_host(deadline, &door, &channel, failure))
@@ -344,8 +260,7 @@ char *ask_host(const char *request, size_t size, uint64_t deadline_ms, size_t *a
 		/* In this order: a runtime that is there when its channel ends is given another one. */
 		if (how != ENDED)
 			leave(&door);
-		munmap(channel.memory, channel.size);
-		close(channel.bell);
+		host_channel_close(&channel);
 		if (how != ENDED)
 			return answer;
 		if (!open_next(door.fd, deadline, &channel, failure)) {

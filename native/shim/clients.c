@@ -64,7 +64,7 @@ static void send_state(struct ipc_client *client)
 	ipc_put_u64(state + IPC_STATE_LOG_FILE, shim.log.number);
 	ipc_put_u64(state + IPC_STATE_LOG_LINES, shim.log.lines);
 	ipc_put_u64(state + IPC_STATE_LOG_BYTES, shim.log.bytes);
-	state[IPC_STATE_ATTACHED] = shim.meeting.runtime >= 0;
+	state[IPC_STATE_ATTACHED] = ipc_run_is_attached();
 	send_frame(client, IPC_REPLY_STATE, state, sizeof state);
 }
 
@@ -105,7 +105,7 @@ void ipc_run_tell_exited(void)
 
 void ipc_run_tell_attached(void)
 {
-	uint8_t attached = shim.meeting.runtime >= 0;
+	uint8_t attached = ipc_run_is_attached();
 	ipc_run_broadcast(IPC_REPLY_ATTACHED, &attached, 1);
 }
 
@@ -147,7 +147,9 @@ static int open_channel(struct ipc_client *client, const uint8_t *payload, size_
 		return -EMFILE;
 	if (kind == IPC_CHANNEL_HOST && ipc_channels_has_host(&shim.channels))
 		return -EBUSY;
-	int rc = ipc_meet_forward(&shim.meeting, client->channel, IPC_CHANNEL_FDS_FORWARDED, payload, size);
+	bool is_for_helper = kind == IPC_CHANNEL_HOST && shim.spec.asks_by_lines;
+	struct ipc_meeting *taker = is_for_helper ? &shim.asking : &shim.meeting;
+	int rc = ipc_meet_forward(taker, client->channel, IPC_CHANNEL_FDS_FORWARDED, payload, size);
 	if (rc != 0)
 		return rc;
 	ipc_channels_keep(&shim.channels, client->channel[0], client->channel[3], payload, size);

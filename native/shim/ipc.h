@@ -94,7 +94,7 @@ struct ipc_spec {
 	size_t rlimit_count;
 	const char *cgroup;
 	bool is_owned;
-	uint32_t claim_ms; /* 0: the owner holds standard input */
+	uint32_t claim_ms;    /* 0: the owner holds standard input */
 	uint32_t input_bytes; /* of our standard input, which are the worker's */
 	bool is_notifying;
 	uint64_t wall_ms;
@@ -118,6 +118,7 @@ struct ipc_spec {
 	uint32_t denied_classes;
 	const char *worker, *audit; /* its name, and the audit log if it has a helper */
 	bool is_plane_passed;
+	bool asks_by_lines;
 	const char *zygote; /* the socket of a snapshot that forks in our place */
 };
 
@@ -309,9 +310,14 @@ size_t ipc_denials_text(const struct ipc_denials *denials, char *text, size_t si
  * takes the listener. *told is the end of a pipe on which the helper writes a line for each denial. */
 pid_t ipc_answer_start(const struct ipc_spec *spec, int listener, int *told);
 
+/* asking.c: starts the line helper, between the worker's pipes and ours. Replaces the worker's ends of them in `fds`;
+ * takes the output, and with `has_input` passes on what waits in the input. Returns its pid, or -errno; *door is our
+ * end of a connection to it, over which it gets its channel to the host, and tells that it needs no more. */
+pid_t ipc_asking_start(struct ipc_child_fds *fds, bool has_input, int *door);
+
 /* tree.c: all processes below the shim. */
-/* Descendants that do not count as its tree: the connect helper, and the first process of its namespace. */
-#define IPC_SPARED_MAX 2
+/* Descendants that do not count as its tree: the helpers, and the first process of its namespace. */
+#define IPC_SPARED_MAX 3
 void ipc_tree_spare(pid_t pid);
 void ipc_tree_end_spared(void);
 size_t ipc_tree_list(const char *cgroup, pid_t except, pid_t **pids, size_t *capacity);

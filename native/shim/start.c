@@ -125,6 +125,14 @@ int ipc_run_start_worker(void)
 	if (in < 0)
 		return in;
 	struct ipc_child_fds fds = { in, out[1], err[1], control[1], gate[0], report[1], plane[1], life[0] };
+	if (shim.spec.asks_by_lines) {
+		pid_t helper = ipc_asking_start(&fds, in != null, &shim.asking.runtime);
+		if (helper < 0)
+			return helper;
+		ipc_tree_spare(helper);
+		if (in != null)
+			close(in);
+	}
 	pid_t parent = getpid();
 	shim.started_ns = ipc_realtime_ns();
 	shim.started_boot_ns = ipc_boottime_ns();

@@ -52,17 +52,23 @@ static uint32_t leftover_grace(void)
 	return shim.spec.grace_ms < LEFTOVER_GRACE_MS ? shim.spec.grace_ms : LEFTOVER_GRACE_MS;
 }
 
-/* The connect helper, too, gets a moment to notice its end. */
+static bool has_helper(void)
+{
+	return shim.told >= 0 || shim.asking.runtime >= 0;
+}
+
+/* The helpers, too, get a moment to notice its end. What the line helper still has waits for room as all output does.
+ */
 static void ask_leftovers(void)
 {
-	if (ipc_stop_ask_rest(shim.spec.cgroup) > 0 || shim.told >= 0)
-		hurry(leftover_grace());
+	if (ipc_stop_ask_rest(shim.spec.cgroup) > 0 || has_helper())
+		hurry(ipc_run_is_waiting_for_room() ? shim.spec.grace_ms : leftover_grace());
 }
 
 /* Anything started during a stop has until the deadline of that stop. */
 static void ask_leftovers_under_stop(void)
 {
-	if (ipc_stop_ask_rest(shim.spec.cgroup) == 0 && shim.told >= 0)
+	if (ipc_stop_ask_rest(shim.spec.cgroup) == 0 && has_helper() && !ipc_run_is_waiting_for_room())
 		hurry(leftover_grace());
 }
 
@@ -388,11 +394,24 @@ static void hear_owner(void)
 	lose_owner();
 }
 
+/* It says when it is not needed any more. If it ends before, the worker's output has nowhere to go. */
+static void hear_helper(void)
+{
+	char byte;
+	ssize_t count = recv(shim.asking.runtime, &byte, 1, MSG_DONTWAIT);
+	if (count < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	ipc_meet_drop(&shim.asking);
+	if (count <= 0 && !ipc_run_has_exited())
+		shim.alone_at = ipc_now_ms() + IPC_ALONE_MS;
+}
+
 SOURCE(signals, shim.signals, reap())
 SOURCE(owner, shim.has_lost_owner ? -1 : shim.owner, hear_owner())
 SOURCE(notify, shim.notify, read_notify())
 SOURCE(control, shim.control, read_control())
 SOURCE(runtime, shim.meeting.runtime, hear_runtime())
+SOURCE(helper, shim.asking.runtime, hear_helper())
 SOURCE(remote, shim.remote, read_remote())
 SOURCE(denials, shim.told, read_denials())
 SOURCE(passed, shim.meeting.passed, greet())
@@ -432,8 +451,9 @@ static void serve_channels(const struct pollfd *places, size_t count)
 		if (ipc_channels_leave(&shim.channels, i))
 			ipc_meet_wake(&shim.meeting, shim.pid);
 	}
-	/* A runtime that came before the end of the last one's channel to the host was refused its own. */
-	if (is_free && shim.meeting.runtime >= 0)
+	/* A runtime that came before the end of the last one's channel to the host was refused its own; a line helper
+	 * needs another one. */
+	if (is_free && ipc_run_is_attached())
 		ipc_run_tell_attached();
 }
 
@@ -450,6 +470,7 @@ static const struct source SOURCES[] = {
 	ROW(notify),
 	ROW(control),
 	ROW(runtime),
+	ROW(helper),
 	ROW(remote),
 	ROW(denials),
 	ROW(passed),
@@ -528,6 +549,7 @@ static void finish(void)
 int ipc_supervise(const char *dir)
 {
 	shim.meeting.listener = shim.meeting.runtime = shim.meeting.passed = shim.meeting.bell = -1;
+	shim.asking = shim.meeting;
 	shim.owner = shim.lifeline = shim.remote = shim.told = shim.notify = shim.control = shim.streams[0].fd =
 		shim.streams[1].fd = -1;
 	shim.kill_at = shim.wall_at = shim.retry_at = shim.alone_at = shim.claim_at = IPC_NEVER;

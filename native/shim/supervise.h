@@ -30,6 +30,7 @@ extern struct ipc_run {
 	int dirfd, lockfd, logdirfd, listener, signals, notify, control;
 	int owner; /* pipe or connection that ends with the program that owns the worker */
 	struct ipc_meeting meeting;
+	struct ipc_meeting asking; /* with the line helper, in place of a runtime */
 	struct ipc_channels channels;
 	int told, remote; /* remote: the connection to a snapshot that forked the worker */
 	int lifeline;     /* the first process of the worker's PID namespace waits for this to close */
@@ -53,6 +54,11 @@ extern struct ipc_run {
 static inline bool ipc_run_has_exited(void)
 {
 	return shim.life >= IPC_LIFE_LEFT;
+}
+/* Something in the worker, or for it, takes channels. */
+static inline bool ipc_run_is_attached(void)
+{
+	return shim.meeting.runtime >= 0 || shim.asking.runtime >= 0;
 }
 static inline bool ipc_run_is_stopping(void)
 {

@@ -183,7 +183,13 @@ class Host:
         if self._is_forked:
             raise HostError("UNAUTHORIZED", "a forked process has no channel to the host: ask in the worker itself")
         path = os.environ.get("IPCCTL_PLANE") or _console.plane
-        if path is None or "IPCCTL_TRANSPORT" not in os.environ:
+        transport = os.environ.get("IPCCTL_TRANSPORT")
+        if transport not in (None, "shm"):
+            raise HostError(
+                "UNAUTHORIZED",
+                f"this worker was started with --transport {transport}, so it asks by that; to ask here, start it without",
+            )
+        if path is None or transport is None:
             raise HostError(
                 "UNAUTHORIZED",
                 "this process was not given any tools; for a worker: ipcctl start SCRIPT --policy analysis --allow-tools=GLOB",

@@ -41,7 +41,11 @@ export function findSnapshot(name: string, workersDir: string, spec = SHIM_VERSI
   if (found.spec >= spec) return found;
   const policy = found.policy === null ? "" : ` --policy ${shellWord(found.policy)}`;
   const create = `ipcctl snapshot create ${shellWord(name)} --import ${found.imports.join(",")}${policy}`;
-  throw new IpcError("FAILED", `snapshot ${name} was made by an older ipcctl, which does not know kill modes`, {
-    hint: `ipcctl snapshot delete ${shellWord(name)} && ${create}`,
-  });
+  throw new IpcError(
+    "FAILED",
+    `snapshot ${name} was made by an older ipcctl, which does not know kill modes or transports`,
+    {
+      hint: `ipcctl snapshot delete ${shellWord(name)} && ${create}`,
+    },
+  );
 }

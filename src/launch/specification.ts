@@ -134,6 +134,7 @@ export function makeSpec(
     isNotifying: app.ready === "notify",
     rawLogs: rawLogsOf(app),
     confinement: prepared.confinement,
+    asksByLines: app.transport === "stdio",
     zygote: prepared.zygote,
   };
 }

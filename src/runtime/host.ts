@@ -196,9 +196,9 @@ let meeting: Promise<Meeting> | undefined;
 const outbox: Request[] = [];
 let isFlushing = false;
 
-/** Whether this program was given tools. */
+/** Whether this program was given tools, and a channel to ask for them. */
 export function mayAskHost(): boolean {
-  return process.env[TRANSPORT] !== undefined;
+  return process.env[TRANSPORT] === "shm";
 }
 
 /** The channel of this worker; the first one, or that to the next router after the end of one. */
@@ -211,10 +211,13 @@ export function takeHostChannel(segment: OpenSegment): void {
 
 /** Takes the channel whenever it comes. @throws HostError UNAUTHORIZED if none can come */
 export async function attachHost(): Promise<Meeting> {
+  const transport = process.env[TRANSPORT];
   if (!mayAskHost())
     throw new HostError(
       "UNAUTHORIZED",
-      "this program was not given any tools; for a worker: ipcctl start SCRIPT --policy analysis --allow-tools=GLOB",
+      transport === undefined
+        ? "this program was not given any tools; for a worker: ipcctl start SCRIPT --policy analysis --allow-tools=GLOB"
+        : `this worker was started with --transport ${transport}, so it asks by that; to ask here, start it without`,
     );
   requirePlatform();
   requireSystem();

@@ -80,18 +80,20 @@ export type Spec = {
   readonly wallMs?: number;
   readonly rawLogs?: readonly RawLog[];
   readonly confinement?: Confinement | undefined;
+  /** It asks the host by lines of its stdout, and is answered by lines of its stdin. */
+  readonly asksByLines?: boolean;
   /** Socket of a snapshot that forks the worker in place of the shim. */
   readonly zygote?: string | undefined;
 };
 
-/** The lowest specification version that knows this mode, so that snapshots of older installations can read it. */
-export function specVersion(killMode: KillMode | null): number {
-  return killMode === null ? SHIM_VERSION_MIN : SHIM_VERSION;
+/** The lowest specification version that knows these, so that snapshots of older installations can read it. */
+export function specVersion(killMode: KillMode | null, asksByLines: boolean): number {
+  return killMode === null && !asksByLines ? SHIM_VERSION_MIN : SHIM_VERSION;
 }
 
 /** Bytes of the spec file. @throws IpcError LIMIT if arguments and environment are too large */
 export function encodeSpec(spec: Spec): Uint8Array {
-  const { killMode = null } = spec;
+  const { killMode = null, asksByLines = false } = spec;
   const { confinement } = spec;
   const isNew =
     spec.umask !== undefined ||
@@ -100,7 +102,7 @@ export function encodeSpec(spec: Spec): Uint8Array {
     confinement?.mounts?.some((step) => step.kind === "bind" && step.isMapped === true) === true ||
     (confinement?.hosts !== undefined && confinement.hasUnix === true);
   const frames: Buffer[] = [
-    frame(SPEC.version, u32(isNew ? SHIM_VERSION : specVersion(killMode))),
+    frame(SPEC.version, u32(isNew ? SHIM_VERSION : specVersion(killMode, asksByLines))),
     frame(SPEC.run, u64(spec.run)),
     ...spec.argv.map((arg) => frame(SPEC.arg, Buffer.from(arg))),
     ...Object.entries(spec.env).map(([key, value]) => frame(SPEC.env, Buffer.from(`${key}=${value}`))),
@@ -119,6 +121,7 @@ export function encodeSpec(spec: Spec): Uint8Array {
     frames.push(frame(SPEC.owner, spec.owner === "stdin" ? Buffer.alloc(0) : u32(spec.owner.claimMs)));
   if (spec.input !== undefined) frames.push(frame(SPEC.input, u32(Buffer.byteLength(spec.input))));
   if (spec.isNotifying) frames.push(frame(SPEC.notify, Buffer.alloc(0)));
+  if (asksByLines) frames.push(frame(SPEC.lines, Buffer.alloc(0)));
   if (spec.wallMs !== undefined) frames.push(frame(SPEC.wall, u64(spec.wallMs)));
   for (const raw of spec.rawLogs ?? []) frames.push(frame(SPEC.rawlog, encodeRawLog(raw)));
   if (spec.zygote !== undefined) frames.push(frame(SPEC.zygote, Buffer.from(spec.zygote)));

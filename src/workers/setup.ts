@@ -181,7 +181,11 @@ export class Setup {
         snapshot:
           config.snapshot === null
             ? undefined
-            : findSnapshot(config.snapshot, this.#deps.workersDir, specVersion(config.kill_mode)),
+            : findSnapshot(
+                config.snapshot,
+                this.#deps.workersDir,
+                specVersion(config.kill_mode, config.transport === "stdio"),
+              ),
       },
       base: this.#env,
       baseUmask: config.base_umask ?? this.#deps.daemonUmask,

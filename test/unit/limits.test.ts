@@ -196,11 +196,22 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
     ["test/host/channel.test.ts", "hostMessageBytes: a request of as many bytes is taken"],
     ["test/host/ipc.test.ts", "hostMessageBytes: a request of as many bytes is sent"],
     ["test/runtime/host.test.ts", "hostMessageBytes: a request of as many bytes is sent"],
+    ["test/host/stdio.test.ts", "hostMessageBytes: a request of as many bytes is carried out"],
   ],
+  stdioRequests: [["test/host/stdio.test.ts", "%s: one that does not read its answers"]],
+  stdioBytes: [["test/host/stdio.test.ts", "%s: one that does not read its answers"]],
+  stdioCalls: [["test/host/stdio.test.ts", "stdioCalls: as many"]],
+  stdioIdBytes: [["test/host/line.test.ts", "stdioIdBytes: a line with an id of so many bytes"]],
   hostDepth: [["test/host/wire.test.ts", "hostDepth: as many levels as the limit"]],
   hostValues: [["test/host/wire.test.ts", "hostValues: as many values as the limit"]],
-  topicChars: [["test/host/wire.test.ts", "topicChars, correlationChars: as long as the limit"]],
-  correlationChars: [["test/host/wire.test.ts", "topicChars, correlationChars: as long as the limit"]],
+  topicChars: [
+    ["test/host/wire.test.ts", "topicChars, correlationChars: as long as the limit"],
+    ["test/host/line.test.ts", "topicChars: of a method"],
+  ],
+  correlationChars: [
+    ["test/host/wire.test.ts", "topicChars, correlationChars: as long as the limit"],
+    ["test/host/stdio.test.ts", "correlationChars: an id"],
+  ],
   hostCalls: [["test/host/pipeline.test.ts", "hostCalls: as many as the limit"]],
   hostErrorChars: [["test/host/pipeline.test.ts", "hostErrorChars: as long as the limit"]],
   rateCalls: [["test/host/buckets.test.ts", "rateCalls: as many as the limit"]],
@@ -323,7 +334,9 @@ const languagesOf = (name: string): (readonly [language: string, tried: RegExp])
   const isTypeScript = new RegExp(`\\blimit\\(\\s*"${name}"|\\bLIMITS\\.${name}\\b`).test(typescript);
   return [
     ...(isTypeScript ? [["TypeScript", /\.test\.ts$/] as const] : []),
-    ...(c ? [["C", /test\/(life|runtime|escape|crash|host\/ipc|unit\/.*vectors|python\/test_codec)/] as const] : []),
+    ...(c
+      ? [["C", /test\/(life|runtime|escape|crash|host\/(ipc|stdio|line)|unit\/.*vectors|python\/test_codec)/] as const]
+      : []),
     ...(python ? [["Python", /\.py$|test\/runtime\/|test\/host\/(stored|channel)/] as const] : []),
   ];
 };
