@@ -149,7 +149,7 @@ export const SPEC_PAYLOADS: Readonly<Record<keyof typeof SPEC, readonly [payload
   ],
   input: [
     "u32 bytes, 1 to 32768",
-    "optional, from version 2: the shim reads so many bytes from its standard input, and gives them to the worker as its own, once; they are in no file. Without INPUT the worker's standard input is `/dev/null`",
+    "optional, from version 2: the shim reads so many bytes from its standard input, and gives them to the worker as its own, once; they are in no file. Without INPUT the worker's standard input is `/dev/null`; with LINES, INPUT comes before the first answer",
   ],
   end: ["empty", ""],
 };

@@ -164,7 +164,7 @@ export class Sessions implements Disposable {
   }
 
   #definition({ worker, id, path, mode, event, rule, text }: Wanted): object {
-    const { script, command, policy, group, tools, stdin } = rule.start;
+    const { script, command, policy, group, tools, transport, stdin } = rule.start;
     const told = { ...event, createdMs: undefined, created_at: new Date(event.createdMs).toISOString() };
     const approvalTimeout = this.#deps.approvalTimeout();
     return {
@@ -172,7 +172,7 @@ export class Sessions implements Disposable {
       ...(script === undefined ? { command, cwd: path } : { script, cwd: dirname(script) }),
       policy: policy ?? (script === undefined ? "read-only" : "analysis"),
       allow: { write: [path] },
-      ...{ tools, tool_group: tools.length > 0 ? group : null, stdin },
+      ...{ tools, tool_group: tools.length > 0 ? group : null, transport, stdin },
       ...(approvalTimeout === undefined ? {} : { approval_timeout: Math.min(approvalTimeout, limit("approvalMs")) }),
       env: {
         ...{ IPCCTL_EVENT: JSON.stringify(told), IPCCTL_RULE: rule.name, IPCCTL_SESSION: id },

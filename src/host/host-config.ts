@@ -10,6 +10,7 @@ import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { findWorkerId, toGroup } from "../base/names.ts";
 import { requireTopic, TopicPattern } from "../base/topics.ts";
+import { TRANSPORTS } from "../base/transports.ts";
 import { parseDurationMs } from "../base/units.ts";
 import { SESSION_MODES } from "../protocol/session-answers.ts";
 import { foldName, parseWith, whatIsWrongWith } from "./manifest.ts";
@@ -53,6 +54,7 @@ const start = z
       .optional()
       .meta({ description: "whose data and whose workspace; default: the rule's name" }),
     tools: z.array(text).max(limit("policyTools")).default([]).meta({ description: "that it may call, as files.*" }),
+    transport: z.enum(TRANSPORTS).optional().meta({ description: "how it asks for them; default: shm" }),
     mode: z.enum(SESSION_MODES).default("fresh"),
     stdin: z
       .strictObject({ credential: hostCredential })

@@ -287,6 +287,19 @@ test("a credential is read once from standard input, and is nowhere else", async
   expect((await home.cli("audit", "--event", "credential")).stdout).toContain("credential=key");
 });
 
+test("a session may ask by lines, which are no part of what it says, and its credential comes before the answers", async () => {
+  const asking = `import json
+key = sys.stdin.readline()
+print(json.dumps({"id": "1", "method": "echo.echo", "params": {"value": asked}}), flush=True)
+print(len(key), json.loads(sys.stdin.readline())["result"]["value"])`;
+  const start = { script: script(asking), stdin: { credential: "key" }, tools: ["echo.*"], transport: "stdio" };
+  config({ rules: [{ name: "ask", on: "ask.*", start }], prompt: "ask" });
+  await home.cli("status");
+  using ipc = await home.connect();
+  await ipc.addCredential("key", "0123456789");
+  expect((await home.cli("prompt", "hello")).stdout).toBe("11 hello\n");
+});
+
 test("what a session says of a credential is not kept, and one that there is not starts nothing", async () => {
   const start = { script: script("print('it is', sys.stdin.read(), '.')"), stdin: { credential: "key" } };
   config({ rules: [{ name: "ask", on: "ask.*", start }], prompt: "ask" });
