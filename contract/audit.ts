@@ -62,6 +62,7 @@ export const AUDIT_EVENTS = {
   plugin: "a plugin was accepted, switched on or off, or removed",
   tool: "a worker called a tool and was answered",
   decision: "a person decided about a call of high risk, or took a grant for a session back",
+  webhook: "what was sent to a webhook was published, or refused",
   approval:
     "a call of high risk was allowed or refused: by a person, by a grant for its session, or since nobody said yes in time",
   handler_error: "what went wrong in a plugin, before the worker was told what it may know of it",

@@ -181,6 +181,10 @@ export const LIMITS = {
     why: "such requests that the host is asked at once; their answers are held for a program that does not read",
   },
   stdioIdBytes: { value: 1024, why: "id of a request by a line, as JSON; a line with a longer one is output" },
+  httpCalls: {
+    value: 32,
+    why: "requests of one worker that asks by HTTP, or of all webhooks, that are under way; each has a connection to the daemon, and the next one waits",
+  },
   hostErrorChars: { value: 4096, why: "message of an error that a worker gets; the audit has no more of it either" },
   plugins: {
     value: 64,
@@ -286,6 +290,12 @@ export const LIMITS = {
   eventDoneMs: { value: 604_800_000, why: "for which an event that is done is kept: one week" },
   deadLetters: { value: 1024, why: "newest dead letters of a group that are kept" },
   deadLetterMs: { value: 2_592_000_000, why: "for which a dead letter is kept: 30 days" },
+  webhooks: { value: 64, why: "webhooks of host.json; the path of each delivery is compared with all of them" },
+  webhookPathChars: { value: 128, why: "path of a webhook; it is in each record of the audit" },
+  webhookAgeMs: {
+    value: 300_000,
+    why: "by which the clocks of a webhook's sender and of this machine may differ: an older delivery was kept by somebody",
+  },
   rules: { value: 256, why: "rules of host.json; each event is compared with all of them" },
   sessionsEnded: {
     value: 32,

@@ -111,6 +111,16 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     job: "connection to the daemon, its verbs as methods, autostart",
     uses: { base: "", protocol: "" },
   },
+  listener: {
+    job: "what a listener on loopback does with a request: by the daemon to the host, and its answer back",
+    uses: {
+      base: "",
+      contract: "how a call is given up",
+      host: "what HTTP is to it",
+      protocol: "types of answers",
+      sdk: "",
+    },
+  },
   runtime: {
     job: "a worker as programs use it; `connect()` and `eval()` of the package",
     uses: {
@@ -159,7 +169,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       audit: "",
       launch: "`run` makes the same specification without a daemon; snapshots",
       desk: "names of credentials",
-      host: "`plugin new` and `plugin check` need no daemon",
+      host: "`plugin new` and `plugin check` need no daemon; `doctor` reads `host.json`",
       workers: "`doctor` and `daemon` report a lost database and strays; `audit` reads the anchors in it",
       sdk: "",
       runtime: "`eval`, `call`, `repl`",

@@ -151,7 +151,7 @@ class Host:
             except HostError as error:
                 request.answer = {"error": vars(error)}
         self._wait(requests, deadline)
-        return [_outcome(request) for request in requests]
+        return [outcome(request) for request in requests]
 
     async def acall(self, request: Request, deadline: float) -> Any:
         loop = request.loop = asyncio.get_running_loop()
@@ -165,7 +165,7 @@ class Host:
                 if request.answer is None:
                     await request.future
         except TimeoutError:
-            self._give_up(request, _late(request, deadline))
+            self._give_up(request, late(request, deadline))
         except asyncio.CancelledError:
             self._give_up(request, {"code": "CANCELLED", "message": "cancelled", "retriable": False})
             raise
@@ -276,7 +276,7 @@ class Host:
             while request.answer is None:
                 left = end - time.monotonic()
                 if left <= 0:
-                    self._give_up(request, _late(request, deadline))
+                    self._give_up(request, late(request, deadline))
                 elif self._pipe is None:
                     self._reopen(request, left)
                 else:
@@ -287,7 +287,7 @@ class Host:
         try:
             self._open(min(timeout, _OPEN_SECONDS))
         except HostError:
-            self._give_up(request, _lost(request))
+            self._give_up(request, lost(request))
 
     def _wait_turn(self, request: Request, timeout: float) -> None:
         """Reads, for all that wait; or waits for the one that reads."""
@@ -385,17 +385,17 @@ class Host:
             self._open()
         except HostError:
             for request in list(self._pending.values()):
-                self._give_up(request, _lost(request))
+                self._give_up(request, lost(request))
 
 
-def _outcome(request: Request) -> Any:
+def outcome(request: Request) -> Any:
     try:
         return request.result()
     except HostError as error:
         return error
 
 
-def _lost(request: Request) -> dict[str, Any]:
+def lost(request: Request) -> dict[str, Any]:
     return {
         "code": "UNKNOWN_OUTCOME",
         "message": f"{request.tool}: the host ended before it answered, and no other one came",
@@ -404,7 +404,7 @@ def _lost(request: Request) -> dict[str, Any]:
     }
 
 
-def _late(request: Request, deadline: float) -> dict[str, Any]:
+def late(request: Request, deadline: float) -> dict[str, Any]:
     return {
         "code": "UNKNOWN_OUTCOME",
         "message": f"{request.tool}: no answer within {deadline:g} s",

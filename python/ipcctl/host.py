@@ -22,6 +22,8 @@ TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
     from typing import Any
 
+    from ._host_http import HttpHost
+
 __all__ = ["HostError", "acall", "batch", "call", "tools"]
 
 
@@ -59,20 +61,28 @@ def tools() -> list[dict[str, Any]]:
     return listed
 
 
-_one: Host | None = None
+_one: Host | HttpHost | None = None
 
 
-def _host() -> Host:
+def _host() -> Host | HttpHost:
     global _one
     if _one is None:
-        _one = Host()
+        _one = _by_http() or Host()
     return _one
+
+
+def _by_http() -> HttpHost | None:
+    if os.environ.get("IPCCTL_TRANSPORT") != "http":
+        return None
+    from ._host_http import HttpHost  # takes long to load
+
+    return HttpHost()
 
 
 def _forget() -> None:
     """A forked process has no channel to the host: it would take its parent's answers."""
     global _one
-    _one = Host(is_forked=True)
+    _one = None if os.environ.get("IPCCTL_TRANSPORT") == "http" else Host(is_forked=True)
 
 
 os.register_at_fork(after_in_child=_forget)

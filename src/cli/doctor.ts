@@ -32,6 +32,7 @@ const LOOKS: Readonly<Record<string, Look>> = {
   disk: ({ paths }) => checkSpace(paths.stateDir),
   daemon: checkDaemon,
   database: ({ paths }) => checkDatabase(paths.database),
+  "host.json": checkHost,
   python: checkPython,
   "open files": checkFiles,
   inotify: checkInotify,
@@ -323,6 +324,20 @@ const RUNTIME_POLICY = { version: 1, extends: "strict", process: { procfs: "self
 const RUNTIME_CODE = `const { numberOfDFGCompiles } = require("bun:jsc"); const f = (n) => { let s = 0; for (let i = 0; i < n; i++) s = (s * 31 + i) | 0; return s; };
 for (let i = 0; i < 3000 && numberOfDFGCompiles(f) === 0; i++) f(1000);
 console.log(numberOfDFGCompiles(f) < 1000)`;
+
+/** Nothing where there is none. @throws IpcError if it cannot be used */
+async function checkHost({ paths }: Context): Promise<readonly Check[]> {
+  const { hostConfigPath, readHostConfig, secretsMissing } = await import("../host/host-config.ts");
+  const path = hostConfigPath(paths.config);
+  if (!existsSync(path)) return [];
+  const { Credentials } = await import("../desk/credentials.ts");
+  const { webhooks } = readHostConfig(path);
+  const known = webhooks.length === 0 ? [] : new Credentials(paths.stateDir, undefined).list();
+  const faults = secretsMissing(webhooks, new Set(known.map(({ name }) => name)));
+  const name = "host.json";
+  if (faults.length === 0) return [{ name, status: "ok", detail: path }];
+  return faults.map(({ what, remedy }) => ({ name, status: "warn", detail: `${path}: ${what}`, remedy }));
+}
 
 /** Runtimes reserve much memory before they start, and read about themselves in /proc. */
 async function checkRuntime(): Promise<Check> {

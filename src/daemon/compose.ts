@@ -35,6 +35,7 @@ import { handle, withPolicy, type HandlerDeps } from "./handlers.ts";
 import { HostCalls, isCurrent, isUser } from "./host-calls.ts";
 import type { HostEvents, HostEventsDeps } from "./host-events.ts";
 import { DaemonLock } from "./lock.ts";
+import { Listeners } from "./listeners.ts";
 import { LogFeed } from "./log-feed.ts";
 import { openLog } from "./log.ts";
 import type { DaemonOptions } from "./options.ts";
@@ -110,6 +111,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
   const shutdown = new Shutdown();
   const exitWith = options.exitWith === undefined ? undefined : new ExitWith(options.exitWith, shutdown, logger);
   const emit: WorkerDeps["emit"] = (worker, event) => {
+    if (event.type === "process_exited") hostCalls.onExited(worker);
     if (worker.isExtra) return;
     events.append(worker.id, event);
     // Once it is decided what follows.
@@ -129,6 +131,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
       credentials: openCredentials,
     }),
   );
+  const listeners = new Listeners(audit, Date.now);
   const registry: Registry = parts.use(
     new Registry(
       {
@@ -144,6 +147,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
           const { hostCredential } = await import("./host-credential.ts");
           return await hostCredential({ credentials: await openCredentials(), audit }, name, worker);
         },
+        listenerUrl: () => listeners.url,
         emit,
         log: (level, fields, text) => logger[level](fields, text),
         random: Math.random,
@@ -171,6 +175,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
   const openEvents = (): Promise<HostEvents> =>
     (hostEvents ??= openHostEvents({
       ...{ paths, parts, registry, store },
+      credentials: async () => new Set((await openCredentials()).list().map(({ name }) => name)),
       secrets: async () =>
         readdirSync(credentialsFolderOf(paths.stateDir)).length > 0 ? (await openCredentials()).secrets() : [],
       onPublished: (body) => events.append(null, body),
@@ -190,6 +195,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
     anchors: () => store.anchors(),
     plugins,
     hostCalls,
+    listeners,
     events: openEvents,
     approvals,
     sources: { store, usage, nowMs: Date.now, shimPidOf },
@@ -206,6 +212,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
       subscriptions,
       trees: treesOf(registry, cgroups),
       uid,
+      onEnd: ({ connection }) => listeners.remove(connection),
       onError: (error) => logger.error({ err: error }, "request failed"),
       onRefused: (error) => logger.warn({ reason: error.message }, "connection refused"),
       onRebound: (text) => logger.warn(text),
@@ -341,7 +348,7 @@ function hasEvents({ config, dataDir }: Paths): boolean {
   return [join(dirname(config), "host.json"), ...files].some((path) => existsSync(path));
 }
 
-type EventParts = Pick<HostEventsDeps, "onAuditKept" | "onTrouble"> & {
+type EventParts = Pick<HostEventsDeps, "credentials" | "onAuditKept" | "onTrouble"> & {
   readonly paths: Paths;
   readonly parts: DisposableStack;
   readonly registry: Registry;

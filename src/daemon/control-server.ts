@@ -15,6 +15,8 @@ export type ServerDeps = Omit<SessionDeps, "budget" | "handle"> & {
   readonly handle: (caller: Caller, request: RequestOf<Handled>, server: Server) => Promise<Response>;
   readonly trees: Trees;
   readonly uid: number;
+  /** One of its connections has ended. */
+  readonly onEnd: (caller: Caller) => void;
   readonly onRefused: (error: IpcError) => void;
   /** The socket's file was gone: this says why. */
   readonly onRebound: (text: string) => void;
@@ -30,7 +32,7 @@ export class Server implements Disposable {
   readonly #budget = { heldBytes: 0 };
   /** Connections so far. */
   #accepted = 0;
-  readonly #sessions = new Set<Session>();
+  readonly #sessions = new Map<Session, Caller>();
   #listener: UnixSocketListener<Session | undefined> | undefined;
   /** Identifies our file: another one may lie at its path by now. */
   #file: { readonly ino: number; readonly dev: number } | undefined;
@@ -150,7 +152,7 @@ export class Server implements Disposable {
             this.#depsOf((request) => this.#deps.handle(caller, request, this)),
           );
           socket.data = session;
-          this.#sessions.add(session);
+          this.#sessions.set(session, caller);
         },
         data: (socket, bytes) => socket.data?.onData(bytes),
         drain: (socket) => socket.data?.onDrain(),
@@ -176,8 +178,11 @@ export class Server implements Disposable {
   }
 
   #close(session: Session | undefined): void {
-    if (!session || !this.#sessions.delete(session)) return;
+    const caller = session && this.#sessions.get(session);
+    if (session === undefined || caller === undefined) return;
+    this.#sessions.delete(session);
     session.onClose();
+    this.#deps.onEnd(caller);
   }
 }
 

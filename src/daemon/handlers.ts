@@ -29,6 +29,8 @@ import type { AuthTag } from "./credential-verbs.ts";
 import type { EventTag } from "./event-verbs.ts";
 import type { HostCalls } from "./host-calls.ts";
 import type { HostEvents } from "./host-events.ts";
+import type { ListenerTag } from "./listener-verbs.ts";
+import type { Listeners } from "./listeners.ts";
 import type { KnownPlugins } from "./known-plugins.ts";
 import type { PluginTag } from "./plugin-verbs.ts";
 import type { SessionTag } from "./session-verbs.ts";
@@ -50,6 +52,7 @@ export type HandlerDeps = {
   readonly stores: () => Promise<Stores>;
   readonly plugins: () => Promise<KnownPlugins>;
   readonly hostCalls: HostCalls;
+  readonly listeners: Listeners;
   readonly events: () => Promise<HostEvents>;
   readonly approvals: () => Promise<Approvals>;
   readonly sources: Sources;
@@ -70,7 +73,9 @@ type Handler<T extends Tag> = (
 ) => Promise<AnswerOf<T>> | AnswerOf<T>;
 
 const HANDLERS: {
-  readonly [T in Exclude<Handled, AuthTag | EventTag | SessionTag | PluginTag | StoreTag | ApprovalTag>]: Handler<T>;
+  readonly [
+    T in Exclude<Handled, AuthTag | EventTag | ListenerTag | SessionTag | PluginTag | StoreTag | ApprovalTag>
+  ]: Handler<T>;
 } = {
   Start: start,
   Stop: stop,
@@ -120,6 +125,11 @@ async function loadHandler(tag: Tag, deps: HandlerDeps): Promise<unknown> {
     const credentials = await deps.credentials();
     return (request: RequestOf<AuthTag>, { audit }: HandlerDeps, caller: Caller) =>
       AUTH_HANDLERS[tag as AuthTag](request as never, { credentials, audit }, caller);
+  }
+  if (tag.startsWith("Host")) {
+    const { LISTENER_HANDLERS } = await import("./listener-verbs.ts");
+    return (request: RequestOf<ListenerTag>, all: HandlerDeps, caller: Caller) =>
+      LISTENER_HANDLERS[tag as ListenerTag](request as never, all, caller);
   }
   if (tag.startsWith("Plugin")) {
     const { PLUGIN_HANDLERS } = await import("./plugin-verbs.ts");

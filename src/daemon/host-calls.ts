@@ -2,7 +2,7 @@
  * Gives each worker with tools its channel to the router, which this starts, as a worker of its own, when the first one
  * needs it. A channel goes from worker to router: what happens to the daemon is nothing to it.
  */
-import { randomBytes } from "node:crypto";
+import { randomBytes, timingSafeEqual } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Logger } from "pino";
@@ -11,6 +11,7 @@ import { auditFolderOf } from "../audit/spool.ts";
 import { IpcError } from "../base/errors.ts";
 import { programPath, ROOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
+import { sleep } from "../base/patience.ts";
 import type { Paths } from "../base/paths.ts";
 import { TOOL_TOPIC } from "../../contract/host.ts";
 import { IN_ROUTER } from "../host/shipped-manifests.ts";
@@ -61,6 +62,8 @@ export class HostCalls implements Disposable {
   readonly #timers = new Set<Timer>();
   readonly #plugins: Plugins;
   #router: Promise<CallClient> | undefined;
+  /** Of runs that ask by tokens. */
+  readonly #admissions = new WeakMap<Worker, { readonly run: number; readonly who: object }>();
   /** Told when a program of ours listens. */
   readonly #listening = new EventTarget();
   #isDisposed = false;
@@ -75,7 +78,7 @@ export class HostCalls implements Disposable {
   onAttached(worker: Worker): void {
     this.#listening.dispatchEvent(new Event(worker.id));
     if (worker.config.kind === "host") return this.#onRouter();
-    if (grantsOf(worker) !== undefined) void this.#connect(worker);
+    if (worker.config.transport !== "http" && grantsOf(worker) !== undefined) void this.#connect(worker);
   }
 
   /** Also a new one, after its crash: whoever was connected to the one before has lost its channel. */
@@ -177,6 +180,7 @@ export class HostCalls implements Disposable {
     // Before we attend, since calls may wait for us to start one of them.
     const specs = await this.#plugins.read().catch((error: Error) => (cannotLoad(error), []));
     client.call("attend", []).catch(() => undefined); // it lasts as long as the channel
+    await this.#leaveOthers(client);
     try {
       for (const { name, manifest } of specs)
         await client.call("provide", [{ name, tools: manifest.provides.tools }], null, { timeout: ROUTER_MS });
@@ -199,6 +203,71 @@ export class HostCalls implements Disposable {
     const text = await router.call<string>("ask", [request, `user ${uid}`, group]);
     const { result, error } = JSON.parse(text) as ToolAnswer;
     return error === undefined ? { result: result! } : { error };
+  }
+
+  /**
+   * Asks what a worker asks by a token in the place of a channel. A router that ends is not the end of it: the next one
+   * is asked the same, knows what was begun, and carries out nothing twice.
+   * @param isAgain an earlier daemon was asked the same
+   * @returns undefined if no run goes on whose token this is
+   * @throws IpcError DEADLINE if it was asked, and nobody knows what became of it; another one if it was not
+   */
+  async askBy(token: string, request: string, isAgain: boolean): Promise<string | undefined> {
+    const hash = Buffer.from(sha256(token));
+    const owns = ({ tokenHash }: Worker): boolean =>
+      tokenHash !== undefined && timingSafeEqual(Buffer.from(tokenHash), hash);
+    const worker = this.#deps.registry().everyWorker.filter(owns)[0];
+    if (worker === undefined) {
+      if (!isAgain) return undefined;
+      throw new IpcError("DEADLINE", "the daemon and the worker ended before there was an answer");
+    }
+    const who = this.#admissionOfRun(worker);
+    const deadline = performance.now() + ROUTER_MS;
+    for (let wasAsked = isAgain; ; await sleep(SOON_MS)) {
+      let router: CallClient;
+      try {
+        router = await this.#reachRouter();
+      } catch (error) {
+        if (performance.now() < deadline && !this.#isDisposed) continue; // it starts anew
+        if (!wasAsked) throw error;
+        throw new IpcError("DEADLINE", "the host ended before it answered, and no other one came", { cause: error });
+      }
+      if (!owns(worker)) {
+        if (!wasAsked) return undefined;
+        throw new IpcError("DEADLINE", "the host and the worker ended before there was an answer");
+      }
+      try {
+        return await router.call<string>("askFor", [who, request, isAgain]);
+      } catch (error) {
+        if (IpcError.from(error).code !== "CONNECTION_LOST") throw error;
+        wasAsked = true;
+      }
+    }
+  }
+
+  /** As the policy said it when the run first asked: reading that takes longer than a call. */
+  #admissionOfRun(worker: Worker): object {
+    const { run } = worker.row;
+    const known = this.#admissions.get(worker);
+    if (known?.run === run) return known.who;
+    const who = admissionOf(worker, run);
+    this.#admissions.set(worker, { run, who });
+    return who;
+  }
+
+  /** The run is over: what it has asked by its token is given up. */
+  onExited(worker: Worker): void {
+    if (worker.config.transport !== "http") return;
+    // A router that is reached later is told then.
+    void this.#router?.then((router) => this.#leaveOthers(router)).catch(() => undefined);
+  }
+
+  /** What runs have asked by their tokens that are over is given up. */
+  async #leaveOthers(router: CallClient): Promise<void> {
+    const going = this.#deps
+      .registry()
+      .everyWorker.filter(({ config, row }) => config.transport === "http" && row.run !== row.doneRun);
+    await router.call("leaveAllBut", [going.map((worker) => sessionOf(worker, worker.row.run))]);
   }
 
   /** What may run of it is read anew. Its process ends when nothing is under way in it. */

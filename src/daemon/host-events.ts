@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import type { AuditRecord } from "../audit/schema.ts";
 import { limit } from "../base/limits.ts";
-import { readHostConfig, type HostConfig } from "../host/host-config.ts";
+import { readHostConfig, secretsMissing, type HostConfig } from "../host/host-config.ts";
 import { workerName } from "../protocol/kinds.ts";
 import { Dispatcher, type DispatcherDeps } from "../queue/dispatcher.ts";
 import { EventQueue, type Entry } from "../queue/event-queue.ts";
@@ -26,6 +26,8 @@ export type HostEventsDeps = {
   readonly onPublished: DispatcherDeps["onPublished"];
   /** host.json was read: for how long the audit is kept, if it says so. */
   readonly onAuditKept: (ms: number | undefined) => void;
+  /** Full names of all credentials. */
+  readonly credentials: () => Promise<ReadonlySet<string>>;
   /** Names this daemon, as the owner of what has no session yet. */
   readonly owner: string;
   readonly nowMs: () => number;
@@ -69,6 +71,7 @@ export class HostEvents implements Disposable {
   /** Goes on with what an earlier daemon has left. To be called once all workers are known. */
   start(): void {
     if (this.#read instanceof IpcError) this.#deps.onTrouble(this.#read);
+    this.#lookAtSecrets().catch(this.#deps.onTrouble);
     if (!hasEventFiles(this.#deps.folder)) return;
     try {
       this.open();
@@ -83,11 +86,17 @@ export class HostEvents implements Disposable {
     return (this.#opened ??= this.#make());
   }
 
+  /** None while `host.json` cannot be read. */
+  get webhooks(): HostConfig["webhooks"] {
+    return this.#read instanceof IpcError ? [] : this.#read.config.webhooks;
+  }
+
   /** Reads the rules anew; wrong ones leave those of before. */
   reload(): void {
     const found = this.#readConfig();
     if (found instanceof IpcError) this.#deps.onTrouble(found);
     if (!(found instanceof IpcError) || this.#read instanceof IpcError) this.#read = found;
+    this.#lookAtSecrets().catch(this.#deps.onTrouble);
     this.#opened?.dispatcher.look();
   }
 
@@ -105,6 +114,14 @@ export class HostEvents implements Disposable {
   [Symbol.dispose](): void {
     this.#opened = undefined;
     this.#parts.dispose();
+  }
+
+  /** Whatever is sent to a webhook without its secret is refused, and its sender is not told why. */
+  async #lookAtSecrets(): Promise<void> {
+    if (this.webhooks.length === 0) return;
+    const { configPath, credentials, onTrouble } = this.#deps;
+    for (const fault of secretsMissing(this.webhooks, await credentials()))
+      onTrouble(new IpcError("BAD_CONFIG", `${configPath}: ${fault.what}: ${fault.remedy}`));
   }
 
   #readConfig(): Read | IpcError {

@@ -88,11 +88,12 @@ const shape = z.strictObject({
   webhooks: z
     .array(
       z.strictObject({
-        path: z.string().regex(HOOK_PATH, "is not a path such as /hooks/web"),
+        path: z.string().max(limit("webhookPathChars")).regex(HOOK_PATH, "is not a path such as /hooks/web"),
         topic: checked(requireTopic),
         secret: hostCredential,
       }),
     )
+    .max(limit("webhooks"))
     .default([]),
   retention: z
     .strictObject({ audit: time.optional(), events: time.optional(), sessions: time.optional() })
@@ -157,6 +158,17 @@ export function readHostConfig(path: string): HostConfig {
       },
     })),
   };
+}
+
+/** @param credentials full names of those that there are */
+export function secretsMissing(
+  webhooks: HostConfig["webhooks"],
+  credentials: ReadonlySet<string>,
+): { readonly what: string; readonly remedy: string }[] {
+  return webhooks.flatMap(({ secret }, index) => {
+    const what = `webhooks[${index}].secret: there is no credential ${secret} of the host`;
+    return credentials.has(secret) ? [] : [{ what, remedy: `ipcctl auth add ${secret}` }];
+  });
 }
 
 /**

@@ -8,6 +8,9 @@ import { z } from "zod";
 import { completeApp, normalizeApp, type AppConfig } from "../protocol/app-config.ts";
 import { cleanWorkerEnv } from "./command.ts";
 
+/** Good for one run of a worker. What is kept of it is of no use to whoever reads it. */
+export type RunToken = { readonly run: number; readonly sha256: string };
+
 /** What belongs to which app. `isGuess`: no definition was found, so it was read from the running process. */
 export type Definition = {
   readonly app: string;
@@ -15,6 +18,8 @@ export type Definition = {
   readonly config: AppConfig;
   /** The policy of its last run. */
   readonly policy?: string | null;
+  /** By which its last run asks the host, if it does so by http. */
+  readonly token?: RunToken | null;
   readonly isGuess: boolean;
 };
 
@@ -27,23 +32,28 @@ const shape = z.object({
   instance: z.int().min(0),
   is_guess: z.boolean().default(false),
   policy: z.string().nullable().default(null),
+  token: z
+    .object({ run: z.int(), sha256: z.string().regex(/^[0-9a-f]{64}$/) })
+    .nullable()
+    .default(null),
   config: z.looseObject({ name: z.string() }),
 });
 
 /** Undefined if there is no readable definition. */
 export function readDefinition(dir: string): Definition | undefined {
   try {
-    const { app, instance, is_guess, policy, config } = shape.parse(JSON.parse(readFileSync(join(dir, FILE), "utf8")));
-    return { app, instance, isGuess: is_guess, policy, config: checkConfig(config as unknown as AppConfig) };
+    const { is_guess, config, ...more } = shape.parse(JSON.parse(readFileSync(join(dir, FILE), "utf8")));
+    return { ...more, isGuess: is_guess, config: checkConfig(config as unknown as AppConfig) };
   } catch {
     return undefined; // Of an older daemon, or damaged.
   }
 }
 
 /** Replaces the file atomically, and only if its contents change. */
-export function writeDefinition(dir: string, { app, instance, config, policy = null, isGuess }: Definition): void {
+export function writeDefinition(dir: string, definition: Definition): void {
+  const { app, instance, config, policy = null, token = null, isGuess } = definition;
   const path = join(dir, FILE);
-  const text = `${JSON.stringify({ version: 1, app, instance, is_guess: isGuess, policy, config })}\n`;
+  const text = `${JSON.stringify({ version: 1, app, instance, is_guess: isGuess, policy, token, config })}\n`;
   if (readIfThere(path) === text) return;
   writeFileSync(join(dir, DEFINITION_BEGUN), text, { mode: 0o600 });
   renameSync(join(dir, DEFINITION_BEGUN), path);

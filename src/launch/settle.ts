@@ -57,6 +57,8 @@ export type Preparation = {
   readonly signal?: AbortSignal;
   /** A connection to the shim can be passed on. */
   readonly hasPlane: boolean;
+  /** Where it asks the host by http, and the token by which it is known there. */
+  readonly asks?: { readonly url: string; readonly token: string } | undefined;
   /** It is run once, in the foreground. */
   readonly isOnce?: boolean;
   /** Files that the daemon writes or executes for the worker. */
@@ -98,10 +100,9 @@ export function settle(wanted: Preparation): Settled {
   const launchable = { ...app, interpreter };
   const asWritten = decideLaunch(launchable, wanted.base, wanted.isOnce);
   const variables = { project: app.cwd, home: homeOf(wanted.base) };
-  const policyText = policyOf(app, asWritten, variables, wanted.isOnce);
+  const policyText = policyOf(withListener(app, wanted.asks), asWritten, variables, wanted.isOnce);
   const policy = loadPolicy(policyText, variables);
-  const own =
-    policy.host.tools.length > 0 ? { ...wanted.own, [TRANSPORT_VARIABLE]: app.transport ?? "shm" } : wanted.own;
+  const own = policy.host.tools.length > 0 ? { ...wanted.own, ...askingBy(wanted) } : wanted.own;
   requireToolsFit(wanted, policy, dirname(wanted.audit.folder));
   const { decided, environment, file } = settleEnvironment(wanted, launchable, asWritten, policy);
   const inherited = allowed(wanted.base, policy);
@@ -176,6 +177,18 @@ export function settle(wanted: Preparation): Settled {
 /** Whether the worker may start the command that asks for it. */
 export function asksByShell({ host, process }: Policy): boolean {
   return host.tools.length > 0 && process.mayExec;
+}
+
+function askingBy({ app, asks }: Preparation): Record<string, string> {
+  const how = { [TRANSPORT_VARIABLE]: app.transport ?? "shm" };
+  return asks === undefined ? how : { ...how, IPCCTL_HOST_URL: asks.url, IPCCTL_HOST_TOKEN: asks.token };
+}
+
+/** It reaches the listener, and nothing else by that. */
+function withListener<T extends Governed>(app: T, asks: Preparation["asks"]): T {
+  const net = app.allow?.net ?? [];
+  if (asks === undefined || net === true) return app;
+  return { ...app, allow: { ...app.allow, net: [...net, new URL(asks.url).host] } };
 }
 
 /**

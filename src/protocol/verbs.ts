@@ -523,6 +523,24 @@ export const VERBS = {
     says: "takes a permission for a session back",
     risk: "operate",
   },
+  HostListen: {
+    fields: z.object({ url: z.string() }),
+    answer: success({}),
+    says: "makes this connection that of a listener, which passes on what is asked at a URL of loopback; workers with the transport `http` are told that URL, until the connection ends",
+    risk: "operate",
+  },
+  HostAsk: {
+    fields: z.object({ token: z.string(), request: z.string(), again: z.boolean().default(false) }),
+    answer: data(z.strictObject({ answer: z.string() })),
+    says: "passes on what a worker asks of the host, known by its token; the answer is empty for what gives up another request. `again`: an earlier daemon was asked the same, and may have passed it on",
+    risk: "run",
+  },
+  HostDeliver: {
+    fields: z.object({ path: z.string(), headers: z.record(z.string(), z.string()), body: z.base64() }),
+    answer: data(published),
+    says: "passes on what was sent to a webhook of host.json, with its headers by names in small letters; an event is published if it is signed",
+    risk: "run",
+  },
   Shutdown: {
     fields: z.object({ keep_workers: z.boolean() }),
     answer: success({}),

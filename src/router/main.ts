@@ -27,6 +27,8 @@ async function begin(stateDir: string): Promise<void> {
     sessions: () => router.sessions,
     provide: (plugin: unknown) => router.provide(plugin),
     ask: (request: string, who: string, group: string) => router.ask(request, who, group),
+    askFor: (who: unknown, request: string, isAgain: boolean) => router.askFor(who, request, isAgain),
+    leaveAllBut: (sessions: readonly string[]) => router.leaveAllBut(sessions),
     hold: (name: string, drainMs: number) => router.hold(name, drainMs),
     release: (name: string) => router.release(name),
     withdraw: (name: string) => router.withdraw(name),

@@ -64,6 +64,10 @@ export class Router {
   #desk = Promise.withResolvers<Desk>();
   readonly #admitted = new Map<string, Admitted>();
   readonly #open = new Set<Open>();
+  /** Of runs that ask by the daemon, by their sessions. */
+  readonly #asked = new Map<string, HostChannel>();
+  /** Their requests that are under way. */
+  readonly #answers = new Map<string, Promise<string>>();
   readonly asking = new Asking(Date.now);
   #next = 0;
 
@@ -104,10 +108,7 @@ export class Router {
     const { success, data, error } = admission.safeParse(who);
     if (typeof label !== "string" || !success)
       throw new IpcError("BAD_REQUEST", `admit: ${error?.issues[0]?.message ?? "the label is not a string"}`);
-    const { worker, session: id, group, policy_name: name, policy: digest, approval_ms: approvalMs } = data;
-    const grants = new Grants(data.tools, data.rates);
-    const hasCamelKeys = data.transport !== "shm";
-    const session = { worker, id, group, grants, policy: { name, digest }, approvalMs, hasCamelKeys };
+    const session = sessionOf(data);
     const timer = setTimeout(() => this.#admitted.delete(label), ADMITTED_MS);
     timer.unref();
     this.#admitted.set(label, { admission: data, session, timer });
@@ -153,6 +154,36 @@ export class Router {
       ...{ policy: EVERYTHING, approvalMs: limit("approvalMs") },
     });
     return await channel.take(Buffer.from(request));
+  }
+
+  /**
+   * A request that came by another way than a channel: the daemon says whose run it is of.
+   * @param isAgain a daemon that has ended may have asked the same: if that is under way, its answer is this one's
+   * @returns the answer, empty for a request that gets none
+   * @throws IpcError BAD_REQUEST
+   */
+  async askFor(who: unknown, request: string, isAgain: boolean): Promise<string> {
+    const { success, data, error } = admission.safeParse(who);
+    if (!success) throw new IpcError("BAD_REQUEST", `askFor: ${error.issues[0]!.message}`);
+    const channel = this.#asked.get(data.session) ?? new HostChannel(this.#host, sessionOf(data));
+    this.#asked.set(data.session, channel);
+    const key = `${data.session}\0${request}`;
+    const before = isAgain ? this.#answers.get(key) : undefined;
+    if (before !== undefined) return await before;
+    const answer = channel.take(Buffer.from(request));
+    if (typeof answer === "string") return answer;
+    if (!this.#answers.has(key)) this.#answers.set(key, answer); // a second one is refused for its correlation
+    void answer.then(() => this.#answers.get(key) === answer && this.#answers.delete(key));
+    return await answer;
+  }
+
+  /** The runs are over that {@link askFor} was for, but for these. */
+  leaveAllBut(sessions: readonly string[]): void {
+    for (const [session, channel] of this.#asked) {
+      if (sessions.includes(session)) continue;
+      channel.close();
+      this.#asked.delete(session);
+    }
   }
 
   /** New calls wait from now on. Resolves when nothing is under way in it any more, or after this time. */
@@ -233,6 +264,13 @@ export class Router {
       pipe.close();
     }
   }
+}
+
+function sessionOf(admission: Admission): Session {
+  const { worker, session: id, group, policy_name: name, policy: digest, approval_ms: approvalMs } = admission;
+  const grants = new Grants(admission.tools, admission.rates);
+  const hasCamelKeys = admission.transport !== "shm";
+  return { worker, id, group, grants, policy: { name, digest }, approvalMs, hasCamelKeys };
 }
 
 /** What is to be sent to one worker, in order. */

@@ -3,6 +3,7 @@ import { randomBytes } from "node:crypto";
 import { CANCEL_TOPIC, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
 import { limit } from "../base/limits.ts";
 import { requirePlatform } from "../base/platform.ts";
+import { askByHttp } from "./host-http.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { meet, type Meeting } from "../plane/meeting.ts";
 import { Pipe } from "../plane/pipe.ts";
@@ -85,6 +86,8 @@ type Request = {
   readonly resolve: (result: unknown) => void;
   readonly reject: (error: unknown) => void;
   isOver: boolean;
+  /** Whether the host may have it. */
+  wasSent: boolean;
   /** On which it was sent. */
   channel: HostChannel | undefined;
 };
@@ -108,6 +111,7 @@ class HostChannel {
   trySend(request: Request): boolean {
     if (!this.#pipe.trySend(request.bytes)) return false;
     request.channel = this;
+    request.wasSent = true;
     this.#underWay.set(request.correlation, request);
     if (this.#underWay.size === 1) this.#pipe.setRef(true);
     if (!this.#isReading) void this.#read();
@@ -158,13 +162,16 @@ class HostChannel {
   }
 
   #take(bytes: Uint8Array): void {
-    const { correlation, result, error } = JSON.parse(utf8.decode(bytes)) as Answer;
-    const request = correlation === null ? undefined : this.#forget(correlation);
-    if (request === undefined) return; // given up meanwhile
-    if (error === undefined) return request.resolve(result);
-    const { code, message, retry_after: retryAfter, ...more } = error;
-    request.reject(new HostError(code, message, { ...more, retryAfter }));
+    const answer = JSON.parse(utf8.decode(bytes)) as Answer;
+    const request = answer.correlation === null ? undefined : this.#forget(answer.correlation);
+    if (request !== undefined) settle(request, answer); // or else it was given up meanwhile
   }
+}
+
+function settle(request: Request, { result, error }: Answer): void {
+  if (error === undefined) return request.resolve(result);
+  const { code, message, retry_after: retryAfter, ...more } = error;
+  request.reject(new HostError(code, message, { ...more, retryAfter }));
 }
 
 type Answer = {
@@ -298,9 +305,9 @@ function isSent(channel: HostChannel, request: Request): boolean {
 }
 
 /** Topic and correlation come first, so that the host can answer what it refuses to parse. @throws HostError */
-function encodeRequest(tool: string, correlation: string, args: HostArguments): Uint8Array {
+function encodeRequest(tool: string, correlation: string, args: HostArguments): Uint8Array<ArrayBuffer> {
   const message = { topic: TOOL_TOPIC + tool, correlation, arguments: args };
-  let bytes: Uint8Array;
+  let bytes: Uint8Array<ArrayBuffer>;
   try {
     const text = JSON.stringify(message);
     if (text.includes("null")) JSON.stringify(args, refuseNonNumbers);
@@ -322,7 +329,8 @@ function refuseNonNumbers(key: string, value: unknown): unknown {
 async function call<T = unknown>(tool: string, args: HostArguments = {}, options: HostCallOptions = {}): Promise<T> {
   const { deadline = DEADLINE_MS, signal } = options;
   signal?.throwIfAborted();
-  if (!mayAskHost()) await attachHost();
+  const isByHttp = process.env[TRANSPORT] === "http";
+  if (!isByHttp && !mayAskHost()) await attachHost();
   const correlation = `${prefix}-${next++}`;
   const bytes = encodeRequest(tool, correlation, args);
   const { promise, resolve, reject } = Promise.withResolvers<T>();
@@ -332,7 +340,7 @@ async function call<T = unknown>(tool: string, args: HostArguments = {}, options
     signal?.removeEventListener("abort", onAbort);
   };
   const request: Request = {
-    ...{ tool, correlation, bytes, isOver: false, channel: undefined },
+    ...{ tool, correlation, bytes, isOver: false, wasSent: false, channel: undefined },
     resolve: (result) => {
       finish();
       resolve(result as T);
@@ -342,13 +350,22 @@ async function call<T = unknown>(tool: string, args: HostArguments = {}, options
       reject(error);
     },
   };
+  const away = new AbortController();
   const giveUp = (error: unknown): void => {
     request.channel?.giveUp(request);
+    away.abort();
     request.reject(error);
   };
   const onAbort = (): void => giveUp(signal!.reason);
   signal?.addEventListener("abort", onAbort, { once: true });
   const timer = setTimeout(() => giveUp(lateError(request, deadline)), Math.min(deadline, TIMER_MS_MAX));
+  if (isByHttp) {
+    askByHttp(bytes, away.signal, (wasSent) => (request.wasSent = wasSent)).then(
+      (answer) => settle(request, answer as Answer),
+      () => request.isOver || request.reject(lostError(request)),
+    );
+    return promise;
+  }
   outbox.push(request);
   void flush();
   return promise;
@@ -362,9 +379,9 @@ function lostError({ tool }: Request): HostError {
 }
 
 /** What was never sent was not carried out. */
-function lateError({ tool, channel }: Request, deadline: number): HostError {
+function lateError({ tool, wasSent }: Request, deadline: number): HostError {
   const seconds = deadline / 1000;
-  return channel === undefined
+  return !wasSent
     ? new HostError("PLUGIN_UNAVAILABLE", `${tool}: the host takes no requests for ${seconds} s`, {
         ...{ retriable: true, stage: "route" },
       })

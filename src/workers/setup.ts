@@ -2,12 +2,15 @@
  * What a worker runs as: its definition, the policy that follows from it, the specification that is made of both, and
  * what that policy denied.
  */
+import { randomBytes } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import type { AuditSpool } from "../audit/spool.ts";
+import { sha256 } from "../base/sha256.ts";
 import { textOf } from "../logs/cri.ts";
 import { readLastLines } from "../logs/tail.ts";
 import { decideLaunch } from "../launch/command.ts";
+import type { RunToken } from "../launch/definition.ts";
 import { describeDenial, endedOver, remedyOfCall } from "../launch/denied.ts";
 import { AUTO, policyOf } from "../launch/effective-policy.ts";
 import { mayNeedEnvironment } from "../launch/environments.ts";
@@ -42,6 +45,8 @@ export type SetupDeps = {
   readonly daemonEnv: Readonly<Record<string, string | undefined>>;
   /** The limit that the daemon was started with. */
   readonly daemonUmask: number;
+  /** Where workers ask the host by http. @throws IpcError if nobody listens there */
+  readonly listenerUrl: () => string;
 };
 
 export class Setup {
@@ -52,6 +57,8 @@ export class Setup {
   #config: AppConfig;
   /** Name, path or text; undefined until a run has one. */
   policyOfRun: string | undefined;
+  /** Of a run that asks the host by http. */
+  tokenOfRun: RunToken | undefined;
 
   constructor(deps: SetupDeps, { id, instance }: InstanceRow, config: AppConfig) {
     this.#deps = deps;
@@ -154,7 +161,9 @@ export class Setup {
   async specify(run: Run): Promise<Spec> {
     const config = this.#config;
     mkdirSync(join(this.#dir, "logs"), { recursive: true, mode: 0o700 });
-    const prepared = await prepare(this.#preparation(run.stopping));
+    const asks = this.#asksByHttp ? { url: this.#deps.listenerUrl(), token: newToken() } : undefined;
+    const prepared = await prepare(this.#preparation(run.stopping, asks));
+    this.tokenOfRun = asks && { run: run.number, sha256: sha256(asks.token) };
     const { policy } = prepared.plan;
     this.policyOfRun = prepared.policy;
     run.executable = prepared.launch.argv[0]!; // never empty: a script has an interpreter, a command has a first word
@@ -173,7 +182,14 @@ export class Setup {
     return { ...spec, input: `${await this.#deps.credential(config.stdin.credential, this.#id)}\n` };
   }
 
-  #preparation(signal: AbortSignal): Preparation {
+  /** False also if its policy grants no tools, which its start will report. */
+  get #asksByHttp(): boolean {
+    const { transport, cwd } = this.#config;
+    const variables = { project: cwd, home: homeOf(this.#env) };
+    return transport === "http" && loadPolicy(this.#policyNow(), variables).host.tools.length > 0;
+  }
+
+  #preparation(signal: AbortSignal, asks?: Preparation["asks"]): Preparation {
     const config = this.#config;
     return {
       app: {
@@ -204,6 +220,7 @@ export class Setup {
       environments: this.#deps.environmentsDir,
       signal,
       hasPlane: true,
+      asks,
       daemonFiles: daemonFilesOf(config),
     };
   }
@@ -215,6 +232,12 @@ function daemonFilesOf(config: AppConfig): string[] {
   const run = check?.type === "exec" ? [check.command, ...check.args].filter((word) => word.includes("/")) : [];
   const logs = [config.stdout_log, config.stderr_log, config.combined_log].filter((path) => path !== null);
   return [...logs, ...run].map((path) => resolve(config.cwd, path));
+}
+
+const TOKEN_BYTES = 32;
+
+function newToken(): string {
+  return randomBytes(TOKEN_BYTES).toString("hex");
 }
 
 /** Of two limits the lower one. */

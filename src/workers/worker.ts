@@ -196,6 +196,13 @@ export class Worker {
     return this.#setup.policy;
   }
 
+  /** SHA-256 of the token by which its present run asks the host; undefined if none goes on, or it asks otherwise. */
+  get tokenHash(): string | undefined {
+    const { run, doneRun } = this.#row;
+    const { tokenOfRun: token } = this.#setup;
+    return token?.run === run && run !== doneRun ? token.sha256 : undefined;
+  }
+
   get policyLimits(): PolicyLimits | undefined {
     return this.#setup.policyLimits;
   }
@@ -271,8 +278,8 @@ export class Worker {
   }
 
   #writeDefinition(): void {
-    const { config, policyOfRun: policy = null } = this.#setup;
-    const definition = { app: this.#row.app, instance: this.instance, config, policy, isGuess: this.#isGuess };
+    const { config, policyOfRun: policy = null, tokenOfRun: token = null } = this.#setup;
+    const definition = { app: this.#row.app, instance: this.instance, config, policy, token, isGuess: this.#isGuess };
     this.#deps.store.withRoom(() => {
       mkdirSync(this.dir, { recursive: true, mode: 0o700 });
       writeDefinition(this.dir, definition);
@@ -416,6 +423,7 @@ export class Worker {
     const kept = readDefinition(this.dir);
     this.#isGuess = kept?.isGuess ?? false;
     this.#setup.policyOfRun = kept?.policy ?? undefined;
+    this.#setup.tokenOfRun = kept?.token ?? undefined;
     if (await this.#adoptLive()) return false;
     const run = readRunRecord(this.dir);
     const exit = readExitRecord(this.dir);

@@ -44,7 +44,7 @@ const plugin: Plugin = ({ data }) => {
 export default plugin;
 `;
 
-type Slow = {
+export type Slow = {
   /** How often one of its tools did this. */
   readonly effects: (what: string) => number;
   /** Lets one of those that wait answer, from now on. */

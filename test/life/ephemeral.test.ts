@@ -450,6 +450,7 @@ async function left(argv?: readonly string[]): Promise<{
         daemonEnv: {},
         credential: () => Promise.reject(new Error("there is none")),
         daemonUmask: 0o022,
+        listenerUrl: () => "",
       },
       ...{ emit: () => undefined, log: () => undefined, random: () => 0, nowMs: Date.now, onRotated: () => undefined },
       onRemove: (_: Worker, isDone: boolean) => void removed.push(isDone),

@@ -26,6 +26,7 @@ const deps: WorkerDeps = {
   daemonEnv: {},
   credential: () => Promise.reject(new Error("there is none")),
   daemonUmask: 0o022,
+  listenerUrl: () => "",
   emit: () => undefined,
   log: () => undefined,
   random: () => 0,
