@@ -1,6 +1,7 @@
 /** The verbs of listeners: who they are, what a worker asks by them, and what a webhook has delivered. */
 import type { AuditSpool } from "../audit/spool.ts";
 import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
 import { parseCredentialName } from "../desk/credential-name.ts";
 import type { Credentials } from "../desk/credentials.ts";
 import { contentOf, readSigned } from "../host/webhook.ts";
@@ -61,6 +62,9 @@ async function deliver(
   const { topic } = webhook;
   const content = contentOf(body);
   if (content === undefined) throw new IpcError("USAGE", "the delivery is not UTF-8");
+  // The sender's fault, unlike all that may be full here.
+  if (Buffer.byteLength(JSON.stringify(content.data)) > limit("eventBytes"))
+    throw new IpcError("USAGE", `as JSON the delivery has more than ${limit("eventBytes")} bytes`);
   const { id, isNew } = host
     .open()
     .dispatcher.publish({ topic, ...content, key: signed.key, source: `webhook ${path}` });

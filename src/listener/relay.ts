@@ -109,7 +109,7 @@ export class Relay implements Disposable {
       if (code === "NO_PERMISSION") return read.kind === "call" ? unknownToken() : answerDelivery(undefined);
       if (read.kind === "call")
         return code === "DEADLINE" || code === "CONNECTION_LOST" ? unknownOutcome(read) : unreachable(message);
-      return code === "LIMIT" || code === "USAGE" ? refuseDelivery(message) : unreachable("nobody can take it now");
+      return code === "USAGE" ? refuseDelivery(message) : unreachable("nobody can take it now");
     }
   }
 

@@ -618,3 +618,26 @@ test("httpCalls: a worker that floods waits for itself, and nobody else does", a
     expect(gates.effects("gate_once")).toBe(0);
   });
 });
+
+test("a session that a rule starts may ask by HTTP as well", async () => {
+  await withSlow(async ({ own }) => {
+    const path = join(own.paths.config, "../host.json");
+    const said = JSON.parse(readFileSync(path, "utf8")) as object;
+    const script = join(folderOf(own), "session.py");
+    writeFileSync(
+      script,
+      `import json, os, urllib.request
+head = {"Authorization": "Bearer " + os.environ["IPCCTL_HOST_TOKEN"]}
+body = json.dumps({"method": "core.get_session_info"}).encode()
+answer = urllib.request.urlopen(urllib.request.Request(os.environ["IPCCTL_HOST_URL"] + "/call", body, head))
+print(json.load(answer)["result"]["group"])
+`,
+    );
+    const rule = { name: "asks", on: "a.b", start: { script, group: "office", tools: ["echo.*"], transport: "http" } };
+    writeFileSync(path, JSON.stringify({ ...said, rules: [rule] }));
+    process.kill(await own.daemonPid(), "SIGHUP");
+    expect(await own.cli("publish", "a.b", "--wait", "60")).toMatchObject({ status: 0 });
+    const all = JSON.parse((await own.cli("status", "--json")).stdout) as { name: string; kind: string }[];
+    expect(await own.lines(all.find(({ kind }) => kind === "session")!.name)).toEqual(["office"]);
+  });
+});
