@@ -60,7 +60,7 @@ export const LIMITS = {
   exitHistory: { value: 20, why: "last exits of a worker, kept for `describe`" },
   watchDirs: {
     value: 4096,
-    why: "directories watched for one worker; all programs of a user share the inotify watches",
+    why: "directories watched for one worker, or for one watched folder of host.json; all programs of a user share the inotify watches",
   },
   channels: {
     value: 128,
@@ -297,6 +297,17 @@ export const LIMITS = {
     why: "by which the clocks of a webhook's sender and of this machine may differ: an older delivery was kept by somebody",
   },
   rules: { value: 256, why: "rules of host.json; each event is compared with all of them" },
+  watches: { value: 32, why: "watched folders of host.json; what is known of the files of each is held in memory" },
+  watchFiles: {
+    value: 65_536,
+    why: "files and folders below one watched folder of host.json that are looked at, which takes a third of a second",
+  },
+  watchDepth: { value: 32, why: "folders within folders that are looked at; each is a descriptor" },
+  watchWaiting: {
+    value: 256,
+    why: "events of a rule that wait before changes of files wait on the disk, where they take no room in the queue",
+  },
+  watchMatchChars: { value: 256, why: "characters in the pattern for names of watched files" },
   sessionsEnded: {
     value: 32,
     why: "sessions that have ended and stay in `status`, with their logs; the oldest goes first",

@@ -94,6 +94,10 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     job: "tasks that come due by a cron pattern in a time zone, with a record of their runs",
     uses: { base: "", protocol: "types of what is told", stores: "opening a database" },
   },
+  watch: {
+    job: "folders whose files change: what the kernel tells of them, and what they hold compared with what is known",
+    uses: { base: "" },
+  },
   queue: {
     job: "events that start sessions: what waits, runs, failed or is dead, what was said in sessions, their workspaces",
     uses: {
@@ -101,11 +105,15 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       protocol: "types of what is told",
       host: "the rules of host.json",
       stores: "opening a database",
+      watch: "what is known of a file",
     },
   },
   workers: {
     job: "state table, supervision, store",
-    uses: { base: "", contract: "", protocol: "", sandbox: "", logs: "", shim: "", audit: "", launch: "" },
+    uses: {
+      ...{ base: "", contract: "", protocol: "", sandbox: "", logs: "", shim: "", audit: "", launch: "" },
+      watch: "`--watch`",
+    },
   },
   sdk: {
     job: "connection to the daemon, its verbs as methods, autostart",
@@ -154,6 +162,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       host: "what plugins are, and which there are",
       schedule: "",
       queue: "",
+      watch: "",
       workers: "",
     },
   },

@@ -34,9 +34,14 @@ export function watchRun(
   };
 }
 
-/** From a worker's first to its last moment. The daemon's own writes do not count as changes of the worker's files. */
+/** What the daemon writes there does not count as a change of anybody's files. */
+export function ownFoldersOf({ stateDir, socket, daemonLog }: Paths): readonly string[] {
+  return [stateDir, dirname(socket), dirname(daemonLog)];
+}
+
+/** From a worker's first to its last moment. */
 export function attending(paths: Paths, logger: Logger): Attend {
-  const own = [paths.stateDir, dirname(paths.socket), dirname(paths.daemonLog)];
+  const own = ownFoldersOf(paths);
   return (worker, restart) => {
     const parts = [
       new CronRestart(worker, restart),

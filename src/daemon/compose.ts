@@ -28,7 +28,7 @@ import { describeBroken, Store } from "../workers/store.ts";
 import { UsageMeter } from "../workers/usage.ts";
 import type { Worker, WorkerDeps } from "../workers/worker.ts";
 import { AuditJournal } from "./audit-journal.ts";
-import { attending, watchRun } from "./attend.ts";
+import { attending, ownFoldersOf, watchRun } from "./attend.ts";
 import { Configured } from "./configured.ts";
 import { Shutdown, ExitWith, type ShutdownRequest } from "./shutdown.ts";
 import { handle, withPolicy, type HandlerDeps } from "./handlers.ts";
@@ -245,7 +245,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
   process.on("SIGHUP", () => {
     systemd.reloading();
     reopen();
-    void hostEvents?.then((one) => one.reload());
+    if (hostEvents !== undefined || hasEvents(paths)) void openEvents().then((one) => one.reload());
     configured.start().catch((error: Error) => logger.error({ reason: error.message }, "configuration not read"));
     systemd.ready(`supervising ${registry.workers.length} workers`);
   });
@@ -371,7 +371,7 @@ async function openHostEvents({ paths, parts, registry, store, secrets, ...more 
         define: (definition) => withPolicy(parseAppConfig(JSON.stringify(definition), "/")),
       },
       onPublished: (event) => more.onPublished(publishedEvent(event)),
-      ...{ owner: `daemon ${process.pid}`, nowMs: Date.now },
+      ...{ owner: `daemon ${process.pid}`, ownFolders: ownFoldersOf(paths), nowMs: Date.now },
     }),
   );
 }

@@ -15,6 +15,7 @@ import { HostRules } from "../queue/host-rules.ts";
 import { SessionStore } from "../queue/session-store.ts";
 import { Workspaces } from "../queue/workspaces.ts";
 import { Scheduler, type Begun } from "../schedule/scheduler.ts";
+import { FolderWatches } from "./folder-watches.ts";
 import { Sessions, type SessionsDeps } from "./sessions.ts";
 
 export type HostEventsDeps = {
@@ -30,6 +31,8 @@ export type HostEventsDeps = {
   readonly credentials: () => Promise<ReadonlySet<string>>;
   /** Names this daemon, as the owner of what has no session yet. */
   readonly owner: string;
+  /** Folders that the daemon writes to: what changes there is no event. */
+  readonly ownFolders: readonly string[];
   readonly nowMs: () => number;
   readonly onTrouble: (error: Error) => void;
 };
@@ -44,6 +47,7 @@ type Opened = {
   readonly sessions: Sessions;
   readonly store: SessionStore;
   readonly workspaces: Workspaces;
+  readonly watches: FolderWatches;
 };
 
 const DATABASES = ["queue", "schedule", "sessions"];
@@ -72,12 +76,7 @@ export class HostEvents implements Disposable {
   start(): void {
     if (this.#read instanceof IpcError) this.#deps.onTrouble(this.#read);
     this.#lookAtSecrets().catch(this.#deps.onTrouble);
-    if (!hasEventFiles(this.#deps.folder)) return;
-    try {
-      this.open();
-    } catch (error) {
-      this.#deps.onTrouble(error as Error);
-    }
+    this.#resume();
   }
 
   /** @throws IpcError if a file is broken, or the daemon is ending */
@@ -98,6 +97,8 @@ export class HostEvents implements Disposable {
     if (!(found instanceof IpcError) || this.#read instanceof IpcError) this.#read = found;
     this.#lookAtSecrets().catch(this.#deps.onTrouble);
     this.#opened?.dispatcher.look();
+    if (this.#opened === undefined) this.#resume();
+    else if (!(this.#read instanceof IpcError)) this.#opened.watches.set(this.#read.config.watch);
   }
 
   /** The audit has a call of a tool: one of a session is kept with what was said in it. */
@@ -122,6 +123,16 @@ export class HostEvents implements Disposable {
     const { configPath, credentials, onTrouble } = this.#deps;
     for (const fault of secretsMissing(this.webhooks, await credentials()))
       onTrouble(new IpcError("BAD_CONFIG", `${configPath}: ${fault.what}: ${fault.remedy}`));
+  }
+
+  #resume(): void {
+    const hasWatches = !(this.#read instanceof IpcError) && this.#read.config.watch.length > 0;
+    if (!hasWatches && !hasEventFiles(this.#deps.folder)) return;
+    try {
+      this.open();
+    } catch (error) {
+      this.#deps.onTrouble(error as Error);
+    }
   }
 
   #readConfig(): Read | IpcError {
@@ -182,8 +193,11 @@ export class HostEvents implements Disposable {
     scheduler.start();
     sessions.closeLost((entry) => queue.isRunning(entry)).catch(onTrouble);
     sweep();
+    const watches = parts.use(new FolderWatches({ queue, dispatcher, own: this.#deps.ownFolders, onTrouble }));
+    // What is wrong there says nothing of them: they go on from what is known once it is right.
+    if (!(this.#read instanceof IpcError)) watches.set(this.#read.config.watch);
     this.#parts.use(parts.move());
-    return { queue, dispatcher, scheduler, sessions, store, workspaces };
+    return { queue, dispatcher, scheduler, sessions, store, workspaces, watches };
   }
 
   /** A run of a task lasts until all that its event has started has ended. */

@@ -79,6 +79,17 @@ const rule = z.strictObject({
   timeout: time.optional().meta({ description: "a session that takes longer is ended, and has failed" }),
 });
 
+/** A folder whose changed files are events. */
+const watch = z.strictObject({
+  path: text.meta({ description: "the folder; a relative path starts at this file" }),
+  topic: checked(requireTopic),
+  match: text
+    .max(limit("watchMatchChars"))
+    .default("**")
+    .meta({ description: "pattern for the name, or for the path if it has a slash, such as *.csv" }),
+  settle: time.default(1000).meta({ description: "a file counts once it has not changed for so long" }),
+});
+
 const shape = z.strictObject({
   $schema: z.string().optional(),
   plugins: z.record(pluginName, plugin).default({}),
@@ -95,6 +106,7 @@ const shape = z.strictObject({
     )
     .max(limit("webhooks"))
     .default([]),
+  watch: z.array(watch).max(limit("watches")).default([]),
   retention: z
     .strictObject({ audit: time.optional(), events: time.optional(), sessions: time.optional() })
     .default({})
@@ -142,12 +154,19 @@ export function readHostConfig(path: string): HostConfig {
       rules.length === 0 ? "add it to rules" : `it may be ${rules.join(" or ")}`,
     );
   const folder = dirname(resolve(path));
+  const watch = config.watch.map((one) => ({ ...one, path: resolve(folder, one.path) }));
+  const repeated = watch.findIndex((one, at) => watch.findIndex((other) => isSameWatch(one, other)) < at);
+  if (repeated >= 0)
+    throw bad(
+      `watch[${repeated}].path: another one watches ${JSON.stringify(watch[repeated]!.path)} for the same topic`,
+      "remove one, or let match of one be for both, such as {*.csv,*.json}",
+    );
   const placed = Object.entries(config.plugins).map(([name, one]) => [
     name,
     one.folder === undefined ? one : { ...one, folder: resolve(folder, one.folder) },
   ]);
   return {
-    ...config,
+    ...{ ...config, watch },
     plugins: Object.fromEntries(placed) as HostConfig["plugins"],
     rules: config.rules.map((one) => ({
       ...one,
@@ -230,6 +249,11 @@ function parse(written: string, path: string): Written {
     bytesMax: limit("configBytes"),
     hint: "the fields are in docs/host.schema.json",
   });
+}
+
+/** What is known of the files is kept by both. */
+function isSameWatch(one: HostConfig["watch"][number], other: HostConfig["watch"][number]): boolean {
+  return one.path === other.path && one.topic === other.topic;
 }
 
 /** It is a label of workers, and the default for the name of a group. */

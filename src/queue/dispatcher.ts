@@ -57,8 +57,12 @@ export class Dispatcher implements Disposable {
     this.look();
   }
 
-  /** Once it answers, the event outlives every kill. @throws IpcError USAGE, LIMIT */
-  publish(event: NewEvent): Published {
+  /**
+   * Once it answers, the event outlives every kill.
+   * @param also is written with it, or not at all
+   * @throws IpcError USAGE, LIMIT
+   */
+  publish(event: NewEvent, also?: () => void): Published {
     const targets = this.#deps
       .rules()
       .match(event.topic)
@@ -66,7 +70,15 @@ export class Dispatcher implements Disposable {
         ...{ rule: name, group, queue },
         session: mode === "explicit" ? sessionIn(event.data) : null,
       }));
-    return this.#publish(event, targets);
+    return this.#publish(event, targets, also);
+  }
+
+  /** Whether one more event of the topic would find room, where so many may wait or fewer. */
+  hasRoom(topic: string, most: number): boolean {
+    const rules = this.#deps.rules().match(topic);
+    return this.#deps.queue.hasRoom(
+      rules.map(({ name, start: { group }, queue }) => ({ rule: name, group, queue: Math.min(queue, most) })),
+    );
   }
 
   /**
@@ -105,8 +117,8 @@ export class Dispatcher implements Disposable {
     return { event: id, entry: this.#deps.queue.entriesOf(id)[0]!.id };
   }
 
-  #publish(event: NewEvent, targets: readonly Target[]): Published {
-    const published = this.#deps.queue.publish(event, targets);
+  #publish(event: NewEvent, targets: readonly Target[], also?: () => void): Published {
+    const published = this.#deps.queue.publish(event, targets, also);
     if (published.isNew) this.#deps.onPublished({ ...event, id: published.id });
     this.look();
     return published;

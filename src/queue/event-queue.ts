@@ -8,6 +8,7 @@ import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import type { EntryState } from "../protocol/happenings.ts";
 import { fitting, openDatabase, requireLabel } from "../stores/database.ts";
+import { WatchStore } from "./known-files.ts";
 
 export type NewEvent = {
   readonly topic: string;
@@ -107,6 +108,7 @@ export class EventQueue implements Disposable {
   readonly #nowMs: () => number;
   /** Keys that are kept, or more: those that were removed since they were counted. */
   #keysMost = Infinity;
+  #watches: WatchStore | undefined;
 
   constructor(folder: string, nowMs: () => number) {
     this.#db = openDatabase(folder, "queue", SCHEMA, SCHEMA_VERSION);
@@ -117,12 +119,18 @@ export class EventQueue implements Disposable {
     this.#db.close();
   }
 
+  /** What watches of folders know, which {@link publish} can write in its transaction. */
+  get watches(): WatchStore {
+    return (this.#watches ??= new WatchStore(this.#db));
+  }
+
   /**
    * Once it answers, the event outlives every kill. What finds the queue of its rule full is a dead letter at once.
    * @param targets nobody's event is kept as well, for its key and to be looked at
+   * @param also is written with it, or not at all
    * @throws IpcError USAGE, LIMIT
    */
-  publish({ topic, data, key = null, source }: NewEvent, targets: readonly Target[]): Published {
+  publish({ topic, data, key = null, source }: NewEvent, targets: readonly Target[], also?: () => void): Published {
     const text = JSON.stringify(data) ?? "null";
     const bytes = Buffer.byteLength(text);
     if (bytes > limit("eventBytes"))
@@ -139,6 +147,7 @@ export class EventQueue implements Disposable {
         ...[id, topic, key, source, text, targets.length, nowMs],
       ]);
       for (const target of targets) this.#enqueue(id, topic, target, nowMs);
+      also?.();
       if (targets.length === 0)
         this.#db.run(
           `DELETE FROM events WHERE targets = 0 AND number <=
@@ -148,6 +157,14 @@ export class EventQueue implements Disposable {
       return { id, isNew: true };
     });
     return publish.immediate();
+  }
+
+  /** Whether one more event for all of them would find room. */
+  hasRoom(targets: readonly Target[]): boolean {
+    return targets.every(
+      ({ rule, group, queue }) =>
+        this.#waiting(group, rule) < queue && this.#waiting(group) < limit("eventsWaiting"),
+    );
   }
 
   /**
@@ -368,17 +385,10 @@ export class EventQueue implements Disposable {
     { rule, group, queue, tries = limit("eventAttempts"), session = null }: Target,
     nowMs: number,
   ): void {
-    const waiting = (of: string | null): number =>
-      this.#db
-        .query<{ count: number }, [string, string | null]>(
-          `SELECT count(*) AS count FROM entries
-            WHERE state IN ('queued', 'failed') AND grp = ?1 AND (?2 IS NULL OR rule = ?2)`,
-        )
-        .get(group, of)!.count;
     const full =
-      waiting(rule) >= queue
+      this.#waiting(group, rule) >= queue
         ? `the queue of rule ${rule} was full (${queue})`
-        : waiting(null) >= limit("eventsWaiting")
+        : this.#waiting(group) >= limit("eventsWaiting")
           ? `the queue of group ${group} was full (${limit("eventsWaiting")})`
           : null;
     this.#db.run(
@@ -390,6 +400,16 @@ export class EventQueue implements Disposable {
       ],
     );
     if (full !== null) this.#prune("dead", group);
+  }
+
+  /** How many wait in the group, or of one rule of it. */
+  #waiting(group: string, rule: string | null = null): number {
+    return this.#db
+      .query<{ count: number }, [string, string | null]>(
+        `SELECT count(*) AS count FROM entries
+          WHERE state IN ('queued', 'failed') AND grp = ?1 AND (?2 IS NULL OR rule = ?2)`,
+      )
+      .get(group, rule)!.count;
   }
 
   #end(

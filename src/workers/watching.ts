@@ -1,8 +1,8 @@
 /** What restarts a worker from outside: changed files, a schedule, and limits that only the daemon can watch. */
-import { existsSync, readdirSync, statSync, watch, type FSWatcher } from "node:fs";
-import { join, relative, resolve } from "node:path";
+import { relative, resolve } from "node:path";
 import { limit } from "../base/limits.ts";
 import type { WorkerEvent } from "../protocol/responses.ts";
+import { FolderTree } from "../watch/folder-tree.ts";
 import type { Run } from "./run.ts";
 import { ownMemoryOf, type UsageMeter } from "./usage.ts";
 import type { Worker } from "./worker.ts";
@@ -16,18 +16,10 @@ const CPU_LOOKS = 10;
 const IGNORED =
   /(^|\/)(\.git|\.hg|\.svn|node_modules|__pycache__|\.venv|venv|\.mypy_cache|\.pytest_cache|\.ruff_cache)(\/|$)|(~|\.swp|\.swx|\.tmp|\.pyc|\.log|4913)$/;
 
-/**
- * Restarts the worker when a file below its watched folders changes. Each folder has its own watch, so ignored folders,
- * which may be most of a project, cost the machine none.
- */
+/** Restarts the worker when a file below its watched folders changes. */
 export class FileWatch implements Disposable {
-  readonly #watchers = new Map<string, FSWatcher>();
-  readonly #onChange: (file: string) => void;
-  readonly #onProblem: (reason: string) => void;
-  #isFull = false;
+  readonly #tree: FolderTree;
   #timer: Timer | undefined;
-
-  readonly #own: readonly string[];
 
   /** @param own folders that the daemon writes to, whose changes do not count */
   constructor(
@@ -36,79 +28,28 @@ export class FileWatch implements Disposable {
     onProblem: (reason: string) => void,
     own: readonly string[],
   ) {
-    this.#onProblem = onProblem;
-    this.#own = own;
-    this.#onChange = (file) => {
-      clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => {
-        if (worker.isWanted) restart(`${file} changed`);
-      }, DEBOUNCE_MS);
-    };
     const { watch: wanted, cwd } = worker.config;
     const roots = wanted === true ? [cwd] : wanted === false ? [] : wanted.map((folder) => resolve(cwd, folder));
-    for (const root of roots) this.#add(root, root);
-  }
-
-  #add(root: string, folder: string): void {
-    if (this.#watchers.has(folder) || this.#isFull) return;
-    if (this.#watchers.size === limit("watchDirs")) {
-      this.#isFull = true;
-      this.#onProblem(
-        `${root} has folders that are not watched: ${limit("watchDirs")} are watched for one worker; list those that matter in "watch" of its definition`,
-      );
-      return;
-    }
-    try {
-      const watcher = watch(folder, { persistent: false }, (event, name) => {
-        if (name !== null) this.#see(root, join(folder, name), event === "rename");
-      });
-      watcher.on("error", () => this.#remove(folder)); // deleted
-      this.#watchers.set(folder, watcher);
-    } catch (error) {
-      if (folder === root || existsSync(folder))
-        this.#onProblem(`${folder} cannot be watched: ${(error as Error).message}`);
-      return;
-    }
-    for (const below of foldersIn(folder)) if (!this.#isIgnored(root, below)) this.#add(root, below);
-  }
-
-  /** @param isNews it was created, removed or replaced */
-  #see(root: string, path: string, isNews: boolean): void {
-    if (this.#isIgnored(root, path)) return;
-    if (isNews) {
-      this.#remove(path);
-      if (statSync(path, { throwIfNoEntry: false })?.isDirectory() === true) this.#add(root, path);
-    }
-    this.#onChange(relative(root, path));
-  }
-
-  #isIgnored(root: string, path: string): boolean {
-    return IGNORED.test(relative(root, path)) || this.#own.some((one) => path === one || path.startsWith(`${one}/`));
-  }
-
-  /** With everything below it: a folder that was moved away is not watched any more. */
-  #remove(folder: string): void {
-    for (const [watched, watcher] of this.#watchers) {
-      if (watched !== folder && !watched.startsWith(`${folder}/`)) continue;
-      watcher.close();
-      this.#watchers.delete(watched);
-      this.#isFull = false;
-    }
+    this.#tree = new FolderTree(roots, {
+      isIgnored: (root, path) =>
+        IGNORED.test(relative(root, path)) || own.some((one) => path === one || path.startsWith(`${one}/`)),
+      onChange: (root, path) => {
+        clearTimeout(this.#timer);
+        this.#timer = setTimeout(() => {
+          if (worker.isWanted) restart(`${relative(root, path)} changed`);
+        }, DEBOUNCE_MS);
+      },
+      onFull: (root) =>
+        onProblem(
+          `${root} has folders that are not watched: ${limit("watchDirs")} are watched for one worker; list those that matter in "watch" of its definition`,
+        ),
+      onFailed: (folder, { message }) => onProblem(`${folder} cannot be watched: ${message}`),
+    });
   }
 
   [Symbol.dispose](): void {
     clearTimeout(this.#timer);
-    for (const watcher of this.#watchers.values()) watcher.close();
-  }
-}
-
-/** Links are not followed: they may lead out, or in circles. */
-function foldersIn(folder: string): string[] {
-  try {
-    const entries = readdirSync(folder, { withFileTypes: true });
-    return entries.filter((entry) => entry.isDirectory()).map((entry) => join(folder, entry.name));
-  } catch {
-    return []; // deleted meanwhile, or not readable for us
+    this.#tree[Symbol.dispose]();
   }
 }
 

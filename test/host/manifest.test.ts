@@ -370,7 +370,7 @@ const hostJson = (value: unknown): string => {
 
 test("host.json: folders start at the file, and without a file nothing is said", () => {
   expect(readHostConfig(join(dir, "none.json"))).toEqual({
-    ...{ plugins: {}, rules: [], webhooks: [], retention: {} },
+    ...{ plugins: {}, rules: [], webhooks: [], watch: [], retention: {} },
   });
   const start = { script: "agent.py", policy: "analysis", group: "g", tools: ["files.*"], mode: "fresh" };
   const path = hostJson({
