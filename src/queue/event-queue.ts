@@ -162,8 +162,7 @@ export class EventQueue implements Disposable {
   /** Whether one more event for all of them would find room. */
   hasRoom(targets: readonly Target[]): boolean {
     return targets.every(
-      ({ rule, group, queue }) =>
-        this.#waiting(group, rule) < queue && this.#waiting(group) < limit("eventsWaiting"),
+      ({ rule, group, queue }) => this.#waiting(group, rule) < queue && this.#waiting(group) < limit("eventsWaiting"),
     );
   }
 

@@ -4,7 +4,7 @@
  */
 import type { Database } from "bun:sqlite";
 import type { KnownFiles } from "../watch/file-trigger.ts";
-import type { FileState, RawPath } from "../watch/scan.ts";
+import type { FileState, RawPath } from "../watch/folder-scan.ts";
 
 const SCHEMA = `
   CREATE TABLE IF NOT EXISTS watches (watch TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;

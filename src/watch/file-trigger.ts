@@ -9,7 +9,7 @@ import { basename, relative } from "node:path";
 import { limit } from "../base/limits.ts";
 import { sleep } from "../base/patience.ts";
 import { FolderTree } from "./folder-tree.ts";
-import { scanFolder, type FileState, type RawPath, type Scan } from "./scan.ts";
+import { scanFolder, type FileState, type RawPath, type Scan } from "./folder-scan.ts";
 
 export type WatchSpec = {
   /** Absolute. */
@@ -97,7 +97,11 @@ export class FileTrigger implements Disposable {
 
   /** What lies in a folder at which nobody has looked before is known from now on. @throws Error of the store */
   start(): void {
-    this.#follow(); // before it looks, so that nothing falls in between
+    try {
+      this.#follow(); // before it looks, so that nothing falls in between
+    } catch {
+      // Each look tries it again, and tells.
+    }
     this.#known = this.#deps.known.load((path) => this.#isWanted(path)) ?? this.#begin();
     this.#arm(0);
   }
@@ -257,16 +261,16 @@ export class FileTrigger implements Disposable {
     const ready = [...this.#pending].filter(([, { sinceMs }]) => sinceMs <= settledMs);
     const timeOf = ([, { state }]: (typeof ready)[number]): number => state?.mtimeMs ?? 0;
     ready.sort((one, other) => timeOf(one) - timeOf(other));
-    let count = 0;
-    for (const [path, { state }] of ready) {
-      if (!hasRoom()) break;
-      if (state !== undefined && !this.#known.has(path) && this.#known.size >= limit("watchFiles")) continue;
-      this.#publishOne(path, state);
-      if (++count % SLICE > 0) continue;
+    let done = 0;
+    while (done < ready.length && hasRoom()) {
+      const [path, { state }] = ready[done]!;
+      const isOneTooMany = state !== undefined && !this.#known.has(path) && this.#known.size >= limit("watchFiles");
+      if (!isOneTooMany) this.#publishOne(path, state);
+      if (++done % SLICE > 0) continue;
       await sleep(0);
       if (this.#isOver) return;
     }
-    const left = ready.length - count;
+    const left = ready.length - done;
     const waits = `${left} changed files wait, because as many events as may be wait to be dealt with`;
     if (left === 0 || !this.#told.has("room")) this.#tell("room", left === 0 ? undefined : waits);
   }

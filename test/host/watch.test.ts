@@ -50,7 +50,7 @@ const put = (name: string, text = name): void => writeFileSync(join(inbox, name)
 const sees = (...wanted: string[]): Promise<void> =>
   waitUntil(
     () => wanted.every((one) => seen().includes(one)),
-    () => `it sees ${wanted.join(", ")}: ${seen().join(", ")}`,
+    `it sees ${wanted.join(", ")}: ${seen().join(", ")}`,
   );
 const reload = async (): Promise<void> => void process.kill(await home.daemonPid(), "SIGHUP");
 const log = (): string => (existsSync(home.paths.daemonLog) ? readFileSync(home.paths.daemonLog, "utf8") : "");
@@ -158,7 +158,7 @@ test("kill -9 of the daemon while files come: each is an event, and none is two"
   const wanted = Array.from({ length: count }, (_, index) => `created ${index}`);
   await waitUntil(
     () => new Set(seen()).size === count,
-    () => `all are told: ${new Set(seen()).size}`,
+    `all are told: ${new Set(seen()).size}`,
     60_000,
   );
   expect([...new Set(seen())].toSorted()).toEqual(wanted.toSorted());

@@ -324,6 +324,11 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   sqlAnswerBytes: [["test/host/sql.test.ts", "sqlAnswerBytes: rows of as many bytes as the limit"]],
   sqlTimeoutMs: [["test/host/sql.test.ts", "sqlTimeoutMs, sqlConnections: no configuration has more"]],
   sqlConnections: [["test/host/sql.test.ts", "sqlTimeoutMs, sqlConnections: no configuration has more"]],
+  watches: [["test/unit/file-trigger.test.ts", "watches: as many as the limit are read"]],
+  watchFiles: [["test/unit/file-trigger.test.ts", "watchFiles: as many entries as the limit are looked at"]],
+  watchDepth: [["test/unit/file-trigger.test.ts", "watchDepth: files in as many folders as the limit"]],
+  watchWaiting: [["test/host/watch.test.ts", "watchWaiting: of a flood as many events as the limit wait"]],
+  watchMatchChars: [["test/unit/file-trigger.test.ts", "watchMatchChars: a pattern as long as the limit"]],
   pipesUntaken: [["test/runtime/sharing.test.ts", "pipes that nobody takes: as many as may wait, and one more"]],
 };
 
