@@ -36,7 +36,7 @@ const WATCH = { path: "../inbox", topic: "file.changed", settle: "200ms" };
 const configure = (watch: readonly object[], rule: object = {}): void => {
   const all = watch.map((one) => ({ ...WATCH, path: inbox, ...one }));
   const start = { script: NOTE(), policy: "trusted", group: "files" };
-  const rules = [{ name: "files", on: "file.*", start, max: 4, ...rule }];
+  const rules = [{ name: "files", on: "file.*", start, max_sessions: 4, ...rule }];
   writeFileSync(join(dirname(home.paths.config), "host.json"), JSON.stringify({ rules, watch: all }));
 };
 type Seen = { readonly id: string; readonly topic: string; readonly source: string; readonly data: FileChange };
@@ -48,10 +48,7 @@ const events = (): Seen[] => {
 const seen = (): string[] => events().map(({ data }) => `${data.kind} ${data.path}`);
 const put = (name: string, text = name): void => writeFileSync(join(inbox, name), text);
 const sees = (...wanted: string[]): Promise<void> =>
-  waitUntil(
-    () => wanted.every((one) => seen().includes(one)),
-    `it sees ${wanted.join(", ")}: ${seen().join(", ")}`,
-  );
+  waitUntil(() => wanted.every((one) => seen().includes(one)), `it sees ${wanted.join(", ")}: ${seen().join(", ")}`);
 const reload = async (): Promise<void> => void process.kill(await home.daemonPid(), "SIGHUP");
 const log = (): string => (existsSync(home.paths.daemonLog) ? readFileSync(home.paths.daemonLog, "utf8") : "");
 /** It answers before it watches: what comes between is either known or told. */
@@ -136,7 +133,7 @@ test("what changes while no daemon runs is found by the next one, and nothing is
 
 test("kill -9 of the daemon while files come: each is an event, and none is two", async () => {
   mkdirSync(inbox);
-  configure([{ settle: "100ms" }], { max: 8 });
+  configure([{ settle: "100ms" }], { max_sessions: 8 });
   await ready();
   const count = 200;
   let written = 0;
@@ -156,11 +153,7 @@ test("kill -9 of the daemon while files come: each is an event, and none is two"
   await writing;
   await ready();
   const wanted = Array.from({ length: count }, (_, index) => `created ${index}`);
-  await waitUntil(
-    () => new Set(seen()).size === count,
-    `all are told: ${new Set(seen()).size}`,
-    60_000,
-  );
+  await waitUntil(() => new Set(seen()).size === count, `all are told: ${new Set(seen()).size}`, 60_000);
   expect([...new Set(seen())].toSorted()).toEqual(wanted.toSorted());
   // A session may run twice for one event; no file has two events.
   expect(new Set(events().map(({ id }) => id)).size).toBe(count);
@@ -171,7 +164,7 @@ test("watchWaiting: of a flood as many events as the limit wait, the rest waits 
   const most = LIMITS.watchWaiting.value;
   const flood = 10_000;
   const start = { script: home.script("slow.py", "import time; time.sleep(600)"), policy: "trusted", group: "files" };
-  configure([{ match: "*.csv", settle: "100ms" }], { start, max: 1 });
+  configure([{ match: "*.csv", settle: "100ms" }], { start, max_sessions: 1 });
   await ready();
   for (let index = 0; index < flood; index++) put(`${index}.csv`, "");
   await waitUntil(() => log().includes("changed files wait"), "it is told", 60_000);
@@ -260,7 +253,7 @@ test("SIGHUP adds, changes and ends watches; another pattern goes on from what i
   configure([{ match: "*.b", settle: "1m", topic: "tool.x" }]);
   await reload();
   await waitUntil(() => log().includes("watch[0].topic"), "a wrong one is told");
-  expect(log()).toMatch(/host\.json: watch\[0\]\.topic: \\"tool\.x\\": .*only ipcctl itself publishes/);
+  expect(log()).toMatch(/host\.json: watch\[0\]\.topic: topic: \\"tool\.x\\" is one that only ipcctl itself publishes/);
   put("y.b");
   await sees("created y.b"); // the one of before goes on
   const other = join(home.dir, "other");

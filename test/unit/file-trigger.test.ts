@@ -13,7 +13,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
-import { HostRules } from "../../src/queue/host-rules.ts";
+import { readHostConfig, type HostConfig } from "../../src/host/host-config.ts";
 import { FileTrigger, type FileChange, type WatchSpec } from "../../src/watch/file-trigger.ts";
 import { scanFolder, type FileState, type Scan } from "../../src/watch/folder-scan.ts";
 import { waitUntil } from "../deadline.ts";
@@ -42,7 +42,7 @@ class Store {
 
   watch(more: Partial<WatchSpec> = {}, own: readonly string[] = []): FileTrigger {
     const trigger = new FileTrigger(
-      { path: inbox, topic: "file.changed", match: "**", settleMs: 1, ...more },
+      { path: inbox, match: "**", settleMs: 1, ...more },
       {
         known: {
           load: () => this.files && new Map(this.files),
@@ -198,7 +198,7 @@ test("where the kernel has no watch left, it looks now and then, and says so", a
   const program = `
 import { FileTrigger } from ${JSON.stringify(join(import.meta.dir, "../../src/watch/file-trigger.ts"))};
 const files = new Map();
-const trigger = new FileTrigger({ path: ${JSON.stringify(inbox)}, topic: "t", match: "**", settleMs: 1 }, {
+const trigger = new FileTrigger({ path: ${JSON.stringify(inbox)}, match: "**", settleMs: 1 }, {
   known: { load: () => undefined, begin: () => {}, put: () => {}, remove: () => {} },
   hasRoom: () => true,
   publish: (change, remember) => { remember(); console.log(change.kind, change.path); },
@@ -222,10 +222,7 @@ setInterval(() => {}, 1000);`;
   try {
     await waitUntil(() => said.includes("\n"), "it says so");
     for (let index = 0; index < 5; index++) put(`${index}/new`);
-    await waitUntil(
-      () => said.match(/created/g)?.length === 5,
-      `it finds all: ${said}`,
-    );
+    await waitUntil(() => said.match(/created/g)?.length === 5, `it finds all: ${said}`);
     put("4/later");
     await waitUntil(() => said.includes("created 4/later"), "it looks again");
     expect(said.split("\n")[0]).toBe(
@@ -237,24 +234,24 @@ setInterval(() => {}, 1000);`;
   }
 });
 
-const rules = (watch: unknown): HostRules => {
+const rules = (watch: unknown): HostConfig => {
   const path = join(dir, "host.json");
   writeFileSync(path, JSON.stringify({ watch }));
-  return HostRules.read(path);
+  return readHostConfig(path);
 };
 
 test("watches: as many as the limit are read, with their defaults, and one more is refused", () => {
   const some = (count: number): object[] => Array.from({ length: count }, (_, at) => ({ path: `${at}`, topic: "a" }));
-  expect(rules(some(LIMITS.watches.value)).watches).toHaveLength(LIMITS.watches.value);
+  expect(rules(some(LIMITS.watches.value)).watch).toHaveLength(LIMITS.watches.value);
   expect(() => rules(some(LIMITS.watches.value + 1))).toThrow("host.json: watch: ");
-  expect(rules([{ path: "in", topic: "a.b", settle: "2m" }]).watches).toEqual([
-    { path: join(dir, "in"), topic: "a.b", match: "**", settleMs: 120_000 },
+  expect(rules([{ path: "in", topic: "a.b", settle: "2m" }]).watch).toEqual([
+    { path: join(dir, "in"), topic: "a.b", match: "**", settle: 120_000 },
   ]);
 });
 
 test("watchMatchChars: a pattern as long as the limit is read, and a longer one refused", () => {
-  const of = (count: number): HostRules => rules([{ path: "in", topic: "a", match: "x".repeat(count) }]);
-  expect(of(LIMITS.watchMatchChars.value).watches).toHaveLength(1);
+  const of = (count: number): HostConfig => rules([{ path: "in", topic: "a", match: "x".repeat(count) }]);
+  expect(of(LIMITS.watchMatchChars.value).watch).toHaveLength(1);
   expect(() => of(LIMITS.watchMatchChars.value + 1)).toThrow("watch[0].match");
 });
 
@@ -268,13 +265,13 @@ test("a watch that is wrong is refused with place and value", () => {
     }
   };
   expect(wrong({})).toBe("");
-  expect(wrong({ topic: "task.x" })).toContain('/host.json: watch[0].topic: "task.x": ');
-  expect(wrong({ topic: "a b" })).toContain('watch[0].topic: "a b": ');
-  expect(wrong({ path: "" })).toContain('watch[0].path: "": ');
-  expect(wrong({ settle: "soon" })).toContain('watch[0].settle: "soon": ');
-  expect(wrong({ settle: 0 })).toContain("watch[0].settle: 0: ");
+  expect(wrong({ topic: "task.x" })).toContain('/host.json: watch[0].topic: topic: "task.x" is one that only ipcctl');
+  expect(wrong({ topic: "a b" })).toContain('watch[0].topic: topic: "a b" is not a topic');
+  expect(wrong({ path: "" })).toMatch(/watch\[0\]\.path: .* \(""\)/);
+  expect(wrong({ settle: "soon" })).toMatch(/watch\[0\]\.settle: .* \("soon"\)/);
+  expect(wrong({ settle: 0 })).toMatch(/watch\[0\]\.settle: .* \(0\)/);
   expect(wrong({ recursive: true })).toContain("watch[0]: ");
-  expect(wrong({}, { path: "./in", topic: "a", match: "*.b" })).toContain(
-    'watch[1].path: "./in": another one watches this folder for the same topic',
+  expect(wrong({}, { path: "./in", topic: "a", match: "*.b" })).toMatch(
+    /watch\[1\]\.path: another one watches ".*in" for the same topic$/,
   );
 });
