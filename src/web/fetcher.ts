@@ -1,6 +1,6 @@
 /**
- * The tools of the plugin `http`: `fetch`, which only reads and follows redirects, and `send`, which changes something
- * and does not. Each hop is checked as the first one is, and the credential of a site goes to that site alone.
+ * The tools of the plugin `http`: `fetch`, which only reads and follows redirects, `send`, which changes something and
+ * does not, and `ask`, which sends as well, to sites that only answer. Each hop is checked as the first one is, and the credential of a site goes to that site alone.
  */
 import { limit } from "../base/limits.ts";
 import { ToolError, type Running, type Tool, type ToolRequest } from "../host/plugin.ts";
@@ -69,7 +69,7 @@ export function webTools(
     }
   };
 
-  const ask = (out: Outgoing, site: Site, maxBytes: number, hop: Hop): Promise<Incoming> =>
+  const trip = (out: Outgoing, site: Site, maxBytes: number, hop: Hop): Promise<Incoming> =>
     roundTrip(out, site, { ways, maxBytes, ...hop });
 
   const fetch = (asked: Asked, request: ToolRequest): Promise<Answer> => {
@@ -83,7 +83,7 @@ export function webTools(
       let isAtHome = true;
       for (let redirects = 0; ; redirects++) {
         const all = isAtHome ? withCredential(headers, site) : headers;
-        const come = await ask({ url, method, headers: all, body: undefined }, site, maxBytes, hop);
+        const come = await trip({ url, method, headers: all, body: undefined }, site, maxBytes, hop);
         const location = REDIRECTS.includes(come.status) ? headerOf(come, "location") : undefined;
         if (location === undefined) return answerOf(url, come);
         if (redirects === limit("webRedirects"))
@@ -101,12 +101,26 @@ export function webTools(
   const send = (asked: Asked, request: ToolRequest): Promise<Answer> => {
     const method = asked.method!; // required by the schema
     const url = readUrl(asked.url);
-    const site = sites.find(url, method);
+    return sendTo(url, sites.find(url, method), { ...asked, method }, request);
+  };
+
+  const ask = (asked: Asked, request: ToolRequest): Promise<Answer> => {
+    const url = readUrl(asked.url);
+    return sendTo(url, sites.findToAsk(url), { ...asked, method: "POST" }, request);
+  };
+
+  const sendTo = (
+    url: URL,
+    site: Site,
+    asked: Asked & { readonly method: Method },
+    request: ToolRequest,
+  ): Promise<Answer> => {
+    const { method } = asked;
     const headers = withCredential(checkHeaders(asked.headers ?? {}, site.credential?.header), site);
     const maxBytes = bytesOf(asked.max_bytes);
     const body = bodyOf(asked);
     return within(site.timeoutMs, request.signal, async (hop) =>
-      answerOf(url, await ask({ url, method, headers, body }, site, maxBytes, hop)),
+      answerOf(url, await trip({ url, method, headers, body }, site, maxBytes, hop)),
     );
   };
 
@@ -122,7 +136,7 @@ export function webTools(
   };
 
   return {
-    tools: { fetch: fetch as unknown as Tool, send: send as unknown as Tool },
+    tools: { ask: ask as unknown as Tool, fetch: fetch as unknown as Tool, send: send as unknown as Tool },
     verify,
     shutdown: () => {
       for (const control of running) control.abort(new ToolError("ABORTED", "the plugin ends"));

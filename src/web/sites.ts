@@ -32,6 +32,8 @@ export type SiteConfig = {
   readonly ca?: string;
   readonly timeout_ms?: number;
   readonly allow_private?: boolean;
+  /** Whether a POST only asks there, so that no person is asked about it. */
+  readonly ask?: boolean;
 };
 
 export type Site = {
@@ -45,6 +47,7 @@ export type Site = {
   readonly ca: string | undefined;
   readonly timeoutMs: number;
   readonly allowsPrivate: boolean;
+  readonly answersPosts: boolean;
 };
 
 const DEFAULT_PORTS = { "https:": "443", "http:": "80" } as const;
@@ -63,6 +66,21 @@ export class Sites {
 
   /** The first site that fits. @throws ToolError that says what does not */
   find(url: URL, method: Method): Site {
+    const under = this.#under(url);
+    const site = under.find(({ methods }) => methods.includes(method));
+    if (site !== undefined) return site;
+    const methods = [...new Set(under.flatMap((one) => one.methods))];
+    throw refusal(`${url.origin}: ${method} is not allowed here; allowed are: ${methods.join(", ")}`, "method");
+  }
+
+  /** The first one where a POST only asks. @throws likewise */
+  findToAsk(url: URL): Site {
+    const site = this.#under(url).find(({ answersPosts }) => answersPosts);
+    if (site !== undefined) return site;
+    throw refusal(`${url.origin}: nothing may be asked here by POST; http.send may be allowed`, "url");
+  }
+
+  #under(url: URL): Site[] {
     const here = this.all.filter((site) => isHostOf(site, url));
     if (here.length === 0) {
       const names = [...new Set(this.all.map(nameOf))];
@@ -74,10 +92,7 @@ export class Sites {
       const paths = here.flatMap((site) => site.paths).slice(0, NAMED_MAX);
       throw refusal(`${url.origin}: the path is not allowed; allowed are those below: ${paths.join(", ")}`, "url");
     }
-    const site = under.find(({ methods }) => methods.includes(method));
-    if (site !== undefined) return site;
-    const methods = [...new Set(under.flatMap((one) => one.methods))];
-    throw refusal(`${url.origin}: ${method} is not allowed here; allowed are: ${methods.join(", ")}`, "method");
+    return under;
   }
 }
 
@@ -122,6 +137,7 @@ function readSite(config: SiteConfig, credentials: Readonly<Record<string, strin
     ca: config.ca,
     timeoutMs: Math.min(config.timeout_ms ?? limit("webMs"), limit("webMs")),
     allowsPrivate: config.allow_private ?? false,
+    answersPosts: config.ask ?? false,
   };
 }
 

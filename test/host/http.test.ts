@@ -184,6 +184,7 @@ function callerOf(sites: readonly SiteConfig[], ways: Ways = HERE, credentials: 
     running,
     fetch: (url: string, more: object = {}, as: Partial<ToolRequest> = {}) => call("fetch", { url, ...more }, as),
     send: (method: string, url: string, more: object = {}) => call("send", { url, method, ...more }),
+    ask: (url: string, more: object = {}) => call("ask", { url, body: "{}", ...more }),
   };
 }
 
@@ -636,6 +637,29 @@ test("a redirect leads only where the worker may go by itself, and `send` follow
   seen.length = 0;
   expect(await send("POST", base, { body: "x" })).toMatchObject({ status: 302, headers: { location }, body: "moved" });
   expect(seen).toHaveLength(1);
+});
+
+test("a POST that only asks goes to sites that say so, with their credential, and nothing else does", async () => {
+  let status = 200;
+  const { port, seen } = await serve((_, response) => response.writeHead(status, { location: "/v1/else" }).end("ok"));
+  const credential = { name: "key", header: "X-Api-Key" };
+  const sites = [local(port, { paths: ["/v1"], ask: true, credential }), local(port, { methods: ["GET", "POST"] })];
+  const { ask, send } = callerOf(sites, HERE, { key: SECRET });
+  const base = `http://a.test:${port}`;
+  expect(await ask(`${base}/v1/messages`, { body: "é" })).toMatchObject({ status: 200, body: "ok" });
+  expect(seen[0]).toMatchObject({ method: "POST", body: "é", headers: { "x-api-key": SECRET } });
+  status = 307; // it follows none
+  expect(await ask(`${base}/v1/messages`)).toMatchObject({ status: 307 });
+  expect(seen).toHaveLength(2);
+  // What may be sent is not what may be asked, nor the other way round.
+  expect(await refusal(ask(`${base}/v2`))).toMatchObject({ code: "POLICY_REFUSED", field: "url" });
+  expect(await codeOf(callerOf([local(port, { ask: true })]).send("POST", `${base}/`))).toBe("POLICY_REFUSED");
+  expect(await codeOf(callerOf([local(port, { ask: true })]).ask("http://b.test/"))).toBe("POLICY_REFUSED");
+  expect(await codeOf(ask(`${base}/v1/../v2`))).toBe("POLICY_REFUSED");
+  expect(await codeOf(ask(`${base}/v1`, { headers: { "x-api-key": "mine" } }))).toBe("POLICY_REFUSED");
+  expect((await refusal(ask(`${base}/v1`, { method: "PUT" }))).name).toBe("ZodError");
+  expect((await send("POST", `${base}/v2`)).status).toBe(307);
+  expect(seen).toHaveLength(3);
 });
 
 test("what a worker sees of an answer has no cookies and nothing of the connection", async () => {
