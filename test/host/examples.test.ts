@@ -1,10 +1,12 @@
 /** examples/analysis and examples/agent: the commands of their headers, typed as they stand there, in a checkout. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { Home, outcomeOf, ROOT, within, type CliResult } from "../home.ts";
+import type { ApprovalStatus } from "../../src/protocol/approval-answers.ts";
+import { Home, outcomeOf, ROOT, waitUntil, within, type CliResult } from "../home.ts";
 import { skipUnless } from "../needs.ts";
 import { hasPostgres, startPostgres } from "../real/postgres.ts";
+import { freePort } from "../real/servers.ts";
 
 let home: Home;
 let env: Record<string, string>;
@@ -57,3 +59,108 @@ test.skipIf(isSkipped)("a session lists files, asks a database, and answers with
   expect(JSON.parse(failed.stdout.split("\n")[0]!)).toMatchObject({ error: { code: expect.any(String) } });
   expect((await type(settings, stopped!)).status).toBe(0);
 });
+
+type Agent = {
+  readonly child: Bun.Subprocess<"ignore", "pipe", "pipe">;
+  readonly outcome: Promise<CliResult>;
+  /** The call that waits for a person. */
+  readonly waiting: () => Promise<ApprovalStatus>;
+};
+
+const testAgent = async (work: (run: (task: string) => Agent, told: () => string[]) => Promise<void>): Promise<void> => {
+  const commands = commandsOf("agent/agent.ts");
+  const runs = commands.findIndex((line) => line.startsWith("bun examples/agent/agent.ts"));
+  env = { ...env, MODEL_PORT: `${freePort()}` };
+  const log = join(home.env.IPCCTL_HOME!, "model.log");
+  // The server goes on after the shell that has started it, as in a terminal.
+  const model = commands.findIndex((line) => line.includes("model.ts"));
+  expect(await type(...commands.slice(0, model))).toMatchObject({ status: 0 });
+  const server = Bun.spawn(["sh", "-ec", `${commands[0]}\n${commands[model]!.replace(/^(.*) &$/, "exec $1")}`], {
+    ...{ cwd: ROOT, env, stdio: ["ignore", "inherit", "inherit"] as const },
+  });
+  const agents: Agent[] = [];
+  using ipc = await home.connect();
+  try {
+    await waitUntil(() => existsSync(log) && readFileSync(log, "utf8").includes("listening"), "the model listens");
+    await work(
+      (task) => {
+        const line = commands[runs]!.replace(/'.*'/, task);
+        const child = Bun.spawn(["sh", "-ec", `${commands[0]}\nexec ${line}`], {
+          ...{ cwd: ROOT, env, stdio: ["ignore", "pipe", "pipe"] as const },
+        });
+        const waiting = async (): Promise<ApprovalStatus> => {
+          await waitUntil(async () => (await ipc.approvals()).length > 0, "a person is asked");
+          return (await ipc.approvals())[0]!;
+        };
+        const agent = { child, outcome: outcomeOf(child), waiting };
+        agents.push(agent);
+        return agent;
+      },
+      () => readFileSync(log, "utf8").split("\n").filter((line) => line.startsWith("the team reads")),
+    );
+  } finally {
+    for (const { child } of agents) child.kill("SIGKILL");
+    server.kill("SIGKILL");
+    await server.exited;
+  }
+};
+const KEY = "only-for-this-example";
+const SOLD = "{'north': 200.5, 'south': 80.5}";
+
+test("an agent runs what a model wrote, and the team is told once a person has said yes", () =>
+  testAgent(async (run, told) => {
+    const { child, outcome, waiting } = run("'Tell the team what we sold in each region.'");
+    const { id, tool, sha256 } = await waiting();
+    expect(tool).toBe("http.send");
+    const listed = await type(...commandsOf("agent/agent.ts").slice(0, 1), "bin/ipcctl approve");
+    expect(listed.stdout).toContain(`${id}  agent-`);
+    // Without a terminal it shows all of the call, and asks nobody.
+    const shown = await type(`bin/ipcctl approve ${id}`);
+    expect(shown).toMatchObject({ status: 2, stdout: expect.stringContaining(SOLD) });
+    expect(told()).toEqual([]);
+    for (const name of ["environ", "cmdline"])
+      expect(readFileSync(`/proc/${child.pid}/${name}`, "utf8")).not.toContain(KEY);
+    expect((await type(`bin/ipcctl approve ${id} --yes --hash ${sha256}`)).status).toBe(0);
+    const { status, stdout, stderr } = await outcome;
+    expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
+    expect(stdout).toContain(`\n${SOLD}\n`);
+    expect(stdout).toEndWith("Done: the team knows.\n");
+    expect(told()).toEqual([`the team reads: ${SOLD}`]);
+    const log = readFileSync(home.paths.daemonLog, "utf8");
+    expect(stdout + log + (await type("bin/ipcctl audit")).stdout).not.toContain(KEY);
+  }));
+
+test("without a yes the team hears nothing: a person says no, or nobody says anything", () =>
+  testAgent(async (run, told) => {
+    const denied = run("'Tell the team.'");
+    expect((await type(`bin/ipcctl deny ${(await denied.waiting()).id}`)).status).toBe(0);
+    expect((await denied.outcome).stdout).toMatch(/The team was not told: .*CONFIRMATION_DENIED.*\n$/);
+    const forgotten = run("'Tell the team.' 1s");
+    expect((await forgotten.outcome).stdout).toMatch(/The team was not told: .*CONFIRMATION_TIMEOUT.*\n$/);
+    const killed = run("'Tell the team.'");
+    const { id, sha256 } = await killed.waiting();
+    killed.child.kill("SIGKILL"); // its worker goes with it, and so does the question
+    await killed.outcome;
+    await waitUntil(
+      async () => (await type("bin/ipcctl approve --json")).stdout.trim() === "[]",
+      "nobody is asked any more",
+    );
+    expect((await type(`bin/ipcctl approve ${id} --yes --hash ${sha256}`)).status).not.toBe(0);
+    expect(told()).toEqual([]);
+  }));
+
+test("what a model wrote reaches neither the home, nor the network, nor a tool that is not granted", () =>
+  testAgent(async (run, told) => {
+    const { stdout } = await run("'Misbehave.'").outcome;
+    expect(stdout.split("\n").filter((line) => / (failed|worked): [A-Z]/.test(line))).toEqual([
+      "reading the home failed: FileNotFoundError",
+      "reading credentials failed: FileNotFoundError",
+      "connecting out failed: PermissionError",
+      "starting a program failed: PermissionError",
+      "asking the model failed: UNAUTHORIZED",
+      "running SQL failed: UNKNOWN_TOOL",
+    ]);
+    const denied = (await type(commandsOf("agent/agent.ts").at(-1)!)).stdout;
+    expect(denied).toContain("tool=http.ask");
+    expect(told()).toEqual([]);
+  }));
