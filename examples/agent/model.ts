@@ -24,7 +24,7 @@ print(answer["status"])
 
 const MISBEHAVE = `I look around.
 \`\`\`python
-import os, socket, subprocess
+import socket, subprocess
 
 def attempt(what, work):
     try:
@@ -32,8 +32,8 @@ def attempt(what, work):
     except Exception as error:
         print(what, "failed:", getattr(error, "code", type(error).__name__))
 
-attempt("reading the home", lambda: os.listdir(${JSON.stringify(process.env.HOME ?? "/root")}))
-attempt("reading credentials", lambda: open(${JSON.stringify(`${process.env.IPCCTL_HOME}/host.json`)}).read())
+attempt("reading the home", lambda: open(${JSON.stringify(`${process.env.HOME}/.ssh/id_ed25519`)}).read())
+attempt("reading what ipcctl keeps", lambda: open(${JSON.stringify(`${process.env.IPCCTL_HOME}/host.json`)}).read())
 attempt("connecting out", lambda: socket.create_connection(("127.0.0.1", ${port}), 5))
 attempt("starting a program", lambda: subprocess.run(["/bin/sh", "-c", "id"]))
 attempt("asking the model", lambda: host.http.ask(url="http://127.0.0.1:${port}/v1/messages", body="{}"))

@@ -1,6 +1,7 @@
 /**
  * The tools of the plugin `http`: `fetch`, which only reads and follows redirects, `send`, which changes something and
- * does not, and `ask`, which sends as well, to sites that only answer. Each hop is checked as the first one is, and the credential of a site goes to that site alone.
+ * does not, and `ask`, which sends to sites that only answer. Each hop is checked as the first one is, and the
+ * credential of a site goes to that site alone.
  */
 import { limit } from "../base/limits.ts";
 import { ToolError, type Running, type Tool, type ToolRequest } from "../host/plugin.ts";

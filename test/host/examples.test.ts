@@ -1,6 +1,6 @@
 /** examples/analysis and examples/agent: the commands of their headers, typed as they stand there, in a checkout. */
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { ApprovalStatus } from "../../src/protocol/approval-answers.ts";
 import { Home, outcomeOf, ROOT, waitUntil, within, type CliResult } from "../home.ts";
@@ -67,7 +67,9 @@ type Agent = {
   readonly waiting: () => Promise<ApprovalStatus>;
 };
 
-const testAgent = async (work: (run: (task: string) => Agent, told: () => string[]) => Promise<void>): Promise<void> => {
+const testAgent = async (
+  work: (run: (task: string) => Agent, told: () => string[]) => Promise<void>,
+): Promise<void> => {
   const commands = commandsOf("agent/agent.ts");
   const runs = commands.findIndex((line) => line.startsWith("bun examples/agent/agent.ts"));
   env = { ...env, MODEL_PORT: `${freePort()}` };
@@ -96,7 +98,10 @@ const testAgent = async (work: (run: (task: string) => Agent, told: () => string
         agents.push(agent);
         return agent;
       },
-      () => readFileSync(log, "utf8").split("\n").filter((line) => line.startsWith("the team reads")),
+      () =>
+        readFileSync(log, "utf8")
+          .split("\n")
+          .filter((line) => line.startsWith("the team reads")),
     );
   } finally {
     for (const { child } of agents) child.kill("SIGKILL");
@@ -113,7 +118,7 @@ test("an agent runs what a model wrote, and the team is told once a person has s
     const { id, tool, sha256 } = await waiting();
     expect(tool).toBe("http.send");
     const listed = await type(...commandsOf("agent/agent.ts").slice(0, 1), "bin/ipcctl approve");
-    expect(listed.stdout).toContain(`${id}  agent-`);
+    expect(listed.stdout).toMatch(new RegExp(`^${id} +agent-\\w+ +http\\.send `, "m"));
     // Without a terminal it shows all of the call, and asks nobody.
     const shown = await type(`bin/ipcctl approve ${id}`);
     expect(shown).toMatchObject({ status: 2, stdout: expect.stringContaining(SOLD) });
@@ -151,10 +156,12 @@ test("without a yes the team hears nothing: a person says no, or nobody says any
 
 test("what a model wrote reaches neither the home, nor the network, nor a tool that is not granted", () =>
   testAgent(async (run, told) => {
+    mkdirSync(join(home.dir, ".ssh"));
+    writeFileSync(join(home.dir, ".ssh/id_ed25519"), "a key");
     const { stdout } = await run("'Misbehave.'").outcome;
-    expect(stdout.split("\n").filter((line) => / (failed|worked): [A-Z]/.test(line))).toEqual([
+    expect(stdout.split("\n").filter((line) => /^[\w ]+ (failed|worked): /.test(line))).toEqual([
       "reading the home failed: FileNotFoundError",
-      "reading credentials failed: FileNotFoundError",
+      "reading what ipcctl keeps failed: FileNotFoundError",
       "connecting out failed: PermissionError",
       "starting a program failed: PermissionError",
       "asking the model failed: UNAUTHORIZED",
