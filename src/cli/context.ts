@@ -169,12 +169,13 @@ export function wantsColor(
 }
 
 /**
- * A value as JSON that is harmless to a terminal: JSON itself leaves the control characters U+007F to U+009F unescaped.
+ * A value as JSON that is harmless to a terminal: JSON itself leaves the control characters U+007F to U+009F unescaped,
+ * and those that reorder or hide what stands beside them.
  */
 export function jsonText(value: unknown, replacer?: (key: string, value: unknown) => unknown): string {
-  return JSON.stringify(value, replacer).replace(
-    /[\u007f-\u009f]/g,
-    (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  const escaped = (unit: string): string => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  return JSON.stringify(value, replacer).replace(/[\u007f-\u009f\p{Cf}\p{Zl}\p{Zp}]/gu, (char) =>
+    char.split("").map(escaped).join(""),
   );
 }
 

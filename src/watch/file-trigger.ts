@@ -83,6 +83,8 @@ export class FileTrigger implements Disposable {
   #timer: Timer | undefined;
   #dueMs = Infinity;
   #restsUntilMs = 0;
+  /** How long the last look took, without what others did meanwhile. */
+  #lookedMs = 0;
   #isLooking = false;
   #isNoticed = false;
   #isOver = false;
@@ -142,7 +144,6 @@ export class FileTrigger implements Disposable {
   }
 
   async #look(): Promise<void> {
-    const begunMs = performance.now();
     this.#dueMs = Infinity;
     this.#isLooking = true;
     this.#isNoticed = false;
@@ -163,7 +164,7 @@ export class FileTrigger implements Disposable {
     }
     this.#isLooking = false;
     const nowMs = performance.now();
-    this.#restsUntilMs = nowMs + Math.min(REST * (nowMs - begunMs), SAFETY_MS);
+    this.#restsUntilMs = nowMs + Math.min(REST * this.#lookedMs, SAFETY_MS);
     this.#arm(this.#isNoticed ? NOTICE_MS : this.#waitMs(isThere, nowMs));
   }
 
@@ -218,8 +219,11 @@ export class FileTrigger implements Disposable {
   /** In slices, so that others get their turn. */
   async #scanned(): Promise<Scan | undefined> {
     const scanning = this.#scan();
+    this.#lookedMs = 0;
     for (;;) {
+      const begunMs = performance.now();
       const { done, value } = scanning.next();
+      this.#lookedMs += performance.now() - begunMs;
       if (done === true) return value;
       await sleep(0);
       if (this.#isOver) return void scanning.return(undefined);

@@ -1,4 +1,5 @@
 /** Watched folders with a daemon: each change of a file is one event, whatever is killed, replaced or flooded. */
+import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import {
   appendFileSync,
@@ -236,6 +237,12 @@ test("links are not followed, and names are data", async () => {
       .map(({ data }) => data.path)
       .toSorted(),
   ).toEqual([...names, long, "\ufffd.c\ufffd"].toSorted());
+  const [ltr] = events().filter(({ data }) => data.path === "\u202egpj.exe");
+  const entries = new Database(join(home.paths.dataDir, "queue.sqlite"), { readonly: true });
+  const { id } = entries.query<{ id: string }, [string]>("SELECT id FROM entries WHERE event = ?").get(ltr!.id)!;
+  entries.close();
+  for (const more of [[], ["--json"]])
+    expect((await home.cli("queue", "show", id, ...more)).stdout).toContain("\\u202egpj.exe"); // escaped
   const [odd] = events().filter(({ data }) => data.path_bytes !== undefined);
   expect(Buffer.from(odd!.data.path_bytes!, "base64").equals(bytes)).toBe(true);
 });
