@@ -63,12 +63,12 @@ test.skipIf(isSkipped)("a session lists files, asks a database, and answers with
 type Agent = {
   readonly child: Bun.Subprocess<"ignore", "pipe", "pipe">;
   readonly outcome: Promise<CliResult>;
-  /** The call that waits for a person. */
-  readonly waiting: () => Promise<ApprovalStatus>;
 };
+/** The call that waits for a person. */
+type Waiting = () => Promise<ApprovalStatus>;
 
 const testAgent = async (
-  work: (run: (task: string) => Agent, told: () => string[]) => Promise<void>,
+  work: (run: (task: string) => Agent, told: () => string[], waiting: Waiting) => Promise<void>,
 ): Promise<void> => {
   const commands = commandsOf("agent/agent.ts");
   const runs = commands.findIndex((line) => line.startsWith("bun examples/agent/agent.ts"));
@@ -90,11 +90,7 @@ const testAgent = async (
         const child = Bun.spawn(["sh", "-ec", `${commands[0]}\nexec ${line}`], {
           ...{ cwd: ROOT, env, stdio: ["ignore", "pipe", "pipe"] as const },
         });
-        const waiting = async (): Promise<ApprovalStatus> => {
-          await waitUntil(async () => (await ipc.approvals()).length > 0, "a person is asked");
-          return (await ipc.approvals())[0]!;
-        };
-        const agent = { child, outcome: outcomeOf(child), waiting };
+        const agent = { child, outcome: outcomeOf(child) };
         agents.push(agent);
         return agent;
       },
@@ -102,6 +98,11 @@ const testAgent = async (
         readFileSync(log, "utf8")
           .split("\n")
           .filter((line) => line.startsWith("the team reads")),
+      async () => {
+        let found: ApprovalStatus | undefined;
+        await waitUntil(async () => ([found] = await ipc.approvals()).length > 0, "a person is asked");
+        return found!;
+      },
     );
   } finally {
     for (const { child } of agents) child.kill("SIGKILL");
@@ -113,8 +114,8 @@ const KEY = "only-for-this-example";
 const SOLD = "{'north': 200.5, 'south': 80.5}";
 
 test("an agent runs what a model wrote, and the team is told once a person has said yes", () =>
-  testAgent(async (run, told) => {
-    const { child, outcome, waiting } = run("'Tell the team what we sold in each region.'");
+  testAgent(async (run, told, waiting) => {
+    const { child, outcome } = run("'Tell the team what we sold in each region.'");
     const { id, tool, sha256 } = await waiting();
     expect(tool).toBe("http.send");
     const listed = await type(...commandsOf("agent/agent.ts").slice(0, 1), "bin/ipcctl approve");
@@ -136,14 +137,14 @@ test("an agent runs what a model wrote, and the team is told once a person has s
   }));
 
 test("without a yes the team hears nothing: a person says no, or nobody says anything", () =>
-  testAgent(async (run, told) => {
+  testAgent(async (run, told, waiting) => {
     const denied = run("'Tell the team.'");
-    expect((await type(`bin/ipcctl deny ${(await denied.waiting()).id}`)).status).toBe(0);
+    expect((await type(`bin/ipcctl deny ${(await waiting()).id}`)).status).toBe(0);
     expect((await denied.outcome).stdout).toMatch(/The team was not told: .*CONFIRMATION_DENIED.*\n$/);
     const forgotten = run("'Tell the team.' 1s");
     expect((await forgotten.outcome).stdout).toMatch(/The team was not told: .*CONFIRMATION_TIMEOUT.*\n$/);
     const killed = run("'Tell the team.'");
-    const { id, sha256 } = await killed.waiting();
+    const { id, sha256 } = await waiting();
     killed.child.kill("SIGKILL"); // its worker goes with it, and so does the question
     await killed.outcome;
     await waitUntil(
@@ -170,4 +171,17 @@ test("what a model wrote reaches neither the home, nor the network, nor a tool t
     const denied = (await type(commandsOf("agent/agent.ts").at(-1)!)).stdout;
     expect(denied).toContain("tool=http.ask");
     expect(told()).toEqual([]);
+  }));
+
+test("the agent as a session: a prompt starts it, and it waits for a person as well", () =>
+  testAgent(async (_, told, waiting) => {
+    const lines = [commandsOf("agent/agent.ts")[0]!, ...commandsOf("agent/session.py")];
+    const outcome = type(...lines);
+    const { id, worker, sha256 } = await waiting();
+    expect(worker).toStartWith("session-");
+    expect((await type(`bin/ipcctl approve ${id} --yes --hash ${sha256}`)).status).toBe(0);
+    const { status, stdout, stderr } = await outcome;
+    expect({ status, stderr }).toEqual({ status: 0, stderr: expect.stringMatching(/^(.*waits for a person.*\n)?$/) });
+    expect(stdout).toEndWith("Done: the team knows.\n");
+    expect(told()).toEqual([`the team reads: ${SOLD}`]);
   }));
