@@ -7,7 +7,8 @@
  *
  *     export IPCCTL_HOME=${IPCCTL_HOME:-$HOME/ipcctl-agent} MODEL_PORT=${MODEL_PORT:-8095}   # a daemon of its own
  *     mkdir -p "$IPCCTL_HOME"
- *     sed "s|session.py|$PWD/examples/agent/&|; s/8095/$MODEL_PORT/" examples/agent/host.json > "$IPCCTL_HOME/host.json"
+ *     sed "s|session.py|$PWD/examples/agent/&|; s/8095/$MODEL_PORT/" examples/agent/host.json \
+ *         > "$IPCCTL_HOME/host.json"
  *     printf only-for-this-example | bin/ipcctl auth add model --plugin http
  *     bin/ipcctl files put agent examples/agent/sales.csv
  *     bun examples/agent/model.ts > "$IPCCTL_HOME/model.log" &
@@ -22,8 +23,10 @@
  *
  *     bun examples/agent/agent.ts 'Misbehave.'
  *     bin/ipcctl audit --denied
+ *     bin/ipcctl daemon stop && kill %1    # at the end
  *
- * session.py is the same agent as `ipcctl prompt` starts it. A real model: put its host and path into host.json, its key into `auth`, and its address into MODEL_URL.
+ * session.py is the same agent as `ipcctl prompt` starts it. For a real model put its host and path into host.json, its
+ * key into `auth`, and its address into MODEL_URL.
  */
 import { join } from "node:path";
 import { connect } from "ipcctl";

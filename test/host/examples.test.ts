@@ -168,7 +168,7 @@ test("what a model wrote reaches neither the home, nor the network, nor a tool t
       "asking the model failed: UNAUTHORIZED",
       "running SQL failed: UNKNOWN_TOOL",
     ]);
-    const denied = (await type(commandsOf("agent/agent.ts").at(-1)!)).stdout;
+    const denied = (await type(commandsOf("agent/agent.ts").find((line) => line.includes("--denied"))!)).stdout;
     expect(denied).toContain("tool=http.ask");
     expect(told()).toEqual([]);
   }));
