@@ -160,6 +160,28 @@ test("kill -9 of the daemon while files come: each is an event, and none is two"
   expect(new Set(events().map(({ id }) => id)).size).toBe(count);
 }, 120_000);
 
+test("kill -9 in the middle of a flood: as many events as files, to the last one", async () => {
+  mkdirSync(inbox);
+  configure([{ settle: "50ms" }], { on: "other.*" }); // for nobody, so that the queue takes all of them
+  await ready();
+  const count = 4000;
+  const numbers = (): number => {
+    using db = new Database(join(home.paths.dataDir, "queue.sqlite"), { readonly: true });
+    return db.query<{ seq: number }, []>("SELECT seq FROM sqlite_sequence WHERE name = 'events'").get()?.seq ?? 0;
+  };
+  for (let index = 0; index < count; index++) put(`${index}`, "");
+  for (let kills = 0, before = 0; kills < 5 && before < count; kills++) {
+    await waitUntil(() => numbers() > before, "more of them are told", 60_000);
+    await home.killDaemon();
+    before = numbers();
+    await home.daemonPid();
+  }
+  await waitUntil(() => numbers() >= count, "all are told", 60_000);
+  put("last", "");
+  await ready();
+  await waitUntil(() => numbers() === count + 1, "the last one is told");
+}, 120_000);
+
 test("watchWaiting: of a flood as many events as the limit wait, the rest waits on the disk, and is told", async () => {
   mkdirSync(inbox);
   const most = LIMITS.watchWaiting.value;
