@@ -169,7 +169,11 @@ export async function serve(options: DaemonOptions): Promise<void> {
   );
   await takeIn(registry, paths, notices);
   for (const worker of registry.workers) compression.look(worker);
-  const facts = { startedMs, options, paths, registry, subscriptions, cgroups, store, collector };
+  let openedEvents: HostEvents | undefined;
+  const facts: Facts = {
+    ...{ startedMs, options, paths, registry, subscriptions, cgroups, store, collector },
+    eventTroubles: () => openedEvents?.troubles ?? [],
+  };
   let stores: Promise<Stores> | undefined;
   let hostEvents: Promise<HostEvents> | undefined;
   const openEvents = (): Promise<HostEvents> =>
@@ -181,7 +185,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
       onPublished: (body) => events.append(null, body),
       onAuditKept: (ms) => (auditKeptMs = ms),
       onTrouble: (error) => logger.error({ reason: error.message }, "events"),
-    }));
+    }).then((one) => (openedEvents = one)));
   noteCall = (record) => {
     if (record.event === "tool" && record.worker.startsWith(SESSION))
       void openEvents().then((all) => all.noteCall(record));
@@ -495,10 +499,11 @@ type Facts = {
   readonly cgroups: CgroupTree | undefined;
   readonly store: Store;
   readonly collector: AuditCollector;
+  readonly eventTroubles: () => readonly string[];
 };
 
 function describeDaemon(
-  { startedMs, options, paths, registry, subscriptions, cgroups, store, collector }: Facts,
+  { startedMs, options, paths, registry, subscriptions, cgroups, store, collector, eventTroubles }: Facts,
   server: Server,
 ): DaemonStatus {
   return {
@@ -515,9 +520,10 @@ function describeDaemon(
     subscribers: subscriptions.size,
     memory_bytes: residentBytes(),
     cgroup: cgroups?.path ?? null,
-    degraded: [store.trouble, collector.trouble, server.trouble, describeBroken(paths.database)].filter(
-      (text) => text !== undefined,
-    ),
+    degraded: [
+      ...[store.trouble, collector.trouble, server.trouble, describeBroken(paths.database)],
+      ...eventTroubles(),
+    ].filter((text) => text !== undefined),
   };
 }
 

@@ -36,6 +36,11 @@ export class FolderWatches implements Disposable {
     for (const [key, watch] of wanted) if (!this.#triggers.has(key)) this.#try(() => this.#start(key, watch));
   }
 
+  /** What holds them up at the moment. */
+  get troubles(): string[] {
+    return [...this.#triggers.values()].flatMap(({ troubles }) => troubles.map((text) => `watch ${text}`));
+  }
+
   [Symbol.dispose](): void {
     for (const trigger of this.#triggers.values()) trigger[Symbol.dispose]();
     this.#triggers.clear();

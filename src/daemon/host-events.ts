@@ -112,6 +112,11 @@ export class HostEvents implements Disposable {
     }
   }
 
+  /** What is wrong with host.json, or holds up the watching of folders. */
+  get troubles(): string[] {
+    return [...(this.#read instanceof IpcError ? [this.#read.message] : []), ...(this.#opened?.watches.troubles ?? [])];
+  }
+
   [Symbol.dispose](): void {
     this.#opened = undefined;
     this.#parts.dispose();

@@ -114,6 +114,11 @@ export class FileTrigger implements Disposable {
     this.#tree?.[Symbol.dispose]();
   }
 
+  /** What holds it up at the moment. */
+  get troubles(): string[] {
+    return [...this.#told.values()].map((text) => `${this.#spec.path}: ${text}`);
+  }
+
   #begin(): Map<RawPath, FileState> {
     let files = new Map<RawPath, FileState>();
     try {

@@ -219,9 +219,12 @@ test("a folder that is not there yet, vanishes or is replaced", async () => {
   configure([{}]);
   await ready();
   await waitUntil(() => log().includes("there is no such folder"), "it is told");
+  const status = async (): Promise<string> => (await home.cli("daemon", "status")).stdout;
+  expect(await status()).toContain(`degraded: watch ${inbox}: there is no such folder`);
   mkdirSync(inbox);
   put("a");
   await sees("created a");
+  expect(await status()).not.toContain("degraded");
   put("b");
   await sees("created b");
   renameSync(inbox, join(home.dir, "away"));
