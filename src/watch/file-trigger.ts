@@ -75,6 +75,8 @@ export class FileTrigger implements Disposable {
   readonly #deps: FileTriggerDeps;
   readonly #glob: Bun.Glob;
   #known = new Map<RawPath, FileState>();
+  /** Whether anybody has looked, now or at an earlier time. */
+  #isBegun = false;
   /** What differs from what is known. */
   #pending = new Map<RawPath, Pending>();
   #tree: FolderTree | undefined;
@@ -99,12 +101,15 @@ export class FileTrigger implements Disposable {
 
   /** What lies in a folder at which nobody has looked before is known from now on. @throws Error of the store */
   start(): void {
+    const known = this.#deps.known.load((path) => this.#isWanted(path));
+    this.#isBegun = known !== undefined;
+    this.#known = known ?? this.#known;
     try {
       this.#follow(); // before it looks, so that nothing falls in between
-    } catch {
-      // Each look tries it again, and tells.
+      if (!this.#isBegun) this.#begin(this.#scanAtOnce());
+    } catch (error) {
+      this.#tell("trouble", (error as Error).message); // each look tries it again
     }
-    this.#known = this.#deps.known.load((path) => this.#isWanted(path)) ?? this.#begin();
     this.#arm(0);
   }
 
@@ -119,18 +124,11 @@ export class FileTrigger implements Disposable {
     return [...this.#told.values()].map((text) => `${this.#spec.path}: ${text}`);
   }
 
-  #begin(): Map<RawPath, FileState> {
-    let files = new Map<RawPath, FileState>();
-    try {
-      const scanning = this.#scan();
-      let step = scanning.next();
-      while (step.done !== true) step = scanning.next();
-      files = step.value?.files ?? files;
-    } catch (error) {
-      this.#tell("trouble", (error as Error).message);
-    }
+  #begin(scan: Scan | undefined): void {
+    const files = scan?.files ?? new Map<RawPath, FileState>();
     this.#deps.known.begin(files);
-    return files;
+    this.#known = files;
+    this.#isBegun = true;
   }
 
   #arm(afterMs: number): void {
@@ -158,6 +156,7 @@ export class FileTrigger implements Disposable {
       if (isThere) {
         const scan = await this.#scanned();
         if (this.#isOver) return;
+        if (!this.#isBegun) this.#begin(scan);
         isThere = scan !== undefined;
         if (scan !== undefined) this.#compare(scan);
         await this.#publish();
@@ -219,6 +218,14 @@ export class FileTrigger implements Disposable {
 
   #scan(): Generator<void, Scan | undefined> {
     return scanFolder(this.#spec.path, { isWanted: (path) => this.#isWanted(path), own: this.#deps.own });
+  }
+
+  #scanAtOnce(): Scan | undefined {
+    const scanning = this.#scan();
+    for (;;) {
+      const { done, value } = scanning.next();
+      if (done === true) return value;
+    }
   }
 
   /** In slices, so that others get their turn. */
