@@ -97,22 +97,20 @@ class Asking implements Disposable {
     const ending = new AbortController();
     const { worker, log_dir: dir } = session;
     const printing = dir === null ? this.#printKept(session.id) : this.#print(worker, dir, ending.signal);
-    let waiting = 0;
-    for (let now = session; ;) {
-      if (now.ended_at !== null) {
-        ending.abort();
-        await printing;
-        return now;
-      }
-      const found = (await this.#ask((one) => one.sessions.wait(entry, LOOK_MS))).session;
-      if (found === null) throw new IpcError("FAILED", `session ${session.id} is not known any more`);
-      now = found;
-      if (now.approvals > waiting) {
-        this.#step({ step: "waiting", approvals: now.approvals });
+    let now = session;
+    for (let isOver = now.ended_at !== null; !isOver;) {
+      const found = await this.#ask((one) => one.sessions.wait(entry, LOOK_MS));
+      if (found.session === null) throw new IpcError("FAILED", `session ${session.id} is not known any more`);
+      if (found.session.approvals > now.approvals || (now === session && now.approvals > 0)) {
+        this.#step({ step: "waiting", approvals: found.session.approvals });
         this.#context.note("waits for a person; see: ipcctl approve");
       }
-      waiting = now.approvals;
+      now = found.session;
+      isOver = now.ended_at !== null || found.entry.state === "done" || found.entry.state === "dead";
     }
+    ending.abort();
+    await printing;
+    return now;
   }
 
   async #print(worker: string, dir: string, ending: AbortSignal): Promise<void> {

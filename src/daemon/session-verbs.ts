@@ -36,7 +36,7 @@ export const SESSION_HANDLERS: {
       const { entry } = queue.get(id);
       const session = store.ofEntry(id);
       const isSettled = entry.state === "done" || entry.state === "dead";
-      const isOver = session === undefined ? isSettled : session.endedMs !== null && entry.state !== "running";
+      const isOver = isSettled || (session?.endedMs != null && entry.state !== "running");
       const hasStarted = until === "started" && session !== undefined && session.state !== "starting";
       const leftMs = deadline - performance.now();
       if (isOver || hasStarted || leftMs <= 0)

@@ -193,7 +193,9 @@ export class Sessions implements Disposable {
       });
     const exit = isGone() ? undefined : exitsOf(worker.id)[0];
     const end = endOf(worker.id, isGone(), exit, session && store.find(session.id));
-    if (session !== undefined && !this.#over.signal.aborted) await this.#close(session.id, end, exit, worker);
+    // What it came to counts all the same where that cannot be written.
+    if (session !== undefined && !this.#over.signal.aborted)
+      await this.#close(session.id, end, exit, worker).catch(onTrouble);
     this.#forgetOld().catch(onTrouble);
     if (end.state === "done" || end.state === "stopped") return end.outcome;
     throw new Error(end.outcome);
@@ -219,14 +221,15 @@ export class Sessions implements Disposable {
       }
     };
     measure().catch(onTrouble);
-    const leftMs = timeoutMs === null ? undefined : Math.max(0, startedMs + timeoutMs - nowMs());
-    const timer =
-      leftMs === undefined
-        ? undefined
-        : setTimeout(
-            () => end("timeout", `ended after ${timeoutMs! / 1000} s, its timeout`),
-            Math.min(leftMs, WAIT_MS),
-          );
+    let timer: Timer | undefined;
+    // By the clock of this process from here on: somebody may set the other one.
+    const dueAt = timeoutMs === null ? undefined : performance.now() + startedMs + timeoutMs - nowMs();
+    const look = (): void => {
+      const leftMs = dueAt! - performance.now();
+      if (leftMs <= 0) end("timeout", `ended after ${timeoutMs! / 1000} s, its timeout`);
+      else timer = setTimeout(look, Math.min(leftMs, WAIT_MS));
+    };
+    if (dueAt !== undefined) look();
     return {
       [Symbol.dispose]: () => {
         over.abort();

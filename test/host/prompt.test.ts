@@ -1,4 +1,5 @@
 /** Prompts and the sessions that they start, through the daemon and the command line. */
+import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -547,4 +548,24 @@ test("published events are seen by those who are subscribed, by their topics, al
   expect(steps(again).map(({ seq }) => seq)).toEqual(seqs);
   expect((await home.cli("subscribe", "status", "--topic", "a.*")).status).toBe(2);
   expect((await home.cli("subscribe", "--topic", "a..b")).stderr).toContain("is not a pattern of topics");
+});
+
+test("a session whose end cannot be written ends its prompt all the same, and is not begun again", async () => {
+  ask(`time.sleep(1)\nprint("done")`);
+  const child = prompting("x");
+  await running();
+  {
+    using db = new Database(join(home.paths.dataDir, "sessions.sqlite"));
+    db.run("CREATE TRIGGER full BEFORE UPDATE OF ended_ms ON sessions BEGIN SELECT RAISE(ABORT, 'disk is full'); END");
+  }
+  expect(await ended(child)).toMatchObject({ stdout: "done\n" });
+  expect(await json<unknown[]>("queue", "list", "--dead")).toEqual([]);
+  expect(readFileSync(home.paths.daemonLog, "utf8")).toContain("disk is full");
+  {
+    using db = new Database(join(home.paths.dataDir, "sessions.sqlite"));
+    db.run("DROP TRIGGER full");
+  }
+  await home.killDaemon();
+  await waitUntil(async () => (await sessions())[0]?.ended_at !== null, "the next daemon ends it");
+  expect(await sessions()).toMatchObject([{ state: "lost" }]);
 });
