@@ -38,7 +38,7 @@ export const AUDIT_FIELDS = {
   credential: ["string", "full name of the credential"],
   action: [
     "string",
-    "what was asked: for credentials add, login, rotate, verify, remove, rotate key; for plugins accept, enable, disable, remove; or what a person decided: allow, allow session, deny, revoke",
+    "what was asked: for credentials add, login, rotate, verify, remove, rotate key, pipe (to the standard input of a session); for plugins accept, enable, disable, remove; or what a person decided: allow, allow session, deny, revoke",
   ],
   plugin: ["string", "name of the plugin"],
   digest: ["string", "SHA-256 of the plugin's files that were accepted"],
@@ -58,7 +58,7 @@ export const AUDIT_EVENTS = {
   memory: "a worker ended over its memory limit",
   limit: "a worker ended over another limit",
   variable: "a worker ended over an environment variable that is not granted",
-  credential: "a credential, or the key of all, was changed",
+  credential: "a credential, or the key of all, was changed, or given to a session",
   plugin: "a plugin was accepted, switched on or off, or removed",
   tool: "a worker called a tool and was answered",
   decision: "a person decided about a call of high risk, or took a grant for a session back",

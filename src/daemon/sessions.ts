@@ -76,7 +76,10 @@ export class Sessions implements Disposable {
     const worker = workerName("session", id);
     const { mode, workspace } = this.#workspaceOf(id, entry, rule);
     const use = await workspaces.measure(entry.group, workspace);
-    if (use?.why !== undefined) throw new Hopeless(`the workspace of ${entry.group} has ${use.why}`);
+    if (use?.why !== undefined)
+      throw new Hopeless(
+        `the workspace of ${entry.group} has ${use.why}: look at ${workspaces.pathOf(entry.group, workspace)}`,
+      );
     const redactor = await this.#redactor();
     const text = promptOf(event);
     // Nothing waits between the next three: what has a folder has a record, and what is leased is known.
