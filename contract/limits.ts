@@ -322,6 +322,10 @@ export const LIMITS = {
     value: 196_608,
     why: "newest bytes of what a session printed that are kept when its log is gone; a prompt prints all of it",
   },
+  sessionHistoryBytes: {
+    value: 983_040,
+    why: "JSON of what was said before in the workspace of a session, the newest of it, which the session can read",
+  },
   workspaces: {
     value: 32,
     why: "workspaces of one group that are kept: those of the newest sessions, and those in use; the oldest one is removed",

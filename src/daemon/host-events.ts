@@ -183,7 +183,8 @@ export class HostEvents implements Disposable {
       const { retention } =
         this.#read instanceof IpcError ? { retention: {} as HostConfig["retention"] } : this.#read.config;
       queue.sweep(retention.events);
-      workspaces.sweep(store.sweep(nowMs() - (retention.sessions ?? limit("sessionKeptMs"))));
+      const kept = store.sweep(nowMs() - (retention.sessions ?? limit("sessionKeptMs")));
+      workspaces.sweep(kept, new Set(store.unended().map(({ id }) => id)));
     };
     const sweeping = setInterval(() => {
       try {

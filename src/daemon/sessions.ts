@@ -92,7 +92,8 @@ export class Sessions implements Disposable {
     });
     carried.lease(worker);
     try {
-      await registry.start(define(this.#definition({ worker, id, path, mode, event, rule, text })));
+      const history = workspace === id ? null : workspaces.tell(entry.group, id, store.history(entry.group, workspace));
+      await registry.start(define(this.#definition({ worker, id, path, history, mode, event, rule, text })));
     } catch (error) {
       const { message } = IpcError.from(error);
       await this.#close(id, { state: "failed", outcome: message }, undefined);
@@ -166,7 +167,7 @@ export class Sessions implements Disposable {
     return { mode: "explicit", workspace: of.workspace };
   }
 
-  #definition({ worker, id, path, mode, event, rule, text }: Wanted): object {
+  #definition({ worker, id, path, history, mode, event, rule, text }: Wanted): object {
     const { script, command, policy, group, tools, transport, stdin } = rule.start;
     const told = { ...event, createdMs: undefined, created_at: new Date(event.createdMs).toISOString() };
     const approvalTimeout = this.#deps.approvalTimeout();
@@ -174,12 +175,13 @@ export class Sessions implements Disposable {
       ...{ name: worker, kind: "session", group, restart_policy: "no" },
       ...(script === undefined ? { command, cwd: path } : { script, cwd: dirname(script) }),
       policy: policy ?? (script === undefined ? "read-only" : "analysis"),
-      allow: { write: [path] },
+      allow: { write: [path], ...(history === null ? {} : { read: [history] }) },
       ...{ tools, tool_group: tools.length > 0 ? group : null, transport, stdin },
       ...(approvalTimeout === undefined ? {} : { approval_timeout: Math.min(approvalTimeout, limit("approvalMs")) }),
       env: {
         ...{ IPCCTL_EVENT: JSON.stringify(told), IPCCTL_RULE: rule.name, IPCCTL_SESSION: id },
         ...{ IPCCTL_SESSION_MODE: mode, IPCCTL_WORKSPACE: path },
+        ...(history === null ? {} : { IPCCTL_HISTORY: history }),
         ...(text === null ? {} : { IPCCTL_PROMPT: text }),
       },
     };
@@ -248,11 +250,13 @@ export class Sessions implements Disposable {
     exit: ExitInfo | undefined,
     worker?: Worker,
   ): Promise<void> {
-    const { store } = this.#deps;
+    const { store, workspaces } = this.#deps;
     const { lines = [], isCut = false } = (worker && (await readOutput(worker, await this.#redactor()))) ?? {};
     const code = exit?.kind === "exit" ? exit.status : null;
     store.end(id, { state, exitCode: code, exitSignal: exit?.signal ?? null, outcome, output: lines, isCut });
-    this.tell(store.get(id).entry);
+    const { entry, group } = store.get(id);
+    workspaces.forget(group, id);
+    this.tell(entry);
   }
 
   async #redactor(): Promise<Redactor> {
@@ -274,6 +278,8 @@ type Wanted = {
   readonly id: string;
   /** Of its workspace. */
   readonly path: string;
+  /** What was said in it before. */
+  readonly history: string | null;
   readonly mode: SessionMode;
   readonly event: StoredEvent;
   readonly rule: Rule;

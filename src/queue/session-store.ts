@@ -181,6 +181,28 @@ export class SessionStore implements Disposable {
     return { calls, output: { lines: JSON.parse(output) as SessionLine[], isCut: is_cut === 1 } };
   }
 
+  /** What was said in the sessions that had this workspace, oldest first, as far back as there is room; a line each. */
+  history(group: string, workspace: string): string {
+    const rows = this.#db
+      .query<{ id: string; started_ms: number; state: string; prompt: string | null; output: string | null }, string[]>(
+        `SELECT id, started_ms, state, prompt, output FROM sessions
+          WHERE grp = ? AND workspace = ? AND ended_ms IS NOT NULL ORDER BY number DESC`,
+      )
+      .iterate(group, workspace);
+    const lines: string[] = [];
+    let bytes = 0;
+    for (const { id, started_ms, state, prompt, output } of rows) {
+      const said = JSON.parse(output ?? "[]") as SessionLine[];
+      const answer = said.filter(({ stream }) => stream === "stdout").map(({ text }) => text);
+      const time = new Date(started_ms).toISOString();
+      const line = `${JSON.stringify({ session: id, time, state, prompt, answer: answer.join("\n") })}\n`;
+      bytes += Buffer.byteLength(line);
+      if (bytes > limit("sessionHistoryBytes")) break;
+      lines.push(line);
+    }
+    return lines.toReversed().join("");
+  }
+
   /** Those that have no end, though no process of theirs may be left. */
   unended(): StoredSession[] {
     return this.#db.query<Row, []>(`SELECT ${SESSION} FROM sessions WHERE ended_ms IS NULL`).all();

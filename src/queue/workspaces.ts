@@ -2,7 +2,7 @@
  * The folders that sessions may write: `FOLDER/GROUP/NAME`. Both names are ours or were checked; what an event says
  * never becomes a part of a path. What lies in such a folder is a session's, and may be anything.
  */
-import { existsSync, lchownSync, mkdirSync, readdirSync } from "node:fs";
+import { chmodSync, type Dirent, existsSync, lchownSync, mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { lstat, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { limit } from "../base/limits.ts";
@@ -39,6 +39,27 @@ export class Workspaces {
     return path;
   }
 
+  /**
+   * A file that a session can read, and not write: it lies beside the workspaces. Others than its user may read it,
+   * since it is the session's user who does, and nobody else can enter the folder.
+   */
+  tell(group: string, session: string, text: string): string {
+    const path = this.#toldIn(group, session);
+    mkdirSync(join(this.#folder, group), { recursive: true, mode: 0o700 });
+    writeFileSync(path, text, { mode: 0o644 });
+    chmodSync(path, 0o644); // whatever the umask is
+    return path;
+  }
+
+  /** What a session was told is gone with it. */
+  forget(group: string, session: string): void {
+    rmSync(this.#toldIn(group, session), { force: true });
+  }
+
+  #toldIn(group: string, session: string): string {
+    return join(this.#folder, group, `${session}.jsonl`);
+  }
+
   /** Links are counted and not followed. Undefined if there is none. */
   async measure(group: string, name: string): Promise<Use | undefined> {
     const path = this.pathOf(group, name);
@@ -72,14 +93,20 @@ export class Workspaces {
     return { bytes, files, why: undefined };
   }
 
-  /** Removes those of sessions that nobody needs; the shared ones stay. @param kept by group */
-  sweep(kept: ReadonlyMap<string, ReadonlySet<string>>): void {
-    for (const group of foldersIn(this.#folder))
-      for (const name of foldersIn(join(this.#folder, group)))
-        if (name !== SHARED && kept.get(group)?.has(name) !== true) {
-          const path = this.pathOf(group, name);
-          removeTree(path, path);
-        }
+  /**
+   * Removes those of sessions that nobody needs, and what sessions were told that have ended; the shared ones stay.
+   * @param kept by group
+   * @param running ids of sessions
+   */
+  sweep(kept: ReadonlyMap<string, ReadonlySet<string>>, running: ReadonlySet<string>): void {
+    for (const { name: group } of entriesOf(this.#folder))
+      for (const entry of entriesOf(join(this.#folder, group))) {
+        const { name } = entry;
+        const path = this.pathOf(group, name);
+        if (!entry.isDirectory()) {
+          if (!running.has(name.replace(/\.jsonl$/, ""))) rmSync(path, { force: true });
+        } else if (name !== SHARED && kept.get(group)?.has(name) !== true) removeTree(path, path);
+      }
   }
 }
 
@@ -96,12 +123,10 @@ async function sizeOf(path: string): Promise<number> {
 /** Of `st_blocks`, whatever the file system has. */
 const BLOCK_BYTES = 512;
 
-function foldersIn(path: string): string[] {
+function entriesOf(path: string): Dirent[] {
   try {
-    return readdirSync(path, { withFileTypes: true })
-      .filter((entry) => entry.isDirectory())
-      .map(({ name }) => name);
+    return readdirSync(path, { withFileTypes: true });
   } catch {
-    return [];
+    return []; // there is none, or it is no folder
   }
 }

@@ -200,6 +200,26 @@ test("fresh has an empty workspace, resume that of its group, explicit that of t
   ]);
 });
 
+test("resume and explicit can read what was said before in their workspace, and not change it", async () => {
+  ask(
+    `
+import json
+before = os.environ.get("IPCCTL_HISTORY")
+if before is None: print("nothing"); sys.exit()
+print([[one["prompt"], one["answer"].split(" ")[0], one["state"]] for one in map(json.loads, open(before))])
+try: open(before, "a")
+except OSError: print("kept")
+`,
+  );
+  const said = async (...args: string[]): Promise<string> => (await home.cli("prompt", ...args)).stdout;
+  expect(await said("my key is ghp_" + "a".repeat(36))).toBe("nothing\n");
+  const [{ id }] = (await sessions()) as [SessionInfo];
+  expect(await said("b", "--session", id)).toBe("[['my key is [redacted]', 'nothing', 'done']]\nkept\n");
+  const [{ id: second }] = (await sessions()) as [SessionInfo];
+  expect(await said("c", "--session", second)).toContain(`, ['b', "[['my", 'done']]\nkept\n`);
+  expect(readdirSync(join(home.paths.dataDir, "workspaces/ask"))).toEqual([id]);
+});
+
 test("what an event says of a session is looked up in its group, where the rule asks for that, and is no path", async () => {
   const told = `import json\nprint(os.environ["IPCCTL_WORKSPACE"], json.loads(os.environ["IPCCTL_EVENT"])["data"])`;
   config({

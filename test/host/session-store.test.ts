@@ -104,6 +104,31 @@ test("sessionsKept, sessionKeptMs: as many of a group are kept, and for as long 
   expect(store.list({}).sessions.map(({ id }) => id)).toEqual(["runs"]);
 });
 
+test("sessionHistoryBytes: as much of what was said in a workspace is told, the newest, oldest first", () => {
+  const most = LIMITS.sessionHistoryBytes.value;
+  const say = (id: string, text: string, workspace = "w"): void => {
+    begin(id, { workspace, prompt: "p" });
+    const output = [
+      { time: "t", stream: "stdout" as const, text },
+      { time: "t", stream: "stderr" as const, text: "beside" },
+    ];
+    store.end(id, { state: "done", exitCode: 0, exitSignal: null, outcome: null, output, isCut: false });
+  };
+  say("a", "1");
+  say("b", "2");
+  say("elsewhere", "3", "v");
+  begin("runs", { workspace: "w" });
+  const frame = store.history("g", "w").length / 2;
+  expect(JSON.parse(store.history("g", "w").split("\n")[0]!)).toEqual({
+    ...{ session: "a", time: new Date(nowMs).toISOString(), state: "done", prompt: "p", answer: "1" },
+  });
+  say("c", "x".repeat(most - 3 * frame + 1));
+  expect(store.history("g", "w")).toHaveLength(most);
+  say("d", "");
+  expect(store.history("g", "w")).toStartWith('{"session":"b"');
+  expect(store.history("h", "w")).toBe("");
+});
+
 test("storeRows: sessions come in pages, newest first, of one group or of all", () => {
   const most = LIMITS.storeRows.value;
   for (let at = 0; at <= most; at++) begin(`s${at}`, { group: at % 2 === 0 ? "g" : "h" });
@@ -123,7 +148,7 @@ test("workspaces: as many of a group are kept as the limit, the newest, and thos
     all.make("g", `s${at}`, undefined);
     if (at > 0) end(`s${at}`);
   }
-  all.sweep(store.sweep(0));
+  all.sweep(store.sweep(0), new Set());
   expect([all.has("g", "s0"), all.has("g", "s1"), all.has("g", "unknown"), all.has("g", SHARED)]).toEqual([
     ...[true, true, false, true],
   ]);
@@ -131,7 +156,7 @@ test("workspaces: as many of a group are kept as the limit, the newest, and thos
     begin(id);
     all.make("g", id, undefined);
   }
-  all.sweep(store.sweep(0));
+  all.sweep(store.sweep(0), new Set());
   expect([all.has("g", "s0"), all.has("g", "s1"), all.has("g", "s2")]).toEqual([true, false, true]); // s0 runs
 });
 
@@ -155,12 +180,13 @@ test.skipIf(process.getuid!() === 0)("a folder that a session has closed counts 
   const path = all.make("g", "a", undefined);
   mkdirSync(join(path, "closed"), { mode: 0 });
   expect((await all.measure("g", "a"))?.why).toContain("cannot be looked into");
-  all.sweep(new Map());
+  all.sweep(new Map(), new Set());
   expect(existsSync(path)).toBe(false);
 });
 
 test("what a session has left is removed, however deep and closed, and nothing that it points to", () => {
   const all = new Workspaces(join(dir, "workspaces"));
+  const told = ["runs", "ended"].map((id) => all.tell("g", id, "text"));
   const path = all.make("g", "a", process.getuid!() === 0 ? 12_345 : undefined);
   const outside = join(dir, "outside");
   writeFileSync(outside, "stays");
@@ -168,6 +194,8 @@ test("what a session has left is removed, however deep and closed, and nothing t
   mkdirSync(join(path, "x/y/z"), { recursive: true });
   if (process.getuid!() === 0) lchownSync(join(path, "x"), 12_345, 12_345);
   chmodSync(join(path, "x/y"), 0);
-  all.sweep(new Map());
-  expect([existsSync(path), existsSync(outside)]).toEqual([false, true]);
+  all.sweep(new Map(), new Set(["runs"]));
+  expect([path, outside, ...told].map((one) => existsSync(one))).toEqual([false, true, true, false]);
+  all.forget("g", "runs");
+  expect(existsSync(told[0]!)).toBe(false);
 });

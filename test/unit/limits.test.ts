@@ -290,6 +290,7 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   sessionKeptMs: [["test/host/session-store.test.ts", "sessionsKept, sessionKeptMs: as many of a group"]],
   sessionCalls: [["test/host/session-store.test.ts", "sessionCalls: as many calls of a session"]],
   sessionOutputBytes: [["test/host/prompt.test.ts", "sessionOutputBytes: as much of what a session prints"]],
+  sessionHistoryBytes: [["test/host/session-store.test.ts", "sessionHistoryBytes: as much of what was said"]],
   workspaces: [["test/host/session-store.test.ts", "workspaces: as many of a group are kept"]],
   workspaceBytes: [["test/host/session-store.test.ts", "workspaceBytes: as many bytes as the limit"]],
   workspaceFiles: [["test/host/prompt.test.ts", "workspaceFiles: as many files as the limit"]],
