@@ -264,24 +264,24 @@ for path in [os.environ["IPCCTL_WORKSPACE"] + "/a", os.path.dirname(__file__) + 
 
 test("workspaceFiles: as many files as the limit may be there; with one more the session is ended, and no other starts", async () => {
   const most = LIMITS.workspaceFiles.value;
-  const fill = (count: number): string => `
-for at in range(${count}): os.close(os.open(f"{os.environ['IPCCTL_WORKSPACE']}/{at}", os.O_CREAT | os.O_WRONLY))
-print("filled", flush=True)
-if asked == "wait": time.sleep(600)
-`;
-  ask(fill(most), { mode: "resume" });
-  expect((await home.cli("prompt", "x")).stdout).toBe("filled\n");
-  expect((await home.cli("prompt", "x")).status).toBe(0);
-  await reload({ rules: [rule(fill(most + 1), { mode: "resume" })], prompt: "ask" });
-  const over = await home.cli("prompt", "wait");
-  expect([over.status, over.stderr]).toEqual([
-    expect.any(Number),
-    expect.stringContaining(`its workspace has more than ${most} files`),
-  ]);
-  expect(over.status).not.toBe(0);
-  const [session] = await sessions();
-  expect(session).toMatchObject({ state: "full" });
-  const { status, stderr } = await home.cli("prompt", "x");
+  ask(
+    `
+def make(at): os.close(os.open(f"{os.environ['IPCCTL_WORKSPACE']}/{at}", os.O_CREAT | os.O_WRONLY))
+if asked == "fill":
+    for at in range(${most}): make(at)
+if asked == "more": make("more")
+print(asked, flush=True)
+if asked == "more": time.sleep(600)
+`,
+    { mode: "resume" },
+  );
+  expect((await home.cli("prompt", "fill")).stdout).toBe("fill\n");
+  expect((await home.cli("prompt", "nothing")).stdout).toBe("nothing\n");
+  const over = await home.cli("prompt", "more");
+  expect([over.status, over.stdout]).toEqual([143, "more\n"]);
+  expect(over.stderr).toContain(`its workspace has more than ${most} files`);
+  expect((await sessions())[0]).toMatchObject({ state: "full" });
+  const { status, stderr } = await home.cli("prompt", "nothing");
   const says = `the workspace of ask has more than ${most} files: look at ${home.paths.dataDir}/workspaces/ask/`;
   expect([status, stderr]).toEqual([1, expect.stringContaining(says)]);
 });
