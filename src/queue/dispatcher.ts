@@ -94,23 +94,7 @@ export class Dispatcher implements Disposable {
   ): { event: string; entry: string } {
     const rules = this.#deps.rules();
     const rule = rules.find(named ?? rules.prompt ?? "");
-    if (rule === undefined) {
-      const { names } = rules;
-      throw new IpcError(
-        "NOT_FOUND",
-        named === undefined
-          ? "host.json does not say which rule prompts start"
-          : `host.json has no rule ${JSON.stringify(named)}`,
-        {
-          hint:
-            names.length === 0
-              ? "add one to its rules"
-              : named === undefined
-                ? `add "prompt": ${JSON.stringify(names[0])}, or name one with --rule`
-                : `it may be ${names.join(" or ")}`,
-        },
-      );
-    }
+    if (rule === undefined) throw noRule(rules.names, named);
     const event = { topic: PROMPT_TOPIC, data: { prompt: text, session }, source };
     const target = { rule: rule.name, group: rule.start.group, queue: rule.queue, tries: 1, session };
     const { id } = this.#publish(event, [target]);
@@ -205,6 +189,21 @@ export class Dispatcher implements Disposable {
     this.#timer = setTimeout(() => this.look(), Math.min(Math.max(leftMs, 1), LOOK_MS));
     this.#timer.unref();
   }
+}
+
+/** Which rules there are is the way out. */
+function noRule(names: readonly string[], named: string | undefined): IpcError {
+  const message =
+    named === undefined
+      ? "host.json does not say which rule prompts start"
+      : `host.json has no rule ${JSON.stringify(named)}`;
+  const [first] = names;
+  if (first === undefined) return new IpcError("NOT_FOUND", message, { hint: "add one to its rules" });
+  const hint =
+    named === undefined
+      ? `add "prompt": ${JSON.stringify(first)}, or name one with --rule`
+      : `it may be ${names.join(" or ")}`;
+  return new IpcError("NOT_FOUND", message, { hint });
 }
 
 /** To try it again is of no use. */
