@@ -334,7 +334,8 @@ async function readOutput(
     if (bytes > bytesMax) return { lines: cleanedLines(redactor, lines.toReversed()), isCut: true };
     lines.push(line);
   }
-  const isCut = found.lines.length >= LINES_MAX || found.lost.length > 0;
+  const isLong = [...found.lines, ...found.unfinished].some(({ text }) => text.length >= limit("lineChars"));
+  const isCut = isLong || found.lines.length >= LINES_MAX || found.lost.length > 0;
   return { lines: cleanedLines(redactor, lines.toReversed()), isCut };
 }
 

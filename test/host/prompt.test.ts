@@ -421,6 +421,11 @@ test("sessionOutputBytes: as much of what a session prints is kept, the newest, 
     expect([output.length, isCut]).toEqual([most / line, count > most / line]);
     expect(output[0]!.text).toStartWith(isCut ? "1x" : "0x");
   }
+  await reload({ rules: [rule(`print("y" * 1_000_000)`)], prompt: "ask" });
+  await waitUntil(async () => (await home.cli("prompt", "1")).stdout.startsWith("yy"), "the rule is read anew");
+  const [{ id }] = (await sessions()) as [SessionInfo];
+  const { output, is_cut: isCut } = await describeOf(id);
+  expect([output.length, output[0]!.text.length, isCut]).toEqual([1, LIMITS.lineChars.value, true]);
 });
 
 test("sessions are listed, followed and stopped", async () => {
