@@ -408,6 +408,16 @@ except host.HostError as error: print(error.code)
   ]);
 });
 
+test("host.json says for how long a person is asked about the calls of sessions", async () => {
+  const shout = `
+from ipcctl import host
+try: host.call("echo.shout", value=asked)
+except host.HostError as error: print(error.code)
+`;
+  config({ rules: [rule(shout, { tools: ["echo.*"] })], prompt: "ask", approval_timeout: 1 });
+  expect((await home.cli("prompt", "x")).stdout).toBe("CONFIRMATION_TIMEOUT\n");
+});
+
 test("sessionOutputBytes: as much of what a session prints is kept, the newest, and a prompt prints all of it", async () => {
   const most = LIMITS.sessionOutputBytes.value;
   const line = 1024;
