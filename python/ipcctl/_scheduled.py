@@ -20,20 +20,22 @@ class Tasks:
         self,
         name: str,
         cron: str,
-        publish: str,
+        publish: str | None = None,
         data: object = None,
         *,
+        prompt: str | None = None,
         timezone: str | None = None,
         overlap: Literal["skip", "restart", "queue"] = "skip",
         catch_up: bool = False,
     ) -> Task:
         """
         :param cron: ``minute hour day month weekday``, or such as ``@daily``
-        :param publish: a topic
+        :param publish: a topic; or ``prompt``
+        :param prompt: what is asked of the rule that host.json names for prompts
         :param timezone: such as ``Europe/Berlin``; the default is the zone of the daemon
         :param catch_up: the newest of the runs that were missed is made up for
         """
-        fields = {"name": name, "cron": cron, "publish": publish, "data": data}
+        fields = {"name": name, "cron": cron, "publish": publish, "data": data, "prompt": prompt}
         more = {"timezone": timezone, "overlap": overlap, "catch_up": catch_up}
         task: Task = self._query("AddTask", **fields, **more)
         return task

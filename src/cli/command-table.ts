@@ -670,8 +670,9 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
       new Option("--overlap <what>", "what a run does while the one before goes on").choices(OVERLAPS).default("skip"),
     )
     .option("--catch-up", "make up for the newest of the runs that were missed")
-    .requiredOption("--publish <topic>", "the event that it publishes")
+    .option("--publish <topic>", "the event that it publishes")
     .option("--data <json>", "data of the event")
+    .option("--prompt <text>", "what it asks, as ipcctl prompt does, in place of an event")
     .action((name: string, flags: TaskFlags, command: Command) =>
       finish(events().then(({ addTask }) => addTask(contextOf(command), name, flags))),
     );

@@ -12,8 +12,9 @@ export type TaskFlags = {
   timezone?: string;
   overlap: Overlap;
   catchUp?: boolean;
-  publish: string;
+  publish?: string;
   data?: string;
+  prompt?: string;
 };
 export type QueueFlags = { dead?: boolean; group?: string };
 
@@ -39,6 +40,10 @@ export async function publish(
 }
 
 export async function addTask(context: Context, name: string, { data, ...flags }: TaskFlags): Promise<number> {
+  if ((flags.publish === undefined) === (flags.prompt === undefined))
+    throw new IpcError("USAGE", "task add: give one of --publish and --prompt");
+  if (flags.prompt !== undefined && data !== undefined)
+    throw new IpcError("USAGE", "task add: --data is for --publish; a prompt has its text");
   const content = parse("task add: --data", data);
   using connection = await context.connect();
   const task = await connection.tasks.add({ name, ...flags, data: content });

@@ -4,6 +4,7 @@ import { atMost } from "../base/patience.ts";
 import { data, success } from "../protocol/responses.ts";
 import type { EntryInfo, TaskInfo, TaskRunInfo } from "../protocol/happenings.ts";
 import type { AnswerOf, RequestOf, Tag } from "../protocol/verbs.ts";
+import { PROMPT_TOPIC } from "../queue/dispatcher.ts";
 import type { Entry } from "../queue/event-queue.ts";
 import { requireTopic } from "../base/topics.ts";
 import type { TaskStatus } from "../schedule/scheduler.ts";
@@ -39,8 +40,13 @@ export const EVENT_HANDLERS: {
       });
     return data(entries.map(tellEntry));
   },
-  AddTask: ({ name, cron, timezone, overlap, catch_up, publish, data: content }, { events }) => {
-    const action: TaskAction = { publish: requireTopic(publish), data: content };
+  AddTask: ({ name, cron, timezone, overlap, catch_up, publish, data: content, prompt }, { events }) => {
+    if ((publish === null) === (prompt === null))
+      throw new IpcError("USAGE", "a task publishes an event, or asks by a prompt: name one of them");
+    const action: TaskAction =
+      prompt === null
+        ? { publish: requireTopic(publish!), data: content }
+        : { publish: PROMPT_TOPIC, data: { prompt }, prompt };
     const { scheduler } = events.open();
     return data(tellTask(scheduler.add({ name, cron, timezone, overlap, catchUp: catch_up, action })));
   },
@@ -85,8 +91,9 @@ function isoOrNull(ms: number | null): string | null {
 }
 
 function tellTask({ name, cron, timezone, overlap, catchUp, isPaused, action, nextMs, lastRun }: TaskStatus): TaskInfo {
+  const { publish, data: content } = action as TaskAction;
   return {
-    ...{ name, cron, timezone, overlap, catch_up: catchUp, paused: isPaused, ...(action as TaskAction) },
+    ...{ name, cron, timezone, overlap, catch_up: catchUp, paused: isPaused, publish, data: content },
     ...{ next_at: isoOrNull(nextMs), last_run: lastRun === null ? null : tellRun(lastRun) },
   };
 }

@@ -38,7 +38,12 @@ export type HostEventsDeps = {
 };
 
 /** What a task does. */
-export type TaskAction = { readonly publish: string; readonly data: unknown };
+export type TaskAction = {
+  readonly publish: string;
+  readonly data: unknown;
+  /** In place of an event for all rules: what is asked of the rule of prompts. */
+  readonly prompt?: string;
+};
 
 type Opened = {
   readonly queue: EventQueue;
@@ -211,8 +216,10 @@ export class HostEvents implements Disposable {
     { task, key, signal }: Begun,
     { queue, dispatcher }: Pick<Opened, "queue" | "dispatcher">,
   ): Promise<string> {
-    const { publish: topic, data } = task.action as TaskAction;
-    const { id } = dispatcher.publish({ topic, data, key, source: `task ${task.name}` });
+    const { publish: topic, data, prompt: text } = task.action as TaskAction;
+    const source = `task ${task.name}`;
+    const { id } =
+      text === undefined ? dispatcher.publish({ topic, data, key, source }) : dispatcher.prompt({ text, key, source });
     const cancel = (): void => void this.#cancel(queue.entriesOf(id), queue).catch(this.#deps.onTrouble);
     signal.addEventListener("abort", cancel, { once: true });
     const entries = await dispatcher.settled(id);

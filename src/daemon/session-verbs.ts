@@ -25,9 +25,12 @@ export const SESSION_HANDLERS: {
   ) => AnswerOf<T> | Promise<AnswerOf<T>>;
 } = {
   Prompt: ({ text, rule, session }, { events }, { uid }) => {
-    const { dispatcher, store } = events.open();
+    const { dispatcher, queue, store } = events.open();
     const named = session === null ? null : store.get(idOf(session)).id;
-    return data(dispatcher.prompt(text, `user ${uid}`, rule ?? undefined, named));
+    // Somebody waits for its session, so it is tried once.
+    const prompted = { text, source: `user ${uid}`, rule: rule ?? undefined, session: named, tries: 1 };
+    const { id } = dispatcher.prompt(prompted);
+    return data({ event: id, entry: queue.entriesOf(id)[0]!.id });
   },
   WaitSession: async ({ entry: id, until, timeout_ms }, { events, ...deps }) => {
     const { queue, store, sessions } = events.open();

@@ -63,6 +63,10 @@ const optionalName = z
   .string()
   .nullish()
   .transform((value) => value ?? null);
+const promptText = z
+  .string()
+  .min(1)
+  .refine((text) => !text.includes("\0"), "must not contain a NUL byte");
 const names = z.array(z.string()).min(1).max(limit("workers"));
 const graceMs = z
   .int()
@@ -386,10 +390,15 @@ export const VERBS = {
   AddTask: {
     fields: z.object({
       ...{ name, cron: z.string(), timezone: optionalName, overlap: z.enum(OVERLAPS).default("skip") },
-      ...{ catch_up: z.boolean().default(false), publish: z.string(), data: z.json().default(null) },
+      ...{
+        catch_up: z.boolean().default(false),
+        publish: optionalName,
+        data: z.json().default(null),
+        prompt: promptText.nullish().transform((value) => value ?? null),
+      },
     }),
     answer: data(task),
-    says: "adds a task, which publishes an event whenever it comes due; without `timezone` in the zone of the daemon",
+    says: "adds a task, which publishes an event whenever it comes due, or asks by a `prompt`; without `timezone` in the zone of the daemon",
     risk: "operate",
   },
   ListTasks: { fields: null, answer: data(z.array(task)), says: "lists all tasks by name", risk: "read" },
@@ -449,10 +458,7 @@ export const VERBS = {
   },
   Prompt: {
     fields: z.object({
-      text: z
-        .string()
-        .min(1)
-        .refine((text) => !text.includes("\0"), "must not contain a NUL byte"),
+      text: promptText,
       ...{ rule: optionalName, session: optionalName },
     }),
     answer: data(prompted),

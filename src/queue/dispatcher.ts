@@ -33,7 +33,14 @@ export type DispatcherDeps = {
 };
 
 /** Of what somebody asks. */
-const PROMPT_TOPIC = "message.inbound";
+export const PROMPT_TOPIC = "message.inbound";
+
+export type NewPrompt = Pick<NewEvent, "key" | "source"> &
+  Pick<Target, "session" | "tries"> & {
+    readonly text: string;
+    /** Undefined for the rule of prompts. */
+    readonly rule?: string | undefined;
+  };
 
 /** How far ahead a timer is set: somebody may set the clock meanwhile. */
 const LOOK_MS = 30_000;
@@ -82,23 +89,15 @@ export class Dispatcher implements Disposable {
   }
 
   /**
-   * An event for one rule, whatever topics that is for: somebody waits for its session, so it is tried once.
-   * @param named undefined for the rule of prompts
-   * @throws IpcError NOT_FOUND, LIMIT
+   * An event for one rule, whatever topics that is for. @throws IpcError NOT_FOUND, LIMIT
    */
-  prompt(
-    text: string,
-    source: string,
-    named: string | undefined,
-    session: string | null,
-  ): { event: string; entry: string } {
+  prompt({ text, source, rule: named, session = null, key, tries }: NewPrompt): Published {
     const rules = this.#deps.rules();
     const rule = rules.find(named ?? rules.prompt ?? "");
     if (rule === undefined) throw noRule(rules.names, named);
-    const event = { topic: PROMPT_TOPIC, data: { prompt: text, session }, source };
-    const target = { rule: rule.name, group: rule.start.group, queue: rule.queue, tries: 1, session };
-    const { id } = this.#publish(event, [target]);
-    return { event: id, entry: this.#deps.queue.entriesOf(id)[0]!.id };
+    const event = { topic: PROMPT_TOPIC, data: { prompt: text, session }, key, source };
+    const target = { rule: rule.name, group: rule.start.group, queue: rule.queue, session };
+    return this.#publish(event, [tries === undefined ? target : { ...target, tries }]);
   }
 
   #publish(event: NewEvent, targets: readonly Target[], also?: () => void): Published {

@@ -11,9 +11,11 @@ export type NewTask = {
   readonly overlap?: Overlap | undefined;
   /** The newest of the runs that were missed is made up for. */
   readonly catchUp?: boolean | undefined;
-  /** A topic. */
-  readonly publish: string;
+  /** A topic; or {@link NewTask.prompt}. */
+  readonly publish?: string | undefined;
   readonly data?: unknown;
+  /** What is asked of the rule that host.json names for prompts. */
+  readonly prompt?: string | undefined;
 };
 
 /** Each method throws an IpcError with the daemon's code. */
@@ -25,9 +27,10 @@ export class Tasks {
   }
 
   /** @throws IpcError USAGE, LIMIT; FAILED if there is one of this name */
-  add({ name, cron, timezone, overlap, catchUp, publish, data }: NewTask): Promise<TaskInfo> {
+  add({ name, cron, timezone, overlap, catchUp, publish, data, prompt }: NewTask): Promise<TaskInfo> {
     return query(this.#asker, "AddTask", {
-      ...{ name, cron, timezone: timezone ?? null, overlap, catch_up: catchUp, publish, data: jsonOf(data) },
+      ...{ name, cron, timezone: timezone ?? null, overlap, catch_up: catchUp },
+      ...{ publish: publish ?? null, data: jsonOf(data), prompt: prompt ?? null },
     });
   }
 

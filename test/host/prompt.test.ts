@@ -489,6 +489,25 @@ os.remove(mark)
   expect(await ipc.sessions.list()).toHaveLength(100);
 }, 180_000);
 
+test("a task asks by the rule of prompts when it comes due", async () => {
+  ask(`print("you asked", asked)`);
+  const added = await home.cli("task", "add", "daily", "--cron", "@daily", "--prompt", "what is new?");
+  expect(added).toMatchObject({ status: 0, stderr: "" });
+  expect(await json<object[]>("task", "list")).toMatchObject([
+    { publish: "message.inbound", data: { prompt: "what is new?" } },
+  ]);
+  await home.cli("task", "run", "daily");
+  await waitUntil(async () => (await sessions())[0]?.state === "done", "it has asked");
+  const { output, prompt, source } = await describeOf((await sessions())[0]!.id);
+  expect([output[0]!.text, prompt, source]).toEqual(["you asked what is new?", "what is new?", "task daily"]);
+  await waitUntil(
+    async () => (await json<{ state: string }[]>("task", "history", "daily"))[0]?.state === "done",
+    "its run is done",
+  );
+  for (const more of [[], ["--prompt", "x", "--publish", "a.b"], ["--prompt", "x", "--data", "1"]])
+    expect((await home.cli("task", "add", "t", "--cron", "@daily", ...more)).status).toBe(2);
+});
+
 test("a prompt that finds no room says so, and waits for nothing", async () => {
   ask("time.sleep(600)", {}, { queue: 1 });
   const [first, second] = [prompting("1"), (await running().catch(() => undefined), prompting("2"))];
