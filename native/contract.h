@@ -2,7 +2,7 @@
 #ifndef IPC_CONTRACT_H
 #define IPC_CONTRACT_H
 
-#define IPC_EDITION "0.1.0+d4400182" /* Of what is compiled, for the code that loads it. */
+#define IPC_EDITION "0.1.0+bf38c725" /* Of what is compiled, for the code that loads it. */
 #define IPC_STEP_NAMES "none", "cwd", "exec", "ids", "rlimit", "cgroup", "privileges", "landlock", "seccomp", "namespaces"
 
 /* What a worker asks the host for, and exit statuses by the codes of its answers; of any other one it is 1. */
@@ -60,6 +60,7 @@ enum {
 	IPC_SPEC_KILL = 28,
 	IPC_SPEC_UMASK = 29,
 	IPC_SPEC_OWNER = 30,
+	IPC_SPEC_LINES = 31,
 	IPC_SPEC_INPUT = 43,
 	IPC_SPEC_END = 255,
 };
@@ -223,6 +224,12 @@ enum {
 	IPC_CHANNELS_MAX = 128,
 	IPC_AUDIT_BYTES_MAX = 16777216,
 	IPC_HOST_MESSAGE_BYTES_MAX = 1048576,
+	IPC_CORRELATION_CHARS_MAX = 128,
+	IPC_TOPIC_CHARS_MAX = 160,
+	IPC_STDIO_REQUESTS_MAX = 1024,
+	IPC_STDIO_BYTES_MAX = 8388608,
+	IPC_STDIO_CALLS_MAX = 64,
+	IPC_STDIO_ID_BYTES_MAX = 1024,
 };
 
 /* Limits of both sides of a call. */
