@@ -16,18 +16,19 @@ import ipcctl
 _running: dict[str, Any] = {}
 
 
-def _set_up(setup: dict[str, Any]) -> None:
+def _set_up(setup: dict[str, Any]) -> list[str]:
     """Told by the daemon. One that is set up stays as it is.
 
+    :returns: the names of its tools
     :raises RuntimeError: if the handler does not start
     """
-    if _running:
-        return
-    try:
-        handler: Any = importlib.import_module("handler")
-        _running.update(handler.start(setup["config"], setup["credentials"], setup["data"]))
-    except Exception as error:
-        raise RuntimeError(f"the handler did not start: {_said(error)}") from None
+    if not _running:
+        try:
+            handler: Any = importlib.import_module("handler")
+            _running.update(handler.start(setup["config"], setup["credentials"], setup["data"]))
+        except Exception as error:
+            raise RuntimeError(f"the handler did not start: {_said(error)}") from None
+    return list(_running["tools"])
 
 
 def _invoke(tool: str, args: str, request: dict[str, Any]) -> dict[str, Any]:

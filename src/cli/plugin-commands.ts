@@ -73,7 +73,7 @@ export async function callTool(
 export async function reloadPlugin(context: Context, text: string): Promise<number> {
   using connection = await context.connect();
   await connection.reloadPlugin(parsePluginName(text));
-  context.print(`${text}: starts anew at its next call`);
+  context.print(`${text}: reloaded`);
   return 0;
 }
 

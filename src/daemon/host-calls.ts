@@ -28,7 +28,7 @@ import { loadPolicy, type Policy } from "../sandbox/policy.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
 import type { KnownPlugins } from "./known-plugins.ts";
-import { Plugins } from "./plugins.ts";
+import { Plugins, type NewVersion } from "./plugins.ts";
 
 const ROUTER = workerName("host", "router");
 /** How long the router may take to start, and to answer. */
@@ -270,25 +270,31 @@ export class HostCalls implements Disposable {
     await router.call("leaveAllBut", [going.map((worker) => sessionOf(worker, worker.row.run))]);
   }
 
-  /** What may run of it is read anew. Its process ends when nothing is under way in it. */
-  async reload(name: string): Promise<void> {
-    const { registry } = this.#deps;
-    if (registry().find(ROUTER)?.isAttached !== true) return; // the next router reads it at its start
-    const router = await this.#reachRouter();
-    await router.call("hold", [name, DRAIN_MS], null, { timeout: DRAIN_MS + ROUTER_MS });
-    await this.#plugins.kill(name);
-    const specs = await this.#plugins.read();
-    const spec = specs.find((one) => one.name === name);
-    if (spec === undefined) await router.call("withdraw", [name]);
-    else await router.call("provide", [{ name, tools: spec.manifest.provides.tools }]);
-    await router.call("release", [name]);
+  /**
+   * What may run of it is read anew, or is this; and runs once nothing is under way in its process of before. New calls
+   * wait meanwhile.
+   * @throws IpcError if it does not run; then the version of before serves as it did
+   */
+  async exchange(name: string, accepted?: NewVersion): Promise<void> {
+    // A router that starts later reads it then.
+    const isRouted = this.#deps.registry().find(ROUTER)?.isAttached === true;
+    const router = isRouted ? await this.#reachRouter() : undefined;
+    await router?.call("hold", [name, DRAIN_MS], null, { timeout: DRAIN_MS + ROUTER_MS });
+    try {
+      await this.#plugins.exchange(name, accepted);
+    } finally {
+      const spec = this.#plugins.spec(name);
+      if (spec === undefined) await router?.call("withdraw", [name]);
+      else await router?.call("provide", [{ name, tools: spec.manifest.provides.tools }]);
+      await router?.call("release", [name]);
+    }
   }
 
   /** Whether it can do its work: it starts, and says nothing against that. */
   async verify(name: string): Promise<{ readonly ok: boolean; readonly message: string }> {
     if (IN_ROUTER.has(name)) return { ok: true, message: "it runs in the router" };
     try {
-      await this.#plugins.read();
+      await this.#plugins.readOnce();
       const client = await this.#open(await this.#plugins.start(name));
       try {
         const wrong = await client.call<string | null>("verify", [], null, { timeout: ROUTER_MS });

@@ -83,14 +83,31 @@ export class KnownPlugins {
     });
   }
 
-  /** @throws IpcError FAILED if the folder has another digest, or its config does not fit */
-  accept(text: string, digest: string, uid: number): Promise<void> {
+  /**
+   * @param exchange has it run in the place of the version of before, and commits in between; where it throws, that
+   *   version stays accepted
+   * @throws IpcError FAILED if the folder has another digest, or its config does not fit
+   */
+  accept(
+    text: string,
+    digest: string,
+    uid: number,
+    exchange: (next: Serving, commit: () => void) => Promise<void>,
+  ): Promise<void> {
     return this.#inTurn(async () => {
       const { name, folder, said } = this.#requireOwn(text, "it is accepted as it is");
       const { manifest, digest: found } = await readPluginFolder(name, folder);
       if (found !== digest) throw otherDigest(name, digest, found);
-      parseConfig(manifest, said?.config ?? {}, this.#placeOf(name));
-      await this.#acceptances.accept(name, folder, digest, uid);
+      const config = parseConfig(manifest, said?.config ?? {}, this.#placeOf(name));
+      const copy = await this.#acceptances.copy(name, folder, digest);
+      const commit = (): void => this.#acceptances.accept(name, digest, uid);
+      if (said?.enabled === false) return commit();
+      try {
+        await exchange({ manifest, folder: copy, digest, config }, commit);
+      } catch (error) {
+        this.#acceptances.discard(name, digest);
+        throw error;
+      }
     });
   }
 

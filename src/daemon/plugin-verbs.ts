@@ -35,30 +35,29 @@ export const PLUGIN_HANDLERS: {
   },
   PluginAccept: async ({ name, digest }, deps, caller) => {
     await recorded(deps, caller, { plugin: name, action: "accept", digest }, () =>
-      deps.plugins.accept(name, digest, caller.uid),
+      deps.plugins.accept(name, digest, caller.uid, (next, commit) => deps.hostCalls.exchange(name, { next, commit })),
     );
-    await deps.hostCalls.reload(name);
     return { Success: { message: `Accepted plugin ${name}`, digest } };
   },
   PluginSwitch: async ({ name, enabled }, deps, caller) => {
     const action = enabled ? "enable" : "disable";
     await recorded(deps, caller, { plugin: name, action }, () => deps.plugins.switch(name, enabled));
-    await deps.hostCalls.reload(name);
+    await deps.hostCalls.exchange(name);
     return success(`Plugin ${name} is ${enabled ? "on" : "off"}`);
   },
   PluginRemove: async ({ name, data: isWithData }, deps, caller) => {
     const left = await recorded(deps, caller, { plugin: name, action: "remove" }, () =>
       deps.plugins.remove(name, isWithData),
     );
-    await deps.hostCalls.reload(name);
+    await deps.hostCalls.exchange(name);
     return { Success: { message: `Removed plugin ${name}`, left: left ?? null } };
   },
   PluginCall: async ({ tool, arguments: args, group }, { hostCalls }, { uid }) =>
     data(await hostCalls.ask(uid, tool, args, group ?? undefined)),
   PluginReload: async ({ name }, { hostCalls, plugins }) => {
     await plugins.get(name);
-    await hostCalls.reload(name);
-    return success(`Plugin ${name} starts anew at its next call`);
+    await hostCalls.exchange(name);
+    return success(`Reloaded plugin ${name}`);
   },
   PluginVerify: async ({ names }, { hostCalls, plugins }) => {
     const { plugins: all } = await plugins.all();

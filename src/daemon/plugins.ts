@@ -28,6 +28,9 @@ const ENDED: ReadonlySet<unknown> = new Set(["NOT_RUNNING", "CONNECTION_LOST"]);
 /** A plugin that runs in a process of its own. */
 export type PluginSpec = Serving & { readonly name: string };
 
+/** One that a person has just accepted: it is committed once it runs. */
+export type NewVersion = { readonly next: Serving; readonly commit: () => void };
+
 type Needs = {
   readonly hosts: readonly string[];
   readonly credentials: readonly string[];
@@ -78,7 +81,7 @@ export type PluginDeps = {
 
 export class Plugins {
   readonly #deps: PluginDeps;
-  #specs = new Map<string, PluginSpec>();
+  #specs: ReadonlyMap<string, PluginSpec> | undefined;
 
   constructor(deps: PluginDeps) {
     this.#deps = deps;
@@ -94,9 +97,60 @@ export class Plugins {
     return specs;
   }
 
+  async readOnce(): Promise<void> {
+    if (this.#specs === undefined) await this.read();
+  }
+
+  /** What may run of it. */
+  spec(name: string): PluginSpec | undefined {
+    return this.#specs?.get(name);
+  }
+
+  /**
+   * Ends its process, and starts what may run of it now, if something did before. What never ran is started at its
+   * first call.
+   * @param accepted what is to run; otherwise that is read anew
+   * @throws IpcError if it does not start; then what could run before may run again
+   */
+  async exchange(name: string, accepted?: NewVersion): Promise<void> {
+    await this.readOnce();
+    const before = this.spec(name);
+    try {
+      if (accepted !== undefined) this.#put(name, { ...accepted.next, name });
+      else await this.#readAnew(name);
+      await this.kill(name);
+      if (before !== undefined && this.spec(name) !== undefined) await this.start(name);
+      accepted?.commit();
+    } catch (error) {
+      this.#put(name, before);
+      if (before === undefined) throw error;
+      await this.kill(name);
+      const { message, hint } = IpcError.from(error, "starting it");
+      throw new IpcError("FAILED", `plugin ${name} does not start, and its version of before goes on: ${message}`, {
+        hint: hint ?? "mend it, and try again",
+        cause: error,
+      });
+    }
+  }
+
+  /** @throws IpcError if there is something that should run and cannot be used */
+  async #readAnew(name: string): Promise<void> {
+    const { plugins } = await (await this.#deps.plugins()).all();
+    const found = plugins.find((one) => one.name === name);
+    if (found?.state === "failed") throw new IpcError("FAILED", found.troubles[0] ?? "it cannot be used");
+    await this.read();
+  }
+
+  #put(name: string, spec: PluginSpec | undefined): void {
+    const specs = new Map(this.#specs);
+    if (spec === undefined) specs.delete(name);
+    else specs.set(name, spec);
+    this.#specs = specs;
+  }
+
   /** A process that is set up. @throws IpcError */
   async start(name: string): Promise<Worker> {
-    const spec = this.#specs.get(name);
+    const spec = this.spec(name);
     if (spec === undefined) throw new IpcError("NOT_FOUND", `there is no plugin ${name}`);
     const { registry, credentials } = this.#deps;
     const needs = needsOf(spec);
@@ -110,12 +164,15 @@ export class Plugins {
     mkdirSync(data, { recursive: true, mode: 0o700 });
     const isGuarded = needs.hosts.length > 0;
     const setup: PluginSetup = { config: spec.config, credentials: values, secrets, data, isGuarded };
+    const definition = this.#definition(spec, needs, id, data);
+    // Of a version that no daemon has come to accept, since it was killed.
+    if (registry().find(id)?.config.args?.[0] !== definition.args?.[0]) await this.kill(name);
     for (let isSecond = false; ; isSecond = true) {
       // One that runs goes on with what another router has asked it.
-      await registry().start(this.#definition(spec, needs, id, data));
+      await registry().start(definition);
       const worker = registry().get(id);
       try {
-        await this.#setUp(worker, setup);
+        requireTools(spec, await this.#setUp(worker, setup));
         return worker;
       } catch (error) {
         const hasJustEnded = ENDED.has((error as { code?: unknown }).code);
@@ -125,10 +182,11 @@ export class Plugins {
     }
   }
 
-  async #setUp(worker: Worker, setup: PluginSetup): Promise<void> {
+  /** @returns what the handler says that it has, which may be anything */
+  async #setUp(worker: Worker, setup: PluginSetup): Promise<unknown> {
     const client = await this.#deps.open(worker);
     try {
-      await client.call("setUp", [setup], null, { timeout: START_MS });
+      return await client.call("setUp", [setup], null, { timeout: START_MS });
     } finally {
       client[Symbol.dispose]();
     }
@@ -164,6 +222,19 @@ export class Plugins {
     };
     return parseAppConfig(JSON.stringify(definition), "/");
   }
+}
+
+/** @throws IpcError FAILED unless the handler has the tools of its manifest, and no others */
+function requireTools({ name, manifest }: PluginSpec, found: unknown): void {
+  const said = (Array.isArray(found) ? (found as unknown[]) : []).map(String).toSorted().join(", ");
+  const wanted = manifest.provides.tools
+    .map((tool) => tool.name)
+    .toSorted()
+    .join(", ");
+  if (said === wanted) return;
+  throw new IpcError("FAILED", `the handler of ${name} has the tools ${said || "none"}, and its manifest ${wanted}`, {
+    hint: "correct the one or the other",
+  });
 }
 
 function networkOf({ hosts, isPrivate }: Needs): object {

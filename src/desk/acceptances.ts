@@ -54,12 +54,12 @@ export class Acceptances {
   }
 
   /**
+   * The copy that is accepted by {@link accept}, or thrown away by {@link discard}.
    * @param digest what a person has seen; that of the copy decides
    * @throws IpcError FAILED if the folder has another one: then the version of before stays accepted
    */
-  async accept(name: string, from: string, digest: string, uid: number): Promise<void> {
+  async copy(name: string, from: string, digest: string): Promise<string> {
     this.#requireFolder();
-    const before = this.#entryOf(name)?.digest;
     const copy = this.#copyOf(name, digest);
     const fresh = copy + UNFINISHED;
     rmSync(fresh, { recursive: true, force: true });
@@ -72,12 +72,23 @@ export class Acceptances {
     } finally {
       rmSync(fresh, { recursive: true, force: true });
     }
+    return copy;
+  }
+
+  /** From here on it is the version that may run. */
+  accept(name: string, digest: string, uid: number): void {
+    const before = this.#entryOf(name)?.digest;
     const entry: Entry = { version: 1, digest, accepted_at_ms: Date.now(), uid };
     writePrivate(this.#recordOf(name), Buffer.from(`${JSON.stringify(entry)}\n`));
     // A process of the version before may still load files of it.
     for (const other of readdirSync(join(this.#folder, name)))
       if (other !== digest && other !== before)
         rmSync(join(this.#folder, name, other), { recursive: true, force: true });
+  }
+
+  /** It was not accepted after all. */
+  discard(name: string, digest: string): void {
+    if (this.#entryOf(name)?.digest !== digest) rmSync(this.#copyOf(name, digest), { recursive: true, force: true });
   }
 
   remove(name: string): void {

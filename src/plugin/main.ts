@@ -25,11 +25,12 @@ let redactor = new Redactor();
 
 void serve({
   /** Told by the daemon: the only way in which a credential comes here. One that is set up stays as it is. */
-  setUp: async (setup: PluginSetup): Promise<void> => {
+  setUp: async (setup: PluginSetup): Promise<string[]> => {
     starting ??= setUp(setup).finally(() => {
       if (running === undefined) starting = undefined; // it may be tried again
     });
     await starting; // another router may have come meanwhile, and asks the same
+    return Object.keys(running!.tools);
   },
   invoke: async (tool: string, args: string, request: PluginRequest): Promise<PluginAnswer> => {
     const { signal } = callContext();

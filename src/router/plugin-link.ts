@@ -58,6 +58,8 @@ export class PluginLink implements Plugin {
   #starting: Promise<CallClient> | undefined;
   /** New calls wait for it, while its process is exchanged. */
   #gate: PromiseWithResolvers<void> | undefined;
+  /** Another version of it is offered, or none. What waits for this one is told. */
+  #isWithdrawn = false;
   #running = 0;
   #idle: PromiseWithResolvers<void> | undefined;
   /** Of the start that is under way. */
@@ -94,8 +96,8 @@ export class PluginLink implements Plugin {
     this.#gate = undefined;
   }
 
-  /** It was withdrawn: who waits for its start is told. */
   close(): void {
+    this.#isWithdrawn = true;
     this.release();
     this.#relayed?.reject(new Error("it was withdrawn"));
   }
@@ -156,6 +158,7 @@ export class PluginLink implements Plugin {
   }
 
   #reach(): CallClient | Promise<CallClient> {
+    if (this.#isWithdrawn) throw new Error("another version of it has come, or it was switched off");
     if (this.#client?.isOpen === true) return this.#client;
     this.#starting ??= this.#start().finally(() => (this.#starting = undefined));
     return this.#starting;

@@ -119,7 +119,12 @@ export class Router {
     this.#desk.resolve(desk); // for those that wait
     this.#desk = Promise.withResolvers();
     this.#desk.resolve(desk);
-    signal.addEventListener("abort", () => (this.#desk = Promise.withResolvers()), { once: true });
+    const leave = (): void => {
+      this.#desk = Promise.withResolvers();
+      // Nobody else would: it has ended between the two.
+      for (const name of this.#plugins.keys()) this.release(name);
+    };
+    signal.addEventListener("abort", leave, { once: true });
   }
 
   /**

@@ -408,7 +408,7 @@ test.skipIf(isSkipped).each(VICTIMS)("kill -9 of the %s while a call is at each 
 test.skipIf(isSkipped).each(VICTIMS)("kill -9 of the %s while the plugin is being started", async (victim) => {
   for (const file of ["open", "at start"]) rmSync(trial(file), { force: true });
   writeFileSync(trial("hold"), "");
-  await ipc.reloadPlugin("trial");
+  expect((await home.cli("stop", "plugin-trial")).status).toBe(0);
   const stage = "starting";
   const cells = KINDS.map((kind): Cell => ({ id: `${victim} ${stage} ${kind}`, stage, kind, by: "asker" }));
   for (const { id, by, kind } of cells) await inWorker(by, "begin", kind, id, "");

@@ -327,18 +327,20 @@ test("what was accepted is a copy, which serves as long as it is what it was", a
   const folder = folderOf("web", {}, { "lib/a.ts": "1" });
   const { digest } = await hashFolder(folder);
   expect(await acceptances.open("web")).toBeUndefined();
-  expect((await errorOf(() => acceptances.accept("web", folder, "0".repeat(64), 0))).message).toContain(
+  expect((await errorOf(() => acceptances.copy("web", folder, "0".repeat(64)))).message).toContain(
     `its digest is ${digest}`,
   );
   expect(await acceptances.open("web")).toBeUndefined();
-  await acceptances.accept("web", folder, digest, 0);
+  await acceptances.copy("web", folder, digest);
+  expect(await acceptances.open("web")).toBeUndefined();
+  acceptances.accept("web", digest, 0);
   const accepted = (await acceptances.open("web"))!;
   expect(accepted).toMatchObject({ digest, folder: join(dir, "state/plugins/web", digest) });
   expect(statSync(join(dir, "state/plugins")).mode & 0o777).toBe(0o700);
   expect(readdirSync(join(dir, "state/plugins/web"))).toEqual([digest]); // nothing half is left
   writeFileSync(join(folder, "lib/a.ts"), "2");
   expect(readFileSync(join(accepted.folder, "lib/a.ts"), "utf8")).toBe("1");
-  expect((await errorOf(() => acceptances.accept("web", folder, digest, 0))).code).toBe("FAILED");
+  expect((await errorOf(() => acceptances.copy("web", folder, digest))).code).toBe("FAILED");
   expect((await acceptances.open("web"))!.digest).toBe(digest);
   writeFileSync(join(accepted.folder, "lib/a.ts"), "3");
   expect((await errorOf(() => acceptances.open("web"))).message).toContain("the accepted copy of web cannot be used");
@@ -357,9 +359,16 @@ test("the version before the accepted one is kept for processes that still run i
   for (const version of ["1.0.0", "1.0.1", "1.0.2"]) {
     const folder = folderOf("web", { version });
     digests.push((await hashFolder(folder)).digest);
-    await acceptances.accept("web", folder, digests.at(-1)!, 0);
+    await acceptances.copy("web", folder, digests.at(-1)!);
+    acceptances.accept("web", digests.at(-1)!, 0);
   }
-  expect(readdirSync(join(dir, "state/plugins/web")).toSorted()).toEqual(digests.slice(1).toSorted());
+  const copies = (): string[] => readdirSync(join(dir, "state/plugins/web")).toSorted();
+  expect(copies()).toEqual(digests.slice(1).toSorted());
+  const folder = folderOf("web", { version: "1.0.3" });
+  const { digest } = await hashFolder(folder);
+  await acceptances.copy("web", folder, digest);
+  for (const one of [digest, digests.at(-1)!]) acceptances.discard("web", one); // but not the accepted one
+  expect(copies()).toEqual(digests.slice(1).toSorted());
 });
 
 const hostJson = (value: unknown): string => {

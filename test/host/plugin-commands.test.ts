@@ -232,15 +232,17 @@ test("a plugin runs only as a person has accepted it, and a change needs a new y
     `greeter: ${folder} is not what was accepted, which still serves: ipcctl plugin accept greeter\n`,
   );
   const second = (await listed()).greeter!.digest!;
-  const { stdout } = await plugin("accept", "greeter", "--digest", second.slice(0, 12));
+  const { stdout, ...refused } = await plugin("accept", "greeter", "--digest", second.slice(0, 12));
+  expect(refused).toEqual({ status: 1, stderr: expect.stringContaining("ipcctl auth add token --plugin greeter") });
   expect(stdout).toContain(
     "+ host api.example.org:443: may be reached\n+ credential token: is told to it\n~ version: 0.1.0 → 0.2.0\n",
   );
   expect(stdout).not.toContain("~ code");
-  expect((await listed()).greeter).toMatchObject({ version: "0.2.0", credential: "missing", accepted: second });
+  expect((await listed()).greeter).toMatchObject({ version: "0.1.0", accepted: first }); // it could not start
   using connection = await home.connect();
   await connection.addCredential("token", "a-secret-value", { plugin: "greeter" });
-  expect((await listed()).greeter!.credential).toBe("set");
+  expect((await plugin("accept", "greeter", "--digest", second)).status).toBe(0);
+  expect((await listed()).greeter).toMatchObject({ version: "0.2.0", credential: "set", accepted: second });
   writeFileSync(join(home.paths.stateDir, "credentials/greeter+token.sealed"), "damaged");
   expect((await listed()).greeter!.credential).toBe("invalid");
 });

@@ -17,6 +17,12 @@ def ask(tool, arguments, deadline=30.0):
     except host.HostError as error:
         return vars(error)
 @ipcctl.expose
+async def beside(tool):
+    try:
+        return {"result": await host.acall(tool)}
+    except host.HostError as error:
+        return vars(error)
+@ipcctl.expose
 def twice(tool):
     # The very same request, once more after its answer.
     from ipcctl._host import Request
@@ -93,10 +99,13 @@ export default plugin;
 type Outcome = { readonly result?: unknown; readonly code?: string; readonly message?: string };
 let home: Home;
 let ipc: Ipcctl;
-const ask = async (name: string): Promise<Outcome> => {
+const ask = (name: string): Promise<Outcome> => inAsker("ask", name, {});
+/** While others go on. */
+const askBeside = (name: string): Promise<Outcome> => inAsker("beside", name);
+const inAsker = async (what: string, ...args: unknown[]): Promise<Outcome> => {
   const worker = await ipc.worker("asker");
   try {
-    return await worker.call<Outcome>("ask", name, {});
+    return await worker.call<Outcome>(what, ...args);
   } finally {
     worker[Symbol.dispose]();
   }
@@ -122,7 +131,7 @@ beforeAll(async () => {
     join(configFolder, "host.json"),
     JSON.stringify({ plugins: { trial: { folder, config: { greeting: "hello" } } } }),
   );
-  ipc = new Ipcctl(await home.connect());
+  ipc = new Ipcctl(await home.connect(), () => home.connect());
   const { digest } = (await ipc.plugin("trial")).plugin;
   await ipc.acceptPlugin("trial", digest!);
   await home.start("asker", join(project, "asker.py"), { cwd: project, policy: "analysis", tools: ["trial.*"] });
@@ -258,6 +267,101 @@ test("a version that is accepted serves from the next call on, and one that is s
   expect(await ask("trial.whoami")).toMatchObject({ code: "UNKNOWN_TOOL" });
 });
 
+test("a version that does not start, or has other tools than its manifest, leaves the one of before to serve", async () => {
+  const [folder, config] = [join(home.dir, "trial"), join(home.paths.config, "../host.json")];
+  await ipc.switchPlugin("trial", true);
+  expect(await ask("trial.whoami")).toEqual({ result: { worker: "new" } });
+  const accepted = (await ipc.plugin("trial")).plugin.accepted!;
+  const good = readFileSync(join(folder, "handler.ts"), "utf8");
+  const broken = [
+    ['throw new Error("no " + process.argv[0]);', "does not start"],
+    [good.replace("garbage:", "rubbish:"), "the handler of trial has the tools"],
+    ["export default 1;", "exports no function"],
+  ] as const;
+  for (const [handler, why] of broken) {
+    writeFileSync(join(folder, "handler.ts"), handler);
+    const { digest } = (await ipc.plugin("trial")).plugin;
+    const begun = ask("trial.whoami"); // it may be asked while the versions are exchanged
+    const refused = await home.cli("plugin", "accept", "trial", "--digest", digest!);
+    expect([refused.status, refused.stderr]).toEqual([1, expect.stringContaining("its version of before goes on")]);
+    expect(refused.stderr).toContain(why);
+    expect((await ipc.plugin("trial")).plugin.accepted).toBe(accepted);
+    for (const answer of [await begun, await ask("trial.whoami")])
+      expect(answer).toEqual({ result: { worker: "new" } });
+  }
+  expect(readdirSync(join(home.paths.stateDir, "plugins/trial"))).not.toContain(
+    (await ipc.plugin("trial")).plugin.digest!,
+  );
+  writeFileSync(join(folder, "handler.ts"), good);
+
+  // What is read anew may be its configuration.
+  const before = readFileSync(config, "utf8");
+  const handler = good.replace("return {", 'if (config.greeting === "no") throw new Error("not so"); return {');
+  writeFileSync(join(folder, "handler.ts"), handler);
+  await ipc.acceptPlugin("trial", (await ipc.plugin("trial")).plugin.digest!);
+  const say = (greeting: unknown): void =>
+    writeFileSync(config, JSON.stringify({ plugins: { trial: { folder, config: { greeting } } } }));
+  for (const [greeting, why] of [
+    ["no", "not so"],
+    [1, "config"],
+  ] as const) {
+    say(greeting);
+    const refused = await home.cli("plugin", "reload", "trial");
+    expect([refused.status, refused.stderr]).toEqual([1, expect.stringContaining(why)]);
+    expect(await ask("trial.whoami")).toEqual({ result: { worker: "new" } });
+    expect(await ask("trial.leak")).toHaveProperty("result.greeting", "hello");
+  }
+  writeFileSync(config, before);
+  expect((await home.cli("plugin", "reload", "trial")).status).toBe(0);
+});
+
+test("calls that wait while versions are exchanged end, whatever comes of that", async () => {
+  const [folder, open] = [join(home.dir, "trial"), join(home.paths.dataDir, "trial/open")];
+  rmSync(open, { force: true });
+  const waiting = async (): Promise<Promise<Outcome>[]> => {
+    const before = effects("gate");
+    const begun = askBeside("trial.gate");
+    await waitUntil(() => effects("gate") > before, "the plugin works");
+    return [begun];
+  };
+  const tools = [...MANIFEST.provides.tools, tool("added")];
+  writeFileSync(join(folder, "manifest.json"), JSON.stringify({ ...MANIFEST, provides: { tools } }));
+  const handler = readFileSync(join(folder, "handler.ts"), "utf8");
+  writeFileSync(join(folder, "handler.ts"), handler.replace("garbage:", "added: () => 1, garbage:"));
+  const { digest } = (await ipc.plugin("trial")).plugin;
+
+  // The daemon is killed while the router holds the calls for it.
+  const [working] = await waiting();
+  const accepting = home.cli("plugin", "accept", "trial", "--digest", digest!);
+  const held = { result: { worker: "new" } };
+  const during = async (): Promise<Promise<Outcome>[]> => {
+    // Answered at once as long as nothing is held.
+    let answer = askBeside("trial.whoami");
+    const isHeld = async (): Promise<boolean> =>
+      (await Promise.race([answer, new Promise((done) => setTimeout(done, 200, "held"))])) === "held";
+    await waitUntil(async () => (await isHeld()) || ((answer = askBeside("trial.whoami")), false), "a call waits");
+    return [answer]; // a promise alone would be awaited
+  };
+  const [first] = await during();
+  await home.killDaemon();
+  expect(await first).toEqual(held);
+  writeFileSync(open, "");
+  expect(await working).toEqual({ result: { done: true } });
+  expect((await accepting).status).not.toBe(0);
+
+  // And now it comes to its end, and the call that waited is told that its tool is another one.
+  expect((await home.cli("status")).status).toBe(0);
+  rmSync(open, { force: true });
+  const [begun] = await waiting();
+  const again = home.cli("plugin", "accept", "trial", "--digest", digest!);
+  const [second] = await during();
+  writeFileSync(open, "");
+  expect(await begun).toEqual({ result: { done: true } });
+  expect((await again).status).toBe(0);
+  expect(await second).toMatchObject({ code: "PLUGIN_UNAVAILABLE", retriable: true });
+  expect(await ask("trial.whoami")).toEqual(held);
+});
+
 test("a handler in Python answers as well, refuses and fails, but holds no credential", async () => {
   const folder = join(home.paths.config, "../plugins/snake");
   mkdirSync(folder, { recursive: true });
@@ -287,8 +391,5 @@ def start(config, credentials, data):
   expect(await ipc.callTool("snake.refuse")).toMatchObject({ error: { code: "NO_MONEY", retriable: true } });
   expect(await ipc.callTool("snake.crash")).toMatchObject({ error: { code: "PLUGIN_ERROR" } });
   write({ credentials: ["token"] });
-  await accept();
-  const refused = await ipc.callTool("snake.double", { value: 1 });
-  expect(refused).toMatchObject({ error: { code: "PLUGIN_UNAVAILABLE" } });
-  expect(JSON.stringify(refused)).toContain("cannot hold credentials");
+  expect(await accept().catch((error: Error) => error.message)).toContain("cannot hold credentials");
 });
