@@ -1,6 +1,6 @@
 /** What a worker can call, and which of it a session may. */
-import { z } from "zod";
 import { parseRate, type Rate } from "./buckets.ts";
+import { compileSchema } from "./schemas.ts";
 import type { JsonObject } from "./wire.ts";
 
 /** As a manifest declares it. */
@@ -26,7 +26,7 @@ export type Checked =
 
 /** Compiles its schema, once. @throws if it is not JSON Schema */
 export function hostTool(plugin: string, manifest: ToolManifest): HostTool {
-  const schema = z.fromJSONSchema(manifest.arguments_schema);
+  const schema = compileSchema(manifest.arguments_schema);
   const check = (args: JsonObject): Checked => {
     const { success, data, error } = schema.safeParse(args);
     if (success) return { args: data as JsonObject }; // an object goes in, and an object is what a schema of it gives

@@ -8,6 +8,7 @@ import { limit } from "../base/limits.ts";
 import { findDuplicateKey } from "../protocol/json-keys.ts";
 import { splitHost } from "../sandbox/hosts.ts";
 import { CORE, hostTool } from "./host-tools.ts";
+import { compileSchema } from "./schemas.ts";
 import { depthOf, type JsonObject } from "./wire.ts";
 
 /** Lower case, so that no file system takes two names for one; no dot, which separates plugin and tool. */
@@ -131,7 +132,7 @@ export function parseManifest(plugin: string, text: string, where: string): Mani
   if (manifest.config_schema === undefined) return manifest;
   requireClosed(manifest.config_schema, "config_schema", bad);
   try {
-    z.fromJSONSchema(manifest.config_schema);
+    compileSchema(manifest.config_schema);
   } catch (error) {
     throw bad("config_schema", `is not JSON Schema that can be used: ${(error as Error).message}`);
   }
@@ -141,7 +142,7 @@ export function parseManifest(plugin: string, text: string, where: string): Mani
 /** The config as the manifest's schema completes it. @throws IpcError BAD_CONFIG that begins with the place */
 export function parseConfig({ config_schema }: Manifest, config: JsonObject, place: string): JsonObject {
   const known = config_schema ?? { type: "object", additionalProperties: false };
-  const { success, data, error } = z.fromJSONSchema(known).safeParse(config);
+  const { success, data, error } = compileSchema(known).safeParse(config);
   if (success) return data as JsonObject; // the schema is one of an object
   throw new IpcError("BAD_CONFIG", `${place}${explain(error.issues[0]!, config)}`, {
     hint:

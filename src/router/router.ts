@@ -21,8 +21,9 @@ import { Asking } from "./asking.ts";
 import type { Journal } from "./journal.ts";
 import { PluginLink, requireProvided, type Desk, type Plugin } from "./plugin-link.ts";
 
-/** So many requests of one worker are taken before the others have their turn. */
+/** So many requests of one worker, or bytes of them, are taken before the others have their turn. */
 const TURN_REQUESTS = 64;
+const TURN_BYTES = limit("hostMessageBytes");
 /** How long a call waits for a daemon, where none is there. */
 const DESK_MS = 10_000;
 /** What a killed router may have counted and not written down. */
@@ -252,15 +253,18 @@ export class Router {
   async #serve({ channel, pipe }: Open): Promise<void> {
     const answers = new Answers(pipe);
     try {
-      for (let count = 1; ; count++) {
+      for (let used = 0; ;) {
         const request = pipe.tryReceive() ?? (await pipe.receive());
         if (request === undefined) return;
+        used += 1 / TURN_REQUESTS + request.length / TURN_BYTES;
         const answer = channel.take(request);
         if (typeof answer === "string") answers.send(answer);
         else void answer.then((text) => answers.send(text));
         // A worker that does not read its answers is not asked for more: that slows nobody but itself.
         if (answers.isBehind) await answers.sent();
-        if (count % TURN_REQUESTS === 0) await turn();
+        if (used < 1) continue;
+        used = 0;
+        await turn();
       }
     } catch (error) {
       if (!(error instanceof BrokenChannel)) throw error;
