@@ -2,6 +2,7 @@
  * The process of one plugin, which the daemon starts as a worker of its own: `plugin FOLDER`. It holds the plugin's
  * credentials, and takes them out of all that the handler says before anything leaves it.
  */
+import { Console } from "node:console";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { callContext } from "../calls/server.ts";
@@ -23,6 +24,7 @@ let running: plugin.Running | undefined;
 let starting: Promise<void> | undefined;
 let redactor = new Redactor();
 
+redactOutput();
 void serve({
   /** Told by the daemon: the only way in which a credential comes here. One that is set up stays as it is. */
   setUp: async (setup: PluginSetup): Promise<string[]> => {
@@ -82,6 +84,27 @@ async function setUp({ config, credentials, secrets, data, isGuarded }: PluginSe
   } catch (error) {
     throw new IpcError("FAILED", `the handler did not start (${names.length} credentials): ${said(error)}`);
   }
+}
+
+/** What a handler prints comes into a log, and its last words too. */
+function redactOutput(): void {
+  for (const stream of [process.stdout, process.stderr]) {
+    const write = stream.write.bind(stream) as (text: string, done?: () => void) => boolean;
+    stream.write = (chunk: string | Uint8Array, ...more: unknown[]): boolean => {
+      const text = typeof chunk === "string" ? chunk : Buffer.from(chunk).toString();
+      return write(
+        redactor.text(text).value,
+        more.find((one) => typeof one === "function") as (() => void) | undefined,
+      );
+    };
+  }
+  Object.assign(console, new Console(process.stdout, process.stderr));
+  const end = (error: unknown): never => {
+    console.error(error);
+    process.exit(1);
+  };
+  process.on("uncaughtException", end);
+  process.on("unhandledRejection", end);
 }
 
 type Handler = { readonly default: plugin.Plugin };
