@@ -168,6 +168,7 @@ function specOf(started: Started): Buffer {
     name: "bench",
     audit: new AuditSpool(home.dir, "run"),
     environments: home.paths.environmentsDir,
+    config: home.paths.config,
     hasPlane: false,
   };
   const { launch, plan, ids, confinement, zygote } = prepareSettled(wanted, settle(wanted));

@@ -26,6 +26,11 @@ export type Paths = {
   readonly config: string;
 };
 
+/** @param config the daemon's `config.json`, which may not exist */
+export function hostConfigPath(config: string): string {
+  return join(dirname(config), "host.json");
+}
+
 /** Where the host's credentials lie: workers whose policy hides files never see it. */
 export function credentialsFolderOf(stateDir: string): string {
   return join(stateDir, "credentials");

@@ -6,6 +6,7 @@ import { existsSync } from "node:fs";
 import { basename, extname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
 import { PARTS, ROOT } from "../base/install.ts";
+import { hostConfigPath } from "../base/paths.ts";
 import { findWorkerId } from "../base/names.ts";
 import { thisMachine } from "../sandbox/kernel.ts";
 import { compilePlan, type Plan } from "../sandbox/plan.ts";
@@ -147,12 +148,13 @@ async function planOf(context: Context, chosen: string, script: string | undefin
   const policy = await withExceptions(context, flags, chosen);
   const cwd = flags.cwd === undefined ? context.cwd : context.resolve(flags.cwd);
   const { locate, settle, requireUnwritten } = await import("../launch/settle.ts");
-  const { stateDir } = context.paths;
+  const { stateDir, config } = context.paths;
   const words = flags.command === undefined ? [] : splitWords(flags.command);
   if (script === undefined && words.length === 0) {
     const loaded = loadPolicy(policy, { ...variables(context), project: cwd });
     const plan = compilePlan(loaded, thisMachine(), { scratch: "SCRATCH", program: [], cwd });
-    for (const path of [stateDir, ROOT, PARTS, policy]) if (path.startsWith("/")) requireUnwritten(path, loaded);
+    for (const path of [stateDir, config, hostConfigPath(config), ROOT, PARTS, policy])
+      if (path.startsWith("/")) requireUnwritten(path, loaded);
     return plan;
   }
   const program = script ?? words[0]!;
@@ -173,7 +175,7 @@ async function preparationOf(
   const { AuditSpool } = await import("../audit/spool.ts");
   const { ownUserOf } = await import("../launch/users.ts");
   const { findSnapshot } = await import("../launch/snapshot.ts");
-  const { stateDir, workersDir, environmentsDir } = context.paths;
+  const { stateDir, workersDir, environmentsDir, config } = context.paths;
   const words = flags.command === undefined ? [] : splitWords(flags.command);
   if (script !== undefined && words.length > 0)
     throw new IpcError("USAGE", "policy: give one of a script and --command");
@@ -198,7 +200,7 @@ async function preparationOf(
     ownUser: ownUserOf(name),
     name,
     audit: new AuditSpool(stateDir, "run"),
-    environments: environmentsDir,
+    ...{ environments: environmentsDir, config },
     hasPlane: true,
   };
 }

@@ -9,7 +9,7 @@ import { NOTICE } from "../base/daemon-lock.ts";
 import { IpcError } from "../base/errors.ts";
 import { requireShim, SHIM_BINARY } from "../base/install.ts";
 import { restoreChildSignal, setProcessName } from "../base/libc.ts";
-import { credentialsFolderOf, resolvePaths, type Paths } from "../base/paths.ts";
+import { credentialsFolderOf, hostConfigPath, resolvePaths, type Paths } from "../base/paths.ts";
 import { VERSION } from "../base/version.ts";
 import { EventStream } from "../events/stream.ts";
 import { Subscriptions } from "../events/subscriptions.ts";
@@ -141,6 +141,7 @@ export async function serve(options: DaemonOptions): Promise<void> {
         shimBinary: SHIM_BINARY,
         workersDir: paths.workersDir,
         environmentsDir: paths.environmentsDir,
+        config: paths.config,
         daemonEnv: cleanWorkerEnv(process.env),
         daemonUmask,
         credential: async (name, worker) => {
@@ -362,9 +363,8 @@ type EventParts = Pick<HostEventsDeps, "credentials" | "onAuditKept" | "onTroubl
 };
 
 async function openHostEvents({ paths, parts, registry, store, secrets, ...more }: EventParts): Promise<HostEvents> {
-  const [{ HostEvents }, { hostConfigPath }, { publishedEvent }] = await Promise.all([
+  const [{ HostEvents }, { publishedEvent }] = await Promise.all([
     import("./host-events.ts"),
-    import("../host/host-config.ts"),
     import("../events/published.ts"),
   ]);
   return parts.use(

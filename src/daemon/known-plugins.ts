@@ -5,9 +5,9 @@
 import { lstatSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { IpcError } from "../base/errors.ts";
-import type { Paths } from "../base/paths.ts";
+import { hostConfigPath, type Paths } from "../base/paths.ts";
 import { Acceptances, otherDigest } from "../desk/acceptances.ts";
-import { changePlugin, hostConfigPath, readHostConfig } from "../host/host-config.ts";
+import { changePlugin, readHostConfig } from "../host/host-config.ts";
 import { parseConfig, parsePluginName, type Manifest } from "../host/manifest.ts";
 import { changesOf, type Change } from "../host/plugin-changes.ts";
 import { readPluginFolder, type PluginFolder } from "../host/plugin-folder.ts";

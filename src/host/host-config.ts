@@ -3,7 +3,7 @@
  * which sessions. The only reader of this file.
  */
 import { existsSync, realpathSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { dirname, resolve } from "node:path";
 import { z } from "zod";
 import { readText } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
@@ -122,11 +122,6 @@ export type Rule = Omit<Written["rules"][number], "start"> & {
 
 /** Paths are absolute, times in milliseconds, and each rule has a group. */
 export type HostConfig = Readonly<Omit<Written, "rules">> & { readonly rules: readonly Rule[] };
-
-/** @param config the daemon's `config.json`, which may not exist */
-export function hostConfigPath(config: string): string {
-  return join(dirname(config), "host.json");
-}
 
 /** JSON Schema of `host.json`, for editors. */
 export function hostConfigJsonSchema(): object {

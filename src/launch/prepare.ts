@@ -104,7 +104,7 @@ export type PreparedSingle = Disposable & {
  * @throws IpcError as prepare does; FAILED if there is no place for its folder or for the audit log
  */
 export async function prepareSingle(
-  { stateDir, environmentsDir: environments }: Pick<Paths, "stateDir" | "environmentsDir">,
+  { stateDir, environmentsDir: environments, config }: Pick<Paths, "stateDir" | "environmentsDir" | "config">,
   { by, identity, own, ...single }: Single,
 ): Promise<PreparedSingle> {
   makeStateFolder(stateDir, by);
@@ -117,7 +117,7 @@ export async function prepareSingle(
       ownUser: ownUserOfRun(process.pid),
       fixedUser: ownUserOf(`run ${identity}`),
       audit: new AuditSpool(stateDir, "run"),
-      environments,
+      ...{ environments, config },
     };
     const prepared = await prepare(wanted);
     requireGroup(prepared.plan.policy, undefined);

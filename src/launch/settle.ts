@@ -9,7 +9,7 @@ import type { AuditSpool } from "../audit/spool.ts";
 import { requireTextPath } from "../base/bytes.ts";
 import { IpcError } from "../base/errors.ts";
 import { IPC_COMMAND, PARTS, ROOT } from "../base/install.ts";
-import { credentialsFolderOf } from "../base/paths.ts";
+import { credentialsFolderOf, hostConfigPath } from "../base/paths.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { TRANSPORT_VARIABLE } from "../base/transports.ts";
 import { thisMachine } from "../sandbox/kernel.ts";
@@ -53,6 +53,8 @@ export type Preparation = {
   readonly audit: AuditSpool;
   /** Where package environments are made. */
   readonly environments: string;
+  /** The daemon's configuration, beside which that of the host lies: no worker changes them. */
+  readonly config: string;
   /** Aborts the wait for an environment. */
   readonly signal?: AbortSignal;
   /** A connection to the shim can be passed on. */
@@ -155,6 +157,8 @@ export function settle(wanted: Preparation): Settled {
     PARTS,
     policyText,
     app.env_file ?? "",
+    wanted.config,
+    hostConfigPath(wanted.config),
     wanted.environments, // other workers', if not its own
     ...(wanted.daemonFiles ?? []),
   ])

@@ -38,6 +38,8 @@ export type SetupDeps = {
   readonly audit: AuditSpool;
   readonly workersDir: string;
   readonly environmentsDir: string;
+  /** The daemon's configuration. */
+  readonly config: string;
   readonly cgroups: CgroupTree | undefined;
   /** The value of a credential of the host, for this worker. @throws IpcError if it cannot be used */
   readonly credential: (name: string, worker: string) => Promise<string>;
@@ -218,6 +220,7 @@ export class Setup {
       name: this.#id,
       audit: this.#deps.audit,
       environments: this.#deps.environmentsDir,
+      config: this.#deps.config,
       signal,
       hasPlane: true,
       asks,

@@ -443,7 +443,13 @@ async function left(argv?: readonly string[]): Promise<{
     const store = open();
     const removed: boolean[] = [];
     const deps = {
-      ...{ store, workersDir, environmentsDir: workersDir, audit: new AuditSpool(workersDir, "daemon") },
+      ...{
+        store,
+        workersDir,
+        environmentsDir: workersDir,
+        config: "/none/config.json",
+        audit: new AuditSpool(workersDir, "daemon"),
+      },
       ...{
         shimBinary: SHIM_BINARY,
         cgroups: undefined,

@@ -1,6 +1,6 @@
 /** `policy explain` and `policy check` say what `start` says, and where libraries keep their caches. */
 import { expect, test } from "bun:test";
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { isRoot, skipUnless, SYSTEM_PYTHON } from "../needs.ts";
 import { type CliResult, outcomeOf, ROOT, waitUntil, withDaemon } from "../home.ts";
@@ -31,7 +31,9 @@ test("check and explain refuse what start refuses, in its words", async () => {
     mkdirSync(venv, { recursive: true });
     const script = join(home.dir, "project/app.py");
     const cache = dirname(home.paths.environmentsDir);
-    mkdirSync(cache, { recursive: true });
+    const [config, host] = [home.paths.config, join(home.paths.config, "../host.json")];
+    for (const folder of [cache, dirname(config)]) mkdirSync(folder, { recursive: true });
+    writeFileSync(host, "{}");
     const python = ["--interpreter", SYSTEM_PYTHON]; // no wrapper, which would have to be asked
     writeFileSync(script, "");
     const policy = home.script(
@@ -43,6 +45,7 @@ test("check and explain refuse what start refuses, in its words", async () => {
       ["strict", "--allow-write", home.dir],
       ["strict", "--allow-write", join(home.dir, "missing")],
       ["strict", "--allow-write", cache], // what is made for others is in it, or would be
+      ["analysis", "--allow-write", host], // what a worker says there, the daemon would do
       ["strict", "--allow-net=nowhere"],
       ["strict", "--allow-listen=70000"],
       ["strict", "--interpreter", "/missing/python3"],
@@ -57,6 +60,11 @@ test("check and explain refuse what start refuses, in its words", async () => {
         });
       await home.cli("delete", "app");
     }
+    writeFileSync(config, "{}"); // with which no daemon would start
+    expect((await home.cli("policy", "check", "strict", "--allow-write", config)).stderr).toContain(
+      `covers ${config}, which serves to start`,
+    );
+    rmSync(config);
     // A command has a policy as well, and who runs it decides.
     // Prettier-ignore.
     expect((await home.cli("policy", "check", "strict", "--command", `nice ${SYSTEM_PYTHON}`)).stderr).toContain(

@@ -22,6 +22,7 @@ const deps: WorkerDeps = {
   shimBinary: "/bin/false",
   workersDir: dir,
   environmentsDir: dir,
+  config: join(dir, "config.json"),
   cgroups: undefined,
   daemonEnv: {},
   credential: () => Promise.reject(new Error("there is none")),
