@@ -1,6 +1,6 @@
 """The process of one plugin in Python: ``plugin.py FOLDER``. Answers what the router passes on.
 
-It holds no credential: what takes those out of answers exists in TypeScript only.
+It holds the plugin's credentials, and takes them out of all that the handler says before anything leaves it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,28 @@ import traceback
 from typing import Any
 
 import ipcctl
+from ipcctl._redact import Redactor
 
 _running: dict[str, Any] = {}
+_redactor = Redactor([])
+
+
+class _Printed:
+    """What a handler prints comes into a log."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(_redactor.text(text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _set_up(setup: dict[str, Any]) -> list[str]:
@@ -22,7 +42,9 @@ def _set_up(setup: dict[str, Any]) -> list[str]:
     :returns: the names of its tools
     :raises RuntimeError: if the handler does not start
     """
+    global _redactor
     if not _running:
+        _redactor = Redactor([*setup["credentials"].values(), *setup["secrets"]])
         try:
             handler: Any = importlib.import_module("handler")
             _running.update(handler.start(setup["config"], setup["credentials"], setup["data"]))
@@ -34,15 +56,15 @@ def _set_up(setup: dict[str, Any]) -> list[str]:
 def _invoke(tool: str, args: str, request: dict[str, Any]) -> dict[str, Any]:
     try:
         result = _running["tools"][tool](json.loads(args), request)
-        return {"json": json.dumps(result, ensure_ascii=False, allow_nan=False)}
+        return {"json": _redactor.json(json.dumps(result, ensure_ascii=False, allow_nan=False))}
     except Exception as error:
         code = getattr(error, "code", None)
         if type(error).__name__ != "ToolError" or not isinstance(code, str):
             return {"crash": _said(error)}
         field = getattr(error, "field", None)
-        is_retriable = getattr(error, "retriable", False) is True
-        refusal = {"code": code, "message": str(error), "retriable": is_retriable}
-        return {"refusal": {**refusal, "field": field if isinstance(field, str) else None}}
+        told = _redactor.value({"message": str(error), "field": field if isinstance(field, str) else ""})
+        refusal = {"code": code, "message": told["message"], "retriable": getattr(error, "retriable", False) is True}
+        return {"refusal": {**refusal, "field": told["field"] or None}}
 
 
 def _verify() -> str | None:
@@ -60,9 +82,10 @@ def _shut_down() -> None:
 
 
 def _said(error: Exception) -> str:
-    return "".join(traceback.format_exception(error))
+    return _redactor.text("".join(traceback.format_exception(error)))
 
 
+sys.stdout, sys.stderr = _Printed(sys.stdout), _Printed(sys.stderr)
 sys.path.insert(0, sys.argv[1])
 ipcctl.expose(name="setUp")(_set_up)
 ipcctl.expose(name="invoke")(_invoke)

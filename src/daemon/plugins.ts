@@ -154,10 +154,6 @@ export class Plugins {
     if (spec === undefined) throw new IpcError("NOT_FOUND", `there is no plugin ${name}`);
     const { registry, credentials } = this.#deps;
     const needs = needsOf(spec);
-    if (spec.manifest.language === "python" && needs.credentials.length > 0)
-      throw new IpcError("FAILED", `the plugin ${name} is in Python, which cannot hold credentials in this version`, {
-        hint: "write the handler in TypeScript",
-      });
     const { values, secrets } = await (await credentials()).forPlugin(name, needs.credentials);
     const id = workerName("plugin", name);
     const data = join(this.#deps.paths.dataDir, name);

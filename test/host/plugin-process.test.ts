@@ -362,34 +362,73 @@ test("calls that wait while versions are exchanged end, whatever comes of that",
   expect(await ask("trial.whoami")).toEqual(held);
 });
 
-test("a handler in Python answers as well, refuses and fails, but holds no credential", async () => {
+test("a handler in Python answers as well, refuses and fails, and holds its credential as one in TypeScript", async () => {
   const folder = join(home.paths.config, "../plugins/snake");
   mkdirSync(folder, { recursive: true });
   const own = { type: "object", additionalProperties: false };
-  const tools = ["double", "refuse", "crash"].map((name) => ({
+  const tools = ["double", "refuse", "crash", "leak"].map((name) => ({
     ...{ name, description: name, risk_level: "low", idempotent: true },
     arguments_schema: { ...own, properties: { value: { type: "integer" } } },
   }));
   const manifest = { description: "For tests", version: "1.0.0", language: "python", provides: { tools } };
-  const write = (more: object): void =>
-    writeFileSync(join(folder, "manifest.json"), JSON.stringify({ ...manifest, author: { name: "tests" }, ...more }));
-  write({});
+  writeFileSync(
+    join(folder, "manifest.json"),
+    JSON.stringify({ ...manifest, author: { name: "tests" }, credentials: ["token"] }),
+  );
   writeFileSync(
     join(folder, "handler.py"),
     `
+import base64, os, sys, threading
+from urllib.parse import quote
 class ToolError(Exception):
-    code, retriable = "NO_MONEY", True
-def refuse(args, request): raise ToolError("there is none")
-def crash(args, request): raise ValueError("at /host/path")
+    code, retriable, field = "NO_MONEY", True, None
 def start(config, credentials, data):
-    return {"tools": {"double": lambda args, request: [2 * args["value"], request["worker"]], "refuse": refuse, "crash": crash}}
+    secret = credentials["token"]
+    def refuse(args, request):
+        error = ToolError("there is none for " + secret)
+        error.field = secret
+        raise error
+    def crash(args, request):
+        raise ValueError("at /host/path with " + secret)
+    def leak(args, request):
+        print("printed", secret)
+        print("to stderr", secret.encode().hex(), file=sys.stderr)
+        thread = threading.Thread(target=crash, args=(None, None)) # whose last words Python prints
+        thread.start()
+        thread.join()
+        raw = secret.encode()
+        return {
+            "raw": secret, secret: 1, "hex": raw.hex(), "base64": [base64.b64encode(b"A" * n + raw + b"B").decode() for n in range(3)],
+            "url": quote(secret, safe=""), "reversed": secret[::-1], "halves": [secret[:9], "between", secret[9:]],
+            "environment": str(os.environ) + str(sys.argv),
+        }
+    return {"tools": {"double": lambda args, request: [2 * args["value"], request["worker"]], "refuse": refuse, "crash": crash, "leak": leak}}
 `,
   );
-  const accept = async (): Promise<void> => await ipc.acceptPlugin("snake", (await ipc.plugin("snake")).plugin.digest!);
-  await accept();
+  await ipc.acceptPlugin("snake", (await ipc.plugin("snake")).plugin.digest!);
+  const refused = await ipc.callTool("snake.double", { value: 1 });
+  expect(refused).toMatchObject({ error: { code: "PLUGIN_UNAVAILABLE" } });
+  expect(JSON.stringify(refused)).toContain("needs the credential token");
+  await ipc.addCredential("token", SECRET, { plugin: "snake" });
   expect(await ipc.callTool("snake.double", { value: 21 })).toEqual({ result: [42, `user ${process.getuid!()}`] });
-  expect(await ipc.callTool("snake.refuse")).toMatchObject({ error: { code: "NO_MONEY", retriable: true } });
-  expect(await ipc.callTool("snake.crash")).toMatchObject({ error: { code: "PLUGIN_ERROR" } });
-  write({ credentials: ["token"] });
-  expect(await accept().catch((error: Error) => error.message)).toContain("cannot hold credentials");
+  const said = [
+    ...[await ipc.callTool("snake.refuse"), await ipc.callTool("snake.crash"), await ipc.callTool("snake.leak")],
+  ];
+  expect(said).toMatchObject([
+    { error: { code: "NO_MONEY", retriable: true, message: "there is none for [redacted]", field: "[redacted]" } },
+    { error: { code: "PLUGIN_ERROR" } },
+    { result: { raw: "[redacted]", "[redacted]": 1, reversed: "[redacted]" } },
+  ]);
+  const logs = join(home.paths.workersDir, "plugin-snake/logs");
+  const printed = (): string =>
+    readdirSync(logs, "utf8")
+      .map((file) => readFileSync(join(logs, file), "utf8"))
+      .join("");
+  await waitUntil(() => /at \/host\/path with \[redacted\]/.test(printed()), "its output is in the log");
+  expect(printed()).toContain("printed [redacted]");
+  const audit = readFileSync(join(auditFolderOf(home.paths.stateDir), "router.jsonl"), "utf8");
+  const bytes = Buffer.from(SECRET);
+  const spellings = [SECRET, bytes.toString("hex"), bytes.toString("base64").slice(2, -4), encodeURIComponent(SECRET)];
+  for (const text of [JSON.stringify(said), printed(), audit])
+    for (const one of [...spellings, SECRET.slice(0, 9), SECRET.slice(9)]) expect(text).not.toContain(one);
 });

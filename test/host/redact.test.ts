@@ -1,6 +1,8 @@
 /** What leaves a plugin holds nothing of its credentials, however they are written, and nothing that looks like one. */
 import { expect, test } from "bun:test";
 import fc from "fast-check";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { REDACTED, Redactor, type Redacted } from "../../src/host/redact.ts";
 import { LIMITS } from "../../contract/limits.ts";
 import { seed } from "../seed.ts";
@@ -89,6 +91,15 @@ test.each(Object.keys(ENCODINGS))("nothing of a credential is left: %s", (name) 
   };
   check(SECRET);
   fc.assert(fc.property(credentials, check), { seed, numRuns: 150 });
+});
+
+type Case = { readonly name: string; readonly credential: string; readonly value: unknown; readonly clean: unknown };
+
+test("each case is as plugins in Python have it", () => {
+  const cases = JSON.parse(readFileSync(join(import.meta.dir, "../vectors/redact.json"), "utf8")) as Case[];
+  expect(cases.length).toBeGreaterThan(100);
+  for (const { name, credential, value, clean } of cases)
+    expect([name, valueOf(redactor(credential).value(value))]).toEqual([name, clean]);
 });
 
 test("base64 of something longer is found at each alignment, with the characters at its edges", () => {
