@@ -125,6 +125,7 @@ export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly n
   "python/ipcctl/_evaluate.py": [[64], "sources kept for tracebacks"],
   "python/ipcctl/_pipe.py": [[64], "bells at once"],
   "python/ipcctl/_pure.py": [[20, 21, 22, 23, 24, 25, 26, 27, 31, 40, 64], "heads, tags and simple values of CBOR"],
+  "python/ipcctl/_redact.py": [[16, 0xc0], "the base of hex; the first byte of a character; characters of a line"],
   "python/ipcctl/_serving.py": [[20, 64], "a time; more than a message has"],
   "python/ipcctl/_shared.py": [[27, 64, 69, 70, 71, 72, 78, 84, 85], "tags of CBOR"],
   "python/ipcctl/_types.py": [
