@@ -78,6 +78,15 @@ class Segment:
             pass  # full: it is rung already; closed: the reader notices the end
 
 
+def is_host(payload: bytes) -> bool:
+    """Whether it is what opens a channel to the host."""
+    try:
+        (version,) = struct.unpack_from("<I", payload)
+        return _kind_and_name(version, payload)[0] == _contract.CHANNEL_HOST
+    except (BrokenChannel, struct.error):
+        return False
+
+
 def _kind_and_name(version: int, payload: bytes) -> tuple[int, str]:
     """:raises BrokenChannel: if the kind is unknown, or the name does not fit the kind"""
     if version == _contract.SEGMENT_VERSION_MIN:

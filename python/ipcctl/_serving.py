@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 from . import _backend, _console, _contract
 from ._bound import Bound
-from ._channel import Channel, Segment
+from ._channel import Channel, Segment, is_host
 from ._backend import BrokenChannel, DecodeError
 from ._contract import CHANNEL_FDS_FORWARDED
 from ._contract import MEETING_HERE
@@ -43,6 +43,8 @@ _SPIN_US = 60
 _LOOK_AROUND_NS = 1_000_000
 #: How often a thread that waits for the client checks whether it must fetch the answer itself.
 _LOOK_SECONDS = 0.001
+#: How long a thread waits at a time for its channel to the host, while another one serves.
+_BESIDE_SECONDS = 0.01
 
 
 class Serving:
@@ -65,6 +67,8 @@ class Serving:
         #: Of nested turns, when code waits for something of a client.
         self.depth = 0
         self._meeting: socket.socket | None = None
+        #: Clients that another thread has met.
+        self._met: deque[tuple[bytes, list[int]]] = deque()
         self._poll = select.poll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll.register(self._bell, select.POLLIN)
@@ -115,19 +119,51 @@ class Serving:
 
     def _meet(self) -> None:
         assert self._meeting is not None
-        size = CHANNEL_FDS_FORWARDED * INT_BYTES
-        data, ancillary, flags, _ = self._meeting.recvmsg(64, socket.CMSG_SPACE(size))
+        received = self._receive(self._meeting)
+        if received is None:
+            return
+        data, fds = received
         if not data:
             self._poll.unregister(self._meeting)
             self._meeting.close()
             self._meeting = None
             return
-        fds = descriptors_of(ancillary)
+        self._admit(data, fds)
+
+    def _receive(self, meeting: socket.socket) -> tuple[bytes, list[int]] | None:
+        """None if another thread has taken it."""
+        size = CHANNEL_FDS_FORWARDED * INT_BYTES
+        try:
+            data, ancillary, flags, _ = meeting.recvmsg(64, socket.CMSG_SPACE(size), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
         if flags & socket.MSG_CTRUNC:
             sys.stderr.write(
                 "ipcctl: a client was turned away: this process has no file descriptor left for its channel\n"
             )
-        self._admit(data, fds)
+        return data, descriptors_of(ancillary)
+
+    def _meet_beside(self, timeout: float) -> None:
+        """In another thread, while code of the script keeps the serving one: takes the channel to the host, and leaves
+        all others to that.
+        """
+        meeting = self._meeting
+        try:
+            if meeting is None or not select.select([meeting], [], [], timeout)[0]:
+                return
+            received = self._receive(meeting)
+        except (OSError, ValueError):
+            return  # the serving thread has closed it
+        if received is None:
+            return
+        data, fds = received
+        if not data:
+            time.sleep(timeout)  # the serving thread closes it
+        elif is_host(data):
+            self._admit(data, fds)
+        else:
+            self._met.append((data, fds))
+            self.wake()
 
     def adopt(self, half: Half) -> None:
         """A client whose end of the channel is in this process."""
@@ -198,8 +234,7 @@ class Serving:
                     continue
                 if not self.is_wanted_elsewhere and self.serve_if_free(lambda: is_over() or self.is_wanted_elsewhere):
                     continue
-                with self._has_pipe:
-                    self._has_pipe.wait_for(is_over, 0.05)
+                self._meet_beside(_BESIDE_SECONDS)
         finally:
             alarm.cancel()
         return self._host if self._host is not None and self._host.is_open else None
@@ -386,6 +421,9 @@ class Serving:
         and whether calls wait for their function.
         """
         is_any = has_early = False
+        while self._met:
+            self._admit(*self._met.popleft())
+            is_any = True
         for session in list(self._sessions):
             server = session.channel.server
             if server.has_news:

@@ -47,7 +47,6 @@ def race(tool, threads, count):
                 found.append("served")
             except host.HostError as error:
                 found.append(error.code)
-    open()
     all = [threading.Thread(target=work) for _ in range(threads)]
     for one in all: one.start()
     for one in all: one.join()

@@ -138,6 +138,27 @@ test("hostMessageBytes: a request of as many bytes is taken, and a longer one re
   worker[Symbol.dispose]();
 });
 
+test("threads ask also where the main thread waits for them before there is a channel", async () => {
+  expect(await ask("asker", "echo.echo", { value: 1 })).toEqual({ result: { value: 1 } });
+  const router = (await ipc.status("host-router")).pid!;
+  process.kill(router, "SIGSTOP"); // so that the channel comes late
+  try {
+    await startAsker(home, "threaded");
+    const worker = await ipc.worker("threaded");
+    const found = worker.call("by_threads", 4, 5);
+    await waitUntil(async () => (await ipc.status("threaded")).calls!.waiting > 0, "it runs");
+    const other = ipc.worker("threaded"); // one whom the serving thread is to meet
+    process.kill(router, "SIGCONT");
+    expect(await found).toEqual([20, []]);
+    const late = await other;
+    expect(await late.call("facade")).toEqual({ value: 1 });
+    late[Symbol.dispose]();
+    worker[Symbol.dispose]();
+  } finally {
+    process.kill(router, "SIGCONT");
+  }
+});
+
 test("a forked process has no channel of its own", async () => {
   await startAsker(home, "forking", {
     policy: JSON.stringify({ version: 1, extends: "analysis", process: { fork: true } }),
