@@ -8,6 +8,7 @@ import { isLoadable, isOfThisEdition, PARTS, remedyFor, ROOT, SHIM_BINARY } from
 import { BUN_NEEDED, isBunEnough } from "../base/platform.ts";
 import { shellWord } from "../base/shell-words.ts";
 import { IpcError } from "../base/errors.ts";
+import { hostConfigPath } from "../base/paths.ts";
 import { VERSION } from "../base/version.ts";
 import { openGreeted, Silence } from "../sdk/autostart.ts";
 import type { Context } from "./context.ts";
@@ -327,7 +328,7 @@ console.log(numberOfDFGCompiles(f) < 1000)`;
 
 /** Nothing where there is none. @throws IpcError if it cannot be used */
 async function checkHost({ paths }: Context): Promise<readonly Check[]> {
-  const { hostConfigPath, readHostConfig, secretsMissing } = await import("../host/host-config.ts");
+  const { readHostConfig, secretsMissing } = await import("../host/host-config.ts");
   const path = hostConfigPath(paths.config);
   if (!existsSync(path)) return [];
   const { Credentials } = await import("../desk/credentials.ts");
