@@ -17,8 +17,10 @@ if [ -z "$bun" ]; then
   npm install --silent --no-audit --no-fund --no-package-lock --ignore-scripts --prefix "$boot" bun@1.4.5 >&2
   for bun in "$boot"/node_modules/@oven/bun-linux-*/bin/bun; do "$bun" --version >/dev/null 2>&1 && break; done
 fi
-if ! { [ -d node_modules/zod ] && [ -d node_modules/fast-check ] && [ -x node_modules/bun/bin/bun.exe ]; }; then
+# Anew after a change of the lock file too, such as by a pull.
+if ! { cmp -s bun.lock node_modules/.installed.lock && [ -x node_modules/bun/bin/bun.exe ]; }; then
   "$bun" install --frozen-lockfile >&2
+  cp bun.lock node_modules/.installed.lock
 fi
 sh native/build.sh >&2
 sh native/build-python.sh >/dev/null
