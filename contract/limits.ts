@@ -380,5 +380,10 @@ export const LIMITS = {
     why: "longest time of one statement; the host waits for a tool a little longer, so that a statement is ended by the one who knows it",
   },
   sqlConnections: { value: 64, why: "connections of one plugin to its database, which others use as well" },
+  tableBytes: {
+    value: 268_435_456,
+    why: "a table that an answer brings in shared memory: some seven million rows of four columns; no limit of the worker's memory counts it",
+  },
+  duckdbFiles: { value: 1024, why: "project files that one query of DuckDB names; each is a link that is made for it" },
   configBytes: { value: 1_048_576, why: "largest ipcctl.json or env file" },
 } as const;

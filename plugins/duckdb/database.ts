@@ -1,0 +1,255 @@
+/**
+ * One statement, in an instance of DuckDB of its own: whatever it does to that is gone with it. The instance reads the
+ * files that the statement was given and nothing else, which DuckDB is told and the policy of this process enforces.
+ */
+import { mkdirSync, rmSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
+import { setImmediate as turn } from "node:timers/promises";
+import { ptr, type Pointer } from "bun:ffi";
+import { sleep } from "../../src/base/patience.ts";
+import { ToolError } from "../../src/host/plugin.ts";
+import { errorOf, withoutPlaces } from "../../src/sql/failures.ts";
+import type { Param } from "../../src/sql/statements.ts";
+import { timeoutText, type Stop } from "../../src/sql/stop.ts";
+import { ARRAY_WORDS, ArrowArray, readSchema, release, SCHEMA_WORDS, type ReadField } from "./arrow.ts";
+import { cText, duckdb, fetchChunk, newResult, Out, textAt } from "./library.ts";
+
+/** A file by the name that a statement calls it. */
+export type NamedFile = { readonly name: string; readonly path: string };
+
+export type Settings = { readonly memoryMb: number; readonly threads: number; readonly timeoutMs: number };
+
+export type Query = {
+  readonly sql: string;
+  readonly params: readonly Param[];
+  readonly files: readonly NamedFile[];
+  readonly stop: Stop;
+};
+
+/** What a statement gives. */
+export type Answered = {
+  readonly fields: readonly ReadField[];
+  /** Each piece of it is there until the next one is asked for. */
+  readonly batches: () => Generator<readonly ArrowArray[]>;
+};
+
+/** Of `duckdb_statement_type`. */
+const SELECT = 1;
+const EXPLAIN = 4;
+/** Of `duckdb_pending_state`. */
+const PENDING = { ready: 0, notReady: 1, error: 2, noTasks: 3 };
+/** How long tasks of DuckDB run before others have their turn. */
+const TURN_MS = 5;
+
+let last = 0;
+
+/**
+ * @param folder where its links are; the process works there
+ * @param take reads the answer while it is there
+ * @throws ToolError
+ */
+export async function query<T>(
+  { sql, params, files, stop }: Query,
+  { memoryMb, threads, timeoutMs }: Settings,
+  take: (answered: Answered) => T,
+): Promise<T> {
+  stop.signal.throwIfAborted();
+  const links = `q${last++}`;
+  using all = new DisposableStack();
+  all.defer(() => rmSync(links, { recursive: true, force: true }));
+  mkdirSync(links);
+  for (const { name, path } of files) symlinkSync(path, join(links, name));
+  const connection = open(all);
+  const set = (statement: string): void => ownStatement(connection, statement);
+  for (const one of LOCKED) set(one);
+  set(`set memory_limit = '${memoryMb}MB'`);
+  set(`set threads = ${threads}`);
+  set("set errors_as_json = false");
+  set(`set file_search_path = '${links}'`);
+  // A name is looked at as it stands in the statement, and as it is found.
+  const paths = files.flatMap(({ name }) => [name, join(links, name)]).map(quoted);
+  set(`set allowed_paths = [${paths.join(", ")}]`);
+  set("set enable_external_access = false");
+  set("set lock_configuration = true");
+  const fail = (text: string): never => {
+    stop.signal.throwIfAborted();
+    throw failure(text, sql, timeoutMs);
+  };
+  const statement = prepare(connection, sql, all, fail);
+  bind(statement, params);
+  const result = await execute(connection, statement, stop, all, fail);
+  return take(answered(result, all));
+}
+
+/** Before anything of the worker's. The first one closes the folder of temporary files to COPY and ATTACH. */
+const LOCKED = [
+  "set temp_directory = ''",
+  "set autoinstall_known_extensions = false",
+  "set autoload_known_extensions = false",
+  "set allow_community_extensions = false",
+];
+
+const quoted = (text: string): string => `'${text.replaceAll("'", "''")}'`;
+
+function open(all: DisposableStack): bigint {
+  const api = duckdb();
+  const [database, connection] = [new Out(), new Out()];
+  if (api.duckdb_open(null, database.at) !== 0) throw new Error("DuckDB does not open a database in memory");
+  all.defer(() => api.duckdb_close(database.at));
+  if (api.duckdb_connect(database.handle, connection.at) !== 0) throw new Error("DuckDB gives no connection");
+  all.defer(() => api.duckdb_disconnect(connection.at));
+  return connection.handle;
+}
+
+function ownStatement(connection: bigint, sql: string): void {
+  const [api, result, text] = [duckdb(), newResult(), cText(sql)];
+  const hasFailed = api.duckdb_query(connection, ptr(text), result.at) !== 0;
+  const why = hasFailed ? textAt(api.duckdb_result_error(result.at)) : "";
+  api.duckdb_destroy_result(result.at);
+  if (hasFailed) throw new Error(`${sql}: ${why}`);
+}
+
+type Fail = (text: string) => never;
+
+/** One statement that reads. @throws ToolError */
+function prepare(connection: bigint, sql: string, all: DisposableStack, fail: Fail): bigint {
+  const [api, extracted, prepared, text] = [duckdb(), new Out(), new Out(), cText(sql)];
+  const count = Number(api.duckdb_extract_statements(connection, ptr(text), extracted.at));
+  all.defer(() => api.duckdb_destroy_extracted(extracted.at));
+  if (count === 0) {
+    const why = textAt(api.duckdb_extract_statements_error(extracted.handle));
+    return why === "" ? wrong("sql", "there is no statement in it") : fail(why);
+  }
+  if (count > 1) return wrong("sql", `there are ${count} statements in it: one is carried out at a time`);
+  all.defer(() => api.duckdb_destroy_prepare(prepared.at));
+  if (api.duckdb_prepare_extracted_statement(connection, extracted.handle, 0, prepared.at) !== 0)
+    return fail(textAt(api.duckdb_prepare_error(prepared.handle)));
+  const type = api.duckdb_prepared_statement_type(prepared.handle);
+  if (type === SELECT || type === EXPLAIN) return prepared.handle;
+  return wrong("sql", "query only reads: one statement such as select, from, with, values, describe, summarize, explain");
+}
+
+function wrong(field: string, why: string): never {
+  throw new ToolError("USAGE", `${field}: ${why}`, { field });
+}
+
+function bind(statement: bigint, params: readonly Param[]): void {
+  const api = duckdb();
+  const count = Number(api.duckdb_nparams(statement));
+  if (count !== params.length) wrong("params", `there are ${params.length}, and the statement has ${count}`);
+  for (const [index, value] of params.entries()) {
+    const at = index + 1;
+    let state: number;
+    if (value === null) state = api.duckdb_bind_null(statement, at);
+    else if (typeof value === "boolean") state = api.duckdb_bind_boolean(statement, at, value);
+    else if (typeof value === "number")
+      state = Number.isSafeInteger(value)
+        ? api.duckdb_bind_int64(statement, at, value)
+        : api.duckdb_bind_double(statement, at, value);
+    else if (typeof value === "string") {
+      const bytes = cText(value);
+      state = api.duckdb_bind_varchar_length(statement, at, ptr(bytes), bytes.length - 1);
+    } else return wrong("params", "DuckDB takes lists in the statement only, as in [1, 2]");
+    if (state !== 0) wrong("params", `$${at} does not fit the statement`);
+  }
+}
+
+/** In small tasks, so that this process goes on to hear that it is to stop. */
+async function execute(
+  connection: bigint,
+  statement: bigint,
+  { signal }: Stop,
+  all: DisposableStack,
+  fail: Fail,
+): Promise<Out> {
+  const [api, pending, result] = [duckdb(), new Out(), newResult()];
+  const failed = (): never => fail(textAt(api.duckdb_pending_error(pending.handle)));
+  const interrupt = (): void => api.duckdb_interrupt(connection);
+  signal.addEventListener("abort", interrupt, { once: true });
+  all.defer(() => signal.removeEventListener("abort", interrupt));
+  all.defer(() => api.duckdb_destroy_pending(pending.at));
+  if (api.duckdb_pending_prepared(statement, pending.at) !== 0) return failed();
+  for (let began = performance.now(); ;) {
+    const state = api.duckdb_pending_execute_task(pending.handle);
+    if (state === PENDING.ready) break;
+    if (state === PENDING.error || signal.aborted) return failed();
+    if (state === PENDING.noTasks) await sleep(1);
+    else if (performance.now() - began < TURN_MS) continue;
+    else await turn();
+    began = performance.now();
+  }
+  all.defer(() => api.duckdb_destroy_result(result.at));
+  if (api.duckdb_execute_pending(pending.handle, result.at) !== 0)
+    return fail(textAt(api.duckdb_result_error(result.at)));
+  return result;
+}
+
+function answered(result: Out, all: DisposableStack): Answered {
+  const api = duckdb();
+  const options = new Out();
+  options.words[0] = BigInt(api.duckdb_result_get_arrow_options(result.at));
+  all.defer(() => api.duckdb_destroy_arrow_options(options.at));
+  const fields = fieldsOf(result, options.handle);
+  function* batches(): Generator<readonly ArrowArray[]> {
+    const [chunk, array] = [new Out(), new Out(ARRAY_WORDS)];
+    const field: ReadField = { name: "", format: "+s", nullable: false, children: fields, dictionary: undefined };
+    for (;;) {
+      chunk.words[0] = fetchChunk(result);
+      if (chunk.handle === 0n) return;
+      try {
+        check(BigInt(api.duckdb_data_chunk_to_arrow(options.handle, chunk.handle, array.at)));
+        try {
+          yield new ArrowArray(field, Number(array.at)).children;
+        } finally {
+          release(array.at, "array");
+        }
+      } finally {
+        api.duckdb_destroy_data_chunk(chunk.at);
+      }
+    }
+  }
+  return { fields, batches };
+}
+
+function fieldsOf(result: Out, options: bigint): readonly ReadField[] {
+  const api = duckdb();
+  const count = Number(api.duckdb_column_count(result.at));
+  const [types, names, schema] = [new Out(Math.max(1, count)), new Out(Math.max(1, count)), new Out(SCHEMA_WORDS)];
+  for (let index = 0; index < count; index++) {
+    types.words[index] = BigInt(api.duckdb_column_logical_type(result.at, index));
+    names.words[index] = BigInt(Number(api.duckdb_column_name(result.at, index)));
+  }
+  try {
+    check(BigInt(api.duckdb_to_arrow_schema(options, types.at, names.at, count, schema.at)));
+    try {
+      return readSchema(Number(schema.at), textAt).children;
+    } finally {
+      release(schema.at, "schema");
+    }
+  } finally {
+    for (let index = 0; index < count; index++)
+      api.duckdb_destroy_logical_type((Number(types.at) + 8 * index) as Pointer);
+  }
+}
+
+/** @throws Error with what DuckDB says */
+function check(error: bigint): void {
+  if (error === 0n) return;
+  const api = duckdb();
+  const one = new Out();
+  one.words[0] = error;
+  const text = api.duckdb_error_data_has_error(error) ? textAt(api.duckdb_error_data_message(error)) : undefined;
+  api.duckdb_destroy_error_data(one.at);
+  if (text !== undefined) throw new Error(text);
+}
+
+/** What DuckDB says, as far as it says nothing of this machine. */
+function failure(text: string, sql: string, timeoutMs: number): unknown {
+  if (text.startsWith("INTERRUPT")) return errorOf("timeout", timeoutText(timeoutMs), new Error(text));
+  if (text.startsWith("Out of Memory"))
+    return new ToolError(
+      "OUT_OF_MEMORY",
+      "the statement needs more memory than it may have: ask for less, or in several parts",
+    );
+  return errorOf("statement", withoutPlaces(text, [process.cwd()], sql), new Error(text));
+}
