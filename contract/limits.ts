@@ -384,6 +384,13 @@ export const LIMITS = {
     value: 268_435_456,
     why: "a table that an answer brings in shared memory: some seven million rows of four columns; no limit of the worker's memory counts it",
   },
-  duckdbFiles: { value: 1024, why: "project files that one query of DuckDB names; each is a link that is made for it" },
+  filesNamed: {
+    value: 1024,
+    why: "project files whose names stand in one request to a plugin that reads them; DuckDB makes links for each",
+  },
+  pluginGroups: {
+    value: 16,
+    why: "groups that use a plugin at once that has a process for each; with DuckDB such a one is some 150 MB",
+  },
   configBytes: { value: 1_048_576, why: "largest ipcctl.json or env file" },
 } as const;

@@ -45,7 +45,8 @@ export function release(at: Pointer, kind: "schema" | "array"): void {
   if (address === 0) return;
   let call = releases.get(address);
   if (call === undefined) {
-    call = CFunction({ ptr: address as Pointer, args: [FFIType.ptr], returns: FFIType.void }) as (at: Pointer) => void;
+    const found = CFunction({ ptr: address as Pointer, args: [FFIType.ptr], returns: FFIType.void });
+    call = found as unknown as (at: Pointer) => void; // its type says nothing of the arguments
     releases.set(address, call);
   }
   call(at);

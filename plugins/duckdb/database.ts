@@ -64,7 +64,7 @@ export async function query<T>(
   for (const one of LOCKED) set(one);
   set(`set memory_limit = '${memoryMb}MB'`);
   set(`set threads = ${threads}`);
-  set("set errors_as_json = false");
+  set("set timezone = 'UTC'");
   set(`set file_search_path = '${links}'`);
   // A name is looked at as it stands in the statement, and as it is found.
   const paths = files.flatMap(({ name }) => [name, join(links, name)]).map(quoted);
@@ -187,7 +187,7 @@ async function execute(
 function answered(result: Out, all: DisposableStack): Answered {
   const api = duckdb();
   const options = new Out();
-  options.words[0] = BigInt(api.duckdb_result_get_arrow_options(result.at));
+  options.words[0] = api.duckdb_result_get_arrow_options(result.at);
   all.defer(() => api.duckdb_destroy_arrow_options(options.at));
   const fields = fieldsOf(result, options.handle);
   function* batches(): Generator<readonly ArrowArray[]> {
@@ -197,7 +197,7 @@ function answered(result: Out, all: DisposableStack): Answered {
       chunk.words[0] = fetchChunk(result);
       if (chunk.handle === 0n) return;
       try {
-        check(BigInt(api.duckdb_data_chunk_to_arrow(options.handle, chunk.handle, array.at)));
+        check(api.duckdb_data_chunk_to_arrow(options.handle, chunk.handle, array.at));
         try {
           yield new ArrowArray(field, Number(array.at)).children;
         } finally {
@@ -216,11 +216,11 @@ function fieldsOf(result: Out, options: bigint): readonly ReadField[] {
   const count = Number(api.duckdb_column_count(result.at));
   const [types, names, schema] = [new Out(Math.max(1, count)), new Out(Math.max(1, count)), new Out(SCHEMA_WORDS)];
   for (let index = 0; index < count; index++) {
-    types.words[index] = BigInt(api.duckdb_column_logical_type(result.at, index));
+    types.words[index] = api.duckdb_column_logical_type(result.at, index);
     names.words[index] = BigInt(Number(api.duckdb_column_name(result.at, index)));
   }
   try {
-    check(BigInt(api.duckdb_to_arrow_schema(options, types.at, names.at, count, schema.at)));
+    check(api.duckdb_to_arrow_schema(options, types.at, names.at, count, schema.at));
     try {
       return readSchema(Number(schema.at), textAt).children;
     } finally {

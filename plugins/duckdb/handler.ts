@@ -2,14 +2,14 @@
 import { join } from "node:path";
 import { limit } from "../../src/base/limits.ts";
 import { TableAnswer, ToolError, type Plugin, type Tool, type ToolRequest } from "../../src/host/plugin.ts";
-import { SealedWriter } from "../../src/plane/sealed.ts";
+import { SealedWriter } from "../../src/plane/sealed-writer.ts";
 import { aligned, batchMessage, END, FormatError, schemaMessage, type Place } from "../../src/sql/arrow-ipc.ts";
 import { answerOf, type Answer, type Cell, type Column } from "../../src/sql/answer.ts";
 import { Stop } from "../../src/sql/stop.ts";
 import type { Param } from "../../src/sql/statements.ts";
 import { Turns } from "../../src/sql/turns.ts";
 import { cellsOf, type ArrowArray, type ReadField } from "./arrow.ts";
-import { query, type Answered, type NamedFile, type Settings } from "./database.ts";
+import { query, type Answered, type Settings } from "./database.ts";
 import { libraryPath } from "./library.ts";
 
 type Config = {
@@ -38,13 +38,11 @@ const duckdb: Plugin<Config | undefined> = ({ config, contents = "" }) => {
     query: async ({ sql, params = [], limit: rows, format = "rows", conversation_id }: Args, request: ToolRequest) => {
       using stop = new Stop(request.signal, settings.timeoutMs);
       using _turn = await turns.take(stop.signal);
-      const files = namedIn(sql, request.files ?? [], conversation_id).map(({ name, id }) => ({
-        name,
-        path: join(contents, id),
-      }));
+      const meant = namedIn(sql, request.files ?? [], conversation_id);
+      const files = meant.map(({ name, id }) => ({ name, path: join(contents, id) }));
       const most = format === "rows" ? Math.min(rows ?? max_rows, limit("sqlRows")) : (rows ?? Infinity);
       return await query({ sql, params, files, stop }, settings, (answered) =>
-        format === "rows" ? rowsOf(answered, most, originOf(files)) : tableOf(answered, most, originOf(files)),
+        format === "rows" ? rowsOf(answered, most, originOf(meant)) : tableOf(answered, most, originOf(meant)),
       );
     },
   };
@@ -68,26 +66,24 @@ type GroupFile = NonNullable<ToolRequest["files"]>[number];
  */
 function namedIn(sql: string, files: readonly GroupFile[], conversation: string | undefined): readonly GroupFile[] {
   const named = new Map<string, GroupFile>();
+  if (files.length > limit("filesNamed"))
+    throw new ToolError("USAGE", `sql: it names more than ${limit("filesNamed")} files`, { field: "sql" });
   for (const file of files) {
     const isOfProject = file.conversation_id === null;
     if (!isOfProject && conversation !== undefined && file.conversation_id !== conversation) continue;
-    for (const name of [file.name, file.id]) {
-      if (!sql.includes(name) && !sql.includes(name.replaceAll("'", "''").replaceAll('"', '""'))) continue;
-      const before = named.get(name);
-      if (before !== undefined && conversation === undefined)
-        throw new ToolError("USAGE", `conversation_id: several conversations have a file ${JSON.stringify(name)}`, {
-          field: "conversation_id",
-        });
-      if (before === undefined || !isOfProject) named.set(name, { ...file, name });
-    }
+    named.set(file.id, { ...file, name: file.id });
+    const before = named.get(file.name);
+    if (before !== undefined && conversation === undefined && sql.includes(file.name))
+      throw new ToolError("USAGE", `conversation_id: several conversations have a file ${JSON.stringify(file.name)}`, {
+        field: "conversation_id",
+      });
+    if (before === undefined || !isOfProject) named.set(file.name, file);
   }
-  if (named.size > limit("duckdbFiles"))
-    throw new ToolError("USAGE", `sql: it names ${named.size} files, at most ${limit("duckdbFiles")}`, { field: "sql" });
   return [...named.values()];
 }
 
-const originOf = (files: readonly NamedFile[]): string =>
-  files.length === 0 ? "duckdb" : `duckdb:${files.map(({ name }) => name).join(",")}`;
+const originOf = (files: readonly GroupFile[]): string =>
+  files.length === 0 ? "duckdb" : `files:${[...new Set(files.map(({ id }) => id))].join(",")}`;
 
 const columnsOf = (fields: readonly ReadField[]): readonly Column[] =>
   fields.map((field) => ({ name: field.name, type: typeNameOf(field) }));

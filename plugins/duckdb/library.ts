@@ -3,9 +3,9 @@
  * they offer no Arrow. Handles are numbers here, as in C.
  */
 import { CString, dlopen, FFIType, ptr, type Pointer } from "bun:ffi";
-import { existsSync } from "node:fs";
-import { dirname, join } from "node:path";
-import { ROOT } from "../../src/base/install.ts";
+import { join } from "node:path";
+import { packageFolder } from "../../src/base/install.ts";
+import { DUCKDB_PACKAGE } from "../../src/host/shipped-manifests.ts";
 
 const VERSION = "1.5.6-r.1";
 const { i32, u64, ptr: pointer, void: nothing } = FFIType;
@@ -73,21 +73,19 @@ export function duckdb(): Api {
 
 /** Where npm puts it: beside ipcctl, or in it. @throws Error that says how to install it */
 export function libraryPath(): string {
-  const name = `@duckdb/node-bindings-linux-${process.arch}`;
-  for (let folder = ROOT; ; folder = dirname(folder)) {
-    const path = join(folder, "node_modules", name, "libduckdb.so");
-    if (existsSync(path)) return path;
-    if (folder === dirname(folder)) break;
-  }
-  throw new Error(`DuckDB is not installed, which is an optional dependency: npm install ${name}@${VERSION}`);
+  const folder = packageFolder(DUCKDB_PACKAGE);
+  if (folder !== undefined) return join(folder, "libduckdb.so");
+  throw new Error(
+    `DuckDB is not installed, which is an optional dependency of ipcctl: npm install ${DUCKDB_PACKAGE}@${VERSION}`,
+  );
 }
 
 /** Text as C has it; it has to be kept until the call has returned. */
 export const cText = (text: string): Buffer => Buffer.from(`${text}\0`);
 
 /** Text that DuckDB owns. */
-export function textAt(at: Pointer | null): string {
-  return at === null || Number(at) === 0 ? "" : new CString(at).toString();
+export function textAt(at: Pointer | bigint | null): string {
+  return at === null || Number(at) === 0 ? "" : new CString(Number(at) as Pointer).toString();
 }
 
 /** Memory for what a function of DuckDB writes: a handle, or a structure. */

@@ -13,6 +13,7 @@ from . import _console, _contract
 from ._backend import BrokenChannel
 from ._pipe import Pipe
 from ._serving import serving
+from ._types import Unheld
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
@@ -257,6 +258,8 @@ class Host:
             self._end(pipe)
             return False
         answer = json.loads(data)
+        if "table" in answer:  # also of a call that was given up: it stands before the next one
+            answer = _with_table(pipe, answer)
         request = self._pending.pop(answer["correlation"], None) if answer["correlation"] else None
         if request is not None:
             request.settle(answer)
@@ -386,6 +389,17 @@ class Host:
         except HostError:
             for request in list(self._pending.values()):
                 self._give_up(request, lost(request))
+
+
+def _with_table(pipe: Pipe, answer: dict[str, Any]) -> dict[str, Any]:
+    assert pipe.sharing is not None
+    try:
+        table = pipe.sharing.take_over(answer["table"])
+    except (BrokenChannel, Unheld) as error:
+        code = "TOO_LARGE" if isinstance(error, Unheld) else "PLUGIN_ERROR"
+        message = f"the table that the host handed over cannot be taken: {error}"
+        return {**answer, "error": {"code": code, "message": message, "retriable": False}}
+    return {**answer, "result": {**answer["result"], "table": table}}
 
 
 def outcome(request: Request) -> Any:

@@ -7,6 +7,7 @@ import { CANCEL_TOPIC, HOST_CODES, STAGES, TOOL_TOPIC, type HostCode, type Stage
 import type { AuditEntry } from "../audit/schema.ts";
 import { limit } from "../base/limits.ts";
 import { bindingOf, sealOf, type Decision } from "./approval.ts";
+import type { Sealed } from "../plane/sealed.ts";
 import type { Buckets } from "./buckets.ts";
 import { toSnakeKeys } from "./camel-keys.ts";
 import { CORE_TOOLS, runCore, type SessionFacts } from "./core-tools.ts";
@@ -143,12 +144,18 @@ export class Call implements ToolRequest {
   }
 }
 
+/** Hands memory to whoever is at the other end of a channel. @returns its number there; undefined if it cannot now */
+export type HandOver = (table: Sealed) => number | undefined;
+
 /** A result as JSON: what a route may give that has it as text already. */
 export class JsonResult {
   readonly json: string;
+  /** In shared memory, beside it. */
+  readonly table: Sealed | undefined;
 
-  constructor(json: string) {
+  constructor(json: string, table?: Sealed) {
     this.json = json;
+    this.table = table;
   }
 }
 
@@ -277,6 +284,7 @@ function isThenable(result: unknown): result is PromiseLike<unknown> {
 /** What is no JSON, or too much of it, is a crash as any other. */
 function resultOf(call: Call, host: Host, result: unknown): Ended {
   if (result instanceof Refusal || result instanceof KeptAnswer) return result;
+  const table = result instanceof JsonResult ? result.table : undefined;
   try {
     const json = result instanceof JsonResult ? jsonOf(result) : (JSON.stringify(result) as string | undefined);
     if (json === undefined) throw new Error("the answer is not JSON");
@@ -284,8 +292,9 @@ function resultOf(call: Call, host: Host, result: unknown): Ended {
     // Shorter ones have not even the brackets.
     if (json.length > 2 * limit("hostDepth") && depthOf(Buffer.from(json)) > limit("hostDepth"))
       throw new Error("the answer is nested too deeply");
-    return new JsonResult(json);
+    return new JsonResult(json, table);
   } catch (error) {
+    table?.[Symbol.dispose]();
     return failureOf(call, host, error);
   }
 }
@@ -345,6 +354,7 @@ const patterns = new Redactor();
 export class HostChannel {
   readonly #host: Host;
   readonly #session: Session;
+  readonly #handOver: HandOver | undefined;
   readonly #openedMs: number;
   readonly #underWay = new Map<string, Call>();
   readonly #giveUps = new Map<Call, () => void>();
@@ -354,9 +364,11 @@ export class HostChannel {
   #running = 0;
   #isClosed = false;
 
-  constructor(host: Host, session: Session) {
+  /** @param handOver of a channel that shares memory */
+  constructor(host: Host, session: Session, handOver?: HandOver) {
     this.#host = host;
     this.#session = session;
+    this.#handOver = handOver;
     this.#openedMs = host.now();
   }
 
@@ -376,7 +388,10 @@ export class HostChannel {
       void ended.then((end) => {
         this.#running--;
         if (this.#giveUps.delete(call)) resolve(this.#answer(call, end));
-        else this.#record(call, "outcome", end instanceof Refusal ? tellable(end).told : end, []);
+        else {
+          if (end instanceof JsonResult) end.table?.[Symbol.dispose]();
+          this.#record(call, "outcome", end instanceof Refusal ? tellable(end).told : end, []);
+        }
       });
     });
   }
@@ -473,8 +488,11 @@ export class HostChannel {
       this.#record(call, "tool", ended, []);
       return ended.text;
     }
+    using table = ended.table;
     const { value: json, found } = patterns.json(ended.json);
-    const text = encodeResult(call.correlation, json);
+    const number = table && this.#handOver?.(table);
+    if (table !== undefined && number === undefined) return this.#answerOf(call, failureOf(call, this.#host, noTable()));
+    const text = encodeResult(call.correlation, json, number);
     const bytes = Buffer.byteLength(text);
     if (bytes > limit("hostMessageBytes"))
       return this.#answerOf(call, failureOf(call, this.#host, new Error(`the answer has ${bytes} bytes`)));
@@ -502,6 +520,14 @@ export class HostChannel {
         found.length === 0 ? undefined : found.slice(0, FIELDS_NAMED).map(({ path, what }) => `${path}: ${what}`),
     });
   }
+}
+
+function noTable(): ToolError {
+  return new ToolError(
+    "NO_TABLE",
+    "no table can be handed over on this channel, or not until those before it are taken: ask for rows",
+    { field: "format" },
+  );
 }
 
 /** Without what looks like a secret. */

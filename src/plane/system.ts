@@ -2,9 +2,10 @@
  * The system calls of the data plane, by Bun's FFI. Loaded by programs that call workers, not at the start of the
  * daemon or a command.
  */
-import { dlopen, FFIType, ptr, toArrayBuffer, type Pointer } from "bun:ffi";
+import { FFIType, ptr, toArrayBuffer, type dlopen, type Pointer } from "bun:ffi";
 import { readFileSync } from "node:fs";
 import { IpcError } from "../base/errors.ts";
+import { openLibc } from "./libc.ts";
 
 const { i32, u32, u64, i64, ptr: pointer } = FFIType;
 const SYMBOLS = {
@@ -19,7 +20,6 @@ const SYMBOLS = {
   mmap: { args: [u64, u64, i32, i32, i32, i64], returns: pointer },
   lseek: { args: [i32, i64, i32], returns: i64 },
   munmap: { args: [pointer, u64], returns: i32 },
-  memcpy: { args: [u64, u64, u64], returns: u64 },
   pipe2: { args: [pointer, i32], returns: i32 },
   recv: { args: [i32, pointer, u64, i32], returns: i64 },
   send: { args: [i32, pointer, u64, i32], returns: i64 },
@@ -32,18 +32,7 @@ const SYMBOLS = {
 
 type Library = ReturnType<typeof dlopen<typeof SYMBOLS>>["symbols"];
 
-function open(): Library | undefined {
-  for (const name of ["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1", "libc.so"]) {
-    try {
-      return dlopen(name, SYMBOLS).symbols;
-    } catch {
-      // Try the next name.
-    }
-  }
-  return undefined;
-}
-
-const found = open();
+const found = openLibc(SYMBOLS);
 /** A program that imports this on a machine without a C library is told when it connects. */
 const libc = found as Library;
 
@@ -111,42 +100,6 @@ export function map(fd: number, bytes: number): Uint8Array<ArrayBuffer> {
       hint: "share it in several parts",
     });
   }
-}
-
-/** Memory without a name, which can be sealed once it is written. */
-export function openMemory(bytes: number): number {
-  const fd = checked(
-    libc.memfd_create(ptr(Buffer.from("ipcctl-table\0")), MFD_CLOEXEC | MFD_ALLOW_SEALING),
-    "memfd_create",
-  );
-  checked(libc.ftruncate(fd, BigInt(bytes)), "ftruncate");
-  return fd;
-}
-
-/** @throws IpcError */
-export function cutAndSeal(fd: number, bytes: number): void {
-  checked(libc.ftruncate(fd, BigInt(bytes)), "ftruncate");
-  checked(libc.fcntl(fd, F_ADD_SEALS, SEALS), "sealing the memory");
-}
-
-/** Maps memory for one that writes by addresses, and unmaps it itself. @throws IpcError */
-export function mapAddress(fd: number, bytes: number): number {
-  const READ_WRITE = 3;
-  const SHARED = 1;
-  const address = libc.mmap(0n, BigInt(bytes), READ_WRITE, SHARED, fd, 0n) as unknown as number;
-  if (address > 0 && address < Number.MAX_SAFE_INTEGER) return address;
-  throw new IpcError("FAILED", `${bytes} bytes of shared memory cannot be mapped`, {
-    hint: "the address space may be limited: ulimit -v",
-  });
-}
-
-export function unmapAddress(address: number, bytes: number): void {
-  libc.munmap(address as Pointer, BigInt(bytes));
-}
-
-/** @param from bytes, or where so many are */
-export function copyMemory(to: number, from: Uint8Array | number, bytes = (from as Uint8Array).length): void {
-  if (bytes > 0) libc.memcpy(to, typeof from === "number" ? from : ptr(from), bytes);
 }
 
 /** The size of a memfd that cannot be shrunk; undefined for anything else. */

@@ -37,9 +37,11 @@ void serve({
       const run = running !== undefined && Object.hasOwn(running.tools, tool) ? running.tools[tool] : undefined;
       if (run === undefined) throw new Error(`the handler has no tool ${tool}`);
       const result: unknown = await run(JSON.parse(args) as Record<string, never>, { ...request, signal });
-      const json = JSON.stringify(result) as string | undefined;
+      const table = result instanceof plugin.TableAnswer ? result.table : undefined;
+      const json = JSON.stringify(result instanceof plugin.TableAnswer ? result.answer : result) as string | undefined;
       if (json === undefined) throw new Error("the answer is not JSON");
-      return { json: redactor.json(json).value };
+      if (table === undefined) return { json: redactor.json(json).value };
+      return { json: redactor.json(json).value, table };
     } catch (error) {
       if (!(error instanceof plugin.ToolError)) return { crash: said(error) };
       // By its types it says strings; but it comes from a handler.
@@ -70,14 +72,14 @@ void serve({
   },
 });
 
-async function setUp({ config, credentials, secrets, data, isGuarded }: PluginSetup): Promise<void> {
+async function setUp({ config, credentials, secrets, data, contents, isGuarded }: PluginSetup): Promise<void> {
   const names = Object.keys(credentials);
   const others = secrets.filter((one) => !Object.values(credentials).includes(one));
   redactor = new Redactor({ ...credentials, ...Object.fromEntries(others.map((one, at) => [`former-${at}`, one])) });
   try {
     const { default: start } = await load(process.argv[2]!);
     if (typeof start !== "function") throw new Error("handler.ts exports no function as its default");
-    running = await start({ config, credentials, data, isGuarded });
+    running = await start({ config, credentials, data, contents, isGuarded });
   } catch (error) {
     throw new IpcError("FAILED", `the handler did not start (${names.length} credentials): ${said(error)}`);
   }
@@ -88,6 +90,8 @@ type Handler = { readonly default: plugin.Plugin };
 /** @param place its folder, or `shipped:NAME` */
 async function load(place: string): Promise<Handler> {
   switch (place) {
+    case "shipped:duckdb":
+      return (await import("../../plugins/duckdb/handler.ts")) as Handler;
     case "shipped:http":
       return (await import("../../plugins/http/handler.ts")) as Handler;
     case "shipped:mysql":

@@ -7,6 +7,7 @@ import { askByHttp } from "./host-http.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { meet, type Meeting } from "../plane/meeting.ts";
 import { Pipe } from "../plane/pipe.ts";
+import { ArrowTable } from "../plane/values.ts";
 import { requireSystem } from "../plane/system.ts";
 import { sleep } from "../base/patience.ts";
 
@@ -99,7 +100,7 @@ class HostChannel {
   #isReading = false;
 
   constructor(segment: OpenSegment) {
-    this.#pipe = Pipe.over("host", segment);
+    this.#pipe = Pipe.over("host", segment, true);
     this.#pipe.setRef(false);
   }
 
@@ -163,8 +164,13 @@ class HostChannel {
 
   #take(bytes: Uint8Array): void {
     const answer = JSON.parse(utf8.decode(bytes)) as Answer;
+    const { table } = answer;
+    // Also of a call that was given up: whatever is not taken stands before the next one.
+    const memory = table === undefined ? undefined : this.#pipe.sharing!.takeOver(table);
     const request = answer.correlation === null ? undefined : this.#forget(answer.correlation);
-    if (request !== undefined) settle(request, answer); // or else it was given up meanwhile
+    if (request === undefined) return; // it was given up meanwhile
+    if (memory === undefined) return settle(request, answer);
+    settle(request, { ...answer, result: { ...(answer.result as object), table: new ArrowTable(memory) } });
   }
 }
 
@@ -177,6 +183,8 @@ function settle(request: Request, { result, error }: Answer): void {
 type Answer = {
   readonly correlation: string | null;
   readonly result?: unknown;
+  /** The number of memory that came with it. */
+  readonly table?: number;
   readonly error?: {
     readonly code: string;
     readonly message: string;
