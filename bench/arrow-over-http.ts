@@ -1,4 +1,4 @@
-/** For `arrow.ts`: the rows of a Parquet file, by the same DuckDB, as JSON over HTTP. Prints its URL. */
+/** For `arrow.ts`: the rows of a Parquet file, by the same DuckDB, as JSON over HTTP: a list of objects. Prints its URL. */
 import { cellsOf } from "../plugins/duckdb/arrow.ts";
 import { query } from "../plugins/duckdb/database.ts";
 import { Stop } from "../src/sql/stop.ts";
@@ -15,13 +15,14 @@ const server = Bun.serve({
   idleTimeout: 0,
   fetch: async () => {
     using stop = new Stop(new AbortController().signal, settings.timeoutMs);
-    const text = await query({ sql, params: [], files, stop }, settings, ({ fields, batches }) => {
-      const rows: unknown[][] = [];
+    const text = await query({ sql, params: [], files, stop }, settings, ({ batches }) => {
+      const rows: object[] = [];
       for (const columns of batches()) {
-        const readers = columns.map(cellsOf);
-        for (let row = 0; row < columns[0]!.length; row++) rows.push(readers.map((read) => read(row)));
+        const [id, name, value, kind] = columns.map(cellsOf);
+        for (let row = 0; row < columns[0]!.length; row++)
+          rows.push({ id: id!(row), name: name!(row), value: value!(row), kind: kind!(row) });
       }
-      return JSON.stringify({ columns: fields.map(({ name }) => name), rows });
+      return JSON.stringify(rows);
     });
     return new Response(text, { headers: { "content-type": "application/json" } });
   },

@@ -20,7 +20,7 @@ numbers = numpy.arange(n)
 texts = [f"text {i} of {i % 977}" for i in range(n)]
 table = pyarrow.table({"id": pyarrow.array(numbers), "name": pyarrow.array(texts),
     "value": pyarrow.array(numbers * 0.37), "kind": pyarrow.array((numbers % 7).astype("int32"))})
-pyarrow.parquet.write_table(table, sys.argv[1])
+pyarrow.parquet.write_table(table, sys.argv[1], row_group_size=122_880)
 `;
 const SQL = 'select id, name, value, kind from "rows.parquet"';
 const WORKER = `
@@ -44,7 +44,7 @@ import pandas
 for line in sys.stdin:
     start = time.perf_counter()
     answer = json.load(urllib.request.urlopen(line.strip()))
-    frame = pandas.DataFrame(answer["rows"], columns=answer["columns"])
+    frame = pandas.DataFrame(answer)
     took = (time.perf_counter() - start) * 1000
     assert len(frame) == ${ROWS} and int(frame["id"].sum()) == ${(ROWS * (ROWS - 1)) / 2}, frame
     print(took, flush=True)
@@ -70,7 +70,9 @@ const served = Bun.spawn([process.execPath, "--no-env-file", join(import.meta.di
   cwd: home.dir,
 });
 const output = served.stdout.getReader();
-const url = Buffer.from((await output.read()).value!).toString().trim();
+const url = Buffer.from((await output.read()).value!)
+  .toString()
+  .trim();
 const client = Bun.spawn([python, "-u", "-c", OVER_HTTP], { stdio: ["pipe", "pipe", "inherit"] });
 let told = "";
 void (async () => {
@@ -96,6 +98,8 @@ for (let round = 0; round <= rounds; round++) {
   keep("HTTP and JSON / duckdb plugin", http / plugin);
 }
 for (const [what, values] of Object.entries(found))
-  console.log(`${what.padEnd(34)} ${median(values).toFixed(1).padStart(8)}  (${Math.min(...values).toFixed(1)} to ${Math.max(...values).toFixed(1)})`);
+  console.log(
+    `${what.padEnd(34)} ${median(values).toFixed(1).padStart(8)}  (${Math.min(...values).toFixed(1)} to ${Math.max(...values).toFixed(1)})`,
+  );
 for (const child of [served, client]) child.kill();
 process.exit(0);

@@ -87,7 +87,11 @@ export class ArrowArray {
     const offsets: Piece = { at: first, bytes: this.length === 0 ? 0 : 4 * (this.length + 1) };
     if (format === "+l" || format === "+m") return [isNull, offsets];
     if (format === "u" || format === "z")
-      return [isNull, offsets, { at: second, bytes: this.length === 0 ? 0 : read.i32(first as Pointer, 4 * this.length) }];
+      return [
+        isNull,
+        offsets,
+        { at: second, bytes: this.length === 0 ? 0 : read.i32(first as Pointer, 4 * this.length) },
+      ];
     throw new Error(`an array of the format ${format}`);
   }
 
@@ -280,6 +284,11 @@ function clockOf(value: bigint, per: bigint): string {
 
 function fraction(value: bigint, per: bigint): string {
   const positive = value < 0n ? -value : value;
-  const digits = per === 1n ? "" : String(positive % per).padStart(String(per).length - 1, "0").replace(/0+$/, "");
+  const digits =
+    per === 1n
+      ? ""
+      : String(positive % per)
+          .padStart(String(per).length - 1, "0")
+          .replace(/0+$/, "");
   return `${value < 0n ? "-" : ""}${positive / per}${digits === "" ? "" : `.${digits}`}`;
 }

@@ -2,7 +2,7 @@
  * One statement, in an instance of DuckDB of its own: whatever it does to that is gone with it. The instance reads the
  * files that the statement was given and nothing else, which DuckDB is told and the policy of this process enforces.
  */
-import { mkdirSync, rmSync, symlinkSync } from "node:fs";
+import { lstatSync, mkdirSync, readdirSync, rmSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
 import { ptr, type Pointer } from "bun:ffi";
@@ -11,7 +11,7 @@ import { ToolError } from "../../src/host/plugin.ts";
 import { errorOf, withoutPlaces } from "../../src/sql/failures.ts";
 import type { Param } from "../../src/sql/statements.ts";
 import { timeoutText, type Stop } from "../../src/sql/stop.ts";
-import { ARRAY_WORDS, ArrowArray, readSchema, release, SCHEMA_WORDS, type ReadField } from "./arrow.ts";
+import { ARRAY_WORDS, ArrowArray, cellsOf, readSchema, release, SCHEMA_WORDS, type ReadField } from "./arrow.ts";
 import { cText, duckdb, fetchChunk, newResult, Out, textAt } from "./library.ts";
 
 /** A file by the name that a statement calls it. */
@@ -35,7 +35,6 @@ export type Answered = {
 
 /** Of `duckdb_statement_type`. */
 const SELECT = 1;
-const EXPLAIN = 4;
 /** Of `duckdb_pending_state`. */
 const PENDING = { ready: 0, notReady: 1, error: 2, noTasks: 3 };
 /** How long tasks of DuckDB run before others have their turn. */
@@ -43,8 +42,13 @@ const TURN_MS = 5;
 
 let last = 0;
 
+/** What a process that was killed has left. */
+export function removeLinks(): void {
+  for (const name of readdirSync(".")) if (/^q\d+$/.test(name)) rmSync(name, { recursive: true, force: true });
+}
+
 /**
- * @param folder where its links are; the process works there
+ * Works in the folder of this process, where its links are for as long.
  * @param take reads the answer while it is there
  * @throws ToolError
  */
@@ -55,10 +59,13 @@ export async function query<T>(
 ): Promise<T> {
   stop.signal.throwIfAborted();
   const links = `q${last++}`;
-  using all = new DisposableStack();
+  const all = new DisposableStack();
+  // The answer need not wait for that.
+  using _ = { [Symbol.dispose]: () => void setImmediate(() => all.dispose()) };
   all.defer(() => rmSync(links, { recursive: true, force: true }));
   mkdirSync(links);
-  for (const { name, path } of files) symlinkSync(path, join(links, name));
+  for (const { name, path } of files)
+    if (lstatSync(path, { throwIfNoEntry: false })?.isFile() === true) symlinkSync(path, join(links, name));
   const connection = open(all);
   const set = (statement: string): void => ownStatement(connection, statement);
   for (const one of LOCKED) set(one);
@@ -75,6 +82,7 @@ export async function query<T>(
     stop.signal.throwIfAborted();
     throw failure(text, sql, timeoutMs);
   };
+  requireReading(connection, sql, fail);
   const statement = prepare(connection, sql, all, fail);
   bind(statement, params);
   const result = await execute(connection, statement, stop, all, fail);
@@ -111,6 +119,52 @@ function ownStatement(connection: bigint, sql: string): void {
 
 type Fail = (text: string) => never;
 
+/**
+ * What tells settings, among which are paths of this machine, or carries out text that was not looked at. All else that
+ * a statement could do is closed to it by DuckDB and by the policy of this process.
+ */
+const CLOSED: ReadonlySet<string> = new Set([
+  ...["current_setting", "duckdb_settings", "pg_settings", "duckdb_external_file_cache"],
+  ...["query", "query_table", "json_execute_serialized_sql"],
+]);
+
+/** As DuckDB reads it: one statement that selects, and names nothing that is closed. @throws ToolError */
+function requireReading(connection: bigint, sql: string, fail: Fail): void {
+  using own = new DisposableStack();
+  const reading = prepare(connection, "select json_serialize_sql($1::varchar)", own, fail);
+  bind(reading, [sql]);
+  const result = newResult();
+  own.defer(() => duckdb().duckdb_destroy_result(result.at));
+  if (duckdb().duckdb_execute_prepared(reading, result.at) !== 0)
+    return fail(textAt(duckdb().duckdb_result_error(result.at)));
+  let text = "";
+  for (const [column] of answered(result, own).batches()) text = String(cellsOf(column!)(0));
+  const tree = JSON.parse(text) as {
+    readonly error: boolean;
+    readonly error_type?: string;
+    readonly error_message?: string;
+    readonly statements?: readonly unknown[];
+  };
+  if (tree.error && tree.error_type === "parser") return fail(`Parser Error: ${tree.error_message}`);
+  if (tree.error || tree.statements === undefined)
+    return wrong("sql", "query only reads: one statement such as select, from, with, values, describe, summarize");
+  if (tree.statements.length !== 1)
+    return wrong("sql", `there are ${tree.statements.length} statements in it: one is carried out at a time`);
+  const closed = closedIn(tree.statements);
+  if (closed !== undefined) return wrong("sql", `${closed} is closed here`);
+}
+
+function closedIn(node: unknown): string | undefined {
+  if (typeof node !== "object" || node === null) return undefined;
+  for (const [key, value] of Object.entries(node)) {
+    const isName = (key === "function_name" || key === "table_name") && typeof value === "string";
+    if (isName && CLOSED.has(value.toLowerCase())) return value;
+    const found = closedIn(value);
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
 /** One statement that reads. @throws ToolError */
 function prepare(connection: bigint, sql: string, all: DisposableStack, fail: Fail): bigint {
   const [api, extracted, prepared, text] = [duckdb(), new Out(), new Out(), cText(sql)];
@@ -120,13 +174,11 @@ function prepare(connection: bigint, sql: string, all: DisposableStack, fail: Fa
     const why = textAt(api.duckdb_extract_statements_error(extracted.handle));
     return why === "" ? wrong("sql", "there is no statement in it") : fail(why);
   }
-  if (count > 1) return wrong("sql", `there are ${count} statements in it: one is carried out at a time`);
   all.defer(() => api.duckdb_destroy_prepare(prepared.at));
   if (api.duckdb_prepare_extracted_statement(connection, extracted.handle, 0, prepared.at) !== 0)
     return fail(textAt(api.duckdb_prepare_error(prepared.handle)));
-  const type = api.duckdb_prepared_statement_type(prepared.handle);
-  if (type === SELECT || type === EXPLAIN) return prepared.handle;
-  return wrong("sql", "query only reads: one statement such as select, from, with, values, describe, summarize, explain");
+  if (count === 1 && api.duckdb_prepared_statement_type(prepared.handle) === SELECT) return prepared.handle;
+  return wrong("sql", "it is not one statement that reads");
 }
 
 function wrong(field: string, why: string): never {

@@ -9,7 +9,7 @@ import { Stop } from "../../src/sql/stop.ts";
 import type { Param } from "../../src/sql/statements.ts";
 import { Turns } from "../../src/sql/turns.ts";
 import { cellsOf, type ArrowArray, type ReadField } from "./arrow.ts";
-import { query, type Answered, type Settings } from "./database.ts";
+import { query, removeLinks, type Answered, type Settings } from "./database.ts";
 import { libraryPath } from "./library.ts";
 
 type Config = {
@@ -34,6 +34,7 @@ const duckdb: Plugin<Config | undefined> = ({ config, contents = "" }) => {
   const { memory_mb, threads, statement_timeout_ms, max_rows } = { ...DEFAULTS, ...config };
   const settings: Settings = { memoryMb: memory_mb, threads, timeoutMs: statement_timeout_ms };
   const turns = new Turns(AT_ONCE);
+  removeLinks();
   const tools = {
     query: async ({ sql, params = [], limit: rows, format = "rows", conversation_id }: Args, request: ToolRequest) => {
       using stop = new Stop(request.signal, settings.timeoutMs);
@@ -164,6 +165,7 @@ function writeBatch(writer: SealedWriter, rows: number, columns: readonly ArrowA
     writer.writeFrom(piece.at, piece.bytes);
     writer.skip(aligned(piece.bytes) - piece.bytes);
   }
+  writer.flush();
 }
 
 function requireRoom(writer: SealedWriter, bytes: number): void {

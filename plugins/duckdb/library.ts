@@ -39,6 +39,7 @@ const SYMBOLS = {
   duckdb_bind_int64: { args: [u64, u64, FFIType.i64], returns: i32 },
   duckdb_bind_double: { args: [u64, u64, FFIType.f64], returns: i32 },
   duckdb_bind_varchar_length: { args: [u64, u64, pointer, u64], returns: i32 },
+  duckdb_execute_prepared: { args: [u64, pointer], returns: i32 },
   duckdb_pending_prepared: { args: [u64, pointer], returns: i32 },
   duckdb_pending_execute_task: { args: [u64], returns: i32 },
   duckdb_pending_error: { args: [u64], returns: pointer },

@@ -194,7 +194,13 @@ export class Plugins {
       network: networkOf(needs),
       files: { read: readable, write: [data], ...(hasTables ? { scratch: SCRATCH_OF_TABLES } : {}) },
       process: { procfs: "self", uid: "keep", threads: null },
-      limits: { memory: hasTables ? null : MEMORY, cpuSeconds: null, cpuPercent: null, fileSize: null, openFiles: 1000 },
+      limits: {
+        memory: hasTables ? null : MEMORY,
+        cpuSeconds: null,
+        cpuPercent: null,
+        fileSize: null,
+        openFiles: 1000,
+      },
     };
     const isPython = manifest.language === "python";
     const definition = {

@@ -491,7 +491,8 @@ export class HostChannel {
     using table = ended.table;
     const { value: json, found } = patterns.json(ended.json);
     const number = table && this.#handOver?.(table);
-    if (table !== undefined && number === undefined) return this.#answerOf(call, failureOf(call, this.#host, noTable()));
+    if (table !== undefined && number === undefined)
+      return this.#answerOf(call, failureOf(call, this.#host, noTable()));
     const text = encodeResult(call.correlation, json, number);
     const bytes = Buffer.byteLength(text);
     if (bytes > limit("hostMessageBytes"))

@@ -13,7 +13,18 @@ export function changesOf(before: PluginFolder | undefined, after: PluginFolder)
     .toSorted((a, b) => rankOf(a.what) - rankOf(b.what));
 }
 
-const ORDER = ["host", "credential", "files", "tool", "config_schema", "version", "language", "description", "author", "code"];
+const ORDER = [
+  "host",
+  "credential",
+  "files",
+  "tool",
+  "config_schema",
+  "version",
+  "language",
+  "description",
+  "author",
+  "code",
+];
 
 function rankOf(what: string): number {
   const rank = ORDER.indexOf(what.split(" ", 1)[0]!);

@@ -21,9 +21,10 @@ export type GroupFile = { readonly id: string; readonly name: string; readonly c
 /** An answer with a table beside it, as a stream of Arrow in memory that the worker maps: nobody on its way reads it. */
 export class TableAnswer {
   readonly answer: object;
-  readonly table: Sealed;
+  readonly table: Sealed | Uint8Array;
 
-  constructor(answer: object, table: Sealed) {
+  /** @param table as a stream of Arrow's IPC format; bytes are copied to shared memory */
+  constructor(answer: object, table: Sealed | Uint8Array) {
     this.answer = answer;
     this.table = table;
   }

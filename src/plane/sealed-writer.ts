@@ -1,5 +1,5 @@
 /**
- * Memory that is written once, by addresses, and then sealed. Only plugins make such, so it is Bun's FFI alone, and no
+ * Memory that is written once, from wherever the pieces lie, and then sealed. Only plugins make such, so it is Bun's FFI alone, and no
  * part of the SDK.
  */
 import { FFIType, ptr } from "bun:ffi";
@@ -9,14 +9,11 @@ import { openLibc } from "./libc.ts";
 import { Sealed } from "./sealed.ts";
 import { closeFd } from "./system.ts";
 
-const { i32, u32, u64, i64, ptr: pointer } = FFIType;
+const { i32, u32, i64, ptr: pointer } = FFIType;
 const SYMBOLS = {
   memfd_create: { args: [pointer, u32], returns: i32 },
-  ftruncate: { args: [i32, i64], returns: i32 },
   fcntl: { args: [i32, i32, i32], returns: i32 },
-  mmap: { args: [u64, u64, i32, i32, i32, i64], returns: u64 },
-  munmap: { args: [u64, u64], returns: i32 },
-  memcpy: { args: [u64, u64, u64], returns: u64 },
+  writev: { args: [i32, pointer, i32], returns: i64 },
 } as const;
 
 let loaded: ReturnType<typeof openLibc<typeof SYMBOLS>>;
@@ -28,17 +25,24 @@ function libc(): NonNullable<typeof loaded> {
 }
 
 const CLOEXEC_AND_SEALING = 3;
-const READ_WRITE = 3;
-const SHARED = 1;
+/** Pieces in one call of the kernel, which takes 1024. */
+const PIECES = 512;
+const ZEROES = Buffer.from(new ArrayBuffer(8));
 const F_ADD_SEALS = 1033;
 const SEALS = 0x0001 | 0x0002 | 0x0004; // no more seals, no shrinking, no growing
 
-/** Writes what becomes {@link Sealed}, one piece after the other. */
+/**
+ * Writes what becomes {@link Sealed}, one piece after the other. It is not mapped here: the kernel copies each piece to
+ * its place, which costs half of what the faults of fresh pages do.
+ */
 export class SealedWriter implements Disposable {
   readonly #fd: number;
-  /** Of as much as there may be: what is not written takes no memory. */
-  readonly #address: bigint;
   readonly #most: number;
+  /** Addresses and lengths of what waits, as the kernel takes them. */
+  readonly #pieces = new BigUint64Array(new ArrayBuffer(16 * PIECES));
+  #waiting = 0;
+  /** What must not be collected meanwhile. */
+  readonly #held: Uint8Array[] = [];
   #used = 0;
   #isOver = false;
 
@@ -46,14 +50,6 @@ export class SealedWriter implements Disposable {
   constructor(most = limit("tableBytes")) {
     this.#most = most;
     this.#fd = checked(libc().memfd_create(ptr(Buffer.from("ipcctl-table\0")), CLOEXEC_AND_SEALING), "memfd_create");
-    try {
-      checked(libc().ftruncate(this.#fd, most), "ftruncate");
-      this.#address = BigInt(libc().mmap(0, most, READ_WRITE, SHARED, this.#fd, 0));
-      if (this.#address > BigInt(Number.MAX_SAFE_INTEGER)) checked(-1, "mmap");
-    } catch (error) {
-      closeFd(this.#fd);
-      throw error;
-    }
   }
 
   get used(): number {
@@ -65,52 +61,51 @@ export class SealedWriter implements Disposable {
     return this.#used + bytes <= this.#most;
   }
 
-  /** @throws RangeError if it does not fit */
+  /** @throws RangeError if it does not fit, IpcError if there is no memory for it */
   write(bytes: Uint8Array): void {
-    if (bytes.length > 0) libc().memcpy(this.#take(bytes.length), ptr(bytes), bytes.length);
+    if (bytes.length === 0) return;
+    this.#held.push(bytes);
+    this.writeFrom(ptr(bytes), bytes.length);
   }
 
-  /** The same from an address, at which so many bytes are. */
+  /** The same from an address, at which so many bytes are until {@link SealedWriter.flush}. */
   writeFrom(address: number, bytes: number): void {
-    if (bytes > 0) libc().memcpy(this.#take(bytes), address, bytes);
-  }
-
-  /** Zeroes. */
-  skip(bytes: number): void {
-    this.#take(bytes);
-  }
-
-  #take(bytes: number): bigint {
+    if (bytes === 0) return;
     if (this.#isOver || !this.hasRoom(bytes))
       throw new RangeError(`${this.#used + bytes} bytes: at most ${this.#most} fit`);
-    const at = this.#address + BigInt(this.#used);
     this.#used += bytes;
-    return at;
+    this.#pieces[2 * this.#waiting] = BigInt(address);
+    this.#pieces[2 * this.#waiting + 1] = BigInt(bytes);
+    if (++this.#waiting === PIECES) this.flush();
+  }
+
+  /** Zeroes, at most 8. */
+  skip(bytes: number): void {
+    this.writeFrom(ptr(ZEROES), bytes);
+  }
+
+  /** What was written from is no longer needed. @throws IpcError if there is no memory for it */
+  flush(): void {
+    const wanted = this.#pieces.subarray(0, 2 * this.#waiting).reduce((sum, one, at) => (at % 2 ? sum + one : sum), 0n);
+    // Memory is written as a whole, or there is none left.
+    if (this.#waiting > 0 && BigInt(libc().writev(this.#fd, ptr(this.#pieces), this.#waiting)) !== wanted)
+      checked(-1, "writing");
+    this.#waiting = 0;
+    this.#held.length = 0;
   }
 
   /** What was written; nothing more can be. @throws IpcError */
   finish(): Sealed {
-    this.#unmap();
-    try {
-      checked(libc().ftruncate(this.#fd, this.#used), "ftruncate");
-      checked(libc().fcntl(this.#fd, F_ADD_SEALS, SEALS), "sealing the memory");
-    } catch (error) {
-      closeFd(this.#fd);
-      throw error;
-    }
-    return new Sealed(this.#fd);
-  }
-
-  #unmap(): void {
+    this.flush();
+    checked(libc().fcntl(this.#fd, F_ADD_SEALS, SEALS), "sealing the memory");
     this.#isOver = true;
-    libc().munmap(this.#address, this.#most);
+    return new Sealed(this.#fd);
   }
 
   /** Without a result. */
   [Symbol.dispose](): void {
-    if (this.#isOver) return;
-    this.#unmap();
-    closeFd(this.#fd);
+    if (!this.#isOver) closeFd(this.#fd);
+    this.#isOver = true;
   }
 }
 

@@ -36,7 +36,7 @@ export class GroupLinks implements LinkedPlugin {
     return group === undefined ? undefined : this.#linked.get(group)?.link;
   }
 
-  async call(call: Call): Promise<unknown> {
+  async call(call: Call, begin: () => void): Promise<unknown> {
     const { group } = call;
     const one = this.#take(group);
     if (one === undefined)
@@ -44,7 +44,7 @@ export class GroupLinks implements LinkedPlugin {
     one.running++;
     clearTimeout(one.timer);
     try {
-      return await one.link.call(call);
+      return await one.link.call(call, begin);
     } finally {
       if (--one.running === 0) {
         one.timer = setTimeout(() => this.#drop(group, one), IDLE_MS);

@@ -20,7 +20,14 @@ import { BrokenChannel } from "../plane/ring.ts";
 import { Asking } from "./asking.ts";
 import type { Journal } from "./journal.ts";
 import { GroupLinks } from "./group-links.ts";
-import { PluginLink, requireProvided, type Desk, type FilesNamed, type LinkedPlugin, type Plugin } from "./plugin-link.ts";
+import {
+  PluginLink,
+  requireProvided,
+  type Desk,
+  type FilesNamed,
+  type LinkedPlugin,
+  type Plugin,
+} from "./plugin-link.ts";
 
 /** So many requests of one worker are taken before the others have their turn. */
 const TURN_REQUESTS = 64;
