@@ -1,4 +1,6 @@
-/** For `arrow.ts`: the rows of a Parquet file, by the same DuckDB, as JSON over HTTP: a list of objects. Prints its URL. */
+/**
+ * For `arrow.ts`: the rows of a Parquet file, by the same DuckDB, as JSON over HTTP: a list of objects. Prints its URL.
+ */
 import { cellsOf } from "../plugins/duckdb/arrow.ts";
 import { query } from "../plugins/duckdb/database.ts";
 import { Stop } from "../src/sql/stop.ts";

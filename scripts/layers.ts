@@ -53,6 +53,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       protocol: "keys that stand twice",
       audit: "",
       sandbox: "how a host is written",
+      plane: "memory that an answer brings",
       plugins: "what those that come with ipcctl say of themselves",
     },
   },
@@ -65,12 +66,13 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     uses: {
       ...{ base: "", audit: "", host: "", calls: "what the daemon tells it", plane: "channels that the daemon relays" },
       plugins: "those that come with ipcctl and hold no credential",
+      stores: "files that a request names",
     },
   },
   plugin: {
     job: "the process in which one plugin's handler runs",
     uses: {
-      ...{ base: "", calls: "the call that it is in", host: "", runtime: "`serve`" },
+      ...{ base: "", calls: "the call that it is in", host: "", runtime: "`serve`", plane: "tables" },
       plugins: "those that come with ipcctl and hold a credential",
     },
   },

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { limit } from "../../src/base/limits.ts";
 import { TableAnswer, ToolError, type Plugin, type Tool, type ToolRequest } from "../../src/host/plugin.ts";
 import { SealedWriter } from "../../src/plane/sealed-writer.ts";
-import { aligned, batchMessage, END, FormatError, schemaMessage, type Place } from "../../src/sql/arrow-ipc.ts";
+import { aligned, batchMessage, LAST_BYTES, FormatError, schemaMessage, type Place } from "../../src/sql/arrow-ipc.ts";
 import { answerOf, type Answer, type Cell, type Column } from "../../src/sql/answer.ts";
 import { Stop } from "../../src/sql/stop.ts";
 import type { Param } from "../../src/sql/statements.ts";
@@ -124,8 +124,8 @@ function tableOf({ fields, batches }: Answered, most: number, origin: string): T
     if (count > 0) writeBatch(writer, count, columns);
     rows += count;
   }
-  requireRoom(writer, END.length);
-  writer.write(END);
+  requireRoom(writer, LAST_BYTES.length);
+  writer.write(LAST_BYTES);
   return new TableAnswer({ columns: columnsOf(fields), row_count: rows, truncated: false, origin }, writer.finish());
 }
 
@@ -159,7 +159,7 @@ function writeBatch(writer: SealedWriter, rows: number, columns: readonly ArrowA
     places,
     bytes,
   );
-  requireRoom(writer, head.length + bytes + END.length);
+  requireRoom(writer, head.length + bytes + LAST_BYTES.length);
   writer.write(head);
   for (const piece of pieces) {
     writer.writeFrom(piece.at, piece.bytes);

@@ -5,9 +5,8 @@
 import { CString, dlopen, FFIType, ptr, type Pointer } from "bun:ffi";
 import { join } from "node:path";
 import { packageFolder } from "../../src/base/install.ts";
-import { DUCKDB_PACKAGE } from "../../src/host/shipped-manifests.ts";
+import { DUCKDB_PACKAGE, DUCKDB_VERSION } from "../../src/host/shipped-manifests.ts";
 
-const VERSION = "1.5.6-r.1";
 const { i32, u64, ptr: pointer, void: nothing } = FFIType;
 
 /**
@@ -77,7 +76,7 @@ export function libraryPath(): string {
   const folder = packageFolder(DUCKDB_PACKAGE);
   if (folder !== undefined) return join(folder, "libduckdb.so");
   throw new Error(
-    `DuckDB is not installed, which is an optional dependency of ipcctl: npm install ${DUCKDB_PACKAGE}@${VERSION}`,
+    `DuckDB is not installed, which is an optional dependency of ipcctl: npm install ${DUCKDB_PACKAGE}@${DUCKDB_VERSION}`,
   );
 }
 

@@ -94,7 +94,7 @@ class Table:
 
     @property
     def rows(self) -> list[list[Any]]:
-        """Each with its values in the order of the columns. Of an Arrow table they are Python's own, made when asked for."""
+        """Each with its values in the order of the columns; of an Arrow table they are made when they are asked for."""
         if self._rows is None:
             values = [column.to_pylist() for column in self.arrow.columns]
             self._rows = [list(row) for row in zip(*values)]

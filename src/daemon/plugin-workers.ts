@@ -6,7 +6,10 @@ import { workerName } from "../protocol/kinds.ts";
 /** Of a group whose name makes one that is too long. */
 const HASH_CHARS = 16;
 
-/** No plugin has a dash or a dot in its name, so that no two have one worker. @param group null if it has one for all */
+/**
+ * No plugin has a dash or a dot in its name, so that no two have one worker.
+ * @param group null if it has one for all
+ */
 export function pluginWorker(name: string, group: string | null): string {
   const base = workerName("plugin", name);
   if (group === null) return base;

@@ -18,7 +18,9 @@ export type ToolRequest = {
 /** A file of the group. Its content is the file of this id in the folder `contents`. */
 export type GroupFile = { readonly id: string; readonly name: string; readonly conversation_id: string | null };
 
-/** An answer with a table beside it, as a stream of Arrow in memory that the worker maps: nobody on its way reads it. */
+/**
+ * An answer with a table beside it, as a stream of Arrow in memory that the worker maps: nobody on its way reads it.
+ */
 export class TableAnswer {
   readonly answer: object;
   readonly table: Sealed | Uint8Array;

@@ -15,6 +15,8 @@ export const IN_ROUTER: ReadonlySet<string> = new Set(["echo", "files", "memory"
 /** Of DuckDB's library, an optional dependency: 24 MB to download, 68 MB on the disk. */
 export const DUCKDB_PACKAGE = `@duckdb/node-bindings-linux-${process.arch}`;
 
+export const DUCKDB_VERSION = "1.5.6-r.1";
+
 /** By name. */
 export function shippedManifests(): ReadonlyMap<string, Manifest> {
   return new Map(

@@ -1,11 +1,11 @@
 /**
- * Memory that is written once, from wherever the pieces lie, and then sealed. Only plugins make such, so it is Bun's FFI alone, and no
- * part of the SDK.
+ * Memory that is written once, from wherever the pieces lie, and then sealed. Only plugins make such: it is no part of
+ * the SDK.
  */
 import { FFIType, ptr } from "bun:ffi";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
-import { openLibc } from "./libc.ts";
+import { openLibc } from "./open-libc.ts";
 import { Sealed } from "./sealed.ts";
 import { closeFd } from "./system.ts";
 

@@ -103,7 +103,10 @@ export class Sharing {
     return number;
   }
 
-  /** The other side of it: mapped here, as long as the view is there. @throws BrokenChannel, IpcError as {@link borrow} */
+  /**
+   * The other side of it: mapped here, as long as the view is there.
+   * @throws BrokenChannel, IpcError as {@link Sharing.borrow}
+   */
   takeOver(number: number): Uint8Array {
     while (!this.#borrowed.has(number)) this.#receive();
     const buffer = this.#borrowed.get(number)!;

@@ -5,7 +5,7 @@
 import { FFIType, ptr, toArrayBuffer, type dlopen, type Pointer } from "bun:ffi";
 import { readFileSync } from "node:fs";
 import { IpcError } from "../base/errors.ts";
-import { openLibc } from "./libc.ts";
+import { openLibc } from "./open-libc.ts";
 
 const { i32, u32, u64, i64, ptr: pointer } = FFIType;
 const SYMBOLS = {

@@ -87,6 +87,21 @@ describe("the handler", () => {
     }
   });
 
+  test("filesNamed: as many files as the limit, and one more", async () => {
+    const kept = files;
+    const one = files[0]!;
+    const named = (count: number): GroupFile[] =>
+      Array.from({ length: count }, (_, at) => (at === 0 ? one : { ...one, name: `n${at}`, id: `i${at}` }));
+    try {
+      files = named(LIMITS.filesNamed.value);
+      expect(await rows('select count(*)::int from "data.csv"')).toEqual([[2]]);
+      files = named(LIMITS.filesNamed.value + 1);
+      expect(await refusal('select count(*)::int from "data.csv"')).toMatchObject({ code: "USAGE", field: "sql" });
+    } finally {
+      files = kept;
+    }
+  });
+
   test("each type comes as JSON, exactly or as text", async () => {
     const cases: Record<string, unknown> = {
       "1::tinyint": 1,
