@@ -12,7 +12,7 @@ const SCHEMA = { format: 0, name: 1, flags: 3, childCount: 4, children: 5, dicti
 const ARRAY = { length: 0, nulls: 1, offset: 2, bufferCount: 3, childCount: 4, buffers: 5, children: 6 };
 const ARRAY_MORE = { dictionary: 7, release: 8 };
 
-const word = (at: number, index: number): number => Number(read.u64(at as Pointer, index * WORD));
+const word = (at: number, index: number): number => Number(read.u64(at, index * WORD));
 
 /** A column, and the values of an enumeration. */
 export type ReadField = Field & {
@@ -67,7 +67,7 @@ export class ArrowArray {
     this.length = word(at, ARRAY.length);
     const list = word(at, ARRAY.buffers);
     this.buffers = Array.from({ length: word(at, ARRAY.bufferCount) }, (_, index) => word(list, index));
-    const nulls = Number(read.i64(at as Pointer, ARRAY.nulls * WORD));
+    const nulls = Number(read.i64(at, ARRAY.nulls * WORD));
     this.nulls = this.buffers[0] === 0 && nulls < 0 ? 0 : nulls;
     this.children = childrenAt(at, ARRAY).map((child, index) => new ArrowArray(field.children[index]!, child));
     const dictionary = word(at, ARRAY_MORE.dictionary);
@@ -87,11 +87,7 @@ export class ArrowArray {
     const offsets: Piece = { at: first, bytes: this.length === 0 ? 0 : 4 * (this.length + 1) };
     if (format === "+l" || format === "+m") return [isNull, offsets];
     if (format === "u" || format === "z")
-      return [
-        isNull,
-        offsets,
-        { at: second, bytes: this.length === 0 ? 0 : read.i32(first as Pointer, 4 * this.length) },
-      ];
+      return [isNull, offsets, { at: second, bytes: this.length === 0 ? 0 : read.i32(first, 4 * this.length) }];
     throw new Error(`an array of the format ${format}`);
   }
 
@@ -137,7 +133,7 @@ export function cellsOf(array: ArrowArray): Reader {
 }
 
 function bytesAt({ at, bytes }: Piece): Uint8Array {
-  return bytes === 0 ? new Uint8Array() : new Uint8Array(toArrayBuffer(at as Pointer, 0, bytes));
+  return bytes === 0 ? new Uint8Array() : new Uint8Array(toArrayBuffer(at, 0, bytes));
 }
 
 function valuesOf(array: ArrowArray): Reader {
@@ -147,7 +143,7 @@ function valuesOf(array: ArrowArray): Reader {
     const [index, value] = [numbersOf(format, bytesAt(array.pieces[1]!)), cellsOf(dictionary)];
     return (row) => value(Number(index(row)));
   }
-  switch (format[0]) {
+  switch (format.charAt(0)) {
     case "+":
       return nestedOf(array);
     case "u":
@@ -212,7 +208,7 @@ function decimal(value: bigint, scale: number): string {
 function numbersOf(format: string, data: Uint8Array): (row: number) => number | bigint {
   const view = new DataView(data.buffer, data.byteOffset, data.length);
   const width = WIDTHS[format] ?? widthOf(format);
-  switch (format[0]) {
+  switch (format.charAt(0)) {
     case "c":
       return (row) => view.getInt8(row);
     case "C":

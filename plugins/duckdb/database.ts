@@ -138,7 +138,7 @@ function requireReading(connection: bigint, sql: string, fail: Fail): void {
   if (duckdb().duckdb_execute_prepared(reading, result.at) !== 0)
     return fail(textAt(duckdb().duckdb_result_error(result.at)));
   let text = "";
-  for (const [column] of answered(result, own).batches()) text = String(cellsOf(column!)(0));
+  for (const [column] of answered(result, own).batches()) text = cellsOf(column!)(0) as string; // by its SQL
   const tree = JSON.parse(text) as {
     readonly error: boolean;
     readonly error_type?: string;

@@ -85,7 +85,7 @@ export const cText = (text: string): Buffer => Buffer.from(`${text}\0`);
 
 /** Text that DuckDB owns. */
 export function textAt(at: Pointer | bigint | null): string {
-  return at === null || Number(at) === 0 ? "" : new CString(Number(at) as Pointer).toString();
+  return at === null || Number(at) === 0 ? "" : new CString(Number(at)).slice(); // it is an object, and this a string
 }
 
 /** Memory for what a function of DuckDB writes: a handle, or a structure. */

@@ -88,7 +88,7 @@ export class SealedWriter implements Disposable {
   flush(): void {
     const wanted = this.#pieces.subarray(0, 2 * this.#waiting).reduce((sum, one, at) => (at % 2 ? sum + one : sum), 0n);
     // Memory is written as a whole, or there is none left.
-    if (this.#waiting > 0 && BigInt(libc().writev(this.#fd, ptr(this.#pieces), this.#waiting)) !== wanted)
+    if (this.#waiting > 0 && libc().writev(this.#fd, ptr(this.#pieces), this.#waiting) !== wanted)
       checked(-1, "writing");
     this.#waiting = 0;
     this.#held.length = 0;

@@ -163,7 +163,7 @@ test("pluginGroups: as many groups as the limit, and one more", async () => {
   const [gate, ended] = [Promise.withResolvers<string>(), [] as string[]];
   const open = (): PluginLink => ({ call: () => gate.promise, close: () => undefined, state: "ready" }) as never;
   const links = new GroupLinks([], open, (group) => ended.push(group));
-  const ask = (group: string): Promise<unknown> => links.call({ group } as Call);
+  const ask = (group: string): Promise<unknown> => links.call({ group } as Call, () => undefined);
   const most = LIMITS.pluginGroups.value;
   const all = Array.from({ length: most }, (_, at) => ask(`g${at}`));
   expect(await ask("one more")).toBeInstanceOf(Refusal);
