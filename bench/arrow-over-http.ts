@@ -17,9 +17,9 @@ const server = Bun.serve({
   idleTimeout: 0,
   fetch: async () => {
     using stop = new Stop(new AbortController().signal, settings.timeoutMs);
-    const text = await query({ sql, params: [], files, stop }, settings, ({ batches }) => {
+    const text = await query({ sql, params: [], files, stop }, settings, async ({ batches }) => {
       const rows: object[] = [];
-      for (const columns of batches()) {
+      for await (const columns of batches()) {
         const [id, name, value, kind] = columns.map(cellsOf);
         for (let row = 0; row < columns[0]!.length; row++)
           rows.push({ id: id!(row), name: name!(row), value: value!(row), kind: kind!(row) });

@@ -20,7 +20,7 @@ numbers = numpy.arange(n)
 texts = [f"text {i} of {i % 977}" for i in range(n)]
 table = pyarrow.table({"id": pyarrow.array(numbers), "name": pyarrow.array(texts),
     "value": pyarrow.array(numbers * 0.37), "kind": pyarrow.array((numbers % 7).astype("int32"))})
-pyarrow.parquet.write_table(table, sys.argv[1], row_group_size=122_880)
+pyarrow.parquet.write_table(table, sys.argv[1], row_group_size=122_880, compression="none")
 `;
 const SQL = 'select id, name, value, kind from "rows.parquet"';
 const WORKER = `

@@ -12,6 +12,7 @@ import { errorOf, withoutPlaces } from "../../src/sql/failures.ts";
 import type { Param } from "../../src/sql/statements.ts";
 import { timeoutText, type Stop } from "../../src/sql/stop.ts";
 import { ARRAY_WORDS, ArrowArray, cellsOf, readSchema, release, SCHEMA_WORDS, type ReadField } from "./arrow.ts";
+import { Watchdog } from "./watchdog.ts";
 import { cText, duckdb, fetchChunk, newResult, Out, textAt } from "./library.ts";
 
 /** A file by the name that a statement calls it. */
@@ -29,8 +30,8 @@ export type Query = {
 /** What a statement gives. */
 export type Answered = {
   readonly fields: readonly ReadField[];
-  /** Each piece of it is there until the next one is asked for. */
-  readonly batches: () => Generator<readonly ArrowArray[]>;
+  /** As they are computed. Each piece is there until the next one is asked for. */
+  readonly batches: () => AsyncGenerator<readonly ArrowArray[], void>;
 };
 
 /** Of `duckdb_statement_type`. */
@@ -39,6 +40,8 @@ const SELECT = 1;
 const PENDING = { ready: 0, notReady: 1, error: 2, noTasks: 3 };
 /** How long tasks of DuckDB run before others have their turn. */
 const TURN_MS = 5;
+/** After the time of a statement, before it is interrupted from outside this thread. */
+const GRACE_MS = 250;
 
 let last = 0;
 
@@ -55,13 +58,14 @@ export function removeLinks(): void {
 export async function query<T>(
   { sql, params, files, stop }: Query,
   { memoryMb, threads, timeoutMs }: Settings,
-  take: (answered: Answered) => T,
+  take: (answered: Answered) => Promise<T>,
 ): Promise<T> {
   stop.signal.throwIfAborted();
   const links = `q${last++}`;
   const all = new DisposableStack();
+  let watchdog: Watchdog | undefined;
   // The answer need not wait for that.
-  using _ = { [Symbol.dispose]: () => void setImmediate(() => all.dispose()) };
+  using _ = { [Symbol.dispose]: () => void setTimeout(() => all.dispose(), watchdog?.end() ?? 0) };
   all.defer(() => rmSync(links, { recursive: true, force: true }));
   mkdirSync(links);
   for (const { name, path } of files)
@@ -82,11 +86,12 @@ export async function query<T>(
     stop.signal.throwIfAborted();
     throw failure(text, sql, timeoutMs);
   };
-  requireReading(connection, sql, fail);
+  await requireReading(connection, sql, fail);
+  watchdog = new Watchdog(connection, timeoutMs + GRACE_MS);
   const statement = prepare(connection, sql, all, fail);
   bind(statement, params);
   const result = await execute(connection, statement, stop, all, fail);
-  return take(answered(result, all));
+  return await take(answered(result, all, fail));
 }
 
 /** Before anything of the worker's. The first one closes the folder of temporary files to COPY and ATTACH. */
@@ -129,7 +134,7 @@ const CLOSED: ReadonlySet<string> = new Set([
 ]);
 
 /** As DuckDB reads it: one statement that selects, and names nothing that is closed. @throws ToolError */
-function requireReading(connection: bigint, sql: string, fail: Fail): void {
+async function requireReading(connection: bigint, sql: string, fail: Fail): Promise<void> {
   using own = new DisposableStack();
   const reading = prepare(connection, "select json_serialize_sql($1::varchar)", own, fail);
   bind(reading, [sql]);
@@ -138,7 +143,7 @@ function requireReading(connection: bigint, sql: string, fail: Fail): void {
   if (duckdb().duckdb_execute_prepared(reading, result.at) !== 0)
     return fail(textAt(duckdb().duckdb_result_error(result.at)));
   let text = "";
-  for (const [column] of answered(result, own).batches()) text = cellsOf(column!)(0) as string; // by its SQL
+  for await (const [column] of answered(result, own, fail).batches()) text = cellsOf(column!)(0) as string; // by its SQL
   const tree = JSON.parse(text) as {
     readonly error: boolean;
     readonly error_type?: string;
@@ -220,7 +225,7 @@ async function execute(
   signal.addEventListener("abort", interrupt, { once: true });
   all.defer(() => signal.removeEventListener("abort", interrupt));
   all.defer(() => api.duckdb_destroy_pending(pending.at));
-  if (api.duckdb_pending_prepared(statement, pending.at) !== 0) return failed();
+  if (api.duckdb_pending_prepared_streaming(statement, pending.at) !== 0) return failed();
   for (let began = performance.now(); ;) {
     const state = api.duckdb_pending_execute_task(pending.handle);
     if (state === PENDING.ready) break;
@@ -236,18 +241,27 @@ async function execute(
   return result;
 }
 
-function answered(result: Out, all: DisposableStack): Answered {
+/** @param fail told what went wrong before the end */
+function answered(result: Out, all: DisposableStack, fail: Fail): Answered {
   const api = duckdb();
   const options = new Out();
   options.words[0] = api.duckdb_result_get_arrow_options(result.at);
   all.defer(() => api.duckdb_destroy_arrow_options(options.at));
   const fields = fieldsOf(result, options.handle);
-  function* batches(): Generator<readonly ArrowArray[]> {
+  async function* batches(): AsyncGenerator<readonly ArrowArray[], void> {
+    let began = performance.now();
     const [chunk, array] = [new Out(), new Out(ARRAY_WORDS)];
     const field: ReadField = { name: "", format: "+s", nullable: false, children: fields, dictionary: undefined };
     for (;;) {
+      if (performance.now() - began > TURN_MS) {
+        await turn();
+        began = performance.now();
+      }
       chunk.words[0] = fetchChunk(result);
-      if (chunk.handle === 0n) return;
+      if (chunk.handle === 0n) {
+        const why = textAt(api.duckdb_result_error(result.at));
+        return why === "" ? undefined : fail(why);
+      }
       try {
         check(api.duckdb_data_chunk_to_arrow(options.handle, chunk.handle, array.at));
         try {
@@ -297,7 +311,7 @@ function check(error: bigint): void {
 
 /** What DuckDB says, as far as it says nothing of this machine. */
 function failure(text: string, sql: string, timeoutMs: number): unknown {
-  if (text.startsWith("INTERRUPT")) return errorOf("timeout", timeoutText(timeoutMs), new Error(text));
+  if (/^INTERRUPT/i.test(text)) return errorOf("timeout", timeoutText(timeoutMs), new Error(text));
   if (text.startsWith("Out of Memory"))
     return new ToolError(
       "OUT_OF_MEMORY",

@@ -42,7 +42,7 @@ const duckdb: Plugin<Config | undefined> = ({ config, contents = "" }) => {
       const meant = namedIn(sql, request.files ?? [], conversation_id);
       const files = meant.map(({ name, id }) => ({ name, path: join(contents, id) }));
       const most = format === "rows" ? Math.min(rows ?? max_rows, limit("sqlRows")) : (rows ?? Infinity);
-      return await query({ sql, params, files, stop }, settings, (answered) =>
+      return await query<Answer | TableAnswer>({ sql, params, files, stop }, settings, (answered) =>
         format === "rows" ? rowsOf(answered, most, originOf(meant)) : tableOf(answered, most, originOf(meant)),
       );
     },
@@ -52,7 +52,7 @@ const duckdb: Plugin<Config | undefined> = ({ config, contents = "" }) => {
     verify: async () => {
       libraryPath();
       using stop = new Stop(new AbortController().signal, settings.timeoutMs);
-      await query({ sql: "select 1", params: [], files: [], stop }, settings, () => undefined);
+      await query({ sql: "select 1", params: [], files: [], stop }, settings, () => Promise.resolve());
     },
   };
 };
@@ -89,10 +89,10 @@ const originOf = (files: readonly GroupFile[]): string =>
 const columnsOf = (fields: readonly ReadField[]): readonly Column[] =>
   fields.map((field) => ({ name: field.name, type: typeNameOf(field) }));
 
-function rowsOf({ fields, batches }: Answered, most: number, origin: string): Answer {
+async function rowsOf({ fields, batches }: Answered, most: number, origin: string): Promise<Answer> {
   const rows: Cell[][] = [];
   let bytes = 0;
-  for (const columns of batches()) {
+  for await (const columns of batches()) {
     const readers = columns.map(cellsOf);
     const count = columns[0]?.length ?? 0;
     for (let row = 0; row < count && rows.length <= most && bytes <= limit("sqlAnswerBytes"); row++) {
@@ -106,7 +106,7 @@ function rowsOf({ fields, batches }: Answered, most: number, origin: string): An
 }
 
 /** Straight into memory that the worker maps. */
-function tableOf({ fields, batches }: Answered, most: number, origin: string): TableAnswer {
+async function tableOf({ fields, batches }: Answered, most: number, origin: string): Promise<TableAnswer> {
   using writer = new SealedWriter();
   try {
     writer.write(schemaMessage(fields.map((field) => requireWritable(field))));
@@ -115,7 +115,7 @@ function tableOf({ fields, batches }: Answered, most: number, origin: string): T
     throw error;
   }
   let rows = 0;
-  for (const columns of batches()) {
+  for await (const columns of batches()) {
     const count = columns[0]?.length ?? 0;
     if (rows + count > most)
       throw new ToolError("USAGE", `limit: there are more than ${most} rows; as a table comes all, or nothing`, {

@@ -39,7 +39,7 @@ const SYMBOLS = {
   duckdb_bind_double: { args: [u64, u64, FFIType.f64], returns: i32 },
   duckdb_bind_varchar_length: { args: [u64, u64, pointer, u64], returns: i32 },
   duckdb_execute_prepared: { args: [u64, pointer], returns: i32 },
-  duckdb_pending_prepared: { args: [u64, pointer], returns: i32 },
+  duckdb_pending_prepared_streaming: { args: [u64, pointer], returns: i32 },
   duckdb_pending_execute_task: { args: [u64], returns: i32 },
   duckdb_pending_error: { args: [u64], returns: pointer },
   duckdb_execute_pending: { args: [u64, pointer], returns: i32 },

@@ -237,6 +237,28 @@ describe("the handler", () => {
       expect(await rows('select count(*)::int from "data.csv"')).toEqual([[2]]);
     });
 
+  test("what waits in DuckDB for rows that do not come is ended in time", async () => {
+    const sparse = "select range from range(100000000000) where range % 99999999999 = 5";
+    for (const format of ["rows", "arrow"])
+      expect(await refusal(sparse, { format })).toMatchObject({ code: "TIMEOUT", retriable: false });
+    expect(await rows("select * from range(1000000000000)", { limit: 1 })).toEqual([["0"]]);
+    expect(
+      await refusal("select 1 / (range - 300000)::int::varchar::int from range(1000000)", { format: "arrow" }),
+    ).toBeUndefined();
+    expect(
+      await refusal(
+        "select (range::varchar || case when range = 300000 then 'x' else '' end)::int from range(1000000)",
+        { format: "arrow" },
+      ),
+    ).toMatchObject({ code: "SQL_ERROR", message: expect.stringContaining("300000x") });
+  });
+
+  test("who gives it up is waited for no longer", async () => {
+    const signal = AbortSignal.timeout(100);
+    const outcome = await caller.refusal("query", { sql: "select count(*) from range(100000000000)" }, signal);
+    expect(outcome).toMatchObject({ code: "CANCELLED" });
+  });
+
   test("no answer names a place on this machine", async () => {
     for (const sql of [
       "select * from duckdb_settings()",
