@@ -1,8 +1,8 @@
 /**
  * For `arrow.ts`: the rows of a Parquet file, by the same DuckDB, as JSON over HTTP: a list of objects. Prints its URL.
  */
-import { cellsOf } from "../plugins/duckdb/arrow.ts";
-import { query } from "../plugins/duckdb/database.ts";
+import { cellsOf } from "../src/duckdb/arrow.ts";
+import { query } from "../src/duckdb/instance.ts";
 import { Stop } from "../src/sql/stop.ts";
 
 const [, , parquet] = process.argv;

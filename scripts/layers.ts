@@ -76,6 +76,13 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       plugins: "those that come with ipcctl and hold a credential",
     },
   },
+  duckdb: {
+    job: "SQL over files of a group: DuckDB's library, its answers as rows and as Arrow, its limits",
+    uses: {
+      ...{ base: "", plane: "memory for tables" },
+      ...{ host: "what tools are, and how they refuse", sql: "answers, limits of time, the format of Arrow" },
+    },
+  },
   web: {
     job: "what workers fetch: which sites, with which credential, from which addresses, how much of it",
     uses: { base: "", host: "what tools are, and how they refuse" },

@@ -17,6 +17,7 @@ import type { Approvals } from "../desk/approvals.ts";
 import type { Credentials } from "../desk/credentials.ts";
 import { cleanWorkerEnv } from "../launch/command.ts";
 import { parseAppConfig } from "../protocol/app-config.ts";
+import { workerName } from "../protocol/kinds.ts";
 import { isOfPlugin } from "./plugin-workers.ts";
 import { PROTOCOL, type WorkerEvent } from "../protocol/responses.ts";
 import type { DaemonStatus } from "../protocol/status.ts";

@@ -12,7 +12,7 @@ import type { CallClient } from "../calls/client.ts";
 import type { Credentials } from "../desk/credentials.ts";
 import { DUCKDB_PACKAGE } from "../host/shipped-manifests.ts";
 import type { PluginSetup } from "../host/plugin-calls.ts";
-import { toGroup } from "../stores/database.ts";
+import { toGroup } from "../base/names.ts";
 import { IN_ROUTER } from "../host/shipped-manifests.ts";
 import type { JsonObject } from "../host/wire.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";

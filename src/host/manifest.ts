@@ -63,6 +63,10 @@ const tool = z.strictObject({
     .max(limit("pluginToolMs") / MS)
     .default(TOOL_SECONDS)
     .meta({ description: "within which it answers" }),
+  results: z
+    .enum(["own", "external"])
+    .default("own")
+    .meta({ description: "external: they hold data of somebody else; the host writes `origin` into each, an object" }),
   tables: z
     .boolean()
     .default(false)

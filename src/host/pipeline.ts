@@ -286,7 +286,7 @@ function resultOf(call: Call, host: Host, result: unknown): Ended {
   if (result instanceof Refusal || result instanceof KeptAnswer) return result;
   const table = result instanceof JsonResult ? result.table : undefined;
   try {
-    const json = result instanceof JsonResult ? jsonOf(result) : (JSON.stringify(result) as string | undefined);
+    const json = call.tool!.manifest.results === "external" ? marked(call.tool!, result) : jsonOf(result);
     if (json === undefined) throw new Error("the answer is not JSON");
     if (json.length > limit("hostMessageBytes")) throw new Error(`the answer has ${json.length} characters`);
     // Shorter ones have not even the brackets.
@@ -299,10 +299,29 @@ function resultOf(call: Call, host: Host, result: unknown): Ended {
   }
 }
 
-/** @throws SyntaxError if it is not JSON, which would end the answer somewhere else */
-function jsonOf({ json }: JsonResult): string {
-  JSON.parse(json);
-  return json;
+/** @throws SyntaxError if a text is not JSON, which would end the answer somewhere else */
+function jsonOf(result: unknown): string | undefined {
+  if (!(result instanceof JsonResult)) return JSON.stringify(result) as string | undefined;
+  JSON.parse(result.json);
+  return result.json;
+}
+
+/**
+ * With `origin`, in which the host says from where it is, and the plugin of what it is. It stands in the place of what
+ * the plugin calls so.
+ * @throws Error if it is not an object, which has no place for that
+ */
+function marked({ plugin, manifest }: HostTool, result: unknown): string {
+  const value: unknown = result instanceof JsonResult ? JSON.parse(result.json) : result;
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    throw new Error("results of the tool are external, and this one is not an object");
+  const { origin: said, ...rest } = value as { readonly origin?: unknown };
+  const source = typeof said === "string" ? said : undefined;
+  const origin = { plugin, tool: manifest.name.slice(plugin.length + 1), source };
+  // As it was written where nothing has to be taken out.
+  if (!(result instanceof JsonResult) || said !== undefined) return JSON.stringify({ ...rest, origin });
+  const body = result.json.trim().slice(1);
+  return `{"origin":${JSON.stringify(origin)}${/^\s*\}$/.test(body) ? "" : ","}${body}`;
 }
 
 const CODE = /^[A-Z][A-Z0-9_]{0,63}$/;
@@ -490,13 +509,15 @@ export class HostChannel {
     }
     using table = ended.table;
     const { value: json, found } = patterns.json(ended.json);
-    const number = table && this.#handOver?.(table);
-    if (table !== undefined && number === undefined)
-      return this.#answerOf(call, failureOf(call, this.#host, noTable()));
-    const text = encodeResult(call.correlation, json, number);
-    const bytes = Buffer.byteLength(text);
+    let text = encodeResult(call.correlation, json);
+    const bytes = Buffer.byteLength(text) + (table === undefined ? 0 : NUMBER_BYTES);
     if (bytes > limit("hostMessageBytes"))
       return this.#answerOf(call, failureOf(call, this.#host, new Error(`the answer has ${bytes} bytes`)));
+    if (table !== undefined) {
+      const number = this.#handOver?.(table); // last, since it cannot be taken back
+      if (number === undefined) return this.#answerOf(call, failureOf(call, this.#host, noTable()));
+      text = encodeResult(call.correlation, json, number);
+    }
     this.#record(call, "tool", ended, found);
     return text;
   }
@@ -522,6 +543,9 @@ export class HostChannel {
     });
   }
 }
+
+/** At most, for saying which table belongs to an answer. */
+const NUMBER_BYTES = 32;
 
 function noTable(): ToolError {
   return new ToolError(

@@ -280,6 +280,7 @@ const provided = z.strictObject({
       idempotent: z.boolean().default(false),
       timeout_s: z.number().positive().default(TIMEOUT_S),
       tables: z.boolean().default(false),
+      results: z.enum(["own", "external"]).default("own"),
       arguments_schema: z.record(z.string(), z.unknown()),
     }),
   ),

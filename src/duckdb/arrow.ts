@@ -1,7 +1,7 @@
 /** Arrow's C interface: what lies at the addresses that DuckDB gives, as batches of a stream and as cells of JSON. */
 import { CFunction, FFIType, read, toArrayBuffer, type Pointer } from "bun:ffi";
-import { bytesOf, type Cell } from "../../src/sql/answer.ts";
-import type { Field, Node } from "../../src/sql/arrow-ipc.ts";
+import { bytesOf, type Cell } from "../sql/answer.ts";
+import type { Field, Node } from "../sql/arrow-ipc.ts";
 
 /** Words of `struct ArrowSchema` and `struct ArrowArray`. */
 export const SCHEMA_WORDS = 9;

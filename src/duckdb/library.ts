@@ -4,8 +4,8 @@
  */
 import { CString, dlopen, FFIType, ptr, type Pointer } from "bun:ffi";
 import { join } from "node:path";
-import { packageFolder } from "../../src/base/install.ts";
-import { DUCKDB_PACKAGE, DUCKDB_VERSION } from "../../src/host/shipped-manifests.ts";
+import { packageFolder } from "../base/install.ts";
+import { DUCKDB_PACKAGE, DUCKDB_VERSION } from "../host/shipped-manifests.ts";
 
 const { i32, u64, ptr: pointer, void: nothing } = FFIType;
 

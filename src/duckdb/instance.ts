@@ -6,11 +6,11 @@ import { lstatSync, mkdirSync, readdirSync, rmSync, symlinkSync } from "node:fs"
 import { join } from "node:path";
 import { setImmediate as turn } from "node:timers/promises";
 import { ptr, type Pointer } from "bun:ffi";
-import { sleep } from "../../src/base/patience.ts";
-import { ToolError } from "../../src/host/plugin.ts";
-import { errorOf, withoutPlaces } from "../../src/sql/failures.ts";
-import type { Param } from "../../src/sql/statements.ts";
-import { timeoutText, type Stop } from "../../src/sql/stop.ts";
+import { sleep } from "../base/patience.ts";
+import { ToolError } from "../host/plugin.ts";
+import { errorOf, withoutPlaces } from "../sql/failures.ts";
+import type { Param } from "../sql/statements.ts";
+import { timeoutText, type Stop } from "../sql/stop.ts";
 import { ARRAY_WORDS, ArrowArray, cellsOf, readSchema, release, SCHEMA_WORDS, type ReadField } from "./arrow.ts";
 import { Watchdog } from "./watchdog.ts";
 import { cText, duckdb, fetchChunk, newResult, Out, textAt } from "./library.ts";
@@ -143,7 +143,7 @@ async function requireReading(connection: bigint, sql: string, fail: Fail): Prom
   if (duckdb().duckdb_execute_prepared(reading, result.at) !== 0)
     return fail(textAt(duckdb().duckdb_result_error(result.at)));
   let text = "";
-  for await (const [column] of answered(result, own, fail).batches()) text = cellsOf(column!)(0) as string; // by its SQL
+  for await (const [column] of answered(result, own, fail).batches()) text = cellsOf(column!)(0) as string; // as it selects
   const tree = JSON.parse(text) as {
     readonly error: boolean;
     readonly error_type?: string;

@@ -3,7 +3,7 @@
  * calls DuckDB from a thread of its own.
  */
 import { FFIType, ptr, type Pointer } from "bun:ffi";
-import { openLibc } from "../../src/plane/open-libc.ts";
+import { openLibc } from "../plane/open-libc.ts";
 import { duckdb } from "./library.ts";
 
 const { i32, u64, ptr: pointer } = FFIType;
