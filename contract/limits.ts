@@ -384,6 +384,14 @@ export const LIMITS = {
     value: 268_435_456,
     why: "a table that an answer brings in shared memory: some seven million rows of four columns; no limit of the worker's memory counts it",
   },
+  tablesHeld: {
+    value: 128,
+    why: "tables that one worker has not let go of; for each the router keeps a descriptor, of which it has 5000",
+  },
+  tablesHeldBytes: {
+    value: 1_073_741_824,
+    why: "bytes of the tables that one worker has not let go of, which no limit of its own counts",
+  },
   filesNamed: {
     value: 1024,
     why: "project files whose names stand in one request to a plugin that reads them; DuckDB makes links for each",

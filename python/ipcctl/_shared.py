@@ -248,9 +248,10 @@ class Sharing:
         except _types.Refused as error:
             raise BrokenChannel(str(error)) from None
 
-    def take_over(self, number: int) -> memoryview:
+    def take_over(self, number: int, on_gone: Callable[[], None]) -> memoryview:
         """Memory that is this process's alone from now on, mapped as long as a view of it is there.
 
+        :param on_gone: called when it is not, by whatever thread; it must not wait for anything
         :raises BrokenChannel: if it was not handed over, or is not sealed
         :raises Unheld: if this process has no memory for it
         """
@@ -259,6 +260,7 @@ class Sharing:
         segment = self._borrowed.pop(number)
         if isinstance(segment, _types.Unheld):
             raise segment
+        weakref.finalize(segment, on_gone).atexit = False
         return memoryview(segment)
 
     def _receive(self) -> None:

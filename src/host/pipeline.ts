@@ -3,7 +3,15 @@
  * happens, it gets one answer and one record in the audit. Nothing that a worker sends says who it is: a session is
  * what the host opened for one channel, and each request belongs to the session whose channel it came from.
  */
-import { CANCEL_TOPIC, HOST_CODES, STAGES, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
+import {
+  CANCEL_TOPIC,
+  HOST_CODES,
+  LET_GO_TOPIC,
+  STAGES,
+  TOOL_TOPIC,
+  type HostCode,
+  type Stage,
+} from "../../contract/host.ts";
 import type { AuditEntry } from "../audit/schema.ts";
 import { limit } from "../base/limits.ts";
 import { bindingOf, sealOf, type Decision } from "./approval.ts";
@@ -144,8 +152,13 @@ export class Call implements ToolRequest {
   }
 }
 
-/** Hands memory to whoever is at the other end of a channel. @returns its number there; undefined if it cannot now */
-export type HandOver = (table: Sealed) => number | undefined;
+/** Memory that is handed to whoever is at the other end of a channel. */
+export type Tables = {
+  /** Takes it. @returns its number there; undefined if it cannot be handed over now, and is still the caller's */
+  readonly handOver: (table: Sealed) => number | undefined;
+  /** The other end says that it is no longer used. */
+  readonly letGo: (number: unknown) => void;
+};
 
 /** A result as JSON: what a route may give that has it as text already. */
 export class JsonResult {
@@ -301,7 +314,7 @@ function resultOf(call: Call, host: Host, result: unknown): Ended {
 
 /** @throws SyntaxError if a text is not JSON, which would end the answer somewhere else */
 function jsonOf(result: unknown): string | undefined {
-  if (!(result instanceof JsonResult)) return JSON.stringify(result) as string | undefined;
+  if (!(result instanceof JsonResult)) return JSON.stringify(result);
   JSON.parse(result.json);
   return result.json;
 }
@@ -373,7 +386,7 @@ const patterns = new Redactor();
 export class HostChannel {
   readonly #host: Host;
   readonly #session: Session;
-  readonly #handOver: HandOver | undefined;
+  readonly #tables: Tables | undefined;
   readonly #openedMs: number;
   readonly #underWay = new Map<string, Call>();
   readonly #giveUps = new Map<Call, () => void>();
@@ -383,11 +396,11 @@ export class HostChannel {
   #running = 0;
   #isClosed = false;
 
-  /** @param handOver of a channel that shares memory */
-  constructor(host: Host, session: Session, handOver?: HandOver) {
+  /** @param tables of a channel that shares memory */
+  constructor(host: Host, session: Session, tables?: Tables) {
     this.#host = host;
     this.#session = session;
-    this.#handOver = handOver;
+    this.#tables = tables;
     this.#openedMs = host.now();
   }
 
@@ -440,6 +453,11 @@ export class HostChannel {
       call.isSilent = true;
       this.cancel(correlation);
       return new Refusal("CANCELLED", "it was given up");
+    }
+    if (request.topic === LET_GO_TOPIC) {
+      call.isSilent = true;
+      this.#tables?.letGo(request.arguments.table);
+      return new Refusal("CANCELLED", "there is nothing to answer");
     }
     if (this.#underWay.has(correlation))
       return new Refusal("DUPLICATE_CORRELATION", `a request with the correlation ${quote(correlation)} is under way`);
@@ -507,15 +525,20 @@ export class HostChannel {
       this.#record(call, "tool", ended, []);
       return ended.text;
     }
-    using table = ended.table;
+    const { table } = ended;
     const { value: json, found } = patterns.json(ended.json);
     let text = encodeResult(call.correlation, json);
     const bytes = Buffer.byteLength(text) + (table === undefined ? 0 : NUMBER_BYTES);
-    if (bytes > limit("hostMessageBytes"))
+    if (bytes > limit("hostMessageBytes")) {
+      table?.[Symbol.dispose]();
       return this.#answerOf(call, failureOf(call, this.#host, new Error(`the answer has ${bytes} bytes`)));
+    }
     if (table !== undefined) {
-      const number = this.#handOver?.(table); // last, since it cannot be taken back
-      if (number === undefined) return this.#answerOf(call, failureOf(call, this.#host, noTable()));
+      const number = this.#tables?.handOver(table); // last, since it cannot be taken back
+      if (number === undefined) {
+        table[Symbol.dispose]();
+        return this.#answerOf(call, failureOf(call, this.#host, noTable()));
+      }
       text = encodeResult(call.correlation, json, number);
     }
     this.#record(call, "tool", ended, found);
@@ -550,7 +573,7 @@ const NUMBER_BYTES = 32;
 function noTable(): ToolError {
   return new ToolError(
     "NO_TABLE",
-    "no table can be handed over on this channel, or not until those before it are taken: ask for rows",
+    "no table can be handed over on this channel, or not before some of those that are held are let go of: ask for rows",
     { field: "format" },
   );
 }

@@ -83,7 +83,8 @@ export class Sharing {
    */
   readonly lend = (value: ArrayBufferView | NdArray | Sealed): unknown[] | undefined => {
     if (value instanceof Sealed) {
-      const number = this.handOver(value);
+      const number = this.#send(value.fd);
+      if (number !== undefined) value[Symbol.dispose](); // it is the other side's: nobody is told to release it
       return number === undefined ? undefined : [number, 0, value.bytes, BYTES_TAG, [value.bytes]];
     }
     if (!isUsed) return undefined;
@@ -96,22 +97,21 @@ export class Sharing {
     return number === undefined ? undefined : [number, view.byteOffset, view.byteLength, tag, shape];
   };
 
-  /** It is the other side's then, and closed here: nobody is told to release it. @returns its number, if it was sent */
+  /** For {@link Sharing.takeOver}; the caller keeps its descriptor. @returns its number, if it was sent */
   handOver(sealed: Sealed): number | undefined {
-    const number = this.#send(sealed.fd);
-    if (number !== undefined) sealed[Symbol.dispose]();
-    return number;
+    return this.#send(sealed.fd);
   }
 
   /**
    * The other side of it: mapped here, as long as the view is there.
    * @throws BrokenChannel, IpcError as {@link Sharing.borrow}
    */
-  takeOver(number: number): Uint8Array {
+  takeOver(number: number, onGone: () => void = () => undefined): Uint8Array {
     while (!this.#borrowed.has(number)) this.#receive();
     const buffer = this.#borrowed.get(number)!;
     this.#borrowed.delete(number);
     if (buffer instanceof IpcError) throw buffer;
+    segments.get(buffer)?.onGone.push(onGone);
     return new Uint8Array(buffer);
   }
 

@@ -19,6 +19,7 @@ import { Pipe } from "../plane/pipe.ts";
 import { BrokenChannel } from "../plane/ring.ts";
 import { Asking } from "./asking.ts";
 import type { Journal } from "./journal.ts";
+import { HandedTables } from "./handed-tables.ts";
 import { GroupLinks } from "./group-links.ts";
 import {
   PluginLink,
@@ -261,10 +262,14 @@ export class Router {
     if (admitted === undefined) return pipe.close();
     this.#admitted.delete(label);
     clearTimeout(admitted.timer);
-    const channel = new HostChannel(this.#host, admitted.session, (table) => pipe.sharing!.handOver(table));
+    const tables = new HandedTables(pipe.sharing!); // as it was opened
+    const channel = new HostChannel(this.#host, admitted.session, tables);
     const open = { admission: admitted.admission, channel, pipe };
     this.#open.add(open);
-    void this.#serve(open).finally(() => this.#open.delete(open));
+    void this.#serve(open).finally(() => {
+      this.#open.delete(open);
+      tables.close();
+    });
   }
 
   /** For the daemon: who has a channel now. */

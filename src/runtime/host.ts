@@ -1,6 +1,6 @@
 /** `host.files.list({…})`: a program that ipcctl has started calls the tools that the policy of its worker grants. */
 import { randomBytes } from "node:crypto";
-import { CANCEL_TOPIC, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
+import { CANCEL_TOPIC, LET_GO_TOPIC, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
 import { limit } from "../base/limits.ts";
 import { requirePlatform } from "../base/platform.ts";
 import { askByHttp } from "./host-http.ts";
@@ -97,6 +97,8 @@ type Request = {
 class HostChannel {
   readonly #pipe: Pipe;
   readonly #underWay = new Map<string, Request>();
+  /** Numbers of tables whose memory was collected: the host is told with the next request. */
+  readonly #unused: number[] = [];
   #isReading = false;
 
   constructor(segment: OpenSegment) {
@@ -110,6 +112,11 @@ class HostChannel {
 
   /** False if there is no room now. @throws BrokenChannel if the host has ended: then nothing was sent */
   trySend(request: Request): boolean {
+    for (let table = this.#unused.pop(); table !== undefined; table = this.#unused.pop())
+      if (!this.#pipe.trySend(encode({ topic: LET_GO_TOPIC, correlation: "-", arguments: { table } }))) {
+        this.#unused.push(table);
+        return false;
+      }
     if (!this.#pipe.trySend(request.bytes)) return false;
     request.channel = this;
     request.wasSent = true;
@@ -166,7 +173,8 @@ class HostChannel {
     const answer = JSON.parse(utf8.decode(bytes)) as Answer;
     const { table } = answer;
     // Also of a call that was given up: whatever is not taken stands before the next one.
-    const memory = table === undefined ? undefined : this.#pipe.sharing!.takeOver(table);
+    const memory =
+      table === undefined ? undefined : this.#pipe.sharing!.takeOver(table, () => void this.#unused.push(table));
     const request = answer.correlation === null ? undefined : this.#forget(answer.correlation);
     if (request === undefined) return; // it was given up meanwhile
     if (memory === undefined) return settle(request, answer);

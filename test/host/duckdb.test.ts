@@ -370,6 +370,16 @@ def descriptors(sql, count):
     gc.collect()
     return open_now() - before
 @ipcctl.expose
+def many(count, keeps):
+    kept = []
+    try:
+        for _ in range(count):
+            one = host.call("duckdb.query", sql="select 1", format="arrow")
+            if keeps: kept.append(one["table"])
+    except host.HostError as error:
+        return [len(kept), error.code]
+    return [len(kept), "all"]
+@ipcctl.expose
 def given_up(sql):
     try:
         host.call("duckdb.query", sql=sql, format="arrow", deadline=0.001)
@@ -503,6 +513,12 @@ describe("the daemon", () => {
       "select * from range(200000)",
     );
     expect([first, hasTable, rows]).toEqual(["UNKNOWN_OUTCOME", true, [[8]]]);
+  });
+
+  test("a worker holds so many tables, and others when it has let go of those", async () => {
+    const most = LIMITS.tablesHeld.value;
+    expect(await call("one", "many", most + 5, true)).toEqual([most, "NO_TABLE"]);
+    expect(await call("one", "many", most + 5, false)).toEqual([0, "all"]);
   });
 
   test("a killed process is started anew, and the call carried out", async () => {

@@ -10,6 +10,7 @@ import { Sealed } from "../../src/plane/sealed.ts";
 import { SealedWriter } from "../../src/plane/sealed-writer.ts";
 import { Sharing } from "../../src/plane/sharing.ts";
 import { closeFd, createPair, createSegment, SEQPACKET, sendWithFds } from "../../src/plane/system.ts";
+import { HandedTables } from "../../src/router/handed-tables.ts";
 import { GroupLinks } from "../../src/router/group-links.ts";
 import type { PluginLink } from "../../src/router/plugin-link.ts";
 import { batchMessage, FormatError, LAST_BYTES, schemaMessage, type Field } from "../../src/sql/arrow-ipc.ts";
@@ -148,6 +149,7 @@ test("who has handed memory on has it no more", () => {
   const [from, to] = [new Sharing(mine), new Sharing(theirs)];
   const sealed = new Sealed(createSegment(4));
   const number = from.handOver(sealed)!;
+  sealed[Symbol.dispose]();
   expect(() => sealed.fd).toThrow("handed on");
   expect(to.takeOver(number)).toEqual(new Uint8Array(4));
   expect(() => to.takeOver(number)).toThrow("was not handed over");
@@ -157,6 +159,36 @@ test("who has handed memory on has it no more", () => {
   expect(rest.fd).toBeGreaterThan(2);
   rest[Symbol.dispose]();
   from.close();
+});
+
+test("tablesHeld, tablesHeldBytes: as many as the limit, and one more; what is let go of is empty", () => {
+  const [mine, theirs] = createPair(SEQPACKET);
+  const [from, to] = [new Sharing(mine), new Sharing(theirs)];
+  const tables = new HandedTables(from);
+  const small = (): Sealed => new Sealed(createSegment(4096));
+  const most = LIMITS.tablesHeld.value;
+  const views = Array.from({ length: most }, () => {
+    const number = tables.handOver(small())!;
+    return [number, to.takeOver(number).fill(7)] as const;
+  });
+  using other = small();
+  expect(tables.handOver(other)).toBeUndefined();
+  const [number, view] = views[3]!;
+  for (const none of ["3", -1, null, {}, 99999]) tables.letGo(none);
+  expect(tables.handOver(other)).toBeUndefined();
+  tables.letGo(number);
+  tables.letGo(number);
+  expect([view[0], views[4]![1][0]]).toEqual([0, 7]);
+  expect(to.takeOver(tables.handOver(small())!)).toHaveLength(4096);
+  expect(tables.handOver(other)).toBeUndefined();
+  tables.close();
+  expect(views[4]![1][0]).toBe(0);
+  const large = LIMITS.tablesHeldBytes.value / LIMITS.tableBytes.value;
+  for (let count = 0; count < large; count++)
+    expect(tables.handOver(new Sealed(createSegment(LIMITS.tableBytes.value)))).toBeGreaterThan(0);
+  expect(tables.handOver(other)).toBeUndefined();
+  tables.close();
+  for (const one of [from, to]) one.close();
 });
 
 test("pluginGroups: as many groups as the limit, and one more", async () => {
