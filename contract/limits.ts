@@ -384,6 +384,10 @@ export const LIMITS = {
     value: 268_435_456,
     why: "a table that an answer brings in shared memory: some seven million rows of four columns; no limit of the worker's memory counts it",
   },
+  sqlTableRows: {
+    value: 1_048_576,
+    why: "rows of a table of a database, all of which its plugin holds at once; DuckDB's are bounded by their bytes alone",
+  },
   tablesHeld: {
     value: 128,
     why: "tables that one worker has not let go of; for each the router keeps a descriptor, of which it has 5000",

@@ -79,7 +79,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   duckdb: {
     job: "SQL over files of a group: DuckDB's library, its answers as rows and as Arrow, its limits",
     uses: {
-      ...{ base: "", plane: "memory for tables" },
+      ...{ base: "", plane: "the C library" },
       ...{ host: "what tools are, and how they refuse", sql: "answers, limits of time, the format of Arrow" },
     },
   },
@@ -89,7 +89,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   },
   sql: {
     job: "what the plugins of databases have in common: tools, and their bounds in time, rows, bytes and connections",
-    uses: { base: "", host: "what tools are, and how they refuse" },
+    uses: { base: "", host: "what tools are, and how they refuse", plane: "memory for tables" },
   },
   desk: {
     job: "what only the host may decide or know: credentials, sealed on the disk; which version of a plugin is accepted; what waits for a person's yes, and how it is shown",

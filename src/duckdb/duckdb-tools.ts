@@ -2,13 +2,13 @@
 import { join } from "node:path";
 import { limit } from "../base/limits.ts";
 import { TableAnswer, ToolError, type Plugin, type Tool, type ToolRequest } from "../host/plugin.ts";
-import { SealedWriter } from "../plane/sealed-writer.ts";
-import { aligned, batchMessage, LAST_BYTES, FormatError, schemaMessage, type Place } from "../sql/arrow-ipc.ts";
+import { FormatError } from "../sql/arrow-ipc.ts";
 import { answerOf, type Answer, type Cell, type Column } from "../sql/answer.ts";
 import { Stop } from "../sql/stop.ts";
 import type { Param } from "../sql/statements.ts";
+import { TableWriter } from "../sql/table-writer.ts";
 import { Turns } from "../sql/turns.ts";
-import { cellsOf, type ArrowArray, type ReadField } from "./arrow.ts";
+import { cellsOf, type ReadField } from "./arrow.ts";
 import { query, removeLinks, type Answered, type Settings } from "./instance.ts";
 import { libraryPath } from "./library.ts";
 
@@ -105,13 +105,7 @@ async function rowsOf({ fields, batches }: Answered, most: number, origin: strin
 
 /** Straight into memory that the worker maps. */
 async function tableOf({ fields, batches }: Answered, most: number, origin: string): Promise<TableAnswer> {
-  using writer = new SealedWriter();
-  try {
-    writer.write(schemaMessage(fields.map((field) => requireWritable(field))));
-  } catch (error) {
-    if (error instanceof FormatError) throw unwritable(fields, error.message);
-    throw error;
-  }
+  using writer = writerOf(fields);
   let rows = 0;
   for await (const columns of batches()) {
     const count = columns[0]?.length ?? 0;
@@ -119,12 +113,25 @@ async function tableOf({ fields, batches }: Answered, most: number, origin: stri
       throw new ToolError("USAGE", `limit: there are more than ${most} rows; as a table comes all, or nothing`, {
         field: "limit",
       });
-    if (count > 0) writeBatch(writer, count, columns);
+    const arrays = columns.flatMap((column) => [...column.flat()]);
+    if (count > 0)
+      writer.batch(
+        count,
+        arrays.map(({ node }) => node),
+        arrays.flatMap(({ pieces }) => pieces),
+      );
     rows += count;
   }
-  requireRoom(writer, LAST_BYTES.length);
-  writer.write(LAST_BYTES);
   return new TableAnswer({ columns: columnsOf(fields), row_count: rows, truncated: false, origin }, writer.finish());
+}
+
+/** @throws ToolError for a type that has no place in a table */
+function writerOf(fields: readonly ReadField[]): TableWriter {
+  try {
+    return new TableWriter(fields.map((field) => requireWritable(field)));
+  } catch (error) {
+    throw error instanceof FormatError ? unwritable(fields, error.message) : error;
+  }
 }
 
 function requireWritable(field: ReadField): ReadField {
@@ -139,38 +146,6 @@ function unwritable(fields: readonly ReadField[], format: string): ToolError {
     "USAGE",
     `format: a column of ${names} has a type that a table cannot have here (${format}): cast it, as in x::varchar`,
     { field: "format" },
-  );
-}
-
-function writeBatch(writer: SealedWriter, rows: number, columns: readonly ArrowArray[]): void {
-  const arrays = columns.flatMap((column) => [...column.flat()]);
-  const pieces = arrays.flatMap((array) => array.pieces);
-  const places: Place[] = [];
-  let bytes = 0;
-  for (const piece of pieces) {
-    places.push({ offset: bytes, length: piece.bytes });
-    bytes += aligned(piece.bytes);
-  }
-  const head = batchMessage(
-    rows,
-    arrays.map(({ node }) => node),
-    places,
-    bytes,
-  );
-  requireRoom(writer, head.length + bytes + LAST_BYTES.length);
-  writer.write(head);
-  for (const piece of pieces) {
-    writer.writeFrom(piece.at, piece.bytes);
-    writer.skip(aligned(piece.bytes) - piece.bytes);
-  }
-  writer.flush();
-}
-
-function requireRoom(writer: SealedWriter, bytes: number): void {
-  if (writer.hasRoom(bytes)) return;
-  throw new ToolError(
-    "TABLE_TOO_LARGE",
-    `the table has more than ${limit("tableBytes")} bytes: ask for fewer rows or columns, or in several parts`,
   );
 }
 

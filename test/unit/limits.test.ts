@@ -322,6 +322,7 @@ const TESTS: Partial<Record<keyof typeof LIMITS, readonly (readonly [file: strin
   sqlParams: [["test/host/sql.test.ts", "sqlStatementChars, sqlParams: as many as the limit"]],
   sqlRows: [["test/host/sql.test.ts", "sqlRows: as many as the limit are answered"]],
   tableBytes: [["test/unit/tables.test.ts", "tableBytes: as many bytes as the limit"]],
+  sqlTableRows: [["test/host/sql.test.ts", "sqlTableRows: a table has as many rows as the limit"]],
   tablesHeld: [["test/unit/tables.test.ts", "tablesHeld, tablesHeldBytes: as many as the limit"]],
   tablesHeldBytes: [["test/unit/tables.test.ts", "tablesHeld, tablesHeldBytes: as many as the limit"]],
   filesNamed: [["test/host/duckdb.test.ts", "filesNamed: as many files as the limit"]],
