@@ -143,7 +143,8 @@ async function requireReading(connection: bigint, sql: string, fail: Fail): Prom
   if (duckdb().duckdb_execute_prepared(reading, result.at) !== 0)
     return fail(textAt(duckdb().duckdb_result_error(result.at)));
   let text = "";
-  for await (const [column] of answered(result, own, fail).batches()) text = cellsOf(column!)(0) as string; // as it selects
+  // As it selects, a text.
+  for await (const [column] of answered(result, own, fail).batches()) text = cellsOf(column!)(0) as string;
   const tree = JSON.parse(text) as {
     readonly error: boolean;
     readonly error_type?: string;

@@ -487,7 +487,7 @@ test.skipIf(isSkipped)(
     expect(answer).toMatchObject({ row_count: 20_000, truncated: false });
     expect(read.schema.fields.map((field) => String(field.type))).toEqual(["Int64", "Int64", "Float64", "Utf8"]);
     expect([...read.get(19_999)!].map(([, value]) => value as unknown)).toEqual([
-      20_000,
+      20_000n,
       20_000n,
       10_000,
       "text 20000",

@@ -157,7 +157,7 @@ test("what a manifest says of limits and types is what the stores hold to", () =
       expect(said(plugin, tool).params!.maxItems).toBe(LIMITS.sqlParams.value);
     }
   for (const plugin of ["postgres", "mysql"]) {
-    expect(said(plugin, "query").limit!.maximum).toBe(LIMITS.sqlRows.value);
+    expect(said(plugin, "query").limit!.maximum).toBe(LIMITS.sqlTableRows.value);
     const { properties } = manifestOf(plugin).config_schema as { properties: Record<string, Schema> };
     expect(properties.max_rows!.maximum).toBe(LIMITS.sqlRows.value);
     expect(properties.statement_timeout_ms!.maximum).toBe(LIMITS.sqlTimeoutMs.value);
