@@ -66,7 +66,7 @@ def table(
     :raises HostError: as :func:`call` does
     """
     arguments = {**(arguments or {}), **named}
-    if _pyarrow() is not None:
+    if os.environ.get("IPCCTL_TRANSPORT", "shm") == "shm" and _pyarrow() is not None:
         arguments["format"] = "arrow"
     return Table(_host().call(Request(tool, arguments), deadline))
 
