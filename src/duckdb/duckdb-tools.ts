@@ -35,6 +35,7 @@ export const duckdbTools: Plugin<Config | undefined> = ({ config, contents = "" 
   const settings: Settings = { memoryMb: memory_mb, threads, timeoutMs: statement_timeout_ms };
   const turns = new Turns(AT_ONCE);
   removeLinks();
+  libraryPath(); // who asks hears at once that it is not installed
   const tools = {
     query: async ({ sql, params = [], limit: rows, format = "rows", conversation_id }: Args, request: ToolRequest) => {
       using stop = new Stop(request.signal, settings.timeoutMs);
@@ -50,7 +51,6 @@ export const duckdbTools: Plugin<Config | undefined> = ({ config, contents = "" 
   return {
     tools: tools as unknown as Readonly<Record<string, Tool>>, // the manifest has the types of their arguments
     verify: async () => {
-      libraryPath();
       using stop = new Stop(new AbortController().signal, settings.timeoutMs);
       await query({ sql: "select 1", params: [], files: [], stop }, settings, () => Promise.resolve());
     },

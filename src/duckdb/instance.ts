@@ -57,25 +57,25 @@ export function removeLinks(): void {
  */
 export async function query<T>(
   { sql, params, files, stop }: Query,
-  { memoryMb, threads, timeoutMs }: Settings,
+  settings: Settings,
   take: (answered: Answered) => Promise<T>,
 ): Promise<T> {
   stop.signal.throwIfAborted();
   const links = `q${last++}`;
+  const { timeoutMs } = settings;
   const all = new DisposableStack();
   let watchdog: Watchdog | undefined;
-  // The answer need not wait for that.
-  using _ = { [Symbol.dispose]: () => void setTimeout(() => all.dispose(), watchdog?.end() ?? 0) };
+  const tidy = (): void => {
+    all.dispose();
+    spare ??= open(settings);
+  };
+  using _ = { [Symbol.dispose]: () => void setTimeout(tidy, watchdog?.end() ?? 0) }; // the answer need not wait for it
   all.defer(() => rmSync(links, { recursive: true, force: true }));
   mkdirSync(links);
   for (const { name, path } of files)
     if (lstatSync(path, { throwIfNoEntry: false })?.isFile() === true) symlinkSync(path, join(links, name));
-  const connection = open(all);
+  const { connection } = all.use(unused(settings));
   const set = (statement: string): void => ownStatement(connection, statement);
-  for (const one of LOCKED) set(one);
-  set(`set memory_limit = '${memoryMb}MB'`);
-  set(`set threads = ${threads}`);
-  set("set timezone = 'UTC'");
   set(`set file_search_path = '${links}'`);
   // A name is looked at as it stands in the statement, and as it is found.
   const paths = files.flatMap(({ name }) => [name, join(links, name)]).map(quoted);
@@ -100,18 +100,38 @@ const LOCKED = [
   "set autoinstall_known_extensions = false",
   "set autoload_known_extensions = false",
   "set allow_community_extensions = false",
+  "set timezone = 'UTC'",
 ];
 
 const quoted = (text: string): string => `'${text.replaceAll("'", "''")}'`;
 
-function open(all: DisposableStack): bigint {
+/** An instance that no statement has touched. */
+type Opened = Disposable & { readonly settings: Settings; readonly connection: bigint };
+
+/** Opening one takes longer than a small statement: it is done after the one before. */
+let spare: Opened | undefined;
+
+function unused(settings: Settings): Opened {
+  const found = spare;
+  spare = undefined;
+  if (found?.settings === settings) return found;
+  found?.[Symbol.dispose]();
+  return open(settings);
+}
+
+function open(settings: Settings): Opened {
   const api = duckdb();
   const [database, connection] = [new Out(), new Out()];
+  using all = new DisposableStack();
   if (api.duckdb_open(null, database.at) !== 0) throw new Error("DuckDB does not open a database in memory");
   all.defer(() => api.duckdb_close(database.at));
   if (api.duckdb_connect(database.handle, connection.at) !== 0) throw new Error("DuckDB gives no connection");
   all.defer(() => api.duckdb_disconnect(connection.at));
-  return connection.handle;
+  for (const one of LOCKED) ownStatement(connection.handle, one);
+  ownStatement(connection.handle, `set memory_limit = '${settings.memoryMb}MB'`);
+  ownStatement(connection.handle, `set threads = ${settings.threads}`);
+  const kept = all.move();
+  return { settings, connection: connection.handle, [Symbol.dispose]: () => kept.dispose() };
 }
 
 function ownStatement(connection: bigint, sql: string): void {

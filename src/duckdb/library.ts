@@ -72,11 +72,11 @@ export function duckdb(): Api {
 }
 
 /** Where npm puts it: beside ipcctl, or in it. @throws Error that says how to install it */
-export function libraryPath(): string {
-  const folder = packageFolder(DUCKDB_PACKAGE);
+export function libraryPath(name = DUCKDB_PACKAGE): string {
+  const folder = packageFolder(name);
   if (folder !== undefined) return join(folder, "libduckdb.so");
   throw new Error(
-    `DuckDB is not installed, which is an optional dependency of ipcctl: npm install ${DUCKDB_PACKAGE}@${DUCKDB_VERSION}`,
+    `DuckDB is not installed, which is an optional dependency of ipcctl: npm install ${name}@${DUCKDB_VERSION}`,
   );
 }
 

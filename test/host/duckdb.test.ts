@@ -6,6 +6,7 @@ import { join } from "node:path";
 import duckdb from "../../plugins/duckdb/handler.ts";
 import { LIMITS } from "../../contract/limits.ts";
 import { TableAnswer, type GroupFile } from "../../src/host/plugin.ts";
+import { libraryPath } from "../../src/duckdb/library.ts";
 import type { Sealed } from "../../src/plane/sealed.ts";
 import { databaseCaller, type Answer } from "./database-caller.ts";
 import { Ipcctl } from "ipcctl";
@@ -67,6 +68,12 @@ describe("the handler", () => {
     expect(await rows(`select x::int from read_csv('it''s "odd".csv')`)).toEqual([[5]]);
     expect(await rows('select b from "rows.json"')).toEqual([[{ c: ["1", null] }]]);
     expect(await rows("select count(*)::int from read_csv(['data.csv', 'data.csv'])")).toEqual([[4]]);
+  });
+
+  test("where the library is not installed, it says what to install", () => {
+    expect(() => libraryPath("@duckdb/node-bindings-linux-none")).toThrow(
+      /^DuckDB is not installed, .*: npm install @duckdb\/node-bindings-linux-none@\d/,
+    );
   });
 
   test("which of several files of one name is meant, the conversation says", async () => {
