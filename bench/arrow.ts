@@ -107,4 +107,5 @@ for (const [what, values] of Object.entries(found))
     `${what.padEnd(34)} ${median(values).toFixed(1).padStart(8)}  (${Math.min(...values).toFixed(1)} to ${Math.max(...values).toFixed(1)})`,
   );
 for (const child of [served, client]) child.kill();
+await home[Symbol.asyncDispose](); // which the exit would leave out
 process.exit(0);
