@@ -49,6 +49,8 @@ export type HostCode = keyof typeof HOST_CODES;
 export const TOOL_TOPIC = "tool.invoke.";
 /** Of a request that gives up the one of its correlation. It gets no answer of its own. */
 export const CANCEL_TOPIC = "tool.cancel";
+/** Of a request that says that the table of a number (`arguments.table`) is no longer used. It gets no answer. */
+export const LET_GO_TOPIC = "table.let_go";
 
 /** Exit statuses of the command `ipc`; of any other code it is 1. */
 export const HOST_EXITS = {

@@ -384,5 +384,29 @@ export const LIMITS = {
     why: "longest time of one statement; the host waits for a tool a little longer, so that a statement is ended by the one who knows it",
   },
   sqlConnections: { value: 64, why: "connections of one plugin to its database, which others use as well" },
+  tableBytes: {
+    value: 268_435_456,
+    why: "a table that an answer brings in shared memory: some seven million rows of four columns; no limit of the worker's memory counts it",
+  },
+  sqlTableRows: {
+    value: 1_048_576,
+    why: "rows of a table of a database, all of which its plugin holds at once; DuckDB's are bounded by their bytes alone",
+  },
+  tablesHeld: {
+    value: 128,
+    why: "tables that one worker has not let go of; for each the router keeps a descriptor, of which it has 5000",
+  },
+  tablesHeldBytes: {
+    value: 1_073_741_824,
+    why: "bytes of the tables that one worker has not let go of, which no limit of its own counts",
+  },
+  filesNamed: {
+    value: 1024,
+    why: "project files whose names stand in one request to a plugin that reads them; DuckDB makes links for each",
+  },
+  pluginGroups: {
+    value: 16,
+    why: "groups that use a plugin at once that has a process for each; with DuckDB such a one is some 150 MB",
+  },
   configBytes: { value: 1_048_576, why: "largest ipcctl.json or env file" },
 } as const;

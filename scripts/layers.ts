@@ -53,6 +53,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
       protocol: "keys that stand twice",
       audit: "",
       sandbox: "how a host is written",
+      plane: "memory that an answer brings",
       plugins: "what those that come with ipcctl say of themselves",
     },
   },
@@ -65,13 +66,21 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
     uses: {
       ...{ base: "", audit: "", host: "", calls: "what the daemon tells it", plane: "channels that the daemon relays" },
       plugins: "those that come with ipcctl and hold no credential",
+      stores: "files that a request names",
     },
   },
   plugin: {
     job: "the process in which one plugin's handler runs",
     uses: {
-      ...{ base: "", calls: "the call that it is in", host: "", runtime: "`serve`" },
+      ...{ base: "", calls: "the call that it is in", host: "", runtime: "`serve`", plane: "tables" },
       plugins: "those that come with ipcctl and hold a credential",
+    },
+  },
+  duckdb: {
+    job: "SQL over files of a group: DuckDB's library, its answers as rows and as Arrow, its limits",
+    uses: {
+      ...{ base: "", plane: "the C library" },
+      ...{ host: "what tools are, and how they refuse", sql: "answers, limits of time, the format of Arrow" },
     },
   },
   web: {
@@ -80,7 +89,7 @@ export const LAYERS: Readonly<Record<string, Layer>> = {
   },
   sql: {
     job: "what the plugins of databases have in common: tools, and their bounds in time, rows, bytes and connections",
-    uses: { base: "", host: "what tools are, and how they refuse" },
+    uses: { base: "", host: "what tools are, and how they refuse", plane: "memory for tables" },
   },
   desk: {
     job: "what only the host may decide or know: credentials, sealed on the disk; which version of a plugin is accepted; what waits for a person's yes, and how it is shown",

@@ -4,6 +4,7 @@ import type { Cell, Column, Rows } from "../../src/sql/answer.ts";
 import type { Database, Param, Statement, Words } from "../../src/sql/statements.ts";
 import { answerBytes, type ConnectionOptions, oneStatement, ownStatements, type RawRow } from "../../src/sql/driver.ts";
 import { errorOf, isOfTls, withoutPlaces, type Cause } from "../../src/sql/failures.ts";
+import { tooLarge } from "../../src/sql/table-writer.ts";
 import { patiently, timeoutText, type Stop } from "../../src/sql/stop.ts";
 import { serverTimeoutOf } from "../../src/sql/sql-tools.ts";
 import { cellOf, textOf } from "./values.ts";
@@ -168,7 +169,10 @@ const isThroughCursor = (sql: string): boolean =>
   THROUGH_CURSOR.includes(/^[\s(]*([a-z]+)/i.exec(sql)?.[1]?.toLowerCase() ?? "");
 
 /** In pieces as large as an answer, by the size of those before. */
-async function readCursor(connection: Bun.SQL, { sql, params, rows: most, stop }: Statement): Promise<RawRows> {
+async function readCursor(
+  connection: Bun.SQL,
+  { sql, params, rows: most, bytes: bytesMax, stop }: Statement,
+): Promise<RawRows> {
   await running(stop, () => oneStatement(connection, CURSOR + sql, params.map(textOf)));
   const rows: Cell[][] = [];
   let columns: readonly RawColumn[] = [];
@@ -178,8 +182,9 @@ async function readCursor(connection: Bun.SQL, { sql, params, rows: most, stop }
     columns = batch.columns ?? [];
     for (const row of batch) rows.push(cellsOf(row, columns));
     for (const row of batch) for (const cell of row) bytes += cell?.length ?? 0;
+    if (bytesMax !== undefined && bytes > bytesMax) throw tooLarge();
     // JSON may have fewer bytes than that, since hexadecimal becomes base64, but never half as many.
-    if (batch.length < wanted || bytes > 2 * answerBytes()) break;
+    if (batch.length < wanted || (bytesMax === undefined && bytes > 2 * answerBytes())) break;
     count = Math.ceil(Math.min(most, (answerBytes() * rows.length) / (bytes + 1)));
   }
   return { columns, rows, affected: 0 };

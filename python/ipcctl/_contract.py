@@ -17,6 +17,7 @@ MAGIC = b"IPCCTL"
 # What a worker asks the host for: the name of a tool follows, or it gives up the request of its correlation.
 TOOL_TOPIC = "tool.invoke."
 CANCEL_TOPIC = "tool.cancel"
+LET_GO_TOPIC = "table.let_go"
 
 # Where compiled parts lie, seen from the folder of an installation.
 PARTS_FOLDERS = (

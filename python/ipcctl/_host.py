@@ -7,12 +7,14 @@ import json
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 
 from . import _console, _contract
 from ._backend import BrokenChannel
 from ._pipe import Pipe
 from ._serving import serving
+from ._types import Unheld
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ _TURN_SECONDS = 0.05
 _BYTES_MAX = _contract.HOST_MESSAGE_BYTES_MAX
 _TOPIC = _contract.TOOL_TOPIC
 _CANCEL = _contract.CANCEL_TOPIC
+_LET_GO = _contract.LET_GO_TOPIC
 
 
 class HostError(Exception):
@@ -134,6 +137,8 @@ class Host:
         #: Another process of the worker may ask after this one, and must not be taken for it.
         self._prefix = os.urandom(4).hex()
         self._next = 1
+        #: Tables whose memory is gone, by their channels and numbers: the host is told with the next request.
+        self._unused: deque[tuple[Pipe, int]] = deque()
         #: Event loops with calls: how many, and the descriptor that each looks at.
         self._loops: dict[asyncio.AbstractEventLoop, list[int]] = {}
 
@@ -233,6 +238,7 @@ class Host:
                     continue
                 self._pending[request.correlation] = request
                 try:
+                    self._let_go(pipe)
                     return pipe.send(request.data, timeout=_OPEN_SECONDS)
                 except BrokenPipeError:
                     self._pipe = None
@@ -257,10 +263,35 @@ class Host:
             self._end(pipe)
             return False
         answer = json.loads(data)
+        if "table" in answer:  # also of a call that was given up: it stands before the next one
+            answer = self._with_table(pipe, answer)
         request = self._pending.pop(answer["correlation"], None) if answer["correlation"] else None
         if request is not None:
             request.settle(answer)
         return True
+
+    def _with_table(self, pipe: Pipe, answer: dict[str, Any]) -> dict[str, Any]:
+        assert pipe.sharing is not None
+        number = answer["table"]
+        try:
+            table = pipe.sharing.take_over(number, lambda: self._unused.append((pipe, number)))
+        except (BrokenChannel, Unheld) as error:
+            self._unused.append((pipe, number))
+            code = "TOO_LARGE" if isinstance(error, Unheld) else "PLUGIN_ERROR"
+            message = f"the table that the host handed over cannot be taken: {error}"
+            return {**answer, "error": {"code": code, "message": message, "retriable": False}}
+        return {**answer, "result": {**answer["result"], "table": table}}
+
+    def _let_go(self, pipe: Pipe) -> None:
+        """Says which tables are no longer used. To be called with the lock for sending.
+
+        :raises BrokenPipeError: if the channel is closed
+        """
+        while self._unused:
+            owner, number = self._unused.popleft()
+            said = {"topic": _LET_GO, "correlation": "-", "arguments": {"table": number}}
+            if owner is pipe:
+                pipe.send(json.dumps(said, separators=(",", ":")).encode(), timeout=_OPEN_SECONDS)
 
     def _end(self, pipe: Pipe) -> None:
         with self._sending:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from ._channel import Segment
 from ._backend import BrokenChannel
+from ._shared import Sharing
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
@@ -26,10 +27,13 @@ class Pipe:
     Bytes arrive as they were sent: nothing is encoded, and nothing is answered.
     """
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: Segment, is_sharing: bool = False) -> None:
+        """:param is_sharing: memory is handed over beside its messages"""
         self.name = segment.name
         self._rx, self._tx, self._socket, self._ring = segment.rx, segment.tx, segment.socket, segment.ring
-        segment.descriptors.close()
+        self.sharing: Sharing | None = Sharing(segment.descriptors) if is_sharing else None
+        if self.sharing is None:
+            segment.descriptors.close()
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
         self._is_over = False
@@ -159,6 +163,8 @@ class Pipe:
         """Closes it for both sides; what the client has sent already can still be received."""
         self._is_over = True
         self._socket.close()
+        if self.sharing is not None:
+            self.sharing.close()
 
     def __enter__(self) -> Pipe:
         return self

@@ -185,7 +185,7 @@ class Serving:
                     pass
             return
         if segment.kind == _contract.CHANNEL_HOST:
-            return self._keep_host(Pipe(segment))
+            return self._keep_host(Pipe(segment, is_sharing=True))
         if segment.name:
             return self._keep_pipe(Pipe(segment))
         session = Session(self, segment)

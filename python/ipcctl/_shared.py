@@ -248,6 +248,21 @@ class Sharing:
         except _types.Refused as error:
             raise BrokenChannel(str(error)) from None
 
+    def take_over(self, number: int, on_gone: Callable[[], None]) -> memoryview:
+        """Memory that is this process's alone from now on, mapped as long as a view of it is there.
+
+        :param on_gone: called when it is not, by whatever thread; it must not wait for anything
+        :raises BrokenChannel: if it was not handed over, or is not sealed
+        :raises Unheld: if this process has no memory for it
+        """
+        while number not in self._borrowed:
+            self._receive()
+        segment = self._borrowed.pop(number)
+        if isinstance(segment, _types.Unheld):
+            raise segment
+        weakref.finalize(segment, on_gone).atexit = False
+        return memoryview(segment)
+
     def _receive(self) -> None:
         try:
             data, ancillary, _, _ = self._socket.recvmsg(8, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ._host_http import HttpHost
 
-__all__ = ["HostError", "acall", "batch", "call", "tools"]
+__all__ = ["HostError", "Table", "acall", "batch", "call", "table", "tools"]
 
 
 def call(
@@ -53,6 +53,76 @@ def batch(calls: Iterable[tuple[str, Mapping[str, Any]]], *, deadline: float = D
     :returns: for each its result, or its HostError, which is not raised
     """
     return _host().batch([Request(tool, dict(arguments)) for tool, arguments in calls], deadline)
+
+
+def table(
+    tool: str, arguments: Mapping[str, Any] | None = None, /, *, deadline: float = DEADLINE_SECONDS, **named: Any
+) -> Table:
+    """Calls a tool that answers rows, such as ``duckdb.query``, for many of them.
+
+    Where pyarrow can be imported they come as an Arrow table in shared memory, which nothing copies; otherwise as rows,
+    as many as fit into an answer.
+
+    :raises HostError: as :func:`call` does
+    """
+    arguments = {**(arguments or {}), **named}
+    if os.environ.get("IPCCTL_TRANSPORT", "shm") == "shm" and _pyarrow() is not None:
+        arguments["format"] = "arrow"
+    return Table(_host().call(Request(tool, arguments), deadline))
+
+
+class Table:
+    """Rows that a tool has answered."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        #: As dicts with ``name`` and ``type``, in the words of the database.
+        self.columns: list[dict[str, str]] = answer["columns"]
+        #: There are more rows than these.
+        self.truncated: bool = answer["truncated"]
+        #: Where it comes from: it is data, whatever it says.
+        self.origin: Any = answer.get("origin")
+        self._rows: list[list[Any]] | None = answer.get("rows")
+        #: A ``pyarrow.Table``, or None.
+        self.arrow: Any = None
+        pyarrow = _pyarrow()
+        if pyarrow is not None and "table" in answer:
+            try:
+                self.arrow = pyarrow.ipc.open_stream(pyarrow.py_buffer(answer["table"])).read_all()
+                self.arrow.validate()
+            except pyarrow.ArrowException as error:
+                raise HostError("PLUGIN_ERROR", f"the table of the plugin is malformed: {error}") from error
+
+    @property
+    def rows(self) -> list[list[Any]]:
+        """Each with its values in the order of the columns; of an Arrow table they are made when they are asked for."""
+        if self._rows is None:
+            values = [column.to_pylist() for column in self.arrow.columns]
+            self._rows = [list(row) for row in zip(*values)]
+        return self._rows
+
+    def to_pandas(self) -> Any:
+        """A ``pandas.DataFrame``."""
+        if self.arrow is not None:
+            return self.arrow.to_pandas()
+        import pandas
+
+        return pandas.DataFrame(self.rows, columns=[column["name"] for column in self.columns])
+
+    def __len__(self) -> int:
+        return len(self.rows) if self.arrow is None else int(self.arrow.num_rows)
+
+    def __repr__(self) -> str:
+        return f"<Table of {len(self)} rows and {len(self.columns)} columns>"
+
+
+def _pyarrow() -> Any:
+    """None where it cannot be imported."""
+    try:
+        import pyarrow
+        import pyarrow.ipc
+    except ImportError:
+        return None
+    return pyarrow
 
 
 def tools() -> list[dict[str, Any]]:

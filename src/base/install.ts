@@ -127,6 +127,15 @@ export function projectOfStore(): string | undefined {
   return inStore === undefined ? undefined : project;
 }
 
+/** Where npm has put a package that we may use: in our folder, or beside it. Undefined if it is not installed. */
+export function packageFolder(name: string): string | undefined {
+  for (let at = ROOT; at !== "/"; at = dirname(at)) {
+    const folder = join(at, "node_modules", name);
+    if (existsSync(join(folder, "package.json"))) return folder;
+  }
+  return undefined;
+}
+
 const PARTS_PACKAGE = `@ipcctl/linux-${process.arch}`;
 
 function hasPackageOfParts(): boolean {

@@ -18,6 +18,7 @@ import type { Credentials } from "../desk/credentials.ts";
 import { cleanWorkerEnv } from "../launch/command.ts";
 import { parseAppConfig } from "../protocol/app-config.ts";
 import { workerName } from "../protocol/kinds.ts";
+import { isOfPlugin } from "./plugin-workers.ts";
 import { PROTOCOL, type WorkerEvent } from "../protocol/responses.ts";
 import type { DaemonStatus } from "../protocol/status.ts";
 import { CgroupTree } from "../shim/cgroup.ts";
@@ -387,7 +388,9 @@ async function openStores(dataDir: string, parts: DisposableStack): Promise<Stor
 
 async function openPlugins(paths: Paths, registry: Registry): Promise<KnownPlugins> {
   const known = await import("./known-plugins.ts");
-  return new known.KnownPlugins(paths, (name) => registry.find(workerName("plugin", name))?.isUp === true);
+  return new known.KnownPlugins(paths, (name) =>
+    [...registry.everyWorker].some((worker) => isOfPlugin(worker.id, name) && worker.isUp),
+  );
 }
 
 type ApprovalParts = {

@@ -14,6 +14,7 @@ import { limit } from "../base/limits.ts";
 import { sleep } from "../base/patience.ts";
 import type { Paths } from "../base/paths.ts";
 import { TOOL_TOPIC } from "../../contract/host.ts";
+import type { Manifest } from "../host/manifest.ts";
 import { IN_ROUTER } from "../host/shipped-manifests.ts";
 import type { JsonObject } from "../host/wire.ts";
 import type { CallClient } from "../calls/client.ts";
@@ -165,8 +166,8 @@ export class HostCalls implements Disposable {
     if (registry().find(ROUTER)?.isAttached !== true) await registry().start(this.#definition());
     // What the router asks of us. A plugin that cannot be started is told to whoever called it.
     const bound = new Map<string, Lent>([
-      ["start", (name: string) => this.#startPlugin(name)],
-      ["kill", (name: string) => this.#plugins.kill(name)],
+      ["start", (name: string, group: string | null) => this.#startPlugin(name, group)],
+      ["kill", (name: string, group: string | null) => this.#plugins.kill(name, group)],
       ["approve", async (asked: unknown) => (await approvals()).ask(asked)],
       ["over", async (id: string, end: End) => (await approvals()).over(id, end)],
     ]);
@@ -183,16 +184,16 @@ export class HostCalls implements Disposable {
     await this.#leaveOthers(client);
     try {
       for (const { name, manifest } of specs)
-        await client.call("provide", [{ name, tools: manifest.provides.tools }], null, { timeout: ROUTER_MS });
+        await client.call("provide", [providedBy(name, manifest)], null, { timeout: ROUTER_MS });
     } catch (error) {
       cannotLoad(error as Error);
     }
     return client;
   }
 
-  async #startPlugin(name: string): Promise<void> {
-    const worker = await this.#plugins.start(name);
-    if (!(await this.#relay("expect", () => name, worker, "calls")))
+  async #startPlugin(name: string, group: string | null): Promise<void> {
+    const worker = await this.#plugins.start(name, group);
+    if (!(await this.#relay("expect", () => [name, group], worker, "calls")))
       throw new IpcError("FAILED", `the plugin ${name} ended as it was connected`);
   }
 
@@ -285,7 +286,7 @@ export class HostCalls implements Disposable {
     } finally {
       const spec = this.#plugins.spec(name);
       if (spec === undefined) await router?.call("withdraw", [name]);
-      else await router?.call("provide", [{ name, tools: spec.manifest.provides.tools }]);
+      else await router?.call("provide", [providedBy(name, spec.manifest)]);
       await router?.call("release", [name]);
     }
   }
@@ -357,6 +358,11 @@ export class HostCalls implements Disposable {
     for (const timer of this.#timers) clearTimeout(timer);
     void this.#router?.then((client) => client[Symbol.dispose]()).catch(() => undefined);
   }
+}
+
+/** What the router has to know of a plugin. */
+function providedBy(name: string, { reads_files, provides: { tools } }: Manifest): object {
+  return { name, tools, reads_files };
 }
 
 /** Whether a run goes on, and may still do what it might when a person was asked about it. */

@@ -4,19 +4,22 @@
  */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { programPath, ROOT } from "../base/install.ts";
+import { packageFolder, programPath, ROOT } from "../base/install.ts";
 import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
 import type { Paths } from "../base/paths.ts";
 import type { CallClient } from "../calls/client.ts";
 import type { Credentials } from "../desk/credentials.ts";
+import { DUCKDB_PACKAGE } from "../host/shipped-manifests.ts";
 import type { PluginSetup } from "../host/plugin-calls.ts";
+import { toGroup } from "../base/names.ts";
 import { IN_ROUTER } from "../host/shipped-manifests.ts";
 import type { JsonObject } from "../host/wire.ts";
 import { parseAppConfig, type AppConfig } from "../protocol/app-config.ts";
-import { workerName } from "../protocol/kinds.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
 import type { KnownPlugins, Serving } from "./known-plugins.ts";
+import { isOfPlugin, pluginWorker } from "./plugin-workers.ts";
 
 const PYTHON_PLUGIN = join(ROOT, "python/run/plugin.py");
 /** How long a plugin may take to start, its handler included. */
@@ -31,10 +34,16 @@ export type PluginSpec = Serving & { readonly name: string };
 /** One that a person has just accepted: it is committed once it runs. */
 export type NewVersion = { readonly next: Serving; readonly commit: () => void };
 
+const MEMORY = "2G";
+/** Its size is also that of the largest file, which a table is to the kernel. */
+const SCRATCH_OF_TABLES = { size: `${limit("tableBytes") / 2 ** 20}M`, files: 4096 };
+
 type Needs = {
   readonly hosts: readonly string[];
   readonly credentials: readonly string[];
   readonly isPrivate: boolean;
+  /** Folders that it reads, beside its own. */
+  readonly files: readonly string[];
 };
 type Site = {
   readonly host: string;
@@ -51,14 +60,22 @@ const NEEDS: Readonly<Record<string, (config: JsonObject) => Needs>> = {
     hosts: (sites as Site[]).map(({ host, scheme, port }) => hostPort(host, port ?? (scheme === "http" ? 80 : 443))),
     credentials: [...new Set((sites as Site[]).flatMap(({ credential }) => credential?.name ?? []))],
     isPrivate: (sites as Site[]).some(({ allow_private }) => allow_private === true),
+    files: [],
   }),
+  duckdb: () => ({ hosts: [], credentials: [], isPrivate: false, files: duckdbFolders() }),
   mysql: (config) => databaseNeeds(config, 3306),
   postgres: (config) => databaseNeeds(config, 5432),
 };
 
 function databaseNeeds(config: JsonObject, usualPort: number): Needs {
   const { host, port = usualPort } = config as Database; // its schema says so
-  return { hosts: [hostPort(host, port)], credentials: ["password"], isPrivate: true };
+  return { hosts: [hostPort(host, port)], credentials: ["password"], isPrivate: true, files: [] };
+}
+
+/** Of the library: npm may have put it beside ipcctl. */
+function duckdbFolders(): string[] {
+  const folder = packageFolder(DUCKDB_PACKAGE);
+  return folder === undefined ? [] : [folder];
 }
 
 function hostPort(host: string, port: number): string {
@@ -67,7 +84,7 @@ function hostPort(host: string, port: number): string {
 
 function needsOf({ name, folder, manifest, config }: PluginSpec): Needs {
   const derived = folder === undefined ? NEEDS[name] : undefined;
-  return derived?.(config) ?? { hosts: manifest.hosts, credentials: manifest.credentials, isPrivate: false };
+  return derived?.(config) ?? { hosts: manifest.hosts, credentials: manifest.credentials, isPrivate: false, files: [] };
 }
 
 export type PluginDeps = {
@@ -148,21 +165,31 @@ export class Plugins {
     this.#specs = specs;
   }
 
-  /** A process that is set up. @throws IpcError */
-  async start(name: string): Promise<Worker> {
+  /**
+   * A process that is set up.
+   * @param asker the group for which it is, as the router calls it
+   * @throws IpcError
+   */
+  async start(name: string, asker: string | null = null): Promise<Worker> {
     const spec = this.spec(name);
     if (spec === undefined) throw new IpcError("NOT_FOUND", `there is no plugin ${name}`);
     const { registry, credentials } = this.#deps;
     const needs = needsOf(spec);
     const { values, secrets } = await (await credentials()).forPlugin(name, needs.credentials);
-    const id = workerName("plugin", name);
-    const data = join(this.#deps.paths.dataDir, name);
-    mkdirSync(data, { recursive: true, mode: 0o700 });
+    const group = asker === null || !spec.manifest.reads_files ? null : toGroup(asker);
+    const id = pluginWorker(name, group);
+    const data = join(this.#deps.paths.dataDir, name, group ?? "");
+    const contents = group === null ? undefined : join(this.#deps.paths.dataDir, "files", group);
+    for (const folder of [data, ...(contents === undefined ? [] : [contents])])
+      mkdirSync(folder, { recursive: true, mode: 0o700 });
     const isGuarded = needs.hosts.length > 0;
-    const setup: PluginSetup = { config: spec.config, credentials: values, secrets, data, isGuarded };
-    const definition = this.#definition(spec, needs, id, data);
+    const setup: PluginSetup = {
+      ...{ config: spec.config, credentials: values, secrets, data, isGuarded },
+      ...(contents === undefined ? {} : { contents }),
+    };
+    const definition = this.#definition(spec, needs, { id, data, contents });
     // Of a version that no daemon has come to accept, since it was killed.
-    if (registry().find(id)?.config.args?.[0] !== definition.args?.[0]) await this.kill(name);
+    if (registry().find(id)?.config.args?.[0] !== definition.args?.[0]) await this.kill(name, asker);
     for (let isSecond = false; ; isSecond = true) {
       // One that runs goes on with what another router has asked it.
       await registry().start(definition);
@@ -172,7 +199,7 @@ export class Plugins {
         return worker;
       } catch (error) {
         const hasJustEnded = ENDED.has((error as { code?: unknown }).code);
-        await this.kill(name);
+        await this.#end(worker);
         if (isSecond || !hasJustEnded) throw error;
       }
     }
@@ -188,25 +215,46 @@ export class Plugins {
     }
   }
 
-  /** At once: what it was asked it must not go on with. */
-  async kill(name: string): Promise<void> {
+  /** At once: what it was asked it must not go on with. @param asker undefined for the processes of all groups */
+  async kill(name: string, asker?: string | null): Promise<void> {
     const registry = this.#deps.registry();
-    const worker = registry.find(workerName("plugin", name));
-    if (worker === undefined) return;
+    const isMeant = (worker: Worker): boolean =>
+      asker === undefined
+        ? isOfPlugin(worker.id, name)
+        : worker.id === pluginWorker(name, asker === null ? null : toGroup(asker));
+    const meant = [...registry.everyWorker].filter((worker) => worker.config.kind === "plugin" && isMeant(worker));
+    await Promise.all(meant.map((worker) => this.#end(worker)));
+  }
+
+  async #end(worker: Worker): Promise<void> {
+    const registry = this.#deps.registry();
     await registry.inTurn(worker.id, { what: `stop ${worker.id}`, workers: [worker.id], isFinal: true }, () =>
       registry.stopWorker(worker, 0),
     );
   }
 
-  #definition({ name, folder, manifest }: PluginSpec, needs: Needs, id: string, data: string): AppConfig {
+  #definition(
+    { name, folder, manifest }: PluginSpec,
+    needs: Needs,
+    { id, data, contents }: { readonly id: string; readonly data: string; readonly contents: string | undefined },
+  ): AppConfig {
+    // Shared memory is counted by no limit of a process: what makes tables is watched instead.
+    const hasTables = manifest.provides.tools.some(({ tables }) => tables);
+    const readable = [ROOT, folder, contents, ...needs.files].filter((path) => path !== undefined);
     const policy = {
       version: 1,
       description: "Carries out what the router passes on.",
       extends: "strict",
       network: networkOf(needs),
-      files: { read: folder === undefined ? [ROOT] : [ROOT, folder], write: [data] },
+      files: { read: readable, write: [data], ...(hasTables ? { scratch: SCRATCH_OF_TABLES } : {}) },
       process: { procfs: "self", uid: "keep", threads: null },
-      limits: { memory: "2G", cpuSeconds: null, cpuPercent: null, fileSize: null, openFiles: 1000 },
+      limits: {
+        memory: hasTables ? null : MEMORY,
+        cpuSeconds: null,
+        cpuPercent: null,
+        fileSize: null,
+        openFiles: 1000,
+      },
     };
     const isPython = manifest.language === "python";
     const definition = {
@@ -215,6 +263,7 @@ export class Plugins {
         ? { script: PYTHON_PLUGIN, interpreter: "python3" }
         : { script: programPath("plugin"), interpreter: process.execPath }),
       ...{ policy: JSON.stringify(policy), restart_policy: "no", console: false },
+      ...(hasTables ? { max_memory: MEMORY } : {}),
     };
     return parseAppConfig(JSON.stringify(definition), "/");
   }

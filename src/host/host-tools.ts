@@ -10,6 +10,10 @@ export type ToolManifest = {
   readonly risk_level: "low" | "high";
   /** Whether it may be carried out twice; nothing that is unknown is repeated if not. */
   readonly idempotent: boolean;
+  /** External: they hold data of somebody else, and the host says so in each. */
+  readonly results?: "own" | "external" | undefined;
+  /** An answer may bring a table in shared memory. */
+  readonly tables?: boolean | undefined;
   readonly arguments_schema: JsonObject;
 };
 

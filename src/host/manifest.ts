@@ -64,6 +64,14 @@ const tool = z.strictObject({
     .max(limit("pluginToolMs") / MS)
     .default(TOOL_SECONDS)
     .meta({ description: "within which it answers" }),
+  results: z
+    .enum(["own", "external"])
+    .default("own")
+    .meta({ description: "external: they hold data of somebody else; the host writes `origin` into each, an object" }),
+  tables: z
+    .boolean()
+    .default(false)
+    .meta({ description: "whether an answer may bring a table in shared memory, which limits of memory do not count" }),
   arguments_schema: schema,
 });
 
@@ -93,6 +101,10 @@ const manifestShape = z.strictObject({
     ])
     .default([])
     .meta({ description: "names of the credentials that it is told: ipcctl auth add NAME --plugin PLUGIN" }),
+  reads_files: z
+    .boolean()
+    .default(false)
+    .meta({ description: "whether it reads the project files of the group that asks; each group has a process of it" }),
   provides: z.strictObject({ tools: z.array(tool).min(1).max(limit("pluginTools")) }),
   config_schema: schema.optional().meta({ description: "of `config` in host.json; without it there is none" }),
 });
@@ -118,6 +130,8 @@ export function parseManifest(plugin: string, text: string, where: string): Mani
     const place = `provides.tools[${index}]`;
     const alike = tools.slice(0, index).find((before) => foldName(before.name) === foldName(one.name));
     if (alike !== undefined) throw bad(`${place}.name`, `${one.name} reads like ${alike.name} before it`, "rename one");
+    if (one.tables && !one.idempotent)
+      throw bad(`${place}.tables`, "is of a tool that is not idempotent, whose answer is kept", "leave it away");
     requireClosed(one.arguments_schema, `${place}.arguments_schema`, bad);
     try {
       hostTool(plugin, { ...one, arguments_schema: one.arguments_schema });

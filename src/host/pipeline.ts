@@ -3,10 +3,19 @@
  * happens, it gets one answer and one record in the audit. Nothing that a worker sends says who it is: a session is
  * what the host opened for one channel, and each request belongs to the session whose channel it came from.
  */
-import { CANCEL_TOPIC, HOST_CODES, STAGES, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
+import {
+  CANCEL_TOPIC,
+  HOST_CODES,
+  LET_GO_TOPIC,
+  STAGES,
+  TOOL_TOPIC,
+  type HostCode,
+  type Stage,
+} from "../../contract/host.ts";
 import type { AuditEntry } from "../audit/schema.ts";
 import { limit } from "../base/limits.ts";
 import { bindingOf, sealOf, type Decision } from "./approval.ts";
+import type { Sealed } from "../plane/sealed.ts";
 import type { Buckets } from "./buckets.ts";
 import { toSnakeKeys } from "./camel-keys.ts";
 import { CORE_TOOLS, runCore, type SessionFacts } from "./core-tools.ts";
@@ -143,12 +152,23 @@ export class Call implements ToolRequest {
   }
 }
 
+/** Memory that is handed to whoever is at the other end of a channel. */
+export type Tables = {
+  /** Takes it. @returns its number there; undefined if it cannot be handed over now, and is still the caller's */
+  readonly handOver: (table: Sealed) => number | undefined;
+  /** The other end says that it is no longer used. */
+  readonly letGo: (number: unknown) => void;
+};
+
 /** A result as JSON: what a route may give that has it as text already. */
 export class JsonResult {
   readonly json: string;
+  /** In shared memory, beside it. */
+  readonly table: Sealed | undefined;
 
-  constructor(json: string) {
+  constructor(json: string, table?: Sealed) {
     this.json = json;
+    this.table = table;
   }
 }
 
@@ -277,23 +297,44 @@ function isThenable(result: unknown): result is PromiseLike<unknown> {
 /** What is no JSON, or too much of it, is a crash as any other. */
 function resultOf(call: Call, host: Host, result: unknown): Ended {
   if (result instanceof Refusal || result instanceof KeptAnswer) return result;
+  const table = result instanceof JsonResult ? result.table : undefined;
   try {
-    const json = result instanceof JsonResult ? jsonOf(result) : (JSON.stringify(result) as string | undefined);
+    const json = call.tool!.manifest.results === "external" ? marked(call.tool!, result) : jsonOf(result);
     if (json === undefined) throw new Error("the answer is not JSON");
     if (json.length > limit("hostMessageBytes")) throw new Error(`the answer has ${json.length} characters`);
     // Shorter ones have not even the brackets.
     if (json.length > 2 * limit("hostDepth") && depthOf(Buffer.from(json)) > limit("hostDepth"))
       throw new Error("the answer is nested too deeply");
-    return new JsonResult(json);
+    return new JsonResult(json, table);
   } catch (error) {
+    table?.[Symbol.dispose]();
     return failureOf(call, host, error);
   }
 }
 
-/** @throws SyntaxError if it is not JSON, which would end the answer somewhere else */
-function jsonOf({ json }: JsonResult): string {
-  JSON.parse(json);
-  return json;
+/** @throws SyntaxError if a text is not JSON, which would end the answer somewhere else */
+function jsonOf(result: unknown): string | undefined {
+  if (!(result instanceof JsonResult)) return JSON.stringify(result);
+  JSON.parse(result.json);
+  return result.json;
+}
+
+/**
+ * With `origin`, in which the host says from where it is, and the plugin of what it is. It stands in the place of what
+ * the plugin calls so.
+ * @throws Error if it is not an object, which has no place for that
+ */
+function marked({ plugin, manifest }: HostTool, result: unknown): string {
+  const value: unknown = result instanceof JsonResult ? JSON.parse(result.json) : result;
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    throw new Error("results of the tool are external, and this one is not an object");
+  const { origin: said, ...rest } = value as { readonly origin?: unknown };
+  const source = typeof said === "string" ? said : undefined;
+  const origin = { plugin, tool: manifest.name.slice(plugin.length + 1), source };
+  // As it was written where nothing has to be taken out.
+  if (!(result instanceof JsonResult) || said !== undefined) return JSON.stringify({ ...rest, origin });
+  const body = result.json.trim().slice(1);
+  return `{"origin":${JSON.stringify(origin)}${/^\s*\}$/.test(body) ? "" : ","}${body}`;
 }
 
 const CODE = /^[A-Z][A-Z0-9_]{0,63}$/;
@@ -345,6 +386,7 @@ const patterns = new Redactor();
 export class HostChannel {
   readonly #host: Host;
   readonly #session: Session;
+  readonly #tables: Tables | undefined;
   readonly #openedMs: number;
   readonly #underWay = new Map<string, Call>();
   readonly #giveUps = new Map<Call, () => void>();
@@ -354,9 +396,11 @@ export class HostChannel {
   #running = 0;
   #isClosed = false;
 
-  constructor(host: Host, session: Session) {
+  /** @param tables of a channel that shares memory */
+  constructor(host: Host, session: Session, tables?: Tables) {
     this.#host = host;
     this.#session = session;
+    this.#tables = tables;
     this.#openedMs = host.now();
   }
 
@@ -376,7 +420,10 @@ export class HostChannel {
       void ended.then((end) => {
         this.#running--;
         if (this.#giveUps.delete(call)) resolve(this.#answer(call, end));
-        else this.#record(call, "outcome", end instanceof Refusal ? tellable(end).told : end, []);
+        else {
+          if (end instanceof JsonResult) end.table?.[Symbol.dispose]();
+          this.#record(call, "outcome", end instanceof Refusal ? tellable(end).told : end, []);
+        }
       });
     });
   }
@@ -406,6 +453,11 @@ export class HostChannel {
       call.isSilent = true;
       this.cancel(correlation);
       return new Refusal("CANCELLED", "it was given up");
+    }
+    if (request.topic === LET_GO_TOPIC) {
+      call.isSilent = true;
+      this.#tables?.letGo(request.arguments.table);
+      return new Refusal("CANCELLED", "there is nothing to answer");
     }
     if (this.#underWay.has(correlation))
       return new Refusal("DUPLICATE_CORRELATION", `a request with the correlation ${quote(correlation)} is under way`);
@@ -473,11 +525,22 @@ export class HostChannel {
       this.#record(call, "tool", ended, []);
       return ended.text;
     }
+    const { table } = ended;
     const { value: json, found } = patterns.json(ended.json);
-    const text = encodeResult(call.correlation, json);
-    const bytes = Buffer.byteLength(text);
-    if (bytes > limit("hostMessageBytes"))
+    let text = encodeResult(call.correlation, json);
+    const bytes = Buffer.byteLength(text) + (table === undefined ? 0 : NUMBER_BYTES);
+    if (bytes > limit("hostMessageBytes")) {
+      table?.[Symbol.dispose]();
       return this.#answerOf(call, failureOf(call, this.#host, new Error(`the answer has ${bytes} bytes`)));
+    }
+    if (table !== undefined) {
+      const number = this.#tables?.handOver(table); // last, since it cannot be taken back
+      if (number === undefined) {
+        table[Symbol.dispose]();
+        return this.#answerOf(call, failureOf(call, this.#host, noTable()));
+      }
+      text = encodeResult(call.correlation, json, number);
+    }
     this.#record(call, "tool", ended, found);
     return text;
   }
@@ -502,6 +565,17 @@ export class HostChannel {
         found.length === 0 ? undefined : found.slice(0, FIELDS_NAMED).map(({ path, what }) => `${path}: ${what}`),
     });
   }
+}
+
+/** At most, for saying which table belongs to an answer. */
+const NUMBER_BYTES = 32;
+
+function noTable(): ToolError {
+  return new ToolError(
+    "NO_TABLE",
+    "no table can be handed over on this channel, or not before some of those that are held are let go of: ask for rows",
+    { field: "format" },
+  );
 }
 
 /** Without what looks like a secret. */

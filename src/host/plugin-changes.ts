@@ -13,7 +13,18 @@ export function changesOf(before: PluginFolder | undefined, after: PluginFolder)
     .toSorted((a, b) => rankOf(a.what) - rankOf(b.what));
 }
 
-const ORDER = ["host", "credential", "tool", "config_schema", "version", "language", "description", "author", "code"];
+const ORDER = [
+  "host",
+  "credential",
+  "files",
+  "tool",
+  "config_schema",
+  "version",
+  "language",
+  "description",
+  "author",
+  "code",
+];
 
 function rankOf(what: string): number {
   const rank = ORDER.indexOf(what.split(" ", 1)[0]!);
@@ -21,13 +32,14 @@ function rankOf(what: string): number {
 }
 
 function factsOf({ manifest, code, files }: PluginFolder): Map<string, string> {
-  const { hosts, credentials, provides, config_schema, version, language, description, author } = manifest;
+  const { hosts, credentials, reads_files, provides, config_schema, version, language, description, author } = manifest;
   const tools = provides.tools.flatMap(({ name, ...parts }) =>
     Object.entries(parts).map(([part, value]) => [`tool ${name} ${part}`, JSON.stringify(value)] as const),
   );
   return new Map<string, string>([
     ...hosts.map((host) => [`host ${host}`, "may be reached"] as const),
     ...credentials.map((name) => [`credential ${name}`, "is told to it"] as const),
+    ...(reads_files ? [["files", "of the group that asks are read"] as const] : []),
     ...tools,
     ...(config_schema === undefined ? [] : [["config_schema", JSON.stringify(config_schema)] as const]),
     ["version", version],

@@ -1,4 +1,5 @@
 /** What a plugin's handler is written against: `plugins/NAME/handler.ts` exports a {@link Plugin} as its default. */
+import type { Sealed } from "../plane/sealed.ts";
 
 /** Who asks, as the host knows it: nothing of it comes from the worker. */
 export type ToolRequest = {
@@ -8,9 +9,28 @@ export type ToolRequest = {
   /** The unit of authorisation and storage. */
   readonly group: string;
   readonly correlation: string;
+  /** Of a plugin that reads the files of the group: those whose names stand in the arguments. */
+  readonly files?: readonly GroupFile[] | undefined;
   /** Aborted when the worker gives up or ends, or the deadline has passed. */
   readonly signal: AbortSignal;
 };
+
+/** A file of the group. Its content is the file of this id in the folder `contents`. */
+export type GroupFile = { readonly id: string; readonly name: string; readonly conversation_id: string | null };
+
+/**
+ * An answer with a table beside it, as a stream of Arrow in memory that the worker maps: nobody on its way reads it.
+ */
+export class TableAnswer {
+  readonly answer: object;
+  readonly table: Sealed | Uint8Array;
+
+  /** @param table as a stream of Arrow's IPC format; bytes are copied to shared memory */
+  constructor(answer: object, table: Sealed | Uint8Array) {
+    this.answer = answer;
+    this.table = table;
+  }
+}
 
 /** What a handler says deliberately: the worker gets code, text and field as they are. */
 export class ToolError extends Error {
@@ -38,6 +58,8 @@ export type PluginStart<Config> = {
   readonly credentials: Readonly<Record<string, string>>;
   /** A folder of its own that it may write. */
   readonly data: string;
+  /** The contents of the files of the group, for a plugin that reads them. */
+  readonly contents?: string | undefined;
   /** Whether its policy looks up names: then the addresses that it gets for them are those of the policy's stub. */
   readonly isGuarded?: boolean;
 };

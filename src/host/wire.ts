@@ -110,9 +110,10 @@ export function readRequest(bytes: Uint8Array): Read {
   return { request: { topic, correlation: sender, arguments: args }, correlation: sender };
 }
 
-/** @param json the text of the result */
-export function encodeResult(correlation: string, json: string): string {
-  return `{"correlation":${JSON.stringify(correlation)},"result":${json}}`;
+/** @param json the text of the result @param table the number of the memory that was handed over with it */
+export function encodeResult(correlation: string, json: string, table?: number): string {
+  const more = table === undefined ? "" : `,"table":${table}`;
+  return `{"correlation":${JSON.stringify(correlation)},"result":${json}${more}}`;
 }
 
 /** @param correlation null where the request's could not be read */

@@ -6,11 +6,15 @@ import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { ArrowTable, CodecError, NdArray, StreamRef, stepOf, TYPED_ARRAYS, type TypedArray } from "./values.ts";
 import { PythonError } from "./python-error.ts";
+import { Sealed } from "./sealed.ts";
 
 export const DEPTH_MAX = limit("valueDepth");
 const FIRST_BYTES = 4096;
 const TAG_OF = new Map<unknown, number>([...TYPED_ARRAYS].map(([tag, type]) => [type, tag]));
 const utf8 = new TextEncoder();
+
+/** Where the other side finds something in shared memory; undefined if it is not there. */
+export type Lend = (value: ArrayBufferView | NdArray | Sealed) => unknown[] | undefined;
 
 /** Reuses its buffer: the result of `encode` is valid until the next call. */
 export class Encoder {
@@ -20,10 +24,10 @@ export class Encoder {
   #sizeMax = Number.MAX_SAFE_INTEGER;
   readonly #open: object[] = [];
   #isBusy = false;
-  readonly #lend: ((value: ArrayBufferView | NdArray) => unknown[] | undefined) | undefined;
+  readonly #lend: Lend | undefined;
 
   /** @param lend tells where the other side finds an array in shared memory; undefined if it is not there */
-  constructor(lend?: (value: ArrayBufferView | NdArray) => unknown[] | undefined) {
+  constructor(lend?: Lend) {
     this.#lend = lend;
   }
 
@@ -194,6 +198,10 @@ export class Encoder {
     if (value instanceof Date) return this.#date(value);
     if (value instanceof ArrayBuffer || value instanceof SharedArrayBuffer) return this.#raw(new Uint8Array(value));
     if (value instanceof NdArray) return this.#isLent(value) ? undefined : this.#ndarray(value);
+    if (value instanceof Sealed) {
+      if (this.#isLent(value)) return;
+      throw new CodecError("TYPE", "memory that cannot be handed over now");
+    }
     if (value instanceof ArrowTable) {
       this.#head(6, 27);
       return this.#value(["ipcctl.Arrow", value.ipc]);
@@ -279,7 +287,7 @@ export class Encoder {
   }
 
   /** Sent as the place where the other side finds it. */
-  #isLent(value: ArrayBufferView | NdArray): boolean {
+  #isLent(value: ArrayBufferView | NdArray | Sealed): boolean {
     const form = this.#lend?.(value);
     if (!form) return false;
     this.#head(6, 27);

@@ -71,7 +71,7 @@ export class Channel implements Disposable {
   readonly #awaited: Awaited;
 
   /** @param poke of the side that offers: has code that runs look at what is to be interrupted */
-  private constructor(segment: OpenSegment, poke: Poke | undefined, listener: ChannelListener) {
+  private constructor(segment: OpenSegment, poke: Poke | undefined, listener: ChannelListener, isPassing = false) {
     const { memory, bell, descriptors, capacity } = segment;
     this.#segment = segment;
     if (poke)
@@ -88,7 +88,7 @@ export class Channel implements Disposable {
     const isOffered = poke !== undefined;
     this.#tx = new SharedRingBuffer(memory, isOffered ? RING_A : RING_B, isOffered ? a : b, capacity, true);
     this.#rx = new SharedRingBuffer(memory, isOffered ? RING_B : RING_A, isOffered ? b : a, capacity, false);
-    this.sharing = new Sharing(descriptors);
+    this.sharing = new Sharing(descriptors, isPassing);
     this.#awaited = { rx: this.#rx, isWaking: false, endLook: () => this.#endLook() };
     this.#fd = bell;
     this.#listener = listener;
@@ -117,9 +117,12 @@ export class Channel implements Disposable {
     return Channel.serve(acceptOn(socket, timeoutMs), listener);
   }
 
-  /** The client's end of one that was opened elsewhere. Code that runs at the other end is not woken by a signal. */
+  /**
+   * The client's end of one that was opened elsewhere. Code that runs at the other end is not woken by a signal, and
+   * memory that it shares is passed on, not mapped.
+   */
   static client(segment: OpenSegment, listener: ChannelListener): Channel {
-    return new Channel(segment, () => undefined, listener);
+    return new Channel(segment, () => undefined, listener, true);
   }
 
   /** The serving end of one that was taken. */

@@ -5,6 +5,7 @@ import { openStream, type StreamSocket } from "../base/platform.ts";
 import { openSegment, type OpenSegment } from "./meet.ts";
 import { busyPoll, type Awaited } from "./busy-poll.ts";
 import { BrokenChannel, SharedRingBuffer } from "./ring.ts";
+import { Sharing } from "./sharing.ts";
 import { closeFd, core, drain, ring, waitReadable } from "./system.ts";
 import { sleep } from "../base/patience.ts";
 
@@ -31,9 +32,11 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   #isRef = true;
   #wake: (() => void) | undefined;
   readonly #awaited: Awaited;
+  /** Memory that is handed over beside messages, where both sides know of it. */
+  readonly sharing: Sharing | undefined;
   #onLooked: (() => void) | undefined;
 
-  private constructor(name: string, segment: OpenSegment) {
+  private constructor(name: string, segment: OpenSegment, isSharing = false) {
     this.name = name;
     this.#segment = segment;
     this.#fd = segment.bell;
@@ -45,7 +48,8 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     this.#tx = new SharedRingBuffer(memory, outgoing, isOffered ? a : b, capacity, true);
     this.#rx = new SharedRingBuffer(memory, incoming, isOffered ? b : a, capacity, false);
     this.#awaited = { rx: this.#rx, isWaking: false, endLook: () => this.#onLooked?.() };
-    closeFd(segment.descriptors);
+    if (isSharing) this.sharing = new Sharing(segment.descriptors);
+    else closeFd(segment.descriptors);
     void this.#hear();
   }
 
@@ -61,9 +65,12 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     return new Pipe(name, await openSegment(shimSocket, worker, timeoutMs, name, version));
   }
 
-  /** One that was opened elsewhere: the client's end, or the other one if it has no life. */
-  static over(name: string, segment: OpenSegment): Pipe {
-    return new Pipe(name, segment);
+  /**
+   * One that was opened elsewhere: the client's end, or the other one if it has no life.
+   * @param isSharing memory is handed over beside its messages
+   */
+  static over(name: string, segment: OpenSegment, isSharing = false): Pipe {
+    return new Pipe(name, segment, isSharing);
   }
 
   /** Neither side has closed it. */
@@ -187,6 +194,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#socket?.terminate();
+    this.sharing?.close();
     if (this.#segment.life !== undefined) closeFd(this.#segment.life);
     this.#wake?.();
   }

@@ -3,10 +3,12 @@ import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { NdArray, TYPED_ARRAYS, typeOf, type TypedArray } from "./values.ts";
 import { BrokenChannel } from "./ring.ts";
+import { Sealed } from "./sealed.ts";
 import { closeFd, createSegment, map, MSG_DONTWAIT, receiveFd, sealedBytes, sendWithFds } from "./system.ts";
 
 const SEGMENTS_MAX = limit("segments");
 
+const BYTES_TAG = 64;
 const TAG_OF = new Map<unknown, number>([...TYPED_ARRAYS].map(([tag, type]) => [type, tag]));
 
 /** A segment that this process has mapped, identified by its buffer. */
@@ -68,30 +70,61 @@ export class Sharing {
   /** Tells the worker to release a segment. */
   onForget: (number: number) => void = () => undefined;
 
-  constructor(socket: number) {
+  readonly #isPassing: boolean;
+
+  /** @param isPassing what is received is passed on, and never mapped here: {@link Sealed} */
+  constructor(socket: number, isPassing = false) {
     this.#socket = socket;
+    this.#isPassing = isPassing;
   }
 
   /**
    * What the worker needs to find it; undefined if it lies in no segment, or cannot be shared now and must be copied.
    */
-  readonly lend = (value: ArrayBufferView | NdArray): unknown[] | undefined => {
+  readonly lend = (value: ArrayBufferView | NdArray | Sealed): unknown[] | undefined => {
+    if (value instanceof Sealed) {
+      const number = this.#send(value.fd);
+      if (number !== undefined) value[Symbol.dispose](); // it is the other side's: nobody is told to release it
+      return number === undefined ? undefined : [number, 0, value.bytes, BYTES_TAG, [value.bytes]];
+    }
     if (!isUsed) return undefined;
     const view = value instanceof NdArray ? value.data : value;
     const segment = segments.get(view.buffer);
-    const tag = view instanceof Uint8Array ? 64 : TAG_OF.get(view.constructor);
+    const tag = view instanceof Uint8Array ? BYTES_TAG : TAG_OF.get(view.constructor);
     if (!segment || tag === undefined || view.byteLength === 0) return undefined;
     const number = this.#lent.get(view.buffer) ?? this.#handOver(view.buffer, segment);
     const shape = value instanceof NdArray ? [...value.shape] : [(view as TypedArray).length];
     return number === undefined ? undefined : [number, view.byteOffset, view.byteLength, tag, shape];
   };
 
-  #handOver(buffer: ArrayBufferLike, segment: Segment): number | undefined {
-    const number = this.#next;
+  /** For {@link Sharing.takeOver}; the caller keeps its descriptor. @returns its number, if it was sent */
+  handOver(sealed: Sealed): number | undefined {
+    return this.#send(sealed.fd);
+  }
+
+  /**
+   * The other side of it: mapped here, as long as the view is there.
+   * @throws BrokenChannel, IpcError as {@link Sharing.borrow}
+   */
+  takeOver(number: number, onGone: () => void = () => undefined): Uint8Array {
+    while (!this.#borrowed.has(number)) this.#receive();
+    const buffer = this.#borrowed.get(number)!;
+    this.#borrowed.delete(number);
+    if (buffer instanceof IpcError) throw buffer;
+    segments.get(buffer)?.onGone.push(onGone);
+    return new Uint8Array(buffer);
+  }
+
+  #send(fd: number): number | undefined {
     const packet = Buffer.alloc(4);
-    packet.writeUInt32LE(number);
-    if (!this.#isOpen || !sendWithFds(this.#socket, packet, [segment.fd], MSG_DONTWAIT)) return undefined;
-    this.#next++;
+    packet.writeUInt32LE(this.#next);
+    if (!this.#isOpen || !sendWithFds(this.#socket, packet, [fd], MSG_DONTWAIT)) return undefined;
+    return this.#next++;
+  }
+
+  #handOver(buffer: ArrayBufferLike, segment: Segment): number | undefined {
+    const number = this.#send(segment.fd);
+    if (number === undefined) return undefined;
     this.#lent.set(buffer, number);
     segment.onGone.push(() => this.#isOpen && this.onForget(number));
     return number;
@@ -101,11 +134,12 @@ export class Sharing {
    * @throws BrokenChannel if it is not a sealed memfd, or not as large as described; IpcError if this process has no
    * memory for it
    */
-  readonly borrow = (form: unknown): TypedArray | NdArray => {
+  readonly borrow = (form: unknown): TypedArray | NdArray | Sealed => {
     const [number, offset, bytes, tag, shape] = Array.isArray(form) ? (form as unknown[]) : [];
     const type = typeOf(tag as number);
     if (!isCount(number) || !isCount(offset) || !isCount(bytes) || !type || !isShape(shape))
       throw new BrokenChannel("a malformed description of shared memory");
+    if (this.#isPassing) return this.#takeSealed(number, bytes);
     while (!this.#borrowed.has(number)) this.#receive();
     const buffer = this.#borrowed.get(number)!;
     if (buffer instanceof IpcError) throw buffer;
@@ -117,6 +151,23 @@ export class Sharing {
     const data = new View(buffer, offset, count);
     return shape.length === 1 ? data : new NdArray(shape, data);
   };
+
+  /** What came before it belonged to messages that could not be read. @throws BrokenChannel */
+  #takeSealed(number: number, bytes: number): Sealed {
+    const packet = Buffer.alloc(4);
+    for (;;) {
+      const fd = receiveFd(this.#socket, packet);
+      if (fd === undefined) throw new BrokenChannel("shared memory that was not handed over");
+      if (packet.readUInt32LE() !== number) {
+        closeFd(fd);
+        continue;
+      }
+      const sealed = new Sealed(fd);
+      if (sealed.bytes === bytes) return sealed;
+      sealed[Symbol.dispose]();
+      throw new BrokenChannel(`shared memory of ${sealed.bytes} bytes, which claims to have ${bytes}`);
+    }
+  }
 
   #receive(): void {
     const packet = Buffer.alloc(4);

@@ -2,9 +2,10 @@
  * The system calls of the data plane, by Bun's FFI. Loaded by programs that call workers, not at the start of the
  * daemon or a command.
  */
-import { dlopen, FFIType, ptr, toArrayBuffer, type Pointer } from "bun:ffi";
+import { FFIType, ptr, toArrayBuffer, type dlopen, type Pointer } from "bun:ffi";
 import { readFileSync } from "node:fs";
 import { IpcError } from "../base/errors.ts";
+import { openLibc } from "./open-libc.ts";
 
 const { i32, u32, u64, i64, ptr: pointer } = FFIType;
 const SYMBOLS = {
@@ -31,18 +32,7 @@ const SYMBOLS = {
 
 type Library = ReturnType<typeof dlopen<typeof SYMBOLS>>["symbols"];
 
-function open(): Library | undefined {
-  for (const name of ["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1", "libc.so"]) {
-    try {
-      return dlopen(name, SYMBOLS).symbols;
-    } catch {
-      // Try the next name.
-    }
-  }
-  return undefined;
-}
-
-const found = open();
+const found = openLibc(SYMBOLS);
 /** A program that imports this on a machine without a C library is told when it connects. */
 const libc = found as Library;
 

@@ -3,6 +3,7 @@
  * credentials, and takes them out of all that the handler says before anything leaves it.
  */
 import { Console } from "node:console";
+import { readSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { callContext } from "../calls/server.ts";
@@ -10,6 +11,8 @@ import { IpcError } from "../base/errors.ts";
 import * as plugin from "../host/plugin.ts";
 import type { PluginAnswer, PluginRequest, PluginSetup } from "../host/plugin-calls.ts";
 import { Redactor } from "../host/redact.ts";
+import { SealedWriter } from "../plane/sealed-writer.ts";
+import type { Sealed } from "../plane/sealed.ts";
 import { serve } from "../runtime/serve.ts";
 
 /** What a handler imports, wherever its folder is. */
@@ -23,6 +26,8 @@ Bun.plugin({
 let running: plugin.Running | undefined;
 let starting: Promise<void> | undefined;
 let redactor = new Redactor();
+/** What it removes, as bytes. */
+let exact: readonly Buffer[] = [];
 
 redactOutput();
 void serve({
@@ -40,9 +45,8 @@ void serve({
       const run = running !== undefined && Object.hasOwn(running.tools, tool) ? running.tools[tool] : undefined;
       if (run === undefined) throw new Error(`the handler has no tool ${tool}`);
       const result: unknown = await run(JSON.parse(args) as Record<string, never>, { ...request, signal });
-      const json = JSON.stringify(result) as string | undefined;
-      if (json === undefined) throw new Error("the answer is not JSON");
-      return { json: redactor.json(json).value };
+      if (result instanceof plugin.TableAnswer) return { json: jsonOf(result.answer), table: tableOf(result.table) };
+      return { json: jsonOf(result) };
     } catch (error) {
       if (!(error instanceof plugin.ToolError)) return { crash: said(error) };
       // By its types it says strings; but it comes from a handler.
@@ -73,14 +77,15 @@ void serve({
   },
 });
 
-async function setUp({ config, credentials, secrets, data, isGuarded }: PluginSetup): Promise<void> {
+async function setUp({ config, credentials, secrets, data, contents, isGuarded }: PluginSetup): Promise<void> {
   const names = Object.keys(credentials);
   const others = secrets.filter((one) => !Object.values(credentials).includes(one));
   redactor = new Redactor({ ...credentials, ...Object.fromEntries(others.map((one, at) => [`former-${at}`, one])) });
+  exact = [...new Set([...Object.values(credentials), ...others])].map((one) => Buffer.from(one));
   try {
     const { default: start } = await load(process.argv[2]!);
     if (typeof start !== "function") throw new Error("handler.ts exports no function as its default");
-    running = await start({ config, credentials, data, isGuarded });
+    running = await start({ config, credentials, data, contents, isGuarded });
   } catch (error) {
     throw new IpcError("FAILED", `the handler did not start (${names.length} credentials): ${said(error)}`);
   }
@@ -107,11 +112,42 @@ function redactOutput(): void {
   process.on("unhandledRejection", end);
 }
 
+function jsonOf(answer: unknown): string {
+  const json = JSON.stringify(answer) as string | undefined;
+  if (json === undefined) throw new Error("the answer is not JSON");
+  return redactor.json(json).value;
+}
+
+/** In tables nothing is replaced: one that holds a credential, as it is, does not leave. Encodings are not sought. */
+function tableOf(table: Sealed | Uint8Array): Sealed {
+  const sealed = table instanceof Uint8Array ? sealedOf(table) : table;
+  if (!exact.some((one) => holds(sealed, one))) return sealed;
+  sealed[Symbol.dispose]();
+  throw new Error("the table holds a credential");
+}
+
+function sealedOf(bytes: Uint8Array): Sealed {
+  using writer = new SealedWriter();
+  writer.write(bytes);
+  return writer.finish();
+}
+
+const LOOK_BYTES = 1_048_576;
+
+function holds({ fd, bytes }: Sealed, value: Buffer): boolean {
+  const look = Buffer.alloc(Math.min(bytes, LOOK_BYTES + value.length));
+  for (let at = 0; at < bytes; at += LOOK_BYTES)
+    if (look.subarray(0, readSync(fd, look, 0, look.length, at)).includes(value)) return true;
+  return false;
+}
+
 type Handler = { readonly default: plugin.Plugin };
 
 /** @param place its folder, or `shipped:NAME` */
 async function load(place: string): Promise<Handler> {
   switch (place) {
+    case "shipped:duckdb":
+      return (await import("../../plugins/duckdb/handler.ts")) as Handler;
     case "shipped:http":
       return (await import("../../plugins/http/handler.ts")) as Handler;
     case "shipped:mysql":

@@ -10,7 +10,7 @@ import { Channel } from "../plane/channel.ts";
 import { meet } from "../plane/meeting.ts";
 import { Journal } from "./journal.ts";
 import { Router } from "./router.ts";
-import { startShipped } from "./shipped.ts";
+import { filesNamedIn, startShipped } from "./shipped.ts";
 
 void begin(process.argv[2]!);
 
@@ -20,6 +20,7 @@ async function begin(stateDir: string): Promise<void> {
     await startShipped(join(stateDir, "data")),
     new Journal(join(stateDir, "data/router/journal.sqlite")),
     (entry) => audit.write(entry),
+    filesNamedIn(join(stateDir, "data/files")),
   );
   // What the daemon calls. No confined process can: the shim refuses those.
   const functions = {
@@ -32,7 +33,7 @@ async function begin(stateDir: string): Promise<void> {
     hold: (name: string, drainMs: number) => router.hold(name, drainMs),
     release: (name: string) => router.release(name),
     withdraw: (name: string) => router.withdraw(name),
-    expect: (label: string, name: string) => router.expect(label, name),
+    expect: (label: string, [name, group]: [string, string | null]) => router.expect(label, name, group),
     waiting: () => router.asking.waiting,
     // It lasts as long as the daemon, whose functions it lends us.
     attend: () => {

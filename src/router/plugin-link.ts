@@ -10,14 +10,16 @@ import { IpcError } from "../base/errors.ts";
 import type { HostTool } from "../host/host-tools.ts";
 import { ToolError } from "../host/plugin.ts";
 import type { PluginRequest } from "../host/plugin-calls.ts";
+import type { GroupFile } from "../host/plugin.ts";
 import { JsonResult, type Call } from "../host/pipeline.ts";
 import { Refusal } from "../host/wire.ts";
 import { Channel } from "../plane/channel.ts";
 import type { OpenSegment } from "../plane/meet.ts";
+import { Sealed } from "../plane/sealed.ts";
 
 /** A plugin is code of somebody else: its answers are looked at as those of a worker. */
 const answer = z.union([
-  z.strictObject({ json: z.string() }),
+  z.strictObject({ json: z.string(), table: z.instanceof(Sealed).optional() }),
   z.strictObject({
     refusal: z.strictObject({
       code: z.string(),
@@ -38,22 +40,40 @@ export type Plugin = {
   readonly call: (call: Call, begin: () => void) => unknown;
 };
 
+/** One that runs in processes of its own. */
+export type LinkedPlugin = Plugin & {
+  /** Its process; that of a group, if each has one. */
+  readonly linkOf: (group: string | undefined) => PluginLink | undefined;
+  /** New calls wait from now on. Resolves when nothing is under way any more, or after this time. */
+  readonly hold: (drainMs: number) => Promise<void>;
+  readonly release: () => void;
+  /** It was withdrawn: who waits for its start is told. */
+  readonly close: () => void;
+};
+
 /** What the router asks of the daemon. */
 export type Desk = {
   /** Starts the process of a plugin, and relays a channel to it. @throws with what is wrong with it */
-  readonly start: (plugin: string) => Promise<unknown>;
+  readonly start: (plugin: string, group: string | null) => Promise<unknown>;
   /** Kills it: what it was asked it must not go on with. */
-  readonly kill: (plugin: string) => Promise<unknown>;
+  readonly kill: (plugin: string, group: string | null) => Promise<unknown>;
 };
+
+/** Files of a group whose names stand in texts. */
+export type FilesNamed = (group: string, texts: readonly string[]) => Promise<readonly GroupFile[]>;
+
+/** One process for each group, which reads its files. */
+export type OfGroup = { readonly group: string; readonly files: FilesNamed };
 
 /** The process of the plugin ended after it was asked. */
 class Gone extends Error {}
 
-export class PluginLink implements Plugin {
+export class PluginLink implements LinkedPlugin {
   readonly name: string;
   readonly tools: readonly HostTool[];
   readonly #timeoutMs: ReadonlyMap<string, number>;
   readonly #desk: () => Promise<Desk>;
+  readonly #of: OfGroup | undefined;
   #client: CallClient | undefined;
   #starting: Promise<CallClient> | undefined;
   /** New calls wait for it, while its process is exchanged. */
@@ -70,11 +90,17 @@ export class PluginLink implements Plugin {
     tools: readonly HostTool[],
     timeoutMs: ReadonlyMap<string, number>,
     desk: () => Promise<Desk>,
+    of?: OfGroup,
   ) {
     this.name = name;
     this.tools = tools;
     this.#timeoutMs = timeoutMs;
     this.#desk = desk;
+    this.#of = of;
+  }
+
+  linkOf(): PluginLink {
+    return this;
   }
 
   get state(): string {
@@ -137,6 +163,7 @@ export class PluginLink implements Plugin {
   async #carryOut(call: Call, begin: () => void): Promise<unknown> {
     const { idempotent } = call.tool!.manifest; // a stage before has found it
     if (!idempotent) await news();
+    const files = this.#of && (await this.#of.files(call.group, textsIn(call.args)));
     for (let isSecond = false; ; isSecond = true) {
       let client: CallClient;
       try {
@@ -147,7 +174,7 @@ export class PluginLink implements Plugin {
       if (call.isGivenUp) return new Refusal("CANCELLED", "the worker gave it up before it was carried out");
       if (!isSecond) begin();
       try {
-        return await this.#dispatch(client, call);
+        return await this.#dispatch(client, call, files);
       } catch (error) {
         if (!(error instanceof Gone)) throw error;
         if (!idempotent || call.isGivenUp)
@@ -170,7 +197,7 @@ export class PluginLink implements Plugin {
       const relayed = Promise.withResolvers<CallClient>();
       this.#relayed = relayed;
       try {
-        const [client] = await Promise.all([relayed.promise, desk.start(this.name)]);
+        const [client] = await Promise.all([relayed.promise, desk.start(this.name, this.#of?.group ?? null)]);
         return client;
       } catch (error) {
         const next = await this.#desk();
@@ -180,12 +207,12 @@ export class PluginLink implements Plugin {
     }
   }
 
-  async #dispatch(client: CallClient, call: Call): Promise<unknown> {
+  async #dispatch(client: CallClient, call: Call, files: readonly GroupFile[] | undefined): Promise<unknown> {
     const { name, idempotent } = call.tool!.manifest; // as above
     const tool = name.slice(this.name.length + 1);
     const timeout = this.#timeoutMs.get(tool)!; // each tool has one
     const { worker, session, group, correlation } = call;
-    const request: PluginRequest = { worker, session, group, correlation };
+    const request: PluginRequest = { worker, session, group, correlation, ...(files && { files }) };
     let said: unknown;
     // Who gives it up is answered at once. The plugin is told, and what it says then is how it ended, for the audit.
     const number = client.nextNumber;
@@ -202,7 +229,7 @@ export class PluginLink implements Plugin {
       // It must not go on with what nobody waits for any more, and gets nothing else before it is killed.
       if (this.#client === client) this.#client = undefined;
       void this.#desk().then(
-        ({ kill }) => kill(this.name),
+        ({ kill }) => kill(this.name, this.#of?.group ?? null),
         () => undefined,
       );
       return idempotent
@@ -213,11 +240,23 @@ export class PluginLink implements Plugin {
     }
     const { success, data } = answer.safeParse(said);
     if (!success) throw new Error(`the plugin ${this.name} sent something that is not an answer`);
-    if ("json" in data) return new JsonResult(data.json);
+    if ("json" in data) return this.#resultOf(call, data);
     if ("crash" in data) throw new Error(data.crash);
     const { code, message, retriable, field } = data.refusal;
     throw new ToolError(code, message, { retriable, ...(field === null ? {} : { field }) });
   }
+
+  #resultOf(call: Call, { json, table }: { readonly json: string; readonly table?: Sealed | undefined }): JsonResult {
+    if (table === undefined || call.tool!.manifest.tables === true) return new JsonResult(json, table);
+    table[Symbol.dispose]();
+    throw new Error(`the plugin ${this.name} sent a table, and its manifest does not say that it does`);
+  }
+}
+
+/** All texts among the arguments of a call. */
+function textsIn(value: unknown): string[] {
+  if (typeof value === "string") return [value];
+  return typeof value === "object" && value !== null ? Object.values(value).flatMap(textsIn) : [];
 }
 
 /** What the kernel knows already is heard, such as the end of a process: two turns of the event loop. */
@@ -236,6 +275,7 @@ export function requireProvided(value: unknown): z.infer<typeof provided> {
 const TIMEOUT_S = 30;
 const provided = z.strictObject({
   name: z.string(),
+  reads_files: z.boolean().default(false),
   tools: z.array(
     z.object({
       name: z.string(),
@@ -243,6 +283,8 @@ const provided = z.strictObject({
       risk_level: z.enum(["low", "high"]),
       idempotent: z.boolean().default(false),
       timeout_s: z.number().positive().default(TIMEOUT_S),
+      tables: z.boolean().default(false),
+      results: z.enum(["own", "external"]).default("own"),
       arguments_schema: z.record(z.string(), z.unknown()),
     }),
   ),

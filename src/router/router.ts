@@ -19,7 +19,16 @@ import { Pipe } from "../plane/pipe.ts";
 import { BrokenChannel } from "../plane/ring.ts";
 import { Asking } from "./asking.ts";
 import type { Journal } from "./journal.ts";
-import { PluginLink, requireProvided, type Desk, type Plugin } from "./plugin-link.ts";
+import { HandedTables } from "./handed-tables.ts";
+import { GroupLinks } from "./group-links.ts";
+import {
+  PluginLink,
+  requireProvided,
+  type Desk,
+  type FilesNamed,
+  type LinkedPlugin,
+  type Plugin,
+} from "./plugin-link.ts";
 
 /** So many requests of one worker, or bytes of them, are taken before the others have their turn. */
 const TURN_REQUESTS = 64;
@@ -56,6 +65,9 @@ type Open = { readonly admission: Admission; readonly channel: HostChannel; read
 
 export class Router {
   readonly #plugins: Map<string, Plugin>;
+  /** Those of them that run in processes of their own. */
+  readonly #links = new Map<string, LinkedPlugin>();
+  readonly #files: FilesNamed;
   readonly #tools = new Map<string, HostTool>();
   readonly #host: Host;
   /** What the plugins of {@link provide} are, so that a change is seen. */
@@ -72,8 +84,17 @@ export class Router {
   readonly asking = new Asking(Date.now);
   #next = 0;
 
-  /** @param record writes to the audit; false if it could not be written */
-  constructor(shipped: ReadonlyMap<string, Plugin>, journal: Journal, record: (entry: AuditEntry) => boolean) {
+  /**
+   * @param record writes to the audit; false if it could not be written
+   * @param files of a group, for plugins that read them
+   */
+  constructor(
+    shipped: ReadonlyMap<string, Plugin>,
+    journal: Journal,
+    record: (entry: AuditEntry) => boolean,
+    files: FilesNamed,
+  ) {
+    this.#files = files;
     this.#plugins = new Map(shipped);
     for (const { tools } of shipped.values()) for (const tool of tools) this.#tools.set(tool.manifest.name, tool);
     let saving: Timer | undefined; // only after a call that counts: who is idle is not woken
@@ -133,20 +154,29 @@ export class Router {
    * @throws IpcError BAD_REQUEST
    */
   provide(value: unknown): void {
-    const { name, tools } = requireProvided(value);
-    const definition = JSON.stringify(tools);
+    const { name, tools, reads_files } = requireProvided(value);
+    const definition = JSON.stringify([tools, reads_files]);
     if (this.#definitions.get(name) === definition) return; // of a daemon that came anew
-    if (this.#plugins.has(name) && !(this.#plugins.get(name) instanceof PluginLink))
+    if (this.#plugins.has(name) && !this.#links.has(name))
       throw new IpcError("BAD_REQUEST", `provide: ${name} is a plugin that comes with ipcctl`);
     this.withdraw(name);
     this.#definitions.set(name, definition);
-    const link = new PluginLink(
-      name,
-      tools.map((tool) => hostTool(name, tool)),
-      new Map(tools.map((tool) => [tool.name, tool.timeout_s * 1000])),
-      () => this.#reachDesk(),
-    );
+    const provided = tools.map((tool) => hostTool(name, tool));
+    const timeouts = new Map(tools.map((tool) => [tool.name, tool.timeout_s * 1000]));
+    const reach = (): Promise<Desk> => this.#reachDesk();
+    const end = (group: string): void =>
+      void reach()
+        .then(({ kill }) => kill(name, group))
+        .catch(() => undefined); // the next daemon finds it, and so does the next call
+    const link = reads_files
+      ? new GroupLinks(
+          provided,
+          (group) => new PluginLink(name, provided, timeouts, reach, { group, files: this.#files }),
+          end,
+        )
+      : new PluginLink(name, provided, timeouts, reach);
     this.#plugins.set(name, link);
+    this.#links.set(name, link);
     for (const tool of link.tools) this.#tools.set(tool.manifest.name, tool);
   }
 
@@ -194,29 +224,28 @@ export class Router {
 
   /** New calls wait from now on. Resolves when nothing is under way in it any more, or after this time. */
   async hold(name: string, drainMs: number): Promise<void> {
-    const plugin = this.#plugins.get(name);
-    if (plugin instanceof PluginLink) await plugin.hold(drainMs);
+    await this.#links.get(name)?.hold(drainMs);
   }
 
   release(name: string): void {
-    const plugin = this.#plugins.get(name);
-    if (plugin instanceof PluginLink) plugin.release();
+    this.#links.get(name)?.release();
   }
 
   /** It is no longer offered; what it has been asked, it goes on with. */
   withdraw(name: string): void {
-    const plugin = this.#plugins.get(name);
-    if (!(plugin instanceof PluginLink)) return;
+    const plugin = this.#links.get(name);
+    if (plugin === undefined) return;
     this.#plugins.delete(name);
+    this.#links.delete(name);
     this.#definitions.delete(name);
     plugin.close();
     for (const { manifest } of plugin.tools) this.#tools.delete(manifest.name);
   }
 
-  /** The next channel under this label leads to a plugin. @throws IpcError NOT_FOUND */
-  expect(label: string, name: string): void {
-    const plugin = this.#plugins.get(name);
-    if (!(plugin instanceof PluginLink)) throw new IpcError("NOT_FOUND", `expect: there is no plugin ${name}`);
+  /** The next channel under this label leads to a plugin, or to what it is for one group. @throws IpcError NOT_FOUND */
+  expect(label: string, name: string, group: string | null = null): void {
+    const plugin = this.#links.get(name)?.linkOf(group ?? undefined);
+    if (plugin === undefined) throw new IpcError("NOT_FOUND", `expect: there is no plugin ${name}`);
     this.#expected.set(label, plugin);
     setTimeout(() => this.#expected.delete(label), ADMITTED_MS).unref();
   }
@@ -234,15 +263,19 @@ export class Router {
       this.#expected.delete(label);
       return void plugin.relay(segment);
     }
-    const pipe = Pipe.over(label, segment);
+    const pipe = Pipe.over(label, segment, true);
     const admitted = this.#admitted.get(label);
     if (admitted === undefined) return pipe.close();
     this.#admitted.delete(label);
     clearTimeout(admitted.timer);
-    const channel = new HostChannel(this.#host, admitted.session);
+    const tables = new HandedTables(pipe.sharing!); // as it was opened
+    const channel = new HostChannel(this.#host, admitted.session, tables);
     const open = { admission: admitted.admission, channel, pipe };
     this.#open.add(open);
-    void this.#serve(open).finally(() => this.#open.delete(open));
+    void this.#serve(open).finally(() => {
+      this.#open.delete(open);
+      tables.close();
+    });
   }
 
   /** For the daemon: who has a channel now. */

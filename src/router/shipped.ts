@@ -11,7 +11,9 @@ import project from "../../plugins/project/handler.ts";
 import projectManifest from "../../plugins/project/manifest.json";
 import { hostTool, type ToolManifest } from "../host/host-tools.ts";
 import type { Plugin as Handler } from "../host/plugin.ts";
-import type { Plugin } from "./plugin-link.ts";
+import { Groups } from "../stores/database.ts";
+import { FileStore } from "../stores/file-store.ts";
+import type { FilesNamed, Plugin } from "./plugin-link.ts";
 
 type Manifest = { readonly provides: { readonly tools: readonly object[] } };
 
@@ -39,4 +41,10 @@ export async function startShipped(dataDir: string): Promise<Map<string, Plugin>
     });
   }
   return started;
+}
+
+/** @param folder of the plugin `files` */
+export function filesNamedIn(folder: string): FilesNamed {
+  const groups = new Groups(folder, (where, group) => new FileStore(where, group));
+  return async (group, texts) => (groups.has(group) ? await groups.use(group, (store) => store.named(texts)) : []);
 }

@@ -1,12 +1,13 @@
 /** `host.files.list({…})`: a program that ipcctl has started calls the tools that the policy of its worker grants. */
 import { randomBytes } from "node:crypto";
-import { CANCEL_TOPIC, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
+import { CANCEL_TOPIC, LET_GO_TOPIC, TOOL_TOPIC, type HostCode, type Stage } from "../../contract/host.ts";
 import { limit } from "../base/limits.ts";
 import { requirePlatform } from "../base/platform.ts";
 import { askByHttp } from "./host-http.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { meet, type Meeting } from "../plane/meeting.ts";
 import { Pipe } from "../plane/pipe.ts";
+import { ArrowTable } from "../plane/values.ts";
 import { requireSystem } from "../plane/system.ts";
 import { sleep } from "../base/patience.ts";
 
@@ -96,10 +97,12 @@ type Request = {
 class HostChannel {
   readonly #pipe: Pipe;
   readonly #underWay = new Map<string, Request>();
+  /** Numbers of tables whose memory was collected: the host is told with the next request. */
+  readonly #unused: number[] = [];
   #isReading = false;
 
   constructor(segment: OpenSegment) {
-    this.#pipe = Pipe.over("host", segment);
+    this.#pipe = Pipe.over("host", segment, true);
     this.#pipe.setRef(false);
   }
 
@@ -109,6 +112,11 @@ class HostChannel {
 
   /** False if there is no room now. @throws BrokenChannel if the host has ended: then nothing was sent */
   trySend(request: Request): boolean {
+    for (let table = this.#unused.pop(); table !== undefined; table = this.#unused.pop())
+      if (!this.#pipe.trySend(encode({ topic: LET_GO_TOPIC, correlation: "-", arguments: { table } }))) {
+        this.#unused.push(table);
+        return false;
+      }
     if (!this.#pipe.trySend(request.bytes)) return false;
     request.channel = this;
     request.wasSent = true;
@@ -163,8 +171,14 @@ class HostChannel {
 
   #take(bytes: Uint8Array): void {
     const answer = JSON.parse(utf8.decode(bytes)) as Answer;
+    const { table } = answer;
+    // Also of a call that was given up: whatever is not taken stands before the next one.
+    const memory =
+      table === undefined ? undefined : this.#pipe.sharing!.takeOver(table, () => void this.#unused.push(table));
     const request = answer.correlation === null ? undefined : this.#forget(answer.correlation);
-    if (request !== undefined) settle(request, answer); // or else it was given up meanwhile
+    if (request === undefined) return; // it was given up meanwhile
+    if (memory === undefined) return settle(request, answer);
+    settle(request, { ...answer, result: { ...(answer.result as object), table: new ArrowTable(memory) } });
   }
 }
 
@@ -177,6 +191,8 @@ function settle(request: Request, { result, error }: Answer): void {
 type Answer = {
   readonly correlation: string | null;
   readonly result?: unknown;
+  /** The number of memory that came with it. */
+  readonly table?: number;
   readonly error?: {
     readonly code: string;
     readonly message: string;

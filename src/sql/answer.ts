@@ -6,7 +6,7 @@ import { ToolError } from "../host/plugin.ts";
 export type Column = { readonly name: string; readonly type: string };
 
 /** What JSON has, or {@link bytesOf} something. */
-export type Cell = null | boolean | number | string | { readonly base64: string } | readonly Cell[];
+export type Cell = null | boolean | number | string | readonly Cell[] | { readonly [name: string]: Cell };
 
 /** As far as they were read: one more than may be answered says that there are more. */
 export type Rows = { readonly columns: readonly Column[]; readonly rows: readonly (readonly Cell[])[] };

@@ -3,6 +3,7 @@ import { limit } from "../base/limits.ts";
 import { ToolError, type Running, type Tool, type ToolRequest } from "../host/plugin.ts";
 import { answerOf, answerOfChange } from "./answer.ts";
 import type { Database, Param, Statement, Words } from "./statements.ts";
+import { tableOf } from "./rows-as-table.ts";
 import { Stop } from "./stop.ts";
 import { Turns } from "./turns.ts";
 
@@ -35,7 +36,12 @@ export const serverTimeoutOf = (ms: number): number => ms + 1000;
 export const connectionsOf = (config: SqlConfig): number =>
   Math.min(config.max_connections ?? DEFAULTS.max_connections, limit("sqlConnections"));
 
-type Sql = { readonly sql: string; readonly params?: readonly Param[]; readonly limit?: number };
+type Sql = {
+  readonly sql: string;
+  readonly params?: readonly Param[];
+  readonly limit?: number;
+  readonly format?: "rows" | "arrow";
+};
 
 export function sqlTools(config: SqlConfig, database: Database): Running {
   const most = Math.min(config.max_rows ?? DEFAULTS.max_rows, limit("sqlRows"));
@@ -48,9 +54,19 @@ export function sqlTools(config: SqlConfig, database: Database): Running {
   }
 
   const tools = {
-    query: ({ sql, params = [], limit: wanted = most }: Sql, { signal }: ToolRequest) => {
+    query: ({ sql, params = [], limit: wanted, format = "rows" }: Sql, { signal }: ToolRequest): Promise<object> => {
       const statement = checked(sql, params, database.words, "query");
-      const count = Math.min(wanted, most);
+      if (format === "arrow") {
+        const count = Math.min(wanted ?? Infinity, limit("sqlTableRows"));
+        return inTurn(signal, async (stop) =>
+          tableOf(
+            await database.query({ ...statement, rows: count + 1, bytes: limit("tableBytes"), stop }),
+            count,
+            database.origin,
+          ),
+        );
+      }
+      const count = Math.min(wanted ?? most, most);
       return inTurn(signal, async (stop) =>
         answerOf(await database.query({ ...statement, rows: count + 1, stop }), count, database.origin),
       );

@@ -10,6 +10,8 @@ export type Statement = {
   readonly params: readonly Param[];
   /** At most so many rows are read. */
   readonly rows: number;
+  /** Of more bytes, about, nothing is given: TABLE_TOO_LARGE. Without it what is read is cut as an answer is. */
+  readonly bytes?: number;
   readonly stop: Stop;
 };
 

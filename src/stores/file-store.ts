@@ -58,6 +58,8 @@ export type Piece = {
   readonly next_offset: number | null;
 };
 
+export type NamedFile = { readonly id: string; readonly name: string; readonly conversation_id: string | null };
+
 /** What the files of a group may take, uploads included. */
 export type Quota = { readonly bytes: number; readonly files: number };
 
@@ -145,6 +147,18 @@ export class FileStore implements GroupStore {
     const files = fitting(found);
     if (files.length < found.length) return { files, next: files.at(-1)!.id };
     return { files, next: rows.length > wanted ? rows[wanted - 1]!.id : null };
+  }
+
+  /** Those whose names or ids stand in texts, as far as a query could need them. */
+  named(texts: readonly string[]): NamedFile[] {
+    // In SQL a quote within quotes stands twice.
+    const text = texts.map((one) => `${one}\n${one.replaceAll("''", "'").replaceAll('""', '"')}`).join("\n");
+    return this.#db
+      .query<{ id: string; name: string; conversation: string }, [string, string, number]>(
+        "SELECT id, name, conversation FROM files WHERE instr(?1, name) > 0 OR instr(?2, id) > 0 ORDER BY id LIMIT ?3",
+      )
+      .all(text, text, limit("filesNamed") + 1)
+      .map(({ conversation, ...file }) => ({ ...file, conversation_id: conversation === "" ? null : conversation }));
   }
 
   /** @throws IpcError NOT_FOUND */

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import type { Running, ToolError } from "../../src/host/plugin.ts";
+import type { GroupFile, Running, ToolError } from "../../src/host/plugin.ts";
 
 export type Answer = {
   readonly columns: readonly { readonly name: string; readonly type: string }[];
@@ -28,18 +28,20 @@ export function checkedConfig<Config extends object>(plugin: string, config: Con
   return config;
 }
 
-export function databaseCaller(plugin: string, { tools }: Running) {
+export function databaseCaller(plugin: string, { tools }: Running, files: () => readonly GroupFile[] = () => []) {
   const schemas = new Map(
     manifestOf(plugin).provides.tools.map(({ name, arguments_schema }) => [
       name,
       z.fromJSONSchema(arguments_schema as never),
     ]),
   );
-  const call = async (tool: string, args: object, signal = new AbortController().signal): Promise<Answer> => {
+  const raw = async (tool: string, args: object, signal = new AbortController().signal): Promise<unknown> => {
     const parsed = schemas.get(tool)!.parse(JSON.parse(JSON.stringify(args))) as never;
-    const request = { worker: "w", session: "w#1", group: "g", correlation: "c", signal };
-    return JSON.parse(JSON.stringify(await tools[tool]!(parsed, request))) as Answer;
+    const request = { worker: "w", session: "w#1", group: "g", correlation: "c", signal, files: files() };
+    return await tools[tool]!(parsed, request);
   };
+  const call = async (tool: string, args: object, signal?: AbortSignal): Promise<Answer> =>
+    JSON.parse(JSON.stringify(await raw(tool, args, signal))) as Answer;
   const query = (sql: string, params: readonly unknown[] = [], more: object = {}): Promise<Answer> =>
     call("query", { sql, params, ...more });
   const execute = (sql: string, params: readonly unknown[] = []): Promise<Answer> => call("execute", { sql, params });
@@ -53,5 +55,5 @@ export function databaseCaller(plugin: string, { tools }: Running) {
         return { code, message, retriable, ...(field === undefined ? {} : { field }) };
       },
     );
-  return { call, query, execute, refusal };
+  return { call, raw, query, execute, refusal };
 }

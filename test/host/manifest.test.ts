@@ -67,8 +67,8 @@ const folderOf = (name = "web", more: object = {}, files: Readonly<Record<string
 test("a manifest has defaults for what it does not say", () => {
   expect(parse({})).toEqual({
     ...MANIFEST,
-    ...{ language: "typescript", hosts: [], credentials: [] },
-    provides: { tools: [{ ...TOOL, idempotent: false, timeout_s: 30 }] },
+    ...{ language: "typescript", hosts: [], credentials: [], reads_files: false },
+    provides: { tools: [{ ...TOOL, idempotent: false, timeout_s: 30, results: "own", tables: false }] },
   } as never);
 });
 

@@ -1,7 +1,10 @@
 /** The plugin `mysql` on a real MariaDB: what it answers, and what no statement of a worker may do. */
+import { tableFromIPC } from "apache-arrow";
+import type { Sealed } from "../../src/plane/sealed.ts";
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import mysql from "../../plugins/mysql/handler.ts";
-import type { Running } from "../../src/host/plugin.ts";
+import type { Running, TableAnswer } from "../../src/host/plugin.ts";
 import type { SqlConfig } from "../../src/sql/sql-tools.ts";
 import { waitUntil } from "../deadline.ts";
 import { skipUnless } from "../needs.ts";
@@ -470,3 +473,26 @@ test.skipIf(isSkipped)("errors say what is wrong with the statement, and not whe
   const local = await start({ host: server.socket });
   expect((await local.query("select 1")).rows).toEqual([[1]]);
 });
+
+test.skipIf(isSkipped)(
+  "a table has the rows with their types, and all that make it too large are refused",
+  async () => {
+    const { raw, refusal } = await start();
+    const { table, answer } = (await raw("query", {
+      sql: "select cast(seq as int) as a, cast(seq as signed) as b, seq * 0.5e0 as c, concat('text ', seq) as d from seq_1_to_20000",
+      format: "arrow",
+    })) as TableAnswer;
+    using sealed = table as Sealed;
+    const read = tableFromIPC(readFileSync(`/proc/self/fd/${sealed.fd}`));
+    expect(answer).toMatchObject({ row_count: 20_000, truncated: false });
+    expect(read.schema.fields.map((field) => String(field.type))).toEqual(["Int64", "Int64", "Float64", "Utf8"]);
+    expect([...read.get(19_999)!].map(([, value]) => value as unknown)).toEqual([
+      20_000n,
+      20_000n,
+      10_000,
+      "text 20000",
+    ]);
+    const large = "select repeat('x', 1000000) from seq_1_to_300";
+    expect(await refusal("query", { sql: large, format: "arrow" })).toMatchObject({ code: "TABLE_TOO_LARGE" });
+  },
+);

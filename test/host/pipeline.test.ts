@@ -643,3 +643,37 @@ test("whatever happens in whatever order, each request gets one answer and one r
     { seed, numRuns: 60 },
   );
 });
+
+test("results of others' data say whose they are, whatever the plugin says", async () => {
+  const external = hostTool("web", {
+    ...{ name: "get", description: "a site", risk_level: "low", idempotent: true, results: "external" },
+    arguments_schema: { type: "object", additionalProperties: false },
+  });
+  const told = async (result: unknown): Promise<Answer> => {
+    const host: Host = {
+      ...{ tools: new Map([["web.get", external]]), buckets: new Buckets(Date.now), confirm: () => Promise.reject() },
+      ...{ route: () => result, record: () => true, stateOf: () => "ready", now: Date.now, newId: () => "1" },
+    };
+    const session = { worker: "w", id: "w.1", group: "g", grants: new Grants(["*"]) };
+    const policy = { name: "p", digest: "d" };
+    const channel = new pipeline.HostChannel(host, { ...session, policy, approvalMs: 0 });
+    const request = JSON.stringify({ topic: "tool.invoke.web.get", correlation: "c", arguments: {} });
+    return JSON.parse(await channel.take(Buffer.from(request))) as Answer;
+  };
+  const origin = { plugin: "web", tool: "get" };
+  const json = (text: string): unknown => new pipeline.JsonResult(text);
+  expect((await told({ a: 1 })).result).toEqual({ a: 1, origin });
+  expect((await told({ a: 1, origin: "a.example" })).result).toEqual({
+    a: 1,
+    origin: { ...origin, source: "a.example" },
+  });
+  expect((await told(json('{"a":1}'))).result).toEqual({ origin, a: 1 });
+  expect((await told(json(" { } "))).result).toEqual({ origin });
+  expect((await told(json('{"origin":"x","a":1}'))).result).toEqual({ a: 1, origin: { ...origin, source: "x" } });
+  for (const forged of [{ plugin: "core", tool: "x" }, 7, null, ["core"], { source: "me" }])
+    expect((await told(json(JSON.stringify({ origin: forged })))).result).toEqual({ origin });
+  for (const none of ["text", 7, null, [], [{ origin }]]) {
+    expect((await told(none)).error).toMatchObject({ code: "PLUGIN_ERROR" });
+    expect((await told(json(JSON.stringify(none)))).error).toMatchObject({ code: "PLUGIN_ERROR" });
+  }
+});

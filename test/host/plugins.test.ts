@@ -13,6 +13,7 @@ import { ProjectStore } from "../../src/stores/project-store.ts";
 import type { StoredFile } from "../../src/protocol/stored.ts";
 import { FileStore } from "../../src/stores/file-store.ts";
 import type { Plugin, Running, ToolError, ToolRequest } from "../../src/host/plugin.ts";
+import duckdb from "../../plugins/duckdb/handler.ts";
 import echo from "../../plugins/echo/handler.ts";
 import files from "../../plugins/files/handler.ts";
 import http from "../../plugins/http/handler.ts";
@@ -22,7 +23,16 @@ import postgres from "../../plugins/postgres/handler.ts";
 import project from "../../plugins/project/handler.ts";
 
 const ROOT = join(import.meta.dir, "../..");
-const PLUGINS: Readonly<Record<string, Plugin<never>>> = { echo, files, http, memory, mysql, postgres, project };
+const PLUGINS: Readonly<Record<string, Plugin<never>>> = {
+  duckdb,
+  echo,
+  files,
+  http,
+  memory,
+  mysql,
+  postgres,
+  project,
+};
 /** Of those that need one. Nothing is connected at the start. */
 const CONFIGS: Readonly<Record<string, object>> = {
   mysql: { host: "db.example.org", user: "app", database: "shop" },
@@ -96,7 +106,8 @@ test.each(Object.keys(PLUGINS))(
     ];
     for (const tool of tools) {
       expect(skill).toContain(`\`${name}.${tool.name}\``);
-      expect(Object.keys(tool).toSorted()).toEqual([
+      const { results: _, tables: __, ...rest } = tool as typeof tool & { results?: string; tables?: boolean };
+      expect(Object.keys(rest).toSorted()).toEqual([
         "arguments_schema",
         "description",
         "idempotent",
@@ -116,7 +127,7 @@ test("a plugin imports what handlers are written against, what is made for them,
   const wrong = [...new Bun.Glob("plugins/**/*.ts").scanSync(ROOT)].flatMap((file) =>
     [...readFileSync(join(ROOT, file), "utf8").matchAll(/(?:from|import)\s*\(?\s*"(\.[^"]+)"/g)]
       .map(([, path]) => path!)
-      .filter((path) => !/^(\.\/|\.\.\/\.\.\/src\/(host\/plugin\.ts$|sql\/|stores\/|web\/))/.test(path))
+      .filter((path) => !/^(\.\/|\.\.\/\.\.\/src\/(host\/plugin\.ts$|duckdb\/|sql\/|stores\/|web\/))/.test(path))
       .map((path) => `${file} → ${path}`),
   );
   expect(wrong).toEqual([]);
@@ -146,7 +157,7 @@ test("what a manifest says of limits and types is what the stores hold to", () =
       expect(said(plugin, tool).params!.maxItems).toBe(LIMITS.sqlParams.value);
     }
   for (const plugin of ["postgres", "mysql"]) {
-    expect(said(plugin, "query").limit!.maximum).toBe(LIMITS.sqlRows.value);
+    expect(said(plugin, "query").limit!.maximum).toBe(LIMITS.sqlTableRows.value);
     const { properties } = manifestOf(plugin).config_schema as { properties: Record<string, Schema> };
     expect(properties.max_rows!.maximum).toBe(LIMITS.sqlRows.value);
     expect(properties.statement_timeout_ms!.maximum).toBe(LIMITS.sqlTimeoutMs.value);

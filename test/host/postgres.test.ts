@@ -1,7 +1,10 @@
 /** The plugin `postgres` on a real server: what it answers, and what no statement of a worker may do. */
+import { tableFromIPC } from "apache-arrow";
+import type { Sealed } from "../../src/plane/sealed.ts";
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import postgres from "../../plugins/postgres/handler.ts";
-import type { Running } from "../../src/host/plugin.ts";
+import type { Running, TableAnswer } from "../../src/host/plugin.ts";
 import type { SqlConfig } from "../../src/sql/sql-tools.ts";
 import { waitUntil } from "../deadline.ts";
 import { hasTool, skipUnless } from "../needs.ts";
@@ -615,3 +618,26 @@ test.skipIf(!hasTls)("a connection over TLS trusts the certificates that it is t
   expect(await isEncrypted({ tls: "verify-full" })).toBe("CONNECTION");
   expect(await isEncrypted({ tls: "verify-full", tls_ca: pem, host: "127.0.0.1" })).toBe("CONNECTION");
 });
+
+test.skipIf(isSkipped)(
+  "a table has the rows with their types, and all that make it too large are refused",
+  async () => {
+    const { raw, refusal } = await start();
+    const { table, answer } = (await raw("query", {
+      sql: "select n::int as a, n::bigint as b, n * 0.5::float8 as c, 'text ' || n as d from generate_series(1, 20000) n",
+      format: "arrow",
+    })) as TableAnswer;
+    using sealed = table as Sealed;
+    const read = tableFromIPC(readFileSync(`/proc/self/fd/${sealed.fd}`));
+    expect(answer).toMatchObject({ row_count: 20_000, truncated: false });
+    expect(read.schema.fields.map((field) => String(field.type))).toEqual(["Int32", "Int64", "Float64", "Utf8"]);
+    expect([...read.get(19_999)!].map(([, value]) => value as unknown)).toEqual([
+      20_000,
+      20_000n,
+      10_000,
+      "text 20000",
+    ]);
+    const large = "select repeat('x', 1000000) from generate_series(1, 300)";
+    expect(await refusal("query", { sql: large, format: "arrow" })).toMatchObject({ code: "TABLE_TOO_LARGE" });
+  },
+);

@@ -61,7 +61,11 @@ test("a worker without a network fetches from a site that is listed, with a cred
   const credential = { name: "token", header: "Authorization", prefix: "Bearer " };
   const ask = await configure({ http: { config: { sites: [{ ...host, credential }] } } }, "http.*");
   const found = await ask("http.fetch", { url: `http://127.0.0.1:${site.port}/a` });
-  expect(found).toMatchObject({ result: { status: 200, origin: `http:127.0.0.1:${site.port}` } });
+  expect(found).toMatchObject({
+    result: {
+      ...{ status: 200, origin: { plugin: "http", tool: "fetch", source: `http:127.0.0.1:${site.port}` } },
+    },
+  });
   const text = JSON.stringify(found);
   expect(text).toContain("/a");
   expect(text).toContain("[redacted]"); // what the site repeats of it

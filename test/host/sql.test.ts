@@ -1,7 +1,11 @@
 /** What the plugins of databases have in common, on a database that only remembers what it was asked. */
+import { tableFromIPC } from "apache-arrow";
 import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { LIMITS } from "../../contract/limits.ts";
-import { ToolError, type ToolRequest } from "../../src/host/plugin.ts";
+import { ToolError, type TableAnswer, type ToolRequest } from "../../src/host/plugin.ts";
+import type { Sealed } from "../../src/plane/sealed.ts";
+import { tableOf } from "../../src/sql/rows-as-table.ts";
 import type { Cell } from "../../src/sql/answer.ts";
 import type { Database, Statement } from "../../src/sql/statements.ts";
 import { connectionOf } from "../../src/sql/driver.ts";
@@ -190,5 +194,43 @@ test("a connection is encrypted and checked unless it stays on this machine, or 
     "require",
     false,
     { ca: "PEM" },
+  ]);
+});
+
+test("sqlTableRows: a table has as many rows as the limit, and says that there are more", async () => {
+  const most = LIMITS.sqlTableRows.value;
+  const { call, asked } = fake({}, (index) => [`${index % 10}`]);
+  const { table, answer } = (await call("query", { sql: "select 1", format: "arrow" })) as unknown as TableAnswer;
+  expect(asked[0]!.rows).toBe(most + 1);
+  expect(answer).toMatchObject({ row_count: most, truncated: true });
+  (table as Sealed)[Symbol.dispose]();
+  const few = (await call("query", { sql: "select 1", format: "arrow", limit: 3 })) as unknown as TableAnswer;
+  expect(few.answer).toMatchObject({ row_count: 3, truncated: true, origin: "fake:shop" });
+  (few.table as Sealed)[Symbol.dispose]();
+});
+
+test("rows of a database become a table with their types", () => {
+  const columns = ["boolean", "integer", "bigint", "bigint unsigned", "double precision", "text", "json[]"].map(
+    (type, at) => ({ name: `c${at}`, type }),
+  );
+  const rows: Cell[][] = [
+    [true, -7, "9007199254740993", "18446744073709551615", 0.5, "ä", ["a", { base64: "AA==" }]],
+    [null, null, null, null, null, null, null],
+    [false, 2 ** 31 - 1, "-1", "0", "NaN", "", "x"],
+  ];
+  const { table, answer } = tableOf({ columns, rows }, 3, "o");
+  using sealed = table as Sealed;
+  expect(answer).toMatchObject({ row_count: 3, truncated: false, columns });
+  const read = tableFromIPC(readFileSync(`/proc/self/fd/${sealed.fd}`));
+  expect(read.schema.fields.map((field) => String(field.type))).toEqual([
+    ...["Bool", "Int32", "Int64", "Uint64", "Float64", "Utf8", "Utf8"],
+  ]);
+  const found = Array.from({ length: 3 }, (_, row) =>
+    columns.map(({ name }) => read.getChild(name)!.get(row) as unknown),
+  );
+  expect(found).toEqual([
+    [true, -7, 9007199254740993n, 18446744073709551615n, 0.5, "ä", '["a",{"base64":"AA=="}]'],
+    [null, null, null, null, null, null, null],
+    [false, 2 ** 31 - 1, -1n, 0n, Number.NaN, "", "x"],
   ]);
 });

@@ -1,4 +1,5 @@
 /** Each package is there because something needs it. Users install only what is no part of the bundles. */
+import { DUCKDB_PACKAGE, DUCKDB_VERSION } from "../../src/host/shipped-manifests.ts";
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -27,9 +28,14 @@ const USED_AS: Readonly<Record<string, string>> = {
   typescript: '"tsc"',
 };
 
-test("users install Bun, and what is compiled for their machine in the same version", () => {
+test("users install Bun, what is compiled for their machine in the same version, and DuckDB if they like", () => {
   expect(Object.keys(manifest.dependencies)).toEqual(["bun"]);
-  expect(Object.entries(manifest.optionalDependencies)).toEqual([[parts.name, manifest.version]]);
+  expect<Record<string, string>>(manifest.optionalDependencies).toEqual({
+    "@duckdb/node-bindings-linux-arm64": DUCKDB_VERSION,
+    "@duckdb/node-bindings-linux-x64": DUCKDB_VERSION,
+    [parts.name]: manifest.version,
+  });
+  expect(Object.keys(manifest.optionalDependencies)).toContain(DUCKDB_PACKAGE);
   expect(parts.version).toBe(manifest.version);
 });
 

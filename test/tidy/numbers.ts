@@ -62,6 +62,12 @@ export const OF_ONE_KIND: Readonly<Record<string, string>> = {
 
 /** Numbers that only look like one of the contract. */
 export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly number[], why: string]>> = {
+  "src/duckdb/arrow.ts": [[16, 128], "bytes and bits of the longest integers and intervals"],
+  "src/plane/sealed-writer.ts": [[16], "bytes of an entry of writev"],
+  "src/sql/arrow-ipc.ts": [
+    [16, 17, 18, 19, 20, 21, 32, 64, 128],
+    "numbers of types in the format of Arrow, sizes of integers and of pairs",
+  ],
   "native/fuzz/fuzz.c": [
     [16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 28, 29, 32, 38, 40, 41, 255, 256, 512, 30_000, 100_000],
     "a peer that is independent on purpose, and random sizes",
@@ -160,7 +166,6 @@ export const COINCIDENCES: Readonly<Record<string, readonly [numbers: readonly n
   "src/plane/cbor-encode.ts": [[16, 24, 25, 26, 27, 40, 64], "heads of CBOR"],
   "src/plane/pipe.ts": [[1_073_741_824], "a wait that a timer can hold"],
   "src/plane/ring.ts": [[64], "bytes of a line of the cache; a copy that is quicker by hand"],
-  "src/plane/sharing.ts": [[64], "a tag of CBOR"],
   "src/plane/system-node.ts": [[64, 128, 4096], "bells at once; bytes of a packet and of a read"],
   "src/plane/system.ts": [
     [16, 24, 32, 40, 48, 64, 128, 4096],

@@ -1,0 +1,4 @@
+/** SQL over the files of the group, by DuckDB. */
+import { duckdbTools } from "../../src/duckdb/duckdb-tools.ts";
+
+export default duckdbTools;
