@@ -1,4 +1,4 @@
-r"""A session that analyses data: it lists files, asks a database, and answers with JSON.
+r"""A session that analyses data: it lists files, asks DuckDB and PostgreSQL, and answers with JSON.
 
 It runs under the policy `analysis`, which shows it this folder and nothing else of the machine: no network, no
 programs, no home. Files and rows come from the host, whose plugins hold the credentials, and it may call what the rule
@@ -21,8 +21,6 @@ create databases (PGHOST, PGPORT and PGUSER say where):
 The prompt is the conversation whose files are read. A program asks by `ipcctl publish analysis.asked`, or by the SDK.
 """
 
-import csv
-import io
 import json
 import os
 import sys
@@ -31,23 +29,14 @@ from decimal import Decimal
 from ipcctl import host
 
 
-def read(file: dict) -> str:
-    """The whole of a file, which comes in pieces."""
-    parts: list[str] = []
-    offset = 0
-    while offset is not None:
-        piece = host.files.read(id=file["id"], offset=offset, version=file["version"])
-        parts.append(piece["content"])
-        offset = piece["next_offset"]
-    return "".join(parts)
-
-
 def main(conversation: str) -> dict:
     files = host.files.list(conversation_id=conversation)["files"]
-    regions: dict[str, str] = {}
-    for file in files:
-        if file["name"].endswith(".csv"):
-            regions.update((row["customer"], row["region"]) for row in csv.DictReader(io.StringIO(read(file))))
+
+    # A file is a table by its name.
+    customers = host.duckdb.query(
+        sql='select customer, region from "customers.csv" where region is not null', conversation_id=conversation
+    )
+    regions = dict(customers["rows"])
 
     # Values go as parameters, never into the text.
     orders = host.postgres.query(
@@ -63,7 +52,7 @@ def main(conversation: str) -> dict:
         "files": [file["name"] for file in files],
         "orders": len(orders["rows"]),
         "revenue": {region: str(total) for region, total in sorted(revenue.items())},
-        "origin": orders["origin"],
+        "origins": [customers["origin"], orders["origin"]],
     }
 
 

@@ -35,7 +35,7 @@ const type = async (...lines: string[]): Promise<CliResult> => {
 };
 
 const isSkipped = skipUnless(await hasPostgres(), "PostgreSQL", "examples/analysis");
-test.skipIf(isSkipped)("a session lists files, asks a database, and answers with JSON", async () => {
+test.skipIf(isSkipped)("a session lists files, asks two databases, and answers with JSON", async () => {
   await using server = await startPostgres();
   env = { ...env, PGHOST: "127.0.0.1", PGPORT: `${server.port}`, PGUSER: "tester" };
   const commands = commandsOf("analysis/analysis.py");
@@ -47,13 +47,17 @@ test.skipIf(isSkipped)("a session lists files, asks a database, and answers with
   expect({ status, stderr }).toEqual({ status: 0, stderr: "" });
   expect(JSON.parse(stdout)).toEqual({
     ...{ files: ["customers.csv"], orders: 3, revenue: { north: "160.25", south: "80.50" } },
-    origin: expect.anything(),
+    origins: [
+      { plugin: "duckdb", tool: "query", source: expect.stringMatching(/^files:/) },
+      { plugin: "postgres", tool: "query", source: "postgres:ipcctl_example" },
+    ],
   });
   const [listed, audited, stopped] = commands.slice(asking + 1);
   expect((await type(settings, listed!)).stdout).toMatch(/analysis/);
   expect((await type(settings, audited!)).stdout).toContain("postgres.query");
-  // A conversation without files is answered too, and a server that is gone is an error that a backend can read.
-  expect(JSON.parse((await type(settings, "bin/ipcctl prompt june")).stdout)).toMatchObject({ files: [], orders: 0 });
+  // What is not there, or a server that is gone, is an error that a backend can read.
+  const none = await type(settings, "bin/ipcctl prompt june || true");
+  expect(JSON.parse(none.stdout.split("\n")[0]!)).toMatchObject({ error: { retriable: false } });
   await server[Symbol.asyncDispose]();
   const failed = await type(settings, `${commands[asking]!} || true`);
   expect(JSON.parse(failed.stdout.split("\n")[0]!)).toMatchObject({ error: { code: expect.any(String) } });
