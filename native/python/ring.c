@@ -1,9 +1,14 @@
 /* One end of a ring as a Python object. Everything but waiting is done with the GIL held. */
 #include "ipcctl.h"
 
+#include <errno.h>
+#include <poll.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #define SPIN_MAX 1e6
+/* Seconds; a longer wait has no end. */
+#define TIMEOUT_MAX 1e9
 #define RINGS_MAX IPC_CHANNELS_MAX
 /* Between two readings of the clock while busy-polling: a longer gap means that we were preempted. */
 #define OFF_NS 4000
@@ -35,11 +40,11 @@ static inline int usable(struct ring *ring, int is_producer)
 	return 0;
 }
 
-static PyObject *ring_try_send(PyObject *self, PyObject *payload)
+/* 1 if it was sent, 0 if there is no room yet, or -1 with an exception. */
+static int send_frame(struct ring *ring, PyObject *payload)
 {
-	struct ring *ring = (struct ring *)self;
 	if (usable(ring, 1) < 0)
-		return NULL;
+		return -1;
 	int sent;
 	Py_ssize_t size;
 	ipc_ring_tell_core(&ring->core, ipc_core());
@@ -49,17 +54,57 @@ static PyObject *ring_try_send(PyObject *self, PyObject *payload)
 	} else {
 		Py_buffer view;
 		if (PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE) < 0)
-			return NULL;
+			return -1;
 		size = view.len;
 		sent = ipc_ring_send(&ring->core, view.buf, (size_t)size);
 		PyBuffer_Release(&view);
 	}
-	if (sent == IPC_RING_TOO_LARGE)
-		return PyErr_Format(
+	if (sent == IPC_RING_TOO_LARGE) {
+		PyErr_Format(
 			PyExc_ValueError, "%zd bytes never fit into a ring of %u", size, (unsigned)ring->core.capacity);
-	if (sent < 0)
-		ipc_ring_refuse(ring, sent);
+		return -1;
+	}
+	return sent < 0 ? ipc_ring_refuse(ring, sent) : sent;
+}
+
+static PyObject *ring_try_send(PyObject *self, PyObject *payload)
+{
+	int sent = send_frame((struct ring *)self, payload);
 	return sent < 0 ? NULL : PyBool_FromLong(sent);
+}
+
+/* Of a socket; -1 if it is closed. */
+static int descriptor_of(PyObject *socket)
+{
+	int fd = PyObject_AsFileDescriptor(socket);
+	if (fd < 0)
+		PyErr_Clear();
+	return fd;
+}
+
+/* Rings if the other side waits for it. It blocks nowhere, so the GIL is kept: a thread that gives it away may wait
+ * milliseconds until it has it back. */
+static void ring_if_needed(struct ring *ring, struct ipc_state *state, int bell)
+{
+	if (!ipc_ring_needs_bell(&ring->core))
+		return;
+	state->busy_poll.bells++;
+	/* Full: it is rung already. Closed: the reader notices that. */
+	if (send(bell, "\1", 1, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		return;
+}
+
+static PyObject *ring_put(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+	struct ring *ring = (struct ring *)self;
+	if (count != 2)
+		return PyErr_Format(PyExc_TypeError, "put: 2 arguments, not %zd", count);
+	int sent = send_frame(ring, args[1]);
+	if (sent < 0)
+		return NULL;
+	if (sent)
+		ring_if_needed(ring, PyType_GetModuleState(Py_TYPE(self)), descriptor_of(args[0]));
+	return PyBool_FromLong(sent);
 }
 
 static PyObject *ring_needs_bell(PyObject *self, PyObject *nothing)
@@ -196,14 +241,11 @@ static PyObject *ring_receive_spin(PyObject *self, PyObject *microseconds)
 	}
 }
 
-/* receive_spin() by the rules of docs/internals/waiting.md. */
-static PyObject *ring_look_out(PyObject *self, PyObject *microseconds)
+/* The next frame, waited for actively where that pays; None without a new reference, or NULL. */
+static PyObject *look_out(struct ring *ring, struct ipc_state *state, int64_t span)
 {
-	struct ring *ring = (struct ring *)self;
 	const struct ring *one = ring;
-	struct ipc_state *state = PyType_GetModuleState(Py_TYPE(self));
-	int64_t span;
-	if (get_span(microseconds, &span) < 0 || usable(ring, 0) < 0)
+	if (usable(ring, 0) < 0)
 		return NULL;
 	PyObject *payload = receive(ring);
 	if (payload == Py_None && ipc_look_out(state, &ring->busy_poll, &one, 1, span)) {
@@ -211,11 +253,82 @@ static PyObject *ring_look_out(PyObject *self, PyObject *microseconds)
 			return NULL;
 		payload = receive(ring);
 	}
-	if (payload == NULL || payload == Py_None)
-		return Py_XNewRef(payload);
-	ring->busy_poll.taken++;
-	ring->busy_poll.client = ipc_ring_peer_core(&ring->core);
+	if (payload != NULL && payload != Py_None) {
+		ring->busy_poll.taken++;
+		ring->busy_poll.client = ipc_ring_peer_core(&ring->core);
+	}
 	return payload;
+}
+
+/* receive_spin() by the rules of docs/internals/waiting.md. */
+static PyObject *ring_look_out(PyObject *self, PyObject *microseconds)
+{
+	int64_t span;
+	if (get_span(microseconds, &span) < 0)
+		return NULL;
+	PyObject *payload = look_out((struct ring *)self, PyType_GetModuleState(Py_TYPE(self)), span);
+	return payload == Py_None ? Py_NewRef(Py_None) : payload;
+}
+
+/* Sleeps until the bell is rung, without the GIL. 1: it may have been, or a frame is there. 0: the time is over. -1 with
+ * an exception. -2: the other side has closed the channel. */
+static int sleep_until_bell(struct ring *ring, int bell, int64_t deadline_ns)
+{
+	int may = ipc_ring_prepare_sleep(&ring->core), ready = 0;
+	if (may < 0)
+		return ipc_ring_refuse(ring, may);
+	if (may == IPC_RING_NOTHING)
+		return 1;
+	int64_t left = deadline_ns - ipc_now_ns();
+	if (left < 0)
+		left = 0;
+	struct timespec rest = { (time_t)(left / 1000000000), (long)(left % 1000000000) };
+	struct pollfd polled = { bell, POLLIN, 0 };
+	Py_BEGIN_ALLOW_THREADS ready = ppoll(&polled, 1, deadline_ns == INT64_MAX ? NULL : &rest, NULL);
+	Py_END_ALLOW_THREADS ipc_ring_cancel_sleep(&ring->core);
+	ipc_busy_poll_slept(&ring->busy_poll, ipc_now_ns());
+	if (ready < 0)
+		return PyErr_CheckSignals() < 0 ? -1 : 1;
+	if (ready == 0)
+		return 0;
+	char bells[64];
+	ssize_t got = recv(bell, bells, sizeof bells, MSG_DONTWAIT);
+	return got == 0 || (got < 0 && errno != EAGAIN) ? -2 : 1;
+}
+
+static PyObject *ring_get(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+	struct ring *ring = (struct ring *)self;
+	struct ipc_state *state = PyType_GetModuleState(Py_TYPE(self));
+	int64_t span, deadline = INT64_MAX;
+	if (count != 3)
+		return PyErr_Format(PyExc_TypeError, "get: 3 arguments, not %zd", count);
+	if (get_span(args[1], &span) < 0)
+		return NULL;
+	int bell = descriptor_of(args[0]);
+	if (args[2] != Py_None) {
+		double timeout = PyFloat_AsDouble(args[2]);
+		if (timeout == -1.0 && PyErr_Occurred())
+			return NULL;
+		if (timeout < TIMEOUT_MAX)
+			deadline = ipc_now_ns() + (int64_t)(timeout > 0 ? timeout * 1e9 : 0);
+	}
+	for (int rung = 1, is_over = bell < 0;; is_over = rung == -2) {
+		PyObject *payload = look_out(ring, state, is_over ? 0 : span);
+		if (payload == NULL)
+			return NULL;
+		if (payload != Py_None) {
+			ring_if_needed(ring, state, bell);
+			return payload;
+		}
+		if (is_over)
+			Py_RETURN_FALSE;
+		if (rung == 0)
+			Py_RETURN_NONE;
+		rung = sleep_until_bell(ring, bell, deadline);
+		if (rung == -1)
+			return NULL;
+	}
 }
 
 static PyObject *ring_prepare_sleep(PyObject *self, PyObject *nothing)
@@ -316,6 +429,12 @@ static PyMethodDef ring_methods[] = {
 		"is." },
 	{ "needs_bell", ring_needs_bell, METH_NOARGS,
 		"After a send or receive: whether the other side waits for a bell. Clears that." },
+	{ "put", (PyCFunction)(void (*)(void))ring_put, METH_FASTCALL,
+		"put(socket, buffer) -> bool\n\ntry_send(), and a bell on the socket if the other side waits for one." },
+	{ "get", (PyCFunction)(void (*)(void))ring_get, METH_FASTCALL,
+		"get(socket, microseconds, seconds) -> bytes | None | False\n\nlook_out(), then sleeps until the socket "
+		"is rung: the next frame; None after so\nmany seconds, unless they are None; False once the other "
+		"side has closed it." },
 	{ "try_receive", ring_try_receive, METH_NOARGS, "The next frame, or None." },
 	{ "receive_spin", ring_receive_spin, METH_O,
 		"The next frame, waited for actively and without the GIL for so many microseconds, or None." },
