@@ -28,6 +28,8 @@ import type { AuditEntry } from "./schema.ts";
 export const SPOOL_FILES_KEPT = 4;
 
 const ENDING = ".jsonl";
+/** Between two looks at a file that one process alone writes. */
+const LOOK_MS = 1;
 const NEWLINE = 10;
 
 export function auditFolderOf(stateDir: string): string {
@@ -63,6 +65,7 @@ export class AuditSpool {
   /** Other processes that decide append to it too. */
   readonly folder: string;
   readonly #name: SpoolName;
+  readonly #path: string;
   readonly #writer: string;
   #seq = 0;
   #file: CurrentFile | undefined;
@@ -72,6 +75,7 @@ export class AuditSpool {
   constructor(stateDir: string, name: SpoolName) {
     this.folder = auditFolderOf(stateDir);
     this.#name = name;
+    this.#path = join(this.folder, name + ENDING);
     this.#writer = `${name}-${process.pid}-${Date.now()}`;
   }
 
@@ -94,7 +98,7 @@ export class AuditSpool {
    * @returns whether the record is on the disk, where it survives a power cut; if not, it may be there or not
    */
   async durable(entry: AuditEntry): Promise<boolean> {
-    const file = this.#append(entry);
+    const file = this.#append(entry, true);
     if (file === undefined) return false;
     const isSynced = await new Promise<boolean>((resolve) => fdatasync(file, (error) => resolve(!error)));
     return isSynced && this.#syncFolder();
@@ -102,7 +106,7 @@ export class AuditSpool {
 
   /** As durable, and this process does nothing else meanwhile. */
   durableSync(entry: AuditEntry): boolean {
-    const file = this.#append(entry);
+    const file = this.#append(entry, true);
     if (file === undefined) return false;
     try {
       fdatasyncSync(file);
@@ -113,10 +117,10 @@ export class AuditSpool {
   }
 
   /** Returns the open file; undefined if the record was not written, or not as a whole: the next one leaves a gap. */
-  #append(entry: AuditEntry): number | undefined {
+  #append(entry: AuditEntry, isDurable = false): number | undefined {
     this.#seq++;
     try {
-      const file = this.#current();
+      const file = this.#current(isDurable);
       // A record that was torn by a kill or a full disk is left as it is: this one begins on its own line.
       const bytes = Buffer.from(`${file.isTorn ? "\n" : ""}${this.#spell(entry)}\n`);
       const written = writeSync(file.fd, bytes);
@@ -128,11 +132,18 @@ export class AuditSpool {
     }
   }
 
-  /** It stays open as long as it is the current one, and nobody else has written to it. @throws */
-  #current(): CurrentFile {
-    const path = join(this.folder, this.#name + ENDING);
-    const status = statSync(path, { throwIfNoEntry: false });
+  /**
+   * It stays open as long as it is the current one, and nobody else has written to it. Of many records at once not each
+   * asks that, if nobody else writes to it: a look at the file costs more than the record. @throws
+   */
+  #current(isDurable: boolean): CurrentFile {
+    const path = this.#path;
     const known = this.#file;
+    const nowMs = performance.now();
+    const isFresh = known !== undefined && nowMs - known.lookedMs < LOOK_MS && known.end < limit("auditBytes");
+    if (isFresh && !isDurable && this.#name === "router") return known;
+    if (known !== undefined) known.lookedMs = nowMs;
+    const status = statSync(path, { throwIfNoEntry: false });
     const isKnown = known !== undefined && status?.ino === known.ino && status.size < limit("auditBytes");
     if (isKnown && status.size === known.end) return known;
     if (isKnown) {
@@ -148,7 +159,7 @@ export class AuditSpool {
     const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW } = constants;
     const fd = openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
     const { ino, size } = fstatSync(fd);
-    this.#file = { fd, ino, end: size, isTorn: isTorn(fd, size) };
+    this.#file = { fd, ino, end: size, isTorn: isTorn(fd, size), lookedMs: nowMs };
     return this.#file;
   }
 
@@ -191,7 +202,7 @@ export class AuditSpool {
 }
 
 /** As this process has left it. */
-type CurrentFile = { readonly fd: number; readonly ino: number; end: number; isTorn: boolean };
+type CurrentFile = { readonly fd: number; readonly ino: number; end: number; isTorn: boolean; lookedMs: number };
 
 /** Whether it ends in the middle of a line. */
 function isTorn(fd: number, size: number): boolean {

@@ -31,7 +31,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   #isRef = true;
   #wake: (() => void) | undefined;
   readonly #awaited: Awaited;
-  #onLooked: (() => void) | undefined;
+  #onReady: (() => void) | undefined;
 
   private constructor(name: string, segment: OpenSegment) {
     this.name = name;
@@ -44,7 +44,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     const [outgoing, incoming] = isOffered ? [SEGMENT.ringA, SEGMENT.ringB] : [SEGMENT.ringB, SEGMENT.ringA];
     this.#tx = new SharedRingBuffer(memory, outgoing, isOffered ? a : b, capacity, true);
     this.#rx = new SharedRingBuffer(memory, incoming, isOffered ? b : a, capacity, false);
-    this.#awaited = { rx: this.#rx, isWaking: false, endLook: () => this.#onLooked?.() };
+    this.#awaited = { rx: this.#rx, isWaking: false, endLook: () => this.#endLook() };
     closeFd(segment.descriptors);
     void this.#hear();
   }
@@ -108,14 +108,25 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
       const message = this.tryReceive();
       if (message !== undefined) return message;
       if (this.#isClosed || this.#isOver) return undefined;
-      this.#rx.cancelSleep();
-      await new Promise<void>((resolve) => {
-        this.#onLooked = resolve;
-        busyPoll.expect(this.#awaited);
-      });
-      this.#awaited.isWaking = false;
-      if (this.isOpen && this.#rx.prepareSleep()) await new Promise<void>((resolve) => (this.#wake = resolve));
+      await new Promise<void>((resolve) => this.whenReady(resolve));
     }
+  }
+
+  /**
+   * Calls back once there may be a message, or the end: looks out for it where that pays, then sleeps. One call at a
+   * time may wait.
+   */
+  whenReady(callback: () => void): void {
+    this.#rx.cancelSleep();
+    this.#onReady = callback;
+    busyPoll.expect(this.#awaited);
+  }
+
+  #endLook(): void {
+    this.#awaited.isWaking = false;
+    const callback = this.#onReady!; // of who waits
+    if (this.isOpen && this.#rx.prepareSleep()) this.#wake = callback;
+    else callback();
   }
 
   /** The next message, blocking this thread; undefined at the end, or after the timeout. @throws BrokenChannel */
@@ -154,8 +165,9 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
 
   async #hear(): Promise<void> {
     const onBell = (): void => {
-      this.#wake?.();
-      this.#wake = undefined;
+      const wake = this.#wake;
+      this.#wake = undefined; // first: it may wait anew
+      wake?.();
     };
     this.#socket = await openStream(
       { fd: this.#fd },
@@ -188,7 +200,9 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     this.#isClosed = true;
     this.#socket?.terminate();
     if (this.#segment.life !== undefined) closeFd(this.#segment.life);
-    this.#wake?.();
+    const wake = this.#wake;
+    this.#wake = undefined;
+    wake?.();
   }
 
   close(): void {

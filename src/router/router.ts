@@ -3,7 +3,6 @@
  * it. Who is at the other end of a channel, the daemon says before it relays it; nothing of that comes from the worker.
  */
 import { randomUUID } from "node:crypto";
-import { setImmediate as turn } from "node:timers/promises";
 import { z } from "zod";
 import { atMost } from "../base/patience.ts";
 import { sha256 } from "../base/sha256.ts";
@@ -68,11 +67,15 @@ export class Router {
   readonly #asked = new Map<string, HostChannel>();
   /** Their requests that are under way. */
   readonly #answers = new Map<string, Promise<string>>();
+  readonly #record: (entry: AuditEntry) => boolean;
+  /** Of calls whose answers are being sent. */
+  readonly #unrecorded: AuditEntry[] = [];
   readonly asking = new Asking(Date.now);
   #next = 0;
 
   /** @param record writes to the audit; false if it could not be written */
   constructor(shipped: ReadonlyMap<string, Plugin>, journal: Journal, record: (entry: AuditEntry) => boolean) {
+    this.#record = record;
     this.#plugins = new Map(shipped);
     for (const { tools } of shipped.values()) for (const tool of tools) this.#tools.set(tool.manifest.name, tool);
     let saving: Timer | undefined; // only after a call that counts: who is idle is not woken
@@ -96,7 +99,11 @@ export class Router {
       onAnswered: (call, text) => {
         if (!call.tool!.manifest.idempotent) journal.answered(call, text);
       },
-      record,
+      record: (entry) => {
+        this.#recordRest(); // in order
+        return record(entry);
+      },
+      recordSoon: (entry) => void this.#unrecorded.push(entry),
       stateOf: (plugin) => this.#plugins.get(plugin)?.state ?? "off",
       now: Date.now,
       newId: () => `${born}-${this.#next++}`,
@@ -153,7 +160,11 @@ export class Router {
       grants: new Grants(["*"]),
       ...{ policy: EVERYTHING, approvalMs: limit("approvalMs") },
     });
-    return await channel.take(Buffer.from(request));
+    try {
+      return await channel.take(Buffer.from(request));
+    } finally {
+      this.#recordRest();
+    }
   }
 
   /**
@@ -171,9 +182,13 @@ export class Router {
     const before = isAgain ? this.#answers.get(key) : undefined;
     if (before !== undefined) return await before;
     const answer = channel.take(Buffer.from(request));
+    this.#recordRest();
     if (typeof answer === "string") return answer;
     if (!this.#answers.has(key)) this.#answers.set(key, answer); // a second one is refused for its correlation
-    void answer.then(() => this.#answers.get(key) === answer && this.#answers.delete(key));
+    void answer.then(() => {
+      this.#recordRest();
+      if (this.#answers.get(key) === answer) this.#answers.delete(key);
+    });
     return await answer;
   }
 
@@ -236,7 +251,7 @@ export class Router {
     const channel = new HostChannel(this.#host, admitted.session);
     const open = { admission: admitted.admission, channel, pipe };
     this.#open.add(open);
-    void this.#serve(open).finally(() => this.#open.delete(open));
+    void this.#serve(open).then(() => this.#open.delete(open));
   }
 
   /** For the daemon: who has a channel now. */
@@ -244,25 +259,44 @@ export class Router {
     return [...this.#open].map((one) => one.admission);
   }
 
-  async #serve({ channel, pipe }: Open): Promise<void> {
+  /** Resolves at the end of the channel. */
+  #serve({ channel, pipe }: Open): Promise<void> {
     const answers = new Answers(pipe);
-    try {
-      for (let count = 1; ; count++) {
-        const request = pipe.tryReceive() ?? (await pipe.receive());
-        if (request === undefined) return;
-        const answer = channel.take(request);
-        if (typeof answer === "string") answers.send(answer);
-        else void answer.then((text) => answers.send(text));
-        // A worker that does not read its answers is not asked for more: that slows nobody but itself.
-        if (answers.isBehind) await answers.sent();
-        if (count % TURN_REQUESTS === 0) await turn();
-      }
-    } catch (error) {
-      if (!(error instanceof BrokenChannel)) throw error;
-    } finally {
+    const over = Promise.withResolvers<void>();
+    const end = (): void => {
       channel.close();
       pipe.close();
-    }
+      over.resolve();
+    };
+    const answer = (text: string): void => {
+      answers.send(text);
+      this.#recordRest();
+    };
+    const take = (): void => {
+      try {
+        for (let count = 0; count < TURN_REQUESTS; count++) {
+          const request = pipe.tryReceive();
+          if (request === undefined) return pipe.isOpen ? pipe.whenReady(take) : end();
+          const text = channel.take(request);
+          if (typeof text === "string") answer(text);
+          else void text.then(answer);
+          // A worker that does not read its answers is not asked for more: that slows nobody but itself.
+          if (answers.isBehind) return void answers.sent().then(take);
+        }
+        setImmediate(take);
+      } catch (error) {
+        end();
+        if (!(error instanceof BrokenChannel)) throw error;
+      }
+    };
+    take();
+    return over.promise;
+  }
+
+  /** What was not worth letting anybody wait for. */
+  #recordRest(): void {
+    for (const entry of this.#unrecorded) this.#record(entry);
+    this.#unrecorded.length = 0;
   }
 }
 
