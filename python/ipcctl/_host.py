@@ -224,27 +224,31 @@ class Host:
 
     def _begin(self, request: Request) -> None:
         """:raises HostError: if it was not sent"""
+        pipe = self._pipe
         with self._sending:
             request.correlation = f"{self._prefix}-{self._next}"
             self._next += 1
+            if pipe is not None:
+                pipe.rouse()
         request.data = request.encode()
         while True:
-            pipe = self._pipe
             if pipe is None or pipe.is_over:  # else whoever reads will notice, and ask the next router
                 pipe = self._open()
             with self._sending:
-                if self._pipe is not pipe:
-                    continue
-                self._pending[request.correlation] = request
-                try:
-                    return pipe.send(request.data, timeout=_OPEN_SECONDS)
-                except BrokenPipeError:
-                    self._pipe = None
-                    del self._pending[request.correlation]
-                except TimeoutError as error:
-                    del self._pending[request.correlation]
-                    message = f"the host takes no requests: {error}"
-                    raise HostError("PLUGIN_UNAVAILABLE", message, retriable=True) from error
+                if self._pipe is pipe:
+                    self._pending[request.correlation] = request
+                    try:
+                        if pipe.try_send(request.data):
+                            return None
+                        return pipe.send(request.data, timeout=_OPEN_SECONDS)
+                    except BrokenPipeError:
+                        self._pipe = None
+                        del self._pending[request.correlation]
+                    except TimeoutError as error:
+                        del self._pending[request.correlation]
+                        message = f"the host takes no requests: {error}"
+                        raise HostError("PLUGIN_UNAVAILABLE", message, retriable=True) from error
+            pipe = self._pipe
 
     def _take(self, pipe: Pipe, timeout: float) -> bool:
         """Takes one answer, by whoever reads. False if none came in time, or none will come."""

@@ -49,6 +49,11 @@ class Pipe:
             raise BrokenPipeError(f"pipe {self.name!r} is closed")
         return bool(self._tx.put(self._socket, data))
 
+    def rouse(self) -> None:
+        """A message is about to follow: if the client sleeps, it wakes up while that is being made. Only advice."""
+        if not self._is_over:
+            self._tx.rouse(self._socket)
+
     def send(self, data: Any, timeout: float | None = None) -> None:
         """The same, waiting for room.
 

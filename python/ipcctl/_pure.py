@@ -714,6 +714,12 @@ class SharedRingBuffer:
             self._ring_if_needed(bell)
         return has_sent
 
+    def rouse(self, bell: socket.socket) -> None:
+        """Rings if the consumer sleeps, for a frame that is about to follow by put(). Does nothing where that was in vain
+        lately: as always here, since Python takes longer to ring than to make the frame.
+        """
+        self._usable(True)
+
     def get(self, bell: socket.socket, microseconds: float, seconds: float | None) -> bytes | Literal[False] | None:
         """look_out(), then sleeps until the socket is rung: the next frame; None after so many seconds, unless they are
         None; False once the other side has closed it.

@@ -304,11 +304,13 @@ export class HostCalls implements Disposable {
   /** A channel of ours to a program of ours, once it listens. */
   async #open(worker: Worker, bound?: ReadonlyMap<string, Lent>): Promise<CallClient> {
     if (!worker.isAttached) await this.#listens(worker.id);
-    const [{ ChannelTransport }, { CallClient: Client }, { Channel }] = await Promise.all([
+    const [{ ChannelTransport }, { CallClient: Client }, { Channel }, { shortenSlice }] = await Promise.all([
       import("../calls/channel-transport.ts"),
       import("../calls/client.ts"),
       import("../plane/channel.ts"),
+      import("../plane/slice.ts"),
     ]);
+    if (worker.live !== undefined) shortenSlice(worker.live.pid);
     const { name, shimSocket } = placeOf(worker);
     const transport = await ChannelTransport.open((listener) => Channel.open(shimSocket, name, ROUTER_MS, listener));
     const client = new Client(transport, { name, ...(bound && { bound, onClose: () => this.#onLost() }) });

@@ -10,6 +10,7 @@ import { sleep } from "../base/patience.ts";
 
 /** Of a frame in a ring, its length. */
 const RING_HEAD_BYTES = 4;
+const ROUSE_MISSES_MAX = 8;
 /** What a lost bell of a racing sender costs. */
 const ROOM_MS = 1;
 
@@ -32,6 +33,9 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   #wake: (() => void) | undefined;
   readonly #awaited: Awaited;
   #onReady: (() => void) | undefined;
+  #wasRoused = false;
+  #rouseMisses = 0;
+  #rouseSkip = 0;
 
   private constructor(name: string, segment: OpenSegment) {
     this.name = name;
@@ -82,10 +86,36 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     if (this.#isOver || this.#isClosed) throw this.#closed();
     this.#tx.tellCore(core());
     if (!this.#tx.trySend(message)) return false;
-    if (!this.#tx.needsBell()) return true;
+    const isAsleep = this.#ringIfAsleep();
+    if (this.#wasRoused) this.#judgeRouse(isAsleep);
+    return true;
+  }
+
+  #ringIfAsleep(): boolean {
+    if (!this.#tx.needsBell()) return false;
     this.#ring();
     this.#awaited.isWaking = true;
     return true;
+  }
+
+  /**
+   * A message is about to follow: if the worker sleeps, it wakes up while that is being made. Does nothing where the
+   * worker was asleep again by then lately.
+   */
+  rouse(): void {
+    if (!this.#tx.consumerSleeps) return;
+    if (this.#rouseSkip > 0) {
+      this.#rouseSkip--;
+      return;
+    }
+    this.#tx.tellCore(core());
+    this.#wasRoused = this.#ringIfAsleep();
+  }
+
+  #judgeRouse(wasInVain: boolean): void {
+    this.#wasRoused = false;
+    this.#rouseMisses = wasInVain ? Math.min(this.#rouseMisses + 1, ROUSE_MISSES_MAX) : 0;
+    this.#rouseSkip = 2 ** this.#rouseMisses - 1;
   }
 
   /** The same, waiting for room. */

@@ -133,6 +133,11 @@ export class SharedRingBuffer {
     return Atomics.load(this.#control, word) !== 0 && Atomics.exchange(this.#control, word, 0) !== 0;
   }
 
+  /** Whether the consumer says that it sleeps. */
+  get consumerSleeps(): boolean {
+    return Atomics.load(this.#control, CONSUMER_SLEEPS) !== 0;
+  }
+
   /** A copy of the next frame, or undefined. @throws BrokenChannel */
   tryReceive(): Uint8Array | undefined {
     const tail = Atomics.load(this.#control, TAIL);

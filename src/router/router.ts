@@ -277,6 +277,7 @@ export class Router {
         for (let count = 0; count < TURN_REQUESTS; count++) {
           const request = pipe.tryReceive();
           if (request === undefined) return pipe.isOpen ? pipe.whenReady(take) : end();
+          pipe.rouse();
           const text = channel.take(request);
           if (typeof text === "string") answer(text);
           else void text.then(answer);
