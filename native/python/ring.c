@@ -83,8 +83,8 @@ static int descriptor_of(PyObject *socket)
 	return fd;
 }
 
-/* Rings if the other side waits for it, and returns whether it does. It blocks nowhere, so the GIL is kept: a thread that
- * gives it away may wait milliseconds until it has it back. */
+/* Rings if the other side waits for it, and returns whether it does. It blocks nowhere, so the GIL is kept: a thread
+ * that gives it away may wait milliseconds until it has it back. */
 static int ring_if_needed(struct ring *ring, struct ipc_state *state, int bell)
 {
 	if (!ipc_ring_needs_bell(&ring->core))
@@ -308,7 +308,8 @@ enum wait { WAIT_FOUND, WAIT_LATE, WAIT_OVER, WAIT_SIGNAL };
 
 /* Without the GIL: says that we sleep, then sleeps until the bell is rung, unless a frame has come. Whoever rings before
  * it sends is about to: we look out for that, unless it needs the core that we are on. */
-static enum wait sleep_until_bell(const struct ring *ring, uint32_t own, int bell, int64_t deadline_ns, int64_t span_ns)
+static enum wait sleep_until_bell(
+	const struct ring *ring, uint32_t own, int bell, int64_t deadline_ns, int64_t span_ns)
 {
 	char bells[64];
 	int was_off, ready = 0;
@@ -337,8 +338,12 @@ static enum wait sleep_until_bell(const struct ring *ring, uint32_t own, int bel
 static enum wait wait_for_frame(
 	struct ring *ring, struct ipc_state *state, int bell, int64_t deadline_ns, int64_t span_ns)
 {
-	uint32_t own = ring->core.own;
-	int is_looking = decide(state, &ring->busy_poll) == IPC_REST_LOOK, found = 0, was_off = 0;
+	if (state->cores == 0)
+		state->cores = ipc_cores();
+	/* The producer is awake for others: there may be no core for us to look out on. */
+	uint32_t own = ring->core.own, others = ipc_ring_others_awake(&ring->core);
+	int is_crowd = others != 0 && others + 2 > state->cores, found = 0, was_off = 0;
+	int is_looking = decide(state, &ring->busy_poll) == IPC_REST_LOOK && !is_crowd;
 	enum wait end = WAIT_FOUND;
 	Py_BEGIN_ALLOW_THREADS if (is_looking) found = spin(&ring->core.tail, &own, 1, span_ns, &was_off);
 	if (!found)

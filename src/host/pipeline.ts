@@ -95,6 +95,8 @@ export class Call implements ToolRequest {
   args: JsonObject = {};
   /** What a person has allowed, by its seal. */
   approved: string | undefined;
+  /** Told when it is given up: for whoever needs no signal. */
+  onGivenUp: (() => void) | undefined;
   #aborts: AbortController | undefined;
   #isGivenUp = false;
 
@@ -142,6 +144,7 @@ export class Call implements ToolRequest {
   giveUp(): void {
     this.#isGivenUp = true;
     this.#aborts?.abort();
+    this.onGivenUp?.();
   }
 }
 

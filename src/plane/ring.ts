@@ -192,6 +192,11 @@ export class SharedRingBuffer {
     return this.#control[CPU]!;
   }
 
+  /** A hint for the consumer: how many others this producer is awake for. */
+  tellAwake(others: number): void {
+    this.#control[AWAKE] = others;
+  }
+
   /** How many other clients the producer is awake for, as it says. */
   get othersAwake(): number {
     return this.#control[AWAKE]! >>> 0;

@@ -32,11 +32,17 @@ void serve({
     await starting; // another router may have come meanwhile, and asks the same
   },
   invoke: async (tool: string, args: string, request: PluginRequest): Promise<PluginAnswer> => {
-    const { signal } = callContext();
+    const context = callContext();
     try {
       const run = running !== undefined && Object.hasOwn(running.tools, tool) ? running.tools[tool] : undefined;
       if (run === undefined) throw new Error(`the handler has no tool ${tool}`);
-      const result: unknown = await run(JSON.parse(args) as Record<string, never>, { ...request, signal });
+      const { worker, session, group, correlation } = request;
+      const result: unknown = await run(JSON.parse(args) as Record<string, never>, {
+        ...{ worker, session, group, correlation },
+        get signal() {
+          return context.signal; // made for whoever asks for it
+        },
+      });
       const json = JSON.stringify(result) as string | undefined;
       if (json === undefined) throw new Error("the answer is not JSON");
       return { json: redactor.json(json).value };

@@ -68,6 +68,8 @@ export class Router {
   /** Their requests that are under way. */
   readonly #answers = new Map<string, Promise<string>>();
   readonly #record: (entry: AuditEntry) => boolean;
+  /** Who was called last. */
+  #routed: Plugin | undefined;
   /** Of calls whose answers are being sent. */
   readonly #unrecorded: AuditEntry[] = [];
   readonly asking = new Asking(Date.now);
@@ -93,6 +95,7 @@ export class Router {
       route: (call) => {
         const { plugin: name, manifest } = call.tool!; // a stage before has found it
         const plugin = this.#plugins.get(name)!;
+        this.#routed = plugin;
         if (manifest.idempotent) return plugin.call(call, () => undefined);
         return journal.known(call) ?? plugin.call(call, () => journal.begin(call));
       },
@@ -272,14 +275,20 @@ export class Router {
       answers.send(text);
       this.#recordRest();
     };
+    /** Who was called by the last request, if that takes longer: the next one probably goes there too. */
+    let other: Plugin | undefined;
     const take = (): void => {
       try {
         for (let count = 0; count < TURN_REQUESTS; count++) {
           const request = pipe.tryReceive();
           if (request === undefined) return pipe.isOpen ? pipe.whenReady(take) : end();
-          pipe.rouse();
+          if (other === undefined) pipe.rouse();
+          else if (other instanceof PluginLink) other.rouse();
           const text = channel.take(request);
-          if (typeof text === "string") answer(text);
+          const isDirect = typeof text === "string";
+          if (isDirect !== (other === undefined)) pipe.tellAwake(isDirect ? 0 : 1);
+          other = isDirect ? undefined : this.#routed;
+          if (isDirect) answer(text);
           else void text.then(answer);
           // A worker that does not read its answers is not asked for more: that slows nobody but itself.
           if (answers.isBehind) return void answers.sent().then(take);
