@@ -11,6 +11,8 @@
 #define TIMEOUT_MAX 1e9
 #define RINGS_MAX IPC_CHANNELS_MAX
 #define ROUSE_MISSES_MAX 8
+/* So long a thread looks out before it lets others have the GIL. */
+#define HELD_NS 20000
 /* Between two readings of the clock while busy-polling: a longer gap means that we were preempted. */
 #define OFF_NS 4000
 
@@ -334,7 +336,8 @@ static enum wait sleep_until_bell(
 	return WAIT_FOUND;
 }
 
-/* Looks out where that pays, then sleeps. The GIL is given away once: whoever wants it back may wait milliseconds. */
+/* Looks out where that pays, then sleeps. The GIL is given away once at most, and not for an answer that comes at once:
+ * beside a thread that computes, whoever wants it back may wait milliseconds. */
 static enum wait wait_for_frame(
 	struct ring *ring, struct ipc_state *state, int bell, int64_t deadline_ns, int64_t span_ns)
 {
@@ -344,11 +347,18 @@ static enum wait wait_for_frame(
 	uint32_t own = ring->core.own, others = ipc_ring_others_awake(&ring->core);
 	int is_crowd = others != 0 && others + 2 > state->cores, found = 0, was_off = 0;
 	int is_looking = decide(state, &ring->busy_poll) == IPC_REST_LOOK && !is_crowd;
+	int64_t held_ns = span_ns < HELD_NS ? span_ns : HELD_NS;
 	enum wait end = WAIT_FOUND;
-	Py_BEGIN_ALLOW_THREADS if (is_looking) found = spin(&ring->core.tail, &own, 1, span_ns, &was_off);
-	if (!found)
-		end = sleep_until_bell(ring, own, bell, deadline_ns, span_ns);
-	Py_END_ALLOW_THREADS ring->busy_poll.looks += (unsigned)is_looking;
+	if (is_looking)
+		found = spin(&ring->core.tail, &own, 1, held_ns, &was_off);
+	if (!found) {
+		Py_BEGIN_ALLOW_THREADS if (is_looking && !was_off)
+			found = spin(&ring->core.tail, &own, 1, span_ns - held_ns, &was_off);
+		if (!found)
+			end = sleep_until_bell(ring, own, bell, deadline_ns, span_ns);
+		Py_END_ALLOW_THREADS
+	}
+	ring->busy_poll.looks += (unsigned)is_looking;
 	if (found) {
 		ipc_busy_poll_found(&ring->busy_poll, was_off);
 		return WAIT_FOUND;

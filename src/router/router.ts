@@ -20,8 +20,8 @@ import { Asking } from "./asking.ts";
 import type { Journal } from "./journal.ts";
 import { PluginLink, requireProvided, type Desk, type Plugin } from "./plugin-link.ts";
 
-/** So many requests of one worker are taken before the others have their turn. */
-const TURN_REQUESTS = 64;
+/** So many requests of one worker are taken before the others have their turn: more would not make them cheaper. */
+const TURN_REQUESTS = 8;
 /** How long a call waits for a daemon, where none is there. */
 const DESK_MS = 10_000;
 /** What a killed router may have counted and not written down. */
