@@ -195,7 +195,12 @@ async function single(worker: PythonWorker, raw: Raw): Promise<void> {
       }
     const add = (what: string, which: keyof typeof found, wanted: string): void => {
       const ratio = median(found[which].map((value, round) => value / found.raw[round]!)).toFixed(2);
-      rows.push({ what: `${how === "awake" ? "awake" : "from idle"}: ${what}`, found: us(found[which]), ratio, wanted });
+      rows.push({
+        what: `${how === "awake" ? "awake" : "from idle"}: ${what}`,
+        found: us(found[which]),
+        ratio,
+        wanted,
+      });
     };
     const isAwake = how === "awake";
     add("raw echo over a Unix socket", "raw", "");

@@ -308,10 +308,9 @@ static PyObject *ring_look_out(PyObject *self, PyObject *microseconds)
 /* How a wait went on. */
 enum wait { WAIT_FOUND, WAIT_LATE, WAIT_OVER, WAIT_SIGNAL };
 
-/* Without the GIL: says that we sleep, then sleeps until the bell is rung, unless a frame has come. Whoever rings before
- * it sends is about to: we look out for that, unless it needs the core that we are on. */
-static enum wait sleep_until_bell(
-	const struct ring *ring, uint32_t own, int bell, int64_t deadline_ns, int64_t span_ns)
+/* Without the GIL: says that we sleep, then sleeps until the bell is rung, unless a frame has come. Whoever rings
+ * before it sends is about to: we look out for that, unless it needs the core that we are on. */
+static enum wait sleep_until_bell(const struct ring *ring, uint32_t own, int bell, int64_t deadline_ns, int64_t span_ns)
 {
 	char bells[64];
 	int was_off, ready = 0;
@@ -352,8 +351,8 @@ static enum wait wait_for_frame(
 	if (is_looking)
 		found = spin(&ring->core.tail, &own, 1, held_ns, &was_off);
 	if (!found) {
-		Py_BEGIN_ALLOW_THREADS if (is_looking && !was_off)
-			found = spin(&ring->core.tail, &own, 1, span_ns - held_ns, &was_off);
+		Py_BEGIN_ALLOW_THREADS if (is_looking && !was_off) found =
+			spin(&ring->core.tail, &own, 1, span_ns - held_ns, &was_off);
 		if (!found)
 			end = sleep_until_bell(ring, own, bell, deadline_ns, span_ns);
 		Py_END_ALLOW_THREADS
@@ -386,7 +385,8 @@ static PyObject *ring_get(PyObject *self, PyObject *const *args, Py_ssize_t coun
 		if (timeout < TIMEOUT_MAX)
 			deadline = ipc_now_ns() + (int64_t)(timeout > 0 ? timeout * 1e9 : 0);
 	}
-	for (enum wait end = bell < 0 ? WAIT_OVER : WAIT_FOUND;; end = wait_for_frame(ring, state, bell, deadline, span)) {
+	enum wait end = bell < 0 ? WAIT_OVER : WAIT_FOUND;
+	for (;; end = wait_for_frame(ring, state, bell, deadline, span)) {
 		if (usable(ring, 0) < 0 || (end == WAIT_SIGNAL && PyErr_CheckSignals() < 0))
 			return NULL;
 		PyObject *payload = receive(ring);
@@ -504,12 +504,14 @@ static PyMethodDef ring_methods[] = {
 	{ "needs_bell", ring_needs_bell, METH_NOARGS,
 		"After a send or receive: whether the other side waits for a bell. Clears that." },
 	{ "put", (PyCFunction)(void (*)(void))ring_put, METH_FASTCALL,
-		"put(socket, buffer) -> bool\n\ntry_send(), and a bell on the socket if the other side waits for one." },
+		"put(socket, buffer) -> bool\n\ntry_send(), and a bell on the socket if the other side waits for "
+		"one." },
 	{ "rouse", ring_rouse, METH_O,
 		"rouse(socket)\n\nRings if the consumer sleeps, for a frame that is about to follow by put(). Does "
 		"nothing where that was in vain lately." },
 	{ "get", (PyCFunction)(void (*)(void))ring_get, METH_FASTCALL,
-		"get(socket, microseconds, seconds) -> bytes | None | False\n\nlook_out(), then sleeps until the socket "
+		"get(socket, microseconds, seconds) -> bytes | None | False\n\nlook_out(), then sleeps until the "
+		"socket "
 		"is rung: the next frame; None after so\nmany seconds, unless they are None; False once the other "
 		"side has closed it." },
 	{ "try_receive", ring_try_receive, METH_NOARGS, "The next frame, or None." },

@@ -715,8 +715,8 @@ class SharedRingBuffer:
         return has_sent
 
     def rouse(self, bell: socket.socket) -> None:
-        """Rings if the consumer sleeps, for a frame that is about to follow by put(). Does nothing where that was in vain
-        lately: as always here, since Python takes longer to ring than to make the frame.
+        """Rings if the consumer sleeps, for a frame that is about to follow by put(). Does nothing where that was in
+        vain lately: as always here, since Python takes longer to ring than to make the frame.
         """
         self._usable(True)
 

@@ -5,7 +5,6 @@
 import { availableParallelism } from "node:os";
 import { setImmediate as turn } from "node:timers/promises";
 import { z } from "zod";
-import { TO_WORKER as TO } from "../../contract/messages.ts";
 import { ChannelTransport } from "../calls/channel-transport.ts";
 import { CallClient } from "../calls/client.ts";
 import { IpcError } from "../base/errors.ts";
@@ -204,7 +203,7 @@ export class PluginLink implements Plugin {
     const request: PluginRequest = { worker, session, group, correlation };
     let said: unknown;
     const number = client.nextNumber;
-    const answered = client.begin<unknown>(TO.call, "invoke", [tool, JSON.stringify(call.args), request], null);
+    const answered = client.call("invoke", [tool, JSON.stringify(call.args), request]);
     const timer = setTimeout(() => client.giveUp(number, LATE), timeout);
     // Who gives it up is answered at once. The plugin is told, and what it says then is how it ended, for the audit.
     call.onGivenUp = () => client.cancel(number);
