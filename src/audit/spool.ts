@@ -31,6 +31,8 @@ const ENDING = ".jsonl";
 /** Between two looks at a file that one process alone writes. */
 const LOOK_MS = 1;
 const NEWLINE = 10;
+/** Of a character of JavaScript in UTF-8. */
+const CHAR_BYTES_MAX = 3;
 
 export function auditFolderOf(stateDir: string): string {
   return join(stateDir, "audit");
@@ -90,7 +92,12 @@ export class AuditSpool {
    * @returns whether it was written, where it survives the death of this process
    */
   write(entry: AuditEntry): boolean {
-    return this.#append(entry) !== undefined;
+    return this.#append([entry]) !== undefined;
+  }
+
+  /** The same of several, in one write. */
+  writeAll(entries: readonly AuditEntry[]): boolean {
+    return entries.length === 0 || this.#append(entries) !== undefined;
   }
 
   /**
@@ -98,7 +105,7 @@ export class AuditSpool {
    * @returns whether the record is on the disk, where it survives a power cut; if not, it may be there or not
    */
   async durable(entry: AuditEntry): Promise<boolean> {
-    const file = this.#append(entry, true);
+    const file = this.#append([entry], true);
     if (file === undefined) return false;
     const isSynced = await new Promise<boolean>((resolve) => fdatasync(file, (error) => resolve(!error)));
     return isSynced && this.#syncFolder();
@@ -106,7 +113,7 @@ export class AuditSpool {
 
   /** As durable, and this process does nothing else meanwhile. */
   durableSync(entry: AuditEntry): boolean {
-    const file = this.#append(entry, true);
+    const file = this.#append([entry], true);
     if (file === undefined) return false;
     try {
       fdatasyncSync(file);
@@ -116,13 +123,14 @@ export class AuditSpool {
     }
   }
 
-  /** Returns the open file; undefined if the record was not written, or not as a whole: the next one leaves a gap. */
-  #append(entry: AuditEntry, isDurable = false): number | undefined {
-    this.#seq++;
+  /** Returns the open file; undefined if not all of it was written: the next record leaves a gap. */
+  #append(entries: readonly AuditEntry[], isDurable = false): number | undefined {
+    let text = "";
+    for (const entry of entries) text += this.#spell(entry, ++this.#seq);
     try {
       const file = this.#current(isDurable);
       // A record that was torn by a kill or a full disk is left as it is: this one begins on its own line.
-      const bytes = Buffer.from(`${file.isTorn ? "\n" : ""}${this.#spell(entry)}\n`);
+      const bytes = Buffer.from(file.isTorn ? `\n${text}` : text);
       const written = writeSync(file.fd, bytes);
       file.end += written;
       file.isTorn = written < bytes.length;
@@ -163,15 +171,16 @@ export class AuditSpool {
     return this.#file;
   }
 
-  /** A record that is too long keeps what it is about. */
-  #spell(entry: AuditEntry): string {
-    const head = { time: new Date().toISOString(), writer: this.#writer, seq: this.#seq };
+  /** A line. A record that is too long keeps what it is about. */
+  #spell(entry: AuditEntry, seq: number): string {
+    const head = { time: new Date().toISOString(), writer: this.#writer, seq };
     const line = JSON.stringify({ ...head, ...entry });
+    if (line.length * CHAR_BYTES_MAX <= limit("auditLineBytes")) return `${line}\n`;
     const bytes = Buffer.byteLength(line);
-    if (bytes <= limit("auditLineBytes")) return line;
+    if (bytes <= limit("auditLineBytes")) return `${line}\n`;
     const { worker, event, verdict } = entry;
     const reason = `the record is left out: it has ${bytes} bytes, at most ${limit("auditLineBytes")} are written`;
-    return JSON.stringify({ ...head, worker, event, verdict, reason });
+    return `${JSON.stringify({ ...head, worker, event, verdict, reason })}\n`;
   }
 
   /** The name of a new file must be on the disk, too. */

@@ -171,6 +171,7 @@ export class HostCalls implements Disposable {
       ["over", async (id: string, end: End) => (await approvals()).over(id, end)],
     ]);
     const client = await this.#open(registry().get(ROUTER), bound);
+    await answersSoon(registry().get(ROUTER));
     const waiting = await client.call<string[]>("waiting", [], null, { timeout: ROUTER_MS });
     // Without what is stored nobody can be asked, and everything else works.
     await approvals()
@@ -192,6 +193,7 @@ export class HostCalls implements Disposable {
 
   async #startPlugin(name: string): Promise<void> {
     const worker = await this.#plugins.start(name);
+    await answersSoon(worker);
     if (!(await this.#relay("expect", () => name, worker, "calls")))
       throw new IpcError("FAILED", `the plugin ${name} ended as it was connected`);
   }
@@ -304,13 +306,11 @@ export class HostCalls implements Disposable {
   /** A channel of ours to a program of ours, once it listens. */
   async #open(worker: Worker, bound?: ReadonlyMap<string, Lent>): Promise<CallClient> {
     if (!worker.isAttached) await this.#listens(worker.id);
-    const [{ ChannelTransport }, { CallClient: Client }, { Channel }, { shortenSlice }] = await Promise.all([
+    const [{ ChannelTransport }, { CallClient: Client }, { Channel }] = await Promise.all([
       import("../calls/channel-transport.ts"),
       import("../calls/client.ts"),
       import("../plane/channel.ts"),
-      import("../plane/slice.ts"),
     ]);
-    if (worker.live !== undefined) shortenSlice(worker.live.pid);
     const { name, shimSocket } = placeOf(worker);
     const transport = await ChannelTransport.open((listener) => Channel.open(shimSocket, name, ROUTER_MS, listener));
     const client = new Client(transport, { name, ...(bound && { bound, onClose: () => this.#onLost() }) });
@@ -353,6 +353,12 @@ export class HostCalls implements Disposable {
     for (const timer of this.#timers) clearTimeout(timer);
     void this.#router?.then((client) => client[Symbol.dispose]()).catch(() => undefined);
   }
+}
+
+/** From now on it only answers: what it computes at its start it does by the usual slices. */
+async function answersSoon({ live }: Worker): Promise<void> {
+  const { shortenSlice } = await import("../plane/slice.ts");
+  if (live !== undefined) shortenSlice(live.pid);
 }
 
 /** Whether a run goes on, and may still do what it might when a person was asked about it. */

@@ -40,7 +40,7 @@ export type Host = {
   readonly onAnswered?: (call: Call, text: string) => void;
   /** Writes to the audit. It never throws. @returns whether it was written */
   readonly record: (entry: AuditEntry) => boolean;
-  /** The same for the result of a repeatable call of low risk: at once after the worker has it, and not before. */
+  /** The same for the result of a repeatable call of low risk: soon after the worker has it, and not before. */
   readonly recordSoon?: (entry: AuditEntry) => void;
   /** State of a plugin, for diagnostics. */
   readonly stateOf: (plugin: string) => string;

@@ -15,7 +15,7 @@ const [GET, SET] = process.arch === "arm64" ? [275, 274] : [315, 314];
 
 /** Only advice: an older kernel ignores it. @param pid its main thread */
 export function shortenSlice(pid: number): void {
-  const libc = open();
+  libc ??= open();
   if (libc === undefined) return;
   const attr = Buffer.alloc(ATTR_BYTES);
   const at = ptr(attr);
@@ -26,6 +26,8 @@ export function shortenSlice(pid: number): void {
 
 const { i64, i32, u32, ptr: pointer } = FFIType;
 const SYMBOLS = { syscall: { args: [i64, i32, pointer, u32, u32], returns: i32 } } as const;
+
+let libc: ReturnType<typeof open>;
 
 function open() {
   for (const name of ["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1", "libc.so"]) {

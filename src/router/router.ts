@@ -67,16 +67,20 @@ export class Router {
   readonly #asked = new Map<string, HostChannel>();
   /** Their requests that are under way. */
   readonly #answers = new Map<string, Promise<string>>();
-  readonly #record: (entry: AuditEntry) => boolean;
+  readonly #record: (entries: readonly AuditEntry[]) => boolean;
   /** Who was called last. */
   #routed: Plugin | undefined;
-  /** Of calls whose answers are being sent. */
+  /** Of calls whose answers are being sent, in one turn. */
   readonly #unrecorded: AuditEntry[] = [];
   readonly asking = new Asking(Date.now);
   #next = 0;
 
-  /** @param record writes to the audit; false if it could not be written */
-  constructor(shipped: ReadonlyMap<string, Plugin>, journal: Journal, record: (entry: AuditEntry) => boolean) {
+  /** @param record writes to the audit; false if not all of it could be written */
+  constructor(
+    shipped: ReadonlyMap<string, Plugin>,
+    journal: Journal,
+    record: (entries: readonly AuditEntry[]) => boolean,
+  ) {
     this.#record = record;
     this.#plugins = new Map(shipped);
     for (const { tools } of shipped.values()) for (const tool of tools) this.#tools.set(tool.manifest.name, tool);
@@ -104,7 +108,7 @@ export class Router {
       },
       record: (entry) => {
         this.#recordRest(); // in order
-        return record(entry);
+        return record([entry]);
       },
       recordSoon: (entry) => void this.#unrecorded.push(entry),
       stateOf: (plugin) => this.#plugins.get(plugin)?.state ?? "off",
@@ -267,6 +271,7 @@ export class Router {
     const answers = new Answers(pipe);
     const over = Promise.withResolvers<void>();
     const end = (): void => {
+      this.#recordRest();
       channel.close();
       pipe.close();
       over.resolve();
@@ -275,24 +280,32 @@ export class Router {
       answers.send(text);
       this.#recordRest();
     };
+    const sleep = (): void => {
+      this.#recordRest();
+      pipe.whenReady(take);
+    };
     /** Who was called by the last request, if that takes longer: the next one probably goes there too. */
     let other: Plugin | undefined;
     const take = (): void => {
       try {
         for (let count = 0; count < TURN_REQUESTS; count++) {
           const request = pipe.tryReceive();
-          if (request === undefined) return pipe.isOpen ? pipe.whenReady(take) : end();
+          if (request === undefined) return pipe.isOpen ? sleep() : end();
           if (other === undefined) pipe.rouse();
           else if (other instanceof PluginLink) other.rouse();
           const text = channel.take(request);
           const isDirect = typeof text === "string";
           if (isDirect !== (other === undefined)) pipe.tellAwake(isDirect ? 0 : 1);
           other = isDirect ? undefined : this.#routed;
-          if (isDirect) answer(text);
+          if (isDirect) answers.send(text);
           else void text.then(answer);
           // A worker that does not read its answers is not asked for more: that slows nobody but itself.
-          if (answers.isBehind) return void answers.sent().then(take);
+          if (answers.isBehind) {
+            this.#recordRest();
+            return void answers.sent().then(take);
+          }
         }
+        this.#recordRest();
         setImmediate(take);
       } catch (error) {
         end();
@@ -305,7 +318,7 @@ export class Router {
 
   /** What was not worth letting anybody wait for. */
   #recordRest(): void {
-    for (const entry of this.#unrecorded) this.#record(entry);
+    if (this.#unrecorded.length > 0) this.#record(this.#unrecorded);
     this.#unrecorded.length = 0;
   }
 }
