@@ -40,11 +40,16 @@ void serve({
     return Object.keys(running!.tools);
   },
   invoke: async (tool: string, args: string, request: PluginRequest): Promise<PluginAnswer> => {
-    const { signal } = callContext();
+    const context = callContext();
     try {
       const run = running !== undefined && Object.hasOwn(running.tools, tool) ? running.tools[tool] : undefined;
       if (run === undefined) throw new Error(`the handler has no tool ${tool}`);
-      const result: unknown = await run(JSON.parse(args) as Record<string, never>, { ...request, signal });
+      const result: unknown = await run(JSON.parse(args) as Record<string, never>, {
+        ...request,
+        get signal() {
+          return context.signal; // made for whoever asks for it
+        },
+      });
       if (result instanceof plugin.TableAnswer) return { json: jsonOf(result.answer), table: tableOf(result.table) };
       return { json: jsonOf(result) };
     } catch (error) {
