@@ -29,7 +29,7 @@ export function openDatabase(folder: string, group: string, schema: string, vers
   const db = new Database(path, { create: true, strict: true });
   try {
     db.run(`PRAGMA busy_timeout = ${BUSY_MS}`);
-    db.run("PRAGMA journal_mode = WAL");
+    keepAhead(db);
     db.run("PRAGMA synchronous = NORMAL");
     const found = db.query<{ user_version: number }, []>("PRAGMA user_version").get()!.user_version;
     if (found > version)
@@ -50,6 +50,20 @@ export function openDatabase(folder: string, group: string, schema: string, vers
   } catch (error) {
     db.close();
     throw IpcError.from(error, `opening ${path}`);
+  }
+}
+
+/** WAL from now on, also where another process makes the same file: SQLite waits for no lock to change the journal. */
+function keepAhead(db: Database): void {
+  const endMs = performance.now() + BUSY_MS;
+  for (;;) {
+    try {
+      db.run("PRAGMA journal_mode = WAL");
+      return;
+    } catch (error) {
+      if ((error as { code?: unknown }).code !== "SQLITE_BUSY" || performance.now() > endMs) throw error;
+      db.transaction(() => undefined).immediate(); // this waits for the other one
+    }
   }
 }
 

@@ -388,10 +388,12 @@ def many(count, keeps):
     return [len(kept), "all"]
 @ipcctl.expose
 def given_up(sql):
-    try:
-        host.call("duckdb.query", sql=sql, format="arrow", deadline=0.001)
-    except host.HostError as error:
-        first = error.code
+    first = None
+    while first is None:  # who gets no core for a while finds the answer there
+        try:
+            host.call("duckdb.query", sql=sql, format="arrow", deadline=0.001)
+        except host.HostError as error:
+            first = error.code
     return [first, len(host.call("duckdb.query", sql="select 7::int", format="arrow")["table"]) > 0, host.table("duckdb.query", sql="select 8::int").rows]
 ipcctl.serve()
 `;
