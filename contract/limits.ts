@@ -202,6 +202,11 @@ export const LIMITS = {
   },
   pluginBytes: { value: 134_217_728, why: "bytes of all files of one plugin, which are copied when it is accepted" },
   pluginDepth: { value: 32, why: "levels of folders in a plugin, so that nothing runs out of stack or of path" },
+  provisions: {
+    value: 256,
+    why: "programs that provide tools themselves, counted by what each provides; each is a channel of the router",
+  },
+  provisionGroups: { value: 64, why: "tool groups for which one program provides the same tools" },
   approvalMs: {
     value: 300_000,
     why: "for which a person is asked about a call of high risk; a definition may say less. Nobody there means no",

@@ -27,6 +27,15 @@ export {
   type HostTool,
   type Stage as HostStage,
 } from "./runtime/host.ts";
+export {
+  ProgramHost,
+  ToolError,
+  type Provided,
+  type ToolRequest,
+  type ProvidedTool,
+  type ProvideOptions,
+} from "./runtime/provide.ts";
+export type { ArgumentsOf, ToolSchema } from "./runtime/tool-schema.ts";
 export { serve, type Serving } from "./runtime/serve.ts";
 export { spawnPython, type SpawnOptions } from "./runtime/spawn.ts";
 export { frames, lines } from "./calls/byte-transport.ts";

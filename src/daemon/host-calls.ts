@@ -14,6 +14,7 @@ import { limit } from "../base/limits.ts";
 import { sleep } from "../base/patience.ts";
 import type { Paths } from "../base/paths.ts";
 import { TOOL_TOPIC } from "../../contract/host.ts";
+import { foldName, parsePluginName, parseTools } from "../host/manifest.ts";
 import { IN_ROUTER } from "../host/shipped-manifests.ts";
 import type { JsonObject } from "../host/wire.ts";
 import type { CallClient } from "../calls/client.ts";
@@ -51,6 +52,13 @@ export type HostCallsDeps = {
   readonly plugins: () => Promise<KnownPlugins>;
   /** What persons are asked and have allowed. */
   readonly approvals: () => Promise<Approvals>;
+};
+
+/** What a program wants to provide. */
+type Provided = {
+  readonly name: string;
+  readonly tools: readonly unknown[];
+  readonly groups: readonly string[] | null;
 };
 
 export class HostCalls implements Disposable {
@@ -194,6 +202,37 @@ export class HostCalls implements Disposable {
     const worker = await this.#plugins.start(name);
     if (!(await this.#relay("expect", () => name, worker, "calls")))
       throw new IpcError("FAILED", `the plugin ${name} ended as it was connected`);
+  }
+
+  /**
+   * Lets a program provide tools for workers: those of these groups, or without any those that it owns. It then opens a
+   * channel to the router under the label.
+   * @throws IpcError BAD_CONFIG, FAILED, LIMIT; NOT_RUNNING if there is no router now
+   */
+  async provide(pid: number, { name, tools, groups }: Provided): Promise<{ label: string; socket: string }> {
+    parsePluginName(name);
+    const parsed = parseTools(name, tools);
+    const { plugins } = await (await this.#deps.plugins()).all();
+    const alike = plugins.find((one) => foldName(one.name) === foldName(name));
+    if (alike !== undefined)
+      throw new IpcError(
+        "FAILED",
+        `provide ${name}: the plugin ${alike.name} has this name, or one that reads like it`,
+        {
+          hint: "choose another name",
+        },
+      );
+    const label = randomBytes(LABEL_BYTES).toString("hex");
+    const offer = { name, tools: parsed, owner: groups === null ? pid : null, groups: groups ?? [] };
+    try {
+      const router = await this.#reachRouter();
+      await router.call("offer", [label, offer], null, { timeout: ROUTER_MS });
+    } catch (error) {
+      const { code, message, text = message } = error as { code?: unknown; message: string; text?: string };
+      if (code === "FAILED" || code === "LIMIT") throw new IpcError(code, text, { hint: "choose another name" });
+      throw new IpcError("NOT_RUNNING", `provide ${name}: the router does not answer: ${text}`, { cause: error });
+    }
+    return { label, socket: placeOf(this.#deps.registry().get(ROUTER)).shimSocket };
   }
 
   /** Calls a tool as a user of this machine, through all stages. @throws IpcError if there is no router */
@@ -381,7 +420,7 @@ function admissionOf(worker: Worker, run: number): object {
   const policy = policyOf(worker);
   const { tools, group = worker.config.name, rates } = policy.host;
   return {
-    ...{ worker: worker.id, session: sessionOf(worker, run), group, tools, rates },
+    ...{ worker: worker.id, session: sessionOf(worker, run), group, owner: worker.config.owner, tools, rates },
     ...{ policy: digestOf(policy), policy_name: policy.name },
     approval_ms: worker.config.approval_timeout ?? limit("approvalMs"),
     transport: worker.config.transport ?? "shm",

@@ -9,6 +9,7 @@ import { IpcError } from "../base/errors.ts";
 import * as plugin from "../host/plugin.ts";
 import type { PluginAnswer, PluginRequest, PluginSetup } from "../host/plugin-calls.ts";
 import { Redactor } from "../host/redact.ts";
+import { answerWith, said } from "../host/tool-answer.ts";
 import { serve } from "../runtime/serve.ts";
 
 /** What a handler imports, wherever its folder is. */
@@ -31,30 +32,13 @@ void serve({
     });
     await starting; // another router may have come meanwhile, and asks the same
   },
-  invoke: async (tool: string, args: string, request: PluginRequest): Promise<PluginAnswer> => {
+  invoke: (tool: string, args: string, request: PluginRequest): Promise<PluginAnswer> => {
     const { signal } = callContext();
-    try {
+    return answerWith(() => {
       const run = running !== undefined && Object.hasOwn(running.tools, tool) ? running.tools[tool] : undefined;
       if (run === undefined) throw new Error(`the handler has no tool ${tool}`);
-      const result: unknown = await run(JSON.parse(args) as Record<string, never>, { ...request, signal });
-      const json = JSON.stringify(result) as string | undefined;
-      if (json === undefined) throw new Error("the answer is not JSON");
-      return { json: redactor.json(json).value };
-    } catch (error) {
-      if (!(error instanceof plugin.ToolError)) return { crash: said(error) };
-      // By its types it says strings; but it comes from a handler.
-      const { code, message, retriable, field } = error as { readonly [Key in keyof plugin.ToolError]: unknown };
-      const told = redactor.value({ message: String(message), field: typeof field === "string" ? field : "" });
-      const { message: text, field: where } = told.value as { message: string; field: string }; // only texts went in
-      return {
-        refusal: {
-          code: String(code),
-          message: text,
-          retriable: retriable === true,
-          field: where === "" ? null : where,
-        },
-      };
-    }
+      return run(JSON.parse(args) as Record<string, never>, { ...request, signal });
+    }, redactor);
   },
   /** What is wrong with its credential or its service; null if nothing is. */
   verify: async (): Promise<string | null> => {
@@ -62,7 +46,7 @@ void serve({
       await running?.verify?.();
       return null;
     } catch (error) {
-      return said(error);
+      return said(error, redactor);
     }
   },
   shutDown: async (): Promise<void> => {
@@ -79,7 +63,7 @@ async function setUp({ config, credentials, secrets, data, isGuarded }: PluginSe
     if (typeof start !== "function") throw new Error("handler.ts exports no function as its default");
     running = await start({ config, credentials, data, isGuarded });
   } catch (error) {
-    throw new IpcError("FAILED", `the handler did not start (${names.length} credentials): ${said(error)}`);
+    throw new IpcError("FAILED", `the handler did not start (${names.length} credentials): ${said(error, redactor)}`);
   }
 }
 
@@ -97,15 +81,4 @@ async function load(place: string): Promise<Handler> {
     default:
       return (await import(pathToFileURL(join(place, "handler.ts")).href)) as Handler;
   }
-}
-
-/** An error of the handler, for the audit and for people. */
-function said(error: unknown): string {
-  let text = "something that cannot be printed";
-  try {
-    text = error instanceof Error ? (error.stack ?? error.message) : String(error);
-  } catch {
-    // Whatever it is.
-  }
-  return redactor.text(text).value;
 }

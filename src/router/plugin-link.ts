@@ -7,6 +7,7 @@ import { z } from "zod";
 import { ChannelTransport } from "../calls/channel-transport.ts";
 import { CallClient } from "../calls/client.ts";
 import { IpcError } from "../base/errors.ts";
+import { atMost } from "../base/patience.ts";
 import type { HostTool } from "../host/host-tools.ts";
 import { ToolError } from "../host/plugin.ts";
 import type { PluginRequest } from "../host/plugin-calls.ts";
@@ -14,6 +15,9 @@ import { JsonResult, type Call } from "../host/pipeline.ts";
 import { Refusal } from "../host/wire.ts";
 import { Channel } from "../plane/channel.ts";
 import type { OpenSegment } from "../plane/meet.ts";
+
+/** How long whoever serves a channel may take to say so. */
+const HELLO_MS = 30_000;
 
 /** A plugin is code of somebody else: its answers are looked at as those of a worker. */
 const answer = z.union([
@@ -46,8 +50,8 @@ export type Desk = {
   readonly kill: (plugin: string) => Promise<unknown>;
 };
 
-/** The process of the plugin ended after it was asked. */
-class Gone extends Error {}
+/** Who was asked ended after that. */
+export class Gone extends Error {}
 
 export class PluginLink implements Plugin {
   readonly name: string;
@@ -111,15 +115,9 @@ export class PluginLink implements Plugin {
   }
 
   async #open(segment: OpenSegment): Promise<CallClient> {
-    const transport = await ChannelTransport.open((listener) => Channel.client(segment, listener));
-    const client: CallClient = new CallClient(transport, {
-      name: this.name,
-      onClose: () => {
-        if (this.#client === client) this.#client = undefined;
-      },
+    return await openClient(segment, this.name, (client) => {
+      if (this.#client === client) this.#client = undefined;
     });
-    await client.hello;
-    return client;
   }
 
   async call(call: Call, begin: () => void): Promise<unknown> {
@@ -145,7 +143,17 @@ export class PluginLink implements Plugin {
       if (call.isGivenUp) return new Refusal("CANCELLED", "the worker gave it up before it was carried out");
       if (!isSecond) begin();
       try {
-        return await this.#dispatch(client, call);
+        return await dispatch(client, call, {
+          ...{ plugin: this.name, timeoutMs: this.#timeoutOf(call) },
+          // It must not go on with what nobody waits for any more, and gets nothing else before it is killed.
+          onLate: () => {
+            if (this.#client === client) this.#client = undefined;
+            void this.#desk().then(
+              ({ kill }) => kill(this.name),
+              () => undefined,
+            );
+          },
+        });
       } catch (error) {
         if (!(error instanceof Gone)) throw error;
         if (!idempotent || call.isGivenUp)
@@ -177,50 +185,73 @@ export class PluginLink implements Plugin {
     }
   }
 
-  async #dispatch(client: CallClient, call: Call): Promise<unknown> {
-    const { name, idempotent } = call.tool!.manifest; // as above
-    const tool = name.slice(this.name.length + 1);
-    const timeout = this.#timeoutMs.get(tool)!; // each tool has one
-    const { worker, session, group, correlation } = call;
-    const request: PluginRequest = { worker, session, group, correlation };
-    let said: unknown;
-    // Who gives it up is answered at once. The plugin is told, and what it says then is how it ended, for the audit.
-    const number = client.nextNumber;
-    const tell = (): void => client.cancel(number);
-    try {
-      const args = [tool, JSON.stringify(call.args), request];
-      const answered = client.call("invoke", args, null, { timeout });
-      call.signal.addEventListener("abort", tell);
-      said = await answered;
-    } catch (error) {
-      const { code } = error as { code?: string };
-      if (code === "CONNECTION_LOST") throw new Gone();
-      if (code !== "DEADLINE") throw error;
-      // It must not go on with what nobody waits for any more, and gets nothing else before it is killed.
-      if (this.#client === client) this.#client = undefined;
-      void this.#desk().then(
-        ({ kill }) => kill(this.name),
-        () => undefined,
-      );
-      return idempotent
-        ? new Refusal("PLUGIN_TIMEOUT", `${name} has not answered within ${timeout / 1000} s`)
-        : new Refusal("UNKNOWN_OUTCOME", `${name} has not answered within ${timeout / 1000} s`);
-    } finally {
-      call.signal.removeEventListener("abort", tell);
-    }
-    const { success, data } = answer.safeParse(said);
-    if (!success) throw new Error(`the plugin ${this.name} sent something that is not an answer`);
-    if ("json" in data) return new JsonResult(data.json);
-    if ("crash" in data) throw new Error(data.crash);
-    const { code, message, retriable, field } = data.refusal;
-    throw new ToolError(code, message, { retriable, ...(field === null ? {} : { field }) });
+  #timeoutOf(call: Call): number {
+    return this.#timeoutMs.get(call.tool!.manifest.name.slice(this.name.length + 1))!; // each tool has one
   }
 }
 
+/** How a call is passed on. */
+export type Dispatch = {
+  readonly plugin: string;
+  readonly timeoutMs: number;
+  /** Nobody waits for what it does any more. */
+  readonly onLate: () => void;
+};
+
+/**
+ * Has it carried out by whoever serves at the other end.
+ * @throws Gone if that ends; what it refuses, or failed with
+ */
+export async function dispatch(client: CallClient, call: Call, how: Dispatch): Promise<unknown> {
+  const { name, idempotent } = call.tool!.manifest; // a stage before has found it
+  const { plugin, timeoutMs: timeout } = how;
+  const { worker, session, group, correlation } = call;
+  const request: PluginRequest = { worker, session, group, correlation };
+  let said: unknown;
+  // Who gives it up is answered at once. The other side is told, and what it says then is how it ended, for the audit.
+  const number = client.nextNumber;
+  const tell = (): void => client.cancel(number);
+  try {
+    const args = [name.slice(plugin.length + 1), JSON.stringify(call.args), request];
+    const answered = client.call("invoke", args, null, { timeout });
+    call.signal.addEventListener("abort", tell);
+    said = await answered;
+  } catch (error) {
+    const { code } = error as { code?: string };
+    if (code === "CONNECTION_LOST") throw new Gone();
+    if (code !== "DEADLINE") throw error;
+    how.onLate();
+    return idempotent
+      ? new Refusal("PLUGIN_TIMEOUT", `${name} has not answered within ${timeout / 1000} s`)
+      : new Refusal("UNKNOWN_OUTCOME", `${name} has not answered within ${timeout / 1000} s`);
+  } finally {
+    call.signal.removeEventListener("abort", tell);
+  }
+  const { success, data } = answer.safeParse(said);
+  if (!success) throw new Error(`the plugin ${plugin} sent something that is not an answer`);
+  if ("json" in data) return new JsonResult(data.json);
+  if ("crash" in data) throw new Error(data.crash);
+  const { code, message, retriable, field } = data.refusal;
+  throw new ToolError(code, message, { retriable, ...(field === null ? {} : { field }) });
+}
+
 /** What the kernel knows already is heard, such as the end of a process: two turns of the event loop. */
-async function news(): Promise<void> {
+export async function news(): Promise<void> {
   await turn();
   await turn();
+}
+
+/** The calling end of a channel, once the other side has said hello. */
+export async function openClient(
+  segment: OpenSegment,
+  name: string,
+  onClose: (client: CallClient) => void,
+): Promise<CallClient> {
+  const transport = await ChannelTransport.open((listener) => Channel.client(segment, listener));
+  const client: CallClient = new CallClient(transport, { name, onClose: () => onClose(client) });
+  if ((await atMost(HELLO_MS, client.hello)) !== undefined) return client;
+  client[Symbol.dispose]();
+  throw new Error(`${name} has not said within ${HELLO_MS / 1000} s that it serves`);
 }
 
 /** What the daemon says that a plugin provides. @throws IpcError BAD_REQUEST */
@@ -231,7 +262,8 @@ export function requireProvided(value: unknown): z.infer<typeof provided> {
 }
 
 const TIMEOUT_S = 30;
-const provided = z.strictObject({
+/** A plugin, or what a program provides. */
+export const provided = z.strictObject({
   name: z.string(),
   tools: z.array(
     z.object({

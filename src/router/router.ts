@@ -12,14 +12,17 @@ import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { TRANSPORTS } from "../base/transports.ts";
 import { Buckets } from "../host/buckets.ts";
-import { Grants, hostTool, type HostTool } from "../host/host-tools.ts";
+import { CORE, Grants, hostTool, type HostTool } from "../host/host-tools.ts";
+import { foldName } from "../host/manifest.ts";
 import { HostChannel, type Host, type Session } from "../host/pipeline.ts";
+import { Refusal } from "../host/wire.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { Pipe } from "../plane/pipe.ts";
 import { BrokenChannel } from "../plane/ring.ts";
 import { Asking } from "./asking.ts";
 import type { Journal } from "./journal.ts";
 import { PluginLink, requireProvided, type Desk, type Plugin } from "./plugin-link.ts";
+import { Provisions } from "./provisions.ts";
 
 /** So many requests of one worker are taken before the others have their turn. */
 const TURN_REQUESTS = 64;
@@ -37,6 +40,8 @@ const admission = z.strictObject({
   worker: z.string().min(1),
   session: z.string().min(1),
   group: z.string().min(1),
+  /** The process that owns it. */
+  owner: z.int().nullable(),
   /** Globs of whole names. */
   tools: z.array(z.string()),
   rates: z.record(z.string(), z.string()),
@@ -62,6 +67,7 @@ export class Router {
   /** Plugins whose channels will be relayed, by label. */
   readonly #expected = new Map<string, PluginLink>();
   #desk = Promise.withResolvers<Desk>();
+  readonly #provisions: Provisions;
   readonly #admitted = new Map<string, Admitted>();
   readonly #open = new Set<Open>();
   /** Of runs that ask by the daemon, by their sessions. */
@@ -82,22 +88,29 @@ export class Router {
     };
     const buckets: Buckets = new Buckets(Date.now, () => (saving ??= setTimeout(save, SAVE_MS)));
     buckets.restore(journal.savedBuckets);
+    this.#provisions = new Provisions((offers) => journal.saveProvisions(offers));
+    this.#provisions.restore(journal.savedProvisions);
     const born = randomUUID().slice(0, 8);
     this.#host = {
       tools: this.#tools,
+      provided: {
+        find: (session, name) => this.#provisions.find(session, name),
+        all: (session) => this.#provisions.all(session),
+      },
       buckets,
       confirm: (call) => this.asking.ask(call),
       route: (call) => {
-        const { plugin: name, manifest } = call.tool!; // a stage before has found it
-        const plugin = this.#plugins.get(name)!;
-        if (manifest.idempotent) return plugin.call(call, () => undefined);
-        return journal.known(call) ?? plugin.call(call, () => journal.begin(call));
+        const tool = call.tool!; // a stage before has found it
+        const provider = this.#plugins.get(tool.plugin) ?? this.#provisions.providerOf(tool);
+        if (provider === undefined) return new Refusal("PLUGIN_UNAVAILABLE", `nobody provides ${tool.plugin} any more`);
+        if (tool.manifest.idempotent) return provider.call(call, () => undefined);
+        return journal.known(call) ?? provider.call(call, () => journal.begin(call));
       },
       onAnswered: (call, text) => {
         if (!call.tool!.manifest.idempotent) journal.answered(call, text);
       },
       record,
-      stateOf: (plugin) => this.#plugins.get(plugin)?.state ?? "off",
+      stateOf: (plugin) => this.#plugins.get(plugin)?.state ?? "ready", // what programs provide is there
       now: Date.now,
       newId: () => `${born}-${this.#next++}`,
     };
@@ -133,6 +146,7 @@ export class Router {
     if (this.#plugins.has(name) && !(this.#plugins.get(name) instanceof PluginLink))
       throw new IpcError("BAD_REQUEST", `provide: ${name} is a plugin that comes with ipcctl`);
     this.withdraw(name);
+    this.#provisions.yield(name);
     this.#definitions.set(name, definition);
     const link = new PluginLink(
       name,
@@ -215,6 +229,18 @@ export class Router {
     setTimeout(() => this.#expected.delete(label), ADMITTED_MS).unref();
   }
 
+  /**
+   * The next channel under this label leads to a program that provides these tools for some workers.
+   * @throws IpcError BAD_REQUEST; FAILED if the name is taken; LIMIT
+   */
+  offer(label: string, value: unknown): void {
+    this.#provisions.offer(label, value, (name) => this.#isPlugin(name));
+  }
+
+  #isPlugin(name: string): boolean {
+    return [CORE, ...this.#plugins.keys()].some((one) => foldName(one) === foldName(name));
+  }
+
   async #reachDesk(): Promise<Desk> {
     const desk = await atMost(DESK_MS, this.#desk.promise);
     if (desk === undefined) throw new Error("no daemon is there to start it");
@@ -228,6 +254,8 @@ export class Router {
       this.#expected.delete(label);
       return void plugin.relay(segment);
     }
+    if (this.#provisions.isOffered(label))
+      return void this.#provisions.relay(label, segment, (name) => this.#isPlugin(name)).catch(() => undefined); // its program ended meanwhile
     const pipe = Pipe.over(label, segment);
     const admitted = this.#admitted.get(label);
     if (admitted === undefined) return pipe.close();
@@ -267,10 +295,11 @@ export class Router {
 }
 
 function sessionOf(admission: Admission): Session {
-  const { worker, session: id, group, policy_name: name, policy: digest, approval_ms: approvalMs } = admission;
+  const { worker, session: id, group, owner, policy_name: name, policy: digest, approval_ms: approvalMs } = admission;
   const grants = new Grants(admission.tools, admission.rates);
   const hasCamelKeys = admission.transport !== "shm";
-  return { worker, id, group, grants, policy: { name, digest }, approvalMs, hasCamelKeys };
+  const policy = { name, digest };
+  return { worker, id, group, owner: owner ?? undefined, grants, policy, approvalMs, hasCamelKeys };
 }
 
 /** What is to be sent to one worker, in order. */

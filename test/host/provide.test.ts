@@ -1,0 +1,466 @@
+/** Tools that programs provide for workers without a plugin: who may call them, and what becomes of calls. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { Ipcctl, ToolError, type Provided } from "ipcctl";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { z } from "zod";
+import { LIMITS } from "../../contract/limits.ts";
+import { TO_CLIENT } from "../../contract/messages.ts";
+import { auditFolderOf } from "../../src/audit/spool.ts";
+import { ChannelTransport } from "../../src/calls/channel-transport.ts";
+import { CallServer } from "../../src/calls/server.ts";
+import { Encoder } from "../../src/plane/cbor-encode.ts";
+import { Channel } from "../../src/plane/channel.ts";
+import { lead } from "../../src/plane/meet.ts";
+import { Home, ROOT, waitUntil } from "../home.ts";
+import { skipUnless } from "../needs.ts";
+import { installNode, NODE_VERSION } from "../node.ts";
+
+const ASKER = `
+import ipcctl
+from ipcctl import host
+@ipcctl.expose
+async def ask(tool, arguments={}, deadline=60.0):
+    try:
+        return {"result": await host.acall(tool, arguments, deadline=deadline)}
+    except host.HostError as error:
+        return vars(error)
+ipcctl.serve()
+`;
+/** Provides `far.*` for the group `asker`, in a process of its own. */
+const PROVIDER = `
+import { connect } from "ipcctl";
+import { appendFileSync, existsSync } from "node:fs";
+const [effects, open] = process.argv.slice(2);
+const schema = { type: "object", properties: {} };
+const gate = async (_, { signal }) => {
+  appendFileSync(effects, "begun\\n");
+  signal.addEventListener("abort", () => appendFileSync(effects, "aborted\\n"));
+  while (!existsSync(open)) await new Promise((done) => setTimeout(done, 5));
+  return { done: true };
+};
+const ipc = await connect();
+const provided = await ipc.host.provide("far", {
+  gate: { schema, idempotent: true, run: gate },
+  gate_once: { schema, run: gate },
+  spin: { schema, idempotent: true, timeout: 300, run: () => { for (;;); } },
+  leave: { schema, run: () => { provided[Symbol.dispose](); return new Promise(() => {}); } },
+}, { group: "asker" });
+console.log("provided");
+`;
+
+type Outcome = { readonly result?: unknown; readonly code?: string; readonly message?: string };
+let home: Home;
+let ipc: Ipcctl;
+let open: Disposable[] = [];
+
+const ask = async (tool: string, args: object = {}, name = "asker"): Promise<Outcome> => {
+  const worker = await ipc.worker(name);
+  try {
+    return await worker.call<Outcome>("ask", tool, args);
+  } finally {
+    worker[Symbol.dispose]();
+  }
+};
+const router = async (): Promise<number> => (await ipc.status("host-router")).pid!;
+const ended = (provided: Disposable): void => {
+  provided[Symbol.dispose]();
+  open = open.filter((one) => one !== provided);
+};
+const keep = <T extends Disposable>(one: T): T => {
+  open.push(one);
+  return one;
+};
+
+const refusal = (work: Promise<unknown>): Promise<string> =>
+  work.then(
+    () => "nothing was refused",
+    (error: Error) => error.message,
+  );
+
+/** A program that provides, and what it did. */
+const spawnProvider = async (runtime = process.execPath) => {
+  const effects = join(home.dir, `effects-${performance.now()}`);
+  const gate = `${effects}-open`;
+  const script = join(home.dir, "app/provider.mjs");
+  writeFileSync(script, PROVIDER);
+  const child = Bun.spawn([runtime, script, effects, gate], {
+    cwd: join(home.dir, "app"),
+    env: home.env,
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const reader = child.stdout.getReader();
+  expect(new TextDecoder().decode((await reader.read()).value)).toBe("provided\n");
+  return {
+    child,
+    count: (what: string): number =>
+      existsSync(effects)
+        ? readFileSync(effects, "utf8")
+            .split("\n")
+            .filter((line) => line === what).length
+        : 0,
+    open: () => writeFileSync(gate, ""),
+  };
+};
+
+beforeAll(async () => {
+  home = new Home();
+  const [project, app] = [join(home.dir, "project"), join(home.dir, "app")];
+  for (const one of [project, join(app, "node_modules")]) mkdirSync(one, { recursive: true });
+  Bun.spawnSync(["ln", "-s", ROOT, join(app, "node_modules/ipcctl")]);
+  writeFileSync(join(project, "asker.py"), ASKER);
+  ipc = new Ipcctl(await home.connect(), () => home.connect());
+  const tools = ["notes.*", "far.*", "mine.*"];
+  for (const name of ["asker", "other"])
+    await home.start(name, join(project, "asker.py"), { cwd: project, policy: "analysis", tools });
+  await home.start("ungranted", join(project, "asker.py"), {
+    ...{ cwd: project, policy: "analysis", tools: ["echo.*"], tool_group: "asker" },
+  });
+});
+afterAll(async () => {
+  for (const one of open) one[Symbol.dispose]();
+  ipc[Symbol.dispose]();
+  await home[Symbol.asyncDispose]();
+});
+
+const notes = (): Promise<Provided> =>
+  ipc.host.provide(
+    "notes",
+    {
+      list: {
+        schema: z
+          .object({ folder: z.string().min(1), most: z.int().default(3) })
+          .describe("Lists notes.\nAll of them."),
+        idempotent: true,
+        run: ({ folder, most }, { worker, group, session, correlation, signal }) => ({
+          ...{ folder, most, worker, group, session },
+          ...{ correlation: correlation.length > 0, isAborted: signal.aborted },
+        }),
+      },
+      even: {
+        schema: z.strictObject({ value: z.number().refine((value) => value % 2 === 0, "is odd") }),
+        run: ({ value }) => value / 2,
+      },
+      refuse: {
+        schema: { type: "object", properties: {} },
+        run: () => {
+          throw new ToolError("NO_MONEY", "there is none", { retriable: true, field: "purse" });
+        },
+      },
+      reserved: {
+        schema: { type: "object", properties: {} },
+        run: () => {
+          throw new ToolError("UNAUTHORIZED", "a lie");
+        },
+      },
+      crash: {
+        schema: { type: "object", properties: {} },
+        run: () => {
+          throw new Error("at /host/path");
+        },
+      },
+      leak: { schema: { type: "object", properties: {} }, run: () => ({ key: `ghp_${"a1B2".repeat(9)}` }) },
+      big: { schema: { type: "object", properties: {} }, run: () => "x".repeat(1_100_000) },
+      none: { schema: { type: "object", properties: {} }, run: () => undefined },
+      high: { schema: { type: "object", properties: {} }, risk: "high", run: () => "done" },
+    },
+    { group: "asker" },
+  );
+
+test("a tool that a program provides passes the same stages, and hears from the host who asks", async () => {
+  const provided = keep(await notes());
+  expect(provided.isOpen).toBe(true);
+  expect(await ask("notes.list", { folder: "a" })).toEqual({
+    result: {
+      ...{ folder: "a", most: 3, worker: "asker", group: "asker", session: "asker.1" },
+      ...{ correlation: true, isAborted: false },
+    },
+  });
+  expect(await ask("notes.list", { folder: "" })).toMatchObject({ code: "VALIDATION_FAILED", field: "folder" });
+  expect(await ask("notes.list", { folder: "a", more: 1 })).toMatchObject({ code: "VALIDATION_FAILED", field: "more" });
+  expect(await ask("notes.even", { value: 4 })).toEqual({ result: 2 });
+  expect(await ask("notes.even", { value: 3 })).toMatchObject({ code: "INVALID_ARGUMENTS", field: "value" });
+  expect(await ask("notes.refuse")).toMatchObject({ code: "NO_MONEY", retriable: true, field: "purse" });
+  expect(await ask("notes.reserved")).toMatchObject({ code: "HANDLER_ERROR", message: "a lie" });
+  expect(await ask("notes.crash")).toMatchObject({
+    code: "PLUGIN_ERROR",
+    message: "the plugin notes failed; the audit of the host has the details",
+  });
+  expect(await ask("notes.leak")).toEqual({ result: { key: "[redacted]" } });
+  expect(await ask("notes.big")).toMatchObject({ code: "PLUGIN_ERROR" });
+  expect(await ask("notes.none")).toMatchObject({ code: "PLUGIN_ERROR" });
+  expect(await ask("notes.absent")).toMatchObject({ code: "UNKNOWN_TOOL" });
+  const { result } = await ask("core.list_tools");
+  const { tools } = result as { tools: { name: string; description: string; risk_level: string }[] };
+  expect(tools.find(({ name }) => name === "notes.list")).toMatchObject({
+    ...{ description: "Lists notes. All of them.", risk_level: "low", idempotent: true },
+    arguments_schema: { type: "object", required: ["folder"], additionalProperties: false },
+  });
+  const audit = readFileSync(join(auditFolderOf(home.paths.stateDir), "router.jsonl"), "utf8");
+  expect(audit).toContain("at /host/path");
+  expect(audit).toContain('"tool":"notes.even"');
+});
+
+test("a call of high risk waits for a person", async () => {
+  const asked = ask("notes.high");
+  await waitUntil(async () => (await ipc.approvals()).length === 1, "it waits");
+  const { id, sha256 } = (await ipc.approvals())[0]!;
+  await ipc.allow(id, { sha256 });
+  expect(await asked).toEqual({ result: "done" });
+  const denied = ask("notes.high");
+  await waitUntil(async () => (await ipc.approvals()).length === 1, "it waits");
+  await ipc.deny((await ipc.approvals())[0]!.id);
+  expect(await denied).toMatchObject({ code: "CONFIRMATION_DENIED" });
+});
+
+test("nobody else sees it: another group, a worker without the grant; a user who names the group calls it", async () => {
+  expect(await ask("notes.list", { folder: "a" }, "other")).toMatchObject({ code: "UNKNOWN_TOOL" });
+  expect(await ask("notes.list", { folder: "a" }, "ungranted")).toMatchObject({ code: "UNAUTHORIZED" });
+  for (const name of ["other", "ungranted"]) {
+    const { result } = await ask("core.list_tools", {}, name);
+    expect(JSON.stringify(result)).not.toContain("notes.");
+  }
+  expect(await ipc.callTool("notes.even", { value: 2 }, "asker")).toEqual({ result: 1 });
+  expect(await ipc.callTool("notes.even", { value: 2 })).toMatchObject({ error: { code: "UNKNOWN_TOOL" } });
+});
+
+test("names that others have are refused, also those that read alike, and so is what is no definition", async () => {
+  const schema = { type: "object", properties: {} };
+  const provide = (name: string, group = "asker"): Promise<Provided> =>
+    ipc.host.provide(name, { list: { schema, run: () => 1 } }, { group });
+  for (const [name, says] of [
+    ["files", "the plugin files has this name"],
+    ["fi_les", "the plugin files has this name"],
+    ["core", "reads like core"],
+    ["co_re", "reads like core"],
+    ["notes", "provides notes for the group asker already"],
+    ["no_tes", "provides notes, which reads like it"],
+    ["No", "cannot be the name of a plugin"],
+    ["../x", "cannot be the name of a plugin"],
+  ] as const)
+    expect(await refusal(provide(name))).toContain(says);
+  expect(await refusal(provide("no_tes", "other"))).toContain("provides notes, which reads like it");
+  ended(keep(await provide("notes", "other")));
+  const tool = (more: object): Promise<Provided> =>
+    ipc.host.provide("mine", { one: { schema, run: () => 1, ...more } }, { group: "asker" });
+  for (const [more, says] of [
+    [{ schema: { type: "string" } }, 'its type is not "object"'],
+    [{ schema: { ...schema, additionalProperties: true } }, "takes properties that it does not declare"],
+    [{ schema: { ...schema, properties: { a: { type: "no such" } } } }, "is not JSON Schema that can be used"],
+    [{ schema: z.date() }, "cannot be said as JSON Schema"],
+    [{ schema: undefined }, "is neither JSON Schema nor a schema of zod"],
+    [{ run: undefined }, "run is not a function"],
+    [{ risk: "none" }, "risk_level"],
+    [{ timeout: -1 }, "timeout_s"],
+    [{ description: "x".repeat(3000) }, "description"],
+  ] as const)
+    expect(await refusal(tool(more))).toContain(says);
+  expect(await refusal(ipc.host.provide("mine", {}, { group: "asker" }))).toContain("tools");
+});
+
+test("without a group it is for the ephemeral workers of this program, and only its own", async () => {
+  const schema = { type: "object", properties: {} };
+  keep(await ipc.host.provide("mine", { who: { schema, run: (_, { worker }) => worker } }));
+  const options = { life: "ephemeral", policy: "analysis", tools: ["mine.*"], cwd: join(home.dir, "project") } as const;
+  const worker = keep(await ipc.start(join(home.dir, "project/asker.py"), options));
+  expect(await worker.call<Outcome>("ask", "mine.who")).toEqual({
+    result: expect.stringMatching(/^asker-[0-9a-f]{8}$/),
+  });
+  expect(await ask("mine.who")).toMatchObject({ code: "UNKNOWN_TOOL" });
+  const script = join(home.dir, "app/owner.ts");
+  writeFileSync(
+    script,
+    `import { connect } from "ipcctl";
+     const ipc = await connect();
+     const worker = await ipc.start(process.argv[2]!, ${JSON.stringify(options)});
+     console.log(JSON.stringify(await worker.call("ask", "mine.who")));
+     await worker[Symbol.asyncDispose]();
+     ipc[Symbol.dispose]();`,
+  );
+  const other = Bun.spawn([process.execPath, script, join(home.dir, "project/asker.py")], {
+    ...{ cwd: join(home.dir, "app"), env: home.env, stdio: ["ignore", "pipe", "inherit"] },
+  });
+  expect(JSON.parse(await new Response(other.stdout).text())).toMatchObject({ code: "UNKNOWN_TOOL" });
+});
+
+test("with the end of its program the tools are gone; what it had begun is not begun again", async () => {
+  const one = await spawnProvider();
+  const [gate, gateOnce] = [ask("far.gate"), ask("far.gate_once")];
+  await waitUntil(() => one.count("begun") === 2, "both are under way");
+  one.child.kill("SIGKILL");
+  expect(await gate).toMatchObject({ code: "PLUGIN_UNAVAILABLE", retriable: true });
+  expect(await gateOnce).toMatchObject({ code: "UNKNOWN_OUTCOME", retriable: false });
+  expect(await ask("far.gate")).toMatchObject({ code: "UNKNOWN_TOOL" });
+  // The next one has the name, and one that stops to provide ends its calls likewise.
+  const two = await spawnProvider();
+  expect(await ask("far.leave")).toMatchObject({ code: "UNKNOWN_OUTCOME" });
+  expect(await ask("far.gate")).toMatchObject({ code: "UNKNOWN_TOOL" });
+  two.child.kill("SIGKILL");
+});
+
+test("one that hangs ends its own calls by their time, and holds up nobody else", async () => {
+  const one = await spawnProvider();
+  const began = performance.now();
+  expect(await ask("far.spin")).toMatchObject({ code: "PLUGIN_TIMEOUT", retriable: true });
+  expect(performance.now() - began).toBeLessThan(10_000);
+  expect(await ask("notes.even", { value: 2 })).toEqual({ result: 1 });
+  one.child.kill("SIGKILL");
+  await waitUntil(async () => (await ask("far.spin")).code === "UNKNOWN_TOOL", "its tools are gone");
+});
+
+const givesUp = async (runtime: string): Promise<void> => {
+  const one = await spawnProvider(runtime);
+  const worker = await ipc.worker("asker");
+  const given = worker.call<Outcome>("ask", "far.gate", {}, 0.2);
+  expect(await given).toMatchObject({ code: "UNKNOWN_OUTCOME" });
+  await waitUntil(() => one.count("aborted") === 1, "it hears of that");
+  worker[Symbol.dispose]();
+  one.open();
+  expect(await ask("far.gate")).toEqual({ result: { done: true } });
+  one.child.kill("SIGKILL");
+};
+const node = await installNode();
+test("a worker that gives up aborts the signal", () => givesUp(process.execPath));
+test.skipIf(skipUnless(node !== undefined, `Node ${NODE_VERSION}`, "providing on Node"))("on Node too", () =>
+  givesUp(node!),
+);
+
+test("the end of the daemon is nothing to it; the next router is provided with it again", async () => {
+  const one = await spawnProvider();
+  const begun = ask("far.gate_once");
+  await waitUntil(() => one.count("begun") === 1, "it is under way");
+  await home.killDaemon();
+  one.open();
+  expect(await begun).toEqual({ result: { done: true } });
+  expect(await ask("notes.even", { value: 8 })).toEqual({ result: 4 });
+
+  process.kill(await router(), "SIGKILL");
+  expect(await ask("notes.even", { value: 6 })).toEqual({ result: 3 });
+  expect(await ask("far.gate")).toEqual({ result: { done: true } });
+  one.child.kill("SIGKILL");
+});
+
+test("a router that is killed with a call under way: it is begun once", async () => {
+  const one = await spawnProvider();
+  const [gate, gateOnce] = [ask("far.gate"), ask("far.gate_once")];
+  await waitUntil(() => one.count("begun") === 2, "both are under way");
+  process.kill(await router(), "SIGKILL");
+  expect(await gateOnce).toMatchObject({ code: "UNKNOWN_OUTCOME" });
+  await waitUntil(() => one.count("begun") === 3, "what may be repeated is");
+  one.open();
+  expect(await gate).toEqual({ result: { done: true } });
+  expect(one.count("begun")).toBe(3);
+  one.child.kill("SIGKILL");
+});
+
+test("both the daemon and the router are killed, and the program as well: no call waits for ever", async () => {
+  const one = await spawnProvider();
+  const pid = await router();
+  one.child.kill("SIGSTOP");
+  await home.killDaemon();
+  process.kill(pid, "SIGKILL");
+  one.child.kill("SIGKILL");
+  const code = async (): Promise<string | undefined> => (await ask("far.gate")).code;
+  expect(["PLUGIN_UNAVAILABLE", "UNKNOWN_TOOL"]).toContain((await code())!);
+  await waitUntil(async () => (await code()) === "UNKNOWN_TOOL", "it is forgotten");
+  expect(await ask("notes.even", { value: 6 })).toEqual({ result: 3 });
+}, 60_000);
+
+const encoded = (message: unknown): Uint8Array => new Encoder().encode(message);
+
+/** A program that keeps to nothing. */
+const rogue = async (name: string) => {
+  const tool = { name: "call", description: "x", risk_level: "low", arguments_schema: CLOSED, timeout_s: 2 };
+  const { label, socket } = await ipc.provide(name, [tool], ["asker"]);
+  const segment = await lead({ name: "router", shimSocket: socket }, label, 2 * LIMITS.hostMessageBytes.value, 5000);
+  return segment!;
+};
+const CLOSED = { type: "object", properties: {}, additionalProperties: false };
+
+test("what a program answers that is no answer is an error of its call", async () => {
+  const deep = "[".repeat(100) + "]".repeat(100);
+  const answers: unknown[] = [
+    ...["text", null, 7, {}, { json: 1 }, { json: "{" }, { json: "1", crash: "x" }, { json: deep }, { refusal: {} }],
+    ...[{ json: '{"result":1},"correlation":"x"' }, { crash: 1 }, { json: "1".repeat(2_000_000) }, () => 1, [], NaN],
+  ];
+  let at = 0;
+  const offered = Promise.withResolvers<void>();
+  const segment = await rogue("mine");
+  const transport = await ChannelTransport.open((listener) => Channel.serve(segment, listener));
+  const server = new CallServer(transport, { invoke: () => answers[at++], provided: () => offered.resolve() });
+  await offered.promise;
+  for (const answer of answers) expect([answer, (await ask("mine.call")).code]).toEqual([answer, "PLUGIN_ERROR"]);
+  answers.push({ refusal: { code: "TOO_LARGE", message: "x".repeat(10_000), retriable: false, field: "f" } });
+  expect(await ask("mine.call")).toMatchObject({ code: "HANDLER_ERROR", field: "f" });
+  answers.push({ json: "1" });
+  expect(await ask("mine.call")).toEqual({ result: 1 });
+  ended(server);
+  await waitUntil(async () => (await ask("mine.call")).code === "UNKNOWN_TOOL", "it is gone");
+});
+
+test("a program that floods, writes junk or never serves costs itself, and the router goes on", async () => {
+  const pid = await router();
+  for (const [bad, act] of Object.entries({
+    junk: (channel: Channel) => channel.send(Buffer.from("junk")),
+    "no ring": (_: Channel, memory: Uint8Array) => void memory.fill(255),
+    flood: (channel: Channel) => {
+      for (let at = 0; at < 50_000; at++) channel.send(encoded([TO_CLIENT.invoke, at, "none", [], null]));
+    },
+    large: (channel: Channel) => {
+      for (let at = 0; at < 8; at++) channel.send(encoded([TO_CLIENT.result, at, "x".repeat(4_000_000)]));
+    },
+    silent: () => undefined,
+  })) {
+    const segment = await rogue("mine");
+    const closed = Promise.withResolvers<void>();
+    const channel = Channel.serve(segment, { onMessage: () => undefined, onClose: () => closed.resolve() });
+    try {
+      act(channel, segment.memory);
+    } catch {
+      // it was closed meanwhile
+    }
+    for (let count = 0; count < 20; count++) expect(await ask("notes.even", { value: 2 })).toEqual({ result: 1 });
+    expect([bad, (await ask("mine.call")).code]).toEqual([bad, "UNKNOWN_TOOL"]); // it has never said that it serves
+    channel[Symbol.dispose]();
+  }
+  expect(await router()).toBe(pid);
+});
+
+test("a flood of one that serves holds up no other program's calls", async () => {
+  const segment = await rogue("mine");
+  const transport = await ChannelTransport.open((listener) => Channel.serve(segment, listener));
+  const offered = Promise.withResolvers<void>();
+  const server = keep(new CallServer(transport, { invoke: () => ({ json: "1" }), provided: () => offered.resolve() }));
+  await offered.promise;
+  let sent = 0;
+  const flood = setInterval(() => {
+    for (let at = 0; at < 500 && transport.isOpen; at++, sent++)
+      transport.send([TO_CLIENT.invoke, sent, "none", [], null]);
+  }, 1);
+  try {
+    const began = performance.now();
+    for (let count = 0; count < 50; count++) expect(await ask("notes.even", { value: 2 })).toEqual({ result: 1 });
+    expect(performance.now() - began).toBeLessThan(10_000);
+    expect(sent).toBeGreaterThan(500);
+  } finally {
+    clearInterval(flood);
+    ended(server);
+  }
+});
+
+test("a plugin that is accepted takes the name from whoever provides it", async () => {
+  const schema = { type: "object", properties: {} };
+  const provided = await ipc.host.provide("my_ne", { call: { schema, run: () => "provided" } }, { group: "asker" });
+  expect(await ipc.callTool("my_ne.call", {}, "asker")).toEqual({ result: "provided" });
+  const folder = join(home.paths.config, "../plugins/myne");
+  mkdirSync(folder, { recursive: true });
+  const tool = { name: "call", description: "x", risk_level: "low", idempotent: true, arguments_schema: CLOSED };
+  const manifest = { description: "For tests", version: "1.0.0", provides: { tools: [tool] } };
+  writeFileSync(join(folder, "manifest.json"), JSON.stringify(manifest));
+  writeFileSync(join(folder, "handler.ts"), `export default () => ({ tools: { call: () => "plugin" } });`);
+  await ipc.acceptPlugin("myne", (await ipc.plugin("myne")).plugin.digest!);
+  expect(await ipc.callTool("myne.call", {}, "asker")).toEqual({ result: "plugin" });
+  expect(await ipc.callTool("my_ne.call", {}, "asker")).toMatchObject({ error: { code: "UNKNOWN_TOOL" } });
+  expect((await provided.closed)!.message).toContain("the plugin myne has this name, or one that reads like it");
+  expect(provided.isOpen).toBe(false);
+});
