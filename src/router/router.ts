@@ -254,8 +254,10 @@ export class Router {
       this.#expected.delete(label);
       return void plugin.relay(segment);
     }
-    if (this.#provisions.isOffered(label))
-      return void this.#provisions.relay(label, segment, (name) => this.#isPlugin(name)).catch(() => undefined); // its program ended meanwhile
+    if (this.#provisions.isOffered(label)) {
+      const isPlugin = (name: string): boolean => this.#isPlugin(name);
+      return void this.#provisions.relay(label, segment, isPlugin).catch(() => undefined); // its program has ended
+    }
     const pipe = Pipe.over(label, segment);
     const admitted = this.#admitted.get(label);
     if (admitted === undefined) return pipe.close();

@@ -1,6 +1,6 @@
 /**
- * `ipc.host.provide("notes", { list: { schema, run } })`: a program carries out itself what workers ask of the host. The
- * host checks, grants, limits and records each call as that of any tool; what is served here is only what it let pass.
+ * `ipc.host.provide("notes", { list: { schema, run } })`: a program carries out itself what workers ask of the host.
+ * The host checks, grants, limits and records each call as that of any tool; what comes here is what it let pass.
  */
 import { ChannelTransport } from "../calls/channel-transport.ts";
 import { callContext, CallServer } from "../calls/server.ts";

@@ -49,6 +49,59 @@ const provided = await ipc.host.provide("far", {
 console.log("provided");
 `;
 
+const PYTHON = `
+import asyncio, os, sys, threading, time
+from typing import Annotated, Literal, TypedDict
+sys.path.insert(0, sys.argv[1])
+import ipcctl
+from ipcctl import ToolError, ToolRequest
+class Place(TypedDict):
+    street: str
+def look(folder: Annotated[str, "where"], most: int = 3, kind: Literal["a", "b"] | None = None, *,
+         places: list[Place] = [], request: ToolRequest):
+    """Lists notes.
+
+    All of them."""
+    return [folder, most, kind, places, request.worker, request.group, request.session, request.signal.is_set()]
+def refuse(): raise ToolError("NO_MONEY", "there is none", retriable=True, field="purse")
+def crash(): raise ValueError("at /host/path")
+def leave(): raise SystemExit(3)
+def stop(): raise StopIteration
+def nan(): return float("nan")
+def hold(args, request):
+    print("begun", flush=True)
+    print("aborted" if request.signal.wait(30) else "late", flush=True)
+async def sleep(seconds: float):
+    try:
+        print("begun", flush=True)
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        print("cancelled", flush=True)
+        raise
+    return threading.current_thread().name
+def die(): os.kill(os.getpid(), 9)
+def fork():
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(30)
+        os._exit(0)
+    return pid
+empty = {"type": "object", "properties": {}}
+with ipcctl.connect() as ipc:
+    tools = dict(look=look, refuse=refuse, crash=crash, leave=leave, stop=stop, nan=nan, sleep=sleep, die=die, fork=fork,
+                 hold={"schema": empty, "run": hold, "idempotent": True, "timeout": 20.0, "description": "holds"},
+                 high={"run": lambda: "done", "risk": "high"})
+    provided = ipc.host.provide("far", tools, group="asker")
+    for name, given in [("files", look), ("../x", look), ("mine", lambda x: x), ("mine", {"run": 1}),
+                        ("mine", {"run": look, "schema": {"type": "string"}})]:
+        try:
+            ipc.host.provide(name, {"one": given}, group="asker")
+        except ipcctl.IpcError as error:
+            print(error.code, str(error).split("\\n")[0], flush=True)
+    print("provided", flush=True)
+    provided.wait()
+`;
+
 type Outcome = { readonly result?: unknown; readonly code?: string; readonly message?: string };
 let home: Home;
 let ipc: Ipcctl;
@@ -463,4 +516,114 @@ test("a plugin that is accepted takes the name from whoever provides it", async 
   expect(await ipc.callTool("my_ne.call", {}, "asker")).toMatchObject({ error: { code: "UNKNOWN_TOOL" } });
   expect((await provided.closed)!.message).toContain("the plugin myne has this name, or one that reads like it");
   expect(provided.isOpen).toBe(false);
+});
+
+/** A program in Python, and the lines that it writes. */
+const spawnPython = (): { child: Bun.Subprocess<"ignore", "pipe", "inherit">; line: () => Promise<string> } => {
+  const script = join(home.dir, "app/provider.py");
+  writeFileSync(script, PYTHON);
+  const child = Bun.spawn(["python3", script, join(ROOT, "python")], {
+    env: home.env,
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const reader = child.stdout.getReader();
+  let held = "";
+  const line = async (): Promise<string> => {
+    while (!held.includes("\n")) {
+      const { value, done } = await reader.read();
+      if (done) throw new Error(`it has ended after: ${held}`);
+      held += new TextDecoder().decode(value);
+    }
+    const end = held.indexOf("\n");
+    const first = held.slice(0, end);
+    held = held.slice(end + 1);
+    return first;
+  };
+  return { child, line };
+};
+
+test("a program in Python provides likewise: typed functions, schemas, async tools, refusals", async () => {
+  const { child, line } = spawnPython();
+  for (const says of [
+    "FAILED provide files: the plugin files has this name, or one that reads like it",
+    'USAGE "../x" cannot be the name of a plugin',
+    "BAD_CONFIG provide mine: one: <lambda>: x: has no type",
+    "BAD_CONFIG provide mine: one: run is not a function",
+    'BAD_CONFIG provide mine: tools[0].arguments_schema: its type is not "object"',
+  ])
+    expect(await line()).toStartWith(says);
+  expect(await line()).toBe("provided");
+  const { result } = await ask("core.list_tools");
+  const { tools } = result as { tools: { name: string }[] };
+  expect(tools.find(({ name }) => name === "far.look") as object).toEqual({
+    ...{ name: "far.look", description: "Lists notes. All of them.", risk_level: "low", idempotent: false },
+    arguments_schema: {
+      ...{ type: "object", additionalProperties: false, required: ["folder"] },
+      properties: {
+        folder: { type: "string", description: "where" },
+        most: { type: "integer", default: 3 },
+        kind: { anyOf: [{ enum: ["a", "b"] }, { type: "null" }], default: null },
+        places: {
+          ...{ type: "array", default: [] },
+          items: {
+            ...{ type: "object", additionalProperties: false, required: ["street"] },
+            properties: { street: { type: "string" } },
+          },
+        },
+      },
+    },
+  });
+  const places = [{ street: "Main" }];
+  expect(await ask("far.look", { folder: "a", places })).toEqual({
+    result: ["a", 3, null, places, "asker", "asker", "asker.1", false],
+  });
+  for (const [tool, args, outcome] of [
+    ["look", { folder: 1 }, { code: "VALIDATION_FAILED", field: "folder" }],
+    ["look", { folder: "a", kind: "c" }, { code: "VALIDATION_FAILED", field: "kind" }],
+    ["refuse", {}, { code: "NO_MONEY", retriable: true, field: "purse" }],
+    ["crash", {}, { code: "PLUGIN_ERROR" }],
+    ["leave", {}, { code: "PLUGIN_ERROR" }],
+    ["stop", {}, { code: "PLUGIN_ERROR" }],
+    ["nan", {}, { code: "PLUGIN_ERROR" }],
+  ] as const)
+    expect([tool, await ask(`far.${tool}`, args)]).toEqual([tool, expect.objectContaining(outcome)]);
+  expect((await ask("far.sleep", { seconds: 0 })).result).toBeString();
+  expect(await line()).toBe("begun");
+  const worker = await ipc.worker("asker");
+  for (const [tool, args, says] of [
+    ["hold", {}, "aborted"],
+    ["sleep", { seconds: 30 }, "cancelled"],
+  ] as const) {
+    const given = worker.call<Outcome>("ask", `far.${tool}`, args, 0.2);
+    expect(await line()).toBe("begun");
+    expect(await given).toMatchObject({ code: "UNKNOWN_OUTCOME" });
+    expect(await line()).toBe(says);
+  }
+  worker[Symbol.dispose]();
+
+  // The next router has it as well, and so many calls at once are each answered by their own.
+  process.kill(await router(), "SIGKILL");
+  const many = Array.from({ length: 50 }, (_, at) => ask("far.look", { folder: `${at}` }));
+  for (const [at, { result: found }] of (await Promise.all(many)).entries())
+    expect((found as unknown[])[0]).toBe(`${at}`);
+
+  // A process that it has forked keeps nothing of it.
+  const { result: forked } = await ask("far.fork");
+  try {
+    expect(await ask("far.die")).toMatchObject({ code: "UNKNOWN_OUTCOME" });
+    expect(await ask("far.look", { folder: "a" })).toMatchObject({ code: "UNKNOWN_TOOL" });
+  } finally {
+    process.kill(forked as number, "SIGKILL");
+  }
+  await child.exited;
+});
+
+test("one in Python that is stopped in the middle of nothing leaves no call without an answer", async () => {
+  const { child, line } = spawnPython();
+  while ((await line()) !== "provided");
+  const held = ask("far.hold");
+  expect(await line()).toBe("begun");
+  child.kill("SIGTERM");
+  expect(await held).toMatchObject({ code: "PLUGIN_UNAVAILABLE", retriable: true });
+  expect(await ask("far.hold")).toMatchObject({ code: "UNKNOWN_TOOL" });
 });
