@@ -194,6 +194,10 @@ export const LIMITS = {
   pluginTools: { value: 64, why: "tools of one plugin" },
   pluginToolMs: { value: 3_600_000, why: "longest time that a tool may say it takes: one hour" },
   pluginTextChars: { value: 2048, why: "a description in a manifest, which people and models read whole" },
+  skillBytes: {
+    value: 65_536,
+    why: "bytes of the text that says when to call the tools of a plugin; models read it whole, and what is longer is cut",
+  },
   pluginHosts: { value: 64, why: "hosts that one plugin may reach; a person reads all of them before they accept it" },
   pluginCredentials: { value: 16, why: "credentials of one plugin, which its process is told at its start" },
   pluginFiles: {

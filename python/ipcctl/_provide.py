@@ -92,6 +92,7 @@ class ProgramHost:
         tools: Mapping[str, Callable[..., Any] | Tool],
         *,
         group: str | Sequence[str] | None = None,
+        skill: str | None = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> Provided:
         """Provides tools for workers: ``{"list": …}`` as ``notes`` is what a worker calls as ``notes.list``, if its
@@ -101,12 +102,13 @@ class ProgramHost:
         :param tools: functions with annotated parameters, which are called by keyword; one annotated ``ToolRequest``
             gets who asks. Or a :class:`Tool`
         :param group: workers of these tool groups; by default the ephemeral workers of this program
+        :param skill: when to call which tool, for models: what ``host.skills()`` tells workers
         :param loop: for async tools; by default the one that runs in this thread, or else one of their own
         :raises IpcError: BAD_CONFIG; FAILED if a plugin or another program has the name
         """
         known = {tool: _Known(name, tool, given) for tool, given in tools.items()}
         groups = None if group is None else [group] if isinstance(group, str) else list(group)
-        one = Provided(self._ipcctl, name, known, groups, loop or _running_loop())
+        one = Provided(self._ipcctl, name, known, groups, skill, loop or _running_loop())
         one._keep_on(time.monotonic() + _OFFER_SECONDS)
         self.provided.add(one)
         _all.add(one)
@@ -158,9 +160,11 @@ class Provided:
         name: str,
         tools: Mapping[str, _Known],
         groups: Sequence[str] | None,
+        skill: str | None,
         loop: asyncio.AbstractEventLoop | None,
     ) -> None:
-        self._ipcctl, self.name, self._tools, self._groups, self._loop = ipcctl, name, tools, groups, loop
+        self._ipcctl, self.name, self._tools, self._loop = ipcctl, name, tools, loop
+        self._groups, self._skill = groups, skill
         self._lock = threading.Lock()
         self._is_over = False
         self._is_open = False
@@ -216,7 +220,8 @@ class Provided:
 
     def _offer(self) -> None:
         tools = [tool.definition for tool in self._tools.values()]
-        asked = {"PluginProvide": {"name": self.name, "tools": tools, "groups": self._groups}}
+        about = {"name": self.name, "tools": tools, "skill": self._skill, "groups": self._groups}
+        asked = {"PluginProvide": about}
         answer = self._ipcctl.request(asked)["Success"]
         half = lead(answer["socket"], "the router", answer["label"], 2 * HOST_MESSAGE_BYTES_MAX, _OFFER_SECONDS)
         if half is None:

@@ -15,7 +15,9 @@ import { sleep } from "../base/patience.ts";
 import type { Paths } from "../base/paths.ts";
 import { TOOL_TOPIC } from "../../contract/host.ts";
 import { foldName, parsePluginName, parseTools } from "../host/manifest.ts";
+import { Grants } from "../host/host-tools.ts";
 import { IN_ROUTER } from "../host/shipped-manifests.ts";
+import { skillOf } from "../host/skills.ts";
 import type { JsonObject } from "../host/wire.ts";
 import type { CallClient } from "../calls/client.ts";
 import type { Lent } from "../calls/session.ts";
@@ -28,8 +30,8 @@ import type { ToolAnswer } from "../protocol/status.ts";
 import { loadPolicy, type Policy } from "../sandbox/policy.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
-import type { KnownPlugins } from "./known-plugins.ts";
-import { Plugins } from "./plugins.ts";
+import type { KnownPlugin, KnownPlugins } from "./known-plugins.ts";
+import { Plugins, type PluginSpec } from "./plugins.ts";
 
 const ROUTER = workerName("host", "router");
 /** How long the router may take to start, and to answer. */
@@ -58,6 +60,7 @@ export type HostCallsDeps = {
 type Provided = {
   readonly name: string;
   readonly tools: readonly unknown[];
+  readonly skill: string | null;
   readonly groups: readonly string[] | null;
 };
 
@@ -190,8 +193,7 @@ export class HostCalls implements Disposable {
     client.call("attend", []).catch(() => undefined); // it lasts as long as the channel
     await this.#leaveOthers(client);
     try {
-      for (const { name, manifest } of specs)
-        await client.call("provide", [{ name, tools: manifest.provides.tools }], null, { timeout: ROUTER_MS });
+      for (const spec of specs) await client.call("provide", [providedBy(spec)], null, { timeout: ROUTER_MS });
     } catch (error) {
       cannotLoad(error as Error);
     }
@@ -209,7 +211,7 @@ export class HostCalls implements Disposable {
    * channel to the router under the label.
    * @throws IpcError BAD_CONFIG, FAILED, LIMIT; NOT_RUNNING if there is no router now
    */
-  async provide(pid: number, { name, tools, groups }: Provided): Promise<{ label: string; socket: string }> {
+  async provide(pid: number, { name, tools, skill, groups }: Provided): Promise<{ label: string; socket: string }> {
     parsePluginName(name);
     const parsed = parseTools(name, tools);
     const { plugins } = await (await this.#deps.plugins()).all();
@@ -223,7 +225,7 @@ export class HostCalls implements Disposable {
         },
       );
     const label = randomBytes(LABEL_BYTES).toString("hex");
-    const offer = { name, tools: parsed, owner: groups === null ? pid : null, groups: groups ?? [] };
+    const offer = { name, tools: parsed, skill, owner: groups === null ? pid : null, groups: groups ?? [] };
     try {
       const router = await this.#reachRouter();
       await router.call("offer", [label, offer], null, { timeout: ROUTER_MS });
@@ -233,6 +235,22 @@ export class HostCalls implements Disposable {
       throw new IpcError("NOT_RUNNING", `provide ${name}: the router does not answer: ${text}`, { cause: error });
     }
     return { label, socket: placeOf(this.#deps.registry().get(ROUTER)).shimSocket };
+  }
+
+  /** Of each plugin of which a policy grants some tool, the text that says when to call which. */
+  async skills(tools: readonly string[]): Promise<ReadonlyMap<string, string>> {
+    const grants = new Grants(tools);
+    const { plugins } = await (await this.#deps.plugins()).all();
+    const isGranted = ({ name, serving }: KnownPlugin): boolean =>
+      serving?.manifest.provides.tools.some(
+        (tool) => grants.of({ plugin: name, manifest: { ...tool, name: `${name}.${tool.name}` } }).isGranted,
+      ) === true;
+    return new Map(
+      plugins.filter(isGranted).flatMap(({ name, serving }) => {
+        const text = skillOf(name, serving!.folder); // it has one: it is granted
+        return text === undefined ? [] : [[name, text] as const];
+      }),
+    );
   }
 
   /** Calls a tool as a user of this machine, through all stages. @throws IpcError if there is no router */
@@ -319,7 +337,7 @@ export class HostCalls implements Disposable {
     const specs = await this.#plugins.read();
     const spec = specs.find((one) => one.name === name);
     if (spec === undefined) await router.call("withdraw", [name]);
-    else await router.call("provide", [{ name, tools: spec.manifest.provides.tools }]);
+    else await router.call("provide", [providedBy(spec)]);
     await router.call("release", [name]);
   }
 
@@ -390,6 +408,11 @@ export class HostCalls implements Disposable {
     for (const timer of this.#timers) clearTimeout(timer);
     void this.#router?.then((client) => client[Symbol.dispose]()).catch(() => undefined);
   }
+}
+
+/** What the router has to know of a plugin. */
+function providedBy({ name, folder, manifest }: PluginSpec): object {
+  return { name, tools: manifest.provides.tools, skill: skillOf(name, folder) ?? null };
 }
 
 /** Whether a run goes on, and may still do what it might when a person was asked about it. */

@@ -55,9 +55,9 @@ export const PLUGIN_HANDLERS: {
   },
   PluginCall: async ({ tool, arguments: args, group }, { hostCalls }, { uid }) =>
     data(await hostCalls.ask(uid, tool, args, group ?? undefined)),
-  PluginProvide: async ({ name, tools, groups }, deps, caller) => {
+  PluginProvide: async ({ name, tools, skill, groups }, deps, caller) => {
     const { label, socket } = await recorded(deps, caller, { plugin: name, action: "provide" }, () =>
-      deps.hostCalls.provide(caller.pid, { name, tools, groups }),
+      deps.hostCalls.provide(caller.pid, { name, tools, skill, groups }),
     );
     return { Success: { message: `Channels with this label provide ${name}`, label, socket } };
   },

@@ -47,6 +47,8 @@ export type Host = {
   readonly record: (entry: AuditEntry) => boolean;
   /** State of a plugin, for diagnostics. */
   readonly stateOf: (plugin: string) => string;
+  /** When to call the tools of a plugin, or of what a program provides for this session. */
+  readonly skillOf?: (plugin: string, session: Session) => string | undefined;
   /** Milliseconds of Unix time. */
   readonly now: () => number;
   readonly newId: () => string;
@@ -270,7 +272,7 @@ function route(call: Call, host: Host): Ended | Promise<Ended> {
   try {
     const refusal = unapproved(call, host);
     if (refusal !== undefined) return refusal;
-    const result = call.tool!.plugin === CORE ? runCore(call.tool!, call.channel.facts()) : host.route(call);
+    const result = call.tool!.plugin === CORE ? runCore(call.tool!, call.channel.facts(), call.args) : host.route(call);
     if (!isThenable(result)) return resultOf(call, host, result);
     return Promise.resolve(result).then(
       (value) => resultOf(call, host, value),
@@ -440,6 +442,7 @@ export class HostChannel {
         const { rate } = grants.of({ plugin, manifest });
         return { ...manifest, plugin, rate, state: plugin === CORE ? "ready" : this.#host.stateOf(plugin) };
       }),
+      skillOf: (plugin) => this.#host.skillOf?.(plugin, this.#session),
       ...{ calls: this.#calls, under_way: this.#underWay.size, refused: Object.fromEntries(this.#refusals) },
     };
   }

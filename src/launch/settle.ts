@@ -41,6 +41,8 @@ export type Preparation = {
   readonly baseUmask?: number | undefined;
   /** Variables that ipcctl adds. */
   readonly own: Readonly<Record<string, string>>;
+  /** Texts of plugins, for a worker whose policy grants tools. */
+  readonly skills?: string;
   /** The worker's own folder, if its policy has one. */
   readonly scratch: string;
   /** Other users cannot enter it. */
@@ -102,7 +104,9 @@ export function settle(wanted: Preparation): Settled {
   const variables = { project: app.cwd, home: homeOf(wanted.base) };
   const policyText = policyOf(withListener(app, wanted.asks), asWritten, variables, wanted.isOnce);
   const policy = loadPolicy(policyText, variables);
-  const own = policy.host.tools.length > 0 ? { ...wanted.own, ...askingBy(wanted) } : wanted.own;
+  const skills = policy.host.tools.length > 0 ? wanted.skills : undefined;
+  const toAsk = skills === undefined ? askingBy(wanted) : { ...askingBy(wanted), IPCCTL_SKILLS: skills };
+  const own = policy.host.tools.length > 0 ? { ...wanted.own, ...toAsk } : wanted.own;
   requireToolsFit(wanted, policy, dirname(wanted.audit.folder));
   const { decided, environment, file } = settleEnvironment(wanted, launchable, asWritten, policy);
   const inherited = allowed(wanted.base, policy);
@@ -140,7 +144,10 @@ export function settle(wanted: Preparation): Settled {
   const named = [...script, ...policy.files.read.map(({ path }) => path)];
   const plan = compilePlan(policy, machine, {
     scratch,
-    program: [...program.readable, ...behind, ...(asksByShell(policy) ? [IPC_COMMAND] : [])],
+    program: [
+      ...[...program.readable, ...behind, ...(asksByShell(policy) ? [IPC_COMMAND] : [])],
+      ...(skills === undefined ? [] : [skills]),
+    ],
     cwd: launch.cwd,
     isForked: snapshot !== undefined,
     secrets: credentialsFolderOf(dirname(wanted.audit.folder)),

@@ -293,6 +293,11 @@ export const VERBS = {
     fields: z.object({
       name,
       tools: z.array(z.record(z.string(), z.json())).max(limit("pluginTools")),
+      skill: z
+        .string()
+        .refine((text) => Buffer.byteLength(text) <= limit("skillBytes"), `at most ${limit("skillBytes")} bytes`)
+        .nullish()
+        .transform((value) => value ?? null),
       groups: z
         .array(z.string().min(1))
         .min(1)

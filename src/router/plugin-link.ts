@@ -7,6 +7,7 @@ import { z } from "zod";
 import { ChannelTransport } from "../calls/channel-transport.ts";
 import { CallClient } from "../calls/client.ts";
 import { IpcError } from "../base/errors.ts";
+import { limit } from "../base/limits.ts";
 import { atMost } from "../base/patience.ts";
 import type { HostTool } from "../host/host-tools.ts";
 import { ToolError } from "../host/plugin.ts";
@@ -265,6 +266,8 @@ const TIMEOUT_S = 30;
 /** A plugin, or what a program provides. */
 export const provided = z.strictObject({
   name: z.string(),
+  /** When to call its tools. */
+  skill: z.string().max(limit("skillBytes")).nullable().default(null),
   tools: z.array(
     z.object({
       name: z.string(),

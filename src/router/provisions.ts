@@ -106,6 +106,11 @@ export class Provisions {
     return [...found.values()];
   }
 
+  /** When to call what is provided under this name. */
+  skillOf(name: string, session: Session): string | undefined {
+    return this.#for(session).find(({ offer: { name: one } }) => one === name)?.offer.skill ?? undefined;
+  }
+
   /** Who carries it out; undefined for a tool of a plugin. */
   providerOf(tool: HostTool): Plugin | undefined {
     for (const one of this.#all) if (one.offer.name === tool.plugin && one.tools.includes(tool)) return one;

@@ -15,6 +15,7 @@ import { Buckets } from "../host/buckets.ts";
 import { CORE, Grants, hostTool, type HostTool } from "../host/host-tools.ts";
 import { foldName } from "../host/manifest.ts";
 import { HostChannel, type Host, type Session } from "../host/pipeline.ts";
+import { skillOf } from "../host/skills.ts";
 import { Refusal } from "../host/wire.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { Pipe } from "../plane/pipe.ts";
@@ -64,6 +65,8 @@ export class Router {
   readonly #host: Host;
   /** What the plugins of {@link provide} are, so that a change is seen. */
   readonly #definitions = new Map<string, string>();
+  /** When to call the tools of those. */
+  readonly #skills = new Map<string, string>();
   /** Plugins whose channels will be relayed, by label. */
   readonly #expected = new Map<string, PluginLink>();
   #desk = Promise.withResolvers<Desk>();
@@ -111,6 +114,10 @@ export class Router {
       },
       record,
       stateOf: (plugin) => this.#plugins.get(plugin)?.state ?? "ready", // what programs provide is there
+      skillOf: (plugin, session) =>
+        this.#plugins.has(plugin)
+          ? (this.#skills.get(plugin) ?? skillOf(plugin, undefined))
+          : this.#provisions.skillOf(plugin, session),
       now: Date.now,
       newId: () => `${born}-${this.#next++}`,
     };
@@ -140,14 +147,15 @@ export class Router {
    * @throws IpcError BAD_REQUEST
    */
   provide(value: unknown): void {
-    const { name, tools } = requireProvided(value);
-    const definition = JSON.stringify(tools);
+    const { name, tools, skill } = requireProvided(value);
+    const definition = JSON.stringify({ tools, skill });
     if (this.#definitions.get(name) === definition) return; // of a daemon that came anew
     if (this.#plugins.has(name) && !(this.#plugins.get(name) instanceof PluginLink))
       throw new IpcError("BAD_REQUEST", `provide: ${name} is a plugin that comes with ipcctl`);
     this.withdraw(name);
     this.#provisions.yield(name);
     this.#definitions.set(name, definition);
+    if (skill !== null) this.#skills.set(name, skill);
     const link = new PluginLink(
       name,
       tools.map((tool) => hostTool(name, tool)),
@@ -217,6 +225,7 @@ export class Router {
     if (!(plugin instanceof PluginLink)) return;
     this.#plugins.delete(name);
     this.#definitions.delete(name);
+    this.#skills.delete(name);
     plugin.close();
     for (const { manifest } of plugin.tools) this.#tools.delete(manifest.name);
   }

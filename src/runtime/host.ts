@@ -407,7 +407,21 @@ async function tools(options: HostCallOptions = {}): Promise<HostTool[]> {
   return (await call<{ tools: HostTool[] }>("core.list_tools", {}, options)).tools;
 }
 
-const verbs = { call, batch, tools };
+async function skills(options: HostCallOptions = {}): Promise<Record<string, string>> {
+  const all: Record<string, string> = {};
+  for (let after: string | null = ""; after !== null;) {
+    const page: { skills: Record<string, string>; next: string | null } = await call(
+      "core.get_skills",
+      { after },
+      options,
+    );
+    Object.assign(all, page.skills);
+    after = page.next;
+  }
+  return all;
+}
+
+const verbs = { call, batch, tools, skills };
 
 /** The tools of one plugin by their names. */
 export type HostPlugin = {
@@ -431,6 +445,8 @@ export type HostCalls = {
   ) => Promise<unknown[]>;
   /** What this worker may call, with the JSON Schema of the arguments: the answer of `core.list_tools`. */
   readonly tools: (options?: HostCallOptions) => Promise<HostTool[]>;
+  /** By plugin, when to call which of its tools: Markdown, which the folder `IPCCTL_SKILLS` has as files too. */
+  readonly skills: (options?: HostCallOptions) => Promise<Record<string, string>>;
 };
 
 /**

@@ -44,6 +44,8 @@ export type ProvidedTool<Schema extends ToolSchema = ToolSchema> = {
 export type ProvideOptions = {
   /** Workers of these tool groups; without it the ephemeral workers of this program. */
   readonly group?: string | readonly string[] | undefined;
+  /** When to call which tool, for models: what `host.skills()` tells workers. */
+  readonly skill?: string | undefined;
 };
 
 /** What {@link ProgramHost.provide} gives: it is provided until this is disposed, or the program ends. */
@@ -105,6 +107,7 @@ class Provision implements Provided {
   readonly #name: string;
   readonly #definitions: readonly object[];
   readonly #groups: readonly string[] | null;
+  readonly #skill: string | null;
   readonly #runs: ReadonlyMap<string, Run>;
   readonly #closed = Promise.withResolvers<IpcError | undefined>();
   readonly #onOver: () => void;
@@ -114,7 +117,7 @@ class Provision implements Provided {
   private constructor(
     verbs: Verbs,
     name: string,
-    { group }: ProvideOptions,
+    { group, skill }: ProvideOptions,
     definitions: readonly object[],
     runs: ReadonlyMap<string, Run>,
     onOver: () => void,
@@ -122,6 +125,7 @@ class Provision implements Provided {
     this.#verbs = verbs;
     this.#name = name;
     this.#groups = group === undefined ? null : typeof group === "string" ? [group] : [...group];
+    this.#skill = skill ?? null;
     this.#definitions = definitions;
     this.#runs = runs;
     this.#onOver = onOver;
@@ -169,7 +173,7 @@ class Provision implements Provided {
   }
 
   async #offer(): Promise<void> {
-    const { label, socket } = await this.#verbs.provide(this.#name, this.#definitions, this.#groups);
+    const { label, socket } = await this.#verbs.provide(this.#name, this.#definitions, this.#groups, this.#skill);
     const segment = await lead({ name: "the router", shimSocket: socket }, label, CAPACITY, OFFER_MS);
     if (segment === undefined) throw new IpcError("CONNECTION_LOST", "the router did not take the channel");
     const offered = Promise.withResolvers<true>();

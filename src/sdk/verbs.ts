@@ -239,8 +239,9 @@ export abstract class Verbs {
     name: string,
     tools: readonly object[],
     groups: readonly string[] | null,
+    skill: string | null = null,
   ): Promise<{ readonly label: string; readonly socket: string }> {
-    return await ask(this, "PluginProvide", { name, tools: tools as never, groups: groups as string[] | null });
+    return await ask(this, "PluginProvide", { name, tools: tools as never, skill, groups: groups as string[] | null });
   }
 
   /** Ends its process once nothing is under way in it; the next call starts what is accepted then. */

@@ -1,9 +1,14 @@
 /** What the router keeps of programs that provide tools, without any of them. */
 import { expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
 import { IpcError } from "../../src/base/errors.ts";
+import { CORE_TOOLS, runCore } from "../../src/host/core-tools.ts";
 import { Grants } from "../../src/host/host-tools.ts";
 import type { Session } from "../../src/host/pipeline.ts";
+import { skillOf } from "../../src/host/skills.ts";
 import { parseRequest } from "../../src/protocol/requests.ts";
 import { Provisions } from "../../src/router/provisions.ts";
 
@@ -26,6 +31,8 @@ const codeOf = (work: () => unknown): string => {
   }
   return "none";
 };
+const answerTo = (tool: string, facts: object, args: object): unknown =>
+  runCore(CORE_TOOLS.get(tool)!, facts as never, args as never);
 const none = (): boolean => false;
 
 test("a session sees what its owner provides before what is for its group, and nothing of others", () => {
@@ -80,4 +87,51 @@ test("provisionGroups: as many as the limit, and one more is refused", () => {
       ),
     );
   expect([ask(1), ask(most), ask(most + 1), ask(0)]).toEqual(["none", "none", "BAD_REQUEST", "BAD_REQUEST"]);
+});
+
+test("skillBytes: of a program as many, and one more is refused", () => {
+  const ask = (bytes: number): string =>
+    codeOf(() =>
+      parseRequest(
+        Buffer.from(JSON.stringify({ PluginProvide: { name: "a", tools: [], skill: `é${"x".repeat(bytes - 2)}` } })),
+      ),
+    );
+  const most = LIMITS.skillBytes.value;
+  expect([ask(most), ask(most + 1)]).toEqual(["none", "BAD_REQUEST"]);
+});
+
+test("skillBytes: a text of as many bytes is told whole, and a longer one is cut", () => {
+  const folder = mkdtempSync(join(tmpdir(), "ipcctl-skills-"));
+  try {
+    expect(skillOf("mail", folder)).toBeUndefined();
+    mkdirSync(join(folder, "skills"));
+    const most = LIMITS.skillBytes.value;
+    for (const [text, told] of [
+      ["x".repeat(most), "x".repeat(most)],
+      [`x${"é".repeat(most / 2)}`, `x${"é".repeat(most / 2 - 1)}`],
+    ] as const) {
+      writeFileSync(join(folder, "skills/mail.md"), text);
+      expect(skillOf("mail", folder)).toBe(told);
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+});
+
+test("skill texts come in pages, of granted plugins only, each once", () => {
+  const names = Array.from({ length: 40 }, (_, at) => `plugin${at}`).toSorted();
+  const text = "\u0001".repeat(10_000);
+  const tools = ["core", ...names, ...names].map((plugin) => ({ plugin }));
+  const facts = { tools, skillOf: (plugin: string) => (plugin === "core" ? undefined : `${plugin} ${text}`) };
+  const found: string[] = [];
+  for (let after: string | null = ""; after !== null;) {
+    const page = answerTo("core.get_skills", facts, { after }) as {
+      skills: Record<string, string>;
+      next: string | null;
+    };
+    expect(JSON.stringify(page).length).toBeLessThan(LIMITS.hostMessageBytes.value);
+    found.push(...Object.keys(page.skills));
+    after = page.next;
+  }
+  expect(found).toEqual(names);
 });
