@@ -1,4 +1,4 @@
-/** Texts that are part of the program: `import text from "./a.md" with { type: "text" }`. */
+/** Texts that are part of the program, imported with the type `text`. */
 declare module "*.md" {
   const text: string;
   export default text;

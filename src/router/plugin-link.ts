@@ -144,17 +144,7 @@ export class PluginLink implements Plugin {
       if (call.isGivenUp) return new Refusal("CANCELLED", "the worker gave it up before it was carried out");
       if (!isSecond) begin();
       try {
-        return await dispatch(client, call, {
-          ...{ plugin: this.name, timeoutMs: this.#timeoutOf(call) },
-          // It must not go on with what nobody waits for any more, and gets nothing else before it is killed.
-          onLate: () => {
-            if (this.#client === client) this.#client = undefined;
-            void this.#desk().then(
-              ({ kill }) => kill(this.name),
-              () => undefined,
-            );
-          },
-        });
+        return await this.#dispatch(client, call);
       } catch (error) {
         if (!(error instanceof Gone)) throw error;
         if (!idempotent || call.isGivenUp)
@@ -186,8 +176,17 @@ export class PluginLink implements Plugin {
     }
   }
 
-  #timeoutOf(call: Call): number {
-    return this.#timeoutMs.get(call.tool!.manifest.name.slice(this.name.length + 1))!; // each tool has one
+  #dispatch(client: CallClient, call: Call): Promise<unknown> {
+    const timeoutMs = this.#timeoutMs.get(call.tool!.manifest.name.slice(this.name.length + 1))!; // each tool has one
+    // It must not go on with what nobody waits for any more, and gets nothing else before it is killed.
+    const onLate = (): void => {
+      if (this.#client === client) this.#client = undefined;
+      void this.#desk().then(
+        ({ kill }) => kill(this.name),
+        () => undefined,
+      );
+    };
+    return dispatch(client, call, { plugin: this.name, timeoutMs, onLate });
   }
 }
 
