@@ -23,7 +23,9 @@ export {
   type HostCallOptions,
   type HostCalls,
   type HostCode,
+  type HostFacade,
   type HostPlugin,
+  type HostPlugins,
   type HostTool,
   type Stage as HostStage,
 } from "./runtime/host.ts";

@@ -428,6 +428,16 @@ export type HostPlugin = {
   readonly [tool: string]: <T = unknown>(args?: HostArguments, options?: HostCallOptions) => Promise<T>;
 };
 
+/**
+ * The plugins whose tools are declared: `ipcctl types --tools` writes them. As long as there are none, the names of all
+ * plugins and tools are taken as they come.
+ */
+// oxlint-disable-next-line typescript/no-empty-object-type -- declarations of tools add to it
+export interface HostPlugins {}
+
+/** What of {@link host} follows from the plugins. */
+export type HostFacade = keyof HostPlugins extends never ? { readonly [plugin: string]: HostPlugin } : HostPlugins;
+
 /** What a worker may ask the host for. A call says what it wants and nothing of who asks: the host knows that. */
 export type HostCalls = {
   /**
@@ -455,7 +465,7 @@ export type HostCalls = {
  */
 export const host = new Proxy(verbs, {
   get: (_, name) => (Object.hasOwn(verbs, name) ? verbs[name as keyof typeof verbs] : memberOf(name, pluginOf)),
-}) as HostCalls & { readonly [plugin: string]: HostPlugin };
+}) as HostCalls & HostFacade;
 
 function pluginOf(plugin: string): HostPlugin {
   const toolOf = (tool: string): HostPlugin[string] => {
