@@ -98,6 +98,10 @@ export function buildProgram(finish: (status: Promise<number>) => Promise<void>)
     .option("--instances <n>", "number of processes (default: 1)")
     .option("--group <name>", "select it with @NAME")
     .option("--allow-tools <globs>", "grant tools of the host's plugins: files.read, files.*,… (see docs/host.md)")
+    .option(
+      "--unsafe-tools",
+      "grant them under a policy that shows your files too; none of high risk or with a credential",
+    )
     .option("--approval-timeout <time>", "how long a person is asked about a call of high risk (default: 5m)")
     .option("--tool-group <name>", "whose data its tools work on (default: that of its name)")
     .addOption(

@@ -31,7 +31,7 @@ import { loadPolicy, type Policy } from "../sandbox/policy.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
 import type { KnownPlugin, KnownPlugins } from "./known-plugins.ts";
-import { Plugins, type PluginSpec } from "./plugins.ts";
+import { needsOf, Plugins, type PluginSpec } from "./plugins.ts";
 
 const ROUTER = workerName("host", "router");
 /** How long the router may take to start, and to answer. */
@@ -411,8 +411,10 @@ export class HostCalls implements Disposable {
 }
 
 /** What the router has to know of a plugin. */
-function providedBy({ name, folder, manifest }: PluginSpec): object {
-  return { name, tools: manifest.provides.tools, skill: skillOf(name, folder) ?? null };
+function providedBy(spec: PluginSpec): object {
+  const { name, folder, manifest } = spec;
+  const skill = skillOf(name, folder) ?? null;
+  return { name, tools: manifest.provides.tools, skill, has_credential: needsOf(spec).credentials.length > 0 };
 }
 
 /** Whether a run goes on, and may still do what it might when a person was asked about it. */
@@ -444,6 +446,7 @@ function admissionOf(worker: Worker, run: number): object {
   const { tools, group = worker.config.name, rates } = policy.host;
   return {
     ...{ worker: worker.id, session: sessionOf(worker, run), group, owner: worker.config.owner, tools, rates },
+    is_unsafe: worker.config.unsafe_tools,
     ...{ policy: digestOf(policy), policy_name: policy.name },
     approval_ms: worker.config.approval_timeout ?? limit("approvalMs"),
     transport: worker.config.transport ?? "shm",

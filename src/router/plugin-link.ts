@@ -265,6 +265,8 @@ const TIMEOUT_S = 30;
 /** A plugin, or what a program provides. */
 export const provided = z.strictObject({
   name: z.string(),
+  /** It holds one, which none may use whose calls nobody can hold to what is granted. */
+  has_credential: z.boolean().default(false),
   /** When to call its tools. */
   skill: z.string().max(limit("skillBytes")).nullable().default(null),
   tools: z.array(

@@ -46,6 +46,8 @@ const admission = z.strictObject({
   /** Globs of whole names. */
   tools: z.array(z.string()),
   rates: z.record(z.string(), z.string()),
+  /** It may act as its user. */
+  is_unsafe: z.boolean(),
   /** SHA-256 of its policy. */
   policy: z.string(),
   policy_name: z.string(),
@@ -147,8 +149,8 @@ export class Router {
    * @throws IpcError BAD_REQUEST
    */
   provide(value: unknown): void {
-    const { name, tools, skill } = requireProvided(value);
-    const definition = JSON.stringify({ tools, skill });
+    const { name, tools, skill, has_credential: hasCredential } = requireProvided(value);
+    const definition = JSON.stringify({ tools, skill, hasCredential });
     if (this.#definitions.get(name) === definition) return; // of a daemon that came anew
     if (this.#plugins.has(name) && !(this.#plugins.get(name) instanceof PluginLink))
       throw new IpcError("BAD_REQUEST", `provide: ${name} is a plugin that comes with ipcctl`);
@@ -158,7 +160,7 @@ export class Router {
     if (skill !== null) this.#skills.set(name, skill);
     const link = new PluginLink(
       name,
-      tools.map((tool) => hostTool(name, tool)),
+      tools.map((tool) => hostTool(name, tool, hasCredential)),
       new Map(tools.map((tool) => [tool.name, tool.timeout_s * 1000])),
       () => this.#reachDesk(),
     );
@@ -307,7 +309,7 @@ export class Router {
 
 function sessionOf(admission: Admission): Session {
   const { worker, session: id, group, owner, policy_name: name, policy: digest, approval_ms: approvalMs } = admission;
-  const grants = new Grants(admission.tools, admission.rates);
+  const grants = new Grants(admission.tools, admission.rates, admission.is_unsafe);
   const hasCamelKeys = admission.transport !== "shm";
   const policy = { name, digest };
   return { worker, id, group, owner: owner ?? undefined, grants, policy, approvalMs, hasCamelKeys };

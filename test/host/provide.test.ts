@@ -12,7 +12,7 @@ import { CallServer } from "../../src/calls/server.ts";
 import { Encoder } from "../../src/plane/cbor-encode.ts";
 import { Channel } from "../../src/plane/channel.ts";
 import { lead } from "../../src/plane/meet.ts";
-import { Home, ROOT, waitUntil } from "../home.ts";
+import { type CliResult, Home, ROOT, waitUntil } from "../home.ts";
 import { skipUnless } from "../needs.ts";
 import { installNode, NODE_VERSION } from "../node.ts";
 
@@ -663,4 +663,29 @@ test("a worker has the texts of the plugins that it may call, as read-only files
   const [, few] = await strict.call<[object, object]>("skills");
   strict[Symbol.dispose]();
   expect(few).toEqual({ "mail.md": "# mail\n" });
+});
+
+test("under a policy that shows the user's files tools need a word of their own, and are of low risk only", async () => {
+  const folder = join(home.paths.config, "../plugins/vault");
+  mkdirSync(folder, { recursive: true });
+  const tool = { name: "open", description: "x", risk_level: "low", arguments_schema: CLOSED };
+  const manifest = { description: "x", version: "1.0.0", credentials: ["token"], provides: { tools: [tool] } };
+  writeFileSync(join(folder, "manifest.json"), JSON.stringify(manifest));
+  writeFileSync(join(folder, "handler.ts"), `export default () => ({ tools: { open: () => 1 } });`);
+  await ipc.acceptPlugin("vault", (await ipc.plugin("vault")).plugin.digest!);
+  const project = join(home.dir, "project");
+  const flags = ["--policy", "trusted", "--allow-tools", "*", "--tool-group", "asker"];
+  const start = (...more: string[]): Promise<CliResult> =>
+    home.cli("start", join(project, "asker.py"), "--name", "unsafe", "--cwd", project, ...flags, ...more);
+  expect(await start()).toMatchObject({ status: 5 });
+  expect(await start("--unsafe-tools")).toMatchObject({ status: 0 });
+  expect(await ask("notes.even", { value: 2 }, "unsafe")).toEqual({ result: 1 });
+  for (const name of ["notes.high", "vault.open"])
+    expect([name, (await ask(name, {}, "unsafe")).code]).toEqual([name, "UNAUTHORIZED"]);
+  expect((await ipc.callTool("vault.open")).error?.code).toBe("PLUGIN_UNAVAILABLE"); // it is there, without its token
+  const listed = JSON.stringify((await ask("core.list_tools", {}, "unsafe")).result);
+  expect(listed).toContain("notes.even");
+  expect(listed).not.toMatch(/notes\.high|vault\.open/);
+  const { degraded } = await ipc.status("unsafe");
+  expect(degraded).toEqual([expect.stringMatching(/^tools of the host: its grant of \/ shows .*act as the user$/)]);
 });
