@@ -108,6 +108,17 @@ class Ipcctl:
                 raise
         return _checked(answer)
 
+    def _request_running(self, message: object) -> dict[str, Any]:
+        """The same to a daemon that is there: whoever has stopped one does not want us to start another."""
+        if self._is_closed:
+            raise IpcError("FAILED", "the connection to the daemon was closed")
+        wire = _Wire(self._path)
+        try:
+            wire.send(_encode(message))
+            return _checked(wire.receive())
+        finally:
+            wire.close()
+
     def list(self) -> List[str]:
         """Names of all workers."""
         names: List[str] = self._query("List")

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 #: How long the router may take to offer the tools.
 _OFFER_SECONDS = 30.0
-#: Between two attempts, where the router has ended and the next one starts.
-_AGAIN_SECONDS = 0.1
+#: Between two attempts, where the router has ended and the next one starts; growing up to the second number.
+_AGAIN_SECONDS, _AGAIN_SECONDS_MAX = 0.05, 1.0
 #: How often the thread that serves looks whether another one, which has served, has left.
 _LOOK_SECONDS = 0.05
 #: No router is there now, or no daemon: the next one is asked.
@@ -109,7 +109,7 @@ class ProgramHost:
         known = {tool: _Known(name, tool, given) for tool, given in tools.items()}
         groups = None if group is None else [group] if isinstance(group, str) else list(group)
         one = Provided(self._ipcctl, name, known, groups, skill, loop or _running_loop())
-        one._keep_on(time.monotonic() + _OFFER_SECONDS)
+        one._keep_on(self._ipcctl.request, time.monotonic() + _OFFER_SECONDS)
         self.provided.add(one)
         _all.add(one)
         return one
@@ -208,21 +208,23 @@ class Provided:
         self._lock = threading.Lock()
         self._is_over, self._is_open, self._leave = True, False, _nothing
 
-    def _keep_on(self, until: float | None) -> None:
+    def _keep_on(self, request: Callable[[object], dict[str, Any]], until: float | None) -> None:
         """Until a router has it. :raises IpcError:"""
+        pause = _AGAIN_SECONDS
         while not self._is_over:
             try:
-                return self._offer()
+                return self._offer(request)
             except IpcError as error:
                 if error.code not in _NOT_NOW or (until is not None and time.monotonic() > until):
                     raise
-                time.sleep(_AGAIN_SECONDS)
+                time.sleep(pause)
+                pause = min(2 * pause, _AGAIN_SECONDS_MAX)
 
-    def _offer(self) -> None:
+    def _offer(self, request: Callable[[object], dict[str, Any]]) -> None:
         tools = [tool.definition for tool in self._tools.values()]
         about = {"name": self.name, "tools": tools, "skill": self._skill, "groups": self._groups}
         asked = {"PluginProvide": about}
-        answer = self._ipcctl.request(asked)["Success"]
+        answer = request(asked)["Success"]
         half = lead(answer["socket"], "the router", answer["label"], 2 * HOST_MESSAGE_BYTES_MAX, _OFFER_SECONDS)
         if half is None:
             raise IpcError("CONNECTION_LOST", "the router did not take the channel")
@@ -250,7 +252,7 @@ class Provided:
     def _again(self) -> None:
         """The router has ended: the next one gets it as well."""
         try:
-            self._keep_on(None)
+            self._keep_on(self._ipcctl._request_running, None)
         except IpcError as error:
             self._end(error)
 

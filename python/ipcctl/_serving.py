@@ -203,7 +203,7 @@ class Serving:
         if segment.name:
             self._keep_pipe(Pipe(segment))
             return None
-        session = Session(self, segment, self.exposed if exposed is None else exposed, on_end)
+        session = Session(self, segment, exposed, on_end)
         session.channel.sharing.on_forgotten = self.wake
         self._sessions.append(session)
         fd = session.channel.socket.fileno()

@@ -53,15 +53,15 @@ class Session:
         self,
         serving: Serving,
         segment: Segment,
-        exposed: dict[str, Callable[..., Any]],
+        exposed: dict[str, Callable[..., Any]] | None = None,
         on_end: Callable[[], None] | None = None,
     ) -> None:
         self.serving = serving
-        #: What this client may call.
-        self.exposed = exposed
+        #: What this client may call; by default what all may.
+        self.exposed = serving.exposed if exposed is None else exposed
         self._on_end = on_end
         # The fast path answers without a trace.
-        self.channel = Channel(segment, {} if _trace.is_on else exposed, self)
+        self.channel = Channel(segment, {} if _trace.is_on else self.exposed, self)
         self.calls = Calls(self)
         self.streams: dict[int, Outgoing] = {}
         #: Their readers keep them alive: the client is told to leave a stream that nobody reads any more.

@@ -77,7 +77,7 @@ export class Ipcctl extends Verbs implements Disposable, AsyncDisposable {
   /** Open workers and feeds, and what is provided. */
   readonly #opened = new Set<Disposable>();
   /** What workers ask of the host, as far as this program answers it. */
-  readonly host = new ProgramHost(this, this.#opened);
+  readonly host = new ProgramHost(this, () => this.#another(false), this.#opened);
   /** Subscriptions that the daemon has not confirmed yet: later requests must wait for them. */
   readonly #subscribing = new Set<Promise<void>>();
 

@@ -19,8 +19,8 @@ import { schemaOf, type ArgumentsOf, type ToolSchema, validatorOf } from "./tool
 const CAPACITY = 2 * limit("hostMessageBytes");
 /** How long the router may take to offer the tools. */
 const OFFER_MS = 30_000;
-/** Between two attempts, where the router has ended and the next one starts. */
-const AGAIN_MS = 100;
+/** Between two attempts, where the router has ended and the next one starts; growing up to the second number. */
+const [AGAIN_MS, AGAIN_MS_MAX] = [50, 1000];
 /** No router is there now, or no daemon: the next one is asked. */
 const NOT_NOW: ReadonlySet<unknown> = new Set(["NOT_RUNNING", "CONNECTION_LOST", "NO_DAEMON", "DEADLINE"]);
 
@@ -59,11 +59,16 @@ export interface Provided extends Disposable {
 /** The host, as a program sees it that has workers. */
 export class ProgramHost {
   readonly #verbs: Verbs;
+  readonly #rejoin: Rejoin;
   readonly #opened: Set<Disposable>;
 
-  /** @param opened is told of what has to end with the connection */
-  constructor(verbs: Verbs, opened: Set<Disposable>) {
+  /**
+   * @param rejoin a connection to a daemon that is there: whoever has stopped one does not want us to start another
+   * @param opened is told of what has to end with the connection
+   */
+  constructor(verbs: Verbs, rejoin: Rejoin, opened: Set<Disposable>) {
     this.#verbs = verbs;
+    this.#rejoin = rejoin;
     this.#opened = opened;
   }
 
@@ -80,6 +85,7 @@ export class ProgramHost {
   ): Promise<Provided> {
     const provision: Provision = await Provision.open(
       this.#verbs,
+      this.#rejoin,
       { name, tools: tools as Readonly<Record<string, ProvidedTool<never>>>, options },
       () => void this.#opened.delete(provision),
     );
@@ -88,6 +94,7 @@ export class ProgramHost {
   }
 }
 
+type Rejoin = () => Promise<Verbs & Disposable>;
 type Wanted = {
   readonly name: string;
   readonly tools: Readonly<Record<string, ProvidedTool<never>>>;
@@ -103,7 +110,7 @@ const NOTHING: Takes = {
 };
 
 class Provision implements Provided {
-  readonly #verbs: Verbs;
+  readonly #rejoin: Rejoin;
   readonly #name: string;
   readonly #definitions: readonly object[];
   readonly #groups: readonly string[] | null;
@@ -115,14 +122,14 @@ class Provision implements Provided {
   #isOver = false;
 
   private constructor(
-    verbs: Verbs,
+    rejoin: Rejoin,
     name: string,
     { group, skill }: ProvideOptions,
     definitions: readonly object[],
     runs: ReadonlyMap<string, Run>,
     onOver: () => void,
   ) {
-    this.#verbs = verbs;
+    this.#rejoin = rejoin;
     this.#name = name;
     this.#groups = group === undefined ? null : typeof group === "string" ? [group] : [...group];
     this.#skill = skill ?? null;
@@ -131,7 +138,12 @@ class Provision implements Provided {
     this.#onOver = onOver;
   }
 
-  static async open(verbs: Verbs, { name, tools, options }: Wanted, onOver: () => void): Promise<Provision> {
+  static async open(
+    verbs: Verbs,
+    rejoin: Rejoin,
+    { name, tools, options }: Wanted,
+    onOver: () => void,
+  ): Promise<Provision> {
     const definitions: object[] = [];
     const runs = new Map<string, Run>();
     for (const [tool, given] of Object.entries(tools)) {
@@ -146,9 +158,12 @@ class Provision implements Provided {
       const validate = validatorOf(schema);
       runs.set(tool, async (args, request) => run(await validate(args), request));
     }
-    const one = new Provision(verbs, name, options, definitions, runs, onOver);
+    const one = new Provision(rejoin, name, options, definitions, runs, onOver);
     const deadline = performance.now() + OFFER_MS;
-    await one.#keepOn(() => performance.now() < deadline);
+    await one.#keepOn(
+      () => one.#offer(verbs),
+      () => performance.now() < deadline,
+    );
     return one;
   }
 
@@ -161,19 +176,19 @@ class Provision implements Provided {
   }
 
   /** Until a router has it. @throws IpcError */
-  async #keepOn(mayGoOn: () => boolean): Promise<void> {
-    for (;;) {
+  async #keepOn(offer: () => Promise<void>, mayGoOn: () => boolean): Promise<void> {
+    for (let pauseMs = AGAIN_MS; ; pauseMs = Math.min(2 * pauseMs, AGAIN_MS_MAX)) {
       try {
-        return await this.#offer();
+        return await offer();
       } catch (error) {
         if (!NOT_NOW.has((error as { code?: unknown }).code) || !mayGoOn()) throw error;
-        await sleep(AGAIN_MS);
+        await sleep(pauseMs);
       }
     }
   }
 
-  async #offer(): Promise<void> {
-    const { label, socket } = await this.#verbs.provide(this.#name, this.#definitions, this.#groups, this.#skill);
+  async #offer(verbs: Verbs): Promise<void> {
+    const { label, socket } = await verbs.provide(this.#name, this.#definitions, this.#groups, this.#skill);
     const segment = await lead({ name: "the router", shimSocket: socket }, label, CAPACITY, OFFER_MS);
     if (segment === undefined) throw new IpcError("CONNECTION_LOST", "the router did not take the channel");
     const offered = Promise.withResolvers<true>();
@@ -206,7 +221,13 @@ class Provision implements Provided {
     if (this.#server === server) this.#server = undefined;
     if (this.#isOver) return;
     try {
-      await this.#keepOn(() => !this.#isOver);
+      await this.#keepOn(
+        async () => {
+          using daemon = await this.#rejoin();
+          await this.#offer(daemon);
+        },
+        () => !this.#isOver,
+      );
     } catch (error) {
       this.#end(IpcError.from(error));
     }

@@ -12,7 +12,9 @@ import { CallServer } from "../../src/calls/server.ts";
 import { Encoder } from "../../src/plane/cbor-encode.ts";
 import { Channel } from "../../src/plane/channel.ts";
 import { lead } from "../../src/plane/meet.ts";
-import { type CliResult, Home, ROOT, waitUntil } from "../home.ts";
+import { connectDaemon } from "../../src/sdk/autostart.ts";
+import type { Connection } from "../../src/sdk/connection.ts";
+import { type CliResult, Home, ROOT, waitUntil, withDaemon } from "../home.ts";
 import { skipUnless } from "../needs.ts";
 import { installNode, NODE_VERSION } from "../node.ts";
 
@@ -688,4 +690,82 @@ test("under a policy that shows the user's files tools need a word of their own,
   expect(listed).not.toMatch(/notes\.high|vault\.open/);
   const { degraded } = await ipc.status("unsafe");
   expect(degraded).toEqual([expect.stringMatching(/^tools of the host: its grant of \/ shows .*act as the user$/)]);
+});
+
+test("who stops the daemon has stopped it: no program that provides starts another, and each provides to the next", async () => {
+  await withDaemon(async (other) => {
+    using first = await other.connect();
+    const schema = { type: "object", properties: {} };
+    let starts = 0;
+    const open = async (mayStart = true): Promise<Connection> => {
+      if (mayStart) starts++;
+      return await connectDaemon(other.paths, mayStart);
+    };
+    using one = new Ipcctl(first, open);
+    const provided = await one.host.provide("mine", { go: { schema, run: () => "done" } }, { group: "web" });
+    const script = other.script(
+      "provider.py",
+      `import sys
+sys.path.insert(0, sys.argv[1])
+import ipcctl
+with ipcctl.connect() as ipc:
+    provided = ipc.host.provide("snake", {"go": lambda: "hiss"}, group="web")
+    print("provided", flush=True)
+    provided.wait()
+`,
+    );
+    const snake = Bun.spawn(["python3", script, join(ROOT, "python")], {
+      env: other.env,
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    await snake.stdout.getReader().read();
+    await other.cli("daemon", "stop");
+    await waitUntil(() => !provided.isOpen, "it has lost its router");
+    // Both try again meanwhile.
+    for (let look = 0; look < 20; look++) {
+      expect((await other.cli("--no-autostart", "status")).status).toBe(3);
+      expect(provided.isOpen).toBe(false);
+    }
+    expect(starts).toBe(0);
+    using next = await other.connect();
+    await waitUntil(async () => (await next.callTool("mine.go", {}, "web")).result === "done", "it provides again");
+    await waitUntil(async () => (await next.callTool("snake.go", {}, "web")).result === "hiss", "likewise in Python");
+    snake.kill("SIGKILL");
+  });
+});
+
+test("an approval for a program that has ended is for nobody else", async () => {
+  const high = { schema: { type: "object", properties: {} }, risk: "high" } as const;
+  const provide = (run: () => string): Promise<Provided> =>
+    ipc.host.provide("mine", { go: { ...high, run } }, { group: "asker" });
+  const first = await provide(() => "first");
+  const asked = ask("mine.go");
+  await waitUntil(async () => (await ipc.approvals()).length === 1, "it waits");
+  first[Symbol.dispose]();
+  let second: Provided | undefined;
+  await waitUntil(
+    async () => (second = await provide(() => "second").catch(() => undefined)) !== undefined,
+    "the name is free",
+  );
+  const { id, sha256 } = (await ipc.approvals())[0]!;
+  await ipc.allow(id, { sha256 });
+  expect(await asked).toMatchObject({ code: "PLUGIN_UNAVAILABLE", retriable: true });
+  second![Symbol.dispose]();
+});
+
+test("a program that has disposed what it provides ends by itself", async () => {
+  const script = join(home.dir, "app/brief.mjs");
+  writeFileSync(
+    script,
+    `import { connect } from "ipcctl";
+const ipc = await connect();
+const schema = { type: "object", properties: {} };
+const one = await ipc.host.provide("mine", { go: { schema, run: () => 1 } });
+await ipc.host.provide("far", { go: { schema, run: () => 1 } });
+one[Symbol.dispose]();
+console.log(await one.closed, one.isOpen);
+ipc[Symbol.dispose]();`,
+  );
+  const child = Bun.spawn([process.execPath, script], { cwd: join(home.dir, "app"), env: home.env, stdout: "pipe" });
+  expect([await new Response(child.stdout).text(), await child.exited]).toEqual(["undefined false\n", 0]);
 });
