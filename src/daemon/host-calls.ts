@@ -14,8 +14,10 @@ import { limit } from "../base/limits.ts";
 import { sleep } from "../base/patience.ts";
 import type { Paths } from "../base/paths.ts";
 import { TOOL_TOPIC } from "../../contract/host.ts";
-import type { Manifest } from "../host/manifest.ts";
+import { foldName, parsePluginName, parseTools } from "../host/manifest.ts";
+import { Grants } from "../host/host-tools.ts";
 import { IN_ROUTER } from "../host/shipped-manifests.ts";
+import { skillOf } from "../host/skills.ts";
 import type { JsonObject } from "../host/wire.ts";
 import type { CallClient } from "../calls/client.ts";
 import type { Lent } from "../calls/session.ts";
@@ -28,8 +30,8 @@ import type { ToolAnswer } from "../protocol/status.ts";
 import { loadPolicy, type Policy } from "../sandbox/policy.ts";
 import type { Registry } from "../workers/registry.ts";
 import type { Worker } from "../workers/worker.ts";
-import type { KnownPlugins } from "./known-plugins.ts";
-import { Plugins, type NewVersion } from "./plugins.ts";
+import type { KnownPlugin, KnownPlugins } from "./known-plugins.ts";
+import { needsOf, Plugins, type NewVersion, type PluginSpec } from "./plugins.ts";
 
 const ROUTER = workerName("host", "router");
 /** How long the router may take to start, and to answer. */
@@ -52,6 +54,14 @@ export type HostCallsDeps = {
   readonly plugins: () => Promise<KnownPlugins>;
   /** What persons are asked and have allowed. */
   readonly approvals: () => Promise<Approvals>;
+};
+
+/** What a program wants to provide. */
+type Provided = {
+  readonly name: string;
+  readonly tools: readonly unknown[];
+  readonly skill: string | null;
+  readonly groups: readonly string[] | null;
 };
 
 export class HostCalls implements Disposable {
@@ -183,8 +193,7 @@ export class HostCalls implements Disposable {
     client.call("attend", []).catch(() => undefined); // it lasts as long as the channel
     await this.#leaveOthers(client);
     try {
-      for (const { name, manifest } of specs)
-        await client.call("provide", [providedBy(name, manifest)], null, { timeout: ROUTER_MS });
+      for (const spec of specs) await client.call("provide", [providedBy(spec)], null, { timeout: ROUTER_MS });
     } catch (error) {
       cannotLoad(error as Error);
     }
@@ -195,6 +204,53 @@ export class HostCalls implements Disposable {
     const worker = await this.#plugins.start(name, group);
     if (!(await this.#relay("expect", () => [name, group], worker, "calls")))
       throw new IpcError("FAILED", `the plugin ${name} ended as it was connected`);
+  }
+
+  /**
+   * Lets a program provide tools for workers: those of these groups, or without any those that it owns. It then opens a
+   * channel to the router under the label.
+   * @throws IpcError BAD_CONFIG, FAILED, LIMIT; NOT_RUNNING if there is no router now
+   */
+  async provide(pid: number, { name, tools, skill, groups }: Provided): Promise<{ label: string; socket: string }> {
+    parsePluginName(name);
+    const parsed = parseTools(name, tools);
+    const { plugins } = await (await this.#deps.plugins()).all();
+    const alike = plugins.find((one) => foldName(one.name) === foldName(name));
+    if (alike !== undefined)
+      throw new IpcError(
+        "FAILED",
+        `provide ${name}: the plugin ${alike.name} has this name, or one that reads like it`,
+        {
+          hint: "choose another name",
+        },
+      );
+    const label = randomBytes(LABEL_BYTES).toString("hex");
+    const offer = { name, tools: parsed, skill, owner: groups === null ? pid : null, groups: groups ?? [] };
+    try {
+      const router = await this.#reachRouter();
+      await router.call("offer", [label, offer], null, { timeout: ROUTER_MS });
+    } catch (error) {
+      const { code, message, text = message } = error as { code?: unknown; message: string; text?: string };
+      if (code === "FAILED" || code === "LIMIT") throw new IpcError(code, text, { hint: "choose another name" });
+      throw new IpcError("NOT_RUNNING", `provide ${name}: the router does not answer: ${text}`, { cause: error });
+    }
+    return { label, socket: placeOf(this.#deps.registry().get(ROUTER)).shimSocket };
+  }
+
+  /** Of each plugin of which a policy grants some tool, the text that says when to call which. */
+  async skills(tools: readonly string[]): Promise<ReadonlyMap<string, string>> {
+    const grants = new Grants(tools);
+    const { plugins } = await (await this.#deps.plugins()).all();
+    const isGranted = ({ name, serving }: KnownPlugin): boolean =>
+      serving?.manifest.provides.tools.some(
+        (tool) => grants.of({ plugin: name, manifest: { ...tool, name: `${name}.${tool.name}` } }).isGranted,
+      ) === true;
+    return new Map(
+      plugins.filter(isGranted).flatMap(({ name, serving }) => {
+        const text = skillOf(name, serving!.folder); // it has one: it is granted
+        return text === undefined ? [] : [[name, text] as const];
+      }),
+    );
   }
 
   /** Calls a tool as a user of this machine, through all stages. @throws IpcError if there is no router */
@@ -286,7 +342,7 @@ export class HostCalls implements Disposable {
     } finally {
       const spec = this.#plugins.spec(name);
       if (spec === undefined) await router?.call("withdraw", [name]);
-      else await router?.call("provide", [providedBy(name, spec.manifest)]);
+      else await router?.call("provide", [providedBy(spec)]);
       await router?.call("release", [name]);
     }
   }
@@ -361,8 +417,11 @@ export class HostCalls implements Disposable {
 }
 
 /** What the router has to know of a plugin. */
-function providedBy(name: string, { reads_files, provides: { tools } }: Manifest): object {
-  return { name, tools, reads_files };
+function providedBy(spec: PluginSpec): object {
+  const { name, folder, manifest } = spec;
+  const { reads_files, provides } = manifest;
+  const skill = skillOf(name, folder) ?? null;
+  return { name, tools: provides.tools, reads_files, skill, has_credential: needsOf(spec).credentials.length > 0 };
 }
 
 /** Whether a run goes on, and may still do what it might when a person was asked about it. */
@@ -393,7 +452,8 @@ function admissionOf(worker: Worker, run: number): object {
   const policy = policyOf(worker);
   const { tools, group = worker.config.name, rates } = policy.host;
   return {
-    ...{ worker: worker.id, session: sessionOf(worker, run), group, tools, rates },
+    ...{ worker: worker.id, session: sessionOf(worker, run), group, owner: worker.config.owner, tools, rates },
+    is_unsafe: worker.config.unsafe_tools,
     ...{ policy: digestOf(policy), policy_name: policy.name },
     approval_ms: worker.config.approval_timeout ?? limit("approvalMs"),
     transport: worker.config.transport ?? "shm",
