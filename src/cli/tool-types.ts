@@ -18,7 +18,7 @@ export type ListedTool = {
 const LEVELS = 8;
 /** What the facade itself has: a plugin of that name is called by `host.call`. */
 const TAKEN = {
-  python: new Set(["HostError", "acall", "batch", "call", "skills", "tools"]),
+  python: new Set(["HostError", "Table", "acall", "batch", "call", "skills", "table", "tools"]),
   ts: new Set(["batch", "call", "skills", "then", "tools"]),
 };
 const IDENTIFIER = /^[A-Za-z_][A-Za-z0-9_]*$/;

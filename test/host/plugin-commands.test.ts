@@ -81,6 +81,7 @@ test("the list has name, version, tools, risk, state and credential", async () =
   const lines = stdout.trimEnd().split("\n");
   expect(lines[0]!.split(/ {2,}/)).toEqual(["name", "version", "tools", "risk", "state", "credential"]);
   expect(lines.slice(1).map((line) => line.split(" ")[0])).toEqual([
+    "duckdb",
     ...["echo", "files", "http", "memory", "mysql", "postgres", "project"],
   ]);
   expect(lines[1]!.split(/ {2,}/)).toEqual(["echo", "1.0.0", "echo,shout", "high", "ready", "-"]);
