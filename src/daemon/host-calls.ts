@@ -11,7 +11,7 @@ import { auditFolderOf } from "../audit/spool.ts";
 import { IpcError } from "../base/errors.ts";
 import { programPath, ROOT } from "../base/install.ts";
 import { limit } from "../base/limits.ts";
-import { sleep } from "../base/patience.ts";
+import { atMost, sleep } from "../base/patience.ts";
 import type { Paths } from "../base/paths.ts";
 import { TOOL_TOPIC } from "../../contract/host.ts";
 import { foldName, parsePluginName, parseTools } from "../host/manifest.ts";
@@ -38,6 +38,8 @@ const ROUTER = workerName("host", "router");
 const ROUTER_MS = 30_000;
 /** How long what is under way in a plugin may go on, when that is to be started anew. */
 const DRAIN_MS = 30_000;
+/** How long the start of a worker waits for what the router knows of its texts. */
+const REPLACED_MS = 1000;
 const LABEL_BYTES = 16;
 /** Of each ring: the longest request, with its length in front, has to fit. */
 const CAPACITY = 2 * limit("hostMessageBytes");
@@ -215,7 +217,10 @@ export class HostCalls implements Disposable {
     parsePluginName(name);
     const parsed = parseTools(name, tools);
     const { plugins } = await (await this.#deps.plugins()).all();
-    const alike = plugins.find((one) => foldName(one.name) === foldName(name));
+    // One of the router's own stays what it is for all other workers.
+    const alike = plugins.find(
+      (one) => foldName(one.name) === foldName(name) && !(one.name === name && IN_ROUTER.has(name)),
+    );
     if (alike !== undefined)
       throw new IpcError(
         "FAILED",
@@ -237,11 +242,13 @@ export class HostCalls implements Disposable {
     return { label, socket: placeOf(this.#deps.registry().get(ROUTER)).shimSocket };
   }
 
-  /** Of each plugin of which a policy grants some tool, the text that says when to call which. */
-  async skills(tools: readonly string[]): Promise<ReadonlyMap<string, string>> {
+  /** Of each plugin of which a policy grants this worker some tool, the text that says when to call which. */
+  async skills(tools: readonly string[], group: string, owner: number | null): Promise<ReadonlyMap<string, string>> {
     const grants = new Grants(tools);
+    const replaced = await this.#replaced(group, owner);
     const { plugins } = await (await this.#deps.plugins()).all();
     const isGranted = ({ name, serving }: KnownPlugin): boolean =>
+      !replaced.includes(name) &&
       serving?.manifest.provides.tools.some(
         (tool) => grants.of({ plugin: name, manifest: { ...tool, name: `${name}.${tool.name}` } }).isGranted,
       ) === true;
@@ -250,6 +257,19 @@ export class HostCalls implements Disposable {
         const text = skillOf(name, serving!.folder); // it has one: it is granted
         return text === undefined ? [] : [[name, text] as const];
       }),
+    );
+  }
+
+  /** Plugins that are not there for such a worker, since a program provides something in their place. */
+  async #replaced(group: string, owner: number | null): Promise<readonly string[]> {
+    if (this.#deps.registry().find(ROUTER)?.isAttached !== true) return [];
+    const asked = this.#reachRouter().then((router) => router.call<string[]>("replaced", [group, owner]));
+    // No worker waits long for a router that hangs.
+    return (
+      (await atMost(
+        REPLACED_MS,
+        asked.catch(() => undefined),
+      )) ?? []
     );
   }
 

@@ -37,9 +37,11 @@ import {
 export type Host = {
   /** All that plugins provide now, by whole names. */
   readonly tools: ReadonlyMap<string, HostTool>;
-  /** What programs provide for some sessions only. No plugin has such a name. */
+  /** What programs provide for some sessions only. To those a plugin of the same name is not there. */
   readonly provided?: {
     readonly find: (session: Session, name: string) => HostTool | undefined;
+    /** Whether something is provided for the session under the name of a plugin. */
+    readonly has: (session: Session, plugin: string) => boolean;
     readonly all: (session: Session) => readonly HostTool[];
   };
   readonly buckets: Buckets;
@@ -218,9 +220,12 @@ function topic(call: Call, host: Host): Refusal | undefined {
   return call.tool === undefined ? new Refusal("UNKNOWN_TOOL", `there is no tool ${quote(name)}`) : undefined;
 }
 
-/** What a program provides never takes the place of what the host has under this name. */
+/** What a program provides for this session stands in the place of a plugin, and of all of it. */
 function toolOf({ of }: Call, host: Host, name: string): HostTool | undefined {
-  return CORE_TOOLS.get(name) ?? host.tools.get(name) ?? host.provided?.find(of, name);
+  const tool = CORE_TOOLS.get(name) ?? host.provided?.find(of, name);
+  if (tool !== undefined) return tool;
+  const shared = host.tools.get(name);
+  return shared !== undefined && host.provided?.has(of, shared.plugin) === true ? undefined : shared;
 }
 
 function payload(call: Call, host: Host): Refusal | undefined {
@@ -485,9 +490,9 @@ export class HostChannel {
   facts(): SessionFacts {
     const { worker, id, group, grants } = this.#session;
     const provided = this.#host.provided?.all(this.#session) ?? [];
-    const tools = [...CORE_TOOLS.values(), ...this.#host.tools.values(), ...provided].filter(
-      (tool) => grants.of(tool).isGranted,
-    );
+    const replaced = new Set(provided.map(({ plugin }) => plugin));
+    const plugins = [...this.#host.tools.values()].filter(({ plugin }) => !replaced.has(plugin));
+    const tools = [...CORE_TOOLS.values(), ...plugins, ...provided].filter((tool) => grants.of(tool).isGranted);
     return {
       ...{ worker, session: id, group, opened_at: new Date(this.#openedMs).toISOString() },
       tools: tools.map(({ plugin, manifest }) => {

@@ -1,7 +1,7 @@
 /**
  * Tools that programs provide themselves, without a plugin: each for the workers that its program owns, or for those of
  * some tool groups. Such a program serves a channel that it has handed to this router, after the daemon has announced
- * it; with the channel its tools are gone. Names of plugins are never theirs.
+ * it; with the channel its tools are gone. For those workers they may stand in the place of a plugin of this router.
  */
 import { z } from "zod";
 import { IpcError } from "../base/errors.ts";
@@ -29,6 +29,9 @@ const offer = provided.extend({
 });
 type Offer = z.infer<typeof offer>;
 
+/** What says of a worker what is provided for it. */
+type Audience = Pick<Session, "owner" | "group">;
+
 export class Provisions {
   readonly #save: (offers: readonly Offer[]) => void;
   readonly #all = new Set<Provision>();
@@ -55,7 +58,7 @@ export class Provisions {
 
   /**
    * The channel that comes under this label serves these tools.
-   * @param isPlugin whether the host has a plugin that reads like this name
+   * @param isPlugin whether a plugin keeps everybody else from this name
    * @throws IpcError BAD_REQUEST; FAILED if others have the name; LIMIT
    */
   offer(label: string, value: unknown, isPlugin: (name: string) => boolean): void {
@@ -99,6 +102,10 @@ export class Provisions {
     return this.#for(session).flatMap((one) => one.tools.find((tool) => tool.manifest.name === name) ?? [])[0];
   }
 
+  has(of: Audience, plugin: string): boolean {
+    return this.#for(of).some(({ offer: { name } }) => name === plugin);
+  }
+
   all(session: Session): HostTool[] {
     const found = new Map<string, HostTool>();
     for (const one of this.#for(session))
@@ -111,7 +118,7 @@ export class Provisions {
     return this.#for(session).find(({ offer: { name: one } }) => one === name)?.offer.skill ?? undefined;
   }
 
-  /** Who carries it out; undefined for a tool of a plugin. */
+  /** Who carries it out; undefined for a tool of a plugin, which may have the same name. */
   providerOf(tool: HostTool): Plugin | undefined {
     for (const one of this.#all) if (one.offer.name === tool.plugin && one.tools.includes(tool)) return one;
     return undefined;
@@ -122,7 +129,8 @@ export class Provisions {
     for (const one of this.#all) if (foldName(one.offer.name) === foldName(name)) this.#remove(one);
   }
 
-  #for({ owner, group }: Session): Provision[] {
+  #for({ owner, group }: Audience): Provision[] {
+    if (this.#all.size === 0) return []; // as for most calls
     const all = [...this.#all];
     return [
       ...all.filter(({ offer: { owner: own } }) => own !== null && own === owner),

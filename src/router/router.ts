@@ -122,13 +122,14 @@ export class Router {
       tools: this.#tools,
       provided: {
         find: (session, name) => this.#provisions.find(session, name),
+        has: (session, plugin) => this.#provisions.has(session, plugin),
         all: (session) => this.#provisions.all(session),
       },
       buckets,
       confirm: (call) => this.asking.ask(call),
       route: (call) => {
         const tool = call.tool!; // a stage before has found it
-        const provider = this.#plugins.get(tool.plugin) ?? this.#provisions.providerOf(tool);
+        const provider = this.#provisions.providerOf(tool) ?? this.#plugins.get(tool.plugin);
         if (provider === undefined) return new Refusal("PLUGIN_UNAVAILABLE", `nobody provides ${tool.plugin} any more`);
         if (tool.manifest.idempotent) return provider.call(call, () => undefined);
         return journal.known(call) ?? provider.call(call, () => journal.begin(call));
@@ -139,7 +140,7 @@ export class Router {
       record,
       stateOf: (plugin) => this.#plugins.get(plugin)?.state ?? "ready", // what programs provide is there
       skillOf: (plugin, session) =>
-        this.#plugins.has(plugin)
+        this.#plugins.has(plugin) && !this.#provisions.has(session, plugin)
           ? (this.#skills.get(plugin) ?? skillOf(plugin, undefined))
           : this.#provisions.skillOf(plugin, session),
       now: Date.now,
@@ -283,8 +284,15 @@ export class Router {
     this.#provisions.offer(label, value, (name) => this.#isPlugin(name));
   }
 
+  /** Whether a plugin keeps a program from this name. One that comes with ipcctl keeps only what reads like its own. */
   #isPlugin(name: string): boolean {
-    return [CORE, ...this.#plugins.keys()].some((one) => foldName(one) === foldName(name));
+    const isTaken = (one: string): boolean => one !== name || one === CORE || this.#links.has(one);
+    return [CORE, ...this.#plugins.keys()].some((one) => foldName(one) === foldName(name) && isTaken(one));
+  }
+
+  /** The plugins in whose place programs provide something for workers of this group, or of this process. */
+  replaced(group: string, owner: number | null): string[] {
+    return [...this.#plugins.keys()].filter((name) => this.#provisions.has({ group, owner: owner ?? undefined }, name));
   }
 
   async #reachDesk(): Promise<Desk> {

@@ -50,8 +50,12 @@ export type SetupDeps = {
   readonly daemonUmask: number;
   /** Where workers ask the host by http. @throws IpcError if nobody listens there */
   readonly listenerUrl: () => string;
-  /** By plugin the texts for a worker whose policy grants these tools. */
-  readonly skills?: (tools: readonly string[]) => Promise<ReadonlyMap<string, string>>;
+  /** By plugin the texts for a worker of this group and this process, whose policy grants these tools. */
+  readonly skills?: (
+    tools: readonly string[],
+    group: string,
+    owner: number | null,
+  ) => Promise<ReadonlyMap<string, string>>;
 };
 
 export class Setup {
@@ -203,9 +207,10 @@ export class Setup {
   async #writeSkills(): Promise<void> {
     const folder = this.#skills;
     removeTree(folder);
-    const tools = this.#loadPolicy()?.host.tools ?? [];
+    const { tools = [], group = this.#config.name } = this.#loadPolicy()?.host ?? {};
     if (tools.length === 0) return;
-    const skills = await this.#deps.skills?.(tools).catch(() => undefined); // host.json cannot be read, which is told
+    const texts = this.#deps.skills?.(tools, group, this.#config.owner);
+    const skills = await texts?.catch(() => undefined); // host.json cannot be read, which is told
     mkdirSync(folder);
     for (const [plugin, text] of skills ?? []) {
       const path = join(folder, `${plugin}.md`);

@@ -106,7 +106,7 @@ with ipcctl.connect() as ipc:
                  hold={"schema": empty, "run": hold, "idempotent": True, "timeout": 20.0, "description": "holds"},
                  high={"run": lambda: "done", "risk": "high"})
     provided = ipc.host.provide("far", tools, group="asker")
-    for name, given in [("files", look), ("../x", look), ("mine", lambda x: x), ("mine", {"run": 1}),
+    for name, given in [("http", look), ("../x", look), ("mine", lambda x: x), ("mine", {"run": 1}),
                         ("mine", {"run": look, "schema": {"type": "string"}})]:
         try:
             ipc.host.provide(name, {"one": given}, group="asker")
@@ -296,7 +296,7 @@ test("names that others have are refused, also those that read alike, and so is 
   const provide = (name: string, group = "asker"): Promise<Provided> =>
     ipc.host.provide(name, { list: { schema, run: () => 1 } }, { group });
   for (const [name, says] of [
-    ["files", "the plugin files has this name"],
+    ["http", "the plugin http has this name"],
     ["fi_les", "the plugin files has this name"],
     ["core", "reads like core"],
     ["co_re", "reads like core"],
@@ -348,6 +348,52 @@ test("without a group it is for the ephemeral workers of this program, and only 
     ...{ cwd: join(home.dir, "app"), env: home.env, stdio: ["ignore", "pipe", "inherit"] },
   });
   expect(JSON.parse(await new Response(other.stdout).text())).toMatchObject({ code: "UNKNOWN_TOOL" });
+});
+
+test("it stands in the place of a plugin that comes with ipcctl, for its workers only and while it lasts", async () => {
+  const schema = { type: "object", properties: {} };
+  const list = (says: string) => ({ list: { schema, risk: "low" as const, run: () => ({ says }) } });
+  const inPlace = keep(await ipc.host.provide("files", list("own"), { skill: "# own" }));
+  const project = join(home.dir, "project");
+  const options = { life: "ephemeral", policy: "analysis", tools: ["files.*"], cwd: project } as const;
+  const start = async (more: object) => keep(await ipc.start(join(project, "asker.py"), { ...options, ...more }));
+  const own = await start({ tool_group: "elsewhere" });
+  const seenBy = async (worker: typeof own): Promise<unknown[]> => {
+    const listed = await worker.call<Outcome>("ask", "core.list_tools");
+    const { tools } = listed.result as { tools: { name: string }[] };
+    return tools.map(({ name }) => name).filter((name) => name.startsWith("files."));
+  };
+  expect(await own.call<Outcome>("ask", "files.list")).toEqual({ result: { says: "own" } });
+  // The rest of the plugin is not there either.
+  expect(await own.call<Outcome>("ask", "files.read", { id: "x" })).toMatchObject({ code: "UNKNOWN_TOOL" });
+  expect(await seenBy(own)).toEqual(["files.list"]);
+  expect((await own.call<object[]>("skills")).slice(0, 2)).toEqual([{ files: "# own" }, {}]);
+
+  const shipped = { result: expect.objectContaining({ files: [] }) };
+  await home.start("beside", join(project, "asker.py"), { cwd: project, policy: "analysis", tools: ["files.*"] });
+  expect(await ask("files.list", {}, "beside")).toEqual(shipped);
+  expect(await ipc.callTool("files.list", {}, "elsewhere")).toEqual(shipped);
+  const beside = keep(await ipc.worker("beside"));
+  expect(await beside.call<object[]>("skills")).toMatchObject([
+    { files: expect.any(String) },
+    { "files.md": expect.any(String) },
+    ["new.md", "files.md"],
+  ]);
+
+  const ofGroup = keep(await ipc.host.provide("files", list("group"), { group: "beside" }));
+  expect(await ask("files.list", {}, "beside")).toEqual({ result: { says: "group" } });
+  expect(await own.call<Outcome>("ask", "files.list")).toEqual({ result: { says: "own" } });
+  expect(await ipc.callTool("files.list", {}, "elsewhere")).toEqual(shipped);
+
+  // So it is for the next router as well.
+  process.kill(await router(), "SIGKILL");
+  expect(await ask("files.list", {}, "beside")).toEqual({ result: { says: "group" } });
+  expect(await own.call<Outcome>("ask", "files.list")).toEqual({ result: { says: "own" } });
+  ended(ofGroup);
+  const isPlugin = ({ result }: Outcome): boolean => (result as { files?: [] } | undefined)?.files?.length === 0;
+  await waitUntil(async () => isPlugin(await ask("files.list", {}, "beside")), "the plugin is back for the group");
+  ended(inPlace);
+  await waitUntil(async () => isPlugin(await own.call<Outcome>("ask", "files.list")), "it is back for its workers");
 });
 
 test("with the end of its program the tools are gone; what it had begun is not begun again", async () => {
@@ -555,7 +601,7 @@ const spawnPython = (): { child: Bun.Subprocess<"ignore", "pipe", "inherit">; li
 test("a program in Python provides likewise: typed functions, schemas, async tools, refusals", async () => {
   const { child, line } = spawnPython();
   for (const says of [
-    "FAILED provide files: the plugin files has this name, or one that reads like it",
+    "FAILED provide http: the plugin http has this name, or one that reads like it",
     'USAGE "../x" cannot be the name of a plugin',
     "BAD_CONFIG provide mine: one: <lambda>: x: has no type",
     "BAD_CONFIG provide mine: one: run is not a function",

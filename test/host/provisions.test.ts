@@ -8,6 +8,7 @@ import { IpcError } from "../../src/base/errors.ts";
 import { CORE_TOOLS, runCore } from "../../src/host/core-tools.ts";
 import { Grants } from "../../src/host/host-tools.ts";
 import type { Session } from "../../src/host/pipeline.ts";
+import { parseTools } from "../../src/host/manifest.ts";
 import { skillOf } from "../../src/host/skills.ts";
 import { parseRequest } from "../../src/protocol/requests.ts";
 import { Provisions } from "../../src/router/provisions.ts";
@@ -66,6 +67,14 @@ test("a name that reads like another one is refused; a plugin that comes takes i
   expect(provisions.isOffered("a")).toBe(true);
   provisions.yield("mynotes");
   expect(provisions.all(session("web"))).toEqual([]);
+});
+
+test("a tool that brings tables is for plugins only", () => {
+  const tool = { name: "list", description: "x", risk_level: "low", idempotent: true };
+  const parse = (more: object) => (): unknown =>
+    parseTools("notes", [{ ...tool, arguments_schema: { type: "object", additionalProperties: false }, ...more }]);
+  expect(codeOf(parse({ tables: true }))).toBe("BAD_CONFIG");
+  expect(codeOf(parse({ tables: false, results: "external" }))).toBe("none");
 });
 
 test("provisions: as many as the limit, and one more is refused", () => {
