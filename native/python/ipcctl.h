@@ -41,6 +41,8 @@ struct ring {
 	struct ipc_ring core;
 	struct ipc_busy_poll busy_poll; /* if one thread waits for this ring alone */
 	int is_broken, is_held, is_resting;
+	int was_roused; /* of a producer: the consumer, for a frame that was to follow */
+	unsigned rouse_skip, rouse_misses;
 };
 
 /* Raises BrokenChannel for a negative result of the ring; returns -1. */

@@ -176,7 +176,14 @@ int ipc_ring_prepare_sleep(struct ipc_ring *ring)
 	return IPC_RING_NOTHING;
 }
 
-void ipc_ring_cancel_sleep(struct ipc_ring *ring)
+int ipc_ring_announce_sleep(const struct ipc_ring *ring, uint32_t own)
+{
+	__atomic_store_n(ring->consumer_sleeps, 1, __ATOMIC_SEQ_CST);
+	FENCE();
+	return __atomic_load_n(ring->tail, __ATOMIC_ACQUIRE) == own;
+}
+
+void ipc_ring_cancel_sleep(const struct ipc_ring *ring)
 {
 	__atomic_store_n(ring->consumer_sleeps, 0, __ATOMIC_SEQ_CST);
 }

@@ -50,7 +50,11 @@ int ipc_ring_needs_bell(struct ipc_ring *ring);
 
 /* OK: the consumer may sleep. NOTHING: a frame has arrived. BAD_POSITION. */
 int ipc_ring_prepare_sleep(struct ipc_ring *ring);
-void ipc_ring_cancel_sleep(struct ipc_ring *ring);
+void ipc_ring_cancel_sleep(const struct ipc_ring *ring);
+
+/* As ipc_ring_prepare_sleep(), and changes nothing of ours, so that other threads may use the ring meanwhile: whether
+ * nothing has come since our position was `own`. To be cancelled whatever it says. */
+int ipc_ring_announce_sleep(const struct ipc_ring *ring, uint32_t own);
 
 /* Hints on which core each side runs, for the side that waits: the producer writes its core, counted from one, the
  * consumer reads it. Nothing relies on them. */
@@ -68,6 +72,11 @@ static inline uint32_t ipc_ring_peer_core(const struct ipc_ring *ring)
 static inline void ipc_ring_tell_awake(const struct ipc_ring *ring, uint32_t others)
 {
 	__atomic_store_n(ring->awake, others, __ATOMIC_RELAXED);
+}
+
+static inline uint32_t ipc_ring_others_awake(const struct ipc_ring *ring)
+{
+	return __atomic_load_n(ring->awake, __ATOMIC_RELAXED);
 }
 
 /* One step of a busy wait. */

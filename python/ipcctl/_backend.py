@@ -100,7 +100,9 @@ def _is_ours(module: ModuleType | None) -> TypeGuard[ModuleType]:
     if getattr(module, "EDITION", None) != EDITION:
         return False
     return all(hasattr(module, name) for name in _TAKEN) and all(
-        hasattr(getattr(module, "Server"), name) for name in _OF_SERVER
+        hasattr(getattr(module, made.__name__), name)
+        for made in (_pure.Server, _pure.SharedRingBuffer)
+        for name in _names_of(made)
     )
 
 
@@ -110,7 +112,6 @@ def _names_of(made: Any) -> tuple[str, ...]:
 
 
 _TAKEN = tuple(name for name in _names_of(_pure) if getattr(getattr(_pure, name), "__module__", None) == _pure.__name__)
-_OF_SERVER = _names_of(_pure.Server)
 
 
 _module = None if os.environ.get("IPCCTL_PURE") == "1" else load_extension()

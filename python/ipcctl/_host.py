@@ -27,6 +27,9 @@ _OPEN_SECONDS = 30.0
 #: A reader that another thread waits for gives way after this long.
 _TURN_SECONDS = 0.05
 _BYTES_MAX = _contract.HOST_MESSAGE_BYTES_MAX
+#: Made once: json.dumps() with these arguments makes one for each call.
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_from_json = json.JSONDecoder().raw_decode
 _TOPIC = _contract.TOOL_TOPIC
 _CANCEL = _contract.CANCEL_TOPIC
 _LET_GO = _contract.LET_GO_TOPIC
@@ -82,11 +85,8 @@ class Request:
         :raises HostError: for arguments that are not JSON, or are too long
         """
         try:
-            text = json.dumps(
-                {"topic": _TOPIC + self.tool, "correlation": self.correlation, "arguments": self.arguments},
-                ensure_ascii=False,
-                allow_nan=False,
-                separators=(",", ":"),
+            text = _to_json(
+                {"topic": _TOPIC + self.tool, "correlation": self.correlation, "arguments": self.arguments}
             ).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise HostError("VALIDATION_FAILED", f"{self.tool}: the arguments are not JSON: {error}") from error
@@ -134,6 +134,8 @@ class Host:
         self._pending: dict[str, Request] = {}
         #: Told when an answer was taken, and when the reader has left.
         self._changed = threading.Condition()
+        #: Threads that wait to be told.
+        self._listeners = 0
         #: Another process of the worker may ask after this one, and must not be taken for it.
         self._prefix = os.urandom(4).hex()
         self._next = 1
@@ -227,26 +229,32 @@ class Host:
 
     def _begin(self, request: Request) -> None:
         """:raises HostError: if it was not sent"""
+        pipe = self._pipe
         with self._sending:
             request.correlation = f"{self._prefix}-{self._next}"
             self._next += 1
+            if pipe is not None:
+                pipe.rouse()
         request.data = request.encode()
         while True:
-            pipe = self._open()
+            if pipe is None or pipe.is_over:  # else whoever reads will notice, and ask the next router
+                pipe = self._open()
             with self._sending:
-                if self._pipe is not pipe:
-                    continue
-                self._pending[request.correlation] = request
-                try:
-                    self._let_go(pipe)
-                    return pipe.send(request.data, timeout=_OPEN_SECONDS)
-                except BrokenPipeError:
-                    self._pipe = None
-                    del self._pending[request.correlation]
-                except TimeoutError as error:
-                    del self._pending[request.correlation]
-                    message = f"the host takes no requests: {error}"
-                    raise HostError("PLUGIN_UNAVAILABLE", message, retriable=True) from error
+                if self._pipe is pipe:
+                    self._pending[request.correlation] = request
+                    try:
+                        self._let_go(pipe)
+                        if pipe.try_send(request.data):
+                            return None
+                        return pipe.send(request.data, timeout=_OPEN_SECONDS)
+                    except BrokenPipeError:
+                        self._pipe = None
+                        del self._pending[request.correlation]
+                    except TimeoutError as error:
+                        del self._pending[request.correlation]
+                        message = f"the host takes no requests: {error}"
+                        raise HostError("PLUGIN_UNAVAILABLE", message, retriable=True) from error
+            pipe = self._pipe
 
     def _take(self, pipe: Pipe, timeout: float) -> bool:
         """Takes one answer, by whoever reads. False if none came in time, or none will come."""
@@ -262,7 +270,7 @@ class Host:
         if data is None:
             self._end(pipe)
             return False
-        answer = json.loads(data)
+        answer, _ = _from_json(data.decode())
         if "table" in answer:  # also of a call that was given up: it stands before the next one
             answer = self._with_table(pipe, answer)
         request = self._pending.pop(answer["correlation"], None) if answer["correlation"] else None
@@ -325,18 +333,24 @@ class Host:
         pipe = self._pipe
         if pipe is None or not self._reading.acquire(blocking=False):
             with self._changed:
-                self._changed.wait_for(lambda: request.answer is not None or not self._reading.locked(), timeout)
+                self._listeners += 1
+                try:
+                    self._changed.wait_for(lambda: request.answer is not None or not self._reading.locked(), timeout)
+                finally:
+                    self._listeners -= 1
             return
         try:
             # Another one may have taken it, and left, since the caller's look.
             while request.answer is None and self._take(pipe, timeout):
-                if self._pending:
-                    self._tell()
+                self._tell()
         finally:
             self._reading.release()
             self._tell()
 
     def _tell(self) -> None:
+        """Whoever is not counted yet looks by itself, after it has been."""
+        if self._listeners == 0:
+            return
         with self._changed:
             self._changed.notify_all()
 

@@ -34,8 +34,6 @@ class Pipe:
         self.sharing: Sharing | None = Sharing(segment.descriptors) if is_sharing else None
         if self.sharing is None:
             segment.descriptors.close()
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
         self._is_over = False
         #: Bytes of the longest message.
         self.message_bytes_max = self._tx.capacity - 4
@@ -53,11 +51,12 @@ class Pipe:
         """
         if self._is_over:
             raise BrokenPipeError(f"pipe {self.name!r} is closed")
-        if not self._tx.try_send(data):
-            return False
-        if self._tx.needs_bell():
-            self._ring()
-        return True
+        return bool(self._tx.put(self._socket, data))
+
+    def rouse(self) -> None:
+        """A message is about to follow: if the client sleeps, it wakes up while that is being made. Only advice."""
+        if not self._is_over:
+            self._tx.rouse(self._socket)
 
     def send(self, data: Any, timeout: float | None = None) -> None:
         """The same, waiting for room.
@@ -89,25 +88,18 @@ class Pipe:
         :raises TimeoutError: if none came within the time
         :raises BrokenChannel: if the client broke the rules of the channel
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        data: bytes | None
-        while True:
-            data = self._rx.look_out(_SPIN_US)
-            if data is not None:
-                if self._rx.needs_bell():
-                    self._ring()
-                return data
-            if self._is_over or self._socket.fileno() < 0:
-                return None
-            try:
-                if not self._rx.prepare_sleep():
-                    continue
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if not self._poll.poll(None if left is None else left * 1000) and left == 0:
-                    raise TimeoutError(f"pipe {self.name!r}: no message came for {timeout} s")
-                self._take_bells()
-            finally:
-                self._rx.cancel_sleep()
+        data: bytes | bool | None = self._rx.get(self._socket, _SPIN_US, timeout)
+        if data is None:
+            raise TimeoutError(f"pipe {self.name!r}: no message came for {timeout} s")
+        if isinstance(data, bool):
+            self._is_over = True
+            return None
+        return data
+
+    @property
+    def is_over(self) -> bool:
+        """Its end has been noticed, which a look at ``is_open`` asks the kernel for."""
+        return self._is_over
 
     def fileno(self) -> int:
         """Of the socket whose bytes are bells; -1 once it is closed."""

@@ -8,6 +8,8 @@ For the rare forms, in which the two could differ, both call `_types`.
 from __future__ import annotations
 
 import math
+import select
+import socket
 import struct
 import threading
 import time
@@ -34,7 +36,7 @@ from ._types import (
 
 TYPE_CHECKING = False  # as typing has it, which takes long to load
 if TYPE_CHECKING:
-    from typing import Any, NoReturn, TypeVar
+    from typing import Any, Literal, NoReturn, TypeVar
 
 __all__ = [
     "BrokenChannel",
@@ -573,7 +575,7 @@ class SharedRingBuffer:
         return self._words[_TAIL] != self._own
 
     @property
-    def peer_core(self) -> int:
+    def _peer_core(self) -> int:
         """The producer's core when it last sent, counted from one, as it says; 0 is unknown."""
         return self._words[_CORE]
 
@@ -702,8 +704,61 @@ class SharedRingBuffer:
             payload = _look_out(self._busy_poll, self.try_receive, span_ns)
         if payload is not None:
             self._busy_poll.taken += 1
-            self._busy_poll.client = self.peer_core
+            self._busy_poll.client = self._peer_core
         return payload
+
+    def put(self, bell: socket.socket, payload: Any) -> bool:
+        """try_send(), and a bell on the socket if the other side waits for one."""
+        has_sent = self.try_send(payload)
+        if has_sent:
+            self._ring_if_needed(bell)
+        return has_sent
+
+    def rouse(self, bell: socket.socket) -> None:
+        """Rings if the consumer sleeps, for a frame that is about to follow by put(). Does nothing where that was in
+        vain lately: as always here, since Python takes longer to ring than to make the frame.
+        """
+        self._usable(True)
+
+    def get(self, bell: socket.socket, microseconds: float, seconds: float | None) -> bytes | Literal[False] | None:
+        """look_out(), then sleeps until the socket is rung: the next frame; None after so many seconds, unless they are
+        None; False once the other side has closed it.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        is_over, is_late = bell.fileno() < 0, False
+        while True:
+            payload = self.look_out(0 if is_over else microseconds)
+            if payload is not None:
+                self._ring_if_needed(bell)
+                return payload
+            if is_over:
+                return False
+            if is_late:
+                return None
+            try:
+                if not self.prepare_sleep():
+                    continue
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                polled = select.poll()
+                polled.register(bell, select.POLLIN)
+                if not polled.poll(None if left is None else left * 1000):
+                    is_late = True
+                    continue
+                is_over = bell.recv(64) == b""
+            except BlockingIOError:
+                pass
+            except (OSError, ValueError):  # closed meanwhile
+                is_over = True
+            finally:
+                self.cancel_sleep()
+
+    def _ring_if_needed(self, bell: socket.socket) -> None:
+        if not self.needs_bell():
+            return
+        try:
+            bell.send(b"\x01", socket.MSG_NOSIGNAL)
+        except OSError:
+            pass  # full: it is rung already; closed: the reader notices the end
 
     def prepare_sleep(self) -> bool:
         """Announces that the consumer will wait for its bell; False if a frame has arrived meanwhile."""
@@ -1005,7 +1060,7 @@ def turn(servers: tuple[Server, ...], here: Any, microseconds: float, *_others: 
     if found.is_leaving or found.has_news:
         found.is_leaving = False
         return True
-    _busy_poll.client = found._rx.peer_core
+    _busy_poll.client = found._rx._peer_core
     _busy_poll.taken += 1
     return found._channel, None
 

@@ -28,7 +28,11 @@ import type { AuditEntry } from "./schema.ts";
 export const SPOOL_FILES_KEPT = 4;
 
 const ENDING = ".jsonl";
+/** Between two looks at a file that one process alone writes. */
+const LOOK_MS = 1;
 const NEWLINE = 10;
+/** Of a character of JavaScript in UTF-8. */
+const CHAR_BYTES_MAX = 3;
 
 export function auditFolderOf(stateDir: string): string {
   return join(stateDir, "audit");
@@ -63,6 +67,7 @@ export class AuditSpool {
   /** Other processes that decide append to it too. */
   readonly folder: string;
   readonly #name: SpoolName;
+  readonly #path: string;
   readonly #writer: string;
   #seq = 0;
   #file: CurrentFile | undefined;
@@ -72,6 +77,7 @@ export class AuditSpool {
   constructor(stateDir: string, name: SpoolName) {
     this.folder = auditFolderOf(stateDir);
     this.#name = name;
+    this.#path = join(this.folder, name + ENDING);
     this.#writer = `${name}-${process.pid}-${Date.now()}`;
   }
 
@@ -86,7 +92,12 @@ export class AuditSpool {
    * @returns whether it was written, where it survives the death of this process
    */
   write(entry: AuditEntry): boolean {
-    return this.#append(entry) !== undefined;
+    return this.#append([entry]) !== undefined;
+  }
+
+  /** The same of several, in one write. */
+  writeAll(entries: readonly AuditEntry[]): boolean {
+    return entries.length === 0 || this.#append(entries) !== undefined;
   }
 
   /**
@@ -94,7 +105,7 @@ export class AuditSpool {
    * @returns whether the record is on the disk, where it survives a power cut; if not, it may be there or not
    */
   async durable(entry: AuditEntry): Promise<boolean> {
-    const file = this.#append(entry);
+    const file = this.#append([entry], true);
     if (file === undefined) return false;
     const isSynced = await new Promise<boolean>((resolve) => fdatasync(file, (error) => resolve(!error)));
     return isSynced && this.#syncFolder();
@@ -102,7 +113,7 @@ export class AuditSpool {
 
   /** As durable, and this process does nothing else meanwhile. */
   durableSync(entry: AuditEntry): boolean {
-    const file = this.#append(entry);
+    const file = this.#append([entry], true);
     if (file === undefined) return false;
     try {
       fdatasyncSync(file);
@@ -112,13 +123,14 @@ export class AuditSpool {
     }
   }
 
-  /** Returns the open file; undefined if the record was not written, or not as a whole: the next one leaves a gap. */
-  #append(entry: AuditEntry): number | undefined {
-    this.#seq++;
+  /** Returns the open file; undefined if not all of it was written: the next record leaves a gap. */
+  #append(entries: readonly AuditEntry[], isDurable = false): number | undefined {
+    let text = "";
+    for (const entry of entries) text += this.#spell(entry, ++this.#seq);
     try {
-      const file = this.#current();
+      const file = this.#current(isDurable);
       // A record that was torn by a kill or a full disk is left as it is: this one begins on its own line.
-      const bytes = Buffer.from(`${file.isTorn ? "\n" : ""}${this.#spell(entry)}\n`);
+      const bytes = Buffer.from(file.isTorn ? `\n${text}` : text);
       const written = writeSync(file.fd, bytes);
       file.end += written;
       file.isTorn = written < bytes.length;
@@ -128,11 +140,18 @@ export class AuditSpool {
     }
   }
 
-  /** It stays open as long as it is the current one, and nobody else has written to it. @throws */
-  #current(): CurrentFile {
-    const path = join(this.folder, this.#name + ENDING);
-    const status = statSync(path, { throwIfNoEntry: false });
+  /**
+   * It stays open as long as it is the current one, and nobody else has written to it. Of many records at once not each
+   * asks that, if nobody else writes to it: a look at the file costs more than the record. @throws
+   */
+  #current(isDurable: boolean): CurrentFile {
+    const path = this.#path;
     const known = this.#file;
+    const nowMs = performance.now();
+    const isFresh = known !== undefined && nowMs - known.lookedMs < LOOK_MS && known.end < limit("auditBytes");
+    if (isFresh && !isDurable && this.#name === "router") return known;
+    if (known !== undefined) known.lookedMs = nowMs;
+    const status = statSync(path, { throwIfNoEntry: false });
     const isKnown = known !== undefined && status?.ino === known.ino && status.size < limit("auditBytes");
     if (isKnown && status.size === known.end) return known;
     if (isKnown) {
@@ -148,19 +167,20 @@ export class AuditSpool {
     const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW } = constants;
     const fd = openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600);
     const { ino, size } = fstatSync(fd);
-    this.#file = { fd, ino, end: size, isTorn: isTorn(fd, size) };
+    this.#file = { fd, ino, end: size, isTorn: isTorn(fd, size), lookedMs: nowMs };
     return this.#file;
   }
 
-  /** A record that is too long keeps what it is about. */
-  #spell(entry: AuditEntry): string {
-    const head = { time: new Date().toISOString(), writer: this.#writer, seq: this.#seq };
+  /** A line. A record that is too long keeps what it is about. */
+  #spell(entry: AuditEntry, seq: number): string {
+    const head = { time: new Date().toISOString(), writer: this.#writer, seq };
     const line = JSON.stringify({ ...head, ...entry });
+    if (line.length * CHAR_BYTES_MAX <= limit("auditLineBytes")) return `${line}\n`;
     const bytes = Buffer.byteLength(line);
-    if (bytes <= limit("auditLineBytes")) return line;
+    if (bytes <= limit("auditLineBytes")) return `${line}\n`;
     const { worker, event, verdict } = entry;
     const reason = `the record is left out: it has ${bytes} bytes, at most ${limit("auditLineBytes")} are written`;
-    return JSON.stringify({ ...head, worker, event, verdict, reason });
+    return `${JSON.stringify({ ...head, worker, event, verdict, reason })}\n`;
   }
 
   /** The name of a new file must be on the disk, too. */
@@ -191,7 +211,7 @@ export class AuditSpool {
 }
 
 /** As this process has left it. */
-type CurrentFile = { readonly fd: number; readonly ino: number; end: number; isTorn: boolean };
+type CurrentFile = { readonly fd: number; readonly ino: number; end: number; isTorn: boolean; lookedMs: number };
 
 /** Whether it ends in the middle of a line. */
 function isTorn(fd: number, size: number): boolean {

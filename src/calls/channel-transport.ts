@@ -86,6 +86,14 @@ export class ChannelTransport implements Transport {
     this.#channel.expect();
   }
 
+  rouse(): void {
+    this.#channel.rouse();
+  }
+
+  tellAwake(others: number): void {
+    this.#channel.tellAwake(others);
+  }
+
   countRequest(): void {
     this.#channel.countRequest();
   }

@@ -198,6 +198,8 @@ export class CallServer implements Disposable {
     this.#requests.delete(number);
     this.#streams.delete(number);
     this.#transport.countAnswer(isError, began === undefined ? 0 : (performance.now() - began) * 1e6);
+    // Whoever makes one call after the other finds us awake; while code of ours runs, it is not held up.
+    if (this.#requests.size === 0 && this.#transport.isOpen) this.#transport.expect();
   }
 
   /** The client stops waiting for it. Code that checks its signal ends; the answer of other code is sent as usual. */

@@ -184,6 +184,7 @@ export class HostCalls implements Disposable {
       ["over", async (id: string, end: End) => (await approvals()).over(id, end)],
     ]);
     const client = await this.#open(registry().get(ROUTER), bound);
+    await answersSoon(registry().get(ROUTER));
     const waiting = await client.call<string[]>("waiting", [], null, { timeout: ROUTER_MS });
     // Without what is stored nobody can be asked, and everything else works.
     await approvals()
@@ -204,6 +205,7 @@ export class HostCalls implements Disposable {
 
   async #startPlugin(name: string, group: string | null): Promise<void> {
     const worker = await this.#plugins.start(name, group);
+    await answersSoon(worker);
     if (!(await this.#relay("expect", () => [name, group], worker, "calls")))
       throw new IpcError("FAILED", `the plugin ${name} ended as it was connected`);
   }
@@ -442,6 +444,12 @@ function providedBy(spec: PluginSpec): object {
   const { reads_files, provides } = manifest;
   const skill = skillOf(name, folder) ?? null;
   return { name, tools: provides.tools, reads_files, skill, has_credential: needsOf(spec).credentials.length > 0 };
+}
+
+/** From now on it only answers: what it computes at its start it does by the usual slices. */
+async function answersSoon({ live }: Worker): Promise<void> {
+  const { shortenSlice } = await import("../plane/slice.ts");
+  if (live !== undefined) shortenSlice(live.pid);
 }
 
 /** Whether a run goes on, and may still do what it might when a person was asked about it. */

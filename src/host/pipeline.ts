@@ -56,6 +56,8 @@ export type Host = {
   readonly onAnswered?: (call: Call, text: string) => void;
   /** Writes to the audit. It never throws. @returns whether it was written */
   readonly record: (entry: AuditEntry) => boolean;
+  /** The same for the result of a repeatable call of low risk: soon after the worker has it, and not before. */
+  readonly recordSoon?: (entry: AuditEntry) => void;
   /** State of a plugin, for diagnostics. */
   readonly stateOf: (plugin: string) => string;
   /** When to call the tools of a plugin, or of what a program provides for this session. */
@@ -113,6 +115,8 @@ export class Call implements ToolRequest {
   args: JsonObject = {};
   /** What a person has allowed, by its seal. */
   approved: string | undefined;
+  /** Told when it is given up: for whoever needs no signal. */
+  onGivenUp: (() => void) | undefined;
   #aborts: AbortController | undefined;
   #isGivenUp = false;
 
@@ -160,6 +164,7 @@ export class Call implements ToolRequest {
   giveUp(): void {
     this.#isGivenUp = true;
     this.#aborts?.abort();
+    this.onGivenUp?.();
   }
 }
 
@@ -571,7 +576,7 @@ export class HostChannel {
   #record(call: Call, event: "tool" | "outcome", ended: Ended, found: readonly Found[]): void {
     const refusal = ended instanceof Refusal ? ended : undefined;
     // One literal and no spread of parts: it is made for each call.
-    this.#host.record({
+    const entry: AuditEntry = {
       worker: call.worker,
       session: call.session,
       group: call.group,
@@ -586,7 +591,11 @@ export class HostChannel {
       ms: Math.max(0, Math.round(this.#host.now() - call.receivedMs)),
       redacted:
         found.length === 0 ? undefined : found.slice(0, FIELDS_NAMED).map(({ path, what }) => `${path}: ${what}`),
-    });
+    };
+    const { idempotent, risk_level } = call.tool?.manifest ?? {};
+    const mayWait = ended instanceof JsonResult && idempotent === true && risk_level === "low" && event === "tool";
+    if (mayWait && this.#host.recordSoon !== undefined) this.#host.recordSoon(entry);
+    else this.#host.record(entry);
   }
 }
 

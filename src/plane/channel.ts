@@ -232,8 +232,23 @@ export class Channel implements Disposable {
     this.#isLooking = false;
     this.#awaited.isWaking = false;
     if (!this.#isOpen) return;
-    if (this.#rx.hasData) this.#takeAll();
+    if (this.#rx.hasData || this.#wanted) this.#takeAll();
     else this.#sleep();
+  }
+
+  /**
+   * A message is about to follow: if the other side sleeps, it wakes up while that is being made. Only advice, which
+   * the other side takes where looking out pays.
+   */
+  rouse(): void {
+    if (!this.#isOpen || !this.#tx.consumerSleeps) return;
+    this.#tx.tellCore(core());
+    this.#ringIfAsleep();
+  }
+
+  /** For how many others this program is awake, so that the other side knows whether looking out for it pays. */
+  tellAwake(others: number): void {
+    this.#tx.tellAwake(others);
   }
 
   /**
@@ -330,7 +345,10 @@ export class Channel implements Disposable {
         { fd: this.#fd },
         {
           data: () => {
-            if (this.#isOpen && !this.#isLooking) this.#takeAll();
+            if (!this.#isOpen || this.#isLooking) return;
+            const isEarly = !this.#rx.hasData && this.#wanted !== undefined;
+            this.#takeAll();
+            if (isEarly) this.expect(); // it rings before it sends
           },
           close: () => {
             if (this.#isOpen) this.#endAfterAll();

@@ -11,6 +11,7 @@ import { sleep } from "../base/patience.ts";
 
 /** Of a frame in a ring, its length. */
 const RING_HEAD_BYTES = 4;
+const ROUSE_MISSES_MAX = 8;
 /** What a lost bell of a racing sender costs. */
 const ROOM_MS = 1;
 
@@ -34,7 +35,10 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
   readonly #awaited: Awaited;
   /** Memory that is handed over beside messages, where both sides know of it. */
   readonly sharing: Sharing | undefined;
-  #onLooked: (() => void) | undefined;
+  #onReady: (() => void) | undefined;
+  #wasRoused = false;
+  #rouseMisses = 0;
+  #rouseSkip = 0;
 
   private constructor(name: string, segment: OpenSegment, isSharing = false) {
     this.name = name;
@@ -47,7 +51,7 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     const [outgoing, incoming] = isOffered ? [SEGMENT.ringA, SEGMENT.ringB] : [SEGMENT.ringB, SEGMENT.ringA];
     this.#tx = new SharedRingBuffer(memory, outgoing, isOffered ? a : b, capacity, true);
     this.#rx = new SharedRingBuffer(memory, incoming, isOffered ? b : a, capacity, false);
-    this.#awaited = { rx: this.#rx, isWaking: false, endLook: () => this.#onLooked?.() };
+    this.#awaited = { rx: this.#rx, isWaking: false, endLook: () => this.#endLook() };
     if (isSharing) this.sharing = new Sharing(segment.descriptors);
     else closeFd(segment.descriptors);
     void this.#hear();
@@ -89,10 +93,41 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     if (this.#isOver || this.#isClosed) throw this.#closed();
     this.#tx.tellCore(core());
     if (!this.#tx.trySend(message)) return false;
-    if (!this.#tx.needsBell()) return true;
+    const isAsleep = this.#ringIfAsleep();
+    if (this.#wasRoused) this.#judgeRouse(isAsleep);
+    return true;
+  }
+
+  #ringIfAsleep(): boolean {
+    if (!this.#tx.needsBell()) return false;
     this.#ring();
     this.#awaited.isWaking = true;
     return true;
+  }
+
+  /**
+   * A message is about to follow: if the worker sleeps, it wakes up while that is being made. Does nothing where the
+   * worker was asleep again by then lately.
+   */
+  rouse(): void {
+    if (!this.#tx.consumerSleeps) return;
+    if (this.#rouseSkip > 0) {
+      this.#rouseSkip--;
+      return;
+    }
+    this.#tx.tellCore(core());
+    this.#wasRoused = this.#ringIfAsleep();
+  }
+
+  /** For how many others this program is awake, so that the worker knows whether looking out for it pays. */
+  tellAwake(others: number): void {
+    this.#tx.tellAwake(others);
+  }
+
+  #judgeRouse(wasInVain: boolean): void {
+    this.#wasRoused = false;
+    this.#rouseMisses = wasInVain ? Math.min(this.#rouseMisses + 1, ROUSE_MISSES_MAX) : 0;
+    this.#rouseSkip = 2 ** this.#rouseMisses - 1;
   }
 
   /** The same, waiting for room. */
@@ -115,14 +150,25 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
       const message = this.tryReceive();
       if (message !== undefined) return message;
       if (this.#isClosed || this.#isOver) return undefined;
-      this.#rx.cancelSleep();
-      await new Promise<void>((resolve) => {
-        this.#onLooked = resolve;
-        busyPoll.expect(this.#awaited);
-      });
-      this.#awaited.isWaking = false;
-      if (this.isOpen && this.#rx.prepareSleep()) await new Promise<void>((resolve) => (this.#wake = resolve));
+      await new Promise<void>((resolve) => this.whenReady(resolve));
     }
+  }
+
+  /**
+   * Calls back once there may be a message, or the end: looks out for it where that pays, then sleeps. One call at a
+   * time may wait.
+   */
+  whenReady(callback: () => void): void {
+    this.#rx.cancelSleep();
+    this.#onReady = callback;
+    busyPoll.expect(this.#awaited);
+  }
+
+  #endLook(): void {
+    this.#awaited.isWaking = false;
+    const callback = this.#onReady!; // of who waits
+    if (this.isOpen && this.#rx.prepareSleep()) this.#wake = callback;
+    else callback();
   }
 
   /** The next message, blocking this thread; undefined at the end, or after the timeout. @throws BrokenChannel */
@@ -161,8 +207,9 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
 
   async #hear(): Promise<void> {
     const onBell = (): void => {
-      this.#wake?.();
-      this.#wake = undefined;
+      const wake = this.#wake;
+      this.#wake = undefined; // first: it may wait anew
+      wake?.();
     };
     this.#socket = await openStream(
       { fd: this.#fd },
@@ -196,7 +243,9 @@ export class Pipe implements Disposable, AsyncIterable<Uint8Array> {
     this.#socket?.terminate();
     this.sharing?.close();
     if (this.#segment.life !== undefined) closeFd(this.#segment.life);
-    this.#wake?.();
+    const wake = this.#wake;
+    this.#wake = undefined;
+    wake?.();
   }
 
   close(): void {

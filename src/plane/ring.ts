@@ -133,6 +133,11 @@ export class SharedRingBuffer {
     return Atomics.load(this.#control, word) !== 0 && Atomics.exchange(this.#control, word, 0) !== 0;
   }
 
+  /** Whether the consumer says that it sleeps. */
+  get consumerSleeps(): boolean {
+    return Atomics.load(this.#control, CONSUMER_SLEEPS) !== 0;
+  }
+
   /** A copy of the next frame, or undefined. @throws BrokenChannel */
   tryReceive(): Uint8Array | undefined {
     const tail = Atomics.load(this.#control, TAIL);
@@ -185,6 +190,11 @@ export class SharedRingBuffer {
   /** The producer's core when it last sent, as it says; 0 if it does not say. */
   get peerCore(): number {
     return this.#control[CPU]!;
+  }
+
+  /** A hint for the consumer: how many others this producer is awake for. */
+  tellAwake(others: number): void {
+    this.#control[AWAKE] = others;
   }
 
   /** How many other clients the producer is awake for, as it says. */

@@ -41,12 +41,17 @@ void serve({
     return Object.keys(running!.tools);
   },
   invoke: (tool: string, args: string, request: PluginRequest): Promise<PluginAnswer> => {
-    const { signal } = callContext();
+    const context = callContext();
     return answerWith(
       () => {
         const run = running !== undefined && Object.hasOwn(running.tools, tool) ? running.tools[tool] : undefined;
         if (run === undefined) throw new Error(`the handler has no tool ${tool}`);
-        return run(JSON.parse(args) as Record<string, never>, { ...request, signal });
+        return run(JSON.parse(args) as Record<string, never>, {
+          ...request,
+          get signal() {
+            return context.signal; // made for whoever asks for it
+          },
+        });
       },
       redactor,
       tableOf,

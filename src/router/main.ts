@@ -19,7 +19,7 @@ async function begin(stateDir: string): Promise<void> {
   const router = new Router(
     await startShipped(join(stateDir, "data")),
     new Journal(join(stateDir, "data/router/journal.sqlite")),
-    (entry) => audit.write(entry),
+    (entries) => audit.writeAll(entries),
     filesNamedIn(join(stateDir, "data/files")),
   );
   // What the daemon calls. No confined process can: the shim refuses those.

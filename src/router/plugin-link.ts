@@ -2,6 +2,7 @@
  * A plugin in a process of its own: started when somebody first calls it, called over a channel that the daemon relays,
  * and started anew when it has died. What is not known to be repeatable is never sent twice.
  */
+import { availableParallelism } from "node:os";
 import { setImmediate as turn } from "node:timers/promises";
 import { z } from "zod";
 import { ChannelTransport } from "../calls/channel-transport.ts";
@@ -73,6 +74,12 @@ export type OfGroup = { readonly group: string; readonly files: FilesNamed };
 /** Who was asked ended after that. */
 export class Gone extends Error {}
 
+/** The worker that asks, the router, and the plugin. */
+const THREE_MAY_BE_AWAKE = availableParallelism() > 2;
+
+/** Why an answer is no longer waited for. */
+const LATE = new Error("the plugin has not answered in time");
+
 export class PluginLink implements LinkedPlugin {
   readonly name: string;
   readonly tools: readonly HostTool[];
@@ -80,6 +87,8 @@ export class PluginLink implements LinkedPlugin {
   readonly #desk: () => Promise<Desk>;
   readonly #of: OfGroup | undefined;
   #client: CallClient | undefined;
+  /** Of the client. */
+  #transport: ChannelTransport | undefined;
   #starting: Promise<CallClient> | undefined;
   /** New calls wait for it, while its process is exchanged. */
   #gate: PromiseWithResolvers<void> | undefined;
@@ -144,13 +153,24 @@ export class PluginLink implements LinkedPlugin {
   }
 
   async #open(segment: OpenSegment): Promise<CallClient> {
-    return await openClient(segment, this.name, (client) => {
+    const transport = await ChannelTransport.open((listener) => Channel.client(segment, listener));
+    transport.tellAwake(1); // a worker waits for us
+    this.#transport = transport;
+    return await openClient(transport, this.name, (client) => {
       if (this.#client === client) this.#client = undefined;
     });
   }
 
+  /**
+   * It will probably be called at once: its process wakes up meanwhile, where there is a core on which it looks out for
+   * that.
+   */
+  rouse(): void {
+    if (THREE_MAY_BE_AWAKE && this.#client?.isOpen === true) this.#transport?.rouse();
+  }
+
   async call(call: Call, begin: () => void): Promise<unknown> {
-    await this.#gate?.promise;
+    if (this.#gate !== undefined) await this.#gate.promise;
     this.#running++;
     try {
       return await this.#carryOut(call, begin);
@@ -166,7 +186,8 @@ export class PluginLink implements LinkedPlugin {
     for (let isSecond = false; ; isSecond = true) {
       let client: CallClient;
       try {
-        client = await this.#reach();
+        const open = this.#isWithdrawn ? undefined : this.#client;
+        client = open?.isOpen === true ? open : await this.#reach();
       } catch (error) {
         return new Refusal("PLUGIN_UNAVAILABLE", `the plugin ${this.name} does not run: ${(error as Error).message}`);
       }
@@ -183,9 +204,8 @@ export class PluginLink implements LinkedPlugin {
     }
   }
 
-  #reach(): CallClient | Promise<CallClient> {
+  #reach(): Promise<CallClient> {
     if (this.#isWithdrawn) throw new Error("another version of it has come, or it was switched off");
-    if (this.#client?.isOpen === true) return this.#client;
     this.#starting ??= this.#start().finally(() => (this.#starting = undefined));
     return this.#starting;
   }
@@ -246,27 +266,26 @@ export async function dispatch(client: CallClient, call: Call, how: Dispatch): P
   const { worker, session, group, correlation } = call;
   const request: PluginRequest = { worker, session, group, correlation, ...(files && { files }) };
   let said: unknown;
-  // Who gives it up is answered at once. The other side is told, and what it says then is how it ended, for the audit.
   const number = client.nextNumber;
-  const tell = (): void => client.cancel(number);
+  const answered = client.call("invoke", [name.slice(plugin.length + 1), JSON.stringify(call.args), request]);
+  const timer = setTimeout(() => client.giveUp(number, LATE), timeout);
+  // Who gives it up is answered at once. The other side is told, and what it says then is how it ended, for the audit.
+  call.onGivenUp = () => client.cancel(number);
   try {
-    const args = [name.slice(plugin.length + 1), JSON.stringify(call.args), request];
-    const answered = client.call("invoke", args, null, { timeout });
-    call.signal.addEventListener("abort", tell);
     said = await answered;
   } catch (error) {
-    const { code } = error as { code?: string };
-    if (code === "CONNECTION_LOST") throw new Gone();
-    if (code !== "DEADLINE") throw error;
+    if ((error as { code?: unknown }).code === "CONNECTION_LOST") throw new Gone();
+    if (error !== LATE) throw error;
     how.onLate();
     return idempotent
       ? new Refusal("PLUGIN_TIMEOUT", `${name} has not answered within ${timeout / 1000} s`)
       : new Refusal("UNKNOWN_OUTCOME", `${name} has not answered within ${timeout / 1000} s`);
   } finally {
-    call.signal.removeEventListener("abort", tell);
+    clearTimeout(timer);
+    call.onGivenUp = undefined;
   }
-  const { success, data } = answer.safeParse(said);
-  if (!success) throw new Error(`the plugin ${plugin} sent something that is not an answer`);
+  const data = answerOf(said);
+  if (data === undefined) throw new Error(`the plugin ${plugin} sent something that is not an answer`);
   if ("json" in data) return resultOf(call, plugin, data);
   if ("crash" in data) throw new Error(data.crash);
   const { code, message, retriable, field } = data.refusal;
@@ -289,15 +308,21 @@ export async function news(): Promise<void> {
 
 /** The calling end of a channel, once the other side has said hello. */
 export async function openClient(
-  segment: OpenSegment,
+  transport: ChannelTransport,
   name: string,
   onClose: (client: CallClient) => void,
 ): Promise<CallClient> {
-  const transport = await ChannelTransport.open((listener) => Channel.client(segment, listener));
   const client: CallClient = new CallClient(transport, { name, onClose: () => onClose(client) });
   if ((await atMost(HELLO_MS, client.hello)) !== undefined) return client;
   client[Symbol.dispose]();
   throw new Error(`${name} has not said within ${HELLO_MS / 1000} s that it serves`);
+}
+
+/** Undefined if it is none. What nearly all of them are is seen at once. */
+function answerOf(said: unknown): z.infer<typeof answer> | undefined {
+  const { json } = (said ?? {}) as { readonly json?: unknown };
+  if (typeof json === "string" && Object.keys(said as object).length === 1) return { json };
+  return answer.safeParse(said).data;
 }
 
 /** What the daemon says that a plugin provides. @throws IpcError BAD_REQUEST */

@@ -7,11 +7,13 @@ import { z } from "zod";
 import { IpcError } from "../base/errors.ts";
 import { limit } from "../base/limits.ts";
 import { atMost } from "../base/patience.ts";
+import { ChannelTransport } from "../calls/channel-transport.ts";
 import type { CallClient } from "../calls/client.ts";
 import { hostTool, type HostTool } from "../host/host-tools.ts";
 import { foldName } from "../host/manifest.ts";
 import type { Call, Session } from "../host/pipeline.ts";
 import { Refusal } from "../host/wire.ts";
+import { Channel } from "../plane/channel.ts";
 import type { OpenSegment } from "../plane/meet.ts";
 import { dispatch, Gone, news, openClient, provided, type Plugin } from "./plugin-link.ts";
 
@@ -79,7 +81,8 @@ export class Provisions {
     this.#offered.delete(label);
     let one: Provision | undefined;
     let isOver = false;
-    const client = await openClient(segment, data.name, () => {
+    const transport = await ChannelTransport.open((listener) => Channel.client(segment, listener));
+    const client = await openClient(transport, data.name, () => {
       isOver = true;
       if (one !== undefined) this.#remove(one);
     });

@@ -3,7 +3,6 @@
  * it. Who is at the other end of a channel, the daemon says before it relays it; nothing of that comes from the worker.
  */
 import { randomUUID } from "node:crypto";
-import { setImmediate as turn } from "node:timers/promises";
 import { z } from "zod";
 import { atMost } from "../base/patience.ts";
 import { sha256 } from "../base/sha256.ts";
@@ -34,8 +33,11 @@ import {
 } from "./plugin-link.ts";
 import { Provisions } from "./provisions.ts";
 
-/** So many requests of one worker, or bytes of them, are taken before the others have their turn. */
-const TURN_REQUESTS = 64;
+/**
+ * So many requests of one worker, or bytes of them, are taken before the others have their turn: more would not make
+ * them cheaper.
+ */
+const TURN_REQUESTS = 8;
 const TURN_BYTES = limit("hostMessageBytes");
 /** How long a call waits for a daemon, where none is there. */
 const DESK_MS = 10_000;
@@ -92,19 +94,25 @@ export class Router {
   readonly #asked = new Map<string, HostChannel>();
   /** Their requests that are under way. */
   readonly #answers = new Map<string, Promise<string>>();
+  readonly #record: (entries: readonly AuditEntry[]) => boolean;
+  /** Who was called last. */
+  #routed: Plugin | undefined;
+  /** Of calls whose answers are being sent, in one turn. */
+  readonly #unrecorded: AuditEntry[] = [];
   readonly asking = new Asking(Date.now);
   #next = 0;
 
   /**
-   * @param record writes to the audit; false if it could not be written
+   * @param record writes to the audit; false if not all of it could be written
    * @param files of a group, for plugins that read them
    */
   constructor(
     shipped: ReadonlyMap<string, Plugin>,
     journal: Journal,
-    record: (entry: AuditEntry) => boolean,
+    record: (entries: readonly AuditEntry[]) => boolean,
     files: FilesNamed,
   ) {
+    this.#record = record;
     this.#files = files;
     this.#plugins = new Map(shipped);
     for (const { tools } of shipped.values()) for (const tool of tools) this.#tools.set(tool.manifest.name, tool);
@@ -131,13 +139,18 @@ export class Router {
         const tool = call.tool!; // a stage before has found it
         const provider = this.#provisions.providerOf(tool) ?? this.#plugins.get(tool.plugin);
         if (provider === undefined) return new Refusal("PLUGIN_UNAVAILABLE", `nobody provides ${tool.plugin} any more`);
+        this.#routed = provider;
         if (tool.manifest.idempotent) return provider.call(call, () => undefined);
         return journal.known(call) ?? provider.call(call, () => journal.begin(call));
       },
       onAnswered: (call, text) => {
         if (!call.tool!.manifest.idempotent) journal.answered(call, text);
       },
-      record,
+      record: (entry) => {
+        this.#recordRest(); // in order
+        return record([entry]);
+      },
+      recordSoon: (entry) => void this.#unrecorded.push(entry),
       stateOf: (plugin) => this.#plugins.get(plugin)?.state ?? "ready", // what programs provide is there
       skillOf: (plugin, session) =>
         this.#plugins.has(plugin) && !this.#provisions.has(session, plugin)
@@ -214,7 +227,11 @@ export class Router {
       grants: new Grants(["*"]),
       ...{ policy: EVERYTHING, approvalMs: limit("approvalMs") },
     });
-    return await channel.take(Buffer.from(request));
+    try {
+      return await channel.take(Buffer.from(request));
+    } finally {
+      this.#recordRest();
+    }
   }
 
   /**
@@ -232,9 +249,13 @@ export class Router {
     const before = isAgain ? this.#answers.get(key) : undefined;
     if (before !== undefined) return await before;
     const answer = channel.take(Buffer.from(request));
+    this.#recordRest();
     if (typeof answer === "string") return answer;
     if (!this.#answers.has(key)) this.#answers.set(key, answer); // a second one is refused for its correlation
-    void answer.then(() => this.#answers.get(key) === answer && this.#answers.delete(key));
+    void answer.then(() => {
+      this.#recordRest();
+      if (this.#answers.get(key) === answer) this.#answers.delete(key);
+    });
     return await answer;
   }
 
@@ -321,7 +342,7 @@ export class Router {
     const channel = new HostChannel(this.#host, admitted.session, tables);
     const open = { admission: admitted.admission, channel, pipe };
     this.#open.add(open);
-    void this.#serve(open).finally(() => {
+    void this.#serve(open).then(() => {
       this.#open.delete(open);
       tables.close();
     });
@@ -332,28 +353,61 @@ export class Router {
     return [...this.#open].map((one) => one.admission);
   }
 
-  async #serve({ channel, pipe }: Open): Promise<void> {
+  /** Resolves at the end of the channel. */
+  #serve({ channel, pipe }: Open): Promise<void> {
     const answers = new Answers(pipe);
-    try {
-      for (let used = 0; ;) {
-        const request = pipe.tryReceive() ?? (await pipe.receive());
-        if (request === undefined) return;
-        used += 1 / TURN_REQUESTS + request.length / TURN_BYTES;
-        const answer = channel.take(request);
-        if (typeof answer === "string") answers.send(answer);
-        else void answer.then((text) => answers.send(text));
-        // A worker that does not read its answers is not asked for more: that slows nobody but itself.
-        if (answers.isBehind) await answers.sent();
-        if (used < 1) continue;
-        used = 0;
-        await turn();
-      }
-    } catch (error) {
-      if (!(error instanceof BrokenChannel)) throw error;
-    } finally {
+    const over = Promise.withResolvers<void>();
+    const end = (): void => {
+      this.#recordRest();
       channel.close();
       pipe.close();
-    }
+      over.resolve();
+    };
+    const answer = (text: string): void => {
+      answers.send(text);
+      this.#recordRest();
+    };
+    const sleep = (): void => {
+      this.#recordRest();
+      pipe.whenReady(take);
+    };
+    /** Who was called by the last request, if that takes longer: the next one probably goes there too. */
+    let other: Plugin | undefined;
+    const take = (): void => {
+      try {
+        for (let used = 0; used < 1;) {
+          const request = pipe.tryReceive();
+          if (request === undefined) return pipe.isOpen ? sleep() : end();
+          used += 1 / TURN_REQUESTS + request.length / TURN_BYTES;
+          if (other === undefined) pipe.rouse();
+          else if (other instanceof PluginLink) other.rouse();
+          const text = channel.take(request);
+          const isDirect = typeof text === "string";
+          if (isDirect !== (other === undefined)) pipe.tellAwake(isDirect ? 0 : 1);
+          other = isDirect ? undefined : this.#routed;
+          if (isDirect) answers.send(text);
+          else void text.then(answer);
+          // A worker that does not read its answers is not asked for more: that slows nobody but itself.
+          if (answers.isBehind) {
+            this.#recordRest();
+            return void answers.sent().then(take);
+          }
+        }
+        this.#recordRest();
+        setImmediate(take);
+      } catch (error) {
+        end();
+        if (!(error instanceof BrokenChannel)) throw error;
+      }
+    };
+    take();
+    return over.promise;
+  }
+
+  /** What was not worth letting anybody wait for. */
+  #recordRest(): void {
+    if (this.#unrecorded.length > 0) this.#record(this.#unrecorded);
+    this.#unrecorded.length = 0;
   }
 }
 

@@ -258,7 +258,8 @@ test("what a worker reports is not taken for its number, however late that comes
         shim,
       ],
       home.script("late.c", LATE_TELLER),
-      ...[...new Bun.Glob("native/{shim,net}/*.c").scanSync(ROOT)].map((file) => join(ROOT, file)),
+      ...[...new Bun.Glob("native/{shim,net,lines,host}/*.c").scanSync(ROOT)].map((file) => join(ROOT, file)),
+      join(ROOT, "native/ring/ring.c"),
     ],
     { stdio: ["ignore", "ignore", "inherit"] },
   );

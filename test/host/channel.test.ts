@@ -2,10 +2,12 @@
 import { Database } from "bun:sqlite";
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { Ipcctl } from "ipcctl";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { LIMITS } from "../../contract/limits.ts";
 import { auditFolderOf } from "../../src/audit/spool.ts";
+import { sleep } from "../../src/base/patience.ts";
+import { shortenSlice } from "../../src/plane/slice.ts";
 import { Home, waitUntil, withDaemon } from "../home.ts";
 
 const SCRIPT = `
@@ -219,6 +221,37 @@ test("a router that is killed leaves nobody without an answer, and the next one 
   process.kill(first, "SIGKILL");
   expect(await pending).toEqual({ result: { value: 2 } }); // the next router was asked again
   expect(await router()).not.toBe(first);
+  worker[Symbol.dispose]();
+});
+
+test("the router runs as soon as it is woken, where the kernel can be told so", async () => {
+  expect(await ask("asker", "echo.echo", { value: 1 })).toEqual({ result: { value: 1 } });
+  await using other = Bun.spawn(["sleep", "60"]);
+  shortenSlice(other.pid);
+  const sliceOf = (pid: number): string | undefined => {
+    const path = `/proc/${pid}/sched`; // not of every kernel
+    return existsSync(path) ? /se\.slice +: +(\d+)/.exec(readFileSync(path, "utf8"))?.[1] : undefined;
+  };
+  expect(sliceOf((await ipc.status("host-router")).pid!)).toBe(sliceOf(other.pid));
+  other.kill();
+});
+
+test("a worker that has asked and the router are not woken while nobody asks", async () => {
+  const worker = await ipc.worker("asker");
+  expect(await worker.call("by_threads", 2, 50)).toEqual([100, []]);
+  const pids = [(await ipc.status("host-router")).pid!, (await ipc.status("asker")).pid!];
+  const switches = (): number =>
+    pids.reduce((sum, pid) => {
+      const text = readFileSync(`/proc/${pid}/task/${pid}/status`, "utf8");
+      return sum + Number(/^voluntary_ctxt_switches:\s+(\d+)/m.exec(text)![1]);
+    }, 0);
+  let last = -1;
+  await waitUntil(async () => {
+    const before = last;
+    last = switches();
+    await sleep(200);
+    return switches() === last && last === before;
+  }, "no main thread of them is scheduled");
   worker[Symbol.dispose]();
 });
 

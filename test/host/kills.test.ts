@@ -83,19 +83,19 @@ const CHANGES: readonly Change[] = [
   { file: "host/pipeline.ts", from: "\ntype Ended =", to: `\n${IN_ROUTER}\ntype Ended =` },
   {
     file: "router/plugin-link.ts",
-    from: "return await this.#dispatch(client, call);",
-    to: 'return await stopped(call.bytes, "begun", () => this.#dispatch(client, call));',
+    from: "return await this.#dispatch(client, call, files);",
+    to: 'return await stopped(call.bytes, "begun", () => this.#dispatch(client, call, files));',
   },
   { file: "router/plugin-link.ts", from: "\nexport class PluginLink", to: `\n${IN_ROUTER}\nexport class PluginLink` },
   {
     file: "router/router.ts",
-    from: "const answer = channel.take(request);",
-    to: 'const taken = channel.take(request);\nconst answer = stopped(request, "answered", () => taken);',
+    from: "const text = channel.take(request);",
+    to: 'const taken = channel.take(request);\nconst text = stopped(request, "answered", () => taken);',
   },
   {
     file: "router/router.ts",
-    from: "else void answer.then((text) => answers.send(text));",
-    to: "else void answer.then(async (text: string) => { await taken; answers.send(text); });",
+    from: "else void text.then(answer);",
+    to: "else void text.then(async (one: string) => { await taken; answer(one); });",
   },
   { file: "router/router.ts", from: "\nexport class Router {", to: `\n${IN_ROUTER}\nexport class Router {` },
 ];

@@ -108,6 +108,39 @@ function setUp(
 }
 const codesOf = (answers: readonly Answer[]): (string | undefined)[] => answers.map(({ error }) => error?.code);
 
+test("only the result of a repeatable call of low risk may be recorded after the answer", async () => {
+  const { host, entries } = setUp({ route: ({ args }) => (args.count === 1 ? Promise.resolve({}) : {}), confirm });
+  const once = tool("files", "once");
+  const tools = new Map([
+    ...host.tools,
+    ["files.once", { ...once, manifest: { ...once.manifest, idempotent: false } }],
+  ] as const);
+  const soon: AuditEntry[] = [];
+  const channel = new pipeline.HostChannel(
+    { ...host, tools, recordSoon: (entry) => void soon.push(entry) },
+    { ...SESSION, grants: new Grants(["echo.*", "files.*"]) },
+  );
+  const call = async (correlation: string, name: string, args: object): Promise<unknown> =>
+    JSON.parse(
+      await channel.take(Buffer.from(JSON.stringify({ topic: `tool.invoke.${name}`, correlation, arguments: args }))),
+    );
+  await call("low", "echo.echo", {});
+  await call("later", "echo.echo", { count: 1 });
+  await call("wrong", "echo.echo", { count: -1 });
+  await call("once", "files.once", {});
+  await call("high", "files.wipe", {});
+  expect(soon.map(({ correlation }) => correlation)).toEqual(["low", "later"]);
+  expect(entries.map(({ correlation, event }) => `${event} ${correlation}`)).toEqual([
+    "tool wrong",
+    "tool once",
+    "approval high",
+    "tool high",
+  ]);
+  function confirm(one: Call): Promise<Decision> {
+    return Promise.resolve(allow(one));
+  }
+});
+
 test("a call that is granted is carried out, with what the host knows of it", async () => {
   const { call, routed, entries } = setUp();
   expect(await call("echo.echo", { text: "hello" }, "c1")).toEqual({
